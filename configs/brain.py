@@ -1,0 +1,52 @@
+"""Grey and white matter in one averaged brain: the first run, with no download of data.
+
+  python -m thrifty_jax.main --config=configs/brain.py
+
+The ICBM152 template comes with the nilearn package (requirements-demo.txt). It is one brain, the
+average of many, cut into blocks of slices that take the place of patients. So this run shows that
+everything works; it proves nothing about a network. Sizes are chosen so that it ends within a few
+minutes on two CPU cores; for a real data set see promise12.py and chaos.py.
+
+Variants: unet, unet_plus_plus (a baseline instead of the search).
+"""
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as defaults
+
+
+def get_config(variants: str = '') -> ConfigDict:
+  """The settings; variants are the names after the colon, separated by commas."""
+  config = defaults.default()
+
+  data = config.data
+  data.name = 'brain'
+  data.classes = ('background', 'grey matter', 'white matter')
+  data.image_size = 192  # a voxel a pixel: grey matter is too thin to be made coarser
+  data.intensity = 'window'  # a block is no scan: its own percentiles would depend on its place
+  data.window = (0.0, 255.0)
+
+  augment = config.augment
+  augment.flip_left_right = True  # the halves of a brain mirror each other
+  augment.rotate_degrees = 10.0
+  augment.scale = (0.9, 1.1)
+  augment.translate = 0.04
+  augment.elastic_probability = 0.0  # one brain: there are no other shapes to learn
+
+  config.model.channels = 16
+  config.model.depth = 4
+
+  search = config.search
+  search.epochs = 6
+  search.warmup_epochs = 2
+  search.batch_size = 4
+  search.channels = 16
+
+  retrain = config.retrain
+  retrain.epochs = 30
+  retrain.batch_size = 4
+  retrain.warmup_epochs = 1
+  retrain.validate_every = 5
+
+  config.evaluate.threshold_floor = True  # tissue is told apart by intensity alone, nearly
+  return defaults.apply_variants(config, variants)

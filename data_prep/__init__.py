@@ -1,0 +1,1 @@
+"""From raw scans to slices: readers, checks, splits and one TFDS builder a data set."""

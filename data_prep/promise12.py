@@ -1,0 +1,80 @@
+"""PROMISE12: the prostate in T2-weighted MR, 50 labelled patients of four hospitals.
+
+Layout of the raw folder: TrainingData/CaseNN.mhd with its .raw or .zraw, and
+CaseNN_segmentation.mhd likewise. Cases are ordered by hospital, so folds interleave. In-plane size,
+spacing and intensities differ from scan to scan.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data_prep import builder, volumes
+from data_prep.volumes import Case, Volume
+from thrifty_jax.errors import InputError
+
+NOTE = ''
+
+MASK = '_segmentation'
+
+
+def find_cases(raw_dir: Path) -> list[Case]:
+  """The labelled scans; each is a patient of its own.
+
+  Args:
+    raw_dir: The folder that holds TrainingData.
+
+  Raises:
+    InputError: If there are none, or a scan or a mask is without the other.
+  """
+  folder = raw_dir / 'TrainingData'
+  scans = {path.stem: path for path in folder.glob('Case*.mhd') if not path.stem.endswith(MASK)}
+  masks = {path.stem.removesuffix(MASK): path for path in folder.glob(f'Case*{MASK}.mhd')}
+  if not scans and not masks:
+    raise InputError(
+      f'{folder}: no PROMISE12 scan (CaseNN.mhd) there. Read the terms at '
+      'https://promise12.grand-challenge.org, download training_data.zip from Zenodo record '
+      '8026660 and unpack it so that this folder holds the cases, or set --config.data.raw_dir; '
+      '--config=configs/brain.py runs without a download.'
+    )
+  for name in sorted(scans.keys() ^ masks.keys()):
+    if name in scans:
+      raise InputError(
+        f'{scans[name]}: its mask {name}{MASK}.mhd is missing; add it or move the scan away.'
+      )
+    raise InputError(
+      f'{masks[name]}: its scan {name}.mhd is missing; add it or move the mask away.'
+    )
+  return [Case(case=n, patient=n, image=(scans[n],), label=(masks[n],)) for n in sorted(scans)]
+
+
+def read_case(case: Case) -> Volume:
+  """Reads a scan and its mask."""
+  image, affine = volumes.read_metaimage(case.image[0])
+  label, label_affine = volumes.read_metaimage(case.label[0])
+  return volumes.make_volume(
+    case, image=image, affine=affine, label=label, label_affine=label_affine
+  )
+
+
+class Promise12(tfds.core.ShardBasedBuilder, skip_registration=True):
+  """Slices of the prostate."""
+
+  VERSION = builder.VERSION
+  name = 'promise12'
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return builder.info(
+      self,
+      description='Axial slices of prostate T2-weighted MR with the whole prostate outlined.',
+      homepage='https://promise12.grand-challenge.org',
+      citation='Litjens et al. 2014, Medical Image Analysis 18(2), doi:10.1016/j.media.2013.12.002',
+    )
+
+  def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[..., Any]]]:
+    return builder.shards(self, read_case)
+
+
+BUILDER = Promise12

@@ -1,0 +1,124 @@
+"""Between a volume on its native grid and the square slices that networks see."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from skimage import transform
+
+from data_prep.volumes import Volume
+from thrifty_jax.errors import InputError
+
+
+def to_slices(volume: Volume, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+  """Square slices of a scan and its truth.
+
+  A pixel of the truth is the class with the largest share of it. The nearest voxel alone would
+  shift the truth by up to half a voxel against the image, at just the factor 2 that is common.
+
+  Args:
+    volume: The scan, image [D, H, W, M], with truth.
+    settings: See `image_to_slices`.
+
+  Returns:
+    Image, [D, S, S, M], float16 in [0, 1], and truth, [D, S, S], uint8.
+
+  Raises:
+    InputError: If the scan has no truth, or `intensity` is unknown.
+  """
+  return image_to_slices(volume, settings), _label_to_square(volume.truth, settings['image_size'])
+
+
+def image_to_slices(volume: Volume, settings: Mapping[str, Any]) -> np.ndarray:
+  """Square slices of a scan, with intensities in [0, 1].
+
+  Intensities are mapped by the volume's own percentiles or by a fixed window and clipped; a slice
+  is padded to a square with 0, itself in the middle, then resized: linear with anti-aliasing.
+
+  Args:
+    volume: The scan, image [D, H, W, M].
+    settings: `image_size` S in pixels, `intensity` ('percentiles' or 'window') and the limits of
+      that name.
+
+  Returns:
+    [D, S, S, M], float16 in [0, 1].
+
+  Raises:
+    InputError: If `intensity` is neither of the two.
+  """
+  image = [
+    _to_square(_unit_range(volume.image[..., m], settings, volume.case), settings['image_size'])
+    for m in range(volume.image.shape[-1])
+  ]
+  return np.clip(np.stack(image, axis=-1), 0.0, 1.0).astype(np.float16)
+
+
+def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
+  """Scores on the slices' native grid: what `to_slices` did to the truth, undone, linearly.
+
+  Args:
+    scores: Logits or probabilities of square slices, [D, S, S, K], floating point.
+    native_size: H and W of the native slices.
+
+  Returns:
+    [D, H, W, K], float32. Take argmax afterwards: classes cannot be interpolated.
+  """
+  height, width = native_size
+  side = max(height, width)
+  top, left = (side - height) // 2, (side - width) // 2
+  native = np.empty((scores.shape[0], height, width, scores.shape[-1]), np.float32)
+  for d, k in np.ndindex(scores.shape[0], scores.shape[-1]):
+    square = _resize(scores[d, ..., k].astype(np.float32), side)
+    native[d, ..., k] = square[top : top + height, left : left + width]
+  return native
+
+
+def _unit_range(image: np.ndarray, settings: Mapping[str, Any], case: str) -> np.ndarray:
+  """Maps the limits to 0 and 1; what lies outside is clipped. [D, H, W] to [D, H, W], float32."""
+  if settings['intensity'] == 'percentiles':
+    low, high = np.percentile(image, settings['percentiles'])
+    if low == high:  # nearly all voxels are the same, as in a scan that is mostly masked away
+      low, high = image.min(), image.max()
+  elif settings['intensity'] == 'window':
+    low, high = settings['window']
+  else:
+    raise InputError(
+      f'{case}: data.intensity is {settings["intensity"]!r}; expected percentiles or window.'
+    )
+  return np.clip((image - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+
+
+def _to_square(planes: np.ndarray, size: int) -> np.ndarray:
+  """[D, H, W] to [D, S, S], float32: padded with 0, resized linearly."""
+  padded = _pad(planes)
+  return np.stack([_resize(plane.astype(np.float32), size) for plane in padded])
+
+
+def _label_to_square(label: np.ndarray, size: int) -> np.ndarray:
+  """[D, H, W] to [D, S, S], uint8: the class with the largest share of each pixel."""
+  padded = _pad(label)
+  if padded.shape[1] == size:
+    return padded
+  classes = range(int(label.max()) + 1)
+  result = np.zeros((len(padded), size, size), np.uint8)
+  for d in np.flatnonzero(padded.any(axis=(1, 2))):  # most slices of most scans show no organ
+    shares = np.stack([_resize((padded[d] == k).astype(np.float32), size) for k in classes])
+    result[d] = shares.argmax(axis=0)
+  return result
+
+
+def _pad(planes: np.ndarray) -> np.ndarray:
+  """[D, H, W] to [D, N, N] with N = max(H, W), the slice in the middle."""
+  height, width = planes.shape[1:]
+  side = max(height, width)
+  top, left = (side - height) // 2, (side - width) // 2
+  return np.pad(planes, ((0, 0), (top, side - height - top), (left, side - width - left)))
+
+
+def _resize(plane: np.ndarray, size: int) -> np.ndarray:
+  """A square plane with another side, float32, corners (not centres) of both grids aligned."""
+  if len(plane) == size:
+    return plane
+  return transform.resize(
+    plane, (size, size), order=1, mode='edge', anti_aliasing=size < len(plane), preserve_range=True
+  ).astype(np.float32)

@@ -1,0 +1,110 @@
+"""Who trains, who validates, who tests: patients, never slices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from thrifty_jax.errors import InputError
+
+
+def split_patients(
+  patients: Sequence[str],
+  *,
+  folds: int,
+  fold: int,
+  validation: Sequence[str] = (),
+  test: Sequence[str] = (),
+) -> dict[str, tuple[str, ...]]:
+  """Splits patients into train, validation and test.
+
+  Patients are sorted; the test patients are those with rank % folds == fold, the validation
+  patients those of the next fold. Neighbouring names often come from one hospital, so folds
+  interleave. An explicit list wins over the rule, which then divides the patients that are left.
+
+  Args:
+    patients: Names, repeated or not, in any order.
+    folds: Number of folds, at least 3: with 2 nobody would be left to train on.
+    fold: Which fold tests, from 0.
+    validation: Names of the validation patients, or none for the rule.
+    test: Names of the test patients, or none for the rule.
+
+  Returns:
+    Sorted names under 'train', 'validation' and 'test': disjoint, none empty, together all
+    patients.
+
+  Raises:
+    InputError: If a listed patient is unknown or listed twice, or there are too few patients.
+  """
+  everyone = sorted(set(patients))
+  _check_listed(everyone, validation, test)
+  left = [patient for patient in everyone if patient not in {*validation, *test}]
+  if not (validation and test):
+    _check_folds(left, folds, fold)
+  test = tuple(test) or tuple(left[fold::folds])
+  validation = tuple(validation) or tuple(left[(fold + 1) % folds :: folds])
+  train = [patient for patient in left if patient not in {*validation, *test}]
+  if not train:
+    raise InputError(
+      f'data: no patient of {len(everyone)} is left to train on; shorten data.validation_patients '
+      'or data.test_patients.'
+    )
+  return {
+    'train': tuple(train),
+    'validation': tuple(sorted(validation)),
+    'test': tuple(sorted(test)),
+  }
+
+
+def search_halves(patients: Sequence[str], *, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Divides the training patients between the two levels of the search.
+
+  Args:
+    patients: Names of the training patients, at least two.
+    seed: The same seed gives the same halves, whatever the order of the names.
+
+  Returns:
+    Sorted names of the patients for the weights and of those for the architecture; of an odd number
+    the weights get one more.
+
+  Raises:
+    InputError: If there are fewer than two patients.
+  """
+  names = sorted(set(patients))
+  if len(names) < 2:
+    raise InputError(
+      f'data: {len(names)} training patient(s); the search needs at least 2, one for each of its '
+      'halves.'
+    )
+  shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+  half = (len(names) + 1) // 2
+  return tuple(sorted(shuffled[:half])), tuple(sorted(shuffled[half:]))
+
+
+def _check_listed(everyone: list[str], validation: Sequence[str], test: Sequence[str]) -> None:
+  for field, names in (('data.validation_patients', validation), ('data.test_patients', test)):
+    unknown = sorted(set(names) - set(everyone))
+    if unknown:
+      raise InputError(
+        f'{field}: no scan of {", ".join(unknown)}; expected names among {", ".join(everyone)}. '
+        'Correct the list or add the scans.'
+      )
+  both = sorted(set(validation) & set(test))
+  if both:
+    raise InputError(
+      f'data.test_patients: {", ".join(both)} also in data.validation_patients; list a patient '
+      'once.'
+    )
+
+
+def _check_folds(patients: list[str], folds: int, fold: int) -> None:
+  if folds < 3:
+    raise InputError(
+      f'data.folds is {folds}; expected 3 or more: one tests, one validates, the others train.'
+    )
+  if not 0 <= fold < folds:
+    raise InputError(f'data.fold is {fold}; expected 0 to {folds - 1}, as data.folds is {folds}.')
+  if len(patients) < folds:
+    raise InputError(
+      f'data.folds is {folds}, but there are only {len(patients)} patients; add scans or lower '
+      'data.folds to 3 or more.'
+    )

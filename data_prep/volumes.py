@@ -1,0 +1,258 @@
+"""Scans as arrays: one volume of one patient, read from the formats that scans come in."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK
+
+from thrifty_jax.errors import InputError
+
+# Axes D, H, W of every volume point to the patient's head, back and left. That is the order in
+# which a scanner writes axial slices (and SimpleITK's identity direction), so most scans are not
+# turned at all.
+_ORIENTATION = ('S', 'P', 'L')
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """Where one scan lies.
+
+  Attributes:
+    case: Name of the scan, unique in its data set; it appears in tables and file names.
+    patient: Name of the patient. Scans of one patient never part.
+    image: The scan's files, one a modality, or the slices of a DICOM series in the order of the
+      masks.
+    label: The truth's files; empty for a scan without truth.
+  """
+
+  case: str
+  patient: str
+  image: tuple[Path, ...]
+  label: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volume:
+  """One scan in memory, on its native grid, axes pointing to head, back and left.
+
+  Attributes:
+    image: Intensities as stored, [D, H, W, M], float32.
+    label: Class of each voxel, [D, H, W], uint8, or None.
+    affine: From a voxel's index (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
+    case: Name of the scan.
+    patient: Name of the patient.
+  """
+
+  image: np.ndarray
+  label: np.ndarray | None
+  affine: np.ndarray
+  case: str
+  patient: str
+
+  @property
+  def spacing_mm(self) -> tuple[float, float, float]:
+    """Distance between neighbouring voxels along D, H and W."""
+    d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
+    return float(d), float(h), float(w)
+
+  @property
+  def truth(self) -> np.ndarray:
+    """The label of a scan that must have one.
+
+    Raises:
+      InputError: If the scan has none.
+    """
+    if self.label is None:
+      raise InputError(f'{self.case}: the scan has no truth; add its mask or leave the case out.')
+    return self.label
+
+
+def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads a MetaImage (.mhd, .mha) or whatever else SimpleITK knows.
+
+  Returns:
+    Voxels as stored, [D, H, W], and the affine of (d, h, w) to RAS millimetres, [4, 4].
+
+  Raises:
+    InputError: If the file is missing, cannot be read or is not a volume.
+  """
+  _require_file(path)
+  try:
+    image = SimpleITK.ReadImage(str(path))
+  except RuntimeError as error:
+    raise _unreadable(path, error) from error
+  if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    raise InputError(
+      f'{path}: has {image.GetDimension()} dimensions with {image.GetNumberOfComponentsPerPixel()} '
+      'values a voxel; expected a volume of 3 dimensions with one value a voxel. Convert the file.'
+    )
+  axes = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+  return SimpleITK.GetArrayFromImage(image), _affine_from_lps(axes[:, ::-1], image.GetOrigin())
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads a NIfTI file.
+
+  Returns:
+    Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
+
+  Raises:
+    InputError: If the file is missing, cannot be read or is not a volume.
+  """
+  _require_file(path)
+  try:
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+      raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
+    voxels = np.asanyarray(image.dataobj)
+  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+    raise _unreadable(path, error) from error
+  if voxels.ndim not in (3, 4):
+    raise InputError(
+      f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last.'
+    )
+  affine = image.affine[:, [2, 1, 0, 3]]  # columns follow the axes: (x, y, z) becomes (d, h, w)
+  return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), affine
+
+
+def read_dicom_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+  """Reads the slices of one DICOM series in the given order.
+
+  The step between slices comes from their positions. SliceThickness is no such step, and in real
+  data it is often wrong.
+
+  Args:
+    files: One file a slice, at least two, in the order of the result.
+
+  Returns:
+    Voxels with the rescale slope and intercept applied (CT: Hounsfield units), [D, H, W], and the
+    affine of (d, h, w) to RAS millimetres, [4, 4].
+
+  Raises:
+    InputError: If a slice cannot be read, differs in size from the first, or the positions are not
+      evenly spaced.
+  """
+  if len(files) < 2:
+    raise InputError(
+      f'{files[0].parent if files else "DICOM series"}: has {len(files)} slices; expected two or '
+      'more.'
+    )
+  planes = [_read_dicom_slice(path) for path in files]
+  first = planes[0]
+  for path, plane in zip(files, planes, strict=True):
+    if plane.GetSize() != first.GetSize():
+      raise InputError(
+        f'{path}: the slice has {plane.GetSize()[:2]} pixels, but {files[0].name} has '
+        f'{first.GetSize()[:2]}; expected slices of one size. Keep only one series in the folder.'
+      )
+  positions = np.array([plane.GetOrigin() for plane in planes])
+  step = (positions[-1] - positions[0]) / (len(files) - 1)
+  expected = positions[0] + np.arange(len(files))[:, None] * step
+  off = np.linalg.norm(positions - expected, axis=1)
+  if not np.linalg.norm(step) or off.max() > 0.25 * np.linalg.norm(step):
+    raise InputError(
+      f'{files[int(off.argmax())]}: its position is {off.max():.2f} mm away from even steps of '
+      f'{np.linalg.norm(step):.2f} mm through the series; expected every slice once, in the order '
+      'of the file names. Restore the missing slices.'
+    )
+  axes = np.reshape(first.GetDirection(), (3, 3)) * np.asarray(first.GetSpacing())
+  affine = _affine_from_lps(np.stack([step, axes[:, 1], axes[:, 0]], axis=1), positions[0])
+  return np.concatenate([SimpleITK.GetArrayFromImage(plane) for plane in planes]), affine
+
+
+def make_volume(
+  case: Case,
+  *,
+  image: np.ndarray,
+  affine: np.ndarray,
+  label: np.ndarray | None = None,
+  label_affine: np.ndarray | None = None,
+) -> Volume:
+  """Puts a scan and its truth together and turns both the same way.
+
+  Args:
+    case: Names, and the files that errors speak of.
+    image: [D, H, W] or [D, H, W, M], any numeric type, axes in the order of the file.
+    affine: Of the image's (d, h, w) to RAS millimetres, [4, 4].
+    label: [D, H, W], whole numbers, on the grid of the image.
+    label_affine: Of the truth, where its file has one: then both must be the same way up.
+
+  Returns:
+    The volume with axes to head, back and left. Only flips and transposes: no voxel changes its
+    value.
+
+  Raises:
+    InputError: If the truth has another shape, lies the other way, or holds fractions.
+  """
+  image = image[..., None] if image.ndim == 3 else image
+  if label is not None:
+    if label.shape != image.shape[:3]:
+      raise InputError(
+        f'{case.label[0]}: the truth has {label.shape} voxels (D, H, W), but its scan '
+        f'{case.image[0].name} has {image.shape[:3]}; expected the same grid. Resample one to the '
+        'other or replace the file.'
+      )
+    if label_affine is not None and nibabel.aff2axcodes(label_affine) != nibabel.aff2axcodes(
+      affine
+    ):
+      raise InputError(
+        f'{case.label[0]}: axes of the truth point to '
+        f'{"".join(nibabel.aff2axcodes(label_affine))}, those of its scan {case.image[0].name} to '
+        f'{"".join(nibabel.aff2axcodes(affine))}; expected one orientation. Correct the headers.'
+      )
+    label = _whole_numbers(label, case.label[0])
+  turn = nibabel.orientations.ornt_transform(
+    nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(_ORIENTATION)
+  )
+  turned = affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape[:3])
+  return Volume(
+    image=np.ascontiguousarray(nibabel.apply_orientation(image, turn), np.float32),
+    label=None if label is None else np.ascontiguousarray(nibabel.apply_orientation(label, turn)),
+    affine=turned,
+    case=case.case,
+    patient=case.patient,
+  )
+
+
+def _affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
+  """ITK's and DICOM's world points to the left and back, NIfTI's to the right and front."""
+  affine = np.eye(4)
+  affine[:3, :3] = axes
+  affine[:3, 3] = origin
+  return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
+
+
+def _read_dicom_slice(path: Path) -> SimpleITK.Image:
+  _require_file(path)
+  try:
+    return SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
+  except RuntimeError as error:
+    raise _unreadable(path, error) from error
+
+
+def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
+  """The truth as uint8; refuses what would be cut off silently."""
+  whole = label.astype(np.uint8) if np.isfinite(label).all() and label.min() >= 0 else None
+  if whole is None or not np.array_equal(whole, label):
+    raise InputError(
+      f'{path}: the truth holds values from {label.min()} to {label.max()} that are not all whole '
+      'numbers from 0 to 255; expected class numbers. Replace the file.'
+    )
+  return whole
+
+
+def _require_file(path: Path) -> None:
+  if not path.is_file():
+    raise InputError(
+      f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+  reason = ' '.join(str(error).split())[-160:]
+  return InputError(
+    f'{path}: cannot be read ({reason}); expected an intact file. Copy or download it again.'
+  )

@@ -1,0 +1,94 @@
+"""The brain that comes with nilearn: nothing cut off, nothing shared between blocks."""
+
+import importlib.util
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_prep import brain, checks, prepare, slices
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+
+NOWHERE = Path('nowhere')
+installed = pytest.mark.skipif(
+  importlib.util.find_spec('nilearn') is None, reason='nilearn is not installed'
+)
+
+
+def maps():
+  """T1, grey and white as stored, x y z to the right, front and head."""
+  return [
+    np.asanyarray(nibabel.Nifti1Image.from_filename(path).dataobj)
+    for path in (*brain.find_cases(NOWHERE)[0].image, *brain.find_cases(NOWHERE)[0].label)
+  ]
+
+
+@installed
+def test_blocks_are_apart_and_named_in_order():
+  cases = brain.find_cases(NOWHERE)
+  assert [case.case for case in cases] == [f'block{index:02d}' for index in range(12)]
+  assert [case.patient for case in cases] == [case.case for case in cases]
+  heights = [round(brain.read_case(case).affine[2, 3]) for case in cases]  # of the lowest slice
+  assert set(np.diff(heights)) == {10}  # 8 slices of 1 mm and a gap of 2
+
+
+@installed
+def test_every_voxel_is_that_of_the_stored_maps():
+  t1, grey, white = maps()
+  to_world = nibabel.Nifti1Image.from_filename(brain.find_cases(NOWHERE)[0].image[0]).affine
+  random = np.random.default_rng(0)
+  for case in brain.find_cases(NOWHERE)[::4]:
+    volume = brain.read_case(case)
+    assert volume.image.shape == (8, 192, 192, 1)
+    for d, h, w in random.integers(0, (8, 192, 192), (200, 3)):
+      x, y, z = np.round(np.linalg.solve(to_world, volume.affine @ (d, h, w, 1)))[:3].astype(int)
+      assert volume.image[d, h, w, 0] == t1[x, y, z]
+      g, v = int(grey[x, y, z]), int(white[x, y, z])
+      expected = 0 if g + v < 127.5 else 1 if g >= v else 2
+      assert volume.truth[d, h, w] == expected
+
+
+@installed
+def test_the_box_cuts_nothing_off_and_a_pixel_is_a_voxel():
+  how = {'image_size': 192, 'intensity': 'window', 'window': (0.0, 255.0)}
+  for case in brain.find_cases(NOWHERE):
+    volume = brain.read_case(case)
+    assert not volume.truth[:, [0, -1]].any()
+    assert not volume.truth[:, :, [0, -1]].any()
+    assert all((volume.truth == k).sum() > 2000 for k in (1, 2))
+    image, label = slices.to_slices(volume, how)
+    np.testing.assert_array_equal(label, volume.truth)
+    np.testing.assert_allclose(image, volume.image / 255, atol=1e-3)
+
+
+@installed
+@pytest.mark.parametrize('size', [96, 128, 160])
+def test_a_coarser_grid_leaves_room_above_the_score_to_reach(size):
+  volume = brain.read_case(brain.find_cases(NOWHERE)[5])
+  how = {'image_size': size, 'intensity': 'window', 'window': (0.0, 255.0)}
+  _, label = slices.to_slices(volume, how)
+  back = slices.to_native(np.eye(3, dtype=np.float32)[label], (192, 192)).argmax(-1)
+  for k in (1, 2):
+    both = np.sum((back == k) & (volume.truth == k))
+    assert 2 * both / (np.sum(back == k) + np.sum(volume.truth == k)) > 0.92
+
+
+@installed
+def test_it_prepares_with_its_warning(tmp_path):
+  config = configs.default()
+  classes = ('background', 'grey matter', 'white matter')
+  config.data.update({'name': 'brain', 'classes': classes, 'image_size': 64})
+  config.data.data_dir = str(tmp_path)
+  checks.check(config)
+  info = tfds.builder_from_directory(str(prepare.prepare(config))).info
+  assert info.metadata['note'] == brain.DEMONSTRATION
+  assert info.splits['slices'].num_examples == 96
+
+
+def test_without_nilearn_it_is_said_what_to_install(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(InputError, match=r'pip install .*requirements-demo\.txt'):
+    brain.find_cases(NOWHERE)

@@ -1,0 +1,146 @@
+"""A run that was killed finds its state again, whole."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.errors import InputError
+
+
+def _state(step: int) -> dict:
+  params = {'kernel': jnp.full((3, 4), step, jnp.float32), 'scale': jnp.ones(2, jnp.bfloat16)}
+  optimizer = optax.adam(1e-3).init(params)
+  return {'params': params, 'optimizer': optimizer, 'step': step, 'best': 0.5 * step}
+
+
+def _assert_equal(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    assert type(a) is type(b)
+    np.testing.assert_array_equal(a, b)
+
+
+def _files(folder: Path) -> list[Path]:
+  return sorted(path.relative_to(folder) for path in folder.rglob('*') if path.is_file())
+
+
+def test_an_empty_folder_has_no_step(tmp_path):
+  checkpoints = Checkpoints(tmp_path / 'checkpoints')
+  assert checkpoints.latest() is None
+  checkpoints.close()
+
+
+def test_a_new_process_restores_the_newest_state_with_types_and_structure(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  for step in (1, 2, 3):
+    checkpoints.save(step, _state(step))
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest() == 3
+  _assert_equal(checkpoints.restore(like=_state(0)), _state(3))
+  checkpoints.close()
+
+
+def test_only_the_newest_two_stay(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=2)
+  for step in (1, 2, 3):
+    checkpoints.save(step, _state(step))
+  checkpoints.close()
+  assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ['2', '3']
+
+
+def test_the_state_may_be_donated_while_it_is_being_saved(tmp_path):
+  add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+  state = {'x': jnp.zeros((512, 512))}
+  checkpoints = Checkpoints(tmp_path, keep=10)
+  for step in range(5):
+    checkpoints.save(step, state)
+    state = add(state)
+  checkpoints.close()
+  for step in reversed(range(5)):
+    checkpoints = Checkpoints(tmp_path, keep=10)
+    restored = checkpoints.restore(like={'x': jnp.zeros((512, 512))})
+    assert np.asarray(restored['x']).min() == np.asarray(restored['x']).max() == step
+    checkpoints.close()
+    for path in (tmp_path / str(step)).rglob('*'):
+      if path.is_file():
+        path.unlink()
+
+
+def test_whatever_file_is_lost_an_older_whole_checkpoint_is_found_or_nothing_changed(tmp_path):
+  saved = Checkpoints(tmp_path / 'whole')
+  saved.save(1, _state(1))
+  saved.save(2, _state(2))
+  saved.close()
+  lost = _files(tmp_path / 'whole' / '2')
+  assert len(lost) >= 3
+  fell_back = 0
+  for index, name in enumerate(lost):
+    folder = tmp_path / f'torn{index}'
+    _copy(tmp_path / 'whole', folder)
+    (folder / '2' / name).unlink()
+    warnings = []
+    checkpoints = Checkpoints(folder, warn=warnings.append)
+    restored = checkpoints.restore(like=_state(0))
+    step = checkpoints.latest()
+    assert step in (1, 2)
+    _assert_equal(restored, _state(step))
+    if step == 1:
+      fell_back += 1
+      assert 'checkpoint 2' in warnings[0] and '\n' not in warnings[0]
+      checkpoints.save(2, _state(2))  # the step can be done and saved again
+    checkpoints.close()
+  assert fell_back >= 3
+
+
+def test_a_checkpoint_cut_short_is_left_out(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, _state(1))
+  checkpoints.save(2, _state(2))
+  checkpoints.close()
+  largest = max((tmp_path / '2').rglob('d/*'), key=lambda path: path.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+  checkpoints = Checkpoints(tmp_path, warn=lambda line: None)
+  _assert_equal(checkpoints.restore(like=_state(0)), _state(1))
+  checkpoints.close()
+
+
+def test_no_whole_checkpoint_is_an_error_that_names_the_folder(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, _state(1))
+  checkpoints.close()
+  for path in _files(tmp_path / '1'):
+    (tmp_path / '1' / path).unlink()
+  checkpoints = Checkpoints(tmp_path, warn=lambda line: None)
+  with pytest.raises(InputError, match=str(tmp_path)):
+    checkpoints.restore(like=_state(0))
+  checkpoints.close()
+
+
+@pytest.mark.parametrize(
+  'like',
+  [
+    {'params': jnp.zeros((4, 4))},
+    {'params': jnp.zeros((3, 4), jnp.bfloat16)},
+    {'weights': jnp.zeros((3, 4))},
+    {'params': jnp.zeros((3, 4)), 'more': 1},
+  ],
+)
+def test_a_checkpoint_of_another_structure_is_refused_and_stays(tmp_path, like):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, {'params': jnp.zeros((3, 4))})
+  with pytest.raises(InputError, match='does not fit'):
+    checkpoints.restore(like=like)
+  assert checkpoints.latest() == 1
+  checkpoints.close()
+
+
+def _copy(source: Path, target: Path) -> None:
+  for path in _files(source):
+    (target / path).parent.mkdir(parents=True, exist_ok=True)
+    (target / path).write_bytes((source / path).read_bytes())

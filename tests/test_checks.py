@@ -1,0 +1,101 @@
+"""What cannot be trained on is told before anything is computed."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import checks, phantom
+from data_prep.volumes import Case, Volume
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+
+SOURCE = Case(case='a', patient='a', image=(Path('scan.mhd'),), label=(Path('mask.mhd'),))
+CLASSES = ('background', 'liver')
+
+
+def good():
+  image = np.random.default_rng(0).random((2, 3, 4, 1)).astype(np.float32)
+  label = np.zeros((2, 3, 4), np.uint8)
+  label[0, 1, 1] = 1
+  return Volume(image=image, label=label, affine=np.eye(4), case='a', patient='a')
+
+
+def image_with(value):
+  image = good().image.copy()
+  image[1, 2, 3] = value
+  return image
+
+
+def check(**changes):
+  volume = dataclasses.replace(good(), **changes)
+  checks.check_volume(volume, classes=CLASSES, modalities=1, source=SOURCE)
+
+
+def test_a_good_scan_passes_and_so_does_one_without_the_organ():
+  check()
+  check(label=np.zeros((2, 3, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'image': image_with(np.nan)}, 'scan.mhd: 1 voxels of the scan are NaN or infinite'),
+    ({'image': image_with(-np.inf)}, 'scan.mhd: 1 voxels of the scan are NaN or infinite'),
+    ({'image': np.zeros((0, 3, 4, 1), np.float32)}, 'scan.mhd: the scan is empty'),
+    ({'image': np.full((2, 3, 4, 1), 7, np.float32)}, 'scan.mhd: every voxel of the scan is 7'),
+    ({'image': np.ones((2, 3, 4, 2), np.float32)}, 'scan.mhd: the scan has 2 channels'),
+    ({'label': np.zeros((2, 3, 5), np.uint8)}, 'mask.mhd: the truth has'),
+    ({'label': np.full((2, 3, 4), 2, np.uint8)}, 'mask.mhd: the truth holds class 2'),
+    ({'label': None}, 'scan.mhd: the scan has no truth'),
+  ],
+)
+def test_a_bad_scan_is_refused_in_one_line_that_names_its_file(changes, message):
+  with pytest.raises(InputError, match=message) as caught:
+    check(**changes)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.fixture
+def config(tmp_path):
+  config = configs.default()
+  config.data.name = 'phantom'
+  config.data.raw_dir = str(tmp_path / 'raw')
+  config.data.data_dir = str(tmp_path / 'tfds')
+  phantom.write_promise12(tmp_path / 'raw', patients=6, seed=0)
+  return config
+
+
+def test_the_stage_prints_a_line_for_each_case_and_writes_nothing(config, tmp_path, capsys):
+  checks.check(config)
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines[1:7]] == [f'Case{number:02d}' for number in range(6)]
+  assert '8x40x48' in lines[1]
+  assert lines[1].split()[2] == 'test'
+  assert lines[-1] == 'phantom: 6 cases are usable; patients: 3 train, 1 validation, 2 test.'
+  assert not (tmp_path / 'tfds').exists()
+
+
+def test_the_stage_stops_at_a_class_without_a_name(config):
+  config.data.classes = ('background',)
+  with pytest.raises(InputError, match=r'Case00_segmentation\.mhd: the truth holds class 1'):
+    checks.check(config)
+
+
+def test_more_folds_than_patients_are_refused_before_any_scan_is_read(config, monkeypatch):
+  config.data.folds = 7
+  monkeypatch.setattr(phantom, 'read_case', None)
+  with pytest.raises(InputError, match='only 6 patients'):
+    checks.check(config)
+
+
+def test_two_scans_of_one_name_are_refused(config):
+  with pytest.raises(InputError, match='more than one scan is called a;'):
+    checks.check_patients([SOURCE, SOURCE], config)
+
+
+def test_an_unknown_data_set_is_refused(config):
+  config.data.name = 'chaso'
+  with pytest.raises(InputError, match="data.name is 'chaso'; expected one of brain, chaos"):
+    checks.check(config)

@@ -1,0 +1,57 @@
+"""The device is chosen before JAX starts, and what is missing is said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from thrifty_jax import config as configs
+from thrifty_jax import device
+from thrifty_jax.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+_SECOND_RUN = """
+import sys
+from thrifty_jax import config, device
+settings = config.default()
+settings.device = 'cpu'
+settings.compilation_cache = sys.argv[1]
+device.prepare(settings)
+import jax, jax.numpy as jnp
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+jax.jit(lambda x: x * 2 + 1)(jnp.ones(3)).block_until_ready()
+assert jax.default_backend() == 'cpu'
+"""
+
+
+@pytest.mark.parametrize('name', ['gpu', 'tpu'])
+def test_a_device_that_is_not_there_is_refused_by_name(name):
+  if jax.default_backend() != 'cpu':
+    pytest.skip('there is an accelerator here')
+  config = configs.default()
+  config.device = name
+  config.compilation_cache = ''
+  with pytest.raises(InputError, match=f"config.device is '{name}', but JAX finds only CPU"):
+    device.prepare(config)
+
+
+def test_compiled_programs_are_kept_in_the_folder_that_the_config_names(tmp_path):
+  command = [sys.executable, '-c', _SECOND_RUN, str(tmp_path / 'xla')]
+  subprocess.run(command, cwd=PROJECT, check=True, timeout=120)
+  assert any((tmp_path / 'xla').iterdir())
+
+
+def test_the_cache_follows_the_users_cache_folder_and_can_be_off(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert device.cache_folder('auto') == tmp_path / 'thrifty_jax' / 'xla'
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  assert device.cache_folder('auto') == Path.home() / '.cache' / 'thrifty_jax' / 'xla'
+  assert device.cache_folder('') is None
+
+
+def test_where_there_is_no_mallopt_nothing_happens(monkeypatch):
+  monkeypatch.setattr(sys, 'platform', 'darwin')
+  assert device.keep_freed_memory() is False

@@ -1,0 +1,89 @@
+"""The picture of a genotype."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from thrifty_jax import drawing, ops
+from thrifty_jax.genotype import Genotype
+
+SVG = '{http://www.w3.org/2000/svg}'
+GENOTYPE = Genotype(
+  down=(
+    ((0, 'down_sep_conv_3x3'), (1, 'down_conv_3x3')),
+    ((0, 'down_dil_conv_3x3'), (2, 'se')),
+    ((1, 'down_avg_pool'), (2, 'identity'), (3, 'conv_3x3')),
+  ),
+  up=(((0, 'conv_3x3'), (1, 'up_dil_conv_3x3')), ((1, 'up_sep_conv_3x3'), (2, 'identity'))),
+)
+
+
+def parts(svg):
+  """(texts, lines) of a picture, which must be well-formed."""
+  root = ElementTree.fromstring(svg)
+  texts = [''.join(text.itertext()) for text in root.iter(f'{SVG}text')]
+  return texts, list(root.iter(f'{SVG}path'))
+
+
+@pytest.mark.parametrize('kind', ['down', 'up'])
+def test_every_state_and_operation_is_named_as_often_as_it_is_there(kind):
+  cell = getattr(GENOTYPE, kind)
+  texts, _ = parts(drawing.draw_cell(kind, cell))
+  states = ['in0', 'in1', *(f'node{i + 1}' for i in range(len(cell)))]
+  operations = [operation for node in cell for _, operation in node]
+  for name in (*states, *operations):
+    assert texts.count(name) == [*states, *operations].count(name)
+  assert any(text.startswith('output') for text in texts)
+
+
+@pytest.mark.parametrize('kind', ['down', 'up'])
+def test_each_edge_is_two_lines_and_each_node_leads_to_the_output(kind):
+  cell = getattr(GENOTYPE, kind)
+  _, lines = parts(drawing.draw_cell(kind, cell))
+  assert len(lines) == 2 * sum(map(len, cell)) + len(cell)
+
+
+def boxes(svg, **wanted):
+  """(x, y, width, height) of the boxes in a picture that have these attributes."""
+  found = []
+  for box in ElementTree.fromstring(svg).iter(f'{SVG}rect'):
+    if all(box.attrib.get(name) == value for name, value in wanted.items()):
+      found.append(tuple(float(box.attrib[name]) for name in ('x', 'y', 'width', 'height')))
+  return found
+
+
+def test_no_two_operations_overlap():
+  places = {(x, y) for x, y, _, _ in boxes(drawing.draw_cell('down', GENOTYPE.down), rx='13')}
+  assert len(places) == 7
+  for x, y in places:
+    beside = [other for other, row in places if row == y and other != x]
+    assert all(abs(other - x) > drawing.PILL_WIDTH for other in beside)
+
+
+def test_everything_lies_inside_the_picture():
+  svg = drawing.draw_cell('down', GENOTYPE.down)
+  *_, width, height = map(float, ElementTree.fromstring(svg).attrib['viewBox'].split())
+  for x, y, across, down in boxes(svg):
+    assert 0 <= x <= width - across
+    assert 0 <= y <= height - down
+
+
+def test_both_cells_stand_in_one_picture():
+  texts, lines = parts(drawing.draw(GENOTYPE))
+  assert any('Down cell' in text for text in texts) and any('Up cell' in text for text in texts)
+  assert len(lines) == 2 * (7 + 4) + 5
+
+
+def test_every_candidate_operation_has_a_colour():
+  names = {name for operations in ops.OPERATIONS.values() for name in operations}
+  for name in names:
+    bare = re.sub(r'^(down|up)_|_3x3$', '', name)
+    assert drawing.kind_of(name) == bare
+    assert bare in drawing.COLOURS
+
+
+def test_names_are_escaped():
+  svg = drawing.draw_cell('down', (((0, '<b>&"'), (1, 'down_conv_3x3')),))
+  texts, _ = parts(svg)
+  assert '<b>&"' in texts

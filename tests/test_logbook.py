@@ -1,0 +1,107 @@
+"""What a run writes down can be read back, by programs and by people."""
+
+import io
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from thrifty_jax import logbook
+from thrifty_jax.logbook import Logbook
+
+
+class _Terminal(io.StringIO):
+  def isatty(self) -> bool:
+    return True
+
+
+def test_lines_are_read_back_as_they_were_written(tmp_path):
+  book = Logbook(tmp_path / 'search')
+  entries = [{'epoch': 0, 'step': 4, 'loss': None}, {'epoch': 1, 'step': 8, 'loss': 0.25}]
+  for entry in entries:
+    book.append(entry)
+  assert Logbook(tmp_path / 'search').entries() == entries
+  assert book.path == tmp_path / 'search' / 'metrics.jsonl'
+
+
+def test_numbers_of_numpy_and_jax_become_plain(tmp_path):
+  book = Logbook(tmp_path)
+  book.append({'step': np.int32(1), 'loss': jnp.float32(0.5), 'alphas': np.ones((2, 2))})
+  assert book.entries() == [{'step': 1, 'loss': 0.5, 'alphas': [[1.0, 1.0], [1.0, 1.0]]}]
+
+
+@pytest.mark.parametrize('loss', [float('nan'), float('inf'), np.float32('nan')])
+def test_a_number_that_is_not_finite_is_refused_and_leaves_no_line(tmp_path, loss):
+  book = Logbook(tmp_path)
+  with pytest.raises(ValueError):
+    book.append({'step': 1, 'loss': loss})
+  assert book.entries() == []
+
+
+def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
+  book = Logbook(tmp_path)
+  for step in range(1, 6):
+    book.append({'step': step})
+  book.truncate(3)
+  assert [entry['step'] for entry in book.entries()] == [1, 2, 3]
+  book.append({'step': 4})
+  assert [entry['step'] for entry in book.entries()] == [1, 2, 3, 4]
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out_and_the_next_one_is_whole(tmp_path):
+  book = Logbook(tmp_path)
+  book.append({'step': 1})
+  book.path.write_text(book.path.read_text() + '{"step": 2, "lo')
+  assert book.entries() == [{'step': 1}]
+  book.truncate(1)
+  book.append({'step': 2})
+  assert [entry['step'] for entry in book.entries()] == [1, 2]
+
+
+@pytest.mark.parametrize('total', [1, 7, 10, 1000])
+def test_without_a_terminal_progress_is_a_line_per_tenth_and_ends_with_the_last(total, monkeypatch):
+  stream = io.StringIO()
+  monkeypatch.setattr(sys, 'stderr', stream)
+  with logbook.progress(total, 'search') as bar:
+    for step in range(total):
+      bar.set_postfix(loss=f'{1 / (step + 1):.3f}')
+      bar.update(1)
+  lines = stream.getvalue().splitlines()
+  assert 1 <= len(lines) <= 10
+  assert f'{total} of {total}' in lines[-1] and lines[-1].startswith('search: ')
+  assert f'loss={1 / total:.3f}' in lines[-1]
+  assert len(set(lines)) == len(lines) and '\r' not in stream.getvalue()
+
+
+def test_a_stage_that_stops_early_claims_nothing_more(monkeypatch):
+  stream = io.StringIO()
+  monkeypatch.setattr(sys, 'stderr', stream)
+  with logbook.progress(100, 'search') as bar:
+    bar.update(5)
+  assert stream.getvalue() == ''
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch):
+  stream = _Terminal()
+  monkeypatch.setattr(sys, 'stderr', stream)
+  with logbook.progress(3, 'retrain') as bar:
+    bar.update(3)
+  assert 'retrain: 100%' in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'text'),
+  [(0.4, '0 s'), (59.4, '59 s'), (59.6, '1 min 00 s'), (200, '3 min 20 s'), (3900, '1 h 05 min')],
+)
+def test_durations_are_written_for_people(seconds, text):
+  assert logbook.duration(seconds) == text
+
+
+def test_the_environment_says_what_is_needed_to_repeat_the_run():
+  found = logbook.environment(['--config=configs/a b.py'], seed=3)
+  json.dumps(found, allow_nan=False)
+  assert found['command'] == "python -m thrifty_jax.main '--config=configs/a b.py'"
+  assert found['seed'] == 3
+  assert found['packages']['jax'] and found['devices'] and found['cores'] >= 1

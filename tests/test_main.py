@@ -1,0 +1,225 @@
+"""The command line: what it runs, what it skips, and how it says no."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import data_prep
+import thrifty_jax
+from thrifty_jax import console, device
+from thrifty_jax import main as main_
+from thrifty_jax.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONFIG = '--config=configs/phantom.py'
+
+
+@pytest.fixture
+def ran(monkeypatch, tmp_path) -> list[str]:
+  """The stages as stand-ins that leave their artefacts; the list of those that ran."""
+  monkeypatch.chdir(PROJECT)
+  calls: list[str] = []
+
+  def leave(workdir: Path, *names: str) -> None:
+    for name in names:
+      (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+      (workdir / name).write_text('{}')
+
+  def stage(package, name: str, *left: str, module: str = '', **more) -> None:
+    def run(*arguments):
+      calls.append(name)
+      leave(arguments[-1], *left) if left else None
+
+    fake = types.SimpleNamespace(**{name: run}, **more)
+    monkeypatch.setattr(package, module or name, fake, raising=False)
+    monkeypatch.setitem(sys.modules, f'{package.__name__}.{module or name}', fake)
+
+  prepared = tmp_path / 'prepared'
+  stage(data_prep, 'check', module='checks')
+  stage(data_prep, 'prepare', prepared_dir=lambda config: prepared)
+  stage(thrifty_jax, 'search', 'search/genotype.json')
+  stage(thrifty_jax, 'retrain', 'retrain/summary.json', 'model/weights.safetensors')
+  stage(thrifty_jax, 'evaluate', 'evaluate/summary.json')
+  stage(thrifty_jax, 'report', 'report.html')
+  monkeypatch.setattr(console, 'data', lambda config: None)
+  monkeypatch.setattr(device, 'prepare', lambda config: None)
+  return calls
+
+
+def _main(workdir: Path, *arguments: str) -> int:
+  return main_.main([CONFIG, f'--workdir={workdir}', *arguments])
+
+
+def test_all_stages_run_in_order_and_leave_what_the_run_was(ran, tmp_path, capsys):
+  assert _main(tmp_path / 'run', '--config.seed=7') == 0
+  assert ran == ['check', 'prepare', 'search', 'retrain', 'evaluate', 'report']
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert config['seed'] == 7 and config['data']['name'] == 'phantom'
+  environment = json.loads((tmp_path / 'run' / 'environment.json').read_text())
+  assert '--config.seed=7' in environment['command'] and environment['seed'] == 7
+  out = capsys.readouterr().out
+  for text in ('thrifty_jax', 'research use only', 'CPU with', 'volume', str(tmp_path / 'run')):
+    assert text in out
+  assert out.rstrip().endswith('report.html')
+
+
+def test_what_is_done_is_skipped_with_a_line_and_the_report_made_again(ran, tmp_path, capsys):
+  _main(tmp_path)
+  ran.clear()
+  capsys.readouterr()
+  assert _main(tmp_path) == 0
+  assert ran == ['check', 'prepare', 'report']  # the stand-in prepares nothing
+  out = capsys.readouterr().out
+  for stage in ('search', 'retrain', 'evaluate'):
+    assert f'{stage}: done' in out
+
+
+def test_scans_that_are_prepared_are_not_checked_again(ran, tmp_path):
+  (tmp_path / 'prepared').mkdir()
+  _main(tmp_path)
+  assert ran == ['prepare', 'search', 'retrain', 'evaluate', 'report']
+
+
+def test_a_named_stage_runs_alone_once_and_says_when_it_is_done(ran, tmp_path, capsys):
+  for _ in range(2):
+    assert _main(tmp_path, '--stage=search') == 0
+  assert ran == ['search']
+  assert 'search: done' in capsys.readouterr().out
+  for _ in range(2):
+    assert _main(tmp_path, '--stage=report') == 0
+  assert ran == ['search', 'report', 'report']
+
+
+@pytest.mark.parametrize('how', ['variant', 'field', 'genotype'])
+def test_a_baseline_or_a_given_genotype_is_retrained_without_a_search(ran, tmp_path, how):
+  (tmp_path / 'genotype.json').write_text('{}')
+  arguments = {
+    'variant': [CONFIG + ':unet'],
+    'field': [CONFIG, '--config.model.name=unet_plus_plus'],
+    'genotype': [CONFIG, f'--config.genotype={tmp_path}/genotype.json'],
+  }[how]
+  assert main_.main([*arguments, f'--workdir={tmp_path}/run']) == 0
+  assert ran == ['check', 'prepare', 'retrain', 'evaluate', 'report']
+
+
+def test_a_changed_field_that_a_finished_stage_has_read_is_refused(ran, tmp_path, capsys):
+  _main(tmp_path)
+  before = _contents(tmp_path)
+  ran.clear()
+  assert _main(tmp_path, '--config.search.epochs=5', '--config.data.fold=1') == 2
+  error = capsys.readouterr().err
+  assert ran == [] and _contents(tmp_path) == before
+  assert len(error.splitlines()) == 1
+  for text in ('search is done', 'search.epochs 4 -> 5', 'data.fold 0 -> 1', '--workdir', 'remove'):
+    assert text in error
+
+
+def test_a_changed_field_of_a_later_stage_leaves_the_search_valid(ran, tmp_path, capsys):
+  assert _main(tmp_path, '--stage=search') == 0
+  assert _main(tmp_path, '--config.retrain.epochs=9') == 0
+  assert ran == ['search', 'check', 'prepare', 'retrain', 'evaluate', 'report']
+  assert _main(tmp_path, '--config.retrain.epochs=8') == 2
+  assert 'retrain is done' in capsys.readouterr().err
+
+
+def test_a_changed_field_that_no_stage_depends_on_is_taken(ran, tmp_path):
+  _main(tmp_path)
+  assert _main(tmp_path, '--config.data.prefetch=9', '--config.device=cpu') == 0
+
+
+def test_a_half_done_search_refuses_changes_too(ran, tmp_path, capsys):
+  _main(tmp_path, '--stage=search')
+  (tmp_path / 'search' / 'genotype.json').unlink()
+  assert _main(tmp_path, '--config.search.epochs=5', '--stage=check') == 0  # nothing saved yet
+  (tmp_path / 'search' / 'checkpoints' / '12').mkdir(parents=True)
+  assert _main(tmp_path, '--config.search.epochs=6') == 2
+  assert 'search is half done' in capsys.readouterr().err
+
+
+def test_bad_input_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, monkeypatch):
+  def refuse(config, workdir=None):
+    raise InputError('scan.mhd: holds NaN; expected numbers; remove it')
+
+  monkeypatch.setattr(data_prep.checks, 'check', refuse)
+  assert _main(tmp_path) == 2
+  assert capsys.readouterr().err == 'error: scan.mhd: holds NaN; expected numbers; remove it\n'
+  assert ran == []
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_is_status_1_with_its_traceback(ran, tmp_path, capsys, monkeypatch):
+  def fail(config):
+    raise RuntimeError('a mistake of ours')
+
+  monkeypatch.setattr(data_prep.checks, 'check', fail)
+  assert _main(tmp_path) == 1
+  error = capsys.readouterr().err
+  assert 'Traceback' in error and 'a mistake of ours' in error
+
+
+BAD_COMMANDS = [
+  ([], '--config is missing'),
+  (['--config'], '--config is missing'),
+  (['--config=configs/nothing.py'], 'no file configs/nothing.py; there are configs/brain.py'),
+  ([CONFIG + ':smal'], "unknown config variant 'smal'"),
+  ([CONFIG, '--config.search.epoch=3'], 'did you mean search.epochs?'),
+  ([CONFIG, '--config.epochs=3'], 'no such field; did you mean'),
+  ([CONFIG, '--config.search=3'], '--config.search is a group'),
+  ([CONFIG, '--config.search.epochs=many'], 'config.search.epochs=many'),
+  ([CONFIG, '--config.search.epochs=1.5'], 'config.search.epochs=1.5'),
+  ([CONFIG, '--config.model.deep_supervision=7'], 'config.model.deep_supervision=7'),
+  ([CONFIG, '--config.data.fold=9'], 'config.data.fold is 9; expected from 0 to 4'),
+  ([CONFIG, '--config.genotype=nowhere.json'], "'nowhere.json', which is not a file"),
+  ([CONFIG, '--stage=serach'], 'did you mean search?'),
+  ([CONFIG, '--stages=all'], "Unknown command line flag 'stages'"),
+  ([CONFIG, 'search'], "unexpected argument 'search'"),
+]
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD_COMMANDS)
+def test_a_bad_command_is_one_clear_line_and_status_2(ran, arguments, message, capsys, tmp_path):
+  assert main_.main([*arguments]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and len(error.splitlines()) == 1
+  assert message in error
+  assert ran == []
+
+
+def test_lists_and_flags_can_be_set_from_the_command_line(ran, tmp_path):
+  arguments = ["--config.data.test_patients=('a','b')", '--noconfig.augment.flip_left_right']
+  assert _main(tmp_path, *arguments) == 0
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert config['data']['test_patients'] == ['a', 'b']
+  assert config['augment']['flip_left_right'] is False
+
+
+def test_without_an_accelerator_asking_for_one_is_refused(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(PROJECT)
+  if device.describe().startswith('CPU'):
+    assert _main(tmp_path / 'run', '--config.device=tpu') == 2
+    assert "config.device is 'tpu', but" in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_new_process_shows_help_quickly_and_exits_with_2_on_a_typo(tmp_path):
+  code = (
+    'import sys; from thrifty_jax.main import main; status = main(sys.argv[1:]);'
+    'assert "jax" not in sys.modules; sys.exit(status)'
+  )
+  command = [sys.executable, '-c', code]
+  shown = subprocess.run([*command, '--help'], capture_output=True, text=True, cwd=PROJECT)
+  assert shown.returncode == 0, shown.stderr
+  for text in ('usage:', '--stage', 'evaluate', 'small', 'report.html', 'Exit status'):
+    assert text in shown.stdout
+  typo = [*command, CONFIG, '--config.sed=3']
+  refused = subprocess.run(typo, capture_output=True, text=True, cwd=PROJECT)
+  assert refused.returncode == 2
+  assert refused.stderr == 'error: --config.sed: there is no such field; did you mean seed?\n'
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+  return {str(path): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}

@@ -1,0 +1,86 @@
+"""Made-up scans that are made once and look like scans."""
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep import chaos, phantom, promise12
+
+
+def contents(folder):
+  return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+def test_the_same_seed_writes_the_same_scans_and_another_does_not(tmp_path):
+  for name, seed in (('a', 0), ('b', 0), ('c', 1)):
+    phantom.write_promise12(tmp_path / name, patients=2, seed=seed)
+  assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
+  assert contents(tmp_path / 'a').keys() == contents(tmp_path / 'c').keys()
+  assert contents(tmp_path / 'a') != contents(tmp_path / 'c')
+
+
+def test_files_lie_every_way_round_but_read_back_as_they_were_made(tmp_path):
+  phantom.write_promise12(tmp_path / 'raw', patients=5, seed=0)
+  orientations, shapes = set(), set()
+  for patient, case in enumerate(promise12.find_cases(tmp_path / 'raw')):
+    image = SimpleITK.ReadImage(str(case.image[0]))
+    orientations.add(
+      SimpleITK.DICOMOrientImageFilter().GetOrientationFromDirectionCosines(image.GetDirection())
+    )
+    volume, made = promise12.read_case(case), phantom.make_scan(patient=patient, seed=0)
+    shapes.add(volume.truth.shape)
+    np.testing.assert_array_equal(volume.label, made.label)
+    np.testing.assert_allclose(volume.affine, made.affine, atol=1e-4)
+    correlation = np.corrcoef(volume.image.ravel(), np.clip(made.image, 0, None).ravel())[0, 1]
+    assert correlation > 0.999
+    assert nibabel.aff2axcodes(volume.affine) == ('S', 'P', 'L')
+    assert volume.spacing_mm[0] > 1.5 * volume.spacing_mm[1]
+  assert len(orientations) == 5
+  assert any(height != width for _, height, width in shapes)
+  assert len(shapes) >= 4
+
+
+@pytest.mark.parametrize('patient', range(10))
+def test_brightness_alone_does_not_find_the_organ_but_helps(patient):
+  scan = phantom.make_scan(patient=patient, seed=0)
+  truth = scan.label.astype(bool)
+  assert 0.02 < truth.mean() < 0.2
+  assert scan.image[truth].mean() > 1.5 * scan.image[~truth].mean()
+  scores = [
+    2 * np.sum(truth & (scan.image > level)) / (truth.sum() + np.sum(scan.image > level))
+    for level in np.linspace(0.1, 0.9, 33)
+  ]
+  assert 0.4 < max(scores) < 0.9
+
+
+@pytest.mark.parametrize('write', [phantom.write_promise12, phantom.write_chaos])
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch, write):
+  make_scan = phantom.make_scan
+
+  def broken(*, patient, seed):
+    if patient == 2:
+      raise RuntimeError('disk full')
+    return make_scan(patient=patient, seed=seed)
+
+  monkeypatch.setattr(phantom, 'make_scan', broken)
+  with pytest.raises(RuntimeError, match='disk full'):
+    write(tmp_path / 'raw', patients=3, seed=0)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_the_raw_folder_is_made_when_it_is_not_there_and_then_left_alone(tmp_path):
+  cases = phantom.find_cases(tmp_path / 'deep' / 'raw')
+  assert len(cases) == phantom.PATIENTS
+  before = contents(tmp_path)
+  for path in (cases[3].image[0], cases[3].label[0]):
+    path.unlink()
+  assert len(phantom.find_cases(tmp_path / 'deep' / 'raw')) == phantom.PATIENTS - 1
+  assert len(contents(tmp_path)) == len(before) - 2
+
+
+def test_both_writers_write_the_same_patients(tmp_path):
+  phantom.write_chaos(tmp_path / 'raw', patients=3, seed=5)
+  for patient, case in enumerate(chaos.find_cases(tmp_path / 'raw')):
+    made = phantom.make_scan(patient=patient, seed=5)
+    np.testing.assert_array_equal(chaos.read_case(case).label, made.label)

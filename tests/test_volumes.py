@@ -1,0 +1,160 @@
+"""Scans read back as what was written, whichever way round their files lie."""
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep import phantom, volumes
+from data_prep.volumes import Case
+from thrifty_jax.errors import InputError
+
+ORIENTATIONS = ('SPL', 'IAR', 'SLP', 'PLS', 'RIA')
+
+
+def case_of(image, *label):
+  return Case(case='a', patient='a', image=(image,), label=label)
+
+
+def scan():
+  return phantom.make_scan(patient=0, seed=3)
+
+
+def write(folder, orientation, *, name='scan.mhd', voxels=None):
+  made = scan()
+  voxels = made.image if voxels is None else voxels
+  path = folder / name
+  SimpleITK.WriteImage(phantom.itk_image(voxels, made.affine, orientation), str(path))
+  return path
+
+
+def test_the_affine_of_a_metaimage_agrees_with_simpleitk_at_every_corner(tmp_path):
+  path = write(tmp_path, 'PLS')
+  image = SimpleITK.ReadImage(str(path))
+  voxels, affine = volumes.read_metaimage(path)
+  for d, h, w in np.ndindex(2, 2, 2):
+    index = [d * (voxels.shape[0] - 1), h * (voxels.shape[1] - 1), w * (voxels.shape[2] - 1)]
+    x, y, z = image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]])
+    np.testing.assert_allclose((affine @ [*index, 1])[:3], (-x, -y, z), atol=1e-4)
+    assert voxels[tuple(index)] == image[tuple(int(i) for i in index[::-1])]
+
+
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_a_scan_reads_back_the_same_whichever_way_its_file_lies(tmp_path, orientation):
+  made = scan()
+  image = write(tmp_path, orientation)
+  label = write(tmp_path, orientation, name='mask.mhd', voxels=made.label)
+  voxels, affine = volumes.read_metaimage(image)
+  truth, label_affine = volumes.read_metaimage(label)
+  volume = volumes.make_volume(
+    case_of(image, label), image=voxels, affine=affine, label=truth, label_affine=label_affine
+  )
+  np.testing.assert_array_equal(volume.image[..., 0], made.image)
+  np.testing.assert_array_equal(volume.label, made.label)
+  np.testing.assert_allclose(volume.affine, made.affine, atol=1e-4)
+  expected = np.linalg.norm(made.affine[:3, :3], axis=0)
+  np.testing.assert_allclose(volume.spacing_mm, expected, rtol=1e-5)
+  assert (volume.image.dtype, volume.truth.dtype) == (np.float32, np.uint8)
+
+
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_nifti_and_metaimage_of_one_scan_are_one_volume(tmp_path, orientation):
+  volume = {}
+  for name in ('scan.mhd', 'scan.nii.gz'):
+    path = write(tmp_path, orientation, name=name)
+    read = volumes.read_nifti if name.endswith('.gz') else volumes.read_metaimage
+    voxels, affine = read(path)
+    volume[name] = volumes.make_volume(case_of(path), image=voxels, affine=affine)
+  np.testing.assert_array_equal(volume['scan.mhd'].image, volume['scan.nii.gz'].image)
+  np.testing.assert_allclose(volume['scan.mhd'].affine, volume['scan.nii.gz'].affine, atol=1e-4)
+
+
+def test_the_last_axis_of_a_4d_nifti_is_the_modality(tmp_path):
+  voxels = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+  path = tmp_path / 'scan.nii'
+  nibabel.save(nibabel.Nifti1Image(voxels, np.diag((-1.0, -1.0, 1.0, 1.0))), path)
+  read, affine = volumes.read_nifti(path)
+  volume = volumes.make_volume(case_of(path), image=read, affine=affine)
+  assert volume.image.shape == (4, 3, 2, 5)
+  np.testing.assert_array_equal(volume.image[1, 2, 0], voxels[0, 2, 1])
+
+
+def test_an_oblique_scan_keeps_its_voxels_and_its_spacing(tmp_path):
+  angle = np.deg2rad(20)
+  turn = np.eye(4)
+  turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+  made = scan()
+  volume = volumes.make_volume(
+    case_of(tmp_path / 'scan.mhd'), image=made.image, affine=turn @ made.affine
+  )
+  np.testing.assert_array_equal(volume.image[..., 0], made.image)
+  np.testing.assert_allclose(volume.spacing_mm, np.linalg.norm(made.affine[:3, :3], axis=0))
+
+
+def test_a_missing_file_is_named(tmp_path):
+  with pytest.raises(InputError, match=r'gone\.mhd: no such file'):
+    volumes.read_metaimage(tmp_path / 'gone.mhd')
+
+
+@pytest.mark.parametrize('name', ['scan.mhd', 'scan.nii.gz'])
+def test_a_damaged_scan_is_named_in_one_line(tmp_path, name):
+  path = write(tmp_path, 'SPL', name=name)
+  data = tmp_path / 'scan.raw' if name == 'scan.mhd' else path
+  data.write_bytes(data.read_bytes()[:500])
+  read = volumes.read_nifti if name.endswith('.gz') else volumes.read_metaimage
+  with pytest.raises(InputError, match=f'{name}: cannot be read') as caught:
+    read(path)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_damaged_compressed_metaimage_is_named(tmp_path):
+  image = phantom.itk_image(scan().image, scan().affine, 'SPL')
+  SimpleITK.WriteImage(image, str(tmp_path / 'scan.mhd'), useCompression=True)
+  data = tmp_path / 'scan.zraw'
+  data.write_bytes(data.read_bytes()[:500])
+  with pytest.raises(InputError, match=r'scan\.mhd: cannot be read'):
+    volumes.read_metaimage(tmp_path / 'scan.mhd')
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path):
+  made = scan()
+  with pytest.raises(InputError, match=r'mask\.mhd: the truth has \(7, 40, 48\) voxels'):
+    volumes.make_volume(
+      case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
+      image=made.image,
+      affine=made.affine,
+      label=made.label[1:],
+    )
+
+
+def test_a_mask_that_lies_the_other_way_is_refused(tmp_path):
+  made = scan()
+  flipped = made.affine @ np.diag((-1.0, 1.0, 1.0, 1.0))
+  with pytest.raises(InputError, match='point to IPL, those of its scan scan.mhd to SPL'):
+    volumes.make_volume(
+      case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
+      image=made.image,
+      affine=made.affine,
+      label=made.label,
+      label_affine=flipped,
+    )
+
+
+@pytest.mark.parametrize('value', [0.5, -1, 256, np.nan])
+def test_a_mask_with_values_that_are_no_classes_is_refused(tmp_path, value):
+  made = scan()
+  label = made.label.astype(np.float64)
+  label[0, 0, 0] = value
+  with pytest.raises(InputError, match=r'mask\.mhd: the truth holds values'):
+    volumes.make_volume(
+      case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
+      image=made.image,
+      affine=made.affine,
+      label=label,
+    )
+
+
+def test_a_two_dimensional_picture_is_no_scan(tmp_path):
+  SimpleITK.WriteImage(SimpleITK.Image([4, 4], SimpleITK.sitkInt16), str(tmp_path / 'flat.mhd'))
+  with pytest.raises(InputError, match='has 2 dimensions'):
+    volumes.read_metaimage(tmp_path / 'flat.mhd')

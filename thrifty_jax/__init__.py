@@ -1,0 +1,3 @@
+"""Small segmentation networks for medical scans, found by architecture search in JAX."""
+
+__version__ = '0.1.0'

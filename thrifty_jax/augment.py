@@ -1,0 +1,243 @@
+"""Random variety for training slices: one warp for image and mask, then intensities.
+
+Everything runs on the device, inside jit, for a whole batch. A setting whose range is empty costs
+nothing: its code is left out when the function is traced.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+# Elastic settings are pixels of a slice of this side, so that they mean the same at every size.
+REFERENCE_SIDE = 256
+
+
+def augment(
+  key: jax.Array,
+  image: jax.Array,
+  label: jax.Array,
+  *,
+  settings: ConfigDict,
+  mean: jax.Array | None = None,
+  std: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """A batch with every example flipped, warped and re-toned by its own random draws.
+
+  Args:
+    key: Random key; the same key gives the same result.
+    image: Normalised slices, [B, H, W, C], floating point, H and W at least 2.
+    label: Class of each pixel, [B, H, W], any integer type.
+    settings: The section `augment` of the config; static under jit.
+    mean: What was subtracted from intensities in [0, 1], [M]; C is M modalities of each of C / M
+      neighbouring slices, in slice order. Without it the image is taken to be in [0, 1] itself.
+    std: What they were divided by after that, [M].
+
+  Returns:
+    The image, [B, H, W, C], and the label, [B, H, W], in the types that came in.
+
+  Raises:
+    ValueError: If the shapes do not belong together.
+  """
+  if image.ndim != 4 or label.shape != image.shape[:3]:
+    raise ValueError(
+      f'image {image.shape} and label {label.shape}: expected [B, H, W, C] and [B, H, W]'
+    )
+  affine_key, elastic_key, tone_key = jax.random.split(key, 3)
+  new_image = image.astype(jnp.float32)
+  affine, elastic = _has_affine(settings), settings.elastic_probability * settings.elastic_alpha > 0
+  if affine or elastic:
+    batch, height, width = label.shape
+    where = _grid(height, width)[None]
+    if affine:
+      where = affine_source(affine_key, where, batch=batch, settings=settings)
+    if elastic:
+      where = where + displacement(elastic_key, label.shape, settings=settings)
+    new_image, label = warp(new_image, label, where)
+  new_image = _tone(tone_key, new_image, settings=settings, mean=mean, std=std)
+  return new_image.astype(image.dtype), label
+
+
+def affine_source(
+  key: jax.Array, where: jax.Array, *, batch: int, settings: ConfigDict
+) -> jax.Array:
+  """Where each pixel of the flipped, rotated, scaled and translated slice comes from.
+
+  Args:
+    key: Random key.
+    where: Pixel coordinates (down, right), [1, H, W, 2].
+    batch: Number of examples, B.
+    settings: The section `augment`.
+
+  Returns:
+    Source coordinates in pixels, [B, H, W, 2]; they may lie outside the slice.
+  """
+  draws = _uniform(key, (batch, 6))
+  size = jnp.asarray(where.shape[1:3], jnp.float32)
+  centre = (size - 1) / 2
+  angle = _symmetric(draws[:, 0], np.deg2rad(settings.rotate_degrees))
+  shrink = 1 / _log_uniform(draws[:, 1], settings.scale)
+  shift = _symmetric(draws[:, 2:4], settings.translate) * size
+  allowed = jnp.asarray([settings.flip_up_down, settings.flip_left_right])
+  flip = jnp.where((draws[:, 4:] < 0.5) & allowed, -1.0, 1.0)
+  cos, sin = jnp.cos(angle) * shrink, jnp.sin(angle) * shrink
+  down, right = jnp.moveaxis(where - centre - shift[:, None, None], -1, 0)
+  cos, sin = cos[:, None, None], sin[:, None, None]
+  # Written out, not a matrix product: a product may be rounded to bfloat16 on an accelerator.
+  turned = jnp.stack([cos * down + sin * right, cos * right - sin * down], axis=-1)
+  return centre + flip[:, None, None] * turned
+
+
+def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict) -> jax.Array:
+  """Smooth random displacements in pixels, zero for examples that are not drawn.
+
+  A Gaussian-smoothed white noise, as in Simard et al. (2003), "Best practices for convolutional
+  neural networks", section 2, but drawn at points half a sigma apart: a smooth field needs no finer
+  noise, and two small matrix products bring it to every pixel. It has the spread and correlation
+  of their field: uniform noise in +-1 has variance 1/3, and smoothing over two axes leaves
+  1 / (4 pi sigma^2) of it.
+
+  Args:
+    key: Random key.
+    shape: (B, H, W).
+    settings: The section `augment`; alpha and sigma in pixels of a slice of REFERENCE_SIDE.
+
+  Returns:
+    Displacements (down, right), [B, H, W, 2].
+  """
+  batch, height, width = shape
+  noise_key, chance_key = jax.random.split(key)
+  pixels = min(height, width) / REFERENCE_SIDE
+  sigma = max(settings.elastic_sigma * pixels, 1.0)  # less would be noise from pixel to pixel
+  spread = settings.elastic_alpha * pixels * np.sqrt(1 / 3 / (4 * np.pi)) / settings.elastic_sigma
+  down, right = _smoothing(height, sigma), _smoothing(width, sigma)
+  noise = _normal(noise_key, (batch, 2, down.shape[1], right.shape[1]))
+  field = jnp.einsum('hn,banm,wm->bhwa', down, noise, right)
+  drawn = _uniform(chance_key, (batch,)) < settings.elastic_probability
+  return field * (spread * drawn)[:, None, None, None]
+
+
+def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Image (bilinear) and label (nearest) read at the same coordinates.
+
+  Coordinates are clamped to the border for both: beyond it image and mask go on as at the border,
+  so that a mask never ends where its organ does not.
+
+  Args:
+    image: [B, H, W, C], float32, H and W at least 2.
+    label: [B, H, W], integers.
+    where: Coordinates (down, right) in pixels, [B, H, W, 2].
+
+  Returns:
+    The image, [B, H, W, C], and the label, [B, H, W].
+  """
+  batch, height, width, channels = image.shape
+  last = jnp.asarray([height - 1, width - 1], jnp.float32)
+  where = jnp.clip(where, 0, last)
+  first = jnp.minimum(jnp.floor(where), last - 1)
+  down, right = jnp.split(where - first, 2, axis=-1)
+
+  # A pixel with all its channels is one row: on a CPU a gather costs its time by row.
+  pixels, example = image.reshape(-1, channels), jnp.arange(batch)[:, None, None]
+
+  def row(at: jax.Array) -> jax.Array:
+    at = at.astype(jnp.int32)
+    return (example * height + at[..., 0]) * width + at[..., 1]
+
+  def corner(step: int) -> jax.Array:
+    return pixels.at[row(first) + step].get(mode='promise_in_bounds')
+
+  upper = corner(0) * (1 - right) + corner(1) * right
+  lower = corner(width) * (1 - right) + corner(width + 1) * right
+  nearest = row(jnp.floor(where + 0.5))
+  new_label = label.reshape(-1).at[nearest].get(mode='promise_in_bounds')
+  return upper * (1 - down) + lower * down, new_label
+
+
+def _tone(
+  key: jax.Array,
+  image: jax.Array,
+  *,
+  settings: ConfigDict,
+  mean: jax.Array | None,
+  std: jax.Array | None,
+) -> jax.Array:
+  """Gamma and gain of the intensity in [0, 1], then offset and noise in standard deviations.
+
+  Every modality has its own draws; neighbouring slices of one modality share them.
+  """
+  batch, channels = image.shape[0], image.shape[-1]
+  mean = jnp.zeros(1) if mean is None else jnp.asarray(mean, jnp.float32)
+  std = jnp.ones(1) if std is None else jnp.asarray(std, jnp.float32)
+  if mean.shape != std.shape or mean.ndim != 1 or channels % mean.size:
+    raise ValueError(f'mean {mean.shape} and std {std.shape} do not fit {channels} channels')
+  slices = channels // mean.size
+  draw_key, noise_key = jax.random.split(key)
+  draws = _uniform(draw_key, (4, batch, 1, 1, mean.size))
+
+  def every_slice(value: jax.Array) -> jax.Array:
+    return jnp.tile(value, slices)
+
+  if settings.gamma[0] != 1 or settings.gamma[1] != 1 or settings.gain:
+    intensity = jnp.maximum(image * every_slice(std) + every_slice(mean), 0)
+    if settings.gamma[0] != 1 or settings.gamma[1] != 1:
+      intensity = intensity ** every_slice(_log_uniform(draws[0], settings.gamma))
+    gain = 1 + _symmetric(draws[1], settings.gain)
+    image = (intensity * every_slice(gain) - every_slice(mean)) / every_slice(std)
+  if settings.offset:
+    image = image + every_slice(_symmetric(draws[2], settings.offset))
+  if settings.noise:
+    spread = settings.noise * draws[3]
+    image = image + every_slice(spread) * _normal(noise_key, image.shape)
+  return image
+
+
+def _has_affine(settings: ConfigDict) -> bool:
+  return bool(
+    settings.flip_left_right
+    or settings.flip_up_down
+    or settings.rotate_degrees
+    or settings.translate
+    or tuple(settings.scale) != (1, 1)
+  )
+
+
+def _grid(height: int, width: int) -> jax.Array:
+  """Coordinates (down, right) of every pixel, [H, W, 2]."""
+  down, right = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing='ij')
+  return jnp.stack([down, right], axis=-1).astype(jnp.float32)
+
+
+def _symmetric(draw: jax.Array, limit: float) -> jax.Array:
+  """A draw from [0, 1) brought to +-limit."""
+  return (2 * draw - 1) * limit
+
+
+def _log_uniform(draw: jax.Array, limits: tuple[float, float]) -> jax.Array:
+  """A draw from [0, 1) brought between two factors, each doubling as likely as the next."""
+  low, high = np.log(limits[0]), np.log(limits[1])
+  return jnp.exp(low + (high - low) * draw)
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Draws from [0, 1), made in one row: XLA's CPU compiler takes seconds over many odd sides."""
+  return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Normal draws, made in one row likewise."""
+  return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+
+def _smoothing(side: int, sigma: float) -> np.ndarray:
+  """Gaussian weights from noise points half a sigma apart to pixels, [side, points].
+
+  The points reach three sigma beyond the slice, and every row has length 1, so that unit noise
+  gives unit variance everywhere, borders included.
+  """
+  points = np.arange(-3 * sigma, side - 1 + 3.5 * sigma, sigma / 2)
+  distance = np.arange(side)[:, None] - points[None]
+  weights = np.exp(-(distance**2) / (2 * sigma**2))
+  return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)

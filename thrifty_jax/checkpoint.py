@@ -1,0 +1,190 @@
+"""The state of a run on disk: saved while the run goes on, found again whole or not at all."""
+
+import concurrent.futures
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from thrifty_jax import files
+from thrifty_jax.errors import InputError
+
+SEAL = 'checksums.json'  # in each checkpoint's folder
+
+
+class Checkpoints:
+  """The newest `keep` checkpoints in a folder.
+
+  A state is a pytree of arrays and numbers. Keys of random numbers do not belong in it: they follow
+  from the seed and the step by `jax.random.fold_in`.
+
+    checkpoints = Checkpoints(folder)
+    if checkpoints.latest() is not None:
+      state = checkpoints.restore(like=state)
+    ...
+    checkpoints.save(step, state)
+    checkpoints.close()
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    keep: int = 2,
+    *,
+    warn: Callable[[str], None] | None = None,
+  ):
+    """Opens the folder, made when it is missing.
+
+    Args:
+      folder: For checkpoints only.
+      keep: How many stay; two, so that one is whole when the newest is not.
+      warn: Takes a line for the person at the console; by default it goes to stderr.
+    """
+    self._folder = Path(folder).absolute()
+    self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
+    # Orbax tells its doings through absl's log, warnings for what is normal here among them.
+    logging.getLogger('absl').setLevel(logging.ERROR)
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+      ),
+    )
+    self._background = concurrent.futures.ThreadPoolExecutor(1)
+    self._sealing: concurrent.futures.Future | None = None
+
+  def latest(self) -> int | None:
+    """The newest step there, or None; after restore(), the step that was restored."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves a state; the writing goes on in the background, the state may be donated at once.
+
+    Args:
+      step: Above all steps saved before.
+      state: A pytree of arrays and numbers.
+    """
+    self._wait()
+    self._manager.save(
+      step,
+      args=ocp.args.StandardSave(state),
+      custom_metadata={'structure': _structure(state)},
+    )
+    self._sealing = self._background.submit(self._seal, step)
+
+  def restore(self, like: Any) -> Any:
+    """Loads the newest checkpoint that is whole; torn ones are reported and removed.
+
+    Args:
+      like: A state of the same structure, shapes and types; arrays come back placed like its own.
+
+    Returns:
+      The state.
+
+    Raises:
+      InputError: If no checkpoint is whole, or the newest whole one has another structure.
+    """
+    self._wait()
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      if damage := self._damage(step):
+        self._drop(step, damage)
+        continue
+      # Unsealed ones (the process was killed between commit and seal) are tried all the same, and
+      # tensorstore and orbax raise many kinds of exceptions for a missing piece.
+      try:
+        found = self._manager.metadata(step).custom_metadata['structure']
+      except Exception as error:
+        self._drop(step, str(error) or type(error).__name__)
+        continue
+      self._check_structure(step, found, _structure(like))
+      try:
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+      except Exception as error:
+        self._drop(step, str(error) or type(error).__name__)
+    raise InputError(f'{self._folder}: no checkpoint is whole; remove this folder to start again')
+
+  def close(self) -> None:
+    """Waits for what is still being written."""
+    self._wait()
+    self._background.shutdown()
+    self._manager.close()
+
+  def _wait(self) -> None:
+    """Waits until the last checkpoint is committed and sealed; raises what went wrong there."""
+    if self._sealing is not None:
+      self._sealing.result()
+      self._sealing = None
+
+  def _check_structure(self, step: int, found: list[str], expected: list[str]) -> None:
+    """Refuses a checkpoint that other settings or another version wrote."""
+    if found == expected:
+      return
+    only_found = [entry for entry in found if entry not in expected]
+    only_expected = [entry for entry in expected if entry not in found]
+    raise InputError(
+      f'{self._folder}: checkpoint {step} does not fit this run; it has '
+      f'{only_found[0] if only_found else "nothing more"}, expected '
+      f'{only_expected[0] if only_expected else "nothing more"}; use another --workdir'
+    )
+
+  def _seal(self, step: int) -> None:
+    """Writes the checksums of a checkpoint into it as soon as it is committed."""
+    self._manager.wait_until_finished()
+    folder = self._folder / str(step)
+    files.write_json(folder / SEAL, _checksums(folder))
+
+  def _damage(self, step: int) -> str:
+    """What the checksums say is wrong with a checkpoint; '' for a whole or an unsealed one."""
+    folder = self._folder / str(step)
+    if not (folder / SEAL).exists():
+      return ''
+    try:
+      expected = files.read_json(folder / SEAL)
+    except InputError as error:
+      return str(error)
+    found = _checksums(folder)
+    for name, checksum in expected.items():
+      if name not in found:
+        return f'{name} is missing'
+      if found[name] != checksum:
+        return f'{name} has changed'
+    return ''
+
+  def _drop(self, step: int, reason: str) -> None:
+    """Removes a torn checkpoint, so that its step can be saved again."""
+    reason = reason.strip().splitlines()[0][:100]
+    self._warn(f'warning: {self._folder}: checkpoint {step} is damaged and left out ({reason})')
+    shutil.rmtree(self._folder / str(step))
+    self._manager.reload()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+  """SHA-256 of each file below a folder but the seal, by its path."""
+  checksums = {}
+  for path in sorted(folder.rglob('*')):
+    if path.is_file() and path.name != SEAL:
+      with path.open('rb') as file:
+        checksums[str(path.relative_to(folder))] = hashlib.file_digest(file, 'sha256').hexdigest()
+  return checksums
+
+
+def _structure(state: Any) -> list[str]:
+  """A line for each leaf: its path, type and shape, such as `.params['stem'] float32[7,7,1,32]`."""
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return [f'{jax.tree_util.keystr(path)} {_type(leaf)}' for path, leaf in leaves]
+
+
+def _type(leaf: Any) -> str:
+  """The type and shape of a leaf; Python numbers by the type's name."""
+  if not hasattr(leaf, 'dtype'):
+    return type(leaf).__name__
+  return f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'

@@ -1,0 +1,135 @@
+"""A config file and flags in, one Command out; every mistake becomes one clear line."""
+
+import dataclasses
+import difflib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+
+HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """What the user asked for."""
+
+  config: ConfigDict
+  config_file: str  # as typed, with its variants
+  workdir: Path
+  stage: str
+
+
+def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
+  """Reads `--config=FILE[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=...] [--stage=...]`.
+
+  Args:
+    argv: The arguments, without the program's name.
+    stages: The values that --stage takes; the first is its default.
+
+  Returns:
+    The command, its config valid and locked.
+
+  Raises:
+    InputError: If anything in it is wrong.
+  """
+  named = _config_named(argv)
+  config_file = Path(named.split(':', 1)[0])
+  if not config_file.is_file():
+    nearby = sorted(str(path) for path in Path('configs').glob('*.py'))
+    there = f'; there are {", ".join(nearby)}' if nearby else '; run it from the project folder'
+    raise InputError(f'--config: there is no file {config_file}{there}')
+  # absl's parser stops at the first surprise with a message of its own; the fields come first.
+  plain = _parse([f'--config={named}'], stages)
+  for field in _overridden(argv):
+    _check_field(field, plain.config)
+  values = _parse(argv, stages)
+  configs.validate(values.config)
+  stage = values.stage
+  if stage not in stages:
+    near = _nearest(stage, stages)
+    raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
+  workdir = Path(values.workdir or Path('runs', config_file.stem))
+  return Command(values.config, named, workdir, stage)
+
+
+def exit_status(work: Callable[[], None]) -> int:
+  """Runs work; 0 when it is done, 2 and one line on bad input, 1 and a traceback on a fault."""
+  try:
+    work()
+  except InputError as error:
+    print(f'error: {_one_line(str(error))}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on from the last checkpoint', file=sys.stderr)
+    return 130  # 128 + SIGINT, as shells have it
+  except Exception:
+    traceback.print_exc()
+    return 1
+  return 0
+
+
+def _parse(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
+  """Parses argv with flags of its own: nothing global, so it can be called again."""
+  program = ['thrifty_jax', *argv]
+  values = flags.FlagValues()
+  # Config flags look for the overridden fields in sys_argv themselves.
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=program)
+  flags.DEFINE_string('workdir', '', 'folder of the run', flag_values=values)
+  flags.DEFINE_string('stage', stages[0], 'what to run', flag_values=values)
+  try:
+    rest = values(program)[1:]
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    raise InputError(_one_line(str(error))) from error
+  if rest:
+    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
+  return values
+
+
+def _config_named(argv: Sequence[str]) -> str:
+  """The value of --config."""
+  for index, argument in enumerate(argv):
+    name, equals, value = argument.partition('=')
+    if name in ('--config', '-config'):
+      if not equals:
+        value = argv[index + 1] if index + 1 < len(argv) else ''
+      if value:
+        return value
+  raise InputError('--config is missing, for example --config=configs/brain.py; --help says more')
+
+
+def _overridden(argv: Sequence[str]) -> list[str]:
+  """The fields in `--config.FIELD=...`."""
+  matches = (re.match(r'--?(?:no)?config\.([^=]*)', argument) for argument in argv)
+  return [match.group(1) for match in matches if match]
+
+
+def _check_field(field: str, config: ConfigDict) -> None:
+  """Refuses a field that the config does not have, naming the nearest that it has."""
+  fields = list(configs.flatten(config))
+  if field in fields:
+    return
+  if any(name.startswith(field + '.') for name in fields):
+    raise InputError(f'--config.{field} is a group; set one of its fields, --config.{field}.NAME')
+  raise InputError(f'--config.{field}: there is no such field{_nearest(field, fields)}')
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+  """`; did you mean X?`, or nothing where no name is near."""
+  near = difflib.get_close_matches(name, names, n=1)
+  if not near:  # the right name in the wrong group
+    near = [other for other in names if other.split('.')[-1] == name.split('.')[-1]][:1]
+  return f'; did you mean {near[0]}?' if near else ''
+
+
+def _one_line(text: str) -> str:
+  """The last line of a message: where it holds a traceback, that is the cause."""
+  lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+  return lines[-1] if lines else text

@@ -1,0 +1,330 @@
+"""Every setting of a run, with its default; what may be set to what; the variants."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from thrifty_jax.errors import InputError
+
+MODELS = ('thrifty', 'unet', 'unet_plus_plus')
+
+_CHOICES = {
+  'device': ('auto', 'cpu', 'gpu', 'tpu'),
+  'data.intensity': ('percentiles', 'window'),
+  'model.name': MODELS,
+  'model.norm': ('none', 'group'),
+  'search.sampling': ('shuffle', 'random'),
+  'retrain.optimizer': ('adamw', 'sgd'),
+  'evaluate.protocol': ('volume', 'pooled_2d'),
+}
+_POSITIVE_INTEGERS = (
+  'data.modalities',
+  'data.image_size',
+  'model.channels',
+  'model.nodes',
+  'search.epochs',
+  'search.batch_size',
+  'search.channels',
+  'search.sample',
+  'retrain.epochs',
+  'retrain.batch_size',
+  'retrain.validate_every',
+  'evaluate.batch_size',
+)
+_POSITIVE = (
+  'augment.elastic_sigma',
+  'search.weight_learning_rate',
+  'search.architecture_learning_rate',
+  'search.clip_norm',
+  'retrain.learning_rate',
+  'retrain.clip_norm',
+)
+_NOT_NEGATIVE = (
+  'seed',
+  'data.context',
+  'data.device_budget_bytes',
+  'data.prefetch',
+  'augment.rotate_degrees',
+  'augment.elastic_alpha',
+  'augment.gain',
+  'augment.offset',
+  'augment.noise',
+  'search.warmup_epochs',
+  'search.patience',
+  'search.weight_learning_rate_end',
+  'search.weight_decay',
+  'search.architecture_decay',
+  'retrain.warmup_epochs',
+  'retrain.weight_decay',
+  'retrain.patience',
+)
+_FRACTIONS = (
+  'augment.translate',
+  'search.weight_momentum',
+  'retrain.momentum',
+  'retrain.ema_decay',
+)
+_RISING = ('data.percentiles', 'data.window')
+_FACTORS = ('augment.scale', 'augment.gamma')
+
+
+def default() -> ConfigDict:
+  """The settings that all data sets share; a file in configs/ fills in the rest."""
+  config = ConfigDict()
+  config.seed = 0
+  config.device = 'auto'  # auto, cpu, gpu, tpu
+  config.compilation_cache = 'auto'  # a folder; '' turns the cache off
+  config.genotype = ''  # retrain this genotype file instead of the searched one
+
+  config.data = data = ConfigDict()
+  data.name = ''  # brain, promise12, chaos, phantom
+  data.raw_dir = ''  # '' is <data_dir>/downloads/manual/<name>
+  data.data_dir = ''  # '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
+  data.classes = ('background', 'foreground')
+  data.modalities = 1  # image channels
+  data.context = 0  # neighbouring slices on each side, given as further image channels
+  data.image_size = 256  # pixels on each side of a prepared slice
+  data.intensity = 'percentiles'  # or 'window' (fixed limits, for CT)
+  data.percentiles = (0.5, 99.5)  # of each volume, mapped to 0 and 1
+  data.window = (-150.0, 250.0)  # Hounsfield units, mapped to 0 and 1
+  data.folds = 5
+  data.fold = 0
+  data.validation_patients = ()  # explicit lists win over folds
+  data.test_patients = ()
+  data.device_budget_bytes = 2 << 30  # a split that fits stays in device memory
+  data.prefetch = 2  # batches read ahead of the device when the split does not fit
+
+  config.augment = augment = ConfigDict()
+  augment.flip_left_right = False  # only where anatomy allows
+  augment.flip_up_down = False
+  augment.rotate_degrees = 15.0  # uniform in +-
+  augment.scale = (0.8, 1.3)  # log-uniform; above 1 enlarges
+  augment.translate = 0.1  # uniform in +-, fraction of the side
+  augment.elastic_probability = 0.5
+  augment.elastic_alpha = 350.0  # times smoothed uniform noise in +-1: about 3 pixels of 256
+  augment.elastic_sigma = 20.0  # smoothing; both in pixels of a 256-pixel slice, at any size
+  augment.gamma = (0.7, 1.45)  # log-uniform, on intensities in [0, 1]
+  augment.gain = 0.15  # uniform in +-, of the intensity
+  augment.offset = 0.15  # uniform in +-, in training standard deviations
+  augment.noise = 0.1  # largest standard deviation of added noise, likewise
+
+  config.model = model = ConfigDict()
+  model.name = 'thrifty'  # or unet, unet_plus_plus
+  model.channels = 32
+  model.depth = 5
+  model.nodes = 2
+  model.edges_per_node = 2
+  model.deep_supervision = False
+  model.norm = 'none'  # of the baselines: none (the paper's) or group
+
+  config.search = search = ConfigDict()
+  search.epochs = 50
+  search.warmup_epochs = 15  # weights only
+  search.patience = 0  # stop after so many epochs with the same genotype; 0 never stops
+  search.batch_size = 12
+  search.channels = 32  # of the supernet; the derived network has model.channels
+  search.sample = 4  # one in so many channels goes through the candidates
+  search.sampling = 'shuffle'  # or random
+  search.weight_learning_rate = 0.025
+  search.weight_learning_rate_end = 1e-3
+  search.weight_momentum = 0.9
+  search.weight_decay = 3e-4
+  search.clip_norm = 5.0
+  search.architecture_learning_rate = 6e-4
+  search.architecture_betas = (0.5, 0.999)
+  search.architecture_decay = 1e-3
+
+  config.retrain = retrain = ConfigDict()
+  retrain.epochs = 200
+  retrain.batch_size = 12
+  retrain.optimizer = 'adamw'  # or sgd
+  retrain.learning_rate = 2e-3
+  retrain.warmup_epochs = 2
+  retrain.momentum = 0.9  # of sgd
+  retrain.weight_decay = 1e-2  # decoupled in adamw, L2 in sgd
+  retrain.clip_norm = 5.0
+  retrain.ema_decay = 0.99  # weights that are scored are an average over steps; 0 is off
+  retrain.patience = 0  # epochs without a better validation DSC; 0 never stops
+  retrain.validate_every = 2  # epochs
+
+  config.evaluate = evaluate = ConfigDict()
+  evaluate.protocol = 'volume'  # or pooled_2d, the paper's: not held out
+  evaluate.batch_size = 16
+  evaluate.flips = False  # average over the flips that augmentation allows
+  evaluate.threshold_floor = False  # also compare with thresholds of the intensity
+  evaluate.threshold_floor = False  # also score thresholds on intensity, where they are strong
+  return config
+
+
+def flatten(config: ConfigDict | dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Every field by its dotted name, `search.epochs`; tuples stay whole.
+
+  Args:
+    config: A config or the dictionary of one.
+    prefix: Put before each name.
+
+  Returns:
+    Name -> value, in order.
+  """
+  fields = {}
+  for name, value in config.items():
+    if isinstance(value, ConfigDict | dict):
+      fields |= flatten(value, f'{prefix}{name}.')
+    else:
+      fields[prefix + name] = value
+  return fields
+
+
+def apply_variants(
+  config: ConfigDict, variants: str, **changes: Callable[[ConfigDict], None]
+) -> ConfigDict:
+  """Applies the variants after the colon of `--config=configs/x.py:small,unet`, left to right.
+
+  Args:
+    config: Changed in place.
+    variants: Names separated by commas, or ''.
+    **changes: The data set's own variants; the models' names are variants of every data set.
+
+  Returns:
+    The config.
+
+  Raises:
+    InputError: If a variant is unknown, given twice, or names a second model.
+  """
+  names = [name.strip() for name in variants.split(',') if name.strip()]
+  known = (*changes, *MODELS)
+  for name in names:
+    if name not in known:
+      raise InputError(f'unknown config variant {name!r}; the variants are {", ".join(known)}')
+    if names.count(name) > 1:
+      raise InputError(f'config variant {name!r} is given twice')
+  models = [name for name in names if name in MODELS]
+  if len(models) > 1:
+    raise InputError(f'config variants {" and ".join(models)} are two models; name one of them')
+  for name in names:
+    if name in changes:
+      changes[name](config)
+    else:
+      apply_model_variant(config, name)
+  return config
+
+
+def apply_model_variant(config: ConfigDict, name: str) -> None:
+  """Makes `name` the model that is trained; a baseline needs no search."""
+  if name not in MODELS:
+    raise InputError(f'unknown model {name!r}; the models are {", ".join(MODELS)}')
+  config.model.name = name
+
+
+def searches(config: ConfigDict) -> bool:
+  """Whether the run needs a search: not for a baseline, nor for a genotype that is given."""
+  return config.model.name == 'thrifty' and not config.genotype
+
+
+def validate(config: ConfigDict) -> None:
+  """Refuses values that cannot work, before anything is read or written.
+
+  Args:
+    config: A whole config.
+
+  Raises:
+    InputError: If a field has a value that cannot work; the message names the field, its value
+      and what is expected.
+  """
+  for name, options in _CHOICES.items():
+    _require(config, name, lambda value, options=options: value in options, ' or '.join(options))
+  for name in _POSITIVE_INTEGERS:
+    _require(config, name, lambda value: value >= 1, 'a whole number from 1')
+  for name in _POSITIVE:
+    _require(config, name, lambda value: value > 0, 'above 0')
+  for name in _NOT_NEGATIVE:
+    _require(config, name, lambda value: value >= 0, '0 or more')
+  for name in _FRACTIONS:
+    _require(config, name, lambda value: 0 <= value < 1, 'from 0 to below 1')
+  for name in _RISING:
+    _require(config, name, _is_rising_pair, 'two numbers, the first below the second')
+  for name in _FACTORS:
+    _require(config, name, _is_factor_range, 'two factors above 0, the smaller first')
+  for name in ('data.classes', 'data.validation_patients', 'data.test_patients'):
+    _require(config, name, _is_names, "different names, as in ('a', 'b')")
+  _validate_data(config)
+  _validate_model(config)
+  if config.genotype and config.model.name != 'thrifty':
+    raise InputError(
+      f'config.genotype is given, but config.model.name is {config.model.name!r}; only thrifty '
+      'networks have a genotype'
+    )
+  if config.genotype and not Path(config.genotype).is_file():
+    raise InputError(f'config.genotype is {config.genotype!r}, which is not a file')
+
+
+def _validate_data(config: ConfigDict) -> None:
+  """Refuses what cannot work in `data` and `augment`."""
+  _require(config, 'data.classes', lambda value: len(value) >= 2, 'the background and a class more')
+  _require(config, 'data.folds', lambda value: value >= 3, '3 or more: train, validation, test')
+  folds = config.data.folds
+  _require(config, 'data.fold', lambda value: 0 <= value < folds, f'from 0 to {folds - 1}')
+  low, high = config.data.percentiles
+  if not 0 <= low < high <= 100:
+    raise InputError(f'config.data.percentiles is ({low}, {high}); expected two within 0 and 100')
+  both = set(config.data.validation_patients) & set(config.data.test_patients)
+  if both:
+    raise InputError(f'config.data: {sorted(both)[0]} is a validation and a test patient; choose')
+  _require(config, 'augment.elastic_probability', lambda value: 0 <= value <= 1, 'from 0 to 1')
+
+
+def _validate_model(config: ConfigDict) -> None:
+  """Refuses what cannot work in `model` and `retrain`."""
+  _require(config, 'model.depth', lambda value: value >= 2, '2 or more')
+  _require(config, 'model.edges_per_node', lambda value: value >= 2, '2 or more')
+  side = 2**config.model.depth
+  _require(config, 'data.image_size', lambda value: value >= side, f'{side} or more at this depth')
+  epochs = config.retrain.epochs
+  below = f'below retrain.epochs, which is {epochs}'
+  _require(config, 'retrain.warmup_epochs', lambda value: value < epochs, below)
+  if searches(config):
+    _validate_search(config)
+
+
+def _validate_search(config: ConfigDict) -> None:
+  """Refuses what cannot work in `search`."""
+  sample = config.search.sample
+  multiple = f'a multiple of search.sample, which is {sample}'
+  _require(config, 'search.channels', lambda value: value % sample == 0, multiple)
+  epochs = config.search.epochs
+  below = f'below search.epochs, which is {epochs}: the architecture is learned after the warm-up'
+  _require(config, 'search.warmup_epochs', lambda value: value < epochs, below)
+  betas = config.search.architecture_betas
+  if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
+    raise InputError(f'config.search.architecture_betas is {betas}; expected two from 0 to below 1')
+
+
+def _require(config: ConfigDict, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+  """Refuses a field whose value the test does not hold for."""
+  group, _, field = name.rpartition('.')
+  value = config[group][field] if group else config[field]
+  try:
+    fine = holds(value)
+  except (TypeError, IndexError):
+    fine = False
+  if not fine:
+    raise InputError(f'config.{name} is {value!r}; expected {expected}')
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_rising_pair(value: Any) -> bool:
+  return len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+
+
+def _is_factor_range(value: Any) -> bool:
+  return len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
+
+
+def _is_names(value: Any) -> bool:
+  texts = all(isinstance(name, str) and name for name in value)
+  return texts and len(set(value)) == len(value)

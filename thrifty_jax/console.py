@@ -1,0 +1,94 @@
+"""What the person at the console reads before, between and after the stages."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import thrifty_jax
+from thrifty_jax import device, files, logbook, stages
+from thrifty_jax.command_line import Command
+from thrifty_jax.logbook import say
+from thrifty_jax.stages import Stage
+
+PROTOCOLS = {
+  'volume': 'volume: split by patient, scored once per test patient on the native grid',
+  'pooled_2d': "pooled_2d: the paper's, one Dice over all slices; not held out",
+}
+
+
+def start(command: Command) -> None:
+  """Prints what runs where."""
+  say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
+  say('config', command.config_file)
+  say('workdir', str(command.workdir))
+  say('device', device.describe())
+  say('model', _describe_model(command.config))
+  say('protocol', PROTOCOLS[command.config.evaluate.protocol])
+
+
+def _describe_model(config: ConfigDict) -> str:
+  """The model in a line; its parameters are counted when it is built."""
+  model = config.model
+  if model.name != 'thrifty':
+    return f'{model.name}, a baseline, norm {model.norm}'
+  size = f'{model.channels} channels, depth {model.depth}, {model.nodes} nodes per cell'
+  if config.genotype:
+    return f'thrifty, {size}, as in {config.genotype}'
+  return f'thrifty, {size}; searched with {config.search.channels} channels'
+
+
+def record(command: Command, arguments: Sequence[str]) -> None:
+  """Writes the config and the environment into the workdir."""
+  config, workdir = command.config, command.workdir
+  files.write_json(workdir / 'config.json', stages.as_json(config))
+  environment = logbook.environment(arguments, seed=config.seed)
+  files.write_json(workdir / 'environment.json', environment)
+
+
+def begin(stage: Stage) -> None:
+  """Prints a stage's name and what it does."""
+  say(f'\n{stage.name}: {stage.does}')
+
+
+def skip(stage: Stage, reason: str) -> None:
+  """Prints why a stage does not run."""
+  say(f'\n{stage.name}: {reason}')
+
+
+def data(config: ConfigDict) -> None:
+  """Prints patients and slices of each split, and the data set's note, once it is prepared."""
+  from data_prep import prepare, splits
+  from thrifty_jax.data import open_prepared
+
+  prepared = open_prepared(prepare.prepared_dir(config))
+  parts = splits.split_patients(
+    [case.patient for case in prepared.cases],
+    folds=config.data.folds,
+    fold=config.data.fold,
+    validation=config.data.validation_patients,
+    test=config.data.test_patients,
+  )
+  counts = []
+  for name, patients in parts.items():
+    slices = sum(case.slices for case in prepared.cases if case.patient in patients)
+    counts.append(f'{name} {len(patients)} patients, {slices} slices')
+  size = config.data.image_size
+  say('data', f'{config.data.name} at {size} x {size}: ' + '; '.join(counts))
+  if note := prepared.metadata.get('note'):
+    say('note', note)
+
+
+def end(command: Command, seconds: Mapping[str, float]) -> None:
+  """Prints the time each stage took, and where the results lie."""
+  if seconds:
+    times = ', '.join(f'{name} {logbook.duration(time)}' for name, time in seconds.items())
+    total = logbook.duration(sum(seconds.values()))
+    say(f'\ndone in {total}' + (f': {times}' if len(seconds) > 1 else ''))
+  for title, name in (
+    ('scores', 'evaluate/scores.csv'),
+    ('model', 'model'),
+    ('report', 'report.html'),
+  ):
+    if (path := Path(command.workdir, name)).exists():
+      say(title, str(path))

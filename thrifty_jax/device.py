@@ -1,0 +1,122 @@
+"""The device a run uses, made ready before JAX starts it."""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from thrifty_jax.errors import InputError
+
+# Parameters of mallopt, from glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
+
+
+def prepare(config: ConfigDict) -> None:
+  """Chooses the platform, turns on the compilation cache and keeps freed memory.
+
+  Args:
+    config: Reads `device` and `compilation_cache`.
+
+  Raises:
+    InputError: If config.device asks for a device that this machine does not have.
+  """
+  if config.device == 'cpu':
+    jax.config.update('jax_platforms', 'cpu')
+  _use_compilation_cache(config.compilation_cache)
+  # An accelerator's plugin present means that the large buffers will not be malloc's.
+  if config.device == 'cpu' or not _has_accelerator_plugin():
+    keep_freed_memory()
+  backend = jax.default_backend()
+  if config.device not in ('auto', backend):
+    raise InputError(
+      f'config.device is {config.device!r}, but JAX finds only {describe()} here; '
+      f'install JAX for {config.device.upper()} or leave out --config.device'
+    )
+
+
+def describe() -> str:
+  """What runs the work, for a person: `1 x NVIDIA H200`, `CPU with 2 cores`."""
+  devices = jax.devices()
+  if devices[0].platform == 'cpu':
+    several = f', as {len(devices)} devices' if len(devices) > 1 else ''
+    return f'CPU with {cores()} cores{several}'
+  return f'{len(devices)} x {devices[0].device_kind}'
+
+
+def cores() -> int:
+  """Processor cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def cache_folder(setting: str) -> Path | None:
+  """Where compiled programs are kept between runs.
+
+  Args:
+    setting: config.compilation_cache: 'auto', a folder, or '' for no cache.
+
+  Returns:
+    The folder, or None without a cache.
+  """
+  if not setting:
+    return None
+  if setting != 'auto':
+    return Path(setting).expanduser()
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return Path(base).expanduser() / 'thrifty_jax' / 'xla'
+
+
+def keep_freed_memory() -> bool:
+  """Lets malloc keep freed memory instead of handing it back to the system.
+
+  XLA's CPU runtime allocates the large temporary buffers of a program anew at each call. glibc gets
+  blocks of that size from mmap and returns them at once, so each step touched fresh pages: the page
+  faults took three quarters of the time of some operations (enlarging a 16 x 64 x 64 x 32 batch
+  took 40 ms and takes 10 ms so). One arena, so that what one thread frees serves the others.
+
+  Returns:
+    Whether it was done; there is no mallopt outside glibc (macOS, musl, Windows).
+  """
+  if not sys.platform.startswith('linux'):
+    return False
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  if mallopt is None:
+    return False
+  settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
+  return all([mallopt(parameter, value) for parameter, value in settings])
+
+
+def _use_compilation_cache(setting: str) -> None:
+  """Keeps programs that took a second or more to compile, for the next run."""
+  folder = cache_folder(setting)
+  if folder is None:
+    jax.config.update('jax_enable_compilation_cache', False)
+    return
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    if setting != 'auto':
+      raise InputError(
+        f'config.compilation_cache is {setting!r}, which cannot be made: {error.strerror}'
+      ) from error
+    return  # a home that cannot be written to costs compile time, not the run
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def _has_accelerator_plugin() -> bool:
+  """Whether JAX could start on something else than the CPU; answers without starting it."""
+  if (jax.config.values.get('jax_platforms') or '').split(',')[0] == 'cpu':
+    return False
+  if importlib.metadata.entry_points(group='jax_plugins'):
+    return True
+  return any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))

@@ -1,0 +1,272 @@
+"""Scores the retrained network once, per patient, on the native grid, beside the floors."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_prep import prepare, splits
+from thrifty_jax import data, files, floors, logbook, scoring
+from thrifty_jax import model as model_
+
+# Class scores of a case at network resolution, [D, S, S, K], float32, from its slices.
+Predict = Callable[[data.Examples], np.ndarray]
+
+
+def evaluate(
+  config: ConfigDict, workdir: Path | str, *, split: str = 'test', quiet: bool = False
+) -> dict[str, Any]:
+  """Scores the model folder of a run and writes what the report is made of.
+
+  Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the summary last;
+  for another split than the test patients the folder is evaluate_<split>.
+
+  Args:
+    config: The run's settings.
+    workdir: The run's folder, with model/ in it.
+    split: Whose patients are scored: train, validation or test.
+    quiet: Print no table at the end.
+
+  Returns:
+    The summary, as written.
+
+  Raises:
+    InputError: If the model, the prepared data or a listed patient is missing.
+  """
+  workdir = Path(workdir)
+  folder = workdir / ('evaluate' if split == 'test' else f'evaluate_{split}')
+  loaded = model_.load(workdir / 'model')
+  prepared = data.open_prepared(prepare.prepared_dir(config))
+  patients = patients_of(config, prepared)
+  scored = cases_of(prepared, patients[split])
+  training = TrainingCases(prepared, patients['train'])
+  classes = tuple(config.data.classes)
+
+  fitted = fit_floors(training, classes=len(classes), intensity=config.evaluate.threshold_floor)
+  predict = network_predict(
+    loaded.logits,
+    statistics={name: np.asarray(loaded.preprocessing[name]) for name in ('mean', 'std')},
+    context=loaded.preprocessing['context'],
+    batch_size=config.evaluate.batch_size,
+    flips=flips_of(config),
+  )
+  counts: list[scoring.CaseCounts] = []
+  floor_counts: dict[str, list[scoring.CaseCounts]] = {name: [] for name in fitted}
+  with logbook.progress(len(scored), f'evaluate {split}') as bar:
+    for case in scored:
+      examples = data.Examples(prepared, (case,))
+      arrays = examples.read(np.arange(len(examples)))
+      truth = {'label': arrays['label'], 'truth': prepared.label_volume(case)}
+      scores = predict(examples)
+      counts.append(scoring.score_case(case.case, case.patient, scores=scores, **truth))
+      for name, floor in fitted.items():
+        guess = floor_scores(floor, arrays['image'])
+        found = scoring.score_case(case.case, case.patient, scores=guess, **truth)
+        floor_counts[name].append(found)
+      _write_prediction(folder / 'predictions' / f'{case.case}.npz', arrays, scores)
+      bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
+      bar.update(1)
+
+  table = list(scoring.rows(counts, classes, floor_counts))
+  files.write_text(folder / 'scores.csv', scoring.csv_text(table))
+  summary = {
+    **_circumstances(config, prepared, patients, split),
+    'parameters': sum(int(leaf.size) for leaf in jax.tree.leaves(loaded.params)),
+    **scoring.summarise(counts, classes),
+    **_summary_of_floors(fitted, floor_counts, classes),
+  }
+  files.write_json(folder / 'summary.json', summary)
+  if not quiet:
+    print(table_text(summary), flush=True)
+  return summary
+
+
+class TrainingCases:
+  """The training cases for fitting floors: iterated over as often as needed, one in memory."""
+
+  def __init__(self, prepared: data.Prepared, patients: Sequence[str]):
+    self.prepared, self.cases = prepared, cases_of(prepared, patients)
+
+  def __iter__(self) -> Iterator[floors.TrainingCase]:
+    for case in self.cases:
+      examples = data.Examples(self.prepared, (case,))
+      yield floors.TrainingCase(case.patient, **examples.read(np.arange(len(examples))))
+
+
+def patients_of(config: ConfigDict, prepared: data.Prepared) -> dict[str, tuple[str, ...]]:
+  """The patients of each split, by name: train, validation, test."""
+  return splits.split_patients(
+    sorted({case.patient for case in prepared.cases}),
+    folds=config.data.folds,
+    fold=config.data.fold,
+    validation=config.data.validation_patients,
+    test=config.data.test_patients,
+  )
+
+
+def cases_of(prepared: data.Prepared, patients: Sequence[str]) -> tuple[data.PreparedCase, ...]:
+  """All cases of these patients; a case that happens to have a patient's name is not meant."""
+  return tuple(case for case in prepared.cases if case.patient in patients)
+
+
+def flips_of(config: ConfigDict) -> tuple[scoring.Flip, ...]:
+  """The flips that logits are averaged over: those that augmentation allows, if asked for."""
+  if not config.evaluate.flips:
+    return ()
+  return tuple(flip for flip in scoring.FLIP_AXES if config.augment[f'flip_{flip}'])
+
+
+def network_predict(
+  logits: Callable[[jax.Array], jax.Array],
+  *,
+  statistics: data.Statistics,
+  context: int,
+  batch_size: int,
+  flips: Sequence[scoring.Flip] = (),
+) -> Predict:
+  """The function from the slices of a case to a network's logits.
+
+  Args:
+    logits: The network, [B, S, S, C] normalised to [B, S, S, K].
+    statistics: Of the training patients that it was trained on.
+    context: Neighbouring slices on each side, as it was trained.
+    batch_size: Slices at a time; the last batch is filled, so one size is compiled.
+    flips: Logits are averaged over these.
+  """
+  averaged = scoring.average_over_flips(logits, flips)
+
+  def predict(examples: data.Examples) -> np.ndarray:
+    batches = data.in_order(examples, batch_size=batch_size, statistics=statistics, context=context)
+    found = [np.asarray(averaged(batch['image']), np.float32) for batch in batches]
+    return np.concatenate(found)[: len(examples)]
+
+  return predict
+
+
+def mean_volume_dsc(prepared: data.Prepared, patients: Sequence[str], predict: Predict) -> float:
+  """Volume DSC on the native grid, mean over patients and classes: what chooses a checkpoint."""
+  counts = []
+  for case in cases_of(prepared, patients):
+    examples = data.Examples(prepared, (case,))
+    label = examples.read(np.arange(len(examples)))['label']
+    truth = prepared.label_volume(case)
+    scores = predict(examples)
+    counts.append(
+      scoring.score_case(case.case, case.patient, scores=scores, label=label, truth=truth)
+    )
+  return scoring.mean_dsc(counts)
+
+
+def fit_floors(
+  training: TrainingCases, *, classes: int, intensity: bool
+) -> dict[str, floors.MeanMask | floors.IntensityThresholds]:
+  """The floors by name, fitted on training slices; the intensity thresholds only if asked for."""
+  fitted: dict[str, Any] = {'mean_mask': floors.fit_mean_mask(training, classes=classes)}
+  if intensity:
+    fitted['intensity_thresholds'] = floors.fit_thresholds(training, classes=classes)
+  return fitted
+
+
+def floor_scores(
+  floor: floors.MeanMask | floors.IntensityThresholds, image: np.ndarray
+) -> np.ndarray:
+  """Class scores that a floor gives the slices [D, S, S, M] of a case: [D, S, S, K]."""
+  if isinstance(floor, floors.MeanMask):
+    return floor.scores(len(image))
+  return floor.scores(image)
+
+
+def table_text(summary: dict[str, Any]) -> str:
+  """The table that evaluation ends with: volume DSC in percent, the floors beside."""
+  names = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}
+  columns = ['', summary['model'], *(names.get(name, name) for name in summary['floors'])]
+  lines = [columns]
+  results = [summary, *summary['floors'].values()]
+  for name in summary['classes']:
+    lines.append([name, *(_percent(result['classes'][name]) for result in results)])
+  if len(summary['classes']) > 1:
+    lines.append(['mean', *(_percent(result) for result in results)])
+  pooled = [f'{100 * result["pooled_2d_dsc"]:.2f}' for result in results]
+  lines.append(['pooled 2D', *pooled])
+  widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+  count = summary['patients']
+  title = (
+    f'DSC in %, {count} {summary["split"]} patient{"s" * (count != 1)}, native grid, '
+    f'mean ± deviation; protocol {summary["protocol"]}'
+  )
+  if not summary['held_out']:
+    title += ', not held out'
+  body = [
+    '  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    for line in lines
+  ]
+  fitted = 'floors were fitted on the training slices'
+  notes = [summary['note']] if summary['note'] else []
+  return '\n'.join([title, *body, f'  ({fitted})', *notes])
+
+
+def _circumstances(
+  config: ConfigDict, prepared: data.Prepared, patients: dict[str, tuple[str, ...]], split: str
+) -> dict[str, Any]:
+  """What was scored and how, without any score."""
+  of_split = {name: cases_of(prepared, names) for name, names in patients.items()}
+  return {
+    'protocol': config.evaluate.protocol,
+    'split': split,
+    'held_out': split == 'test' and config.evaluate.protocol == 'volume',
+    'data': config.data.name,
+    'note': prepared.metadata.get('note', ''),
+    'folds': config.data.folds,
+    'fold': config.data.fold,
+    'model': config.model.name,
+    'flips': list(flips_of(config)),
+    'patients': len(patients[split]),
+    'patient_names': {name: list(names) for name, names in patients.items()},
+    'slices': {name: sum(case.slices for case in cases) for name, cases in of_split.items()},
+    'cases': [{'case': case.case, 'patient': case.patient} for case in of_split[split]],
+  }
+
+
+def _percent(result: dict[str, Any]) -> str:
+  deviation = result['dsc_std']
+  text = f'{100 * result["dsc_mean"]:.2f}'
+  return text if deviation is None else f'{text} ± {100 * deviation:.2f}'
+
+
+def _summary_of_floors(
+  fitted: dict[str, Any], counts: dict[str, list[scoring.CaseCounts]], classes: Sequence[str]
+) -> dict[str, Any]:
+  """`floor_dsc`, that of the best floor, and `floors` with how each was fitted."""
+  described = {}
+  for name, floor in fitted.items():
+    described[name] = {
+      **scoring.summarise(counts[name], classes),
+      'fitted_on': 'training slices',
+      'training_dsc': floor.training_dsc,
+    }
+    if isinstance(floor, floors.MeanMask):
+      described[name]['threshold'] = floor.threshold
+    else:
+      described[name]['thresholds'] = list(floor.thresholds)
+      described[name]['bands'] = [classes[k] for k in floor.band_classes]
+  return {
+    'floor_dsc': max(floor['dsc_mean'] for floor in described.values()),
+    'floors': described,
+  }
+
+
+def _write_prediction(path: Path, arrays: dict[str, np.ndarray], scores: np.ndarray) -> None:
+  """Slices of a case for the report, 8-bit, at network resolution: image, truth, prediction."""
+  image = np.clip(arrays['image'][..., 0].astype(np.float32), 0, 1)
+  content = io.BytesIO()
+  np.savez_compressed(
+    content,
+    image=np.round(255 * image).astype(np.uint8),
+    truth=arrays['label'].astype(np.uint8),
+    prediction=scores.argmax(-1).astype(np.uint8),
+  )
+  files.write_bytes(path, content.getvalue())

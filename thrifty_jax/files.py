@@ -1,0 +1,78 @@
+"""Whole files or none: everything is written under a temporary name, then renamed."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from thrifty_jax.errors import InputError
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+  """Writes a file so that a reader sees the old content or the new, never a part of it.
+
+  Args:
+    path: The file; folders above it that are missing are made.
+    data: Its whole content.
+
+  Returns:
+    The path.
+  """
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # In the same folder, because a rename is atomic only within one file system.
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp')
+  try:
+    with temporary.open('xb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  return path
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+  """Writes text as UTF-8, whole or not at all (see write_bytes)."""
+  return write_bytes(path, text.encode('utf-8'))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+  """Writes indented JSON, whole or not at all.
+
+  Args:
+    path: The file.
+    value: What json can write; NaN and infinity are refused, as they are not JSON.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: If value holds NaN or infinity.
+  """
+  text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+  return write_text(path, text + '\n')
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+  """Reads a JSON file.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Its value.
+
+  Raises:
+    InputError: If the file is missing, unreadable or not JSON.
+  """
+  path = Path(path)
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise InputError(f'cannot read {path}: {error.strerror}') from error
+  except ValueError as error:
+    raise InputError(f'{path} is not valid JSON: {error}') from error

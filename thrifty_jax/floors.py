@@ -1,0 +1,209 @@
+"""Floors: scores that need no network, which any network must clear.
+
+Both are fitted on training slices only, and give class scores of a case's slices in place of the
+network's logits, so that they go through the very same scoring (see evaluate).
+"""
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from thrifty_jax import metrics
+
+DEPTH_BINS = 8  # parts of a scan, first slice to last, that have a mean mask of their own
+MASK_THRESHOLDS = np.linspace(0.02, 0.9, 45)  # tried for the mean mask
+INTENSITY_LEVELS = 1024  # of the histograms that intensity thresholds are fitted on
+COMBINATIONS = 20_000  # of thresholds to try at most; the grid gets coarser with more classes
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+  """One training case at network resolution: image [D, S, S, M] in [0, 1], label [D, S, S]."""
+
+  patient: str
+  image: np.ndarray
+  label: np.ndarray
+
+
+@dataclass(frozen=True)
+class MeanMask:
+  """How often each pixel is of each class, in each part of the scan.
+
+  Attributes:
+    frequency: [DEPTH_BINS, S, S, K - 1], float32 in [0, 1].
+    threshold: A pixel is foreground where a class is at least so frequent.
+    training_dsc: Mean DSC over training patients and classes.
+  """
+
+  frequency: np.ndarray
+  threshold: float
+  training_dsc: float
+
+  def scores(self, slices: int) -> np.ndarray:
+    """Class scores of a scan of so many slices, [D, S, S, K], float32; the largest wins."""
+    frequency = self.frequency[_depth_bins(slices)]
+    background = np.full_like(frequency[..., :1], self.threshold)
+    return np.concatenate([background, frequency], axis=-1)
+
+
+@dataclass(frozen=True)
+class IntensityThresholds:
+  """Bands of the image's first modality, each a class.
+
+  Attributes:
+    thresholds: K - 1 ascending intensities in [0, 1].
+    band_classes: Class of each of the K bands, darkest first.
+    training_dsc: Mean DSC over training patients and classes.
+  """
+
+  thresholds: tuple[float, ...]
+  band_classes: tuple[int, ...]
+  training_dsc: float
+
+  def scores(self, image: np.ndarray) -> np.ndarray:
+    """Class scores of image [D, S, S, M]: [D, S, S, K], float32, 1 for the band's class."""
+    band = np.searchsorted(self.thresholds, image[..., 0].astype(np.float32), side='right')
+    classes = len(self.band_classes)
+    return np.eye(classes, dtype=np.float32)[np.asarray(self.band_classes)[band]]
+
+
+def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask:
+  """The mean of the training masks, by relative depth, and its best threshold.
+
+  Args:
+    training: The training cases, at network resolution; read twice, so not a generator.
+    classes: K, the background counted.
+
+  Returns:
+    The floor. Its threshold is the one with the highest mean DSC over training patients.
+  """
+  frequency = _frequency(training, classes)
+  counts: dict[str, np.ndarray] = {}
+  for case in training:
+    scores = frequency[_depth_bins(len(case.label))]
+    tried = _counts_by_threshold(scores, case.label)
+    counts[case.patient] = counts.get(case.patient, 0) + tried
+  means = metrics.dsc(np.stack(list(counts.values()))).mean(axis=(0, 2))
+  best = int(means.argmax())
+  return MeanMask(frequency, float(MASK_THRESHOLDS[best]), float(means[best]))
+
+
+def fit_thresholds(training: Iterable[TrainingCase], *, classes: int) -> IntensityThresholds:
+  """The intensity thresholds, and the order of the classes, that serve the training slices best.
+
+  Thresholds come from a grid of quantiles of the training intensities above 0; every combination
+  and every assignment of the K bands to the K classes is tried.
+
+  Args:
+    training: The training cases, at network resolution.
+    classes: K, the background counted.
+
+  Returns:
+    The floor with the highest mean DSC over training patients and foreground classes.
+  """
+  histograms = _histograms(training, classes)
+  grid = _quantile_grid(histograms.sum((0, 2)), classes)
+  # below[p, g, k]: pixels of patient p and class k that are darker than the grid's level g.
+  cumulative = np.cumsum(histograms, axis=1)
+  below = np.concatenate([np.zeros_like(cumulative[:, :1]), cumulative], axis=1)
+  combinations = np.asarray(list(itertools.combinations(grid, classes - 1)))
+  ends = np.full((len(combinations), 1), INTENSITY_LEVELS)
+  edges = np.concatenate([np.zeros_like(ends), combinations, ends], axis=1)
+  orders = list(itertools.permutations(range(classes)))
+  scores = np.stack([_dsc_of_bands(below, edges, order) for order in orders])
+  order, place = np.unravel_index(scores.argmax(), scores.shape)
+  thresholds = tuple(float(level) / INTENSITY_LEVELS for level in combinations[place])
+  return IntensityThresholds(thresholds, orders[order], float(scores.max()))
+
+
+def _depth_bins(slices: int) -> np.ndarray:
+  """The part of the scan that each of its slices lies in, [D], integers below DEPTH_BINS."""
+  return ((np.arange(slices) + 0.5) * DEPTH_BINS / slices).astype(int)
+
+
+def _frequency(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
+  """How often each pixel is of each foreground class, [DEPTH_BINS, S, S, K - 1], float32."""
+  total, slices = None, np.zeros(DEPTH_BINS)
+  for case in training:
+    bins = _depth_bins(len(case.label))
+    if total is None:
+      total = np.zeros((DEPTH_BINS, *case.label.shape[1:], classes - 1), np.float32)
+    for k in range(1, classes):
+      np.add.at(total[..., k - 1], bins, case.label == k)
+    np.add.at(slices, bins, 1)
+  if total is None:
+    raise ValueError('no training case to take a mean mask from')
+  # Training scans of fewer slices than bins leave bins empty: those take the nearest filled one.
+  filled = np.flatnonzero(slices)
+  nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
+  return total[nearest] / slices[nearest, None, None, None].astype(np.float32)
+
+
+def _counts_by_threshold(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Overlap counts of [D, S, S, K - 1] scores at each threshold, [thresholds, K - 1, 3].
+
+  One histogram and a running sum from the highest threshold down serve all of them.
+  """
+  bins, classes = len(MASK_THRESHOLDS) + 1, scores.shape[-1] + 1
+  best = scores.argmax(-1) + 1
+  # A pixel in bin i is foreground under the first i thresholds.
+  bin_ = np.searchsorted(MASK_THRESHOLDS, scores.max(-1), side='right')
+
+  def foreground(keep: np.ndarray | slice) -> np.ndarray:
+    joint = np.bincount((bin_[keep] * classes + best[keep]).reshape(-1), minlength=bins * classes)
+    above = np.cumsum(joint.reshape(bins, classes)[::-1], axis=0)[::-1]
+    return above[1:, 1:]
+
+  predicted, both = foreground(slice(None)), foreground(best == label)
+  true = np.bincount(label.reshape(-1), minlength=classes)[1:]
+  return np.stack([both, predicted, np.broadcast_to(true, both.shape)], axis=-1)
+
+
+def _histograms(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
+  """Pixels of each patient, level and class, [patients, INTENSITY_LEVELS, K], int64."""
+  histograms: dict[str, np.ndarray] = {}
+  for case in training:
+    intensity = case.image[..., 0].astype(np.float32)
+    level = np.clip((intensity * INTENSITY_LEVELS).astype(int), 0, INTENSITY_LEVELS - 1)
+    joint = np.bincount(
+      (level * classes + case.label).reshape(-1), minlength=INTENSITY_LEVELS * classes
+    )
+    shape = (INTENSITY_LEVELS, classes)
+    histograms[case.patient] = histograms.get(case.patient, 0) + joint.reshape(shape)
+  return np.stack(list(histograms.values()))
+
+
+def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+  """Mean DSC over patients and foreground classes of every choice of bands, [choices].
+
+  Args:
+    below: Pixels darker than each level, [patients, INTENSITY_LEVELS + 1, K].
+    edges: Levels between which the bands lie, [choices, K + 1].
+    order: Class of each band.
+  """
+  total = np.zeros(len(edges))
+  for patient in below:
+    for band, k in enumerate(order):
+      if k:
+        inside = patient[edges[:, band + 1]] - patient[edges[:, band]]
+        truth = np.broadcast_to(patient[-1, k], total.shape)
+        total += metrics.dsc(np.stack([inside[:, k], inside.sum(-1), truth], axis=-1))
+  return total / len(below) / (len(order) - 1)
+
+
+def _quantile_grid(histogram: np.ndarray, classes: int) -> np.ndarray:
+  """Levels at even quantiles of the intensities above 0, ascending, without doubles."""
+  size = 256
+  while size > classes and math.comb(size, classes - 1) > COMBINATIONS:
+    size -= 1
+  foreground = np.cumsum(histogram[1:])
+  wanted = np.linspace(0, foreground[-1], size, endpoint=False)
+  levels = np.searchsorted(foreground, wanted, side='right') + 1
+  # With few distinct intensities there may be fewer levels than thresholds: add even ones.
+  levels = np.unique(levels)
+  if len(levels) < classes - 1:
+    levels = np.linspace(1, INTENSITY_LEVELS - 1, classes - 1).astype(int)
+  return levels

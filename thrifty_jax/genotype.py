@@ -1,0 +1,162 @@
+"""Genotypes: what a search found, derived from its architecture variables, as a JSON file."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thrifty_jax import files, ops
+from thrifty_jax.cell import CellKind, edge_count, resample_of, sources_of
+from thrifty_jax.errors import InputError
+
+FORMAT = 'thrifty_jax.genotype'
+VERSION = 1
+
+Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Genotype:
+  """The structure that all down cells, and that all up cells share.
+
+  Attributes:
+    down: For every node its kept edges as (source, operation); source 0 is in0, 1 is in1, 2 the
+      first node.
+    up: The same for up cells.
+  """
+
+  down: tuple[Node, ...]
+  up: tuple[Node, ...]
+
+
+def operations_of(kind: CellKind, source: int) -> tuple[str, ...]:
+  """The candidates on an edge out of a state, in listed order."""
+  return ops.OPERATIONS[resample_of(kind, source)]
+
+
+def scores(
+  kind: CellKind, alphas: Sequence[np.ndarray], betas: np.ndarray, *, nodes: int
+) -> dict[tuple[int, int], np.ndarray]:
+  """Score of every candidate: N * softmax(alpha) * softmax(beta), -1 for `none`.
+
+  N is the number of candidates of the edge, `none` counted, so that edges with four and with six
+  compare.
+
+  Args:
+    kind: down or up.
+    alphas: Softmax weights, E arrays [N].
+    betas: Softmax weights, [E].
+    nodes: Nodes of the cell.
+
+  Returns:
+    (node, source) -> scores [N].
+  """
+  result = {}
+  for node in range(nodes):
+    for source in sources_of(node):
+      index = edge_count(node) + source
+      kinds = operations_of(kind, source)
+      value = len(kinds) * np.asarray(alphas[index], float) * float(betas[index])
+      result[node, source] = np.where([name == 'none' for name in kinds], -1.0, value)
+  return result
+
+
+def derive(weights: dict[str, Any], *, nodes: int, edges_per_node: int) -> Genotype:
+  """The strongest operation of every edge, and the strongest edges of every node.
+
+  Args:
+    weights: {'down': {'alphas', 'betas'}, 'up': ...} after the softmax.
+    nodes: Nodes of a cell.
+    edges_per_node: Edges that a node keeps, if it has as many.
+
+  Returns:
+    The genotype; ties go to the operation, then to the state, that is listed first.
+  """
+
+  def part(kind: CellKind) -> tuple[Node, ...]:
+    table = scores(kind, weights[kind]['alphas'], weights[kind]['betas'], nodes=nodes)
+    cell = []
+    for node in range(nodes):
+      best = {source: table[node, source].max() for source in sources_of(node)}
+      kept = sorted(sorted(best, key=lambda source: -best[source])[:edges_per_node])
+      cell.append(
+        tuple(
+          (source, operations_of(kind, source)[int(table[node, source].argmax())]) for source in kept
+        )
+      )
+    return tuple(cell)
+
+  return Genotype(down=part('down'), up=part('up'))
+
+
+def state_name(source: int) -> str:
+  """in0, in1, node1, node2, ..."""
+  return f'in{source}' if source < 2 else f'node{source - 1}'
+
+
+def save(path: Path | str, genotype: Genotype, *, provenance: dict[str, Any] | None = None) -> None:
+  """Writes the genotype as JSON, with where it came from."""
+  cells = {
+    kind: [
+      [{'source': state_name(source), 'operation': name} for source, name in node]
+      for node in getattr(genotype, kind)
+    ]
+    for kind in ('down', 'up')
+  }
+  files.write_json(
+    path, {'format': FORMAT, 'version': VERSION, **cells, 'provenance': provenance or {}}
+  )
+
+
+def load(path: Path | str) -> Genotype:
+  """Reads and checks a genotype file.
+
+  Raises:
+    InputError: The file is missing, is no genotype, is newer than this code, or names a state or
+      an operation that its place does not have.
+  """
+  content = files.read_json(path)
+  if not isinstance(content, dict) or content.get('format') != FORMAT:
+    raise InputError(f'{path} is no genotype: expected a JSON object with "format": "{FORMAT}"')
+  if content.get('version') != VERSION:
+    raise InputError(
+      f'{path} has genotype version {content.get("version")!r}, expected {VERSION}: '
+      'use a matching release of thrifty_jax'
+    )
+  genotype = Genotype(*(_read_cell(path, kind, content.get(kind)) for kind in ('down', 'up')))
+  if len(genotype.down) != len(genotype.up):
+    raise InputError(
+      f'{path}: down cells have {len(genotype.down)} nodes and up cells {len(genotype.up)}, '
+      'expected as many'
+    )
+  return genotype
+
+
+def _read_cell(path: Path | str, kind: CellKind, nodes: Any) -> tuple[Node, ...]:
+  if not isinstance(nodes, list) or not 1 <= len(nodes) <= 16:
+    raise InputError(f'{path}: "{kind}" must be a list of 1 to 16 nodes')
+  return tuple(_read_node(path, kind, index, node) for index, node in enumerate(nodes))
+
+
+def _read_node(path: Path | str, kind: CellKind, index: int, edges: Any) -> Node:
+  place = f'{path}: {kind} node{index + 1}'
+  sources = {state_name(source): source for source in sources_of(index)}
+  if not isinstance(edges, list) or not edges:
+    raise InputError(f'{place} must be a list of at least one edge')
+  kept = {}
+  for edge in edges:
+    if not isinstance(edge, dict) or edge.get('source') not in list(sources):
+      raise InputError(f'{place}: an edge must come from one of {", ".join(sources)}: {edge!r:.80}')
+    source = sources[edge['source']]
+    allowed = [name for name in operations_of(kind, source) if name != 'none']
+    if edge.get('operation') not in allowed:
+      raise InputError(
+        f'{place}: operation {edge.get("operation")!r:.80} is not possible from {edge["source"]}; '
+        f'expected one of {", ".join(allowed)}'
+      )
+    if source in kept:
+      raise InputError(f'{place}: two edges from {edge["source"]}, expected at most one')
+    kept[source] = edge['operation']
+  return tuple(sorted(kept.items()))

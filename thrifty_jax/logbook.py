@@ -1,0 +1,185 @@
+"""What a run writes down as it goes: figures per epoch, progress, and where it ran."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+import thrifty_jax
+from thrifty_jax import device, files
+
+PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'tensorflow-datasets',
+  'array_record',
+  'numpy',
+  'nibabel',
+  'SimpleITK',
+)
+
+
+class Logbook:
+  """The lines of `metrics.jsonl` in a stage's folder, one dictionary each."""
+
+  def __init__(self, folder: str | os.PathLike[str]):
+    """Opens the folder, made when it is missing; lines already there stay."""
+    self.path = Path(folder) / 'metrics.jsonl'
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+
+  def append(self, entry: Mapping[str, Any]) -> None:
+    """Adds a line, on disk when this returns.
+
+    Args:
+      entry: What json can write, with numbers that are finite; `step` among them.
+
+    Raises:
+      ValueError: If a number is not finite.
+    """
+    line = json.dumps(dict(entry), allow_nan=False, default=_plain)
+    with self.path.open('a', encoding='utf-8') as file:
+      file.write(line + '\n')
+
+  def entries(self) -> list[dict[str, Any]]:
+    """All lines; a last one that was cut off by a crash is left out."""
+    if not self.path.exists():
+      return []
+    entries = []
+    for line in self.path.read_text(encoding='utf-8').splitlines():
+      try:
+        entries.append(json.loads(line))
+      except ValueError:
+        break
+    return entries
+
+  def truncate(self, after_step: int) -> None:
+    """Drops the lines of steps that a resumed run will do again.
+
+    Args:
+      after_step: The step of the checkpoint that was restored; lines above it go.
+    """
+    kept = [entry for entry in self.entries() if entry['step'] <= after_step]
+    files.write_text(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
+
+
+class _Lines(tqdm):
+  """Progress as a line for each tenth, where stderr is a file and a bar would fill it."""
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    self._next = 0.1
+    super().__init__(*args, **kwargs)
+
+  def display(self, msg: str | None = None, pos: int | None = None) -> None:
+    """Prints the line when the next tenth is reached, and not before."""
+    if not self.total or self.n / self.total < self._next:
+      return
+    self._next = min(1.0, int(10 * self.n / self.total) / 10 + 0.1)
+    if self.n >= self.total:
+      self._next = float('inf')
+    print(msg or str(self), file=self.fp, flush=True)
+
+  def close(self) -> None:
+    """Ends without tqdm's empty line."""
+    self.disable = True
+
+
+def progress(total: int, description: str) -> tqdm:
+  """A bar on stderr, with time to finish; a line for each tenth where stderr is not a terminal.
+
+  Args:
+    total: Number of steps.
+    description: What is going on, `search`.
+
+  Returns:
+    A context manager with tqdm's `update(n)` and `set_postfix(loss=..., dsc=...)`.
+  """
+  tqdm.monitor_interval = 0  # its thread would outlive the bar
+  if sys.stderr.isatty():
+    return tqdm(total=total, desc=description, file=sys.stderr, dynamic_ncols=True, leave=True)
+  shape = '{desc}: {n_fmt} of {total_fmt}{postfix} [{elapsed}, {remaining} left]'
+  return _Lines(
+    total=total,
+    desc=description,
+    file=sys.stderr,
+    bar_format=shape,
+    mininterval=0,  # display() decides which updates are shown
+    miniters=1,
+  )
+
+
+def say(title: str, text: str = '') -> None:
+  """Prints a line of the start or the end: a title in a column of its own, then the text."""
+  print(f'  {title:<9} {text}' if text else title, flush=True)
+
+
+def duration(seconds: float) -> str:
+  """A time for a person: `8 s`, `3 min 20 s`, `1 h 05 min`."""
+  minutes, rest = divmod(round(seconds), 60)
+  if not minutes:
+    return f'{rest} s'
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {rest:02d} s'
+
+
+def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dict[str, Any]:
+  """Where and how this runs, for environment.json.
+
+  Args:
+    arguments: Of the command, without the program; None takes them from this process.
+    seed: Of the run.
+
+  Returns:
+    What json can write. Neither the machine's nor the user's name is in it.
+  """
+  arguments = sys.argv[1:] if arguments is None else arguments
+  return {
+    'thrifty_jax': thrifty_jax.__version__,
+    'commit': _commit(),
+    'command': shlex.join(['python', '-m', 'thrifty_jax.main', *arguments]),
+    'seed': seed,
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    'python': platform.python_version(),
+    'packages': {name: _version(name) for name in PACKAGES},
+    'platform': platform.platform(),
+    'cores': device.cores(),
+    'devices': [f'{each.platform} {each.device_kind}' for each in jax.devices()],
+  }
+
+
+def _version(package: str) -> str | None:
+  """The installed version, or None."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _commit() -> str | None:
+  """The git commit of this code, `-dirty` after it when files differ; None outside git."""
+  project = Path(__file__).resolve().parents[1]
+  if not (project / '.git').exists():  # installed, perhaps inside another project
+    return None
+  command = ['git', '-C', str(project), 'describe', '--always', '--dirty', '--abbrev=12']
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return done.stdout.strip() or None
+
+
+def _plain(value: Any) -> Any:
+  """Numbers and arrays of numpy or JAX as Python's own."""
+  return value.tolist()

@@ -1,0 +1,109 @@
+"""From raw scans to a report: `python -m thrifty_jax.main --config=configs/brain.py`."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from thrifty_jax import command_line, stages
+from thrifty_jax.command_line import Command
+from thrifty_jax.stages import Stage
+
+USAGE = """\
+usage: python -m thrifty_jax.main --config=FILE[:VARIANT,...] [options]
+
+Searches a small segmentation network for your scans, trains it from scratch, scores it on patients
+it never saw, and writes a report. The same command goes on where it stopped.
+
+  --config=FILE[:VARIANT,...]  a file in configs/ and, after a colon, its variants
+                               for example configs/brain.py  configs/promise12.py:small,unet
+      small                    sizes for a laptop's CPU
+      paper                    the authors' settings, as far as they are built
+      unet, unet_plus_plus     train a baseline instead; nothing is searched
+  --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
+                               all fields with their defaults: thrifty_jax/config.py
+  --workdir=FOLDER             where the run is kept (default: runs/<name of the config file>)
+  --stage=STAGE                all (default: what is not done yet, in this order), or one of
+{stages}
+
+In the workdir: config.json, environment.json, search/, retrain/, model/ (the network, ready to
+use), evaluate/ (scores.csv, summary.json) and report.html. Prepared slices are kept apart, in
+$TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+Exit status: 0 done, 2 bad input or usage, 1 a fault. Research use only, not a medical device.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: Arguments without the program's name; None takes them from the process.
+
+  Returns:
+    The exit status.
+  """
+  arguments = sys.argv[1:] if argv is None else list(argv)
+  if any(argument in command_line.HELP_FLAGS for argument in arguments):
+    print(usage(), end='')
+    return 0
+  return command_line.exit_status(lambda: run(arguments))
+
+
+def usage() -> str:
+  """The text of --help."""
+  width = max(len(stage.name) for stage in stages.STAGES)
+  lines = (f'      {stage.name:<{width}}  {stage.does}' for stage in stages.STAGES)
+  return USAGE.format(stages='\n'.join(lines))
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Parses the command and runs its stages."""
+  names = ['all', *(stage.name for stage in stages.STAGES)]
+  command = command_line.parse(arguments, stages=names)
+  stages.refuse_changes(command.config, command.workdir)
+  # JAX takes a second or two to import: mistakes in the command are told before.
+  from thrifty_jax import console, device
+
+  device.prepare(command.config)
+  console.start(command)
+  seconds: dict[str, float] = {}
+  recorded = told = False
+  for stage in _chosen(command):
+    reason = _why_not(stage, command)
+    if reason:
+      console.skip(stage, reason)
+      continue
+    console.begin(stage)
+    if not recorded and stage not in (stages.CHECK, stages.PREPARE):
+      console.record(command, arguments)  # bad scans leave no workdir behind
+      recorded = True
+    if not told and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
+      console.data(command.config)  # needs the slices, so not before they are prepared
+      told = True
+    began = time.monotonic()
+    stage.run(command.config, command.workdir)
+    seconds[stage.name] = time.monotonic() - began
+  console.end(command, seconds)
+
+
+def _chosen(command: Command) -> list[Stage]:
+  """The stages of --stage, in order."""
+  return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]
+
+
+def _why_not(stage: Stage, command: Command) -> str:
+  """Why a stage need not run; '' when it has to."""
+  config, workdir = command.config, command.workdir
+  if stage is stages.SEARCH and config.model.name != 'thrifty':
+    return f'not needed: {config.model.name} is a baseline'
+  if stage is stages.SEARCH and config.genotype:
+    return f'not needed: the genotype is {config.genotype}'
+  if stage.is_done(workdir):
+    return f'done: {workdir / stage.leaves[0]}'
+  if stage is stages.CHECK and command.stage == 'all' and stages.is_prepared(config):
+    return 'done: these scans are prepared already'
+  return ''
+
+
+if __name__ == '__main__':
+  sys.exit(main())

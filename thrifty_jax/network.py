@@ -1,0 +1,200 @@
+"""The grid of cells (a UNet++-shaped triangle), as supernet and as derived network."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from thrifty_jax import ops
+from thrifty_jax.cell import CellKind, DerivedCell, MixedCell, edge_count, resample_of, sources_of
+from thrifty_jax.genotype import Genotype
+
+# {'down': {'alphas': E arrays [N], 'betas': [E]}, 'up': ...}, before the softmax.
+Architecture = dict[str, dict[str, tuple[jax.Array, ...] | jax.Array]]
+# One output of the grid per name: cell(kind, name, in0, in1) -> [B, H, W, C].
+Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
+
+
+class ResidualBlock(nn.Module):
+  """conv3-norm-relu-conv3-norm plus a conv1-norm skip, then relu."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    y = nn.relu(ops.ConvNorm(channels, kernel_size=3, name='first')(x))
+    y = ops.ConvNorm(channels, kernel_size=3, name='second')(y)
+    return nn.relu(y + ops.ConvNorm(channels, name='skip')(x))
+
+
+def grid(
+  image: jax.Array,
+  *,
+  classes: int,
+  channels: int,
+  depth: int,
+  cell: Cell,
+  deep_supervision: bool = False,
+) -> jax.Array:
+  """The whole network around its cells, called inside a compact method.
+
+  X[0, j] go down to 1 / 2^depth of the image; X[k, j] come up and read every X[m, j] to their left.
+
+  Args:
+    image: [B, H, W, C], H and W multiples of 2^depth.
+    classes: K, background included.
+    channels: Of every cell.
+    depth: L, levels below the full size.
+    cell: Builds and runs the cell of a given kind and name on its two inputs.
+    deep_supervision: Run the head on X[k, 0] for all k >= 1, and return all.
+
+  Returns:
+    Logits [B, H, W, K], or [L - 1, B, H, W, K], the last one the network's output.
+  """
+  stem = nn.relu(ops.ConvNorm(channels, kernel_size=7, name='stem')(image))
+  outputs = {(0, -1): stem, (0, 0): ResidualBlock(name='encode')(ops.max_pool_3x3(stem))}
+  for j in range(1, depth):
+    outputs[0, j] = cell('down', f'down_0_{j}', outputs[0, j - 2], outputs[0, j - 1])
+  for k in range(1, depth):
+    for j in range(depth - k):
+      left = jnp.concatenate([outputs[m, j] for m in range(k)], axis=-1)
+      outputs[k, j] = cell('up', f'up_{k}_{j}', left, outputs[k - 1, j + 1])
+
+  to_classes = nn.Conv(
+    classes, (3, 3), padding=1, use_bias=False, kernel_init=ops.kernel_init, name='classes'
+  )
+  supervised = range(1, depth) if deep_supervision else (depth - 1,)
+  logits = [
+    to_classes(cell('up', 'head', stem, outputs[k, 0])).astype(jnp.float32) for k in supervised
+  ]
+  return jnp.stack(logits) if deep_supervision else logits[0]
+
+
+def pad_to_multiple(image: jax.Array, *, multiple: int, background: tuple[float, ...]) -> jax.Array:
+  """Fills right and bottom with the background up to a multiple; [B, H', W', C]."""
+  _, height, width, _ = image.shape
+  rows, columns = -height % multiple, -width % multiple
+  if not (rows or columns):
+    return image
+  shade = jnp.asarray(background, image.dtype)
+  padded = jnp.pad(image - shade, ((0, 0), (0, rows), (0, columns), (0, 0)))
+  return padded + shade
+
+
+def architecture_weights(architecture: Architecture, *, nodes: int) -> Architecture:
+  """Softmax of the alphas over candidates, and of the betas over the edges into each node."""
+  starts = [edge_count(node) for node in range(nodes + 1)]
+  return {
+    kind: {
+      'alphas': tuple(jax.nn.softmax(alpha) for alpha in part['alphas']),
+      'betas': jnp.concatenate(
+        [jax.nn.softmax(part['betas'][a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+      ),
+    }
+    for kind, part in architecture.items()
+  }
+
+
+def init_architecture(key: jax.Array, *, nodes: int) -> Architecture:
+  """Architecture variables at 1e-3 * normal: every choice starts almost even."""
+
+  def normal(name: str, *shape: int) -> jax.Array:
+    # Drawn by name: stable when a kind or an edge is added.
+    index = sum(ord(letter) * 31**i for i, letter in enumerate(name)) % 2**31
+    return 1e-3 * jax.random.normal(jax.random.fold_in(key, index), shape)
+
+  def part(kind: CellKind) -> dict:
+    edges = [(node, source) for node in range(nodes) for source in sources_of(node)]
+    sizes = [len(ops.OPERATIONS[resample_of(kind, source)]) for _, source in edges]
+    return {
+      'alphas': tuple(normal(f'{kind}{i}', size) for i, size in enumerate(sizes)),
+      'betas': normal(f'{kind}betas', len(edges)),
+    }
+
+  return {'down': part('down'), 'up': part('up')}
+
+
+class Supernet(nn.Module):
+  """All networks of the space at once, mixed by the architecture variables.
+
+  Attributes:
+    classes: K, background included.
+    channels: Of every cell; a multiple of `sample`.
+    depth: Levels below the full size.
+    nodes: Nodes of a cell.
+    sample: One in so many channels goes through the candidates.
+    background: Normalised value that sides are padded with, one per image channel.
+  """
+
+  classes: int
+  channels: int = 32
+  depth: int = 5
+  nodes: int = 2
+  sample: int = 4
+  background: tuple[float, ...] = (0.0,)
+
+  @nn.compact
+  def __call__(
+    self, image: jax.Array, architecture: Architecture, key: jax.Array | None = None
+  ) -> jax.Array:
+    """Logits [B, H, W, K] of image [B, H, W, C]; a key draws the sampled channels at random."""
+    if self.channels % self.sample:
+      raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
+    weights = architecture_weights(architecture, nodes=self.nodes)
+    order = None if key is None else jax.random.permutation(key, self.channels)
+
+    def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
+      part = weights[kind]
+      return MixedCell(kind, self.nodes, self.sample, name=name)(
+        in0, in1, part['alphas'], part['betas'], order
+      )
+
+    return _run(self, image, cell)
+
+
+class DerivedNetwork(nn.Module):
+  """The network of a genotype.
+
+  Attributes:
+    genotype: What every cell keeps.
+    classes: K, background included.
+    channels: Of every cell.
+    depth: Levels below the full size.
+    deep_supervision: Give the logits of every X[k, 0], stacked in front.
+    background: Normalised value that sides are padded with, one per image channel.
+  """
+
+  genotype: Genotype
+  classes: int
+  channels: int = 32
+  depth: int = 5
+  deep_supervision: bool = False
+  background: tuple[float, ...] = (0.0,)
+
+  @nn.compact
+  def __call__(self, image: jax.Array) -> jax.Array:
+    """Logits [B, H, W, K] (deep supervision: [L - 1, B, H, W, K]) of image [B, H, W, C]."""
+    cells = {}  # the head serves several levels under deep supervision: one module, shared
+
+    def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
+      if (kind, name) not in cells:
+        nodes = self.genotype.down if kind == 'down' else self.genotype.up
+        cells[kind, name] = DerivedCell(kind, nodes, name=name)
+      return cells[kind, name](in0, in1)
+
+    return _run(self, image, cell, deep_supervision=self.deep_supervision)
+
+
+def _run(module, image: jax.Array, cell: Cell, *, deep_supervision: bool = False) -> jax.Array:
+  """Pads to what the depth needs, runs the grid, crops the logits back."""
+  height, width = image.shape[1:3]
+  image = pad_to_multiple(image, multiple=2**module.depth, background=module.background)
+  logits = grid(
+    image,
+    classes=module.classes,
+    channels=module.channels,
+    depth=module.depth,
+    cell=cell,
+    deep_supervision=deep_supervision,
+  )
+  return logits[..., :height, :width, :]

@@ -1,0 +1,93 @@
+"""Slices of a case as small PNG pictures: the image, and see-through masks to lay over it."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SLICES = 20  # of a case at most: the page stays small
+CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
+DIFFERENCES = {'missed': '#4cb4ff', 'invented': '#ff5a5f', 'wrong class': '#ffd23f'}
+FILL, EDGE = 92, 235  # opacity of 255
+
+
+def frames(path: Path) -> dict[str, Any]:
+  """The pictures of a case.
+
+  Args:
+    path: An .npz of evaluate: image, truth, prediction [D, S, S], uint8.
+
+  Returns:
+    'slices' (their numbers in the scan, from 1, of 'total'), 'start' (which to show first) and a
+    PNG as data URI for each slice under 'image', 'truth', 'prediction' and 'difference'.
+  """
+  with np.load(path) as file:
+    image, truth, prediction = file['image'], file['truth'], file['prediction']
+  chosen = choose_slices(truth, prediction)
+  area = [(truth[i] > 0).sum() for i in chosen]
+  made: dict[str, Any] = {
+    'total': len(image),
+    'slices': [int(i) + 1 for i in chosen],
+    'start': int(np.argmax(area)),
+  }
+  classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in CLASS_COLOURS]
+  differences = [(colour, 215) for colour in DIFFERENCES.values()]
+  made['image'] = [_data_uri(Image.fromarray(image[i])) for i in chosen]
+  made['truth'] = [_data_uri(_palette_image(outlined(truth[i]), classes)) for i in chosen]
+  made['prediction'] = [_data_uri(_palette_image(outlined(prediction[i]), classes)) for i in chosen]
+  made['difference'] = [
+    _data_uri(_palette_image(difference(prediction[i], truth[i]), differences)) for i in chosen
+  ]
+  return made
+
+
+def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+  """At most SLICES slices, even over those with any foreground and one more on each side."""
+  shown = np.flatnonzero(((truth > 0) | (prediction > 0)).any(axis=(1, 2)))
+  first, last = (shown[0] - 1, shown[-1] + 1) if shown.size else (0, len(truth) - 1)
+  first, last = max(first, 0), min(last, len(truth) - 1)
+  count = min(SLICES, last - first + 1)
+  return np.round(np.linspace(first, last, count)).astype(int)
+
+
+def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+  """Where they differ, [S, S], uint8: 1 missed, 2 invented, 3 wrong class, else 0."""
+  found = np.zeros(truth.shape, np.uint8)
+  found[(truth > 0) & (prediction == 0)] = 1
+  found[(truth == 0) & (prediction > 0)] = 2
+  found[(truth > 0) & (prediction > 0) & (truth != prediction)] = 3
+  return found
+
+
+def outlined(label: np.ndarray) -> np.ndarray:
+  """The label with colours for pixels at a border of their class, [S, S], uint8.
+
+  Class k is k inside and k + len(CLASS_COLOURS) at the border; more classes than colours repeat.
+  """
+  colours = len(CLASS_COLOURS)
+  padded = np.pad(label, 1, mode='edge')
+  neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+  border = np.any([other != label for other in neighbours], axis=0)
+  colour = (label.astype(int) - 1) % colours + 1
+  return np.where(label == 0, 0, colour + colours * border).astype(np.uint8)
+
+
+def _palette_image(indices: np.ndarray, colours: list[tuple[str, int]]) -> Image.Image:
+  """Palette picture; 0 is see-through, i is colour i - 1 with its opacity."""
+  picture = Image.fromarray(indices).convert('P')
+  palette = [0, 0, 0]
+  for colour, _ in colours:
+    palette += [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+  picture.putpalette(palette)
+  picture.info['transparency'] = bytes([0, *(alpha for _, alpha in colours)])
+  return picture
+
+
+def _data_uri(picture: Image.Image) -> str:
+  file = io.BytesIO()
+  options = {'transparency': picture.info['transparency']} if picture.mode == 'P' else {}
+  picture.save(file, format='PNG', optimize=True, **options)
+  return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,202 @@
+"""Plots as SVG text for a page: no background, colours from the page's CSS variables.
+
+matplotlib draws with colours that stand for variables; they are replaced in its SVG. So one picture
+follows the reader's light or dark scheme. Pictures are small, for a grid that a phone shows in one
+column, and their text is the page's own.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# What matplotlib draws with -> what the page has. The values themselves are never seen.
+COLOURS = {
+  '#0a0b01': 'var(--ink)',
+  '#0a0b02': 'var(--muted)',
+  '#0a0b03': 'var(--line)',
+  '#0a0b04': 'var(--accent)',
+  '#0a0b05': 'var(--second)',
+}
+INK, MUTED, GRID, ACCENT, SECOND = COLOURS
+OPERATION_KINDS = (
+  'conv',
+  'dil-conv',
+  'sep-conv',
+  'se-conv',
+  'avg-pool',
+  'max-pool',
+  'identity',
+  'none',
+  'se',
+)
+COLOURS |= {f'#0a0c{i:02x}': f'var(--op-{kind})' for i, kind in enumerate(OPERATION_KINDS)}
+POINTS = 240  # of a curve at most: more are not seen, and the page stays small
+
+STYLE = {
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'thrifty_jax',  # the same files give the same page
+  'font.size': 8.5,
+  'text.color': INK,
+  'axes.edgecolor': MUTED,
+  'axes.labelcolor': MUTED,
+  'axes.facecolor': 'none',
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.linewidth': 0.8,
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'axes.titlesize': 9,
+  'axes.titlelocation': 'left',
+  'grid.color': GRID,
+  'grid.linewidth': 0.7,
+  'xtick.color': MUTED,
+  'ytick.color': MUTED,
+  'xtick.major.size': 0,
+  'ytick.major.size': 0,
+  'legend.frameon': False,
+  'legend.handlelength': 1.4,
+  'lines.linewidth': 1.5,
+  'figure.facecolor': 'none',
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+  """A line of a plot: x and y of equal length, y None where there is no value."""
+
+  name: str
+  x: Sequence[float]
+  y: Sequence[float | None]
+  colour: str = ACCENT
+  dashed: bool = False
+
+
+def operation_colour(kind: str) -> str:
+  """The colour of a kind of operation (see drawing.kind_of), for a Curve."""
+  return f'#0a0c{OPERATION_KINDS.index(kind.replace("_", "-")):02x}'
+
+
+def curves(
+  lines: Sequence[Curve],
+  *,
+  name: str,
+  x_label: str = 'epoch',
+  y_label: str = '',
+  y_limits: tuple[float, float] | None = None,
+  mark: tuple[float, str] | None = None,
+  size: tuple[float, float] = (4.3, 2.5),
+  legend: bool = True,
+) -> str:
+  """Lines over epochs.
+
+  Args:
+    lines: What to draw; lines without any value are left out.
+    name: Of the picture, unique on the page.
+    x_label: Under the x axis.
+    y_label: Above the y axis, at the left.
+    y_limits: Of the y axis, or None to fit.
+    mark: An x to mark by an upright line, and what it is.
+    size: Width and height in inches.
+    legend: Whether the lines are named in the picture.
+
+  Returns:
+    An SVG element as text.
+  """
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.add_subplot()
+    for line in lines:
+      x, y = _thinned(line)
+      if len(x):
+        style = {'color': line.colour, 'linestyle': (0, (3, 2)) if line.dashed else 'solid'}
+        # A single point makes no line.
+        axes.plot(x, y, label=line.name, marker='o' if len(x) == 1 else '', markersize=4, **style)
+    if y_limits:
+      axes.set_ylim(*y_limits)
+    if mark:
+      axes.axvline(mark[0], color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+      axes.annotate(
+        mark[1], (mark[0], 1), xycoords=('data', 'axes fraction'), xytext=(3, -8),
+        textcoords='offset points', color=MUTED, fontsize=7.5,
+      )  # fmt: skip
+    axes.set_xlabel(x_label)
+    axes.set_title(y_label, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
+    if legend and axes.get_legend_handles_labels()[0]:
+      axes.legend(loc='best', labelcolor=MUTED)
+    return _svg(figure, name)
+
+
+def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> str:
+  """A dot per patient and a tick at the mean: rows of model and floors under each class.
+
+  Args:
+    groups: Class -> row (the model first, then floors) -> DSC of each patient, in percent.
+    name: Of the picture, unique on the page.
+
+  Returns:
+    An SVG element as text.
+  """
+  rows = [
+    (group, row, values) for group, of_group in groups.items() for row, values in of_group.items()
+  ]
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=(4.6, 0.55 + 0.46 * len(rows)), layout='constrained')
+    axes = figure.add_subplot()
+    lowest = min(min(values) for _, _, values in rows)
+    axes.set_xlim(max(0, 10 * np.floor((lowest - 3) / 10)), 101)
+    for y, (group, row, values) in enumerate(rows):
+      first = row == next(iter(groups[group]))
+      _draw_row(axes, y, values, ACCENT if first else MUTED)
+      text = f'{group}: {row}' if len(groups) > 1 else row
+      # Above its dots, not beside them, so that the picture is legible on a phone.
+      axes.text(
+        0, y - 0.36, text, transform=axes.get_yaxis_transform(), color=INK if first else MUTED
+      )
+    axes.set_ylim(len(rows) - 0.5, -0.85)
+    axes.set_yticks([])
+    axes.spines['left'].set_visible(False)
+    axes.set_xlabel('DSC of a patient, %')
+    return _svg(figure, name)
+
+
+def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
+  """The dots of a row, and a tick at their mean."""
+  # Spread in turn, not by chance: the page is the same each time it is made.
+  spread = 0.12 * (np.arange(len(values)) % 3 - 1) if len(values) > 3 else np.zeros(len(values))
+  axes.scatter(values, y + spread, s=26, color=colour, alpha=0.65, linewidths=0, zorder=3)
+  axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
+
+
+def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:
+  """The values that are there, evenly thinned to POINTS, the last kept."""
+  kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and np.isfinite(y)]
+  if len(kept) > POINTS:
+    kept = [kept[int(i)] for i in np.linspace(0, len(kept) - 1, POINTS)]
+  array = np.asarray(kept, float).reshape(-1, 2)
+  return array[:, 0], array[:, 1]
+
+
+def _svg(figure: Figure, name: str) -> str:
+  """The figure as an SVG element that can stand beside others on one page."""
+  file = io.StringIO()
+  figure.savefig(file, format='svg', transparent=True, metadata={'Date': None, 'Creator': None})
+  text = file.getvalue()
+  text = text[text.index('<svg') :]
+  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
+  # Ids are unique on a page, so each picture gets its own.
+  text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+  text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
+  text = re.sub(r'url\(#([^)]+)\)', rf'url(#{name}-\1)', text)
+  for drawn, variable in COLOURS.items():
+    text = text.replace(drawn, variable)
+  text = re.sub(r'(font: [\d.]+px) [^;\"]*', r'\1 var(--font)', text)
+  text = re.sub(r'font-family: [^;"]*', 'font-family: var(--font)', text)
+  return text.strip()

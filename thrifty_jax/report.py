@@ -1,0 +1,178 @@
+"""One self-contained page about a run, made from the files in its folder and nothing else."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from thrifty_jax import config as configs
+from thrifty_jax import drawing, files, histories, overlays, plots
+from thrifty_jax import genotype as genotypes
+
+MODELS = {'thrifty': 'Thrifty network', 'unet': 'U-Net', 'unet_plus_plus': 'UNet++'}
+FLOORS = {'mean_mask': 'mean training mask', 'intensity_thresholds': 'intensity thresholds'}
+# Table 1 of Thrifty NAS (AAAI 2022): architecture, parameters, DSC in percent.
+PAPER = (
+  {'model': 'U-Net', 'parameters': '7.76M', 'chaos': '96.12', 'promise12': '82.85'},
+  {'model': 'UNet++', 'parameters': '9.04M', 'chaos': '95.89', 'promise12': '85.56'},
+  {'model': 'Thrifty NAS', 'parameters': '0.61M', 'chaos': '96.21', 'promise12': '87.69'},
+)
+
+
+def report(workdir: Path | str) -> Path:
+  """Writes report.html.
+
+  Args:
+    workdir: The run's folder. Stages whose files are not there are named so in the page.
+
+  Returns:
+    The page's path.
+
+  Raises:
+    InputError: If a file is there but damaged.
+  """
+  workdir = Path(workdir)
+  return files.write_text(workdir / 'report.html', render(gather(workdir)))
+
+
+def render(content: Mapping[str, Any]) -> str:
+  """The page, from what `gather` found."""
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('thrifty_jax', '.'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {'percent': percent, 'spread': spread, 'count': count}
+  return environment.get_template('report.html.j2').render(content)
+
+
+def gather(workdir: Path) -> dict[str, Any]:
+  """All that the page shows; a value is None, or empty, where its file is not there."""
+  evaluated = _json(workdir / 'evaluate' / 'summary.json')
+  retrained = _json(workdir / 'retrain' / 'summary.json')
+  config = _json(workdir / 'config.json') or {}
+  environment = _json(workdir / 'environment.json') or {}
+  model = (evaluated or retrained or config.get('model', {})).get('model', '') or (
+    config.get('model', {}).get('name', '')
+  )
+  rows = _csv(workdir / 'evaluate' / 'scores.csv')
+  return {
+    'data': (evaluated or {}).get('data') or config.get('data', {}).get('name', ''),
+    'model': MODELS.get(model, model),
+    'searched': model in ('thrifty', '') and not config.get('genotype'),
+    'given': Path(config.get('genotype') or '').name,
+    'config': config,
+    'fields': configs.flatten(config),
+    'environment': configs.flatten(environment),
+    'evaluated': evaluated,
+    'retrained': retrained,
+    'parameters': (evaluated or retrained or {}).get('parameters'),
+    'floors': FLOORS,
+    'best_floor': best_floor(evaluated),
+    'paper': PAPER,
+    'rows': rows,
+    'dots': Markup(dots(rows)) if rows else '',
+    'viewers': viewers(workdir / 'evaluate' / 'predictions', evaluated, rows),
+    'retrain_plots': [Markup(text) for text in histories.retrain_plots(workdir, retrained)],
+    'search_plots': [Markup(text) for text in histories.search_plots(workdir)],
+    'alpha_plots': histories.alpha_plots(workdir),
+    'operation_colours': {k.replace('_', '-'): v for k, v in drawing.COLOURS.items()},
+    'differences': overlays.DIFFERENCES,
+    'class_colours': overlays.CLASS_COLOURS,
+    **_drawn_genotype(workdir),
+  }
+
+
+def percent(value: float | None) -> str:
+  """A DSC as the page writes it: percent, two digits."""
+  return '–' if value is None else f'{100 * value:.2f}'
+
+
+def spread(result: Mapping[str, Any]) -> str:
+  """Mean and deviation in percent, `90.12 ± 1.30`."""
+  deviation = result.get('dsc_std')
+  text = percent(result['dsc_mean'])
+  return text if deviation is None else f'{text} ± {percent(deviation)}'
+
+
+def count(value: int | None) -> str:
+  """A whole number with thin groups, `605,280`."""
+  return '–' if value is None else f'{value:,}'
+
+
+def best_floor(evaluated: Mapping[str, Any] | None) -> str:
+  """The name of the strongest floor, for a sentence."""
+  if not evaluated or not evaluated.get('floors'):
+    return ''
+  floors = evaluated['floors']
+  name = max(floors, key=lambda floor: floors[floor]['dsc_mean'])
+  return FLOORS.get(name, name)
+
+
+def dots(rows: Sequence[Mapping[str, str]]) -> str:
+  """The plot of the score of every patient, class by class, the floors below the model."""
+  columns = {'dsc': 'this network'}
+  columns |= {f'{floor}_dsc': name for floor, name in FLOORS.items() if f'{floor}_dsc' in rows[0]}
+  groups: dict[str, dict[str, list[float]]] = {}
+  for row in rows:
+    group = groups.setdefault(row['class'], {name: [] for name in columns.values()})
+    for column, name in columns.items():
+      group[name].append(100 * float(row[column]))
+  return plots.dots(groups, name='patients')
+
+
+def viewers(
+  folder: Path, evaluated: Mapping[str, Any] | None, rows: Sequence[Mapping[str, str]]
+) -> list[dict[str, Any]]:
+  """Pictures of the best, the median and the worst patient, as far as they are there."""
+  if not evaluated or not rows:
+    return []
+  of_patient: dict[str, list[float]] = {}
+  for row in rows:
+    of_patient.setdefault(row['patient'], []).append(float(row['dsc']))
+  means = {patient: sum(scores) / len(scores) for patient, scores in of_patient.items()}
+  ranked = sorted(means, key=lambda patient: -means[patient])
+  places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1}
+  if len(ranked) < 3:
+    places = {'only': 0} if len(ranked) == 1 else {'best': 0, 'worst': 1}
+  found = []
+  for which, place in places.items():
+    patient = ranked[place]
+    case = next(case['case'] for case in evaluated['cases'] if case['patient'] == patient)
+    if (path := folder / f'{case}.npz').exists():
+      title = {'which': which, 'patient': patient, 'case': case, 'dsc': means[patient]}
+      found.append(title | {'frames': overlays.frames(path)})
+  return found
+
+
+def _drawn_genotype(workdir: Path) -> dict[str, Any]:
+  """The structure that was retrained, else the one that the search found, drawn cell by cell."""
+  for path in (workdir / 'model' / 'genotype.json', workdir / 'search' / 'genotype.json'):
+    if path.exists():
+      genotype = genotypes.load(path)
+      cells = [drawing.draw_cell(kind, getattr(genotype, kind)) for kind in ('down', 'up')]
+      provenance = configs.flatten(files.read_json(path).get('provenance') or {})
+      return {
+        'cells': [Markup(cell) for cell in cells],
+        'genotype_path': path.relative_to(workdir),
+        'provenance': provenance,
+      }
+  return {'cells': [], 'genotype_path': '', 'provenance': {}}
+
+
+def _json(path: Path) -> Any:
+  """The content of a JSON file, or None where there is none."""
+  return files.read_json(path) if path.exists() else None
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+  """The rows of a CSV file, none where there is no file."""
+  if not path.exists():
+    return []
+  with path.open(newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))

@@ -1,0 +1,170 @@
+"""The stages of a run: what each reads of the config, what it leaves, when it is done."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import files
+from thrifty_jax.errors import InputError
+
+# What decides which slices there are and who is in which split. Where the slices are stored and how
+# many are kept in memory may change between two calls.
+_DATA = (
+  'data.name',
+  'data.raw_dir',
+  'data.classes',
+  'data.modalities',
+  'data.context',
+  'data.image_size',
+  'data.intensity',
+  'data.percentiles',
+  'data.window',
+  'data.folds',
+  'data.fold',
+  'data.validation_patients',
+  'data.test_patients',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One verb of the command line."""
+
+  name: str
+  does: str
+  run: Callable[[ConfigDict, Path], Any]
+  leaves: tuple[str, ...] = ()  # in the workdir; the stage is done when all are there
+  reads: tuple[str, ...] = ()  # config fields, or groups of them
+
+  def is_done(self, workdir: Path) -> bool:
+    """Whether its results lie in the workdir."""
+    return bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
+
+  def is_begun(self, workdir: Path) -> bool:
+    """Whether it is done or would go on from a checkpoint."""
+    checkpoints = workdir / self.name / 'checkpoints'
+    saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    return saved or self.is_done(workdir)
+
+  def has_read(self, field: str) -> bool:
+    """Whether its results depend on the field."""
+    return any(field == name or field.startswith(name + '.') for name in self.reads)
+
+
+# Imported where they run: `--help` is quick, and no stage needs what only another one uses.
+
+
+def _check(config: ConfigDict, workdir: Path) -> None:
+  from data_prep import checks
+
+  checks.check(config)
+
+
+def _prepare(config: ConfigDict, workdir: Path) -> None:
+  from data_prep import prepare
+
+  prepare.prepare(config)
+
+
+def _search(config: ConfigDict, workdir: Path) -> None:
+  from thrifty_jax import search
+
+  search.search(config, workdir)
+
+
+def _retrain(config: ConfigDict, workdir: Path) -> None:
+  from thrifty_jax import retrain
+
+  retrain.retrain(config, workdir)
+
+
+def _evaluate(config: ConfigDict, workdir: Path) -> None:
+  from thrifty_jax import evaluate
+
+  evaluate.evaluate(config, workdir)
+
+
+def _report(config: ConfigDict, workdir: Path) -> None:
+  from thrifty_jax import report
+
+  report.report(workdir)
+
+
+CHECK = Stage('check', 'reads every scan once and says what is wrong with it', _check)
+PREPARE = Stage('prepare', 'cuts the scans into slices, ready for the device', _prepare)
+SEARCH = Stage(
+  'search',
+  'finds the architecture, on the training patients alone',
+  _search,
+  leaves=('search/genotype.json',),
+  reads=('seed', *_DATA, 'augment', 'model.depth', 'model.nodes', 'model.edges_per_node', 'search'),
+)
+RETRAIN = Stage(
+  'retrain',
+  'trains the found network, or a baseline, from scratch',
+  _retrain,
+  leaves=('retrain/summary.json', 'model'),
+  reads=('seed', *_DATA, 'augment', 'model', 'genotype', 'retrain'),
+)
+EVALUATE = Stage(
+  'evaluate',
+  'scores it on the test patients',
+  _evaluate,
+  leaves=('evaluate/summary.json',),
+  reads=('seed', *_DATA, 'evaluate'),
+)
+REPORT = Stage('report', 'writes report.html, anew each time', _report)
+STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
+# The order in which a stage's results lead to those after it.
+_FOLDERS = {'search': 'search', 'retrain': 'retrain model', 'evaluate': 'evaluate'}
+
+
+def refuse_changes(config: ConfigDict, workdir: Path) -> None:
+  """Refuses a config that differs in what a finished or begun stage of the workdir has read.
+
+  Args:
+    config: Of this call.
+    workdir: Of the run; a new one has nothing to refuse.
+
+  Raises:
+    InputError: With the first stage, the fields, their values then and now, and the remedy.
+  """
+  path = workdir / 'config.json'
+  if not path.exists():
+    return
+  before = configs.flatten(files.read_json(path))
+  now = configs.flatten(as_json(config))
+  changed = [name for name in now if name in before and before[name] != now[name]]
+  for stage in STAGES:
+    fields = [name for name in changed if stage.has_read(name)]
+    if fields and stage.is_begun(workdir):
+      differences = ', '.join(f'{name} {before[name]!r} -> {now[name]!r}' for name in fields)
+      state = 'is done' if stage.is_done(workdir) else 'is half done'
+      raise InputError(
+        f'{workdir}: {stage.name} {state} with other settings: {differences}; go back to them, '
+        f'use another --workdir, or remove {_and_later(stage, workdir)}'
+      )
+
+
+def is_prepared(config: ConfigDict) -> bool:
+  """Whether the slices of this data set and these settings lie ready."""
+  from data_prep import prepare
+
+  return prepare.prepared_dir(config).is_dir()
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+  """The config as JSON has it: tuples are lists."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def _and_later(stage: Stage, workdir: Path) -> str:
+  """The folders to remove so that a stage and those after it run again."""
+  names = list(_FOLDERS)
+  later = ' '.join(_FOLDERS[name] for name in names[names.index(stage.name) :]).split()
+  return ' '.join(str(workdir / folder) for folder in later if (workdir / folder).exists())
