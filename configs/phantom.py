@@ -23,8 +23,6 @@ def get_config(variants: str = '') -> ConfigDict:
   data.image_size = 32
 
   config.augment.flip_left_right = True
-  config.augment.elastic_alpha = 4.0
-  config.augment.elastic_sigma = 4.0
 
   config.model.channels = 8
   config.model.depth = 3

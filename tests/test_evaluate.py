@@ -151,7 +151,7 @@ def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path
     batch_size=4,
   )
   # What retraining chooses its checkpoint by is the same figure.
-  assert evaluate.mean_volume_dsc(prepared, names, predict) == pytest.approx(summary['dsc_mean'])
+  assert evaluate.validation_dsc(prepared, names, predict) == pytest.approx(summary['dsc_mean'])
 
 
 def test_only_flips_that_augmentation_allows_are_averaged():

@@ -70,7 +70,9 @@ class UNetPlusPlus(nn.Module):
     image = pad_to_multiple(image, multiple=2 ** (levels - 1), background=self.background)
     outputs, x = {}, image
     for level, channels in enumerate(self.widths):
-      x = Block(channels, self.norm, name=f'block_{level}_0')(x if level == 0 else ops.max_pool_2x2(x))
+      x = Block(channels, self.norm, name=f'block_{level}_0')(
+        x if level == 0 else ops.max_pool_2x2(x)
+      )
       outputs[level, 0] = x
     for column in range(1, levels):
       for level in range(levels - column):

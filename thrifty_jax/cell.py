@@ -107,9 +107,7 @@ class MixedCell(nn.Module):
     def leave(source: int, state: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
       resample = resample_of(self.kind, source)
       targets = [node for node in range(self.nodes) if source in sources_of(node)]
-      edges = [
-        MixedOperation(resample, sampled, name=edge_name(node, source)) for node in targets
-      ]
+      edges = [MixedOperation(resample, sampled, name=edge_name(node, source)) for node in targets]
       indices = [edge_count(node) + source for node in targets]
       return dict(
         zip(

@@ -18,17 +18,18 @@ Predict = Callable[[data.Examples], np.ndarray]
 
 
 def evaluate(
-  config: ConfigDict, workdir: Path | str, *, split: str = 'test', quiet: bool = False
+  config: ConfigDict, workdir: Path | str, *, split: str | None = None, quiet: bool = False
 ) -> dict[str, Any]:
   """Scores the model folder of a run and writes what the report is made of.
 
   Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the summary last;
-  for another split than the test patients the folder is evaluate_<split>.
+  for a split that is asked for by name the folder is evaluate_<split>.
 
   Args:
     config: The run's settings.
     workdir: The run's folder, with model/ in it.
-    split: Whose patients are scored: train, validation or test.
+    split: Whose patients are scored: train, validation or test; None is the protocol's own: test,
+      or for pooled_2d validation, as the paper has it: not held out.
     quiet: Print no table at the end.
 
   Returns:
@@ -38,7 +39,8 @@ def evaluate(
     InputError: If the model, the prepared data or a listed patient is missing.
   """
   workdir = Path(workdir)
-  folder = workdir / ('evaluate' if split == 'test' else f'evaluate_{split}')
+  folder = workdir / (f'evaluate_{split}' if split else 'evaluate')
+  split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
   loaded = model_.load(workdir / 'model')
   prepared = data.open_prepared(prepare.prepared_dir(config))
   patients = patients_of(config, prepared)
@@ -147,8 +149,18 @@ def network_predict(
   return predict
 
 
-def mean_volume_dsc(prepared: data.Prepared, patients: Sequence[str], predict: Predict) -> float:
-  """Volume DSC on the native grid, mean over patients and classes: what chooses a checkpoint."""
+def validation_dsc(
+  prepared: data.Prepared, patients: Sequence[str], predict: Predict, *, protocol: str = 'volume'
+) -> float:
+  """What chooses a checkpoint.
+
+  Args:
+    prepared: The data set.
+    patients: Whose slices are predicted.
+    predict: From the slices of a case to class scores.
+    protocol: volume: the DSC on the native grid, mean over patients and classes; pooled_2d: that
+      of all slices at network resolution, mean over classes.
+  """
   counts = []
   for case in cases_of(prepared, patients):
     examples = data.Examples(prepared, (case,))
@@ -158,7 +170,7 @@ def mean_volume_dsc(prepared: data.Prepared, patients: Sequence[str], predict: P
     counts.append(
       scoring.score_case(case.case, case.patient, scores=scores, label=label, truth=truth)
     )
-  return scoring.mean_dsc(counts)
+  return scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
 
 
 def fit_floors(

@@ -15,6 +15,8 @@ FORMAT = 'thrifty_jax.genotype'
 VERSION = 1
 
 Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
+# kind -> (node, source) -> score of every candidate, [N]
+Scores = dict[str, dict[tuple[int, int], np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,8 @@ def derive(weights: dict[str, Any], *, nodes: int, edges_per_node: int) -> Genot
       kept = sorted(sorted(best, key=lambda source: -best[source])[:edges_per_node])
       cell.append(
         tuple(
-          (source, operations_of(kind, source)[int(table[node, source].argmax())]) for source in kept
+          (source, operations_of(kind, source)[int(table[node, source].argmax())])
+          for source in kept
         )
       )
     return tuple(cell)
@@ -96,12 +99,26 @@ def state_name(source: int) -> str:
   return f'in{source}' if source < 2 else f'node{source - 1}'
 
 
-def save(path: Path | str, genotype: Genotype, *, provenance: dict[str, Any] | None = None) -> None:
-  """Writes the genotype as JSON, with where it came from."""
+def save(
+  path: Path | str,
+  genotype: Genotype,
+  *,
+  scores: Scores | None = None,
+  provenance: dict[str, Any] | None = None,
+) -> None:
+  """Writes the genotype as JSON, with the score of each choice and where it came from."""
+
+  def edge(kind: CellKind, node: int, source: int, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {'source': state_name(source), 'operation': name}
+    if scores is not None:
+      rank = operations_of(kind, source).index(name)
+      entry['score'] = round(float(scores[kind][node, source][rank]), 6)
+    return entry
+
   cells = {
     kind: [
-      [{'source': state_name(source), 'operation': name} for source, name in node]
-      for node in getattr(genotype, kind)
+      [edge(kind, node, source, name) for source, name in edges]
+      for node, edges in enumerate(getattr(genotype, kind))
     ]
     for kind in ('down', 'up')
   }

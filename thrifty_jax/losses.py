@@ -1,7 +1,6 @@
 """The segmentation loss: cross-entropy and soft Dice."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
 

@@ -134,7 +134,9 @@ def max_pool_3x3(x: jax.Array) -> jax.Array:
   x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=low)
   x = jnp.maximum(jnp.maximum(x[:, :height:2], x[:, 1::2][:, : height // 2]), x[:, 2::2])
   x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)), constant_values=low)
-  return jnp.maximum(jnp.maximum(x[:, :, :width:2], x[:, :, 1::2][:, :, : width // 2]), x[:, :, 2::2])
+  return jnp.maximum(
+    jnp.maximum(x[:, :, :width:2], x[:, :, 1::2][:, :, : width // 2]), x[:, :, 2::2]
+  )
 
 
 def nearest_up(x: jax.Array) -> jax.Array:
@@ -321,7 +323,9 @@ def resampling_convolution(
   return convolve(x, kernel, stride=2 if resample == 'down' else 1, dilation=dilation)
 
 
-def operation(kind: str, *, channels: int, mixed: bool = False, name: str | None = None) -> nn.Module:
+def operation(
+  kind: str, *, channels: int, mixed: bool = False, name: str | None = None
+) -> nn.Module:
   """The module of a candidate operation.
 
   Args:

@@ -116,6 +116,11 @@ def mean_dsc(cases: Iterable[CaseCounts]) -> float:
   return float(np.mean([metrics.dsc(counts) for counts in by_patient(cases).values()]))
 
 
+def pooled_dsc(cases: Iterable[CaseCounts]) -> float:
+  """One DSC over all slices at network resolution, mean over foreground classes."""
+  return float(metrics.dsc(np.sum([case.network for case in cases], axis=0)).mean())
+
+
 def summarise(cases: Sequence[CaseCounts], classes: Sequence[str]) -> dict[str, Any]:
   """The figures of one set of predictions.
 

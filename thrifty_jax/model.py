@@ -1,0 +1,210 @@
+"""The configured network: built, initialised, and kept as a folder that needs nothing else."""
+
+import dataclasses
+import functools
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from thrifty_jax import baselines, files, genotype, network
+from thrifty_jax.errors import InputError
+
+Params = dict[str, Any]
+FORMAT = 'thrifty_jax.model'
+VERSION = 1
+
+
+def build(spec: dict[str, Any], found: genotype.Genotype | None) -> nn.Module:
+  """The network of a model's description, see `describe`.
+
+  Args:
+    spec: Its name, classes, background and sizes.
+    found: The genotype, for `thrifty`; the baselines take none.
+  """
+  common = {
+    'classes': len(spec['classes']),
+    'background': tuple(spec['background']),
+    'deep_supervision': spec['deep_supervision'],
+  }
+  if spec['name'] == 'thrifty':
+    if found is None:
+      raise ValueError('a thrifty network needs a genotype')
+    return network.DerivedNetwork(found, channels=spec['channels'], depth=spec['depth'], **common)
+  nested = spec['name'] == 'unet_plus_plus'
+  return baselines.UNetPlusPlus(nested=nested, norm=spec['norm'], **common)
+
+
+def describe(config: ConfigDict, statistics: dict[str, np.ndarray]) -> dict[str, Any]:
+  """All that a network and its input depend on, as JSON: what preprocessing.json holds.
+
+  Args:
+    config: Of the run.
+    statistics: Mean and deviation of the training patients' intensities in [0, 1], [M] each.
+  """
+  data, model = config.data, config.model
+  mean, std = statistics['mean'], statistics['std']
+  limits = data.window if data.intensity == 'window' else data.percentiles
+  return {
+    'format': FORMAT,
+    'version': VERSION,
+    'name': model.name,
+    'channels': model.channels,
+    'depth': model.depth,
+    'deep_supervision': model.deep_supervision,
+    'norm': model.norm,
+    'classes': list(data.classes),
+    'modalities': data.modalities,
+    'context': data.context,
+    'image_size': data.image_size,
+    'intensity': data.intensity,
+    data.intensity: [float(limit) for limit in limits],
+    'mean': [float(value) for value in mean],
+    'std': [float(value) for value in std],
+    'background': background(statistics, context=data.context),
+  }
+
+
+def background(statistics: dict[str, np.ndarray], *, context: int) -> list[float]:
+  """Normalised value of intensity 0, one per image channel."""
+  shades = -np.asarray(statistics['mean'], float) / np.asarray(statistics['std'], float)
+  return [float(shade) for shade in np.tile(shades, 2 * context + 1)]
+
+
+def initialise(module: nn.Module, *inputs: Any, seed: int) -> Params:
+  """Fresh parameters: He-normal kernels (fan in), scales 1, biases 0.
+
+  The module is traced for its shapes only. Compiling its own initialiser takes minutes for a
+  supernet on a CPU, and running it uncompiled seconds.
+
+  Args:
+    module: A network of this project.
+    *inputs: What it is applied to; arrays or jax.ShapeDtypeStruct.
+    seed: The values depend on it and on each parameter's name, not on the other parameters.
+  """
+  variables = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), *inputs)
+
+  def draw(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    if path[-1] in ('scale', 'bias'):
+      return jnp.full(leaf.shape, float(path[-1] == 'scale'), leaf.dtype)
+    generator = np.random.default_rng((seed, zlib.crc32('/'.join(path).encode())))
+    fan_in = np.prod(leaf.shape[:-1])
+    return jnp.asarray(generator.normal(0, np.sqrt(2 / fan_in), leaf.shape), leaf.dtype)
+
+  return traverse_util.path_aware_map(draw, variables['params'])
+
+
+def count(params: Params) -> int:
+  """Number of parameters."""
+  return sum(int(leaf.size) for leaf in jax.tree.leaves(params))
+
+
+def last_logits(logits: jax.Array) -> jax.Array:
+  """The network's own output, where deep supervision stacked others in front: [B, H, W, K]."""
+  return logits[-1] if logits.ndim == 5 else logits
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+  """A network from its folder.
+
+  Attributes:
+    module: The Linen module.
+    params: Its parameters.
+    preprocessing: What `describe` recorded.
+    genotype: Of a thrifty network, else None.
+  """
+
+  module: nn.Module
+  params: Params
+  preprocessing: dict[str, Any]
+  genotype: genotype.Genotype | None
+
+  @functools.cached_property
+  def logits(self) -> Callable[[jax.Array], jax.Array]:
+    """The compiled network: normalised slices [B, S, S, C] to logits [B, S, S, K]."""
+    apply = jax.jit(lambda params, image: last_logits(self.module.apply({'params': params}, image)))
+    return functools.partial(apply, self.params)
+
+
+def save(
+  folder: Path | str,
+  params: Params,
+  *,
+  preprocessing: dict[str, Any],
+  found: genotype.Genotype | None,
+  provenance: dict[str, Any],
+  card: str,
+) -> None:
+  """Writes the model folder, whole or not at all: an unfinished one has another name.
+
+  Args:
+    folder: weights.safetensors, preprocessing.json, card.md and, if there is one, genotype.json.
+    params: Parameters of the network.
+    preprocessing: From `describe`.
+    found: The genotype, or None for a baseline.
+    provenance: Where the genotype came from.
+    card: What the model is, for a person.
+  """
+  folder = Path(folder)
+  unfinished = folder.with_name(f'.{folder.name}.unfinished')
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  flat = traverse_util.flatten_dict(params, sep='/')
+  weights = {name: np.asarray(leaf) for name, leaf in flat.items()}
+  files.write_bytes(unfinished / 'weights.safetensors', safetensors.numpy.save(weights))
+  files.write_json(unfinished / 'preprocessing.json', preprocessing)
+  if found is not None:
+    genotype.save(unfinished / 'genotype.json', found, provenance=provenance)
+  files.write_text(unfinished / 'card.md', card)
+  if folder.exists():
+    shutil.rmtree(folder)
+  unfinished.rename(folder)
+
+
+def load(folder: Path | str) -> LoadedModel:
+  """Reads a model folder.
+
+  Raises:
+    InputError: The folder or a file of it is missing, damaged, or of another version.
+  """
+  folder = Path(folder)
+  if not folder.is_dir():
+    raise InputError(f'{folder}: there is no model; train one with --stage=retrain')
+  spec = files.read_json(folder / 'preprocessing.json')
+  if not isinstance(spec, dict) or spec.get('format') != FORMAT or spec.get('version') != VERSION:
+    raise InputError(
+      f'{folder / "preprocessing.json"}: expected "format": "{FORMAT}", "version": {VERSION}; '
+      'the folder is damaged or of another release'
+    )
+  found = genotype.load(folder / 'genotype.json') if spec['name'] == 'thrifty' else None
+  module = build(spec, found)
+  return LoadedModel(module, _load_weights(folder, module, spec), spec, found)
+
+
+def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Params:
+  path = folder / 'weights.safetensors'
+  try:
+    flat = safetensors.numpy.load_file(path)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise InputError(f'{path}: cannot be read ({error}); copy or train the model again') from error
+  channels = spec['modalities'] * (2 * spec['context'] + 1)
+  image = jax.ShapeDtypeStruct((1, spec['image_size'], spec['image_size'], channels), jnp.float32)
+  shapes = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), image)['params']
+  expected = {
+    name: leaf.shape for name, leaf in traverse_util.flatten_dict(shapes, sep='/').items()
+  }
+  if {name: leaf.shape for name, leaf in flat.items()} != expected:
+    raise InputError(f'{path}: these are not the weights of the network that its folder describes')
+  return traverse_util.unflatten_dict(
+    {name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep='/'
+  )

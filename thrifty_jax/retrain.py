@@ -1,0 +1,278 @@
+"""Trains a network from scratch: the searched one, that of a genotype file, or a baseline."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from thrifty_jax import evaluate, files, genotype, logbook, model
+from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.data import Batch, steps_per_epoch
+from thrifty_jax.losses import segmentation_loss
+from thrifty_jax.train_data import SAVE_SECONDS, Figures, TrainData, open_train_data
+
+SELECTION = {
+  'volume': 'mean volume DSC of the validation patients on the native grid',
+  'pooled_2d': 'pooled 2D DSC of the validation slices',
+}
+
+
+class TrainState(NamedTuple):
+  """Everything that a step changes."""
+
+  step: jax.Array
+  params: model.Params
+  average: model.Params  # of params over steps: what is scored and kept
+  optimizer: optax.OptState
+
+
+class Best(NamedTuple):
+  """The best epoch so far on the validation patients."""
+
+  params: model.Params
+  epoch: int
+  dsc: float
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def optimizer(
+  settings: ConfigDict, *, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimiser and its learning rate: a linear warm-up, then a cosine to 0.
+
+  AdamW decays kernels only; SGD, as the authors have it, adds L2 decay of all to the gradient.
+  """
+  rate = optax.warmup_cosine_decay_schedule(
+    init_value=0.0 if settings.warmup_epochs else settings.learning_rate,
+    peak_value=settings.learning_rate,
+    warmup_steps=settings.warmup_epochs * steps_per_epoch,
+    decay_steps=settings.epochs * steps_per_epoch,
+  )
+  clip = optax.clip_by_global_norm(settings.clip_norm)
+  if settings.optimizer == 'sgd':
+    decay = optax.add_decayed_weights(settings.weight_decay)
+    return optax.chain(clip, decay, optax.sgd(rate, momentum=settings.momentum)), rate
+
+  def kernels(params: model.Params) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+  adamw = optax.adamw(rate, weight_decay=settings.weight_decay, mask=kernels)
+  return optax.chain(clip, adamw), rate
+
+
+def make_train_step(
+  net: nn.Module,
+  transformation: optax.GradientTransformation,
+  *,
+  augment: Callable[[jax.Array, Batch], Batch],
+  average_decay: float,
+  seed: int,
+) -> Step:
+  """The training step, a pure function (state, batch) -> (state, metrics).
+
+  Args:
+    net: The network.
+    transformation: Its optimiser.
+    augment: (key, batch) -> batch.
+    average_decay: Of the running average of the weights; 0 keeps the weights themselves.
+    seed: The random numbers of a step follow from it and from the step.
+  """
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    batch = augment(jax.random.fold_in(jax.random.key(seed), state.step), batch)
+
+    def loss(params: model.Params) -> tuple[jax.Array, jax.Array]:
+      return segmentation_loss(net.apply({'params': params}, batch['image']), batch['label'])
+
+    (value, dice), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, transformed = transformation.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The first steps weigh more: an average that began with the random weights would lag.
+    decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
+    decay = decay if average_decay else 0.0
+    average = optax.incremental_update(params, state.average, 1 - decay)
+    state = TrainState(state.step + 1, params, average, transformed)
+    metrics = {'loss': value, 'dice': dice.mean(), 'gradient': optax.tree.norm(gradient)}
+    return state, metrics
+
+  return train_step
+
+
+def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
+  """Trains the network and writes <workdir>/model and <workdir>/retrain/summary.json.
+
+  Goes on from the last checkpoint if there is one.
+
+  Args:
+    config: Of the run.
+    workdir: Its folder, with search/genotype.json unless the config names another or a baseline.
+
+  Returns:
+    The summary: model, parameters, best epoch, its validation DSC, and how it was chosen.
+
+  Raises:
+    InputError: Unprepared data, a missing genotype, or a number that is not finite.
+  """
+  workdir, settings = Path(workdir), config.retrain
+  folder = workdir / 'retrain'
+  train_data = open_train_data(config)
+  source, found = _genotype(config, workdir)
+  spec = model.describe(config, train_data.statistics)
+  net = model.build(spec, found)
+  examples = train_data.examples(train_data.patients['train'])
+  steps = steps_per_epoch(len(examples), settings.batch_size)
+  batch_shape = train_data.batch_shape(settings.batch_size)
+
+  transformation, rate = optimizer(settings, steps_per_epoch=steps)
+  params = model.initialise(net, batch_shape['image'], seed=config.seed)
+  average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
+  state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
+  best = Best(jax.tree.map(np.asarray, params), 0, -1.0)
+  logbook.say('network', f'{model.count(params):,} parameters; {steps} steps an epoch')
+
+  checkpoints = Checkpoints(folder / 'checkpoints')
+  log = logbook.Logbook(folder)
+  first_epoch = 0
+  if checkpoints.latest() is not None:
+    like = {'state': state._asdict(), 'best': best._asdict()}
+    kept = checkpoints.restore(like)
+    state, best = TrainState(**kept['state']), Best(**kept['best'])
+    first_epoch = int(state.step) // steps
+    logbook.say('resumed', f'after epoch {first_epoch}')
+  log.truncate(int(state.step))
+
+  train_step = jax.jit(
+    make_train_step(
+      net,
+      transformation,
+      augment=train_data.augment,
+      average_decay=settings.ema_decay,
+      seed=config.seed,
+    ),
+    donate_argnums=0,
+  )
+  validate = make_validation(config, train_data, net)
+  saved, epoch = time.monotonic(), first_epoch
+  with logbook.progress(settings.epochs * steps, 'retrain') as bar:
+    bar.update(first_epoch * steps)
+    while epoch < settings.epochs and not _out_of_patience(settings, epoch, best):
+      began = time.monotonic()
+      figures = Figures('retrain', epoch)
+      batches = train_data.batches(examples, batch_size=settings.batch_size, epoch=epoch)
+      for step, batch in enumerate(batches, start=epoch * steps + 1):
+        state, metrics = train_step(state, batch)
+        figures.add(step, metrics)
+        if figures.steps:
+          bar.set_postfix(
+            loss=f'{figures.mean("loss"):.3f}',
+            dsc=f'{figures.mean("dice"):.3f}',
+            best=f'{max(best.dsc, 0):.3f}',
+          )
+        bar.update(1)
+      figures.flush()
+      epoch += 1
+
+      entry = {
+        'epoch': epoch,
+        'step': int(state.step),
+        'loss': figures.mean('loss'),
+        'dsc': figures.mean('dice'),
+        'gradient': figures.mean('gradient'),
+        'learning_rate': float(rate(state.step - 1)),
+      }
+      if epoch % settings.validate_every == 0 or epoch == settings.epochs:
+        entry['validation_dsc'] = validate(state.average)
+        if entry['validation_dsc'] > best.dsc:
+          best = Best(jax.device_get(state.average), epoch, entry['validation_dsc'])
+      log.append({**entry, 'seconds': time.monotonic() - began})
+      if epoch == settings.epochs or time.monotonic() - saved > SAVE_SECONDS:
+        checkpoints.save(epoch, {'state': state._asdict(), 'best': best._asdict()})
+        saved = time.monotonic()
+  checkpoints.close()
+
+  summary = {
+    'model': config.model.name,
+    'parameters': model.count(best.params),
+    'genotype': source,
+    'epochs': epoch,
+    'best_epoch': int(best.epoch),
+    'validation_dsc': float(best.dsc),
+    'selection': SELECTION[config.evaluate.protocol],
+    'seconds': sum(entry['seconds'] for entry in log.entries()),
+  }
+  model.save(
+    workdir / 'model',
+    best.params,
+    preprocessing=spec,
+    found=found,
+    provenance={'source': source, 'data': config.data.name, 'seed': config.seed},
+    card=_card(config, summary),
+  )
+  files.write_json(folder / 'summary.json', summary)
+  logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
+  logbook.say('model', str(workdir / 'model'))
+  return summary
+
+
+def make_validation(
+  config: ConfigDict, train_data: TrainData, net: nn.Module
+) -> Callable[[model.Params], float]:
+  """The function from parameters to the DSC that picks the checkpoint."""
+  logits = jax.jit(lambda params, image: model.last_logits(net.apply({'params': params}, image)))
+
+  def validate(params: model.Params) -> float:
+    predict = evaluate.network_predict(
+      lambda image: logits(params, image),
+      statistics=train_data.statistics,
+      context=config.data.context,
+      batch_size=config.evaluate.batch_size,
+    )
+    return evaluate.validation_dsc(
+      train_data.prepared,
+      train_data.patients['validation'],
+      predict,
+      protocol=config.evaluate.protocol,
+    )
+
+  return validate
+
+
+def _out_of_patience(settings: ConfigDict, epoch: int, best: Best) -> bool:
+  return 0 < settings.patience <= epoch - best.epoch
+
+
+def _genotype(config: ConfigDict, workdir: Path) -> tuple[str, genotype.Genotype | None]:
+  """Where the genotype comes from, and what it is; a baseline has none."""
+  if config.model.name != 'thrifty':
+    return '', None
+  path = Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
+  return str(path), genotype.load(path)
+
+
+def _card(config: ConfigDict, summary: dict[str, Any]) -> str:
+  """The model card."""
+  data = config.data
+  return f"""\
+# {summary['model']} for {', '.join(data.classes[1:])}
+
+Research use only, not a medical device.
+
+- Data: {data.name}, fold {data.fold} of {data.folds}, slices of {data.image_size} x \
+{data.image_size} pixels
+- Parameters: {summary['parameters']:,}
+- Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
+{100 * summary['validation_dsc']:.2f} %
+- Scores on test patients: evaluate/summary.json of the run
+
+`preprocessing.json` says what the network expects: sizes, intensity limits, mean and deviation,
+and the classes in the order of its outputs.
+"""

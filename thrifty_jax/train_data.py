@@ -1,0 +1,149 @@
+"""What search and retraining learn from: the prepared slices of a run, split by patient."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_prep import prepare
+from thrifty_jax import data, evaluate
+from thrifty_jax.augment import augment
+from thrifty_jax.data import Batch, Examples
+from thrifty_jax.errors import InputError
+
+# Between checkpoints, so that an epoch of seconds is not outweighed by saving it.
+SAVE_SECONDS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainData:
+  """Prepared slices, who is in which split, and what the training patients' intensities are.
+
+  Attributes:
+    prepared: The data set.
+    patients: Names under train, validation and test.
+    statistics: Mean and deviation over the training patients, [M] each.
+  """
+
+  config: ConfigDict
+  prepared: data.Prepared
+  patients: Mapping[str, tuple[str, ...]]
+  statistics: data.Statistics
+
+  def examples(self, patients: tuple[str, ...]) -> Examples:
+    """The slices of these patients, on the device if they fit."""
+    cases = evaluate.cases_of(self.prepared, patients)
+    return Examples(self.prepared, cases, self.config.data.device_budget_bytes)
+
+  def batches(self, examples: Examples, *, batch_size: int, epoch: int, steps: int = 0) -> Any:
+    """The shuffled batches of an epoch, on the device; see data.batches."""
+    return data.batches(
+      examples,
+      batch_size=batch_size,
+      seed=self.config.seed,
+      epoch=epoch,
+      statistics=self.statistics,
+      context=self.config.data.context,
+      steps=steps,
+      prefetch=self.config.data.prefetch,
+    )
+
+  def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
+    """Shape and type of a batch of images, [B, S, S, C] float32."""
+    side, _, modalities = self.prepared.slice_shape
+    channels = modalities * (2 * self.config.data.context + 1)
+    return jax.ShapeDtypeStruct((batch_size, side, side, channels), np.float32)
+
+  def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch."""
+    image = self.image_shape(batch_size)
+    return {'image': image, 'label': jax.ShapeDtypeStruct(image.shape[:3], np.int32)}
+
+  @functools.cached_property
+  def augment(self) -> Any:
+    """(key, batch) -> the batch under random warps and intensities; to be traced by jit."""
+    settings, mean, std = self.config.augment, self.statistics['mean'], self.statistics['std']
+
+    def augmented(key: jax.Array, batch: Batch) -> Batch:
+      image, label = augment(
+        key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
+      )
+      return {'image': image, 'label': label}
+
+    return augmented
+
+
+def open_train_data(config: ConfigDict) -> TrainData:
+  """Opens the prepared slices of a run.
+
+  Raises:
+    InputError: If they are not prepared, or the patients are too few.
+  """
+  prepared = data.open_prepared(prepare.prepared_dir(config))
+  patients = evaluate.patients_of(config, prepared)
+  training = Examples(prepared, evaluate.cases_of(prepared, patients['train']))
+  return TrainData(config, prepared, patients, data.intensity_statistics(training))
+
+
+class Figures:
+  """Sums of an epoch's metrics, read from the device a step late so that it never waits.
+
+  A number that is not finite stops the run.
+  """
+
+  def __init__(self, stage: str, epoch: int):
+    self.stage, self.epoch = stage, epoch
+    self.sums: dict[str, np.ndarray] = {}
+    self.steps = 0
+    self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a step, as yet on the device.
+
+    Raises:
+      InputError: If a number of the step before is not finite.
+    """
+    self.flush()
+    self._pending = (step, metrics)
+
+  def flush(self) -> None:
+    """Reads what is pending."""
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    for name, value in jax.device_get(metrics).items():
+      if not np.all(np.isfinite(value)):
+        raise InputError(
+          f'{self.stage}, epoch {self.epoch + 1}, step {step}: {name} is not finite; lower its '
+          f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept'
+        )
+      self.sums[name] = self.sums.get(name, 0) + value
+    self.steps += 1
+
+  def mean(self, name: str) -> float:
+    """Mean of a metric over the steps so far."""
+    return float(self.sums[name]) / self.steps if name in self.sums else math.nan
+
+  def dsc(self) -> float:
+    """DSC of all pixels so far, mean over foreground classes, from the sums of `overlap`."""
+    if 'overlap' not in self.sums:
+      return math.nan
+    both, predicted, true = np.moveaxis(self.sums['overlap'], -1, 0)
+    total = predicted + true
+    return float(np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0).mean())
+
+
+def overlap(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Pixels in common, predicted and true, of each foreground class: [K - 1, 3], float32."""
+  classes = jnp.arange(1, logits.shape[-1])
+  predicted = logits.argmax(-1)[..., None] == classes
+  true = label[..., None] == classes
+  counts = [(predicted & true), predicted, true]
+  return jnp.stack([c.sum((0, 1, 2)) for c in counts], axis=-1).astype(np.float32)
