@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import tqdm
 from ml_collections import ConfigDict
 
 from data_prep import data_sets, splits
 from data_prep.volumes import Case, Volume
+from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 
 
@@ -97,8 +97,8 @@ def check(config: ConfigDict) -> None:
   split = check_patients(cases, config)
   read_case = data_sets.module(config).read_case
   rows, lacking = [], []
-  with tqdm.tqdm(cases, desc=f'check {config.data.name}', unit='case') as bar:
-    for case in bar:
+  with logbook.progress(len(cases), f'check {config.data.name}') as bar:
+    for case in cases:
       volume = read_case(case)
       check_volume(
         volume, classes=config.data.classes, modalities=config.data.modalities, source=case
@@ -107,6 +107,7 @@ def check(config: ConfigDict) -> None:
       voxels = np.bincount(volume.truth.reshape(-1), minlength=len(config.data.classes))
       rows.append(_row(volume, part, voxels / volume.truth.size))
       lacking += [case.case] if not voxels[1:].all() else []
+      bar.update(1)
   header = ['case', 'patient', 'split', 'D x H x W', 'spacing mm', 'intensity']
   print(table([*header, *config.data.classes[1:]], rows))
   if lacking:

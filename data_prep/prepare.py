@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-import tqdm
 from absl import logging
 from ml_collections import ConfigDict
 
 from data_prep import builder, checks, data_sets
 from data_prep.volumes import Case
-from thrifty_jax import command_line
+from thrifty_jax import command_line, logbook
 from thrifty_jax.errors import InputError
 
 # Nothing takes so long to prepare: an older unfinished folder is nobody's work in progress.
@@ -51,7 +50,7 @@ def prepare(config: ConfigDict) -> Path:
     return folder
   _sweep(folder)
   start = time.monotonic()
-  with tqdm.tqdm(total=len(cases), desc=f'prepare {config.data.name}', unit='case') as bar:
+  with logbook.progress(len(cases), f'prepare {config.data.name}') as bar:
     slices = _builder(config, cases, case_done=bar.update)
     try:
       with _quiet_tfds():

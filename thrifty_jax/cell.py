@@ -5,22 +5,27 @@ operation on the edges that its genotype kept.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from thrifty_jax import ops
-from thrifty_jax.mixed_op import MixedOperation, mix_edges, return_channels
+from thrifty_jax.mixed_op import Mixer, Sampling, mix_edges
 
 CellKind = Literal['down', 'up']
-T = TypeVar('T')
+CELL_KINDS: tuple[CellKind, ...] = ('down', 'up')
 
 
 def sources_of(node: int) -> range:
   """The states that node 0, 1, ... may read: in0, in1 and all nodes before it."""
   return range(2 + node)
+
+
+def targets_of(source: int, *, nodes: int) -> range:
+  """The nodes that may read a state."""
+  return range(max(0, source - 1), nodes)
 
 
 def edge_count(nodes: int) -> int:
@@ -49,13 +54,12 @@ def _cell(
   *,
   kind: CellKind,
   nodes: int,
-  leave: Callable[[int, jax.Array], dict[int, T]],
-  join: Callable[[list[T]], jax.Array],
+  leave: Callable[[int, jax.Array], dict[int, jax.Array]],
 ) -> jax.Array:
   """The skeleton, called inside a compact method.
 
   leave(source, state) runs all edges out of a state and returns what each reached node gets from
-  it; join(terms) makes a node of what it got.
+  it.
   """
   stride = 2 if kind == 'down' else 1
   states = [ops.ConvNorm(in1.shape[-1], stride=stride, name='in0')(in0), in1]
@@ -64,69 +68,43 @@ def _cell(
     for node, term in leave(source, states[source]).items():
       incoming[node].append(term)
     if source > 0:  # its last edge has arrived
-      states.append(join(incoming[source - 1]))
+      states.append(sum(incoming[source - 1]))
   return ops.ConvNorm(in1.shape[-1], name='out')(jnp.concatenate(states[2:], axis=-1))
 
 
 class MixedCell(nn.Module):
-  """A cell of the supernet.
+  """A cell of the supernet; the parameters of its edges are in MixedEdges.
 
   Attributes:
     kind: down or up.
     nodes: Intermediate nodes.
-    sample: One in so many channels goes through the candidates.
   """
 
   kind: CellKind
   nodes: int
-  sample: int
 
   @nn.compact
   def __call__(
-    self,
-    in0: jax.Array,
-    in1: jax.Array,
-    operation_weights: Sequence[jax.Array],
-    edge_weights: jax.Array,
-    order: jax.Array | None = None,
+    self, in0: jax.Array, in1: jax.Array, mixers: Sequence[Mixer], sampling: Sampling
   ) -> jax.Array:
     """Runs the cell.
 
     Args:
       in0: down: [B, 4H, 4W, C]; up: [B, H, W, C'], any C'.
       in1: down: [B, 2H, 2W, C]; up: [B, H / 2, W / 2, C].
-      operation_weights: Of every edge's candidates, E arrays [N], edges ordered by node, then source.
-      edge_weights: Of the edges, summing to 1 at each node, [E].
-      order: Permutation of the channels for random sampling, [C], or None.
+      mixers: Of the edges out of every state.
+      sampling: Of the channels.
 
     Returns:
       [B, H, W, C].
     """
-    sampled = in1.shape[-1] // self.sample
 
-    def leave(source: int, state: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
+    def leave(source: int, state: jax.Array) -> dict[int, jax.Array]:
       resample = resample_of(self.kind, source)
-      targets = [node for node in range(self.nodes) if source in sources_of(node)]
-      edges = [MixedOperation(resample, sampled, name=edge_name(node, source)) for node in targets]
-      indices = [edge_count(node) + source for node in targets]
-      return dict(
-        zip(
-          targets,
-          mix_edges(
-            edges,
-            state if order is None else state[..., order],
-            operation_weights=[operation_weights[i] for i in indices],
-            edge_weights=[edge_weights[i] for i in indices],
-          ),
-          strict=True,
-        )
-      )
+      terms = mix_edges(state, mixers[source], sampling, resample=resample)
+      return dict(zip(targets_of(source, nodes=self.nodes), terms, strict=True))
 
-    def join(terms: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-      mixed, bypassed = (sum(part) for part in zip(*terms, strict=True))
-      return return_channels(mixed, bypassed, sample=self.sample, order=order)
-
-    return _cell(in0, in1, kind=self.kind, nodes=self.nodes, leave=leave, join=join)
+    return _cell(in0, in1, kind=self.kind, nodes=self.nodes, leave=leave)
 
 
 class DerivedCell(nn.Module):
@@ -152,4 +130,4 @@ class DerivedCell(nn.Module):
         if source in kept
       }
 
-    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave, join=sum)
+    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave)

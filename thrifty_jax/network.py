@@ -1,14 +1,32 @@
 """The grid of cells (a UNet++-shaped triangle), as supernet and as derived network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thrifty_jax import ops
-from thrifty_jax.cell import CellKind, DerivedCell, MixedCell, edge_count, resample_of, sources_of
+from thrifty_jax.cell import (
+  CELL_KINDS,
+  CellKind,
+  DerivedCell,
+  MixedCell,
+  edge_count,
+  resample_of,
+  sources_of,
+  targets_of,
+)
 from thrifty_jax.genotype import Genotype
+from thrifty_jax.mixed_op import (
+  MixedEdges,
+  Mixer,
+  Sampling,
+  random_sampling,
+  shuffled_sampling,
+)
 
 # {'down': {'alphas': E arrays [N], 'betas': [E]}, 'up': ...}, before the softmax.
 Architecture = dict[str, dict[str, tuple[jax.Array, ...] | jax.Array]]
@@ -70,6 +88,11 @@ def grid(
   return jnp.stack(logits) if deep_supervision else logits[0]
 
 
+def cell_count(kind: CellKind, *, depth: int) -> int:
+  """Cells of a kind in the grid, the head among the up cells."""
+  return depth - 1 if kind == 'down' else depth * (depth - 1) // 2 + 1
+
+
 def pad_to_multiple(image: jax.Array, *, multiple: int, background: tuple[float, ...]) -> jax.Array:
   """Fills right and bottom with the background up to a multiple; [B, H', W', C]."""
   _, height, width, _ = image.shape
@@ -124,6 +147,8 @@ class Supernet(nn.Module):
     nodes: Nodes of a cell.
     sample: One in so many channels goes through the candidates.
     background: Normalised value that sides are padded with, one per image channel.
+    sampling: shuffle takes the first channels and shuffles; random takes a subset drawn by key, or
+      the first without a key, and does not shuffle.
   """
 
   classes: int
@@ -132,24 +157,47 @@ class Supernet(nn.Module):
   nodes: int = 2
   sample: int = 4
   background: tuple[float, ...] = (0.0,)
+  sampling: Literal['shuffle', 'random'] = 'shuffle'
 
   @nn.compact
   def __call__(
     self, image: jax.Array, architecture: Architecture, key: jax.Array | None = None
   ) -> jax.Array:
-    """Logits [B, H, W, K] of image [B, H, W, C]; a key draws the sampled channels at random."""
+    """Logits [B, H, W, K] of image [B, H, W, C]; a key draws the random sample."""
     if self.channels % self.sample:
       raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
+    if self.sampling == 'shuffle':
+      if key is not None:
+        raise ValueError("a key needs sampling='random'; sampling='shuffle' draws nothing")
+      sampling = shuffled_sampling(self.channels, self.sample)
+    else:
+      order = jnp.arange(self.channels)
+      order = order if key is None else jax.random.permutation(key, order)
+      sampling = random_sampling(order, self.sample)
     weights = architecture_weights(architecture, nodes=self.nodes)
-    order = None if key is None else jax.random.permutation(key, self.channels)
+    mixers = {kind: self._mixers(kind, weights[kind], sampling) for kind in CELL_KINDS}
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
-      part = weights[kind]
-      return MixedCell(kind, self.nodes, self.sample, name=name)(
-        in0, in1, part['alphas'], part['betas'], order
-      )
+      return MixedCell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
 
     return _run(self, image, cell)
+
+  def _mixers(self, kind: CellKind, part: dict, sampling: Sampling) -> Iterator[tuple[Mixer, ...]]:
+    """What the edges of a kind's cells need: cell by cell, a mixer for each state."""
+    mixers = []
+    for source in range(self.nodes + 1):
+      targets = targets_of(source, nodes=self.nodes)
+      edges = np.array([edge_count(node) + source for node in targets])
+      module = MixedEdges(
+        resample_of(kind, source),
+        self.channels // self.sample,
+        edges=len(edges),
+        cells=cell_count(kind, depth=self.depth),
+        name=f'{kind}_from_{source}',
+      )
+      alphas = jnp.stack([part['alphas'][edge] for edge in edges])
+      mixers.append(module(alphas, part['betas'][edges], sampling))
+    return zip(*mixers, strict=True)
 
 
 class DerivedNetwork(nn.Module):

@@ -1,0 +1,157 @@
+"""The bilevel step: weights and architecture, each with an optimiser and a half of the data.
+
+All pure functions of (state, batch); the loop around them is in search.py.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook, model
+from thrifty_jax.data import Batch
+from thrifty_jax.losses import segmentation_loss
+from thrifty_jax.network import Architecture, Supernet, init_architecture
+from thrifty_jax.train_data import overlap
+
+
+class SearchState(NamedTuple):
+  """Everything that a step changes."""
+
+  step: jax.Array
+  params: model.Params
+  architecture: Architecture
+  weight_optimizer: optax.OptState
+  architecture_optimizer: optax.OptState
+
+
+Metrics = dict[str, jax.Array]
+HalfStep = Callable[[SearchState, Batch], tuple[SearchState, Metrics]]
+
+
+def weight_optimizer(settings: ConfigDict, *, steps: int) -> optax.GradientTransformation:
+  """SGD with momentum and a cosine from the first to the last of `steps`.
+
+  The gradient is clipped, then L2 decay is added, then momentum: the order of PyTorch's SGD.
+  """
+  rate = optax.cosine_decay_schedule(
+    settings.weight_learning_rate,
+    steps,
+    alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
+  )
+  return optax.chain(
+    optax.clip_by_global_norm(settings.clip_norm),
+    optax.add_decayed_weights(settings.weight_decay),
+    optax.sgd(rate, momentum=settings.weight_momentum),
+  )
+
+
+def architecture_optimizer(settings: ConfigDict) -> optax.GradientTransformation:
+  """Adam with L2 decay of the variables added to their gradient."""
+  first, second = settings.architecture_betas
+  return optax.chain(
+    optax.add_decayed_weights(settings.architecture_decay),
+    optax.adam(settings.architecture_learning_rate, b1=first, b2=second),
+  )
+
+
+class Learners(NamedTuple):
+  """The supernet, and the optimiser of each of the two levels."""
+
+  net: Supernet
+  for_weights: optax.GradientTransformation
+  for_architecture: optax.GradientTransformation
+
+
+def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) -> SearchState:
+  """The state before the first step; image gives the shape of a batch."""
+  architecture = init_architecture(jax.random.key(seed), nodes=learners.net.nodes)
+  params = model.initialise(learners.net, image, architecture, seed=seed)
+  return SearchState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    architecture=architecture,
+    weight_optimizer=learners.for_weights.init(params),
+    architecture_optimizer=learners.for_architecture.init(architecture),
+  )
+
+
+def make_half_steps(
+  learners: Learners,
+  *,
+  augment: Callable[[jax.Array, Batch], Batch],
+  seed: int,
+  random_sampling: bool = False,
+) -> tuple[HalfStep, HalfStep]:
+  """The two halves of the bilevel step, pure functions of (state, batch).
+
+  Each differentiates its own variables only, so neither optimiser ever sees the other's. First
+  order: the architecture's gradient is taken at the present weights.
+
+  Args:
+    learners: The supernet and both optimisers.
+    augment: (key, batch) -> batch.
+    seed: The random numbers of a step follow from it and from the step.
+    random_sampling: Draw the sampled channels at random in each step.
+
+  Returns:
+    weight_step and architecture_step, each (state, batch) -> (state, metrics). The weight step
+    counts.
+  """
+
+  def loss(
+    params: model.Params, architecture: Architecture, batch: Batch, key: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    augment_key, sample_key = jax.random.split(key)
+    batch = augment(augment_key, batch)
+    logits = learners.net.apply(
+      {'params': params}, batch['image'], architecture, sample_key if random_sampling else None
+    )
+    return segmentation_loss(logits, batch['label'])[0], overlap(logits, batch['label'])
+
+  def key_of(state: SearchState, half: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), half)
+
+  def weight_step(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
+    (value, _), gradient = jax.value_and_grad(loss, argnums=0, has_aux=True)(
+      state.params, state.architecture, batch, key_of(state, 0)
+    )
+    updates, optimizer = learners.for_weights.update(gradient, state.weight_optimizer, state.params)
+    state = state._replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      weight_optimizer=optimizer,
+    )
+    return state, {'weight_loss': value, 'weight_gradient': optax.tree.norm(gradient)}
+
+  def architecture_step(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
+    (value, counts), gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)(
+      state.params, state.architecture, batch, key_of(state, 1)
+    )
+    updates, optimizer = learners.for_architecture.update(
+      gradient, state.architecture_optimizer, state.architecture
+    )
+    state = state._replace(
+      architecture=optax.apply_updates(state.architecture, updates),
+      architecture_optimizer=optimizer,
+    )
+    return state, {'architecture_loss': value, 'overlap': counts}
+
+  return weight_step, architecture_step
+
+
+def compile_together(
+  functions: tuple[HalfStep, ...], state: SearchState, batch: dict[str, jax.ShapeDtypeStruct]
+) -> list[Callable]:
+  """Compiles functions of the same arguments side by side: half the wait on two cores."""
+  began = time.monotonic()
+  lowered = [jax.jit(function).lower(state, batch) for function in functions]
+  with ThreadPoolExecutor(len(lowered)) as pool:
+    compiled = list(pool.map(lambda one: one.compile(), lowered))
+  logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
+  return compiled
