@@ -38,7 +38,7 @@ def stand_in(monkeypatch, prepared, logits):
   statistics = {'mean': [0.0] * prepared.slice_shape[-1], 'std': [1.0] * prepared.slice_shape[-1]}
   loaded = types.SimpleNamespace(
     params={'kernel': np.zeros((3, 4)), 'bias': np.zeros(4)},
-    preprocessing={**statistics, 'context': 0},
+    preprocessing={**statistics, 'context': 0, 'largest_component': []},
     logits=logits,
   )
   monkeypatch.setattr(evaluate.model_, 'load', lambda folder: loaded)

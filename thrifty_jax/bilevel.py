@@ -6,7 +6,7 @@ All pure functions of (state, batch); the loop around them is in search.py.
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,9 +109,8 @@ def make_half_steps(
   ) -> tuple[jax.Array, jax.Array]:
     augment_key, sample_key = jax.random.split(key)
     batch = augment(augment_key, batch)
-    logits = learners.net.apply(
-      {'params': params}, batch['image'], architecture, sample_key if random_sampling else None
-    )
+    sample_key = sample_key if random_sampling else None
+    logits = model.apply(learners.net, params, batch['image'], architecture, sample_key)
     return segmentation_loss(logits, batch['label'])[0], overlap(logits, batch['label'])
 
   def key_of(state: SearchState, half: int) -> jax.Array:
@@ -137,7 +136,7 @@ def make_half_steps(
       gradient, state.architecture_optimizer, state.architecture
     )
     state = state._replace(
-      architecture=optax.apply_updates(state.architecture, updates),
+      architecture=cast(Architecture, optax.apply_updates(state.architecture, updates)),
       architecture_optimizer=optimizer,
     )
     return state, {'architecture_loss': value, 'overlap': counts}

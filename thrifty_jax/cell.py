@@ -5,7 +5,7 @@ operation on the edges that its genotype kept.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from thrifty_jax.mixed_op import Mixer, Sampling, mix_edges
 
 CellKind = Literal['down', 'up']
 CELL_KINDS: tuple[CellKind, ...] = ('down', 'up')
+T = TypeVar('T')
 
 
 def sources_of(node: int) -> range:
@@ -54,12 +55,13 @@ def _cell(
   *,
   kind: CellKind,
   nodes: int,
-  leave: Callable[[int, jax.Array], dict[int, jax.Array]],
+  leave: Callable[[int, jax.Array], dict[int, T]],
+  join: Callable[[list[T]], jax.Array],
 ) -> jax.Array:
   """The skeleton, called inside a compact method.
 
   leave(source, state) runs all edges out of a state and returns what each reached node gets from
-  it.
+  it; join(terms) makes a node of what it got.
   """
   stride = 2 if kind == 'down' else 1
   states = [ops.ConvNorm(in1.shape[-1], stride=stride, name='in0')(in0), in1]
@@ -68,7 +70,7 @@ def _cell(
     for node, term in leave(source, states[source]).items():
       incoming[node].append(term)
     if source > 0:  # its last edge has arrived
-      states.append(sum(incoming[source - 1]))
+      states.append(join(incoming[source - 1]))
   return ops.ConvNorm(in1.shape[-1], name='out')(jnp.concatenate(states[2:], axis=-1))
 
 
@@ -99,12 +101,16 @@ class MixedCell(nn.Module):
       [B, H, W, C].
     """
 
-    def leave(source: int, state: jax.Array) -> dict[int, jax.Array]:
+    def leave(source: int, state: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
       resample = resample_of(self.kind, source)
-      terms = mix_edges(state, mixers[source], sampling, resample=resample)
+      terms = mix_edges(state, mixers[source], sampling.order, resample=resample)
       return dict(zip(targets_of(source, nodes=self.nodes), terms, strict=True))
 
-    return _cell(in0, in1, kind=self.kind, nodes=self.nodes, leave=leave)
+    def join(terms: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+      node = jnp.concatenate([ops.total(part) for part in zip(*terms, strict=True)], axis=-1)
+      return node @ sampling.back.astype(node.dtype)
+
+    return _cell(in0, in1, kind=self.kind, nodes=self.nodes, leave=leave, join=join)
 
 
 class DerivedCell(nn.Module):
@@ -130,4 +136,4 @@ class DerivedCell(nn.Module):
         if source in kept
       }
 
-    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave)
+    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave, join=ops.total)

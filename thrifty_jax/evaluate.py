@@ -56,6 +56,7 @@ def evaluate(
     batch_size=config.evaluate.batch_size,
     flips=flips_of(config),
   )
+  largest = [classes.index(name) for name in loaded.preprocessing['largest_component']]
   counts: list[scoring.CaseCounts] = []
   floor_counts: dict[str, list[scoring.CaseCounts]] = {name: [] for name in fitted}
   with logbook.progress(len(scored), f'evaluate {split}') as bar:
@@ -64,7 +65,9 @@ def evaluate(
       arrays = examples.read(np.arange(len(examples)))
       truth = {'label': arrays['label'], 'truth': prepared.label_volume(case)}
       scores = predict(examples)
-      counts.append(scoring.score_case(case.case, case.patient, scores=scores, **truth))
+      counts.append(
+        scoring.score_case(case.case, case.patient, scores=scores, largest=largest, **truth)
+      )
       for name, floor in fitted.items():
         guess = floor_scores(floor, arrays['image'])
         found = scoring.score_case(case.case, case.patient, scores=guess, **truth)
@@ -77,7 +80,8 @@ def evaluate(
   files.write_text(folder / 'scores.csv', scoring.csv_text(table))
   summary = {
     **_circumstances(config, prepared, patients, split),
-    'parameters': sum(int(leaf.size) for leaf in jax.tree.leaves(loaded.params)),
+    'parameters': model_.count(loaded.params),
+    'largest_component': loaded.preprocessing['largest_component'],
     **scoring.summarise(counts, classes),
     **_summary_of_floors(fitted, floor_counts, classes),
   }
@@ -161,16 +165,46 @@ def validation_dsc(
     protocol: volume: the DSC on the native grid, mean over patients and classes; pooled_2d: that
       of all slices at network resolution, mean over classes.
   """
-  counts = []
+  counts = [scoring.score_case(**case) for case in _predicted(prepared, patients, predict)]
+  return scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
+
+
+def classes_of_one_piece(
+  prepared: data.Prepared, patients: Sequence[str], predict: Predict, *, classes: Sequence[str]
+) -> list[str]:
+  """Names of the classes that gain from keeping only their largest component.
+
+  Args:
+    prepared: The data set.
+    patients: The validation patients.
+    predict: From the slices of a case to class scores.
+    classes: Names of the K classes, background first.
+
+  Returns:
+    Those whose volume DSC, mean over the patients, is higher with it.
+  """
+  foreground = range(1, len(classes))
+  whole, largest = [], []
+  for case in _predicted(prepared, patients, predict):
+    whole.append(scoring.score_case(**case))
+    largest.append(scoring.score_case(**case, largest=foreground))
+  gain = scoring.mean_dsc_of_classes(largest) - scoring.mean_dsc_of_classes(whole)
+  return [classes[index] for index in foreground if gain[index - 1] > 0]
+
+
+def _predicted(
+  prepared: data.Prepared, patients: Sequence[str], predict: Predict
+) -> Iterator[dict[str, Any]]:
+  """What score_case needs of each case of these patients."""
   for case in cases_of(prepared, patients):
     examples = data.Examples(prepared, (case,))
-    label = examples.read(np.arange(len(examples)))['label']
-    truth = prepared.label_volume(case)
-    scores = predict(examples)
-    counts.append(
-      scoring.score_case(case.case, case.patient, scores=scores, label=label, truth=truth)
-    )
-  return scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
+    yield {
+      'case': case.case,
+      'patient': case.patient,
+      'scores': predict(examples),
+      'label': examples.read(np.arange(len(examples)))['label'],
+      'truth': prepared.label_volume(case),
+    }
 
 
 def fit_floors(

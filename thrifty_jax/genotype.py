@@ -16,7 +16,7 @@ VERSION = 1
 
 Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
 # kind -> (node, source) -> score of every candidate, [N]
-Scores = dict[str, dict[tuple[int, int], np.ndarray]]
+Scores = dict[CellKind, dict[tuple[int, int], np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def scores(
   return result
 
 
-def derive(weights: dict[str, Any], *, nodes: int, edges_per_node: int) -> Genotype:
+def derive(weights: dict[CellKind, Any], *, nodes: int, edges_per_node: int) -> Genotype:
   """The strongest operation of every edge, and the strongest edges of every node.
 
   Args:

@@ -45,6 +45,6 @@ def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, j
   if logits.ndim == 5:
     losses, dice = jax.vmap(segmentation_loss, in_axes=(0, None))(logits, label)
     return losses.mean(), dice[-1]
+  dice = soft_dice(logits, label)  # first: it says what is wrong with a label's shape
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-  dice = soft_dice(logits, label)
   return cross_entropy + 1 - dice.mean(), dice

@@ -30,41 +30,38 @@ class MixedOperation(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
     """Mixes x [B, H, W, C / sample] with weights [N] that sum to 1; [B, H', W', C / sample]."""
-    return sum(
-      weight * ops.operation(kind, channels=self.channels, mixed=True, name=kind)(x)
-      for kind, weight in zip(ops.OPERATIONS[self.resample], weights, strict=True)
-    )
+    kinds = ops.OPERATIONS[self.resample]
+    candidates = [ops.operation(k, channels=self.channels, mixed=True, name=k)(x) for k in kinds]
+    return ops.total([w * y for w, y in zip(weights, candidates, strict=True)])
 
 
-# The fast form: candidates in the order of its features. Each edge has its own convolutions; pools
+# The fast form: candidates that are computed together. Each edge has its own convolutions; pools
 # and identity have no parameters, so the edges out of a state share them.
-_CONVOLUTIONS = {
-  'normal': ('conv_3x3', 'sep_conv_3x3', 'dil_conv_3x3'),
-  'down': ('down_conv_3x3', 'down_sep_conv_3x3', 'down_se_conv_3x3', 'down_dil_conv_3x3'),
-  'up': ('up_conv_3x3', 'up_sep_conv_3x3', 'up_se_conv_3x3', 'up_dil_conv_3x3'),
+_PARTS = {
+  'normal': (('conv_3x3', 'sep_conv_3x3'), ('dil_conv_3x3',), ('identity',), ('se',)),
+  'down': (
+    ('down_conv_3x3', 'down_sep_conv_3x3'),
+    ('down_dil_conv_3x3',),
+    ('down_se_conv_3x3',),
+    ('down_avg_pool',),
+    ('down_max_pool',),
+  ),
+  'up': (('up_conv_3x3', 'up_sep_conv_3x3'), ('up_dil_conv_3x3',), ('up_se_conv_3x3',)),
 }
-_SHARED = {'normal': ('identity',), 'down': ('down_avg_pool', 'down_max_pool'), 'up': ()}
+_SHARED = ('identity', 'down_avg_pool', 'down_max_pool')
 _GATED = {'normal': 'se', 'down': 'down_se_conv_3x3', 'up': 'up_se_conv_3x3'}
 
 
 class Sampling(NamedTuple):
-  """Which channels are sampled, and where they go.
+  """Which channels are sampled, and where all go.
 
   Attributes:
-    pick: The sampled channels, [C, C / sample], zeros and ones; None: the first.
-    mixed_to: Place of every mixed channel in the output, [C / sample, C].
-    bypass_to: Place of every other channel, [C, C]; rows of sampled ones are zero.
+    order: Permutation that puts the sampled channels first, [C, C]; None: they are the first.
+    back: Permutation of the output, sampled channels first, to its final order, [C, C].
   """
 
-  pick: jax.Array | None
-  mixed_to: jax.Array
-  bypass_to: jax.Array
-
-  def sampled(self, state: jax.Array) -> jax.Array:
-    """The sampled channels of state [..., C]."""
-    if self.pick is None:
-      return state[..., : self.mixed_to.shape[0]]
-    return state @ self.pick.astype(state.dtype)
+  order: jax.Array | None
+  back: jax.Array
 
 
 def shuffled_sampling(channels: int, sample: int) -> Sampling:
@@ -72,42 +69,39 @@ def shuffled_sampling(channels: int, sample: int) -> Sampling:
 
   Source: PC-DARTS' released code.
   """
-  sampled = channels // sample
-  place = jnp.eye(channels).reshape(sampled, sample, channels).swapaxes(0, 1)
-  place = place.reshape(channels, channels)
-  return Sampling(None, place[:sampled], place.at[:sampled].set(0))
+  back = jnp.eye(channels).reshape(channels // sample, sample, channels).swapaxes(0, 1)
+  return Sampling(None, back.reshape(channels, channels))
 
 
-def random_sampling(order: jax.Array, sample: int) -> Sampling:
+def random_sampling(order: jax.Array) -> Sampling:
   """The first channels of a permutation [C]; all return to their places.
 
   Source: PC-DARTS (Xu et al., 2020), section 3.1.
   """
-  identity = jnp.eye(order.size)
-  mixed_to = identity[order[: order.size // sample]]
-  return Sampling(mixed_to.T, mixed_to, identity * (1 - mixed_to.sum(0)))
+  back = jnp.eye(order.size)[order]
+  return Sampling(back.T, back)
 
 
 class Mixer(NamedTuple):
   """What mix_edges needs for the E edges out of one state of one cell, c = C / sample.
 
   Attributes:
-    dense: Convolutions of the sample as it is, one kernel of many outputs.
-    gated: Convolutions behind the gates; None for normal, whose `se` has no convolution.
-    dilated: Dilated convolutions.
+    kernels: One with many outputs for each kind of convolution: of the sample as it is, dilated,
+      and (not for normal, whose `se` has no convolution) behind the gates.
     squeeze, squeeze_bias: First layer of all gates, [c, E * h] and [E * h].
     excite, excite_bias: Second layer, [E * h, E * c] and [E * c].
-    mixing: From every feature to every edge's output, [F, E * C].
+    mixing: Weighted sums of the candidates, from the features of each part to all edges' sampled
+      channels, [F, E * c] each.
+    edge_weights: Of the bypassed channels, E scalars.
   """
 
-  dense: jax.Array
-  gated: jax.Array | None
-  dilated: jax.Array
+  kernels: tuple[jax.Array, ...]
   squeeze: jax.Array
   squeeze_bias: jax.Array
   excite: jax.Array
   excite_bias: jax.Array
-  mixing: jax.Array
+  mixing: tuple[jax.Array, ...] = ()
+  edge_weights: tuple[jax.Array, ...] = ()
 
 
 class MixedEdges(nn.Module):
@@ -129,15 +123,12 @@ class MixedEdges(nn.Module):
   cells: int
 
   @nn.compact
-  def __call__(
-    self, weights: jax.Array, edge_weights: jax.Array, sampling: Sampling
-  ) -> list[Mixer]:
+  def __call__(self, weights: jax.Array, edge_weights: jax.Array) -> list[Mixer]:
     """What mix_edges needs, cell by cell.
 
     Args:
       weights: Of the candidates, summing to 1, [E, N].
       edge_weights: Of the edges, [E].
-      sampling: Of the channels.
     """
     operation = MixedOperation(self.resample, self.channels)
 
@@ -146,37 +137,38 @@ class MixedEdges(nn.Module):
       keys = jax.random.split(key, (self.cells, self.edges))
       return jax.vmap(jax.vmap(lambda key: operation.init(key, x, weight)['params']))(keys)
 
-    parameters = {}
-    for kind in ops.OPERATIONS[self.resample]:
-      if kind in _CONVOLUTIONS[self.resample] + (_GATED[self.resample],):
-        parameters[kind] = self.param(kind, lambda key, kind=kind: init(key)[kind])
-    mixing = mixing_matrix(weights, edge_weights, sampling, resample=self.resample)
-    return prepare(parameters, mixing, resample=self.resample)
+    parameters = self.param('operations', init)
+    mixing = mixing_matrices(weights * edge_weights[:, None], self.channels, resample=self.resample)
+    shared = {'mixing': mixing, 'edge_weights': tuple(edge_weights)}
+    return [mixer._replace(**shared) for mixer in prepare(parameters, resample=self.resample)]
 
 
-def mixing_matrix(
-  weights: jax.Array, edge_weights: jax.Array, sampling: Sampling, *, resample: ops.Resample
-) -> jax.Array:
-  """The weighted sums of all edges out of a state as one matrix, [F, E * C].
+def mixing_matrices(
+  weights: jax.Array, channels: int, *, resample: ops.Resample
+) -> tuple[jax.Array, ...]:
+  """The weighted sums over the candidates as one matrix for each part of mix_edges.
 
-  Its rows are the features of mix_edges: convolutions [kind, edge, c], shared candidates [kind, c],
-  `se` [edge, c] and the whole state [C].
+  Args:
+    weights: Of the candidates of every edge, times the edge's weight, [E, N].
+    channels: c.
+    resample: Which list of ops.OPERATIONS.
+
+  Returns:
+    [F, E * c] each; a part's features are [kind, edge, c], or [kind, c] where edges share it.
   """
   edges = weights.shape[0]
-  weights = dict(zip(ops.OPERATIONS[resample], (weights * edge_weights[:, None]).T, strict=True))
+  of_kind = dict(zip(ops.OPERATIONS[resample], weights.T, strict=True))
+  eye = np.eye(edges), np.eye(channels)
 
-  def own(kinds: tuple[str, ...]) -> jax.Array:
-    parts = (jnp.stack([weights[kind] for kind in kinds]), jnp.eye(edges), sampling.mixed_to)
-    return jnp.einsum('ke,ef,io->keifo', *parts)
+  def matrix(kinds: tuple[str, ...]) -> jax.Array:
+    stacked = jnp.stack([of_kind[kind] for kind in kinds])
+    if kinds[0] in _SHARED:
+      rows = jnp.einsum('ke,io->kieo', stacked, eye[1])
+    else:
+      rows = jnp.einsum('ke,ef,io->keifo', stacked, *eye)
+    return rows.reshape(-1, edges * channels)
 
-  rows = [own(_CONVOLUTIONS[resample])]
-  if _SHARED[resample]:
-    shared = jnp.stack([weights[kind] for kind in _SHARED[resample]])
-    rows.append(jnp.einsum('ke,io->kieo', shared, sampling.mixed_to))
-  if resample == 'normal':
-    rows.append(own(('se',)))
-  rows.append(jnp.einsum('e,io->ieo', edge_weights, sampling.bypass_to))
-  return jnp.concatenate([row.reshape(-1, edges * sampling.bypass_to.shape[1]) for row in rows])
+  return tuple(matrix(kinds) for kinds in _PARTS[resample])
 
 
 # A 3x3 convolution on another grid, as taps[offset, phase, index in the kernel] along one axis.
@@ -190,12 +182,11 @@ _UP_DILATED = np.zeros((4, 2, 3))
 _UP_DILATED[[0, 1, 3], [1, 0, 1], [0, 1, 2]] = 1
 
 _TAPS = {'normal': _PLAIN, 'down': _DOWN, 'up': _UP}
-_PADDING = {'normal': (1, 1), 'down': (1, 0), 'up': (0, 1)}
 
 
-def prepare(parameters: dict, mixing: jax.Array, *, resample: ops.Resample) -> list[Mixer]:
+def prepare(parameters: dict, *, resample: ops.Resample) -> list[Mixer]:
   """Kernels for mix_edges out of the parameters of MixedOperation, [cells, E, ...] each."""
-  conv, sep, *_, dil = (parameters[kind] for kind in _CONVOLUTIONS[resample])
+  conv, sep, dil = (parameters[kind] for kind in sum(_PARTS[resample][:2], ()))
   separable = sep['depthwise'].swapaxes(-1, -2) * sep['pointwise'][:, :, None, None]
   gate = parameters[_GATED[resample]]['gate']
   cells, edges = gate['squeeze']['bias'].shape[:2]
@@ -213,11 +204,15 @@ def prepare(parameters: dict, mixing: jax.Array, *, resample: ops.Resample) -> l
     channels *= 1 if phases_last else taps.shape[1] ** 2
     return kernel.reshape(cells, taps.shape[0], taps.shape[0], channels, -1)
 
-  gated = parameters[_GATED[resample]].get('kernel')
+  kernels = [
+    assemble([conv['kernel'], separable], _TAPS[resample]),
+    assemble([dil['kernel']], _UP_DILATED if resample == 'up' else _PLAIN),
+  ]
+  if resample != 'normal':
+    gated = parameters[_GATED[resample]]['kernel']
+    kernels.append(assemble([gated], _TAPS[resample], own_input=True))
   stacked = Mixer(
-    dense=assemble([conv['kernel'], separable], _TAPS[resample]),
-    gated=None if gated is None else assemble([gated], _TAPS[resample], own_input=True),
-    dilated=assemble([dil['kernel']], _UP_DILATED if resample == 'up' else _PLAIN),
+    kernels=tuple(kernels),
     squeeze=jnp.einsum('neih->nieh', gate['squeeze']['kernel']).reshape(
       cells, gate['squeeze']['kernel'].shape[2], -1
     ),
@@ -226,80 +221,77 @@ def prepare(parameters: dict, mixing: jax.Array, *, resample: ops.Resample) -> l
       cells, gate['squeeze']['bias'].shape[-1] * edges, -1
     ),
     excite_bias=gate['excite']['bias'].reshape(cells, -1),
-    mixing=mixing,
   )
-  leaves, tree = jax.tree.flatten(stacked._replace(mixing=None))
+  leaves, tree = jax.tree.flatten(stacked)
   # jnp.split, because its derivative is one concatenation.
   parts = zip(*(jnp.split(leaf, cells) for leaf in leaves), strict=True)
-  return [
-    jax.tree.unflatten(tree, [leaf[0] for leaf in part])._replace(mixing=mixing) for part in parts
-  ]
+  return [jax.tree.unflatten(tree, [leaf[0] for leaf in part]) for part in parts]
 
 
 def mix_edges(
-  state: jax.Array, mixer: Mixer, sampling: Sampling, *, resample: ops.Resample
-) -> list[jax.Array]:
+  state: jax.Array, mixer: Mixer, order: jax.Array | None, *, resample: ops.Resample
+) -> list[tuple[jax.Array, jax.Array]]:
   """Runs all edges that leave one state.
 
   Args:
     state: [B, H, W, C].
     mixer: Kernels and weights of the E edges.
-    sampling: Of the channels.
+    order: Puts the sampled channels first, [C, C]; None: they are the first.
     resample: Which list of ops.OPERATIONS: normal, down or up.
 
   Returns:
-    E arrays [B, H', W', C]: what every edge adds to its node, sampled and other channels in place.
+    For every edge the mixed channels [B, H', W', C / sample], and the ones that were not sampled
+    [B, H', W', C - C / sample], both times the edge's weight.
   """
-  x = sampling.sampled(state)
-  channels = x.shape[-1]
-  edges = mixer.excite_bias.size // channels
-  padding = _PADDING[resample]
-
-  def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int], dilation: int = 1):
-    return ops.convolution(x, kernel, padding=(padding, padding), dilation=dilation)
-
+  edges = len(mixer.edge_weights)
+  channels = mixer.excite_bias.size // edges
+  if order is not None:
+    state = state @ order.astype(state.dtype)
+  x, rest = state[..., :channels], state[..., channels:]
   squeezed = nn.relu(x.mean((1, 2)) @ mixer.squeeze + mixer.squeeze_bias)
-  gate = nn.sigmoid(squeezed @ mixer.excite + mixer.excite_bias).astype(x.dtype)
-  gate = gate.reshape(-1, 1, 1, edges, channels)
+  gate = nn.sigmoid(squeezed @ mixer.excite + mixer.excite_bias).astype(x.dtype)[:, None, None]
 
-  def per_edge(x: jax.Array) -> jax.Array:  # [B, H, W, P * c] -> [B, H, W, P * E * c]
-    batch, height, width, _ = x.shape
-    blocks = x.reshape(batch, height, width, -1, 1, channels)
-    return (blocks * gate[:, :, :, None]).reshape(batch, height, width, -1)
+  def per_edge(x: jax.Array) -> jax.Array:
+    # Repeated by concatenation: the derivative of a broadcast over so few is a slow reduction.
+    return jnp.concatenate([x] * edges, axis=-1) * gate
 
-  shared, unnormed, bypassed = [], [], state
+  def convolve(
+    x: jax.Array, kernel: jax.Array, before: int, after: int, dilation: int = 1
+  ) -> jax.Array:
+    padding = ((before, after),) * 2
+    return ops.convolution(x, kernel, padding=padding, dilation=dilation)
+
+  dense, dilated, *gated = mixer.kernels
+
   if resample == 'normal':
-    convolved = [convolve(x, mixer.dense, padding), convolve(x, mixer.dilated, (2, 2), 2)]
-    shared = [x]
-    unnormed = [per_edge(nn.relu(x))]  # the gate is positive: relu(x * gate) = relu(x) * gate
+    normed = (convolve(x, dense, 1, 1), convolve(x, dilated, 2, 2, dilation=2), x)
+    convolutions = 2
   elif resample == 'down':
-    blocks = ops.space_to_depth(x)
-    convolved = [
-      convolve(blocks, mixer.dense, padding),
-      convolve(per_edge(blocks), mixer.gated, padding),
-      convolve(x[:, ::2, ::2], mixer.dilated, (1, 1)),
-    ]
-    bypassed = ops.max_pool_2x2(state)
-    shared = [ops.avg_pool_2x2(x), sampling.sampled(bypassed)]
+    normed = (
+      convolve(ops.space_to_depth(x), dense, 1, 0),
+      convolve(x[:, ::2, ::2], dilated, 1, 1),
+      convolve(ops.space_to_depth(per_edge(x)), gated[0], 1, 0),
+      ops.avg_pool_2x2(x),
+      ops.max_pool_2x2(x),
+    )
+    convolutions = 3
+    rest = ops.max_pool_2x2(rest)
   else:
-    convolved = [
-      convolve(x, mixer.dense, padding),
-      convolve(per_edge(x), mixer.gated, padding),
-      convolve(x, mixer.dilated, (1, 2)),
-    ]
-    convolved = [part.reshape(*part.shape[:3], 4, -1) for part in convolved]
+    normed = (
+      convolve(x, dense, 0, 1),
+      convolve(x, dilated, 1, 2),
+      convolve(per_edge(x), gated[0], 0, 1),
+    )
+    normed = tuple(part.reshape(*part.shape[:3], 4, -1) for part in normed)
+    convolutions = 3
+    rest = ops.nearest_up(rest)
 
-  features = jnp.concatenate(convolved + shared, axis=-1)
-  group = 16 if channels % 16 == 0 else channels
-  features = ops.standardise(features, features.shape[-1] // group)
-  floor = np.full(features.shape[-1], -np.inf, np.float32)
-  floor[: sum(part.shape[-1] for part in convolved)] = 0
-  features = jnp.where(features > floor.astype(x.dtype), features, 0)  # relu of the convolutions
-  mixing = mixer.mixing.astype(x.dtype)
-  if resample == 'up':  # the state is the same in all four phases
-    through = state @ mixing[-state.shape[-1] :]
-    mixed = features @ mixing[: -state.shape[-1]] + through[:, :, :, None]
-    mixed = ops.depth_to_space(mixed)
-  else:
-    mixed = jnp.concatenate([features, *unnormed, bypassed], axis=-1) @ mixing
-  return jnp.split(mixed, edges, axis=-1)
+  parts = ops.standardise_parts(normed, 16 if channels % 16 == 0 else channels, convolutions)
+  if resample == 'normal':  # the gate is positive: relu(x * gate) = relu(x) * gate
+    parts += (per_edge(nn.relu(x)),)
+  mixed = ops.total([f @ m.astype(x.dtype) for f, m in zip(parts, mixer.mixing, strict=True)])
+  if resample == 'up':
+    mixed = ops.depth_to_space(mixed.reshape(*mixed.shape[:3], -1))
+  weights = [weight.astype(x.dtype) for weight in mixer.edge_weights]
+  pieces = zip(jnp.split(mixed, edges, axis=-1), weights, strict=True)
+  return [(piece, rest * weight) for piece, weight in pieces]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -17,11 +18,15 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from thrifty_jax import baselines, files, genotype, network
+from thrifty_jax.config import MODELS
 from thrifty_jax.errors import InputError
 
-Params = dict[str, Any]
+Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
 FORMAT = 'thrifty_jax.model'
 VERSION = 1
+_STACKED = re.compile(r'(down|up)_from_\d+$')  # names of network's MixedEdges
+# Whole numbers in a model's description.
+_SIZES = ('channels', 'depth', 'modalities', 'context', 'image_size')
 
 
 def build(spec: dict[str, Any], found: genotype.Genotype | None) -> nn.Module:
@@ -71,6 +76,7 @@ def describe(config: ConfigDict, statistics: dict[str, np.ndarray]) -> dict[str,
     'mean': [float(value) for value in mean],
     'std': [float(value) for value in std],
     'background': background(statistics, context=data.context),
+    'largest_component': [],  # classes of which one piece is kept: the validation patients decide
   }
 
 
@@ -93,11 +99,13 @@ def initialise(module: nn.Module, *inputs: Any, seed: int) -> Params:
   """
   variables = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), *inputs)
 
-  def draw(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+  def draw(path: tuple[Any, ...], leaf: Any) -> jax.Array:
     if path[-1] in ('scale', 'bias'):
       return jnp.full(leaf.shape, float(path[-1] == 'scale'), leaf.dtype)
     generator = np.random.default_rng((seed, zlib.crc32('/'.join(path).encode())))
-    fan_in = np.prod(leaf.shape[:-1])
+    # The edges of a supernet are stacked, [cells, E, ...]: neither axis feeds an output.
+    stacked = 2 if _STACKED.match(path[0]) else 0
+    fan_in = np.prod(leaf.shape[stacked:-1])
     return jnp.asarray(generator.normal(0, np.sqrt(2 / fan_in), leaf.shape), leaf.dtype)
 
   return traverse_util.path_aware_map(draw, variables['params'])
@@ -106,6 +114,12 @@ def initialise(module: nn.Module, *inputs: Any, seed: int) -> Params:
 def count(params: Params) -> int:
   """Number of parameters."""
   return sum(int(leaf.size) for leaf in jax.tree.leaves(params))
+
+
+def apply(net: nn.Module, params: Params, *inputs: Any) -> jax.Array:
+  """Logits of a network: what its `apply` returns, whose type Linen does not know."""
+  logits: Any = net.apply({'params': params}, *inputs)
+  return logits
 
 
 def last_logits(logits: jax.Array) -> jax.Array:
@@ -132,8 +146,8 @@ class LoadedModel:
   @functools.cached_property
   def logits(self) -> Callable[[jax.Array], jax.Array]:
     """The compiled network: normalised slices [B, S, S, C] to logits [B, S, S, K]."""
-    apply = jax.jit(lambda params, image: last_logits(self.module.apply({'params': params}, image)))
-    return functools.partial(apply, self.params)
+    logits = jax.jit(lambda params, image: last_logits(apply(self.module, params, image)))
+    return functools.partial(logits, self.params)
 
 
 def save(
@@ -180,15 +194,58 @@ def load(folder: Path | str) -> LoadedModel:
   folder = Path(folder)
   if not folder.is_dir():
     raise InputError(f'{folder}: there is no model; train one with --stage=retrain')
-  spec = files.read_json(folder / 'preprocessing.json')
-  if not isinstance(spec, dict) or spec.get('format') != FORMAT or spec.get('version') != VERSION:
-    raise InputError(
-      f'{folder / "preprocessing.json"}: expected "format": "{FORMAT}", "version": {VERSION}; '
-      'the folder is damaged or of another release'
-    )
+  spec = _read_description(folder / 'preprocessing.json')
   found = genotype.load(folder / 'genotype.json') if spec['name'] == 'thrifty' else None
   module = build(spec, found)
   return LoadedModel(module, _load_weights(folder, module, spec), spec, found)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+  """What `describe` recorded, every field checked: the network is built from them."""
+  spec = files.read_json(path)
+  if not isinstance(spec, dict) or spec.get('format') != FORMAT or spec.get('version') != VERSION:
+    raise InputError(
+      f'{path}: expected "format": "{FORMAT}", "version": {VERSION}; the folder is damaged or of '
+      'another release'
+    )
+
+  def whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+  def numbers(value: Any, count: int) -> bool:
+    return (
+      isinstance(value, list)
+      and len(value) == count
+      and all(isinstance(one, int | float) and np.isfinite(one) for one in value)
+    )
+
+  def names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)
+
+  limits, least = spec.get('intensity'), {'depth': 2, 'context': 0}
+  fits = {name: whole(spec.get(name), least.get(name, 1)) for name in _SIZES}
+  if all(fits.values()):  # else the lengths are not known
+    modalities, slices = spec['modalities'], 2 * spec['context'] + 1
+    fits['mean'] = numbers(spec.get('mean'), modalities)
+    fits['std'] = numbers(spec.get('std'), modalities) and min(spec['std']) > 0
+    fits['background'] = numbers(spec.get('background'), modalities * slices)
+  fits['name'] = spec.get('name') in MODELS
+  fits['norm'] = spec.get('norm') in ('none', 'group')
+  fits['deep_supervision'] = isinstance(spec.get('deep_supervision'), bool)
+  fits['classes'] = names(spec.get('classes'))
+  pieces = spec.get('largest_component')
+  fits['largest_component'] = (
+    fits['classes']
+    and isinstance(pieces, list)
+    and all(piece in spec['classes'][1:] for piece in pieces)
+  )
+  fits['intensity'] = limits in ('percentiles', 'window') and numbers(spec.get(limits), 2)
+  for name, fine in fits.items():
+    if not fine:
+      raise InputError(
+        f'{path}: "{name}" is {spec.get(name)!r:.80}, which no network has; the folder is damaged'
+      )
+  return spec
 
 
 def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Params:
@@ -200,10 +257,10 @@ def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Para
   channels = spec['modalities'] * (2 * spec['context'] + 1)
   image = jax.ShapeDtypeStruct((1, spec['image_size'], spec['image_size'], channels), jnp.float32)
   shapes = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), image)['params']
-  expected = {
-    name: leaf.shape for name, leaf in traverse_util.flatten_dict(shapes, sep='/').items()
-  }
-  if {name: leaf.shape for name, leaf in flat.items()} != expected:
+  expected: dict[str, Any] = traverse_util.flatten_dict(shapes, sep='/')
+  if {name: (leaf.shape, leaf.dtype) for name, leaf in flat.items()} != {
+    name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()
+  }:
     raise InputError(f'{path}: these are not the weights of the network that its folder describes')
   return traverse_util.unflatten_dict(
     {name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep='/'

@@ -23,7 +23,6 @@ from thrifty_jax.genotype import Genotype
 from thrifty_jax.mixed_op import (
   MixedEdges,
   Mixer,
-  Sampling,
   random_sampling,
   shuffled_sampling,
 )
@@ -111,7 +110,10 @@ def architecture_weights(architecture: Architecture, *, nodes: int) -> Architect
     kind: {
       'alphas': tuple(jax.nn.softmax(alpha) for alpha in part['alphas']),
       'betas': jnp.concatenate(
-        [jax.nn.softmax(part['betas'][a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+        [
+          jax.nn.softmax(jnp.asarray(part['betas'][a:b]))
+          for a, b in zip(starts, starts[1:], strict=False)
+        ]
       ),
     }
     for kind, part in architecture.items()
@@ -173,16 +175,16 @@ class Supernet(nn.Module):
     else:
       order = jnp.arange(self.channels)
       order = order if key is None else jax.random.permutation(key, order)
-      sampling = random_sampling(order, self.sample)
+      sampling = random_sampling(order)
     weights = architecture_weights(architecture, nodes=self.nodes)
-    mixers = {kind: self._mixers(kind, weights[kind], sampling) for kind in CELL_KINDS}
+    mixers = {kind: self._mixers(kind, weights[kind]) for kind in CELL_KINDS}
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       return MixedCell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
 
     return _run(self, image, cell)
 
-  def _mixers(self, kind: CellKind, part: dict, sampling: Sampling) -> Iterator[tuple[Mixer, ...]]:
+  def _mixers(self, kind: CellKind, part: dict) -> Iterator[tuple[Mixer, ...]]:
     """What the edges of a kind's cells need: cell by cell, a mixer for each state."""
     mixers = []
     for source in range(self.nodes + 1):
@@ -196,7 +198,7 @@ class Supernet(nn.Module):
         name=f'{kind}_from_{source}',
       )
       alphas = jnp.stack([part['alphas'][edge] for edge in edges])
-      mixers.append(module(alphas, part['betas'][edges], sampling))
+      mixers.append(module(alphas, part['betas'][edges]))
     return zip(*mixers, strict=True)
 
 

@@ -84,13 +84,16 @@ def depthwise(x: jax.Array, kernel: jax.Array, *, resample: Resample) -> jax.Arr
   if resample != 'up':
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     step = 2 if resample == 'down' else 1
-    return sum(shifted(i, j, step) * kernel[i, j] for i in range(3) for j in range(3))
+    return total([shifted(i, j, step) * kernel[i, j] for i in range(3) for j in range(3)])
 
   padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
   taps = {0: [(1, 0)], 1: [(0, 0), (2, 1)]}  # output parity -> (kernel index, input shift)
   return interleave(
     [
-      [sum(shifted(r, c, 1) * kernel[i, j] for i, r in taps[a] for j, c in taps[b]) for b in (0, 1)]
+      [
+        total([shifted(r, c, 1) * kernel[i, j] for i, r in taps[a] for j, c in taps[b]])
+        for b in (0, 1)
+      ]
       for a in (0, 1)
     ]
   )
@@ -130,10 +133,15 @@ def space_to_depth(x: jax.Array) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
-  """The phases [B, H, W, 4, C] of an output, interleaved: [B, 2H, 2W, C]."""
-  batch, height, width, _, channels = x.shape
-  x = x.reshape(batch, height, width, 2, 2, channels).swapaxes(2, 3)
-  return x.reshape(batch, 2 * height, 2 * width, channels)
+  """The inverse of space_to_depth: [B, H, W, 4 * C] becomes [B, 2H, 2W, C]."""
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height, width, 2, 2, channels // 4).swapaxes(2, 3)
+  return x.reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+def total(terms: Sequence[jax.Array]) -> jax.Array:
+  """Sum of at least one array; `sum` would start at the number 0."""
+  return functools.reduce(jnp.add, terms)
 
 
 def _quarters(x: jax.Array) -> tuple[jax.Array, ...]:
@@ -149,7 +157,7 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 
 def avg_pool_2x2(x: jax.Array) -> jax.Array:
   """Mean of every 2x2 block, [B, H/2, W/2, C]."""
-  return sum(_quarters(x)) / 4
+  return total(_quarters(x)) / 4
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
@@ -166,14 +174,11 @@ def max_pool_3x3(x: jax.Array) -> jax.Array:
 
 def nearest_up(x: jax.Array) -> jax.Array:
   """Every pixel twice in each direction, [B, 2H, 2W, C]."""
-  return interleave([[x, x], [x, x]])
+  return depth_to_space(jnp.concatenate([x] * 4, axis=-1))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def standardise(x: jax.Array, groups: int) -> jax.Array:
   """Gives every group of channels mean 0 and deviation 1, example by example.
-
-  The derivative is written out: traced through the moments it is three times as many operations.
 
   Args:
     x: [B, ..., C]; statistics are taken over all axes between and over C / groups channels.
@@ -182,36 +187,91 @@ def standardise(x: jax.Array, groups: int) -> jax.Array:
   Returns:
     The same shape and type as x; statistics are in float32.
   """
-  return _standardise(x, groups)[0]
+  return standardise_parts((x,), x.shape[-1] // groups, 0)[0]
 
 
-def _standardise(x, groups):
-  mean, square = _group_means(x, jnp.square(x.astype(jnp.float32)), groups=groups)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def standardise_parts(
+  parts: tuple[jax.Array, ...], group: int, rectified: int
+) -> tuple[jax.Array, ...]:
+  """Standardises several arrays; the first ones go through a relu as well.
+
+  Together, because the many small operations on the statistics are then done once. The derivative
+  is written out: traced through the moments it is three times as many operations.
+
+  Args:
+    parts: Arrays [B, ..., C], alike in all but C.
+    group: Channels of a group; it divides every C.
+    rectified: Number of leading parts with a relu.
+  """
+  return _standardise(parts, group, rectified)[0]
+
+
+def _standardise(parts, group, rectified):
+  mean, square = _group_means(parts, [jnp.square(x.astype(jnp.float32)) for x in parts], group)
   scale = lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + NORM_EPSILON)
-  return ((x - mean) * scale).astype(x.dtype), (x, mean, scale)
+  moved = _affine(parts, scale, -mean * scale)
+  outputs = [nn.relu(y) if i < rectified else y for i, y in enumerate(moved)]
+  return tuple(y.astype(x.dtype) for x, y in zip(parts, outputs, strict=True)), (
+    parts,
+    scale,
+    -mean * scale,
+  )
 
 
-def _standardise_backward(groups, residuals, gradient):
-  x, mean, scale = residuals
-  y = (x - mean) * scale
-  offset, slope = _group_means(gradient, gradient * y, groups=groups)
-  return (((gradient - offset - y * slope) * scale).astype(x.dtype),)
+def _standardise_backward(group, rectified, residuals, gradients):
+  # With y = x * scale + shift: (gradient - mean(gradient) - y * mean(gradient * y)) * scale.
+  parts, scale, shift = residuals
+  gradients = [
+    jnp.where(y > 0, gradient, 0) if i < rectified else gradient
+    for i, (y, gradient) in enumerate(zip(_affine(parts, scale, shift), gradients, strict=True))
+  ]
+  products = [gradient * x for gradient, x in zip(gradients, parts, strict=True)]
+  offset, product = _group_means(gradients, products, group)
+  slope = (product * scale + offset * shift) * scale
+  moved = _affine(parts, -scale * slope, -offset * scale - shift * slope)
+  scales = _split_like(scale, parts)
+  return (
+    tuple(
+      (gradient * a + y).astype(x.dtype)
+      for gradient, a, y, x in zip(gradients, scales, moved, parts, strict=True)
+    ),
+  )
 
 
-standardise.defvjp(_standardise, _standardise_backward)
+standardise_parts.defvjp(_standardise, _standardise_backward)
 
 
-def _group_means(*arrays: jax.Array, groups: int) -> tuple[jax.Array, ...]:
-  """Means over space and each group's channels, [B, 1.., C] each, float32."""
+def _affine(parts, scale, shift) -> list[jax.Array]:
+  """x * scale + shift of every part; scale and shift are [B, sum of all C]."""
+  coefficients = zip(_split_like(scale, parts), _split_like(shift, parts), strict=True)
+  return [x * a + b for x, (a, b) in zip(parts, coefficients, strict=True)]
+
+
+def _split_like(statistic: jax.Array, parts: Sequence[jax.Array]) -> list[jax.Array]:
+  """Cuts [B, sum of all C] into one [B, 1.., C] for every part."""
+  ends = np.cumsum([x.shape[-1] for x in parts])[:-1]
+  between = range(1, parts[0].ndim - 1)
+  return [jnp.expand_dims(piece, between) for piece in jnp.split(statistic, ends, axis=-1)]
+
+
+def _group_means(
+  first: Sequence[jax.Array], second: Sequence[jax.Array], group: int
+) -> tuple[jax.Array, jax.Array]:
+  """Means of both over space and each group of channels, [B, sum of all C] each, float32."""
   # Channel sums first, in one pass: half the time of a reduction over reshaped groups. Then one
-  # product with a matrix of blocks averages the groups of all arrays.
-  space = range(1, arrays[0].ndim - 1)
-  sums = jnp.stack([array.astype(jnp.float32).sum(space) for array in arrays])
-  pixels = math.prod(arrays[0].shape[1:-1])
-  size = sums.shape[-1] // groups
-  blocks = np.kron(np.eye(groups), np.full((size, size), 1 / (size * pixels))).astype(np.float32)
-  means = jnp.matmul(sums, blocks, precision='highest')
-  return tuple(jnp.expand_dims(means, tuple(axis + 1 for axis in space)))
+  # product with a matrix of blocks averages all groups.
+  space = tuple(range(1, first[0].ndim - 1))
+  sums = [
+    jnp.concatenate([x.astype(jnp.float32).sum(space) for x in arrays], axis=-1)
+    for arrays in (first, second)
+  ]
+  sums = jnp.concatenate(sums)
+  pixels = math.prod(first[0].shape[1:-1])
+  blocks = np.kron(np.eye(sums.shape[-1] // group), np.full((group, group), 1 / (group * pixels)))
+  means = jnp.matmul(sums, blocks.astype(np.float32), precision='highest')
+  first_mean, second_mean = jnp.split(means, 2)
+  return first_mean, second_mean
 
 
 class Norm(nn.Module):
@@ -335,12 +395,6 @@ class Convolution(nn.Module):
       x = resampling_convolution(x, self.kernel, resample=self.resample, dilation=self.dilation)
     return nn.relu(self.norm(x))
 
-  def dense_kernel(self) -> jax.Array:
-    """The kernel of the one dense convolution that this is, [3, 3, C, C]."""
-    if not self.separable:
-      return self.kernel
-    return self.depthwise[:, :, 0, :, None] * self.pointwise
-
 
 def resampling_convolution(
   x: jax.Array, kernel: jax.Array, *, resample: Resample, dilation: int
@@ -367,7 +421,9 @@ def operation(
     return Parameterless(kind, mixed, name=name)
   if kind == 'se':
     return Gated(name=name)
-  resample = next((r for r in ('down', 'up') if kind.startswith(f'{r}_')), 'normal')
+  resample: Resample = 'normal'
+  if kind.startswith(('down_', 'up_')):
+    resample = 'down' if kind.startswith('down_') else 'up'
   return Convolution(
     channels,
     resample,

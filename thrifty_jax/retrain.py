@@ -1,5 +1,6 @@
 """Trains a network from scratch: the searched one, that of a genotype file, or a baseline."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +92,7 @@ def make_train_step(
     batch = augment(jax.random.fold_in(jax.random.key(seed), state.step), batch)
 
     def loss(params: model.Params) -> tuple[jax.Array, jax.Array]:
-      return segmentation_loss(net.apply({'params': params}, batch['image']), batch['label'])
+      return segmentation_loss(model.apply(net, params, batch['image']), batch['label'])
 
     (value, dice), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, transformed = transformation.update(gradient, state.optimizer, state.params)
@@ -160,9 +161,13 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     ),
     donate_argnums=0,
   )
-  validate = make_validation(config, train_data, net)
+  predict = make_predict(config, train_data, net)
+  judges = train_data.prepared, train_data.patients['validation']
   saved, epoch = time.monotonic(), first_epoch
-  with logbook.progress(settings.epochs * steps, 'retrain') as bar:
+  with (
+    contextlib.closing(checkpoints),  # what is being saved is saved, whatever stops the run
+    logbook.progress(settings.epochs * steps, 'retrain') as bar,
+  ):
     bar.update(first_epoch * steps)
     while epoch < settings.epochs and not _out_of_patience(settings, epoch, best):
       began = time.monotonic()
@@ -187,18 +192,22 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
         'loss': figures.mean('loss'),
         'dsc': figures.mean('dice'),
         'gradient': figures.mean('gradient'),
-        'learning_rate': float(rate(state.step - 1)),
+        'learning_rate': np.asarray(rate(state.step - 1)).item(),
       }
       if epoch % settings.validate_every == 0 or epoch == settings.epochs:
-        entry['validation_dsc'] = validate(state.average)
+        entry['validation_dsc'] = evaluate.validation_dsc(
+          *judges, predict(state.average), protocol=config.evaluate.protocol
+        )
         if entry['validation_dsc'] > best.dsc:
           best = Best(jax.device_get(state.average), epoch, entry['validation_dsc'])
       log.append({**entry, 'seconds': time.monotonic() - began})
       if epoch == settings.epochs or time.monotonic() - saved > SAVE_SECONDS:
         checkpoints.save(epoch, {'state': state._asdict(), 'best': best._asdict()})
         saved = time.monotonic()
-  checkpoints.close()
 
+  spec['largest_component'] = evaluate.classes_of_one_piece(
+    *judges, predict(best.params), classes=config.data.classes
+  )
   summary = {
     'model': config.model.name,
     'parameters': model.count(best.params),
@@ -206,6 +215,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     'epochs': epoch,
     'best_epoch': int(best.epoch),
     'validation_dsc': float(best.dsc),
+    'largest_component': spec['largest_component'],
     'selection': SELECTION[config.evaluate.protocol],
     'seconds': sum(entry['seconds'] for entry in log.entries()),
   }
@@ -223,30 +233,26 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   return summary
 
 
-def make_validation(
+def make_predict(
   config: ConfigDict, train_data: TrainData, net: nn.Module
-) -> Callable[[model.Params], float]:
-  """The function from parameters to the DSC that picks the checkpoint."""
-  logits = jax.jit(lambda params, image: model.last_logits(net.apply({'params': params}, image)))
+) -> Callable[[model.Params], evaluate.Predict]:
+  """The function from parameters to one that predicts the slices of a case."""
+  logits = jax.jit(lambda params, image: model.last_logits(model.apply(net, params, image)))
 
-  def validate(params: model.Params) -> float:
-    predict = evaluate.network_predict(
+  def with_params(params: model.Params) -> evaluate.Predict:
+    return evaluate.network_predict(
       lambda image: logits(params, image),
       statistics=train_data.statistics,
       context=config.data.context,
       batch_size=config.evaluate.batch_size,
     )
-    return evaluate.validation_dsc(
-      train_data.prepared,
-      train_data.patients['validation'],
-      predict,
-      protocol=config.evaluate.protocol,
-    )
 
-  return validate
+  return with_params
 
 
 def _out_of_patience(settings: ConfigDict, epoch: int, best: Best) -> bool:
+  if epoch % settings.validate_every:  # the best epoch may be this one: not yet known
+    return False
   return 0 < settings.patience <= epoch - best.epoch
 
 

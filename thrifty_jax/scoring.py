@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import slices
-from thrifty_jax import metrics
+from thrifty_jax import components, metrics
 
 NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
 
@@ -79,7 +79,13 @@ def native_classes(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarr
 
 
 def score_case(
-  case: str, patient: str, *, scores: np.ndarray, label: np.ndarray, truth: np.ndarray
+  case: str,
+  patient: str,
+  *,
+  scores: np.ndarray,
+  label: np.ndarray,
+  truth: np.ndarray,
+  largest: Sequence[int] = (),
 ) -> CaseCounts:
   """Counts of one case.
 
@@ -89,12 +95,13 @@ def score_case(
     scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
     label: Truth at network resolution, [D, S, S].
     truth: Truth on the native grid, [D, H, W].
+    largest: Classes of which only the largest component counts on the native grid.
 
   Returns:
     The counts on both grids.
   """
   classes = scores.shape[-1]
-  native = native_classes(scores, truth.shape[1:])
+  native = components.keep_largest(native_classes(scores, truth.shape[1:]), largest)
   return CaseCounts(
     case=case,
     patient=patient,
@@ -113,7 +120,12 @@ def by_patient(cases: Iterable[CaseCounts]) -> dict[str, np.ndarray]:
 
 def mean_dsc(cases: Iterable[CaseCounts]) -> float:
   """Volume DSC, mean over patients and foreground classes."""
-  return float(np.mean([metrics.dsc(counts) for counts in by_patient(cases).values()]))
+  return float(mean_dsc_of_classes(cases).mean())
+
+
+def mean_dsc_of_classes(cases: Iterable[CaseCounts]) -> np.ndarray:
+  """Volume DSC of each foreground class, mean over patients, [K - 1]."""
+  return np.mean([metrics.dsc(counts) for counts in by_patient(cases).values()], axis=0)
 
 
 def pooled_dsc(cases: Iterable[CaseCounts]) -> float:

@@ -1,5 +1,6 @@
 """The search stage: trains the supernet and derives a genotype from it."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from data_prep import splits
 from thrifty_jax import bilevel, genotype, logbook, model
 from thrifty_jax.bilevel import Learners, SearchState
+from thrifty_jax.cell import CellKind
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.network import Supernet, architecture_weights
@@ -46,6 +48,7 @@ def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
     depth=config.model.depth,
     nodes=config.model.nodes,
     sample=settings.sample,
+    sampling=settings.sampling,
     background=tuple(model.background(train_data.statistics, context=config.data.context)),
   )
   return Learners(
@@ -96,7 +99,10 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   found = derive(state, config)
   saved = time.monotonic()
 
-  with logbook.progress(settings.epochs * halves.steps, 'search') as bar:
+  with (
+    contextlib.closing(checkpoints),  # what is being saved is saved, whatever stops the run
+    logbook.progress(settings.epochs * halves.steps, 'search') as bar,
+  ):
     bar.update(epoch * halves.steps)
     while epoch < settings.epochs and not 0 < settings.patience <= unchanged:
       warm_up = epoch < settings.warmup_epochs
@@ -138,7 +144,6 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
         kept = {'state': state._asdict(), 'epoch': epoch, 'unchanged': unchanged}
         checkpoints.save(epoch, kept)
         saved = time.monotonic()
-  checkpoints.close()
   _save_genotype(folder / 'genotype.json', found, config, halves, state, epochs=epoch)
   return found
 
@@ -195,7 +200,7 @@ def _save_genotype(
   logbook.say('genotype', str(path))
 
 
-def _weights(state: SearchState, config: ConfigDict) -> dict[str, Any]:
+def _weights(state: SearchState, config: ConfigDict) -> dict[CellKind, Any]:
   """Softmax weights as numpy arrays."""
   return jax.device_get(architecture_weights(state.architecture, nodes=config.model.nodes))
 

@@ -68,7 +68,8 @@ class TrainData:
   @functools.cached_property
   def augment(self) -> Any:
     """(key, batch) -> the batch under random warps and intensities; to be traced by jit."""
-    settings, mean, std = self.config.augment, self.statistics['mean'], self.statistics['std']
+    settings = self.config.augment
+    mean, std = (jnp.asarray(self.statistics[name]) for name in ('mean', 'std'))
 
     def augmented(key: jax.Array, batch: Batch) -> Batch:
       image, label = augment(
@@ -124,7 +125,8 @@ class Figures:
           f'{self.stage}, epoch {self.epoch + 1}, step {step}: {name} is not finite; lower its '
           f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept'
         )
-      self.sums[name] = self.sums.get(name, 0) + value
+      # In double precision: float32 counts pixels to 16,777,216.
+      self.sums[name] = self.sums.get(name, 0) + np.asarray(value, np.float64)
     self.steps += 1
 
   def mean(self, name: str) -> float:

@@ -1,0 +1,49 @@
+"""Largest connected components against a slow flood fill."""
+
+import numpy as np
+
+from thrifty_jax.components import keep_largest
+
+
+def flood_fill_pieces(mask):
+  """Every piece of a mask as a set of voxels, found one voxel at a time."""
+  left, pieces = {tuple(v) for v in np.argwhere(mask)}, []
+  while left:
+    piece, front = set(), [left.pop()]
+    while front:
+      voxel = front.pop()
+      piece.add(voxel)
+      for axis in range(3):
+        for step in (-1, 1):
+          near = tuple(v + step * (i == axis) for i, v in enumerate(voxel))
+          if near in left:
+            left.remove(near)
+            front.append(near)
+    pieces.append(piece)
+  return pieces
+
+
+def test_only_the_largest_piece_of_each_named_class_stays():
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    prediction = rng.choice(3, size=(5, 6, 7), p=[0.6, 0.2, 0.2]).astype(np.uint8)
+    kept = keep_largest(prediction, [1])
+    sizes = sorted(len(piece) for piece in flood_fill_pieces(prediction == 1))
+    remaining = flood_fill_pieces(kept == 1)
+    assert [len(piece) for piece in remaining] == sizes[-1:]
+    assert np.array_equal(kept == 2, prediction == 2)
+    assert np.all((kept == prediction) | (kept == 0))
+
+
+def test_voxels_that_touch_by_an_edge_only_are_two_pieces():
+  prediction = np.zeros((1, 3, 3), np.uint8)
+  prediction[0, 0, :2] = 1
+  prediction[0, 1, 2] = 1
+  assert keep_largest(prediction, [1])[0, 1, 2] == 0
+
+
+def test_an_absent_class_and_no_class_change_nothing():
+  prediction = np.zeros((2, 3, 3), np.uint8)
+  prediction[1, 1, 1] = 2
+  assert np.array_equal(keep_largest(prediction, [1]), prediction)
+  assert np.array_equal(keep_largest(prediction, []), prediction)

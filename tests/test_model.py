@@ -1,0 +1,349 @@
+"""The model folder read back, and refused when a file of it is damaged; fresh parameters."""
+
+import json
+import shutil
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from thrifty_jax import config as configs
+from thrifty_jax import files, genotype, model, network
+from thrifty_jax.errors import InputError
+
+FOUND = genotype.Genotype(
+  down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),
+  up=(((0, 'conv_3x3'), (1, 'up_se_conv_3x3')),),
+)
+STATISTICS = {'mean': np.asarray([0.25], np.float32), 'std': np.asarray([0.5], np.float32)}
+IMAGE = jax.ShapeDtypeStruct((2, 16, 16, 1), jnp.float32)
+
+
+def settings(name='thrifty'):
+  config = configs.default()
+  config.data.classes = ('background', 'liver', 'kidney')
+  config.data.image_size = 16
+  config.model.name = name
+  config.model.channels = 4
+  config.model.depth = 2
+  return config
+
+
+@pytest.fixture(scope='module')
+def trained():
+  """Description, network and parameters that are not the ones it starts with."""
+  spec = model.describe(settings(), STATISTICS)
+  net = model.build(spec, FOUND)
+  params = model.initialise(net, IMAGE, seed=0)
+  random = np.random.default_rng(0)
+  return (
+    spec,
+    net,
+    jax.tree.map(lambda x: x + jnp.asarray(random.normal(size=x.shape), x.dtype), params),
+  )
+
+
+def save(folder, trained, found=FOUND):
+  spec, _, params = trained
+  model.save(
+    folder, params, preprocessing=spec, found=found, provenance={'seed': 0}, card='# A card\n'
+  )
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory, trained):
+  folder = tmp_path_factory.mktemp('saved') / 'model'
+  save(folder, trained)
+  return folder
+
+
+@pytest.fixture
+def folder(tmp_path, saved):
+  """A whole model folder, to be damaged."""
+  return shutil.copytree(saved, tmp_path / 'model')
+
+
+def test_a_saved_model_gives_the_same_logits_bit_for_bit(saved, trained):
+  spec, net, params = trained
+  loaded = model.load(saved)
+  image = jnp.asarray(np.random.default_rng(1).normal(size=IMAGE.shape), jnp.float32)
+  expected = jax.jit(net.apply)({'params': params}, image)
+  np.testing.assert_array_equal(loaded.logits(image), expected)
+  assert expected.shape == (2, 16, 16, 3)
+  assert loaded.genotype == FOUND
+  assert loaded.preprocessing == spec
+  assert loaded.module == net
+
+
+def test_the_folder_holds_what_another_program_needs(saved):
+  names = {path.name for path in saved.iterdir()}
+  assert names == {'weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md'}
+  spec = files.read_json(saved / 'preprocessing.json')
+  for field in ('mean', 'std', 'image_size', 'intensity', 'percentiles', 'context', 'classes'):
+    assert field in spec
+  assert spec['background'] == [-0.5]
+  assert spec['classes'] == ['background', 'liver', 'kidney']
+
+
+def test_a_baseline_is_saved_without_a_genotype(tmp_path):
+  spec = model.describe(settings('unet'), STATISTICS)
+  params = model.initialise(model.build(spec, None), IMAGE, seed=0)
+  save(tmp_path / 'model', (spec, None, params), found=None)
+  assert not (tmp_path / 'model' / 'genotype.json').exists()
+  loaded = model.load(tmp_path / 'model')
+  assert loaded.genotype is None
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
+def test_a_saved_folder_replaces_the_one_before(folder, trained):
+  (folder / 'left over').write_text('from before')
+  save(folder, trained)
+  assert not (folder / 'left over').exists()
+  assert model.load(folder).genotype == FOUND
+  assert [path.name for path in folder.parent.iterdir()] == ['model']
+
+
+def test_an_unfinished_folder_is_never_taken_for_a_model(tmp_path, trained, monkeypatch):
+  def fail(*arguments):
+    raise OSError('no space left on device')
+
+  with monkeypatch.context() as patch, pytest.raises(OSError, match='no space'):
+    patch.setattr(files, 'write_text', fail)  # the card is written last
+    save(tmp_path / 'model', trained)
+  assert not (tmp_path / 'model').exists()
+  with pytest.raises(InputError, match='there is no model'):
+    model.load(tmp_path / 'model')
+  save(tmp_path / 'model', trained)  # what was left is no hindrance
+  assert model.load(tmp_path / 'model').genotype == FOUND
+
+
+def test_a_failure_while_saving_leaves_the_model_that_was_there(folder, trained, monkeypatch):
+  before = {path.name: path.read_bytes() for path in folder.iterdir()}
+  with monkeypatch.context() as patch, pytest.raises(OSError, match='no space'):
+    patch.setattr(files, 'write_text', lambda *_: (_ for _ in ()).throw(OSError('no space')))
+    save(folder, trained)
+  assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def rewrite(path, change):
+  """Applies a function to the tensors of a weights file."""
+  tensors = safetensors.numpy.load_file(path)
+  change(tensors)
+  path.write_bytes(safetensors.numpy.save(tensors))
+
+
+def without_one(tensors):
+  del tensors['classes/kernel']
+
+
+def with_one_more(tensors):
+  tensors['classes/bias'] = np.zeros(3, np.float32)
+
+
+def of_another_shape(tensors):
+  tensors['classes/kernel'] = tensors['classes/kernel'][..., :2].copy()
+
+
+def of_another_name(tensors):
+  tensors['classes/weight'] = tensors.pop('classes/kernel')
+
+
+def of_whole_numbers(tensors):
+  tensors['classes/kernel'] = np.zeros_like(tensors['classes/kernel'], np.int32)
+
+
+DAMAGED_WEIGHTS = {
+  'missing': lambda path: path.unlink(),
+  'empty': lambda path: path.write_bytes(b''),
+  'cut off': lambda path: path.write_bytes(path.read_bytes()[:-100]),
+  'cut off in its header': lambda path: path.write_bytes(path.read_bytes()[:50]),
+  'something else': lambda path: path.write_bytes(b'\x80\x04K\x01.' * 100),
+  'a folder': lambda path: (path.unlink(), path.mkdir()),
+  'a tensor is missing': lambda path: rewrite(path, without_one),
+  'a tensor too many': lambda path: rewrite(path, with_one_more),
+  'another shape': lambda path: rewrite(path, of_another_shape),
+  'another name': lambda path: rewrite(path, of_another_name),
+  'whole numbers': lambda path: rewrite(path, of_whole_numbers),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGED_WEIGHTS.values(), ids=DAMAGED_WEIGHTS.keys())
+def test_damaged_weights_are_refused_in_one_line_that_names_the_file(folder, damage):
+  damage(folder / 'weights.safetensors')
+  with pytest.raises(InputError, match='weights.safetensors') as caught:
+    model.load(folder)
+  assert '\n' not in str(caught.value)
+
+
+FIELDS = (
+  *('format', 'version', 'name', 'channels', 'depth', 'deep_supervision', 'norm', 'classes'),
+  *('modalities', 'context', 'image_size', 'intensity', 'percentiles', 'mean', 'std', 'background'),
+  'largest_component',
+)
+CHANGED = {
+  'another format': {'format': 'thrifty_jax.genotype'},
+  'a newer version': {'version': 2},
+  'an unknown network': {'name': 'resnet'},
+  'channels in words': {'channels': 'four'},
+  'no channels': {'channels': 0},
+  'a broken number of channels': {'channels': 4.5},
+  'a depth below nothing': {'depth': -1},
+  'a depth in a list': {'depth': [2]},
+  'one class': {'classes': ['background']},
+  'classes by number': {'classes': 3},
+  'classes without names': {'classes': [1, 2, 3]},
+  'a mean that is a number': {'mean': 0.5},
+  'a mean too many': {'mean': [0.1, 0.2]},
+  'a mean in words': {'mean': ['half']},
+  'a deviation of zero': {'std': [0.0]},
+  'a background too many': {'background': [0.0, 0.0]},
+  'a negative context': {'context': -1},
+  'no size': {'image_size': None},
+  'deep supervision in words': {'deep_supervision': 'no'},
+  'an unknown norm': {'norm': 'batch'},
+  'one piece of a class that is not there': {'largest_component': ['spleen']},
+  'limits of another kind': {'intensity': 'window'},
+  'one limit': {'percentiles': [0.5]},
+  'a name in a list': {'name': ['thrifty']},
+  'an infinite mean': {'mean': [float('inf')]},
+}
+
+
+def damaged_preprocessing():
+  for name, changes in CHANGED.items():
+    yield pytest.param(lambda spec, changes=changes: {**spec, **changes}, id=name)
+  for field in FIELDS:
+    yield pytest.param(
+      lambda spec, field=field: {name: value for name, value in spec.items() if name != field},
+      id=f'without {field}',
+    )
+  yield pytest.param(lambda spec: [], id='a list')
+  yield pytest.param(lambda spec: None, id='null')
+
+
+@pytest.mark.parametrize('damage', list(damaged_preprocessing()))
+def test_a_damaged_description_is_refused_in_one_line_that_names_the_file(folder, damage):
+  path = folder / 'preprocessing.json'
+  path.write_text(json.dumps(damage(files.read_json(path))))
+  with pytest.raises(InputError, match='preprocessing.json') as caught:
+    model.load(folder)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['preprocessing.json', 'genotype.json'])
+@pytest.mark.parametrize('content', [None, b'', b'{', b'\xff\xff', b'[]'])
+def test_a_missing_or_unreadable_file_is_refused(folder, name, content):
+  (folder / name).unlink()
+  if content is not None:
+    (folder / name).write_bytes(content)
+  with pytest.raises(InputError, match=name):
+    model.load(folder)
+
+
+def test_the_genotype_of_another_network_does_not_fit_the_weights(folder):
+  other = genotype.Genotype(down=FOUND.down, up=(((0, 'identity'), (1, 'up_conv_3x3')),))
+  genotype.save(folder / 'genotype.json', other)
+  with pytest.raises(InputError, match='not the weights of the network'):
+    model.load(folder)
+
+
+def test_a_missing_folder_says_how_to_train_a_model(tmp_path):
+  with pytest.raises(InputError, match='--stage=retrain'):
+    model.load(tmp_path / 'model')
+
+
+def networks():
+  """A derived network, a supernet with its inputs, and a baseline: all kinds of layers."""
+  every = genotype.Genotype(
+    down=(
+      ((0, 'down_conv_3x3'), (1, 'down_sep_conv_3x3')),
+      ((1, 'down_se_conv_3x3'), (2, 'dil_conv_3x3')),
+    ),
+    up=(((0, 'se'), (1, 'up_dil_conv_3x3')), ((1, 'up_sep_conv_3x3'), (2, 'sep_conv_3x3'))),
+  )
+  architecture = network.init_architecture(jax.random.key(0), nodes=2)
+  spec = model.describe(settings('unet'), STATISTICS)
+  return {
+    'derived': (network.DerivedNetwork(every, classes=2, depth=3), IMAGE),
+    'supernet': (network.Supernet(classes=2, channels=32, depth=3), IMAGE, architecture),
+    'unet': (model.build(spec, None), IMAGE),
+  }
+
+
+def by_name(params) -> dict[str, Any]:
+  return traverse_util.flatten_dict(params, sep='/')
+
+
+@pytest.mark.parametrize('name', ['derived', 'supernet', 'unet'])
+def test_fresh_kernels_are_he_normal_and_scales_one_and_biases_zero(name):
+  net, *inputs = networks()[name]
+  drawn = by_name(model.initialise(net, *inputs, seed=0))
+  pooled = []
+  for path, leaf in drawn.items():
+    kind, leaf = path.split('/')[-1], np.asarray(leaf, float)
+    if kind in ('scale', 'bias'):
+      np.testing.assert_array_equal(leaf, 1.0 if kind == 'scale' else 0.0, err_msg=path)
+      continue
+    # One output sees a window of every input channel; a depthwise one of its own channel only.
+    # Whatever stands before these axes is a stack of kernels.
+    dense = kind == 'pointwise' or path.split('/')[-2] in ('squeeze', 'excite')
+    fan_in = 9 if kind == 'depthwise' else np.prod(leaf.shape[-2 if dense else -4 : -1])
+    unit = leaf.ravel() / np.sqrt(2 / fan_in)
+    assert abs(unit.mean()) < 5 / np.sqrt(unit.size), path
+    assert abs(unit.std() - 1) < 5 / np.sqrt(2 * unit.size), path
+    pooled.append(unit)
+  pooled = np.concatenate(pooled)
+  assert pooled.size > 10_000
+  assert abs(pooled.std() - 1) < 5 / np.sqrt(2 * pooled.size)
+  assert abs((pooled**4).mean() - 3) < 0.2  # normal, not uniform
+
+
+def test_fresh_parameters_are_those_the_network_asks_for():
+  for net, *inputs in networks().values():
+    drawn = model.initialise(net, *inputs, seed=0)
+    expected = jax.eval_shape(net.init, jax.random.key(0), *inputs)['params']
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), drawn, expected)
+    assert all(jax.tree.leaves(same))
+
+
+def test_fresh_parameters_follow_from_the_seed_and_differ_from_one_another():
+  net, image = networks()['derived']
+  first, again, other = (by_name(model.initialise(net, image, seed=seed)) for seed in (0, 0, 1))
+  kernels = [path for path in first if path.split('/')[-1] not in ('scale', 'bias')]
+  for path in first:
+    np.testing.assert_array_equal(first[path], again[path])
+  for path in kernels:
+    assert not np.array_equal(first[path], other[path]), path
+  seen = {np.asarray(first[path]).tobytes() for path in kernels}
+  assert len(seen) == len(kernels)
+
+
+def test_a_parameter_starts_the_same_in_a_deeper_network():
+  shallow, deep = (
+    by_name(model.initialise(network.DerivedNetwork(FOUND, classes=2, depth=depth), IMAGE, seed=0))
+    for depth in (2, 3)
+  )
+  assert shallow.keys() < deep.keys()
+  for path, leaf in shallow.items():
+    np.testing.assert_array_equal(leaf, deep[path], err_msg=path)
+
+
+def test_parameters_are_counted_one_by_one():
+  params = nn.Dense(3).init(jax.random.key(0), jnp.zeros((1, 5)))['params']
+  assert model.count(params) == 5 * 3 + 3
+
+
+def test_a_thrifty_network_needs_a_genotype():
+  with pytest.raises(ValueError, match='needs a genotype'):
+    model.build(model.describe(settings(), STATISTICS), None)
+
+
+def test_background_is_the_normalised_zero_of_every_modality_and_neighbour():
+  statistics = {'mean': np.asarray([0.2, 0.6]), 'std': np.asarray([0.1, 0.3])}
+  shades = model.background(statistics, context=1)
+  np.testing.assert_allclose(shades, [-2, -2] * 3)

@@ -1,0 +1,212 @@
+"""Supernet and derived networks: sizes, parameters, and what sampling does."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from thrifty_jax import network, ops
+from thrifty_jax.baselines import UNetPlusPlus
+from thrifty_jax.cell import CELL_KINDS, edge_count, resample_of, sources_of, targets_of
+from thrifty_jax.genotype import Genotype
+
+COSTS = {'identity': 0, 'pool': 0, 'se': 162, 'se_conv_3x3': 9442, 'sep_conv_3x3': 1376}
+DENSE = 9280  # conv and dil_conv
+
+
+def cost(kind):
+  name = kind.removeprefix('down_').removeprefix('up_')
+  return (
+    COSTS['pool' if name.endswith('pool') else name] if name in COSTS or 'pool' in name else DENSE
+  )
+
+
+def genotype(choose, nodes=2):
+  """The first two edges of every node, with choose(candidates) on each."""
+  return Genotype(
+    *(
+      tuple(
+        tuple((s, choose(ops.OPERATIONS[resample_of(kind, s)])) for s in (0, 1))
+        for _ in range(nodes)
+      )
+      for kind in CELL_KINDS
+    )
+  )
+
+
+def count(module, *inputs):
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes['params']))
+
+
+def operation_cost(structure):
+  down, up = (
+    sum(cost(op) for node in nodes for _, op in node) for nodes in (structure.down, structure.up)
+  )
+  return 4 * down + 11 * up
+
+
+IMAGE = jnp.zeros((1, 32, 32, 1))
+
+
+@pytest.mark.parametrize('index', range(4))
+def test_a_derived_network_has_the_parameters_of_the_table(index):
+  structure = genotype(lambda kinds: [k for k in kinds if k != 'none'][index])
+  expected = 80_096 + operation_cost(structure)
+  assert count(network.DerivedNetwork(structure, 2), IMAGE) == expected
+
+
+def test_the_paper_network_has_605280_parameters():
+  sep, conv, up = 'down_sep_conv_3x3', 'down_conv_3x3', 'up_conv_3x3'
+  nodes = (((0, 'conv_3x3'), (1, up)),) * 2
+  structure = Genotype(down=(((0, sep), (1, conv)), ((0, conv), (1, conv))), up=nodes)
+  assert count(network.DerivedNetwork(structure, 2), IMAGE) == 605_280
+
+
+@pytest.mark.parametrize('nodes,depth,base', [(3, 5, 95_456), (2, 4, 57_952)])
+def test_the_base_grows_with_nodes_and_depth(nodes, depth, base):
+  # Up cells have a convolution on every edge out of in1; subtract them.
+  structure = genotype(lambda kinds: kinds[0], nodes=nodes)
+  cells = network.cell_count('up', depth=depth)
+  got = count(network.DerivedNetwork(structure, 2, depth=depth), IMAGE)
+  assert got - cells * nodes * DENSE == base
+
+
+@pytest.mark.parametrize(
+  'classes,settings,expected',
+  [
+    (1, {'nested': False}, 7_759_521),
+    (2, {'nested': False}, 7_759_554),
+    (1, {'nested': True}, 9_041_601),
+    (2, {'nested': True}, 9_041_634),
+    (1, {'nested': True, 'deep_supervision': True}, 9_041_700),
+    (2, {'nested': True, 'deep_supervision': True}, 9_041_832),
+  ],
+)
+def test_a_baseline_has_the_parameters_of_its_paper(classes, settings, expected):
+  assert count(UNetPlusPlus(classes, **settings), IMAGE) == expected
+
+
+def test_the_supernet_has_200459_parameters():
+  architecture = network.init_architecture(jax.random.key(0), nodes=2)
+  assert count(network.Supernet(2), IMAGE, architecture) == 200_459
+
+
+@pytest.mark.parametrize(
+  'nodes,depth,sides',
+  [(1, 3, (33, 20)), (2, 6, (65, 64)), (3, 4, (16, 31)), (4, 3, (8, 8)), (2, 5, (1, 70))],
+)
+def test_logits_have_the_size_of_the_image(nodes, depth, sides):
+  image = jnp.zeros((2, *sides, 3))
+  shape = (2, *sides, 4)
+  architecture = network.init_architecture(jax.random.key(0), nodes=nodes)
+  common = {'channels': 8, 'depth': depth, 'background': (0.0, 0.0, 0.0)}
+  supernet = network.Supernet(4, nodes=nodes, **common)
+  derived = network.DerivedNetwork(genotype(lambda kinds: kinds[0], nodes), 4, **common)
+  key = jax.random.key(0)
+  assert jax.eval_shape(supernet.init_with_output, key, image, architecture)[0].shape == shape
+  assert jax.eval_shape(derived.init_with_output, key, image)[0].shape == shape
+
+
+def test_deep_supervision_stacks_all_levels():
+  structure = genotype(lambda kinds: kinds[0])
+  net = network.DerivedNetwork(structure, 2, channels=4, depth=3, deep_supervision=True)
+  logits, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), IMAGE)
+  assert logits.shape == (2, 1, 32, 32, 2)
+
+
+def test_sides_are_filled_with_the_background():
+  image = jnp.ones((1, 3, 5, 2))
+  padded = network.pad_to_multiple(image, multiple=4, background=(-2.0, 3.0))
+  assert padded.shape == (1, 4, 8, 2)
+  np.testing.assert_array_equal(padded[:, :3, :5], image)
+  np.testing.assert_allclose(padded[0, 3, 0], [-2, 3])
+  np.testing.assert_allclose(padded[0, 0, 7], [-2, 3])
+
+
+def test_weights_of_candidates_and_of_incoming_edges_sum_to_one():
+  architecture = network.init_architecture(jax.random.key(0), nodes=3)
+  weights = network.architecture_weights(architecture, nodes=3)
+  for kind in CELL_KINDS:
+    assert len(weights[kind]['alphas']) == edge_count(3) == 9
+    for alpha in weights[kind]['alphas']:
+      np.testing.assert_allclose(jnp.sum(alpha), 1, rtol=1e-6)
+    for start, end in ((0, 2), (2, 5), (5, 9)):
+      np.testing.assert_allclose(
+        jnp.sum(jnp.asarray(weights[kind]['betas'][start:end])), 1, rtol=1e-6
+      )
+
+
+def test_targets_and_sources_name_the_same_edges():
+  for nodes in range(1, 5):
+    by_target = {(n, s) for n in range(nodes) for s in sources_of(n)}
+    by_source = {(n, s) for s in range(nodes + 1) for n in targets_of(s, nodes=nodes)}
+    assert by_target == by_source
+    assert len(by_target) == edge_count(nodes)
+
+
+def test_every_derivable_edge_is_in_the_supernet():
+  architecture = network.init_architecture(jax.random.key(0), nodes=2)
+  net = network.Supernet(2, channels=8, depth=3)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), IMAGE, architecture)['params']
+  for kind, node in itertools.product(CELL_KINDS, range(2)):
+    for source in sources_of(node):
+      stacked = shapes[f'{kind}_from_{source}']['operations']
+      edges = len(targets_of(source, nodes=2))
+      candidates = ops.OPERATIONS[resample_of(kind, source)]
+      assert len(architecture[kind]['alphas'][edge_count(node) + source]) == len(candidates)
+      for name in candidates:
+        parameters = jax.tree.leaves(stacked.get(name, {}))
+        assert bool(parameters) == ('conv' in name or name == 'se')
+        for leaf in parameters:
+          assert leaf.shape[:2] == (network.cell_count(kind, depth=3), edges)
+
+
+def test_channels_must_be_a_multiple_of_sample():
+  architecture = network.init_architecture(jax.random.key(0), nodes=2)
+  net = network.Supernet(2, channels=10, sample=4)
+  with pytest.raises(ValueError, match='channels=10 is not a multiple of sample=4'):
+    jax.eval_shape(net.init, jax.random.key(0), IMAGE, architecture)
+
+
+def test_a_key_without_random_sampling_is_refused():
+  architecture = network.init_architecture(jax.random.key(0), nodes=2)
+  net = network.Supernet(2, channels=8, depth=3)
+  with pytest.raises(ValueError, match="sampling='random'"):
+    jax.eval_shape(net.init, jax.random.key(0), IMAGE, architecture, jax.random.key(1))
+
+
+def random_with_first_channels(net, params, image, architecture):
+  """What the definition gives without a key: no channel changes its place."""
+  params = jax.tree.map(jnp.asarray, params)
+  channels, sampled = net.channels, net.channels // net.sample
+  # The shuffle of the default sampling, undone in the rows of every filter behind a node.
+  place = [(q % sampled) * net.sample + q // sampled for q in range(channels)]
+  undo = np.argsort(place)
+
+  def permuted(path, leaf):
+    names = [part.key for part in path]
+    return leaf[:, :, undo] if names[-2:] == ['out', 'kernel'] else leaf
+
+  moved = jax.tree_util.tree_map_with_path(permuted, params)
+  return jax.jit(net.copy(sampling='shuffle').apply)(moved, image, architecture)
+
+
+def test_random_sampling_depends_on_the_key_and_without_one_takes_the_first():
+  net = network.Supernet(2, channels=8, depth=2, nodes=1, sampling='random')
+  architecture = network.init_architecture(jax.random.key(0), nodes=1)
+  image = jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
+  shapes = jax.eval_shape(net.init, jax.random.key(2), image, architecture)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
+  drawn = jax.jit(net.apply)
+  first, second, again = (drawn(params, image, architecture, jax.random.key(i)) for i in (0, 1, 0))
+  assert jnp.abs(first - second).max() > 1e-4
+  np.testing.assert_array_equal(first, again)
+  without = jax.jit(net.apply)(params, image, architecture)
+  np.testing.assert_allclose(
+    without, random_with_first_channels(net, params, image, architecture), atol=1e-5
+  )

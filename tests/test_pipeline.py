@@ -1,0 +1,340 @@
+"""The whole command on made-up scans: what it leaves, what it does again, what it refuses."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep import phantom
+from thrifty_jax import genotype, main, model
+
+PROJECT = Path(__file__).resolve().parents[1]
+PATIENTS, FOLDS = 6, 3  # two patients train, two validate, two test
+TINY = (
+  '--config.compilation_cache=',
+  f'--config.data.folds={FOLDS}',
+  '--config.data.image_size=16',
+  '--config.augment.elastic_probability=0.0',
+  '--config.model.depth=2',
+  '--config.model.nodes=1',
+  '--config.model.channels=4',
+  '--config.search.channels=4',
+  '--config.search.epochs=2',
+  '--config.search.warmup_epochs=1',
+  '--config.search.batch_size=4',
+  '--config.retrain.epochs=2',
+  '--config.retrain.validate_every=1',
+  '--config.retrain.batch_size=4',
+)
+UNET_PARAMETERS = 7_759_554  # two classes, no norm
+JAX_FLAGS = (
+  'jax_disable_most_optimizations',
+  'jax_enable_compilation_cache',
+  'jax_compilation_cache_dir',
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
+  before = {name: jax.config.values[name] for name in JAX_FLAGS}
+  jax.config.update('jax_disable_most_optimizations', True)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(PROJECT)
+    yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope='module')
+def scans(tmp_path_factory):
+  """A raw folder with good scans."""
+  folder = tmp_path_factory.mktemp('scans') / 'raw'
+  phantom.write_promise12(folder, patients=PATIENTS, seed=0)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def slices(tmp_path_factory):
+  """Where runs on the good scans keep their slices."""
+  return tmp_path_factory.mktemp('slices')
+
+
+def command(scans, slices, workdir, *arguments, config='configs/phantom.py'):
+  return main.main(
+    [
+      f'--config={config}',
+      f'--config.data.raw_dir={scans}',
+      f'--config.data.data_dir={slices}',
+      f'--workdir={workdir}',
+      *TINY,
+      *arguments,
+    ]
+  )
+
+
+@pytest.fixture(scope='module')
+def done(scans, slices, tmp_path_factory):
+  """The workdir of a finished run."""
+  workdir = tmp_path_factory.mktemp('runs') / 'phantom'
+  assert command(scans, slices, workdir) == 0
+  return workdir
+
+
+def files_of(folder):
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+
+def json_of(path):
+  return json.loads(path.read_text(encoding='utf-8'))
+
+
+def test_a_run_leaves_all_that_was_promised_and_nothing_unfinished(done):
+  found = files_of(done)
+  for name in (
+    'config.json',
+    'environment.json',
+    'search/metrics.jsonl',
+    'search/genotype.json',
+    'retrain/metrics.jsonl',
+    'retrain/summary.json',
+    'evaluate/scores.csv',
+    'evaluate/summary.json',
+    'report.html',
+    'model/weights.safetensors',
+    'model/genotype.json',
+    'model/preprocessing.json',
+    'model/card.md',
+  ):
+    assert name in found
+    assert (done / name).stat().st_size > 0
+  for stage in ('search', 'retrain'):
+    assert any(path.name.isdigit() for path in (done / stage / 'checkpoints').iterdir())
+  for path in done.rglob('*'):
+    assert not path.name.endswith(('.tmp', '.unfinished')), path
+  assert [path.name for path in done.parent.iterdir()] == ['phantom']
+
+
+def test_the_summary_has_the_fields_that_others_read(done):
+  summary = json_of(done / 'evaluate' / 'summary.json')
+  assert summary['protocol'] == 'volume' and summary['split'] == 'test' and summary['held_out']
+  assert summary['model'] == 'thrifty' and summary['patients'] == 2
+  for field in ('dsc_mean', 'pooled_2d_dsc', 'floor_dsc'):
+    assert 0 <= summary[field] <= 1
+  assert summary['floor_dsc'] > 0.2  # the mean mask finds something
+  assert list(summary['classes']) == ['organ']
+  assert {'dsc_mean', 'dsc_std'} <= summary['classes']['organ'].keys()
+  assert summary['parameters'] == model.count(model.load(done / 'model').params)
+  assert 'Made-up scans' in summary['note']
+
+
+def test_scores_have_a_row_per_patient_and_class_that_make_up_the_mean(done):
+  with (done / 'evaluate' / 'scores.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert [(row['patient'], row['class']) for row in rows] == [
+    ('Case00', 'organ'),
+    ('Case03', 'organ'),
+  ]
+  summary = json_of(done / 'evaluate' / 'summary.json')
+  assert np.mean([float(row['dsc']) for row in rows]) == pytest.approx(
+    summary['dsc_mean'], abs=1e-6
+  )
+
+
+def test_the_searched_genotype_is_the_one_that_was_trained(done):
+  found = genotype.load(done / 'search' / 'genotype.json')
+  assert genotype.load(done / 'model' / 'genotype.json') == found
+  assert model.load(done / 'model').genotype == found
+  assert len(found.down) == len(found.up) == 1
+
+
+def test_no_test_or_validation_patient_took_part_in_the_search(done):
+  provenance = json_of(done / 'search' / 'genotype.json')['provenance']
+  names = json_of(done / 'evaluate' / 'summary.json')['patient_names']
+  searched = provenance['weight_patients'] + provenance['architecture_patients']
+  assert sorted(searched) == sorted(names['train'])
+  everyone = names['train'] + names['validation'] + names['test']
+  assert sorted(everyone) == [f'Case{number:02d}' for number in range(PATIENTS)]
+
+
+def test_the_report_is_one_file_that_shows_the_score(done):
+  text = (done / 'report.html').read_text(encoding='utf-8')
+  summary = json_of(done / 'evaluate' / 'summary.json')
+  assert f'{100 * summary["dsc_mean"]:.2f}' in text
+  assert 'not a medical device' in text
+  assert 'src="http' not in text and '<link' not in text
+
+
+def test_a_second_call_does_nothing_again(done, scans, slices, capsys):
+  def state():
+    return {
+      name: ((done / name).read_bytes(), (done / name).stat().st_mtime_ns)
+      for name in files_of(done)
+      if name.split('/')[0] in ('search', 'retrain', 'model', 'evaluate')
+    }
+
+  before, config = state(), json_of(done / 'config.json')
+  assert command(scans, slices, done) == 0
+  assert state() == before
+  assert json_of(done / 'config.json') == config
+  out = capsys.readouterr().out
+  for stage in ('search', 'retrain', 'evaluate'):
+    assert f'{stage}: done' in out
+
+
+def test_a_run_goes_on_where_it_stopped(done, scans, slices, tmp_path):
+  workdir = shutil.copytree(done, tmp_path / 'run')
+  shutil.rmtree(workdir / 'evaluate')
+  (workdir / 'retrain' / 'summary.json').unlink()  # killed between the last epoch and the summary
+  assert command(scans, slices, workdir) == 0
+  for name in ('model/weights.safetensors', 'evaluate/scores.csv', 'evaluate/summary.json'):
+    assert (workdir / name).read_bytes() == (done / name).read_bytes()
+
+
+def test_a_changed_setting_is_refused_and_the_run_stays_as_it_was(done, scans, slices, capsys):
+  before = {name: (done / name).read_bytes() for name in files_of(done)}
+  assert command(scans, slices, done, '--config.search.epochs=3') == 2
+  assert {name: (done / name).read_bytes() for name in files_of(done)} == before
+  error = capsys.readouterr().err
+  assert len(error.splitlines()) == 1 and 'search.epochs 2 -> 3' in error
+
+
+def test_a_baseline_is_trained_without_a_search(scans, slices, tmp_path):
+  arguments = ('--config.retrain.epochs=1', '--config.retrain.warmup_epochs=0')
+  status = command(scans, slices, tmp_path / 'run', *arguments, config='configs/phantom.py:unet')
+  assert status == 0
+  summary = json_of(tmp_path / 'run' / 'evaluate' / 'summary.json')
+  assert summary['model'] == 'unet' and summary['parameters'] == UNET_PARAMETERS
+  assert not (tmp_path / 'run' / 'search').exists()
+  assert not (tmp_path / 'run' / 'model' / 'genotype.json').exists()
+  assert (tmp_path / 'run' / 'report.html').exists()
+
+
+# --- bad input
+
+
+def write(path, voxels):
+  """Replaces the voxels of a MetaImage; its grid stays where the sizes are equal."""
+  image = SimpleITK.GetImageFromArray(voxels)
+  old = SimpleITK.ReadImage(str(path))
+  image.SetSpacing(old.GetSpacing())
+  image.SetOrigin(old.GetOrigin())
+  image.SetDirection(old.GetDirection())
+  SimpleITK.WriteImage(image, str(path), useCompression=True)
+
+
+def change(name, function):
+  """What changes the voxels of one file of a raw folder."""
+
+  def apply(raw):
+    path = raw / 'TrainingData' / name
+    write(path, function(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))))
+
+  return apply
+
+
+def with_nan(voxels):
+  voxels = voxels.astype(np.float32)
+  voxels[1, 2, 3] = np.nan
+  return voxels
+
+
+def remove(name):
+  return lambda raw: (raw / 'TrainingData' / name).unlink()
+
+
+def overwrite(name, content):
+  return lambda raw: (raw / 'TrainingData' / name).write_bytes(content)
+
+
+def cut_off(name):
+  def apply(raw):
+    path = raw / 'TrainingData' / name
+    path.write_bytes(path.read_bytes()[:200])
+
+  return apply
+
+
+def nothing(raw):
+  del raw
+
+
+BAD_INPUT = {
+  'an unknown field': (nothing, ['--config.search.epoch=3'], 'did you mean search.epochs'),
+  'a wrong type': (nothing, ['--config.search.epochs=many'], 'many'),
+  'a value that cannot be': (nothing, ['--config.search.channels=5'], 'multiple of search.sample'),
+  'fewer patients than folds': (nothing, ['--config.data.folds=7'], 'only 6 patients'),
+  'an unknown patient': (nothing, ["--config.data.test_patients=('Case77',)"], 'Case77'),
+  'a missing scan': (remove('Case03.mhd'), [], 'Case03'),
+  'a missing mask': (remove('Case03_segmentation.mhd'), [], 'Case03'),
+  'missing voxels': (remove('Case03.zraw'), [], 'Case03.mhd'),
+  'an unreadable scan': (overwrite('Case03.mhd', b'\x00\x01 no header'), [], 'Case03.mhd'),
+  'a scan of no bytes': (overwrite('Case03.mhd', b''), [], 'Case03.mhd'),
+  'a scan that is cut off': (cut_off('Case03.zraw'), [], 'Case03.mhd'),
+  'a mask of another shape': (
+    change('Case03_segmentation.mhd', lambda voxels: voxels[:, :-1]),
+    [],
+    'Case03_segmentation.mhd',
+  ),
+  'a label outside the classes': (
+    change('Case03_segmentation.mhd', lambda voxels: voxels * 7),
+    [],
+    'Case03_segmentation.mhd: the truth holds class 7',
+  ),
+  'a NaN volume': (change('Case03.mhd', with_nan), [], 'Case03.mhd: 1 voxels of the scan are NaN'),
+  'an empty volume': (change('Case03.mhd', np.zeros_like), [], 'Case03.mhd: every voxel'),
+  'no scans': (lambda raw: shutil.rmtree(raw / 'TrainingData'), [], 'no PROMISE12 scan'),
+}
+
+
+# ITK's reader tells the terminal itself what it stumbled over, before it raises.
+REMARKS = ('check phantom: ', 'prepare phantom: ', 'MetaImage: ', '   ideal = ')
+
+
+def assert_one_clear_line(error, message):
+  """One line says what is wrong, last; progress and a reader's remarks may stand before it."""
+  lines = error.splitlines()
+  assert lines[-1].startswith('error: ') and message in lines[-1], error
+  assert len(lines[-1]) < 600
+  for line in lines[:-1]:
+    assert line.startswith(REMARKS), error
+
+
+@pytest.mark.parametrize('name', BAD_INPUT)
+def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(name, scans, tmp_path, capfd):
+  damage, arguments, message = BAD_INPUT[name]
+  raw = shutil.copytree(scans, tmp_path / 'raw')
+  damage(raw)
+  assert command(raw, tmp_path / 'slices', tmp_path / 'run', *arguments) == 2
+  assert_one_clear_line(capfd.readouterr().err, message)
+  assert not (tmp_path / 'run').exists()
+  assert not list((tmp_path / 'slices').rglob('*.json'))
+
+
+@pytest.mark.parametrize(
+  'name', ['a NaN volume', 'a label outside the classes', 'a scan that is cut off']
+)
+def test_preparing_a_bad_scan_leaves_no_half_data_set(name, scans, tmp_path, capfd):
+  damage, arguments, message = BAD_INPUT[name]
+  raw = shutil.copytree(scans, tmp_path / 'raw')
+  damage(raw)
+  assert command(raw, tmp_path / 'slices', tmp_path / 'run', '--stage=prepare', *arguments) == 2
+  assert_one_clear_line(capfd.readouterr().err, message)
+  assert not (tmp_path / 'run').exists()
+  assert not [path for path in (tmp_path / 'slices').rglob('*') if path.is_file()]
+
+
+@pytest.mark.parametrize('stage', ['retrain', 'evaluate'])
+def test_a_stage_whose_input_is_missing_says_so_in_one_line(stage, scans, slices, tmp_path, capfd):
+  assert command(scans, slices, tmp_path / 'run', '--stage=prepare') == 0
+  capfd.readouterr()
+  assert command(scans, slices, tmp_path / 'run', f'--stage={stage}') == 2
+  missing = {'retrain': 'genotype.json', 'evaluate': 'there is no model'}[stage]
+  assert_one_clear_line(capfd.readouterr().err, missing)
+  for left in ('retrain', 'evaluate', 'model', 'report.html'):
+    assert not (tmp_path / 'run' / left).exists()

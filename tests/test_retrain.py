@@ -1,0 +1,440 @@
+"""The training step, the choice of the best epoch, and a resumed run against an unbroken one."""
+
+import contextlib
+import json
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_prep import phantom, prepare
+from thrifty_jax import config as configs
+from thrifty_jax import evaluate, genotype, logbook, model, retrain, train_data
+from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.errors import InputError
+from thrifty_jax.retrain import TrainState
+from thrifty_jax.train_data import TrainData
+
+FOUND = genotype.Genotype(
+  down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
+  up=(((0, 'identity'), (1, 'up_conv_3x3')),),
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """One compilation for all runs of the loop, at half the time; what it computes is the same."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  steps, predictions = {}, []
+  make_train_step, make_predict = retrain.make_train_step, retrain.make_predict
+
+  def step_of(*arguments, **settings):
+    # The runs of this file differ in no setting of the step but this one.
+    decay = settings['average_decay']
+    if decay not in steps:
+      steps[decay] = make_train_step(*arguments, **settings)
+    return steps[decay]
+
+  def predict_of(*arguments):
+    if not predictions:
+      predictions.append(make_predict(*arguments))
+    return predictions[0]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(retrain, 'make_train_step', step_of)
+    patch.setattr(retrain, 'make_predict', predict_of)
+    yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+  """A tiny network on phantoms; augmentation draws random numbers, but its warp costs too much."""
+  folder = tmp_path_factory.mktemp('retrain')
+  config = configs.default()
+  config.data.name = 'phantom'
+  config.data.image_size = 16
+  config.data.folds = 3
+  config.data.raw_dir = str(folder / 'raw')
+  config.data.data_dir = str(folder / 'tfds')
+  augment = config.augment
+  augment.rotate_degrees = augment.translate = augment.elastic_probability = 0.0
+  augment.scale = augment.gamma = (1.0, 1.0)
+  config.model.channels = 4
+  config.model.depth = 2
+  config.genotype = str(folder / 'genotype.json')
+  genotype.save(folder / 'genotype.json', FOUND)
+  settings = config.retrain
+  settings.epochs = 4
+  settings.batch_size = 4
+  settings.warmup_epochs = 1
+  settings.validate_every = 1
+  settings.learning_rate = 0.01
+  phantom.write_promise12(folder / 'raw', patients=6, seed=0)
+  prepare.prepare(config)
+  return config
+
+
+@pytest.fixture(scope='module')
+def opened(config):
+  return train_data.open_train_data(config)
+
+
+@pytest.fixture(scope='module')
+def unbroken(config, tmp_path_factory):
+  """The workdir of a run that nothing stopped."""
+  workdir = tmp_path_factory.mktemp('unbroken')
+  retrain.retrain(config, workdir)
+  return workdir
+
+
+def entries_of(workdir):
+  """The lines of metrics.jsonl less the seconds, which differ from run to run."""
+  entries = logbook.Logbook(workdir / 'retrain').entries()
+  return [{name: value for name, value in e.items() if name != 'seconds'} for e in entries]
+
+
+def summary_of(workdir):
+  summary = json.loads((workdir / 'retrain' / 'summary.json').read_text())
+  return {name: value for name, value in summary.items() if name != 'seconds'}
+
+
+def weights_of(workdir):
+  return (workdir / 'model' / 'weights.safetensors').read_bytes()
+
+
+# --- the step
+
+
+@pytest.fixture(scope='module')
+def start(config, opened):
+  """Network, optimiser and the state before the first step."""
+  net = model.build(model.describe(config, opened.statistics), FOUND)
+  transformation, _ = retrain.optimizer(config.retrain, steps_per_epoch=10)
+  params = model.initialise(net, opened.image_shape(4), seed=0)
+  state = TrainState(jnp.zeros((), jnp.int32), params, params, transformation.init(params))
+  return net, transformation, state
+
+
+@pytest.fixture(scope='module')
+def trail(start, opened):
+  """The states and metrics of steps of the loop's own function on one batch, no augmentation."""
+  net, transformation, state = start
+  step = retrain.make_train_step(
+    net, transformation, augment=lambda key, batch: batch, average_decay=0.8, seed=0
+  )
+  step = jax.jit(step)
+  examples = opened.examples(opened.patients['train'])
+  batch = next(opened.batches(examples, batch_size=4, epoch=0))
+  states, losses = [state], []
+  for _ in range(20):
+    state, metrics = step(state, batch)
+    states.append(state)
+    losses.append({name: float(value) for name, value in metrics.items()})
+  return states, losses
+
+
+def test_steps_of_the_loop_lower_the_loss_of_a_batch(trail):
+  _, metrics = trail
+  losses = [entry['loss'] for entry in metrics]
+  assert losses[-1] < 0.8 * losses[0]
+  assert metrics[-1]['dice'] > metrics[0]['dice']
+  assert all(math.isfinite(value) for entry in metrics for value in entry.values())
+
+
+def test_the_average_of_the_weights_is_that_of_a_loop_and_weighs_the_first_steps_less(trail):
+  states, _ = trail
+  expected = [np.asarray(leaf, float) for leaf in jax.tree.leaves(states[0].params)]
+  for count, state in enumerate(states[1:]):
+    decay = min(0.8, (1 + count) / (10 + count))
+    leaves = jax.tree.leaves(state.params)
+    expected = [
+      decay * old + (1 - decay) * np.asarray(new, float)
+      for old, new in zip(expected, leaves, strict=True)
+    ]
+    for found, value in zip(jax.tree.leaves(state.average), expected, strict=True):
+      np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-6)
+  assert int(states[-1].step) == 20
+
+
+def test_without_averaging_the_weights_themselves_are_kept(start, opened):
+  net, _, state = start
+  transformation = optax.sgd(0.1)
+  state = state._replace(optimizer=transformation.init(state.params))
+  step = retrain.make_train_step(
+    net, transformation, augment=lambda key, batch: batch, average_decay=0.0, seed=0
+  )
+  batch = next(opened.batches(opened.examples(opened.patients['train']), batch_size=4, epoch=0))
+  state, _ = jax.jit(step)(state, batch)
+  jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
+
+
+# --- the optimiser
+
+
+def tree_of(value):
+  """A network's parameters, all alike."""
+  shapes = {
+    'kernel': (3, 3, 2, 4),
+    'depthwise': (3, 3, 1, 4),
+    'pointwise': (4, 4),
+    'scale': (4,),
+    'bias': (4,),
+  }
+  return {name: jnp.full(shape, value, jnp.float32) for name, shape in shapes.items()}
+
+
+def settings_of(**changes):
+  settings = configs.default().retrain
+  settings.update(changes)
+  return settings
+
+
+def test_adamw_decays_kernels_only():
+  settings = settings_of(learning_rate=0.1, weight_decay=0.5, warmup_epochs=0)
+  transformation, _ = retrain.optimizer(settings, steps_per_epoch=10)
+  params = tree_of(2.0)
+  updates: Any = transformation.update(tree_of(0.0), transformation.init(params), params)[0]
+  for name, update in updates.items():
+    expected = 0.0 if name in ('scale', 'bias') else -0.1 * 0.5 * 2.0
+    np.testing.assert_allclose(update, expected, rtol=1e-6, err_msg=name)
+
+
+def test_sgd_adds_decay_to_the_clipped_gradient_of_all_as_pytorch_does():
+  settings = settings_of(
+    **{'optimizer': 'sgd', 'learning_rate': 0.1, 'weight_decay': 0.5, 'momentum': 0.9},
+    **{'clip_norm': 3.0, 'warmup_epochs': 0, 'epochs': 10},
+  )
+  transformation, rate = retrain.optimizer(settings, steps_per_epoch=2)
+  params: Any = tree_of(2.0)
+  state = transformation.init(params)
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  expected, velocity = 2.0, 0.0
+  for step, gradient in enumerate([5.0, 0.01, -4.0]):
+    updates, state = transformation.update(tree_of(gradient), state, params)
+    params = optax.apply_updates(params, updates)
+    clipped = gradient * min(1, 3.0 / (abs(gradient) * math.sqrt(count)))
+    velocity = 0.9 * velocity + clipped + 0.5 * expected
+    expected -= 0.1 * (1 + math.cos(math.pi * step / 20)) / 2 * velocity
+    for leaf in jax.tree.leaves(params):
+      np.testing.assert_allclose(leaf, expected, rtol=1e-5)
+  assert np.asarray(rate(20)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_to_nothing():
+  settings = settings_of(learning_rate=0.2, warmup_epochs=2, epochs=10)
+  _, rate = retrain.optimizer(settings, steps_per_epoch=5)
+  found = [np.asarray(rate(step)).item() for step in range(51)]
+  for step in range(10):
+    assert found[step] == pytest.approx(0.2 * step / 10, abs=1e-7)
+  for step in range(10, 51):
+    assert found[step] == pytest.approx(0.1 * (1 + math.cos(math.pi * (step - 10) / 40)), abs=1e-6)
+
+
+# --- the loop
+
+
+def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, config, opened):
+  entries, summary = entries_of(unbroken), summary_of(unbroken)
+  steps = len(opened.examples(opened.patients['train'])) // 4
+  assert [entry['epoch'] for entry in entries] == [1, 2, 3, 4]
+  assert [entry['step'] for entry in entries] == [steps * epoch for epoch in (1, 2, 3, 4)]
+  _, rate = retrain.optimizer(config.retrain, steps_per_epoch=steps)
+  for entry in entries:
+    assert entry['learning_rate'] == pytest.approx(np.asarray(rate(entry['step'] - 1)).item())
+  loaded = model.load(unbroken / 'model')
+  assert summary['parameters'] == model.count(loaded.params)
+  assert summary['model'] == 'thrifty' and summary['epochs'] == 4
+  assert summary['genotype'] == config.genotype
+  assert loaded.genotype == FOUND
+  assert 'Research use only' in (unbroken / 'model' / 'card.md').read_text()
+
+
+def test_the_model_that_is_kept_scores_what_the_summary_says(unbroken, config, opened):
+  loaded, summary = model.load(unbroken / 'model'), summary_of(unbroken)
+  predict = evaluate.network_predict(
+    loaded.logits, statistics=opened.statistics, context=0, batch_size=16
+  )
+  found = evaluate.validation_dsc(opened.prepared, opened.patients['validation'], predict)
+  assert found == pytest.approx(summary['validation_dsc'], abs=1e-6)
+  assert found == max(entry['validation_dsc'] for entry in entries_of(unbroken))
+
+
+@pytest.fixture
+def scripted(monkeypatch, opened):
+  """Lets a list say what each validation finds; gives the weights that were validated."""
+  seen = []
+
+  def script(*scores):
+    remaining = iter(scores)
+
+    def validation_dsc(prepared, patients, params, **more):
+      seen.append(jax.tree.map(np.array, params))
+      return next(remaining)
+
+    # What predicts is the weights themselves.
+    monkeypatch.setattr(retrain, 'make_predict', lambda *arguments: lambda params: params)
+    monkeypatch.setattr(evaluate, 'validation_dsc', validation_dsc)
+    monkeypatch.setattr(evaluate, 'classes_of_one_piece', lambda *arguments, **more: [])
+    return seen
+
+  return script
+
+
+def same_weights(workdir, params):
+  loaded = model.load(workdir / 'model')
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
+def test_the_best_epoch_is_chosen_by_validation_and_the_first_of_equals(config, scripted, tmp_path):
+  seen = scripted(0.2, 0.7, 0.7, 0.1)
+  summary = retrain.retrain(config, tmp_path)
+  assert (summary['best_epoch'], summary['validation_dsc']) == (2, 0.7)
+  same_weights(tmp_path, seen[1])
+  assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (seen[1], seen[3])), strict=True))
+
+
+def test_an_epoch_between_validations_is_not_chosen_but_the_last_one_is_validated(
+  config, scripted, tmp_path
+):
+  config = config.copy_and_resolve_references()
+  config.retrain.validate_every = 3
+  seen = scripted(0.2, 0.5)
+  summary = retrain.retrain(config, tmp_path)
+  assert len(seen) == 2
+  assert ['validation_dsc' in entry for entry in entries_of(tmp_path)] == [False, False, True, True]
+  assert summary['best_epoch'] == 4
+
+
+def test_retraining_ends_when_nothing_gets_better_for_as_long_as_patience(
+  config, scripted, tmp_path
+):
+  config = config.copy_and_resolve_references()
+  config.retrain.patience = 2
+  seen = scripted(0.5, 0.4, 0.3, 0.9)
+  summary = retrain.retrain(config, tmp_path)
+  assert (summary['epochs'], summary['best_epoch'], len(seen)) == (3, 1, 3)
+  same_weights(tmp_path, seen[0])
+
+
+def test_patience_shorter_than_the_time_between_validations_waits_for_one(
+  config, scripted, tmp_path
+):
+  config = config.copy_and_resolve_references()
+  config.retrain.patience = 1
+  config.retrain.validate_every = 2
+  seen = scripted(0.5, 0.6)
+  summary = retrain.retrain(config, tmp_path)
+  assert (summary['epochs'], summary['best_epoch'], len(seen)) == (4, 4, 2)
+
+
+@pytest.mark.parametrize('stopped_in', [2, 4])
+def test_a_stopped_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
+  stopped_in, config, start, unbroken, tmp_path, monkeypatch, capsys
+):
+  append = logbook.Logbook.append
+
+  def stop(log, entry):
+    append(log, entry)  # a line that the resumed run has to write again
+    if entry['epoch'] == stopped_in:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(retrain, 'SAVE_SECONDS', -1)
+    patch.setattr(logbook.Logbook, 'append', stop)
+    retrain.retrain(config, tmp_path)
+  assert len(entries_of(tmp_path)) == stopped_in
+  assert not (tmp_path / 'model').exists()
+  retrain.retrain(config, tmp_path)
+  assert f'after epoch {stopped_in - 1}' in capsys.readouterr().out
+  assert entries_of(tmp_path) == entries_of(unbroken)
+  assert summary_of(tmp_path) == summary_of(unbroken)
+  assert weights_of(tmp_path) == weights_of(unbroken)
+  found, expected = (last_state(workdir, start) for workdir in (tmp_path, unbroken))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def last_state(workdir, start):
+  """The last checkpoint: parameters, their average, the optimiser's state, the best so far."""
+  _, _, state = start
+  like = {'state': state._asdict(), 'best': retrain.Best(state.params, 0, 0.0)._asdict()}
+  with contextlib.closing(Checkpoints(workdir / 'retrain' / 'checkpoints')) as checkpoints:
+    return checkpoints.restore(like)
+
+
+def test_a_best_epoch_before_the_stop_is_still_known_after_it(
+  config, scripted, tmp_path, monkeypatch
+):
+  append = logbook.Logbook.append
+
+  def stop(log, entry):
+    append(log, entry)
+    if entry['epoch'] == 3:
+      raise KeyboardInterrupt
+
+  first = scripted(0.3, 0.8, 0.2)
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(retrain, 'SAVE_SECONDS', -1)
+    patch.setattr(logbook.Logbook, 'append', stop)
+    retrain.retrain(config, tmp_path)
+  scripted(0.1, 0.1)
+  summary = retrain.retrain(config, tmp_path)
+  assert (summary['best_epoch'], summary['validation_dsc']) == (2, 0.8)
+  same_weights(tmp_path, first[1])
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays(
+  config, opened, unbroken, tmp_path, monkeypatch
+):
+  batches = TrainData.batches
+
+  def poisoned(train_data, examples, **which):
+    for index, batch in enumerate(batches(train_data, examples, **which)):
+      bad = which['epoch'] == 1 and index == 1
+      yield {**batch, 'image': batch['image'] * math.nan} if bad else batch
+
+  step = len(opened.examples(opened.patients['train'])) // 4 + 2
+  place = f'retrain, epoch 2, step {step}: [a-z_]+ is not finite'
+  with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
+    patch.setattr(retrain, 'SAVE_SECONDS', -1)
+    patch.setattr(TrainData, 'batches', poisoned)
+    retrain.retrain(config, tmp_path)
+  assert len(entries_of(tmp_path)) == 1
+  assert not (tmp_path / 'model').exists()
+  retrain.retrain(config, tmp_path)  # the sound data again
+  assert weights_of(tmp_path) == weights_of(unbroken)
+  assert entries_of(tmp_path) == entries_of(unbroken)
+
+
+def test_training_sees_training_patients_and_validation_the_validation_patients(
+  config, opened, tmp_path, monkeypatch, scripted
+):
+  trained, validated = [], []
+  batches, score = TrainData.batches, evaluate.validation_dsc
+
+  def watched(train_data, examples, **which):
+    trained.append(examples.patients)
+    return batches(train_data, examples, **which)
+
+  def scored(prepared, patients, predict, **more):
+    validated.append(patients)
+    return score(prepared, patients, predict, **more)
+
+  monkeypatch.setattr(TrainData, 'batches', watched)
+  monkeypatch.setattr(evaluate, 'validation_dsc', scored)
+  retrain.retrain(config, tmp_path)
+  assert set(trained) == {opened.patients['train']}
+  assert set(validated) == {opened.patients['validation']}
+
+
+def test_a_missing_genotype_is_bad_input_and_leaves_no_model(config, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.genotype = ''  # that of the search, which has not run
+  with pytest.raises(InputError, match='genotype.json'):
+    retrain.retrain(config, tmp_path)
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,395 @@
+"""What each half of a step leaves alone; a resumed search against an unbroken one."""
+
+import contextlib
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from data_prep import phantom, prepare
+from thrifty_jax import bilevel, genotype, logbook, model, search, train_data
+from thrifty_jax import config as configs
+from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.errors import InputError
+from thrifty_jax.network import architecture_weights
+from thrifty_jax.train_data import TrainData
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Half the time to compile; what is tested does not depend on it."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+  """A tiny search on phantoms; augmentation draws random numbers, but its warp costs too much."""
+  folder = tmp_path_factory.mktemp('search')
+  config = configs.default()
+  config.data.name = 'phantom'
+  config.data.image_size = 16
+  config.data.folds = 3
+  config.data.raw_dir = str(folder / 'raw')
+  config.data.data_dir = str(folder / 'tfds')
+  augment = config.augment
+  augment.rotate_degrees = augment.translate = augment.elastic_probability = 0.0
+  augment.scale = augment.gamma = (1.0, 1.0)
+  config.model.depth = 2
+  config.model.nodes = 1
+  settings = config.search
+  settings.epochs = 4
+  settings.warmup_epochs = 1
+  settings.batch_size = 2
+  settings.channels = 4
+  settings.weight_decay = 0.05
+  settings.clip_norm = 0.5
+  settings.architecture_learning_rate = 0.02
+  phantom.write_promise12(folder / 'raw', patients=7, seed=0)
+  prepare.prepare(config)
+  return config
+
+
+@pytest.fixture(scope='module')
+def opened(config):
+  return train_data.open_train_data(config)
+
+
+@pytest.fixture(scope='module')
+def learners(config, opened):
+  return search.build(config, opened, steps=search.divide(config, opened).steps)
+
+
+@pytest.fixture(scope='module')
+def start(learners, opened, config):
+  image = opened.image_shape(config.search.batch_size)
+  return bilevel.init_state(learners, image, seed=config.seed)
+
+
+@pytest.fixture(scope='module')
+def steps(learners, opened, start, config):
+  """weight_step and architecture_step, compiled once for all of this file."""
+  halves = bilevel.make_half_steps(learners, augment=opened.augment, seed=config.seed)
+  return bilevel.compile_together(halves, start, opened.batch_shape(config.search.batch_size))
+
+
+@pytest.fixture(scope='module')
+def batch(opened, config):
+  examples = opened.examples(opened.patients['train'])
+  return next(opened.batches(examples, batch_size=config.search.batch_size, epoch=0))
+
+
+def differs(one, other):
+  """Whether any bit of two pytrees differs."""
+  leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  return any(np.asarray(a).tobytes() != np.asarray(b).tobytes() for a, b in leaves)
+
+
+# --- each half step and what it leaves alone
+
+
+def test_the_weight_step_leaves_the_architecture_and_its_optimiser_alone(steps, start, batch):
+  weight_step, architecture_step = steps
+  state, _ = architecture_step(start, batch)  # an optimiser that has something to lose
+  moved, _ = weight_step(state, batch)
+  assert not differs(moved.architecture, state.architecture)
+  assert not differs(moved.architecture_optimizer, state.architecture_optimizer)
+  assert differs(moved.params, state.params)
+  assert differs(moved.weight_optimizer, state.weight_optimizer)
+  assert int(moved.step) == int(state.step) + 1
+
+
+def test_the_architecture_step_leaves_the_weights_and_their_optimiser_alone(steps, start, batch):
+  weight_step, architecture_step = steps
+  state, _ = weight_step(start, batch)
+  moved, _ = architecture_step(state, batch)
+  assert not differs(moved.params, state.params)
+  assert not differs(moved.weight_optimizer, state.weight_optimizer)
+  assert differs(moved.architecture, state.architecture)
+  assert differs(moved.architecture_optimizer, state.architecture_optimizer)
+  assert int(moved.step) == int(state.step)
+  for before, after in zip(
+    jax.tree.leaves(state.architecture), jax.tree.leaves(moved.architecture), strict=True
+  ):
+    assert (np.asarray(before) != np.asarray(after)).all()  # every alpha and beta is learned
+
+
+def velocity_of(optimizer):
+  """The momentum of the weights, from the optimiser's state."""
+  traces = [
+    leaf
+    for leaf in jax.tree.leaves(optimizer, is_leaf=lambda x: isinstance(x, optax.TraceState))
+    if isinstance(leaf, optax.TraceState)
+  ]
+  assert len(traces) == 1
+  return traces[0].trace
+
+
+def norm(tree):
+  return math.sqrt(sum((np.asarray(leaf, float) ** 2).sum() for leaf in jax.tree.leaves(tree)))
+
+
+def test_clip_norm_and_decay_of_a_weight_step_see_the_weights_only(steps, start, batch, config):
+  settings, (weight_step, architecture_step) = config.search, steps
+  state, velocity = start, jax.tree.map(np.zeros_like, start.params)
+  for _ in range(3):
+    state, _ = architecture_step(state, batch)
+    moved, metrics = weight_step(state, batch)
+    after = velocity_of(moved.weight_optimizer)
+    assert jax.tree.structure(after) == jax.tree.structure(state.params)
+    # What is left of the velocity without momentum and decay is the gradient, clipped.
+    gradient = jax.tree.map(
+      lambda v, old, p: np.asarray(v, float) - settings.weight_momentum * old - 0.05 * p,
+      *(after, velocity, state.params),
+    )
+    assert float(metrics['weight_gradient']) > settings.clip_norm  # else nothing is tested
+    assert norm(gradient) == pytest.approx(settings.clip_norm, rel=1e-3)
+    state, velocity = moved, after
+
+
+def test_both_steps_are_pure_functions_of_state_and_batch(steps, start, batch):
+  for step in steps:
+    assert not differs(step(start, batch), step(start, batch))
+
+
+def test_augmentation_differs_from_step_to_step_and_between_the_halves(steps, start, batch):
+  weight_step, architecture_step = steps
+  later = start._replace(step=start.step + 1)
+  losses = [
+    float(weight_step(start, batch)[1]['weight_loss']),
+    float(weight_step(later, batch)[1]['weight_loss']),
+    float(architecture_step(start, batch)[1]['architecture_loss']),
+    float(architecture_step(later, batch)[1]['architecture_loss']),
+  ]
+  assert len(set(losses)) == 4
+
+
+@pytest.mark.parametrize('sampling', ['random', 'shuffle'])
+def test_random_sampling_differs_by_step_and_follows_from_the_seed(
+  sampling, config, opened, start, batch
+):
+  config = config.copy_and_resolve_references()
+  config.search.sampling = sampling
+  learners = search.build(config, opened, steps=1)
+
+  def losses(seed):
+    _, step = bilevel.make_half_steps(
+      learners,
+      augment=lambda key, batch: batch,
+      seed=seed,
+      random_sampling=config.search.sampling == 'random',
+    )
+    step = jax.jit(step)
+    found = [step(start._replace(step=jnp.asarray(at)), batch)[1] for at in (0, 1, 2, 3, 0)]
+    return [float(metrics['architecture_loss']) for metrics in found]
+
+  *several, again = losses(seed=0)
+  assert several[0] == again
+  assert len(set(several)) > 1 if sampling == 'random' else len(set(several)) == 1
+
+
+# --- who is searched on
+
+
+def test_search_halves_share_no_patient_and_no_slice_with_each_other_or_other_splits(
+  config, opened
+):
+  for seed in range(10):
+    config = config.copy_and_resolve_references()
+    config.seed = seed
+    halves = search.divide(config, opened)
+    groups = [*halves.patients, opened.patients['validation'], opened.patients['test']]
+    everyone = [patient for group in groups for patient in group]
+    assert len(everyone) == len(set(everyone)) == 7
+    rows = [opened.examples(tuple(group))._rows for group in groups]
+    assert [len(one) for one in halves.examples] == [len(one) for one in rows[:2]]
+    for found, expected in zip(halves.examples, rows[:2], strict=True):
+      np.testing.assert_array_equal(found._rows, expected)
+    together = np.concatenate(rows)
+    assert len(together) == len(set(together.tolist())) == len(opened.prepared.slices)
+
+
+# --- the whole loop
+
+
+@pytest.fixture
+def compiled(monkeypatch, steps):
+  """The loop runs the steps that are compiled already; they are the same."""
+  monkeypatch.setattr(bilevel, 'compile_together', lambda *arguments: steps)
+
+
+def entries_of(workdir):
+  """The lines of metrics.jsonl less the seconds, which differ from run to run."""
+  entries = logbook.Logbook(workdir / 'search').entries()
+  return [{name: value for name, value in e.items() if name != 'seconds'} for e in entries]
+
+
+def last_state(workdir, start):
+  checkpoints = Checkpoints(workdir / 'search' / 'checkpoints')
+  like = {'state': start._asdict(), 'epoch': 0, 'unchanged': 0}
+  with contextlib.closing(checkpoints):
+    return checkpoints.restore(like)
+
+
+def genotype_file(workdir):
+  return (workdir / 'search' / 'genotype.json').read_bytes()
+
+
+@pytest.fixture(scope='module')
+def unbroken(config, steps, tmp_path_factory):
+  """The workdir of a search that nothing stopped."""
+  workdir = tmp_path_factory.mktemp('unbroken')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(bilevel, 'compile_together', lambda *arguments: steps)
+    search.search(config, workdir)
+  return workdir
+
+
+def test_a_line_per_epoch_says_what_the_report_needs(unbroken, config, opened):
+  entries = logbook.Logbook(unbroken / 'search').entries()
+  steps = search.divide(config, opened).steps
+  assert steps > 1
+  assert [entry['epoch'] for entry in entries] == [1, 2, 3, 4]
+  assert [entry['step'] for entry in entries] == [steps * epoch for epoch in (1, 2, 3, 4)]
+  for entry in entries:
+    assert 0 <= entry['architecture_dsc'] <= 1
+    assert [len(alphas) for alphas in entry['down_alphas']] == [6, 6]
+    assert [len(alphas) for alphas in entry['up_alphas']] == [6, 4]
+    for weights in (*entry['down_alphas'], *entry['up_alphas'], entry['down_betas']):
+      assert sum(weights) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_architecture_rests_in_the_warm_up_and_moves_after_it(unbroken, start):
+  entries = entries_of(unbroken)
+  first = architecture_weights(start.architecture, nodes=1)
+  for entry, rests in zip(entries, (True, False, False, False), strict=True):
+    same = np.allclose(entry['up_alphas'][0], first['up']['alphas'][0], atol=2e-6)
+    assert same == rests
+    assert (entry['architecture_loss'] is None) == rests
+
+
+def test_the_genotype_is_that_of_the_last_architecture_and_tells_where_it_came_from(
+  unbroken, start, config, opened
+):
+  state = last_state(unbroken, start)['state']
+  weights = jax.device_get(architecture_weights(state['architecture'], nodes=1))
+  expected = genotype.derive(weights, nodes=1, edges_per_node=2)
+  assert genotype.load(unbroken / 'search' / 'genotype.json') == expected
+  provenance = json.loads(genotype_file(unbroken))['provenance']
+  weight_patients, architecture_patients = search.divide(config, opened).patients
+  assert provenance['weight_patients'] == list(weight_patients)
+  assert provenance['architecture_patients'] == list(architecture_patients)
+  assert provenance['epochs'] == 4 and provenance['data'] == 'phantom'
+
+
+def assert_same_run(workdir, unbroken, start):
+  assert entries_of(workdir) == entries_of(unbroken)
+  assert genotype_file(workdir) == genotype_file(unbroken)
+  found, expected = last_state(workdir, start), last_state(unbroken, start)
+  assert found['epoch'] == expected['epoch'] == 4
+  assert found['unchanged'] == expected['unchanged']
+  assert not differs(found['state'], expected['state'])
+
+
+@pytest.mark.parametrize('stopped_in', [2, 3, 4])
+def test_a_stopped_and_resumed_search_equals_an_unbroken_one_bit_for_bit(
+  stopped_in, config, unbroken, compiled, start, tmp_path, monkeypatch, capsys
+):
+  append = logbook.Logbook.append
+
+  def stop(log, entry):
+    append(log, entry)  # a line that the resumed run has to write again
+    if entry['epoch'] == stopped_in:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(search, 'SAVE_SECONDS', -1)
+    patch.setattr(logbook.Logbook, 'append', stop)
+    search.search(config, tmp_path)
+  assert len(entries_of(tmp_path)) == stopped_in
+  assert not (tmp_path / 'search' / 'genotype.json').exists()
+  search.search(config, tmp_path)
+  assert f'after epoch {stopped_in - 1}' in capsys.readouterr().out
+  assert_same_run(tmp_path, unbroken, start)
+
+
+@pytest.mark.parametrize('epoch', [1, 3])
+def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays(
+  epoch, config, opened, unbroken, compiled, start, tmp_path, monkeypatch
+):
+  batches = TrainData.batches
+
+  def poisoned(train_data, examples, **which):
+    for index, batch in enumerate(batches(train_data, examples, **which)):
+      bad = which['epoch'] == epoch - 1 and index == 1
+      yield {**batch, 'image': batch['image'] * math.nan} if bad else batch
+
+  step = (epoch - 1) * search.divide(config, opened).steps + 2
+  place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite'
+  with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
+    patch.setattr(search, 'SAVE_SECONDS', -1)
+    patch.setattr(TrainData, 'batches', poisoned)
+    search.search(config, tmp_path)
+  assert len(entries_of(tmp_path)) == epoch - 1
+  assert not (tmp_path / 'search' / 'genotype.json').exists()
+  search.search(config, tmp_path)  # the sound data again
+  assert_same_run(tmp_path, unbroken, start)
+
+
+def test_the_search_asks_for_training_patients_only(
+  config, opened, compiled, tmp_path, monkeypatch
+):
+  asked, read = [], TrainData.batches
+
+  def watched(train_data, examples, **which):
+    asked.append(examples.patients)
+    return read(train_data, examples, **which)
+
+  monkeypatch.setattr(TrainData, 'batches', watched)
+  search.search(config, tmp_path)
+  weight_patients, architecture_patients = search.divide(config, opened).patients
+  assert asked == [weight_patients, architecture_patients] * config.search.epochs
+  assert set(weight_patients + architecture_patients) == set(opened.patients['train'])
+
+
+def test_a_search_ends_when_its_genotype_rests_for_as_long_as_patience(
+  config, compiled, tmp_path, monkeypatch
+):
+  config = config.copy_and_resolve_references()
+  config.search.patience = 2
+  found = genotype.Genotype(
+    down=(((0, 'down_conv_3x3'), (1, 'down_max_pool')),),
+    up=(((0, 'identity'), (1, 'up_conv_3x3')),),
+  )
+  monkeypatch.setattr(search, 'derive', lambda *arguments: found)
+  search.search(config, tmp_path)
+  entries = entries_of(tmp_path)
+  assert [entry['unchanged_epochs'] for entry in entries] == [0, 1, 2]  # one of warm-up
+  (tmp_path / 'search' / 'genotype.json').unlink()
+  search.search(config, tmp_path)  # as if it had been killed before it wrote the genotype
+  assert entries_of(tmp_path) == entries
+
+
+def test_one_training_patient_is_too_few_for_two_halves(config, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.data.validation_patients = ('Case00', 'Case01', 'Case02')
+  config.data.test_patients = ('Case03', 'Case04', 'Case05')
+  with pytest.raises(InputError, match='needs at least 2'):
+    search.search(config, tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_supernet_starts_from_the_seed(learners, opened, config, start):
+  image = opened.image_shape(config.search.batch_size)
+  again, other = (bilevel.init_state(learners, image, seed=seed) for seed in (config.seed, 1))
+  assert not differs(again, start)
+  assert differs(again.architecture, other.architecture) and differs(again.params, other.params)
+  assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(start.architecture)) < 0.01
+  assert model.count(start.params) > 0 and isinstance(config, ConfigDict)
