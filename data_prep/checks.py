@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from data_prep import data_sets, splits
 from data_prep.volumes import Case, Volume
 from thrifty_jax import logbook
+from thrifty_jax.config import searches
 from thrifty_jax.errors import InputError
 
 
@@ -78,13 +79,16 @@ def check_patients(cases: Sequence[Case], config: ConfigDict) -> dict[str, tuple
       f'{data_sets.raw_dir(config)}: more than one scan is called {", ".join(twice)}; rename or '
       'remove one.'
     )
-  return splits.split_patients(
+  split = splits.split_patients(
     [case.patient for case in cases],
     folds=config.data.folds,
     fold=config.data.fold,
     validation=config.data.validation_patients,
     test=config.data.test_patients,
   )
+  if searches(config):
+    splits.search_halves(split['train'], seed=config.seed)  # refuses too few, before any work
+  return split
 
 
 def check(config: ConfigDict) -> None:

@@ -1,7 +1,11 @@
 """Scans as arrays: one volume of one patient, read from the formats that scans come in."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nibabel
@@ -80,8 +84,10 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
   _require_file(path)
+  _require_voxels(path)
   try:
-    image = SimpleITK.ReadImage(str(path))
+    with _quiet_itk():
+      image = SimpleITK.ReadImage(str(path))
   except RuntimeError as error:
     raise _unreadable(path, error) from error
   if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -114,7 +120,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     raise InputError(
       f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last.'
     )
-  affine = image.affine[:, [2, 1, 0, 3]]  # columns follow the axes: (x, y, z) becomes (d, h, w)
+  affine = np.asarray(image.affine)[
+    :, [2, 1, 0, 3]
+  ]  # columns follow the axes: (x, y, z) becomes (d, h, w)
   return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), affine
 
 
@@ -195,13 +203,11 @@ def make_volume(
         f'{case.image[0].name} has {image.shape[:3]}; expected the same grid. Resample one to the '
         'other or replace the file.'
       )
-    if label_affine is not None and nibabel.aff2axcodes(label_affine) != nibabel.aff2axcodes(
-      affine
-    ):
+    if label_affine is not None and _directions(label_affine) != _directions(affine):
       raise InputError(
-        f'{case.label[0]}: axes of the truth point to '
-        f'{"".join(nibabel.aff2axcodes(label_affine))}, those of its scan {case.image[0].name} to '
-        f'{"".join(nibabel.aff2axcodes(affine))}; expected one orientation. Correct the headers.'
+        f'{case.label[0]}: axes of the truth point to {_directions(label_affine)}, those of its '
+        f'scan {case.image[0].name} to {_directions(affine)}; expected one orientation. Correct '
+        'the headers.'
       )
     label = _whole_numbers(label, case.label[0])
   turn = nibabel.orientations.ornt_transform(
@@ -233,6 +239,11 @@ def _read_dicom_slice(path: Path) -> SimpleITK.Image:
     raise _unreadable(path, error) from error
 
 
+def _directions(affine: np.ndarray) -> str:
+  """Where the axes point, for instance IPR."""
+  return ''.join(str(code) for code in nibabel.aff2axcodes(affine))
+
+
 def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
   """The truth as uint8; refuses what would be cut off silently."""
   whole = label.astype(np.uint8) if np.isfinite(label).all() and label.min() >= 0 else None
@@ -249,6 +260,30 @@ def _require_file(path: Path) -> None:
     raise InputError(
       f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
     )
+
+
+def _require_voxels(path: Path) -> None:
+  """Refuses a MetaImage header whose voxels, in a file of their own, are not there."""
+  if path.suffix.lower() != '.mhd':
+    return
+  found = re.search(rb'^ElementDataFile\s*=\s*(\S+)', path.read_bytes()[:65536], re.MULTILINE)
+  name = found.group(1).decode(errors='replace') if found else ''
+  if name not in ('', 'LOCAL', 'LIST') and '%' not in name and not (path.parent / name).is_file():
+    raise InputError(f'{path}: its voxels, {name}, are not beside it. Copy or download the file.')
+
+
+@contextlib.contextmanager
+def _quiet_itk() -> Iterator[None]:
+  """Keeps what ITK's readers write to stderr themselves away: the exception says it all."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  try:
+    with open(os.devnull, 'w') as nothing:
+      os.dup2(nothing.fileno(), 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -38,7 +38,8 @@ def test_blocks_are_apart_and_named_in_order():
 @installed
 def test_every_voxel_is_that_of_the_stored_maps():
   t1, grey, white = maps()
-  to_world = nibabel.Nifti1Image.from_filename(brain.find_cases(NOWHERE)[0].image[0]).affine
+  image = nibabel.Nifti1Image.from_filename(brain.find_cases(NOWHERE)[0].image[0])
+  to_world = np.asarray(image.affine)
   random = np.random.default_rng(0)
   for case in brain.find_cases(NOWHERE)[::4]:
     volume = brain.read_case(case)

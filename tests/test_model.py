@@ -50,9 +50,10 @@ def trained():
 
 def save(folder, trained, found=FOUND):
   spec, _, params = trained
-  model.save(
-    folder, params, preprocessing=spec, found=found, provenance={'seed': 0}, card='# A card\n'
-  )
+  genotype_file = folder.parent / 'genotype.json' if found else None
+  if genotype_file:
+    genotype.save(genotype_file, found, provenance={'seed': 0})
+  model.save(folder, params, preprocessing=spec, genotype_file=genotype_file, card='# A card\n')
 
 
 @pytest.fixture(scope='module')
@@ -105,7 +106,7 @@ def test_a_saved_folder_replaces_the_one_before(folder, trained):
   save(folder, trained)
   assert not (folder / 'left over').exists()
   assert model.load(folder).genotype == FOUND
-  assert [path.name for path in folder.parent.iterdir()] == ['model']
+  assert {path.name for path in folder.parent.iterdir()} == {'model', 'genotype.json'}
 
 
 def test_an_unfinished_folder_is_never_taken_for_a_model(tmp_path, trained, monkeypatch):

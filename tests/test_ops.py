@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax import ops
+from thrifty_jax import norm, ops, spatial
 
 RNG = np.random.default_rng(0)
 C = 16
@@ -90,7 +90,7 @@ def test_every_operation_is_what_its_definition_says(kind):
 @pytest.mark.parametrize('dilation', [1, 3])
 def test_a_transposed_convolution_is_a_convolution_of_a_stretched_input(dilation):
   x, kernel = RNG.normal(size=(1, 5, 4, 3)), RNG.normal(size=(3, 3, 3, 2))
-  got = ops.resampling_convolution(
+  got = spatial.resampling_convolution(
     jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), resample='up', dilation=dilation
   )
   expected = jax.lax.conv_general_dilated(
@@ -119,13 +119,13 @@ def test_mixed_pools_and_identity_end_in_a_norm_without_parameters(kind):
 @pytest.mark.parametrize('channels', [1, 8, 16, 24, 48])
 def test_the_norm_takes_groups_of_sixteen_channels(channels):
   x = RNG.normal(1, 3, (2, 5, 4, channels)).astype(np.float32)
-  got = ops.Norm(affine=False).apply({}, jnp.asarray(x))
+  got = norm.Norm(affine=False).apply({}, jnp.asarray(x))
   np.testing.assert_allclose(np.asarray(got), reference_norm(x), atol=1e-5)
 
 
 def test_the_norm_of_a_constant_is_zero_not_nan():
   x = jnp.full((1, 4, 4, 16), 7.0)
-  value, gradient = jax.value_and_grad(lambda x: ops.standardise(x, 1).sum())(x)
+  value, gradient = jax.value_and_grad(lambda x: norm.standardise(x, 1).sum())(x)
   assert value == 0
   assert jnp.isfinite(gradient).all()
 
@@ -145,7 +145,7 @@ def test_the_written_gradient_of_the_norm_is_that_of_the_formula():
     y = ((grouped - mean) / jnp.sqrt(variance + 1e-5)).reshape(x.shape)
     return jax.nn.relu(y) if rectified else y
 
-  got = jax.jit(jax.value_and_grad(lambda p: total(ops.standardise_parts(p, 4, 2))))(parts)
+  got = jax.jit(jax.value_and_grad(lambda p: total(norm.standardise_parts(p, 4, 2))))(parts)
   expected = jax.value_and_grad(lambda p: total([formula(x, i < 2) for i, x in enumerate(p)]))(
     parts
   )
@@ -156,7 +156,7 @@ def test_the_written_gradient_of_the_norm_is_that_of_the_formula():
 def test_a_stem_pool_takes_the_largest_of_nine():
   x = RNG.normal(size=(1, 6, 8, 2)).astype(np.float32)
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
-  got = ops.max_pool_3x3(jnp.asarray(x))
+  got = spatial.max_pool_3x3(jnp.asarray(x))
   for row in range(3):
     for column in range(4):
       window = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
@@ -165,12 +165,12 @@ def test_a_stem_pool_takes_the_largest_of_nine():
 
 def test_depth_and_space_are_inverse():
   x = jnp.asarray(RNG.normal(size=(2, 4, 6, 3)), jnp.float32)
-  blocks = ops.space_to_depth(x)
+  blocks = spatial.space_to_depth(x)
   assert blocks.shape == (2, 2, 3, 12)
   np.testing.assert_array_equal(blocks[0, 1, 2, 3:6], x[0, 2, 5])  # phase (0, 1) of block (1, 2)
-  np.testing.assert_array_equal(ops.depth_to_space(blocks), x)
+  np.testing.assert_array_equal(spatial.depth_to_space(blocks), x)
 
 
 def test_nearest_up_doubles_every_pixel():
   x = RNG.normal(size=(1, 3, 2, 4)).astype(np.float32)
-  np.testing.assert_array_equal(ops.nearest_up(jnp.asarray(x)), x.repeat(2, 1).repeat(2, 2))
+  np.testing.assert_array_equal(spatial.nearest_up(jnp.asarray(x)), x.repeat(2, 1).repeat(2, 2))

@@ -154,9 +154,9 @@ def test_the_searched_genotype_is_the_one_that_was_trained(done):
 
 
 def test_no_test_or_validation_patient_took_part_in_the_search(done):
-  provenance = json_of(done / 'search' / 'genotype.json')['provenance']
+  halves = json_of(done / 'search' / 'halves.json')
   names = json_of(done / 'evaluate' / 'summary.json')['patient_names']
-  searched = provenance['weight_patients'] + provenance['architecture_patients']
+  searched = halves['weights'] + halves['architecture']
   assert sorted(searched) == sorted(names['train'])
   everyone = names['train'] + names['validation'] + names['test']
   assert sorted(everyone) == [f'Case{number:02d}' for number in range(PATIENTS)]

@@ -48,7 +48,7 @@ def test_a_scan_or_a_mask_without_the_other_is_refused(raw, removed, message):
 
 def test_a_header_without_its_voxels_is_refused(raw):
   (raw / 'TrainingData' / 'Case01.zraw').unlink()
-  with pytest.raises(InputError, match=r'Case01\.mhd: cannot be read'):
+  with pytest.raises(InputError, match=r'Case01\.mhd: its voxels, Case01.zraw, are not'):
     promise12.read_case(promise12.find_cases(raw)[1])
 
 

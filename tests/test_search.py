@@ -284,8 +284,9 @@ def test_the_genotype_is_that_of_the_last_architecture_and_tells_where_it_came_f
   assert genotype.load(unbroken / 'search' / 'genotype.json') == expected
   provenance = json.loads(genotype_file(unbroken))['provenance']
   weight_patients, architecture_patients = search.divide(config, opened).patients
-  assert provenance['weight_patients'] == list(weight_patients)
-  assert provenance['architecture_patients'] == list(architecture_patients)
+  halves = json.loads((unbroken / 'search' / 'halves.json').read_text())
+  assert halves == {'weights': list(weight_patients), 'architecture': list(architecture_patients)}
+  assert not set(weight_patients) & set(json.dumps(provenance).split('"'))
   assert provenance['epochs'] == 4 and provenance['data'] == 'phantom'
 
 

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from thrifty_jax import ops
+from thrifty_jax import ops, spatial
 from thrifty_jax.network import pad_to_multiple
+from thrifty_jax.norm import Norm
 
 WIDTHS = (32, 64, 128, 256, 512)
 
@@ -21,7 +22,7 @@ class Block(nn.Module):
     for name in ('first', 'second'):
       x = nn.Conv(self.channels, (3, 3), padding=1, kernel_init=ops.kernel_init, name=name)(x)
       if self.norm == 'group':
-        x = ops.Norm(name=f'{name}_norm')(x)
+        x = Norm(name=f'{name}_norm')(x)
       x = nn.relu(x)
     return x
 
@@ -71,7 +72,7 @@ class UNetPlusPlus(nn.Module):
     outputs, x = {}, image
     for level, channels in enumerate(self.widths):
       x = Block(channels, self.norm, name=f'block_{level}_0')(
-        x if level == 0 else ops.max_pool_2x2(x)
+        x if level == 0 else spatial.max_pool_2x2(x)
       )
       outputs[level, 0] = x
     for column in range(1, levels):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from thrifty_jax import ops
+from thrifty_jax import ops, spatial
 from thrifty_jax.mixed_op import Mixer, Sampling, mix_edges
 
 CellKind = Literal['down', 'up']
@@ -39,7 +39,7 @@ def edge_name(node: int, source: int) -> str:
   return f'node{node + 1}_from_{source}'
 
 
-def resample_of(kind: CellKind, source: int) -> ops.Resample:
+def resample_of(kind: CellKind, source: int) -> spatial.Resample:
   """Which operations may stand on an edge out of a state.
 
   A down cell halves both inputs; an up cell's in0 has the output's size already and in1 half of it.
@@ -107,7 +107,7 @@ class MixedCell(nn.Module):
       return dict(zip(targets_of(source, nodes=self.nodes), terms, strict=True))
 
     def join(terms: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-      node = jnp.concatenate([ops.total(part) for part in zip(*terms, strict=True)], axis=-1)
+      node = jnp.concatenate([spatial.total(part) for part in zip(*terms, strict=True)], axis=-1)
       return node @ sampling.back.astype(node.dtype)
 
     return _cell(in0, in1, kind=self.kind, nodes=self.nodes, leave=leave, join=join)
@@ -136,4 +136,4 @@ class DerivedCell(nn.Module):
         if source in kept
       }
 
-    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave, join=ops.total)
+    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave, join=spatial.total)

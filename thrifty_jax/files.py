@@ -74,5 +74,5 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}') from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise InputError(f'{path} is not valid JSON: {error}') from error

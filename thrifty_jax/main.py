@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
       console.skip(stage, reason)
       continue
     console.begin(stage)
-    if not recorded and stage not in (stages.CHECK, stages.PREPARE):
+    if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
       console.record(command, arguments)  # bad scans leave no workdir behind
       recorded = True
     if not told and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):

@@ -4,14 +4,14 @@ MixedOperation is the definition, one candidate after the other. The supernet ru
 computes the same for all edges out of one state in a few wide operations.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import ops
+from thrifty_jax import norm, ops, spatial
 
 
 class MixedOperation(nn.Module):
@@ -24,7 +24,7 @@ class MixedOperation(nn.Module):
   Source: PC-DARTS (Xu et al., 2020), section 3.1.
   """
 
-  resample: ops.Resample
+  resample: spatial.Resample
   channels: int
 
   @nn.compact
@@ -32,7 +32,7 @@ class MixedOperation(nn.Module):
     """Mixes x [B, H, W, C / sample] with weights [N] that sum to 1; [B, H', W', C / sample]."""
     kinds = ops.OPERATIONS[self.resample]
     candidates = [ops.operation(k, channels=self.channels, mixed=True, name=k)(x) for k in kinds]
-    return ops.total([w * y for w, y in zip(weights, candidates, strict=True)])
+    return spatial.total([w * y for w, y in zip(weights, candidates, strict=True)])
 
 
 # The fast form: candidates that are computed together. Each edge has its own convolutions; pools
@@ -117,7 +117,7 @@ class MixedEdges(nn.Module):
     cells: Number of cells.
   """
 
-  resample: ops.Resample
+  resample: spatial.Resample
   channels: int
   edges: int
   cells: int
@@ -132,7 +132,7 @@ class MixedEdges(nn.Module):
     """
     operation = MixedOperation(self.resample, self.channels)
 
-    def init(key: jax.Array) -> dict:
+    def init(key: jax.Array) -> Any:
       x, weight = jnp.zeros((1, 2, 2, self.channels)), jnp.zeros(weights.shape[1])
       keys = jax.random.split(key, (self.cells, self.edges))
       return jax.vmap(jax.vmap(lambda key: operation.init(key, x, weight)['params']))(keys)
@@ -144,7 +144,7 @@ class MixedEdges(nn.Module):
 
 
 def mixing_matrices(
-  weights: jax.Array, channels: int, *, resample: ops.Resample
+  weights: jax.Array, channels: int, *, resample: spatial.Resample
 ) -> tuple[jax.Array, ...]:
   """The weighted sums over the candidates as one matrix for each part of mix_edges.
 
@@ -184,7 +184,7 @@ _UP_DILATED[[0, 1, 3], [1, 0, 1], [0, 1, 2]] = 1
 _TAPS = {'normal': _PLAIN, 'down': _DOWN, 'up': _UP}
 
 
-def prepare(parameters: dict, *, resample: ops.Resample) -> list[Mixer]:
+def prepare(parameters: dict, *, resample: spatial.Resample) -> list[Mixer]:
   """Kernels for mix_edges out of the parameters of MixedOperation, [cells, E, ...] each."""
   conv, sep, dil = (parameters[kind] for kind in sum(_PARTS[resample][:2], ()))
   separable = sep['depthwise'].swapaxes(-1, -2) * sep['pointwise'][:, :, None, None]
@@ -229,7 +229,7 @@ def prepare(parameters: dict, *, resample: ops.Resample) -> list[Mixer]:
 
 
 def mix_edges(
-  state: jax.Array, mixer: Mixer, order: jax.Array | None, *, resample: ops.Resample
+  state: jax.Array, mixer: Mixer, order: jax.Array | None, *, resample: spatial.Resample
 ) -> list[tuple[jax.Array, jax.Array]]:
   """Runs all edges that leave one state.
 
@@ -259,7 +259,7 @@ def mix_edges(
     x: jax.Array, kernel: jax.Array, before: int, after: int, dilation: int = 1
   ) -> jax.Array:
     padding = ((before, after),) * 2
-    return ops.convolution(x, kernel, padding=padding, dilation=dilation)
+    return spatial.convolution(x, kernel, padding=padding, dilation=dilation)
 
   dense, dilated, *gated = mixer.kernels
 
@@ -268,14 +268,14 @@ def mix_edges(
     convolutions = 2
   elif resample == 'down':
     normed = (
-      convolve(ops.space_to_depth(x), dense, 1, 0),
+      convolve(spatial.space_to_depth(x), dense, 1, 0),
       convolve(x[:, ::2, ::2], dilated, 1, 1),
-      convolve(ops.space_to_depth(per_edge(x)), gated[0], 1, 0),
-      ops.avg_pool_2x2(x),
-      ops.max_pool_2x2(x),
+      convolve(spatial.space_to_depth(per_edge(x)), gated[0], 1, 0),
+      spatial.avg_pool_2x2(x),
+      spatial.max_pool_2x2(x),
     )
     convolutions = 3
-    rest = ops.max_pool_2x2(rest)
+    rest = spatial.max_pool_2x2(rest)
   else:
     normed = (
       convolve(x, dense, 0, 1),
@@ -284,14 +284,14 @@ def mix_edges(
     )
     normed = tuple(part.reshape(*part.shape[:3], 4, -1) for part in normed)
     convolutions = 3
-    rest = ops.nearest_up(rest)
+    rest = spatial.nearest_up(rest)
 
-  parts = ops.standardise_parts(normed, 16 if channels % 16 == 0 else channels, convolutions)
+  parts = norm.standardise_parts(normed, 16 if channels % 16 == 0 else channels, convolutions)
   if resample == 'normal':  # the gate is positive: relu(x * gate) = relu(x) * gate
     parts += (per_edge(nn.relu(x)),)
-  mixed = ops.total([f @ m.astype(x.dtype) for f, m in zip(parts, mixer.mixing, strict=True)])
+  mixed = spatial.total([f @ m.astype(x.dtype) for f, m in zip(parts, mixer.mixing, strict=True)])
   if resample == 'up':
-    mixed = ops.depth_to_space(mixed.reshape(*mixed.shape[:3], -1))
+    mixed = spatial.depth_to_space(mixed.reshape(*mixed.shape[:3], -1))
   weights = [weight.astype(x.dtype) for weight in mixer.edge_weights]
   pieces = zip(jnp.split(mixed, edges, axis=-1), weights, strict=True)
   return [(piece, rest * weight) for piece, weight in pieces]

@@ -155,8 +155,7 @@ def save(
   params: Params,
   *,
   preprocessing: dict[str, Any],
-  found: genotype.Genotype | None,
-  provenance: dict[str, Any],
+  genotype_file: Path | None,
   card: str,
 ) -> None:
   """Writes the model folder, whole or not at all: an unfinished one has another name.
@@ -165,8 +164,7 @@ def save(
     folder: weights.safetensors, preprocessing.json, card.md and, if there is one, genotype.json.
     params: Parameters of the network.
     preprocessing: From `describe`.
-    found: The genotype, or None for a baseline.
-    provenance: Where the genotype came from.
+    genotype_file: Of the network, copied with all it says of its origin; None for a baseline.
     card: What the model is, for a person.
   """
   folder = Path(folder)
@@ -177,8 +175,8 @@ def save(
   weights = {name: np.asarray(leaf) for name, leaf in flat.items()}
   files.write_bytes(unfinished / 'weights.safetensors', safetensors.numpy.save(weights))
   files.write_json(unfinished / 'preprocessing.json', preprocessing)
-  if found is not None:
-    genotype.save(unfinished / 'genotype.json', found, provenance=provenance)
+  if genotype_file is not None:
+    files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
   files.write_text(unfinished / 'card.md', card)
   if folder.exists():
     shutil.rmtree(folder)

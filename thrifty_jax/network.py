@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import ops
+from thrifty_jax import ops, spatial
 from thrifty_jax.cell import (
   CELL_KINDS,
   CellKind,
@@ -69,7 +69,7 @@ def grid(
     Logits [B, H, W, K], or [L - 1, B, H, W, K], the last one the network's output.
   """
   stem = nn.relu(ops.ConvNorm(channels, kernel_size=7, name='stem')(image))
-  outputs = {(0, -1): stem, (0, 0): ResidualBlock(name='encode')(ops.max_pool_3x3(stem))}
+  outputs = {(0, -1): stem, (0, 0): ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))}
   for j in range(1, depth):
     outputs[0, j] = cell('down', f'down_0_{j}', outputs[0, j - 2], outputs[0, j - 1])
   for k in range(1, depth):

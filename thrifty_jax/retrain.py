@@ -126,7 +126,8 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   workdir, settings = Path(workdir), config.retrain
   folder = workdir / 'retrain'
   train_data = open_train_data(config)
-  source, found = _genotype(config, workdir)
+  genotype_file = _genotype_file(config, workdir)
+  found = genotype.load(genotype_file) if genotype_file else None
   spec = model.describe(config, train_data.statistics)
   net = model.build(spec, found)
   examples = train_data.examples(train_data.patients['train'])
@@ -211,7 +212,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   summary = {
     'model': config.model.name,
     'parameters': model.count(best.params),
-    'genotype': source,
+    'genotype': config.genotype or 'search/genotype.json' if found else None,
     'epochs': epoch,
     'best_epoch': int(best.epoch),
     'validation_dsc': float(best.dsc),
@@ -223,8 +224,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     workdir / 'model',
     best.params,
     preprocessing=spec,
-    found=found,
-    provenance={'source': source, 'data': config.data.name, 'seed': config.seed},
+    genotype_file=genotype_file,
     card=_card(config, summary),
   )
   files.write_json(folder / 'summary.json', summary)
@@ -256,12 +256,11 @@ def _out_of_patience(settings: ConfigDict, epoch: int, best: Best) -> bool:
   return 0 < settings.patience <= epoch - best.epoch
 
 
-def _genotype(config: ConfigDict, workdir: Path) -> tuple[str, genotype.Genotype | None]:
-  """Where the genotype comes from, and what it is; a baseline has none."""
+def _genotype_file(config: ConfigDict, workdir: Path) -> Path | None:
+  """The genotype to train; a baseline has none."""
   if config.model.name != 'thrifty':
-    return '', None
-  path = Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
-  return str(path), genotype.load(path)
+    return None
+  return Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
 
 
 def _card(config: ConfigDict, summary: dict[str, Any]) -> str:

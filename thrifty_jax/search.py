@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import bilevel, genotype, logbook, model
+from thrifty_jax import bilevel, files, genotype, logbook, model
 from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.cell import CellKind
 from thrifty_jax.checkpoint import Checkpoints
@@ -80,6 +80,11 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   batch_shape = train_data.batch_shape(settings.batch_size)
   state = bilevel.init_state(learners, batch_shape['image'], seed=config.seed)
   _tell(config, halves, state)
+  # Beside the genotype and not in it: a genotype is passed on, names of patients are not.
+  for_weights, for_architecture = map(list, halves.patients)
+  files.write_json(
+    folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
+  )
   half_steps = bilevel.make_half_steps(
     learners,
     augment=train_data.augment,
@@ -144,7 +149,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
         kept = {'state': state._asdict(), 'epoch': epoch, 'unchanged': unchanged}
         checkpoints.save(epoch, kept)
         saved = time.monotonic()
-  _save_genotype(folder / 'genotype.json', found, config, halves, state, epochs=epoch)
+  _save_genotype(folder / 'genotype.json', found, config, state, epochs=epoch)
   return found
 
 
@@ -176,7 +181,6 @@ def _save_genotype(
   path: Path,
   found: genotype.Genotype,
   config: ConfigDict,
-  halves: Halves,
   state: SearchState,
   *,
   epochs: int,
@@ -193,8 +197,6 @@ def _save_genotype(
     'fold': config.data.fold,
     'epochs': epochs,
     'search': config.search.to_dict(),
-    'weight_patients': list(halves.patients[0]),
-    'architecture_patients': list(halves.patients[1]),
   }
   genotype.save(path, found, scores=scores, provenance=provenance)
   logbook.say('genotype', str(path))

@@ -1,0 +1,166 @@
+"""Convolutions, pools and changes of size, as functions of arrays.
+
+The forms were chosen by measurement on the CPU and are exact: a depthwise convolution as shifted
+multiply-adds, a transposed one as the four phases of its output, pools as strided slices.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# What becomes of the sides: kept, halved, doubled.
+Resample = Literal['normal', 'down', 'up']
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
+  """Convolution padded by dilation * (k - 1) / 2 on every side, [B, H / stride, W / stride, C'].
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [k, k, C, C'] with odd k.
+    stride: Step of the output grid, in pixels.
+    dilation: Distance of the kernel's taps, in pixels.
+  """
+  padding = [(dilation * (size - 1) // 2,) * 2 for size in kernel.shape[:2]]
+  return convolution(x, kernel, padding=padding, stride=stride, dilation=dilation)
+
+
+def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[list[jax.Array]]:
+  """Transposed 3x3 convolution with stride 2, as the four phases of its output.
+
+  Equals a convolution with lhs_dilation 2, rhs_dilation d and padding (d, d + 1) for odd d. An even
+  output row sees only the kernel's middle row, an odd one only its outer two, so the output is four
+  small convolutions; a zero-stuffed input would quadruple the work.
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [3, 3, C, C'].
+    dilation: Distance of the taps on the output grid, odd: with stride 2 an even one leaves holes.
+
+  Returns:
+    phases[a][b], each [B, H, W, C']: the output's rows a::2 and columns b::2.
+  """
+  middle, outer = slice(1, 2), slice(0, 3, 2)
+  reach = ((dilation - 1) // 2, (dilation + 1) // 2)
+
+  def phase(rows: slice, columns: slice) -> jax.Array:
+    padding = [reach if taps is outer else (0, 0) for taps in (rows, columns)]
+    return convolution(x, kernel[rows, columns], padding=padding, dilation=dilation)
+
+  return [[phase(rows, columns) for columns in (middle, outer)] for rows in (middle, outer)]
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, *, resample: Resample) -> jax.Array:
+  """Depthwise 3x3 convolution, kernel [3, 3, C], with the padding and strides of the dense ones."""
+  height, width = x.shape[1:3]
+
+  def shifted(row: int, column: int, step: int) -> jax.Array:
+    return padded[:, row : row + height : step, column : column + width : step]
+
+  if resample != 'up':
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    step = 2 if resample == 'down' else 1
+    return total([shifted(i, j, step) * kernel[i, j] for i in range(3) for j in range(3)])
+
+  padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+  taps = {0: [(1, 0)], 1: [(0, 0), (2, 1)]}  # output parity -> (kernel index, input shift)
+  return interleave(
+    [
+      [
+        total([shifted(r, c, 1) * kernel[i, j] for i, r in taps[a] for j, c in taps[b]])
+        for b in (0, 1)
+      ]
+      for a in (0, 1)
+    ]
+  )
+
+
+def convolution(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  padding: Sequence[tuple[int, int]],
+  stride: int = 1,
+  dilation: int = 1,
+) -> jax.Array:
+  """Convolution of x [B, H, W, C] with a kernel [k, l, C, C'] and any padding."""
+  return lax.conv_general_dilated(
+    x,
+    kernel.astype(x.dtype),
+    (stride, stride),
+    padding,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def interleave(phases: list[list[jax.Array]]) -> jax.Array:
+  """phases[a][b], each [B, H, W, C], become output[:, a::2, b::2] of [B, 2H, 2W, C]."""
+  batch, height, width, channels = phases[0][0].shape
+  rows = [jnp.stack(row, axis=3) for row in phases]
+  return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
+
+
+def space_to_depth(x: jax.Array) -> jax.Array:
+  """The pixels of every 2x2 block side by side: [B, H, W, C] becomes [B, H/2, W/2, 4 * C]."""
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+  return x.reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def depth_to_space(x: jax.Array) -> jax.Array:
+  """The inverse of space_to_depth: [B, H, W, 4 * C] becomes [B, 2H, 2W, C]."""
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height, width, 2, 2, channels // 4).swapaxes(2, 3)
+  return x.reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+def total(terms: Sequence[jax.Array]) -> jax.Array:
+  """Sum of at least one array; `sum` would start at the number 0."""
+  return functools.reduce(jnp.add, terms)
+
+
+def _quarters(x: jax.Array) -> tuple[jax.Array, ...]:
+  """The four pixels of every 2x2 block, each [B, H/2, W/2, C]."""
+  return x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+  """Largest value of every 2x2 block, [B, H/2, W/2, C]."""
+  a, b, c, d = _quarters(x)
+  return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def avg_pool_2x2(x: jax.Array) -> jax.Array:
+  """Mean of every 2x2 block, [B, H/2, W/2, C]."""
+  return total(_quarters(x)) / 4
+
+
+def max_pool_3x3(x: jax.Array) -> jax.Array:
+  """Largest value of 3x3 windows at stride 2, padded by 1: [B, H/2, W/2, C] for even H and W."""
+  height, width = x.shape[1:3]
+  low = jnp.finfo(x.dtype).min
+  x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=low)
+  x = jnp.maximum(jnp.maximum(x[:, :height:2], x[:, 1::2][:, : height // 2]), x[:, 2::2])
+  x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)), constant_values=low)
+  return jnp.maximum(
+    jnp.maximum(x[:, :, :width:2], x[:, :, 1::2][:, :, : width // 2]), x[:, :, 2::2]
+  )
+
+
+def nearest_up(x: jax.Array) -> jax.Array:
+  """Every pixel twice in each direction, [B, 2H, 2W, C]."""
+  return depth_to_space(jnp.concatenate([x] * 4, axis=-1))
+
+
+def resampling_convolution(
+  x: jax.Array, kernel: jax.Array, *, resample: Resample, dilation: int
+) -> jax.Array:
+  """3x3 convolution that keeps, halves or doubles the sides."""
+  if resample == 'up':
+    return interleave(up_phases(x, kernel, dilation=dilation))
+  return convolve(x, kernel, stride=2 if resample == 'down' else 1, dilation=dilation)
