@@ -21,6 +21,7 @@ Variants, which compose (`:small,unet`), applied from left to right:
 
 from ml_collections import ConfigDict
 
+from thrifty_jax import authors
 from thrifty_jax import config as defaults
 
 
@@ -58,37 +59,8 @@ def _small(config: ConfigDict) -> None:
 
 def _paper(config: ConfigDict) -> None:
   """The authors' settings, as far as the docstring says."""
-  config.data.context = 0
-  config.evaluate.flips = False
+  authors.apply(config)
   config.data.validation_patients = ('Case05', 'Case15', 'Case25', 'Case35', 'Case45')
-  config.evaluate.protocol = 'pooled_2d'
-
-  augment = config.augment
-  augment.flip_left_right = True
-  augment.flip_up_down = True
-  augment.rotate_degrees = 0.0
-  augment.scale = (1.0, 1.0)
-  augment.translate = 0.2
-  augment.elastic_probability = 0.5
-  augment.elastic_alpha = 384.0
-  augment.elastic_sigma = 17.9
-  augment.gamma = (1.0, 1.0)
-  augment.gain = 0.0
-  augment.offset = 0.0
-  augment.noise = 0.0
-
-  search = config.search
-  search.epochs = 1000
-  search.patience = 50
-  search.architecture_learning_rate = 1e-4
-
-  retrain = config.retrain
-  retrain.epochs = 3600
-  retrain.optimizer = 'sgd'
-  retrain.learning_rate = 6e-3
-  retrain.warmup_epochs = 0
-  retrain.weight_decay = 5e-4
-  retrain.clip_norm = 3.0
-  retrain.ema_decay = 0.0
-  retrain.patience = 300
-  retrain.validate_every = 1
+  config.augment.translate = 0.2
+  config.retrain.clip_norm = 3.0
+  config.retrain.patience = 300

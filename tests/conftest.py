@@ -12,3 +12,29 @@ atexit.register(shutil.rmtree, _PLACE, ignore_errors=True)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['TFDS_DATA_DIR'] = os.path.join(_PLACE, 'tensorflow_datasets')
 os.environ['XDG_CACHE_HOME'] = os.path.join(_PLACE, 'cache')
+
+import pytest  # noqa: E402
+
+from thrifty_jax import config as configs  # noqa: E402
+
+
+@pytest.fixture(scope='session')
+def phantom_config():
+  """The function from a folder to the settings of a tiny run on phantoms inside it.
+
+  Augmentation draws random numbers, but does not warp: that takes long to compile.
+  """
+
+  def settings(folder):
+    config = configs.default()
+    config.data.name = 'phantom'
+    config.data.image_size = 16
+    config.data.folds = 3
+    config.data.raw_dir = str(folder / 'raw')
+    config.data.data_dir = str(folder / 'tfds')
+    augment = config.augment
+    augment.rotate_degrees = augment.translate = augment.elastic_probability = 0.0
+    augment.scale = augment.gamma = (1.0, 1.0)
+    return config
+
+  return settings

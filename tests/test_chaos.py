@@ -91,7 +91,7 @@ def test_a_mask_of_another_size_is_named(raw):
 
 def test_it_prepares(raw, tmp_path):
   config = configs.default()
-  config.model.name = 'unet'  # three patients are too few to search on
+  config.model.name = 'unet'  # one patient that trains is too few to search on
   config.data.update({'name': 'chaos', 'classes': ('background', 'liver'), 'image_size': 32})
   config.data.update({'intensity': 'window', 'folds': 3})
   config.data.update({'raw_dir': str(raw), 'data_dir': str(tmp_path / 'tfds')})

@@ -156,12 +156,14 @@ def test_a_patient_in_two_lists_is_refused():
 def test_the_search_is_not_checked_where_there_is_none():
   config = configs.default()
   config.search.channels = 30
+  with pytest.raises(InputError):
+    configs.validate(config)
   config.model.name = 'unet'
-  configs.validate(config)
+  assert configs.validate(config) is None
 
 
 def test_augmentation_can_be_turned_off():
   config = configs.default()
   config.augment.scale = config.augment.gamma = (1.0, 1.0)
   config.augment.noise = config.augment.rotate_degrees = 0.0
-  configs.validate(config)
+  assert configs.validate(config) is None

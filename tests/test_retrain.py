@@ -53,18 +53,10 @@ def quick_compilation():
 
 
 @pytest.fixture(scope='module')
-def config(tmp_path_factory):
+def config(tmp_path_factory, phantom_config):
   """A tiny network on phantoms; augmentation draws random numbers, but its warp costs too much."""
   folder = tmp_path_factory.mktemp('retrain')
-  config = configs.default()
-  config.data.name = 'phantom'
-  config.data.image_size = 16
-  config.data.folds = 3
-  config.data.raw_dir = str(folder / 'raw')
-  config.data.data_dir = str(folder / 'tfds')
-  augment = config.augment
-  augment.rotate_degrees = augment.translate = augment.elastic_probability = 0.0
-  augment.scale = augment.gamma = (1.0, 1.0)
+  config = phantom_config(folder)
   config.model.channels = 4
   config.model.depth = 2
   config.genotype = str(folder / 'genotype.json')

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from data_prep import phantom, prepare
 from thrifty_jax import bilevel, genotype, logbook, model, search, train_data
-from thrifty_jax import config as configs
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.network import architecture_weights
@@ -30,18 +29,10 @@ def quick_compilation():
 
 
 @pytest.fixture(scope='module')
-def config(tmp_path_factory):
+def config(tmp_path_factory, phantom_config):
   """A tiny search on phantoms; augmentation draws random numbers, but its warp costs too much."""
   folder = tmp_path_factory.mktemp('search')
-  config = configs.default()
-  config.data.name = 'phantom'
-  config.data.image_size = 16
-  config.data.folds = 3
-  config.data.raw_dir = str(folder / 'raw')
-  config.data.data_dir = str(folder / 'tfds')
-  augment = config.augment
-  augment.rotate_degrees = augment.translate = augment.elastic_probability = 0.0
-  augment.scale = augment.gamma = (1.0, 1.0)
+  config = phantom_config(folder)
   config.model.depth = 2
   config.model.nodes = 1
   settings = config.search

@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 
 from data_prep import phantom, prepare
-from thrifty_jax import config as configs
 from thrifty_jax import data, train_data
 from thrifty_jax.errors import InputError
 from thrifty_jax.train_data import Figures, overlap
 
 
 @pytest.fixture(scope='module')
-def settings(tmp_path_factory):
+def settings(tmp_path_factory, phantom_config):
   folder = tmp_path_factory.mktemp('train_data')
-  config = configs.default()
-  config.data.name = 'phantom'
-  config.data.image_size = 16
-  config.data.folds = 3
-  config.data.raw_dir = str(folder / 'raw')
-  config.data.data_dir = str(folder / 'tfds')
+  config = phantom_config(folder)
   phantom.write_promise12(folder / 'raw', patients=7, seed=0)
   prepare.prepare(config)
   return config

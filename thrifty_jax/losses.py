@@ -46,5 +46,7 @@ def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, j
     losses, dice = jax.vmap(segmentation_loss, in_axes=(0, None))(logits, label)
     return losses.mean(), dice[-1]
   dice = soft_dice(logits, label)  # first: it says what is wrong with a label's shape
-  cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+  # Not from integer labels: the gradient of that is a scatter, slow and long to compile on a CPU.
+  truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+  cross_entropy = optax.softmax_cross_entropy(logits, truth).mean()
   return cross_entropy + 1 - dice.mean(), dice

@@ -45,6 +45,20 @@ class Best(NamedTuple):
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
+def init_state(
+  net: nn.Module,
+  transformation: optax.GradientTransformation,
+  image: jax.ShapeDtypeStruct,
+  *,
+  seed: int,
+) -> tuple[TrainState, Best]:
+  """The state before the first step, and its weights as the best so far."""
+  params = model.initialise(net, image, seed=seed)
+  average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
+  state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
+  return state, Best(jax.tree.map(np.asarray, params), 0, -1.0)
+
+
 def optimizer(
   settings: ConfigDict, *, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -123,35 +137,58 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   Raises:
     InputError: Unprepared data, a missing genotype, or a number that is not finite.
   """
-  workdir, settings = Path(workdir), config.retrain
-  folder = workdir / 'retrain'
+  workdir = Path(workdir)
   train_data = open_train_data(config)
   genotype_file = _genotype_file(config, workdir)
   found = genotype.load(genotype_file) if genotype_file else None
   spec = model.describe(config, train_data.statistics)
   net = model.build(spec, found)
+  predict = make_predict(config, train_data, net)
+  best, epochs, seconds = _fit(config, train_data, net, predict, workdir / 'retrain')
+
+  judges = train_data.patients['validation']
+  spec['largest_component'] = evaluate.classes_of_one_piece(
+    train_data.prepared, judges, predict(best.params), classes=config.data.classes
+  )
+  summary = {
+    'model': config.model.name,
+    'parameters': model.count(best.params),
+    'genotype': config.genotype or 'search/genotype.json' if found else None,
+    'epochs': epochs,
+    'best_epoch': int(best.epoch),
+    'validation_dsc': float(best.dsc),
+    'largest_component': spec['largest_component'],
+    'selection': SELECTION[config.evaluate.protocol],
+    'seconds': seconds,
+  }
+  model.save(
+    workdir / 'model',
+    best.params,
+    preprocessing=spec,
+    genotype_file=genotype_file,
+    card=_card(config, summary),
+  )
+  files.write_json(workdir / 'retrain' / 'summary.json', summary)
+  logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
+  logbook.say('model', str(workdir / 'model'))
+  return summary
+
+
+def _fit(
+  config: ConfigDict,
+  train_data: TrainData,
+  net: nn.Module,
+  predict: Callable[[model.Params], evaluate.Predict],
+  folder: Path,
+) -> tuple[Best, int, float]:
+  """The training loop: the best weights, the epochs it took, and the seconds."""
+  settings = config.retrain
   examples = train_data.examples(train_data.patients['train'])
   steps = steps_per_epoch(len(examples), settings.batch_size)
-  batch_shape = train_data.batch_shape(settings.batch_size)
-
   transformation, rate = optimizer(settings, steps_per_epoch=steps)
-  params = model.initialise(net, batch_shape['image'], seed=config.seed)
-  average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
-  state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
-  best = Best(jax.tree.map(np.asarray, params), 0, -1.0)
-  logbook.say('network', f'{model.count(params):,} parameters; {steps} steps an epoch')
-
-  checkpoints = Checkpoints(folder / 'checkpoints')
-  log = logbook.Logbook(folder)
-  first_epoch = 0
-  if checkpoints.latest() is not None:
-    like = {'state': state._asdict(), 'best': best._asdict()}
-    kept = checkpoints.restore(like)
-    state, best = TrainState(**kept['state']), Best(**kept['best'])
-    first_epoch = int(state.step) // steps
-    logbook.say('resumed', f'after epoch {first_epoch}')
-  log.truncate(int(state.step))
-
+  image = train_data.image_shape(settings.batch_size)
+  state, best = init_state(net, transformation, image, seed=config.seed)
+  logbook.say('network', f'{model.count(best.params):,} parameters; {steps} steps an epoch')
   train_step = jax.jit(
     make_train_step(
       net,
@@ -162,14 +199,23 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     ),
     donate_argnums=0,
   )
-  predict = make_predict(config, train_data, net)
-  judges = train_data.prepared, train_data.patients['validation']
-  saved, epoch = time.monotonic(), first_epoch
+
+  checkpoints = Checkpoints(folder / 'checkpoints')
+  log = logbook.Logbook(folder)
+  epoch = 0
+  if checkpoints.latest() is not None:
+    kept = checkpoints.restore({'state': state._asdict(), 'best': best._asdict()})
+    state, best = TrainState(**kept['state']), Best(**kept['best'])
+    epoch = int(state.step) // steps
+    logbook.say('resumed', f'after epoch {epoch}')
+  log.truncate(int(state.step))
+  saved = time.monotonic()
+
   with (
     contextlib.closing(checkpoints),  # what is being saved is saved, whatever stops the run
     logbook.progress(settings.epochs * steps, 'retrain') as bar,
   ):
-    bar.update(first_epoch * steps)
+    bar.update(epoch * steps)
     while epoch < settings.epochs and not _out_of_patience(settings, epoch, best):
       began = time.monotonic()
       figures = Figures('retrain', epoch)
@@ -178,15 +224,12 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
         state, metrics = train_step(state, batch)
         figures.add(step, metrics)
         if figures.steps:
-          bar.set_postfix(
-            loss=f'{figures.mean("loss"):.3f}',
-            dsc=f'{figures.mean("dice"):.3f}',
-            best=f'{max(best.dsc, 0):.3f}',
-          )
+          loss, dsc = figures.mean('loss'), figures.mean('dice')
+          bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}', best=f'{max(best.dsc, 0):.3f}')
         bar.update(1)
       figures.flush()
-      epoch += 1
 
+      epoch += 1
       entry = {
         'epoch': epoch,
         'step': int(state.step),
@@ -196,41 +239,20 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
         'learning_rate': np.asarray(rate(state.step - 1)).item(),
       }
       if epoch % settings.validate_every == 0 or epoch == settings.epochs:
-        entry['validation_dsc'] = evaluate.validation_dsc(
-          *judges, predict(state.average), protocol=config.evaluate.protocol
+        dsc = evaluate.validation_dsc(
+          train_data.prepared,
+          train_data.patients['validation'],
+          predict(state.average),
+          protocol=config.evaluate.protocol,
         )
-        if entry['validation_dsc'] > best.dsc:
-          best = Best(jax.device_get(state.average), epoch, entry['validation_dsc'])
+        entry['validation_dsc'] = dsc
+        if dsc > best.dsc:
+          best = Best(jax.device_get(state.average), epoch, dsc)
       log.append({**entry, 'seconds': time.monotonic() - began})
       if epoch == settings.epochs or time.monotonic() - saved > SAVE_SECONDS:
         checkpoints.save(epoch, {'state': state._asdict(), 'best': best._asdict()})
         saved = time.monotonic()
-
-  spec['largest_component'] = evaluate.classes_of_one_piece(
-    *judges, predict(best.params), classes=config.data.classes
-  )
-  summary = {
-    'model': config.model.name,
-    'parameters': model.count(best.params),
-    'genotype': config.genotype or 'search/genotype.json' if found else None,
-    'epochs': epoch,
-    'best_epoch': int(best.epoch),
-    'validation_dsc': float(best.dsc),
-    'largest_component': spec['largest_component'],
-    'selection': SELECTION[config.evaluate.protocol],
-    'seconds': sum(entry['seconds'] for entry in log.entries()),
-  }
-  model.save(
-    workdir / 'model',
-    best.params,
-    preprocessing=spec,
-    genotype_file=genotype_file,
-    card=_card(config, summary),
-  )
-  files.write_json(folder / 'summary.json', summary)
-  logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
-  logbook.say('model', str(workdir / 'model'))
-  return summary
+  return best, epoch, sum(entry['seconds'] for entry in log.entries())
 
 
 def make_predict(
