@@ -90,7 +90,8 @@ def _evaluate(workdir, size):
   floor['classes'] = {k: {'dsc_mean': 0.8, 'dsc_std': 0.1, 'pooled_2d_dsc': 0.8} for k in CLASSES}
   summary = {
     'protocol': 'volume', 'split': 'test', 'held_out': True, 'data': 'brain', 'folds': 5, 'fold': 0,
-    'model': 'thrifty', 'parameters': 605280, 'flips': ['left_right'], 'patients': len(PATIENTS),
+    'model': 'thrifty', 'parameters': 605280, 'flips': ['left_right'],
+    'largest_component': ['prostate'], 'patients': len(PATIENTS),
     'patient_names': {'train': ['p6', 'p7'], 'validation': ['p8'], 'test': list(PATIENTS)},
     'slices': {'train': 40, 'validation': 20, 'test': 100},
     'cases': [{'case': name, 'patient': name} for name in PATIENTS],

@@ -252,6 +252,8 @@ def table_text(summary: dict[str, Any]) -> str:
   ]
   fitted = 'floors were fitted on the training slices'
   notes = [summary['note']] if summary['note'] else []
+  if pieces := summary['largest_component']:
+    fitted += f'; only the largest piece of {", ".join(pieces)} counts, as on validation it helped'
   return '\n'.join([title, *body, f'  ({fitted})', *notes])
 
 
