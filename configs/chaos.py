@@ -7,6 +7,8 @@
 The folder data.raw_dir holds Train_Sets/CT/<patient>/DICOM_anon and Ground; where to get them is
 said when they are missing.
 
+Not measured yet: neither variant has been run on the real scans.
+
 Variants, which compose (`:small,unet`), applied from left to right:
   small                  128 x 128, a narrow supernet and few epochs.
   paper                  the authors' window (0 to 255 HU), search schedule (SGD 0.025 to 1e-3, Adam

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import prepare, splits
-from thrifty_jax import data, files, floors, logbook, scoring
+from thrifty_jax import components, data, files, floors, logbook, scoring
 from thrifty_jax import model as model_
 
 # Class scores of a case at network resolution, [D, S, S, K], float32, from its slices.
@@ -72,7 +72,8 @@ def evaluate(
         guess = floor_scores(floor, arrays['image'])
         found = scoring.score_case(case.case, case.patient, scores=guess, **truth)
         floor_counts[name].append(found)
-      _write_prediction(folder / 'predictions' / f'{case.case}.npz', arrays, scores)
+      shown = components.keep_largest(scores.argmax(-1).astype(np.uint8), largest)
+      _write_prediction(folder / 'predictions' / f'{case.case}.npz', arrays, shown)
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
 
@@ -307,7 +308,7 @@ def _summary_of_floors(
   }
 
 
-def _write_prediction(path: Path, arrays: dict[str, np.ndarray], scores: np.ndarray) -> None:
+def _write_prediction(path: Path, arrays: dict[str, np.ndarray], prediction: np.ndarray) -> None:
   """Slices of a case for the report, 8-bit, at network resolution: image, truth, prediction."""
   image = np.clip(arrays['image'][..., 0].astype(np.float32), 0, 1)
   content = io.BytesIO()
@@ -315,6 +316,6 @@ def _write_prediction(path: Path, arrays: dict[str, np.ndarray], scores: np.ndar
     content,
     image=np.round(255 * image).astype(np.uint8),
     truth=arrays['label'].astype(np.uint8),
-    prediction=scores.argmax(-1).astype(np.uint8),
+    prediction=prediction,
   )
   files.write_bytes(path, content.getvalue())
