@@ -101,6 +101,7 @@ def check(config: ConfigDict) -> None:
   split = check_patients(cases, config)
   read_case = data_sets.module(config).read_case
   rows, lacking = [], []
+  total = np.zeros(len(config.data.classes), np.int64)
   with logbook.progress(len(cases), f'check {config.data.name}') as bar:
     for case in cases:
       volume = read_case(case)
@@ -109,11 +110,19 @@ def check(config: ConfigDict) -> None:
       )
       part = next(name for name, patients in split.items() if case.patient in patients)
       voxels = np.bincount(volume.truth.reshape(-1), minlength=len(config.data.classes))
+      total += voxels
       rows.append(_row(volume, part, voxels / volume.truth.size))
       lacking += [case.case] if not voxels[1:].all() else []
       bar.update(1)
   header = ['case', 'patient', 'split', 'D x H x W', 'spacing mm', 'intensity']
   print(table([*header, *config.data.classes[1:]], rows))
+  if absent := [
+    name for name, voxels in zip(config.data.classes, total, strict=True) if not voxels
+  ]:
+    raise InputError(
+      f'{data_sets.raw_dir(config)}: no scan has a voxel of {", ".join(absent)}; expected every '
+      'class of data.classes somewhere. Correct the list or the masks.'
+    )
   if lacking:
     print(f'A class has no voxel in: {", ".join(lacking)}. That is allowed; see that it is meant.')
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())

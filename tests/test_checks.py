@@ -77,6 +77,12 @@ def test_the_stage_prints_a_line_for_each_case_and_writes_nothing(config, tmp_pa
   assert not (tmp_path / 'tfds').exists()
 
 
+def test_the_stage_stops_at_a_class_that_no_scan_has(config):
+  config.data.classes = (*config.data.classes, 'nowhere')
+  with pytest.raises(InputError, match='no scan has a voxel of nowhere'):
+    checks.check(config)
+
+
 def test_the_stage_stops_at_a_class_without_a_name(config):
   config.data.classes = ('background',)
   with pytest.raises(InputError, match=r'Case00_segmentation\.mhd: the truth holds class 1'):

@@ -162,6 +162,14 @@ def test_the_search_is_not_checked_where_there_is_none():
   assert configs.validate(config) is None
 
 
+@pytest.mark.parametrize('value', [float('inf'), float('nan')])
+def test_a_number_that_is_not_finite_is_refused(value):
+  config = configs.default()
+  config.retrain.learning_rate = value
+  with pytest.raises(InputError, match='config.retrain.learning_rate'):
+    configs.validate(config)
+
+
 def test_augmentation_can_be_turned_off():
   config = configs.default()
   config.augment.scale = config.augment.gamma = (1.0, 1.0)

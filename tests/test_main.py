@@ -16,6 +16,7 @@ from thrifty_jax.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = '--config=configs/phantom.py'
+GENOTYPE = (PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json').read_text()
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def ran(monkeypatch, tmp_path) -> list[str]:
   def leave(workdir: Path, *names: str) -> None:
     for name in names:
       (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-      (workdir / name).write_text('{}')
+      (workdir / name).write_text(GENOTYPE if name.endswith('genotype.json') else '{}')
 
   def stage(package, name: str, *left: str, module: str = '', **more) -> None:
     def run(*arguments):
@@ -42,7 +43,8 @@ def ran(monkeypatch, tmp_path) -> list[str]:
   stage(data_prep, 'check', module='checks')
   stage(data_prep, 'prepare', prepared_dir=lambda config: prepared)
   stage(thrifty_jax, 'search', 'search/genotype.json')
-  stage(thrifty_jax, 'retrain', 'retrain/summary.json', 'model/weights.safetensors')
+  trained = ('retrain/summary.json', 'retrain/genotype.json', 'model/weights.safetensors')
+  stage(thrifty_jax, 'retrain', *trained)
   stage(thrifty_jax, 'evaluate', 'evaluate/summary.json')
   stage(thrifty_jax, 'report', 'report.html')
   monkeypatch.setattr(console, 'data', lambda config: None)
@@ -94,9 +96,44 @@ def test_a_named_stage_runs_alone_once_and_says_when_it_is_done(ran, tmp_path, c
   assert ran == ['search', 'report', 'report']
 
 
+def test_scores_of_a_model_that_was_trained_again_are_made_again(ran, tmp_path):
+  _main(tmp_path)
+  (tmp_path / 'retrain' / 'summary.json').unlink()
+  ran.clear()
+  assert _main(tmp_path) == 0
+  assert ran == ['check', 'prepare', 'retrain', 'evaluate', 'report']
+
+
+def test_training_does_not_go_on_with_another_genotype(ran, tmp_path, capsys):
+  _main(tmp_path)
+  path = tmp_path / 'search' / 'genotype.json'
+  path.write_text(GENOTYPE.replace('"down_conv_3x3"', '"down_avg_pool"', 1))
+  assert _main(tmp_path) == 2
+  assert 'retrain began with another genotype' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('stage', ['retrain', 'evaluate', 'report'])
+def test_a_stage_without_what_it_needs_is_refused_and_leaves_nothing(ran, tmp_path, capsys, stage):
+  assert _main(tmp_path / 'run', f'--stage={stage}') == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+  assert ran == [] and not (tmp_path / 'run').exists()
+
+
+def test_a_workdir_that_is_a_file_and_a_config_that_holds_no_settings_are_refused(
+  ran, tmp_path, capsys
+):
+  (tmp_path / 'file').write_text('')
+  (tmp_path / 'config.json').write_text('[]')
+  for workdir, text in ((tmp_path / 'file', 'no folder'), (tmp_path, 'holds no settings')):
+    assert _main(workdir) == 2
+    assert text in capsys.readouterr().err
+  assert ran == []
+
+
 @pytest.mark.parametrize('how', ['variant', 'field', 'genotype'])
 def test_a_baseline_or_a_given_genotype_is_retrained_without_a_search(ran, tmp_path, how):
-  (tmp_path / 'genotype.json').write_text('{}')
+  (tmp_path / 'genotype.json').write_text(GENOTYPE)
   arguments = {
     'variant': [CONFIG + ':unet'],
     'field': [CONFIG, '--config.model.name=unet_plus_plus'],

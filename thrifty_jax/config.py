@@ -1,5 +1,6 @@
 """Every setting of a run, with its default; what may be set to what; the variants."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,6 @@ def default() -> ConfigDict:
   evaluate.protocol = 'volume'  # or pooled_2d, the paper's: not held out
   evaluate.batch_size = 16
   evaluate.flips = False  # average over the flips that augmentation allows
-  evaluate.threshold_floor = False  # also compare with thresholds of the intensity
   evaluate.threshold_floor = False  # also score thresholds on intensity, where they are strong
   return config
 
@@ -233,6 +233,10 @@ def validate(config: ConfigDict) -> None:
     InputError: If a field has a value that cannot work; the message names the field, its value
       and what is expected.
   """
+  for name, value in flatten(config).items():
+    for number in value if isinstance(value, tuple) else (value,):
+      if isinstance(number, float) and not math.isfinite(number):
+        raise InputError(f'config.{name} is {value!r}; expected finite numbers')
   for name, options in _CHOICES.items():
     _require(config, name, lambda value, options=options: value in options, ' or '.join(options))
   for name in _POSITIVE_INTEGERS:

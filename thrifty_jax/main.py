@@ -1,11 +1,14 @@
 """From raw scans to a report: `python -m thrifty_jax.main --config=configs/brain.py`."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from thrifty_jax import command_line, stages
 from thrifty_jax.command_line import Command
+from thrifty_jax.errors import InputError
 from thrifty_jax.stages import Stage
 
 USAGE = """\
@@ -60,7 +63,10 @@ def run(arguments: Sequence[str]) -> None:
   """Parses the command and runs its stages."""
   names = ['all', *(stage.name for stage in stages.STAGES)]
   command = command_line.parse(arguments, stages=names)
+  _require_writable(command.workdir)
   stages.refuse_changes(command.config, command.workdir)
+  if command.config.genotype:
+    stages.require(stages.RETRAIN, command.config, command.workdir)  # before hours of work
   # JAX takes a second or two to import: mistakes in the command are told before.
   from thrifty_jax import console, device
 
@@ -74,16 +80,24 @@ def run(arguments: Sequence[str]) -> None:
       console.skip(stage, reason)
       continue
     console.begin(stage)
-    if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
-      console.record(command, arguments)  # bad scans leave no workdir behind
-      recorded = True
+    stages.require(stage, command.config, command.workdir)
     if not told and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
       console.data(command.config)  # needs the slices, so not before they are prepared
       told = True
+    if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
+      console.record(command, arguments)  # bad scans leave no workdir behind
+      recorded = True
     began = time.monotonic()
     stage.run(command.config, command.workdir)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)
+
+
+def _require_writable(workdir: Path) -> None:
+  """Refuses a workdir that cannot be made or written, before anything is read."""
+  there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+  if not there.is_dir() or not os.access(there, os.W_OK):
+    raise InputError(f'--workdir={workdir}: {there} is no folder that can be written; use another')
 
 
 def _chosen(command: Command) -> list[Stage]:
@@ -98,7 +112,10 @@ def _why_not(stage: Stage, command: Command) -> str:
     return f'not needed: {config.model.name} is a baseline'
   if stage is stages.SEARCH and config.genotype:
     return f'not needed: the genotype is {config.genotype}'
+  if stage is stages.EVALUATE and not stages.is_scored(workdir):
+    return ''
   if stage.is_done(workdir):
+    stages.require(stage, config, workdir)
     return f'done: {workdir / stage.leaves[0]}'
   if stage is stages.CHECK and command.stage == 'all' and stages.is_prepared(config):
     return 'done: these scans are prepared already'

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import evaluate, files, genotype, logbook, model
+from thrifty_jax import evaluate, files, genotype, logbook, model, stages
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
@@ -141,6 +141,8 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   train_data = open_train_data(config)
   genotype_file = _genotype_file(config, workdir)
   found = genotype.load(genotype_file) if genotype_file else None
+  if genotype_file:  # beside the checkpoints: another one must not go on from them
+    files.write_bytes(workdir / 'retrain' / 'genotype.json', genotype_file.read_bytes())
   spec = model.describe(config, train_data.statistics)
   net = model.build(spec, found)
   predict = make_predict(config, train_data, net)
@@ -282,7 +284,7 @@ def _genotype_file(config: ConfigDict, workdir: Path) -> Path | None:
   """The genotype to train; a baseline has none."""
   if config.model.name != 'thrifty':
     return None
-  return Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
+  return stages.genotype_file(config, workdir)
 
 
 def _card(config: ConfigDict, summary: dict[str, Any]) -> str:

@@ -109,14 +109,15 @@ RETRAIN = Stage(
   'trains the found network, or a baseline, from scratch',
   _retrain,
   leaves=('retrain/summary.json', 'model'),
-  reads=('seed', *_DATA, 'augment', 'model', 'genotype', 'retrain'),
+  # The protocol says by which score of the validation patients the weights are chosen.
+  reads=('seed', *_DATA, 'augment', 'model', 'genotype', 'retrain', 'evaluate.protocol'),
 )
 EVALUATE = Stage(
   'evaluate',
   'scores it on the test patients',
   _evaluate,
   leaves=('evaluate/summary.json',),
-  reads=('seed', *_DATA, 'evaluate'),
+  reads=('seed', *_DATA, 'augment.flip_left_right', 'augment.flip_up_down', 'evaluate'),
 )
 REPORT = Stage('report', 'writes report.html, anew each time', _report)
 STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
@@ -137,7 +138,10 @@ def refuse_changes(config: ConfigDict, workdir: Path) -> None:
   path = workdir / 'config.json'
   if not path.exists():
     return
-  before = configs.flatten(files.read_json(path))
+  written = files.read_json(path)
+  if not isinstance(written, dict):
+    raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
+  before = configs.flatten(written)
   now = configs.flatten(as_json(config))
   changed = [name for name in now if name in before and before[name] != now[name]]
   for stage in STAGES:
@@ -149,6 +153,45 @@ def refuse_changes(config: ConfigDict, workdir: Path) -> None:
         f'{workdir}: {stage.name} {state} with other settings: {differences}; go back to them, '
         f'use another --workdir, or remove {_and_later(stage, workdir)}'
       )
+
+
+def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
+  """Refuses to start a stage without what the stages before it leave.
+
+  Raises:
+    InputError: With the file that is missing or no longer fits, and the remedy.
+  """
+  if stage is EVALUATE and not (workdir / 'model').is_dir():
+    raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
+  if stage is REPORT and not any((workdir / name).exists() for name in _FOLDERS):
+    raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
+  if stage is RETRAIN and config.model.name == 'thrifty':
+    from thrifty_jax import genotype
+
+    path = genotype_file(config, workdir)
+    if not path.exists():
+      raise InputError(
+        f'{path}: there is no genotype; run --stage=search, or name one by --config.genotype=FILE'
+      )
+    begun = workdir / 'retrain' / 'genotype.json'
+    if genotype.load(path) != (genotype.load(begun) if begun.exists() else genotype.load(path)):
+      raise InputError(
+        f'{workdir}: retrain began with another genotype than {path} has now; put it back, use '
+        f'another --workdir, or remove {_and_later(RETRAIN, workdir)}'
+      )
+
+
+def genotype_file(config: ConfigDict, workdir: Path) -> Path:
+  """The genotype of a thrifty network: the one that is named, or the searched one."""
+  return Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
+
+
+def is_scored(workdir: Path) -> bool:
+  """Whether evaluation is done, and of the model that is there now."""
+  if not (EVALUATE.is_done(workdir) and RETRAIN.is_done(workdir)):
+    return False
+  scores, trained = (workdir / stage.leaves[0] for stage in (EVALUATE, RETRAIN))
+  return scores.stat().st_mtime_ns >= trained.stat().st_mtime_ns
 
 
 def is_prepared(config: ConfigDict) -> bool:
