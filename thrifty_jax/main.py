@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
   device.prepare(command.config)
   console.start(command)
   seconds: dict[str, float] = {}
-  recorded = told = False
+  recorded = False
   for stage in _chosen(command):
     reason = _why_not(stage, command)
     if reason:
@@ -81,11 +81,9 @@ def run(arguments: Sequence[str]) -> None:
       continue
     console.begin(stage)
     stages.require(stage, command.config, command.workdir)
-    if not told and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
-      console.data(command.config)  # needs the slices, so not before they are prepared
-      told = True
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
-      console.record(command, arguments)  # bad scans leave no workdir behind
+      console.data(command.config)  # needs the slices, so not before they are prepared
+      console.record(command, arguments)  # last: bad scans leave no workdir behind
       recorded = True
     began = time.monotonic()
     stage.run(command.config, command.workdir)

@@ -173,8 +173,8 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
       raise InputError(
         f'{path}: there is no genotype; run --stage=search, or name one by --config.genotype=FILE'
       )
-    begun = workdir / 'retrain' / 'genotype.json'
-    if genotype.load(path) != (genotype.load(begun) if begun.exists() else genotype.load(path)):
+    found, begun = genotype.load(path), workdir / 'retrain' / 'genotype.json'
+    if begun.exists() and genotype.load(begun) != found:
       raise InputError(
         f'{workdir}: retrain began with another genotype than {path} has now; put it back, use '
         f'another --workdir, or remove {_and_later(RETRAIN, workdir)}'
