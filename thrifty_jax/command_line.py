@@ -25,10 +25,11 @@ class Command:
   config_file: str  # as typed, with its variants
   workdir: Path
   stage: str
+  folds: tuple[int, ...] = ()  # empty: the one that the config names
 
 
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
-  """Reads `--config=FILE[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=...] [--stage=...]`.
+  """Reads `--config=FILE[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=] [--stage=] [--folds=]`.
 
   Args:
     argv: The arguments, without the program's name.
@@ -57,7 +58,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     near = _nearest(stage, stages)
     raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
   workdir = Path(values.workdir or Path('runs', config_file.stem))
-  return Command(values.config, named, workdir, stage)
+  return Command(values.config, named, workdir, stage, _folds(values.folds, values.config))
 
 
 def exit_status(work: Callable[[], None]) -> int:
@@ -83,6 +84,7 @@ def _parse(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
   # Config flags look for the overridden fields in sys_argv themselves.
   config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=program)
   flags.DEFINE_string('workdir', '', 'folder of the run', flag_values=values)
+  flags.DEFINE_string('folds', '', 'all, or some of them', flag_values=values)
   flags.DEFINE_string('stage', stages[0], 'what to run', flag_values=values)
   try:
     rest = values(program)[1:]
@@ -91,6 +93,19 @@ def _parse(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
   if rest:
     raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
   return values
+
+
+def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
+  """The folds of --folds=all or --folds=0,2."""
+  everyone = tuple(range(config.data.folds))
+  if text in ('', 'all'):
+    return everyone if text else ()
+  names = [name.strip() for name in text.split(',')]
+  if len({*names}) < len(names) or not {*names} <= {str(fold) for fold in everyone}:
+    raise InputError(
+      f'--folds={text}: expected all, or different ones from 0 to {everyone[-1]}, as in --folds=0,2'
+    )
+  return tuple(map(int, names))
 
 
 def _config_named(argv: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Every setting of a run, with its default; what may be set to what; the variants."""
 
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,14 @@ from ml_collections import ConfigDict
 from thrifty_jax.errors import InputError
 
 MODELS = ('thrifty', 'unet', 'unet_plus_plus')
+# Of the comparison: the paper's models as they are, and with the norms that the cells have.
+BASELINES = (
+  'unet',
+  'unet_group',
+  'unet_plus_plus',
+  'unet_plus_plus_group',
+  'unet_plus_plus_deep',
+)
 
 _CHOICES = {
   'device': ('auto', 'cpu', 'gpu', 'tpu'),
@@ -60,6 +69,8 @@ _NOT_NEGATIVE = (
   'retrain.warmup_epochs',
   'retrain.weight_decay',
   'retrain.patience',
+  'compare.random_genotypes',
+  'compare.trial_epochs',
 )
 _FRACTIONS = (
   'augment.translate',
@@ -77,6 +88,7 @@ def default() -> ConfigDict:
   config.seed = 0
   config.device = 'auto'  # auto, cpu, gpu, tpu
   config.compilation_cache = 'auto'  # a folder; '' turns the cache off
+  config.tensorboard = False  # write the figures of epochs for TensorBoard too (needs tensorboardX)
   config.genotype = ''  # retrain this genotype file instead of the searched one
 
   config.data = data = ConfigDict()
@@ -155,6 +167,13 @@ def default() -> ConfigDict:
   evaluate.batch_size = 16
   evaluate.flips = False  # average over the flips that augmentation allows
   evaluate.threshold_floor = False  # also score thresholds on intensity, where they are strong
+
+  config.compare = compare = ConfigDict()
+  compare.baselines = BASELINES[:4]
+  compare.random_genotypes = 3  # with about the parameters of the searched one
+  compare.genotypes = ()  # files of further genotypes
+  compare.learning_rates = (7e-4, 2e-3, 6e-3)  # each network has the best on validation patients
+  compare.trial_epochs = 0  # to try a rate; 0 trains each in full
   return config
 
 
@@ -255,6 +274,10 @@ def validate(config: ConfigDict) -> None:
     _require(config, name, _is_names, "different names, as in ('a', 'b')")
   _validate_data(config)
   _validate_model(config)
+  if config.tensorboard and importlib.util.find_spec('tensorboardX') is None:
+    raise InputError(
+      'config.tensorboard is True, which needs the package tensorboardX: pip install tensorboardX'
+    )
   if config.genotype and config.model.name != 'thrifty':
     raise InputError(
       f'config.genotype is given, but config.model.name is {config.model.name!r}; only thrifty '
@@ -290,6 +313,7 @@ def _validate_model(config: ConfigDict) -> None:
   _require(config, 'retrain.warmup_epochs', lambda value: value < epochs, below)
   if searches(config):
     _validate_search(config)
+  _validate_compare(config)
 
 
 def _validate_search(config: ConfigDict) -> None:
@@ -303,6 +327,26 @@ def _validate_search(config: ConfigDict) -> None:
   betas = config.search.architecture_betas
   if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
     raise InputError(f'config.search.architecture_betas is {betas}; expected two from 0 to below 1')
+
+
+def _validate_compare(config: ConfigDict) -> None:
+  """Refuses what cannot work in `compare`."""
+  known = set(BASELINES)
+  text = f'different ones of {", ".join(BASELINES)}'
+  _require(config, 'compare.baselines', lambda value: _is_names(value) and {*value} <= known, text)
+  _require(config, 'compare.genotypes', _is_names, "different files, as in ('a.json', 'b.json')")
+  for path in config.compare.genotypes:
+    if not Path(path).is_file():
+      raise InputError(f'config.compare.genotypes names {path!r}, which is not a file')
+  rates = config.compare.learning_rates
+  if not rates or len({*rates}) < len(rates) or not all(_is_number(r) and r > 0 for r in rates):
+    raise InputError(f'config.compare.learning_rates is {rates}; expected different ones above 0')
+  epochs, least = config.compare.trial_epochs, config.retrain.warmup_epochs
+  if 0 < epochs <= least:
+    raise InputError(
+      f'config.compare.trial_epochs is {epochs}; expected 0, or more than retrain.warmup_epochs, '
+      f'which is {least}'
+    )
 
 
 def _require(config: ConfigDict, name: str, holds: Callable[[Any], bool], expected: str) -> None:

@@ -46,6 +46,11 @@ def record(command: Command, arguments: Sequence[str]) -> None:
   files.write_json(workdir / 'environment.json', environment)
 
 
+def fold(command: Command) -> None:
+  """Prints which fold begins."""
+  say(f'\nfold {command.config.data.fold} of {command.config.data.folds}, in {command.workdir}')
+
+
 def begin(stage: Stage) -> None:
   """Prints a stage's name and what it does."""
   say(f'\n{stage.name}: {stage.does}')

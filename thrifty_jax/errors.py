@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""The exceptions that mean: what the user gave cannot be used."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
   The command line prints the line and exits with status 2; nothing is half-written.
   """
+
+
+class NotFinite(InputError):
+  """A loss or a gradient is not a finite number: most often the learning rate is too high."""

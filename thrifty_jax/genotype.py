@@ -94,6 +94,24 @@ def derive(weights: dict[CellKind, Any], *, nodes: int, edges_per_node: int) -> 
   return Genotype(down=part('down'), up=part('up'))
 
 
+def draw(generator: np.random.Generator, *, nodes: int, edges_per_node: int) -> Genotype:
+  """A genotype at random, uniform over the edges that a node keeps and over their operations."""
+
+  def node(kind: CellKind, index: int) -> Node:
+    sources = list(sources_of(index))
+    kept = generator.choice(sources, size=min(edges_per_node, len(sources)), replace=False)
+    options = {
+      source: [name for name in operations_of(kind, source) if name != 'none']
+      for source in sorted(map(int, kept))
+    }
+    return tuple((source, str(generator.choice(names))) for source, names in options.items())
+
+  def cell(kind: CellKind) -> tuple[Node, ...]:
+    return tuple(node(kind, index) for index in range(nodes))
+
+  return Genotype(down=cell('down'), up=cell('up'))
+
+
 def state_name(source: int) -> str:
   """in0, in1, node1, node2, ..."""
   return f'in{source}' if source < 2 else f'node{source - 1}'

@@ -35,10 +35,17 @@ PACKAGES = (
 class Logbook:
   """The lines of `metrics.jsonl` in a stage's folder, one dictionary each."""
 
-  def __init__(self, folder: str | os.PathLike[str]):
-    """Opens the folder, made when it is missing; lines already there stay."""
+  def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = False):
+    """Opens the folder, made when it is missing; lines already there stay.
+
+    Args:
+      folder: Of the stage.
+      tensorboard: Also write the numbers of each line for TensorBoard, to the same folder.
+    """
     self.path = Path(folder) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._tensorboard = tensorboard
+    self._writer: Any = None
 
   def append(self, entry: Mapping[str, Any]) -> None:
     """Adds a line, on disk when this returns.
@@ -52,6 +59,8 @@ class Logbook:
     line = json.dumps(dict(entry), allow_nan=False, default=_plain)
     with self.path.open('a', encoding='utf-8') as file:
       file.write(line + '\n')
+    if self._tensorboard:
+      self._write_events(json.loads(line))
 
   def entries(self) -> list[dict[str, Any]]:
     """All lines; a last one that was cut off by a crash is left out."""
@@ -73,6 +82,23 @@ class Logbook:
     """
     kept = [entry for entry in self.entries() if entry['step'] <= after_step]
     files.write_text(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
+
+  def close(self) -> None:
+    """Ends what TensorBoard reads; lines can still be added."""
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+  def _write_events(self, entry: Mapping[str, Any]) -> None:
+    """The numbers of a line as events; events of the same step on, from before a kill, are void."""
+    if self._writer is None:
+      from tensorboardX import SummaryWriter
+
+      self._writer = SummaryWriter(str(self.path.parent), purge_step=entry['step'])
+    for name, value in entry.items():
+      if isinstance(value, int | float) and name != 'step':
+        self._writer.add_scalar(f'{self.path.parent.name}/{name}', value, entry['step'])
+    self._writer.flush()
 
 
 class _Lines(tqdm):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thrifty_jax import command_line, stages
+from thrifty_jax import command_line, folds, stages
 from thrifty_jax.command_line import Command
 from thrifty_jax.errors import InputError
 from thrifty_jax.stages import Stage
@@ -25,6 +25,8 @@ it never saw, and writes a report. The same command goes on where it stopped.
   --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
                                all fields with their defaults: thrifty_jax/config.py
   --workdir=FOLDER             where the run is kept (default: runs/<name of the config file>)
+  --folds=all | 0,2,...        these folds one after another, each in WORKDIR/fold_<n>; WORKDIR has
+                               their scores as one set of patients
   --stage=STAGE                all (default: what is not done yet, in this order), or one of
 {stages}
 
@@ -61,17 +63,39 @@ def usage() -> str:
 
 def run(arguments: Sequence[str]) -> None:
   """Parses the command and runs its stages."""
-  names = ['all', *(stage.name for stage in stages.STAGES)]
+  names = ['all', *(stage.name for stage in (*stages.STAGES, *stages.NAMED))]
   command = command_line.parse(arguments, stages=names)
   _require_writable(command.workdir)
-  stages.refuse_changes(command.config, command.workdir)
-  if command.config.genotype:
-    stages.require(stages.RETRAIN, command.config, command.workdir)  # before hours of work
+  runs = folds.commands(command)
+  if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
+    raise InputError(
+      f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
+      'the baselines itself, leave the variant out'
+    )
+  for each in runs:
+    stages.refuse_changes(each.config, each.workdir)
+    if each.config.genotype:
+      stages.require(stages.RETRAIN, each.config, each.workdir)  # before hours of work
   # JAX takes a second or two to import: mistakes in the command are told before.
   from thrifty_jax import console, device
 
   device.prepare(command.config)
   console.start(command)
+  for each in runs:
+    if command.folds:
+      console.fold(each)
+    _run_stages(each, arguments)
+  if command.folds:
+    folds.sum_up(command, runs)
+    console.record(command, arguments)
+    stages.REPORT.run(command.config, command.workdir)
+    console.end(command, {})
+
+
+def _run_stages(command: Command, arguments: Sequence[str]) -> None:
+  """Runs what is not done yet."""
+  from thrifty_jax import console
+
   seconds: dict[str, float] = {}
   recorded = False
   for stage in _chosen(command):
@@ -81,7 +105,7 @@ def run(arguments: Sequence[str]) -> None:
       continue
     console.begin(stage)
     stages.require(stage, command.config, command.workdir)
-    if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE):
+    if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
       console.data(command.config)  # needs the slices, so not before they are prepared
       console.record(command, arguments)  # last: bad scans leave no workdir behind
       recorded = True
@@ -100,6 +124,8 @@ def _require_writable(workdir: Path) -> None:
 
 def _chosen(command: Command) -> list[Stage]:
   """The stages of --stage, in order."""
+  if command.stage == stages.COMPARE.name:
+    return [stages.CHECK, stages.PREPARE, stages.SEARCH, stages.COMPARE, stages.REPORT]
   return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]
 
 
@@ -115,7 +141,7 @@ def _why_not(stage: Stage, command: Command) -> str:
   if stage.is_done(workdir):
     stages.require(stage, config, workdir)
     return f'done: {workdir / stage.leaves[0]}'
-  if stage is stages.CHECK and command.stage == 'all' and stages.is_prepared(config):
+  if stage is stages.CHECK and command.stage != 'check' and stages.is_prepared(config):
     return 'done: these scans are prepared already'
   return ''
 

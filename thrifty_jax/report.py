@@ -53,14 +53,15 @@ def render(content: Mapping[str, Any]) -> str:
 
 def gather(workdir: Path) -> dict[str, Any]:
   """All that the page shows; a value is None, or empty, where its file is not there."""
-  evaluated = _json(workdir / 'evaluate' / 'summary.json')
-  retrained = _json(workdir / 'retrain' / 'summary.json')
+  run = _trained_run(workdir)
+  evaluated = _json(run / 'evaluate' / 'summary.json')
+  retrained = _json(run / 'retrain' / 'summary.json')
   config = _json(workdir / 'config.json') or {}
   environment = _json(workdir / 'environment.json') or {}
   model = (evaluated or retrained or config.get('model', {})).get('model', '') or (
     config.get('model', {}).get('name', '')
   )
-  rows = _csv(workdir / 'evaluate' / 'scores.csv')
+  rows = _csv(run / 'evaluate' / 'scores.csv')
   return {
     'data': (evaluated or {}).get('data') or config.get('data', {}).get('name', ''),
     'model': MODELS.get(model, model),
@@ -75,10 +76,11 @@ def gather(workdir: Path) -> dict[str, Any]:
     'floors': FLOORS,
     'best_floor': best_floor(evaluated),
     'paper': PAPER,
+    **_comparison(workdir),
     'rows': rows,
     'dots': Markup(dots(rows)) if rows else '',
-    'viewers': viewers(workdir / 'evaluate' / 'predictions', evaluated, rows),
-    'retrain_plots': [Markup(text) for text in histories.retrain_plots(workdir, retrained)],
+    'viewers': viewers(run / 'evaluate' / 'predictions', evaluated, rows),
+    'retrain_plots': [Markup(text) for text in histories.retrain_plots(run, retrained)],
     'search_plots': [Markup(text) for text in histories.search_plots(workdir)],
     'alpha_plots': histories.alpha_plots(workdir),
     'operation_colours': {k.replace('_', '-'): v for k, v in drawing.COLOURS.items()},
@@ -148,6 +150,34 @@ def viewers(
       title = {'which': which, 'patient': patient, 'case': case, 'dsc': means[patient]}
       found.append(title | {'frames': overlays.frames(path)})
   return found
+
+
+def _trained_run(workdir: Path) -> Path:
+  """Where the run's network was trained; of a comparison alone, that of the searched rival."""
+  results = workdir / 'compare' / 'results.json'
+  if (workdir / 'retrain').exists() or not results.exists():
+    return workdir
+  return workdir / files.read_json(results)[0]['folder']
+
+
+def _comparison(workdir: Path) -> dict[str, Any]:
+  """What --stage=compare left."""
+  folder = workdir / 'compare'
+  compared = _json(folder / 'summary.json')
+  if compared is None:
+    return {'compared': None}
+  labels = {rival['name']: rival['label'] for rival in compared['rivals']}
+  scores: dict[str, dict[str, list[float]]] = {}
+  for row in _csv(folder / 'scores.csv'):
+    of_class = scores.setdefault(row['class'], {label: [] for label in labels.values()})
+    of_class[labels[row['rival']]].append(100 * float(row['dsc']))
+  random = [rival['dsc_mean'] for rival in compared['rivals'] if rival['kind'] == 'random']
+  return {
+    'compared': compared,
+    'compared_dots': Markup(plots.dots(scores, name='rivals')),
+    'random_mean': sum(random) / len(random) if random else None,
+    'paper_of': dict(zip(('unet', 'unet_plus_plus', 'thrifty'), PAPER, strict=True)),
+  }
 
 
 def _drawn_genotype(workdir: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   spec = model.describe(config, train_data.statistics)
   net = model.build(spec, found)
   predict = make_predict(config, train_data, net)
-  best, epochs, seconds = _fit(config, train_data, net, predict, workdir / 'retrain')
+  best, epochs, steps, seconds = _fit(config, train_data, net, predict, workdir / 'retrain')
 
   judges = train_data.patients['validation']
   spec['largest_component'] = evaluate.classes_of_one_piece(
@@ -157,6 +157,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     'parameters': model.count(best.params),
     'genotype': config.genotype or 'search/genotype.json' if found else None,
     'epochs': epochs,
+    'steps': steps,
     'best_epoch': int(best.epoch),
     'validation_dsc': float(best.dsc),
     'largest_component': spec['largest_component'],
@@ -182,8 +183,8 @@ def _fit(
   net: nn.Module,
   predict: Callable[[model.Params], evaluate.Predict],
   folder: Path,
-) -> tuple[Best, int, float]:
-  """The training loop: the best weights, the epochs it took, and the seconds."""
+) -> tuple[Best, int, int, float]:
+  """The training loop: the best weights, the epochs and steps it took, and the seconds."""
   settings = config.retrain
   examples = train_data.examples(train_data.patients['train'])
   steps = steps_per_epoch(len(examples), settings.batch_size)
@@ -203,7 +204,7 @@ def _fit(
   )
 
   checkpoints = Checkpoints(folder / 'checkpoints')
-  log = logbook.Logbook(folder)
+  log = logbook.Logbook(folder, tensorboard=config.tensorboard)
   epoch = 0
   if checkpoints.latest() is not None:
     kept = checkpoints.restore({'state': state._asdict(), 'best': best._asdict()})
@@ -215,6 +216,7 @@ def _fit(
 
   with (
     contextlib.closing(checkpoints),  # what is being saved is saved, whatever stops the run
+    contextlib.closing(log),
     logbook.progress(settings.epochs * steps, 'retrain') as bar,
   ):
     bar.update(epoch * steps)
@@ -254,7 +256,7 @@ def _fit(
       if epoch == settings.epochs or time.monotonic() - saved > SAVE_SECONDS:
         checkpoints.save(epoch, {'state': state._asdict(), 'best': best._asdict()})
         saved = time.monotonic()
-  return best, epoch, sum(entry['seconds'] for entry in log.entries())
+  return best, epoch, int(state.step), sum(entry['seconds'] for entry in log.entries())
 
 
 def make_predict(

@@ -94,7 +94,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   weight_step, architecture_step = bilevel.compile_together(half_steps, state, batch_shape)
 
   checkpoints = Checkpoints(folder / 'checkpoints')
-  log = logbook.Logbook(folder)
+  log = logbook.Logbook(folder, tensorboard=config.tensorboard)
   epoch, unchanged = 0, 0
   if checkpoints.latest() is not None:
     kept = checkpoints.restore({'state': state._asdict(), 'epoch': 0, 'unchanged': 0})
@@ -106,6 +106,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
 
   with (
     contextlib.closing(checkpoints),  # what is being saved is saved, whatever stops the run
+    contextlib.closing(log),
     logbook.progress(settings.epochs * halves.steps, 'search') as bar,
   ):
     bar.update(epoch * halves.steps)

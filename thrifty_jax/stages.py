@@ -95,6 +95,12 @@ def _report(config: ConfigDict, workdir: Path) -> None:
   report.report(workdir)
 
 
+def _compare(config: ConfigDict, workdir: Path) -> None:
+  from thrifty_jax import compare
+
+  compare.compare(config, workdir)
+
+
 CHECK = Stage('check', 'reads every scan once and says what is wrong with it', _check)
 PREPARE = Stage('prepare', 'cuts the scans into slices, ready for the device', _prepare)
 SEARCH = Stage(
@@ -109,8 +115,9 @@ RETRAIN = Stage(
   'trains the found network, or a baseline, from scratch',
   _retrain,
   leaves=('retrain/summary.json', 'model'),
+  # Of the genotype the content counts, see `require`; wherever the file lies.
   # The protocol says by which score of the validation patients the weights are chosen.
-  reads=('seed', *_DATA, 'augment', 'model', 'genotype', 'retrain', 'evaluate.protocol'),
+  reads=('seed', *_DATA, 'augment', 'model', 'retrain', 'evaluate.protocol'),
 )
 EVALUATE = Stage(
   'evaluate',
@@ -121,6 +128,10 @@ EVALUATE = Stage(
 )
 REPORT = Stage('report', 'writes report.html, anew each time', _report)
 STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
+COMPARE = Stage(
+  'compare', 'trains baselines and random architectures the same way, for a table', _compare
+)
+NAMED = (COMPARE,)  # not part of `all`
 # The order in which a stage's results lead to those after it.
 _FOLDERS = {'search': 'search', 'retrain': 'retrain model', 'evaluate': 'evaluate'}
 
@@ -135,24 +146,43 @@ def refuse_changes(config: ConfigDict, workdir: Path) -> None:
   Raises:
     InputError: With the first stage, the fields, their values then and now, and the remedy.
   """
+  for stage in STAGES:
+    differences = changes(stage, config, workdir)
+    if differences and stage.is_begun(workdir):
+      state = 'is done' if stage.is_done(workdir) else 'is half done'
+      raise InputError(
+        f'{workdir}: {stage.name} {state} with other settings: {", ".join(differences)}; go back '
+        f'to them, use another --workdir, or remove {_and_later(stage, workdir)}'
+      )
+
+
+def changes(stage: Stage, config: ConfigDict, workdir: Path) -> list[str]:
+  """What differs from the config in the workdir, of that which the stage reads.
+
+  Args:
+    stage: Whose fields are compared.
+    config: Of this call.
+    workdir: Of the run; a new one has no config, and so no difference.
+
+  Returns:
+    The differences, `seed 0 -> 1`.
+
+  Raises:
+    InputError: If the config in the workdir cannot be read.
+  """
   path = workdir / 'config.json'
   if not path.exists():
-    return
+    return []
   written = files.read_json(path)
   if not isinstance(written, dict):
     raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
   before = configs.flatten(written)
   now = configs.flatten(as_json(config))
-  changed = [name for name in now if name in before and before[name] != now[name]]
-  for stage in STAGES:
-    fields = [name for name in changed if stage.has_read(name)]
-    if fields and stage.is_begun(workdir):
-      differences = ', '.join(f'{name} {before[name]!r} -> {now[name]!r}' for name in fields)
-      state = 'is done' if stage.is_done(workdir) else 'is half done'
-      raise InputError(
-        f'{workdir}: {stage.name} {state} with other settings: {differences}; go back to them, '
-        f'use another --workdir, or remove {_and_later(stage, workdir)}'
-      )
+  return [
+    f'{name} {before[name]!r} -> {now[name]!r}'
+    for name in now
+    if stage.has_read(name) and name in before and before[name] != now[name]
+  ]
 
 
 def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:

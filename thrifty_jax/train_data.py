@@ -15,7 +15,7 @@ from data_prep import prepare
 from thrifty_jax import data, evaluate
 from thrifty_jax.augment import augment
 from thrifty_jax.data import Batch, Examples
-from thrifty_jax.errors import InputError
+from thrifty_jax.errors import NotFinite
 
 # Between checkpoints, so that an epoch of seconds is not outweighed by saving it.
 SAVE_SECONDS = 60
@@ -108,7 +108,7 @@ class Figures:
     """Takes the metrics of a step, as yet on the device.
 
     Raises:
-      InputError: If a number of the step before is not finite.
+      NotFinite: If a number of the step before is not finite.
     """
     self.flush()
     self._pending = (step, metrics)
@@ -121,7 +121,7 @@ class Figures:
     self._pending = None
     for name, value in jax.device_get(metrics).items():
       if not np.all(np.isfinite(value)):
-        raise InputError(
+        raise NotFinite(
           f'{self.stage}, epoch {self.epoch + 1}, step {step}: {name} is not finite; lower its '
           f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept'
         )

@@ -1,0 +1,99 @@
+"""The standings of a comparison against sums by hand, over one fold and over two."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from thrifty_jax import standings
+from thrifty_jax.errors import InputError
+
+SCORES = {
+  'thrifty': [0.90, 0.80, 0.70, 0.85, 0.75, 0.95],
+  'unet': [0.91, 0.78, 0.66, 0.80, 0.74, 0.90],
+}
+
+
+def write_fold(workdir, fold, scores, *, parameters=1000, rate=0.002):
+  """A fold's comparison as compare.compare leaves it, two classes a patient."""
+  results = []
+  for name, values in scores.items():
+    folder = workdir / 'compare' / name / 'run'
+    (folder / 'evaluate').mkdir(parents=True)
+    with (folder / 'evaluate' / 'scores.csv').open('w', newline='') as file:
+      writer = csv.writer(file)
+      writer.writerow(['patient', 'class', 'dsc'])
+      for patient, value in enumerate(values):
+        writer.writerow([f'f{fold}p{patient}', 'a', value + 0.05])
+        writer.writerow([f'f{fold}p{patient}', 'b', value - 0.05])
+    summary = {'data': 'd', 'note': '', 'protocol': 'volume', 'split': 'test', 'held_out': True}
+    summary |= {'fold': fold, 'pooled_2d_dsc': values[0]}
+    (folder / 'evaluate' / 'summary.json').write_text(json.dumps(summary))
+    result = {'name': name, 'label': name.title(), 'kind': 'searched', 'image': [8, 8, 1]}
+    result |= {'parameters': parameters, 'macs': 2e9, 'validation_dsc': 0.8, 'epochs': 4}
+    result |= {'steps': 40, 'seconds': 60.0, 'learning_rate': rate}
+    results.append(result | {'folder': f'compare/{name}/run'})
+  (workdir / 'compare' / 'results.json').write_text(json.dumps(results))
+  return workdir
+
+
+def test_a_rival_has_the_mean_of_its_patients_and_a_paired_test_against_the_first(tmp_path):
+  write_fold(tmp_path, 0, SCORES)
+  summary = standings.write(tmp_path, [tmp_path])
+  first, second = summary['rivals']
+  ours, theirs = np.array(SCORES['thrifty']), np.array(SCORES['unet'])
+  assert first['dsc_mean'] == pytest.approx(ours.mean())
+  assert second['dsc_std'] == pytest.approx(theirs.std(ddof=1))
+  low, high = second['dsc_ci95']
+  assert low < theirs.mean() < high
+  assert first['difference'] is None and first['p_value'] is None
+  assert second['difference'] == pytest.approx((theirs - ours).mean())
+  assert second['p_value'] == pytest.approx(stats.wilcoxon(theirs - ours).pvalue)
+  assert summary['patients'] == 6 and summary['reference'] == 'thrifty'
+  assert json.loads((tmp_path / 'compare' / 'summary.json').read_text()) == summary
+
+
+def test_folds_are_one_set_of_patients(tmp_path):
+  folds = [
+    write_fold(tmp_path / 'a', 0, SCORES, parameters=1000, rate=0.002),
+    write_fold(tmp_path / 'b', 2, {k: v[::-1] for k, v in SCORES.items()}, parameters=2000),
+  ]
+  summary = standings.write(tmp_path, folds)
+  assert summary['folds'] == [0, 2] and summary['patients'] == 12
+  ours = summary['rivals'][0]
+  assert ours['parameters'] == 1500 and ours['learning_rates'] == [0.002, 0.002]
+  assert ours['dsc_mean'] == pytest.approx(np.mean(SCORES['thrifty']))
+  assert ours['pooled_2d_dsc'] == pytest.approx((0.90 + 0.95) / 2)
+  with (tmp_path / 'compare' / 'scores.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 2 * 12 * 2
+  assert {(row['rival'], row['fold']) for row in rows} == {
+    ('thrifty', '0'),
+    ('thrifty', '2'),
+    ('unet', '0'),
+    ('unet', '2'),
+  }
+
+
+def test_few_patients_have_no_test(tmp_path):
+  write_fold(tmp_path, 0, {name: values[:5] for name, values in SCORES.items()})
+  assert standings.write(tmp_path, [tmp_path])['rivals'][1]['p_value'] is None
+
+
+def test_folds_that_compare_others_are_refused(tmp_path):
+  folds = [
+    write_fold(tmp_path / 'a', 0, SCORES),
+    write_fold(tmp_path / 'b', 1, {'thrifty': SCORES['thrifty']}),
+  ]
+  with pytest.raises(InputError, match='compares thrifty, but .* thrifty, unet'):
+    standings.write(tmp_path, folds)
+
+
+def test_the_text_has_a_line_for_every_rival(tmp_path):
+  write_fold(tmp_path, 0, SCORES)
+  lines = standings.text(standings.write(tmp_path, [tmp_path])).splitlines()
+  assert lines[0].startswith('DSC in %, 6 test patients of fold 0')
+  assert lines[2].split()[:5] == ['Thrifty', '1,000', '2.00', 'G', '82.50']
+  assert '-2.67' in lines[3] and 'not held out' not in lines[0]
