@@ -60,6 +60,7 @@ _NOT_NEGATIVE = (
   'retrain.warmup_epochs',
   'retrain.weight_decay',
   'retrain.patience',
+  'evaluate.nsd_tolerance_mm',
 )
 _FRACTIONS = (
   'augment.translate',
@@ -153,6 +154,7 @@ def default() -> ConfigDict:
   config.evaluate = evaluate = ConfigDict()
   evaluate.protocol = 'volume'  # or pooled_2d, the paper's: not held out
   evaluate.batch_size = 16
+  evaluate.nsd_tolerance_mm = 2.0  # how far a surface may be off for NSD
   evaluate.flips = False  # average over the flips that augmentation allows
   evaluate.threshold_floor = False  # also score thresholds on intensity, where they are strong
   return config
