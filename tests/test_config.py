@@ -133,6 +133,7 @@ BAD = [
   ('retrain.warmup_epochs', 200),
   ('retrain.ema_decay', 1.0),
   ('evaluate.protocol', 'paper'),
+  ('evaluate.nsd_tolerance_mm', -0.5),
 ]
 
 

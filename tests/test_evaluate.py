@@ -2,14 +2,15 @@
 
 import csv
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_prep import prepare
+from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import data, evaluate, files, report
+from thrifty_jax import data, evaluate, files, metrics, report, scoring
 from thrifty_jax.errors import InputError
 
 
@@ -79,7 +80,52 @@ def test_a_network_that_finds_nothing_scores_zero_and_the_floor_more(
   stand_in(monkeypatch, prepared, lambda image: jnp.eye(2)[jnp.zeros(image.shape[:3], int)])
   summary = evaluate.evaluate(settings, tmp_path)
   assert summary['dsc_mean'] == 0.0 == summary['pooled_2d_dsc']
+  assert summary['missed'] == summary['patients'] > 0 == summary['invented']
+  diagonals = [
+    np.linalg.norm(np.multiply(case.native_shape, case.spacing_mm))
+    for case in evaluate.cases_of(prepared, summary['patient_names']['test'])
+  ]
+  assert summary['hd95_mm_mean'] == summary['assd_mm_mean'] == pytest.approx(np.mean(diagonals))
   assert summary['floor_dsc'] == summary['floors']['mean_mask']['dsc_mean'] > 0.1
+
+
+def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_path, monkeypatch):
+  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.6 - image, image], -1))
+  settings = settings.copy_and_resolve_references()
+  settings.evaluate.nsd_tolerance_mm = 3.0
+  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  assert summary['nsd_tolerance_mm'] == 3.0
+  with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
+    rows = {row['patient']: row for row in csv.DictReader(file)}
+  raw = {case.case: case for case in phantom.find_cases(Path(settings.data.raw_dir))}
+  for patient, row in rows.items():
+    volume = phantom.read_case(raw[patient])  # on phantoms slices lie 2 to 4 times as far as pixels
+    examples = prepared.examples([patient])
+    image = examples.read(np.arange(len(examples)))['image'].astype(np.float32)
+    scores = np.concatenate([np.float32(0.6) - image, image], -1)
+    native = scoring.native_classes(scores, volume.truth.shape[1:])
+    expected = metrics.score_volume(
+      native == 1, volume.truth == 1, spacing_mm=volume.spacing_mm, nsd_tolerance_mm=3.0
+    )
+    assert expected['hd95_mm'] > 0
+    for name, value in expected.items():
+      assert float(row[name]) == pytest.approx(float(value), abs=1e-5)
+  for name in (*metrics.DISTANCES, 'nsd', 'ravd_percent'):
+    values = [float(row[name]) for row in rows.values()]
+    assert summary[f'{name}_mean'] == pytest.approx(np.mean(values), abs=1e-5)
+    assert f'{name}_mean' not in summary['floors']['mean_mask']
+
+
+def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeypatch):
+  monkeypatch.setattr(metrics, 'score_volume', None)  # would fail if it were called
+  patients = evaluate.patients_of(settings, prepared)['validation']
+
+  def predict(examples):
+    return np.eye(2, dtype=np.float32)[examples.read(np.arange(len(examples)))['label']]
+
+  assert evaluate.validation_dsc(prepared, patients, predict) > 0.9
+  names = ('background', 'organ')
+  assert evaluate.classes_of_one_piece(prepared, patients, predict, classes=names) == []
 
 
 def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monkeypatch, capsys):
@@ -109,6 +155,7 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
       np.testing.assert_array_equal(saved['prediction'][clear], expected[clear])
   printed = capsys.readouterr().out
   assert f'{100 * summary["dsc_mean"]:.2f}' in printed and 'thresholds' in printed
+  assert f'{summary["hd95_mm_mean"]:.2f}' in printed
 
 
 def test_floors_are_fitted_on_training_patients_only(settings, prepared):

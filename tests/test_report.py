@@ -79,6 +79,16 @@ def _retrain(workdir):
   files.write_json(workdir / 'retrain' / 'summary.json', summary)
 
 
+def _figures(dsc, *, missed=0, invented=0):
+  """Of every metric mean, deviation and interval, as summaries.summarise has them."""
+  means = {'dsc': dsc, 'hd95_mm': 6.25, 'max_distance_mm': 11.5, 'assd_mm': 1.75, 'nsd': 0.875}
+  result: dict[str, Any] = {'missed': missed, 'invented': invented, 'pooled_2d_dsc': 0.94}
+  for name, mean in (means | {'ravd_percent': -3.5}).items():
+    result |= {f'{name}_mean': mean, f'{name}_std': 0.012}
+    result |= {f'{name}_ci95': [mean - 0.02, mean + 0.01]}
+  return result
+
+
 def _evaluate(workdir, size):
   rng = np.random.default_rng(1)
   floor: dict[str, Any] = {
@@ -95,8 +105,9 @@ def _evaluate(workdir, size):
     'patient_names': {'train': ['p6', 'p7'], 'validation': ['p8'], 'test': list(PATIENTS)},
     'slices': {'train': 40, 'validation': 20, 'test': 100},
     'cases': [{'case': name, 'patient': name} for name in PATIENTS],
-    'dsc_mean': 0.9312, 'dsc_std': 0.012, 'pooled_2d_dsc': 0.94,
-    'classes': {k: {'dsc_mean': 0.93, 'dsc_std': 0.01, 'pooled_2d_dsc': 0.94} for k in CLASSES},
+    **_figures(0.9312, missed=1),
+    'classes': {k: _figures(0.93, missed=int(k == 'white')) for k in CLASSES},
+    'nsd_tolerance_mm': 2.0,
     'floor_dsc': 0.9,
     'floors': {
       'mean_mask': floor | {'threshold': 0.34, 'dsc_mean': 0.45},
@@ -160,6 +171,22 @@ def test_the_report_states_score_floor_parameters_and_warning(whole):
   for text in ('93.12', '90.00', '605,280', 'research use only', 'it proves nothing'):
     assert text in whole
   assert 'Not there' not in whole
+
+
+def test_the_scores_have_distances_intervals_and_what_was_missed(whole):
+  for text in ('6.25 ± 0.01', '87.50 ± 1.20', '-3.50 ± 0.01', '91.12 to 94.12', 'within 2&nbsp;mm'):
+    assert text in whole
+  assert 'white was missed in 1 scan' in whole and 'grey was' not in whole
+
+
+def test_scores_of_an_earlier_version_say_how_to_get_distances(tmp_path):
+  fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  summary = files.read_json(path)
+  del summary['nsd_tolerance_mm']
+  files.write_json(path, summary)
+  with pytest.raises(InputError, match='has no distances.*--stage=evaluate'):
+    report.report(tmp_path)
 
 
 def test_the_papers_table_stands_beside_and_says_what_it_is(whole):

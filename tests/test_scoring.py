@@ -1,7 +1,5 @@
 """Scores per patient from class scores of slices, without a model."""
 
-import csv
-import io
 import itertools
 
 import numpy as np
@@ -22,7 +20,6 @@ CASES = (
   counts('a1', 'a', [(2, 2, 2), (0, 0, 0)], [(0, 3, 0), (2, 2, 4)]),
   counts('a2', 'a', [(1, 3, 4), (0, 2, 0)], [(0, 0, 0), (0, 0, 0)]),
 )
-NAMES = ('background', 'grey', 'white')
 
 
 @pytest.mark.parametrize('flips', [(), ('left_right',), ('up_down', 'left_right')])
@@ -87,46 +84,48 @@ def test_more_slices_than_a_chunk_come_back_in_order():
   np.testing.assert_array_equal(scoring.native_classes(scores, (4, 4)), label)
 
 
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_distances_are_those_of_the_native_grid_axis_by_axis(axis):
+  truth = np.zeros((12, 12, 12), np.uint8)
+  truth[3:6, 3:6, 3:6], truth[8:11, 8:11, 8:11] = 1, 2
+  moved = np.roll(truth, 1, axis)
+  scores = np.eye(3, dtype=np.float32)[moved]
+  spacing = (3.6, 0.625, 1.25)
+  found = scoring.score_case(
+    'c', 'p', scores=scores, label=truth, truth=truth, spacing_mm=spacing, nsd_tolerance_mm=0.7
+  )
+  for k, volume in enumerate(found.volumes, start=1):
+    expected = metrics.score_volume(
+      moved == k, truth == k, spacing_mm=spacing, nsd_tolerance_mm=0.7
+    )
+    assert volume == expected
+    assert volume['max_distance_mm'] == spacing[axis]
+    assert (volume['nsd'] == 1) == (spacing[axis] < 0.7)
+    assert volume['dsc'] == metrics.dsc(found.native)[k - 1]
+
+
+def test_distances_are_of_the_largest_piece_where_only_that_counts():
+  truth = np.zeros((1, 16, 16), np.uint8)
+  truth[0, 2:6, 2:6] = 1
+  found_too = truth.copy()
+  found_too[0, 14, 14] = 1
+  settings = {'scores': np.eye(2, dtype=np.float32)[found_too], 'label': truth, 'truth': truth}
+  whole, largest = (
+    scoring.score_case('c', 'p', **settings, largest=kept, spacing_mm=(1, 1, 1)).volumes[0]
+    for kept in ((), (1,))
+  )
+  assert whole['max_distance_mm'] == pytest.approx(np.hypot(9, 9))
+  assert largest['max_distance_mm'] == 0
+
+
+def test_no_distances_are_measured_without_a_spacing(monkeypatch):
+  monkeypatch.setattr(metrics, 'score_volume', None)  # would fail if it were called
+  label = np.zeros((2, 4, 4), np.uint8)
+  found = scoring.score_case('c', 'p', scores=np.eye(2)[label], label=label, truth=label)
+  assert found.volumes == ()
+
+
 def test_two_cases_of_a_patient_are_scored_as_one():
   pooled = scoring.by_patient(CASES)
   assert list(pooled) == ['a', 'b']
   assert pooled['a'].tolist() == [[3, 5, 6], [0, 2, 0]]
-
-
-def test_the_summary_is_the_mean_over_patients_not_over_cases():
-  grey, white = [2 * 3 / 11, 2 * 4 / 11], [0.0, 0.0]  # white: invented in a, missed in b
-  summary = scoring.summarise(CASES, NAMES)
-  assert summary['dsc_mean'] == pytest.approx(np.mean([grey, white]))
-  assert summary['dsc_mean'] == pytest.approx(scoring.mean_dsc(CASES))
-  assert summary['dsc_std'] == pytest.approx(np.std(np.mean([grey, white], axis=0), ddof=1))
-  assert summary['classes']['grey']['dsc_mean'] == pytest.approx(np.mean(grey))
-  assert summary['classes']['white'] == {
-    'dsc_mean': 0,
-    'dsc_std': 0,
-    'pooled_2d_dsc': pytest.approx(2 * 3 / 8),
-  }
-
-
-def test_pooled_2d_is_one_dice_over_all_slices_of_all_patients():
-  summary = scoring.summarise(CASES, NAMES)
-  grey, white = 2 * 1 / (5 + 2), 2 * 3 / (3 + 5)
-  assert summary['pooled_2d_dsc'] == pytest.approx((grey + white) / 2)
-
-
-def test_a_single_patient_has_a_mean_and_no_deviation():
-  summary = scoring.summarise(CASES[:1], NAMES)
-  assert summary['dsc_std'] is None and summary['classes']['grey']['dsc_std'] is None
-
-
-def test_there_is_a_row_for_each_patient_and_class_with_the_floors_beside():
-  rows = list(scoring.rows(CASES, NAMES, {'mean_mask': CASES}))
-  assert [(row['patient'], row['class']) for row in rows] == [
-    ('a', 'grey'), ('a', 'white'), ('b', 'grey'), ('b', 'white'),
-  ]  # fmt: skip
-  read = list(csv.DictReader(io.StringIO(scoring.csv_text(rows))))
-  assert read[0]['cases'] == 'a1 a2'
-  assert float(read[0]['dsc']) == pytest.approx(6 / 11, abs=1e-6)
-  assert read[0]['mean_mask_dsc'] == read[0]['dsc']
-  assert (read[2]['common_voxels'], read[2]['predicted_voxels'], read[2]['truth_voxels']) == (
-    '4', '6', '5',
-  )  # fmt: skip

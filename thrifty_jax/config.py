@@ -69,6 +69,7 @@ _NOT_NEGATIVE = (
   'retrain.warmup_epochs',
   'retrain.weight_decay',
   'retrain.patience',
+  'evaluate.nsd_tolerance_mm',
   'compare.random_genotypes',
   'compare.trial_epochs',
 )
@@ -165,6 +166,7 @@ def default() -> ConfigDict:
   config.evaluate = evaluate = ConfigDict()
   evaluate.protocol = 'volume'  # or pooled_2d, the paper's: not held out
   evaluate.batch_size = 16
+  evaluate.nsd_tolerance_mm = 2.0  # how far a surface may be off for NSD
   evaluate.flips = False  # average over the flips that augmentation allows
   evaluate.threshold_floor = False  # also score thresholds on intensity, where they are strong
 

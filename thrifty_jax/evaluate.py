@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import prepare, splits
-from thrifty_jax import components, data, files, floors, logbook, scoring
+from thrifty_jax import components, data, files, floors, logbook, scoring, summaries, tables
 from thrifty_jax import model as model_
 
 # Class scores of a case at network resolution, [D, S, S, K], float32, from its slices.
@@ -66,7 +66,15 @@ def evaluate(
       truth = {'label': arrays['label'], 'truth': prepared.label_volume(case)}
       scores = predict(examples)
       counts.append(
-        scoring.score_case(case.case, case.patient, scores=scores, largest=largest, **truth)
+        scoring.score_case(
+          case.case,
+          case.patient,
+          scores=scores,
+          largest=largest,
+          spacing_mm=case.spacing_mm,
+          nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+          **truth,
+        )
       )
       for name, floor in fitted.items():
         guess = floor_scores(floor, arrays['image'])
@@ -77,18 +85,18 @@ def evaluate(
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
 
-  table = list(scoring.rows(counts, classes, floor_counts))
-  files.write_text(folder / 'scores.csv', scoring.csv_text(table))
+  table = list(summaries.rows(counts, classes, floor_counts))
+  files.write_text(folder / 'scores.csv', summaries.csv_text(table))
   summary = {
     **_circumstances(config, prepared, patients, split),
     'parameters': model_.count(loaded.params),
     'largest_component': loaded.preprocessing['largest_component'],
-    **scoring.summarise(counts, classes),
+    **summaries.summarise(counts, classes),
     **_summary_of_floors(fitted, floor_counts, classes),
   }
   files.write_json(folder / 'summary.json', summary)
   if not quiet:
-    print(table_text(summary), flush=True)
+    print(tables.evaluation(summary), flush=True)
   return summary
 
 
@@ -227,37 +235,6 @@ def floor_scores(
   return floor.scores(image)
 
 
-def table_text(summary: dict[str, Any]) -> str:
-  """The table that evaluation ends with: volume DSC in percent, the floors beside."""
-  names = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}
-  columns = ['', summary['model'], *(names.get(name, name) for name in summary['floors'])]
-  lines = [columns]
-  results = [summary, *summary['floors'].values()]
-  for name in summary['classes']:
-    lines.append([name, *(_percent(result['classes'][name]) for result in results)])
-  if len(summary['classes']) > 1:
-    lines.append(['mean', *(_percent(result) for result in results)])
-  pooled = [f'{100 * result["pooled_2d_dsc"]:.2f}' for result in results]
-  lines.append(['pooled 2D', *pooled])
-  widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-  count = summary['patients']
-  title = (
-    f'DSC in %, {count} {summary["split"]} patient{"s" * (count != 1)}, native grid, '
-    f'mean ± deviation; protocol {summary["protocol"]}'
-  )
-  if not summary['held_out']:
-    title += ', not held out'
-  body = [
-    '  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-    for line in lines
-  ]
-  fitted = 'floors were fitted on the training slices'
-  notes = [summary['note']] if summary['note'] else []
-  if pieces := summary['largest_component']:
-    fitted += f'; only the largest piece of {", ".join(pieces)} counts, as on validation it helped'
-  return '\n'.join([title, *body, f'  ({fitted})', *notes])
-
-
 def _circumstances(
   config: ConfigDict, prepared: data.Prepared, patients: dict[str, tuple[str, ...]], split: str
 ) -> dict[str, Any]:
@@ -266,6 +243,7 @@ def _circumstances(
   return {
     'protocol': config.evaluate.protocol,
     'split': split,
+    'nsd_tolerance_mm': config.evaluate.nsd_tolerance_mm,
     'held_out': split == 'test' and config.evaluate.protocol == 'volume',
     'data': config.data.name,
     'note': prepared.metadata.get('note', ''),
@@ -280,12 +258,6 @@ def _circumstances(
   }
 
 
-def _percent(result: dict[str, Any]) -> str:
-  deviation = result['dsc_std']
-  text = f'{100 * result["dsc_mean"]:.2f}'
-  return text if deviation is None else f'{text} ± {100 * deviation:.2f}'
-
-
 def _summary_of_floors(
   fitted: dict[str, Any], counts: dict[str, list[scoring.CaseCounts]], classes: Sequence[str]
 ) -> dict[str, Any]:
@@ -293,7 +265,7 @@ def _summary_of_floors(
   described = {}
   for name, floor in fitted.items():
     described[name] = {
-      **scoring.summarise(counts[name], classes),
+      **summaries.summarise(counts[name], classes),
       'fitted_on': 'training slices',
       'training_dsc': floor.training_dsc,
     }

@@ -9,8 +9,9 @@ import jinja2
 from markupsafe import Markup
 
 from thrifty_jax import config as configs
-from thrifty_jax import drawing, files, histories, overlays, plots
+from thrifty_jax import drawing, files, histories, overlays, plots, tables
 from thrifty_jax import genotype as genotypes
+from thrifty_jax.errors import InputError
 
 MODELS = {'thrifty': 'Thrifty network', 'unet': 'U-Net', 'unet_plus_plus': 'UNet++'}
 FLOORS = {'mean_mask': 'mean training mask', 'intensity_thresholds': 'intensity thresholds'}
@@ -32,7 +33,7 @@ def report(workdir: Path | str) -> Path:
     The page's path.
 
   Raises:
-    InputError: If a file is there but damaged.
+    InputError: If a file is there but damaged, or its scores have no distances.
   """
   workdir = Path(workdir)
   return files.write_text(workdir / 'report.html', render(gather(workdir)))
@@ -47,7 +48,8 @@ def render(content: Mapping[str, Any]) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters |= {'percent': percent, 'spread': spread, 'count': count}
+  environment.filters |= {'percent': tables.number, 'count': count}
+  environment.filters |= {'spread': tables.spread, 'interval': tables.interval}
   return environment.get_template('report.html.j2').render(content)
 
 
@@ -55,6 +57,11 @@ def gather(workdir: Path) -> dict[str, Any]:
   """All that the page shows; a value is None, or empty, where its file is not there."""
   run = _trained_run(workdir)
   evaluated = _json(run / 'evaluate' / 'summary.json')
+  if evaluated and 'nsd_tolerance_mm' not in evaluated:
+    raise InputError(
+      f'{run / "evaluate" / "summary.json"} has no distances: an earlier version wrote it; '
+      f'remove {run / "evaluate"} and run --stage=evaluate'
+    )
   retrained = _json(run / 'retrain' / 'summary.json')
   config = _json(workdir / 'config.json') or {}
   environment = _json(workdir / 'environment.json') or {}
@@ -74,6 +81,8 @@ def gather(workdir: Path) -> dict[str, Any]:
     'retrained': retrained,
     'parameters': (evaluated or retrained or {}).get('parameters'),
     'floors': FLOORS,
+    'metrics': tables.LABELS,
+    'flagged': tables.flagged(evaluated) if evaluated else '',
     'best_floor': best_floor(evaluated),
     'paper': PAPER,
     **_comparison(workdir),
@@ -88,18 +97,6 @@ def gather(workdir: Path) -> dict[str, Any]:
     'class_colours': overlays.CLASS_COLOURS,
     **_drawn_genotype(workdir),
   }
-
-
-def percent(value: float | None) -> str:
-  """A DSC as the page writes it: percent, two digits."""
-  return '–' if value is None else f'{100 * value:.2f}'
-
-
-def spread(result: Mapping[str, Any]) -> str:
-  """Mean and deviation in percent, `90.12 ± 1.30`."""
-  deviation = result.get('dsc_std')
-  text = percent(result['dsc_mean'])
-  return text if deviation is None else f'{text} ± {percent(deviation)}'
 
 
 def count(value: int | None) -> str:

@@ -1,9 +1,7 @@
 """From class scores of slices to scores per patient: pure functions over arrays, no model."""
 
-import csv
-import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +25,15 @@ class CaseCounts:
     patient: Whose it is.
     native: On the native grid, [K - 1, 3].
     network: Over its slices at network resolution, [K - 1, 3].
+    volumes: metrics.score_volume of each foreground class on the native grid, K - 1 of them; empty
+      where distances were not asked for.
   """
 
   case: str
   patient: str
   native: np.ndarray
   network: np.ndarray
+  volumes: tuple[Mapping[str, Any], ...] = ()
 
 
 def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[Flip]) -> Callable[[Any], Any]:
@@ -86,8 +87,10 @@ def score_case(
   label: np.ndarray,
   truth: np.ndarray,
   largest: Sequence[int] = (),
+  spacing_mm: Sequence[float] | None = None,
+  nsd_tolerance_mm: float = 2.0,
 ) -> CaseCounts:
-  """Counts of one case.
+  """Counts of one case, and its distances if asked for.
 
   Args:
     case: Its name.
@@ -96,17 +99,28 @@ def score_case(
     label: Truth at network resolution, [D, S, S].
     truth: Truth on the native grid, [D, H, W].
     largest: Classes of which only the largest component counts on the native grid.
+    spacing_mm: Between the voxels of the native grid along D, H and W; None measures no distances,
+      as training has no use for them.
+    nsd_tolerance_mm: See metrics.score_volume.
 
   Returns:
-    The counts on both grids.
+    The counts on both grids, and with a spacing the scores of each class.
   """
   classes = scores.shape[-1]
   native = components.keep_largest(native_classes(scores, truth.shape[1:]), largest)
+  volumes = [
+    metrics.score_volume(
+      native == k, truth == k, spacing_mm=spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
+    )
+    for k in range(1, classes)
+    if spacing_mm is not None
+  ]
   return CaseCounts(
     case=case,
     patient=patient,
     native=metrics.overlap_counts(native, truth, classes=classes),
     network=metrics.overlap_counts(scores.argmax(-1), label, classes=classes),
+    volumes=tuple(volumes),
   )
 
 
@@ -131,68 +145,3 @@ def mean_dsc_of_classes(cases: Iterable[CaseCounts]) -> np.ndarray:
 def pooled_dsc(cases: Iterable[CaseCounts]) -> float:
   """One DSC over all slices at network resolution, mean over foreground classes."""
   return float(metrics.dsc(np.sum([case.network for case in cases], axis=0)).mean())
-
-
-def summarise(cases: Sequence[CaseCounts], classes: Sequence[str]) -> dict[str, Any]:
-  """The figures of one set of predictions.
-
-  Args:
-    cases: All cases of the split.
-    classes: Names of the K classes, background first.
-
-  Returns:
-    'dsc_mean' over patients and classes, 'dsc_std' over patients, 'classes' (name -> 'dsc_mean',
-    'dsc_std', 'pooled_2d_dsc') and 'pooled_2d_dsc', the mean over classes. Each in [0, 1]; a
-    deviation of a single patient is None.
-  """
-  scores = np.stack([metrics.dsc(counts) for counts in by_patient(cases).values()])
-  pooled = metrics.dsc(np.sum([case.network for case in cases], axis=0))
-  mean, deviation = metrics.mean_and_deviation(scores.mean(axis=1))
-  named = {}
-  for index, name in enumerate(classes[1:]):
-    class_mean, class_deviation = metrics.mean_and_deviation(scores[:, index])
-    named[name] = {
-      'dsc_mean': class_mean,
-      'dsc_std': class_deviation,
-      'pooled_2d_dsc': float(pooled[index]),
-    }
-  return {
-    'dsc_mean': mean,
-    'dsc_std': deviation,
-    'pooled_2d_dsc': float(pooled.mean()),
-    'classes': named,
-  }
-
-
-def rows(
-  cases: Sequence[CaseCounts],
-  classes: Sequence[str],
-  floors: Mapping[str, Sequence[CaseCounts]],
-) -> Iterator[dict[str, Any]]:
-  """A row per patient and class, with the floors' DSC of the same patient beside."""
-  floor_counts = {name: by_patient(counts) for name, counts in floors.items()}
-  for patient, counts in by_patient(cases).items():
-    of_patient = [case.case for case in cases if case.patient == patient]
-    for index, name in enumerate(classes[1:]):
-      both, predicted, true = (int(value) for value in counts[index])
-      row = {
-        'patient': patient,
-        'cases': ' '.join(of_patient),
-        'class': name,
-        'dsc': f'{metrics.dsc(counts)[index]:.6f}',
-        'truth_voxels': true,
-        'predicted_voxels': predicted,
-        'common_voxels': both,
-      }
-      for floor, found in floor_counts.items():
-        row[f'{floor}_dsc'] = f'{metrics.dsc(found[patient])[index]:.6f}'
-      yield row
-
-
-def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
-  """The rows as CSV, the first row's keys as header."""
-  text = io.StringIO()
-  writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator='\n')
-  writer.writeheader()
-  writer.writerows(table)
-  return text.getvalue()

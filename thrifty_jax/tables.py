@@ -1,0 +1,104 @@
+"""Scores as people read them: in percent and millimetres, for the console and the report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# As in the field's papers. What is 0 to 1 in files is percent here.
+LABELS = {
+  'dsc': 'DSC, %',
+  'hd95_mm': 'HD95, mm',
+  'assd_mm': 'ASSD, mm',
+  'max_distance_mm': 'maximum, mm',
+  'nsd': 'NSD, %',
+  'ravd_percent': 'RAVD, %',
+}
+_FRACTIONS = ('dsc', 'nsd')
+
+
+def number(value: float | None, metric: str = 'dsc') -> str:
+  """A value of a metric, two digits: `90.12`, and with its sign where that matters, `+3.40`."""
+  if value is None:
+    return '–'
+  sign = '+' if metric == 'ravd_percent' else ''
+  return f'{100 * value if metric in _FRACTIONS else value:{sign}.2f}'
+
+
+def spread(result: Mapping[str, Any], metric: str = 'dsc') -> str:
+  """Mean and deviation, `90.12 ± 1.30`; the mean alone where there is no deviation."""
+  text, deviation = number(result[f'{metric}_mean'], metric), result[f'{metric}_std']
+  return text if deviation is None else f'{text} ± {number(deviation, metric).lstrip("+")}'
+
+
+def interval(result: Mapping[str, Any], metric: str = 'dsc') -> str:
+  """The 95% interval of the mean, `88.20 to 91.90`; empty where there is none."""
+  ends = result[f'{metric}_ci95']
+  return ' to '.join(number(end, metric) for end in ends) if ends else ''
+
+
+def flagged(summary: Mapping[str, Any]) -> str:
+  """What was missed or invented, in words; empty where nothing was."""
+  parts = []
+  for flag in ('missed', 'invented'):
+    for name, result in summary['classes'].items():
+      if count := result[flag]:
+        parts.append(f'{name} was {flag} in {count} scan{"s" * (count != 1)}')
+  return '; '.join(parts)
+
+
+def evaluation(summary: Mapping[str, Any]) -> str:
+  """The tables that evaluation ends with: DSC with the floors beside, then distances."""
+  count = summary['patients']
+  title = (
+    f'{count} {summary["split"]} patient{"s" * (count != 1)}, native grid, mean ± deviation; '
+    f'protocol {summary["protocol"]}'
+  )
+  if not summary['held_out']:
+    title += ', not held out'
+  notes = ['(floors were fitted on the training slices)']
+  if pieces := summary['largest_component']:
+    notes.append(f'(only the largest piece of {", ".join(pieces)} counts: on validation it helped)')
+  if words := flagged(summary):
+    notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
+  notes += [summary['note']] if summary['note'] else []
+  overlap, distances = _aligned(_overlap(summary)), _aligned(_distances(summary))
+  return '\n'.join([title, *overlap, '', *distances, *(f'  {note}' for note in notes)])
+
+
+def _overlap(summary: Mapping[str, Any]) -> list[list[str]]:
+  """DSC of the model, its interval, that of the floors; then pooled."""
+  names = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}
+  floors = summary['floors']
+  lines = [
+    ['DSC, %', summary['model'], '95% interval', *(names.get(name, name) for name in floors)]
+  ]
+  for (name, result), *beside in zip(
+    _results(summary), *map(_results, floors.values()), strict=True
+  ):
+    cells = [spread(result), interval(result) or '–', *(spread(floor) for _, floor in beside)]
+    lines.append([name, *cells])
+  pooled = [number(result['pooled_2d_dsc']) for result in (summary, *floors.values())]
+  return [*lines, ['pooled 2D', pooled[0], '', *pooled[1:]]]
+
+
+def _distances(summary: Mapping[str, Any]) -> list[list[str]]:
+  """HD95, ASSD and NSD of the model."""
+  near = f'NSD at {summary["nsd_tolerance_mm"]:g} mm, %'
+  lines = [[summary['model'], LABELS['hd95_mm'], LABELS['assd_mm'], near]]
+  for name, result in _results(summary):
+    lines.append([name, *(spread(result, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
+  return lines
+
+
+def _results(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+  """The figures of the classes and, of several, their mean."""
+  classes = list(result['classes'].items())
+  return [*classes, ('mean', result)] if len(classes) > 1 else classes
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+  """The lines with their cells in columns, indented."""
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  return [
+    '  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    for line in lines
+  ]
