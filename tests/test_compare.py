@@ -60,7 +60,7 @@ def trained(monkeypatch):
   monkeypatch.setattr(compare.models, 'load', lambda folder: loaded)
   monkeypatch.setattr(compare.describe, 'macs', lambda module, image: 7)
   monkeypatch.setattr(standings, 'write', lambda workdir, folds: {})
-  monkeypatch.setattr(standings, 'text', lambda summary: '')
+  monkeypatch.setattr(compare.tables, 'comparison', lambda summary: '')
   return done
 
 

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from thrifty_jax import standings
+from thrifty_jax import standings, tables
 from thrifty_jax.errors import InputError
 
 SCORES = {
   'thrifty': [0.90, 0.80, 0.70, 0.85, 0.75, 0.95],
   'unet': [0.91, 0.78, 0.66, 0.80, 0.74, 0.90],
 }
+
+
+METRICS = ('dsc', 'hd95_mm', 'max_distance_mm', 'assd_mm', 'nsd', 'ravd_percent', 'missed',
+           'invented')  # fmt: skip
 
 
 def write_fold(workdir, fold, scores, *, parameters=1000, rate=0.002):
@@ -24,12 +28,13 @@ def write_fold(workdir, fold, scores, *, parameters=1000, rate=0.002):
     (folder / 'evaluate').mkdir(parents=True)
     with (folder / 'evaluate' / 'scores.csv').open('w', newline='') as file:
       writer = csv.writer(file)
-      writer.writerow(['patient', 'class', 'dsc'])
+      writer.writerow(['patient', 'class', *METRICS])
       for patient, value in enumerate(values):
-        writer.writerow([f'f{fold}p{patient}', 'a', value + 0.05])
-        writer.writerow([f'f{fold}p{patient}', 'b', value - 0.05])
+        for organ, dsc in (('a', value + 0.05), ('b', value - 0.05)):
+          writer.writerow([f'f{fold}p{patient}', organ, dsc, *[10 * dsc] * 5, 0, 0])
     summary = {'data': 'd', 'note': '', 'protocol': 'volume', 'split': 'test', 'held_out': True}
-    summary |= {'fold': fold, 'pooled_2d_dsc': values[0]}
+    summary |= {'fold': fold, 'pooled_2d_dsc': values[0], 'nsd_tolerance_mm': 2.0}
+    summary |= {'classes': {'a': {}, 'b': {}}}
     (folder / 'evaluate' / 'summary.json').write_text(json.dumps(summary))
     result = {'name': name, 'label': name.title(), 'kind': 'searched', 'image': [8, 8, 1]}
     result |= {'parameters': parameters, 'macs': 2e9, 'validation_dsc': 0.8, 'epochs': 4}
@@ -46,6 +51,8 @@ def test_a_rival_has_the_mean_of_its_patients_and_a_paired_test_against_the_firs
   ours, theirs = np.array(SCORES['thrifty']), np.array(SCORES['unet'])
   assert first['dsc_mean'] == pytest.approx(ours.mean())
   assert second['dsc_std'] == pytest.approx(theirs.std(ddof=1))
+  assert second['hd95_mm_mean'] == pytest.approx(10 * theirs.mean())
+  assert second['classes']['a']['dsc_mean'] == pytest.approx(theirs.mean() + 0.05)
   low, high = second['dsc_ci95']
   assert low < theirs.mean() < high
   assert first['difference'] is None and first['p_value'] is None
@@ -93,7 +100,7 @@ def test_folds_that_compare_others_are_refused(tmp_path):
 
 def test_the_text_has_a_line_for_every_rival(tmp_path):
   write_fold(tmp_path, 0, SCORES)
-  lines = standings.text(standings.write(tmp_path, [tmp_path])).splitlines()
-  assert lines[0].startswith('DSC in %, 6 test patients of fold 0')
-  assert lines[2].split()[:5] == ['Thrifty', '1,000', '2.00', 'G', '82.50']
+  lines = tables.comparison(standings.write(tmp_path, [tmp_path])).splitlines()
+  assert lines[0].startswith('6 test patients of fold 0, native grid')
+  assert lines[2].split()[:4] == ['Thrifty', '1,000', '2.00', '82.50']
   assert '-2.67' in lines[3] and 'not held out' not in lines[0]

@@ -23,6 +23,7 @@ from thrifty_jax import (
   retrain,
   stages,
   standings,
+  tables,
 )
 from thrifty_jax import model as models
 from thrifty_jax.errors import InputError, NotFinite
@@ -84,7 +85,7 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[dict[str, Any]]:
     results.append(_train_and_score(rival, config, Path(workdir)))
     files.write_json(folder / 'results.json', results)
     summary = standings.write(workdir, [Path(workdir)])
-  print(standings.text(summary), flush=True)
+  print(tables.comparison(summary), flush=True)
   return results
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from thrifty_jax import metrics, scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # over the scans of a patient
 _COUNTED = ('missed', 'invented')
+_METRICS = ('dsc', *_AVERAGED, 'ravd_percent', *_COUNTED)  # as in scores.csv
 
 
 def patient_scores(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, np.ndarray]]:
@@ -57,17 +59,30 @@ def summarise(cases: Sequence[scoring.CaseCounts], classes: Sequence[str]) -> di
     `classes`: name -> the same figures of that class.
   """
   patients = list(patient_scores(cases).values())
-  pooled = metrics.dsc(np.sum([case.network for case in cases], axis=0))
   scores = {name: np.stack([patient[name] for patient in patients]) for name in patients[0]}
-  named = {}
-  for index, name in enumerate(classes[1:]):
-    of_class = {metric: values[:, index] for metric, values in scores.items()}
-    named[name] = {**_figures(of_class), 'pooled_2d_dsc': float(pooled[index])}
+  pooled = metrics.dsc(np.sum([case.network for case in cases], axis=0))
+  summary = {**figures(scores, classes), 'pooled_2d_dsc': float(pooled.mean())}
+  for name, value in zip(classes[1:], pooled, strict=True):
+    summary['classes'][name]['pooled_2d_dsc'] = float(value)
+  return summary
+
+
+def figures(scores: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+  """What `summarise` returns, but what is pooled.
+
+  Args:
+    scores: Metric -> that of every patient and foreground class, [patients, K - 1].
+    classes: Names of the K classes, background first.
+  """
   over_classes = {
     metric: values.sum(axis=1) if metric in _COUNTED else values.mean(axis=1)
     for metric, values in scores.items()
   }
-  return {**_figures(over_classes), 'pooled_2d_dsc': float(pooled.mean()), 'classes': named}
+  named = {
+    name: _figures({metric: values[:, index] for metric, values in scores.items()})
+    for index, name in enumerate(classes[1:])
+  }
+  return {**_figures(over_classes), 'classes': named}
 
 
 def _figures(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -111,6 +126,34 @@ def rows(
       for floor, found in floor_scores.items():
         row[f'{floor}_dsc'] = f'{found[patient]["dsc"][index]:.6f}'
       yield row
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+  """The rows of a CSV file that evaluation wrote."""
+  with path.open(newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+def scores_of(
+  rows: Sequence[Mapping[str, str]], columns: Sequence[str] = _METRICS
+) -> tuple[list[str], dict[str, np.ndarray]]:
+  """Scores back from rows of scores.csv.
+
+  Args:
+    rows: Of one network, each patient with the same classes in the same order.
+    columns: The scores that are wanted.
+
+  Returns:
+    The sorted names of the patients; column -> that of every patient and class, [patients, K - 1].
+  """
+  of_patient: dict[str, list[Mapping[str, str]]] = {}
+  for row in rows:
+    of_patient.setdefault(row['patient'], []).append(row)
+  patients = sorted(of_patient)
+  return patients, {
+    column: np.array([[float(row[column]) for row in of_patient[name]] for name in patients])
+    for column in columns
+  }
 
 
 def csv_text(table: Sequence[Mapping[str, Any]]) -> str:

@@ -64,6 +64,41 @@ def evaluation(summary: Mapping[str, Any]) -> str:
   return '\n'.join([title, *overlap, '', *distances, *(f'  {note}' for note in notes)])
 
 
+def comparison(summary: Mapping[str, Any]) -> str:
+  """The table that a comparison ends with, a line for every network."""
+  lines = [
+    [
+      '', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'], 'pooled 2D',
+      'rate', 'training',
+    ]
+  ]  # fmt: skip
+  for rival in summary['rivals']:
+    difference, p = rival['difference'], rival['p_value']
+    lines.append(
+      [
+        rival['label'],
+        f'{rival["parameters"]:,.0f}',
+        f'{rival["macs"] / 1e9:.2f}',
+        spread(rival),
+        '' if difference is None else f'{100 * difference:+.2f}',
+        '' if p is None else f'{p:.3f}',
+        spread(rival, 'hd95_mm'),
+        number(rival['pooled_2d_dsc']),
+        ' '.join(f'{rate:g}' for rate in dict.fromkeys(rival['learning_rates'])),
+        f'{rival["seconds"] / 60:.1f} min',
+      ]
+    )
+  folds = summary['folds']
+  title = (
+    f'{summary["patients"]} {summary["split"]} patients of fold{"s" * (len(folds) > 1)} '
+    f'{", ".join(map(str, folds))}, native grid, mean ± deviation'
+  )
+  if not summary['held_out']:
+    title += ', not held out'
+  note = f'(difference to: {summary["rivals"][0]["label"]}; p: paired Wilcoxon test)'
+  return '\n'.join([title, *_aligned(lines), f'  {note}'])
+
+
 def _overlap(summary: Mapping[str, Any]) -> list[list[str]]:
   """DSC of the model, its interval, that of the floors; then pooled."""
   names = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}
