@@ -95,6 +95,12 @@ def _report(config: ConfigDict, workdir: Path) -> None:
   report.report(workdir)
 
 
+def _describe(config: ConfigDict, workdir: Path) -> None:
+  from thrifty_jax import describe
+
+  describe.describe(config, workdir)
+
+
 CHECK = Stage('check', 'reads every scan once and says what is wrong with it', _check)
 PREPARE = Stage('prepare', 'cuts the scans into slices, ready for the device', _prepare)
 SEARCH = Stage(
@@ -121,6 +127,10 @@ EVALUATE = Stage(
 )
 REPORT = Stage('report', 'writes report.html, anew each time', _report)
 STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
+DESCRIBE = Stage(
+  'describe', 'prints the layers of the network, its parameters and MACs; needs no data', _describe
+)
+NAMED = (DESCRIBE,)  # run when they are named, never by 'all'
 # The order in which a stage's results lead to those after it.
 _FOLDERS = {'search': 'search', 'retrain': 'retrain model', 'evaluate': 'evaluate'}
 
@@ -165,6 +175,13 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
   if stage is REPORT and not any((workdir / name).exists() for name in _FOLDERS):
     raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
+  if stage is DESCRIBE and config.model.name == 'thrifty':
+    path = genotype_file(config, workdir)
+    if not path.is_file():
+      raise InputError(
+        f'{path}: there is no genotype to describe; name one, for example '
+        '--config.genotype=thrifty_jax/genotypes/thrifty_0.61m.json'
+      )
   if stage is RETRAIN and config.model.name == 'thrifty':
     from thrifty_jax import genotype
 
