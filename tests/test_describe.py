@@ -10,7 +10,7 @@ import pytest
 
 from thrifty_jax import describe, genotype, main, network, ops
 from thrifty_jax.baselines import UNetPlusPlus
-from thrifty_jax.cell import CELL_KINDS, resample_of
+from thrifty_jax.cell import resample_of
 from thrifty_jax.genotype import Genotype
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ def structure(index, *, nodes=2):
       for node in range(nodes)
     )
 
-  return Genotype(*map(cell, CELL_KINDS))
+  return Genotype(down=cell('down'), up=cell('up'))
 
 
 def operation_macs(name, pixels, channels):
