@@ -10,6 +10,7 @@ import pytest
 
 from thrifty_jax import files, overlays, plots, report
 from thrifty_jax import genotype as genotypes
+from thrifty_jax.cell import CELL_KINDS
 from thrifty_jax.errors import InputError
 
 GENOTYPE = genotypes.Genotype(
@@ -26,7 +27,10 @@ PATIENTS = ('p1', 'p2', 'p3', 'p4', 'p5')
 def fabricate(workdir, *, size=32, stages=('start', 'search', 'retrain', 'evaluate')):
   """The files that a run leaves, with made-up figures."""
   if 'start' in stages:
-    config = {'model': {'name': 'thrifty'}, 'data': {'name': 'brain', 'image_size': size}}
+    config = {
+      'model': {'name': 'thrifty', 'depth': 4},
+      'data': {'name': 'brain', 'image_size': size},
+    }
     config['data'] |= {'classes': ['background', *CLASSES], 'intensity': 'percentiles'}
     files.write_json(workdir / 'config.json', config)
     environment = {'command': 'python -m thrifty_jax.main --config=x.py', 'packages': {'jax': '1'}}
@@ -61,7 +65,12 @@ def _search(workdir):
     lines.append(line)
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   files.write_text(workdir / 'search' / 'metrics.jsonl', text)
-  genotypes.save(workdir / 'search' / 'genotype.json', GENOTYPE, provenance={'seed': 0})
+  scores: genotypes.Scores = {
+    kind: {(node, source): rng.random(6) for node in range(2) for source in range(node + 2)}
+    for kind in CELL_KINDS
+  }
+  path = workdir / 'search' / 'genotype.json'
+  genotypes.save(path, GENOTYPE, scores=scores, provenance={'seed': 0})
 
 
 def _retrain(workdir):
@@ -216,6 +225,22 @@ def test_no_colour_of_a_plot_is_fixed_to_one_scheme(whole):
   for svg in re.findall(r'<svg.*?</svg>', whole, re.DOTALL):
     colours = set(re.findall(r'(?:fill|stroke|color): *(#[0-9a-f]{3,6})', svg))
     assert not colours & {'#000000', '#ffffff', '#000', '#fff'}
+
+
+def test_the_network_is_drawn_with_its_scores_and_its_grid(whole, tmp_path):
+  for text in ('in0', 'node2', 'up_dil_conv_3x3', 'down_0_3', 'up_3_0', 'head'):
+    assert f'>{text}</text>' in whole
+  assert 'up_4_0' not in whole  # depth 4
+  assert len(re.findall(r'>\d\.\d\d</text>', whole)) == 8 and 'its score' in whole
+  fabricate(tmp_path, stages=('search',))  # without the settings the depth is not known
+  text = report.report(tmp_path).read_text(encoding='utf-8')
+  assert '>node2</text>' in text and '>up_1_0</text>' not in text
+
+
+def test_the_page_sets_every_colour_of_its_pictures_for_both_schemes(whole):
+  light, dark = re.findall(r':root \{(.*?)\}', whole, re.DOTALL)
+  for used in set(re.findall(r'var\((--(?:op|cell)-[\w-]+)', whole)):
+    assert f'{used}:' in light and f'{used}:' in dark
 
 
 def test_the_same_files_give_the_same_page(tmp_path, whole):

@@ -279,6 +279,7 @@ def test_the_genotype_is_that_of_the_last_architecture_and_tells_where_it_came_f
   assert halves == {'weights': list(weight_patients), 'architecture': list(architecture_patients)}
   assert not set(weight_patients) & set(json.dumps(provenance).split('"'))
   assert provenance['epochs'] == 4 and provenance['data'] == 'phantom'
+  assert provenance['depth'] == 2
 
 
 def assert_same_run(workdir, unbroken, start):

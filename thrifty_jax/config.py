@@ -310,6 +310,11 @@ def _validate_model(config: ConfigDict) -> None:
   _require(config, 'model.edges_per_node', lambda value: value >= 2, '2 or more')
   side = 2**config.model.depth
   _require(config, 'data.image_size', lambda value: value >= side, f'{side} or more at this depth')
+  if config.model.name == 'unet' and config.model.deep_supervision:
+    raise InputError(
+      'config.model.deep_supervision is True, but a U-Net has one output only; leave it out, or '
+      'take unet_plus_plus'
+    )
   epochs = config.retrain.epochs
   below = f'below retrain.epochs, which is {epochs}'
   _require(config, 'retrain.warmup_epochs', lambda value: value < epochs, below)

@@ -1,21 +1,30 @@
 """A genotype as a picture: one SVG, both kinds of cell, without an external program.
 
 A cell reads from top to bottom. Each node stands under the operations of its edges; a line leads
-from the state that an operation reads to the operation, and from there to the node. Lines past a
-row of operations run in lanes at the margins. Text and lines take the colour of the surrounding
-text, so that the picture serves on light and on dark ground.
+from the state that an operation reads to the operation, and from there to the node, with the score
+of the choice where it is known. Lines past a row of operations run in lanes at the margins.
 """
 
-from dataclasses import dataclass
-from html import escape
+import math
+from collections.abc import Mapping
+from pathlib import Path
 
+from thrifty_jax import files, svg
+from thrifty_jax.cell import CELL_KINDS
+from thrifty_jax.errors import InputError
 from thrifty_jax.genotype import Genotype, Node, state_name
+from thrifty_jax.svg import Picture, Place
+
+# (node, source) -> score of the operation that was kept on the edge
+EdgeScores = Mapping[tuple[int, int], float]
 
 PILL_WIDTH, PILL_HEIGHT = 136, 26  # pixels; holds the longest name, up_dil_conv_3x3 and the like
 GAP = 14  # between the operations of a node
 MARGIN = 58  # for the lanes, on each side
 LANE = 11  # between lanes
-ROW = 150  # from a node to the next
+ROW = 170  # from a node to the next
+ABOVE = 82  # from the operations of a node to the node
+STRAIGHT = 34  # of that, straight down: the score stands there
 TITLE = 54  # above the inputs
 CELL_GAP = 40  # between the two cells
 
@@ -31,8 +40,20 @@ COLOURS = {
   'none': '#888888',
   'se': '#c25450',
 }
-MONOSPACE = 'font-size="11.5" font-family="ui-monospace, monospace"'
-BOLD = 'font-weight="600"'
+DARK_COLOURS = {
+  'conv': '#62a5e6',
+  'dil_conv': '#4cc2a4',
+  'sep_conv': '#eb9d4d',
+  'se_conv': '#b98ae0',
+  'avg_pool': '#a9b85c',
+  'max_pool': '#d97a9e',
+  'identity': '#a9b85c',
+  'none': '#9a9a9a',
+  'se': '#e67a76',
+}
+SCORES = (
+  'Below an operation its score: weight of the operation × its candidates × weight of the edge.'
+)
 OUTPUT = 'output: 1×1 of all nodes'
 TITLES = {
   'down': ('Down cell', 'halves the resolution'),
@@ -40,45 +61,58 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Place:
-  """Where a state stands: the middle of its shape."""
-
-  x: float
-  y: float
-
-
-def draw(genotype: Genotype) -> str:
+def draw_cells(genotype: Genotype, scores: Mapping[str, EdgeScores]) -> Picture:
   """The down and the up cell side by side.
 
   Args:
     genotype: What to draw.
-
-  Returns:
-    An SVG element as text, its colours taken from CSS variables --op-<kind> where there are any.
+    scores: Of the kept edges, kind -> (node, source) -> score; what is not there is not written.
   """
-  width = max(_width(cell) for cell in (genotype.down, genotype.up))
-  height = max(_output_y(cell) for cell in (genotype.down, genotype.up)) + 34
-  cells = [
-    f'<g transform="translate({index * (width + CELL_GAP)} 0)">'
-    f'{"".join(_cell(kind, getattr(genotype, kind), width))}</g>'
-    for index, kind in enumerate(('down', 'up'))
-  ]
-  return _svg(2 * width + CELL_GAP, height, cells, 'The searched down and up cell')
+  cells = [draw_cell(kind, getattr(genotype, kind), scores.get(kind)) for kind in TITLES]
+  return svg.beside(cells, gap=CELL_GAP, label='The searched down and up cell')
 
 
-def draw_cell(kind: str, cell: tuple[Node, ...]) -> str:
-  """One cell, narrow enough for a phone.
+def draw_cell(kind: str, cell: tuple[Node, ...], scores: EdgeScores | None = None) -> Picture:
+  """One cell, narrow enough for a phone; colours from CSS variables --op-<kind>.
 
   Args:
     kind: down or up.
     cell: Its nodes, genotype.down or genotype.up.
-
-  Returns:
-    An SVG element as text.
+    scores: Of its edges, as far as they are known.
   """
   width = _width(cell)
-  return _svg(width, _output_y(cell) + 34, _cell(kind, cell, width), f'The searched {kind} cell')
+  parts = _cell(kind, cell, width, scores or {})
+  return Picture(width, _output_y(cell) + 34, parts, f'The searched {kind} cell')
+
+
+def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
+  """The scores that a genotype file has, for draw_cells; a file written by hand has none.
+
+  Args:
+    path: A file that genotype.load accepts.
+
+  Returns:
+    kind -> (node, source) -> score.
+
+  Raises:
+    InputError: If a score is not a finite number.
+  """
+  content = files.read_json(path)
+  scores: dict[str, dict[tuple[int, int], float]] = {kind: {} for kind in CELL_KINDS}
+  for kind in CELL_KINDS:
+    for node, edges in enumerate(content[kind]):
+      sources = {state_name(source): source for source in range(2 + node)}
+      for edge in edges:
+        score = edge.get('score')
+        if score is None:
+          continue
+        if not isinstance(score, int | float) or not math.isfinite(score):
+          raise InputError(
+            f'{path}: {kind} node{node + 1}: the score from {edge["source"]} is {score!r:.40}; '
+            'expected a number, or none'
+          )
+        scores[kind][node, sources[edge['source']]] = float(score)
+  return scores
 
 
 def kind_of(operation: str) -> str:
@@ -87,12 +121,9 @@ def kind_of(operation: str) -> str:
   return name if name in COLOURS else 'conv'
 
 
-def _svg(width: float, height: float, parts: list[str], label: str) -> str:
-  return (
-    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-    f'role="img" aria-label="{escape(label)}" fill="none" stroke="currentColor" '
-    f'font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
-  )
+def variables(colours: Mapping[str, str]) -> dict[str, str]:
+  """Colours of operations as CSS variables, '--op-sep-conv' and so on."""
+  return {f'--op-{kind.replace("_", "-")}': colour for kind, colour in colours.items()}
 
 
 def _width(cell: tuple[Node, ...]) -> float:
@@ -108,31 +139,32 @@ def _output_y(cell: tuple[Node, ...]) -> float:
   return _node_y(len(cell) - 1) + 84
 
 
-def _cell(kind: str, cell: tuple[Node, ...], width: float) -> list[str]:
+def _cell(kind: str, cell: tuple[Node, ...], width: float, scores: EdgeScores) -> list[str]:
   """The parts of a cell, lines first so that shapes cover their ends."""
   middle = width / 2
   step = (PILL_WIDTH + GAP) / 2
   places = {0: Place(middle - step, TITLE), 1: Place(middle + step, TITLE)}
   places |= {2 + node: Place(middle, _node_y(node)) for node in range(len(cell))}
   lanes = _lanes(cell, width)
-  lines, shapes = [], [_title(kind)]
+  lines, shapes = [], [svg.title(*TITLES[kind])]
   for node, edges in enumerate(cell):
     ordered = sorted(edges, key=lambda edge: _side(edge[0], node))
-    pill_y = _node_y(node) - 62
     for index, (source, operation) in enumerate(ordered):
       x = middle + (index - (len(ordered) - 1) / 2) * (PILL_WIDTH + GAP)
-      pill = Place(x, pill_y)
+      pill = Place(x, _node_y(node) - ABOVE)
       direct = source == node + 1 or (node == 0 and source < 2)
       lines.append(_line(places[source], pill, None if direct else lanes[source]))
-      lines.append(_curve(pill, places[2 + node]))
+      lines.append(svg.curve(pill, places[2 + node], straight=STRAIGHT))
       shapes.append(_pill(pill, operation))
+      if (node, source) in scores:
+        shapes.append(_score(pill, scores[node, source]))
   output = Place(middle, _output_y(cell))
   for node in range(len(cell)):
     last = node == len(cell) - 1
     lines.append(_line(places[2 + node], output, None if last else lanes[2 + node]))
   shapes += [_state(state_name(source), place) for source, place in places.items()]
   shapes.append(_output(output))
-  return [f'<g stroke-width="1.4" stroke-opacity=".55">{"".join(lines)}</g>', *shapes]
+  return [svg.lines(lines), *shapes]
 
 
 def _side(source: int, node: int) -> float:
@@ -155,7 +187,7 @@ def _lanes(cell: tuple[Node, ...], width: float) -> dict[int, float]:
 def _line(start: Place, end: Place, lane: float | None) -> str:
   """From a state down to an operation or to the output, straight or through a lane."""
   if lane is None:
-    return _curve(start, end)
+    return svg.curve(start, end)
   y0, y1 = start.y + 46, end.y - 44
   return (
     f'<path d="M{start.x:g} {start.y:g}C{start.x:g} {start.y + 34:g} {lane:g} {y0 - 26:g} '
@@ -163,49 +195,26 @@ def _line(start: Place, end: Place, lane: float | None) -> str:
   )
 
 
-def _curve(start: Place, end: Place) -> str:
-  bend = (end.y - start.y) * 0.5
-  return (
-    f'<path d="M{start.x:g} {start.y:g}C{start.x:g} {start.y + bend:g} '
-    f'{end.x:g} {end.y - bend:g} {end.x:g} {end.y:g}"/>'
-  )
-
-
-def _title(kind: str) -> str:
-  title, below = TITLES[kind]
-  return (
-    f'<g stroke="none" fill="currentColor"><text y="14" font-size="14" font-weight="600">{title}'
-    f'<tspan dx="8" font-size="12" font-weight="400" fill-opacity=".7">{below}</tspan></text></g>'
-  )
-
-
 def _pill(place: Place, operation: str) -> str:
   """An operation: its name on the ground's own colour, framed in the colour of its kind."""
   kind = kind_of(operation)
-  colour = f'var(--op-{kind.replace("_", "-")}, {COLOURS[kind]})'
-  x, y = place.x - PILL_WIDTH / 2, place.y - PILL_HEIGHT / 2
-  box = f'x="{x:g}" y="{y:g}" width="{PILL_WIDTH}" height="{PILL_HEIGHT}" rx="13"'
-  return (
-    f'<rect {box} stroke="none" style="fill:var(--ground, #fff)"/>'
-    f'<rect {box} stroke-width="1.5" fill-opacity=".14" style="fill:{colour};stroke:{colour}"/>'
-    f'{_text(place, operation, MONOSPACE)}'
-  )
+  variable = f'op-{kind.replace("_", "-")}'
+  frame = svg.tinted_box(place, PILL_WIDTH, PILL_HEIGHT, 13, variable, COLOURS[kind])
+  return frame + svg.text(place, operation, svg.MONOSPACE)
+
+
+def _score(pill: Place, score: float) -> str:
+  """On the line below an operation."""
+  place = Place(pill.x, pill.y + PILL_HEIGHT / 2 + 13)
+  ground = svg.box(place, 34, 15, 3, f'stroke="none" {svg.fill("ground")}')
+  return ground + svg.text(place, f'{score:.2f}', f'font-size="11" {svg.MUTED}')
 
 
 def _state(name: str, place: Place) -> str:
-  box = f'x="{place.x - 29:g}" y="{place.y - 13:g}" width="58" height="26" rx="5"'
-  return (
-    f'<rect {box} stroke-width="1.4" style="fill:var(--ground, #fff)"/>{_text(place, name, BOLD)}'
-  )
+  frame = svg.box(place, 58, 26, 5, f'stroke-width="1.4" {svg.fill("ground")}')
+  return frame + svg.text(place, name, svg.BOLD)
 
 
 def _output(place: Place) -> str:
-  box = f'x="{place.x - 78:g}" y="{place.y - 15:g}" width="156" height="30" rx="5"'
-  return f'<rect {box} stroke-width="1.4" style="fill:var(--ground, #fff)"/>{_text(place, OUTPUT)}'
-
-
-def _text(place: Place, text: str, attributes: str = '') -> str:
-  return (
-    f'<text x="{place.x:g}" y="{place.y + 4:g}" text-anchor="middle" stroke="none" '
-    f'fill="currentColor" {attributes}>{escape(text)}</text>'
-  )
+  frame = svg.box(place, 156, 30, 5, f'stroke-width="1.4" {svg.fill("ground")}')
+  return frame + svg.text(place, OUTPUT)

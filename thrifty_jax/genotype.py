@@ -27,10 +27,12 @@ class Genotype:
     down: For every node its kept edges as (source, operation); source 0 is in0, 1 is in1, 2 the
       first node.
     up: The same for up cells.
+    skipped: Interior up cells X[m, j], as (m, j), that are not built.
   """
 
   down: tuple[Node, ...]
   up: tuple[Node, ...]
+  skipped: tuple[tuple[int, int], ...] = ()
 
 
 def operations_of(kind: CellKind, source: int) -> tuple[str, ...]:

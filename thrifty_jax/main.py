@@ -29,6 +29,8 @@ it never saw, and writes a report. The same command goes on where it stopped.
                                their scores as one set of patients
   --stage=STAGE                all (default: what is not done yet, in this order), or one of
 {stages}
+                               or, only when named,
+{named}
 
 In the workdir: config.json, environment.json, search/, retrain/, model/ (the network, ready to
 use), evaluate/ (scores.csv, summary.json) and report.html. Prepared slices are kept apart, in
@@ -56,15 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
   """The text of --help."""
-  width = max(len(stage.name) for stage in stages.STAGES)
-  lines = (f'      {stage.name:<{width}}  {stage.does}' for stage in stages.STAGES)
-  return USAGE.format(stages='\n'.join(lines))
+  width = max(len(stage.name) for stage in (*stages.STAGES, *stages.NAMED))
+  lists = {
+    name: '\n'.join(f'      {stage.name:<{width}}  {stage.does}' for stage in listed)
+    for name, listed in (('stages', stages.STAGES), ('named', stages.NAMED))
+  }
+  return USAGE.format(**lists)
 
 
 def run(arguments: Sequence[str]) -> None:
   """Parses the command and runs its stages."""
   names = ['all', *(stage.name for stage in (*stages.STAGES, *stages.NAMED))]
   command = command_line.parse(arguments, stages=names)
+  if command.stage == stages.DESCRIBE.name:
+    _describe(command)
+    return
   _require_writable(command.workdir)
   runs = folds.commands(command)
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
@@ -113,6 +121,17 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
     stage.run(command.config, command.workdir)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)
+
+
+def _describe(command: Command) -> None:
+  """Describes the network: no run is read but its genotype, none is begun or changed."""
+  stages.require(stages.DESCRIBE, command.config, command.workdir)
+  from thrifty_jax import console, device
+
+  device.prepare(command.config)
+  console.start(command)
+  console.begin(stages.DESCRIBE)
+  stages.DESCRIBE.run(command.config, command.workdir)  # its last line is JSON: nothing follows
 
 
 def _require_writable(workdir: Path) -> None:

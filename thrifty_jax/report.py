@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from thrifty_jax import config as configs
-from thrifty_jax import drawing, files, histories, overlays, plots, tables
+from thrifty_jax import drawing, files, grid_drawing, histories, overlays, plots, tables
 from thrifty_jax import genotype as genotypes
 from thrifty_jax.errors import InputError
 
@@ -92,10 +92,12 @@ def gather(workdir: Path) -> dict[str, Any]:
     'retrain_plots': [Markup(text) for text in histories.retrain_plots(run, retrained)],
     'search_plots': [Markup(text) for text in histories.search_plots(workdir)],
     'alpha_plots': histories.alpha_plots(workdir),
-    'operation_colours': {k.replace('_', '-'): v for k, v in drawing.COLOURS.items()},
+    'colours': drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
+    'dark_colours': drawing.variables(drawing.DARK_COLOURS)
+    | grid_drawing.variables(grid_drawing.DARK_COLOURS),
     'differences': overlays.DIFFERENCES,
     'class_colours': overlays.CLASS_COLOURS,
-    **_drawn_genotype(workdir),
+    **_drawn_genotype(workdir, config.get('model', {}).get('depth')),
   }
 
 
@@ -177,19 +179,27 @@ def _comparison(workdir: Path) -> dict[str, Any]:
   }
 
 
-def _drawn_genotype(workdir: Path) -> dict[str, Any]:
-  """The structure that was retrained, else the one that the search found, drawn cell by cell."""
+def _drawn_genotype(workdir: Path, depth: int | None) -> dict[str, Any]:
+  """The structure that was retrained, else the one that the search found, drawn cell by cell.
+
+  The grid of cells is there if the depth is known.
+  """
   for path in (workdir / 'model' / 'genotype.json', workdir / 'search' / 'genotype.json'):
     if path.exists():
-      genotype = genotypes.load(path)
-      cells = [drawing.draw_cell(kind, getattr(genotype, kind)) for kind in ('down', 'up')]
+      genotype, scores = genotypes.load(path), drawing.edge_scores(path)
+      cells = [
+        drawing.draw_cell(kind, getattr(genotype, kind), scores[kind]) for kind in drawing.TITLES
+      ]
+      grid = grid_drawing.draw_grid(depth, genotype.skipped).inline() if depth else ''
       provenance = configs.flatten(files.read_json(path).get('provenance') or {})
       return {
-        'cells': [Markup(cell) for cell in cells],
+        'cells': [Markup(cell.inline()) for cell in cells],
+        'grid': Markup(grid),
+        'scores_note': drawing.SCORES if any(scores.values()) else '',
         'genotype_path': path.relative_to(workdir),
         'provenance': provenance,
       }
-  return {'cells': [], 'genotype_path': '', 'provenance': {}}
+  return {'cells': [], 'grid': '', 'scores_note': '', 'genotype_path': '', 'provenance': {}}
 
 
 def _json(path: Path) -> Any:

@@ -197,6 +197,7 @@ def _save_genotype(
     'seed': config.seed,
     'fold': config.data.fold,
     'epochs': epochs,
+    'depth': config.model.depth,
     'search': config.search.to_dict(),
   }
   genotype.save(path, found, scores=scores, provenance=provenance)

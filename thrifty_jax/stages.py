@@ -95,6 +95,12 @@ def _report(config: ConfigDict, workdir: Path) -> None:
   report.report(workdir)
 
 
+def _describe(config: ConfigDict, workdir: Path) -> None:
+  from thrifty_jax import describe
+
+  describe.describe(config, workdir)
+
+
 def _compare(config: ConfigDict, workdir: Path) -> None:
   from thrifty_jax import compare
 
@@ -128,10 +134,15 @@ EVALUATE = Stage(
 )
 REPORT = Stage('report', 'writes report.html, anew each time', _report)
 STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
-COMPARE = Stage(
-  'compare', 'trains baselines and random architectures the same way, for a table', _compare
+DESCRIBE = Stage(
+  'describe', 'prints the layers of the network, its parameters and MACs; needs no data', _describe
 )
-NAMED = (COMPARE,)  # not part of `all`
+COMPARE = Stage(
+  'compare',
+  'trains baselines and random architectures alike, and writes who scored what',
+  _compare,
+)
+NAMED = (DESCRIBE, COMPARE)  # run when they are named, never by 'all'
 # The order in which a stage's results lead to those after it.
 _FOLDERS = {'search': 'search', 'retrain': 'retrain model', 'evaluate': 'evaluate'}
 
@@ -195,6 +206,13 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
   if stage is REPORT and not any((workdir / name).exists() for name in _FOLDERS):
     raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
+  if stage is DESCRIBE and config.model.name == 'thrifty':
+    path = genotype_file(config, workdir)
+    if not path.is_file():
+      raise InputError(
+        f'{path}: there is no genotype to describe; name one, for example '
+        '--config.genotype=thrifty_jax/genotypes/thrifty_0.61m.json'
+      )
   if stage is RETRAIN and config.model.name == 'thrifty':
     from thrifty_jax import genotype
 

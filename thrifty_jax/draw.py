@@ -1,0 +1,135 @@
+"""A genotype file as a picture: `python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from thrifty_jax import command_line, files
+from thrifty_jax.errors import InputError
+
+DEPTH, DEEPEST = 5, 12  # levels where nobody says; what still makes a picture
+USAGE = """\
+usage: python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg [--depth=LEVELS]
+
+Draws the structure of a searched network: the down cell and the up cell with their operations and,
+where the file has them, the scores of these choices; and the grid of cells that makes the network.
+
+  --genotype=FILE      a genotype, for example runs/brain/search/genotype.json
+  --output=FILE.svg    the picture, for light and dark screens; one that is there is replaced
+  --depth=LEVELS       of the network, 2 to {deepest} (default: as in the file, else {depth})
+
+Exit status: 0 done, 2 bad input or usage, 1 a fault.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: Arguments without the program's name; None takes them from the process.
+
+  Returns:
+    The exit status.
+  """
+  arguments = sys.argv[1:] if argv is None else list(argv)
+  if any(argument in command_line.HELP_FLAGS for argument in arguments):
+    print(USAGE.format(depth=DEPTH, deepest=DEEPEST), end='')
+    return 0
+  return command_line.exit_status(lambda: run(arguments))
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Parses the command and writes the picture."""
+  values = _parse(arguments)
+  output = Path(values.output)
+  _require_place(output)
+  picture = draw(Path(values.genotype), depth=values.depth)
+  try:
+    files.write_text(output, picture)
+  except OSError as error:
+    raise InputError(f'--output={output}: cannot be written: {error.strerror}') from error
+  print(output)
+
+
+def draw(path: Path, *, depth: int | None = None) -> str:
+  """The picture of a genotype file, as a file of its own.
+
+  Args:
+    path: The genotype.
+    depth: Levels of the network; None takes them from the file's provenance, else 5.
+
+  Returns:
+    SVG.
+
+  Raises:
+    InputError: The file is missing or no genotype, or it skips cells that the depth does not have.
+  """
+  # JAX comes with these: mistakes in the command are told before.
+  from thrifty_jax import drawing, genotype, grid_drawing, svg
+
+  found = genotype.load(path)
+  scores = drawing.edge_scores(path)
+  depth = depth or _depth(path)
+  try:
+    grid = grid_drawing.draw_grid(depth, found.skipped)
+  except ValueError as error:
+    raise InputError(f'{path}: {error}; give the depth of its network, --depth=LEVELS') from error
+  note = [svg.note(drawing.SCORES)] if any(scores.values()) else []
+  pictures = [drawing.draw_cells(found, scores), *note, grid]
+  schemes = (
+    drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
+    drawing.variables(drawing.DARK_COLOURS) | grid_drawing.variables(grid_drawing.DARK_COLOURS),
+  )
+  return svg.below(pictures, gap=36, label=f'The network of {path.name}').file(*schemes)
+
+
+def _depth(path: Path) -> int:
+  """The depth in the file's provenance, or the usual one."""
+  provenance = files.read_json(path).get('provenance')
+  depth = provenance.get('depth', DEPTH) if isinstance(provenance, dict) else DEPTH
+  if not isinstance(depth, int) or not 2 <= depth <= DEEPEST:
+    raise InputError(
+      f'{path}: its depth is {depth!r:.40}, expected a whole number from 2 to {DEEPEST}; '
+      'give it by --depth=LEVELS'
+    )
+  return depth
+
+
+def _require_place(output: Path) -> None:
+  """Refuses an output that cannot be written, before anything is read."""
+  if output.suffix.lower() != '.svg':
+    raise InputError(f'--output={output}: expected the name of a picture, ending in .svg')
+  if output.is_dir():
+    raise InputError(f'--output={output} is a folder; expected the name of a file')
+  folder = output.absolute().parent
+  if not folder.is_dir():
+    raise InputError(f'--output={output}: there is no folder {folder}; make it or name another')
+  if not os.access(folder, os.W_OK):
+    raise InputError(f'--output={output}: the folder {folder} cannot be written; name another')
+
+
+def _parse(argv: Sequence[str]) -> flags.FlagValues:
+  """The flags, complete, or an InputError."""
+  values = flags.FlagValues()
+  flags.DEFINE_string('genotype', '', 'genotype file', flag_values=values)
+  flags.DEFINE_string('output', '', 'picture to write', flag_values=values)
+  flags.DEFINE_integer(
+    'depth', None, 'levels', lower_bound=2, upper_bound=DEEPEST, flag_values=values
+  )
+  try:
+    rest = values(['draw', *argv])[1:]
+  except flags.Error as error:
+    raise InputError(str(error)) from error
+  if rest:
+    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
+  for name, example in (('genotype', 'genotype.json'), ('output', 'genotype.svg')):
+    if not values[name].value:
+      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
+  return values
+
+
+if __name__ == '__main__':
+  sys.exit(main())
