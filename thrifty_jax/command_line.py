@@ -25,6 +25,7 @@ class Command:
   config_file: str  # as typed, with its variants
   workdir: Path
   stage: str
+  found: tuple[tuple[str, str], ...] = ()  # what the data filled in: titles and texts
 
 
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
@@ -35,7 +36,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     stages: The values that --stage takes; the first is its default.
 
   Returns:
-    The command, its config valid and locked.
+    The command, its config valid, locked and whole: what it left to the data is filled in.
 
   Raises:
     InputError: If anything in it is wrong.
@@ -57,7 +58,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     near = _nearest(stage, stages)
     raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
   workdir = Path(values.workdir or Path('runs', config_file.stem))
-  return Command(values.config, named, workdir, stage)
+  return Command(values.config, named, workdir, stage, _fill_in(values.config))
 
 
 def exit_status(work: Callable[[], None]) -> int:
@@ -91,6 +92,17 @@ def _parse(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
   if rest:
     raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
   return values
+
+
+def _fill_in(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+  """Lets the data fill in what the config leaves to it."""
+  if not configs.left_to_data(config):
+    return ()
+  from data_prep import data_sets  # its readers take a second to import
+
+  found = data_sets.resolve(config)
+  configs.validate(config)  # fields that depend on those
+  return found
 
 
 def _config_named(argv: Sequence[str]) -> str:
