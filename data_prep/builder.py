@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep import checks, slices
+from data_prep import checks, slices, volumes
 from data_prep.volumes import Case, Volume
 
 # A new number here makes every data set be prepared again: raise it when the slices or their
@@ -50,7 +50,7 @@ def info(
   slice on its native grid; `case`; `slice`, the index along D.
   Metadata: settings, classes, note, and under `cases` for each case: case, patient, first_slice
     (index in the split),
-  slices, native_shape [D, H, W], spacing_mm [3], affine [4, 4].
+  slices, native_shape [D, H, W], spacing_mm [3], affine [4, 4], with D the axis of the slices.
   """
   settings = builder.builder_config.settings
   size = settings['image_size']
@@ -98,7 +98,7 @@ def _examples(
   builder: tfds.core.DatasetBuilder, read_case: Callable[[Case], Volume], case: Case
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   settings, done = builder.builder_config.settings, builder.info.metadata['cases']
-  volume = read_case(case)
+  volume = volumes.along(read_case(case), settings['slice_axis'])
   checks.check_volume(
     volume, classes=settings['classes'], modalities=settings['modalities'], source=case
   )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import data_sets, splits
+from data_prep import data_sets, splits, volumes
 from data_prep.volumes import Case, Volume
 from thrifty_jax import logbook
 from thrifty_jax.config import searches
@@ -56,9 +56,11 @@ def check_volume(volume: Volume, *, classes: Sequence[str], modalities: int, sou
       f'{volume.image.shape[:3]}; expected one grid.'
     )
   if volume.label.max() >= len(classes):
+    unknown = np.unique(volume.label[volume.label >= len(classes)])
+    listed = ', '.join(map(str, unknown[:5])) + (', ...' if len(unknown) > 5 else '')
     raise InputError(
-      f'{label_file}: the truth holds class {volume.label.max()}, but data.classes names '
-      f'{len(classes)} classes ({", ".join(classes)}), 0 to {len(classes) - 1}; correct the mask '
+      f'{label_file}: the truth holds class {listed}, but data.classes names {len(classes)} '
+      f'classes ({", ".join(classes)}), 0 to {len(classes) - 1}; correct the mask '
       'or name the class.'
     )
 
@@ -104,7 +106,7 @@ def check(config: ConfigDict) -> None:
   total = np.zeros(len(config.data.classes), np.int64)
   with logbook.progress(len(cases), f'check {config.data.name}') as bar:
     for case in cases:
-      volume = read_case(case)
+      volume = volumes.along(read_case(case), config.data.slice_axis)
       check_volume(
         volume, classes=config.data.classes, modalities=config.data.modalities, source=case
       )

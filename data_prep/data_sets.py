@@ -8,14 +8,17 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from data_prep.volumes import Case
+from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
 # Each module has find_cases(raw_dir), read_case(case), BUILDER (its TFDS class) and NOTE (a warning
-# that belongs to the data, or ''). Names instead of imports, because these modules import the
-# checks, which look up data sets here.
+# that belongs to the data, or ''); one whose data says what the config leaves open has
+# resolve(config) too. Names instead of imports, because these modules import the checks, which look
+# up data sets here.
 _MODULES = {
   'brain': 'data_prep.brain',
   'chaos': 'data_prep.chaos',
+  'folder': 'data_prep.folder',
   'phantom': 'data_prep.phantom',
   'promise12': 'data_prep.promise12',
 }
@@ -44,6 +47,25 @@ def raw_dir(config: ConfigDict) -> Path:
   if config.data.raw_dir:
     return Path(config.data.raw_dir).expanduser().absolute()
   return data_dir(config) / 'downloads' / 'manual' / config.data.name
+
+
+def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+  """Fills in, in place, what the config leaves to the data (config.LEFT_TO_DATA).
+
+  Returns:
+    What was found and chosen, for a person: titles and texts.
+
+  Raises:
+    InputError: If the data set leaves nothing open, or its scans do not say.
+  """
+  data_set = module(config)
+  if not hasattr(data_set, 'resolve'):
+    name = configs.left_to_data(config)[0]
+    raise InputError(
+      f'config.{name} is {configs.LEFT_TO_DATA[name]!r}, which leaves it to the data, but '
+      f'{config.data.name} does not say; set it'
+    )
+  return data_set.resolve(config)
 
 
 def find_cases(config: ConfigDict) -> tuple[Case, ...]:

@@ -29,7 +29,7 @@ NOTE = 'Made-up scans: scores on them say nothing about real ones.'
 
 # Where the stored axes D, H, W point to: as most scanners write, upside down, turned half round,
 # feet first, transposed.
-_ORIENTATIONS = ('SPL', 'SAL', 'SAR', 'IPL', 'SLP')
+ORIENTATIONS = ('SPL', 'SAL', 'SAR', 'IPL', 'SLP')
 _SIZES = ((8, 40, 48), (10, 48, 48), (7, 36, 40), (9, 44, 32))  # D, H, W
 
 
@@ -112,6 +112,26 @@ def make_scan(*, patient: int, seed: int) -> Scan:
   return Scan(image=image, label=organ.astype(np.uint8), affine=affine)
 
 
+def turned(
+  voxels: np.ndarray, affine: np.ndarray, orientation: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same scan with its axes another way round.
+
+  Args:
+    voxels: [D, H, W] or [D, H, W, M].
+    affine: From (d, h, w) to RAS millimetres, [4, 4].
+    orientation: Where the new axes D, H, W point to, such as 'SPL' for head, back, left.
+
+  Returns:
+    Voxels and affine.
+  """
+  turn = nibabel.orientations.ornt_transform(
+    nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(orientation)
+  )
+  there = affine @ nibabel.orientations.inv_ornt_aff(turn, voxels.shape[:3])
+  return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn)), there
+
+
 def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> SimpleITK.Image:
   """The same scan as a file would hold it, with its axes stored another way round.
 
@@ -120,15 +140,10 @@ def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> Simpl
     affine: From (d, h, w) to RAS millimetres, [4, 4].
     orientation: Where the stored axes D, H, W point to, such as 'SPL' for head, back, left.
   """
-  turn = nibabel.orientations.ornt_transform(
-    nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(orientation)
-  )
-  stored = nibabel.apply_orientation(voxels, turn)
-  affine = (
-    np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine @ nibabel.orientations.inv_ornt_aff(turn, voxels.shape)
-  )
+  stored, affine = turned(voxels, affine, orientation)
+  affine = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
   spacing = np.linalg.norm(affine[:3, :3], axis=0)
-  image = SimpleITK.GetImageFromArray(np.ascontiguousarray(stored))
+  image = SimpleITK.GetImageFromArray(stored)
   image.SetSpacing(spacing[::-1].tolist())
   image.SetDirection((affine[:3, :3] / spacing)[:, ::-1].ravel().tolist())
   image.SetOrigin(affine[:3, 3].tolist())
@@ -143,13 +158,13 @@ def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
     patients: Number of cases, Case00 and so on.
     seed: The same seed writes the same scans.
   """
-  with _whole_folder(folder) as unfinished:
+  with whole_folder(folder) as unfinished:
     training = unfinished / 'TrainingData'
     training.mkdir()
     for patient in range(patients):
       scan = make_scan(patient=patient, seed=seed)
       brightness = np.clip(scan.image, 0, None) * 400 * (1 + patient % 4)  # MR has no unit
-      orientation = _ORIENTATIONS[patient % len(_ORIENTATIONS)]
+      orientation = ORIENTATIONS[patient % len(ORIENTATIONS)]
       for name, voxels in (
         ('', brightness.astype(np.int16)),
         (promise12.MASK, scan.label.astype(np.int8)),
@@ -171,7 +186,7 @@ def write_chaos(folder: Path, *, patients: int, seed: int) -> None:
     patients: Number of patients, 1 and so on.
     seed: The same seed writes the same scans.
   """
-  with _whole_folder(folder) as unfinished:
+  with whole_folder(folder) as unfinished:
     for patient in range(patients):
       _write_chaos_patient(
         unfinished / 'Train_Sets' / 'CT' / str(patient + 1),
@@ -220,7 +235,7 @@ def _ellipsoid(grid: np.ndarray, middle: np.ndarray, radii: np.ndarray) -> np.nd
 
 
 @contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
   """A folder to write to that gets its name when all is written."""
   folder.parent.mkdir(parents=True, exist_ok=True)
   unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))

@@ -89,12 +89,13 @@ def settings_of(config: ConfigDict, cases: Sequence[Case]) -> dict[str, Any]:
     raise InputError(f'data.intensity is {data.intensity!r}; expected percentiles or window.')
   return {
     'name': data.name,
+    'slice_axis': data.slice_axis,
     'image_size': data.image_size,
     'intensity': data.intensity,
     data.intensity: [float(limit) for limit in limits[data.intensity]],
     'classes': list(data.classes),
     'modalities': data.modalities,
-    'raw_files': _fingerprint(cases),
+    'raw_files': digest_of_files(cases),
     'format': str(builder.VERSION),
   }
 
@@ -117,7 +118,7 @@ def _builder(
     return data_set.BUILDER(config=slice_config, data_dir=data_sets.data_dir(config))
 
 
-def _fingerprint(cases: Sequence[Case]) -> str:
+def digest_of_files(cases: Sequence[Case]) -> str:
   """Changes when a raw file is added, removed, renamed or written again; the contents are not read.
 
   A corrected mask often keeps its size to the byte, so the time of the last change counts too.
@@ -167,7 +168,10 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command; returns the exit status."""
 
   def run() -> None:
-    prepare(command_line.parse(argv).config)
+    command = command_line.parse(argv)
+    for title, text in command.found:
+      logbook.say(title, text)
+    prepare(command.config)
 
   return command_line.exit_status(run)
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,10 +15,11 @@ import SimpleITK
 
 from thrifty_jax.errors import InputError
 
-# Axes D, H, W of every volume point to the patient's head, back and left. That is the order in
-# which a scanner writes axial slices (and SimpleITK's identity direction), so most scans are not
-# turned at all.
-_ORIENTATION = ('S', 'P', 'L')
+# Where axes D, H, W of a volume point to, for each axis that slices can follow: S head, I feet, P
+# back, L left. Every volume is read as axial: that is the order in which a scanner writes axial
+# slices (and SimpleITK's identity direction), so most scans are not turned at all.
+SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
+_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError)  # of nibabel, gzip and SimpleITK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-  """One scan in memory, on its native grid, axes pointing to head, back and left.
+  """One scan in memory, on its native grid, axes as SLICE_AXES has them: axial where it is read.
 
   Attributes:
     image: Intensities as stored, [D, H, W, M], float32.
@@ -126,6 +128,45 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
   return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), affine
 
 
+def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
+  """The grid of a scan, from a file of any format but DICOM; its voxels are not read.
+
+  Returns:
+    Numbers of voxels (D, H, W) and the affine of (d, h, w) to RAS millimetres, [4, 4], both as
+    stored.
+
+  Raises:
+    InputError: If the file is missing, cannot be read or is not a volume.
+  """
+  _require_file(path)
+  try:
+    if is_nifti(path):
+      header: Any = nibabel.load(path)
+      width, height, depth, *_ = (*header.shape, 0, 0)
+      affine = np.asarray(header.affine)[:, [2, 1, 0, 3]]
+    else:
+      reader = SimpleITK.ImageFileReader()
+      reader.SetFileName(str(path))
+      with _quiet_itk():
+        reader.ReadImageInformation()
+      width, height, depth, *_ = (*reader.GetSize(), 0, 0)
+      sides, count = reader.GetSpacing(), reader.GetDimension()
+      axes = np.reshape(reader.GetDirection(), (count, count)) * np.asarray(sides)
+      affine = _affine_from_lps(axes[:3, 2::-1], reader.GetOrigin()[:3]) if depth else np.eye(4)
+  except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
+    raise _unreadable(path, error) from error
+  shape = (int(depth), int(height), int(width))
+  if not all(shape):
+    raise InputError(f'{path}: has {shape} voxels (D, H, W); expected a volume. Convert the file.')
+  _require_affine(path, affine)
+  return shape, affine
+
+
+def is_nifti(path: Path) -> bool:
+  """Whether a file is one for `read_nifti`, by its name."""
+  return path.name.lower().endswith(('.nii', '.nii.gz'))
+
+
 def read_dicom_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   """Reads the slices of one DICOM series in the given order.
 
@@ -193,8 +234,10 @@ def make_volume(
     value.
 
   Raises:
-    InputError: If the truth has another shape, lies the other way, or holds fractions.
+    InputError: If the truth has another shape, lies the other way, or holds fractions, or the
+      affine has no directions.
   """
+  _require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   if label is not None:
     if label.shape != image.shape[:3]:
@@ -210,16 +253,33 @@ def make_volume(
         'the headers.'
       )
     label = _whole_numbers(label, case.label[0])
+  return along(Volume(image, label, affine, case.case, case.patient), 'axial')
+
+
+def along(volume: Volume, slice_axis: str) -> Volume:
+  """The same scan with its slices one after the other along another axis of the patient.
+
+  Args:
+    volume: Any way round.
+    slice_axis: One of SLICE_AXES.
+
+  Returns:
+    The volume with axes as SLICE_AXES has them. Only flips and transposes: no voxel changes its
+    value, and the affine says where each came from.
+  """
   turn = nibabel.orientations.ornt_transform(
-    nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(_ORIENTATION)
+    nibabel.io_orientation(volume.affine),
+    nibabel.orientations.axcodes2ornt(SLICE_AXES[slice_axis]),
   )
-  turned = affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape[:3])
-  return Volume(
-    image=np.ascontiguousarray(nibabel.apply_orientation(image, turn), np.float32),
-    label=None if label is None else np.ascontiguousarray(nibabel.apply_orientation(label, turn)),
-    affine=turned,
-    case=case.case,
-    patient=case.patient,
+
+  def turned(voxels: np.ndarray, dtype: type) -> np.ndarray:
+    return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn), dtype)
+
+  return dataclasses.replace(
+    volume,
+    image=turned(volume.image, np.float32),
+    label=None if volume.label is None else turned(volume.label, np.uint8),
+    affine=volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.image.shape[:3]),
   )
 
 
@@ -259,6 +319,15 @@ def _require_file(path: Path) -> None:
   if not path.is_file():
     raise InputError(
       f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
+    )
+
+
+def _require_affine(path: Path, affine: np.ndarray) -> None:
+  """Refuses axes that are not known or without a length: nothing could be turned or measured."""
+  if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+    raise InputError(
+      f'{path}: its header gives no valid spacing and direction of the axes; expected three axes '
+      'of a length above 0. Export it again.'
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import volumes
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
@@ -60,6 +61,19 @@ def test_variants_compose(name, variants):
     assert config.retrain.optimizer == 'sgd' and config.evaluate.protocol == 'pooled_2d'
 
 
+def test_a_folder_s_settings_are_left_to_the_data_until_they_are_set():
+  config = _get('folder', 'small')
+  assert configs.left_to_data(config) == list(configs.LEFT_TO_DATA)
+  config.data.update({'classes': ('background', 'liver'), 'image_size': 64, 'window': (0.0, 1.0)})
+  assert configs.left_to_data(config) == ['data.modalities', 'data.slice_axis', 'data.intensity']
+  for path in FILES:
+    assert path.stem == 'folder' or configs.left_to_data(_get(path.stem)) == []
+
+
+def test_the_names_of_slice_axes_are_those_that_volumes_know():
+  assert tuple(volumes.SLICE_AXES) == configs.SLICE_AXES
+
+
 def test_variants_are_applied_from_left_to_right():
   def change(value):
     return lambda config: _set(config, 'seed', value)
@@ -102,7 +116,10 @@ def test_a_baseline_and_a_given_genotype_need_no_search(tmp_path):
 BAD = [
   ('device', 'cuda'),
   ('seed', -1),
-  ('data.image_size', 0),
+  ('data.image_size', -1),
+  ('data.max_image_size', 0),
+  ('data.modalities', -1),
+  ('data.slice_axis', 'D'),
   ('data.image_size', 16),  # below 2^5
   ('data.classes', ('background',)),
   ('data.classes', ('background', 'liver', 'liver')),

@@ -85,7 +85,16 @@ def test_the_folder_holds_what_another_program_needs(saved):
   names = {path.name for path in saved.iterdir()}
   assert names == {'weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md'}
   spec = files.read_json(saved / 'preprocessing.json')
-  for field in ('mean', 'std', 'image_size', 'intensity', 'percentiles', 'context', 'classes'):
+  for field in (
+    'mean',
+    'std',
+    'slice_axis',
+    'image_size',
+    'intensity',
+    'percentiles',
+    'context',
+    'classes',
+  ):
     assert field in spec
   assert spec['background'] == [-0.5]
   assert spec['classes'] == ['background', 'liver', 'kidney']
@@ -207,6 +216,7 @@ CHANGED = {
   'no size': {'image_size': None},
   'deep supervision in words': {'deep_supervision': 'no'},
   'an unknown norm': {'norm': 'batch'},
+  'an unknown axis': {'slice_axis': 'oblique'},
   'one piece of a class that is not there': {'largest_component': ['spleen']},
   'limits of another kind': {'intensity': 'window'},
   'one limit': {'percentiles': [0.5]},
@@ -244,6 +254,14 @@ def test_a_missing_or_unreadable_file_is_refused(folder, name, content):
     (folder / name).write_bytes(content)
   with pytest.raises(InputError, match=name):
     model.load(folder)
+
+
+def test_a_folder_from_before_slices_had_an_axis_is_of_axial_ones(folder):
+  path = folder / 'preprocessing.json'
+  spec = files.read_json(path)
+  assert spec.pop('slice_axis') == 'axial'
+  path.write_text(json.dumps(spec))
+  assert model.load(folder).preprocessing['slice_axis'] == 'axial'
 
 
 def test_the_genotype_of_another_network_does_not_fit_the_weights(folder):

@@ -91,9 +91,51 @@ def test_an_oblique_scan_keeps_its_voxels_and_its_spacing(tmp_path):
   np.testing.assert_allclose(volume.spacing_mm, np.linalg.norm(made.affine[:3, :3], axis=0))
 
 
-def test_a_missing_file_is_named(tmp_path):
+@pytest.mark.parametrize('name', ['scan.mhd', 'scan.nii.gz', 'scan.nrrd'])
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_a_header_says_the_grid_that_the_whole_file_has(tmp_path, orientation, name):
+  path = write(tmp_path, orientation, name=name)
+  voxels, affine = (volumes.read_nifti if volumes.is_nifti(path) else volumes.read_metaimage)(path)
+  shape, header_affine = volumes.read_header(path)
+  assert shape == voxels.shape
+  np.testing.assert_allclose(header_affine, affine, atol=1e-9)
+
+
+@pytest.mark.parametrize('axis', volumes.SLICE_AXES)
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_along_another_axis_every_voxel_stays_where_it_is_in_the_patient(orientation, axis):
+  made = scan()
+  voxels, affine = phantom.turned(np.stack([made.image, -made.image], -1), made.affine, orientation)
+  label, _ = phantom.turned(made.label, made.affine, orientation)
+  read = volumes.Volume(voxels, label, affine, 'a', 'a')
+  sliced = volumes.along(read, axis)
+  assert nibabel.aff2axcodes(sliced.affine) == volumes.SLICE_AXES[axis]
+  for index in np.ndindex(2, 2, 2):
+    here = np.array(index) * (np.array(sliced.truth.shape) - 1) // 3
+    there = np.linalg.solve(read.affine, sliced.affine @ [*here, 1])
+    there = tuple(np.round(there[:3]).astype(int))
+    np.testing.assert_array_equal(sliced.image[tuple(here)], read.image[there])
+    assert sliced.truth[tuple(here)] == read.truth[there]
+
+
+def test_a_volume_that_lies_as_asked_is_not_copied():
+  made = scan()
+  volume = volumes.Volume(made.image[..., None], made.label, made.affine, 'a', 'a')
+  assert np.shares_memory(volumes.along(volume, 'axial').image, volume.image)
+
+
+@pytest.mark.parametrize('column', [0, np.nan])
+def test_axes_without_a_length_are_refused(tmp_path, column):
+  made = scan()
+  made.affine[:, 1] = column
+  with pytest.raises(InputError, match=r'scan\.mhd: its header gives no valid spacing'):
+    volumes.make_volume(case_of(tmp_path / 'scan.mhd'), image=made.image, affine=made.affine)
+
+
+@pytest.mark.parametrize('read', [volumes.read_metaimage, volumes.read_header])
+def test_a_missing_file_is_named(tmp_path, read):
   with pytest.raises(InputError, match=r'gone\.mhd: no such file'):
-    volumes.read_metaimage(tmp_path / 'gone.mhd')
+    read(tmp_path / 'gone.mhd')
 
 
 @pytest.mark.parametrize('name', ['scan.mhd', 'scan.nii.gz'])
@@ -158,3 +200,5 @@ def test_a_two_dimensional_picture_is_no_scan(tmp_path):
   SimpleITK.WriteImage(SimpleITK.Image([4, 4], SimpleITK.sitkInt16), str(tmp_path / 'flat.mhd'))
   with pytest.raises(InputError, match='has 2 dimensions'):
     volumes.read_metaimage(tmp_path / 'flat.mhd')
+  with pytest.raises(InputError, match=r'flat\.mhd: has \(0, 4, 4\) voxels'):
+    volumes.read_header(tmp_path / 'flat.mhd')

@@ -26,6 +26,7 @@ class Command:
   workdir: Path
   stage: str
   folds: tuple[int, ...] = ()  # empty: the one that the config names
+  found: tuple[tuple[str, str], ...] = ()  # what the data filled in: titles and texts
 
 
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
@@ -36,7 +37,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     stages: The values that --stage takes; the first is its default.
 
   Returns:
-    The command, its config valid and locked.
+    The command, its config valid and locked; what it leaves to the data is not filled in yet.
 
   Raises:
     InputError: If anything in it is wrong.
@@ -106,6 +107,21 @@ def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
       f'--folds={text}: expected all, or different ones from 0 to {everyone[-1]}, as in --folds=0,2'
     )
   return tuple(map(int, names))
+
+
+def fill_in(command: Command) -> Command:
+  """The command with what its config leaves to the data filled in, in place.
+
+  Raises:
+    InputError: If the data cannot be read, or what it says does not fit the other settings.
+  """
+  if not configs.left_to_data(command.config):
+    return command
+  from data_prep import data_sets  # its readers take a second to import
+
+  found = data_sets.resolve(command.config)
+  configs.validate(command.config)  # fields that depend on those
+  return dataclasses.replace(command, found=found)
 
 
 def _config_named(argv: Sequence[str]) -> str:

@@ -19,9 +19,11 @@ BASELINES = (
   'unet_plus_plus_group',
   'unet_plus_plus_deep',
 )
+SLICE_AXES = ('axial', 'coronal', 'sagittal')
 
 _CHOICES = {
   'device': ('auto', 'cpu', 'gpu', 'tpu'),
+  'data.slice_axis': SLICE_AXES,
   'data.intensity': ('percentiles', 'window'),
   'model.name': MODELS,
   'model.norm': ('none', 'group'),
@@ -32,6 +34,7 @@ _CHOICES = {
 _POSITIVE_INTEGERS = (
   'data.modalities',
   'data.image_size',
+  'data.max_image_size',
   'model.channels',
   'model.nodes',
   'search.epochs',
@@ -81,6 +84,16 @@ _FRACTIONS = (
 )
 _RISING = ('data.percentiles', 'data.window')
 _FACTORS = ('augment.scale', 'augment.gamma')
+# What these fields hold until the data says more; any other value wins. Only configs/folder.py has
+# them so: data_sets.resolve fills them in before the run starts.
+LEFT_TO_DATA = {
+  'data.classes': (),
+  'data.modalities': 0,
+  'data.slice_axis': 'auto',
+  'data.image_size': 0,
+  'data.intensity': 'auto',
+  'data.window': (),
+}
 
 
 def default() -> ConfigDict:
@@ -93,13 +106,15 @@ def default() -> ConfigDict:
   config.genotype = ''  # retrain this genotype file instead of the searched one
 
   config.data = data = ConfigDict()
-  data.name = ''  # brain, promise12, chaos, phantom
+  data.name = ''  # brain, promise12, chaos, folder, phantom
   data.raw_dir = ''  # '' is <data_dir>/downloads/manual/<name>
   data.data_dir = ''  # '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
   data.classes = ('background', 'foreground')
   data.modalities = 1  # image channels
   data.context = 0  # neighbouring slices on each side, given as further image channels
+  data.slice_axis = 'axial'  # or coronal, sagittal: what slices follow one another along
   data.image_size = 256  # pixels on each side of a prepared slice
+  data.max_image_size = 256  # of an image_size that is left to the data
   data.intensity = 'percentiles'  # or 'window' (fixed limits, for CT)
   data.percentiles = (0.5, 99.5)  # of each volume, mapped to 0 and 1
   data.window = (-150.0, 250.0)  # Hounsfield units, mapped to 0 and 1
@@ -239,6 +254,12 @@ def apply_model_variant(config: ConfigDict, name: str) -> None:
   config.model.name = name
 
 
+def left_to_data(config: ConfigDict) -> list[str]:
+  """Names of the fields that the data set has to fill in, see LEFT_TO_DATA."""
+  fields = flatten(config)
+  return [name for name, value in LEFT_TO_DATA.items() if fields[name] == value]
+
+
 def searches(config: ConfigDict) -> bool:
   """Whether the run needs a search: not for a baseline, nor for a genotype that is given."""
   return config.model.name == 'thrifty' and not config.genotype
@@ -248,7 +269,7 @@ def validate(config: ConfigDict) -> None:
   """Refuses values that cannot work, before anything is read or written.
 
   Args:
-    config: A whole config.
+    config: A whole config; what it leaves to the data passes, see LEFT_TO_DATA.
 
   Raises:
     InputError: If a field has a value that cannot work; the message names the field, its value
@@ -360,6 +381,8 @@ def _require(config: ConfigDict, name: str, holds: Callable[[Any], bool], expect
   """Refuses a field whose value the test does not hold for."""
   group, _, field = name.rpartition('.')
   value = config[group][field] if group else config[field]
+  if name in LEFT_TO_DATA and value == LEFT_TO_DATA[name]:
+    return
   try:
     fine = holds(value)
   except (TypeError, IndexError):

@@ -25,6 +25,8 @@ def start(command: Command) -> None:
   say('device', device.describe())
   say('model', _describe_model(command.config))
   say('protocol', PROTOCOLS[command.config.evaluate.protocol])
+  for title, text in command.found:
+    say(title, text)
 
 
 def _describe_model(config: ConfigDict) -> str:

@@ -1,5 +1,6 @@
 """From raw scans to a report: `python -m thrifty_jax.main --config=configs/brain.py`."""
 
+import dataclasses
 import os
 import sys
 import time
@@ -71,10 +72,11 @@ def run(arguments: Sequence[str]) -> None:
   names = ['all', *(stage.name for stage in (*stages.STAGES, *stages.NAMED))]
   command = command_line.parse(arguments, stages=names)
   if command.stage == stages.DESCRIBE.name:
-    _describe(command)
+    _describe(command_line.fill_in(command))
     return
   _require_writable(command.workdir)
-  runs = folds.commands(command)
+  # Each fold by itself: what is learned from intensities comes from its own training patients.
+  runs = [command_line.fill_in(each) for each in folds.commands(command)]
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
     raise InputError(
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
@@ -88,7 +90,7 @@ def run(arguments: Sequence[str]) -> None:
   from thrifty_jax import console, device
 
   device.prepare(command.config)
-  console.start(command)
+  console.start(dataclasses.replace(runs[0], workdir=command.workdir))
   for each in runs:
     if command.folds:
       console.fold(each)

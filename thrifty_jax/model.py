@@ -18,7 +18,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from thrifty_jax import baselines, files, genotype, network
-from thrifty_jax.config import MODELS
+from thrifty_jax.config import MODELS, SLICE_AXES
 from thrifty_jax.errors import InputError
 
 Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
@@ -70,6 +70,7 @@ def describe(config: ConfigDict, statistics: dict[str, np.ndarray]) -> dict[str,
     'classes': list(data.classes),
     'modalities': data.modalities,
     'context': data.context,
+    'slice_axis': data.slice_axis,
     'image_size': data.image_size,
     'intensity': data.intensity,
     data.intensity: [float(limit) for limit in limits],
@@ -207,6 +208,8 @@ def _read_description(path: Path) -> dict[str, Any]:
       'another release'
     )
 
+  spec.setdefault('slice_axis', 'axial')  # older folders do not say so: there was no other
+
   def whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -228,6 +231,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     fits['std'] = numbers(spec.get('std'), modalities) and min(spec['std']) > 0
     fits['background'] = numbers(spec.get('background'), modalities * slices)
   fits['name'] = spec.get('name') in MODELS
+  fits['slice_axis'] = spec['slice_axis'] in SLICE_AXES
   fits['norm'] = spec.get('norm') in ('none', 'group')
   fits['deep_supervision'] = isinstance(spec.get('deep_supervision'), bool)
   fits['classes'] = names(spec.get('classes'))

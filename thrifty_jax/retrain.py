@@ -297,8 +297,8 @@ def _card(config: ConfigDict, summary: dict[str, Any]) -> str:
 
 Research use only, not a medical device.
 
-- Data: {data.name}, fold {data.fold} of {data.folds}, slices of {data.image_size} x \
-{data.image_size} pixels
+- Data: {data.name}, fold {data.fold} of {data.folds}, {data.slice_axis} slices of \
+{data.image_size} x {data.image_size} pixels
 - Parameters: {summary['parameters']:,}
 - Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
 {100 * summary['validation_dsc']:.2f} %

@@ -20,6 +20,7 @@ _DATA = (
   'data.classes',
   'data.modalities',
   'data.context',
+  'data.slice_axis',
   'data.image_size',
   'data.intensity',
   'data.percentiles',

@@ -1,0 +1,59 @@
+"""Your own scans: any folder in the layout of the Medical Segmentation Decathlon or of nnU-Net v2.
+
+  python -m thrifty_jax.main --config=configs/folder.py --config.data.raw_dir=FOLDER --workdir=RUN
+  python -m thrifty_jax.main --config=configs/folder.py:small --config.data.raw_dir=FOLDER
+
+FOLDER holds dataset.json, imagesTr, labelsTr and, where a patient has several scans, patients.csv
+(case,patient). RUN, where results go, is runs/folder without --workdir: give each FOLDER one of its
+own. Look at what --stage=check says first.
+
+What is left open here is filled in from the folder, shown at the start and recorded in config.json;
+set any of it and your value wins:
+  data.classes, data.modalities     from dataset.json
+  data.slice_axis                   the axis of thick slices; axial where voxels are nearly cubes
+  data.image_size                   the median longer side of a slice, up to a multiple of 32, at
+                                    most data.max_image_size
+  data.intensity, data.window       CT: a window learned from the training patients' foreground, so
+                                    folds may differ in it; else the percentiles of each scan
+
+No flips: which way an anatomy may be mirrored is not known. Where left and right look alike and
+have one class, set augment.flip_left_right and evaluate.flips. data.context=1 gives the network the
+slices above and below as well.
+
+Measured: nothing has been trained with this config yet.
+
+Variants, which compose (`:small,unet`), applied from left to right:
+  small                  at most 128 x 128, a narrow supernet and few epochs.
+  unet, unet_plus_plus   a baseline instead of the search.
+"""
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as defaults
+
+
+def get_config(variants: str = '') -> ConfigDict:
+  """The settings; variants are the names after the colon, separated by commas."""
+  config = defaults.default()
+
+  config.data.name = 'folder'
+  for name, value in defaults.LEFT_TO_DATA.items():
+    group, field = name.split('.')
+    config[group][field] = value
+  return defaults.apply_variants(config, variants, small=_small)
+
+
+def _small(config: ConfigDict) -> None:
+  """Sizes for two CPU cores, as promise12.py has them."""
+  config.data.max_image_size = 128
+
+  search = config.search
+  search.epochs = 10
+  search.warmup_epochs = 3
+  search.batch_size = 8
+  search.channels = 16
+  search.architecture_learning_rate = 3e-3
+
+  retrain = config.retrain
+  retrain.epochs = 50
+  retrain.batch_size = 8

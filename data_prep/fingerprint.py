@@ -1,0 +1,145 @@
+"""What the scans of a data set suggest: how to slice them, how large, in which window of CT.
+
+The first two follow from the headers of all labelled scans: they depend on how scans were taken,
+not on what they show, and are the same for every fold. A window depends on intensities, so it is
+learned from the training patients of the fold alone.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from data_prep import volumes
+from data_prep.volumes import SLICE_AXES, Case, Volume
+from thrifty_jax import files, logbook
+from thrifty_jax.errors import InputError
+
+# How much longer the longest side of a voxel is where scans were taken in thick slices: CT of 0.7
+# mm in slices of 1.0 mm is as good as isotropic, MR of 1 mm in slices of 2 mm is not.
+_ANISOTROPIC = 1.5
+_MULTIPLE = 32  # pixels: halved five times, as many as the default network halves, it stays whole
+_PERCENTILES = (0.5, 99.5)  # of the foreground, as nnU-Net clips CT (Isensee et al., 2021)
+# Window limits are rounded outward, so that folds, whose percentiles differ by a few Hounsfield
+# units, mostly get the same limits and share their slices.
+_STEP = 50
+_QUANTILES = 1000  # of each scan: all scans weigh the same, however much foreground they show
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grids:
+  """Grids of N scans turned to axial: axes to head, back and left, as in SLICE_AXES.
+
+  Attributes:
+    shape: Numbers of voxels, [N, 3].
+    spacing_mm: Distances of neighbouring voxels, [N, 3].
+  """
+
+  shape: np.ndarray
+  spacing_mm: np.ndarray
+
+
+def read_grids(cases: Sequence[Case]) -> Grids:
+  """The grids of the scans, from their headers alone.
+
+  Raises:
+    InputError: If a header cannot be read.
+  """
+  found = [_axial_grid(*volumes.read_header(case.image[0])) for case in cases]
+  shapes, spacings = zip(*found, strict=True)
+  return Grids(np.asarray(shapes), np.asarray(spacings))
+
+
+def slice_axis(grids: Grids) -> str:
+  """The axis of thick slices, one of SLICE_AXES; axial where the voxels are nearly cubes."""
+  spacing_mm = np.median(grids.spacing_mm, axis=0)
+  second, largest = np.sort(spacing_mm)[1:]
+  if largest <= _ANISOTROPIC * second:
+    return 'axial'
+  return tuple(SLICE_AXES)[int(spacing_mm.argmax())]
+
+
+def image_size(grids: Grids, *, axis: str, largest: int) -> int:
+  """Pixels on each side of a slice.
+
+  Args:
+    grids: Of the scans.
+    axis: What slices follow one another along.
+    largest: The size is never above it.
+
+  Returns:
+    The median of the longer sides of the scans' slices, rounded up to a multiple of 32.
+  """
+  inside = [name != axis for name in SLICE_AXES]
+  side = float(np.median(grids.shape[:, inside].max(axis=1)))
+  return min(_MULTIPLE * math.ceil(side / _MULTIPLE), largest)
+
+
+def foreground_window(
+  cases: Sequence[Case], read_case: Callable[[Case], Volume]
+) -> tuple[float, float]:
+  """Limits that hold nearly all intensities of the foreground, for CT.
+
+  Args:
+    cases: Scans of the training patients; one is in memory at a time.
+    read_case: Reads one.
+
+  Returns:
+    The 0.5 and 99.5 percentiles over all scans and channels, each scan weighing the same, rounded
+    outward to multiples of 50.
+
+  Raises:
+    InputError: If a scan cannot be read, or none has a voxel of foreground.
+  """
+  found = []
+  with logbook.progress(len(cases), 'window of the training patients') as bar:
+    for case in cases:
+      volume = read_case(case)
+      values = volume.image[volume.truth > 0]
+      values = values[np.isfinite(values)]  # that others are not, the check says
+      if values.size:
+        found.append(np.quantile(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
+      bar.update(1)
+  if not found:
+    raise InputError(
+      f'{cases[0].label[0].parent}: no mask of a training patient has a voxel of foreground; '
+      'expected some to learn the window of. Set --config.data.window or correct the masks.'
+    )
+  low, high = np.percentile(np.concatenate(found), _PERCENTILES)
+  return _STEP * float(math.floor(low / _STEP)), _STEP * float(math.floor(high / _STEP) + 1)
+
+
+def remembered_window(
+  folder: Path, files_digest: str, cases: Sequence[Case], read_case: Callable[[Case], Volume]
+) -> tuple[float, float]:
+  """`foreground_window`, kept in a file: the scans are read once for each choice of patients.
+
+  Args:
+    folder: Where the file is kept, window_<digest>.json.
+    files_digest: Changes with the files of the cases.
+    cases: As in foreground_window.
+    read_case: Likewise.
+  """
+  how = [files_digest, _PERCENTILES, _STEP, _QUANTILES]
+  digest = hashlib.sha256(json.dumps(how).encode()).hexdigest()[:10]
+  path = folder / f'window_{digest}.json'
+  if not path.exists():
+    window = foreground_window(cases, read_case)
+    patients = sorted({case.patient for case in cases})
+    files.write_json(path, {'window': window, 'training_patients': patients})
+  low, high = files.read_json(path)['window']
+  return low, high
+
+
+def _axial_grid(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Shape and spacing with the axes in the order of SLICE_AXES, [3] each."""
+  turn = nibabel.orientations.ornt_transform(
+    nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(SLICE_AXES['axial'])
+  )
+  order = np.argsort(turn[:, 0])  # where each axis of the result lies in the file
+  return np.asarray(shape)[order], np.linalg.norm(affine[:3, :3], axis=0)[order]

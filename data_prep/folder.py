@@ -1,0 +1,274 @@
+"""Any folder of scans in the layout of the Medical Segmentation Decathlon or of nnU-Net.
+
+    dataset.json              names of classes and channels, see dataset_json.py
+    imagesTr/CASE.nii.gz      Decathlon: one file a scan, channels on the fourth axis
+    imagesTr/CASE_0000.nii.gz nnU-Net: one file a channel
+    labelsTr/CASE.nii.gz      the masks
+    patients.csv              optional: case,patient; two scans of one patient never part
+
+Without patients.csv each scan is a patient of its own. Hidden files, and images of imagesTs, which
+have no masks, are not looked at.
+
+What the config leaves open is found here. Classes and channels come from dataset.json; slice axis
+and image size from the headers of all scans (fingerprint.py); intensities from the channels' names:
+
+- CT in every channel: a window, learned from the foreground of the training patients of the fold.
+  So slices of two folds are the same only where their windows are; set data.window to have one.
+- Anything else: the percentiles of each scan, so nothing is learned.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from data_prep import builder, checks, data_sets, dataset_json, fingerprint, prepare, volumes
+from data_prep.dataset_json import Description
+from data_prep.fingerprint import Grids
+from data_prep.volumes import Case, Volume
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+
+NOTE = ''
+
+_CHANNEL = re.compile(r'(.+)_(\d{4})')
+
+
+def find_cases(raw_dir: Path) -> list[Case]:
+  """The scans that have a mask.
+
+  Args:
+    raw_dir: The folder that holds dataset.json.
+
+  Raises:
+    InputError: If there are none, a scan, a channel or a mask is missing, or patients.csv does not
+      say whose a scan is.
+  """
+  described = dataset_json.read(raw_dir)
+  images, labels = (_files(raw_dir / name, described.endings) for name in ('imagesTr', 'labelsTr'))
+  # Scans of the Decathlon have the names of their masks, channels of nnU-Net never do.
+  apart = not images.keys() & labels.keys()
+  scans = _channels_of(images, described) if apart else {n: (p,) for n, p in images.items()}
+  for name in sorted(scans.keys() ^ labels.keys()):
+    if name in scans:
+      raise InputError(
+        f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move '
+        'the scan to imagesTs.'
+      )
+    raise InputError(
+      f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move the '
+      'mask away.'
+    )
+  if described.scans not in (None, len(scans)):
+    raise InputError(
+      f'{raw_dir / "dataset.json"}: numTraining is {described.scans}, but imagesTr has '
+      f'{len(scans)} scans; add the missing ones or correct the number.'
+    )
+  patients = _patients(raw_dir / 'patients.csv', list(scans))
+  return [Case(n, patients[n], image=scans[n], label=(labels[n],)) for n in sorted(scans)]
+
+
+def read_case(case: Case) -> Volume:
+  """Reads the channels of a scan and its mask, which must lie on one grid."""
+  image, affine = _read(case.image[0])
+  if len(case.image) > 1:
+    channels = [image]
+    for path in case.image[1:]:
+      channel, channel_affine = _read(path)
+      _require_grid(path, channel.shape, channel_affine, case, image.shape, affine)
+      channels.append(channel)
+    image = np.stack(channels, axis=-1)
+  label, label_affine = _read(case.label[0])
+  volume = volumes.make_volume(
+    case, image=image, affine=affine, label=label, label_affine=label_affine
+  )
+  _require_grid(case.label[0], label.shape, label_affine, case, image.shape[:3], affine)
+  return volume
+
+
+def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+  """Fills in what the config leaves to the data; see the module.
+
+  Returns:
+    What was found and chosen, for a person: titles and texts.
+  """
+  raw_dir, data = data_sets.raw_dir(config), config.data
+  left = [name.removeprefix('data.') for name in configs.left_to_data(config)]
+  described, cases = dataset_json.read(raw_dir), data_sets.find_cases(config)
+  grids = fingerprint.read_grids(cases)
+  data.classes = data.classes or described.classes
+  data.modalities = data.modalities or len(described.channels)
+  if data.slice_axis == 'auto':
+    data.slice_axis = fingerprint.slice_axis(grids)
+  data.image_size = data.image_size or fingerprint.image_size(
+    grids, axis=data.slice_axis, largest=data.max_image_size
+  )
+  if data.intensity == 'auto':
+    tomography = all(name.strip().upper() == 'CT' for name in described.channels)
+    data.intensity = 'window' if data.window or tomography else 'percentiles'
+  if not data.window:
+    learned = data.intensity == 'window'
+    data.window = _learned(config, cases) if learned else configs.default().data.window
+  return _found(config, described, cases, grids, left)
+
+
+class Folder(tfds.core.ShardBasedBuilder, skip_registration=True):
+  """Slices of a folder of scans."""
+
+  VERSION = builder.VERSION
+  name = 'folder'
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return builder.info(self, description='Slices of a folder of scans.', homepage='', citation='')
+
+  def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[..., Any]]]:
+    return builder.shards(self, read_case)
+
+
+BUILDER = Folder
+
+
+def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+  """The volumes of a folder by name without ending; hidden files and other formats are left out."""
+  found: dict[str, Path] = {}
+  for path in sorted(folder.glob('*')):
+    ending = next((ending for ending in endings if path.name.endswith(ending)), None)
+    if ending is None or path.name.startswith('.') or not path.is_file():
+      continue
+    name = path.name.removesuffix(ending)
+    if name in found:
+      raise InputError(
+        f'{path}: {found[name].name} has the same name but for its ending; expected each scan once.'
+        ' Move one away.'
+      )
+    found[name] = path
+  if not found:
+    raise InputError(
+      f'{folder}: no volume there ({", ".join(endings)}); expected one or more for each scan. '
+      'Copy them there or correct --config.data.raw_dir.'
+    )
+  return found
+
+
+def _channels_of(images: dict[str, Path], described: Description) -> dict[str, tuple[Path, ...]]:
+  """The files CASE_0000, CASE_0001, ... of each case, one for each channel."""
+  scans: dict[str, dict[str, Path]] = {}
+  for name, path in images.items():
+    parts = _CHANNEL.fullmatch(name)
+    if not parts:
+      raise InputError(
+        f'{path}: no mask in labelsTr has this name, nor does it end in the number of a channel; '
+        'expected a mask of the same name (Decathlon) or CASE_0000 beside a mask CASE (nnU-Net).'
+      )
+    scans.setdefault(parts[1], {})[parts[2]] = path
+  expected = [f'{number:04d}' for number in range(len(described.channels))]
+  for name, found in scans.items():
+    if sorted(found) != expected:
+      raise InputError(
+        f'{found[min(found)]}: {name} has the channels {", ".join(sorted(found))}; expected '
+        f'{", ".join(expected)} ({", ".join(described.channels)}), as in dataset.json. Add or '
+        'remove files.'
+      )
+  return {name: tuple(found[number] for number in expected) for name, found in scans.items()}
+
+
+def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
+  """Whose scan each case is: what patients.csv says, or everyone their own."""
+  if not path.exists():
+    return {name: name for name in names}
+  patients: dict[str, str] = {}
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as file:
+      rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise InputError(f'{path}: cannot be read ({error}); expected text, case,patient.') from error
+  if not rows or rows[0] != ['case', 'patient']:
+    raise InputError(f'{path}: expected a first line "case,patient", then one for each scan.')
+  for row in rows[1:]:
+    if len(row) != 2 or not all(row):
+      raise InputError(
+        f'{path}: has the line {",".join(row)!r:.80}; expected a case and a patient.'
+      )
+    if patients.setdefault(row[0], row[1]) != row[1]:
+      raise InputError(f'{path}: gives {row[0]} to two patients; expected one. Correct the file.')
+  if unknown := [name for name in names if name not in patients]:
+    raise InputError(f'{path}: does not say whose scan {unknown[0]} is. Add a line for it.')
+  return patients
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Voxels and affine of a file, whichever format it is."""
+  return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
+
+
+def _require_grid(
+  path: Path,
+  shape: tuple[int, ...],
+  affine: np.ndarray,
+  case: Case,
+  expected_shape: tuple[int, ...],
+  expected_affine: np.ndarray,
+) -> None:
+  """Refuses a channel or a mask whose voxels do not lie where those of the first channel do."""
+  if shape != expected_shape or len(shape) != 3:
+    raise InputError(
+      f'{path}: has {shape} voxels (D, H, W), but {case.image[0].name} has {expected_shape}; '
+      'expected one grid of three axes. Resample one to the other or replace the file.'
+    )
+  corners = np.stack([*np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)])
+  off = np.linalg.norm((affine - expected_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
+  voxel = np.linalg.norm(expected_affine[:3, :3], axis=0).min()
+  if not off.max() <= voxel / 2:
+    raise InputError(
+      f'{path}: lies up to {off.max():.2f} mm away from {case.image[0].name}, whose voxels are '
+      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
+      'copy the header of the scan; else resample the file.'
+    )
+
+
+def _learned(config: ConfigDict, cases: Sequence[Case]) -> tuple[float, float]:
+  """The window of the training patients' foreground."""
+  training = checks.check_patients(cases, config)['train']
+  cases = [case for case in cases if case.patient in training]
+  return fingerprint.remembered_window(
+    data_sets.data_dir(config) / Folder.name, prepare.digest_of_files(cases), cases, read_case
+  )
+
+
+def _found(
+  config: ConfigDict,
+  described: Description,
+  cases: Sequence[Case],
+  grids: Grids,
+  left: Sequence[str],
+) -> tuple[tuple[str, str], ...]:
+  """Titles and texts for the console."""
+  data = config.data
+  patients = len({case.patient for case in cases})
+  raw_dir = data_sets.raw_dir(config)
+  grouped = (raw_dir / 'patients.csv').exists()
+  whose = 'as in patients.csv' if grouped else 'each scan its own: there is no patients.csv'
+  size = ' x '.join(f'{side:g}' for side in np.median(grids.shape, axis=0))
+  spacing = ' x '.join(f'{step:.2f}' for step in np.median(grids.spacing_mm, axis=0))
+  intensity = f'percentiles {data.percentiles[0]:g} to {data.percentiles[1]:g} of each scan'
+  if data.intensity == 'window':
+    intensity = f'window {data.window[0]:g} to {data.window[1]:g}'
+    learned = 'window' in left
+    intensity += ', from the foreground of the training patients' if learned else ''
+  return (
+    (
+      'folder',
+      f'{described.name or raw_dir.name}: {len(cases)} scans of {patients} patients, {whose}',
+    ),
+    ('scans', f'{size} voxels of {spacing} mm (head-feet x back-front x left-right, medians)'),
+    ('channels', ', '.join(described.channels)),
+    ('classes', ', '.join(data.classes)),
+    ('slices', f'{data.slice_axis}, {data.image_size} x {data.image_size} pixels'),
+    ('intensity', intensity),
+    ('from data', f'{", ".join(left)}; what is set in config.data wins'),
+  )

@@ -1,0 +1,524 @@
+"""Folders in the Decathlon's and nnU-Net's layout: read as written, filled in, refused."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep import folder, phantom_folders, prepare, splits, volumes
+from thrifty_jax import command_line, data, main, stages
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[1]
+REAL = PROJECT.parent / 'shared' / 'data'
+AXES = tuple(volumes.SLICE_AXES)
+PATIENTS = 6  # and seven scans
+WRITERS = {'decathlon': phantom_folders.write_decathlon, 'nnunet': phantom_folders.write_nnunet}
+
+
+def filled_in(arguments):
+  """The command with what the data fills in."""
+  return command_line.fill_in(command_line.parse(arguments))
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+  monkeypatch.chdir(PROJECT)
+
+
+@pytest.fixture(scope='module')
+def raw(tmp_path_factory):
+  """The function from a layout and an axis to a raw folder, which nobody may change."""
+  place, made = tmp_path_factory.mktemp('raw'), {}
+
+  def folder_of(layout, axis='axial', **more):
+    key = '_'.join([layout, axis, *map(str, more.values())])
+    if key not in made:
+      made[key] = place / key
+      WRITERS[layout](made[key], patients=PATIENTS, seed=0, slice_axis=axis, **more)
+    return made[key]
+
+  return folder_of
+
+
+def load(path) -> Any:
+  return nibabel.load(path)
+
+
+def parse(raw_dir, *arguments, variants='', data_dir='unused'):
+  given = (f'--config.data.raw_dir={raw_dir}', f'--config.data.data_dir={data_dir}', *arguments)
+  command = filled_in([f'--config=configs/folder.py{variants}', *given])
+  return command.config.data, dict(command.found)
+
+
+# --- reading
+
+
+@pytest.mark.parametrize('axis', AXES)
+@pytest.mark.parametrize('layout', WRITERS)
+def test_scans_and_masks_read_back_as_they_were_made(raw, layout, axis):
+  cases = folder.find_cases(raw(layout, axis))
+  assert [case.case for case in cases] == [f'scan_{number:03d}' for number in range(PATIENTS + 1)]
+  stored = set()
+  for number, case in enumerate(cases):
+    made = phantom_folders.make_scan(number=number, seed=0, slice_axis=axis)
+    volume = volumes.along(folder.read_case(case), axis)
+    np.testing.assert_array_equal(volume.label, made.label)
+    bright = (np.clip(made.image, 0, None) * 1000).astype(np.int16)
+    np.testing.assert_array_equal(volume.image, np.stack([bright, 1500 - bright], axis=-1))
+    np.testing.assert_allclose(volume.affine, made.affine, atol=1e-4)
+    stored.add(nibabel.aff2axcodes(volumes.read_header(case.image[0])[1]))
+  assert len(stored) >= 6
+
+
+@pytest.mark.parametrize('axis', AXES)
+@pytest.mark.parametrize('layout', WRITERS)
+def test_a_mask_written_back_from_its_slices_lies_voxel_for_voxel_on_the_file(raw, layout, axis):
+  """Whatever the file's orientation and the slices' axis are, the affine leads back."""
+  for case in folder.find_cases(raw(layout, axis)):
+    file = load(case.label[0])
+    for slice_axis in AXES:
+      volume = volumes.along(folder.read_case(case), slice_axis)
+      affine = volume.affine[:, [2, 1, 0, 3]]  # slices [D, H, W] as NIfTI has them, [W, H, D]
+      turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(affine), nibabel.io_orientation(file.affine)
+      )
+      written = nibabel.apply_orientation(np.moveaxis(volume.truth, (0, 1, 2), (2, 1, 0)), turn)
+      np.testing.assert_array_equal(written, np.asarray(file.dataobj))
+      back = affine @ nibabel.orientations.inv_ornt_aff(turn, volume.truth.shape[::-1])
+      np.testing.assert_allclose(back, file.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize('ending', ['.nrrd', '.mha', '.mhd', '.nii'])
+def test_other_formats_hold_the_same_scans(raw, ending):
+  expected = [folder.read_case(case) for case in folder.find_cases(raw('nnunet'))]
+  cases = folder.find_cases(raw('nnunet', ending=ending))
+  for case, volume in zip(cases, expected, strict=True):
+    read = folder.read_case(case)
+    np.testing.assert_array_equal(read.image, volume.image)
+    np.testing.assert_array_equal(read.label, volume.label)
+    np.testing.assert_allclose(read.affine, volume.affine, atol=1e-4)
+
+
+def test_nnunet_s_first_layout_is_read_too(raw, tmp_path):
+  there = copy(raw('nnunet'), tmp_path)
+  described = json.loads((there / 'dataset.json').read_text())
+  labels = {str(number): name for name, number in described['labels'].items()}
+  old = {'modality': described['channel_names'], 'labels': labels}
+  (there / 'dataset.json').write_text(json.dumps(old))
+  assert folder.find_cases(there)[0].image == tuple(
+    there / 'imagesTr' / f'scan_000_000{channel}.nii.gz' for channel in (0, 1)
+  )
+
+
+def test_hidden_files_test_images_and_other_files_are_no_scans(raw, tmp_path):
+  there = copy(raw('decathlon'), tmp_path)
+  assert (there / 'imagesTr' / '._scan_000.nii.gz').exists()
+  assert len(list((there / 'imagesTs').iterdir())) == 1
+  (there / 'labelsTr' / '.DS_Store').write_bytes(b'')
+  (there / 'labelsTr' / 'notes.txt').write_text('none')
+  (there / 'imagesTr' / 'old.nii.gz').mkdir()
+  assert len(folder.find_cases(there)) == PATIENTS + 1
+
+
+# --- patients
+
+
+def test_two_scans_of_one_patient_never_part(raw):
+  cases = folder.find_cases(raw('decathlon'))
+  assert [case.patient for case in cases[:3]] == ['p1', 'p1', 'p2']
+  for fold in range(5):
+    parts = splits.split_patients([case.patient for case in cases], folds=5, fold=fold)
+    assert sum('p1' in patients for patients in parts.values()) == 1
+
+
+def test_without_patients_csv_each_scan_is_a_patient(raw, tmp_path):
+  there = copy(raw('decathlon'), tmp_path)
+  (there / 'patients.csv').unlink()
+  assert all(case.patient == case.case for case in folder.find_cases(there))
+  _, found = parse(there)
+  assert f'{PATIENTS + 1} patients' in found['folder'] and 'no patients.csv' in found['folder']
+
+
+def test_patients_csv_may_come_from_a_spreadsheet_and_name_more_scans(raw, tmp_path):
+  there = copy(raw('decathlon'), tmp_path)
+  with (there / 'patients.csv').open(newline='') as file:
+    rows = [*csv.reader(file), ['scan_900', 'p900'], []]
+  text = '\r\n'.join(' , '.join(row) for row in rows)
+  (there / 'patients.csv').write_text(text, encoding='utf-8-sig')
+  assert folder.find_cases(there) == [
+    volumes.Case(
+      case.case,
+      case.patient,
+      (there / 'imagesTr' / case.image[0].name,),
+      (there / 'labelsTr' / case.label[0].name,),
+    )
+    for case in folder.find_cases(raw('decathlon'))
+  ]
+
+
+# --- what is filled in
+
+
+@pytest.mark.parametrize('axis', AXES)
+@pytest.mark.parametrize('layout', WRITERS)
+def test_what_is_left_open_comes_from_the_folder(raw, layout, axis):
+  settings, found = parse(raw(layout, axis))
+  assert settings.classes == phantom_folders.CLASSES
+  assert (settings.modalities, settings.slice_axis, settings.image_size) == (2, axis, 64)
+  assert settings.intensity == 'percentiles'
+  name = {'decathlon': 'Made-up', 'nnunet': f'nnunet_{axis}'}[layout]  # the file's, or the folder's
+  assert found['folder'] == f'{name}: 7 scans of 6 patients, as in patients.csv'
+  assert found['channels'] == 'T1, T2' and found['slices'] == f'{axis}, 64 x 64 pixels'
+  assert 'slice_axis' in found['from data']
+
+
+SET = {
+  'classes': ('nothing', 'left', 'right'),
+  'modalities': 3,
+  'slice_axis': 'coronal',
+  'image_size': 40,
+  'intensity': 'window',
+  'window': (-7.0, 8.0),
+}
+
+
+@pytest.mark.parametrize('name', SET)
+def test_a_value_that_is_set_wins_over_the_folder(raw, name, tmp_path):
+  settings, found = parse(raw('nnunet'), f'--config.data.{name}={SET[name]}', data_dir=tmp_path)
+  assert settings[name] == SET[name]
+  assert name not in found['from data'].split(';')[0].split(', ')
+  others = {'classes': phantom_folders.CLASSES, 'modalities': 2, 'slice_axis': 'axial'}
+  for other, expected in others.items():
+    assert other == name or settings[other] == expected
+
+
+def test_a_window_that_is_set_is_used(raw):
+  settings, found = parse(raw('nnunet'), '--config.data.window=(0.0,900.0)')
+  assert settings.intensity == 'window' and found['intensity'] == 'window 0 to 900'
+
+
+def test_where_all_is_set_nothing_is_read_before_it_is_needed(tmp_path):
+  given = [f'--config.data.{name}={value}' for name, value in SET.items()]
+  assert parse(tmp_path / 'nowhere', *given)[1] == {}
+
+
+def test_small_keeps_slices_small(raw, tmp_path):
+  there = copy(raw('decathlon'), tmp_path)
+  for name in ('image', 'label'):
+    for path in (there / f'{name}sTr').glob('scan*'):
+      file = load(path)
+      wide = np.repeat(np.asarray(file.dataobj), 9, axis=1)
+      nibabel.save(nibabel.Nifti1Image(wide, file.affine), path)
+  assert parse(there)[0].image_size == 256
+  assert parse(there, variants=':small')[0].image_size == 128
+  assert parse(there, '--config.data.max_image_size=320')[0].image_size == 320
+
+
+def shift(there, patients, by):
+  """Makes the scans of some patients brighter."""
+  for case in folder.find_cases(there):
+    if case.patient in patients:
+      for path in case.image:
+        image = SimpleITK.ReadImage(str(path))
+        SimpleITK.WriteImage(SimpleITK.Cast(image, SimpleITK.sitkInt16) + by, str(path))
+
+
+def test_the_window_of_ct_is_learned_from_the_training_patients_alone(raw, tmp_path):
+  there = copy(raw('nnunet', channels=('CT',)), tmp_path)
+
+  def window(fold):
+    settings, found = parse(there, f'--config.data.fold={fold}', data_dir=tmp_path / 'tfds')
+    assert settings.intensity == 'window' and 'training patients' in found['intensity']
+    return settings.window
+
+  names = [case.patient for case in folder.find_cases(there)]
+  parts = splits.split_patients(names, folds=5, fold=0)
+  before = window(0)
+  volume_of = {case.case: folder.read_case(case) for case in folder.find_cases(there)}
+  training = [volume for volume in volume_of.values() if volume.patient in parts['train']]
+  for volume in training:
+    values = volume.image[volume.truth > 0]
+    assert ((before[0] <= values) & (values < before[1])).mean() > 0.95
+  shift(there, parts['test'] + parts['validation'], 700)
+  assert window(0) == before
+  shift(there, parts['train'], 700)
+  assert window(0) == (before[0] + 700, before[1] + 700)
+
+
+def test_only_ct_in_every_channel_has_a_window(raw, tmp_path):
+  there = raw('nnunet', channels=('CT', 'PET'))
+  assert parse(there)[0].intensity == 'percentiles'
+  both = raw('nnunet', channels=('ct', 'CT '))
+  assert parse(both, data_dir=tmp_path)[0].intensity == 'window'
+
+
+def test_the_filled_in_values_are_those_that_are_recorded_and_compared(raw, tmp_path):
+  arguments = ['--config=configs/folder.py', f'--config.data.raw_dir={raw("decathlon")}']
+  config = filled_in(arguments).config
+  assert configs.left_to_data(config) == []
+  (tmp_path / 'search').mkdir()
+  (tmp_path / 'search' / 'genotype.json').write_text('{}')
+  (tmp_path / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  stages.refuse_changes(filled_in(arguments).config, tmp_path)
+  config = filled_in([*arguments, '--config.data.slice_axis=sagittal']).config
+  with pytest.raises(InputError, match="data.slice_axis 'axial' -> 'sagittal'"):
+    stages.refuse_changes(config, tmp_path)
+
+
+# --- the command
+
+
+def run(raw_dir, place, *arguments):
+  given = (f'--config.data.raw_dir={raw_dir}', f'--config.data.data_dir={place / "tfds"}')
+  return main.main(['--config=configs/folder.py', *given, f'--workdir={place / "run"}', *arguments])
+
+
+@pytest.mark.parametrize(('layout', 'axis'), [('decathlon', 'axial'), ('nnunet', 'sagittal')])
+def test_a_folder_is_checked_and_prepared(raw, layout, axis, tmp_path, capsys):
+  there = raw(layout, axis)
+  assert run(there, tmp_path, '--stage=check') == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert any(line.split() == ['slices', f'{axis},', '64', 'x', '64', 'pixels'] for line in lines)
+  assert [line for line in lines if line.startswith('scan_001 ')][0].split()[1:3] == ['p1', 'test']
+  assert any(
+    '7 cases are usable; patients: 3 train, 1 validation, 2 test' in line for line in lines
+  )
+  assert not (tmp_path / 'tfds').exists()
+
+  assert run(there, tmp_path, '--stage=prepare') == 0
+  config = filled_in(
+    [
+      '--config=configs/folder.py',
+      f'--config.data.raw_dir={there}',
+      f'--config.data.data_dir={tmp_path / "tfds"}',
+    ]
+  ).config
+  prepared = data.open_prepared(prepare.prepared_dir(config))
+  assert prepared.slice_shape == (64, 64, 2)
+  assert prepared.metadata['classes'] == list(phantom_folders.CLASSES)
+  for number, case in enumerate(prepared.cases):
+    made = phantom_folders.make_scan(number=number, seed=0, slice_axis=axis)
+    np.testing.assert_array_equal(prepared.label_volume(case), made.label)
+    np.testing.assert_allclose(case.affine, made.affine, atol=1e-4)
+
+
+def copy(source, place):
+  return shutil.copytree(source, place / 'raw')
+
+
+def remove(name):
+  return lambda there: (there / name).unlink()
+
+
+def rename(name, new):
+  return lambda there: (there / name).rename(there / new)
+
+
+def write(name, content):
+  return lambda there: (there / name).write_bytes(content)
+
+
+def describe(**entries):
+  """Changes entries of dataset.json."""
+
+  def apply(there):
+    path = there / 'dataset.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+  return apply
+
+
+def change(name, voxels=lambda voxels: voxels, affine=lambda affine: affine):
+  """Changes voxels or affine of a NIfTI file."""
+
+  def apply(there):
+    file = load(there / name)
+    changed = voxels(np.asarray(file.dataobj)), affine(file.affine.copy())
+    nibabel.save(nibabel.Nifti1Image(*changed), there / name)
+
+  return apply
+
+
+def headless(name):
+  """Takes spacing and directions out of a NIfTI header."""
+
+  def apply(there):
+    file = load(there / name)
+    file.header['sform_code'], file.header['srow_x'] = 1, (0, 0, 0, 0)
+    broken = nibabel.Nifti1Image(np.asarray(file.dataobj), None, file.header)
+    nibabel.save(broken, there / name)
+
+  return apply
+
+
+def nan(voxels):
+  voxels = voxels.astype(np.float32)
+  voxels[0, 0, 0] = np.nan
+  return voxels
+
+
+def moved(affine):
+  affine[0, 3] += 5
+  return affine
+
+
+def stretched(affine):
+  affine[:, 0] *= 1.1
+  return affine
+
+
+IMAGE, MASK = 'imagesTr/scan_003.nii.gz', 'labelsTr/scan_003.nii.gz'
+CHANNEL = 'imagesTr/scan_003_0001.nii.gz'
+BROKEN = {
+  'no folder': ('decathlon', shutil.rmtree, 'no dataset.json there'),
+  'no dataset.json': ('decathlon', remove('dataset.json'), 'no dataset.json there'),
+  'no JSON': ('nnunet', write('dataset.json', b'{'), 'dataset.json is not valid JSON'),
+  'regions': ('nnunet', describe(labels={'background': 0, 'a': [1, 2]}), "the region 'a'"),
+  'gaps': ('nnunet', describe(labels={'background': 0, 'a': 2}), 'has the numbers 0, 2'),
+  'another ending': ('nnunet', describe(file_ending='.nrrd'), 'imagesTr: no volume there (.nrrd)'),
+  'no scans': (
+    'decathlon',
+    lambda there: shutil.rmtree(there / 'imagesTr'),
+    'imagesTr: no volume there',
+  ),
+  'no masks': (
+    'decathlon',
+    lambda there: shutil.rmtree(there / 'labelsTr'),
+    'labelsTr: no volume there',
+  ),
+  'a missing mask': ('decathlon', remove(MASK), 'scan_003.nii.gz: its mask scan_003 is missing'),
+  'a missing scan': ('decathlon', remove(IMAGE), 'scan_003.nii.gz: its scan scan_003 is missing'),
+  'a missing pair': (
+    'decathlon',
+    lambda there: [remove(name)(there) for name in (IMAGE, MASK)],
+    'numTraining is 7, but imagesTr has 6 scans',
+  ),
+  'a missing channel': ('nnunet', remove(CHANNEL), 'scan_003 has the channels 0000; expected 0000'),
+  'a channel too many': (
+    'nnunet',
+    lambda there: shutil.copy(there / CHANNEL, there / CHANNEL.replace('0001', '0002')),
+    'scan_003 has the channels 0000, 0001, 0002; expected 0000, 0001 (T1, T2)',
+  ),
+  'a name without a channel': (
+    'nnunet',
+    rename(CHANNEL, 'imagesTr/scan_003_T2.nii.gz'),
+    'scan_003_T2.nii.gz: no mask in labelsTr has this name',
+  ),
+  'a scan in two formats': (
+    'decathlon',
+    write('imagesTr/scan_003.nrrd', b''),
+    'scan_003.nii.gz has the same name',
+  ),
+  'a damaged scan': ('decathlon', write(IMAGE, b'\x1f\x8b no'), 'scan_003.nii.gz: cannot be read'),
+  'a damaged mask': ('decathlon', write(MASK, b''), 'scan_003.nii.gz: cannot be read'),
+  'a scan without directions': ('decathlon', headless(IMAGE), 'no valid spacing and direction'),
+  'a flat scan': ('decathlon', change(IMAGE, lambda v: v[:, :, 0, 0]), 'expected a volume'),
+  'fewer channels than named': (
+    'decathlon',
+    change(IMAGE, lambda v: v[..., :1]),
+    'the scan has 1 channels, but data.modalities is 2',
+  ),
+  'a channel of another shape': (
+    'nnunet',
+    change(CHANNEL, lambda v: v[:, :, 1:]),
+    'scan_003_0001.nii.gz: has (',
+  ),
+  'a channel of several': (
+    'nnunet',
+    change(CHANNEL, lambda v: np.stack([v, v], axis=-1)),
+    'scan_003_0001.nii.gz: has (',
+  ),
+  'a channel elsewhere': (
+    'nnunet',
+    change(CHANNEL, affine=moved),
+    'scan_003_0001.nii.gz: lies up to 5.00 mm away from scan_003_0000.nii.gz',
+  ),
+  'a mask of another shape': (
+    'decathlon',
+    change(MASK, lambda v: v[1:]),
+    'scan_003.nii.gz: the truth has',
+  ),
+  'a mask elsewhere': (
+    'decathlon',
+    change(MASK, affine=moved),
+    'scan_003.nii.gz: lies up to 5.00 mm away',
+  ),
+  'a mask of another spacing': ('decathlon', change(MASK, affine=stretched), 'mm away from'),
+  'a mask the other way round': (
+    'decathlon',
+    change(MASK, affine=lambda affine: affine @ np.diag((-1.0, 1, 1, 1))),
+    'expected one orientation',
+  ),
+  'classes without a name': (
+    'decathlon',
+    change(MASK, lambda v: np.where(v == 2, 7, v * 5).astype(np.uint8)),
+    'the truth holds class 5, 7, but data.classes names 3 classes (background, left part',
+  ),
+  'a class that no scan shows': (
+    'decathlon',
+    describe(labels={'0': 'background', '1': 'a', '2': 'b', '3': 'nowhere'}),
+    'no scan has a voxel of nowhere',
+  ),
+  'a voxel that is no number': ('decathlon', change(IMAGE, nan), '2 voxels of the scan are NaN'),
+  'patients without a title': ('decathlon', write('patients.csv', b'a,b\n'), 'a first line "case,'),
+  'patients with semicolons': (
+    'decathlon',
+    write('patients.csv', b'case;patient\n'),
+    'patients.csv: expected a first line',
+  ),
+  'a scan of nobody': (
+    'decathlon',
+    write('patients.csv', b'case,patient\nscan_000,p\n'),
+    'patients.csv: does not say whose scan scan_001 is',
+  ),
+  'a scan of two patients': (
+    'decathlon',
+    write('patients.csv', b'case,patient\nscan_000,p\nscan_000,q\n'),
+    'patients.csv: gives scan_000 to two patients',
+  ),
+  'a patient without a name': (
+    'decathlon',
+    write('patients.csv', b'case,patient\nscan_000,\n'),
+    "patients.csv: has the line 'scan_000,'",
+  ),
+  'patients in no text': ('decathlon', write('patients.csv', b'\xff\xff'), 'patients.csv: cannot'),
+  'too few patients': (
+    'decathlon',
+    write('patients.csv', b'case,patient\n' + b'\n'.join(b'scan_%03d,p' % n for n in range(7))),
+    'there are only 1 patients',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_a_broken_folder_is_one_line_and_status_2_and_leaves_nothing(raw, name, tmp_path, capfd):
+  layout, damage, message = BROKEN[name]
+  there = copy(raw(layout), tmp_path)
+  damage(there)
+  assert run(there, tmp_path, '--stage=check') == 2
+  *before, last = capfd.readouterr().err.splitlines()
+  assert last.startswith('error: ') and message in last and len(last) < 600
+  assert all(line.startswith('check folder: ') for line in before)
+  assert not (tmp_path / 'run').exists() and not (tmp_path / 'tfds').exists()
+
+
+# --- real scans
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='the real scans are not here')
+def test_real_folders_are_understood(tmp_path):
+  settings, found = parse(REAL / 'Task04_Hippocampus')
+  assert settings.classes == ('background', 'Anterior', 'Posterior')
+  assert (settings.modalities, settings.slice_axis, settings.image_size) == (1, 'axial', 64)
+  assert '221 scans of 145 patients' in found['folder']
+  settings, found = parse(REAL / 'Task03_LiverCT8', '--config.data.window=(0.0,255.0)')
+  assert (settings.classes[1:], settings.image_size) == (('liver',), 256)
+  assert '8 scans of 4 patients' in found['folder']
