@@ -60,6 +60,6 @@ def _paper(config: ConfigDict) -> None:
   """The authors' settings, as far as the docstring says."""
   authors.apply(config)
   config.data.window = (0.0, 255.0)
-  config.augment.translate = 0.3
+  config.augment.translate = (0.3, 0.3)
   config.retrain.clip_norm = 5.0
   config.retrain.patience = 200

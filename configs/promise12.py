@@ -66,6 +66,6 @@ def _paper(config: ConfigDict) -> None:
   """The authors' settings, as far as the docstring says."""
   authors.apply(config)
   config.data.validation_patients = ('Case05', 'Case15', 'Case25', 'Case35', 'Case45')
-  config.augment.translate = 0.2
+  config.augment.translate = (0.2, 0.2)
   config.retrain.clip_norm = 3.0
   config.retrain.patience = 300
