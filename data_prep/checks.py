@@ -87,6 +87,7 @@ def check_patients(cases: Sequence[Case], config: ConfigDict) -> dict[str, tuple
     fold=config.data.fold,
     validation=config.data.validation_patients,
     test=config.data.test_patients,
+    hold_out_test=config.data.hold_out_test,
   )
   if searches(config):
     splits.search_halves(split['train'], seed=config.seed)  # refuses too few, before any work

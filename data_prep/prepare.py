@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from data_prep import builder, checks, data_sets
 from data_prep.volumes import Case
 from thrifty_jax import command_line, logbook
-from thrifty_jax.errors import InputError
+from thrifty_jax.preprocessing import image_settings
 
 # Nothing takes so long to prepare: an older unfinished folder is nobody's work in progress.
 _STALE_SECONDS = 24 * 3600
@@ -84,15 +84,9 @@ def settings_of(config: ConfigDict, cases: Sequence[Case]) -> dict[str, Any]:
   Folds are not among them: the slices serve every fold.
   """
   data = config.data
-  limits = {'percentiles': data.percentiles, 'window': data.window}
-  if data.intensity not in limits:
-    raise InputError(f'data.intensity is {data.intensity!r}; expected percentiles or window.')
   return {
     'name': data.name,
-    'slice_axis': data.slice_axis,
-    'image_size': data.image_size,
-    'intensity': data.intensity,
-    data.intensity: [float(limit) for limit in limits[data.intensity]],
+    **image_settings(data),
     'classes': list(data.classes),
     'modalities': data.modalities,
     'raw_files': digest_of_files(cases),

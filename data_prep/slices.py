@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from skimage import transform
 
+from data_prep import filters
 from data_prep.volumes import Volume
 from thrifty_jax.errors import InputError
 
@@ -33,12 +34,14 @@ def image_to_slices(volume: Volume, settings: Mapping[str, Any]) -> np.ndarray:
   """Square slices of a scan, with intensities in [0, 1].
 
   Intensities are mapped by the volume's own percentiles or by a fixed window and clipped; a slice
-  is padded to a square with 0, itself in the middle, then resized: linear with anti-aliasing.
+  is equalised, if that is asked for, padded to a square with 0, itself in the middle, resized,
+  linearly with anti-aliasing or to the nearest voxel, and smoothed, if that is asked for.
 
   Args:
     volume: The scan, image [D, H, W, M].
     settings: `image_size` S in pixels, `intensity` ('percentiles' or 'window') and the limits of
-      that name.
+      that name, `clahe_clip_limit`, `resize` ('linear' or 'nearest'), `curvature_flow_iterations`
+      and `curvature_flow_time_step`; see `thrifty_jax.preprocessing.image_settings`.
 
   Returns:
     [D, S, S, M], float16 in [0, 1].
@@ -46,11 +49,13 @@ def image_to_slices(volume: Volume, settings: Mapping[str, Any]) -> np.ndarray:
   Raises:
     InputError: If `intensity` is neither of the two.
   """
-  image = [
-    _to_square(_unit_range(volume.image[..., m], settings, volume.case), settings['image_size'])
-    for m in range(volume.image.shape[-1])
-  ]
-  return np.clip(np.stack(image, axis=-1), 0.0, 1.0).astype(np.float16)
+  modalities = [volume.image[..., m] for m in range(volume.image.shape[-1])]
+  image = np.empty((len(volume.image), *2 * (settings['image_size'],), len(modalities)), np.float16)
+  for m, modality in enumerate(modalities):
+    planes = _unit_range(modality, settings, volume.case)
+    for d, plane in enumerate(planes):
+      image[d, ..., m] = np.clip(_to_square(plane, settings), 0.0, 1.0)
+  return image
 
 
 def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
@@ -88,10 +93,17 @@ def _unit_range(image: np.ndarray, settings: Mapping[str, Any], case: str) -> np
   return np.clip((image - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
 
 
-def _to_square(planes: np.ndarray, size: int) -> np.ndarray:
-  """[D, H, W] to [D, S, S], float32: padded with 0, resized linearly."""
-  padded = _pad(planes)
-  return np.stack([_resize(plane.astype(np.float32), size) for plane in padded])
+def _to_square(plane: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
+  """A slice in [0, 1], [H, W], to [S, S], float32: equalised, padded with 0, resized, smoothed."""
+  plane = plane.astype(np.float32)
+  if limit := settings['clahe_clip_limit']:
+    plane = filters.equalise(plane, clip_limit=limit)
+  order = {'nearest': 0, 'linear': 1}[settings['resize']]
+  plane = _resize(_pad(plane[None])[0], settings['image_size'], order=order)
+  if iterations := settings['curvature_flow_iterations']:
+    step = settings['curvature_flow_time_step']
+    plane = filters.curvature_flow(plane, iterations=iterations, time_step=step)
+  return plane
 
 
 def _label_to_square(label: np.ndarray, size: int) -> np.ndarray:
@@ -115,10 +127,14 @@ def _pad(planes: np.ndarray) -> np.ndarray:
   return np.pad(planes, ((0, 0), (top, side - height - top), (left, side - width - left)))
 
 
-def _resize(plane: np.ndarray, size: int) -> np.ndarray:
-  """A square plane with another side, float32, corners (not centres) of both grids aligned."""
+def _resize(plane: np.ndarray, size: int, *, order: int = 1) -> np.ndarray:
+  """A square plane with another side, float32, corners (not centres) of both grids aligned.
+
+  Order 1 is linear and blurs first where the side gets smaller; 0 takes the nearest pixel.
+  """
   if len(plane) == size:
     return plane
+  blur = order > 0 and size < len(plane)
   return transform.resize(
-    plane, (size, size), order=1, mode='edge', anti_aliasing=size < len(plane), preserve_range=True
+    plane, (size, size), order=order, mode='edge', anti_aliasing=blur, preserve_range=True
   ).astype(np.float32)

@@ -14,6 +14,7 @@ def split_patients(
   fold: int,
   validation: Sequence[str] = (),
   test: Sequence[str] = (),
+  hold_out_test: bool = True,
 ) -> dict[str, tuple[str, ...]]:
   """Splits patients into train, validation and test.
 
@@ -27,20 +28,28 @@ def split_patients(
     fold: Which fold tests, from 0.
     validation: Names of the validation patients, or none for the rule.
     test: Names of the test patients, or none for the rule.
+    hold_out_test: False leaves nobody to test: whoever does not validate trains.
 
   Returns:
-    Sorted names under 'train', 'validation' and 'test': disjoint, none empty, together all
-    patients.
+    Sorted names under 'train', 'validation' and 'test': disjoint, together all patients; none is
+    empty but test without `hold_out_test`.
 
   Raises:
-    InputError: If a listed patient is unknown or listed twice, or there are too few patients.
+    InputError: If a listed patient is unknown or listed twice, there are too few patients, or test
+      patients are listed that are not to be held out.
   """
   everyone = sorted(set(patients))
   _check_listed(everyone, validation, test)
+  if test and not hold_out_test:
+    raise InputError(
+      f'data.test_patients: {", ".join(test)} are listed, but data.hold_out_test is False; give '
+      'one of the two.'
+    )
   left = [patient for patient in everyone if patient not in {*validation, *test}]
-  if not (validation and test):
+  if not (validation and (test or not hold_out_test)):
     _check_folds(left, folds, fold)
-  test = tuple(test) or tuple(left[fold::folds])
+  if hold_out_test:
+    test = tuple(test) or tuple(left[fold::folds])
   validation = tuple(validation) or tuple(left[(fold + 1) % folds :: folds])
   train = [patient for patient in left if patient not in {*validation, *test}]
   if not train:

@@ -33,7 +33,8 @@ def phantom_config():
     config.data.raw_dir = str(folder / 'raw')
     config.data.data_dir = str(folder / 'tfds')
     augment = config.augment
-    augment.rotate_degrees = augment.translate = augment.elastic_probability = 0.0
+    augment.rotate_degrees = augment.elastic_probability = 0.0
+    augment.translate = (0.0, 0.0)
     augment.scale = augment.gamma = (1.0, 1.0)
     return config
 

@@ -13,9 +13,11 @@ from thrifty_jax import augment, config
 ZERO = {
   'flip_left_right': False,
   'flip_up_down': False,
+  'crop_area': (1.0, 1.0),
+  'crop_aspect': (1.0, 1.0),
   'rotate_degrees': 0.0,
   'scale': (1.0, 1.0),
-  'translate': 0.0,
+  'translate': (0.0, 0.0),
   'elastic_probability': 0.0,
   'gamma': (1.0, 1.0),
   'gain': 0.0,
@@ -93,7 +95,7 @@ def test_flips_are_exact_and_as_often_as_not(name, axis):
 
 
 def test_nothing_is_flipped_where_flips_are_not_allowed():
-  settings = settings_with(rotate_degrees=15.0, scale=(0.85, 1.2), translate=0.1)
+  settings = settings_with(rotate_degrees=15.0, scale=(0.85, 1.2), translate=(0.1, 0.1))
   where = augment.affine_source(jax.random.key(2), grid(), batch=50, settings=settings)
   for example in range(50):
     assert np.linalg.det(recovered_affine(where[example])[0]) > 0
@@ -101,7 +103,7 @@ def test_nothing_is_flipped_where_flips_are_not_allowed():
 
 def test_rotation_scale_and_translation_agree_with_scipy():
   image, label = smooth_batch(batch=6)
-  settings = settings_with(rotate_degrees=25.0, scale=(0.8, 1.25), translate=0.1)
+  settings = settings_with(rotate_degrees=25.0, scale=(0.8, 1.25), translate=(0.1, 0.2))
   key = jax.random.key(3)
   new_image, new_label = augmented(key, image, label, settings=settings)
   where = augment.affine_source(jax.random.split(key, 3)[0], grid(), batch=6, settings=settings)
@@ -134,7 +136,7 @@ def test_a_rotation_alone_is_the_rotation_about_the_centre_that_scipy_makes():
 
 
 def test_draws_keep_to_their_ranges_and_fill_them():
-  settings = settings_with(rotate_degrees=15.0, scale=(0.8, 1.3), translate=0.1)
+  settings = settings_with(rotate_degrees=15.0, scale=(0.8, 1.3), translate=(0.2, 0.1))
   where = augment.affine_source(jax.random.key(5), grid(), batch=400, settings=settings)
   centre = np.asarray([19.5, 23.5])
   degrees, scales, shifts = [], [], []
@@ -146,12 +148,106 @@ def test_draws_keep_to_their_ranges_and_fill_them():
   for values, low, high in (
     (degrees, -15, 15),
     (scales, 0.8, 1.3),
-    (np.ravel(shifts), -0.1, 0.1),
+    (np.asarray(shifts)[:, 0], -0.1, 0.1),  # down
+    (np.asarray(shifts)[:, 1], -0.2, 0.2),  # across
   ):
     width = high - low
     assert low - 1e-3 * width <= min(values) < low + 0.05 * width
     assert high - 0.05 * width < max(values) <= high + 1e-3 * width
   assert np.median(scales) == pytest.approx(np.sqrt(0.8 * 1.3), abs=0.03)
+
+
+def crops(*, area, aspect, batch, height=40, width=48, seed=20):
+  """Where the pixels of enlarged crops come from, [B, H, W, 2], and the key of their draws."""
+  key = jax.random.key(seed)
+  found = augment.crop_source(
+    key,
+    grid(height, width),
+    shape=(batch, height, width),
+    settings=settings_with(crop_area=area, crop_aspect=aspect),
+  )
+  return np.asarray(found, np.float64), key
+
+
+def box(where):
+  """Edges of a crop as shares of the slice: the first and last pixel's middles, half a pixel on."""
+  size = np.asarray(where.shape[:2])
+  share = (where[-1, -1] - where[0, 0]) / (size - 1)
+  corner = (where[0, 0] + 0.5) / size - 0.5 * share / size
+  return corner, share
+
+
+def test_a_crop_is_the_first_of_its_draws_that_fits():
+  area, aspect = (0.45, 1.0), (0.5, 2.0)
+  found, key = crops(area=area, aspect=aspect, batch=300)
+  draws = np.asarray(augment._uniform(key, (300, 2 * augment.CROP_TRIES + 2)), np.float64)
+  whole = 0
+  for example, drawn in enumerate(draws):
+    height = width = 1.0
+    for attempt in range(augment.CROP_TRIES):
+      covered = area[0] + (area[1] - area[0]) * drawn[attempt]
+      longer = aspect[0] * (aspect[1] / aspect[0]) ** drawn[augment.CROP_TRIES + attempt]
+      if covered * longer <= 1 and covered / longer <= 1:
+        height, width = np.sqrt(covered / longer), np.sqrt(covered * longer)
+        break
+    else:
+      whole += 1
+    corner, share = box(found[example])
+    np.testing.assert_allclose(share, [height, width], atol=1e-5)
+    np.testing.assert_allclose(corner, drawn[-2:] * (1 - share), atol=1e-5)
+  assert whole < 5  # half of all draws fit
+
+
+def test_crops_keep_to_their_ranges_and_fill_them_and_lie_inside_the_slice():
+  found, _ = crops(area=(0.3, 0.6), aspect=(0.75, 1.5), batch=500)
+  boxes = np.asarray([box(where) for where in found])  # [B, 2, 2]
+  corners, shares = boxes[:, 0], boxes[:, 1]
+  areas, aspects = shares.prod(axis=1), shares[:, 1] / shares[:, 0]
+  for values, low, high in ((areas, 0.3, 0.6), (aspects, 0.75, 1.5)):
+    assert low - 1e-4 <= values.min() < low + 0.03
+    assert high - 0.03 < values.max() <= high + 1e-4
+  assert np.median(aspects) == pytest.approx(np.sqrt(0.75 * 1.5), abs=0.05)
+  assert corners.min() >= -1e-5 and (corners + shares).max() <= 1 + 1e-5
+  assert corners.min() < 0.01 and (corners + shares).max() > 0.99
+
+
+def test_a_crop_that_never_fits_leaves_the_slice_whole():
+  where, _ = crops(area=(0.99, 1.0), aspect=(0.1, 1.0), batch=40)
+  left = np.all(where == np.asarray(grid()), axis=(1, 2, 3))
+  assert left.mean() > 0.7
+
+
+def test_an_enlarged_crop_agrees_with_scipy():
+  image, label = smooth_batch(batch=4)
+  settings = settings_with(crop_area=(0.3, 0.9), crop_aspect=(0.6, 1.6))
+  key = jax.random.key(21)
+  new_image, new_label = augmented(key, image, label, settings=settings)
+  where = augment.crop_source(
+    jax.random.split(key, 4)[3], grid(), shape=(4, 40, 48), settings=settings
+  )
+  for example in range(4):
+    matrix, offset = recovered_affine(where[example])
+    for found, source, order in ((new_image[..., 0], image[..., 0], 1), (new_label, label, 0)):
+      expected = scipy.ndimage.affine_transform(
+        np.asarray(source[example]), matrix, offset, order=order, mode='nearest'
+      )
+      if order:
+        np.testing.assert_allclose(found[example], expected, atol=2e-4)
+      else:  # Halfway between two pixels, rounding may fall either way.
+        assert np.mean(np.asarray(found[example]) != expected) < 0.005
+
+
+def test_a_slice_is_cropped_before_it_is_moved():
+  """So a translation is a share of the crop, and brings in what lies beside it in the slice."""
+  image = jnp.tile(jnp.arange(64.0)[None, None, :, None], (96, 64, 1, 1))
+  settings = settings_with(crop_area=(0.25, 0.25), translate=(0.4, 0.0))
+  found, _ = augmented(jax.random.key(22), image, jnp.zeros((96, 64, 64), int), settings=settings)
+  row = np.asarray(found)[:, 32, :, 0]
+  inside = (row[:, 1:] < 63) & (row[:, :-1] > 0)
+  np.testing.assert_allclose(np.diff(row, axis=1)[inside], 0.5, atol=1e-4)  # half of the side
+  middles = (row[:, 31:33].mean(axis=1) + 0.5) / 64
+  # The middle of a crop lies within 0.25 and 0.75, and moves by 0.4 of half a side.
+  assert 0.05 <= middles.min() < 0.2 and 0.8 < middles.max() <= 0.95
 
 
 def test_displacements_have_the_spread_and_smoothness_of_filtered_uniform_noise():
@@ -194,11 +290,13 @@ def test_the_default_displacements_never_fold_the_slice():
   assert area.min() > 0.2
 
 
-def test_the_mask_moves_with_the_image():
+@pytest.mark.parametrize('crop_area', [(1.0, 1.0), (0.4, 0.9)])
+def test_the_mask_moves_with_the_image(crop_area):
   _, label = smooth_batch(batch=8)
   label = (label > 0).astype(jnp.int32)
   settings = config.default().augment
   settings.flip_left_right = settings.flip_up_down = True
+  settings.crop_area, settings.crop_aspect = crop_area, (0.5, 2.0)
   for name in ('gamma', 'gain', 'offset', 'noise'):
     settings[name] = ZERO[name]
   image = label[..., None].astype(jnp.float32)
@@ -213,7 +311,7 @@ def test_the_mask_moves_with_the_image():
 
 def test_an_organ_at_the_border_goes_on_beyond_it_in_image_and_mask():
   image, label = jnp.full((16, 32, 32, 1), 0.7), jnp.full((16, 32, 32), 2, jnp.int32)
-  settings = settings_with(rotate_degrees=45.0, scale=(0.6, 0.7), translate=0.3)
+  settings = settings_with(rotate_degrees=45.0, scale=(0.6, 0.7), translate=(0.3, 0.3))
   new_image, new_label = augmented(jax.random.key(11), image, label, settings=settings)
   np.testing.assert_allclose(new_image, 0.7, rtol=1e-6)
   np.testing.assert_array_equal(new_label, 2)
@@ -236,7 +334,8 @@ def test_the_key_decides():
   [
     {'rotate_degrees': 10.0},
     {'scale': (0.8, 1.2)},
-    {'translate': 0.1},
+    {'translate': (0.1, 0.1)},
+    {'crop_area': (0.3, 0.9), 'crop_aspect': (0.5, 2.0)},
     {'elastic_probability': 1.0},
     {'gamma': (0.5, 2.0)},
     {'gain': 0.3},

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from data_prep import brain, checks, prepare, slices
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
+from thrifty_jax.preprocessing import image_settings
 
 NOWHERE = Path('nowhere')
 installed = pytest.mark.skipif(
@@ -24,6 +25,12 @@ def maps():
     np.asanyarray(nibabel.Nifti1Image.from_filename(path).dataobj)
     for path in (*brain.find_cases(NOWHERE)[0].image, *brain.find_cases(NOWHERE)[0].label)
   ]
+
+
+def window_settings(size):
+  data = configs.default().data
+  data.update({'image_size': size, 'intensity': 'window', 'window': (0.0, 255.0)})
+  return image_settings(data)
 
 
 @installed
@@ -54,7 +61,7 @@ def test_every_voxel_is_that_of_the_stored_maps():
 
 @installed
 def test_the_box_cuts_nothing_off_and_a_pixel_is_a_voxel():
-  how = {'image_size': 192, 'intensity': 'window', 'window': (0.0, 255.0)}
+  how = window_settings(192)
   for case in brain.find_cases(NOWHERE):
     volume = brain.read_case(case)
     assert not volume.truth[:, [0, -1]].any()
@@ -69,7 +76,7 @@ def test_the_box_cuts_nothing_off_and_a_pixel_is_a_voxel():
 @pytest.mark.parametrize('size', [96, 128, 160])
 def test_a_coarser_grid_leaves_room_above_the_score_to_reach(size):
   volume = brain.read_case(brain.find_cases(NOWHERE)[5])
-  how = {'image_size': size, 'intensity': 'window', 'window': (0.0, 255.0)}
+  how = window_settings(size)
   _, label = slices.to_slices(volume, how)
   back = slices.to_native(np.eye(3, dtype=np.float32)[label], (192, 192)).argmax(-1)
   for k in (1, 2):

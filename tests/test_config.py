@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import volumes
+from thrifty_jax import command_line
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
@@ -129,10 +130,21 @@ BAD = [
   ('data.percentiles', (1.0, 101.0)),
   ('data.percentiles', (1.0,)),
   ('data.window', ('low', 'high')),
+  ('data.clahe_clip_limit', 1.5),
+  ('data.resize', 'cubic'),
+  ('data.curvature_flow_iterations', -1),
+  ('data.curvature_flow_time_step', 0.0),
   ('data.folds', 2),
   ('data.fold', 5),
   ('data.fold', -1),
   ('data.test_patients', (5, 15)),
+  ('augment.crop_area', (0.5, 1.1)),
+  ('augment.crop_area', (0.0, 1.0)),
+  ('augment.crop_aspect', (1.5, 2.0)),
+  ('augment.crop_aspect', (2.0, 0.5)),
+  ('augment.translate', (0.1,)),
+  ('augment.translate', (0.1, 1.0)),
+  ('augment.translate', (-0.1, 0.1)),
   ('augment.scale', (0.0, 1.0)),
   ('augment.gamma', (1.2, 0.8)),
   ('augment.elastic_probability', 1.5),
@@ -164,6 +176,42 @@ def test_a_value_that_cannot_work_is_refused_in_one_line_that_names_it(name, val
   assert f'config.{name} is ' in message and 'expected' in message and '\n' not in message
 
 
+def test_one_number_is_no_translation_across_and_down():
+  with pytest.raises(TypeError):
+    configs.default().augment.translate = 0.1
+  for value in ('0.1', '(0.1,)'):
+    with pytest.raises(InputError, match='augment.translate') as refused:
+      command_line.parse([f'--config={FILES[0]}', f'--config.augment.translate={value}'])
+    assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ('mean', 'std', 'message'),
+  [
+    ((0.2,), (), 'expected both'),
+    ((0.2, 0.3), (0.1, 0.1), r'config.data.mean is \(0.2, 0.3\); expected \(\) or 1'),
+    ((0.2,), (0.0,), r'config.data.std is \(0.0,\); expected above 0'),
+    (('a',), (0.1,), 'config.data.mean'),
+  ],
+)
+def test_a_fixed_mean_and_deviation_belong_to_every_modality(mean, std, message):
+  config = configs.default()
+  config.data.mean, config.data.std = mean, std
+  with pytest.raises(InputError, match=message):
+    configs.validate(config)
+  config.data.mean, config.data.std = (0.2,), (0.1,)
+  assert configs.validate(config) is None
+
+
+def test_only_the_protocol_that_reports_on_validation_does_without_test_patients():
+  config = configs.default()
+  config.data.hold_out_test = False
+  with pytest.raises(InputError, match='only pooled_2d does without test patients'):
+    configs.validate(config)
+  config.evaluate.protocol = 'pooled_2d'
+  assert configs.validate(config) is None
+
+
 def test_a_patient_in_two_lists_is_refused():
   config = configs.default()
   config.data.validation_patients = config.data.test_patients = ('a', 'b')
@@ -193,3 +241,117 @@ def test_augmentation_can_be_turned_off():
   config.augment.scale = config.augment.gamma = (1.0, 1.0)
   config.augment.noise = config.augment.rotate_degrees = 0.0
   assert configs.validate(config) is None
+
+
+# What the variant `paper` must set, and where each value is from. paper: Thrifty NAS (AAAI 2022).
+# code: the first author's public development code, RayburnChen/NasUnet at 6468752. ours: they have
+# no such step, or it follows from the paper's numbers.
+PAPER = {
+  'data.context': (0, 'code'),
+  'data.image_size': (256, 'code'),
+  'data.hold_out_test': (False, 'code'),
+  'data.test_patients': ((), 'code'),
+  'augment.flip_left_right': (True, 'code'),
+  'augment.flip_up_down': (True, 'code'),
+  'augment.rotate_degrees': (0.0, 'ours: off'),
+  'augment.scale': ((1.0, 1.0), 'ours: off'),
+  'augment.elastic_probability': (0.5, 'code'),
+  'augment.elastic_alpha': (384.0, 'code'),
+  'augment.elastic_sigma': (17.9, 'code'),
+  'augment.gamma': ((1.0, 1.0), 'ours: off'),
+  'augment.gain': (0.0, 'ours: off'),
+  'augment.offset': (0.0, 'ours: off'),
+  'augment.noise': (0.0, 'ours: off'),
+  'model.name': ('thrifty', 'paper'),
+  'model.channels': (32, 'code'),
+  'model.depth': (5, 'paper, figure 1'),
+  'model.nodes': (2, 'paper, figure 1'),
+  'model.edges_per_node': (2, "code, the paper's K"),
+  'model.deep_supervision': (False, 'code'),
+  'model.norm': ('none', 'ours: 7.76M and 9.04M parameters'),
+  'search.epochs': (1000, 'code'),
+  'search.warmup_epochs': (15, 'code'),
+  'search.patience': (50, 'code'),
+  'search.batch_size': (12, 'code'),
+  'search.channels': (32, 'code'),
+  'search.sample': (4, 'code'),
+  'search.sampling': ('shuffle', 'code'),
+  'search.weight_learning_rate': (0.025, 'code'),
+  'search.weight_learning_rate_end': (1e-3, 'code'),
+  'search.weight_momentum': (0.9, 'code'),
+  'search.weight_decay': (3e-4, 'code'),
+  'search.clip_norm': (5.0, 'code'),
+  'search.architecture_learning_rate': (1e-4, 'code'),
+  'search.architecture_betas': ((0.5, 0.999), 'code'),
+  'search.architecture_decay': (1e-3, 'code'),
+  'retrain.epochs': (3600, 'code'),
+  'retrain.batch_size': (12, 'code'),
+  'retrain.optimizer': ('sgd', 'code'),
+  'retrain.learning_rate': (6e-3, 'code'),
+  'retrain.warmup_epochs': (0, 'ours: off'),
+  'retrain.momentum': (0.9, 'code'),
+  'retrain.weight_decay': (5e-4, 'code'),
+  'retrain.ema_decay': (0.0, 'ours: off'),
+  'retrain.validate_every': (1, 'code'),
+  'evaluate.protocol': ('pooled_2d', 'code'),
+  'evaluate.flips': (False, 'ours: off'),
+}
+PAPER_OF = {
+  'chaos': {
+    'data.intensity': ('window', 'code'),
+    'data.window': ((0.0, 255.0), 'code'),
+    'data.mean': ((0.2389,), 'code'),
+    'data.std': ((0.2801,), 'code'),
+    'data.clahe_clip_limit': (0.0, 'ours: off'),
+    'data.resize': ('linear', 'code'),
+    'data.curvature_flow_iterations': (0, 'ours: off'),
+    'data.validation_patients': ((), 'ours: theirs are slices'),
+    'augment.crop_area': ((0.45, 1.0), 'code'),
+    'augment.crop_aspect': ((0.5, 2.0), 'code'),
+    'augment.translate': ((0.3, 0.3), 'code'),
+    'retrain.clip_norm': (5.0, 'code'),
+    'retrain.patience': (200, 'code'),
+  },
+  'promise12': {
+    'data.intensity': ('percentiles', 'ours'),
+    'data.percentiles': ((0.0, 100.0), 'ours: no limits, as CLAHE stretches each slice'),
+    'data.mean': ((), 'code: z-score'),
+    'data.std': ((), 'code: z-score'),
+    'data.clahe_clip_limit': (0.05, 'code'),
+    'data.resize': ('nearest', 'code'),
+    'data.curvature_flow_iterations': (5, 'code'),
+    'data.curvature_flow_time_step': (0.125, 'code'),
+    'data.validation_patients': (('Case05', 'Case15', 'Case25', 'Case35', 'Case45'), 'code'),
+    'augment.crop_area': ((1.0, 1.0), 'code'),
+    'augment.crop_aspect': ((1.0, 1.0), 'code'),
+    'augment.translate': ((0.2, 0.1), 'code'),
+    'retrain.clip_norm': (3.0, 'code'),
+    'retrain.patience': (300, 'code'),
+  },
+}
+# Of the groups below, all that the authors' settings say nothing about.
+NOT_OF_THE_PAPER = {
+  *('data.name', 'data.raw_dir', 'data.data_dir', 'data.classes', 'data.modalities'),
+  *('data.folds', 'data.fold', 'data.device_budget_bytes', 'data.prefetch'),
+  *('data.slice_axis', 'data.max_image_size'),
+  *('evaluate.batch_size', 'evaluate.threshold_floor', 'evaluate.nsd_tolerance_mm'),
+}
+# Limits and steps that are not read where another field is off.
+UNREAD = {
+  'chaos': {'data.percentiles', 'data.curvature_flow_time_step'},
+  'promise12': {'data.window'},
+}
+
+
+@pytest.mark.parametrize('variants', ['paper', 'small,paper'])
+@pytest.mark.parametrize('name', ['chaos', 'promise12'])
+def test_the_variant_paper_is_what_the_authors_have_field_by_field(name, variants):
+  config = _get(name, variants)
+  configs.validate(config)
+  fields = configs.flatten(config)
+  expected = PAPER | PAPER_OF[name]
+  for field, (value, source) in expected.items():
+    assert fields[field] == value, f'{field}: {source}'
+  groups = ('data.', 'augment.', 'model.', 'search.', 'retrain.', 'evaluate.')
+  of_recipe = {field for field in fields if field.startswith(groups)}
+  assert of_recipe - expected.keys() == NOT_OF_THE_PAPER | UNREAD[name]

@@ -201,6 +201,23 @@ def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path
   assert evaluate.validation_dsc(prepared, names, predict) == pytest.approx(summary['dsc_mean'])
 
 
+def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_test(
+  settings, prepared, tmp_path, monkeypatch
+):
+  settings = settings.copy_and_resolve_references()
+  held_out = evaluate.patients_of(settings, prepared)
+  settings.evaluate.protocol, settings.data.hold_out_test = 'pooled_2d', False
+  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  assert summary['split'] == 'validation' and not summary['held_out']
+  assert summary['patient_names']['test'] == [] and summary['slices']['test'] == 0
+  assert summary['patient_names']['train'] == sorted(held_out['train'] + held_out['test'])
+  assert ', not held out' in evaluate.table_text(summary)
+  assert 'not held out' in report.report(tmp_path).read_text(encoding='utf-8')
+  with pytest.raises(InputError, match='there are no test patients, as config.data.hold_out_test'):
+    evaluate.evaluate(settings, tmp_path, split='test')
+
+
 def test_only_flips_that_augmentation_allows_are_averaged():
   config = configs.default()
   config.augment.flip_left_right = True

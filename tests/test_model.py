@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
+from data_prep import phantom, prepare, slices, volumes
 from thrifty_jax import config as configs
 from thrifty_jax import files, genotype, model, network
 from thrifty_jax.errors import InputError
@@ -98,6 +99,22 @@ def test_the_folder_holds_what_another_program_needs(saved):
     assert field in spec
   assert spec['background'] == [-0.5]
   assert spec['classes'] == ['background', 'liver', 'kidney']
+
+
+def test_a_description_says_how_to_prepare_an_image_again(saved):
+  changed = settings()
+  changed.data.update({'clahe_clip_limit': 0.05, 'resize': 'nearest'})
+  changed.data.update({'curvature_flow_iterations': 5, 'curvature_flow_time_step': 0.1})
+  described, recorded = model.describe(changed, STATISTICS), prepare.settings_of(changed, ())
+  for field in recorded.keys() - {'name', 'raw_files', 'format'}:
+    assert described[field] == recorded[field], field
+  assert described['clahe_clip_limit'] == 0.05 and described['resize'] == 'nearest'
+  scan = phantom.make_scan(patient=0, seed=0)
+  volume = volumes.Volume(scan.image[..., None], scan.label, scan.affine, 'a', 'a')
+  expected = slices.image_to_slices(volume, recorded)
+  np.testing.assert_array_equal(slices.image_to_slices(volume, described), expected)
+  plain = slices.image_to_slices(volume, model.load(saved).preprocessing)
+  assert np.abs(plain.astype(float) - expected).max() > 0.1
 
 
 def test_a_baseline_is_saved_without_a_genotype(tmp_path):
@@ -193,11 +210,12 @@ def test_damaged_weights_are_refused_in_one_line_that_names_the_file(folder, dam
 FIELDS = (
   *('format', 'version', 'name', 'channels', 'depth', 'deep_supervision', 'norm', 'classes'),
   *('modalities', 'context', 'image_size', 'intensity', 'percentiles', 'mean', 'std', 'background'),
-  'largest_component',
+  *('largest_component', 'clahe_clip_limit', 'resize'),
+  *('curvature_flow_iterations', 'curvature_flow_time_step'),
 )
 CHANGED = {
   'another format': {'format': 'thrifty_jax.genotype'},
-  'a newer version': {'version': 2},
+  'a newer version': {'version': 3},
   'an unknown network': {'name': 'resnet'},
   'channels in words': {'channels': 'four'},
   'no channels': {'channels': 0},
@@ -220,6 +238,14 @@ CHANGED = {
   'one piece of a class that is not there': {'largest_component': ['spleen']},
   'limits of another kind': {'intensity': 'window'},
   'one limit': {'percentiles': [0.5]},
+  'limits the wrong way round': {'percentiles': [99.5, 0.5]},
+  'a limit in words': {'percentiles': ['low', 99.5]},
+  'a limit of limits in a list': {'intensity': ['percentiles']},
+  'an unknown resize': {'resize': 'cubic'},
+  'equalisation in words': {'clahe_clip_limit': 'on'},
+  'too much equalisation': {'clahe_clip_limit': 2.0},
+  'half an iteration': {'curvature_flow_iterations': 0.5},
+  'no time step': {'curvature_flow_time_step': 0},
   'a name in a list': {'name': ['thrifty']},
   'an infinite mean': {'mean': [float('inf')]},
 }
@@ -254,14 +280,6 @@ def test_a_missing_or_unreadable_file_is_refused(folder, name, content):
     (folder / name).write_bytes(content)
   with pytest.raises(InputError, match=name):
     model.load(folder)
-
-
-def test_a_folder_from_before_slices_had_an_axis_is_of_axial_ones(folder):
-  path = folder / 'preprocessing.json'
-  spec = files.read_json(path)
-  assert spec.pop('slice_axis') == 'axial'
-  path.write_text(json.dumps(spec))
-  assert model.load(folder).preprocessing['slice_axis'] == 'axial'
 
 
 def test_the_genotype_of_another_network_does_not_fit_the_weights(folder):

@@ -215,6 +215,29 @@ def test_a_baseline_is_trained_without_a_search(scans, slices, tmp_path):
   assert (tmp_path / 'run' / 'report.html').exists()
 
 
+def test_the_variant_paper_runs_as_its_docstring_says(done, scans, slices, tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  arguments = (
+    f'--config.genotype={done / "search" / "genotype.json"}',
+    "--config.data.validation_patients=('Case01', 'Case04')",
+    '--config.retrain.warmup_epochs=0',
+  )
+  config = 'configs/promise12.py:paper'
+  assert command(scans, slices, workdir, *arguments, config=config) == 0
+  out = capsys.readouterr().out
+  assert 'protocol pooled_2d, not held out' in out and 'test 0 patients' in out
+  summary = json_of(workdir / 'evaluate' / 'summary.json')
+  assert (summary['split'], summary['held_out']) == ('validation', False)
+  assert summary['patient_names']['validation'] == ['Case01', 'Case04']
+  assert len(summary['patient_names']['train']) == PATIENTS - 2
+  chosen = json_of(workdir / 'retrain' / 'summary.json')
+  assert chosen['validation_dsc'] == pytest.approx(summary['pooled_2d_dsc'])  # the same slices
+  prepared = json_of(workdir / 'model' / 'preprocessing.json')
+  assert (prepared['clahe_clip_limit'], prepared['resize']) == (0.05, 'nearest')
+  assert prepared['curvature_flow_iterations'] == 5
+  assert 'not held out' in (workdir / 'report.html').read_text(encoding='utf-8')
+
+
 # --- bad input
 
 

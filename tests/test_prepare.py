@@ -82,6 +82,9 @@ def test_a_second_call_does_nothing_and_says_so(config, capsys, monkeypatch):
     {'image_size': 16},
     {'percentiles': (1.0, 99.0)},
     {'intensity': 'window', 'window': (0.0, 900.0)},
+    {'clahe_clip_limit': 0.05},
+    {'resize': 'nearest'},
+    {'curvature_flow_iterations': 5},
     {'classes': ('background', 'prostate')},
   ],
 )
@@ -95,6 +98,7 @@ def test_changed_settings_get_a_folder_of_their_own(config, changes):
 def test_folds_and_all_else_that_slices_do_not_depend_on_keep_the_folder(config):
   before = prepare.prepared_dir(config)
   config.data.update({'folds': 3, 'fold': 2, 'window': (0.0, 1.0), 'context': 1, 'prefetch': 9})
+  config.data.update({'mean': (0.5,), 'std': (0.2,), 'hold_out_test': False})
   config.seed = 7
   assert prepare.prepared_dir(config) == before
 

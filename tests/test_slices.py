@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import SimpleITK
+from scipy import ndimage
+from skimage import exposure
 
 from data_prep import slices
 from data_prep.volumes import Volume
@@ -16,8 +19,16 @@ def volume_of(image, label=None):
   return Volume(image=image, label=label, affine=np.eye(4), case='a', patient='a')
 
 
-def settings(size, low=0.0, high=1.0):
-  return {'image_size': size, 'intensity': 'window', 'window': (low, high)}
+PLAIN = {
+  'clahe_clip_limit': 0.0,
+  'resize': 'linear',
+  'curvature_flow_iterations': 0,
+  'curvature_flow_time_step': 0.125,
+}
+
+
+def settings(size, low=0.0, high=1.0, **changes):
+  return {'image_size': size, 'intensity': 'window', 'window': (low, high), **PLAIN, **changes}
 
 
 def disc(height, width, *, top, left, radius):
@@ -92,7 +103,7 @@ def test_every_class_keeps_its_place():
 def test_percentiles_are_those_of_each_modality_of_the_volume():
   random = np.random.default_rng(0)
   image = random.normal(size=(4, 16, 16, 2)) * [1, 500] + [0, 3000]
-  how = {'image_size': 16, 'intensity': 'percentiles', 'percentiles': (2.0, 90.0)}
+  how = {**PLAIN, 'image_size': 16, 'intensity': 'percentiles', 'percentiles': (2.0, 90.0)}
   mapped = slices.image_to_slices(volume_of(image), how)
   for m in range(2):
     values = np.sort(image[..., m].ravel())
@@ -111,9 +122,71 @@ def test_a_window_maps_its_limits_to_0_and_1_and_clips():
 def test_a_scan_that_is_nearly_all_air_keeps_what_it_shows():
   image = np.zeros((2, 32, 32))
   image[0, 3, 4] = 7
-  how = {'image_size': 32, 'intensity': 'percentiles', 'percentiles': (0.5, 99.5)}
+  how = {**PLAIN, 'image_size': 32, 'intensity': 'percentiles', 'percentiles': (0.5, 99.5)}
   mapped = slices.image_to_slices(volume_of(image), how)
   assert (mapped[0, 3, 4, 0], mapped.sum()) == (1, 1)
+
+
+def test_the_steps_of_promise12_are_those_of_the_libraries_in_the_authors_order():
+  random = np.random.default_rng(1)
+  image = ndimage.gaussian_filter(random.random((2, 48, 48)), (0, 2, 2)) * 900
+  how = settings(
+    16, 0.0, 900.0, clahe_clip_limit=0.05, resize='nearest', curvature_flow_iterations=5
+  )
+  found = slices.image_to_slices(volume_of(image), how)[..., 0]
+  for plane, one in zip(image, found, strict=True):
+    expected = exposure.equalize_adapthist(plane / 900, clip_limit=0.05)
+    expected = expected[1::3, 1::3]  # the middle one of nine voxels
+    flow = SimpleITK.CurvatureFlow(SimpleITK.GetImageFromArray(expected), 0.125, 5)
+    np.testing.assert_allclose(one, SimpleITK.GetArrayFromImage(flow), atol=2e-3)
+    for step in (PLAIN | {'clahe_clip_limit': 0.05}, PLAIN | {'resize': 'nearest'}):
+      other = slices.image_to_slices(volume_of(plane[None]), {**how, **PLAIN, **step})[0, ..., 0]
+      assert np.abs(other.astype(float) - one).max() > 0.02
+
+
+def test_curvature_flow_smooths_noise_more_than_an_edge():
+  random = np.random.default_rng(2)
+  plane = np.zeros((32, 32), np.float32)
+  plane[:, 16:] = 1.0
+  noisy = np.clip(0.25 + 0.5 * plane + random.normal(0, 0.05, plane.shape), 0, 1)
+  how = settings(32, curvature_flow_iterations=5)
+  flat, smooth = (
+    slices.image_to_slices(volume_of(noisy[None]), h)[0, ..., 0].astype(float)
+    for h in (settings(32), how)
+  )
+  assert smooth[:, 2:14].std() < 0.6 * flat[:, 2:14].std()
+  step = smooth[:, 16].mean() - smooth[:, 15].mean()
+  assert step > 0.8 * (flat[:, 16].mean() - flat[:, 15].mean())
+
+
+def test_a_slice_of_one_shade_stays_as_it_is_when_slices_are_equalised():
+  image = np.full((2, 16, 16), 0.25)
+  image[1, 4:9, 4:9] = 0.5
+  found = slices.image_to_slices(volume_of(image), settings(16, clahe_clip_limit=0.05))
+  np.testing.assert_array_equal(found[0], 0.25)
+  assert (found[1].min(), found[1].max()) == (0, 1)
+
+
+def test_padding_takes_no_part_in_equalising():
+  image = np.random.default_rng(3).random((1, 16, 32)) * 0.2 + 0.7
+  found = slices.image_to_slices(volume_of(image), settings(32, clahe_clip_limit=0.05))[0, ..., 0]
+  expected = exposure.equalize_adapthist(image[0], clip_limit=0.05)
+  np.testing.assert_allclose(found[8:24], expected, atol=2e-3)
+  assert not found[:8].any() and not found[24:].any()
+
+
+@pytest.mark.parametrize(('native', 'size'), [((40, 48), 32), ((64, 64), 100), ((57, 41), 24)])
+def test_the_nearest_voxel_is_one_of_the_scan_and_near(native, size):
+  rows, columns = np.mgrid[: native[0], : native[1]] / 100
+  side = max(native)
+  for ramp, axis in ((rows, 0), (columns, 1)):
+    found = slices.image_to_slices(volume_of(ramp[None]), settings(size, resize='nearest'))
+    found = 100 * found[0, ..., 0].astype(float)
+    middle = (np.arange(size) + 0.5) * side / size - 0.5 - (side - native[axis]) // 2
+    across = found[size // 2] if axis else found[:, size // 2]
+    inside = (middle >= 0) & (middle <= native[axis] - 1)
+    assert np.abs(across - middle)[inside].max() <= 0.5 + 0.04
+    np.testing.assert_allclose(across[inside], np.round(across[inside]), atol=0.04)
 
 
 def test_an_unknown_mapping_of_intensities_is_refused():

@@ -53,6 +53,17 @@ def test_with_a_list_of_one_side_the_rule_divides_the_rest():
   assert parts['validation'] == tuple(PATIENTS[:3])
 
 
+def test_without_test_patients_whoever_does_not_validate_trains():
+  parts = splits.split_patients(
+    PATIENTS, folds=5, fold=0, validation=('Case05', 'Case03'), hold_out_test=False
+  )
+  assert parts['validation'] == ('Case03', 'Case05') and parts['test'] == ()
+  assert sorted(parts['train'] + parts['validation']) == PATIENTS
+  by_rule = splits.split_patients(PATIENTS, folds=5, fold=0, hold_out_test=False)
+  assert by_rule['validation'] == tuple(PATIENTS[1::5]) and by_rule['test'] == ()
+  assert len(by_rule['train']) == 10
+
+
 @pytest.mark.parametrize(
   ('wrong', 'message'),
   [
@@ -65,6 +76,9 @@ def test_with_a_list_of_one_side_the_rule_divides_the_rest():
     ({'validation': ('Case01',), 'test': ('Case01',)}, 'Case01 also in'),
     ({'validation': PATIENTS[:6], 'test': PATIENTS[6:]}, 'left to train'),
     ({'test': PATIENTS[:9]}, 'only 4 patients'),
+    ({'test': PATIENTS[:1], 'hold_out_test': False}, 'hold_out_test is False'),
+    ({'folds': 14, 'hold_out_test': False}, 'only 13 patients'),
+    ({'validation': PATIENTS, 'hold_out_test': False}, 'left to train'),
   ],
 )
 def test_a_split_that_cannot_be_is_refused_in_one_line(wrong, message):

@@ -142,6 +142,22 @@ def test_intensity_statistics_are_those_of_the_training_patients_only(opened):
   assert abs(training.mean() - everyone.mean()) > 1e-4  # the test can tell them apart
 
 
+def test_a_fixed_mean_and_deviation_win_over_the_training_patients(opened, settings):
+  settings = settings.copy_and_resolve_references()
+  settings.data.mean, settings.data.std = (0.25,), (0.5,)
+  fixed = train_data.open_train_data(settings)
+  assert {name: value.tolist() for name, value in fixed.statistics.items()} == {
+    'mean': [0.25],
+    'std': [0.5],
+  }
+  ours, theirs = (
+    next(one.batches(one.examples(one.patients['train']), batch_size=2, epoch=0))['image']
+    for one in (opened, fixed)
+  )
+  mean, std = opened.statistics['mean'], opened.statistics['std']
+  np.testing.assert_allclose(theirs, (ours * std + mean - 0.25) / 0.5, atol=1e-5)
+
+
 @pytest.mark.parametrize('context', [0, 1])
 def test_batches_have_the_shapes_that_were_announced(opened, settings, context):
   settings = settings.copy_and_resolve_references()

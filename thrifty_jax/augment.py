@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 # Elastic settings are pixels of a slice of this side, so that they mean the same at every size.
 REFERENCE_SIDE = 256
+# Crops that are drawn until one fits, as the authors of Thrifty NAS have it (their public code).
+CROP_TRIES = 10
 
 
 def augment(
@@ -45,16 +47,19 @@ def augment(
     raise ValueError(
       f'image {image.shape} and label {label.shape}: expected [B, H, W, C] and [B, H, W]'
     )
-  affine_key, elastic_key, tone_key = jax.random.split(key, 3)
+  affine_key, elastic_key, tone_key, crop_key = jax.random.split(key, 4)
   new_image = image.astype(jnp.float32)
   affine, elastic = _has_affine(settings), settings.elastic_probability * settings.elastic_alpha > 0
-  if affine or elastic:
+  crop = tuple(settings.crop_area) != (1, 1)
+  if affine or elastic or crop:
     batch, height, width = label.shape
     where = _grid(height, width)[None]
     if affine:
       where = affine_source(affine_key, where, batch=batch, settings=settings)
     if elastic:
       where = where + displacement(elastic_key, label.shape, settings=settings)
+    if crop:  # last on the way back: a slice is cropped first, then moved and bent
+      where = crop_source(crop_key, where, shape=label.shape, settings=settings)
     new_image, label = warp(new_image, label, where)
   new_image = _tone(tone_key, new_image, settings=settings, mean=mean, std=std)
   return new_image.astype(image.dtype), label
@@ -79,7 +84,8 @@ def affine_source(
   centre = (size - 1) / 2
   angle = _symmetric(draws[:, 0], np.deg2rad(settings.rotate_degrees))
   shrink = 1 / _log_uniform(draws[:, 1], settings.scale)
-  shift = _symmetric(draws[:, 2:4], settings.translate) * size
+  across, down = settings.translate
+  shift = _symmetric(draws[:, 2:4], jnp.asarray([down, across])) * size
   allowed = jnp.asarray([settings.flip_up_down, settings.flip_left_right])
   flip = jnp.where((draws[:, 4:] < 0.5) & allowed, -1.0, 1.0)
   cos, sin = jnp.cos(angle) * shrink, jnp.sin(angle) * shrink
@@ -88,6 +94,38 @@ def affine_source(
   # Written out, not a matrix product: a product may be rounded to bfloat16 on an accelerator.
   turned = jnp.stack([cos * down + sin * right, cos * right - sin * down], axis=-1)
   return centre + flip[:, None, None] * turned
+
+
+def crop_source(
+  key: jax.Array, where: jax.Array, *, shape: tuple[int, ...], settings: ConfigDict
+) -> jax.Array:
+  """Where each place of a random crop, enlarged to the whole slice, comes from.
+
+  Area and aspect are drawn until a crop fits the slice, so large crops are seldom long ones; where
+  none of CROP_TRIES fits, the slice stays whole.
+
+  Args:
+    key: Random key.
+    where: Pixel coordinates (down, right) in the enlarged crop, [B or 1, H, W, 2].
+    shape: (B, H, W).
+    settings: The section `augment`; the area is a share of the slice's, the aspect width over
+      height, where that of the slice counts as 1.
+
+  Returns:
+    Source coordinates in pixels, [B, H, W, 2], inside the crop where `where` is inside the slice.
+  """
+  batch, *size = shape
+  draws = _uniform(key, (batch, 2 * CROP_TRIES + 2))
+  low, high = settings.crop_area
+  area = low + (high - low) * draws[:, :CROP_TRIES]
+  aspect = _log_uniform(draws[:, CROP_TRIES:-2], settings.crop_aspect)
+  tried = jnp.sqrt(jnp.stack([area / aspect, area * aspect], axis=-1))  # shares of H and W
+  fits = (tried <= 1).all(-1)
+  first = jnp.take_along_axis(tried, fits.argmax(1)[:, None, None], axis=1)[:, 0]
+  share = jnp.where(fits.any(1)[:, None], first, 1.0)
+  corner = draws[:, -2:] * (1 - share) * jnp.asarray(size, jnp.float32)
+  share, corner = share[:, None, None], corner[:, None, None]
+  return (where + 0.5) * share - 0.5 + corner  # a pixel's middle is half a pixel from its edge
 
 
 def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict) -> jax.Array:
@@ -199,7 +237,7 @@ def _has_affine(settings: ConfigDict) -> bool:
     settings.flip_left_right
     or settings.flip_up_down
     or settings.rotate_degrees
-    or settings.translate
+    or any(settings.translate)
     or tuple(settings.scale) != (1, 1)
   )
 
@@ -210,7 +248,7 @@ def _grid(height: int, width: int) -> jax.Array:
   return jnp.stack([down, right], axis=-1).astype(jnp.float32)
 
 
-def _symmetric(draw: jax.Array, limit: float) -> jax.Array:
+def _symmetric(draw: jax.Array, limit: float | jax.Array) -> jax.Array:
   """A draw from [0, 1) brought to +-limit."""
   return (2 * draw - 1) * limit
 

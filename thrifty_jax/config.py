@@ -25,6 +25,7 @@ _CHOICES = {
   'device': ('auto', 'cpu', 'gpu', 'tpu'),
   'data.slice_axis': SLICE_AXES,
   'data.intensity': ('percentiles', 'window'),
+  'data.resize': ('linear', 'nearest'),
   'model.name': MODELS,
   'model.norm': ('none', 'group'),
   'search.sampling': ('shuffle', 'random'),
@@ -47,6 +48,7 @@ _POSITIVE_INTEGERS = (
   'evaluate.batch_size',
 )
 _POSITIVE = (
+  'data.curvature_flow_time_step',
   'augment.elastic_sigma',
   'search.weight_learning_rate',
   'search.architecture_learning_rate',
@@ -57,6 +59,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
   'seed',
   'data.context',
+  'data.curvature_flow_iterations',
   'data.device_budget_bytes',
   'data.prefetch',
   'augment.rotate_degrees',
@@ -77,13 +80,12 @@ _NOT_NEGATIVE = (
   'compare.trial_epochs',
 )
 _FRACTIONS = (
-  'augment.translate',
   'search.weight_momentum',
   'retrain.momentum',
   'retrain.ema_decay',
 )
 _RISING = ('data.percentiles', 'data.window')
-_FACTORS = ('augment.scale', 'augment.gamma')
+_FACTORS = ('augment.crop_area', 'augment.crop_aspect', 'augment.scale', 'augment.gamma')
 # What these fields hold until the data says more; any other value wins. Only configs/folder.py has
 # them so: data_sets.resolve fills them in before the run starts.
 LEFT_TO_DATA = {
@@ -118,19 +120,28 @@ def default() -> ConfigDict:
   data.intensity = 'percentiles'  # or 'window' (fixed limits, for CT)
   data.percentiles = (0.5, 99.5)  # of each volume, mapped to 0 and 1
   data.window = (-150.0, 250.0)  # Hounsfield units, mapped to 0 and 1
+  data.clahe_clip_limit = 0.0  # adaptive histogram equalisation of each slice; 0 is off, at most 1
+  data.resize = 'linear'  # of images; or nearest
+  data.curvature_flow_iterations = 0  # smoothing of each slice that keeps its edges; 0 is off
+  data.curvature_flow_time_step = 0.125  # seconds, in ITK's words
+  data.mean = ()  # of intensities in [0, 1], one a modality; () is that of the training patients
+  data.std = ()  # likewise
   data.folds = 5
   data.fold = 0
   data.validation_patients = ()  # explicit lists win over folds
   data.test_patients = ()
+  data.hold_out_test = True  # False: all but the validation patients train; pooled_2d only
   data.device_budget_bytes = 2 << 30  # a split that fits stays in device memory
   data.prefetch = 2  # batches read ahead of the device when the split does not fit
 
   config.augment = augment = ConfigDict()
   augment.flip_left_right = False  # only where anatomy allows
   augment.flip_up_down = False
+  augment.crop_area = (1.0, 1.0)  # of a crop that is enlarged to the slice, uniform; 1 is off
+  augment.crop_aspect = (1.0, 1.0)  # its width over its height, log-uniform; with an area below 1
   augment.rotate_degrees = 15.0  # uniform in +-
   augment.scale = (0.8, 1.3)  # log-uniform; above 1 enlarges
-  augment.translate = 0.1  # uniform in +-, fraction of the side
+  augment.translate = (0.1, 0.1)  # across and down, uniform in +-, fractions of the sides
   augment.elastic_probability = 0.5
   augment.elastic_alpha = 350.0  # times smoothed uniform noise in +-1: about 3 pixels of 256
   augment.elastic_sigma = 20.0  # smoothing; both in pixels of a 256-pixel slice, at any size
@@ -322,7 +333,34 @@ def _validate_data(config: ConfigDict) -> None:
   both = set(config.data.validation_patients) & set(config.data.test_patients)
   if both:
     raise InputError(f'config.data: {sorted(both)[0]} is a validation and a test patient; choose')
+  _require(config, 'data.clahe_clip_limit', lambda value: 0 <= value <= 1, 'from 0 to 1')
+  _validate_statistics(config)
+  if not config.data.hold_out_test and config.evaluate.protocol != 'pooled_2d':
+    raise InputError(
+      'config.data.hold_out_test is False, but config.evaluate.protocol is '
+      f'{config.evaluate.protocol!r}; only pooled_2d does without test patients'
+    )
   _require(config, 'augment.elastic_probability', lambda value: 0 <= value <= 1, 'from 0 to 1')
+  pair = 'two fractions, across and down, from 0 to below 1'
+  _require(config, 'augment.translate', _are_fractions, pair)
+  _require(config, 'augment.crop_area', lambda value: value[1] <= 1, 'at most 1, the whole slice')
+  around = 'a range with 1 in it: a crop must fit the slice'
+  _require(config, 'augment.crop_aspect', lambda value: value[0] <= 1 <= value[1], around)
+
+
+def _validate_statistics(config: ConfigDict) -> None:
+  """Refuses a fixed mean or deviation without the other, or not of every modality."""
+  mean, std, count = config.data.mean, config.data.std, config.data.modalities
+  if len(mean) != len(std):
+    raise InputError(f'config.data.mean is {mean} and config.data.std is {std}; expected both')
+  each = f'() or {count}, one for each modality'
+
+  def is_one_each(value: Any) -> bool:
+    return len(value) in (0, count) and all(_is_number(number) for number in value)
+
+  _require(config, 'data.mean', is_one_each, each)
+  _require(config, 'data.std', is_one_each, each)
+  _require(config, 'data.std', lambda value: all(number > 0 for number in value), 'above 0')
 
 
 def _validate_model(config: ConfigDict) -> None:
@@ -401,6 +439,10 @@ def _is_rising_pair(value: Any) -> bool:
 
 def _is_factor_range(value: Any) -> bool:
   return len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
+
+
+def _are_fractions(value: Any) -> bool:
+  return len(value) == 2 and all(_is_number(number) and 0 <= number < 1 for number in value)
 
 
 def _is_names(value: Any) -> bool:

@@ -65,19 +65,13 @@ def skip(stage: Stage, reason: str) -> None:
 
 def data(config: ConfigDict) -> None:
   """Prints patients and slices of each split, and the data set's note, once it is prepared."""
-  from data_prep import prepare, splits
+  from data_prep import prepare
   from thrifty_jax.data import open_prepared
+  from thrifty_jax.evaluate import patients_of
 
   prepared = open_prepared(prepare.prepared_dir(config))
-  parts = splits.split_patients(
-    [case.patient for case in prepared.cases],
-    folds=config.data.folds,
-    fold=config.data.fold,
-    validation=config.data.validation_patients,
-    test=config.data.test_patients,
-  )
   counts = []
-  for name, patients in parts.items():
+  for name, patients in patients_of(config, prepared).items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')
   size = config.data.image_size

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from data_prep import prepare, splits
 from thrifty_jax import components, data, files, floors, logbook, scoring, summaries, tables
 from thrifty_jax import model as model_
+from thrifty_jax.errors import InputError
 
 # Class scores of a case at network resolution, [D, S, S, K], float32, from its slices.
 Predict = Callable[[data.Examples], np.ndarray]
@@ -36,7 +37,8 @@ def evaluate(
     The summary, as written.
 
   Raises:
-    InputError: If the model, the prepared data or a listed patient is missing.
+    InputError: If the model, the prepared data or a listed patient is missing, or nobody is in the
+      split.
   """
   workdir = Path(workdir)
   folder = workdir / (f'evaluate_{split}' if split else 'evaluate')
@@ -45,6 +47,10 @@ def evaluate(
   prepared = data.open_prepared(prepare.prepared_dir(config))
   patients = patients_of(config, prepared)
   scored = cases_of(prepared, patients[split])
+  if not scored:
+    raise InputError(
+      f'there are no {split} patients, as config.data.hold_out_test is False; score another split'
+    )
   training = TrainingCases(prepared, patients['train'])
   classes = tuple(config.data.classes)
 
@@ -120,6 +126,7 @@ def patients_of(config: ConfigDict, prepared: data.Prepared) -> dict[str, tuple[
     fold=config.data.fold,
     validation=config.data.validation_patients,
     test=config.data.test_patients,
+    hold_out_test=config.data.hold_out_test,
   )
 
 

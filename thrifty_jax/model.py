@@ -18,12 +18,13 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from thrifty_jax import baselines, files, genotype, network
-from thrifty_jax.config import MODELS, SLICE_AXES
+from thrifty_jax.config import MODELS
 from thrifty_jax.errors import InputError
+from thrifty_jax.preprocessing import check_image_settings, image_settings
 
 Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
 FORMAT = 'thrifty_jax.model'
-VERSION = 1
+VERSION = 2  # 1 did not say what else than limits makes an image
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of network's MixedEdges
 # Whole numbers in a model's description.
 _SIZES = ('channels', 'depth', 'modalities', 'context', 'image_size')
@@ -54,11 +55,10 @@ def describe(config: ConfigDict, statistics: dict[str, np.ndarray]) -> dict[str,
 
   Args:
     config: Of the run.
-    statistics: Mean and deviation of the training patients' intensities in [0, 1], [M] each.
+    statistics: Mean and deviation that intensities in [0, 1] are normalised by, [M] each.
   """
   data, model = config.data, config.model
   mean, std = statistics['mean'], statistics['std']
-  limits = data.window if data.intensity == 'window' else data.percentiles
   return {
     'format': FORMAT,
     'version': VERSION,
@@ -70,10 +70,7 @@ def describe(config: ConfigDict, statistics: dict[str, np.ndarray]) -> dict[str,
     'classes': list(data.classes),
     'modalities': data.modalities,
     'context': data.context,
-    'slice_axis': data.slice_axis,
-    'image_size': data.image_size,
-    'intensity': data.intensity,
-    data.intensity: [float(limit) for limit in limits],
+    **image_settings(data),
     'mean': [float(value) for value in mean],
     'std': [float(value) for value in std],
     'background': background(statistics, context=data.context),
@@ -208,8 +205,6 @@ def _read_description(path: Path) -> dict[str, Any]:
       'another release'
     )
 
-  spec.setdefault('slice_axis', 'axial')  # older folders do not say so: there was no other
-
   def whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -223,7 +218,7 @@ def _read_description(path: Path) -> dict[str, Any]:
   def names(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)
 
-  limits, least = spec.get('intensity'), {'depth': 2, 'context': 0}
+  least = {'depth': 2, 'context': 0}
   fits = {name: whole(spec.get(name), least.get(name, 1)) for name in _SIZES}
   if all(fits.values()):  # else the lengths are not known
     modalities, slices = spec['modalities'], 2 * spec['context'] + 1
@@ -231,7 +226,6 @@ def _read_description(path: Path) -> dict[str, Any]:
     fits['std'] = numbers(spec.get('std'), modalities) and min(spec['std']) > 0
     fits['background'] = numbers(spec.get('background'), modalities * slices)
   fits['name'] = spec.get('name') in MODELS
-  fits['slice_axis'] = spec['slice_axis'] in SLICE_AXES
   fits['norm'] = spec.get('norm') in ('none', 'group')
   fits['deep_supervision'] = isinstance(spec.get('deep_supervision'), bool)
   fits['classes'] = names(spec.get('classes'))
@@ -241,7 +235,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     and isinstance(pieces, list)
     and all(piece in spec['classes'][1:] for piece in pieces)
   )
-  fits['intensity'] = limits in ('percentiles', 'window') and numbers(spec.get(limits), 2)
+  fits |= check_image_settings(spec)
   for name, fine in fits.items():
     if not fine:
       raise InputError(

@@ -302,7 +302,7 @@ Research use only, not a medical device.
 - Parameters: {summary['parameters']:,}
 - Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
 {100 * summary['validation_dsc']:.2f} %
-- Scores on test patients: evaluate/summary.json of the run
+- Scores, and of whom: evaluate/summary.json of the run
 
 `preprocessing.json` says what the network expects: sizes, intensity limits, mean and deviation,
 and the classes in the order of its outputs.

@@ -25,10 +25,17 @@ _DATA = (
   'data.intensity',
   'data.percentiles',
   'data.window',
+  'data.clahe_clip_limit',
+  'data.resize',
+  'data.curvature_flow_iterations',
+  'data.curvature_flow_time_step',
+  'data.mean',
+  'data.std',
   'data.folds',
   'data.fold',
   'data.validation_patients',
   'data.test_patients',
+  'data.hold_out_test',
 )
 
 
@@ -128,7 +135,7 @@ RETRAIN = Stage(
 )
 EVALUATE = Stage(
   'evaluate',
-  'scores it on the test patients',
+  'scores it on the patients that the protocol says',
   _evaluate,
   leaves=('evaluate/summary.json',),
   reads=('seed', *_DATA, 'augment.flip_left_right', 'augment.flip_up_down', 'evaluate'),

@@ -23,12 +23,12 @@ SAVE_SECONDS = 60
 
 @dataclasses.dataclass(frozen=True)
 class TrainData:
-  """Prepared slices, who is in which split, and what the training patients' intensities are.
+  """Prepared slices, who is in which split, and what intensities are normalised by.
 
   Attributes:
     prepared: The data set.
     patients: Names under train, validation and test.
-    statistics: Mean and deviation over the training patients, [M] each.
+    statistics: Mean and deviation that images are normalised by, [M] each.
   """
 
   config: ConfigDict
@@ -89,7 +89,14 @@ def open_train_data(config: ConfigDict) -> TrainData:
   prepared = data.open_prepared(prepare.prepared_dir(config))
   patients = evaluate.patients_of(config, prepared)
   training = Examples(prepared, evaluate.cases_of(prepared, patients['train']))
-  return TrainData(config, prepared, patients, data.intensity_statistics(training))
+  return TrainData(config, prepared, patients, statistics_of(config, training))
+
+
+def statistics_of(config: ConfigDict, training: Examples) -> data.Statistics:
+  """What images are normalised by: the config's mean and deviation, else the training patients'."""
+  if config.data.mean:
+    return {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
+  return data.intensity_statistics(training)
 
 
 class Figures:
