@@ -47,6 +47,10 @@ def ran(monkeypatch, tmp_path) -> list[str]:
   stage(thrifty_jax, 'retrain', *trained)
   stage(thrifty_jax, 'evaluate', 'evaluate/summary.json')
   stage(thrifty_jax, 'report', 'report.html')
+  stage(thrifty_jax, 'compare')
+  over = types.SimpleNamespace(write=lambda workdir, folds: calls.append('over_folds'))
+  monkeypatch.setattr(thrifty_jax, 'over_folds', over, raising=False)
+  monkeypatch.setitem(sys.modules, 'thrifty_jax.over_folds', over)
   monkeypatch.setattr(console, 'data', lambda config: None)
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   return calls
@@ -110,6 +114,50 @@ def test_training_does_not_go_on_with_another_genotype(ran, tmp_path, capsys):
   path.write_text(GENOTYPE.replace('"down_conv_3x3"', '"down_avg_pool"', 1))
   assert _main(tmp_path) == 2
   assert 'retrain began with another genotype' in capsys.readouterr().err
+
+
+def test_several_folds_are_runs_of_their_own(ran, tmp_path, capsys):
+  assert _main(tmp_path / 'run', '--folds=0,2', '--config.data.folds=4') == 0
+  one = ['check', 'prepare', 'search', 'retrain', 'evaluate', 'report']
+  assert ran == [*one, *one, 'over_folds', 'report']
+  for fold in (0, 2):
+    config = json.loads((tmp_path / 'run' / f'fold_{fold}' / 'config.json').read_text())
+    assert config['data']['fold'] == fold
+  assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == [
+    'config.json',
+    'environment.json',
+    'fold_0',
+    'fold_2',
+    'report.html',
+  ]
+  assert 'fold 2 of 4' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('text', ['3', '0,0', 'a', '0,', '-1'])
+def test_folds_that_are_not_there_are_refused(ran, tmp_path, capsys, text):
+  assert _main(tmp_path, f'--folds={text}', '--config.data.folds=3') == 2
+  assert 'different ones from 0 to 2' in capsys.readouterr().err and ran == []
+
+
+def test_one_fold_and_several_do_not_share_a_workdir(ran, tmp_path, capsys):
+  assert _main(tmp_path / 'one') == 0
+  assert _main(tmp_path / 'one', '--folds=all') == 2
+  assert 'holds search/ of a run of one fold' in capsys.readouterr().err
+  assert _main(tmp_path / 'all', '--folds=all') == 0
+  assert _main(tmp_path / 'all') == 2
+  assert 'holds fold_0, fold_1' in capsys.readouterr().err
+  assert _main(tmp_path / 'all', '--folds=0', "--config.data.test_patients=('x',)") == 2
+  assert 'make one split' in capsys.readouterr().err
+
+
+def test_a_comparison_needs_a_search_and_no_training_before(ran, tmp_path):
+  assert _main(tmp_path, '--stage=compare') == 0
+  assert ran == ['check', 'prepare', 'search', 'compare', 'report']
+
+
+def test_a_comparison_of_a_baseline_is_refused(ran, tmp_path, capsys):
+  assert main_.main([CONFIG + ':unet', f'--workdir={tmp_path}', '--stage=compare']) == 2
+  assert 'leave the variant out' in capsys.readouterr().err and ran == []
 
 
 @pytest.mark.parametrize('stage', ['retrain', 'evaluate', 'report'])

@@ -56,6 +56,7 @@ def _search(workdir):
     }
     line['architecture_loss'] = 1.6 * 0.94**epoch + 0.15 if epoch > 8 else None
     line['architecture_dsc'] = 0.9 * (1 - 0.88**epoch)
+    line['unchanged_epochs'] = max(0, epoch - 20)
     for kind, alphas in state.items():
       for alpha in alphas if epoch > 8 else ():
         alpha += rng.normal(0, 0.06, alpha.size) + 0.04 * np.arange(alpha.size)
@@ -302,8 +303,51 @@ def test_few_patients_are_shown_once_each(tmp_path, patients, expected):
   fabricate(tmp_path)
   rows = [row for row in report.gather(tmp_path)['rows'] if row['patient'] in patients]
   summary = files.read_json(tmp_path / 'evaluate' / 'summary.json')
-  shown = report.viewers(tmp_path / 'evaluate' / 'predictions', summary, rows)
+  shown = report.viewers(tmp_path, summary, rows)
   assert [(viewer['which'], viewer['patient']) for viewer in shown] == expected
+
+
+def test_a_comparison_has_its_table_instead_of_the_papers_alone(tmp_path):
+  fabricate(tmp_path)
+  folder = tmp_path / 'compare'
+  rivals, scores = [], ['rival,fold,patient,class,dsc']
+  for name, label, kind, dsc in (
+    ('thrifty', 'Searched', 'searched', 0.84),
+    ('random_1', 'Random 1', 'random', 0.82),
+    ('random_2', 'Random 2', 'random', 0.80),
+    ('unet', 'U-Net', 'baseline', 0.85),
+  ):
+    rival = {'name': name, 'label': label, 'kind': kind, 'parameters': 605280.0, 'macs': 4.57e9}
+    rival |= {'learning_rates': [0.002], 'steps': 1040.0, 'validation_dsc': 0.8, 'seconds': 90.0}
+    rival |= {'difference': None if name == 'thrifty' else dsc - 0.84, 'p_value': None}
+    rivals.append(rival | _figures(dsc) | {'image': [96, 96, 3]})
+    scores += [f'{name},0,{patient},prostate,{dsc}' for patient in PATIENTS]
+  summary = {'split': 'test', 'held_out': True, 'folds': [0], 'patients': 5, 'rivals': rivals}
+  files.write_json(folder / 'summary.json', summary)
+  files.write_text(folder / 'scores.csv', '\n'.join(scores) + '\n')
+  text = report.report(tmp_path).read_text(encoding='utf-8')
+  assert '<h3>Beside the paper</h3>' not in text and '<h2>Comparison</h2>' in text
+  table = text[text.index('<h2>Comparison</h2>') :]
+  assert 'reach 81.00&nbsp;% on average, the searched one 3.0 points more' in table
+  row = re.search(r'<tr><td>U-Net</td>.*', table)
+  assert row and all(f in row[0] for f in ('4.57', '85.00', '+1.00', '96.12', '82.85'))
+  assert not Page(text).open
+
+
+def test_several_folds_lead_to_their_own_reports(tmp_path):
+  fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  of_fold = {'dsc_mean': 0.91, 'pooled_2d_dsc': 0.9, 'parameters': 600000}
+  folds = [of_fold | {'fold': 0}, of_fold | {'fold': 2}]
+  files.write_json(path, files.read_json(path) | {'fold': [0, 2], 'of_folds': folds})
+  text = report.report(tmp_path).read_text(encoding='utf-8')
+  assert 'folds 0, 2 of 5' in text and '<h2>Search</h2>' not in text
+  assert {'fold_0/report.html', 'fold_2/report.html'} <= set(Page(text).addresses)
+
+
+def test_the_health_of_the_search_is_told(whole):
+  assert 'of the genotype in epoch 20 of 50' in whole
+  assert '% of the kept edges' in whole
 
 
 def test_difference_tells_missed_invented_and_wrong_class():

@@ -42,11 +42,11 @@ def sum_up(command: Command, runs: list[Command]) -> None:
     command: That was given; its workdir gets evaluate/ and compare/.
     runs: Those of its folds.
   """
-  from thrifty_jax import standings, summaries
+  from thrifty_jax import over_folds, standings
 
   workdir, folders = command.workdir, [run.workdir for run in runs]
   for name, write in (
-    ('evaluate/summary.json', summaries.write_over_folds),
+    ('evaluate/summary.json', over_folds.write),
     ('compare/results.json', standings.write),
   ):
     there = [folder for folder in folders if (folder / name).exists()]

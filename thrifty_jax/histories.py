@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thrifty_jax import drawing, logbook, plots
+from thrifty_jax import drawing, health, logbook, plots
 from thrifty_jax import genotype as genotypes
 
 
@@ -46,6 +46,12 @@ def search_plots(workdir: Path) -> list[str]:
       [score], name='search-dsc', y_label='DSC on the architecture half, %', mark=mark, legend=False
     ),
   ]
+
+
+def search_health(workdir: Path) -> dict[str, Any] | None:
+  """What the figures of a finished search say about its result; None where there are none."""
+  lines, found = _lines(workdir / 'search'), workdir / 'search' / 'genotype.json'
+  return health.health(lines, genotypes.load(found)) if lines and found.exists() else None
 
 
 def alpha_plots(workdir: Path) -> dict[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ def report(workdir: Path | str) -> Path:
 def render(content: Mapping[str, Any]) -> str:
   """The page, from what `gather` found."""
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('thrifty_jax', '.'),
+    loader=jinja2.PackageLoader('thrifty_jax', 'page'),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -50,7 +50,7 @@ def render(content: Mapping[str, Any]) -> str:
   )
   environment.filters |= {'percent': tables.number, 'count': count}
   environment.filters |= {'spread': tables.spread, 'interval': tables.interval}
-  return environment.get_template('report.html.j2').render(content)
+  return environment.get_template('page.html.j2').render(content)
 
 
 def gather(workdir: Path) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'fields': configs.flatten(config),
     'environment': configs.flatten(environment),
     'evaluated': evaluated,
+    'of': scored_patients(evaluated) if evaluated else '',
     'retrained': retrained,
     'parameters': (evaluated or retrained or {}).get('parameters'),
     'floors': FLOORS,
@@ -88,10 +89,11 @@ def gather(workdir: Path) -> dict[str, Any]:
     **_comparison(workdir),
     'rows': rows,
     'dots': Markup(dots(rows)) if rows else '',
-    'viewers': viewers(run / 'evaluate' / 'predictions', evaluated, rows),
+    'viewers': viewers(run, evaluated, rows),
     'retrain_plots': [Markup(text) for text in histories.retrain_plots(run, retrained)],
     'search_plots': [Markup(text) for text in histories.search_plots(workdir)],
     'alpha_plots': histories.alpha_plots(workdir),
+    'health': histories.search_health(workdir),
     'colours': drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
     'dark_colours': drawing.variables(drawing.DARK_COLOURS)
     | grid_drawing.variables(grid_drawing.DARK_COLOURS),
@@ -104,6 +106,12 @@ def gather(workdir: Path) -> dict[str, Any]:
 def count(value: int | None) -> str:
   """A whole number with thin groups, `605,280`."""
   return '–' if value is None else f'{value:,}'
+
+
+def scored_patients(evaluated: Mapping[str, Any]) -> str:
+  """How many patients of which split, `8 test patients`."""
+  count = evaluated['patients']
+  return f'{count} {evaluated["split"]} patient{"s" * (count != 1)}'
 
 
 def best_floor(evaluated: Mapping[str, Any] | None) -> str:
@@ -128,7 +136,7 @@ def dots(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def viewers(
-  folder: Path, evaluated: Mapping[str, Any] | None, rows: Sequence[Mapping[str, str]]
+  run: Path, evaluated: Mapping[str, Any] | None, rows: Sequence[Mapping[str, str]]
 ) -> list[dict[str, Any]]:
   """Pictures of the best, the median and the worst patient, as far as they are there."""
   if not evaluated or not rows:
@@ -144,9 +152,10 @@ def viewers(
   found = []
   for which, place in places.items():
     patient = ranked[place]
-    case = next(case['case'] for case in evaluated['cases'] if case['patient'] == patient)
-    if (path := folder / f'{case}.npz').exists():
-      title = {'which': which, 'patient': patient, 'case': case, 'dsc': means[patient]}
+    case = next(case for case in evaluated['cases'] if case['patient'] == patient)
+    folder = run / case.get('run', '') / 'evaluate' / 'predictions'
+    if (path := folder / f'{case["case"]}.npz').exists():
+      title = {'which': which, 'patient': patient, 'case': case['case'], 'dsc': means[patient]}
       found.append(title | {'frames': overlays.frames(path)})
   return found
 
