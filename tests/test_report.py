@@ -346,7 +346,7 @@ def test_several_folds_lead_to_their_own_reports(tmp_path):
 
 
 def test_the_health_of_the_search_is_told(whole):
-  assert 'of the genotype in epoch 20 of 50' in whole
+  assert 'of the genotype in epoch 20 of 30' in whole
   assert '% of the kept edges' in whole
 
 
