@@ -124,6 +124,8 @@ BAD = [
   ('model.depth', 1),
   ('model.edges_per_node', 1),
   ('search.warmup_epochs', 50),
+  ('search.max_parameters', -1),
+  ('search.max_parameters', 80_000),  # below the least network
   ('search.channels', 30),
   ('search.sample', 0),
   ('search.architecture_betas', (0.5, 1.0)),
@@ -167,6 +169,16 @@ def test_a_number_that_is_not_finite_is_refused(value):
   config = configs.default()
   config.retrain.learning_rate = value
   with pytest.raises(InputError, match='config.retrain.learning_rate'):
+    configs.validate(config)
+
+
+def test_a_path_of_cells_needs_a_grid_that_has_cells_inside():
+  config = configs.default()
+  config.search.cell_path = True
+  config.model.depth = 3
+  configs.validate(config)
+  config.model.depth = 2
+  with pytest.raises(InputError, match='config.search.cell_path is True; expected False: at'):
     configs.validate(config)
 
 
