@@ -153,6 +153,8 @@ BAD = [
   ('model.depth', 1),
   ('model.edges_per_node', 1),
   ('search.warmup_epochs', 50),
+  ('search.max_parameters', -1),
+  ('search.max_parameters', 80_000),  # below the least network
   ('search.channels', 30),
   ('search.sample', 0),
   ('search.architecture_betas', (0.5, 1.0)),
@@ -236,6 +238,16 @@ def test_a_number_that_is_not_finite_is_refused(value):
     configs.validate(config)
 
 
+def test_a_path_of_cells_needs_a_grid_that_has_cells_inside():
+  config = configs.default()
+  config.search.cell_path = True
+  config.model.depth = 3
+  configs.validate(config)
+  config.model.depth = 2
+  with pytest.raises(InputError, match='config.search.cell_path is True; expected False: at'):
+    configs.validate(config)
+
+
 def test_augmentation_can_be_turned_off():
   config = configs.default()
   config.augment.scale = config.augment.gamma = (1.0, 1.0)
@@ -284,6 +296,8 @@ PAPER = {
   'search.architecture_learning_rate': (1e-4, 'code'),
   'search.architecture_betas': ((0.5, 0.999), 'code'),
   'search.architecture_decay': (1e-3, 'code'),
+  'search.cell_path': (False, 'ours: the paper names it and reports none'),
+  'search.max_parameters': (0, 'ours: off'),
   'retrain.epochs': (3600, 'code'),
   'retrain.batch_size': (12, 'code'),
   'retrain.optimizer': ('sgd', 'code'),

@@ -10,7 +10,7 @@ import pytest
 
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import data, evaluate, files, metrics, report, scoring
+from thrifty_jax import data, evaluate, files, metrics, report, scoring, tables
 from thrifty_jax.errors import InputError
 
 
@@ -212,7 +212,7 @@ def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_
   assert summary['split'] == 'validation' and not summary['held_out']
   assert summary['patient_names']['test'] == [] and summary['slices']['test'] == 0
   assert summary['patient_names']['train'] == sorted(held_out['train'] + held_out['test'])
-  assert ', not held out' in evaluate.table_text(summary)
+  assert ', not held out' in tables.evaluation(summary)
   assert 'not held out' in report.report(tmp_path).read_text(encoding='utf-8')
   with pytest.raises(InputError, match='there are no test patients, as config.data.hold_out_test'):
     evaluate.evaluate(settings, tmp_path, split='test')

@@ -190,6 +190,66 @@ def test_the_shipped_genotype_has_the_size_of_the_paper():
   assert 'not the authors' in json.loads(SHIPPED.read_text())['provenance']['source']
 
 
+def with_gates(seed, *, depth, ties=False):
+  """Weights with gates: keep and skip of every cell inside the grid."""
+  random = np.random.default_rng(seed)
+  count = (depth - 1) * (depth - 2) // 2
+  gates = random.integers(1, 3, (count, 2)) / 4 if ties else random.dirichlet(np.ones(2), count)
+  return {**draw(seed, nodes=1, ties=False), 'path': {'gates': gates}}
+
+
+def test_the_skippable_cells_are_those_with_neighbours_on_all_sides():
+  assert genotype.skippable_cells(5) == ((1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (3, 0))
+  for depth in range(2, 8):
+    inside = {(m, j) for m in range(1, depth) for j in range(depth) if m + j < depth - 1}
+    assert sorted(inside) == list(genotype.skippable_cells(depth))
+
+
+@pytest.mark.parametrize('ties', [False, True])
+def test_a_cell_is_skipped_where_its_gate_says_so_and_a_tie_keeps_it(ties):
+  skipped = set()
+  for seed in range(20):
+    weights = with_gates(seed, depth=5, ties=ties)
+    found = genotype.derive(weights, nodes=1, edges_per_node=2, depth=5)
+    cells = [(m, j) for m in range(1, 4) for j in range(4 - m)]
+    gates = zip(cells, weights['path']['gates'], strict=True)
+    assert found.skipped == tuple(cell for cell, (keep, skip) in gates if skip > keep)
+    without = {kind: weights[kind] for kind in LISTS}
+    assert found.down == genotype.derive(without, nodes=1, edges_per_node=2).down
+    skipped.add(found.skipped)
+  assert len(skipped) > 5
+
+
+def test_gates_of_another_depth_are_no_gates_of_this_one():
+  with pytest.raises(ValueError):
+    genotype.derive(with_gates(0, depth=5), nodes=1, edges_per_node=2, depth=4)
+
+
+def test_the_path_of_cells_and_its_scores_are_kept_in_the_file(tmp_path):
+  for seed in range(5):
+    weights = with_gates(seed, depth=4)
+    found = genotype.derive(weights, nodes=1, edges_per_node=2, depth=4)
+    scores = genotype.all_scores(weights, nodes=1, depth=4)
+    genotype.save(tmp_path / 'g.json', found, scores=scores)
+    assert genotype.load(tmp_path / 'g.json') == found
+    content = json.loads((tmp_path / 'g.json').read_text())
+    assert content['version'] == 1
+    assert content['skipped'] == [list(cell) for cell in found.skipped]
+    for entry, weight in zip(content['gates'], weights['path']['gates'], strict=True):
+      assert [entry['keep'], entry['skip']] == pytest.approx(2 * weight, abs=1e-6)
+
+
+def test_a_file_without_a_path_keeps_every_cell_and_a_file_of_a_whole_grid_has_none(tmp_path):
+  assert genotype.load(SHIPPED).skipped == ()
+  genotype.save(tmp_path / 'g.json', genotype.load(SHIPPED))
+  assert not {'skipped', 'gates'} & json.loads((tmp_path / 'g.json').read_text()).keys()
+
+
+def test_skipped_cells_are_read_in_any_order(tmp_path):
+  (tmp_path / 'g.json').write_text(json.dumps(shipped(skipped=[[2, 1], [1, 2], [2, 0]])))
+  assert genotype.load(tmp_path / 'g.json').skipped == ((1, 2), (2, 0), (2, 1))
+
+
 def shipped(**changes):
   return {**json.loads(SHIPPED.read_text()), **changes}
 
@@ -243,6 +303,17 @@ MALFORMED = {
   'an operation that is a list': with_edge(operation=['down_conv_3x3']),
   'an operation that is code': with_edge(operation='__import__("os").abort()'),
   'two edges from one state': with_edge(index=1, source='in0'),
+  'skipped is an object': shipped(skipped={}),
+  'skipped is a text': shipped(skipped='[1, 0]'),
+  'a skipped cell is a number': shipped(skipped=[1, 0]),
+  'a skipped cell of three numbers': shipped(skipped=[[1, 0, 0]]),
+  'a skipped cell of one number': shipped(skipped=[[1]]),
+  'a skipped cell of fractions': shipped(skipped=[[1.0, 0.5]]),
+  'a skipped cell of truths': shipped(skipped=[[True, False]]),
+  'a skipped down cell': shipped(skipped=[[0, 1]]),
+  'a skipped column below 0': shipped(skipped=[[1, -1]]),
+  'a skipped level beyond any grid': shipped(skipped=[[10**9, 0]]),
+  'a cell that is skipped twice': shipped(skipped=[[1, 0], [1, 0]]),
 }
 
 

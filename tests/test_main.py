@@ -211,6 +211,30 @@ def test_a_changed_field_of_a_later_stage_leaves_the_search_valid(ran, tmp_path,
   assert 'retrain is done' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('limit', [0, 500_000])
+def test_the_search_has_read_the_width_of_the_network_only_where_it_has_a_limit(
+  ran, tmp_path, capsys, limit
+):
+  settings = [f'--config.search.max_parameters={limit}', '--config.model.channels=16']
+  assert _main(tmp_path, '--stage=search', *settings) == 0
+  settings[-1] = '--config.model.channels=24'
+  assert _main(tmp_path, '--stage=retrain', *settings) == (2 if limit else 0)
+  assert ('model.channels 16 -> 24' in capsys.readouterr().err) == bool(limit)
+
+
+def test_a_genotype_that_skips_cells_which_the_depth_does_not_have_is_refused_at_once(
+  ran, tmp_path, capsys
+):
+  path = tmp_path / 'genotype.json'
+  path.write_text(json.dumps(json.loads(GENOTYPE) | {'skipped': [[1, 0], [3, 0]]}))
+  arguments = [f'--config.genotype={path}', '--config.data.image_size=32']
+  assert _main(tmp_path / 'run', *arguments, '--config.model.depth=4') == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f'error: {path} skips cell [3, 0]') and error.count('\n') == 1
+  assert 'a depth of 5 or more' in error and ran == [] and not (tmp_path / 'run').exists()
+  assert _main(tmp_path / 'run', *arguments, '--config.model.depth=5') == 0
+
+
 def test_a_changed_field_that_no_stage_depends_on_is_taken(ran, tmp_path):
   _main(tmp_path)
   assert _main(tmp_path, '--config.data.prefetch=9', '--config.device=cpu') == 0

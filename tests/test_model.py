@@ -375,6 +375,26 @@ def test_parameters_are_counted_one_by_one():
   assert model.count(params) == 5 * 3 + 3
 
 
+def test_a_folder_whose_genotype_skips_what_its_depth_does_not_have_is_refused(folder):
+  genotype.save(folder / 'genotype.json', genotype.Genotype(FOUND.down, FOUND.up, ((1, 0),)))
+  with pytest.raises(InputError, match=r'genotype.json skips cell \[1, 0\], .* at depth 2'):
+    model.load(folder)
+
+
+def test_a_network_that_skips_cells_is_saved_and_loaded(tmp_path):
+  config = settings()
+  config.model.depth = 3
+  found = genotype.Genotype(FOUND.down, FOUND.up, ((1, 0),))
+  spec = model.describe(config, STATISTICS)
+  net = model.build(spec, found)
+  params = model.initialise(net, IMAGE, seed=0)
+  assert 'up_1_0' not in params and 'up_2_0' in params
+  save(tmp_path / 'model', (spec, net, params), found=found)
+  loaded = model.load(tmp_path / 'model')
+  assert loaded.genotype == found and loaded.module == net
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
 def test_a_thrifty_network_needs_a_genotype():
   with pytest.raises(ValueError, match='needs a genotype'):
     model.build(model.describe(settings(), STATISTICS), None)

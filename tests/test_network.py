@@ -2,16 +2,19 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax import network, ops
+from thrifty_jax import model, network, ops
 from thrifty_jax.baselines import UNetPlusPlus
 from thrifty_jax.cell import CELL_KINDS, edge_count, resample_of, sources_of, targets_of
-from thrifty_jax.genotype import Genotype
+from thrifty_jax.errors import InputError
+from thrifty_jax.genotype import Genotype, skippable_cells
 
 COSTS = {'identity': 0, 'pool': 0, 'se': 162, 'se_conv_3x3': 9442, 'sep_conv_3x3': 1376}
 DENSE = 9280  # conv and dil_conv
@@ -24,17 +27,15 @@ def cost(kind):
   )
 
 
-def genotype(choose, nodes=2):
+def genotype(choose, nodes=2, skipped=()):
   """The first two edges of every node, with choose(candidates) on each."""
-  return Genotype(
-    *(
-      tuple(
-        tuple((s, choose(ops.OPERATIONS[resample_of(kind, s)])) for s in (0, 1))
-        for _ in range(nodes)
-      )
-      for kind in CELL_KINDS
+  down, up = (
+    tuple(
+      tuple((s, choose(ops.OPERATIONS[resample_of(kind, s)])) for s in (0, 1)) for _ in range(nodes)
     )
+    for kind in CELL_KINDS
   )
+  return Genotype(down, up, skipped)
 
 
 def count(module, *inputs):
@@ -50,6 +51,11 @@ def operation_cost(structure):
 
 
 IMAGE = jnp.zeros((1, 32, 32, 1))
+
+
+def quickly(function):
+  """Compiled with few optimisations: half the wait."""
+  return jax.jit(function, compiler_options={'xla_backend_optimization_level': 0})
 
 
 @pytest.mark.parametrize('index', range(4))
@@ -111,11 +117,190 @@ def test_logits_have_the_size_of_the_image(nodes, depth, sides):
   assert jax.eval_shape(derived.init_with_output, key, image)[0].shape == shape
 
 
+def test_all_cells_skipped_leave_50656_parameters_and_four_up_cells_and_the_head():
+  structure = genotype(lambda kinds: kinds[0], skipped=skippable_cells(5))
+  expected = 50_656 + 5 * 2 * DENSE  # a convolution on both edges out of in1
+  assert count(network.DerivedNetwork(structure, 2), IMAGE) == expected
+
+
+ALL_PATHS = [
+  tuple(cell for cell, skip in zip(skippable_cells(5), skips, strict=True) if skip)
+  for skips in itertools.product((False, True), repeat=6)
+]
+
+
+def kept_before(m, j, skipped):
+  """The level of the nearest kept cell of the column at or to the left of X[m, j]."""
+  while (m, j) in skipped:
+    m -= 1
+  return m
+
+
+def slow_count(structure, *, channels, classes):
+  """Parameters of a network of depth 5, layer by layer: kernels and two of each norm's channels."""
+  C, nodes = channels, len(structure.down)
+
+  def filtered(inputs, outputs, side=1):
+    return inputs * outputs * side**2 + 2 * outputs
+
+  def cell(tensors, kept):
+    total = filtered(tensors * C, C) + filtered(nodes * C, C)
+    return total + sum(filtered(C, C, 3) for node in kept for _, op in node if 'conv' in op)
+
+  total = filtered(1, C, 7) + 2 * filtered(C, C, 3) + filtered(C, C)  # stem, residual block
+  total += 4 * cell(1, structure.down)
+  for k in range(1, 5):
+    for j in range(5 - k):
+      if (k, j) not in structure.skipped:
+        read = {kept_before(m, j, structure.skipped) for m in range(k)}
+        total += cell(len(read), structure.up)
+  return total + cell(1, structure.up) + C * classes * 9
+
+
+def test_each_of_the_64_paths_is_a_network_that_runs():
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 1)), jnp.float32)
+  built = set()
+  for skipped in ALL_PATHS:
+    structure = genotype(lambda kinds: kinds[0], nodes=1, skipped=skipped)
+    net = network.DerivedNetwork(structure, 2, channels=4)
+    # Not compiled, as each is another program.
+    logits, variables = net.init_with_output(jax.random.key(0), image)
+    params = variables['params']
+    assert model.count(params) == slow_count(structure, channels=4, classes=2)
+    assert logits.shape == (1, 32, 32, 2) and jnp.isfinite(logits).all()
+    assert jnp.std(logits) > 0
+    built.add(frozenset(params))
+  assert len(built) == len(ALL_PATHS) == 64
+
+
+def test_whoever_would_read_a_skipped_cell_reads_the_nearest_kept_one_once():
+  place = {(m, j): 1 + 10 * m + j for m in range(5) for j in range(5 - m)}  # told by their value
+  for skipped in ALL_PATHS:
+    read = {}
+
+    def cell(kind, name, in0, in1, read=read):
+      read[name] = [int(value) for value in in0[0, 0, 0]], int(in1[0, 0, 0, 0])
+      if name == 'head':
+        return in0
+      m, j = map(int, name.split('_')[1:])
+      side = in1.shape[1] // 2 if kind == 'down' else 2 * in1.shape[1]
+      return jnp.full((1, side, side, 1), place[m, j], in1.dtype)
+
+    class Grid(nn.Module):
+      cell: Callable
+      skipped: tuple
+
+      @nn.compact
+      def __call__(self, image):
+        settings = {'channels': 1, 'depth': 5, 'deep_supervision': True}
+        return network.grid(image, classes=2, cell=self.cell, skipped=self.skipped, **settings)
+
+    net = Grid(cell, skipped)
+    logits, _ = net.init_with_output(jax.random.key(0), jnp.ones((1, 32, 32, 1)))
+    assert logits.shape[0] == sum((k, 0) not in skipped for k in range(1, 5))
+    ups = [(k, j) for k in range(1, 5) for j in range(5 - k) if (k, j) not in skipped]
+    assert len(read) == 4 + len(ups) + 1
+    for k, j in ups:
+      left = sorted({kept_before(m, j, skipped) for m in range(k)})
+      below = kept_before(k - 1, j + 1, skipped), j + 1
+      expected = [place[m, j] for m in left], place[below]
+      found = read[f'up_{k}_{j}']
+      if (0, 0) in [(m, j) for m in left]:  # the residual block, not a cell
+        expected, found = (expected[0][1:], expected[1]), (found[0][1:], found[1])
+      assert found == expected, (skipped, k, j)
+
+
+@pytest.mark.parametrize(('cell', 'depth'), [((1, 2), 4), ((2, 1), 4), ((3, 0), 4), ((1, 0), 2)])
+def test_a_skipped_cell_that_the_depth_does_not_have_inside_is_refused(cell, depth):
+  structure = genotype(lambda kinds: kinds[0], skipped=(cell,))
+  message = rf'skips cell \[{cell[0]}, {cell[1]}\], .* at depth {depth}; expected a depth of'
+  with pytest.raises(InputError, match=message):
+    count(network.DerivedNetwork(structure, 2, depth=depth), IMAGE)
+  assert count(network.DerivedNetwork(structure, 2, channels=4, depth=sum(cell) + 2), IMAGE)
+
+
 def test_deep_supervision_stacks_all_levels():
   structure = genotype(lambda kinds: kinds[0])
   net = network.DerivedNetwork(structure, 2, channels=4, depth=3, deep_supervision=True)
   logits, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), IMAGE)
   assert logits.shape == (2, 1, 32, 32, 2)
+
+
+def test_deep_supervision_leaves_out_what_is_skipped():
+  structure = genotype(lambda kinds: kinds[0], skipped=((1, 0), (1, 1)))
+  settings = {'channels': 4, 'depth': 4, 'deep_supervision': True}
+  net = network.DerivedNetwork(structure, 2, **settings)
+  logits, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), IMAGE)
+  assert logits.shape == (2, 1, 32, 32, 2)  # X[2, 0] and X[3, 0]
+
+
+def test_gates_are_drawn_by_name_and_only_where_there_are_some():
+  without = network.init_architecture(jax.random.key(0), nodes=2)
+  assert set(without) == {'down', 'up'}
+  few, many = (
+    network.init_architecture(jax.random.key(0), nodes=2, gated=skippable_cells(depth))
+    for depth in (3, 5)
+  )
+  for kind in CELL_KINDS:
+    jax.tree.map(np.testing.assert_array_equal, without[kind], many[kind])
+  gammas = np.asarray(many['path']['gammas'])
+  assert gammas.shape == (6, 2)
+  np.testing.assert_array_equal(few['path']['gammas'], gammas[:1])
+  assert len(np.unique(gammas)) == 12 and 1e-4 < gammas.std() < 5e-3
+  gates = network.architecture_weights(many, nodes=2)['path']['gates']
+  np.testing.assert_allclose(jnp.sum(jnp.asarray(gates), -1), 1, rtol=1e-6)
+
+
+def test_gates_weigh_each_cell_against_the_one_to_its_left():
+  net = network.Supernet(2, channels=4, depth=4, nodes=1, cell_path=True)
+  cells = skippable_cells(4)
+  architecture = network.init_architecture(jax.random.key(0), nodes=1, gated=cells)
+  image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
+  params = model.initialise(net, image, architecture, seed=0)
+  plain = net.copy(cell_path=False)
+  variables = {kind: architecture[kind] for kind in CELL_KINDS}
+  assert count(plain, image, variables) == model.count(params)
+
+  @quickly
+  def gated(gammas):
+    return model.apply(net, params, image, architecture | {'path': {'gammas': gammas}})
+
+  @quickly
+  def expected(keep):
+    """The network without gates; a cell's output is mixed where it leaves the cell."""
+    share = {f'up_{m}_{j}': keep[i] for i, (m, j) in enumerate(cells)}
+
+    def mix(next_, arguments, keywords, context):
+      out, name = next_(*arguments, **keywords), context.module.name
+      if context.method_name != '__call__' or name not in share:
+        return out
+      left = arguments[0][..., -4:]  # in0 ends with the column's last cell
+      return share[name] * out + (1 - share[name]) * left
+
+    with nn.intercept_methods(mix):
+      return model.apply(plain, params, image, variables)
+
+  whole = quickly(lambda x: model.apply(plain, params, x, variables))(image)
+  np.testing.assert_allclose(gated(jnp.tile(jnp.array([60.0, -60]), (3, 1))), whole, atol=1e-5)
+  outputs = [whole]
+  for skips in [(0, 0, 1), (0, 1, 0), (1, 0, 1), (1, 1, 1)]:
+    gammas = jnp.array([(-60.0, 60) if skip else (60.0, -60) for skip in skips])
+    outputs.append(gated(gammas))
+    np.testing.assert_allclose(outputs[-1], expected(1.0 - jnp.array(skips)), atol=1e-5)
+  for one, other in itertools.combinations(outputs, 2):
+    assert jnp.abs(one - other).max() > 1e-2
+  gammas = jnp.array([(0.3, -0.5), (0.0, 1.0), (2.0, 1.0)])
+  found = gated(gammas)
+  np.testing.assert_allclose(found, expected(jax.nn.softmax(gammas)[:, 0]), atol=1e-5)
+
+
+def test_gates_without_variables_for_them_are_refused_and_the_reverse():
+  gated = network.init_architecture(jax.random.key(0), nodes=2, gated=skippable_cells(3))
+  plain = {kind: gated[kind] for kind in CELL_KINDS}
+  for cell_path, architecture in ((True, plain), (False, gated)):
+    net = network.Supernet(2, channels=8, depth=3, cell_path=cell_path)
+    with pytest.raises(ValueError, match='cell_path and gates .* go together'):
+      jax.eval_shape(net.init, jax.random.key(0), IMAGE, architecture)
 
 
 def test_sides_are_filled_with_the_background():

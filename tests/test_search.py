@@ -12,7 +12,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep import phantom, prepare
-from thrifty_jax import bilevel, genotype, logbook, model, search, train_data
+from thrifty_jax import (
+  bilevel,
+  budget,
+  genotype,
+  logbook,
+  model,
+  parameters,
+  search,
+  train_data,
+)
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.network import architecture_weights
@@ -250,6 +259,7 @@ def test_a_line_per_epoch_says_what_the_report_needs(unbroken, config, opened):
   assert [entry['epoch'] for entry in entries] == [1, 2, 3, 4]
   assert [entry['step'] for entry in entries] == [steps * epoch for epoch in (1, 2, 3, 4)]
   for entry in entries:
+    assert 'penalty' not in entry and 'path_gates' not in entry
     assert 0 <= entry['architecture_dsc'] <= 1
     assert [len(alphas) for alphas in entry['down_alphas']] == [6, 6]
     assert [len(alphas) for alphas in entry['up_alphas']] == [6, 4]
@@ -368,6 +378,71 @@ def test_a_search_ends_when_its_genotype_rests_for_as_long_as_patience(
   (tmp_path / 'search' / 'genotype.json').unlink()
   search.search(config, tmp_path)  # as if it had been killed before it wrote the genotype
   assert entries_of(tmp_path) == entries
+
+
+def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start, batch):
+  learners = learners._replace(for_architecture=optax.sgd(1.0))  # the step is the gradient
+  start = start._replace(architecture_optimizer=optax.sgd(1.0).init(start.architecture))
+
+  def penalty(architecture):
+    return 3 * architecture['up']['betas'][0] ** 2 + architecture['down']['alphas'][1].sum()
+
+  moved = []
+  for added in (None, penalty):
+    settings = {'augment': lambda key, batch: batch, 'seed': 0, 'penalty': added}
+    _, architecture_step = bilevel.make_half_steps(learners, **settings)
+    state, metrics = jax.jit(architecture_step)(start, batch)
+    moved.append((state.architecture, float(metrics['architecture_loss'])))
+  (without, loss), (with_, same_loss) = moved
+  assert loss == same_loss  # of the data alone
+  difference = jax.tree.map(jnp.subtract, without, with_)
+  expected = jax.grad(penalty)(start.architecture)
+  for found, leaf in zip(jax.tree.leaves(difference), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(found, leaf, atol=1e-6)
+
+
+def test_a_search_of_the_path_within_a_limit_tells_sizes_and_keeps_the_limit(
+  config, tmp_path, capsys, monkeypatch
+):
+  compiled, compile_together = [], bilevel.compile_together
+
+  def once(*arguments):
+    compiled.extend(() if compiled else compile_together(*arguments))
+    return compiled
+
+  monkeypatch.setattr(bilevel, 'compile_together', once)
+  config = config.copy_and_resolve_references()
+  config.model.depth = 3
+  config.search.epochs, config.search.warmup_epochs = 3, 1
+  config.search.cell_path = True
+  space = parameters.space_of(config)
+  least = budget.least(space)
+  config.search.max_parameters = least + 1000
+  found = search.search(config, tmp_path)
+  out = capsys.readouterr().out
+  assert f'the limit is {least + 1000:,}' in out
+
+  entries = entries_of(tmp_path)
+  for entry in entries:
+    ((keep, skip),) = entry['path_gates']
+    assert keep + skip == pytest.approx(1, abs=1e-5)
+    excess = entry['expected_parameters'] / config.search.max_parameters
+    penalty = budget.PENALTY_WEIGHT * max(0, math.log(excess))
+    assert entry['penalty'] == pytest.approx(penalty, abs=1e-4)
+  # From a start that is even, all of the few steps lead down.
+  sizes = [entry['expected_parameters'] for entry in entries]
+  assert config.search.max_parameters < sizes[2] < sizes[1] < sizes[0]
+
+  count = parameters.count(found, space)
+  assert least <= count <= config.search.max_parameters
+  content = json.loads(genotype_file(tmp_path))
+  assert content['provenance']['parameters'] == count and f'{count:,} parameters' in out
+  assert [gate['cell'] for gate in content['gates']] == [[1, 0]]
+  assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
+  before = genotype_file(tmp_path)
+  (tmp_path / 'search' / 'genotype.json').unlink()
+  search.search(config, tmp_path)  # from the checkpoint, which holds the gates
+  assert genotype_file(tmp_path) == before
 
 
 def test_one_training_patient_is_too_few_for_two_halves(config, tmp_path):

@@ -70,7 +70,8 @@ class Learners(NamedTuple):
 
 def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) -> SearchState:
   """The state before the first step; image gives the shape of a batch."""
-  architecture = init_architecture(jax.random.key(seed), nodes=learners.net.nodes)
+  net = learners.net
+  architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
   params = model.initialise(learners.net, image, architecture, seed=seed)
   return SearchState(
     step=jnp.zeros((), jnp.int32),
@@ -87,6 +88,7 @@ def make_half_steps(
   augment: Callable[[jax.Array, Batch], Batch],
   seed: int,
   random_sampling: bool = False,
+  penalty: Callable[[Architecture], jax.Array] | None = None,
 ) -> tuple[HalfStep, HalfStep]:
   """The two halves of the bilevel step, pure functions of (state, batch).
 
@@ -98,6 +100,7 @@ def make_half_steps(
     augment: (key, batch) -> batch.
     seed: The random numbers of a step follow from it and from the step.
     random_sampling: Draw the sampled channels at random in each step.
+    penalty: Added to the architecture's loss, of which `architecture_loss` shows the rest alone.
 
   Returns:
     weight_step and architecture_step, each (state, batch) -> (state, metrics). The weight step
@@ -132,6 +135,8 @@ def make_half_steps(
     (value, counts), gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)(
       state.params, state.architecture, batch, key_of(state, 1)
     )
+    if penalty is not None:  # it does not depend on the weights
+      gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))
     updates, optimizer = learners.for_architecture.update(
       gradient, state.architecture_optimizer, state.architecture
     )

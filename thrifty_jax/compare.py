@@ -129,7 +129,12 @@ def matched_genotype(
   space = parameters.space_of(config)
   target = parameters.count(like, space)
   drawn = [
-    genotype.draw(generator, nodes=len(like.down), edges_per_node=config.model.edges_per_node)
+    genotype.draw(
+      generator,
+      nodes=len(like.down),
+      edges_per_node=config.model.edges_per_node,
+      skippable=genotype.skippable_cells(config.model.depth) if config.search.cell_path else (),
+    )
     for _ in range(DRAWS)
   ]
   return min(drawn, key=lambda one: abs(parameters.count(one, space) - target))

@@ -69,6 +69,7 @@ _NOT_NEGATIVE = (
   'augment.noise',
   'search.warmup_epochs',
   'search.patience',
+  'search.max_parameters',
   'search.weight_learning_rate_end',
   'search.weight_decay',
   'search.architecture_decay',
@@ -175,6 +176,8 @@ def default() -> ConfigDict:
   search.architecture_learning_rate = 6e-4
   search.architecture_betas = (0.5, 0.999)
   search.architecture_decay = 1e-3
+  search.cell_path = False  # let the search leave out up cells inside the grid
+  search.max_parameters = 0  # the derived network has at most so many; 0 is no limit
 
   config.retrain = retrain = ConfigDict()
   retrain.epochs = 200
@@ -393,6 +396,13 @@ def _validate_search(config: ConfigDict) -> None:
   betas = config.search.architecture_betas
   if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
     raise InputError(f'config.search.architecture_betas is {betas}; expected two from 0 to below 1')
+  if config.model.depth < 3:
+    off = f'False: at model.depth {config.model.depth} there is no cell to leave out'
+    _require(config, 'search.cell_path', lambda value: not value, off)
+  if config.search.max_parameters:
+    from thrifty_jax import budget  # imports JAX, which takes seconds
+
+    budget.require_possible(config)
 
 
 def _validate_compare(config: ConfigDict) -> None:

@@ -1,22 +1,25 @@
 """Genotypes: what a search found, derived from its architecture variables, as a JSON file."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from thrifty_jax import files, ops
-from thrifty_jax.cell import CellKind, edge_count, resample_of, sources_of
+from thrifty_jax.cell import CELL_KINDS, CellKind, edge_count, resample_of, sources_of
 from thrifty_jax.errors import InputError
 
 FORMAT = 'thrifty_jax.genotype'
 VERSION = 1
+MAX_LEVELS = 32  # of a grid: more halvings than any image has
 
 Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
-# kind -> (node, source) -> score of every candidate, [N]
-Scores = dict[CellKind, dict[tuple[int, int], np.ndarray]]
+GridCell = tuple[int, int]  # (m, j): X[m, j], see network.grid
+# down and up: (node, source) -> score of every candidate, [N]; path, if cells have gates: (m, j) ->
+# scores of keeping and of skipping, [2].
+Scores = Mapping[Any, Mapping[tuple[int, int], np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +30,36 @@ class Genotype:
     down: For every node its kept edges as (source, operation); source 0 is in0, 1 is in1, 2 the
       first node.
     up: The same for up cells.
-    skipped: Interior up cells X[m, j], as (m, j), that are not built.
+    skipped: Cells of the grid that are not built, sorted.
   """
 
   down: tuple[Node, ...]
   up: tuple[Node, ...]
-  skipped: tuple[tuple[int, int], ...] = ()
+  skipped: tuple[GridCell, ...] = ()
+
+
+def skippable_cells(depth: int) -> tuple[GridCell, ...]:
+  """The up cells X[m, j] inside the grid, by level, then column; those on its edge always stay."""
+  return tuple((m, j) for m in range(1, depth - 1) for j in range(depth - 1 - m))
+
+
+def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype') -> None:
+  """Refuses a genotype that skips a cell which a grid of this depth cannot skip.
+
+  Args:
+    genotype: What is to be built.
+    depth: L of the grid.
+    place: Where the genotype stands, for the message.
+
+  Raises:
+    InputError: With the cell and the least depth that has it inside.
+  """
+  for m, j in genotype.skipped:
+    if (m, j) not in skippable_cells(depth):
+      raise InputError(
+        f'{place} skips cell [{m}, {j}], which cannot be skipped at depth {depth}; expected a '
+        f'depth of {m + j + 2} or more: set config.model.depth, or use another genotype'
+      )
 
 
 def operations_of(kind: CellKind, source: int) -> tuple[str, ...]:
@@ -67,21 +94,44 @@ def scores(
   return result
 
 
-def derive(weights: dict[CellKind, Any], *, nodes: int, edges_per_node: int) -> Genotype:
-  """The strongest operation of every edge, and the strongest edges of every node.
+def all_scores(weights: Mapping[Any, Any], *, nodes: int, depth: int = 0) -> Scores:
+  """The scores of every choice there is; those of a gate are 2 * softmax(gamma).
 
   Args:
-    weights: {'down': {'alphas', 'betas'}, 'up': ...} after the softmax.
+    weights: {'down': {'alphas', 'betas'}, 'up': ...} after the softmax, and {'path': {'gates'}},
+      [G, 2], where the cells of the grid have gates.
+    nodes: Nodes of a cell.
+    depth: L of the grid, where there are gates.
+  """
+  table: dict[str, dict[tuple[int, int], np.ndarray]] = {
+    kind: scores(kind, weights[kind]['alphas'], weights[kind]['betas'], nodes=nodes)
+    for kind in CELL_KINDS
+  }
+  if 'path' in weights:  # as operations have it: the number of choices times the weight
+    gates = 2 * np.asarray(weights['path']['gates'], float)
+    table['path'] = dict(zip(skippable_cells(depth), gates, strict=True))
+  return table
+
+
+def derive(
+  weights: Mapping[Any, Any], *, nodes: int, edges_per_node: int, depth: int = 0
+) -> Genotype:
+  """The strongest operation of every edge, the strongest edges of every node, the path of cells.
+
+  Args:
+    weights: As in all_scores.
     nodes: Nodes of a cell.
     edges_per_node: Edges that a node keeps, if it has as many.
+    depth: L of the grid, where there are gates.
 
   Returns:
-    The genotype; ties go to the operation, then to the state, that is listed first.
+    The genotype; ties go to the operation, then to the state, that is listed first, and a tie of a
+    gate keeps the cell.
   """
+  all_tables = all_scores(weights, nodes=nodes, depth=depth)
 
   def part(kind: CellKind) -> tuple[Node, ...]:
-    table = scores(kind, weights[kind]['alphas'], weights[kind]['betas'], nodes=nodes)
-    cell = []
+    table, cell = all_tables[kind], []
     for node in range(nodes):
       best = {source: table[node, source].max() for source in sources_of(node)}
       kept = sorted(sorted(best, key=lambda source: -best[source])[:edges_per_node])
@@ -93,11 +143,26 @@ def derive(weights: dict[CellKind, Any], *, nodes: int, edges_per_node: int) -> 
       )
     return tuple(cell)
 
-  return Genotype(down=part('down'), up=part('up'))
+  gates = all_tables.get('path', {})
+  skipped = tuple(sorted(cell for cell, (keep, skip) in gates.items() if skip > keep))
+  return Genotype(down=part('down'), up=part('up'), skipped=skipped)
 
 
-def draw(generator: np.random.Generator, *, nodes: int, edges_per_node: int) -> Genotype:
-  """A genotype at random, uniform over the edges that a node keeps and over their operations."""
+def draw(
+  generator: np.random.Generator,
+  *,
+  nodes: int,
+  edges_per_node: int,
+  skippable: Sequence[GridCell] = (),
+) -> Genotype:
+  """A genotype at random.
+
+  Args:
+    generator: Draws evenly among the edges a node may keep, their operations, and skipping or not.
+    nodes: Nodes of a cell.
+    edges_per_node: Edges that a node keeps, if it has as many.
+    skippable: Cells that may be skipped.
+  """
 
   def node(kind: CellKind, index: int) -> Node:
     sources = list(sources_of(index))
@@ -111,7 +176,8 @@ def draw(generator: np.random.Generator, *, nodes: int, edges_per_node: int) -> 
   def cell(kind: CellKind) -> tuple[Node, ...]:
     return tuple(node(kind, index) for index in range(nodes))
 
-  return Genotype(down=cell('down'), up=cell('up'))
+  skipped = tuple(sorted(each for each in skippable if generator.integers(2)))
+  return Genotype(down=cell('down'), up=cell('up'), skipped=skipped)
 
 
 def state_name(source: int) -> str:
@@ -142,17 +208,25 @@ def save(
     ]
     for kind in ('down', 'up')
   }
-  files.write_json(
-    path, {'format': FORMAT, 'version': VERSION, **cells, 'provenance': provenance or {}}
-  )
+  content: dict[str, Any] = {'format': FORMAT, 'version': VERSION, **cells}
+  gates = (scores or {}).get('path', {})
+  if genotype.skipped or gates:
+    content['skipped'] = genotype.skipped
+  if gates:
+    content['gates'] = [
+      {'cell': cell, 'keep': round(float(keep), 6), 'skip': round(float(skip), 6)}
+      for cell, (keep, skip) in gates.items()
+    ]
+  files.write_json(path, {**content, 'provenance': provenance or {}})
 
 
 def load(path: Path | str) -> Genotype:
   """Reads and checks a genotype file.
 
   Raises:
-    InputError: The file is missing, is no genotype, is newer than this code, or names a state or
-      an operation that its place does not have.
+    InputError: The file is missing, is no genotype, is newer than this code, or names a state, an
+      operation or a cell that there cannot be. Whether the grid is deep enough for the cells that
+      it skips is not known here: see require_depth.
   """
   content = files.read_json(path)
   if not isinstance(content, dict) or content.get('format') != FORMAT:
@@ -162,7 +236,8 @@ def load(path: Path | str) -> Genotype:
       f'{path} has genotype version {content.get("version")!r}, expected {VERSION}: '
       'use a matching release of thrifty_jax'
     )
-  genotype = Genotype(*(_read_cell(path, kind, content.get(kind)) for kind in ('down', 'up')))
+  down, up = (_read_cell(path, kind, content.get(kind)) for kind in CELL_KINDS)
+  genotype = Genotype(down, up, _read_skipped(path, content.get('skipped', [])))
   if len(genotype.down) != len(genotype.up):
     raise InputError(
       f'{path}: down cells have {len(genotype.down)} nodes and up cells {len(genotype.up)}, '
@@ -197,3 +272,18 @@ def _read_node(path: Path | str, kind: CellKind, index: int, edges: Any) -> Node
       raise InputError(f'{place}: two edges from {edge["source"]}, expected at most one')
     kept[source] = edge['operation']
   return tuple(sorted(kept.items()))
+
+
+def _read_skipped(path: Path | str, cells: Any) -> tuple[GridCell, ...]:
+  def is_cell(cell: Any) -> bool:
+    whole = isinstance(cell, list) and [type(index) for index in cell] == [int, int]
+    return whole and 1 <= cell[0] <= MAX_LEVELS and 0 <= cell[1] <= MAX_LEVELS
+
+  if not isinstance(cells, list) or not all(map(is_cell, cells)):
+    raise InputError(
+      f'{path}: "skipped" must be a list of cells [level, column], the level from 1 and the column '
+      f'from 0 to {MAX_LEVELS}: {cells!r:.80}'
+    )
+  if len({tuple(cell) for cell in cells}) < len(cells):
+    raise InputError(f'{path}: "skipped" names a cell twice, expected each at most once')
+  return tuple(sorted((level, column) for level, column in cells))

@@ -69,7 +69,7 @@ def _of_operations(line: Mapping[str, Any]) -> list[Sequence[float]]:
 
 def _of_edges(line: Mapping[str, Any]) -> list[Sequence[float]]:
   """The weights of the edges into each node: 2, 3, ... of them."""
-  groups = []
+  groups: list[Sequence[float]] = []
   for kind in ('down', 'up'):
     betas, count = list(line[f'{kind}_betas']), 2
     while betas:

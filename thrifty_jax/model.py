@@ -191,7 +191,10 @@ def load(folder: Path | str) -> LoadedModel:
   if not folder.is_dir():
     raise InputError(f'{folder}: there is no model; train one with --stage=retrain')
   spec = _read_description(folder / 'preprocessing.json')
-  found = genotype.load(folder / 'genotype.json') if spec['name'] == 'thrifty' else None
+  found = None
+  if spec['name'] == 'thrifty':
+    found = genotype.load(folder / 'genotype.json')
+    genotype.require_depth(found, spec['depth'], place=str(folder / 'genotype.json'))
   module = build(spec, found)
   return LoadedModel(module, _load_weights(folder, module, spec), spec, found)
 

@@ -1,7 +1,7 @@
 """The grid of cells (a UNet++-shaped triangle), as supernet and as derived network."""
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ from thrifty_jax.cell import (
   sources_of,
   targets_of,
 )
-from thrifty_jax.genotype import Genotype
+from thrifty_jax.genotype import Genotype, GridCell, require_depth, skippable_cells
 from thrifty_jax.mixed_op import (
   MixedEdges,
   Mixer,
@@ -27,7 +27,8 @@ from thrifty_jax.mixed_op import (
   shuffled_sampling,
 )
 
-# {'down': {'alphas': E arrays [N], 'betas': [E]}, 'up': ...}, before the softmax.
+# {'down': {'alphas': E arrays [N], 'betas': [E]}, 'up': ...}, before the softmax; where cells have
+# gates also {'path': {'gammas': [G, 2]}}: keep and skip, for each of skippable_cells.
 Architecture = dict[str, dict[str, tuple[jax.Array, ...] | jax.Array]]
 # One output of the grid per name: cell(kind, name, in0, in1) -> [B, H, W, C].
 Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
@@ -52,10 +53,14 @@ def grid(
   depth: int,
   cell: Cell,
   deep_supervision: bool = False,
+  skipped: Collection[GridCell] = (),
+  gates: Mapping[GridCell, jax.Array] | None = None,
 ) -> jax.Array:
   """The whole network around its cells, called inside a compact method.
 
   X[0, j] go down to 1 / 2^depth of the image; X[k, j] come up and read every X[m, j] to their left.
+  In the place of a skipped cell stands the one to its left, in the place of a cell with a gate the
+  weighted sum of both: that is what others read.
 
   Args:
     image: [B, H, W, C], H and W multiples of 2^depth.
@@ -63,28 +68,45 @@ def grid(
     channels: Of every cell.
     depth: L, levels below the full size.
     cell: Builds and runs the cell of a given kind and name on its two inputs.
-    deep_supervision: Run the head on X[k, 0] for all k >= 1, and return all.
+    deep_supervision: Run the head on X[k, 0] for all k >= 1 that are not skipped, and return all.
+    skipped: Cells that are not built.
+    gates: The weights of keeping and of skipping a cell, [2] each.
 
   Returns:
-    Logits [B, H, W, K], or [L - 1, B, H, W, K], the last one the network's output.
+    Logits [B, H, W, K], or stacked, [.., B, H, W, K], the last one the network's output.
   """
+  gates = gates or {}
   stem = nn.relu(ops.ConvNorm(channels, kernel_size=7, name='stem')(image))
   outputs = {(0, -1): stem, (0, 0): ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))}
   for j in range(1, depth):
     outputs[0, j] = cell('down', f'down_0_{j}', outputs[0, j - 2], outputs[0, j - 1])
   for k in range(1, depth):
     for j in range(depth - k):
-      left = jnp.concatenate([outputs[m, j] for m in range(k)], axis=-1)
-      outputs[k, j] = cell('up', f'up_{k}_{j}', left, outputs[k - 1, j + 1])
+      if (k, j) in skipped:
+        outputs[k, j] = outputs[k - 1, j]
+        continue
+      left = [outputs[m, j] for m in range(k) if (m, j) not in skipped]
+      x = cell('up', f'up_{k}_{j}', jnp.concatenate(left, axis=-1), outputs[k - 1, j + 1])
+      if (k, j) in gates:
+        keep, skip = gates[k, j].astype(x.dtype)
+        x = keep * x + skip * outputs[k - 1, j]
+      outputs[k, j] = x
 
-  to_classes = nn.Conv(
-    classes, (3, 3), padding=1, use_bias=False, kernel_init=ops.kernel_init, name='classes'
-  )
+  to_classes = class_filter(classes)
   supervised = range(1, depth) if deep_supervision else (depth - 1,)
   logits = [
-    to_classes(cell('up', 'head', stem, outputs[k, 0])).astype(jnp.float32) for k in supervised
+    to_classes(cell('up', 'head', stem, outputs[k, 0])).astype(jnp.float32)
+    for k in supervised
+    if (k, 0) not in skipped
   ]
   return jnp.stack(logits) if deep_supervision else logits[0]
+
+
+def class_filter(classes: int) -> nn.Conv:
+  """The last layer, from the head's channels to logits."""
+  return nn.Conv(
+    classes, (3, 3), padding=1, use_bias=False, kernel_init=ops.kernel_init, name='classes'
+  )
 
 
 def cell_count(kind: CellKind, *, depth: int) -> int:
@@ -104,9 +126,12 @@ def pad_to_multiple(image: jax.Array, *, multiple: int, background: tuple[float,
 
 
 def architecture_weights(architecture: Architecture, *, nodes: int) -> Architecture:
-  """Softmax of the alphas over candidates, and of the betas over the edges into each node."""
+  """Softmax of the alphas over candidates, and of the betas over the edges into each node.
+
+  That of the gammas, over keeping and skipping, is {'path': {'gates': [G, 2]}}.
+  """
   starts = [edge_count(node) for node in range(nodes + 1)]
-  return {
+  weights: Architecture = {
     kind: {
       'alphas': tuple(jax.nn.softmax(alpha) for alpha in part['alphas']),
       'betas': jnp.concatenate(
@@ -117,11 +142,24 @@ def architecture_weights(architecture: Architecture, *, nodes: int) -> Architect
       ),
     }
     for kind, part in architecture.items()
+    if kind != 'path'
   }
+  if 'path' in architecture:
+    gammas = jnp.asarray(architecture['path']['gammas'])
+    weights['path'] = {'gates': jax.nn.softmax(gammas, axis=-1)}
+  return weights
 
 
-def init_architecture(key: jax.Array, *, nodes: int) -> Architecture:
-  """Architecture variables at 1e-3 * normal: every choice starts almost even."""
+def init_architecture(
+  key: jax.Array, *, nodes: int, gated: Collection[GridCell] = ()
+) -> Architecture:
+  """Architecture variables at 1e-3 * normal: every choice starts almost even.
+
+  Args:
+    key: The variables follow from it and from their names.
+    nodes: Nodes of a cell.
+    gated: Cells of the grid that have a gate.
+  """
 
   def normal(name: str, *shape: int) -> jax.Array:
     # Drawn by name: stable when a kind or an edge is added.
@@ -136,7 +174,11 @@ def init_architecture(key: jax.Array, *, nodes: int) -> Architecture:
       'betas': normal(f'{kind}betas', len(edges)),
     }
 
-  return {'down': part('down'), 'up': part('up')}
+  architecture: Architecture = {'down': part('down'), 'up': part('up')}
+  if gated:
+    gammas = jnp.stack([normal(f'path_{m}_{j}', 2) for m, j in gated])
+    architecture['path'] = {'gammas': gammas}
+  return architecture
 
 
 class Supernet(nn.Module):
@@ -151,6 +193,7 @@ class Supernet(nn.Module):
     background: Normalised value that sides are padded with, one per image channel.
     sampling: shuffle takes the first channels and shuffles; random takes a subset drawn by key, or
       the first without a key, and does not shuffle.
+    cell_path: The skippable cells have gates.
   """
 
   classes: int
@@ -160,6 +203,7 @@ class Supernet(nn.Module):
   sample: int = 4
   background: tuple[float, ...] = (0.0,)
   sampling: Literal['shuffle', 'random'] = 'shuffle'
+  cell_path: bool = False
 
   @nn.compact
   def __call__(
@@ -168,6 +212,8 @@ class Supernet(nn.Module):
     """Logits [B, H, W, K] of image [B, H, W, C]; a key draws the random sample."""
     if self.channels % self.sample:
       raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
+    if self.cell_path != ('path' in architecture):
+      raise ValueError('cell_path and gates in the architecture variables go together')
     if self.sampling == 'shuffle':
       if key is not None:
         raise ValueError("a key needs sampling='random'; sampling='shuffle' draws nothing")
@@ -182,7 +228,13 @@ class Supernet(nn.Module):
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       return MixedCell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
 
-    return _run(self, image, cell)
+    gates = weights['path']['gates'] if self.cell_path else ()
+    return _run(self, image, cell, gates=dict(zip(self.gated, gates, strict=True)))
+
+  @property
+  def gated(self) -> tuple[GridCell, ...]:
+    """The cells that have a gate."""
+    return skippable_cells(self.depth) if self.cell_path else ()
 
   def _mixers(self, kind: CellKind, part: dict) -> Iterator[tuple[Mixer, ...]]:
     """What the edges of a kind's cells need: cell by cell, a mixer for each state."""
@@ -210,7 +262,7 @@ class DerivedNetwork(nn.Module):
     classes: K, background included.
     channels: Of every cell.
     depth: Levels below the full size.
-    deep_supervision: Give the logits of every X[k, 0], stacked in front.
+    deep_supervision: Give the logits of every X[k, 0] that is built, stacked in front.
     background: Normalised value that sides are padded with, one per image channel.
   """
 
@@ -223,7 +275,8 @@ class DerivedNetwork(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Logits [B, H, W, K] (deep supervision: [L - 1, B, H, W, K]) of image [B, H, W, C]."""
+    """Logits [B, H, W, K] (deep supervision: [.., B, H, W, K]) of image [B, H, W, C]."""
+    require_depth(self.genotype, self.depth)
     cells = {}  # the head serves several levels under deep supervision: one module, shared
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
@@ -232,10 +285,11 @@ class DerivedNetwork(nn.Module):
         cells[kind, name] = DerivedCell(kind, nodes, name=name)
       return cells[kind, name](in0, in1)
 
-    return _run(self, image, cell, deep_supervision=self.deep_supervision)
+    skipped, supervision = self.genotype.skipped, self.deep_supervision
+    return _run(self, image, cell, skipped=skipped, deep_supervision=supervision)
 
 
-def _run(module, image: jax.Array, cell: Cell, *, deep_supervision: bool = False) -> jax.Array:
+def _run(module, image: jax.Array, cell: Cell, **settings: Any) -> jax.Array:
   """Pads to what the depth needs, runs the grid, crops the logits back."""
   height, width = image.shape[1:3]
   image = pad_to_multiple(image, multiple=2**module.depth, background=module.background)
@@ -245,6 +299,6 @@ def _run(module, image: jax.Array, cell: Cell, *, deep_supervision: bool = False
     channels=module.channels,
     depth=module.depth,
     cell=cell,
-    deep_supervision=deep_supervision,
+    **settings,
   )
   return logits[..., :height, :width, :]

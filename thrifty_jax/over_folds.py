@@ -49,7 +49,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> dict[str, Any]:
   first, classes = of_folds[0], ('background', *of_folds[0]['classes'])
   patients, scores = summaries.scores_of(rows)
   split = first['split']
-  summary = {
+  summary: dict[str, Any] = {
     **{field: first[field] for field in _SHARED},
     'fold': [one['fold'] for one in of_folds],
     'of_folds': [{field: one[field] for field in _OF_FOLD} for one in of_folds],

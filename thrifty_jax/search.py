@@ -1,8 +1,9 @@
 """The search stage: trains the supernet and derives a genotype from it."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import bilevel, files, genotype, logbook, model
+from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters
 from thrifty_jax.bilevel import Learners, SearchState
-from thrifty_jax.cell import CellKind
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
-from thrifty_jax.network import Supernet, architecture_weights
+from thrifty_jax.network import Architecture, Supernet, architecture_weights
 from thrifty_jax.train_data import SAVE_SECONDS, Figures, TrainData, open_train_data
 
 # Batches that tell the DSC of the architecture half while only the weights are trained.
@@ -49,6 +49,7 @@ def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
     nodes=config.model.nodes,
     sample=settings.sample,
     sampling=settings.sampling,
+    cell_path=settings.cell_path,
     background=tuple(model.background(train_data.statistics, context=config.data.context)),
   )
   return Learners(
@@ -90,6 +91,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     augment=train_data.augment,
     seed=config.seed,
     random_sampling=settings.sampling == 'random',
+    penalty=penalty(config),
   )
   weight_step, architecture_step = bilevel.compile_together(half_steps, state, batch_shape)
 
@@ -143,6 +145,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
           'architecture_dsc': for_architecture.dsc(),
           'unchanged_epochs': unchanged,
           'seconds': time.monotonic() - began,
+          **_size(state, config),
           **_weights_as_lists(state, config),
         }
       )
@@ -176,6 +179,9 @@ def _tell(config: ConfigDict, halves: Halves, state: SearchState) -> None:
     f'{len(weights)} patients for the weights, {len(architecture)} for the architecture; '
     f'{halves.steps} steps an epoch',
   )
+  size = f'{_size(state, config)["expected_parameters"]:,} parameters on average at the start'
+  limit = config.search.max_parameters
+  logbook.say('derived', size + (f'; the limit is {limit:,}' if limit else ''))
 
 
 def _save_genotype(
@@ -187,39 +193,55 @@ def _save_genotype(
   epochs: int,
 ) -> None:
   """Writes the genotype with its scores and where it came from."""
-  weights, nodes = _weights(state, config), config.model.nodes
-  scores = {
-    kind: genotype.scores(kind, part['alphas'], part['betas'], nodes=nodes)
-    for kind, part in weights.items()
-  }
+  weights, nodes, depth = _weights(state, config), config.model.nodes, config.model.depth
+  count = parameters.count(found, parameters.space_of(config))
   provenance = {
     'data': config.data.name,
     'seed': config.seed,
     'fold': config.data.fold,
     'epochs': epochs,
     'depth': config.model.depth,
+    'parameters': count,
     'search': config.search.to_dict(),
   }
+  scores = genotype.all_scores(weights, nodes=nodes, depth=depth)
   genotype.save(path, found, scores=scores, provenance=provenance)
-  logbook.say('genotype', str(path))
+  logbook.say('genotype', f'{path}, {count:,} parameters')
 
 
-def _weights(state: SearchState, config: ConfigDict) -> dict[CellKind, Any]:
+def penalty(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None:
+  """What a limit to the parameters adds to the architecture's loss, None without one."""
+  limit = config.search.max_parameters
+  if not limit:
+    return None
+  return functools.partial(budget.penalty, space=parameters.space_of(config), limit=limit)
+
+
+def _size(state: SearchState, config: ConfigDict) -> dict[str, Any]:
+  """The expected parameters, whole, and the penalty where there is a limit."""
+  expected = parameters.expected(state.architecture, parameters.space_of(config))
+  added = penalty(config)
+  size: dict[str, Any] = {'expected_parameters': round(float(expected))}
+  return size if added is None else {**size, 'penalty': float(added(state.architecture))}
+
+
+def _weights(state: SearchState, config: ConfigDict) -> dict[str, Any]:
   """Softmax weights as numpy arrays."""
   return jax.device_get(architecture_weights(state.architecture, nodes=config.model.nodes))
 
 
 def derive(state: SearchState, config: ConfigDict) -> genotype.Genotype:
   """The genotype that the architecture variables stand for now."""
+  weights, space = _weights(state, config), parameters.space_of(config)
+  if limit := config.search.max_parameters:
+    return budget.derive(weights, space, limit=limit)
   return genotype.derive(
-    _weights(state, config),
-    nodes=config.model.nodes,
-    edges_per_node=config.model.edges_per_node,
+    weights, nodes=space.nodes, edges_per_node=space.edges_per_node, depth=space.depth
   )
 
 
 def _weights_as_lists(state: SearchState, config: ConfigDict) -> dict[str, Any]:
-  """down_alphas [E][N], down_betas [E], and the same for up, for metrics.jsonl."""
+  """down_alphas [E][N], down_betas [E], as much for up, path_gates [G][2], for metrics.jsonl."""
   return {
     f'{kind}_{name}': [np.asarray(value).round(6).tolist() for value in values]
     for kind, part in _weights(state, config).items()

@@ -59,8 +59,10 @@ class Stage:
     saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
     return saved or self.is_done(workdir)
 
-  def has_read(self, field: str) -> bool:
+  def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
+    if self.name == 'search' and field == 'model.channels':
+      return config.search.max_parameters > 0  # counted at the width of the retraining
     return any(field == name or field.startswith(name + '.') for name in self.reads)
 
 
@@ -200,7 +202,7 @@ def changes(stage: Stage, config: ConfigDict, workdir: Path) -> list[str]:
   return [
     f'{name} {before[name]!r} -> {now[name]!r}'
     for name in now
-    if stage.has_read(name) and name in before and before[name] != now[name]
+    if stage.has_read(name, config) and name in before and before[name] != now[name]
   ]
 
 
@@ -230,6 +232,7 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
         f'{path}: there is no genotype; run --stage=search, or name one by --config.genotype=FILE'
       )
     found, begun = genotype.load(path), workdir / 'retrain' / 'genotype.json'
+    genotype.require_depth(found, config.model.depth, place=str(path))
     if begun.exists() and genotype.load(begun) != found:
       raise InputError(
         f'{workdir}: retrain began with another genotype than {path} has now; put it back, use '

@@ -61,7 +61,7 @@ def summarise(cases: Sequence[scoring.CaseCounts], classes: Sequence[str]) -> di
   patients = list(patient_scores(cases).values())
   scores = {name: np.stack([patient[name] for patient in patients]) for name in patients[0]}
   pooled = metrics.dsc(np.sum([case.network for case in cases], axis=0))
-  summary = {**figures(scores, classes), 'pooled_2d_dsc': float(pooled.mean())}
+  summary: dict[str, Any] = {**figures(scores, classes), 'pooled_2d_dsc': float(pooled.mean())}
   for name, value in zip(classes[1:], pooled, strict=True):
     summary['classes'][name]['pooled_2d_dsc'] = float(value)
   return summary
