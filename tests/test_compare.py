@@ -86,6 +86,16 @@ def test_random_genotypes_differ_match_in_parameters_and_stay(config, workdir):
   assert first == drawn_at_random(config, workdir)
 
 
+def test_given_genotypes_take_part_under_the_names_of_their_files(config, workdir, tmp_path):
+  (tmp_path / 'mine.json').write_bytes(EXAMPLE.read_bytes())
+  config.compare.genotypes = (str(tmp_path / 'mine.json'),)
+  assert [rival.name for rival in compare.rivals(config, workdir)][:2] == ['thrifty', 'mine']
+  (tmp_path / 'unet.json').write_bytes(EXAMPLE.read_bytes())
+  config.compare.genotypes = (str(tmp_path / 'unet.json'),)
+  with pytest.raises(InputError, match="'unet' names two networks"):
+    compare.rivals(config, workdir)
+
+
 def test_each_rival_has_the_rate_that_did_best_on_validation_patients(config, workdir, trained):
   results = compare.compare(config, workdir)
   rates = {result['name']: result['learning_rate'] for result in results}

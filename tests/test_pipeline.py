@@ -238,6 +238,49 @@ def test_the_variant_paper_runs_as_its_docstring_says(done, scans, slices, tmp_p
   assert 'not held out' in (workdir / 'report.html').read_text(encoding='utf-8')
 
 
+def test_a_comparison_takes_up_the_run_and_trains_the_others_alike(done, scans, slices, tmp_path):
+  workdir = shutil.copytree(done, tmp_path / 'run')
+  before = (workdir / 'retrain' / 'metrics.jsonl').read_bytes()
+  arguments = (
+    '--stage=compare',
+    '--config.compare.baselines=()',
+    '--config.compare.random_genotypes=1',
+    '--config.compare.learning_rates=(2e-3,)',
+  )
+  assert command(scans, slices, workdir, *arguments) == 0
+  assert (workdir / 'retrain' / 'metrics.jsonl').read_bytes() == before
+  ours, random = json_of(workdir / 'compare' / 'results.json')
+  assert (ours['folder'], random['folder']) == ('.', 'compare/random_1/trials/0.002')
+  assert ours['steps'] == random['steps'] and ours['macs'] > 0
+  summary = json_of(workdir / 'compare' / 'summary.json')
+  scored = [
+    json_of(workdir / each['folder'] / 'evaluate' / 'summary.json') for each in (ours, random)
+  ]
+  for rival, of_rival in zip(summary['rivals'], scored, strict=True):
+    assert rival['dsc_mean'] == pytest.approx(of_rival['dsc_mean'], abs=1e-6)
+    assert of_rival['patient_names'] == scored[0]['patient_names']
+  assert 'Random 1' in (workdir / 'report.html').read_text(encoding='utf-8')
+
+
+def test_several_folds_score_other_patients_each_and_all_together(done, scans, slices, tmp_path):
+  genotype_file = done / 'search' / 'genotype.json'
+  arguments = ('--folds=0,2', f'--config.genotype={genotype_file}', '--config.retrain.epochs=2')
+  assert command(scans, slices, tmp_path / 'run', *arguments) == 0
+  summary = json_of(tmp_path / 'run' / 'evaluate' / 'summary.json')
+  assert summary['fold'] == [0, 2] and summary['patients'] == 4
+  of_fold = [
+    json_of(tmp_path / 'run' / f'fold_{fold}' / 'evaluate' / 'summary.json') for fold in (0, 2)
+  ]
+  tested = [set(one['patient_names']['test']) for one in of_fold]
+  assert not tested[0] & tested[1]
+  assert set(summary['patient_names']['test']) == tested[0] | tested[1]
+  assert summary['dsc_mean'] == pytest.approx(
+    np.mean([one['dsc_mean'] for one in of_fold]), abs=1e-6
+  )
+  text = (tmp_path / 'run' / 'report.html').read_text(encoding='utf-8')
+  assert 'fold_2/report.html' in text and 'Best, median and worst' in text
+
+
 # --- bad input
 
 

@@ -92,13 +92,17 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[dict[str, Any]]:
 def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
   """Everyone in the comparison: the searched network first, as the others are held to it.
 
-  The genotypes are put into the rivals' folders, so that what was compared stays known.
+  Random genotypes are drawn once and kept in their rivals' folders.
+
+  Raises:
+    InputError: A genotype is missing or damaged, or two rivals have one name.
   """
   folder = workdir / 'compare'
   searched_file = stages.genotype_file(config, workdir)
   searched = genotype.load(searched_file)
   found = [Rival(SEARCHED, 'Searched', 'searched', {'name': 'thrifty'}, searched_file)]
   for path in map(Path, config.compare.genotypes):
+    genotype.load(path)  # a mistake is told before hours of training
     found.append(Rival(path.stem, path.stem, 'given', {'name': 'thrifty'}, path))
   for number in range(1, config.compare.random_genotypes + 1):
     path = folder / f'random_{number}' / 'genotype.json'
@@ -109,6 +113,11 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
   for name in config.compare.baselines:
     label, changes = BASELINES[name]
     found.append(Rival(name, label, 'baseline', {'deep_supervision': False} | changes))
+  names = [rival.name for rival in found]
+  if twice := [name for name in names if names.count(name) > 1]:
+    raise InputError(
+      f'config.compare.genotypes: {twice[0]!r} names two networks of the comparison; rename a file'
+    )
   return found
 
 

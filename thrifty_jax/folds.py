@@ -1,6 +1,7 @@
 """Several folds by one command: a run for each in a folder of its own, then one result."""
 
 import dataclasses
+from pathlib import Path
 
 from thrifty_jax.command_line import Command
 from thrifty_jax.errors import InputError
@@ -35,16 +36,16 @@ def commands(command: Command) -> list[Command]:
   return [_of_fold(command, fold) for fold in command.folds]
 
 
-def sum_up(command: Command, runs: list[Command]) -> None:
+def sum_up(workdir: Path, runs: list[Command]) -> None:
   """Writes the scores of all folds as those of one set of patients, as far as they are there.
 
   Args:
-    command: That was given; its workdir gets evaluate/ and compare/.
-    runs: Those of its folds.
+    workdir: Of all folds; it gets evaluate/ and compare/.
+    runs: The commands of the folds.
   """
   from thrifty_jax import over_folds, standings
 
-  workdir, folders = command.workdir, [run.workdir for run in runs]
+  folders = [run.workdir for run in runs]
   for name, write in (
     ('evaluate/summary.json', over_folds.write),
     ('compare/results.json', standings.write),

@@ -90,16 +90,17 @@ def run(arguments: Sequence[str]) -> None:
   from thrifty_jax import console, device
 
   device.prepare(command.config)
-  console.start(dataclasses.replace(runs[0], workdir=command.workdir))
+  whole = dataclasses.replace(runs[0], workdir=command.workdir)
+  console.start(whole)
   for each in runs:
     if command.folds:
       console.fold(each)
     _run_stages(each, arguments)
   if command.folds:
-    folds.sum_up(command, runs)
-    console.record(command, arguments)
-    stages.REPORT.run(command.config, command.workdir)
-    console.end(command, {})
+    folds.sum_up(command.workdir, runs)
+    console.record(whole, arguments)
+    stages.REPORT.run(whole.config, whole.workdir)
+    console.end(whole, {})
 
 
 def _run_stages(command: Command, arguments: Sequence[str]) -> None:
