@@ -199,7 +199,8 @@ def _save_genotype(
     'seed': config.seed,
     'fold': config.data.fold,
     'epochs': epochs,
-    'parameters': count,
+    'parameters': count,  # of the network at this width
+    'channels': config.model.channels,
     'search': config.search.to_dict(),
   }
   scores = genotype.all_scores(weights, nodes=nodes, depth=depth)
