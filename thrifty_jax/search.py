@@ -201,7 +201,8 @@ def _save_genotype(
     'fold': config.data.fold,
     'epochs': epochs,
     'depth': config.model.depth,
-    'parameters': count,
+    'parameters': count,  # of the network at this width
+    'channels': config.model.channels,
     'search': config.search.to_dict(),
   }
   scores = genotype.all_scores(weights, nodes=nodes, depth=depth)
