@@ -13,9 +13,18 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['TFDS_DATA_DIR'] = os.path.join(_PLACE, 'tensorflow_datasets')
 os.environ['XDG_CACHE_HOME'] = os.path.join(_PLACE, 'cache')
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from thrifty_jax import config as configs  # noqa: E402
+
+
+@pytest.fixture
+def double_precision():
+  """Float64 wherever the code does not ask for less."""
+  jax.config.update('jax_enable_x64', True)
+  yield
+  jax.config.update('jax_enable_x64', False)
 
 
 @pytest.fixture(scope='session')

@@ -1,76 +1,156 @@
 """The bilevel step against finite differences, its two optimisers against numpy."""
 
-import contextlib
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from thrifty_jax import bilevel
 from thrifty_jax import config as configs
 from thrifty_jax.bilevel import Learners
 from thrifty_jax.network import Supernet
 
-
-@contextlib.contextmanager
-def double_precision(monkeypatch):
-  """Float64 everywhere, also where the code asks for float32."""
-  jax.config.update('jax_enable_x64', True)
-  with monkeypatch.context() as patch:
-    patch.setattr(jnp, 'float32', jnp.float64)
-    try:
-      yield
-    finally:
-      jax.config.update('jax_enable_x64', False)
+BATCH = (2, 8, 8, 1)
+SETTINGS = {
+  'weight_learning_rate': 0.3,  # large, so that a step ahead matters
+  'weight_decay': 0.1,
+  'clip_norm': 0.01,  # any gradient exceeds it: the step ahead must not be clipped
+}
 
 
-def test_the_architecture_step_follows_the_finite_differences_of_its_loss(monkeypatch):
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Half the time to compile; what is tested does not depend on it."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+def noisy(key, batch):
+  """An augmentation, so that a step with other random numbers is another step."""
+  return {**batch, 'image': batch['image'] + 0.5 * jax.random.normal(key, batch['image'].shape)}
+
+
+def half_steps(net, **optimizers):
+  """Both half steps, the architecture by steepest descent at rate 1: its step is its gradient."""
+  learners = Learners(net, for_architecture=optax.sgd(1.0), **optimizers)
+  random_sampling = net.sampling == 'random'
+  return bilevel.make_half_steps(learners, augment=noisy, seed=0, random_sampling=random_sampling)
+
+
+@functools.cache
+def problem(sampling):
+  """A tiny supernet, a state in the midst of a search, and a batch for each level; float64."""
   random = np.random.default_rng(0)
-  with double_precision(monkeypatch):
-    batch = {
-      'image': jnp.asarray(random.normal(size=(2, 8, 8, 1))),
-      'label': jnp.asarray(random.integers(2, size=(2, 8, 8)), jnp.int32),
+  nodes = {'shuffle': 2, 'random': 1}[sampling]
+  net = Supernet(2, channels=4, depth=2, nodes=nodes, sample=2, sampling=sampling)
+  image = jax.ShapeDtypeStruct(BATCH, np.float64)
+  optimizer = bilevel.weight_optimizer(search_settings(**SETTINGS), steps=9)
+  state = bilevel.init_state(Learners(net, optimizer, optax.sgd(1.0)), image, seed=0)
+
+  def settled(leaf):
+    """Velocities and architecture variables away from zero; the fourth of nine steps."""
+    if leaf.dtype == np.int32:
+      return leaf + 3
+    return jnp.asarray(random.normal(0, 0.5, leaf.shape))
+
+  state = state._replace(
+    step=settled(state.step),
+    params=jax.tree.map(lambda leaf: leaf.astype(np.float64), state.params),
+    architecture=jax.tree.map(settled, state.architecture),
+    weight_optimizer=jax.tree.map(settled, state.weight_optimizer),
+  )
+  batches = [
+    {
+      'image': jnp.asarray(random.normal(size=BATCH)),
+      'label': jnp.asarray(random.integers(2, size=BATCH[:3]), jnp.int32),
     }
-    net = Supernet(classes=2, channels=4, depth=2, nodes=2, sample=2)
-    # Steepest descent at rate 1: the step is the gradient.
-    learners = Learners(net, optax.sgd(1.0), optax.sgd(1.0))
-    shape = jax.ShapeDtypeStruct(batch['image'].shape, batch['image'].dtype)
-    state = bilevel.init_state(learners, shape, seed=0)
-    uneven = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), state.architecture)
-    state = state._replace(architecture=uneven)
-    _, step = bilevel.make_half_steps(learners, augment=lambda key, batch: batch, seed=0)
-    step = jax.jit(step)
-    moved, metrics = step(state, batch)
-    assert metrics['architecture_loss'].dtype == np.float64
-    gradient = jax.tree.map(lambda a, b: np.asarray(a - b), state.architecture, moved.architecture)
-
-    leaves, tree = jax.tree.flatten(state.architecture)
-    leaves = [np.array(leaf) for leaf in leaves]
-    expected = [np.zeros(leaf.shape) for leaf in leaves]
-    for leaf, result in zip(leaves, expected, strict=True):
-      for place in np.ndindex(leaf.shape):
-        losses = []
-        for distance in (1e-5, -1e-5):
-          before = leaf[place]
-          leaf[place] += distance
-          changed = state._replace(architecture=jax.tree.unflatten(tree, map(jnp.asarray, leaves)))
-          losses.append(float(step(changed, batch)[1]['architecture_loss']))
-          leaf[place] = before
-        result[place] = (losses[0] - losses[1]) / 2e-5
-    for found, result in zip(jax.tree.leaves(gradient), expected, strict=True):
-      np.testing.assert_allclose(found, result, rtol=1e-5, atol=1e-8)
-    assert len(expected) == 2 * 5 + 2  # alphas of five edges and betas, down and up
-    for result in expected:  # every edge and every beta matters to the loss
-      assert np.abs(result).max() > 1e-5
+    for _ in range(2)
+  ]
+  return net, state, *batches
 
 
-def numpy_sgd(params, gradients, *, clip, decay, momentum, rates):
+@functools.cache
+def architecture_gradient(order, sampling):
+  """What architecture_step descends along, and the loss that it reports."""
+  net, state, *batches = problem(sampling)
+  clipped, unclipped = (
+    bilevel.weight_optimizer(search_settings(**SETTINGS), steps=9, clipped=clipped)
+    for clipped in (True, False)
+  )
+  look_ahead = unclipped if order == 'second' else None
+  _, step = half_steps(net, for_weights=clipped, look_ahead=look_ahead)
+  moved, metrics = jax.jit(step)(state, *batches)
+  gradient = jax.tree.map(lambda a, b: np.asarray(a - b), state.architecture, moved.architecture)
+  return gradient, metrics['architecture_loss']
+
+
+@functools.cache
+def first_order_parts(sampling):
+  """The weight step, its clip out of reach, and the loss of the architecture, both compiled."""
+  optimizer = bilevel.weight_optimizer(search_settings(**SETTINGS | {'clip_norm': 1e9}), steps=9)
+  weight_step, architecture_step = half_steps(problem(sampling)[0], for_weights=optimizer)
+  loss = jax.jit(lambda *arguments: architecture_step(*arguments)[1]['architecture_loss'])
+  return jax.jit(weight_step), loss
+
+
+def loss_by_definition(order, sampling, architecture):
+  """What is descended: the loss at these weights, or after the weight step that is really taken."""
+  _, state, weight_batch, architecture_batch = problem(sampling)
+  weight_step, loss = first_order_parts(sampling)
+  at = state._replace(architecture=architecture)
+  if order == 'second':
+    at = weight_step(at, weight_batch)[0]._replace(step=state.step)
+  return float(loss(at, weight_batch, architecture_batch))
+
+
+def finite_differences(order, sampling):
+  """Of the loss by definition, central, variable by variable."""
+  leaves, tree = jax.tree.flatten(problem(sampling)[1].architecture)
+  gradient = [np.zeros(leaf.shape) for leaf in leaves]
+  for index, result in enumerate(gradient):
+    for place in np.ndindex(result.shape):
+      losses = []
+      for distance in (1e-6, -1e-6):
+        moved = [np.array(leaf) for leaf in leaves]
+        moved[index][place] += distance
+        losses.append(loss_by_definition(order, sampling, tree.unflatten(moved)))
+      result[place] = (losses[0] - losses[1]) / 2e-6
+  return gradient
+
+
+# Random sampling has all that the shuffle has, and draws numbers; with it a step ahead that is not
+# the very step that follows is found out.
+@pytest.mark.parametrize('order,sampling', [('first', 'shuffle'), ('second', 'random')])
+def test_the_architecture_step_follows_the_finite_differences_of_its_loss(
+  order, sampling, double_precision
+):
+  gradient, value = architecture_gradient(order, sampling)
+  architecture = problem(sampling)[1].architecture
+  assert float(value) == pytest.approx(loss_by_definition(order, sampling, architecture), rel=1e-12)
+  expected = finite_differences(order, sampling)
+  for found, result in zip(jax.tree.leaves(gradient), expected, strict=True):
+    np.testing.assert_allclose(found, result, rtol=1e-6, atol=2e-9)
+    assert np.abs(result).max() > 1e-4  # every edge and every beta matters to the loss
+
+
+def test_second_order_is_another_gradient_than_first_order(double_precision):
+  gradient, _ = architecture_gradient('second', 'random')
+  second = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+  first = np.concatenate([leaf.ravel() for leaf in finite_differences('first', 'random')])
+  assert np.linalg.norm(second - first) > 0.1 * np.linalg.norm(first)
+
+
+def numpy_sgd(params, gradients, *, clips, decay, momentum, rates):
   """Clip, then L2 decay, then momentum: `torch.nn.utils.clip_grad_norm_`, then `optim.SGD`."""
   params = [np.array(p, float) for p in params]
   velocity = [np.zeros_like(p) for p in params]
-  for gradient, rate in zip(gradients, rates, strict=True):
+  for gradient, rate, clip in zip(gradients, rates, clips, strict=True):
     norm = math.sqrt(sum((g**2).sum() for g in gradient))
     gradient = [g * min(1.0, clip / norm) for g in gradient]
     for p, v, g in zip(params, velocity, gradient, strict=True):
@@ -101,10 +181,13 @@ def some_steps(seed):
   return params, [[size * random.normal(size=shape) for shape in shapes] for size in sizes]
 
 
-def run_optimizer(transformation, params, gradients):
+def run_optimizer(transformation, params, gradients, last=None):
+  """The parameters after all steps, the last of them by another transformation if it is given."""
   params = [jnp.asarray(p, jnp.float32) for p in params]
   state = transformation.init(params)
-  for gradient in gradients:
+  for step, gradient in enumerate(gradients, start=1):
+    if last is not None and step == len(gradients):
+      transformation = last
     updates, state = transformation.update(
       [jnp.asarray(g, jnp.float32) for g in gradient], state, params
     )
@@ -124,9 +207,28 @@ def test_the_weights_follow_sgd_as_pytorch_has_it():
   found = run_optimizer(bilevel.weight_optimizer(settings, steps=5), params, gradients)
   low, high = settings.weight_learning_rate_end, settings.weight_learning_rate
   rates = [low + (high - low) * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)]
-  expected = numpy_sgd(params, gradients, clip=0.5, decay=0.1, momentum=0.9, rates=rates)
+  expected = numpy_sgd(params, gradients, clips=[0.5] * 5, decay=0.1, momentum=0.9, rates=rates)
   for a, b in zip(found, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_ahead_is_the_weight_step_without_its_clip():
+  params, gradients = some_steps(2)
+  settings = search_settings(clip_norm=0.5, weight_decay=0.1, weight_learning_rate=0.3)
+  taken = bilevel.weight_optimizer(settings, steps=5)
+  ahead = bilevel.weight_optimizer(settings, steps=5, clipped=False)
+  settings.clip_norm = 1e9
+  out_of_reach = bilevel.weight_optimizer(settings, steps=5)
+  low, high = settings.weight_learning_rate_end, settings.weight_learning_rate
+  rates = [low + (high - low) * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)]
+  for count in range(1, 6):  # ahead of a state that clipped steps have left
+    steps = params, gradients[:count]
+    found, same = (run_optimizer(taken, *steps, last=last) for last in (ahead, out_of_reach))
+    clips = [0.5] * (count - 1) + [math.inf]
+    expected = numpy_sgd(*steps, clips=clips, decay=0.1, momentum=0.9, rates=rates[:count])
+    for f, s, e in zip(found, same, expected, strict=True):
+      np.testing.assert_array_equal(f, s)
+      np.testing.assert_allclose(f, e, rtol=1e-4, atol=1e-5)
 
 
 def test_the_architecture_follows_adam_as_pytorch_has_it():

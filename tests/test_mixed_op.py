@@ -19,14 +19,14 @@ def bypass(x, resample):
   return x.repeat(2, axis=1).repeat(2, axis=2) if resample == 'up' else x
 
 
-def case(resample, channels):
+def case(resample, channels, count=EDGES, sides=(4, 6)):
   """A state, weights of candidates and of edges, and parameters away from their start."""
   rng = np.random.default_rng(0)
-  count = len(ops.OPERATIONS[resample])
-  state = jnp.asarray(rng.normal(0.3, 1, (2, 4, 6, channels)), jnp.float32)
-  weights = jnp.asarray(rng.dirichlet(np.ones(count), EDGES), jnp.float32)
-  edge_weights = jnp.asarray([0.7, 0.3])
-  edges = MixedEdges(resample, channels // SAMPLE, EDGES, CELLS)
+  candidates = len(ops.OPERATIONS[resample])
+  state = jnp.asarray(rng.normal(0.3, 1, (2, *sides, channels)), jnp.float32)
+  weights = jnp.asarray(rng.dirichlet(np.ones(candidates), count), jnp.float32)
+  edge_weights = jnp.asarray([0.7, 0.3, 0.5, 0.2][:count])
+  edges = MixedEdges(resample, channels // SAMPLE, count, CELLS)
   init = jax.eval_shape(edges.init, jax.random.key(0), weights, edge_weights)
   params = init['params']['operations']  # only the shapes; the values are drawn here, faster
   params = jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape).astype(np.float32), params)
@@ -43,7 +43,7 @@ def plain(edges, params, state, weights, edge_weights, order=None, cell=1):
   operation = MixedOperation(edges.resample, edges.channels)
   state = state if order is None else state[..., order]
   result = []
-  for edge in range(EDGES):
+  for edge in range(edges.edges):
     own = jax.tree.map(lambda p, edge=edge: p[cell, edge], params)
     sampled, rest = state[..., : edges.channels], state[..., edges.channels :]
     mixed = operation.apply({'params': own}, sampled, weights[edge])
@@ -59,6 +59,19 @@ def test_the_fast_form_is_the_definition_edge_by_edge(resample, channels):
   for got, expected in zip(*results, strict=True):
     for a, b in zip(got, expected, strict=True):
       np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'resample,count,sides', [('normal', 4, (1, 3)), ('down', 1, (2, 2)), ('up', 4, (1, 1))]
+)
+def test_the_fast_form_takes_any_number_of_edges_and_of_pixels_in_any_order(resample, count, sides):
+  edges, *arguments = case(resample, 16, count, sides)
+  order = jax.random.permutation(jax.random.key(3), 16)
+  got = jax.jit(lambda *a: fast(edges, *a))(*arguments, mixed_op.random_sampling(order).order)
+  expected = jax.jit(lambda *a: plain(edges, *a))(*arguments, order)
+  assert len(got) == len(expected) == count
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

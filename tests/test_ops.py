@@ -1,4 +1,6 @@
-"""Every operation against a slow reference in numpy, written from the definition."""
+"""Every operation, in each of its forms, against a slow reference in numpy and float64."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +8,10 @@ import numpy as np
 import pytest
 
 from thrifty_jax import norm, ops, spatial
+from thrifty_jax.mixed_op import MixedEdges, mix_edges
 
 RNG = np.random.default_rng(0)
-C = 16
+C = 32  # two groups in the norms, two hidden features in the gates
 KINDS = sorted({kind for kinds in ops.OPERATIONS.values() for kind in kinds})
 
 
@@ -49,8 +52,23 @@ def reference_gate(x, gate):
   return (1 / (1 + np.exp(-excited)))[:, None, None]
 
 
+def reference_separable(x, params, setting):
+  """Every channel by its own kernel, then a 1x1 convolution."""
+  parts = [
+    reference_convolution(x[..., c : c + 1], params['depthwise'][..., c : c + 1], **setting)
+    for c in range(x.shape[-1])
+  ]
+  return np.concatenate(parts, axis=-1) @ params['pointwise']
+
+
+def reference_mixed(kind, x, params):
+  """An operation as one candidate among others: a norm also behind identity and pools."""
+  y = reference_operation(kind, x, params)
+  return reference_norm(y) if kind == 'identity' or kind.endswith('_pool') else y
+
+
 def reference_operation(kind, x, params):
-  """A derived operation, from DESIGN section 2.3."""
+  """An operation of a derived network, or a candidate where the norm has no scale and bias."""
   if kind == 'identity':
     return x
   if kind == 'none':
@@ -63,28 +81,60 @@ def reference_operation(kind, x, params):
     return np.maximum(x * reference_gate(x, params['gate']), 0)
   if 'se_conv' in kind:
     x = x * reference_gate(x, params['gate'])
-  if 'sep_conv' in kind:
-    kernel = np.einsum('pqi,io->pqio', params['depthwise'][:, :, 0], params['pointwise'])
-  else:
-    kernel = params['kernel']
   if kind.startswith('up_'):
     dilation = 3 if 'dil' in kind else 1
     setting = {'stride': 1, 'zeros': 1, 'dilation': dilation, 'padding': (dilation, dilation + 1)}
   else:
     setting = {'stride': 2 if 'down' in kind else 1, 'dilation': 2 if 'dil' in kind else 1}
-  y = reference_norm(reference_convolution(x, kernel, **setting))
-  return np.maximum(y * params['norm']['scale'] + params['norm']['bias'], 0)
+  if 'sep_conv' in kind:
+    y = reference_norm(reference_separable(x, params, setting))
+  else:
+    y = reference_norm(reference_convolution(x, params['kernel'], **setting))
+  affine = params.get('norm', {'scale': 1, 'bias': 0})
+  return np.maximum(y * affine['scale'] + affine['bias'], 0)
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_every_operation_is_what_its_definition_says(kind):
-  x = RNG.normal(0.2, 1, (2, 6, 8, C)).astype(np.float32)
-  module = ops.operation(kind, channels=C)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x).get('params', {})
-  params = jax.tree.map(lambda s: RNG.normal(0.2, 0.5, s.shape).astype(np.float32), shapes)
-  got = jax.jit(module.apply)({'params': params}, x)
-  expected = reference_operation(kind, x.astype(float), params)
+def drawn(shapes):
+  """Parameters away from their start, biases and scales too."""
+  return jax.tree.map(lambda s: RNG.normal(0.2, 0.5, s.shape).astype(np.float32), shapes)
+
+
+def agrees(got, expected):
   np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_operation_is_what_its_definition_says(kind, mixed):
+  x = RNG.normal(0.2, 1, (2, 6, 8, C)).astype(np.float32)
+  module = ops.operation(kind, channels=C, mixed=mixed)
+  params = drawn(jax.eval_shape(module.init, jax.random.key(0), x).get('params', {}))
+  learned = {'gate', 'kernel', 'depthwise', 'pointwise'} | (set() if mixed else {'norm'})
+  assert set(params) <= learned and bool(params) == ('conv' in kind or kind == 'se')
+  got = jax.jit(module.apply)({'params': params}, x)
+  reference = reference_mixed if mixed else reference_operation
+  agrees(got, reference(kind, x.astype(float), params))
+
+
+@pytest.mark.parametrize('sides', [(1, 1), (3, 4)])
+@pytest.mark.parametrize('resample', ['normal', 'down', 'up'])
+def test_every_candidate_in_the_fast_form_is_what_its_definition_says(resample, sides):
+  kinds = ops.OPERATIONS[resample]
+  if resample == 'down':
+    sides = tuple(2 * side for side in sides)
+  x = RNG.normal(0.2, 1, (2, *sides, 2 * C)).astype(np.float32)
+  # An edge for each candidate, which has all the weight there.
+  weights, ones = jnp.eye(len(kinds)), jnp.ones(len(kinds))
+  edges = MixedEdges(resample, C, edges=len(kinds), cells=1)
+  params = drawn(jax.eval_shape(edges.init, jax.random.key(0), weights, ones)['params'])
+
+  def run(params):
+    mixers: Any = edges.apply({'params': params}, weights, ones)
+    return mix_edges(jnp.asarray(x), mixers[0], None, resample=resample)
+
+  for edge, (kind, (got, _)) in enumerate(zip(kinds, jax.jit(run)(params), strict=True)):
+    own = jax.tree.map(lambda p, edge=edge: p[0, edge], params['operations'].get(kind, {}))
+    agrees(got, reference_mixed(kind, x[..., :C].astype(float), own))
 
 
 @pytest.mark.parametrize('dilation', [1, 3])
@@ -103,17 +153,6 @@ def test_a_transposed_convolution_is_a_convolution_of_a_stretched_input(dilation
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
   np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize('kind', ['identity', 'down_avg_pool', 'down_max_pool'])
-def test_mixed_pools_and_identity_end_in_a_norm_without_parameters(kind):
-  x = RNG.normal(3, 2, (2, 4, 4, C)).astype(np.float32)
-  module = ops.operation(kind, channels=C, mixed=True)
-  got, params = module.init_with_output(jax.random.key(0), jnp.asarray(x))
-  assert not params
-  np.testing.assert_allclose(
-    got, reference_norm(reference_operation(kind, x, {})), atol=1e-5, rtol=1e-5
-  )
 
 
 @pytest.mark.parametrize('channels', [1, 8, 16, 24, 48])
@@ -151,6 +190,37 @@ def test_the_written_gradient_of_the_norm_is_that_of_the_formula():
   )
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_the_second_derivative_of_the_norm_is_that_of_finite_differences(double_precision):
+  parts = tuple(RNG.normal(1, 2, (2, 2, 3, c)) for c in (4, 8, 4))
+  cotangents, directions = ([RNG.normal(size=x.shape) for x in parts] for _ in range(2))
+
+  def total(outputs, factors):
+    return sum((y * f).sum() for y, f in zip(outputs, factors, strict=True))
+
+  def slope(parts):
+    """Of a total along the directions; squares, so that its derivative depends on the outputs."""
+    gradient = jax.grad(
+      lambda p: total([y**2 for y in norm.standardise_parts(p, 4, 2)], cotangents)
+    )(parts)
+    return total(gradient, directions)
+
+  found = jax.jit(jax.grad(slope))(parts)
+  value = jax.jit(slope)
+  for index, part in enumerate(parts):
+    expected = np.zeros(part.shape)
+    for place in np.ndindex(part.shape):
+      ahead, behind = ([np.array(x) for x in parts] for _ in range(2))
+      ahead[index][place] += 1e-5
+      behind[index][place] -= 1e-5
+      expected[place] = (value(tuple(ahead)) - value(tuple(behind))) / 2e-5
+    np.testing.assert_allclose(found[index], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_second_derivative_of_the_norm_of_a_constant_is_finite():
+  slope = jax.grad(lambda x: (norm.standardise(x, 1) ** 2 * x).sum())
+  assert jnp.isfinite(jax.grad(lambda x: (slope(x) * x).sum())(jnp.full((1, 2, 2, 16), 7.0))).all()
 
 
 def test_a_stem_pool_takes_the_largest_of_nine():

@@ -1,6 +1,7 @@
 """What each half of a step leaves alone; a resumed search against an unbroken one."""
 
 import contextlib
+import functools
 import json
 import math
 
@@ -97,7 +98,7 @@ def differs(one, other):
 
 def test_the_weight_step_leaves_the_architecture_and_its_optimiser_alone(steps, start, batch):
   weight_step, architecture_step = steps
-  state, _ = architecture_step(start, batch)  # an optimiser that has something to lose
+  state, _ = architecture_step(start, batch, batch)  # an optimiser that has something to lose
   moved, _ = weight_step(state, batch)
   assert not differs(moved.architecture, state.architecture)
   assert not differs(moved.architecture_optimizer, state.architecture_optimizer)
@@ -109,7 +110,7 @@ def test_the_weight_step_leaves_the_architecture_and_its_optimiser_alone(steps, 
 def test_the_architecture_step_leaves_the_weights_and_their_optimiser_alone(steps, start, batch):
   weight_step, architecture_step = steps
   state, _ = weight_step(start, batch)
-  moved, _ = architecture_step(state, batch)
+  moved, _ = architecture_step(state, batch, batch)
   assert not differs(moved.params, state.params)
   assert not differs(moved.weight_optimizer, state.weight_optimizer)
   assert differs(moved.architecture, state.architecture)
@@ -140,7 +141,7 @@ def test_clip_norm_and_decay_of_a_weight_step_see_the_weights_only(steps, start,
   settings, (weight_step, architecture_step) = config.search, steps
   state, velocity = start, jax.tree.map(np.zeros_like, start.params)
   for _ in range(3):
-    state, _ = architecture_step(state, batch)
+    state, _ = architecture_step(state, batch, batch)
     moved, metrics = weight_step(state, batch)
     after = velocity_of(moved.weight_optimizer)
     assert jax.tree.structure(after) == jax.tree.structure(state.params)
@@ -155,8 +156,20 @@ def test_clip_norm_and_decay_of_a_weight_step_see_the_weights_only(steps, start,
 
 
 def test_both_steps_are_pure_functions_of_state_and_batch(steps, start, batch):
-  for step in steps:
-    assert not differs(step(start, batch), step(start, batch))
+  weight_step, architecture_step = steps
+  assert not differs(weight_step(start, batch), weight_step(start, batch))
+  first, again = (architecture_step(start, batch, batch) for _ in range(2))
+  assert not differs(first, again)
+
+
+def not_finite(batch):
+  return {**batch, 'image': batch['image'] * math.nan}
+
+
+def test_first_order_never_computes_on_the_weight_batch(steps, start, batch):
+  _, architecture_step = steps
+  with_it, without = (architecture_step(start, b, batch) for b in (batch, not_finite(batch)))
+  assert not differs(with_it, without)
 
 
 def test_augmentation_differs_from_step_to_step_and_between_the_halves(steps, start, batch):
@@ -165,8 +178,8 @@ def test_augmentation_differs_from_step_to_step_and_between_the_halves(steps, st
   losses = [
     float(weight_step(start, batch)[1]['weight_loss']),
     float(weight_step(later, batch)[1]['weight_loss']),
-    float(architecture_step(start, batch)[1]['architecture_loss']),
-    float(architecture_step(later, batch)[1]['architecture_loss']),
+    float(architecture_step(start, batch, batch)[1]['architecture_loss']),
+    float(architecture_step(later, batch, batch)[1]['architecture_loss']),
   ]
   assert len(set(losses)) == 4
 
@@ -187,7 +200,7 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
       random_sampling=config.search.sampling == 'random',
     )
     step = jax.jit(step)
-    found = [step(start._replace(step=jnp.asarray(at)), batch)[1] for at in (0, 1, 2, 3, 0)]
+    found = [step(start._replace(step=jnp.asarray(at)), batch, batch)[1] for at in (0, 1, 2, 3, 0)]
     return [float(metrics['architecture_loss']) for metrics in found]
 
   *several, again = losses(seed=0)
@@ -332,7 +345,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
   def poisoned(train_data, examples, **which):
     for index, batch in enumerate(batches(train_data, examples, **which)):
       bad = which['epoch'] == epoch - 1 and index == 1
-      yield {**batch, 'image': batch['image'] * math.nan} if bad else batch
+      yield not_finite(batch) if bad else batch
 
   step = (epoch - 1) * search.divide(config, opened).steps + 2
   place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite'
@@ -391,7 +404,7 @@ def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start
   for added in (None, penalty):
     settings = {'augment': lambda key, batch: batch, 'seed': 0, 'penalty': added}
     _, architecture_step = bilevel.make_half_steps(learners, **settings)
-    state, metrics = jax.jit(architecture_step)(start, batch)
+    state, metrics = jax.jit(architecture_step)(start, batch, batch)
     moved.append((state.architecture, float(metrics['architecture_loss'])))
   (without, loss), (with_, same_loss) = moved
   assert loss == same_loss  # of the data alone
@@ -443,6 +456,39 @@ def test_a_search_of_the_path_within_a_limit_tells_sizes_and_keeps_the_limit(
   (tmp_path / 'search' / 'genotype.json').unlink()
   search.search(config, tmp_path)  # from the checkpoint, which holds the gates
   assert genotype_file(tmp_path) == before
+
+
+def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_that_follows(
+  config, steps, start, batch, tmp_path, monkeypatch
+):
+  config = config.copy_and_resolve_references()
+  config.search.order = 'second'
+  calls, compiled = [], [steps[0]]  # the weight step is that of first order
+
+  def watched(half_steps, *arguments):
+    compiled.append(jax.jit(half_steps[1]))
+
+    def step(of, state, *batches):
+      moved, metrics = compiled[of](state, *batches)
+      calls.append((of, state, batches, moved))
+      return moved, metrics
+
+    return [functools.partial(step, of) for of in (0, 1)]
+
+  monkeypatch.setattr(bilevel, 'compile_together', watched)
+  found = search.search(config, tmp_path)
+  assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
+  assert len(entries_of(tmp_path)) == config.search.epochs
+  assert [of for of, *_ in calls] == [1, 0] * int(last_state(tmp_path, start)['state']['step'])
+  for (_, before, (ahead, behind), moved), (_, _, (stepped,), _) in zip(
+    calls[::2], calls[1::2], strict=True
+  ):
+    assert ahead is stepped and behind is not stepped
+    assert not differs(moved.params, before.params)
+    assert not differs(moved.weight_optimizer, before.weight_optimizer)
+    assert differs(moved.architecture, before.architecture)
+  _, metrics = compiled[1](start, not_finite(batch), batch)
+  assert math.isnan(metrics['architecture_loss'])
 
 
 def test_one_training_patient_is_too_few_for_two_halves(config, tmp_path):

@@ -31,13 +31,17 @@ class SearchState(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-HalfStep = Callable[[SearchState, Batch], tuple[SearchState, Metrics]]
+WeightStep = Callable[[SearchState, Batch], tuple[SearchState, Metrics]]
+ArchitectureStep = Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]
 
 
-def weight_optimizer(settings: ConfigDict, *, steps: int) -> optax.GradientTransformation:
+def weight_optimizer(
+  settings: ConfigDict, *, steps: int, clipped: bool = True
+) -> optax.GradientTransformation:
   """SGD with momentum and a cosine from the first to the last of `steps`.
 
   The gradient is clipped, then L2 decay is added, then momentum: the order of PyTorch's SGD.
+  Without the clip the state has the same structure: one takes over where the other was.
   """
   rate = optax.cosine_decay_schedule(
     settings.weight_learning_rate,
@@ -45,7 +49,7 @@ def weight_optimizer(settings: ConfigDict, *, steps: int) -> optax.GradientTrans
     alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
   )
   return optax.chain(
-    optax.clip_by_global_norm(settings.clip_norm),
+    optax.clip_by_global_norm(settings.clip_norm) if clipped else optax.identity(),
     optax.add_decayed_weights(settings.weight_decay),
     optax.sgd(rate, momentum=settings.weight_momentum),
   )
@@ -61,11 +65,17 @@ def architecture_optimizer(settings: ConfigDict) -> optax.GradientTransformation
 
 
 class Learners(NamedTuple):
-  """The supernet, and the optimiser of each of the two levels."""
+  """The supernet, and the optimiser of each of the two levels.
+
+  Attributes:
+    look_ahead: Takes the weight step that the architecture's gradient is unrolled through, on the
+      state of for_weights: second order. None is first order.
+  """
 
   net: Supernet
   for_weights: optax.GradientTransformation
   for_architecture: optax.GradientTransformation
+  look_ahead: optax.GradientTransformation | None = None
 
 
 def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) -> SearchState:
@@ -89,11 +99,13 @@ def make_half_steps(
   seed: int,
   random_sampling: bool = False,
   penalty: Callable[[Architecture], jax.Array] | None = None,
-) -> tuple[HalfStep, HalfStep]:
-  """The two halves of the bilevel step, pure functions of (state, batch).
+) -> tuple[WeightStep, ArchitectureStep]:
+  """The two halves of the bilevel step, pure functions of the state and of batches.
 
   Each differentiates its own variables only, so neither optimiser ever sees the other's. First
-  order: the architecture's gradient is taken at the present weights.
+  order: the architecture's gradient is taken at the present weights. Second order: at the weights
+  one step ahead, and through that step, exactly. It is the step that weight_step takes next on the
+  same weight batch, with the same random numbers, rate and momentum, but without the clip.
 
   Args:
     learners: The supernet and both optimisers.
@@ -103,8 +115,12 @@ def make_half_steps(
     penalty: Added to the architecture's loss, of which `architecture_loss` shows the rest alone.
 
   Returns:
-    weight_step and architecture_step, each (state, batch) -> (state, metrics). The weight step
-    counts.
+    weight_step, (state, weight_batch) -> (state, metrics), which counts, and architecture_step,
+    (state, weight_batch, architecture_batch) -> (state, metrics). First order never computes on the
+    latter's weight batch; in second order its loss and overlap are those one step ahead.
+
+  Source: DARTS (Liu et al., 2019), equations 6 and 7, with momentum and decay in the step, and
+  differentiated where DARTS takes finite differences.
   """
 
   def loss(
@@ -131,9 +147,26 @@ def make_half_steps(
     )
     return state, {'weight_loss': value, 'weight_gradient': optax.tree.norm(gradient)}
 
-  def architecture_step(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
-    (value, counts), gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)(
-      state.params, state.architecture, batch, key_of(state, 1)
+  def ahead(architecture: Architecture, state: SearchState, weight_batch: Batch) -> model.Params:
+    if learners.look_ahead is None:
+      return state.params
+    gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(
+      state.params, architecture, weight_batch, key_of(state, 0)
+    )
+    updates, _ = learners.look_ahead.update(gradient, state.weight_optimizer, state.params)
+    return optax.apply_updates(state.params, updates)
+
+  def architecture_loss(
+    architecture: Architecture, state: SearchState, weight_batch: Batch, batch: Batch
+  ) -> tuple[jax.Array, jax.Array]:
+    params = ahead(architecture, state, weight_batch)
+    return loss(params, architecture, batch, key_of(state, 1))
+
+  def architecture_step(
+    state: SearchState, weight_batch: Batch, architecture_batch: Batch
+  ) -> tuple[SearchState, Metrics]:
+    (value, counts), gradient = jax.value_and_grad(architecture_loss, has_aux=True)(
+      state.architecture, state, weight_batch, architecture_batch
     )
     if penalty is not None:  # it does not depend on the weights
       gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))
@@ -150,11 +183,14 @@ def make_half_steps(
 
 
 def compile_together(
-  functions: tuple[HalfStep, ...], state: SearchState, batch: dict[str, jax.ShapeDtypeStruct]
+  half_steps: tuple[WeightStep, ArchitectureStep],
+  state: SearchState,
+  batch: dict[str, jax.ShapeDtypeStruct],
 ) -> list[Callable]:
-  """Compiles functions of the same arguments side by side: half the wait on two cores."""
+  """Compiles both half steps side by side: half the wait on two cores."""
   began = time.monotonic()
-  lowered = [jax.jit(function).lower(state, batch) for function in functions]
+  weight_step, architecture_step = map(jax.jit, half_steps)
+  lowered = [weight_step.lower(state, batch), architecture_step.lower(state, batch, batch)]
   with ThreadPoolExecutor(len(lowered)) as pool:
     compiled = list(pool.map(lambda one: one.compile(), lowered))
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')

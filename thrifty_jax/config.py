@@ -29,6 +29,7 @@ _CHOICES = {
   'model.name': MODELS,
   'model.norm': ('none', 'group'),
   'search.sampling': ('shuffle', 'random'),
+  'search.order': ('first', 'second'),
   'retrain.optimizer': ('adamw', 'sgd'),
   'evaluate.protocol': ('volume', 'pooled_2d'),
 }
@@ -168,6 +169,7 @@ def default() -> ConfigDict:
   search.channels = 32  # of the supernet; the derived network has model.channels
   search.sample = 4  # one in so many channels goes through the candidates
   search.sampling = 'shuffle'  # or random
+  search.order = 'first'  # second: exact gradient through the next weight step, slower
   search.weight_learning_rate = 0.025
   search.weight_learning_rate_end = 1e-3
   search.weight_momentum = 0.9

@@ -42,6 +42,8 @@ def divide(config: ConfigDict, train_data: TrainData) -> Halves:
 def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
   """The supernet and both optimisers, the weights' rate falling over so many steps an epoch."""
   settings = config.search
+  steps *= settings.epochs
+  second = settings.order == 'second'
   net = Supernet(
     classes=len(config.data.classes),
     channels=settings.channels,
@@ -54,8 +56,9 @@ def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
   )
   return Learners(
     net,
-    bilevel.weight_optimizer(settings, steps=settings.epochs * steps),
+    bilevel.weight_optimizer(settings, steps=steps),
     bilevel.architecture_optimizer(settings),
+    bilevel.weight_optimizer(settings, steps=steps, clipped=False) if second else None,
   )
 
 
@@ -120,7 +123,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
       for index, (weight_batch, architecture_batch) in enumerate(batches):
         step = epoch * halves.steps + index + 1
         if not warm_up or index < PROBED_BATCHES:
-          moved, metrics = architecture_step(state, architecture_batch)
+          moved, metrics = architecture_step(state, weight_batch, architecture_batch)
           for_architecture.add(step, metrics)
           state = state if warm_up else moved
         state, metrics = weight_step(state, weight_batch)
