@@ -20,6 +20,15 @@ from thrifty_jax import config as configs  # noqa: E402
 
 
 @pytest.fixture
+def quick_compilation():
+  """Half the time to compile; what is tested does not depend on it."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+@pytest.fixture
 def double_precision():
   """Float64 wherever the code does not ask for less."""
   jax.config.update('jax_enable_x64', True)

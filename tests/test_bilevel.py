@@ -14,21 +14,14 @@ from thrifty_jax import config as configs
 from thrifty_jax.bilevel import Learners
 from thrifty_jax.network import Supernet
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 BATCH = (2, 8, 8, 1)
 SETTINGS = {
   'weight_learning_rate': 0.3,  # large, so that a step ahead matters
   'weight_decay': 0.1,
   'clip_norm': 0.01,  # any gradient exceeds it: the step ahead must not be clipped
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; what is tested does not depend on it."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 def noisy(key, batch):

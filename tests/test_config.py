@@ -1,5 +1,6 @@
 """Settings: what may be set to what, and how variants compose."""
 
+import itertools
 import runpy
 from pathlib import Path
 
@@ -150,13 +151,18 @@ BAD = [
   ('augment.elastic_probability', 1.5),
   ('augment.noise', -0.1),
   ('model.name', 'unett'),
-  ('model.depth', 1),
+  ('model.depth', 2),
+  ('model.depth', 7),
+  ('model.nodes', 0),
+  ('model.nodes', 5),
   ('model.edges_per_node', 1),
   ('search.warmup_epochs', 50),
   ('search.max_parameters', -1),
   ('search.max_parameters', 80_000),  # below the least network
   ('search.channels', 30),
   ('search.sample', 0),
+  ('search.sampling', 'first'),
+  ('search.order', 'third'),
   ('search.architecture_betas', (0.5, 1.0)),
   ('search.weight_learning_rate', 0.0),
   ('retrain.optimizer', 'adam'),
@@ -212,6 +218,15 @@ def test_only_the_protocol_that_reports_on_validation_does_without_test_patients
     configs.validate(config)
   config.evaluate.protocol = 'pooled_2d'
   assert configs.validate(config) is None
+
+
+def test_every_size_of_the_space_is_accepted():
+  config = configs.default()
+  for depth, nodes, edges in itertools.product((3, 4, 5, 6), (1, 2, 3, 4), (2, 3)):
+    config.model.update(depth=depth, nodes=nodes, edges_per_node=edges)
+    for channels, sample in ((4, 4), (24, 8), (5, 1)):
+      config.search.update(channels=channels, sample=sample)
+      configs.validate(config)
 
 
 def test_a_patient_in_two_lists_is_refused():

@@ -14,7 +14,7 @@ from thrifty_jax import model, network, ops
 from thrifty_jax.baselines import UNetPlusPlus
 from thrifty_jax.cell import CELL_KINDS, edge_count, resample_of, sources_of, targets_of
 from thrifty_jax.errors import InputError
-from thrifty_jax.genotype import Genotype, skippable_cells
+from thrifty_jax.genotype import Genotype, derive, skippable_cells
 
 COSTS = {'identity': 0, 'pool': 0, 'se': 162, 'se_conv_3x3': 9442, 'sep_conv_3x3': 1376}
 DENSE = 9280  # conv and dil_conv
@@ -101,20 +101,47 @@ def test_the_supernet_has_200459_parameters():
   assert count(network.Supernet(2), IMAGE, architecture) == 200_459
 
 
-@pytest.mark.parametrize(
-  'nodes,depth,sides',
-  [(1, 3, (33, 20)), (2, 6, (65, 64)), (3, 4, (16, 31)), (4, 3, (8, 8)), (2, 5, (1, 70))],
-)
-def test_logits_have_the_size_of_the_image(nodes, depth, sides):
-  image = jnp.zeros((2, *sides, 3))
-  shape = (2, *sides, 4)
-  architecture = network.init_architecture(jax.random.key(0), nodes=nodes)
+def some_architecture(nodes):
+  """Architecture variables that derive to many different operations."""
+  architecture = network.init_architecture(jax.random.key(nodes), nodes=nodes)
+  return jax.tree.map(lambda leaf: 1e3 * leaf, architecture)
+
+
+def derived_from(architecture, *, nodes, edges_per_node):
+  weights = jax.device_get(network.architecture_weights(architecture, nodes=nodes))
+  return derive(weights, nodes=nodes, edges_per_node=edges_per_node)
+
+
+# By depth; odd ones, the least that one fits, a row of pixels.
+SIDES = {3: (33, 20), 4: (16, 31), 5: (1, 70), 6: (65, 64)}
+
+
+@pytest.mark.parametrize('depth', SIDES)
+@pytest.mark.parametrize('nodes', [1, 2, 3, 4])
+def test_logits_have_the_size_of_the_image_everywhere_in_the_space(nodes, depth):
+  image = jax.ShapeDtypeStruct((2, *SIDES[depth], 3), np.float32)
+  expected = (2, *SIDES[depth], 4)
   common = {'channels': 8, 'depth': depth, 'background': (0.0, 0.0, 0.0)}
+  architecture, key = some_architecture(nodes), jax.random.key(0)
   supernet = network.Supernet(4, nodes=nodes, **common)
-  derived = network.DerivedNetwork(genotype(lambda kinds: kinds[0], nodes), 4, **common)
-  key = jax.random.key(0)
-  assert jax.eval_shape(supernet.init_with_output, key, image, architecture)[0].shape == shape
-  assert jax.eval_shape(derived.init_with_output, key, image)[0].shape == shape
+  logits, _ = jax.eval_shape(supernet.init_with_output, key, image, architecture)
+  assert logits.shape == expected
+  for edges_per_node in (2, 3):
+    found = derived_from(architecture, nodes=nodes, edges_per_node=edges_per_node)
+    for cell in (found.down, found.up):
+      assert [len(kept) for kept in cell] == [min(edges_per_node, n + 2) for n in range(nodes)]
+    derived = network.DerivedNetwork(found, 4, **common)
+    assert jax.eval_shape(derived.init_with_output, key, image)[0].shape == expected
+
+
+def test_the_largest_network_of_the_space_runs(quick_compilation):
+  found = derived_from(some_architecture(4), nodes=4, edges_per_node=3)
+  net = network.DerivedNetwork(found, 3, channels=4, depth=6)
+  image = np.random.default_rng(0).normal(size=(2, 65, 20, 1)).astype(np.float32)
+  params = model.initialise(net, image, seed=0)
+  logits = np.asarray(jax.jit(net.apply)({'params': params}, image))
+  assert logits.shape == (2, 65, 20, 3)
+  assert np.isfinite(logits).all() and logits.std(axis=(1, 2)).min() > 0.01
 
 
 def test_all_cells_skipped_leave_50656_parameters_and_four_up_cells_and_the_head():

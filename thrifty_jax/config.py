@@ -38,7 +38,6 @@ _POSITIVE_INTEGERS = (
   'data.image_size',
   'data.max_image_size',
   'model.channels',
-  'model.nodes',
   'search.epochs',
   'search.batch_size',
   'search.channels',
@@ -155,9 +154,9 @@ def default() -> ConfigDict:
   config.model = model = ConfigDict()
   model.name = 'thrifty'  # or unet, unet_plus_plus
   model.channels = 32
-  model.depth = 5
-  model.nodes = 2
-  model.edges_per_node = 2
+  model.depth = 5  # levels below the full size, 3 to 6
+  model.nodes = 2  # of a cell, 1 to 4
+  model.edges_per_node = 2  # that a node keeps, if it has as many
   model.deep_supervision = False
   model.norm = 'none'  # of the baselines: none (the paper's) or group
 
@@ -370,7 +369,8 @@ def _validate_statistics(config: ConfigDict) -> None:
 
 def _validate_model(config: ConfigDict) -> None:
   """Refuses what cannot work in `model` and `retrain`."""
-  _require(config, 'model.depth', lambda value: value >= 2, '2 or more')
+  _require(config, 'model.depth', lambda value: 3 <= value <= 6, 'from 3 to 6')
+  _require(config, 'model.nodes', lambda value: 1 <= value <= 4, 'from 1 to 4')
   _require(config, 'model.edges_per_node', lambda value: value >= 2, '2 or more')
   side = 2**config.model.depth
   _require(config, 'data.image_size', lambda value: value >= side, f'{side} or more at this depth')
