@@ -253,16 +253,6 @@ def test_a_number_that_is_not_finite_is_refused(value):
     configs.validate(config)
 
 
-def test_a_path_of_cells_needs_a_grid_that_has_cells_inside():
-  config = configs.default()
-  config.search.cell_path = True
-  config.model.depth = 3
-  configs.validate(config)
-  config.model.depth = 2
-  with pytest.raises(InputError, match='config.search.cell_path is True; expected False: at'):
-    configs.validate(config)
-
-
 def test_augmentation_can_be_turned_off():
   config = configs.default()
   config.augment.scale = config.augment.gamma = (1.0, 1.0)

@@ -398,9 +398,6 @@ def _validate_search(config: ConfigDict) -> None:
   betas = config.search.architecture_betas
   if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
     raise InputError(f'config.search.architecture_betas is {betas}; expected two from 0 to below 1')
-  if config.model.depth < 3:
-    off = f'False: at model.depth {config.model.depth} there is no cell to leave out'
-    _require(config, 'search.cell_path', lambda value: not value, off)
   if config.search.max_parameters:
     from thrifty_jax import budget  # imports JAX, which takes seconds
 
