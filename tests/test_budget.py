@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from thrifty_jax import budget, genotype, model, network, parameters
+from thrifty_jax import budget, genotype, model, network, parameters, stages
 from thrifty_jax import config as configs
 from thrifty_jax import main as main_
 from thrifty_jax.cell import CELL_KINDS, sources_of
@@ -174,23 +174,26 @@ def test_the_smallest_network_of_the_default_space_has_95232_parameters():
 
 
 def test_a_limit_that_no_network_keeps_is_refused_with_the_least_number():
+  def require(config):
+    stages.require(stages.SEARCH, config, Path('none'))
+
   config = configs.default()
   for value, cell_path in ((0, False), (95_232, False), (57_536, True), (10**9, False)):
     config.search.max_parameters, config.search.cell_path = value, cell_path
-    configs.validate(config)
+    require(config)
   config.search.max_parameters, config.search.cell_path = 95_231, False
   with pytest.raises(InputError, match='max_parameters is 95231; .* or 95232 or more'):
-    configs.validate(config)
+    require(config)
   config.model.channels = 16  # of the network that is retrained, not of the supernet
-  configs.validate(config)
+  require(config)
   config.model.channels, config.data.context = 32, 1
   config.search.max_parameters = 95_232 + 2 * 49 * 32
-  configs.validate(config)
+  require(config)
   config.search.max_parameters -= 1
   with pytest.raises(InputError, match=str(95_232 + 2 * 49 * 32)):
-    configs.validate(config)
+    require(config)
   config.model.name = 'unet'  # nothing is searched
-  configs.validate(config)
+  require(config)
 
 
 def test_the_command_with_such_a_limit_stops_before_any_scan_is_read(tmp_path, capsys, monkeypatch):

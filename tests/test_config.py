@@ -158,7 +158,6 @@ BAD = [
   ('model.edges_per_node', 1),
   ('search.warmup_epochs', 50),
   ('search.max_parameters', -1),
-  ('search.max_parameters', 80_000),  # below the least network
   ('search.channels', 30),
   ('search.sample', 0),
   ('search.sampling', 'first'),

@@ -398,10 +398,6 @@ def _validate_search(config: ConfigDict) -> None:
   betas = config.search.architecture_betas
   if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
     raise InputError(f'config.search.architecture_betas is {betas}; expected two from 0 to below 1')
-  if config.search.max_parameters:
-    from thrifty_jax import budget  # imports JAX, which takes seconds
-
-    budget.require_possible(config)
 
 
 def _validate_compare(config: ConfigDict) -> None:

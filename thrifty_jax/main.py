@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thrifty_jax import command_line, folds, stages
+from thrifty_jax import command_line, folds, stages, verbs
 from thrifty_jax.command_line import Command
 from thrifty_jax.errors import InputError
 from thrifty_jax.stages import Stage
@@ -84,8 +84,9 @@ def run(arguments: Sequence[str]) -> None:
     )
   for each in runs:
     stages.refuse_changes(each.config, each.workdir)
-    if each.config.genotype:
-      stages.require(stages.RETRAIN, each.config, each.workdir)  # before hours of work
+    # Before hours of work: a genotype that is given, a limit that no network keeps.
+    first = stages.RETRAIN if each.config.genotype else stages.SEARCH
+    stages.require(first, each.config, each.workdir)
   # JAX takes a second or two to import: mistakes in the command are told before.
   from thrifty_jax import console, device
 
@@ -99,7 +100,7 @@ def run(arguments: Sequence[str]) -> None:
   if command.folds:
     folds.sum_up(command.workdir, runs)
     console.record(whole, arguments)
-    stages.REPORT.run(whole.config, whole.workdir)
+    verbs.run(stages.REPORT, whole.config, whole.workdir)
     console.end(whole, {})
 
 
@@ -121,7 +122,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
       console.record(command, arguments)  # last: bad scans leave no workdir behind
       recorded = True
     began = time.monotonic()
-    stage.run(command.config, command.workdir)
+    verbs.run(stage, command.config, command.workdir)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)
 
@@ -134,7 +135,8 @@ def _describe(command: Command) -> None:
   device.prepare(command.config)
   console.start(command)
   console.begin(stages.DESCRIBE)
-  stages.DESCRIBE.run(command.config, command.workdir)  # its last line is JSON: nothing follows
+  # Its last line is JSON: nothing follows.
+  verbs.run(stages.DESCRIBE, command.config, command.workdir)
 
 
 def _require_writable(workdir: Path) -> None:

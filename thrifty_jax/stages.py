@@ -1,8 +1,10 @@
-"""The stages of a run: what each reads of the config, what it leaves, when it is done."""
+"""The stages of a run: what each reads of the config, what it leaves, when it is done.
+
+What each runs is in verbs.py.
+"""
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,6 @@ class Stage:
 
   name: str
   does: str
-  run: Callable[[ConfigDict, Path], Any]
   leaves: tuple[str, ...] = ()  # in the workdir; the stage is done when all are there
   reads: tuple[str, ...] = ()  # config fields, or groups of them
 
@@ -66,70 +67,17 @@ class Stage:
     return any(field == name or field.startswith(name + '.') for name in self.reads)
 
 
-# Imported where they run: `--help` is quick, and no stage needs what only another one uses.
-
-
-def _check(config: ConfigDict, workdir: Path) -> None:
-  from data_prep import checks
-
-  checks.check(config)
-
-
-def _prepare(config: ConfigDict, workdir: Path) -> None:
-  from data_prep import prepare
-
-  prepare.prepare(config)
-
-
-def _search(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import search
-
-  search.search(config, workdir)
-
-
-def _retrain(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import retrain
-
-  retrain.retrain(config, workdir)
-
-
-def _evaluate(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import evaluate
-
-  evaluate.evaluate(config, workdir)
-
-
-def _report(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import report
-
-  report.report(workdir)
-
-
-def _describe(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import describe
-
-  describe.describe(config, workdir)
-
-
-def _compare(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import compare
-
-  compare.compare(config, workdir)
-
-
-CHECK = Stage('check', 'reads every scan once and says what is wrong with it', _check)
-PREPARE = Stage('prepare', 'cuts the scans into slices, ready for the device', _prepare)
+CHECK = Stage('check', 'reads every scan once and says what is wrong with it')
+PREPARE = Stage('prepare', 'cuts the scans into slices, ready for the device')
 SEARCH = Stage(
   'search',
   'finds the architecture, on the training patients alone',
-  _search,
   leaves=('search/genotype.json',),
   reads=('seed', *_DATA, 'augment', 'model.depth', 'model.nodes', 'model.edges_per_node', 'search'),
 )
 RETRAIN = Stage(
   'retrain',
   'trains the found network, or a baseline, from scratch',
-  _retrain,
   leaves=('retrain/summary.json', 'model'),
   # Of the genotype the content counts, see `require`; wherever the file lies.
   # The protocol says by which score of the validation patients the weights are chosen.
@@ -138,19 +86,17 @@ RETRAIN = Stage(
 EVALUATE = Stage(
   'evaluate',
   'scores it on the patients that the protocol says',
-  _evaluate,
   leaves=('evaluate/summary.json',),
   reads=('seed', *_DATA, 'augment.flip_left_right', 'augment.flip_up_down', 'evaluate'),
 )
-REPORT = Stage('report', 'writes report.html, anew each time', _report)
+REPORT = Stage('report', 'writes report.html, anew each time')
 STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
 DESCRIBE = Stage(
-  'describe', 'prints the layers of the network, its parameters and MACs; needs no data', _describe
+  'describe', 'prints the layers of the network, its parameters and MACs; needs no data'
 )
 COMPARE = Stage(
   'compare',
   'trains baselines and random architectures alike, and writes who scored what',
-  _compare,
 )
 NAMED = (DESCRIBE, COMPARE)  # run when they are named, never by 'all'
 # The order in which a stage's results lead to those after it.
@@ -212,6 +158,10 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
   Raises:
     InputError: With the file that is missing or no longer fits, and the remedy.
   """
+  if stage is SEARCH and configs.searches(config) and config.search.max_parameters:
+    from thrifty_jax import budget  # imports JAX, which takes seconds
+
+    budget.require_possible(config)
   if stage is EVALUATE and not (workdir / 'model').is_dir():
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
   if stage is REPORT and not any((workdir / name).exists() for name in _FOLDERS):
