@@ -1,7 +1,6 @@
 """The comparison: who takes part, which learning rate is chosen, what is trained again."""
 
 import json
-import types
 
 import pytest
 
@@ -48,17 +47,12 @@ def trained(monkeypatch):
       (folder / 'retrain' / 'genotype.json').write_bytes(content)
     # The U-Net does better at the low rate, the others at the high one.
     score = settings.learning_rate * (-1 if config.model.name == 'unet' else 1)
-    summary = dict.fromkeys(('parameters', 'epochs', 'steps', 'best_epoch', 'seconds'), 1)
-    summary['validation_dsc'] = score
+    summary = dict.fromkeys(compare._OF_TRAINING, 1) | {'validation_dsc': score}
     (folder / 'retrain' / 'summary.json').write_text(json.dumps(summary))
     (folder / 'model').mkdir()
 
-  spec = {'modalities': 1, 'context': 1, 'image_size': 32}
-  loaded = types.SimpleNamespace(module=None, preprocessing=spec)
   monkeypatch.setattr(compare.retrain, 'retrain', retrain)
   monkeypatch.setattr(compare.evaluate, 'evaluate', lambda config, folder: None)
-  monkeypatch.setattr(compare.models, 'load', lambda folder: loaded)
-  monkeypatch.setattr(compare.describe, 'macs', lambda module, image: 7)
   monkeypatch.setattr(standings, 'write', lambda workdir, folds: {})
   monkeypatch.setattr(compare.tables, 'comparison', lambda summary: '')
   return done
@@ -107,7 +101,6 @@ def test_each_rival_has_the_rate_that_did_best_on_validation_patients(config, wo
     'unet_group': 0.001,
   }
   assert results[3]['folder'] == 'compare/unet/trials/0.001'
-  assert results[0]['image'] == [32, 32, 3] and results[0]['macs'] == 7
   assert len(trained) == 10 and {epochs for _, _, epochs in trained} == {20}
 
 
@@ -165,8 +158,8 @@ def test_the_run_of_the_workdir_is_taken_up_where_it_is_the_same_training(config
   (workdir / 'config.json').write_text(json.dumps(compare.stages.as_json(config)))
   (workdir / 'retrain').mkdir()
   (workdir / 'retrain' / 'genotype.json').write_bytes(EXAMPLE.read_bytes())
-  summary = dict.fromkeys(('parameters', 'epochs', 'steps', 'best_epoch', 'seconds'), 1)
-  (workdir / 'retrain' / 'summary.json').write_text(json.dumps(summary | {'validation_dsc': 0.5}))
+  summary = dict.fromkeys(compare._OF_TRAINING, 1) | {'validation_dsc': 0.5}
+  (workdir / 'retrain' / 'summary.json').write_text(json.dumps(summary))
   (workdir / 'model').mkdir()
   results = compare.compare(config, workdir)
   assert [folder for folder, _, _ in trained if folder[0] == 'thrifty'] == [

@@ -86,6 +86,9 @@ def _retrain(workdir):
   files.write_text(workdir / 'retrain' / 'metrics.jsonl', text)
   summary = {'model': 'thrifty', 'parameters': 605280, 'best_epoch': 50}
   summary |= {'validation_dsc': 0.925, 'seconds': 121.0, 'selection': 'best validation DSC'}
+  summary |= {'macs': 4_568_115_200, 'image': [256, 256, 1]}
+  used = {'seconds': 3725.0, 'peak_process_bytes': 4 << 30, 'peak_device_bytes': None}
+  files.write_json(workdir / 'retrain' / 'resources.json', used | {'device': 'CPU with 2 cores'})
   files.write_json(workdir / 'retrain' / 'summary.json', summary)
 
 
@@ -343,6 +346,11 @@ def test_several_folds_lead_to_their_own_reports(tmp_path):
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert 'folds 0, 2 of 5' in text and '<h2>Search</h2>' not in text
   assert {'fold_0/report.html', 'fold_2/report.html'} <= set(Page(text).addresses)
+
+
+def test_time_memory_device_and_multiplications_are_told(whole):
+  for text in ('4.57 G', 'a slice of 256 × 256', '1 h 02 min', '4.00 GiB', 'CPU with 2 cores'):
+    assert text in whole
 
 
 def test_the_health_of_the_search_is_told(whole):

@@ -14,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import (
-  describe,
   evaluate,
   files,
   genotype,
@@ -25,7 +24,6 @@ from thrifty_jax import (
   standings,
   tables,
 )
-from thrifty_jax import model as models
 from thrifty_jax.errors import InputError, NotFinite
 
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,6 +38,17 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SEARCHED = 'thrifty'
 DIVERGED = 'diverged.txt'  # in the folder of a training whose loss was not finite
+# Of a training's summary.
+_OF_TRAINING = (
+  'parameters',
+  'macs',
+  'image',
+  'epochs',
+  'steps',
+  'best_epoch',
+  'validation_dsc',
+  'seconds',
+)
 DRAWS = 2000  # of random genotypes, of which the nearest in parameters is taken
 
 
@@ -234,18 +243,11 @@ def _result(
 ) -> dict[str, Any]:
   """All that a table says of a rival, but the scores of patients."""
   trained = files.read_json(place / 'retrain' / 'summary.json')
-  loaded = models.load(place / 'model')
-  spec = loaded.preprocessing
-  channels = spec['modalities'] * (2 * spec['context'] + 1)
-  image = (spec['image_size'], spec['image_size'], channels)
-  fields = ('parameters', 'epochs', 'steps', 'best_epoch', 'validation_dsc', 'seconds')
   return {
     'name': rival.name,
     'label': rival.label,
     'kind': rival.kind,
-    **{name: trained[name] for name in fields},
-    'macs': describe.macs(loaded.module, image),
-    'image': list(image),
+    **{name: trained[name] for name in _OF_TRAINING},
     'learning_rate': best['learning_rate'],
     'trials': trials,
     'folder': place.relative_to(workdir).as_posix(),

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from thrifty_jax import config as configs
-from thrifty_jax import drawing, files, grid_drawing, histories, overlays, plots, tables
+from thrifty_jax import drawing, files, grid_drawing, histories, logbook, overlays, plots, tables
 from thrifty_jax import genotype as genotypes
 from thrifty_jax.errors import InputError
 
@@ -49,6 +49,7 @@ def render(content: Mapping[str, Any]) -> str:
     lstrip_blocks=True,
   )
   environment.filters |= {'percent': tables.number, 'count': count}
+  environment.filters |= {'duration': logbook.duration, 'gibibytes': gibibytes}
   environment.filters |= {'spread': tables.spread, 'interval': tables.interval}
   return environment.get_template('page.html.j2').render(content)
 
@@ -94,6 +95,11 @@ def gather(workdir: Path) -> dict[str, Any]:
     'search_plots': [Markup(text) for text in histories.search_plots(workdir)],
     'alpha_plots': histories.alpha_plots(workdir),
     'health': histories.search_health(workdir),
+    'resources': {
+      stage: used
+      for stage, folder in (('search', workdir), ('retrain', run))
+      if (used := _json(folder / stage / 'resources.json'))
+    },
     'colours': drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
     'dark_colours': drawing.variables(drawing.DARK_COLOURS)
     | grid_drawing.variables(grid_drawing.DARK_COLOURS),
@@ -106,6 +112,11 @@ def gather(workdir: Path) -> dict[str, Any]:
 def count(value: int | None) -> str:
   """A whole number with thin groups, `605,280`."""
   return '–' if value is None else f'{value:,}'
+
+
+def gibibytes(value: int | None) -> str:
+  """Memory, `4.43 GiB`."""
+  return '–' if value is None else f'{value / 2**30:.2f} GiB'
 
 
 def scored_patients(evaluated: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import evaluate, files, genotype, logbook, model, stages
+from thrifty_jax import describe, evaluate, files, genotype, logbook, model, resources, stages
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
@@ -137,6 +137,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   Raises:
     InputError: Unprepared data, a missing genotype, or a number that is not finite.
   """
+  resources.forget_peak()
   workdir = Path(workdir)
   train_data = open_train_data(config)
   genotype_file = _genotype_file(config, workdir)
@@ -148,6 +149,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   predict = make_predict(config, train_data, net)
   best, epochs, steps, seconds = _fit(config, train_data, net, predict, workdir / 'retrain')
 
+  slice_shape = train_data.image_shape(1).shape[1:]
   judges = train_data.patients['validation']
   spec['largest_component'] = evaluate.classes_of_one_piece(
     train_data.prepared, judges, predict(best.params), classes=config.data.classes
@@ -155,6 +157,8 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   summary = {
     'model': config.model.name,
     'parameters': model.count(best.params),
+    'macs': describe.macs(net, slice_shape),
+    'image': list(slice_shape),
     'genotype': config.genotype or 'search/genotype.json' if found else None,
     'epochs': epochs,
     'steps': steps,
@@ -171,6 +175,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     genotype_file=genotype_file,
     card=_card(config, summary),
   )
+  resources.write(workdir / 'retrain', seconds=seconds)
   files.write_json(workdir / 'retrain' / 'summary.json', summary)
   logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
   logbook.say('model', str(workdir / 'model'))

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters
+from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters, resources
 from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
@@ -77,6 +77,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   Raises:
     InputError: Unprepared data, too few patients, or a number that is not finite.
   """
+  resources.forget_peak()
   folder, settings = Path(workdir) / 'search', config.search
   train_data = open_train_data(config)
   halves = divide(config, train_data)
@@ -156,6 +157,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
         kept = {'state': state._asdict(), 'epoch': epoch, 'unchanged': unchanged}
         checkpoints.save(epoch, kept)
         saved = time.monotonic()
+  resources.write(folder, seconds=sum(entry['seconds'] for entry in log.entries()))
   _save_genotype(folder / 'genotype.json', found, config, state, epochs=epoch)
   return found
 

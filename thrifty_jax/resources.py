@@ -1,0 +1,60 @@
+"""What a stage took of time and memory."""
+
+import contextlib
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from thrifty_jax import device, files
+
+_STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
+
+
+def forget_peak() -> None:
+  """Begins a new peak of the process's memory, where the system can (Linux)."""
+  with contextlib.suppress(OSError):
+    _CLEAR.write_text('5', encoding='ascii')  # man 5 proc: resets the peak resident set
+
+
+def peak_process_bytes() -> int:
+  """The most memory that the process held since `forget_peak`, or elsewhere than on Linux, ever."""
+  try:
+    lines = _STATUS.read_text(encoding='ascii').splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('VmHWM:'))
+  except (OSError, StopIteration):
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == 'darwin' else 1024 * most
+
+
+def peak_device_bytes(devices: Sequence[Any] | None = None) -> int | None:
+  """The most memory that one of the devices held since the process began; None on a CPU."""
+  peaks = [
+    (one.memory_stats() or {}).get('peak_bytes_in_use')
+    for one in devices or jax.local_devices()
+    if one.platform != 'cpu'
+  ]
+  return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def write(folder: Path, *, seconds: float) -> dict[str, Any]:
+  """Writes <folder>/resources.json.
+
+  Args:
+    folder: Of the stage.
+    seconds: That its epochs took, over all calls where it was stopped and went on.
+
+  Returns:
+    'seconds', 'peak_process_bytes' (of the last call), 'peak_device_bytes' and 'device'.
+  """
+  found = {
+    'seconds': seconds,
+    'peak_process_bytes': peak_process_bytes(),
+    'peak_device_bytes': peak_device_bytes(),
+    'device': device.describe(),
+  }
+  files.write_json(folder / 'resources.json', found)
+  return found
