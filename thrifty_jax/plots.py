@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from thrifty_jax import statistics
+
 # What matplotlib draws with -> what the page has. The values themselves are never seen.
 COLOURS = {
   '#0a0b01': 'var(--ink)',
@@ -135,7 +137,7 @@ def curves(
 
 
 def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> str:
-  """A dot per patient and a tick at the mean: rows of model and floors under each class.
+  """A dot per patient, the mean and its interval: rows of model and floors under each class.
 
   Args:
     groups: Class -> row (the model first, then floors) -> DSC of each patient, in percent.
@@ -168,10 +170,12 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> s
 
 
 def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
-  """The dots of a row, and a tick at their mean."""
+  """The dots of a row, a tick at their mean, and a bar over its 95% interval."""
   # Spread in turn, not by chance: the page is the same each time it is made.
   spread = 0.12 * (np.arange(len(values)) % 3 - 1) if len(values) > 3 else np.zeros(len(values))
   axes.scatter(values, y + spread, s=26, color=colour, alpha=0.65, linewidths=0, zorder=3)
+  if interval := statistics.bootstrap_interval(np.asarray(values)):
+    axes.plot(interval, [y, y], color=INK, linewidth=1.6, alpha=0.45, zorder=3.5)
   axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
 
 
