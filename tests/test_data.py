@@ -256,7 +256,7 @@ def test_a_consumer_that_stops_early_leaves_no_thread(prepared, prefetch):
         break
     iterator = data.in_order(examples, batch_size=2, statistics=STATISTICS, prefetch=prefetch)
     next(iterator)
-    assert len(threads()) == 1
+    assert len(threads()) <= 1  # with room for every batch it may have ended already
     iterator.close()
     assert not threads()
 

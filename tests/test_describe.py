@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import pytest
 
+from data_prep import phantom_folders
 from thrifty_jax import describe, genotype, main, network, ops
 from thrifty_jax.baselines import UNetPlusPlus
 from thrifty_jax.cell import resample_of
@@ -216,17 +217,17 @@ def in_the_project(monkeypatch):
 
 def test_the_stage_needs_no_data_writes_nothing_and_ends_with_json(tmp_path, capsys):
   workdir = tmp_path / 'run'
-  config = ['--config=configs/phantom.py', f'--config.genotype={SHIPPED}', '--config.model.depth=2']
+  config = ['--config=configs/phantom.py', f'--config.genotype={SHIPPED}', '--config.model.depth=3']
   data = [f'--config.data.raw_dir={tmp_path}/none', f'--config.data.data_dir={tmp_path}/none']
   assert run(*config, *data, f'--workdir={workdir}', '--config.data.context=1') == 0
   lines = capsys.readouterr().out.splitlines()
   found = json.loads(lines[-1])
-  net = network.DerivedNetwork(genotype.load(SHIPPED), 2, channels=8, depth=2)
+  net = network.DerivedNetwork(genotype.load(SHIPPED), 2, channels=8, depth=3)
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), 'float32')
   assert found['model'] == 'thrifty' and found['genotype'] == str(SHIPPED)
   assert found['image'] == [32, 32, 3] and found['classes'] == 2
   assert found['parameters'] == counted(net, image)
-  sizes = {'channels': 8, 'depth': 2, 'image_channels': 3}
+  sizes = {'channels': 8, 'depth': 3, 'image_channels': 3}
   assert found['macs'] == derived_macs(net.genotype, side=32, **sizes)
   assert found['activation_bytes'] > 32 * 32 * 8 * 4
   assert any('peak temporary memory of the compiled forward pass' in line for line in lines)
@@ -237,7 +238,7 @@ def test_the_genotype_of_the_run_is_described_whatever_its_settings_were(tmp_pat
   (tmp_path / 'search').mkdir()
   (tmp_path / 'search' / 'genotype.json').write_text(SHIPPED.read_text())
   (tmp_path / 'config.json').write_text('{"model": {"channels": 64}}')
-  size = ['--config.model.depth=2', '--config.model.channels=4']
+  size = ['--config.model.depth=3', '--config.model.channels=4']
   assert run('--config=configs/phantom.py', f'--workdir={tmp_path}', *size) == 0
   found = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert found['genotype'] == f'{tmp_path}/search/genotype.json'
@@ -261,6 +262,9 @@ def test_every_config_can_be_described(name, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(describe, 'activation_bytes', lambda net, image_shape: None)
   size = ['--config.data.image_size=32']
   given = [] if ':' in name else [f'--config.genotype={SHIPPED}']
+  if name == 'folder.py':  # its classes and channels are the folder's
+    phantom_folders.write_decathlon(tmp_path / 'raw', patients=4, seed=0)
+    given.append(f'--config.data.raw_dir={tmp_path}/raw')
   assert run(f'--config=configs/{name}', f'--workdir={tmp_path}/run', *given, *size) == 0
   lines = capsys.readouterr().out.splitlines()
   found = json.loads(lines[-1])
