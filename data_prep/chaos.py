@@ -20,8 +20,9 @@ from thrifty_jax.errors import InputError
 
 NOTE = ''
 
-_PADDING = 4000  # stored outside the round field of view of some scans; no tissue reaches it
-_AIR = -1000  # Hounsfield units
+# Hounsfield units from 4000 on, which no tissue reaches, are stored outside the round field of view
+# of some scans; and those of air.
+PADDING = (4000.0, -1000.0)
 # Mean of any liver. Lowest known: -3 HU where 40 % of it is fat, without contrast medium
 # (Starekova et al. 2021, Radiology 301(2):250, figure 2). With it, as here, 110 HU part fatty from
 # normal livers (Chulalongkorn Medical Journal 65(4):467, 2021). Both ends leave much room.
@@ -70,7 +71,7 @@ def read_case(case: Case) -> Volume:
   """
   series = dicom.read_series(case.image)
   hounsfield = series.voxels.astype(np.float32)
-  hounsfield[hounsfield >= _PADDING] = _AIR
+  hounsfield[hounsfield >= PADDING[0]] = PADDING[1]
   masks = slice_masks.read_masks(case.label, hounsfield.shape[1:])
   for path, mask in zip(case.label, masks, strict=True):
     _require_binary(path, mask)

@@ -234,6 +234,11 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
     remove(SLICE, CT / 'Ground/liver_GT_008.png'),
     ('IMG-0004-00006.dcm: the mask in its place is liver_GT_004.png', 'Unpack'),
   ),
+  'a mask and a later slice are missing': (
+    'ct',
+    remove(CT / 'DICOM_anon/IMG-0004-00009.dcm', CT / 'Ground/liver_GT_003.png'),
+    ('IMG-0004-00004.dcm: the mask in its place is liver_GT_004.png', 'Unpack'),
+  ),
   'the first slice and the last mask are missing': (
     'ct',
     remove('Train_Sets/CT/1/DICOM_anon/i0000,0000b.dcm', 'Train_Sets/CT/1/Ground/liver_GT_009.png'),
