@@ -160,7 +160,7 @@ def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> Simpl
 def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
   """Writes a raw folder like PROMISE12's: TrainingData/CaseNN.mhd, its voxels and the masks.
 
-  Voxels are in .zraw files, of every fourth case in .raw ones. TestData has a scan without a mask.
+  Voxels are in .zraw files, of every sixth case in .raw ones. TestData has a scan without a mask.
 
   Args:
     folder: What config.data.raw_dir names. It appears complete or not at all.
@@ -179,7 +179,7 @@ def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
         SimpleITK.WriteImage(
           itk_image(voxels[name], scan.affine, ORIENTATIONS[patient % len(ORIENTATIONS)]),
           str(place / f'Case{patient:02d}{name}.mhd'),
-          useCompression=patient % 4 != 3,
+          useCompression=patient % 6 != 5,
         )
 
 

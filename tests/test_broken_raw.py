@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
   """Raw folders with nothing wrong, three patients each."""
   folder = tmp_path_factory.mktemp('whole')
   phantom_chaos.write(folder / 'chaos', patients=3, seed=0)
-  phantom.write_promise12(folder / 'promise12', patients=4, seed=0)
+  phantom.write_promise12(folder / 'promise12', patients=6, seed=0)
   return folder
 
 
@@ -473,8 +473,8 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   ),
   'no voxels of a segmentation': (
     'promise12',
-    remove(CASES / 'Case03_segmentation.raw'),
-    ('Case03_segmentation.mhd: its voxels, Case03_segmentation.raw,', 'Copy or download'),
+    remove(CASES / 'Case05_segmentation.raw'),
+    ('Case05_segmentation.mhd: its voxels, Case05_segmentation.raw,', 'Copy or download'),
   ),
   'compressed voxels cut off': (
     'promise12',
@@ -483,8 +483,8 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   ),
   'plain voxels cut off': (
     'promise12',
-    rewrite(CASES / 'Case03.raw', lambda data: data[:500]),
-    ('Case03.mhd: cannot be read', 'Copy or download'),
+    rewrite(CASES / 'Case05.raw', lambda data: data[:500]),
+    ('Case05.mhd: cannot be read', 'Copy or download'),
   ),
   'an empty header': (
     'promise12',
