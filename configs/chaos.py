@@ -1,17 +1,22 @@
-"""The liver in CT: CHAOS, 20 labelled patients.
+"""CHAOS: the liver in CT, or liver, kidneys and spleen in MR; 20 labelled patients each.
 
-  python -m thrifty_jax.main --config=configs/chaos.py            a GPU
-  python -m thrifty_jax.main --config=configs/chaos.py:small      a laptop's CPU
-  python -m thrifty_jax.main --config=configs/chaos.py:paper      the authors' settings
+  python -m thrifty_jax.main --config=configs/chaos.py            CT, on a GPU
+  python -m thrifty_jax.main --config=configs/chaos.py:small      CT, on a laptop's CPU
+  python -m thrifty_jax.main --config=configs/chaos.py:paper      CT, the authors' settings
+  python -m thrifty_jax.main --config=configs/chaos.py:t2,small --workdir=runs/chaos_t2
 
-The folder data.raw_dir holds Train_Sets/CT/<patient>/DICOM_anon and Ground; where to get them is
-said when they are missing.
+The folder data.raw_dir holds Train_Sets/CT and Train_Sets/MR, as the archive does; where to get it
+is said when it is missing. CT and MR are of different people, whatever their numbers: patient 1 of
+the one has nothing to do with patient 1 of the other. T1 and T2 of one number are one person.
 
-Not measured yet: neither variant has been run on the real scans.
+Not measured yet: no variant has been run on the real scans.
 
-Variants, which compose (`:small,unet`), applied from left to right:
+Variants, which compose (`:t1,small,unet`), applied from left to right:
+  t1                     MR, T1-DUAL: two channels, in and out of phase, and four organs.
+  t2                     MR, T2-SPIR: one channel and the same organs. Either wants a --workdir of
+                         its own: without it runs of CT and MR meet in runs/chaos, and are refused.
   small                  128 x 128, a narrow supernet and few epochs.
-  paper                  the authors' settings, see below; for a GPU.
+  paper                  the authors' settings, see below; for a GPU; of CT alone.
   unet, unet_plus_plus   a baseline instead of the search.
 
 `:paper` has of the authors (their paper, or their public code):
@@ -43,10 +48,17 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import authors
 from thrifty_jax import config as defaults
+from thrifty_jax.errors import InputError
+
+_OF_ONE_DATA_SET = {'t1', 't2', 'paper'}  # the authors have CT alone
 
 
 def get_config(variants: str = '') -> ConfigDict:
   """The settings; variants are the names after the colon, separated by commas."""
+  if len(names := sorted(_OF_ONE_DATA_SET & {name.strip() for name in variants.split(',')})) > 1:
+    raise InputError(
+      f'config variants {" and ".join(names)} are of different data sets; name one of them'
+    )
   config = defaults.default()
 
   data = config.data
@@ -57,7 +69,24 @@ def get_config(variants: str = '') -> ConfigDict:
   data.window = (-150.0, 250.0)
 
   # No flips: the liver lies on one side.
-  return defaults.apply_variants(config, variants, small=_small, paper=_paper)
+  return defaults.apply_variants(config, variants, t1=_t1, t2=_t2, small=_small, paper=_paper)
+
+
+def _t1(config: ConfigDict) -> None:
+  """MR, in and out of phase."""
+  _mr(config, 'chaos_t1', channels=2)
+
+
+def _t2(config: ConfigDict) -> None:
+  """MR, fat suppressed."""
+  _mr(config, 'chaos_t2', channels=1)
+
+
+def _mr(config: ConfigDict, name: str, *, channels: int) -> None:
+  config.data.name = name
+  config.data.classes = ('background', 'liver', 'right kidney', 'left kidney', 'spleen')
+  config.data.modalities = channels
+  config.data.intensity = 'percentiles'  # MR has no unit
 
 
 def _small(config: ConfigDict) -> None:

@@ -18,10 +18,14 @@ from thrifty_jax.errors import InputError
 _MODULES = {
   'brain': 'data_prep.brain',
   'chaos': 'data_prep.chaos',
+  'chaos_t1': 'data_prep.chaos_t1',
+  'chaos_t2': 'data_prep.chaos_t2',
   'folder': 'data_prep.folder',
   'phantom': 'data_prep.phantom',
   'promise12': 'data_prep.promise12',
 }
+# Data sets of one archive lie in one folder.
+_RAW_FOLDERS = {'chaos_t1': 'chaos', 'chaos_t2': 'chaos'}
 
 
 def module(config: ConfigDict) -> ModuleType:
@@ -46,7 +50,8 @@ def raw_dir(config: ConfigDict) -> Path:
   """Where the raw scans lie: the config's folder, else TFDS's place for manual downloads."""
   if config.data.raw_dir:
     return Path(config.data.raw_dir).expanduser().absolute()
-  return data_dir(config) / 'downloads' / 'manual' / config.data.name
+  name = _RAW_FOLDERS.get(config.data.name, config.data.name)
+  return data_dir(config) / 'downloads' / 'manual' / name
 
 
 def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import PIL.Image
 import SimpleITK
 import tensorflow_datasets as tfds
 from scipy import ndimage
+from scipy.spatial import transform
 
 from data_prep import builder, promise12
 from data_prep.volumes import Case, Volume
@@ -31,6 +31,7 @@ NOTE = 'Made-up scans: scores on them say nothing about real ones.'
 # feet first, transposed.
 ORIENTATIONS = ('SPL', 'SAL', 'SAR', 'IPL', 'SLP')
 _SIZES = ((8, 40, 48), (10, 48, 48), (7, 36, 40), (9, 44, 32))  # D, H, W
+_TILTS = (0, 0, 12, -20)  # degrees, about the axes to the left and to the head in turn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Scan:
   Attributes:
     image: Brightness, about 0 to 1, [D, H, W], float32.
     label: 1 in the organ, [D, H, W], uint8.
-    affine: From (d, h, w) to RAS millimetres, [4, 4].
+    affine: From (d, h, w) to RAS millimetres, [4, 4]; oblique for some patients.
   """
 
   image: np.ndarray
@@ -86,13 +87,12 @@ def make_scan(*, patient: int, seed: int) -> Scan:
   random = np.random.default_rng((seed, patient))
   shape = _SIZES[patient % len(_SIZES)]
   spacing_mm = np.array([random.uniform(2.5, 4.0), *[random.uniform(0.8, 1.6)] * 2])
-  # Coordinates from -1 to 1 along each axis; the organ lies near the middle, a little to the front.
-  grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing='ij'), axis=-1)
+  grid = coordinates(shape)  # the organ lies near the middle, a little to the front
   middle = random.uniform((-0.12, -0.22, -0.12), (0.12, 0.02, 0.12))
-  organ = _ellipsoid(grid, middle, random.uniform((0.7, 0.32, 0.32), (0.9, 0.45, 0.45)))
-  body = _ellipsoid(grid, np.zeros(3), np.array([9.0, 0.92, 0.92]))
+  organ = ellipsoid(grid, middle, random.uniform((0.7, 0.32, 0.32), (0.9, 0.45, 0.45)))
+  body = ellipsoid(grid, np.zeros(3), np.array([9.0, 0.92, 0.92]))
   blobs = [
-    _ellipsoid(
+    ellipsoid(
       grid,
       np.array([0.0, 0.6, side * 0.5]) + random.uniform(-0.05, 0.05, 3),
       np.array([0.9, 0.2, 0.2]),
@@ -104,12 +104,19 @@ def make_scan(*, patient: int, seed: int) -> Scan:
   shading = 1 + 0.2 * (grid @ random.uniform(-1, 1, 3))
   noise = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.5, 0.5))
   image = (image * shading + 0.06 * noise).astype(np.float32)
-  affine = np.eye(4)
-  affine[:3, :3] = (
-    np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]]) * spacing_mm
-  )  # head, back, left in RAS
-  affine[:3, 3] = random.uniform(-50, 50, 3)
+  affine = lying(patient=patient, spacing_mm=spacing_mm, origin_mm=random.uniform(-50, 50, 3))
   return Scan(image=image, label=organ.astype(np.uint8), affine=affine)
+
+
+def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
+  """An affine, [4, 4], whose axes point to head, back and left; of some patients, obliquely."""
+  affine = np.eye(4)
+  axes = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]])  # head, back, left in RAS
+  tilt = _TILTS[patient % len(_TILTS)]
+  turn = transform.Rotation.from_euler('xz', [tilt, tilt / 2], degrees=True).as_matrix()
+  affine[:3, :3] = turn @ axes * spacing_mm
+  affine[:3, 3] = origin_mm
+  return affine
 
 
 def turned(
@@ -151,7 +158,9 @@ def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> Simpl
 
 
 def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
-  """Writes a raw folder like PROMISE12's: TrainingData/CaseNN.mhd, .zraw and the masks.
+  """Writes a raw folder like PROMISE12's: TrainingData/CaseNN.mhd, its voxels and the masks.
+
+  Voxels are in .zraw files, of every sixth case in .raw ones. TestData has a scan without a mask.
 
   Args:
     folder: What config.data.raw_dir names. It appears complete or not at all.
@@ -159,78 +168,28 @@ def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
     seed: The same seed writes the same scans.
   """
   with whole_folder(folder) as unfinished:
-    training = unfinished / 'TrainingData'
-    training.mkdir()
-    for patient in range(patients):
+    for patient in range(patients + 1):
+      tested = patient == patients
+      place = unfinished / ('TestData' if tested else 'TrainingData')
+      place.mkdir(exist_ok=True)
       scan = make_scan(patient=patient, seed=seed)
       brightness = np.clip(scan.image, 0, None) * 400 * (1 + patient % 4)  # MR has no unit
-      orientation = ORIENTATIONS[patient % len(ORIENTATIONS)]
-      for name, voxels in (
-        ('', brightness.astype(np.int16)),
-        (promise12.MASK, scan.label.astype(np.int8)),
-      ):
-        image = itk_image(voxels, scan.affine, orientation)
+      voxels = {'': brightness.astype(np.int16), promise12.MASK: scan.label.astype(np.int8)}
+      for name in [''] if tested else voxels:
         SimpleITK.WriteImage(
-          image, str(training / f'Case{patient:02d}{name}.mhd'), useCompression=True
+          itk_image(voxels[name], scan.affine, ORIENTATIONS[patient % len(ORIENTATIONS)]),
+          str(place / f'Case{patient:02d}{name}.mhd'),
+          useCompression=patient % 6 != 5,
         )
 
 
-def write_chaos(folder: Path, *, patients: int, seed: int) -> None:
-  """Writes a raw folder like CHAOS': Train_Sets/CT/<id>/DICOM_anon and Ground, with its traps.
-
-  Both ways of naming the slices, file names in the order of falling and of rising positions, a
-  wrong SliceThickness, padding around the field of view, masks of one bit and of 0 and 255.
-
-  Args:
-    folder: What config.data.raw_dir names. It appears complete or not at all.
-    patients: Number of patients, 1 and so on.
-    seed: The same seed writes the same scans.
-  """
-  with whole_folder(folder) as unfinished:
-    for patient in range(patients):
-      _write_chaos_patient(
-        unfinished / 'Train_Sets' / 'CT' / str(patient + 1),
-        make_scan(patient=patient, seed=seed),
-        patient,
-      )
+def coordinates(shape: tuple[int, ...]) -> np.ndarray:
+  """From -1 to 1 along each axis, [D, H, W, 3]."""
+  return np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing='ij'), axis=-1)
 
 
-def _write_chaos_patient(folder: Path, scan: Scan, patient: int) -> None:
-  (folder / 'DICOM_anon').mkdir(parents=True)
-  (folder / 'Ground').mkdir()
-  hounsfield = np.round(scan.image * 400 - 100).astype(np.int16)
-  hounsfield[:, :2, :2] = 4000 + patient  # padding
-  image = itk_image(hounsfield, scan.affine, 'IPL' if patient % 2 else 'SPL')
-  label = SimpleITK.GetArrayFromImage(
-    itk_image(scan.label, scan.affine, 'IPL' if patient % 2 else 'SPL')
-  )
-  direction = image.GetDirection()
-  writer = SimpleITK.ImageFileWriter()
-  writer.KeepOriginalImageUIDOn()
-  for d in range(image.GetDepth()):
-    plane = image[:, :, d]
-    tags = {
-      '0008|0060': 'CT',
-      '0018|0050': '3.2',  # SliceThickness, which is not the step
-      '0020|0013': str(d + 1),
-      '0020|000d': f'1.2.826.0.1.3680043.2.1125.{patient + 1}',
-      '0020|000e': f'1.2.826.0.1.3680043.2.1125.{patient + 1}.1',
-      '0020|0032': '\\'.join(f'{x:.6f}' for x in image.TransformIndexToPhysicalPoint((0, 0, d))),
-      '0020|0037': '\\'.join(f'{direction[i]:g}' for i in (0, 3, 6, 1, 4, 7)),
-      '0028|1052': '-1024',
-      '0028|1053': '1',
-    }
-    for tag, value in tags.items():
-      plane.SetMetaData(tag, value)
-    name = f'IMG-0004-{d + 1:05d}.dcm' if patient % 2 else f'i{d:04d},0000b.dcm'
-    writer.SetFileName(str(folder / 'DICOM_anon' / name))
-    writer.Execute(plane)
-    mask = PIL.Image.fromarray(label[d] * np.uint8(255))
-    (mask if patient % 2 else mask.convert('1')).save(folder / 'Ground' / f'liver_GT_{d:03d}.png')
-
-
-def _ellipsoid(grid: np.ndarray, middle: np.ndarray, radii: np.ndarray) -> np.ndarray:
-  """True inside; grid [D, H, W, 3]."""
+def ellipsoid(grid: np.ndarray, middle: np.ndarray, radii: np.ndarray) -> np.ndarray:
+  """True inside, [D, H, W]; grid [D, H, W, 3] in the unit of middle and radii."""
   return (((grid - middle) / radii) ** 2).sum(axis=-1) < 1
 
 

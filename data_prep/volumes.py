@@ -29,8 +29,8 @@ class Case:
   Attributes:
     case: Name of the scan, unique in its data set; it appears in tables and file names.
     patient: Name of the patient. Scans of one patient never part.
-    image: The scan's files, one a modality, or the slices of a DICOM series in the order of the
-      masks.
+    image: The scan's files: one a modality, or the slices of a DICOM series in the order of the
+      masks, one modality after the other.
     label: The truth's files; empty for a scan without truth.
   """
 
@@ -85,20 +85,20 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
-  _require_file(path)
+  require_file(path)
   _require_voxels(path)
   try:
-    with _quiet_itk():
+    with quiet_itk():
       image = SimpleITK.ReadImage(str(path))
   except RuntimeError as error:
-    raise _unreadable(path, error) from error
+    raise unreadable(path, error) from error
   if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
     raise InputError(
       f'{path}: has {image.GetDimension()} dimensions with {image.GetNumberOfComponentsPerPixel()} '
       'values a voxel; expected a volume of 3 dimensions with one value a voxel. Convert the file.'
     )
   axes = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-  return SimpleITK.GetArrayFromImage(image), _affine_from_lps(axes[:, ::-1], image.GetOrigin())
+  return SimpleITK.GetArrayFromImage(image), affine_from_lps(axes[:, ::-1], image.GetOrigin())
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -110,14 +110,14 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
-  _require_file(path)
+  require_file(path)
   try:
     image = nibabel.load(path)
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
       raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
     voxels = np.asanyarray(image.dataobj)
   except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-    raise _unreadable(path, error) from error
+    raise unreadable(path, error) from error
   if voxels.ndim not in (3, 4):
     raise InputError(
       f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last.'
@@ -138,7 +138,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   Raises:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
-  _require_file(path)
+  require_file(path)
   try:
     if is_nifti(path):
       header: Any = nibabel.load(path)
@@ -147,14 +147,14 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
     else:
       reader = SimpleITK.ImageFileReader()
       reader.SetFileName(str(path))
-      with _quiet_itk():
+      with quiet_itk():
         reader.ReadImageInformation()
       width, height, depth, *_ = (*reader.GetSize(), 0, 0)
       sides, count = reader.GetSpacing(), reader.GetDimension()
       axes = np.reshape(reader.GetDirection(), (count, count)) * np.asarray(sides)
-      affine = _affine_from_lps(axes[:3, 2::-1], reader.GetOrigin()[:3]) if depth else np.eye(4)
+      affine = affine_from_lps(axes[:3, 2::-1], reader.GetOrigin()[:3]) if depth else np.eye(4)
   except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
-    raise _unreadable(path, error) from error
+    raise unreadable(path, error) from error
   shape = (int(depth), int(height), int(width))
   if not all(shape):
     raise InputError(f'{path}: has {shape} voxels (D, H, W); expected a volume. Convert the file.')
@@ -165,51 +165,6 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
 def is_nifti(path: Path) -> bool:
   """Whether a file is one for `read_nifti`, by its name."""
   return path.name.lower().endswith(('.nii', '.nii.gz'))
-
-
-def read_dicom_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the slices of one DICOM series in the given order.
-
-  The step between slices comes from their positions. SliceThickness is no such step, and in real
-  data it is often wrong.
-
-  Args:
-    files: One file a slice, at least two, in the order of the result.
-
-  Returns:
-    Voxels with the rescale slope and intercept applied (CT: Hounsfield units), [D, H, W], and the
-    affine of (d, h, w) to RAS millimetres, [4, 4].
-
-  Raises:
-    InputError: If a slice cannot be read, differs in size from the first, or the positions are not
-      evenly spaced.
-  """
-  if len(files) < 2:
-    raise InputError(
-      f'{files[0].parent if files else "DICOM series"}: has {len(files)} slices; expected two or '
-      'more.'
-    )
-  planes = [_read_dicom_slice(path) for path in files]
-  first = planes[0]
-  for path, plane in zip(files, planes, strict=True):
-    if plane.GetSize() != first.GetSize():
-      raise InputError(
-        f'{path}: the slice has {plane.GetSize()[:2]} pixels, but {files[0].name} has '
-        f'{first.GetSize()[:2]}; expected slices of one size. Keep only one series in the folder.'
-      )
-  positions = np.array([plane.GetOrigin() for plane in planes])
-  step = (positions[-1] - positions[0]) / (len(files) - 1)
-  expected = positions[0] + np.arange(len(files))[:, None] * step
-  off = np.linalg.norm(positions - expected, axis=1)
-  if not np.linalg.norm(step) or off.max() > 0.25 * np.linalg.norm(step):
-    raise InputError(
-      f'{files[int(off.argmax())]}: its position is {off.max():.2f} mm away from even steps of '
-      f'{np.linalg.norm(step):.2f} mm through the series; expected every slice once, in the order '
-      'of the file names. Restore the missing slices.'
-    )
-  axes = np.reshape(first.GetDirection(), (3, 3)) * np.asarray(first.GetSpacing())
-  affine = _affine_from_lps(np.stack([step, axes[:, 1], axes[:, 0]], axis=1), positions[0])
-  return np.concatenate([SimpleITK.GetArrayFromImage(plane) for plane in planes]), affine
 
 
 def make_volume(
@@ -227,18 +182,23 @@ def make_volume(
     image: [D, H, W] or [D, H, W, M], any numeric type, axes in the order of the file.
     affine: Of the image's (d, h, w) to RAS millimetres, [4, 4].
     label: [D, H, W], whole numbers, on the grid of the image.
-    label_affine: Of the truth, where its file has one: then both must be the same way up.
+    label_affine: Of the truth, where its file has one: then both must lie at one place.
 
   Returns:
     The volume with axes to head, back and left. Only flips and transposes: no voxel changes its
     value.
 
   Raises:
-    InputError: If the truth has another shape, lies the other way, or holds fractions, or the
-      affine has no directions.
+    InputError: If the scan is empty, its affine has no directions, or the truth has another shape,
+      lies elsewhere or the other way, or holds fractions.
   """
   _require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
+  if not image.size:
+    raise InputError(
+      f'{case.image[0]}: the scan is empty, {image.shape[:3]} voxels (D, H, W); expected some. '
+      'Export it again.'
+    )
   if label is not None:
     if label.shape != image.shape[:3]:
       raise InputError(
@@ -252,6 +212,8 @@ def make_volume(
         f'scan {case.image[0].name} to {_directions(affine)}; expected one orientation. Correct '
         'the headers.'
       )
+    if label_affine is not None:
+      require_grid(case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine)
     label = _whole_numbers(label, case.label[0])
   return along(Volume(image, label, affine, case.case, case.patient), 'axial')
 
@@ -283,20 +245,49 @@ def along(volume: Volume, slice_axis: str) -> Volume:
   )
 
 
-def _affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
+def require_grid(
+  path: Path,
+  shape: tuple[int, ...],
+  affine: np.ndarray,
+  scan: Path,
+  scan_shape: tuple[int, ...],
+  scan_affine: np.ndarray,
+) -> None:
+  """Refuses a channel or a mask whose voxels do not lie where those of its scan do.
+
+  Args:
+    path: Of the channel or mask, for the error.
+    shape: Its voxels (D, H, W).
+    affine: Of its (d, h, w) to RAS millimetres, [4, 4].
+    scan: The file that it belongs to.
+    scan_shape: Voxels of that file.
+    scan_affine: Likewise.
+
+  Raises:
+    InputError: If the shapes differ, or a corner lies more than half a voxel away.
+  """
+  if shape != scan_shape or len(shape) != 3:
+    raise InputError(
+      f'{path}: has {shape} voxels (D, H, W), but {scan.name} has {scan_shape}; expected one grid '
+      'of three axes. Resample one to the other or replace the file.'
+    )
+  corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
+  off = np.linalg.norm((affine - scan_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
+  voxel = np.linalg.norm(scan_affine[:3, :3], axis=0).min()
+  if not off.max() <= voxel / 2:
+    raise InputError(
+      f'{path}: lies up to {off.max():.2f} mm away from {scan.name}, whose voxels are '
+      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
+      'copy the header of the scan; else resample the file.'
+    )
+
+
+def affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
   """ITK's and DICOM's world points to the left and back, NIfTI's to the right and front."""
   affine = np.eye(4)
   affine[:3, :3] = axes
   affine[:3, 3] = origin
   return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
-
-
-def _read_dicom_slice(path: Path) -> SimpleITK.Image:
-  _require_file(path)
-  try:
-    return SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
-  except RuntimeError as error:
-    raise _unreadable(path, error) from error
 
 
 def _directions(affine: np.ndarray) -> str:
@@ -315,7 +306,7 @@ def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
   return whole
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
   if not path.is_file():
     raise InputError(
       f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
@@ -342,7 +333,7 @@ def _require_voxels(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_itk() -> Iterator[None]:
+def quiet_itk() -> Iterator[None]:
   """Keeps what ITK's readers write to stderr themselves away: the exception says it all."""
   sys.stderr.flush()
   kept = os.dup(2)
@@ -355,7 +346,7 @@ def _quiet_itk() -> Iterator[None]:
     os.close(kept)
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path, error: Exception) -> InputError:
   reason = ' '.join(str(error).split())[-160:]
   return InputError(
     f'{path}: cannot be read ({reason}); expected an intact file. Copy or download it again.'

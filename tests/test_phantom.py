@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data_prep import chaos, phantom, promise12
+from data_prep import phantom, promise12
 
 
 def contents(folder):
@@ -54,8 +54,7 @@ def test_brightness_alone_does_not_find_the_organ_but_helps(patient):
   assert 0.4 < max(scores) < 0.9
 
 
-@pytest.mark.parametrize('write', [phantom.write_promise12, phantom.write_chaos])
-def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch, write):
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
   make_scan = phantom.make_scan
 
   def broken(*, patient, seed):
@@ -65,7 +64,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch, write):
 
   monkeypatch.setattr(phantom, 'make_scan', broken)
   with pytest.raises(RuntimeError, match='disk full'):
-    write(tmp_path / 'raw', patients=3, seed=0)
+    phantom.write_promise12(tmp_path / 'raw', patients=3, seed=0)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -79,8 +78,12 @@ def test_the_raw_folder_is_made_when_it_is_not_there_and_then_left_alone(tmp_pat
   assert len(contents(tmp_path)) == len(before) - 2
 
 
-def test_both_writers_write_the_same_patients(tmp_path):
-  phantom.write_chaos(tmp_path / 'raw', patients=3, seed=5)
-  for patient, case in enumerate(chaos.find_cases(tmp_path / 'raw')):
-    made = phantom.make_scan(patient=patient, seed=5)
-    np.testing.assert_array_equal(chaos.read_case(case).label, made.label)
+def test_some_scans_are_oblique_and_voxels_lie_in_files_of_both_kinds(tmp_path):
+  phantom.write_promise12(tmp_path / 'raw', patients=6, seed=0)
+  cases = promise12.find_cases(tmp_path / 'raw')
+  axes = [np.abs(promise12.read_case(case).affine[:3, :3]) for case in cases]
+  oblique = [np.count_nonzero(a > 0.05 * a.max(axis=0)) > 3 for a in axes]
+  assert oblique == [False, False, True, True, False, False]
+  endings = {path.suffix for path in (tmp_path / 'raw' / 'TrainingData').iterdir()}
+  assert endings == {'.mhd', '.raw', '.zraw'}
+  assert len(list((tmp_path / 'raw' / 'TestData').glob('*.mhd'))) == 1

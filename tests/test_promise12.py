@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 
 from data_prep import checks, phantom, promise12
 from thrifty_jax.errors import InputError
@@ -14,11 +15,11 @@ REAL = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'promise12_half
 @pytest.fixture
 def raw(tmp_path):
   phantom.write_promise12(tmp_path / 'raw', patients=3, seed=0)
-  (tmp_path / 'raw' / 'TestData').mkdir()
   return tmp_path / 'raw'
 
 
-def test_labelled_cases_are_found_each_a_patient(raw):
+def test_labelled_cases_are_found_each_a_patient_and_test_scans_are_left_out(raw):
+  assert [path.name for path in (raw / 'TestData').glob('*.mhd')] == ['Case03.mhd']
   cases = promise12.find_cases(raw)
   assert [case.case for case in cases] == ['Case00', 'Case01', 'Case02']
   assert [case.patient for case in cases] == ['Case00', 'Case01', 'Case02']
@@ -50,6 +51,22 @@ def test_a_header_without_its_voxels_is_refused(raw):
   (raw / 'TrainingData' / 'Case01.zraw').unlink()
   with pytest.raises(InputError, match=r'Case01\.mhd: its voxels, Case01.zraw, are not'):
     promise12.read_case(promise12.find_cases(raw)[1])
+
+
+def test_plain_and_compressed_voxels_are_the_same_scan(tmp_path):
+  phantom.write_promise12(tmp_path / 'raw', patients=6, seed=0)
+  for case in promise12.find_cases(tmp_path / 'raw'):
+    plain = case.image[0].with_suffix('.raw').exists()
+    assert plain == (case.case == 'Case05')
+    before = promise12.read_case(case)
+    for path in (*case.image, *case.label):
+      image = SimpleITK.ReadImage(str(path))
+      SimpleITK.WriteImage(image, str(path), useCompression=plain)
+      path.with_suffix('.raw' if plain else '.zraw').unlink()
+    after = promise12.read_case(case)
+    np.testing.assert_array_equal(before.image, after.image)
+    np.testing.assert_array_equal(before.truth, after.truth)
+    np.testing.assert_allclose(before.affine, after.affine, atol=1e-9)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='the real scans are not here')

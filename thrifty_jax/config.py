@@ -109,7 +109,7 @@ def default() -> ConfigDict:
   config.genotype = ''  # retrain this genotype file instead of the searched one
 
   config.data = data = ConfigDict()
-  data.name = ''  # brain, promise12, chaos, folder, phantom
+  data.name = ''  # brain, promise12, chaos, chaos_t1, chaos_t2, folder, phantom
   data.raw_dir = ''  # '' is <data_dir>/downloads/manual/<name>
   data.data_dir = ''  # '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
   data.classes = ('background', 'foreground')

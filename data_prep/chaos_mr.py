@@ -1,0 +1,119 @@
+"""CHAOS, MR: liver, kidneys and spleen, 20 labelled patients; what its two sequences share.
+
+Layout of the raw folder, `<id>` 1 2 3 5 8 10 13 15 19 to 22, 31 to 34, 36 to 39:
+
+    Train_Sets/MR/<id>/T1DUAL/DICOM_anon/InPhase/*.dcm and OutPhase/*.dcm, Ground/*.png
+    Train_Sets/MR/<id>/T2SPIR/DICOM_anon/*.dcm, Ground/*.png
+
+In and out phase come from one echo train: one grid, one set of masks, which have the names of the
+slices in phase. People are not those of the CT scans, whatever their numbers; T1 and T2 of one
+number are one person, but lie on two grids, so each sequence is a data set of its own.
+
+Source: the challenge's page on its data, and its notes in the archive.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import chaos, dicom, slice_masks, volumes
+from data_prep.volumes import Case, Volume
+from thrifty_jax.errors import InputError
+
+# Grey values of the classes, from and to, both included: liver 63, right kidney 126, left kidney
+# 189, spleen 252, give or take (the archive's notes).
+GREYS = ((0, 0), (55, 70), (110, 135), (175, 200), (240, 255))
+_LIVER, _KIDNEYS = 1, (2, 3)
+
+
+def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Case]:
+  """The labelled scans of a sequence; each is a patient of its own.
+
+  Args:
+    raw_dir: The folder that holds Train_Sets.
+    sequence: T1DUAL or T2SPIR.
+    channels: Folders within DICOM_anon, the one whose names the masks have first; '' is itself.
+
+  Raises:
+    InputError: If there are none, or slices, channels and masks do not fit.
+  """
+  patients = chaos.find_patients(raw_dir, 'MR')
+  return [_find_case(folder / sequence, channels) for folder in patients]
+
+
+def read_case(case: Case) -> Volume:
+  """Reads the channels and their masks: 1 liver, 2 right kidney, 3 left kidney, 4 spleen.
+
+  Raises:
+    InputError: If slices or masks are unusable, or do not belong together.
+  """
+  count = len(case.label)
+  files = [case.image[first : first + count] for first in range(0, len(case.image), count)]
+  first, *others = [dicom.read_series(channel) for channel in files]
+  for paths, other in zip(files[1:], others, strict=True):
+    volumes.require_grid(
+      paths[0], other.voxels.shape, other.affine, files[0][0], first.voxels.shape, first.affine
+    )
+  greys = slice_masks.read_masks(case.label, first.voxels.shape[1:])
+  label = np.stack([_classes(p, grey) for p, grey in zip(case.label, greys, strict=True)])
+  volume = volumes.make_volume(
+    case,
+    image=np.stack([series.voxels for series in (first, *others)], axis=-1),
+    affine=first.affine,
+    label=label[first.order],
+  )
+  _require_upright(case, volume.truth)
+  return volume
+
+
+def _find_case(folder: Path, channels: Sequence[str]) -> Case:
+  places = [folder / 'DICOM_anon' / channel for channel in channels]
+  if not places[0].is_dir() and slice_masks.find_files(folder / 'DICOM_anon', '.dcm'):
+    raise InputError(
+      f'{folder / "DICOM_anon"}: holds slices of both phases; expected {" and ".join(channels)} in '
+      'folders of their own. This is an older release: download CHAOS_Train_Sets.zip from Zenodo '
+      'record 3431873.'
+    )
+  image, label = slice_masks.find_pairs(places[0], folder / 'Ground', ahead=(0,))
+  for place in places[1:]:
+    other = slice_masks.find_files(place, '.dcm')
+    if len(other) != len(label):
+      raise InputError(
+        f'{place}: {len(other)} slices, but {places[0].name} has {len(label)}; expected as many. '
+        'Unpack CHAOS_Train_Sets.zip again.'
+      )
+    image += other
+  name = f'mr{int(folder.parent.name):02d}'
+  return Case(case=name, patient=name, image=image, label=label)
+
+
+def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
+  """Grey values to classes, [H, W], uint8."""
+  known = np.full(256, 255, np.uint8)
+  for number, (low, high) in enumerate(GREYS):
+    known[low : high + 1] = number
+  classes = known[grey]
+  if (classes == 255).any():
+    values = np.unique(grey[classes == 255])
+    listed = ', '.join(map(str, values[:4])) + (', ...' if len(values) > 4 else '')
+    raise InputError(
+      f'{path}: the mask has the grey values {listed}; expected 63 in the liver, 126 and 189 in '
+      'the kidneys, 252 in the spleen. Replace it by the file of Zenodo record 3431873: older '
+      'releases have others.'
+    )
+  return classes
+
+
+def _require_upright(case: Case, truth: np.ndarray) -> None:
+  """Refuses masks in the reverse order: a liver reaches the diaphragm, kidneys never do."""
+  slices = truth.reshape(len(truth), -1)
+  liver, kidneys = (np.isin(slices, k).sum(axis=1) for k in (_LIVER, _KIDNEYS))
+  if not liver.any() or not kidneys.any():
+    return
+  heights = np.arange(len(truth))
+  if np.average(heights, weights=liver) < np.average(heights, weights=kidneys):
+    raise InputError(
+      f'{case.label[0].parent}: in the masks the liver lies below the kidneys; expected masks in '
+      'the order of the file names. Unpack them again.'
+    )
