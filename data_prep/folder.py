@@ -54,23 +54,25 @@ def find_cases(raw_dir: Path) -> list[Case]:
   # Scans of the Decathlon have the names of their masks, channels of nnU-Net never do.
   apart = not images.keys() & labels.keys()
   scans = _channels_of(images, described) if apart else {n: (p,) for n, p in images.items()}
-  for name in sorted(scans.keys() ^ labels.keys()):
-    if name in scans:
-      raise InputError(
-        f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move '
-        'the scan to imagesTs.'
-      )
-    raise InputError(
-      f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move the '
-      'mask away.'
-    )
-  if described.scans not in (None, len(scans)):
+  alone = [
+    f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
+    'scan to imagesTs.'
+    if name in scans
+    else f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move '
+    'the mask away.'
+    for name in sorted(scans.keys() ^ labels.keys())
+  ]
+  if not alone and described.scans not in (None, len(scans)):
     raise InputError(
       f'{raw_dir / "dataset.json"}: numTraining is {described.scans}, but imagesTr has '
       f'{len(scans)} scans; add the missing ones or correct the number.'
     )
-  patients = _patients(raw_dir / 'patients.csv', list(scans))
-  return [Case(n, patients[n], image=scans[n], label=(labels[n],)) for n in sorted(scans)]
+  pairs = sorted(scans.keys() & labels.keys())
+  patients = _patients(raw_dir / 'patients.csv', pairs)
+  cases = [Case(n, patients[n], image=scans[n], label=(labels[n],)) for n in pairs]
+  if alone:
+    raise data_sets.Unpaired(alone, cases)
+  return cases
 
 
 def read_case(case: Case) -> Volume:
@@ -80,15 +82,13 @@ def read_case(case: Case) -> Volume:
     channels = [image]
     for path in case.image[1:]:
       channel, channel_affine = _read(path)
-      _require_grid(path, channel.shape, channel_affine, case, image.shape, affine)
+      volumes.require_grid(path, channel.shape, channel_affine, case, image.shape, affine)
       channels.append(channel)
     image = np.stack(channels, axis=-1)
   label, label_affine = _read(case.label[0])
-  volume = volumes.make_volume(
+  return volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
   )
-  _require_grid(case.label[0], label.shape, label_affine, case, image.shape[:3], affine)
-  return volume
 
 
 def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
@@ -99,7 +99,8 @@ def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
   """
   raw_dir, data = data_sets.raw_dir(config), config.data
   left = [name.removeprefix('data.') for name in configs.left_to_data(config)]
-  described, cases = dataset_json.read(raw_dir), data_sets.find_cases(config)
+  # What is wrong with a file the check says, about all of them: here it is only left out.
+  described, (cases, _) = dataset_json.read(raw_dir), data_sets.find_pairs(config)
   grids = fingerprint.read_grids(cases)
   data.classes = data.classes or described.classes
   data.modalities = data.modalities or len(described.channels)
@@ -204,31 +205,6 @@ def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Voxels and affine of a file, whichever format it is."""
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
-
-
-def _require_grid(
-  path: Path,
-  shape: tuple[int, ...],
-  affine: np.ndarray,
-  case: Case,
-  expected_shape: tuple[int, ...],
-  expected_affine: np.ndarray,
-) -> None:
-  """Refuses a channel or a mask whose voxels do not lie where those of the first channel do."""
-  if shape != expected_shape or len(shape) != 3:
-    raise InputError(
-      f'{path}: has {shape} voxels (D, H, W), but {case.image[0].name} has {expected_shape}; '
-      'expected one grid of three axes. Resample one to the other or replace the file.'
-    )
-  corners = np.stack([*np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)])
-  off = np.linalg.norm((affine - expected_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
-  voxel = np.linalg.norm(expected_affine[:3, :3], axis=0).min()
-  if not off.max() <= voxel / 2:
-    raise InputError(
-      f'{path}: lies up to {off.max():.2f} mm away from {case.image[0].name}, whose voxels are '
-      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
-      'copy the header of the scan; else resample the file.'
-    )
 
 
 def _learned(config: ConfigDict, cases: Sequence[Case]) -> tuple[float, float]:

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import gzip
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,16 @@ from thrifty_jax.errors import InputError
 # back, L left. Every volume is read as axial: that is the order in which a scanner writes axial
 # slices (and SimpleITK's identity direction), so most scans are not turned at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
-_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError)  # of nibabel, gzip and SimpleITK
+_READ_ERRORS = (  # of gzip, nibabel and SimpleITK
+  OSError,
+  EOFError,
+  ValueError,
+  OverflowError,
+  RuntimeError,
+  zlib.error,
+  nibabel.filebasedimages.ImageFileError,
+  nibabel.spatialimages.HeaderDataError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Volume:
     affine: From a voxel's index (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
     case: Name of the scan.
     patient: Name of the patient.
+    orientation: Where the axes of the file point, fastest first: LPS, RAS; '' where not known.
   """
 
   image: np.ndarray
@@ -57,6 +69,7 @@ class Volume:
   affine: np.ndarray
   case: str
   patient: str
+  orientation: str = ''
 
   @property
   def spacing_mm(self) -> tuple[float, float, float]:
@@ -115,8 +128,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = nibabel.load(path)
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
       raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
-    voxels = np.asanyarray(image.dataobj)
-  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+    voxels = _intact_voxels(path, image)
+  except _READ_ERRORS as error:
     raise _unreadable(path, error) from error
   if voxels.ndim not in (3, 4):
     raise InputError(
@@ -153,7 +166,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
       sides, count = reader.GetSpacing(), reader.GetDimension()
       axes = np.reshape(reader.GetDirection(), (count, count)) * np.asarray(sides)
       affine = _affine_from_lps(axes[:3, 2::-1], reader.GetOrigin()[:3]) if depth else np.eye(4)
-  except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
+  except _READ_ERRORS as error:
     raise _unreadable(path, error) from error
   shape = (int(depth), int(height), int(width))
   if not all(shape):
@@ -227,18 +240,19 @@ def make_volume(
     image: [D, H, W] or [D, H, W, M], any numeric type, axes in the order of the file.
     affine: Of the image's (d, h, w) to RAS millimetres, [4, 4].
     label: [D, H, W], whole numbers, on the grid of the image.
-    label_affine: Of the truth, where its file has one: then both must be the same way up.
+    label_affine: Of the truth, where its file has one: then both must lie on one grid.
 
   Returns:
     The volume with axes to head, back and left. Only flips and transposes: no voxel changes its
     value.
 
   Raises:
-    InputError: If the truth has another shape, lies the other way, or holds fractions, or the
-      affine has no directions.
+    InputError: If the truth has another shape, lies the other way or elsewhere, or holds
+      fractions, or the affine has no directions.
   """
   _require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
+  orientation = _directions(affine)[::-1]
   if label is not None:
     if label.shape != image.shape[:3]:
       raise InputError(
@@ -252,8 +266,47 @@ def make_volume(
         f'scan {case.image[0].name} to {_directions(affine)}; expected one orientation. Correct '
         'the headers.'
       )
+    if label_affine is not None:
+      require_grid(case.label[0], label.shape, label_affine, case, image.shape[:3], affine)
     label = _whole_numbers(label, case.label[0])
-  return along(Volume(image, label, affine, case.case, case.patient), 'axial')
+  return along(Volume(image, label, affine, case.case, case.patient, orientation), 'axial')
+
+
+def require_grid(
+  path: Path,
+  shape: tuple[int, ...],
+  affine: np.ndarray,
+  case: Case,
+  expected_shape: tuple[int, ...],
+  expected_affine: np.ndarray,
+) -> None:
+  """Refuses a channel or a mask whose voxels do not lie where those of the scan do.
+
+  Args:
+    path: Of the channel or mask.
+    shape: Its numbers of voxels.
+    affine: Of its (d, h, w) to RAS millimetres, [4, 4].
+    case: Whose first file it is held to.
+    expected_shape: Of that file.
+    expected_affine: Likewise.
+
+  Raises:
+    InputError: If the shapes differ, or a corner lies more than half a voxel away.
+  """
+  if shape != expected_shape or len(shape) != 3:
+    raise InputError(
+      f'{path}: has {shape} voxels (D, H, W), but {case.image[0].name} has {expected_shape}; '
+      'expected one grid of three axes. Resample one to the other or replace the file.'
+    )
+  corners = np.stack([*np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)])
+  off = np.linalg.norm((affine - expected_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
+  voxel = np.linalg.norm(expected_affine[:3, :3], axis=0).min()
+  if not off.max() <= voxel / 2:
+    raise InputError(
+      f'{path}: lies up to {off.max():.2f} mm away from {case.image[0].name}, whose voxels are '
+      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
+      'copy the header of the scan; else resample the file.'
+    )
 
 
 def along(volume: Volume, slice_axis: str) -> Volume:
@@ -281,6 +334,17 @@ def along(volume: Volume, slice_axis: str) -> Volume:
     label=None if volume.label is None else turned(volume.label, np.uint8),
     affine=volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.image.shape[:3]),
   )
+
+
+def _intact_voxels(path: Path, image: Any) -> np.ndarray:
+  """The voxels of a NIfTI file; of a compressed one the checksum, which ends it, is looked at."""
+  if path.suffix.lower() != '.gz':
+    return np.asanyarray(image.dataobj)
+  with gzip.open(path) as stream:
+    voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
+    while stream.read(1 << 20):
+      pass
+  return voxels
 
 
 def _affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
