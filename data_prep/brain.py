@@ -71,6 +71,7 @@ def read_case(case: Case) -> Volume:
     affine=brain.affine @ shift,
     case=case.case,
     patient=case.patient,
+    orientation=brain.orientation,
   )
 
 

@@ -1,11 +1,15 @@
-"""A look at every scan before anything is computed from it."""
+"""What a scan, and a set of them, must be to be trained on; the stage that looks at every one."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import data_sets, splits, volumes
+from data_prep import check_page, data_sets, findings, splits, survey, volumes
+from data_prep.check_page import Checked
+from data_prep.findings import Finding
+from data_prep.survey import Scan
 from data_prep.volumes import Case, Volume
 from thrifty_jax import logbook
 from thrifty_jax.config import searches
@@ -22,47 +26,68 @@ def check_volume(volume: Volume, *, classes: Sequence[str], modalities: int, sou
     source: Where the scan came from, for the error.
 
   Raises:
-    InputError: If the scan is empty, constant, not finite, has another number of channels, or its
-      truth is missing, has another shape or a class that has no name.
+    InputError: With the first of `problems_of`.
   """
-  image_file = source.image[0]
+  if problems := problems_of(volume, classes=classes, modalities=modalities, source=source):
+    raise InputError(problems[0])
+
+
+def problems_of(
+  volume: Volume, *, classes: Sequence[str], modalities: int, source: Case
+) -> list[str]:
+  """Why a scan cannot be trained on.
+
+  Returns:
+    A line for each reason, none for a good scan: it is empty, constant, not finite, has another
+    number of channels, or its truth is missing, has another shape or a class that has no name.
+  """
   if not volume.image.size:
-    raise InputError(
-      f'{image_file}: the scan is empty, {volume.image.shape}; replace the file or leave the case '
-      'out.'
+    return [
+      f'{source.image[0]}: the scan is empty, {volume.image.shape}; replace the file or leave the '
+      'case out.'
+    ]
+  return [
+    *_problems_of_image(volume.image, modalities, source.image[0]),
+    *_problems_of_truth(volume, classes, source),
+  ]
+
+
+def _problems_of_image(image: np.ndarray, modalities: int, path: Path) -> list[str]:
+  found = []
+  if image.shape[-1] != modalities:
+    found.append(
+      f'{path}: the scan has {image.shape[-1]} channels, but data.modalities is {modalities}; '
+      'correct either.'
     )
-  if volume.image.shape[-1] != modalities:
-    raise InputError(
-      f'{image_file}: the scan has {volume.image.shape[-1]} channels, but data.modalities is '
-      f'{modalities}; correct either.'
-    )
-  bad = int(np.count_nonzero(~np.isfinite(volume.image)))
-  if bad:
-    raise InputError(
-      f'{image_file}: {bad} voxels of the scan are NaN or infinite; expected finite intensities. '
+  if bad := int(np.count_nonzero(~np.isfinite(image))):
+    found.append(
+      f'{path}: {bad} voxels of the scan are NaN or infinite; expected finite intensities. '
       'Export it again.'
     )
-  if (volume.image.min(axis=(0, 1, 2)) == volume.image.max(axis=(0, 1, 2))).any():
-    raise InputError(
-      f'{image_file}: every voxel of the scan is {volume.image.flat[0]:g}; expected an image. '
-      'Export it again.'
+  elif (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
+    found.append(
+      f'{path}: every voxel of the scan is {image.flat[0]:g}; expected an image. Export it again.'
     )
+  return found
+
+
+def _problems_of_truth(volume: Volume, classes: Sequence[str], source: Case) -> list[str]:
   if volume.label is None:
-    raise InputError(f'{image_file}: the scan has no truth; add its mask or leave the case out.')
-  label_file = source.label[0]
+    return [f'{source.image[0]}: the scan has no truth; add its mask or leave the case out.']
   if volume.label.shape != volume.image.shape[:3]:
-    raise InputError(
-      f'{label_file}: the truth has {volume.label.shape} voxels, its scan '
+    return [
+      f'{source.label[0]}: the truth has {volume.label.shape} voxels, its scan '
       f'{volume.image.shape[:3]}; expected one grid.'
-    )
+    ]
   if volume.label.max() >= len(classes):
     unknown = np.unique(volume.label[volume.label >= len(classes)])
     listed = ', '.join(map(str, unknown[:5])) + (', ...' if len(unknown) > 5 else '')
-    raise InputError(
-      f'{label_file}: the truth holds class {listed}, but data.classes names {len(classes)} '
+    return [
+      f'{source.label[0]}: the truth holds class {listed}, but data.classes names {len(classes)} '
       f'classes ({", ".join(classes)}), 0 to {len(classes) - 1}; correct the mask '
       'or name the class.'
-    )
+    ]
+  return []
 
 
 def check_patients(cases: Sequence[Case], config: ConfigDict) -> dict[str, tuple[str, ...]]:
@@ -81,74 +106,78 @@ def check_patients(cases: Sequence[Case], config: ConfigDict) -> dict[str, tuple
       f'{data_sets.raw_dir(config)}: more than one scan is called {", ".join(twice)}; rename or '
       'remove one.'
     )
-  split = splits.split_patients(
-    [case.patient for case in cases],
-    folds=config.data.folds,
-    fold=config.data.fold,
-    validation=config.data.validation_patients,
-    test=config.data.test_patients,
-    hold_out_test=config.data.hold_out_test,
-  )
+  split = splits.of(config, [case.patient for case in cases])
   if searches(config):
     splits.search_halves(split['train'], seed=config.seed)  # refuses too few, before any work
   return split
 
 
-def check(config: ConfigDict) -> None:
-  """Reads every scan once, prints a line for each and stops at the first that is unusable.
+def check(config: ConfigDict, workdir: Path | None = None) -> None:
+  """Reads every scan once, one in memory at a time, and shows what is in them and what is wrong.
+
+  Args:
+    config: Of a run.
+    workdir: Gets check.html, and nothing else, whatever is found; None writes nothing.
 
   Raises:
-    InputError: What `check_volume` and `check_patients` raise.
+    InputError: What `check_patients` raises, before anything is read; or, after everything is read
+      and shown, if a scan is unusable.
   """
-  cases = data_sets.find_cases(config)
-  split = check_patients(cases, config)
-  read_case = data_sets.module(config).read_case
-  rows, lacking = [], []
-  total = np.zeros(len(config.data.classes), np.int64)
+  cases, unpaired = data_sets.find_pairs(config)
+  try:
+    split = check_patients(cases, config)
+  except InputError as error:  # too few patients, perhaps, because their masks are missing
+    raise InputError(unpaired[0] if unpaired else str(error)) from error
+  found = [Finding(text, is_error=True) for text in unpaired]
+  scans: list[Scan] = []
   with logbook.progress(len(cases), f'check {config.data.name}') as bar:
     for case in cases:
-      volume = volumes.along(read_case(case), config.data.slice_axis)
-      check_volume(
-        volume, classes=config.data.classes, modalities=config.data.modalities, source=case
-      )
-      part = next(name for name, patients in split.items() if case.patient in patients)
-      voxels = np.bincount(volume.truth.reshape(-1), minlength=len(config.data.classes))
-      total += voxels
-      rows.append(_row(volume, part, voxels / volume.truth.size))
-      lacking += [case.case] if not voxels[1:].all() else []
+      scan, problems = _look_at(case, config)
+      scans += [scan] if scan else []
+      found += [Finding(text, case.case, is_error=True) for text in problems]
       bar.update(1)
-  header = ['case', 'patient', 'split', 'D x H x W', 'spacing mm', 'intensity']
-  print(table([*header, *config.data.classes[1:]], rows))
-  if absent := [
-    name for name, voxels in zip(config.data.classes, total, strict=True) if not voxels
-  ]:
-    raise InputError(
-      f'{data_sets.raw_dir(config)}: no scan has a voxel of {", ".join(absent)}; expected every '
-      'class of data.classes somewhere. Correct the list or the masks.'
-    )
-  if lacking:
-    print(f'A class has no voxel in: {", ".join(lacking)}. That is allowed; see that it is meant.')
+  found += findings.find(scans, config.data.classes)
+  if not any(finding.is_error for finding in found):
+    found += _absent_classes(scans, config)
+  checked = Checked(config, cases, split, scans, found)
+  print(check_page.text(checked))
+  if workdir is not None:
+    print(f'pictures: {check_page.write(checked, workdir)}')
+  if errors := checked.errors:
+    raise InputError(_refusal(errors, cases))
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Text in columns, a line per row."""
-  lines = [header, *rows]
-  widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-  return '\n'.join(
-    '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-    for line in lines
+def _look_at(case: Case, config: ConfigDict) -> tuple[Scan | None, list[str]]:
+  """The figures of a scan, or why there are none."""
+  try:
+    read = data_sets.module(config).read_case(case)
+    volume = volumes.along(read, config.data.slice_axis)
+  except InputError as error:
+    return None, [str(error)]
+  data = config.data
+  problems = problems_of(volume, classes=data.classes, modalities=data.modalities, source=case)
+  return (None, problems) if problems else (survey.measure(volume, case, data), [])
+
+
+def _absent_classes(scans: Sequence[Scan], config: ConfigDict) -> list[Finding]:
+  """Classes that no scan has: nothing could be learned of them."""
+  total_ml = np.sum([scan.volume_ml for scan in scans], axis=0)
+  names = zip(config.data.classes[1:], total_ml, strict=True)
+  absent = ', '.join(name for name, volume_ml in names if not volume_ml)
+  text = (
+    f'{data_sets.raw_dir(config)}: no scan has a voxel of {absent}; expected every class of '
+    'data.classes somewhere. Correct the list or the masks.'
   )
+  return [Finding(text, is_error=True)] if absent else []
 
 
-def _row(volume: Volume, part: str, shares: np.ndarray) -> list[str]:
-  return [
-    volume.case,
-    volume.patient,
-    part,
-    'x'.join(map(str, volume.truth.shape)),
-    ' '.join(f'{step:.2f}' for step in volume.spacing_mm),
-    f'{volume.image.min():g}..{volume.image.max():g}',
-    *(f'{share:.2%}' for share in shares[1:]),
-  ]
+def _refusal(errors: Sequence[Finding], cases: Sequence[Case]) -> str:
+  """One line for all errors, with the first of them."""
+  if len(errors) == 1:
+    return f'1 error in {len(cases)} scans: {errors[0].text}'
+  return (
+    f'{len(errors)} errors in {len(cases)} scans, all listed above; correct or remove what they '
+    f'name. The first: {errors[0].text}'
+  )

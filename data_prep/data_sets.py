@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +14,8 @@ from thrifty_jax.errors import InputError
 
 # Each module has find_cases(raw_dir), read_case(case), BUILDER (its TFDS class) and NOTE (a warning
 # that belongs to the data, or ''); one whose data says what the config leaves open has
-# resolve(config) too. Names instead of imports, because these modules import the checks, which look
-# up data sets here.
+# resolve(config) too. Where files lack their partner, find_cases raises Unpaired. Names instead of
+# imports, because these modules import the checks, which look up data sets here.
 _MODULES = {
   'brain': 'data_prep.brain',
   'chaos': 'data_prep.chaos',
@@ -26,6 +27,19 @@ _MODULES = {
 }
 # Data sets of one archive lie in one folder.
 _RAW_FOLDERS = {'chaos_t1': 'chaos', 'chaos_t2': 'chaos'}
+
+
+class Unpaired(InputError):
+  """Scans without a mask or masks without a scan; the message is that of the first.
+
+  Attributes:
+    problems: A line for each.
+    cases: The scans that do have a mask.
+  """
+
+  def __init__(self, problems: Sequence[str], cases: Sequence[Case]):
+    super().__init__(problems[0])
+    self.problems, self.cases = tuple(problems), tuple(cases)
 
 
 def module(config: ConfigDict) -> ModuleType:
@@ -80,3 +94,11 @@ def find_cases(config: ConfigDict) -> tuple[Case, ...]:
     InputError: If scans or masks are missing.
   """
   return tuple(sorted(module(config).find_cases(raw_dir(config)), key=lambda case: case.case))
+
+
+def find_pairs(config: ConfigDict) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+  """The labelled scans, as `find_cases` has them, and a line for each file without its partner."""
+  try:
+    return find_cases(config), ()
+  except Unpaired as error:
+    return tuple(sorted(error.cases, key=lambda case: case.case)), error.problems

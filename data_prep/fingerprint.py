@@ -47,10 +47,19 @@ class Grids:
 def read_grids(cases: Sequence[Case]) -> Grids:
   """The grids of the scans, from their headers alone.
 
+  A scan whose header cannot be read is left out here: check and prepare refuse it by its name.
+
   Raises:
-    InputError: If a header cannot be read.
+    InputError: If no header can be read.
   """
-  found = [_axial_grid(*volumes.read_header(case.image[0])) for case in cases]
+  found, errors = [], []
+  for case in cases:
+    try:
+      found.append(_axial_grid(*volumes.read_header(case.image[0])))
+    except InputError as error:
+      errors.append(error)
+  if not found:
+    raise errors[0]
   shapes, spacings = zip(*found, strict=True)
   return Grids(np.asarray(shapes), np.asarray(spacings))
 
@@ -94,14 +103,12 @@ def foreground_window(
     outward to multiples of 50.
 
   Raises:
-    InputError: If a scan cannot be read, or none has a voxel of foreground.
+    InputError: If no scan that can be read has a voxel of foreground.
   """
   found = []
   with logbook.progress(len(cases), 'window of the training patients') as bar:
     for case in cases:
-      volume = read_case(case)
-      values = volume.image[volume.truth > 0]
-      values = values[np.isfinite(values)]  # that others are not, the check says
+      values = _foreground(case, read_case)
       if values.size:
         found.append(np.quantile(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
       bar.update(1)
@@ -134,6 +141,16 @@ def remembered_window(
     files.write_json(path, {'window': window, 'training_patients': patients})
   low, high = files.read_json(path)['window']
   return low, high
+
+
+def _foreground(case: Case, read_case: Callable[[Case], Volume]) -> np.ndarray:
+  """Finite intensities of the foreground; what cannot be read or is not finite, the check says."""
+  try:
+    volume = read_case(case)
+  except InputError:
+    return np.zeros(0)
+  values = volume.image[volume.truth > 0]
+  return values[np.isfinite(values)]
 
 
 def _axial_grid(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,23 +54,25 @@ def find_cases(raw_dir: Path) -> list[Case]:
   # Scans of the Decathlon have the names of their masks, channels of nnU-Net never do.
   apart = not images.keys() & labels.keys()
   scans = _channels_of(images, described) if apart else {n: (p,) for n, p in images.items()}
-  for name in sorted(scans.keys() ^ labels.keys()):
-    if name in scans:
-      raise InputError(
-        f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move '
-        'the scan to imagesTs.'
-      )
-    raise InputError(
-      f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move the '
-      'mask away.'
-    )
-  if described.scans not in (None, len(scans)):
+  alone = [
+    f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
+    'scan to imagesTs.'
+    if name in scans
+    else f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move '
+    'the mask away.'
+    for name in sorted(scans.keys() ^ labels.keys())
+  ]
+  if not alone and described.scans not in (None, len(scans)):
     raise InputError(
       f'{raw_dir / "dataset.json"}: numTraining is {described.scans}, but imagesTr has '
       f'{len(scans)} scans; add the missing ones or correct the number.'
     )
-  patients = _patients(raw_dir / 'patients.csv', list(scans))
-  return [Case(n, patients[n], image=scans[n], label=(labels[n],)) for n in sorted(scans)]
+  pairs = sorted(scans.keys() & labels.keys())
+  patients = _patients(raw_dir / 'patients.csv', pairs)
+  cases = [Case(n, patients[n], image=scans[n], label=(labels[n],)) for n in pairs]
+  if alone:
+    raise data_sets.Unpaired(alone, cases)
+  return cases
 
 
 def read_case(case: Case) -> Volume:
@@ -97,7 +99,8 @@ def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
   """
   raw_dir, data = data_sets.raw_dir(config), config.data
   left = [name.removeprefix('data.') for name in configs.left_to_data(config)]
-  described, cases = dataset_json.read(raw_dir), data_sets.find_cases(config)
+  # What is wrong with a file the check says, about all of them: here it is only left out.
+  described, (cases, _) = dataset_json.read(raw_dir), data_sets.find_pairs(config)
   grids = fingerprint.read_grids(cases)
   data.classes = data.classes or described.classes
   data.modalities = data.modalities or len(described.channels)

@@ -162,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command; returns the exit status."""
 
   def run() -> None:
-    command = command_line.parse(argv)
+    command = command_line.fill_in(command_line.parse(argv))
     for title, text in command.found:
       logbook.say(title, text)
     prepare(command.config)

@@ -1,10 +1,27 @@
 """Who trains, who validates, who tests: patients, never slices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
+
+
+def of(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]]:
+  """The split of a run: `split_patients` by the folds and lists of its config.
+
+  The names of a splits.json enter as these lists, see split_file.py.
+  """
+  data = config.data
+  return split_patients(
+    sorted(set(patients)),
+    folds=data.folds,
+    fold=data.fold,
+    validation=data.validation_patients,
+    test=data.test_patients,
+    hold_out_test=data.hold_out_test,
+  )
 
 
 def split_patients(

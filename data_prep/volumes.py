@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import gzip
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,16 @@ from thrifty_jax.errors import InputError
 # back, L left. Every volume is read as axial: that is the order in which a scanner writes axial
 # slices (and SimpleITK's identity direction), so most scans are not turned at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
-_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError)  # of nibabel, gzip and SimpleITK
+_READ_ERRORS = (  # of gzip, nibabel and SimpleITK
+  OSError,
+  EOFError,
+  ValueError,
+  OverflowError,
+  RuntimeError,
+  zlib.error,
+  nibabel.filebasedimages.ImageFileError,
+  nibabel.spatialimages.HeaderDataError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Volume:
     affine: From a voxel's index (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
     case: Name of the scan.
     patient: Name of the patient.
+    orientation: Where the axes of the file point, fastest first: LPS, RAS; '' where not known.
   """
 
   image: np.ndarray
@@ -57,6 +69,7 @@ class Volume:
   affine: np.ndarray
   case: str
   patient: str
+  orientation: str = ''
 
   @property
   def spacing_mm(self) -> tuple[float, float, float]:
@@ -115,8 +128,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = nibabel.load(path)
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
       raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
-    voxels = np.asanyarray(image.dataobj)
-  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+    voxels = _intact_voxels(path, image)
+  except _READ_ERRORS as error:
     raise unreadable(path, error) from error
   if voxels.ndim not in (3, 4):
     raise InputError(
@@ -153,7 +166,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
       sides, count = reader.GetSpacing(), reader.GetDimension()
       axes = np.reshape(reader.GetDirection(), (count, count)) * np.asarray(sides)
       affine = affine_from_lps(axes[:3, 2::-1], reader.GetOrigin()[:3]) if depth else np.eye(4)
-  except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
+  except _READ_ERRORS as error:
     raise unreadable(path, error) from error
   shape = (int(depth), int(height), int(width))
   if not all(shape):
@@ -199,6 +212,7 @@ def make_volume(
       f'{case.image[0]}: the scan is empty, {image.shape[:3]} voxels (D, H, W); expected some. '
       'Export it again.'
     )
+  orientation = _directions(affine)[::-1]
   if label is not None:
     if label.shape != image.shape[:3]:
       raise InputError(
@@ -215,7 +229,7 @@ def make_volume(
     if label_affine is not None:
       require_grid(case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine)
     label = _whole_numbers(label, case.label[0])
-  return along(Volume(image, label, affine, case.case, case.patient), 'axial')
+  return along(Volume(image, label, affine, case.case, case.patient, orientation), 'axial')
 
 
 def along(volume: Volume, slice_axis: str) -> Volume:
@@ -243,6 +257,17 @@ def along(volume: Volume, slice_axis: str) -> Volume:
     label=None if volume.label is None else turned(volume.label, np.uint8),
     affine=volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.image.shape[:3]),
   )
+
+
+def _intact_voxels(path: Path, image: Any) -> np.ndarray:
+  """The voxels of a NIfTI file; of a compressed one the checksum, which ends it, is looked at."""
+  if path.suffix.lower() != '.gz':
+    return np.asanyarray(image.dataobj)
+  with gzip.open(path) as stream:
+    voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
+    while stream.read(1 << 20):
+      pass
+  return voxels
 
 
 def require_grid(

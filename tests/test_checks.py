@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import checks, phantom
+from data_prep import checks, data_sets, phantom
 from data_prep.volumes import Case, Volume
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
@@ -67,14 +67,80 @@ def config(tmp_path):
   return config
 
 
-def test_the_stage_prints_a_line_for_each_case_and_writes_nothing(config, tmp_path, capsys):
+def raw_file(config, name):
+  return Path(config.data.raw_dir) / 'TrainingData' / name
+
+
+def test_the_stage_prints_a_line_for_each_case_and_writes_a_page_and_nothing_else(
+  config, tmp_path, capsys
+):
   checks.check(config)
+  assert {path.name for path in tmp_path.iterdir()} == {'raw'}
+  checks.check(config, tmp_path / 'run')
   lines = capsys.readouterr().out.splitlines()
-  assert [line.split()[0] for line in lines[1:7]] == [f'Case{number:02d}' for number in range(6)]
-  assert '8x40x48' in lines[1]
-  assert lines[1].split()[2] == 'test'
+  rows = [line[3:].split() for line in lines[1:7]]
+  assert [row[0] for row in rows] == [f'Case{number:02d}' for number in range(6)]
+  case, split, shape, *spacing = rows[0][:6]
+  assert (case, split, shape) == ('Case00', 'test', '8x40x48')
+  made = np.linalg.norm(phantom.make_scan(patient=0, seed=0).affine[:3, :3], axis=0)
+  assert spacing == [f'{step:.2f}' for step in made]
   assert lines[-1] == 'phantom: 6 cases are usable; patients: 3 train, 1 validation, 2 test.'
-  assert not (tmp_path / 'tfds').exists()
+  assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.html')] == [
+    'run/check.html'
+  ]
+  assert {path.name for path in tmp_path.iterdir()} == {'raw', 'run'}
+
+
+def test_every_scan_is_read_before_the_stage_stops_and_every_error_is_listed(
+  config, tmp_path, capsys, monkeypatch
+):
+  read = []
+
+  def spied(case, original=phantom.read_case):
+    read.append(case.case)
+    return original(case)
+
+  monkeypatch.setattr(phantom, 'read_case', spied)
+  raw_file(config, 'Case01.mhd').write_bytes(b'')
+  raw_file(config, 'Case04.zraw').write_bytes(b'cut off')
+  config.data.folds = 3
+  with pytest.raises(InputError) as caught:
+    checks.check(config, tmp_path / 'run')
+  assert read == [f'Case{number:02d}' for number in range(6)]
+  message, shown = str(caught.value), capsys.readouterr().out
+  assert message.startswith('2 errors in 6 scans, all listed above; correct or remove what they')
+  assert 'The first: ' in message and 'Case01.mhd: cannot be read' in message
+  assert '\n' not in message
+  marked = [line.split()[1] for line in shown.splitlines() if line.startswith('E  Case')]
+  assert marked == ['Case01', 'Case04']
+  page = (tmp_path / 'run' / 'check.html').read_text()
+  for text in (shown, page):
+    words = ' '.join(text.split())
+    assert 'Case01.mhd: cannot' in words and 'Case04.mhd: cannot' in words
+  assert list((tmp_path / 'run').iterdir()) == [tmp_path / 'run' / 'check.html']
+
+
+def test_one_scan_under_two_names_is_an_error(config):
+  for ending in ('.mhd', '.zraw', '_segmentation.mhd', '_segmentation.zraw'):
+    content = raw_file(config, f'Case00{ending}').read_bytes()
+    raw_file(config, f'Case05{ending}').write_bytes(content.replace(b'Case00', b'Case05'))
+  with pytest.raises(InputError, match='1 error in 6 scans: Case05: every voxel is that of Case00'):
+    checks.check(config)
+
+
+def test_files_without_their_partner_are_listed_and_the_others_read(config, tmp_path, monkeypatch):
+  cases = phantom.find_cases(Path(config.data.raw_dir))
+  lines = ['lost.mhd: its mask is missing; add it.', 'other.mhd: its scan is missing; add it.']
+
+  def find_cases(raw_dir):
+    raise data_sets.Unpaired(lines, cases[::-1])
+
+  monkeypatch.setattr(phantom, 'find_cases', find_cases)
+  with pytest.raises(InputError, match='2 errors in 6 scans') as caught:
+    checks.check(config, tmp_path / 'run')
+  assert str(caught.value).endswith(lines[0])
+  page = (tmp_path / 'run' / 'check.html').read_text()
+  assert lines[1] in page and page.count('<figure>') == 6
 
 
 def test_the_stage_stops_at_a_class_that_no_scan_has(config):

@@ -287,7 +287,10 @@ def test_a_folder_is_checked_and_prepared(raw, layout, axis, tmp_path, capsys):
   assert run(there, tmp_path, '--stage=check') == 0
   lines = capsys.readouterr().out.splitlines()
   assert any(line.split() == ['slices', f'{axis},', '64', 'x', '64', 'pixels'] for line in lines)
-  assert [line for line in lines if line.startswith('scan_001 ')][0].split()[1:3] == ['p1', 'test']
+  assert [line for line in lines if line.strip().startswith('scan_001 ')][0].split()[1:3] == [
+    'p1',
+    'test',
+  ]
   assert any(
     '7 cases are usable; patients: 3 train, 1 validation, 2 test' in line for line in lines
   )
@@ -507,7 +510,44 @@ def test_a_broken_folder_is_one_line_and_status_2_and_leaves_nothing(raw, name, 
   *before, last = capfd.readouterr().err.splitlines()
   assert last.startswith('error: ') and message in last and len(last) < 600
   assert all(line.startswith('check folder: ') for line in before)
-  assert not (tmp_path / 'run').exists() and not (tmp_path / 'tfds').exists()
+  left = [path.name for path in (tmp_path / 'run').glob('*')]
+  assert left in ([], ['check.html']) and not (tmp_path / 'tfds').exists()
+
+
+def test_slices_can_be_prepared_without_a_run(raw, tmp_path):
+  arguments = [f'--config.data.raw_dir={raw("nnunet")}', f'--config.data.data_dir={tmp_path}']
+  assert prepare.main(['--config=configs/folder.py', *arguments]) == 0
+  assert len(list(tmp_path.rglob('dataset_info.json'))) == 1
+
+
+def test_the_check_lists_everything_that_is_wrong_whatever_the_config_leaves_open(
+  raw, tmp_path, capfd
+):
+  there = copy(raw('decathlon'), tmp_path)
+  for damage in (
+    remove('labelsTr/scan_001.nii.gz'),
+    remove('imagesTr/scan_005.nii.gz'),
+    write('imagesTr/scan_002.nii.gz', b'no scan'),
+    change('labelsTr/scan_004.nii.gz', affine=moved),
+    change('imagesTr/scan_006.nii.gz', nan),
+    lambda there: (there / 'patients.csv').unlink(),
+  ):
+    damage(there)
+  assert run(there, tmp_path, '--stage=check') == 2
+  out, err = capfd.readouterr()
+  last = err.splitlines()[-1]
+  assert last.startswith('error: 5 errors in 5 scans') and 'scan_001.nii.gz: its mask' in last
+  words = ' '.join(out.split())
+  for text in (
+    'scan_005.nii.gz: its scan scan_005 is missing',
+    'scan_002.nii.gz: cannot be read',
+    'scan_004.nii.gz: lies up to 5.00 mm away',
+    '2 voxels of the scan are NaN',
+  ):
+    assert text in words
+  assert run(there, tmp_path) == 2  # nor does a run begin
+  assert [path.name for path in (tmp_path / 'run').iterdir()] == ['check.html']
+  assert not (tmp_path / 'tfds').exists()
 
 
 # --- real scans

@@ -51,7 +51,12 @@ def ran(monkeypatch, tmp_path) -> list[str]:
   over = types.SimpleNamespace(write=lambda workdir, folds: calls.append('over_folds'))
   monkeypatch.setattr(thrifty_jax, 'over_folds', over, raising=False)
   monkeypatch.setitem(sys.modules, 'thrifty_jax.over_folds', over)
-  monkeypatch.setattr(console, 'data', lambda config: None)
+  split_file = types.SimpleNamespace(
+    honour=lambda config, workdir, needs_scans: False, write=lambda config, workdir, split: None
+  )
+  monkeypatch.setattr(data_prep, 'split_file', split_file, raising=False)
+  monkeypatch.setitem(sys.modules, 'data_prep.split_file', split_file)
+  monkeypatch.setattr(console, 'data', lambda config: {})
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   return calls
 
@@ -249,6 +254,11 @@ def test_a_half_done_search_refuses_changes_too(ran, tmp_path, capsys):
   assert 'search is half done' in capsys.readouterr().err
 
 
+def test_all_folds_are_checked_once_and_no_run_begins(ran, tmp_path):
+  assert _main(tmp_path / 'run', '--folds=all', '--stage=check') == 0
+  assert ran == ['check'] and not (tmp_path / 'run').exists()
+
+
 def test_bad_input_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, monkeypatch):
   def refuse(config, workdir=None):
     raise InputError('scan.mhd: holds NaN; expected numbers; remove it')
@@ -261,7 +271,7 @@ def test_bad_input_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, mo
 
 
 def test_a_fault_is_status_1_with_its_traceback(ran, tmp_path, capsys, monkeypatch):
-  def fail(config):
+  def fail(config, workdir):
     raise RuntimeError('a mistake of ours')
 
   monkeypatch.setattr(data_prep.checks, 'check', fail)

@@ -99,6 +99,7 @@ def test_a_run_leaves_all_that_was_promised_and_nothing_unfinished(done):
   for name in (
     'config.json',
     'environment.json',
+    'splits.json',
     'search/metrics.jsonl',
     'search/genotype.json',
     'retrain/metrics.jsonl',
@@ -264,21 +265,75 @@ def test_a_comparison_takes_up_the_run_and_trains_the_others_alike(done, scans, 
 
 def test_several_folds_score_other_patients_each_and_all_together(done, scans, slices, tmp_path):
   genotype_file = done / 'search' / 'genotype.json'
-  arguments = ('--folds=0,2', f'--config.genotype={genotype_file}', '--config.retrain.epochs=2')
+  # As many folds as patients: each leaves one out. The last one takes its validation from fold 0.
+  folds = (0, PATIENTS - 1)
+  arguments = (f'--folds=0,{folds[1]}', f'--config.data.folds={PATIENTS}')
+  arguments += (f'--config.genotype={genotype_file}', '--config.retrain.epochs=2')
   assert command(scans, slices, tmp_path / 'run', *arguments) == 0
   summary = json_of(tmp_path / 'run' / 'evaluate' / 'summary.json')
-  assert summary['fold'] == [0, 2] and summary['patients'] == 4
+  assert summary['fold'] == [*folds] and summary['patients'] == 2
   of_fold = [
-    json_of(tmp_path / 'run' / f'fold_{fold}' / 'evaluate' / 'summary.json') for fold in (0, 2)
+    json_of(tmp_path / 'run' / f'fold_{fold}' / 'evaluate' / 'summary.json') for fold in folds
   ]
   tested = [set(one['patient_names']['test']) for one in of_fold]
-  assert not tested[0] & tested[1]
+  assert tested == [{'Case00'}, {f'Case{folds[1]:02d}'}]
+  for fold, names in zip(folds, tested, strict=True):
+    written = json_of(tmp_path / 'run' / f'fold_{fold}' / 'splits.json')
+    assert set(written['test']) == names and len(written['train']) == PATIENTS - 2
+  assert not (tmp_path / 'run' / 'splits.json').exists()
   assert set(summary['patient_names']['test']) == tested[0] | tested[1]
   assert summary['dsc_mean'] == pytest.approx(
     np.mean([one['dsc_mean'] for one in of_fold]), abs=1e-6
   )
   text = (tmp_path / 'run' / 'report.html').read_text(encoding='utf-8')
-  assert 'fold_2/report.html' in text and 'Best, median and worst' in text
+  assert f'fold_{folds[1]}/report.html' in text and 'Best, median and worst' in text
+
+
+def test_the_split_is_written_down_as_it_was_used(done):
+  names = json_of(done / 'evaluate' / 'summary.json')['patient_names']
+  written = json_of(done / 'splits.json')
+  assert {part: written[part] for part in names} == names
+  assert written['made_by']['folds'] == FOLDS and written['made_by']['fold'] == 0
+
+
+def test_a_split_that_is_changed_by_hand_afterwards_is_refused(
+  done, scans, slices, tmp_path, capsys
+):
+  workdir = shutil.copytree(done, tmp_path / 'run')
+  split = json_of(workdir / 'splits.json')
+  split['train'], split['test'] = split['test'], split['train']
+  (workdir / 'splits.json').write_text(json.dumps(split))
+  before = {name: (workdir / name).read_bytes() for name in files_of(workdir)}
+  for stage in ('all', 'retrain', 'evaluate', 'compare', 'report'):
+    assert command(scans, slices, workdir, f'--stage={stage}') == 2
+    error = capsys.readouterr().err
+    assert 'search is done with other settings: data.test_patients [] -> [' in error
+    assert '(splits.json counts)' in error and len(error.splitlines()) == 1
+  assert {name: (workdir / name).read_bytes() for name in files_of(workdir)} == before
+
+
+def test_a_split_written_by_hand_decides_who_trains_and_tests(
+  done, scans, slices, tmp_path, capsys
+):
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  parts = {'train': ['Case05', 'Case01', 'Case03'], 'validation': ['Case00'], 'test': ['Case02']}
+  (workdir / 'splits.json').write_text(json.dumps(parts))
+  arguments = (f'--config.genotype={done / "search" / "genotype.json"}', '--config.data.folds=50')
+  assert command(scans, slices, workdir, *arguments) == 2
+  assert 'Case04 is in no list' in capsys.readouterr().err
+  parts['test'].append('Case04')
+  (workdir / 'splits.json').write_text(json.dumps(parts))
+  assert command(scans, slices, workdir, *arguments) == 0
+  assert f'split     as in {workdir / "splits.json"}' in capsys.readouterr().out
+  names = json_of(workdir / 'evaluate' / 'summary.json')['patient_names']
+  assert names == {part: sorted(patients) for part, patients in parts.items()}
+  assert json_of(workdir / 'splits.json') == parts
+  assert command(scans, slices, workdir, *arguments) == 0  # and goes on with it
+  assert 'evaluate: done' in capsys.readouterr().out
+  (workdir / 'splits.json').unlink()
+  assert command(scans, slices, workdir, *arguments[:1]) == 2
+  assert "data.test_patients ['Case02', 'Case04'] -> []" in capsys.readouterr().err
 
 
 # --- bad input
@@ -378,7 +433,7 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(name, scans, tmp_
   damage(raw)
   assert command(raw, tmp_path / 'slices', tmp_path / 'run', *arguments) == 2
   assert_one_clear_line(capfd.readouterr().err, message)
-  assert not (tmp_path / 'run').exists()
+  assert files_of(tmp_path / 'run') in ([], ['check.html'])  # a run has not begun
   assert not list((tmp_path / 'slices').rglob('*.json'))
 
 

@@ -158,6 +158,49 @@ def test_a_damaged_compressed_metaimage_is_named(tmp_path):
     volumes.read_metaimage(tmp_path / 'scan.mhd')
 
 
+@pytest.mark.parametrize('at', [0.3, 0.6, 0.99])
+def test_a_compressed_scan_with_one_wrong_byte_is_refused(tmp_path, at):
+  noise = np.random.default_rng(0).integers(0, 30_000, (6, 20, 20)).astype(np.int16)
+  nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), tmp_path / 'scan.nii.gz')
+  path = tmp_path / 'scan.nii.gz'
+  np.testing.assert_array_equal(
+    volumes.read_nifti(path)[0], np.moveaxis(noise, (0, 1, 2), (2, 1, 0))
+  )
+  content = bytearray(path.read_bytes())
+  content[int(at * len(content))] ^= 0x40  # mostly still voxels, but not those that were written
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r'scan\.nii\.gz: cannot be read'):
+    volumes.read_nifti(path)
+
+
+@pytest.mark.parametrize('place', ['bytes 40 to 44', 'bytes 42 to 46', 'bytes 70 to 74'])
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, place):
+  first, last = (int(number) for number in place.split()[1::2])
+  nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / 'a.nii')
+  content = bytearray((tmp_path / 'a.nii').read_bytes())
+  content[first:last] = b'\xff\xfe\xff\x7f'  # of its dimensions and type
+  (tmp_path / 'a.nii').write_bytes(content)
+  with pytest.raises(InputError, match=r'a\.nii: cannot be read'):
+    volumes.read_nifti(tmp_path / 'a.nii')
+
+
+def test_a_mask_that_lies_elsewhere_is_refused_and_one_half_a_voxel_away_is_not(tmp_path):
+  made = scan()
+  case = case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd')
+  pixel_mm = np.linalg.norm(made.affine[:3, :3], axis=0).min()
+
+  def read(shift_mm):
+    affine = made.affine.copy()
+    affine[0, 3] += shift_mm
+    return volumes.make_volume(
+      case, image=made.image, affine=made.affine, label=made.label, label_affine=affine
+    )
+
+  assert read(0.4 * pixel_mm).truth.any()
+  with pytest.raises(InputError, match=r'mask\.mhd: lies up to 5\.00 mm away from scan\.mhd'):
+    read(5)
+
+
 def test_a_mask_of_another_shape_is_refused(tmp_path):
   made = scan()
   with pytest.raises(InputError, match=r'mask\.mhd: the truth has \(7, 40, 48\) voxels'):

@@ -120,14 +120,7 @@ class TrainingCases:
 
 def patients_of(config: ConfigDict, prepared: data.Prepared) -> dict[str, tuple[str, ...]]:
   """The patients of each split, by name: train, validation, test."""
-  return splits.split_patients(
-    sorted({case.patient for case in prepared.cases}),
-    folds=config.data.folds,
-    fold=config.data.fold,
-    validation=config.data.validation_patients,
-    test=config.data.test_patients,
-    hold_out_test=config.data.hold_out_test,
-  )
+  return splits.of(config, [case.patient for case in prepared.cases])
 
 
 def cases_of(prepared: data.Prepared, patients: Sequence[str]) -> tuple[data.PreparedCase, ...]:

@@ -33,9 +33,10 @@ it never saw, and writes a report. The same command goes on where it stopped.
                                or, only when named,
 {named}
 
-In the workdir: config.json, environment.json, search/, retrain/, model/ (the network, ready to
-use), evaluate/ (scores.csv, summary.json) and report.html. Prepared slices are kept apart, in
-$TFDS_DATA_DIR or ~/tensorflow_datasets.
+In the workdir: check.html, config.json, environment.json, splits.json (who trains, validates and
+tests; one of yours counts), search/, retrain/, model/ (the network, ready to use), evaluate/
+(scores.csv, summary.json) and report.html. Prepared slices are kept apart, in $TFDS_DATA_DIR or
+~/tensorflow_datasets.
 
 Exit status: 0 done, 2 bad input or usage, 1 a fault. Research use only, not a medical device.
 """
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     return
   _require_writable(command.workdir)
   # Each fold by itself: what is learned from intensities comes from its own training patients.
-  runs = [command_line.fill_in(each) for each in folds.commands(command)]
+  runs = [_fill_in(each) for each in folds.commands(command)]
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
     raise InputError(
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
@@ -93,6 +94,9 @@ def run(arguments: Sequence[str]) -> None:
   device.prepare(command.config)
   whole = dataclasses.replace(runs[0], workdir=command.workdir)
   console.start(whole)
+  if command.stage == stages.CHECK.name:  # every fold has the same scans
+    _run_stages(whole, arguments)
+    return
   for each in runs:
     if command.folds:
       console.fold(each)
@@ -104,8 +108,22 @@ def run(arguments: Sequence[str]) -> None:
     console.end(whole, {})
 
 
+def _fill_in(command: Command) -> Command:
+  """The command with what splits.json says and its config leaves to the data, in place."""
+  from data_prep import split_file  # readers of scans take a second to import
+
+  needs_scans = command.stage != stages.REPORT.name
+  other_names = split_file.honour(command.config, command.workdir, needs_scans=needs_scans)
+  command = command_line.fill_in(command)
+  if not other_names:
+    return command
+  said = f'as in {command.workdir / split_file.FILE}, not by folds and lists'
+  return dataclasses.replace(command, found=(*command.found, ('split', said)))
+
+
 def _run_stages(command: Command, arguments: Sequence[str]) -> None:
   """Runs what is not done yet."""
+  from data_prep import split_file
   from thrifty_jax import console
 
   seconds: dict[str, float] = {}
@@ -118,8 +136,9 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
     console.begin(stage)
     stages.require(stage, command.config, command.workdir)
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
-      console.data(command.config)  # needs the slices, so not before they are prepared
-      console.record(command, arguments)  # last: bad scans leave no workdir behind
+      split = console.data(command.config)  # needs the slices, so not before they are prepared
+      console.record(command, arguments)  # last: bad scans leave nothing but check.html behind
+      split_file.write(command.config, command.workdir, split)
       recorded = True
     began = time.monotonic()
     verbs.run(stage, command.config, command.workdir)

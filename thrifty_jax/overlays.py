@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ SLICES = 20  # of a case at most: the page stays small
 CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
 DIFFERENCES = {'missed': '#4cb4ff', 'invented': '#ff5a5f', 'wrong class': '#ffd23f'}
 FILL, EDGE = 92, 235  # opacity of 255
+THUMBNAIL, GREYS = 160, 32  # pixels on the longer side, levels: 200 of them stay below 3 MB
 
 
 def frames(path: Path) -> dict[str, Any]:
@@ -53,6 +55,39 @@ def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
   return np.round(np.linspace(first, last, count)).astype(int)
 
 
+def outlined_slice(
+  image: np.ndarray,
+  label: np.ndarray,
+  *,
+  limits: Sequence[float],
+  spacing_mm: Sequence[float],
+) -> str:
+  """A thumbnail of one slice with the borders of its mask, a PNG of some kilobytes as data URI.
+
+  Args:
+    image: Intensities, [H, W].
+    label: Class of each pixel, [H, W], uint8.
+    limits: Intensities that become black and white.
+    spacing_mm: Height and width of a pixel: the thumbnail has square ones.
+  """
+  height, width = np.multiply(image.shape, spacing_mm)
+  scale = THUMBNAIL / max(height, width)
+  size = max(1, round(width * scale)), max(1, round(height * scale))
+  low, high = limits
+  bright = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * (GREYS - 1)
+  resized = Image.fromarray(bright.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+  grey = np.round(np.asarray(resized)).astype(np.uint8)
+  colours = len(CLASS_COLOURS)
+  mask = outlined(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)))
+  picture = Image.fromarray(
+    np.where(mask > colours, GREYS + mask - colours - 1, grey).astype(np.uint8)
+  )
+  palette = [value for level in range(GREYS) for value in 3 * [255 * level // (GREYS - 1)]]
+  picture = picture.convert('P')
+  picture.putpalette(palette + [part for colour in CLASS_COLOURS for part in _rgb(colour)])
+  return _data_uri(picture)
+
+
 def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
   """Where they differ, [S, S], uint8: 1 missed, 2 invented, 3 wrong class, else 0."""
   found = np.zeros(truth.shape, np.uint8)
@@ -80,14 +115,18 @@ def _palette_image(indices: np.ndarray, colours: list[tuple[str, int]]) -> Image
   picture = Image.fromarray(indices).convert('P')
   palette = [0, 0, 0]
   for colour, _ in colours:
-    palette += [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    palette += _rgb(colour)
   picture.putpalette(palette)
   picture.info['transparency'] = bytes([0, *(alpha for _, alpha in colours)])
   return picture
 
 
+def _rgb(colour: str) -> list[int]:
+  """Red, green and blue of `#rrggbb`."""
+  return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
 def _data_uri(picture: Image.Image) -> str:
   file = io.BytesIO()
-  options = {'transparency': picture.info['transparency']} if picture.mode == 'P' else {}
-  picture.save(file, format='PNG', optimize=True, **options)
+  picture.save(file, format='PNG', optimize=True)  # a see-through palette entry is in its info
   return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()

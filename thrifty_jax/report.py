@@ -39,8 +39,8 @@ def report(workdir: Path | str) -> Path:
   return files.write_text(workdir / 'report.html', render(gather(workdir)))
 
 
-def render(content: Mapping[str, Any]) -> str:
-  """The page, from what `gather` found."""
+def render(content: Mapping[str, Any], template: str = 'page.html.j2') -> str:
+  """A page of page/: the report, from what `gather` found, unless another is named."""
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('thrifty_jax', 'page'),
     autoescape=True,
@@ -51,7 +51,7 @@ def render(content: Mapping[str, Any]) -> str:
   environment.filters |= {'percent': tables.number, 'count': count}
   environment.filters |= {'duration': logbook.duration, 'gibibytes': gibibytes}
   environment.filters |= {'spread': tables.spread, 'interval': tables.interval}
-  return environment.get_template('page.html.j2').render(content)
+  return environment.get_template(template).render(content)
 
 
 def gather(workdir: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ What each runs is in verbs.py.
 
 import dataclasses
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ _DATA = (
   'data.test_patients',
   'data.hold_out_test',
 )
+# The lists that a splits.json enters as, see data_prep/split_file.py.
+_LISTS = ('data.validation_patients', 'data.test_patients')
+_SHORT = reprlib.Repr()  # of lists of hundreds of patients; what people type stays whole
+_SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 8, 200, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +122,11 @@ def refuse_changes(config: ConfigDict, workdir: Path) -> None:
     differences = changes(stage, config, workdir)
     if differences and stage.is_begun(workdir):
       state = 'is done' if stage.is_done(workdir) else 'is half done'
+      lists = any(text.startswith(_LISTS) for text in differences)
+      of_file = ' (splits.json counts)' if lists and (workdir / 'splits.json').exists() else ''
       raise InputError(
-        f'{workdir}: {stage.name} {state} with other settings: {", ".join(differences)}; go back '
-        f'to them, use another --workdir, or remove {_and_later(stage, workdir)}'
+        f'{workdir}: {stage.name} {state} with other settings: {", ".join(differences)}{of_file}; '
+        f'go back to them, use another --workdir, or remove {_and_later(stage, workdir)}'
       )
 
 
@@ -146,7 +153,7 @@ def changes(stage: Stage, config: ConfigDict, workdir: Path) -> list[str]:
   before = configs.flatten(written)
   now = configs.flatten(as_json(config))
   return [
-    f'{name} {before[name]!r} -> {now[name]!r}'
+    f'{name} {_SHORT.repr(before[name])} -> {_SHORT.repr(now[name])}'
     for name in now
     if stage.has_read(name, config) and name in before and before[name] != now[name]
   ]
@@ -205,9 +212,10 @@ def is_scored(workdir: Path) -> bool:
 
 def is_prepared(config: ConfigDict) -> bool:
   """Whether the slices of this data set and these settings lie ready."""
-  from data_prep import prepare
+  from data_prep import data_sets, prepare
 
-  return prepare.prepared_dir(config).is_dir()
+  _, unpaired = data_sets.find_pairs(config)  # never prepared: the check lists them
+  return not unpaired and prepare.prepared_dir(config).is_dir()
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def run(stage: Stage, config: ConfigDict, workdir: Path) -> None:
 def _check(config: ConfigDict, workdir: Path) -> None:
   from data_prep import checks
 
-  checks.check(config)
+  checks.check(config, workdir)
 
 
 def _prepare(config: ConfigDict, workdir: Path) -> None:

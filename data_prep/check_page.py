@@ -1,0 +1,186 @@
+"""What the check found: as text for the console, and as one page with a picture of each scan."""
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data_prep import data_sets
+from data_prep.findings import Finding, plain
+from data_prep.survey import Scan
+from data_prep.volumes import Case
+from thrifty_jax import files, overlays, report
+
+PAGE = 'check.html'
+_COLUMNS = 100  # of the console
+_LEFT_OUT = (
+  'axes',
+  'intensity',
+  'patient',
+)  # columns that go, in this order, where that is too few
+_LONGEST = 24  # letters of a name in the console's table
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checked:
+  """Everything that the check has to show.
+
+  Attributes:
+    config: Of the run.
+    cases: All scans that have a mask.
+    split: Names of the patients under train, validation and test.
+    scans: Those that are fit to be trained on.
+    findings: What is wrong or odd.
+  """
+
+  config: ConfigDict
+  cases: Sequence[Case]
+  split: Mapping[str, Sequence[str]]
+  scans: Sequence[Scan]
+  findings: Sequence[Finding]
+
+  @property
+  def errors(self) -> list[Finding]:
+    """Those that stop a run."""
+    return [finding for finding in self.findings if finding.is_error]
+
+  @property
+  def warnings(self) -> list[Finding]:
+    """Those that do not."""
+    return [finding for finding in self.findings if not finding.is_error]
+
+
+def text(checked: Checked) -> str:
+  """A table with a row for each scan, then what is wrong and odd, readable at 100 columns."""
+  rows = [{' ': row['mark'], **row['cells']} for row in _rows(checked)]
+  table, left_out = _table(rows)
+  lines = [table]
+  if 'intensity' not in left_out:
+    lines.append(f'intensity: {_percentiles(checked)}')
+  if 'ml' not in left_out:
+    lines.append(_paragraph(f'ml: {", ".join(checked.config.data.classes[1:])}'))
+  if left_out:
+    lines.append(f'too wide for this table, see {PAGE}: {", ".join(left_out)}')
+  if any(finding.case for finding in checked.findings):
+    lines.append('E has an error, w a warning:')
+  for title, found in (('error', checked.errors), ('warning', checked.warnings)):
+    lines += [_paragraph(f'{title:<8} {finding.text}') for finding in found]
+  lines.append(f'{_counted(checked.errors, "error")}, {_counted(checked.warnings, "warning")}.')
+  return '\n'.join(lines)
+
+
+def write(checked: Checked, workdir: Path) -> Path:
+  """Writes check.html, one self-contained page.
+
+  Returns:
+    Its path.
+  """
+  return files.write_text(workdir / PAGE, report.render(_content(checked), 'check.html.j2'))
+
+
+def _content(checked: Checked) -> dict[str, Any]:
+  """What the page's template reads."""
+  data, rows = checked.config.data, _rows(checked)
+  several = len({case.patient for case in checked.cases}) < len(checked.cases)
+  return {
+    'data': data.name,
+    'raw_dir': data_sets.raw_dir(checked.config).name,
+    'note': data_sets.module(checked.config).NOTE,
+    'classes': data.classes[1:],
+    'plain': plain,
+    'slice_axis': data.slice_axis,
+    'rows': rows,
+    'pictures': [row for row in rows if row['scan']],
+    'percentiles': _percentiles(checked),
+    'several': several,
+    'split': checked.split,
+    'errors': [finding.text for finding in checked.errors],
+    'warnings': [finding.text for finding in checked.warnings],
+    'patients': len({case.patient for case in checked.cases}),
+    'class_colours': overlays.CLASS_COLOURS,
+    'colours': {},
+    'dark_colours': {},
+  }
+
+
+def _rows(checked: Checked) -> list[dict[str, Any]]:
+  """A row for each case: its cells, its mark, its figures (None where there are none)."""
+  scans = {scan.case: scan for scan in checked.scans}
+  part_of = {name: part for part, names in checked.split.items() for name in names}
+  wrong, odd = ({f.case for f in found} for found in (checked.errors, checked.warnings))
+  return [
+    {
+      'mark': 'E' if case.case in wrong else 'w' if case.case in odd else '',
+      'scan': scans.get(case.case),
+      'cells': {
+        'case': case.case,
+        'patient': case.patient,
+        'split': part_of[case.patient],
+        **_figures(scans.get(case.case)),
+      },
+    }
+    for case in checked.cases
+  ]
+
+
+def _figures(scan: Scan | None) -> dict[str, str]:
+  """The figures of a scan as text, dashes where it could not be measured."""
+  titles = ('D x H x W', 'spacing mm', 'axes', 'intensity', 'ml')
+  if scan is None:
+    return dict.fromkeys(titles, '-')
+  values = (
+    'x'.join(map(str, scan.shape)),
+    ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
+    scan.orientation or '-',
+    ' '.join(f'{plain(low)}..{plain(high)}' for low, _, high in scan.intensity),
+    ' '.join(plain(volume_ml) for volume_ml in scan.volume_ml),
+  )
+  return dict(zip(titles, values, strict=True))
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> tuple[str, list[str]]:
+  """Text in columns, a line per row, at most 100 wide; and the columns that were too wide."""
+  names = ('case', 'patient')
+  short = [{**row, **{name: _shortened(row[name]) for name in names}} for row in rows]
+  widths = {title: max(len(title), *(len(row[title]) for row in short)) for title in rows[0]}
+  if all(row['patient'] == row['case'] for row in rows):
+    del widths['patient']
+  left_out = []
+  for title in _LEFT_OUT:
+    if title in widths and sum(widths.values()) + 2 * (len(widths) - 1) > _COLUMNS:
+      del widths[title]
+      left_out.append(title)
+  lines = [{title: title for title in widths}, *short]
+  text = '\n'.join(
+    '  '.join(line[title].ljust(width) for title, width in widths.items()).rstrip()
+    for line in lines
+  )
+  return text, left_out
+
+
+def _shortened(name: str) -> str:
+  """The name; of a long one both ends, as names of scans often differ at the end."""
+  half = _LONGEST // 2
+  return name if len(name) <= _LONGEST else f'{name[: half - 1]}…{name[-half:]}'
+
+
+def _paragraph(line: str) -> str:
+  """The line in rows of at most 100 letters, paths unbroken."""
+  return '\n'.join(
+    textwrap.wrap(
+      line, _COLUMNS, subsequent_indent=9 * ' ', break_long_words=False, break_on_hyphens=False
+    )
+  )
+
+
+def _percentiles(checked: Checked) -> str:
+  """What the column of intensities shows."""
+  channels = checked.config.data.modalities
+  return '0.5 to 99.5 percentile' + (f' of {channels} channels' if channels > 1 else '')
+
+
+def _counted(found: Sequence[Finding], name: str) -> str:
+  return f'{len(found)} {name}{"s" * (len(found) != 1)}'

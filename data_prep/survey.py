@@ -1,0 +1,108 @@
+"""What one scan is, in figures that can be set beside those of the others, and a picture of it."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import SimpleITK
+from ml_collections import ConfigDict
+
+from data_prep import slice_order
+from data_prep.volumes import Case, Volume
+from thrifty_jax import overlays
+
+PERCENTILES = (0.5, 50, 99.5)
+_SAMPLES = 1 << 20  # voxels of a channel that percentiles are taken of, evenly spread
+_STUDY = '0020|000d'  # StudyInstanceUID: one visit of one patient
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+  """A scan without its voxels.
+
+  Attributes:
+    case: Name of the scan.
+    patient: Name of the patient.
+    shape: Numbers of voxels, [D, H, W], D along the axis of the slices.
+    spacing_mm: Their distances along D, H and W.
+    orientation: Where the axes of the file point, fastest first: LPS; '' where that is not known.
+    intensity: The PERCENTILES of each channel, [M, 3].
+    volume_ml: Of each foreground class, [K - 1].
+    image_digest: The same for the same voxels, however the file stores them.
+    label_digest: Likewise of the mask; '' of an empty one.
+    study_digest: The same for DICOM files of one visit; '' where no file says.
+    disordered: Slices that do not follow those before them, from 1.
+    blank: Slices that show nothing, but have a mask, from 1.
+    picture: The middle slice with a mask, outlined, a PNG as data URI.
+    pictured: The number of that slice, from 1.
+  """
+
+  case: str
+  patient: str
+  shape: tuple[int, ...]
+  spacing_mm: tuple[float, float, float]
+  orientation: str
+  intensity: np.ndarray
+  volume_ml: np.ndarray
+  image_digest: str
+  label_digest: str
+  study_digest: str
+  disordered: tuple[int, ...]
+  blank: tuple[int, ...]
+  picture: str
+  pictured: int
+
+
+def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
+  """The figures of a scan that `checks.problems_of` found nothing wrong with.
+
+  Args:
+    volume: The scan, its slices along data.slice_axis.
+    source: Its files.
+    data: Of the config.
+  """
+  image, label = volume.image, volume.truth
+  voxels = image.reshape(-1, image.shape[-1])
+  intensity = np.percentile(voxels[:: 1 + len(voxels) // _SAMPLES], PERCENTILES, axis=0).T
+  counts = np.bincount(label.reshape(-1), minlength=len(data.classes))
+  labelled = np.flatnonzero(label.any(axis=(1, 2)))
+  flat = (image.min(axis=(1, 2)) == image.max(axis=(1, 2))).all(axis=-1)
+  middle = int(labelled[len(labelled) // 2]) if labelled.size else len(label) // 2
+  limits = data.window if data.intensity == 'window' else (intensity[0, 0], intensity[0, 2])
+  return Scan(
+    case=volume.case,
+    patient=volume.patient,
+    shape=label.shape,
+    spacing_mm=volume.spacing_mm,
+    orientation=volume.orientation,
+    intensity=intensity,
+    volume_ml=counts[1:] * np.prod(volume.spacing_mm) / 1000,
+    image_digest=_digest(image),
+    label_digest=_digest(label) if labelled.size else '',
+    study_digest=_study_digest(source),
+    disordered=tuple(d + 1 for d in slice_order.out_of_order(image[..., 0])),
+    blank=tuple(int(d) + 1 for d in labelled if flat[d]),
+    picture=overlays.outlined_slice(
+      image[middle, ..., 0], label[middle], limits=limits, spacing_mm=volume.spacing_mm[1:]
+    ),
+    pictured=middle + 1,
+  )
+
+
+def _digest(voxels: np.ndarray) -> str:
+  digest = hashlib.blake2b(str(voxels.shape).encode())
+  digest.update(np.ascontiguousarray(voxels).data)
+  return digest.hexdigest()
+
+
+def _study_digest(source: Case) -> str:
+  """Of the DICOM study that the first file belongs to; its number itself goes nowhere."""
+  if source.image[0].suffix.lower() != '.dcm':
+    return ''
+  reader = SimpleITK.ImageFileReader()
+  reader.SetImageIO('GDCMImageIO')
+  reader.SetFileName(str(source.image[0]))
+  reader.ReadImageInformation()
+  if not reader.HasMetaDataKey(_STUDY):
+    return ''
+  return hashlib.blake2b(reader.GetMetaData(_STUDY).strip().encode()).hexdigest()
