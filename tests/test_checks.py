@@ -113,7 +113,7 @@ def test_every_scan_is_read_before_the_stage_stops_and_every_error_is_listed(
   assert '\n' not in message
   marked = [line.split()[1] for line in shown.splitlines() if line.startswith('E  Case')]
   assert marked == ['Case01', 'Case04']
-  page = (tmp_path / 'run' / 'check.html').read_text()
+  page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
   for text in (shown, page):
     words = ' '.join(text.split())
     assert 'Case01.mhd: cannot' in words and 'Case04.mhd: cannot' in words
@@ -139,7 +139,7 @@ def test_files_without_their_partner_are_listed_and_the_others_read(config, tmp_
   with pytest.raises(InputError, match='2 errors in 6 scans') as caught:
     checks.check(config, tmp_path / 'run')
   assert str(caught.value).endswith(lines[0])
-  page = (tmp_path / 'run' / 'check.html').read_text()
+  page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
   assert lines[1] in page and page.count('<figure>') == 6
 
 
