@@ -63,6 +63,7 @@ _NOT_NEGATIVE = (
   'data.curvature_flow_iterations',
   'data.device_budget_bytes',
   'data.prefetch',
+  'data.workers',
   'augment.rotate_degrees',
   'augment.elastic_alpha',
   'augment.gain',
@@ -113,6 +114,7 @@ def default() -> ConfigDict:
   data.name = ''  # brain, promise12, chaos, folder, phantom
   data.raw_dir = ''  # '' is <data_dir>/downloads/manual/<name>
   data.data_dir = ''  # '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
+  data.workers = 0  # processes that prepare slices; 0: one a core if it takes more than seconds
   data.classes = ('background', 'foreground')
   data.modalities = 1  # image channels
   data.context = 0  # neighbouring slices on each side, given as further image channels

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 import thrifty_jax
-from thrifty_jax import device, files
+from thrifty_jax import files
 
 PACKAGES = (
   'jax',
@@ -170,6 +169,10 @@ def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dic
   Returns:
     What json can write. Neither the machine's nor the user's name is in it.
   """
+  import jax  # here, as whoever only shows progress does without JAX
+
+  from thrifty_jax import device
+
   arguments = sys.argv[1:] if arguments is None else arguments
   return {
     'thrifty_jax': thrifty_jax.__version__,
