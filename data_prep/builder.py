@@ -1,13 +1,13 @@
 """How every data set becomes slices in TFDS: the part that the builders share.
 
-A `tfds.core.ShardBasedBuilder` writes one shard a case while it reads, so that one volume is in
-memory at a time. The generator-based builder would collect up to 1 GB, keep the order only below
-that, and need TensorFlow above it.
+A `tfds.core.ShardBasedBuilder` writes one shard a case while it reads, so that no more volumes are
+in memory than are worked on. The generator-based builder would collect up to 1 GB, keep the order
+only below that, and need TensorFlow above it.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import tensorflow_datasets as tfds
 
 from data_prep import checks, slices, volumes
 from data_prep.volumes import Case, Volume
+from data_prep.workers import CasesMap
 
 # A new number here makes every data set be prepared again: raise it when the slices or their
 # metadata change.
-VERSION = tfds.core.Version('1.0.0')
+VERSION = tfds.core.Version('1.1.0')
 
 
 @dataclasses.dataclass(eq=False)
@@ -31,6 +32,7 @@ class SliceConfig(tfds.core.BuilderConfig):
     cases: The scans to prepare, in order.
     note: A warning that belongs to the data and to everything made from it.
     case_done: Called after each case.
+    cases_map: Works on one case after another; `map`, or what workers.cases_map yields.
   """
 
   name: str = ''
@@ -38,6 +40,7 @@ class SliceConfig(tfds.core.BuilderConfig):
   cases: tuple[Case, ...] = ()
   note: str = ''
   case_done: Callable[[], object] = lambda: None
+  cases_map: CasesMap = map
 
 
 def info(
@@ -80,7 +83,7 @@ def info(
 def shards(
   builder: tfds.core.DatasetBuilder, read_case: Callable[[Case], Volume]
 ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
-  """The split with one generator a case; TFDS runs them one after the other.
+  """The split with one generator a case; TFDS runs them one after the other, in this process.
 
   Args:
     builder: Whose config names the cases and whose metadata is filled in on the way.
@@ -90,37 +93,63 @@ def shards(
     What `_shard_iterators_per_split` must return.
   """
   builder.info.metadata['cases'] = []
-  cases = builder.builder_config.cases
-  return {'slices': [functools.partial(_examples, builder, read_case, case) for case in cases]}
+  config = builder.builder_config
+  prepared = config.cases_map(
+    functools.partial(_prepared, read_case, config.settings), config.cases
+  )
+  return {'slices': [functools.partial(_examples, builder, prepared) for _ in config.cases]}
 
 
-def _examples(
-  builder: tfds.core.DatasetBuilder, read_case: Callable[[Case], Volume], case: Case
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  settings, done = builder.builder_config.settings, builder.info.metadata['cases']
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Prepared:
+  """A case as it is written.
+
+  Attributes:
+    image: [D, S, S, M], float16 in [0, 1].
+    label: [D, S, S], uint8.
+    native_label: [D, H, W], uint8.
+    record: Of the case, for the metadata; its first slice is not known yet.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  native_label: np.ndarray
+  record: dict[str, Any]
+
+
+def _prepared(
+  read_case: Callable[[Case], Volume], settings: Mapping[str, Any], case: Case
+) -> _Prepared:
+  """Reads, checks and slices a case; runs in a process of its own where there are several."""
   volume = volumes.along(read_case(case), settings['slice_axis'])
   checks.check_volume(
     volume, classes=settings['classes'], modalities=settings['modalities'], source=case
   )
   image, label = slices.to_slices(volume, settings)
+  record = {
+    'case': case.case,
+    'patient': case.patient,
+    'slices': len(image),
+    'native_shape': list(volume.truth.shape),
+    'spacing_mm': list(volume.spacing_mm),
+    'affine': volume.affine.tolist(),
+  }
+  return _Prepared(image=image, label=label, native_label=volume.truth, record=record)
+
+
+def _examples(
+  builder: tfds.core.DatasetBuilder, prepared: Iterator[_Prepared]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """The slices of the next case."""
+  case, done = next(prepared), builder.info.metadata['cases']
   first_slice = done[-1]['first_slice'] + done[-1]['slices'] if done else 0
-  done.append(
-    {
-      'case': case.case,
-      'patient': case.patient,
-      'first_slice': first_slice,
-      'slices': len(image),
-      'native_shape': list(volume.truth.shape),
-      'spacing_mm': list(volume.spacing_mm),
-      'affine': volume.affine.tolist(),
-    }
-  )
-  for d in range(len(image)):
+  done.append({**case.record, 'first_slice': first_slice})
+  for d in range(len(case.image)):
     example = {
-      'image': image[d],
-      'label': label[d],
-      'native_label': volume.truth[d],
-      'case': case.case,
+      'image': case.image[d],
+      'label': case.label[d],
+      'native_label': case.native_label[d],
+      'case': case.record['case'],
       'slice': d,
     }
     yield first_slice + d, example

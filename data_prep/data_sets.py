@@ -90,9 +90,15 @@ def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
 def find_cases(config: ConfigDict) -> tuple[Case, ...]:
   """The labelled scans of the config's data set, sorted by name; none is read.
 
+  Where config.data.download asks for it, scans that are missing are downloaded first.
+
   Raises:
-    InputError: If scans or masks are missing.
+    InputError: If scans or masks are missing, or cannot be downloaded.
   """
+  if config.data.download:
+    from data_prep import download
+
+    download.provide(config.data.name, raw_dir(config))
   return tuple(sorted(module(config).find_cases(raw_dir(config)), key=lambda case: case.case))
 
 

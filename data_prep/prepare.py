@@ -18,9 +18,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from ml_collections import ConfigDict
 
-from data_prep import builder, checks, data_sets
+from data_prep import builder, checks, data_sets, workers
 from data_prep.volumes import Case
-from thrifty_jax import command_line, logbook
+from data_prep.workers import CasesMap
+from thrifty_jax import command_line, files, logbook
 from thrifty_jax.preprocessing import image_settings
 
 # Nothing takes so long to prepare: an older unfinished folder is nobody's work in progress.
@@ -40,7 +41,7 @@ def prepare(config: ConfigDict) -> Path:
     The folder with the prepared slices.
 
   Raises:
-    InputError: If scans are missing, unreadable or unusable.
+    InputError: If scans are missing, unreadable or unusable, or the slices cannot be written.
   """
   cases = data_sets.find_cases(config)
   checks.check_patients(cases, config)  # before hours of work
@@ -50,10 +51,13 @@ def prepare(config: ConfigDict) -> Path:
     return folder
   _sweep(folder)
   start = time.monotonic()
-  with logbook.progress(len(cases), f'prepare {config.data.name}') as bar:
-    slices = _builder(config, cases, case_done=bar.update)
+  with (
+    logbook.progress(len(cases), f'prepare {config.data.name}') as bar,
+    workers.cases_map(config.data.workers) as cases_map,
+  ):
+    slices = _builder(config, cases, case_done=bar.update, cases_map=cases_map)
     try:
-      with _quiet_tfds():
+      with files.writing_to(data_sets.data_dir(config), 'data.data_dir'), _quiet_tfds():
         slices.download_and_prepare(file_format='array_record')
     except OSError:
       if not folder.exists():  # else another process finished the same work first
@@ -95,7 +99,11 @@ def settings_of(config: ConfigDict, cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def _builder(
-  config: ConfigDict, cases: tuple[Case, ...], *, case_done: Callable[[], object] = lambda: None
+  config: ConfigDict,
+  cases: tuple[Case, ...],
+  *,
+  case_done: Callable[[], object] = lambda: None,
+  cases_map: CasesMap = map,
 ) -> tfds.core.DatasetBuilder:
   """The data set's TFDS builder for these settings; its folder's name says which they are."""
   data_set = data_sets.module(config)
@@ -107,6 +115,7 @@ def _builder(
     cases=cases,
     note=data_set.NOTE,
     case_done=case_done,
+    cases_map=cases_map,
   )
   with _quiet_tfds():
     return data_set.BUILDER(config=slice_config, data_dir=data_sets.data_dir(config))

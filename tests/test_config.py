@@ -352,6 +352,7 @@ PAPER_OF = {
 NOT_OF_THE_PAPER = {
   *('data.name', 'data.raw_dir', 'data.data_dir', 'data.classes', 'data.modalities'),
   *('data.folds', 'data.fold', 'data.device_budget_bytes', 'data.prefetch'),
+  *('data.download', 'data.workers'),
   *('data.slice_axis', 'data.max_image_size'),
   *('evaluate.batch_size', 'evaluate.threshold_floor', 'evaluate.nsd_tolerance_mm'),
 }

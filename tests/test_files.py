@@ -1,5 +1,6 @@
 """A file is written whole or not at all."""
 
+import errno
 import os
 
 import pytest
@@ -40,3 +41,16 @@ def test_a_missing_or_broken_file_is_named(tmp_path, content):
     path.write_bytes(content)
   with pytest.raises(InputError, match=r'a\.json'):
     files.read_json(path)
+
+
+def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(tmp_path):
+  full = os.strerror(errno.ENOSPC)
+  for fault in (OSError(errno.ENOSPC, full), RuntimeError(f'write() failed: {full}; writing x')):
+    with (
+      pytest.raises(InputError, match=rf'^{tmp_path}: .*{full.lower()}.* --config.data.data_dir$'),
+      files.writing_to(tmp_path, 'data.data_dir'),
+    ):
+      raise fault
+  for fault in (OSError('directory not empty'), RuntimeError('a fault of ours')):
+    with pytest.raises(type(fault), match=str(fault)), files.writing_to(tmp_path, 'data.data_dir'):
+      raise fault

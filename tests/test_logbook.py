@@ -108,6 +108,14 @@ def test_without_a_terminal_progress_is_a_line_per_tenth_and_ends_with_the_last(
   assert len(set(lines)) == len(lines) and '\r' not in stream.getvalue()
 
 
+def test_many_steps_are_shown_in_their_unit(monkeypatch):
+  for stream in (io.StringIO(), _Terminal()):
+    monkeypatch.setattr(sys, 'stderr', stream)
+    with logbook.progress(891_000_000, 'download', unit='B') as bar:
+      bar.update(891_000_000)
+    assert '891M' in stream.getvalue()
+
+
 def test_a_stage_that_stops_early_claims_nothing_more(monkeypatch):
   stream = io.StringIO()
   monkeypatch.setattr(sys, 'stderr', stream)

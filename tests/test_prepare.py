@@ -1,9 +1,13 @@
 """Prepared once, whole or not at all, and the same as what was read."""
 
+import contextlib
+import errno
 import gc
 import os
+import shutil
 import subprocess
 import sys
+import types
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import builder, phantom, prepare, slices
+from data_prep import builder, phantom, phantom_folders, prepare, slices
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
@@ -165,7 +169,9 @@ prepare.prepare(config)
   assert not stale.exists()
 
 
-def test_one_bad_scan_stops_everything_in_one_line(config):
+@pytest.mark.parametrize('workers', [1, 2])
+def test_one_bad_scan_stops_everything_in_one_line(config, workers):
+  config.data.workers = workers
   scan = Path(config.data.raw_dir, 'TrainingData', 'Case02.zraw')
   scan.write_bytes(scan.read_bytes()[:100])
   with pytest.raises(InputError, match=r'Case02\.mhd: cannot be read'):
@@ -213,6 +219,18 @@ def test_the_command_prepares_and_names_the_folder(config, capsys, monkeypatch):
   assert config.data.data_dir in capsys.readouterr().out
 
 
+def test_the_command_asks_a_folder_of_scans_for_what_the_config_leaves_to_it(
+  tmp_path, capsys, monkeypatch
+):
+  phantom_folders.write_decathlon(tmp_path / 'raw', patients=6, seed=0)
+  arguments = ['--config=configs/folder.py', f'--config.data.raw_dir={tmp_path / "raw"}']
+  monkeypatch.chdir(PROJECT)
+  assert (
+    prepare.main([*arguments, f'--config.data.data_dir={tmp_path}', '--config.data.folds=3']) == 0
+  )
+  assert 'of 7 cases' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
   'argument', ['--config.data.folds=6', '--config.data.image_sise=3', '--config.data.name=x']
 )
@@ -233,3 +251,90 @@ def test_the_version_of_the_format_is_part_of_the_settings(config, monkeypatch):
   before = prepare.prepared_dir(config)
   monkeypatch.setattr(builder, 'VERSION', tfds.core.Version('1.0.1'))
   assert prepare.prepared_dir(config).parent != before.parent
+
+
+def test_several_processes_write_the_same_bytes_and_start_no_jax(config, monkeypatch):
+  config.data.workers = 1
+  folder = prepare.prepare(config)
+  expected = {name: (folder / name).read_bytes() for name in files_below(folder)}
+  assert sum('array_record' in name for name in expected) == PATIENTS
+  shutil.rmtree(folder)
+  config.data.workers = 2
+  monkeypatch.setenv('JAX_PLATFORMS', 'none')  # whoever starts a backend now fails
+  assert prepare.prepare(config) == folder
+  assert {name: (folder / name).read_bytes() for name in files_below(folder)} == expected
+
+
+def test_ctrl_c_with_several_processes_leaves_no_data_set(config, monkeypatch):
+  updates = []
+
+  def update():
+    updates.append(1)
+    if len(updates) == 3:
+      raise KeyboardInterrupt
+
+  def progress(*arguments):
+    return contextlib.nullcontext(types.SimpleNamespace(update=update))
+
+  config.data.workers = 2
+  monkeypatch.setattr(prepare.logbook, 'progress', progress)
+  with pytest.raises(KeyboardInterrupt):
+    prepare.prepare(config)
+  assert files_below(config.data.data_dir) == []
+  assert not prepare.prepared_dir(config).exists()
+
+
+class _Disk:
+  """A writer of ArrayRecord files on a disk that takes a few records, then none."""
+
+  def __init__(self, fault):
+    self.fault, self.left = fault, 20
+
+  def write(self, record):
+    self.left -= 1
+    if self.left < 0:
+      raise self.fault
+
+  def close(self):
+    pass
+
+
+@pytest.mark.parametrize(
+  ('workers', 'fault'),
+  [
+    (1, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'x')),
+    (2, RuntimeError(f'write() failed: {os.strerror(errno.ENOSPC)}; writing x; at byte 65536')),
+  ],
+)
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
+  config, monkeypatch, capsys, fault, workers
+):
+  from array_record.python import array_record_module
+
+  disk = _Disk(fault)
+  arguments = ['--config=configs/phantom.py', f'--config.data.data_dir={config.data.data_dir}']
+  arguments += [f'--config.data.raw_dir={config.data.raw_dir}', f'--config.data.workers={workers}']
+  monkeypatch.chdir(PROJECT)
+  with monkeypatch.context() as patched:
+    patched.setattr(array_record_module, 'ArrayRecordWriter', lambda *arguments: disk)
+    assert prepare.main(arguments) == 2
+  errors = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
+  assert len(errors) == 1
+  assert 'tfds: cannot be written (no space left on device); make space there' in errors[0]
+  assert files_below(config.data.data_dir) == []
+  assert prepare.main(arguments[:-1]) == 0
+
+
+@pytest.mark.parametrize('code', [errno.EROFS, errno.EACCES])
+def test_a_folder_that_must_not_be_written_is_one_line(config, monkeypatch, code):
+  make = os.mkdir
+
+  def refuse(path, *arguments, **more):
+    if config.data.data_dir in str(path):
+      raise OSError(code, os.strerror(code), str(path))
+    make(path, *arguments, **more)
+
+  monkeypatch.setattr(os, 'mkdir', refuse)
+  with pytest.raises(InputError, match=r'tfds: cannot be written .* --config\.data\.data_dir'):
+    prepare.prepare(config)
+  assert not Path(config.data.data_dir).exists()

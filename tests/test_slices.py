@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from scipy import ndimage
-from skimage import exposure
+from skimage import exposure, transform
 
 from data_prep import slices
 from data_prep.volumes import Volume
@@ -200,3 +200,36 @@ def test_slices_of_a_scan_without_truth_are_images_only():
   assert slices.image_to_slices(volume, settings(8)).shape == (1, 8, 8, 1)
   with pytest.raises(InputError, match='a: the scan has no truth'):
     slices.to_slices(volume, settings(8))
+
+
+@pytest.mark.parametrize('sizes', [(48, 32), (32, 48), (50, 25), (41, 40), (9, 64)])
+@pytest.mark.parametrize('order', [0, 1])
+def test_resizing_is_that_of_scikit_image(sizes, order):
+  old, new = sizes
+  plane = np.random.default_rng(0).random((old, old), np.float32)
+  blur = order > 0 and new < old
+  expected = transform.resize(plane, (new, new), order=order, mode='edge', anti_aliasing=blur)
+  found = slices._resize(plane, new, order=order)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('native', [(40, 40), (30, 44)])
+def test_a_pixel_is_the_class_with_the_largest_share_and_of_equal_ones_the_lowest(native):
+  random = np.random.default_rng(2)
+  coarse = random.integers(0, 5, (2, native[0] // 2, native[1] // 2)) % 4 * 2  # 0, 2, 4, 6
+  label = coarse.repeat(2, axis=1).repeat(2, axis=2).astype(np.uint8)
+  label[0, ::3] = 0
+  found = slices.to_slices(volume_of(label, label), settings(max(native) // 2))[1]
+  padded = np.pad(label, [(0, 0), *[((max(native) - side) // 2,) * 2 for side in native]])
+  blur = {'order': 1, 'mode': 'edge', 'anti_aliasing': True}
+  for plane, result in zip(padded, found, strict=True):
+    shares = [transform.resize((plane == k) * 1.0, result.shape, **blur) for k in range(7)]
+    np.testing.assert_array_equal(result, np.round(shares, 6).argmax(axis=0))
+
+
+def test_a_pixel_that_is_half_of_a_class_stays_background():
+  label = np.zeros((1, 16, 16), np.uint8)
+  label[0, :, 5:11] = 1  # the borders run through the middle of pixels
+  _, small = slices.to_slices(volume_of(label, label), settings(8))
+  np.testing.assert_array_equal(np.unique(small[0], axis=0), [[0, 0, 0, 1, 1, 0, 0, 0]])

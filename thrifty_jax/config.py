@@ -20,6 +20,7 @@ BASELINES = (
   'unet_plus_plus_deep',
 )
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
+DOWNLOADS = ('chaos', 'promise12')  # data sets that data.download fetches
 
 _CHOICES = {
   'device': ('auto', 'cpu', 'gpu', 'tpu'),
@@ -62,6 +63,7 @@ _NOT_NEGATIVE = (
   'data.curvature_flow_iterations',
   'data.device_budget_bytes',
   'data.prefetch',
+  'data.workers',
   'augment.rotate_degrees',
   'augment.elastic_alpha',
   'augment.gain',
@@ -112,6 +114,8 @@ def default() -> ConfigDict:
   data.name = ''  # brain, promise12, chaos, chaos_t1, chaos_t2, folder, phantom
   data.raw_dir = ''  # '' is <data_dir>/downloads/manual/<name>
   data.data_dir = ''  # '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
+  data.download = False  # fetch the scans where they are missing: chaos and promise12 only
+  data.workers = 0  # processes that prepare slices; 0: one a core if it takes more than seconds
   data.classes = ('background', 'foreground')
   data.modalities = 1  # image channels
   data.context = 0  # neighbouring slices on each side, given as further image channels
@@ -337,6 +341,11 @@ def _validate_data(config: ConfigDict) -> None:
   both = set(config.data.validation_patients) & set(config.data.test_patients)
   if both:
     raise InputError(f'config.data: {sorted(both)[0]} is a validation and a test patient; choose')
+  if config.data.download and config.data.name not in DOWNLOADS:
+    raise InputError(
+      f'config.data.download is True, but {config.data.name} cannot be downloaded, only '
+      f'{" and ".join(DOWNLOADS)} can; leave it out'
+    )
   _require(config, 'data.clahe_clip_limit', lambda value: 0 <= value <= 1, 'from 0 to 1')
   _validate_statistics(config)
   if not config.data.hold_out_test and config.evaluate.protocol != 'pooled_2d':

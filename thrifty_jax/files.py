@@ -1,12 +1,22 @@
 """Whole files or none: everything is written under a temporary name, then renamed."""
 
+import contextlib
+import errno
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from thrifty_jax.errors import InputError
+
+# Whoever gets one of these can do something about it: make space, or name another folder.
+_NOT_WRITABLE = tuple(
+  getattr(errno, name)
+  for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM')
+  if hasattr(errno, name)  # some systems lack some
+)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
@@ -55,6 +65,30 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
   """
   text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
   return write_text(path, text + '\n')
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path, setting: str) -> Iterator[None]:
+  """A full disk or a folder that must not be written, told in one line.
+
+  Args:
+    folder: Where the body writes.
+    setting: The config field that names another folder, such as 'data.data_dir'.
+
+  Raises:
+    InputError: If the body meets such an error, also as the RuntimeError that ArrayRecord makes of
+      it; any other comes through.
+  """
+  try:
+    yield
+  except (OSError, RuntimeError) as error:
+    for code in _NOT_WRITABLE:
+      if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
+        raise InputError(
+          f'{folder}: cannot be written ({os.strerror(code).lower()}); make space there, correct '
+          f'its rights, or name another folder by --config.{setting}'
+        ) from error
+    raise
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 import thrifty_jax
-from thrifty_jax import device, files
+from thrifty_jax import files
 
 PACKAGES = (
   'jax',
@@ -122,19 +121,21 @@ class _Lines(tqdm):
     self.disable = True
 
 
-def progress(total: int, description: str) -> tqdm:
+def progress(total: int, description: str, *, unit: str = '') -> tqdm:
   """A bar on stderr, with time to finish; a line for each tenth where stderr is not a terminal.
 
   Args:
     total: Number of steps.
     description: What is going on, `search`.
+    unit: Of the steps where they are many, `B` for bytes; shown as 12.5M.
 
   Returns:
     A context manager with tqdm's `update(n)` and `set_postfix(loss=..., dsc=...)`.
   """
   tqdm.monitor_interval = 0  # its thread would outlive the bar
+  scale: dict[str, Any] = {'unit': unit, 'unit_scale': True} if unit else {}
   if sys.stderr.isatty():
-    return tqdm(total=total, desc=description, file=sys.stderr, dynamic_ncols=True, leave=True)
+    return tqdm(total=total, desc=description, file=sys.stderr, dynamic_ncols=True, **scale)
   shape = '{desc}: {n_fmt} of {total_fmt}{postfix} [{elapsed}, {remaining} left]'
   return _Lines(
     total=total,
@@ -143,6 +144,7 @@ def progress(total: int, description: str) -> tqdm:
     bar_format=shape,
     mininterval=0,  # display() decides which updates are shown
     miniters=1,
+    **scale,
   )
 
 
@@ -170,6 +172,10 @@ def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dic
   Returns:
     What json can write. Neither the machine's nor the user's name is in it.
   """
+  import jax  # here, as whoever only shows progress does without JAX
+
+  from thrifty_jax import device
+
   arguments = sys.argv[1:] if arguments is None else arguments
   return {
     'thrifty_jax': thrifty_jax.__version__,

@@ -1,0 +1,273 @@
+"""Scans that anyone may download, fetched only where `config.data.download` asks for it.
+
+The archive goes to the raw folder, first as NAME.part, from which a download that broke off goes
+on. It is unpacked only if its size and SHA-256 are those that are known. An archive of that name
+which lies there already is used instead of a download. Their terms are not ours to tell: what is
+printed about them is what we have read, and where to read them.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import thrifty_jax
+from data_prep import unpack
+from thrifty_jax import files, logbook
+from thrifty_jax.errors import InputError
+
+_CHUNK_BYTES = 1 << 18
+_TIMEOUT_S = 60.0  # without a single byte
+_TRIES = 6  # in a row that bring nothing new; the pauses between them add up to a minute
+_PAUSE_S = 1.0  # after what brought something; twice as long after each that did not
+# Answers below 500 that may be others later: too slow, piece not there, too early, too often.
+_TRY_AGAIN = (408, 416, 425, 429)
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+  """A ZIP file at Zenodo.
+
+  Attributes:
+    record: Its page.
+    name: Of the file.
+    size: In bytes.
+    sha256: Of the file.
+    licence: As we have read it.
+    terms: Where to read them.
+    folder: What it becomes in the raw folder.
+    holds: A path that only this folder has, a glob: archives nest folders as they like.
+  """
+
+  record: str
+  name: str
+  size: int
+  sha256: str
+  licence: str
+  terms: str
+  folder: str
+  holds: str
+
+  @property
+  def url(self) -> str:
+    """Of the file."""
+    return f'{self.record}/files/{self.name}?download=1'
+
+
+ARCHIVES = {
+  'chaos': Archive(
+    record='https://zenodo.org/records/3431873',
+    name='CHAOS_Train_Sets.zip',
+    size=890_771_694,
+    sha256='535f7d3417a0e0f0d9133fb3d962423d2a9cf3f103e4f09a3d8a1daf87d5d2fc',
+    licence='CC BY-NC-SA 4.0',
+    terms='https://chaos.grand-challenge.org',
+    folder='Train_Sets',
+    holds='CT/*/DICOM_anon',
+  ),
+  'promise12': Archive(
+    record='https://zenodo.org/records/8026660',
+    name='training_data.zip',
+    size=323_664_221,
+    sha256='150287d0c74cd0105d8b70b43af4a7bf4f1fd3e1748829779177a0ccaf948f45',
+    licence='research use, with citation',
+    terms='https://promise12.grand-challenge.org',
+    folder='TrainingData',
+    holds='Case*.mhd',
+  ),
+}
+
+
+class _BrokenOff(Exception):
+  """The download may go on if it is tried again."""
+
+
+def provide(name: str, raw_dir: Path) -> None:
+  """Puts the scans of a data set into its raw folder, unless they are there.
+
+  Args:
+    name: Of the data set, one of ARCHIVES.
+    raw_dir: Its raw folder, made when it is missing.
+
+  Raises:
+    InputError: If the archive cannot be fetched, is not the known one, or cannot be unpacked.
+      Nothing that could be taken for scans is left then.
+  """
+  archive = ARCHIVES[name]
+  target = raw_dir / archive.folder
+  if target.exists():
+    return
+  with files.writing_to(raw_dir, 'data.raw_dir'):
+    raw_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(raw_dir):
+      if target.exists():  # another process had the same task
+        return
+      path = raw_dir / archive.name
+      if not path.exists():
+        _fetch(archive, path)
+      elif not _is_intact(archive, path):
+        raise InputError(
+          f'{path}: is not the file of {archive.record}; expected {archive.size} bytes with the '
+          f'SHA-256 {archive.sha256}. Remove it, and the same command downloads it.'
+        )
+      unpack.unpack(path, target, holds=archive.holds)
+      logbook.say('download', f'{archive.name} is unpacked in {target}; the file may be removed')
+
+
+def _fetch(archive: Archive, path: Path) -> None:
+  """Downloads the archive; it gets its name when it is whole and the known one."""
+  logbook.say('download', f'{archive.name}, {archive.size / 1e6:.0f} MB, from {archive.record}')
+  logbook.say(
+    'terms',
+    f'{archive.licence}, as we have read; that is second-hand. Read the terms at {archive.terms} '
+    f'and {archive.record} before you use the scans',
+  )
+  part = path.with_name(path.name + '.part')
+  for _ in ('with what is there', 'from the beginning'):
+    pieced = _receive_all(archive, part)
+    if _is_intact(archive, part):
+      os.replace(part, path)
+      return
+    part.unlink()
+    if not pieced:
+      break
+    logbook.say('download', 'its pieces do not fit together')
+  raise InputError(
+    f'{archive.url}: what came is not the known file, whose SHA-256 is {archive.sha256}; it was '
+    f'removed. Try again later, or see at {archive.record} whether the file was replaced.'
+  )
+
+
+def _receive_all(archive: Archive, part: Path) -> bool:
+  """Receives what the part lacks; returns whether it came in more than one piece."""
+  most = _size(part)
+  pieced, failures = most > 0, 0
+  unpack.require_space(part.parent, archive.size - most, archive.name)
+  with logbook.progress(archive.size, f'download {archive.name}', unit='B') as bar:
+    while _size(part) < archive.size:
+      try:
+        _receive(archive, part, bar)
+        reason = 'the connection was closed early'
+      except _BrokenOff as error:
+        reason = str(error)
+      size = _size(part)
+      if size >= archive.size:
+        break
+      pieced = pieced or size > 0
+      failures = 0 if size > most else failures + 1
+      most = max(most, size)
+      if failures == _TRIES:
+        raise InputError(
+          f'{archive.url}: the download broke off {_TRIES} times ({reason}); {part} is kept. The '
+          f'same command goes on, or fetch {archive.name} yourself and put it beside.'
+        )
+      time.sleep(_PAUSE_S * 2**failures)
+  return pieced
+
+
+def _receive(archive: Archive, part: Path, bar: Any) -> None:
+  """One request: for what the part lacks; a server that sends no pieces starts over."""
+  start = _size(part)
+  request = urllib.request.Request(archive.url)
+  # Zenodo refuses some requests without the name of a program.
+  request.add_header('User-Agent', f'thrifty_jax/{thrifty_jax.__version__}')
+  if start:
+    request.add_header('Range', f'bytes={start}-')
+  with _answer(request, archive, part) as answer:
+    start, total = _offered(answer, start)
+    if total not in (None, archive.size):
+      raise InputError(
+        f'{archive.url}: the server has a file of {total} bytes; expected {archive.size}. See at '
+        f'{archive.record} whether it was replaced.'
+      )
+    with part.open('r+b' if part.exists() else 'xb') as file:
+      file.seek(start)
+      file.truncate()
+      bar.initial = bar.n = start  # the speed is that of what comes now
+      bar.refresh()
+      while start < archive.size and (chunk := _read(answer, archive.size - start)):
+        file.write(chunk)
+        start += len(chunk)
+        bar.update(len(chunk))
+
+
+def _answer(
+  request: urllib.request.Request, archive: Archive, part: Path
+) -> http.client.HTTPResponse:
+  """The server's answer to a request."""
+  try:
+    return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+  except urllib.error.HTTPError as error:
+    error.close()
+    if error.code == 416:  # the server's file ends before the part does
+      part.unlink()
+    if error.code in _TRY_AGAIN or error.code >= 500:
+      raise _BrokenOff(f'the server answers {error.code} {error.reason}') from error
+    raise InputError(
+      f'{archive.url}: the server answers {error.code} {error.reason}. See {archive.record}; the '
+      f'same command tries again, or fetch {archive.name} yourself and put it to {part.parent}.'
+    ) from error
+  except (OSError, http.client.HTTPException) as error:
+    raise _BrokenOff(str(getattr(error, 'reason', error))) from error
+
+
+def _offered(answer: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
+  """Where in the file the answer begins, and the size of the whole file where the server says."""
+  if answer.status != 206:
+    length = answer.headers.get('Content-Length', '')
+    return 0, int(length) if length.isdigit() else None
+  found = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', answer.headers.get('Content-Range', ''))
+  if not found or int(found[1]) != start:
+    raise _BrokenOff('the server sends another piece than it was asked for')
+  return start, None if found[2] == '*' else int(found[2])
+
+
+def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
+  """The next bytes of an answer; none when it is at its end, or closed early."""
+  try:
+    return answer.read(min(_CHUNK_BYTES, most))
+  except http.client.IncompleteRead as error:  # of an answer in chunks
+    return error.partial
+  except (OSError, http.client.HTTPException) as error:
+    raise _BrokenOff(str(error)) from error
+
+
+def _is_intact(archive: Archive, path: Path) -> bool:
+  """Whether a file is the archive, by its size and its SHA-256."""
+  if _size(path) != archive.size:
+    return False
+  digest = hashlib.sha256()
+  with (
+    path.open('rb') as file,
+    logbook.progress(archive.size, f'verify {archive.name}', unit='B') as bar,
+  ):
+    while chunk := file.read(_CHUNK_BYTES):
+      digest.update(chunk)
+      bar.update(len(chunk))
+  return digest.hexdigest() == archive.sha256
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+  """Keeps other processes with the same task waiting; a process that dies keeps nobody."""
+  import fcntl
+
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # some network file systems cannot; the hash guards anyway
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+  return path.stat().st_size if path.exists() else 0

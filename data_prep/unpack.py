@@ -1,0 +1,112 @@
+"""A folder out of a ZIP file: whole or not at all, and nothing outside it."""
+
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from thrifty_jax import logbook
+from thrifty_jax.errors import InputError
+
+_MOST_TIMES = 50  # the size of the file; scans shrink to a half or a third
+_CHUNK_BYTES = 1 << 18
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+
+
+def unpack(archive: Path, target: Path, *, holds: str) -> None:
+  """Unpacks the one folder of a ZIP file that holds what is looked for.
+
+  Args:
+    archive: The ZIP file; it stays.
+    target: The name that the folder gets when all is unpacked; beside it, meanwhile, a folder with
+      a dot before the name.
+    holds: A path inside the folder, a glob. The folder may be the archive itself, or one or two
+      levels down in it, whatever its name.
+
+  Raises:
+    InputError: If the archive is broken, needs more space than there is, has a path that leads out
+      of it, anything but files and folders, or not exactly one such folder.
+  """
+  unfinished = target.with_name(f'.{target.name}.unpacking')
+  shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+  try:
+    with zipfile.ZipFile(archive) as source:
+      _write_all(source, archive, unfinished)
+    _find(unfinished, holds, archive).replace(target)
+  except _BROKEN as error:
+    raise _refused(archive, f'cannot be unpacked ({error or type(error).__name__})') from error
+  except (FileExistsError, NotADirectoryError) as error:
+    raise _refused(archive, 'has a file twice, or a file and a folder of one name') from error
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+  """Refuses what would fill the disk.
+
+  Args:
+    folder: Where it is to be written.
+    needed: Its size in bytes.
+    what: Its name.
+
+  Raises:
+    InputError: If there is less space.
+  """
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise InputError(
+      f'{folder}: {what} takes {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free; make '
+      'space there, or name another folder by --config.data.raw_dir'
+    )
+
+
+def _write_all(source: zipfile.ZipFile, archive: Path, folder: Path) -> None:
+  """Writes the files of an archive, once all of them are known to be harmless."""
+  entries = [(entry, folder.joinpath(*_parts(entry, archive))) for entry in source.infolist()]
+  wanted = [(entry, path) for entry, path in entries if not entry.is_dir() and _is_wanted(entry)]
+  total = sum(entry.file_size for entry, _ in wanted)
+  if total > _MOST_TIMES * archive.stat().st_size:
+    raise _refused(archive, f'would unpack to {total / 1e6:.0f} MB, {_MOST_TIMES} times its size')
+  require_space(folder.parent, total, f'what {archive.name} holds')
+  folder.mkdir()
+  with logbook.progress(total, f'unpack {archive.name}', unit='B') as bar:
+    for entry, path in wanted:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with source.open(entry) as packed, path.open('xb') as file:
+        while chunk := packed.read(_CHUNK_BYTES):
+          file.write(chunk)
+          bar.update(len(chunk))
+
+
+def _parts(entry: zipfile.ZipInfo, archive: Path) -> tuple[str, ...]:
+  """The names along an entry's path, which must stay inside and be a file or a folder."""
+  path = PurePosixPath(entry.filename)
+  special = any(character in entry.orig_filename for character in '\\:\0')
+  if special or path.is_absolute() or not path.parts or '..' in path.parts:
+    raise _refused(archive, f'has the path {entry.orig_filename!r:.80}, which leads out of it')
+  kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where it was packed without
+  if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or entry.flag_bits & 1:
+    raise _refused(archive, f'has {entry.filename!r:.80}, a link, a device or encrypted')
+  return path.parts
+
+
+def _is_wanted(entry: zipfile.ZipInfo) -> bool:
+  """Whether it is more than what macOS writes beside each file."""
+  return '__MACOSX' not in PurePosixPath(entry.filename).parts
+
+
+def _find(folder: Path, holds: str, archive: Path) -> Path:
+  """The folder that has the path, at most two levels down."""
+  below = [path for path in (folder, *folder.glob('*'), *folder.glob('*/*')) if path.is_dir()]
+  found = [path for path in below if any(path.glob(holds))]
+  if len(found) != 1:
+    raise _refused(archive, f'has {len(found)} folders with {holds} in it')
+  return found[0]
+
+
+def _refused(archive: Path, why: str) -> InputError:
+  return InputError(
+    f'{archive}: {why}; expected a ZIP file with one folder of scans. Download it again, or unpack '
+    'it by hand.'
+  )
