@@ -60,11 +60,16 @@ def data_dir(config: ConfigDict) -> Path:
   return Path(folder).expanduser().absolute()
 
 
+def raw_folder(name: str) -> str:
+  """The name of a data set's raw folder: those of one archive share it."""
+  return _RAW_FOLDERS.get(name, name)
+
+
 def raw_dir(config: ConfigDict) -> Path:
   """Where the raw scans lie: the config's folder, else TFDS's place for manual downloads."""
   if config.data.raw_dir:
     return Path(config.data.raw_dir).expanduser().absolute()
-  name = _RAW_FOLDERS.get(config.data.name, config.data.name)
+  name = raw_folder(config.data.name)
   return data_dir(config) / 'downloads' / 'manual' / name
 
 
@@ -98,7 +103,7 @@ def find_cases(config: ConfigDict) -> tuple[Case, ...]:
   if config.data.download:
     from data_prep import download
 
-    download.provide(config.data.name, raw_dir(config))
+    download.provide(raw_folder(config.data.name), raw_dir(config))
   return tuple(sorted(module(config).find_cases(raw_dir(config)), key=lambda case: case.case))
 
 

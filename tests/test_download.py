@@ -323,12 +323,15 @@ def test_the_command_downloads_only_when_it_is_asked(server, tmp_path, monkeypat
 def test_a_data_set_that_cannot_be_downloaded_is_one_line(capsys, monkeypatch):
   monkeypatch.chdir(PROJECT)
   assert prepare.main(['--config=configs/brain.py', '--config.data.download=True']) == 2
-  error = 'error: config.data.download is True, but brain cannot be downloaded, only chaos and'
+  error = (
+    'error: config.data.download is True, but brain cannot be downloaded, only chaos, chaos_t1, '
+  )
   assert capsys.readouterr().err.startswith(error)
 
 
 def test_the_archives_are_those_the_config_names_and_lead_to_where_readers_look():
-  assert tuple(download.ARCHIVES) == configs.DOWNLOADS
+  of_archives = {data_sets.raw_folder(name) for name in configs.DOWNLOADS}
+  assert of_archives == download.ARCHIVES.keys()
   for name, archive in download.ARCHIVES.items():
     assert archive.url == f'{archive.record}/files/{archive.name}?download=1'
     assert (len(archive.sha256), archive.url[:8]) == (64, 'https://')

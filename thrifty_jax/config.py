@@ -20,7 +20,7 @@ BASELINES = (
   'unet_plus_plus_deep',
 )
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
-DOWNLOADS = ('chaos', 'promise12')  # data sets that data.download fetches
+DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # what data.download fetches
 
 _CHOICES = {
   'device': ('auto', 'cpu', 'gpu', 'tpu'),
@@ -344,7 +344,7 @@ def _validate_data(config: ConfigDict) -> None:
   if config.data.download and config.data.name not in DOWNLOADS:
     raise InputError(
       f'config.data.download is True, but {config.data.name} cannot be downloaded, only '
-      f'{" and ".join(DOWNLOADS)} can; leave it out'
+      f'{", ".join(DOWNLOADS)} can; leave it out'
     )
   _require(config, 'data.clahe_clip_limit', lambda value: 0 <= value <= 1, 'from 0 to 1')
   _validate_statistics(config)
