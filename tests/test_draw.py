@@ -17,7 +17,7 @@ SHIPPED = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
 
 
 def content(**changes):
-  return json.dumps(json.loads(SHIPPED.read_text()) | changes)
+  return json.dumps(json.loads(SHIPPED.read_text(encoding='utf-8')) | changes)
 
 
 def test_the_shipped_genotype_becomes_one_well_formed_picture(tmp_path, capsys):
@@ -36,7 +36,7 @@ def test_a_picture_that_is_there_is_replaced(tmp_path):
   output = tmp_path / 'genotype.svg'
   output.write_text('old')
   assert draw.main(['--genotype', str(SHIPPED), '--output', str(output)]) == 0
-  assert output.read_text().startswith('<svg')
+  assert output.read_text(encoding='utf-8').startswith('<svg')
 
 
 def test_the_picture_sets_each_colour_that_it_uses_for_light_and_dark_screens(tmp_path):
