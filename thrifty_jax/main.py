@@ -21,7 +21,7 @@ it never saw, and writes a report. The same command goes on where it stopped.
   --config=FILE[:VARIANT,...]  a file in configs/ and, after a colon, its variants
                                for example configs/brain.py  configs/promise12.py:small,unet
       small                    sizes for a laptop's CPU
-      paper                    the authors' settings, as far as they are built
+      paper                    the authors' settings (chaos and promise12)
       unet, unet_plus_plus     train a baseline instead; nothing is searched
   --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
                                all fields with their defaults: thrifty_jax/config.py
