@@ -26,13 +26,12 @@ _MADE_BY = 'made_by'
 _FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
 
 
-def honour(config: ConfigDict, workdir: Path, *, needs_scans: bool = True) -> bool:
+def honour(config: ConfigDict, workdir: Path) -> bool:
   """Gives the config, in place, the patients that the workdir's splits.json names.
 
   Args:
     config: Of a run; it stays as it is where there is no file, or one that says the same.
     workdir: Of the run.
-    needs_scans: Whether the file is held to the patients of the data; a report takes it as it is.
 
   Returns:
     Whether the file has other names than the config's own folds and lists lead to.
@@ -46,11 +45,10 @@ def honour(config: ConfigDict, workdir: Path, *, needs_scans: bool = True) -> bo
     return False
   named = read(path, hold_out_test=config.data.hold_out_test)
   _require_same_making(path, config)
-  if needs_scans:
-    cases, unpaired = data_sets.find_pairs(config)
-    if unpaired:  # nothing will be trained: the check lists what is missing
-      return False
-    _require_everyone(path, named, {case.patient for case in cases})
+  cases, unpaired = data_sets.find_pairs(config)
+  if unpaired:  # nothing will be trained: the check lists what is missing
+    return False
+  _require_everyone(path, named, {case.patient for case in cases})
   try:
     if splits.of(config, [name for names in named.values() for name in names]) == named:
       return False

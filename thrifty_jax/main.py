@@ -51,11 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  arguments = sys.argv[1:] if argv is None else list(argv)
-  if any(argument in command_line.HELP_FLAGS for argument in arguments):
-    print(usage(), end='')
-    return 0
-  return command_line.exit_status(lambda: run(arguments))
+  return command_line.start(argv, usage=usage, run=run)
 
 
 def usage() -> str:
@@ -76,6 +72,9 @@ def run(arguments: Sequence[str]) -> None:
     _describe(command_line.fill_in(command))
     return
   _require_writable(command.workdir)
+  if command.stage == stages.REPORT.name:
+    _report(command)
+    return
   # Each fold by itself: what is learned from intensities comes from its own training patients.
   runs = [_fill_in(each) for each in folds.commands(command)]
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
@@ -112,8 +111,7 @@ def _fill_in(command: Command) -> Command:
   """The command with what splits.json says and its config leaves to the data, in place."""
   from data_prep import split_file  # readers of scans take a second to import
 
-  needs_scans = command.stage != stages.REPORT.name
-  other_names = split_file.honour(command.config, command.workdir, needs_scans=needs_scans)
+  other_names = split_file.honour(command.config, command.workdir)
   command = command_line.fill_in(command)
   if not other_names:
     return command
@@ -156,6 +154,22 @@ def _describe(command: Command) -> None:
   console.begin(stages.DESCRIBE)
   # Its last line is JSON: nothing follows.
   verbs.run(stages.DESCRIBE, command.config, command.workdir)
+
+
+def _report(command: Command) -> None:
+  """Makes the pages anew from the files of the run: no scan is read, whatever the config says."""
+  runs = folds.commands(command)
+  for each in runs:
+    stages.require(stages.REPORT, each.config, each.workdir)
+  from thrifty_jax import console
+
+  console.begin(stages.REPORT)
+  for each in runs:
+    verbs.run(stages.REPORT, each.config, each.workdir)
+  if command.folds:
+    folds.sum_up(command.workdir, runs)
+    verbs.run(stages.REPORT, command.config, command.workdir)
+  console.end(command, {})
 
 
 def _require_writable(workdir: Path) -> None:
