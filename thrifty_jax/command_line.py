@@ -62,6 +62,26 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   return Command(values.config, named, workdir, stage, _folds(values.folds, values.config))
 
 
+def start(
+  argv: Sequence[str] | None, *, usage: Callable[[], str], run: Callable[[Sequence[str]], None]
+) -> int:
+  """Runs a command, or prints its help.
+
+  Args:
+    argv: Arguments without the program's name; None takes them from the process.
+    usage: The text of --help.
+    run: Does the work.
+
+  Returns:
+    The exit status, see `exit_status`.
+  """
+  arguments = sys.argv[1:] if argv is None else list(argv)
+  if any(argument in HELP_FLAGS for argument in arguments):
+    print(usage(), end='')
+    return 0
+  return exit_status(lambda: run(arguments))
+
+
 def exit_status(work: Callable[[], None]) -> int:
   """Runs work; 0 when it is done, 2 and one line on bad input, 1 and a traceback on a fault."""
   try:

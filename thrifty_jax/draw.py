@@ -34,11 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  arguments = sys.argv[1:] if argv is None else list(argv)
-  if any(argument in command_line.HELP_FLAGS for argument in arguments):
-    print(USAGE.format(depth=DEPTH, deepest=DEEPEST), end='')
-    return 0
-  return command_line.exit_status(lambda: run(arguments))
+  return command_line.start(argv, usage=usage, run=run)
+
+
+def usage() -> str:
+  """The text of --help."""
+  return USAGE.format(depth=DEPTH, deepest=DEEPEST)
 
 
 def run(arguments: Sequence[str]) -> None:
