@@ -26,12 +26,13 @@ _MADE_BY = 'made_by'
 _FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
 
 
-def honour(config: ConfigDict, workdir: Path) -> bool:
+def honour(config: ConfigDict, workdir: Path, *, needs_scans: bool = True) -> bool:
   """Gives the config, in place, the patients that the workdir's splits.json names.
 
   Args:
     config: Of a run; it stays as it is where there is no file, or one that says the same.
     workdir: Of the run.
+    needs_scans: Whether the file is held to the patients of the data; a report takes it as it is.
 
   Returns:
     Whether the file has other names than the config's own folds and lists lead to.
@@ -45,10 +46,11 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
     return False
   named = read(path, hold_out_test=config.data.hold_out_test)
   _require_same_making(path, config)
-  cases, unpaired = data_sets.find_pairs(config)
-  if unpaired:  # nothing will be trained: the check lists what is missing
-    return False
-  _require_everyone(path, named, {case.patient for case in cases})
+  if needs_scans:
+    cases, unpaired = data_sets.find_pairs(config)
+    if unpaired:  # nothing will be trained: the check lists what is missing
+      return False
+    _require_everyone(path, named, {case.patient for case in cases})
   try:
     if splits.of(config, [name for names in named.values() for name in names]) == named:
       return False

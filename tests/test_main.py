@@ -52,7 +52,7 @@ def ran(monkeypatch, tmp_path) -> list[str]:
   monkeypatch.setattr(thrifty_jax, 'over_folds', over, raising=False)
   monkeypatch.setitem(sys.modules, 'thrifty_jax.over_folds', over)
   split_file = types.SimpleNamespace(
-    honour=lambda config, workdir: False, write=lambda config, workdir, split: None
+    honour=lambda config, workdir, needs_scans: False, write=lambda config, workdir, split: None
   )
   monkeypatch.setattr(data_prep, 'split_file', split_file, raising=False)
   monkeypatch.setitem(sys.modules, 'data_prep.split_file', split_file)
@@ -119,24 +119,6 @@ def test_training_does_not_go_on_with_another_genotype(ran, tmp_path, capsys):
   path.write_text(GENOTYPE.replace('"down_conv_3x3"', '"down_avg_pool"', 1))
   assert _main(tmp_path) == 2
   assert 'retrain began with another genotype' in capsys.readouterr().err
-
-
-def test_a_report_is_made_again_from_the_files_alone(ran, tmp_path, monkeypatch):
-  def reading(*arguments):
-    raise AssertionError('a report reads no scan')
-
-  _main(tmp_path / 'one')
-  _main(tmp_path / 'all', '--folds=all')
-  before = (tmp_path / 'all' / 'environment.json').read_bytes()
-  ran.clear()
-  monkeypatch.setattr(data_prep.split_file, 'honour', reading)
-  monkeypatch.setattr(main_.command_line, 'fill_in', reading)
-  other = '--config.retrain.epochs=21'  # a report has no settings that could differ
-  assert _main(tmp_path / 'one', '--stage=report', other) == 0
-  assert ran == ['report']
-  assert _main(tmp_path / 'all', '--stage=report', '--folds=0,2') == 0
-  assert ran == ['report', 'report', 'report', 'over_folds', 'report']
-  assert (tmp_path / 'all' / 'environment.json').read_bytes() == before
 
 
 def test_several_folds_are_runs_of_their_own(ran, tmp_path, capsys):

@@ -83,6 +83,13 @@ def test_a_file_of_another_fold_is_refused(config, tmp_path):
     split_file.honour(config, tmp_path)
 
 
+def test_a_report_takes_the_names_without_any_scan(config, tmp_path):
+  write(tmp_path, MINE)
+  config.data.raw_dir = str(tmp_path / 'nowhere')
+  assert split_file.honour(config, tmp_path, needs_scans=False) is True
+  assert config.data.validation_patients == ('Case00',)
+
+
 @pytest.mark.parametrize(
   ('content', 'message'),
   [

@@ -72,9 +72,6 @@ def run(arguments: Sequence[str]) -> None:
     _describe(command_line.fill_in(command))
     return
   _require_writable(command.workdir)
-  if command.stage == stages.REPORT.name:
-    _report(command)
-    return
   # Each fold by itself: what is learned from intensities comes from its own training patients.
   runs = [_fill_in(each) for each in folds.commands(command)]
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
@@ -111,7 +108,8 @@ def _fill_in(command: Command) -> Command:
   """The command with what splits.json says and its config leaves to the data, in place."""
   from data_prep import split_file  # readers of scans take a second to import
 
-  other_names = split_file.honour(command.config, command.workdir)
+  needs_scans = command.stage != stages.REPORT.name
+  other_names = split_file.honour(command.config, command.workdir, needs_scans=needs_scans)
   command = command_line.fill_in(command)
   if not other_names:
     return command
@@ -154,22 +152,6 @@ def _describe(command: Command) -> None:
   console.begin(stages.DESCRIBE)
   # Its last line is JSON: nothing follows.
   verbs.run(stages.DESCRIBE, command.config, command.workdir)
-
-
-def _report(command: Command) -> None:
-  """Makes the pages anew from the files of the run: no scan is read, whatever the config says."""
-  runs = folds.commands(command)
-  for each in runs:
-    stages.require(stages.REPORT, each.config, each.workdir)
-  from thrifty_jax import console
-
-  console.begin(stages.REPORT)
-  for each in runs:
-    verbs.run(stages.REPORT, each.config, each.workdir)
-  if command.folds:
-    folds.sum_up(command.workdir, runs)
-    verbs.run(stages.REPORT, command.config, command.workdir)
-  console.end(command, {})
 
 
 def _require_writable(workdir: Path) -> None:
