@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data_prep import builder, checks, data_sets, dataset_json, fingerprint, prepare, volumes
+from data_prep import builder, checks, data_sets, dataset_json, fingerprint, prepare, scans, volumes
 from data_prep.dataset_json import Description
 from data_prep.fingerprint import Grids
 from data_prep.volumes import Case, Volume
@@ -75,19 +75,14 @@ def find_cases(raw_dir: Path) -> list[Case]:
 
 def read_case(case: Case) -> Volume:
   """Reads the channels of a scan and its mask, which must lie on one grid."""
-  image, affine = _read(case.image[0])
-  if len(case.image) > 1:
-    channels = [image]
-    for path in case.image[1:]:
-      channel, channel_affine = _read(path)
-      _require_grid(path, channel.shape, channel_affine, case, image.shape, affine)
-      channels.append(channel)
-    image = np.stack(channels, axis=-1)
-  label, label_affine = _read(case.label[0])
+  image, affine = scans.read_channels(case.image)
+  label, label_affine = scans.read_voxels(case.label[0])
   volume = volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
   )
-  _require_grid(case.label[0], label.shape, label_affine, case, image.shape[:3], affine)
+  scans.require_grid(
+    case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine
+  )
   return volume
 
 
@@ -199,36 +194,6 @@ def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
   if unknown := [name for name in names if name not in patients]:
     raise InputError(f'{path}: does not say whose scan {unknown[0]} is. Add a line for it.')
   return patients
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Voxels and affine of a file, whichever format it is."""
-  return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
-
-
-def _require_grid(
-  path: Path,
-  shape: tuple[int, ...],
-  affine: np.ndarray,
-  case: Case,
-  expected_shape: tuple[int, ...],
-  expected_affine: np.ndarray,
-) -> None:
-  """Refuses a channel or a mask whose voxels do not lie where those of the first channel do."""
-  if shape != expected_shape or len(shape) != 3:
-    raise InputError(
-      f'{path}: has {shape} voxels (D, H, W), but {case.image[0].name} has {expected_shape}; '
-      'expected one grid of three axes. Resample one to the other or replace the file.'
-    )
-  corners = np.stack([*np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)])
-  off = np.linalg.norm((affine - expected_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
-  voxel = np.linalg.norm(expected_affine[:3, :3], axis=0).min()
-  if not off.max() <= voxel / 2:
-    raise InputError(
-      f'{path}: lies up to {off.max():.2f} mm away from {case.image[0].name}, whose voxels are '
-      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
-      'copy the header of the scan; else resample the file.'
-    )
 
 
 def _learned(config: ConfigDict, cases: Sequence[Case]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ from thrifty_jax.errors import InputError
 # back, L left. Every volume is read as axial: that is the order in which a scanner writes axial
 # slices (and SimpleITK's identity direction), so most scans are not turned at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
-_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError)  # of nibabel, gzip and SimpleITK
+_READ_ERRORS = (
+  OSError,
+  EOFError,
+  ValueError,
+  RuntimeError,
+  zlib.error,
+)  # of nibabel, gzip and SimpleITK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +95,7 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
   _require_file(path)
   _require_voxels(path)
   try:
-    with _quiet_itk():
+    with quiet_itk():
       image = SimpleITK.ReadImage(str(path))
   except RuntimeError as error:
     raise _unreadable(path, error) from error
@@ -110,13 +117,10 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
-  _require_file(path)
+  image = load_nifti(path)
   try:
-    image = nibabel.load(path)
-    if not isinstance(image, nibabel.spatialimages.SpatialImage):
-      raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
     voxels = np.asanyarray(image.dataobj)
-  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+  except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
     raise _unreadable(path, error) from error
   if voxels.ndim not in (3, 4):
     raise InputError(
@@ -126,6 +130,22 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     :, [2, 1, 0, 3]
   ]  # columns follow the axes: (x, y, z) becomes (d, h, w)
   return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), affine
+
+
+def load_nifti(path: Path) -> Any:
+  """A NIfTI file whose voxels are not read yet, nibabel's image.
+
+  Raises:
+    InputError: If the file is missing, or its header cannot be read.
+  """
+  _require_file(path)
+  try:
+    image = nibabel.load(path)
+  except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
+    raise _unreadable(path, error) from error
+  if not isinstance(image, nibabel.spatialimages.SpatialImage):
+    raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
+  return image
 
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -147,7 +167,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
     else:
       reader = SimpleITK.ImageFileReader()
       reader.SetFileName(str(path))
-      with _quiet_itk():
+      with quiet_itk():
         reader.ReadImageInformation()
       width, height, depth, *_ = (*reader.GetSize(), 0, 0)
       sides, count = reader.GetSpacing(), reader.GetDimension()
@@ -283,6 +303,30 @@ def along(volume: Volume, slice_axis: str) -> Volume:
   )
 
 
+def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """Voxels with their axes another way round: what `along` did, undone.
+
+  Args:
+    voxels: [D, H, W], or with further axes behind.
+    affine: Of these voxels, [4, 4].
+    like: Affine of the same grid with its axes in another order or direction, [4, 4].
+
+  Returns:
+    The voxels in the order of that affine; no value changes.
+  """
+  # Exact where reading the directions anew might not be: they are a matter of choice at 45 degrees.
+  steps = np.linalg.solve(like[:3, :3], affine[:3, :3])
+  axes = np.abs(steps).argmax(axis=0)
+  turn = np.stack([axes, np.sign(steps[axes, range(3)])], axis=1)
+  return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn))
+
+
+def without_padding(image: np.ndarray, padding: Sequence[float]) -> np.ndarray:
+  """Intensities with those from padding[0] on replaced by padding[1], of the same type."""
+  first, value = padding
+  return np.where(image >= first, image.dtype.type(value), image)
+
+
 def _affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
   """ITK's and DICOM's world points to the left and back, NIfTI's to the right and front."""
   affine = np.eye(4)
@@ -294,7 +338,8 @@ def _affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
 def _read_dicom_slice(path: Path) -> SimpleITK.Image:
   _require_file(path)
   try:
-    return SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
+    with quiet_itk():
+      return SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
   except RuntimeError as error:
     raise _unreadable(path, error) from error
 
@@ -342,7 +387,7 @@ def _require_voxels(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_itk() -> Iterator[None]:
+def quiet_itk() -> Iterator[None]:
   """Keeps what ITK's readers write to stderr themselves away: the exception says it all."""
   sys.stderr.flush()
   kept = os.dup(2)
