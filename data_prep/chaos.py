@@ -19,9 +19,9 @@ from thrifty_jax.errors import InputError
 
 NOTE = ''
 
-# Hounsfield units from 4000 on, which no tissue reaches, are stored outside the round field of view
-# of some scans; and those of air. Models record both, as what they segment is prepared alike.
-PADDING = (4000.0, -1000.0)
+_PADDING = 4000  # stored outside the round field of view of some scans; no tissue reaches it
+_AIR = -1000  # Hounsfield units
+PADDING = (_PADDING, _AIR)  # models record both, as what they segment is prepared alike
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
@@ -50,7 +50,7 @@ def read_case(case: Case) -> Volume:
   image, affine = volumes.read_dicom_series(case.image)
   label = np.stack([_read_mask(path, image.shape[1:]) for path in case.label])
   return volumes.make_volume(
-    case, image=volumes.without_padding(image, PADDING), affine=affine, label=label
+    case, image=np.where(image >= _PADDING, _AIR, image), affine=affine, label=label
   )
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data_prep import builder, checks, data_sets, dataset_json, fingerprint, prepare, scans, volumes
+from data_prep import builder, checks, data_sets, dataset_json, fingerprint, prepare, volumes
 from data_prep.dataset_json import Description
 from data_prep.fingerprint import Grids
 from data_prep.volumes import Case, Volume
@@ -75,12 +75,19 @@ def find_cases(raw_dir: Path) -> list[Case]:
 
 def read_case(case: Case) -> Volume:
   """Reads the channels of a scan and its mask, which must lie on one grid."""
-  image, affine = scans.read_channels(case.image)
-  label, label_affine = scans.read_voxels(case.label[0])
+  image, affine = _read(case.image[0])
+  if len(case.image) > 1:
+    channels = [image]
+    for path in case.image[1:]:
+      channel, channel_affine = _read(path)
+      volumes.require_grid(path, channel.shape, channel_affine, case.image[0], image.shape, affine)
+      channels.append(channel)
+    image = np.stack(channels, axis=-1)
+  label, label_affine = _read(case.label[0])
   volume = volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
   )
-  scans.require_grid(
+  volumes.require_grid(
     case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine
   )
   return volume
@@ -194,6 +201,11 @@ def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
   if unknown := [name for name in names if name not in patients]:
     raise InputError(f'{path}: does not say whose scan {unknown[0]} is. Add a line for it.')
   return patients
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Voxels and affine of a file, whichever format it is."""
+  return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _learned(config: ConfigDict, cases: Sequence[Case]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK
 
@@ -122,7 +123,7 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   channels = [image]
   for path in paths[1:]:
     channel, channel_affine = read_voxels(path)
-    require_grid(path, channel.shape, channel_affine, paths[0], image.shape, affine)
+    volumes.require_grid(path, channel.shape, channel_affine, paths[0], image.shape, affine)
     channels.append(channel)
   return np.stack(channels, axis=-1), affine
 
@@ -130,40 +131,16 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Voxels and affine of a file or a DICOM folder, whichever format it is."""
   if path.is_dir():
-    return volumes.read_dicom_series(_series(path))
+    with volumes.quiet_itk():  # what GDCM says of a file may hold its tags
+      return volumes.read_dicom_series(_series(path))
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
-
-
-def require_grid(
-  path: Path,
-  shape: tuple[int, ...],
-  affine: np.ndarray,
-  expected: Path,
-  expected_shape: tuple[int, ...],
-  expected_affine: np.ndarray,
-) -> None:
-  """Refuses a channel or a mask whose voxels do not lie where those of the first channel do."""
-  if shape != expected_shape or len(shape) != 3:
-    raise InputError(
-      f'{path}: has {shape} voxels (D, H, W), but {expected.name} has {expected_shape}; '
-      'expected one grid of three axes. Resample one to the other or replace the file.'
-    )
-  corners = np.stack([*np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)])
-  off = np.linalg.norm((affine - expected_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
-  voxel = np.linalg.norm(expected_affine[:3, :3], axis=0).min()
-  if not off.max() <= voxel / 2:
-    raise InputError(
-      f'{path}: lies up to {off.max():.2f} mm away from {expected.name}, whose voxels are '
-      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
-      'copy the header of the scan; else resample the file.'
-    )
 
 
 def _grid(path: Path, affine: np.ndarray) -> Grid:
   if path.is_dir():
     return Grid(affine)
   if volumes.is_nifti(path):
-    return Grid(affine, nifti=volumes.load_nifti(path).header)
+    return Grid(affine, nifti=_nifti(path).header)
   reader = SimpleITK.ImageFileReader()
   reader.SetFileName(str(path))
   with volumes.quiet_itk():
@@ -246,9 +223,14 @@ def _without_ending(path: Path) -> str | None:
 def _has_four_axes(path: Path) -> bool:
   """Whether a file is NIfTI with channels on a fourth axis; what is unreadable shows when read."""
   try:
-    return path.is_file() and volumes.is_nifti(path) and len(volumes.load_nifti(path).shape) == 4
-  except InputError:
+    return path.is_file() and volumes.is_nifti(path) and len(_nifti(path).shape) == 4
+  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
     return False
+
+
+def _nifti(path: Path) -> Any:
+  """The image of a NIfTI file, its voxels not read."""
+  return nibabel.load(path)
 
 
 def _holds_dicom(folder: Path) -> bool:

@@ -5,7 +5,6 @@ import dataclasses
 import os
 import re
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,7 @@ from thrifty_jax.errors import InputError
 # back, L left. Every volume is read as axial: that is the order in which a scanner writes axial
 # slices (and SimpleITK's identity direction), so most scans are not turned at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
-_READ_ERRORS = (
-  OSError,
-  EOFError,
-  ValueError,
-  RuntimeError,
-  zlib.error,
-)  # of nibabel, gzip and SimpleITK
+_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError)  # of nibabel, gzip and SimpleITK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +110,13 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
-  image = load_nifti(path)
+  _require_file(path)
   try:
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+      raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
     voxels = np.asanyarray(image.dataobj)
-  except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
+  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
     raise _unreadable(path, error) from error
   if voxels.ndim not in (3, 4):
     raise InputError(
@@ -130,22 +126,6 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     :, [2, 1, 0, 3]
   ]  # columns follow the axes: (x, y, z) becomes (d, h, w)
   return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), affine
-
-
-def load_nifti(path: Path) -> Any:
-  """A NIfTI file whose voxels are not read yet, nibabel's image.
-
-  Raises:
-    InputError: If the file is missing, or its header cannot be read.
-  """
-  _require_file(path)
-  try:
-    image = nibabel.load(path)
-  except (nibabel.filebasedimages.ImageFileError, *_READ_ERRORS) as error:
-    raise _unreadable(path, error) from error
-  if not isinstance(image, nibabel.spatialimages.SpatialImage):
-    raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
-  return image
 
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -321,10 +301,41 @@ def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.
   return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn))
 
 
-def without_padding(image: np.ndarray, padding: Sequence[float]) -> np.ndarray:
-  """Intensities with those from padding[0] on replaced by padding[1], of the same type."""
-  first, value = padding
-  return np.where(image >= first, image.dtype.type(value), image)
+def require_grid(
+  path: Path,
+  shape: tuple[int, ...],
+  affine: np.ndarray,
+  scan: Path,
+  scan_shape: tuple[int, ...],
+  scan_affine: np.ndarray,
+) -> None:
+  """Refuses a channel or a mask whose voxels do not lie where those of its scan do.
+
+  Args:
+    path: Of the channel or mask, for the error.
+    shape: Its voxels (D, H, W).
+    affine: Of its (d, h, w) to RAS millimetres, [4, 4].
+    scan: The file that it belongs to.
+    scan_shape: Voxels of that file.
+    scan_affine: Likewise.
+
+  Raises:
+    InputError: If the shapes differ, or a corner lies more than half a voxel away.
+  """
+  if shape != scan_shape or len(shape) != 3:
+    raise InputError(
+      f'{path}: has {shape} voxels (D, H, W), but {scan.name} has {scan_shape}; expected one grid '
+      'of three axes. Resample one to the other or replace the file.'
+    )
+  corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
+  off = np.linalg.norm((affine - scan_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
+  voxel = np.linalg.norm(scan_affine[:3, :3], axis=0).min()
+  if not off.max() <= voxel / 2:
+    raise InputError(
+      f'{path}: lies up to {off.max():.2f} mm away from {scan.name}, whose voxels are '
+      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
+      'copy the header of the scan; else resample the file.'
+    )
 
 
 def _affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
@@ -338,8 +349,7 @@ def _affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
 def _read_dicom_slice(path: Path) -> SimpleITK.Image:
   _require_file(path)
   try:
-    with quiet_itk():
-      return SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
+    return SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
   except RuntimeError as error:
     raise _unreadable(path, error) from error
 
