@@ -11,14 +11,10 @@ import SimpleITK
 from ml_collections import ConfigDict
 
 from data_prep import chaos, data_sets, masks, phantom, phantom_folders, prepare, scans, volumes
-from thrifty_jax import components, evaluate, genotype, inference, model, predict, scoring, segment
+from thrifty_jax import components, evaluate, inference, model, predict, scoring, segment
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
-FOUND = genotype.Genotype(
-  down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),
-  up=(((0, 'conv_3x3'), (1, 'up_se_conv_3x3')),),
-)
 PATIENTS = 8  # five are tested: as many ways in which scans are stored
 
 
@@ -76,24 +72,8 @@ def dicom(raw):
 LAYOUTS = {each.__name__: each for each in (axial, oblique, sagittal, coronal, dicom)}
 
 
-def random_model(folder, config, *, seed=0, **changes):
-  """A model folder of random weights, its logits as likely of one class as of another."""
-  classes = len(config.data.classes)
-  statistics = {name: np.full(config.data.modalities, 0.3, np.float32) for name in ('mean', 'std')}
-  spec = model.describe(config, statistics) | changes
-  net = model.build(spec, FOUND)
-  channels = config.data.modalities * (2 * config.data.context + 1)
-  image = jax.ShapeDtypeStruct((1, 16, 16, channels), np.float32)
-  params = model.initialise(net, image, seed=seed)
-  assert params['classes']['kernel'].shape[-1] == classes
-  genotype_file = folder.parent / f'{folder.name}_genotype.json'
-  genotype.save(genotype_file, FOUND)
-  model.save(folder, params, preprocessing=spec, genotype_file=genotype_file, card='# Made up\n')
-  return folder
-
-
 @pytest.fixture(scope='module')
-def evaluated(tmp_path_factory):
+def evaluated(tmp_path_factory, random_model):
   """The function from a layout to a config, a run's folder, and the masks that were scored."""
   made = {}
 
@@ -234,7 +214,7 @@ def softmax(logits):
 
 
 @pytest.fixture(scope='module')
-def folds(evaluated, tmp_path_factory):
+def folds(evaluated, random_model, tmp_path_factory):
   """A run of three folds."""
   config, *_ = evaluated('axial')
   folder = tmp_path_factory.mktemp('folds')
@@ -295,7 +275,9 @@ def test_probabilities_change_no_voxel_of_the_mask(evaluated):
   assert shares.dtype == np.float32 and shares.min() >= 0 and shares.sum(axis=0).max() <= 1 + 1e-6
 
 
-def test_models_that_disagree_on_classes_or_axis_are_not_averaged(evaluated, tmp_path):
+def test_models_that_disagree_on_classes_or_axis_are_not_averaged(
+  evaluated, random_model, tmp_path
+):
   config, workdir, _ = evaluated('axial')
   for name, change in (
     ('classes', {'classes': ['background', 'liver']}),
