@@ -106,6 +106,7 @@ def read(source: Source) -> tuple[Volume, Grid]:
       f'{source.channels[0]}: has voxels of the type {image.dtype}; expected one number for each. '
       'Convert the file.'
     )
+  volumes.require_affine(source.channels[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   volume = Volume(image, None, affine, source.name, source.name)
   return volume, _grid(source.channels[0], affine)

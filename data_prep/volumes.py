@@ -158,7 +158,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   shape = (int(depth), int(height), int(width))
   if not all(shape):
     raise InputError(f'{path}: has {shape} voxels (D, H, W); expected a volume. Convert the file.')
-  _require_affine(path, affine)
+  require_affine(path, affine)
   return shape, affine
 
 
@@ -237,7 +237,7 @@ def make_volume(
     InputError: If the truth has another shape, lies the other way, or holds fractions, or the
       affine has no directions.
   """
-  _require_affine(case.image[0], affine)
+  require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   if label is not None:
     if label.shape != image.shape[:3]:
@@ -377,7 +377,7 @@ def _require_file(path: Path) -> None:
     )
 
 
-def _require_affine(path: Path, affine: np.ndarray) -> None:
+def require_affine(path: Path, affine: np.ndarray) -> None:
   """Refuses axes that are not known or without a length: nothing could be turned or measured."""
   if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
     raise InputError(

@@ -1,6 +1,7 @@
 """Scans found in files and folders of any format, and read with their geometry."""
 
 import shutil
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -189,6 +190,14 @@ def test_colours_are_no_intensities(tmp_path):
   colours = np.zeros((2, 3, 4), [('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
   nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / 'a.nii.gz')
   with pytest.raises(InputError, match='expected one number for each'):
+    scans.read(scans.find(tmp_path, channels=1)[0])
+
+
+def test_axes_without_a_direction_are_refused(tmp_path):
+  image: Any = nibabel.Nifti1Image(np.ones((2, 3, 4)), None)
+  image.header.set_sform(np.diag((1, 1, 0, 1)), 1)
+  nibabel.save(image, tmp_path / 'a.nii.gz')
+  with pytest.raises(InputError, match='no valid spacing and direction'):
     scans.read(scans.find(tmp_path, channels=1)[0])
 
 
