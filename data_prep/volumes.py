@@ -171,7 +171,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   shape = (int(depth), int(height), int(width))
   if not all(shape):
     raise InputError(f'{path}: has {shape} voxels (D, H, W); expected a volume. Convert the file.')
-  _require_affine(path, affine)
+  require_affine(path, affine)
   return shape, affine
 
 
@@ -205,7 +205,7 @@ def make_volume(
     InputError: If the scan is empty, its affine has no directions, or the truth has another shape,
       lies elsewhere or the other way, or holds fractions.
   """
-  _require_affine(case.image[0], affine)
+  require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   if not image.size:
     raise InputError(
@@ -268,6 +268,24 @@ def _intact_voxels(path: Path, image: Any) -> np.ndarray:
     while stream.read(1 << 20):
       pass
   return voxels
+
+
+def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """Voxels with their axes another way round: what `along` did, undone.
+
+  Args:
+    voxels: [D, H, W], or with further axes behind.
+    affine: Of these voxels, [4, 4].
+    like: Affine of the same grid with its axes in another order or direction, [4, 4].
+
+  Returns:
+    The voxels in the order of that affine; no value changes.
+  """
+  # Exact where reading the directions anew might not be: they are a matter of choice at 45 degrees.
+  steps = np.linalg.solve(like[:3, :3], affine[:3, :3])
+  axes = np.abs(steps).argmax(axis=0)
+  turn = np.stack([axes, np.sign(steps[axes, range(3)])], axis=1)
+  return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn))
 
 
 def require_grid(
@@ -338,7 +356,7 @@ def require_file(path: Path) -> None:
     )
 
 
-def _require_affine(path: Path, affine: np.ndarray) -> None:
+def require_affine(path: Path, affine: np.ndarray) -> None:
   """Refuses axes that are not known or without a length: nothing could be turned or measured."""
   if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
     raise InputError(

@@ -14,9 +14,11 @@ os.environ['TFDS_DATA_DIR'] = os.path.join(_PLACE, 'tensorflow_datasets')
 os.environ['XDG_CACHE_HOME'] = os.path.join(_PLACE, 'cache')
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from thrifty_jax import config as configs  # noqa: E402
+from thrifty_jax import genotype, model  # noqa: E402
 
 
 @pytest.fixture
@@ -57,3 +59,30 @@ def phantom_config():
     return config
 
   return settings
+
+
+@pytest.fixture(scope='session')
+def random_model():
+  """The function that writes a model folder with random weights, which look at every channel.
+
+  It takes the folder, a config with a thrifty network of two levels, a seed, and fields of
+  preprocessing.json to change; and returns the folder.
+  """
+  found = genotype.Genotype(
+    down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),
+    up=(((0, 'conv_3x3'), (1, 'up_se_conv_3x3')),),
+  )
+
+  def write(folder, config, *, seed=0, **changes):
+    values = np.full(config.data.modalities, 0.3, np.float32)
+    spec = model.describe(config, {'mean': values, 'std': values}) | changes
+    net = model.build(spec, found)
+    channels = config.data.modalities * (2 * config.data.context + 1)
+    image = jax.ShapeDtypeStruct((1, 16, 16, channels), np.float32)
+    params = model.initialise(net, image, seed=seed)
+    genotype_file = folder.parent / f'{folder.name}_genotype.json'
+    genotype.save(genotype_file, found)
+    model.save(folder, params, preprocessing=spec, genotype_file=genotype_file, card='# Made up')
+    return folder
+
+  return write

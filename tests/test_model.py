@@ -1,5 +1,6 @@
 """The model folder read back, and refused when a file of it is damaged; fresh parameters."""
 
+import hashlib
 import json
 import shutil
 from typing import Any
@@ -82,9 +83,20 @@ def test_a_saved_model_gives_the_same_logits_bit_for_bit(saved, trained):
   assert loaded.module == net
 
 
+def digest_of(folder, name):
+  return files.read_json(folder / 'checksums.json')['sha256'][name]
+
+
 def test_the_folder_holds_what_another_program_needs(saved):
   names = {path.name for path in saved.iterdir()}
-  assert names == {'weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md'}
+  assert names == {
+    *('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md', 'checksums.json')
+  }
+  for name, digest in files.read_json(saved / 'checksums.json')['sha256'].items():
+    assert hashlib.sha256((saved / name).read_bytes()).hexdigest() == digest
+    names.remove(name)
+  assert names == {'checksums.json'}
+  assert model.load(saved).sha256 == digest_of(saved, 'weights.safetensors')
   spec = files.read_json(saved / 'preprocessing.json')
   for field in (
     'mean',
@@ -202,6 +214,9 @@ DAMAGED_WEIGHTS = {
 @pytest.mark.parametrize('damage', DAMAGED_WEIGHTS.values(), ids=DAMAGED_WEIGHTS.keys())
 def test_damaged_weights_are_refused_in_one_line_that_names_the_file(folder, damage):
   damage(folder / 'weights.safetensors')
+  with pytest.raises(InputError, match='weights.safetensors'):
+    model.load(folder)
+  model.sign(folder)  # as if it had been saved so
   with pytest.raises(InputError, match='weights.safetensors') as caught:
     model.load(folder)
   assert '\n' not in str(caught.value)
@@ -210,12 +225,18 @@ def test_damaged_weights_are_refused_in_one_line_that_names_the_file(folder, dam
 FIELDS = (
   *('format', 'version', 'name', 'channels', 'depth', 'deep_supervision', 'norm', 'classes'),
   *('modalities', 'context', 'image_size', 'intensity', 'percentiles', 'mean', 'std', 'background'),
-  *('largest_component', 'clahe_clip_limit', 'resize'),
+  *('largest_component', 'clahe_clip_limit', 'resize', 'flips', 'padding', 'training_scans'),
   *('curvature_flow_iterations', 'curvature_flow_time_step'),
 )
 CHANGED = {
   'another format': {'format': 'thrifty_jax.genotype'},
-  'a newer version': {'version': 3},
+  'a newer version': {'version': model.VERSION + 1},
+  'an older version': {'version': 2},
+  'a version in words': {'version': 'three'},
+  'an unknown flip': {'flips': ['left']},
+  'half a padding': {'padding': [4000]},
+  'a range of one number': {'training_scans': {'slices': [3]}},
+  'no ranges': {'training_scans': {}},
   'an unknown network': {'name': 'resnet'},
   'channels in words': {'channels': 'four'},
   'no channels': {'channels': 0},
@@ -267,6 +288,7 @@ def damaged_preprocessing():
 def test_a_damaged_description_is_refused_in_one_line_that_names_the_file(folder, damage):
   path = folder / 'preprocessing.json'
   path.write_text(json.dumps(damage(files.read_json(path))))
+  model.sign(folder)
   with pytest.raises(InputError, match='preprocessing.json') as caught:
     model.load(folder)
   assert '\n' not in str(caught.value)
@@ -278,6 +300,7 @@ def test_a_missing_or_unreadable_file_is_refused(folder, name, content):
   (folder / name).unlink()
   if content is not None:
     (folder / name).write_bytes(content)
+    model.sign(folder)
   with pytest.raises(InputError, match=name):
     model.load(folder)
 
@@ -285,8 +308,50 @@ def test_a_missing_or_unreadable_file_is_refused(folder, name, content):
 def test_the_genotype_of_another_network_does_not_fit_the_weights(folder):
   other = genotype.Genotype(down=FOUND.down, up=(((0, 'identity'), (1, 'up_conv_3x3')),))
   genotype.save(folder / 'genotype.json', other)
+  model.sign(folder)
   with pytest.raises(InputError, match='not the weights of the network'):
     model.load(folder)
+
+
+@pytest.mark.parametrize(
+  'name', ['weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md']
+)
+def test_a_file_that_was_altered_since_is_refused(folder, name):
+  content = (folder / name).read_bytes()
+  altered = (
+    content.replace(b'\n', b' \n', 1) if name != 'weights.safetensors' else content[:-1] + b'!'
+  )
+  assert altered != content
+  (folder / name).write_bytes(altered)
+  with pytest.raises(InputError, match=rf'{name}: is not the file that was saved') as caught:
+    model.load(folder)
+  assert '\n' not in str(caught.value)
+  (folder / name).unlink()
+  with pytest.raises(InputError, match=name):
+    model.load(folder)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'[]', b'{"sha256": {}}', b'{"sha256": ["a"]}'])
+def test_a_folder_without_checksums_is_refused(folder, content):
+  (folder / 'checksums.json').unlink()
+  if content is not None:
+    (folder / 'checksums.json').write_bytes(content)
+  with pytest.raises(InputError, match='checksums.json'):
+    model.load(folder)
+
+
+def test_a_newer_folder_says_to_update_and_an_older_one_to_train(folder):
+  path = folder / 'preprocessing.json'
+  spec = files.read_json(path)
+  for version, remedy in ((model.VERSION + 1, 'update thrifty_jax'), (2, 'train the model again')):
+    files.write_json(path, spec | {'version': version})  # its checksums need not be ours
+    with pytest.raises(InputError, match=f'version {version} of the model folder .*{remedy}'):
+      model.load(folder)
+
+
+def test_files_that_others_put_into_the_folder_do_not_matter(folder):
+  (folder / 'model.onnx').write_bytes(b'exported')
+  assert model.load(folder).genotype == FOUND
 
 
 def test_a_missing_folder_says_how_to_train_a_model(tmp_path):
@@ -377,6 +442,7 @@ def test_parameters_are_counted_one_by_one():
 
 def test_a_folder_whose_genotype_skips_what_its_depth_does_not_have_is_refused(folder):
   genotype.save(folder / 'genotype.json', genotype.Genotype(FOUND.down, FOUND.up, ((1, 0),)))
+  model.sign(folder)
   with pytest.raises(InputError, match=r'genotype.json skips cell \[1, 0\], .* at depth 2'):
     model.load(folder)
 

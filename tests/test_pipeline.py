@@ -11,7 +11,7 @@ import pytest
 import SimpleITK
 
 from data_prep import phantom
-from thrifty_jax import genotype, main, model
+from thrifty_jax import genotype, main, model, predict
 
 PROJECT = Path(__file__).resolve().parents[1]
 PATIENTS, FOLDS = 6, 3  # two patients train, two validate, two test
@@ -111,6 +111,7 @@ def test_a_run_leaves_all_that_was_promised_and_nothing_unfinished(done):
     'model/genotype.json',
     'model/preprocessing.json',
     'model/card.md',
+    'model/checksums.json',
   ):
     assert name in found
     assert (done / name).stat().st_size > 0
@@ -119,6 +120,20 @@ def test_a_run_leaves_all_that_was_promised_and_nothing_unfinished(done):
   for path in done.rglob('*'):
     assert not path.name.endswith(('.tmp', '.unfinished')), path
   assert [path.name for path in done.parent.iterdir()] == ['phantom']
+
+
+def test_the_model_segments_a_raw_scan_and_knows_what_it_was_trained_on(done, scans, tmp_path):
+  trained = json_of(done / 'evaluate' / 'summary.json')['patient_names']['train']
+  slices = [
+    SimpleITK.ReadImage(str(scans / 'TrainingData' / f'{name}.mhd')).GetSize() for name in trained
+  ]
+  ranges = json_of(done / 'model' / 'preprocessing.json')['training_scans']
+  assert ranges['slices'] == [min(map(min, slices)), max(map(min, slices))]
+  scan = scans / 'TrainingData' / f'{trained[0]}.mhd'
+  arguments = (f'--model={done}', f'--input={scan}', f'--output={tmp_path / "mask.mha"}')
+  assert predict.main(arguments) == 0
+  mask, image = (SimpleITK.ReadImage(str(path)) for path in (tmp_path / 'mask.mha', scan))
+  assert mask.GetSize() == image.GetSize() and mask.GetDirection() == image.GetDirection()
 
 
 def test_the_summary_has_the_fields_that_others_read(done):

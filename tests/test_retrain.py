@@ -244,7 +244,9 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
   assert summary['model'] == 'thrifty' and summary['epochs'] == 4
   assert summary['genotype'] == config.genotype
   assert loaded.genotype == FOUND
-  assert 'Research use only' in (unbroken / 'model' / 'card.md').read_text()
+  card = (unbroken / 'model' / 'card.md').read_text()
+  for text in ('Research use only', 'Apache License', 'Cite the method', 'thrifty_jax.predict'):
+    assert text in card
 
 
 def test_the_model_that_is_kept_scores_what_the_summary_says(unbroken, config, opened):

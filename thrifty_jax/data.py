@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorflow_datasets as tfds
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.read_ahead import read_ahead
@@ -50,6 +49,7 @@ class Prepared:
   cases: tuple[PreparedCase, ...]
   slices: Any  # a sequence of records; TFDS has no narrower type for it
   slice_shape: tuple[int, int, int]  # S, S, M
+  citation: str = ''  # of the data set
 
   def examples(self, names: Iterable[str], *, budget_bytes: int = BUDGET_BYTES) -> 'Examples':
     """The slices of the named patients or cases, in the order of the data set.
@@ -133,6 +133,8 @@ def open_prepared(folder: Path) -> Prepared:
   Raises:
     InputError: If the folder holds no prepared data set.
   """
+  import tensorflow_datasets as tfds  # here: predicting takes arrays and does without it
+
   folder = Path(folder)
   try:
     builder = tfds.builder_from_directory(str(folder))
@@ -165,6 +167,7 @@ def open_prepared(folder: Path) -> Prepared:
     cases=cases,
     slices=builder.as_data_source(split='slices'),
     slice_shape=builder.info.features['image'].shape,
+    citation=builder.info.citation or '',
   )
 
 
@@ -305,12 +308,27 @@ def _gather(
   image: jax.Array, label: jax.Array, place: jax.Array, mean: jax.Array, std: jax.Array
 ) -> Batch:
   """Rows `place` [B, 2c + 1] of compact slices as a normalised batch."""
-  slices = place.shape[1]
+  middle = label.at[place[:, place.shape[1] // 2]].get(mode='promise_in_bounds')
+  return {
+    'image': normalised(image, place, mean, std),
+    'label': middle.astype(jnp.int32),
+  }
+
+
+@jax.jit
+def normalised(image: jax.Array, place: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+  """What a network sees of compact slices, neighbours as further channels.
+
+  Args:
+    image: Slices with intensities in [0, 1], [N, S, S, M], float16.
+    place: Which of them, [B, 2c + 1], the middle one between its neighbours.
+    mean: Of the training patients, [M].
+    std: Likewise.
+
+  Returns:
+    [B, S, S, (2c + 1) M], float32.
+  """
   found = image.at[place].get(mode='promise_in_bounds')  # [B, 2c + 1, S, S, M]
   found = (found.astype(jnp.float32) - mean) / std
   found = jnp.moveaxis(found, 1, 3)  # [B, S, S, 2c + 1, M]
-  middle = label.at[place[:, slices // 2]].get(mode='promise_in_bounds')
-  return {
-    'image': found.reshape(*found.shape[:3], -1),
-    'label': middle.astype(jnp.int32),
-  }
+  return found.reshape(*found.shape[:3], -1)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
 import re
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from ml_collections import ConfigDict
 from thrifty_jax import baselines, files, genotype, network
 from thrifty_jax.config import MODELS
 from thrifty_jax.errors import InputError
-from thrifty_jax.preprocessing import check_image_settings, image_settings
+from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_settings
 
 Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
 FORMAT = 'thrifty_jax.model'
-VERSION = 2  # 1 did not say what else than limits makes an image
+VERSION = 3  # 2 had no checksums and did not say what the training scans were like
+CHECKSUMS = 'checksums.json'
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of network's MixedEdges
 # Whole numbers in a model's description.
 _SIZES = ('channels', 'depth', 'modalities', 'context', 'image_size')
@@ -50,12 +52,18 @@ def build(spec: dict[str, Any], found: genotype.Genotype | None) -> nn.Module:
   return baselines.UNetPlusPlus(nested=nested, norm=spec['norm'], **common)
 
 
-def describe(config: ConfigDict, statistics: dict[str, np.ndarray]) -> dict[str, Any]:
+def describe(
+  config: ConfigDict,
+  statistics: dict[str, np.ndarray],
+  *,
+  training_scans: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
   """All that a network and its input depend on, as JSON: what preprocessing.json holds.
 
   Args:
     config: Of the run.
     statistics: Mean and deviation that intensities in [0, 1] are normalised by, [M] each.
+    training_scans: What they were like, see `likeness.of_training`; None where that is not known.
   """
   data, model = config.data, config.model
   mean, std = statistics['mean'], statistics['std']
@@ -74,7 +82,10 @@ def describe(config: ConfigDict, statistics: dict[str, np.ndarray]) -> dict[str,
     'mean': [float(value) for value in mean],
     'std': [float(value) for value in std],
     'background': background(statistics, context=data.context),
+    'padding': None,  # [from, value]: stored values that a data set replaces, as chaos.py does
+    'flips': [flip for flip in FLIPS if config.augment[f'flip_{flip}']],  # that training saw
     'largest_component': [],  # classes of which one piece is kept: the validation patients decide
+    'training_scans': dict(training_scans) if training_scans else None,
   }
 
 
@@ -134,12 +145,14 @@ class LoadedModel:
     params: Its parameters.
     preprocessing: What `describe` recorded.
     genotype: Of a thrifty network, else None.
+    sha256: Of the file of its weights, which tells it from every other model.
   """
 
   module: nn.Module
   params: Params
   preprocessing: dict[str, Any]
   genotype: genotype.Genotype | None
+  sha256: str
 
   @functools.cached_property
   def logits(self) -> Callable[[jax.Array], jax.Array]:
@@ -159,7 +172,8 @@ def save(
   """Writes the model folder, whole or not at all: an unfinished one has another name.
 
   Args:
-    folder: weights.safetensors, preprocessing.json, card.md and, if there is one, genotype.json.
+    folder: weights.safetensors, preprocessing.json, card.md, if there is one genotype.json, and
+      checksums.json with the SHA-256 of each.
     params: Parameters of the network.
     preprocessing: From `describe`.
     genotype_file: Of the network, copied with all it says of its origin; None for a baseline.
@@ -176,37 +190,90 @@ def save(
   if genotype_file is not None:
     files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
   files.write_text(unfinished / 'card.md', card)
+  sign(unfinished)
   if folder.exists():
     shutil.rmtree(folder)
   unfinished.rename(folder)
+
+
+def sign(folder: Path) -> None:
+  """Writes checksums.json over the files of a model folder."""
+  names = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md')
+  sums = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+  files.write_json(folder / CHECKSUMS, {'format': FORMAT, 'version': VERSION, 'sha256': sums})
 
 
 def load(folder: Path | str) -> LoadedModel:
   """Reads a model folder.
 
   Raises:
-    InputError: The folder or a file of it is missing, damaged, or of another version.
+    InputError: The folder or a file of it is missing, was altered since it was saved, or is of
+      another version.
   """
   folder = Path(folder)
   if not folder.is_dir():
     raise InputError(f'{folder}: there is no model; train one with --stage=retrain')
+  _require_version(folder / 'preprocessing.json')
+  sha256 = _require_unaltered(folder)
   spec = _read_description(folder / 'preprocessing.json')
   found = None
   if spec['name'] == 'thrifty':
     found = genotype.load(folder / 'genotype.json')
     genotype.require_depth(found, spec['depth'], place=str(folder / 'genotype.json'))
   module = build(spec, found)
-  return LoadedModel(module, _load_weights(folder, module, spec), spec, found)
+  return LoadedModel(module, _load_weights(folder, module, spec), spec, found, sha256)
+
+
+def _require_version(path: Path) -> None:
+  """Refuses what this release cannot read, and says which release can."""
+  spec = files.read_json(path)
+  version = spec.get('version') if isinstance(spec, dict) else None
+  if not isinstance(version, int) or spec.get('format') != FORMAT:
+    raise InputError(
+      f'{path}: expected "format": "{FORMAT}" and a "version"; this is no model folder, or damaged'
+    )
+  if version > VERSION:
+    raise InputError(
+      f'{path}: version {version} of the model folder is newer than this thrifty_jax, which reads '
+      f'version {VERSION}; update thrifty_jax'
+    )
+  if version < VERSION:
+    raise InputError(
+      f'{path}: version {version} of the model folder is of an earlier release, this one reads '
+      f'version {VERSION}; train the model again, or use that release'
+    )
+
+
+def _require_unaltered(folder: Path) -> str:
+  """Refuses files that are not those that were saved together; returns the weights' SHA-256."""
+  path = folder / CHECKSUMS
+  found = files.read_json(path)
+  sums = found.get('sha256') if isinstance(found, dict) else None
+  sums = sums if isinstance(sums, dict) else {}
+  for name in ('weights.safetensors', 'preprocessing.json'):
+    if name not in sums:
+      raise InputError(f'{path}: has no SHA-256 of {name}; the folder is damaged, copy it again')
+  for name, digest in sums.items():
+    if _digest(folder / name) != digest:
+      raise InputError(
+        f'{folder / name}: is not the file that was saved with this model: its SHA-256 is not '
+        f'the one in {CHECKSUMS}; copy the whole folder again'
+      )
+  return sums['weights.safetensors']
+
+
+def _digest(path: Path) -> str:
+  try:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+  except OSError as error:
+    raise InputError(
+      f'{path}: cannot be read ({error.strerror}); copy or train the model again'
+    ) from error
 
 
 def _read_description(path: Path) -> dict[str, Any]:
   """What `describe` recorded, every field checked: the network is built from them."""
   spec = files.read_json(path)
-  if not isinstance(spec, dict) or spec.get('format') != FORMAT or spec.get('version') != VERSION:
-    raise InputError(
-      f'{path}: expected "format": "{FORMAT}", "version": {VERSION}; the folder is damaged or of '
-      'another release'
-    )
 
   def whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -237,6 +304,12 @@ def _read_description(path: Path) -> dict[str, Any]:
     fits['classes']
     and isinstance(pieces, list)
     and all(piece in spec['classes'][1:] for piece in pieces)
+  )
+  fits['flips'] = isinstance(spec.get('flips'), list) and all(one in FLIPS for one in spec['flips'])
+  fits['padding'] = spec.get('padding', ()) is None or numbers(spec.get('padding'), 2)
+  scans = spec.get('training_scans', ())
+  fits['training_scans'] = scans is None or (
+    isinstance(scans, dict) and bool(scans) and all(numbers(pair, 2) for pair in scans.values())
   )
   fits |= check_image_settings(spec)
   for name, fine in fits.items():

@@ -9,6 +9,7 @@ from thrifty_jax.config import SLICE_AXES
 from thrifty_jax.errors import InputError
 
 RESIZING = ('linear', 'nearest')
+FLIPS = ('up_down', 'left_right')  # fields augment.flip_... of the config
 
 
 def image_settings(data: ConfigDict) -> dict[str, Any]:

@@ -13,7 +13,19 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import describe, evaluate, files, genotype, logbook, model, resources, stages
+from data_prep import data_sets
+from thrifty_jax import (
+  RESEARCH_USE,
+  describe,
+  evaluate,
+  files,
+  genotype,
+  likeness,
+  logbook,
+  model,
+  resources,
+  stages,
+)
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
@@ -151,6 +163,9 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
 
   slice_shape = train_data.image_shape(1).shape[1:]
   judges = train_data.patients['validation']
+  spec['training_scans'] = likeness.of_training(train_data.prepared, train_data.patients['train'])
+  padding = getattr(data_sets.module(config), 'PADDING', None)
+  spec['padding'] = list(padding) if padding else None
   spec['largest_component'] = evaluate.classes_of_one_piece(
     train_data.prepared, judges, predict(best.params), classes=config.data.classes
   )
@@ -173,7 +188,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     best.params,
     preprocessing=spec,
     genotype_file=genotype_file,
-    card=_card(config, summary),
+    card=_card(config, summary, citation=train_data.prepared.citation),
   )
   resources.write(workdir / 'retrain', seconds=seconds)
   files.write_json(workdir / 'retrain' / 'summary.json', summary)
@@ -294,13 +309,14 @@ def _genotype_file(config: ConfigDict, workdir: Path) -> Path | None:
   return stages.genotype_file(config, workdir)
 
 
-def _card(config: ConfigDict, summary: dict[str, Any]) -> str:
+def _card(config: ConfigDict, summary: dict[str, Any], *, citation: str) -> str:
   """The model card."""
   data = config.data
+  source = citation or 'as its owner asks'
   return f"""\
 # {summary['model']} for {', '.join(data.classes[1:])}
 
-Research use only, not a medical device.
+{RESEARCH_USE}
 
 - Data: {data.name}, fold {data.fold} of {data.folds}, {data.slice_axis} slices of \
 {data.image_size} x {data.image_size} pixels
@@ -309,6 +325,16 @@ Research use only, not a medical device.
 {100 * summary['validation_dsc']:.2f} %
 - Scores, and of whom: evaluate/summary.json of the run
 
+Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.
+
 `preprocessing.json` says what the network expects: sizes, intensity limits, mean and deviation,
-and the classes in the order of its outputs.
+the classes in the order of its outputs, and between which limits the training scans lay. Scans
+outside of them it has never seen. `checksums.json` has the SHA-256 of the other files; a folder in
+which one differs is refused.
+
+Licence: the program is under the Apache License 2.0. The weights were learned from the data, whose
+terms decide what may be done with them: read those before you pass this folder on.
+
+Cite the method: Chen, Zhang, Zheng and Pan, Thrifty Neural Architecture Search for Medical Image
+Segmentation (Student Abstract), AAAI 2022. Cite the data: {source}.
 """

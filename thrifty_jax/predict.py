@@ -1,0 +1,259 @@
+"""Masks of scans: `python -m thrifty_jax.predict --model=DIR --input=SCANS --output=MASKS`.
+
+In Python: `mask = load_model(DIR).segment(volume, spacing_mm)`.
+"""
+
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+import thrifty_jax
+from thrifty_jax import command_line
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+
+if TYPE_CHECKING:
+  from thrifty_jax.outputs import Plan
+  from thrifty_jax.segment import Segmenter
+
+FORMATS = ('nifti', 'metaimage', 'nrrd')
+BATCH_SIZE = 16  # slices, as evaluation has it by default
+USAGE = """\
+usage: python -m thrifty_jax.predict --model=FOLDER --input=SCANS --output=MASKS [options]
+
+Segments scans with a trained model. A mask lies on exactly the grid of its scan. Nothing but voxels
+and geometry is taken from a scan: no name, date or number of its header reaches an output.
+
+  --model=FOLDER[,FOLDER]  a model folder; a run (its model/); or a run with several folds, whose
+                           models are averaged, as are several that are listed
+  --input=SCANS            a NIfTI, MetaImage or NRRD file; a folder with the slices of one DICOM
+                           series; or a folder of such files and folders. Several channels: files
+                           CASE_0000, CASE_0001, ... or one NIfTI file with them on the last axis
+  --output=MASKS           for one scan a file (.nii.gz .nii .mha .nrrd), else a folder, which gets
+                           a mask CASE.nii.gz for each scan, and classes.json
+  --format=FORMAT          {formats} (default: nifti, or as the output ends)
+  --probabilities          also CASE_probability_1, ... for each class, float32 from 0 to 1
+  --overlays               also CASE_overlay.png: slices with the classes outlined
+  --flips                  average over the flips that the model saw in training: slower
+  --overwrite              replace outputs that exist; else they stop the command before any work
+  --batch_size=SLICES      at a time (default {batch_size}, as evaluation has it)
+  --memory_budget_mb=MB    for the activations of the network: the batch is made to fit
+  --device=DEVICE          auto (default), cpu, gpu, tpu
+
+A scan that cannot be segmented does not stop the others; a line for each stands at the end, as for
+scans that are unlike those of the training.
+
+Exit status: 0 all done, 2 bad input or usage, also of single scans, 1 a fault.
+{note}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: Arguments without the program's name; None takes them from the process.
+
+  Returns:
+    The exit status.
+  """
+  arguments = sys.argv[1:] if argv is None else list(argv)
+  if any(argument in command_line.HELP_FLAGS for argument in arguments):
+    print(
+      USAGE.format(
+        formats=', '.join(FORMATS), batch_size=BATCH_SIZE, note=thrifty_jax.RESEARCH_USE
+      ),
+      end='',
+    )
+    return 0
+  status = 0
+
+  def work() -> None:
+    nonlocal status
+    status = run(arguments)
+
+  return command_line.exit_status(work) or status
+
+
+def load_model(
+  folder: Path | str | Sequence[Path | str],
+  *,
+  flips: bool = False,
+  batch_size: int = BATCH_SIZE,
+  memory_budget_mb: float | None = None,
+) -> 'Segmenter':
+  """A trained model, or several whose probabilities are averaged, ready for arrays.
+
+      mask = load_model('runs/brain/model').segment(volume, spacing_mm)
+
+  Args:
+    folder: A model folder, the folder of a run, or that of a run with several folds; or a list.
+    flips: Average over the flips that the model saw in training.
+    batch_size: Slices at a time.
+    memory_budget_mb: For the activations of the network, MiB; the batch is made to fit.
+
+  Returns:
+    A Segmenter; its `segment` says what arrays it takes, which way round.
+
+  Raises:
+    InputError: If there is no model, a file of it was altered, or models do not go together.
+  """
+  from thrifty_jax import segment
+
+  budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
+  return segment.load_model(folder, flips=flips, batch_size=batch_size, budget_bytes=budget)
+
+
+def run(arguments: Sequence[str]) -> int:
+  """Parses the command and segments the scans; returns the exit status."""
+  values = _parse(arguments)
+  place, output = Path(values.input), Path(values.output)
+  if not place.exists():
+    raise InputError(f'--input={place}: there is no such file or folder')
+  # JAX takes a second to import: mistakes in the command are told before.
+  from data_prep import scans
+  from thrifty_jax import outputs
+
+  outputs.require_place(output, values.format)
+  segmenter = _load(values)
+  sources = scans.find(place, channels=segmenter.channels)
+  plan = outputs.plan(
+    sources,
+    place,
+    output,
+    format_=values.format,
+    classes=len(segmenter.classes),
+    probabilities=values.probabilities,
+    overlays=values.overlays,
+  )
+  about = _about(segmenter)
+  if not values.overwrite:
+    outputs.refuse_existing(plan, about)
+  _say_what_runs(segmenter, len(sources), values)
+  return _segment_all(segmenter, plan, about)
+
+
+def _load(values: Any) -> 'Segmenter':
+  """The models, on the device that was asked for."""
+  from thrifty_jax import device
+
+  config = configs.default()
+  config.device = values.device
+  try:
+    device.prepare(config)
+  except InputError as error:
+    raise InputError(
+      str(error).replace('config.device is', '--device is').replace('--config.', '--')
+    ) from error
+  return load_model(
+    [name for name in values.model.split(',') if name],
+    flips=values.flips,
+    batch_size=values.batch_size,
+    memory_budget_mb=values.memory_budget_mb,
+  )
+
+
+def _about(segmenter: 'Segmenter') -> dict[str, Any]:
+  """What stands beside the masks."""
+  return {
+    'note': thrifty_jax.RESEARCH_USE,
+    'classes': {str(number): name for number, name in enumerate(segmenter.classes)},
+    'models': [{'weights_sha256': member.sha256} for member in segmenter.members],
+    'flips': segmenter.flips,
+    'largest_component': list(segmenter.largest_component),
+    'thrifty_jax': thrifty_jax.__version__,
+  }
+
+
+def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
+  from thrifty_jax import device, model
+  from thrifty_jax.logbook import say
+
+  first = segmenter.members[0]
+  several = f'{len(segmenter.members)} models averaged: ' if len(segmenter.members) > 1 else ''
+  size = f'{model.count(first.params):,} parameters'
+  say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
+  say(
+    'model', f'{several}{first.preprocessing["name"]}, {size}; {", ".join(segmenter.classes[1:])}'
+  )
+  say('device', device.describe())
+  say('input', f'{count} scan{"s" if count > 1 else ""} in {values.input}')
+  say('output', values.output)
+  if values.flips:
+    allowed = [' and '.join(m.preprocessing['flips']) or 'none' for m in segmenter.members]
+    say('flips', ', '.join(dict.fromkeys(allowed)) + ': those that the training saw')
+
+
+def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) -> int:
+  """Segments one scan after the other, says what went wrong, and returns the exit status."""
+  from data_prep import scans
+  from thrifty_jax import logbook, outputs
+  from thrifty_jax.logbook import say
+
+  began, done, faults = time.monotonic(), 0, 0
+  failed: list[str] = []
+  unlike: list[str] = []
+  say('batch', f'{segmenter.fitting_batch} slices')
+  with logbook.progress(len(plan.scans), 'predict') as bar:
+    for source, paths in plan.scans:
+      try:
+        volume, grid = scans.read(source)
+        found = segmenter.find(volume, probabilities=bool(paths.probabilities))
+        outputs.write(found, grid, paths, plan, about)
+      except InputError as error:
+        failed.append(f'{source.name}: {" ".join(str(error).split())}')
+      except KeyboardInterrupt:
+        print(f'stopped; {done} of {len(plan.scans)} scans are done', file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells have it
+      except Exception as error:
+        traceback.print_exc()
+        failed.append(f'{source.name}: {type(error).__name__}, a fault, see above')
+        faults += 1
+      else:
+        done += 1
+        unlike += [f'{source.name}: {line}' for line in found.unlike]
+      bar.update(1)
+  for line in unlike:
+    say('unlike', line)
+  if unlike:
+    say('', 'what the training scans are not like may be segmented badly: look at these masks')
+  say('done', f'{done} of {len(plan.scans)} in {logbook.duration(time.monotonic() - began)}')
+  for line in failed:
+    print(f'error: {line}', file=sys.stderr)
+  return 1 if faults else 2 if failed else 0
+
+
+def _parse(argv: Sequence[str]) -> flags.FlagValues:
+  """The flags, complete, or an InputError."""
+  values = flags.FlagValues()
+  for name in ('model', 'input', 'output'):
+    flags.DEFINE_string(name, '', name, flag_values=values)
+  flags.DEFINE_enum('format', None, FORMATS, 'of masks', flag_values=values)
+  flags.DEFINE_enum('device', 'auto', ('auto', 'cpu', 'gpu', 'tpu'), 'device', flag_values=values)
+  for name in ('probabilities', 'overlays', 'flips', 'overwrite'):
+    flags.DEFINE_boolean(name, False, name, flag_values=values)
+  flags.DEFINE_integer('batch_size', BATCH_SIZE, 'slices', lower_bound=1, flag_values=values)
+  flags.DEFINE_float('memory_budget_mb', None, 'MiB', lower_bound=1, flag_values=values)
+  try:
+    rest = values(['predict', *argv])[1:]
+  except flags.Error as error:
+    raise InputError(str(error)) from error
+  if rest:
+    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
+  for name, example in (
+    ('model', 'runs/brain/model'),
+    ('input', 'scan.nii.gz'),
+    ('output', 'masks'),
+  ):
+    if not values[name].value:
+      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
+  return values
+
+
+if __name__ == '__main__':
+  sys.exit(main())

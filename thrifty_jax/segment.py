@@ -1,0 +1,269 @@
+"""Trained networks, ready for scans: prepared as for training, segmented, back on their own grid.
+
+What evaluation does with the slices of a prepared data set is repeated for a scan that nobody
+prepared; for the same scan, model and batch size both find the same class in every voxel.
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_prep import volumes
+from data_prep.volumes import Volume
+from thrifty_jax import components, inference, likeness, model, scoring
+from thrifty_jax.errors import InputError
+from thrifty_jax.model import LoadedModel
+
+BATCH_SIZE = 16  # slices, as evaluation has it by default
+_SAME = ('classes', 'modalities', 'slice_axis')  # what models averaged together must agree on
+# Axis of NIfTI's world (to the right, front and head), and the sign, of each letter.
+_WORLD = {'R': (0, 1), 'L': (0, -1), 'A': (1, 1), 'P': (1, -1), 'S': (2, 1), 'I': (2, -1)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+  """What was found in a scan, turned as the networks look at it (volumes.SLICE_AXES).
+
+  Attributes:
+    volume: The scan, image [D, H, W, M].
+    mask: Class of each voxel, [D, H, W], uint8.
+    probabilities: Of each foreground class, [K - 1, D, H, W], float32, if asked for. `mask` keeps
+      only the largest component of some classes; these are as they were before.
+    unlike: In what the scan is unlike those of the training, in words.
+  """
+
+  volume: Volume
+  mask: np.ndarray
+  probabilities: np.ndarray | None
+  unlike: tuple[str, ...]
+
+  def turned(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Voxels of this grid, [D, H, W], in the order of the file's own affine."""
+    return volumes.turned_like(voxels, self.volume.affine, affine)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmenter:
+  """One network, or several whose probabilities are averaged.
+
+  Attributes:
+    members: Their models, which agree on classes, channels and slice axis.
+    batch_size: Slices at a time.
+    budget_bytes: Memory for the activations of a network: the batch is made smaller until they fit.
+      None is no limit.
+    flips: Average the logits over the flips that augmentation made in training.
+  """
+
+  members: tuple[LoadedModel, ...]
+  batch_size: int = BATCH_SIZE
+  budget_bytes: int | None = None
+  flips: bool = False
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names of the classes in the order of their numbers, background first."""
+    return tuple(self.members[0].preprocessing['classes'])
+
+  @property
+  def channels(self) -> int:
+    """Image channels that a scan must have, M."""
+    return self.members[0].preprocessing['modalities']
+
+  @property
+  def largest_component(self) -> tuple[str, ...]:
+    """Classes of which one piece is kept: those of which at least half of the models keep one."""
+    kept = [name for member in self.members for name in member.preprocessing['largest_component']]
+    return tuple(name for name in self.classes if 2 * kept.count(name) >= len(self.members))
+
+  def segment(
+    self, volume: np.ndarray, spacing_mm: Sequence[float], *, axes: str = 'SPL'
+  ) -> np.ndarray:
+    """The mask of a scan that is an array.
+
+    Args:
+      volume: Intensities as the scanner stores them (CT: Hounsfield units), finite, any type of
+        real numbers; [D, H, W], or [D, H, W, M] with the channels in the order of the training.
+      spacing_mm: Distance of neighbouring voxels along D, H and W, in millimetres.
+      axes: Where D, H and W point to in the patient, a letter each: S head, I feet, A front, P
+        back, L the patient's left, R his right. 'SPL' is what SimpleITK.GetArrayFromImage gives of
+        an axial scan whose direction is the identity; an array [x, y, z] of nibabel has
+        ''.join(nibabel.aff2axcodes(image.affine)).
+
+    Returns:
+      Class of each voxel, [D, H, W], uint8, axes as those of volume; `classes` has the names.
+
+    Raises:
+      InputError: If the array, the spacing or the axes cannot be those of a scan for this model.
+
+    Warns:
+      UserWarning: For everything in which the scan is unlike those of the training.
+    """
+    image = np.asarray(volume)
+    if image.ndim not in (3, 4) or image.dtype.kind not in 'buif':
+      raise InputError(
+        f'the scan is an array {image.shape} of {image.dtype}; expected real numbers, [D, H, W] or '
+        '[D, H, W, M] with the channels last'
+      )
+    image = image[..., None] if image.ndim == 3 else image
+    affine = _affine(spacing_mm, axes)
+    found = self.find(Volume(image, None, affine, 'the scan', 'the scan'))
+    for line in found.unlike:
+      warnings.warn(f'the scan is unlike those of the training: {line}', stacklevel=2)
+    return found.turned(found.mask, affine)
+
+  def find(self, volume: Volume, *, probabilities: bool = False) -> Segmentation:
+    """The classes in a scan.
+
+    Args:
+      volume: The scan, its axes any way round; a truth is not looked at.
+      probabilities: Also those of each class; each takes as much memory as the scan.
+
+    Raises:
+      InputError: If the scan cannot be used with these models.
+    """
+    inference.require_usable(volume, channels=self.channels)
+    axis = self.members[0].preprocessing['slice_axis']
+    # As scans are on their way to the training: axial when they are read, then along the slices.
+    volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
+    volume = volumes.along(volume, axis)
+    scores, measures = [], {}
+    for member, network in zip(self.members, self._networks, strict=True):
+      spec = member.preprocessing
+      image = inference.prepare(volume, spec)
+      scores.append(inference.class_scores(network, image, spec, batch_size=self.fitting_batch))
+      measures = measures or likeness.measure(image, volume.image.shape[:3], volume.spacing_mm)
+    mask, shares = inference.to_native(scores, volume.image.shape[1:3], probabilities=probabilities)
+    mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
+    training = [m.preprocessing['training_scans'] for m in self.members]
+    known = likeness.merged([one for one in training if one]) if any(training) else None
+    unlike = likeness.unlike(measures, known, slice_axis=axis) if known else []
+    return Segmentation(volume, mask, shares, tuple(unlike))
+
+  @functools.cached_property
+  def fitting_batch(self) -> int:
+    """Slices at a time: the batch size, or fewer where the budget is too small for it.
+
+    Raises:
+      InputError: If a network needs more for a single slice.
+    """
+    size, budget = self.batch_size, self.budget_bytes
+    if budget is None:
+      return size
+    for member in self.members:
+      while (planned := planned_bytes(member, size)) > budget:
+        if size == 1:
+          raise InputError(
+            f'one slice takes {planned / 2**20:.1f} MiB of activations, the budget for them is '
+            f'{budget / 2**20:.1f} MiB; give more memory'
+          )
+        size = max(1, min(size - 1, size * budget // planned))
+    return size
+
+  @functools.cached_property
+  def _networks(self) -> tuple[Any, ...]:
+    """From normalised slices [B, S, S, C] to logits [B, S, S, K], averaged over flips."""
+    return tuple(
+      scoring.average_over_flips(
+        functools.partial(logits_of(member.module), member.params),
+        member.preprocessing['flips'] if self.flips else (),
+      )
+      for member in self.members
+    )
+
+
+def planned_bytes(member: LoadedModel, batch_size: int) -> int:
+  """Temporary memory that XLA plans for a batch.
+
+  Raises:
+    InputError: If it does not say.
+  """
+  spec = member.preprocessing
+  channels = spec['modalities'] * (2 * spec['context'] + 1)
+  shape = (batch_size, spec['image_size'], spec['image_size'], channels)
+  image = jax.ShapeDtypeStruct(shape, jnp.float32)
+  planned = logits_of(member.module).lower(member.params, image).compile().memory_analysis()
+  if planned is None:
+    raise InputError('how much memory a batch takes is not known on this device; set a batch size')
+  return int(planned.temp_size_in_bytes)
+
+
+@functools.lru_cache(maxsize=16)
+def logits_of(module: nn.Module) -> Any:
+  """The function of parameters and images, compiled once for models of one architecture."""
+  return jax.jit(lambda params, image: model.last_logits(model.apply(module, params, image)))
+
+
+def load_model(
+  folder: Path | str | Sequence[Path | str],
+  *,
+  flips: bool = False,
+  batch_size: int = BATCH_SIZE,
+  budget_bytes: int | None = None,
+) -> Segmenter:
+  """A trained model, or several, ready for scans; see `Segmenter` for the settings.
+
+  Args:
+    folder: A model folder, the folder of a run, or that of a run with several folds, whose models
+      are averaged; or a list of such.
+    flips: See Segmenter.
+    batch_size: Likewise.
+    budget_bytes: Likewise.
+
+  Raises:
+    InputError: If there is no model, a file of it was altered, or models do not go together.
+  """
+  several = [folder] if isinstance(folder, Path | str) else folder
+  folders = [found for one in several for found in model_folders(Path(one))]
+  members = tuple(model.load(found) for found in folders)
+  first = members[0].preprocessing
+  for place, member in zip(folders, members, strict=True):
+    for name in _SAME:
+      if member.preprocessing[name] != first[name]:
+        raise InputError(
+          f'{place}: its "{name}" is {member.preprocessing[name]!r}, that of {folders[0]} '
+          f'{first[name]!r}; models that are averaged must agree on it'
+        )
+  return Segmenter(members, batch_size, budget_bytes, flips)
+
+
+def model_folders(folder: Path) -> list[Path]:
+  """The model folders that a path means: itself, its model/, or those of its folds.
+
+  Raises:
+    InputError: If there is none.
+  """
+  if (folder / 'preprocessing.json').exists():
+    return [folder]
+  if (folder / 'model').is_dir():
+    return [folder / 'model']
+  if folds := sorted(path for path in folder.glob('fold_*/model') if path.is_dir()):
+    return folds
+  raise InputError(
+    f'{folder}: there is no model; expected a model folder, a run with model/, or one with '
+    'fold_0/model and so on. Train one with python -m thrifty_jax.main'
+  )
+
+
+def _affine(spacing_mm: Sequence[float], axes: str) -> np.ndarray:
+  """Of an array whose axes point along those of the patient; where it lies does not matter."""
+  if sorted(_WORLD.get(letter, (3, 0))[0] for letter in axes) != [0, 1, 2]:
+    raise InputError(
+      f'axes is {axes!r}; expected three letters, one of S I, one of A P and one of L R, as in SPL'
+    )
+  spacing = np.asarray(spacing_mm, float)
+  if spacing.shape != (3,) or not np.isfinite(spacing).all() or not (spacing > 0).all():
+    raise InputError(f'spacing_mm is {spacing_mm!r}; expected three distances above 0, D, H and W')
+  affine = np.eye(4)
+  affine[:3, :3] = 0
+  for column, letter in enumerate(axes):
+    world, sign = _WORLD[letter]
+    affine[world, column] = sign * spacing[column]
+  return affine

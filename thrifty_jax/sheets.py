@@ -1,0 +1,72 @@
+"""What was found in a scan as one picture: slices side by side, the classes outlined."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from thrifty_jax import RESEARCH_USE, overlays
+
+_COLUMNS = 5
+_TILE = 224  # pixels of the longer side of a slice
+_GAP, _FOOT = 4, 36
+_GROUND, _TEXT = '#101418', '#e8ecf0'
+
+
+def png(
+  image: np.ndarray, mask: np.ndarray, *, spacing_mm: Sequence[float], classes: Sequence[str]
+) -> bytes:
+  """The picture as a PNG file.
+
+  Args:
+    image: Intensities of a channel, [D, H, W].
+    mask: Class of each voxel, [D, H, W], uint8.
+    spacing_mm: Between voxels along D, H, W: pixels that are not square are shown as they lie.
+    classes: Names, background first.
+
+  Returns:
+    At most 20 slices, even over those with any class, each with its number, from 1 for the
+    first along D; the colours of the classes stand below.
+  """
+  chosen = overlays.choose_slices(mask, mask)
+  low, high = np.percentile(image, (0.5, 99.5))
+  sides = np.multiply(mask.shape[1:], spacing_mm[1:])
+  height, width = np.maximum(np.round(_TILE * sides / sides.max()).astype(int), 1)
+  columns = min(_COLUMNS, len(chosen))
+  rows = -(-len(chosen) // columns)
+  sheet = Image.new(
+    'RGB', (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP + _FOOT), _GROUND
+  )
+  draw = ImageDraw.Draw(sheet)
+  for place, d in enumerate(chosen):
+    row, column = divmod(place, columns)
+    corner = (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP))
+    grey = np.clip((image[d] - low) / max(high - low, 1e-6), 0, 1) * 255
+    sheet.paste(_tile(grey.astype(np.uint8), mask[d], (int(width), int(height))), corner)
+    draw.text((corner[0] + 3, corner[1] + 1), str(d + 1), fill=_TEXT)
+  _legend(draw, sheet.height - _FOOT + 2, classes)
+  content = io.BytesIO()
+  sheet.save(content, format='PNG', optimize=True)
+  return content.getvalue()
+
+
+def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
+  """A slice with its classes outlined, (width, height) pixels."""
+  tile = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert('RGB')
+  enlarged = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+  border = overlays.outlined(enlarged).astype(int) - len(overlays.CLASS_COLOURS)
+  pixels = np.array(tile)
+  for number, colour in enumerate(overlays.CLASS_COLOURS, start=1):
+    pixels[border == number] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+  return Image.fromarray(pixels)
+
+
+def _legend(draw: ImageDraw.ImageDraw, top: int, classes: Sequence[str]) -> None:
+  """Names in their colours, and what the picture may be used for."""
+  left = float(_GAP)
+  for number, name in enumerate(classes[1:]):
+    colour = overlays.CLASS_COLOURS[number % len(overlays.CLASS_COLOURS)]
+    draw.text((left, top), name, fill=colour)
+    left += draw.textlength(name) + 12
+  draw.text((_GAP, top + 16), RESEARCH_USE, fill=_TEXT)
