@@ -49,8 +49,9 @@ class Checkpoints:
     """
     self._folder = Path(folder).absolute()
     self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
-    # Orbax tells its doings through absl's log, warnings for what is normal here among them.
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    # Orbax tells its doings through absl's log: warnings for what is normal here, and tracebacks of
+    # what it raises all the same.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -73,8 +74,13 @@ class Checkpoints:
       step: A number above all saved before.
       state: A pytree of arrays and numbers.
       notes: Numbers, texts, lists and dictionaries; floats come back to the last bit.
+
+    Raises:
+      InputError: If the folder is gone: Orbax would make it anew, and the rest of a run would lack.
     """
     self._wait()
+    if not self._folder.is_dir():
+      raise InputError(f'{self._folder}: is gone; put it back, or start again')
     self._manager.save(
       step,
       args=ocp.args.StandardSave(state),

@@ -68,27 +68,40 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 @contextlib.contextmanager
-def writing_to(folder: Path, setting: str) -> Iterator[None]:
-  """A full disk or a folder that must not be written, told in one line.
+def writing_to(folder: Path, option: str) -> Iterator[None]:
+  """A full disk, a folder that must not be written or is gone, told in one line.
 
   Args:
     folder: Where the body writes.
-    setting: The config field that names another folder, such as 'data.data_dir'.
+    option: Of the command line, that names another folder, such as '--workdir'.
 
   Raises:
-    InputError: If the body meets such an error, also as the RuntimeError that ArrayRecord makes of
-      it; any other comes through.
+    InputError: If the body meets such an error, also as the exception of another type that
+      ArrayRecord or TensorStore makes of it; any other comes through.
   """
+  was_there = folder.is_dir()
   try:
     yield
-  except (OSError, RuntimeError) as error:
-    for code in _NOT_WRITABLE:
-      if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
-        raise InputError(
-          f'{folder}: cannot be written ({os.strerror(code).lower()}); make space there, correct '
-          f'its rights, or name another folder by --config.{setting}'
-        ) from error
+  except InputError:
     raise
+  except Exception as error:
+    reason = _not_writable(error)
+    if not reason and was_there and not folder.is_dir():
+      reason = 'it is gone'
+    if not reason:
+      raise
+    raise InputError(
+      f'{folder}: cannot be written ({reason}); make space there, correct its rights, or name '
+      f'another folder by {option}'
+    ) from error
+
+
+def _not_writable(error: Exception) -> str:
+  """Why nothing can be written, '' where the error is another one."""
+  for code in _NOT_WRITABLE:
+    if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
+      return os.strerror(code).lower()
+  return ''
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -179,6 +179,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     'image': list(slice_shape),
     'genotype': config.genotype or 'search/genotype.json' if found else None,
     'epochs': progress.epoch,
+    'planned_epochs': list(progress.planned),
     'steps': int(progress.state.step),
     'best_epoch': int(best.epoch),
     'validation_dsc': float(best.dsc),
@@ -210,6 +211,7 @@ class Progress:
     epoch: Epochs that are done.
     figures: Of the present epoch.
     began: When it began, by time.monotonic; earlier by what it took before it was stopped.
+    planned: Epochs it was to take, from call to call: more of them stretch the schedules.
   """
 
   state: TrainState
@@ -217,6 +219,7 @@ class Progress:
   epoch: int = 0
   figures: Figures = dataclasses.field(default_factory=lambda: Figures('retrain', 0))
   began: float = dataclasses.field(default_factory=time.monotonic)
+  planned: tuple[int, ...] = ()
 
   def arrays(self) -> dict[str, Any]:
     """The part that is arrays, a pytree."""
@@ -228,6 +231,7 @@ class Progress:
       'epoch': self.epoch,
       'figures': self.figures.notes(),
       'seconds': time.monotonic() - self.began,
+      'planned': list(self.planned),
     }
 
   def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
@@ -236,6 +240,10 @@ class Progress:
     self.epoch = notes['epoch']
     self.figures = Figures('retrain', self.epoch, notes['figures'])
     self.began = time.monotonic() - notes['seconds']
+    *_, last = before = tuple(notes['planned'])
+    if (last,) != self.planned:
+      logbook.say('extended', f'from {last} to {self.planned[-1]} epochs')
+    self.planned = before if (last,) == self.planned else before + self.planned
 
   def end_epoch(self) -> None:
     """Counts the epoch and clears its figures."""
@@ -257,7 +265,8 @@ def _fit(
   steps = steps_per_epoch(len(examples), settings.batch_size)
   transformation, rate = optimizer(settings, steps_per_epoch=steps)
   image = train_data.image_shape(settings.batch_size)
-  progress = Progress(*init_state(net, transformation, image, seed=config.seed))
+  state, best = init_state(net, transformation, image, seed=config.seed)
+  progress = Progress(state, best, planned=(settings.epochs,))
   logbook.say(
     'network', f'{model.count(progress.best.params):,} parameters; {steps} steps an epoch'
   )

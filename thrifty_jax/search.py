@@ -75,6 +75,7 @@ class Progress:
     unchanged: Epochs since the genotype changed.
     for_weights, for_architecture: Figures of the present epoch.
     began: When it began, by time.monotonic; earlier by what it took before it was stopped.
+    planned: Epochs it was to take, from call to call: more of them stretch the schedules.
   """
 
   state: SearchState
@@ -84,6 +85,7 @@ class Progress:
   for_weights: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
   for_architecture: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
   began: float = dataclasses.field(default_factory=time.monotonic)
+  planned: tuple[int, ...] = ()
 
   def arrays(self) -> dict[str, Any]:
     """The part that is arrays, a pytree."""
@@ -97,6 +99,7 @@ class Progress:
       'for_weights': self.for_weights.notes(),
       'for_architecture': self.for_architecture.notes(),
       'seconds': time.monotonic() - self.began,
+      'planned': list(self.planned),
     }
 
   def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
@@ -106,6 +109,10 @@ class Progress:
     self.for_weights = Figures('search', self.epoch, notes['for_weights'])
     self.for_architecture = Figures('search', self.epoch, notes['for_architecture'])
     self.began = time.monotonic() - notes['seconds']
+    *_, last = before = tuple(notes['planned'])
+    if (last,) != self.planned:
+      logbook.say('extended', f'from {last} to {self.planned[-1]} epochs')
+    self.planned = before if (last,) == self.planned else before + self.planned
 
   def end_epoch(self) -> None:
     """Counts the epoch and clears its figures."""
@@ -155,7 +162,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
 
   autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  progress = Progress(state, state.architecture)
+  progress = Progress(state, state.architecture, planned=(settings.epochs,))
   if kept := autosave.restore(progress.arrays()):
     progress.take_up(*kept)
     logbook.say('resumed', f'after step {int(progress.state.step)}, in epoch {progress.epoch + 1}')
@@ -173,7 +180,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
       autosave.offer(progress.keep, epoch_ended=True, finished=_is_finished(progress, settings))
   resources.write(folder, seconds=sum(entry['seconds'] for entry in log.entries()))
   found = derive(progress.state, config)
-  _save_genotype(folder / 'genotype.json', found, config, progress.state, epochs=progress.epoch)
+  _save_genotype(folder / 'genotype.json', found, config, progress)
   return found
 
 
@@ -268,18 +275,18 @@ def _save_genotype(
   path: Path,
   found: genotype.Genotype,
   config: ConfigDict,
-  state: SearchState,
-  *,
-  epochs: int,
+  progress: Progress,
 ) -> None:
   """Writes the genotype with its scores and where it came from."""
+  state = progress.state
   weights, nodes, depth = _weights(state, config), config.model.nodes, config.model.depth
   count = parameters.count(found, parameters.space_of(config))
   provenance = {
     'data': config.data.name,
     'seed': config.seed,
     'fold': config.data.fold,
-    'epochs': epochs,
+    'epochs': progress.epoch,
+    'planned_epochs': list(progress.planned),
     'depth': config.model.depth,
     'parameters': count,  # of the network at this width
     'channels': config.model.channels,
