@@ -1,5 +1,6 @@
 """The device is chosen before JAX starts, and what is missing is said."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,23 @@ def test_the_cache_follows_the_users_cache_folder_and_can_be_off(monkeypatch, tm
 def test_where_there_is_no_mallopt_nothing_happens(monkeypatch):
   monkeypatch.setattr(sys, 'platform', 'darwin')
   assert device.keep_freed_memory() is False
+
+
+def test_deterministic_operations_are_asked_for_once_and_beside_other_flags(monkeypatch):
+  config = configs.default()
+  config.compilation_cache, config.deterministic = '', True
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_enable_fast_math=false')
+  for _ in range(2):
+    device.prepare(config)
+    flags = '--xla_cpu_enable_fast_math=false --xla_gpu_deterministic_ops=true'
+    assert os.environ['XLA_FLAGS'] == flags
+
+
+def test_deterministic_operations_are_refused_once_a_gpu_has_started_without(monkeypatch):
+  config = configs.default()
+  config.deterministic = True
+  monkeypatch.setenv('XLA_FLAGS', '')
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  jax.devices()  # has started
+  with pytest.raises(InputError, match='XLA_FLAGS=--xla_gpu_deterministic_ops=true before JAX'):
+    device.prepare(config)

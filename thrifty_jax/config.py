@@ -107,6 +107,7 @@ def default() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.device = 'auto'  # auto, cpu, gpu, tpu
+  config.deterministic = False  # the same bits each time on a GPU too, more slowly
   config.compilation_cache = 'auto'  # a folder; '' turns the cache off
   config.save_seconds = 60.0  # between two checkpoints of a stage that trains
   config.tensorboard = False  # write the figures of epochs for TensorBoard too (needs tensorboardX)

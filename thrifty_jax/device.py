@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import jax
+from jax._src import xla_bridge  # what tells whether JAX has started has no public name
 from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
 
+_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -22,13 +24,15 @@ def prepare(config: ConfigDict) -> None:
   """Chooses the platform, turns on the compilation cache and keeps freed memory.
 
   Args:
-    config: Reads `device` and `compilation_cache`.
+    config: Reads `device`, `deterministic` and `compilation_cache`.
 
   Raises:
     InputError: If config.device asks for a device that this machine does not have.
   """
   if config.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
+  if config.deterministic:
+    _use_deterministic_operations()
   _use_compilation_cache(config.compilation_cache)
   # An accelerator's plugin present means that the large buffers will not be malloc's.
   if config.device == 'cpu' or not _has_accelerator_plugin():
@@ -92,6 +96,23 @@ def keep_freed_memory() -> bool:
     return False
   settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
   return all([mallopt(parameter, value) for parameter, value in settings])
+
+
+def _use_deterministic_operations() -> None:
+  """Makes a GPU give the same bits each time; a CPU and a TPU do so by themselves.
+
+  XLA then neither measures which kernel is the fastest, as the winner may change from run to run,
+  nor adds numbers in the order in which threads happen to finish.
+  """
+  flags = os.environ.get('XLA_FLAGS', '')
+  if _DETERMINISTIC in flags.split():
+    return
+  if xla_bridge.backends_are_initialized() and jax.default_backend() == 'gpu':
+    raise InputError(
+      'config.deterministic is True, but JAX has started here already and reads the flag no '
+      f'more; start a new process, or set XLA_FLAGS={_DETERMINISTIC} before JAX is used'
+    )
+  os.environ['XLA_FLAGS'] = f'{flags} {_DETERMINISTIC}'.strip()
 
 
 def _use_compilation_cache(setting: str) -> None:

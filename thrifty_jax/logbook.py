@@ -187,6 +187,7 @@ def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dic
     'packages': {name: _version(name) for name in PACKAGES},
     'platform': platform.platform(),
     'cores': device.cores(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'devices': [f'{each.platform} {each.device_kind}' for each in jax.devices()],
   }
 

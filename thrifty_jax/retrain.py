@@ -281,7 +281,9 @@ def _fit(
     donate_argnums=0,
   )
   # Before the loop, where a signal to stop need not wait for it.
-  compiled = train_step.lower(progress.state, train_data.batch_shape(settings.batch_size)).compile()
+  began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
+  compiled = train_step.lower(progress.state, batch_shape).compile()
+  logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
 
   autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
