@@ -38,6 +38,7 @@ _SIZES = {
   'context': (0, 32),
   'image_size': (1, 1 << 14),
 }
+_MOST_BYTES = 4 << 30  # of a file: a billion parameters
 _MOST_CLASSES = 256  # masks are of bytes
 _MOST_SHADE = 1e9  # of what is normalised, and its inverse the least deviation: float32 holds it
 
@@ -277,7 +278,7 @@ def _require_unaltered(folder: Path) -> str:
 
 def _digest(path: Path) -> str:
   try:
-    files.require_file(path)
+    files.require_file(path, most_bytes=_MOST_BYTES)
     with path.open('rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
   except InputError as error:
@@ -357,7 +358,10 @@ def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Para
         )
       flat = {name: file.get_tensor(name) for name in found}
   except (OSError, safetensors.SafetensorError) as error:
-    raise InputError(f'{path}: cannot be read ({error}); copy or train the model again') from error
+    reason = ' '.join(str(error).split())  # it may quote what the file holds
+    raise InputError(
+      f'{path}: cannot be read ({reason:.200}); copy or train the model again'
+    ) from error
   for name, leaf in flat.items():
     if not np.isfinite(leaf).all():
       raise InputError(
