@@ -7,8 +7,8 @@ A form looks like what it describes:
     {str: form}                       an object with any names
     [form]                            a list of any length
     (form, other)                     one or the other
-    int, float, str, bool, dict       a whole number, any number up to 1e15, text, true or false, any
-                                      object
+    int, float, str, bool, dict       a whole number, any number up to 1e15, text, true or false,
+                                      any object
     None                              null
     range(2, 7)                       a whole number from 2 to 6
     a function                        whatever it returns True for; its first line says what that is
@@ -124,7 +124,7 @@ def _problem(value: Any, form: Form, place: str) -> str:
   if isinstance(form, tuple):
     problems = [_problem(value, one, place) for one in form]
     return '' if '' in problems else problems[0]
-  if _fits(value, form):
+  if fits(value, form):
     return ''
   return f'{place.lstrip(".") or "all of it"} is {value!r:.60}, expected {_described(form)}'
 
@@ -145,7 +145,8 @@ def _problem_in(value: dict[str, Any], form: Mapping[Any, Form], place: str) -> 
   return ''
 
 
-def _fits(value: Any, form: Form) -> bool:
+def fits(value: Any, form: Form) -> bool:
+  """Whether a value that holds no others has the form."""
   if isinstance(form, range):
     return type(value) is int and value in form
   if form is float:
