@@ -60,7 +60,7 @@ def source(net, params, batch, more, loss=segmentation_loss) -> str:
 
 def changed(params, name, value, *, index=()):
   """The parameters with one value of an array, or all, replaced."""
-  flat = traverse_util.flatten_dict(params, sep='/')
+  flat: Any = traverse_util.flatten_dict(params, sep='/')
   at = flat[name].at[index] if index else flat[name].at[...]
   return traverse_util.unflatten_dict(flat | {name: at.set(value)}, sep='/')
 
