@@ -11,6 +11,8 @@ from typing import Any
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
+_MOST_CLASSES = 256  # masks are of bytes
+_LONGEST = 100  # letters of a name, which is printed
 ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 
@@ -51,7 +53,7 @@ def read(folder: Path) -> Description:
     raise InputError(f'{path}: expected a JSON object with labels and channels. Correct the file.')
   name = entries.get('name') or entries.get('dataset_name') or ''
   return Description(
-    name=' '.join(str(name).split()),
+    name=''.join(c for c in ' '.join(str(name).split()) if c.isprintable())[:_LONGEST],
     classes=_classes(entries.get('labels'), path),
     channels=_channels(entries, path),
     endings=_endings(entries.get('file_ending'), path),
@@ -71,11 +73,15 @@ def _classes(labels: Any, path: Path) -> tuple[str, ...]:
       f'{path}: labels has a class "ignore", which is not built: every voxel counts. Give those '
       'voxels a class in the masks and remove the entry.'
     )
+  if len(labels) > _MOST_CLASSES:
+    raise InputError(
+      f'{path}: labels has {len(labels)} classes; expected at most {_MOST_CLASSES}. Correct it.'
+    )
   pairs = [_number_and_name(key, value, path) for key, value in labels.items()]
   numbers = sorted(number for number, _ in pairs)
   if numbers != list(range(len(pairs))):
     raise InputError(
-      f'{path}: labels has the numbers {", ".join(map(str, numbers))}; expected 0 (the background) '
+      f'{path}: labels has the numbers {str(numbers)[1:-1]:.80}; expected 0 (the background) '
       f'to {len(pairs) - 1}, each once. Renumber the masks and the file.'
     )
   return _names([name for _, name in sorted(pairs)], 'labels', path)
@@ -85,15 +91,15 @@ def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
   """An entry of labels: "1": "liver" of the Decathlon or "liver": 1 of nnU-Net v2."""
   if isinstance(value, list):
     raise InputError(
-      f'{path}: labels has the region {key!r} of several classes, {value!r:.60}; regions may '
+      f'{path}: labels has the region {key!r:.60} of several classes, {value!r:.60}; regions may '
       'overlap and are not built. Write masks with one class a voxel and name each.'
     )
   if isinstance(value, int) and not isinstance(value, bool):
     return value, key
-  if isinstance(value, str) and key.isdecimal():
+  if isinstance(value, str) and key.isdecimal() and len(key) <= len(str(_MOST_CLASSES)):
     return int(key), value
   raise InputError(
-    f'{path}: labels has {key!r}: {value!r:.60}; expected "NAME": NUMBER or "NUMBER": "NAME". '
+    f'{path}: labels has {key!r:.60}: {value!r:.60}; expected "NAME": NUMBER or "NUMBER": "NAME". '
     'Correct the file.'
   )
 
@@ -108,12 +114,13 @@ def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
       '{"0": "T2"}. Add them.'
     )
   if sorted(found) != sorted(str(number) for number in range(len(found))):
+    numbers = str(sorted(found))[1:-1]
     raise InputError(
-      f'{path}: {title} has the numbers {", ".join(sorted(found))}; expected 0 to '
-      f'{len(found) - 1}. Correct the file.'
+      f'{path}: {title} has the numbers {numbers:.80}; expected 0 to {len(found) - 1}. Correct the '
+      'file.'
     )
   # Two channels may well be called MRI.
-  return tuple(str(found[str(number)]) for number in range(len(found)))
+  return _printable([str(found[str(number)]) for number in range(len(found))], title, path)
 
 
 def _endings(ending: Any, path: Path) -> tuple[str, ...]:
@@ -140,4 +147,15 @@ def _names(names: list[str], title: str, path: Path) -> tuple[str, ...]:
     raise InputError(
       f'{path}: {title} has the names {names!r:.200}; expected different ones. Correct the file.'
     )
+  return _printable(names, title, path)
+
+
+def _printable(names: list[str], title: str, path: Path) -> tuple[str, ...]:
+  """The names, refused if one fills a page or could be taken for a command by a terminal."""
+  for name in names:
+    if len(name) > _LONGEST or not name.isprintable():
+      raise InputError(
+        f'{path}: {title} has the name {name!r:.60}; expected at most {_LONGEST} letters, no line '
+        'breaks and the like. Correct the file.'
+      )
   return tuple(names)

@@ -10,6 +10,7 @@ the config to the patients, splits.of, and a file that was changed after a stage
 like any other setting which that stage has read.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,13 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
       '"test": ["d"]}. Correct or remove the file.'
     )
   if surplus := sorted({*written} - {*PARTS, _MADE_BY}):
-    raise InputError(f'{path}: has {surplus[0]!r}; expected {", ".join(PARTS)}. Remove the entry.')
+    raise InputError(
+      f'{path}: has {surplus[0]!r:.80}; expected {", ".join(PARTS)}. Remove the entry.'
+    )
   named = {part: tuple(sorted(written[part])) for part in PARTS}
+  for name in (name for names in named.values() for name in names):
+    if not name.isprintable():
+      raise InputError(f'{path}: has the patient {name!r:.80}; expected a name. Correct the file.')
   _require_each_once(path, named)
   empty = [part for part in PARTS if not named[part] and (part != 'test' or hold_out_test)]
   if empty:
@@ -106,11 +112,13 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
 
 def _require_each_once(path: Path, named: Mapping[str, Sequence[str]]) -> None:
   everyone = [name for names in named.values() for name in names]
-  doubled = sorted({name for name in everyone if everyone.count(name) > 1})
+  doubled = sorted(name for name, count in Counter(everyone).items() if count > 1)
   if doubled:
     places = [part for part in PARTS if doubled[0] in named[part]]
     place = f'in {" and ".join(places)}' if len(places) > 1 else f'twice in {places[0]}'
-    raise InputError(f'{path}: {doubled[0]} is {place}; expected each patient once. Remove one.')
+    raise InputError(
+      f'{path}: {doubled[0]:.60} is {place}; expected each patient once. Remove one.'
+    )
 
 
 def _require_everyone(path: Path, named: Mapping[str, Sequence[str]], patients: set[str]) -> None:
@@ -134,7 +142,7 @@ def _require_same_making(path: Path, config: ConfigDict) -> None:
   if not isinstance(before, dict):
     return  # by hand
   differences = [
-    f'data.{field} {before[field]!r} -> {now[field]!r}'
+    f'data.{field} {before[field]!r:.80} -> {now[field]!r:.80}'
     for field in _FIELDS
     if field in before and before[field] != now[field]
   ]
@@ -152,4 +160,4 @@ def _making(config: ConfigDict) -> dict[str, Any]:
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
-  return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+  return ', '.join(f'{name:.60}' for name in names[:most]) + (', ...' if len(names) > most else '')

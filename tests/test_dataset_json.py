@@ -74,7 +74,10 @@ BAD = {
   'a class without a name': (DECATHLON | {'labels': {'0': 'a', '1': ''}}, 'has the names'),
   'no channels': ({'labels': {'background': 0}}, 'channel_names (or modality) is None'),
   'channels in a list': (NNUNET | {'channel_names': ['CT']}, "is ['CT']"),
-  'a channel left out': (DECATHLON | {'modality': {'0': 'a', '2': 'b'}}, 'has the numbers 0, 2'),
+  'a channel left out': (
+    DECATHLON | {'modality': {'0': 'a', '2': 'b'}},
+    "has the numbers '0', '2'",
+  ),
   'pictures': (NNUNET | {'file_ending': '.png'}, "file_ending is '.png'"),
   'an ending in a list': (NNUNET | {'file_ending': ['.nii']}, 'file_ending is'),
   'a number in words': (NNUNET | {'numTraining': 'many'}, "numTraining is 'many'"),

@@ -1,6 +1,7 @@
 """The command line: what it runs, what it skips, and how it says no."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -10,13 +11,14 @@ import pytest
 
 import data_prep
 import thrifty_jax
-from thrifty_jax import console, device
+from thrifty_jax import console, device, lock
 from thrifty_jax import main as main_
 from thrifty_jax.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = '--config=configs/phantom.py'
-GENOTYPE = (PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json').read_text()
+GENOTYPE_FILE = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
+GENOTYPE = GENOTYPE_FILE.read_text()
 
 
 @pytest.fixture
@@ -340,6 +342,37 @@ def test_a_new_process_shows_help_quickly_and_exits_with_2_on_a_typo(tmp_path):
   refused = subprocess.run(typo, capture_output=True, text=True, cwd=PROJECT)
   assert refused.returncode == 2
   assert refused.stderr == 'error: --config.sed: there is no such field; did you mean seed?\n'
+
+
+def test_a_workdir_in_use_is_refused_with_one_line_and_stays_as_it_is(ran, tmp_path, capsys):
+  for used, arguments in (
+    ('run', []),
+    ('run/fold_1', ['--folds=all']),
+    ('run', ['--folds=1', '--stage=check']),
+    ('run', ['--stage=report']),
+  ):
+    with lock.held(tmp_path / used):
+      assert _main(tmp_path / 'run', *arguments) == 2
+      error = capsys.readouterr().err
+      assert f'{tmp_path / used}: process {os.getpid()} ' in error and error.count('\n') == 1
+      assert {path.name for path in tmp_path.rglob('*')} <= {'run', 'fold_1', '.lock'}
+  assert ran == [] and list(tmp_path.iterdir()) == []
+  with lock.held(tmp_path):
+    assert _main(tmp_path, '--stage=describe', f'--config.genotype={GENOTYPE_FILE}') == 0
+
+
+def test_a_fold_is_not_trained_twice_at_once(ran, tmp_path, capsys, monkeypatch):
+  def prepare(config):
+    if not outer:
+      return
+    outer.clear()
+    assert _main(tmp_path / 'fold_2', '--config.data.fold=2') == 2
+    assert f'{tmp_path / "fold_2"}: process' in capsys.readouterr().err
+
+  outer = ['has not been asked']
+  monkeypatch.setattr(data_prep.prepare, 'prepare', prepare)
+  assert _main(tmp_path, '--folds=all', '--config.data.folds=3') == 0
+  assert outer == [] and not list(tmp_path.rglob(lock.FILE))
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -167,6 +168,62 @@ prepare.prepare(config)
   os.utime(stale, (0, 0))
   prepare.prepare(config)
   assert not stale.exists()
+
+
+BESIDE = """
+import json, sys, time
+from pathlib import Path
+from data_prep import phantom, prepare
+from thrifty_jax import config as configs
+config, beside = configs.default(), Path(sys.argv[2])
+config.data.update(json.loads(sys.argv[1]))
+read_case = phantom.read_case
+def wait_for_the_other(case):
+  if case.case == 'Case01':  # both are writing
+    (beside / sys.argv[3]).write_text('')
+    while len(list(beside.iterdir())) < 2: time.sleep(0.01)
+  if case.case == 'Case04' and sys.argv[3] == 'second':
+    while not prepare.prepared_dir(config).exists(): time.sleep(0.01)
+  return read_case(case)
+phantom.read_case = wait_for_the_other
+print(prepare.prepare(config))
+"""
+
+
+def test_two_processes_that_prepare_the_same_data_at_once_both_find_it_whole(config, tmp_path):
+  settings = {k: config.data[k] for k in ('name', 'classes', 'raw_dir', 'data_dir', 'image_size')}
+  (tmp_path / 'beside').mkdir()
+  arguments = [json.dumps(settings | {'workers': 1}), str(tmp_path / 'beside')]
+  both = [
+    subprocess.Popen(
+      [sys.executable, '-c', BESIDE, *arguments, name],
+      cwd=PROJECT,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for name in ('first', 'second')
+  ]
+  told = [process.communicate(timeout=120)[0].splitlines() for process in both]
+  folder = prepare.prepared_dir(config)
+  assert [process.returncode for process in both] == [0, 0]
+  assert all('prepared 42 slices of 5 cases' in first for first, _ in told)
+  assert [last for _, last in told] == [str(folder)] * 2
+  assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing unfinished
+  found, metadata = _content(folder)
+  shutil.rmtree(folder)
+  expected, expected_metadata = _content(prepare.prepare(config))
+  assert metadata == expected_metadata and len(found) == len(expected) == 42
+  for one, other in zip(found, expected, strict=True):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+      np.testing.assert_array_equal(value, other[name])
+
+
+def _content(folder):
+  """All slices, as the order of the fields in a file differs from process to process."""
+  builder = tfds.builder_from_directory(str(folder))
+  source: Any = builder.as_data_source(split='slices')
+  return list(source), dict(builder.info.metadata)
 
 
 @pytest.mark.parametrize('workers', [1, 2])

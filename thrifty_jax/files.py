@@ -3,13 +3,20 @@
 import contextlib
 import errno
 import json
+import math
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from thrifty_jax.errors import InputError
+
+# Many times what a run of thousands of scans writes; in memory it is ten times as much.
+MOST_JSON_BYTES = 16 << 20
+_DEEPEST = 50  # of lists and objects in one another; ours have 5
+_DIGITS = 18  # of a whole number: it fits 64 bits
 
 # Whoever gets one of these can do something about it: make space, or name another folder.
 _NOT_WRITABLE = tuple(
@@ -104,22 +111,108 @@ def _not_writable(error: Exception) -> str:
   return ''
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-  """Reads a JSON file.
+def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> None:
+  """Refuses what is no file, before it is read: a pipe would never end, a device neither.
 
   Args:
-    path: The file.
+    path: What is to be read; a link to a file counts as one.
+    most_bytes: The size from which on it is refused; None is no limit.
+
+  Raises:
+    InputError: If it is missing, something else than a file, or larger.
+  """
+  try:
+    status = Path(path).stat()
+  except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+    reason = getattr(error, 'strerror', '') or error
+    raise InputError(f'cannot read {path}: {reason}') from error
+  if not stat.S_ISREG(status.st_mode):
+    raise InputError(f'cannot read {path}: it is no file')
+  if most_bytes is not None and status.st_size > most_bytes:
+    raise InputError(
+      f'cannot read {path}: it has {status.st_size:,} bytes, expected at most {most_bytes:,}'
+    )
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+  """Reads a JSON file, which may be anybody's.
+
+  What comes back can be compared, printed and written again: no NaN or infinity, no number of more
+  than 18 digits, no name twice in an object, no half of a surrogate pair, no deeper than 50 levels.
+
+  Args:
+    path: The file, of at most 16 MiB.
 
   Returns:
     Its value.
 
   Raises:
-    InputError: If the file is missing, unreadable or not JSON.
+    InputError: If the file is missing, unreadable, too large or not such JSON.
   """
   path = Path(path)
+  require_file(path, most_bytes=MOST_JSON_BYTES)
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    return parse_json(path.read_text(encoding='utf-8'))
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}') from error
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise InputError(f'{path} is not valid JSON: {error}') from error
+
+
+def parse_json(text: str) -> Any:
+  """The value of JSON text, under the limits of `read_json`.
+
+  Raises:
+    ValueError: If it is anything else.
+  """
+  try:
+    value = json.loads(
+      text,
+      object_pairs_hook=_each_once,
+      parse_int=_whole,
+      parse_float=_finite,
+      parse_constant=_finite,
+    )
+  except RecursionError as error:
+    raise ValueError(f'lists or objects in one another, expected at most {_DEEPEST}') from error
+  _require_plain(value)
+  return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  value = {}
+  for name, inner in pairs:
+    if name in value:
+      raise ValueError(f'{name!r:.40} is there twice in one object')
+    value[name] = inner
+  return value
+
+
+def _whole(digits: str) -> int:
+  if len(digits) > _DIGITS:
+    raise ValueError(f'the number {digits:.20}... has {len(digits)} digits')
+  return int(digits)
+
+
+def _finite(text: str) -> float:
+  value = float(text)
+  if not math.isfinite(value):
+    raise ValueError(f'{text:.20} is no finite number')
+  return value
+
+
+def _require_plain(value: Any) -> None:
+  """Refuses text that cannot be written, and nesting that recursive functions fall over."""
+  level = [value]
+  for _ in range(_DEEPEST):
+    for one in level:
+      if isinstance(one, str):
+        one.encode('utf-8')  # else the first print of half a surrogate pair is a fault
+    level = [
+      inner
+      for one in level
+      if isinstance(one, dict | list)
+      for inner in (one if isinstance(one, list) else [*one, *one.values()])
+    ]
+  if level:
+    raise ValueError(f'lists or objects in one another, expected at most {_DEEPEST}')

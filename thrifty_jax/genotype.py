@@ -233,7 +233,7 @@ def load(path: Path | str) -> Genotype:
     raise InputError(f'{path} is no genotype: expected a JSON object with "format": "{FORMAT}"')
   if content.get('version') != VERSION:
     raise InputError(
-      f'{path} has genotype version {content.get("version")!r}, expected {VERSION}: '
+      f'{path} has genotype version {content.get("version")!r:.40}, expected {VERSION}: '
       'use a matching release of thrifty_jax'
     )
   down, up = (_read_cell(path, kind, content.get(kind)) for kind in CELL_KINDS)

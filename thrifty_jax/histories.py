@@ -6,13 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thrifty_jax import drawing, health, logbook, plots
+from thrifty_jax import drawing, health, plots, run_files
 from thrifty_jax import genotype as genotypes
 
 
 def retrain_plots(workdir: Path, retrained: Mapping[str, Any] | None) -> list[str]:
   """Loss and DSC over the epochs of the retraining."""
-  lines = _lines(workdir / 'retrain')
+  lines = run_files.lines(workdir / 'retrain', run_files.RETRAIN_LINE)
   if not lines:
     return []
   best = (retrained or {}).get('best_epoch')
@@ -30,7 +30,7 @@ def retrain_plots(workdir: Path, retrained: Mapping[str, Any] | None) -> list[st
 
 def search_plots(workdir: Path) -> list[str]:
   """Losses and DSC over the epochs of the search."""
-  lines = _lines(workdir / 'search')
+  lines = run_files.search_lines(workdir)
   if not lines:
     return []
   warm = [line['epoch'] for line in lines if line.get('architecture_loss') is not None]
@@ -50,13 +50,13 @@ def search_plots(workdir: Path) -> list[str]:
 
 def search_health(workdir: Path) -> dict[str, Any] | None:
   """What the figures of a finished search say about its result; None where there are none."""
-  lines, found = _lines(workdir / 'search'), workdir / 'search' / 'genotype.json'
+  lines, found = run_files.search_lines(workdir), workdir / 'search' / 'genotype.json'
   return health.health(lines, genotypes.load(found)) if lines and found.exists() else None
 
 
 def alpha_plots(workdir: Path) -> dict[str, dict[str, Any]]:
   """Per kind of cell: a plot of every edge's weights over the epochs, and the operations shown."""
-  lines = [line for line in _lines(workdir / 'search') if line.get('down_alphas')]
+  lines = run_files.search_lines(workdir)
   found: dict[str, dict[str, Any]] = {}
   for kind in ('down', 'up') if lines else ():
     pictures, legend = [], {}
@@ -124,9 +124,3 @@ def _curve(
     y=[None if value is None else scale * value for value in values],
     colour=colour,
   )
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-  """The lines of a stage's metrics.jsonl, none where there is no file."""
-  # A Logbook makes its folder, which a report must not do.
-  return logbook.Logbook(folder).entries() if (folder / 'metrics.jsonl').exists() else []

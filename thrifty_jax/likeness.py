@@ -29,6 +29,7 @@ _PERCENTILES = (5, 50, 95)
 _SHADE = 0.15  # likewise for intensities in [0, 1]: what augmentation adds or takes away
 
 Measures = dict[str, list[float]]
+NEEDED = tuple(_FACTORS)  # of which every model has the range
 
 
 def measure(
@@ -74,8 +75,9 @@ def of_training(prepared: data.Prepared, patients: Iterable[str]) -> Measures:
 
 
 def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Measures:
-  """Least and most of each value over several scans, or over several ranges."""
-  values = {name: [value for one in found for value in one[name]] for name in found[0]}
+  """Least and most of each value that all have, over several scans, or over several ranges."""
+  names = [name for name in found[0] if all(name in one for one in found)]
+  values = {name: [value for one in found for value in one[name]] for name in names}
   return {name: [min(each), max(each)] for name, each in values.items()}
 
 

@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 import thrifty_jax
 from thrifty_jax import files
+from thrifty_jax.errors import InputError
 
+_MOST_BYTES = 256 << 20  # of all lines: an epoch of a search has some 2 KB
 PACKAGES = (
   'jax',
   'jaxlib',
@@ -62,16 +64,30 @@ class Logbook:
       self._write_events(json.loads(line))
 
   def entries(self) -> list[dict[str, Any]]:
-    """All lines; a last one that was cut off by a crash is left out."""
+    """All lines; a last one that was cut off by a crash is left out.
+
+    Raises:
+      InputError: If the file cannot be read, or another line is no dictionary with a step.
+    """
     if not self.path.exists():
       return []
-    entries = []
-    for line in self.path.read_text(encoding='utf-8').splitlines():
-      try:
-        entries.append(json.loads(line))
-      except ValueError:
-        break
-    return entries
+    files.require_file(self.path, most_bytes=_MOST_BYTES)
+    lines = self.path.read_bytes().split(b'\n')
+    whole, cut_off = lines[:-1], lines[-1]  # what ends without a line break
+    if cut_off and not _is_cut_off(cut_off):
+      whole.append(cut_off)
+    return [self._entry(number, line) for number, line in enumerate(whole, start=1)]
+
+  def _entry(self, number: int, line: bytes) -> dict[str, Any]:
+    try:
+      entry = files.parse_json(line.decode('utf-8'))
+    except ValueError as error:
+      raise InputError(f'{self.path}, line {number}: {error}; the file is damaged') from error
+    if not isinstance(entry, dict) or type(entry.get('step')) is not int:
+      raise InputError(
+        f'{self.path}, line {number}: has no "step", a whole number; the file is damaged'
+      )
+    return entry
 
   def truncate(self, epochs: int) -> None:
     """Drops the lines of epochs that a resumed run will end again.
@@ -98,6 +114,14 @@ class Logbook:
       if isinstance(value, int | float) and name != 'step':
         self._writer.add_scalar(f'{self.path.parent.name}/{name}', value, entry['step'])
     self._writer.flush()
+
+
+def _is_cut_off(line: bytes) -> bool:
+  try:
+    json.loads(line)
+  except (ValueError, RecursionError):
+    return True
+  return False
 
 
 class _Lines(tqdm):

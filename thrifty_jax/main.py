@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thrifty_jax import command_line, files, folds, stages, verbs
+from thrifty_jax import command_line, files, folds, lock, stages, verbs
 from thrifty_jax.command_line import Command
 from thrifty_jax.errors import InputError
 from thrifty_jax.stages import Stage
@@ -72,8 +72,16 @@ def run(arguments: Sequence[str]) -> None:
     _describe(command_line.fill_in(command))
     return
   _require_writable(command.workdir)
+  each_fold = folds.commands(command)
+  workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
+  with lock.held(*workdirs, stage=command.stage):
+    _run_folds(command, each_fold, arguments)
+
+
+def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[str]) -> None:
+  """Runs the stages of every fold, or of the one that there is."""
   # Each fold by itself: what is learned from intensities comes from its own training patients.
-  runs = [_fill_in(each) for each in folds.commands(command)]
+  runs = [_fill_in(each) for each in each_fold]
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
     raise InputError(
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from thrifty_jax import baselines, files, genotype, network
+from thrifty_jax import baselines, files, genotype, likeness, network
 from thrifty_jax.config import MODELS
 from thrifty_jax.errors import InputError
 from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_settings
@@ -27,9 +27,20 @@ Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
 FORMAT = 'thrifty_jax.model'
 VERSION = 3  # 2 had no checksums and did not say what the training scans were like
 CHECKSUMS = 'checksums.json'
+_SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md')
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of network's MixedEdges
-# Whole numbers in a model's description.
-_SIZES = ('channels', 'depth', 'modalities', 'context', 'image_size')
+# Whole numbers in a model's description: the least and the most that a network is built of, so that
+# a damaged one does not ask for all memory.
+_SIZES = {
+  'channels': (1, 4096),
+  'depth': (2, 8),
+  'modalities': (1, 64),
+  'context': (0, 32),
+  'image_size': (1, 1 << 14),
+}
+_MOST_BYTES = 4 << 30  # of a file: a billion parameters
+_MOST_CLASSES = 256  # masks are of bytes
+_MOST_SHADE = 1e9  # of what is normalised, and its inverse the least deviation: float32 holds it
 
 
 def build(spec: dict[str, Any], found: genotype.Genotype | None) -> nn.Module:
@@ -198,8 +209,7 @@ def save(
 
 def sign(folder: Path) -> None:
   """Writes checksums.json over the files of a model folder."""
-  names = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md')
-  sums = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+  sums = {name: _digest(folder / name) for name in _SIGNED if (folder / name).is_file()}
   files.write_json(folder / CHECKSUMS, {'format': FORMAT, 'version': VERSION, 'sha256': sums})
 
 
@@ -254,6 +264,10 @@ def _require_unaltered(folder: Path) -> str:
     if name not in sums:
       raise InputError(f'{path}: has no SHA-256 of {name}; the folder is damaged, copy it again')
   for name, digest in sums.items():
+    if name not in _SIGNED:  # it could lead anywhere
+      raise InputError(
+        f'{path}: has a SHA-256 of {name!r:.80}, which no model folder has; copy it again'
+      )
     if _digest(folder / name) != digest:
       raise InputError(
         f'{folder / name}: is not the file that was saved with this model: its SHA-256 is not '
@@ -264,7 +278,11 @@ def _require_unaltered(folder: Path) -> str:
 
 def _digest(path: Path) -> str:
   try:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    files.require_file(path, most_bytes=_MOST_BYTES)
+    with path.open('rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except InputError as error:
+    raise InputError(f'{error}; copy or train the model again') from error
   except OSError as error:
     raise InputError(
       f'{path}: cannot be read ({error.strerror}); copy or train the model again'
@@ -275,25 +293,28 @@ def _read_description(path: Path) -> dict[str, Any]:
   """What `describe` recorded, every field checked: the network is built from them."""
   spec = files.read_json(path)
 
-  def whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+  def whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most  # True is none
 
   def numbers(value: Any, count: int) -> bool:
     return (
       isinstance(value, list)
       and len(value) == count
-      and all(isinstance(one, int | float) and np.isfinite(one) for one in value)
+      and all(type(one) in (int, float) and abs(one) <= _MOST_SHADE for one in value)
     )
 
   def names(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)
+    return (
+      isinstance(value, list)
+      and 1 < len(value) <= _MOST_CLASSES
+      and all(isinstance(one, str) and one.isprintable() for one in value)
+    )
 
-  least = {'depth': 2, 'context': 0}
-  fits = {name: whole(spec.get(name), least.get(name, 1)) for name in _SIZES}
+  fits = {name: whole(spec.get(name), *limits) for name, limits in _SIZES.items()}
   if all(fits.values()):  # else the lengths are not known
     modalities, slices = spec['modalities'], 2 * spec['context'] + 1
     fits['mean'] = numbers(spec.get('mean'), modalities)
-    fits['std'] = numbers(spec.get('std'), modalities) and min(spec['std']) > 0
+    fits['std'] = numbers(spec.get('std'), modalities) and min(spec['std']) >= 1 / _MOST_SHADE
     fits['background'] = numbers(spec.get('background'), modalities * slices)
   fits['name'] = spec.get('name') in MODELS
   fits['norm'] = spec.get('norm') in ('none', 'group')
@@ -309,7 +330,9 @@ def _read_description(path: Path) -> dict[str, Any]:
   fits['padding'] = spec.get('padding', ()) is None or numbers(spec.get('padding'), 2)
   scans = spec.get('training_scans', ())
   fits['training_scans'] = scans is None or (
-    isinstance(scans, dict) and bool(scans) and all(numbers(pair, 2) for pair in scans.values())
+    isinstance(scans, dict)
+    and {*likeness.NEEDED} <= {*scans}
+    and all(numbers(pair, 2) and pair[0] <= pair[1] for pair in scans.values())
   )
   fits |= check_image_settings(spec)
   for name, fine in fits.items():
@@ -321,19 +344,38 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Params:
+  """The parameters, float32, of exactly the names and shapes that the network has."""
   path = folder / 'weights.safetensors'
-  try:
-    flat = safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise InputError(f'{path}: cannot be read ({error}); copy or train the model again') from error
   channels = spec['modalities'] * (2 * spec['context'] + 1)
-  image = jax.ShapeDtypeStruct((1, spec['image_size'], spec['image_size'], channels), jnp.float32)
-  shapes = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), image)['params']
-  expected: dict[str, Any] = traverse_util.flatten_dict(shapes, sep='/')
-  if {name: (leaf.shape, leaf.dtype) for name, leaf in flat.items()} != {
-    name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()
-  }:
-    raise InputError(f'{path}: these are not the weights of the network that its folder describes')
+  try:
+    with safetensors.safe_open(path, framework='np') as file:  # its header alone
+      parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+      found = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
+      expected = {name: (leaf.shape, 'F32') for name, leaf in _shapes(module, channels).items()}
+      if found != expected:  # before memory is taken for them
+        raise InputError(
+          f'{path}: these are not the weights of the network that its folder describes'
+        )
+      flat = {name: file.get_tensor(name) for name in found}
+  except (OSError, safetensors.SafetensorError) as error:
+    reason = ' '.join(str(error).split())  # it may quote what the file holds
+    raise InputError(
+      f'{path}: cannot be read ({reason:.200}); copy or train the model again'
+    ) from error
+  for name, leaf in flat.items():
+    if not np.isfinite(leaf).all():
+      raise InputError(
+        f'{path}: {name} holds what is no finite number; copy or train the model again'
+      )
   return traverse_util.unflatten_dict(
     {name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep='/'
   )
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(module: nn.Module, channels: int) -> dict[str, Any]:
+  """Shapes of a network's parameters by their names; they do not depend on the image's size."""
+  side = 2 ** getattr(module, 'depth', 5)
+  image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+  shapes = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), image)['params']
+  return traverse_util.flatten_dict(shapes, sep='/')

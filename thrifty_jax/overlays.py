@@ -2,6 +2,9 @@
 
 import base64
 import io
+import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from thrifty_jax import files
+from thrifty_jax.errors import InputError
+
 SLICES = 20  # of a case at most: the page stays small
 CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
 DIFFERENCES = {'missed': '#4cb4ff', 'invented': '#ff5a5f', 'wrong class': '#ffd23f'}
+MOST_VOXELS = 1 << 29  # of a case; twice what a thousand slices of 512 x 512 have
+# What zipfile, zlib and numpy raise for a damaged file; RuntimeError for an encrypted one.
+_UNREADABLE = (
+  *(OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, OverflowError),
+  *(zipfile.BadZipFile, zlib.error),
+)
 FILL, EDGE = 92, 235  # opacity of 255
 THUMBNAIL, GREYS = 160, 32  # pixels on the longer side, levels: 200 of them stay below 3 MB
 
@@ -25,9 +37,11 @@ def frames(path: Path) -> dict[str, Any]:
   Returns:
     'slices' (their numbers in the scan, from 1, of 'total'), 'start' (which to show first) and a
     PNG as data URI for each slice under 'image', 'truth', 'prediction' and 'difference'.
+
+  Raises:
+    InputError: If the file is damaged.
   """
-  with np.load(path) as file:
-    image, truth, prediction = file['image'], file['truth'], file['prediction']
+  image, truth, prediction = _arrays(path)
   chosen = choose_slices(truth, prediction)
   area = [(truth[i] > 0).sum() for i in chosen]
   made: dict[str, Any] = {
@@ -44,6 +58,37 @@ def frames(path: Path) -> dict[str, Any]:
     _data_uri(_palette_image(difference(prediction[i], truth[i]), differences)) for i in chosen
   ]
   return made
+
+
+def _arrays(path: Path) -> list[np.ndarray]:
+  """Image, truth and prediction, all of one shape."""
+  files.require_file(path)
+  try:
+    with zipfile.ZipFile(path) as archive:
+      found = [_array(archive, f'{name}.npy') for name in ('image', 'truth', 'prediction')]
+    if len({array.shape for array in found}) > 1:
+      raise ValueError('image, truth and prediction have different shapes')
+  except _UNREADABLE as error:
+    reason = ' '.join(str(error).split())
+    raise InputError(
+      f'{path}: cannot be read ({reason:.100}); remove evaluate/ and run --stage=evaluate'
+    ) from error
+  return found
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+  """An array [D, S, S], uint8; np.load would take memory for whatever size the file claims."""
+  with archive.open(name) as file:
+    if np.lib.format.read_magic(file) != (1, 0):
+      raise ValueError(f'{name} is of another version')
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    count = math.prod(shape)
+    if dtype != np.uint8 or len(shape) != 3 or min(shape) < 1 or count > MOST_VOXELS:
+      raise ValueError(f'{name} is {shape} of {dtype}, expected slices of bytes')
+    data = file.read(count)
+  if len(data) < count:
+    raise ValueError(f'{name} ends early')
+  return np.frombuffer(data, np.uint8).reshape(shape, order='F' if by_columns else 'C')
 
 
 def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

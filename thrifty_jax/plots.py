@@ -39,6 +39,7 @@ OPERATION_KINDS = (
   'se',
 )
 COLOURS |= {f'#0a0c{i:02x}': f'var(--op-{kind})' for i, kind in enumerate(OPERATION_KINDS)}
+LONGEST = 60  # letters of a name
 POINTS = 240  # of a curve at most: more are not seen, and the page stays small
 
 STYLE = {
@@ -157,7 +158,7 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> s
     for y, (group, row, values) in enumerate(rows):
       first = row == next(iter(groups[group]))
       _draw_row(axes, y, values, ACCENT if first else MUTED)
-      text = f'{group}: {row}' if len(groups) > 1 else row
+      text = _plain(f'{group}: {row}' if len(groups) > 1 else row)
       # Above its dots, not beside them, so that the picture is legible on a phone.
       axes.text(
         0, y - 0.36, text, transform=axes.get_yaxis_transform(), color=INK if first else MUTED
@@ -177,6 +178,11 @@ def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> Non
   if interval := statistics.bootstrap_interval(np.asarray(values)):
     axes.plot(interval, [y, y], color=INK, linewidth=1.6, alpha=0.45, zorder=3.5)
   axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
+
+
+def _plain(name: str) -> str:
+  """A name as text: matplotlib takes what stands between two dollars for a formula."""
+  return ''.join(c for c in name if c.isprintable())[:LONGEST].replace('$', r'\$')
 
 
 def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:

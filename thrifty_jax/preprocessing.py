@@ -9,6 +9,8 @@ from thrifty_jax.config import SLICE_AXES
 from thrifty_jax.errors import InputError
 
 RESIZING = ('linear', 'nearest')
+# Between which the limits of intensities lie: percentiles, and what scanners store.
+_LIMITS = {'percentiles': (0, 100), 'window': (-1e9, 1e9)}
 FLIPS = ('up_down', 'left_right')  # fields augment.flip_... of the config
 
 
@@ -42,8 +44,8 @@ def image_settings(data: ConfigDict) -> dict[str, Any]:
 def check_image_settings(spec: Mapping[str, Any]) -> dict[str, bool]:
   """Whether each of these, read back from a file, can be what `image_settings` gave."""
 
-  def number(value: Any, least: float, most: float = float('inf')) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+  def number(value: Any, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most  # True is none
 
   limits = spec.get('intensity')
   pair = spec.get(limits) if limits in ('percentiles', 'window') else None
@@ -53,10 +55,10 @@ def check_image_settings(spec: Mapping[str, Any]) -> dict[str, bool]:
     'slice_axis': spec.get('slice_axis') in SLICE_AXES,
     'intensity': isinstance(pair, list)
     and len(pair) == 2
-    and all(number(one, -float('inf')) for one in pair)
+    and all(number(one, *_LIMITS[str(limits)]) for one in pair)
     and pair[0] < pair[1],
     'clahe_clip_limit': number(spec.get('clahe_clip_limit'), 0, 1),
     'resize': spec.get('resize') in RESIZING,
-    'curvature_flow_iterations': isinstance(iterations, int) and number(iterations, 0),
-    'curvature_flow_time_step': number(step, 0) and step != 0,
+    'curvature_flow_iterations': type(iterations) is int and number(iterations, 0, 1000),
+    'curvature_flow_time_step': number(step, 0, 1e6) and step != 0,
   }

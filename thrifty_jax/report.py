@@ -1,6 +1,6 @@
 """One self-contained page about a run, made from the files in its folder and nothing else."""
 
-import csv
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,25 @@ import jinja2
 from markupsafe import Markup
 
 from thrifty_jax import config as configs
-from thrifty_jax import drawing, files, grid_drawing, histories, logbook, overlays, plots, tables
+from thrifty_jax import (
+  drawing,
+  files,
+  forms,
+  grid_drawing,
+  histories,
+  logbook,
+  overlays,
+  plots,
+  run_files,
+  tables,
+)
 from thrifty_jax import genotype as genotypes
 from thrifty_jax.errors import InputError
 
 MODELS = {'thrifty': 'Thrifty network', 'unet': 'U-Net', 'unet_plus_plus': 'UNet++'}
 FLOORS = {'mean_mask': 'mean training mask', 'intensity_thresholds': 'intensity thresholds'}
 # Table 1 of Thrifty NAS (AAAI 2022): architecture, parameters, DSC in percent.
+PROVENANCE = {'?provenance': (dict, None)}  # of a genotype file
 PAPER = (
   {'model': 'U-Net', 'parameters': '7.76M', 'chaos': '96.12', 'promise12': '82.85'},
   {'model': 'UNet++', 'parameters': '9.04M', 'chaos': '95.89', 'promise12': '85.56'},
@@ -41,6 +53,11 @@ def report(workdir: Path | str) -> Path:
 
 def render(content: Mapping[str, Any], template: str = 'page.html.j2') -> str:
   """A page of page/: the report, from what `gather` found, unless another is named."""
+  return _templates().get_template(template).render(content)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('thrifty_jax', 'page'),
     autoescape=True,
@@ -51,25 +68,20 @@ def render(content: Mapping[str, Any], template: str = 'page.html.j2') -> str:
   environment.filters |= {'percent': tables.number, 'count': count}
   environment.filters |= {'duration': logbook.duration, 'gibibytes': gibibytes}
   environment.filters |= {'spread': tables.spread, 'interval': tables.interval}
-  return environment.get_template(template).render(content)
+  return environment
 
 
 def gather(workdir: Path) -> dict[str, Any]:
   """All that the page shows; a value is None, or empty, where its file is not there."""
   run = _trained_run(workdir)
-  evaluated = _json(run / 'evaluate' / 'summary.json')
-  if evaluated and 'nsd_tolerance_mm' not in evaluated:
-    raise InputError(
-      f'{run / "evaluate" / "summary.json"} has no distances: an earlier version wrote it; '
-      f'remove {run / "evaluate"} and run --stage=evaluate'
-    )
-  retrained = _json(run / 'retrain' / 'summary.json')
-  config = _json(workdir / 'config.json') or {}
-  environment = _json(workdir / 'environment.json') or {}
+  evaluated = run_files.evaluated(run)
+  retrained = run_files.optional(run / 'retrain' / 'summary.json', run_files.RETRAINED)
+  config = run_files.optional(workdir / 'config.json', run_files.CONFIG) or {}
+  environment = run_files.optional(workdir / 'environment.json', run_files.ENVIRONMENT) or {}
   model = (evaluated or retrained or config.get('model', {})).get('model', '') or (
     config.get('model', {}).get('name', '')
   )
-  rows = _csv(run / 'evaluate' / 'scores.csv')
+  rows = _rows(run / 'evaluate' / 'scores.csv')
   return {
     'data': (evaluated or {}).get('data') or config.get('data', {}).get('name', ''),
     'model': MODELS.get(model, model),
@@ -98,7 +110,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'resources': {
       stage: used
       for stage, folder in (('search', workdir), ('retrain', run))
-      if (used := _json(folder / stage / 'resources.json'))
+      if (used := run_files.optional(folder / stage / 'resources.json', run_files.RESOURCES))
     },
     'colours': drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
     'dark_colours': drawing.variables(drawing.DARK_COLOURS)
@@ -163,7 +175,12 @@ def viewers(
   found = []
   for which, place in places.items():
     patient = ranked[place]
-    case = next(case for case in evaluated['cases'] if case['patient'] == patient)
+    case = next((case for case in evaluated['cases'] if case['patient'] == patient), None)
+    if case is None:
+      raise InputError(
+        f'{run / "evaluate"}: scores.csv has the patient {patient!r:.60}, summary.json has not; '
+        'remove the folder and run --stage=evaluate'
+      )
     folder = run / case.get('run', '') / 'evaluate' / 'predictions'
     if (path := folder / f'{case["case"]}.npz').exists():
       title = {'which': which, 'patient': patient, 'case': case['case'], 'dsc': means[patient]}
@@ -176,18 +193,19 @@ def _trained_run(workdir: Path) -> Path:
   results = workdir / 'compare' / 'results.json'
   if (workdir / 'retrain').exists() or not results.exists():
     return workdir
-  return workdir / files.read_json(results)[0]['folder']
+  first = forms.read(results, run_files.RESULTS)[:1]
+  return workdir / first[0]['folder'] if first else workdir
 
 
 def _comparison(workdir: Path) -> dict[str, Any]:
   """What --stage=compare left."""
-  folder = workdir / 'compare'
-  compared = _json(folder / 'summary.json')
-  if compared is None:
+  found = run_files.compared(workdir)
+  if found is None:
     return {'compared': None}
+  compared, rows = found
   labels = {rival['name']: rival['label'] for rival in compared['rivals']}
   scores: dict[str, dict[str, list[float]]] = {}
-  for row in _csv(folder / 'scores.csv'):
+  for row in rows:
     of_class = scores.setdefault(row['class'], {label: [] for label in labels.values()})
     of_class[labels[row['rival']]].append(100 * float(row['dsc']))
   random = [rival['dsc_mean'] for rival in compared['rivals'] if rival['kind'] == 'random']
@@ -207,11 +225,13 @@ def _drawn_genotype(workdir: Path, depth: int | None) -> dict[str, Any]:
   for path in (workdir / 'model' / 'genotype.json', workdir / 'search' / 'genotype.json'):
     if path.exists():
       genotype, scores = genotypes.load(path), drawing.edge_scores(path)
+      if depth:
+        genotypes.require_depth(genotype, depth, place=str(path))
       cells = [
         drawing.draw_cell(kind, getattr(genotype, kind), scores[kind]) for kind in drawing.TITLES
       ]
       grid = grid_drawing.draw_grid(depth, genotype.skipped).inline() if depth else ''
-      provenance = configs.flatten(files.read_json(path).get('provenance') or {})
+      provenance = configs.flatten(forms.read(path, PROVENANCE).get('provenance') or {})
       return {
         'cells': [Markup(cell.inline()) for cell in cells],
         'grid': Markup(grid),
@@ -222,14 +242,9 @@ def _drawn_genotype(workdir: Path, depth: int | None) -> dict[str, Any]:
   return {'cells': [], 'grid': '', 'scores_note': '', 'genotype_path': '', 'provenance': {}}
 
 
-def _json(path: Path) -> Any:
-  """The content of a JSON file, or None where there is none."""
-  return files.read_json(path) if path.exists() else None
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-  """The rows of a CSV file, none where there is no file."""
+def _rows(path: Path) -> list[dict[str, str]]:
+  """The rows of scores.csv, none where there is no file."""
   if not path.exists():
     return []
-  with path.open(newline='', encoding='utf-8') as file:
-    return list(csv.DictReader(file))
+  scores = ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
+  return forms.read_rows(path, ('patient', 'class', 'dsc'), scores=scores)

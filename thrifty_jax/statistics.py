@@ -4,6 +4,7 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 10_000
+DRAWN = 1 << 20  # patients in memory at once
 DECIMALS = 9  # differences of scores that agree so far are equal
 # Below, no outcome has a two-sided p under 0.05: all of 5 signs alike happens once in 16.
 FEWEST_PATIENTS = 6
@@ -41,8 +42,12 @@ def bootstrap_interval(
   values = _finite(values)
   if values.size == 1:
     return None
-  drawn = np.random.default_rng(seed).integers(values.size, size=(resamples, values.size))
-  low, high = np.percentile(values[drawn].mean(axis=1), (2.5, 97.5))
+  generator, means = np.random.default_rng(seed), []
+  at_once = max(1, DRAWN // values.size)
+  for first in range(0, resamples, at_once):
+    shape = min(at_once, resamples - first), values.size
+    means.append(values[generator.integers(values.size, size=shape)].mean(axis=1))
+  low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
   return float(low), float(high)
 
 

@@ -1,0 +1,594 @@
+"""Whatever a file holds that somebody else may have made: it is loaded, or refused in one line."""
+
+import ast
+import contextlib
+import copy
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import random
+import shutil
+import signal
+import tracemalloc
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import test_report  # pyrefly: ignore [missing-import]
+
+from data_prep import dataset_json, split_file
+from thrifty_jax import (
+  drawing,
+  files,
+  genotype,
+  likeness,
+  logbook,
+  model,
+  overlays,
+  predict,
+  report,
+  stages,
+)
+from thrifty_jax.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[1]
+GENOTYPE = (PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json').read_bytes()
+DATASET = {
+  'name': 'Made up',
+  'channel_names': {'0': 'CT', '1': 'T2'},
+  'labels': {'background': 0, 'liver': 1, 'kidney': 2},
+  'numTraining': 7,
+  'file_ending': '.nii.gz',
+}
+SPLITS = {
+  'train': ['a', 'b', 'c'],
+  'validation': ['d'],
+  'test': ['e', 'f'],
+  'made_by': {'folds': 3, 'fold': 0, 'validation_patients': [], 'test_patients': []},
+}
+FILES_OF_A_MODEL = (
+  *('weights.safetensors', 'preprocessing.json', 'genotype.json', 'card.md'),
+  model.CHECKSUMS,
+)
+# JSON as text: some of it is what json.dumps refuses to write.
+HOSTILE = (
+  *('null', 'true', 'false', '-1', '0', '1', '2', '3', '-0.0', '0.5', '1e-320', '1e308', '-1e308'),
+  *('1e999', 'NaN', 'Infinity', '-Infinity', '9' * 18, '9' * 30, '9' * 5000, '1000000000'),
+  *('""', '"0"', '"1"', '"x"', '"none"', '"\\u0000"', '"\\ud800"', '"\\u001b[2J"', '"\\n"'),
+  *('"../../../../etc/passwd"', '"/dev/zero"', '"' + 'x' * 5000 + '"', '"\u0663"'),
+  *('[]', '{}', '[[]]', '[null]', '{"": {}}', '[0, 1]', '[1, 0]', '["a", "a"]', '[true]'),
+  '[' * 40 + ']' * 40,
+  '{"a":' * 45 + '0' + '}' * 45,
+  '[' * 900 + ']' * 900,
+  '[' * 100_000 + ']' * 100_000,
+)
+MARK = '\x02mark\x03'
+
+
+def damaged_bytes(random_: random.Random, data: bytes) -> bytes:
+  """One to three of: bits flipped, a piece cut off, cut out, put elsewhere, or replaced."""
+  for _ in range(random_.randint(1, 3)):
+    a, b = sorted(random_.randrange(len(data) + 1) for _ in range(2))
+    b = min(b, a + random_.choice((1, 4, 64, 1 << 20)))
+    kind = random_.randrange(6)
+    if kind == 0 and data:
+      flipped = bytearray(data)
+      for _ in range(random_.randint(1, 8)):
+        flipped[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+      data = bytes(flipped)
+    elif kind == 1:
+      data = data[:b]
+    elif kind == 2:
+      data = data[:a] + data[b:]
+    elif kind == 3:
+      place = random_.randrange(len(data) + 1)
+      data = data[:place] + data[a:b] + data[place:]
+    elif kind == 4:
+      data = data[:a] + random_.randbytes(b - a) + data[b:]
+    else:
+      data = data[:a] + random_.choice(HOSTILE[:-2]).encode() + data[b:]
+  return data
+
+
+def damaged_json(random_: random.Random, value: Any) -> bytes:
+  """Valid JSON in which one to three values are replaced, removed, renamed, repeated or swapped."""
+  value, inserted = copy.deepcopy({'': value}), []
+  for _ in range(random_.randint(1, 3)):
+    places = list(_places(value))
+    place, name = random_.choice(places)
+    kind = random_.randrange(8)
+    if kind == 0 and place is not value:
+      del place[name]
+    elif kind == 1 and isinstance(place, dict) and place is not value:
+      place[random_.choice(('', '0', '9' * 5000, 'x', 'skipped', '\ud800'))] = place.pop(name)
+    elif kind == 2 and isinstance(place, list):
+      place += copy.deepcopy(place) * random_.choice((1, 1, 50))
+    elif kind == 3:
+      other, other_name = random_.choice(places)
+      place[name], other[other_name] = copy.deepcopy((other[other_name], place[name]))
+    else:
+      place[name] = f'{MARK}{len(inserted)}'
+      inserted.append(random_.choice(HOSTILE))
+  text = json.dumps(value.get(''))
+  for index, hostile in enumerate(inserted):
+    text = text.replace(json.dumps(f'{MARK}{index}'), hostile)
+  if random_.random() < 0.05 and text.startswith('{"'):  # a name that is there twice
+    text = '{' + text[1 : text.index(':')] + ': 0, ' + text[1:]
+  return text.encode('utf-8', errors='surrogatepass')
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+  """Every value in lists and objects: what holds it, and under which name."""
+  for name in list(value) if isinstance(value, dict) else range(len(value)):
+    yield value, name
+    if isinstance(value[name], dict | list):
+      yield from _places(value[name])
+
+
+def outcome(read: Callable[[], Any]) -> Any:
+  """What was read, or None where it was refused in one line; anything else comes through."""
+  try:
+    with time_limit(10):
+      return read()
+  except InputError as error:
+    assert '\n' not in str(error), error
+    assert len(str(error)) < 2000, error
+    return None
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+  def stop(*arguments):
+    raise TimeoutError(f'not done in {seconds} s')
+
+  before = signal.signal(signal.SIGALRM, stop)
+  signal.setitimer(signal.ITIMER_REAL, seconds)
+  try:
+    yield
+  finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def fuzz(path: Path, valid: bytes, read: Callable[[], Any], *, times: int, seed: int) -> int:
+  """Reads the file in as many damaged forms; how many of them were loaded."""
+  random_, loaded = random.Random(seed), 0
+  for index in range(times):
+    if index % 3:
+      path.write_bytes(damaged_json(random_, json.loads(valid)))
+    else:
+      path.write_bytes(damaged_bytes(random_, valid))
+    loaded += outcome(read) is not None
+  path.write_bytes(valid)
+  assert outcome(read) is not None
+  assert 0 < loaded < times  # else the damage never reaches what it should
+  return loaded
+
+
+def test_a_damaged_genotype_is_a_network_or_refused(tmp_path):
+  path = tmp_path / 'genotype.json'
+
+  def read():
+    found = genotype.load(path)
+    scores = drawing.edge_scores(path)
+    drawing.draw_cells(found, scores)
+    assert len(found.down) == len(found.up) <= 16
+    for kind in ('down', 'up'):
+      for node, edges in enumerate(getattr(found, kind)):
+        assert [source for source, _ in edges] == sorted({source for source, _ in edges})
+        for source, name in edges:
+          assert name in genotype.operations_of(kind, source) and source < 2 + node
+    return found
+
+  fuzz(path, GENOTYPE, read, times=1500, seed=0)
+
+
+def test_a_damaged_dataset_json_describes_a_data_set_or_is_refused(tmp_path):
+  def read():
+    found = dataset_json.read(tmp_path)
+    texts = [found.name, *found.classes, *found.channels]
+    assert len(found.classes) > 0 and all(text.isprintable() for text in texts)
+    return found
+
+  valid = json.dumps(DATASET).encode()
+  fuzz(tmp_path / 'dataset.json', valid, read, times=1500, seed=1)
+
+
+def test_a_damaged_splits_json_splits_patients_or_is_refused(tmp_path, phantom_config):
+  path, config = tmp_path / 'splits.json', phantom_config(tmp_path)
+
+  def read():
+    split_file.honour(config.copy_and_resolve_references(), tmp_path, needs_scans=False)
+    found = split_file.read(path)
+    names = [name for part in found.values() for name in part]
+    assert len(names) == len({*names}) and all(name.isprintable() for name in names)
+    return found
+
+  fuzz(path, json.dumps(SPLITS).encode(), read, times=1500, seed=2)
+
+
+def test_a_damaged_config_of_a_run_is_compared_or_refused(tmp_path, phantom_config):
+  config = phantom_config(tmp_path)
+  valid = json.dumps(stages.as_json(config)).encode()
+
+  def read():
+    return [stages.changes(stage, config, tmp_path) for stage in stages.STAGES]
+
+  fuzz(tmp_path / 'config.json', valid, read, times=300, seed=3)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, phantom_config, random_model):
+  """A model folder that nobody has damaged."""
+  config = phantom_config(tmp_path_factory.mktemp('config'))
+  config.data.classes = ('background', 'organ')
+  config.model.update({'channels': 4, 'depth': 2})
+  ranges = {name: [1, 9] for name in likeness.NEEDED}
+  return random_model(tmp_path_factory.mktemp('whole') / 'model', config, training_scans=ranges)
+
+
+@pytest.fixture
+def folder(tmp_path, whole):
+  """A model folder to be damaged."""
+  return shutil.copytree(whole, tmp_path / 'model')
+
+
+@functools.cache
+def shapes(module, channels):
+  image = jax.ShapeDtypeStruct((1, 16, 16, channels), np.float32)
+  return jax.eval_shape(module.init, jax.random.key(0), image)['params']
+
+
+def load(folder):
+  """The model, which is the network that its folder describes, whatever was done to the folder."""
+  loaded = predict.load_model(folder).members[0]
+  spec = loaded.preprocessing
+  expected = shapes(loaded.module, spec['modalities'] * (2 * spec['context'] + 1))
+  assert jax.tree.structure(loaded.params) == jax.tree.structure(expected)
+  for leaf, wanted in zip(*map(jax.tree.leaves, (loaded.params, expected)), strict=True):
+    assert (leaf.shape, leaf.dtype) == (wanted.shape, wanted.dtype) and np.isfinite(leaf).all()
+  return loaded
+
+
+@pytest.mark.parametrize(('name', 'times'), [('preprocessing.json', 300), ('genotype.json', 100)])
+def test_a_damaged_model_that_was_signed_anew_is_loaded_or_refused(folder, name, times):
+  def read():
+    model.sign(folder)
+    return load(folder)
+
+  fuzz(folder / name, (folder / name).read_bytes(), read, times=times, seed=4)
+
+
+def test_damaged_checksums_are_those_of_the_files_or_refused(folder):
+  path = folder / model.CHECKSUMS
+  fuzz(path, path.read_bytes(), lambda: load(folder), times=150, seed=5)
+
+
+@pytest.mark.parametrize(
+  'name', ['weights.safetensors', 'preprocessing.json', 'genotype.json', 'card.md']
+)
+def test_no_damage_passes_the_checksums(folder, name):
+  random_, path = random.Random(6), folder / name
+  valid = path.read_bytes()
+  for _ in range(50):
+    path.write_bytes(damaged_bytes(random_, valid))
+    assert path.read_bytes() == valid or outcome(lambda: load(folder)) is None
+
+
+def test_damaged_weights_that_were_signed_anew_have_the_shapes_of_the_network_or_are_refused(
+  folder,
+):
+  random_, path, loaded = random.Random(7), folder / 'weights.safetensors', 0
+  valid = path.read_bytes()
+  size = int.from_bytes(valid[:8], 'little')
+  header, tensors = json.loads(valid[8 : 8 + size]), valid[8 + size :]
+  for index in range(300):
+    if index % 3 == 0:
+      damaged = damaged_bytes(random_, valid)
+    elif index % 3 == 1:
+      damaged = valid[: 8 + size] + damaged_bytes(random_, tensors)
+    else:
+      text = damaged_json(random_, header)
+      damaged = len(text).to_bytes(8, 'little') + text + tensors
+    path.write_bytes(damaged)
+    model.sign(folder)
+    loaded += outcome(lambda: load(folder)) is not None
+  assert 0 < loaded < 300
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The files of a run that nobody has damaged, with a comparison."""
+  workdir = tmp_path_factory.mktemp('run')
+  test_report.fabricate(workdir, size=8)
+  # Few epochs are as good as many.
+  for stage in ('search', 'retrain'):
+    path = workdir / stage / 'metrics.jsonl'
+    path.write_text(''.join(path.read_text().splitlines(keepends=True)[:3]))
+  summary = files.read_json(workdir / 'evaluate' / 'summary.json')
+  rival = {name: value for name, value in summary.items() if name.startswith(('dsc', 'hd', 'nsd_'))}
+  rival |= {'label': 'U-Net', 'kind': 'random', 'parameters': 9e5, 'macs': 4e9, 'steps': 40.0}
+  rival |= {'learning_rates': [0.1], 'validation_dsc': 0.8, 'seconds': 90.0, 'pooled_2d_dsc': 0.9}
+  rival |= {'difference': 0.1, 'p_value': None, 'image': [8, 8, 1]}
+  rivals = [{'name': name, **rival} for name in ('thrifty', 'unet')]
+  compared = {'split': 'test', 'held_out': True, 'folds': [0], 'patients': 5, 'rivals': rivals}
+  files.write_json(workdir / 'compare' / 'summary.json', compared)
+  rows = ['rival,class,dsc', 'thrifty,grey,0.5', 'unet,grey,0.6']
+  files.write_text(workdir / 'compare' / 'scores.csv', '\n'.join(rows) + '\n')
+  return workdir
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch):
+  """Plots that look at all they are given and draw nothing; pictures of slices drawn once."""
+
+  def curves(lines, *, mark=None, y_limits=(0, 1), **more):
+    assert all(math.isfinite(value) for value in (*y_limits, *(mark or (0,))[:1]))
+    for line in lines:
+      assert len(line.x) == len(line.y)
+      assert all(y is None or math.isfinite(y) for y in line.y) and all(map(math.isfinite, line.x))
+    return '<svg/>'
+
+  def dots(groups, **more):
+    for of_group in groups.values():
+      assert of_group and all(values and 0 <= min(values) <= 100 for values in of_group.values())
+    return '<svg/>'
+
+  frames = functools.cache(lambda path, changed: overlays.frames(path))
+  by_time = types.SimpleNamespace(**vars(overlays))
+  by_time.frames = lambda path: frames(path, path.stat().st_mtime_ns)
+  monkeypatch.setattr(report, 'overlays', by_time)
+  monkeypatch.setattr(report.plots, 'curves', curves)
+  monkeypatch.setattr(report.plots, 'dots', dots)
+
+
+FILES_OF_A_RUN = {
+  **dict.fromkeys(('evaluate/summary.json', 'compare/summary.json'), 150),
+  **dict.fromkeys(('search/metrics.jsonl', 'retrain/metrics.jsonl', 'evaluate/scores.csv'), 60),
+  **dict.fromkeys(('config.json', 'retrain/summary.json', 'compare/scores.csv'), 60),
+  **dict.fromkeys(('search/genotype.json', 'evaluate/predictions/p1.npz'), 60),
+  **dict.fromkeys(('environment.json', 'retrain/resources.json'), 30),
+}
+
+
+@pytest.mark.parametrize(('name', 'times'), FILES_OF_A_RUN.items())
+def test_a_damaged_file_of_a_run_is_reported_on_or_refused(
+  run, tmp_path, quick_pictures, name, times
+):
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  path, valid, random_, loaded = workdir / name, (run / name).read_bytes(), random.Random(8), 0
+  for index in range(times):
+    if index % 3 == 0 or path.suffix in ('.csv', '.npz'):
+      damaged = damaged_bytes(random_, valid)
+    elif path.suffix == '.json':
+      damaged = damaged_json(random_, json.loads(valid))
+    else:
+      lines = valid.splitlines(keepends=True)
+      place = random_.randrange(len(lines))
+      lines[place] = damaged_json(random_, json.loads(lines[place])) + b'\n'
+      damaged = b''.join(lines)
+    path.write_bytes(damaged)
+    loaded += outcome(lambda: report.report(workdir)) is not None
+  assert loaded < times
+  path.write_bytes(valid)
+  assert outcome(lambda: report.report(workdir)) is not None
+
+
+def test_lines_of_a_logbook_are_all_read_or_one_is_named(tmp_path):
+  book = logbook.Logbook(tmp_path)
+  book.append({'step': 1, 'loss': 0.5})
+  book.append({'step': 2, 'loss': 0.4})
+  valid = book.path.read_bytes()
+  book.path.write_bytes(valid[:-3])  # a crash while it was written
+  assert [entry['step'] for entry in book.entries()] == [1]
+  book.path.write_bytes(valid.replace(b'0.5', b'0,5'))
+  with pytest.raises(InputError, match='metrics.jsonl, line 1: '):
+    book.entries()
+  random_ = random.Random(9)
+  for _ in range(500):
+    book.path.write_bytes(damaged_bytes(random_, valid))
+    for entry in outcome(book.entries) or ():
+      assert isinstance(entry['step'], int)
+
+
+def header(claimed):
+  """The beginning of a file of weights, with a header of our making."""
+  text = json.dumps(claimed).encode()
+  return len(text).to_bytes(8, 'little') + text
+
+
+TERABYTES = {'dtype': 'F32', 'shape': [1 << 38], 'data_offsets': [0, 1 << 40]}
+CLAIMS = {
+  'a tensor of a terabyte': header({'classes/kernel': TERABYTES}) + bytes(100),
+  'a header of exabytes': (1 << 60).to_bytes(8, 'little') + b'{}',
+  'sides that overflow': header(
+    {'x': {'dtype': 'F32', 'shape': [1 << 62, 1 << 62], 'data_offsets': [0, 4]}}
+  )
+  + bytes(4),
+  'a negative side': header({'x': {'dtype': 'F32', 'shape': [-1], 'data_offsets': [0, 4]}})
+  + bytes(4),
+  'a tensor outside of the file': header(
+    {'x': {'dtype': 'F32', 'shape': [1], 'data_offsets': [1 << 62, (1 << 62) + 4]}}
+  ),
+  'a million tensors': header(
+    {f't{i}': {'dtype': 'F32', 'shape': [0], 'data_offsets': [0, 0]} for i in range(100_000)}
+  ),
+}
+
+
+@contextlib.contextmanager
+def little_memory(most_bytes=100 << 20):
+  tracemalloc.start()
+  try:
+    yield
+    assert tracemalloc.get_traced_memory()[1] < most_bytes
+  finally:
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize('content', CLAIMS.values(), ids=CLAIMS)
+def test_weights_that_claim_more_than_there_is_are_refused_at_once(folder, content):
+  (folder / 'weights.safetensors').write_bytes(content)
+  model.sign(folder)
+  with little_memory():
+    assert outcome(lambda: load(folder)) is None
+
+
+@pytest.mark.parametrize('size', [1 << 27, 1 << 42])
+def test_weights_larger_than_the_network_are_refused_without_taking_memory(folder, size):
+  path = folder / 'weights.safetensors'
+  tensor = {'dtype': 'F32', 'shape': [size // 4], 'data_offsets': [0, size]}
+  path.write_bytes(header({'classes/kernel': tensor}))
+  with path.open('ab') as file:  # it takes no place on the disk either
+    file.truncate(path.stat().st_size + size)
+  sums = files.read_json(folder / model.CHECKSUMS)
+  if size < 1 << 30:  # else even the sum would take hours
+    with path.open('rb') as file:
+      sums['sha256'][path.name] = hashlib.file_digest(file, 'sha256').hexdigest()
+    files.write_json(folder / model.CHECKSUMS, sums)
+  with little_memory(size // 8), pytest.raises(InputError, match='weights.safetensors'):
+    load(folder)
+
+
+HUGE = {
+  **{name: 10**9 for name in ('image_size', 'channels', 'depth', 'modalities', 'context')},
+  'classes': [f'c{i}' for i in range(1000)],
+  'curvature_flow_iterations': 10**12,
+  'mean': [1e300],
+  'std': [1e-300],
+}
+
+
+@pytest.mark.parametrize(('field', 'value'), HUGE.items())
+def test_a_description_of_what_no_memory_holds_is_refused(folder, field, value):
+  path = folder / 'preprocessing.json'
+  files.write_json(path, files.read_json(path) | {field: value})
+  model.sign(folder)
+  with little_memory(), pytest.raises(InputError, match=f'"{field}" is'):
+    load(folder)
+
+
+def test_a_genotype_with_a_million_edges_is_refused(tmp_path):
+  content = json.loads(GENOTYPE)
+  content['down'][0] *= 150_000
+  (tmp_path / 'edges.json').write_text(json.dumps(content))
+  content['down'] = [content['up'][0]] * 150_000
+  (tmp_path / 'nodes.json').write_text(json.dumps(content))
+  (tmp_path / 'long.json').write_bytes(GENOTYPE + b' ' * files.MOST_JSON_BYTES)
+  for name, reason in (('edges', 'two edges'), ('nodes', '1 to 16'), ('long', 'bytes')):
+    with time_limit(10), pytest.raises(InputError, match=reason):
+      genotype.load(tmp_path / f'{name}.json')
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(folder, tmp_path):
+  readers: dict[str, tuple[Path, Callable[[], Any]]] = {
+    name: (folder / name, lambda: load(folder)) for name in FILES_OF_A_MODEL
+  }
+  readers['dataset.json'] = (tmp_path / 'dataset.json', lambda: dataset_json.read(tmp_path))
+  readers['splits.json'] = (
+    tmp_path / 'splits.json',
+    lambda: split_file.read(tmp_path / 'splits.json'),
+  )
+  readers['a genotype'] = (tmp_path / 'g.json', lambda: genotype.load(tmp_path / 'g.json'))
+  readers['a logbook'] = (tmp_path / 'metrics.jsonl', logbook.Logbook(tmp_path).entries)
+  for path, read in readers.values():
+    before = path.read_bytes() if path.exists() else None
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/zero', path)):
+      path.unlink(missing_ok=True)
+      make(path)
+      assert outcome(read) is None
+      shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if before is not None:
+      path.write_bytes(before)
+  assert outcome(lambda: load(folder)) is not None
+
+
+@pytest.mark.parametrize('name', ['../secret', '/etc/passwd', '/dev/zero', 'weights\0', 'more'])
+def test_checksums_lead_to_no_other_files(folder, tmp_path, name):
+  (tmp_path / 'secret').write_text('x')
+  path = folder / model.CHECKSUMS
+  content = files.read_json(path)
+  content['sha256'][name] = '0' * 64
+  files.write_json(path, content)
+  with pytest.raises(InputError, match='which no model folder has'):
+    load(folder)
+
+
+def test_a_model_of_links_is_loaded_as_download_caches_keep_them(folder, tmp_path):
+  for name in FILES_OF_A_MODEL:
+    (folder / name).rename(tmp_path / f'blob_{name}')
+    (folder / name).symlink_to(tmp_path / f'blob_{name}')
+  assert load(folder).preprocessing['name'] == 'thrifty'
+
+
+class Executed:
+  """What unpickling would run."""
+
+  def __init__(self, place):
+    self.place = place
+
+  def __reduce__(self):
+    return os.mkdir, (str(self.place),)
+
+
+def test_nothing_that_is_read_is_executed(folder, run, tmp_path, quick_pictures):
+  bomb = pickle.dumps(Executed(tmp_path / 'executed'))
+  objects = io.BytesIO()
+  np.savez(objects, image=np.array([Executed(tmp_path / 'executed')], object))
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  prediction = workdir / 'evaluate' / 'predictions' / 'p1.npz'
+  for content in (bomb, objects.getvalue()):
+    prediction.write_bytes(content)
+    assert outcome(lambda: report.report(workdir)) is None
+    for name in FILES_OF_A_MODEL[:4]:
+      whole = (folder / name).read_bytes()
+      (folder / name).write_bytes(content)
+      model.sign(folder)
+      assert (outcome(lambda: load(folder)) is None) == (name != 'card.md')
+      (folder / name).write_bytes(whole)
+  assert not (tmp_path / 'executed').exists()
+
+
+def test_the_program_has_no_means_to_execute_what_it_reads():
+  names = {
+    'pickle',
+    'cPickle',
+    'dill',
+    'cloudpickle',
+    'joblib',
+    'marshal',
+    'shelve',
+    'yaml',
+    'torch',
+  }
+  sources = [
+    path for part in ('thrifty_jax', 'data_prep') for path in (PROJECT / part).rglob('*.py')
+  ]
+  assert len(sources) > 80
+  for path in sources:
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import | ast.ImportFrom):
+        modules = {getattr(node, 'module', None) or '', *(alias.name for alias in node.names)}
+        assert not {module.split('.')[0] for module in modules} & names, path
+      if isinstance(node, ast.Name):
+        assert node.id not in ('eval', 'exec', 'compile', '__import__'), path
+      if isinstance(node, ast.keyword):
+        assert node.arg not in ('allow_pickle', 'shell'), path
+
+
+def test_names_that_pictures_could_take_for_formulas_are_drawn(run, tmp_path):
+  workdir = shutil.copytree(run, tmp_path / 'run')
+  for name in ('summary.json', 'scores.csv'):
+    path = workdir / 'evaluate' / name
+    text = path.read_text().replace('grey', r'$\\frac$' if name.endswith('json') else r'$\frac$')
+    path.write_text(text.replace('white', 'w' * 4000))
+  page = report.report(workdir).read_text()
+  assert r'$\frac$: ' in page and 'w' * 4000 in page

@@ -1,0 +1,231 @@
+"""Where NaN or infinity comes from: the first value that is no finite number, by its name.
+
+For a run that has stopped on one. The network is run layer by layer, uncompiled, so this is slow.
+Once a step has used a gradient that is not finite every weight is NaN: look at the state from
+before that step.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from thrifty_jax import model
+
+Path = tuple[str, ...]  # of a module or a parameter: ('stem', 'norm', 'scale')
+
+
+class _Found(Exception):
+  """Ends the run of the network at the first offender, which it describes."""
+
+
+def first_source(
+  net: nn.Module,
+  params: model.Params,
+  batch: Mapping[str, jax.Array],
+  *,
+  loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
+  architecture: Any = None,
+  key: jax.Array | None = None,
+) -> str | None:
+  """What is first to be no finite number, on the way from the batch to the gradient.
+
+  Args:
+    net: A supernet, where architecture is given, or any network that takes images alone.
+    params: Its parameters.
+    batch: As the network saw it, after augmentation: image [B, H, W, C], label [B, H, W].
+    loss: (logits, label) -> (loss, more), such as losses.segmentation_loss.
+    architecture: The architecture variables of a supernet.
+    key: Of the sampled channels, where they are drawn.
+
+  Returns:
+    What `in_forward` or else `in_gradient` finds, or None where all is finite.
+  """
+  inputs = () if architecture is None else (architecture, key)
+  return in_forward(net, params, batch['image'], *inputs) or in_gradient(
+    net, params, batch, loss=loss, architecture=architecture, key=key
+  )
+
+
+def in_forward(
+  net: nn.Module,
+  params: model.Params,
+  image: jax.Array,
+  architecture: Any = None,
+  key: jax.Array | None = None,
+) -> str | None:
+  """The first of image, architecture, parameters, and what enters and leaves each module.
+
+  Modules are looked at in the order of the computation, which ends at the first offender. Memory is
+  that of what the network still needs at each point.
+
+  Args:
+    net: As in first_source.
+    params: Likewise.
+    image: [B, H, W, C].
+    architecture: As in first_source.
+    key: Likewise.
+
+  Returns:
+    In words, as 'the image batch: ...', 'parameter stem/kernel: 1 of 1,568 values is NaN, ...',
+    'the output of down_0_1/node1_from_1 (Convolution): ...', 'a value in stem (ConvNorm), on its
+    way into norm: ...'; or None where all is finite.
+  """
+  inputs = (image,) if architecture is None else (image, architecture, key)
+  if text := in_tree(image, 'the image batch') or in_tree(architecture, 'architecture variable'):
+    return text
+  if text := in_tree(params, 'parameter', order=_order(net, params, *inputs)):
+    return text
+  try:
+    with nn.intercept_methods(_look):
+      model.apply(net, params, *inputs)
+  except _Found as found:
+    return str(found)
+  return None
+
+
+def in_gradient(
+  net: nn.Module,
+  params: model.Params,
+  batch: Mapping[str, jax.Array],
+  *,
+  loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
+  architecture: Any = None,
+  key: jax.Array | None = None,
+) -> str | None:
+  """The loss, or the first gradient that is not finite, from the loss backwards.
+
+  Compiled, with the memory of a training step. The order is that in which modules finish, reversed:
+  in a grid that is not a chain there are others; and a supernet's edges, whose parameters are made
+  ready before the first cell, come last.
+
+  Args:
+    As in first_source.
+
+  Returns:
+    In words, as 'the loss: it is NaN' or 'the gradient of head/out/kernel: ...'; or None.
+  """
+
+  def objective(params: model.Params, architecture: Any) -> jax.Array:
+    inputs = () if architecture is None else (architecture, key)
+    return loss(model.apply(net, params, batch['image'], *inputs), batch['label'])[0]
+
+  value, (of_params, of_architecture) = jax.jit(jax.value_and_grad(objective, argnums=(0, 1)))(
+    params, architecture
+  )
+  inputs = () if architecture is None else (architecture, key)
+  order = _order(net, params, batch['image'], *inputs)
+  return (
+    in_tree(value, 'the loss')
+    or in_tree(of_params, 'the gradient of', order=order[::-1])
+    or in_tree(of_architecture, 'the gradient of architecture variable')
+  )
+
+
+def in_tree(tree: Any, title: str, *, order: list[Path] | None = None) -> str | None:
+  """The first array of a tree that holds what is no finite number, such as an optimiser's state.
+
+  Args:
+    tree: A pytree of arrays; whole numbers are always finite.
+    title: Of what it holds, put before the name.
+    order: Modules whose arrays are looked at first, in this order.
+
+  Returns:
+    As 'parameter stem/kernel: 1 of 1,568 values is NaN; 2 more arrays', or None.
+  """
+  leaves = [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+  if order is not None:
+    ranks = {module: rank for rank, module in enumerate(order)}
+    leaves.sort(key=lambda each: _rank(each[0], ranks))  # stable
+  offenders = [(name, text) for name, leaf in leaves if (text := _described(leaf))]
+  if not offenders:
+    return None
+  name, text = offenders[0]
+  more = len(offenders) - 1
+  others = f'; {more} more array{"s" * (more > 1)}' if more else ''
+  return f'{" ".join(filter(None, (title, "/".join(name))))}: {text}{others}'
+
+
+def _look(
+  call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+) -> Any:
+  """Runs a module and looks at what enters and what leaves it."""
+  module = context.module
+  if context.method_name != '__call__':
+    return call(*args, **kwargs)
+  if text := _first((args, kwargs)):
+    place = f'a value in {_title(module.parent)}, on its way into {module.name}'
+    raise _Found(f'{place}: {text}')
+  output = call(*args, **kwargs)
+  if text := _first(output):
+    raise _Found(f'the output of {_title(module)}: {text}')
+  return output
+
+
+def _first(tree: Any) -> str:
+  """What is wrong with the first array that is not finite; '' if all are."""
+  return next(filter(None, map(_described, jax.tree.leaves(tree))), '')
+
+
+def _described(leaf: Any) -> str:
+  """How many values are no finite numbers; '' if none is."""
+  kind_of_number = getattr(leaf, 'dtype', type(leaf))
+  if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array | np.ndarray | float):
+    return ''
+  if not jax.dtypes.issubdtype(kind_of_number, np.inexact):  # whole numbers, keys
+    return ''
+  array = np.asarray(leaf)
+  bad = ~np.isfinite(array)
+  count = int(bad.sum())
+  if not count:
+    return ''
+  nan = int(np.isnan(array).sum())
+  kind = 'NaN' if nan == count else 'infinite' if not nan else f'infinite or NaN ({nan:,})'
+  place = '' if not array.ndim else f', the first at {np.argwhere(bad)[0].tolist()}'
+  if array.size == 1:
+    return f'it is {kind}'
+  return f'{count:,} of {array.size:,} values {"are" if count > 1 else "is"} {kind}{place}'
+
+
+def _title(module: Any) -> str:
+  """Path and class of a module; the whole network has no path."""
+  if not isinstance(module, nn.Module):
+    return 'the network'
+  kind = type(module).__name__
+  return f'{"/".join(module.path)} ({kind})' if module.path else f'the network ({kind})'
+
+
+def _order(net: nn.Module, params: model.Params, *inputs: Any) -> list[Path]:
+  """The modules in the order in which they finish; nothing is computed."""
+  found: dict[Path, None] = {}
+
+  def note(
+    call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+  ) -> Any:
+    output = call(*args, **kwargs)
+    if context.method_name == '__call__':
+      found.setdefault(context.module.path)
+    return output
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(functools.partial(model.apply, net), params, *inputs)
+  return list(found)
+
+
+def _rank(name: Path, ranks: Mapping[Path, int]) -> int:
+  """Place of the module that an array belongs to: the longest path that its name begins with."""
+  for length in range(len(name), 0, -1):
+    if name[:length] in ranks:
+      return ranks[name[:length]]
+  return len(ranks)
+
+
+def _names(path: Any) -> Path:
+  """Keys, indices and fields as text."""
+  return tuple(
+    str(next(getattr(part, field) for field in ('key', 'idx', 'name') if hasattr(part, field)))
+    for part in path
+  )
