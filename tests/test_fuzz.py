@@ -384,8 +384,8 @@ def test_a_damaged_file_of_a_run_is_reported_on_or_refused(
 
 def test_lines_of_a_logbook_are_all_read_or_one_is_named(tmp_path):
   book = logbook.Logbook(tmp_path)
-  book.append({'step': 1, 'loss': 0.5})
-  book.append({'step': 2, 'loss': 0.4})
+  book.append({'epoch': 1, 'step': 1, 'loss': 0.5})
+  book.append({'epoch': 2, 'step': 2, 'loss': 0.4})
   valid = book.path.read_bytes()
   book.path.write_bytes(valid[:-3])  # a crash while it was written
   assert [entry['step'] for entry in book.entries()] == [1]

@@ -29,15 +29,19 @@ def test_lines_are_read_back_as_they_were_written(tmp_path):
 
 def test_numbers_of_numpy_and_jax_become_plain(tmp_path):
   book = Logbook(tmp_path)
-  book.append({'step': np.int32(1), 'loss': jnp.float32(0.5), 'alphas': np.ones((2, 2))})
-  assert book.entries() == [{'step': 1, 'loss': 0.5, 'alphas': [[1.0, 1.0], [1.0, 1.0]]}]
+  book.append(
+    {'epoch': 1, 'step': np.int32(1), 'loss': jnp.float32(0.5), 'alphas': np.ones((2, 2))}
+  )
+  assert book.entries() == [
+    {'epoch': 1, 'step': 1, 'loss': 0.5, 'alphas': [[1.0, 1.0], [1.0, 1.0]]}
+  ]
 
 
 @pytest.mark.parametrize('loss', [float('nan'), float('inf'), np.float32('nan')])
 def test_a_number_that_is_not_finite_is_refused_and_leaves_no_line(tmp_path, loss):
   book = Logbook(tmp_path)
   with pytest.raises(ValueError):
-    book.append({'step': 1, 'loss': loss})
+    book.append({'epoch': 1, 'step': 1, 'loss': loss})
   assert book.entries() == []
 
 
@@ -79,7 +83,7 @@ def test_tensorboard_has_the_numbers_of_every_line_under_the_stage(tmp_path):
 
 
 def test_without_tensorboard_there_are_no_events(tmp_path):
-  Logbook(tmp_path).append({'step': 1, 'loss': 0.5})
+  Logbook(tmp_path).append({'epoch': 1, 'step': 1, 'loss': 0.5})
   assert [path.name for path in tmp_path.iterdir()] == ['metrics.jsonl']
 
 

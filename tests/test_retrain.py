@@ -408,8 +408,9 @@ def test_a_best_epoch_before_the_stop_is_still_known_after_it(
   same_weights(tmp_path, first[1])
 
 
+@pytest.mark.parametrize('debug', [False, True])
 def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays(
-  config, opened, unbroken, tmp_path, monkeypatch
+  debug, config, opened, unbroken, tmp_path, monkeypatch
 ):
   batches = TrainData.batches
 
@@ -419,15 +420,21 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
       yield {**batch, 'image': batch['image'] * math.nan} if bad else batch
 
   step = len(opened.examples(opened.patients['train'])) // 4 + 2
-  place = f'retrain, epoch 2, step {step}: [a-z_]+ is not finite'
+  place = f'retrain, epoch 2, step {step}: [a-z_]+ is not finite; .*debug=True'
+  if debug:
+    place = f'retrain, step {step}: [a-z_]+ is not finite, first of all the image batch: 1,024 of'
   config = config.copy_and_resolve_references()
-  config.save_seconds = 0.0
+  config.save_seconds, config.debug = 0.0, debug
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
     patch.setattr(TrainData, 'batches', poisoned)
     retrain.retrain(config, tmp_path)
   assert len(entries_of(tmp_path)) == 1
   assert not (tmp_path / 'model').exists()
+  told = json.loads((tmp_path / 'retrain' / 'not_finite.json').read_text())
+  assert told['step'] == step and len(told['slices']) == 4
+  assert {name.split()[0] for name in told['slices']} <= set(opened.patients['train'])
   retrain.retrain(config, tmp_path)  # the sound data again
+  assert not (tmp_path / 'retrain' / 'not_finite.json').exists()
   assert weights_of(tmp_path) == weights_of(unbroken)
   assert entries_of(tmp_path) == entries_of(unbroken)
 

@@ -352,9 +352,9 @@ def test_a_line_that_was_written_after_the_last_save_is_written_again(
   assert_same_run(tmp_path, unbroken, start)
 
 
-@pytest.mark.parametrize('epoch', [1, 3])
+@pytest.mark.parametrize(('epoch', 'debug'), [(1, False), (3, False), (3, True)])
 def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays(
-  epoch, config, opened, unbroken, compiled, start, tmp_path, monkeypatch
+  epoch, debug, config, opened, unbroken, compiled, start, tmp_path, monkeypatch
 ):
   batches = TrainData.batches
 
@@ -364,14 +364,20 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
       yield not_finite(batch) if bad else batch
 
   step = (epoch - 1) * search.divide(config, opened).steps + 2
-  place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite'
+  place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite; .*debug=True'
+  if debug:
+    place = f'search, step {step}: [a-z_]+ is not finite, first of all the image batch: '
   config = config.copy_and_resolve_references()
-  config.save_seconds = 0.0
+  config.save_seconds, config.debug = 0.0, debug
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
     patch.setattr(TrainData, 'batches', poisoned)
     search.search(config, tmp_path)
   assert len(entries_of(tmp_path)) == epoch - 1
   assert not (tmp_path / 'search' / 'genotype.json').exists()
+  told = json.loads((tmp_path / 'search' / 'not_finite.json').read_text())
+  halves = search.divide(config, opened).patients
+  for name, patients in zip(('weights', 'architecture'), halves, strict=True):
+    assert {slice_.split()[0] for slice_ in told['slices'][name]} <= set(patients)
   search.search(config, tmp_path)  # the sound data again
   assert_same_run(tmp_path, unbroken, start)
 

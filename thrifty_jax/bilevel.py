@@ -92,6 +92,14 @@ def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) ->
   )
 
 
+def half_key(seed: int, state: SearchState, half: int) -> jax.Array:
+  """Of the random numbers of a half step, 0 of the weights, 1 of the architecture.
+
+  It is split in two: for the augmentation, and for the channels where they are drawn.
+  """
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), half)
+
+
 def make_half_steps(
   learners: Learners,
   *,
@@ -132,12 +140,9 @@ def make_half_steps(
     logits = model.apply(learners.net, params, batch['image'], architecture, sample_key)
     return segmentation_loss(logits, batch['label'])[0], overlap(logits, batch['label'])
 
-  def key_of(state: SearchState, half: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), half)
-
   def weight_step(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
     (value, _), gradient = jax.value_and_grad(loss, argnums=0, has_aux=True)(
-      state.params, state.architecture, batch, key_of(state, 0)
+      state.params, state.architecture, batch, half_key(seed, state, 0)
     )
     updates, optimizer = learners.for_weights.update(gradient, state.weight_optimizer, state.params)
     state = state._replace(
@@ -151,7 +156,7 @@ def make_half_steps(
     if learners.look_ahead is None:
       return state.params
     gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(
-      state.params, architecture, weight_batch, key_of(state, 0)
+      state.params, architecture, weight_batch, half_key(seed, state, 0)
     )
     updates, _ = learners.look_ahead.update(gradient, state.weight_optimizer, state.params)
     return optax.apply_updates(state.params, updates)
@@ -160,7 +165,7 @@ def make_half_steps(
     architecture: Architecture, state: SearchState, weight_batch: Batch, batch: Batch
   ) -> tuple[jax.Array, jax.Array]:
     params = ahead(architecture, state, weight_batch)
-    return loss(params, architecture, batch, key_of(state, 1))
+    return loss(params, architecture, batch, half_key(seed, state, 1))
 
   def architecture_step(
     state: SearchState, weight_batch: Batch, architecture_batch: Batch

@@ -110,6 +110,7 @@ def default() -> ConfigDict:
   config.deterministic = False  # the same bits each time on a GPU too, more slowly
   config.compilation_cache = 'auto'  # a folder; '' turns the cache off
   config.save_seconds = 60.0  # between two checkpoints of a stage that trains
+  config.debug = False  # look at every step; name the first layer that makes a NaN; slow
   config.tensorboard = False  # write the figures of epochs for TensorBoard too (needs tensorboardX)
   config.genotype = ''  # retrain this genotype file instead of the searched one
 

@@ -113,6 +113,14 @@ class Examples:
       image[place], label[place] = record['image'], record['label']
     return {'image': image, 'label': label}
 
+  def name(self, index: int) -> str:
+    """Case and slice of an example, 'Case12 slice 4', slices counted from 0."""
+    for case in self.cases:
+      if index < case.slices:
+        return f'{case.case} slice {index}'
+      index -= case.slices
+    raise IndexError(index)
+
   def neighbours(self, indices: np.ndarray, *, context: int) -> np.ndarray:
     """Examples i-c..i+c of each i, [n, 2c + 1], clamped to the first and last slice of its case."""
     slices = np.asarray([case.slices for case in self.cases])

@@ -9,4 +9,12 @@ class InputError(Exception):
 
 
 class NotFinite(InputError):
-  """A loss or a gradient is not a finite number: most often the learning rate is too high."""
+  """A loss or a gradient is not a finite number: most often the learning rate is too high.
+
+  Attributes:
+    step: Of the stage, counted from 1.
+  """
+
+  def __init__(self, text: str, *, step: int = 0):
+    super().__init__(text)
+    self.step = step

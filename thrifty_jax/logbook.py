@@ -67,7 +67,7 @@ class Logbook:
     """All lines; a last one that was cut off by a crash is left out.
 
     Raises:
-      InputError: If the file cannot be read, or another line is no dictionary with a step.
+      InputError: If the file cannot be read, or another line has no epoch and step.
     """
     if not self.path.exists():
       return []
@@ -83,9 +83,10 @@ class Logbook:
       entry = files.parse_json(line.decode('utf-8'))
     except ValueError as error:
       raise InputError(f'{self.path}, line {number}: {error}; the file is damaged') from error
-    if not isinstance(entry, dict) or type(entry.get('step')) is not int:
+    counted = isinstance(entry, dict) and [type(entry.get(name)) for name in ('epoch', 'step')]
+    if counted != [int, int]:
       raise InputError(
-        f'{self.path}, line {number}: has no "step", a whole number; the file is damaged'
+        f'{self.path}, line {number}: has no "epoch" and "step", whole numbers; it is damaged'
       )
     return entry
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from data_prep import data_sets
 from thrifty_jax import (
   RESEARCH_USE,
+  debug,
   describe,
   evaluate,
   files,
@@ -24,13 +25,14 @@ from thrifty_jax import (
   likeness,
   logbook,
   model,
+  not_finite,
   resources,
   stages,
 )
 from thrifty_jax.autosave import Autosave
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
-from thrifty_jax.train_data import Figures, TrainData, open_train_data
+from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
 SELECTION = {
   'volume': 'mean volume DSC of the validation patients on the native grid',
@@ -97,6 +99,11 @@ def optimizer(
   return optax.chain(clip, adamw), rate
 
 
+def step_key(seed: int, state: TrainState) -> jax.Array:
+  """Of the random numbers of a step."""
+  return jax.random.fold_in(jax.random.key(seed), state.step)
+
+
 def make_train_step(
   net: nn.Module,
   transformation: optax.GradientTransformation,
@@ -116,7 +123,7 @@ def make_train_step(
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    batch = augment(jax.random.fold_in(jax.random.key(seed), state.step), batch)
+    batch = augment(step_key(seed, state), batch)
 
     def loss(params: model.Params) -> tuple[jax.Array, jax.Array]:
       return segmentation_loss(model.apply(net, params, batch['image']), batch['label'])
@@ -278,12 +285,14 @@ def _fit(
       average_decay=settings.ema_decay,
       seed=config.seed,
     ),
-    donate_argnums=0,
+    donate_argnums=() if config.debug else 0,
   )
   # Before the loop, where a signal to stop need not wait for it.
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
   compiled = train_step.lower(progress.state, batch_shape).compile()
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
+  if config.debug:
+    compiled = debug.watched(compiled, 'retrain', _source(config, train_data, net))
 
   autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
@@ -292,10 +301,15 @@ def _fit(
     logbook.say('resumed', f'after step {int(progress.state.step)}, in epoch {progress.epoch + 1}')
   log.truncate(progress.epoch)
 
+  def slices(step: int) -> list[str]:
+    epoch, index = divmod(step - 1, steps)
+    return train_data.slices_of(examples, batch_size=settings.batch_size, epoch=epoch, index=index)
+
   with (
     autosave,
     contextlib.closing(log),
     logbook.progress(settings.epochs * steps, 'retrain') as bar,
+    fault_recorded(folder, slices),
   ):
     bar.update(int(progress.state.step))
     while not _is_finished(settings, progress):
@@ -316,6 +330,16 @@ def _fit(
       _end_epoch(progress, log, rate=rate, dsc=dsc)
       autosave.offer(progress.keep, epoch_ended=True, finished=_is_finished(settings, progress))
   return progress, sum(entry['seconds'] for entry in log.entries())
+
+
+def _source(config: ConfigDict, train_data: TrainData, net: nn.Module) -> Callable[..., str | None]:
+  """(state, batch) -> where a step meets what is no finite number."""
+
+  def source(state: TrainState, batch: Batch) -> str | None:
+    batch = jax.jit(train_data.augment)(step_key(config.seed, state), batch)
+    return not_finite.first_source(net, state.params, batch, loss=segmentation_loss)
+
+  return source
 
 
 def _show(progress: Progress, bar: Any) -> None:

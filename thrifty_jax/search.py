@@ -13,12 +13,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters, resources
+from thrifty_jax import (
+  bilevel,
+  budget,
+  debug,
+  files,
+  genotype,
+  logbook,
+  model,
+  not_finite,
+  parameters,
+  resources,
+)
 from thrifty_jax.autosave import Autosave
 from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
+from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
-from thrifty_jax.train_data import Figures, TrainData, open_train_data
+from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
 # Batches that tell the DSC of the architecture half while only the weights are trained.
 PROBED_BATCHES = 4
@@ -159,6 +171,11 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     penalty=penalty(config),
   )
   compiled = bilevel.compile_together(half_steps, state, batch_shape)
+  if config.debug:
+    compiled = [
+      debug.watched(step, 'search', _source(config, train_data, learners, half))
+      for half, step in enumerate(compiled)
+    ]
 
   autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
@@ -172,6 +189,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     autosave,
     contextlib.closing(log),
     logbook.progress(settings.epochs * halves.steps, 'search') as bar,
+    fault_recorded(folder, functools.partial(_slices, config, train_data, halves)),
   ):
     bar.update(int(progress.state.step))
     while not _is_finished(progress, settings):
@@ -238,6 +256,37 @@ def _end_epoch(config: ConfigDict, progress: Progress, log: logbook.Logbook) -> 
     }
   )
   progress.end_epoch()
+
+
+def _source(
+  config: ConfigDict, train_data: TrainData, learners: Learners, half: int
+) -> Callable[..., str | None]:
+  """(state, *batches) -> where a half step meets what is no finite number."""
+
+  def source(state: SearchState, *batches: Batch) -> str | None:
+    augment_key, sample_key = jax.random.split(bilevel.half_key(config.seed, state, half))
+    return not_finite.first_source(
+      learners.net,
+      state.params,
+      jax.jit(train_data.augment)(augment_key, batches[-1]),
+      loss=segmentation_loss,
+      architecture=state.architecture,
+      key=sample_key if config.search.sampling == 'random' else None,
+    )
+
+  return source
+
+
+def _slices(
+  config: ConfigDict, train_data: TrainData, halves: Halves, step: int
+) -> dict[str, list[str]]:
+  """The slices of the two batches of a step, counted from 1."""
+  epoch, index = divmod(step - 1, halves.steps)
+  which = {'batch_size': config.search.batch_size, 'steps': halves.steps}
+  return {
+    name: train_data.slices_of(examples, epoch=epoch, index=index, **which)
+    for name, examples in zip(('weights', 'architecture'), halves.examples, strict=True)
+  }
 
 
 def _is_finished(progress: Progress, settings: ConfigDict) -> bool:

@@ -1,9 +1,11 @@
 """What search and retraining learn from: the prepared slices of a run, split by patient."""
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import prepare
-from thrifty_jax import data, evaluate
+from thrifty_jax import data, evaluate, files
 from thrifty_jax.augment import augment
 from thrifty_jax.data import Batch, Examples
 from thrifty_jax.errors import NotFinite
+
+_FAULT = 'not_finite.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,15 @@ class TrainData:
       first=first,
       prefetch=self.config.data.prefetch,
     )
+
+  def slices_of(
+    self, examples: Examples, *, batch_size: int, epoch: int, index: int, steps: int = 0
+  ) -> list[str]:
+    """The slices of a batch, by its index in the epoch: 'Case12 slice 4', counted from 0."""
+    plan = data.order(
+      len(examples), batch_size=batch_size, seed=self.config.seed, epoch=epoch, steps=steps
+    )
+    return [examples.name(int(example)) for example in plan[index]]
 
   def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
     """Shape and type of a batch of images, [B, S, S, C] float32."""
@@ -99,6 +112,23 @@ def statistics_of(config: ConfigDict, training: Examples) -> data.Statistics:
   return data.intensity_statistics(training)
 
 
+@contextlib.contextmanager
+def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Iterator[None]:
+  """Writes what was on the device to <folder>/not_finite.json when the body stops at a NaN.
+
+  Args:
+    folder: Of the stage.
+    slices_of: The slices of a step's batches, by step from 1.
+  """
+  (folder / _FAULT).unlink(missing_ok=True)
+  try:
+    yield
+  except NotFinite as error:
+    found = {'error': str(error), 'step': error.step, 'slices': slices_of(error.step)}
+    files.write_json(folder / _FAULT, found)
+    raise
+
+
 class Figures:
   """Sums of an epoch's metrics, read from the device a step late so that it never waits.
 
@@ -143,7 +173,9 @@ class Figures:
       if not np.all(np.isfinite(value)):
         raise NotFinite(
           f'{self.stage}, epoch {self.epoch + 1}, step {step}: {name} is not finite; lower its '
-          f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept'
+          f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept, from '
+          'which --config.debug=True finds the first layer',
+          step=step,
         )
       # In double precision: float32 counts pixels to 16,777,216.
       self.sums[name] = self.sums.get(name, 0) + np.asarray(value, np.float64)
