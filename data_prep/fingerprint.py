@@ -138,7 +138,7 @@ def remembered_window(
   if not path.exists():
     window = foreground_window(cases, read_case)
     patients = sorted({case.patient for case in cases})
-    with files.writing_to(folder, 'data.data_dir'):
+    with files.writing_to(folder, '--config.data.data_dir'):
       files.write_json(path, {'window': window, 'training_patients': patients})
   low, high = files.read_json(path)['window']
   return low, high

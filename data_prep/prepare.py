@@ -57,7 +57,7 @@ def prepare(config: ConfigDict) -> Path:
   ):
     slices = _builder(config, cases, case_done=bar.update, cases_map=cases_map)
     try:
-      with files.writing_to(data_sets.data_dir(config), 'data.data_dir'), _quiet_tfds():
+      with files.writing_to(data_sets.data_dir(config), '--config.data.data_dir'), _quiet_tfds():
         slices.download_and_prepare(file_format='array_record')
     except OSError:
       if not folder.exists():  # else another process finished the same work first

@@ -48,9 +48,11 @@ def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(
   for fault in (OSError(errno.ENOSPC, full), RuntimeError(f'write() failed: {full}; writing x')):
     with (
       pytest.raises(InputError, match=rf'^{tmp_path}: .*{full.lower()}.* --config.data.data_dir$'),
-      files.writing_to(tmp_path, 'data.data_dir'),
+      files.writing_to(tmp_path, '--config.data.data_dir'),
     ):
       raise fault
-  for fault in (OSError('directory not empty'), RuntimeError('a fault of ours')):
-    with pytest.raises(type(fault), match=str(fault)), files.writing_to(tmp_path, 'data.data_dir'):
+  elsewhere = PermissionError(errno.EACCES, 'not there', '/elsewhere/scan.mhd')
+  for fault in (OSError('directory not empty'), RuntimeError('a fault of ours'), elsewhere):
+    with pytest.raises(type(fault)) as caught, files.writing_to(tmp_path, '--workdir'):
       raise fault
+    assert caught.value is fault

@@ -68,27 +68,34 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 @contextlib.contextmanager
-def writing_to(folder: Path, setting: str) -> Iterator[None]:
+def writing_to(folder: Path, option: str) -> Iterator[None]:
   """A full disk or a folder that must not be written, told in one line.
 
   Args:
     folder: Where the body writes.
-    setting: The config field that names another folder, such as 'data.data_dir'.
+    option: What names another folder, such as '--config.data.data_dir'.
 
   Raises:
     InputError: If the body meets such an error, also as the RuntimeError that ArrayRecord makes of
-      it; any other comes through.
+      it; any other comes through, also one about a file elsewhere.
   """
   try:
     yield
   except (OSError, RuntimeError) as error:
+    place = getattr(error, 'filename', None)
+    if isinstance(place, str) and os.path.isabs(place) and not _is_inside(place, folder):
+      raise
     for code in _NOT_WRITABLE:
       if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
         raise InputError(
           f'{folder}: cannot be written ({os.strerror(code).lower()}); make space there, correct '
-          f'its rights, or name another folder by --config.{setting}'
+          f'its rights, or name another folder by {option}'
         ) from error
     raise
+
+
+def _is_inside(place: str, folder: Path) -> bool:
+  return Path(place).resolve().is_relative_to(folder.resolve())
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -109,4 +116,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}') from error
   except (ValueError, RecursionError) as error:
-    raise InputError(f'{path} is not valid JSON: {error}') from error
+    raise InputError(
+      f'{path} is not valid JSON: {error}; correct the file or restore it'
+    ) from error

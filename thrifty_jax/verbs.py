@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from thrifty_jax import files
 from thrifty_jax.stages import Stage
 
 
@@ -16,9 +17,10 @@ def run(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     workdir: Its folder.
 
   Raises:
-    InputError: Whatever the user gave that the stage cannot use.
+    InputError: Whatever the user gave that the stage cannot use, a full disk included.
   """
-  _RUN[stage.name](config, workdir)
+  with files.writing_to(workdir, '--workdir'):
+    _RUN[stage.name](config, workdir)
 
 
 def _check(config: ConfigDict, workdir: Path) -> None:
