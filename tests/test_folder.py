@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data_prep import folder, phantom_folders, prepare, splits, volumes
+from data_prep import folder, phantom_folders, prepare, split_file, splits, volumes
 from thrifty_jax import command_line, data, main, stages
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL = PROJECT.parent / 'shared' / 'data'
+GENOTYPE = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
 AXES = tuple(volumes.SLICE_AXES)
 PATIENTS = 6  # and seven scans
 WRITERS = {'decathlon': phantom_folders.write_decathlon, 'nnunet': phantom_folders.write_nnunet}
@@ -271,6 +272,76 @@ def test_the_filled_in_values_are_those_that_are_recorded_and_compared(raw, tmp_
   config = filled_in([*arguments, '--config.data.slice_axis=sagittal']).config
   with pytest.raises(InputError, match="data.slice_axis 'axial' -> 'sagittal'"):
     stages.refuse_changes(config, tmp_path)
+
+
+# --- a report of a run whose scans are gone
+
+
+@pytest.fixture
+def made(raw, tmp_path):
+  """The workdir of a run as far as its search, and arguments of its command; no scan is left."""
+  there = copy(raw('decathlon'), tmp_path)
+  arguments = [f'--config.data.raw_dir={there}', '--config.data.image_size=96']
+  config = filled_in(['--config=configs/folder.py', *arguments]).config
+  (tmp_path / 'run' / 'search').mkdir(parents=True)
+  (tmp_path / 'run' / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  cases = folder.find_cases(there)
+  split_file.write(config, tmp_path / 'run', splits.of(config, [case.patient for case in cases]))
+  shutil.rmtree(there)
+  return tmp_path / 'run', ['--config=configs/folder.py', arguments[0], '--stage=report']
+
+
+def report(made, *more):
+  workdir, arguments = made
+  return main.main([*arguments, f'--workdir={workdir}', *more])
+
+
+def test_a_report_takes_what_the_data_filled_in_from_the_run(made, capsys):
+  assert report(made) == 0
+  text = (made[0] / 'report.html').read_text(encoding='utf-8')
+  assert 'left part' in text and '>96<' in text
+  assert 'error' not in capsys.readouterr().err
+
+
+def change_split(workdir):
+  split = json.loads((workdir / 'splits.json').read_text())
+  split['train'], split['test'] = split['test'], split['train']
+  (workdir / 'splits.json').write_text(json.dumps(split))
+
+
+def set_recorded(name, value):
+  def change(workdir):
+    recorded = json.loads((workdir / 'config.json').read_text())
+    recorded['data'][name] = value
+    (workdir / 'config.json').write_text(json.dumps(recorded))
+
+  return change
+
+
+def nothing(workdir):
+  del workdir
+
+
+@pytest.mark.parametrize(
+  ('change', 'argument', 'message'),
+  [
+    (nothing, '--config.data.slice_axis=sagittal', "data.slice_axis 'axial' -> 'sagittal'"),
+    (nothing, '--config.data.image_size=64', 'data.image_size 96 -> 64'),
+    (nothing, '--config.search.epochs=20', 'search.epochs 50 -> 20'),
+    (change_split, '', '(splits.json counts)'),
+    (set_recorded('image_size', 'large'), '', 'config.json: has no data.image_size that can'),
+    (set_recorded('slice_axis', 'oblique'), '', "config.data.slice_axis is 'oblique'"),
+    (lambda workdir: (workdir / 'config.json').unlink(), '', 'config.json'),
+    (shutil.rmtree, '', 'there is no run to report on'),
+  ],
+)
+def test_a_report_of_a_run_that_was_changed_is_refused(made, capsys, change, argument, message):
+  change(made[0])
+  assert report(made, *[argument] if argument else []) == 2
+  error = capsys.readouterr().err
+  assert message in error and len(error.splitlines()) == 1
+  assert not (made[0] / 'report.html').exists()
 
 
 # --- the command
