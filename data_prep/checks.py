@@ -147,7 +147,7 @@ def check(config: ConfigDict, workdir: Path | None = None) -> None:
   if workdir is not None:
     print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.errors:
-    raise InputError(_refusal(errors, cases))
+    raise InputError(_refusal(errors, len(cases) + len(unpaired)))
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')
 
@@ -188,11 +188,11 @@ def _absent_classes(scans: Sequence[Scan], config: ConfigDict) -> list[Finding]:
   return [Finding(text, is_error=True)] if absent else []
 
 
-def _refusal(errors: Sequence[Finding], cases: Sequence[Case]) -> str:
+def _refusal(errors: Sequence[Finding], scans: int) -> str:
   """One line for all errors, with the first of them."""
   if len(errors) == 1:
-    return f'1 error in {len(cases)} scans: {errors[0].text}'
+    return f'1 error in {scans} scans: {errors[0].text}'
   return (
-    f'{len(errors)} errors in {len(cases)} scans, all listed above; correct or remove what they '
+    f'{len(errors)} errors in {scans} scans, all listed above; correct or remove what they '
     f'name. The first: {errors[0].text}'
   )

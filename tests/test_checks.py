@@ -152,7 +152,7 @@ def test_files_without_their_partner_are_listed_and_the_others_read(config, tmp_
     raise data_sets.Unpaired(lines, cases[::-1])
 
   monkeypatch.setattr(phantom, 'find_cases', find_cases)
-  with pytest.raises(InputError, match='2 errors in 6 scans') as caught:
+  with pytest.raises(InputError, match='2 errors in 8 scans') as caught:
     checks.check(config, tmp_path / 'run')
   assert str(caught.value).endswith(lines[0])
   page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
@@ -164,7 +164,7 @@ def test_files_without_their_partner_are_listed_where_too_few_patients_are_left(
 ):
   for number in range(1, 5):
     raw_file(config, f'Case0{number}_segmentation.mhd').unlink()
-  with pytest.raises(InputError, match='4 errors in 2 scans.*Case01.mhd: its mask'):
+  with pytest.raises(InputError, match='4 errors in 6 scans.*Case01.mhd: its mask'):
     checks.check(config, tmp_path / 'run')
   lines = capsys.readouterr().out.splitlines()
   assert [line.split()[:2] for line in lines[1:3]] == [['Case00', '-'], ['Case05', '-']]
