@@ -1,8 +1,10 @@
 """Before any test: the CPU, and folders of their own instead of the user's."""
 
 import atexit
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
 
 _PLACE = tempfile.mkdtemp(prefix='thrifty_jax_tests_')
@@ -18,7 +20,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from thrifty_jax import config as configs  # noqa: E402
-from thrifty_jax import genotype, model  # noqa: E402
+from thrifty_jax import genotype, model, stopping, train_data  # noqa: E402
 
 
 @pytest.fixture
@@ -86,3 +88,26 @@ def random_model():
     return folder
 
   return write
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+  """The function from a step to a context in which a signal to stop arrives during that step."""
+
+  @contextlib.contextmanager
+  def at(step):
+    add, last = train_data.Figures.add, []
+
+    def watched(figures, number, metrics):
+      last.append(number)
+      add(figures, number, metrics)
+
+    def requested():
+      return signal.SIGTERM if last and last[-1] >= step else 0
+
+    with monkeypatch.context() as patch:
+      patch.setattr(train_data.Figures, 'add', watched)
+      patch.setattr(stopping, 'requested', requested)
+      yield
+
+  return at

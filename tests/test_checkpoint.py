@@ -42,8 +42,19 @@ def test_a_new_process_restores_the_newest_state_with_types_and_structure(tmp_pa
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path)
   assert checkpoints.latest() == 3
-  _assert_equal(checkpoints.restore(like=_state(0)), _state(3))
+  _assert_equal(checkpoints.restore(like=_state(0))[0], _state(3))
   checkpoints.close()
+
+
+def test_notes_of_any_structure_come_back_to_the_last_bit(tmp_path):
+  notes = {'sums': {'overlap': [[0.1 + 0.2, 1e300]]}, 'epoch': 3, 'text': 'π', 'none': None}
+  for written in ({}, notes):
+    checkpoints = Checkpoints(tmp_path / str(len(written)))
+    checkpoints.save(1, _state(1), written)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / str(len(written)))
+    assert checkpoints.restore(like=_state(0))[1] == written
+    checkpoints.close()
 
 
 def test_only_the_newest_two_stay(tmp_path):
@@ -64,7 +75,7 @@ def test_the_state_may_be_donated_while_it_is_being_saved(tmp_path):
   checkpoints.close()
   for step in reversed(range(5)):
     checkpoints = Checkpoints(tmp_path, keep=10)
-    restored = checkpoints.restore(like={'x': jnp.zeros((512, 512))})
+    restored, _ = checkpoints.restore(like={'x': jnp.zeros((512, 512))})
     assert np.asarray(restored['x']).min() == np.asarray(restored['x']).max() == step
     checkpoints.close()
     for path in (tmp_path / str(step)).rglob('*'):
@@ -86,7 +97,7 @@ def test_whatever_file_is_lost_an_older_whole_checkpoint_is_found_or_nothing_cha
     (folder / '2' / name).unlink()
     warnings = []
     checkpoints = Checkpoints(folder, warn=warnings.append)
-    restored = checkpoints.restore(like=_state(0))
+    restored, _ = checkpoints.restore(like=_state(0))
     step = checkpoints.latest()
     assert step in (1, 2)
     _assert_equal(restored, _state(step))
@@ -106,7 +117,7 @@ def test_a_checkpoint_cut_short_is_left_out(tmp_path):
   largest = max((tmp_path / '2').rglob('d/*'), key=lambda path: path.stat().st_size)
   largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
   checkpoints = Checkpoints(tmp_path, warn=lambda line: None)
-  _assert_equal(checkpoints.restore(like=_state(0)), _state(1))
+  _assert_equal(checkpoints.restore(like=_state(0))[0], _state(1))
   checkpoints.close()
 
 

@@ -153,16 +153,22 @@ def test_settings_that_changed_are_refused_with_the_difference(config, workdir, 
     compare.compare(config, workdir)
 
 
-def test_the_run_of_the_workdir_is_taken_up_where_it_is_the_same_training(config, workdir, trained):
+@pytest.mark.parametrize('planned', [[20], [10, 20]])
+def test_the_run_of_the_workdir_is_taken_up_where_it_is_the_same_training(
+  planned, config, workdir, trained
+):
   config.retrain.learning_rate = 0.01
   (workdir / 'config.json').write_text(json.dumps(compare.stages.as_json(config)))
   (workdir / 'retrain').mkdir()
   (workdir / 'retrain' / 'genotype.json').write_bytes(EXAMPLE.read_bytes())
-  summary = dict.fromkeys(compare._OF_TRAINING, 1) | {'validation_dsc': 0.5}
+  summary = dict.fromkeys(compare._OF_TRAINING, 1) | {
+    'validation_dsc': 0.5,
+    'planned_epochs': planned,
+  }
   (workdir / 'retrain' / 'summary.json').write_text(json.dumps(summary))
   (workdir / 'model').mkdir()
   results = compare.compare(config, workdir)
-  assert [folder for folder, _, _ in trained if folder[0] == 'thrifty'] == [
-    ('thrifty', 'trials', '0.001')
-  ]
-  assert results[0]['folder'] == '.' and results[0]['learning_rate'] == 0.01
+  rates = [folder[-1] for folder, _, _ in trained if folder[0] == 'thrifty']
+  same = len(planned) == 1  # extended, it had another schedule than the others
+  assert rates == (['0.001'] if same else ['0.001', '0.01'])
+  assert (results[0]['folder'] == '.') == same and results[0]['learning_rate'] == 0.01

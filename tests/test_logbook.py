@@ -43,12 +43,12 @@ def test_a_number_that_is_not_finite_is_refused_and_leaves_no_line(tmp_path, los
 
 def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
   book = Logbook(tmp_path)
-  for step in range(1, 6):
-    book.append({'step': step})
+  for epoch in range(1, 6):
+    book.append({'epoch': epoch, 'step': 10 * epoch})
   book.truncate(3)
-  assert [entry['step'] for entry in book.entries()] == [1, 2, 3]
-  book.append({'step': 4})
-  assert [entry['step'] for entry in book.entries()] == [1, 2, 3, 4]
+  assert [entry['epoch'] for entry in book.entries()] == [1, 2, 3]
+  book.append({'epoch': 4, 'step': 40})
+  assert [entry['epoch'] for entry in book.entries()] == [1, 2, 3, 4]
 
 
 def events(folder):
@@ -85,11 +85,11 @@ def test_without_tensorboard_there_are_no_events(tmp_path):
 
 def test_a_line_cut_off_by_a_crash_is_left_out_and_the_next_one_is_whole(tmp_path):
   book = Logbook(tmp_path)
-  book.append({'step': 1})
-  book.path.write_text(book.path.read_text() + '{"step": 2, "lo')
-  assert book.entries() == [{'step': 1}]
+  book.append({'epoch': 1, 'step': 1})
+  book.path.write_text(book.path.read_text() + '{"epoch": 2, "lo')
+  assert book.entries() == [{'epoch': 1, 'step': 1}]
   book.truncate(1)
-  book.append({'step': 2})
+  book.append({'epoch': 2, 'step': 2})
   assert [entry['step'] for entry in book.entries()] == [1, 2]
 
 

@@ -200,11 +200,11 @@ def test_a_changed_field_that_a_finished_stage_has_read_is_refused(ran, tmp_path
   _main(tmp_path)
   before = _contents(tmp_path)
   ran.clear()
-  assert _main(tmp_path, '--config.search.epochs=5', '--config.data.fold=1') == 2
+  assert _main(tmp_path, '--config.search.epochs=3', '--config.data.fold=1') == 2
   error = capsys.readouterr().err
   assert ran == [] and _contents(tmp_path) == before
   assert len(error.splitlines()) == 1
-  for text in ('search is done', 'search.epochs 4 -> 5', 'data.fold 0 -> 1', '--workdir', 'remove'):
+  for text in ('search is done', 'search.epochs 4 -> 3', 'data.fold 0 -> 1', '--workdir', 'remove'):
     assert text in error
 
 
@@ -250,7 +250,7 @@ def test_a_half_done_search_refuses_changes_too(ran, tmp_path, capsys):
   (tmp_path / 'search' / 'genotype.json').unlink()
   assert _main(tmp_path, '--config.search.epochs=5', '--stage=check') == 0  # nothing saved yet
   (tmp_path / 'search' / 'checkpoints' / '12').mkdir(parents=True)
-  assert _main(tmp_path, '--config.search.epochs=6') == 2
+  assert _main(tmp_path, '--config.search.epochs=3') == 2
   assert 'search is half done' in capsys.readouterr().err
 
 

@@ -214,10 +214,24 @@ def test_a_run_goes_on_where_it_stopped(done, scans, slices, tmp_path):
 
 def test_a_changed_setting_is_refused_and_the_run_stays_as_it_was(done, scans, slices, capsys):
   before = {name: (done / name).read_bytes() for name in files_of(done)}
-  assert command(scans, slices, done, '--config.search.epochs=3') == 2
+  assert command(scans, slices, done, '--config.seed=1') == 2
   assert {name: (done / name).read_bytes() for name in files_of(done)} == before
   error = capsys.readouterr().err
-  assert len(error.splitlines()) == 1 and 'search.epochs 2 -> 3' in error
+  assert len(error.splitlines()) == 1 and 'seed 0 -> 1' in error
+
+
+def test_more_epochs_go_on_from_the_last_one_and_the_run_says_so(done, scans, slices, tmp_path):
+  workdir = shutil.copytree(done, tmp_path / 'run')
+  assert command(scans, slices, workdir, '--config.retrain.epochs=3') == 0
+  lines = (workdir / 'retrain' / 'metrics.jsonl').read_text().splitlines()
+  assert lines[:2] == (done / 'retrain' / 'metrics.jsonl').read_text().splitlines()
+  summary = json_of(workdir / 'retrain' / 'summary.json')
+  assert len(lines) == summary['epochs'] == 3 and summary['planned_epochs'] == [2, 3]
+  scores = (workdir / 'evaluate' / 'summary.json').stat()
+  assert scores.st_mtime_ns > (workdir / 'retrain' / 'summary.json').stat().st_mtime_ns
+  assert command(scans, slices, workdir, '--config.retrain.epochs=3') == 0  # nothing left to do
+  assert (workdir / 'evaluate' / 'summary.json').stat().st_mtime_ns == scores.st_mtime_ns
+  assert command(scans, slices, workdir) == 2  # fewer than it has seen
 
 
 def test_a_baseline_is_trained_without_a_search(scans, slices, tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import signal
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import evaluate, genotype, logbook, model, retrain, train_data
+from thrifty_jax import evaluate, genotype, logbook, model, retrain, stopping, train_data
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.retrain import TrainState
@@ -327,54 +328,79 @@ def test_patience_shorter_than_the_time_between_validations_waits_for_one(
   assert (summary['epochs'], summary['best_epoch'], len(seen)) == (4, 4, 2)
 
 
-@pytest.mark.parametrize('stopped_in', [2, 4])
-def test_a_stopped_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
-  stopped_in, config, start, unbroken, tmp_path, monkeypatch, capsys
-):
-  append = logbook.Logbook.append
-
-  def stop(log, entry):
-    append(log, entry)  # a line that the resumed run has to write again
-    if entry['epoch'] == stopped_in:
-      raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(retrain, 'SAVE_SECONDS', -1)
-    patch.setattr(logbook.Logbook, 'append', stop)
-    retrain.retrain(config, tmp_path)
-  assert len(entries_of(tmp_path)) == stopped_in
-  assert not (tmp_path / 'model').exists()
-  retrain.retrain(config, tmp_path)
-  assert f'after epoch {stopped_in - 1}' in capsys.readouterr().out
-  assert entries_of(tmp_path) == entries_of(unbroken)
-  assert summary_of(tmp_path) == summary_of(unbroken)
-  assert weights_of(tmp_path) == weights_of(unbroken)
-  found, expected = (last_state(workdir, start) for workdir in (tmp_path, unbroken))
+def assert_same_run(workdir, unbroken, start):
+  assert entries_of(workdir) == entries_of(unbroken)
+  assert summary_of(workdir) == summary_of(unbroken)
+  assert weights_of(workdir) == weights_of(unbroken)
+  (found, _), (expected, _) = (last_state(folder, start) for folder in (workdir, unbroken))
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def last_state(workdir, start):
   """The last checkpoint: parameters, their average, the optimiser's state, the best so far."""
   _, _, state = start
-  like = {'state': state._asdict(), 'best': retrain.Best(state.params, 0, 0.0)._asdict()}
+  like = retrain.Progress(state, retrain.Best(state.params, 0, 0.0)).arrays()
   with contextlib.closing(Checkpoints(workdir / 'retrain' / 'checkpoints')) as checkpoints:
     return checkpoints.restore(like)
 
 
-def test_a_best_epoch_before_the_stop_is_still_known_after_it(
-  config, scripted, tmp_path, monkeypatch
+@pytest.mark.parametrize('part', ['first', 'amid', 'end', 'last'])
+def test_a_run_asked_to_stop_after_any_step_goes_on_with_the_same_bits(
+  part, config, opened, start, unbroken, tmp_path, stop_at, capsys
+):
+  steps = len(opened.examples(opened.patients['train'])) // 4  # an epoch
+  step = {'first': 1, 'amid': steps + steps // 2, 'end': 2 * steps, 'last': 4 * steps}[part]
+  with stop_at(step), pytest.raises(stopping.Stopped, match='retrain is saved'):
+    retrain.retrain(config, tmp_path)
+  assert not (tmp_path / 'model').exists()
+  retrain.retrain(config, tmp_path)
+  assert f'after step {step}, in epoch {-(-step // steps)}' in capsys.readouterr().out
+  assert_same_run(tmp_path, unbroken, start)
+
+
+def test_a_line_that_was_written_after_the_last_save_is_written_again(
+  config, start, unbroken, tmp_path, monkeypatch
 ):
   append = logbook.Logbook.append
 
   def stop(log, entry):
     append(log, entry)
-    if entry['epoch'] == 3:
-      raise KeyboardInterrupt
+    if entry['epoch'] == 2:
+      raise RuntimeError('killed')
 
-  first = scripted(0.3, 0.8, 0.2)
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(retrain, 'SAVE_SECONDS', -1)
+  config = config.copy_and_resolve_references()
+  config.save_seconds = 0.0  # after every step: the last one's state is saved
+  with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='killed'):
     patch.setattr(logbook.Logbook, 'append', stop)
+    retrain.retrain(config, tmp_path)
+  assert len(entries_of(tmp_path)) == 2
+  retrain.retrain(config, tmp_path)
+  assert_same_run(tmp_path, unbroken, start)
+
+
+def test_a_signal_during_validation_ends_it_and_validation_is_done_again(
+  config, start, unbroken, tmp_path, monkeypatch
+):
+  validation_dsc = evaluate.validation_dsc
+
+  def stopped(*arguments, **more):
+    if len(entries_of(tmp_path)) == 1:
+      raise stopping.Stopped(signal.SIGTERM)
+    return validation_dsc(*arguments, **more)
+
+  with monkeypatch.context() as patch, pytest.raises(stopping.Stopped, match='retrain is saved'):
+    patch.setattr(evaluate, 'validation_dsc', stopped)
+    retrain.retrain(config, tmp_path)
+  retrain.retrain(config, tmp_path)
+  assert_same_run(tmp_path, unbroken, start)
+
+
+def test_a_best_epoch_before_the_stop_is_still_known_after_it(
+  config, opened, scripted, tmp_path, stop_at
+):
+  steps = len(opened.examples(opened.patients['train'])) // 4
+  first = scripted(0.3, 0.8)
+  with stop_at(2 * steps + 1), pytest.raises(stopping.Stopped):
     retrain.retrain(config, tmp_path)
   scripted(0.1, 0.1)
   summary = retrain.retrain(config, tmp_path)
@@ -394,8 +420,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
 
   step = len(opened.examples(opened.patients['train'])) // 4 + 2
   place = f'retrain, epoch 2, step {step}: [a-z_]+ is not finite'
+  config = config.copy_and_resolve_references()
+  config.save_seconds = 0.0
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
-    patch.setattr(retrain, 'SAVE_SECONDS', -1)
     patch.setattr(TrainData, 'batches', poisoned)
     retrain.retrain(config, tmp_path)
   assert len(entries_of(tmp_path)) == 1

@@ -21,6 +21,7 @@ from thrifty_jax import (
   model,
   parameters,
   search,
+  stopping,
   train_data,
 )
 from thrifty_jax.checkpoint import Checkpoints
@@ -246,9 +247,8 @@ def entries_of(workdir):
 
 def last_state(workdir, start):
   checkpoints = Checkpoints(workdir / 'search' / 'checkpoints')
-  like = {'state': start._asdict(), 'epoch': 0, 'unchanged': 0}
   with contextlib.closing(checkpoints):
-    return checkpoints.restore(like)
+    return checkpoints.restore(search.Progress(start, start.architecture).arrays())
 
 
 def genotype_file(workdir):
@@ -292,7 +292,7 @@ def test_the_architecture_rests_in_the_warm_up_and_moves_after_it(unbroken, star
 def test_the_genotype_is_that_of_the_last_architecture_and_tells_where_it_came_from(
   unbroken, start, config, opened
 ):
-  state = last_state(unbroken, start)['state']
+  state = last_state(unbroken, start)[0]['state']
   weights = jax.device_get(architecture_weights(state['architecture'], nodes=1))
   expected = genotype.derive(weights, nodes=1, edges_per_node=2)
   assert genotype.load(unbroken / 'search' / 'genotype.json') == expected
@@ -308,31 +308,47 @@ def test_the_genotype_is_that_of_the_last_architecture_and_tells_where_it_came_f
 def assert_same_run(workdir, unbroken, start):
   assert entries_of(workdir) == entries_of(unbroken)
   assert genotype_file(workdir) == genotype_file(unbroken)
-  found, expected = last_state(workdir, start), last_state(unbroken, start)
-  assert found['epoch'] == expected['epoch'] == 4
-  assert found['unchanged'] == expected['unchanged']
-  assert not differs(found['state'], expected['state'])
+  (arrays, notes), (expected, expected_notes) = (
+    last_state(folder, start) for folder in (workdir, unbroken)
+  )
+  assert notes | {'seconds': 0} == expected_notes | {'seconds': 0}
+  assert notes['epoch'] == 4
+  assert not differs(arrays, expected)
 
 
-@pytest.mark.parametrize('stopped_in', [2, 3, 4])
-def test_a_stopped_and_resumed_search_equals_an_unbroken_one_bit_for_bit(
-  stopped_in, config, unbroken, compiled, start, tmp_path, monkeypatch, capsys
+# An epoch has 3 steps; the first one is the warm-up.
+@pytest.mark.parametrize('step', [1, 3, 4, 6, 8, 12])
+def test_a_search_asked_to_stop_after_any_step_goes_on_with_the_same_bits(
+  step, config, unbroken, compiled, start, tmp_path, stop_at, capsys
+):
+  with stop_at(step), pytest.raises(stopping.Stopped, match='search is saved'):
+    search.search(config, tmp_path)
+  arrays, notes = last_state(tmp_path, start)
+  assert int(arrays['state']['step']) == step
+  assert not (tmp_path / 'search' / 'genotype.json').exists()
+  search.search(config, tmp_path)
+  assert f'after step {step}, in epoch {notes["epoch"] + 1}' in capsys.readouterr().out
+  assert_same_run(tmp_path, unbroken, start)
+
+
+@pytest.mark.parametrize('stopped_in', [2, 4])
+def test_a_line_that_was_written_after_the_last_save_is_written_again(
+  stopped_in, config, unbroken, compiled, start, tmp_path, monkeypatch
 ):
   append = logbook.Logbook.append
 
   def stop(log, entry):
-    append(log, entry)  # a line that the resumed run has to write again
+    append(log, entry)
     if entry['epoch'] == stopped_in:
-      raise KeyboardInterrupt
+      raise RuntimeError('killed')
 
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(search, 'SAVE_SECONDS', -1)
+  config = config.copy_and_resolve_references()
+  config.save_seconds = 0.0  # after every step: the last one's state is saved
+  with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='killed'):
     patch.setattr(logbook.Logbook, 'append', stop)
     search.search(config, tmp_path)
   assert len(entries_of(tmp_path)) == stopped_in
-  assert not (tmp_path / 'search' / 'genotype.json').exists()
   search.search(config, tmp_path)
-  assert f'after epoch {stopped_in - 1}' in capsys.readouterr().out
   assert_same_run(tmp_path, unbroken, start)
 
 
@@ -349,8 +365,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
 
   step = (epoch - 1) * search.divide(config, opened).steps + 2
   place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite'
+  config = config.copy_and_resolve_references()
+  config.save_seconds = 0.0
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
-    patch.setattr(search, 'SAVE_SECONDS', -1)
     patch.setattr(TrainData, 'batches', poisoned)
     search.search(config, tmp_path)
   assert len(entries_of(tmp_path)) == epoch - 1
@@ -479,7 +496,7 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
   found = search.search(config, tmp_path)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   assert len(entries_of(tmp_path)) == config.search.epochs
-  assert [of for of, *_ in calls] == [1, 0] * int(last_state(tmp_path, start)['state']['step'])
+  assert [of for of, *_ in calls] == [1, 0] * int(last_state(tmp_path, start)[0]['state']['step'])
   for (_, before, (ahead, behind), moved), (_, _, (stepped,), _) in zip(
     calls[::2], calls[1::2], strict=True
   ):

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ SEAL = 'checksums.json'  # in each checkpoint's folder
 class Checkpoints:
   """The newest `keep` checkpoints in a folder.
 
-  A state is a pytree of arrays and numbers. Keys of random numbers do not belong in it: they follow
-  from the seed and the step by `jax.random.fold_in`.
+  A state is a pytree of arrays and numbers; notes are what JSON can hold, of any structure. Keys of
+  random numbers belong in neither: they follow from the seed and the step by `jax.random.fold_in`.
 
     checkpoints = Checkpoints(folder)
     if checkpoints.latest() is not None:
-      state = checkpoints.restore(like=state)
+      state, notes = checkpoints.restore(like=state)
     ...
-    checkpoints.save(step, state)
+    checkpoints.save(number, state, notes)
     checkpoints.close()
   """
 
@@ -49,8 +49,9 @@ class Checkpoints:
     """
     self._folder = Path(folder).absolute()
     self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
-    # Orbax tells its doings through absl's log, warnings for what is normal here among them.
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    # Orbax tells its doings through absl's log: warnings for what is normal here, and tracebacks of
+    # what it raises all the same.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -63,32 +64,38 @@ class Checkpoints:
     self._sealing: concurrent.futures.Future | None = None
 
   def latest(self) -> int | None:
-    """The newest step there, or None; after restore(), the step that was restored."""
+    """The newest number there, or None; after restore(), the one that was restored."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any) -> None:
+  def save(self, step: int, state: Any, notes: Mapping[str, Any] | None = None) -> None:
     """Saves a state; the writing goes on in the background, the state may be donated at once.
 
     Args:
-      step: Above all steps saved before.
+      step: A number above all saved before.
       state: A pytree of arrays and numbers.
+      notes: Numbers, texts, lists and dictionaries; floats come back to the last bit.
+
+    Raises:
+      InputError: If the folder is gone: Orbax would make it anew, and the rest of a run would lack.
     """
     self._wait()
+    if not self._folder.is_dir():
+      raise InputError(f'{self._folder}: is gone; put it back, or start again')
     self._manager.save(
       step,
       args=ocp.args.StandardSave(state),
-      custom_metadata={'structure': _structure(state)},
+      custom_metadata={'structure': _structure(state), 'notes': dict(notes or {})},
     )
     self._sealing = self._background.submit(self._seal, step)
 
-  def restore(self, like: Any) -> Any:
+  def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
     """Loads the newest checkpoint that is whole; torn ones are reported and removed.
 
     Args:
       like: A state of the same structure, shapes and types; arrays come back placed like its own.
 
     Returns:
-      The state.
+      The state and its notes.
 
     Raises:
       InputError: If no checkpoint is whole, or the newest whole one has another structure.
@@ -101,13 +108,14 @@ class Checkpoints:
       # Unsealed ones (the process was killed between commit and seal) are tried all the same, and
       # tensorstore and orbax raise many kinds of exceptions for a missing piece.
       try:
-        found = self._manager.metadata(step).custom_metadata['structure']
+        kept = self._manager.metadata(step).custom_metadata
+        found, notes = kept['structure'], kept['notes']
       except Exception as error:
         self._drop(step, str(error) or type(error).__name__)
         continue
       self._check_structure(step, found, _structure(like))
       try:
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like)), notes
       except Exception as error:
         self._drop(step, str(error) or type(error).__name__)
     raise InputError(f'{self._folder}: no checkpoint is whole; remove this folder to start again')

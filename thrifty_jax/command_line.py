@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from thrifty_jax import config as configs
+from thrifty_jax import stopping
 from thrifty_jax.errors import InputError
 
 HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
@@ -83,15 +84,19 @@ def start(
 
 
 def exit_status(work: Callable[[], None]) -> int:
-  """Runs work; 0 when it is done, 2 and one line on bad input, 1 and a traceback on a fault."""
+  """Runs work; 0 when it is done, 2 and one line on bad input, 1 and a traceback on a fault.
+
+  128 and the number of the signal when it was asked to stop.
+  """
   try:
-    work()
+    with stopping.handled():
+      work()
   except InputError as error:
     print(f'error: {_one_line(str(error))}', file=sys.stderr)
     return 2
-  except KeyboardInterrupt:
-    print('stopped; the same command goes on from the last checkpoint', file=sys.stderr)
-    return 130  # 128 + SIGINT, as shells have it
+  except KeyboardInterrupt as error:
+    print(str(error) or stopping.GOES_ON, file=sys.stderr)
+    return stopping.status(error)
   except Exception:
     traceback.print_exc()
     return 1

@@ -202,7 +202,7 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
   """Trains in a folder, and returns it: or the run's own, if that is this very training."""
   if rival.kind == 'searched' and _is_trained(settings, workdir):
     return workdir
-  stages.refuse_changes(settings, place)
+  stages.refuse_changes(settings, place, may_grow=False)  # all rivals by one schedule
   stages.require(stages.RETRAIN, settings, place)
   has_diverged = (place / DIVERGED).exists() and not stages.changes(stages.RETRAIN, settings, place)
   if not stages.RETRAIN.is_done(place) and not has_diverged:
@@ -223,7 +223,8 @@ def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
   if not stages.RETRAIN.is_done(workdir) or stages.changes(stages.RETRAIN, settings, workdir):
     return False
   trained = genotype.load(workdir / 'retrain' / 'genotype.json')
-  return trained == genotype.load(settings.genotype)
+  planned = files.read_json(workdir / 'retrain' / 'summary.json').get('planned_epochs')
+  return trained == genotype.load(settings.genotype) and planned == [settings.retrain.epochs]
 
 
 def _trial(rate: float, place: Path, workdir: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
   'seed',
+  'save_seconds',
   'data.context',
   'data.curvature_flow_iterations',
   'data.device_budget_bytes',
@@ -107,6 +108,7 @@ def default() -> ConfigDict:
   config.seed = 0
   config.device = 'auto'  # auto, cpu, gpu, tpu
   config.compilation_cache = 'auto'  # a folder; '' turns the cache off
+  config.save_seconds = 60.0  # between two checkpoints of a stage that trains
   config.tensorboard = False  # write the figures of epochs for TensorBoard too (needs tensorboardX)
   config.genotype = ''  # retrain this genotype file instead of the searched one
 

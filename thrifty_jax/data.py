@@ -229,6 +229,7 @@ def batches(
   statistics: Statistics,
   context: int = 0,
   steps: int = 0,
+  first: int = 0,
   prefetch: int = 2,
 ) -> Generator[Batch]:
   """The shuffled training batches of an epoch, on the device.
@@ -241,13 +242,14 @@ def batches(
     statistics: Of the training patients, see `intensity_statistics`.
     context: Neighbouring slices on each side, c, as further channels: C = M (2c + 1).
     steps: Batches wanted; 0 is one pass.
+    first: The batch to begin with, where an epoch goes on.
     prefetch: Batches read ahead where the examples are not resident.
 
   Yields:
     'image' [B, S, S, C] float32, normalised; 'label' [B, S, S] int32.
   """
   plan = order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)
-  yield from _assembled(examples, plan, statistics, context=context, prefetch=prefetch)
+  yield from _assembled(examples, plan[first:], statistics, context=context, prefetch=prefetch)
 
 
 def in_order(

@@ -69,33 +69,45 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 @contextlib.contextmanager
 def writing_to(folder: Path, option: str) -> Iterator[None]:
-  """A full disk or a folder that must not be written, told in one line.
+  """A full disk, a folder that must not be written or is gone, told in one line.
 
   Args:
     folder: Where the body writes.
-    option: What names another folder, such as '--config.data.data_dir'.
+    option: Of the command line, that names another folder, such as '--workdir'.
 
   Raises:
-    InputError: If the body meets such an error, also as the RuntimeError that ArrayRecord makes of
-      it; any other comes through, also one about a file elsewhere.
+    InputError: If the body meets such an error, also as the exception of another type that
+      ArrayRecord or TensorStore makes of it; any other comes through, one about a file elsewhere
+      as well.
   """
+  was_there = folder.is_dir()
   try:
     yield
-  except (OSError, RuntimeError) as error:
-    place = getattr(error, 'filename', None)
-    if isinstance(place, str) and os.path.isabs(place) and not _is_inside(place, folder):
-      raise
-    for code in _NOT_WRITABLE:
-      if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
-        raise InputError(
-          f'{folder}: cannot be written ({os.strerror(code).lower()}); make space there, correct '
-          f'its rights, or name another folder by {option}'
-        ) from error
+  except InputError:
     raise
+  except Exception as error:
+    reason = _not_writable(error, folder)
+    if not reason and was_there and not folder.is_dir():
+      reason = 'it is gone'
+    if not reason:
+      raise
+    raise InputError(
+      f'{folder}: cannot be written ({reason}); make space there, correct its rights, or name '
+      f'another folder by {option}'
+    ) from error
 
 
-def _is_inside(place: str, folder: Path) -> bool:
-  return Path(place).resolve().is_relative_to(folder.resolve())
+def _not_writable(error: Exception, folder: Path) -> str:
+  """Why nothing can be written to the folder, '' where the error is another one."""
+  place = getattr(error, 'filename', None)
+  if isinstance(place, str) and os.path.isabs(place):
+    one, other = Path(place).resolve(), folder.resolve()
+    if one not in other.parents and not one.is_relative_to(other):
+      return ''
+  for code in _NOT_WRITABLE:
+    if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
+      return os.strerror(code).lower()
+  return ''
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

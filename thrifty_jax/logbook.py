@@ -50,7 +50,7 @@ class Logbook:
     """Adds a line, on disk when this returns.
 
     Args:
-      entry: What json can write, with numbers that are finite; `step` among them.
+      entry: What json can write, with numbers that are finite; `epoch` and `step` among them.
 
     Raises:
       ValueError: If a number is not finite.
@@ -73,13 +73,13 @@ class Logbook:
         break
     return entries
 
-  def truncate(self, after_step: int) -> None:
-    """Drops the lines of steps that a resumed run will do again.
+  def truncate(self, epochs: int) -> None:
+    """Drops the lines of epochs that a resumed run will end again.
 
     Args:
-      after_step: The step of the checkpoint that was restored; lines above it go.
+      epochs: That were done at the checkpoint that was restored; lines above it go.
     """
-    kept = [entry for entry in self.entries() if entry['step'] <= after_step]
+    kept = [entry for entry in self.entries() if entry['epoch'] <= epochs]
     files.write_text(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
 
   def close(self) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thrifty_jax import command_line, folds, stages, verbs
+from thrifty_jax import command_line, files, folds, stages, verbs
 from thrifty_jax.command_line import Command
 from thrifty_jax.errors import InputError
 from thrifty_jax.stages import Stage
@@ -140,7 +140,8 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
       split_file.write(command.config, command.workdir, split)
       recorded = True
     began = time.monotonic()
-    verbs.run(stage, command.config, command.workdir)
+    with files.writing_to(command.workdir, '--workdir'):
+      verbs.run(stage, command.config, command.workdir)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)
 
@@ -180,7 +181,7 @@ def _why_not(stage: Stage, command: Command) -> str:
     return f'not needed: the genotype is {config.genotype}'
   if stage is stages.EVALUATE and not stages.is_scored(workdir):
     return ''
-  if stage.is_done(workdir):
+  if stage.is_done(workdir, config):
     stages.require(stage, config, workdir)
     return f'done: {workdir / stage.leaves[0]}'
   if stage is stages.CHECK and command.stage != 'check' and stages.is_prepared(config):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 import thrifty_jax
-from thrifty_jax import command_line
+from thrifty_jax import command_line, stopping
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
@@ -207,9 +207,9 @@ def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) ->
         outputs.write(found, grid, paths, plan, about)
       except InputError as error:
         failed.append(f'{source.name}: {" ".join(str(error).split())}')
-      except KeyboardInterrupt:
+      except KeyboardInterrupt as error:
         print(f'stopped; {done} of {len(plan.scans)} scans are done', file=sys.stderr)
-        return 130  # 128 + SIGINT, as shells have it
+        return stopping.status(error)
       except Exception as error:
         traceback.print_exc()
         failed.append(f'{source.name}: {type(error).__name__}, a fault, see above')

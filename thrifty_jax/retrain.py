@@ -1,8 +1,9 @@
 """Trains a network from scratch: the searched one, that of a genotype file, or a baseline."""
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,10 @@ from thrifty_jax import (
   resources,
   stages,
 )
-from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.autosave import Autosave
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
-from thrifty_jax.train_data import SAVE_SECONDS, Figures, TrainData, open_train_data
+from thrifty_jax.train_data import Figures, TrainData, open_train_data
 
 SELECTION = {
   'volume': 'mean volume DSC of the validation patients on the native grid',
@@ -148,6 +149,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
 
   Raises:
     InputError: Unprepared data, a missing genotype, or a number that is not finite.
+    Stopped: If asked to stop; the state is saved.
   """
   resources.forget_peak()
   workdir = Path(workdir)
@@ -159,7 +161,8 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   spec = model.describe(config, train_data.statistics)
   net = model.build(spec, found)
   predict = make_predict(config, train_data, net)
-  best, epochs, steps, seconds = _fit(config, train_data, net, predict, workdir / 'retrain')
+  progress, seconds = _fit(config, train_data, net, predict, workdir / 'retrain')
+  best = progress.best
 
   slice_shape = train_data.image_shape(1).shape[1:]
   judges = train_data.patients['validation']
@@ -175,8 +178,9 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     'macs': describe.macs(net, slice_shape),
     'image': list(slice_shape),
     'genotype': config.genotype or 'search/genotype.json' if found else None,
-    'epochs': epochs,
-    'steps': steps,
+    'epochs': progress.epoch,
+    'planned_epochs': list(progress.planned),
+    'steps': int(progress.state.step),
     'best_epoch': int(best.epoch),
     'validation_dsc': float(best.dsc),
     'largest_component': spec['largest_component'],
@@ -197,21 +201,75 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   return summary
 
 
+@dataclasses.dataclass
+class Progress:
+  """Where a training stands: all that another process needs to go on with the same bits.
+
+  Attributes:
+    state: After the last step.
+    best: The best epoch so far.
+    epoch: Epochs that are done.
+    figures: Of the present epoch.
+    began: When it began, by time.monotonic; earlier by what it took before it was stopped.
+    planned: Epochs it was to take, from call to call: more of them stretch the schedules.
+  """
+
+  state: TrainState
+  best: Best
+  epoch: int = 0
+  figures: Figures = dataclasses.field(default_factory=lambda: Figures('retrain', 0))
+  began: float = dataclasses.field(default_factory=time.monotonic)
+  planned: tuple[int, ...] = ()
+
+  def arrays(self) -> dict[str, Any]:
+    """The part that is arrays, a pytree."""
+    return {'state': self.state._asdict(), 'best': self.best._asdict()}
+
+  def keep(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays and notes for a checkpoint."""
+    return self.arrays(), {
+      'epoch': self.epoch,
+      'figures': self.figures.notes(),
+      'seconds': time.monotonic() - self.began,
+      'planned': list(self.planned),
+    }
+
+  def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
+    """Goes on from a checkpoint."""
+    self.state, self.best = TrainState(**arrays['state']), Best(**arrays['best'])
+    self.epoch = notes['epoch']
+    self.figures = Figures('retrain', self.epoch, notes['figures'])
+    self.began = time.monotonic() - notes['seconds']
+    *_, last = before = tuple(notes['planned'])
+    if (last,) != self.planned:
+      logbook.say('extended', f'from {last} to {self.planned[-1]} epochs')
+    self.planned = before if (last,) == self.planned else before + self.planned
+
+  def end_epoch(self) -> None:
+    """Counts the epoch and clears its figures."""
+    self.epoch += 1
+    self.figures = Figures('retrain', self.epoch)
+    self.began = time.monotonic()
+
+
 def _fit(
   config: ConfigDict,
   train_data: TrainData,
   net: nn.Module,
   predict: Callable[[model.Params], evaluate.Predict],
   folder: Path,
-) -> tuple[Best, int, int, float]:
-  """The training loop: the best weights, the epochs and steps it took, and the seconds."""
+) -> tuple[Progress, float]:
+  """The training loop: where it ended, and the seconds it took."""
   settings = config.retrain
   examples = train_data.examples(train_data.patients['train'])
   steps = steps_per_epoch(len(examples), settings.batch_size)
   transformation, rate = optimizer(settings, steps_per_epoch=steps)
   image = train_data.image_shape(settings.batch_size)
   state, best = init_state(net, transformation, image, seed=config.seed)
-  logbook.say('network', f'{model.count(best.params):,} parameters; {steps} steps an epoch')
+  progress = Progress(state, best, planned=(settings.epochs,))
+  logbook.say(
+    'network', f'{model.count(progress.best.params):,} parameters; {steps} steps an epoch'
+  )
   train_step = jax.jit(
     make_train_step(
       net,
@@ -222,61 +280,90 @@ def _fit(
     ),
     donate_argnums=0,
   )
+  # Before the loop, where a signal to stop need not wait for it.
+  compiled = train_step.lower(progress.state, train_data.batch_shape(settings.batch_size)).compile()
 
-  checkpoints = Checkpoints(folder / 'checkpoints')
+  autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  epoch = 0
-  if checkpoints.latest() is not None:
-    kept = checkpoints.restore({'state': state._asdict(), 'best': best._asdict()})
-    state, best = TrainState(**kept['state']), Best(**kept['best'])
-    epoch = int(state.step) // steps
-    logbook.say('resumed', f'after epoch {epoch}')
-  log.truncate(int(state.step))
-  saved = time.monotonic()
+  if kept := autosave.restore(progress.arrays()):
+    progress.take_up(*kept)
+    logbook.say('resumed', f'after step {int(progress.state.step)}, in epoch {progress.epoch + 1}')
+  log.truncate(progress.epoch)
 
   with (
-    contextlib.closing(checkpoints),  # what is being saved is saved, whatever stops the run
+    autosave,
     contextlib.closing(log),
     logbook.progress(settings.epochs * steps, 'retrain') as bar,
   ):
-    bar.update(epoch * steps)
-    while epoch < settings.epochs and not _out_of_patience(settings, epoch, best):
-      began = time.monotonic()
-      figures = Figures('retrain', epoch)
-      batches = train_data.batches(examples, batch_size=settings.batch_size, epoch=epoch)
-      for step, batch in enumerate(batches, start=epoch * steps + 1):
-        state, metrics = train_step(state, batch)
-        figures.add(step, metrics)
-        if figures.steps:
-          loss, dsc = figures.mean('loss'), figures.mean('dice')
-          bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}', best=f'{max(best.dsc, 0):.3f}')
-        bar.update(1)
-      figures.flush()
+    bar.update(int(progress.state.step))
+    while not _is_finished(settings, progress):
+      done = int(progress.state.step)
+      batches = train_data.batches(
+        examples,
+        batch_size=settings.batch_size,
+        epoch=progress.epoch,
+        first=done - progress.epoch * steps,
+      )
+      for step, batch in enumerate(batches, start=done + 1):
+        progress.state, metrics = compiled(progress.state, batch)
+        progress.figures.add(step, metrics)
+        _show(progress, bar)
+        autosave.offer(progress.keep)
+      with autosave.interruptible(progress.keep):
+        dsc = _validate(config, train_data, predict, progress)
+      _end_epoch(progress, log, rate=rate, dsc=dsc)
+      autosave.offer(progress.keep, epoch_ended=True, finished=_is_finished(settings, progress))
+  return progress, sum(entry['seconds'] for entry in log.entries())
 
-      epoch += 1
-      entry = {
-        'epoch': epoch,
-        'step': int(state.step),
-        'loss': figures.mean('loss'),
-        'dsc': figures.mean('dice'),
-        'gradient': figures.mean('gradient'),
-        'learning_rate': np.asarray(rate(state.step - 1)).item(),
-      }
-      if epoch % settings.validate_every == 0 or epoch == settings.epochs:
-        dsc = evaluate.validation_dsc(
-          train_data.prepared,
-          train_data.patients['validation'],
-          predict(state.average),
-          protocol=config.evaluate.protocol,
-        )
-        entry['validation_dsc'] = dsc
-        if dsc > best.dsc:
-          best = Best(jax.device_get(state.average), epoch, dsc)
-      log.append({**entry, 'seconds': time.monotonic() - began})
-      if epoch == settings.epochs or time.monotonic() - saved > SAVE_SECONDS:
-        checkpoints.save(epoch, {'state': state._asdict(), 'best': best._asdict()})
-        saved = time.monotonic()
-  return best, epoch, int(state.step), sum(entry['seconds'] for entry in log.entries())
+
+def _show(progress: Progress, bar: Any) -> None:
+  """A step further on the bar."""
+  figures, best = progress.figures, progress.best
+  if figures.steps:
+    loss, dsc = figures.mean('loss'), figures.mean('dice')
+    bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}', best=f'{max(best.dsc, 0):.3f}')
+  bar.update(1)
+
+
+def _validate(
+  config: ConfigDict,
+  train_data: TrainData,
+  predict: Callable[[model.Params], evaluate.Predict],
+  progress: Progress,
+) -> float | None:
+  """DSC of the validation patients by the averaged weights, None in an epoch without one."""
+  epoch, settings = progress.epoch + 1, config.retrain
+  if epoch % settings.validate_every and epoch != settings.epochs:
+    return None
+  return evaluate.validation_dsc(
+    train_data.prepared,
+    train_data.patients['validation'],
+    predict(progress.state.average),
+    protocol=config.evaluate.protocol,
+  )
+
+
+def _end_epoch(
+  progress: Progress, log: logbook.Logbook, *, rate: optax.Schedule, dsc: float | None
+) -> None:
+  """Keeps the weights if they are the best, writes the figures of the epoch and counts it."""
+  progress.figures.flush()
+  epoch, state, figures = progress.epoch + 1, progress.state, progress.figures
+  if dsc is not None and dsc > progress.best.dsc:
+    progress.best = Best(jax.device_get(state.average), epoch, dsc)
+  log.append(
+    {
+      'epoch': epoch,
+      'step': int(state.step),
+      'loss': figures.mean('loss'),
+      'dsc': figures.mean('dice'),
+      'gradient': figures.mean('gradient'),
+      'learning_rate': np.asarray(rate(state.step - 1)).item(),
+      **({} if dsc is None else {'validation_dsc': dsc}),
+      'seconds': time.monotonic() - progress.began,
+    }
+  )
+  progress.end_epoch()
 
 
 def make_predict(
@@ -296,10 +383,13 @@ def make_predict(
   return with_params
 
 
-def _out_of_patience(settings: ConfigDict, epoch: int, best: Best) -> bool:
+def _is_finished(settings: ConfigDict, progress: Progress) -> bool:
+  epoch = progress.epoch
+  if epoch >= settings.epochs:
+    return True
   if epoch % settings.validate_every:  # the best epoch may be this one: not yet known
     return False
-  return 0 < settings.patience <= epoch - best.epoch
+  return 0 < settings.patience <= epoch - progress.best.epoch
 
 
 def _genotype_file(config: ConfigDict, workdir: Path) -> Path | None:

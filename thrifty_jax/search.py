@@ -1,9 +1,10 @@
 """The search stage: trains the supernet and derives a genotype from it."""
 
 import contextlib
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ from ml_collections import ConfigDict
 
 from data_prep import splits
 from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters, resources
+from thrifty_jax.autosave import Autosave
 from thrifty_jax.bilevel import Learners, SearchState
-from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
-from thrifty_jax.train_data import SAVE_SECONDS, Figures, TrainData, open_train_data
+from thrifty_jax.train_data import Figures, TrainData, open_train_data
 
 # Batches that tell the DSC of the architecture half while only the weights are trained.
 PROBED_BATCHES = 4
@@ -62,6 +63,65 @@ def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
   )
 
 
+@dataclasses.dataclass
+class Progress:
+  """Where a search stands: all that another process needs to go on with the same bits.
+
+  Attributes:
+    state: After the last step.
+    derived_from: The architecture at the end of the last epoch: the next genotype is compared with
+      the one of these variables.
+    epoch: Epochs that are done.
+    unchanged: Epochs since the genotype changed.
+    for_weights, for_architecture: Figures of the present epoch.
+    began: When it began, by time.monotonic; earlier by what it took before it was stopped.
+    planned: Epochs it was to take, from call to call: more of them stretch the schedules.
+  """
+
+  state: SearchState
+  derived_from: Architecture
+  epoch: int = 0
+  unchanged: int = 0
+  for_weights: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
+  for_architecture: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
+  began: float = dataclasses.field(default_factory=time.monotonic)
+  planned: tuple[int, ...] = ()
+
+  def arrays(self) -> dict[str, Any]:
+    """The part that is arrays, a pytree."""
+    return {'state': self.state._asdict(), 'derived_from': self.derived_from}
+
+  def keep(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays and notes for a checkpoint."""
+    return self.arrays(), {
+      'epoch': self.epoch,
+      'unchanged': self.unchanged,
+      'for_weights': self.for_weights.notes(),
+      'for_architecture': self.for_architecture.notes(),
+      'seconds': time.monotonic() - self.began,
+      'planned': list(self.planned),
+    }
+
+  def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
+    """Goes on from a checkpoint."""
+    self.state, self.derived_from = SearchState(**arrays['state']), arrays['derived_from']
+    self.epoch, self.unchanged = notes['epoch'], notes['unchanged']
+    self.for_weights = Figures('search', self.epoch, notes['for_weights'])
+    self.for_architecture = Figures('search', self.epoch, notes['for_architecture'])
+    self.began = time.monotonic() - notes['seconds']
+    *_, last = before = tuple(notes['planned'])
+    if (last,) != self.planned:
+      logbook.say('extended', f'from {last} to {self.planned[-1]} epochs')
+    self.planned = before if (last,) == self.planned else before + self.planned
+
+  def end_epoch(self) -> None:
+    """Counts the epoch and clears its figures."""
+    self.epoch += 1
+    self.for_weights = Figures('search', self.epoch)
+    self.for_architecture = Figures('search', self.epoch)
+    self.began = time.monotonic()
+
+
 def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   """Searches an architecture and writes <workdir>/search/genotype.json.
 
@@ -76,6 +136,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
 
   Raises:
     InputError: Unprepared data, too few patients, or a number that is not finite.
+    Stopped: If asked to stop; the state is saved.
   """
   resources.forget_peak()
   folder, settings = Path(workdir) / 'search', config.search
@@ -97,78 +158,99 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     random_sampling=settings.sampling == 'random',
     penalty=penalty(config),
   )
-  weight_step, architecture_step = bilevel.compile_together(half_steps, state, batch_shape)
+  compiled = bilevel.compile_together(half_steps, state, batch_shape)
 
-  checkpoints = Checkpoints(folder / 'checkpoints')
+  autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  epoch, unchanged = 0, 0
-  if checkpoints.latest() is not None:
-    kept = checkpoints.restore({'state': state._asdict(), 'epoch': 0, 'unchanged': 0})
-    state, epoch, unchanged = SearchState(**kept['state']), int(kept['epoch']), kept['unchanged']
-    logbook.say('resumed', f'after epoch {epoch}')
-  log.truncate(int(state.step))
-  found = derive(state, config)
-  saved = time.monotonic()
+  progress = Progress(state, state.architecture, planned=(settings.epochs,))
+  if kept := autosave.restore(progress.arrays()):
+    progress.take_up(*kept)
+    logbook.say('resumed', f'after step {int(progress.state.step)}, in epoch {progress.epoch + 1}')
+  log.truncate(progress.epoch)
 
   with (
-    contextlib.closing(checkpoints),  # what is being saved is saved, whatever stops the run
+    autosave,
     contextlib.closing(log),
     logbook.progress(settings.epochs * halves.steps, 'search') as bar,
   ):
-    bar.update(epoch * halves.steps)
-    while epoch < settings.epochs and not 0 < settings.patience <= unchanged:
-      warm_up = epoch < settings.warmup_epochs
-      began = time.monotonic()
-      for_weights, for_architecture = Figures('search', epoch), Figures('search', epoch)
-      batches = _batches(config, train_data, halves, epoch=epoch)
-      for index, (weight_batch, architecture_batch) in enumerate(batches):
-        step = epoch * halves.steps + index + 1
-        if not warm_up or index < PROBED_BATCHES:
-          moved, metrics = architecture_step(state, weight_batch, architecture_batch)
-          for_architecture.add(step, metrics)
-          state = state if warm_up else moved
-        state, metrics = weight_step(state, weight_batch)
-        for_weights.add(step, metrics)
-        if for_architecture.steps:
-          loss, dsc = for_weights.mean('weight_loss'), for_architecture.dsc()
-          bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}')
-        bar.update(1)
-      for_weights.flush()
-      for_architecture.flush()
-
-      epoch += 1
-      previous, found = found, derive(state, config)
-      unchanged = 0 if warm_up or found != previous else unchanged + 1
-      log.append(
-        {
-          'epoch': epoch,
-          'step': int(state.step),
-          'weight_loss': for_weights.mean('weight_loss'),
-          'weight_gradient': for_weights.mean('weight_gradient'),
-          'architecture_loss': None if warm_up else for_architecture.mean('architecture_loss'),
-          'architecture_dsc': for_architecture.dsc(),
-          'unchanged_epochs': unchanged,
-          'seconds': time.monotonic() - began,
-          **_size(state, config),
-          **_weights_as_lists(state, config),
-        }
-      )
-      if epoch == settings.epochs or time.monotonic() - saved > SAVE_SECONDS:
-        kept = {'state': state._asdict(), 'epoch': epoch, 'unchanged': unchanged}
-        checkpoints.save(epoch, kept)
-        saved = time.monotonic()
+    bar.update(int(progress.state.step))
+    while not _is_finished(progress, settings):
+      _train_epoch(config, train_data, halves, compiled, progress, autosave, bar)
+      _end_epoch(config, progress, log)
+      autosave.offer(progress.keep, epoch_ended=True, finished=_is_finished(progress, settings))
   resources.write(folder, seconds=sum(entry['seconds'] for entry in log.entries()))
-  _save_genotype(folder / 'genotype.json', found, config, state, epochs=epoch)
+  found = derive(progress.state, config)
+  _save_genotype(folder / 'genotype.json', found, config, progress)
   return found
 
 
+def _train_epoch(
+  config: ConfigDict,
+  train_data: TrainData,
+  halves: Halves,
+  compiled: Sequence[Callable],
+  progress: Progress,
+  autosave: Autosave,
+  bar: Any,
+) -> None:
+  """The steps of the present epoch that are left."""
+  weight_step, architecture_step = compiled
+  warm_up = progress.epoch < config.search.warmup_epochs
+  first = int(progress.state.step) - progress.epoch * halves.steps
+  batches = _batches(config, train_data, halves, epoch=progress.epoch, first=first)
+  for index, (weight_batch, architecture_batch) in enumerate(batches, start=first):
+    step = progress.epoch * halves.steps + index + 1
+    if not warm_up or index < PROBED_BATCHES:
+      moved, metrics = architecture_step(progress.state, weight_batch, architecture_batch)
+      progress.for_architecture.add(step, metrics)
+      progress.state = progress.state if warm_up else moved
+    progress.state, metrics = weight_step(progress.state, weight_batch)
+    progress.for_weights.add(step, metrics)
+    if progress.for_architecture.steps:
+      loss, dsc = progress.for_weights.mean('weight_loss'), progress.for_architecture.dsc()
+      bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}')
+    bar.update(1)
+    autosave.offer(progress.keep)
+
+
+def _end_epoch(config: ConfigDict, progress: Progress, log: logbook.Logbook) -> None:
+  """Derives the genotype of now, writes the figures of the epoch and counts it."""
+  progress.for_weights.flush()
+  progress.for_architecture.flush()
+  state, warm_up = progress.state, progress.epoch < config.search.warmup_epochs
+  before = state._replace(architecture=progress.derived_from)
+  same = not warm_up and derive(state, config) == derive(before, config)
+  progress.unchanged = progress.unchanged + 1 if same else 0
+  progress.derived_from = state.architecture
+  for_weights, for_architecture = progress.for_weights, progress.for_architecture
+  log.append(
+    {
+      'epoch': progress.epoch + 1,
+      'step': int(state.step),
+      'weight_loss': for_weights.mean('weight_loss'),
+      'weight_gradient': for_weights.mean('weight_gradient'),
+      'architecture_loss': None if warm_up else for_architecture.mean('architecture_loss'),
+      'architecture_dsc': for_architecture.dsc(),
+      'unchanged_epochs': progress.unchanged,
+      'seconds': time.monotonic() - progress.began,
+      **_size(state, config),
+      **_weights_as_lists(state, config),
+    }
+  )
+  progress.end_epoch()
+
+
+def _is_finished(progress: Progress, settings: ConfigDict) -> bool:
+  return progress.epoch >= settings.epochs or 0 < settings.patience <= progress.unchanged
+
+
 def _batches(
-  config: ConfigDict, train_data: TrainData, halves: Halves, *, epoch: int
+  config: ConfigDict, train_data: TrainData, halves: Halves, *, epoch: int, first: int
 ) -> Iterator[tuple[Batch, Batch]]:
   """Pairs of a batch for the weights and one for the architecture; both halves keep in step."""
   weight_batches, architecture_batches = (
     train_data.batches(
-      examples, batch_size=config.search.batch_size, epoch=epoch, steps=halves.steps
+      examples, batch_size=config.search.batch_size, epoch=epoch, steps=halves.steps, first=first
     )
     for examples in halves.examples
   )
@@ -193,18 +275,18 @@ def _save_genotype(
   path: Path,
   found: genotype.Genotype,
   config: ConfigDict,
-  state: SearchState,
-  *,
-  epochs: int,
+  progress: Progress,
 ) -> None:
   """Writes the genotype with its scores and where it came from."""
+  state = progress.state
   weights, nodes, depth = _weights(state, config), config.model.nodes, config.model.depth
   count = parameters.count(found, parameters.space_of(config))
   provenance = {
     'data': config.data.name,
     'seed': config.seed,
     'fold': config.data.fold,
-    'epochs': epochs,
+    'epochs': progress.epoch,
+    'planned_epochs': list(progress.planned),
     'depth': config.model.depth,
     'parameters': count,  # of the network at this width
     'channels': config.model.channels,

@@ -6,6 +6,7 @@ What each runs is in verbs.py.
 import dataclasses
 import json
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,28 @@ class Stage:
   does: str
   leaves: tuple[str, ...] = ()  # in the workdir; the stage is done when all are there
   reads: tuple[str, ...] = ()  # config fields, or groups of them
+  planned: tuple[str, ...] = ()  # the file, and the keys in it, of the epochs it was to take
 
-  def is_done(self, workdir: Path) -> bool:
-    """Whether its results lie in the workdir."""
-    return bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
+  def is_done(self, workdir: Path, config: ConfigDict | None = None) -> bool:
+    """Whether its results lie in the workdir, and if a config is given, of all its epochs."""
+    there = bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
+    return there and (config is None or not self._is_extended(workdir, config))
 
   def is_begun(self, workdir: Path) -> bool:
     """Whether it is done or would go on from a checkpoint."""
     checkpoints = workdir / self.name / 'checkpoints'
     saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
     return saved or self.is_done(workdir)
+
+  def _is_extended(self, workdir: Path, config: ConfigDict) -> bool:
+    """Whether it is to train for more epochs than it was."""
+    if not self.planned:
+      return False
+    place, *keys = self.planned
+    found = files.read_json(workdir / place)
+    for key in keys:
+      found = found.get(key) if isinstance(found, dict) else None
+    return isinstance(found, list) and found[-1:] < [config[self.name].epochs]
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
@@ -79,6 +92,7 @@ SEARCH = Stage(
   'finds the architecture, on the training patients alone',
   leaves=('search/genotype.json',),
   reads=('seed', *_DATA, 'augment', 'model.depth', 'model.nodes', 'model.edges_per_node', 'search'),
+  planned=('search/genotype.json', 'provenance', 'planned_epochs'),
 )
 RETRAIN = Stage(
   'retrain',
@@ -87,6 +101,7 @@ RETRAIN = Stage(
   # Of the genotype the content counts, see `require`; wherever the file lies.
   # The protocol says by which score of the validation patients the weights are chosen.
   reads=('seed', *_DATA, 'augment', 'model', 'retrain', 'evaluate.protocol'),
+  planned=('retrain/summary.json', 'planned_epochs'),
 )
 EVALUATE = Stage(
   'evaluate',
@@ -104,29 +119,36 @@ COMPARE = Stage(
   'trains baselines and random architectures alike, and writes who scored what',
 )
 NAMED = (DESCRIBE, COMPARE)  # run when they are named, never by 'all'
+# These may grow once a stage is begun, or done: it goes on for the epochs that are left.
+_MAY_GROW = ('search.epochs', 'retrain.epochs')
 # The order in which a stage's results lead to those after it.
 _FOLDERS = {'search': 'search', 'retrain': 'retrain model', 'evaluate': 'evaluate'}
 
 
-def refuse_changes(config: ConfigDict, workdir: Path) -> None:
+def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:
   """Refuses a config that differs in what a finished or begun stage of the workdir has read.
 
   Args:
     config: Of this call.
     workdir: Of the run; a new one has nothing to refuse.
+    may_grow: Whether more epochs than before are no difference.
 
   Raises:
     InputError: With the first stage, the fields, their values then and now, and the remedy.
   """
   for stage in STAGES:
-    differences = changes(stage, config, workdir)
+    differences = {
+      name: values
+      for name, values in _differences(stage, config, workdir).items()
+      if not (may_grow and name in _MAY_GROW and values[0] < values[1])
+    }
     if differences and stage.is_begun(workdir):
       state = 'is done' if stage.is_done(workdir) else 'is half done'
-      lists = any(text.startswith(_LISTS) for text in differences)
+      lists = any(name in _LISTS for name in differences)
       of_file = ' (splits.json counts)' if lists and (workdir / 'splits.json').exists() else ''
       raise InputError(
-        f'{workdir}: {stage.name} {state} with other settings: {", ".join(differences)}{of_file}; '
-        f'go back to them, use another --workdir, or remove {_and_later(stage, workdir)}'
+        f'{workdir}: {stage.name} {state} with other settings: {", ".join(_texts(differences))}'
+        f'{of_file}; go back to them, use another --workdir, or remove {_and_later(stage, workdir)}'
       )
 
 
@@ -144,14 +166,26 @@ def changes(stage: Stage, config: ConfigDict, workdir: Path) -> list[str]:
   Raises:
     InputError: If the config in the workdir cannot be read.
   """
+  return _texts(_differences(stage, config, workdir))
+
+
+def _differences(stage: Stage, config: ConfigDict, workdir: Path) -> dict[str, tuple[Any, Any]]:
+  """The values before and now of each field that differs."""
   if not (workdir / 'config.json').exists():
-    return []
+    return {}
   before = _recorded(workdir)
   now = configs.flatten(as_json(config))
-  return [
-    f'{name} {_SHORT.repr(before[name])} -> {_SHORT.repr(now[name])}'
+  return {
+    name: (before[name], now[name])
     for name in now
     if stage.has_read(name, config) and name in before and before[name] != now[name]
+  }
+
+
+def _texts(differences: Mapping[str, tuple[Any, Any]]) -> list[str]:
+  return [
+    f'{name} {_SHORT.repr(before)} -> {_SHORT.repr(now)}'
+    for name, (before, now) in differences.items()
   ]
 
 

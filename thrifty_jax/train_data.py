@@ -17,9 +17,6 @@ from thrifty_jax.augment import augment
 from thrifty_jax.data import Batch, Examples
 from thrifty_jax.errors import NotFinite
 
-# Between checkpoints, so that an epoch of seconds is not outweighed by saving it.
-SAVE_SECONDS = 60
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainData:
@@ -41,7 +38,9 @@ class TrainData:
     cases = evaluate.cases_of(self.prepared, patients)
     return Examples(self.prepared, cases, self.config.data.device_budget_bytes)
 
-  def batches(self, examples: Examples, *, batch_size: int, epoch: int, steps: int = 0) -> Any:
+  def batches(
+    self, examples: Examples, *, batch_size: int, epoch: int, steps: int = 0, first: int = 0
+  ) -> Any:
     """The shuffled batches of an epoch, on the device; see data.batches."""
     return data.batches(
       examples,
@@ -51,6 +50,7 @@ class TrainData:
       statistics=self.statistics,
       context=self.config.data.context,
       steps=steps,
+      first=first,
       prefetch=self.config.data.prefetch,
     )
 
@@ -105,11 +105,24 @@ class Figures:
   A number that is not finite stops the run.
   """
 
-  def __init__(self, stage: str, epoch: int):
+  def __init__(self, stage: str, epoch: int, notes: Mapping[str, Any] | None = None):
+    """Begins an epoch, or goes on with one.
+
+    Args:
+      stage: Name of the stage, for errors.
+      epoch: Counted from 0.
+      notes: Of an epoch that was stopped.
+    """
     self.stage, self.epoch = stage, epoch
-    self.sums: dict[str, np.ndarray] = {}
-    self.steps = 0
+    notes = notes or {'steps': 0, 'sums': {}}
+    self.steps: int = notes['steps']
+    self.sums = {name: np.asarray(value, np.float64) for name, value in notes['sums'].items()}
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+  def notes(self) -> dict[str, Any]:
+    """What another process needs to go on, as JSON has it."""
+    self.flush()
+    return {'steps': self.steps, 'sums': {name: sums.tolist() for name, sums in self.sums.items()}}
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Takes the metrics of a step, as yet on the device.

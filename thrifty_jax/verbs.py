@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import files
 from thrifty_jax.stages import Stage
 
 
@@ -17,10 +16,9 @@ def run(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     workdir: Its folder.
 
   Raises:
-    InputError: Whatever the user gave that the stage cannot use, a full disk included.
+    InputError: Whatever the user gave that the stage cannot use.
   """
-  with files.writing_to(workdir, '--workdir'):
-    _RUN[stage.name](config, workdir)
+  _RUN[stage.name](config, workdir)
 
 
 def _check(config: ConfigDict, workdir: Path) -> None:

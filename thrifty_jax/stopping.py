@@ -1,0 +1,132 @@
+"""Asked to stop by Ctrl-C (SIGINT), or by a scheduler or a machine about to go (SIGTERM).
+
+A loop that has something to save is asked to end by itself, at its next step; anything else ends at
+once. A second signal ends the process without another word, as does work in C++ that does not come
+back: compiling may take a minute.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 5.0  # to clean up, once nothing is left to save
+_TICK = 0.1  # seconds
+GOES_ON = 'stopped; the same command goes on from the last checkpoint'
+
+
+class Stopped(KeyboardInterrupt):
+  """The person or the machine asked to stop.
+
+  Attributes:
+    signal: The number of the signal.
+  """
+
+  def __init__(self, number: int, text: str = GOES_ON):
+    super().__init__(text)
+    self.signal = number
+
+
+def status(error: KeyboardInterrupt) -> int:
+  """The exit status of a process that ends so, as shells have it."""
+  return 128 + getattr(error, 'signal', signal.SIGINT)
+
+
+_deferred = 0  # loops that end by themselves
+_asked = 0  # the first signal
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+  """Handles the signals as long as the body runs; outside the main thread it cannot, and does not.
+
+  The body raises Stopped at the first signal unless a loop has deferred it.
+  """
+  global _asked
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  _asked = 0
+  ours, theirs = os.pipe()
+  os.set_blocking(theirs, False)
+  handlers = {number: signal.signal(number, _on_signal) for number in SIGNALS}
+  # Python's handlers wait for C++ to come back; what is written here arrives at once.
+  descriptor = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+  watch = threading.Thread(target=_watch, args=(ours,), name='stopping', daemon=True)
+  watch.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(descriptor)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+    os.close(theirs)  # ends the thread
+    watch.join()
+    os.close(ours)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+  """As long as the body runs, a first signal does not interrupt it: it asks `requested` itself."""
+  global _deferred
+  _deferred += 1
+  try:
+    yield
+  finally:
+    _deferred -= 1
+
+
+@contextlib.contextmanager
+def undeferred() -> Iterator[None]:
+  """Within `deferred`: as long as the body runs, a signal interrupts it, also one sent before."""
+  global _deferred
+  kept, _deferred = _deferred, 0
+  try:
+    if _asked:
+      raise Stopped(_asked)
+    yield
+  finally:
+    _deferred = kept
+
+
+def requested() -> int:
+  """The signal that asked to stop, 0 as long as there is none."""
+  return _asked
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+  del frame
+  global _asked
+  _asked = _asked or number
+  if not _deferred:
+    raise Stopped(_asked)
+  _say('\nstopping: the state is being saved; again to leave at once')
+
+
+def _watch(descriptor: int) -> None:
+  """Ends the process at a second signal, or where the first one does not get through."""
+  asked, left = 0, GRACE_SECONDS
+  while True:
+    if select.select([descriptor], [], [], _TICK if asked else None)[0]:
+      found = os.read(descriptor, 1)
+      if not found:
+        return
+      if asked and found[0] in SIGNALS:
+        os._exit(128 + found[0])
+      asked = found[0] if found[0] in SIGNALS else asked
+    elif _deferred:
+      left = GRACE_SECONDS
+    else:
+      left -= _TICK
+      if left <= 0:
+        _say(GOES_ON)
+        os._exit(128 + asked)
+
+
+def _say(line: str) -> None:
+  """Past Python's buffers, which a signal may have found locked."""
+  os.write(2, f'{line}\n'.encode())
