@@ -226,7 +226,11 @@ def _learned(config: ConfigDict, cases: Sequence[Case]) -> tuple[float, float]:
   training = checks.check_patients(cases, config)['train']
   cases = [case for case in cases if case.patient in training]
   return fingerprint.remembered_window(
-    data_sets.data_dir(config) / Folder.name, prepare.digest_of_files(cases), cases, read_case
+    data_sets.data_dir(config) / Folder.name,
+    prepare.digest_of_files(cases),
+    cases,
+    read_case,
+    processes=config.data.workers,
   )
 
 
