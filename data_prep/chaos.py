@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep import builder, dicom, slice_masks, volumes
+from data_prep import builder, data_sets, dicom, download, slice_masks, volumes
 from data_prep.volumes import Case, Volume
 from thrifty_jax.errors import InputError
 
@@ -42,7 +42,7 @@ def find_cases(raw_dir: Path) -> list[Case]:
   Raises:
     InputError: If there are none, or slices and masks do not fit.
   """
-  return [_find_case(folder) for folder in find_patients(raw_dir, 'CT')]
+  return data_sets.cases_of(find_patients(raw_dir, 'CT'), _find_case)
 
 
 def find_patients(raw_dir: Path, kind: str) -> list[Path]:
@@ -55,10 +55,7 @@ def find_patients(raw_dir: Path, kind: str) -> list[Path]:
   patients = [path for path in folder.glob('*') if path.is_dir() and path.name.isdigit()]
   if not patients:
     raise InputError(
-      f'{folder}: no CHAOS {kind} there. Read the terms at https://chaos.grand-challenge.org, '
-      'download CHAOS_Train_Sets.zip (891 MB) from Zenodo record 3431873 and unpack it so that '
-      f'{folder}/1 exists, or set --config.data.raw_dir; --config=configs/brain.py runs without a '
-      'download.'
+      f'{folder}: no CHAOS {kind} there. {download.remedy("chaos", f"{folder}/1 exists")}'
     )
   return sorted(patients, key=lambda path: int(path.name))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import chaos, dicom, slice_masks, volumes
+from data_prep import chaos, data_sets, dicom, slice_masks, volumes
 from data_prep.volumes import Case, Volume
 from thrifty_jax.errors import InputError
 
@@ -39,7 +39,7 @@ def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Ca
     InputError: If there are none, or slices, channels and masks do not fit.
   """
   patients = chaos.find_patients(raw_dir, 'MR')
-  return [_find_case(folder / sequence, channels) for folder in patients]
+  return data_sets.cases_of(patients, lambda folder: _find_case(folder / sequence, channels))
 
 
 def read_case(case: Case) -> Volume:

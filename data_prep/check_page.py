@@ -12,7 +12,7 @@ from data_prep import data_sets
 from data_prep.findings import Finding, plain
 from data_prep.survey import Scan
 from data_prep.volumes import Case
-from thrifty_jax import files, overlays, report
+from thrifty_jax import files, overlays
 
 PAGE = 'check.html'
 _COLUMNS = 100  # of the console
@@ -31,7 +31,7 @@ class Checked:
   Attributes:
     config: Of the run.
     cases: All scans that have a mask.
-    split: Names of the patients under train, validation and test.
+    split: Names of the patients under train, validation and test; none where they cannot be split.
     scans: Those that are fit to be trained on.
     findings: What is wrong or odd.
   """
@@ -55,15 +55,7 @@ class Checked:
 
 def text(checked: Checked) -> str:
   """A table with a row for each scan, then what is wrong and odd, readable at 100 columns."""
-  rows = [{' ': row['mark'], **row['cells']} for row in _rows(checked)]
-  table, left_out = _table(rows)
-  lines = [table]
-  if 'intensity' not in left_out:
-    lines.append(f'intensity: {_percentiles(checked)}')
-  if 'ml' not in left_out:
-    lines.append(_paragraph(f'ml: {", ".join(checked.config.data.classes[1:])}'))
-  if left_out:
-    lines.append(f'too wide for this table, see {PAGE}: {", ".join(left_out)}')
+  lines = _listed(checked) if checked.cases else []
   if any(finding.case for finding in checked.findings):
     lines.append('E has an error, w a warning:')
   for title, found in (('error', checked.errors), ('warning', checked.warnings)):
@@ -78,6 +70,8 @@ def write(checked: Checked, workdir: Path) -> Path:
   Returns:
     Its path.
   """
+  from thrifty_jax import report  # imports JAX, which the processes that read scans do without
+
   return files.write_text(workdir / PAGE, report.render(_content(checked), 'check.html.j2'))
 
 
@@ -106,6 +100,19 @@ def _content(checked: Checked) -> dict[str, Any]:
   }
 
 
+def _listed(checked: Checked) -> list[str]:
+  """The table, and what its columns are."""
+  table, left_out = _table([{' ': row['mark'], **row['cells']} for row in _rows(checked)])
+  lines = [table]
+  if 'intensity' not in left_out:
+    lines.append(f'intensity: {_percentiles(checked)}')
+  if 'ml' not in left_out:
+    lines.append(_paragraph(f'ml: {", ".join(checked.config.data.classes[1:])}'))
+  if left_out:
+    lines.append(f'too wide for this table, see {PAGE}: {", ".join(left_out)}')
+  return lines
+
+
 def _rows(checked: Checked) -> list[dict[str, Any]]:
   """A row for each case: its cells, its mark, its figures (None where there are none)."""
   scans = {scan.case: scan for scan in checked.scans}
@@ -118,7 +125,7 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
       'cells': {
         'case': case.case,
         'patient': case.patient,
-        'split': part_of[case.patient],
+        'split': part_of.get(case.patient, '-'),
         **_figures(scans.get(case.case)),
       },
     }

@@ -1,12 +1,13 @@
 """What a scan, and a set of them, must be to be trained on; the stage that looks at every one."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import check_page, data_sets, findings, splits, survey, volumes
+from data_prep import check_page, data_sets, findings, splits, survey, volumes, workers
 from data_prep.check_page import Checked
 from data_prep.findings import Finding
 from data_prep.survey import Scan
@@ -113,7 +114,9 @@ def check_patients(cases: Sequence[Case], config: ConfigDict) -> dict[str, tuple
 
 
 def check(config: ConfigDict, workdir: Path | None = None) -> None:
-  """Reads every scan once, one in memory at a time, and shows what is in them and what is wrong.
+  """Reads every scan once, by several processes, and shows what is in them and what is wrong.
+
+  In memory is one scan a process, however many there are.
 
   Args:
     config: Of a run.
@@ -121,18 +124,18 @@ def check(config: ConfigDict, workdir: Path | None = None) -> None:
 
   Raises:
     InputError: What `check_patients` raises, before anything is read; or, after everything is read
-      and shown, if a scan is unusable.
+      and shown, if a scan is unusable or a file lacks its partner.
   """
   cases, unpaired = data_sets.find_pairs(config)
-  try:
-    split = check_patients(cases, config)
-  except InputError as error:  # too few patients, perhaps, because their masks are missing
-    raise InputError(unpaired[0] if unpaired else str(error)) from error
+  split = _split(cases, config, unpaired)
   found = [Finding(text, is_error=True) for text in unpaired]
   scans: list[Scan] = []
-  with logbook.progress(len(cases), f'check {config.data.name}') as bar:
-    for case in cases:
-      scan, problems = _look_at(case, config)
+  with (
+    logbook.progress(len(cases), f'check {config.data.name}') as bar,
+    workers.cases_map(config.data.workers) as cases_map,
+  ):
+    looked = cases_map(functools.partial(_look_at, config), cases)
+    for case, (scan, problems) in zip(cases, looked, strict=True):
       scans += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
       bar.update(1)
@@ -144,13 +147,25 @@ def check(config: ConfigDict, workdir: Path | None = None) -> None:
   if workdir is not None:
     print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.errors:
-    raise InputError(_refusal(errors, cases))
+    raise InputError(_refusal(errors, len(cases) + len(unpaired)))
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')
 
 
-def _look_at(case: Case, config: ConfigDict) -> tuple[Scan | None, list[str]]:
-  """The figures of a scan, or why there are none."""
+def _split(
+  cases: Sequence[Case], config: ConfigDict, unpaired: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+  """Who trains, validates and tests; nobody where files that lack their partner leave too few."""
+  try:
+    return check_patients(cases, config)
+  except InputError:
+    if not unpaired:
+      raise
+    return {}
+
+
+def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
+  """The figures of a scan, or why there are none; in a process of its own if there are several."""
   try:
     read = data_sets.module(config).read_case(case)
     volume = volumes.along(read, config.data.slice_axis)
@@ -173,11 +188,11 @@ def _absent_classes(scans: Sequence[Scan], config: ConfigDict) -> list[Finding]:
   return [Finding(text, is_error=True)] if absent else []
 
 
-def _refusal(errors: Sequence[Finding], cases: Sequence[Case]) -> str:
+def _refusal(errors: Sequence[Finding], scans: int) -> str:
   """One line for all errors, with the first of them."""
   if len(errors) == 1:
-    return f'1 error in {len(cases)} scans: {errors[0].text}'
+    return f'1 error in {scans} scans: {errors[0].text}'
   return (
-    f'{len(errors)} errors in {len(cases)} scans, all listed above; correct or remove what they '
+    f'{len(errors)} errors in {scans} scans, all listed above; correct or remove what they '
     f'name. The first: {errors[0].text}'
   )

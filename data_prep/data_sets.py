@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +40,27 @@ class Unpaired(InputError):
   def __init__(self, problems: Sequence[str], cases: Sequence[Case]):
     super().__init__(problems[0])
     self.problems, self.cases = tuple(problems), tuple(cases)
+
+
+def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
+  """The scan of each folder, where each has one.
+
+  Args:
+    folders: One for each scan.
+    find_case: Finds a folder's scan, or raises InputError.
+
+  Raises:
+    Unpaired: If it raises, with its message for each such folder and the scans of the others.
+  """
+  problems, cases = [], []
+  for folder in folders:
+    try:
+      cases.append(find_case(folder))
+    except InputError as error:
+      problems.append(str(error))
+  if problems:
+    raise Unpaired(problems, cases)
+  return cases
 
 
 def module(config: ConfigDict) -> ModuleType:

@@ -90,6 +90,22 @@ class _BrokenOff(Exception):
   """The download may go on if it is tried again."""
 
 
+def remedy(name: str, where: str) -> str:
+  """What to do where the scans of a data set are not there.
+
+  Args:
+    name: Of the data set, one of ARCHIVES.
+    where: What holds when they lie where they belong.
+  """
+  archive = ARCHIVES[name]
+  return (
+    f'Read the terms at {archive.terms}, then --config.data.download=True fetches and unpacks '
+    f'{archive.name} ({archive.size / 1e6:.0f} MB) where {archive.folder} is missing; or download '
+    f'it from {archive.record} and unpack it so that {where}, or set --config.data.raw_dir. '
+    '--config=configs/brain.py runs without a download.'
+  )
+
+
 def provide(name: str, raw_dir: Path) -> None:
   """Puts the scans of a data set into its raw folder, unless they are there.
 

@@ -6,6 +6,7 @@ learned from the training patients of the fold alone.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from data_prep import volumes
+from data_prep import volumes, workers
 from data_prep.volumes import SLICE_AXES, Case, Volume
 from thrifty_jax import files, logbook
 from thrifty_jax.errors import InputError
@@ -90,13 +91,14 @@ def image_size(grids: Grids, *, axis: str, largest: int) -> int:
 
 
 def foreground_window(
-  cases: Sequence[Case], read_case: Callable[[Case], Volume]
+  cases: Sequence[Case], read_case: Callable[[Case], Volume], *, processes: int = 1
 ) -> tuple[float, float]:
   """Limits that hold nearly all intensities of the foreground, for CT.
 
   Args:
-    cases: Scans of the training patients; one is in memory at a time.
+    cases: Scans of the training patients; of each process one is in memory at a time.
     read_case: Reads one.
+    processes: As workers.cases_map has them.
 
   Returns:
     The 0.5 and 99.5 percentiles over all scans and channels, each scan weighing the same, rounded
@@ -106,11 +108,12 @@ def foreground_window(
     InputError: If no scan that can be read has a voxel of foreground.
   """
   found = []
-  with logbook.progress(len(cases), 'window of the training patients') as bar:
-    for case in cases:
-      values = _foreground(case, read_case)
-      if values.size:
-        found.append(np.quantile(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
+  with (
+    logbook.progress(len(cases), 'window of the training patients') as bar,
+    workers.cases_map(processes) as cases_map,
+  ):
+    for quantiles in cases_map(functools.partial(_foreground_quantiles, read_case), cases):
+      found += [quantiles] if quantiles.size else []
       bar.update(1)
   if not found:
     raise InputError(
@@ -122,7 +125,12 @@ def foreground_window(
 
 
 def remembered_window(
-  folder: Path, files_digest: str, cases: Sequence[Case], read_case: Callable[[Case], Volume]
+  folder: Path,
+  files_digest: str,
+  cases: Sequence[Case],
+  read_case: Callable[[Case], Volume],
+  *,
+  processes: int = 1,
 ) -> tuple[float, float]:
   """`foreground_window`, kept in a file: the scans are read once for each choice of patients.
 
@@ -131,12 +139,13 @@ def remembered_window(
     files_digest: Changes with the files of the cases.
     cases: As in foreground_window.
     read_case: Likewise.
+    processes: Likewise.
   """
   how = [files_digest, _PERCENTILES, _STEP, _QUANTILES]
   digest = hashlib.sha256(json.dumps(how).encode()).hexdigest()[:10]
   path = folder / f'window_{digest}.json'
   if not path.exists():
-    window = foreground_window(cases, read_case)
+    window = foreground_window(cases, read_case, processes=processes)
     patients = sorted({case.patient for case in cases})
     with files.writing_to(folder, '--config.data.data_dir'):
       files.write_json(path, {'window': window, 'training_patients': patients})
@@ -144,14 +153,21 @@ def remembered_window(
   return low, high
 
 
-def _foreground(case: Case, read_case: Callable[[Case], Volume]) -> np.ndarray:
-  """Finite intensities of the foreground; what cannot be read or is not finite, the check says."""
+def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np.ndarray:
+  """Of finite intensities of the foreground; what cannot be read or is not finite the check says.
+
+  Returns:
+    [_QUANTILES], or [0] where there is no foreground.
+  """
   try:
     volume = read_case(case)
   except InputError:
     return np.zeros(0)
   values = volume.image[volume.truth > 0]
-  return values[np.isfinite(values)]
+  values = values[np.isfinite(values)]
+  if not values.size:
+    return values
+  return np.quantile(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
 
 
 def _axial_grid(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -53,15 +53,18 @@ def find_cases(raw_dir: Path) -> list[Case]:
   images, labels = (_files(raw_dir / name, described.endings) for name in ('imagesTr', 'labelsTr'))
   # Scans of the Decathlon have the names of their masks, channels of nnU-Net never do.
   apart = not images.keys() & labels.keys()
-  scans = _channels_of(images, described) if apart else {n: (p,) for n, p in images.items()}
+  scans, incomplete = {name: (path,) for name, path in images.items()}, {}
+  if apart:
+    scans, incomplete = _channels_of(images, described)
   alone = [
     f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
     'scan to imagesTs.'
     if name in scans
     else f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move '
     'the mask away.'
-    for name in sorted(scans.keys() ^ labels.keys())
+    for name in sorted((scans.keys() ^ labels.keys()) - incomplete.keys())
   ]
+  alone = [*incomplete.values(), *alone]
   if not alone and described.scans not in (None, len(scans)):
     raise InputError(
       f'{raw_dir / "dataset.json"}: numTraining is {described.scans}, but imagesTr has '
@@ -156,26 +159,37 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
   return found
 
 
-def _channels_of(images: dict[str, Path], described: Description) -> dict[str, tuple[Path, ...]]:
-  """The files CASE_0000, CASE_0001, ... of each case, one for each channel."""
+def _channels_of(
+  images: dict[str, Path], described: Description
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
+  """The files CASE_0000, CASE_0001, ... of each case, one for each channel.
+
+  Returns:
+    The files by case, and by case, or by the name of a file, why there is no such case.
+  """
   scans: dict[str, dict[str, Path]] = {}
+  problems: dict[str, str] = {}
   for name, path in images.items():
-    parts = _CHANNEL.fullmatch(name)
-    if not parts:
-      raise InputError(
+    if parts := _CHANNEL.fullmatch(name):
+      scans.setdefault(parts[1], {})[parts[2]] = path
+    else:
+      problems[name] = (
         f'{path}: no mask in labelsTr has this name, nor does it end in the number of a channel; '
-        'expected a mask of the same name (Decathlon) or CASE_0000 beside a mask CASE (nnU-Net).'
+        'expected a mask of the same name (Decathlon) or CASE_0000 beside a mask CASE (nnU-Net). '
+        'Rename it or move it away.'
       )
-    scans.setdefault(parts[1], {})[parts[2]] = path
   expected = [f'{number:04d}' for number in range(len(described.channels))]
   for name, found in scans.items():
     if sorted(found) != expected:
-      raise InputError(
+      problems[name] = (
         f'{found[min(found)]}: {name} has the channels {", ".join(sorted(found))}; expected '
         f'{", ".join(expected)} ({", ".join(described.channels)}), as in dataset.json. Add or '
         'remove files.'
       )
-  return {name: tuple(found[number] for number in expected) for name, found in scans.items()}
+  whole = {name: found for name, found in scans.items() if name not in problems}
+  return {name: tuple(found[number] for number in expected) for name, found in whole.items()}, (
+    problems
+  )
 
 
 def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
@@ -212,7 +226,11 @@ def _learned(config: ConfigDict, cases: Sequence[Case]) -> tuple[float, float]:
   training = checks.check_patients(cases, config)['train']
   cases = [case for case in cases if case.patient in training]
   return fingerprint.remembered_window(
-    data_sets.data_dir(config) / Folder.name, prepare.digest_of_files(cases), cases, read_case
+    data_sets.data_dir(config) / Folder.name,
+    prepare.digest_of_files(cases),
+    cases,
+    read_case,
+    processes=config.data.workers,
   )
 
 

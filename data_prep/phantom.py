@@ -23,6 +23,7 @@ from scipy.spatial import transform
 
 from data_prep import builder, promise12
 from data_prep.volumes import Case, Volume
+from thrifty_jax.errors import InputError
 
 PATIENTS = 10
 NOTE = 'Made-up scans: scores on them say nothing about real ones.'
@@ -50,9 +51,18 @@ class Scan:
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The scans of the raw folder, which are made first if there is no such folder."""
+  """The scans of the raw folder, which are made first if there is no such folder.
+
+  Raises:
+    InputError: If there is one without them, or a scan or a mask is without the other.
+  """
   if not raw_dir.exists():
     write_promise12(raw_dir, patients=PATIENTS, seed=0)
+  if not (raw_dir / 'TrainingData').is_dir():
+    raise InputError(
+      f'{raw_dir}: there is no TrainingData in it; made-up scans are written where no folder is '
+      'yet. Name another by --config.data.raw_dir.'
+    )
   return promise12.find_cases(raw_dir)
 
 

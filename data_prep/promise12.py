@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_prep import builder, volumes
+from data_prep import builder, data_sets, download, volumes
 from data_prep.volumes import Case, Volume
 from thrifty_jax.errors import InputError
 
@@ -33,21 +33,21 @@ def find_cases(raw_dir: Path) -> list[Case]:
   scans = {path.stem: path for path in folder.glob('Case*.mhd') if not path.stem.endswith(MASK)}
   masks = {path.stem.removesuffix(MASK): path for path in folder.glob(f'Case*{MASK}.mhd')}
   if not scans and not masks:
+    where = 'this folder holds the cases'
     raise InputError(
-      f'{folder}: no PROMISE12 scan (CaseNN.mhd) there. Read the terms at '
-      'https://promise12.grand-challenge.org, download training_data.zip from Zenodo record '
-      '8026660 and unpack it so that this folder holds the cases, or set --config.data.raw_dir; '
-      '--config=configs/brain.py runs without a download.'
+      f'{folder}: no PROMISE12 scan (CaseNN.mhd) there. {download.remedy("promise12", where)}'
     )
-  for name in sorted(scans.keys() ^ masks.keys()):
-    if name in scans:
-      raise InputError(
-        f'{scans[name]}: its mask {name}{MASK}.mhd is missing; add it or move the scan away.'
-      )
-    raise InputError(
-      f'{masks[name]}: its scan {name}.mhd is missing; add it or move the mask away.'
-    )
-  return [Case(case=n, patient=n, image=(scans[n],), label=(masks[n],)) for n in sorted(scans)]
+  alone = [
+    f'{scans[name]}: its mask {name}{MASK}.mhd is missing; add it or move the scan away.'
+    if name in scans
+    else f'{masks[name]}: its scan {name}.mhd is missing; add it or move the mask away.'
+    for name in sorted(scans.keys() ^ masks.keys())
+  ]
+  pairs = sorted(scans.keys() & masks.keys())
+  cases = [Case(case=n, patient=n, image=(scans[n],), label=(masks[n],)) for n in pairs]
+  if alone:
+    raise data_sets.Unpaired(alone, cases)
+  return cases
 
 
 def read_case(case: Case) -> Volume:

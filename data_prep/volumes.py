@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import gzip
 import os
-import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import nibabel
 import numpy as np
 import SimpleITK
 
+from data_prep import metaimage
 from thrifty_jax.errors import InputError
 
 # Where axes D, H, W of a volume point to, for each axis that slices can follow: S head, I feet, P
@@ -99,11 +99,12 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
   require_file(path)
-  _require_voxels(path)
   try:
+    if path.suffix.lower() in ('.mhd', '.mha'):
+      metaimage.require_whole(path)
     with quiet_itk():
       image = SimpleITK.ReadImage(str(path))
-  except RuntimeError as error:
+  except (OSError, RuntimeError) as error:
     raise unreadable(path, error) from error
   if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
     raise InputError(
@@ -133,7 +134,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     raise unreadable(path, error) from error
   if voxels.ndim not in (3, 4):
     raise InputError(
-      f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last.'
+      f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last. '
+      'Convert the file.'
     )
   affine = np.asarray(image.affine)[
     :, [2, 1, 0, 3]
@@ -363,16 +365,6 @@ def require_affine(path: Path, affine: np.ndarray) -> None:
       f'{path}: its header gives no valid spacing and direction of the axes; expected three axes '
       'of a length above 0. Export it again.'
     )
-
-
-def _require_voxels(path: Path) -> None:
-  """Refuses a MetaImage header whose voxels, in a file of their own, are not there."""
-  if path.suffix.lower() != '.mhd':
-    return
-  found = re.search(rb'^ElementDataFile\s*=\s*(\S+)', path.read_bytes()[:65536], re.MULTILINE)
-  name = found.group(1).decode(errors='replace') if found else ''
-  if name not in ('', 'LOCAL', 'LIST') and '%' not in name and not (path.parent / name).is_file():
-    raise InputError(f'{path}: its voxels, {name}, are not beside it. Copy or download the file.')
 
 
 @contextlib.contextmanager

@@ -1,37 +1,48 @@
-"""Every way a raw folder of CHAOS or PROMISE12 can be broken: one line, status 2, nothing left."""
+"""Every way a raw folder can be broken: one line, status 2, the folder as it was, nothing left."""
 
+import gzip
+import json
 import re
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
 import SimpleITK
 
-from data_prep import phantom, phantom_chaos, prepare
+from data_prep import phantom, phantom_chaos, phantom_folders, prepare
 from thrifty_jax import main
 
 PROJECT = Path(__file__).resolve().parents[1]
 CT, MR = Path('Train_Sets', 'CT', '2'), Path('Train_Sets', 'MR', '2')
 T1, T2 = MR / 'T1DUAL', MR / 'T2SPIR'
 CASES = Path('TrainingData')
-CONFIGS = {
-  'ct': 'configs/chaos.py:unet',
-  't1': 'configs/chaos.py:t1,unet',
-  't2': 'configs/chaos.py:t2,unet',
-  'promise12': 'configs/promise12.py:unet',
+# The raw folder and the config of each kind.
+KINDS = {
+  'ct': ('chaos', 'configs/chaos.py:unet'),
+  't1': ('chaos', 'configs/chaos.py:t1,unet'),
+  't2': ('chaos', 'configs/chaos.py:t2,unet'),
+  'promise12': ('promise12', 'configs/promise12.py:unet'),
+  'decathlon': ('decathlon', 'configs/folder.py:unet'),
+  'nnunet': ('nnunet', 'configs/folder.py:unet'),
+  'plain': ('plain', 'configs/folder.py:unet'),
 }
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """Raw folders with nothing wrong, three patients each."""
+  """Raw folders with nothing wrong, three patients or six; in plain, files are not compressed."""
   folder = tmp_path_factory.mktemp('whole')
   phantom_chaos.write(folder / 'chaos', patients=3, seed=0)
   phantom.write_promise12(folder / 'promise12', patients=6, seed=0)
+  phantom_folders.write_decathlon(folder / 'decathlon', patients=6, seed=0)
+  phantom_folders.write_nnunet(folder / 'nnunet', patients=6, seed=0)
+  phantom_folders.write_nnunet(folder / 'plain', patients=6, seed=0, ending='.nii')
   return folder
 
 
@@ -44,17 +55,17 @@ def contents(folder):
 
 def run(tmp_path, kind):
   """Statuses of the stage check and of preparing."""
-  settings = [f'--config={CONFIGS[kind]}', f'--config.data.raw_dir={tmp_path / "raw"}']
+  settings = [f'--config={KINDS[kind][1]}', f'--config.data.raw_dir={tmp_path / "raw"}']
   settings += [f'--config.data.data_dir={tmp_path / "tfds"}', '--config.data.folds=3']
   settings += ['--config.data.image_size=32', f'--config.compilation_cache={tmp_path / "cache"}']
   run_dir = f'--workdir={tmp_path / "run"}'
   return main.main([*settings, run_dir, '--stage=check']), prepare.main(settings)
 
 
-@pytest.mark.parametrize('kind', CONFIGS)
+@pytest.mark.parametrize('kind', KINDS)
 def test_what_the_table_breaks_is_whole_before(whole, tmp_path, monkeypatch, kind):
   monkeypatch.chdir(PROJECT)
-  shutil.copytree(whole / ('promise12' if kind == 'promise12' else 'chaos'), tmp_path / 'raw')
+  shutil.copytree(whole / KINDS[kind][0], tmp_path / 'raw')
   assert run(tmp_path, kind) == (0, 0)
 
 
@@ -180,6 +191,52 @@ def change_voxels(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Brea
   return change_volume(name, with_voxels)
 
 
+def describe(**entries: Any) -> Break:
+  """Changes entries of dataset.json."""
+
+  def change(data: bytes) -> bytes:
+    return json.dumps(json.loads(data) | entries).encode()
+
+  return rewrite('dataset.json', change)
+
+
+def change_nifti(
+  name: str,
+  voxels: Callable[[np.ndarray], np.ndarray] = lambda voxels: voxels,
+  affine: Callable[[np.ndarray], np.ndarray] = lambda affine: affine,
+) -> Break:
+  def broken(raw: Path) -> None:
+    file: Any = nibabel.load(raw / name)
+    changed = voxels(np.asarray(file.dataobj)), affine(file.affine.copy())
+    nibabel.save(nibabel.Nifti1Image(*changed), raw / name)
+
+  return broken
+
+
+def without_directions(name: str) -> Break:
+  """Takes spacing and directions out of a NIfTI header."""
+
+  def broken(raw: Path) -> None:
+    file: Any = nibabel.load(raw / name)
+    file.header['sform_code'], file.header['srow_x'] = 1, (0, 0, 0, 0)
+    headless = nibabel.Nifti1Image(np.asarray(file.dataobj), None, file.header)
+    nibabel.save(headless, raw / name)
+
+  return broken
+
+
+def shifted(affine: np.ndarray) -> np.ndarray:
+  return affine + np.outer((5, 0, 0, 0), (0, 0, 0, 1))
+
+
+def stretched(affine: np.ndarray) -> np.ndarray:
+  return affine @ np.diag((1.1, 1, 1, 1))
+
+
+def mirrored(affine: np.ndarray) -> np.ndarray:
+  return affine @ np.diag((-1.0, 1, 1, 1))
+
+
 def gray_of(value: int, other: int) -> Callable[[np.ndarray], np.ndarray]:
   return lambda pixels: np.where(pixels == value, np.uint8(other), pixels)
 
@@ -201,6 +258,8 @@ def with_voxel(value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 SLICE, MASK = CT / 'DICOM_anon/IMG-0004-00005.dcm', CT / 'Ground/liver_GT_004.png'
 IN, OUT = T1 / 'DICOM_anon/InPhase', T1 / 'DICOM_anon/OutPhase'
+IMAGE, LABEL = 'imagesTr/scan_003.nii.gz', 'labelsTr/scan_003.nii.gz'
+CHANNEL = 'imagesTr/scan_003_0001.nii.gz'
 
 # What is broken, of which config; how; the file that is named and what is said of it, in order.
 BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
@@ -478,13 +537,31 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   ),
   'compressed voxels cut off': (
     'promise12',
-    rewrite(CASES / 'Case01.zraw', lambda data: data[:500]),
-    ('Case01.mhd: cannot be read', 'Copy or download'),
+    rewrite(CASES / 'Case01.zraw', lambda data: data[:-2]),
+    ('Case01.mhd: its voxels, Case01.zraw, are cut off', 'Copy or download'),
+  ),
+  'compressed voxels with a wrong byte': (
+    'promise12',
+    rewrite(CASES / 'Case01.zraw', lambda data: data[:9000] + b'!' + data[9001:]),
+    ('Case01.mhd: its voxels, Case01.zraw, are damaged', 'Copy or download'),
   ),
   'plain voxels cut off': (
     'promise12',
-    rewrite(CASES / 'Case05.raw', lambda data: data[:500]),
-    ('Case05.mhd: cannot be read', 'Copy or download'),
+    rewrite(CASES / 'Case05.raw', lambda data: data[:-2]),
+    ('Case05.mhd: its voxels, Case05.raw, are 46078 bytes; expected 46080', 'Copy or download'),
+  ),
+  'a header with a slice too many': (
+    'promise12',
+    change_header('Case01.mhd', DimSize='48 48 11'),
+    ('Case01.mhd: its voxels, Case01.zraw, are 46080 bytes', '48 x 48 x 11', 'Copy or download'),
+  ),
+  'headers with a slice too few': (
+    'promise12',
+    lambda raw: [
+      change_header(name, DimSize='48 48 9')(raw)
+      for name in ('Case05.mhd', 'Case05_segmentation.mhd')
+    ],
+    ('Case05.mhd: its voxels, Case05.raw, are 46080 bytes', '48 x 48 x 9', 'Copy or download'),
   ),
   'an empty header': (
     'promise12',
@@ -535,8 +612,8 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   ),
   'a class too many': (
     'promise12',
-    change_voxels('Case01_segmentation.mhd', lambda voxels: voxels * 2),
-    ('Case01_segmentation.mhd: ', 'class 2'),
+    change_voxels('Case01_segmentation.mhd', lambda voxels: voxels * 7),
+    ('Case01_segmentation.mhd: ', 'class 7, but', '2 classes (background, prostate)', 'correct'),
   ),
   'a negative class': (
     'promise12',
@@ -551,12 +628,12 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a scan that is not finite': (
     'promise12',
     change_voxels('Case01.mhd', with_voxel(np.nan)),
-    ('Case01.mhd: ', 'NaN'),
+    ('Case01.mhd: 1 voxels of the scan are NaN', 'Export'),
   ),
   'a scan of one shade': (
     'promise12',
     change_voxels('Case01.mhd', np.zeros_like),
-    ('Case01.mhd: ', '0'),
+    ('Case01.mhd: every voxel of the scan is 0', 'Export'),
   ),
   'a scan of two dimensions': (
     'promise12',
@@ -568,6 +645,198 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
     change_volume('Case01.mhd', lambda image: SimpleITK.Compose(image, image)),
     ('Case01.mhd: has 3 dimensions with 2 values', 'Convert'),
   ),
+  # Folders: what describes them
+  'no folder': ('decathlon', shutil.rmtree, ('no dataset.json there', 'Name it')),
+  'no dataset.json': ('decathlon', remove('dataset.json'), ('no dataset.json there', 'Name it')),
+  'no JSON': ('nnunet', rewrite('dataset.json', b'{'), ('dataset.json is not valid', 'restore')),
+  'no text': ('nnunet', rewrite('dataset.json', b'\xff'), ('dataset.json is not valid', 'restore')),
+  'a dataset.json of something else': (
+    'nnunet',
+    rewrite('dataset.json', b'[]'),
+    ('dataset.json: expected a JSON object', 'Correct'),
+  ),
+  'regions': (
+    'nnunet',
+    describe(labels={'background': 0, 'a': [1, 2]}),
+    ("dataset.json: labels has the region 'a'", 'Write masks'),
+  ),
+  'gaps': (
+    'nnunet',
+    describe(labels={'background': 0, 'a': 2}),
+    ('dataset.json: labels has the numbers 0, 2', 'Renumber'),
+  ),
+  'another ending': (
+    'nnunet',
+    describe(file_ending='.nrrd'),
+    ('imagesTr: no volume there (.nrrd)', 'correct'),
+  ),
+  'patients without a title': (
+    'decathlon',
+    rewrite('patients.csv', b'a,b\n'),
+    ('patients.csv: expected a first line "case,patient"',),
+  ),
+  'patients with semicolons': (
+    'decathlon',
+    rewrite('patients.csv', b'case;patient\n'),
+    ('patients.csv: expected a first line "case,patient"',),
+  ),
+  'a scan of nobody': (
+    'decathlon',
+    rewrite('patients.csv', b'case,patient\nscan_000,p\n'),
+    ('patients.csv: does not say whose scan scan_001 is', 'Add a line'),
+  ),
+  'a scan of two patients': (
+    'decathlon',
+    rewrite('patients.csv', b'case,patient\nscan_000,p\nscan_000,q\n'),
+    ('patients.csv: gives scan_000 to two patients', 'Correct'),
+  ),
+  'a patient without a name': (
+    'decathlon',
+    rewrite('patients.csv', b'case,patient\nscan_000,\n'),
+    ("patients.csv: has the line 'scan_000,'", 'expected a case and a patient'),
+  ),
+  'patients in no text': (
+    'decathlon',
+    rewrite('patients.csv', b'\xff\xff'),
+    ('patients.csv: cannot be read', 'expected text'),
+  ),
+  # Folders: files and pairs
+  'no scans': ('decathlon', remove('imagesTr'), ('imagesTr: no volume there', 'Copy')),
+  'no masks in a folder': ('decathlon', remove('labelsTr'), ('labelsTr: no volume', 'Copy')),
+  'a missing mask': ('decathlon', remove(LABEL), (f'{IMAGE}: its mask scan_003 is', 'add it')),
+  'a missing scan': ('decathlon', remove(IMAGE), (f'{LABEL}: its scan scan_003 is', 'add it')),
+  'a missing pair': (
+    'decathlon',
+    remove(IMAGE, LABEL),
+    ('dataset.json: numTraining is 7, but imagesTr has 6 scans', 'add'),
+  ),
+  'a missing channel': (
+    'nnunet',
+    remove(CHANNEL),
+    ('scan_003_0000.nii.gz: scan_003 has the channels 0000; expected 0000, 0001', 'Add'),
+  ),
+  'a channel too many': (
+    'nnunet',
+    lambda raw: shutil.copy(raw / CHANNEL, raw / CHANNEL.replace('0001', '0002')),
+    ('scan_003 has the channels 0000, 0001, 0002; expected 0000, 0001 (T1, T2)', 'remove'),
+  ),
+  'a name without a channel': (
+    'nnunet',
+    lambda raw: (raw / CHANNEL).rename(raw / 'imagesTr/scan_003_T2.nii.gz'),
+    ('scan_003_T2.nii.gz: no mask in labelsTr has this name', 'Rename'),
+  ),
+  'a scan in two formats': (
+    'decathlon',
+    lambda raw: (raw / 'imagesTr/scan_003.nrrd').write_bytes(b''),
+    ('scan_003.nrrd: scan_003.nii.gz has the same name', 'Move one'),
+  ),
+  # Folders: scans
+  'NIfTI cut off': (
+    'plain',
+    rewrite('imagesTr/scan_003_0000.nii', lambda data: data[:-2]),
+    ('scan_003_0000.nii: cannot be read', 'Copy or download'),
+  ),
+  'a NIfTI header cut off': (
+    'plain',
+    rewrite('labelsTr/scan_003.nii', lambda data: data[:200]),
+    ('labelsTr/scan_003.nii: cannot be read', 'Copy or download'),
+  ),
+  'gzip cut off': (
+    'decathlon',
+    rewrite(IMAGE, lambda data: data[:-9]),
+    (f'{IMAGE}: cannot be read', 'Copy or download'),
+  ),
+  'gzip with a wrong byte': (
+    'decathlon',
+    rewrite(IMAGE, lambda data: data[:9000] + b'!' + data[9001:]),
+    (f'{IMAGE}: cannot be read', 'Copy or download'),
+  ),
+  'NIfTI cut off before it was compressed': (
+    'decathlon',
+    rewrite(IMAGE, lambda data: gzip.compress(gzip.decompress(data)[:-2])),
+    (f'{IMAGE}: cannot be read', 'Copy or download'),
+  ),
+  'something else by the name of NIfTI': (
+    'decathlon',
+    rewrite(IMAGE, b'\x1f\x8b no'),
+    (f'{IMAGE}: cannot be read', 'Copy or download'),
+  ),
+  'a mask of no bytes': (
+    'decathlon',
+    rewrite(LABEL, b''),
+    (f'{LABEL}: cannot be read', 'Copy or download'),
+  ),
+  'a scan without directions': (
+    'decathlon',
+    without_directions(IMAGE),
+    (f'{IMAGE}: its header gives no valid spacing and direction', 'Export'),
+  ),
+  'a flat scan': (
+    'decathlon',
+    change_nifti(IMAGE, lambda voxels: voxels[:, :, 0, 0]),
+    (f'{IMAGE}: has 2 dimensions', 'expected a volume', 'Convert'),
+  ),
+  'a scan without a slice': (
+    'decathlon',
+    change_nifti(IMAGE, lambda voxels: voxels[:, :, :0]),
+    (f'{IMAGE}: has ', 'expected a volume', 'Convert'),
+  ),
+  'NaN in a scan': (
+    'decathlon',
+    change_nifti(IMAGE, with_voxel(np.nan)),
+    (f'{IMAGE}: 2 voxels of the scan are NaN', 'Export'),
+  ),
+  'a constant channel': (
+    'decathlon',
+    change_nifti(IMAGE, lambda voxels: voxels * np.array([1, 0], np.int16)),
+    (f'{IMAGE}: every voxel of ', 'is 0', 'Export'),
+  ),
+  'fewer channels than named': (
+    'decathlon',
+    change_nifti(IMAGE, lambda voxels: voxels[..., :1]),
+    (f'{IMAGE}: the scan has 1 channels, but data.modalities is 2', 'correct'),
+  ),
+  'a channel of another shape': (
+    'nnunet',
+    change_nifti(CHANNEL, lambda voxels: voxels[:, :, 1:]),
+    (f'{CHANNEL}: has (', 'Resample'),
+  ),
+  'a channel of several': (
+    'nnunet',
+    change_nifti(CHANNEL, lambda voxels: np.stack([voxels, voxels], axis=-1)),
+    (f'{CHANNEL}: has (', 'Resample'),
+  ),
+  'a channel elsewhere': (
+    'nnunet',
+    change_nifti(CHANNEL, affine=shifted),
+    (f'{CHANNEL}: lies up to 5.00 mm away from scan_003_0000.nii.gz', 'resample'),
+  ),
+  # Folders: masks
+  'a mask of another shape': (
+    'decathlon',
+    change_nifti(LABEL, lambda voxels: voxels[1:]),
+    (f'{LABEL}: the truth has', 'Resample'),
+  ),
+  'a mask elsewhere': (
+    'decathlon',
+    change_nifti(LABEL, affine=shifted),
+    (f'{LABEL}: lies up to 5.00 mm away', 'resample'),
+  ),
+  'a mask of another spacing': (
+    'decathlon',
+    change_nifti(LABEL, affine=stretched),
+    (f'{LABEL}: lies up to', 'mm away', 'resample'),
+  ),
+  'a mask the other way round': (
+    'decathlon',
+    change_nifti(LABEL, affine=mirrored),
+    (f'{LABEL}: axes of the truth point', 'expected one orientation', 'Correct'),
+  ),
+  'classes without a name': (
+    'decathlon',
+    change_nifti(LABEL, lambda voxels: np.where(voxels == 2, 7, voxels * 5).astype(np.uint8)),
+    (f'{LABEL}: the truth holds class 5, 7, but data.classes names 3 classes', 'correct'),
+  ),
 }
 
 
@@ -578,15 +847,15 @@ def test_what_is_broken_is_named_in_one_line_and_nothing_is_left(
   kind, broken, said = BROKEN[what]
   monkeypatch.chdir(PROJECT)
   raw = tmp_path / 'raw'
-  shutil.copytree(whole / ('promise12' if kind == 'promise12' else 'chaos'), raw)
+  shutil.copytree(whole / KINDS[kind][0], raw)
   broken(raw)
   before = contents(raw)
   assert run(tmp_path, kind) == (2, 2)
-  errors = [line for line in capfd.readouterr().err.splitlines() if 'error: ' in line]
+  lines = [line.split('\r')[-1] for line in capfd.readouterr().err.splitlines()]
+  errors = [line for line in lines if not line.startswith(('check ', 'prepare '))]  # progress
   assert len(errors) == 2
-  for line in errors:
-    message = line[line.index('error: ') :]
-    assert str(raw) in message
+  for message in errors:
+    assert message.startswith('error: ') and str(raw) in message and len(message) < 800
     rest = message
     for part in said:  # in this order
       assert part in rest, f'{said} in {message}'
@@ -595,3 +864,91 @@ def test_what_is_broken_is_named_in_one_line_and_nothing_is_left(
   left = (path for path in tmp_path.rglob('*') if path.is_file())
   left = [path for path in left if not path.is_relative_to(raw) and 'cache' not in path.parts]
   assert {path.name for path in left} <= {'check.html'}
+
+
+# Several things at once: of which kind; how; what is said; how many scans are still shown.
+LISTED: dict[str, tuple[str, tuple[Break, ...], tuple[str, ...], int]] = {
+  'CT': (
+    'ct',
+    (remove(SLICE), remove('Train_Sets/CT/3/Ground')),
+    ('CT/2: 11 slices in DICOM_anon and 12 masks', 'CT/3: 9 slices in DICOM_anon and 0 masks'),
+    1,
+  ),
+  'MR': (
+    't1',
+    (remove(OUT), remove('Train_Sets/MR/1/T1DUAL'), reverse_masks(Path('Train_Sets/MR/3/T1DUAL'))),
+    ('MR/1/T1DUAL/DICOM_anon: 0 slices', 'OutPhase: 0 slices, but', 'MR/3/T1DUAL/Ground: in the'),
+    0,
+  ),
+  'PROMISE12': (
+    'promise12',
+    (
+      remove(CASES / 'Case01.mhd', CASES / 'Case02_segmentation.mhd', CASES / 'Case05.raw'),
+      change_voxels('Case04.mhd', with_voxel(np.nan)),
+    ),
+    (
+      'Case01_segmentation.mhd: its scan Case01.mhd is missing',
+      'Case02.mhd: its mask Case02_segmentation.mhd is missing',
+      'Case04.mhd: 1 voxels of the scan are NaN',
+      'Case05.mhd: its voxels, Case05.raw, are not beside it',
+    ),
+    2,
+  ),
+  'no mask at all': (
+    'promise12',
+    (lambda raw: [path.unlink() for path in raw.glob('TrainingData/*_segmentation.mhd')],),
+    tuple(f'Case0{n}.mhd: its mask Case0{n}_segmentation.mhd is missing' for n in range(6)),
+    0,
+  ),
+  'Decathlon': (
+    'decathlon',
+    (
+      remove('labelsTr/scan_001.nii.gz', 'imagesTr/scan_005.nii.gz', 'patients.csv'),
+      rewrite('imagesTr/scan_002.nii.gz', b'no scan'),
+      change_nifti('labelsTr/scan_004.nii.gz', affine=shifted),
+      change_nifti('imagesTr/scan_006.nii.gz', with_voxel(np.nan)),
+    ),
+    (
+      'scan_001.nii.gz: its mask scan_001 is missing',
+      'scan_005.nii.gz: its scan scan_005 is missing',
+      'scan_002.nii.gz: cannot be read',
+      'scan_004.nii.gz: lies up to 5.00 mm away',
+      'scan_006.nii.gz: 2 voxels of the scan are NaN',
+    ),
+    2,
+  ),
+  'nnU-Net': (
+    'nnunet',
+    (
+      remove(CHANNEL, 'labelsTr/scan_001.nii.gz'),
+      lambda raw: (raw / 'imagesTr/notes.nii.gz').write_bytes(b''),
+    ),
+    (
+      'notes.nii.gz: no mask in labelsTr has this name',
+      'scan_003_0000.nii.gz: scan_003 has the channels 0000; expected 0000, 0001',
+      'scan_001_0000.nii.gz: its mask scan_001 is missing',
+    ),
+    5,
+  ),
+}
+
+
+@pytest.mark.parametrize('what', LISTED)
+def test_all_that_is_wrong_is_listed_and_the_other_scans_are_shown(
+  whole, tmp_path, monkeypatch, capfd, what
+):
+  kind, breaks, said, shown = LISTED[what]
+  monkeypatch.chdir(PROJECT)
+  raw = shutil.copytree(whole / KINDS[kind][0], tmp_path / 'raw')
+  for broken in breaks:
+    broken(raw)
+  before = contents(raw)
+  assert run(tmp_path, kind) == (2, 2)
+  out, err = capfd.readouterr()
+  listed, page = ' '.join(out.split()), (tmp_path / 'run' / 'check.html').read_text('utf-8')
+  for text in said:
+    assert text in listed and text in page
+  assert listed.count(' error ') + listed.startswith('error ') == len(said)
+  assert page.count('<figure>') == shown
+  assert f'error: {len(said)} errors in' in err and said[0] in err.splitlines()[-2]
+  assert contents(raw) == before

@@ -104,6 +104,7 @@ def test_every_scan_is_read_before_the_stage_stops_and_every_error_is_listed(
   raw_file(config, 'Case01.mhd').write_bytes(b'')
   raw_file(config, 'Case04.zraw').write_bytes(b'cut off')
   config.data.folds = 3
+  config.data.workers = 1  # this process, where the spy is
   with pytest.raises(InputError) as caught:
     checks.check(config, tmp_path / 'run')
   assert read == [f'Case{number:02d}' for number in range(6)]
@@ -116,8 +117,23 @@ def test_every_scan_is_read_before_the_stage_stops_and_every_error_is_listed(
   page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
   for text in (shown, page):
     words = ' '.join(text.split())
-    assert 'Case01.mhd: cannot' in words and 'Case04.mhd: cannot' in words
+    assert 'Case01.mhd: cannot' in words and 'Case04.mhd: its voxels' in words
   assert list((tmp_path / 'run').iterdir()) == [tmp_path / 'run' / 'check.html']
+
+
+def test_several_processes_find_the_same_and_start_no_jax(config, tmp_path, monkeypatch, capsys):
+  raw_file(config, 'Case04.zraw').write_bytes(b'cut off')
+  found = []
+  for workers in (1, 2):
+    config.data.workers = workers
+    if workers == 2:
+      monkeypatch.setenv('JAX_PLATFORMS', 'none')  # whoever starts a backend now fails
+      monkeypatch.setattr(phantom, 'read_case', None)  # here; they have their own
+    with pytest.raises(InputError) as caught:
+      checks.check(config, tmp_path)
+    page = (tmp_path / 'check.html').read_text(encoding='utf-8')
+    found.append((str(caught.value), capsys.readouterr().out, page))
+  assert found[0] == found[1] and '1 error in 6 scans' in found[0][0]
 
 
 def test_one_scan_under_two_names_is_an_error(config):
@@ -136,11 +152,25 @@ def test_files_without_their_partner_are_listed_and_the_others_read(config, tmp_
     raise data_sets.Unpaired(lines, cases[::-1])
 
   monkeypatch.setattr(phantom, 'find_cases', find_cases)
-  with pytest.raises(InputError, match='2 errors in 6 scans') as caught:
+  with pytest.raises(InputError, match='2 errors in 8 scans') as caught:
     checks.check(config, tmp_path / 'run')
   assert str(caught.value).endswith(lines[0])
   page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
   assert lines[1] in page and page.count('<figure>') == 6
+
+
+def test_files_without_their_partner_are_listed_where_too_few_patients_are_left(
+  config, tmp_path, capsys
+):
+  for number in range(1, 5):
+    raw_file(config, f'Case0{number}_segmentation.mhd').unlink()
+  with pytest.raises(InputError, match='4 errors in 6 scans.*Case01.mhd: its mask'):
+    checks.check(config, tmp_path / 'run')
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[:2] for line in lines[1:3]] == [['Case00', '-'], ['Case05', '-']]
+  assert sum(line.split()[:1] == ['error'] for line in lines) == 4
+  page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
+  assert page.count('<figure>') == 2
 
 
 def test_the_stage_stops_at_a_class_that_no_scan_has(config):

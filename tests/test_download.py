@@ -320,6 +320,31 @@ def test_the_command_downloads_only_when_it_is_asked(server, tmp_path, monkeypat
   assert server.asked == ['']
 
 
+@pytest.mark.parametrize(
+  ('path', 'message'),
+  [
+    ('../Case00.mhd', "has the path '../Case00.mhd', which leads out"),
+    ('a/b/c.mhd', 'has 0 folders'),
+  ],
+)
+def test_the_command_refuses_an_archive_that_cannot_be_unpacked(
+  server, tmp_path, monkeypatch, capsys, path, message
+):
+  packed = io.BytesIO()
+  with zipfile.ZipFile(packed, 'w') as archive:
+    archive.writestr(path, 'x')
+  server.content = packed.getvalue()
+  known(monkeypatch, server)
+  monkeypatch.chdir(PROJECT)
+  command = ['--config=configs/promise12.py', f'--config.data.raw_dir={tmp_path / "in" / "raw"}']
+  assert prepare.main([*command, '--config.data.download=True']) == 2
+  errors = [line for line in capsys.readouterr().err.splitlines() if 'error: ' in line]
+  assert len(errors) == 1 and f'raw/training_data.zip: {message}' in errors[0]
+  assert 'Download it again, or unpack it by hand' in errors[0]
+  left_over = sorted(path.name for path in tmp_path.rglob('*'))
+  assert left_over == ['in', 'raw', 'training_data.zip']
+
+
 def test_a_data_set_that_cannot_be_downloaded_is_one_line(capsys, monkeypatch):
   monkeypatch.chdir(PROJECT)
   assert prepare.main(['--config=configs/brain.py', '--config.data.download=True']) == 2
@@ -337,5 +362,12 @@ def test_the_archives_are_those_the_config_names_and_lead_to_where_readers_look(
     assert (len(archive.sha256), archive.url[:8]) == (64, 'https://')
     config = configs.default()
     config.data.name, config.data.raw_dir = name, '/nowhere'
-    with pytest.raises(InputError, match=f'/nowhere/{archive.folder}'):
+    with pytest.raises(InputError, match=f'/nowhere/{archive.folder}') as caught:
       data_sets.find_cases(config)
+    for part in (
+      archive.terms,
+      '--config.data.download=True fetches',
+      archive.name,
+      archive.record,
+    ):
+      assert part in str(caught.value)

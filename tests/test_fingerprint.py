@@ -110,6 +110,15 @@ def test_voxels_that_are_not_finite_are_left_to_the_check():
   assert fingerprint.foreground_window(CASES, lambda case: scan_of(values, 11)) == (100, 150)
 
 
+def test_several_processes_learn_the_same_window(tmp_path):
+  phantom_folders.write_nnunet(tmp_path / 'raw', patients=4, seed=0, channels=('CT',))
+  cases = folder.find_cases(tmp_path / 'raw')
+  one, two = (
+    fingerprint.foreground_window(cases, folder.read_case, processes=count) for count in (1, 2)
+  )
+  assert one == two and one[0] < one[1]
+
+
 def test_masks_without_foreground_have_no_window(tmp_path):
   cases = [Case('a', 'a', (), (tmp_path / 'labelsTr' / 'a.nii',))]
   with pytest.raises(InputError, match=r'no mask of a training patient.*--config\.data\.window'):

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data_prep import folder, phantom_folders, prepare, splits, volumes
+from data_prep import folder, phantom_folders, prepare, split_file, splits, volumes
 from thrifty_jax import command_line, data, main, stages
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL = PROJECT.parent / 'shared' / 'data'
+GENOTYPE = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
 AXES = tuple(volumes.SLICE_AXES)
 PATIENTS = 6  # and seven scans
 WRITERS = {'decathlon': phantom_folders.write_decathlon, 'nnunet': phantom_folders.write_nnunet}
@@ -273,6 +274,76 @@ def test_the_filled_in_values_are_those_that_are_recorded_and_compared(raw, tmp_
     stages.refuse_changes(config, tmp_path)
 
 
+# --- a report of a run whose scans are gone
+
+
+@pytest.fixture
+def made(raw, tmp_path):
+  """The workdir of a run as far as its search, and arguments of its command; no scan is left."""
+  there = copy(raw('decathlon'), tmp_path)
+  arguments = [f'--config.data.raw_dir={there}', '--config.data.image_size=96']
+  config = filled_in(['--config=configs/folder.py', *arguments]).config
+  (tmp_path / 'run' / 'search').mkdir(parents=True)
+  (tmp_path / 'run' / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  cases = folder.find_cases(there)
+  split_file.write(config, tmp_path / 'run', splits.of(config, [case.patient for case in cases]))
+  shutil.rmtree(there)
+  return tmp_path / 'run', ['--config=configs/folder.py', arguments[0], '--stage=report']
+
+
+def report(made, *more):
+  workdir, arguments = made
+  return main.main([*arguments, f'--workdir={workdir}', *more])
+
+
+def test_a_report_takes_what_the_data_filled_in_from_the_run(made, capsys):
+  assert report(made) == 0
+  text = (made[0] / 'report.html').read_text(encoding='utf-8')
+  assert 'left part' in text and '>96<' in text
+  assert 'error' not in capsys.readouterr().err
+
+
+def change_split(workdir):
+  split = json.loads((workdir / 'splits.json').read_text())
+  split['train'], split['test'] = split['test'], split['train']
+  (workdir / 'splits.json').write_text(json.dumps(split))
+
+
+def set_recorded(name, value):
+  def change(workdir):
+    recorded = json.loads((workdir / 'config.json').read_text())
+    recorded['data'][name] = value
+    (workdir / 'config.json').write_text(json.dumps(recorded))
+
+  return change
+
+
+def nothing(workdir):
+  del workdir
+
+
+@pytest.mark.parametrize(
+  ('change', 'argument', 'message'),
+  [
+    (nothing, '--config.data.slice_axis=sagittal', "data.slice_axis 'axial' -> 'sagittal'"),
+    (nothing, '--config.data.image_size=64', 'data.image_size 96 -> 64'),
+    (nothing, '--config.search.epochs=20', 'search.epochs 50 -> 20'),
+    (change_split, '', '(splits.json counts)'),
+    (set_recorded('image_size', 'large'), '', 'config.json: has no data.image_size that can'),
+    (set_recorded('slice_axis', 'oblique'), '', "config.data.slice_axis is 'oblique'"),
+    (lambda workdir: (workdir / 'config.json').unlink(), '', 'config.json'),
+    (shutil.rmtree, '', 'there is no run to report on'),
+  ],
+)
+def test_a_report_of_a_run_that_was_changed_is_refused(made, capsys, change, argument, message):
+  change(made[0])
+  assert report(made, *[argument] if argument else []) == 2
+  error = capsys.readouterr().err
+  assert message in error and len(error.splitlines()) == 1
+  assert not (made[0] / 'report.html').exists()
+
+
 # --- the command
 
 
@@ -317,237 +388,67 @@ def copy(source, place):
   return shutil.copytree(source, place / 'raw')
 
 
-def remove(name):
-  return lambda there: (there / name).unlink()
-
-
-def rename(name, new):
-  return lambda there: (there / name).rename(there / new)
-
-
 def write(name, content):
   return lambda there: (there / name).write_bytes(content)
 
 
-def describe(**entries):
-  """Changes entries of dataset.json."""
-
-  def apply(there):
-    path = there / 'dataset.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-
-  return apply
+def name_a_class_more(there):
+  described = json.loads((there / 'dataset.json').read_text())
+  described['labels']['3'] = 'nowhere'
+  (there / 'dataset.json').write_text(json.dumps(described))
 
 
-def change(name, voxels=lambda voxels: voxels, affine=lambda affine: affine):
-  """Changes voxels or affine of a NIfTI file."""
-
-  def apply(there):
-    file = load(there / name)
-    changed = voxels(np.asarray(file.dataobj)), affine(file.affine.copy())
-    nibabel.save(nibabel.Nifti1Image(*changed), there / name)
-
-  return apply
+def give_the_first_scan_to_another_patient(there):
+  for part in ('imagesTr', 'labelsTr'):
+    shutil.copy(there / part / 'scan_000.nii.gz', there / part / 'scan_004.nii.gz')
 
 
-def headless(name):
-  """Takes spacing and directions out of a NIfTI header."""
-
-  def apply(there):
-    file = load(there / name)
-    file.header['sform_code'], file.header['srow_x'] = 1, (0, 0, 0, 0)
-    broken = nibabel.Nifti1Image(np.asarray(file.dataobj), None, file.header)
-    nibabel.save(broken, there / name)
-
-  return apply
-
-
-def nan(voxels):
-  voxels = voxels.astype(np.float32)
-  voxels[0, 0, 0] = np.nan
-  return voxels
-
-
-def moved(affine):
-  affine[0, 3] += 5
-  return affine
-
-
-def stretched(affine):
-  affine[:, 0] *= 1.1
-  return affine
-
-
-IMAGE, MASK = 'imagesTr/scan_003.nii.gz', 'labelsTr/scan_003.nii.gz'
-CHANNEL = 'imagesTr/scan_003_0001.nii.gz'
-BROKEN = {
-  'no folder': ('decathlon', shutil.rmtree, 'no dataset.json there'),
-  'no dataset.json': ('decathlon', remove('dataset.json'), 'no dataset.json there'),
-  'no JSON': ('nnunet', write('dataset.json', b'{'), 'dataset.json is not valid JSON'),
-  'regions': ('nnunet', describe(labels={'background': 0, 'a': [1, 2]}), "the region 'a'"),
-  'gaps': ('nnunet', describe(labels={'background': 0, 'a': 2}), 'has the numbers 0, 2'),
-  'another ending': ('nnunet', describe(file_ending='.nrrd'), 'imagesTr: no volume there (.nrrd)'),
-  'no scans': (
-    'decathlon',
-    lambda there: shutil.rmtree(there / 'imagesTr'),
-    'imagesTr: no volume there',
-  ),
-  'no masks': (
-    'decathlon',
-    lambda there: shutil.rmtree(there / 'labelsTr'),
-    'labelsTr: no volume there',
-  ),
-  'a missing mask': ('decathlon', remove(MASK), 'scan_003.nii.gz: its mask scan_003 is missing'),
-  'a missing scan': ('decathlon', remove(IMAGE), 'scan_003.nii.gz: its scan scan_003 is missing'),
-  'a missing pair': (
-    'decathlon',
-    lambda there: [remove(name)(there) for name in (IMAGE, MASK)],
-    'numTraining is 7, but imagesTr has 6 scans',
-  ),
-  'a missing channel': ('nnunet', remove(CHANNEL), 'scan_003 has the channels 0000; expected 0000'),
-  'a channel too many': (
-    'nnunet',
-    lambda there: shutil.copy(there / CHANNEL, there / CHANNEL.replace('0001', '0002')),
-    'scan_003 has the channels 0000, 0001, 0002; expected 0000, 0001 (T1, T2)',
-  ),
-  'a name without a channel': (
-    'nnunet',
-    rename(CHANNEL, 'imagesTr/scan_003_T2.nii.gz'),
-    'scan_003_T2.nii.gz: no mask in labelsTr has this name',
-  ),
-  'a scan in two formats': (
-    'decathlon',
-    write('imagesTr/scan_003.nrrd', b''),
-    'scan_003.nii.gz has the same name',
-  ),
-  'a damaged scan': ('decathlon', write(IMAGE, b'\x1f\x8b no'), 'scan_003.nii.gz: cannot be read'),
-  'a damaged mask': ('decathlon', write(MASK, b''), 'scan_003.nii.gz: cannot be read'),
-  'a scan without directions': ('decathlon', headless(IMAGE), 'no valid spacing and direction'),
-  'a flat scan': ('decathlon', change(IMAGE, lambda v: v[:, :, 0, 0]), 'expected a volume'),
-  'fewer channels than named': (
-    'decathlon',
-    change(IMAGE, lambda v: v[..., :1]),
-    'the scan has 1 channels, but data.modalities is 2',
-  ),
-  'a channel of another shape': (
-    'nnunet',
-    change(CHANNEL, lambda v: v[:, :, 1:]),
-    'scan_003_0001.nii.gz: has (',
-  ),
-  'a channel of several': (
-    'nnunet',
-    change(CHANNEL, lambda v: np.stack([v, v], axis=-1)),
-    'scan_003_0001.nii.gz: has (',
-  ),
-  'a channel elsewhere': (
-    'nnunet',
-    change(CHANNEL, affine=moved),
-    'scan_003_0001.nii.gz: lies up to 5.00 mm away from scan_003_0000.nii.gz',
-  ),
-  'a mask of another shape': (
-    'decathlon',
-    change(MASK, lambda v: v[1:]),
-    'scan_003.nii.gz: the truth has',
-  ),
-  'a mask elsewhere': (
-    'decathlon',
-    change(MASK, affine=moved),
-    'scan_003.nii.gz: lies up to 5.00 mm away',
-  ),
-  'a mask of another spacing': ('decathlon', change(MASK, affine=stretched), 'mm away from'),
-  'a mask the other way round': (
-    'decathlon',
-    change(MASK, affine=lambda affine: affine @ np.diag((-1.0, 1, 1, 1))),
-    'expected one orientation',
-  ),
-  'classes without a name': (
-    'decathlon',
-    change(MASK, lambda v: np.where(v == 2, 7, v * 5).astype(np.uint8)),
-    'the truth holds class 5, 7, but data.classes names 3 classes (background, left part',
-  ),
-  'a class that no scan shows': (
-    'decathlon',
-    describe(labels={'0': 'background', '1': 'a', '2': 'b', '3': 'nowhere'}),
-    'no scan has a voxel of nowhere',
-  ),
-  'a voxel that is no number': ('decathlon', change(IMAGE, nan), '2 voxels of the scan are NaN'),
-  'patients without a title': ('decathlon', write('patients.csv', b'a,b\n'), 'a first line "case,'),
-  'patients with semicolons': (
-    'decathlon',
-    write('patients.csv', b'case;patient\n'),
-    'patients.csv: expected a first line',
-  ),
-  'a scan of nobody': (
-    'decathlon',
-    write('patients.csv', b'case,patient\nscan_000,p\n'),
-    'patients.csv: does not say whose scan scan_001 is',
-  ),
-  'a scan of two patients': (
-    'decathlon',
-    write('patients.csv', b'case,patient\nscan_000,p\nscan_000,q\n'),
-    'patients.csv: gives scan_000 to two patients',
-  ),
-  'a patient without a name': (
-    'decathlon',
-    write('patients.csv', b'case,patient\nscan_000,\n'),
-    "patients.csv: has the line 'scan_000,'",
-  ),
-  'patients in no text': ('decathlon', write('patients.csv', b'\xff\xff'), 'patients.csv: cannot'),
+# What no file by itself shows; the files that are broken are in test_broken_raw.py.
+WRONG = {
+  'a class that no scan shows': (name_a_class_more, 'no scan has a voxel of nowhere'),
   'too few patients': (
-    'decathlon',
     write('patients.csv', b'case,patient\n' + b'\n'.join(b'scan_%03d,p' % n for n in range(7))),
     'there are only 1 patients',
   ),
+  'a scan of two patients': (
+    give_the_first_scan_to_another_patient,
+    'scan_004: every voxel is that of scan_000: one scan under two names, so that a patient may',
+  ),
+  'an unreadable scan': (write('imagesTr/scan_002.nii.gz', b'no scan'), 'scan_002.nii.gz: cannot'),
 }
 
 
-@pytest.mark.parametrize('name', BROKEN)
-def test_a_broken_folder_is_one_line_and_status_2_and_leaves_nothing(raw, name, tmp_path, capfd):
-  layout, damage, message = BROKEN[name]
-  there = copy(raw(layout), tmp_path)
+@pytest.mark.parametrize('name', WRONG)
+def test_no_run_begins_on_a_folder_that_cannot_be_trained_on(raw, name, tmp_path, capfd):
+  damage, message = WRONG[name]
+  there = copy(raw('decathlon'), tmp_path)
   damage(there)
-  assert run(there, tmp_path, '--stage=check') == 2
-  *before, last = capfd.readouterr().err.splitlines()
+  assert run(there, tmp_path) == 2
+  last = capfd.readouterr().err.splitlines()[-1]
   assert last.startswith('error: ') and message in last and len(last) < 600
-  assert all(line.startswith('check folder: ') for line in before)
   left = [path.name for path in (tmp_path / 'run').glob('*')]
   assert left in ([], ['check.html']) and not (tmp_path / 'tfds').exists()
+
+
+def test_scans_of_one_patient_cannot_be_parted_by_hand_either(raw, tmp_path, capsys):
+  there = copy(raw('decathlon'), tmp_path)  # scan_000 and scan_001 are both of p1
+  parts = {'train': ['scan_000', 'p3', 'p4', 'p5'], 'validation': ['p2'], 'test': ['scan_001']}
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'splits.json').write_text(json.dumps(parts))
+  assert run(there, tmp_path) == 2
+  expected = 'splits.json: no scan of scan_000, scan_001; expected names among p1, p2'
+  assert expected in capsys.readouterr().err
+  parts['train'][0], parts['test'] = 'p1', ['p1']
+  (tmp_path / 'run' / 'splits.json').write_text(json.dumps(parts))
+  assert run(there, tmp_path) == 2
+  assert 'splits.json: p1 is in train and test; expected each' in capsys.readouterr().err
+  assert [path.name for path in (tmp_path / 'run').iterdir()] == ['splits.json']
 
 
 def test_slices_can_be_prepared_without_a_run(raw, tmp_path):
   arguments = [f'--config.data.raw_dir={raw("nnunet")}', f'--config.data.data_dir={tmp_path}']
   assert prepare.main(['--config=configs/folder.py', *arguments]) == 0
   assert len(list(tmp_path.rglob('dataset_info.json'))) == 1
-
-
-def test_the_check_lists_everything_that_is_wrong_whatever_the_config_leaves_open(
-  raw, tmp_path, capfd
-):
-  there = copy(raw('decathlon'), tmp_path)
-  for damage in (
-    remove('labelsTr/scan_001.nii.gz'),
-    remove('imagesTr/scan_005.nii.gz'),
-    write('imagesTr/scan_002.nii.gz', b'no scan'),
-    change('labelsTr/scan_004.nii.gz', affine=moved),
-    change('imagesTr/scan_006.nii.gz', nan),
-    lambda there: (there / 'patients.csv').unlink(),
-  ):
-    damage(there)
-  assert run(there, tmp_path, '--stage=check') == 2
-  out, err = capfd.readouterr()
-  last = err.splitlines()[-1]
-  assert last.startswith('error: 5 errors in 5 scans') and 'scan_001.nii.gz: its mask' in last
-  words = ' '.join(out.split())
-  for text in (
-    'scan_005.nii.gz: its scan scan_005 is missing',
-    'scan_002.nii.gz: cannot be read',
-    'scan_004.nii.gz: lies up to 5.00 mm away',
-    '2 voxels of the scan are NaN',
-  ):
-    assert text in words
-  assert run(there, tmp_path) == 2  # nor does a run begin
-  assert [path.name for path in (tmp_path / 'run').iterdir()] == ['check.html']
-  assert not (tmp_path / 'tfds').exists()
 
 
 # --- real scans

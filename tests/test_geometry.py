@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data_prep import chaos, chaos_t1, phantom, phantom_chaos, promise12, slices, volumes
+from data_prep import (
+  chaos,
+  chaos_t1,
+  masks,
+  phantom,
+  phantom_chaos,
+  promise12,
+  scans,
+  slices,
+  volumes,
+)
 from data_prep.volumes import Case
 
 # Axial, upside down, mirrored, coronal and sagittal slices one after the other, transposed.
@@ -47,6 +57,26 @@ def through_slices(volume):
   return slices.to_native(scores, volume.truth.shape[1:]).argmax(axis=-1).astype(np.uint8)
 
 
+def assert_every_voxel_is_where_it_was_made(volume, image, label, placed):
+  """Whatever way round the volume lies; image and label are [D, H, W] at the affine `placed`.
+
+  Args:
+    volume: Read.
+    image: As it was made, or None.
+    label: As it was made.
+    placed: From its (d, h, w) to RAS millimetres.
+  """
+  there = np.indices(volume.truth.shape).reshape(3, -1)
+  at = (np.linalg.inv(placed) @ volume.affine @ np.vstack([there, np.ones(there.shape[1])]))[:3]
+  index = np.rint(at).astype(int)
+  off_mm = np.linalg.norm(placed[:3, :3] @ (at - index), axis=0)
+  assert off_mm.max() < 1e-4
+  assert (index >= 0).all() and len({*map(tuple, index.T)}) == label.size
+  np.testing.assert_array_equal(volume.truth.ravel(), label[tuple(index)])
+  if image is not None:
+    np.testing.assert_array_equal(volume.image[..., 0].ravel(), image[tuple(index)])
+
+
 def tilted(degrees):
   turn = np.eye(4)
   c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -79,24 +109,37 @@ def test_a_label_comes_back_voxel_for_voxel(tmp_path, orientation, tilt, axis):
   original = SimpleITK.ReadImage(str(mask))
   back = on_the_grid_of(original, through_slices(volume), volume.affine)
   np.testing.assert_array_equal(back, SimpleITK.GetArrayFromImage(original))
+  assert_every_voxel_is_where_it_was_made(volume, made.image, made.label, placed)
   if axis == 'axial':
     np.testing.assert_allclose(volume.affine, placed, atol=1e-4)
 
 
+@pytest.mark.parametrize('axis', volumes.SLICE_AXES)
+@pytest.mark.parametrize('tilt', TILTS)
 @pytest.mark.parametrize('orientation', ORIENTATIONS)
-def test_nifti_has_the_same_affine_as_the_file_says(tmp_path, orientation):
+def test_a_label_of_nifti_is_written_back_onto_its_file(tmp_path, orientation, tilt, axis):
+  """Through slices into a file by the way that predicted masks go, read there by ITK."""
   made = phantom_chaos.make_scan(patient=1, seed=2, protocol='T2SPIR')
-  stored, affine = phantom.turned(made.label, tilted(13.0) @ made.affine, orientation)
-  file = nibabel.Nifti1Image(stored.T, affine[:, [2, 1, 0, 3]])
-  nibabel.save(file, tmp_path / 'scan.nii')
+  placed = tilted(tilt) @ made.affine
+  for name, voxels in (('scan', made.image), ('mask', made.label)):
+    stored, affine = phantom.turned(voxels, placed, orientation)
+    nibabel.save(nibabel.Nifti1Image(stored.T, affine[:, [2, 1, 0, 3]]), tmp_path / f'{name}.nii')
   voxels, read = volumes.read_nifti(tmp_path / 'scan.nii')
-  np.testing.assert_allclose(read, affine, atol=1e-4)
-  case = Case('a', 'a', (tmp_path / 'scan.nii',), (tmp_path / 'scan.nii',))
-  volume = volumes.make_volume(case, image=voxels, affine=read, label=voxels)
-  np.testing.assert_allclose(volume.affine, tilted(13.0) @ made.affine, atol=1e-4)
-  original = SimpleITK.ReadImage(str(tmp_path / 'scan.nii'))
-  back = on_the_grid_of(original, through_slices(volume), volume.affine)
-  np.testing.assert_array_equal(back, SimpleITK.GetArrayFromImage(original))
+  labels, label_affine = volumes.read_nifti(tmp_path / 'mask.nii')
+  case = Case('a', 'a', (tmp_path / 'scan.nii',), (tmp_path / 'mask.nii',))
+  whole = volumes.make_volume(
+    case, image=voxels, affine=read, label=labels, label_affine=label_affine
+  )
+  volume = volumes.along(whole, axis)
+  assert_every_voxel_is_where_it_was_made(volume, made.image, made.label, placed)
+  _, grid = scans.read(scans.find(tmp_path / 'scan.nii', channels=1)[0])
+  back = volumes.turned_like(through_slices(volume), volume.affine, grid.affine)
+  (tmp_path / 'back.nii').write_bytes(masks.to_bytes(back, grid, ending='.nii'))
+  original, written = (SimpleITK.ReadImage(str(tmp_path / f'{n}.nii')) for n in ('mask', 'back'))
+  voxels, expected = map(SimpleITK.GetArrayFromImage, (written, original))
+  np.testing.assert_array_equal(voxels, expected)
+  for get in ('GetOrigin', 'GetSpacing', 'GetDirection'):
+    np.testing.assert_allclose(getattr(written, get)(), getattr(original, get)(), atol=1e-4)
 
 
 @pytest.fixture(scope='module')

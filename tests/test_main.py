@@ -272,6 +272,17 @@ def test_bad_input_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, mo
   assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, monkeypatch):
+  def fill_up(workdir):
+    raise OSError(28, 'No space left on device', str(workdir / 'report.html'))
+
+  monkeypatch.setattr(thrifty_jax.report, 'report', fill_up)
+  assert _main(tmp_path / 'run') == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f'error: {tmp_path}/run: cannot be written (no space left on device)')
+  assert error.endswith('--workdir\n') and len(error.splitlines()) == 1
+
+
 def test_a_fault_is_status_1_with_its_traceback(ran, tmp_path, capsys, monkeypatch):
   def fail(config, workdir):
     raise RuntimeError('a mistake of ours')

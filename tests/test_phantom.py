@@ -6,6 +6,7 @@ import pytest
 import SimpleITK
 
 from data_prep import phantom, promise12
+from thrifty_jax.errors import InputError
 
 
 def contents(folder):
@@ -18,6 +19,15 @@ def test_the_same_seed_writes_the_same_scans_and_another_does_not(tmp_path):
   assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
   assert contents(tmp_path / 'a').keys() == contents(tmp_path / 'c').keys()
   assert contents(tmp_path / 'a') != contents(tmp_path / 'c')
+
+
+def test_they_are_made_where_there_is_no_folder_and_an_existing_one_stays_as_it_is(tmp_path):
+  cases = phantom.find_cases(tmp_path / 'raw')
+  assert len(cases) == phantom.PATIENTS and cases == phantom.find_cases(tmp_path / 'raw')
+  (tmp_path / 'mine').mkdir()
+  with pytest.raises(InputError, match=r'mine: there is no TrainingData in it; .* Name another'):
+    phantom.find_cases(tmp_path / 'mine')
+  assert not list((tmp_path / 'mine').iterdir())
 
 
 def test_files_lie_every_way_round_but_read_back_as_they_were_made(tmp_path):

@@ -86,6 +86,7 @@ def _retrain(workdir):
   files.write_text(workdir / 'retrain' / 'metrics.jsonl', text)
   summary = {'model': 'thrifty', 'parameters': 605280, 'best_epoch': 50}
   summary |= {'validation_dsc': 0.925, 'seconds': 121.0, 'selection': 'best validation DSC'}
+  summary |= {'largest_component': [], 'planned_epochs': [10, 20]}
   summary |= {'macs': 4_568_115_200, 'image': [256, 256, 1]}
   used = {'seconds': 3725.0, 'peak_process_bytes': 4 << 30, 'peak_device_bytes': None}
   files.write_json(workdir / 'retrain' / 'resources.json', used | {'device': 'CPU with 2 cores'})
@@ -184,6 +185,16 @@ def test_the_report_states_score_floor_parameters_and_warning(whole):
   for text in ('93.12', '90.00', '605,280', 'research use only', 'it proves nothing'):
     assert text in whole
   assert 'Not there' not in whole
+
+
+def test_figures_of_the_retraining_are_written_for_people(whole):
+  for title, value in (
+    ('validation DSC', '92.50 %'),
+    ('time', '2 min 01 s'),
+    ('largest component', 'none'),
+    ('planned epochs', '10, 20'),
+  ):
+    assert f'<dt>{title}</dt><dd>{value}</dd>' in whole
 
 
 def test_the_scores_have_distances_intervals_and_what_was_missed(whole):

@@ -144,18 +144,10 @@ def test_a_damaged_scan_is_named_in_one_line(tmp_path, name):
   data = tmp_path / 'scan.raw' if name == 'scan.mhd' else path
   data.write_bytes(data.read_bytes()[:500])
   read = volumes.read_nifti if name.endswith('.gz') else volumes.read_metaimage
-  with pytest.raises(InputError, match=f'{name}: cannot be read') as caught:
+  reason = 'its voxels, scan.raw, are 500 bytes' if name == 'scan.mhd' else 'cannot be read'
+  with pytest.raises(InputError, match=f'{name}: {reason}') as caught:
     read(path)
   assert '\n' not in str(caught.value)
-
-
-def test_a_damaged_compressed_metaimage_is_named(tmp_path):
-  image = phantom.itk_image(scan().image, scan().affine, 'SPL')
-  SimpleITK.WriteImage(image, str(tmp_path / 'scan.mhd'), useCompression=True)
-  data = tmp_path / 'scan.zraw'
-  data.write_bytes(data.read_bytes()[:500])
-  with pytest.raises(InputError, match=r'scan\.mhd: cannot be read'):
-    volumes.read_metaimage(tmp_path / 'scan.mhd')
 
 
 @pytest.mark.parametrize('at', [0.3, 0.6, 0.99])

@@ -119,7 +119,7 @@ def default() -> ConfigDict:
   data.raw_dir = ''  # '' is <data_dir>/downloads/manual/<name>
   data.data_dir = ''  # '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
   data.download = False  # fetch the scans where they are missing: chaos and promise12 only
-  data.workers = 0  # processes that prepare slices; 0: one a core if it takes more than seconds
+  data.workers = 0  # processes that read the scans; 0: one a core if it takes more than seconds
   data.classes = ('background', 'foreground')
   data.modalities = 1  # image channels
   data.context = 0  # neighbouring slices on each side, given as further image channels

@@ -84,7 +84,8 @@ def writing_to(folder: Path, option: str) -> Iterator[None]:
 
   Raises:
     InputError: If the body meets such an error, also as the exception of another type that
-      ArrayRecord or TensorStore makes of it; any other comes through.
+      ArrayRecord or TensorStore makes of it; any other comes through, one about a file elsewhere
+      as well.
   """
   was_there = folder.is_dir()
   try:
@@ -92,7 +93,7 @@ def writing_to(folder: Path, option: str) -> Iterator[None]:
   except InputError:
     raise
   except Exception as error:
-    reason = _not_writable(error)
+    reason = _not_writable(error, folder)
     if not reason and was_there and not folder.is_dir():
       reason = 'it is gone'
     if not reason:
@@ -103,8 +104,13 @@ def writing_to(folder: Path, option: str) -> Iterator[None]:
     ) from error
 
 
-def _not_writable(error: Exception) -> str:
-  """Why nothing can be written, '' where the error is another one."""
+def _not_writable(error: Exception, folder: Path) -> str:
+  """Why nothing can be written to the folder, '' where the error is another one."""
+  place = getattr(error, 'filename', None)
+  if isinstance(place, str) and os.path.isabs(place):
+    one, other = Path(place).resolve(), folder.resolve()
+    if one not in other.parents and not one.is_relative_to(other):
+      return ''
   for code in _NOT_WRITABLE:
     if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
       return os.strerror(code).lower()
@@ -156,7 +162,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}') from error
   except ValueError as error:
-    raise InputError(f'{path} is not valid JSON: {error}') from error
+    raise InputError(
+      f'{path} is not valid JSON: {error}; correct the file or restore it'
+    ) from error
 
 
 def parse_json(text: str) -> Any:

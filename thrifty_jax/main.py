@@ -116,9 +116,12 @@ def _fill_in(command: Command) -> Command:
   """The command with what splits.json says and its config leaves to the data, in place."""
   from data_prep import split_file  # readers of scans take a second to import
 
-  needs_scans = command.stage != stages.REPORT.name
-  other_names = split_file.honour(command.config, command.workdir, needs_scans=needs_scans)
-  command = command_line.fill_in(command)
+  reports = command.stage == stages.REPORT.name  # of the run's folder alone, without any scan
+  other_names = split_file.honour(command.config, command.workdir, needs_scans=not reports)
+  if reports:
+    stages.fill_in_recorded(command.config, command.workdir)
+  else:
+    command = command_line.fill_in(command)
   if not other_names:
     return command
   said = f'as in {command.workdir / split_file.FILE}, not by folds and lists'

@@ -171,13 +171,9 @@ def changes(stage: Stage, config: ConfigDict, workdir: Path) -> list[str]:
 
 def _differences(stage: Stage, config: ConfigDict, workdir: Path) -> dict[str, tuple[Any, Any]]:
   """The values before and now of each field that differs."""
-  path = workdir / 'config.json'
-  if not path.exists():
+  if not (workdir / 'config.json').exists():
     return {}
-  written = files.read_json(path)
-  if not isinstance(written, dict):
-    raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
-  before = configs.flatten(written)
+  before = _recorded(workdir)
   now = configs.flatten(as_json(config))
   return {
     name: (before[name], now[name])
@@ -191,6 +187,42 @@ def _texts(differences: Mapping[str, tuple[Any, Any]]) -> list[str]:
     f'{name} {_SHORT.repr(before)} -> {_SHORT.repr(now)}'
     for name, (before, now) in differences.items()
   ]
+
+
+def fill_in_recorded(config: ConfigDict, workdir: Path) -> None:
+  """Fills in, in place, what the config leaves to the data by what it was when the run was made.
+
+  Args:
+    config: Of this call.
+    workdir: Of the run.
+
+  Raises:
+    InputError: If there is no run, or its config lacks such a field or has a value that cannot be.
+  """
+  left = configs.left_to_data(config)
+  if not left:
+    return
+  require(REPORT, config, workdir)
+  before = _recorded(workdir)
+  for name in left:
+    group, field = name.split('.')
+    try:
+      config[group][field] = tuple(before[name]) if isinstance(before[name], list) else before[name]
+    except (KeyError, TypeError) as error:
+      raise InputError(
+        f'{workdir / "config.json"}: has no {name} that can be used; restore the file, or set '
+        f'--config.{name}'
+      ) from error
+  configs.validate(config)
+
+
+def _recorded(workdir: Path) -> dict[str, Any]:
+  """The fields of the config that the run has recorded, as JSON has them."""
+  path = workdir / 'config.json'
+  written = files.read_json(path)
+  if not isinstance(written, dict):
+    raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
+  return configs.flatten(written)
 
 
 def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
