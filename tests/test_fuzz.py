@@ -188,7 +188,7 @@ def test_a_damaged_genotype_is_a_network_or_refused(tmp_path):
           assert name in genotype.operations_of(kind, source) and source < 2 + node
     return found
 
-  fuzz(path, GENOTYPE, read, times=1500, seed=0)
+  fuzz(path, GENOTYPE, read, times=1200, seed=0)
 
 
 def test_a_damaged_dataset_json_describes_a_data_set_or_is_refused(tmp_path):
@@ -199,7 +199,7 @@ def test_a_damaged_dataset_json_describes_a_data_set_or_is_refused(tmp_path):
     return found
 
   valid = json.dumps(DATASET).encode()
-  fuzz(tmp_path / 'dataset.json', valid, read, times=1500, seed=1)
+  fuzz(tmp_path / 'dataset.json', valid, read, times=1000, seed=1)
 
 
 def test_a_damaged_splits_json_splits_patients_or_is_refused(tmp_path, phantom_config):
@@ -212,7 +212,7 @@ def test_a_damaged_splits_json_splits_patients_or_is_refused(tmp_path, phantom_c
     assert len(names) == len({*names}) and all(name.isprintable() for name in names)
     return found
 
-  fuzz(path, json.dumps(SPLITS).encode(), read, times=1500, seed=2)
+  fuzz(path, json.dumps(SPLITS).encode(), read, times=1000, seed=2)
 
 
 def test_a_damaged_config_of_a_run_is_compared_or_refused(tmp_path, phantom_config):
@@ -258,7 +258,7 @@ def load(folder):
   return loaded
 
 
-@pytest.mark.parametrize(('name', 'times'), [('preprocessing.json', 300), ('genotype.json', 100)])
+@pytest.mark.parametrize(('name', 'times'), [('preprocessing.json', 250), ('genotype.json', 80)])
 def test_a_damaged_model_that_was_signed_anew_is_loaded_or_refused(folder, name, times):
   def read():
     model.sign(folder)
@@ -351,7 +351,7 @@ def quick_pictures(monkeypatch):
 
 
 FILES_OF_A_RUN = {
-  **dict.fromkeys(('evaluate/summary.json', 'compare/summary.json'), 150),
+  **dict.fromkeys(('evaluate/summary.json', 'compare/summary.json'), 100),
   **dict.fromkeys(('search/metrics.jsonl', 'retrain/metrics.jsonl', 'evaluate/scores.csv'), 60),
   **dict.fromkeys(('config.json', 'retrain/summary.json', 'compare/scores.csv'), 60),
   **dict.fromkeys(('search/genotype.json', 'evaluate/predictions/p1.npz'), 60),
@@ -418,8 +418,8 @@ CLAIMS = {
   'a tensor outside of the file': header(
     {'x': {'dtype': 'F32', 'shape': [1], 'data_offsets': [1 << 62, (1 << 62) + 4]}}
   ),
-  'a million tensors': header(
-    {f't{i}': {'dtype': 'F32', 'shape': [0], 'data_offsets': [0, 0]} for i in range(100_000)}
+  'more tensors than any network has': header(
+    {f't{i}': {'dtype': 'F32', 'shape': [0], 'data_offsets': [0, 0]} for i in range(30_000)}
   ),
 }
 
