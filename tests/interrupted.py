@@ -41,7 +41,6 @@ SETTINGS = (
   '--config.save_seconds=0.2',
 )
 WAIT_SECONDS = 300.0  # for a process to begin its loop
-_BEGUN = 'compiled'  # what a process prints last before its loop
 
 
 @dataclasses.dataclass
@@ -134,7 +133,8 @@ class Runs:
   def _wait_for_loop(self, process: subprocess.Popen, workdir: Path, stage: str) -> bool:
     """Whether the process comes to its loop before it ends."""
     ends = time.monotonic() + WAIT_SECONDS
-    while _BEGUN not in self.log(workdir).read_text():
+    saved = any((workdir / stage / 'checkpoints').glob('[0-9]*'))
+    while ('resumed' if saved else 'compiled') not in self.log(workdir).read_text():
       if process.poll() is not None:
         return False
       if time.monotonic() > ends:

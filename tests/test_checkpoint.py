@@ -1,5 +1,6 @@
 """A run that was killed finds its state again, whole."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -107,6 +108,53 @@ def test_whatever_file_is_lost_an_older_whole_checkpoint_is_found_or_nothing_cha
       checkpoints.save(2, _state(2))  # the step can be done and saved again
     checkpoints.close()
   assert fell_back >= 3
+
+
+def empty(folder):
+  shutil.rmtree(folder)
+  folder.mkdir()
+
+
+def without_arrays(folder):
+  (folder / 'checksums.json').unlink()  # killed before it was sealed
+  shutil.rmtree(folder / 'default')
+
+
+def seal(content):
+  return lambda folder: (folder / 'checksums.json').write_text(content)
+
+
+def metadata(content):
+  def write(folder):
+    (folder / 'checksums.json').unlink()
+    (folder / '_CHECKPOINT_METADATA').write_text(content)
+
+  return write
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [empty, without_arrays, *map(seal, ('[]', 'null', '{}', '{"a": 1}', '{')), *map(metadata, (
+    '', '[]', '{"custom_metadata": null}', '{"custom_metadata": {"structure": []}}', '[' * 9999
+  ))],
+)  # fmt: skip
+def test_a_damaged_checkpoint_costs_none_of_the_others(tmp_path, damage):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, _state(1))
+  checkpoints.save(2, _state(2), {'epoch': 2})
+  checkpoints.close()
+  damage(tmp_path / '2')
+  warnings = []
+  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
+  restored, _ = checkpoints.restore(like=_state(0))
+  _assert_equal(restored, _state(1))
+  assert len(warnings) == 1 and 'checkpoint 2 is damaged' in warnings[0]
+  checkpoints.save(2, _state(2))
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
+  _assert_equal(checkpoints.restore(like=_state(0))[0], _state(2))
+  checkpoints.close()
+  assert len(warnings) == 1 and (tmp_path / 'damaged_2').is_dir()
 
 
 def test_a_checkpoint_cut_short_is_left_out(tmp_path):

@@ -17,6 +17,8 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
 SEAL = 'checksums.json'  # in each checkpoint's folder
+_METADATA = '_CHECKPOINT_METADATA'  # Orbax's
+_DAMAGED = 'damaged_'  # before the number of one that was set aside
 
 
 class Checkpoints:
@@ -52,8 +54,10 @@ class Checkpoints:
     # Orbax tells its doings through absl's log: warnings for what is normal here, and tracebacks of
     # what it raises all the same.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
+    self._set_aside_damaged()
     self._manager = ocp.CheckpointManager(
       self._folder,
+      item_handlers=ocp.StandardCheckpointHandler(),  # else guessed from what lies there
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         cleanup_tmp_directories=True,
@@ -89,7 +93,7 @@ class Checkpoints:
     self._sealing = self._background.submit(self._seal, step)
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-    """Loads the newest checkpoint that is whole; torn ones are reported and removed.
+    """Loads the newest checkpoint that is whole; torn ones are reported and set aside.
 
     Args:
       like: A state of the same structure, shapes and types; arrays come back placed like its own.
@@ -102,22 +106,20 @@ class Checkpoints:
     """
     self._wait()
     for step in sorted(self._manager.all_steps(), reverse=True):
-      if damage := self._damage(step):
-        self._drop(step, damage)
-        continue
       # Unsealed ones (the process was killed between commit and seal) are tried all the same, and
       # tensorstore and orbax raise many kinds of exceptions for a missing piece.
+      sealed = (self._folder / str(step) / SEAL).exists()
       try:
         kept = self._manager.metadata(step).custom_metadata
         found, notes = kept['structure'], kept['notes']
-      except Exception as error:
-        self._drop(step, str(error) or type(error).__name__)
-        continue
-      self._check_structure(step, found, _structure(like))
-      try:
+        if sealed:
+          self._check_structure(step, found, _structure(like))
         return self._manager.restore(step, args=ocp.args.StandardRestore(like)), notes
+      except InputError:
+        raise
       except Exception as error:
-        self._drop(step, str(error) or type(error).__name__)
+        self._set_aside(step, str(error) or type(error).__name__)
+        self._manager.reload()
     raise InputError(f'{self._folder}: no checkpoint is whole; remove this folder to start again')
 
   def close(self) -> None:
@@ -150,29 +152,36 @@ class Checkpoints:
     folder = self._folder / str(step)
     files.write_json(folder / SEAL, _checksums(folder))
 
-  def _damage(self, step: int) -> str:
-    """What the checksums say is wrong with a checkpoint; '' for a whole or an unsealed one."""
-    folder = self._folder / str(step)
-    if not (folder / SEAL).exists():
-      return ''
-    try:
-      expected = files.read_json(folder / SEAL)
-    except InputError as error:
-      return str(error)
-    found = _checksums(folder)
-    for name, checksum in expected.items():
-      if name not in found:
-        return f'{name} is missing'
-      if found[name] != checksum:
-        return f'{name} has changed'
-    return ''
+  def _set_aside_damaged(self) -> None:
+    """Looks at all checkpoints before Orbax does, which fails at some kinds of damage."""
+    for folder in self._folder.glob('*'):
+      if folder.name.isdigit() and (damage := self._damage(folder)):
+        self._set_aside(int(folder.name), damage)
 
-  def _drop(self, step: int, reason: str) -> None:
-    """Removes a torn checkpoint, so that its step can be saved again."""
-    reason = reason.strip().splitlines()[0][:100]
-    self._warn(f'warning: {self._folder}: checkpoint {step} is damaged and left out ({reason})')
-    shutil.rmtree(self._folder / str(step))
-    self._manager.reload()
+  def _damage(self, folder: Path) -> str:
+    """What is wrong with a checkpoint as far as its files tell; '' for a whole one."""
+    try:
+      if not (folder / SEAL).exists():  # killed between commit and seal
+        kept = files.read_json(folder / _METADATA)['custom_metadata']
+        return '' if {'structure', 'notes'} <= kept.keys() else f'{_METADATA} is incomplete'
+      expected = files.read_json(folder / SEAL)
+      if _METADATA not in expected:
+        return f'{SEAL} is incomplete'
+      found = _checksums(folder)
+      changed = [name for name in expected if found.get(name) != expected[name]]
+    except (InputError, OSError, LookupError, TypeError, AttributeError) as error:
+      return str(error) or type(error).__name__
+    if not changed:
+      return ''
+    return f'{changed[0]} {"has changed" if changed[0] in found else "is missing"}'
+
+  def _set_aside(self, step: int, reason: str) -> None:
+    """Renames a torn checkpoint, so that its number can be saved again; only one such is kept."""
+    line = next(iter(reason.strip().splitlines()), 'it cannot be read')[:100]
+    self._warn(f'warning: {self._folder}: checkpoint {step} is damaged and left out ({line})')
+    for before in self._folder.glob(f'{_DAMAGED}*'):
+      shutil.rmtree(before)
+    (self._folder / str(step)).rename(self._folder / f'{_DAMAGED}{step}')
 
 
 def _checksums(folder: Path) -> dict[str, str]:
