@@ -1,6 +1,8 @@
 """A run that was killed finds its state again, whole."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -11,6 +13,8 @@ import pytest
 
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def _state(step: int) -> dict:
@@ -203,3 +207,77 @@ def _copy(source: Path, target: Path) -> None:
   for path in _files(source):
     (target / path).parent.mkdir(parents=True, exist_ok=True)
     (target / path).write_bytes((source / path).read_bytes())
+
+
+FULL_DISK = """
+import os, subprocess, sys
+from pathlib import Path
+import numpy as np
+from thrifty_jax import command_line, files
+from thrifty_jax.checkpoint import Checkpoints
+
+folder = Path(sys.argv[1])
+subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', folder], check=True)
+state = {'x': np.random.default_rng(0).normal(size=150_000)}  # 1.2 MB
+
+def fill():
+  checkpoints = Checkpoints(folder / 'checkpoints')
+  with files.writing_to(folder, '--workdir'):
+    for step in range(1, 9):
+      checkpoints.save(step, state)
+
+status = command_line.exit_status(fill)
+checkpoints = Checkpoints(folder / 'checkpoints')
+assert np.array_equal(checkpoints.restore(state)[0]['x'], state['x']) and checkpoints.latest() < 8
+raise SystemExit(status)
+"""
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_good_state(tmp_path):
+  namespace = ['unshare', '--map-root-user', '--mount']  # a small disk of its own
+  if (
+    not shutil.which('unshare')
+    or subprocess.run([*namespace, 'true'], capture_output=True).returncode
+  ):
+    pytest.skip('no file system of our own can be mounted here')
+  command = [*namespace, sys.executable, '-c', FULL_DISK, str(tmp_path)]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
+  assert done.returncode == 2
+  line = f'error: {tmp_path}: cannot be written (no space left on device); make space there'
+  assert done.stderr.startswith(line) and done.stderr.count('\n') == 1
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
+  checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints')
+  checkpoints.save(1, _state(1))
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints')
+  shutil.rmtree(tmp_path / 'run')
+  with pytest.raises(InputError, match='checkpoints: is gone'):
+    checkpoints.save(2, _state(2))
+  assert not (tmp_path / 'run').exists()
+
+
+OTHER_DEVICES = """
+import os, sys
+os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={sys.argv[2]}'
+import jax, jax.numpy as jnp, numpy as np
+from thrifty_jax.checkpoint import Checkpoints
+
+assert len(jax.devices()) == int(sys.argv[2])
+checkpoints = Checkpoints(sys.argv[1])
+values = jax.device_put(np.arange(12.0).reshape(3, 4), jax.devices()[-1])
+if checkpoints.latest() is None:
+  checkpoints.save(1, {'x': values})
+else:
+  found = checkpoints.restore({'x': jnp.zeros_like(values)})[0]['x']
+  assert np.array_equal(found, values) and found.devices() <= set(jax.devices())
+checkpoints.close()
+"""
+
+
+@pytest.mark.parametrize(('before', 'after'), [(4, 1), (1, 4)])
+def test_a_state_of_another_number_of_devices_is_restored(tmp_path, before, after):
+  for count in (before, after):
+    command = [sys.executable, '-c', OTHER_DEVICES, str(tmp_path), str(count)]
+    subprocess.run(command, check=True, cwd=PROJECT, timeout=120)
