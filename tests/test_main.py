@@ -360,7 +360,6 @@ def test_a_workdir_in_use_is_refused_with_one_line_and_stays_as_it_is(ran, tmp_p
     ('run', []),
     ('run/fold_1', ['--folds=all']),
     ('run', ['--folds=1', '--stage=check']),
-    ('run', ['--stage=report']),
   ):
     with lock.held(tmp_path / used):
       assert _main(tmp_path / 'run', *arguments) == 2
@@ -370,6 +369,13 @@ def test_a_workdir_in_use_is_refused_with_one_line_and_stays_as_it_is(ran, tmp_p
   assert ran == [] and list(tmp_path.iterdir()) == []
   with lock.held(tmp_path):
     assert _main(tmp_path, '--stage=describe', f'--config.genotype={GENOTYPE_FILE}') == 0
+
+
+def test_a_report_can_be_made_of_a_run_that_goes_on(ran, tmp_path):
+  _main(tmp_path, '--stage=search')
+  with lock.held(tmp_path):
+    assert _main(tmp_path, '--stage=report') == 0
+  assert ran == ['search', 'report']
 
 
 def test_a_fold_is_not_trained_twice_at_once(ran, tmp_path, capsys, monkeypatch):

@@ -74,6 +74,8 @@ def run(arguments: Sequence[str]) -> None:
   _require_writable(command.workdir)
   each_fold = folds.commands(command)
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
+  if command.stage == stages.REPORT.name:  # of a run that goes on, too
+    workdirs = {}
   with lock.held(*workdirs, stage=command.stage):
     _run_folds(command, each_fold, arguments)
 
