@@ -15,6 +15,7 @@ from thrifty_jax.cell import CellKind, edge_name
 from thrifty_jax.genotype import Genotype
 from thrifty_jax.model import LoadedModel
 from thrifty_jax.onnx_graph import (
+  CONVOLUTION,
   Graph,
   Tensor,
   convolve,
@@ -129,7 +130,7 @@ def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype
 def _residual(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   y = relu(graph, _conv_norm(graph, [x], params['first'], label=FLOAT))
   y = _conv_norm(graph, [y], params['second'])
-  skip = _conv_norm(graph, [x], params['skip'], label=FLOAT)
+  skip = _conv_norm(graph, [x], params['skip'])
   return relu(graph, y._replace(name=total(graph, [y.name, skip.name])))
 
 
@@ -198,8 +199,13 @@ def _dense(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   return convolve(graph, [x], params['kernel'][None, None], bias=params['bias'], label='dense')
 
 
-def _conv_norm(graph: Graph, parts: Sequence[Tensor], params: Parameters, **settings) -> Tensor:
-  x = convolve(graph, parts, params['kernel'], **settings)
+def _conv_norm(
+  graph: Graph, parts: Sequence[Tensor], params: Parameters, *, stride: int = 1, label: str = ''
+) -> Tensor:
+  kernel = params['kernel']
+  # Around a 1x1 convolution going to 8 bits and back costs more time than it saves.
+  label = label or (FLOAT if kernel.shape[0] == 1 else CONVOLUTION)
+  x = convolve(graph, parts, kernel, stride=stride, label=label)
   return group_norm(graph, x, params['norm'])
 
 
