@@ -31,37 +31,28 @@ GEOMETRY = (  # of a NIfTI header
 
 
 def load(folder, model='model.onnx', threads=0):
-  """The settings of an exported folder, and its network as a function.
-
-  Returns:
-    preprocessing.json as a dict, and the function from image [N, C, S, S] to logits [N, K, S, S].
-  """
+  """preprocessing.json, and the network as a function of image [N, C, S, S] to [N, K, S, S]."""
   import onnxruntime  # here: preparing does without it # pyrefly: ignore[missing-import]
 
-  settings = json.loads(Path(folder, 'preprocessing.json').read_text(encoding='utf-8'))
+  settings = json.loads(Path(folder, 'preprocessing.json').read_text('utf-8'))
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads  # 0: as many as there are cores
-  session = onnxruntime.InferenceSession(
-    str(Path(folder, model)), options, providers=['CPUExecutionProvider']
-  )
+  device = ['CPUExecutionProvider']
+  session = onnxruntime.InferenceSession(str(Path(folder, model)), options, providers=device)
   return settings, lambda image: session.run(['logits'], {'image': image})[0]
 
 
 def segment(voxels, affine, settings, network):
-  """The mask of a scan.
+  """The mask of a scan: class of each voxel, [X, Y, Z], uint8.
 
   Args:
     voxels: Intensities as the scanner stores them, [X, Y, Z] or [X, Y, Z, M].
     affine: From (x, y, z, 1) to RAS millimetres, [4, 4].
-    settings: From `load`.
-    network: Likewise.
-
-  Returns:
-    Class of each voxel, [X, Y, Z], uint8.
+    settings, network: From `load`.
   """
   volume = voxels[..., None] if voxels.ndim == 3 else voxels
   if volume.shape[3:] != (settings['modalities'],):
-    raise SystemExit(f'the scan has channels {volume.shape[3:]}; expected {settings["modalities"]}')
+    raise SystemExit(f'the scan has {volume.shape[3:]} channels, not {settings["modalities"]}')
   if not np.isfinite(volume).all() or (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
     raise SystemExit('the scan has voxels that are not finite, or a channel of a single value')
   stored = orientations.io_orientation(affine)
@@ -183,9 +174,7 @@ def write(path, mask, scan):
 
 
 def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
   parser.add_argument('scan', nargs='+', type=Path, help='NIfTI files, one a channel')
   parser.add_argument('mask', type=Path, help='NIfTI file to write, .nii or .nii.gz')
   parser.add_argument('--model', default='model.onnx', help='or model_int8.onnx')
@@ -196,10 +185,13 @@ def main():
     parser.error(f'{asked.mask} exists; add --overwrite or name another')
   settings, network = load(Path(__file__).parent, asked.model, asked.threads)
   scans: list[Any] = [nibabel.load(path) for path in asked.scan]
-  voxels = [np.asanyarray(scan.dataobj) for scan in scans]
-  together = voxels[0] if len(voxels) == 1 else np.stack(voxels, axis=-1)
-  mask = segment(together, scans[0].affine, settings, network)
-  write(asked.mask, mask, scans[0])
+  first, *others = scans
+  for one in others:
+    if one.shape != first.shape or not np.allclose(one.affine, first.affine, atol=0.01):
+      parser.error('the channels do not lie on one grid')
+  voxels = np.stack([np.asanyarray(scan.dataobj) for scan in scans], axis=-1)
+  voxels = voxels if others else voxels[..., 0]
+  write(asked.mask, segment(voxels, first.affine, settings, network), first)
   print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
 
 
