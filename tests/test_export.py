@@ -172,7 +172,7 @@ def test_the_dsc_of_the_float_network_is_that_of_validation(workdir):
   statistics = {name: np.asarray(spec[name], np.float32) for name in ('mean', 'std')}
   predict = evaluate.network_predict(member.logits, statistics=statistics, context=0, batch_size=8)
   wanted = evaluate.validation_dsc(run.prepared, run.patients['validation'], predict)
-  assert quantise.dsc(run, network, spec) == pytest.approx(wanted, abs=1e-4)
+  assert quantise.dsc(run, network, spec, title='score') == pytest.approx(wanted, abs=1e-4)
 
 
 def test_stablehlo_runs_without_the_program_that_made_it(trained, scan, tmp_path):

@@ -169,6 +169,29 @@ def test_a_command_without_jax_writes_a_mask_with_the_geometry_of_its_scan_and_n
   assert again.returncode == 2 and '--overwrite' in again.stderr
 
 
+def test_channels_in_files_of_their_own_give_the_mask_of_one_file_and_must_share_a_grid(
+  random_model, tmp_path, monkeypatch, capsys
+):
+  trained, folder = exported(random_model, tmp_path, config_of(modalities=2))
+  both = load(write_scan(tmp_path / 'both.nii.gz', channels=2))
+  paths = [str(tmp_path / f'a_{k}.nii.gz') for k in range(2)]
+  for k, path in enumerate(paths):
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(both.dataobj)[..., k], both.affine), path)
+  script, mask = script_in(folder), tmp_path / 'm.nii.gz'
+  monkeypatch.setattr(sys, 'argv', ['segment.py', *paths, str(mask)])
+  script.main()
+  wanted = tmp_path / 'w.nii.gz'
+  command = [f'--model={trained}', f'--input={tmp_path / "both.nii.gz"}', f'--output={wanted}']
+  assert predict.main(command) == 0
+  np.testing.assert_array_equal(np.asarray(load(mask).dataobj), np.asarray(load(wanted).dataobj))
+  nibabel.save(nibabel.Nifti1Image(np.asanyarray(both.dataobj)[..., 1], np.eye(4)), paths[1])
+  monkeypatch.setattr(sys, 'argv', ['segment.py', *paths, str(tmp_path / 'n.nii.gz')])
+  with pytest.raises(SystemExit) as stopped:
+    script.main()
+  assert stopped.value.code == 2 and 'one grid' in capsys.readouterr().err
+  assert not (tmp_path / 'n.nii.gz').exists()
+
+
 def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
   script = script_in(plain[1])
   settings, network = script.load(plain[1])

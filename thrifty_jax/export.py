@@ -128,8 +128,8 @@ def _networks(
     contents[name] = quantise.quantise(content, training, context=spec['context'])
     quantised = export_check.onnx_runner(contents[name])
     scores = {
-      'validation_dsc_float': quantise.dsc(data, network, spec),
-      'validation_dsc': quantise.dsc(data, quantised, spec),
+      'validation_dsc_float': quantise.dsc(data, network, spec, title='score float32'),
+      'validation_dsc': quantise.dsc(data, quantised, spec, title='score int8'),
     }
     results[name] = dataclasses.asdict(export_check.compare(member, quantised, images)) | scores
     before, after = (100 * score for score in scores.values())

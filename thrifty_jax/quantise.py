@@ -75,18 +75,19 @@ def _quiet() -> Iterator[None]:
     root.setLevel(before)
 
 
-def dsc(run: RunData, network: Network, spec: dict[str, Any]) -> float:
+def dsc(run: RunData, network: Network, spec: dict[str, Any], *, title: str) -> float:
   """Volume DSC of the validation patients on the native grid, mean over patients and classes.
 
   Args:
     run: The data.
     network: From slices to logits.
     spec: The model's preprocessing.json.
+    title: Of the progress bar.
   """
   largest = [spec['classes'].index(name) for name in spec['largest_component']]
   cases = run.cases('validation')
   counts = []
-  with logbook.progress(len(cases), 'score') as bar:
+  with logbook.progress(len(cases), title) as bar:
     for case in cases:
       arrays = run.slices(case)
       counts.append(
