@@ -109,8 +109,7 @@ def tool(name: str) -> Any:
     return importlib.import_module(name)
   except ModuleNotFoundError as error:
     raise InputError(
-      f'{name.split(".")[0]} is not installed, and exporting needs it; '
-      'pip install -r requirements-export.txt'
+      f'{error.name} is not installed, and {name} needs it; pip install -r requirements-export.txt'
     ) from error
 
 
