@@ -63,7 +63,7 @@ def contenders_of(member: LoadedModel, threads: int) -> dict[str, Callable[[np.n
   """Functions of slices [N, S, S] in [0, 1]."""
   content = onnx_network.to_onnx(member).SerializeToString()
   size = member.preprocessing['image_size']
-  quantised = quantise.quantise(content, [slices(4, size)], context=0)
+  quantised = quantise.quantise(content, [slices(4, size).transpose(0, 3, 1, 2)])
   float_ = export_check.onnx_runner(content, threads=threads)
   int8 = export_check.onnx_runner(quantised, threads=threads)
   return {

@@ -124,9 +124,9 @@ def test_a_run_is_checked_on_its_validation_patients_and_calibrated_on_its_train
   calibrated = []
   of_training = export_slices.of_training
 
-  def watched(run, count):
+  def watched(run, count, **settings):
     before = len(read)
-    yield from of_training(run, count)
+    yield from of_training(run, count, **settings)
     calibrated.extend(read[before:])
 
   monkeypatch.setattr(export_slices, 'of_training', watched)
@@ -152,10 +152,11 @@ def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_pat
   member = model.load(workdir / 'model')
   run = export_slices.open_run(workdir / 'model')
   content = onnx_network.to_onnx(member).SerializeToString()
-  quantised = quantise.quantise(content, export_slices.of_training(run, 16), context=0)
+  quantised = quantise.quantise(content, export_slices.of_training(run, 16, context=0))
   made: Any = onnx.load_from_string(quantised)
   kinds = [node.op_type for node in made.graph.node]
   eight = [one.name for one in made.graph.initializer if one.data_type == onnx.TensorProto.INT8]
+  assert made.doc_string == 'Research use only, not a medical device.'
   assert kinds.count('QuantizeLinear') > 2 and len(eight) > 2
   images = export_slices.of_run(run)
   found = export_check.compare(member, export_check.onnx_runner(quantised), images)

@@ -16,6 +16,7 @@ from thrifty_jax.errors import InputError
 if TYPE_CHECKING:
   import numpy as np
 
+  from thrifty_jax.export_check import Network
   from thrifty_jax.export_slices import RunData
   from thrifty_jax.model import LoadedModel
 
@@ -108,7 +109,7 @@ def _networks(
   values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
   """Files of the network by name, and what was found out about each; refused unless it agrees."""
-  from thrifty_jax import export_check, export_slices, onnx_network, quantise, stablehlo
+  from thrifty_jax import export_check, onnx_network, stablehlo
   from thrifty_jax.logbook import say
 
   if values.format == 'stablehlo':
@@ -123,18 +124,35 @@ def _networks(
   say('checked', str(found))
   contents, results = {name: content}, {name: dataclasses.asdict(found)}
   if data is not None and values.int8:
-    spec, name = member.preprocessing, 'model_int8.onnx'
-    training = export_slices.of_training(data, quantise.SLICES)
-    contents[name] = quantise.quantise(content, training, context=spec['context'])
-    quantised = export_check.onnx_runner(contents[name])
-    scores = {
-      'validation_dsc_float': quantise.dsc(data, network, spec, title='score float32'),
-      'validation_dsc': quantise.dsc(data, quantised, spec, title='score int8'),
-    }
-    results[name] = dataclasses.asdict(export_check.compare(member, quantised, images)) | scores
-    before, after = (100 * score for score in scores.values())
-    say('int8', f'validation DSC {after:.2f} %, in float32 {before:.2f} %: {after - before:+.2f}')
+    name = 'model_int8.onnx'
+    contents[name], results[name] = _int8(member, content, network, images, data)
   return contents, results
+
+
+def _int8(
+  member: 'LoadedModel',
+  content: bytes,
+  network: 'Network',
+  images: 'list[np.ndarray]',
+  data: 'RunData',
+) -> tuple[bytes, dict[str, Any]]:
+  """The network with 8-bit convolutions, and what that costs."""
+  from thrifty_jax import export_check, export_slices, quantise
+  from thrifty_jax.logbook import say
+
+  spec = member.preprocessing
+  training = export_slices.of_training(data, quantise.SLICES, context=spec['context'])
+  eight = quantise.quantise(content, training)
+  quantised = export_check.onnx_runner(eight)
+  before = quantise.dsc(data, network, spec, title='score float32')
+  after = quantise.dsc(data, quantised, spec, title='score int8')
+  say(
+    'int8',
+    f'validation DSC {100 * after:.2f} %, in float32 {100 * before:.2f} %: '
+    f'{100 * (after - before):+.2f}',
+  )
+  found = dataclasses.asdict(export_check.compare(member, quantised, images))
+  return eight, found | {'validation_dsc_float': before, 'validation_dsc': after}
 
 
 def _require_packages(format_: str) -> None:

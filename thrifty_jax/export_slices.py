@@ -11,6 +11,7 @@ from data_prep import prepare, scans, volumes
 from thrifty_jax import config as configs
 from thrifty_jax import data, evaluate, files, inference
 from thrifty_jax.errors import InputError
+from thrifty_jax.segment_onnx import stack
 
 SCANS, SLICES = 4, 16  # checked: so many scans, and so many slices from the middle of each
 
@@ -88,13 +89,13 @@ def of_scans(place: Path, spec: dict[str, Any]) -> list[np.ndarray]:
   return found
 
 
-def of_training(run: RunData, count: int) -> Iterator[np.ndarray]:
-  """Scans of training patients, as many slices of each, `count` altogether: [d, S, S, M]."""
+def of_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarray]:
+  """Inputs of the network from scans of training patients, about `count`: [d, C, S, S] each."""
   cases = run.cases('train')
   each = -(-count // len(cases))
   for case in spread(cases, count):
-    image = run.slices(case)['image']
-    yield image[np.array(spread(range(len(image)), each))]
+    inputs = stack(run.slices(case)['image'], context)
+    yield inputs[spread(range(len(inputs)), each)]
 
 
 def spread(items: Iterable[Any], count: int) -> list[Any]:

@@ -14,7 +14,6 @@ from thrifty_jax.export_check import Network, scores_of
 from thrifty_jax.export_slices import RunData
 from thrifty_jax.onnx_graph import CONVOLUTION, tool
 from thrifty_jax.onnx_network import IMAGE
-from thrifty_jax.segment_onnx import stack
 
 SLICES = 64  # to calibrate on
 
@@ -22,24 +21,23 @@ SLICES = 64  # to calibrate on
 class _Reader:
   """Inputs one after the other, as onnxruntime asks for them."""
 
-  def __init__(self, images: Iterable[np.ndarray], context: int):
-    self._inputs = (stack(image, context) for image in images)
+  def __init__(self, inputs: Iterable[np.ndarray]):
+    self._inputs = iter(inputs)
 
   def get_next(self) -> dict[str, np.ndarray] | None:
     found = next(self._inputs, None)
     return None if found is None else {IMAGE: found}
 
 
-def quantise(content: bytes, images: Iterable[np.ndarray], *, context: int) -> bytes:
+def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
   """Static quantisation by onnxruntime: inputs and weights of convolutions in 8 bits.
 
-  The first and the last convolutions, norms and sums stay in float32. Weights have a scale for each
-  output channel, and 7 bits: with 8, processors without VNNI would overflow.
+  Convolutions whose names begin with onnx_network.FLOAT, norms and sums stay in float32. Weights
+  have a scale for each output channel, and 7 bits: with 8, processors without VNNI would overflow.
 
   Args:
     content: Of the float32 file, from `onnx_network.to_onnx`.
-    images: Slices of training scans, [d, S, S, M] each, in [0, 1].
-    context: Neighbouring slices on each side.
+    inputs: Of the network, from slices of training scans, [d, C, S, S] each.
 
   Returns:
     The content of the quantised file.
@@ -52,7 +50,7 @@ def quantise(content: bytes, images: Iterable[np.ndarray], *, context: int) -> b
     quantization.quantize_static(
       before,
       after,
-      _Reader(images, context),
+      _Reader(inputs),
       op_types_to_quantize=['Conv'],
       nodes_to_quantize=[name for name in names if name.startswith(CONVOLUTION)],
       per_channel=True,
