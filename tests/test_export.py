@@ -1,0 +1,327 @@
+"""The command that exports: what it writes, what it checks, what it refuses."""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep import phantom, prepare
+from thrifty_jax import config as configs
+from thrifty_jax import export, export_folder, export_slices, files, model, stages
+
+JAX_FLAGS = (
+  'jax_disable_most_optimizations',
+  'jax_enable_compilation_cache',
+  'jax_compilation_cache_dir',
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
+  before = {name: jax.config.values[name] for name in JAX_FLAGS}
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope='module')
+def scan(tmp_path_factory):
+  path = tmp_path_factory.mktemp('scans') / 'Jane.nii.gz'
+  made = phantom.make_scan(patient=0, seed=0)
+  image = phantom.itk_image((made.image * 1000).astype(np.int16), made.affine, 'SPL')
+  SimpleITK.WriteImage(image, str(path))
+  return path
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, random_model):
+  """A model folder outside of any run; nobody may change it."""
+  config = configs.default()
+  config.data.classes = ('background', 'liver')
+  config.data.image_size = 16
+  config.model.update({'channels': 4, 'depth': 2})
+  return random_model(tmp_path_factory.mktemp('trained') / 'model', config)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory, random_model, phantom_config):
+  """A run with a model of random weights, and its prepared slices."""
+  folder = tmp_path_factory.mktemp('run')
+  config = phantom_config(folder)
+  config.data.classes = ('background', 'organ')
+  config.model.update({'channels': 4, 'depth': 2})
+  prepare.prepare(config)
+  random_model(folder / 'model', config)
+  files.write_json(folder / 'config.json', stages.as_json(config))
+  return folder
+
+
+def onnx_or_skip():
+  pytest.importorskip('onnx')
+  return pytest.importorskip('onnxruntime')
+
+
+def command(place, output, *more):
+  return export.main([f'--model={place}', f'--output={output}', *more])
+
+
+def names(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def only_error(capsys):
+  """The one line that an error is."""
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert line.startswith('error: ')
+  return line
+
+
+def test_an_export_is_a_folder_that_says_what_it_is(trained, scan, tmp_path, capsys):
+  onnx_or_skip()
+  output = tmp_path / 'new' / 'exported'
+  assert command(trained, output, f'--scans={scan}') == 0
+  expected = ['README.md', 'card.md', 'model.onnx', 'preprocessing.json', 'segment.py']
+  assert names(output) == expected and names(tmp_path / 'new') == ['exported']
+  printed = capsys.readouterr().out
+  assert 'research use only' in printed and 'logits differ by at most' in printed
+  about = files.read_json(output / 'preprocessing.json')
+  assert about['note'] == 'Research use only, not a medical device.'
+  assert about['input']['shape'] == ['slices', 1, 16, 16]
+  assert about['output']['shape'] == ['slices', 2, 16, 16]
+  assert about['weights_sha256'] == model.load(trained).sha256
+  found = about['files']['model.onnx']
+  assert found['sha256'] == hashlib.sha256((output / 'model.onnx').read_bytes()).hexdigest()
+  assert found['slices'] > 4 and found['equal_pixels'] >= 0.9999
+  assert 0 < found['largest_difference'] <= 1e-4
+  page = (output / 'README.md').read_text(encoding='utf-8')
+  for text in ('Research use only, not a medical device', 'segment.py SCAN', 'percentile 99.5'):
+    assert text in page
+  assert (output / 'card.md').read_bytes() == (trained / 'card.md').read_bytes()
+  assert not any(b'Jane' in path.read_bytes() for path in output.iterdir())
+
+
+def test_a_run_is_checked_on_its_validation_patients_and_calibrated_on_its_training_patients(
+  workdir, tmp_path, capsys, monkeypatch
+):
+  onnx_or_skip()
+  read = []
+  slices_of = export_slices.RunData.slices
+  monkeypatch.setattr(
+    export_slices.RunData,
+    'slices',
+    lambda self, case: read.append(case.patient) or slices_of(self, case),
+  )
+  calibrated = []
+  of_training = export_slices.of_training
+
+  def watched(run, count, **settings):
+    before = len(read)
+    yield from of_training(run, count, **settings)
+    calibrated.extend(read[before:])
+
+  monkeypatch.setattr(export_slices, 'of_training', watched)
+  assert command(workdir, tmp_path / 'exported', '--int8') == 0
+  patients = export_slices.open_run(workdir / 'model').patients
+  assert set(calibrated) == set(patients['train'])
+  assert set(read) - set(calibrated) == set(patients['validation'])
+  about = files.read_json(tmp_path / 'exported' / 'preprocessing.json')
+  found = about['files']['model_int8.onnx']
+  line = re.search(r'validation DSC (\S+) %, in float32 (\S+) %', capsys.readouterr().out)
+  assert line
+  for text, name in zip(line.groups(), ('validation_dsc', 'validation_dsc_float'), strict=True):
+    assert float(text) == pytest.approx(100 * found[name], abs=0.006)
+  assert found['equal_pixels'] > 0.9
+  assert 'DSC of the validation patients' in (tmp_path / 'exported' / 'README.md').read_text()
+
+
+def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_path):
+  from thrifty_jax import export_check, onnx_network, quantise
+
+  onnx_or_skip()
+  onnx: Any = importlib.import_module('onnx')
+  member = model.load(workdir / 'model')
+  run = export_slices.open_run(workdir / 'model')
+  content = onnx_network.to_onnx(member).SerializeToString()
+  quantised = quantise.quantise(content, export_slices.of_training(run, 16, context=0))
+  made: Any = onnx.load_from_string(quantised)
+  kinds = [node.op_type for node in made.graph.node]
+  eight = [one.name for one in made.graph.initializer if one.data_type == onnx.TensorProto.INT8]
+  assert made.doc_string == 'Research use only, not a medical device.'
+  assert kinds.count('QuantizeLinear') > 2 and len(eight) > 2
+  images = export_slices.of_run(run)
+  found = export_check.compare(member, export_check.onnx_runner(quantised), images)
+  assert 1e-4 < found.largest_difference < 1 and found.equal_pixels > 0.95
+
+
+def test_the_dsc_of_the_float_network_is_that_of_validation(workdir):
+  from thrifty_jax import evaluate, export_check, onnx_network, quantise
+
+  onnx_or_skip()
+  member, run = model.load(workdir / 'model'), export_slices.open_run(workdir / 'model')
+  spec = member.preprocessing
+  network = export_check.onnx_runner(onnx_network.to_onnx(member).SerializeToString())
+  statistics = {name: np.asarray(spec[name], np.float32) for name in ('mean', 'std')}
+  predict = evaluate.network_predict(member.logits, statistics=statistics, context=0, batch_size=8)
+  wanted = evaluate.validation_dsc(run.prepared, run.patients['validation'], predict)
+  assert quantise.dsc(run, network, spec, title='score') == pytest.approx(wanted, abs=1e-4)
+
+
+def test_stablehlo_runs_without_the_program_that_made_it(trained, scan, tmp_path):
+  pytest.importorskip('flatbuffers')
+  output = tmp_path / 'exported'
+  assert command(trained, output, '--format=stablehlo', f'--scans={scan}') == 0
+  assert names(output) == ['README.md', 'card.md', 'model.stablehlo', 'preprocessing.json']
+  exported = jax.export.deserialize(bytearray((output / 'model.stablehlo').read_bytes()))
+  assert set(exported.platforms) == {'cpu', 'cuda', 'tpu'}
+  image = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
+  member = model.load(trained)
+  spec = member.preprocessing
+  normalised = (np.moveaxis(image, 1, 3) - np.float32(spec['mean'])) / np.float32(spec['std'])
+  np.testing.assert_allclose(
+    np.moveaxis(np.asarray(exported.call(image)), 1, 3),
+    member.logits(jnp.asarray(normalised)),
+    atol=1e-4,
+  )
+  assert 'jax.export.deserialize' in (output / 'README.md').read_text()
+
+
+# --- what is refused
+
+
+def test_a_network_that_gives_something_else_is_not_written(
+  trained, scan, tmp_path, capsys, monkeypatch
+):
+  onnx_or_skip()
+  monkeypatch.setattr('thrifty_jax.norm.EPSILON', 1e-1)  # in the ONNX graph and in later traces
+  member = model.load(trained)
+  assert member.logits(jnp.zeros((8, 16, 16, 1))).shape == (8, 16, 16, 2)
+  monkeypatch.setattr('thrifty_jax.norm.EPSILON', 1e-5)
+  monkeypatch.setattr(model, 'load', lambda folder: member)
+  assert command(trained, tmp_path / 'exported', f'--scans={scan}') == 2
+  line = only_error(capsys)
+  assert 'model.onnx does not give what the model gives' in line and 'Nothing is written' in line
+  assert not list(tmp_path.iterdir())
+
+
+def test_not_a_number_does_not_agree():
+  from thrifty_jax import export_check
+  from thrifty_jax.errors import InputError
+
+  for difference, pixels in ((float('nan'), 1.0), (1e-5, 0.9998), (2e-4, 1.0)):
+    with pytest.raises(InputError, match='does not give'):
+      export_check.require_agreement(export_check.Agreement(1, difference, pixels), what='it')
+  export_check.require_agreement(export_check.Agreement(1, 1e-5, 1.0), what='it')
+
+
+@pytest.mark.parametrize('format_', export.FORMATS)
+def test_packages_that_are_missing_are_told_before_any_work(
+  trained, tmp_path, capsys, monkeypatch, format_
+):
+  find = importlib.util.find_spec
+  absent = ('onnx', 'onnxruntime', 'flatbuffers')
+  monkeypatch.setattr(
+    importlib.util, 'find_spec', lambda name, *a: None if name in absent else find(name, *a)
+  )
+  assert command(trained, tmp_path / 'exported', f'--format={format_}') == 2
+  line = only_error(capsys)
+  assert 'pip install -r requirements-export.txt' in line and 'not installed' in line
+
+
+def a_file(place):
+  place.write_text('mine')
+
+
+def a_folder_of_something_else(place):
+  place.mkdir()
+  (place / 'mine.txt').write_text('mine')
+
+
+def an_export(place):
+  place.mkdir()
+  files.write_json(place / 'preprocessing.json', {'format': export_folder.FORMAT})
+
+
+@pytest.mark.parametrize(
+  ('make', 'flags', 'text'),
+  [
+    (a_file, ['--overwrite'], 'is no export'),
+    (a_folder_of_something_else, ['--overwrite'], 'is no export'),
+    (an_export, [], 'add --overwrite'),
+  ],
+)
+def test_what_is_there_is_not_replaced(trained, tmp_path, capsys, monkeypatch, make, flags, text):
+  monkeypatch.setattr(export, '_require_packages', lambda format_: None)
+  make(tmp_path / 'there')
+  before = sorted(path.name for path in tmp_path.rglob('*'))
+  assert command(trained, tmp_path / 'there', *flags) == 2
+  assert text in only_error(capsys)
+  assert sorted(path.name for path in tmp_path.rglob('*')) == before
+
+
+def test_an_export_is_replaced_when_that_is_asked_for(tmp_path):
+  an_export(tmp_path / 'there')
+  (tmp_path / 'there' / 'old').write_text('old')
+  export_folder.require_place(tmp_path / 'there', overwrite=True)
+  export_folder.write(tmp_path / 'there', {'new': b'new'})
+  assert names(tmp_path / 'there') == ['new'] and names(tmp_path) == ['there']
+
+
+@pytest.mark.parametrize(
+  ('flags', 'text'),
+  [
+    (['--model=MODEL'], '--output is missing'),
+    (['--output=OUT'], '--model is missing'),
+    (['--model=MODEL', '--output=OUT', '--format=pdf'], 'pdf'),
+    (['--model=MODEL', '--output=OUT', 'surprise'], "unexpected argument 'surprise'"),
+    (['--model=MODEL', '--output=OUT', '--int8', '--format=stablehlo'], '--int8 is for'),
+    (['--model=MODEL/none', '--output=OUT', '--scans=SCAN'], 'there is no model'),
+    (['--model=MODEL', '--output=OUT'], '--scans=SCANS'),
+    (['--model=MODEL', '--output=OUT', '--scans=OUT/none'], 'no such file or folder'),
+    (['--model=MODEL', '--output=OUT', '--scans=SCAN', '--int8'], '--int8 needs the run'),
+  ],
+)
+def test_bad_usage_is_one_line_and_leaves_nothing(
+  trained, scan, tmp_path, capsys, monkeypatch, flags, text
+):
+  monkeypatch.setattr(export, '_require_packages', lambda format_: None)
+  places = {'MODEL': str(trained), 'OUT': str(tmp_path / 'out'), 'SCAN': str(scan)}
+  for name, place in places.items():
+    flags = [flag.replace(name, place) for flag in flags]
+  assert export.main(flags) == 2
+  assert text in only_error(capsys)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_with_several_folds_is_not_one_network(trained, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(export, '_require_packages', lambda format_: None)
+  for fold in range(2):
+    folder = tmp_path / 'run' / f'fold_{fold}' / 'model'
+    folder.mkdir(parents=True)
+    (folder / 'preprocessing.json').write_text('{}')
+  assert command(tmp_path / 'run', tmp_path / 'out') == 2
+  assert 'fold_0' in only_error(capsys)
+
+
+def test_help_has_every_option(capsys):
+  assert export.main(['--help']) == 0
+  text = capsys.readouterr().out
+  for name in ('model', 'output', 'format', 'scans', 'int8', 'dynamic_sides', 'overwrite'):
+    assert f'--{name}' in text
+  assert 'not a medical device' in text
+
+
+def test_the_settings_are_json_that_any_program_reads(trained):
+  member = model.load(trained)
+  about = export_folder.describe(member, {'m': b''}, {'m': {}}, sides=None)
+  assert json.loads(json.dumps(about, allow_nan=False)) == about
+  assert about['input']['shape'][2:] == ['height', 'width']

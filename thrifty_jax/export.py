@@ -1,0 +1,191 @@
+"""A model for other programs: `python -m thrifty_jax.export --model=DIR --output=FOLDER`."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+import thrifty_jax
+from thrifty_jax import command_line
+from thrifty_jax.errors import InputError
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from thrifty_jax.export_check import Network
+  from thrifty_jax.export_slices import RunData
+  from thrifty_jax.model import LoadedModel
+
+FORMATS = ('onnx', 'stablehlo')
+NEEDS = {'onnx': ('onnx', 'onnxruntime'), 'stablehlo': ('flatbuffers',)}  # packages
+USAGE = """\
+usage: python -m thrifty_jax.export --model=FOLDER --output=FOLDER [options]
+
+Writes the network of a trained model for programs without JAX, after it gave the same as the model
+on real slices: no logit further away than 1e-4, and 99.99 % of the pixels in the same class. Else
+nothing is written.
+
+  --model=FOLDER       a model folder, or a run (its model/)
+  --output=FOLDER      gets
+      model.onnx           (or model.stablehlo) from slices in [0, 1] to logits, any number of them
+      preprocessing.json   what the network expects, and the classes in the order of its outputs
+      segment.py           (onnx) from NIfTI scans to masks without JAX
+      README.md            what these are, what was checked; and card.md, the model's own card
+  --format=FORMAT      {formats} (default: onnx)
+  --scans=SCANS        what to check on, as the input of thrifty_jax.predict; without it prepared
+                       slices of the run's validation patients
+  --int8               also model_int8.onnx, its convolutions in 8 bits: calibrated on slices of the
+                       run's training patients, the DSC of its validation patients beside that of
+                       the float network
+  --dynamic_sides      (onnx) images of any height and width; slower
+  --overwrite          replace an export that is there
+
+It needs the packages of requirements-export.txt; nothing of a scan but voxels is read into it.
+
+Exit status: 0 done, 2 bad input or usage, or an export that is not what the model is, 1 a fault.
+{note}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: Arguments without the program's name; None takes them from the process.
+
+  Returns:
+    The exit status.
+  """
+  return command_line.start(argv, usage=usage, run=run)
+
+
+def usage() -> str:
+  """The text of --help."""
+  return USAGE.format(formats=', '.join(FORMATS), note=thrifty_jax.RESEARCH_USE)
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Parses the command, exports, checks and writes."""
+  values = _parse(arguments)
+  output = Path(values.output)
+  _require_packages(values.format)
+  # JAX takes a second to import: mistakes in the command are told before.
+  from thrifty_jax import config as configs
+  from thrifty_jax import device, export_folder, export_slices, model, segment
+  from thrifty_jax.logbook import say
+
+  export_folder.require_place(output, overwrite=values.overwrite)
+  config = configs.default()
+  config.device = 'cpu'  # an accelerator rounds more than the check allows
+  device.prepare(config)
+  folders = segment.model_folders(Path(values.model))
+  if len(folders) > 1:
+    raise InputError(
+      f'--model={values.model}: has a model for each fold; name one of them, as {folders[0].parent}'
+    )
+  member = model.load(folders[0])
+  spec = member.preprocessing
+  data = export_slices.open_run(folders[0]) if values.int8 or not values.scans else None
+  say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
+  say('model', f'{spec["name"]}, {model.count(member.params):,} parameters')
+  if data is None or values.scans:
+    images = export_slices.of_scans(Path(values.scans), spec)
+  else:
+    images = export_slices.of_run(data)
+  networks, results = _networks(values, member, images, data)
+  sides = None if values.dynamic_sides else spec['image_size']
+  contents = export_folder.contents(
+    member, networks, results, card=(folders[0] / 'card.md').read_bytes(), sides=sides
+  )
+  export_folder.write(output, contents)
+  say('written', f'{output}: {", ".join(sorted(contents))}')
+
+
+def _networks(
+  values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
+) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+  """Files of the network by name, and what was found out about each; refused unless it agrees."""
+  from thrifty_jax import export_check, onnx_network, stablehlo
+  from thrifty_jax.logbook import say
+
+  if values.format == 'stablehlo':
+    name, content = 'model.stablehlo', stablehlo.to_stablehlo(member)
+    network = stablehlo.runner(content)
+  else:
+    made = onnx_network.to_onnx(member, dynamic_sides=values.dynamic_sides)
+    name, content = 'model.onnx', made.SerializeToString()
+    network = export_check.onnx_runner(content)
+  found = export_check.compare(member, network, images)
+  export_check.require_agreement(found, what=name)
+  say('checked', str(found))
+  contents, results = {name: content}, {name: dataclasses.asdict(found)}
+  if data is not None and values.int8:
+    name = 'model_int8.onnx'
+    contents[name], results[name] = _int8(member, content, network, images, data)
+  return contents, results
+
+
+def _int8(
+  member: 'LoadedModel',
+  content: bytes,
+  network: 'Network',
+  images: 'list[np.ndarray]',
+  data: 'RunData',
+) -> tuple[bytes, dict[str, Any]]:
+  """The network with 8-bit convolutions, and what that costs."""
+  from thrifty_jax import export_check, export_slices, quantise
+  from thrifty_jax.logbook import say
+
+  spec = member.preprocessing
+  training = export_slices.of_training(data, quantise.SLICES, context=spec['context'])
+  eight = quantise.quantise(content, training)
+  quantised = export_check.onnx_runner(eight)
+  before = quantise.dsc(data, network, spec, title='score float32')
+  after = quantise.dsc(data, quantised, spec, title='score int8')
+  say(
+    'int8',
+    f'validation DSC {100 * after:.2f} %, in float32 {100 * before:.2f} %: '
+    f'{100 * (after - before):+.2f}',
+  )
+  found = dataclasses.asdict(export_check.compare(member, quantised, images))
+  return eight, found | {'validation_dsc_float': before, 'validation_dsc': after}
+
+
+def _require_packages(format_: str) -> None:
+  missing = [name for name in NEEDS[format_] if importlib.util.find_spec(name) is None]
+  if missing:
+    raise InputError(
+      f'--format={format_} needs {" and ".join(missing)}, not installed here: '
+      'pip install -r requirements-export.txt'
+    )
+
+
+def _parse(argv: Sequence[str]) -> flags.FlagValues:
+  """The flags, complete and in agreement, or an InputError."""
+  values = flags.FlagValues()
+  for name in ('model', 'output', 'scans'):
+    flags.DEFINE_string(name, '', name, flag_values=values)
+  flags.DEFINE_enum('format', 'onnx', FORMATS, 'of the network', flag_values=values)
+  for name in ('int8', 'dynamic_sides', 'overwrite'):
+    flags.DEFINE_boolean(name, False, name, flag_values=values)
+  try:
+    rest = values(['export', *argv])[1:]
+  except flags.Error as error:
+    raise InputError(str(error)) from error
+  if rest:
+    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
+  for name, example in (('model', 'runs/brain/model'), ('output', 'exported')):
+    if not values[name].value:
+      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
+  for name in ('int8', 'dynamic_sides'):
+    if values[name].value and values.format != 'onnx':
+      raise InputError(f'--{name} is for --format=onnx; leave out one of them')
+  return values
+
+
+if __name__ == '__main__':
+  sys.exit(main())

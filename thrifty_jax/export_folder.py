@@ -1,0 +1,225 @@
+"""The folder of an export: the network, what it expects, a script that runs it, and a page."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import thrifty_jax
+from thrifty_jax import files, segment_onnx
+from thrifty_jax.errors import InputError
+from thrifty_jax.export_check import LOGIT_LIMIT, PIXEL_LIMIT
+from thrifty_jax.model import LoadedModel
+from thrifty_jax.onnx_network import IMAGE, LOGITS
+
+FORMAT = 'thrifty_jax.export'
+VERSION = 1
+# Of a model's description, what a slice's preparation and the meaning of the logits depend on.
+_FIELDS = (
+  *('classes', 'largest_component', 'modalities', 'context', 'slice_axis', 'padding', 'intensity'),
+  *('percentiles', 'window', 'clahe_clip_limit', 'image_size', 'resize'),
+  *('curvature_flow_iterations', 'curvature_flow_time_step', 'training_scans'),
+)
+_SCRIPT = """\
+## Masks of NIfTI scans
+
+    pip install numpy scipy nibabel onnxruntime
+    python segment.py SCAN.nii.gz MASK.nii.gz
+
+The masks are those of `python -m thrifty_jax.predict` without `--flips`. `--help` has the rest.
+"""
+_CALL = """\
+## In Python
+
+    network = jax.export.deserialize(bytearray(pathlib.Path('model.stablehlo').read_bytes()))
+    logits = network.call(image)
+
+It runs on CPU, CUDA and TPU; which later releases of JAX read it, the documentation of `jax.export`
+says.
+"""
+
+
+def require_place(output: Path, *, overwrite: bool) -> None:
+  """Refuses an output that cannot be written, or would replace something.
+
+  Raises:
+    InputError: If a file is there, or a folder that is no export or may not be replaced.
+  """
+  if output.exists():
+    settings = output / 'preprocessing.json'
+    about = files.read_json(settings) if settings.is_file() else {}
+    empty = output.is_dir() and not any(output.iterdir())
+    is_export = isinstance(about, dict) and about.get('format') == FORMAT
+    if not is_export and not empty:
+      raise InputError(f'--output={output} exists and is no export; name a new folder')
+    if not empty and not overwrite:
+      raise InputError(f'--output={output} exists; add --overwrite, or name another')
+  there = next(path for path in output.absolute().parents if path.is_dir())
+  if not os.access(there, os.W_OK):
+    raise InputError(f'--output={output}: {there} cannot be written; name another folder')
+
+
+def contents(
+  member: LoadedModel,
+  networks: Mapping[str, bytes],
+  results: Mapping[str, Mapping[str, Any]],
+  *,
+  card: bytes,
+  sides: int | None,
+) -> dict[str, bytes]:
+  """The files by name.
+
+  Args:
+    member: The model.
+    networks: Files of its network by name.
+    results: What was found out about each.
+    card: The model's own card.
+    sides: H and W of a slice in pixels; None: any.
+  """
+  about = describe(member, networks, results, sides=sides)
+  found = dict(networks)
+  found['preprocessing.json'] = json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n'
+  found['README.md'] = _page(about).encode()
+  found['card.md'] = card
+  if 'model.onnx' in networks:
+    found['segment.py'] = Path(segment_onnx.__file__).read_bytes()
+  return found
+
+
+def describe(
+  member: LoadedModel,
+  networks: Mapping[str, bytes],
+  results: Mapping[str, Mapping[str, Any]],
+  *,
+  sides: int | None,
+) -> dict[str, Any]:
+  """What preprocessing.json says: all that a program needs to know to run the network."""
+  spec = member.preprocessing
+  sides_ = [sides, sides] if sides else ['height', 'width']
+  neighbours = range(-spec['context'], spec['context'] + 1)
+  return {
+    'format': FORMAT,
+    'version': VERSION,
+    'note': thrifty_jax.RESEARCH_USE,
+    'input': {
+      'name': IMAGE,
+      'type': 'float32',
+      'shape': ['slices', len(neighbours) * spec['modalities'], *sides_],
+      'channels': [
+        f'slice {offset:+d}, channel {m}' if offset else f'the slice itself, channel {m}'
+        for offset in neighbours
+        for m in range(spec['modalities'])
+      ],
+      'values': 'from 0 to 1, as the steps leave them; mean and deviation of the training slices '
+      'are taken inside the network',
+      'steps': _steps(spec),
+    },
+    'output': {
+      'name': LOGITS,
+      'type': 'float32',
+      'shape': ['slices', len(spec['classes']), *sides_],
+      'values': 'logits; resize them back to the slice first, then take the class with the largest',
+    },
+    **{name: spec[name] for name in _FIELDS if name in spec},
+    'weights_sha256': member.sha256,
+    'thrifty_jax': thrifty_jax.__version__,
+    'files': {
+      name: {'sha256': hashlib.sha256(content).hexdigest(), **results[name]}
+      for name, content in networks.items()
+    },
+  }
+
+
+def _steps(spec: Mapping[str, Any]) -> list[str]:
+  """How a slice is made, in words and in order."""
+  axes, limits = segment_onnx.SLICE_AXES[spec['slice_axis']], spec[spec['intensity']]
+  steps = [
+    f'turn the scan so that its axes (slice, row, column) point to {", ".join(axes)}: '
+    'S head, I feet, A front, P back, L left, R right',
+  ]
+  if spec['padding']:
+    steps.append('replace values of {} and above by {}'.format(*spec['padding']))
+  of_scan = spec['intensity'] == 'percentiles'
+  steps.append(
+    'map {} and {} to 0 and 1, clip'.format(
+      *(f'percentile {one:g} of the scan' if of_scan else f'{one:g}' for one in limits)
+    )
+  )
+  if spec['clahe_clip_limit']:
+    steps.append(f'scikit-image equalize_adapthist, clip_limit {spec["clahe_clip_limit"]:g}')
+  size = spec['image_size']
+  steps.append(
+    f'pad each slice with 0 to a square, itself in the middle, and resize it to {size} x {size}, '
+    f'{spec["resize"]}, as scikit-image resize does with anti_aliasing where it gets smaller'
+  )
+  if spec['curvature_flow_iterations']:
+    steps.append(
+      f'SimpleITK CurvatureFlow, {spec["curvature_flow_iterations"]} iterations, time step '
+      f'{spec["curvature_flow_time_step"]:g}'
+    )
+  steps.append('clip to 0 and 1, round to float16, back to float32')
+  if spec['context']:
+    steps.append('stack each slice with its neighbours; the outermost slices are their own')
+  return steps
+
+
+def _page(about: Mapping[str, Any]) -> str:
+  """README.md."""
+  shape = ' x '.join(map(str, about['input']['shape']))
+  lines = [
+    f'- `{name}`: {100 * found["equal_pixels"]:.4f} % of the pixels of {found["slices"]} slices in '
+    f'the same class as by the model, logits differ by at most {found["largest_difference"]:.1e}'
+    + (
+      f'; DSC of the validation patients {100 * found["validation_dsc"]:.2f} %, in float32 '
+      f'{100 * found["validation_dsc_float"]:.2f} %'
+      if 'validation_dsc' in found
+      else ''
+    )
+    for name, found in about['files'].items()
+  ]
+  steps = '\n'.join(
+    f'{number}. {step}' for number, step in enumerate(about['input']['steps'], start=1)
+  )
+  return f"""\
+# {', '.join(about['classes'][1:])}: an exported network
+
+{thrifty_jax.RESEARCH_USE}
+
+{chr(10).join(lines)}
+
+In float32 at most {LOGIT_LIMIT:g} and at least {100 * PIXEL_LIMIT:g} % were required. `card.md` has
+how the model was trained and who may use it.
+
+{_SCRIPT if 'model.onnx' in about['files'] else _CALL}
+## What the network expects
+
+`{about['input']['name']}`, float32, {shape}, {about['input']['values']}:
+
+{steps}
+
+It gives `{about['output']['name']}`, {about['output']['values']}.
+`preprocessing.json` has the same for programs.
+"""
+
+
+def write(output: Path, contents: Mapping[str, bytes]) -> None:
+  """Writes the folder, whole or not at all: an unfinished one has another name.
+
+  Raises:
+    InputError: If it cannot be written.
+  """
+  unfinished = output.with_name(f'.{output.name}.unfinished')
+  try:
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for name, content in contents.items():
+      files.write_bytes(unfinished / name, content)
+    if output.exists():
+      shutil.rmtree(output)
+    unfinished.rename(output)
+  except OSError as error:
+    shutil.rmtree(unfinished, ignore_errors=True)
+    raise InputError(f'--output={output}: cannot be written: {error.strerror}') from error

@@ -1,0 +1,259 @@
+"""An ONNX graph under construction, and our layers in the forms that run fast there.
+
+The forms were chosen by measurement on the CPU with onnxruntime, as those of `spatial` were with
+XLA, and the best differ: convolutions are ONNX's own, with channels in front of the sides; what was
+concatenated is convolved part by part and added, which spares the copy; a transposed convolution is
+four small ones, one for each phase of the output; a norm is two global means and a batch
+normalisation whose statistics are computed on the way. Only operations of opset 17 without control
+flow, so that onnxruntime in a browser takes them too.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thrifty_jax import RESEARCH_USE, norm
+from thrifty_jax.errors import InputError
+
+OPSET = 17
+IR_VERSION = 8  # of files with that opset; newer ones are refused by older programs
+CONVOLUTION = 'convolution'  # begins the names of those that can be quantised
+_PRECISE = 8  # side of the blocks that are averaged first where a mean has very many pixels
+
+
+class Tensor(NamedTuple):
+  """A value in the graph, [N, C, H, W].
+
+  Attributes:
+    name: Of the value.
+    channels: C.
+    level: H and W are those of the padded image divided by 2^level.
+  """
+
+  name: str
+  channels: int
+  level: int
+
+
+@dataclasses.dataclass
+class Graph:
+  """Nodes and constants in the order in which they were added.
+
+  Attributes:
+    side: H and W of the padded image in pixels; 0: known only when the graph runs.
+    depth: The padded image can be halved so many times.
+  """
+
+  side: int
+  depth: int
+  nodes: list[Any] = dataclasses.field(default_factory=list)
+  constants: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict)
+
+  def add(
+    self, kind: str, *inputs: str, label: str = '', output: str = '', **attributes: Any
+  ) -> str:
+    """Adds a node with one output and returns its name, which begins with the label."""
+    output = output or f'{label or kind.lower()}_{len(self.nodes)}'
+    node = tool('onnx').helper.make_node(kind, inputs, [output], name=output, **attributes)
+    self.nodes.append(node)
+    return output
+
+  def constant(self, values: Any) -> str:
+    """The name of a constant; equal ones are stored once."""
+    array = np.ascontiguousarray(values)
+    key = (array.dtype.str, array.shape, array.tobytes())
+    if key not in self.constants:
+      name = f'constant_{len(self.constants)}'
+      self.constants[key] = tool('onnx').numpy_helper.from_array(array, name)
+    return self.constants[key].name
+
+  def integers(self, *values: int) -> str:
+    """A constant of whole numbers, such as a shape."""
+    return self.constant(np.array(values, np.int64))
+
+  def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> Any:
+    """The finished ONNX model, checked.
+
+    Args:
+      inputs: Shapes by name, float32; a string is a size that may vary.
+      outputs: Likewise.
+    """
+    onnx = tool('onnx')
+
+    def infos(shapes: Mapping[str, Sequence[Any]]) -> list[Any]:
+      kind = onnx.TensorProto.FLOAT
+      return [onnx.helper.make_tensor_value_info(n, kind, s) for n, s in shapes.items()]
+
+    graph = onnx.helper.make_graph(
+      self.nodes, 'network', infos(inputs), infos(outputs), [*self.constants.values()]
+    )
+    opset = onnx.helper.make_opsetid('', OPSET)
+    made = onnx.helper.make_model(
+      graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name='thrifty_jax'
+    )
+    made.doc_string = RESEARCH_USE
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def tool(name: str) -> Any:
+  """A module of the optional packages that exporting needs.
+
+  Raises:
+    InputError: If it is not installed.
+  """
+  try:
+    return importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    raise InputError(
+      f'{error.name} is not installed, and {name} needs it; pip install -r requirements-export.txt'
+    ) from error
+
+
+def convolve(
+  graph: Graph,
+  parts: Sequence[Tensor],
+  kernel: np.ndarray,
+  *,
+  stride: int = 1,
+  dilation: int = 1,
+  groups: int = 1,
+  bias: np.ndarray | None = None,
+  pads: Sequence[int] | None = None,
+  label: str = CONVOLUTION,
+) -> Tensor:
+  """Convolution of parts that lie one after the other along the channels.
+
+  Args:
+    graph: Gets the nodes.
+    parts: One tensor or more, with equal numbers of channels.
+    kernel: [k, l, C / groups, C'].
+    stride: Step of the output grid, 1 or 2.
+    dilation: Distance of the kernel's taps, in pixels.
+    groups: Of channels that do not mix.
+    bias: [C'].
+    pads: Top, left, bottom and right, in pixels; None is dilation * (k - 1) / 2 on every side.
+    label: Begins the names of the nodes.
+  """
+  pads = [dilation * (size - 1) // 2 for size in kernel.shape[:2]] * 2 if pads is None else pads
+  outputs = []
+  for part, weights in zip(parts, np.split(kernel, len(parts), axis=2), strict=True):
+    inputs = [part.name, graph.constant(weights.transpose(3, 2, 0, 1))]
+    if bias is not None and part is parts[0]:
+      inputs.append(graph.constant(bias))
+    outputs.append(
+      graph.add(
+        'Conv',
+        *inputs,
+        label=label,
+        kernel_shape=kernel.shape[:2],
+        strides=(stride, stride),
+        dilations=(dilation, dilation),
+        group=groups,
+        pads=pads,
+      )
+    )
+  return Tensor(total(graph, outputs), kernel.shape[3], parts[0].level + stride // 2)
+
+
+def total(graph: Graph, names: Sequence[str]) -> str:
+  """Sum of one value or more."""
+  found = names[0]
+  for name in names[1:]:
+    found = graph.add('Add', found, name)
+  return found
+
+
+def relu(graph: Graph, x: Tensor) -> Tensor:
+  return x._replace(name=graph.add('Relu', x.name))
+
+
+def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1) -> Tensor:
+  """Transposed 3x3 convolution with stride 2, as `spatial.up_phases`: [N, 4 * C', H, W].
+
+  The channels are the output's even rows and even columns, even and odd, odd and even, odd and odd.
+  """
+  middle, outer = slice(1, 2), slice(0, 3, 2)
+  before, after = (dilation - 1) // 2, (dilation + 1) // 2
+  phases = []
+  for rows in (middle, outer):
+    for columns in (middle, outer):
+      reach = [(before, after) if taps is outer else (0, 0) for taps in (rows, columns)]
+      pads = [side[end] for end in (0, 1) for side in reach]
+      taps = kernel[rows, columns]
+      phases.append(convolve(graph, [x], taps, dilation=dilation, pads=pads))
+  return concatenate(graph, phases)
+
+
+def concatenate(graph: Graph, parts: Sequence[Tensor]) -> Tensor:
+  names, channels = [part.name for part in parts], sum(part.channels for part in parts)
+  return Tensor(graph.add('Concat', *names, axis=1), channels, parts[0].level)
+
+
+def interleave(graph: Graph, phases: Tensor) -> Tensor:
+  """The four phases of an image, [N, 4 * C, H, W], side by side: [N, C, 2H, 2W]."""
+  channels, level = phases.channels // 4, phases.level - 1
+  if not graph.side:
+    name = graph.add('DepthToSpace', phases.name, blocksize=2, mode='DCR')
+    return Tensor(name, channels, level)
+  # As two transpositions that move one axis each: a fifth of the time of DepthToSpace.
+  side = graph.side >> level
+  name = graph.add('Reshape', phases.name, graph.integers(0, 2, 2, -1))
+  name = graph.add('Transpose', name, perm=(0, 1, 3, 2))  # the columns of both phases alternate
+  name = graph.add('Reshape', name, graph.integers(0, 2, -1, side))
+  name = graph.add('Transpose', name, perm=(0, 2, 1, 3))  # and the rows
+  name = graph.add('Reshape', name, graph.integers(0, channels, side, side))
+  return Tensor(name, channels, level)
+
+
+def global_mean(graph: Graph, x: Tensor) -> Tensor:
+  """Mean of every channel, [N, C, 1, 1]; of many pixels by blocks, which float32 rounds less."""
+  block = min(_PRECISE, 2 ** (graph.depth - x.level))
+  if x.level < 2 and block > 1:
+    sides = {'kernel_shape': (block, block), 'strides': (block, block)}
+    x = x._replace(name=graph.add('AveragePool', x.name, **sides))
+  return x._replace(name=graph.add('GlobalAveragePool', x.name))
+
+
+def group_norm(
+  graph: Graph,
+  x: Tensor,
+  parameters: Mapping[str, np.ndarray],
+  *,
+  source: Tensor | None = None,
+) -> Tensor:
+  """`norm.Norm`: every group of channels to mean 0 and deviation 1, then scale and bias.
+
+  Args:
+    graph: Gets the nodes.
+    x: [N, C, H, W].
+    parameters: scale and bias, [C] each.
+    source: Has the same pixels as x in another order, [N, p * C, ..]: what is cheaper to average.
+  """
+  source = source or x
+  channels = x.channels
+  group = 16 if channels % 16 == 0 else channels
+  of_group = np.arange(source.channels) % channels // group
+  blocks = (of_group[:, None] == np.arange(channels) // group) / np.bincount(of_group)[0]
+  blocks = blocks.astype(np.float32)[None, None]
+
+  def mean(name: str) -> str:
+    means = global_mean(graph, source._replace(name=name))
+    return convolve(graph, [means], blocks, label='group_mean').name
+
+  mean_, square = mean(source.name), mean(graph.add('Mul', source.name, source.name))
+  variance = graph.add('Sub', square, graph.add('Mul', mean_, mean_))
+  variance = graph.add('Relu', variance)  # rounding must not make it negative
+  # A batch normalisation of all examples' channels side by side: one pass, with any statistics.
+  shape, flat = graph.add('Shape', mean_), graph.integers(-1)
+  spread = [
+    graph.add('Expand', graph.constant(parameters[name].reshape(1, channels, 1, 1)), shape)
+    for name in ('scale', 'bias')
+  ]
+  name = graph.add('Reshape', x.name, graph.integers(1, -1, 0, 0))
+  arguments = [graph.add('Reshape', one, flat) for one in (*spread, mean_, variance)]
+  name = graph.add('BatchNormalization', name, *arguments, epsilon=norm.EPSILON)
+  return x._replace(name=graph.add('Reshape', name, graph.integers(-1, channels, 0, 0)))

@@ -1,0 +1,248 @@
+"""Our networks as ONNX models: from slices with intensities in [0, 1] to logits.
+
+Each is written here a second time, on the layers of `onnx_graph`, because what runs fast there is
+not what XLA runs fast. That both compute the same is checked whenever a model is exported.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from thrifty_jax import baselines
+from thrifty_jax.cell import CellKind, edge_name
+from thrifty_jax.genotype import Genotype
+from thrifty_jax.model import LoadedModel
+from thrifty_jax.onnx_graph import (
+  CONVOLUTION,
+  Graph,
+  Tensor,
+  convolve,
+  global_mean,
+  group_norm,
+  interleave,
+  relu,
+  total,
+  up_phases,
+)
+
+IMAGE, LOGITS = 'image', 'logits'  # names of input and output
+FLOAT = 'float'  # begins the names of convolutions that stay in float32 when others are quantised
+Parameters = Mapping[str, Any]  # as in the Linen module, numpy arrays
+
+
+def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
+  """The network of a model as ONNX.
+
+  Its input `image` is [N, C, S, S], float32 in [0, 1], the channels as `data.normalised` has them,
+  not normalised yet: mean and deviation are taken in the graph. Its output `logits` is
+  [N, K, S, S]. N may be any number.
+
+  Args:
+    member: The model.
+    dynamic_sides: Take images of any height and width; slower.
+
+  Returns:
+    An onnx.ModelProto.
+  """
+  spec = member.preprocessing
+  thrifty = spec['name'] == 'thrifty'
+  depth = spec['depth'] if thrifty else len(baselines.WIDTHS) - 1
+  size = spec['image_size']
+  graph = Graph(side=0 if dynamic_sides else -(-size // 2**depth) * 2**depth, depth=depth)
+  params = jax.tree.map(np.asarray, member.params)
+  image = _padded(graph, _normalised(graph, spec), spec)
+  if member.genotype:
+    logits = _thrifty(graph, image, params, member.genotype)
+  else:
+    logits = _unet(graph, image, params, nested=spec['name'] == 'unet_plus_plus')
+  _cropped(graph, logits, size)
+  sides = ('height', 'width') if dynamic_sides else (size, size)
+  return graph.model(
+    {IMAGE: ('slices', image.channels, *sides)},
+    {LOGITS: ('slices', len(spec['classes']), *sides)},
+  )
+
+
+def _normalised(graph: Graph, spec: Mapping[str, Any]) -> Tensor:
+  """The image with mean and deviation of the training slices taken."""
+  copies = 2 * spec['context'] + 1
+  mean, std = (
+    graph.constant(np.tile(np.float32(spec[name]), copies).reshape(1, -1, 1, 1))
+    for name in ('mean', 'std')
+  )
+  name = graph.add('Div', graph.add('Sub', IMAGE, mean), std)
+  return Tensor(name, copies * spec['modalities'], 0)
+
+
+def _padded(graph: Graph, image: Tensor, spec: Mapping[str, Any]) -> Tensor:
+  """Filled at the right and bottom with the background, see network.pad_to_multiple."""
+  if graph.side:
+    missing = graph.side - spec['image_size']
+    if not missing:
+      return image
+    pads = graph.integers(0, 0, 0, 0, 0, 0, missing, missing)
+  else:
+    missing = graph.add('Mod', graph.add('Neg', _sides(graph)), graph.integers(2**graph.depth))
+    pads = graph.add('Concat', graph.integers(*[0] * 6), missing, axis=0)
+  shade = graph.constant(np.float32(spec['background']).reshape(1, -1, 1, 1))
+  name = graph.add('Pad', graph.add('Sub', image.name, shade), pads)
+  return image._replace(name=graph.add('Add', name, shade))
+
+
+def _cropped(graph: Graph, logits: Tensor, size: int) -> None:
+  """The output: logits without those of pixels that were filled in."""
+  if graph.side == size:
+    graph.add('Identity', logits.name, output=LOGITS)
+    return
+  ends = graph.integers(size, size) if graph.side else _sides(graph)
+  cut = logits.name, graph.integers(0, 0), ends, graph.integers(2, 3)
+  graph.add('Slice', *cut, output=LOGITS)
+
+
+def _sides(graph: Graph) -> str:
+  """Height and width of the image, known when the graph runs."""
+  return graph.add('Slice', graph.add('Shape', IMAGE), graph.integers(2), graph.integers(4))
+
+
+def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype) -> Tensor:
+  """The grid of cells, as `network.grid` has it: logits of the padded image."""
+  stem = relu(graph, _conv_norm(graph, [image], params['stem'], label=FLOAT))
+  pooled = _max_pool(graph, stem, 3)
+  outputs = {(0, -1): stem, (0, 0): _residual(graph, pooled, params['encode'])}
+  for j in range(1, graph.depth):
+    inputs = [outputs[0, j - 2]], outputs[0, j - 1]
+    outputs[0, j] = _cell(graph, 'down', genotype.down, *inputs, params[f'down_0_{j}'])
+  for k in range(1, graph.depth):
+    for j in range(graph.depth - k):
+      if (k, j) in genotype.skipped:
+        outputs[k, j] = outputs[k - 1, j]
+        continue
+      left = [outputs[m, j] for m in range(k) if (m, j) not in genotype.skipped]
+      inputs = left, outputs[k - 1, j + 1]
+      outputs[k, j] = _cell(graph, 'up', genotype.up, *inputs, params[f'up_{k}_{j}'])
+  last = outputs[graph.depth - 1, 0]
+  head = _cell(graph, 'up', genotype.up, [stem], last, params['head'])
+  return convolve(graph, [head], params['classes']['kernel'], label=FLOAT)
+
+
+def _residual(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
+  y = relu(graph, _conv_norm(graph, [x], params['first'], label=FLOAT))
+  y = _conv_norm(graph, [y], params['second'])
+  skip = _conv_norm(graph, [x], params['skip'])
+  return relu(graph, y._replace(name=total(graph, [y.name, skip.name])))
+
+
+def _cell(
+  graph: Graph,
+  kind: CellKind,
+  nodes: Sequence[Sequence[tuple[int, str]]],
+  in0: Sequence[Tensor],
+  in1: Tensor,
+  params: Parameters,
+) -> Tensor:
+  """A cell as `cell.DerivedCell` has it; in0 in parts that are not concatenated."""
+  states = [_conv_norm(graph, in0, params['in0'], stride=2 if kind == 'down' else 1), in1]
+  for node, kept in enumerate(nodes):
+    terms = [
+      _operation(graph, name, states[source], params.get(edge_name(node, source), {}))
+      for source, name in kept
+    ]
+    states.append(terms[0]._replace(name=total(graph, [term.name for term in terms])))
+  return _conv_norm(graph, states[2:], params['out'])
+
+
+def _operation(graph: Graph, kind: str, x: Tensor, params: Parameters) -> Tensor:
+  """One of ops.OPERATIONS; `none` is never derived."""
+  if kind == 'identity':
+    return x
+  if kind == 'down_max_pool':
+    return _max_pool(graph, x, 2)
+  if kind == 'down_avg_pool':
+    name = graph.add('AveragePool', x.name, kernel_shape=(2, 2), strides=(2, 2))
+    return Tensor(name, x.channels, x.level + 1)
+  if kind.endswith(('se', 'se_conv_3x3')):
+    x = _gated(graph, x, params['gate'])
+    if kind == 'se':
+      return relu(graph, x)
+  if 'sep_conv' in kind:
+    y = _separable(graph, kind, x, params)
+  elif kind.startswith('up_'):
+    y = up_phases(graph, x, params['kernel'], dilation=3 if 'dil_conv' in kind else 1)
+  else:
+    stride, dilation = 2 if kind.startswith('down_') else 1, 2 if 'dil_conv' in kind else 1
+    y = convolve(graph, [x], params['kernel'], stride=stride, dilation=dilation)
+  if not kind.startswith('up_'):
+    return relu(graph, group_norm(graph, y, params['norm']))
+  return relu(graph, group_norm(graph, interleave(graph, y), params['norm'], source=y))
+
+
+def _separable(graph: Graph, kind: str, x: Tensor, params: Parameters) -> Tensor:
+  """Depthwise, then pointwise; an up convolution as phases of one kernel that is both."""
+  depthwise, pointwise = params['depthwise'], params['pointwise'][None, None]
+  if kind.startswith('up_'):
+    return up_phases(graph, x, depthwise.swapaxes(2, 3) * pointwise)
+  stride = 2 if kind.startswith('down_') else 1
+  y = convolve(graph, [x], depthwise, stride=stride, groups=x.channels)
+  return convolve(graph, [y], pointwise)
+
+
+def _gated(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
+  """Channels times a gate in (0, 1), see `ops.Gate`."""
+  squeezed = relu(graph, _dense(graph, global_mean(graph, x), params['squeeze']))
+  gate = graph.add('Sigmoid', _dense(graph, squeezed, params['excite']).name)
+  return x._replace(name=graph.add('Mul', x.name, gate))
+
+
+def _dense(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
+  return convolve(graph, [x], params['kernel'][None, None], bias=params['bias'], label='dense')
+
+
+def _conv_norm(
+  graph: Graph, parts: Sequence[Tensor], params: Parameters, *, stride: int = 1, label: str = ''
+) -> Tensor:
+  kernel = params['kernel']
+  # Around a 1x1 convolution going to 8 bits and back costs more time than it saves.
+  label = label or (FLOAT if kernel.shape[0] == 1 else CONVOLUTION)
+  x = convolve(graph, parts, kernel, stride=stride, label=label)
+  return group_norm(graph, x, params['norm'])
+
+
+def _max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:
+  """Windows of 2 or 3 pixels at stride 2."""
+  sides = {'kernel_shape': (size, size), 'strides': (2, 2), 'pads': [size // 3] * 4}
+  return Tensor(graph.add('MaxPool', x.name, **sides), x.channels, x.level + 1)
+
+
+def _unet(graph: Graph, image: Tensor, params: Parameters, *, nested: bool) -> Tensor:
+  """U-Net, or UNet++, as `baselines.UNetPlusPlus` has them: logits of the padded image."""
+  levels = len(baselines.WIDTHS)
+  outputs: dict[tuple[int, int], Tensor] = {}
+  for level in range(levels):
+    x = _max_pool(graph, outputs[level - 1, 0], 2) if level else image
+    outputs[level, 0] = _block(graph, [x], params[f'block_{level}_0'])
+  for column in range(1, levels):
+    for level in range(levels - column):
+      if not nested and level + column != levels - 1:
+        continue
+      up = _up(graph, outputs[level + 1, column - 1], params[f'up_{level}_{column}'])
+      left = [outputs[level, c] for c in (range(column) if nested else (0,))]
+      outputs[level, column] = _block(graph, [*left, up], params[f'block_{level}_{column}'])
+  head = params[f'classes_{levels - 1}']
+  return convolve(graph, [outputs[0, levels - 1]], head['kernel'], bias=head['bias'], label=FLOAT)
+
+
+def _block(graph: Graph, parts: Sequence[Tensor], params: Parameters) -> Tensor:
+  for name in ('first', 'second'):
+    x = convolve(graph, parts, params[name]['kernel'], bias=params[name]['bias'])
+    if f'{name}_norm' in params:
+      x = group_norm(graph, x, params[f'{name}_norm'])
+    parts = [relu(graph, x)]
+  return parts[0]
+
+
+def _up(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
+  """2x2 transposed convolution at stride 2, the outputs of its product being the phases."""
+  bias = np.tile(params['bias'], 4)
+  return interleave(graph, convolve(graph, [x], params['kernel'], bias=bias))

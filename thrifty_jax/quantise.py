@@ -1,0 +1,102 @@
+"""An ONNX network with 8-bit convolutions, calibrated on training slices, and what that costs."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thrifty_jax import logbook, scoring
+from thrifty_jax.export_check import Network, scores_of
+from thrifty_jax.export_slices import RunData
+from thrifty_jax.onnx_graph import CONVOLUTION, tool
+from thrifty_jax.onnx_network import IMAGE
+
+SLICES = 64  # to calibrate on
+
+
+class _Reader:
+  """Inputs one after the other, as onnxruntime asks for them."""
+
+  def __init__(self, inputs: Iterable[np.ndarray]):
+    self._inputs = iter(inputs)
+
+  def get_next(self) -> dict[str, np.ndarray] | None:
+    found = next(self._inputs, None)
+    return None if found is None else {IMAGE: found}
+
+
+def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
+  """Static quantisation by onnxruntime: inputs and weights of convolutions in 8 bits.
+
+  Convolutions whose names begin with onnx_network.FLOAT, norms and sums stay in float32. Weights
+  have a scale for each output channel, and 7 bits: with 8, processors without VNNI would overflow.
+
+  Args:
+    content: Of the float32 file, from `onnx_network.to_onnx`.
+    inputs: Of the network, from slices of training scans, [d, C, S, S] each.
+
+  Returns:
+    The content of the quantised file.
+  """
+  onnx, quantization = tool('onnx'), tool('onnxruntime.quantization')
+  names = [node.name for node in onnx.load_from_string(content).graph.node]
+  with tempfile.TemporaryDirectory() as folder, _quiet():
+    before, after = Path(folder, 'float.onnx'), Path(folder, 'int8.onnx')
+    before.write_bytes(content)
+    quantization.quantize_static(
+      before,
+      after,
+      _Reader(inputs),
+      op_types_to_quantize=['Conv'],
+      nodes_to_quantize=[name for name in names if name.startswith(CONVOLUTION)],
+      per_channel=True,
+      reduce_range=True,
+      activation_type=quantization.QuantType.QUInt8,
+      weight_type=quantization.QuantType.QInt8,
+    )
+    return after.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """onnxruntime's advice about preparing the model does not apply to one made for this."""
+  root = logging.getLogger()
+  before = root.level
+  root.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    root.setLevel(before)
+
+
+def dsc(run: RunData, network: Network, spec: dict[str, Any], *, title: str) -> float:
+  """Volume DSC of the validation patients on the native grid, mean over patients and classes.
+
+  Args:
+    run: The data.
+    network: From slices to logits.
+    spec: The model's preprocessing.json.
+    title: Of the progress bar.
+  """
+  largest = [spec['classes'].index(name) for name in spec['largest_component']]
+  cases = run.cases('validation')
+  counts = []
+  with logbook.progress(len(cases), title) as bar:
+    for case in cases:
+      arrays = run.slices(case)
+      counts.append(
+        scoring.score_case(
+          case.case,
+          case.patient,
+          scores=scores_of(network, arrays['image'], context=spec['context']),
+          label=arrays['label'],
+          truth=run.prepared.label_volume(case),
+          largest=largest,
+        )
+      )
+      bar.update(1)
+  return scoring.mean_dsc(counts)

@@ -1,0 +1,199 @@
+"""Segments NIfTI scans with the exported network beside it. Research use only, no medical device.
+
+    pip install numpy scipy nibabel onnxruntime
+    python segment.py SCAN.nii.gz MASK.nii.gz
+    python segment.py SCAN_0000.nii.gz SCAN_0001.nii.gz MASK.nii.gz   (several channels, in order)
+
+The mask lies on the grid of the scan; preprocessing.json has the names of its numbers, and all that
+this script knows of the network. Of the scan's header only geometry reaches the mask.
+"""
+
+import argparse
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel import orientations
+from scipy import ndimage, sparse
+
+BATCH = 8  # slices at a time
+# Where axes D, H, W of the slices point to: S head, I feet, P back, L the patient's left.
+SLICE_AXES = {'axial': 'SPL', 'coronal': 'PIL', 'sagittal': 'LIP'}
+GEOMETRY = (  # of a NIfTI header
+  *('dim_info', 'pixdim', 'xyzt_units', 'qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z'),
+  *('quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z'),
+)
+
+
+def load(folder, model='model.onnx', threads=0):
+  """preprocessing.json, and the network as a function of image [N, C, S, S] to [N, K, S, S]."""
+  import onnxruntime  # here: preparing does without it # pyrefly: ignore[missing-import]
+
+  settings = json.loads(Path(folder, 'preprocessing.json').read_text('utf-8'))
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = threads  # 0: as many as there are cores
+  device = ['CPUExecutionProvider']
+  session = onnxruntime.InferenceSession(str(Path(folder, model)), options, providers=device)
+  return settings, lambda image: session.run(['logits'], {'image': image})[0]
+
+
+def segment(voxels, affine, settings, network):
+  """The mask of a scan: class of each voxel, [X, Y, Z], uint8.
+
+  Args:
+    voxels: Intensities as the scanner stores them, [X, Y, Z] or [X, Y, Z, M].
+    affine: From (x, y, z, 1) to RAS millimetres, [4, 4].
+    settings, network: From `load`.
+  """
+  volume = voxels[..., None] if voxels.ndim == 3 else voxels
+  if volume.shape[3:] != (settings['modalities'],):
+    raise SystemExit(f'the scan has {volume.shape[3:]} channels, not {settings["modalities"]}')
+  if not np.isfinite(volume).all() or (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
+    raise SystemExit('the scan has voxels that are not finite, or a channel of a single value')
+  stored = orientations.io_orientation(affine)
+  sliced = orientations.axcodes2ornt(SLICE_AXES[settings['slice_axis']])
+  volume = orientations.apply_orientation(volume, orientations.ornt_transform(stored, sliced))
+  image = prepare(np.ascontiguousarray(volume, np.float32), settings)
+  mask = classes(image, volume.shape[1:3], settings, network)
+  for name in settings['largest_component']:
+    keep_largest(mask, settings['classes'].index(name))
+  return orientations.apply_orientation(mask, orientations.ornt_transform(sliced, stored))
+
+
+def prepare(volume, settings):
+  """Slices [D, S, S, M], float16 in [0, 1], of a scan [D, H, W, M], float32."""
+  if settings['padding']:
+    first, value = settings['padding']
+    volume = np.where(volume >= first, np.float32(value), volume)
+  size = settings['image_size']
+  image = np.empty((len(volume), size, size, volume.shape[3]), np.float16)
+  for m in range(volume.shape[3]):
+    for d, plane in enumerate(unit_range(volume[..., m], settings)):
+      image[d, ..., m] = np.clip(to_square(plane, settings), 0, 1)
+  return image
+
+
+def unit_range(volume, settings):
+  """Intensities with the limits mapped to 0 and 1, and clipped."""
+  if settings['intensity'] == 'percentiles':
+    low, high = np.percentile(volume, settings['percentiles'])
+    if low == high:
+      low, high = volume.min(), volume.max()
+  else:
+    low, high = settings['window']
+  return np.clip((volume - np.float32(low)) / np.float32(high - low), 0, 1)
+
+
+def to_square(plane, settings):
+  """A slice [H, W] as the network sees it, [S, S]."""
+  limit, iterations = settings['clahe_clip_limit'], settings['curvature_flow_iterations']
+  if limit and plane.min() != plane.max():
+    from skimage import exposure  # pip install scikit-image
+
+    plane = exposure.equalize_adapthist(plane, clip_limit=limit).astype(np.float32)
+  side = max(plane.shape)
+  top, left = ((side - length) // 2 for length in plane.shape)
+  square = np.zeros((side, side), np.float32)
+  square[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
+  square = resize(square, settings['image_size'], order=int(settings['resize'] == 'linear'))
+  if iterations:
+    import SimpleITK  # pip install SimpleITK
+
+    flow = SimpleITK.CurvatureFlow(
+      SimpleITK.GetImageFromArray(square),
+      timeStep=settings['curvature_flow_time_step'],
+      numberOfIterations=iterations,
+    )
+    square = SimpleITK.GetArrayFromImage(flow)
+  return square
+
+
+def stack(image, context):
+  """Input of the network [D, C, S, S]: slices [D, S, S, M], each with its neighbours."""
+  rows = np.arange(len(image))[:, None] + np.arange(-context, context + 1)
+  found = np.moveaxis(image[np.clip(rows, 0, len(image) - 1)], -1, 2)
+  return found.reshape(len(image), -1, *image.shape[1:3]).astype(np.float32)
+
+
+def classes(image, native_size, settings, network):
+  """Class of each voxel [D, H, W] from slices [D, S, S, M]."""
+  inputs = stack(image, settings['context'])
+  mask = np.empty((len(image), *native_size), np.uint8)
+  side = max(native_size)
+  top, left = ((side - length) // 2 for length in native_size)
+  for first in range(0, len(image), BATCH):
+    for d, logits in enumerate(network(inputs[first : first + BATCH]), first):
+      native = np.stack([resize(one, side) for one in logits])
+      mask[d] = native.argmax(0)[top : top + native_size[0], left : left + native_size[1]]
+  return mask
+
+
+def resize(plane, size, order=1):
+  """A square with another side: linear, blurred first where it gets smaller, or nearest (0)."""
+  if len(plane) == size:
+    return plane
+  each = weights(len(plane), size, order)
+  return np.ascontiguousarray((each @ (each @ plane).T).T)
+
+
+@functools.lru_cache(maxsize=64)
+def weights(old, new, order):
+  """Of each old pixel of a row in each new one, [new, old]; as skimage.transform.resize has it."""
+  unit = np.eye(old)
+  if order and new < old:
+    unit = ndimage.gaussian_filter(unit, ((old / new - 1) / 2, 0), mode='nearest')
+  rows = ndimage.zoom(unit, (new / old, 1), order=order, mode='nearest', grid_mode=True)
+  return sparse.csr_array(rows.astype(np.float32))
+
+
+def keep_largest(mask, number):
+  """Turns all but the largest piece of a class into background, in place."""
+  pieces, count = ndimage.label(mask == number)
+  if count > 1:
+    mask[(pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)] = 0
+
+
+def write(path, mask, scan):
+  """A mask [X, Y, Z] as NIfTI with the geometry of its scan and nothing else of its header."""
+  kind = nibabel.Nifti2Image if isinstance(scan, nibabel.Nifti2Image) else nibabel.Nifti1Image
+  header = kind.header_class()
+  header.set_data_dtype(np.uint8)
+  header.set_data_shape(mask.shape)
+  for field in GEOMETRY:
+    header[field] = scan.header[field]
+  header['pixdim'][4:] = 1
+  header['descrip'] = b'Research use only, not a medical device.'
+  unfinished = path.with_name(f'.unfinished_{os.getpid()}_{path.name}')
+  nibabel.save(kind(mask, None, header=header), unfinished)
+  unfinished.replace(path)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+  parser.add_argument('scan', nargs='+', type=Path, help='NIfTI files, one a channel')
+  parser.add_argument('mask', type=Path, help='NIfTI file to write, .nii or .nii.gz')
+  parser.add_argument('--model', default='model.onnx', help='or model_int8.onnx')
+  parser.add_argument('--threads', type=int, default=0, help='default: as many as there are cores')
+  parser.add_argument('--overwrite', action='store_true', help='replace a mask that is there')
+  asked = parser.parse_args()
+  if asked.mask.exists() and not asked.overwrite:
+    parser.error(f'{asked.mask} exists; add --overwrite or name another')
+  settings, network = load(Path(__file__).parent, asked.model, asked.threads)
+  scans: list[Any] = [nibabel.load(path) for path in asked.scan]
+  first, *others = scans
+  for one in others:
+    if one.shape != first.shape or not np.allclose(one.affine, first.affine, atol=0.01):
+      parser.error('the channels do not lie on one grid')
+  voxels = np.stack([np.asanyarray(scan.dataobj) for scan in scans], axis=-1)
+  voxels = voxels if others else voxels[..., 0]
+  write(asked.mask, segment(voxels, first.affine, settings, network), first)
+  print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
+
+
+if __name__ == '__main__':
+  main()
