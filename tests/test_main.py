@@ -371,6 +371,22 @@ def test_a_workdir_in_use_is_refused_with_one_line_and_stays_as_it_is(ran, tmp_p
     assert _main(tmp_path, '--stage=describe', f'--config.genotype={GENOTYPE_FILE}') == 0
 
 
+def test_a_run_that_goes_on_elsewhere_keeps_where_it_was_before(ran, tmp_path, monkeypatch):
+  _main(tmp_path, '--stage=search')
+  _main(tmp_path, '--stage=retrain')
+  environment = json.loads((tmp_path / 'environment.json').read_text())
+  assert environment['earlier'] == []
+  before = {name: value for name, value in environment.items() if name != 'earlier'}
+  for version in ('9.0', '9.1'):
+    monkeypatch.setattr(thrifty_jax, '__version__', version)
+    _main(tmp_path, '--stage=evaluate')
+    (tmp_path / 'evaluate' / 'summary.json').unlink()
+  found = json.loads((tmp_path / 'environment.json').read_text())
+  assert found['thrifty_jax'] == '9.1'
+  assert found['earlier'][0] == before
+  assert [each['thrifty_jax'] for each in found['earlier']] == [before['thrifty_jax'], '9.0']
+
+
 def test_a_report_can_be_made_of_a_run_that_goes_on(ran, tmp_path):
   _main(tmp_path, '--stage=search')
   with lock.held(tmp_path):

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 import thrifty_jax
-from thrifty_jax import device, files, logbook, stages
+from thrifty_jax import device, files, forms, logbook, run_files, stages
 from thrifty_jax.command_line import Command
 from thrifty_jax.logbook import say
 from thrifty_jax.stages import Stage
@@ -45,7 +46,18 @@ def record(command: Command, arguments: Sequence[str]) -> None:
   config, workdir = command.config, command.workdir
   files.write_json(workdir / 'config.json', stages.as_json(config))
   environment = logbook.environment(arguments, seed=config.seed)
-  files.write_json(workdir / 'environment.json', environment)
+  earlier = _earlier(workdir / 'environment.json', environment)
+  files.write_json(workdir / 'environment.json', {**environment, 'earlier': earlier})
+
+
+def _earlier(path: Path, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The environments that the run has been in before, where they differ in more than the time."""
+  if not path.exists():
+    return []
+  before = forms.read(path, run_files.ENVIRONMENT)
+  earlier = before.pop('earlier', [])
+  same = all(before.get(name) == environment[name] for name in {*environment} - {'time', 'command'})
+  return earlier if same else [*earlier, before]
 
 
 def fold(command: Command) -> None:

@@ -89,6 +89,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'given': Path(config.get('genotype') or '').name,
     'config': config,
     'fields': configs.flatten(config),
+    'earlier_environments': len(environment.pop('earlier', [])),
     'environment': configs.flatten(environment),
     'evaluated': evaluated,
     'of': scored_patients(evaluated) if evaluated else '',

@@ -38,7 +38,7 @@ CONFIG = {
   '?data': {'name': str, 'classes': [str], 'image_size': range(1, 1 << 20), 'intensity': str},
   '?genotype': str,
 }
-ENVIRONMENT = {'?command': str}
+ENVIRONMENT = {'?command': str, '?earlier': [dict]}
 RESOURCES = {
   'seconds': float,
   'peak_process_bytes': _COUNT,
