@@ -20,7 +20,8 @@ from scipy import ndimage
 
 import thrifty_jax
 from thrifty_jax import config as configs
-from thrifty_jax import export_check, genotype, model, onnx_network, quantise
+from thrifty_jax import genotype, model
+from thrifty_jax.exporting import export_check, onnx_network, quantise
 from thrifty_jax.model import LoadedModel
 
 GENOTYPE = Path(thrifty_jax.__file__).parent / 'genotypes' / 'thrifty_0.61m.json'

@@ -12,7 +12,8 @@ from data_prep import data_sets
 from data_prep.findings import Finding, plain
 from data_prep.survey import Scan
 from data_prep.volumes import Case
-from thrifty_jax import files, overlays
+from thrifty_jax import files
+from thrifty_jax.reporting import overlays
 
 PAGE = 'check.html'
 _COLUMNS = 100  # of the console

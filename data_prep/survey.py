@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from data_prep import slice_order
 from data_prep.volumes import Case, Volume
-from thrifty_jax import overlays
+from thrifty_jax.reporting import overlays
 
 PERCENTILES = (0.5, 50, 99.5)
 _SAMPLES = 1 << 20  # voxels of a channel that percentiles are taken of, evenly spread

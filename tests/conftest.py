@@ -20,7 +20,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from thrifty_jax import config as configs  # noqa: E402
-from thrifty_jax import genotype, model, stopping, train_data  # noqa: E402
+from thrifty_jax import genotype, model, train_data  # noqa: E402
+from thrifty_jax.running import stopping  # noqa: E402
 
 
 @pytest.fixture

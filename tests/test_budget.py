@@ -10,13 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from thrifty_jax import budget, genotype, model, network, parameters, stages
+from thrifty_jax import budget, genotype, model, network, parameters
 from thrifty_jax import config as configs
 from thrifty_jax import main as main_
 from thrifty_jax.cell import CELL_KINDS, sources_of
 from thrifty_jax.errors import InputError
 from thrifty_jax.genotype import Genotype, skippable_cells
 from thrifty_jax.parameters import Space
+from thrifty_jax.running import stages
 
 DEFAULT = Space(1, 2, channels=32, depth=5, nodes=2, edges_per_node=2)
 

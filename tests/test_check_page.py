@@ -15,7 +15,7 @@ from data_prep.findings import Finding
 from data_prep.survey import Scan
 from data_prep.volumes import Case
 from thrifty_jax import config as configs
-from thrifty_jax import overlays
+from thrifty_jax.reporting import overlays
 
 HOSTILE = '<script>alert(1)</script>'
 

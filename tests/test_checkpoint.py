@@ -213,7 +213,8 @@ FULL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
 import numpy as np
-from thrifty_jax import command_line, files
+from thrifty_jax.running import command_line
+from thrifty_jax import files
 from thrifty_jax.checkpoint import Checkpoints
 
 folder = Path(sys.argv[1])

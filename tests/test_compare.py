@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from thrifty_jax import compare, genotype, parameters, standings
+from thrifty_jax import compare, genotype, parameters
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError, NotFinite
+from thrifty_jax.scores import standings
 
 EXAMPLE = compare.Path(compare.__file__).parent / 'genotypes' / 'thrifty_0.61m.json'
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from thrifty_jax.components import keep_largest
+from thrifty_jax.scores.components import keep_largest
 
 
 def flood_fill_pieces(mask):

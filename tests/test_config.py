@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_prep import volumes
-from thrifty_jax import command_line
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILES = sorted((PROJECT / 'configs').glob('*.py'))

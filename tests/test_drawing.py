@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from thrifty_jax import drawing, genotype, ops
+from thrifty_jax import genotype, ops
 from thrifty_jax.cell import CELL_KINDS
+from thrifty_jax.drawings import drawing
 from thrifty_jax.errors import InputError
 from thrifty_jax.genotype import Genotype, Scores
 

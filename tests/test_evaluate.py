@@ -10,8 +10,9 @@ import pytest
 
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import data, evaluate, files, metrics, report, scoring, tables
+from thrifty_jax import data, evaluate, files, metrics, report
 from thrifty_jax.errors import InputError
+from thrifty_jax.scores import scoring, tables
 
 
 @pytest.fixture(scope='module')

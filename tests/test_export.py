@@ -15,7 +15,9 @@ import SimpleITK
 
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import export, export_folder, export_slices, files, model, stages
+from thrifty_jax import export, files, model
+from thrifty_jax.exporting import export_folder, export_slices
+from thrifty_jax.running import stages
 
 JAX_FLAGS = (
   'jax_disable_most_optimizations',
@@ -145,7 +147,7 @@ def test_a_run_is_checked_on_its_validation_patients_and_calibrated_on_its_train
 
 
 def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_path):
-  from thrifty_jax import export_check, onnx_network, quantise
+  from thrifty_jax.exporting import export_check, onnx_network, quantise
 
   onnx_or_skip()
   onnx: Any = importlib.import_module('onnx')
@@ -164,7 +166,8 @@ def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_pat
 
 
 def test_the_dsc_of_the_float_network_is_that_of_validation(workdir):
-  from thrifty_jax import evaluate, export_check, onnx_network, quantise
+  from thrifty_jax import evaluate
+  from thrifty_jax.exporting import export_check, onnx_network, quantise
 
   onnx_or_skip()
   member, run = model.load(workdir / 'model'), export_slices.open_run(workdir / 'model')
@@ -214,8 +217,8 @@ def test_a_network_that_gives_something_else_is_not_written(
 
 
 def test_not_a_number_does_not_agree():
-  from thrifty_jax import export_check
   from thrifty_jax.errors import InputError
+  from thrifty_jax.exporting import export_check
 
   for difference, pixels in ((float('nan'), 1.0), (1e-5, 0.9998), (2e-4, 1.0)):
     with pytest.raises(InputError, match='does not give'):

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from thrifty_jax import floors, metrics
+from thrifty_jax import metrics
+from thrifty_jax.scores import floors
 
 
 def cases(seed=0, *, classes=2, count=4, size=6):

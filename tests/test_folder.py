@@ -12,9 +12,10 @@ import pytest
 import SimpleITK
 
 from data_prep import folder, phantom_folders, prepare, split_file, splits, volumes
-from thrifty_jax import command_line, data, main, stages
 from thrifty_jax import config as configs
+from thrifty_jax import data, main
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line, stages
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL = PROJECT.parent / 'shared' / 'data'

@@ -25,19 +25,12 @@ import pytest
 import test_report  # pyrefly: ignore [missing-import]
 
 from data_prep import dataset_json, split_file
-from thrifty_jax import (
-  drawing,
-  files,
-  genotype,
-  likeness,
-  logbook,
-  model,
-  overlays,
-  predict,
-  report,
-  stages,
-)
+from thrifty_jax import files, genotype, logbook, model, predict, report
+from thrifty_jax.drawings import drawing
 from thrifty_jax.errors import InputError
+from thrifty_jax.predicting import likeness
+from thrifty_jax.reporting import overlays
+from thrifty_jax.running import stages
 
 PROJECT = Path(__file__).resolve().parents[1]
 GENOTYPE = (PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json').read_bytes()

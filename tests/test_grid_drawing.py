@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import jax
 import pytest
 
-from thrifty_jax import genotype, grid_drawing, network
+from thrifty_jax import genotype, network
 from thrifty_jax.draw import DEEPEST
+from thrifty_jax.drawings import grid_drawing
 
 SVG = '{http://www.w3.org/2000/svg}'
 CELL = re.compile(r'stem|encode|head|(down|up)_\d+_\d+')

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from thrifty_jax import health
 from thrifty_jax.genotype import Genotype
+from thrifty_jax.reporting import health
 
 CONVS = Genotype(
   down=(((0, 'down_conv_3x3'), (1, 'down_conv_3x3')),),

@@ -8,7 +8,7 @@ import time
 import interrupted
 import pytest
 
-from thrifty_jax import stopping
+from thrifty_jax.running import stopping
 
 
 def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(tmp_path):
@@ -29,7 +29,7 @@ def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(tmp_path
 
 DEFERRED = """
 import sys, time
-from thrifty_jax import stopping
+from thrifty_jax.running import stopping
 with stopping.handled(), stopping.deferred():
   print('begun', flush=True)
   ends = time.monotonic() + 30
@@ -41,7 +41,7 @@ with stopping.handled(), stopping.deferred():
 """
 # Minutes of work in C, as compiling is: no handler of Python's runs before it comes back.
 RUN = """
-from thrifty_jax import command_line, stopping
+from thrifty_jax.running import command_line, stopping
 def work():
   print('begun', flush=True)
   {work}

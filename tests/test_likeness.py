@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data_prep import prepare
-from thrifty_jax import data, likeness
+from thrifty_jax import data
+from thrifty_jax.predicting import likeness
 
 
 def scan(*, shape=(20, 100, 80), spacing_mm=(3.0, 0.5, 0.5), shade=0.4, channels=1):

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import data_prep
-import thrifty_jax
-from thrifty_jax import console, device, lock
+import thrifty_jax.scores
+from thrifty_jax import device
 from thrifty_jax import main as main_
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import console, lock
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = '--config=configs/phantom.py'
@@ -51,8 +52,8 @@ def ran(monkeypatch, tmp_path) -> list[str]:
   stage(thrifty_jax, 'report', 'report.html')
   stage(thrifty_jax, 'compare')
   over = types.SimpleNamespace(write=lambda workdir, folds: calls.append('over_folds'))
-  monkeypatch.setattr(thrifty_jax, 'over_folds', over, raising=False)
-  monkeypatch.setitem(sys.modules, 'thrifty_jax.over_folds', over)
+  monkeypatch.setattr(thrifty_jax.scores, 'over_folds', over, raising=False)
+  monkeypatch.setitem(sys.modules, 'thrifty_jax.scores.over_folds', over)
   split_file = types.SimpleNamespace(
     honour=lambda config, workdir, needs_scans: False, write=lambda config, workdir, split: None
   )

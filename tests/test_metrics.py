@@ -5,7 +5,8 @@ import pytest
 import SimpleITK
 from scipy import ndimage
 
-from thrifty_jax import metrics, surface
+from thrifty_jax import metrics
+from thrifty_jax.scores import surface
 
 NAMES = ('dsc', 'hd95_mm', 'max_distance_mm', 'assd_mm', 'nsd', 'ravd_percent')
 

@@ -10,8 +10,9 @@ import optax
 import pytest
 from flax import traverse_util
 
-from thrifty_jax import baselines, genotype, model, network, not_finite
+from thrifty_jax import baselines, genotype, model, network
 from thrifty_jax.losses import segmentation_loss
+from thrifty_jax.running import not_finite
 
 FOUND = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),

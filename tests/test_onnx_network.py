@@ -4,13 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from thrifty_jax import baselines, model, network, norm, onnx_graph, onnx_network
+from thrifty_jax import baselines, model, network, norm
+from thrifty_jax.exporting import onnx_graph, onnx_network
 from thrifty_jax.genotype import Genotype
 from thrifty_jax.model import LoadedModel
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-from thrifty_jax.export_check import onnx_runner  # noqa: E402
+from thrifty_jax.exporting.export_check import onnx_runner  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from thrifty_jax import over_folds, summaries
-from thrifty_jax.scoring import CaseCounts
+from thrifty_jax.scores import over_folds, summaries
+from thrifty_jax.scores.scoring import CaseCounts
 
 CLASSES = ('background', 'a', 'b')
 

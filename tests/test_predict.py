@@ -17,7 +17,8 @@ from PIL import Image
 
 from data_prep import phantom, phantom_folders
 from thrifty_jax import config as configs
-from thrifty_jax import device, files, model, outputs, predict, segment
+from thrifty_jax import device, files, model, predict
+from thrifty_jax.predicting import outputs, segment
 
 PROJECT = Path(__file__).resolve().parents[1]
 JAX_FLAGS = (
@@ -525,7 +526,8 @@ from thrifty_jax import predict
 assert predict.main(["--help"]) == 0
 assert predict.main(["--model=x", "--input=/none", "--output=y"]) == 2
 assert "jax" not in sys.modules
-from thrifty_jax import outputs, segment, logbook, device
+from thrifty_jax.predicting import outputs, segment
+from thrifty_jax import logbook, device
 heavy = {"tensorflow_datasets", "orbax", "optax", "matplotlib", "pandas"} & sys.modules.keys()
 assert not heavy, heavy
 """

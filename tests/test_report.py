@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thrifty_jax import files, overlays, plots, report
+from thrifty_jax import files, report
 from thrifty_jax import genotype as genotypes
 from thrifty_jax.cell import CELL_KINDS
 from thrifty_jax.errors import InputError
+from thrifty_jax.reporting import overlays, plots
 
 GENOTYPE = genotypes.Genotype(
   down=(

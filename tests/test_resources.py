@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from thrifty_jax import resources
+from thrifty_jax.running import resources
 
 SIZE = 64 << 20
 

@@ -14,10 +14,11 @@ import pytest
 
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import evaluate, genotype, logbook, model, retrain, stopping, train_data
+from thrifty_jax import evaluate, genotype, logbook, model, retrain, train_data
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.retrain import TrainState
+from thrifty_jax.running import stopping
 from thrifty_jax.train_data import TrainData
 
 FOUND = genotype.Genotype(

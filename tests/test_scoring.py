@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from thrifty_jax import metrics, scoring
+from thrifty_jax import metrics
+from thrifty_jax.scores import scoring
 
 
 def counts(case, patient, native, network=None):

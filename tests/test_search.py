@@ -13,20 +13,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep import phantom, prepare
-from thrifty_jax import (
-  bilevel,
-  budget,
-  genotype,
-  logbook,
-  model,
-  parameters,
-  search,
-  stopping,
-  train_data,
-)
+from thrifty_jax import bilevel, budget, genotype, logbook, model, parameters, search, train_data
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.network import architecture_weights
+from thrifty_jax.running import stopping
 from thrifty_jax.train_data import TrainData
 
 

@@ -21,9 +21,11 @@ from data_prep import (
   scans,
   volumes,
 )
-from thrifty_jax import components, evaluate, inference, model, predict, scoring, segment
 from thrifty_jax import config as configs
+from thrifty_jax import evaluate, model, predict
 from thrifty_jax.errors import InputError
+from thrifty_jax.predicting import inference, segment
+from thrifty_jax.scores import components, scoring
 
 PATIENTS = 8  # five are tested: as many ways in which scans are stored
 

@@ -15,7 +15,8 @@ import SimpleITK
 
 from data_prep import phantom, slices
 from thrifty_jax import config as configs
-from thrifty_jax import export, predict, segment_onnx
+from thrifty_jax import export, predict
+from thrifty_jax.exporting import segment_onnx
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')

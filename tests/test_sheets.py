@@ -5,7 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from thrifty_jax import overlays, sheets
+from thrifty_jax.predicting import sheets
+from thrifty_jax.reporting import overlays
 
 
 def drawn(mask, spacing_mm=(3, 1, 1)):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from thrifty_jax import standings, tables
 from thrifty_jax.errors import InputError
+from thrifty_jax.scores import standings, tables
 
 SCORES = {
   'thrifty': [0.90, 0.80, 0.70, 0.85, 0.75, 0.95],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from thrifty_jax import statistics
+from thrifty_jax.scores import statistics
 
 
 def enumerated_p(differences):

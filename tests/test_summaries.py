@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from thrifty_jax import metrics, scoring, statistics, summaries
+from thrifty_jax import metrics
+from thrifty_jax.scores import scoring, statistics, summaries
 
 NAMES = ('background', 'grey', 'white')
 METRICS = ('dsc', *metrics.DISTANCES, 'nsd', 'ravd_percent')

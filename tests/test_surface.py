@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from thrifty_jax import surface
+from thrifty_jax.scores import surface
 
 
 def test_the_surface_of_a_box_is_all_but_its_inside():

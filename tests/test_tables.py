@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from thrifty_jax import tables
+from thrifty_jax.scores import tables
 
 
 def figures(dsc, **changes):

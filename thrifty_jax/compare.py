@@ -13,18 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import (
-  evaluate,
-  files,
-  genotype,
-  logbook,
-  parameters,
-  retrain,
-  stages,
-  standings,
-  tables,
-)
+from thrifty_jax import evaluate, files, genotype, logbook, parameters, retrain
 from thrifty_jax.errors import InputError, NotFinite
+from thrifty_jax.running import stages
+from thrifty_jax.scores import standings, tables
 
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
   'unet': ('U-Net', {'name': 'unet', 'norm': 'none'}),

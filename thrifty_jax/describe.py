@@ -16,8 +16,9 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from thrifty_jax import baselines, cell, device, genotype, model, network, norm, ops, stages
+from thrifty_jax import baselines, cell, device, genotype, model, network, norm, ops
 from thrifty_jax.logbook import say
+from thrifty_jax.running import stages
 
 ModulePath = tuple[str, ...]  # ('up_1_0', 'node1_from_0')
 _SUPERVISED = (network.DerivedNetwork, baselines.UNetPlusPlus)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from absl import flags
 
-from thrifty_jax import command_line, files
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line
 
 DEPTH, DEEPEST = 5, 12  # levels where nobody says; what still makes a picture
 USAGE = """\
@@ -69,7 +70,8 @@ def draw(path: Path, *, depth: int | None = None) -> str:
     InputError: The file is missing or no genotype, or it skips cells that the depth does not have.
   """
   # JAX comes with these: mistakes in the command are told before.
-  from thrifty_jax import drawing, genotype, grid_drawing, svg
+  from thrifty_jax import genotype
+  from thrifty_jax.drawings import drawing, grid_drawing, svg
 
   found = genotype.load(path)
   scores = drawing.edge_scores(path)

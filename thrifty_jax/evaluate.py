@@ -10,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import prepare, splits
-from thrifty_jax import components, data, files, floors, logbook, scoring, summaries, tables
+from thrifty_jax import data, files, logbook
 from thrifty_jax import model as model_
 from thrifty_jax.errors import InputError
+from thrifty_jax.scores import components, floors, scoring, summaries, tables
 
 # Class scores of a case at network resolution, [D, S, S, K], float32, from its slices.
 Predict = Callable[[data.Examples], np.ndarray]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 import thrifty_jax
-from thrifty_jax import command_line
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line
 
 if TYPE_CHECKING:
   import numpy as np
 
-  from thrifty_jax.export_check import Network
-  from thrifty_jax.export_slices import RunData
+  from thrifty_jax.exporting.export_check import Network
+  from thrifty_jax.exporting.export_slices import RunData
   from thrifty_jax.model import LoadedModel
 
 FORMATS = ('onnx', 'stablehlo')
@@ -75,8 +75,10 @@ def run(arguments: Sequence[str]) -> None:
   _require_packages(values.format)
   # JAX takes a second to import: mistakes in the command are told before.
   from thrifty_jax import config as configs
-  from thrifty_jax import device, export_folder, export_slices, model, segment
+  from thrifty_jax import device, model
+  from thrifty_jax.exporting import export_folder, export_slices
   from thrifty_jax.logbook import say
+  from thrifty_jax.predicting import segment
 
   export_folder.require_place(output, overwrite=values.overwrite)
   config = configs.default()
@@ -109,7 +111,7 @@ def _networks(
   values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
   """Files of the network by name, and what was found out about each; refused unless it agrees."""
-  from thrifty_jax import export_check, onnx_network, stablehlo
+  from thrifty_jax.exporting import export_check, onnx_network, stablehlo
   from thrifty_jax.logbook import say
 
   if values.format == 'stablehlo':
@@ -137,7 +139,7 @@ def _int8(
   data: 'RunData',
 ) -> tuple[bytes, dict[str, Any]]:
   """The network with 8-bit convolutions, and what that costs."""
-  from thrifty_jax import export_check, export_slices, quantise
+  from thrifty_jax.exporting import export_check, export_slices, quantise
   from thrifty_jax.logbook import say
 
   spec = member.preprocessing

@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thrifty_jax import command_line, files, folds, lock, stages, verbs
-from thrifty_jax.command_line import Command
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.stages import Stage
+from thrifty_jax.running import command_line, folds, lock, stages, verbs
+from thrifty_jax.running.command_line import Command
+from thrifty_jax.running.stages import Stage
 
 USAGE = """\
 usage: python -m thrifty_jax.main --config=FILE[:VARIANT,...] [options]
@@ -95,7 +96,8 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
     first = stages.RETRAIN if each.config.genotype else stages.SEARCH
     stages.require(first, each.config, each.workdir)
   # JAX takes a second or two to import: mistakes in the command are told before.
-  from thrifty_jax import console, device
+  from thrifty_jax import device
+  from thrifty_jax.running import console
 
   device.prepare(command.config)
   whole = dataclasses.replace(runs[0], workdir=command.workdir)
@@ -133,7 +135,7 @@ def _fill_in(command: Command) -> Command:
 def _run_stages(command: Command, arguments: Sequence[str]) -> None:
   """Runs what is not done yet."""
   from data_prep import split_file
-  from thrifty_jax import console
+  from thrifty_jax.running import console
 
   seconds: dict[str, float] = {}
   recorded = False
@@ -159,7 +161,8 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
 def _describe(command: Command) -> None:
   """Describes the network: no run is read but its genotype, none is begun or changed."""
   stages.require(stages.DESCRIBE, command.config, command.workdir)
-  from thrifty_jax import console, device
+  from thrifty_jax import device
+  from thrifty_jax.running import console
 
   device.prepare(command.config)
   console.start(command)

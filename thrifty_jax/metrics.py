@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import surface
+from thrifty_jax.scores import surface
 
 DISTANCES = ('hd95_mm', 'max_distance_mm', 'assd_mm')
 # A surface voxel at just the tolerance counts as within it, however a header rounds its spacing.

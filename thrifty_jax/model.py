@@ -18,9 +18,10 @@ import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from thrifty_jax import baselines, files, genotype, likeness, network
+from thrifty_jax import baselines, files, genotype, network
 from thrifty_jax.config import MODELS
 from thrifty_jax.errors import InputError
+from thrifty_jax.predicting import likeness
 from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_settings
 
 Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 import thrifty_jax
-from thrifty_jax import command_line, stopping
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line, stopping
 
 if TYPE_CHECKING:
-  from thrifty_jax.outputs import Plan
-  from thrifty_jax.segment import Segmenter
+  from thrifty_jax.predicting.outputs import Plan
+  from thrifty_jax.predicting.segment import Segmenter
 
 FORMATS = ('nifti', 'metaimage', 'nrrd')
 BATCH_SIZE = 16  # slices, as evaluation has it by default
@@ -103,7 +103,7 @@ def load_model(
   Raises:
     InputError: If there is no model, a file of it was altered, or models do not go together.
   """
-  from thrifty_jax import segment
+  from thrifty_jax.predicting import segment
 
   budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
   return segment.load_model(folder, flips=flips, batch_size=batch_size, budget_bytes=budget)
@@ -117,7 +117,7 @@ def run(arguments: Sequence[str]) -> int:
     raise InputError(f'--input={place}: there is no such file or folder')
   # JAX takes a second to import: mistakes in the command are told before.
   from data_prep import scans
-  from thrifty_jax import outputs
+  from thrifty_jax.predicting import outputs
 
   outputs.require_place(output, values.format)
   segmenter = _load(values)
@@ -192,8 +192,9 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
 def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) -> int:
   """Segments one scan after the other, says what went wrong, and returns the exit status."""
   from data_prep import scans
-  from thrifty_jax import logbook, outputs
+  from thrifty_jax import logbook
   from thrifty_jax.logbook import say
+  from thrifty_jax.predicting import outputs
 
   began, done, faults = time.monotonic(), 0, 0
   failed: list[str] = []

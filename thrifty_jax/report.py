@@ -9,20 +9,12 @@ import jinja2
 from markupsafe import Markup
 
 from thrifty_jax import config as configs
-from thrifty_jax import (
-  drawing,
-  files,
-  forms,
-  grid_drawing,
-  histories,
-  logbook,
-  overlays,
-  plots,
-  run_files,
-  tables,
-)
+from thrifty_jax import files, logbook
 from thrifty_jax import genotype as genotypes
+from thrifty_jax.drawings import drawing, grid_drawing
 from thrifty_jax.errors import InputError
+from thrifty_jax.reporting import forms, histories, overlays, plots, run_files
+from thrifty_jax.scores import tables
 
 MODELS = {'thrifty': 'Thrifty network', 'unet': 'U-Net', 'unet_plus_plus': 'UNet++'}
 FLOORS = {'mean_mask': 'mean training mask', 'intensity_thresholds': 'intensity thresholds'}
@@ -59,7 +51,7 @@ def render(content: Mapping[str, Any], template: str = 'page.html.j2') -> str:
 @functools.cache
 def _templates() -> jinja2.Environment:
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('thrifty_jax', 'page'),
+    loader=jinja2.PackageLoader('thrifty_jax.reporting', 'page'),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -15,23 +15,12 @@ import optax
 from ml_collections import ConfigDict
 
 from data_prep import data_sets
-from thrifty_jax import (
-  RESEARCH_USE,
-  debug,
-  describe,
-  evaluate,
-  files,
-  genotype,
-  likeness,
-  logbook,
-  model,
-  not_finite,
-  resources,
-  stages,
-)
-from thrifty_jax.autosave import Autosave
+from thrifty_jax import RESEARCH_USE, describe, evaluate, files, genotype, logbook, model
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
+from thrifty_jax.predicting import likeness
+from thrifty_jax.running import debug, not_finite, resources, stages
+from thrifty_jax.running.autosave import Autosave
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
 SELECTION = {

@@ -13,23 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import (
-  bilevel,
-  budget,
-  debug,
-  files,
-  genotype,
-  logbook,
-  model,
-  not_finite,
-  parameters,
-  resources,
-)
-from thrifty_jax.autosave import Autosave
+from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters
 from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
+from thrifty_jax.running import debug, not_finite, resources
+from thrifty_jax.running.autosave import Autosave
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
 # Batches that tell the DSC of the architecture half while only the weights are trained.

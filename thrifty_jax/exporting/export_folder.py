@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import thrifty_jax
-from thrifty_jax import files, segment_onnx
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.export_check import LOGIT_LIMIT, PIXEL_LIMIT
+from thrifty_jax.exporting import segment_onnx
+from thrifty_jax.exporting.export_check import LOGIT_LIMIT, PIXEL_LIMIT
+from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model import LoadedModel
-from thrifty_jax.onnx_network import IMAGE, LOGITS
 
 FORMAT = 'thrifty_jax.export'
 VERSION = 1

@@ -9,9 +9,10 @@ import numpy as np
 
 from data_prep import prepare, scans, volumes
 from thrifty_jax import config as configs
-from thrifty_jax import data, evaluate, files, inference
+from thrifty_jax import data, evaluate, files
 from thrifty_jax.errors import InputError
-from thrifty_jax.segment_onnx import stack
+from thrifty_jax.exporting.segment_onnx import stack
+from thrifty_jax.predicting import inference
 
 SCANS, SLICES = 4, 16  # checked: so many scans, and so many slices from the middle of each
 

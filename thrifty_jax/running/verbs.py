@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax.stages import Stage
+from thrifty_jax.running.stages import Stage
 
 
 def run(stage: Stage, config: ConfigDict, workdir: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import files, summaries
+from thrifty_jax import files
+from thrifty_jax.scores import summaries
 
 # What all folds have in common, and what each has of its own.
 _SHARED = (

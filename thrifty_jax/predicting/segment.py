@@ -18,9 +18,11 @@ import numpy as np
 
 from data_prep import volumes
 from data_prep.volumes import Volume
-from thrifty_jax import components, inference, likeness, model, scoring
+from thrifty_jax import model
 from thrifty_jax.errors import InputError
 from thrifty_jax.model import LoadedModel
+from thrifty_jax.predicting import inference, likeness
+from thrifty_jax.scores import components, scoring
 
 BATCH_SIZE = 16  # slices, as evaluation has it by default
 _SAME = ('classes', 'modalities', 'slice_axis')  # what models averaged together must agree on

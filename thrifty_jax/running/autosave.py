@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from thrifty_jax import stopping
 from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.running import stopping
 
 # Ends of epochs are saved too, but not every few seconds.
 _EPOCH_SECONDS = 10.0

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import files, statistics, summaries
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
+from thrifty_jax.scores import statistics, summaries
 
 
 def write(workdir: Path | str, folds: Sequence[Path]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import metrics, scoring, statistics
+from thrifty_jax import metrics
+from thrifty_jax.scores import scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # over the scans of a patient
 _COUNTED = ('missed', 'invented')

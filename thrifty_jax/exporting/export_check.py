@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from thrifty_jax import inference
 from thrifty_jax.errors import InputError
+from thrifty_jax.exporting.onnx_graph import tool
+from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
+from thrifty_jax.exporting.segment_onnx import stack
 from thrifty_jax.model import LoadedModel
-from thrifty_jax.onnx_graph import tool
-from thrifty_jax.onnx_network import IMAGE, LOGITS
-from thrifty_jax.segment_onnx import stack
+from thrifty_jax.predicting import inference
 
 LOGIT_LIMIT = 1e-4  # largest difference of a logit
 PIXEL_LIMIT = 0.9999  # least share of pixels with the same class

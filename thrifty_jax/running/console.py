@@ -7,10 +7,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import thrifty_jax
-from thrifty_jax import device, files, forms, logbook, run_files, stages
-from thrifty_jax.command_line import Command
+from thrifty_jax import device, files, logbook
 from thrifty_jax.logbook import say
-from thrifty_jax.stages import Stage
+from thrifty_jax.reporting import forms, run_files
+from thrifty_jax.running import stages
+from thrifty_jax.running.command_line import Command
+from thrifty_jax.running.stages import Stage
 
 PROTOCOLS = {
   'volume': 'volume: split by patient, scored once per test patient on the native grid',

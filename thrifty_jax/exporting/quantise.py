@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import logbook, scoring
-from thrifty_jax.export_check import Network, scores_of
-from thrifty_jax.export_slices import RunData
-from thrifty_jax.onnx_graph import CONVOLUTION, tool
-from thrifty_jax.onnx_network import IMAGE
+from thrifty_jax import logbook
+from thrifty_jax.exporting.export_check import Network, scores_of
+from thrifty_jax.exporting.export_slices import RunData
+from thrifty_jax.exporting.onnx_graph import CONVOLUTION, tool
+from thrifty_jax.exporting.onnx_network import IMAGE
+from thrifty_jax.scores import scoring
 
 SLICES = 64  # to calibrate on
 

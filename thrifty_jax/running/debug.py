@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from thrifty_jax import not_finite
 from thrifty_jax.errors import NotFinite
+from thrifty_jax.running import not_finite
 
 Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thrifty_jax import drawing, health, plots, run_files
 from thrifty_jax import genotype as genotypes
+from thrifty_jax.drawings import drawing
+from thrifty_jax.reporting import health, plots, run_files
 
 
 def retrain_plots(workdir: Path, retrained: Mapping[str, Any] | None) -> list[str]:

@@ -12,9 +12,7 @@ import numpy as np
 
 from thrifty_jax import baselines
 from thrifty_jax.cell import CellKind, edge_name
-from thrifty_jax.genotype import Genotype
-from thrifty_jax.model import LoadedModel
-from thrifty_jax.onnx_graph import (
+from thrifty_jax.exporting.onnx_graph import (
   CONVOLUTION,
   Graph,
   Tensor,
@@ -26,6 +24,8 @@ from thrifty_jax.onnx_graph import (
   total,
   up_phases,
 )
+from thrifty_jax.genotype import Genotype
+from thrifty_jax.model import LoadedModel
 
 IMAGE, LOGITS = 'image', 'logits'  # names of input and output
 FLOAT = 'float'  # begins the names of convolutions that stay in float32 when others are quantised

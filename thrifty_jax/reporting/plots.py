@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from thrifty_jax import statistics
+from thrifty_jax.scores import statistics
 
 # What matplotlib draws with -> what the page has. The values themselves are never seen.
 COLOURS = {

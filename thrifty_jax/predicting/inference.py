@@ -10,8 +10,9 @@ import numpy as np
 
 from data_prep import slices
 from data_prep.volumes import Volume
-from thrifty_jax import data, scoring
+from thrifty_jax import data
 from thrifty_jax.errors import InputError
+from thrifty_jax.scores import scoring
 
 
 def require_usable(volume: Volume, *, channels: int) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from data_prep import masks
 from data_prep.scans import Grid, Source
-from thrifty_jax import files, sheets
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.segment import Segmentation
+from thrifty_jax.predicting import sheets
+from thrifty_jax.predicting.segment import Segmentation
 
 # Names of volumes in formats that are not written, lest a folder is made of that name.
 _OTHERS = ('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz')

@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from thrifty_jax.command_line import Command
 from thrifty_jax.errors import InputError
+from thrifty_jax.running.command_line import Command
 
 _RUN = ('search', 'retrain', 'model')  # what a run of one fold leaves in its workdir
 
@@ -43,7 +43,7 @@ def sum_up(workdir: Path, runs: list[Command]) -> None:
     workdir: Of all folds; it gets evaluate/ and compare/.
     runs: The commands of the folds.
   """
-  from thrifty_jax import over_folds, standings
+  from thrifty_jax.scores import over_folds, standings
 
   folders = [run.workdir for run in runs]
   for name, write in (

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_prep import slices
-from thrifty_jax import components, metrics
+from thrifty_jax import metrics
+from thrifty_jax.scores import components
 
 NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
 

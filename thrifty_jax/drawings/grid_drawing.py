@@ -6,8 +6,8 @@ the right. What is in the picture has the names of the network's modules.
 
 from collections.abc import Collection
 
-from thrifty_jax import svg
-from thrifty_jax.svg import Picture, Place
+from thrifty_jax.drawings import svg
+from thrifty_jax.drawings.svg import Picture, Place
 
 COLUMN, ROW = 108, 70  # pixels from a cell to the next
 WIDTH, HEIGHT = 84, 26  # of a cell

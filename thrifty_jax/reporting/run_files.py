@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thrifty_jax import files, forms, logbook, tables
+from thrifty_jax import files, logbook
 from thrifty_jax import genotype as genotypes
 from thrifty_jax.cell import CELL_KINDS
 from thrifty_jax.errors import InputError
+from thrifty_jax.reporting import forms
+from thrifty_jax.scores import tables
 
 _NUMBER = (float, None)
 _EPOCH = range(1, 10_000_000)

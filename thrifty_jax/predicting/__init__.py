@@ -1,0 +1,1 @@
+"""From a model folder and a scan to masks in files."""

@@ -1,0 +1,1 @@
+"""What the report shows: curves, slices, warnings, and the templates of its pages."""

@@ -1,0 +1,1 @@
+"""From masks to figures of patients, folds and models."""
