@@ -21,6 +21,7 @@ ZERO = {
   'elastic_probability': 0.0,
   'gamma': (1.0, 1.0),
   'gain': 0.0,
+  'bias_field': 0.0,
   'offset': 0.0,
   'noise': 0.0,
 }
@@ -297,7 +298,7 @@ def test_the_mask_moves_with_the_image(crop_area):
   settings = config.default().augment
   settings.flip_left_right = settings.flip_up_down = True
   settings.crop_area, settings.crop_aspect = crop_area, (0.5, 2.0)
-  for name in ('gamma', 'gain', 'offset', 'noise'):
+  for name in ('gamma', 'gain', 'bias_field', 'offset', 'noise'):
     settings[name] = ZERO[name]
   image = label[..., None].astype(jnp.float32)
   new_image, new_label = augmented(jax.random.key(10), image, label, settings=settings)
@@ -339,6 +340,7 @@ def test_the_key_decides():
     {'elastic_probability': 1.0},
     {'gamma': (0.5, 2.0)},
     {'gain': 0.3},
+    {'bias_field': 0.3},
     {'offset': 0.3},
     {'noise': 0.3},
   ],
@@ -396,6 +398,20 @@ def test_gain_offset_and_noise_are_as_large_as_the_settings_say():
   assert spread.mean() == pytest.approx(0.2, rel=0.15)
 
 
+def test_a_bias_field_is_a_smooth_gain_as_wide_as_the_setting_says():
+  image, label = jnp.ones((400, 24, 32, 1)), jnp.zeros((400, 24, 32), jnp.int32)
+  mean, std = jnp.full(1, 0.5), jnp.full(1, 0.25)  # intensity 0.75
+  found, _ = augmented(
+    jax.random.key(17), image, label, settings=settings_with(bias_field=0.4), mean=mean, std=std
+  )
+  field = np.log((np.asarray(found)[..., 0] * 0.25 + 0.5) / 0.75)
+  assert abs(field.mean()) < 0.05
+  np.testing.assert_allclose(field.std(axis=0), 0.4, rtol=0.15)  # everywhere, borders included
+  for axis, side in ((1, 24), (2, 32)):
+    assert np.abs(np.diff(field, axis=axis)).max() < 4 * 0.4 / (side / 2)  # slopes of four sigma
+    assert np.mean(field.take(0, axis) * field.take(side - 1, axis)) < 0.4**2 / 2
+
+
 def test_neighbouring_slices_share_their_tone_and_modalities_do_not():
   image = jnp.full((4, 8, 8, 6), 0.5)  # three slices of two modalities
   label = jnp.zeros((4, 8, 8), jnp.int32)
@@ -403,7 +419,7 @@ def test_neighbouring_slices_share_their_tone_and_modalities_do_not():
     jax.random.key(18),
     image,
     label,
-    settings=settings_with(gamma=(0.5, 2.0), gain=0.2, offset=0.2),
+    settings=settings_with(gamma=(0.5, 2.0), gain=0.2, bias_field=0.2, offset=0.2),
     mean=jnp.zeros(2),
     std=jnp.ones(2),
   )

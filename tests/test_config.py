@@ -276,6 +276,7 @@ PAPER = {
   'augment.elastic_sigma': (17.9, 'code'),
   'augment.gamma': ((1.0, 1.0), 'ours: off'),
   'augment.gain': (0.0, 'ours: off'),
+  'augment.bias_field': (0.0, 'ours: off'),
   'augment.offset': (0.0, 'ours: off'),
   'augment.noise': (0.0, 'ours: off'),
   'model.name': ('thrifty', 'paper'),

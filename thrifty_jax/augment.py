@@ -202,7 +202,7 @@ def _tone(
   mean: jax.Array | None,
   std: jax.Array | None,
 ) -> jax.Array:
-  """Gamma and gain of the intensity in [0, 1], then offset and noise in standard deviations.
+  """Gamma, gain and bias field of the intensity in [0, 1]; offset and noise in deviations.
 
   Every modality has its own draws; neighbouring slices of one modality share them.
   """
@@ -218,11 +218,14 @@ def _tone(
   def every_slice(value: jax.Array) -> jax.Array:
     return jnp.tile(value, slices)
 
-  if settings.gamma[0] != 1 or settings.gamma[1] != 1 or settings.gain:
+  if settings.gamma[0] != 1 or settings.gamma[1] != 1 or settings.gain or settings.bias_field:
     intensity = jnp.maximum(image * every_slice(std) + every_slice(mean), 0)
     if settings.gamma[0] != 1 or settings.gamma[1] != 1:
       intensity = intensity ** every_slice(_log_uniform(draws[0], settings.gamma))
     gain = 1 + _symmetric(draws[1], settings.gain)
+    if settings.bias_field:
+      shape = (*image.shape[:3], mean.size)
+      gain = gain * jnp.exp(settings.bias_field * _field(jax.random.fold_in(draw_key, 1), shape))
     image = (intensity * every_slice(gain) - every_slice(mean)) / every_slice(std)
   if settings.offset:
     image = image + every_slice(_symmetric(draws[2], settings.offset))
@@ -267,6 +270,14 @@ def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Normal draws, made in one row likewise."""
   return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+
+def _field(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Normal draws that change over half a slice, [B, H, W, M], unit variance."""
+  batch, height, width, modalities = shape
+  down, across = (_smoothing(side, side / 2) for side in (height, width))
+  noise = _normal(key, (batch, down.shape[1], across.shape[1], modalities))
+  return jnp.einsum('hp,wq,bpqm->bhwm', down, across, noise, precision='highest')
 
 
 def _smoothing(side: int, sigma: float) -> np.ndarray:

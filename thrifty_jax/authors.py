@@ -44,6 +44,7 @@ def _augment(augment: ConfigDict) -> None:
   augment.scale = (1.0, 1.0)
   augment.gamma = (1.0, 1.0)
   augment.gain = 0.0
+  augment.bias_field = 0.0
   augment.offset = 0.0
   augment.noise = 0.0
 

@@ -68,6 +68,7 @@ _NOT_NEGATIVE = (
   'augment.rotate_degrees',
   'augment.elastic_alpha',
   'augment.gain',
+  'augment.bias_field',
   'augment.offset',
   'augment.noise',
   'search.warmup_epochs',
@@ -156,6 +157,7 @@ def default() -> ConfigDict:
   augment.elastic_sigma = 20.0  # smoothing; both in pixels of a 256-pixel slice, at any size
   augment.gamma = (0.7, 1.45)  # log-uniform, on intensities in [0, 1]
   augment.gain = 0.15  # uniform in +-, of the intensity
+  augment.bias_field = 0.0  # of a gain that changes across the slice, as of MR coils: log deviation
   augment.offset = 0.15  # uniform in +-, in training standard deviations
   augment.noise = 0.1  # largest standard deviation of added noise, likewise
 
