@@ -567,7 +567,7 @@ def test_the_program_has_no_means_to_execute_what_it_reads():
   ]
   assert len(sources) > 80
   for path in sources:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
       if isinstance(node, ast.Import | ast.ImportFrom):
         modules = {getattr(node, 'module', None) or '', *(alias.name for alias in node.names)}
         assert not {module.split('.')[0] for module in modules} & names, path
@@ -581,7 +581,9 @@ def test_names_that_pictures_could_take_for_formulas_are_drawn(run, tmp_path):
   workdir = shutil.copytree(run, tmp_path / 'run')
   for name in ('summary.json', 'scores.csv'):
     path = workdir / 'evaluate' / name
-    text = path.read_text().replace('grey', r'$\\frac$' if name.endswith('json') else r'$\frac$')
+    text = path.read_text(encoding='utf-8').replace(
+      'grey', r'$\\frac$' if name.endswith('json') else r'$\frac$'
+    )
     path.write_text(text.replace('white', 'w' * 4000))
-  page = report.report(workdir).read_text()
+  page = report.report(workdir).read_text(encoding='utf-8')
   assert r'$\frac$: ' in page and 'w' * 4000 in page
