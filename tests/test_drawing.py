@@ -116,7 +116,7 @@ def test_scores_are_read_from_the_file_where_it_has_them(tmp_path):
   assert drawing.edge_scores(tmp_path / 'plain.json') == {'down': {}, 'up': {}}
 
 
-@pytest.mark.parametrize('score', ['"high"', '[1]', '{}'])
+@pytest.mark.parametrize('score', ['"high"', '[1]', 'true', '{}'])
 def test_a_score_that_is_no_number_is_refused(tmp_path, score):
   path = tmp_path / 'genotype.json'
   genotype.save(path, Genotype(GENOTYPE.down[:1], GENOTYPE.up[:1]))

@@ -107,7 +107,7 @@ def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
         score = edge.get('score')
         if score is None:
           continue
-        if not isinstance(score, int | float) or not math.isfinite(score):
+        if type(score) not in (int, float) or not math.isfinite(score):
           raise InputError(
             f'{path}: {kind} node{node + 1}: the score from {edge["source"]} is {score!r:.40}; '
             'expected a number, or none'

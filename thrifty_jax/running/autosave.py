@@ -77,11 +77,11 @@ class Autosave:
     Raises:
       Stopped: If asked to stop; all is on disk when it leaves the `with` block.
     """
-    since = time.monotonic() - self._saved
+    number, since = stopping.requested(), time.monotonic() - self._saved
     due = since >= self._seconds or epoch_ended and since >= _EPOCH_SECONDS
-    if due or finished or stopping.requested():
+    if due or finished or number:
       self._save(keep)
-    if number := stopping.requested():
+    if number:
       raise stopping.Stopped(number, self._farewell())
 
   @contextlib.contextmanager
