@@ -1,4 +1,4 @@
-"""A static web page that runs an exported network: `python -m demo.build --export=... --output=...`"""
+"""A web page that runs an exported network: `python -m demo.build --export=DIR --output=DIR`."""
 
 import base64
 import hashlib

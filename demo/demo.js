@@ -14,7 +14,8 @@ let [worker, scan, settings] = [null, null, null];
 async function start() {
   settings = await (await fetch('preprocessing.json')).json();
   at('what').textContent = settings.classes.slice(1).join(', ');
-  at('directions').textContent = `${settings.slice_axis} slices, ${DIRECTIONS[settings.slice_axis]}`;
+  const axis = settings.slice_axis;
+  at('directions').textContent = `${axis} slices, ${DIRECTIONS[axis]}`;
   legend(at('classes'), settings.classes);
   at('file').addEventListener('change', () => open(at('file').files));
   at('slice').addEventListener('input', draw);

@@ -28,7 +28,8 @@ export function readDicom(bytes) {
     at = readElement(view, at, meta || NATIVE[found.syntax], found);
   }
   requirePlain(found);
-  return { voxels: voxelsOf(view, found), shape: [found.columns, found.rows, 1], ...placeOf(found) };
+  const shape = [found.columns, found.rows, 1];
+  return { voxels: voxelsOf(view, found), shape, affine: affineOf(found) };
 }
 
 function requireNative(syntax) {
@@ -98,12 +99,12 @@ function voxelsOf(view, { start, rows, columns, allocated, stored, highBit, sign
 }
 
 // DICOM points to the left and back, an affine to the right and front.
-function placeOf({ position, directions, spacing }) {
+function affineOf({ position, directions, spacing }) {
   const numbers = (text) => text.split('\\').map(Number);
   const [down, across] = numbers(spacing); // between rows, between columns
   const [origin, six] = [numbers(position), numbers(directions)];
   const [u, v] = [six.slice(0, 3), six.slice(3)];
-  const normal = [0, 1, 2].map((i) => u[(i + 1) % 3] * v[(i + 2) % 3] - u[(i + 2) % 3] * v[(i + 1) % 3]);
+  const normal = [[1, 2], [2, 0], [0, 1]].map(([i, j]) => u[i] * v[j] - u[j] * v[i]);
   const rows = [0, 1, 2].map((i) => [u[i] * across, v[i] * down, normal[i], origin[i]]);
-  return { affine: rows.map((row, i) => (i < 2 ? row.map((one) => -one) : row)) };
+  return rows.map((row, i) => (i < 2 ? row.map((one) => -one) : row));
 }

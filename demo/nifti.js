@@ -73,5 +73,6 @@ function affineOf(short, float, shape) {
     [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
   ];
   if (float(76) < 0) size[2] = -size[2];
-  return rotation.map((row, i) => [...row.map((one, axis) => one * size[axis]), float(268 + 4 * i)]);
+  const origin = [268, 272, 276].map(float);
+  return rotation.map((row, i) => [...row.map((one, axis) => one * size[axis]), origin[i]]);
 }

@@ -37,7 +37,7 @@ function orientationOf(affine) {
   const units = columns.map((column, axis) => column.map((one) => one / spacing[axis]));
   const cosine = (a, b) => Math.abs(units[a].reduce((sum, one, i) => sum + one * units[b][i], 0));
   const shear = Math.max(cosine(0, 1), cosine(0, 2), cosine(1, 2));
-  if (!(shear <= MOST_SHEAR)) throw new Error('its geometry is damaged, or its axes are not square');
+  if (!(shear <= MOST_SHEAR)) throw new Error('its axes are not at right angles');
   const strength = units.map((unit) => Math.max(...unit.map(Math.abs)));
   const axes = [];
   const free = [0, 1, 2];

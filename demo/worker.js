@@ -6,11 +6,14 @@ import { isNifti, readNifti, unzipped } from './nifti.js';
 import { turned } from './orient.js';
 import { classesOf, keepLargest, toSquare, toUnitRange } from './prepare.js';
 
+// Threads share memory, which browsers allow only where the server isolates the page.
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+
 onmessage = async ({ data: { file, settings } }) => {
   try {
-    const network = await ort.InferenceSession.create('model.onnx');
     const scan = turned(await read(file), settings.slice_axis);
     toUnitRange(scan.voxels, settings);
+    const network = await ort.InferenceSession.create('model.onnx');
     await segment(scan, settings, network);
   } catch (error) {
     // Of reading past the end of a file, and of a scan that memory does not hold.

@@ -1,7 +1,7 @@
-"""The demonstration page in a real browser: files go in by its button, masks are read off its canvas.
+"""The page of demo/ in a real browser: files go in by its button, masks come from its canvas.
 
-A harness page beside the sites holds each of them in a frame, does what a user would, and posts what
-it saw to the server, which also keeps every request.
+A harness beside the sites holds each of them in a frame, does what a user would, and posts what it
+saw to the server, which also keeps every request.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ _HARNESS = """\
 const frame = document.querySelector('iframe');
 const page = () => frame.contentDocument;
 async function reached(...states) {
-  while (!states.includes(page().body?.dataset.state)) await new Promise((on) => setTimeout(on, 20));
+  const there = () => states.includes(page().body?.dataset.state);
+  while (!there()) await new Promise((on) => setTimeout(on, 20));
 }
 function classes() {  // of the slice that is shown, by the colours of the legend
   const swatches = [...page().querySelectorAll('#classes span')];
