@@ -6,8 +6,8 @@ import { isNifti, readNifti, unzipped } from './nifti.js';
 import { turned } from './orient.js';
 import { classesOf, keepLargest, toSquare, toUnitRange } from './prepare.js';
 
-// Threads share memory, which browsers allow only where the server isolates the page.
-ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+// ONNX Runtime takes one thread, or half the cores up to four where the server isolates the page:
+// only there do browsers let threads share memory.
 
 onmessage = async ({ data: { file, settings } }) => {
   try {
