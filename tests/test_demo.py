@@ -129,7 +129,7 @@ def dicom(pixels, *, syntax=EXPLICIT, directions='1\\0\\0\\0\\0.98\\0.199', chan
 
 def write_scans(folder):
   """Every file of MASKS and REFUSED."""
-  made = phantom.make_scan(patient=1, seed=0)
+  made = phantom.make_scan(patient=2, seed=0)  # oblique, no side a multiple of 16
   image = phantom.itk_image((made.image * 1000).astype(np.int16), made.affine, 'LIP')
   SimpleITK.WriteImage(image, str(folder / 'LIP.nii.gz'))
   stored: Any = nibabel.load(folder / 'LIP.nii.gz')
@@ -144,7 +144,7 @@ def write_scans(folder):
   header = nibabel.Nifti1Header(endianness='>')
   header.set_data_dtype(np.int16)
   header.set_slope_inter(0.5, -40)
-  turned = nibabel.Nifti1Image(voxels / 2 - 40, None, header)
+  turned = nibabel.Nifti1Image(voxels.astype(np.float32), None, header)
   turned.set_qform(affine, 1)
   turned.header['sform_code'] = 0
   nibabel.save(turned, folder / 'big_endian.nii')
