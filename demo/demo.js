@@ -77,9 +77,11 @@ function draw() {
   const times = Object.values(scan.times);
   if (!times.length) return;
   const middle = times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
-  const own = d in scan.times ? `${scan.times[d].toFixed(0)} ms for this slice, ` : '';
-  at('time').textContent = `${own}${middle.toFixed(0)} ms in the median of ${times.length}, `
-    + `${scan.threads} ${scan.threads === 1 ? 'thread' : 'threads'}`;
+  at('time').textContent = [
+    d in scan.times ? `${scan.times[d].toFixed(0)} ms for this slice` : 'this slice is not done yet',
+    times.length > 1 ? `${middle.toFixed(0)} ms in the median of ${times.length}` : 'with warming up',
+    `${scan.threads} ${scan.threads === 1 ? 'thread' : 'threads'}`,
+  ].join(', ');
 }
 
 function fade() {
