@@ -78,8 +78,8 @@ function draw() {
   if (!times.length) return;
   const middle = times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
   at('time').textContent = [
-    d in scan.times ? `${scan.times[d].toFixed(0)} ms for this slice` : 'this slice is not done yet',
-    times.length > 1 ? `${middle.toFixed(0)} ms in the median of ${times.length}` : 'with warming up',
+    d in scan.times ? `${scan.times[d].toFixed(0)} ms for this slice` : 'not done yet',
+    times.length > 1 ? `${middle.toFixed(0)} ms, median of ${times.length}` : 'with warming up',
     `${scan.threads} ${scan.threads === 1 ? 'thread' : 'threads'}`,
   ].join(', ');
 }
