@@ -1,0 +1,176 @@
+"""A web page that runs an exported network: `python -m demo.build --export=DIR --output=DIR`."""
+
+import base64
+import hashlib
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import thrifty_jax
+from thrifty_jax import files
+from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line
+
+PACKAGE, VERSION = 'onnxruntime-web', '1.27.0'
+ARCHIVE = f'{PACKAGE}-{VERSION}.tgz'
+# dist.integrity of that version in the npm registry.
+SHA512 = 'ogDLsqIozHZwifPuN37OproAo0byX6t43/bP8GzeZWBWD6MOGExswFAx3up4NS/vvWBOg2u2PXomDt3rMmdQSg=='
+RUNTIME = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')
+LICENCES = ('LICENSE', 'ThirdPartyNotices.txt')  # the npm package comes without them
+PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js')
+ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js')
+# What prepare.js does not do, so a network trained on it would see something else.
+UNBUILT = {'modalities': 1, 'clahe_clip_limit': 0, 'curvature_flow_iterations': 0}
+USAGE = """\
+usage: python -m demo.build --export=FOLDER --output=FOLDER [--runtime=FILE]
+
+Writes a folder for any web server, with a page that segments scans in the browser.
+
+  --export=FOLDER   what `python -m thrifty_jax.export` wrote, with model.onnx
+  --output=FOLDER   a new folder
+  --runtime=FILE    {archive} of the npm registry; without it `npm pack` fetches it once
+                    into ~/.cache/thrifty_jax; another content is refused
+
+See it with `python -m http.server --directory=FOLDER --bind=127.0.0.1`. {note}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command and gives its exit status, 0, 1 or 2 as those of thrifty_jax."""
+  return command_line.start(argv, usage=usage, run=run)
+
+
+def usage() -> str:
+  """The text of --help."""
+  return USAGE.format(archive=ARCHIVE, note=thrifty_jax.RESEARCH_USE)
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Parses the command, collects the files and writes them.
+
+  Raises:
+    InputError: If the command, the export or the runtime is not what it must be.
+  """
+  values = _parse(arguments)
+  output = Path(values.output)
+  if output.exists():
+    raise InputError(f'--output={output} exists; name a new folder')
+  contents = network_files(Path(values.export))
+  contents |= {name: Path(__file__).with_name(name).read_bytes() for name in PAGE + ARITHMETIC}
+  contents |= licence_files()
+  contents |= runtime_files(Path(values.runtime) if values.runtime else fetched())
+  from thrifty_jax.exporting import export_folder  # imports JAX
+
+  export_folder.write(output, contents)
+  print(f'written  {output}: python -m http.server --directory={output} --bind=127.0.0.1')
+
+
+def network_files(folder: Path) -> dict[str, bytes]:
+  """The network and what describes it, by name.
+
+  Raises:
+    InputError: If this is no export with model.onnx, or one the page cannot prepare scans for.
+  """
+  about: Any = files.read_json(folder / 'preprocessing.json')
+  if not isinstance(about, dict) or about.get('format') != 'thrifty_jax.export':
+    raise InputError(f'--export={folder}: expected a folder of python -m thrifty_jax.export')
+  if 'model.onnx' not in about['files']:
+    raise InputError(f'--export={folder}: has no model.onnx; export with --format=onnx')
+  for name, done in UNBUILT.items():
+    if about[name] != done:
+      raise InputError(f'--export={folder}: {name} is {about[name]}; the page can do only {done}')
+  found = {}
+  for name in ('preprocessing.json', 'model.onnx', 'card.md'):
+    files.require_file(folder / name)
+    found[name] = (folder / name).read_bytes()
+  if hashlib.sha256(found['model.onnx']).hexdigest() != about['files']['model.onnx']['sha256']:
+    raise InputError(f'--export={folder}: model.onnx is not the one that was checked; export again')
+  return found
+
+
+def licence_files() -> dict[str, bytes]:
+  """Licence and notices of ONNX Runtime, from its Python package."""
+  found = importlib.util.find_spec('onnxruntime')
+  if found is None or found.origin is None:
+    raise InputError(
+      'onnxruntime, whose licence goes beside the page, is not installed: '
+      'pip install -r requirements-export.txt'
+    )
+  folder = Path(found.origin).parent
+  return {f'onnxruntime/{name}': (folder / name).read_bytes() for name in LICENCES}
+
+
+def runtime_files(archive: Path) -> dict[str, bytes]:
+  """The three files of ONNX Runtime Web that the page loads, by name.
+
+  Raises:
+    InputError: If the archive is not the one whose SHA-512 is known.
+  """
+  files.require_file(archive)
+  content = archive.read_bytes()
+  require_known(content, archive)
+  with tarfile.open(fileobj=io.BytesIO(content)) as packed:  # nothing else of it is unpacked
+    members = {name: packed.extractfile(f'package/dist/{name}') for name in RUNTIME}
+    return {f'onnxruntime/{name}': member.read() for name, member in members.items() if member}
+
+
+def require_known(content: bytes, archive: Path) -> None:
+  """Refuses anything but the pinned archive."""
+  if base64.b64encode(hashlib.sha512(content).digest()).decode() != SHA512:
+    raise InputError(f'{archive}: its SHA-512 is not that of {PACKAGE} {VERSION}; fetch it again')
+
+
+def kept() -> Path:
+  """Where the archive stays between builds."""
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return Path(base).expanduser() / 'thrifty_jax' / ARCHIVE
+
+
+def fetched() -> Path:
+  """The archive, fetched by npm if it is not kept yet.
+
+  Raises:
+    InputError: If npm is missing or fails.
+  """
+  if kept().exists():
+    return kept()
+  print(f'fetch    {PACKAGE} {VERSION} (31 MB) by npm')
+  with tempfile.TemporaryDirectory() as folder:
+    command = ['npm', 'pack', f'{PACKAGE}@{VERSION}', f'--pack-destination={folder}']
+    try:
+      subprocess.run(command, check=True, capture_output=True, cwd=folder)
+      content = (Path(folder) / ARCHIVE).read_bytes()
+    except (OSError, subprocess.CalledProcessError) as error:
+      raise InputError(f'npm cannot fetch {ARCHIVE} ({error}); give it by --runtime') from error
+  require_known(content, kept())
+  return files.write_bytes(kept(), content)
+
+
+def _parse(argv: Sequence[str]) -> flags.FlagValues:
+  """The flags, complete, or an InputError."""
+  values = flags.FlagValues()
+  for name in ('export', 'output', 'runtime'):
+    flags.DEFINE_string(name, '', name, flag_values=values)
+  try:
+    rest = values(['build', *argv])[1:]
+  except flags.Error as error:
+    raise InputError(str(error)) from error
+  if rest:
+    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
+  for name, example in (('export', 'exported'), ('output', 'site')):
+    if not values[name].value:
+      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
+  return values
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,91 @@
+// The page: a file in, what the worker finds out of it on the screen.
+
+import { legend, viewer } from './view.js';
+
+const DIRECTIONS = {
+  axial: "seen from the feet: the patient's left is on the right",
+  coronal: "seen from the front: the patient's left is on the right",
+  sagittal: 'seen from the left: the front of the patient is on the left',
+};
+const at = (id) => document.getElementById(id);
+const show = viewer(at('picture'));
+let [worker, scan, settings] = [null, null, null];
+
+async function start() {
+  settings = await (await fetch('preprocessing.json')).json();
+  at('what').textContent = settings.classes.slice(1).join(', ');
+  const axis = settings.slice_axis;
+  at('directions').textContent = `${axis} slices, ${DIRECTIONS[axis]}`;
+  legend(at('classes'), settings.classes);
+  at('file').addEventListener('change', () => open(at('file').files));
+  at('slice').addEventListener('input', draw);
+  at('opacity').addEventListener('input', fade);
+  addEventListener('dragover', (event) => event.preventDefault());
+  addEventListener('drop', (event) => {
+    event.preventDefault();
+    open(event.dataTransfer.files);
+  });
+  fade();
+  tell('ready', 'Ready.');
+}
+
+function tell(state, text) {
+  document.body.dataset.state = state;
+  at('status').textContent = text;
+}
+
+function open(files) {
+  worker?.terminate(); // whatever it was doing, the user wants something else now
+  at('result').hidden = true;
+  if (files.length !== 1) return tell('error', `${files.length} files; expected one at a time.`);
+  tell('working', `Reading ${files[0].name} ...`);
+  worker = new Worker('worker.js', { type: 'module' });
+  worker.addEventListener('message', ({ data }) => receive[data.kind](data));
+  worker.addEventListener('error', () => tell('error', 'The page is damaged: build it again.'));
+  worker.postMessage({ file: files[0], settings });
+}
+
+const receive = {
+  error: ({ text }) => tell('error', text),
+  scan({ shape, spacing, gray, threads }) {
+    scan = { shape, spacing, gray, threads, mask: new Uint8Array(gray.length), times: [] };
+    at('slice').max = shape[0] - 1;
+    at('slice').value = Math.floor(shape[0] / 2);
+    at('slice').disabled = shape[0] === 1;
+    at('alone').hidden = shape[0] > 1;
+    at('result').hidden = false;
+    draw();
+  },
+  slice({ d, mask, milliseconds }) {
+    scan.mask.set(mask, d * mask.length);
+    scan.times[d] = milliseconds;
+    tell('working', `${Object.keys(scan.times).length} of ${scan.shape[0]} slices ...`);
+    if (d === Number(at('slice').value)) draw();
+  },
+  done({ mask }) {
+    scan.mask = mask;
+    const kept = settings.largest_component;
+    tell('done', `Done.${kept.length ? ` Of ${kept.join(', ')} the largest piece is kept.` : ''}`);
+    draw();
+  },
+};
+
+function draw() {
+  const d = Number(at('slice').value);
+  show(scan, d);
+  at('number').textContent = `${d + 1} of ${scan.shape[0]}`;
+  const times = Object.values(scan.times);
+  if (!times.length) return;
+  const middle = times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+  at('time').textContent = [
+    d in scan.times ? `${scan.times[d].toFixed(0)} ms for this slice` : 'not done yet',
+    times.length > 1 ? `${middle.toFixed(0)} ms, median of ${times.length}` : 'with warming up',
+    `${scan.threads} ${scan.threads === 1 ? 'thread' : 'threads'}`,
+  ].join(', ');
+}
+
+function fade() {
+  at('picture').style.setProperty('--opacity', at('opacity').value / 100);
+}
+
+start().catch((error) => tell('error', `The page is damaged (${error.message}): build it again.`));

@@ -1,0 +1,110 @@
+// One uncompressed DICOM slice as a scan: {voxels, shape [columns, rows, 1], affine}.
+// Only the tags below are read; names and dates of the file are passed over.
+
+const NATIVE = { '1.2.840.10008.1.2': false, '1.2.840.10008.1.2.1': true }; // is the VR written?
+const LONG = ['OB', 'OD', 'OF', 'OL', 'OV', 'OW', 'SQ', 'SV', 'UC', 'UN', 'UR', 'UT', 'UV'];
+const UNDEFINED = 0xffffffff;
+const [SYNTAX, PIXELS] = ['0002,0010', '7fe0,0010'];
+const TEXTS = {
+  '0002,0010': 'syntax', '0020,0032': 'position', '0020,0037': 'directions',
+  '0028,0004': 'kind', '0028,0008': 'frames', '0028,0030': 'spacing',
+  '0028,1052': 'intercept', '0028,1053': 'slope',
+};
+const NUMBERS = {
+  '0028,0002': 'channels', '0028,0010': 'rows', '0028,0011': 'columns', '0028,0100': 'allocated',
+  '0028,0101': 'stored', '0028,0102': 'highBit', '0028,0103': 'signed',
+};
+
+export function isDicom(bytes) {
+  return String.fromCharCode(...bytes.subarray(128, 132)) === 'DICM';
+}
+
+export function readDicom(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const found = { start: null, frames: '1', slope: '1', intercept: '0', channels: 1 };
+  for (let at = 132; at < bytes.length && found.start === null; ) {
+    const meta = view.getUint16(at, true) === 2; // that group is always explicit
+    if (!meta) requireNative(found.syntax);
+    at = readElement(view, at, meta || NATIVE[found.syntax], found);
+  }
+  requirePlain(found);
+  const shape = [found.columns, found.rows, 1];
+  return { voxels: voxelsOf(view, found), shape, affine: affineOf(found) };
+}
+
+function requireNative(syntax) {
+  if (syntax in NATIVE) return;
+  throw new Error(`its pixels are compressed or big endian (transfer syntax ${syntax}); `
+    + 'expected an uncompressed little-endian slice');
+}
+
+// Notes what an element says and gives where the next one begins.
+function readElement(view, at, explicit, found) {
+  const { tag, kind, start, length } = headerAt(view, at, explicit);
+  if (tag === PIXELS) Object.assign(found, { start, length });
+  else if (length === UNDEFINED) return skipItems(view, start, explicit && kind !== 'UN');
+  else if (tag in TEXTS && length) found[TEXTS[tag]] = textAt(view, start, length);
+  else if (tag in NUMBERS) found[NUMBERS[tag]] = view.getUint16(start, true);
+  return start + length;
+}
+
+function headerAt(view, at, explicit) {
+  const [group, element] = [view.getUint16(at, true), view.getUint16(at + 2, true)];
+  const tag = [group, element].map((one) => one.toString(16).padStart(4, '0')).join();
+  if (!explicit || group === 0xfffe) {
+    return { tag, start: at + 8, length: view.getUint32(at + 4, true) };
+  }
+  const kind = textAt(view, at + 4, 2);
+  return LONG.includes(kind)
+    ? { tag, kind, start: at + 12, length: view.getUint32(at + 8, true) }
+    : { tag, kind, start: at + 8, length: view.getUint16(at + 6, true) };
+}
+
+// Passes over what has no length: a sequence of items, or an item of elements.
+function skipItems(view, at, explicit) {
+  for (;;) {
+    const { tag, start, length } = headerAt(view, at, explicit);
+    if (tag === 'fffe,e0dd' || tag === 'fffe,e00d') return start;
+    at = length === UNDEFINED ? skipItems(view, start, explicit) : start + length;
+  }
+}
+
+function textAt(view, start, length) {
+  const bytes = new Uint8Array(view.buffer, view.byteOffset + start, length);
+  return String.fromCharCode(...bytes).replace(/[\0 ]+$/, '');
+}
+
+function requirePlain({ start, frames, channels, kind, allocated, rows, columns, ...rest }) {
+  const problems = [
+    [start === null || !rows || !columns, 'it has no pixels'],
+    [channels > 1, 'it is a colour image; expected intensities'],
+    [Number(frames) !== 1, `it has ${frames} frames; expected a single slice`],
+    [kind !== 'MONOCHROME2', `its pixels are ${kind}; expected MONOCHROME2`],
+    [![8, 16, 32].includes(allocated), `it has ${allocated} bits a pixel; expected 8, 16 or 32`],
+    [(rows * columns * allocated) / 8 > rest.length, 'its pixels are cut off'],
+    [!rest.position || !rest.directions || !rest.spacing, 'it does not say where the slice lies'],
+  ];
+  const problem = problems.find(([is]) => is);
+  if (problem) throw new Error(problem[1]);
+}
+
+function voxelsOf(view, { start, rows, columns, allocated, stored, highBit, signed, ...rest }) {
+  const get = { 8: 'getUint8', 16: 'getUint16', 32: 'getUint32' }[allocated];
+  const [left, right] = [31 - highBit, 32 - stored]; // what lies beside the stored bits goes
+  const [slope, intercept] = [Number(rest.slope), Number(rest.intercept)];
+  return Float32Array.from({ length: rows * columns }, (_, i) => {
+    const bits = view[get](start + (i * allocated) / 8, true) << left;
+    return (signed ? bits >> right : bits >>> right) * slope + intercept;
+  });
+}
+
+// DICOM points to the left and back, an affine to the right and front.
+function affineOf({ position, directions, spacing }) {
+  const numbers = (text) => text.split('\\').map(Number);
+  const [down, across] = numbers(spacing); // between rows, between columns
+  const [origin, six] = [numbers(position), numbers(directions)];
+  const [u, v] = [six.slice(0, 3), six.slice(3)];
+  const normal = [[1, 2], [2, 0], [0, 1]].map(([i, j]) => u[i] * v[j] - u[j] * v[i]);
+  const rows = [0, 1, 2].map((i) => [u[i] * across, v[i] * down, normal[i], origin[i]]);
+  return rows.map((row, i) => (i < 2 ? row.map((one) => -one) : row));
+}

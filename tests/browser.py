@@ -1,0 +1,165 @@
+"""The page of demo/ in a real browser: files go in by its button, masks come from its canvas.
+
+A harness beside the sites holds each of them in a frame, does what a user would, and posts what it
+saw to the server, which also keeps every request.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
+_ISOLATION = {
+  'Cross-Origin-Opener-Policy': 'same-origin',
+  'Cross-Origin-Embedder-Policy': 'require-corp',
+}
+_HARNESS = """\
+<!doctype html><iframe style="position:fixed;inset:0;width:100%;height:100%;border:0"></iframe>
+<script type="module">
+const frame = document.querySelector('iframe');
+const page = () => frame.contentDocument;
+async function reached(...states) {
+  const there = () => states.includes(page().body?.dataset.state);
+  while (!there()) await new Promise((on) => setTimeout(on, 20));
+}
+function classes() {  // of the slice that is shown, by the colours of the legend
+  const swatches = [...page().querySelectorAll('#classes span')];
+  const colours = swatches.map((one) => getComputedStyle(one).backgroundColor);
+  const canvas = page().querySelectorAll('canvas')[1];
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  const found = [];
+  for (let i = 0; i < data.length; i += 4) {
+    const colour = `rgb(${data[i]}, ${data[i + 1]}, ${data[i + 2]})`;
+    found.push(data[i + 3] ? colours.indexOf(colour) + 1 || 255 : 0);
+  }
+  return { width: canvas.width, found };
+}
+async function result({ site, file }) {
+  frame.src = `${site}/index.html`;
+  await new Promise((on) => frame.addEventListener('load', on, { once: true }));
+  await reached('ready', 'error');
+  const content = await (await fetch(file)).blob();
+  const { File, DataTransfer, Event } = frame.contentWindow;
+  const given = new DataTransfer();
+  given.items.add(new File([content], file));
+  const input = page().getElementById('file');
+  input.files = given.files;
+  input.dispatchEvent(new Event('change'));
+  await reached('done', 'error');
+  const text = (id) => page().getElementById(id).textContent;
+  const saw = { state: page().body.dataset.state, status: text('status'), time: text('time'),
+    isolated: crossOriginIsolated, mask: [] };
+  if (saw.state === 'done') {
+    const slider = page().getElementById('slice');
+    const shown = slider.value;
+    for (let d = 0; d <= Number(slider.max); d++) {
+      slider.value = d;
+      slider.dispatchEvent(new Event('input'));
+      saw.mask.push(classes());
+    }
+    slider.value = shown;
+    slider.dispatchEvent(new Event('input'));
+  }
+  return saw;
+}
+const saw = [];
+for (const job of await (await fetch('jobs')).json()) saw.push(await result(job));
+await fetch('saw', { method: 'POST', body: JSON.stringify(saw) });
+</script>
+"""
+
+
+@dataclasses.dataclass(eq=False)
+class Session:
+  """What the server was asked, and what the harness saw."""
+
+  jobs: Sequence[dict[str, str]]
+  isolated: bool
+  requests: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # method, path
+  saw: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  finished: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+  def __init__(self, *arguments: Any, session: Session, **settings: Any):
+    self.session = session
+    super().__init__(*arguments, **settings)
+
+  def end_headers(self) -> None:
+    for name, value in _ISOLATION.items() if self.session.isolated else ():
+      self.send_header(name, value)
+    super().end_headers()
+
+  def log_message(self, format: str, *values: Any) -> None:
+    pass
+
+  def do_GET(self) -> None:
+    self.session.requests.append(('GET', self.path))
+    made = {'/harness.html': _HARNESS, '/jobs': json.dumps(self.session.jobs)}
+    if self.path not in made:
+      return super().do_GET()
+    self._answer(made[self.path].encode())
+
+  def do_POST(self) -> None:
+    self.session.requests.append(('POST', self.path))
+    body = self.rfile.read(int(self.headers['Content-Length']))
+    self._answer(b'')
+    if self.path == '/saw':
+      self.session.saw = json.loads(body)
+      self.session.finished.set()
+
+  def _answer(self, content: bytes) -> None:
+    self.send_response(200)
+    self.send_header('Content-Type', 'text/html')
+    self.send_header('Content-Length', str(len(content)))
+    self.end_headers()
+    self.wfile.write(content)
+
+
+@contextlib.contextmanager
+def served(folder: Path, session: Session) -> Iterator[str]:
+  """The folder and the harness on a free port of this machine; gives the harness' address."""
+  handler = functools.partial(_Handler, session=session, directory=str(folder))
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+      yield f'http://127.0.0.1:{server.server_port}/harness.html'
+    finally:
+      server.shutdown()
+      thread.join()
+
+
+def visit(folder: Path, jobs: Sequence[dict[str, str]], *, isolated: bool = False) -> Session:
+  """Opens a site with a file, for each job {site, file}, both paths below the folder.
+
+  Args:
+    folder: Holds sites and files.
+    jobs: What to do, in this order.
+    isolated: Whether the server allows threads that share memory.
+  """
+  session = Session(jobs, isolated)
+  assert CHROMIUM
+  with (
+    tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+    served(folder, session) as address,
+  ):
+    flags = ('--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--mute-audio')
+    own = (f'--user-data-dir={profile}', '--remote-debugging-port=0', '--disable-extensions')
+    quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
+    process = subprocess.Popen([CHROMIUM, *flags, *own, address], **quiet)
+    try:
+      assert session.finished.wait(120), f'the browser did not end; {session.requests[-5:]}'
+    finally:
+      process.terminate()
+      process.wait(20)
+  return session

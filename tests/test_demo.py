@@ -1,0 +1,340 @@
+"""The page in a browser gives the masks of the program, says what it cannot read, sends nothing."""
+
+import gzip
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import browser
+import jax
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from nibabel import orientations
+
+from data_prep import phantom
+from demo import build
+from thrifty_jax import config as configs
+from thrifty_jax import export, files, model, predict
+from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
+
+JAX_FLAGS = (
+  'jax_disable_most_optimizations',
+  'jax_enable_compilation_cache',
+  'jax_compilation_cache_dir',
+)
+EXPLICIT, IMPLICIT, JPEG = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2', '1.2.840.10008.1.2.4.70'
+# By site: changes of the config, changes of the model's description.
+SITES = {
+  'neighbours': ({'context': 1}, {'largest_component': ['liver']}),
+  'window': (
+    {'intensity': 'window', 'window': (-100.0, 700.0), 'slice_axis': 'coronal'},
+    {'padding': [800, -100], 'resize': 'nearest'},
+  ),
+}
+MASKS = {  # files whose masks are compared, and on which site
+  'LIP.nii.gz': 'neighbours',
+  'big_endian.nii': 'window',
+  'explicit.dcm': 'neighbours',
+  'implicit.dcm': 'neighbours',
+}
+REFUSED = {
+  'notes.txt': 'neither a NIfTI file (.nii, .nii.gz) nor a DICOM slice',
+  'channels.nii': 'several channels or times',
+  'colour.nii': 'colour image',
+  'constant.nii': 'all voxels have one value',
+  'not_finite.nii': 'voxels that are not finite',
+  'cut.nii': 'the file is cut off',
+  'cut.nii.gz': 'damaged or cut off',
+  'compressed.dcm': f'compressed or big endian (transfer syntax {JPEG})',
+  'colour.dcm': 'colour image',
+  'frames.dcm': 'it has 2 frames',
+  'cut.dcm': 'cut off',
+  'coronal.dcm': "the slice is not axial, but the network's slices are",
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Half the time to compile; and JAX afterwards as before, whatever the commands set."""
+  before = {name: jax.config.values[name] for name in JAX_FLAGS}
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def element(group, number, kind, value, *, implicit):
+  value += b'\0' * (len(value) % 2)
+  head = struct.pack('<HH', group, number)
+  if implicit:
+    return head + struct.pack('<I', len(value)) + value
+  long = (
+    struct.pack('<HI', 0, len(value)) if kind in ('OB', 'OW') else struct.pack('<H', len(value))
+  )
+  return head + kind.encode() + long + value
+
+
+def nested(*, implicit):
+  """A sequence without a length, in it an item without a length, in it rows of another image."""
+  kind = b'' if implicit else b'SQ\0\0'
+  inner = element(0x28, 0x10, 'US', struct.pack('<H', 7), implicit=implicit)
+  item = struct.pack('<HHI', 0xFFFE, 0xE000, 0xFFFFFFFF)
+  ends = struct.pack('<HHIHHI', 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+  return struct.pack('<HH', 8, 0x1140) + kind + b'\xff' * 4 + item + inner + ends
+
+
+def dicom(pixels, *, syntax=EXPLICIT, directions='1\\0\\0\\0\\0.98\\0.199', channels=1, frames=1):
+  """The bytes of a slice with 12 of 16 bits a pixel, signed, noise in the other bits."""
+  implicit = syntax == IMPLICIT
+  texts: dict[tuple[int, int], Any] = {
+    (0x20, 0x32): ('DS', '-30\\-40\\12.5'),
+    (0x20, 0x37): ('DS', directions),
+    (0x28, 0x02): ('US', channels),
+    (0x28, 0x04): ('CS', 'RGB' if channels > 1 else 'MONOCHROME2'),
+    (0x28, 0x08): ('IS', str(frames)),
+    (0x28, 0x10): ('US', pixels.shape[0]),
+    (0x28, 0x11): ('US', pixels.shape[1]),
+    (0x28, 0x30): ('DS', '1.5\\1.25'),
+    (0x28, 0x100): ('US', 16),
+    (0x28, 0x101): ('US', 12),
+    (0x28, 0x102): ('US', 11),
+    (0x28, 0x103): ('US', 1),
+    (0x28, 0x1052): ('DS', '-24'),
+    (0x28, 0x1053): ('DS', '2'),
+  }
+  meta = [
+    (1, 'OB', b'\0\1'),
+    (2, 'UI', b'1.2.840.10008.5.1.4.1.1.2'),
+    (3, 'UI', b'1.2.3.4'),
+    (0x10, 'UI', syntax.encode()),
+  ]
+  head = b''.join(element(2, number, kind, value, implicit=False) for number, kind, value in meta)
+  found = element(2, 0, 'UL', struct.pack('<I', len(head)), implicit=False) + head
+  found += element(8, 0x16, 'UI', b'1.2.840.10008.5.1.4.1.1.2', implicit=implicit)
+  found += nested(implicit=implicit)
+  for (group, number), (kind, value) in texts.items():
+    content = struct.pack('<H', value) if kind == 'US' else value.encode()
+    found += element(group, number, kind, content, implicit=implicit)
+  bits = (pixels.astype(np.int16) & 0x0FFF) | np.int16(0x3000)
+  return (
+    bytes(128)
+    + b'DICM'
+    + found
+    + element(0x7FE0, 0x10, 'OW', bits.astype('<i2').tobytes(), implicit=implicit)
+  )
+
+
+def write_scans(folder):
+  """Every file of MASKS and REFUSED."""
+  made = phantom.make_scan(patient=2, seed=0)  # oblique, no side a multiple of 16
+  image = phantom.itk_image((made.image * 1000).astype(np.int16), made.affine, 'LIP')
+  SimpleITK.WriteImage(image, str(folder / 'LIP.nii.gz'))
+  stored: Any = nibabel.load(folder / 'LIP.nii.gz')
+  voxels, affine = np.asanyarray(stored.dataobj), stored.affine
+  for name, content in {
+    'channels': np.stack([voxels, voxels], axis=-1),
+    'colour': np.zeros(voxels.shape, [('R', 'u1'), ('G', 'u1'), ('B', 'u1')]),
+    'constant': np.full_like(voxels, 3),
+    'not_finite': np.where(voxels > 500, np.nan, voxels).astype(np.float32),
+  }.items():
+    nibabel.save(nibabel.Nifti1Image(content, affine), folder / f'{name}.nii')
+  header = nibabel.Nifti1Header(endianness='>')
+  header.set_data_dtype(np.int16)
+  header.set_slope_inter(0.5, -40)
+  turned = nibabel.Nifti1Image(voxels.astype(np.float32), None, header)
+  turned.set_qform(affine, 1)
+  turned.header['sform_code'] = 0
+  nibabel.save(turned, folder / 'big_endian.nii')
+  whole = (folder / 'constant.nii').read_bytes()
+  plane = (made.image[4] * 1000).astype(np.int16)
+  for name, content in {
+    'notes.txt': b'notes ' * 100,
+    'cut.nii': whole[:-9],
+    'cut.nii.gz': gzip.compress(whole)[:-9],
+    'explicit.dcm': dicom(plane),
+    'implicit.dcm': dicom(plane[:, ::-1], syntax=IMPLICIT, directions='0\\1\\0\\-1\\0\\0'),
+    'compressed.dcm': dicom(plane, syntax=JPEG),
+    'colour.dcm': dicom(plane, channels=3),
+    'frames.dcm': dicom(plane, frames=2),
+    'cut.dcm': dicom(plane)[:-9],
+    'coronal.dcm': dicom(plane, directions='1\\0\\0\\0\\0\\-1'),
+  }.items():
+    (folder / name).write_bytes(content)
+
+
+@pytest.fixture(scope='module')
+def scans(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('scans')
+  write_scans(folder)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def exports(tmp_path_factory, random_model, scans):
+  """For each site a folder with model/ and exported/; the first by the command."""
+  pytest.importorskip('onnx')
+  pytest.importorskip('onnxruntime')
+  folder = tmp_path_factory.mktemp('exports')
+  for name, (changes, described) in SITES.items():
+    config = configs.default()
+    config.data.classes = ('background', 'liver', 'left kidney')
+    config.data.image_size = 16
+    config.model.update({'channels': 4, 'depth': 2})
+    config.data.update(changes)
+    (folder / name).mkdir()
+    random_model(folder / name / 'model', config, **described)
+  first, second = (folder / name for name in SITES)
+  command = [f'--model={first / "model"}', f'--output={first / "exported"}']
+  assert export.main([*command, f'--scans={scans / "LIP.nii.gz"}']) == 0
+  member = model.load(second / 'model')  # without the check, which takes seconds to compile
+  networks = {'model.onnx': onnx_network.to_onnx(member).SerializeToString()}
+  unchecked = {'model.onnx': {'slices': 0, 'equal_pixels': 1.0, 'largest_difference': 0.0}}
+  contents = export_folder.contents(member, networks, unchecked, card=b'# Made up', sides=16)
+  export_folder.write(second / 'exported', contents)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def session(tmp_path_factory, exports, scans):
+  """One visit of a browser with all files."""
+  if not browser.CHROMIUM:
+    pytest.skip('there is no Chromium')
+  archive = Path('~/.cache/thrifty_jax').expanduser() / build.ARCHIVE
+  if not archive.exists():
+    pytest.skip(f'{archive} is not there; python -m demo.build fetches it')
+  root = tmp_path_factory.mktemp('root')
+  shutil.copytree(scans, root, dirs_exist_ok=True)
+  for name in SITES:
+    command = [f'--export={exports / name / "exported"}', f'--output={root / name}']
+    assert build.main([*command, f'--runtime={archive}']) == 0
+  jobs = MASKS | dict.fromkeys(REFUSED, 'neighbours')
+  return browser.visit(root, [{'site': site, 'file': file} for file, site in jobs.items()])
+
+
+def what_it_saw(session, file):
+  return next(
+    saw for job, saw in zip(session.jobs, session.saw, strict=True) if job['file'] == file
+  )
+
+
+def mask_of(session, file):
+  """Classes on the canvas, [D, H, W]."""
+  saw = what_it_saw(session, file)
+  assert saw['state'] == 'done', saw['status']
+  return np.array([np.reshape(one['found'], (-1, one['width'])) for one in saw['mask']])
+
+
+def require_the_same(mask, wanted, affine, axes):
+  """A mask along the slices' axes against one [X, Y, Z] on the grid of its scan."""
+  stored, sliced = orientations.io_orientation(affine), orientations.axcodes2ornt(axes)
+  wanted = orientations.apply_orientation(wanted, orientations.ornt_transform(stored, sliced))
+  assert mask.shape == wanted.shape and len(np.unique(wanted)) > 1
+  assert (mask == wanted).mean() >= 0.9999
+
+
+def test_a_volume_has_the_mask_of_predict(session, exports, scans, tmp_path):
+  trained, scan = exports / 'neighbours' / 'model', scans / 'LIP.nii.gz'
+  place = tmp_path / 'mask.nii.gz'
+  assert predict.main([f'--model={trained}', f'--input={scan}', f'--output={place}']) == 0
+  wanted: Any = nibabel.load(place)
+  mask = mask_of(session, 'LIP.nii.gz')
+  require_the_same(mask, np.asanyarray(wanted.dataobj), wanted.affine, 'SPL')
+  saw = what_it_saw(session, 'LIP.nii.gz')
+  assert f'median of {len(mask)}' in saw['time'] and 'of liver the largest' in saw['status'].lower()
+
+
+def test_another_preparation_and_byte_order_give_the_mask_of_the_script(session, exports, scans):
+  settings, network = segment_onnx.load(exports / 'window' / 'exported')
+  scan: Any = nibabel.load(scans / 'big_endian.nii')
+  wanted = segment_onnx.segment(scan.get_fdata(), scan.affine, settings, network)
+  require_the_same(mask_of(session, 'big_endian.nii'), wanted, scan.affine, 'PIL')
+
+
+@pytest.mark.parametrize('file', ['explicit.dcm', 'implicit.dcm'])
+def test_a_dicom_slice_has_the_mask_of_what_another_reader_sees(session, exports, scans, file):
+  settings, network = segment_onnx.load(exports / 'neighbours' / 'exported')
+  image = SimpleITK.ReadImage(str(scans / file))
+  voxels = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+  directions = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+  affine = np.diag((-1.0, -1.0, 1.0, 1.0))
+  affine[:3, :3] = affine[:3, :3] @ directions
+  wanted = segment_onnx.segment(voxels, affine, settings, network)
+  require_the_same(mask_of(session, file), wanted, affine, 'SPL')
+
+
+@pytest.mark.parametrize('file', REFUSED)
+def test_what_cannot_be_read_is_one_line(session, file):
+  saw = what_it_saw(session, file)
+  assert saw['state'] == 'error'
+  assert saw['status'].startswith(f'{file}: ') and REFUSED[file] in saw['status']
+
+
+def test_nothing_is_sent(session):
+  own = {'/harness.html', '/jobs', '/favicon.ico', *(f'/{job["file"]}' for job in session.jobs)}
+  wanted = {path for method, path in session.requests if method == 'GET'} - own
+  sites = [f'/{site}/{name}' for site in SITES for name in (*build.PAGE, *build.ARITHMETIC)]
+  more = ('preprocessing.json', 'model.onnx', *(f'onnxruntime/{name}' for name in build.RUNTIME))
+  assert wanted == {*sites, *(f'/{site}/{name}' for site in SITES for name in more)}
+  assert [path for method, path in session.requests if method != 'GET'] == ['/saw']
+
+
+# --- building the site
+
+
+def only_error(capsys):
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert line.startswith('error: ')
+  return line
+
+
+def an_export(folder, **changes):
+  folder.mkdir()
+  (folder / 'model.onnx').write_bytes(b'network')
+  (folder / 'card.md').write_text('# Made up')
+  about = {'format': 'thrifty_jax.export', 'files': {'model.onnx': {'sha256': 'of another file'}}}
+  files.write_json(folder / 'preprocessing.json', about | build.UNBUILT | changes)
+  return folder
+
+
+@pytest.mark.parametrize(
+  ('changes', 'text'),
+  [
+    ({'modalities': 2}, 'modalities is 2'),
+    ({'clahe_clip_limit': 0.05}, 'clahe_clip_limit is 0.05'),
+    ({'curvature_flow_iterations': 2}, 'curvature_flow_iterations is 2'),
+    ({'files': {'model.stablehlo': {}}}, 'has no model.onnx'),
+    ({'format': 'thrifty_jax.model'}, 'expected a folder of python -m thrifty_jax.export'),
+    ({}, 'model.onnx is not the one that was checked'),
+  ],
+)
+def test_an_export_that_the_page_cannot_run_is_refused(tmp_path, capsys, changes, text):
+  folder = an_export(tmp_path / 'exported', **changes)
+  assert build.main([f'--export={folder}', f'--output={tmp_path / "site"}']) == 2
+  assert text in only_error(capsys)
+  assert not (tmp_path / 'site').exists()
+
+
+def test_a_runtime_with_another_content_is_refused(tmp_path, capsys, monkeypatch):
+  archive = tmp_path / build.ARCHIVE
+  archive.write_bytes(b'something else')
+  monkeypatch.setattr(build, 'network_files', lambda folder: {})
+  monkeypatch.setattr(build, 'licence_files', lambda: {})
+  command = ['--export=exported', f'--output={tmp_path / "site"}', f'--runtime={archive}']
+  assert build.main(command) == 2
+  assert 'its SHA-512 is not that of onnxruntime-web' in only_error(capsys)
+  assert not (tmp_path / 'site').exists()
+
+
+def test_an_output_that_is_there_is_not_replaced(tmp_path, capsys):
+  assert build.main(['--export=exported', f'--output={tmp_path}']) == 2
+  assert 'exists; name a new folder' in only_error(capsys)
+
+
+def test_help_has_every_option(capsys):
+  assert build.main(['--help']) == 0
+  text = capsys.readouterr().out
+  assert all(f'--{name}' in text for name in ('export', 'output', 'runtime'))
+  assert 'not a medical device' in text
