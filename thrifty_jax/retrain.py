@@ -20,7 +20,7 @@ from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.predicting import likeness
 from thrifty_jax.running import debug, not_finite, resources, stages
-from thrifty_jax.running.autosave import Autosave
+from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
 SELECTION = {
@@ -236,10 +236,7 @@ class Progress:
     self.epoch = notes['epoch']
     self.figures = Figures('retrain', self.epoch, notes['figures'])
     self.began = time.monotonic() - notes['seconds']
-    *_, last = before = tuple(notes['planned'])
-    if (last,) != self.planned:
-      logbook.say('extended', f'from {last} to {self.planned[-1]} epochs')
-    self.planned = before if (last,) == self.planned else before + self.planned
+    self.planned = planned_epochs(notes['planned'], self.planned[-1])
 
   def end_epoch(self) -> None:
     """Counts the epoch and clears its figures."""
@@ -285,10 +282,7 @@ def _fit(
 
   autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  if kept := autosave.restore(progress.arrays()):
-    progress.take_up(*kept)
-    logbook.say('resumed', f'after step {int(progress.state.step)}, in epoch {progress.epoch + 1}')
-  log.truncate(progress.epoch)
+  autosave.resume(progress, log)
 
   def slices(step: int) -> list[str]:
     epoch, index = divmod(step - 1, steps)

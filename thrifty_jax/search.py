@@ -19,7 +19,7 @@ from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
 from thrifty_jax.running import debug, not_finite, resources
-from thrifty_jax.running.autosave import Autosave
+from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
 # Batches that tell the DSC of the architecture half while only the weights are trained.
@@ -111,10 +111,7 @@ class Progress:
     self.for_weights = Figures('search', self.epoch, notes['for_weights'])
     self.for_architecture = Figures('search', self.epoch, notes['for_architecture'])
     self.began = time.monotonic() - notes['seconds']
-    *_, last = before = tuple(notes['planned'])
-    if (last,) != self.planned:
-      logbook.say('extended', f'from {last} to {self.planned[-1]} epochs')
-    self.planned = before if (last,) == self.planned else before + self.planned
+    self.planned = planned_epochs(notes['planned'], self.planned[-1])
 
   def end_epoch(self) -> None:
     """Counts the epoch and clears its figures."""
@@ -170,10 +167,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
   progress = Progress(state, state.architecture, planned=(settings.epochs,))
-  if kept := autosave.restore(progress.arrays()):
-    progress.take_up(*kept)
-    logbook.say('resumed', f'after step {int(progress.state.step)}, in epoch {progress.epoch + 1}')
-  log.truncate(progress.epoch)
+  autosave.resume(progress, log)
 
   with (
     autosave,

@@ -2,12 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+from thrifty_jax import logbook
 from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.logbook import Logbook
 from thrifty_jax.running import stopping
 
 # Ends of epochs are saved too, but not every few seconds.
@@ -16,14 +18,42 @@ _EPOCH_SECONDS = 10.0
 Keep = Callable[[], tuple[Any, dict[str, Any]]]
 
 
+class Progress(Protocol):
+  """Where a loop stands: all that another process needs to go on with the same bits.
+
+  Attributes:
+    state: After the last step, which it counts.
+    epoch: Epochs that are done.
+  """
+
+  state: Any
+  epoch: int
+
+  def arrays(self) -> Any:
+    """The part that is arrays, a pytree."""
+    ...
+
+  def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
+    """Goes on from a checkpoint."""
+    ...
+
+
+def planned_epochs(before: Sequence[int], now: int) -> tuple[int, ...]:
+  """Epochs that a loop was to take from call to call; said if they have become more."""
+  if before[-1] == now:
+    return tuple(before)
+  logbook.say('extended', f'from {before[-1]} to {now} epochs')
+  return (*before, now)
+
+
 class Autosave:
   """Checkpoints of a loop, which offers its state after every step and says where epochs end.
 
     autosave = Autosave(folder, 'search', seconds=60)
-    kept = autosave.restore(like)  # None at the first start
+    autosave.resume(progress, log)
     with autosave:
       ...
-      autosave.offer(keep)
+      autosave.offer(progress.keep)
 
   A signal to stop does not interrupt the body of `with`: the next offer saves and raises Stopped.
   """
@@ -42,13 +72,14 @@ class Autosave:
     self._saved = time.monotonic()
     self._running = contextlib.ExitStack()
 
-  def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-    """The newest whole state and its notes, or None; see Checkpoints.restore."""
-    if not self._number:
-      return None
-    found = self._checkpoints.restore(like)
-    self._number = self._checkpoints.latest() or 0
-    return found
+  def resume(self, progress: Progress, log: Logbook) -> None:
+    """Goes on from the newest whole state, if there is one; lines written after it are dropped."""
+    if self._number:
+      progress.take_up(*self._checkpoints.restore(progress.arrays()))
+      self._number = self._checkpoints.latest() or 0
+      step = int(progress.state.step)
+      logbook.say('resumed', f'after step {step}, in epoch {progress.epoch + 1}')
+    log.truncate(progress.epoch)
 
   def __enter__(self) -> Self:
     self._saved = time.monotonic()
