@@ -15,6 +15,7 @@ from absl import flags
 import thrifty_jax
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
+from thrifty_jax.predicting import BATCH_SIZE
 from thrifty_jax.running import command_line, stopping
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
   from thrifty_jax.predicting.segment import Segmenter
 
 FORMATS = ('nifti', 'metaimage', 'nrrd')
-BATCH_SIZE = 16  # slices, as evaluation has it by default
 USAGE = """\
 usage: python -m thrifty_jax.predict --model=FOLDER --input=SCANS --output=MASKS [options]
 
@@ -62,22 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  arguments = sys.argv[1:] if argv is None else list(argv)
-  if any(argument in command_line.HELP_FLAGS for argument in arguments):
-    print(
-      USAGE.format(
-        formats=', '.join(FORMATS), batch_size=BATCH_SIZE, note=thrifty_jax.RESEARCH_USE
-      ),
-      end='',
-    )
-    return 0
-  status = 0
+  return command_line.start(argv, usage=usage, run=run)
 
-  def work() -> None:
-    nonlocal status
-    status = run(arguments)
 
-  return command_line.exit_status(work) or status
+def usage() -> str:
+  """The text of --help."""
+  return USAGE.format(
+    formats=', '.join(FORMATS), batch_size=BATCH_SIZE, note=thrifty_jax.RESEARCH_USE
+  )
 
 
 def load_model(

@@ -21,10 +21,9 @@ from data_prep.volumes import Volume
 from thrifty_jax import model
 from thrifty_jax.errors import InputError
 from thrifty_jax.model import LoadedModel
-from thrifty_jax.predicting import inference, likeness
+from thrifty_jax.predicting import BATCH_SIZE, inference, likeness
 from thrifty_jax.scores import components, scoring
 
-BATCH_SIZE = 16  # slices, as evaluation has it by default
 _SAME = ('classes', 'modalities', 'slice_axis')  # what models averaged together must agree on
 # Axis of NIfTI's world (to the right, front and head), and the sign, of each letter.
 _WORLD = {'R': (0, 1), 'L': (0, -1), 'A': (1, 1), 'P': (1, -1), 'S': (2, 1), 'I': (2, -1)}

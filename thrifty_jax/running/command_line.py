@@ -64,14 +64,17 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
 
 
 def start(
-  argv: Sequence[str] | None, *, usage: Callable[[], str], run: Callable[[Sequence[str]], None]
+  argv: Sequence[str] | None,
+  *,
+  usage: Callable[[], str],
+  run: Callable[[Sequence[str]], int | None],
 ) -> int:
   """Runs a command, or prints its help.
 
   Args:
     argv: Arguments without the program's name; None takes them from the process.
     usage: The text of --help.
-    run: Does the work.
+    run: Does the work, see `exit_status`.
 
   Returns:
     The exit status, see `exit_status`.
@@ -83,14 +86,14 @@ def start(
   return exit_status(lambda: run(arguments))
 
 
-def exit_status(work: Callable[[], None]) -> int:
+def exit_status(work: Callable[[], int | None]) -> int:
   """Runs work; 0 when it is done, 2 and one line on bad input, 1 and a traceback on a fault.
 
-  128 and the number of the signal when it was asked to stop.
+  What work returns, if it returns a status; 128 and the number of the signal if asked to stop.
   """
   try:
     with stopping.handled():
-      work()
+      return work() or 0
   except InputError as error:
     print(f'error: {_one_line(str(error))}', file=sys.stderr)
     return 2
@@ -100,7 +103,6 @@ def exit_status(work: Callable[[], None]) -> int:
   except Exception:
     traceback.print_exc()
     return 1
-  return 0
 
 
 def _parse(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
