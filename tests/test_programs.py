@@ -1,5 +1,7 @@
 """Compiled steps: kept as traced, found again, compiled beside the work."""
 
+import subprocess
+import sys
 import threading
 from typing import NamedTuple
 
@@ -146,3 +148,25 @@ def test_the_place_follows_from_the_code_and_the_versions(tmp_path, monkeypatch)
   monkeypatch.setattr(programs.importlib.metadata, 'version', lambda name: '99')
   places.add(programs.place(config))
   assert len(places) == 3
+
+
+def test_a_process_may_leave_while_a_program_is_compiled():
+  code = """
+import threading
+import numpy as np
+from thrifty_jax.programs import Program
+from thrifty_jax.running import stopping
+
+begun = threading.Event()
+
+def endless(state):
+  begun.set()
+  threading.Event().wait()
+
+Program(endless, np.ones(1), [])
+begun.wait()
+print('told')
+stopping.leave(143)
+"""
+  found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+  assert (found.returncode, found.stdout, found.stderr) == (143, 'told\n', '')

@@ -24,6 +24,7 @@ from jax import export
 from ml_collections import ConfigDict
 
 from thrifty_jax import device, files
+from thrifty_jax.running import stopping
 
 # Named tuples and arrays in, (state, metrics) out; see bilevel.
 Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
@@ -84,8 +85,8 @@ class Program:
     self._state_tree = jax.tree.structure(state)
     self._step, self._kept, self._after = step, kept, after
     self._future: Future[tuple[jax.stages.Compiled, float]] = Future()
-    # A daemon: a process that is told to go does not wait for the compiler.
-    threading.Thread(target=self._compile, name='compile', daemon=True).start()
+    # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
+    threading.Thread(target=self._compile, name=stopping.COMPILER, daemon=True).start()
 
   def __call__(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
     """Runs the step."""
