@@ -1,7 +1,6 @@
 """What scores of some patients say about patients: spread, interval, test. No NaN in or out."""
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 10_000
 DRAWN = 1 << 20  # patients in memory at once
@@ -81,6 +80,8 @@ def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float | None:
   differences = differences[differences != 0]
   if not differences.size:
     return 1.0
+  from scipy import stats  # here: a large package, for one number at the end of a run
+
   return float(stats.wilcoxon(differences).pvalue)
 
 
