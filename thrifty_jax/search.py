@@ -55,6 +55,7 @@ def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
     sample=settings.sample,
     sampling=settings.sampling,
     cell_path=settings.cell_path,
+    remat=settings.remat,
     background=tuple(model.background(train_data.statistics, context=config.data.context)),
   )
   return Learners(
@@ -154,6 +155,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     learners,
     augment=train_data.augment,
     seed=config.seed,
+    parts=settings.microbatches,
     random_sampling=settings.sampling == 'random',
     penalty=penalty(config),
   )
@@ -250,7 +252,7 @@ def _source(
   def source(state: SearchState, *batches: Batch) -> str | None:
     augment_key, sample_key = jax.random.split(bilevel.half_key(config.seed, state, half))
     return not_finite.first_source(
-      learners.net,
+      learners.net.copy(remat=False),  # layer by layer
       state.params,
       jax.jit(train_data.augment)(augment_key, batches[-1]),
       loss=segmentation_loss,
