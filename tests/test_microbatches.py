@@ -1,6 +1,7 @@
 """A batch in parts, and layers computed twice, against the whole batch at once; in float64."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -88,11 +89,12 @@ def test_a_part_has_every_so_many_th_example_and_each_is_seen_once():
 
 @pytest.mark.parametrize('supervised', [False, True])
 def test_the_sums_of_a_loss_add_up(supervised):
-  logits = np.random.default_rng(1).normal(size=((2,) if supervised else ()) + BATCH[:3] + (3,))
+  shape = ((2,) if supervised else ()) + BATCH[:3] + (3,)
+  logits = jnp.asarray(np.random.default_rng(1).normal(size=shape))
   label = some_batch(1)['label']
   parts = [loss_sums(logits[..., at, :, :, :], label[at]) for at in (slice(1), slice(1, 4))]
   added = Sums(*(a + b for a, b in zip(*parts, strict=True)))
-  assert_same(loss_of(added), segmentation_loss(jnp.asarray(logits), label))
+  assert_same(loss_of(added), segmentation_loss(logits, label))
 
 
 @functools.cache
@@ -121,14 +123,15 @@ def searched(parts):
   """Both half steps in second order: the states after them and their metrics."""
   settings = configs.default().search
   settings.weight_learning_rate = 0.3  # large, so that the step ahead matters
+  toy: Any = Toy()
   learners = bilevel.Learners(
-    Toy(),
+    toy,
     bilevel.weight_optimizer(settings, steps=9),
     optax.sgd(1.0),  # its step is its gradient
     bilevel.weight_optimizer(settings, steps=9, clipped=False),
   )
-  architecture = jnp.asarray([0.3, -0.2, 0.5, 0.0])
-  params = Toy().init(jax.random.key(1), some_batch(3)['image'], architecture, jax.random.key(2))
+  architecture: Any = jnp.asarray([0.3, -0.2, 0.5, 0.0])
+  params = toy.init(jax.random.key(1), some_batch(3)['image'], architecture, jax.random.key(2))
   state = bilevel.SearchState(
     jnp.zeros((), jnp.int32),
     params['params'],
@@ -154,7 +157,7 @@ def test_both_half_steps_in_parts_are_those_of_the_whole_batch_in_second_order_t
 # Cells or blocks: 2 down, 3 up and the head for 2 outputs; 1, 1 and the head; a triangle of 6.
 @pytest.mark.parametrize('net,count', [(DERIVED, 7), (SUPERNET, 3), (UNET, 6)])
 def test_every_cell_is_computed_twice_and_no_parameter_changes(net, count):
-  inputs = [jax.ShapeDtypeStruct(BATCH, np.float32)]
+  inputs: list[Any] = [jax.ShapeDtypeStruct(BATCH, np.float32)]
   if net is SUPERNET:
     inputs.append(network.init_architecture(jax.random.key(0), nodes=1))
   again = net.copy(remat=True)

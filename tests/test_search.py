@@ -490,6 +490,7 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
     return [functools.partial(step, of) for of in (0, 1)]
 
   monkeypatch.setattr(bilevel, 'compile_together', watched)
+  monkeypatch.setattr(search.memory, 'require_fit', lambda *arguments, **settings: None)
   found = search.search(config, tmp_path)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   assert len(entries_of(tmp_path)) == config.search.epochs

@@ -112,7 +112,7 @@ def default() -> ConfigDict:
   config.seed = 0
   config.device = 'auto'  # auto, cpu, gpu, tpu
   # What networks compute in while they are trained, bfloat16 or float32; auto is bfloat16 on a TPU
-  # and on GPUs that have it, float32 on a CPU. Weights, statistics of norms, losses, optimisers, and
+  # and on GPUs that have it, float32 on a CPU. Weights, statistics of norms, losses, optimisers and
   # all from validation on are float32 in any case.
   config.precision = 'auto'
   config.deterministic = False  # the same bits each time on a GPU too, more slowly

@@ -29,7 +29,7 @@ from thrifty_jax import (
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.predicting import likeness
-from thrifty_jax.running import debug, not_finite, resources, stages
+from thrifty_jax.running import debug, memory, not_finite, resources, stages
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
@@ -294,6 +294,7 @@ def _fit(
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
   compiled = train_step.lower(progress.state, batch_shape).compile()
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
+  memory.require_fit([compiled], config, 'retrain', examples=[examples])
   if config.debug:
     compiled = debug.watched(compiled, 'retrain', _source(config, train_data, net))
 

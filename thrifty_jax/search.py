@@ -18,7 +18,7 @@ from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
-from thrifty_jax.running import debug, not_finite, resources
+from thrifty_jax.running import debug, memory, not_finite, resources
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
@@ -160,6 +160,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     penalty=penalty(config),
   )
   compiled = bilevel.compile_together(half_steps, state, batch_shape)
+  memory.require_fit(compiled, config, 'search', examples=halves.examples)
   if config.debug:
     compiled = [
       debug.watched(step, 'search', _source(config, train_data, learners, half))
