@@ -117,6 +117,7 @@ def test_a_baseline_and_a_given_genotype_need_no_search(tmp_path):
 
 BAD = [
   ('device', 'cuda'),
+  ('precision', 'float16'),
   ('seed', -1),
   ('data.image_size', -1),
   ('data.max_image_size', 0),
@@ -160,12 +161,15 @@ BAD = [
   ('search.max_parameters', -1),
   ('search.channels', 30),
   ('search.sample', 0),
+  ('search.microbatches', 0),
+  ('search.microbatches', 5),  # of 12
   ('search.sampling', 'first'),
   ('search.order', 'third'),
   ('search.architecture_betas', (0.5, 1.0)),
   ('search.weight_learning_rate', 0.0),
   ('retrain.optimizer', 'adam'),
   ('retrain.epochs', 0),
+  ('retrain.microbatches', 24),
   ('retrain.warmup_epochs', 200),
   ('retrain.ema_decay', 1.0),
   ('evaluate.protocol', 'paper'),
@@ -181,6 +185,20 @@ def test_a_value_that_cannot_work_is_refused_in_one_line_that_names_it(name, val
     configs.validate(config)
   message = str(refused.value)
   assert f'config.{name} is ' in message and 'expected' in message and '\n' not in message
+
+
+@pytest.mark.parametrize(
+  'parts,nearest', [(5, 'nearest are 4 and 6'), (7, 'nearest are 6 and 12'), (13, 'nearest is 12')]
+)
+def test_microbatches_of_different_sizes_are_refused_with_the_nearest_that_are_equal(
+  parts, nearest
+):
+  config = configs.default()
+  config.retrain.microbatches = parts
+  with pytest.raises(InputError, match=f'retrain.batch_size, which is 12: the {nearest}$'):
+    configs.validate(config)
+  config.retrain.batch_size = 5 * 7 * 13
+  configs.validate(config)
 
 
 def test_one_number_is_no_translation_across_and_down():

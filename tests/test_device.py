@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -37,6 +38,37 @@ def test_a_device_that_is_not_there_is_refused_by_name(name):
   config.compilation_cache = ''
   with pytest.raises(InputError, match=f"config.device is '{name}', but JAX finds only CPU"):
     device.prepare(config)
+
+
+def test_networks_train_in_bfloat16_where_the_hardware_multiplies_in_it():
+  def fake(platform, **more):
+    return types.SimpleNamespace(platform=platform, **more)
+
+  found = {
+    'cpu': device.precision('auto', fake('cpu')),
+    'tpu': device.precision('auto', fake('tpu')),
+    'T4': device.precision('auto', fake('gpu', compute_capability='7.5')),
+    'A100': device.precision('auto', fake('gpu', compute_capability='8.0')),
+    'B200': device.precision('auto', fake('gpu', compute_capability='10.0')),
+    'MI300X': device.precision('auto', fake('gpu', compute_capability='gfx942')),
+  }
+  assert [name for name, precision in found.items() if precision == 'float32'] == ['cpu', 'T4']
+  assert {*found.values()} == {'float32', 'bfloat16'}
+  assert device.precision('bfloat16', fake('cpu')) == 'bfloat16'
+  assert device.precision('float32', fake('tpu')) == 'float32'
+
+
+def test_float32_is_float32_on_an_accelerator_too(monkeypatch):
+  config = configs.default()
+  config.compilation_cache = ''
+  before = jax.config.values['jax_default_matmul_precision']
+  try:
+    for backend, expected in (('cpu', before), ('tpu', 'highest')):
+      monkeypatch.setattr(jax, 'default_backend', lambda backend=backend: backend)
+      device.prepare(config)
+      assert jax.config.values['jax_default_matmul_precision'] == expected
+  finally:
+    jax.config.update('jax_default_matmul_precision', before)
 
 
 def test_compiled_programs_are_kept_in_the_folder_that_the_config_names(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import pytest
 
 import data_prep
@@ -246,6 +247,25 @@ def test_a_genotype_that_skips_cells_which_the_depth_does_not_have_is_refused_at
 def test_a_changed_field_that_no_stage_depends_on_is_taken(ran, tmp_path):
   _main(tmp_path)
   assert _main(tmp_path, '--config.data.prefetch=9', '--config.device=cpu') == 0
+
+
+def test_a_run_goes_on_with_other_microbatches_but_not_in_another_precision(ran, tmp_path, capsys):
+  _main(tmp_path)
+  smaller = ('--config.search.microbatches=2', '--config.retrain.remat=True')
+  assert _main(tmp_path, *smaller) == 0
+  assert _main(tmp_path, '--config.precision=bfloat16') == 2
+  assert 'search is done with other settings: precision' in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_is_one_line_and_status_2(ran, tmp_path, capsys, monkeypatch):
+  def full(config, workdir):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes')
+
+  monkeypatch.setattr(sys.modules['thrifty_jax.search'], 'search', full)
+  assert _main(tmp_path, '--stage=search') == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: search: out of memory (Out of memory allocating 9 bytes); set ')
+  assert error.count('\n') == 1 and 'search.microbatches=' in error
 
 
 def test_a_half_done_search_refuses_changes_too(ran, tmp_path, capsys):

@@ -12,6 +12,7 @@ import pytest
 
 from thrifty_jax import config as configs
 from thrifty_jax import programs
+from thrifty_jax.errors import InputError
 from thrifty_jax.programs import Program
 
 
@@ -105,6 +106,15 @@ def test_what_goes_wrong_is_raised_where_the_program_is_used():
   with pytest.raises(ValueError, match='does not fit'):
     program(STATE, BATCH)
   assert_moved(*after(STATE, BATCH))
+
+
+def test_a_check_may_refuse_what_was_compiled():
+  def refuse(compiled):
+    assert compiled.memory_analysis() is not None
+    raise InputError('too large')
+
+  with pytest.raises(InputError, match='too large'):
+    Program(make_step([]), STATE, [BATCH], check=refuse).wait()
 
 
 def test_a_watch_is_put_around_every_call_of_the_watched_one_only():

@@ -20,7 +20,9 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for name in ('first', 'second'):
-      x = nn.Conv(self.channels, (3, 3), padding=1, kernel_init=ops.kernel_init, name=name)(x)
+      x = nn.Conv(
+        self.channels, (3, 3), padding=1, dtype=x.dtype, kernel_init=ops.kernel_init, name=name
+      )(x)
       if self.norm == 'group':
         x = Norm(name=f'{name}_norm')(x)
       x = nn.relu(x)
@@ -38,8 +40,10 @@ class Up(nn.Module):
     # Windows of a 2x2 kernel at stride 2 do not overlap: one matrix product, then rearranged.
     kernel = self.param('kernel', ops.kernel_init, (1, 1, channels, 4 * self.channels))
     bias = self.param('bias', nn.initializers.zeros, (self.channels,))
-    x = (x @ kernel[0, 0]).reshape(batch, height, width, 2, 2, self.channels)
-    return x.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, self.channels) + bias
+    x = (x @ kernel[0, 0].astype(x.dtype)).reshape(batch, height, width, 2, 2, self.channels)
+    return x.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, self.channels) + bias.astype(
+      x.dtype
+    )
 
 
 class UNetPlusPlus(nn.Module):
@@ -52,6 +56,7 @@ class UNetPlusPlus(nn.Module):
     norm: 'none', which gives the paper's 7.76M and 9.04M, or 'group'.
     widths: Channels of every level.
     background: Normalised value that sides are padded with, one per image channel.
+    remat: Blocks keep only their inputs for the derivative, which runs them once more.
 
   Source: U-Net (Ronneberger et al., 2015); UNet++ (Zhou et al., 2018).
   """
@@ -62,6 +67,7 @@ class UNetPlusPlus(nn.Module):
   norm: str = 'none'
   widths: tuple[int, ...] = WIDTHS
   background: tuple[float, ...] = (0.0,)
+  remat: bool = False
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -69,9 +75,10 @@ class UNetPlusPlus(nn.Module):
     height, width = image.shape[1:3]
     levels = len(self.widths)
     image = pad_to_multiple(image, multiple=2 ** (levels - 1), background=self.background)
+    block = nn.remat(Block) if self.remat else Block
     outputs, x = {}, image
     for level, channels in enumerate(self.widths):
-      x = Block(channels, self.norm, name=f'block_{level}_0')(
+      x = block(channels, self.norm, name=f'block_{level}_0')(
         x if level == 0 else spatial.max_pool_2x2(x)
       )
       outputs[level, 0] = x
@@ -84,7 +91,7 @@ class UNetPlusPlus(nn.Module):
         up = Up(channels, name=f'up_{name}')(outputs[level + 1, column - 1])
         left = range(column) if self.nested else (0,)
         joined = jnp.concatenate([*(outputs[level, c] for c in left), up], axis=-1)
-        outputs[level, column] = Block(channels, self.norm, name=f'block_{name}')(joined)
+        outputs[level, column] = block(channels, self.norm, name=f'block_{name}')(joined)
 
     supervised = range(1, levels) if self.deep_supervision else (levels - 1,)
     logits = [

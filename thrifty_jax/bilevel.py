@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import model
+from thrifty_jax import microbatches, model
 from thrifty_jax.data import Batch
-from thrifty_jax.losses import segmentation_loss
+from thrifty_jax.losses import Sums, loss_of, loss_sums
 from thrifty_jax.network import Architecture, Supernet, init_architecture
 from thrifty_jax.train_data import overlap
 
@@ -103,6 +103,7 @@ def make_half_steps(
   *,
   augment: Callable[[jax.Array, Batch], Batch],
   seed: int,
+  parts: int = 1,
   random_sampling: bool = False,
   penalty: Callable[[Architecture], jax.Array] | None = None,
 ) -> tuple[WeightStep, ArchitectureStep]:
@@ -117,6 +118,7 @@ def make_half_steps(
     learners: The supernet and both optimisers.
     augment: (key, batch) -> batch.
     seed: The random numbers of a step follow from it and from the step.
+    parts: In which a batch is computed, see microbatches.py.
     random_sampling: Draw the sampled channels at random in each step.
     penalty: Added to the architecture's loss, of which `architecture_loss` shows the rest alone.
 
@@ -133,10 +135,14 @@ def make_half_steps(
     params: model.Params, architecture: Architecture, batch: Batch, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     augment_key, sample_key = jax.random.split(key)
-    batch = augment(augment_key, batch)
     sample_key = sample_key if random_sampling else None
-    logits = model.apply(learners.net, params, batch['image'], architecture, sample_key)
-    return segmentation_loss(logits, batch['label'])[0], overlap(logits, batch['label'])
+
+    def sums(part: Batch) -> tuple[Sums, jax.Array]:
+      logits = model.apply(learners.net, params, part['image'], architecture, sample_key)
+      return loss_sums(logits, part['label']), overlap(logits, part['label'])
+
+    found, counts = microbatches.total(sums, augment(augment_key, batch), parts=parts)
+    return loss_of(found)[0], counts
 
   def weight_step(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
     (value, _), gradient = jax.value_and_grad(loss, argnums=0, has_aux=True)(

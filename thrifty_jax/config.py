@@ -24,6 +24,7 @@ DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # what data.download
 
 _CHOICES = {
   'device': ('auto', 'cpu', 'gpu', 'tpu'),
+  'precision': ('auto', 'float32', 'bfloat16'),
   'data.slice_axis': SLICE_AXES,
   'data.intensity': ('percentiles', 'window'),
   'data.resize': ('linear', 'nearest'),
@@ -41,10 +42,12 @@ _POSITIVE_INTEGERS = (
   'model.channels',
   'search.epochs',
   'search.batch_size',
+  'search.microbatches',
   'search.channels',
   'search.sample',
   'retrain.epochs',
   'retrain.batch_size',
+  'retrain.microbatches',
   'retrain.validate_every',
   'evaluate.batch_size',
 )
@@ -108,6 +111,10 @@ def default() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.device = 'auto'  # auto, cpu, gpu, tpu
+  # What networks compute in while they are trained, bfloat16 or float32; auto is bfloat16 on a TPU
+  # and on GPUs that have it, float32 on a CPU. Weights, statistics of norms, losses, optimisers and
+  # all from validation on are float32 in any case.
+  config.precision = 'auto'
   config.deterministic = False  # the same bits each time on a GPU too, more slowly
   config.compilation_cache = 'auto'  # a folder; '' turns the cache off
   config.save_seconds = 60.0  # between two checkpoints of a stage that trains
@@ -175,6 +182,8 @@ def default() -> ConfigDict:
   search.warmup_epochs = 15  # weights only
   search.patience = 0  # stop after so many epochs with the same genotype; 0 never stops
   search.batch_size = 12
+  search.microbatches = 1  # equal parts of a batch, one after the other; the result is the same
+  search.remat = False  # cells are computed twice instead of kept; not on a CPU, which undoes it
   search.channels = 32  # of the supernet; the derived network has model.channels
   search.sample = 4  # one in so many channels goes through the candidates
   search.sampling = 'shuffle'  # or random
@@ -193,6 +202,8 @@ def default() -> ConfigDict:
   config.retrain = retrain = ConfigDict()
   retrain.epochs = 200
   retrain.batch_size = 12
+  retrain.microbatches = 1  # as of the search
+  retrain.remat = False  # as of the search; of a baseline its blocks
   retrain.optimizer = 'adamw'  # or sgd
   retrain.learning_rate = 2e-3
   retrain.warmup_epochs = 2
@@ -397,6 +408,7 @@ def _validate_model(config: ConfigDict) -> None:
   epochs = config.retrain.epochs
   below = f'below retrain.epochs, which is {epochs}'
   _require(config, 'retrain.warmup_epochs', lambda value: value < epochs, below)
+  _validate_microbatches(config, 'retrain')
   if searches(config):
     _validate_search(config)
   _validate_compare(config)
@@ -410,9 +422,22 @@ def _validate_search(config: ConfigDict) -> None:
   epochs = config.search.epochs
   below = f'below search.epochs, which is {epochs}: the architecture is learned after the warm-up'
   _require(config, 'search.warmup_epochs', lambda value: value < epochs, below)
+  _validate_microbatches(config, 'search')
   betas = config.search.architecture_betas
   if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
     raise InputError(f'config.search.architecture_betas is {betas}; expected two from 0 to below 1')
+
+
+def _validate_microbatches(config: ConfigDict, stage: str) -> None:
+  """Refuses microbatches of different sizes."""
+  size, parts = config[stage].batch_size, config[stage].microbatches
+  divisors = [number for number in range(1, size + 1) if size % number == 0]
+  below, above = ([d for d in divisors if d < parts][-1:], [d for d in divisors if d > parts][:1])
+  nearest = ' and '.join(map(str, below + above))
+  divisor = f'a divisor of {stage}.batch_size, which is {size}: the nearest are {nearest}'
+  if len(below + above) == 1:
+    divisor = divisor.replace('nearest are', 'nearest is')
+  _require(config, f'{stage}.microbatches', lambda value: value in divisors, divisor)
 
 
 def _validate_compare(config: ConfigDict) -> None:

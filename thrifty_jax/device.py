@@ -4,8 +4,10 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax._src import xla_bridge  # what tells whether JAX has started has no public name
@@ -22,6 +24,9 @@ _M_ARENA_MAX = -8
 
 def prepare(config: ConfigDict) -> None:
   """Chooses the platform, turns on the compilation cache and keeps freed memory.
+
+  On an accelerator float32 then means float32: JAX would multiply it in TensorFloat-32 on a GPU (10
+  bits) and in bfloat16 on a TPU (7 bits). What is to be fast asks for bfloat16 by its name.
 
   Args:
     config: Reads `device`, `deterministic` and `compilation_cache`.
@@ -43,6 +48,8 @@ def prepare(config: ConfigDict) -> None:
       f'config.device is {config.device!r}, but JAX finds only {describe()} here; '
       f'install JAX for {config.device.upper()} or leave out --config.device'
     )
+  if backend != 'cpu':
+    jax.config.update('jax_default_matmul_precision', 'highest')
 
 
 def describe() -> str:
@@ -52,6 +59,22 @@ def describe() -> str:
     several = f', as {len(devices)} devices' if len(devices) > 1 else ''
     return f'CPU with {cores()} cores{several}'
   return f'{len(devices)} x {devices[0].device_kind}'
+
+
+def precision(setting: str, device: Any = None) -> str:
+  """What networks compute in while they are trained: 'float32' or 'bfloat16'.
+
+  Args:
+    setting: config.precision. 'auto' is bfloat16 where the hardware multiplies in it: on TPUs, and
+      on NVIDIA's GPUs from compute capability 8 (Ampere).
+    device: That they run on, None for the first one.
+  """
+  if setting != 'auto':
+    return setting
+  device = device or jax.devices()[0]
+  capability = str(getattr(device, 'compute_capability', ''))  # '7.5'; 'gfx942' of AMD's GPUs
+  older = re.fullmatch(r'\d+\.\d+', capability) and float(capability) < 8
+  return 'float32' if device.platform == 'cpu' or older else 'bfloat16'
 
 
 def cores() -> int:

@@ -1,10 +1,83 @@
-"""The segmentation loss: cross-entropy and soft Dice."""
+"""The segmentation loss: cross-entropy and soft Dice.
+
+Both are functions of sums over pixels, and those of parts of a batch add up to those of the batch:
+so a batch that does not fit in memory has its exact loss all the same, see microbatches.py.
+"""
+
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
+SMOOTH = 1e-5  # of soft Dice: added above and below the ratio, in pixels
 
-def soft_dice(logits: jax.Array, label: jax.Array, *, smooth: float = 1e-5) -> jax.Array:
+
+class Sums(NamedTuple):
+  """What the loss is made of, added up over the pixels of a batch.
+
+  Attributes:
+    cross_entropy: [], or [S] for S supervised outputs.
+    overlap: Of probability and truth, for every class, [K] or [S, K].
+    total: Of probability plus truth, likewise.
+    pixels: How many there are, a scalar.
+  """
+
+  cross_entropy: jax.Array
+  overlap: jax.Array
+  total: jax.Array
+  pixels: jax.Array
+
+
+def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
+  """The sums that the loss is made of.
+
+  Args:
+    logits: Class scores before softmax, [B, H, W, K] float32; [S, B, H, W, K] for S outputs.
+    label: Class of each pixel, [B, H, W], integers in [0, K).
+
+  Raises:
+    ValueError: If label does not have the spatial shape of logits.
+  """
+  if label.shape != logits.shape[-4:-1]:
+    raise ValueError(f'label {label.shape} must have the shape of logits {logits.shape} less K')
+  # Not from integer labels: the gradient of that is a scatter, slow and long to compile on a CPU.
+  truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+  probability, space = jax.nn.softmax(logits), (-4, -3, -2)
+  return Sums(
+    optax.softmax_cross_entropy(logits, truth).sum((-3, -2, -1)),
+    (probability * truth).sum(space),
+    probability.sum(space) + truth.sum(space),
+    jnp.asarray(label.size, logits.dtype),
+  )
+
+
+def loss_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
+  """The loss, a scalar, and the soft Dice of the last output, [K - 1]; see `segmentation_loss`."""
+  dice = _soft_dice(sums, SMOOTH)
+  loss = sums.cross_entropy / sums.pixels + 1 - dice.mean(-1)
+  return loss.mean(), dice[-1] if dice.ndim == 2 else dice
+
+
+def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean cross-entropy + 1 - mean soft Dice of the foreground classes.
+
+  Args:
+    logits: [B, H, W, K], or [S, B, H, W, K] for S supervised outputs, whose losses are averaged.
+    label: [B, H, W], integers in [0, K).
+
+  Returns:
+    The loss, a scalar, and the soft Dice of the last output, [K - 1].
+
+  Raises:
+    ValueError: If label does not have the spatial shape of logits.
+
+  Source: Thrifty NAS (AAAI 2022), section Dataset: a combination of cross-entropy and Dice.
+  """
+  return loss_of(loss_sums(logits, label))
+
+
+def soft_dice(logits: jax.Array, label: jax.Array, *, smooth: float = SMOOTH) -> jax.Array:
   """Soft Dice of each foreground class, pooled over the batch.
 
   Args:
@@ -20,33 +93,8 @@ def soft_dice(logits: jax.Array, label: jax.Array, *, smooth: float = 1e-5) -> j
 
   Source: V-Net (Milletari et al., 2016), section 3, without the squares.
   """
-  if label.shape != logits.shape[:-1]:
-    raise ValueError(f'label {label.shape} must have the shape of logits {logits.shape} less K')
-  probability = jax.nn.softmax(logits)
-  truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-  axes = (0, 1, 2)
-  overlap = (probability * truth).sum(axes)
-  total = probability.sum(axes) + truth.sum(axes)
-  return ((2 * overlap + smooth) / (total + smooth))[1:]
+  return _soft_dice(loss_sums(logits, label), smooth)
 
 
-def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Mean cross-entropy + 1 - mean soft Dice of the foreground classes.
-
-  Args:
-    logits: [B, H, W, K], or [S, B, H, W, K] for S supervised outputs, whose losses are averaged.
-    label: [B, H, W], integers in [0, K).
-
-  Returns:
-    The loss, a scalar, and the soft Dice of the last output, [K - 1].
-
-  Source: Thrifty NAS (AAAI 2022), section Dataset: a combination of cross-entropy and Dice.
-  """
-  if logits.ndim == 5:
-    losses, dice = jax.vmap(segmentation_loss, in_axes=(0, None))(logits, label)
-    return losses.mean(), dice[-1]
-  dice = soft_dice(logits, label)  # first: it says what is wrong with a label's shape
-  # Not from integer labels: the gradient of that is a scatter, slow and long to compile on a CPU.
-  truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-  cross_entropy = optax.softmax_cross_entropy(logits, truth).mean()
-  return cross_entropy + 1 - dice.mean(), dice
+def _soft_dice(sums: Sums, smooth: float) -> jax.Array:
+  return ((2 * sums.overlap + smooth) / (sums.total + smooth))[..., 1:]

@@ -194,6 +194,7 @@ class Supernet(nn.Module):
     sampling: shuffle takes the first channels and shuffles; random takes a subset drawn by key, or
       the first without a key, and does not shuffle.
     cell_path: The skippable cells have gates.
+    remat: Cells keep only their inputs for the derivative, which runs them once more.
   """
 
   classes: int
@@ -204,6 +205,7 @@ class Supernet(nn.Module):
   background: tuple[float, ...] = (0.0,)
   sampling: Literal['shuffle', 'random'] = 'shuffle'
   cell_path: bool = False
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -224,9 +226,10 @@ class Supernet(nn.Module):
       sampling = random_sampling(order)
     weights = architecture_weights(architecture, nodes=self.nodes)
     mixers = {kind: self._mixers(kind, weights[kind]) for kind in CELL_KINDS}
+    mixed_cell = nn.remat(MixedCell) if self.remat else MixedCell
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
-      return MixedCell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
+      return mixed_cell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
 
     gates = weights['path']['gates'] if self.cell_path else ()
     return _run(self, image, cell, gates=dict(zip(self.gated, gates, strict=True)))
@@ -264,6 +267,7 @@ class DerivedNetwork(nn.Module):
     depth: Levels below the full size.
     deep_supervision: Give the logits of every X[k, 0] that is built, stacked in front.
     background: Normalised value that sides are padded with, one per image channel.
+    remat: Cells keep only their inputs for the derivative, which runs them once more.
   """
 
   genotype: Genotype
@@ -272,17 +276,19 @@ class DerivedNetwork(nn.Module):
   depth: int = 5
   deep_supervision: bool = False
   background: tuple[float, ...] = (0.0,)
+  remat: bool = False
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
     """Logits [B, H, W, K] (deep supervision: [.., B, H, W, K]) of image [B, H, W, C]."""
     require_depth(self.genotype, self.depth)
+    derived_cell = nn.remat(DerivedCell) if self.remat else DerivedCell
     cells = {}  # the head serves several levels under deep supervision: one module, shared
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       if (kind, name) not in cells:
         nodes = self.genotype.down if kind == 'down' else self.genotype.up
-        cells[kind, name] = DerivedCell(kind, nodes, name=name)
+        cells[kind, name] = derived_cell(kind, nodes, name=name)
       return cells[kind, name](in0, in1)
 
     skipped, supervision = self.genotype.skipped, self.deep_supervision

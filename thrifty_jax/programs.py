@@ -52,7 +52,7 @@ def place(config: ConfigDict, **given: Any) -> Path | None:
     'given': given,
     'code': _code(),
     'versions': {name: importlib.metadata.version(name) for name in _PACKAGES},
-    'backend': jax.default_backend(),
+    'device': (jax.default_backend(), jax.devices()[0].device_kind),
     'settings': {name: str(value) for name, value in sorted(jax.config.values.items())},
   }
   text = json.dumps(made_from, sort_keys=True, default=str)
@@ -70,6 +70,7 @@ class Program:
     *,
     kept: Path | None = None,
     after: 'Program | None' = None,
+    check: Callable[[jax.stages.Compiled], None] | None = None,
   ):
     """Begins.
 
@@ -79,11 +80,12 @@ class Program:
       batches: Likewise.
       kept: The file of the traced program, which is written if it is not there; None keeps none.
       after: Another program, to be waited for: two at once would share the cores.
+      check: Looks at what was compiled before it is used.
     """
     self._run: Step = self._called
     self._arguments, self._tree = jax.tree.flatten((state, *batches))
     self._state_tree = jax.tree.structure(state)
-    self._step, self._kept, self._after = step, kept, after
+    self._step, self._kept, self._after, self._check = step, kept, after, check
     self._future: Future[tuple[jax.stages.Compiled, float]] = Future()
     # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
     threading.Thread(target=self._compile, name=stopping.COMPILER, daemon=True).start()
@@ -119,6 +121,8 @@ class Program:
       shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self._arguments]
       compiled = jax.jit(self._traced(shapes)).lower(*shapes).compile()
       device.give_back_memory()
+      if self._check is not None:
+        self._check(compiled)
       self._future.set_result((compiled, time.monotonic() - began))
     except BaseException as error:  # raised again where the program is called
       self._future.set_exception(error)

@@ -15,11 +15,21 @@ import optax
 from ml_collections import ConfigDict
 
 from data_prep import data_sets
-from thrifty_jax import RESEARCH_USE, describe, evaluate, files, genotype, logbook, model
+from thrifty_jax import (
+  RESEARCH_USE,
+  describe,
+  device,
+  evaluate,
+  files,
+  genotype,
+  logbook,
+  microbatches,
+  model,
+)
 from thrifty_jax.data import Batch, steps_per_epoch
-from thrifty_jax.losses import segmentation_loss
+from thrifty_jax.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.predicting import likeness
-from thrifty_jax.running import debug, not_finite, resources, stages
+from thrifty_jax.running import debug, memory, not_finite, resources, stages
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
@@ -100,6 +110,7 @@ def make_train_step(
   augment: Callable[[jax.Array, Batch], Batch],
   average_decay: float,
   seed: int,
+  parts: int = 1,
 ) -> Step:
   """The training step, a pure function (state, batch) -> (state, metrics).
 
@@ -109,13 +120,17 @@ def make_train_step(
     augment: (key, batch) -> batch.
     average_decay: Of the running average of the weights; 0 keeps the weights themselves.
     seed: The random numbers of a step follow from it and from the step.
+    parts: In which a batch is computed, see microbatches.py.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     batch = augment(step_key(seed, state), batch)
 
     def loss(params: model.Params) -> tuple[jax.Array, jax.Array]:
-      return segmentation_loss(model.apply(net, params, batch['image']), batch['label'])
+      def sums(part: Batch) -> Sums:
+        return loss_sums(model.apply(net, params, part['image']), part['label'])
+
+      return loss_of(microbatches.total(sums, batch, parts=parts))
 
     (value, dice), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, transformed = transformation.update(gradient, state.optimizer, state.params)
@@ -176,6 +191,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     'genotype': config.genotype or 'search/genotype.json' if found else None,
     'epochs': progress.epoch,
     'planned_epochs': list(progress.planned),
+    'precision': device.precision(config.precision),
     'steps': int(progress.state.step),
     'best_epoch': int(best.epoch),
     'validation_dsc': float(best.dsc),
@@ -265,11 +281,12 @@ def _fit(
   )
   train_step = jax.jit(
     make_train_step(
-      net,
+      net.copy(remat=settings.remat),
       transformation,
       augment=train_data.augment,
       average_decay=settings.ema_decay,
       seed=config.seed,
+      parts=settings.microbatches,
     ),
     donate_argnums=() if config.debug else 0,
   )
@@ -277,6 +294,7 @@ def _fit(
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
   compiled = train_step.lower(progress.state, batch_shape).compile()
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
+  memory.require_fit(compiled, config, 'retrain', examples=[examples])
   if config.debug:
     compiled = debug.watched(compiled, 'retrain', _source(config, train_data, net))
 

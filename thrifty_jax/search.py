@@ -19,7 +19,7 @@ from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
 from thrifty_jax.programs import Program
-from thrifty_jax.running import debug, not_finite, resources
+from thrifty_jax.running import debug, memory, not_finite, resources
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
@@ -57,6 +57,7 @@ def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
     sample=settings.sample,
     sampling=settings.sampling,
     cell_path=settings.cell_path,
+    remat=settings.remat,
     background=tuple(model.background(train_data.statistics, context=config.data.context)),
   )
   return Learners(
@@ -199,6 +200,7 @@ def compile_steps(
     learners,
     augment=train_data.augment,
     seed=config.seed,
+    parts=config.search.microbatches,
     random_sampling=config.search.sampling == 'random',
     penalty=penalty(config),
   )
@@ -212,6 +214,13 @@ def compile_steps(
       [batch] * (half + 1),
       kept=programs.place(config, half=half, steps=halves.steps, **given),
       after=compiled[0] if compiled else None,
+      check=functools.partial(
+        memory.require_fit,
+        config=config,
+        stage='search',
+        examples=halves.examples,
+        quiet=bool(compiled),  # the bar is on the screen by then
+      ),
     )
     compiled.append(program)
   return compiled
@@ -284,7 +293,7 @@ def _source(
   def source(state: SearchState, *batches: Batch) -> str | None:
     augment_key, sample_key = jax.random.split(bilevel.half_key(config.seed, state, half))
     return not_finite.first_source(
-      learners.net,
+      learners.net.copy(remat=False),  # layer by layer
       state.params,
       jax.jit(train_data.augment)(augment_key, batches[-1]),
       loss=segmentation_loss,

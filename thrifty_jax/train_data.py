@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import prepare
-from thrifty_jax import data, evaluate, files
+from thrifty_jax import data, device, evaluate, files
 from thrifty_jax.augment import augment
 from thrifty_jax.data import Batch, Examples
 from thrifty_jax.errors import NotFinite
@@ -80,15 +80,19 @@ class TrainData:
 
   @functools.cached_property
   def augment(self) -> Any:
-    """(key, batch) -> the batch under random warps and intensities; to be traced by jit."""
+    """(key, batch) -> the batch under random warps and intensities; to be traced by jit.
+
+    Images come in the precision of the run, which the layers of a network then follow.
+    """
     settings = self.config.augment
     mean, std = (jnp.asarray(self.statistics[name]) for name in ('mean', 'std'))
+    precision = device.precision(self.config.precision)
 
     def augmented(key: jax.Array, batch: Batch) -> Batch:
       image, label = augment(
         key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
       )
-      return {'image': image, 'label': label}
+      return {'image': image.astype(precision), 'label': label}
 
     return augmented
 

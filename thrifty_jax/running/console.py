@@ -25,7 +25,7 @@ def start(command: Command) -> None:
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('config', command.config_file)
   say('workdir', str(command.workdir))
-  say('device', device.describe())
+  say('device', f'{device.describe()}, training in {device.precision(command.config.precision)}')
   say('model', _describe_model(command.config))
   say('protocol', PROTOCOLS[command.config.evaluate.protocol])
   for title, text in command.found:
@@ -48,6 +48,7 @@ def record(command: Command, arguments: Sequence[str]) -> None:
   config, workdir = command.config, command.workdir
   files.write_json(workdir / 'config.json', stages.as_json(config))
   environment = logbook.environment(arguments, seed=config.seed)
+  environment['precision'] = device.precision(config.precision)
   earlier = _earlier(workdir / 'environment.json', environment)
   files.write_json(workdir / 'environment.json', {**environment, 'earlier': earlier})
 

@@ -41,6 +41,9 @@ _DATA = (
   'data.test_patients',
   'data.hold_out_test',
 )
+# They change where numbers are rounded, not what is computed: a run may go on with others, as on
+# another device.
+_FREE = ('search.microbatches', 'search.remat', 'retrain.microbatches', 'retrain.remat')
 # The lists that a splits.json enters as, see data_prep/split_file.py.
 _LISTS = ('data.validation_patients', 'data.test_patients')
 _SHORT = reprlib.Repr()  # of lists of hundreds of patients; what people type stays whole
@@ -80,6 +83,8 @@ class Stage:
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
+    if field in _FREE:
+      return False
     if self.name == 'search' and field == 'model.channels':
       return config.search.max_parameters > 0  # counted at the width of the retraining
     return any(field == name or field.startswith(name + '.') for name in self.reads)
@@ -91,7 +96,16 @@ SEARCH = Stage(
   'search',
   'finds the architecture, on the training patients alone',
   leaves=('search/genotype.json',),
-  reads=('seed', *_DATA, 'augment', 'model.depth', 'model.nodes', 'model.edges_per_node', 'search'),
+  reads=(
+    'seed',
+    'precision',
+    *_DATA,
+    'augment',
+    'model.depth',
+    'model.nodes',
+    'model.edges_per_node',
+    'search',
+  ),
   planned=('search/genotype.json', 'provenance', 'planned_epochs'),
 )
 RETRAIN = Stage(
@@ -100,7 +114,7 @@ RETRAIN = Stage(
   leaves=('retrain/summary.json', 'model'),
   # Of the genotype the content counts, see `require`; wherever the file lies.
   # The protocol says by which score of the validation patients the weights are chosen.
-  reads=('seed', *_DATA, 'augment', 'model', 'retrain', 'evaluate.protocol'),
+  reads=('seed', 'precision', *_DATA, 'augment', 'model', 'retrain', 'evaluate.protocol'),
   planned=('retrain/summary.json', 'planned_epochs'),
 )
 EVALUATE = Stage(

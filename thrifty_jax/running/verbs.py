@@ -18,7 +18,10 @@ def run(stage: Stage, config: ConfigDict, workdir: Path) -> None:
   Raises:
     InputError: Whatever the user gave that the stage cannot use.
   """
-  _RUN[stage.name](config, workdir)
+  from thrifty_jax.running import memory
+
+  with memory.exhaustion_explained(config, stage.name):
+    _RUN[stage.name](config, workdir)
 
 
 def _check(config: ConfigDict, workdir: Path) -> None:

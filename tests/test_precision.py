@@ -1,0 +1,187 @@
+"""Training in bfloat16: what is computed in it, what stays float32, and that both loops run so."""
+
+import contextlib
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_prep import phantom, prepare
+from thrifty_jax import (
+  baselines,
+  bilevel,
+  genotype,
+  logbook,
+  model,
+  network,
+  retrain,
+  search,
+  train_data,
+)
+from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.losses import segmentation_loss
+
+FOUND = genotype.Genotype(
+  down=(((0, 'down_sep_conv_3x3'), (1, 'down_se_conv_3x3')),),
+  up=(((0, 'se'), (1, 'up_dil_conv_3x3')),),
+)
+NETWORKS = {
+  'derived': network.DerivedNetwork(FOUND, classes=3, channels=8, depth=2),
+  'supernet': network.Supernet(3, channels=8, depth=2, nodes=1, sample=2),
+  'unet': baselines.UNetPlusPlus(3, nested=True, widths=(4, 8), norm='group'),
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Half the time to compile; what is tested does not depend on it."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+@functools.cache
+def problem(name):
+  """Parameters and what a network is applied to; the image in float32."""
+  random = np.random.default_rng(0)
+  inputs: list[Any] = [jnp.asarray(random.normal(size=(2, 16, 16, 1)), jnp.float32)]
+  if name == 'supernet':
+    inputs.append(network.init_architecture(jax.random.key(0), nodes=1))
+  label = jnp.asarray(random.integers(3, size=(2, 16, 16)), jnp.int32)
+  return model.initialise(NETWORKS[name], *inputs, seed=0), inputs, label
+
+
+def equations(program):
+  """All of a traced program, those inside others too."""
+  for equation in program.eqns:
+    yield equation
+    for inner in jax.tree.leaves(
+      equation.params, is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')
+    ):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        yield from equations(inner)
+
+
+def types_of(program, primitive):
+  return [
+    equation.invars[0].aval.dtype
+    for equation in equations(program)
+    if str(equation.primitive) == primitive
+  ]
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_convolutions_follow_the_image_but_the_last_and_the_statistics_are_float32(name):
+  params, (image, *more), _ = problem(name)
+  program = jax.make_jaxpr(functools.partial(model.apply, NETWORKS[name]))(
+    params, image.astype(jnp.bfloat16), *more
+  ).jaxpr
+  assert program.outvars[0].aval.dtype == jnp.float32
+  convolutions = types_of(program, 'conv_general_dilated')
+  last = sum(kind == jnp.float32 for kind in convolutions)
+  assert last == 1 and len(convolutions) > 4
+  statistics = types_of(program, 'rsqrt')
+  assert statistics and all(kind == jnp.float32 for kind in statistics)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_logits_and_gradients_in_bfloat16_are_near_those_in_float32(name):
+  params, (image, *more), label = problem(name)
+
+  @jax.jit
+  def of(image):
+    def loss(params):
+      logits = model.apply(NETWORKS[name], params, image, *more)
+      return segmentation_loss(logits, label)[0], logits
+
+    gradient, logits = jax.grad(loss, has_aux=True)(params)
+    return logits, gradient
+
+  exact, gradient = of(image)
+  logits, found = of(image.astype(jnp.bfloat16))
+  assert logits.dtype == jnp.float32 and exact.dtype == jnp.float32
+  assert 1e-4 < distance(logits, exact) < 0.05
+  assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+  assert distance(*(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+                    for tree in (found, gradient))) < 0.1  # fmt: skip
+
+
+def distance(found, exact):
+  """Of two arrays, relative to the norm of the second."""
+  return float(jnp.linalg.norm((found - exact).ravel()) / jnp.linalg.norm(exact.ravel()))
+
+
+# --- both loops, with everything on that saves memory
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory, phantom_config):
+  folder = tmp_path_factory.mktemp('precision')
+  config = phantom_config(folder)
+  config.precision = 'bfloat16'
+  config.model.channels, config.model.depth, config.model.nodes = 4, 2, 1
+  for settings in (config.search, config.retrain):
+    settings.epochs, settings.warmup_epochs = 2, 1
+    settings.batch_size, settings.microbatches, settings.remat = 4, 2, True
+  config.search.channels = 4
+  phantom.write_promise12(folder / 'raw', patients=7, seed=0)
+  prepare.prepare(config)
+  return config
+
+
+def test_a_search_in_bfloat16_and_parts_keeps_its_state_in_float32(config, tmp_path, capsys):
+  opened = train_data.open_train_data(config)
+  found = search.search(config, tmp_path)
+  assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
+  assert 'a step needs' in capsys.readouterr().out
+  learners = search.build(config, opened, steps=1)
+  start = bilevel.init_state(learners, opened.image_shape(4), seed=0)
+  like = search.Progress(start, start.architecture).arrays()
+  with contextlib.closing(Checkpoints(tmp_path / 'search' / 'checkpoints')) as checkpoints:
+    state = checkpoints.restore(like)[0]['state']
+  assert jax.tree.structure(state['params']) == jax.tree.structure(start.params)
+  assert float_types(state) == {np.dtype(np.float32)}
+  assert opened.augment(jax.random.key(0), batch_of(opened))['image'].dtype == jnp.bfloat16
+
+
+def test_a_retraining_in_bfloat16_and_parts_leaves_a_model_in_float32(config, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.genotype = str(tmp_path / 'genotype.json')
+  genotype.save(tmp_path / 'genotype.json', FOUND)
+  summary = retrain.retrain(config, tmp_path)
+  assert summary['precision'] == 'bfloat16'
+  assert json.loads((tmp_path / 'retrain' / 'summary.json').read_text()) == summary
+  assert float_types(model.load(tmp_path / 'model').params) == {np.dtype(np.float32)}
+  losses = [entry['loss'] for entry in logbook.Logbook(tmp_path / 'retrain').entries()]
+  assert len(losses) == 2 and losses[1] < losses[0]
+
+
+def test_metrics_and_optimiser_of_a_step_in_bfloat16_are_float32(config):
+  opened = train_data.open_train_data(config)
+  transformation = optax.adamw(1e-3)
+  net = NETWORKS['unet'].copy(classes=2)
+  state, _ = retrain.init_state(net, transformation, opened.image_shape(4), seed=0)
+  step = retrain.make_train_step(
+    net, transformation, augment=opened.augment, average_decay=0.9, seed=0
+  )
+  moved, metrics = jax.eval_shape(step, state, opened.batch_shape(4))
+  assert float_types((moved._asdict(), metrics)) == {np.dtype(np.float32)}
+
+
+def batch_of(opened):
+  examples = opened.examples(opened.patients['train'])
+  return next(opened.batches(examples, batch_size=4, epoch=0))
+
+
+def float_types(tree):
+  """Types of the arrays that hold no whole numbers."""
+  kinds = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+  return {kind for kind in kinds if jax.dtypes.issubdtype(kind, np.inexact)}
