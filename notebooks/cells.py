@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SHOWN = ('jax', 'jaxlib', 'flax', 'numpy')  # versions that a notebook may come with
@@ -66,13 +67,21 @@ def install(*arguments: str) -> None:
   after = versions()
   for name in SHOWN:
     print(f'{name:<8}{before.get(name, "not installed"):<16}-> {after.get(name, "not installed")}')
-  changed = [
-    name for name in ('jax', 'jaxlib') if after.get(name) != before.get(name, after.get(name))
-  ]
+  require_same_jax(before, after)
+
+
+def require_same_jax(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+  """Refuses another JAX than the one that was there.
+
+  Args:
+    before: Versions by name; without JAX anything may come after.
+    after: Likewise.
+  """
+  changed = [name for name in ('jax', 'jaxlib') if name in before and before[name] != after[name]]
   if changed:
     raise RuntimeError(
       f'pip replaced {" and ".join(changed)}, which came with this machine and fits its '
-      'accelerator: start again with a new one, and see which requirement asked for it'
+      'accelerator: start again on a new one, and see which requirement asked for it'
     )
 
 
@@ -124,6 +133,6 @@ def _environment() -> dict[str, str]:
   return environment
 
 
-def _show_lines(lines) -> None:
+def _show_lines(lines: Iterable[str]) -> None:
   for line in lines:
     print(line, end='', flush=True)

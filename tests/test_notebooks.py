@@ -1,0 +1,247 @@
+"""The notebooks, run from their first cell to their last on made-up scans."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep import phantom, phantom_chaos
+from notebooks import cells
+
+PROJECT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ('quickstart', 'chaos_tpu', 'bring_your_own_data')
+PATIENTS, FOLDS = 6, 3
+# Tiny; and nothing that is compiled depends on the number of slices: one search serves two runs.
+TINY = [
+  f'--config.data.folds={FOLDS}',
+  '--config.data.image_size=16',
+  '--config.data.device_budget_bytes=0',
+  '--config.data.mean=(0.3,)',
+  '--config.data.std=(0.3,)',
+  '--config.augment.rotate_degrees=0.0',
+  '--config.augment.scale=(1.0, 1.0)',
+  '--config.augment.translate=(0.0, 0.0)',
+  '--config.augment.elastic_probability=0.0',
+  '--config.augment.flip_left_right=False',
+  '--config.model.depth=3',
+  '--config.model.nodes=1',
+  '--config.model.channels=4',
+  '--config.search.channels=4',
+  '--config.search.epochs=2',
+  '--config.search.warmup_epochs=1',
+  '--config.search.batch_size=4',
+  '--config.retrain.epochs=2',
+  '--config.retrain.warmup_epochs=1',
+  '--config.retrain.validate_every=1',
+  '--config.retrain.batch_size=4',
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+  """What a notebook did.
+
+  Attributes:
+    status: Of its process.
+    out: All that it printed.
+    shown: HTML by the ids of cells.
+    stopped_at: The id of the cell that raised, or ''.
+  """
+
+  status: int
+  out: str
+  shown: dict[str, str]
+  stopped_at: str
+
+
+def run(name, place, *arguments, **values):
+  """Runs a notebook, in a folder from which it does not see the project but for its address."""
+  shown = place / f'{name}.json'
+  values = {'REPOSITORY': str(PROJECT)} | values
+  done = subprocess.run(
+    [sys.executable, '-W', 'error', str(PROJECT / 'tests' / 'run_notebook.py')]
+    + [str(PROJECT / 'notebooks' / f'{name}.ipynb'), f'--shown={shown}', *arguments, '--']
+    + [f'{key}={json.dumps(value)}' for key, value in values.items()],
+    cwd=place,
+    # pip finds all that is required here, or it fails: a test changes no environment.
+    env=os.environ | {'PIP_NO_INDEX': '1', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  assert shown.is_file(), done.stdout
+  return Ran(done.returncode, done.stdout, **json.loads(shown.read_text()))
+
+
+def json_of(path):
+  return json.loads(path.read_text(encoding='utf-8'))
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_a_notebook_is_committed_as_format_4_5_without_outputs(name):
+  notebook = json_of(PROJECT / 'notebooks' / f'{name}.ipynb')
+  assert (notebook['nbformat'], notebook['nbformat_minor']) == (4, 5)
+  ids = [cell['id'] for cell in notebook['cells']]
+  assert len({*ids}) == len(ids) and all(id_.replace('-', '').isalnum() for id_ in ids)
+  keys = {'cell_type', 'id', 'metadata', 'source'}
+  for cell in notebook['cells']:
+    code = cell['cell_type'] == 'code'
+    assert cell.keys() == (keys | {'execution_count', 'outputs'} if code else keys)
+    assert not code or (cell['execution_count'], cell['outputs']) == (None, [])
+    assert len(cell['source']) <= 24
+  tagged = [cell for cell in notebook['cells'] if 'parameters' in cell['metadata'].get('tags', [])]
+  assert len(tagged) == 1 and 'REPOSITORY = ' in ''.join(tagged[0]['source'])
+
+
+def test_the_first_cells_find_the_project_alike_in_all():
+  sources = set()
+  for name in NOTEBOOKS:
+    notebook = json_of(PROJECT / 'notebooks' / f'{name}.ipynb')
+    (found,) = (cell for cell in notebook['cells'] if cell['id'] == 'project')
+    sources.add(''.join(found['source']))
+  assert len(sources) == 1
+
+
+def test_an_address_that_was_not_set_stops_the_notebook_with_what_to_do(tmp_path):
+  ran = run('quickstart', tmp_path, REPOSITORY='https://github.com/OWNER/thrifty_jax')
+  assert (ran.status, ran.stopped_at, ran.shown) == (1, 'project', {})
+  assert 'ValueError: set REPOSITORY, in the first cell' in ran.out
+
+
+def test_quickstart_goes_from_scans_to_a_mask(tmp_path):
+  raw, workdir = tmp_path / 'raw', tmp_path / 'run'
+  phantom.write_promise12(raw, patients=PATIENTS, seed=0)
+  ran = run(
+    'quickstart',
+    tmp_path,
+    CONFIG='configs/phantom.py',
+    RUN=str(workdir),
+    SCAN=str(raw / 'TrainingData' / 'Case00.mhd'),
+    SETTINGS=[*TINY, f'--config.data.raw_dir={raw}', f'--config.data.data_dir={tmp_path}/tfds'],
+  )
+  assert (ran.status, ran.stopped_at) == (0, ''), ran.out
+  score = json_of(workdir / 'evaluate' / 'summary.json')['dsc_mean']
+  assert f'{100 * score:.2f}' in ran.shown['report'] and 'srcdoc="' in ran.shown['report']
+  assert 'data:image/svg+xml;base64,' in ran.shown['genotype']
+  assert 'data:image/png;base64,' in ran.shown['predict']
+  assert (workdir / 'masks' / 'mask.nii.gz').stat().st_size > 0
+
+
+def chaos(place, **values):
+  """chaos_tpu on made-up scans, which nothing downloads as they are there."""
+  folders = {name: str(place / name.lower()) for name in ('RUN', 'SCANS', 'SLICES')}
+  return run('chaos_tpu', place, **folders, SETTINGS=TINY, **values)
+
+
+@pytest.fixture(scope='module')
+def chaos_done(tmp_path_factory):
+  """The folder of a finished run of chaos_tpu, and what it did."""
+  place = tmp_path_factory.mktemp('chaos')
+  phantom_chaos.write(place / 'scans', patients=PATIENTS, seed=0)
+  return place, chaos(place, DEVICE='cpu')
+
+
+def test_chaos_goes_from_scans_to_a_report(chaos_done):
+  place, ran = chaos_done
+  assert (ran.status, ran.stopped_at) == (0, ''), ran.out
+  assert 'ct06' in ran.shown['check']
+  summary = json_of(place / 'run' / 'evaluate' / 'summary.json')
+  assert list(summary['classes']) == ['liver'] and summary['patients'] == PATIENTS // FOLDS
+  assert f'{100 * summary["dsc_mean"]:.2f}' in ran.shown['report']
+  assert json_of(place / 'run' / 'config.json')['device'] == 'cpu'
+  listed = [line for line in ran.out.splitlines() if line.endswith('model/weights.safetensors')]
+  assert len(listed) == 1
+
+
+def test_after_a_disconnect_all_cells_again_go_on_to_the_same_model(chaos_done, tmp_path):
+  place = shutil.copytree(chaos_done[0], tmp_path / 'place')
+  shutil.rmtree(place / 'slices')  # the machine's own disk is gone
+  for name in ('evaluate', 'model'):
+    shutil.rmtree(place / 'run' / name)
+  (place / 'run' / 'retrain' / 'summary.json').unlink()
+  (place / 'run' / 'report.html').unlink()
+  ran = chaos(place, DEVICE='cpu')
+  assert (ran.status, ran.stopped_at) == (0, ''), ran.out
+  assert 'search: done' in ran.out and 'retrain: done' not in ran.out
+  for name in ('model/weights.safetensors', 'evaluate/scores.csv'):
+    assert (place / 'run' / name).read_bytes() == (chaos_done[0] / 'run' / name).read_bytes()
+
+
+def test_chaos_stops_at_once_where_a_tpu_is_expected_and_none_is_there(tmp_path):
+  ran = chaos(tmp_path)
+  assert (ran.status, ran.stopped_at, ran.shown) == (1, 'device', {})
+  assert "error: config.device is 'tpu', but JAX finds only" in ran.out
+  assert 'RuntimeError: thrifty_jax.main ended with status 2' in ran.out
+  assert [path.name for path in tmp_path.iterdir()] == ['chaos_tpu.json']
+
+
+def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(tmp_path):
+  exports = all(importlib.util.find_spec(name) for name in ('onnx', 'onnxruntime', 'flatbuffers'))
+  workdir, folder = tmp_path / 'run', tmp_path / 'made_up'
+  two_channels = ['--config.data.mean=(0.3, 0.3)', '--config.data.std=(0.3, 0.3)']
+  ran = run(
+    'bring_your_own_data',
+    tmp_path,
+    *([] if exports else ['--without=export']),
+    FOLDER=str(folder),
+    NEW_SCANS=str(folder / 'imagesTs'),
+    RUN=str(workdir),
+    SETTINGS=[*TINY, *two_channels, f'--config.data.data_dir={tmp_path}/tfds'],
+  )
+  assert (ran.status, ran.stopped_at) == (0, ''), ran.out
+  assert 'left part' in ran.shown['check'] and 'right part' in ran.shown['report']
+  assert 'data:image/png;base64,' in ran.shown['predict']
+  masks = {path.name for path in (workdir / 'masks').iterdir()}
+  assert masks == {'classes.json', 'scan_009.nii.gz', 'scan_009_overlay.png'}
+  assert (workdir / 'onnx' / 'model.onnx').is_file() == exports
+
+
+def test_a_command_that_fails_stops_the_notebook_after_its_last_words(capsys):
+  with pytest.raises(RuntimeError, match='thrifty_jax.main ended with status 2'):
+    cells.run('thrifty_jax.main', '--config=configs/nothing.py')
+  out = capsys.readouterr().out.splitlines()
+  assert out[0] == '$ python -m thrifty_jax.main --config=configs/nothing.py'
+  assert out[1].startswith('error: --config: there is no file')
+
+
+def test_another_jax_than_before_is_refused_and_a_new_one_is_not():
+  cells.require_same_jax({'jax': '0.7.2'}, {'jax': '0.7.2', 'jaxlib': '0.7.2', 'flax': '0.11.2'})
+  cells.require_same_jax({'flax': '0.10.0'}, {'jax': '0.7.2', 'jaxlib': '0.7.2'})
+  with pytest.raises(RuntimeError, match='pip replaced jax and jaxlib'):
+    cells.require_same_jax({'jax': '0.7.2', 'jaxlib': '0.7.2'}, {'jax': '0.9.0', 'jaxlib': '0.9.0'})
+
+
+SAVES = """
+import signal, sys, time
+def save(number, frame):
+  print('saved', flush=True)
+  sys.exit(130)
+signal.signal(signal.SIGINT, save)
+print('begun', flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_button_that_stops_a_cell_lets_the_command_save(tmp_path):
+  (tmp_path / 'saves.py').write_text(SAVES)
+  process = subprocess.Popen(
+    [sys.executable, '-c', "from notebooks import cells; cells.run('saves')"],
+    cwd=PROJECT,
+    env=os.environ | {'PYTHONPATH': str(tmp_path)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout and process.stdout.readline() == '$ python -m saves\n'
+  assert process.stdout.readline() == 'begun\n'
+  process.send_signal(signal.SIGINT)
+  out, err = process.communicate(timeout=30)
+  assert (out, process.returncode) == ('saved\n', -signal.SIGINT)
+  assert err.splitlines()[-1] == 'KeyboardInterrupt'
