@@ -1,10 +1,10 @@
 """Runs a notebook as *Run all* does, in this process and without Jupyter.
 
-  python tests/run_notebook.py notebooks/quickstart.ipynb --shown=shown.json NAME=JSON ...
+  python tests/run_notebook.py notebooks/quickstart.ipynb --result=FILE --values='{"RUN": "runs/a"}'
 
-The cells are plain Python. The named values stand for those of the cell with the tag `parameters`.
-What a cell shows, the HTML of its last value, goes to a file by the ids of the cells. An exception
-ends it, with status 1, as it ends *Run all*.
+The cells are plain Python. The values stand for those of the cell with the tag `parameters`. An
+exception ends it, with status 1, as it ends *Run all*. The result, JSON, has what cells showed, the
+HTML of their last values by their ids, and the id of the cell that raised, or ''.
 """
 
 import argparse
@@ -50,10 +50,10 @@ def run_all(
 def _run(source: str, name: str, names: dict[str, Any]) -> Any:
   """Runs a cell; the value of its last line, if that has one."""
   tree = ast.parse(source, filename=name)
-  last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-  exec(compile(tree, name, 'exec'), names)
-  if last is None:
+  if not tree.body or not isinstance(last := tree.body.pop(), ast.Expr):
+    exec(compile(source, name, 'exec'), names)
     return None
+  exec(compile(tree, name, 'exec'), names)
   return eval(compile(ast.Expression(last.value), name, 'eval'), names)
 
 
@@ -61,16 +61,15 @@ def main() -> int:
   """The command."""
   parser = argparse.ArgumentParser()
   parser.add_argument('notebook', type=Path)
-  parser.add_argument('--shown', type=Path, required=True)
+  parser.add_argument('--result', type=Path, required=True)
+  parser.add_argument('--values', type=json.loads, default={}, help='a JSON object')
   parser.add_argument('--without', action='append', default=[], help='a tag')
-  parser.add_argument('values', nargs='*', metavar='NAME=JSON')
   asked = parser.parse_args()
-  values = {name: json.loads(value) for name, _, value in (v.partition('=') for v in asked.values)}
   cells = json.loads(asked.notebook.read_text(encoding='utf-8'))['cells']
   # The notebook changes the folder; a file named from here must still be found at the end.
-  output = asked.shown.absolute()
-  shown, stopped_at = run_all(cells, values, without=tuple(asked.without))
-  output.write_text(json.dumps({'shown': shown, 'stopped_at': stopped_at}), encoding='utf-8')
+  result = asked.result.absolute()
+  shown, stopped_at = run_all(cells, asked.values, without=tuple(asked.without))
+  result.write_text(json.dumps({'shown': shown, 'stopped_at': stopped_at}), encoding='utf-8')
   return 1 if stopped_at else 0
 
 

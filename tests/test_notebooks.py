@@ -63,12 +63,12 @@ class Ran:
 
 def run(name, place, *arguments, **values):
   """Runs a notebook, in a folder from which it does not see the project but for its address."""
-  shown = place / f'{name}.json'
-  values = {'REPOSITORY': str(PROJECT)} | values
+  result = place / 'result.json'
+  values = json.dumps({'REPOSITORY': str(PROJECT)} | values)
   done = subprocess.run(
     [sys.executable, '-W', 'error', str(PROJECT / 'tests' / 'run_notebook.py')]
-    + [str(PROJECT / 'notebooks' / f'{name}.ipynb'), f'--shown={shown}', *arguments, '--']
-    + [f'{key}={json.dumps(value)}' for key, value in values.items()],
+    + [str(PROJECT / 'notebooks' / f'{name}.ipynb'), f'--result={result}', f'--values={values}']
+    + [*arguments],
     cwd=place,
     # pip finds all that is required here, or it fails: a test changes no environment.
     env=os.environ | {'PIP_NO_INDEX': '1', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
@@ -76,8 +76,8 @@ def run(name, place, *arguments, **values):
     stderr=subprocess.STDOUT,
     text=True,
   )
-  assert shown.is_file(), done.stdout
-  return Ran(done.returncode, done.stdout, **json.loads(shown.read_text()))
+  assert result.is_file(), done.stdout
+  return Ran(done.returncode, done.stdout, **json_of(result))
 
 
 def json_of(path):
@@ -179,7 +179,7 @@ def test_chaos_stops_at_once_where_a_tpu_is_expected_and_none_is_there(tmp_path)
   assert (ran.status, ran.stopped_at, ran.shown) == (1, 'device', {})
   assert "error: config.device is 'tpu', but JAX finds only" in ran.out
   assert 'RuntimeError: thrifty_jax.main ended with status 2' in ran.out
-  assert [path.name for path in tmp_path.iterdir()] == ['chaos_tpu.json']
+  assert [path.name for path in tmp_path.iterdir()] == ['result.json']
 
 
 def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(tmp_path):
@@ -220,12 +220,14 @@ def test_another_jax_than_before_is_refused_and_a_new_one_is_not():
 
 SAVES = """
 import signal, sys, time
-def save(number, frame):
-  print('saved', flush=True)
-  sys.exit(130)
-signal.signal(signal.SIGINT, save)
-print('begun', flush=True)
-time.sleep(60)
+asked = []
+signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+ends = time.monotonic() + 30
+while not asked and time.monotonic() < ends:
+  print('at work', flush=True)
+  time.sleep(0.05)
+print('saved' if asked == [signal.SIGINT] else asked, flush=True)
+sys.exit(130)
 """
 
 
@@ -240,8 +242,8 @@ def test_the_button_that_stops_a_cell_lets_the_command_save(tmp_path):
     text=True,
   )
   assert process.stdout and process.stdout.readline() == '$ python -m saves\n'
-  assert process.stdout.readline() == 'begun\n'
+  assert process.stdout.readline() == 'at work\n'
   process.send_signal(signal.SIGINT)
   out, err = process.communicate(timeout=30)
-  assert (out, process.returncode) == ('saved\n', -signal.SIGINT)
+  assert (out.splitlines()[-1], process.returncode) == ('saved', -signal.SIGINT)
   assert err.splitlines()[-1] == 'KeyboardInterrupt'
