@@ -71,10 +71,10 @@ def run(name, place, *arguments, **values):
     + [*arguments],
     cwd=place,
     # pip finds all that is required here, or it fails: a test changes no environment.
-    env=os.environ | {'PIP_NO_INDEX': '1', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    env=os.environ | {'PIP_NO_INDEX': '1', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1', 'PYTHONUTF8': '1'},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
-    text=True,
+    encoding='utf-8',
   )
   assert result.is_file(), done.stdout
   return Ran(done.returncode, done.stdout, **json_of(result))
