@@ -16,7 +16,11 @@ from typing import Any
 
 
 def run_all(
-  cells: list[dict[str, Any]], values: dict[str, Any], *, without: tuple[str, ...] = ()
+  cells: list[dict[str, Any]],
+  values: dict[str, Any],
+  *,
+  without: tuple[str, ...] = (),
+  until: str = '',
 ) -> tuple[dict[str, str], str]:
   """Runs the cells in one namespace.
 
@@ -24,6 +28,7 @@ def run_all(
     cells: Of the notebook.
     values: Of parameters, by their names.
     without: Tags of cells that are left out.
+    until: The id of the last cell that is run; '' runs all.
 
   Returns:
     What was shown, by the ids of the cells; and the id of the cell that raised, or ''.
@@ -44,6 +49,8 @@ def run_all(
       names |= values
     if hasattr(last, '_repr_html_'):
       shown[cell['id']] = last._repr_html_()
+    if cell['id'] == until:
+      break
   return shown, ''
 
 
@@ -64,11 +71,13 @@ def main() -> int:
   parser.add_argument('--result', type=Path, required=True)
   parser.add_argument('--values', type=json.loads, default={}, help='a JSON object')
   parser.add_argument('--without', action='append', default=[], help='a tag')
+  parser.add_argument('--until', default='', help='the id of a cell')
   asked = parser.parse_args()
   cells = json.loads(asked.notebook.read_text(encoding='utf-8'))['cells']
   # The notebook changes the folder; a file named from here must still be found at the end.
   result = asked.result.absolute()
-  shown, stopped_at = run_all(cells, asked.values, without=tuple(asked.without))
+  without = tuple(asked.without)
+  shown, stopped_at = run_all(cells, asked.values, without=without, until=asked.until)
   result.write_text(json.dumps({'shown': shown, 'stopped_at': stopped_at}), encoding='utf-8')
   return 1 if stopped_at else 0
 
