@@ -120,7 +120,7 @@ def test_an_address_that_was_not_set_stops_the_notebook_with_what_to_do(tmp_path
 def chaos(place, **values):
   """chaos_tpu on made-up scans, which nothing downloads as they are there."""
   folders = {name: str(place / name.lower()) for name in ('RUN', 'SCANS', 'SLICES')}
-  return run('chaos_tpu', place, **folders, SETTINGS=TINY, **values)
+  return run('chaos_tpu', place, **folders | values, SETTINGS=TINY)
 
 
 @pytest.fixture(scope='module')
@@ -163,24 +163,24 @@ def test_chaos_goes_from_scans_to_a_report(chaos_done):
 
 
 def test_after_a_disconnect_all_cells_again_go_on_to_the_same_model(chaos_done, tmp_path):
-  place = shutil.copytree(chaos_done[0], tmp_path / 'place')
-  shutil.rmtree(place / 'slices')  # the machine's own disk is gone
+  before = chaos_done[0] / 'run'
+  workdir = shutil.copytree(before, tmp_path / 'run')  # and no slices: that disk is gone
   for name in ('evaluate', 'model'):
-    shutil.rmtree(place / 'run' / name)
-  (place / 'run' / 'retrain' / 'summary.json').unlink()
-  (place / 'run' / 'report.html').unlink()
-  ran = chaos(place, DEVICE='cpu')
+    shutil.rmtree(workdir / name)
+  for name in ('retrain/summary.json', 'report.html'):
+    (workdir / name).unlink()
+  ran = chaos(tmp_path, DEVICE='cpu', SCANS=str(chaos_done[0] / 'scans'))
   assert (ran.status, ran.stopped_at) == (0, ''), ran.out
   assert 'search: done' in ran.out and 'retrain: done' not in ran.out
   for name in ('model/weights.safetensors', 'evaluate/scores.csv'):
-    assert (place / 'run' / name).read_bytes() == (chaos_done[0] / 'run' / name).read_bytes()
+    assert (workdir / name).read_bytes() == (before / name).read_bytes()
 
 
 def test_chaos_stops_at_once_where_a_tpu_is_expected_and_none_is_there(tmp_path):
   ran = chaos(tmp_path)
   assert (ran.status, ran.stopped_at, ran.shown) == (1, 'device', {})
   assert "error: config.device is 'tpu', but JAX finds only" in ran.out
-  assert 'RuntimeError: thrifty_jax.main ended with status 2' in ran.out
+  assert 'RuntimeError: notebooks.device ended with status 2' in ran.out
   assert [path.name for path in tmp_path.iterdir()] == ['result.json']
 
 
