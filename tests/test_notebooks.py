@@ -34,7 +34,6 @@ TINY = [
   '--config.augment.flip_left_right=False',
   '--config.model.depth=3',
   '--config.model.nodes=1',
-  '--config.model.edges_per_node=1',
   '--config.model.channels=4',
   '--config.search.channels=4',
   '--config.search.epochs=2',
