@@ -231,19 +231,12 @@ def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(chaos_done, tmp_
   assert (workdir / 'onnx' / 'model.onnx').is_file() == exports
 
 
-def test_the_folder_that_is_made_up_passes_the_check(tmp_path):
+def test_without_scans_of_your_own_a_folder_is_made_up(tmp_path):
   folder = tmp_path / 'made_up'
-  ran = run(
-    'bring_your_own_data',
-    tmp_path,
-    '--until=check',
-    FOLDER=str(folder),
-    NEW_SCANS=str(folder / 'imagesTs'),
-    RUN=str(tmp_path / 'run'),
-    SETTINGS=[f'--config.data.data_dir={tmp_path}/tfds'],
-  )
+  ran = run('bring_your_own_data', tmp_path, '--until=made-up', FOLDER=str(folder))
   assert (ran.status, ran.stopped_at) == (0, ''), ran.out
-  assert 'left part' in ran.shown['check'] and list((folder / 'imagesTs').iterdir())
+  assert len(list((folder / 'labelsTr').iterdir())) == 9
+  assert len(list((folder / 'imagesTs').iterdir())) == 2  # a scan with two channels
 
 
 def test_a_command_that_fails_stops_the_notebook_after_its_last_words(capsys):
