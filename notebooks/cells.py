@@ -101,7 +101,7 @@ def versions() -> dict[str, str]:
 class Shown:
   """HTML that a notebook shows where it is the last value of a cell."""
 
-  html: str
+  html: str = dataclasses.field(repr=False)  # megabytes: once in a notebook is enough
 
   def _repr_html_(self) -> str:
     return self.html
