@@ -95,7 +95,7 @@ def to_bytes(
       )
       content = io.BytesIO()
       made.save_as(content)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, ValueError) as error:
       raise InputError(  # what the error says may quote a name
         f'{series}: a tag of the patient, study or series is not as DICOM has it '
         f'({type(error).__name__} in highdicom), so a DICOM SEG cannot repeat it; correct the '
