@@ -17,6 +17,7 @@ from thrifty_jax import bilevel, budget, genotype, logbook, model, parameters, s
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.network import architecture_weights
+from thrifty_jax.programs import Program
 from thrifty_jax.running import stopping
 from thrifty_jax.train_data import TrainData
 
@@ -69,8 +70,8 @@ def start(learners, opened, config):
 @pytest.fixture(scope='module')
 def steps(learners, opened, start, config):
   """weight_step and architecture_step, compiled once for all of this file."""
-  halves = bilevel.make_half_steps(learners, augment=opened.augment, seed=config.seed)
-  return bilevel.compile_together(halves, start, opened.batch_shape(config.search.batch_size))
+  halves = search.divide(config, opened)
+  return search.compile_steps(config, opened, halves, learners, start)
 
 
 @pytest.fixture(scope='module')
@@ -227,7 +228,7 @@ def test_search_halves_share_no_patient_and_no_slice_with_each_other_or_other_sp
 @pytest.fixture
 def compiled(monkeypatch, steps):
   """The loop runs the steps that are compiled already; they are the same."""
-  monkeypatch.setattr(bilevel, 'compile_together', lambda *arguments: steps)
+  monkeypatch.setattr(search, 'compile_steps', lambda *arguments: steps)
 
 
 def entries_of(workdir):
@@ -251,7 +252,7 @@ def unbroken(config, steps, tmp_path_factory):
   """The workdir of a search that nothing stopped."""
   workdir = tmp_path_factory.mktemp('unbroken')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(bilevel, 'compile_together', lambda *arguments: steps)
+    patch.setattr(search, 'compile_steps', lambda *arguments: steps)
     search.search(config, workdir)
   return workdir
 
@@ -431,13 +432,13 @@ def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start
 def test_a_search_of_the_path_within_a_limit_tells_sizes_and_keeps_the_limit(
   config, tmp_path, capsys, monkeypatch
 ):
-  compiled, compile_together = [], bilevel.compile_together
+  compiled, compile_steps = [], search.compile_steps
 
   def once(*arguments):
-    compiled.extend(() if compiled else compile_together(*arguments))
+    compiled.extend(() if compiled else compile_steps(*arguments))
     return compiled
 
-  monkeypatch.setattr(bilevel, 'compile_together', once)
+  monkeypatch.setattr(search, 'compile_steps', once)
   config = config.copy_and_resolve_references()
   config.model.depth = 3
   config.search.epochs, config.search.warmup_epochs = 3, 1
@@ -479,17 +480,21 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
   config.search.order = 'second'
   calls, compiled = [], [steps[0]]  # the weight step is that of first order
 
-  def watched(half_steps, *arguments):
-    compiled.append(jax.jit(half_steps[1]))
-
-    def step(of, state, *batches):
-      moved, metrics = compiled[of](state, *batches)
+  def recorded(of, step):
+    def run(state, *batches):
+      moved, metrics = step(state, *batches)
       calls.append((of, state, batches, moved))
       return moved, metrics
 
-    return [functools.partial(step, of) for of in (0, 1)]
+    return run
 
-  monkeypatch.setattr(bilevel, 'compile_together', watched)
+  def compile_steps(config, opened, halves, learners, state):
+    shape = opened.batch_shape(config.search.batch_size)
+    _, ahead = bilevel.make_half_steps(learners, augment=opened.augment, seed=config.seed)
+    compiled.append(Program(ahead, state, [shape, shape]))
+    return [program.watched(functools.partial(recorded, of)) for of, program in enumerate(compiled)]
+
+  monkeypatch.setattr(search, 'compile_steps', compile_steps)
   found = search.search(config, tmp_path)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   assert len(entries_of(tmp_path)) == config.search.epochs

@@ -3,9 +3,7 @@
 All pure functions of (state, batch); the loop around them is in search.py.
 """
 
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, cast
 
 import jax
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model
+from thrifty_jax import model
 from thrifty_jax.data import Batch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, init_architecture
@@ -185,18 +183,3 @@ def make_half_steps(
     return state, {'architecture_loss': value, 'overlap': counts}
 
   return weight_step, architecture_step
-
-
-def compile_together(
-  half_steps: tuple[WeightStep, ArchitectureStep],
-  state: SearchState,
-  batch: dict[str, jax.ShapeDtypeStruct],
-) -> list[Callable]:
-  """Compiles both half steps side by side: half the wait on two cores."""
-  began = time.monotonic()
-  weight_step, architecture_step = map(jax.jit, half_steps)
-  lowered = [weight_step.lower(state, batch), architecture_step.lower(state, batch, batch)]
-  with ThreadPoolExecutor(len(lowered)) as pool:
-    compiled = list(pool.map(lambda one: one.compile(), lowered))
-  logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
-  return compiled

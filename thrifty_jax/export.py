@@ -21,7 +21,7 @@ if TYPE_CHECKING:
   from thrifty_jax.model import LoadedModel
 
 FORMATS = ('onnx', 'stablehlo')
-NEEDS = {'onnx': ('onnx', 'onnxruntime'), 'stablehlo': ('flatbuffers',)}  # packages
+NEEDS = {'onnx': ('onnx', 'onnxruntime'), 'stablehlo': ()}  # packages
 USAGE = """\
 usage: python -m thrifty_jax.export --model=FOLDER --output=FOLDER [options]
 

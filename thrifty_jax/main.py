@@ -2,14 +2,13 @@
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, folds, lock, stages, verbs
+from thrifty_jax.running import command_line, folds, lock, stages, stopping, verbs
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.running.stages import Stage
 
@@ -203,4 +202,4 @@ def _why_not(stage: Stage, command: Command) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  stopping.leave(main())

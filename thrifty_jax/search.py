@@ -13,16 +13,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters
+from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters, programs
 from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
+from thrifty_jax.programs import Program
 from thrifty_jax.running import debug, not_finite, resources
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
-# Batches that tell the DSC of the architecture half while only the weights are trained.
+# Batches at the end of an epoch that tell the DSC of the architecture half in the warm-up, which
+# trains only the weights: by then the architecture's step is compiled.
 PROBED_BATCHES = 4
 
 
@@ -150,24 +152,20 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   files.write_json(
     folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
   )
-  half_steps = bilevel.make_half_steps(
-    learners,
-    augment=train_data.augment,
-    seed=config.seed,
-    random_sampling=settings.sampling == 'random',
-    penalty=penalty(config),
-  )
-  compiled = bilevel.compile_together(half_steps, state, batch_shape)
-  if config.debug:
-    compiled = [
-      debug.watched(step, 'search', _source(config, train_data, learners, half))
-      for half, step in enumerate(compiled)
-    ]
-
   autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
   progress = Progress(state, state.architecture, planned=(settings.epochs,))
+  steps = compile_steps(config, train_data, halves, learners, state)
+  if config.debug:
+    sources = (_source(config, train_data, learners, half) for half in range(2))
+    steps = [
+      step.watched(functools.partial(debug.watched, stage='search', source=source))
+      for step, source in zip(steps, sources, strict=True)
+    ]
   autosave.resume(progress, log)
+  if not _is_finished(progress, settings):
+    steps[0].wait()  # before the loop, where a signal to stop need not wait for it
+    logbook.say('compiled', f'in {logbook.duration(steps[0].seconds)}')
 
   with (
     autosave,
@@ -177,7 +175,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   ):
     bar.update(int(progress.state.step))
     while not _is_finished(progress, settings):
-      _train_epoch(config, train_data, halves, compiled, progress, autosave, bar)
+      _train_epoch(config, train_data, halves, steps, progress, autosave, bar)
       _end_epoch(config, progress, log)
       autosave.offer(progress.keep, epoch_ended=True, finished=_is_finished(progress, settings))
   resources.write(folder, seconds=sum(entry['seconds'] for entry in log.entries()))
@@ -186,23 +184,59 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   return found
 
 
+def compile_steps(
+  config: ConfigDict,
+  train_data: TrainData,
+  halves: Halves,
+  learners: Learners,
+  state: SearchState,
+) -> list[Program]:
+  """Begins to compile the half steps, of the weights and of the architecture.
+
+  One after the other: the first alone is needed as yet, and the second would keep it waiting.
+  """
+  half_steps = bilevel.make_half_steps(
+    learners,
+    augment=train_data.augment,
+    seed=config.seed,
+    random_sampling=config.search.sampling == 'random',
+    penalty=penalty(config),
+  )
+  batch = train_data.batch_shape(config.search.batch_size)
+  given = {name: value.tolist() for name, value in train_data.statistics.items()}
+  compiled: list[Program] = []
+  for half, step in enumerate(half_steps):
+    program = Program(
+      step,
+      state,
+      [batch] * (half + 1),
+      kept=programs.place(config, half=half, steps=halves.steps, **given),
+      after=compiled[0] if compiled else None,
+    )
+    compiled.append(program)
+  return compiled
+
+
 def _train_epoch(
   config: ConfigDict,
   train_data: TrainData,
   halves: Halves,
-  compiled: Sequence[Callable],
+  steps: Sequence[Program],
   progress: Progress,
   autosave: Autosave,
   bar: Any,
 ) -> None:
   """The steps of the present epoch that are left."""
-  weight_step, architecture_step = compiled
+  weight_step, architecture_step = steps
   warm_up = progress.epoch < config.search.warmup_epochs
+  probed = max(0, halves.steps - PROBED_BATCHES) if warm_up else 0
   first = int(progress.state.step) - progress.epoch * halves.steps
   batches = _batches(config, train_data, halves, epoch=progress.epoch, first=first)
   for index, (weight_batch, architecture_batch) in enumerate(batches, start=first):
     step = progress.epoch * halves.steps + index + 1
-    if not warm_up or index < PROBED_BATCHES:
+    if index >= probed:
+      with autosave.interruptible(progress.keep):
+        architecture_step.wait()
       moved, metrics = architecture_step(progress.state, weight_batch, architecture_batch)
       progress.for_architecture.add(step, metrics)
       progress.state = progress.state if warm_up else moved

@@ -1,0 +1,171 @@
+"""Training steps as compiled programs: traced once for all runs, compiled beside the work.
+
+Tracing a supernet takes seconds and compiling it up to a minute. JAX's own cache keeps what it
+compiled, but finds it by the traced program. Here that is kept too, as StableHLO (jax.export), and
+found by all that it is made from.
+"""
+
+import contextlib
+import copy
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import export
+from ml_collections import ConfigDict
+
+from thrifty_jax import device, files
+from thrifty_jax.running import stopping
+
+# Named tuples and arrays in, (state, metrics) out; see bilevel.
+Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+_MOST_KEPT = 64  # of about a megabyte each; the oldest go first
+_DIGEST_BYTES = 32
+
+
+def place(config: ConfigDict, **given: Any) -> Path | None:
+  """The file in which a traced program is kept.
+
+  Args:
+    config: Of the run.
+    **given: Its name, and whatever it depends on besides, as JSON has it.
+
+  Returns:
+    The file; None without a compilation cache, and with several devices, as a program that is kept
+    does not say how they share it.
+  """
+  folder = device.cache_folder(config.compilation_cache)
+  if folder is None or jax.device_count() > 1:
+    return None
+  made_from = {
+    'config': config.to_dict(),
+    'given': given,
+    'code': _code(),
+    'versions': {name: importlib.metadata.version(name) for name in _PACKAGES},
+    'backend': jax.default_backend(),
+    'settings': {name: str(value) for name, value in sorted(jax.config.values.items())},
+  }
+  text = json.dumps(made_from, sort_keys=True, default=str)
+  return folder / 'traced' / hashlib.sha256(text.encode()).hexdigest()
+
+
+class Program:
+  """A step that is compiled in a thread of its own; the first call waits until it is."""
+
+  def __init__(
+    self,
+    step: Step,
+    state: Any,
+    batches: Sequence[Any],
+    *,
+    kept: Path | None = None,
+    after: 'Program | None' = None,
+  ):
+    """Begins.
+
+    Args:
+      step: (state, *batches) -> (state, metrics), the state of the same structure.
+      state: Its arguments; arrays, or shapes and types.
+      batches: Likewise.
+      kept: The file of the traced program, which is written if it is not there; None keeps none.
+      after: Another program, to be waited for: two at once would share the cores.
+    """
+    self._run: Step = self._called
+    self._arguments, self._tree = jax.tree.flatten((state, *batches))
+    self._state_tree = jax.tree.structure(state)
+    self._step, self._kept, self._after = step, kept, after
+    self._future: Future[tuple[jax.stages.Compiled, float]] = Future()
+    # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
+    threading.Thread(target=self._compile, name=stopping.COMPILER, daemon=True).start()
+
+  def __call__(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
+    """Runs the step."""
+    return self._run(state, *batches)
+
+  def watched(self, watch: Callable[[Step], Step]) -> 'Program':
+    """The same program with something put around every call."""
+    other = copy.copy(self)
+    other._run = watch(self._called)
+    return other
+
+  def _called(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
+    leaves, metrics = self.wait()(*jax.tree.leaves((state, *batches)))
+    return jax.tree.unflatten(self._state_tree, leaves), metrics
+
+  def wait(self) -> jax.stages.Compiled:
+    """What JAX made of it, once it has: a function of the leaves of its arguments."""
+    return self._future.result()[0]
+
+  @property
+  def seconds(self) -> float:
+    """What it took to trace, to compile or to load it."""
+    return self._future.result()[1]
+
+  def _compile(self) -> None:
+    try:
+      if self._after is not None:
+        self._after._future.exception()  # waits
+      began = time.monotonic()
+      shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self._arguments]
+      compiled = jax.jit(self._traced(shapes)).lower(*shapes).compile()
+      device.give_back_memory()
+      self._future.set_result((compiled, time.monotonic() - began))
+    except BaseException as error:  # raised again where the program is called
+      self._future.set_exception(error)
+
+  def _traced(self, shapes: list[jax.ShapeDtypeStruct]) -> Callable[..., Any]:
+    """The step as a function of leaves; traced already where it is kept."""
+    if self._kept is None:
+      return self._flat
+    program = _read(self._kept)
+    if program is None:
+      program = export.export(jax.jit(self._flat))(*shapes)
+      _write(self._kept, program)
+    return program.call
+
+  def _flat(self, *leaves: Any) -> tuple[list[Any], dict[str, jax.Array]]:
+    state, metrics = self._step(*jax.tree.unflatten(self._tree, leaves))
+    return jax.tree.leaves(state), metrics
+
+
+def _read(path: Path) -> export.Exported | None:
+  """A kept program; None where there is none, or it is damaged: it is made again."""
+  try:
+    content = path.read_bytes()
+  except OSError:
+    return None
+  digest, program = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+  if hashlib.sha256(program).digest() != digest:
+    return None
+  with contextlib.suppress(OSError):
+    os.utime(path)  # the latest used are kept
+  return export.deserialize(bytearray(program))
+
+
+def _write(path: Path, program: export.Exported) -> None:
+  """Keeps a program; a folder that cannot be written costs time, not the run."""
+  content = bytes(program.serialize())
+  with contextlib.suppress(OSError):
+    files.write_bytes(path, hashlib.sha256(content).digest() + content)
+    kept = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime)
+    for one in kept[:-_MOST_KEPT]:
+      one.unlink(missing_ok=True)
+
+
+@functools.cache
+def _code() -> str:
+  """Digest of this package's sources."""
+  package, digest = Path(__file__).parent, hashlib.sha256()
+  for path in sorted(package.rglob('*.py')):
+    digest.update(f'{path.relative_to(package)}\0'.encode() + path.read_bytes())
+  return digest.hexdigest()
