@@ -1,7 +1,7 @@
 """Scans in files of any format, one file or DICOM folder a channel, and where in a folder they lie.
 
-Only voxels and their geometry are read. Of a DICOM series no tag goes further than this module; its
-scan is named after its folder.
+Only voxels and their geometry are read. Of a DICOM series no tag goes further than this module but
+into a DICOM SEG, for which its slices are read anew; its scan is named after its folder.
 """
 
 import dataclasses
@@ -46,11 +46,13 @@ class Grid:
     affine: From the stored (d, h, w, 1) to RAS millimetres, [4, 4].
     nifti: The header of a NIfTI file, else None.
     itk: Spacing, direction and origin as SimpleITK read them from another file, else None.
+    series: The folder of a DICOM series, else None.
   """
 
   affine: np.ndarray
   nifti: Any = None
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
+  series: Path | None = None
 
 
 def find(place: Path, *, channels: int) -> list[Source]:
@@ -132,14 +134,14 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Voxels and affine of a file or a DICOM folder, whichever format it is."""
   if path.is_dir():
-    series = dicom.read_series(_slices(path))
+    series = dicom.read_series(slices_of(path))
     return series.voxels, series.affine
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _grid(path: Path, affine: np.ndarray) -> Grid:
   if path.is_dir():
-    return Grid(affine)
+    return Grid(affine, series=path)
   if volumes.is_nifti(path):
     return Grid(affine, nifti=_nifti(path).header)
   reader = SimpleITK.ImageFileReader()
@@ -252,6 +254,6 @@ def _is_dicom(path: Path) -> bool:
     return file.read(4) == b'DICM'
 
 
-def _slices(folder: Path) -> list[Path]:
+def slices_of(folder: Path) -> list[Path]:
   """The files of a folder's series, in any order."""
   return sorted(path for path in folder.iterdir() if _is_dicom(path))

@@ -10,6 +10,8 @@ the config to the patients, splits.of, and a file that was changed after a stage
 like any other setting which that stage has read.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,6 +110,20 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
       'nobody. Move them to train, or set the field.'
     )
   return named
+
+
+def digest(split: Mapping[str, Sequence[str]]) -> str:
+  """SHA-256 of who trains, validates and tests: tells splits apart, and names nobody.
+
+  Args:
+    split: Names under 'train', 'validation' and 'test', in any order.
+
+  Returns:
+    64 hexadecimal digits: of the JSON object of the sorted names, in that order, without spaces.
+  """
+  named = {part: sorted(split[part]) for part in PARTS}
+  text = json.dumps(named, ensure_ascii=False, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _require_each_once(path: Path, named: Mapping[str, Sequence[str]]) -> None:

@@ -32,6 +32,12 @@ def test_the_shipped_genotype_becomes_one_well_formed_picture(tmp_path, capsys):
   assert not any('score' in text for text in texts)  # this file has none
 
 
+def test_the_picture_of_the_readme_is_what_the_command_draws_today():
+  picture = (PROJECT / 'docs' / 'network.svg').read_text(encoding='utf-8')
+  assert picture == draw.draw(SHIPPED)
+  assert 'docs/network.svg' in (PROJECT / 'README.md').read_text(encoding='utf-8')
+
+
 def test_a_picture_that_is_there_is_replaced(tmp_path):
   output = tmp_path / 'genotype.svg'
   output.write_text('old')

@@ -75,6 +75,19 @@ def test_a_network_that_knows_the_truth_scores_nearly_one(
   assert summary['classes']['organ']['dsc_mean'] == summary['dsc_mean']
 
 
+def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
+  settings, prepared, tmp_path, monkeypatch
+):
+  patients = evaluate.patients_of(settings, prepared)
+  stand_in(monkeypatch, prepared, oracle(prepared, patients['test']))
+  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  scores = files.read_json(tmp_path / 'model' / 'scores.json')
+  assert scores['dsc_mean'] == summary['dsc_mean'] and scores['held_out'] and scores['note']
+  assert 'not a medical device' in scores['research_use']
+  text = (tmp_path / 'model' / 'scores.json').read_text()
+  assert not any(name in text for names in patients.values() for name in names)
+
+
 def test_a_network_that_finds_nothing_scores_zero_and_the_floor_more(
   settings, prepared, tmp_path, monkeypatch
 ):
@@ -189,7 +202,7 @@ def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path
   stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
   summary = evaluate.evaluate(settings, tmp_path, split='validation', quiet=True)
   assert summary['split'] == 'validation' and not summary['held_out']
-  assert not (tmp_path / 'evaluate').exists()
+  assert not (tmp_path / 'evaluate').exists() and not (tmp_path / 'model').exists()
   names = evaluate.patients_of(settings, prepared)['validation']
   assert {case['patient'] for case in summary['cases']} == set(names)
   predict = evaluate.network_predict(

@@ -231,6 +231,7 @@ FIELDS = (
 CHANGED = {
   'another format': {'format': 'thrifty_jax.genotype'},
   'a newer version': {'version': model.VERSION + 1},
+  'no hash': {'splits_sha256': 'abc'},
   'an older version': {'version': 2},
   'a version in words': {'version': 'three'},
   'an unknown flip': {'flips': ['left']},
@@ -347,6 +348,44 @@ def test_a_newer_folder_says_to_update_and_an_older_one_to_train(folder):
     files.write_json(path, spec | {'version': version})  # its checksums need not be ours
     with pytest.raises(InputError, match=f'version {version} of the model folder .*{remedy}'):
       model.load(folder)
+
+
+def test_a_folder_of_version_3_which_knew_no_splits_is_read(folder, trained):
+  spec = files.read_json(folder / 'preprocessing.json')
+  del spec['splits_sha256']
+  files.write_json(folder / 'preprocessing.json', spec | {'version': 3})
+  model.sign(folder)
+  jax.tree.map(np.testing.assert_array_equal, model.load(folder).params, trained[2])
+
+
+SCORES = {'split': 'test', 'dsc_mean': 0.5}
+
+
+def test_scores_are_added_signed_and_replaced(folder):
+  for scores in (SCORES, SCORES | {'dsc_mean': 0.6}):
+    model.add_scores(folder, scores)
+    assert files.read_json(folder / 'scores.json') == scores
+    assert model.load(folder).genotype == FOUND
+  (folder / 'scores.json').write_text('{"dsc_mean": 0.9}')
+  with pytest.raises(InputError, match=r'scores.json: is not the file that was saved'):
+    model.load(folder)
+
+
+@pytest.mark.parametrize('written', range(3))
+def test_killed_while_scores_are_added_the_folder_can_be_loaded(folder, monkeypatch, written):
+  model.add_scores(folder, SCORES)
+  write, done = files.write_json, []
+
+  def killed(path, value):
+    if len(done) == written:
+      raise KeyboardInterrupt
+    done.append(write(path, value))
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(files, 'write_json', killed)
+    model.add_scores(folder, SCORES | {'dsc_mean': 0.6})
+  assert model.load(folder).genotype == FOUND
+  model.add_scores(folder, SCORES)
 
 
 def test_files_that_others_put_into_the_folder_do_not_matter(folder):

@@ -111,6 +111,7 @@ def test_a_run_leaves_all_that_was_promised_and_nothing_unfinished(done):
     'model/genotype.json',
     'model/preprocessing.json',
     'model/card.md',
+    'model/scores.json',
     'model/checksums.json',
   ):
     assert name in found

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from data_prep import phantom, prepare
+from data_prep import phantom, prepare, split_file
 from thrifty_jax import config as configs
 from thrifty_jax import evaluate, genotype, logbook, model, retrain, train_data
 from thrifty_jax.checkpoint import Checkpoints
@@ -247,7 +247,15 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
   assert summary['genotype'] == config.genotype
   assert loaded.genotype == FOUND
   card = (unbroken / 'model' / 'card.md').read_text()
-  for text in ('Research use only', 'Apache License', 'Cite the method', 'thrifty_jax.predict'):
+  digest = split_file.digest(opened.patients)
+  assert loaded.preprocessing['splits_sha256'] == digest
+  for text in (
+    'Research use only',
+    'Apache License',
+    'Cite the method',
+    'thrifty_jax.predict',
+    digest,
+  ):
     assert text in card
 
 

@@ -1,5 +1,6 @@
 """splits.json: written once, honoured, and never believed unseen."""
 
+import hashlib
 import json
 
 import pytest
@@ -134,3 +135,12 @@ def test_a_file_that_is_no_json_is_refused(config, tmp_path):
   (tmp_path / 'splits.json').write_text('{')
   with pytest.raises(InputError, match='is not valid JSON'):
     split_file.honour(config, tmp_path)
+
+
+def test_the_hash_of_a_split_depends_on_who_is_where_and_on_nothing_else():
+  text = '{"train":["Case03","Case04","Case05"],"validation":["Case00"],"test":["Case01","Case02"]}'
+  assert split_file.digest(MINE) == hashlib.sha256(text.encode()).hexdigest()
+  turned = {part: tuple(names[::-1]) for part, names in reversed(MINE.items())}
+  assert split_file.digest(turned) == split_file.digest(MINE)
+  moved = MINE | {'validation': MINE['test'], 'test': MINE['validation']}
+  assert split_file.digest(moved) != split_file.digest(MINE)

@@ -10,13 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import prepare, splits
-from thrifty_jax import data, files, logbook
+from thrifty_jax import RESEARCH_USE, data, files, logbook
 from thrifty_jax import model as model_
 from thrifty_jax.errors import InputError
 from thrifty_jax.scores import components, floors, scoring, summaries, tables
 
 # Class scores of a case at network resolution, [D, S, S, K], float32, from its slices.
 Predict = Callable[[data.Examples], np.ndarray]
+_NAMES = ('patient_names', 'cases')  # of a summary; a model may go to others
 
 
 def evaluate(
@@ -24,8 +25,9 @@ def evaluate(
 ) -> dict[str, Any]:
   """Scores the model folder of a run and writes what the report is made of.
 
-  Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the summary last;
-  for a split that is asked for by name the folder is evaluate_<split>.
+  Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the summary last,
+  and, without the names of patients, model/scores.json; for a split that is asked for by name
+  evaluate_<split>/ alone.
 
   Args:
     config: The run's settings.
@@ -42,7 +44,7 @@ def evaluate(
       split.
   """
   workdir = Path(workdir)
-  folder = workdir / (f'evaluate_{split}' if split else 'evaluate')
+  folder, by_protocol = workdir / (f'evaluate_{split}' if split else 'evaluate'), not split
   split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
   loaded = model_.load(workdir / 'model')
   prepared = data.open_prepared(prepare.prepared_dir(config))
@@ -101,6 +103,9 @@ def evaluate(
     **summaries.summarise(counts, classes),
     **_summary_of_floors(fitted, floor_counts, classes),
   }
+  if by_protocol:
+    nameless = {name: value for name, value in summary.items() if name not in _NAMES}
+    model_.add_scores(workdir / 'model', {'research_use': RESEARCH_USE, **nameless})
   files.write_json(folder / 'summary.json', summary)
   if not quiet:
     print(tables.evaluation(summary), flush=True)

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_setting
 
 Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
 FORMAT = 'thrifty_jax.model'
-VERSION = 3  # 2 had no checksums and did not say what the training scans were like
+VERSION = 4  # 3 had neither scores.json nor the splits; both are optional
+OLDEST = 3  # 2 had no checksums and did not say what the training scans were like
 CHECKSUMS = 'checksums.json'
-_SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md')
+SCORES = 'scores.json'
+_SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md', SCORES)
+_SHA256 = re.compile('[0-9a-f]{64}')
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of network's MixedEdges
 # Whole numbers in a model's description: the least and the most that a network is built of, so that
 # a damaged one does not ask for all memory.
@@ -98,6 +101,7 @@ def describe(
     'flips': [flip for flip in FLIPS if config.augment[f'flip_{flip}']],  # that training saw
     'largest_component': [],  # classes of which one piece is kept: the validation patients decide
     'training_scans': dict(training_scans) if training_scans else None,
+    'splits_sha256': None,  # of who trained, validated and tests, see split_file.digest
   }
 
 
@@ -208,9 +212,21 @@ def save(
   unfinished.rename(folder)
 
 
-def sign(folder: Path) -> None:
-  """Writes checksums.json over the files of a model folder."""
-  sums = {name: _digest(folder / name) for name in _SIGNED if (folder / name).is_file()}
+def add_scores(folder: Path, scores: Mapping[str, Any]) -> None:
+  """Puts scores.json into a model folder, in the place of one that is there.
+
+  Killed at any moment it leaves a folder that can be loaded: the scores are in its checksums only
+  once they are whole.
+  """
+  sign(folder, without=(SCORES,))
+  files.write_json(folder / SCORES, scores)
+  sign(folder)
+
+
+def sign(folder: Path, *, without: Sequence[str] = ()) -> None:
+  """Writes checksums.json over the files of a model folder, but for those that are named."""
+  names = [name for name in _SIGNED if name not in without and (folder / name).is_file()]
+  sums = {name: _digest(folder / name) for name in names}
   files.write_json(folder / CHECKSUMS, {'format': FORMAT, 'version': VERSION, 'sha256': sums})
 
 
@@ -246,12 +262,12 @@ def _require_version(path: Path) -> None:
   if version > VERSION:
     raise InputError(
       f'{path}: version {version} of the model folder is newer than this thrifty_jax, which reads '
-      f'version {VERSION}; update thrifty_jax'
+      f'up to version {VERSION}; update thrifty_jax'
     )
-  if version < VERSION:
+  if version < OLDEST:
     raise InputError(
       f'{path}: version {version} of the model folder is of an earlier release, this one reads '
-      f'version {VERSION}; train the model again, or use that release'
+      f'from version {OLDEST} on; train the model again, or use that release'
     )
 
 
@@ -334,6 +350,10 @@ def _read_description(path: Path) -> dict[str, Any]:
     isinstance(scans, dict)
     and {*likeness.NEEDED} <= {*scans}
     and all(numbers(pair, 2) and pair[0] <= pair[1] for pair in scans.values())
+  )
+  digest = spec.get('splits_sha256')  # version 3 has none
+  fits['splits_sha256'] = digest is None or bool(
+    isinstance(digest, str) and _SHA256.fullmatch(digest)
   )
   fits |= check_image_settings(spec)
   for name, fine in fits.items():

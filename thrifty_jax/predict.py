@@ -27,7 +27,8 @@ USAGE = """\
 usage: python -m thrifty_jax.predict --model=FOLDER --input=SCANS --output=MASKS [options]
 
 Segments scans with a trained model. A mask lies on exactly the grid of its scan. Nothing but voxels
-and geometry is taken from a scan: no name, date or number of its header reaches an output.
+and geometry is taken from a scan: no name, date or number of its header reaches an output but a
+DICOM SEG, if asked for.
 
   --model=FOLDER[,FOLDER]  a model folder; a run (its model/); or a run with several folds, whose
                            models are averaged, as are several that are listed
@@ -39,6 +40,8 @@ and geometry is taken from a scan: no name, date or number of its header reaches
   --format=FORMAT          {formats} (default: nifti, or as the output ends)
   --probabilities          also CASE_probability_1, ... for each class, float32 from 0 to 1
   --overlays               also CASE_overlay.png: slices with the classes outlined
+  --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
+                           names its patient and study; needs requirements-dicom.txt
   --flips                  average over the flips that the model saw in training: slower
   --overwrite              replace outputs that exist; else they stop the command before any work
   --batch_size=SLICES      at a time (default {batch_size}, as evaluation has it)
@@ -109,9 +112,11 @@ def run(arguments: Sequence[str]) -> int:
     raise InputError(f'--input={place}: there is no such file or folder')
   # JAX takes a second to import: mistakes in the command are told before.
   from data_prep import scans
-  from thrifty_jax.predicting import outputs
+  from thrifty_jax.predicting import dicom_seg, outputs
 
   outputs.require_place(output, values.format)
+  if values.dicom_seg:
+    dicom_seg.require_packages()
   segmenter = _load(values)
   sources = scans.find(place, channels=segmenter.channels)
   plan = outputs.plan(
@@ -122,6 +127,7 @@ def run(arguments: Sequence[str]) -> int:
     classes=len(segmenter.classes),
     probabilities=values.probabilities,
     overlays=values.overlays,
+    segmentations=values.dicom_seg,
   )
   about = _about(segmenter)
   if not values.overwrite:
@@ -228,7 +234,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string(name, '', name, flag_values=values)
   flags.DEFINE_enum('format', None, FORMATS, 'of masks', flag_values=values)
   flags.DEFINE_enum('device', 'auto', ('auto', 'cpu', 'gpu', 'tpu'), 'device', flag_values=values)
-  for name in ('probabilities', 'overlays', 'flips', 'overwrite'):
+  for name in ('probabilities', 'overlays', 'dicom_seg', 'flips', 'overwrite'):
     flags.DEFINE_boolean(name, False, name, flag_values=values)
   flags.DEFINE_integer('batch_size', BATCH_SIZE, 'slices', lower_bound=1, flag_values=values)
   flags.DEFINE_float('memory_budget_mb', None, 'MiB', lower_bound=1, flag_values=values)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from data_prep import data_sets
+from data_prep import data_sets, split_file
 from thrifty_jax import (
   RESEARCH_USE,
   describe,
@@ -178,6 +178,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   slice_shape = train_data.image_shape(1).shape[1:]
   judges = train_data.patients['validation']
   spec['training_scans'] = likeness.of_training(train_data.prepared, train_data.patients['train'])
+  spec['splits_sha256'] = split_file.digest(train_data.patients)
   padding = getattr(data_sets.module(config), 'PADDING', None)
   spec['padding'] = list(padding) if padding else None
   spec['largest_component'] = evaluate.classes_of_one_piece(
@@ -204,7 +205,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     best.params,
     preprocessing=spec,
     genotype_file=genotype_file,
-    card=_card(config, summary, citation=train_data.prepared.citation),
+    card=_card(config, spec, summary, citation=train_data.prepared.citation),
   )
   resources.write(workdir / 'retrain', seconds=seconds)
   files.write_json(workdir / 'retrain' / 'summary.json', summary)
@@ -426,7 +427,9 @@ def _genotype_file(config: ConfigDict, workdir: Path) -> Path | None:
   return stages.genotype_file(config, workdir)
 
 
-def _card(config: ConfigDict, summary: dict[str, Any], *, citation: str) -> str:
+def _card(
+  config: ConfigDict, spec: dict[str, Any], summary: dict[str, Any], *, citation: str
+) -> str:
   """The model card."""
   data = config.data
   source = citation or 'as its owner asks'
@@ -440,7 +443,8 @@ def _card(config: ConfigDict, summary: dict[str, Any], *, citation: str) -> str:
 - Parameters: {summary['parameters']:,}
 - Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
 {100 * summary['validation_dsc']:.2f} %
-- Scores, and of whom: evaluate/summary.json of the run
+- Patients: SHA-256 {spec['splits_sha256']} of who trained, validated and tests
+- Scores of patients that it never saw: `scores.json`, once they were scored
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.
 

@@ -13,7 +13,7 @@ from data_prep import masks
 from data_prep.scans import Grid, Source
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.predicting import sheets
+from thrifty_jax.predicting import dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
 
 # Names of volumes in formats that are not written, lest a folder is made of that name.
@@ -30,16 +30,19 @@ class Outputs:
     mask: Its mask.
     probabilities: A file for each foreground class, if asked for.
     overlay: A picture, if asked for.
+    segmentation: A DICOM Segmentation, if asked for.
   """
 
   mask: Path
   probabilities: tuple[Path, ...] = ()
   overlay: Path | None = None
+  segmentation: Path | None = None
 
   @property
   def paths(self) -> tuple[Path, ...]:
     """All of them."""
-    return (self.mask, *self.probabilities, *([self.overlay] if self.overlay else []))
+    more = (self.overlay, self.segmentation)
+    return (self.mask, *self.probabilities, *(path for path in more if path))
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def plan(
   classes: int,
   probabilities: bool = False,
   overlays: bool = False,
+  segmentations: bool = False,
 ) -> Plan:
   """Which files will be written.
 
@@ -97,9 +101,11 @@ def plan(
     classes: K.
     probabilities: Whether they are written.
     overlays: Likewise.
+    segmentations: Likewise; scans must then be DICOM series.
 
   Raises:
-    InputError: If a file was meant where a folder is needed, or an input would be overwritten.
+    InputError: If a file was meant where a folder is needed, an input would be overwritten, or a
+      DICOM SEG is asked for of another file.
   """
   ending = masks.ending(output)
   if ending and place.is_dir() and sources[0].channels != (place,):
@@ -108,6 +114,11 @@ def plan(
     )
   if not ending and output.resolve() == place.resolve():
     raise InputError(f'--output={output}: is the input too; masks would be taken for scans there')
+  if segmentations and (other := [one for one in sources if not one.channels[0].is_dir()]):
+    raise InputError(
+      f'{other[0].channels[0]}: is no DICOM series, to which a DICOM SEG could belong; leave out '
+      '--dicom_seg'
+    )
   folder, named = (output.parent, output.name[: -len(ending)]) if ending else (output, '')
   ending = ending or masks.FORMATS[format_ or 'nifti']
   found = []
@@ -116,7 +127,9 @@ def plan(
     numbers = range(1, classes) if probabilities else ()
     shares = tuple(folder / f'{stem}_probability_{number}{ending}' for number in numbers)
     picture = folder / f'{stem}_overlay.png' if overlays else None
-    found.append((source, Outputs(folder / f'{stem}{ending}', shares, picture)))
+    segmentation = folder / f'{stem}{dicom_seg.ENDING}' if segmentations else None
+    mask = folder / f'{stem}{ending}'
+    found.append((source, Outputs(mask, shares, picture, segmentation)))
   whole = Plan(tuple(found), ending, folder / (f'{named}.json' if named else 'classes.json'))
   paths = [path for _, outputs in whole.scans for path in outputs.paths]
   if twice := sorted({path for path in paths if paths.count(path) > 1}):
@@ -172,6 +185,10 @@ def write(
       classes=list(about['classes'].values()),
     )
   turned = found.turned(found.mask, grid.affine)
+  if outputs.segmentation and grid.series:
+    contents[outputs.segmentation] = dicom_seg.to_bytes(
+      turned, affine=grid.affine, series=grid.series, about=about
+    )
   contents[outputs.mask] = masks.to_bytes(turned, grid, ending=whole.ending)
   for path, content in contents.items():
     try:

@@ -1,0 +1,138 @@
+"""What the cells of the notebooks call: commands that stop the notebook if they fail, and pictures.
+
+Only Python's own library: it is imported before anything is installed.
+"""
+
+import base64
+import dataclasses
+import html
+import importlib.metadata
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+SHOWN = ('jax', 'jaxlib', 'flax', 'numpy')  # versions that a notebook may come with
+_PICTURES = {'.svg': 'image/svg+xml', '.png': 'image/png'}
+
+
+def run(module: str, *arguments: str) -> None:
+  """Runs `python -m MODULE ARGUMENTS` in a process of its own and shows what it says.
+
+  The button that stops a cell asks the process to save its state and end, and waits for that.
+
+  Args:
+    module: A module that is a program: 'pip', 'thrifty_jax.main'.
+    *arguments: Its options, one each.
+
+  Raises:
+    RuntimeError: If its exit status is not 0. A `!command` would only show its last words, and the
+      next cells would run.
+  """
+  print('$', shlex.join(['python', '-m', module, *arguments]), flush=True)
+  with subprocess.Popen(
+    [sys.executable, '-m', module, *arguments],
+    env=_environment(),
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    encoding='utf-8',
+    errors='replace',
+    start_new_session=True,  # else the button reaches it as well, and a second signal kills
+  ) as process:
+    assert process.stdout
+    try:
+      _show_lines(process.stdout)
+    except KeyboardInterrupt:
+      process.send_signal(signal.SIGINT)
+      _show_lines(process.stdout)
+      raise
+  if process.returncode:
+    raise RuntimeError(f'{module} ended with status {process.returncode}; its last lines say why')
+
+
+def install(*arguments: str) -> None:
+  """Runs `pip install ARGUMENTS` and shows what it changed of JAX.
+
+  Raises:
+    RuntimeError: If it fails, or put another JAX in the place of the one that came with the
+      notebook, which is the one that fits its GPU or TPU.
+  """
+  before = versions()
+  run('pip', 'install', '--quiet', '--disable-pip-version-check', *arguments)
+  after = versions()
+  for name in SHOWN:
+    print(f'{name:<8}{before.get(name, "not installed"):<16}-> {after.get(name, "not installed")}')
+  require_same_jax(before, after)
+
+
+def require_same_jax(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+  """Refuses another JAX than the one that was there.
+
+  Args:
+    before: Versions by name; without JAX anything may come after.
+    after: Likewise.
+  """
+  changed = [name for name in ('jax', 'jaxlib') if name in before and before[name] != after[name]]
+  if changed:
+    raise RuntimeError(
+      f'pip replaced {" and ".join(changed)}, which came with this machine and fits its '
+      'accelerator: start again on a new one, and see which requirement asked for it'
+    )
+
+
+def versions() -> dict[str, str]:
+  """Of the packages in SHOWN that are installed, as a new process would find them."""
+  importlib.invalidate_caches()
+  found = {}
+  for name in SHOWN:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+  """HTML that a notebook shows where it is the last value of a cell."""
+
+  html: str = dataclasses.field(repr=False)  # megabytes: once in a notebook is enough
+
+  def _repr_html_(self) -> str:
+    return self.html
+
+
+def show(path: str | os.PathLike[str], *, height: int = 800) -> Shown:
+  """A page or a picture below the cell, inside the notebook: it is seen without its file.
+
+  Args:
+    path: A file .html, .svg or .png.
+    height: Of a page, in pixels.
+  """
+  path = Path(path)
+  if path.suffix == '.html':
+    page = html.escape(path.read_text(encoding='utf-8'))
+    # A frame of its own, as the style of the page is for the page alone.
+    return Shown(
+      f'<div><iframe srcdoc="{page}" width="100%" height="{height}" frameborder="0"></iframe></div>'
+    )
+  data = base64.b64encode(path.read_bytes()).decode('ascii')
+  picture = f'data:{_PICTURES[path.suffix]};base64,{data}'
+  return Shown(f'<img src="{picture}" style="max-width: 100%; background: white">')
+
+
+def _environment() -> dict[str, str]:
+  """This process's, but lines are shown as they are said, and pictures drawn without a notebook."""
+  environment = os.environ | {'PYTHONUNBUFFERED': '1', 'PYTHONIOENCODING': 'utf-8'}
+  environment.pop('MPLBACKEND', None)
+  return environment
+
+
+def _show_lines(lines: Iterable[str]) -> None:
+  for line in lines:
+    print(line, end='', flush=True)

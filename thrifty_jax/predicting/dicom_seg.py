@@ -1,0 +1,211 @@
+"""A mask as a DICOM Segmentation, beside the series that it was found in.
+
+The one output that says whose scan it is: patient and study are those of the series, as archives
+and viewers need them. No value of a tag is ever printed.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import thrifty_jax
+from data_prep import scans
+from thrifty_jax.errors import InputError
+
+ENDING = '_seg.dcm'
+_PACKAGES = ('highdicom', 'pydicom')
+# Of every slice, and but for the last one in all: where a Segmentation belongs.
+_IDS = ('SOPClassUID', 'StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')
+_IDS_EACH = 'SOPInstanceUID'
+# Must be there and may be empty, by the standard's modules for the patient and the study.
+_MAY_BE_EMPTY = (
+  *('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex', 'StudyDate', 'StudyTime'),
+  *('ReferringPhysicianName', 'StudyID', 'AccessionNumber'),
+)
+_OFF = 0.3  # of a step, that a slice may lie from its place; dicom.py allows a quarter
+# Values of DICOM's context group 7150, categories of what a segment is, with the groups of their
+# types: a class gets the code of its own name from them.
+_TYPES = {
+  'AnatomicalStructure': 7192,
+  'Tissue': 7191,
+  'MorphologicallyAbnormalStructure': 7194,
+}
+_OTHERWISE = 'SpatialAndRelationalConcept'
+_SCHEME = '99THRIFTY_JAX'  # 99 begins the names of private ones
+_SERIES = 1000  # added to the number of the scan's series
+_LONGEST = 64  # of a DICOM text of the kind LO
+
+
+def require_packages() -> None:
+  """Refuses where what writes DICOM is not installed."""
+  if any(importlib.util.find_spec(name) is None for name in _PACKAGES):
+    raise InputError(
+      '--dicom_seg needs highdicom, not installed here: pip install -r requirements-dicom.txt'
+    )
+
+
+def to_bytes(
+  mask: np.ndarray, *, affine: np.ndarray, series: Path, about: Mapping[str, Any]
+) -> bytes:
+  """The content of a DICOM Segmentation, a binary segment for each foreground class.
+
+  Args:
+    mask: Class of each voxel, [D, H, W], uint8, slices and axes as read from the series.
+    affine: Of (d, h, w) to RAS millimetres, [4, 4].
+    series: The folder with the slices.
+    about: What stands beside masks: 'classes' by number, 'models' and 'flips'.
+
+  Raises:
+    InputError: If the slices do not say to what study, series and frame of reference they belong,
+      or a tag that must be repeated is not as DICOM has it.
+  """
+  import highdicom
+  from pydicom.uid import ExplicitVRLittleEndian
+
+  segments, spacing = _segments(about), _spacing(affine)
+  with _quiet():
+    try:
+      slices = _in_order(series, affine, len(mask))
+      made = highdicom.seg.Segmentation(
+        source_images=slices,
+        pixel_array=mask,
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        pixel_measures=spacing,
+        series_instance_uid=highdicom.UID(),
+        series_number=_SERIES + max(0, int(slices[0].get('SeriesNumber') or 0)),
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer='thrifty_jax',
+        manufacturer_model_name='thrifty_jax.predict',
+        software_versions=thrifty_jax.__version__,
+        device_serial_number=about['models'][0]['weights_sha256'],
+        series_description='Segmentation. ' + thrifty_jax.RESEARCH_USE,
+        content_label='SEGMENTATION',
+        content_description=thrifty_jax.RESEARCH_USE,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set='ISO_IR 192',  # UTF-8: names of classes are in any language
+      )
+      content = io.BytesIO()
+      made.save_as(content)
+    except (AttributeError, LookupError, ValueError) as error:
+      raise InputError(  # what the error says may quote a name
+        f'{series}: a tag of the patient, study or series is not as DICOM has it '
+        f'({type(error).__name__} in highdicom), so a DICOM SEG cannot repeat it; correct the '
+        'series, or leave out --dicom_seg'
+      ) from error
+  return content.getvalue()
+
+
+def _in_order(series: Path, affine: np.ndarray, count: int) -> list[Any]:
+  """The headers of the slices, in the order of the mask, as their positions have it."""
+  import pydicom
+
+  paths = scans.slices_of(series)
+  headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+  for path, header in zip(paths, headers, strict=True):
+    _require_ids(path, header, headers[0])
+    for name in _MAY_BE_EMPTY:
+      if name not in header:
+        setattr(header, name, None)
+  if len({header.SOPInstanceUID for header in headers}) < len(headers):
+    raise InputError(
+      f'{series}: two slices have one SOPInstanceUID, so a DICOM SEG cannot refer to them; restore '
+      'the original series, or leave out --dicom_seg'
+    )
+  positions = np.array([header.ImagePositionPatient for header in headers], float) * (-1, -1, 1)
+  numbers = np.linalg.solve(affine, np.c_[positions, np.ones(len(positions))].T)[0]
+  order = np.argsort(numbers)
+  if len(order) != count or np.abs(numbers[order] - np.arange(count)).max() > _OFF:
+    raise InputError(f'{series}: its slices changed while they were read; start again')
+  return [headers[i] for i in order]
+
+
+def _require_ids(path: Path, header: Any, first: Any) -> None:
+  for name in (*_IDS, _IDS_EACH):
+    if not header.get(name):
+      raise InputError(
+        f'{path}: has no {name}, to which a DICOM SEG would refer; restore the original series, or '
+        'leave out --dicom_seg'
+      )
+  for name in _IDS:
+    if header[name].value != first[name].value:
+      raise InputError(
+        f'{path}: has another {name} than other slices of its folder; a DICOM SEG belongs to one '
+        'series. Restore the original one, or leave out --dicom_seg'
+      )
+
+
+def _segments(about: Mapping[str, Any]) -> list[Any]:
+  """A description of each foreground class, in the order of their numbers."""
+  import highdicom
+  from pydicom.sr.codedict import codes
+
+  algorithm = highdicom.AlgorithmIdentificationSequence(
+    name='thrifty_jax',
+    family=codes.cid7162.ArtificialIntelligence,
+    version=thrifty_jax.__version__,
+    parameters={
+      'weights_sha256': ' '.join(one['weights_sha256'] for one in about['models']),
+      'flips': str(about['flips']),
+      'note': thrifty_jax.RESEARCH_USE.replace(',', ';'),  # commas part the parameters
+    },
+  )
+  found = []
+  for number, name in list(about['classes'].items())[1:]:
+    text = name.replace('\\', '/')[:_LONGEST]  # a backslash would part two values
+    category, kind = _codes(int(number), text)
+    found.append(
+      highdicom.seg.SegmentDescription(
+        segment_number=int(number),
+        segment_label=text,
+        segmented_property_category=category,
+        segmented_property_type=kind,
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+      )
+    )
+  return found
+
+
+def _codes(number: int, name: str) -> tuple[Any, Any]:
+  """Category and type of a class: SNOMED's where DICOM lists its very name, else one of our own."""
+  from pydicom.sr.codedict import Code, codes
+
+  wanted = ''.join(filter(str.isalnum, name)).lower().replace('grey', 'gray')
+  for category, group in _TYPES.items():
+    listed = getattr(codes, f'cid{group}')
+    for known in listed.dir():
+      if known.lower() == wanted:
+        return getattr(codes.cid7150, category), getattr(listed, known)
+  return getattr(codes.cid7150, _OTHERWISE), Code(str(number), _SCHEME, name)
+
+
+def _spacing(affine: np.ndarray) -> Any:
+  """Of the voxels. A mask fills them, so they are as thick as they lie apart."""
+  import highdicom
+
+  step, down, across = (float(one) for one in np.linalg.norm(affine[:3, :3], axis=0))
+  return highdicom.PixelMeasuresSequence(
+    pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
+  )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps away what pydicom and highdicom say of odd tags: they quote them."""
+  before = logging.root.manager.disable
+  logging.disable(logging.CRITICAL)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      yield
+  finally:
+    logging.disable(before)
