@@ -1,6 +1,7 @@
 """The benchmarks: that they run and say what they promise, and that rivals compute the same."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,9 @@ def as_plain(tree, net):
     'down': [f'down_0_{j}' for j in range(1, net.depth)],
     'up': [f'up_{k}_{j}' for k in range(1, net.depth) for j in range(net.depth - k)] + ['head'],
   }
-  found = {}
-  for path, leaf in traverse_util.flatten_dict(tree).items():
+  found: dict[tuple[str, ...], jax.Array] = {}
+  leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
+  for path, leaf in leaves.items():
     if path[1] == 'operations':  # of all cells and edges: [cells, E, ...]
       kind, _, source = path[0].split('_')
       for index in np.ndindex(leaf.shape[:2]):
