@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmarks import measure
 from thrifty_jax.running import resources
 
-MIB = 1 << 20
 # One turn: works until all is done; returns the seconds of its parts by name, if it has any.
 Turn = Callable[[], Mapping[str, float] | None]
 # Starts a contender in its process: figures of the start, and its turns.
@@ -58,7 +58,7 @@ class _Contender:
   """The side of the command: asks, and keeps the answers."""
 
   def __init__(self, turn: str, start: Start, *arguments: Any):
-    self._name, self._work = turn, (start, arguments)
+    self._turn, self._work = turn, (turn, start, arguments)
     self._process: Any = None
     self._pipe: Any = None
     self._figures: dict[str, Any] = {}
@@ -70,9 +70,7 @@ class _Contender:
     self._process = context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
     self._process.start()
     theirs.close()  # so that its end is noticed here
-    found = self._receive()
-    first = {f'first_{self._name}_s': found.pop('first_s')} if found else {}
-    self._figures |= {**found, **first}
+    self._figures |= self._receive()
 
   def take_turn(self) -> None:
     if 'error' not in self._figures:
@@ -94,15 +92,11 @@ class _Contender:
     """All that is known of it."""
     if 'error' in self._figures or not self.turns:
       return self._figures
-    medians = {
-      f'median_{name.replace("turn", self._name)}': statistics.median(t[name] for t in self.turns)
-      for name in self.turns[0]
-    }
-    ratios = [
-      own['turn_s'] / other['turn_s'] for own, other in zip(self.turns, first.turns, strict=False)
-    ]
-    relative = {f'relative_{self._name}': statistics.median(ratios)} if ratios else {}
-    return {**medians, **relative, **self._figures, 'repeats': repeats}
+    name = f'{self._turn}_s'
+    pairs = zip(self.turns, first.turns, strict=False)  # the first may have ended early
+    ratios = [own[name] / other[name] for own, other in pairs]
+    relative = {f'relative_{self._turn}': statistics.median(ratios)} if ratios else {}
+    return {**measure.medians(self.turns), **relative, **self._figures, 'repeats': repeats}
 
   def _receive(self) -> dict[str, Any]:
     """Its answer, {} if its process ended."""
@@ -116,7 +110,7 @@ class _Contender:
       return {}
 
 
-def _serve(pipe: Connection, start: Start, arguments: tuple[Any, ...]) -> None:
+def _serve(pipe: Connection, name: str, start: Start, arguments: tuple[Any, ...]) -> None:
   """The side of the contender: starts, then takes a turn whenever it is told to."""
   # Several processes share the accelerator; JAX would give three quarters of it to the first.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
@@ -125,16 +119,17 @@ def _serve(pipe: Connection, start: Start, arguments: tuple[Any, ...]) -> None:
   began = time.perf_counter()
   figures, turn = start(*arguments)
   turn()
-  pipe.send({**figures, 'first_s': time.perf_counter() - began, 'before_mb': before / MIB})
+  first = {f'first_{name}_s': time.perf_counter() - began}
+  pipe.send({**figures, **first, 'before_mb': before / measure.MIB})
   while pipe.recv():
     began, worked = time.perf_counter(), time.process_time()
     parts = turn() or {}
     passed, worked = time.perf_counter() - began, time.process_time() - worked
-    pipe.send({'turn_s': passed, 'worked_s': worked, **parts})
+    pipe.send({f'{name}_s': passed, 'worked_s': worked, **parts})
   on_device = resources.peak_device_bytes()
   pipe.send(
     {
-      'peak_rss_mb': resources.peak_process_bytes() / MIB,
-      'peak_device_mb': None if on_device is None else on_device / MIB,
+      'peak_rss_mb': resources.peak_process_bytes() / measure.MIB,
+      'peak_device_mb': None if on_device is None else on_device / measure.MIB,
     }
   )

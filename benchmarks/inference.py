@@ -132,7 +132,7 @@ def start_onnx(
   def turn() -> None:
     network(image)
 
-  return {'start_s': started, 'file_mb': len(content) / contenders.MIB}, turn
+  return {'start_s': started, 'file_mb': len(content) / measure.MIB}, turn
 
 
 def slices(count: int, size: int) -> np.ndarray:

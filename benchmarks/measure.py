@@ -3,13 +3,13 @@
 import argparse
 import json
 import os
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks.contenders import MIB
-
+MIB = 1 << 20
 PACKAGES = ('jax', 'jaxlib', 'flax')
 
 
@@ -57,6 +57,11 @@ def compile_all(
   planned = [one.memory_analysis() for one in compiled]
   most = None if None in planned else max(one.temp_size_in_bytes for one in planned) / MIB
   return compiled, {'trace_s': traced - began, 'compile_s': ended - traced, 'temp_mb': most}
+
+
+def medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """The median of each figure over the turns, as median_<figure>."""
+  return {f'median_{name}': statistics.median(one[name] for one in turns) for name in turns[0]}
 
 
 def environment() -> dict[str, Any]:

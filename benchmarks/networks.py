@@ -34,7 +34,7 @@ class Network:
     name: thrifty, one of BASELINES, or the file of a genotype.
     size: Of the square slices.
     norm: Of a baseline, none or group; networks of a genotype have theirs.
-    channels, depth: Of a network of a genotype.
+    channels, depth: Of a network of a genotype; those of a baseline are fixed.
   """
 
   name: str

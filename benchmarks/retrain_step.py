@@ -8,6 +8,7 @@ slices, without augmentation. Each network runs in a process of its own; they ta
 are also given relative to the first network's.
 """
 
+import dataclasses
 import functools
 import itertools
 import sys
@@ -56,7 +57,7 @@ def _run(asked: Any) -> int:
       if 'error' not in figures:
         count, macs = figures['parameters'], figures['macs'] / 1e9
         line = f'{count:,} parameters, {macs:.2f} G MACs a slice, {line}'
-      settings = {'model': network.name, 'norm': network.norm, 'batch': batch, 'size': size}
+      settings = {**dataclasses.asdict(network), 'batch': batch}
       report.add(settings, figures, line)
   return report.end()
 

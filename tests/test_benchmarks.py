@@ -1,18 +1,37 @@
 """The benchmarks: that they run and say what they promise, and that rivals compute the same."""
 
 import functools
+import json
+import os
+import signal
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import traverse_util
 
+from benchmarks import (
+  contenders,
+  first_run,
+  inference,
+  input_pipeline,
+  measure,
+  retrain_step,
+  search_step,
+  table,
+)
 from benchmarks.plain_supernet import PlainSupernet
 from thrifty_jax import model
 from thrifty_jax.cell import targets_of
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Supernet, init_architecture
+from thrifty_jax.running import command_line
+
+ENVIRONMENT = {'python', 'jax', 'jaxlib', 'flax', 'thrifty_jax', 'commit', 'device', 'cores'}
+TINY = ('--size=8', '--batch=1', '--channels=4', '--repeats=1')
 
 
 def as_plain(tree, net):
@@ -83,3 +102,220 @@ def test_the_plain_supernet_has_the_gradients_of_the_fast_one(double_precision, 
   got, expected = gradients(ours, params), gradients(plain, as_plain(params, ours))
   got = as_plain(got[0], ours), got[1]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10), got, expected)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  """A folder in which the processes of these tests keep compiled programs."""
+  return str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(autouse=True)
+def quick_processes(monkeypatch):
+  """Half the time to compile, in the processes that the benchmarks start."""
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+
+
+def result_of(command, capsys, *arguments):
+  """What a benchmark says in its last line; before, it has said a line for each measurement."""
+  assert command(arguments) == 0
+  *lines, last = capsys.readouterr().out.splitlines()
+  result = json.loads(last)
+  assert {*result} >= ENVIRONMENT | {'benchmark', 'load_before'}
+  assert result['jax'] == jax.__version__
+  for one in result['measurements']:
+    assert 'error' not in one
+    said = [line for line in lines if all(f'{n} {one[n]}' in line for n in list(one)[:2])]
+    assert len(said) == 1
+  return result['measurements']
+
+
+def require_figures(measurement, *names):
+  """Figures are there, and are of something that took time or memory."""
+  for name in names:
+    assert measurement[name] > 0, name
+  assert measurement['device']
+
+
+STEP = ('median_step_s', 'median_worked_s', 'first_step_s', 'trace_s', 'compile_s', 'peak_rss_mb')
+
+
+def test_search_step_says_what_both_supernets_take(capsys, cache):
+  arguments = (*TINY, '--depth=2', '--nodes=1', '--against=plain', f'--cache={cache}')
+  ours, plain = result_of(search_step.main, capsys, *arguments)
+  for one in (ours, plain):
+    require_figures(one, *STEP, 'temp_mb', 'median_architecture_s', 'median_weights_s')
+    assert (one['channels'], one['batch'], one['size'], one['nodes']) == (4, 1, 8, 1)
+    assert one['first_step_s'] > one['trace_s'] + one['compile_s']
+    halves = one['median_architecture_s'] + one['median_weights_s']
+    assert one['median_step_s'] == pytest.approx(halves, rel=0.2, abs=0.01)
+  assert ours['parameters'] == plain['parameters']
+  ratio = plain['median_step_s'] / ours['median_step_s']  # of one turn each
+  assert (ours['relative_step'], plain['relative_step']) == (1, pytest.approx(ratio))
+
+
+def test_retrain_step_says_what_a_network_takes(capsys):
+  (found,) = result_of(retrain_step.main, capsys, *TINY, '--model=thrifty', '--depth=3')
+  require_figures(found, *STEP, 'temp_mb', 'parameters', 'macs')
+
+
+def test_retrain_step_measures_every_network_with_every_norm_that_it_has(monkeypatch, capsys):
+  def race(rivals, *, repeats):
+    return {network: {'error': f'{network.norm} of {repeats}'} for network in rivals}
+
+  monkeypatch.setattr(contenders, 'race', race)
+  arguments = (*TINY, '--model', 'unet', 'thrifty', '--norm', 'none', 'group')
+  assert retrain_step.main(arguments) == 1  # the errors
+  found = json.loads(capsys.readouterr().out.splitlines()[-1])['measurements']
+  assert [(one['name'], one['norm']) for one in found] == [
+    ('unet', 'none'),
+    ('unet', 'group'),
+    ('thrifty', 'group'),
+  ]
+
+
+def test_inference_says_what_each_runtime_takes(capsys):
+  found = result_of(inference.main, capsys, *TINY, '--model=thrifty', '--depth=3')
+  try:
+    import onnx  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    runtimes = ['JAX', 'ONNX', 'int8']
+  except ImportError:
+    runtimes = ['JAX']
+  assert [one['runtime'] for one in found] == runtimes
+  for one in found:
+    require_figures(one, 'median_slice_ms', 'median_worked_s', 'first_batch_s', 'peak_rss_mb')
+  require_figures(found[0], 'trace_s', 'compile_s', 'temp_mb', 'parameters', 'macs')
+
+
+def test_input_pipeline_says_how_long_a_step_waits(capsys, cache):
+  arguments = (*TINY, '--depth=2', '--nodes=1', '--steps=2', f'--cache={cache}')
+  resident, streamed = result_of(input_pipeline.main, capsys, *arguments)
+  for one in (resident, streamed):
+    require_figures(one, 'slices_per_s', 'median_step_s', 'median_step_without_s', 'peak_rss_mb')
+    share = 1 - one['median_step_without_s'] / one['median_step_s']
+    assert one['wait_share'] == pytest.approx(share)
+  assert resident['slices_per_s'] != streamed['slices_per_s']
+
+
+# Stands in for the demo: says what a search says, by the program's own means.
+DEMO = """
+import sys, time
+from thrifty_jax import logbook
+from thrifty_jax.running import command_line, console, stages
+
+def work():
+  console.begin(stages.SEARCH)
+  time.sleep(0.5)
+  with logbook.progress(STEPS, 'search') as bar:
+    for _ in range(STEPS):
+      time.sleep(0.3)
+      bar.update(1)
+  time.sleep(1)
+  if STEPS == 1:
+    raise InputError('only one step')
+
+sys.exit(command_line.exit_status(work))
+"""
+
+
+def demo(steps):
+  return [sys.executable, '-c', DEMO.replace('STEPS', str(steps))]
+
+
+@pytest.mark.parametrize('until', ['first_step', 'end'])
+def test_first_run_says_when_the_first_step_ended(capsys, monkeypatch, until):
+  monkeypatch.setattr(first_run, 'command', lambda config, place, cache: demo(5))
+  found = result_of(first_run.main, capsys, f'--until={until}')
+  assert [one['cache'] for one in found] == ['cold', 'warm']
+  for one in found:
+    require_figures(one, 'median_peak_rss_mb')
+    began, stepped = one['median_search_began_s'], one['median_first_step_s']
+    assert 0 < began < stepped - 0.5  # the second step is on the bar
+    assert ('median_end_s' in one) == (until == 'end')
+    if until == 'end':
+      assert one['median_end_s'] > stepped + 1
+
+
+def test_first_run_refuses_a_demo_that_fails(monkeypatch, capsys):
+  monkeypatch.setattr(first_run, 'command', lambda config, place, cache: demo(1))
+  assert first_run.main([]) == 2
+  assert 'status 2: error: only one step' in capsys.readouterr().err
+
+
+def test_the_demo_of_first_run_keeps_to_its_folders(tmp_path):
+  place, cache = tmp_path / 'cold', tmp_path / 'cache'
+  _, _, program, *arguments = first_run.command('configs/brain.py', place, cache)
+  assert program == 'thrifty_jax.main'
+  found = command_line.parse(arguments, stages=['all'])
+  assert (found.workdir, found.config.data.data_dir) == (place / 'run', str(place / 'tfds'))
+  assert found.config.compilation_cache == str(cache)
+
+
+def dying(turns):
+  """A contender whose process is killed at one of its turns."""
+
+  def turn():
+    nonlocal turns
+    turns -= 1
+    if turns < 0:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return {'part_s': 1.0}
+
+  return {'parameters': turns}, turn
+
+
+def test_a_contender_that_is_killed_leaves_an_error_and_the_others_their_figures():
+  found = contenders.race({'killed': (dying, 2), 'other': (dying, 9)}, repeats=2)
+  assert found['killed']['parameters'] == 2
+  assert 'status -9: killed, as where memory runs out' in found['killed']['error']
+  assert (found['other']['median_part_s'], found['other']['repeats']) == (1, 2)
+  assert found['other']['peak_rss_mb'] >= found['other']['before_mb'] > 0
+
+
+@pytest.mark.parametrize(
+  'main,arguments,said',
+  [
+    (search_step.main, ['--size=40'], '--size 40 is not a multiple of 32'),
+    (search_step.main, ['--channels=6'], '--channels 6 is not a multiple of 4'),
+    (search_step.main, ['--batch=0'], 'argument --batch: invalid positive value'),
+    (first_run.main, ['--cache=warm'], 'needs what a cold run left'),
+    (first_run.main, ['--workdir=x'], '--workdir=x: not known'),
+  ],
+)
+def test_options_that_cannot_work_are_refused(main, arguments, said, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    main(arguments)
+  assert stopped.value.code == 2
+  assert said in capsys.readouterr().err
+
+
+def test_a_genotype_that_is_not_there_is_refused_before_any_work(capsys):
+  for main in (retrain_step.main, inference.main):
+    assert main(['--model', 'unet', 'absent.json']) == 2
+    assert 'cannot read absent.json' in capsys.readouterr().err
+
+
+def test_results_become_a_table(tmp_path, capsys):
+  report = measure.Report('search_step')
+  report.add({'channels': 8}, {'median_step_s': 0.12345, 'peak_rss_mb': 1234.5}, 'fast')
+  report.add({'channels': 16}, {'error': 'it died'}, '')
+  assert report.end() == 1
+  (tmp_path / 'said.txt').write_text(capsys.readouterr().out)
+  assert table.main([str(tmp_path / 'said.txt')]) == 0
+  where, _, *lines = capsys.readouterr().out.strip().splitlines()
+  assert f'jax {jax.__version__}' in where
+  assert lines == [
+    '| channels | median_step_s | peak_rss_mb | error |',
+    '| --- | --- | --- | --- |',
+    '| 8 | 0.123 | 1,234 |  |',
+    '| 16 |  |  | it died |',
+  ]
+
+
+@pytest.mark.parametrize('text', ['', 'no JSON', '[1]', '{"benchmark": "search_step"}'])
+def test_a_table_is_made_of_what_benchmarks_printed_alone(tmp_path, capsys, text):
+  (tmp_path / 'said.txt').write_text(text)
+  assert table.main([str(tmp_path / 'said.txt')]) == 2
+  assert 'said.txt: ' in capsys.readouterr().err
