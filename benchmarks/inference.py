@@ -11,7 +11,6 @@ and that is said, where onnx or onnxruntime is not installed.
 
 import functools
 import importlib.util
-import itertools
 import multiprocessing
 import sys
 import time
@@ -42,23 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: Any) -> int:
+  # Mistakes are told before any work.
+  found = [networks.of(asked, name, size) for name in asked.model for size in asked.size]
   missing = [name for name in ('onnx', 'onnxruntime') if importlib.util.find_spec(name) is None]
   if missing:
     print(f'without ONNX and int8: not installed: {", ".join(missing)}')
   report = measure.Report('inference')
-  for name, size in itertools.product(asked.model, asked.size):
-    network = networks.Network(name, size, channels=asked.channels, depth=asked.depth)
-    network.genotype()  # mistakes are told before any work
+  for network in found:
     files = {} if missing else _exported(network)
     for batch in asked.batch:
       rivals: dict[str, tuple[Any, ...]] = {'JAX': (start_jax, network, batch)}
       for kind, content in files.items():
-        rivals[kind] = (start_onnx, content, asked.threads, batch, size)
-      found = contenders.race(rivals, repeats=asked.repeats, turn='batch')
-      settings = {'model': name, 'batch': batch, 'size': size, 'threads': asked.threads}
-      for kind, figures in found.items():
+        rivals[kind] = (start_onnx, content, asked.threads, batch, network.size)
+      settings = {'model': network.name, 'size': network.size, 'batch': batch}
+      raced = contenders.race(rivals, repeats=asked.repeats, turn='batch')
+      for kind, figures in raced.items():
         figures = _per_slice(figures, batch)
-        report.add({**settings, 'runtime': kind}, figures, _line(figures))
+        own = {**settings, 'runtime': kind, 'threads': asked.threads if kind != 'JAX' else None}
+        report.add(own, figures, _line(figures))
   return report.end()
 
 

@@ -43,12 +43,16 @@ class Network:
   channels: int = 32
   depth: int = 5
 
-  def genotype(self) -> genotype.Genotype | None:
-    """Its genotype, None of a baseline. Does not start JAX.
+  def __post_init__(self):
+    """Refuses a genotype that cannot be used, without starting JAX.
 
     Raises:
-      InputError: The file is missing or damaged, or is of another depth.
+      InputError: Its file is missing or damaged, or is of another depth.
     """
+    self.genotype()
+
+  def genotype(self) -> genotype.Genotype | None:
+    """Its genotype, None of a baseline."""
     if self.name in BASELINES:
       return None
     path = PAPER if self.name == 'thrifty' else Path(self.name)
@@ -67,3 +71,8 @@ class Network:
     module = model.build(spec, found)
     image = jax.ShapeDtypeStruct((1, self.size, self.size, 1), np.float32)
     return LoadedModel(module, model.initialise(module, image, seed=0), spec, found, '')
+
+
+def of(asked: argparse.Namespace, name: str, size: int, norm: str = 'none') -> Network:
+  """A network as the options of `add_options` have it."""
+  return Network(name, size, norm, asked.channels, asked.depth)

@@ -10,7 +10,6 @@ are also given relative to the first network's.
 
 import dataclasses
 import functools
-import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -41,16 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: Any) -> int:
+  # Mistakes are told before any work.
+  rounds = [(batch, _networks(asked, size)) for batch in asked.batch for size in asked.size]
   report = measure.Report('retrain_step')
-  for batch, size in itertools.product(asked.batch, asked.size):
-    found = [
-      networks.Network(name, size, norm, asked.channels, asked.depth)
-      for name in asked.model
-      # Those of a genotype have norms always: each is there once.
-      for norm in (asked.norm if name in networks.BASELINES else ['group'])
-    ]
-    for network in found:
-      network.genotype()  # mistakes are told before any work
+  for batch, found in rounds:
     rivals = {network: (start, network, batch, asked.cache) for network in found}
     for network, figures in contenders.race(rivals, repeats=asked.repeats).items():
       line = measure.step_line(figures)
@@ -60,6 +53,15 @@ def _run(asked: Any) -> int:
       settings = {**dataclasses.asdict(network), 'batch': batch}
       report.add(settings, figures, line)
   return report.end()
+
+
+def _networks(asked: Any, size: int) -> list[networks.Network]:
+  """All that are asked for; those of a genotype have norms always, and are there once."""
+  return [
+    networks.of(asked, name, size, norm)
+    for name in asked.model
+    for norm in (asked.norm if name in networks.BASELINES else ['group'])
+  ]
 
 
 def start(

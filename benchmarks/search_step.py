@@ -81,14 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def start(setting: Setting, name: str, cache: str) -> tuple[dict[str, Any], contenders.Turn]:
   """A contender, see `contenders.race`."""
-  began = time.perf_counter()
   if name == 'plain':
     jax.config.update('jax_compilation_cache_dir', cache or None)
   else:
     config = configs.default()
     config.compilation_cache = cache
     device.prepare(config)
-  learners = make_learners(setting, plain=name != OURS)
+  return compiled_step(setting, plain=name != OURS)
+
+
+def compiled_step(setting: Setting, *, plain: bool) -> tuple[dict[str, Any], contenders.Turn]:
+  """Figures of the start, and the step on a state that it changes."""
+  began = time.perf_counter()
+  learners = make_learners(setting, plain=plain)
   batch = made_up_batch(setting)
   shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
   state = jax.block_until_ready(bilevel.init_state(learners, shapes['image'], seed=0))
