@@ -70,18 +70,14 @@ class _Contender:
     self._process = context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
     self._process.start()
     theirs.close()  # so that its end is noticed here
-    self._figures |= self._receive()
+    self._figures |= self._answer()
 
   def take_turn(self) -> None:
-    if 'error' not in self._figures:
-      self._pipe.send(True)
-      found = self._receive()
-      self.turns += [found] if found else []
+    found = self._answer(True)
+    self.turns += [found] if found else []
 
   def finish(self) -> None:
-    if 'error' not in self._figures:
-      self._pipe.send(False)
-      self._figures |= self._receive()
+    self._figures |= self._answer(False)
 
   def kill(self) -> None:
     if self._process is not None:
@@ -98,9 +94,13 @@ class _Contender:
     relative = {f'relative_{self._turn}': statistics.median(ratios)} if ratios else {}
     return {**measure.medians(self.turns), **relative, **self._figures, 'repeats': repeats}
 
-  def _receive(self) -> dict[str, Any]:
-    """Its answer, {} if its process ended."""
+  def _answer(self, *message: bool) -> dict[str, Any]:
+    """What it answers to a message, or says unasked; {} if its process has ended."""
+    if 'error' in self._figures:
+      return {}
     try:
+      for one in message:
+        self._pipe.send(one)
       return self._pipe.recv()
     except (EOFError, ConnectionError):
       self._process.join()

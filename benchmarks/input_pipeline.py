@@ -5,9 +5,9 @@
 Made-up scans are prepared as TFDS slices in a folder of its own. Resident slices lie on the device,
 as those of a split that fits config.data.device_budget_bytes; streamed ones are read from disk for
 every batch, ahead of the device. A second of slices ends with the augmented batch, by the default
-augmentation. `wait_share` is the part of a search step's time that passes because of the pipeline:
-a step on batches that it delivers against one on the same batches over again, in turns. Not a share
-that is computed: where reading takes cores from the step (a CPU), that is in it.
+augmentation. `wait_share` is the part of a search step's time that passes because of the pipeline,
+measured and not computed: steps on batches that it delivers against steps on the same batches over
+again. Where reading takes cores from the step, as on a CPU, that is in it.
 """
 
 import functools

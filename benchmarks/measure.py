@@ -121,7 +121,7 @@ def step_line(figures: dict[str, Any]) -> str:
 def _parts(figures: dict[str, Any]) -> Iterator[str]:
   if 'median_step_s' in figures:
     yield f'step {figures["median_step_s"]:.3f} s'
-    if figures['relative_step'] != 1:
+    if figures.get('relative_step', 1) != 1:  # none where the first has ended
       yield f'{figures["relative_step"]:.2f} times the first'
     yield f'first step after {figures["first_step_s"]:.1f} s'
     yield f'trace {figures["trace_s"]:.1f} s, compile {figures["compile_s"]:.1f} s'
