@@ -1,0 +1,146 @@
+"""Seconds a slice: JAX, and ONNX in float32 and with 8-bit convolutions, of the same networks.
+
+    taskset -c 1 python -m benchmarks.inference --threads=1
+    python -m benchmarks.inference --threads=2 --model thrifty
+
+Random weights, made-up slices. Each contender runs in a process of its own and they take turns. By
+the time that passed stands that in which the cores worked for the contender: on one core, about
+what passes when nothing else runs. JAX takes as many cores as the process has. ONNX is left out,
+and that is said, where onnx or onnxruntime is not installed.
+"""
+
+import functools
+import importlib.util
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import ndimage
+
+from benchmarks import contenders, measure, networks
+from thrifty_jax import config as configs
+from thrifty_jax import describe, device, model
+from thrifty_jax.exporting import export_check, onnx_network, quantise
+from thrifty_jax.running import command_line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command; returns the exit status."""
+  parser = measure.parser(__doc__)
+  networks.add_options(parser)
+  measure.several(parser, 'batch', 1, 8)
+  measure.several(parser, 'size', 256, help='of the square slices')
+  parser.add_argument('--threads', type=int, default=1, help="onnxruntime's, for one operation")
+  asked = parser.parse_args(arguments)
+  return command_line.exit_status(functools.partial(_run, asked))
+
+
+def _run(asked: Any) -> int:
+  # Mistakes are told before any work.
+  found = [networks.of(asked, name, size) for name in asked.model for size in asked.size]
+  missing = [name for name in ('onnx', 'onnxruntime') if importlib.util.find_spec(name) is None]
+  if missing:
+    print(f'without ONNX and int8: not installed: {", ".join(missing)}')
+  report = measure.Report('inference')
+  for network in found:
+    files = {} if missing else _exported(network)
+    for batch in asked.batch:
+      rivals: dict[str, tuple[Any, ...]] = {'JAX': (start_jax, network, batch)}
+      for kind, content in files.items():
+        rivals[kind] = (start_onnx, content, asked.threads, batch, network.size)
+      settings = {'model': network.name, 'size': network.size, 'batch': batch}
+      raced = contenders.race(rivals, repeats=asked.repeats, turn='batch')
+      for kind, figures in raced.items():
+        figures = _per_slice(figures, batch)
+        own = {**settings, 'runtime': kind, 'threads': asked.threads if kind != 'JAX' else None}
+        report.add(own, figures, _line(figures))
+  return report.end()
+
+
+def _per_slice(figures: dict[str, Any], batch: int) -> dict[str, Any]:
+  if 'error' in figures:
+    return figures
+  return {**figures, 'median_slice_ms': 1e3 * figures['median_batch_s'] / batch}
+
+
+def _line(figures: dict[str, Any]) -> str:
+  if 'error' in figures:
+    return ''
+  share = figures['median_worked_s'] / figures['median_batch_s']
+  passed = figures['median_slice_ms']
+  return (
+    f'{passed:.0f} / {share * passed:.0f} ms a slice, passed / worked, first after '
+    f'{figures["first_batch_s"]:.1f} s, peak {figures["peak_rss_mb"]:.0f} MiB, of which '
+    f'{figures["before_mb"]:.0f} before it began'
+  )
+
+
+def _exported(network: networks.Network) -> dict[str, bytes]:
+  """ONNX files of a network, written by a process that ends: it takes memory and the device."""
+  with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+    return pool.submit(export, network).result()
+
+
+def export(network: networks.Network) -> dict[str, bytes]:
+  """The content of the ONNX files of a network, 'ONNX' and 'int8'."""
+  content = onnx_network.to_onnx(network.member()).SerializeToString()
+  sample = slices(4, network.size).transpose(0, 3, 1, 2)
+  return {'ONNX': content, 'int8': quantise.quantise(content, [sample])}
+
+
+def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], contenders.Turn]:
+  """A contender, see `contenders.race`."""
+  began = time.perf_counter()
+  config = configs.default()
+  config.compilation_cache = ''
+  device.prepare(config)
+  member, size = network.member(), network.size
+  started = time.perf_counter() - began
+  predict = jax.jit(
+    lambda params, image: model.last_logits(model.apply(member.module, params, image))
+  )
+  image = jax.ShapeDtypeStruct((batch, size, size, 1), np.float32)
+  (compiled,), figures = measure.compile_all([(predict, (member.params, image))])
+  content = slices(batch, size)
+  figures |= {
+    'parameters': model.count(member.params),
+    'macs': describe.macs(member.module, (size, size, 1)),
+    'start_s': started,
+  }
+
+  def turn() -> None:
+    normalised = (content - networks.MEAN) / networks.STD  # the ONNX networks do it themselves
+    jax.block_until_ready(compiled(member.params, normalised.astype(np.float32)))
+
+  return figures, turn
+
+
+def start_onnx(
+  content: bytes, threads: int, batch: int, size: int
+) -> tuple[dict[str, Any], contenders.Turn]:
+  """A contender, see `contenders.race`."""
+  began = time.perf_counter()
+  network = export_check.onnx_runner(content, threads=threads)
+  image = slices(batch, size).transpose(0, 3, 1, 2)
+  started = time.perf_counter() - began
+
+  def turn() -> None:
+    network(image)
+
+  return {'start_s': started, 'file_mb': len(content) / measure.MIB}, turn
+
+
+def slices(count: int, size: int) -> np.ndarray:
+  """Smooth noise, [count, S, S, 1], float32 in [0, 1]."""
+  noise = np.random.default_rng(0).random((count, size, size, 1))
+  smooth = ndimage.gaussian_filter(noise, (0, 3, 3, 0))
+  return np.clip(6 * smooth - 2.5, 0, 1).astype(np.float32)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

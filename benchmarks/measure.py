@@ -1,0 +1,132 @@
+"""What the benchmarks have in common: options, compiling, lines, and the JSON object at the end."""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+MIB = 1 << 20
+PACKAGES = ('jax', 'jaxlib', 'flax')
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+  """A parser with the description of a module and what every benchmark takes."""
+  described = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  described.add_argument('--repeats', type=positive, default=10, help='of which medians are taken')
+  return described
+
+
+def positive(text: str) -> int:
+  """A whole number from 1, for argparse."""
+  number = int(text)
+  if number < 1:
+    raise ValueError(text)
+  return number
+
+
+def several(one: argparse.ArgumentParser, name: str, *default: Any, **options: Any) -> None:
+  """Adds an option that takes one value or more: each is measured with each of the others."""
+  options.setdefault('type', positive)
+  one.add_argument(f'--{name}', nargs='+', default=list(default), **options)
+
+
+def compile_all(
+  programs: Sequence[tuple[Any, tuple[Any, ...]]],
+) -> tuple[list[Callable[..., Any]], dict[str, Any]]:
+  """Compiles programs side by side, as the search does, and says what that took.
+
+  Args:
+    programs: Jitted functions, each with arguments or their shapes.
+
+  Returns:
+    The compiled programs; `trace_s`, `compile_s`, and `temp_mb`, the temporary memory that XLA
+    plans for the one that needs the most, None where it does not say.
+  """
+  began = time.perf_counter()
+  lowered = [function.lower(*arguments) for function, arguments in programs]
+  traced = time.perf_counter()
+  with ThreadPoolExecutor(len(lowered)) as pool:
+    compiled = list(pool.map(lambda one: one.compile(), lowered))
+  ended = time.perf_counter()
+  planned = [one.memory_analysis() for one in compiled]
+  most = None if None in planned else max(one.temp_size_in_bytes for one in planned) / MIB
+  return compiled, {'trace_s': traced - began, 'compile_s': ended - traced, 'temp_mb': most}
+
+
+def medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """The median of each figure over the turns, as median_<figure>."""
+  return {f'median_{name}': statistics.median(one[name] for one in turns) for name in turns[0]}
+
+
+def environment() -> dict[str, Any]:
+  """Versions and device. Starts JAX: to be called when no contender runs any more."""
+  from thrifty_jax import device, logbook
+
+  found = logbook.environment([])
+  return {
+    'python': found['python'],
+    **{name: found['packages'][name] for name in PACKAGES},
+    'thrifty_jax': found['thrifty_jax'],
+    'commit': found['commit'],
+    'device': device.describe(),
+    'cores': found['cores'],
+  }
+
+
+def load() -> float | None:
+  """Processes that ran or waited for a core in the last minute, None where that is not known."""
+  return os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
+
+
+class Report:
+  """Prints a line for each measurement, and all of them as JSON in the last line."""
+
+  def __init__(self, benchmark: str):
+    """Begins; the machine's load is looked up now, before any work."""
+    self._benchmark, self._load = benchmark, load()
+    self._measurements: list[dict[str, Any]] = []
+    if self._load is not None:
+      print(f'{benchmark}: load of the machine before {self._load:.1f}', flush=True)
+
+  def add(self, settings: dict[str, Any], figures: dict[str, Any], line: str) -> None:
+    """Takes a measurement, and prints a line about it."""
+    self._measurements.append({**settings, **figures})
+    what = ', '.join(f'{name} {value}' for name, value in settings.items())
+    print(f'{what}: {figures.get("error") or line}', flush=True)
+
+  def end(self) -> int:
+    """Prints the last line; returns the exit status, 1 if a contender ended with an error."""
+    found = environment()
+    result = {
+      'benchmark': self._benchmark,
+      **found,
+      'load_before': self._load,
+      'measurements': [{**one, 'device': found['device']} for one in self._measurements],
+    }
+    print(json.dumps(result), flush=True)
+    return int(any('error' in one for one in self._measurements))
+
+
+def step_line(figures: dict[str, Any]) -> str:
+  """The figures of a training step for a person; '' if there are none."""
+  return ', '.join(_parts(figures))
+
+
+def _parts(figures: dict[str, Any]) -> Iterator[str]:
+  if 'median_step_s' in figures:
+    yield f'step {figures["median_step_s"]:.3f} s'
+    if figures.get('relative_step', 1) != 1:  # none where the first has ended
+      yield f'{figures["relative_step"]:.2f} times the first'
+    yield f'first step after {figures["first_step_s"]:.1f} s'
+    yield f'trace {figures["trace_s"]:.1f} s, compile {figures["compile_s"]:.1f} s'
+    yield f'peak {figures["peak_rss_mb"]:.0f} MiB'
+    if figures['peak_device_mb'] is not None:
+      yield f'on the device {figures["peak_device_mb"]:.0f} MiB'
+    if figures['temp_mb'] is not None:
+      yield f'planned {figures["temp_mb"]:.0f} MiB'

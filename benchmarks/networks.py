@@ -1,0 +1,78 @@
+"""The networks that are measured, with random weights."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import thrifty_jax
+from benchmarks import measure
+from thrifty_jax import config as configs
+from thrifty_jax import genotype, model
+from thrifty_jax.model import LoadedModel
+
+PAPER = Path(thrifty_jax.__file__).parent / 'genotypes' / 'thrifty_0.61m.json'
+BASELINES = ('unet', 'unet_plus_plus')
+MEAN, STD = 0.3, 0.25  # made up, of intensities in [0, 1]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+  """Adds --model, --channels and --depth."""
+  text = "thrifty (of the paper's size), unet, unet_plus_plus, or the file of a genotype"
+  measure.several(parser, 'model', 'thrifty', *BASELINES, type=str, help=text)
+  parser.add_argument('--channels', type=measure.positive, default=32, help='of a genotype')
+  parser.add_argument('--depth', type=measure.positive, default=5, help='likewise')
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network of one modality and two classes.
+
+  Attributes:
+    name: thrifty, one of BASELINES, or the file of a genotype.
+    size: Of the square slices.
+    norm: Of a baseline, none or group; networks of a genotype have theirs.
+    channels, depth: Of a network of a genotype; those of a baseline are fixed.
+  """
+
+  name: str
+  size: int
+  norm: str = 'none'
+  channels: int = 32
+  depth: int = 5
+
+  def __post_init__(self):
+    """Refuses a genotype that cannot be used, without starting JAX.
+
+    Raises:
+      InputError: Its file is missing or damaged, or is of another depth.
+    """
+    self.genotype()
+
+  def genotype(self) -> genotype.Genotype | None:
+    """Its genotype, None of a baseline."""
+    if self.name in BASELINES:
+      return None
+    path = PAPER if self.name == 'thrifty' else Path(self.name)
+    found = genotype.load(path)
+    genotype.require_depth(found, self.depth, place=str(path))
+    return found
+
+  def member(self) -> LoadedModel:
+    """It with random weights, as if from a model's folder."""
+    config = configs.default()
+    config.model.update({'channels': self.channels, 'depth': self.depth, 'norm': self.norm})
+    config.model.name = self.name if self.name in BASELINES else 'thrifty'
+    config.data.update({'classes': ('background', 'organ'), 'image_size': self.size})
+    spec = model.describe(config, {'mean': np.full(1, MEAN), 'std': np.full(1, STD)})
+    found = self.genotype()
+    module = model.build(spec, found)
+    image = jax.ShapeDtypeStruct((1, self.size, self.size, 1), np.float32)
+    return LoadedModel(module, model.initialise(module, image, seed=0), spec, found, '')
+
+
+def of(asked: argparse.Namespace, name: str, size: int, norm: str = 'none') -> Network:
+  """A network as the options of `add_options` have it."""
+  return Network(name, size, norm, asked.channels, asked.depth)

@@ -1,0 +1,110 @@
+"""The training step of networks side by side: seconds, memory, parameters, multiplications.
+
+    python -m benchmarks.retrain_step --model thrifty unet unet_plus_plus --size 256
+    python -m benchmarks.retrain_step --model runs/brain/search/genotype.json unet --norm none group
+
+A step is the one of retraining with the default optimiser and average of the weights, on made-up
+slices, without augmentation. Each network runs in a process of its own; they take turns, and times
+are also given relative to the first network's.
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import contenders, measure, networks
+from thrifty_jax import config as configs
+from thrifty_jax import describe, device, model, retrain
+from thrifty_jax.running import command_line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command; returns the exit status."""
+  parser = measure.parser(__doc__)
+  networks.add_options(parser)
+  measure.several(
+    parser, 'norm', 'none', type=str, choices=['none', 'group'], help='of the baselines'
+  )
+  measure.several(parser, 'batch', 4)
+  measure.several(parser, 'size', 128, help='of the square slices')
+  parser.add_argument('--cache', default='', help="folder of compiled programs; '' is none")
+  asked = parser.parse_args(arguments)
+  return command_line.exit_status(functools.partial(_run, asked))
+
+
+def _run(asked: Any) -> int:
+  # Mistakes are told before any work.
+  rounds = [(batch, _networks(asked, size)) for batch in asked.batch for size in asked.size]
+  report = measure.Report('retrain_step')
+  for batch, found in rounds:
+    rivals = {network: (start, network, batch, asked.cache) for network in found}
+    for network, figures in contenders.race(rivals, repeats=asked.repeats).items():
+      line = measure.step_line(figures)
+      if 'error' not in figures:
+        count, macs = figures['parameters'], figures['macs'] / 1e9
+        line = f'{count:,} parameters, {macs:.2f} G MACs a slice, {line}'
+      settings = {**dataclasses.asdict(network), 'batch': batch}
+      report.add(settings, figures, line)
+  return report.end()
+
+
+def _networks(asked: Any, size: int) -> list[networks.Network]:
+  """All that are asked for; those of a genotype have norms always, and are there once."""
+  return [
+    networks.of(asked, name, size, norm)
+    for name in asked.model
+    for norm in (asked.norm if name in networks.BASELINES else ['group'])
+  ]
+
+
+def start(
+  network: networks.Network, batch: int, cache: str
+) -> tuple[dict[str, Any], contenders.Turn]:
+  """A contender, see `contenders.race`."""
+  began = time.perf_counter()
+  config = configs.default()
+  config.compilation_cache = cache
+  device.prepare(config)
+  net, size = network.member().module, network.size
+  transformation, _ = retrain.optimizer(config.retrain, steps_per_epoch=100)
+  image = jax.ShapeDtypeStruct((batch, size, size, 1), np.float32)
+  state, _ = retrain.init_state(net, transformation, image, seed=0)
+  state = jax.block_until_ready(state)
+  started = time.perf_counter() - began
+  step = retrain.make_train_step(
+    net,
+    transformation,
+    augment=lambda key, batch: batch,
+    average_decay=config.retrain.ema_decay,
+    seed=0,
+  )
+  label = jax.ShapeDtypeStruct(image.shape[:3], np.int32)
+  program = jax.jit(step, donate_argnums=0), (state, {'image': image, 'label': label})
+  (compiled,), figures = measure.compile_all([program])
+  rng = np.random.default_rng(0)
+  slices = {
+    'image': jnp.asarray(rng.normal(size=image.shape), jnp.float32),
+    'label': jnp.asarray(rng.integers(0, 2, label.shape), jnp.int32),
+  }
+
+  def turn() -> None:
+    nonlocal state
+    state, _ = jax.block_until_ready(compiled(state, slices))
+
+  figures |= {
+    'parameters': model.count(state.params),
+    'macs': describe.macs(net, (size, size, 1)),
+    'start_s': started,
+  }
+  return figures, turn
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,144 @@
+"""The bilevel step of the search: seconds, memory, and the wait before the first one.
+
+    python -m benchmarks.search_step --channels 32 --batch 4 --size 128 --against=plain
+    python -m benchmarks.search_step --channels 8 16 32 64 --nodes 1 2 --size 64 128 256
+
+A step is both halves, that of the architecture and that of the weights, first order, on made-up
+slices, without augmentation. Every combination of the options is a measurement. Each contender runs
+in a process of its own; they take turns. --against=plain adds the supernet written with flax's own
+layers, one module a candidate (benchmarks/plain_supernet.py), as JAX runs it by itself;
+plain_prepared is the same after device.prepare, which changes how memory is kept.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import contenders, measure
+from benchmarks.plain_supernet import PlainSupernet
+from thrifty_jax import bilevel, device, model
+from thrifty_jax import config as configs
+from thrifty_jax.network import Supernet
+
+OURS = 'supernet'
+RIVALS = ('plain', 'plain_prepared')
+
+
+class Setting(NamedTuple):
+  """What a measurement is of."""
+
+  channels: int
+  batch: int
+  size: int
+  nodes: int
+  depth: int
+  dtype: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command; returns the exit status."""
+  parser = measure.parser(__doc__)
+  measure.several(parser, 'channels', 32)
+  measure.several(parser, 'batch', 4)
+  measure.several(parser, 'size', 128, help='of the square slices; a multiple of 2^depth')
+  measure.several(parser, 'nodes', 2)
+  measure.several(parser, 'depth', 5)
+  measure.several(
+    parser,
+    'dtype',
+    'float32',
+    type=str,
+    choices=['float32', 'bfloat16'],
+    help='of slices and activations; parameters stay float32',
+  )
+  parser.add_argument('--against', nargs='+', choices=RIVALS, default=[])
+  parser.add_argument('--cache', default='', help="folder of compiled programs; '' is none")
+  asked = parser.parse_args(arguments)
+  for size, depth in itertools.product(asked.size, asked.depth):
+    if size % 2**depth:
+      parser.error(f'--size {size} is not a multiple of {2**depth}, as --depth {depth} needs')
+  for channels in asked.channels:
+    if channels % 4:
+      parser.error(f'--channels {channels} is not a multiple of 4: one in 4 is sampled')
+  report = measure.Report('search_step')
+  for values in itertools.product(*(getattr(asked, name) for name in Setting._fields)):
+    setting = Setting(*values)
+    names = [OURS, *dict.fromkeys(asked.against)]
+    found = contenders.race(
+      {name: (start, setting, name, asked.cache) for name in names}, repeats=asked.repeats
+    )
+    for name, figures in found.items():
+      line = measure.step_line(figures)
+      report.add({'contender': name, **setting._asdict()}, figures, line)
+  return report.end()
+
+
+def start(setting: Setting, name: str, cache: str) -> tuple[dict[str, Any], contenders.Turn]:
+  """A contender, see `contenders.race`."""
+  if name == 'plain':
+    jax.config.update('jax_compilation_cache_dir', cache or None)
+  else:
+    config = configs.default()
+    config.compilation_cache = cache
+    device.prepare(config)
+  return compiled_step(setting, plain=name != OURS)
+
+
+def compiled_step(setting: Setting, *, plain: bool) -> tuple[dict[str, Any], contenders.Turn]:
+  """Figures of the start, and the step on a state that it changes."""
+  began = time.perf_counter()
+  learners = make_learners(setting, plain=plain)
+  batch = made_up_batch(setting)
+  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+  state = jax.block_until_ready(bilevel.init_state(learners, shapes['image'], seed=0))
+  started = time.perf_counter() - began
+  halves = bilevel.make_half_steps(learners, augment=lambda key, batch: batch, seed=0)
+  weight_half, architecture_half = map(jax.jit, halves)
+  (weight_step, architecture_step), figures = measure.compile_all(
+    [(weight_half, (state, shapes)), (architecture_half, (state, shapes, shapes))]
+  )
+
+  def turn() -> dict[str, float]:
+    nonlocal state
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(architecture_step(state, batch, batch))
+    between = time.perf_counter()
+    state, _ = jax.block_until_ready(weight_step(state, batch))
+    return {'architecture_s': between - began, 'weights_s': time.perf_counter() - between}
+
+  return {'parameters': model.count(state.params), 'start_s': started, **figures}, turn
+
+
+def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:
+  """The supernet, ours or the plain one, and the optimisers of the default config."""
+  settings = configs.default().search
+  sizes = {'channels': setting.channels, 'depth': setting.depth, 'nodes': setting.nodes}
+  if plain:
+    net = PlainSupernet(classes=2, sample=settings.sample, dtype=jnp.dtype(setting.dtype), **sizes)
+  else:
+    net = Supernet(classes=2, sample=settings.sample, **sizes)
+  return bilevel.Learners(
+    cast(Supernet, net),
+    bilevel.weight_optimizer(settings, steps=1000),
+    bilevel.architecture_optimizer(settings),
+  )
+
+
+def made_up_batch(setting: Setting) -> dict[str, jax.Array]:
+  """Noise in place of slices and masks, on the device."""
+  rng = np.random.default_rng(0)
+  shape = (setting.batch, setting.size, setting.size)
+  return {
+    'image': jnp.asarray(rng.normal(size=(*shape, 1)), setting.dtype),
+    'label': jnp.asarray(rng.integers(0, 2, shape), jnp.int32),
+  }
+
+
+if __name__ == '__main__':
+  sys.exit(main())
