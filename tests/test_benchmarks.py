@@ -91,18 +91,20 @@ def test_the_plain_supernet_gives_the_logits_of_the_fast_one(double_precision, q
 
 
 def test_the_plain_supernet_has_the_gradients_of_the_fast_one(double_precision, quick_compilation):
+  # Along a random direction in all variables: forwards, which compiles in half the time.
   ours, plain, image, params, architecture = both_nets(depth=2, nodes=1)
-  label = jnp.asarray(np.random.default_rng(1).integers(0, 3, image.shape[:3]))
+  rng = np.random.default_rng(1)
+  label = jnp.asarray(rng.integers(0, 3, image.shape[:3]))
+  way = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), (params, architecture))
 
-  def gradients(net, params):
-    def loss(params, architecture):
-      return segmentation_loss(model.apply(net, params, image, architecture), label)[0]
+  def loss(net, params, architecture):
+    return segmentation_loss(model.apply(net, params, image, architecture), label)[0]
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, architecture)
-
-  got, expected = gradients(ours, params), gradients(plain, as_plain(params, ours))
-  got = as_plain(got[0], ours), got[1]
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10), got, expected)
+  gradient = jax.jit(jax.grad(functools.partial(loss, ours), argnums=(0, 1)))
+  slopes = jax.tree.map(lambda a, b: (a * b).sum(), gradient(params, architecture), way)
+  slope = jax.jit(lambda at, way: jax.jvp(functools.partial(loss, plain), at, way)[1])
+  expected = slope((as_plain(params, ours), architecture), (as_plain(way[0], ours), way[1]))
+  assert sum(jax.tree.leaves(slopes)) == pytest.approx(float(expected), rel=1e-9)
 
 
 @pytest.fixture(scope='module')
@@ -162,19 +164,20 @@ def test_search_step_sets_every_combination_against_the_plain_supernet(monkeypat
   ]
 
 
-def test_the_plain_supernet_takes_the_same_steps_on_as_many_parameters(monkeypatch):
-  def traced(programs):  # compiling both takes half a minute
-    shapes = [jax.eval_shape(function, *arguments) for function, arguments in programs]
-    return shapes, {'compile_s': 0}
+def test_the_plain_supernet_takes_the_steps_of_the_search(monkeypatch):
+  def traced(programs):  # compiling takes half a minute
+    for function, (state, *batches) in programs:
+      after, _ = jax.eval_shape(function, state, *batches)
+      assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    return [function for function, _ in programs], {}
 
   monkeypatch.setattr(measure, 'compile_all', traced)
-  setting = search_step.Setting(channels=8, batch=1, size=8, nodes=2, depth=2, dtype='bfloat16')
-  ours, plain = (search_step.compiled_step(setting, plain=plain)[0] for plain in (False, True))
-  assert ours['parameters'] == plain['parameters']
+  setting = search_step.Setting(channels=4, batch=1, size=8, nodes=1, depth=2, dtype='bfloat16')
+  search_step.compiled_step(setting, plain=True)
 
 
 def test_retrain_step_says_what_a_network_takes(capsys):
-  (found,) = result_of(retrain_step.main, capsys, *TINY, '--model=thrifty', '--depth=3')
+  (found,) = result_of(retrain_step.main, capsys, *TINY, '--model=thrifty', '--depth=2')
   require_figures(found, *STEP, 'temp_mb', 'parameters', 'macs')
 
 
@@ -194,7 +197,7 @@ def test_retrain_step_measures_every_network_with_every_norm_that_it_has(monkeyp
 
 
 def test_inference_says_what_each_runtime_takes(capsys):
-  found = result_of(inference.main, capsys, *TINY, '--model=thrifty', '--depth=3')
+  found = result_of(inference.main, capsys, *TINY, '--model=thrifty', '--depth=2')
   exports = all(importlib.util.find_spec(name) for name in ('onnx', 'onnxruntime'))
   runtimes = ['JAX', 'ONNX', 'int8'] if exports else ['JAX']
   assert [one['runtime'] for one in found] == runtimes
