@@ -13,12 +13,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters
+from thrifty_jax import bilevel, budget, files, genotype, logbook, mesh, model, parameters
 from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
-from thrifty_jax.running import debug, not_finite, resources
+from thrifty_jax.running import debug, hosts, not_finite, resources
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
@@ -139,25 +139,33 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   """
   resources.forget_peak()
   folder, settings = Path(workdir) / 'search', config.search
+  mesh.require_even(config, 'search')
+  hosts.call('search', config)
   train_data = open_train_data(config)
   halves = divide(config, train_data)
   learners = build(config, train_data, steps=halves.steps)
   batch_shape = train_data.batch_shape(settings.batch_size)
   state = bilevel.init_state(learners, batch_shape['image'], seed=config.seed)
+  state = mesh.place(state, mesh.whole(train_data.mesh))
   _tell(config, halves, state)
   # Beside the genotype and not in it: a genotype is passed on, names of patients are not.
   for_weights, for_architecture = map(list, halves.patients)
   files.write_json(
     folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
   )
-  half_steps = bilevel.make_half_steps(
+  weight_step, architecture_step = bilevel.make_half_steps(
     learners,
     augment=train_data.augment,
     seed=config.seed,
     random_sampling=settings.sampling == 'random',
     penalty=penalty(config),
   )
+  half_steps = (
+    mesh.replicated(weight_step, train_data.mesh),
+    mesh.replicated(architecture_step, train_data.mesh),
+  )
   compiled = bilevel.compile_together(half_steps, state, batch_shape)
+  hosts.meet(train_data.in_words())
   if config.debug:
     compiled = [
       debug.watched(step, 'search', _source(config, train_data, learners, half))
