@@ -154,6 +154,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   genotype_file = _genotype_file(config, workdir)
   hosts.call('retrain', config, genotype_file=genotype_file)
   train_data = open_train_data(config)
+  hosts.meet(train_data.in_words())
   found = genotype.load(genotype_file) if genotype_file else None
   if genotype_file:  # beside the checkpoints: another one must not go on from them
     files.write_bytes(workdir / 'retrain' / 'genotype.json', genotype_file.read_bytes())
@@ -281,7 +282,7 @@ def _fit(
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
   compiled = train_step.lower(progress.state, batch_shape).compile()
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
-  hosts.meet(train_data.in_words())
+  hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
   if config.debug:
     compiled = debug.watched(compiled, 'retrain', _source(config, train_data, net))
 

@@ -142,6 +142,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   mesh.require_even(config, 'search')
   hosts.call('search', config)
   train_data = open_train_data(config)
+  hosts.meet(train_data.in_words())
   halves = divide(config, train_data)
   learners = build(config, train_data, steps=halves.steps)
   batch_shape = train_data.batch_shape(settings.batch_size)
@@ -165,7 +166,7 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     mesh.replicated(architecture_step, train_data.mesh),
   )
   compiled = bilevel.compile_together(half_steps, state, batch_shape)
-  hosts.meet(train_data.in_words())
+  hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
   if config.debug:
     compiled = [
       debug.watched(step, 'search', _source(config, train_data, learners, half))
