@@ -10,6 +10,7 @@ measured and not computed: steps on batches that it delivers against steps on th
 again. Where reading takes cores from the step, as on a CPU, that is in it.
 """
 
+import dataclasses
 import functools
 import itertools
 import sys
@@ -122,7 +123,7 @@ def _source(opened: TrainData, budget_bytes: int, batch_size: int) -> Iterator[B
   """Batches of the training patients, epoch after epoch."""
   settings = opened.config.copy_and_resolve_references()
   settings.data.device_budget_bytes = budget_bytes
-  own = TrainData(settings, opened.prepared, opened.patients, opened.statistics)
+  own = dataclasses.replace(opened, config=settings)
   examples = own.examples(own.patients['train'])
   for epoch in itertools.count():
     yield from own.batches(examples, batch_size=batch_size, epoch=epoch)

@@ -163,11 +163,15 @@ def differences(found: Path, expected: Path, stage: str) -> list[str]:
   lines = [_entries(folder / stage / 'metrics.jsonl') for folder in (found, expected)]
   if lines[0] != lines[1]:
     told.append(f'metrics.jsonl: {len(lines[0])} lines, expected {len(lines[1])}, or others')
-  states = [_last_state(folder / stage / 'checkpoints') for folder in (found, expected)]
+  states = [last_state(folder / stage / 'checkpoints') for folder in (found, expected)]
   if states[0].keys() != states[1].keys():
     told.append('the last checkpoint has other arrays')
   else:
-    told += [f'{name} differs' for name in states[0] if states[0][name] != states[1][name]]
+    told += [
+      f'{name} differs'
+      for name in states[0]
+      if states[0][name].tobytes() != states[1][name].tobytes()
+    ]
   return told
 
 
@@ -177,15 +181,15 @@ def _entries(path: Path) -> list[dict[str, Any]]:
   return [{k: v for k, v in json.loads(line).items() if k != 'seconds'} for line in lines]
 
 
-def _last_state(folder: Path) -> dict[str, bytes]:
-  """The bytes of every array of the newest checkpoint, by its path."""
+def last_state(folder: Path) -> dict[str, np.ndarray]:
+  """Every array of the newest checkpoint, by its path."""
   newest = max(
     (path for path in folder.iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
   )
   with ocp.StandardCheckpointer() as checkpointer:
     state = checkpointer.restore(newest / 'default')
   leaves = ocp.tree.to_flat_dict(state, sep='/')
-  return {name: np.asarray(leaf).tobytes() for name, leaf in leaves.items()}
+  return {name: np.asarray(leaf) for name, leaf in leaves.items()}
 
 
 def interrupted_runs(

@@ -161,13 +161,13 @@ def test_two_streams_of_one_data_set_do_not_disturb_each_other(prepared):
 
 
 def test_streamed_batches_have_one_shape_and_so_one_compilation(prepared, monkeypatch):
-  shapes, gather = set(), data._gather
+  shapes, finished = set(), data._finished
 
-  def recorded(*arrays):
+  def recorded(*arrays, **settings):
     shapes.add(tuple(array.shape for array in arrays))
-    return gather(*arrays)
+    return finished(*arrays, **settings)
 
-  monkeypatch.setattr(data, '_gather', recorded)
+  monkeypatch.setattr(data, '_finished', recorded)
   examples = two_ways(prepared, ['Case00', 'Case02'])[1]
   settings = {'batch_size': 5, 'statistics': STATISTICS, 'context': 1}
   for epoch in range(2):

@@ -167,8 +167,9 @@ def test_batches_have_the_shapes_that_were_announced(opened, settings, context):
   batches = list(opened.batches(examples, batch_size=3, epoch=0))
   assert len(batches) == data.steps_per_epoch(len(examples), 3) > 1
   for batch in batches:
-    found = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
-    assert found == opened.batch_shape(3)
+    for name, expected in opened.batch_shape(3).items():
+      assert (batch[name].shape, batch[name].dtype) == (expected.shape, expected.dtype)
+      assert batch[name].sharding.is_equivalent_to(expected.sharding, len(expected.shape))
   assert opened.batch_shape(3)['image'].shape == (3, 16, 16, 1 + 2 * context)
 
 

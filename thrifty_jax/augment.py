@@ -178,19 +178,22 @@ def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Arra
   down, right = jnp.split(where - first, 2, axis=-1)
 
   # A pixel with all its channels is one row: on a CPU a gather costs its time by row.
-  pixels, example = image.reshape(-1, channels), jnp.arange(batch)[:, None, None]
+  pixels = image.reshape(batch, -1, channels)
 
   def row(at: jax.Array) -> jax.Array:
     at = at.astype(jnp.int32)
-    return (example * height + at[..., 0]) * width + at[..., 1]
+    return at[..., 0] * width + at[..., 1]
+
+  @jax.vmap  # example by example: devices that share the batch need nothing of one another
+  def take(rows: jax.Array, at: jax.Array) -> jax.Array:
+    return rows.at[at].get(mode='promise_in_bounds')
 
   def corner(step: int) -> jax.Array:
-    return pixels.at[row(first) + step].get(mode='promise_in_bounds')
+    return take(pixels, row(first) + step)
 
   upper = corner(0) * (1 - right) + corner(1) * right
   lower = corner(width) * (1 - right) + corner(width + 1) * right
-  nearest = row(jnp.floor(where + 0.5))
-  new_label = label.reshape(-1).at[nearest].get(mode='promise_in_bounds')
+  new_label = take(label.reshape(batch, -1), row(jnp.floor(where + 0.5)))
   return upper * (1 - down) + lower * down, new_label
 
 

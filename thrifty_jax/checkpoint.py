@@ -54,6 +54,7 @@ class Checkpoints:
     # Orbax tells its doings through absl's log: warnings for what is normal here, and tracebacks of
     # what it raises all the same.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
+    self._folder.mkdir(parents=True, exist_ok=True)
     self._set_aside_damaged()
     self._manager = ocp.CheckpointManager(
       self._folder,
@@ -62,6 +63,11 @@ class Checkpoints:
         max_to_keep=keep,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
+        create=False,
+        # Of several processes one alone saves, with nobody to wait for.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+          primary_host=jax.process_index(), active_processes={jax.process_index()}
+        ),
       ),
     )
     self._background = concurrent.futures.ThreadPoolExecutor(1)

@@ -63,6 +63,8 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
   'seed',
   'save_seconds',
+  'devices',
+  'num_processes',
   'data.context',
   'data.curvature_flow_iterations',
   'data.device_budget_bytes',
@@ -92,6 +94,8 @@ _FRACTIONS = (
   'retrain.momentum',
   'retrain.ema_decay',
 )
+_ALONE = 'nothing without --config.distributed=True'
+_TOGETHER = 'several processes (config.distributed) train with all they have'
 _RISING = ('data.percentiles', 'data.window')
 _FACTORS = ('augment.crop_area', 'augment.crop_aspect', 'augment.scale', 'augment.gamma')
 # What these fields hold until the data says more; any other value wins. Only configs/folder.py has
@@ -111,6 +115,7 @@ def default() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.device = 'auto'  # auto, cpu, gpu, tpu
+  config.devices = 0  # that share a batch; 0 is all of them
   # What networks compute in while they are trained, bfloat16 or float32; auto is bfloat16 on a TPU
   # and on GPUs that have it, float32 on a CPU. Weights, statistics of norms, losses, optimisers and
   # all from validation on are float32 in any case.
@@ -121,6 +126,13 @@ def default() -> ConfigDict:
   config.debug = False  # look at every step; name the first layer that makes a NaN; slow
   config.tensorboard = False  # write the figures of epochs for TensorBoard too (needs tensorboardX)
   config.genotype = ''  # retrain this genotype file instead of the searched one
+
+  # The devices of several processes train together, each process started by this command. Who they
+  # are JAX asks of SLURM, Open MPI, Kubernetes or Cloud TPU, where the next three do not say it.
+  config.distributed = False
+  config.coordinator_address = ''  # HOST:PORT of process 0; the port is free to choose
+  config.num_processes = 0
+  config.process_id = -1  # from 0
 
   config.data = data = ConfigDict()
   data.name = ''  # brain, promise12, chaos, chaos_t1, chaos_t2, folder, phantom
@@ -331,6 +343,7 @@ def validate(config: ConfigDict) -> None:
     _require(config, name, _is_factor_range, 'two factors above 0, the smaller first')
   for name in ('data.classes', 'data.validation_patients', 'data.test_patients'):
     _require(config, name, _is_names, "different names, as in ('a', 'b')")
+  _validate_distributed(config)
   _validate_data(config)
   _validate_model(config)
   if config.tensorboard and importlib.util.find_spec('tensorboardX') is None:
@@ -344,6 +357,21 @@ def validate(config: ConfigDict) -> None:
     )
   if config.genotype and not Path(config.genotype).is_file():
     raise InputError(f'config.genotype is {config.genotype!r}, which is not a file')
+
+
+def _validate_distributed(config: ConfigDict) -> None:
+  """Refuses what cannot work where several processes train together."""
+  given = {'coordinator_address': '', 'num_processes': 0, 'process_id': -1}
+  if not config.distributed:
+    for name, default in given.items():
+      _require(config, name, lambda value, default=default: value == default, _ALONE)
+    return
+  for name in ('debug', 'devices'):
+    _require(config, name, lambda value: not value, f'{type(config[name])()}: {_TOGETHER}')
+  _require(config, 'coordinator_address', _is_address, "HOST:PORT of process 0, or ''")
+  count = config.num_processes
+  within = f'from 0 to {count - 1}' if count else 'from 0, or -1 to be found out'
+  _require(config, 'process_id', lambda value: -1 <= value < (count or math.inf), within)
 
 
 def _validate_data(config: ConfigDict) -> None:
@@ -472,6 +500,11 @@ def _require(config: ConfigDict, name: str, holds: Callable[[Any], bool], expect
     fine = False
   if not fine:
     raise InputError(f'config.{name} is {value!r}; expected {expected}')
+
+
+def _is_address(value: Any) -> bool:
+  host, _, port = value.rpartition(':')
+  return not value or (bool(host) and port.isdigit() and 0 < int(port) < 1 << 16)
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
+from thrifty_jax import mesh as meshes
 from thrifty_jax.errors import InputError
 from thrifty_jax.read_ahead import read_ahead
 
@@ -76,11 +78,17 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-  """The slices of some cases, counted through from 0."""
+  """The slices of some cases, counted through from 0.
+
+  Attributes:
+    budget_bytes: Up to which they stay on the device.
+    mesh: The devices that share their batches; None is the default device.
+  """
 
   prepared: Prepared
   cases: tuple[PreparedCase, ...]
   budget_bytes: int = BUDGET_BYTES
+  mesh: Mesh | None = None
 
   def __len__(self) -> int:
     return sum(case.slices for case in self.cases)
@@ -98,10 +106,11 @@ class Examples:
 
   @functools.cached_property
   def resident(self) -> Batch | None:
-    """All slices on the device, image [N, S, S, M] float16 and label [N, S, S] uint8; or None."""
+    """All slices on each device, image [N, S, S, M] float16 and label [N, S, S] uint8; or None."""
     if self.bytes > self.budget_bytes:
       return None
-    return jax.device_put(self.read(np.arange(len(self))))
+    everywhere = None if self.mesh is None else meshes.whole(self.mesh)
+    return meshes.place(self.read(np.arange(len(self))), everywhere)
 
   def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """These examples from disk, on the host: image [n, S, S, M] float16, label [n, S, S] uint8."""
@@ -240,7 +249,7 @@ def batches(
   first: int = 0,
   prefetch: int = 2,
 ) -> Generator[Batch]:
-  """The shuffled training batches of an epoch, on the device.
+  """The shuffled training batches of an epoch, on the devices.
 
   Args:
     examples: What to draw from.
@@ -291,38 +300,61 @@ def _assembled(
   context: int,
   prefetch: int,
 ) -> Generator[Batch]:
-  """A batch on the device for each row of plan, [steps, B]."""
+  """A batch for each row of plan, [steps, B], split over the devices."""
   places = [examples.neighbours(indices, context=context) for indices in plan]
-  mean, std = jnp.asarray(statistics['mean']), jnp.asarray(statistics['std'])
+  mean, std = np.asarray(statistics['mean']), np.asarray(statistics['std'])
+  mesh = examples.mesh
+  split = None if mesh is None else meshes.split(mesh)
   if (stored := examples.resident) is not None:
     for place in places:
-      yield _gather(stored['image'], stored['label'], place, mean, std)
+      rows = meshes.place(place, split)
+      yield _gather(stored['image'], stored['label'], rows, mean, std, split=split)
     return
+
+  own = slice(None) if mesh is None else meshes.own_rows(mesh, plan.shape[1])
 
   def read() -> Iterator[dict[str, np.ndarray]]:
     for place in places:
-      # Neighbours and repeats are read once. The batch has one shape all the same, as another shape
-      # would be another compilation.
-      needed, where = np.unique(place, return_inverse=True)
-      yield {name: rows[where.ravel()] for name, rows in examples.read(needed).items()}
+      # Neighbours and repeats are read once, and no more than this process's part of the batch.
+      needed, where = np.unique(place[own], return_inverse=True)
+      found = examples.read(needed)
+      where = where.reshape(-1, 2 * context + 1)
+      yield {'image': found['image'][where], 'label': found['label'][where[:, context]]}
 
-  itself = np.arange(plan.shape[1] * (2 * context + 1), dtype=np.int32)
-  itself = itself.reshape(plan.shape[1], -1)
   with contextlib.closing(read_ahead(read(), depth=prefetch)) as found:
     for stored in found:
-      yield _gather(stored['image'], stored['label'], itself, mean, std)
+      rows = meshes.place_rows(stored, split)
+      yield _finished(rows['image'], rows['label'], mean, std, split=split)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames='split')
 def _gather(
-  image: jax.Array, label: jax.Array, place: jax.Array, mean: jax.Array, std: jax.Array
+  image: jax.Array,
+  label: jax.Array,
+  place: jax.Array,
+  mean: jax.Array,
+  std: jax.Array,
+  *,
+  split: NamedSharding | None,
 ) -> Batch:
   """Rows `place` [B, 2c + 1] of compact slices as a normalised batch."""
+  found = image.at[place].get(mode='promise_in_bounds')
   middle = label.at[place[:, place.shape[1] // 2]].get(mode='promise_in_bounds')
-  return {
-    'image': normalised(image, place, mean, std),
-    'label': middle.astype(jnp.int32),
-  }
+  return _finished(found, middle, mean, std, split=split)
+
+
+@functools.partial(jax.jit, static_argnames='split')
+def _finished(
+  found: jax.Array,
+  label: jax.Array,
+  mean: jax.Array,
+  std: jax.Array,
+  *,
+  split: NamedSharding | None,
+) -> Batch:
+  """Slices with their neighbours, [B, 2c + 1, S, S, M], and labels [B, S, S] as a batch."""
+  batch = {'image': _normalised(found, mean, std), 'label': label.astype(jnp.int32)}
+  return batch if split is None else jax.lax.with_sharding_constraint(batch, split)
 
 
 @jax.jit
@@ -338,7 +370,11 @@ def normalised(image: jax.Array, place: jax.Array, mean: jax.Array, std: jax.Arr
   Returns:
     [B, S, S, (2c + 1) M], float32.
   """
-  found = image.at[place].get(mode='promise_in_bounds')  # [B, 2c + 1, S, S, M]
+  return _normalised(image.at[place].get(mode='promise_in_bounds'), mean, std)
+
+
+def _normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+  """Of slices with their neighbours, [B, 2c + 1, S, S, M]."""
   found = (found.astype(jnp.float32) - mean) / std
   found = jnp.moveaxis(found, 1, 3)  # [B, S, S, 2c + 1, M]
   return found.reshape(*found.shape[:3], -1)

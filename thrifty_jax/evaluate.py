@@ -1,5 +1,6 @@
 """Scores the retrained network once, per patient, on the native grid, beside the floors."""
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_prep import prepare, splits
@@ -148,6 +150,7 @@ def network_predict(
   context: int,
   batch_size: int,
   flips: Sequence[scoring.Flip] = (),
+  mesh: Mesh | None = None,
 ) -> Predict:
   """The function from the slices of a case to a network's logits.
 
@@ -157,10 +160,15 @@ def network_predict(
     context: Neighbouring slices on each side, as it was trained.
     batch_size: Slices at a time; the last batch is filled, so one size is compiled.
     flips: Logits are averaged over these.
+    mesh: The devices that share a batch, which is enlarged until they do so evenly; None is the
+      default device.
   """
   averaged = scoring.average_over_flips(logits, flips)
+  devices = mesh.size if mesh else 1
+  batch_size = -(-batch_size // devices) * devices
 
   def predict(examples: data.Examples) -> np.ndarray:
+    examples = dataclasses.replace(examples, mesh=mesh)
     batches = data.in_order(examples, batch_size=batch_size, statistics=statistics, context=context)
     found = [np.asarray(averaged(batch['image']), np.float32) for batch in batches]
     return np.concatenate(found)[: len(examples)]

@@ -64,10 +64,19 @@ def usage() -> str:
   return USAGE.format(**lists)
 
 
-def run(arguments: Sequence[str]) -> None:
-  """Parses the command and runs its stages."""
+def run(arguments: Sequence[str]) -> int | None:
+  """Parses the command and runs its stages, of several processes as one of them."""
   names = ['all', *(stage.name for stage in (*stages.STAGES, *stages.NAMED))]
   command = command_line.parse(arguments, stages=names)
+  if command.config.distributed:
+    from thrifty_jax.running import hosts
+
+    return hosts.run(command.config, lambda: _run(command, arguments))
+  return _run(command, arguments)
+
+
+def _run(command: Command, arguments: Sequence[str]) -> None:
+  """Runs the stages."""
   if command.stage == stages.DESCRIBE.name:
     _describe(command_line.fill_in(command))
     return
@@ -95,10 +104,13 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
     first = stages.RETRAIN if each.config.genotype else stages.SEARCH
     stages.require(first, each.config, each.workdir)
   # JAX takes a second or two to import: mistakes in the command are told before.
-  from thrifty_jax import device
+  from thrifty_jax import device, mesh
   from thrifty_jax.running import console
 
   device.prepare(command.config)
+  for each in runs:
+    for name in _trainings(each):
+      mesh.require_even(each.config, name)
   whole = dataclasses.replace(runs[0], workdir=command.workdir)
   console.start(whole)
   if command.stage == stages.CHECK.name:  # every fold has the same scans
@@ -182,6 +194,13 @@ def _chosen(command: Command) -> list[Stage]:
   if command.stage == stages.COMPARE.name:
     return [stages.CHECK, stages.PREPARE, stages.SEARCH, stages.COMPARE, stages.REPORT]
   return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]
+
+
+def _trainings(command: Command) -> list[str]:
+  """The stages to run that train."""
+  names = {stages.SEARCH: 'search', stages.RETRAIN: 'retrain', stages.COMPARE: 'retrain'}
+  chosen = _chosen(command)
+  return [names[stage] for stage in chosen if stage in names and not _why_not(stage, command)]
 
 
 def _why_not(stage: Stage, command: Command) -> str:

@@ -103,12 +103,12 @@ def _group_means(
     jnp.concatenate([at_least_float32(x).sum(space) for x in arrays], axis=-1)
     for arrays in (first, second)
   ]
-  sums = jnp.concatenate(sums)
+  # Not one below the other: devices that share the batch would have to send their rows around.
+  sums = jnp.stack(sums)
   pixels = math.prod(first[0].shape[1:-1])
   blocks = np.kron(np.eye(sums.shape[-1] // group), np.full((group, group), 1 / (group * pixels)))
   means = jnp.matmul(sums, blocks.astype(sums.dtype), precision='highest')
-  first_mean, second_mean = jnp.split(means, 2)
-  return first_mean, second_mean
+  return means[0], means[1]
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

@@ -118,7 +118,7 @@ class Program:
       if self._after is not None:
         self._after._future.exception()  # waits
       began = time.monotonic()
-      shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self._arguments]
+      shapes = [_shape(x) for x in self._arguments]
       compiled = jax.jit(self._traced(shapes)).lower(*shapes).compile()
       device.give_back_memory()
       if self._check is not None:
@@ -140,6 +140,12 @@ class Program:
   def _flat(self, *leaves: Any) -> tuple[list[Any], dict[str, jax.Array]]:
     state, metrics = self._step(*jax.tree.unflatten(self._tree, leaves))
     return jax.tree.leaves(state), metrics
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+  """Shape and type of an argument; and where it lies, if there is a choice."""
+  sharding = x.sharding if jax.device_count() > 1 else None
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def _read(path: Path) -> export.Exported | None:

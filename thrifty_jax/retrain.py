@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,13 +24,14 @@ from thrifty_jax import (
   files,
   genotype,
   logbook,
+  mesh,
   microbatches,
   model,
 )
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.predicting import likeness
-from thrifty_jax.running import debug, memory, not_finite, resources, stages
+from thrifty_jax.running import debug, hosts, memory, not_finite, resources, stages
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
@@ -164,8 +166,11 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   """
   resources.forget_peak()
   workdir = Path(workdir)
-  train_data = open_train_data(config)
+  mesh.require_even(config, 'retrain')
   genotype_file = _genotype_file(config, workdir)
+  hosts.call('retrain', config, genotype_file=genotype_file)
+  train_data = open_train_data(config)
+  hosts.meet(train_data.in_words())
   found = genotype.load(genotype_file) if genotype_file else None
   if genotype_file:  # beside the checkpoints: another one must not go on from them
     files.write_bytes(workdir / 'retrain' / 'genotype.json', genotype_file.read_bytes())
@@ -276,26 +281,28 @@ def _fit(
   transformation, rate = optimizer(settings, steps_per_epoch=steps)
   image = train_data.image_shape(settings.batch_size)
   state, best = init_state(net, transformation, image, seed=config.seed)
+  state = mesh.place(state, mesh.whole(train_data.mesh))
   progress = Progress(state, best, planned=(settings.epochs,))
   logbook.say(
     'network', f'{model.count(progress.best.params):,} parameters; {steps} steps an epoch'
   )
+  train_step = make_train_step(
+    net.copy(remat=settings.remat),
+    transformation,
+    augment=train_data.augment,
+    average_decay=settings.ema_decay,
+    seed=config.seed,
+    parts=settings.microbatches,
+  )
   train_step = jax.jit(
-    make_train_step(
-      net.copy(remat=settings.remat),
-      transformation,
-      augment=train_data.augment,
-      average_decay=settings.ema_decay,
-      seed=config.seed,
-      parts=settings.microbatches,
-    ),
-    donate_argnums=() if config.debug else 0,
+    mesh.replicated(train_step, train_data.mesh), donate_argnums=() if config.debug else 0
   )
   # Before the loop, where a signal to stop need not wait for it.
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
   compiled = train_step.lower(progress.state, batch_shape).compile()
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
   memory.require_fit(compiled, config, 'retrain', examples=[examples])
+  hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
   if config.debug:
     compiled = debug.watched(compiled, 'retrain', _source(config, train_data, net))
 
@@ -363,12 +370,13 @@ def _validate(
   epoch, settings = progress.epoch + 1, config.retrain
   if epoch % settings.validate_every and epoch != settings.epochs:
     return None
-  return evaluate.validation_dsc(
+  dsc = evaluate.validation_dsc(
     train_data.prepared,
     train_data.patients['validation'],
     predict(progress.state.average),
     protocol=config.evaluate.protocol,
   )
+  return hosts.of_first(dsc)  # it decides which epoch is the best, and when to stop
 
 
 def _end_epoch(
@@ -398,7 +406,11 @@ def make_predict(
   config: ConfigDict, train_data: TrainData, net: nn.Module
 ) -> Callable[[model.Params], evaluate.Predict]:
   """The function from parameters to one that predicts the slices of a case."""
-  logits = jax.jit(lambda params, image: model.last_logits(model.apply(net, params, image)))
+  whole = mesh.whole(train_data.mesh)  # so every process has all of it
+
+  @functools.partial(jax.jit, out_shardings=whole)
+  def logits(params: model.Params, image: jax.Array) -> jax.Array:
+    return model.last_logits(model.apply(net, params, image))
 
   def with_params(params: model.Params) -> evaluate.Predict:
     return evaluate.network_predict(
@@ -406,6 +418,7 @@ def make_predict(
       statistics=train_data.statistics,
       context=config.data.context,
       batch_size=config.evaluate.batch_size,
+      mesh=train_data.mesh,
     )
 
   return with_params

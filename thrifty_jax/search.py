@@ -13,13 +13,23 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import splits
-from thrifty_jax import bilevel, budget, files, genotype, logbook, model, parameters, programs
+from thrifty_jax import (
+  bilevel,
+  budget,
+  files,
+  genotype,
+  logbook,
+  mesh,
+  model,
+  parameters,
+  programs,
+)
 from thrifty_jax.bilevel import Learners, SearchState
 from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.network import Architecture, Supernet, architecture_weights
 from thrifty_jax.programs import Program
-from thrifty_jax.running import debug, memory, not_finite, resources
+from thrifty_jax.running import debug, hosts, memory, not_finite, resources
 from thrifty_jax.running.autosave import Autosave, planned_epochs
 from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
 
@@ -142,11 +152,15 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
   """
   resources.forget_peak()
   folder, settings = Path(workdir) / 'search', config.search
+  mesh.require_even(config, 'search')
+  hosts.call('search', config)
   train_data = open_train_data(config)
+  hosts.meet(train_data.in_words())
   halves = divide(config, train_data)
   learners = build(config, train_data, steps=halves.steps)
   batch_shape = train_data.batch_shape(settings.batch_size)
   state = bilevel.init_state(learners, batch_shape['image'], seed=config.seed)
+  state = mesh.place(state, mesh.whole(train_data.mesh))
   _tell(config, halves, state)
   # Beside the genotype and not in it: a genotype is passed on, names of patients are not.
   for_weights, for_architecture = map(list, halves.patients)
@@ -165,7 +179,10 @@ def search(config: ConfigDict, workdir: Path | str) -> genotype.Genotype:
     ]
   autosave.resume(progress, log)
   if not _is_finished(progress, settings):
-    steps[0].wait()  # before the loop, where a signal to stop need not wait for it
+    # Before the loop, where a signal to stop need not wait for it.
+    for step in steps if hosts.several() else steps[:1]:
+      step.wait()
+    hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
     logbook.say('compiled', f'in {logbook.duration(steps[0].seconds)}')
 
   with (
@@ -209,7 +226,7 @@ def compile_steps(
   compiled: list[Program] = []
   for half, step in enumerate(half_steps):
     program = Program(
-      step,
+      mesh.replicated(step, train_data.mesh),
       state,
       [batch] * (half + 1),
       kept=programs.place(config, half=half, steps=halves.steps, **given),

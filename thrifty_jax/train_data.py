@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_prep import prepare
 from thrifty_jax import data, device, evaluate, files
+from thrifty_jax import mesh as meshes
 from thrifty_jax.augment import augment
 from thrifty_jax.data import Batch, Examples
 from thrifty_jax.errors import NotFinite
@@ -30,22 +32,24 @@ class TrainData:
     prepared: The data set.
     patients: Names under train, validation and test.
     statistics: Mean and deviation that images are normalised by, [M] each.
+    mesh: The devices that share a batch.
   """
 
   config: ConfigDict
   prepared: data.Prepared
   patients: Mapping[str, tuple[str, ...]]
   statistics: data.Statistics
+  mesh: Mesh
 
   def examples(self, patients: tuple[str, ...]) -> Examples:
-    """The slices of these patients, on the device if they fit."""
+    """The slices of these patients, on every device if they fit."""
     cases = evaluate.cases_of(self.prepared, patients)
-    return Examples(self.prepared, cases, self.config.data.device_budget_bytes)
+    return Examples(self.prepared, cases, self.config.data.device_budget_bytes, self.mesh)
 
   def batches(
     self, examples: Examples, *, batch_size: int, epoch: int, steps: int = 0, first: int = 0
   ) -> Any:
-    """The shuffled batches of an epoch, on the device; see data.batches."""
+    """The shuffled batches of an epoch, split over the devices; see data.batches."""
     return data.batches(
       examples,
       batch_size=batch_size,
@@ -74,9 +78,17 @@ class TrainData:
     return jax.ShapeDtypeStruct((batch_size, side, side, channels), np.float32)
 
   def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch."""
-    image = self.image_shape(batch_size)
-    return {'image': image, 'label': jax.ShapeDtypeStruct(image.shape[:3], np.int32)}
+    """Shapes, types and shardings of a batch."""
+    shape, split = self.image_shape(batch_size).shape, meshes.split(self.mesh)
+    return {
+      'image': jax.ShapeDtypeStruct(shape, np.float32, sharding=split),
+      'label': jax.ShapeDtypeStruct(shape[:3], np.int32, sharding=split),
+    }
+
+  def in_words(self) -> str:
+    """What every process of a run must have the same of."""
+    values = np.concatenate([self.statistics['mean'], self.statistics['std']]).tolist()
+    return f'{len(self.prepared.slices)} slices in {self.prepared.folder.name}, mean, std {values}'
 
   @functools.cached_property
   def augment(self) -> Any:
@@ -106,7 +118,7 @@ def open_train_data(config: ConfigDict) -> TrainData:
   prepared = data.open_prepared(prepare.prepared_dir(config))
   patients = evaluate.patients_of(config, prepared)
   training = Examples(prepared, evaluate.cases_of(prepared, patients['train']))
-  return TrainData(config, prepared, patients, statistics_of(config, training))
+  return TrainData(config, prepared, patients, statistics_of(config, training), meshes.of(config))
 
 
 def statistics_of(config: ConfigDict, training: Examples) -> data.Statistics:

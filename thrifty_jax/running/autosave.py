@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from thrifty_jax import logbook
+from thrifty_jax import logbook, mesh
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.logbook import Logbook
-from thrifty_jax.running import stopping
+from thrifty_jax.running import hosts, stopping
 
 # Ends of epochs are saved too, but not every few seconds.
 _EPOCH_SECONDS = 10.0
@@ -66,26 +66,38 @@ class Autosave:
       stage: Name for what is said.
       seconds: Between two saves.
     """
-    self._checkpoints = Checkpoints(folder)
+    # Of several processes the first has the files, the others what it tells them.
+    self._checkpoints = Checkpoints(folder) if hosts.is_first() else None
+    self._vote = hosts.Vote() if hosts.several() else None
     self._stage, self._seconds = stage, seconds
-    self._number = self._checkpoints.latest() or 0
+    self._number = (self._checkpoints.latest() or 0) if self._checkpoints else 0
     self._saved = time.monotonic()
     self._running = contextlib.ExitStack()
 
   def resume(self, progress: Progress, log: Logbook) -> None:
     """Goes on from the newest whole state, if there is one; lines written after it are dropped."""
-    if self._number:
-      progress.take_up(*self._checkpoints.restore(progress.arrays()))
-      self._number = self._checkpoints.latest() or 0
+    if hosts.of_first(self._number):
+      progress.take_up(*self._restored(progress.arrays()))
       step = int(progress.state.step)
       logbook.say('resumed', f'after step {step}, in epoch {progress.epoch + 1}')
     log.truncate(progress.epoch)
+
+  def _restored(self, like: Any) -> tuple[Any, dict[str, Any]]:
+    """Arrays, placed like those of now, and notes."""
+    arrays, notes = mesh.on_host(like), {}
+    if self._checkpoints:
+      arrays, notes = self._checkpoints.restore(arrays)
+      self._number = self._checkpoints.latest() or 0
+    # The notes first: they tell the others in time if nothing can be restored.
+    notes = hosts.of_first(notes)
+    return mesh.placed_like(hosts.arrays_of_first(arrays), like), notes
 
   def __enter__(self) -> Self:
     self._saved = time.monotonic()
     with contextlib.ExitStack() as running:
       running.enter_context(stopping.deferred())
-      running.callback(self._checkpoints.close)  # what is being saved is saved, whatever stops it
+      if self._checkpoints:
+        running.callback(self._checkpoints.close)  # what is being saved is saved, whatever stops it
       self._running = running.pop_all()
     return self
 
@@ -110,6 +122,8 @@ class Autosave:
     """
     number, since = stopping.requested(), time.monotonic() - self._saved
     due = since >= self._seconds or epoch_ended and since >= _EPOCH_SECONDS
+    if self._vote:  # all do the same after the same step; the first has the clock
+      number, due = self._vote.cast([number, due and hosts.is_first()], now=epoch_ended)
     if due or finished or number:
       self._save(keep)
     if number:
@@ -117,7 +131,13 @@ class Autosave:
 
   @contextlib.contextmanager
   def interruptible(self, keep: Keep) -> Iterator[None]:
-    """For long work within the loop that changes no state: a signal ends it, then saves."""
+    """For long work within the loop that changes no state: a signal ends it, then saves.
+
+    Several processes do the work to its end: one of them alone must not leave it.
+    """
+    if self._vote:
+      yield
+      return
     try:
       with stopping.undeferred():
         yield
@@ -126,8 +146,10 @@ class Autosave:
       raise stopping.Stopped(stop.signal, self._farewell()) from stop
 
   def _save(self, keep: Keep) -> None:
+    arrays, notes = keep()
     self._number += 1
-    self._checkpoints.save(self._number, *keep())
+    if self._checkpoints:
+      self._checkpoints.save(self._number, mesh.on_host(arrays), notes)
     self._saved = time.monotonic()
 
   def _farewell(self) -> str:

@@ -1,0 +1,206 @@
+"""A search and a retraining on 1, 2 and 8 devices, in a process of its own that has 8.
+
+  python tests/devices.py FOLDER
+
+FOLDER is there, and empty. The last line is JSON: by the name of each run how far its numbers are
+from those of one device, see `RUNS`; and 'refused', what was said to commands that cannot be. The
+run on one device stays in FOLDER/one.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+PROJECT = Path(__file__).resolve().parents[1]
+if __name__ == '__main__':
+  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+  sys.path.insert(0, str(PROJECT))
+
+import interrupted  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import safetensors.numpy  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+from configs.phantom import get_config  # noqa: E402
+from data_prep import phantom, prepare  # noqa: E402
+from thrifty_jax import device, main, retrain, search, train_data  # noqa: E402
+from thrifty_jax.running import stopping  # noqa: E402
+
+SETTINGS = {
+  'data.image_size': 16,
+  'data.folds': 3,
+  'data.context': 1,
+  'augment.elastic_probability': 0.0,
+  'model.channels': 4,
+  'model.nodes': 1,
+  'search.channels': 4,
+  'search.epochs': 3,
+  'search.warmup_epochs': 1,
+  'retrain.epochs': 3,
+  'retrain.validate_every': 1,
+  'evaluate.batch_size': 5,  # of which no number of devices has an even share
+}
+# Devices that a search and a retraining have, and those that they go on with after a step; the runs
+# without a search retrain the network that one device has found.
+RUNS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+  'one': ((1,), (1,)),
+  'two': ((), (2,)),
+  'eight': ((8,), (8,)),
+  'changed': ((8, 1, 8), (1, 8)),
+}
+
+
+def settings_of(place: Path) -> dict[str, Any]:
+  """The fields of the config that differ from configs/phantom.py."""
+  return SETTINGS | {
+    'data.raw_dir': f'{place}/raw',
+    'data.data_dir': f'{place}/tfds',
+    'compilation_cache': f'{place}/xla',
+  }
+
+
+def config_of(place: Path) -> ConfigDict:
+  """The config of the runs."""
+  config = get_config()
+  config.update_from_flattened_dict(settings_of(place))
+  return config
+
+
+def results(workdir: Path) -> dict[str, np.ndarray]:
+  """Every number that a run leaves: of its epochs, of its last states, of its model."""
+  found = {}
+  for stage in ('search', 'retrain'):
+    for line in (workdir / stage / 'metrics.jsonl').read_text().splitlines():
+      entry = json.loads(line)
+      for name in sorted({*entry} - {'seconds'}):
+        if entry[name] is not None:
+          found[f'{stage} {entry["epoch"]} {name}'] = np.hstack(
+            [np.ravel(part) for part in entry[name]]
+            if isinstance(entry[name], list)
+            else [entry[name]]
+          )
+    states = interrupted.last_state(workdir / stage / 'checkpoints')
+    found |= {f'{stage} {name}': value for name, value in states.items()}
+  return found | safetensors.numpy.load_file(workdir / 'model' / 'weights.safetensors')
+
+
+def largest_difference(found: Path, expected: Path) -> float:
+  """Between two runs, of any number; infinite where one leaves more than the other."""
+  one, other = results(found), results(expected)
+  texts = [(folder / 'search' / 'genotype.json').read_text() for folder in (found, expected)]
+  same = texts[0].split('"scores"')[0] == texts[1].split('"scores"')[0]
+  if not same or one.keys() != other.keys():
+    return float('inf')
+  return max(float(np.max(np.abs(one[name] - other[name]), initial=0.0)) for name in one)
+
+
+@contextlib.contextmanager
+def stopped_after(steps: int):
+  """A signal to stop arrives after so many steps of the body, which saves and stops."""
+  add, taken = train_data.Figures.add, set()
+
+  def counted(figures, number, metrics):
+    taken.add(number)
+    add(figures, number, metrics)
+
+  def requested():
+    return signal.SIGTERM if len(taken) >= steps else 0
+
+  with (
+    mock.patch.object(train_data.Figures, 'add', counted),
+    mock.patch.object(stopping, 'requested', requested),
+    contextlib.suppress(stopping.Stopped),
+  ):
+    yield
+    raise AssertionError('was not stopped')
+
+
+def run(place: Path, name: str) -> None:
+  """A search and a retraining on the devices of a run."""
+  config, workdir = config_of(place), place / name
+  if not RUNS[name][0]:
+    shutil.copytree(place / 'one' / 'search', workdir / 'search')
+  for train, devices in zip((search.search, retrain.retrain), RUNS[name], strict=True):
+    for number, config.devices in enumerate(devices, start=1):
+      with stopped_after(1) if number < len(devices) else contextlib.nullcontext():
+        train(config, workdir)
+
+
+@contextlib.contextmanager
+def compiled_once():
+  """The supernet's steps are compiled once for each number of devices; no run changes them."""
+  compiled, compile_steps = {}, search.compile_steps
+
+  def once(config, opened, *arguments):
+    devices = opened.mesh.size
+    if devices not in compiled:
+      compiled[devices] = compile_steps(config, opened, *arguments)
+    return compiled[devices]
+
+  with mock.patch.object(search, 'compile_steps', once):
+    yield
+
+
+def is_same_streamed(place: Path) -> bool:
+  """Whether batches that are read as they are needed are those of slices on all devices."""
+  config, found = config_of(place), []
+  for config.data.device_budget_bytes in (1 << 30, 0):
+    opened = train_data.open_train_data(config)
+    examples = opened.examples(opened.patients['train'])
+    found.append(list(opened.batches(examples, batch_size=8, epoch=1)))
+  batches, shape = [jax.device_get(one) for one in found], opened.batch_shape(8)
+  assert all(batch[name].sharding == shape[name].sharding for batch in found[1] for name in batch)
+  assert len(shape['image'].sharding.device_set) == 8
+  return all(
+    np.array_equal(one[name], other[name])
+    for one, other in zip(*batches, strict=True)
+    for name in one
+  )
+
+
+def refused(place: Path, *arguments: str) -> list[Any]:
+  """The status of a command, and what it says."""
+  said = io.StringIO()
+  fields = [f'--config.{name}={value}' for name, value in settings_of(place).items()]
+  with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    status = main.main(
+      [
+        f'--config={PROJECT}/configs/phantom.py',
+        f'--workdir={place}/refused',
+        *fields,
+        *arguments,
+      ]
+    )
+  return [status, said.getvalue(), (place / 'refused').exists()]
+
+
+def main_(place: Path) -> None:
+  """Prepares, runs, compares."""
+  phantom.write_promise12(place / 'raw', patients=12, seed=0)
+  prepare.prepare(config_of(place))
+  device.prepare(config_of(place))
+  found: dict[str, Any] = {'streamed as resident': is_same_streamed(place)}
+  with compiled_once():
+    for name in RUNS:
+      run(place, name)
+      found[name] = largest_difference(place / name, place / 'one')
+  found['refused'] = [
+    refused(place, '--config.search.batch_size=12'),
+    refused(place, '--config.retrain.batch_size=5'),
+    refused(place, '--config.devices=9'),
+  ]
+  print(json.dumps(found))
+
+
+if __name__ == '__main__':
+  main_(Path(sys.argv[1]))

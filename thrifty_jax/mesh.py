@@ -1,0 +1,150 @@
+"""The devices that share a batch, of one process or of several.
+
+Data parallelism by shardings alone: a batch is split along its first axis over a mesh with one
+axis, 'data'; all else lies whole on every device. What is compiled sees the whole batch, so the
+sums of the Dice, means and random numbers are those of a single device, to rounding: XLA adds up
+over devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from ml_collections import ConfigDict
+
+from thrifty_jax.errors import InputError
+
+AXIS = 'data'
+
+Step = TypeVar('Step', bound=Callable)
+
+
+def start(config: ConfigDict) -> None:
+  """Joins the processes of a run; to be called before JAX starts its devices.
+
+  Args:
+    config: Reads `coordinator_address`, `num_processes` and `process_id`; what they leave open JAX
+      asks of the cluster: SLURM, Open MPI, Kubernetes or a Cloud TPU.
+
+  Raises:
+    InputError: If nothing says who takes part, or the others do not come.
+  """
+  try:
+    jax.distributed.initialize(
+      coordinator_address=config.coordinator_address or None,
+      num_processes=config.num_processes or None,
+      process_id=None if config.process_id < 0 else config.process_id,
+    )
+  except (ValueError, RuntimeError, OSError) as error:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise InputError(
+      f'config.distributed is True, but the processes did not come together ({reason:.200}); '
+      'outside of SLURM, Open MPI, Kubernetes and Cloud TPU give each of them '
+      '--config.coordinator_address=HOST:PORT --config.num_processes=N --config.process_id=0...N-1'
+    ) from error
+
+
+def of(config: ConfigDict) -> Mesh:
+  """All devices of all processes, or as many as config.devices says.
+
+  Raises:
+    InputError: If there are not so many.
+  """
+  mesh = everyone()
+  if config.devices > mesh.size:
+    raise InputError(
+      f'config.devices is {config.devices}, but JAX finds only {mesh.size} here; 0 takes all'
+    )
+  return Mesh(mesh.devices[: config.devices or None], (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def everyone() -> Mesh:
+  """All devices of all processes."""
+  # By process: so the rows of a batch that are a process's own follow one another.
+  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def require_even(config: ConfigDict, stage: str) -> Mesh:
+  """The mesh, if its devices can share the batches of a stage evenly.
+
+  Args:
+    config: Reads `devices` and the batch_size of the stage.
+    stage: search or retrain.
+
+  Raises:
+    InputError: If they cannot, with the nearest sizes that they can share.
+  """
+  mesh, size = of(config), config[stage].batch_size
+  if size % mesh.size == 0:
+    return mesh
+  lower = size // mesh.size * mesh.size
+  sizes = ' or '.join(str(near) for near in (lower, lower + mesh.size) if near)
+  fewer = max(count for count in range(1, mesh.size) if size % count == 0)
+  or_fewer = '' if config.distributed else f', or use fewer: --config.devices={fewer}'
+  raise InputError(
+    f'config.{stage}.batch_size is {size}, which {mesh.size} devices cannot share evenly; '
+    f'set it to {sizes}{or_fewer}'
+  )
+
+
+def split(mesh: Mesh) -> NamedSharding:
+  """The sharding of a batch: its first axis over all devices."""
+  return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+  """The sharding of all else: whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def own_rows(mesh: Mesh, count: int) -> slice:
+  """The rows of a batch of so many that the devices of this process have."""
+  slices = split(mesh).addressable_devices_indices_map((count,)).values()
+  ranges = [rows[0].indices(count) for rows in slices if rows]
+  return slice(min(low for low, _, _ in ranges), max(high for _, high, _ in ranges))
+
+
+def place(tree: Any, sharding: Sharding | None) -> Any:
+  """Arrays that every process has whole, as global arrays; None is the default device."""
+  if sharding is None or sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+
+  def placed(leaf: Any) -> jax.Array:
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+  return jax.tree.map(placed, tree)
+
+
+def place_rows(tree: Any, sharding: Sharding | None) -> Any:
+  """Arrays of which every process has its own rows, as global arrays."""
+  if sharding is None or sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree)
+
+
+def on_host(tree: Any) -> Any:
+  """Copies of the arrays, which lie whole on every device, in numpy; all else as it is."""
+  # Copies: on a CPU numpy would share the memory of an array that a step is about to donate.
+  return jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+def placed_like(tree: Any, like: Any) -> Any:
+  """What `on_host` made of a state, back on the devices."""
+  return jax.tree.map(
+    lambda leaf, old: place(leaf, old.sharding) if isinstance(old, jax.Array) else leaf, tree, like
+  )
+
+
+def replicated(step: Step, mesh: Mesh) -> Step:
+  """A step whose state and metrics lie whole on every device, whatever XLA would choose."""
+  if mesh.size == 1:
+    return step
+
+  def constrained(*arguments: Any) -> Any:
+    return jax.lax.with_sharding_constraint(step(*arguments), whole(mesh))
+
+  return cast(Step, constrained)
