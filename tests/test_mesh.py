@@ -13,8 +13,9 @@ from thrifty_jax import config as configs
 from thrifty_jax import mesh
 from thrifty_jax.errors import InputError
 
-# Of numbers up to 6: the sums over devices are rounded in another order. Measured: 5e-7.
-ROUNDING = 2e-5
+# Of numbers up to 6: sums over devices are rounded in another order, and AdamW enlarges that where a
+# gradient is small. Measured: 5e-7 with jax 0.10.2, 2e-5 with 0.7.2.
+ROUNDING = 1e-4
 
 # The command, and a signal to stop that one process alone gets while it retrains.
 PROCESS = """
@@ -56,6 +57,12 @@ def test_a_state_goes_on_with_another_number_of_devices(found):
 
 def test_slices_read_as_they_are_needed_make_the_batches_of_slices_on_all_devices(found):
   assert found['streamed as resident']
+
+
+def test_devices_send_one_another_sums_alone_and_those_together(found):
+  # Of the Dice, on the way forwards, and of all gradients, on the way back.
+  for step in found['exchanges']:
+    assert {*step} == {'all-reduce'} and len(step) <= 3
 
 
 def test_what_devices_cannot_share_is_refused_before_anything_is_written(found):
@@ -152,19 +159,6 @@ def test_a_process_without_the_slices_ends_all_with_its_reason(place, found, tmp
   assert statuses == [2, 2], (first, second)
   assert 'error: process 1 has failed: ' in first and 'run --stage=prepare first' in first
   assert 'run --stage=prepare first' in second
-
-
-def test_what_the_first_process_refuses_ends_all_and_it_alone_says_so(place, found, tmp_path):
-  del found
-  statuses, ((_, first), (_, second)) = run_two(
-    place, tmp_path / 'run', '--config.search.batch_size=6'
-  )
-  assert statuses == [2, 2], (first, second)
-  assert first.strip() == (
-    'error: config.search.batch_size is 6, which 4 devices cannot share evenly; set it to 4 or 8'
-  )
-  assert 'error' not in second
-  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
