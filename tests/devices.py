@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -50,6 +51,8 @@ SETTINGS = {
   'retrain.validate_every': 1,
   'evaluate.batch_size': 5,  # of which no number of devices has an even share
 }
+# What devices send one another, as XLA's text of a program has it.
+EXCHANGE = r' (all-[a-z]+|collective-[a-z]+|reduce-scatter)(?:-start)?\('
 # Devices that a search and a retraining have, and those that they go on with after a step; the runs
 # without a search retrain the network that one device has found.
 RUNS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -138,7 +141,10 @@ def run(place: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def compiled_once():
-  """The supernet's steps are compiled once for each number of devices; no run changes them."""
+  """The supernet's steps are compiled once for each number of devices; no run changes them.
+
+  Yields them, by the number.
+  """
   compiled, compile_steps = {}, search.compile_steps
 
   def once(config, opened, *arguments):
@@ -148,7 +154,7 @@ def compiled_once():
     return compiled[devices]
 
   with mock.patch.object(search, 'compile_steps', once):
-    yield
+    yield compiled
 
 
 def is_same_streamed(place: Path) -> bool:
@@ -190,10 +196,11 @@ def main_(place: Path) -> None:
   prepare.prepare(config_of(place))
   device.prepare(config_of(place))
   found: dict[str, Any] = {'streamed as resident': is_same_streamed(place)}
-  with compiled_once():
+  with compiled_once() as compiled:
     for name in RUNS:
       run(place, name)
       found[name] = largest_difference(place / name, place / 'one')
+  found['exchanges'] = [re.findall(EXCHANGE, step.wait().as_text()) for step in compiled[8]]
   found['refused'] = [
     refused(place, '--config.search.batch_size=12'),
     refused(place, '--config.retrain.batch_size=5'),

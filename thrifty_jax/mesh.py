@@ -28,8 +28,10 @@ def start(config: ConfigDict) -> None:
     config: Reads `coordinator_address`, `num_processes` and `process_id`; what they leave open JAX
       asks of the cluster: SLURM, Open MPI, Kubernetes or a Cloud TPU.
 
+  JAX itself ends the process if the others do not come within five minutes.
+
   Raises:
-    InputError: If nothing says who takes part, or the others do not come.
+    InputError: If nothing says who takes part, or that cannot be used.
   """
   try:
     jax.distributed.initialize(
