@@ -13,8 +13,8 @@ from thrifty_jax import config as configs
 from thrifty_jax import mesh
 from thrifty_jax.errors import InputError
 
-# Of numbers up to 6: sums over devices are rounded in another order, and AdamW enlarges that where a
-# gradient is small. Measured: 5e-7 with jax 0.10.2, 2e-5 with 0.7.2.
+# Of numbers up to 6: sums over devices are rounded in another order, and AdamW enlarges that where
+# a gradient is small. Measured: 5e-7 with jax 0.10.2, 2e-5 with 0.7.2.
 ROUNDING = 1e-4
 
 # The command, and a signal to stop that one process alone gets while it retrains.
