@@ -41,7 +41,9 @@ def place(tmp_path_factory):
 def found(place):
   """What tests/devices.py finds out."""
   command = [sys.executable, str(devices.PROJECT / 'tests' / 'devices.py'), str(place)]
-  done = subprocess.run(command, cwd=devices.PROJECT, capture_output=True, text=True, timeout=900)
+  done = subprocess.run(
+    command, cwd=devices.PROJECT, capture_output=True, encoding='utf-8', timeout=900
+  )
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
 
@@ -107,7 +109,7 @@ def run_two(place, workdir, *arguments, of_second=(), stop=False):
       env=environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      text=True,
+      encoding='utf-8',
     )
     for number in range(2)
   ]
