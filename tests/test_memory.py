@@ -125,7 +125,7 @@ def test_the_number_of_microbatches_that_is_proposed_fits_in_truth():
   room = Room(sum(whole) * 6 // 10, sum(whole), 'this test')
   with pytest.raises(InputError, match='microbatches=2, which needs about') as refused:
     memory.require_fit([compiled(1)], config, 'retrain', room=room)
-  about = float(re.findall(r'about ([\d.]+) GiB', str(refused.value))[0]) * GIB
+  about = float(re.findall(r'about ([\d.]+) MiB', str(refused.value))[0]) * 2**20
   config.retrain.microbatches = 2
   memory.require_fit([compiled(2)], config, 'retrain', room=room)
   assert sum(half) == pytest.approx(about, rel=0.15)

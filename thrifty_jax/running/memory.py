@@ -71,15 +71,15 @@ def require_fit(
   room = room or (cpu_room() if on_cpu else accelerator_room(devices))
   if need is None or room is None:  # neither XLA nor the system is sure to say
     return
-  text = f'a step needs {_gib(sum(need))} of {room.where}, which'
+  text = f'a step needs {_in_words(sum(need))} of {room.where}, which'
   if sum(need) > room.most:
     remedy = _remedy(config, stage, need, room.most, on_cpu=on_cpu)
-    raise InputError(f'{stage}: {text} has {_gib(room.most)}; {remedy}')
+    raise InputError(f'{stage}: {text} has {_in_words(room.most)}; {remedy}')
   if sum(need) > room.now:
     remedy = _remedy(config, stage, need, room.now, on_cpu=on_cpu)
-    logbook.say('memory', f'{text} has {_gib(room.now)} left now; {remedy}')
+    logbook.say('memory', f'{text} has {_in_words(room.now)} left now; {remedy}')
     return
-  logbook.say('memory', f'{text} has {_gib(room.most)}')
+  logbook.say('memory', f'{text} has {_in_words(room.most)}')
 
 
 @contextlib.contextmanager
@@ -148,12 +148,14 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
   settings = config[stage]
   streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
   if streaming and need.fixed + need.temporary <= room:
-    return f'without keeping slices in it, {_gib(need.fixed + need.temporary)}: set{streaming}'
+    return f'without keeping slices in it, {_in_words(need.fixed + need.temporary)}: set{streaming}'
   for resident, flag in ((need.resident, ''), (0, streaming)):
     for parts in _finer(settings):
       about = need.fixed + resident + need.temporary * settings.microbatches // parts
       if about <= room:
-        return f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_gib(about)}'
+        return (
+          f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_in_words(about)}'
+        )
   finest = f'microbatches of one slice are too large; set{streaming}'
   if not (on_cpu or settings.remat):  # the compiler of the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
@@ -196,7 +198,7 @@ def _devices_of(step: Any) -> list[Any]:
 def _kilobytes(path: Path, name: str, *, otherwise: int) -> int:
   """The bytes of a line `name  N kB`, where the system has such a file."""
   try:
-    lines = path.read_text(encoding='ascii').splitlines()
+    lines = path.read_in_words(encoding='ascii').splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
   except (OSError, StopIteration):
     return otherwise
@@ -208,7 +210,7 @@ def _control_groups() -> Iterator[tuple[int, int]]:
   Use is without the cache of files, which the kernel gives back.
   """
   try:
-    lines = _OWN_CGROUP.read_text(encoding='utf-8').splitlines()
+    lines = _OWN_CGROUP.read_in_words(encoding='utf-8').splitlines()
     own = next(line.removeprefix('0::') for line in lines if line.startswith('0::'))
   except (OSError, StopIteration):
     return
@@ -217,11 +219,11 @@ def _control_groups() -> Iterator[tuple[int, int]]:
     if each in _CGROUPS.parents:
       return
     with contextlib.suppress(OSError, ValueError, StopIteration):  # 'max' is no limit
-      limit = int((each / 'memory.max').read_text(encoding='ascii'))
-      stat = (each / 'memory.stat').read_text(encoding='ascii').splitlines()
+      limit = int((each / 'memory.max').read_in_words(encoding='ascii'))
+      stat = (each / 'memory.stat').read_in_words(encoding='ascii').splitlines()
       cache = next(int(line.split()[1]) for line in stat if line.startswith('inactive_file '))
-      yield limit, int((each / 'memory.current').read_text(encoding='ascii')) - cache
+      yield limit, int((each / 'memory.current').read_in_words(encoding='ascii')) - cache
 
 
-def _gib(size: int) -> str:
-  return f'{size / 2**30:.2f} GiB'
+def _in_words(size: int) -> str:
+  return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'
