@@ -11,17 +11,13 @@ import numpy as np
 import optax
 import pytest
 
+from thrifty_jax import baselines, retrain
 from thrifty_jax import config as configs
-from thrifty_jax import genotype, network, retrain
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import memory
 from thrifty_jax.running.memory import Room
 
 GIB = 2**30
-FOUND = genotype.Genotype(
-  down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
-  up=(((0, 'identity'), (1, 'up_conv_3x3')),),
-)
 
 
 def planned(*, fixed=1.0, temporary=8.0, platform='gpu'):
@@ -107,8 +103,8 @@ def test_memory_that_others_hold_now_is_no_reason_to_stop(told):
 
 @functools.cache
 def compiled(parts):
-  """A training step of a tiny network on 4 slices of 128 pixels, with several optimisations."""
-  net = network.DerivedNetwork(FOUND, classes=2, channels=8, depth=2)
+  """A training step of a tiny network on 4 slices of 128 pixels."""
+  net = baselines.UNetPlusPlus(2, nested=False, widths=(4, 8), norm='group')
   image = jax.ShapeDtypeStruct((4, 128, 128, 1), np.float32)
   batch = {'image': image, 'label': jax.ShapeDtypeStruct(image.shape[:3], np.int32)}
   state, _ = retrain.init_state(net, optax.sgd(0.1), image, seed=0)
@@ -131,7 +127,7 @@ def test_the_number_of_microbatches_that_is_proposed_fits_in_truth():
   room = Room(sum(whole) * 6 // 10, sum(whole), 'this test')
   with pytest.raises(InputError, match='microbatches=2, which needs about') as refused:
     memory.require_fit(compiled(1), config, 'retrain', room=room)
-  about = float(re.findall(r'about ([\d.]+) GiB', str(refused.value))[0]) * GIB
+  about = float(re.findall(r'about ([\d.]+) MiB', str(refused.value))[0]) * 2**20
   config.retrain.microbatches = 2
   memory.require_fit(compiled(2), config, 'retrain', room=room)
   assert sum(half) == pytest.approx(about, rel=0.15)

@@ -92,26 +92,28 @@ def test_convolutions_follow_the_image_but_the_last_and_the_statistics_are_float
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_logits_and_gradients_in_bfloat16_are_near_those_in_float32(name):
-  params, (image, *more), label = problem(name)
-
-  @jax.jit
-  def of(image):
-    def loss(params):
-      logits = model.apply(NETWORKS[name], params, image, *more)
-      return segmentation_loss(logits, label)[0], logits
-
-    gradient, logits = jax.grad(loss, has_aux=True)(params)
-    return logits, gradient
-
-  exact, gradient = of(image)
-  logits, found = of(image.astype(jnp.bfloat16))
+def test_logits_in_bfloat16_are_near_those_in_float32(name):
+  params, (image, *more), _ = problem(name)
+  logits_of = jax.jit(functools.partial(model.apply, NETWORKS[name]))
+  exact, logits = (logits_of(params, x, *more) for x in (image, image.astype(jnp.bfloat16)))
   assert logits.dtype == jnp.float32 and exact.dtype == jnp.float32
   assert 1e-4 < distance(logits, exact) < 0.05
-  assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
-  assert distance(*(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
-                    for tree in (found, gradient))) < 0.1  # fmt: skip
+
+
+def test_gradients_through_bfloat16_are_float32_and_near_those_through_float32():
+  params, (image,), label = problem('unet')
+
+  @jax.jit
+  def gradient_at(image):
+    def loss(params):
+      return segmentation_loss(model.apply(NETWORKS['unet'], params, image), label)[0]
+
+    return jax.tree.leaves(jax.grad(loss)(params))
+
+  exact, found = gradient_at(image), gradient_at(image.astype(jnp.bfloat16))
+  assert {leaf.dtype for leaf in found} == {np.dtype(np.float32)}
+  flat, expected = (jnp.concatenate([leaf.ravel() for leaf in part]) for part in (found, exact))
+  assert np.isfinite(flat).all() and 1e-4 < distance(flat, expected) < 0.1
 
 
 def distance(found, exact):
@@ -137,7 +139,26 @@ def config(tmp_path_factory, phantom_config):
   return config
 
 
-def test_a_search_in_bfloat16_and_parts_keeps_its_state_in_float32(config, tmp_path, capsys):
+class _Seen(Exception):
+  """Ends a search before it compiles."""
+
+
+def test_a_search_hands_its_settings_for_memory_to_its_steps(config, tmp_path, monkeypatch):
+  seen: dict[str, Any] = {}
+
+  def record(learners, **settings):
+    seen.update(settings, remat=learners.net.remat)
+    raise _Seen
+
+  monkeypatch.setattr(bilevel, 'make_half_steps', record)
+  with pytest.raises(_Seen):
+    search.search(config, tmp_path)
+  assert seen['parts'] == 2 and seen['remat'] is True
+
+
+def test_a_search_in_bfloat16_keeps_its_state_in_float32(config, tmp_path, capsys):
+  config = config.copy_and_resolve_references()
+  config.search.microbatches, config.search.remat = 1, False  # half the time to compile
   opened = train_data.open_train_data(config)
   found = search.search(config, tmp_path)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from thrifty_jax import ops, spatial
 from thrifty_jax.network import pad_to_multiple
-from thrifty_jax.norm import Norm
+from thrifty_jax.norm import Norm, at_least_float32
 
 WIDTHS = (32, 64, 128, 256, 512)
 
@@ -95,9 +95,11 @@ class UNetPlusPlus(nn.Module):
 
     supervised = range(1, levels) if self.deep_supervision else (levels - 1,)
     logits = [
-      nn.Conv(self.classes, (1, 1), kernel_init=ops.kernel_init, name=f'classes_{column}')(
-        outputs[0, column]
-      )[:, :height, :width].astype(jnp.float32)
+      at_least_float32(
+        nn.Conv(self.classes, (1, 1), kernel_init=ops.kernel_init, name=f'classes_{column}')(
+          outputs[0, column]
+        )[:, :height, :width]
+      )
       for column in supervised
     ]
     return jnp.stack(logits) if self.deep_supervision else logits[0]

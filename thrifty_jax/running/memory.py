@@ -73,16 +73,16 @@ def require_fit(
   room = room or (cpu_room() if on_cpu else accelerator_room(devices))
   if need is None or room is None:  # neither XLA nor the system is sure to say
     return
-  text = f'a step needs {_gib(sum(need))} of {room.where}, which'
+  text = f'a step needs {_in_words(sum(need))} of {room.where}, which'
   if sum(need) > room.most:
     remedy = _remedy(config, stage, need, room.most, on_cpu=on_cpu)
-    raise InputError(f'{stage}: {text} has {_gib(room.most)}; {remedy}')
+    raise InputError(f'{stage}: {text} has {_in_words(room.most)}; {remedy}')
   if sum(need) > room.now:
     remedy = _remedy(config, stage, need, room.now, on_cpu=on_cpu)
-    logbook.say('memory', f'{text} has {_gib(room.now)} left now; {remedy}')
+    logbook.say('memory', f'{text} has {_in_words(room.now)} left now; {remedy}')
     return
   if not quiet:
-    logbook.say('memory', f'{text} has {_gib(room.most)}')
+    logbook.say('memory', f'{text} has {_in_words(room.most)}')
 
 
 @contextlib.contextmanager
@@ -147,12 +147,14 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
   settings = config[stage]
   streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
   if streaming and need.fixed + need.temporary <= room:
-    return f'without keeping slices in it, {_gib(need.fixed + need.temporary)}: set{streaming}'
+    return f'without keeping slices in it, {_in_words(need.fixed + need.temporary)}: set{streaming}'
   for resident, flag in ((need.resident, ''), (0, streaming)):
     for parts in _finer(settings):
       about = need.fixed + resident + need.temporary * settings.microbatches // parts
       if about <= room:
-        return f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_gib(about)}'
+        return (
+          f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_in_words(about)}'
+        )
   finest = f'microbatches of one slice are too large; set{streaming}'
   if not (on_cpu or settings.remat):  # the compiler of the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
@@ -222,5 +224,5 @@ def _control_groups() -> Iterator[tuple[int, int]]:
       yield limit, int((each / 'memory.current').read_text(encoding='ascii')) - cache
 
 
-def _gib(size: int) -> str:
-  return f'{size / 2**30:.2f} GiB'
+def _in_words(size: int) -> str:
+  return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'
