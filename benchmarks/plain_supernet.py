@@ -10,18 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-CANDIDATES = {
-  'down': (
-    'down_avg_pool',
-    'down_max_pool',
-    'down_conv_3x3',
-    'down_dil_conv_3x3',
-    'down_sep_conv_3x3',
-    'down_se_conv_3x3',
-  ),
-  'up': ('up_conv_3x3', 'up_dil_conv_3x3', 'up_sep_conv_3x3', 'up_se_conv_3x3'),
-  'normal': ('identity', 'none', 'se', 'conv_3x3', 'dil_conv_3x3', 'sep_conv_3x3'),
-}
+from thrifty_jax.ops import OPERATIONS
 
 
 def group_norm(channels: int, *, affine: bool, dtype: Any, name: str | None = None) -> nn.Module:
@@ -82,7 +71,7 @@ class Gate(nn.Module):
 
 
 class Candidate(nn.Module):
-  """One operation of CANDIDATES; norms have no scale and bias."""
+  """One operation of OPERATIONS; norms have no scale and bias."""
 
   kind: str
   dtype: Any = None
@@ -145,7 +134,7 @@ class MixedEdge(nn.Module):
     sampled, rest = x[..., :count], x[..., count:]
     mixed = sum(
       weight.astype(x.dtype) * Candidate(kind, self.dtype, name=kind)(sampled)
-      for kind, weight in zip(CANDIDATES[self.resample], weights, strict=True)
+      for kind, weight in zip(OPERATIONS[self.resample], weights, strict=True)
     )
     if self.resample == 'down':
       rest = nn.max_pool(rest, (2, 2), (2, 2))
