@@ -3,10 +3,12 @@
     taskset -c 1 python -m benchmarks.inference --threads=1
     python -m benchmarks.inference --threads=2 --model thrifty
 
-Random weights, made-up slices. Each contender runs in a process of its own and they take turns. By
-the time that passed stands that in which the cores worked for the contender: on one core, about
-what passes when nothing else runs. JAX takes as many cores as the process has. ONNX is left out,
-and that is said, where onnx or onnxruntime is not installed.
+Random weights, made-up slices. Each contender runs in a process of its own and they take turns. JAX
+takes as many cores as the process has, and on a CPU a batch slice by slice, as `predict` does; ONNX
+takes it whole. By the time that passed stands that in which the cores worked for the contender: on
+one core, about what passes when nothing else runs; and the share of the speed at which the same
+cores multiply large matrices. ONNX is left out, and that is said, where onnx or onnxruntime is not
+installed.
 """
 
 import functools
@@ -24,9 +26,11 @@ from scipy import ndimage
 
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
-from thrifty_jax import describe, device, model
+from thrifty_jax import describe, device, model, slicewise
 from thrifty_jax.exporting import export_check, onnx_network, quantise
 from thrifty_jax.running import command_line
+
+PEAK_SIDE = 2048  # of the matrices whose product tells how fast the cores can be
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +51,7 @@ def _run(asked: Any) -> int:
   if missing:
     print(f'without ONNX and int8: not installed: {", ".join(missing)}')
   report = measure.Report('inference')
+  peak = _peak_flops(asked.repeats)
   for network in found:
     files = {} if missing else _exported(network)
     for batch in asked.batch:
@@ -56,16 +61,27 @@ def _run(asked: Any) -> int:
       settings = {'model': network.name, 'size': network.size, 'batch': batch}
       raced = contenders.race(rivals, repeats=asked.repeats, turn='batch')
       for kind, figures in raced.items():
-        figures = _per_slice(figures, batch)
+        macs = raced['JAX'].get('macs')
+        figures = _per_slice(figures, batch, flops=macs and 2 * macs, peak_flops=peak)
         own = {**settings, 'runtime': kind, 'threads': asked.threads if kind != 'JAX' else None}
         report.add(own, figures, _line(figures))
   return report.end()
 
 
-def _per_slice(figures: dict[str, Any], batch: int) -> dict[str, Any]:
+def _peak_flops(repeats: int) -> float:
+  """Operations a second of these cores in a large product of matrices, float32."""
+  figures = contenders.race({'peak': (start_peak,)}, repeats=repeats)['peak']
+  return 2 * PEAK_SIDE**3 / figures['median_step_s']
+
+
+def _per_slice(
+  figures: dict[str, Any], batch: int, *, flops: int | None, peak_flops: float
+) -> dict[str, Any]:
   if 'error' in figures:
     return figures
-  return {**figures, 'median_slice_ms': 1e3 * figures['median_batch_s'] / batch}
+  seconds = figures['median_batch_s'] / batch
+  share = flops / seconds / peak_flops if flops else None
+  return {**figures, 'median_slice_ms': 1e3 * seconds, 'share_of_peak': share}
 
 
 def _line(figures: dict[str, Any]) -> str:
@@ -73,8 +89,9 @@ def _line(figures: dict[str, Any]) -> str:
     return ''
   share = figures['median_worked_s'] / figures['median_batch_s']
   passed = figures['median_slice_ms']
+  of_peak = '' if figures['share_of_peak'] is None else f'{figures["share_of_peak"]:.0%} of peak, '
   return (
-    f'{passed:.0f} / {share * passed:.0f} ms a slice, passed / worked, first after '
+    f'{passed:.0f} / {share * passed:.0f} ms a slice, passed / worked, {of_peak}first after '
     f'{figures["first_batch_s"]:.1f} s, peak {figures["peak_rss_mb"]:.0f} MiB, of which '
     f'{figures["before_mb"]:.0f} before it began'
   )
@@ -93,6 +110,17 @@ def export(network: networks.Network) -> dict[str, bytes]:
   return {'ONNX': content, 'int8': quantise.quantise(content, [sample])}
 
 
+def start_peak() -> tuple[dict[str, Any], contenders.Turn]:
+  """A contender, see `contenders.race`."""
+  product, matrix = jax.jit(lambda x: x @ x), np.ones((PEAK_SIDE, PEAK_SIDE), np.float32)
+  matrix = jax.device_put(matrix)
+
+  def turn() -> None:
+    jax.block_until_ready(product(matrix))
+
+  return {}, turn
+
+
 def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], contenders.Turn]:
   """A contender, see `contenders.race`."""
   began = time.perf_counter()
@@ -104,9 +132,9 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
   predict = jax.jit(
     lambda params, image: model.last_logits(model.apply(member.module, params, image))
   )
-  image = jax.ShapeDtypeStruct((batch, size, size, 1), np.float32)
+  image = jax.ShapeDtypeStruct((slicewise.split(batch)[1], size, size, 1), np.float32)
   (compiled,), figures = measure.compile_all([(predict, (member.params, image))])
-  content = slices(batch, size)
+  content, run = slices(batch, size), slicewise.network(functools.partial(compiled, member.params))
   figures |= {
     'parameters': model.count(member.params),
     'macs': describe.macs(member.module, (size, size, 1)),
@@ -115,7 +143,7 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
 
   def turn() -> None:
     normalised = (content - networks.MEAN) / networks.STD  # the ONNX networks do it themselves
-    jax.block_until_ready(compiled(member.params, normalised.astype(np.float32)))
+    jax.block_until_ready(run(normalised.astype(np.float32)))
 
   return figures, turn
 

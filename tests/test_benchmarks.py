@@ -204,7 +204,7 @@ def test_inference_says_what_each_runtime_takes(capsys):
   runtimes = ['JAX', 'ONNX', 'int8'] if exports else ['JAX']
   assert [one['runtime'] for one in found] == runtimes
   for one in found:
-    require_figures(one, 'median_slice_ms', 'median_worked_s', 'first_batch_s', 'peak_rss_mb')
+    require_figures(one, 'median_slice_ms', 'share_of_peak', 'first_batch_s', 'peak_rss_mb')
   require_figures(found[0], 'trace_s', 'compile_s', 'temp_mb', 'parameters', 'macs')
 
 

@@ -22,7 +22,7 @@ from data_prep import (
   volumes,
 )
 from thrifty_jax import config as configs
-from thrifty_jax import evaluate, model, predict
+from thrifty_jax import device, evaluate, model, predict
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import inference, segment
 from thrifty_jax.scores import components, scoring
@@ -300,7 +300,10 @@ def test_models_that_disagree_on_classes_or_axis_are_not_averaged(
       segment.load_model([workdir, other])
 
 
-def test_the_batch_is_made_smaller_until_it_fits_and_a_budget_for_none_is_refused(evaluated):
+def test_the_batch_is_made_smaller_until_it_fits_and_a_budget_for_none_is_refused(
+  evaluated, monkeypatch
+):
+  monkeypatch.setattr(device, 'cores', lambda: 4)  # so many slices at once
   config, workdir, scored = evaluated('axial')
   whole = segment.load_model(workdir, batch_size=8)
   planned = segment.planned_bytes(whole.members[0], 8)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_prep import prepare, splits
-from thrifty_jax import RESEARCH_USE, data, files, logbook
+from thrifty_jax import RESEARCH_USE, data, files, logbook, slicewise
 from thrifty_jax import model as model_
 from thrifty_jax.errors import InputError
 from thrifty_jax.scores import components, floors, scoring, summaries, tables
@@ -158,13 +158,15 @@ def network_predict(
     logits: The network, [B, S, S, C] normalised to [B, S, S, K].
     statistics: Of the training patients that it was trained on.
     context: Neighbouring slices on each side, as it was trained.
-    batch_size: Slices at a time; the last batch is filled, so one size is compiled.
+    batch_size: Slices at a time; the last batch is filled, so one size is compiled. A CPU takes
+      them one by one, see slicewise.py.
     flips: Logits are averaged over these.
     mesh: The devices that share a batch, which is enlarged until they do so evenly; None is the
       default device.
   """
   averaged = scoring.average_over_flips(logits, flips)
   devices = mesh.size if mesh else 1
+  averaged = averaged if devices > 1 else slicewise.network(averaged)
   batch_size = -(-batch_size // devices) * devices
 
   def predict(examples: data.Examples) -> np.ndarray:

@@ -21,7 +21,6 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage, sparse
 
-BATCH = 8  # slices at a time
 # Where axes D, H, W of the slices point to: S head, I feet, P back, L the patient's left.
 SLICE_AXES = {'axial': 'SPL', 'coronal': 'PIL', 'sagittal': 'LIP'}
 GEOMETRY = (  # of a NIfTI header
@@ -126,10 +125,10 @@ def classes(image, native_size, settings, network):
   mask = np.empty((len(image), *native_size), np.uint8)
   side = max(native_size)
   top, left = ((side - length) // 2 for length in native_size)
-  for first in range(0, len(image), BATCH):
-    for d, logits in enumerate(network(inputs[first : first + BATCH]), first):
-      native = np.stack([resize(one, side) for one in logits])
-      mask[d] = native.argmax(0)[top : top + native_size[0], left : left + native_size[1]]
+  for d in range(len(image)):  # one by one, or its activations leave the caches: half the time
+    logits = network(inputs[d : d + 1])[0]
+    native = np.stack([resize(one, side) for one in logits])
+    mask[d] = native.argmax(0)[top : top + native_size[0], left : left + native_size[1]]
   return mask
 
 

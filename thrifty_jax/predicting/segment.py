@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep import volumes
 from data_prep.volumes import Volume
-from thrifty_jax import model
+from thrifty_jax import model, slicewise
 from thrifty_jax.errors import InputError
 from thrifty_jax.model import LoadedModel
 from thrifty_jax.predicting import BATCH_SIZE, inference, likeness
@@ -172,9 +172,11 @@ class Segmenter:
   def _networks(self) -> tuple[Any, ...]:
     """From normalised slices [B, S, S, C] to logits [B, S, S, K], averaged over flips."""
     return tuple(
-      scoring.average_over_flips(
-        functools.partial(logits_of(member.module), member.params),
-        member.preprocessing['flips'] if self.flips else (),
+      slicewise.network(
+        scoring.average_over_flips(
+          functools.partial(logits_of(member.module), member.params),
+          member.preprocessing['flips'] if self.flips else (),
+        )
       )
       for member in self.members
     )
@@ -188,12 +190,13 @@ def planned_bytes(member: LoadedModel, batch_size: int) -> int:
   """
   spec = member.preprocessing
   channels = spec['modalities'] * (2 * spec['context'] + 1)
-  shape = (batch_size, spec['image_size'], spec['image_size'], channels)
+  at_once, slices = slicewise.split(batch_size)
+  shape = (slices, spec['image_size'], spec['image_size'], channels)
   image = jax.ShapeDtypeStruct(shape, jnp.float32)
   planned = logits_of(member.module).lower(member.params, image).compile().memory_analysis()
   if planned is None:
     raise InputError('how much memory a batch takes is not known on this device; set a batch size')
-  return int(planned.temp_size_in_bytes)
+  return at_once * int(planned.temp_size_in_bytes)
 
 
 @functools.lru_cache(maxsize=16)
