@@ -21,6 +21,8 @@ from thrifty_jax.errors import InputError
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')  # nnU-Net's names: CASE_0000, CASE_0001
 _DICOM_ENDINGS = ('.dcm', '.ima')
+_SEGMENTATIONS = (b'1.2.840.10008.5.1.4.1.1.66.4', b'1.2.840.10008.5.1.4.1.1.66.7')  # SOP classes
+_DICOM_HEAD = 1024  # bytes; the file's meta information begins after 132
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,8 @@ def find(place: Path, *, channels: int) -> list[Source]:
 
   Args:
     place: A file; a folder with the slices of a DICOM series; or a folder of files and of such
-      folders. Hidden files and other formats are left out, further folders are not searched.
+      folders. Hidden files, DICOM Segmentations and other formats are left out, further folders
+      are not searched.
     channels: How many a scan has. With more than one, CASE_0000, CASE_0001, ... are one scan; a
       NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out of the
       names if all have it.
@@ -242,16 +245,15 @@ def _holds_dicom(folder: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-  """By its ending; without one, by the four letters behind the preamble."""
+  """By its ending; without one, by the four letters behind the preamble. Masks are no slices."""
   if path.name == 'DICOMDIR' or path.name.startswith('.') or not path.is_file():
     return False
-  if path.suffix.lower() in _DICOM_ENDINGS:
-    return True
-  if _without_ending(path) is not None:
+  named = path.suffix.lower() in _DICOM_ENDINGS
+  if not named and _without_ending(path) is not None:
     return False
   with path.open('rb') as file:
-    file.seek(128)
-    return file.read(4) == b'DICM'
+    head = file.read(_DICOM_HEAD)
+  return (named or head[128:132] == b'DICM') and not any(uid in head for uid in _SEGMENTATIONS)
 
 
 def slices_of(folder: Path) -> list[Path]:

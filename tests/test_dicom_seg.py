@@ -264,6 +264,16 @@ def test_slices_of_another_place_than_the_mask_are_refused(tmp_path):
 # --- the command
 
 
+@pytest.mark.parametrize('place', ['masks', 'study'])
+def test_one_that_lies_in_a_folder_of_scans_is_no_scan(tmp_path, place):
+  folder = write_series(tmp_path / 'study')
+  before = scans.find(tmp_path, channels=1), scans.slices_of(folder)
+  (tmp_path / place).mkdir(exist_ok=True)
+  *_, segmentation = written(folder)
+  segmentation.save_as(tmp_path / place / 'case_seg.dcm')
+  assert (scans.find(tmp_path, channels=1), scans.slices_of(folder)) == before
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, random_model):
   """A model folder; and JAX afterwards as before, whatever the command set."""
