@@ -28,7 +28,7 @@ def watched(step: Step, stage: str, source: Callable[..., str | None]) -> Step:
     moved, metrics = step(state, *batches)
     bad = [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
     if bad:
-      number = int(state.step) + 1
+      number = int(np.asarray(state.step).max()) + 1  # of several searches the one that is ahead
       found = source(state, *batches) or not_finite.in_tree(moved._asdict(), 'after the step,')
       raise NotFinite(
         f'{stage}, step {number}: {bad[0]} is not finite, first of all '
