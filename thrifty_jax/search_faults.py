@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from thrifty_jax import bilevel, seeds
-from thrifty_jax.bilevel import Learners, SearchState
+from thrifty_jax.bilevel import Learners, Metrics, SearchState
 from thrifty_jax.data import Batch, Examples
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.running import not_finite
@@ -18,7 +18,7 @@ from thrifty_jax.train_data import TrainData
 def source(
   config: ConfigDict, train_data: TrainData, learners: Learners, *, half: int
 ) -> Callable[..., str | None]:
-  """(state, searches, *batches) -> where a half step meets what is no finite number."""
+  """(metrics, state, searches, *batches) -> where a half step meets what is no finite number."""
   numbers = seeds.of(config)
 
   def of_one(bits: jax.Array, state: SearchState, batch: Batch) -> str | None:
@@ -32,11 +32,13 @@ def source(
       key=sample_key if config.search.sampling == 'random' else None,
     )
 
-  def of_any(state: SearchState, searches: Searches, *batches: Batch) -> str | None:
+  def of_any(
+    metrics: Metrics, state: SearchState, searches: Searches, *batches: Batch
+  ) -> str | None:
     rows = seeds.batches_of_each(batches[-1], len(numbers))
-    of_each = (seeds.each(tree, len(numbers)) for tree in (searches, state, rows))
-    for seed, ((bits, going), *own) in zip(numbers, zip(*of_each, strict=True), strict=True):
-      if going and (found := of_one(bits, *own)):
+    of_each = (seeds.each(tree, len(numbers)) for tree in (metrics, searches.seed, state, rows))
+    for seed, (told, *own) in zip(numbers, zip(*of_each, strict=True), strict=True):
+      if not_finite.in_tree(told, '') and (found := of_one(*own)):
         return found if len(numbers) == 1 else f'of seed {seed}, {found}'
     return None
 
