@@ -106,8 +106,9 @@ def side_by_side(
 
     return meshes.replicated(alone, mesh)
   if vectorised is None:
-    # Searches have their own kernels, so a vectorised convolution is a grouped one. On a CPU that
-    # is many times slower than one after the other.
+    # One search alone keeps the cores of a CPU busy. Together they would be no faster there, as
+    # convolutions with kernels of their own become grouped ones; they would take the temporary
+    # memory of all, and compute those that are finished too.
     vectorised = mesh.devices.flat[0].platform != 'cpu'
   over = jax.vmap if vectorised else lambda one: functools.partial(jax.lax.map, one)
   step = jax.jit(step)  # traced once, though it is called twice below
