@@ -105,11 +105,9 @@ def side_by_side(
       return step(searches.seed, state, *batches)
 
     return meshes.replicated(alone, mesh)
+  own = count // mesh.size
   if vectorised is None:
-    # One search alone keeps the cores of a CPU busy. Together they would be no faster there, as
-    # convolutions with kernels of their own become grouped ones; they would take the temporary
-    # memory of all, and compute those that are finished too.
-    vectorised = mesh.devices.flat[0].platform != 'cpu'
+    vectorised = own > 1 and _gains_by_vectorising(mesh)
   over = jax.vmap if vectorised else lambda one: functools.partial(jax.lax.map, one)
   step = jax.jit(step)  # traced once, though it is called twice below
 
@@ -120,7 +118,6 @@ def side_by_side(
     return jax.lax.cond(going, lambda: step(seed, state, *batches), lambda: (state, zeros))
 
   def of_device(state: T, searches: Searches, *batches: Any) -> tuple[T, bilevel.Metrics]:
-    own = count // mesh.size
     rows = jax.tree.map(lambda leaf: leaf.reshape(own, -1, *leaf.shape[1:]), batches)
     return over(one)((state, searches, rows))
 
@@ -128,3 +125,16 @@ def side_by_side(
     return of_device
   axis = PartitionSpec(meshes.AXIS)
   return jax.shard_map(of_device, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False)
+
+
+def _gains_by_vectorising(mesh: Mesh) -> bool:
+  """Whether a device computes several searches better together than one after the other.
+
+  One search alone keeps the cores of a CPU busy. Together they would be no faster there, as
+  convolutions with kernels of their own become grouped ones; they would take the temporary memory
+  of all, and compute those that are finished too.
+  """
+  # JAX 0.7 cannot vectorise the gradient of a convolution that knows how its arguments are shared,
+  # as all do where there are several devices; 0.10 can.
+  can = jax.device_count() == 1 or jax.__version_info__ >= (0, 10)
+  return can and mesh.devices.flat[0].platform != 'cpu'
