@@ -87,11 +87,11 @@ def start(
   augment = jax.jit(opened.augment)
   learners = make_learners(setting)
   state = bilevel.init_state(learners, opened.image_shape(setting.batch), seed=0)
-  halves = bilevel.make_half_steps(learners, augment=lambda key, batch: batch, seed=0)
-  shapes = opened.batch_shape(setting.batch)
+  halves = bilevel.make_half_steps(learners, augment=lambda key, batch: batch)
+  seed, shapes = bilevel.seed_bits(0), opened.batch_shape(setting.batch)
   weight_half, architecture_half = map(jax.jit, halves)
   (weight_step, architecture_step), figures = measure.compile_all(
-    [(weight_half, (state, shapes)), (architecture_half, (state, shapes, shapes))]
+    [(weight_half, (seed, state, shapes)), (architecture_half, (seed, state, shapes, shapes))]
   )
   sources = {place: _source(opened, budget, setting.batch) for place, budget in PLACES.items()}
   repeated = next(sources['resident']), next(sources['resident'])
@@ -104,8 +104,8 @@ def start(
     at, pending = state, {}
     for _ in range(steps):
       for_weights, for_architecture = next(source), next(source)
-      at, _ = architecture_step(at, for_weights, for_architecture)
-      at, figures = weight_step(at, for_weights)
+      at, _ = architecture_step(seed, at, for_weights, for_architecture)
+      at, figures = weight_step(seed, at, for_weights)
       jax.device_get(pending)  # a step late, as the search reads them
       pending = figures
     jax.block_until_ready(at)

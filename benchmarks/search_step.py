@@ -2,12 +2,14 @@
 
     python -m benchmarks.search_step --channels 32 --batch 4 --size 128 --against=plain
     python -m benchmarks.search_step --channels 8 16 32 64 --nodes 1 2 --size 64 128 256
+    python -m benchmarks.search_step --channels 8 --size 64 --seeds 1 2 4
 
 A step is both halves, that of the architecture and that of the weights, first order, on made-up
 slices, without augmentation. Every combination of the options is a measurement. Each contender runs
 in a process of its own; they take turns. --against=plain adds the supernet written with flax's own
 layers, one module a candidate (benchmarks/plain_supernet.py), as JAX runs it by itself;
-plain_prepared is the same after device.prepare, which changes how memory is kept.
+plain_prepared is the same after device.prepare, which changes how memory is kept. --seeds has one
+contender for each number of searches in one program: search_s is a step's time for each of them.
 """
 
 import itertools
@@ -19,15 +21,24 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from benchmarks import contenders, measure
 from benchmarks.plain_supernet import PlainSupernet
-from thrifty_jax import bilevel, device, model
+from thrifty_jax import bilevel, device, mesh, model, seeds
 from thrifty_jax import config as configs
 from thrifty_jax.network import Supernet
 
 OURS = 'supernet'
 RIVALS = ('plain', 'plain_prepared')
+VECTORISED = {'auto': None, 'yes': True, 'no': False}
+
+
+class Contender(NamedTuple):
+  """Who is measured."""
+
+  contender: str
+  seeds: int  # searches in one program
 
 
 class Setting(NamedTuple):
@@ -58,6 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help='of slices and activations; parameters stay float32',
   )
   parser.add_argument('--against', nargs='+', choices=RIVALS, default=[])
+  measure.several(parser, 'seeds', 1, help='searches in one program, each with batches of its own')
+  parser.add_argument(
+    '--vectorised',
+    choices=[*VECTORISED],
+    default='auto',
+    help='whether a device computes several searches together or one after the other',
+  )
   parser.add_argument('--cache', default='', help="folder of compiled programs; '' is none")
   asked = parser.parse_args(arguments)
   for size, depth in itertools.product(asked.size, asked.depth):
@@ -69,50 +87,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
   report = measure.Report('search_step')
   for values in itertools.product(*(getattr(asked, name) for name in Setting._fields)):
     setting = Setting(*values)
-    names = [OURS, *dict.fromkeys(asked.against)]
-    found = contenders.race(
-      {name: (start, setting, name, asked.cache) for name in names}, repeats=asked.repeats
-    )
-    for name, figures in found.items():
+    who = [Contender(OURS, count) for count in dict.fromkeys(asked.seeds)]
+    who += [Contender(name, 1) for name in dict.fromkeys(asked.against)]
+    how = asked.cache, VECTORISED[asked.vectorised]
+    starts = {one: (start, setting, one, *how) for one in who}
+    found = contenders.race(starts, repeats=asked.repeats)
+    for one, figures in found.items():
       line = measure.step_line(figures)
-      report.add({'contender': name, **setting._asdict()}, figures, line)
+      if one.seeds > 1 and 'median_step_s' in figures:
+        figures |= {
+          'median_search_s': figures['median_step_s'] / one.seeds,
+          'relative_search': figures['relative_step'] / one.seeds * who[0].seeds,
+        }
+        line += f', a search {figures["relative_search"]:.2f} times one of the first'
+      report.add({**one._asdict(), **setting._asdict()}, figures, line)
   return report.end()
 
 
-def start(setting: Setting, name: str, cache: str) -> tuple[dict[str, Any], contenders.Turn]:
+def start(
+  setting: Setting, who: Contender, cache: str, vectorised: bool | None
+) -> tuple[dict[str, Any], contenders.Turn]:
   """A contender, see `contenders.race`."""
-  if name == 'plain':
+  if who.contender == 'plain':
     jax.config.update('jax_compilation_cache_dir', cache or None)
   else:
     config = configs.default()
     config.compilation_cache = cache
     device.prepare(config)
-  return compiled_step(setting, plain=name != OURS)
+  return compiled_step(setting, plain=who.contender != OURS, count=who.seeds, vectorised=vectorised)
 
 
-def compiled_step(setting: Setting, *, plain: bool) -> tuple[dict[str, Any], contenders.Turn]:
-  """Figures of the start, and the step on a state that it changes."""
+def compiled_step(
+  setting: Setting, *, plain: bool, count: int, vectorised: bool | None
+) -> tuple[dict[str, Any], contenders.Turn]:
+  """Figures of the start, and the step on a state that it changes; of so many searches."""
   began = time.perf_counter()
   learners = make_learners(setting, plain=plain)
-  batch = made_up_batch(setting)
+  batch = made_up_batch(setting._replace(batch=count * setting.batch))
   shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
-  state = jax.block_until_ready(bilevel.init_state(learners, shapes['image'], seed=0))
+  image = jax.ShapeDtypeStruct((setting.batch, *batch['image'].shape[1:]), batch['image'].dtype)
+  states = [bilevel.init_state(learners, image, seed=seed) for seed in range(count)]
+  state = jax.block_until_ready(seeds.stack(states))
+  parameters = model.count(states[0].params)
   started = time.perf_counter() - began
-  halves = bilevel.make_half_steps(learners, augment=lambda key, batch: batch, seed=0)
-  weight_half, architecture_half = map(jax.jit, halves)
+  one_device = Mesh(np.asarray(jax.devices()[:1]), (mesh.AXIS,))
+  told = seeds.told(range(count), one_device)
+  weight_half, architecture_half = (
+    jax.jit(seeds.side_by_side(half, count=count, mesh=one_device, vectorised=vectorised))
+    for half in bilevel.make_half_steps(learners, augment=lambda key, batch: batch)
+  )
   (weight_step, architecture_step), figures = measure.compile_all(
-    [(weight_half, (state, shapes)), (architecture_half, (state, shapes, shapes))]
+    [(weight_half, (state, told, shapes)), (architecture_half, (state, told, shapes, shapes))]
   )
 
   def turn() -> dict[str, float]:
     nonlocal state
     began = time.perf_counter()
-    state, _ = jax.block_until_ready(architecture_step(state, batch, batch))
+    state, _ = jax.block_until_ready(architecture_step(state, told, batch, batch))
     between = time.perf_counter()
-    state, _ = jax.block_until_ready(weight_step(state, batch))
+    state, _ = jax.block_until_ready(weight_step(state, told, batch))
     return {'architecture_s': between - began, 'weights_s': time.perf_counter() - between}
 
-  return {'parameters': model.count(state.params), 'start_s': started, **figures}, turn
+  return {'parameters': parameters, 'start_s': started, **figures}, turn
 
 
 def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:

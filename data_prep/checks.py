@@ -109,7 +109,7 @@ def check_patients(cases: Sequence[Case], config: ConfigDict) -> dict[str, tuple
     )
   split = splits.of(config, [case.patient for case in cases])
   if searches(config):
-    splits.search_halves(split['train'], seed=config.seed)  # refuses too few, before any work
+    splits.search_halves(split['train'])  # refuses too few, before any work
   return split
 
 

@@ -3,8 +3,9 @@
   python tests/devices.py FOLDER
 
 FOLDER is there, and empty. The last line is JSON: by the name of each run how far its numbers are
-from those of one device, see `RUNS`; and 'refused', what was said to commands that cannot be. The
-run on one device stays in FOLDER/one.
+from those of one device, see `RUNS`; 'seeds', the same of the first of two searches that have a
+device each; and 'refused', what was said to commands that cannot be. The run on one device stays in
+FOLDER/one.
 """
 
 import contextlib
@@ -141,20 +142,36 @@ def run(place: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def compiled_once():
-  """The supernet's steps are compiled once for each number of devices; no run changes them.
+  """The supernet's steps are compiled once for each number of devices and of searches.
 
-  Yields them, by the number.
+  No run changes them. Yields them, by the numbers.
   """
   compiled, compile_steps = {}, search.compile_steps
 
   def once(config, opened, *arguments):
-    devices = opened.mesh.size
-    if devices not in compiled:
-      compiled[devices] = compile_steps(config, opened, *arguments)
-    return compiled[devices]
+    numbers = opened.mesh.size, config.search.seeds
+    if numbers not in compiled:
+      compiled[numbers] = compile_steps(config, opened, *arguments)
+    return compiled[numbers]
 
   with mock.patch.object(search, 'compile_steps', once):
     yield compiled
+
+
+def difference_of_seeds(place: Path) -> float:
+  """Between a search alone on a device and the same as one of two that have a device each."""
+  config, workdir = config_of(place), place / 'seeds'
+  config.search.seeds = config.devices = 2
+  search.search(config, workdir)
+  folders = workdir / 'search', place / 'one' / 'search'
+  several, alone = (interrupted.last_state(folder / 'checkpoints') for folder in folders)
+  figures = []
+  for folder in (folders[0] / 'seed_0', folders[1]):
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    entries = [json.loads(line) | {'seconds': 0} for line in lines]
+    figures.append(np.hstack([np.ravel(leaf) for leaf in jax.tree.leaves(entries)]))
+  pairs = [figures, *((several[name][0], alone[name]) for name in alone)]
+  return max(float(np.max(np.abs(one - other), initial=0.0)) for one, other in pairs)
 
 
 def is_same_streamed(place: Path) -> bool:
@@ -200,11 +217,16 @@ def main_(place: Path) -> None:
     for name in RUNS:
       run(place, name)
       found[name] = largest_difference(place / name, place / 'one')
-  found['exchanges'] = [re.findall(EXCHANGE, step.wait().as_text()) for step in compiled[8]]
+    found['seeds'] = difference_of_seeds(place)
+  found['exchanges'], found['exchanges of seeds'] = (
+    [re.findall(EXCHANGE, step.wait().as_text()) for step in compiled[numbers]]
+    for numbers in ((8, 1), (2, 2))
+  )
   found['refused'] = [
     refused(place, '--config.search.batch_size=12'),
     refused(place, '--config.retrain.batch_size=5'),
     refused(place, '--config.devices=9'),
+    refused(place, '--config.search.seeds=3'),
   ]
   print(json.dumps(found))
 

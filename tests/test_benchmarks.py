@@ -145,6 +145,10 @@ def require_figures(measurement, *names):
 STEP = ('median_step_s', 'median_worked_s', 'first_step_s', 'trace_s', 'compile_s', 'peak_rss_mb')
 
 
+STEPPED = dict.fromkeys(('first_step_s', 'trace_s', 'compile_s', 'peak_rss_mb', 'temp_mb'), 1.0)
+STEPPED |= {'peak_device_mb': None}
+
+
 def test_search_step_says_what_the_supernet_takes(capsys, cache):
   arguments = (*TINY, '--depth=2', '--nodes=1', f'--cache={cache}')
   (found,) = result_of(search_step.main, capsys, *arguments)
@@ -156,7 +160,7 @@ def test_search_step_says_what_the_supernet_takes(capsys, cache):
 
 def test_search_step_sets_every_combination_against_the_plain_supernet(monkeypatch, capsys):
   def race(rivals, *, repeats):
-    return {name: {'error': f'{made[2]} of {repeats}'} for name, made in rivals.items()}
+    return {who: {'error': f'{made[2].contender} of {repeats}'} for who, made in rivals.items()}
 
   monkeypatch.setattr(contenders, 'race', race)
   assert search_step.main([*TINY, '--nodes', '1', '2', '--depth=2', '--against=plain']) == 1
@@ -166,7 +170,25 @@ def test_search_step_sets_every_combination_against_the_plain_supernet(monkeypat
   ]
 
 
-def test_the_plain_supernet_takes_the_steps_of_the_search(monkeypatch):
+def test_search_step_says_what_each_of_several_searches_takes(monkeypatch, capsys):
+  def race(rivals, *, repeats):
+    times = {who: 0.5 + who.seeds for who in rivals}
+    first = next(iter(times.values()))
+    return {
+      who: STEPPED | {'median_step_s': time, 'relative_step': time / first}
+      for who, time in times.items()
+    }
+
+  monkeypatch.setattr(contenders, 'race', race)
+  found = result_of(search_step.main, capsys, *TINY, '--depth=2', '--seeds', '1', '4')
+  assert [(one['contender'], one['seeds']) for one in found] == [('supernet', 1), ('supernet', 4)]
+  assert 'median_search_s' not in found[0]
+  assert found[1]['median_search_s'] == 4.5 / 4
+  assert found[1]['relative_search'] == pytest.approx(4.5 / 1.5 / 4)
+
+
+@pytest.mark.parametrize('plain,count', [(True, 1), (False, 2)])
+def test_a_contender_takes_the_steps_of_the_search(plain, count, monkeypatch):
   def traced(programs):  # compiling takes half a minute
     for function, (state, *batches) in programs:
       after, _ = jax.eval_shape(function, state, *batches)
@@ -175,7 +197,7 @@ def test_the_plain_supernet_takes_the_steps_of_the_search(monkeypatch):
 
   monkeypatch.setattr(measure, 'compile_all', traced)
   setting = search_step.Setting(channels=4, batch=1, size=8, nodes=1, depth=2, dtype='bfloat16')
-  search_step.compiled_step(setting, plain=True)
+  search_step.compiled_step(setting, plain=plain, count=count, vectorised=None)
 
 
 def test_retrain_step_says_what_a_network_takes(capsys):

@@ -33,7 +33,8 @@ def half_steps(net, **optimizers):
   """Both half steps, the architecture by steepest descent at rate 1: its step is its gradient."""
   learners = Learners(net, for_architecture=optax.sgd(1.0), **optimizers)
   random_sampling = net.sampling == 'random'
-  return bilevel.make_half_steps(learners, augment=noisy, seed=0, random_sampling=random_sampling)
+  steps = bilevel.make_half_steps(learners, augment=noisy, random_sampling=random_sampling)
+  return [functools.partial(step, bilevel.seed_bits(0)) for step in steps]
 
 
 @functools.cache

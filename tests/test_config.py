@@ -372,7 +372,7 @@ NOT_OF_THE_PAPER = {
   *('data.name', 'data.raw_dir', 'data.data_dir', 'data.classes', 'data.modalities'),
   *('data.folds', 'data.fold', 'data.device_budget_bytes', 'data.prefetch'),
   *('data.download', 'data.workers'),
-  *('search.microbatches', 'search.remat', 'retrain.microbatches', 'retrain.remat'),
+  *('search.microbatches', 'search.remat', 'retrain.microbatches', 'retrain.remat', 'search.seeds'),
   *('data.slice_axis', 'data.max_image_size'),
   *('evaluate.batch_size', 'evaluate.threshold_floor', 'evaluate.nsd_tolerance_mm'),
 }

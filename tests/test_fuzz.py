@@ -314,6 +314,8 @@ def run(tmp_path_factory):
   rivals = [{'name': name, **rival} for name in ('thrifty', 'unet')]
   compared = {'split': 'test', 'held_out': True, 'folds': [0], 'patients': 5, 'rivals': rivals}
   files.write_json(workdir / 'compare' / 'summary.json', compared)
+  of_one = {'seed': 0, 'architecture_dsc': 0.8, 'parameters': 90_000, 'epochs': 3}
+  files.write_json(workdir / 'search' / 'seeds.json', {'picked': 0, 'searches': [of_one] * 2})
   rows = ['rival,class,dsc', 'thrifty,grey,0.5', 'unet,grey,0.6']
   files.write_text(workdir / 'compare' / 'scores.csv', '\n'.join(rows) + '\n')
   return workdir
@@ -348,7 +350,7 @@ FILES_OF_A_RUN = {
   **dict.fromkeys(('search/metrics.jsonl', 'retrain/metrics.jsonl', 'evaluate/scores.csv'), 60),
   **dict.fromkeys(('config.json', 'retrain/summary.json', 'compare/scores.csv'), 60),
   **dict.fromkeys(('search/genotype.json', 'evaluate/predictions/p1.npz'), 60),
-  **dict.fromkeys(('environment.json', 'retrain/resources.json'), 30),
+  **dict.fromkeys(('environment.json', 'retrain/resources.json', 'search/seeds.json'), 30),
 }
 
 

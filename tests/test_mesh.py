@@ -67,8 +67,13 @@ def test_devices_send_one_another_sums_alone_and_those_together(found):
     assert {*step} == {'all-reduce'} and len(step) <= 3
 
 
+def test_searches_that_have_a_device_each_give_the_numbers_of_each_alone(found):
+  assert 0 <= found['seeds'] < ROUNDING
+  assert found['exchanges of seeds'] == [[], []]  # they have nothing to tell one another
+
+
 def test_what_devices_cannot_share_is_refused_before_anything_is_written(found):
-  of_search, of_retrain, too_many = found['refused']
+  of_search, of_retrain, too_many, of_seeds = found['refused']
   shares = 'which 8 devices cannot share evenly; set it to'
   assert of_search == [
     2,
@@ -78,6 +83,11 @@ def test_what_devices_cannot_share_is_refused_before_anything_is_written(found):
   assert of_retrain == [
     2,
     f'error: config.retrain.batch_size is 5, {shares} 8, or use fewer: --config.devices=5\n',
+    False,
+  ]
+  assert of_seeds == [
+    2,
+    f'error: config.search.seeds is 3, {shares} 8, or use fewer: --config.devices=3\n',
     False,
   ]
   assert too_many[:2] == [2, 'error: config.devices is 9, but JAX finds only 8 here; 0 takes all\n']

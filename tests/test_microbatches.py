@@ -139,10 +139,13 @@ def searched(parts):
     learners.for_architecture.init(architecture),
   )
   weight_step, architecture_step = bilevel.make_half_steps(
-    learners, augment=noisy, seed=0, random_sampling=True, parts=parts
+    learners, augment=noisy, random_sampling=True, parts=parts
   )
-  batches = some_batch(3), some_batch(4)
-  return jax.jit(weight_step)(state, batches[0]), jax.jit(architecture_step)(state, *batches)
+  seed, batches = bilevel.seed_bits(0), (some_batch(3), some_batch(4))
+  return (
+    jax.jit(weight_step)(seed, state, batches[0]),
+    jax.jit(architecture_step)(seed, state, *batches),
+  )
 
 
 def test_both_half_steps_in_parts_are_those_of_the_whole_batch_in_second_order_too():

@@ -370,6 +370,20 @@ def test_the_health_of_the_search_is_told(whole):
   assert '% of the kept edges' in whole
 
 
+def test_several_searches_have_a_table_that_says_which_was_picked(tmp_path, whole):
+  fabricate(tmp_path, stages=('search',))
+  searches = [
+    {'seed': seed, 'architecture_dsc': dsc, 'parameters': 605280, 'epochs': 30 - seed}
+    for seed, dsc in ((3, 0.8123), (4, 0.8234))
+  ]
+  files.write_json(tmp_path / 'search' / 'seeds.json', {'picked': 4, 'searches': searches})
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  assert '<tr><td>3</td><td>81.23</td><td>605,280</td><td>27</td></tr>' in page
+  assert '<tr class="ours"><td>4, picked</td><td>82.34</td>' in page
+  assert 'Several searches' not in whole
+  Page(page)
+
+
 def test_difference_tells_missed_invented_and_wrong_class():
   truth = np.array([[1, 0, 1, 2, 0]], np.uint8)
   prediction = np.array([[0, 1, 2, 2, 0]], np.uint8)

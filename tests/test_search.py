@@ -13,7 +13,18 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep import phantom, prepare
-from thrifty_jax import bilevel, budget, genotype, logbook, model, parameters, search, train_data
+from thrifty_jax import (
+  bilevel,
+  budget,
+  genotype,
+  logbook,
+  model,
+  parameters,
+  search,
+  searched,
+  seeds,
+  train_data,
+)
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.network import architecture_weights
@@ -75,6 +86,13 @@ def steps(learners, opened, start, config):
 
 
 @pytest.fixture(scope='module')
+def half_steps(steps, opened, config):
+  """Both of them as (state, *batches) -> (state, metrics)."""
+  searches = seeds.told([config.seed], opened.mesh)
+  return [lambda state, *batches, step=step: step(state, searches, *batches) for step in steps]
+
+
+@pytest.fixture(scope='module')
 def batch(opened, config):
   examples = opened.examples(opened.patients['train'])
   return next(opened.batches(examples, batch_size=config.search.batch_size, epoch=0))
@@ -89,8 +107,8 @@ def differs(one, other):
 # --- each half step and what it leaves alone
 
 
-def test_the_weight_step_leaves_the_architecture_and_its_optimiser_alone(steps, start, batch):
-  weight_step, architecture_step = steps
+def test_the_weight_step_leaves_the_architecture_and_its_optimiser_alone(half_steps, start, batch):
+  weight_step, architecture_step = half_steps
   state, _ = architecture_step(start, batch, batch)  # an optimiser that has something to lose
   moved, _ = weight_step(state, batch)
   assert not differs(moved.architecture, state.architecture)
@@ -100,8 +118,10 @@ def test_the_weight_step_leaves_the_architecture_and_its_optimiser_alone(steps, 
   assert int(moved.step) == int(state.step) + 1
 
 
-def test_the_architecture_step_leaves_the_weights_and_their_optimiser_alone(steps, start, batch):
-  weight_step, architecture_step = steps
+def test_the_architecture_step_leaves_the_weights_and_their_optimiser_alone(
+  half_steps, start, batch
+):
+  weight_step, architecture_step = half_steps
   state, _ = weight_step(start, batch)
   moved, _ = architecture_step(state, batch, batch)
   assert not differs(moved.params, state.params)
@@ -130,8 +150,10 @@ def norm(tree):
   return math.sqrt(sum((np.asarray(leaf, float) ** 2).sum() for leaf in jax.tree.leaves(tree)))
 
 
-def test_clip_norm_and_decay_of_a_weight_step_see_the_weights_only(steps, start, batch, config):
-  settings, (weight_step, architecture_step) = config.search, steps
+def test_clip_norm_and_decay_of_a_weight_step_see_the_weights_only(
+  half_steps, start, batch, config
+):
+  settings, (weight_step, architecture_step) = config.search, half_steps
   state, velocity = start, jax.tree.map(np.zeros_like, start.params)
   for _ in range(3):
     state, _ = architecture_step(state, batch, batch)
@@ -148,8 +170,8 @@ def test_clip_norm_and_decay_of_a_weight_step_see_the_weights_only(steps, start,
     state, velocity = moved, after
 
 
-def test_both_steps_are_pure_functions_of_state_and_batch(steps, start, batch):
-  weight_step, architecture_step = steps
+def test_both_steps_are_pure_functions_of_state_and_batch(half_steps, start, batch):
+  weight_step, architecture_step = half_steps
   assert not differs(weight_step(start, batch), weight_step(start, batch))
   first, again = (architecture_step(start, batch, batch) for _ in range(2))
   assert not differs(first, again)
@@ -159,14 +181,14 @@ def not_finite(batch):
   return {**batch, 'image': batch['image'] * math.nan}
 
 
-def test_first_order_never_computes_on_the_weight_batch(steps, start, batch):
-  _, architecture_step = steps
+def test_first_order_never_computes_on_the_weight_batch(half_steps, start, batch):
+  _, architecture_step = half_steps
   with_it, without = (architecture_step(start, b, batch) for b in (batch, not_finite(batch)))
   assert not differs(with_it, without)
 
 
-def test_augmentation_differs_from_step_to_step_and_between_the_halves(steps, start, batch):
-  weight_step, architecture_step = steps
+def test_augmentation_differs_from_step_to_step_and_between_the_halves(half_steps, start, batch):
+  weight_step, architecture_step = half_steps
   later = start._replace(step=start.step + 1)
   losses = [
     float(weight_step(start, batch)[1]['weight_loss']),
@@ -189,10 +211,9 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
     _, step = bilevel.make_half_steps(
       learners,
       augment=lambda key, batch: batch,
-      seed=seed,
       random_sampling=config.search.sampling == 'random',
     )
-    step = jax.jit(step)
+    step = functools.partial(jax.jit(step), bilevel.seed_bits(seed))
     found = [step(start._replace(step=jnp.asarray(at)), batch, batch)[1] for at in (0, 1, 2, 3, 0)]
     return [float(metrics['architecture_loss']) for metrics in found]
 
@@ -207,19 +228,24 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
 def test_search_halves_share_no_patient_and_no_slice_with_each_other_or_other_splits(
   config, opened
 ):
-  for seed in range(10):
-    config = config.copy_and_resolve_references()
-    config.seed = seed
-    halves = search.divide(config, opened)
-    groups = [*halves.patients, opened.patients['validation'], opened.patients['test']]
-    everyone = [patient for group in groups for patient in group]
-    assert len(everyone) == len(set(everyone)) == 7
-    rows = [opened.examples(tuple(group))._rows for group in groups]
-    assert [len(one) for one in halves.examples] == [len(one) for one in rows[:2]]
-    for found, expected in zip(halves.examples, rows[:2], strict=True):
-      np.testing.assert_array_equal(found._rows, expected)
-    together = np.concatenate(rows)
-    assert len(together) == len(set(together.tolist())) == len(opened.prepared.slices)
+  halves = search.divide(config, opened)
+  groups = [*halves.patients, opened.patients['validation'], opened.patients['test']]
+  everyone = [patient for group in groups for patient in group]
+  assert len(everyone) == len(set(everyone)) == 7
+  rows = [opened.examples(tuple(group))._rows for group in groups]
+  assert [len(one) for one in halves.examples] == [len(one) for one in rows[:2]]
+  for found, expected in zip(halves.examples, rows[:2], strict=True):
+    np.testing.assert_array_equal(found._rows, expected)
+  together = np.concatenate(rows)
+  assert len(together) == len(set(together.tolist())) == len(opened.prepared.slices)
+
+
+def test_the_halves_and_the_steps_of_an_epoch_are_those_of_every_seed(config, opened):
+  halves = search.divide(config, opened)
+  config = config.copy_and_resolve_references()
+  config.seed = 5
+  other = search.divide(config, opened)
+  assert (other.patients, other.steps) == (halves.patients, halves.steps)
 
 
 # --- the whole loop
@@ -399,7 +425,7 @@ def test_a_search_ends_when_its_genotype_rests_for_as_long_as_patience(
     down=(((0, 'down_conv_3x3'), (1, 'down_max_pool')),),
     up=(((0, 'identity'), (1, 'up_conv_3x3')),),
   )
-  monkeypatch.setattr(search, 'derive', lambda *arguments: found)
+  monkeypatch.setattr(searched, 'derive', lambda *arguments: found)
   search.search(config, tmp_path)
   entries = entries_of(tmp_path)
   assert [entry['unchanged_epochs'] for entry in entries] == [0, 1, 2]  # one of warm-up
@@ -417,9 +443,10 @@ def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start
 
   moved = []
   for added in (None, penalty):
-    settings = {'augment': lambda key, batch: batch, 'seed': 0, 'penalty': added}
-    _, architecture_step = bilevel.make_half_steps(learners, **settings)
-    state, metrics = jax.jit(architecture_step)(start, batch, batch)
+    _, architecture_step = bilevel.make_half_steps(
+      learners, augment=lambda key, batch: batch, penalty=added
+    )
+    state, metrics = jax.jit(architecture_step)(bilevel.seed_bits(0), start, batch, batch)
     moved.append((state.architecture, float(metrics['architecture_loss'])))
   (without, loss), (with_, same_loss) = moved
   assert loss == same_loss  # of the data alone
@@ -474,24 +501,25 @@ def test_a_search_of_the_path_within_a_limit_tells_sizes_and_keeps_the_limit(
 
 
 def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_that_follows(
-  config, steps, start, batch, tmp_path, monkeypatch
+  config, opened, steps, start, batch, tmp_path, monkeypatch
 ):
   config = config.copy_and_resolve_references()
   config.search.order = 'second'
   calls, compiled = [], [steps[0]]  # the weight step is that of first order
 
   def recorded(of, step):
-    def run(state, *batches):
-      moved, metrics = step(state, *batches)
+    def run(state, searches, *batches):
+      moved, metrics = step(state, searches, *batches)
       calls.append((of, state, batches, moved))
       return moved, metrics
 
     return run
 
   def compile_steps(config, opened, halves, learners, state):
-    shape = opened.batch_shape(config.search.batch_size)
-    _, ahead = bilevel.make_half_steps(learners, augment=opened.augment, seed=config.seed)
-    compiled.append(Program(ahead, state, [shape, shape]))
+    shape, told = opened.batch_shape(config.search.batch_size), seeds.told([0], opened.mesh)
+    _, ahead = bilevel.make_half_steps(learners, augment=opened.augment)
+    ahead = seeds.side_by_side(ahead, count=1, mesh=opened.mesh)
+    compiled.append(Program(ahead, state, [told, shape, shape]))
     return [program.watched(functools.partial(recorded, of)) for of, program in enumerate(compiled)]
 
   monkeypatch.setattr(search, 'compile_steps', compile_steps)
@@ -506,7 +534,8 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
     assert not differs(moved.params, before.params)
     assert not differs(moved.weight_optimizer, before.weight_optimizer)
     assert differs(moved.architecture, before.architecture)
-  _, metrics = compiled[1](start, not_finite(batch), batch)
+  told = seeds.told([0], opened.mesh)
+  _, metrics = compiled[1](start, told, not_finite(batch), batch)
   assert math.isnan(metrics['architecture_loss'])
 
 

@@ -1,6 +1,6 @@
 """The bilevel step: weights and architecture, each with an optimiser and a half of the data.
 
-All pure functions of (state, batch); the loop around them is in search.py.
+All pure functions of (seed, state, batch); the loop around them is in search.py.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -29,8 +30,8 @@ class SearchState(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-WeightStep = Callable[[SearchState, Batch], tuple[SearchState, Metrics]]
-ArchitectureStep = Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]
+WeightStep = Callable[[jax.Array, SearchState, Batch], tuple[SearchState, Metrics]]
+ArchitectureStep = Callable[[jax.Array, SearchState, Batch, Batch], tuple[SearchState, Metrics]]
 
 
 def weight_optimizer(
@@ -90,7 +91,12 @@ def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) ->
   )
 
 
-def half_key(seed: int, state: SearchState, half: int) -> jax.Array:
+def seed_bits(seed: int) -> np.uint32:
+  """A seed as a program takes it: `jax.random.key` of it is that of the seed itself."""
+  return np.uint32(seed % 2**32)  # JAX has no more of it without double precision
+
+
+def half_key(seed: jax.Array, state: SearchState, half: int) -> jax.Array:
   """Of the random numbers of a half step, 0 of the weights, 1 of the architecture.
 
   It is split in two: for the augmentation, and for the channels where they are drawn.
@@ -102,12 +108,11 @@ def make_half_steps(
   learners: Learners,
   *,
   augment: Callable[[jax.Array, Batch], Batch],
-  seed: int,
   parts: int = 1,
   random_sampling: bool = False,
   penalty: Callable[[Architecture], jax.Array] | None = None,
 ) -> tuple[WeightStep, ArchitectureStep]:
-  """The two halves of the bilevel step, pure functions of the state and of batches.
+  """The two halves of the bilevel step, pure functions of a seed, the state and batches.
 
   Each differentiates its own variables only, so neither optimiser ever sees the other's. First
   order: the architecture's gradient is taken at the present weights. Second order: at the weights
@@ -117,15 +122,16 @@ def make_half_steps(
   Args:
     learners: The supernet and both optimisers.
     augment: (key, batch) -> batch.
-    seed: The random numbers of a step follow from it and from the step.
     parts: In which a batch is computed, see microbatches.py.
     random_sampling: Draw the sampled channels at random in each step.
     penalty: Added to the architecture's loss, of which `architecture_loss` shows the rest alone.
 
   Returns:
-    weight_step, (state, weight_batch) -> (state, metrics), which counts, and architecture_step,
-    (state, weight_batch, architecture_batch) -> (state, metrics). First order never computes on the
-    latter's weight batch; in second order its loss and overlap are those one step ahead.
+    weight_step, (seed, state, weight_batch) -> (state, metrics), which counts, and
+    architecture_step, (seed, state, weight_batch, architecture_batch) -> (state, metrics). The
+    random numbers of a step follow from the seed, uint32 [], and from the state's step. First order
+    never computes on the latter's weight batch; in second order its loss and overlap are those one
+    step ahead.
 
   Source: DARTS (Liu et al., 2019), equations 6 and 7, with momentum and decay in the step, and
   differentiated where DARTS takes finite differences.
@@ -144,7 +150,7 @@ def make_half_steps(
     found, counts = microbatches.total(sums, augment(augment_key, batch), parts=parts)
     return loss_of(found)[0], counts
 
-  def weight_step(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
+  def weight_step(seed: jax.Array, state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
     (value, _), gradient = jax.value_and_grad(loss, argnums=0, has_aux=True)(
       state.params, state.architecture, batch, half_key(seed, state, 0)
     )
@@ -156,7 +162,9 @@ def make_half_steps(
     )
     return state, {'weight_loss': value, 'weight_gradient': optax.tree.norm(gradient)}
 
-  def ahead(architecture: Architecture, state: SearchState, weight_batch: Batch) -> model.Params:
+  def ahead(
+    architecture: Architecture, seed: jax.Array, state: SearchState, weight_batch: Batch
+  ) -> model.Params:
     if learners.look_ahead is None:
       return state.params
     gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(
@@ -166,16 +174,20 @@ def make_half_steps(
     return optax.apply_updates(state.params, updates)
 
   def architecture_loss(
-    architecture: Architecture, state: SearchState, weight_batch: Batch, batch: Batch
+    architecture: Architecture,
+    seed: jax.Array,
+    state: SearchState,
+    weight_batch: Batch,
+    batch: Batch,
   ) -> tuple[jax.Array, jax.Array]:
-    params = ahead(architecture, state, weight_batch)
+    params = ahead(architecture, seed, state, weight_batch)
     return loss(params, architecture, batch, half_key(seed, state, 1))
 
   def architecture_step(
-    state: SearchState, weight_batch: Batch, architecture_batch: Batch
+    seed: jax.Array, state: SearchState, weight_batch: Batch, architecture_batch: Batch
   ) -> tuple[SearchState, Metrics]:
     (value, counts), gradient = jax.value_and_grad(architecture_loss, has_aux=True)(
-      state.architecture, state, weight_batch, architecture_batch
+      state.architecture, seed, state, weight_batch, architecture_batch
     )
     if penalty is not None:  # it does not depend on the weights
       gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))

@@ -9,7 +9,7 @@ those that nothing beats, and what is left is few.
 import bisect
 import functools
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,14 @@ def penalty(architecture: Architecture, space: Space, *, limit: int) -> jax.Arra
     limit: Parameters, above 0.
   """
   return PENALTY_WEIGHT * jax.nn.relu(jnp.log(parameters.expected(architecture, space) / limit))
+
+
+def penalty_of(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None:
+  """What the limit of a run adds to the architecture's loss; None without a limit."""
+  limit = config.search.max_parameters
+  if not limit:
+    return None
+  return functools.partial(penalty, space=parameters.space_of(config), limit=limit)
 
 
 def require_possible(config: ConfigDict) -> None:

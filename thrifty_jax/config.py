@@ -40,6 +40,7 @@ _POSITIVE_INTEGERS = (
   'data.image_size',
   'data.max_image_size',
   'model.channels',
+  'search.seeds',
   'search.epochs',
   'search.batch_size',
   'search.microbatches',
@@ -190,6 +191,7 @@ def default() -> ConfigDict:
   model.norm = 'none'  # of the baselines: none (the paper's) or group
 
   config.search = search = ConfigDict()
+  search.seeds = 1  # searches side by side, with seed, seed + 1, ...; the best one is kept
   search.epochs = 50
   search.warmup_epochs = 15  # weights only
   search.patience = 0  # stop after so many epochs with the same genotype; 0 never stops
@@ -444,6 +446,12 @@ def _validate_model(config: ConfigDict) -> None:
 
 def _validate_search(config: ConfigDict) -> None:
   """Refuses what cannot work in `search`."""
+  if config.distributed and config.search.seeds > 1:
+    raise InputError(
+      f'config.search.seeds is {config.search.seeds}; expected 1 where several processes train '
+      'together (config.distributed): start a run for each seed instead, each process by itself, '
+      'with its own --config.seed and --workdir'
+    )
   sample = config.search.sample
   multiple = f'a multiple of search.sample, which is {sample}'
   _require(config, 'search.channels', lambda value: value % sample == 0, multiple)

@@ -70,16 +70,18 @@ def everyone() -> Mesh:
 
 
 def require_even(config: ConfigDict, stage: str) -> Mesh:
-  """The mesh, if its devices can share the batches of a stage evenly.
+  """The mesh, if its devices can share the batches of a stage, or several searches, evenly.
 
   Args:
-    config: Reads `devices` and the batch_size of the stage.
+    config: Reads `devices`, and the batch_size of the stage or search.seeds.
     stage: search or retrain.
 
   Raises:
-    InputError: If they cannot, with the nearest sizes that they can share.
+    InputError: If they cannot, with the nearest numbers that they can share.
   """
-  mesh, size = of(config), config[stage].batch_size
+  several = stage == 'search' and config.search.seeds > 1  # each is whole on a device, see seeds.py
+  field = 'seeds' if several else 'batch_size'
+  mesh, size = of(config), config[stage][field]
   if size % mesh.size == 0:
     return mesh
   lower = size // mesh.size * mesh.size
@@ -87,7 +89,7 @@ def require_even(config: ConfigDict, stage: str) -> Mesh:
   fewer = max(count for count in range(1, mesh.size) if size % count == 0)
   or_fewer = '' if config.distributed else f', or use fewer: --config.devices={fewer}'
   raise InputError(
-    f'config.{stage}.batch_size is {size}, which {mesh.size} devices cannot share evenly; '
+    f'config.{stage}.{field} is {size}, which {mesh.size} devices cannot share evenly; '
     f'set it to {sizes}{or_fewer}'
   )
 

@@ -48,7 +48,7 @@ def place(config: ConfigDict, **given: Any) -> Path | None:
   if folder is None or jax.device_count() > 1:
     return None
   made_from = {
-    'config': config.to_dict(),
+    'config': config.to_dict() | {'seed': None},  # which a program is told
     'given': given,
     'code': _code(),
     'versions': {name: importlib.metadata.version(name) for name in _PACKAGES},

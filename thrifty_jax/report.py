@@ -98,6 +98,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'viewers': viewers(run, evaluated, rows),
     'retrain_plots': [Markup(text) for text in histories.retrain_plots(run, retrained)],
     'search_plots': [Markup(text) for text in histories.search_plots(workdir)],
+    'seeds': run_files.optional(workdir / 'search' / 'seeds.json', run_files.SEEDS),
     'alpha_plots': histories.alpha_plots(workdir),
     'health': histories.search_health(workdir),
     'resources': {

@@ -342,9 +342,9 @@ def _fit(
 
 
 def _source(config: ConfigDict, train_data: TrainData, net: nn.Module) -> Callable[..., str | None]:
-  """(state, batch) -> where a step meets what is no finite number."""
+  """(metrics, state, batch) -> where a step meets what is no finite number."""
 
-  def source(state: TrainState, batch: Batch) -> str | None:
+  def source(_: Any, state: TrainState, batch: Batch) -> str | None:
     batch = jax.jit(train_data.augment)(step_key(config.seed, state), batch)
     return not_finite.first_source(net, state.params, batch, loss=segmentation_loss)
 

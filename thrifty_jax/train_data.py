@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,14 @@ class TrainData:
     return Examples(self.prepared, cases, self.config.data.device_budget_bytes, self.mesh)
 
   def batches(
-    self, examples: Examples, *, batch_size: int, epoch: int, steps: int = 0, first: int = 0
+    self,
+    examples: Examples,
+    *,
+    batch_size: int,
+    epoch: int,
+    steps: int = 0,
+    first: int = 0,
+    searches: int = 1,
   ) -> Any:
     """The shuffled batches of an epoch, split over the devices; see data.batches."""
     return data.batches(
@@ -60,15 +67,25 @@ class TrainData:
       steps=steps,
       first=first,
       prefetch=self.config.data.prefetch,
+      searches=searches,
     )
 
   def slices_of(
-    self, examples: Examples, *, batch_size: int, epoch: int, index: int, steps: int = 0
+    self,
+    examples: Examples,
+    *,
+    batch_size: int,
+    epoch: int,
+    index: int,
+    steps: int = 0,
+    seed: int | None = None,
   ) -> list[str]:
-    """The slices of a batch, by its index in the epoch: 'Case12 slice 4', counted from 0."""
-    plan = data.order(
-      len(examples), batch_size=batch_size, seed=self.config.seed, epoch=epoch, steps=steps
-    )
+    """The slices of a batch, by its index in the epoch: 'Case12 slice 4', counted from 0.
+
+    Those of the run's seed, or of another one.
+    """
+    seed = self.config.seed if seed is None else seed
+    plan = data.order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)
     return [examples.name(int(example)) for example in plan[index]]
 
   def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
@@ -148,18 +165,27 @@ def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Iterator[No
 class Figures:
   """Sums of an epoch's metrics, read from the device a step late so that it never waits.
 
-  A number that is not finite stops the run.
+  A number that is not finite stops the run. Metrics of several searches have a leading axis [S], as
+  then have the figures.
   """
 
-  def __init__(self, stage: str, epoch: int, notes: Mapping[str, Any] | None = None):
+  def __init__(
+    self,
+    stage: str,
+    epoch: int,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int] = (),
+  ):
     """Begins an epoch, or goes on with one.
 
     Args:
       stage: Name of the stage, for errors.
       epoch: Counted from 0.
       notes: Of an epoch that was stopped.
+      seeds: Of the searches, where there are several.
     """
-    self.stage, self.epoch = stage, epoch
+    self.stage, self.epoch, self.seeds = stage, epoch, tuple(seeds)
     notes = notes or {'steps': 0, 'sums': {}}
     self.steps: int = notes['steps']
     self.sums = {name: np.asarray(value, np.float64) for name, value in notes['sums'].items()}
@@ -187,8 +213,9 @@ class Figures:
     self._pending = None
     for name, value in jax.device_get(metrics).items():
       if not np.all(np.isfinite(value)):
+        place = f'{self.stage}, epoch {self.epoch + 1}, step {step}{self._whose(value)}'
         raise NotFinite(
-          f'{self.stage}, epoch {self.epoch + 1}, step {step}: {name} is not finite; lower its '
+          f'{place}: {name} is not finite; lower its '
           f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept, from '
           'which --config.debug=True finds the first layer',
           step=step,
@@ -197,17 +224,23 @@ class Figures:
       self.sums[name] = self.sums.get(name, 0) + np.asarray(value, np.float64)
     self.steps += 1
 
-  def mean(self, name: str) -> float:
-    """Mean of a metric over the steps so far."""
-    return float(self.sums[name]) / self.steps if name in self.sums else math.nan
+  def _whose(self, value: np.ndarray) -> str:
+    """Of which search the first number is that is not finite; '' where there is one alone."""
+    if not self.seeds:
+      return ''
+    return f', seed {self.seeds[np.argwhere(~np.isfinite(value))[0][0]]}'
 
-  def dsc(self) -> float:
+  def mean(self, name: str) -> Any:
+    """Mean of a metric over the steps so far."""
+    return self.sums[name] / self.steps if name in self.sums else math.nan
+
+  def dsc(self) -> Any:
     """DSC of all pixels so far, mean over foreground classes, from the sums of `overlap`."""
     if 'overlap' not in self.sums:
       return math.nan
     both, predicted, true = np.moveaxis(self.sums['overlap'], -1, 0)
     total = predicted + true
-    return float(np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0).mean())
+    return np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0).mean(-1)
 
 
 def overlap(logits: jax.Array, label: jax.Array) -> jax.Array:

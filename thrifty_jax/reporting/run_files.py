@@ -47,6 +47,10 @@ RESOURCES = {
   'peak_device_bytes': (_COUNT, None),
   'device': str,
 }
+SEEDS = {
+  'picked': int,
+  'searches': [{'seed': int, 'architecture_dsc': float, 'parameters': _COUNT, 'epochs': _EPOCH}],
+}
 RETRAINED = {
   'model': str,
   'parameters': _COUNT,

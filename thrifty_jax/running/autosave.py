@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from thrifty_jax import logbook, mesh
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.logbook import Logbook
@@ -74,13 +76,14 @@ class Autosave:
     self._saved = time.monotonic()
     self._running = contextlib.ExitStack()
 
-  def resume(self, progress: Progress, log: Logbook) -> None:
+  def resume(self, progress: Progress, *logs: Logbook) -> None:
     """Goes on from the newest whole state, if there is one; lines written after it are dropped."""
     if hosts.of_first(self._number):
       progress.take_up(*self._restored(progress.arrays()))
-      step = int(progress.state.step)
+      step = int(np.asarray(progress.state.step).max())  # of several searches the one that is ahead
       logbook.say('resumed', f'after step {step}, in epoch {progress.epoch + 1}')
-    log.truncate(progress.epoch)
+    for log in logs:
+      log.truncate(progress.epoch)
 
   def _restored(self, like: Any) -> tuple[Any, dict[str, Any]]:
     """Arrays, placed like those of now, and notes."""

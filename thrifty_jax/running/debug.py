@@ -18,7 +18,7 @@ def watched(step: Step, stage: str, source: Callable[..., str | None]) -> Step:
   Args:
     step: (state, *batches) -> (state, metrics), which leaves the state it is given whole.
     stage: Name of the stage, for the error.
-    source: The same arguments -> what `not_finite.first_source` finds.
+    source: The metrics and the same arguments -> what `not_finite.first_source` finds.
 
   Returns:
     The step, which raises NotFinite.
@@ -28,8 +28,10 @@ def watched(step: Step, stage: str, source: Callable[..., str | None]) -> Step:
     moved, metrics = step(state, *batches)
     bad = [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
     if bad:
-      number = int(state.step) + 1
-      found = source(state, *batches) or not_finite.in_tree(moved._asdict(), 'after the step,')
+      number = int(np.asarray(state.step).max()) + 1  # of several searches the one that is ahead
+      found = source(metrics, state, *batches) or not_finite.in_tree(
+        moved._asdict(), 'after the step,'
+      )
       raise NotFinite(
         f'{stage}, step {number}: {bad[0]} is not finite, first of all '
         f'{found or "none of the layers as far as can be told"}',
