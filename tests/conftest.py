@@ -24,13 +24,17 @@ from thrifty_jax import genotype, model, train_data  # noqa: E402
 from thrifty_jax.running import stopping  # noqa: E402
 
 
-@pytest.fixture
-def quick_compilation():
+def _quick_compilation():
   """Half the time to compile; what is tested does not depend on it."""
   before = jax.config.values['jax_disable_most_optimizations']
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', before)
+
+
+quick_compilation = pytest.fixture(_quick_compilation)
+# Module fixtures compile too.
+quick_compilation_of_module = pytest.fixture(_quick_compilation, scope='module')
 
 
 @pytest.fixture

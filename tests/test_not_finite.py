@@ -28,13 +28,7 @@ NETWORKS = {
 KEY = jax.random.key(3)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  """Half the time to compile."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
 def made(name, side=8):

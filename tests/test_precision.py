@@ -37,13 +37,7 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; what is tested does not depend on it."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
 @functools.cache

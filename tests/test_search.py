@@ -32,14 +32,7 @@ from thrifty_jax.programs import Program
 from thrifty_jax.running import stopping
 from thrifty_jax.train_data import TrainData
 
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; what is tested does not depend on it."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
 @pytest.fixture(scope='module')

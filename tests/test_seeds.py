@@ -30,6 +30,8 @@ from thrifty_jax.running import memory, stages, stopping
 from thrifty_jax.search_progress import Progress
 from thrifty_jax.train_data import TrainData
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 SEEDS = (0, 1)
 # Of numbers up to 6; measured 6e-7 after 12 steps.
 ROUNDING = 2e-5
@@ -104,15 +106,6 @@ def test_a_seed_that_a_program_is_told_gives_the_random_numbers_of_the_seed_itse
 
 
 # --- the search
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quickly_compiled():
-  """Half the time to compile; what is tested does not depend on it."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture(scope='module')

@@ -4,7 +4,6 @@ import csv
 import warnings
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import SimpleITK
@@ -30,12 +29,7 @@ from thrifty_jax.scores import components, scoring
 PATIENTS = 8  # five are tested: as many ways in which scans are stored
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
 def turn_headers(folder):
