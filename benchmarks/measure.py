@@ -6,8 +6,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from thrifty_jax import device
 
 MIB = 1 << 20
 PACKAGES = ('jax', 'jaxlib', 'flax')
@@ -39,7 +40,7 @@ def several(one: argparse.ArgumentParser, name: str, *default: Any, **options: A
 def compile_all(
   programs: Sequence[tuple[Any, tuple[Any, ...]]],
 ) -> tuple[list[Callable[..., Any]], dict[str, Any]]:
-  """Compiles programs side by side, as the search does, and says what that took.
+  """Compiles programs one after the other, as the search does, and says what that took.
 
   Args:
     programs: Jitted functions, each with arguments or their shapes.
@@ -51,8 +52,10 @@ def compile_all(
   began = time.perf_counter()
   lowered = [function.lower(*arguments) for function, arguments in programs]
   traced = time.perf_counter()
-  with ThreadPoolExecutor(len(lowered)) as pool:
-    compiled = list(pool.map(lambda one: one.compile(), lowered))
+  compiled = []
+  for one in lowered:
+    compiled.append(one.compile())
+    device.give_back_memory()
   ended = time.perf_counter()
   planned = [one.memory_analysis() for one in compiled]
   most = None if None in planned else max(one.temp_size_in_bytes for one in planned) / MIB
@@ -66,7 +69,7 @@ def medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def environment() -> dict[str, Any]:
   """Versions and device. Starts JAX: to be called when no contender runs any more."""
-  from thrifty_jax import device, logbook
+  from thrifty_jax import logbook
 
   found = logbook.environment([])
   return {
