@@ -141,6 +141,16 @@ def test_a_rate_that_diverges_is_noted_and_not_tried_again(config, workdir, trai
   assert len(trained) == count
 
 
+def test_a_summary_of_an_earlier_release_is_one_clear_line(config, workdir, trained):
+  compare.compare(config, workdir)
+  for path in (workdir / 'compare' / 'unet').rglob('retrain/summary.json'):
+    summary = json.loads(path.read_text())
+    del summary['macs']
+    path.write_text(json.dumps(summary))
+  with pytest.raises(InputError, match='has no "macs", an earlier release wrote it'):
+    compare.compare(config, workdir)
+
+
 def test_no_rate_that_works_is_one_clear_line(config, workdir, trained):
   config.compare.learning_rates = (10.0, 20.0)
   with pytest.raises(InputError, match=r'Searched: .*learning_rates=\(10.0, 20.0\); add a lower'):

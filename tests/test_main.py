@@ -148,6 +148,18 @@ def test_folds_that_are_not_there_are_refused(ran, tmp_path, capsys, text):
   assert 'different ones from 0 to 2' in capsys.readouterr().err and ran == []
 
 
+def test_a_comparison_that_has_not_ended_in_every_fold_stops_no_other_stage(ran, tmp_path, capsys):
+  folds = ('--folds=0,1', '--config.data.folds=4')
+  assert _main(tmp_path, *folds, '--stage=search') == 0
+  for fold, names in enumerate((['thrifty', 'unet'], ['thrifty'])):
+    path = tmp_path / f'fold_{fold}' / 'compare' / 'results.json'
+    path.parent.mkdir()
+    path.write_text(json.dumps([{'name': name} for name in names]))
+  assert _main(tmp_path, *folds, '--stage=search') == 0
+  assert _main(tmp_path, *folds, '--stage=report') == 2
+  assert 'fold_1: compares thrifty, but' in capsys.readouterr().err
+
+
 def test_one_fold_and_several_do_not_share_a_workdir(ran, tmp_path, capsys):
   assert _main(tmp_path / 'one') == 0
   assert _main(tmp_path / 'one', '--folds=all') == 2

@@ -162,11 +162,12 @@ def test_the_norm_takes_groups_of_sixteen_channels(channels):
   np.testing.assert_allclose(np.asarray(got), reference_norm(x), atol=1e-5)
 
 
-def test_the_norm_of_a_constant_is_zero_not_nan():
+def test_the_norm_of_a_constant_is_zero_to_rounding_not_nan():
   x = jnp.full((1, 4, 4, 16), 7.0)
-  value, gradient = jax.value_and_grad(lambda x: norm.standardise(x, 1).sum())(x)
-  assert value == 0
-  assert jnp.isfinite(gradient).all()
+  # Rounding of x * scale + shift, where scale is 1 / sqrt(EPSILON), is all that may be left.
+  rounding = 7.0 / norm.EPSILON**0.5 * jnp.finfo(jnp.float32).eps
+  assert jnp.abs(norm.standardise(x, 1)).max() <= rounding
+  assert jnp.isfinite(jax.grad(lambda x: norm.standardise(x, 1).sum())(x)).all()
 
 
 def test_the_written_gradient_of_the_norm_is_that_of_the_formula():

@@ -75,7 +75,7 @@ def start(learners, opened, config):
 def steps(learners, opened, start, config):
   """weight_step and architecture_step, compiled once for all of this file."""
   halves = search.divide(config, opened)
-  return search.compile_steps(config, opened, halves, learners, start)
+  return search.compile_steps(config, opened, halves, learners, lambda: start)
 
 
 @pytest.fixture(scope='module')
@@ -512,7 +512,7 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
     shape, told = opened.batch_shape(config.search.batch_size), seeds.told([0], opened.mesh)
     _, ahead = bilevel.make_half_steps(learners, augment=opened.augment)
     ahead = seeds.side_by_side(ahead, count=1, mesh=opened.mesh)
-    compiled.append(Program(ahead, state, [told, shape, shape]))
+    compiled.append(Program(ahead, lambda: (state(), told, shape, shape)))
     return [program.watched(functools.partial(recorded, of)) for of, program in enumerate(compiled)]
 
   monkeypatch.setattr(search, 'compile_steps', compile_steps)

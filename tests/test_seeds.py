@@ -345,7 +345,9 @@ def test_a_vectorised_step_of_the_supernet_is_that_of_one_after_the_other(config
   _, step = bilevel.make_half_steps(learners, augment=opened.augment)
   several = seeds.side_by_side(step, count=2, mesh=opened.mesh, vectorised=True)
   del together  # which has compiled the other form
-  _, other = search.compile_steps(config, opened, search.divide(config, opened), learners, state)
+  _, other = search.compile_steps(
+    config, opened, search.divide(config, opened), learners, lambda: state
+  )
   (found, metrics), (expected, known) = (
     jax.jit(several)(*jax.device_get((state, told, batch, batch))),
     other(state, told, batch, batch),

@@ -86,8 +86,8 @@ def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) ->
     step=jnp.zeros((), jnp.int32),
     params=params,
     architecture=architecture,
-    weight_optimizer=learners.for_weights.init(params),
-    architecture_optimizer=learners.for_architecture.init(architecture),
+    weight_optimizer=jax.jit(learners.for_weights.init)(params),
+    architecture_optimizer=jax.jit(learners.for_architecture.init)(architecture),
   )
 
 

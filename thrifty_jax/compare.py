@@ -235,7 +235,13 @@ def _result(
   workdir: Path,
 ) -> dict[str, Any]:
   """All that a table says of a rival, but the scores of patients."""
-  trained = files.read_json(place / 'retrain' / 'summary.json')
+  path = place / 'retrain' / 'summary.json'
+  trained = files.read_json(path)
+  if missing := [name for name in _OF_TRAINING if name not in trained]:
+    raise InputError(
+      f'{path}: has no "{missing[0]}", an earlier release wrote it; move {place} away and run '
+      '--stage=compare again, which trains this network anew'
+    )
   return {
     'name': rival.name,
     'label': rival.label,

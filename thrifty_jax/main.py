@@ -121,7 +121,7 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
       console.fold(each)
     _run_stages(each, arguments)
   if command.folds:
-    folds.sum_up(command.workdir, runs)
+    folds.sum_up(command, runs)
     console.record(whole, arguments)
     verbs.run(stages.REPORT, whole.config, whole.workdir)
     console.end(whole, {})

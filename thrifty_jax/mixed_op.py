@@ -4,6 +4,7 @@ MixedOperation is the definition, one candidate after the other. The supernet ru
 computes the same for all edges out of one state in a few wide operations.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -134,8 +135,9 @@ class MixedEdges(nn.Module):
 
     def init(key: jax.Array) -> Any:
       x, weight = jnp.zeros((1, 2, 2, self.channels)), jnp.zeros(weights.shape[1])
-      keys = jax.random.split(key, (self.cells, self.edges))
-      return jax.vmap(jax.vmap(lambda key: operation.init(key, x, weight)['params']))(keys)
+      keys = jax.random.split(key, self.cells * self.edges)
+      flat = jax.vmap(lambda key: operation.init(key, x, weight)['params'])(keys)
+      return jax.tree.map(lambda leaf: leaf.reshape(self.cells, self.edges, *leaf.shape[1:]), flat)
 
     parameters = self.param('operations', init)
     mixing = mixing_matrices(weights * edge_weights[:, None], self.channels, resample=self.resample)
@@ -228,6 +230,7 @@ def prepare(parameters: dict, *, resample: spatial.Resample) -> list[Mixer]:
   return [jax.tree.unflatten(tree, [leaf[0] for leaf in part]) for part in parts]
 
 
+@functools.partial(jax.jit, static_argnames='resample')  # traced once for all cells of a level
 def mix_edges(
   state: jax.Array, mixer: Mixer, order: jax.Array | None, *, resample: spatial.Resample
 ) -> list[tuple[jax.Array, jax.Array]]:

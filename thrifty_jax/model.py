@@ -126,7 +126,7 @@ def initialise(module: nn.Module, *inputs: Any, seed: int) -> Params:
 
   def draw(path: tuple[Any, ...], leaf: Any) -> jax.Array:
     if path[-1] in ('scale', 'bias'):
-      return jnp.full(leaf.shape, float(path[-1] == 'scale'), leaf.dtype)
+      return jnp.asarray(np.full(leaf.shape, float(path[-1] == 'scale')), leaf.dtype)
     generator = np.random.default_rng((seed, zlib.crc32('/'.join(path).encode())))
     # The edges of a supernet are stacked, [cells, E, ...]: neither axis feeds an output.
     stacked = 2 if _STACKED.match(path[0]) else 0

@@ -1,5 +1,6 @@
 """The grid of cells (a UNet++-shaped triangle), as supernet and as derived network."""
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
@@ -161,10 +162,13 @@ def init_architecture(
     gated: Cells of the grid that have a gate.
   """
 
-  def normal(name: str, *shape: int) -> jax.Array:
-    # Drawn by name: stable when a kind or an edge is added.
+  longest = max(edge_count(nodes), *(len(names) for names in ops.OPERATIONS.values()))
+
+  def normal(name: str, size: int) -> jax.Array:
+    # Drawn by name: stable when a kind or an edge is added. Each as long as the longest, and cut
+    # outside JAX, so that one program is compiled for all.
     index = sum(ord(letter) * 31**i for i, letter in enumerate(name)) % 2**31
-    return 1e-3 * jax.random.normal(jax.random.fold_in(key, index), shape)
+    return jnp.asarray(np.asarray(_draw(key, index, longest))[:size])
 
   def part(kind: CellKind) -> dict:
     edges = [(node, source) for node in range(nodes) for source in sources_of(node)]
@@ -179,6 +183,11 @@ def init_architecture(
     gammas = jnp.stack([normal(f'path_{m}_{j}', 2) for m, j in gated])
     architecture['path'] = {'gammas': gammas}
   return architecture
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _draw(key: jax.Array, index: int, size: int) -> jax.Array:
+  return 1e-3 * jax.random.normal(jax.random.fold_in(key, index), (size,))
 
 
 class Supernet(nn.Module):

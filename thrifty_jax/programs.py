@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,7 @@ class Program:
   def __init__(
     self,
     step: Step,
-    state: Any,
-    batches: Sequence[Any],
+    arguments: Callable[[], tuple[Any, ...]],
     *,
     kept: Path | None = None,
     after: 'Program | None' = None,
@@ -76,16 +75,15 @@ class Program:
 
     Args:
       step: (state, *batches) -> (state, metrics), the state of the same structure.
-      state: Its arguments; arrays, or shapes and types.
-      batches: Likewise.
+      arguments: Gives (state, *batches), arrays or shapes and types. Asked for in the thread, and
+        not at all where the program is kept: that loads while the state is still being made.
       kept: The file of the traced program, which is written if it is not there; None keeps none.
       after: Another program, to be waited for: two at once would share the cores.
       check: Looks at what was compiled before it is used.
     """
     self._run: Step = self._called
-    self._arguments, self._tree = jax.tree.flatten((state, *batches))
-    self._state_tree = jax.tree.structure(state)
-    self._step, self._kept, self._after, self._check = step, kept, after, check
+    self._step, self._arguments = step, arguments
+    self._kept, self._after, self._check = kept, after, check
     self._future: Future[tuple[jax.stages.Compiled, float]] = Future()
     # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
     threading.Thread(target=self._compile, name=stopping.COMPILER, daemon=True).start()
@@ -102,7 +100,7 @@ class Program:
 
   def _called(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
     leaves, metrics = self.wait()(*jax.tree.leaves((state, *batches)))
-    return jax.tree.unflatten(self._state_tree, leaves), metrics
+    return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
 
   def wait(self) -> jax.stages.Compiled:
     """What JAX made of it, once it has: a function of the leaves of its arguments."""
@@ -118,8 +116,8 @@ class Program:
       if self._after is not None:
         self._after._future.exception()  # waits
       began = time.monotonic()
-      shapes = [_shape(x) for x in self._arguments]
-      compiled = jax.jit(self._traced(shapes)).lower(*shapes).compile()
+      program = _read(self._kept) if self._kept else None
+      compiled = self._compiled() if program is None else _loaded(program)
       device.give_back_memory()
       if self._check is not None:
         self._check(compiled)
@@ -127,19 +125,25 @@ class Program:
     except BaseException as error:  # raised again where the program is called
       self._future.set_exception(error)
 
-  def _traced(self, shapes: list[jax.ShapeDtypeStruct]) -> Callable[..., Any]:
-    """The step as a function of leaves; traced already where it is kept."""
-    if self._kept is None:
-      return self._flat
-    program = _read(self._kept)
-    if program is None:
-      program = export.export(jax.jit(self._flat))(*shapes)
-      _write(self._kept, program)
-    return program.call
+  def _compiled(self) -> jax.stages.Compiled:
+    """The step as a function of leaves, traced and compiled; and kept, if it is to be."""
+    leaves, tree = jax.tree.flatten(self._arguments())
+    shapes = [_shape(x) for x in leaves]
 
-  def _flat(self, *leaves: Any) -> tuple[list[Any], dict[str, jax.Array]]:
-    state, metrics = self._step(*jax.tree.unflatten(self._tree, leaves))
-    return jax.tree.leaves(state), metrics
+    def flat(*leaves: Any) -> tuple[list[Any], dict[str, jax.Array]]:
+      state, metrics = self._step(*jax.tree.unflatten(tree, leaves))
+      return jax.tree.leaves(state), metrics
+
+    if self._kept is None:
+      return jax.jit(flat).lower(*shapes).compile()
+    program = export.export(jax.jit(flat))(*shapes)
+    _write(self._kept, program)
+    return _loaded(program)
+
+
+def _loaded(program: export.Exported) -> jax.stages.Compiled:
+  """A traced program, compiled or out of JAX's cache."""
+  return jax.jit(program.call).lower(*program.in_avals).compile()
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

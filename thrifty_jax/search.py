@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,10 +104,13 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   hosts.meet(train_data.in_words())
   halves = divide(config, train_data)
   learners = build(config, train_data, steps=halves.steps)
+  drawn: Future[SearchState] = Future()
+  steps = compile_steps(config, train_data, halves, learners, drawn.result)
   image = train_data.image_shape(settings.batch_size)
   states = [bilevel.init_state(learners, image, seed=seed) for seed in numbers]
   _tell(config, halves, states)
   state = mesh.place(seeds.stack(states), seeds.sharding(train_data.mesh, len(numbers)))
+  drawn.set_result(state)
   del states  # of which there is a copy now
   # Beside the genotype and not in it: a genotype is passed on, names of patients are not.
   for_weights, for_architecture = map(list, halves.patients)
@@ -119,7 +123,6 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   progress = Progress(
     state, state.architecture, numbers, settings.patience, planned=(settings.epochs,)
   )
-  steps = compile_steps(config, train_data, halves, learners, state)
   if config.debug:
     sources = (search_faults.source(config, train_data, learners, half=half) for half in range(2))
     steps = [
@@ -160,11 +163,12 @@ def compile_steps(
   train_data: TrainData,
   halves: Halves,
   learners: Learners,
-  state: SearchState,
+  state: Callable[[], SearchState],
 ) -> list[Program]:
   """Begins to compile the half steps, of the weights and of the architecture.
 
-  One after the other: the first alone is needed as yet, and the second would keep it waiting.
+  One after the other: the first alone is needed as yet, and the second would keep it waiting. They
+  wait for the state, unless they are kept from an earlier run.
   """
   half_steps = bilevel.make_half_steps(
     learners,
@@ -181,8 +185,7 @@ def compile_steps(
   for half, step in enumerate(half_steps):
     program = Program(
       seeds.side_by_side(step, count=count, mesh=train_data.mesh),
-      state,
-      [searches, *[batch] * (half + 1)],
+      lambda half=half: (state(), searches, *[batch] * (half + 1)),
       kept=programs.place(config, half=half, steps=halves.steps, **given),
       after=compiled[0] if compiled else None,
       check=functools.partial(

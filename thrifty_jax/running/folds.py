@@ -1,9 +1,9 @@
 """Several folds by one command: a run for each in a folder of its own, then one result."""
 
 import dataclasses
-from pathlib import Path
 
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import stages
 from thrifty_jax.running.command_line import Command
 
 _RUN = ('search', 'retrain', 'model')  # what a run of one fold leaves in its workdir
@@ -36,23 +36,25 @@ def commands(command: Command) -> list[Command]:
   return [_of_fold(command, fold) for fold in command.folds]
 
 
-def sum_up(workdir: Path, runs: list[Command]) -> None:
+def sum_up(command: Command, runs: list[Command]) -> None:
   """Writes the scores of all folds as those of one set of patients, as far as they are there.
 
+  A comparison is summed up by --stage=compare and report alone: until it has ended, some folds have
+  fewer networks than others, which is nothing to any other stage.
+
   Args:
-    workdir: Of all folds; it gets evaluate/ and compare/.
+    command: Of all folds; its workdir gets evaluate/ and compare/.
     runs: The commands of the folds.
   """
   from thrifty_jax.scores import over_folds, standings
 
   folders = [run.workdir for run in runs]
-  for name, write in (
-    ('evaluate/summary.json', over_folds.write),
-    ('compare/results.json', standings.write),
-  ):
-    there = [folder for folder in folders if (folder / name).exists()]
-    if there:
-      write(workdir, there)
+  found = {'evaluate/summary.json': over_folds.write}
+  if command.stage in (stages.COMPARE.name, stages.REPORT.name):
+    found['compare/results.json'] = standings.write
+  for name, write in found.items():
+    if there := [folder for folder in folders if (folder / name).exists()]:
+      write(command.workdir, there)
 
 
 def _of_fold(command: Command, fold: int) -> Command:
