@@ -52,7 +52,7 @@ class Outcome:
     interrupted: Processes that got the signal.
     finished: Whether the last one came to its end by itself.
     resumed: Steps after which each process went on, 0 where nothing was saved yet.
-    damaged: Checkpoints that were left out as damaged.
+    damaged: What was said of checkpoints that were left out as damaged.
     statuses: Exit statuses of the interrupted processes.
     seconds_to_leave: The longest that one took to end.
     differences: Between its results and those of the run in one piece, in words.
@@ -62,7 +62,7 @@ class Outcome:
   interrupted: int = 0
   finished: bool = False
   resumed: list[int] = dataclasses.field(default_factory=list)
-  damaged: int = 0
+  damaged: list[str] = dataclasses.field(default_factory=list)
   statuses: list[int] = dataclasses.field(default_factory=list)
   seconds_to_leave: float = 0.0
   differences: list[str] = dataclasses.field(default_factory=list)
@@ -147,7 +147,7 @@ class Runs:
     said = self.log(workdir).read_text()
     steps = [line.split()[3].strip(',') for line in said.splitlines() if 'resumed' in line]
     outcome.resumed.append(int(steps[0]) if steps else 0)
-    outcome.damaged += said.count('is damaged')
+    outcome.damaged += [line for line in said.splitlines() if 'is damaged' in line]
 
 
 def differences(found: Path, expected: Path, stage: str) -> list[str]:
@@ -247,7 +247,7 @@ def main() -> int:
       {
         'signal': options.signal,
         'interrupted': sum(outcome.interrupted for outcome in outcomes),
-        'damaged_checkpoints': sum(outcome.damaged for outcome in outcomes),
+        'damaged_checkpoints': sum(len(outcome.damaged) for outcome in outcomes),
         'seconds_to_leave': round(max(outcome.seconds_to_leave for outcome in outcomes), 2),
         'differences': different,
       }

@@ -70,6 +70,22 @@ def test_only_the_newest_two_stay(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ['2', '3']
 
 
+def test_killed_while_an_old_one_is_deleted_no_half_of_it_stays(tmp_path, monkeypatch):
+  with monkeypatch.context() as killed:
+    killed.setattr(Checkpoints, '_empty', lambda self: None)
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+      checkpoints.save(step, _state(step))
+    checkpoints.close()
+  assert Path('checksums.json') in _files(tmp_path / 'removed' / '1')  # moved away in one piece
+  assert len(_files(tmp_path / 'removed' / '1')) > 5
+  warnings = []
+  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
+  assert (checkpoints.latest(), warnings) == (3, [])
+  assert not (tmp_path / 'removed').exists()
+  checkpoints.close()
+
+
 def test_the_state_may_be_donated_while_it_is_being_saved(tmp_path):
   add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
   state = {'x': jnp.zeros((512, 512))}

@@ -19,6 +19,7 @@ from thrifty_jax.errors import InputError
 SEAL = 'checksums.json'  # in each checkpoint's folder
 _METADATA = '_CHECKPOINT_METADATA'  # Orbax's
 _DAMAGED = 'damaged_'  # before the number of one that was set aside
+_REMOVED = 'removed'  # old ones go there first, in one move: killed, no half of one stays in place
 
 
 class Checkpoints:
@@ -55,12 +56,14 @@ class Checkpoints:
     # what it raises all the same.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._folder.mkdir(parents=True, exist_ok=True)
+    self._empty()
     self._set_aside_damaged()
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_handlers=ocp.StandardCheckpointHandler(),  # else guessed from what lies there
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
+        todelete_subdir=_REMOVED,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
         create=False,
@@ -157,6 +160,11 @@ class Checkpoints:
     self._manager.wait_until_finished()
     folder = self._folder / str(step)
     files.write_json(folder / SEAL, _checksums(folder))
+    self._empty()
+
+  def _empty(self) -> None:
+    """Deletes what Orbax has moved away."""
+    shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
   def _set_aside_damaged(self) -> None:
     """Looks at all checkpoints before Orbax does, which fails at some kinds of damage."""
@@ -167,15 +175,14 @@ class Checkpoints:
   def _damage(self, folder: Path) -> str:
     """What is wrong with a checkpoint as far as its files tell; '' for a whole one."""
     try:
-      if not (folder / SEAL).exists():  # killed between commit and seal
-        kept = files.read_json(folder / _METADATA)['custom_metadata']
-        return '' if {'structure', 'notes'} <= kept.keys() else f'{_METADATA} is incomplete'
+      if not (folder / SEAL).exists():  # killed before it; Orbax writes its metadata once more
+        return '' if _is_described(folder) else 'it was being written when the process ended'
       expected = files.read_json(folder / SEAL)
       if _METADATA not in expected:
         return f'{SEAL} is incomplete'
       found = _checksums(folder)
       changed = [name for name in expected if found.get(name) != expected[name]]
-    except (InputError, OSError, LookupError, TypeError, AttributeError) as error:
+    except (InputError, OSError, TypeError, AttributeError) as error:
       return str(error) or type(error).__name__
     if not changed:
       return ''
@@ -188,6 +195,15 @@ class Checkpoints:
     for before in self._folder.glob(f'{_DAMAGED}*'):
       shutil.rmtree(before)
     (self._folder / str(step)).rename(self._folder / f'{_DAMAGED}{step}')
+
+
+def _is_described(folder: Path) -> bool:
+  """Whether what was saved beside a checkpoint's arrays can be read."""
+  try:
+    kept = files.read_json(folder / _METADATA)['custom_metadata']
+    return {'structure', 'notes'} <= kept.keys()
+  except (InputError, LookupError, TypeError, AttributeError):
+    return False
 
 
 def _checksums(folder: Path) -> dict[str, str]:
