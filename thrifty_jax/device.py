@@ -19,7 +19,6 @@ _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-_M_ARENA_MAX = -8
 
 
 def prepare(config: ConfigDict) -> None:
@@ -107,7 +106,11 @@ def keep_freed_memory() -> bool:
   XLA's CPU runtime allocates the large temporary buffers of a program anew at each call. glibc gets
   blocks of that size from mmap and returns them at once, so each step touched fresh pages: the page
   faults took three quarters of the time of some operations (enlarging a 16 x 64 x 64 x 32 batch
-  took 40 ms and takes 10 ms so). One arena, so that what one thread frees serves the others.
+  took 40 ms and takes 10 ms so).
+
+  Only the main thread's arena of memory keeps such blocks, so programs run in the thread that calls
+  them, not in one of JAX's own. The compiler's threads have arenas of theirs: what it leaves behind
+  is in pieces, and looking for room among them made every step a third slower.
 
   Returns:
     Whether it was done; there is no mallopt outside glibc (macOS, musl, Windows).
@@ -117,7 +120,8 @@ def keep_freed_memory() -> bool:
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt is None:
     return False
-  settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
+  settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
   return all([mallopt(parameter, value) for parameter, value in settings])
 
 
