@@ -37,6 +37,12 @@ def several(one: argparse.ArgumentParser, name: str, *default: Any, **options: A
   one.add_argument(f'--{name}', nargs='+', default=list(default), **options)
 
 
+def dtypes(one: argparse.ArgumentParser) -> None:
+  """Adds --dtype."""
+  text = 'of slices and activations; parameters stay float32'
+  several(one, 'dtype', 'float32', type=str, choices=['float32', 'bfloat16'], help=text)
+
+
 def compile_all(
   programs: Sequence[tuple[Any, tuple[Any, ...]]],
 ) -> tuple[list[Callable[..., Any]], dict[str, Any]]:

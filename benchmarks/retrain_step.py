@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   )
   measure.several(parser, 'batch', 4)
   measure.several(parser, 'size', 128, help='of the square slices')
+  measure.dtypes(parser)
   parser.add_argument('--cache', default='', help="folder of compiled programs; '' is none")
   asked = parser.parse_args(arguments)
   return command_line.exit_status(functools.partial(_run, asked))
@@ -44,13 +45,17 @@ def _run(asked: Any) -> int:
   rounds = [(batch, _networks(asked, size)) for batch in asked.batch for size in asked.size]
   report = measure.Report('retrain_step')
   for batch, found in rounds:
-    rivals = {network: (start, network, batch, asked.cache) for network in found}
-    for network, figures in contenders.race(rivals, repeats=asked.repeats).items():
+    rivals = {
+      (network, dtype): (start, network, batch, dtype, asked.cache)
+      for network in found
+      for dtype in asked.dtype
+    }
+    for (network, dtype), figures in contenders.race(rivals, repeats=asked.repeats).items():
       line = measure.step_line(figures)
       if 'error' not in figures:
         count, macs = figures['parameters'], figures['macs'] / 1e9
         line = f'{count:,} parameters, {macs:.2f} G MACs a slice, {line}'
-      settings = {**dataclasses.asdict(network), 'batch': batch}
+      settings = {**dataclasses.asdict(network), 'batch': batch, 'dtype': dtype}
       report.add(settings, figures, line)
   return report.end()
 
@@ -65,7 +70,7 @@ def _networks(asked: Any, size: int) -> list[networks.Network]:
 
 
 def start(
-  network: networks.Network, batch: int, cache: str
+  network: networks.Network, batch: int, dtype: str, cache: str
 ) -> tuple[dict[str, Any], contenders.Turn]:
   """A contender, see `contenders.race`."""
   began = time.perf_counter()
@@ -85,12 +90,13 @@ def start(
     average_decay=config.retrain.ema_decay,
     seed=0,
   )
+  image = jax.ShapeDtypeStruct(image.shape, jnp.dtype(dtype))  # layers follow it
   label = jax.ShapeDtypeStruct(image.shape[:3], np.int32)
   program = jax.jit(step, donate_argnums=0), (state, {'image': image, 'label': label})
   (compiled,), figures = measure.compile_all([program])
   rng = np.random.default_rng(0)
   slices = {
-    'image': jnp.asarray(rng.normal(size=image.shape), jnp.float32),
+    'image': jnp.asarray(rng.normal(size=image.shape), image.dtype),
     'label': jnp.asarray(rng.integers(0, 2, label.shape), jnp.int32),
   }
 

@@ -60,14 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   measure.several(parser, 'size', 128, help='of the square slices; a multiple of 2^depth')
   measure.several(parser, 'nodes', 2)
   measure.several(parser, 'depth', 5)
-  measure.several(
-    parser,
-    'dtype',
-    'float32',
-    type=str,
-    choices=['float32', 'bfloat16'],
-    help='of slices and activations; parameters stay float32',
-  )
+  measure.dtypes(parser)
   parser.add_argument('--against', nargs='+', choices=RIVALS, default=[])
   measure.several(parser, 'seeds', 1, help='searches in one program, each with batches of its own')
   parser.add_argument(

@@ -5,6 +5,7 @@ computes the same for all edges out of one state in a few wide operations.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -183,7 +184,19 @@ _UP = np.array([[[0, 1, 0], [1, 0, 0]], [[0, 0, 0], [0, 0, 1]]], float)
 _UP_DILATED = np.zeros((4, 2, 3))
 _UP_DILATED[[0, 1, 3], [1, 0, 1], [0, 1, 2]] = 1
 
-_TAPS = {'normal': _PLAIN, 'down': _DOWN, 'up': _UP}
+
+def _in_both_axes(taps: np.ndarray) -> np.ndarray:
+  """The same along rows and columns: [offsets^2, phases^2, 9], each of both axes as one."""
+  offsets, phases, _ = taps.shape
+  return np.einsum('rap,sbq->rsabpq', taps, taps).reshape(offsets**2, phases**2, 9)
+
+
+_TAPS = {
+  kind: _in_both_axes(taps) for kind, taps in (('normal', _PLAIN), ('down', _DOWN), ('up', _UP))
+}
+_DILATED_TAPS = {
+  kind: _in_both_axes(_UP_DILATED if kind == 'up' else _PLAIN) for kind in ('normal', 'down', 'up')
+}
 
 
 def prepare(parameters: dict, *, resample: spatial.Resample) -> list[Mixer]:
@@ -193,22 +206,25 @@ def prepare(parameters: dict, *, resample: spatial.Resample) -> list[Mixer]:
   gate = parameters[_GATED[resample]]['gate']
   cells, edges = gate['squeeze']['bias'].shape[:2]
   identity = np.eye(edges)
-  # Axes: n cells, r s offsets, a b phases, p q taps, k kinds, e edges, i inputs, o outputs.
+  # Axes: n cells, r offsets, a phases, p taps, k kinds, e edges, i inputs, o outputs. Rows and
+  # columns are one axis: with more axes XLA compiles the derivative for longer (0.11 for minutes).
   phases_last = resample == 'up'
 
   def assemble(kernels: list[jax.Array], taps: np.ndarray, own_input: bool = False) -> jax.Array:
     inputs, outputs = ('ei', 'kfo') if own_input else ('i', 'keo')
-    shape = f'nrs{inputs}ab{outputs}' if phases_last else f'nrsab{inputs}{outputs}'
-    terms = [taps, taps, jnp.stack(kernels)] + ([identity] if own_input else [])
-    formula = 'rap,sbq,knepqio' + (',ef' if own_input else '')
+    shape = f'nr{inputs}a{outputs}' if phases_last else f'nra{inputs}{outputs}'
+    channels = kernels[0].shape[-2]
+    stacked = jnp.stack(kernels).reshape(len(kernels), cells, edges, 9, channels, -1)
+    terms = [taps, stacked] + ([identity] if own_input else [])
+    formula = 'rap,knepio' + (',ef' if own_input else '')
     kernel = jnp.einsum(f'{formula}->{shape}', *terms)
-    channels = kernels[0].shape[-2] * (edges if own_input else 1)
-    channels *= 1 if phases_last else taps.shape[1] ** 2
-    return kernel.reshape(cells, taps.shape[0], taps.shape[0], channels, -1)
+    side = math.isqrt(taps.shape[0])
+    inputs_in_all = channels * (edges if own_input else 1) * (1 if phases_last else taps.shape[1])
+    return kernel.reshape(cells, side, side, inputs_in_all, -1)
 
   kernels = [
     assemble([conv['kernel'], separable], _TAPS[resample]),
-    assemble([dil['kernel']], _UP_DILATED if resample == 'up' else _PLAIN),
+    assemble([dil['kernel']], _DILATED_TAPS[resample]),
   ]
   if resample != 'normal':
     gated = parameters[_GATED[resample]]['kernel']
