@@ -1,5 +1,6 @@
 """The device is chosen before JAX starts, and what is missing is said."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -98,6 +99,33 @@ def test_deterministic_operations_are_asked_for_once_and_beside_other_flags(monk
     device.prepare(config)
     flags = '--xla_cpu_enable_fast_math=false --xla_gpu_deterministic_ops=true'
     assert os.environ['XLA_FLAGS'] == flags
+
+
+@pytest.mark.parametrize(
+  ('name', 'flags', 'expected'),
+  [
+    ('auto', '', '--xla_gpu_enable_triton_gemm=false'),
+    ('gpu', '--a=1', '--a=1 --xla_gpu_enable_triton_gemm=false'),
+    ('gpu', '--xla_gpu_enable_triton_gemm=true', '--xla_gpu_enable_triton_gemm=true'),
+    ('cpu', '', ''),
+  ],
+)
+def test_matrix_products_are_left_to_cublas_where_jax_may_use_nvidias_gpus(
+  monkeypatch, name, flags, expected
+):
+  plugin = importlib.metadata.EntryPoint('xla_cuda13', 'jax_plugins.xla_cuda13', 'jax_plugins')
+  monkeypatch.setattr(importlib.metadata, 'entry_points', lambda **_: (plugin,))
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu' if name == 'cpu' else 'gpu')
+  monkeypatch.setattr(device, 'keep_freed_memory', lambda: True)
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  config = configs.default()
+  config.device, config.compilation_cache = name, ''
+  before = jax.config.values['jax_default_matmul_precision']
+  try:
+    device.prepare(config)
+  finally:
+    jax.config.update('jax_default_matmul_precision', before)
+  assert os.environ['XLA_FLAGS'] == expected
 
 
 def test_deterministic_operations_are_refused_once_a_gpu_has_started_without(monkeypatch):

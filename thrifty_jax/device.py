@@ -16,6 +16,10 @@ from ml_collections import ConfigDict
 from thrifty_jax.errors import InputError
 
 _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+# Matrix products by cuBLAS. XLA's own kernels for them, written in Triton, end the process on those
+# of the search (`triton_tiling_propagation.cc: Check failed`, github.com/openxla/xla/issues/47381),
+# and choosing among them takes most of the time of compiling.
+_CUBLAS = '--xla_gpu_enable_triton_gemm=false'
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -37,6 +41,8 @@ def prepare(config: ConfigDict) -> None:
     jax.config.update('jax_platforms', 'cpu')
   if config.deterministic:
     _use_deterministic_operations()
+  if config.device in ('auto', 'gpu') and _has_cuda_plugin():
+    _multiply_matrices_by_cublas()
   _use_compilation_cache(config.compilation_cache)
   # An accelerator's plugin present means that the large buffers will not be malloc's.
   if config.device == 'cpu' or not _has_accelerator_plugin():
@@ -139,15 +145,28 @@ def _use_deterministic_operations() -> None:
   XLA then neither measures which kernel is the fastest, as the winner may change from run to run,
   nor adds numbers in the order in which threads happen to finish.
   """
-  flags = os.environ.get('XLA_FLAGS', '')
-  if _DETERMINISTIC in flags.split():
+  if _DETERMINISTIC in os.environ.get('XLA_FLAGS', '').split():
     return
   if xla_bridge.backends_are_initialized() and jax.default_backend() == 'gpu':
     raise InputError(
       'config.deterministic is True, but JAX has started here already and reads the flag no '
       f'more; start a new process, or set XLA_FLAGS={_DETERMINISTIC} before JAX is used'
     )
-  os.environ['XLA_FLAGS'] = f'{flags} {_DETERMINISTIC}'.strip()
+  _add_xla_flag(_DETERMINISTIC)
+
+
+def _multiply_matrices_by_cublas() -> None:
+  """Keeps XLA from writing kernels of its own for matrix products on an NVIDIA GPU, see _CUBLAS.
+
+  Where XLA_FLAGS says something about it already, that stays.
+  """
+  if _CUBLAS.partition('=')[0] not in os.environ.get('XLA_FLAGS', ''):
+    _add_xla_flag(_CUBLAS)
+
+
+def _add_xla_flag(flag: str) -> None:
+  """Gives a flag to XLA, which reads them once, when it starts."""
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
 
 
 def _use_compilation_cache(setting: str) -> None:
@@ -167,6 +186,12 @@ def _use_compilation_cache(setting: str) -> None:
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def _has_cuda_plugin() -> bool:
+  """Whether JAX is installed for NVIDIA's GPUs."""
+  plugins = importlib.metadata.entry_points(group='jax_plugins')
+  return any('cuda' in plugin.name for plugin in plugins)
 
 
 def _has_accelerator_plugin() -> bool:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -167,8 +168,10 @@ def compile_steps(
 ) -> list[Program]:
   """Begins to compile the half steps, of the weights and of the architecture.
 
-  One after the other: the first alone is needed as yet, and the second would keep it waiting. They
-  wait for the state, unless they are kept from an earlier run.
+  On a CPU one after the other: the first alone is needed as yet, and the second would take cores
+  from it. For an accelerator at once: it is done with the warm-up long before a second compilation,
+  and either takes little more than a core. They wait for the state, unless they are kept from an
+  earlier run.
   """
   half_steps = bilevel.make_half_steps(
     learners,
@@ -187,7 +190,7 @@ def compile_steps(
       seeds.side_by_side(step, count=count, mesh=train_data.mesh),
       lambda half=half: (state(), searches, *[batch] * (half + 1)),
       kept=programs.place(config, half=half, steps=halves.steps, **given),
-      after=compiled[0] if compiled else None,
+      after=compiled[0] if compiled and jax.default_backend() == 'cpu' else None,
       check=functools.partial(
         memory.require_fit,
         config=config,
