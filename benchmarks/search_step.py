@@ -3,6 +3,7 @@
     python -m benchmarks.search_step --channels 32 --batch 4 --size 128 --against=plain
     python -m benchmarks.search_step --channels 8 16 32 64 --nodes 1 2 --size 64 128 256
     python -m benchmarks.search_step --channels 8 --size 64 --seeds 1 2 4
+    python -m benchmarks.search_step --channels 8 --size 64 --batch 8 --devices 1 2 4 8
 
 A step is both halves, that of the architecture and that of the weights, first order, on made-up
 slices, without augmentation. Every combination of the options is a measurement. Each contender runs
@@ -10,6 +11,8 @@ in a process of its own; they take turns. --against=plain adds the supernet writ
 layers, one module a candidate (benchmarks/plain_supernet.py), as JAX runs it by itself;
 plain_prepared is the same after device.prepare, which changes how memory is kept. --seeds has one
 contender for each number of searches in one program: search_s is a step's time for each of them.
+--devices has one for each number of devices that share the batch; a CPU takes the part of so many,
+on the cores that it has, which tells what sharing costs and not what it gains.
 """
 
 import itertools
@@ -21,7 +24,6 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from benchmarks import contenders, measure
 from benchmarks.plain_supernet import PlainSupernet
@@ -38,7 +40,8 @@ class Contender(NamedTuple):
   """Who is measured."""
 
   contender: str
-  seeds: int  # searches in one program
+  seeds: int = 1  # searches in one program
+  devices: int = 1  # that share a batch
 
 
 class Setting(NamedTuple):
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   measure.dtypes(parser)
   parser.add_argument('--against', nargs='+', choices=RIVALS, default=[])
   measure.several(parser, 'seeds', 1, help='searches in one program, each with batches of its own')
+  measure.several(parser, 'devices', 1, help='that share the batch')
   parser.add_argument(
     '--vectorised',
     choices=[*VECTORISED],
@@ -77,11 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for channels in asked.channels:
     if channels % 4:
       parser.error(f'--channels {channels} is not a multiple of 4: one in 4 is sampled')
+  for batch, devices in itertools.product(asked.batch, asked.devices):
+    if batch % devices:
+      parser.error(f'--batch {batch} is not a multiple of --devices {devices}, which share it')
+  if max(asked.seeds) > 1 and max(asked.devices) > 1:
+    parser.error('--seeds and --devices: one of them at a time')
   report = measure.Report('search_step')
   for values in itertools.product(*(getattr(asked, name) for name in Setting._fields)):
     setting = Setting(*values)
-    who = [Contender(OURS, count) for count in dict.fromkeys(asked.seeds)]
-    who += [Contender(name, 1) for name in dict.fromkeys(asked.against)]
+    who = [
+      Contender(OURS, *counts)
+      for counts in dict.fromkeys(itertools.product(asked.seeds, asked.devices))
+    ]
+    who += [Contender(name) for name in dict.fromkeys(asked.against)]
     how = asked.cache, VECTORISED[asked.vectorised]
     starts = {one: (start, setting, one, *how) for one in who}
     found = contenders.race(starts, repeats=asked.repeats)
@@ -101,32 +113,40 @@ def start(
   setting: Setting, who: Contender, cache: str, vectorised: bool | None
 ) -> tuple[dict[str, Any], contenders.Turn]:
   """A contender, see `contenders.race`."""
+  if who.devices > 1:
+    jax.config.update('jax_num_cpu_devices', who.devices)
   if who.contender == 'plain':
     jax.config.update('jax_compilation_cache_dir', cache or None)
   else:
     config = configs.default()
     config.compilation_cache = cache
     device.prepare(config)
-  return compiled_step(setting, plain=who.contender != OURS, count=who.seeds, vectorised=vectorised)
+  return compiled_step(setting, who, vectorised=vectorised)
 
 
 def compiled_step(
-  setting: Setting, *, plain: bool, count: int, vectorised: bool | None
+  setting: Setting, who: Contender, *, vectorised: bool | None
 ) -> tuple[dict[str, Any], contenders.Turn]:
   """Figures of the start, and the step on a state that it changes; of so many searches."""
   began = time.perf_counter()
-  learners = make_learners(setting, plain=plain)
+  config, count = configs.default(), who.seeds
+  config.devices = who.devices
+  shared = mesh.of(config)
+  learners = make_learners(setting, plain=who.contender != OURS)
   batch = made_up_batch(setting._replace(batch=count * setting.batch))
-  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+  batch = mesh.place(batch, mesh.split(shared))
+  shapes = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), batch
+  )
   image = jax.ShapeDtypeStruct((setting.batch, *batch['image'].shape[1:]), batch['image'].dtype)
   states = [bilevel.init_state(learners, image, seed=seed) for seed in range(count)]
-  state = jax.block_until_ready(seeds.stack(states))
+  state = mesh.place(seeds.stack(states), seeds.sharding(shared, count))
+  state = jax.block_until_ready(state)
   parameters = model.count(states[0].params)
   started = time.perf_counter() - began
-  one_device = Mesh(np.asarray(jax.devices()[:1]), (mesh.AXIS,))
-  told = seeds.told(range(count), one_device)
+  told = seeds.told(range(count), shared)
   weight_half, architecture_half = (
-    jax.jit(seeds.side_by_side(half, count=count, mesh=one_device, vectorised=vectorised))
+    jax.jit(seeds.side_by_side(half, count=count, mesh=shared, vectorised=vectorised))
     for half in bilevel.make_half_steps(learners, augment=lambda key, batch: batch)
   )
   (weight_step, architecture_step), figures = measure.compile_all(

@@ -20,6 +20,7 @@ from benchmarks import (
   inference,
   input_pipeline,
   measure,
+  networks,
   retrain_step,
   search_step,
   table,
@@ -187,8 +188,10 @@ def test_search_step_says_what_each_of_several_searches_takes(monkeypatch, capsy
   assert found[1]['relative_search'] == pytest.approx(4.5 / 1.5 / 4)
 
 
-@pytest.mark.parametrize('plain,count', [(True, 1), (False, 2)])
-def test_a_contender_takes_the_steps_of_the_search(plain, count, monkeypatch):
+@pytest.mark.parametrize(
+  'who', [search_step.Contender('plain'), search_step.Contender('supernet', seeds=2)], ids=str
+)
+def test_a_contender_takes_the_steps_of_the_search(who, monkeypatch):
   def traced(programs):  # compiling takes half a minute
     for function, (state, *batches) in programs:
       after, _ = jax.eval_shape(function, state, *batches)
@@ -197,7 +200,7 @@ def test_a_contender_takes_the_steps_of_the_search(plain, count, monkeypatch):
 
   monkeypatch.setattr(measure, 'compile_all', traced)
   setting = search_step.Setting(channels=4, batch=1, size=8, nodes=1, depth=2, dtype='bfloat16')
-  search_step.compiled_step(setting, plain=plain, count=count, vectorised=None)
+  search_step.compiled_step(setting, who, vectorised=None)
 
 
 def test_retrain_step_says_what_a_network_takes(capsys):
@@ -207,7 +210,7 @@ def test_retrain_step_says_what_a_network_takes(capsys):
 
 def test_retrain_step_measures_every_network_with_every_norm_that_it_has(monkeypatch, capsys):
   def race(rivals, *, repeats):
-    return {network: {'error': f'{network.norm} of {repeats}'} for network in rivals}
+    return {one: {'error': f'{one[0].norm} of {repeats}'} for one in rivals}
 
   monkeypatch.setattr(contenders, 'race', race)
   arguments = (*TINY, '--model', 'unet', 'thrifty', '--norm', 'none', 'group')
@@ -218,6 +221,17 @@ def test_retrain_step_measures_every_network_with_every_norm_that_it_has(monkeyp
     ('unet', 'group'),
     ('thrifty', 'group'),
   ]
+
+
+def test_retrain_step_takes_slices_of_the_type_that_it_is_told(monkeypatch):
+  def traced(programs):
+    ((_, (state, batch)),) = programs
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {'float32'}
+    assert batch['image'].dtype == jnp.bfloat16
+    return [lambda state, batch: (state, batch['image'].dtype)], {}
+
+  monkeypatch.setattr(measure, 'compile_all', traced)
+  retrain_step.start(networks.Network('unet', 16), 1, 'bfloat16', '')
 
 
 def test_inference_says_what_each_runtime_takes(capsys):
@@ -321,6 +335,8 @@ def test_a_contender_that_is_killed_leaves_an_error_and_the_others_their_figures
   [
     (search_step.main, ['--size=40'], '--size 40 is not a multiple of 32'),
     (search_step.main, ['--channels=6'], '--channels 6 is not a multiple of 4'),
+    (search_step.main, ['--batch=3', '--devices=2'], '--batch 3 is not a multiple of --devices 2'),
+    (search_step.main, ['--seeds=2', '--devices=2'], 'one of them at a time'),
     (search_step.main, ['--batch=0'], 'argument --batch: invalid positive value'),
     (first_run.main, ['--cache=warm'], 'needs what a cold run left'),
     (first_run.main, ['--workdir=x'], '--workdir=x: not known'),

@@ -178,6 +178,11 @@ def say(title: str, text: str = '') -> None:
   print(f'  {title:<9} {text}' if text else title, flush=True)
 
 
+def say_compiling() -> None:
+  """Says why nothing moves for a while."""
+  say('compiling', 'the step: up to minutes the first time, seconds when it was compiled before')
+
+
 def duration(seconds: float) -> str:
   """A time for a person: `8 s`, `3 min 20 s`, `1 h 05 min`."""
   minutes, rest = divmod(round(seconds), 60)

@@ -298,6 +298,7 @@ def _fit(
     mesh.replicated(train_step, train_data.mesh), donate_argnums=() if config.debug else 0
   )
   # Before the loop, where a signal to stop need not wait for it.
+  logbook.say_compiling()
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
   compiled = train_step.lower(progress.state, batch_shape).compile()
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')

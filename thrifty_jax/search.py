@@ -136,6 +136,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   autosave.resume(progress, *logs)
   if not _is_finished(progress, settings):
     # Before the loop, where a signal to stop need not wait for it.
+    logbook.say_compiling()
     for step in steps if hosts.several() else steps[:1]:
       step.wait()
     hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
