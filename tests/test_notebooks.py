@@ -304,8 +304,10 @@ sys.exit(130)
 
 def test_the_button_that_stops_a_cell_lets_the_command_save(tmp_path):
   (tmp_path / 'saves.py').write_text(SAVES)
+  # Where the tests run in a shell's background, processes begin with the signal ignored.
+  heard = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
   process = subprocess.Popen(
-    [sys.executable, '-c', "from notebooks import cells; cells.run('saves')"],
+    [sys.executable, '-c', f"{heard}; from notebooks import cells; cells.run('saves')"],
     cwd=PROJECT,
     env=os.environ | {'PYTHONPATH': str(tmp_path)},
     stdout=subprocess.PIPE,

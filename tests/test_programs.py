@@ -180,7 +180,7 @@ def endless(state):
   begun.set()
   threading.Event().wait()
 
-Program(endless, lambda: (np.ones(1),))
+Program(endless, lambda: (np.ones(1, np.float32),))
 begun.wait()
 print('told')
 stopping.leave(143)
