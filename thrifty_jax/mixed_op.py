@@ -5,7 +5,6 @@ computes the same for all edges out of one state in a few wide operations.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -184,19 +183,13 @@ _UP = np.array([[[0, 1, 0], [1, 0, 0]], [[0, 0, 0], [0, 0, 1]]], float)
 _UP_DILATED = np.zeros((4, 2, 3))
 _UP_DILATED[[0, 1, 3], [1, 0, 1], [0, 1, 2]] = 1
 
+_TAPS = {'normal': _PLAIN, 'down': _DOWN, 'up': _UP}
+
 
 def _in_both_axes(taps: np.ndarray) -> np.ndarray:
   """The same along rows and columns: [offsets^2, phases^2, 9], each of both axes as one."""
   offsets, phases, _ = taps.shape
   return np.einsum('rap,sbq->rsabpq', taps, taps).reshape(offsets**2, phases**2, 9)
-
-
-_TAPS = {
-  kind: _in_both_axes(taps) for kind, taps in (('normal', _PLAIN), ('down', _DOWN), ('up', _UP))
-}
-_DILATED_TAPS = {
-  kind: _in_both_axes(_UP_DILATED if kind == 'up' else _PLAIN) for kind in ('normal', 'down', 'up')
-}
 
 
 def prepare(parameters: dict, *, resample: spatial.Resample) -> list[Mixer]:
@@ -213,18 +206,18 @@ def prepare(parameters: dict, *, resample: spatial.Resample) -> list[Mixer]:
   def assemble(kernels: list[jax.Array], taps: np.ndarray, own_input: bool = False) -> jax.Array:
     inputs, outputs = ('ei', 'kfo') if own_input else ('i', 'keo')
     shape = f'nr{inputs}a{outputs}' if phases_last else f'nra{inputs}{outputs}'
-    channels = kernels[0].shape[-2]
+    offsets, phases, _ = taps.shape
+    channels = kernels[0].shape[-1]
     stacked = jnp.stack(kernels).reshape(len(kernels), cells, edges, 9, channels, -1)
-    terms = [taps, stacked] + ([identity] if own_input else [])
+    terms = [_in_both_axes(taps), stacked] + ([identity] if own_input else [])
     formula = 'rap,knepio' + (',ef' if own_input else '')
     kernel = jnp.einsum(f'{formula}->{shape}', *terms)
-    side = math.isqrt(taps.shape[0])
-    inputs_in_all = channels * (edges if own_input else 1) * (1 if phases_last else taps.shape[1])
-    return kernel.reshape(cells, side, side, inputs_in_all, -1)
+    width = len(kernels) * edges * channels * (phases**2 if phases_last else 1)
+    return kernel.reshape(cells, offsets, offsets, -1, width)
 
   kernels = [
     assemble([conv['kernel'], separable], _TAPS[resample]),
-    assemble([dil['kernel']], _DILATED_TAPS[resample]),
+    assemble([dil['kernel']], _UP_DILATED if resample == 'up' else _PLAIN),
   ]
   if resample != 'normal':
     gated = parameters[_GATED[resample]]['kernel']

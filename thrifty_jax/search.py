@@ -170,9 +170,9 @@ def compile_steps(
   """Begins to compile the half steps, of the weights and of the architecture.
 
   On a CPU one after the other: the first alone is needed as yet, and the second would take cores
-  from it. For an accelerator at once: it is done with the warm-up long before a second compilation,
-  and either takes little more than a core. They wait for the state, unless they are kept from an
-  earlier run.
+  from it. For an accelerator at once: a GPU ends the warm-up in less time than the second takes to
+  compile, and either keeps little more than a core busy. They wait for the state, unless they are
+  kept from an earlier run.
   """
   half_steps = bilevel.make_half_steps(
     learners,
