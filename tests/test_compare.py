@@ -81,6 +81,21 @@ def test_random_genotypes_differ_match_in_parameters_and_stay(config, workdir):
   assert first == drawn_at_random(config, workdir)
 
 
+@pytest.mark.parametrize(
+  ('name', 'norm'), [('unet_matched', 'none'), ('unet_matched_group', 'group')]
+)
+def test_a_matched_unet_is_the_widest_one_no_larger_than_the_searched_network(
+  config, workdir, name, norm
+):
+  config.compare.baselines = ('unet', name)
+  unet, matched = compare.rivals(config, workdir)[-2:]
+  # By hand: 8 and 9 channels at full size, see test_network for 32; the searched one has 605,280.
+  assert (unet.model['width'], matched.model['width']) == (32, 8)
+  assert matched.model | {'name': 'unet', 'norm': norm} == matched.model
+  config.model.channels = 1  # a network that is smaller than any U-Net
+  assert compare.rivals(config, workdir)[-1].model['width'] == 1
+
+
 def test_given_genotypes_take_part_under_the_names_of_their_files(config, workdir, tmp_path):
   (tmp_path / 'mine.json').write_bytes(EXAMPLE.read_bytes())
   config.compare.genotypes = (str(tmp_path / 'mine.json'),)

@@ -303,6 +303,7 @@ PAPER = {
   'model.nodes': (2, 'paper, figure 1'),
   'model.edges_per_node': (2, "code, the paper's K"),
   'model.deep_supervision': (False, 'code'),
+  'model.width': (32, 'ours: 7.76M and 9.04M parameters'),
   'model.norm': ('none', 'ours: 7.76M and 9.04M parameters'),
   'search.epochs': (1000, 'code'),
   'search.warmup_epochs': (15, 'code'),

@@ -223,7 +223,8 @@ def test_damaged_weights_are_refused_in_one_line_that_names_the_file(folder, dam
 
 
 FIELDS = (
-  *('format', 'version', 'name', 'channels', 'depth', 'deep_supervision', 'norm', 'classes'),
+  *('format', 'version', 'name', 'channels', 'depth', 'width', 'norm', 'classes'),
+  'deep_supervision',
   *('modalities', 'context', 'image_size', 'intensity', 'percentiles', 'mean', 'std', 'background'),
   *('largest_component', 'clahe_clip_limit', 'resize', 'flips', 'padding', 'training_scans'),
   *('curvature_flow_iterations', 'curvature_flow_time_step'),
@@ -244,6 +245,7 @@ CHANGED = {
   'a broken number of channels': {'channels': 4.5},
   'a depth below nothing': {'depth': -1},
   'a depth in a list': {'depth': [2]},
+  'no width': {'width': 0},
   'one class': {'classes': ['background']},
   'classes by number': {'classes': 3},
   'classes without names': {'classes': [1, 2, 3]},
@@ -352,10 +354,25 @@ def test_a_newer_folder_says_to_update_and_an_older_one_to_train(folder):
 
 def test_a_folder_of_version_3_which_knew_no_splits_is_read(folder, trained):
   spec = files.read_json(folder / 'preprocessing.json')
-  del spec['splits_sha256']
+  del spec['splits_sha256'], spec['width']
   files.write_json(folder / 'preprocessing.json', spec | {'version': 3})
   model.sign(folder)
   jax.tree.map(np.testing.assert_array_equal, model.load(folder).params, trained[2])
+
+
+def test_a_baseline_is_as_wide_as_the_config_says_and_32_in_folders_of_version_4(tmp_path):
+  config = settings('unet')
+  config.model.width = 3
+  spec = model.describe(config, STATISTICS)
+  params = model.initialise(model.build(spec, None), IMAGE, seed=0)
+  save(tmp_path / 'narrow', (spec, None, params), found=None)
+  loaded = model.load(tmp_path / 'narrow')
+  assert loaded.module.widths == (3, 6, 12, 24, 48)
+  assert loaded.logits(jnp.zeros(IMAGE.shape)).shape == (2, 16, 16, 3)
+  del spec['width']
+  save(tmp_path / 'before', (spec | {'version': 4}, None, params), found=None)
+  with pytest.raises(InputError, match='not the weights of the network that its folder describes'):
+    model.load(tmp_path / 'before')  # they would be of 32 channels
 
 
 SCORES = {'split': 'test', 'dsc_mean': 0.5}

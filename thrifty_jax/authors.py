@@ -27,7 +27,8 @@ def apply(config: ConfigDict) -> None:
   model.nodes = 2  # paper, figure 1
   model.edges_per_node = 2  # code; the paper's K
   model.deep_supervision = False  # code
-  model.norm = 'none'  # ours: only U-Nets without norms have the paper's 7.76M and 9.04M parameters
+  model.width = 32  # ours: that of the U-Nets with the paper's 7.76M and 9.04M parameters
+  model.norm = 'none'  # ours: likewise, those without norms
 
   _search(config.search)
   _retrain(config.retrain)

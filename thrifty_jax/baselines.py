@@ -1,4 +1,4 @@
-"""U-Net and UNet++ at the widths that give the paper's parameter counts."""
+"""U-Net and UNet++, by default at the width that gives the paper's parameter counts."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,12 @@ from thrifty_jax import ops, spatial
 from thrifty_jax.network import pad_to_multiple
 from thrifty_jax.norm import Norm, at_least_float32
 
-WIDTHS = (32, 64, 128, 256, 512)
+WIDTH, LEVELS = 32, 5  # channels at full size, of the paper's 7.76M and 9.04M; and how often halved
+
+
+def widths_of(width: int) -> tuple[int, ...]:
+  """Channels of every level, twice as many at each half of the size."""
+  return tuple(width * 2**level for level in range(LEVELS))
 
 
 class Block(nn.Module):
@@ -53,7 +58,7 @@ class UNetPlusPlus(nn.Module):
     classes: K, background included.
     nested: True builds the whole triangle (UNet++), False its two sides (U-Net).
     deep_supervision: Logits of every level-0 output, stacked in front (UNet++ only).
-    norm: 'none', which gives the paper's 7.76M and 9.04M, or 'group'.
+    norm: 'none', as in the paper's, or 'group'.
     widths: Channels of every level.
     background: Normalised value that sides are padded with, one per image channel.
     remat: Blocks keep only their inputs for the derivative, which runs them once more.
@@ -65,7 +70,7 @@ class UNetPlusPlus(nn.Module):
   nested: bool
   deep_supervision: bool = False
   norm: str = 'none'
-  widths: tuple[int, ...] = WIDTHS
+  widths: tuple[int, ...] = widths_of(WIDTH)
   background: tuple[float, ...] = (0.0,)
   remat: bool = False
 

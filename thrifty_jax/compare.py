@@ -5,6 +5,7 @@ a few learning rates; the validation patients choose the rate, and only that net
 the test patients. Each training is a run of its own, in a folder of its own.
 """
 
+import bisect
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import evaluate, files, genotype, logbook, parameters, retrain
+from thrifty_jax import baselines, evaluate, files, genotype, logbook, model, parameters, retrain
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.running import stages
 from thrifty_jax.scores import standings, tables
 
+MATCHED = 0  # a width: the largest with no more parameters than the searched network
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
   'unet': ('U-Net', {'name': 'unet', 'norm': 'none'}),
   'unet_group': ('U-Net, GroupNorm', {'name': 'unet', 'norm': 'group'}),
   'unet_plus_plus': ('UNet++', {'name': 'unet_plus_plus', 'norm': 'none'}),
   'unet_plus_plus_group': ('UNet++, GroupNorm', {'name': 'unet_plus_plus', 'norm': 'group'}),
+  'unet_matched': ('U-Net, narrow', {'name': 'unet', 'norm': 'none', 'width': MATCHED}),
+  'unet_matched_group': (
+    'U-Net, narrow, GroupNorm',
+    {'name': 'unet', 'norm': 'group', 'width': MATCHED},
+  ),
   'unet_plus_plus_deep': (
     'UNet++, deep supervision',
     {'name': 'unet_plus_plus', 'norm': 'none', 'deep_supervision': True},
@@ -41,6 +48,7 @@ _OF_TRAINING = (
   'validation_dsc',
   'seconds',
 )
+_WIDEST = 1024  # of a U-Net that is matched
 DRAWS = 2000  # of random genotypes, of which the nearest in parameters is taken
 
 
@@ -113,7 +121,10 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
     found.append(Rival(f'random_{number}', f'Random {number}', 'random', {'name': 'thrifty'}, path))
   for name in config.compare.baselines:
     label, changes = BASELINES[name]
-    found.append(Rival(name, label, 'baseline', {'deep_supervision': False} | changes))
+    settings = {'deep_supervision': False, 'width': baselines.WIDTH} | changes
+    if settings['width'] == MATCHED:
+      settings['width'] = matched_width(config, searched, norm=settings['norm'])
+    found.append(Rival(name, label, 'baseline', settings))
   names = [rival.name for rival in found]
   if twice := [name for name in names if names.count(name) > 1]:
     raise InputError(
@@ -148,6 +159,19 @@ def matched_genotype(
     for _ in range(DRAWS)
   ]
   return min(drawn, key=lambda one: abs(parameters.count(one, space) - target))
+
+
+def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
+  """Width of the largest U-Net with no more parameters than a genotype's network; at least 1."""
+  space = parameters.space_of(config)
+
+  def count(width: int) -> int:
+    widths = baselines.widths_of(width)
+    net = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
+    return model.count(model.shapes(net, space.image_channels))
+
+  candidates = range(1, _WIDEST + 1)
+  return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
 
 
 def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> dict[str, Any]:

@@ -11,12 +11,15 @@ from ml_collections import ConfigDict
 from thrifty_jax.errors import InputError
 
 MODELS = ('thrifty', 'unet', 'unet_plus_plus')
-# Of the comparison: the paper's models as they are, and with the norms that the cells have.
+# Of the comparison: the paper's models as they are, and with the norms that the cells have; U-Nets
+# so narrow that they have no more parameters than the searched network.
 BASELINES = (
   'unet',
   'unet_group',
   'unet_plus_plus',
   'unet_plus_plus_group',
+  'unet_matched',
+  'unet_matched_group',
   'unet_plus_plus_deep',
 )
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
@@ -40,6 +43,7 @@ _POSITIVE_INTEGERS = (
   'data.image_size',
   'data.max_image_size',
   'model.channels',
+  'model.width',
   'search.seeds',
   'search.epochs',
   'search.batch_size',
@@ -188,6 +192,7 @@ def default() -> ConfigDict:
   model.nodes = 2  # of a cell, 1 to 4
   model.edges_per_node = 2  # that a node keeps, if it has as many
   model.deep_supervision = False
+  model.width = 32  # channels of a baseline at full size, doubled at each half of it; the paper's
   model.norm = 'none'  # of the baselines: none (the paper's) or group
 
   config.search = search = ConfigDict()
@@ -236,7 +241,7 @@ def default() -> ConfigDict:
   evaluate.threshold_floor = False  # also score thresholds on intensity, where they are strong
 
   config.compare = compare = ConfigDict()
-  compare.baselines = BASELINES[:4]
+  compare.baselines = BASELINES[:6]
   compare.random_genotypes = 3  # with about the parameters of the searched one
   compare.genotypes = ()  # files of further genotypes
   compare.learning_rates = (7e-4, 2e-3, 6e-3)  # each network has the best on validation patients

@@ -26,7 +26,7 @@ from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_setting
 
 Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
 FORMAT = 'thrifty_jax.model'
-VERSION = 4  # 3 had neither scores.json nor the splits; both are optional
+VERSION = 5  # 4 had no width, of baselines; 3 neither scores.json nor the splits, which may lack
 OLDEST = 3  # 2 had no checksums and did not say what the training scans were like
 CHECKSUMS = 'checksums.json'
 SCORES = 'scores.json'
@@ -38,6 +38,7 @@ _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of network's MixedEdges
 _SIZES = {
   'channels': (1, 4096),
   'depth': (2, 8),
+  'width': (1, 4096),
   'modalities': (1, 64),
   'context': (0, 32),
   'image_size': (1, 1 << 14),
@@ -64,7 +65,8 @@ def build(spec: dict[str, Any], found: genotype.Genotype | None) -> nn.Module:
       raise ValueError('a thrifty network needs a genotype')
     return network.DerivedNetwork(found, channels=spec['channels'], depth=spec['depth'], **common)
   nested = spec['name'] == 'unet_plus_plus'
-  return baselines.UNetPlusPlus(nested=nested, norm=spec['norm'], **common)
+  widths = baselines.widths_of(spec['width'])
+  return baselines.UNetPlusPlus(nested=nested, norm=spec['norm'], widths=widths, **common)
 
 
 def describe(
@@ -88,6 +90,7 @@ def describe(
     'name': model.name,
     'channels': model.channels,
     'depth': model.depth,
+    'width': model.width,
     'deep_supervision': model.deep_supervision,
     'norm': model.norm,
     'classes': list(data.classes),
@@ -309,6 +312,8 @@ def _digest(path: Path) -> str:
 def _read_description(path: Path) -> dict[str, Any]:
   """What `describe` recorded, every field checked: the network is built from them."""
   spec = files.read_json(path)
+  if spec['version'] < 5:
+    spec['width'] = baselines.WIDTH
 
   def whole(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most  # True is none
@@ -372,7 +377,7 @@ def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Para
     with safetensors.safe_open(path, framework='np') as file:  # its header alone
       parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
       found = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
-      expected = {name: (leaf.shape, 'F32') for name, leaf in _shapes(module, channels).items()}
+      expected = {name: (leaf.shape, 'F32') for name, leaf in shapes(module, channels).items()}
       if found != expected:  # before memory is taken for them
         raise InputError(
           f'{path}: these are not the weights of the network that its folder describes'
@@ -394,7 +399,7 @@ def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Para
 
 
 @functools.lru_cache(maxsize=16)
-def _shapes(module: nn.Module, channels: int) -> dict[str, Any]:
+def shapes(module: nn.Module, channels: int) -> dict[str, Any]:
   """Shapes of a network's parameters by their names; they do not depend on the image's size."""
   side = 2 ** getattr(module, 'depth', 5)
   image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)

@@ -48,7 +48,7 @@ def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   """
   spec = member.preprocessing
   thrifty = spec['name'] == 'thrifty'
-  depth = spec['depth'] if thrifty else len(baselines.WIDTHS) - 1
+  depth = spec['depth'] if thrifty else baselines.LEVELS - 1
   size = spec['image_size']
   graph = Graph(side=0 if dynamic_sides else -(-size // 2**depth) * 2**depth, depth=depth)
   params = jax.tree.map(np.asarray, member.params)
@@ -217,7 +217,7 @@ def _max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:
 
 def _unet(graph: Graph, image: Tensor, params: Parameters, *, nested: bool) -> Tensor:
   """U-Net, or UNet++, as `baselines.UNetPlusPlus` has them: logits of the padded image."""
-  levels = len(baselines.WIDTHS)
+  levels = baselines.LEVELS
   outputs: dict[tuple[int, int], Tensor] = {}
   for level in range(levels):
     x = _max_pool(graph, outputs[level - 1, 0], 2) if level else image

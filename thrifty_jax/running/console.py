@@ -36,7 +36,7 @@ def _describe_model(config: ConfigDict) -> str:
   """The model in a line; its parameters are counted when it is built."""
   model = config.model
   if model.name != 'thrifty':
-    return f'{model.name}, a baseline, norm {model.norm}'
+    return f'{model.name}, a baseline, {model.width} channels at full size, norm {model.norm}'
   size = f'{model.channels} channels, depth {model.depth}, {model.nodes} nodes per cell'
   if config.genotype:
     return f'thrifty, {size}, as in {config.genotype}'
