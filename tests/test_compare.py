@@ -91,7 +91,7 @@ def test_a_matched_unet_is_the_widest_one_no_larger_than_the_searched_network(
   unet, matched = compare.rivals(config, workdir)[-2:]
   # By hand: 8 and 9 channels at full size, see test_network for 32; the searched one has 605,280.
   assert (unet.model['width'], matched.model['width']) == (32, 8)
-  assert matched.model | {'name': 'unet', 'norm': norm} == matched.model
+  assert (matched.model['name'], matched.model['norm']) == ('unet', norm)
   config.model.channels = 1  # a network that is smaller than any U-Net
   assert compare.rivals(config, workdir)[-1].model['width'] == 1
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -121,7 +122,7 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
     found.append(Rival(f'random_{number}', f'Random {number}', 'random', {'name': 'thrifty'}, path))
   for name in config.compare.baselines:
     label, changes = BASELINES[name]
-    settings = {'deep_supervision': False, 'width': baselines.WIDTH} | changes
+    settings: dict[str, Any] = {'deep_supervision': False, 'width': baselines.WIDTH} | changes
     if settings['width'] == MATCHED:
       settings['width'] = matched_width(config, searched, norm=settings['norm'])
     found.append(Rival(name, label, 'baseline', settings))
@@ -167,7 +168,7 @@ def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> 
 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)
-    net = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
+    net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
     return model.count(model.shapes(net, space.image_channels))
 
   candidates = range(1, _WIDEST + 1)
