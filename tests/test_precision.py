@@ -74,10 +74,10 @@ def types_of(program, primitive):
 @pytest.mark.parametrize('name', NETWORKS)
 def test_convolutions_follow_the_image_but_the_last_and_the_statistics_are_float32(name):
   params, (image, *more), _ = problem(name)
-  program = jax.make_jaxpr(functools.partial(model.apply, NETWORKS[name]))(
-    params, image.astype(jnp.bfloat16), *more
-  ).jaxpr
-  assert program.outvars[0].aval.dtype == jnp.float32
+  apply = functools.partial(model.apply, NETWORKS[name])
+  inputs = (params, image.astype(jnp.bfloat16), *more)
+  assert jax.eval_shape(apply, *inputs).dtype == jnp.float32
+  program = jax.make_jaxpr(apply)(*inputs).jaxpr
   convolutions = types_of(program, 'conv_general_dilated')
   last = sum(kind == jnp.float32 for kind in convolutions)
   assert last == 1 and len(convolutions) > 4

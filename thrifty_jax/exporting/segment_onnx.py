@@ -147,7 +147,7 @@ def weights(old, new, order):
   if order and new < old:
     unit = ndimage.gaussian_filter(unit, ((old / new - 1) / 2, 0), mode='nearest')
   rows = ndimage.zoom(unit, (new / old, 1), order=order, mode='nearest', grid_mode=True)
-  return sparse.csr_array(rows.astype(np.float32))
+  return sparse.csr_array(np.asarray(rows, np.float32))
 
 
 def keep_largest(mask, number):

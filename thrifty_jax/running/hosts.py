@@ -116,7 +116,12 @@ def arrays_of_first(tree: Any) -> Any:
   if not several():
     return tree
   found = multihost_utils.broadcast_one_to_all(tree)
-  return jax.tree.map(lambda new, old: type(old)(new) if np.isscalar(old) else new, found, tree)
+
+  def like(new: Any, old: Any) -> Any:
+    kind: Any = type(old)  # of numbers; arrays are as they came
+    return kind(new) if np.isscalar(old) else new
+
+  return jax.tree.map(like, found, tree)
 
 
 def meet(brought: str) -> None:
