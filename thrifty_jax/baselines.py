@@ -8,7 +8,7 @@ from thrifty_jax import ops, spatial
 from thrifty_jax.network import pad_to_multiple
 from thrifty_jax.norm import Norm, at_least_float32
 
-WIDTH, LEVELS = 32, 5  # channels at full size, of the paper's 7.76M and 9.04M; and how often halved
+WIDTH, LEVELS = 32, 5  # channels at full size, and levels: the paper's 7.76M and 9.04M parameters
 
 
 def widths_of(width: int) -> tuple[int, ...]:
