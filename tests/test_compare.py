@@ -89,7 +89,7 @@ def test_a_matched_unet_is_the_widest_one_no_larger_than_the_searched_network(
 ):
   config.compare.baselines = ('unet', name)
   unet, matched = compare.rivals(config, workdir)[-2:]
-  # By hand: 8 and 9 channels at full size, see test_network for 32; the searched one has 605,280.
+  # The searched network has 605,280 parameters, U-Net 485,682 with 8 channels and 614,558 with 9.
   assert (unet.model['width'], matched.model['width']) == (32, 8)
   assert (matched.model['name'], matched.model['norm']) == ('unet', norm)
   config.model.channels = 1  # a network that is smaller than any U-Net

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from thrifty_jax import model, network, ops
-from thrifty_jax.baselines import UNetPlusPlus
+from thrifty_jax.baselines import UNetPlusPlus, widths_of
 from thrifty_jax.cell import CELL_KINDS, edge_count, resample_of, sources_of, targets_of
 from thrifty_jax.errors import InputError
 from thrifty_jax.genotype import Genotype, derive, skippable_cells
@@ -86,13 +86,15 @@ def test_the_base_grows_with_nodes_and_depth(nodes, depth, base):
   [
     (1, {'nested': False}, 7_759_521),
     (2, {'nested': False}, 7_759_554),
+    (2, {'nested': False, 'widths': widths_of(8)}, 485_682),
+    (2, {'nested': False, 'widths': widths_of(9)}, 614_558),
     (1, {'nested': True}, 9_041_601),
     (2, {'nested': True}, 9_041_634),
     (1, {'nested': True, 'deep_supervision': True}, 9_041_700),
     (2, {'nested': True, 'deep_supervision': True}, 9_041_832),
   ],
 )
-def test_a_baseline_has_the_parameters_of_its_paper(classes, settings, expected):
+def test_a_baseline_has_the_parameters_of_its_paper_or_its_width(classes, settings, expected):
   assert count(UNetPlusPlus(classes, **settings), IMAGE) == expected
 
 

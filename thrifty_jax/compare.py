@@ -49,7 +49,6 @@ _OF_TRAINING = (
   'validation_dsc',
   'seconds',
 )
-_WIDEST = 1024  # of a U-Net that is matched
 DRAWS = 2000  # of random genotypes, of which the nearest in parameters is taken
 
 
@@ -163,7 +162,7 @@ def matched_genotype(
 
 
 def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
-  """Width of the largest U-Net with no more parameters than a genotype's network; at least 1."""
+  """Width of the largest U-Net with no more parameters than a genotype's network; 1 to WIDTH."""
   space = parameters.space_of(config)
 
   def count(width: int) -> int:
@@ -171,7 +170,7 @@ def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> 
     net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
     return model.count(model.shapes(net, space.image_channels))
 
-  candidates = range(1, _WIDEST + 1)
+  candidates = range(1, baselines.WIDTH + 1)
   return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
 
 

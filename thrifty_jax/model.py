@@ -26,7 +26,7 @@ from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_setting
 
 Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
 FORMAT = 'thrifty_jax.model'
-VERSION = 5  # 4 had no width, of baselines; 3 neither scores.json nor the splits, which may lack
+VERSION = 5  # 4 did not say a baseline's width, which was 32; 3 lacked scores.json and the splits
 OLDEST = 3  # 2 had no checksums and did not say what the training scans were like
 CHECKSUMS = 'checksums.json'
 SCORES = 'scores.json'
