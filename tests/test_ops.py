@@ -155,6 +155,47 @@ def test_a_transposed_convolution_is_a_convolution_of_a_stretched_input(dilation
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+# Of a normal cell; of the four phases of a transposed one: taps, padding, dilation.
+@pytest.mark.parametrize(
+  ('taps', 'padding', 'dilation'),
+  [
+    ((3, 3), ((2, 2), (2, 2)), 2),
+    ((2, 2), ((1, 2), (1, 2)), 3),
+    ((1, 2), ((0, 0), (1, 2)), 3),
+    ((1, 1), ((0, 0), (0, 0)), 3),
+  ],
+)
+def test_the_written_gradient_of_a_dilated_convolution_is_that_of_its_formula(
+  monkeypatch, taps, padding, dilation
+):
+  x, kernel = (
+    jnp.asarray(RNG.normal(size=shape), jnp.float32) for shape in ((2, 7, 9, 3), (*taps, 3, 4))
+  )
+
+  def output(x, kernel):
+    return spatial.convolution(x, kernel, padding=padding, dilation=dilation)
+
+  def gradients(x, kernel):
+    return jax.grad(lambda x, kernel: (output(x, kernel) ** 3).sum(), (0, 1))(x, kernel)
+
+  def all_three(x, kernel):
+    second = jax.grad(lambda *args: sum((g**2).sum() for g in gradients(*args)), (0, 1))
+    return output(x, kernel), gradients(x, kernel), second(x, kernel)
+
+  def is_written():  # by a function of its own each time: JAX remembers what it traced
+    return 'custom_vjp' in str(jax.make_jaxpr(lambda *args: output(*args))(x, kernel))
+
+  assert not is_written()
+  expected = all_three(x, kernel)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')  # where it is used
+  assert is_written()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * abs(b).max()),
+    all_three(x, kernel),
+    expected,
+  )
+
+
 @pytest.mark.parametrize('channels', [1, 8, 16, 24, 48])
 def test_the_norm_takes_groups_of_sixteen_channels(channels):
   x = RNG.normal(1, 3, (2, 5, 4, channels)).astype(np.float32)

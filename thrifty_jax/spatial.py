@@ -25,6 +25,8 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int 
     stride: Step of the output grid, in pixels.
     dilation: Distance of the kernel's taps, in pixels.
   """
+  if stride == dilation > 1:  # all taps lie on the pixels of the output grid
+    x, stride, dilation = x[:, ::stride, ::stride], 1, 1
   padding = [(dilation * (size - 1) // 2,) * 2 for size in kernel.shape[:2]]
   return convolution(x, kernel, padding=padding, stride=stride, dilation=dilation)
 
@@ -88,14 +90,67 @@ def convolution(
   dilation: int = 1,
 ) -> jax.Array:
   """Convolution of x [B, H, W, C] with a kernel [k, l, C, C'] and any padding."""
+  kernel = kernel.astype(x.dtype)
+  if dilation > 1 and stride == 1 and jax.default_backend() == 'gpu':
+    return dilated(x, kernel, tuple(padding), dilation)
+  return _convolution(x, kernel, padding, stride, dilation)
+
+
+def _convolution(
+  x: jax.Array,
+  kernel: jax.Array,
+  padding: Sequence[tuple[int, int]],
+  stride: int,
+  dilation: int,
+) -> jax.Array:
   return lax.conv_general_dilated(
     x,
-    kernel.astype(x.dtype),
+    kernel,
     (stride, stride),
     padding,
     rhs_dilation=(dilation, dilation),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def dilated(
+  x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...], dilation: int
+) -> jax.Array:
+  """Dilated convolution, as `convolution` has it, with a gradient of the kernel that suits GPUs.
+
+  XLA knows the gradient of a kernel by its stride of 1. That of a dilated one has the dilation for
+  its stride, so cuDNN gets it as a convolution with a kernel as large as the image, which a single
+  block of threads computes. Here it is taken of the kernel with zeros between its taps.
+  """
+  return _convolution(x, kernel, padding, 1, dilation)
+
+
+def _dilated_forward(
+  x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...], dilation: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return dilated(x, kernel, padding, dilation), (x, kernel)
+
+
+def _dilated_backward(
+  padding: tuple[tuple[int, int], ...],
+  dilation: int,
+  residuals: tuple[jax.Array, jax.Array],
+  cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  x, kernel = residuals
+  turned = kernel[::-1, ::-1].swapaxes(2, 3)
+  reaches = [dilation * (size - 1) for size in kernel.shape[:2]]
+  sides = zip(reaches, padding, strict=True)
+  of_x = dilated(cotangent, turned, tuple((r - low, r - high) for r, (low, high) in sides), dilation)
+
+  shape = (*(reach + 1 for reach in reaches), *kernel.shape[2:])
+  dense = jax.ShapeDtypeStruct(shape, kernel.dtype)
+  transpose = jax.linear_transpose(lambda dense: convolution(x, dense, padding=padding), dense)
+  return of_x, transpose(cotangent)[0][::dilation, ::dilation]
+
+
+dilated.defvjp(_dilated_forward, _dilated_backward)
 
 
 def interleave(phases: list[list[jax.Array]]) -> jax.Array:
