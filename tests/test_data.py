@@ -95,6 +95,26 @@ def test_the_native_truth_of_a_case_has_its_native_shape(prepared):
   assert len(shapes) > 1
 
 
+def test_records_that_fit_the_budget_are_read_once_and_are_the_same(prepared):
+  read = []
+
+  class Counted:
+    def __getitem__(self, row):
+      read.append(row)
+      return prepared.slices[row]
+
+  counted = dataclasses.replace(prepared, slices=Counted())
+  rows = range(4)
+  size = sum(np.asarray(value).nbytes for value in prepared.slices[0].values())
+  for budget, again in ((4 * size, []), (3 * size, [3]), (0, [0, 1, 2, 3])):
+    remembering = counted.remembering(budget)
+    found = [[remembering.slices[row] for row in rows] for _ in range(2)]
+    assert read == [*rows, *again]
+    read.clear()
+    for record in found:
+      jax.tree.map(np.testing.assert_array_equal, record, [prepared.slices[row] for row in rows])
+
+
 def test_statistics_are_those_of_all_pixels_at_once(prepared):
   examples = prepared.examples([case.case for case in prepared.cases[2:5]])
   pixels = examples.read(np.arange(len(examples)))['image'].astype(np.float64)

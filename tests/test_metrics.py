@@ -62,6 +62,8 @@ def test_a_label_outside_the_classes_is_refused():
   label = np.full((1, 2, 2), 3)
   with pytest.raises(ValueError, match='class 3 is not one of 3'):
     metrics.overlap_counts(np.zeros_like(label), label, classes=3)
+  with pytest.raises(ValueError, match='class -1 is not one of 3'):
+    metrics.overlap_counts(label - 4, label - 1, classes=3)
 
 
 def test_different_shapes_are_refused():

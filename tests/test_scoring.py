@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from data_prep import slices
 from thrifty_jax import metrics
 from thrifty_jax.scores import scoring
 
@@ -83,6 +84,15 @@ def test_more_slices_than_a_chunk_come_back_in_order():
   label[np.arange(count), np.arange(count) % 4] = 1
   scores = np.eye(2, dtype=np.float32)[label]
   np.testing.assert_array_equal(scoring.native_classes(scores, (4, 4)), label)
+
+
+@pytest.mark.parametrize('classes', [2, 3])
+def test_of_classes_with_the_same_score_the_first_wins(classes):
+  scores = np.random.default_rng(0).integers(0, 3, (4, 5, classes)).astype(np.float32)
+  found = slices.largest_class(scores)
+  assert found.dtype == np.uint8
+  for place in np.ndindex(found.shape):
+    assert found[place] == list(scores[place]).index(max(scores[place]))
 
 
 @pytest.mark.parametrize('axis', [0, 1, 2])

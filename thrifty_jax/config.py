@@ -165,7 +165,8 @@ def default() -> ConfigDict:
   data.validation_patients = ()  # explicit lists win over folds
   data.test_patients = ()
   data.hold_out_test = True  # False: all but the validation patients train; pooled_2d only
-  data.device_budget_bytes = 2 << 30  # a split that fits stays in device memory
+  # A split that fits stays in device memory; so much of the validation slices in the host's.
+  data.device_budget_bytes = 2 << 30
   data.prefetch = 2  # batches read ahead of the device when the split does not fit
 
   config.augment = augment = ConfigDict()

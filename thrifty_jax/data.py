@@ -70,10 +70,35 @@ class Prepared:
     cases = tuple(case for case in self.cases if names & {case.patient, case.case})
     return Examples(self, cases, budget_bytes)
 
+  def remembering(self, budget_bytes: int) -> 'Prepared':
+    """The same, for cases that are read again and again: so much of them stays in memory."""
+    return dataclasses.replace(self, slices=_Remembered(self.slices, budget_bytes))
+
   def label_volume(self, case: PreparedCase) -> np.ndarray:
     """The true mask of a case on its native grid, [D, H, W], uint8."""
     rows = range(case.first_slice, case.first_slice + case.slices)
     return np.stack([self.slices[row]['native_label'] for row in rows])
+
+
+class _Remembered:
+  """Records, each of which is read once as long as what was read fits the budget."""
+
+  def __init__(self, records: Any, budget_bytes: int):
+    self._records, self._left = records, budget_bytes
+    self._known: dict[int, dict[str, np.ndarray]] = {}
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+    if row in self._known:
+      return self._known[row]
+    record = self._records[row]
+    size = sum(np.asarray(value).nbytes for value in record.values())
+    if size <= self._left:
+      self._known[row] = record
+      self._left -= size
+    return record
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_prep import prepare, splits
+from data_prep import prepare, slices, splits
 from thrifty_jax import RESEARCH_USE, data, files, logbook, slicewise
 from thrifty_jax import model as model_
 from thrifty_jax.errors import InputError
@@ -91,7 +91,7 @@ def evaluate(
         guess = floor_scores(floor, arrays['image'])
         found = scoring.score_case(case.case, case.patient, scores=guess, **truth)
         floor_counts[name].append(found)
-      shown = components.keep_largest(scores.argmax(-1).astype(np.uint8), largest)
+      shown = components.keep_largest(slices.largest_class(scores), largest)
       _write_prediction(folder / 'predictions' / f'{case.case}.npz', arrays, shown)
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)

@@ -187,7 +187,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   padding = getattr(data_sets.module(config), 'PADDING', None)
   spec['padding'] = list(padding) if padding else None
   spec['largest_component'] = evaluate.classes_of_one_piece(
-    train_data.prepared, judges, predict(best.params), classes=config.data.classes
+    train_data.validation, judges, predict(best.params), classes=config.data.classes
   )
   summary = {
     'model': config.model.name,
@@ -372,7 +372,7 @@ def _validate(
   if epoch % settings.validate_every and epoch != settings.epochs:
     return None
   dsc = evaluate.validation_dsc(
-    train_data.prepared,
+    train_data.validation,
     train_data.patients['validation'],
     predict(progress.state.average),
     protocol=config.evaluate.protocol,

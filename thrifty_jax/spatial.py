@@ -142,7 +142,9 @@ def _dilated_backward(
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
   reaches = [dilation * (size - 1) for size in kernel.shape[:2]]
   sides = zip(reaches, padding, strict=True)
-  of_x = dilated(cotangent, turned, tuple((r - low, r - high) for r, (low, high) in sides), dilation)
+  of_x = dilated(
+    cotangent, turned, tuple((r - low, r - high) for r, (low, high) in sides), dilation
+  )
 
   shape = (*(reach + 1 for reach in reaches), *kernel.shape[2:])
   dense = jax.ShapeDtypeStruct(shape, kernel.dtype)

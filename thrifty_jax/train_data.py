@@ -46,6 +46,11 @@ class TrainData:
     cases = evaluate.cases_of(self.prepared, patients)
     return Examples(self.prepared, cases, self.config.data.device_budget_bytes, self.mesh)
 
+  @functools.cached_property
+  def validation(self) -> data.Prepared:
+    """The data set as validation reads it, every few epochs: from memory, what fits."""
+    return self.prepared.remembering(self.config.data.device_budget_bytes)
+
   def batches(
     self,
     examples: Examples,

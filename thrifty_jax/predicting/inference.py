@@ -105,10 +105,10 @@ def to_native(
     part = slice(first, first + scoring.NATIVE_CHUNK)
     logits = [slices.to_native(one[part], native_size) for one in scores]
     if len(logits) == 1 and shares is None:
-      mask[part] = logits[0].argmax(-1)
+      mask[part] = slices.largest_class(logits[0])
       continue
     mean = np.stack([_softmax(one) for one in logits]).mean(axis=0)
-    mask[part] = (logits[0] if len(logits) == 1 else mean).argmax(-1)
+    mask[part] = slices.largest_class(logits[0] if len(logits) == 1 else mean)
     if shares is not None:
       shares[:, part] = np.moveaxis(mean[..., 1:], -1, 0)
   return mask, shares

@@ -67,17 +67,17 @@ def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[Flip]) -> C
 
 
 def native_classes(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
-  """Class of each voxel of the native grid, [D, H, W], uint8: enlarged scores, then argmax.
+  """Class of each voxel of the native grid, [D, H, W], uint8, by its enlarged scores.
 
   Args:
     scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
     native_size: (H, W).
   """
   parts = [
-    slices.to_native(scores[first : first + NATIVE_CHUNK], native_size).argmax(-1)
+    slices.largest_class(slices.to_native(scores[first : first + NATIVE_CHUNK], native_size))
     for first in range(0, len(scores), NATIVE_CHUNK)
   ]
-  return np.concatenate(parts).astype(np.uint8)
+  return np.concatenate(parts)
 
 
 def score_case(
@@ -120,7 +120,7 @@ def score_case(
     case=case,
     patient=patient,
     native=metrics.overlap_counts(native, truth, classes=classes),
-    network=metrics.overlap_counts(scores.argmax(-1), label, classes=classes),
+    network=metrics.overlap_counts(slices.largest_class(scores), label, classes=classes),
     volumes=tuple(volumes),
   )
 
