@@ -211,31 +211,48 @@ def test_the_norm_of_a_constant_is_zero_to_rounding_not_nan():
   assert jnp.isfinite(jax.grad(lambda x: norm.standardise(x, 1).sum())(x)).all()
 
 
-def test_the_written_gradient_of_the_norm_is_that_of_the_formula():
-  parts = tuple(jnp.asarray(RNG.normal(1, 2, (2, 3, 4, c)), jnp.float32) for c in (8, 16, 4))
+@pytest.mark.parametrize('with_affine', [False, True])
+def test_the_written_gradient_of_the_norm_is_that_of_the_formula(with_affine):
+  widths = (8, 16, 4)
+  parts = tuple(jnp.asarray(RNG.normal(1, 2, (2, 3, 4, c)), jnp.float32) for c in widths)
   cotangents = [jnp.asarray(RNG.normal(size=x.shape), jnp.float32) for x in parts]
+  affine = None
+  if with_affine:
+    affine = norm.Affine(*jnp.asarray(RNG.normal(size=(2, sum(widths))), jnp.float32))
 
   def total(outputs):
     return sum((y * c).sum() for y, c in zip(outputs, cotangents, strict=True))
 
-  def formula(x, rectified):
+  def formula(x, factor, rectified):
     batch, height, width, channels = x.shape
     grouped = x.reshape(batch, height, width, channels // 4, 4)
     mean = grouped.mean((1, 2, 4), keepdims=True)
     variance = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
     y = ((grouped - mean) / jnp.sqrt(variance + 1e-5)).reshape(x.shape)
+    y = y * factor.scale + factor.bias
     return jax.nn.relu(y) if rectified else y
 
-  got = jax.jit(jax.value_and_grad(lambda p: total(norm.standardise_parts(p, 4, 2))))(parts)
-  expected = jax.value_and_grad(lambda p: total([formula(x, i < 2) for i, x in enumerate(p)]))(
-    parts
-  )
+  def by_formula(parts, affine):
+    factors = affine or norm.Affine(jnp.ones(sum(widths)), jnp.zeros(sum(widths)))
+    pieces = zip(*(jnp.split(each, np.cumsum(widths)[:-1]) for each in factors), strict=True)
+    return total(
+      formula(x, norm.Affine(*piece), i < 2)
+      for i, (x, piece) in enumerate(zip(parts, pieces, strict=True))
+    )
+
+  def written(parts, affine):
+    return total(norm.standardise_parts(parts, affine, 4, 2))
+
+  wanted = (0, 1) if with_affine else 0
+  got = jax.jit(jax.value_and_grad(written, wanted))(parts, affine)
+  expected = jax.value_and_grad(by_formula, wanted)(parts, affine)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_the_second_derivative_of_the_norm_is_that_of_finite_differences(double_precision):
   parts = tuple(RNG.normal(1, 2, (2, 2, 3, c)) for c in (4, 8, 4))
+  affine = norm.Affine(*RNG.normal(1, 0.5, (2, 16)))
   cotangents, directions = ([RNG.normal(size=x.shape) for x in parts] for _ in range(2))
 
   def total(outputs, factors):
@@ -244,7 +261,7 @@ def test_the_second_derivative_of_the_norm_is_that_of_finite_differences(double_
   def slope(parts):
     """Of a total along the directions; squares, so that its derivative depends on the outputs."""
     gradient = jax.grad(
-      lambda p: total([y**2 for y in norm.standardise_parts(p, 4, 2)], cotangents)
+      lambda p: total([y**2 for y in norm.standardise_parts(p, affine, 4, 2)], cotangents)
     )(parts)
     return total(gradient, directions)
 

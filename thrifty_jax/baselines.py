@@ -28,9 +28,7 @@ class Block(nn.Module):
       x = nn.Conv(
         self.channels, (3, 3), padding=1, dtype=x.dtype, kernel_init=ops.kernel_init, name=name
       )(x)
-      if self.norm == 'group':
-        x = Norm(name=f'{name}_norm')(x)
-      x = nn.relu(x)
+      x = Norm(relu=True, name=f'{name}_norm')(x) if self.norm == 'group' else nn.relu(x)
     return x
 
 

@@ -298,7 +298,7 @@ def mix_edges(
     convolutions = 3
     rest = spatial.nearest_up(rest)
 
-  parts = norm.standardise_parts(normed, 16 if channels % 16 == 0 else channels, convolutions)
+  parts = norm.standardise_parts(normed, None, 16 if channels % 16 == 0 else channels, convolutions)
   if resample == 'normal':  # the gate is positive: relu(x * gate) = relu(x) * gate
     parts += (per_edge(nn.relu(x)),)
   mixed = spatial.total([f @ m.astype(x.dtype) for f, m in zip(parts, mixer.mixing, strict=True)])

@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     channels = x.shape[-1]
-    y = nn.relu(ops.ConvNorm(channels, kernel_size=3, name='first')(x))
+    y = ops.ConvNorm(channels, kernel_size=3, relu=True, name='first')(x)
     y = ops.ConvNorm(channels, kernel_size=3, name='second')(y)
     return nn.relu(y + ops.ConvNorm(channels, name='skip')(x))
 
@@ -77,7 +77,7 @@ def grid(
     Logits [B, H, W, K], or stacked, [.., B, H, W, K], the last one the network's output.
   """
   gates = gates or {}
-  stem = nn.relu(ops.ConvNorm(channels, kernel_size=7, name='stem')(image))
+  stem = ops.ConvNorm(channels, kernel_size=7, relu=True, name='stem')(image)
   outputs = {(0, -1): stem, (0, 0): ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))}
   for j in range(1, depth):
     outputs[0, j] = cell('down', f'down_0_{j}', outputs[0, j - 2], outputs[0, j - 1])

@@ -29,17 +29,19 @@ kernel_init = nn.initializers.he_normal()
 
 
 class ConvNorm(nn.Module):
-  """Convolution without bias, then norm, no activation.
+  """Convolution without bias, then norm.
 
   Attributes:
     channels: Output channels.
     kernel_size: Odd side of the kernel, pixels.
     stride: Step of the output grid, pixels.
+    relu: Whether a relu follows.
   """
 
   channels: int
   kernel_size: int = 1
   stride: int = 1
+  relu: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -49,7 +51,7 @@ class ConvNorm(nn.Module):
       x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0].astype(x.dtype)
     else:
       x = spatial.convolve(x, kernel, stride=self.stride)
-    return Norm(name='norm')(x)
+    return Norm(relu=self.relu, name='norm')(x)
 
 
 class Gate(nn.Module):
@@ -119,7 +121,7 @@ class Convolution(nn.Module):
       self.pointwise = self.param('pointwise', kernel_init, (self.channels, self.channels))
     else:
       self.kernel = self.param('kernel', kernel_init, (3, 3, self.channels, self.channels))
-    self.norm = Norm(self.affine)
+    self.norm = Norm(self.affine, relu=True)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     if self.gated:
@@ -131,7 +133,7 @@ class Convolution(nn.Module):
       x = spatial.resampling_convolution(
         x, self.kernel, resample=self.resample, dilation=self.dilation
       )
-    return nn.relu(self.norm(x))
+    return self.norm(x)
 
 
 def operation(
