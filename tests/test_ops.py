@@ -211,10 +211,12 @@ def test_the_norm_of_a_constant_is_zero_to_rounding_not_nan():
   assert jnp.isfinite(jax.grad(lambda x: norm.standardise(x, 1).sum())(x)).all()
 
 
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 @pytest.mark.parametrize('with_affine', [False, True])
-def test_the_written_gradient_of_the_norm_is_that_of_the_formula(with_affine):
+def test_the_written_gradient_of_the_norm_is_that_of_the_formula(with_affine, backend, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)  # a GPU takes sums in two stages
   widths = (8, 16, 4)
-  parts = tuple(jnp.asarray(RNG.normal(1, 2, (2, 3, 4, c)), jnp.float32) for c in widths)
+  parts = tuple(jnp.asarray(RNG.normal(1, 2, (2, 20, 16, c)), jnp.float32) for c in widths)
   cotangents = [jnp.asarray(RNG.normal(size=x.shape), jnp.float32) for x in parts]
   affine = None
   if with_affine:
@@ -247,10 +249,14 @@ def test_the_written_gradient_of_the_norm_is_that_of_the_formula(with_affine):
   got = jax.jit(jax.value_and_grad(written, wanted))(parts, affine)
   expected = jax.value_and_grad(by_formula, wanted)(parts, affine)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-5)
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
-def test_the_second_derivative_of_the_norm_is_that_of_finite_differences(double_precision):
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_the_second_derivative_of_the_norm_is_that_of_finite_differences(
+  backend, double_precision, monkeypatch
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   parts = tuple(RNG.normal(1, 2, (2, 2, 3, c)) for c in (4, 8, 4))
   affine = norm.Affine(*RNG.normal(1, 0.5, (2, 16)))
   cotangents, directions = ([RNG.normal(size=x.shape) for x in parts] for _ in range(2))
@@ -280,6 +286,37 @@ def test_the_second_derivative_of_the_norm_is_that_of_finite_differences(double_
 def test_the_second_derivative_of_the_norm_of_a_constant_is_finite():
   slope = jax.grad(lambda x: (norm.standardise(x, 1) ** 2 * x).sum())
   assert jnp.isfinite(jax.grad(lambda x: (slope(x) * x).sum())(jnp.full((1, 2, 2, 16), 7.0))).all()
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+@pytest.mark.parametrize('sides', [(6, 10), (24, 16)])  # a GPU sums many pixels in two stages
+def test_a_factor_of_bfloat16_images_has_its_gradient_in_float32(sides, backend, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  x, cotangent = (jnp.asarray(RNG.uniform(1, 2, (2, *sides, 5)), jnp.bfloat16) for _ in range(2))
+  factor = jnp.asarray(RNG.normal(size=(2, 5)), jnp.float32)
+  y, pull = jax.vjp(spatial.scaled, x, factor)
+  of_x, of_factor = pull(cotangent)
+  assert y.dtype == of_x.dtype == jnp.bfloat16
+  exact = [np.asarray(a, np.float64) for a in (x, cotangent, factor)]
+  wide = exact[2][:, None, None]
+  np.testing.assert_allclose(np.asarray(y, np.float64), exact[0] * wide, rtol=2**-8)
+  np.testing.assert_allclose(np.asarray(of_x, np.float64), exact[1] * wide, rtol=2**-8)
+  np.testing.assert_allclose(of_factor, (exact[0] * exact[1]).sum((1, 2)), rtol=1e-6)
+  np.testing.assert_allclose(spatial.global_average(x), exact[0].mean((1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize('resample', ['normal', 'down', 'up'])
+def test_a_depthwise_kernel_has_its_gradient_in_float32(resample):
+  x = jnp.asarray(RNG.uniform(1, 2, (2, 16, 32, 3)), jnp.bfloat16)
+  kernel = jnp.asarray(RNG.normal(size=(3, 3, 3)), jnp.float32)
+
+  def total(x, kernel):
+    y = spatial.depthwise(x, kernel, resample=resample)
+    assert y.dtype == x.dtype
+    return y.astype(jnp.float32).sum()
+
+  got = jax.grad(total, 1)(x, kernel)
+  np.testing.assert_allclose(got, jax.grad(total, 1)(x.astype(jnp.float32), kernel), rtol=1e-6)
 
 
 def test_a_stem_pool_takes_the_largest_of_nine():

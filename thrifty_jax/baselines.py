@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from thrifty_jax import ops, spatial
 from thrifty_jax.network import pad_to_multiple
-from thrifty_jax.norm import Norm, at_least_float32
+from thrifty_jax.norm import Norm
+from thrifty_jax.spatial import at_least_float32
 
 WIDTH, LEVELS = 32, 5  # channels at full size, and levels: the paper's 7.76M and 9.04M parameters
 

@@ -260,12 +260,12 @@ def mix_edges(
   if order is not None:
     state = state @ order.astype(state.dtype)
   x, rest = state[..., :channels], state[..., channels:]
-  squeezed = nn.relu(x.mean((1, 2)) @ mixer.squeeze + mixer.squeeze_bias)
-  gate = nn.sigmoid(squeezed @ mixer.excite + mixer.excite_bias).astype(x.dtype)[:, None, None]
+  squeezed = nn.relu(spatial.global_average(x) @ mixer.squeeze + mixer.squeeze_bias)
+  gate = nn.sigmoid(squeezed @ mixer.excite + mixer.excite_bias)
 
   def per_edge(x: jax.Array) -> jax.Array:
     # Repeated by concatenation: the derivative of a broadcast over so few is a slow reduction.
-    return jnp.concatenate([x] * edges, axis=-1) * gate
+    return spatial.scaled(jnp.concatenate([x] * edges, axis=-1), gate)
 
   def convolve(
     x: jax.Array, kernel: jax.Array, before: int, after: int, dilation: int = 1
@@ -304,6 +304,5 @@ def mix_edges(
   mixed = spatial.total([f @ m.astype(x.dtype) for f, m in zip(parts, mixer.mixing, strict=True)])
   if resample == 'up':
     mixed = spatial.depth_to_space(mixed.reshape(*mixed.shape[:3], -1))
-  weights = [weight.astype(x.dtype) for weight in mixer.edge_weights]
-  pieces = zip(jnp.split(mixed, edges, axis=-1), weights, strict=True)
-  return [(piece, rest * weight) for piece, weight in pieces]
+  pieces = zip(jnp.split(mixed, edges, axis=-1), mixer.edge_weights, strict=True)
+  return [(piece, (rest * weight).astype(x.dtype)) for piece, weight in pieces]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import norm, ops, spatial
+from thrifty_jax import ops, spatial
 from thrifty_jax.cell import (
   CELL_KINDS,
   CellKind,
@@ -96,7 +96,7 @@ def grid(
   to_classes = class_filter(classes)
   supervised = range(1, depth) if deep_supervision else (depth - 1,)
   logits = [
-    norm.at_least_float32(to_classes(cell('up', 'head', stem, outputs[k, 0])))
+    spatial.at_least_float32(to_classes(cell('up', 'head', stem, outputs[k, 0])))
     for k in supervised
     if (k, 0) not in skipped
   ]

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from thrifty_jax.spatial import at_least_float32, space_sums
+
 EPSILON = 1e-5
 
 
@@ -116,28 +118,23 @@ def _split_like(statistic: jax.Array, parts: Sequence[jax.Array]) -> list[jax.Ar
 
 def _channel_sums(first: Sequence[jax.Array], second: Sequence[jax.Array]) -> jax.Array:
   """Of both over space, [2, B, sum of all C]."""
-  space = tuple(range(1, first[0].ndim - 1))
-  sums = [
-    jnp.concatenate([at_least_float32(x).sum(space) for x in arrays], axis=-1)
-    for arrays in (first, second)
-  ]
+  sums = space_sums(*first, *second)
+  both = sums[: len(first)], sums[len(first) :]
   # Not one below the other: devices that share the batch would have to send their rows around.
-  return jnp.stack(sums)
+  return jnp.stack([jnp.concatenate(one, axis=-1) for one in both])
 
 
 def _group_means(sums: jax.Array, parts: Sequence[jax.Array], group: int) -> jax.Array:
   """Means over space and each group of channels, given to all of it, of sums [2, B, sum of all C].
 
-  By one product with a matrix of blocks: half the time of reductions over reshaped groups.
+  On a CPU by one product with a matrix of blocks, in half the time of sums over reshaped groups.
   """
-  pixels = math.prod(parts[0].shape[1:-1])
-  blocks = np.kron(np.eye(sums.shape[-1] // group), np.full((group, group), 1 / (group * pixels)))
+  size = group * math.prod(parts[0].shape[1:-1])
+  if jax.default_backend() == 'gpu':
+    means = sums.reshape(*sums.shape[:-1], -1, group).sum(-1) / size
+    return jnp.repeat(means, group, axis=-1)
+  blocks = np.kron(np.eye(sums.shape[-1] // group), np.full((group, group), 1 / size))
   return jnp.matmul(sums, blocks.astype(sums.dtype), precision='highest')
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-  """As it is where that is wider, else in float32."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Norm(nn.Module):

@@ -60,8 +60,8 @@ class Gate(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     channels = x.shape[-1]
-    squeezed = nn.relu(nn.Dense(max(1, channels // 16), name='squeeze')(x.mean((1, 2))))
-    return nn.sigmoid(nn.Dense(channels, name='excite')(squeezed)).astype(x.dtype)
+    squeezed = nn.relu(nn.Dense(max(1, channels // 16), name='squeeze')(spatial.global_average(x)))
+    return nn.sigmoid(nn.Dense(channels, name='excite')(squeezed))
 
 
 class Parameterless(nn.Module):
@@ -91,7 +91,7 @@ class Gated(nn.Module):
     self.gate = Gate()
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return nn.relu(x * self.gate(x)[:, None, None])
+    return nn.relu(spatial.scaled(x, self.gate(x)))
 
 
 class Convolution(nn.Module):
@@ -125,9 +125,9 @@ class Convolution(nn.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     if self.gated:
-      x = x * self.gate(x)[:, None, None]
+      x = spatial.scaled(x, self.gate(x))
     if self.separable:
-      x = spatial.depthwise(x, self.depthwise[:, :, 0].astype(x.dtype), resample=self.resample)
+      x = spatial.depthwise(x, self.depthwise[:, :, 0], resample=self.resample)
       x = x @ self.pointwise.astype(x.dtype)
     else:
       x = spatial.resampling_convolution(
