@@ -216,7 +216,7 @@ def test_the_norm_of_a_constant_is_zero_to_rounding_not_nan():
 def test_the_written_gradient_of_the_norm_is_that_of_the_formula(with_affine, backend, monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)  # a GPU takes sums in two stages
   widths = (8, 16, 4)
-  parts = tuple(jnp.asarray(RNG.normal(1, 2, (2, 20, 16, c)), jnp.float32) for c in widths)
+  parts = tuple(jnp.asarray(RNG.normal(1, 2, (2, 36, 32, c)), jnp.float32) for c in widths)
   cotangents = [jnp.asarray(RNG.normal(size=x.shape), jnp.float32) for x in parts]
   affine = None
   if with_affine:
@@ -288,8 +288,20 @@ def test_the_second_derivative_of_the_norm_of_a_constant_is_finite():
   assert jnp.isfinite(jax.grad(lambda x: (slope(x) * x).sum())(jnp.full((1, 2, 2, 16), 7.0))).all()
 
 
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_the_convolution_to_few_outputs_that_suits_gpus_is_a_convolution(size, monkeypatch):
+  x = jnp.asarray(RNG.normal(size=(2, 6, 9, 4)), jnp.float32)
+  kernel = jnp.asarray(RNG.normal(size=(size, size, 4, 3)), jnp.float32)
+  expected, pull = jax.vjp(spatial.convolve, x, kernel)
+  cotangent = jnp.asarray(RNG.normal(size=expected.shape), jnp.float32)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  got, pull_on_gpu = jax.vjp(spatial.convolve_to_few, x, kernel)
+  for a, b in zip((got, *pull_on_gpu(cotangent)), (expected, *pull(cotangent)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-@pytest.mark.parametrize('sides', [(6, 10), (24, 16)])  # a GPU sums many pixels in two stages
+@pytest.mark.parametrize('sides', [(6, 10), (40, 32)])  # a GPU sums many pixels in two stages
 def test_a_factor_of_bfloat16_images_has_its_gradient_in_float32(sides, backend, monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   x, cotangent = (jnp.asarray(RNG.uniform(1, 2, (2, *sides, 5)), jnp.bfloat16) for _ in range(2))

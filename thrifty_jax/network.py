@@ -93,21 +93,23 @@ def grid(
         x = keep * x + skip * outputs[k - 1, j]
       outputs[k, j] = x
 
-  to_classes = class_filter(classes)
+  to_classes = ClassFilter(classes, name='classes')
   supervised = range(1, depth) if deep_supervision else (depth - 1,)
   logits = [
-    spatial.at_least_float32(to_classes(cell('up', 'head', stem, outputs[k, 0])))
-    for k in supervised
-    if (k, 0) not in skipped
+    to_classes(cell('up', 'head', stem, outputs[k, 0])) for k in supervised if (k, 0) not in skipped
   ]
   return jnp.stack(logits) if deep_supervision else logits[0]
 
 
-def class_filter(classes: int) -> nn.Conv:
-  """The last layer, from the head's channels to logits."""
-  return nn.Conv(
-    classes, (3, 3), padding=1, use_bias=False, kernel_init=ops.kernel_init, name='classes'
-  )
+class ClassFilter(nn.Module):
+  """The last layer, a 3x3 convolution from the head's channels to logits, in float32 at least."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', ops.kernel_init, (3, 3, x.shape[-1], self.classes))
+    return spatial.convolve_to_few(spatial.at_least_float32(x), kernel)
 
 
 def cell_count(kind: CellKind, *, depth: int) -> int:

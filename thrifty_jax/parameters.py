@@ -88,7 +88,7 @@ def formula(space: Space) -> Formula:
   in0, out = _size(layer, channels), _size(layer, space.nodes * channels)
   around = _size(ops.ConvNorm(channels, kernel_size=7), space.image_channels)
   around += _size(network.ResidualBlock(), channels)
-  around += _size(network.class_filter(space.classes), channels)
+  around += _size(network.ClassFilter(space.classes), channels)
   down_cells = network.cell_count('down', depth=space.depth)
   return Formula(
     fixed=around + down_cells * (in0 + out),
