@@ -127,7 +127,8 @@ def _channel_sums(first: Sequence[jax.Array], second: Sequence[jax.Array]) -> ja
 def _group_means(sums: jax.Array, parts: Sequence[jax.Array], group: int) -> jax.Array:
   """Means over space and each group of channels, given to all of it, of sums [2, B, sum of all C].
 
-  On a CPU by one product with a matrix of blocks, in half the time of sums over reshaped groups.
+  By one product with a matrix of blocks, on a CPU in half the time of sums over reshaped groups. On
+  a GPU such a product is a call of cuBLAS, 15 us.
   """
   size = group * math.prod(parts[0].shape[1:-1])
   if jax.default_backend() == 'gpu':

@@ -131,9 +131,10 @@ def _gains_by_vectorising(mesh: Mesh) -> bool:
   """Whether a device computes several searches better together than one after the other.
 
   One search alone keeps the cores of a CPU busy, and a GPU: four together took 676 ms a step on an
-  H200, one alone 91 at most (32 channels, 256 x 256, batch 12, bfloat16). Convolutions with kernels
-  of their own become grouped ones, whose kernels' gradients are slow. Together they also take the
-  temporary memory of all, and compute those that are finished. Of TPUs it is not known yet.
+  H200, one 91 beside another program (32 channels, 256 x 256, batch 12, bfloat16). Convolutions
+  with kernels of their own become grouped ones, whose kernels' gradients are slow. Together they
+  also take the temporary memory of all, and compute those that are finished. Of TPUs it is not
+  known yet.
   """
   # JAX 0.7 cannot vectorise the gradient of a convolution that knows how its arguments are shared,
   # as all do where there are several devices; 0.10 can.

@@ -1,7 +1,8 @@
 """Convolutions, pools and changes of size, as functions of arrays.
 
-The forms were chosen by measurement on the CPU and are exact: a depthwise convolution as shifted
-multiply-adds, a transposed one as the four phases of its output, pools as strided slices.
+The forms were chosen by measurement, on the CPU where they do not say otherwise, and are exact: a
+depthwise convolution as shifted multiply-adds, a transposed one as the four phases of its output,
+pools as strided slices.
 """
 
 import functools
@@ -37,7 +38,8 @@ def convolve_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   On a GPU a product with all taps at once, then sums of its shifted parts: cuDNN has no fast
   kernels for two outputs in float32. Forward and backward take 0.34 ms instead of 1.40 (12 x 256 x
-  256 x 32 to 2 on an H200). On a CPU it would be twice the time.
+  256 x 32 to 2 on an H200, two of the products by XLA's own kernels). On a CPU it would be twice
+  the time.
   """
   if jax.default_backend() != 'gpu':
     return convolve(x, kernel)
