@@ -1,8 +1,10 @@
 """Scores the retrained network once, per patient, on the native grid, beside the floors."""
 
+import collections
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from thrifty_jax.scores import components, floors, scoring, summaries, tables
 
 # Class scores of a case at network resolution, [D, S, S, K], float32, from its slices.
 Predict = Callable[[data.Examples], np.ndarray]
+_THREADS = 4  # that score the cases of a validation
 _NAMES = ('patient_names', 'cases')  # of a summary; a model may go to others
 
 
@@ -190,7 +193,7 @@ def validation_dsc(
     protocol: volume: the DSC on the native grid, mean over patients and classes; pooled_2d: that
       of all slices at network resolution, mean over classes.
   """
-  counts = [scoring.score_case(**case) for case in _predicted(prepared, patients, predict)]
+  counts = list(_in_threads(scoring.score_case, _predicted(prepared, patients, predict)))
   return scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
 
 
@@ -209,11 +212,13 @@ def classes_of_one_piece(
     Those whose volume DSC, mean over the patients, is higher with it.
   """
   foreground = range(1, len(classes))
-  whole, largest = [], []
-  for case in _predicted(prepared, patients, predict):
-    whole.append(scoring.score_case(**case))
-    largest.append(scoring.score_case(**case, largest=foreground))
-  gain = scoring.mean_dsc_of_classes(largest) - scoring.mean_dsc_of_classes(whole)
+
+  def both(**case: Any) -> tuple[scoring.CaseCounts, scoring.CaseCounts]:
+    return scoring.score_case(**case), scoring.score_case(**case, largest=foreground)
+
+  counts = _in_threads(both, _predicted(prepared, patients, predict))
+  whole, largest = map(scoring.mean_dsc_of_classes, zip(*counts, strict=True))
+  gain = largest - whole
   return [classes[index] for index in foreground if gain[index - 1] > 0]
 
 
@@ -230,6 +235,20 @@ def _predicted(
       'label': examples.read(np.arange(len(examples)))['label'],
       'truth': prepared.label_volume(case),
     }
+
+
+def _in_threads(score: Callable[..., Any], cases: Iterable[dict[str, Any]]) -> Iterator[Any]:
+  """`score` of each case, in order, while the next ones are being predicted.
+
+  An accelerator predicts a case in less time than it takes to score it.
+  """
+  with ThreadPoolExecutor(_THREADS) as pool:
+    running: collections.deque[Future] = collections.deque()
+    for case in cases:
+      if len(running) == _THREADS:  # so many are in memory at a time
+        yield running.popleft().result()
+      running.append(pool.submit(score, **case))
+    yield from (each.result() for each in running)
 
 
 def fit_floors(
