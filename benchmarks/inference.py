@@ -133,7 +133,8 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
     lambda params, image: model.last_logits(model.apply(member.module, params, image))
   )
   image = jax.ShapeDtypeStruct((slicewise.split(batch)[1], size, size, 1), np.float32)
-  (compiled,), figures = measure.compile_all([(predict, (member.params, image))])
+  program = predict, (member.params, image)
+  (compiled,), figures = measure.compile_all([program], jax.stages.Lowered.compile)
   content, run = slices(batch, size), slicewise.network(functools.partial(compiled, member.params))
   figures |= {
     'parameters': model.count(member.params),

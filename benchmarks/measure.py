@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from thrifty_jax import device
+from thrifty_jax import cuda_graph, device
 
 MIB = 1 << 20
 PACKAGES = ('jax', 'jaxlib', 'flax')
@@ -45,11 +45,13 @@ def dtypes(one: argparse.ArgumentParser) -> None:
 
 def compile_all(
   programs: Sequence[tuple[Any, tuple[Any, ...]]],
+  compiler: Callable[[Any], Any] = cuda_graph.compile_step,
 ) -> tuple[list[Callable[..., Any]], dict[str, Any]]:
   """Compiles programs one after the other, as the search does, and says what that took.
 
   Args:
     programs: Jitted functions, each with arguments or their shapes.
+    compiler: What compiles one; by default as steps of training are.
 
   Returns:
     The compiled programs; `trace_s`, `compile_s`, and `temp_mb`, the temporary memory that XLA
@@ -60,7 +62,7 @@ def compile_all(
   traced = time.perf_counter()
   compiled = []
   for one in lowered:
-    compiled.append(one.compile())
+    compiled.append(compiler(one))
     device.give_back_memory()
   ended = time.perf_counter()
   planned = [one.memory_analysis() for one in compiled]

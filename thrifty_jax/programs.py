@@ -23,7 +23,7 @@ import jax
 from jax import export
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, files
+from thrifty_jax import cuda_graph, device, files
 from thrifty_jax.running import stopping
 
 # Named tuples and arrays in, (state, metrics) out; see bilevel.
@@ -117,10 +117,8 @@ class Program:
         self._after._future.exception()  # waits
       began = time.monotonic()
       program = _read(self._kept) if self._kept else None
-      compiled = self._compiled() if program is None else _loaded(program)
+      compiled = self._compiled() if program is None else self._loaded(program)
       device.give_back_memory()
-      if self._check is not None:
-        self._check(compiled)
       self._future.set_result((compiled, time.monotonic() - began))
     except BaseException as error:  # raised again where the program is called
       self._future.set_exception(error)
@@ -135,15 +133,15 @@ class Program:
       return jax.tree.leaves(state), metrics
 
     if self._kept is None:
-      return jax.jit(flat).lower(*shapes).compile()
+      return cuda_graph.compile_step(jax.jit(flat).lower(*shapes), check=self._check)
     program = export.export(jax.jit(flat))(*shapes)
     _write(self._kept, program)
-    return _loaded(program)
+    return self._loaded(program)
 
-
-def _loaded(program: export.Exported) -> jax.stages.Compiled:
-  """A traced program, compiled or out of JAX's cache."""
-  return jax.jit(program.call).lower(*program.in_avals).compile()
+  def _loaded(self, program: export.Exported) -> jax.stages.Compiled:
+    """A traced program, compiled or out of JAX's cache."""
+    lowered = jax.jit(program.call).lower(*program.in_avals)
+    return cuda_graph.compile_step(lowered, check=self._check)
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

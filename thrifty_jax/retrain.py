@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from data_prep import data_sets, split_file
 from thrifty_jax import (
   RESEARCH_USE,
+  cuda_graph,
   describe,
   device,
   evaluate,
@@ -300,9 +301,11 @@ def _fit(
   # Before the loop, where a signal to stop need not wait for it.
   logbook.say_compiling()
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
-  compiled = train_step.lower(progress.state, batch_shape).compile()
+  compiled = cuda_graph.compile_step(
+    train_step.lower(progress.state, batch_shape),
+    check=lambda step: memory.require_fit(step, config, 'retrain', examples=[examples]),
+  )
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
-  memory.require_fit(compiled, config, 'retrain', examples=[examples])
   hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
   if config.debug:
     compiled = debug.watched(compiled, 'retrain', _source(config, train_data, net))
