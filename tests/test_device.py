@@ -130,7 +130,7 @@ def test_matrix_products_are_left_to_cublas_where_jax_may_use_nvidias_gpus(
 
 
 def test_xla_knows_the_flags_that_it_is_given():  # it ends the process at one that it does not know
-  flags = f'{device._CUBLAS} {device._DETERMINISTIC}'
+  flags = f'{device._CUBLAS} {device.DETERMINISTIC}'
   code = 'import jax; assert jax.jit(lambda x: x + 1)(1) == 2'
   environment = os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
   ended = subprocess.run([sys.executable, '-c', code], env=environment)

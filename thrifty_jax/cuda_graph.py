@@ -12,13 +12,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from thrifty_jax import logbook
+from thrifty_jax import device, logbook
 
 _FLAG = 'xla_gpu_enable_command_buffer'
-_BY_DEFAULT = (
-  'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION'  # with JAX 0.10 to 0.12
-)
-_SINCE = (0, 10)  # the version of JAX that knows of convolutions here
+_ONE_GRAPH: dict[str, str | bool] = {  # what XLA records by itself, and convolutions
+  _FLAG: 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION'
+}
+_SINCE = (0, 10)  # the version of JAX that can record convolutions
 
 
 def compile_step(
@@ -31,8 +31,7 @@ def compile_step(
     check: Looks at what was compiled before it is run.
   """
   one_graph = _is_possible()
-  options: dict[str, str | bool] = {_FLAG: f'{_BY_DEFAULT},CONVOLUTION'} if one_graph else {}
-  compiled = lowered.compile(compiler_options=options)
+  compiled = lowered.compile(compiler_options=_ONE_GRAPH if one_graph else None)
   if check is not None:
     check(compiled)
   if not one_graph or _runs(compiled):
@@ -44,13 +43,15 @@ def compile_step(
 def _is_possible() -> bool:
   """Whether XLA could record convolutions here.
 
-  On one device only: of several, those where a step fails would leave the others waiting. And not
-  where XLA_FLAGS says already what is to be recorded.
+  On one device only: of several, those where a step fails would leave the others waiting. Not with
+  deterministic operations: kernels that XLA takes untried, as it then does, ended the step of an
+  H200 with a status of cuDNN. And not where XLA_FLAGS says already what is to be recorded.
   """
   if jax.__version_info__ < _SINCE or jax.device_count() > 1:
     return False
+  flags = os.environ.get('XLA_FLAGS', '')
   on_cuda = 'cuda' in jax.devices()[0].client.platform_version
-  return on_cuda and _FLAG not in os.environ.get('XLA_FLAGS', '')
+  return on_cuda and _FLAG not in flags and device.DETERMINISTIC not in flags
 
 
 def _runs(compiled: jax.stages.Compiled) -> bool:

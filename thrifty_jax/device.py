@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
 
-_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 # Matrix products by cuBLAS. XLA's own kernels for them, written in Triton, end the process on those
 # of the search (`triton_tiling_propagation.cc: Check failed`, github.com/openxla/xla/issues/47381;
 # seen with JAX 0.11.2), and took a third longer to compile in a network that was no faster by them.
@@ -145,14 +145,14 @@ def _use_deterministic_operations() -> None:
   XLA then neither measures which kernel is the fastest, as the winner may change from run to run,
   nor adds numbers in the order in which threads happen to finish.
   """
-  if _DETERMINISTIC in os.environ.get('XLA_FLAGS', '').split():
+  if DETERMINISTIC in os.environ.get('XLA_FLAGS', '').split():
     return
   if xla_bridge.backends_are_initialized() and jax.default_backend() == 'gpu':
     raise InputError(
       'config.deterministic is True, but JAX has started here already and reads the flag no '
-      f'more; start a new process, or set XLA_FLAGS={_DETERMINISTIC} before JAX is used'
+      f'more; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'
     )
-  _add_xla_flag(_DETERMINISTIC)
+  _add_xla_flag(DETERMINISTIC)
 
 
 def _multiply_matrices_by_cublas() -> None:

@@ -13,7 +13,6 @@ import importlib.metadata
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -84,7 +83,7 @@ class Program:
     self._run: Step = self._called
     self._step, self._arguments = step, arguments
     self._kept, self._after, self._check = kept, after, check
-    self._future: Future[tuple[jax.stages.Compiled, float]] = Future()
+    self._future: Future[jax.stages.Compiled] = Future()
     # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
     threading.Thread(target=self._compile, name=stopping.COMPILER, daemon=True).start()
 
@@ -104,22 +103,16 @@ class Program:
 
   def wait(self) -> jax.stages.Compiled:
     """What JAX made of it, once it has: a function of the leaves of its arguments."""
-    return self._future.result()[0]
-
-  @property
-  def seconds(self) -> float:
-    """What it took to trace, to compile or to load it."""
-    return self._future.result()[1]
+    return self._future.result()
 
   def _compile(self) -> None:
     try:
       if self._after is not None:
         self._after._future.exception()  # waits
-      began = time.monotonic()
       program = _read(self._kept) if self._kept else None
       compiled = self._compiled() if program is None else self._loaded(program)
       device.give_back_memory()
-      self._future.set_result((compiled, time.monotonic() - began))
+      self._future.set_result(compiled)
     except BaseException as error:  # raised again where the program is called
       self._future.set_exception(error)
 

@@ -106,6 +106,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   halves = divide(config, train_data)
   learners = build(config, train_data, steps=halves.steps)
   drawn: Future[SearchState] = Future()
+  began = time.monotonic()
   steps = compile_steps(config, train_data, halves, learners, drawn.result)
   image = train_data.image_shape(settings.batch_size)
   states = [bilevel.init_state(learners, image, seed=seed) for seed in numbers]
@@ -137,10 +138,11 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   if not _is_finished(progress, settings):
     # Before the loop, where a signal to stop need not wait for it.
     logbook.say_compiling()
-    for step in steps if hosts.several() else steps[:1]:
+    # On a GPU both: XLA tries kernels as it compiles, which steps beside it would slow down.
+    for step in steps if hosts.several() or jax.default_backend() == 'gpu' else steps[:1]:
       step.wait()
     hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
-    logbook.say('compiled', f'in {logbook.duration(steps[0].seconds)}')
+    logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
 
   with (
     autosave,
@@ -169,10 +171,11 @@ def compile_steps(
 ) -> list[Program]:
   """Begins to compile the half steps, of the weights and of the architecture.
 
-  On a CPU one after the other: the first alone is needed as yet, and the second would take cores
-  from it. For an accelerator at once: a GPU ends the warm-up in less time than the second takes to
-  compile, and either keeps little more than a core busy. They wait for the state, unless they are
-  kept from an earlier run.
+  One after the other. On a CPU the first alone is needed as yet, and the second would take cores
+  from it. On a GPU two would wait for each other at every kernel that XLA tries, 100 ms each time
+  (github.com/openxla/xla/pull/41399): on an H200 neither was done after 7 minutes, where one after
+  the other they took 2. A TPU tries none, so there both are compiled at once. They wait for the
+  state, unless they are kept from an earlier run.
   """
   half_steps = bilevel.make_half_steps(
     learners,
@@ -191,7 +194,7 @@ def compile_steps(
       seeds.side_by_side(step, count=count, mesh=train_data.mesh),
       lambda half=half: (state(), searches, *[batch] * (half + 1)),
       kept=programs.place(config, half=half, steps=halves.steps, **given),
-      after=compiled[0] if compiled and jax.default_backend() == 'cpu' else None,
+      after=compiled[0] if compiled and jax.default_backend() != 'tpu' else None,
       check=functools.partial(
         memory.require_fit,
         config=config,
