@@ -100,9 +100,10 @@ def start(
     'label': jnp.asarray(rng.integers(0, 2, label.shape), jnp.int32),
   }
 
-  def turn() -> None:
+  def turn() -> dict[str, float]:
     nonlocal state
-    state, _ = jax.block_until_ready(compiled(state, slices))
+    seconds, state = measure.timed(compiled, state, slices)
+    return {'step_s': seconds}
 
   figures |= {
     'parameters': model.count(state.params),
