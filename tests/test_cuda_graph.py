@@ -10,6 +10,9 @@ import pytest
 
 from thrifty_jax import cuda_graph, device
 
+known = pytest.mark.skipif(
+  jax.__version_info__ < (0, 10, 2), reason='XLA cannot record convolutions yet'
+)
 STATE = {'step': jnp.zeros((), jnp.int32), 'weights': jnp.arange(3.0)}
 
 
@@ -41,7 +44,7 @@ def test_elsewhere_than_on_a_gpu_a_step_is_compiled_as_it_is():
   assert lowered.options == [None] and checked == [compiled]
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='XLA cannot record convolutions yet')
+@known
 def test_a_step_that_runs_is_kept_and_touches_no_state(possible):
   lowered: Any = Lowered(step, STATE, jnp.ones((2, 3)))
   checked: list[Any] = []
@@ -54,7 +57,7 @@ def test_a_step_that_runs_is_kept_and_touches_no_state(possible):
   assert int(moved['step']) == 1 and float(metrics['loss']) == 9
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='XLA cannot record convolutions yet')
+@known
 def test_one_that_cannot_be_recorded_is_compiled_without_convolutions_and_says_so(possible, capsys):
   tried = []
 
@@ -79,6 +82,14 @@ def test_one_that_cannot_be_recorded_is_compiled_without_convolutions_and_says_s
   np.testing.assert_array_equal(moved['weights'], [2, 3, 4])
 
 
+def test_where_xla_cannot_record_them_a_step_is_compiled_as_it_is(possible, monkeypatch):
+  unknown = {cuda_graph._FLAG: 'FUSION,NEVER_HEARD_OF'}
+  monkeypatch.setattr(cuda_graph, '_ONE_GRAPH', unknown)
+  lowered: Any = Lowered(step, STATE, jnp.ones((2, 3)))
+  moved, _ = cuda_graph.compile_step(lowered)(jax.tree.map(jnp.copy, STATE), jnp.ones((2, 3)))
+  assert lowered.options == [unknown, None] and int(moved['step']) == 1
+
+
 def test_memory_that_runs_out_at_the_trial_is_told(possible):
   def exhausted():
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes')
@@ -96,17 +107,15 @@ def test_memory_that_runs_out_at_the_trial_is_told(possible):
     ({}, True),
     ({'platform': 'rocm 60342'}, False),
     ({'devices': 2}, False),
-    ({'version': (0, 9, 2)}, False),
     ({'flags': device.DETERMINISTIC}, False),
     ({'flags': '--xla_gpu_enable_command_buffer='}, False),
     ({'flags': '--xla_gpu_enable_triton_gemm=false'}, True),
   ],
 )
 def test_where_it_is_tried(change, expected, monkeypatch):
-  at = {'platform': 'cuda 13000', 'devices': 1, 'version': (0, 11, 2), 'flags': ''} | change
+  at = {'platform': 'cuda 13000', 'devices': 1, 'flags': ''} | change
   gpu = SimpleNamespace(client=SimpleNamespace(platform_version=at['platform']))
   monkeypatch.setattr(jax, 'devices', lambda: [gpu] * at['devices'])
   monkeypatch.setattr(jax, 'device_count', lambda: at['devices'])
-  monkeypatch.setattr(jax, '__version_info__', at['version'])
   monkeypatch.setenv('XLA_FLAGS', at['flags'])
   assert cuda_graph._is_possible() == expected

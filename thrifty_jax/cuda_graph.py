@@ -18,7 +18,6 @@ _FLAG = 'xla_gpu_enable_command_buffer'
 _ONE_GRAPH: dict[str, str | bool] = {  # what XLA records by itself, and convolutions
   _FLAG: 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION'
 }
-_SINCE = (0, 10)  # the version of JAX that can record convolutions
 
 
 def compile_step(
@@ -30,28 +29,38 @@ def compile_step(
     lowered: The step.
     check: Looks at what was compiled before it is run.
   """
-  one_graph = _is_possible()
-  compiled = lowered.compile(compiler_options=_ONE_GRAPH if one_graph else None)
+  one_graph = _one_graph(lowered) if _is_possible() else None
+  compiled = one_graph or lowered.compile()
   if check is not None:
     check(compiled)
-  if not one_graph or _runs(compiled):
+  if not one_graph or _runs(one_graph):
     return compiled
   logbook.say('slower', 'cuDNN cannot record a convolution of this step; compiling it without')
   return lowered.compile()
 
 
 def _is_possible() -> bool:
-  """Whether XLA could record convolutions here.
+  """Whether to try it here.
 
   On one device only: of several, those where a step fails would leave the others waiting. Not with
   deterministic operations: kernels that XLA takes untried, as it then does, ended the step of an
   H200 with a status of cuDNN. And not where XLA_FLAGS says already what is to be recorded.
   """
-  if jax.__version_info__ < _SINCE or jax.device_count() > 1:
+  if jax.device_count() > 1:
     return False
   flags = os.environ.get('XLA_FLAGS', '')
   on_cuda = 'cuda' in jax.devices()[0].client.platform_version
   return on_cuda and _FLAG not in flags and device.DETERMINISTIC not in flags
+
+
+def _one_graph(lowered: jax.stages.Lowered) -> jax.stages.Compiled | None:
+  """A step compiled with all recorded; None if XLA does not know how, as before JAX 0.10."""
+  try:
+    return lowered.compile(compiler_options=_ONE_GRAPH)
+  except jax.errors.JaxRuntimeError as error:
+    if _FLAG not in str(error):
+      raise
+    return None
 
 
 def _runs(compiled: jax.stages.Compiled) -> bool:
