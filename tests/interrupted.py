@@ -11,6 +11,7 @@ model. The last line is JSON with the figures; the exit status is 1 if anything 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import random
 import shutil
@@ -187,9 +188,20 @@ def last_state(folder: Path) -> dict[str, np.ndarray]:
     (path for path in folder.iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
   )
   with ocp.StandardCheckpointer() as checkpointer:
-    state = checkpointer.restore(newest / 'default')
-  leaves = ocp.tree.to_flat_dict(state, sep='/')
-  return {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    vectors = {
+      name: np.asarray(one) for name, one in checkpointer.restore(newest / 'default').items()
+    }
+  described = json.loads((newest / '_CHECKPOINT_METADATA').read_text())['custom_metadata']
+  state = {}
+  for line in described['structure'][1:]:
+    name, kind = line.rsplit(' ', 1)
+    kind, _, lengths = kind.rstrip(']').partition('[')
+    shape = [int(length) for length in lengths.split(',') if length]
+    kind = {'int': 'int64', 'float': 'float64'}.get(kind, kind)
+    values, vectors[kind] = np.split(vectors[kind], [math.prod(shape)])
+    state[name] = values.reshape(shape)
+  assert state and not any(len(left) for left in vectors.values())
+  return state
 
 
 def interrupted_runs(
