@@ -174,8 +174,8 @@ def compile_steps(
   One after the other. On a CPU the first alone is needed as yet, and the second would take cores
   from it. On a GPU two can hold up each other at every kernel that XLA tries, 100 ms each time
   (github.com/openxla/xla/pull/41399): on an H200 the first was not done after 7 minutes, where one
-  after the other both took 2. A TPU tries none, so there both are compiled at once. They wait for the
-  state, unless they are kept from an earlier run.
+  after the other both took 2. A TPU tries none, so there both are compiled at once. They wait for
+  the state, unless they are kept from an earlier run.
   """
   half_steps = bilevel.make_half_steps(
     learners,
