@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def ellipsoid(grid: np.ndarray, middle: np.ndarray, radii: np.ndarray) -> np.nda
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Generator[Path]:
   """A folder to write to that gets its name when all is written."""
   folder.parent.mkdir(parents=True, exist_ok=True)
   unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))

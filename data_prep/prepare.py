@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def digest_of_files(cases: Sequence[Case]) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
+def _quiet_tfds() -> Generator[None]:
   """Keeps TFDS's bars and its remarks about downloads off the console; errors come through."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)

@@ -6,7 +6,7 @@ import gzip
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +368,7 @@ def require_affine(path: Path, affine: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def quiet_itk() -> Iterator[None]:
+def quiet_itk() -> Generator[None]:
   """Keeps what ITK's readers write to stderr themselves away: the exception says it all."""
   sys.stderr.flush()
   kept = os.dup(2)

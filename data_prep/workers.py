@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -30,7 +30,7 @@ _AHEAD = 2  # cases in work or waiting for their turn, for each process
 
 
 @contextlib.contextmanager
-def cases_map(count: int) -> Iterator[CasesMap]:
+def cases_map(count: int) -> Generator[CasesMap]:
   """`map` over cases by processes, which end with the `with` block, however that ends.
 
   What the work is, what it takes and what it returns must be picklable. The number of cases that
@@ -89,7 +89,7 @@ def _by_processes(
 
 
 @contextlib.contextmanager
-def _process(work: Callable[[Case], Any]) -> Iterator[Connection]:
+def _process(work: Callable[[Case], Any]) -> Generator[Connection]:
   """A process that answers each case it is sent; the connection to it."""
   ours, theirs = multiprocessing.Pipe()
   serve = f'from data_prep.workers import serve; serve({theirs.fileno()})'

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(folder: Path, session: Session) -> Iterator[str]:
+def served(folder: Path, session: Session) -> Generator[str]:
   """The folder and the harness on a free port of this machine; gives the harness' address."""
   handler = functools.partial(_Handler, session=session, directory=str(folder))
   with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:

@@ -15,7 +15,7 @@ import shutil
 import signal
 import tracemalloc
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def outcome(read: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Generator[None]:
   def stop(*arguments):
     raise TimeoutError(f'not done in {seconds} s')
 

@@ -181,13 +181,13 @@ def test_channels_in_files_and_on_the_last_axis_give_the_same_mask(two_channels,
   assert command(two_channels, images, tmp_path / 'masks') == 0
   cases = ['scan_000', 'scan_001', 'scan_002']
   assert names(tmp_path / 'masks') == ['classes.json', *(f'{case}.nii.gz' for case in cases)]
+  four_axes = tmp_path / 'four_axes'
+  four_axes.mkdir()
   for case in cases:
     channels = [load(images / f'{case}_000{k}.nii.gz') for k in (0, 1)]
     stacked = np.stack([np.asarray(one.dataobj) for one in channels], axis=-1)
-    path = tmp_path / 'four_axes' / f'{case}.nii.gz'
-    path.parent.mkdir(exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(stacked, channels[0].affine), path)
-  assert command(two_channels, path.parent, tmp_path / 'masks_4') == 0
+    nibabel.save(nibabel.Nifti1Image(stacked, channels[0].affine), four_axes / f'{case}.nii.gz')
+  assert command(two_channels, four_axes, tmp_path / 'masks_4') == 0
   assert command(two_channels, images / 'scan_001_0000.nii.gz', tmp_path / 'one.nii.gz') == 0
   for case in cases:
     first, second = (load(tmp_path / name / f'{case}.nii.gz') for name in ('masks', 'masks_4'))

@@ -7,7 +7,7 @@ import math
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 @contextlib.contextmanager
-def writing_to(folder: Path, option: str) -> Iterator[None]:
+def writing_to(folder: Path, option: str) -> Generator[None]:
   """A full disk, a folder that must not be written or is gone, told in one line.
 
   Args:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def statistics_of(config: ConfigDict, training: Examples) -> data.Statistics:
 
 
 @contextlib.contextmanager
-def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Iterator[None]:
+def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[None]:
   """Writes what was on the device to <folder>/not_finite.json when the body stops at a NaN.
 
   Args:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
   """onnxruntime's advice about preparing the model does not apply to one made for this."""
   root = logging.getLogger()
   before = root.level

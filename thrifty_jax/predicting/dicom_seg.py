@@ -9,7 +9,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def _spacing(affine: np.ndarray) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
   """Keeps away what pydicom and highdicom say of odd tags: they quote them."""
   before = logging.root.manager.disable
   logging.disable(logging.CRITICAL)

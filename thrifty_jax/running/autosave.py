@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -133,7 +133,7 @@ class Autosave:
       raise stopping.Stopped(number, self._farewell())
 
   @contextlib.contextmanager
-  def interruptible(self, keep: Keep) -> Iterator[None]:
+  def interruptible(self, keep: Keep) -> Generator[None]:
     """For long work within the loop that changes no state: a signal ends it, then saves.
 
     Several processes do the work to its end: one of them alone must not leave it.

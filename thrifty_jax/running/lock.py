@@ -9,7 +9,7 @@ import datetime
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from thrifty_jax.errors import InputError
@@ -30,7 +30,7 @@ _locked: set[int] = set()
 
 
 @contextlib.contextmanager
-def held(*folders: Path, stage: str = 'all') -> Iterator[None]:
+def held(*folders: Path, stage: str = 'all') -> Generator[None]:
   """Keeps other processes out of the folders while the body runs.
 
   Folders that are missing are made, and removed again if nothing is in them at the end. Where a
@@ -57,7 +57,7 @@ def held(*folders: Path, stage: str = 'all') -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(folder: Path, stage: str) -> Iterator[bool]:
+def _held(folder: Path, stage: str) -> Generator[bool]:
   """Holds one folder; whether it is really locked."""
   made = [path for path in (folder, *folder.parents) if not path.exists()]
   descriptor = None

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +86,7 @@ def require_fit(
 
 
 @contextlib.contextmanager
-def exhaustion_explained(config: ConfigDict, stage: str) -> Iterator[None]:
+def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
   """Makes bad input of a device's memory that ran out, at a compilation or at a step.
 
   Raises:

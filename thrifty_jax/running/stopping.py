@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 from typing import NoReturn
 
@@ -44,7 +44,7 @@ _asked = 0  # the first signal
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
+def handled() -> Generator[None]:
   """Handles the signals as long as the body runs; outside the main thread it cannot, and does not.
 
   The body raises Stopped at the first signal unless a loop has deferred it.
@@ -73,7 +73,7 @@ def handled() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def deferred() -> Generator[None]:
   """As long as the body runs, a first signal does not interrupt it: it asks `requested` itself."""
   global _deferred
   _deferred += 1
@@ -84,7 +84,7 @@ def deferred() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undeferred() -> Iterator[None]:
+def undeferred() -> Generator[None]:
   """Within `deferred`: as long as the body runs, a signal interrupts it, also one sent before."""
   global _deferred
   kept, _deferred = _deferred, 0
