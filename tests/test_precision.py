@@ -19,6 +19,7 @@ from thrifty_jax import (
   logbook,
   model,
   network,
+  packing,
   retrain,
   search,
   train_data,
@@ -159,10 +160,10 @@ def test_a_search_in_bfloat16_keeps_its_state_in_float32(config, tmp_path, capsy
   assert 'a step needs' in capsys.readouterr().out
   learners = search.build(config, opened, steps=1)
   start = bilevel.init_state(learners, opened.image_shape(4), seed=0)
-  like = search.Progress(start, start.architecture).arrays()
+  like = packing.all_unpacked(search.Progress(start, start.architecture).arrays())
   with contextlib.closing(Checkpoints(tmp_path / 'search' / 'checkpoints')) as checkpoints:
     state = checkpoints.restore(like)[0]['state']
-  assert jax.tree.structure(state['params']) == jax.tree.structure(start.params)
+  assert jax.tree.structure(state) == jax.tree.structure(like['state'])
   assert float_types(state) == {np.dtype(np.float32)}
   assert opened.augment(jax.random.key(0), batch_of(opened))['image'].dtype == jnp.bfloat16
 

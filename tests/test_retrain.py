@@ -14,7 +14,7 @@ import pytest
 
 from data_prep import phantom, prepare, split_file
 from thrifty_jax import config as configs
-from thrifty_jax import evaluate, genotype, logbook, model, retrain, train_data
+from thrifty_jax import evaluate, genotype, logbook, model, packing, retrain, train_data
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.retrain import TrainState
@@ -278,7 +278,7 @@ def scripted(monkeypatch, opened):
     remaining = iter(scores)
 
     def validation_dsc(prepared, patients, params, **more):
-      seen.append(jax.tree.map(np.array, params))
+      seen.append(packing.unpacked(jax.tree.map(np.array, params)))
       return next(remaining)
 
     # What predicts is the weights themselves.

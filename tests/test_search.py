@@ -19,6 +19,7 @@ from thrifty_jax import (
   genotype,
   logbook,
   model,
+  packing,
   parameters,
   search,
   searched,
@@ -259,7 +260,8 @@ def entries_of(workdir):
 def last_state(workdir, start):
   checkpoints = Checkpoints(workdir / 'search' / 'checkpoints')
   with contextlib.closing(checkpoints):
-    return checkpoints.restore(search.Progress(start, start.architecture).arrays())
+    like = search.Progress(start, start.architecture).arrays()
+    return checkpoints.restore(packing.all_unpacked(like))
 
 
 def genotype_file(workdir):

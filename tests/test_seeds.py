@@ -18,6 +18,7 @@ from thrifty_jax import (
   genotype,
   logbook,
   mesh,
+  packing,
   search,
   searched,
   seeds,
@@ -172,7 +173,8 @@ def states(config, workdir):
   start = [
     bilevel.init_state(learners, opened.image_shape(2), seed=seed) for seed in seeds.of(config)
   ]
-  like = Progress(seeds.stack(start), seeds.stack([each.architecture for each in start])).arrays()
+  progress = Progress(seeds.stack(start), seeds.stack([each.architecture for each in start]))
+  like = packing.all_unpacked(progress.arrays())
   with contextlib.closing(Checkpoints(workdir / 'search' / 'checkpoints')) as checkpoints:
     arrays, notes = checkpoints.restore(like)
   return seeds.each(arrays, config.search.seeds), notes

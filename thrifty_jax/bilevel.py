@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import microbatches, model
+from thrifty_jax import microbatches, model, packing
 from thrifty_jax.data import Batch
 from thrifty_jax.losses import Sums, loss_of, loss_sums
 from thrifty_jax.network import Architecture, Supernet, init_architecture
@@ -81,7 +81,8 @@ def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) ->
   """The state before the first step; image gives the shape of a batch."""
   net = learners.net
   architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
-  params = model.initialise(learners.net, image, architecture, seed=seed)
+  params = packing.pack(model.initialise(learners.net, image, architecture, seed=seed))
+  params = jax.tree.map(jnp.asarray, params)
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,

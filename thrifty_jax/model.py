@@ -18,13 +18,13 @@ import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from thrifty_jax import baselines, files, genotype, network
+from thrifty_jax import baselines, files, genotype, network, packing
 from thrifty_jax.config import MODELS
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import likeness
 from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_settings
 
-Params = Any  # a pytree of arrays: {'stem': {'kernel': ...}, ...}
+Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}, or those packed
 FORMAT = 'thrifty_jax.model'
 VERSION = 5  # 4 did not say a baseline's width, which was 32; 3 lacked scores.json and the splits
 OLDEST = 3  # 2 had no checksums and did not say what the training scans were like
@@ -148,7 +148,7 @@ def count(params: Params) -> int:
 
 def apply(net: nn.Module, params: Params, *inputs: Any) -> jax.Array:
   """Logits of a network: what its `apply` returns, whose type Linen does not know."""
-  logits: Any = net.apply({'params': params}, *inputs)
+  logits: Any = net.apply({'params': packing.unpacked(params)}, *inputs)
   return logits
 
 

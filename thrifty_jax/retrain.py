@@ -28,6 +28,7 @@ from thrifty_jax import (
   mesh,
   microbatches,
   model,
+  packing,
 )
 from thrifty_jax.data import Batch, steps_per_epoch
 from thrifty_jax.losses import Sums, loss_of, loss_sums, segmentation_loss
@@ -70,10 +71,10 @@ def init_state(
   seed: int,
 ) -> tuple[TrainState, Best]:
   """The state before the first step, and its weights as the best so far."""
-  params = model.initialise(net, image, seed=seed)
-  average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
-  state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
-  return state, Best(jax.tree.map(np.asarray, params), 0, -1.0)
+  params = packing.pack(model.initialise(net, image, seed=seed))
+  weights, average = jax.tree.map(jnp.array, (params, params))  # of its own: a step donates both
+  state = TrainState(jnp.zeros((), jnp.int32), weights, average, transformation.init(weights))
+  return state, Best(packing.unpacked(params), 0, -1.0)
 
 
 def optimizer(
@@ -93,11 +94,7 @@ def optimizer(
   if settings.optimizer == 'sgd':
     decay = optax.add_decayed_weights(settings.weight_decay)
     return optax.chain(clip, decay, optax.sgd(rate, momentum=settings.momentum)), rate
-
-  def kernels(params: model.Params) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-  adamw = optax.adamw(rate, weight_decay=settings.weight_decay, mask=kernels)
+  adamw = optax.adamw(rate, weight_decay=settings.weight_decay, mask=packing.is_kernel)
   return optax.chain(clip, adamw), rate
 
 
@@ -188,7 +185,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   padding = getattr(data_sets.module(config), 'PADDING', None)
   spec['padding'] = list(padding) if padding else None
   spec['largest_component'] = evaluate.classes_of_one_piece(
-    train_data.validation, judges, predict(best.params), classes=config.data.classes
+    train_data.validation, judges, predict(packing.pack(best.params)), classes=config.data.classes
   )
   summary = {
     'model': config.model.name,
@@ -350,7 +347,8 @@ def _source(config: ConfigDict, train_data: TrainData, net: nn.Module) -> Callab
 
   def source(_: Any, state: TrainState, batch: Batch) -> str | None:
     batch = jax.jit(train_data.augment)(step_key(config.seed, state), batch)
-    return not_finite.first_source(net, state.params, batch, loss=segmentation_loss)
+    params = packing.unpacked(state.params)
+    return not_finite.first_source(net, params, batch, loss=segmentation_loss)
 
   return source
 
@@ -390,7 +388,7 @@ def _end_epoch(
   progress.figures.flush()
   epoch, state, figures = progress.epoch + 1, progress.state, progress.figures
   if dsc is not None and dsc > progress.best.dsc:
-    progress.best = Best(jax.device_get(state.average), epoch, dsc)
+    progress.best = Best(packing.unpacked(jax.device_get(state.average)), epoch, dsc)
   log.append(
     {
       'epoch': epoch,

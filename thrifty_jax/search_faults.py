@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from thrifty_jax import bilevel, seeds
+from thrifty_jax import bilevel, packing, seeds
 from thrifty_jax.bilevel import Learners, Metrics, SearchState
 from thrifty_jax.data import Batch, Examples
 from thrifty_jax.losses import segmentation_loss
@@ -25,7 +25,7 @@ def source(
     augment_key, sample_key = jax.random.split(bilevel.half_key(bits, state, half))
     return not_finite.first_source(
       learners.net.copy(remat=False),  # layer by layer
-      state.params,
+      packing.unpacked(state.params),
       jax.jit(train_data.augment)(augment_key, batch),
       loss=segmentation_loss,
       architecture=state.architecture,

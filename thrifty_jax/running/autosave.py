@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from thrifty_jax import logbook, mesh
+from thrifty_jax import logbook, mesh, packing
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.logbook import Logbook
 from thrifty_jax.running import hosts, stopping
@@ -87,13 +87,15 @@ class Autosave:
 
   def _restored(self, like: Any) -> tuple[Any, dict[str, Any]]:
     """Arrays, placed like those of now, and notes."""
-    arrays, notes = mesh.on_host(like), {}
+    old = mesh.on_host(like)
+    arrays, notes = packing.all_unpacked(old), {}
     if self._checkpoints:
       arrays, notes = self._checkpoints.restore(arrays)
       self._number = self._checkpoints.latest() or 0
     # The notes first: they tell the others in time if nothing can be restored.
     notes = hosts.of_first(notes)
-    return mesh.placed_like(hosts.arrays_of_first(arrays), like), notes
+    arrays = packing.packed_like(hosts.arrays_of_first(arrays), old)
+    return mesh.placed_like(arrays, like), notes
 
   def __enter__(self) -> Self:
     self._saved = time.monotonic()
@@ -152,7 +154,8 @@ class Autosave:
     arrays, notes = keep()
     self._number += 1
     if self._checkpoints:
-      self._checkpoints.save(self._number, mesh.on_host(arrays), notes)
+      arrays = packing.all_unpacked(mesh.on_host(arrays))
+      self._checkpoints.save(self._number, arrays, notes)
     self._saved = time.monotonic()
 
   def _farewell(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from thrifty_jax import packing
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.running import not_finite
 
@@ -30,7 +31,7 @@ def watched(step: Step, stage: str, source: Callable[..., str | None]) -> Step:
     if bad:
       number = int(np.asarray(state.step).max()) + 1  # of several searches the one that is ahead
       found = source(metrics, state, *batches) or not_finite.in_tree(
-        moved._asdict(), 'after the step,'
+        packing.all_unpacked(moved._asdict()), 'after the step,'
       )
       raise NotFinite(
         f'{stage}, step {number}: {bad[0]} is not finite, first of all '
