@@ -367,6 +367,26 @@ def test_a_run_asked_to_stop_after_any_step_goes_on_with_the_same_bits(
   assert_same_run(tmp_path, unbroken, start)
 
 
+def test_packed_weights_are_trained_alike_and_a_run_goes_on_with_them_or_without(
+  config, start, unbroken, tmp_path, stop_at, monkeypatch
+):
+  whole, stopped, changed = (tmp_path / name for name in ('whole', 'stopped', 'changed'))
+  with monkeypatch.context() as patch:
+    patch.setattr(packing, 'pays', lambda: True)
+    retrain.retrain(config, whole)
+    for folder in (stopped, changed):
+      with stop_at(7), pytest.raises(stopping.Stopped):
+        retrain.retrain(config, folder)
+    retrain.retrain(config, stopped)
+  assert_same_run(stopped, whole, start)
+  retrain.retrain(config, changed)
+  for folder in (whole, changed):
+    for entry, expected in zip(entries_of(folder), entries_of(unbroken), strict=True):
+      assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    found, expected = (model.load(run / 'model').params for run in (folder, unbroken))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), found, expected)
+
+
 def test_a_line_that_was_written_after_the_last_save_is_written_again(
   config, start, unbroken, tmp_path, monkeypatch
 ):

@@ -329,6 +329,23 @@ def assert_same_run(workdir, unbroken, start):
   assert not differs(arrays, expected)
 
 
+def test_packed_weights_are_searched_with_alike_and_a_search_goes_on_with_them_or_without(
+  config, steps, unbroken, tmp_path, stop_at, monkeypatch
+):
+  whole, changed = tmp_path / 'whole', tmp_path / 'changed'
+  with monkeypatch.context() as patch:
+    patch.setattr(packing, 'pays', lambda: True)
+    search.search(config, whole)
+    with stop_at(5), pytest.raises(stopping.Stopped):
+      search.search(config, changed)
+  monkeypatch.setattr(search, 'compile_steps', lambda *arguments: steps)
+  search.search(config, changed)
+  for folder in (whole, changed):
+    for entry, expected in zip(entries_of(folder), entries_of(unbroken), strict=True):
+      for name in ('weight_loss', 'weight_gradient', 'architecture_dsc', 'expected_parameters'):
+        assert entry[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+
+
 # An epoch has 3 steps; the first one is the warm-up.
 @pytest.mark.parametrize('step', [1, 3, 4, 6, 8, 12])
 def test_a_search_asked_to_stop_after_any_step_goes_on_with_the_same_bits(

@@ -81,8 +81,7 @@ def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) ->
   """The state before the first step; image gives the shape of a batch."""
   net = learners.net
   architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
-  params = packing.pack(model.initialise(learners.net, image, architecture, seed=seed))
-  params = jax.tree.map(jnp.asarray, params)
+  params = packing.for_steps(model.initialise(net, image, architecture, seed=seed))
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,

@@ -160,6 +160,8 @@ def progress(total: int, description: str, *, unit: str = '') -> tqdm:
   tqdm.monitor_interval = 0  # its thread would outlive the bar
   scale: dict[str, Any] = {'unit': unit, 'unit_scale': True} if unit else {}
   if sys.stderr.isatty():
+    # Each update looks at the clock: the pace changes when a run goes on, and at validations.
+    scale['miniters'] = 1
     return tqdm(total=total, desc=description, file=sys.stderr, dynamic_ncols=True, **scale)
   shape = '{desc}: {n_fmt} of {total_fmt}{postfix} [{elapsed}, {remaining} left]'
   return _Lines(

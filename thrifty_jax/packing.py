@@ -1,7 +1,7 @@
-"""A network's weights as two vectors, as steps take them and give them back.
+"""A network's weights as two vectors, as the steps on a GPU or TPU take them and give them back.
 
 Each array that goes into a compiled step or comes out of it costs the host some time, and a small
-network has hundreds, its optimiser and its average as many again: on a GPU that is as much time as
+network has hundreds, its optimiser and its average as many again: on a GPU that is half the time of
 the step itself. Within a step the weights are cut out of the vectors, and their gradient is put
 together as vectors again, so that an optimiser sees two arrays. Checkpoints have them one by one.
 """
@@ -45,6 +45,20 @@ class Packed:
   kernels: Any
   others: Any
   layout: Layout
+
+
+def for_steps(params: Any) -> Any:
+  """Weights as steps take them, on the device.
+
+  Not packed on a CPU: there is no gain, and XLA took 1.6 times as long to compile the training step
+  of a network, and 350 MiB more.
+  """
+  return jax.device_put(pack(params)) if pays() else params
+
+
+def pays() -> bool:
+  """Whether steps are launched on another device, where weights are better packed."""
+  return jax.default_backend() != 'cpu'
 
 
 def pack(params: Any) -> Packed:
@@ -119,8 +133,8 @@ def _cut(layout: Layout, vectors: tuple[Any, Any]) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cut_with_gradient(layout: Layout, vectors: tuple[jax.Array, jax.Array]) -> Any:
-  # The barrier: else XLA compiles what reads a weight anew for each place in the vector, where a
-  # network has many layers alike.
+  # The barriers: else XLA compiles what reads a weight, or makes its gradient, anew for each place
+  # in a vector, where a network has many layers alike.
   return jax.lax.optimization_barrier(_cut(layout, vectors))
 
 
@@ -129,7 +143,8 @@ def _forward(layout: Layout, vectors: tuple[jax.Array, jax.Array]) -> tuple[Any,
 
 
 def _backward(layout: Layout, _: None, gradient: Any) -> tuple[tuple[jax.Array, jax.Array]]:
-  return (_joined(layout, jax.tree.leaves(gradient), jnp),)
+  leaves = jax.lax.optimization_barrier(jax.tree.leaves(gradient))
+  return (_joined(layout, leaves, jnp),)
 
 
 _cut_with_gradient.defvjp(_forward, _backward)

@@ -71,10 +71,11 @@ def init_state(
   seed: int,
 ) -> tuple[TrainState, Best]:
   """The state before the first step, and its weights as the best so far."""
-  params = packing.pack(model.initialise(net, image, seed=seed))
-  weights, average = jax.tree.map(jnp.array, (params, params))  # of its own: a step donates both
-  state = TrainState(jnp.zeros((), jnp.int32), weights, average, transformation.init(weights))
-  return state, Best(packing.unpacked(params), 0, -1.0)
+  drawn = model.initialise(net, image, seed=seed)
+  params = packing.for_steps(drawn)
+  average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
+  state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
+  return state, Best(jax.tree.map(np.asarray, drawn), 0, -1.0)
 
 
 def optimizer(
@@ -184,8 +185,9 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   spec['splits_sha256'] = split_file.digest(train_data.patients)
   padding = getattr(data_sets.module(config), 'PADDING', None)
   spec['padding'] = list(padding) if padding else None
+  trained = predict(packing.for_steps(best.params))
   spec['largest_component'] = evaluate.classes_of_one_piece(
-    train_data.validation, judges, predict(packing.pack(best.params)), classes=config.data.classes
+    train_data.validation, judges, trained, classes=config.data.classes
   )
   summary = {
     'model': config.model.name,
@@ -357,8 +359,9 @@ def _show(progress: Progress, bar: Any) -> None:
   """A step further on the bar."""
   figures, best = progress.figures, progress.best
   if figures.steps:
-    loss, dsc = figures.mean('loss'), figures.mean('dice')
-    bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}', best=f'{max(best.dsc, 0):.3f}')
+    values = {'best': max(best.dsc, 0), 'dsc': figures.mean('dice'), 'loss': figures.mean('loss')}
+    # Shown by update(), some times a second.
+    bar.set_postfix({name: f'{value:.3f}' for name, value in values.items()}, refresh=False)
   bar.update(1)
 
 

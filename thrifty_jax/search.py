@@ -20,6 +20,7 @@ from thrifty_jax import (
   logbook,
   mesh,
   model,
+  packing,
   programs,
   search_faults,
   searched,
@@ -193,7 +194,7 @@ def compile_steps(
     program = Program(
       seeds.side_by_side(step, count=count, mesh=train_data.mesh),
       lambda half=half: (state(), searches, *[batch] * (half + 1)),
-      kept=programs.place(config, half=half, steps=halves.steps, **given),
+      kept=programs.place(config, half=half, steps=halves.steps, packed=packing.pays(), **given),
       after=compiled[0] if compiled and jax.default_backend() != 'tpu' else None,
       check=functools.partial(
         memory.require_fit,
@@ -237,7 +238,7 @@ def _train_epoch(
     if progress.for_architecture.steps:
       shown = progress.for_weights.mean('weight_loss'), progress.for_architecture.dsc()
       loss, dsc = (np.mean(np.asarray(value)[going]) for value in shown)  # over the searches
-      bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}')
+      bar.set_postfix(loss=f'{loss:.3f}', dsc=f'{dsc:.3f}', refresh=False)
     bar.update(1)
     autosave.offer(progress.keep)
 
