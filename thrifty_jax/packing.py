@@ -1,9 +1,10 @@
-"""A network's weights as two vectors, as the steps on a GPU or TPU take them and give them back.
+"""A network's weights as two vectors, as the steps on a GPU take them and give them back.
 
 Each array that goes into a compiled step or comes out of it costs the host some time, and a small
-network has hundreds, its optimiser and its average as many again: on a GPU that is half the time of
-the step itself. Within a step the weights are cut out of the vectors, and their gradient is put
-together as vectors again, so that an optimiser sees two arrays. Checkpoints have them one by one.
+network has hundreds, its optimiser and its average as many again: a quarter and more of the time
+that the host takes to launch a step (benchmarks/README.md). Within a step the weights are cut out of
+the vectors, and their gradient is put together as vectors again, so that an optimiser sees two
+arrays. Checkpoints have them one by one.
 """
 
 import dataclasses
@@ -50,19 +51,19 @@ class Packed:
 def for_steps(params: Any) -> Any:
   """Weights as steps take them, on the device.
 
-  Not packed on a CPU: there is no gain, and XLA took 1.6 times as long to compile the training step
-  of a network, and 350 MiB more.
+  Not packed on a CPU: a training gains nothing, and XLA took 1.5 times as long to compile its step
+  and 350 MiB more. On a TPU it has not been tried.
   """
   return jax.device_put(pack(params)) if pays() else params
 
 
 def pays() -> bool:
-  """Whether steps are launched on another device, where weights are better packed."""
-  return jax.default_backend() != 'cpu'
+  """Whether this is a device for which weights are packed."""
+  return jax.default_backend() == 'gpu'
 
 
 def pack(params: Any) -> Packed:
-  """A pytree of arrays of one type as vectors, of numpy."""
+  """A pytree of arrays of one type, kernels and others among them, as vectors of numpy."""
   leaves, structure = jax.tree.flatten(params)
   layout = Layout(structure, tuple(leaf.shape for leaf in leaves))
   return Packed(*_joined(layout, jax.device_get(leaves), np), layout)

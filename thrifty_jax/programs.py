@@ -22,7 +22,7 @@ import jax
 from jax import export
 from ml_collections import ConfigDict
 
-from thrifty_jax import cuda_graph, device, files
+from thrifty_jax import cuda_graph, device, files, packing
 from thrifty_jax.running import stopping
 
 # Named tuples and arrays in, (state, metrics) out; see bilevel.
@@ -52,6 +52,7 @@ def place(config: ConfigDict, **given: Any) -> Path | None:
     'code': _code(),
     'versions': {name: importlib.metadata.version(name) for name in _PACKAGES},
     'device': (jax.default_backend(), jax.devices()[0].device_kind),
+    'packed': packing.pays(),
     'settings': {name: str(value) for name, value in sorted(jax.config.values.items())},
   }
   text = json.dumps(made_from, sort_keys=True, default=str)

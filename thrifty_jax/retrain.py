@@ -185,7 +185,8 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   spec['splits_sha256'] = split_file.digest(train_data.patients)
   padding = getattr(data_sets.module(config), 'PADDING', None)
   spec['padding'] = list(padding) if padding else None
-  trained = predict(packing.for_steps(best.params))
+  # Placed as validation has them: the program that predicts is the same.
+  trained = predict(mesh.place(packing.for_steps(best.params), mesh.whole(train_data.mesh)))
   spec['largest_component'] = evaluate.classes_of_one_piece(
     train_data.validation, judges, trained, classes=config.data.classes
   )

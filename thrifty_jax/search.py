@@ -20,7 +20,6 @@ from thrifty_jax import (
   logbook,
   mesh,
   model,
-  packing,
   programs,
   search_faults,
   searched,
@@ -194,7 +193,7 @@ def compile_steps(
     program = Program(
       seeds.side_by_side(step, count=count, mesh=train_data.mesh),
       lambda half=half: (state(), searches, *[batch] * (half + 1)),
-      kept=programs.place(config, half=half, steps=halves.steps, packed=packing.pays(), **given),
+      kept=programs.place(config, half=half, steps=halves.steps, **given),
       after=compiled[0] if compiled and jax.default_backend() != 'tpu' else None,
       check=functools.partial(
         memory.require_fit,
