@@ -2,8 +2,8 @@
 
 Each array that goes into a compiled step or comes out of it costs the host some time, and a small
 network has hundreds, its optimiser and its average as many again: a quarter and more of the time
-that the host takes to launch a step (benchmarks/README.md). Within a step the weights are cut out of
-the vectors, and their gradient is put together as vectors again, so that an optimiser sees two
+that the host takes to launch a step (benchmarks/README.md). Within a step the weights are cut out
+of the vectors, and their gradient is put together as vectors again, so that an optimiser sees two
 arrays. Checkpoints have them one by one.
 """
 
