@@ -5,9 +5,10 @@
 
 The demo runs as in a terminal, in a process of its own, first with an empty compilation cache, then
 with what that left (cold, warm), each with a workdir and prepared slices of its own, in a temporary
-folder. The first search step has ended when the search's progress bar shows the second one: the
-loop reads the figures of a step while the next one runs. With --until=first_step the run is then
-stopped by SIGTERM. Further arguments go to the demo: --config.search.epochs=3. Not for Windows.
+folder. The first search step has ended on a CPU when the search's progress bar counts it, and
+elsewhere when it counts the second one: there the loop goes on while a step runs. With
+--until=first_step the run is then stopped by SIGTERM. Further arguments go to the demo:
+--config.search.epochs=3. Not for Windows.
 """
 
 import functools
@@ -31,6 +32,7 @@ from thrifty_jax.running import command_line
 
 PROJECT = Path(__file__).resolve().parents[1]
 _BAR = re.compile(r'search:[^\r\n]*?\b(\d+)/\d+ \[')
+_ON_A_CPU = re.compile(r'\bdevice +CPU\b')
 _BEGAN = re.compile(r'[\r\n]search: ')
 
 
@@ -103,7 +105,8 @@ def watch(demo: Sequence[str], *, until: str) -> dict[str, float]:
       said += text
       if 'search_began_s' not in seconds and _BEGAN.search(said):
         seconds['search_began_s'] = time.monotonic() - began
-      if 'first_step_s' not in seconds and any(int(n) > 1 for n in _BAR.findall(said)):
+      counted = 1 if _ON_A_CPU.search(said) else 2
+      if 'first_step_s' not in seconds and any(int(n) >= counted for n in _BAR.findall(said)):
         seconds['first_step_s'] = time.monotonic() - began
         if until == 'first_step':
           process.send_signal(signal.SIGTERM)

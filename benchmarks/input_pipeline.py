@@ -24,7 +24,7 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import contenders, measure
-from benchmarks.search_step import Setting, make_learners
+from benchmarks.search_step import COMPILE, Setting, make_learners
 from data_prep import phantom, prepare
 from thrifty_jax import bilevel, device, train_data
 from thrifty_jax import config as configs
@@ -91,7 +91,8 @@ def start(
   seed, shapes = bilevel.seed_bits(0), opened.batch_shape(setting.batch)
   weight_half, architecture_half = map(jax.jit, halves)
   (weight_step, architecture_step), figures = measure.compile_all(
-    [(weight_half, (seed, state, shapes)), (architecture_half, (seed, state, shapes, shapes))]
+    [(weight_half, (seed, state, shapes)), (architecture_half, (seed, state, shapes, shapes))],
+    COMPILE,
   )
   sources = {place: _source(opened, budget, setting.batch) for place, budget in PLACES.items()}
   repeated = next(sources['resident']), next(sources['resident'])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from thrifty_jax import cuda_graph, device
+from thrifty_jax import compiling, device
 
 MIB = 1 << 20
 T = TypeVar('T')
@@ -48,7 +48,7 @@ def dtypes(one: argparse.ArgumentParser) -> None:
 
 def compile_all(
   programs: Sequence[tuple[Any, tuple[Any, ...]]],
-  compiler: Callable[[Any], Any] = cuda_graph.compile_step,
+  compiler: Callable[[Any], Any] = compiling.compile_step,
 ) -> tuple[list[Callable[..., Any]], dict[str, Any]]:
   """Compiles programs one after the other, as the search does, and says what that took.
 

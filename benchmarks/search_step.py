@@ -15,6 +15,7 @@ contender for each number of searches in one program: search_s is a step's time 
 on the cores that it has, which tells what sharing costs and not what it gains.
 """
 
+import functools
 import itertools
 import sys
 import time
@@ -27,11 +28,12 @@ import numpy as np
 
 from benchmarks import contenders, measure
 from benchmarks.plain_supernet import PlainSupernet
-from thrifty_jax import bilevel, device, mesh, model, seeds
+from thrifty_jax import bilevel, compiling, device, mesh, model, seeds
 from thrifty_jax import config as configs
 from thrifty_jax.network import Supernet
 
 OURS = 'supernet'
+COMPILE = functools.partial(compiling.compile_step, lean=True)  # as the search does
 RIVALS = ('plain', 'plain_prepared')
 VECTORISED = {'auto': None, 'yes': True, 'no': False}
 
@@ -150,7 +152,8 @@ def compiled_step(
     for half in bilevel.make_half_steps(learners, augment=lambda key, batch: batch)
   )
   (weight_step, architecture_step), figures = measure.compile_all(
-    [(weight_half, (state, told, shapes)), (architecture_half, (state, told, shapes, shapes))]
+    [(weight_half, (state, told, shapes)), (architecture_half, (state, told, shapes, shapes))],
+    jax.stages.Lowered.compile if who.contender == 'plain' else COMPILE,
   )
 
   def turn() -> dict[str, float]:

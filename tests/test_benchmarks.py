@@ -192,7 +192,9 @@ def test_search_step_says_what_each_of_several_searches_takes(monkeypatch, capsy
   'who', [search_step.Contender('plain'), search_step.Contender('supernet', seeds=2)], ids=str
 )
 def test_a_contender_takes_the_steps_of_the_search(who, monkeypatch):
-  def traced(programs):  # compiling takes half a minute
+  def traced(programs, compiler):  # compiling takes half a minute
+    as_jax_does = compiler is jax.stages.Lowered.compile
+    assert as_jax_does == (who.contender == 'plain')
     for function, (state, *batches) in programs:
       after, _ = jax.eval_shape(function, state, *batches)
       assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)

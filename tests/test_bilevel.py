@@ -232,3 +232,22 @@ def test_the_architecture_follows_adam_as_pytorch_has_it():
   expected = numpy_adam(params, gradients, decay=0.1, rate=0.2, betas=(0.5, 0.999))
   for a, b in zip(found, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_optimisers_begin_as_optax_has_them():
+  settings = search_settings()
+  learners = Learners(
+    Supernet(2, channels=4, depth=2, nodes=1, sample=2),
+    bilevel.weight_optimizer(settings, steps=9),
+    bilevel.architecture_optimizer(settings),
+  )
+  state = bilevel.init_state(learners, jax.ShapeDtypeStruct(BATCH, np.float32), seed=0)
+  for optimizer, variables, begun in (
+    (learners.for_weights, state.params, state.weight_optimizer),
+    (learners.for_architecture, state.architecture, state.architecture_optimizer),
+  ):
+    expected = optimizer.init(variables)
+    assert jax.tree.structure(begun) == jax.tree.structure(expected)
+    for ours, optax_s in zip(jax.tree.leaves(begun), jax.tree.leaves(expected), strict=True):
+      assert ours.dtype == optax_s.dtype
+      np.testing.assert_array_equal(ours, optax_s)

@@ -481,6 +481,19 @@ def test_fresh_parameters_follow_from_the_seed_and_differ_from_one_another():
   assert len(seen) == len(kernels)
 
 
+@pytest.mark.parametrize('name', ['derived', 'supernet', 'unet'])
+def test_with_its_shapes_kept_a_network_is_not_traced_and_starts_the_same(
+  name, tmp_path, monkeypatch
+):
+  net, *inputs = networks()[name]
+  kept = tmp_path / 'shapes'
+  first = model.initialise(net, *inputs, seed=3, kept=kept)
+  monkeypatch.setattr(model, '_trace', None)
+  again = model.initialise(net, *inputs, seed=3, kept=kept)
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  assert jax.tree.structure(first) == jax.tree.structure(again)
+
+
 def test_a_parameter_starts_the_same_in_a_deeper_network():
   shallow, deep = (
     by_name(model.initialise(network.DerivedNetwork(FOUND, classes=2, depth=depth), IMAGE, seed=0))

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from typing import NamedTuple
 
 import jax
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from thrifty_jax import cache, programs
 from thrifty_jax import config as configs
-from thrifty_jax import programs
 from thrifty_jax.errors import InputError
 from thrifty_jax.programs import Program
 
@@ -72,36 +71,20 @@ def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path):
   assert_moved(*Program(make_step([]), arguments, kept=kept)(STATE, BATCH))
 
 
-def test_the_oldest_programs_make_room(tmp_path, monkeypatch):
-  monkeypatch.setattr(programs, '_MOST_KEPT', 2)
-  for name in 'abc':
-    Program(make_step([]), arguments, kept=tmp_path / name).wait()
-  assert sorted(path.name for path in tmp_path.iterdir()) == ['b', 'c']
-
-
 def test_without_a_place_nothing_is_kept(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert_moved(*Program(make_step([]), arguments)(STATE, BATCH))
   assert not list(tmp_path.iterdir())
 
 
-def test_the_second_program_begins_after_the_first(tmp_path):
-  order, go = [], threading.Event()
-
-  def first(state, batch):
-    go.wait(20)
-    order.append('first')
-    return state, {'loss': batch['image'].sum()}
-
-  def second(state, batch):
-    order.append('second')
-    return state, {'loss': batch['image'].sum()}
-
-  one = Program(first, arguments)
-  two = Program(second, arguments, after=one)
-  go.set()
-  two.wait()
-  assert order == ['first', 'second']
+def test_a_program_is_begun_once_and_not_before_it_is_told_to(tmp_path):
+  traced = []
+  program = Program(make_step(traced), arguments)
+  assert program.begin() is program.begin()
+  assert_moved(*program(STATE, BATCH))
+  assert len(traced) == 1
+  Program(make_step(traced), arguments)
+  assert len(traced) == 1
 
 
 def test_what_goes_wrong_is_raised_where_the_program_is_used():
@@ -109,10 +92,8 @@ def test_what_goes_wrong_is_raised_where_the_program_is_used():
     raise ValueError('a shape that does not fit')
 
   program = Program(broken, arguments)
-  after = Program(make_step([]), arguments, after=program)
   with pytest.raises(ValueError, match='does not fit'):
     program(STATE, BATCH)
-  assert_moved(*after(STATE, BATCH))
 
 
 def test_a_check_may_refuse_what_was_compiled():
@@ -141,30 +122,64 @@ def test_a_watch_is_put_around_every_call_of_the_watched_one_only():
   assert len(calls) == 1
 
 
-def test_the_place_follows_from_the_config_and_from_what_is_given(tmp_path):
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  """The settings of a run that keeps what it traces; no program is loaded ahead yet."""
+  monkeypatch.setattr(programs, '_ahead', {})
   config = configs.default()
   config.compilation_cache = str(tmp_path)
-  place = programs.place(config, half=0, steps=7)
-  assert place is not None and tmp_path in place.parents
-  assert programs.place(config, half=0, steps=7) == place
-  others = {programs.place(config, half=1, steps=7), programs.place(config, half=0, steps=8)}
-  config.search.channels *= 2
-  others.add(programs.place(config, half=0, steps=7))
-  assert len(others) == 3 and place not in others
-  config.compilation_cache = ''
-  assert programs.place(config, half=0, steps=7) is None
+  return config
 
 
-def test_the_place_follows_from_the_code_and_the_versions(tmp_path, monkeypatch):
-  config = configs.default()
-  config.compilation_cache = str(tmp_path)
-  places = {programs.place(config)}
-  with monkeypatch.context() as patch:
-    patch.setattr(programs, '_code', lambda: 'changed')
-    places.add(programs.place(config))
-  monkeypatch.setattr(programs.importlib.metadata, 'version', lambda name: '99')
-  places.add(programs.place(config))
-  assert len(places) == 3
+def test_a_program_that_was_named_is_loaded_ahead_and_used(config, monkeypatch):
+  kept, named_in = cache.place(config, name='a'), programs.note(config, 'search')
+  Program(make_step([]), arguments, kept=kept, named_in=named_in).wait()
+  programs.load_ahead(config, 'search')
+  (future,) = programs._ahead.values()
+  compiled, checked = future.result(), []
+  monkeypatch.setattr(programs, '_load', None)  # not again
+  program = Program(make_step([]), arguments, kept=kept, check=checked.append)
+  assert_moved(*program(STATE, BATCH))
+  assert program.wait() is compiled and checked == [compiled] and not programs._ahead
+
+
+def test_a_program_ahead_that_is_another_is_not_used(config):
+  for name in 'ab':
+    kept = cache.place(config, name=name)
+    named_in = programs.note(config, 'search') if name == 'a' else None
+    Program(make_step([]), arguments, kept=kept, named_in=named_in).wait()
+  programs.load_ahead(config, 'search')
+  (future,) = programs._ahead.values()
+  program = Program(make_step([]), arguments, kept=cache.place(config, name='b'))
+  assert_moved(*program(STATE, BATCH))
+  assert program.wait() is not future.result()
+
+
+def test_what_is_refused_is_refused_of_a_program_ahead_too(config):
+  kept, named_in = cache.place(config, name='a'), programs.note(config, 'search')
+  Program(make_step([]), arguments, kept=kept, named_in=named_in).wait()
+  programs.load_ahead(config, 'search')
+
+  def refuse(compiled):
+    raise InputError('too large')
+
+  with pytest.raises(InputError, match='too large'):
+    Program(make_step([]), arguments, kept=kept, check=refuse).wait()
+
+
+@pytest.mark.parametrize('lacks', ['cache', 'note', 'program', 'cpu'])
+def test_nothing_is_loaded_ahead_where(lacks, config, monkeypatch):
+  kept, named_in = cache.place(config, name='a'), programs.note(config, 'search')
+  Program(make_step([]), arguments, kept=kept, named_in=named_in).wait()
+  if lacks == 'cache':
+    config.compilation_cache = ''
+  elif lacks == 'cpu':
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(programs, 'note', lambda config, stage: named_in)
+  else:
+    {'note': named_in, 'program': kept}[lacks].unlink()
+  programs.load_ahead(config, 'search')
+  assert not programs._ahead
 
 
 def test_a_process_may_leave_while_a_program_is_compiled():
@@ -180,7 +195,7 @@ def endless(state):
   begun.set()
   threading.Event().wait()
 
-Program(endless, lambda: (np.ones(1, np.float32),))
+Program(endless, lambda: (np.ones(1, np.float32),)).begin()
 begun.wait()
 print('told')
 stopping.leave(143)

@@ -4,7 +4,8 @@ All pure functions of (seed, state, batch); the loop around them is in search.py
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -77,18 +78,26 @@ class Learners(NamedTuple):
   look_ahead: optax.GradientTransformation | None = None
 
 
-def init_state(learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int) -> SearchState:
-  """The state before the first step; image gives the shape of a batch."""
+def init_state(
+  learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int, kept: Path | None = None
+) -> SearchState:
+  """The state before the first step; image gives the shape of a batch, kept as in initialise."""
   net = learners.net
   architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
-  params = packing.for_steps(model.initialise(net, image, architecture, seed=seed))
+  params = packing.for_steps(model.initialise(net, image, architecture, seed=seed, kept=kept))
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     architecture=architecture,
-    weight_optimizer=jax.jit(learners.for_weights.init)(params),
-    architecture_optimizer=jax.jit(learners.for_architecture.init)(architecture),
+    weight_optimizer=_zeros(learners.for_weights.init, params),
+    architecture_optimizer=_zeros(learners.for_architecture.init, architecture),
   )
+
+
+def _zeros(init: Callable[[Any], optax.OptState], variables: Any) -> optax.OptState:
+  """The state that an optimiser begins with; for SGD and Adam, all zeros, nothing is compiled."""
+  shapes = jax.eval_shape(init, variables)
+  return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
 
 
 def seed_bits(seed: int) -> np.uint32:

@@ -170,7 +170,7 @@ def _add_xla_flag(flag: str) -> None:
 
 
 def _use_compilation_cache(setting: str) -> None:
-  """Keeps programs that took a second or more to compile, for the next run."""
+  """Keeps programs that took a tenth of a second or more to compile, for the next run."""
   folder = cache_folder(setting)
   if folder is None:
     jax.config.update('jax_enable_compilation_cache', False)
@@ -184,7 +184,7 @@ def _use_compilation_cache(setting: str) -> None:
       ) from error
     return  # a home that cannot be written to costs compile time, not the run
   jax.config.update('jax_compilation_cache_dir', str(folder))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
 
 

@@ -104,7 +104,7 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
     first = stages.RETRAIN if each.config.genotype else stages.SEARCH
     stages.require(first, each.config, each.workdir)
   # JAX takes a second or two to import: mistakes in the command are told before.
-  from thrifty_jax import device, mesh
+  from thrifty_jax import device, mesh, programs
   from thrifty_jax.running import console
 
   device.prepare(command.config)
@@ -119,6 +119,8 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
   for each in runs:
     if command.folds:
       console.fold(each)
+    if 'search' in _trainings(each):  # beside the look at its data
+      programs.load_ahead(each.config, 'search')
     _run_stages(each, arguments)
   if command.folds:
     folds.sum_up(command, runs)

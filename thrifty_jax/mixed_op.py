@@ -5,6 +5,7 @@ computes the same for all edges out of one state in a few wide operations.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -131,18 +132,23 @@ class MixedEdges(nn.Module):
       weights: Of the candidates, summing to 1, [E, N].
       edge_weights: Of the edges, [E].
     """
-    operation = MixedOperation(self.resample, self.channels)
-
-    def init(key: jax.Array) -> Any:
-      x, weight = jnp.zeros((1, 2, 2, self.channels)), jnp.zeros(weights.shape[1])
-      keys = jax.random.split(key, self.cells * self.edges)
-      flat = jax.vmap(lambda key: operation.init(key, x, weight)['params'])(keys)
-      return jax.tree.map(lambda leaf: leaf.reshape(self.cells, self.edges, *leaf.shape[1:]), flat)
-
-    parameters = self.param('operations', init)
+    stack = self.cells, self.edges
+    parameters = self.param('operations', _stacked_init, self.resample, self.channels, stack)
     mixing = mixing_matrices(weights * edge_weights[:, None], self.channels, resample=self.resample)
     shared = {'mixing': mixing, 'edge_weights': tuple(edge_weights)}
     return [mixer._replace(**shared) for mixer in prepare(parameters, resample=self.resample)]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # flax asks for the shapes at every trace
+def _stacked_init(
+  key: jax.Array, resample: spatial.Resample, channels: int, stack: tuple[int, ...]
+) -> Any:
+  """Fresh parameters of many mixed operations, with the axes of the stack in front."""
+  operation = MixedOperation(resample, channels)
+  x, weights = jnp.zeros((1, 2, 2, channels)), jnp.zeros(len(ops.OPERATIONS[resample]))
+  keys = jax.random.split(key, math.prod(stack))
+  flat = jax.vmap(lambda key: operation.init(key, x, weights)['params'])(keys)
+  return jax.tree.map(lambda leaf: leaf.reshape(*stack, *leaf.shape[1:]), flat)
 
 
 def mixing_matrices(

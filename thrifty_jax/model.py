@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import re
 import shutil
 import zlib
@@ -18,7 +19,7 @@ import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from thrifty_jax import baselines, files, genotype, network, packing
+from thrifty_jax import baselines, cache, files, genotype, network, packing
 from thrifty_jax.config import MODELS
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import likeness
@@ -114,7 +115,7 @@ def background(statistics: dict[str, np.ndarray], *, context: int) -> list[float
   return [float(shade) for shade in np.tile(shades, 2 * context + 1)]
 
 
-def initialise(module: nn.Module, *inputs: Any, seed: int) -> Params:
+def initialise(module: nn.Module, *inputs: Any, seed: int, kept: Path | None = None) -> Params:
   """Fresh parameters: He-normal kernels (fan in), scales 1, biases 0.
 
   The module is traced for its shapes only. Compiling its own initialiser takes minutes for a
@@ -125,20 +126,29 @@ def initialise(module: nn.Module, *inputs: Any, seed: int) -> Params:
     module: A network of this project.
     *inputs: What it is applied to; arrays or jax.ShapeDtypeStruct.
     seed: The values depend on it and on each parameter's name, not on the other parameters.
+    kept: The file of the shapes, see cache.place, which is written if it is not there: tracing a
+      supernet takes a second or two. None keeps none.
   """
-  variables = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), *inputs)
 
-  def draw(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-    if path[-1] in ('scale', 'bias'):
-      return jax.device_put(np.full(leaf.shape, path[-1] == 'scale', leaf.dtype))
-    generator = np.random.default_rng((seed, zlib.crc32('/'.join(path).encode())))
+  def draw(name: str, shape: tuple[int, ...], dtype: str) -> jax.Array:
+    top, *_, last = name.split('/')
+    if last in ('scale', 'bias'):
+      return jax.device_put(np.full(shape, last == 'scale', dtype))
+    generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
     # The edges of a supernet are stacked, [cells, E, ...]: neither axis feeds an output.
-    stacked = 2 if _STACKED.match(path[0]) else 0
-    fan_in = np.prod(leaf.shape[stacked:-1])
-    values = generator.normal(0, np.sqrt(2 / fan_in), leaf.shape)
-    return jax.device_put(values.astype(leaf.dtype))
+    stacked = 2 if _STACKED.match(top) else 0
+    fan_in = np.prod(shape[stacked:-1])
+    return jax.device_put(generator.normal(0, np.sqrt(2 / fan_in), shape).astype(dtype))
 
-  return traverse_util.path_aware_map(draw, variables['params'])
+  content = cache.read(kept)
+  if content is None:
+    traced = _trace(module, *inputs)
+    shapes = {name: (leaf.shape, leaf.dtype.name) for name, leaf in traced.items()}
+    cache.write(kept, json.dumps(shapes).encode())
+  else:
+    shapes = json.loads(content)
+  drawn = {name: draw(name, tuple(shape), dtype) for name, (shape, dtype) in shapes.items()}
+  return traverse_util.unflatten_dict(drawn, sep='/')
 
 
 def count(params: Params) -> int:
@@ -404,6 +414,10 @@ def _load_weights(folder: Path, module: nn.Module, spec: dict[str, Any]) -> Para
 def shapes(module: nn.Module, channels: int) -> dict[str, Any]:
   """Shapes of a network's parameters by their names; they do not depend on the image's size."""
   side = 2 ** getattr(module, 'depth', 5)
-  image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-  shapes = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), image)['params']
-  return traverse_util.flatten_dict(shapes, sep='/')
+  return _trace(module, jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32))
+
+
+def _trace(module: nn.Module, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
+  """The parameters that a network asks for, by their names."""
+  variables = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), *inputs)
+  return traverse_util.flatten_dict(variables['params'], sep='/')

@@ -25,7 +25,8 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
   'normal': ('identity', 'none', 'se', 'conv_3x3', 'dil_conv_3x3', 'sep_conv_3x3'),
 }
 
-kernel_init = nn.initializers.he_normal()
+# Compiled, so that it is traced once for a shape: flax asks for that at every trace of a network.
+kernel_init = jax.jit(nn.initializers.he_normal(), static_argnums=(1, 2))
 
 
 class ConvNorm(nn.Module):

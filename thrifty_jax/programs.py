@@ -1,66 +1,59 @@
-"""Training steps as compiled programs: traced once for all runs, compiled beside the work.
+"""Steps of the search as compiled programs: traced once for all runs, compiled beside the work.
 
 Tracing a supernet takes seconds and compiling it up to a minute. JAX's own cache keeps what it
 compiled, but finds it by the traced program. Here that is kept too, as StableHLO (jax.export), and
 found by all that it is made from.
 """
 
-import contextlib
 import copy
-import functools
-import hashlib
-import importlib.metadata
-import json
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import export
 from ml_collections import ConfigDict
 
-from thrifty_jax import cuda_graph, device, files, packing
+from thrifty_jax import cache, compiling
 from thrifty_jax.running import stopping
 
 # Named tuples and arrays in, (state, metrics) out; see bilevel.
 Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-_MOST_KEPT = 64  # of about a megabyte each; the oldest go first
-_DIGEST_BYTES = 32
+Check = Callable[[jax.stages.Compiled], None]
+T = TypeVar('T')
+
+_ahead: dict[Path, Future[jax.stages.Compiled]] = {}  # what load_ahead began
 
 
-def place(config: ConfigDict, **given: Any) -> Path | None:
-  """The file in which a traced program is kept.
+def load_ahead(config: ConfigDict, stage: str) -> None:
+  """Begins to load the program with which this stage began last time, with these settings.
+
+  What a step is made of is known when the data is open; that it is the same again is likely. If it
+  is not, a core has worked for nothing. On a CPU only: a GPU tries a step, which takes memory.
 
   Args:
     config: Of the run.
-    **given: Its name, and whatever it depends on besides, as JSON has it.
-
-  Returns:
-    The file; None without a compilation cache, and with several devices, as a program that is kept
-    does not say how they share it.
+    stage: The name that was given to `note`.
   """
-  folder = device.cache_folder(config.compilation_cache)
-  if folder is None or jax.device_count() > 1:
-    return None
-  made_from = {
-    'config': config.to_dict() | {'seed': None},  # which a program is told
-    'given': given,
-    'code': _code(),
-    'versions': {name: importlib.metadata.version(name) for name in _PACKAGES},
-    'device': (jax.default_backend(), jax.devices()[0].device_kind),
-    'packed': packing.pays(),
-    'settings': {name: str(value) for name, value in sorted(jax.config.values.items())},
-  }
-  text = json.dumps(made_from, sort_keys=True, default=str)
-  return folder / 'traced' / hashlib.sha256(text.encode()).hexdigest()
+  place = note(config, stage)
+  name = cache.read(place)
+  if place is None or name is None or jax.default_backend() != 'cpu':
+    return
+  kept = place.with_name(name.decode())
+  content = cache.read(kept)
+  if content is not None:
+    _ahead[kept] = _in_a_thread(lambda: _load(content))
+
+
+def note(config: ConfigDict, stage: str) -> Path | None:
+  """The file in which a stage's first program is named for load_ahead."""
+  return cache.place(config, begins=stage)
 
 
 class Program:
-  """A step that is compiled in a thread of its own; the first call waits until it is."""
+  """A step that is compiled in a thread of its own, once it is begun; a call waits until it is."""
 
   def __init__(
     self,
@@ -68,32 +61,31 @@ class Program:
     arguments: Callable[[], tuple[Any, ...]],
     *,
     kept: Path | None = None,
-    after: 'Program | None' = None,
-    check: Callable[[jax.stages.Compiled], None] | None = None,
+    named_in: Path | None = None,
+    check: Check | None = None,
   ):
-    """Begins.
+    """Begins nothing yet.
 
     Args:
       step: (state, *batches) -> (state, metrics), the state of the same structure.
       arguments: Gives (state, *batches), arrays or shapes and types. Asked for in the thread, and
         not at all where the program is kept: that loads while the state is still being made.
       kept: The file of the traced program, which is written if it is not there; None keeps none.
-      after: Another program, to be waited for: two at once would share the cores.
+      named_in: The file in which it is named, see `note`; None names it nowhere.
       check: Looks at what was compiled before it is used.
     """
     self._run: Step = self._called
     self._step, self._arguments = step, arguments
-    self._kept, self._after, self._check = kept, after, check
-    self._future: Future[jax.stages.Compiled] = Future()
-    # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
-    threading.Thread(target=self._compile, name=stopping.COMPILER, daemon=True).start()
+    self._kept, self._named_in, self._check = kept, named_in, check
+    self._future: Future[jax.stages.Compiled] | None = None
 
   def __call__(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
     """Runs the step."""
     return self._run(state, *batches)
 
   def watched(self, watch: Callable[[Step], Step]) -> 'Program':
-    """The same program with something put around every call."""
+    """The same program with something put around every call, begun."""
+    self.begin()
     other = copy.copy(self)
     other._run = watch(self._called)
     return other
@@ -102,76 +94,71 @@ class Program:
     leaves, metrics = self.wait()(*jax.tree.leaves((state, *batches)))
     return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
 
+  def begin(self) -> Future[jax.stages.Compiled]:
+    """Begins to compile it, unless it is begun."""
+    if self._future is None:
+      self._future = _in_a_thread(self._compile)
+    return self._future
+
   def wait(self) -> jax.stages.Compiled:
     """What JAX made of it, once it has: a function of the leaves of its arguments."""
-    return self._future.result()
+    return self.begin().result()
 
-  def _compile(self) -> None:
-    try:
-      if self._after is not None:
-        self._after._future.exception()  # waits
-      program = _read(self._kept) if self._kept else None
-      compiled = self._compiled() if program is None else self._loaded(program)
-      device.give_back_memory()
-      self._future.set_result(compiled)
-    except BaseException as error:  # raised again where the program is called
-      self._future.set_exception(error)
+  def _compile(self) -> jax.stages.Compiled:
+    if self._kept is None:
+      function, shapes = self._flat()
+      return compiling.compile_step(function.lower(*shapes), lean=True, check=self._check)
+    if self._kept in _ahead:
+      compiled = _ahead.pop(self._kept).result()
+      if self._check is not None:
+        self._check(compiled)
+    else:
+      compiled = _load(cache.read(self._kept) or self._traced(), check=self._check)
+    if self._named_in is not None:
+      cache.write(self._named_in, self._kept.name.encode())
+    return compiled
 
-  def _compiled(self) -> jax.stages.Compiled:
-    """The step as a function of leaves, traced and compiled; and kept, if it is to be."""
+  def _traced(self) -> bytes:
+    """The step, traced; and kept."""
+    function, shapes = self._flat()
+    content = bytes(export.export(function)(*shapes).serialize())
+    cache.write(self._kept, content)
+    return content
+
+  def _flat(self) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
+    """The step as a function of leaves, to be compiled for these."""
     leaves, tree = jax.tree.flatten(self._arguments())
-    shapes = [_shape(x) for x in leaves]
 
     def flat(*leaves: Any) -> tuple[list[Any], dict[str, jax.Array]]:
       state, metrics = self._step(*jax.tree.unflatten(tree, leaves))
       return jax.tree.leaves(state), metrics
 
-    if self._kept is None:
-      return cuda_graph.compile_step(jax.jit(flat).lower(*shapes), check=self._check)
-    program = export.export(jax.jit(flat))(*shapes)
-    _write(self._kept, program)
-    return self._loaded(program)
+    return jax.jit(flat), [_shape(leaf) for leaf in leaves]
 
-  def _loaded(self, program: export.Exported) -> jax.stages.Compiled:
-    """A traced program, compiled or out of JAX's cache."""
-    lowered = jax.jit(program.call).lower(*program.in_avals)
-    return cuda_graph.compile_step(lowered, check=self._check)
+
+def _load(content: bytes, *, check: Check | None = None) -> jax.stages.Compiled:
+  """A traced program, compiled or out of JAX's cache."""
+  program = export.deserialize(bytearray(content))
+  lowered = jax.jit(program.call).lower(*program.in_avals)
+  return compiling.compile_step(lowered, lean=True, check=check)
+
+
+def _in_a_thread(make: Callable[[], T]) -> Future[T]:
+  """What a thread makes, once it has; what goes wrong is raised where that is asked for."""
+  future: Future[T] = Future()
+
+  def run() -> None:
+    try:
+      future.set_result(make())
+    except BaseException as error:
+      future.set_exception(error)
+
+  # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
+  threading.Thread(target=run, name=stopping.COMPILER, daemon=True).start()
+  return future
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
   """Shape and type of an argument; and where it lies, if there is a choice."""
   sharding = x.sharding if jax.device_count() > 1 else None
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def _read(path: Path) -> export.Exported | None:
-  """A kept program; None where there is none, or it is damaged: it is made again."""
-  try:
-    content = path.read_bytes()
-  except OSError:
-    return None
-  digest, program = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-  if hashlib.sha256(program).digest() != digest:
-    return None
-  with contextlib.suppress(OSError):
-    os.utime(path)  # the latest used are kept
-  return export.deserialize(bytearray(program))
-
-
-def _write(path: Path, program: export.Exported) -> None:
-  """Keeps a program; a folder that cannot be written costs time, not the run."""
-  content = bytes(program.serialize())
-  with contextlib.suppress(OSError):
-    files.write_bytes(path, hashlib.sha256(content).digest() + content)
-    kept = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime)
-    for one in kept[:-_MOST_KEPT]:
-      one.unlink(missing_ok=True)
-
-
-@functools.cache
-def _code() -> str:
-  """Digest of this package's sources."""
-  package, digest = Path(__file__).parent, hashlib.sha256()
-  for path in sorted(package.rglob('*.py')):
-    digest.update(f'{path.relative_to(package)}\0'.encode() + path.read_bytes())
-  return digest.hexdigest()

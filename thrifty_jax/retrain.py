@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from data_prep import data_sets, split_file
 from thrifty_jax import (
   RESEARCH_USE,
-  cuda_graph,
+  cache,
+  compiling,
   describe,
   device,
   evaluate,
@@ -69,9 +70,10 @@ def init_state(
   image: jax.ShapeDtypeStruct,
   *,
   seed: int,
+  kept: Path | None = None,
 ) -> tuple[TrainState, Best]:
-  """The state before the first step, and its weights as the best so far."""
-  drawn = model.initialise(net, image, seed=seed)
+  """The state before the first step, and its weights as the best so far; kept: see initialise."""
+  drawn = model.initialise(net, image, seed=seed, kept=kept)
   params = packing.for_steps(drawn)
   average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
@@ -281,7 +283,8 @@ def _fit(
   steps = steps_per_epoch(len(examples), settings.batch_size)
   transformation, rate = optimizer(settings, steps_per_epoch=steps)
   image = train_data.image_shape(settings.batch_size)
-  state, best = init_state(net, transformation, image, seed=config.seed)
+  kept = cache.place(config, weights_of=str(net), image=image.shape)
+  state, best = init_state(net, transformation, image, seed=config.seed, kept=kept)
   state = mesh.place(state, mesh.whole(train_data.mesh))
   progress = Progress(state, best, planned=(settings.epochs,))
   logbook.say(
@@ -301,7 +304,7 @@ def _fit(
   # Before the loop, where a signal to stop need not wait for it.
   logbook.say_compiling()
   began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
-  compiled = cuda_graph.compile_step(
+  compiled = compiling.compile_step(
     train_step.lower(progress.state, batch_shape),
     check=lambda step: memory.require_fit(step, config, 'retrain', examples=[examples]),
   )

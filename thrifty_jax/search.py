@@ -16,6 +16,7 @@ from data_prep import splits
 from thrifty_jax import (
   bilevel,
   budget,
+  cache,
   files,
   logbook,
   mesh,
@@ -109,7 +110,8 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   began = time.monotonic()
   steps = compile_steps(config, train_data, halves, learners, drawn.result)
   image = train_data.image_shape(settings.batch_size)
-  states = [bilevel.init_state(learners, image, seed=seed) for seed in numbers]
+  kept = cache.place(config, weights_of=str(learners.net), image=image.shape)
+  states = [bilevel.init_state(learners, image, seed=seed, kept=kept) for seed in numbers]
   _tell(config, halves, states)
   state = mesh.place(seeds.stack(states), seeds.sharding(train_data.mesh, len(numbers)))
   drawn.set_result(state)
@@ -169,13 +171,13 @@ def compile_steps(
   learners: Learners,
   state: Callable[[], SearchState],
 ) -> list[Program]:
-  """Begins to compile the half steps, of the weights and of the architecture.
+  """The half steps as programs, of the weights and of the architecture; the first is begun.
 
   One after the other. On a CPU the first alone is needed as yet, and the second would take cores
-  from it. On a GPU two can hold up each other at every kernel that XLA tries, 100 ms each time
-  (github.com/openxla/xla/pull/41399): on an H200 the first was not done after 7 minutes, where one
-  after the other both took 2. A TPU tries none, so there both are compiled at once. They wait for
-  the state, unless they are kept from an earlier run.
+  from it: it is begun after the first step. On a GPU two can hold up each other at every kernel
+  that XLA tries, 100 ms each time (github.com/openxla/xla/pull/41399): on an H200 the first was not
+  done after 7 minutes, where one after the other both took 2. A TPU tries none, so there both are
+  begun. They wait for the state, unless they are kept from an earlier run.
   """
   half_steps = bilevel.make_half_steps(
     learners,
@@ -193,8 +195,8 @@ def compile_steps(
     program = Program(
       seeds.side_by_side(step, count=count, mesh=train_data.mesh),
       lambda half=half: (state(), searches, *[batch] * (half + 1)),
-      kept=programs.place(config, half=half, steps=halves.steps, **given),
-      after=compiled[0] if compiled and jax.default_backend() != 'tpu' else None,
+      kept=cache.place(config, half=half, steps=halves.steps, **given),
+      named_in=None if compiled else programs.note(config, 'search'),
       check=functools.partial(
         memory.require_fit,
         config=config,
@@ -204,6 +206,8 @@ def compile_steps(
       ),
     )
     compiled.append(program)
+    if half == 0 or jax.default_backend() == 'tpu':
+      program.begin()
   return compiled
 
 
@@ -234,6 +238,7 @@ def _train_epoch(
       progress.state = progress.state if warm_up else moved
     progress.state, metrics = weight_step(progress.state, searches, weight_batch)
     progress.for_weights.add(step, metrics)
+    architecture_step.begin()
     if progress.for_architecture.steps:
       shown = progress.for_weights.mean('weight_loss'), progress.for_architecture.dsc()
       loss, dsc = (np.mean(np.asarray(value)[going]) for value in shown)  # over the searches
