@@ -63,7 +63,7 @@ def test_on_a_cpu_ynnpack_computes_sums_and_no_products():
   np.testing.assert_array_equal(product, 512.0)
   np.testing.assert_array_equal(total, 96.0)
   by_itself, ours = (
-    one.as_text().count('__ynn_fusion') for one in (lowered.lowered.compile(), compiled)
+    str(one.as_text()).count('__ynn_fusion') for one in (lowered.lowered.compile(), compiled)
   )
   assert 0 < ours < by_itself
 

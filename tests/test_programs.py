@@ -177,7 +177,9 @@ def test_nothing_is_loaded_ahead_where(lacks, config, monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     monkeypatch.setattr(programs, 'note', lambda config, stage: named_in)
   else:
-    {'note': named_in, 'program': kept}[lacks].unlink()
+    place = {'note': named_in, 'program': kept}[lacks]
+    assert place is not None
+    place.unlink()
   programs.load_ahead(config, 'search')
   assert not programs._ahead
 

@@ -12,6 +12,7 @@ of its third.
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from thrifty_jax import device, logbook
 
 _RECORDED = 'xla_gpu_enable_command_buffer'
-Options = dict[str, str | bool | int]
+Options = dict[str, Any]
 _ONE_GRAPH: Options = {  # what XLA records by itself, and convolutions
   _RECORDED: 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION'
 }

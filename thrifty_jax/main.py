@@ -119,8 +119,12 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
   for each in runs:
     if command.folds:
       console.fold(each)
-    if 'search' in _trainings(each):  # beside the look at its data
-      programs.load_ahead(each.config, 'search')
+    if 'search' in _trainings(each):
+      # First, as while it is being imported no other thread can import: it puts functions of its
+      # own in the place of Python's (etils.epy.lazy_imports).
+      import tensorflow_datasets  # noqa: F401
+
+      programs.load_ahead(each.config, 'search')  # beside the look at the data
     _run_stages(each, arguments)
   if command.folds:
     folds.sum_up(command, runs)

@@ -417,7 +417,7 @@ def shapes(module: nn.Module, channels: int) -> dict[str, Any]:
   return _trace(module, jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32))
 
 
-def _trace(module: nn.Module, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def _trace(module: nn.Module, *inputs: Any) -> dict[str, Any]:
   """The parameters that a network asks for, by their names."""
-  variables = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), *inputs)
-  return traverse_util.flatten_dict(variables['params'], sep='/')
+  variables: Any = jax.eval_shape(functools.partial(module.init, jax.random.key(0)), *inputs)
+  return dict(traverse_util.flatten_dict(variables['params'], sep='/'))
