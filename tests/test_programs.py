@@ -77,7 +77,7 @@ def test_without_a_place_nothing_is_kept(tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_program_is_begun_once_and_not_before_it_is_told_to(tmp_path):
+def test_a_program_is_begun_once_and_not_before_it_is_told_to():
   traced = []
   program = Program(make_step(traced), arguments)
   assert program.begin() is program.begin()
@@ -150,9 +150,27 @@ def test_a_program_ahead_that_is_another_is_not_used(config):
     Program(make_step([]), arguments, kept=kept, named_in=named_in).wait()
   programs.load_ahead(config, 'search')
   (future,) = programs._ahead.values()
-  program = Program(make_step([]), arguments, kept=cache.place(config, name='b'))
+  kept, named_in = cache.place(config, name='b'), programs.note(config, 'search')
+  program = Program(make_step([]), arguments, kept=kept, named_in=named_in)
   assert_moved(*program(STATE, BATCH))
-  assert program.wait() is not future.result()
+  assert program.wait() is not future.result() and not programs._ahead
+  programs.load_ahead(config, 'search')  # the latest one
+  assert list(programs._ahead) == [kept]
+
+
+def test_a_program_that_could_not_be_loaded_ahead_is_loaded_when_it_is_used(config, monkeypatch):
+  kept, named_in = cache.place(config, name='a'), programs.note(config, 'search')
+  Program(make_step([]), arguments, kept=kept, named_in=named_in).wait()
+
+  def broken(content):
+    raise ImportError('half of a module')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(programs, '_load', broken)
+    programs.load_ahead(config, 'search')
+    (future,) = programs._ahead.values()
+    assert isinstance(future.exception(), ImportError)
+  assert_moved(*Program(make_step([]), arguments, kept=kept)(STATE, BATCH))
 
 
 def test_what_is_refused_is_refused_of_a_program_ahead_too(config):

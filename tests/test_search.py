@@ -21,6 +21,7 @@ from thrifty_jax import (
   model,
   packing,
   parameters,
+  programs,
   search,
   searched,
   seeds,
@@ -240,6 +241,15 @@ def test_the_halves_and_the_steps_of_an_epoch_are_those_of_every_seed(config, op
   config.seed = 5
   other = search.divide(config, opened)
   assert (other.patients, other.steps) == (halves.patients, halves.steps)
+
+
+def test_the_next_run_loads_the_first_half_ahead(steps, config, monkeypatch):
+  steps[0].wait()
+  monkeypatch.setattr(programs, '_ahead', {})
+  programs.load_ahead(config, 'search')
+  ((kept, future),) = programs._ahead.items()
+  assert kept == steps[0]._kept
+  assert future.result().memory_analysis() is not None
 
 
 # --- the whole loop

@@ -28,7 +28,7 @@ _APART = (
   'data.download',
   'data.workers',
 )
-_MOST_KEPT = 64  # of up to a megabyte each; the oldest go first
+_MOST_KEPT = 256  # of up to a megabyte each; the oldest go first
 _DIGEST_BYTES = 32
 
 

@@ -108,8 +108,12 @@ class Program:
     if self._kept is None:
       function, shapes = self._flat()
       return compiling.compile_step(function.lower(*shapes), lean=True, check=self._check)
-    if self._kept in _ahead:
-      compiled = _ahead.pop(self._kept).result()
+    ahead = _ahead.pop(self._kept, None)
+    if self._named_in is not None:
+      _ahead.clear()  # of another program, which nothing will ask for
+    # One that could not be loaded ahead is loaded now; what is wrong with it shows then.
+    if ahead is not None and ahead.exception() is None:
+      compiled = ahead.result()
       if self._check is not None:
         self._check(compiled)
     else:
