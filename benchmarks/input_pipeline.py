@@ -30,7 +30,7 @@ from thrifty_jax import bilevel, device, train_data
 from thrifty_jax import config as configs
 from thrifty_jax.data import Batch
 from thrifty_jax.running import command_line
-from thrifty_jax.train_data import TrainData
+from thrifty_jax.train_data import TrainData, seed_bits
 
 PLACES = {'resident': configs.default().data.device_budget_bytes, 'streamed': 0}
 PATIENTS = 12
@@ -88,7 +88,7 @@ def start(
   learners = make_learners(setting)
   state = bilevel.init_state(learners, opened.image_shape(setting.batch), seed=0)
   halves = bilevel.make_half_steps(learners, augment=lambda key, batch: batch)
-  seed, shapes = bilevel.seed_bits(0), opened.batch_shape(setting.batch)
+  seed, shapes = seed_bits(0), opened.batch_shape(setting.batch)
   weight_half, architecture_half = map(jax.jit, halves)
   (weight_step, architecture_step), figures = measure.compile_all(
     [(weight_half, (seed, state, shapes)), (architecture_half, (seed, state, shapes, shapes))],

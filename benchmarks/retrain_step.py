@@ -23,6 +23,7 @@ from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
 from thrifty_jax import describe, device, model, retrain
 from thrifty_jax.running import command_line
+from thrifty_jax.train_data import Facts, seed_bits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +79,8 @@ def start(
   config.compilation_cache = cache
   device.prepare(config)
   net, size = network.member().module, network.size
-  transformation, _ = retrain.optimizer(config.retrain, steps_per_epoch=100)
+  facts = Facts(seed_bits(0), {}, 100, config.retrain.learning_rate)
+  transformation, _ = retrain.optimizer(config.retrain, facts)
   image = jax.ShapeDtypeStruct((batch, size, size, 1), np.float32)
   state, _ = retrain.init_state(net, transformation, image, seed=0)
   state = jax.block_until_ready(state)

@@ -31,6 +31,7 @@ from benchmarks.plain_supernet import PlainSupernet
 from thrifty_jax import bilevel, compiling, device, mesh, model, seeds
 from thrifty_jax import config as configs
 from thrifty_jax.network import Supernet
+from thrifty_jax.train_data import seed_bits
 
 OURS = 'supernet'
 COMPILE = functools.partial(compiling.compile_step, lean=True)  # as the search does
@@ -146,7 +147,7 @@ def compiled_step(
   state = jax.block_until_ready(state)
   parameters = model.count(states[0].params)
   started = time.perf_counter() - began
-  told = seeds.told(range(count), shared)
+  told = seeds.told([seed_bits(seed) for seed in range(count)], shared)
   weight_half, architecture_half = (
     jax.jit(seeds.side_by_side(half, count=count, mesh=shared, vectorised=vectorised))
     for half in bilevel.make_half_steps(learners, augment=lambda key, batch: batch)

@@ -13,6 +13,7 @@ from thrifty_jax import bilevel
 from thrifty_jax import config as configs
 from thrifty_jax.bilevel import Learners
 from thrifty_jax.network import Supernet
+from thrifty_jax.train_data import seed_bits
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -34,7 +35,7 @@ def half_steps(net, **optimizers):
   learners = Learners(net, for_architecture=optax.sgd(1.0), **optimizers)
   random_sampling = net.sampling == 'random'
   steps = bilevel.make_half_steps(learners, augment=noisy, random_sampling=random_sampling)
-  return [functools.partial(step, bilevel.seed_bits(0)) for step in steps]
+  return [functools.partial(step, seed_bits(0)) for step in steps]
 
 
 @functools.cache

@@ -32,11 +32,12 @@ def test_the_place_follows_from_the_code_and_the_versions(tmp_path, monkeypatch)
   assert len(places) == 3
 
 
-def test_the_place_does_not_depend_on_where_data_lies_or_which_seed_it_is(tmp_path):
+def test_the_place_does_not_depend_on_where_data_lies_or_which_seed_or_fold_it_is(tmp_path):
   config = configs.default()
   config.compilation_cache = str(tmp_path)
   place = cache.place(config)
   config.seed, config.data.data_dir, config.data.raw_dir = 7, '/elsewhere', '/scans'
+  config.data.fold, config.data.folds = 3, 10
   assert cache.place(config) == place
   config.retrain.epochs += 1
   assert cache.place(config) != place

@@ -13,6 +13,7 @@ import pytest
 from thrifty_jax import baselines, bilevel, genotype, microbatches, model, network, retrain
 from thrifty_jax import config as configs
 from thrifty_jax.losses import Sums, loss_of, loss_sums, segmentation_loss
+from thrifty_jax.train_data import seed_bits
 
 pytestmark = pytest.mark.usefixtures('quick_compilation', 'double_precision')
 
@@ -141,7 +142,7 @@ def searched(parts):
   weight_step, architecture_step = bilevel.make_half_steps(
     learners, augment=noisy, random_sampling=True, parts=parts
   )
-  seed, batches = bilevel.seed_bits(0), (some_batch(3), some_batch(4))
+  seed, batches = seed_bits(0), (some_batch(3), some_batch(4))
   return (
     jax.jit(weight_step)(seed, state, batches[0]),
     jax.jit(architecture_step)(seed, state, *batches),

@@ -341,6 +341,27 @@ def test_sides_are_filled_with_the_background():
   np.testing.assert_allclose(padded[0, 0, 7], [-2, 3])
 
 
+@pytest.mark.parametrize('remat', [False, True])
+def test_the_background_may_be_an_argument_of_what_is_traced(remat, quick_compilation):
+  net = network.Supernet(2, channels=4, depth=2, nodes=1, remat=remat)
+  architecture = some_architecture(1)
+  image = np.random.default_rng(0).normal(size=(1, 5, 6, 6)).astype(np.float32)
+  params = model.initialise(net, image, architecture, seed=0)
+
+  def logits(statistics):
+    shade = model.background(statistics, context=1)
+    return model.apply(net.copy(background=shade), params, image, architecture)
+
+  statistics = {'mean': np.asarray([1, 2], np.float32), 'std': np.asarray([2, 0.5], np.float32)}
+  expected = net.copy(background=(-0.5, -4.0) * 3)
+  np.testing.assert_allclose(
+    jax.jit(logits)(statistics),
+    jax.jit(lambda *inputs: model.apply(expected, *inputs))(params, image, architecture),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
 def test_weights_of_candidates_and_of_incoming_edges_sum_to_one():
   architecture = network.init_architecture(jax.random.key(0), nodes=3)
   weights = network.architecture_weights(architecture, nodes=3)

@@ -158,7 +158,7 @@ def test_a_search_in_bfloat16_keeps_its_state_in_float32(config, tmp_path, capsy
   found = search.search(config, tmp_path)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   assert 'a step needs' in capsys.readouterr().out
-  learners = search.build(config, opened, steps=1)
+  learners = search.build(config, opened.facts(0, epoch_steps=1))
   start = bilevel.init_state(learners, opened.image_shape(4), seed=0)
   like = packing.all_unpacked(search.Progress(start, start.architecture).arrays())
   with contextlib.closing(Checkpoints(tmp_path / 'search' / 'checkpoints')) as checkpoints:

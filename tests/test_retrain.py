@@ -13,18 +13,32 @@ import optax
 import pytest
 
 from data_prep import phantom, prepare, split_file
+from thrifty_jax import (
+  compiling,
+  evaluate,
+  genotype,
+  logbook,
+  model,
+  packing,
+  retrain,
+  train_data,
+)
 from thrifty_jax import config as configs
-from thrifty_jax import evaluate, genotype, logbook, model, packing, retrain, train_data
 from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.retrain import TrainState
 from thrifty_jax.running import stopping
-from thrifty_jax.train_data import TrainData
+from thrifty_jax.train_data import Facts, TrainData
 
+COMPILE_STEP = retrain.compile_step  # which the fixture below replaces
 FOUND = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
   up=(((0, 'identity'), (1, 'up_conv_3x3')),),
 )
+
+
+class _Seen(Exception):
+  pass
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -33,14 +47,14 @@ def quick_compilation():
   before = jax.config.values['jax_disable_most_optimizations']
   jax.config.update('jax_disable_most_optimizations', True)
   steps, predictions = {}, []
-  make_train_step, make_predict = retrain.make_train_step, retrain.make_predict
+  make_predict = retrain.make_predict
 
-  def step_of(*arguments, **settings):
-    # The runs of this file differ in no setting of the step but this one.
-    decay = settings['average_decay']
-    if decay not in steps:
-      steps[decay] = make_train_step(*arguments, **settings)
-    return steps[decay]
+  def step_of(config, *arguments, **examples):
+    # The runs of this file differ in no setting of the step but these.
+    kind = config.retrain.ema_decay, config.debug, packing.pays()
+    if kind not in steps:
+      steps[kind] = COMPILE_STEP(config, *arguments, **examples)
+    return steps[kind]
 
   def predict_of(*arguments):
     if not predictions:
@@ -48,7 +62,7 @@ def quick_compilation():
     return predictions[0]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(retrain, 'make_train_step', step_of)
+    patch.setattr(retrain, 'compile_step', step_of)
     patch.setattr(retrain, 'make_predict', predict_of)
     yield
   jax.config.update('jax_disable_most_optimizations', before)
@@ -109,7 +123,7 @@ def weights_of(workdir):
 def start(config, opened):
   """Network, optimiser and the state before the first step."""
   net = model.build(model.describe(config, opened.statistics), FOUND)
-  transformation, _ = retrain.optimizer(config.retrain, steps_per_epoch=10)
+  transformation, _ = retrain.optimizer(config.retrain, opened.facts(0, epoch_steps=10))
   params = model.initialise(net, opened.image_shape(4), seed=0)
   state = TrainState(jnp.zeros((), jnp.int32), params, params, transformation.init(params))
   return net, transformation, state
@@ -168,6 +182,26 @@ def test_without_averaging_the_weights_themselves_are_kept(start, opened):
   jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
 
 
+@pytest.mark.parametrize('changed', [{'seed': 3}, {'data.fold': 1}, {'retrain.learning_rate': 0.1}])
+def test_one_program_serves_every_seed_fold_and_learning_rate(
+  changed, config, tmp_path, monkeypatch
+):
+  programs = []
+
+  def look(lowered, **_):
+    programs.append(lowered.as_text())
+    raise _Seen
+
+  monkeypatch.setattr(compiling, 'compile_step', look)
+  monkeypatch.setattr(retrain, 'compile_step', COMPILE_STEP)
+  other = config.copy_and_resolve_references()
+  other.update_from_flattened_dict(changed)
+  for number, settings in enumerate((config, other)):
+    with pytest.raises(_Seen):
+      retrain.retrain(settings, tmp_path / str(number))
+  assert programs[0] == programs[1]
+
+
 # --- the optimiser
 
 
@@ -189,9 +223,13 @@ def settings_of(**changes):
   return settings
 
 
+def facts_of(settings, epoch_steps):
+  return Facts(0, {}, epoch_steps, settings.learning_rate)
+
+
 def test_adamw_decays_kernels_only():
   settings = settings_of(learning_rate=0.1, weight_decay=0.5, warmup_epochs=0)
-  transformation, _ = retrain.optimizer(settings, steps_per_epoch=10)
+  transformation, _ = retrain.optimizer(settings, facts_of(settings, 10))
   params = tree_of(2.0)
   updates: Any = transformation.update(tree_of(0.0), transformation.init(params), params)[0]
   for name, update in updates.items():
@@ -204,7 +242,7 @@ def test_sgd_adds_decay_to_the_clipped_gradient_of_all_as_pytorch_does():
     **{'optimizer': 'sgd', 'learning_rate': 0.1, 'weight_decay': 0.5, 'momentum': 0.9},
     **{'clip_norm': 3.0, 'warmup_epochs': 0, 'epochs': 10},
   )
-  transformation, rate = retrain.optimizer(settings, steps_per_epoch=2)
+  transformation, rate = retrain.optimizer(settings, facts_of(settings, 2))
   params: Any = tree_of(2.0)
   state = transformation.init(params)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -222,7 +260,7 @@ def test_sgd_adds_decay_to_the_clipped_gradient_of_all_as_pytorch_does():
 
 def test_the_learning_rate_rises_in_the_warm_up_and_falls_to_nothing():
   settings = settings_of(learning_rate=0.2, warmup_epochs=2, epochs=10)
-  _, rate = retrain.optimizer(settings, steps_per_epoch=5)
+  _, rate = retrain.optimizer(settings, facts_of(settings, 5))
   found = [np.asarray(rate(step)).item() for step in range(51)]
   for step in range(10):
     assert found[step] == pytest.approx(0.2 * step / 10, abs=1e-7)
@@ -238,7 +276,7 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
   steps = len(opened.examples(opened.patients['train'])) // 4
   assert [entry['epoch'] for entry in entries] == [1, 2, 3, 4]
   assert [entry['step'] for entry in entries] == [steps * epoch for epoch in (1, 2, 3, 4)]
-  _, rate = retrain.optimizer(config.retrain, steps_per_epoch=steps)
+  _, rate = retrain.optimizer(config.retrain, opened.facts(0, epoch_steps=steps))
   for entry in entries:
     assert entry['learning_rate'] == pytest.approx(np.asarray(rate(entry['step'] - 1)).item())
   loaded = model.load(unbroken / 'model')

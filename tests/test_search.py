@@ -62,9 +62,13 @@ def opened(config):
   return train_data.open_train_data(config)
 
 
+def facts_of(config, opened):
+  return opened.facts(config.seed, epoch_steps=search.divide(config, opened).steps)
+
+
 @pytest.fixture(scope='module')
 def learners(config, opened):
-  return search.build(config, opened, steps=search.divide(config, opened).steps)
+  return search.build(config, facts_of(config, opened))
 
 
 @pytest.fixture(scope='module')
@@ -74,16 +78,16 @@ def start(learners, opened, config):
 
 
 @pytest.fixture(scope='module')
-def steps(learners, opened, start, config):
+def steps(opened, start, config):
   """weight_step and architecture_step, compiled once for all of this file."""
   halves = search.divide(config, opened)
-  return search.compile_steps(config, opened, halves, learners, lambda: start)
+  return search.compile_steps(config, opened, halves, lambda: start)
 
 
 @pytest.fixture(scope='module')
 def half_steps(steps, opened, config):
   """Both of them as (state, *batches) -> (state, metrics)."""
-  searches = seeds.told([config.seed], opened.mesh)
+  searches = seeds.told([facts_of(config, opened)], opened.mesh)
   return [lambda state, *batches, step=step: step(state, searches, *batches) for step in steps]
 
 
@@ -200,7 +204,7 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
 ):
   config = config.copy_and_resolve_references()
   config.search.sampling = sampling
-  learners = search.build(config, opened, steps=1)
+  learners = search.build(config, opened.facts(0, epoch_steps=1))
 
   def losses(seed):
     _, step = bilevel.make_half_steps(
@@ -208,7 +212,7 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
       augment=lambda key, batch: batch,
       random_sampling=config.search.sampling == 'random',
     )
-    step = functools.partial(jax.jit(step), bilevel.seed_bits(seed))
+    step = functools.partial(jax.jit(step), train_data.seed_bits(seed))
     found = [step(start._replace(step=jnp.asarray(at)), batch, batch)[1] for at in (0, 1, 2, 3, 0)]
     return [float(metrics['architecture_loss']) for metrics in found]
 
@@ -250,6 +254,19 @@ def test_the_next_run_loads_the_first_half_ahead(steps, config, monkeypatch):
   ((kept, future),) = programs._ahead.items()
   assert kept == steps[0]._kept
   assert future.result().memory_analysis() is not None
+
+
+@pytest.mark.parametrize('changed', [{'seed': 3}, {'data.fold': 1}])
+def test_what_was_traced_serves_every_seed_and_fold(changed, steps, config, start, monkeypatch):
+  for step in steps:
+    step.wait()
+  other = config.copy_and_resolve_references()
+  other.update_from_flattened_dict(changed)
+  opened = train_data.open_train_data(other)
+  monkeypatch.setattr(Program, '_traced', None)
+  again = search.compile_steps(other, opened, search.divide(other, opened), lambda: start)
+  for step, one in zip(steps, again, strict=True):
+    assert one.wait().as_text() == step.wait().as_text()
 
 
 # --- the whole loop
@@ -468,7 +485,7 @@ def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start
     _, architecture_step = bilevel.make_half_steps(
       learners, augment=lambda key, batch: batch, penalty=added
     )
-    state, metrics = jax.jit(architecture_step)(bilevel.seed_bits(0), start, batch, batch)
+    state, metrics = jax.jit(architecture_step)(train_data.seed_bits(0), start, batch, batch)
     moved.append((state.architecture, float(metrics['architecture_loss'])))
   (without, loss), (with_, same_loss) = moved
   assert loss == same_loss  # of the data alone
@@ -537,9 +554,14 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
 
     return run
 
-  def compile_steps(config, opened, halves, learners, state):
-    shape, told = opened.batch_shape(config.search.batch_size), seeds.told([0], opened.mesh)
-    _, ahead = bilevel.make_half_steps(learners, augment=opened.augment)
+  def compile_steps(config, opened, halves, state):
+    shape, facts = opened.batch_shape(config.search.batch_size), facts_of(config, opened)
+    told = seeds.told([facts], opened.mesh)
+    _, step = bilevel.make_half_steps(search.build(config, facts), augment=opened.augment)
+
+    def ahead(facts, *arguments):
+      return step(facts.seed, *arguments)
+
     ahead = seeds.side_by_side(ahead, count=1, mesh=opened.mesh)
     compiled.append(Program(ahead, lambda: (state(), told, shape, shape)))
     return [program.watched(functools.partial(recorded, of)) for of, program in enumerate(compiled)]
@@ -556,7 +578,7 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
     assert not differs(moved.params, before.params)
     assert not differs(moved.weight_optimizer, before.weight_optimizer)
     assert differs(moved.architecture, before.architecture)
-  told = seeds.told([0], opened.mesh)
+  told = seeds.told([facts_of(config, opened)], opened.mesh)
   _, metrics = compiled[1](start, told, not_finite(batch), batch)
   assert math.isnan(metrics['architecture_loss'])
 

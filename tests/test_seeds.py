@@ -29,7 +29,7 @@ from thrifty_jax.checkpoint import Checkpoints
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import memory, stages, stopping
 from thrifty_jax.search_progress import Progress
-from thrifty_jax.train_data import TrainData
+from thrifty_jax.train_data import TrainData, seed_bits
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
@@ -66,11 +66,13 @@ def test_searches_side_by_side_take_the_step_of_each_and_one_that_rests_takes_no
   states = toy_states(3)
   batches = [np.full((4, 5), value, np.float32) for value in (1, 2, 3)]
   step = seeds.side_by_side(toy_step, count=3, mesh=one_device(), vectorised=vectorised)
-  searches = seeds.told([7, 8, 9], one_device(), going=np.asarray([True, False, True]))
+  searches = seeds.told(
+    [seed_bits(seed) for seed in (7, 8, 9)], one_device(), going=np.asarray([True, False, True])
+  )
   moved, metrics = jax.jit(step)(seeds.stack(states), searches, np.concatenate(batches))
   found = zip(seeds.each(moved, 3), seeds.each(metrics, 3), strict=True)
   for seed, state, batch, (after, told) in zip((7, 8, 9), states, batches, found, strict=True):
-    expected, known = toy_step(bilevel.seed_bits(seed), state, batch)
+    expected, known = toy_step(seed_bits(seed), state, batch)
     if seed == 8:
       expected, known = state, jax.tree.map(jnp.zeros_like, known)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), after, expected)
@@ -82,7 +84,7 @@ def test_what_several_searches_need_in_memory_is_that_of_all_of_them():
     state = {'step': jnp.zeros((), jnp.int32), 'kernel': jnp.zeros((64, 64))}
     arguments = (
       seeds.stack([state] * count),
-      seeds.told(range(count), one_device()),
+      seeds.told([seed_bits(seed) for seed in range(count)], one_device()),
       np.zeros((4 * count, 64), np.float32),
     )
     step = seeds.side_by_side(toy_step, count=count, mesh=one_device())
@@ -102,7 +104,7 @@ def test_a_seed_that_a_program_is_told_gives_the_random_numbers_of_the_seed_itse
     expected = jax.random.key_data(jax.random.key(seed % 2**32))
   finally:
     logging.disable(logging.NOTSET)
-  found = jax.jit(lambda bits: jax.random.key_data(jax.random.key(bits)))(bilevel.seed_bits(seed))
+  found = jax.jit(lambda bits: jax.random.key_data(jax.random.key(bits)))(seed_bits(seed))
   np.testing.assert_array_equal(found, expected)
 
 
@@ -169,7 +171,7 @@ def alone(config, tmp_path_factory):
 def states(config, workdir):
   """The last arrays and notes in a workdir, the arrays search by search."""
   opened = train_data.open_train_data(config)
-  learners = search.build(config, opened, steps=1)
+  learners = search.build(config, opened.facts(0, epoch_steps=1))
   start = [
     bilevel.init_state(learners, opened.image_shape(2), seed=seed) for seed in seeds.of(config)
   ]
@@ -318,7 +320,7 @@ def test_every_kind_of_search_can_be_one_of_several(config):
     search__max_parameters=100_000,
   )
   opened = train_data.open_train_data(config)
-  learners = search.build(config, opened, steps=1)
+  learners = search.build(config, opened.facts(0, epoch_steps=1))
   state = seeds.stack([bilevel.init_state(learners, opened.image_shape(2), seed=0)] * 2)
   _, step = bilevel.make_half_steps(
     learners,
@@ -328,7 +330,8 @@ def test_every_kind_of_search_can_be_one_of_several(config):
     penalty=budget.penalty_of(config),
   )
   step = seeds.side_by_side(step, count=2, mesh=opened.mesh, vectorised=True)
-  arguments = state, seeds.told(SEEDS, opened.mesh), *[opened.batch_shape(4)] * 2
+  told = seeds.told([seed_bits(seed) for seed in SEEDS], opened.mesh)
+  arguments = state, told, *[opened.batch_shape(4)] * 2
   moved, metrics = jax.eval_shape(step, *without_places(arguments))
   shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), one) for one in (moved, state)]
   assert shapes[0] == shapes[1]
@@ -337,19 +340,23 @@ def test_every_kind_of_search_can_be_one_of_several(config):
 
 def test_a_vectorised_step_of_the_supernet_is_that_of_one_after_the_other(config, together):
   opened = train_data.open_train_data(config)
-  learners = search.build(config, opened, steps=9)
+  halves = search.divide(config, opened)
+  facts = [opened.facts(seed, epoch_steps=halves.steps) for seed in SEEDS]
+  learners = search.build(config, facts[0])
   state = seeds.stack(
     [bilevel.init_state(learners, opened.image_shape(2), seed=seed) for seed in SEEDS]
   )
   examples = opened.examples(opened.patients['train'])
   batch = next(opened.batches(examples, batch_size=2, epoch=0, searches=2))
-  told = seeds.told(SEEDS, opened.mesh)
+  told = seeds.told(facts, opened.mesh)
   _, step = bilevel.make_half_steps(learners, augment=opened.augment)
-  several = seeds.side_by_side(step, count=2, mesh=opened.mesh, vectorised=True)
+
+  def of_facts(facts, *arguments):
+    return step(facts.seed, *arguments)
+
+  several = seeds.side_by_side(of_facts, count=2, mesh=opened.mesh, vectorised=True)
   del together  # which has compiled the other form
-  _, other = search.compile_steps(
-    config, opened, search.divide(config, opened), learners, lambda: state
-  )
+  _, other = search.compile_steps(config, opened, halves, lambda: state)
   (found, metrics), (expected, known) = (
     jax.jit(several)(*jax.device_get((state, told, batch, batch))),
     other(state, told, batch, batch),

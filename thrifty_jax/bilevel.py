@@ -36,22 +36,22 @@ ArchitectureStep = Callable[[jax.Array, SearchState, Batch, Batch], tuple[Search
 
 
 def weight_optimizer(
-  settings: ConfigDict, *, steps: int, clipped: bool = True
+  settings: ConfigDict, *, steps: int | jax.Array, clipped: bool = True
 ) -> optax.GradientTransformation:
   """SGD with momentum and a cosine from the first to the last of `steps`.
 
   The gradient is clipped, then L2 decay is added, then momentum: the order of PyTorch's SGD.
   Without the clip the state has the same structure: one takes over where the other was.
   """
-  rate = optax.cosine_decay_schedule(
+  over_share = optax.cosine_decay_schedule(  # of all steps, which may be known to the caller only
     settings.weight_learning_rate,
-    steps,
+    1,
     alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
   )
   return optax.chain(
     optax.clip_by_global_norm(settings.clip_norm) if clipped else optax.identity(),
     optax.add_decayed_weights(settings.weight_decay),
-    optax.sgd(rate, momentum=settings.weight_momentum),
+    optax.sgd(lambda step: over_share(step / steps), momentum=settings.weight_momentum),
   )
 
 
@@ -98,11 +98,6 @@ def _zeros(init: Callable[[Any], optax.OptState], variables: Any) -> optax.OptSt
   """The state that an optimiser begins with; for SGD and Adam, all zeros, nothing is compiled."""
   shapes = jax.eval_shape(init, variables)
   return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
-
-
-def seed_bits(seed: int) -> np.uint32:
-  """A seed as a program takes it: `jax.random.key` of it is that of the seed itself."""
-  return np.uint32(seed % 2**32)  # JAX has no more of it without double precision
 
 
 def half_key(seed: jax.Array, state: SearchState, half: int) -> jax.Array:

@@ -16,8 +16,8 @@ from thrifty_jax import config as configs
 from thrifty_jax import device, files, packing
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-# What nothing that is kept depends on: a step is told its seed, and what of the data it needs to
-# know is given beside the config.
+# What nothing that is kept depends on: a step is told its seed and what of the data it needs to
+# know, see train_data.Facts; shapes are given beside the config.
 _APART = (
   'seed',
   'compilation_cache',
@@ -27,6 +27,13 @@ _APART = (
   'data.data_dir',
   'data.download',
   'data.workers',
+  'data.mean',
+  'data.std',
+  'data.folds',
+  'data.fold',
+  'data.validation_patients',
+  'data.test_patients',
+  'data.hold_out_test',
 )
 _MOST_KEPT = 256  # of up to a megabyte each; the oldest go first
 _DIGEST_BYTES = 32

@@ -84,7 +84,7 @@ def describe(
     training_scans: What they were like, see `likeness.of_training`; None where that is not known.
   """
   data, model = config.data, config.model
-  mean, std = statistics['mean'], statistics['std']
+  statistics = {name: np.asarray(value, float) for name, value in statistics.items()}
   return {
     'format': FORMAT,
     'version': VERSION,
@@ -98,9 +98,8 @@ def describe(
     'modalities': data.modalities,
     'context': data.context,
     **image_settings(data),
-    'mean': [float(value) for value in mean],
-    'std': [float(value) for value in std],
-    'background': background(statistics, context=data.context),
+    **{name: value.tolist() for name, value in statistics.items()},
+    'background': [float(shade) for shade in background(statistics, context=data.context)],
     'padding': None,  # [from, value]: stored values that a data set replaces, as chaos.py does
     'flips': [flip for flip in FLIPS if config.augment[f'flip_{flip}']],  # that training saw
     'largest_component': [],  # classes of which one piece is kept: the validation patients decide
@@ -109,10 +108,14 @@ def describe(
   }
 
 
-def background(statistics: dict[str, np.ndarray], *, context: int) -> list[float]:
-  """Normalised value of intensity 0, one per image channel."""
-  shades = -np.asarray(statistics['mean'], float) / np.asarray(statistics['std'], float)
-  return [float(shade) for shade in np.tile(shades, 2 * context + 1)]
+def background(statistics: Mapping[str, Any], *, context: int) -> tuple[Any, ...]:
+  """Normalised value of intensity 0, one per image channel; traced, where the statistics are."""
+  return tuple(-statistics['mean'] / statistics['std']) * (2 * context + 1)
+
+
+def kept_shapes(config: ConfigDict, net: nn.Module, image: jax.ShapeDtypeStruct) -> Path | None:
+  """The file in which the shapes of a network's parameters are kept, see `initialise`."""
+  return cache.place(config, weights_of=str(net.copy(background=())), image=image.shape)
 
 
 def initialise(module: nn.Module, *inputs: Any, seed: int, kept: Path | None = None) -> Params:

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from data_prep import data_sets, split_file
 from thrifty_jax import (
   RESEARCH_USE,
-  cache,
   compiling,
   describe,
   device,
@@ -31,12 +30,12 @@ from thrifty_jax import (
   model,
   packing,
 )
-from thrifty_jax.data import Batch, steps_per_epoch
+from thrifty_jax.data import Batch, Examples, steps_per_epoch
 from thrifty_jax.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.predicting import likeness
 from thrifty_jax.running import debug, hosts, memory, not_finite, resources, stages
 from thrifty_jax.running.autosave import Autosave, planned_epochs
-from thrifty_jax.train_data import Figures, TrainData, fault_recorded, open_train_data
+from thrifty_jax.train_data import Facts, Figures, TrainData, fault_recorded, open_train_data
 
 SELECTION = {
   'volume': 'mean volume DSC of the validation patients on the native grid',
@@ -81,18 +80,22 @@ def init_state(
 
 
 def optimizer(
-  settings: ConfigDict, *, steps_per_epoch: int
+  settings: ConfigDict, facts: Facts
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The optimiser and its learning rate: a linear warm-up, then a cosine to 0.
 
   AdamW decays kernels only; SGD, as the authors have it, adds L2 decay of all to the gradient.
   """
-  rate = optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if settings.warmup_epochs else settings.learning_rate,
-    peak_value=settings.learning_rate,
-    warmup_steps=settings.warmup_epochs * steps_per_epoch,
-    decay_steps=settings.epochs * steps_per_epoch,
+  over_epochs = optax.warmup_cosine_decay_schedule(
+    init_value=0.0 if settings.warmup_epochs else 1.0,
+    peak_value=1.0,
+    warmup_steps=settings.warmup_epochs,
+    decay_steps=settings.epochs,
   )
+
+  def rate(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    return facts.learning_rate * over_epochs(step / facts.epoch_steps)
+
   clip = optax.clip_by_global_norm(settings.clip_norm)
   if settings.optimizer == 'sgd':
     decay = optax.add_decayed_weights(settings.weight_decay)
@@ -101,7 +104,7 @@ def optimizer(
   return optax.chain(clip, adamw), rate
 
 
-def step_key(seed: int, state: TrainState) -> jax.Array:
+def step_key(seed: jax.Array | int, state: TrainState) -> jax.Array:
   """Of the random numbers of a step."""
   return jax.random.fold_in(jax.random.key(seed), state.step)
 
@@ -112,7 +115,7 @@ def make_train_step(
   *,
   augment: Callable[[jax.Array, Batch], Batch],
   average_decay: float,
-  seed: int,
+  seed: jax.Array | int,
   parts: int = 1,
 ) -> Step:
   """The training step, a pure function (state, batch) -> (state, metrics).
@@ -281,37 +284,24 @@ def _fit(
   settings = config.retrain
   examples = train_data.examples(train_data.patients['train'])
   steps = steps_per_epoch(len(examples), settings.batch_size)
-  transformation, rate = optimizer(settings, steps_per_epoch=steps)
+  facts = train_data.facts(config.seed, epoch_steps=steps)
+  transformation, rate = optimizer(settings, facts)
   image = train_data.image_shape(settings.batch_size)
-  kept = cache.place(config, weights_of=str(net), image=image.shape)
+  kept = model.kept_shapes(config, net, image)
   state, best = init_state(net, transformation, image, seed=config.seed, kept=kept)
-  state = mesh.place(state, mesh.whole(train_data.mesh))
+  state, facts = mesh.place((state, facts), mesh.whole(train_data.mesh))
   progress = Progress(state, best, planned=(settings.epochs,))
   logbook.say(
     'network', f'{model.count(progress.best.params):,} parameters; {steps} steps an epoch'
   )
-  train_step = make_train_step(
-    net.copy(remat=settings.remat),
-    transformation,
-    augment=train_data.augment,
-    average_decay=settings.ema_decay,
-    seed=config.seed,
-    parts=settings.microbatches,
-  )
-  train_step = jax.jit(
-    mesh.replicated(train_step, train_data.mesh), donate_argnums=() if config.debug else 0
-  )
   # Before the loop, where a signal to stop need not wait for it.
   logbook.say_compiling()
-  began, batch_shape = time.monotonic(), train_data.batch_shape(settings.batch_size)
-  compiled = compiling.compile_step(
-    train_step.lower(progress.state, batch_shape),
-    check=lambda step: memory.require_fit(step, config, 'retrain', examples=[examples]),
-  )
+  began = time.monotonic()
+  compiled = compile_step(config, train_data, net, (state, facts), examples=examples)
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
   hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
   if config.debug:
-    compiled = debug.watched(compiled, 'retrain', _source(config, train_data, net))
+    compiled = debug.watched(compiled, 'retrain', _source(train_data, net))
 
   autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
@@ -337,7 +327,7 @@ def _fit(
         first=done - progress.epoch * steps,
       )
       for step, batch in enumerate(batches, start=done + 1):
-        progress.state, metrics = compiled(progress.state, batch)
+        progress.state, metrics = compiled(progress.state, facts, batch)
         progress.figures.add(step, metrics)
         _show(progress, bar)
         autosave.offer(progress.keep)
@@ -348,11 +338,53 @@ def _fit(
   return progress, sum(entry['seconds'] for entry in log.entries())
 
 
-def _source(config: ConfigDict, train_data: TrainData, net: nn.Module) -> Callable[..., str | None]:
-  """(metrics, state, batch) -> where a step meets what is no finite number."""
+def compile_step(
+  config: ConfigDict,
+  train_data: TrainData,
+  net: nn.Module,
+  start: tuple[TrainState, Facts],
+  *,
+  examples: Examples,
+) -> jax.stages.Compiled:
+  """The training step, compiled: (state, facts, batch) -> (state, metrics).
 
-  def source(_: Any, state: TrainState, batch: Batch) -> str | None:
-    batch = jax.jit(train_data.augment)(step_key(config.seed, state), batch)
+  Args:
+    config: Of the run.
+    train_data: Its slices.
+    net: The network.
+    start: The state, and the facts that the step is told; nothing else of a run is in the program.
+    examples: What it trains on, which takes memory too.
+  """
+  settings = config.retrain
+
+  def train_step(
+    state: TrainState, facts: Facts, batch: Batch
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    shade = model.background(facts.statistics, context=config.data.context)
+    step = make_train_step(
+      net.copy(remat=settings.remat, background=shade),
+      optimizer(settings, facts)[0],
+      augment=functools.partial(train_data.augment, statistics=facts.statistics),
+      average_decay=settings.ema_decay,
+      seed=facts.seed,
+      parts=settings.microbatches,
+    )
+    return step(state, batch)
+
+  step = jax.jit(
+    mesh.replicated(train_step, train_data.mesh), donate_argnums=() if config.debug else 0
+  )
+  return compiling.compile_step(
+    step.lower(*start, train_data.batch_shape(settings.batch_size)),
+    check=lambda step: memory.require_fit(step, config, 'retrain', examples=[examples]),
+  )
+
+
+def _source(train_data: TrainData, net: nn.Module) -> Callable[..., str | None]:
+  """(metrics, state, facts, batch) -> where a step meets what is no finite number."""
+
+  def source(_: Any, state: TrainState, facts: Facts, batch: Batch) -> str | None:
+    batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
     params = packing.unpacked(state.params)
     return not_finite.first_source(net, params, batch, loss=segmentation_loss)
 

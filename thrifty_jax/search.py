@@ -34,7 +34,7 @@ from thrifty_jax.programs import Program
 from thrifty_jax.running import debug, hosts, memory, resources
 from thrifty_jax.running.autosave import Autosave
 from thrifty_jax.search_progress import Progress
-from thrifty_jax.train_data import TrainData, fault_recorded, open_train_data
+from thrifty_jax.train_data import Facts, TrainData, fault_recorded, open_train_data
 
 # Batches at the end of an epoch that tell the DSC of the architecture half in the warm-up, which
 # trains only the weights: by then the architecture's step is compiled.
@@ -57,10 +57,10 @@ def divide(config: ConfigDict, train_data: TrainData) -> Halves:
   return Halves(patients, (for_weights, for_architecture), steps)
 
 
-def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
-  """The supernet and both optimisers, the weights' rate falling over so many steps an epoch."""
+def build(config: ConfigDict, facts: Facts) -> Learners:
+  """The supernet and both optimisers; what they need to know of the run may be traced."""
   settings = config.search
-  steps *= settings.epochs
+  steps = facts.epoch_steps * settings.epochs
   second = settings.order == 'second'
   net = Supernet(
     classes=len(config.data.classes),
@@ -71,7 +71,7 @@ def build(config: ConfigDict, train_data: TrainData, *, steps: int) -> Learners:
     sampling=settings.sampling,
     cell_path=settings.cell_path,
     remat=settings.remat,
-    background=tuple(model.background(train_data.statistics, context=config.data.context)),
+    background=model.background(facts.statistics, context=config.data.context),
   )
   return Learners(
     net,
@@ -105,12 +105,12 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   train_data = open_train_data(config)
   hosts.meet(train_data.in_words())
   halves = divide(config, train_data)
-  learners = build(config, train_data, steps=halves.steps)
+  learners = build(config, train_data.facts(config.seed, epoch_steps=halves.steps))
   drawn: Future[SearchState] = Future()
   began = time.monotonic()
-  steps = compile_steps(config, train_data, halves, learners, drawn.result)
+  steps = compile_steps(config, train_data, halves, drawn.result)
   image = train_data.image_shape(settings.batch_size)
-  kept = cache.place(config, weights_of=str(learners.net), image=image.shape)
+  kept = model.kept_shapes(config, learners.net, image)
   states = [bilevel.init_state(learners, image, seed=seed, kept=kept) for seed in numbers]
   _tell(config, halves, states)
   state = mesh.place(seeds.stack(states), seeds.sharding(train_data.mesh, len(numbers)))
@@ -168,7 +168,6 @@ def compile_steps(
   config: ConfigDict,
   train_data: TrainData,
   halves: Halves,
-  learners: Learners,
   state: Callable[[], SearchState],
 ) -> list[Program]:
   """The half steps as programs, of the weights and of the architecture; the first is begun.
@@ -179,23 +178,28 @@ def compile_steps(
   done after 7 minutes, where one after the other both took 2. A TPU tries none, so there both are
   begun. They wait for the state, unless they are kept from an earlier run.
   """
-  half_steps = bilevel.make_half_steps(
-    learners,
-    augment=train_data.augment,
-    parts=config.search.microbatches,
-    random_sampling=config.search.sampling == 'random',
-    penalty=budget.penalty_of(config),
-  )
+
+  def half_step(
+    half: int, facts: Facts, state: SearchState, *batches: Batch
+  ) -> tuple[SearchState, bilevel.Metrics]:
+    step = bilevel.make_half_steps(
+      build(config, facts),
+      augment=functools.partial(train_data.augment, statistics=facts.statistics),
+      parts=config.search.microbatches,
+      random_sampling=config.search.sampling == 'random',
+      penalty=budget.penalty_of(config),
+    )[half]
+    return step(facts.seed, state, *batches)
+
   count = config.search.seeds
   batch = train_data.batch_shape(count * config.search.batch_size)
-  searches = seeds.told(seeds.of(config), train_data.mesh)
-  given = {name: value.tolist() for name, value in train_data.statistics.items()}
+  searches = _told(config, train_data, halves)
   compiled: list[Program] = []
-  for half, step in enumerate(half_steps):
+  for half in range(2):
     program = Program(
-      seeds.side_by_side(step, count=count, mesh=train_data.mesh),
+      seeds.side_by_side(functools.partial(half_step, half), count=count, mesh=train_data.mesh),
       lambda half=half: (state(), searches, *[batch] * (half + 1)),
-      kept=cache.place(config, half=half, steps=halves.steps, **given),
+      kept=cache.place(config, half=half, image=batch['image'].shape),
       named_in=None if compiled else programs.note(config, 'search'),
       check=functools.partial(
         memory.require_fit,
@@ -211,6 +215,14 @@ def compile_steps(
   return compiled
 
 
+def _told(
+  config: ConfigDict, train_data: TrainData, halves: Halves, *, going: np.ndarray | None = None
+) -> seeds.Searches:
+  """What a step is told of the searches that go on."""
+  facts = [train_data.facts(seed, epoch_steps=halves.steps) for seed in seeds.of(config)]
+  return seeds.told(facts, train_data.mesh, going=going)
+
+
 def _train_epoch(
   config: ConfigDict,
   train_data: TrainData,
@@ -223,7 +235,7 @@ def _train_epoch(
   """The steps of the present epoch that are left."""
   weight_step, architecture_step = steps
   going = progress.going
-  searches = seeds.told(progress.seeds, train_data.mesh, going=going)
+  searches = _told(config, train_data, halves, going=going)
   warm_up = progress.epoch < config.search.warmup_epochs
   probed = max(0, halves.steps - PROBED_BATCHES) if warm_up else 0
   first = progress.step - progress.epoch * halves.steps

@@ -12,7 +12,7 @@ from thrifty_jax.data import Batch, Examples
 from thrifty_jax.losses import segmentation_loss
 from thrifty_jax.running import not_finite
 from thrifty_jax.seeds import Searches
-from thrifty_jax.train_data import TrainData
+from thrifty_jax.train_data import Facts, TrainData
 
 
 def source(
@@ -21,8 +21,8 @@ def source(
   """(metrics, state, searches, *batches) -> where a half step meets what is no finite number."""
   numbers = seeds.of(config)
 
-  def of_one(bits: jax.Array, state: SearchState, batch: Batch) -> str | None:
-    augment_key, sample_key = jax.random.split(bilevel.half_key(bits, state, half))
+  def of_one(facts: Facts, state: SearchState, batch: Batch) -> str | None:
+    augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
     return not_finite.first_source(
       learners.net.copy(remat=False),  # layer by layer
       packing.unpacked(state.params),
@@ -36,7 +36,7 @@ def source(
     metrics: Metrics, state: SearchState, searches: Searches, *batches: Batch
   ) -> str | None:
     rows = seeds.batches_of_each(batches[-1], len(numbers))
-    of_each = (seeds.each(tree, len(numbers)) for tree in (metrics, searches.seed, state, rows))
+    of_each = (seeds.each(tree, len(numbers)) for tree in (metrics, searches.facts, state, rows))
     for seed, (told, *own) in zip(numbers, zip(*of_each, strict=True), strict=True):
       if not_finite.in_tree(told, '') and (found := of_one(*own)):
         return found if len(numbers) == 1 else f'of seed {seed}, {found}'

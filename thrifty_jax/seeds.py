@@ -26,12 +26,12 @@ class Searches(NamedTuple):
   """Which searches take a step.
 
   Attributes:
-    seed: As bilevel.seed_bits has it, uint32 [S].
+    facts: What the step of each is told, `train_data.Facts`, every array with the axis [S].
     going: Whether it goes on, bool [S]; one that does not keeps its state, and its metrics are 0.
       One alone always goes on.
   """
 
-  seed: jax.Array
+  facts: Any
   going: jax.Array
 
 
@@ -66,17 +66,18 @@ def sharding(mesh: Mesh, count: int) -> NamedSharding:
   return meshes.whole(mesh) if count == 1 else meshes.split(mesh)
 
 
-def told(seeds: Sequence[int], mesh: Mesh, *, going: np.ndarray | None = None) -> Searches:
+def told(facts: Sequence[T], mesh: Mesh, *, going: np.ndarray | None = None) -> Searches:
   """What a step is told of the searches, on the devices.
 
   Args:
-    seeds: Of the searches.
+    facts: Of each search, in numpy.
     mesh: The devices.
     going: Which go on, bool [S], [] of one alone; None is all.
   """
-  bits = np.squeeze([bilevel.seed_bits(seed) for seed in seeds])
-  going = np.ones(bits.shape, bool) if going is None else going
-  return Searches(*meshes.place((bits, going), sharding(mesh, len(seeds))))
+  count = len(facts)
+  stacked = jax.tree.map(lambda *each: np.stack(each) if count > 1 else each[0], *facts)
+  going = np.ones(count if count > 1 else (), bool) if going is None else going
+  return Searches(*meshes.place((stacked, going), sharding(mesh, count)))
 
 
 def side_by_side(
@@ -89,7 +90,7 @@ def side_by_side(
   """A half step of so many searches.
 
   Args:
-    step: (seed, state, *batches) -> (state, metrics), see bilevel.make_half_steps.
+    step: (facts, state, *batches) -> (state, metrics).
     count: Of the searches, S; a multiple of the devices if there are several.
     mesh: The devices.
     vectorised: Whether a device computes its searches together, or one after the other; None is
@@ -102,7 +103,7 @@ def side_by_side(
   if count == 1:
 
     def alone(state: T, searches: Searches, *batches: Any) -> tuple[T, bilevel.Metrics]:
-      return step(searches.seed, state, *batches)
+      return step(searches.facts, state, *batches)
 
     return meshes.replicated(alone, mesh)
   own = count // mesh.size
@@ -112,10 +113,10 @@ def side_by_side(
   step = jax.jit(step)  # traced once, though it is called twice below
 
   def one(arguments: tuple[T, Searches, tuple[Any, ...]]) -> tuple[T, bilevel.Metrics]:
-    state, (seed, going), batches = arguments
-    metrics = jax.eval_shape(step, seed, state, *batches)[1]
+    state, (facts, going), batches = arguments
+    metrics = jax.eval_shape(step, facts, state, *batches)[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
-    return jax.lax.cond(going, lambda: step(seed, state, *batches), lambda: (state, zeros))
+    return jax.lax.cond(going, lambda: step(facts, state, *batches), lambda: (state, zeros))
 
   def of_device(state: T, searches: Searches, *batches: Any) -> tuple[T, bilevel.Metrics]:
     rows = jax.tree.map(lambda leaf: leaf.reshape(own, -1, *leaf.shape[1:]), batches)

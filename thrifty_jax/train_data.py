@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,28 @@ from thrifty_jax.errors import NotFinite
 _FAULT = 'not_finite.json'
 
 
-@dataclasses.dataclass(frozen=True)
+class Facts(NamedTuple):
+  """What a step is told of its run: one program serves every seed, fold and learning rate.
+
+  Attributes:
+    seed: Of the step's random numbers, see `seed_bits`, uint32 [].
+    statistics: Mean and deviation that images are normalised by, [M] each.
+    epoch_steps: Steps of an epoch, int32 [].
+    learning_rate: The highest of a retraining, float32 [].
+  """
+
+  seed: Any
+  statistics: data.Statistics
+  epoch_steps: Any
+  learning_rate: Any
+
+
+def seed_bits(seed: int) -> np.uint32:
+  """A seed as a program takes it: `jax.random.key` of it is that of the seed itself."""
+  return np.uint32(seed % 2**32)  # JAX has no more of it without double precision
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainData:
   """Prepared slices, who is in which split, and what intensities are normalised by.
 
@@ -112,23 +133,26 @@ class TrainData:
     values = np.concatenate([self.statistics['mean'], self.statistics['std']]).tolist()
     return f'{len(self.prepared.slices)} slices in {self.prepared.folder.name}, mean, std {values}'
 
-  @functools.cached_property
-  def augment(self) -> Any:
-    """(key, batch) -> the batch under random warps and intensities; to be traced by jit.
+  def facts(self, seed: int, *, epoch_steps: int) -> Facts:
+    """What a step is told of a run with this seed, in numpy."""
+    rate = np.float32(self.config.retrain.learning_rate)
+    return Facts(seed_bits(seed), dict(self.statistics), np.int32(epoch_steps), rate)
 
-    Images come in the precision of the run, which the layers of a network then follow.
+  def augment(
+    self, key: jax.Array, batch: Batch, statistics: data.Statistics | None = None
+  ) -> Batch:
+    """The batch under random warps and intensities; to be traced by jit.
+
+    Images come in the precision of the run, which the layers of a network then follow. The
+    statistics, where they are given, are those of the data, as arguments of what is traced.
     """
-    settings = self.config.augment
-    mean, std = (jnp.asarray(self.statistics[name]) for name in ('mean', 'std'))
-    precision = device.precision(self.config.precision)
-
-    def augmented(key: jax.Array, batch: Batch) -> Batch:
-      image, label = augment(
-        key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
-      )
-      return {'image': image.astype(precision), 'label': label}
-
-    return augmented
+    settings, precision = self.config.augment, device.precision(self.config.precision)
+    known = statistics or self.statistics
+    mean, std = (jnp.asarray(known[name]) for name in ('mean', 'std'))
+    image, label = augment(
+      key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
+    )
+    return {'image': image.astype(precision), 'label': label}
 
 
 def open_train_data(config: ConfigDict) -> TrainData:
