@@ -9,9 +9,9 @@ these and the rescaling no tag is read.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import SimpleITK
 
 from data_prep import volumes
 from thrifty_jax.errors import InputError
@@ -54,6 +54,8 @@ def read_series(files: Sequence[Path]) -> Series:
     InputError: If a slice cannot be read, has no geometry or another one than the first, two lie at
       one place, one is missing, or the slices are not evenly spaced along their normal.
   """
+  import SimpleITK
+
   if len(files) < 2:
     raise InputError(
       f'{files[0] if files else "DICOM series"}: {len(files)} slices in its folder; expected two '
@@ -78,7 +80,9 @@ def read_series(files: Sequence[Path]) -> Series:
   )
 
 
-def _read_slice(path: Path) -> SimpleITK.Image:
+def _read_slice(path: Path) -> Any:
+  import SimpleITK
+
   volumes.require_file(path)
   try:
     plane = SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
@@ -103,9 +107,7 @@ def _read_slice(path: Path) -> SimpleITK.Image:
   return plane
 
 
-def _require_alike(
-  path: Path, plane: SimpleITK.Image, first_path: Path, first: SimpleITK.Image
-) -> None:
+def _require_alike(path: Path, plane: Any, first_path: Path, first: Any) -> None:
   """Refuses a slice whose pixels do not lie as those of the first: it is of another series."""
   for what, here, there, tolerance in (
     ('pixels', plane.GetSize()[:2], first.GetSize()[:2], 0),

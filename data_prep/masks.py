@@ -10,7 +10,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import SimpleITK
 
 from data_prep.scans import Grid
 from thrifty_jax import RESEARCH_USE
@@ -76,6 +75,8 @@ def _nifti(voxels: np.ndarray, grid: Grid) -> nibabel.Nifti1Image:
 
 def _itk_bytes(voxels: np.ndarray, grid: Grid, ending: str) -> bytes:
   """A MetaImage or NRRD file, as SimpleITK writes it."""
+  import SimpleITK
+
   image = SimpleITK.GetImageFromArray(voxels)
   spacing, direction, origin = grid.itk or _itk_geometry(grid.affine)
   image.SetSpacing(spacing)

@@ -12,7 +12,6 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import SimpleITK
 
 from data_prep import dicom, volumes
 from data_prep.dataset_json import ENDINGS
@@ -147,6 +146,8 @@ def _grid(path: Path, affine: np.ndarray) -> Grid:
     return Grid(affine, series=path)
   if volumes.is_nifti(path):
     return Grid(affine, nifti=_nifti(path).header)
+  import SimpleITK
+
   reader = SimpleITK.ImageFileReader()
   reader.SetFileName(str(path))
   with volumes.quiet_itk():

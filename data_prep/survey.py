@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 
 import numpy as np
-import SimpleITK
 from ml_collections import ConfigDict
 
 from data_prep import slice_order
@@ -99,6 +98,8 @@ def _study_digest(source: Case) -> str:
   """Of the DICOM study that the first file belongs to; its number itself goes nowhere."""
   if source.image[0].suffix.lower() != '.dcm':
     return ''
+  import SimpleITK
+
   reader = SimpleITK.ImageFileReader()
   reader.SetImageIO('GDCMImageIO')
   reader.SetFileName(str(source.image[0]))

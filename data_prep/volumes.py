@@ -12,7 +12,6 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import SimpleITK
 
 from data_prep import metaimage
 from thrifty_jax.errors import InputError
@@ -98,6 +97,8 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
+  import SimpleITK  # here, as wherever it is used: 90 MiB that NIfTI and prepared slices do without
+
   require_file(path)
   try:
     if path.suffix.lower() in ('.mhd', '.mha'):
@@ -160,6 +161,8 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
       width, height, depth, *_ = (*header.shape, 0, 0)
       affine = np.asarray(header.affine)[:, [2, 1, 0, 3]]
     else:
+      import SimpleITK
+
       reader = SimpleITK.ImageFileReader()
       reader.SetFileName(str(path))
       with quiet_itk():

@@ -93,9 +93,13 @@ def _process(work: Callable[[Case], Any]) -> Generator[Connection]:
   """A process that answers each case it is sent; the connection to it."""
   ours, theirs = multiprocessing.Pipe()
   serve = f'from data_prep.workers import serve; serve({theirs.fileno()})'
+  environment = {
+    'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path),
+    'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS': '1',  # there is a process for each core
+  }
   process = subprocess.Popen(
     [sys.executable, '-P', '-c', serve],
-    env=os.environ | {'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path)},
+    env=os.environ | environment,
     stdin=subprocess.DEVNULL,
     pass_fds=[theirs.fileno()],
     start_new_session=True,  # a terminal's Ctrl-C does not reach it: we end it
@@ -117,9 +121,6 @@ def serve(descriptor: int) -> None:
   Args:
     descriptor: Of its end of the connection, on which the work comes first, then cases.
   """
-  import SimpleITK
-
-  SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # there is a process for each core
   connection = Connection(descriptor)
   with contextlib.suppress(EOFError, ConnectionError):
     work = connection.recv()

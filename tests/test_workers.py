@@ -45,6 +45,10 @@ def imported(case):
   return sorted({'jax', 'tensorflow', 'SimpleITK'} & {*sys.modules})
 
 
+def itk_threads(case):
+  return importlib.import_module('SimpleITK').ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
 def waits(case):
   time.sleep(60 if case.case == 'c3' else 0)
   return os.getpid()
@@ -105,10 +109,15 @@ def test_a_process_that_dies_is_one_line_with_its_case():
       assert name == case.case
 
 
-def test_processes_do_without_jax_and_tensorflow():
+def test_processes_do_without_jax_and_tensorflow_and_without_itk_until_a_file_needs_it():
   work = [Case(f'data_prep.{name}', '', ()) for name in ('builder', 'checks', 'chaos', 'folder')]
   with workers.cases_map(2) as cases_map:
-    assert list(cases_map(imported, work)) == [['SimpleITK']] * 4
+    assert list(cases_map(imported, work)) == [[]] * 4
+
+
+def test_itk_takes_one_thread_in_each_process():
+  with workers.cases_map(2) as cases_map:
+    assert list(cases_map(itk_threads, CASES[:3])) == [1] * 3
 
 
 def test_a_fixed_number_of_cases_is_in_memory_however_many_there_are(tmp_path):
