@@ -63,12 +63,12 @@ def compile_all(
   began = time.perf_counter()
   lowered = [function.lower(*arguments) for function, arguments in programs]
   traced = time.perf_counter()
-  compiled = []
+  compiled, planned = [], []
   for one in lowered:
     compiled.append(compiler(one))
+    planned.append(compiled[-1].memory_analysis())
     device.give_back_memory()
   ended = time.perf_counter()
-  planned = [one.memory_analysis() for one in compiled]
   most = None if None in planned else max(one.temp_size_in_bytes for one in planned) / MIB
   return compiled, {'trace_s': traced - began, 'compile_s': ended - traced, 'temp_mb': most}
 

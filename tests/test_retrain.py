@@ -73,6 +73,7 @@ def config(tmp_path_factory, phantom_config):
   """A tiny network on phantoms; augmentation draws random numbers, but its warp costs too much."""
   folder = tmp_path_factory.mktemp('retrain')
   config = phantom_config(folder)
+  config.data.image_size = 18  # filled up with the background to 20
   config.model.channels = 4
   config.model.depth = 2
   config.genotype = str(folder / 'genotype.json')
@@ -489,7 +490,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
   step = len(opened.examples(opened.patients['train'])) // 4 + 2
   place = f'retrain, epoch 2, step {step}: [a-z_]+ is not finite; .*debug=True'
   if debug:
-    place = f'retrain, step {step}: [a-z_]+ is not finite, first of all the image batch: 1,024 of'
+    place = f'retrain, step {step}: [a-z_]+ is not finite, first of all the image batch: 1,296 of'
   config = config.copy_and_resolve_references()
   config.save_seconds, config.debug = 0.0, debug
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):

@@ -34,6 +34,7 @@ _APART = (
   'data.validation_patients',
   'data.test_patients',
   'data.hold_out_test',
+  'retrain.learning_rate',
 )
 _MOST_KEPT = 256  # of up to a megabyte each; the oldest go first
 _DIGEST_BYTES = 32

@@ -297,7 +297,7 @@ def _fit(
   # Before the loop, where a signal to stop need not wait for it.
   logbook.say_compiling()
   began = time.monotonic()
-  compiled = compile_step(config, train_data, net, (state, facts), examples=examples)
+  compiled = compile_step(config, train_data, net, state, facts, examples=examples)
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
   hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
   if config.debug:
@@ -342,7 +342,8 @@ def compile_step(
   config: ConfigDict,
   train_data: TrainData,
   net: nn.Module,
-  start: tuple[TrainState, Facts],
+  state: TrainState,
+  facts: Facts,
   *,
   examples: Examples,
 ) -> jax.stages.Compiled:
@@ -352,7 +353,8 @@ def compile_step(
     config: Of the run.
     train_data: Its slices.
     net: The network.
-    start: The state, and the facts that the step is told; nothing else of a run is in the program.
+    state: It begins with.
+    facts: It is told; nothing else of a run is in the program.
     examples: What it trains on, which takes memory too.
   """
   settings = config.retrain
@@ -375,7 +377,7 @@ def compile_step(
     mesh.replicated(train_step, train_data.mesh), donate_argnums=() if config.debug else 0
   )
   return compiling.compile_step(
-    step.lower(*start, train_data.batch_shape(settings.batch_size)),
+    step.lower(state, facts, train_data.batch_shape(settings.batch_size)),
     check=lambda step: memory.require_fit(step, config, 'retrain', examples=[examples]),
   )
 

@@ -23,7 +23,7 @@ T = TypeVar('T')  # a pytree
 
 
 class Searches(NamedTuple):
-  """Which searches take a step.
+  """Which searches take a step, and what it is told of each.
 
   Attributes:
     facts: What the step of each is told, `train_data.Facts`, every array with the axis [S].
@@ -75,7 +75,7 @@ def told(facts: Sequence[T], mesh: Mesh, *, going: np.ndarray | None = None) -> 
     going: Which go on, bool [S], [] of one alone; None is all.
   """
   count = len(facts)
-  stacked = jax.tree.map(lambda *each: np.stack(each) if count > 1 else each[0], *facts)
+  stacked = facts[0] if count == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *facts)
   going = np.ones(count if count > 1 else (), bool) if going is None else going
   return Searches(*meshes.place((stacked, going), sharding(mesh, count)))
 

@@ -136,7 +136,7 @@ class TrainData:
   def facts(self, seed: int, *, epoch_steps: int) -> Facts:
     """What a step is told of a run with this seed, in numpy."""
     rate = np.float32(self.config.retrain.learning_rate)
-    return Facts(seed_bits(seed), dict(self.statistics), np.int32(epoch_steps), rate)
+    return Facts(seed_bits(seed), self.statistics, np.int32(epoch_steps), rate)
 
   def augment(
     self, key: jax.Array, batch: Batch, statistics: data.Statistics | None = None
@@ -147,7 +147,7 @@ class TrainData:
     statistics, where they are given, are those of the data, as arguments of what is traced.
     """
     settings, precision = self.config.augment, device.precision(self.config.precision)
-    known = statistics or self.statistics
+    known = self.statistics if statistics is None else statistics
     mean, std = (jnp.asarray(known[name]) for name in ('mean', 'std'))
     image, label = augment(
       key, batch['image'], batch['label'], settings=settings, mean=mean, std=std

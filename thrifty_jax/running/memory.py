@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import logbook
 from thrifty_jax.data import Examples
+from thrifty_jax.device import give_back_memory
 from thrifty_jax.errors import InputError
 
 _MEMINFO, _STATUS = Path('/proc/meminfo'), Path('/proc/self/status')
@@ -133,6 +134,7 @@ def cpu_room() -> Room | None:
 def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | None:
   """Of a step; copies is the number of devices that share one memory."""
   plan = step.memory_analysis()
+  give_back_memory()  # XLA describes every buffer for it: 80 MiB for a search's program
   if not plan:
     return None
   return Need(
