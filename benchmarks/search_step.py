@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks import contenders, measure
 from benchmarks.plain_supernet import PlainSupernet
-from thrifty_jax import bilevel, compiling, device, mesh, model, seeds
+from thrifty_jax import bilevel, compiling, device, mesh, model, packing, seeds
 from thrifty_jax import config as configs
 from thrifty_jax.network import Supernet
 from thrifty_jax.train_data import seed_bits
@@ -143,6 +143,8 @@ def compiled_step(
   )
   image = jax.ShapeDtypeStruct((setting.batch, *batch['image'].shape[1:]), batch['image'].dtype)
   states = [bilevel.init_state(learners, image, seed=seed) for seed in range(count)]
+  if who.contender == 'plain':
+    states = packing.all_unpacked(states)
   state = mesh.place(seeds.stack(states), seeds.sharding(shared, count))
   state = jax.block_until_ready(state)
   parameters = model.count(states[0].params)

@@ -51,7 +51,7 @@ def quick_compilation():
 
   def step_of(config, *arguments, **examples):
     # The runs of this file differ in no setting of the step but these.
-    kind = config.retrain.ema_decay, config.debug, packing.pays()
+    kind = config.retrain.ema_decay, config.debug, packing.pays('retrain')
     if kind not in steps:
       steps[kind] = COMPILE_STEP(config, *arguments, **examples)
     return steps[kind]
@@ -411,7 +411,7 @@ def test_packed_weights_are_trained_alike_and_a_run_goes_on_with_them_or_without
 ):
   whole, stopped, changed = (tmp_path / name for name in ('whole', 'stopped', 'changed'))
   with monkeypatch.context() as patch:
-    patch.setattr(packing, 'pays', lambda: True)
+    patch.setattr(packing, 'pays', lambda stage: True)
     retrain.retrain(config, whole)
     for folder in (stopped, changed):
       with stop_at(7), pytest.raises(stopping.Stopped):

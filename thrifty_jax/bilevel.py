@@ -84,7 +84,8 @@ def init_state(
   """The state before the first step; image gives the shape of a batch, kept as in initialise."""
   net = learners.net
   architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
-  params = packing.for_steps(model.initialise(net, image, architecture, seed=seed, kept=kept))
+  drawn = model.initialise(net, image, architecture, seed=seed, kept=kept)
+  params = packing.for_steps(drawn, 'search')
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,

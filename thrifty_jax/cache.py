@@ -61,7 +61,7 @@ def place(config: ConfigDict, **given: Any) -> Path | None:
     'code': _code(),
     'versions': {name: importlib.metadata.version(name) for name in _PACKAGES},
     'device': (jax.default_backend(), jax.devices()[0].device_kind),
-    'packed': packing.pays(),
+    'packed': packing.pays('search'),
     'settings': {name: str(value) for name, value in sorted(jax.config.values.items())},
   }
   text = json.dumps(made_from, sort_keys=True, default=str)

@@ -1,10 +1,11 @@
-"""A network's weights as two vectors, as the steps on a GPU take them and give them back.
+"""A network's weights as two vectors, as some steps take them and give them back.
 
 Each array that goes into a compiled step or comes out of it costs the host some time, and a small
 network has hundreds, its optimiser and its average as many again: a quarter and more of the time
 that the host takes to launch a step (benchmarks/README.md). Within a step the weights are cut out
 of the vectors, and their gradient is put together as vectors again, so that an optimiser sees two
-arrays. Checkpoints have them one by one.
+arrays, and XLA compiles a few operations for it instead of some for each weight. Checkpoints have
+them one by one.
 """
 
 import dataclasses
@@ -48,18 +49,19 @@ class Packed:
   layout: Layout
 
 
-def for_steps(params: Any) -> Any:
-  """Weights as steps take them, on the device.
+def for_steps(params: Any, stage: str) -> Any:
+  """Weights as the steps of a stage take them, on the device."""
+  return jax.device_put(pack(params)) if pays(stage) else params
 
-  Not packed on a CPU: a training gains nothing, and XLA took 1.5 times as long to compile its step
-  and 350 MiB more. On a TPU it has not been tried.
+
+def pays(stage: str) -> bool:
+  """Whether weights are packed for the steps of search or retrain on this device.
+
+  On a CPU for the search alone, whose first half then compiles in a sixth less time: a training
+  gains nothing, and XLA took 1.3 times as long to compile its step and 400 MiB more. On a TPU it
+  has not been tried.
   """
-  return jax.device_put(pack(params)) if pays() else params
-
-
-def pays() -> bool:
-  """Whether this is a device for which weights are packed."""
-  return jax.default_backend() == 'gpu'
+  return jax.default_backend() in {'search': ('cpu', 'gpu'), 'retrain': ('gpu',)}[stage]
 
 
 def pack(params: Any) -> Packed:

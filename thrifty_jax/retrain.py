@@ -73,7 +73,7 @@ def init_state(
 ) -> tuple[TrainState, Best]:
   """The state before the first step, and its weights as the best so far; kept: see initialise."""
   drawn = model.initialise(net, image, seed=seed, kept=kept)
-  params = packing.for_steps(drawn)
+  params = packing.for_steps(drawn, 'retrain')
   average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
   return state, Best(jax.tree.map(np.asarray, drawn), 0, -1.0)
@@ -191,7 +191,8 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   padding = getattr(data_sets.module(config), 'PADDING', None)
   spec['padding'] = list(padding) if padding else None
   # Placed as validation has them: the program that predicts is the same.
-  trained = predict(mesh.place(packing.for_steps(best.params), mesh.whole(train_data.mesh)))
+  params = packing.for_steps(best.params, 'retrain')
+  trained = predict(mesh.place(params, mesh.whole(train_data.mesh)))
   spec['largest_component'] = evaluate.classes_of_one_piece(
     train_data.validation, judges, trained, classes=config.data.classes
   )
