@@ -1,7 +1,6 @@
 """The state of a run on disk: saved while the run goes on, found again whole or not at all."""
 
 import concurrent.futures
-import functools
 import hashlib
 import logging
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
@@ -52,27 +52,19 @@ class Checkpoints:
       keep: How many stay; two, so that one is whole when the newest is not.
       warn: Takes a line for the person at the console; by default it goes to stderr.
     """
-    self._folder, self._keep = Path(folder).absolute(), keep
+    self._folder = Path(folder).absolute()
     self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
-    self._folder.mkdir(parents=True, exist_ok=True)
-    self._empty()
-    self._set_aside_damaged()
-    self._background = concurrent.futures.ThreadPoolExecutor(1)
-    self._sealing: concurrent.futures.Future | None = None
-
-  @functools.cached_property
-  def _manager(self) -> Any:
-    """Orbax's, once something is saved or found: a first step does not wait for its import."""
-    import orbax.checkpoint as ocp
-
     # Orbax tells its doings through absl's log: warnings for what is normal here, and tracebacks of
     # what it raises all the same.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
-    return ocp.CheckpointManager(
+    self._folder.mkdir(parents=True, exist_ok=True)
+    self._empty()
+    self._set_aside_damaged()
+    self._manager = ocp.CheckpointManager(
       self._folder,
       item_handlers=ocp.StandardCheckpointHandler(),  # else guessed from what lies there
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=self._keep,
+        max_to_keep=keep,
         todelete_subdir=_REMOVED,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
@@ -83,10 +75,12 @@ class Checkpoints:
         ),
       ),
     )
+    self._background = concurrent.futures.ThreadPoolExecutor(1)
+    self._sealing: concurrent.futures.Future | None = None
 
   def latest(self) -> int | None:
     """The newest number there, or None; after restore(), the one that was restored."""
-    return self._manager.latest_step() if any(self._folder.iterdir()) else None
+    return self._manager.latest_step()
 
   def save(self, step: int, state: Any, notes: Mapping[str, Any] | None = None) -> None:
     """Saves a state; the writing goes on in the background, the state may be donated at once.
@@ -99,8 +93,6 @@ class Checkpoints:
     Raises:
       InputError: If the folder is gone: Orbax would make it anew, and the rest of a run would lack.
     """
-    import orbax.checkpoint as ocp
-
     self._wait()
     if not self._folder.is_dir():
       raise InputError(f'{self._folder}: is gone; put it back, or start again')
@@ -123,8 +115,6 @@ class Checkpoints:
     Raises:
       InputError: If no checkpoint is whole, or the newest whole one has another structure.
     """
-    import orbax.checkpoint as ocp
-
     self._wait()
     for step in sorted(self._manager.all_steps(), reverse=True):
       # Unsealed ones (the process was killed between commit and seal) are tried all the same, and
@@ -146,8 +136,7 @@ class Checkpoints:
     """Waits for what is still being written."""
     self._wait()
     self._background.shutdown()
-    if '_manager' in vars(self):
-      self._manager.close()
+    self._manager.close()
 
   def _wait(self) -> None:
     """Waits until the last checkpoint is committed and sealed; raises what went wrong there."""
