@@ -38,12 +38,12 @@ ArchitectureStep = Callable[[jax.Array, SearchState, Batch, Batch], tuple[Search
 def weight_optimizer(
   settings: ConfigDict, *, steps: int | jax.Array, clipped: bool = True
 ) -> optax.GradientTransformation:
-  """SGD with momentum and a cosine from the first to the last of `steps`.
+  """SGD with momentum and a cosine from the first to the last of `steps`, which may be traced.
 
   The gradient is clipped, then L2 decay is added, then momentum: the order of PyTorch's SGD.
   Without the clip the state has the same structure: one takes over where the other was.
   """
-  over_share = optax.cosine_decay_schedule(  # of all steps, which may be known to the caller only
+  over_share = optax.cosine_decay_schedule(  # of the steps, whose number may be traced
     settings.weight_learning_rate,
     1,
     alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,

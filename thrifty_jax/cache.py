@@ -27,13 +27,7 @@ _APART = (
   'data.data_dir',
   'data.download',
   'data.workers',
-  'data.mean',
-  'data.std',
-  'data.folds',
-  'data.fold',
-  'data.validation_patients',
-  'data.test_patients',
-  'data.hold_out_test',
+  *configs.SPLIT,
   'retrain.learning_rate',
 )
 _MOST_KEPT = 256  # of up to a megabyte each; the oldest go first

@@ -24,6 +24,16 @@ BASELINES = (
 )
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
 DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # what data.download fetches
+# Who trains, validates and tests, and by what their intensities are normalised.
+SPLIT = (
+  'data.mean',
+  'data.std',
+  'data.folds',
+  'data.fold',
+  'data.validation_patients',
+  'data.test_patients',
+  'data.hold_out_test',
+)
 
 _CHOICES = {
   'device': ('auto', 'cpu', 'gpu', 'tpu'),

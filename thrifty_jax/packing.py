@@ -58,8 +58,8 @@ def pays(stage: str) -> bool:
   """Whether weights are packed for the steps of search or retrain on this device.
 
   On a CPU for the search alone, whose first half then compiles in a sixth less time: a training
-  gains nothing, and XLA took 1.3 times as long to compile its step and 400 MiB more. On a TPU it
-  has not been tried.
+  gains little, and XLA took 1.3 times as long to compile its step and 400 MiB more. On a TPU it has
+  not been tried.
   """
   return jax.default_backend() in {'search': ('cpu', 'gpu'), 'retrain': ('gpu',)}[stage]
 

@@ -33,13 +33,7 @@ _DATA = (
   'data.resize',
   'data.curvature_flow_iterations',
   'data.curvature_flow_time_step',
-  'data.mean',
-  'data.std',
-  'data.folds',
-  'data.fold',
-  'data.validation_patients',
-  'data.test_patients',
-  'data.hold_out_test',
+  *configs.SPLIT,
 )
 # They change where numbers are rounded, not what is computed: a run may go on with others, as on
 # another device.
