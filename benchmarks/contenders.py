@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks import measure
-from thrifty_jax.running import resources
+from thrifty_jax.training import resources
 
 # One turn: works until all is done; returns the seconds of its parts by name, if it has any.
 Turn = Callable[[], Mapping[str, float] | None]

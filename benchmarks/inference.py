@@ -26,8 +26,10 @@ from scipy import ndimage
 
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
-from thrifty_jax import describe, device, model, slicewise
+from thrifty_jax import device, model
 from thrifty_jax.exporting import export_check, onnx_network, quantise
+from thrifty_jax.networks import slicewise
+from thrifty_jax.reporting import describe
 from thrifty_jax.running import command_line
 
 PEAK_SIDE = 2048  # of the matrices whose product tells how fast the cores can be

@@ -26,11 +26,13 @@ from ml_collections import ConfigDict
 from benchmarks import contenders, measure
 from benchmarks.search_step import COMPILE, Setting, make_learners
 from data_prep import phantom, prepare
-from thrifty_jax import bilevel, device, train_data
 from thrifty_jax import config as configs
-from thrifty_jax.data import Batch
+from thrifty_jax import device
+from thrifty_jax.data.batching import Batch
 from thrifty_jax.running import command_line
-from thrifty_jax.train_data import TrainData, seed_bits
+from thrifty_jax.searching import bilevel
+from thrifty_jax.training import train_data
+from thrifty_jax.training.train_data import TrainData, seed_bits
 
 PLACES = {'resident': configs.default().data.device_budget_bytes, 'streamed': 0}
 PATIENTS = 12

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from thrifty_jax import compiling, device
+from thrifty_jax import device
+from thrifty_jax.training import compiling
 
 MIB = 1 << 20
 T = TypeVar('T')

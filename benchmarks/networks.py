@@ -10,8 +10,9 @@ import numpy as np
 import thrifty_jax
 from benchmarks import measure
 from thrifty_jax import config as configs
-from thrifty_jax import genotype, model
+from thrifty_jax import model
 from thrifty_jax.model import LoadedModel
+from thrifty_jax.networks import genotype
 
 PAPER = Path(thrifty_jax.__file__).parent / 'genotypes' / 'thrifty_0.61m.json'
 BASELINES = ('unet', 'unet_plus_plus')

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from thrifty_jax.ops import OPERATIONS
+from thrifty_jax.networks.ops import OPERATIONS
 
 
 def group_norm(channels: int, *, affine: bool, dtype: Any, name: str | None = None) -> nn.Module:

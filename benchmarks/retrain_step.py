@@ -21,9 +21,11 @@ import numpy as np
 
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
-from thrifty_jax import describe, device, model, retrain
+from thrifty_jax import device, model
+from thrifty_jax.reporting import describe
 from thrifty_jax.running import command_line
-from thrifty_jax.train_data import Facts, seed_bits
+from thrifty_jax.training import retrain
+from thrifty_jax.training.train_data import Facts, seed_bits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,10 +28,13 @@ import numpy as np
 
 from benchmarks import contenders, measure
 from benchmarks.plain_supernet import PlainSupernet
-from thrifty_jax import bilevel, compiling, device, mesh, model, packing, seeds
 from thrifty_jax import config as configs
-from thrifty_jax.network import Supernet
-from thrifty_jax.train_data import seed_bits
+from thrifty_jax import device, model
+from thrifty_jax.data import mesh
+from thrifty_jax.networks.grid import Supernet
+from thrifty_jax.searching import bilevel, seeds
+from thrifty_jax.training import compiling, packing
+from thrifty_jax.training.train_data import seed_bits
 
 OURS = 'supernet'
 COMPILE = functools.partial(compiling.compile_step, lean=True)  # as the search does

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep import builder, volumes
-from data_prep.volumes import Case, Volume
+from data_prep import builder
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import volumes
+from thrifty_jax.scans.volumes import Case, Volume
 
 DEMONSTRATION = (
   'Demonstration only: blocks of slices of one averaged brain take the place of patients. '

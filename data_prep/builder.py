@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep import checks, slices, volumes
-from data_prep.volumes import Case, Volume
+from data_prep import checks
 from data_prep.workers import CasesMap
+from thrifty_jax.scans import slices, volumes
+from thrifty_jax.scans.volumes import Case, Volume
 
 # A new number here makes every data set be prepared again: raise it when the slices or their
 # metadata change.

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep import builder, data_sets, dicom, download, slice_masks, volumes
-from data_prep.volumes import Case, Volume
+from data_prep import builder, data_sets, download, slice_masks
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dicom, volumes
+from thrifty_jax.scans.volumes import Case, Volume
 
 NOTE = ''
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import chaos, data_sets, dicom, slice_masks, volumes
-from data_prep.volumes import Case, Volume
+from data_prep import chaos, data_sets, slice_masks
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dicom, volumes
+from thrifty_jax.scans.volumes import Case, Volume
 
 # Grey values of the classes, from and to, both included: liver 63, right kidney 126, left kidney
 # 189, spleen 252, give or take (the archive's notes).

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_prep import builder, chaos_mr
-from data_prep.volumes import Case, Volume
+from thrifty_jax.scans.volumes import Case, Volume
 
 NOTE = ''
 

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from data_prep import data_sets
 from data_prep.findings import Finding, plain
 from data_prep.survey import Scan
-from data_prep.volumes import Case
 from thrifty_jax import files
-from thrifty_jax.reporting import overlays
+from thrifty_jax.scans import overlays
+from thrifty_jax.scans.volumes import Case
 
 PAGE = 'check.html'
 _COLUMNS = 100  # of the console
@@ -71,7 +71,9 @@ def write(checked: Checked, workdir: Path) -> Path:
   Returns:
     Its path.
   """
-  from thrifty_jax import report  # imports JAX, which the processes that read scans do without
+  from thrifty_jax.reporting import (
+    report,  # imports JAX, which the processes that read scans do without
+  )
 
   return files.write_text(workdir / PAGE, report.render(_content(checked), 'check.html.j2'))
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import check_page, data_sets, findings, splits, survey, volumes, workers
+from data_prep import check_page, data_sets, findings, survey, workers
 from data_prep.check_page import Checked
 from data_prep.findings import Finding
 from data_prep.survey import Scan
-from data_prep.volumes import Case, Volume
 from thrifty_jax import logbook
 from thrifty_jax.config import searches
+from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import volumes
+from thrifty_jax.scans.volumes import Case, Volume
 
 
 def check_volume(volume: Volume, *, classes: Sequence[str], modalities: int, source: Case) -> None:

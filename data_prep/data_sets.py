@@ -8,9 +8,9 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from data_prep.volumes import Case
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans.volumes import Case
 
 # Each module has find_cases(raw_dir), read_case(case), BUILDER (its TFDS class) and NOTE (a warning
 # that belongs to the data, or ''); one whose data says what the config leaves open has

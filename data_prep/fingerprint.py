@@ -16,10 +16,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from data_prep import volumes, workers
-from data_prep.volumes import SLICE_AXES, Case, Volume
+from data_prep import workers
 from thrifty_jax import files, logbook
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import volumes
+from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
 
 # How much longer the longest side of a voxel is where scans were taken in thick slices: CT of 0.7
 # mm in slices of 1.0 mm is as good as isotropic, MR of 1 mm in slices of 2 mm is not.

@@ -27,12 +27,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data_prep import builder, checks, data_sets, dataset_json, fingerprint, prepare, volumes
-from data_prep.dataset_json import Description
+from data_prep import builder, checks, data_sets, fingerprint, prepare
 from data_prep.fingerprint import Grids
-from data_prep.volumes import Case, Volume
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dataset_json, volumes
+from thrifty_jax.scans.dataset_json import Description
+from thrifty_jax.scans.volumes import Case, Volume
 
 NOTE = ''
 

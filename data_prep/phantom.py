@@ -22,8 +22,8 @@ from scipy import ndimage
 from scipy.spatial import transform
 
 from data_prep import builder, promise12
-from data_prep.volumes import Case, Volume
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans.volumes import Case, Volume
 
 PATIENTS = 10
 NOTE = 'Made-up scans: scores on them say nothing about real ones.'

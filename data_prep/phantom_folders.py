@@ -15,8 +15,9 @@ import nibabel
 import numpy as np
 import SimpleITK
 
-from data_prep import phantom, volumes
+from data_prep import phantom
 from data_prep.phantom import Scan
+from thrifty_jax.scans import volumes
 
 CLASSES = ('background', 'left part', 'right part')
 

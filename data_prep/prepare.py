@@ -19,11 +19,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from data_prep import builder, checks, data_sets, workers
-from data_prep.volumes import Case
 from data_prep.workers import CasesMap
 from thrifty_jax import files, logbook
-from thrifty_jax.preprocessing import image_settings
 from thrifty_jax.running import command_line
+from thrifty_jax.scans.preprocessing import image_settings
+from thrifty_jax.scans.volumes import Case
 
 # Nothing takes so long to prepare: an older unfinished folder is nobody's work in progress.
 _STALE_SECONDS = 24 * 3600

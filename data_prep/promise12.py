@@ -11,9 +11,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_prep import builder, data_sets, download, volumes
-from data_prep.volumes import Case, Volume
+from data_prep import builder, data_sets, download
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import volumes
+from thrifty_jax.scans.volumes import Case, Volume
 
 NOTE = ''
 

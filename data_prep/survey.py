@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import slice_order
-from data_prep.volumes import Case, Volume
-from thrifty_jax.reporting import overlays
+from thrifty_jax.scans import overlays
+from thrifty_jax.scans.volumes import Case, Volume
 
 PERCENTILES = (0.5, 50, 99.5)
 _SAMPLES = 1 << 20  # voxels of a channel that percentiles are taken of, evenly spread

@@ -18,8 +18,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from data_prep.volumes import Case
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans.volumes import Case
 
 CasesMap = Callable[[Callable[[Case], Any], Sequence[Case]], Iterator[Any]]
 

@@ -20,8 +20,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from thrifty_jax import config as configs  # noqa: E402
-from thrifty_jax import genotype, model, train_data  # noqa: E402
-from thrifty_jax.running import stopping  # noqa: E402
+from thrifty_jax import model, stopping  # noqa: E402
+from thrifty_jax.networks import genotype  # noqa: E402
+from thrifty_jax.training import train_data  # noqa: E402
 
 
 def _quick_compilation():

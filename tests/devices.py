@@ -35,8 +35,9 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from configs.phantom import get_config  # noqa: E402
 from data_prep import phantom, prepare  # noqa: E402
-from thrifty_jax import device, main, retrain, search, train_data  # noqa: E402
-from thrifty_jax.running import stopping  # noqa: E402
+from thrifty_jax import device, main, stopping  # noqa: E402
+from thrifty_jax.searching import search  # noqa: E402
+from thrifty_jax.training import retrain, train_data  # noqa: E402
 
 SETTINGS = {
   'data.image_size': 16,

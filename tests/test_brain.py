@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import brain, checks, prepare, slices
+from data_prep import brain, checks, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
-from thrifty_jax.preprocessing import image_settings
+from thrifty_jax.scans import slices
+from thrifty_jax.scans.preprocessing import image_settings
 
 NOWHERE = Path('nowhere')
 installed = pytest.mark.skipif(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import volumes
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import command_line
+from thrifty_jax.scans import volumes
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILES = sorted((PROJECT / 'configs').glob('*.py'))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from thrifty_jax import draw, genotype, ops
-from thrifty_jax.genotype import Genotype
+from thrifty_jax import draw
+from thrifty_jax.networks import genotype, ops
+from thrifty_jax.networks.genotype import Genotype
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHIPPED = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'

@@ -16,9 +16,8 @@ import SimpleITK
 
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import export, files, model
+from thrifty_jax import export, files, model, stages
 from thrifty_jax.exporting import export_folder, export_slices
-from thrifty_jax.running import stages
 
 JAX_FLAGS = (
   'jax_disable_most_optimizations',
@@ -167,8 +166,8 @@ def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_pat
 
 
 def test_the_dsc_of_the_float_network_is_that_of_validation(workdir):
-  from thrifty_jax import evaluate
   from thrifty_jax.exporting import export_check, onnx_network, quantise
+  from thrifty_jax.scores import evaluate
 
   onnx_or_skip()
   member, run = model.load(workdir / 'model'), export_slices.open_run(workdir / 'model')

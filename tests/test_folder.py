@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data_prep import folder, phantom_folders, prepare, split_file, splits, volumes
+from data_prep import folder, phantom_folders, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import data, main
+from thrifty_jax import main, stages
+from thrifty_jax.data import batching, split_file, splits
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, stages
+from thrifty_jax.running import command_line
+from thrifty_jax.scans import volumes
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL = PROJECT.parent / 'shared' / 'data'
@@ -376,7 +378,7 @@ def test_a_folder_is_checked_and_prepared(raw, layout, axis, tmp_path, capsys):
       f'--config.data.data_dir={tmp_path / "tfds"}',
     ]
   ).config
-  prepared = data.open_prepared(prepare.prepared_dir(config))
+  prepared = batching.open_prepared(prepare.prepared_dir(config))
   assert prepared.slice_shape == (64, 64, 2)
   assert prepared.metadata['classes'] == list(phantom_folders.CLASSES)
   for number, case in enumerate(prepared.cases):

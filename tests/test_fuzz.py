@@ -24,13 +24,13 @@ import numpy as np
 import pytest
 import test_report  # pyrefly: ignore [missing-import]
 
-from data_prep import dataset_json, split_file
-from thrifty_jax import files, genotype, logbook, model, predict, report
+from thrifty_jax import files, logbook, model, predict, stages
+from thrifty_jax.data import likeness, split_file
 from thrifty_jax.drawings import drawing
 from thrifty_jax.errors import InputError
-from thrifty_jax.predicting import likeness
-from thrifty_jax.reporting import overlays
-from thrifty_jax.running import stages
+from thrifty_jax.networks import genotype
+from thrifty_jax.reporting import report
+from thrifty_jax.scans import dataset_json, overlays
 
 PROJECT = Path(__file__).resolve().parents[1]
 GENOTYPE = (PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json').read_bytes()

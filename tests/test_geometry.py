@@ -9,18 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data_prep import (
-  chaos,
-  chaos_t1,
-  masks,
-  phantom,
-  phantom_chaos,
-  promise12,
-  scans,
-  slices,
-  volumes,
-)
-from data_prep.volumes import Case
+from data_prep import chaos, chaos_t1, phantom, phantom_chaos, promise12
+from thrifty_jax.scans import masks, slices, sources, volumes
+from thrifty_jax.scans.volumes import Case
 
 # Axial, upside down, mirrored, coronal and sagittal slices one after the other, transposed.
 ORIENTATIONS = ('SPL', 'IPL', 'SAR', 'IAR', 'PIL', 'LIP', 'RSA', 'SLP')
@@ -132,7 +123,7 @@ def test_a_label_of_nifti_is_written_back_onto_its_file(tmp_path, orientation, t
   )
   volume = volumes.along(whole, axis)
   assert_every_voxel_is_where_it_was_made(volume, made.image, made.label, placed)
-  _, grid = scans.read(scans.find(tmp_path / 'scan.nii', channels=1)[0])
+  _, grid = sources.read(sources.find(tmp_path / 'scan.nii', channels=1)[0])
   back = volumes.turned_like(through_slices(volume), volume.affine, grid.affine)
   (tmp_path / 'back.nii').write_bytes(masks.to_bytes(back, grid, ending='.nii'))
   original, written = (SimpleITK.ReadImage(str(tmp_path / f'{n}.nii')) for n in ('mask', 'back'))

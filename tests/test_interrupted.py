@@ -8,7 +8,7 @@ import time
 import interrupted
 import pytest
 
-from thrifty_jax.running import stopping
+from thrifty_jax import stopping
 
 
 def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(tmp_path):

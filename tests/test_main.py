@@ -59,7 +59,7 @@ def ran(monkeypatch, tmp_path) -> list[str]:
     honour=lambda config, workdir, needs_scans: False, write=lambda config, workdir, split: None
   )
   monkeypatch.setattr(data_prep, 'split_file', split_file, raising=False)
-  monkeypatch.setitem(sys.modules, 'data_prep.split_file', split_file)
+  monkeypatch.setitem(sys.modules, 'thrifty_jax.data.split_file', split_file)
   monkeypatch.setattr(console, 'data', lambda config: {})
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   return calls
@@ -273,7 +273,7 @@ def test_memory_that_runs_out_is_one_line_and_status_2(ran, tmp_path, capsys, mo
   def full(config, workdir):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes')
 
-  monkeypatch.setattr(sys.modules['thrifty_jax.search'], 'search', full)
+  monkeypatch.setattr(sys.modules['thrifty_jax.searching.search'], 'search', full)
   assert _main(tmp_path, '--stage=search') == 2
   error = capsys.readouterr().err
   assert error.startswith('error: search: out of memory (Out of memory allocating 9 bytes); set ')
@@ -309,7 +309,7 @@ def test_a_full_disk_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, 
   def fill_up(workdir):
     raise OSError(28, 'No space left on device', str(workdir / 'report.html'))
 
-  monkeypatch.setattr(thrifty_jax.report, 'report', fill_up)
+  monkeypatch.setattr(thrifty_jax.reporting.report, 'report', fill_up)
   assert _main(tmp_path / 'run') == 2
   error = capsys.readouterr().err
   assert error.startswith(f'error: {tmp_path}/run: cannot be written (no space left on device)')

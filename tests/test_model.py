@@ -13,10 +13,12 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from data_prep import phantom, prepare, slices, volumes
+from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import files, genotype, model, network
+from thrifty_jax import files, model
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype, grid
+from thrifty_jax.scans import slices, volumes
 
 FOUND = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),
@@ -424,11 +426,11 @@ def networks():
     ),
     up=(((0, 'se'), (1, 'up_dil_conv_3x3')), ((1, 'up_sep_conv_3x3'), (2, 'sep_conv_3x3'))),
   )
-  architecture = network.init_architecture(jax.random.key(0), nodes=2)
+  architecture = grid.init_architecture(jax.random.key(0), nodes=2)
   spec = model.describe(settings('unet'), STATISTICS)
   return {
-    'derived': (network.DerivedNetwork(every, classes=2, depth=3), IMAGE),
-    'supernet': (network.Supernet(classes=2, channels=32, depth=3), IMAGE, architecture),
+    'derived': (grid.DerivedNetwork(every, classes=2, depth=3), IMAGE),
+    'supernet': (grid.Supernet(classes=2, channels=32, depth=3), IMAGE, architecture),
     'unet': (model.build(spec, None), IMAGE),
   }
 
@@ -496,7 +498,7 @@ def test_with_its_shapes_kept_a_network_is_not_traced_and_starts_the_same(
 
 def test_a_parameter_starts_the_same_in_a_deeper_network():
   shallow, deep = (
-    by_name(model.initialise(network.DerivedNetwork(FOUND, classes=2, depth=depth), IMAGE, seed=0))
+    by_name(model.initialise(grid.DerivedNetwork(FOUND, classes=2, depth=depth), IMAGE, seed=0))
     for depth in (2, 3)
   )
   assert shallow.keys() < deep.keys()

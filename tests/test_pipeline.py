@@ -11,7 +11,8 @@ import pytest
 import SimpleITK
 
 from data_prep import phantom
-from thrifty_jax import genotype, main, model, predict
+from thrifty_jax import main, model, predict
+from thrifty_jax.networks import genotype
 
 PROJECT = Path(__file__).resolve().parents[1]
 PATIENTS, FOLDS = 6, 3  # two patients train, two validate, two test

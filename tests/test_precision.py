@@ -12,28 +12,20 @@ import optax
 import pytest
 
 from data_prep import phantom, prepare
-from thrifty_jax import (
-  baselines,
-  bilevel,
-  genotype,
-  logbook,
-  model,
-  network,
-  packing,
-  retrain,
-  search,
-  train_data,
-)
-from thrifty_jax.checkpoint import Checkpoints
-from thrifty_jax.losses import segmentation_loss
+from thrifty_jax import logbook, model
+from thrifty_jax.networks import baselines, genotype, grid
+from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.searching import bilevel, search
+from thrifty_jax.training import packing, retrain, train_data
+from thrifty_jax.training.checkpoint import Checkpoints
 
 FOUND = genotype.Genotype(
   down=(((0, 'down_sep_conv_3x3'), (1, 'down_se_conv_3x3')),),
   up=(((0, 'se'), (1, 'up_dil_conv_3x3')),),
 )
 NETWORKS = {
-  'derived': network.DerivedNetwork(FOUND, classes=3, channels=8, depth=2),
-  'supernet': network.Supernet(3, channels=8, depth=2, nodes=1, sample=2),
+  'derived': grid.DerivedNetwork(FOUND, classes=3, channels=8, depth=2),
+  'supernet': grid.Supernet(3, channels=8, depth=2, nodes=1, sample=2),
   'unet': baselines.UNetPlusPlus(3, nested=True, widths=(4, 8), norm='group'),
 }
 
@@ -47,7 +39,7 @@ def problem(name):
   random = np.random.default_rng(0)
   inputs: list[Any] = [jnp.asarray(random.normal(size=(2, 16, 16, 1)), jnp.float32)]
   if name == 'supernet':
-    inputs.append(network.init_architecture(jax.random.key(0), nodes=1))
+    inputs.append(grid.init_architecture(jax.random.key(0), nodes=1))
   label = jnp.asarray(random.integers(3, size=(2, 16, 16)), jnp.int32)
   return model.initialise(NETWORKS[name], *inputs, seed=0), inputs, label
 

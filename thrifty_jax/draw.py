@@ -70,8 +70,8 @@ def draw(path: Path, *, depth: int | None = None) -> str:
     InputError: The file is missing or no genotype, or it skips cells that the depth does not have.
   """
   # JAX comes with these: mistakes in the command are told before.
-  from thrifty_jax import genotype
   from thrifty_jax.drawings import drawing, grid_drawing, svg
+  from thrifty_jax.networks import genotype
 
   found = genotype.load(path)
   scores = drawing.edge_scores(path)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thrifty_jax import files
+from thrifty_jax import files, stages, stopping
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, folds, lock, stages, stopping, verbs
+from thrifty_jax.running import command_line, folds, lock, verbs
 from thrifty_jax.running.command_line import Command
-from thrifty_jax.running.stages import Stage
+from thrifty_jax.stages import Stage
 
 USAGE = """\
 usage: python -m thrifty_jax.main --config=FILE[:VARIANT,...] [options]
@@ -104,8 +104,10 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
     first = stages.RETRAIN if each.config.genotype else stages.SEARCH
     stages.require(first, each.config, each.workdir)
   # JAX takes a second or two to import: mistakes in the command are told before.
-  from thrifty_jax import device, mesh, programs
+  from thrifty_jax import device
+  from thrifty_jax.data import mesh
   from thrifty_jax.running import console
+  from thrifty_jax.training import programs
 
   device.prepare(command.config)
   for each in runs:
@@ -135,7 +137,7 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
 
 def _fill_in(command: Command) -> Command:
   """The command with what splits.json says and its config leaves to the data, in place."""
-  from data_prep import split_file  # readers of scans take a second to import
+  from thrifty_jax.data import split_file  # readers of scans take a second to import
 
   reports = command.stage == stages.REPORT.name  # of the run's folder alone, without any scan
   other_names = split_file.honour(command.config, command.workdir, needs_scans=not reports)
@@ -151,7 +153,7 @@ def _fill_in(command: Command) -> Command:
 
 def _run_stages(command: Command, arguments: Sequence[str]) -> None:
   """Runs what is not done yet."""
-  from data_prep import split_file
+  from thrifty_jax.data import split_file
   from thrifty_jax.running import console
 
   seconds: dict[str, float] = {}

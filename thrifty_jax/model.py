@@ -19,11 +19,13 @@ import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from thrifty_jax import baselines, cache, files, genotype, network, packing
+from thrifty_jax import files
 from thrifty_jax.config import MODELS
+from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
-from thrifty_jax.predicting import likeness
-from thrifty_jax.preprocessing import FLIPS, check_image_settings, image_settings
+from thrifty_jax.networks import baselines, genotype, grid
+from thrifty_jax.scans.preprocessing import FLIPS, check_image_settings, image_settings
+from thrifty_jax.training import cache, packing
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}, or those packed
 FORMAT = 'thrifty_jax.model'
@@ -64,7 +66,7 @@ def build(spec: dict[str, Any], found: genotype.Genotype | None) -> nn.Module:
   if spec['name'] == 'thrifty':
     if found is None:
       raise ValueError('a thrifty network needs a genotype')
-    return network.DerivedNetwork(found, channels=spec['channels'], depth=spec['depth'], **common)
+    return grid.DerivedNetwork(found, channels=spec['channels'], depth=spec['depth'], **common)
   nested = spec['name'] == 'unet_plus_plus'
   widths = baselines.widths_of(spec['width'])
   return baselines.UNetPlusPlus(nested=nested, norm=spec['norm'], widths=widths, **common)

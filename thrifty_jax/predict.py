@@ -14,9 +14,10 @@ from absl import flags
 
 import thrifty_jax
 from thrifty_jax import config as configs
+from thrifty_jax import stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import BATCH_SIZE
-from thrifty_jax.running import command_line, stopping
+from thrifty_jax.running import command_line
 
 if TYPE_CHECKING:
   from thrifty_jax.predicting.outputs import Plan
@@ -111,16 +112,16 @@ def run(arguments: Sequence[str]) -> int:
   if not place.exists():
     raise InputError(f'--input={place}: there is no such file or folder')
   # JAX takes a second to import: mistakes in the command are told before.
-  from data_prep import scans
   from thrifty_jax.predicting import dicom_seg, outputs
+  from thrifty_jax.scans import sources
 
   outputs.require_place(output, values.format)
   if values.dicom_seg:
     dicom_seg.require_packages()
   segmenter = _load(values)
-  sources = scans.find(place, channels=segmenter.channels)
+  found = sources.find(place, channels=segmenter.channels)
   plan = outputs.plan(
-    sources,
+    found,
     place,
     output,
     format_=values.format,
@@ -132,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
   about = _about(segmenter)
   if not values.overwrite:
     outputs.refuse_existing(plan, about)
-  _say_what_runs(segmenter, len(sources), values)
+  _say_what_runs(segmenter, len(found), values)
   return _segment_all(segmenter, plan, about)
 
 
@@ -189,10 +190,10 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
 
 def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) -> int:
   """Segments one scan after the other, says what went wrong, and returns the exit status."""
-  from data_prep import scans
   from thrifty_jax import logbook
   from thrifty_jax.logbook import say
   from thrifty_jax.predicting import outputs
+  from thrifty_jax.scans import sources
 
   began, done, faults = time.monotonic(), 0, 0
   failed: list[str] = []
@@ -201,7 +202,7 @@ def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) ->
   with logbook.progress(len(plan.scans), 'predict') as bar:
     for source, paths in plan.scans:
       try:
-        volume, grid = scans.read(source)
+        volume, grid = sources.read(source)
         found = segmenter.find(volume, probabilities=bool(paths.probabilities))
         outputs.write(found, grid, paths, plan, about)
       except InputError as error:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thrifty_jax import files
-from thrifty_jax.cell import CELL_KINDS
 from thrifty_jax.drawings import svg
 from thrifty_jax.drawings.svg import Picture, Place
 from thrifty_jax.errors import InputError
-from thrifty_jax.genotype import Genotype, Node, state_name
+from thrifty_jax.networks.cell import CELL_KINDS
+from thrifty_jax.networks.genotype import Genotype, Node, state_name
 
 # (node, source) -> score of the operation that was kept on the edge
 EdgeScores = Mapping[tuple[int, int], float]

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import prepare, scans, volumes
+from data_prep import prepare
 from thrifty_jax import config as configs
-from thrifty_jax import data, evaluate, files
+from thrifty_jax import files
+from thrifty_jax.data import batching
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting.segment_onnx import stack
 from thrifty_jax.predicting import inference
+from thrifty_jax.scans import sources, volumes
+from thrifty_jax.scores import evaluate
 
 SCANS, SLICES = 4, 16  # checked: so many scans, and so many slices from the middle of each
 
@@ -26,16 +29,16 @@ class RunData:
     patients: Names under train, validation and test.
   """
 
-  prepared: data.Prepared
+  prepared: batching.Prepared
   patients: dict[str, tuple[str, ...]]
 
-  def cases(self, split: str) -> tuple[data.PreparedCase, ...]:
+  def cases(self, split: str) -> tuple[batching.PreparedCase, ...]:
     """The scans of a split."""
     return evaluate.cases_of(self.prepared, self.patients[split])
 
-  def slices(self, case: data.PreparedCase) -> dict[str, np.ndarray]:
+  def slices(self, case: batching.PreparedCase) -> dict[str, np.ndarray]:
     """image [D, S, S, M], float16, and label [D, S, S] of a scan."""
-    examples = data.Examples(self.prepared, (case,))
+    examples = batching.Examples(self.prepared, (case,))
     return examples.read(np.arange(len(examples)))
 
 
@@ -56,7 +59,7 @@ def open_run(model_folder: Path) -> RunData:
     config.update(files.read_json(path))
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise InputError(f'{path}: is not the config of a run: {error}') from error
-  prepared = data.open_prepared(prepare.prepared_dir(config))
+  prepared = batching.open_prepared(prepare.prepared_dir(config))
   return RunData(prepared, evaluate.patients_of(config, prepared))
 
 
@@ -79,8 +82,8 @@ def of_scans(place: Path, spec: dict[str, Any]) -> list[np.ndarray]:
   if not place.exists():
     raise InputError(f'--scans={place}: there is no such file or folder')
   found = []
-  for source in spread(scans.find(place, channels=spec['modalities']), SCANS):
-    volume, _ = scans.read(source)
+  for source in spread(sources.find(place, channels=spec['modalities']), SCANS):
+    volume, _ = sources.read(source)
     try:
       inference.require_usable(volume, channels=spec['modalities'])
     except InputError as error:

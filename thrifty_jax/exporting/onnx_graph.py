@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thrifty_jax import RESEARCH_USE, norm
+from thrifty_jax import RESEARCH_USE
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import norm
 
 OPSET = 17
 IR_VERSION = 8  # of files with that opset; newer ones are refused by older programs

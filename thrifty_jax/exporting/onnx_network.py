@@ -10,8 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from thrifty_jax import baselines
-from thrifty_jax.cell import CellKind, edge_name
 from thrifty_jax.exporting.onnx_graph import (
   CONVOLUTION,
   Graph,
@@ -24,8 +22,10 @@ from thrifty_jax.exporting.onnx_graph import (
   total,
   up_phases,
 )
-from thrifty_jax.genotype import Genotype
 from thrifty_jax.model import LoadedModel
+from thrifty_jax.networks import baselines
+from thrifty_jax.networks.cell import CellKind, edge_name
+from thrifty_jax.networks.genotype import Genotype
 
 IMAGE, LOGITS = 'image', 'logits'  # names of input and output
 FLOAT = 'float'  # begins the names of convolutions that stay in float32 when others are quantised

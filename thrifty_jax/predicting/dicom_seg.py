@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 import thrifty_jax
-from data_prep import scans
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import sources
 
 ENDING = '_seg.dcm'
 _PACKAGES = ('highdicom', 'pydicom')
@@ -108,7 +108,7 @@ def _in_order(series: Path, affine: np.ndarray, count: int) -> list[Any]:
   """The headers of the slices, in the order of the mask, as their positions have it."""
   import pydicom
 
-  paths = scans.slices_of(series)
+  paths = sources.slices_of(series)
   headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
   for path, header in zip(paths, headers, strict=True):
     _require_ids(path, header, headers[0])

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_prep import slices
-from data_prep.volumes import Volume
-from thrifty_jax import data
+from thrifty_jax.data import batching
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import slices
+from thrifty_jax.scans.volumes import Volume
 from thrifty_jax.scores import scoring
 
 
@@ -79,7 +79,9 @@ def class_scores(
   for first in range(0, len(image), batch_size):
     middle = np.minimum(np.arange(first, first + batch_size), len(image) - 1)
     rows = np.clip(middle[:, None] + offsets, 0, len(image) - 1).ravel()
-    found.append(np.asarray(network(data.normalised(image[rows], itself, mean, std)), np.float32))
+    found.append(
+      np.asarray(network(batching.normalised(image[rows], itself, mean, std)), np.float32)
+    )
   return np.concatenate(found)[: len(image)]
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import masks
-from data_prep.scans import Grid, Source
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
+from thrifty_jax.scans import masks
+from thrifty_jax.scans.sources import Grid, Source
 
 # Names of volumes in formats that are not written, lest a folder is made of that name.
 _OTHERS = ('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz')

@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_prep import volumes
-from data_prep.volumes import Volume
-from thrifty_jax import model, slicewise
+from thrifty_jax import model
+from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.model import LoadedModel
-from thrifty_jax.predicting import BATCH_SIZE, inference, likeness
+from thrifty_jax.networks import slicewise
+from thrifty_jax.predicting import BATCH_SIZE, inference
+from thrifty_jax.scans import volumes
+from thrifty_jax.scans.volumes import Volume
 from thrifty_jax.scores import components, scoring
 
 _SAME = ('classes', 'modalities', 'slice_axis')  # what models averaged together must agree on

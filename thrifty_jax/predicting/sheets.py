@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from thrifty_jax import RESEARCH_USE
-from thrifty_jax.reporting import overlays
+from thrifty_jax.scans import overlays
 
 _COLUMNS = 5
 _TILE = 224  # pixels of the longer side of a slice

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from thrifty_jax.genotype import Genotype
+from thrifty_jax.networks.genotype import Genotype
 
 # Of what could be: 1 is undecided. A choice between six at 0.99 gives the first some 0.24.
 UNDECIDED = 0.99

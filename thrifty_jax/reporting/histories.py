@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thrifty_jax import genotype as genotypes
 from thrifty_jax.drawings import drawing
+from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.reporting import health, plots, run_files
 
 

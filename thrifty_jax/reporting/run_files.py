@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from thrifty_jax import files, logbook
-from thrifty_jax import genotype as genotypes
-from thrifty_jax.cell import CELL_KINDS
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks.cell import CELL_KINDS
 from thrifty_jax.reporting import forms
 from thrifty_jax.scores import tables
 

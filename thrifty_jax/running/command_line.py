@@ -12,8 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from thrifty_jax import config as configs
+from thrifty_jax import stopping
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import stopping
 
 HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
 

@@ -7,12 +7,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import thrifty_jax
-from thrifty_jax import device, files, logbook
+from thrifty_jax import device, files, logbook, stages
 from thrifty_jax.logbook import say
 from thrifty_jax.reporting import forms, run_files
-from thrifty_jax.running import stages
 from thrifty_jax.running.command_line import Command
-from thrifty_jax.running.stages import Stage
+from thrifty_jax.stages import Stage
 
 PROTOCOLS = {
   'volume': 'volume: split by patient, scored once per test patient on the native grid',
@@ -85,8 +84,8 @@ def data(config: ConfigDict) -> dict[str, tuple[str, ...]]:
     The names of the patients of each split.
   """
   from data_prep import prepare
-  from thrifty_jax.data import open_prepared
-  from thrifty_jax.evaluate import patients_of
+  from thrifty_jax.data.batching import open_prepared
+  from thrifty_jax.scores.evaluate import patients_of
 
   prepared = open_prepared(prepare.prepared_dir(config))
   counts, split = [], patients_of(config, prepared)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from thrifty_jax import stages
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import stages
 from thrifty_jax.running.command_line import Command
 
 _RUN = ('search', 'retrain', 'model')  # what a run of one fold leaves in its workdir

@@ -23,10 +23,10 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import device, files, logbook
-from thrifty_jax import mesh as meshes
+from thrifty_jax import device, files, logbook, stages, stopping
+from thrifty_jax.data import mesh as meshes
 from thrifty_jax.errors import InputError, NotFinite
-from thrifty_jax.running import command_line, stages, stopping
+from thrifty_jax.running import command_line
 
 _LOOK_SECONDS = 0.5  # between two looks whether another process has ended
 _LEAVE_SECONDS = 10.0  # that the first process waits for the others to leave with it
@@ -188,7 +188,8 @@ def _follow(config: ConfigDict) -> int:
 
 def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], genotype: str | None) -> None:
   """A training that the first process has called to."""
-  from thrifty_jax import retrain, search  # which use this module
+  from thrifty_jax.searching import search  # which use this module
+  from thrifty_jax.training import retrain
 
   settings = _as_told(own, config)
   with tempfile.TemporaryDirectory() as name, open(os.devnull, 'w') as nowhere:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax.running.stages import Stage
+from thrifty_jax.stages import Stage
 
 
 def run(stage: Stage, config: ConfigDict, workdir: Path) -> None:
@@ -18,7 +18,7 @@ def run(stage: Stage, config: ConfigDict, workdir: Path) -> None:
   Raises:
     InputError: Whatever the user gave that the stage cannot use.
   """
-  from thrifty_jax.running import memory
+  from thrifty_jax.training import memory
 
   with memory.exhaustion_explained(config, stage.name):
     _RUN[stage.name](config, workdir)
@@ -37,37 +37,37 @@ def _prepare(config: ConfigDict, workdir: Path) -> None:
 
 
 def _search(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import search
+  from thrifty_jax.searching import search
 
   search.search(config, workdir)
 
 
 def _retrain(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import retrain
+  from thrifty_jax.training import retrain
 
   retrain.retrain(config, workdir)
 
 
 def _evaluate(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import evaluate
+  from thrifty_jax.scores import evaluate
 
   evaluate.evaluate(config, workdir)
 
 
 def _report(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import report
+  from thrifty_jax.reporting import report
 
   report.report(workdir)
 
 
 def _describe(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import describe
+  from thrifty_jax.reporting import describe
 
   describe.describe(config, workdir)
 
 
 def _compare(config: ConfigDict, workdir: Path) -> None:
-  from thrifty_jax import compare
+  from thrifty_jax.training import compare
 
   compare.compare(config, workdir)
 

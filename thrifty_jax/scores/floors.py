@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thrifty_jax import metrics
+from thrifty_jax.scores import metrics
 
 DEPTH_BINS = 8  # parts of a scan, first slice to last, that have a mean mask of their own
 MASK_THRESHOLDS = np.linspace(0.02, 0.9, 45)  # tried for the mean mask

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import slices
-from thrifty_jax import metrics
-from thrifty_jax.scores import components
+from thrifty_jax.scans import slices
+from thrifty_jax.scores import components, metrics
 
 NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
 

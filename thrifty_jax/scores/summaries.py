@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import metrics
-from thrifty_jax.scores import scoring, statistics
+from thrifty_jax.scores import metrics, scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # over the scans of a patient
 _COUNTED = ('missed', 'invented')

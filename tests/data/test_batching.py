@@ -1,0 +1,315 @@
+"""Batches against slow loops over the prepared slices of a phantom."""
+
+import dataclasses
+import itertools
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from data_prep import prepare
+from thrifty_jax import config
+from thrifty_jax.data import batching
+from thrifty_jax.errors import InputError
+
+STATISTICS = {'mean': np.asarray([0.2], np.float32), 'std': np.asarray([0.3], np.float32)}
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  """The slices of ten made-up scans; the first two are of one patient."""
+  folder = tmp_path_factory.mktemp('data')
+  settings = config.default()
+  settings.data.name = 'phantom'
+  settings.data.classes = ('background', 'organ')
+  settings.data.image_size = 16
+  settings.data.raw_dir = str(folder / 'raw')
+  settings.data.data_dir = str(folder / 'tfds')
+  opened = batching.open_prepared(prepare.prepare(settings))
+  first, second, *others = opened.cases
+  second = dataclasses.replace(second, patient=first.patient)
+  return dataclasses.replace(opened, cases=(first, second, *others))
+
+
+def two_ways(prepared, names):
+  """The same examples, resident and streamed."""
+  resident = prepared.examples(names, budget_bytes=1 << 30)
+  streamed = prepared.examples(names, budget_bytes=0)
+  assert resident.resident is not None
+  assert streamed.resident is None
+  return resident, streamed
+
+
+def slow_batch(examples, indices, context):
+  """Image and label of some examples, one slice after the other."""
+  images, labels = [], []
+  for index in indices:
+    for case in examples.cases:  # Find the case that the example falls in.
+      if index < case.slices:
+        break
+      index -= case.slices
+    channels = []
+    for offset in range(-context, context + 1):
+      neighbour = min(max(index + offset, 0), case.slices - 1)
+      record = examples.prepared.slices[int(case.first_slice + neighbour)]
+      assert (record['case'].decode(), record['slice']) == (case.case, neighbour)
+      channels.append((record['image'].astype(np.float32) - STATISTICS['mean']) / STATISTICS['std'])
+    images.append(np.concatenate(channels, axis=-1))
+    labels.append(examples.prepared.slices[int(case.first_slice + index)]['label'])
+  return np.stack(images), np.stack(labels)
+
+
+def threads():
+  return [thread for thread in threading.enumerate() if thread.name == 'read_ahead']
+
+
+def test_examples_are_the_slices_of_the_named_patients_or_cases(prepared):
+  patient, third = prepared.cases[0].patient, prepared.cases[2].case
+  examples = prepared.examples([third, patient])
+  assert [case.case for case in examples.cases] == [case.case for case in prepared.cases[:3]]
+  assert len(examples) == sum(case.slices for case in prepared.cases[:3])
+  assert examples.patients == (patient, prepared.cases[2].patient)
+  assert len(prepared.examples([prepared.cases[1].case]).cases) == 1
+
+
+def test_an_unknown_name_is_refused_and_so_is_no_name(prepared):
+  with pytest.raises(InputError, match="no patient or case 'Case77'"):
+    prepared.examples(['Case77'])
+  with pytest.raises(InputError, match='no patients were named'):
+    prepared.examples([])
+
+
+def test_a_folder_without_prepared_data_is_refused(tmp_path):
+  with pytest.raises(InputError, match='no prepared data set'):
+    batching.open_prepared(tmp_path / 'absent')
+
+
+def test_the_native_truth_of_a_case_has_its_native_shape(prepared):
+  shapes = set()
+  for case in prepared.cases:
+    label = prepared.label_volume(case)
+    assert label.dtype == np.uint8
+    assert label.shape == case.native_shape
+    assert set(np.unique(label)) == {0, 1}
+    shapes.add(case.native_shape)
+  assert len(shapes) > 1
+
+
+def test_records_that_fit_the_budget_are_read_once_and_are_the_same(prepared):
+  read = []
+
+  class Counted:
+    def __getitem__(self, row):
+      read.append(row)
+      return prepared.slices[row]
+
+  counted = dataclasses.replace(prepared, slices=Counted())
+  rows = range(4)
+  size = sum(np.asarray(value).nbytes for value in prepared.slices[0].values())
+  for budget, again in ((4 * size, []), (3 * size, [3]), (0, [0, 1, 2, 3])):
+    remembering = counted.remembering(budget)
+    found = [[remembering.slices[row] for row in rows] for _ in range(2)]
+    assert read == [*rows, *again]
+    read.clear()
+    for record in found:
+      jax.tree.map(np.testing.assert_array_equal, record, [prepared.slices[row] for row in rows])
+
+
+def test_statistics_are_those_of_all_pixels_at_once(prepared):
+  examples = prepared.examples([case.case for case in prepared.cases[2:5]])
+  pixels = examples.read(np.arange(len(examples)))['image'].astype(np.float64)
+  found = batching.intensity_statistics(examples)
+  np.testing.assert_allclose(found['mean'], pixels.mean(axis=(0, 1, 2)), rtol=1e-6)
+  np.testing.assert_allclose(found['std'], pixels.std(axis=(0, 1, 2)), rtol=1e-6)
+  assert found['mean'].shape == found['std'].shape == (1,)
+
+
+@pytest.mark.parametrize('context', [0, 2])
+def test_training_batches_are_those_of_a_slow_loop(prepared, context):
+  examples = prepared.examples([case.case for case in prepared.cases[1:8:2]])
+  plan = batching.order(len(examples), batch_size=6, seed=3, epoch=2)
+  found = list(
+    batching.batches(
+      examples, batch_size=6, seed=3, epoch=2, statistics=STATISTICS, context=context
+    )
+  )
+  assert len(found) == len(plan) == len(examples) // 6
+  for batch, indices in zip(found, plan, strict=True):
+    image, label = slow_batch(examples, indices, context)
+    assert batch['image'].dtype == np.float32
+    assert batch['label'].dtype == np.int32
+    np.testing.assert_allclose(batch['image'], image, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(batch['label'], label)
+
+
+@pytest.mark.parametrize('context', [0, 1])
+def test_resident_and_streamed_batches_are_equal_bit_for_bit(prepared, context):
+  settings = {'batch_size': 7, 'statistics': STATISTICS, 'context': context}
+  both = two_ways(prepared, ['Case00', 'Case04'])
+  for one, other in (
+    [batching.batches(examples, seed=1, epoch=4, **settings) for examples in both],
+    [batching.in_order(examples, **settings) for examples in both],
+  ):
+    for batch, same in zip(one, other, strict=True):
+      assert batch.keys() == same.keys()
+      for name in batch:
+        np.testing.assert_array_equal(batch[name], same[name])
+
+
+def test_reading_ahead_by_any_number_of_batches_gives_the_same(prepared):
+  examples = two_ways(prepared, ['Case05'])[1]
+  settings = {'batch_size': 2, 'seed': 0, 'epoch': 0, 'statistics': STATISTICS}
+  expected = [
+    np.asarray(batch['image']) for batch in batching.batches(examples, **settings, prefetch=0)
+  ]
+  for prefetch in (1, 5):
+    found = [batch['image'] for batch in batching.batches(examples, **settings, prefetch=prefetch)]
+    np.testing.assert_array_equal(found, expected)
+  assert not threads()
+
+
+def test_two_streams_of_one_data_set_do_not_disturb_each_other(prepared):
+  settings = {'batch_size': 3, 'seed': 0, 'epoch': 0, 'statistics': STATISTICS, 'steps': 12}
+  halves = [['Case00', 'Case03'], ['Case01', 'Case02']]
+  expected = [list(batching.batches(prepared.examples(half), **settings)) for half in halves]
+  streams = [
+    batching.batches(prepared.examples(half, budget_bytes=0), **settings, prefetch=3)
+    for half in halves
+  ]
+  for found, wanted in zip(zip(*streams, strict=True), zip(*expected, strict=True), strict=True):
+    for batch, same in zip(found, wanted, strict=True):
+      np.testing.assert_array_equal(batch['image'], same['image'])
+      np.testing.assert_array_equal(batch['label'], same['label'])
+  assert not threads()
+
+
+def test_streamed_batches_have_one_shape_and_so_one_compilation(prepared, monkeypatch):
+  shapes, finished = set(), batching._finished
+
+  def recorded(*arrays, **settings):
+    shapes.add(tuple(array.shape for array in arrays))
+    return finished(*arrays, **settings)
+
+  monkeypatch.setattr(batching, '_finished', recorded)
+  examples = two_ways(prepared, ['Case00', 'Case02'])[1]
+  settings = {'batch_size': 5, 'statistics': STATISTICS, 'context': 1}
+  for epoch in range(2):
+    list(batching.batches(examples, seed=0, epoch=epoch, **settings))
+  list(batching.in_order(examples, **settings))
+  assert len(shapes) == 1
+
+
+@pytest.mark.parametrize('batch_size', [4, 100])
+@pytest.mark.parametrize('way', [0, 1])
+def test_in_order_gives_every_example_once_and_marks_what_fills_up(prepared, batch_size, way):
+  examples = two_ways(prepared, ['Case01', 'Case03'])[way]
+  found = list(batching.in_order(examples, batch_size=batch_size, statistics=STATISTICS, context=1))
+  assert {batch['image'].shape[0] for batch in found} == {batch_size}
+  weight = np.concatenate([batch['weight'] for batch in found])
+  count = len(examples)
+  np.testing.assert_array_equal(weight, [1] * count + [0] * (len(weight) - count))
+  image, label = slow_batch(examples, range(count), context=1)
+  stacked = np.concatenate([batch['image'] for batch in found])
+  assert np.isfinite(stacked).all()
+  np.testing.assert_allclose(stacked[:count], image, rtol=1e-6, atol=1e-6)
+  np.testing.assert_array_equal(np.concatenate([b['label'] for b in found])[:count], label)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+  def order(seed, epoch):
+    return batching.order(40, batch_size=6, seed=seed, epoch=epoch)
+
+  np.testing.assert_array_equal(order(0, 3), order(0, 3))
+  plans = [order(seed, epoch).ravel() for seed, epoch in itertools.product(range(3), range(3))]
+  for one, other in itertools.combinations(plans, 2):
+    assert (one != other).any()
+  for plan in plans:
+    assert len(plan) == len(set(plan)) == 36
+
+
+def test_every_example_is_drawn_sooner_or_later():
+  drawn = {
+    i for epoch in range(8) for i in batching.order(40, batch_size=6, seed=0, epoch=epoch).flat
+  }
+  assert drawn == set(range(40))
+
+
+def test_a_set_smaller_than_a_batch_starts_over():
+  plan = batching.order(5, batch_size=12, seed=0, epoch=0)
+  assert plan.shape == (1, 12)
+  assert set(np.bincount(plan[0])) == {2, 3}
+
+
+@pytest.mark.parametrize('count, steps', [(10, 7), (40, 3), (25, 6)])
+def test_another_number_of_steps_walks_on_through_the_passes(count, steps):
+  passes = [batching.order(count, batch_size=4, seed=2, epoch=lap) for lap in range(30)]
+  walked = [batching.order(count, batch_size=4, seed=2, epoch=e, steps=steps) for e in range(8)]
+  assert {plan.shape for plan in walked} == {(steps, 4)}
+  expected = np.concatenate(passes)[: 8 * steps]
+  np.testing.assert_array_equal(np.concatenate(walked), expected)
+
+
+def test_an_exception_while_reading_ahead_reaches_the_consumer(prepared):
+  class Broken:
+    def __init__(self, rows):
+      self.rows, self.left = rows, 5
+
+    def __getitem__(self, row):
+      self.left -= 1
+      if self.left < 0:
+        raise OSError('the disk is gone')
+      return self.rows[row]
+
+  broken = dataclasses.replace(prepared, slices=Broken(prepared.slices))
+  examples = broken.examples(['Case00'], budget_bytes=0)
+  found = []
+  with pytest.raises(OSError, match='the disk is gone'):
+    for batch in batching.batches(examples, batch_size=2, seed=0, epoch=0, statistics=STATISTICS):
+      found.append(batch)
+  assert len(found) == 2
+  assert not threads()
+
+
+@pytest.mark.parametrize('prefetch', [1, 2, 50])
+def test_a_consumer_that_stops_early_leaves_no_thread(prepared, prefetch):
+  examples = two_ways(prepared, [case.case for case in prepared.cases])[1]
+  for taken in (1, 3):
+    for _ in range(taken):
+      for _ in batching.batches(
+        examples, batch_size=2, seed=0, epoch=0, statistics=STATISTICS, prefetch=prefetch
+      ):
+        break
+    iterator = batching.in_order(examples, batch_size=2, statistics=STATISTICS, prefetch=prefetch)
+    next(iterator)
+    assert len(threads()) <= 1  # with room for every batch it may have ended already
+    iterator.close()
+    assert not threads()
+
+
+def test_a_consumer_that_fails_leaves_no_thread(prepared):
+  examples = two_ways(prepared, [case.case for case in prepared.cases])[1]
+
+  def consume():
+    for _ in batching.batches(examples, batch_size=2, seed=0, epoch=0, statistics=STATISTICS):
+      raise RuntimeError('loss is not finite')
+
+  with pytest.raises(RuntimeError, match='not finite'):
+    consume()
+  assert not threads()
+
+
+def test_slices_lie_on_the_device_as_compact_as_on_disk(prepared):
+  examples = prepared.examples(['Case00'])
+  stored = examples.resident
+  assert stored['image'].dtype == np.float16
+  assert stored['label'].dtype == np.uint8
+  assert sum(array.nbytes for array in stored.values()) == examples.bytes
+  assert isinstance(stored['image'], jax.Array)
+  assert examples.resident is stored
+
+
+def test_the_budget_is_kept_to_the_byte(prepared):
+  needed = prepared.examples(['Case00']).bytes
+  assert prepared.examples(['Case00'], budget_bytes=needed).resident is not None
+  assert prepared.examples(['Case00'], budget_bytes=needed - 1).resident is None

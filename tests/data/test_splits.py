@@ -1,0 +1,107 @@
+"""No patient on two sides."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from thrifty_jax.data import splits
+from thrifty_jax.errors import InputError
+
+PATIENTS = [f'Case{number:02d}' for number in range(13)]
+
+
+@pytest.mark.parametrize('folds', [3, 5, 13])
+def test_every_patient_is_on_one_side_and_tests_in_exactly_one_fold(folds):
+  tested = []
+  for fold in range(folds):
+    parts = splits.split_patients(PATIENTS, folds=folds, fold=fold)
+    assert sorted(sum(parts.values(), ())) == PATIENTS
+    assert all(parts.values())
+    tested += parts['test']
+  assert sorted(tested) == PATIENTS
+
+
+def test_the_rule_is_the_rank_among_the_sorted_names():
+  shuffled = list(np.random.default_rng(0).permutation(PATIENTS))
+  parts = splits.split_patients(shuffled, folds=5, fold=4)
+  assert parts['test'] == tuple(p for rank, p in enumerate(PATIENTS) if rank % 5 == 4)
+  assert parts['validation'] == tuple(p for rank, p in enumerate(PATIENTS) if rank % 5 == 0)
+
+
+def test_two_scans_of_one_patient_count_as_one_patient():
+  parts = splits.split_patients(['a', 'a', 'b', 'b', 'c', 'c'], folds=3, fold=0)
+  assert parts == {'train': ('c',), 'validation': ('b',), 'test': ('a',)}
+
+
+def test_lists_win_over_the_rule():
+  parts = splits.split_patients(
+    PATIENTS, folds=5, fold=0, validation=('Case03',), test=('Case12', 'Case01')
+  )
+  assert parts['validation'] == ('Case03',)
+  assert parts['test'] == ('Case01', 'Case12')
+  assert len(parts['train']) == 10
+
+
+def test_with_a_list_of_one_side_the_rule_divides_the_rest():
+  rest = PATIENTS[3:]
+  parts = splits.split_patients(PATIENTS, folds=5, fold=2, test=PATIENTS[:3])
+  assert parts['test'] == tuple(PATIENTS[:3])
+  assert parts['validation'] == tuple(p for rank, p in enumerate(rest) if rank % 5 == 3)
+  parts = splits.split_patients(PATIENTS, folds=5, fold=2, validation=PATIENTS[:3])
+  assert parts['test'] == tuple(p for rank, p in enumerate(rest) if rank % 5 == 2)
+  assert parts['validation'] == tuple(PATIENTS[:3])
+
+
+def test_without_test_patients_whoever_does_not_validate_trains():
+  parts = splits.split_patients(
+    PATIENTS, folds=5, fold=0, validation=('Case05', 'Case03'), hold_out_test=False
+  )
+  assert parts['validation'] == ('Case03', 'Case05') and parts['test'] == ()
+  assert sorted(parts['train'] + parts['validation']) == PATIENTS
+  by_rule = splits.split_patients(PATIENTS, folds=5, fold=0, hold_out_test=False)
+  assert by_rule['validation'] == tuple(PATIENTS[1::5]) and by_rule['test'] == ()
+  assert len(by_rule['train']) == 10
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'message'),
+  [
+    ({'folds': 14}, 'only 13 patients'),
+    ({'folds': 2}, 'data.folds is 2'),
+    ({'fold': 5}, 'data.fold is 5; expected 0 to 4'),
+    ({'fold': -1}, 'data.fold is -1'),
+    ({'test': ('Case99',)}, 'data.test_patients: no scan of Case99'),
+    ({'validation': ('x', 'y')}, 'data.validation_patients: no scan of x, y'),
+    ({'validation': ('Case01',), 'test': ('Case01',)}, 'Case01 also in'),
+    ({'validation': PATIENTS[:6], 'test': PATIENTS[6:]}, 'left to train'),
+    ({'test': PATIENTS[:9]}, 'only 4 patients'),
+    ({'test': PATIENTS[:1], 'hold_out_test': False}, 'hold_out_test is False'),
+    ({'folds': 14, 'hold_out_test': False}, 'only 13 patients'),
+    ({'validation': PATIENTS, 'hold_out_test': False}, 'left to train'),
+  ],
+)
+def test_a_split_that_cannot_be_is_refused_in_one_line(wrong, message):
+  with pytest.raises(InputError, match=message) as caught:
+    arguments: dict[str, Any] = {'folds': 5, 'fold': 0, **wrong}
+    splits.split_patients(PATIENTS, **arguments)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('count', range(2, 14))
+def test_the_search_halves_share_no_patient_and_lose_none(count):
+  weights, architecture = splits.search_halves(PATIENTS[:count])
+  assert sorted(weights + architecture) == PATIENTS[:count]
+  assert (len(weights), len(architecture)) == ((count + 1) // 2, count // 2)
+
+
+def test_the_search_halves_depend_on_the_patients_and_on_nothing_else():
+  halves = splits.search_halves(PATIENTS)
+  assert halves == splits.search_halves(PATIENTS[::-1] * 2)
+  assert halves != (tuple(PATIENTS[:7]), tuple(PATIENTS[7:]))  # neighbours are of one hospital
+
+
+def test_one_patient_cannot_be_halved():
+  assert splits.search_halves(['b', 'a']) in [(('a',), ('b',)), (('b',), ('a',))]
+  with pytest.raises(InputError, match='at least 2'):
+    splits.search_halves(['a', 'a'])

@@ -1,0 +1,90 @@
+"""The figures of a scan, against the slow obvious way."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import chaos, phantom, phantom_chaos, promise12, survey
+from thrifty_jax import config as configs
+from thrifty_jax.scans import volumes
+from thrifty_jax.scans.volumes import Case, Volume
+
+SOURCE = Case(case='a', patient='p', image=(Path('scan.nii.gz'),), label=(Path('mask.nii.gz'),))
+
+
+@pytest.fixture
+def data():
+  data = configs.default().data
+  data.classes = ('background', 'big', 'small', 'absent')
+  return data
+
+
+@pytest.fixture
+def volume():
+  random = np.random.default_rng(0)
+  label = np.zeros((7, 8, 9), np.uint8)
+  label[2:5, 1:7, 1:8], label[3, 3, 3] = 1, 2
+  affine = np.diag([3.0, 0.5, 0.25, 1])
+  image = random.normal(0, 1, (7, 8, 9, 2)).astype(np.float32)
+  return Volume(image, label, affine, 'a', 'p', 'LPS')
+
+
+def test_figures_are_those_of_the_voxels(volume, data):
+  scan = survey.measure(volume, SOURCE, data)
+  assert (scan.case, scan.patient, scan.orientation) == ('a', 'p', 'LPS')
+  assert scan.shape == (7, 8, 9) and scan.spacing_mm == (3.0, 0.5, 0.25)
+  voxel_ml = 3.0 * 0.5 * 0.25 / 1000
+  counts = [sum(value == k for value in volume.label.flat) for k in (1, 2, 3)]
+  np.testing.assert_allclose(scan.volume_ml, np.multiply(counts, voxel_ml))
+  for m in range(2):
+    np.testing.assert_allclose(
+      scan.intensity[m],
+      [np.percentile(volume.image[..., m], at) for at in (0.5, 50, 99.5)],
+      rtol=1e-5,
+    )
+  assert scan.pictured == 4  # of slices 3 to 5
+  assert scan.picture.startswith('data:image/png;base64,')
+
+
+def test_an_empty_mask_has_no_digest_and_the_middle_slice_is_shown(volume, data):
+  empty = dataclasses.replace(volume, label=np.zeros_like(volume.label))
+  scan = survey.measure(empty, SOURCE, data)
+  assert scan.label_digest == '' and not scan.volume_ml.any() and scan.pictured == 4
+
+
+def test_a_slice_that_shows_nothing_but_has_a_mask_is_named(volume, data):
+  image = volume.image.copy()
+  image[[0, 3]] = 5  # slice 1 has no mask
+  scan = survey.measure(dataclasses.replace(volume, image=image), SOURCE, data)
+  assert scan.blank == (4,)
+
+
+def test_the_digest_follows_the_voxels_and_not_how_a_file_stores_them(tmp_path, data):
+  data.classes = ('background', 'organ')
+  phantom.write_promise12(tmp_path / 'raw', patients=2, seed=0)
+  first, second = promise12.find_cases(tmp_path / 'raw')
+  one = promise12.read_case(first)
+  turned, affine = phantom.turned(one.image, one.affine, 'RIA')
+  label, _ = phantom.turned(one.truth, one.affine, 'RIA')
+  again = volumes.make_volume(first, image=turned, affine=affine, label=label, label_affine=affine)
+  scans = [survey.measure(v, first, data) for v in (one, again, promise12.read_case(second))]
+  assert scans[0].image_digest == scans[1].image_digest != scans[2].image_digest
+  assert scans[0].label_digest == scans[1].label_digest != scans[2].label_digest
+  assert [scan.orientation for scan in scans] == ['LPS', 'AIR', 'LAS']
+  brighter = one.image.copy()
+  brighter[0, 0, 0] += 1
+  changed = survey.measure(dataclasses.replace(one, image=brighter), first, data)
+  assert changed.image_digest != scans[0].image_digest
+  assert changed.label_digest == scans[0].label_digest
+
+
+def test_the_study_of_dicom_files_is_compared_and_never_shown(tmp_path, data):
+  phantom_chaos.write(tmp_path / 'raw', patients=2, seed=0)
+  data.classes = ('background', 'liver')
+  cases = chaos.find_cases(tmp_path / 'raw')
+  scans = [survey.measure(chaos.read_case(case), case, data) for case in (*cases, cases[0])]
+  studies = [scan.study_digest for scan in scans]
+  assert studies[0] == studies[2] != studies[1] and all(studies)
+  assert '1.2.826' not in ''.join(studies)

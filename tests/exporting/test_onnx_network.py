@@ -1,0 +1,163 @@
+"""Our networks in ONNX against the same ones in JAX, every operation of them."""
+
+import jax
+import numpy as np
+import pytest
+
+from thrifty_jax import model
+from thrifty_jax.exporting import onnx_graph, onnx_network
+from thrifty_jax.model import LoadedModel
+from thrifty_jax.networks import baselines, grid, norm
+from thrifty_jax.networks.genotype import Genotype
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+from thrifty_jax.exporting.export_check import onnx_runner  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+# Together they have every operation of every kind.
+GENOTYPES = {
+  'pools': Genotype(
+    down=(
+      ((0, 'down_avg_pool'), (1, 'down_max_pool')),
+      ((1, 'down_dil_conv_3x3'), (2, 'identity')),
+    ),
+    up=(((0, 'conv_3x3'), (1, 'up_sep_conv_3x3')), ((0, 'se'), (2, 'dil_conv_3x3'))),
+    skipped=((1, 0),),
+  ),
+  'convolutions': Genotype(
+    down=(((0, 'down_conv_3x3'), (1, 'down_sep_conv_3x3')),),
+    up=(((0, 'sep_conv_3x3'), (1, 'up_dil_conv_3x3')),),
+  ),
+  'gates': Genotype(
+    down=(((0, 'down_se_conv_3x3'), (1, 'down_max_pool')), ((1, 'down_conv_3x3'), (2, 'se'))),
+    up=(((0, 'identity'), (1, 'up_se_conv_3x3')), ((1, 'up_conv_3x3'), (2, 'sep_conv_3x3'))),
+  ),
+}
+
+
+def member(net, *, name, depth=0, size=16, modalities=1, context=0):
+  """A model with random weights, norms and biases included."""
+  channels = modalities * (2 * context + 1)
+  params = model.initialise(net, jax.ShapeDtypeStruct((1, 16, 16, channels), np.float32), seed=1)
+  generator = np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: leaf + generator.normal(0, 0.1, leaf.shape), params)
+  spec = {
+    'name': name,
+    'depth': depth,
+    'image_size': size,
+    'modalities': modalities,
+    'context': context,
+    'mean': np.linspace(0.3, 0.4, modalities),
+    'std': np.linspace(0.2, 0.3, modalities),
+    'background': list(net.background),
+    'classes': ['background', *'ab'],
+  }
+  return LoadedModel(net, params, spec, getattr(net, 'genotype', None), '')
+
+
+def thrifty(name, *, depth=2, channels=4, **sizes):
+  shades = np.linspace(-2, -1, sizes.get('modalities', 1) * (2 * sizes.get('context', 0) + 1))
+  net = grid.DerivedNetwork(
+    GENOTYPES[name], 3, channels, depth, background=tuple(map(float, shades))
+  )
+  return member(net, name='thrifty', depth=depth, **sizes)
+
+
+def expected(made, image):
+  """What the Linen module gives of the same image, [N, C, H, W] in [0, 1]."""
+  copies = 2 * made.preprocessing['context'] + 1
+  mean, std = (np.tile(made.preprocessing[name], copies) for name in ('mean', 'std'))
+  logits = made.logits(((np.moveaxis(image, 1, 3) - mean) / std).astype(np.float32))
+  return np.moveaxis(np.asarray(logits), 3, 1)
+
+
+def image_of(made, *, slices=2, sides=(16, 16)):
+  channels = made.preprocessing['modalities'] * (2 * made.preprocessing['context'] + 1)
+  return np.random.default_rng(2).random((slices, channels, *sides), np.float32)
+
+
+def run(made, image, **settings):
+  return onnx_runner(onnx_network.to_onnx(made, **settings).SerializeToString())(image)
+
+
+def require_same(made, image, **settings):
+  found, wanted = run(made, image, **settings), expected(made, image)
+  assert wanted.std() > 0.1
+  np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize('name', GENOTYPES)
+def test_every_operation_gives_what_it_gives_in_jax(name):
+  made = thrifty(name, depth=3 if GENOTYPES[name].skipped else 2)
+  require_same(made, image_of(made))
+
+
+def test_these_genotypes_have_every_operation_that_can_be_derived():
+  from thrifty_jax.networks import ops
+
+  used = {
+    kind
+    for genotype in GENOTYPES.values()
+    for node in (*genotype.down, *genotype.up)
+    for _, kind in node
+  }
+  assert used == {kind for kinds in ops.OPERATIONS.values() for kind in kinds} - {'none'}
+
+
+@pytest.mark.parametrize(('name', 'norm_'), [('unet', 'none'), ('unet_plus_plus', 'group')])
+def test_the_baselines_give_what_they_give_in_jax(name, norm_):
+  nested = name == 'unet_plus_plus'
+  net = baselines.UNetPlusPlus(
+    3, nested, deep_supervision=nested, norm=norm_, widths=(2, 4, 4, 6, 16)
+  )
+  made = member(net, name=name)
+  require_same(made, image_of(made))
+
+
+def test_sides_that_the_depth_does_not_divide_are_filled_with_the_background():
+  made = thrifty('convolutions', size=18, modalities=2, context=1)
+  require_same(made, image_of(made, sides=(18, 18)))
+  require_same(made, image_of(made, slices=1, sides=(18, 18)), dynamic_sides=True)
+
+
+def test_dynamic_sides_take_slices_of_any_shape():
+  made = thrifty('gates')
+  require_same(made, image_of(made, slices=3, sides=(13, 22)), dynamic_sides=True)
+
+
+def test_slices_of_a_batch_do_not_mix():
+  made = thrifty('gates')
+  image = image_of(made, slices=3)
+  together = run(made, image)
+  for one, slice_ in zip(together, image, strict=True):
+    np.testing.assert_allclose(run(made, slice_[None])[0], one, atol=1e-5)
+
+
+@pytest.mark.parametrize('channels', [6, 32])
+def test_a_norm_over_many_pixels_far_from_zero_stays_precise(channels):
+  graph = onnx_graph.Graph(side=256, depth=5)
+  generator = np.random.default_rng(0)
+  x = (3 + generator.normal(size=(2, channels, 256, 256))).astype(np.float32)
+  scale, bias = generator.normal(size=(2, channels)).astype(np.float32)
+  image = onnx_graph.Tensor(onnx_network.IMAGE, channels, 0)
+  normed = onnx_graph.group_norm(graph, image, {'scale': scale, 'bias': bias})
+  graph.add('Identity', normed.name, output=onnx_network.LOGITS)
+  shape = ('slices', channels, 256, 256)
+  made = graph.model({onnx_network.IMAGE: shape}, {onnx_network.LOGITS: shape})
+  groups = x.reshape(2, -1, (16 if channels % 16 == 0 else channels) * 256**2).astype(float)
+  deviation = np.sqrt(groups.var(-1, keepdims=True) + norm.EPSILON)
+  wanted = ((groups - groups.mean(-1, keepdims=True)) / deviation).reshape(x.shape)
+  wanted = wanted * scale[:, None, None] + bias[:, None, None]
+  np.testing.assert_allclose(onnx_runner(made.SerializeToString())(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_graph_has_plain_operations_of_an_opset_that_browsers_know():
+  made = onnx_network.to_onnx(thrifty('gates'))
+  assert [(one.domain, one.version) for one in made.opset_import] == [('', 17)]
+  kinds = {node.op_type for node in made.graph.node}
+  assert not kinds & {'Loop', 'If', 'Scan', 'ConvTranspose', 'InstanceNormalization'}
+  assert {node.domain for node in made.graph.node} == {''}
+  assert made.doc_string == 'Research use only, not a medical device.'
+  assert made.graph.input[0].type.tensor_type.shape.dim[0].dim_param == 'slices'

@@ -1,0 +1,210 @@
+"""The script of an export: the masks of thrifty_jax.predict, without JAX."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep import phantom
+from thrifty_jax import config as configs
+from thrifty_jax import export, predict
+from thrifty_jax.exporting import segment_onnx
+from thrifty_jax.scans import slices
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+JAX_FLAGS = ('jax_enable_compilation_cache', 'jax_compilation_cache_dir')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def same_jax():
+  """JAX afterwards as before, whatever the commands set."""
+  before = {name: jax.config.values[name] for name in JAX_FLAGS}
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def write_scan(path, *, number=0, orientation='SPL', channels=1):
+  """A scan whose intensities are those of no window, with a name in its header."""
+  made = phantom.make_scan(patient=number, seed=0)
+  image = phantom.itk_image((made.image * 1000).astype(np.int16), made.affine, orientation)
+  SimpleITK.WriteImage(image, str(path))
+  stored: Any = nibabel.load(path)
+  voxels = np.asanyarray(stored.dataobj)
+  if channels > 1:
+    voxels = np.stack([voxels, *(voxels[::-1] // k for k in range(2, channels + 1))], axis=-1)
+  scan = nibabel.Nifti1Image(voxels, stored.affine)
+  scan.header['descrip'] = b'Doe^Jane'
+  scan.header['aux_file'] = b'Jane'
+  nibabel.save(scan, path)
+  return path
+
+
+def load(path) -> Any:
+  return nibabel.load(path)
+
+
+def config_of(**changes):
+  config = configs.default()
+  config.data.classes = ('background', 'liver', 'left kidney')
+  config.data.image_size = 16
+  config.model.update({'channels': 4, 'depth': 2})
+  config.data.update(changes)
+  return config
+
+
+def exported(random_model, folder, config, **changes):
+  """A model and its export."""
+  trained = random_model(folder / 'model', config, **changes)
+  scans = write_scan(folder / 'check.nii.gz', number=5, channels=config.data.modalities)
+  command = [f'--model={trained}', f'--output={folder / "exported"}', f'--scans={scans}']
+  assert export.main(command) == 0
+  return trained, folder / 'exported'
+
+
+def script_in(folder) -> Any:
+  """The script of an export as a module."""
+  spec = importlib.util.spec_from_file_location('exported_segment', folder / 'segment.py')
+  assert spec and spec.loader
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def require_the_masks_of_predict(trained, folder, place):
+  script = script_in(folder)
+  settings, network = script.load(folder)
+  scan = load(place)
+  mask = script.segment(np.asanyarray(scan.dataobj), scan.affine, settings, network)
+  theirs = place.parent / f'mask_{place.name}'
+  assert predict.main([f'--model={trained}', f'--input={place}', f'--output={theirs}']) == 0
+  wanted = np.asanyarray(load(theirs).dataobj)
+  assert len(np.unique(wanted)) > 1
+  assert mask.dtype == np.uint8 and (mask == wanted).mean() >= 0.9999
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory, random_model):
+  """A model of one channel and its export; nobody may change them."""
+  folder = tmp_path_factory.mktemp('plain')
+  return exported(random_model, folder, config_of(), largest_component=['liver'])
+
+
+@pytest.mark.parametrize('orientation', ['SPL', 'IAR', 'LIP'])
+def test_the_masks_are_those_of_predict_whichever_way_a_scan_lies(plain, tmp_path, orientation):
+  place = write_scan(tmp_path / 'a.nii.gz', number=1, orientation=orientation)
+  trained, folder = plain
+  require_the_masks_of_predict(trained, folder, place)
+
+
+SETTINGS = {
+  'several channels and neighbours': ({'modalities': 2, 'context': 1}, {}),
+  'a window and padding': (
+    {'intensity': 'window', 'window': (-100.0, 700.0), 'slice_axis': 'coronal'},
+    {'padding': [800, -100]},
+  ),
+  'filters': (
+    {'clahe_clip_limit': 0.05, 'curvature_flow_iterations': 2, 'resize': 'nearest'},
+    {},
+  ),
+  'the other axis': ({'slice_axis': 'sagittal'}, {'largest_component': ['liver', 'left kidney']}),
+}
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_the_masks_are_those_of_predict_whatever_the_preparation(random_model, tmp_path, name):
+  changes, described = SETTINGS[name]
+  config = config_of(**changes)
+  trained, folder = exported(random_model, tmp_path, config, **described)
+  place = write_scan(tmp_path / 'a.nii.gz', number=2, channels=config.data.modalities)
+  require_the_masks_of_predict(trained, folder, place)
+
+
+@pytest.mark.parametrize('order', [0, 1])
+@pytest.mark.parametrize(('old', 'new'), [(97, 64), (64, 97), (33, 16), (7, 64), (512, 256)])
+def test_its_resizing_is_that_of_the_training(old, new, order):
+  ours, theirs = slices._weights(old, new, order), segment_onnx.weights(old, new, order)
+  np.testing.assert_allclose(theirs.toarray(), ours.toarray(), atol=1e-7)
+
+
+def run_script(folder, *arguments, place):
+  """The script in a process in which JAX cannot be imported."""
+  (place / 'blocked').mkdir(exist_ok=True)
+  for name in ('jax', 'flax', 'thrifty_jax', 'data_prep', 'skimage', 'SimpleITK'):
+    (place / 'blocked' / f'{name}.py').write_text('raise ImportError("blocked")')
+  environment = os.environ | {'PYTHONPATH': str(place / 'blocked')}
+  return subprocess.run(
+    [sys.executable, folder / 'segment.py', *arguments],
+    capture_output=True,
+    text=True,
+    cwd=place,
+    env=environment,
+    timeout=120,
+  )
+
+
+def test_a_command_without_jax_writes_a_mask_with_the_geometry_of_its_scan_and_no_name(
+  plain, tmp_path
+):
+  trained, folder = plain
+  scan = write_scan(tmp_path / 'a.nii.gz', orientation='LIP')
+  done = run_script(folder, 'a.nii.gz', 'm.nii.gz', '--threads=1', place=tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert 'research use only, not a medical device' in done.stderr
+  mask, header = load(tmp_path / 'm.nii.gz'), load(tmp_path / 'm.nii.gz').header
+  np.testing.assert_array_equal(mask.affine, load(scan).affine)
+  assert mask.get_data_dtype() == np.uint8 and mask.shape == load(scan).shape
+  assert b'Jane' not in header.binaryblock and b'not a medical device' in header.binaryblock
+  wanted = tmp_path / 'w.nii.gz'
+  assert predict.main([f'--model={trained}', f'--input={scan}', f'--output={wanted}']) == 0
+  np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(load(wanted).dataobj))
+  again = run_script(folder, 'a.nii.gz', 'm.nii.gz', place=tmp_path)
+  assert again.returncode == 2 and '--overwrite' in again.stderr
+
+
+def test_channels_in_files_of_their_own_give_the_mask_of_one_file_and_must_share_a_grid(
+  random_model, tmp_path, monkeypatch, capsys
+):
+  trained, folder = exported(random_model, tmp_path, config_of(modalities=2))
+  both = load(write_scan(tmp_path / 'both.nii.gz', channels=2))
+  paths = [str(tmp_path / f'a_{k}.nii.gz') for k in range(2)]
+  for k, path in enumerate(paths):
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(both.dataobj)[..., k], both.affine), path)
+  script, mask = script_in(folder), tmp_path / 'm.nii.gz'
+  monkeypatch.setattr(sys, 'argv', ['segment.py', *paths, str(mask)])
+  script.main()
+  wanted = tmp_path / 'w.nii.gz'
+  command = [f'--model={trained}', f'--input={tmp_path / "both.nii.gz"}', f'--output={wanted}']
+  assert predict.main(command) == 0
+  np.testing.assert_array_equal(np.asarray(load(mask).dataobj), np.asarray(load(wanted).dataobj))
+  nibabel.save(nibabel.Nifti1Image(np.asanyarray(both.dataobj)[..., 1], np.eye(4)), paths[1])
+  monkeypatch.setattr(sys, 'argv', ['segment.py', *paths, str(tmp_path / 'n.nii.gz')])
+  with pytest.raises(SystemExit) as stopped:
+    script.main()
+  assert stopped.value.code == 2 and 'one grid' in capsys.readouterr().err
+  assert not (tmp_path / 'n.nii.gz').exists()
+
+
+def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
+  script = script_in(plain[1])
+  settings, network = script.load(plain[1])
+  for voxels, text in (
+    (np.ones((4, 5, 6, 2)), 'channels'),
+    (np.ones((4, 5, 6)), 'single value'),
+    (np.full((4, 5, 6), np.nan), 'not finite'),
+  ):
+    with pytest.raises(SystemExit, match=text):
+      script.segment(voxels, np.eye(4), settings, network)
+
+
+def test_the_script_is_short():
+  assert len(Path(segment_onnx.__file__).read_text(encoding='utf-8').splitlines()) <= 200

@@ -1,0 +1,353 @@
+"""DICOM Segmentations: read by other programs they are the NIfTI mask, and where names may stand.
+
+The series are written by pydicom, and what is read back is read by pydicom and highdicom: neither
+has a part in reading scans or in writing NIfTI.
+"""
+
+import gzip
+import importlib.util
+import logging
+import warnings
+from typing import Any
+
+import jax
+import nibabel
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from data_prep import phantom
+from thrifty_jax import config as configs
+from thrifty_jax import predict
+from thrifty_jax.errors import InputError
+from thrifty_jax.predicting import dicom_seg
+from thrifty_jax.scans import masks, sources
+
+highdicom: Any = pytest.importorskip('highdicom')
+pydicom: Any = pytest.importorskip('pydicom')
+
+CLASSES = ('background', 'liver', 'grey matter', 'опухоль, Wucherung')
+ABOUT = {
+  'classes': {str(number): name for number, name in enumerate(CLASSES)},
+  'models': [{'weights_sha256': 'ab' * 32}],
+  'flips': False,
+}
+# Directions of rows and columns, degrees about the first axis, and steps of the slices: -1 is a
+# series whose first file is the last along the normal.
+LAYS = {
+  'axial': ((1, 0, 0), (0, 1, 0), 0, 1),
+  'axial, from head to feet': ((1, 0, 0), (0, 1, 0), 0, -1),
+  'oblique': ((1, 0, 0), (0, 1, 0), 25, 1),
+  'oblique, reversed': ((1, 0, 0), (0, 1, 0), -17, -1),
+  'coronal, oblique': ((1, 0, 0), (0, 0, -1), -11, 1),
+  'sagittal, reversed': ((0, 1, 0), (0, 0, -1), 0, -1),
+  'feet first, face down': ((-1, 0, 0), (0, -1, 0), 0, 1),
+}
+NAMES = {
+  'PatientName': 'Müller^Jürgen',
+  'PatientID': 'ID-4711',
+  'PatientBirthDate': '19610203',
+  'PatientSex': 'M',
+  'AccessionNumber': 'ACC-0815',
+  'StudyID': 'ST-99',
+  'StudyDate': '20190817',
+  'StudyTime': '091011',
+  'ReferringPhysicianName': 'Referring^Physician',
+}
+# These belong to the images alone.
+OTHERS = {
+  'InstitutionName': 'Hospital of Anytown',
+  'SeriesDescription': 'Series of Jane',
+  'ImageComments': 'Comment on Jane',
+  'OperatorsName': 'Operating^Olga',
+}
+SECRETS = (
+  'ller',
+  'rgen',
+  '4711',
+  '19610203',
+  '0815',
+  'Physician',
+  'Anytown',
+  'Jane',
+  'Olga',
+  '.77.',
+)
+
+
+def write_series(folder, *, lay='axial', voxels=None, files=None, **changes):
+  """A series in the order of the files; returns the headers by slice along the files' order."""
+  folder.mkdir(parents=True)
+  voxels = np.random.default_rng(0).integers(0, 900, (5, 9, 7)) if voxels is None else voxels
+  *axes, degrees, step = LAYS[lay]
+  turn = Rotation.from_euler('x', degrees, degrees=True).as_matrix()
+  row, column = (turn @ axis for axis in axes)
+  uids = {
+    'StudyInstanceUID': '1.2.826.0.1.77.1',
+    'SeriesInstanceUID': '1.2.826.0.1.77.2',
+    'FrameOfReferenceUID': '1.2.826.0.1.77.3',
+  }
+  for d in range(len(voxels)):
+    one = pydicom.Dataset()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.MRImageStorage
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f'1.2.826.0.1.77.4.{d + 1}'
+    one.SpecificCharacterSet = 'ISO_IR 100'
+    one.Modality, one.SeriesNumber, one.InstanceNumber = 'MR', 7, d + 1
+    one.ImagePositionPatient = [
+      f'{x:.9g}' for x in (-20.5, 11.25, 300) + step * 2.25 * d * np.cross(row, column)
+    ]
+    one.ImageOrientationPatient = [f'{x:.12f}' for x in (*row, *column)]
+    one.PixelSpacing, one.SliceThickness = [0.75, 1.5], 9.0  # which is not the step
+    one.Rows, one.Columns = voxels.shape[1:]
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, 'MONOCHROME2'
+    one.BitsAllocated = one.BitsStored = 16
+    one.HighBit, one.PixelRepresentation = 15, 0
+    one.PixelData = voxels[d].astype('<u2').tobytes()
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # pydicom's, of tags that are meant to be wrong
+      for name, value in ({**uids, **NAMES, **OTHERS} | changes).items():
+        if value is None:
+          one.pop(name, None)
+        else:
+          setattr(one, name, value(d) if callable(value) else value)
+      one.save_as(folder / f'{(d * 3) % len(voxels)}.dcm', enforce_file_format=True)
+  return folder
+
+
+def written(series, mask=None):
+  """The mask [D, H, W], its NIfTI image and its Segmentation."""
+  (source,) = sources.find(series, channels=1)
+  volume, grid = sources.read(source)
+  if mask is None:
+    shape = volume.image.shape[:3]
+    mask = np.random.default_rng(1).choice(4, shape, p=(0.7, 0.1, 0.1, 0.1)).astype(np.uint8)
+    mask[2] = 0  # a slice without any class, which is not stored
+  nifti: Any = nibabel.Nifti1Image.from_bytes(masks.to_bytes(mask, grid, ending='.nii'))
+  content = dicom_seg.to_bytes(mask, affine=grid.affine, series=series, about=ABOUT)
+  return mask, nifti, read(content)
+
+
+def read(content):
+  return pydicom.dcmread(pydicom.filebase.DicomBytesIO(content))
+
+
+def voxel_by_voxel(seg, nifti):
+  """The classes of a Segmentation put on the grid of a NIfTI image, by its frames' own geometry."""
+  found = np.zeros(nifti.shape, np.uint8)
+  shared = seg.SharedFunctionalGroupsSequence[0]
+  directions = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+  down, across = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
+  rows, columns = np.indices((seg.Rows, seg.Columns)).reshape(2, 1, -1)
+  for pixels, frame in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+    corner = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)[:, None]
+    place = corner + directions[:3, None] * across * columns + directions[3:, None] * down * rows
+    ras = np.concatenate([place * [[-1], [-1], [1]], np.ones((1, place.shape[1]))])
+    index = np.linalg.solve(nifti.affine, ras)[:3]
+    assert np.abs(index - index.round()).max() < 0.01
+    index = tuple(index.round().astype(int))
+    inside = pixels.ravel() > 0
+    assert not found[index][inside].any()  # no voxel has two classes
+    segment = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    found[index] = np.where(inside, segment, found[index])
+  return found
+
+
+@pytest.mark.parametrize('lay', LAYS)
+def test_it_is_the_nifti_mask_voxel_for_voxel_however_the_series_lies(tmp_path, lay):
+  mask, nifti, seg = written(write_series(tmp_path / 'series', lay=lay))
+  found = voxel_by_voxel(seg, nifti)
+  np.testing.assert_array_equal(found, np.asarray(nifti.dataobj))
+  assert (found > 0).sum() == (mask > 0).sum() > 50
+  assert len(seg.PerFrameFunctionalGroupsSequence) == 3 * 4  # the empty slice is left out
+
+
+def test_highdicom_reads_the_same_volume_and_geometry(tmp_path):
+  mask, nifti, seg = written(write_series(tmp_path / 'series', lay='oblique, reversed'))
+  volume = highdicom.seg.Segmentation.from_dataset(seg).get_volume(combine_segments=True)
+  lps = np.diag((-1.0, -1.0, 1.0, 1.0))
+  turn = np.linalg.solve(nifti.affine[:, [2, 1, 0, 3]], lps @ volume.affine)
+  np.testing.assert_allclose(np.abs(turn[:3, :3]), np.eye(3), atol=1e-4)
+  signs = np.sign(np.diag(turn))[:3].astype(int)
+  first = -np.minimum(0, signs) * (np.array(mask.shape) - 1)  # a turned axis begins at its end
+  np.testing.assert_allclose(turn[:3, 3], first, atol=1e-3)
+  np.testing.assert_array_equal(volume.array[tuple(slice(None, None, s) for s in signs)], mask)
+  np.testing.assert_allclose(volume.spacing, (2.25, 0.75, 1.5), rtol=1e-5)
+
+
+def test_it_belongs_to_patient_study_and_frame_of_reference_and_refers_to_every_slice(tmp_path):
+  series = write_series(tmp_path / 'series')
+  _, _, seg = written(series)
+  for name, value in NAMES.items():
+    assert seg[name].value == value
+  for name, number in (('StudyInstanceUID', 1), ('FrameOfReferenceUID', 3)):
+    assert seg[name].value == f'1.2.826.0.1.77.{number}'
+  assert seg.SeriesInstanceUID != '1.2.826.0.1.77.2' and seg.SeriesNumber == 1007
+  (referenced,) = seg.ReferencedSeriesSequence
+  assert referenced.SeriesInstanceUID == '1.2.826.0.1.77.2'
+  instances = {one.ReferencedSOPInstanceUID for one in referenced.ReferencedInstanceSequence}
+  assert instances == {f'1.2.826.0.1.77.4.{d + 1}' for d in range(5)}
+  headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in series.iterdir()]
+  places = {one.SOPInstanceUID: list(one.ImagePositionPatient) for one in headers}
+  for frame in seg.PerFrameFunctionalGroupsSequence:  # of each frame, the slice at its place
+    (image,) = frame.DerivationImageSequence[0].SourceImageSequence
+    place = places[image.ReferencedSOPInstanceUID]
+    assert list(frame.PlanePositionSequence[0].ImagePositionPatient) == place
+
+
+def test_segments_have_the_names_of_the_classes_what_found_them_and_what_it_is_not_for(tmp_path):
+  _, _, seg = written(write_series(tmp_path / 'series'))
+  assert seg.SOPClassUID == pydicom.uid.SegmentationStorage
+  assert [one.SegmentLabel for one in seg.SegmentSequence] == list(CLASSES[1:])
+  kinds = [one.SegmentedPropertyTypeCodeSequence[0] for one in seg.SegmentSequence]
+  assert [(kind.CodeValue, kind.CodingSchemeDesignator) for kind in kinds] == [
+    ('10200004', 'SCT'),  # SNOMED's liver
+    ('389081007', 'SCT'),
+    ('3', '99THRIFTY_JAX'),
+  ]
+  assert kinds[2].CodeMeaning == CLASSES[3]
+  assert {one.SegmentAlgorithmType for one in seg.SegmentSequence} == {'AUTOMATIC'}
+  algorithm = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+  assert algorithm.AlgorithmName == 'thrifty_jax' and 'ab' * 32 in algorithm.AlgorithmParameters
+  for text in (seg.ContentDescription, seg.SeriesDescription, algorithm.AlgorithmParameters):
+    assert 'not a medical device' in text
+
+
+def test_a_mask_without_any_class_and_a_series_without_a_patient_make_one_too(tmp_path):
+  nobody = dict.fromkeys((*NAMES, *OTHERS, 'SeriesNumber'))
+  series = write_series(tmp_path / 'series', **nobody)
+  mask, nifti, seg = written(series, np.zeros((5, 9, 7), np.uint8))
+  np.testing.assert_array_equal(voxel_by_voxel(seg, nifti), mask.T)
+  assert not seg.PatientName and 'PatientName' in seg and len(seg.SegmentSequence) == 3
+
+
+BAD = {
+  'no frame of reference': ({'FrameOfReferenceUID': None}, 'has no FrameOfReferenceUID'),
+  'no instance': ({'SOPInstanceUID': ''}, 'has no SOPInstanceUID'),
+  'two series': ({'SeriesInstanceUID': lambda d: f'1.2.{d // 3}'}, 'has another SeriesInstanceUID'),
+  'an instance twice': ({'SOPInstanceUID': '1.2.3'}, 'two slices have one SOPInstanceUID'),
+  'no sex of DICOM': ({'PatientSex': 'JANE'}, 'is not as DICOM has it (ValueError in highdicom)'),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_a_series_to_which_it_cannot_belong_is_told_without_its_names(tmp_path, capfd, name):
+  changes, message = BAD[name]
+  series = write_series(tmp_path / 'series', **changes)
+  with pytest.raises(InputError, match=message.replace('(', r'\(').replace(')', r'\)')) as raised:
+    written(series)
+  said = str(raised.value) + ''.join(capfd.readouterr())
+  assert str(series) in said and '--dicom_seg' in said
+  assert not any(secret in said.replace(str(tmp_path), '') for secret in (*SECRETS, 'JANE'))
+
+
+def test_odd_tags_are_repeated_and_what_libraries_say_of_them_is_kept_away(tmp_path, caplog, capfd):
+  odd = {'PatientName': 'Jane Doe', 'StudyInstanceUID': '1.2.Jane', 'StudyID': 'Jane' * 5}
+  series = write_series(tmp_path / 'series', **odd)
+  caplog.clear()  # of what pydicom said when it wrote them
+  with caplog.at_level(logging.INFO):
+    _, _, seg = written(series)  # a warning would be an error here
+  assert caplog.text == '' == ''.join(capfd.readouterr())
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    assert {name: str(seg[name].value) for name in odd} == odd
+
+
+def test_slices_of_another_place_than_the_mask_are_refused(tmp_path):
+  series = write_series(tmp_path / 'series')
+  with pytest.raises(InputError, match='changed while they were read'):
+    dicom_seg.to_bytes(
+      np.zeros((5, 9, 7), np.uint8), affine=np.diag((2.0, 1, 1, 1)), series=series, about=ABOUT
+    )
+
+
+# --- the command
+
+
+@pytest.mark.parametrize('place', ['masks', 'study'])
+def test_one_that_lies_in_a_folder_of_scans_is_no_scan(tmp_path, place):
+  folder = write_series(tmp_path / 'study')
+  before = sources.find(tmp_path, channels=1), sources.slices_of(folder)
+  (tmp_path / place).mkdir(exist_ok=True)
+  *_, segmentation = written(folder)
+  segmentation.save_as(tmp_path / place / 'case_seg.dcm')
+  assert (sources.find(tmp_path, channels=1), sources.slices_of(folder)) == before
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, random_model):
+  """A model folder; and JAX afterwards as before, whatever the command set."""
+  names = ('jax_enable_compilation_cache', 'jax_compilation_cache_dir')
+  before = {name: jax.config.values[name] for name in names}
+  config = configs.default()
+  config.data.classes = CLASSES[:3]
+  config.data.image_size = 16
+  config.model.update({'channels': 4, 'depth': 2})
+  yield random_model(tmp_path_factory.mktemp('trained') / 'model', config)
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def command(trained, place, output, *more):
+  arguments = [f'--model={trained}', f'--input={place}', f'--output={output}', '--dicom_seg', *more]
+  return predict.main(arguments)
+
+
+def study(folder):
+  """Two series, of which one cannot be segmented."""
+  made = phantom.make_scan(patient=0, seed=0).image * 800 + 500
+  write_series(folder / 'one', lay='oblique, reversed', voxels=np.clip(made, 0, None))
+  write_series(folder / 'two', PatientSex='JANE')
+  return folder
+
+
+@pytest.mark.usefixtures('quick_compilation')
+def test_names_stand_in_the_segmentation_and_nowhere_else(trained, tmp_path, capfd):
+  output = tmp_path / 'masks'
+  place = study(tmp_path / 'study')
+  capfd.readouterr()
+  assert command(trained, place, output, '--overlays', '--probabilities') == 2
+  written = sorted(path.name for path in output.iterdir())
+  shares = [f'one_probability_{number}.nii.gz' for number in (1, 2)]
+  assert written == sorted(
+    ['classes.json', 'one.nii.gz', 'one_overlay.png', 'one_seg.dcm', *shares]
+  )
+  out, err = capfd.readouterr()
+  assert 'error: two: ' in err and 'Traceback' not in err
+  texts = [out.replace(str(tmp_path), ''), err.replace(str(tmp_path), ''), *written]
+  for path in output.iterdir():
+    content = path.read_bytes()
+    if path.suffix == '.gz':
+      content = gzip.decompress(content)
+    if path.suffix != '.dcm':
+      texts.append(content.decode('latin-1'))
+  for secret in SECRETS:
+    assert not any(secret in text for text in texts), secret
+  seg = read((output / 'one_seg.dcm').read_bytes())
+  nifti: Any = nibabel.load(output / 'one.nii.gz')
+  assert seg.PatientName == NAMES['PatientName'] and seg.PatientID == NAMES['PatientID']
+  for value in OTHERS.values():
+    assert value not in str(seg)
+  found = voxel_by_voxel(seg, nifti)
+  np.testing.assert_array_equal(found, np.asarray(nifti.dataobj))
+  assert {*np.unique(found)} == {0, 1, 2}
+  assert command(trained, place / 'one', output) == 2  # the files are there
+  assert 'exist already' in capfd.readouterr().err
+
+
+def test_it_is_refused_for_a_scan_that_is_no_dicom_and_where_highdicom_is_missing(
+  trained, tmp_path, capfd, monkeypatch
+):
+  nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4)), tmp_path / 'a.nii.gz')
+  before = sorted(tmp_path.rglob('*'))
+  assert command(trained, tmp_path / 'a.nii.gz', tmp_path / 'm.nii.gz') == 2
+  assert 'a.nii.gz: is no DICOM series' in capfd.readouterr().err
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  assert command(trained, tmp_path / 'a.nii.gz', tmp_path / 'm.nii.gz') == 2
+  error = capfd.readouterr().err
+  assert error == (
+    'error: --dicom_seg needs highdicom, not installed here: pip install -r '
+    'requirements-dicom.txt\n'
+  )
+  assert sorted(tmp_path.rglob('*')) == before

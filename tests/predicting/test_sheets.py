@@ -1,0 +1,47 @@
+"""The picture of a prediction: its slices in their true shape, the classes outlined."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from thrifty_jax.predicting import sheets
+from thrifty_jax.scans import overlays
+
+
+def drawn(mask, spacing_mm=(3, 1, 1)):
+  image = np.random.default_rng(0).normal(size=mask.shape)
+  content = sheets.png(
+    image, mask, spacing_mm=spacing_mm, classes=('background', 'liver', 'spleen')
+  )
+  with Image.open(io.BytesIO(content)) as picture:
+    return np.asarray(picture.convert('RGB'))
+
+
+def pixels_of(picture, number):
+  """How many pixels have the colour of a class, its name below left out."""
+  colour = overlays.CLASS_COLOURS[number - 1]
+  rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+  return int((picture[: -sheets._FOOT] == rgb).all(-1).sum())
+
+
+def test_each_class_is_outlined_not_filled():
+  mask = np.zeros((3, 60, 60), np.uint8)
+  mask[1, 10:30, 10:30], mask[1, 40:50, 40:50] = 1, 2
+  picture = drawn(mask)
+  scale = 224 / 60
+  for number, side in ((1, 20), (2, 10)):
+    assert abs(pixels_of(picture, number) - 4 * side * scale) < 0.1 * 4 * side * scale
+  assert pixels_of(drawn(np.zeros((3, 60, 60), np.uint8)), 1) == 0
+
+
+def test_pixels_that_are_not_square_are_shown_as_they_lie():
+  mask = np.zeros((1, 40, 40), np.uint8)
+  square, flat = drawn(mask), drawn(mask, spacing_mm=(3, 1, 2))
+  assert square.shape[1] == flat.shape[1]
+  assert abs(square.shape[0] - flat.shape[0] - 112) <= 1
+
+
+def test_a_long_scan_is_shown_in_twenty_slices():
+  mask = np.ones((90, 20, 20), np.uint8)
+  assert drawn(mask).shape[0] == drawn(mask[:20]).shape[0]

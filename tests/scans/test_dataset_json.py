@@ -1,0 +1,98 @@
+"""What dataset.json says in either layout, and every way in which it cannot be used."""
+
+import json
+
+import pytest
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dataset_json
+
+DECATHLON = {
+  'name': 'Liver\n Task03',
+  'modality': {'1': 'T2', '0': 'T1'},
+  'labels': {'2': 'tumour', '0': 'background', '1': 'liver'},
+  'numTraining': 8,
+}
+NNUNET = {
+  'channel_names': {'0': 'CT'},
+  'labels': {'tumour': 2, 'background': 0, 'liver': 1},
+  'file_ending': '.nrrd',
+}
+
+
+def read(folder, content):
+  text = content if isinstance(content, bytes) else json.dumps(content).encode()
+  (folder / 'dataset.json').write_bytes(text)
+  return dataset_json.read(folder)
+
+
+def test_the_decathlon_s_file_is_read_with_classes_in_the_order_of_their_numbers(tmp_path):
+  found = read(tmp_path, DECATHLON)
+  assert (found.name, found.scans) == ('Liver Task03', 8)
+  assert found.classes == ('background', 'liver', 'tumour')
+  assert found.channels == ('T1', 'T2')
+  assert '.nii.gz' in found.endings and '.mhd' in found.endings
+
+
+def test_nnunet_s_file_is_read_with_classes_in_the_order_of_their_numbers(tmp_path):
+  found = read(tmp_path, NNUNET)
+  assert found.classes == ('background', 'liver', 'tumour')
+  assert (found.name, found.channels, found.endings, found.scans) == ('', ('CT',), ('.nrrd',), None)
+
+
+def test_ten_and_more_channels_and_classes_are_in_the_order_of_numbers_not_of_text(tmp_path):
+  many = {str(number): f'n{number}' for number in range(12)}
+  found = read(tmp_path, {'modality': many, 'labels': many})
+  assert found.classes == found.channels == tuple(f'n{number}' for number in range(12))
+
+
+def test_two_channels_may_have_one_name(tmp_path):
+  assert read(tmp_path, DECATHLON | {'modality': {'0': 'MR', '1': 'MR'}}).channels == ('MR', 'MR')
+
+
+def labels(**entries):
+  return NNUNET | {'labels': entries}
+
+
+BAD = {
+  'nothing': (b'', 'is not valid JSON'),
+  'no JSON': (b'{"labels": ', 'is not valid JSON'),
+  'no text': (b'\xff\xfe\x00', 'is not valid JSON'),
+  'a list': ([], 'expected a JSON object'),
+  'no labels': ({'channel_names': {'0': 'CT'}}, 'labels is None'),
+  'labels in a list': (NNUNET | {'labels': ['liver']}, "labels is ['liver']"),
+  'a region': (labels(background=0, whole=[1, 2], core=2), "region 'whole' of several classes"),
+  'an ignored class': (labels(background=0, liver=1, ignore=2), 'a class "ignore"'),
+  'a gap': (labels(background=0, liver=1, spleen=3), 'has the numbers 0, 1, 3'),
+  'no background': (labels(liver=1, spleen=2), 'has the numbers 1, 2'),
+  'a number twice': (labels(background=0, liver=1, spleen=1), 'has the numbers 0, 1, 1'),
+  'a negative number': (labels(background=0, liver=-1), 'has the numbers -1, 0'),
+  'a fraction': (labels(background=0, liver=1.5), "'liver': 1.5"),
+  'a truth value': (labels(background=0, liver=True), "'liver': True"),
+  'words on both sides': (labels(background='zero'), "'background': 'zero'"),
+  'a name twice': (DECATHLON | {'labels': {'0': 'a', '1': 'a'}}, "labels has the names ['a', 'a']"),
+  'a class without a name': (DECATHLON | {'labels': {'0': 'a', '1': ''}}, 'has the names'),
+  'no channels': ({'labels': {'background': 0}}, 'channel_names (or modality) is None'),
+  'channels in a list': (NNUNET | {'channel_names': ['CT']}, "is ['CT']"),
+  'a channel left out': (
+    DECATHLON | {'modality': {'0': 'a', '2': 'b'}},
+    "has the numbers '0', '2'",
+  ),
+  'pictures': (NNUNET | {'file_ending': '.png'}, "file_ending is '.png'"),
+  'an ending in a list': (NNUNET | {'file_ending': ['.nii']}, 'file_ending is'),
+  'a number in words': (NNUNET | {'numTraining': 'many'}, "numTraining is 'many'"),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line_that_names_it(tmp_path, name):
+  content, message = BAD[name]
+  with pytest.raises(InputError) as caught:
+    read(tmp_path, content)
+  text = str(caught.value)
+  assert 'dataset.json' in text and message in text and '\n' not in text
+
+
+def test_without_the_file_it_is_said_which_folder_is_meant(tmp_path):
+  with pytest.raises(InputError, match=r'no dataset\.json there.*--config\.data\.raw_dir=FOLDER'):
+    dataset_json.read(tmp_path / 'nowhere')

@@ -1,0 +1,206 @@
+"""Scans found in files and folders of any format, and read with their geometry."""
+
+import shutil
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from data_prep import phantom_chaos
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import sources, volumes
+
+
+def write(path, *shape, affine=None):
+  """A NIfTI file of [x, y, z] or [x, y, z, channels]."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  voxels = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+  nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
+  return path
+
+
+@pytest.fixture(scope='module')
+def series(tmp_path_factory):
+  """Two DICOM series, their file names in falling and in rising order of positions."""
+  folder = tmp_path_factory.mktemp('series') / 'raw'
+  phantom_chaos.write(folder, patients=2, seed=0)
+  return [folder / 'Train_Sets' / 'CT' / name / 'DICOM_anon' for name in ('1', '2')]
+
+
+def found(place, channels=1):
+  return {
+    one.name: tuple(path.name for path in one.channels)
+    for one in sources.find(place, channels=channels)
+  }
+
+
+LAYOUTS = {
+  'files of several formats': (1, ['b.nii', 'a.nii.gz'], {'a': ('a.nii.gz',), 'b': ('b.nii',)}),
+  'one channel as nnU-Net names it': (
+    1,
+    ['a_0000.nii.gz', 'b_0000.nii.gz'],
+    {'a': ('a_0000.nii.gz',), 'b': ('b_0000.nii.gz',)},
+  ),
+  'numbered scans of one channel are no channels': (
+    1,
+    ['a_0000.nii.gz', 'a_0001.nii.gz'],
+    {'a_0000': ('a_0000.nii.gz',), 'a_0001': ('a_0001.nii.gz',)},
+  ),
+  'channels in files': (
+    2,
+    ['a_0000.nii.gz', 'a_0001.nii.gz', 'b_0001.nii', 'b_0000.nii'],
+    {'a': ('a_0000.nii.gz', 'a_0001.nii.gz'), 'b': ('b_0000.nii', 'b_0001.nii')},
+  ),
+}
+
+
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_scans_are_found_by_name(tmp_path, name):
+  channels, files, expected = LAYOUTS[name]
+  for file in files:
+    write(tmp_path / file, 2, 3, 4)
+  (tmp_path / '._a.nii.gz').write_bytes(b'\x00')
+  (tmp_path / 'notes.txt').write_text('not a scan')
+  (tmp_path / 'empty').mkdir()
+  assert found(tmp_path, channels) == expected
+
+
+def test_channels_on_the_fourth_axis_are_a_scan_by_themselves_whatever_its_name(tmp_path):
+  write(tmp_path / 'a_0001.nii.gz', 2, 3, 4, 2)
+  write(tmp_path / 'b.nii.gz', 2, 3, 4, 2)
+  assert found(tmp_path, 2) == {'a_0001': ('a_0001.nii.gz',), 'b': ('b.nii.gz',)}
+  volume, _ = sources.read(sources.find(tmp_path / 'b.nii.gz', channels=2)[0])
+  assert volume.image.shape == (4, 3, 2, 2)
+
+
+def test_one_file_of_several_channels_brings_the_others(tmp_path):
+  for name in ('a_0000', 'a_0001', 'ab_0000', 'c'):
+    write(tmp_path / f'{name}.nii.gz', 2, 3, 4)
+  (source,) = sources.find(tmp_path / 'a_0001.nii.gz', channels=2)
+  assert source.name == 'a' and len(source.channels) == 2
+  volume, _ = sources.read(source)
+  assert volume.image.shape == (4, 3, 2, 2)
+
+
+def test_a_missing_channel_is_a_problem_of_its_scan_alone(tmp_path):
+  for name in ('a_0000', 'b_0000', 'b_0001', 'c_0000', 'c_0001', 'c_0002'):
+    write(tmp_path / f'{name}.nii.gz', 2, 3, 4)
+  first, second, third = sources.find(tmp_path, channels=2)
+  assert not second.problem
+  with pytest.raises(InputError, match='a has the channels 0000; the model expects 0000, 0001'):
+    sources.read(first)
+  with pytest.raises(InputError, match='c has the channels 0000, 0001, 0002'):
+    sources.read(third)
+
+
+def test_channels_on_different_grids_are_refused(tmp_path):
+  write(tmp_path / 'a_0000.nii.gz', 2, 3, 4)
+  write(tmp_path / 'a_0001.nii.gz', 2, 3, 4, affine=np.diag((1, 1, 2, 1)))
+  write(tmp_path / 'b_0000.nii.gz', 2, 3, 4)
+  write(tmp_path / 'b_0001.nii.gz', 2, 3, 5)
+  first, second = sources.find(tmp_path, channels=2)
+  with pytest.raises(InputError, match='mm away from a_0000'):
+    sources.read(first)
+  with pytest.raises(InputError, match='expected one grid'):
+    sources.read(second)
+
+
+def test_a_dicom_series_is_read_in_the_order_of_positions_and_named_by_its_folder(series):
+  for number, folder in enumerate(series):
+    (source,) = sources.find(folder, channels=1)
+    assert source.name == 'DICOM_anon'
+    volume, grid = sources.read(source)
+    made = phantom_chaos.make_scan(patient=number, seed=0, protocol='CT')
+    turned = volumes.turned_like(volume.image[..., 0], volume.affine, made.affine)
+    tissue = turned < 4000  # beyond is padding
+    np.testing.assert_array_equal(turned[tissue], np.round(made.image)[tissue])
+    assert 0 < (~tissue).sum() == 4 * len(list(folder.glob('[!.]*')))
+    np.testing.assert_array_equal(grid.affine, volume.affine)
+
+
+def test_folders_of_series_lie_beside_files(series, tmp_path):
+  for name, folder in zip(('one', 'two'), series, strict=True):
+    shutil.copytree(folder, tmp_path / name)
+  write(tmp_path / 'three.nii.gz', 2, 3, 4)
+  assert found(tmp_path) == {'one': ('one',), 'three': ('three.nii.gz',), 'two': ('two',)}
+  for path in (tmp_path / 'one').iterdir():
+    path.rename(path.with_suffix(''))  # DICOM is told by its content too
+  assert 'one' in found(tmp_path)
+
+
+def test_slices_of_two_series_or_unreadable_ones_are_refused(series, tmp_path):
+  folder = tmp_path / 'both'
+  shutil.copytree(series[0], folder)
+  shutil.copytree(series[1], folder, dirs_exist_ok=True)
+  with pytest.raises(InputError, match='expected slices of one series'):
+    sources.read(sources.find(folder, channels=1)[0])
+  cut = shutil.copytree(series[1], tmp_path / 'cut')
+  last = sorted(cut.iterdir())[-1]
+  last.write_bytes(b'no DICOM')  # left out, the scan would lose its last slice
+  with pytest.raises(InputError, match=last.name):
+    sources.read(sources.find(cut, channels=1)[0])
+
+
+def missing(place):
+  del place
+
+
+def same_name(place):
+  write(place / 'a.nii', 2, 3, 4)
+  write(place / 'a.nii.gz', 2, 3, 4)
+
+
+def dicom_and_files(place):
+  write(place / 'a.nii.gz', 2, 3, 4)
+  (place / 'slice.dcm').write_bytes(b'')
+
+
+def no_scans(place):
+  place.mkdir()
+  (place / 'notes.txt').write_text('nothing')
+
+
+REFUSED = {
+  'there is no such file or folder': missing,
+  'has the same name but for its ending': same_name,
+  'holds DICOM slices and a.nii.gz': dicom_and_files,
+  'no scan there': no_scans,
+}
+
+
+@pytest.mark.parametrize('message', REFUSED)
+def test_a_place_without_scans_that_can_be_told_apart_is_refused(tmp_path, message):
+  REFUSED[message](tmp_path / 'place')
+  with pytest.raises(InputError, match=message):
+    sources.find(tmp_path / 'place', channels=1)
+
+
+def test_a_file_of_another_format_is_refused(tmp_path):
+  path = tmp_path / 'slice.dcm'
+  path.write_bytes(b'')
+  with pytest.raises(InputError, match='of a DICOM series name the folder'):
+    sources.find(path, channels=1)
+
+
+def test_colours_are_no_intensities(tmp_path):
+  colours = np.zeros((2, 3, 4), [('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
+  nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / 'a.nii.gz')
+  with pytest.raises(InputError, match='expected one number for each'):
+    sources.read(sources.find(tmp_path, channels=1)[0])
+
+
+def test_axes_without_a_direction_are_refused(tmp_path):
+  image: Any = nibabel.Nifti1Image(np.ones((2, 3, 4)), None)
+  image.header.set_sform(np.diag((1, 1, 0, 1)), 1)
+  nibabel.save(image, tmp_path / 'a.nii.gz')
+  with pytest.raises(InputError, match='no valid spacing and direction'):
+    sources.read(sources.find(tmp_path, channels=1)[0])
+
+
+@pytest.mark.parametrize('ending', ['.nii', '.nii.gz'])
+def test_a_file_that_is_cut_off_is_an_input_error(tmp_path, ending):
+  path = write(tmp_path / f'a{ending}', 20, 30, 40)
+  path.write_bytes(path.read_bytes()[:-2000])
+  with pytest.raises(InputError, match='cannot be read'):
+    sources.read(sources.find(path, channels=1)[0])

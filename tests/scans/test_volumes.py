@@ -1,0 +1,240 @@
+"""Scans read back as what was written, whichever way round their files lie."""
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep import phantom
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import volumes
+from thrifty_jax.scans.volumes import Case
+
+ORIENTATIONS = ('SPL', 'IAR', 'SLP', 'PLS', 'RIA')
+
+
+def case_of(image, *label):
+  return Case(case='a', patient='a', image=(image,), label=label)
+
+
+def scan():
+  return phantom.make_scan(patient=0, seed=3)
+
+
+def write(folder, orientation, *, name='scan.mhd', voxels=None):
+  made = scan()
+  voxels = made.image if voxels is None else voxels
+  path = folder / name
+  SimpleITK.WriteImage(phantom.itk_image(voxels, made.affine, orientation), str(path))
+  return path
+
+
+def test_the_affine_of_a_metaimage_agrees_with_simpleitk_at_every_corner(tmp_path):
+  path = write(tmp_path, 'PLS')
+  image = SimpleITK.ReadImage(str(path))
+  voxels, affine = volumes.read_metaimage(path)
+  for d, h, w in np.ndindex(2, 2, 2):
+    index = [d * (voxels.shape[0] - 1), h * (voxels.shape[1] - 1), w * (voxels.shape[2] - 1)]
+    x, y, z = image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]])
+    np.testing.assert_allclose((affine @ [*index, 1])[:3], (-x, -y, z), atol=1e-4)
+    assert voxels[tuple(index)] == image[tuple(int(i) for i in index[::-1])]
+
+
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_a_scan_reads_back_the_same_whichever_way_its_file_lies(tmp_path, orientation):
+  made = scan()
+  image = write(tmp_path, orientation)
+  label = write(tmp_path, orientation, name='mask.mhd', voxels=made.label)
+  voxels, affine = volumes.read_metaimage(image)
+  truth, label_affine = volumes.read_metaimage(label)
+  volume = volumes.make_volume(
+    case_of(image, label), image=voxels, affine=affine, label=truth, label_affine=label_affine
+  )
+  np.testing.assert_array_equal(volume.image[..., 0], made.image)
+  np.testing.assert_array_equal(volume.label, made.label)
+  np.testing.assert_allclose(volume.affine, made.affine, atol=1e-4)
+  expected = np.linalg.norm(made.affine[:3, :3], axis=0)
+  np.testing.assert_allclose(volume.spacing_mm, expected, rtol=1e-5)
+  assert (volume.image.dtype, volume.truth.dtype) == (np.float32, np.uint8)
+
+
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_nifti_and_metaimage_of_one_scan_are_one_volume(tmp_path, orientation):
+  volume = {}
+  for name in ('scan.mhd', 'scan.nii.gz'):
+    path = write(tmp_path, orientation, name=name)
+    read = volumes.read_nifti if name.endswith('.gz') else volumes.read_metaimage
+    voxels, affine = read(path)
+    volume[name] = volumes.make_volume(case_of(path), image=voxels, affine=affine)
+  np.testing.assert_array_equal(volume['scan.mhd'].image, volume['scan.nii.gz'].image)
+  np.testing.assert_allclose(volume['scan.mhd'].affine, volume['scan.nii.gz'].affine, atol=1e-4)
+
+
+def test_the_last_axis_of_a_4d_nifti_is_the_modality(tmp_path):
+  voxels = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+  path = tmp_path / 'scan.nii'
+  nibabel.save(nibabel.Nifti1Image(voxels, np.diag((-1.0, -1.0, 1.0, 1.0))), path)
+  read, affine = volumes.read_nifti(path)
+  volume = volumes.make_volume(case_of(path), image=read, affine=affine)
+  assert volume.image.shape == (4, 3, 2, 5)
+  np.testing.assert_array_equal(volume.image[1, 2, 0], voxels[0, 2, 1])
+
+
+def test_an_oblique_scan_keeps_its_voxels_and_its_spacing(tmp_path):
+  angle = np.deg2rad(20)
+  turn = np.eye(4)
+  turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+  made = scan()
+  volume = volumes.make_volume(
+    case_of(tmp_path / 'scan.mhd'), image=made.image, affine=turn @ made.affine
+  )
+  np.testing.assert_array_equal(volume.image[..., 0], made.image)
+  np.testing.assert_allclose(volume.spacing_mm, np.linalg.norm(made.affine[:3, :3], axis=0))
+
+
+@pytest.mark.parametrize('name', ['scan.mhd', 'scan.nii.gz', 'scan.nrrd'])
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_a_header_says_the_grid_that_the_whole_file_has(tmp_path, orientation, name):
+  path = write(tmp_path, orientation, name=name)
+  voxels, affine = (volumes.read_nifti if volumes.is_nifti(path) else volumes.read_metaimage)(path)
+  shape, header_affine = volumes.read_header(path)
+  assert shape == voxels.shape
+  np.testing.assert_allclose(header_affine, affine, atol=1e-9)
+
+
+@pytest.mark.parametrize('axis', volumes.SLICE_AXES)
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_along_another_axis_every_voxel_stays_where_it_is_in_the_patient(orientation, axis):
+  made = scan()
+  voxels, affine = phantom.turned(np.stack([made.image, -made.image], -1), made.affine, orientation)
+  label, _ = phantom.turned(made.label, made.affine, orientation)
+  read = volumes.Volume(voxels, label, affine, 'a', 'a')
+  sliced = volumes.along(read, axis)
+  assert nibabel.aff2axcodes(sliced.affine) == volumes.SLICE_AXES[axis]
+  for index in np.ndindex(2, 2, 2):
+    here = np.array(index) * (np.array(sliced.truth.shape) - 1) // 3
+    there = np.linalg.solve(read.affine, sliced.affine @ [*here, 1])
+    there = tuple(np.round(there[:3]).astype(int))
+    np.testing.assert_array_equal(sliced.image[tuple(here)], read.image[there])
+    assert sliced.truth[tuple(here)] == read.truth[there]
+
+
+def test_a_volume_that_lies_as_asked_is_not_copied():
+  made = scan()
+  volume = volumes.Volume(made.image[..., None], made.label, made.affine, 'a', 'a')
+  assert np.shares_memory(volumes.along(volume, 'axial').image, volume.image)
+
+
+@pytest.mark.parametrize('column', [0, np.nan])
+def test_axes_without_a_length_are_refused(tmp_path, column):
+  made = scan()
+  made.affine[:, 1] = column
+  with pytest.raises(InputError, match=r'scan\.mhd: its header gives no valid spacing'):
+    volumes.make_volume(case_of(tmp_path / 'scan.mhd'), image=made.image, affine=made.affine)
+
+
+@pytest.mark.parametrize('read', [volumes.read_metaimage, volumes.read_header])
+def test_a_missing_file_is_named(tmp_path, read):
+  with pytest.raises(InputError, match=r'gone\.mhd: no such file'):
+    read(tmp_path / 'gone.mhd')
+
+
+@pytest.mark.parametrize('name', ['scan.mhd', 'scan.nii.gz'])
+def test_a_damaged_scan_is_named_in_one_line(tmp_path, name):
+  path = write(tmp_path, 'SPL', name=name)
+  data = tmp_path / 'scan.raw' if name == 'scan.mhd' else path
+  data.write_bytes(data.read_bytes()[:500])
+  read = volumes.read_nifti if name.endswith('.gz') else volumes.read_metaimage
+  reason = 'its voxels, scan.raw, are 500 bytes' if name == 'scan.mhd' else 'cannot be read'
+  with pytest.raises(InputError, match=f'{name}: {reason}') as caught:
+    read(path)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('at', [0.3, 0.6, 0.99])
+def test_a_compressed_scan_with_one_wrong_byte_is_refused(tmp_path, at):
+  noise = np.random.default_rng(0).integers(0, 30_000, (6, 20, 20)).astype(np.int16)
+  nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), tmp_path / 'scan.nii.gz')
+  path = tmp_path / 'scan.nii.gz'
+  np.testing.assert_array_equal(
+    volumes.read_nifti(path)[0], np.moveaxis(noise, (0, 1, 2), (2, 1, 0))
+  )
+  content = bytearray(path.read_bytes())
+  content[int(at * len(content))] ^= 0x40  # mostly still voxels, but not those that were written
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r'scan\.nii\.gz: cannot be read'):
+    volumes.read_nifti(path)
+
+
+@pytest.mark.parametrize('place', ['bytes 40 to 44', 'bytes 42 to 46', 'bytes 70 to 74'])
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, place):
+  first, last = (int(number) for number in place.split()[1::2])
+  nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / 'a.nii')
+  content = bytearray((tmp_path / 'a.nii').read_bytes())
+  content[first:last] = b'\xff\xfe\xff\x7f'  # of its dimensions and type
+  (tmp_path / 'a.nii').write_bytes(content)
+  with pytest.raises(InputError, match=r'a\.nii: cannot be read'):
+    volumes.read_nifti(tmp_path / 'a.nii')
+
+
+def test_a_mask_that_lies_elsewhere_is_refused_and_one_half_a_voxel_away_is_not(tmp_path):
+  made = scan()
+  case = case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd')
+  pixel_mm = np.linalg.norm(made.affine[:3, :3], axis=0).min()
+
+  def read(shift_mm):
+    affine = made.affine.copy()
+    affine[0, 3] += shift_mm
+    return volumes.make_volume(
+      case, image=made.image, affine=made.affine, label=made.label, label_affine=affine
+    )
+
+  assert read(0.4 * pixel_mm).truth.any()
+  with pytest.raises(InputError, match=r'mask\.mhd: lies up to 5\.00 mm away from scan\.mhd'):
+    read(5)
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path):
+  made = scan()
+  with pytest.raises(InputError, match=r'mask\.mhd: the truth has \(7, 40, 48\) voxels'):
+    volumes.make_volume(
+      case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
+      image=made.image,
+      affine=made.affine,
+      label=made.label[1:],
+    )
+
+
+def test_a_mask_that_lies_the_other_way_is_refused(tmp_path):
+  made = scan()
+  flipped = made.affine @ np.diag((-1.0, 1.0, 1.0, 1.0))
+  with pytest.raises(InputError, match='point to IPL, those of its scan scan.mhd to SPL'):
+    volumes.make_volume(
+      case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
+      image=made.image,
+      affine=made.affine,
+      label=made.label,
+      label_affine=flipped,
+    )
+
+
+@pytest.mark.parametrize('value', [0.5, -1, 256, np.nan])
+def test_a_mask_with_values_that_are_no_classes_is_refused(tmp_path, value):
+  made = scan()
+  label = made.label.astype(np.float64)
+  label[0, 0, 0] = value
+  with pytest.raises(InputError, match=r'mask\.mhd: the truth holds values'):
+    volumes.make_volume(
+      case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
+      image=made.image,
+      affine=made.affine,
+      label=label,
+    )
+
+
+def test_a_two_dimensional_picture_is_no_scan(tmp_path):
+  SimpleITK.WriteImage(SimpleITK.Image([4, 4], SimpleITK.sitkInt16), str(tmp_path / 'flat.mhd'))
+  with pytest.raises(InputError, match='has 2 dimensions'):
+    volumes.read_metaimage(tmp_path / 'flat.mhd')
+  with pytest.raises(InputError, match=r'flat\.mhd: has \(0, 4, 4\) voxels'):
+    volumes.read_header(tmp_path / 'flat.mhd')

@@ -1,0 +1,256 @@
+"""Evaluation on the slices of a phantom, with stand-ins for the network."""
+
+import csv
+import types
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_prep import phantom, prepare
+from thrifty_jax import config as configs
+from thrifty_jax import files
+from thrifty_jax.data import batching
+from thrifty_jax.errors import InputError
+from thrifty_jax.reporting import report
+from thrifty_jax.scores import evaluate, metrics, scoring, tables
+
+
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory):
+  """Settings of a phantom whose slices are prepared."""
+  folder = tmp_path_factory.mktemp('data')
+  config = configs.default()
+  config.data.name = 'phantom'
+  config.data.classes = ('background', 'organ')
+  config.data.image_size = 32
+  config.data.raw_dir = str(folder / 'raw')
+  config.data.data_dir = str(folder / 'tfds')
+  config.evaluate.batch_size = 4
+  prepare.prepare(config)
+  return config
+
+
+@pytest.fixture(scope='module')
+def prepared(settings):
+  return batching.open_prepared(prepare.prepared_dir(settings))
+
+
+def stand_in(monkeypatch, prepared, logits):
+  """Makes evaluate load a model that has these logits for each case's slices, in order."""
+  statistics = {'mean': [0.0] * prepared.slice_shape[-1], 'std': [1.0] * prepared.slice_shape[-1]}
+  loaded = types.SimpleNamespace(
+    params={'kernel': np.zeros((3, 4)), 'bias': np.zeros(4)},
+    preprocessing={**statistics, 'context': 0, 'largest_component': []},
+    logits=logits,
+  )
+  monkeypatch.setattr(evaluate.model_, 'load', lambda folder: loaded)
+
+
+def oracle(prepared, patients):
+  """Logits that know the truth: found by comparing the images with the prepared slices."""
+  examples = prepared.examples(patients)
+  known = examples.read(np.arange(len(examples)))
+  images = known['image'].astype(np.float32)
+
+  def logits(image):
+    label = np.stack(
+      [
+        known['label'][np.abs(images - one).reshape(len(images), -1).max(1).argmin()]
+        for one in np.asarray(image)
+      ]
+    )
+    return jnp.asarray(np.eye(2, dtype=np.float32)[label])
+
+  return logits
+
+
+def test_a_network_that_knows_the_truth_scores_nearly_one(
+  settings, prepared, tmp_path, monkeypatch
+):
+  test = evaluate.patients_of(settings, prepared)['test']
+  stand_in(monkeypatch, prepared, oracle(prepared, test))
+  summary = evaluate.evaluate(settings, tmp_path)
+  assert summary['pooled_2d_dsc'] == 1.0
+  assert 0.9 < summary['dsc_mean'] < 1.0  # network resolution loses a little at the borders
+  assert summary['classes']['organ']['dsc_mean'] == summary['dsc_mean']
+
+
+def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
+  settings, prepared, tmp_path, monkeypatch
+):
+  patients = evaluate.patients_of(settings, prepared)
+  stand_in(monkeypatch, prepared, oracle(prepared, patients['test']))
+  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  scores = files.read_json(tmp_path / 'model' / 'scores.json')
+  assert scores['dsc_mean'] == summary['dsc_mean'] and scores['held_out'] and scores['note']
+  assert 'not a medical device' in scores['research_use']
+  text = (tmp_path / 'model' / 'scores.json').read_text()
+  assert not any(name in text for names in patients.values() for name in names)
+
+
+def test_a_network_that_finds_nothing_scores_zero_and_the_floor_more(
+  settings, prepared, tmp_path, monkeypatch
+):
+  stand_in(monkeypatch, prepared, lambda image: jnp.eye(2)[jnp.zeros(image.shape[:3], int)])
+  summary = evaluate.evaluate(settings, tmp_path)
+  assert summary['dsc_mean'] == 0.0 == summary['pooled_2d_dsc']
+  assert summary['missed'] == summary['patients'] > 0 == summary['invented']
+  diagonals = [
+    np.linalg.norm(np.multiply(case.native_shape, case.spacing_mm))
+    for case in evaluate.cases_of(prepared, summary['patient_names']['test'])
+  ]
+  assert summary['hd95_mm_mean'] == summary['assd_mm_mean'] == pytest.approx(np.mean(diagonals))
+  assert summary['floor_dsc'] == summary['floors']['mean_mask']['dsc_mean'] > 0.1
+
+
+def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_path, monkeypatch):
+  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.6 - image, image], -1))
+  settings = settings.copy_and_resolve_references()
+  settings.evaluate.nsd_tolerance_mm = 3.0
+  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  assert summary['nsd_tolerance_mm'] == 3.0
+  with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
+    rows = {row['patient']: row for row in csv.DictReader(file)}
+  raw = {case.case: case for case in phantom.find_cases(Path(settings.data.raw_dir))}
+  for patient, row in rows.items():
+    volume = phantom.read_case(raw[patient])  # on phantoms slices lie 2 to 4 times as far as pixels
+    examples = prepared.examples([patient])
+    image = examples.read(np.arange(len(examples)))['image'].astype(np.float32)
+    scores = np.concatenate([np.float32(0.6) - image, image], -1)
+    native = scoring.native_classes(scores, volume.truth.shape[1:])
+    expected = metrics.score_volume(
+      native == 1, volume.truth == 1, spacing_mm=volume.spacing_mm, nsd_tolerance_mm=3.0
+    )
+    assert expected['hd95_mm'] > 0
+    for name, value in expected.items():
+      assert float(row[name]) == pytest.approx(float(value), abs=1e-5)
+  for name in (*metrics.DISTANCES, 'nsd', 'ravd_percent'):
+    values = [float(row[name]) for row in rows.values()]
+    assert summary[f'{name}_mean'] == pytest.approx(np.mean(values), abs=1e-5)
+    assert f'{name}_mean' not in summary['floors']['mean_mask']
+
+
+def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeypatch):
+  monkeypatch.setattr(metrics, 'score_volume', None)  # would fail if it were called
+  patients = evaluate.patients_of(settings, prepared)['validation']
+
+  def predict(examples):
+    return np.eye(2, dtype=np.float32)[examples.read(np.arange(len(examples)))['label']]
+
+  assert evaluate.validation_dsc(prepared, patients, predict) > 0.9
+  names = ('background', 'organ')
+  assert evaluate.classes_of_one_piece(prepared, patients, predict, classes=names) == []
+
+
+def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monkeypatch, capsys):
+  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  settings = settings.copy_and_resolve_references()
+  settings.evaluate.threshold_floor = True
+  summary = evaluate.evaluate(settings, tmp_path)
+  assert files.read_json(tmp_path / 'evaluate' / 'summary.json') == summary
+  for field in ('protocol', 'split', 'model', 'parameters', 'patients', 'dsc_mean', 'classes'):
+    assert field in summary
+  assert summary['parameters'] == 16
+  assert summary['split'] == 'test' and summary['held_out']
+  assert list(summary['floors']) == ['mean_mask', 'intensity_thresholds']
+  with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  patients = evaluate.patients_of(settings, prepared)['test']
+  assert tuple(row['patient'] for row in rows) == patients
+  assert summary['dsc_mean'] == pytest.approx(
+    np.mean([float(row['dsc']) for row in rows]), abs=1e-5
+  )
+  for case in summary['cases']:
+    with np.load(tmp_path / 'evaluate' / 'predictions' / f'{case["case"]}.npz') as saved:
+      assert {saved[name].dtype for name in saved} == {np.dtype(np.uint8)}
+      assert saved['image'].shape == saved['truth'].shape == saved['prediction'].shape
+      clear = np.abs(saved['image'] / 255.0 - 0.15) > 1 / 255
+      expected = saved['image'] / 255 > 0.15
+      np.testing.assert_array_equal(saved['prediction'][clear], expected[clear])
+  printed = capsys.readouterr().out
+  assert f'{100 * summary["dsc_mean"]:.2f}' in printed and 'thresholds' in printed
+  assert f'{summary["hd95_mm_mean"]:.2f}' in printed
+
+
+def test_floors_are_fitted_on_training_patients_only(settings, prepared):
+  train = evaluate.patients_of(settings, prepared)['train']
+  training = evaluate.TrainingCases(prepared, train)
+  first = [case.patient for case in training]
+  assert sorted(set(first)) == sorted(train)
+  assert first == [case.patient for case in training]  # it can be read again
+
+
+def test_the_slices_of_a_case_come_back_in_order_without_padding(settings, prepared):
+  case = max(prepared.cases, key=lambda case: case.slices % settings.evaluate.batch_size)
+  assert case.slices % settings.evaluate.batch_size
+  examples = batching.Examples(prepared, (case,))
+  statistics = {'mean': np.asarray([0.25], np.float32), 'std': np.asarray([0.5], np.float32)}
+  predict = evaluate.network_predict(
+    lambda image: image,
+    statistics=statistics,
+    context=1,
+    batch_size=settings.evaluate.batch_size,
+  )
+  found = predict(examples)
+  image = examples.read(np.arange(len(examples)))['image'].astype(np.float32)
+  expected = (np.concatenate([image[:1], image[:-1]]) - 0.25) / 0.5  # the neighbour before
+  assert found.shape == (case.slices, 32, 32, 3)
+  np.testing.assert_allclose(found[..., :1], expected, atol=1e-6)
+
+
+def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path, monkeypatch):
+  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path, split='validation', quiet=True)
+  assert summary['split'] == 'validation' and not summary['held_out']
+  assert not (tmp_path / 'evaluate').exists() and not (tmp_path / 'model').exists()
+  names = evaluate.patients_of(settings, prepared)['validation']
+  assert {case['patient'] for case in summary['cases']} == set(names)
+  predict = evaluate.network_predict(
+    lambda image: jnp.concatenate([0.3 - image, image], -1),
+    statistics={'mean': np.zeros(1, np.float32), 'std': np.ones(1, np.float32)},
+    context=0,
+    batch_size=4,
+  )
+  # What retraining chooses its checkpoint by is the same figure.
+  assert evaluate.validation_dsc(prepared, names, predict) == pytest.approx(summary['dsc_mean'])
+
+
+def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_test(
+  settings, prepared, tmp_path, monkeypatch
+):
+  settings = settings.copy_and_resolve_references()
+  held_out = evaluate.patients_of(settings, prepared)
+  settings.evaluate.protocol, settings.data.hold_out_test = 'pooled_2d', False
+  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  assert summary['split'] == 'validation' and not summary['held_out']
+  assert summary['patient_names']['test'] == [] and summary['slices']['test'] == 0
+  assert summary['patient_names']['train'] == sorted(held_out['train'] + held_out['test'])
+  assert ', not held out' in tables.evaluation(summary)
+  assert 'not held out' in report.report(tmp_path).read_text(encoding='utf-8')
+  with pytest.raises(InputError, match='there are no test patients, as config.data.hold_out_test'):
+    evaluate.evaluate(settings, tmp_path, split='test')
+
+
+def test_only_flips_that_augmentation_allows_are_averaged():
+  config = configs.default()
+  config.augment.flip_left_right = True
+  assert evaluate.flips_of(config) == ()
+  config.evaluate.flips = True
+  assert evaluate.flips_of(config) == ('left_right',)
+
+
+def test_a_missing_model_is_bad_input(settings, tmp_path):
+  with pytest.raises(InputError):
+    evaluate.evaluate(settings, tmp_path)
+  assert not (tmp_path / 'evaluate').exists()
+
+
+def test_the_report_is_made_from_what_evaluation_wrote(settings, prepared, tmp_path, monkeypatch):
+  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  text = report.report(tmp_path).read_text(encoding='utf-8')
+  assert f'{100 * summary["dsc_mean"]:.2f}' in text
+  assert 'Best:' in text and 'Worst:' in text

@@ -1,0 +1,95 @@
+"""Floors against brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from thrifty_jax.scores import floors, metrics
+
+
+def cases(seed=0, *, classes=2, count=4, size=6):
+  """Random training cases, two scans of the first patient among them."""
+  rng = np.random.default_rng(seed)
+  made = []
+  for i in range(count):
+    label = rng.integers(0, classes, (3 + i, size, size)).astype(np.uint8)
+    image = (label + rng.normal(0, 0.4, label.shape) + 1) / (classes + 1)
+    patient = f'p{max(i - 1, 0)}'
+    made.append(floors.TrainingCase(patient, image.clip(0, 1)[..., None].astype(np.float16), label))
+  return made
+
+
+def mean_patient_dsc(training, predict, classes):
+  """Mean over patients and classes of the DSC of predict(case), the obvious way."""
+  counts: dict[str, np.ndarray] = {}
+  for case in training:
+    count = metrics.overlap_counts(predict(case), case.label, classes=classes)
+    counts[case.patient] = counts.get(case.patient, 0) + count
+  return np.mean([metrics.dsc(count) for count in counts.values()])
+
+
+@pytest.mark.parametrize('classes', [2, 3])
+def test_the_mean_mask_threshold_is_the_best_of_all_tried(classes):
+  training = cases(classes=classes)
+  floor = floors.fit_mean_mask(training, classes=classes)
+
+  def score(threshold):
+    tried = floors.MeanMask(floor.frequency, threshold, 0.0)
+    return mean_patient_dsc(training, lambda c: tried.scores(len(c.label)).argmax(-1), classes)
+
+  # Scores tie with the threshold only where a frequency equals it, where argmax takes background.
+  scores = [score(threshold - 1e-6) for threshold in floors.MASK_THRESHOLDS]
+  assert floor.training_dsc == pytest.approx(max(scores))
+  assert score(floor.threshold - 1e-6) == pytest.approx(max(scores))
+
+
+def test_the_mean_mask_is_the_mean_over_training_slices_of_the_same_depth():
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 2, (3, 16, 5, 5)).astype(np.uint8)
+  training = [floors.TrainingCase(f'p{i}', each[..., None], each) for i, each in enumerate(label)]
+  floor = floors.fit_mean_mask(training, classes=2)
+  # 16 slices in 8 parts: the second part is slices 2 and 3.
+  np.testing.assert_allclose(floor.frequency[1, ..., 0], label[:, 2:4].mean((0, 1)), atol=1e-6)
+
+
+def test_the_mean_mask_is_defined_for_scans_longer_than_those_of_training():
+  training = cases(count=2)  # of 3 and 4 slices: some depths stay empty
+  scores = floors.fit_mean_mask(training, classes=2).scores(40)
+  assert scores.shape == (40, 6, 6, 2)
+  for part in np.split(scores[..., 1], 8):
+    assert part.max() > 0
+
+
+@pytest.mark.parametrize('classes', [2, 3])
+def test_intensity_thresholds_find_the_best_bands_there_are(classes, monkeypatch):
+  monkeypatch.setattr(floors, 'INTENSITY_LEVELS', 16)
+  training = cases(3, classes=classes)
+  floor = floors.fit_thresholds(training, classes=classes)
+
+  def score(thresholds, order):
+    tried = floors.IntensityThresholds(thresholds, order, 0.0)
+    return mean_patient_dsc(training, lambda c: tried.scores(c.image).argmax(-1), classes)
+
+  every = [
+    score(tuple(level / 16 for level in levels), order)
+    for levels in itertools.combinations(range(1, 17), classes - 1)
+    for order in itertools.permutations(range(classes))
+  ]
+  assert floor.training_dsc == pytest.approx(max(every))
+  assert score(floor.thresholds, floor.band_classes) == pytest.approx(max(every))
+
+
+def test_intensity_thresholds_recover_reversed_classes():
+  label = np.tile(np.arange(3, dtype=np.uint8), (2, 6, 2))
+  image = (0.9 - 0.4 * label[..., None]).astype(np.float16)  # the background is the brightest
+  case = floors.TrainingCase('p', image, label)
+  floor = floors.fit_thresholds([case], classes=3)
+  assert floor.band_classes == (2, 1, 0)
+  assert floor.training_dsc == 1.0
+  np.testing.assert_array_equal(floor.scores(image).argmax(-1), label)
+
+
+def test_no_training_case_is_refused():
+  with pytest.raises(ValueError, match='no training case'):
+    floors.fit_mean_mask([], classes=2)

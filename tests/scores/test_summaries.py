@@ -1,0 +1,163 @@
+"""From counts and distances of cases to patients, summary and rows."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from thrifty_jax.scores import metrics, scoring, statistics, summaries
+
+NAMES = ('background', 'grey', 'white')
+METRICS = ('dsc', *metrics.DISTANCES, 'nsd', 'ravd_percent')
+
+
+def counts(case, patient, native, network=None, volumes=()):
+  """Counts of a case of two foreground classes; a row is (common, predicted, true)."""
+  network = native if network is None else network
+  return scoring.CaseCounts(case, patient, np.asarray(native), np.asarray(network), volumes)
+
+
+CASES = (
+  counts('b1', 'b', [(4, 6, 5), (0, 0, 3)], [(1, 2, 2), (1, 1, 1)]),
+  counts('a1', 'a', [(2, 2, 2), (0, 0, 0)], [(0, 3, 0), (2, 2, 4)]),
+  counts('a2', 'a', [(1, 3, 4), (0, 2, 0)], [(0, 0, 0), (0, 0, 0)]),
+)
+
+
+def measured(case, patient, seed, *, prediction=(1, 1), truth=(1, 1)):
+  """A case of random masks with its distances; 0 for prediction or truth leaves the class out."""
+  rng = np.random.default_rng(seed)
+  labels = [
+    np.select([values < 0.3 * present[0], values > 1 - 0.3 * present[1]], [1, 2], 0)
+    for values, present in zip(rng.random((2, 4, 6, 5)), (prediction, truth), strict=True)
+  ]
+  found = scoring.score_case(
+    case,
+    patient,
+    scores=np.eye(3)[labels[0]],
+    label=labels[1],
+    truth=labels[1],
+    spacing_mm=(2.0, 0.5, 0.8),
+  )
+  return found
+
+
+@pytest.fixture
+def cases(monkeypatch):
+  """Three patients: one with two scans; b's white is missed, c's white is invented."""
+  monkeypatch.setattr(scoring, 'native_classes', lambda scores, size: scores.argmax(-1))
+  return (
+    measured('a1', 'a', 1),
+    measured('a2', 'a', 2),
+    measured('b1', 'b', 3, prediction=(1, 0)),
+    measured('c1', 'c', 4, truth=(1, 0)),
+  )
+
+
+def test_the_summary_is_the_mean_over_patients_not_over_cases():
+  grey, white = [2 * 3 / 11, 2 * 4 / 11], [0.0, 0.0]  # white: invented in a, missed in b
+  summary = summaries.summarise(CASES, NAMES)
+  assert summary['dsc_mean'] == pytest.approx(np.mean([grey, white]))
+  assert summary['dsc_mean'] == pytest.approx(scoring.mean_dsc(CASES))
+  assert summary['dsc_std'] == pytest.approx(np.std(np.mean([grey, white], axis=0), ddof=1))
+  assert summary['classes']['grey']['dsc_mean'] == pytest.approx(np.mean(grey))
+  assert summary['classes']['white'] == {
+    'dsc_mean': 0,
+    'dsc_std': 0,
+    'dsc_ci95': [0, 0],
+    'pooled_2d_dsc': pytest.approx(2 * 3 / 8),
+  }
+
+
+def test_pooled_2d_is_one_dice_over_all_slices_of_all_patients():
+  summary = summaries.summarise(CASES, NAMES)
+  grey, white = 2 * 1 / (5 + 2), 2 * 3 / (3 + 5)
+  assert summary['pooled_2d_dsc'] == pytest.approx((grey + white) / 2)
+
+
+def test_a_single_patient_has_a_mean_and_no_deviation():
+  summary = summaries.summarise(CASES[:1], NAMES)
+  assert summary['dsc_std'] is None and summary['classes']['grey']['dsc_std'] is None
+
+
+def test_there_is_a_row_for_each_patient_and_class_with_the_floors_beside():
+  rows = list(summaries.rows(CASES, NAMES, {'mean_mask': CASES}))
+  assert [(row['patient'], row['class']) for row in rows] == [
+    ('a', 'grey'), ('a', 'white'), ('b', 'grey'), ('b', 'white'),
+  ]  # fmt: skip
+  read = list(csv.DictReader(io.StringIO(summaries.csv_text(rows))))
+  assert read[0]['cases'] == 'a1 a2'
+  assert float(read[0]['dsc']) == pytest.approx(6 / 11, abs=1e-6)
+  assert read[0]['mean_mask_dsc'] == read[0]['dsc']
+  assert (read[2]['common_voxels'], read[2]['predicted_voxels'], read[2]['truth_voxels']) == (
+    '4', '6', '5',
+  )  # fmt: skip
+
+
+def test_distances_of_two_scans_are_averaged_and_counts_are_summed(cases):
+  scores = summaries.patient_scores(cases)['a']
+  first, second = cases[0].volumes, cases[1].volumes
+  for k in (0, 1):
+    for name in (*metrics.DISTANCES, 'nsd'):
+      assert scores[name][k] == pytest.approx((first[k][name] + second[k][name]) / 2)
+    _, predicted, true = cases[0].native[k] + cases[1].native[k]
+    assert scores['ravd_percent'][k] == pytest.approx(100 * (predicted - true) / true)
+  assert scores['missed'].tolist() == scores['invented'].tolist() == [0, 0]
+
+
+def test_a_class_missed_in_one_of_two_scans_is_counted_and_takes_the_diagonal(cases):
+  pair = cases[0], scoring.CaseCounts('a3', 'a', *(cases[2].native,) * 2, cases[2].volumes)
+  scores = summaries.patient_scores(pair)['a']
+  assert scores['missed'].tolist() == [0, 1]
+  diagonal = np.linalg.norm(np.multiply((4, 6, 5), (2.0, 0.5, 0.8)))
+  assert scores['hd95_mm'][1] == pytest.approx((cases[0].volumes[1]['hd95_mm'] + diagonal) / 2)
+  assert summaries.summarise(pair, NAMES)['classes']['white']['missed'] == 1
+
+
+def test_every_metric_has_mean_deviation_and_interval_per_class_and_over_classes(cases):
+  summary = summaries.summarise(cases, NAMES)
+  scores = summaries.patient_scores(cases).values()
+  for name in METRICS:
+    table = np.asarray([patient[name] for patient in scores])
+    for column, found in ((table[:, 0], summary['classes']['grey']), (table.mean(1), summary)):
+      finite = column[np.isfinite(column)]
+      assert found[f'{name}_mean'] == pytest.approx(finite.mean())
+      assert found[f'{name}_std'] == pytest.approx(finite.std(ddof=1))
+      low, high = found[f'{name}_ci95']
+      assert (low, high) == statistics.bootstrap_interval(finite)
+      assert low <= found[f'{name}_mean'] <= high
+
+
+def test_missed_and_invented_are_counted_and_infinity_is_kept_out_of_json(cases):
+  summary = summaries.summarise(cases, NAMES)
+  counted = [(c['missed'], c['invented']) for c in (*summary['classes'].values(), summary)]
+  assert counted == [(0, 0), (1, 1), (1, 1)]
+  white = summaries.patient_scores(cases)
+  finite = [white[patient]['ravd_percent'][1] for patient in 'ab']  # invented in c
+  assert summary['classes']['white']['ravd_percent_mean'] == pytest.approx(np.mean(finite))
+  alone = summaries.summarise(cases[3:], NAMES)['classes']['white']
+  assert alone['ravd_percent_mean'] is None and alone['invented'] == 1
+  assert alone['hd95_mm_mean'] > 0
+  json.dumps([summary, alone], allow_nan=False)
+
+
+def test_rows_have_the_distances_and_an_infinity_that_readers_of_csv_know(cases):
+  read = list(
+    csv.DictReader(io.StringIO(summaries.csv_text(list(summaries.rows(cases, NAMES, {})))))
+  )
+  scores = summaries.patient_scores(cases)
+  for row in read:
+    for name in (*METRICS, 'missed', 'invented'):
+      expected = scores[row['patient']][name][NAMES.index(row['class']) - 1]
+      assert float(row[name]) == pytest.approx(expected, abs=1e-6)
+  last = read[-1]
+  assert (last['patient'], last['class'], last['ravd_percent']) == ('c', 'white', 'inf')
+  assert (last['missed'], last['invented'], read[3]['missed']) == ('0', '1', '1')
+
+
+def test_without_distances_there_is_dsc_alone():
+  summary = summaries.summarise(CASES, NAMES)
+  assert {name for name in summary if name.endswith('_mean')} == {'dsc_mean'}
+  assert 'missed' not in summary and 'hd95_mm' not in next(summaries.rows(CASES, NAMES, {}))

@@ -1,0 +1,201 @@
+"""The comparison: who takes part, which learning rate is chosen, what is trained again."""
+
+import json
+
+import pytest
+
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError, NotFinite
+from thrifty_jax.networks import genotype, parameters
+from thrifty_jax.scores import standings
+from thrifty_jax.training import compare
+
+EXAMPLE = compare.Path(compare.__file__).parents[1] / 'genotypes' / 'thrifty_0.61m.json'
+
+
+@pytest.fixture
+def config():
+  config = configs.default()
+  config.compare.baselines = ('unet', 'unet_group')
+  config.compare.random_genotypes = 2
+  config.compare.learning_rates = (0.001, 0.01)
+  config.retrain.epochs = 20
+  return config
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A run whose search is done."""
+  path = tmp_path / 'run' / 'search' / 'genotype.json'
+  path.parent.mkdir(parents=True)
+  path.write_bytes(EXAMPLE.read_bytes())
+  return tmp_path / 'run'
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """Training and scoring as stand-ins; the trainings that were done, (folder, rate, epochs)."""
+  done = []
+
+  def retrain(config, folder):
+    settings = config.retrain
+    (folder / 'retrain' / 'checkpoints').mkdir(parents=True)
+    done.append((folder.parts[folder.parts.index('compare') + 1 :], settings.learning_rate,
+                 settings.epochs))  # fmt: skip
+    if settings.learning_rate > 1:
+      raise NotFinite('the loss is not finite')
+    if config.genotype:
+      content = compare.Path(config.genotype).read_bytes()
+      (folder / 'retrain' / 'genotype.json').write_bytes(content)
+    # The U-Net does better at the low rate, the others at the high one.
+    score = settings.learning_rate * (-1 if config.model.name == 'unet' else 1)
+    summary = dict.fromkeys(compare._OF_TRAINING, 1) | {'validation_dsc': score}
+    (folder / 'retrain' / 'summary.json').write_text(json.dumps(summary))
+    (folder / 'model').mkdir()
+
+  monkeypatch.setattr(compare.retrain, 'retrain', retrain)
+  monkeypatch.setattr(compare.evaluate, 'evaluate', lambda config, folder: None)
+  monkeypatch.setattr(standings, 'write', lambda workdir, folds: {})
+  monkeypatch.setattr(compare.tables, 'comparison', lambda summary: '')
+  return done
+
+
+def drawn_at_random(config, workdir):
+  rivals = compare.rivals(config, workdir)
+  return [genotype.load(str(rival.genotype_file)) for rival in rivals if rival.kind == 'random']
+
+
+def test_the_searched_network_leads_then_random_ones_then_the_baselines(config, workdir):
+  names = [rival.name for rival in compare.rivals(config, workdir)]
+  assert names == ['thrifty', 'random_1', 'random_2', 'unet', 'unet_group']
+
+
+def test_random_genotypes_differ_match_in_parameters_and_stay(config, workdir):
+  searched = genotype.load(EXAMPLE)
+  first = drawn_at_random(config, workdir)
+  assert len({*first, searched}) == 3
+  space = parameters.space_of(config)
+  for drawn in first:
+    ratio = parameters.count(drawn, space) / parameters.count(searched, space)
+    assert ratio == pytest.approx(1, abs=0.02)
+  config.seed = 5  # drawn already
+  assert first == drawn_at_random(config, workdir)
+
+
+@pytest.mark.parametrize(
+  ('name', 'norm'), [('unet_matched', 'none'), ('unet_matched_group', 'group')]
+)
+def test_a_matched_unet_is_the_widest_one_no_larger_than_the_searched_network(
+  config, workdir, name, norm
+):
+  config.compare.baselines = ('unet', name)
+  unet, matched = compare.rivals(config, workdir)[-2:]
+  # The searched network has 605,280 parameters, U-Net 485,682 with 8 channels and 614,558 with 9.
+  assert (unet.model['width'], matched.model['width']) == (32, 8)
+  assert (matched.model['name'], matched.model['norm']) == ('unet', norm)
+  config.model.channels = 1  # a network that is smaller than any U-Net
+  assert compare.rivals(config, workdir)[-1].model['width'] == 1
+
+
+def test_given_genotypes_take_part_under_the_names_of_their_files(config, workdir, tmp_path):
+  (tmp_path / 'mine.json').write_bytes(EXAMPLE.read_bytes())
+  config.compare.genotypes = (str(tmp_path / 'mine.json'),)
+  assert [rival.name for rival in compare.rivals(config, workdir)][:2] == ['thrifty', 'mine']
+  (tmp_path / 'unet.json').write_bytes(EXAMPLE.read_bytes())
+  config.compare.genotypes = (str(tmp_path / 'unet.json'),)
+  with pytest.raises(InputError, match="'unet' names two networks"):
+    compare.rivals(config, workdir)
+
+
+def test_each_rival_has_the_rate_that_did_best_on_validation_patients(config, workdir, trained):
+  results = compare.compare(config, workdir)
+  rates = {result['name']: result['learning_rate'] for result in results}
+  assert rates == {
+    'thrifty': 0.01,
+    'random_1': 0.01,
+    'random_2': 0.01,
+    'unet': 0.001,
+    'unet_group': 0.001,
+  }
+  assert results[3]['folder'] == 'compare/unet/trials/0.001'
+  assert len(trained) == 10 and {epochs for _, _, epochs in trained} == {20}
+
+
+def test_short_trials_choose_the_rate_of_a_whole_training(config, workdir, trained):
+  config.compare.trial_epochs = 5
+  results = compare.compare(config, workdir)
+  assert trained[:3] == [
+    (('thrifty', 'trials', '0.001'), 0.001, 5),
+    (('thrifty', 'trials', '0.01'), 0.01, 5),
+    (('thrifty', 'run_0.01'), 0.01, 20),
+  ]
+  assert results[0]['folder'] == 'compare/thrifty/run_0.01'
+
+
+def test_what_is_trained_is_not_trained_again_and_more_can_be_added(config, workdir, trained):
+  compare.compare(config, workdir)
+  before = list(trained)
+  compare.compare(config, workdir)
+  assert trained == before
+  config.compare.baselines = ('unet', 'unet_group', 'unet_plus_plus')
+  compare.compare(config, workdir)
+  assert [folder[0] for folder, _, _ in trained[len(before) :]] == ['unet_plus_plus'] * 2
+
+
+def test_checkpoints_of_a_finished_training_are_not_kept(config, workdir, trained):
+  compare.compare(config, workdir)
+  assert not list((workdir / 'compare').rglob('checkpoints'))
+
+
+def test_a_rate_that_diverges_is_noted_and_not_tried_again(config, workdir, trained):
+  config.compare.learning_rates = (0.001, 10.0)
+  results = compare.compare(config, workdir)
+  assert results[0]['learning_rate'] == 0.001
+  assert results[0]['trials'][1]['validation_dsc'] is None
+  count = len(trained)
+  compare.compare(config, workdir)
+  assert len(trained) == count
+
+
+def test_a_summary_of_an_earlier_release_is_one_clear_line(config, workdir, trained):
+  compare.compare(config, workdir)
+  for path in (workdir / 'compare' / 'unet').rglob('retrain/summary.json'):
+    summary = json.loads(path.read_text())
+    del summary['macs']
+    path.write_text(json.dumps(summary))
+  with pytest.raises(InputError, match='has no "macs", an earlier release wrote it'):
+    compare.compare(config, workdir)
+
+
+def test_no_rate_that_works_is_one_clear_line(config, workdir, trained):
+  config.compare.learning_rates = (10.0, 20.0)
+  with pytest.raises(InputError, match=r'Searched: .*learning_rates=\(10.0, 20.0\); add a lower'):
+    compare.compare(config, workdir)
+
+
+def test_settings_that_changed_are_refused_with_the_difference(config, workdir, trained):
+  compare.compare(config, workdir)
+  config.retrain.epochs = 30
+  with pytest.raises(InputError, match='retrain.epochs 20 -> 30'):
+    compare.compare(config, workdir)
+
+
+@pytest.mark.parametrize('planned', [[20], [10, 20]])
+def test_the_run_of_the_workdir_is_taken_up_where_it_is_the_same_training(
+  planned, config, workdir, trained
+):
+  config.retrain.learning_rate = 0.01
+  (workdir / 'config.json').write_text(json.dumps(compare.stages.as_json(config)))
+  (workdir / 'retrain').mkdir()
+  (workdir / 'retrain' / 'genotype.json').write_bytes(EXAMPLE.read_bytes())
+  summary = dict.fromkeys(compare._OF_TRAINING, 1) | {
+    'validation_dsc': 0.5,
+    'planned_epochs': planned,
+  }
+  (workdir / 'retrain' / 'summary.json').write_text(json.dumps(summary))
+  (workdir / 'model').mkdir()
+  results = compare.compare(config, workdir)
+  rates = [folder[-1] for folder, _, _ in trained if folder[0] == 'thrifty']
+  same = len(planned) == 1  # extended, it had another schedule than the others
+  assert rates == (['0.001'] if same else ['0.001', '0.01'])
+  assert (results[0]['folder'] == '.') == same and results[0]['learning_rate'] == 0.01

@@ -1,0 +1,210 @@
+"""A NaN or an infinity is put somewhere, and found there: in inputs, weights, layers, gradients."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from thrifty_jax import model
+from thrifty_jax.networks import baselines, genotype, grid
+from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.training import not_finite
+
+FOUND = genotype.Genotype(
+  down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),
+  up=(((0, 'conv_3x3'), (1, 'up_se_conv_3x3')),),
+)
+NETWORKS = {
+  'unet': baselines.UNetPlusPlus(classes=2, nested=False, widths=(2, 2), norm='group'),
+  'derived': grid.DerivedNetwork(FOUND, classes=2, channels=2, depth=2),
+  'supernet': grid.Supernet(classes=2, channels=4, depth=2, nodes=1, sample=2, sampling='random'),
+}
+KEY = jax.random.key(3)
+
+
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
+
+def made(name, side=8):
+  """The network, its parameters, a batch, and the inputs of a supernet."""
+  net = NETWORKS[name]
+  random = np.random.default_rng(0)
+  batch = {
+    'image': jnp.asarray(random.normal(size=(2, side, side, 1)), jnp.float32),
+    'label': jnp.asarray(random.integers(2, size=(2, side, side)), jnp.int32),
+  }
+  more: Any = {}
+  if name == 'supernet':
+    architecture = grid.init_architecture(jax.random.key(0), nodes=1)
+    more = {'architecture': architecture, 'key': KEY}
+  params = model.initialise(net, batch['image'], *more.values(), seed=0)
+  return net, params, batch, more
+
+
+def source(net, params, batch, more, loss=segmentation_loss) -> str:
+  found = not_finite.first_source(net, params, batch, loss=loss, **more)
+  assert found is not None and '\n' not in found
+  return found
+
+
+def changed(params, name, value, *, index=()):
+  """The parameters with one value of an array, or all, replaced."""
+  flat: Any = traverse_util.flatten_dict(params, sep='/')
+  at = flat[name].at[index] if index else flat[name].at[...]
+  return traverse_util.unflatten_dict(flat | {name: at.set(value)}, sep='/')
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_nothing_is_found_where_all_is_finite(name):
+  net, params, batch, more = made(name)
+  assert not_finite.in_forward(net, params, batch['image'], *more.values()) is None
+  if name == 'unet':  # the gradient of the others takes long to compile
+    assert not_finite.first_source(net, params, batch, loss=segmentation_loss) is None
+
+
+@pytest.mark.parametrize(('value', 'kind'), [(np.nan, 'NaN'), (np.inf, 'infinite')])
+def test_a_pixel_is_found_with_its_place(value, kind):
+  net, params, batch, more = made('unet')
+  batch['image'] = batch['image'].at[1, 2, 3, 0].set(value)
+  found = source(net, params, batch, more)
+  assert found == f'the image batch: 1 of 128 values is {kind}, the first at [1, 2, 3, 0]'
+
+
+@pytest.mark.parametrize(
+  ('name', 'parameter', 'index'),
+  [
+    ('unet', 'up_0_1/kernel', (0, 0, 1, 2)),
+    ('derived', 'stem/norm/scale', (1,)),
+    ('supernet', 'up_from_1/operations/up_se_conv_3x3/gate/squeeze/bias', (1, 0, 0)),
+  ],
+)
+def test_a_weight_is_found_by_its_name(name, parameter, index):
+  net, params, batch, more = made(name)
+  found = source(net, changed(params, parameter, -np.inf, index=index), batch, more)
+  assert found.startswith(f'parameter {parameter}: 1 of ')
+  assert found.endswith(f' values is infinite, the first at {list(index)}')
+
+
+def test_of_several_weights_the_first_in_the_order_of_the_layers_is_named():
+  net, params, batch, more = made('derived')
+  for parameter in ('classes/kernel', 'head/in0/kernel', 'up_1_0/in0/norm/bias'):
+    params = changed(params, parameter, np.nan)
+  found = source(net, params, batch, more)
+  assert found.startswith('parameter up_1_0/in0/norm/bias: 2 of 2 values are NaN')
+  assert found.endswith('; 2 more arrays')
+
+
+def test_an_architecture_variable_is_found():
+  net, params, batch, more = made('supernet')
+  alphas = [*more['architecture']['up']['alphas']]
+  alphas[1] = alphas[1].at[2].set(np.nan)
+  more['architecture']['up']['alphas'] = tuple(alphas)
+  found = source(net, params, batch, more)
+  assert found == 'architecture variable up/alphas/1: 1 of 4 values is NaN, the first at [2]'
+
+
+ORDER = ('block_0_0/first', 'block_0_0/second', 'block_1_0/first', 'block_1_0/second', 'up_0_1',
+         'block_0_1/first', 'block_0_1/second', 'classes_1')  # fmt: skip
+
+
+@pytest.mark.parametrize('overflowing', ORDER)
+def test_the_layer_that_overflows_is_named_and_all_before_it_are_finite(overflowing):
+  net, params, batch, more = made('unet')
+  params = changed(params, f'{overflowing}/kernel', 3e38)
+  batch['image'] += 100.0 * (overflowing == 'block_0_0/first')
+  found = source(net, params, batch, more)
+  title = f'{overflowing} ({"Up" if overflowing == "up_0_1" else "Conv"})'
+  assert found.startswith(f'the output of {title}: ')
+  _, kept = net.apply({'params': params}, batch['image'], capture_intermediates=True)
+  outputs: Any = traverse_util.flatten_dict(kept['intermediates'], sep='/')
+  finite = [bool(np.isfinite(outputs[f'{name}/__call__'][0]).all()) for name in ORDER]
+  assert finite[: ORDER.index(overflowing) + 1] == [True] * ORDER.index(overflowing) + [False]
+
+
+def test_what_overflows_between_two_modules_is_told_by_both():
+  net, params, batch, more = made('derived')
+  found = source(net, changed(params, 'stem/kernel', 3e38), batch, more)
+  assert found.startswith('a value in stem (ConvNorm), on its way into norm: ')
+  found = source(net, changed(params, 'up_1_0/node1_from_0/kernel', 3e38), batch, more)
+  assert found.startswith('a value in up_1_0/node1_from_0 (Convolution), on its way into norm: ')
+
+
+def test_an_edge_of_the_supernet_is_told_by_its_state_and_a_cell_by_its_name():
+  net, params, batch, more = made('supernet')
+  operation = 'down_from_1/operations/down_sep_conv_3x3'
+  large = changed(params, f'{operation}/depthwise', 1e30)
+  found = source(net, changed(large, f'{operation}/pointwise', 1e30), batch, more)
+  assert found.startswith('the output of down_from_1 (MixedEdges): ')
+  found = source(net, changed(params, 'down_0_1/in0/kernel', 3e38), batch, more)
+  assert found.startswith('a value in down_0_1/in0 (ConvNorm), on its way into norm: ')
+  large = changed(params, 'up_from_1/operations/up_conv_3x3/kernel', 3e38)
+  found = source(net, large, batch, more)
+  assert found.startswith('a value in up_1_0 (MixedCell), on its way into out: ')
+
+
+class Steep(nn.Module):
+  """Two layers with a root between them, whose slope at 0 is infinite."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Dense(3, name='before')(x)
+    x = jnp.sqrt(x * 0) + nn.Dense(3, name='beside')(x)
+    return nn.Dense(2, name='after')(x)
+
+
+def mean(logits, label):
+  return logits.mean(), None
+
+
+def steep_loss(logits, label):
+  return jnp.sqrt(0 * logits.sum()), None
+
+
+def no_loss(logits, label):
+  return jnp.log(0 * logits.sum()), None
+
+
+def test_a_gradient_is_named_from_the_loss_backwards():
+  net, batch = Steep(), {'image': jnp.ones((1, 4, 4, 1)), 'label': jnp.zeros((1, 4, 4), int)}
+  params = net.init(jax.random.key(0), batch['image'])['params']
+  found = source(net, params, batch, {}, mean)
+  assert found.startswith('the gradient of before/') and found.endswith('; 1 more array')
+  assert source(net, params, batch, {}, steep_loss).startswith('the gradient of after/bias: ')
+  assert source(net, params, batch, {}, no_loss) == 'the loss: it is infinite'
+
+
+class Mixed(nn.Module):
+  """A layer and a variable that is no parameter, as a supernet has them."""
+
+  @nn.compact
+  def __call__(self, x, architecture, key):
+    return nn.Dense(2, name='only')(x + jax.random.uniform(key)) + jnp.sqrt(architecture['gate'])
+
+
+def test_a_gradient_of_the_architecture_is_found_too():
+  net, batch = Mixed(), {'image': jnp.ones((1, 4, 4, 1)), 'label': jnp.zeros((1, 4, 4), int)}
+  more = {'architecture': {'gate': jnp.array([1.0, 0.0])}, 'key': KEY}
+  params = net.init(jax.random.key(0), batch['image'], *more.values())['params']
+  found = source(net, params, batch, more, mean)
+  assert found == (
+    'the gradient of architecture variable gate: 1 of 2 values is infinite, the first at [1]'
+  )
+
+
+def test_the_state_of_an_optimiser_is_looked_through():
+  state = optax.adam(1e-3).init({'kernel': jnp.ones((2, 2))})
+  assert not_finite.in_tree(state, 'the optimiser') is None
+  bad = jax.tree.map(lambda x: x * jnp.nan if x.ndim else x, state)
+  found = not_finite.in_tree(bad, 'the optimiser')
+  assert found == (
+    'the optimiser 0/mu/kernel: 4 of 4 values are NaN, the first at [0, 0]; 1 more array'
+  )
+  half = {'a': jnp.array([1, jnp.inf, jnp.nan], jnp.bfloat16), 'step': jnp.zeros((), int)}
+  assert not_finite.in_tree(half, 'x') == (
+    'x a: 2 of 3 values are infinite or NaN (1), the first at [1]'
+  )

@@ -1,0 +1,192 @@
+"""What an epoch's figures are made of, and which slices a run may learn from."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_prep import phantom, prepare
+from thrifty_jax.data import batching
+from thrifty_jax.errors import InputError
+from thrifty_jax.training import train_data
+from thrifty_jax.training.train_data import Figures, overlap
+
+
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory, phantom_config):
+  folder = tmp_path_factory.mktemp('train_data')
+  config = phantom_config(folder)
+  phantom.write_promise12(folder / 'raw', patients=7, seed=0)
+  prepare.prepare(config)
+  return config
+
+
+@pytest.fixture(scope='module')
+def opened(settings):
+  return train_data.open_train_data(settings)
+
+
+def test_overlap_counts_pixels_as_a_loop_does():
+  random = np.random.default_rng(0)
+  logits = random.standard_normal((2, 3, 4, 3)).astype(np.float32)
+  label = random.integers(3, size=(2, 3, 4)).astype(np.int32)
+  expected = np.zeros((2, 3))
+  for place in np.ndindex(label.shape):
+    predicted, true = int(logits[place].argmax()), int(label[place])
+    for k in (1, 2):
+      expected[k - 1] += [predicted == true == k, predicted == k, true == k]
+  for function in (overlap, jax.jit(overlap)):
+    np.testing.assert_array_equal(function(jnp.asarray(logits), jnp.asarray(label)), expected)
+
+
+def test_figures_average_over_the_steps_of_an_epoch():
+  figures = Figures('search', 0)
+  for step, loss in enumerate([3.0, 1.0, 0.5], start=1):
+    figures.add(step, {'loss': jnp.asarray(loss)})
+  assert figures.steps == 2  # the last one is still on the device
+  assert figures.mean('loss') == 2.0
+  figures.flush()
+  assert figures.steps == 3
+  assert figures.mean('loss') == 1.5
+  figures.flush()
+  assert figures.steps == 3  # nothing is counted twice
+  assert math.isnan(figures.mean('accuracy'))
+
+
+def test_dsc_pools_the_pixels_of_all_steps_and_averages_over_classes():
+  random = np.random.default_rng(1)
+  figures = Figures('search', 0)
+  logits = random.standard_normal((3, 2, 4, 4, 3)).astype(np.float32)
+  label = random.integers(3, size=(3, 2, 4, 4)).astype(np.int32)
+  for step in range(3):
+    figures.add(step, {'overlap': overlap(jnp.asarray(logits[step]), jnp.asarray(label[step]))})
+  figures.flush()
+  predicted = logits.argmax(-1)
+  expected = [
+    2 * ((predicted == k) & (label == k)).sum() / ((predicted == k).sum() + (label == k).sum())
+    for k in (1, 2)
+  ]
+  assert figures.dsc() == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('counts', 'expected'),
+  [
+    ([[[0, 0, 0]]], 1.0),  # neither there nor predicted
+    ([[[0, 7, 0]]], 0.0),  # invented
+    ([[[0, 0, 7]]], 0.0),  # missed
+    ([[[5, 5, 5]]], 1.0),
+    ([[[5, 5, 5], [0, 0, 0]]], 1.0),
+    ([[[5, 5, 5], [0, 0, 3]]], 0.5),
+    ([[[1, 2, 2]], [[0, 1, 1]]], 1 / 3),
+  ],
+)
+def test_dsc_of_empty_and_full_masks_is_never_nan(counts, expected):
+  figures = Figures('search', 0)
+  for step, count in enumerate(counts):
+    figures.add(step, {'overlap': jnp.asarray(count, jnp.float32)})
+  figures.flush()
+  assert figures.dsc() == pytest.approx(expected)
+
+
+def test_dsc_before_the_first_step_is_unknown():
+  assert math.isnan(Figures('search', 0).dsc())
+
+
+def test_counts_stay_exact_over_an_epoch_of_many_pixels():
+  figures = Figures('search', 0)
+  for step in range(40):
+    figures.add(step, {'overlap': jnp.asarray([[700_001, 700_001, 700_001]], jnp.float32)})
+  figures.flush()
+  assert figures.sums['overlap'].tolist() == [[28_000_040] * 3]  # float32 counts to 16,777,216
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('when', ['at the next step', 'at the end of the epoch'])
+def test_a_number_that_is_not_finite_stops_and_names_stage_epoch_and_step(value, when):
+  figures = Figures('retrain', 4)
+  figures.add(11, {'loss': jnp.asarray(1.0)})
+  figures.add(12, {'loss': jnp.asarray(1.0), 'gradient': jnp.asarray([0.0, value])})
+  with pytest.raises(
+    InputError, match='retrain, epoch 5, step 12: gradient is not finite'
+  ) as caught:
+    if when == 'at the next step':
+      figures.add(13, {'loss': jnp.asarray(1.0)})
+    else:
+      figures.flush()
+  assert '\n' not in str(caught.value) and 'config.retrain' in str(caught.value)
+  assert figures.steps == 1  # nothing of the bad step was taken
+
+
+def test_no_patient_is_in_two_splits_and_all_slices_are_in_one(opened):
+  for one, other in itertools.combinations(('train', 'validation', 'test'), 2):
+    assert not set(opened.patients[one]) & set(opened.patients[other])
+  examples = [opened.examples(patients) for patients in opened.patients.values()]
+  rows = np.concatenate([one._rows for one in examples])
+  assert sorted(rows) == list(range(len(opened.prepared.slices)))
+  for one, patients in zip(examples, opened.patients.values(), strict=True):
+    assert one.patients == patients
+
+
+def test_intensity_statistics_are_those_of_the_training_patients_only(opened):
+  pixels = {
+    name: opened.examples(patients).read(np.arange(len(opened.examples(patients))))['image']
+    for name, patients in opened.patients.items()
+  }
+  training = pixels['train'].astype(np.float64)
+  np.testing.assert_allclose(opened.statistics['mean'], [training.mean()], rtol=1e-5)
+  np.testing.assert_allclose(opened.statistics['std'], [training.std()], rtol=1e-5)
+  everyone = np.concatenate(list(pixels.values())).astype(np.float64)
+  assert abs(training.mean() - everyone.mean()) > 1e-4  # the test can tell them apart
+
+
+def test_a_fixed_mean_and_deviation_win_over_the_training_patients(opened, settings):
+  settings = settings.copy_and_resolve_references()
+  settings.data.mean, settings.data.std = (0.25,), (0.5,)
+  fixed = train_data.open_train_data(settings)
+  assert {name: value.tolist() for name, value in fixed.statistics.items()} == {
+    'mean': [0.25],
+    'std': [0.5],
+  }
+  ours, theirs = (
+    next(one.batches(one.examples(one.patients['train']), batch_size=2, epoch=0))['image']
+    for one in (opened, fixed)
+  )
+  mean, std = opened.statistics['mean'], opened.statistics['std']
+  np.testing.assert_allclose(theirs, (ours * std + mean - 0.25) / 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize('context', [0, 1])
+def test_batches_have_the_shapes_that_were_announced(opened, settings, context):
+  settings = settings.copy_and_resolve_references()
+  settings.data.context = context
+  opened = train_data.open_train_data(settings)
+  examples = opened.examples(opened.patients['train'])
+  batches = list(opened.batches(examples, batch_size=3, epoch=0))
+  assert len(batches) == batching.steps_per_epoch(len(examples), 3) > 1
+  for batch in batches:
+    for name, expected in opened.batch_shape(3).items():
+      assert (batch[name].shape, batch[name].dtype) == (expected.shape, expected.dtype)
+      assert batch[name].sharding.is_equivalent_to(expected.sharding, len(expected.shape))
+  assert opened.batch_shape(3)['image'].shape == (3, 16, 16, 1 + 2 * context)
+
+
+def test_augmenting_a_batch_depends_on_the_key_alone(opened):
+  examples = opened.examples(opened.patients['train'])
+  batch = next(opened.batches(examples, batch_size=2, epoch=0))
+  augment = jax.jit(opened.augment)
+  first, again, other = (augment(jax.random.key(seed), batch) for seed in (0, 0, 1))
+  np.testing.assert_array_equal(first['image'], again['image'])
+  np.testing.assert_array_equal(first['label'], again['label'])
+  assert np.abs(first['image'] - other['image']).max() > 0.01
+  assert set(first) == set(batch) and first['label'].dtype == batch['label'].dtype
+
+
+def test_slices_that_are_not_prepared_are_bad_input(settings):
+  settings = settings.copy_and_resolve_references()
+  settings.data.image_size = 17
+  with pytest.raises(InputError, match='no prepared data set'):
+    train_data.open_train_data(settings)

@@ -1,0 +1,1 @@
+"""Prepared slices to batches on the devices."""

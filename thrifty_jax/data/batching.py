@@ -1,0 +1,412 @@
+"""Prepared slices to batches on the device.
+
+The order of the examples is a function of (seed, epoch) and of nothing else: not of where the
+slices lie, not of threads. A split that fits its budget stays on the device, as compact as it is on
+disk; a larger one is read ahead by a thread. Both give the same batches, bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from thrifty_jax.data import mesh as meshes
+from thrifty_jax.data.read_ahead import read_ahead
+from thrifty_jax.errors import InputError
+
+BUDGET_BYTES = 2 << 30
+# A channel that varies less is constant but for float16 rounding, which must not be enlarged.
+SMALLEST_STD = 1e-3
+
+Batch = dict[str, jax.Array]
+Statistics = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCase:
+  """One scan among the prepared slices: rows first_slice to first_slice + slices - 1."""
+
+  case: str
+  patient: str
+  first_slice: int
+  slices: int
+  native_shape: tuple[int, int, int]  # D, H, W
+  spacing_mm: tuple[float, float, float]  # D, H, W
+  affine: tuple[tuple[float, ...], ...]  # 4 x 4, voxel index to mm
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+  """A prepared data set; nothing is read before it is asked for."""
+
+  folder: Path
+  metadata: dict[str, Any]
+  cases: tuple[PreparedCase, ...]
+  slices: Any  # a sequence of records; TFDS has no narrower type for it
+  slice_shape: tuple[int, int, int]  # S, S, M
+  citation: str = ''  # of the data set
+
+  def examples(self, names: Iterable[str], *, budget_bytes: int = BUDGET_BYTES) -> 'Examples':
+    """The slices of the named patients or cases, in the order of the data set.
+
+    Raises:
+      InputError: If a name is neither a patient nor a case, or there are no names.
+    """
+    names = set(names)
+    known = {case.patient for case in self.cases} | {case.case for case in self.cases}
+    if unknown := sorted(names - known):
+      raise InputError(
+        f'{self.folder}: no patient or case {unknown[0]!r}; expected one of {sorted(known)}'
+      )
+    if not names:
+      raise InputError(f'{self.folder}: no patients were named; expected at least one')
+    cases = tuple(case for case in self.cases if names & {case.patient, case.case})
+    return Examples(self, cases, budget_bytes)
+
+  def remembering(self, budget_bytes: int) -> 'Prepared':
+    """The same, for cases that are read again and again: so much of them stays in memory."""
+    return dataclasses.replace(self, slices=_Remembered(self.slices, budget_bytes))
+
+  def label_volume(self, case: PreparedCase) -> np.ndarray:
+    """The true mask of a case on its native grid, [D, H, W], uint8."""
+    rows = range(case.first_slice, case.first_slice + case.slices)
+    return np.stack([self.slices[row]['native_label'] for row in rows])
+
+
+class _Remembered:
+  """Records, each of which is read once as long as what was read fits the budget."""
+
+  def __init__(self, records: Any, budget_bytes: int):
+    self._records, self._left = records, budget_bytes
+    self._known: dict[int, dict[str, np.ndarray]] = {}
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+    if row in self._known:
+      return self._known[row]
+    record = self._records[row]
+    size = sum(np.asarray(value).nbytes for value in record.values())
+    if size <= self._left:
+      self._known[row] = record
+      self._left -= size
+    return record
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+  """The slices of some cases, counted through from 0.
+
+  Attributes:
+    budget_bytes: Up to which they stay on the device.
+    mesh: The devices that share their batches; None is the default device.
+  """
+
+  prepared: Prepared
+  cases: tuple[PreparedCase, ...]
+  budget_bytes: int = BUDGET_BYTES
+  mesh: Mesh | None = None
+
+  def __len__(self) -> int:
+    return sum(case.slices for case in self.cases)
+
+  @property
+  def patients(self) -> tuple[str, ...]:
+    """Their patients, sorted, each once."""
+    return tuple(sorted({case.patient for case in self.cases}))
+
+  @property
+  def bytes(self) -> int:
+    """What the slices take in memory: two bytes a pixel and modality, one a label."""
+    height, width, modalities = self.prepared.slice_shape
+    return len(self) * height * width * (2 * modalities + 1)
+
+  @functools.cached_property
+  def resident(self) -> Batch | None:
+    """All slices on each device, image [N, S, S, M] float16 and label [N, S, S] uint8; or None."""
+    if self.bytes > self.budget_bytes:
+      return None
+    everywhere = None if self.mesh is None else meshes.whole(self.mesh)
+    return meshes.place(self.read(np.arange(len(self))), everywhere)
+
+  def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """These examples from disk, on the host: image [n, S, S, M] float16, label [n, S, S] uint8."""
+    source, rows = self.prepared.slices, self._rows[indices]
+    image = np.empty((len(rows), *self.prepared.slice_shape), np.float16)
+    label = np.empty(image.shape[:3], np.uint8)
+    for place, row in enumerate(rows):
+      record = source[int(row)]
+      image[place], label[place] = record['image'], record['label']
+    return {'image': image, 'label': label}
+
+  def name(self, index: int) -> str:
+    """Case and slice of an example, 'Case12 slice 4', slices counted from 0."""
+    for case in self.cases:
+      if index < case.slices:
+        return f'{case.case} slice {index}'
+      index -= case.slices
+    raise IndexError(index)
+
+  def neighbours(self, indices: np.ndarray, *, context: int) -> np.ndarray:
+    """Examples i-c..i+c of each i, [n, 2c + 1], clamped to the first and last slice of its case."""
+    slices = np.asarray([case.slices for case in self.cases])
+    last = np.repeat(np.cumsum(slices), slices)[indices, None] - 1
+    first = last + 1 - np.repeat(slices, slices)[indices, None]
+    found = indices[:, None] + np.arange(-context, context + 1)
+    return np.clip(found, first, last).astype(np.int32)
+
+  @functools.cached_property
+  def _rows(self) -> np.ndarray:
+    """Row of each example among all prepared slices, [N]."""
+    return np.concatenate([np.arange(c.first_slice, c.first_slice + c.slices) for c in self.cases])
+
+
+def open_prepared(folder: Path) -> Prepared:
+  """A prepared data set, from the folder that preparing it returned.
+
+  Raises:
+    InputError: If the folder holds no prepared data set.
+  """
+  import tensorflow_datasets as tfds  # here: predicting takes arrays and does without it
+
+  folder = Path(folder)
+  try:
+    builder = tfds.builder_from_directory(str(folder))
+  except Exception as error:  # TFDS raises several unrelated types for an absent or damaged folder.
+    raise InputError(
+      f'{folder}: no prepared data set ({type(error).__name__}); run --stage=prepare first'
+    ) from error
+  metadata = dict(builder.info.metadata or {})
+  cases = tuple(
+    PreparedCase(
+      case=case['case'],
+      patient=case['patient'],
+      first_slice=case['first_slice'],
+      slices=case['slices'],
+      native_shape=tuple(case['native_shape']),
+      spacing_mm=tuple(case['spacing_mm']),
+      affine=tuple(tuple(row) for row in case['affine']),
+    )
+    for case in metadata.get('cases', ())
+  )
+  counted = builder.info.splits['slices'].num_examples if cases else 0
+  if not cases or counted != sum(case.slices for case in cases):
+    raise InputError(
+      f'{folder}: {counted} slices where metadata.json lists {sum(case.slices for case in cases)};'
+      ' delete the folder and prepare the data again'
+    )
+  return Prepared(
+    folder=folder,
+    metadata=metadata,
+    cases=cases,
+    slices=builder.as_data_source(split='slices'),
+    slice_shape=builder.info.features['image'].shape,
+    citation=builder.info.citation or '',
+  )
+
+
+def intensity_statistics(examples: Examples) -> Statistics:
+  """Mean and standard deviation of each modality over all pixels, one slice in memory at a time.
+
+  Returns:
+    {'mean': [M], 'std': [M]}, float32. Take them from training patients only.
+  """
+  total = squares = np.zeros(examples.prepared.slice_shape[-1])
+  count = 0
+  for index in range(len(examples)):
+    pixels = examples.read(np.asarray([index]))['image'].astype(np.float64)
+    count += pixels[..., 0].size
+    total = total + pixels.sum(axis=(0, 1, 2))
+    squares = squares + (pixels**2).sum(axis=(0, 1, 2))
+  mean = total / count
+  # In double precision and for intensities in [0, 1] the difference loses nothing that matters.
+  std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+  return {
+    'mean': mean.astype(np.float32),
+    'std': np.maximum(std, SMALLEST_STD).astype(np.float32),
+  }
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+  """Full batches in an epoch; a set smaller than a batch makes one, by starting over."""
+  return max(1, count // batch_size)
+
+
+def order(count: int, *, batch_size: int, seed: int, epoch: int, steps: int = 0) -> np.ndarray:
+  """Which example stands where in an epoch, [steps, batch_size]; a function of its arguments only.
+
+  Args:
+    count: Number of examples.
+    batch_size: Examples in a batch.
+    seed: Seed of the run, not negative.
+    epoch: Counted from 0.
+    steps: Batches wanted; 0 is what one pass has. Another number walks on through as many freshly
+      shuffled passes as it takes, from one epoch into the next: so the half of the patients with
+      fewer slices keeps in step with the other and still shows every slice equally often.
+  """
+  own = steps_per_epoch(count, batch_size)
+  steps = steps or own
+  first = epoch * steps
+  laps = range(first // own, (first + steps - 1) // own + 1)
+  passes = [np.random.default_rng((seed, lap)).permutation(count) for lap in laps]
+  plan = np.concatenate([np.resize(one, (own, batch_size)) for one in passes])
+  start = first - laps.start * own
+  return plan[start : start + steps]
+
+
+def batches(
+  examples: Examples,
+  *,
+  batch_size: int,
+  seed: int,
+  epoch: int,
+  statistics: Statistics,
+  context: int = 0,
+  steps: int = 0,
+  first: int = 0,
+  prefetch: int = 2,
+  searches: int = 1,
+) -> Generator[Batch]:
+  """The shuffled training batches of an epoch, on the devices.
+
+  Args:
+    examples: What to draw from.
+    batch_size: Examples in a batch, B.
+    seed: With epoch and steps, all that the order depends on; see `order`.
+    epoch: Counted from 0.
+    statistics: Of the training patients, see `intensity_statistics`.
+    context: Neighbouring slices on each side, c, as further channels: C = M (2c + 1).
+    steps: Batches wanted; 0 is one pass.
+    first: The batch to begin with, where an epoch goes on.
+    prefetch: Batches read ahead where the examples are not resident.
+    searches: So many batches one after the other in the place of one, the first by this seed, the
+      next by the seed after it: B is batch_size times as many.
+
+  Yields:
+    'image' [B, S, S, C] float32, normalised; 'label' [B, S, S] int32.
+  """
+  orders = (
+    order(len(examples), batch_size=batch_size, seed=each, epoch=epoch, steps=steps)
+    for each in range(seed, seed + searches)
+  )
+  plan = np.concatenate(list(orders), axis=1)
+  yield from _assembled(examples, plan[first:], statistics, context=context, prefetch=prefetch)
+
+
+def in_order(
+  examples: Examples,
+  *,
+  batch_size: int,
+  statistics: Statistics,
+  context: int = 0,
+  prefetch: int = 2,
+) -> Generator[Batch]:
+  """Every example once, in order, for scoring.
+
+  Yields:
+    As `batches`, with 'weight' [B] float32: 1, or 0 for the repeats of the last example that fill
+    the last batch (one shape is one compilation).
+  """
+  count = len(examples)
+  steps = -(-count // batch_size)
+  positions = np.arange(steps * batch_size).reshape(steps, batch_size)
+  plan = np.minimum(positions, count - 1)
+  found = _assembled(examples, plan, statistics, context=context, prefetch=prefetch)
+  for position, batch in zip(positions, found, strict=True):
+    yield {**batch, 'weight': jnp.asarray(position < count, jnp.float32)}
+
+
+def _assembled(
+  examples: Examples,
+  plan: np.ndarray,
+  statistics: Statistics,
+  *,
+  context: int,
+  prefetch: int,
+) -> Generator[Batch]:
+  """A batch for each row of plan, [steps, B], split over the devices."""
+  places = [examples.neighbours(indices, context=context) for indices in plan]
+  mean, std = np.asarray(statistics['mean']), np.asarray(statistics['std'])
+  mesh = examples.mesh
+  split = None if mesh is None else meshes.split(mesh)
+  if (stored := examples.resident) is not None:
+    for place in places:
+      rows = meshes.place(place, split)
+      yield _gather(stored['image'], stored['label'], rows, mean, std, split=split)
+    return
+
+  own = slice(None) if mesh is None else meshes.own_rows(mesh, plan.shape[1])
+
+  def read() -> Iterator[dict[str, np.ndarray]]:
+    for place in places:
+      # Neighbours and repeats are read once, and no more than this process's part of the batch.
+      needed, where = np.unique(place[own], return_inverse=True)
+      found = examples.read(needed)
+      where = where.reshape(-1, 2 * context + 1)
+      yield {'image': found['image'][where], 'label': found['label'][where[:, context]]}
+
+  with contextlib.closing(read_ahead(read(), depth=prefetch)) as found:
+    for stored in found:
+      rows = meshes.place_rows(stored, split)
+      yield _finished(rows['image'], rows['label'], mean, std, split=split)
+
+
+@functools.partial(jax.jit, static_argnames='split')
+def _gather(
+  image: jax.Array,
+  label: jax.Array,
+  place: jax.Array,
+  mean: jax.Array,
+  std: jax.Array,
+  *,
+  split: NamedSharding | None,
+) -> Batch:
+  """Rows `place` [B, 2c + 1] of compact slices as a normalised batch."""
+  found = image.at[place].get(mode='promise_in_bounds')
+  middle = label.at[place[:, place.shape[1] // 2]].get(mode='promise_in_bounds')
+  return _finished(found, middle, mean, std, split=split)
+
+
+@functools.partial(jax.jit, static_argnames='split')
+def _finished(
+  found: jax.Array,
+  label: jax.Array,
+  mean: jax.Array,
+  std: jax.Array,
+  *,
+  split: NamedSharding | None,
+) -> Batch:
+  """Slices with their neighbours, [B, 2c + 1, S, S, M], and labels [B, S, S] as a batch."""
+  batch = {'image': _normalised(found, mean, std), 'label': label.astype(jnp.int32)}
+  return batch if split is None else jax.lax.with_sharding_constraint(batch, split)
+
+
+@jax.jit
+def normalised(image: jax.Array, place: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+  """What a network sees of compact slices, neighbours as further channels.
+
+  Args:
+    image: Slices with intensities in [0, 1], [N, S, S, M], float16.
+    place: Which of them, [B, 2c + 1], the middle one between its neighbours.
+    mean: Of the training patients, [M].
+    std: Likewise.
+
+  Returns:
+    [B, S, S, (2c + 1) M], float32.
+  """
+  return _normalised(image.at[place].get(mode='promise_in_bounds'), mean, std)
+
+
+def _normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+  """Of slices with their neighbours, [B, 2c + 1, S, S, M]."""
+  found = (found.astype(jnp.float32) - mean) / std
+  found = jnp.moveaxis(found, 1, 3)  # [B, S, S, 2c + 1, M]
+  return found.reshape(*found.shape[:3], -1)

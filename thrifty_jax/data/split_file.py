@@ -1,0 +1,180 @@
+"""splits.json: who trains, validates and tests, written down beside the run; yours wins.
+
+A run writes it when its first stage that needs the split starts. Where the file is there already,
+also one written by hand, its names count, whatever folds and lists say:
+
+    {"train": ["p1", "p2", "p3"], "validation": ["p4"], "test": ["p5"]}
+
+The names enter as the config's lists of validation and test patients. So one function leads from
+the config to the patients, splits.of, and a file that was changed after a stage is done is refused
+like any other setting which that stage has read.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data_prep import data_sets
+from thrifty_jax import files
+from thrifty_jax.data import splits
+from thrifty_jax.errors import InputError
+
+FILE = 'splits.json'
+PARTS = ('train', 'validation', 'test')
+_MADE_BY = 'made_by'
+_FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
+
+
+def honour(config: ConfigDict, workdir: Path, *, needs_scans: bool = True) -> bool:
+  """Gives the config, in place, the patients that the workdir's splits.json names.
+
+  Args:
+    config: Of a run; it stays as it is where there is no file, or one that says the same.
+    workdir: Of the run.
+    needs_scans: Whether the file is held to the patients of the data; a report takes it as it is.
+
+  Returns:
+    Whether the file has other names than the config's own folds and lists lead to.
+
+  Raises:
+    InputError: If the file is damaged, does not have every patient of the data once, or was made
+      with other folds or lists.
+  """
+  path = workdir / FILE
+  if not path.exists():
+    return False
+  named = read(path, hold_out_test=config.data.hold_out_test)
+  _require_same_making(path, config)
+  if needs_scans:
+    cases, unpaired = data_sets.find_pairs(config)
+    if unpaired:  # nothing will be trained: the check lists what is missing
+      return False
+    _require_everyone(path, named, {case.patient for case in cases})
+  try:
+    if splits.of(config, [name for names in named.values() for name in names]) == named:
+      return False
+  except InputError:  # folds that these patients do not allow: the file does
+    pass
+  config.data.validation_patients = named['validation']
+  config.data.test_patients = named['test']
+  return True
+
+
+def write(config: ConfigDict, workdir: Path, split: Mapping[str, Sequence[str]]) -> None:
+  """Writes splits.json unless it is there: then it has these names already, see `honour`."""
+  if (workdir / FILE).exists():
+    return
+  named = {part: list(split[part]) for part in PARTS}
+  files.write_json(workdir / FILE, {**named, _MADE_BY: _making(config)})
+
+
+def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]]:
+  """The names of a splits.json.
+
+  Args:
+    path: The file.
+    hold_out_test: Whether somebody must test; else nobody may.
+
+  Returns:
+    Sorted names under 'train', 'validation' and 'test', each name once.
+
+  Raises:
+    InputError: If it is anything else.
+  """
+  written = files.read_json(path)
+  lists = [written.get(part) for part in PARTS] if isinstance(written, dict) else [None]
+  if not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists):
+    raise InputError(
+      f'{path}: expected lists of patients, as in {{"train": ["a", "b"], "validation": ["c"], '
+      '"test": ["d"]}. Correct or remove the file.'
+    )
+  if surplus := sorted({*written} - {*PARTS, _MADE_BY}):
+    raise InputError(
+      f'{path}: has {surplus[0]!r:.80}; expected {", ".join(PARTS)}. Remove the entry.'
+    )
+  named = {part: tuple(sorted(written[part])) for part in PARTS}
+  for name in (name for names in named.values() for name in names):
+    if not name.isprintable():
+      raise InputError(f'{path}: has the patient {name!r:.80}; expected a name. Correct the file.')
+  _require_each_once(path, named)
+  empty = [part for part in PARTS if not named[part] and (part != 'test' or hold_out_test)]
+  if empty:
+    raise InputError(f'{path}: no patient is under {empty[0]}; expected one or more. Add some.')
+  if named['test'] and not hold_out_test:
+    raise InputError(
+      f'{path}: {_listed(named["test"])} under test, but data.hold_out_test is False; expected '
+      'nobody. Move them to train, or set the field.'
+    )
+  return named
+
+
+def digest(split: Mapping[str, Sequence[str]]) -> str:
+  """SHA-256 of who trains, validates and tests: tells splits apart, and names nobody.
+
+  Args:
+    split: Names under 'train', 'validation' and 'test', in any order.
+
+  Returns:
+    64 hexadecimal digits: of the JSON object of the sorted names, in that order, without spaces.
+  """
+  named = {part: sorted(split[part]) for part in PARTS}
+  text = json.dumps(named, ensure_ascii=False, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _require_each_once(path: Path, named: Mapping[str, Sequence[str]]) -> None:
+  everyone = [name for names in named.values() for name in names]
+  doubled = sorted(name for name, count in Counter(everyone).items() if count > 1)
+  if doubled:
+    places = [part for part in PARTS if doubled[0] in named[part]]
+    place = f'in {" and ".join(places)}' if len(places) > 1 else f'twice in {places[0]}'
+    raise InputError(
+      f'{path}: {doubled[0]:.60} is {place}; expected each patient once. Remove one.'
+    )
+
+
+def _require_everyone(path: Path, named: Mapping[str, Sequence[str]], patients: set[str]) -> None:
+  """Refuses a file for other patients than those of the data."""
+  everyone = {name for names in named.values() for name in names}
+  if unknown := sorted(everyone - patients):
+    raise InputError(
+      f'{path}: no scan of {_listed(unknown)}; expected names among {_listed(sorted(patients))}. '
+      'Correct the file or add the scans.'
+    )
+  if missing := sorted(patients - everyone):
+    raise InputError(
+      f'{path}: {_listed(missing)} is in no list; expected every patient in one. Add the names, '
+      'or move the scans away.'
+    )
+
+
+def _require_same_making(path: Path, config: ConfigDict) -> None:
+  """Refuses a file that this program made with other settings: it would win over them unseen."""
+  before, now = files.read_json(path).get(_MADE_BY), _making(config)
+  if not isinstance(before, dict):
+    return  # by hand
+  differences = [
+    f'data.{field} {before[field]!r:.80} -> {now[field]!r:.80}'
+    for field in _FIELDS
+    if field in before and before[field] != now[field]
+  ]
+  if differences:
+    raise InputError(
+      f'{path}: made with other settings: {", ".join(differences)}; go back to them, use another '
+      '--workdir, or remove the file if nothing was trained with it.'
+    )
+
+
+def _making(config: ConfigDict) -> dict[str, Any]:
+  """How the config's own rule splits, as JSON has it."""
+  values = {field: config.data[field] for field in _FIELDS}
+  return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+  return ', '.join(f'{name:.60}' for name in names[:most]) + (', ...' if len(names) > most else '')

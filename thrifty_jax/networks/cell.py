@@ -1,0 +1,139 @@
+"""One cell: two inputs, nodes that sum their incoming edges, and a 1x1 filter at the end.
+
+The skeleton is written once; the search puts mixed operations on every edge, a derived cell one
+operation on the edges that its genotype kept.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from thrifty_jax.networks import ops, spatial
+from thrifty_jax.networks.mixed_op import Mixer, Sampling, mix_edges
+
+CellKind = Literal['down', 'up']
+CELL_KINDS: tuple[CellKind, ...] = ('down', 'up')
+T = TypeVar('T')
+
+
+def sources_of(node: int) -> range:
+  """The states that node 0, 1, ... may read: in0, in1 and all nodes before it."""
+  return range(2 + node)
+
+
+def targets_of(source: int, *, nodes: int) -> range:
+  """The nodes that may read a state."""
+  return range(max(0, source - 1), nodes)
+
+
+def edge_count(nodes: int) -> int:
+  """Edges of a cell in the search: 2 + 3 + ..."""
+  return sum(len(sources_of(node)) for node in range(nodes))
+
+
+def edge_name(node: int, source: int) -> str:
+  """Name of an edge's parameters, for instance node1_from_0."""
+  return f'node{node + 1}_from_{source}'
+
+
+def resample_of(kind: CellKind, source: int) -> spatial.Resample:
+  """Which operations may stand on an edge out of a state.
+
+  A down cell halves both inputs; an up cell's in0 has the output's size already and in1 half of it.
+  """
+  if source >= 2 or (kind == 'up' and source == 0):
+    return 'normal'
+  return kind
+
+
+def _cell(
+  in0: jax.Array,
+  in1: jax.Array,
+  *,
+  kind: CellKind,
+  nodes: int,
+  leave: Callable[[int, jax.Array], dict[int, T]],
+  join: Callable[[list[T]], jax.Array],
+) -> jax.Array:
+  """The skeleton, called inside a compact method.
+
+  leave(source, state) runs all edges out of a state and returns what each reached node gets from
+  it; join(terms) makes a node of what it got.
+  """
+  stride = 2 if kind == 'down' else 1
+  states = [ops.ConvNorm(in1.shape[-1], stride=stride, name='in0')(in0), in1]
+  incoming = [[] for _ in range(nodes)]
+  for source in range(nodes + 1):
+    for node, term in leave(source, states[source]).items():
+      incoming[node].append(term)
+    if source > 0:  # its last edge has arrived
+      states.append(join(incoming[source - 1]))
+  return ops.ConvNorm(in1.shape[-1], name='out')(jnp.concatenate(states[2:], axis=-1))
+
+
+class MixedCell(nn.Module):
+  """A cell of the supernet; the parameters of its edges are in MixedEdges.
+
+  Attributes:
+    kind: down or up.
+    nodes: Intermediate nodes.
+  """
+
+  kind: CellKind
+  nodes: int
+
+  @nn.compact
+  def __call__(
+    self, in0: jax.Array, in1: jax.Array, mixers: Sequence[Mixer], sampling: Sampling
+  ) -> jax.Array:
+    """Runs the cell.
+
+    Args:
+      in0: down: [B, 4H, 4W, C]; up: [B, H, W, C'], any C'.
+      in1: down: [B, 2H, 2W, C]; up: [B, H / 2, W / 2, C].
+      mixers: Of the edges out of every state.
+      sampling: Of the channels.
+
+    Returns:
+      [B, H, W, C].
+    """
+
+    def leave(source: int, state: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
+      resample = resample_of(self.kind, source)
+      terms = mix_edges(state, mixers[source], sampling.order, resample=resample)
+      return dict(zip(targets_of(source, nodes=self.nodes), terms, strict=True))
+
+    def join(terms: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+      node = jnp.concatenate([spatial.total(part) for part in zip(*terms, strict=True)], axis=-1)
+      return node @ sampling.back.astype(node.dtype)
+
+    return _cell(in0, in1, kind=self.kind, nodes=self.nodes, leave=leave, join=join)
+
+
+class DerivedCell(nn.Module):
+  """A cell of a derived network: the kept edges, one operation each, on all channels.
+
+  Attributes:
+    kind: down or up.
+    nodes: For every node its kept edges as (source, operation) pairs.
+  """
+
+  kind: CellKind
+  nodes: tuple[tuple[tuple[int, str], ...], ...]
+
+  @nn.compact
+  def __call__(self, in0: jax.Array, in1: jax.Array) -> jax.Array:
+    """As MixedCell, without the weights."""
+
+    def leave(source: int, state: jax.Array) -> dict[int, jax.Array]:
+      channels = state.shape[-1]
+      return {
+        node: ops.operation(kept[source], channels=channels, name=edge_name(node, source))(state)
+        for node, kept in enumerate(map(dict, self.nodes))
+        if source in kept
+      }
+
+    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave, join=spatial.total)

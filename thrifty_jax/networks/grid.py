@@ -1,0 +1,316 @@
+"""The grid of cells (a UNet++-shaped triangle), as supernet and as derived network."""
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thrifty_jax.networks import ops, spatial
+from thrifty_jax.networks.cell import (
+  CELL_KINDS,
+  CellKind,
+  DerivedCell,
+  MixedCell,
+  edge_count,
+  resample_of,
+  sources_of,
+  targets_of,
+)
+from thrifty_jax.networks.genotype import Genotype, GridCell, require_depth, skippable_cells
+from thrifty_jax.networks.mixed_op import MixedEdges, Mixer, random_sampling, shuffled_sampling
+
+# {'down': {'alphas': E arrays [N], 'betas': [E]}, 'up': ...}, before the softmax; where cells have
+# gates also {'path': {'gammas': [G, 2]}}: keep and skip, for each of skippable_cells.
+Architecture = dict[str, dict[str, tuple[jax.Array, ...] | jax.Array]]
+# One output of the grid per name: cell(kind, name, in0, in1) -> [B, H, W, C].
+Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
+
+
+class ResidualBlock(nn.Module):
+  """conv3-norm-relu-conv3-norm plus a conv1-norm skip, then relu."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    y = ops.ConvNorm(channels, kernel_size=3, relu=True, name='first')(x)
+    y = ops.ConvNorm(channels, kernel_size=3, name='second')(y)
+    return nn.relu(y + ops.ConvNorm(channels, name='skip')(x))
+
+
+def grid(
+  image: jax.Array,
+  *,
+  classes: int,
+  channels: int,
+  depth: int,
+  cell: Cell,
+  deep_supervision: bool = False,
+  skipped: Collection[GridCell] = (),
+  gates: Mapping[GridCell, jax.Array] | None = None,
+) -> jax.Array:
+  """The whole network around its cells, called inside a compact method.
+
+  X[0, j] go down to 1 / 2^depth of the image; X[k, j] come up and read every X[m, j] to their left.
+  In the place of a skipped cell stands the one to its left, in the place of a cell with a gate the
+  weighted sum of both: that is what others read.
+
+  Args:
+    image: [B, H, W, C], H and W multiples of 2^depth.
+    classes: K, background included.
+    channels: Of every cell.
+    depth: L, levels below the full size.
+    cell: Builds and runs the cell of a given kind and name on its two inputs.
+    deep_supervision: Run the head on X[k, 0] for all k >= 1 that are not skipped, and return all.
+    skipped: Cells that are not built.
+    gates: The weights of keeping and of skipping a cell, [2] each.
+
+  Returns:
+    Logits [B, H, W, K], or stacked, [.., B, H, W, K], the last one the network's output.
+  """
+  gates = gates or {}
+  stem = ops.ConvNorm(channels, kernel_size=7, relu=True, name='stem')(image)
+  outputs = {(0, -1): stem, (0, 0): ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))}
+  for j in range(1, depth):
+    outputs[0, j] = cell('down', f'down_0_{j}', outputs[0, j - 2], outputs[0, j - 1])
+  for k in range(1, depth):
+    for j in range(depth - k):
+      if (k, j) in skipped:
+        outputs[k, j] = outputs[k - 1, j]
+        continue
+      left = [outputs[m, j] for m in range(k) if (m, j) not in skipped]
+      x = cell('up', f'up_{k}_{j}', jnp.concatenate(left, axis=-1), outputs[k - 1, j + 1])
+      if (k, j) in gates:
+        keep, skip = gates[k, j].astype(x.dtype)
+        x = keep * x + skip * outputs[k - 1, j]
+      outputs[k, j] = x
+
+  to_classes = ClassFilter(classes, name='classes')
+  supervised = range(1, depth) if deep_supervision else (depth - 1,)
+  logits = [
+    to_classes(cell('up', 'head', stem, outputs[k, 0])) for k in supervised if (k, 0) not in skipped
+  ]
+  return jnp.stack(logits) if deep_supervision else logits[0]
+
+
+class ClassFilter(nn.Module):
+  """The last layer, a 3x3 convolution from the head's channels to logits, in float32 at least."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', ops.kernel_init, (3, 3, x.shape[-1], self.classes))
+    return spatial.convolve_to_few(spatial.at_least_float32(x), kernel)
+
+
+def cell_count(kind: CellKind, *, depth: int) -> int:
+  """Cells of a kind in the grid, the head among the up cells."""
+  return depth - 1 if kind == 'down' else depth * (depth - 1) // 2 + 1
+
+
+def pad_to_multiple(image: jax.Array, *, multiple: int, background: tuple[float, ...]) -> jax.Array:
+  """Fills right and bottom with the background up to a multiple; [B, H', W', C]."""
+  _, height, width, _ = image.shape
+  rows, columns = -height % multiple, -width % multiple
+  if not (rows or columns):
+    return image
+  shade = jnp.asarray(background, image.dtype)
+  padded = jnp.pad(image - shade, ((0, 0), (0, rows), (0, columns), (0, 0)))
+  return padded + shade
+
+
+def architecture_weights(architecture: Architecture, *, nodes: int) -> Architecture:
+  """Softmax of the alphas over candidates, and of the betas over the edges into each node.
+
+  That of the gammas, over keeping and skipping, is {'path': {'gates': [G, 2]}}.
+  """
+  starts = [edge_count(node) for node in range(nodes + 1)]
+  weights: Architecture = {
+    kind: {
+      'alphas': tuple(jax.nn.softmax(alpha) for alpha in part['alphas']),
+      'betas': jnp.concatenate(
+        [
+          jax.nn.softmax(jnp.asarray(part['betas'][a:b]))
+          for a, b in zip(starts, starts[1:], strict=False)
+        ]
+      ),
+    }
+    for kind, part in architecture.items()
+    if kind != 'path'
+  }
+  if 'path' in architecture:
+    gammas = jnp.asarray(architecture['path']['gammas'])
+    weights['path'] = {'gates': jax.nn.softmax(gammas, axis=-1)}
+  return weights
+
+
+def init_architecture(
+  key: jax.Array, *, nodes: int, gated: Collection[GridCell] = ()
+) -> Architecture:
+  """Architecture variables at 1e-3 * normal: every choice starts almost even.
+
+  Args:
+    key: The variables follow from it and from their names.
+    nodes: Nodes of a cell.
+    gated: Cells of the grid that have a gate.
+  """
+
+  longest = max(edge_count(nodes), *(len(names) for names in ops.OPERATIONS.values()))
+
+  def normal(name: str, size: int) -> jax.Array:
+    # Drawn by name: stable when a kind or an edge is added. Each as long as the longest, and cut
+    # outside JAX, so that one program is compiled for all.
+    index = sum(ord(letter) * 31**i for i, letter in enumerate(name)) % 2**31
+    return jnp.asarray(np.asarray(_draw(key, index, longest))[:size])
+
+  def part(kind: CellKind) -> dict:
+    edges = [(node, source) for node in range(nodes) for source in sources_of(node)]
+    sizes = [len(ops.OPERATIONS[resample_of(kind, source)]) for _, source in edges]
+    return {
+      'alphas': tuple(normal(f'{kind}{i}', size) for i, size in enumerate(sizes)),
+      'betas': normal(f'{kind}betas', len(edges)),
+    }
+
+  architecture: Architecture = {'down': part('down'), 'up': part('up')}
+  if gated:
+    gammas = jnp.stack([normal(f'path_{m}_{j}', 2) for m, j in gated])
+    architecture['path'] = {'gammas': gammas}
+  return architecture
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _draw(key: jax.Array, index: int, size: int) -> jax.Array:
+  return 1e-3 * jax.random.normal(jax.random.fold_in(key, index), (size,))
+
+
+class Supernet(nn.Module):
+  """All networks of the space at once, mixed by the architecture variables.
+
+  Attributes:
+    classes: K, background included.
+    channels: Of every cell; a multiple of `sample`.
+    depth: Levels below the full size.
+    nodes: Nodes of a cell.
+    sample: One in so many channels goes through the candidates.
+    background: Normalised value that sides are padded with, one per image channel.
+    sampling: shuffle takes the first channels and shuffles; random takes a subset drawn by key, or
+      the first without a key, and does not shuffle.
+    cell_path: The skippable cells have gates.
+    remat: Cells keep only their inputs for the derivative, which runs them once more.
+  """
+
+  classes: int
+  channels: int = 32
+  depth: int = 5
+  nodes: int = 2
+  sample: int = 4
+  background: tuple[float, ...] = (0.0,)
+  sampling: Literal['shuffle', 'random'] = 'shuffle'
+  cell_path: bool = False
+  remat: bool = False
+
+  @nn.compact
+  def __call__(
+    self, image: jax.Array, architecture: Architecture, key: jax.Array | None = None
+  ) -> jax.Array:
+    """Logits [B, H, W, K] of image [B, H, W, C]; a key draws the random sample."""
+    if self.channels % self.sample:
+      raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
+    if self.cell_path != ('path' in architecture):
+      raise ValueError('cell_path and gates in the architecture variables go together')
+    if self.sampling == 'shuffle':
+      if key is not None:
+        raise ValueError("a key needs sampling='random'; sampling='shuffle' draws nothing")
+      sampling = shuffled_sampling(self.channels, self.sample)
+    else:
+      order = jnp.arange(self.channels)
+      order = order if key is None else jax.random.permutation(key, order)
+      sampling = random_sampling(order)
+    weights = architecture_weights(architecture, nodes=self.nodes)
+    mixers = {kind: self._mixers(kind, weights[kind]) for kind in CELL_KINDS}
+    mixed_cell = nn.remat(MixedCell) if self.remat else MixedCell
+
+    def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
+      return mixed_cell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
+
+    gates = weights['path']['gates'] if self.cell_path else ()
+    return _run(self, image, cell, gates=dict(zip(self.gated, gates, strict=True)))
+
+  @property
+  def gated(self) -> tuple[GridCell, ...]:
+    """The cells that have a gate."""
+    return skippable_cells(self.depth) if self.cell_path else ()
+
+  def _mixers(self, kind: CellKind, part: dict) -> Iterator[tuple[Mixer, ...]]:
+    """What the edges of a kind's cells need: cell by cell, a mixer for each state."""
+    mixers = []
+    for source in range(self.nodes + 1):
+      targets = targets_of(source, nodes=self.nodes)
+      edges = np.array([edge_count(node) + source for node in targets])
+      module = MixedEdges(
+        resample_of(kind, source),
+        self.channels // self.sample,
+        edges=len(edges),
+        cells=cell_count(kind, depth=self.depth),
+        name=f'{kind}_from_{source}',
+      )
+      alphas = jnp.stack([part['alphas'][edge] for edge in edges])
+      mixers.append(module(alphas, part['betas'][edges]))
+    return zip(*mixers, strict=True)
+
+
+class DerivedNetwork(nn.Module):
+  """The network of a genotype.
+
+  Attributes:
+    genotype: What every cell keeps.
+    classes: K, background included.
+    channels: Of every cell.
+    depth: Levels below the full size.
+    deep_supervision: Give the logits of every X[k, 0] that is built, stacked in front.
+    background: Normalised value that sides are padded with, one per image channel.
+    remat: Cells keep only their inputs for the derivative, which runs them once more.
+  """
+
+  genotype: Genotype
+  classes: int
+  channels: int = 32
+  depth: int = 5
+  deep_supervision: bool = False
+  background: tuple[float, ...] = (0.0,)
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, image: jax.Array) -> jax.Array:
+    """Logits [B, H, W, K] (deep supervision: [.., B, H, W, K]) of image [B, H, W, C]."""
+    require_depth(self.genotype, self.depth)
+    derived_cell = nn.remat(DerivedCell) if self.remat else DerivedCell
+    cells = {}  # the head serves several levels under deep supervision: one module, shared
+
+    def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
+      if (kind, name) not in cells:
+        nodes = self.genotype.down if kind == 'down' else self.genotype.up
+        cells[kind, name] = derived_cell(kind, nodes, name=name)
+      return cells[kind, name](in0, in1)
+
+    skipped, supervision = self.genotype.skipped, self.deep_supervision
+    return _run(self, image, cell, skipped=skipped, deep_supervision=supervision)
+
+
+def _run(module, image: jax.Array, cell: Cell, **settings: Any) -> jax.Array:
+  """Pads to what the depth needs, runs the grid, crops the logits back."""
+  height, width = image.shape[1:3]
+  image = pad_to_multiple(image, multiple=2**module.depth, background=module.background)
+  logits = grid(
+    image,
+    classes=module.classes,
+    channels=module.channels,
+    depth=module.depth,
+    cell=cell,
+    **settings,
+  )
+  return logits[..., :height, :width, :]

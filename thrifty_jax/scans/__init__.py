@@ -1,0 +1,1 @@
+"""Scans read, turned and sliced, for training as for predicting."""

@@ -1,0 +1,262 @@
+"""Scans in files of any format, one file or DICOM folder a channel, and where in a folder they lie.
+
+Only voxels and their geometry are read. Of a DICOM series no tag goes further than this module but
+into a DICOM SEG, for which its slices are read anew; its scan is named after its folder.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dicom, volumes
+from thrifty_jax.scans.dataset_json import ENDINGS
+from thrifty_jax.scans.volumes import Volume
+
+_CHANNEL = re.compile(r'(.+)_(\d{4})')  # nnU-Net's names: CASE_0000, CASE_0001
+_DICOM_ENDINGS = ('.dcm', '.ima')
+_SEGMENTATIONS = (b'1.2.840.10008.5.1.4.1.1.66.4', b'1.2.840.10008.5.1.4.1.1.66.7')  # SOP classes
+_DICOM_HEAD = 1024  # bytes; the file's meta information begins after 132
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where one scan lies.
+
+  Attributes:
+    name: Of the scan: that of its file without ending and channel, or of its DICOM folder.
+    channels: A file or a DICOM folder for each channel; one alone may hold all of them.
+    problem: Why it cannot be read, where its files say so already; '' where they do not.
+  """
+
+  name: str
+  channels: tuple[Path, ...]
+  problem: str = ''
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grid:
+  """Where the voxels of a scan lie, as its file has it: what a mask of it must repeat.
+
+  Attributes:
+    affine: From the stored (d, h, w, 1) to RAS millimetres, [4, 4].
+    nifti: The header of a NIfTI file, else None.
+    itk: Spacing, direction and origin as SimpleITK read them from another file, else None.
+    series: The folder of a DICOM series, else None.
+  """
+
+  affine: np.ndarray
+  nifti: Any = None
+  itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
+  series: Path | None = None
+
+
+def find(place: Path, *, channels: int) -> list[Source]:
+  """The scans that a path means.
+
+  Args:
+    place: A file; a folder with the slices of a DICOM series; or a folder of files and of such
+      folders. Hidden files, DICOM Segmentations and other formats are left out, further folders
+      are not searched.
+    channels: How many a scan has. With more than one, CASE_0000, CASE_0001, ... are one scan; a
+      NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out of the
+      names if all have it.
+
+  Returns:
+    Sorted by name, one or more.
+
+  Raises:
+    InputError: If there is no scan, or two would have one name.
+  """
+  if place.is_file():
+    return [_of_file(place, channels)]
+  if not place.is_dir():
+    raise InputError(f'{place}: there is no such file or folder; expected a scan or a folder')
+  found = _volumes_in(place)
+  if _holds_dicom(place):
+    if found:
+      raise InputError(
+        f'{place}: holds DICOM slices and {next(iter(found.values())).name}; expected one or the '
+        'other. Move the one away that is not meant.'
+      )
+    return [Source(place.resolve().name, (place,))]
+  for folder in sorted(path for path in place.iterdir() if path.is_dir()):
+    if not folder.name.startswith('.') and _holds_dicom(folder):
+      _add(found, folder.name, folder)
+  if not found:
+    raise InputError(
+      f'{place}: no scan there; expected volumes ({", ".join(ENDINGS)}), the slices of a DICOM '
+      'series, or folders with one series each'
+    )
+  return _grouped(found, channels)
+
+
+def read(source: Source) -> tuple[Volume, Grid]:
+  """The scan, its axes as stored, and its grid.
+
+  Raises:
+    InputError: If it cannot be read, or its channels do not lie on one grid.
+  """
+  if source.problem:
+    raise InputError(source.problem)
+  image, affine = read_channels(source.channels)
+  if image.dtype.kind not in 'buif':
+    raise InputError(
+      f'{source.channels[0]}: has voxels of the type {image.dtype}; expected one number for each. '
+      'Convert the file.'
+    )
+  volumes.require_affine(source.channels[0], affine)
+  image = image[..., None] if image.ndim == 3 else image
+  volume = Volume(image, None, affine, source.name, source.name)
+  return volume, _grid(source.channels[0], affine)
+
+
+def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+  """Voxels of one scan from a file for each channel, which must lie on one grid.
+
+  Returns:
+    Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
+  """
+  image, affine = read_voxels(paths[0])
+  if len(paths) == 1:
+    return image, affine
+  channels = [image]
+  for path in paths[1:]:
+    channel, channel_affine = read_voxels(path)
+    volumes.require_grid(path, channel.shape, channel_affine, paths[0], image.shape, affine)
+    channels.append(channel)
+  return np.stack(channels, axis=-1), affine
+
+
+def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Voxels and affine of a file or a DICOM folder, whichever format it is."""
+  if path.is_dir():
+    series = dicom.read_series(slices_of(path))
+    return series.voxels, series.affine
+  return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
+
+
+def _grid(path: Path, affine: np.ndarray) -> Grid:
+  if path.is_dir():
+    return Grid(affine, series=path)
+  if volumes.is_nifti(path):
+    return Grid(affine, nifti=_nifti(path).header)
+  import SimpleITK
+
+  reader = SimpleITK.ImageFileReader()
+  reader.SetFileName(str(path))
+  with volumes.quiet_itk():
+    reader.ReadImageInformation()
+  return Grid(affine, itk=(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()))
+
+
+def _of_file(path: Path, channels: int) -> Source:
+  """The scan that one file names: with several channels the files beside it belong to it."""
+  name = _without_ending(path)
+  if name is None:
+    raise InputError(
+      f'{path}: expected a volume ({", ".join(ENDINGS)}) or a folder; of a DICOM series name the '
+      'folder'
+    )
+  parts = _CHANNEL.fullmatch(name)
+  if channels == 1 or not parts or _has_four_axes(path):
+    return Source(name, (path,))
+  beside = {n: p for n, p in _volumes_in(path.parent).items() if n.startswith(f'{parts[1]}_')}
+  return next(one for one in _grouped(beside, channels) if path in one.channels)
+
+
+def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
+  """Scans by name, sorted, from files by name."""
+  if channels == 1:
+    whole = all(name.endswith('_0000') for name in found)
+    names = {name.removesuffix('_0000') if whole else name: path for name, path in found.items()}
+    return [Source(name, (names[name],)) for name in sorted(names)]
+  sources, groups = {}, {}
+  for name, path in found.items():
+    parts = _CHANNEL.fullmatch(name)
+    if parts and not _has_four_axes(path):
+      groups.setdefault(parts[1], {})[parts[2]] = path
+    else:
+      sources[name] = Source(name, (path,))
+  for name, group in groups.items():
+    if name in sources:
+      raise InputError(f'{sources[name].channels[0]}: {name} has files of channels too; keep one')
+    sources[name] = _of_channels(name, group, channels)
+  return [sources[name] for name in sorted(sources)]
+
+
+def _of_channels(name: str, group: Mapping[str, Path], channels: int) -> Source:
+  expected = [f'{number:04d}' for number in range(channels)]
+  paths = tuple(group[number] for number in sorted(group))
+  problem = ''
+  if sorted(group) != expected:
+    problem = (
+      f'{paths[0]}: {name} has the channels {", ".join(sorted(group))}; the model expects '
+      f'{", ".join(expected)}. Add or remove files.'
+    )
+  return Source(name, paths, problem)
+
+
+def _volumes_in(folder: Path) -> dict[str, Path]:
+  """The volumes of a folder by name without ending."""
+  found: dict[str, Path] = {}
+  for path in sorted(folder.iterdir()):
+    name = _without_ending(path)
+    if name and path.is_file() and not path.name.startswith('.'):
+      _add(found, name, path)
+  return found
+
+
+def _add(found: dict[str, Path], name: str, path: Path) -> None:
+  if name in found:
+    raise InputError(
+      f'{path}: {found[name].name} has the same name but for its ending; expected each scan once. '
+      'Move one away.'
+    )
+  found[name] = path
+
+
+def _without_ending(path: Path) -> str | None:
+  """A file's name without its ending, None where it is no volume's."""
+  ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+  return path.name[: -len(ending)] if ending else None
+
+
+def _has_four_axes(path: Path) -> bool:
+  """Whether a file is NIfTI with channels on a fourth axis; what is unreadable shows when read."""
+  try:
+    return path.is_file() and volumes.is_nifti(path) and len(_nifti(path).shape) == 4
+  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
+    return False
+
+
+def _nifti(path: Path) -> Any:
+  """The image of a NIfTI file, its voxels not read."""
+  return nibabel.load(path)
+
+
+def _holds_dicom(folder: Path) -> bool:
+  """Whether slices of a DICOM series lie in the folder itself."""
+  return any(map(_is_dicom, folder.iterdir()))
+
+
+def _is_dicom(path: Path) -> bool:
+  """By its ending; without one, by the four letters behind the preamble. Masks are no slices."""
+  if path.name == 'DICOMDIR' or path.name.startswith('.') or not path.is_file():
+    return False
+  named = path.suffix.lower() in _DICOM_ENDINGS
+  if not named and _without_ending(path) is not None:
+    return False
+  with path.open('rb') as file:
+    head = file.read(_DICOM_HEAD)
+  return (named or head[128:132] == b'DICM') and not any(uid in head for uid in _SEGMENTATIONS)
+
+
+def slices_of(folder: Path) -> list[Path]:
+  """The files of a folder's series, in any order."""
+  return sorted(path for path in folder.iterdir() if _is_dicom(path))

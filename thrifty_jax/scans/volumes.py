@@ -1,0 +1,391 @@
+"""Scans as arrays: one volume of one patient, read from the formats that scans come in."""
+
+import contextlib
+import dataclasses
+import gzip
+import os
+import sys
+import zlib
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import metaimage
+
+# Where axes D, H, W of a volume point to, for each axis that slices can follow: S head, I feet, P
+# back, L left. Every volume is read as axial: that is the order in which a scanner writes axial
+# slices (and SimpleITK's identity direction), so most scans are not turned at all.
+SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
+_READ_ERRORS = (  # of gzip, nibabel and SimpleITK
+  OSError,
+  EOFError,
+  ValueError,
+  OverflowError,
+  RuntimeError,
+  zlib.error,
+  nibabel.filebasedimages.ImageFileError,
+  nibabel.spatialimages.HeaderDataError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """Where one scan lies.
+
+  Attributes:
+    case: Name of the scan, unique in its data set; it appears in tables and file names.
+    patient: Name of the patient. Scans of one patient never part.
+    image: The scan's files: one a modality, or the slices of a DICOM series in the order of the
+      masks, one modality after the other.
+    label: The truth's files; empty for a scan without truth.
+  """
+
+  case: str
+  patient: str
+  image: tuple[Path, ...]
+  label: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volume:
+  """One scan in memory, on its native grid, axes as SLICE_AXES has them: axial where it is read.
+
+  Attributes:
+    image: Intensities as stored, [D, H, W, M], float32.
+    label: Class of each voxel, [D, H, W], uint8, or None.
+    affine: From a voxel's index (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
+    case: Name of the scan.
+    patient: Name of the patient.
+    orientation: Where the axes of the file point, fastest first: LPS, RAS; '' where not known.
+  """
+
+  image: np.ndarray
+  label: np.ndarray | None
+  affine: np.ndarray
+  case: str
+  patient: str
+  orientation: str = ''
+
+  @property
+  def spacing_mm(self) -> tuple[float, float, float]:
+    """Distance between neighbouring voxels along D, H and W."""
+    d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
+    return float(d), float(h), float(w)
+
+  @property
+  def truth(self) -> np.ndarray:
+    """The label of a scan that must have one.
+
+    Raises:
+      InputError: If the scan has none.
+    """
+    if self.label is None:
+      raise InputError(f'{self.case}: the scan has no truth; add its mask or leave the case out.')
+    return self.label
+
+
+def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads a MetaImage (.mhd, .mha) or whatever else SimpleITK knows.
+
+  Returns:
+    Voxels as stored, [D, H, W], and the affine of (d, h, w) to RAS millimetres, [4, 4].
+
+  Raises:
+    InputError: If the file is missing, cannot be read or is not a volume.
+  """
+  import SimpleITK  # here, as wherever it is used: 90 MiB that NIfTI and prepared slices do without
+
+  require_file(path)
+  try:
+    if path.suffix.lower() in ('.mhd', '.mha'):
+      metaimage.require_whole(path)
+    with quiet_itk():
+      image = SimpleITK.ReadImage(str(path))
+  except (OSError, RuntimeError) as error:
+    raise unreadable(path, error) from error
+  if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    raise InputError(
+      f'{path}: has {image.GetDimension()} dimensions with {image.GetNumberOfComponentsPerPixel()} '
+      'values a voxel; expected a volume of 3 dimensions with one value a voxel. Convert the file.'
+    )
+  axes = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+  return SimpleITK.GetArrayFromImage(image), affine_from_lps(axes[:, ::-1], image.GetOrigin())
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads a NIfTI file.
+
+  Returns:
+    Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
+
+  Raises:
+    InputError: If the file is missing, cannot be read or is not a volume.
+  """
+  require_file(path)
+  try:
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+      raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
+    voxels = _intact_voxels(path, image)
+  except _READ_ERRORS as error:
+    raise unreadable(path, error) from error
+  if voxels.ndim not in (3, 4):
+    raise InputError(
+      f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last. '
+      'Convert the file.'
+    )
+  affine = np.asarray(image.affine)[
+    :, [2, 1, 0, 3]
+  ]  # columns follow the axes: (x, y, z) becomes (d, h, w)
+  return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), affine
+
+
+def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
+  """The grid of a scan, from a file of any format but DICOM; its voxels are not read.
+
+  Returns:
+    Numbers of voxels (D, H, W) and the affine of (d, h, w) to RAS millimetres, [4, 4], both as
+    stored.
+
+  Raises:
+    InputError: If the file is missing, cannot be read or is not a volume.
+  """
+  require_file(path)
+  try:
+    if is_nifti(path):
+      header: Any = nibabel.load(path)
+      width, height, depth, *_ = (*header.shape, 0, 0)
+      affine = np.asarray(header.affine)[:, [2, 1, 0, 3]]
+    else:
+      import SimpleITK
+
+      reader = SimpleITK.ImageFileReader()
+      reader.SetFileName(str(path))
+      with quiet_itk():
+        reader.ReadImageInformation()
+      width, height, depth, *_ = (*reader.GetSize(), 0, 0)
+      sides, count = reader.GetSpacing(), reader.GetDimension()
+      axes = np.reshape(reader.GetDirection(), (count, count)) * np.asarray(sides)
+      affine = affine_from_lps(axes[:3, 2::-1], reader.GetOrigin()[:3]) if depth else np.eye(4)
+  except _READ_ERRORS as error:
+    raise unreadable(path, error) from error
+  shape = (int(depth), int(height), int(width))
+  if not all(shape):
+    raise InputError(f'{path}: has {shape} voxels (D, H, W); expected a volume. Convert the file.')
+  require_affine(path, affine)
+  return shape, affine
+
+
+def is_nifti(path: Path) -> bool:
+  """Whether a file is one for `read_nifti`, by its name."""
+  return path.name.lower().endswith(('.nii', '.nii.gz'))
+
+
+def make_volume(
+  case: Case,
+  *,
+  image: np.ndarray,
+  affine: np.ndarray,
+  label: np.ndarray | None = None,
+  label_affine: np.ndarray | None = None,
+) -> Volume:
+  """Puts a scan and its truth together and turns both the same way.
+
+  Args:
+    case: Names, and the files that errors speak of.
+    image: [D, H, W] or [D, H, W, M], any numeric type, axes in the order of the file.
+    affine: Of the image's (d, h, w) to RAS millimetres, [4, 4].
+    label: [D, H, W], whole numbers, on the grid of the image.
+    label_affine: Of the truth, where its file has one: then both must lie at one place.
+
+  Returns:
+    The volume with axes to head, back and left. Only flips and transposes: no voxel changes its
+    value.
+
+  Raises:
+    InputError: If the scan is empty, its affine has no directions, or the truth has another shape,
+      lies elsewhere or the other way, or holds fractions.
+  """
+  require_affine(case.image[0], affine)
+  image = image[..., None] if image.ndim == 3 else image
+  if not image.size:
+    raise InputError(
+      f'{case.image[0]}: the scan is empty, {image.shape[:3]} voxels (D, H, W); expected some. '
+      'Export it again.'
+    )
+  orientation = _directions(affine)[::-1]
+  if label is not None:
+    if label.shape != image.shape[:3]:
+      raise InputError(
+        f'{case.label[0]}: the truth has {label.shape} voxels (D, H, W), but its scan '
+        f'{case.image[0].name} has {image.shape[:3]}; expected the same grid. Resample one to the '
+        'other or replace the file.'
+      )
+    if label_affine is not None and _directions(label_affine) != _directions(affine):
+      raise InputError(
+        f'{case.label[0]}: axes of the truth point to {_directions(label_affine)}, those of its '
+        f'scan {case.image[0].name} to {_directions(affine)}; expected one orientation. Correct '
+        'the headers.'
+      )
+    if label_affine is not None:
+      require_grid(case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine)
+    label = _whole_numbers(label, case.label[0])
+  return along(Volume(image, label, affine, case.case, case.patient, orientation), 'axial')
+
+
+def along(volume: Volume, slice_axis: str) -> Volume:
+  """The same scan with its slices one after the other along another axis of the patient.
+
+  Args:
+    volume: Any way round.
+    slice_axis: One of SLICE_AXES.
+
+  Returns:
+    The volume with axes as SLICE_AXES has them. Only flips and transposes: no voxel changes its
+    value, and the affine says where each came from.
+  """
+  turn = nibabel.orientations.ornt_transform(
+    nibabel.io_orientation(volume.affine),
+    nibabel.orientations.axcodes2ornt(SLICE_AXES[slice_axis]),
+  )
+
+  def turned(voxels: np.ndarray, dtype: type) -> np.ndarray:
+    return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn), dtype)
+
+  return dataclasses.replace(
+    volume,
+    image=turned(volume.image, np.float32),
+    label=None if volume.label is None else turned(volume.label, np.uint8),
+    affine=volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.image.shape[:3]),
+  )
+
+
+def _intact_voxels(path: Path, image: Any) -> np.ndarray:
+  """The voxels of a NIfTI file; of a compressed one the checksum, which ends it, is looked at."""
+  if path.suffix.lower() != '.gz':
+    return np.asanyarray(image.dataobj)
+  with gzip.open(path) as stream:
+    voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
+    while stream.read(1 << 20):
+      pass
+  return voxels
+
+
+def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """Voxels with their axes another way round: what `along` did, undone.
+
+  Args:
+    voxels: [D, H, W], or with further axes behind.
+    affine: Of these voxels, [4, 4].
+    like: Affine of the same grid with its axes in another order or direction, [4, 4].
+
+  Returns:
+    The voxels in the order of that affine; no value changes.
+  """
+  # Exact where reading the directions anew might not be: they are a matter of choice at 45 degrees.
+  steps = np.linalg.solve(like[:3, :3], affine[:3, :3])
+  axes = np.abs(steps).argmax(axis=0)
+  turn = np.stack([axes, np.sign(steps[axes, range(3)])], axis=1)
+  return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn))
+
+
+def require_grid(
+  path: Path,
+  shape: tuple[int, ...],
+  affine: np.ndarray,
+  scan: Path,
+  scan_shape: tuple[int, ...],
+  scan_affine: np.ndarray,
+) -> None:
+  """Refuses a channel or a mask whose voxels do not lie where those of its scan do.
+
+  Args:
+    path: Of the channel or mask, for the error.
+    shape: Its voxels (D, H, W).
+    affine: Of its (d, h, w) to RAS millimetres, [4, 4].
+    scan: The file that it belongs to.
+    scan_shape: Voxels of that file.
+    scan_affine: Likewise.
+
+  Raises:
+    InputError: If the shapes differ, or a corner lies more than half a voxel away.
+  """
+  if shape != scan_shape or len(shape) != 3:
+    raise InputError(
+      f'{path}: has {shape} voxels (D, H, W), but {scan.name} has {scan_shape}; expected one grid '
+      'of three axes. Resample one to the other or replace the file.'
+    )
+  corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
+  off = np.linalg.norm((affine - scan_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
+  voxel = np.linalg.norm(scan_affine[:3, :3], axis=0).min()
+  if not off.max() <= voxel / 2:
+    raise InputError(
+      f'{path}: lies up to {off.max():.2f} mm away from {scan.name}, whose voxels are '
+      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
+      'copy the header of the scan; else resample the file.'
+    )
+
+
+def affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
+  """ITK's and DICOM's world points to the left and back, NIfTI's to the right and front."""
+  affine = np.eye(4)
+  affine[:3, :3] = axes
+  affine[:3, 3] = origin
+  return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
+
+
+def _directions(affine: np.ndarray) -> str:
+  """Where the axes point, for instance IPR."""
+  return ''.join(str(code) for code in nibabel.aff2axcodes(affine))
+
+
+def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
+  """The truth as uint8; refuses what would be cut off silently."""
+  whole = label.astype(np.uint8) if np.isfinite(label).all() and label.min() >= 0 else None
+  if whole is None or not np.array_equal(whole, label):
+    raise InputError(
+      f'{path}: the truth holds values from {label.min()} to {label.max()} that are not all whole '
+      'numbers from 0 to 255; expected class numbers. Replace the file.'
+    )
+  return whole
+
+
+def require_file(path: Path) -> None:
+  if not path.is_file():
+    raise InputError(
+      f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
+    )
+
+
+def require_affine(path: Path, affine: np.ndarray) -> None:
+  """Refuses axes that are not known or without a length: nothing could be turned or measured."""
+  if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+    raise InputError(
+      f'{path}: its header gives no valid spacing and direction of the axes; expected three axes '
+      'of a length above 0. Export it again.'
+    )
+
+
+@contextlib.contextmanager
+def quiet_itk() -> Generator[None]:
+  """Keeps what ITK's readers write to stderr themselves away: the exception says it all."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  try:
+    with open(os.devnull, 'w') as nothing:
+      os.dup2(nothing.fileno(), 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+  reason = ' '.join(str(error).split())[-160:]
+  return InputError(
+    f'{path}: cannot be read ({reason}); expected an intact file. Copy or download it again.'
+  )

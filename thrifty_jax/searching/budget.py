@@ -1,0 +1,223 @@
+"""A limit to the parameters: a penalty in the search, and the best network that keeps it.
+
+The score of a network is the sum of the scores of all that it keeps (see genotype.all_scores); the
+one with the highest score below the limit is found exactly. A part of a network that another part
+beats, with no more parameters and a higher score, is in no best network; so each part keeps only
+those that nothing beats, and what is left is few.
+"""
+
+import bisect
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype, parameters
+from thrifty_jax.networks.cell import CELL_KINDS, CellKind, sources_of
+from thrifty_jax.networks.genotype import Genotype, GridCell, operations_of
+from thrifty_jax.networks.grid import Architecture
+from thrifty_jax.networks.parameters import Space, operation_cost
+
+# In units of the loss, for a network that is e times too large. A hinge holds its limit where its
+# slope is above that of the loss: where a network e times larger does not gain a whole Dice. On
+# phantoms the gradient of a tenth of it was no stronger than the noise of the loss's own.
+PENALTY_WEIGHT = 1.0
+
+
+def penalty(architecture: Architecture, space: Space, *, limit: int) -> jax.Array:
+  """What the architecture's loss has added, []: 0 up to the limit, then the log of the excess.
+
+  Args:
+    architecture: The variables before the softmax.
+    space: What may be derived.
+    limit: Parameters, above 0.
+  """
+  return PENALTY_WEIGHT * jax.nn.relu(jnp.log(parameters.expected(architecture, space) / limit))
+
+
+def penalty_of(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None:
+  """What the limit of a run adds to the architecture's loss; None without a limit."""
+  limit = config.search.max_parameters
+  if not limit:
+    return None
+  return functools.partial(penalty, space=parameters.space_of(config), limit=limit)
+
+
+def require_possible(config: ConfigDict) -> None:
+  """Refuses a limit, config.search.max_parameters, that no network of the space keeps.
+
+  Raises:
+    InputError: With the least number of parameters that there is.
+  """
+  space, limit = parameters.space_of(config), config.search.max_parameters
+  if limit < least(space):
+    raise InputError(
+      f'config.search.max_parameters is {limit}; expected 0 for no limit, or {least(space)} or '
+      f'more, which the smallest network has with model.channels {space.channels}, depth '
+      f'{space.depth} and {space.nodes} nodes'
+    )
+
+
+def least(space: Space) -> int:
+  """Parameters of the smallest network."""
+
+  def cheapest(kind: CellKind, node: int) -> int:
+    costs = (
+      min(operation_cost(name, space.channels) for name in _operations(kind, source))
+      for source in sources_of(node)
+    )
+    return sum(sorted(costs)[: space.edges_per_node])
+
+  down, up = (sum(cheapest(kind, node) for node in range(space.nodes)) for kind in CELL_KINDS)
+  skipped = genotype.skippable_cells(space.depth) if space.cell_path else ()
+  cells, pairs = parameters.built(space.depth, dict.fromkeys(skipped, 0))
+  return parameters.formula(space).total(down=down, up=up, cells=cells, pairs=pairs)
+
+
+def derive(weights: Mapping[Any, Any], space: Space, *, limit: int) -> Genotype:
+  """The network with the highest score among those that keep the limit.
+
+  Args:
+    weights: As in genotype.all_scores.
+    space: What may be derived.
+    limit: Parameters.
+
+  Returns:
+    What genotype.derive returns, if that keeps the limit. Of equal scores wins what is listed
+    first: the states of a node, then their operations; a cell that is kept before one skipped.
+
+  Raises:
+    InputError: If no network keeps the limit.
+  """
+  shape = {'nodes': space.nodes, 'depth': space.depth}
+  found = genotype.derive(weights, edges_per_node=space.edges_per_node, **shape)
+  if parameters.count(found, space) <= limit:
+    return found
+  scores, formula = genotype.all_scores(weights, **shape), parameters.formula(space)
+  downs, ups = (_cell_front(kind, scores[kind], space) for kind in CELL_KINDS)
+  costs = [down.parameters for down in downs]
+  whole = []
+  for (cells, pairs), path in _paths(scores.get('path', {}), space.depth).items():
+    for up in ups:
+      room = limit - formula.total(down=0, up=up.parameters, cells=cells, pairs=pairs)
+      place = bisect.bisect_right(costs, room // formula.down_cells)
+      if place:  # the dearest down cell that still fits is the best of those that do
+        whole.append(_sum(downs[place - 1], up, path))
+  if not whole:
+    raise InputError(f'no network has {limit} parameters or fewer; the smallest {least(space)}')
+  kept = min(whole, key=_rank).kept
+  nodes = space.nodes
+  return Genotype(kept[:nodes], kept[nodes : 2 * nodes], tuple(sorted(kept[2 * nodes :])))
+
+
+class Choice(NamedTuple):
+  """A choice for a part of a network.
+
+  Attributes:
+    parameters: Of its operations.
+    score: Sum over what it keeps.
+    order: Its place among the choices as they are listed, part by part.
+    kept: What it keeps: edges of a node, nodes of a cell, or cells that are skipped.
+  """
+
+  parameters: int = 0
+  score: float = 0.0
+  order: tuple[int, ...] = ()
+  kept: tuple[Any, ...] = ()
+
+
+def _rank(choice: Choice) -> tuple[float, tuple[int, ...]]:
+  """Sorts the better choice first."""
+  return -choice.score, choice.order
+
+
+def _sum(*choices: Choice) -> Choice:
+  """Several parts as one."""
+  return Choice(
+    sum(choice.parameters for choice in choices),
+    sum(choice.score for choice in choices),
+    sum((choice.order for choice in choices), ()),
+    sum((choice.kept for choice in choices), ()),
+  )
+
+
+def _front(choices: Iterable[Choice]) -> list[Choice]:
+  """The choices that no other beats: by rising parameters, each better than the one before."""
+  front: list[Choice] = []
+  for choice in sorted(choices, key=lambda choice: (choice.parameters, *_rank(choice))):
+    if not front or _rank(choice) < _rank(front[-1]):
+      front.append(choice)
+  return front
+
+
+def _join(first: list[Choice], second: list[Choice]) -> list[Choice]:
+  """The front of two parts together."""
+  return _front(itertools.starmap(_sum, itertools.product(first, second)))
+
+
+def _cell_front(
+  kind: CellKind, scores: Mapping[tuple[int, int], np.ndarray], space: Space
+) -> list[Choice]:
+  """The front of a kind of cell; each choice keeps one entry per node."""
+  nodes = (_node_front(kind, node, scores, space) for node in range(space.nodes))
+  return functools.reduce(_join, nodes, [Choice()])
+
+
+def _node_front(
+  kind: CellKind, node: int, scores: Mapping[tuple[int, int], np.ndarray], space: Space
+) -> list[Choice]:
+  """The front of a node: every set of its edges, every operation on each."""
+
+  def edge_front(source: int) -> list[Choice]:
+    names = operations_of(kind, source)
+    return _front(
+      Choice(
+        operation_cost(name, space.channels),
+        float(scores[node, source][names.index(name)]),
+        (place,),
+        ((source, name),),
+      )
+      for place, name in enumerate(_operations(kind, source))
+    )
+
+  edges = {source: edge_front(source) for source in sources_of(node)}
+  choices = []
+  sets = itertools.combinations(edges, min(space.edges_per_node, len(edges)))
+  for place, sources in enumerate(sets):
+    start = [Choice(order=(place,))]
+    together = functools.reduce(_join, (edges[source] for source in sources), start)
+    choices += [choice._replace(kept=(choice.kept,)) for choice in together]
+  return _front(choices)
+
+
+def _operations(kind: CellKind, source: int) -> list[str]:
+  """What a derived network may have on an edge."""
+  return [name for name in operations_of(kind, source) if name != 'none']
+
+
+def _paths(gates: Mapping[GridCell, np.ndarray], depth: int) -> dict[tuple[int, int], Choice]:
+  """For each number of up cells and of pairs of them (see Formula.total) the best cells to skip."""
+  paths = {(1, 0): Choice()}
+  for j in range(depth - 1):
+    inside = [cell for cell in gates if cell[1] == j]
+    columns: dict[int, Choice] = {}
+    for skips in itertools.product((0, 1), repeat=len(inside)):
+      score = sum(float(gates[cell][skip]) for cell, skip in zip(inside, skips, strict=True))
+      skipped = tuple(itertools.compress(inside, skips))
+      _keep_best(columns, depth - 1 - j - len(skipped), Choice(0, score, skips, skipped))
+    grown: dict[tuple[int, int], Choice] = {}
+    for ((cells, pairs), path), (more, column) in itertools.product(paths.items(), columns.items()):
+      _keep_best(grown, (cells + more, pairs + more * (more - 1) // 2), _sum(path, column))
+    paths = grown
+  return paths
+
+
+def _keep_best(best: dict[Any, Choice], key: Any, choice: Choice) -> None:
+  if key not in best or _rank(choice) < _rank(best[key]):
+    best[key] = choice

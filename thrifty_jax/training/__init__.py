@@ -1,0 +1,1 @@
+"""Training of one network, and what every loop that trains needs."""

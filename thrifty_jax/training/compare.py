@@ -1,0 +1,278 @@
+"""The comparison: baselines, the searched network and random architectures, trained alike.
+
+Every rival is trained on the same patients, by the same recipe, for as many steps, once at each of
+a few learning rates; the validation patients choose the rate, and only that network is scored on
+the test patients. Each training is a run of its own, in a folder of its own.
+"""
+
+import bisect
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax import files, logbook, model, stages
+from thrifty_jax.errors import InputError, NotFinite
+from thrifty_jax.networks import baselines, genotype, parameters
+from thrifty_jax.scores import evaluate, standings, tables
+from thrifty_jax.training import retrain
+
+MATCHED = 0  # a width: the largest with no more parameters than the searched network
+BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
+  'unet': ('U-Net', {'name': 'unet', 'norm': 'none'}),
+  'unet_group': ('U-Net, GroupNorm', {'name': 'unet', 'norm': 'group'}),
+  'unet_plus_plus': ('UNet++', {'name': 'unet_plus_plus', 'norm': 'none'}),
+  'unet_plus_plus_group': ('UNet++, GroupNorm', {'name': 'unet_plus_plus', 'norm': 'group'}),
+  'unet_matched': ('U-Net, narrow', {'name': 'unet', 'norm': 'none', 'width': MATCHED}),
+  'unet_matched_group': (
+    'U-Net, narrow, GroupNorm',
+    {'name': 'unet', 'norm': 'group', 'width': MATCHED},
+  ),
+  'unet_plus_plus_deep': (
+    'UNet++, deep supervision',
+    {'name': 'unet_plus_plus', 'norm': 'none', 'deep_supervision': True},
+  ),
+}
+SEARCHED = 'thrifty'
+DIVERGED = 'diverged.txt'  # in the folder of a training whose loss was not finite
+# Of a training's summary.
+_OF_TRAINING = (
+  'parameters',
+  'macs',
+  'image',
+  'epochs',
+  'steps',
+  'best_epoch',
+  'validation_dsc',
+  'seconds',
+)
+DRAWS = 2000  # of random genotypes, of which the nearest in parameters is taken
+
+
+class Rival(NamedTuple):
+  """One network of the comparison.
+
+  Attributes:
+    name: Of its folder.
+    label: For a table.
+    kind: baseline, searched, random or given (a genotype file that the config names).
+    model: Fields of config.model that it changes.
+    genotype_file: What a thrifty network is built from.
+  """
+
+  name: str
+  label: str
+  kind: str
+  model: Mapping[str, Any]
+  genotype_file: Path | None = None
+
+
+def compare(config: ConfigDict, workdir: Path | str) -> list[dict[str, Any]]:
+  """Trains every rival that is not trained yet, scores it, and writes what was found.
+
+  Writes <workdir>/compare/<rival>/ and, anew after each rival, results.json and the standings (see
+  standings.py).
+
+  Args:
+    config: Of the run; its model is the searched one.
+    workdir: Its folder, with search/genotype.json unless the config names another genotype.
+
+  Returns:
+    The results, a dictionary for each rival.
+
+  Raises:
+    InputError: A missing genotype, settings that changed, or no learning rate that works.
+  """
+  folder = Path(workdir) / 'compare'
+  found = rivals(config, Path(workdir))
+  results, summary = [], {}
+  for place, rival in enumerate(found, start=1):
+    logbook.say(f'\n{rival.label}, {place} of {len(found)}')
+    results.append(_train_and_score(rival, config, Path(workdir)))
+    files.write_json(folder / 'results.json', results)
+    summary = standings.write(workdir, [Path(workdir)])
+  print(tables.comparison(summary), flush=True)
+  return results
+
+
+def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
+  """Everyone in the comparison: the searched network first, as the others are held to it.
+
+  Random genotypes are drawn once and kept in their rivals' folders.
+
+  Raises:
+    InputError: A genotype is missing or damaged, or two rivals have one name.
+  """
+  folder = workdir / 'compare'
+  searched_file = stages.genotype_file(config, workdir)
+  searched = genotype.load(searched_file)
+  found = [Rival(SEARCHED, 'Searched', 'searched', {'name': 'thrifty'}, searched_file)]
+  for path in map(Path, config.compare.genotypes):
+    genotype.load(path)  # a mistake is told before hours of training
+    found.append(Rival(path.stem, path.stem, 'given', {'name': 'thrifty'}, path))
+  for number in range(1, config.compare.random_genotypes + 1):
+    path = folder / f'random_{number}' / 'genotype.json'
+    if not path.exists():
+      drawn = matched_genotype(config, searched, number=number)
+      genotype.save(path, drawn, provenance={'drawn': 'at random', 'seed': config.seed})
+    found.append(Rival(f'random_{number}', f'Random {number}', 'random', {'name': 'thrifty'}, path))
+  for name in config.compare.baselines:
+    label, changes = BASELINES[name]
+    settings: dict[str, Any] = {'deep_supervision': False, 'width': baselines.WIDTH} | changes
+    if settings['width'] == MATCHED:
+      settings['width'] = matched_width(config, searched, norm=settings['norm'])
+    found.append(Rival(name, label, 'baseline', settings))
+  names = [rival.name for rival in found]
+  if twice := [name for name in names if names.count(name) > 1]:
+    raise InputError(
+      f'config.compare.genotypes: {twice[0]!r} names two networks of the comparison; rename a file'
+    )
+  return found
+
+
+def matched_genotype(
+  config: ConfigDict, like: genotype.Genotype, *, number: int
+) -> genotype.Genotype:
+  """A genotype drawn at random, with about as many parameters as another.
+
+  Args:
+    config: Of the run.
+    like: The other.
+    number: Of the draw, from 1; with config.seed it decides what is drawn.
+
+  Returns:
+    Of many draws, uniform over edges and operations, the nearest in parameters.
+  """
+  generator = np.random.default_rng((config.seed, number))
+  space = parameters.space_of(config)
+  target = parameters.count(like, space)
+  drawn = [
+    genotype.draw(
+      generator,
+      nodes=len(like.down),
+      edges_per_node=config.model.edges_per_node,
+      skippable=genotype.skippable_cells(config.model.depth) if config.search.cell_path else (),
+    )
+    for _ in range(DRAWS)
+  ]
+  return min(drawn, key=lambda one: abs(parameters.count(one, space) - target))
+
+
+def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
+  """Width of the largest U-Net with no more parameters than a genotype's network; 1 to WIDTH."""
+  space = parameters.space_of(config)
+
+  def count(width: int) -> int:
+    widths = baselines.widths_of(width)
+    net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
+    return model.count(model.shapes(net, space.image_channels))
+
+  candidates = range(1, baselines.WIDTH + 1)
+  return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
+
+
+def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> dict[str, Any]:
+  """Chooses the learning rate, trains, scores; what is done already is taken as it is."""
+  folder, settings = workdir / 'compare' / rival.name, config.compare
+  epochs = settings.trial_epochs or config.retrain.epochs
+  trials = []
+  for rate in settings.learning_rates:
+    of_rate = _settings(rival, config, learning_rate=rate, epochs=epochs)
+    place = _train(rival, of_rate, workdir, folder / 'trials' / f'{rate:g}')
+    trials.append(_trial(rate, place, workdir))
+  fine = [trial for trial in trials if trial['validation_dsc'] is not None]
+  fine.sort(key=lambda trial: -trial['validation_dsc'])
+  for best in fine:
+    chosen = _settings(
+      rival, config, learning_rate=best['learning_rate'], epochs=config.retrain.epochs
+    )
+    place = workdir / best['folder']
+    if settings.trial_epochs:
+      place = _train(rival, chosen, workdir, folder / f'run_{best["learning_rate"]:g}')
+    if stages.RETRAIN.is_done(place):  # a rate may diverge after the few epochs of its trial
+      break
+  else:
+    raise InputError(
+      f'{rival.label}: the loss is not finite at any of compare.learning_rates='
+      f'{tuple(settings.learning_rates)}; add a lower one'
+    )
+  if not stages.is_scored(place):
+    evaluate.evaluate(chosen, place)
+  return _result(rival, trials, best, place, workdir)
+
+
+def _settings(rival: Rival, config: ConfigDict, *, learning_rate: float, epochs: int) -> ConfigDict:
+  """The config of one training."""
+  settings = config.copy_and_resolve_references()
+  settings.model.update(dict(rival.model))
+  settings.genotype = str(rival.genotype_file) if rival.genotype_file else ''
+  settings.retrain.learning_rate = float(learning_rate)
+  settings.retrain.epochs = epochs
+  return settings
+
+
+def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Path:
+  """Trains in a folder, and returns it: or the run's own, if that is this very training."""
+  if rival.kind == 'searched' and _is_trained(settings, workdir):
+    return workdir
+  stages.refuse_changes(settings, place, may_grow=False)  # all rivals by one schedule
+  stages.require(stages.RETRAIN, settings, place)
+  has_diverged = (place / DIVERGED).exists() and not stages.changes(stages.RETRAIN, settings, place)
+  if not stages.RETRAIN.is_done(place) and not has_diverged:
+    logbook.say('training', str(place))
+    files.write_json(place / 'config.json', stages.as_json(settings))
+    try:
+      retrain.retrain(settings, place)
+    except NotFinite as error:
+      logbook.say('diverged', str(error))
+      files.write_text(place / DIVERGED, f'{error}\n')
+    # Of dozens of trainings, states with both moments of the optimiser would fill a disk.
+    shutil.rmtree(place / 'retrain' / 'checkpoints')
+  return place
+
+
+def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
+  """Whether the run itself has trained this network with these settings."""
+  if not stages.RETRAIN.is_done(workdir) or stages.changes(stages.RETRAIN, settings, workdir):
+    return False
+  trained = genotype.load(workdir / 'retrain' / 'genotype.json')
+  planned = files.read_json(workdir / 'retrain' / 'summary.json').get('planned_epochs')
+  return trained == genotype.load(settings.genotype) and planned == [settings.retrain.epochs]
+
+
+def _trial(rate: float, place: Path, workdir: Path) -> dict[str, Any]:
+  """What a learning rate led to on the validation patients; None where it diverged."""
+  summary = place / 'retrain' / 'summary.json'
+  score = files.read_json(summary)['validation_dsc'] if summary.exists() else None
+  folder = place.relative_to(workdir).as_posix()
+  return {'learning_rate': float(rate), 'validation_dsc': score, 'folder': folder}
+
+
+def _result(
+  rival: Rival,
+  trials: list[dict[str, Any]],
+  best: Mapping[str, Any],
+  place: Path,
+  workdir: Path,
+) -> dict[str, Any]:
+  """All that a table says of a rival, but the scores of patients."""
+  path = place / 'retrain' / 'summary.json'
+  trained = files.read_json(path)
+  if missing := [name for name in _OF_TRAINING if name not in trained]:
+    raise InputError(
+      f'{path}: has no "{missing[0]}", an earlier release wrote it; move {place} away and run '
+      '--stage=compare again, which trains this network anew'
+    )
+  return {
+    'name': rival.name,
+    'label': rival.label,
+    'kind': rival.kind,
+    **{name: trained[name] for name in _OF_TRAINING},
+    'learning_rate': best['learning_rate'],
+    'trials': trials,
+    'folder': place.relative_to(workdir).as_posix(),
+  }

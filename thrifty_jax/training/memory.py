@@ -1,0 +1,230 @@
+"""Whether the steps of a stage fit in memory, told before the first; what would make them fit."""
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook
+from thrifty_jax.data.batching import Examples
+from thrifty_jax.device import give_back_memory
+from thrifty_jax.errors import InputError
+
+_MEMINFO, _STATUS = Path('/proc/meminfo'), Path('/proc/self/status')
+_CGROUPS, _OWN_CGROUP = Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')
+
+
+class Need(NamedTuple):
+  """What a step takes, bytes.
+
+  Attributes:
+    fixed: State, batch and results, where they do not share memory.
+    temporary: What XLA plans besides; nearly all of it grows with the examples in a microbatch.
+    resident: Slices kept on the device.
+  """
+
+  fixed: int
+  temporary: int
+  resident: int
+
+
+class Room(NamedTuple):
+  """Memory that a stage may use, bytes.
+
+  Attributes:
+    most: Never more: of the device, or of the machine or the process's group of processes.
+    now: What the others leave of it at present.
+    where: In words.
+  """
+
+  most: int
+  now: int
+  where: str
+
+
+def require_fit(
+  step: Any,
+  config: ConfigDict,
+  stage: str,
+  *,
+  examples: Sequence[Examples] = (),
+  room: Room | None = None,
+  quiet: bool = False,
+) -> None:
+  """Refuses a stage with a step that cannot fit in memory; says so where it does not at present.
+
+  Args:
+    step: Compiled.
+    config: Of the run.
+    stage: 'search' or 'retrain'.
+    examples: What the batches are drawn from.
+    room: None asks the devices of the step.
+    quiet: Say nothing where it fits.
+
+  Raises:
+    InputError: With what is needed, what there is, and the least change that would fit.
+  """
+  devices = _devices_of(step)
+  on_cpu = devices[0].platform == 'cpu'
+  need = _need(step, examples, copies=len(devices) if on_cpu else 1)
+  room = room or (cpu_room() if on_cpu else accelerator_room(devices))
+  if need is None or room is None:  # neither XLA nor the system is sure to say
+    return
+  text = f'a step needs {_in_words(sum(need))} of {room.where}, which'
+  if sum(need) > room.most:
+    remedy = _remedy(config, stage, need, room.most, on_cpu=on_cpu)
+    raise InputError(f'{stage}: {text} has {_in_words(room.most)}; {remedy}')
+  if sum(need) > room.now:
+    remedy = _remedy(config, stage, need, room.now, on_cpu=on_cpu)
+    logbook.say('memory', f'{text} has {_in_words(room.now)} left now; {remedy}')
+    return
+  if not quiet:
+    logbook.say('memory', f'{text} has {_in_words(room.most)}')
+
+
+@contextlib.contextmanager
+def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
+  """Makes bad input of a device's memory that ran out, at a compilation or at a step.
+
+  Raises:
+    InputError: Where JAX raises RESOURCE_EXHAUSTED; with what to change.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error)
+    if 'RESOURCE_EXHAUSTED' not in reason:
+      raise
+    reason = ' '.join(reason.removeprefix('RESOURCE_EXHAUSTED:').split())
+    raise InputError(f'{stage}: out of memory ({reason:.160}); {_advice(config, stage)}') from error
+
+
+def accelerator_room(devices: Sequence[Any]) -> Room | None:
+  """Of the smallest of these devices; None where one does not tell.
+
+  On a GPU JAX takes its share of the memory when it starts, 75 % unless it is told otherwise.
+  """
+  limits = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
+  known = [limit for limit in limits if limit]
+  if not known or len(known) < len(limits):
+    return None
+  return Room(min(known), min(known), f"JAX's share of {devices[0].device_kind}")
+
+
+def cpu_room() -> Room | None:
+  """Of this machine, or of the control groups that the process is in if they allow less.
+
+  What the process holds already counts as left: its allocator uses it again.
+  """
+  try:
+    most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  except (AttributeError, ValueError, OSError):  # Windows
+    return None
+  now = _kilobytes(_MEMINFO, 'MemAvailable:', otherwise=most)
+  for limit, used in _control_groups():
+    most, now = min(most, limit), min(now, limit - used)
+  now = max(0, now) + _kilobytes(_STATUS, 'VmRSS:', otherwise=0)
+  return Room(most, min(most, now), 'the memory here')
+
+
+def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | None:
+  """Of a step; copies is the number of devices that share one memory."""
+  plan = step.memory_analysis()
+  give_back_memory()  # XLA describes every buffer for it: 80 MiB for a search's program
+  if not plan:
+    return None
+  return Need(
+    copies * (plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes),
+    copies * plan.temp_size_in_bytes,
+    copies * sum(each.bytes for each in examples if each.bytes <= each.budget_bytes),
+  )
+
+
+def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bool) -> str:
+  """The least change that fits: temporary memory falls with the examples in a microbatch."""
+  settings = config[stage]
+  streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
+  if streaming and need.fixed + need.temporary <= room:
+    return f'without keeping slices in it, {_in_words(need.fixed + need.temporary)}: set{streaming}'
+  for resident, flag in ((need.resident, ''), (0, streaming)):
+    for parts in _finer(settings):
+      about = need.fixed + resident + need.temporary * settings.microbatches // parts
+      if about <= room:
+        return (
+          f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_in_words(about)}'
+        )
+  finest = f'microbatches of one slice are too large; set{streaming}'
+  if not (on_cpu or settings.remat):  # the compiler of the CPU undoes it
+    finest += f' --config.{stage}.remat=True, or'
+  return f'{finest} a smaller config.data.image_size or {_width(stage)}'
+
+
+def _advice(config: ConfigDict, stage: str) -> str:
+  """What to change where nothing is known but that memory ran out."""
+  smaller = f'set --config.evaluate.batch_size={max(1, config.evaluate.batch_size // 2)}'
+  stage = 'retrain' if stage == 'compare' else stage
+  if stage not in ('search', 'retrain'):
+    return smaller
+  settings, steps = config[stage], []
+  if finer := _finer(settings):
+    steps.append(f'set --config.{stage}.microbatches={finer[0]}')
+  if not settings.remat and jax.default_backend() != 'cpu':
+    steps.append(f'set --config.{stage}.remat=True')
+  steps.append(f'take a smaller config.data.image_size or {_width(stage)}')
+  if stage == 'retrain':
+    steps.append(f'{smaller} if it was validating')
+  return ', or '.join(steps) + '; the same command then goes on from the last checkpoint'
+
+
+def _finer(settings: ConfigDict) -> list[int]:
+  """Numbers of microbatches above the present one that divide the batch."""
+  size = settings.batch_size
+  return [parts for parts in range(settings.microbatches + 1, size + 1) if size % parts == 0]
+
+
+def _width(stage: str) -> str:
+  return 'config.search.channels' if stage == 'search' else 'network'
+
+
+def _devices_of(step: Any) -> list[Any]:
+  """Of this process, those that a compiled step runs on."""
+  shardings = jax.tree.leaves(step.input_shardings)
+  return [device for device in jax.local_devices() if device in shardings[0].device_set]
+
+
+def _kilobytes(path: Path, name: str, *, otherwise: int) -> int:
+  """The bytes of a line `name  N kB`, where the system has such a file."""
+  try:
+    lines = path.read_text(encoding='ascii').splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+  except (OSError, StopIteration):
+    return otherwise
+
+
+def _control_groups() -> Iterator[tuple[int, int]]:
+  """Limit and use, bytes, of each group with a limit that the process is in (cgroup v2, Linux).
+
+  Use is without the cache of files, which the kernel gives back.
+  """
+  try:
+    lines = _OWN_CGROUP.read_text(encoding='utf-8').splitlines()
+    own = next(line.removeprefix('0::') for line in lines if line.startswith('0::'))
+  except (OSError, StopIteration):
+    return
+  folder = _CGROUPS / own.strip('/')
+  for each in (folder, *folder.parents):
+    if each in _CGROUPS.parents:
+      return
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # 'max' is no limit
+      limit = int((each / 'memory.max').read_text(encoding='ascii'))
+      stat = (each / 'memory.stat').read_text(encoding='ascii').splitlines()
+      cache = next(int(line.split()[1]) for line in stat if line.startswith('inactive_file '))
+      yield limit, int((each / 'memory.current').read_text(encoding='ascii')) - cache
+
+
+def _in_words(size: int) -> str:
+  return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'

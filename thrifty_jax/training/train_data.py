@@ -1,0 +1,283 @@
+"""What search and retraining learn from: the prepared slices of a run, split by patient."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_prep import prepare
+from thrifty_jax import device, files
+from thrifty_jax.data import batching
+from thrifty_jax.data import mesh as meshes
+from thrifty_jax.data.augment import augment
+from thrifty_jax.data.batching import Batch, Examples
+from thrifty_jax.errors import NotFinite
+from thrifty_jax.scores import evaluate
+
+_FAULT = 'not_finite.json'
+
+
+class Facts(NamedTuple):
+  """What a step is told of its run: one program serves every seed, fold and learning rate.
+
+  Attributes:
+    seed: Of the step's random numbers, see `seed_bits`, uint32 [].
+    statistics: Mean and deviation that images are normalised by, [M] each.
+    epoch_steps: Steps of an epoch, int32 [].
+    learning_rate: The highest of a retraining, float32 [].
+  """
+
+  seed: Any
+  statistics: batching.Statistics
+  epoch_steps: Any
+  learning_rate: Any
+
+
+def seed_bits(seed: int) -> np.uint32:
+  """A seed as a program takes it: `jax.random.key` of it is that of the seed itself."""
+  return np.uint32(seed % 2**32)  # JAX has no more of it without double precision
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainData:
+  """Prepared slices, who is in which split, and what intensities are normalised by.
+
+  Attributes:
+    prepared: The data set.
+    patients: Names under train, validation and test.
+    statistics: Mean and deviation that images are normalised by, [M] each.
+    mesh: The devices that share a batch.
+  """
+
+  config: ConfigDict
+  prepared: batching.Prepared
+  patients: Mapping[str, tuple[str, ...]]
+  statistics: batching.Statistics
+  mesh: Mesh
+
+  def examples(self, patients: tuple[str, ...]) -> Examples:
+    """The slices of these patients, on every device if they fit."""
+    cases = evaluate.cases_of(self.prepared, patients)
+    return Examples(self.prepared, cases, self.config.data.device_budget_bytes, self.mesh)
+
+  @functools.cached_property
+  def validation(self) -> batching.Prepared:
+    """The data set as validation reads it, every few epochs: from memory, what fits."""
+    return self.prepared.remembering(self.config.data.device_budget_bytes)
+
+  def batches(
+    self,
+    examples: Examples,
+    *,
+    batch_size: int,
+    epoch: int,
+    steps: int = 0,
+    first: int = 0,
+    searches: int = 1,
+  ) -> Any:
+    """The shuffled batches of an epoch, split over the devices; see data.batches."""
+    return batching.batches(
+      examples,
+      batch_size=batch_size,
+      seed=self.config.seed,
+      epoch=epoch,
+      statistics=self.statistics,
+      context=self.config.data.context,
+      steps=steps,
+      first=first,
+      prefetch=self.config.data.prefetch,
+      searches=searches,
+    )
+
+  def slices_of(
+    self,
+    examples: Examples,
+    *,
+    batch_size: int,
+    epoch: int,
+    index: int,
+    steps: int = 0,
+    seed: int | None = None,
+  ) -> list[str]:
+    """The slices of a batch, by its index in the epoch: 'Case12 slice 4', counted from 0.
+
+    Those of the run's seed, or of another one.
+    """
+    seed = self.config.seed if seed is None else seed
+    plan = batching.order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)
+    return [examples.name(int(example)) for example in plan[index]]
+
+  def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
+    """Shape and type of a batch of images, [B, S, S, C] float32."""
+    side, _, modalities = self.prepared.slice_shape
+    channels = modalities * (2 * self.config.data.context + 1)
+    return jax.ShapeDtypeStruct((batch_size, side, side, channels), np.float32)
+
+  def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of a batch."""
+    shape, split = self.image_shape(batch_size).shape, meshes.split(self.mesh)
+    return {
+      'image': jax.ShapeDtypeStruct(shape, np.float32, sharding=split),
+      'label': jax.ShapeDtypeStruct(shape[:3], np.int32, sharding=split),
+    }
+
+  def in_words(self) -> str:
+    """What every process of a run must have the same of."""
+    values = np.concatenate([self.statistics['mean'], self.statistics['std']]).tolist()
+    return f'{len(self.prepared.slices)} slices in {self.prepared.folder.name}, mean, std {values}'
+
+  def facts(self, seed: int, *, epoch_steps: int) -> Facts:
+    """What a step is told of a run with this seed, in numpy."""
+    rate = np.float32(self.config.retrain.learning_rate)
+    return Facts(seed_bits(seed), self.statistics, np.int32(epoch_steps), rate)
+
+  def augment(
+    self, key: jax.Array, batch: Batch, statistics: batching.Statistics | None = None
+  ) -> Batch:
+    """The batch under random warps and intensities; to be traced by jit.
+
+    Images come in the precision of the run, which the layers of a network then follow. The
+    statistics, where they are given, are those of the data, as arguments of what is traced.
+    """
+    settings, precision = self.config.augment, device.precision(self.config.precision)
+    known = self.statistics if statistics is None else statistics
+    mean, std = (jnp.asarray(known[name]) for name in ('mean', 'std'))
+    image, label = augment(
+      key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
+    )
+    return {'image': image.astype(precision), 'label': label}
+
+
+def open_train_data(config: ConfigDict) -> TrainData:
+  """Opens the prepared slices of a run.
+
+  Raises:
+    InputError: If they are not prepared, or the patients are too few.
+  """
+  prepared = batching.open_prepared(prepare.prepared_dir(config))
+  patients = evaluate.patients_of(config, prepared)
+  training = Examples(prepared, evaluate.cases_of(prepared, patients['train']))
+  return TrainData(config, prepared, patients, statistics_of(config, training), meshes.of(config))
+
+
+def statistics_of(config: ConfigDict, training: Examples) -> batching.Statistics:
+  """What images are normalised by: the config's mean and deviation, else the training patients'."""
+  if config.data.mean:
+    return {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
+  return batching.intensity_statistics(training)
+
+
+@contextlib.contextmanager
+def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[None]:
+  """Writes what was on the device to <folder>/not_finite.json when the body stops at a NaN.
+
+  Args:
+    folder: Of the stage.
+    slices_of: The slices of a step's batches, by step from 1.
+  """
+  (folder / _FAULT).unlink(missing_ok=True)
+  try:
+    yield
+  except NotFinite as error:
+    found = {'error': str(error), 'step': error.step, 'slices': slices_of(error.step)}
+    files.write_json(folder / _FAULT, found)
+    raise
+
+
+class Figures:
+  """Sums of an epoch's metrics, read from the device a step late so that it never waits.
+
+  A number that is not finite stops the run. Metrics of several searches have a leading axis [S], as
+  then have the figures.
+  """
+
+  def __init__(
+    self,
+    stage: str,
+    epoch: int,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int] = (),
+  ):
+    """Begins an epoch, or goes on with one.
+
+    Args:
+      stage: Name of the stage, for errors.
+      epoch: Counted from 0.
+      notes: Of an epoch that was stopped.
+      seeds: Of the searches, where there are several.
+    """
+    self.stage, self.epoch, self.seeds = stage, epoch, tuple(seeds)
+    notes = notes or {'steps': 0, 'sums': {}}
+    self.steps: int = notes['steps']
+    self.sums = {name: np.asarray(value, np.float64) for name, value in notes['sums'].items()}
+    self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+  def notes(self) -> dict[str, Any]:
+    """What another process needs to go on, as JSON has it."""
+    self.flush()
+    return {'steps': self.steps, 'sums': {name: sums.tolist() for name, sums in self.sums.items()}}
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a step, as yet on the device.
+
+    Raises:
+      NotFinite: If a number of the step before is not finite.
+    """
+    self.flush()
+    self._pending = (step, metrics)
+
+  def flush(self) -> None:
+    """Reads what is pending."""
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    for name, value in jax.device_get(metrics).items():
+      if not np.all(np.isfinite(value)):
+        place = f'{self.stage}, epoch {self.epoch + 1}, step {step}{self._whose(value)}'
+        raise NotFinite(
+          f'{place}: {name} is not finite; lower its '
+          f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept, from '
+          'which --config.debug=True finds the first layer',
+          step=step,
+        )
+      # In double precision: float32 counts pixels to 16,777,216.
+      self.sums[name] = self.sums.get(name, 0) + np.asarray(value, np.float64)
+    self.steps += 1
+
+  def _whose(self, value: np.ndarray) -> str:
+    """Of which search the first number is that is not finite; '' where there is one alone."""
+    if not self.seeds:
+      return ''
+    return f', seed {self.seeds[np.argwhere(~np.isfinite(value))[0][0]]}'
+
+  def mean(self, name: str) -> Any:
+    """Mean of a metric over the steps so far."""
+    return self.sums[name] / self.steps if name in self.sums else math.nan
+
+  def dsc(self) -> Any:
+    """DSC of all pixels so far, mean over foreground classes, from the sums of `overlap`."""
+    if 'overlap' not in self.sums:
+      return math.nan
+    both, predicted, true = np.moveaxis(self.sums['overlap'], -1, 0)
+    total = predicted + true
+    return np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0).mean(-1)
+
+
+def overlap(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Pixels in common, predicted and true, of each foreground class: [K - 1, 3], float32."""
+  classes = jnp.arange(1, logits.shape[-1])
+  predicted = logits.argmax(-1)[..., None] == classes
+  true = label[..., None] == classes
+  counts = [(predicted & true), predicted, true]
+  return jnp.stack([c.sum((0, 1, 2)) for c in counts], axis=-1).astype(np.float32)
