@@ -28,6 +28,7 @@ from benchmarks.search_step import COMPILE, Setting, make_learners
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
 from thrifty_jax import device
+from thrifty_jax.data import data_file
 from thrifty_jax.data.batching import Batch
 from thrifty_jax.running import command_line
 from thrifty_jax.searching import bilevel
@@ -54,7 +55,8 @@ def _run(asked: Any) -> int:
   fields = {name: getattr(asked, name) for name in Setting._fields if name != 'dtype'}
   setting = Setting(**fields, dtype='float32')
   with tempfile.TemporaryDirectory() as folder:
-    prepare.prepare(phantom_config(Path(folder), asked.size, asked.depth))
+    config = phantom_config(Path(folder), asked.size, asked.depth)
+    data_file.write(Path(folder), prepare.prepare(config), config.data)
     made = (start, setting, folder, asked.steps, asked.cache)
     found = contenders.race({'pipeline': made}, repeats=asked.repeats, turn='turn')
   figures = found['pipeline']
@@ -85,7 +87,7 @@ def start(
   config = phantom_config(Path(folder), setting.size, setting.depth)
   config.compilation_cache = cache
   device.prepare(config)
-  opened = train_data.open_train_data(config)
+  opened = train_data.open_train_data(config, Path(folder))
   augment = jax.jit(opened.augment)
   learners = make_learners(setting)
   state = bilevel.init_state(learners, opened.image_shape(setting.batch), seed=0)

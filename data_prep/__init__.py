@@ -1,1 +1,1 @@
-"""From raw scans to slices: readers, checks, splits and one TFDS builder a data set."""
+"""From raw scans to slices: a module for each data set, checks, and the builder."""

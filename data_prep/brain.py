@@ -15,29 +15,32 @@ A block is no scan, and its own percentiles depend on how much skull-free air it
 
 import functools
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from data_prep import builder
+from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
-DEMONSTRATION = (
+_DEMONSTRATION = (
   'Demonstration only: blocks of slices of one averaged brain take the place of patients. '
   'It shows that the program works and proves nothing about a network.'
 )
-NOTE = DEMONSTRATION  # recorded with the slices, shown in every output
 
 _BLOCK = 8  # slices
 _GAP = 2  # slices left out between blocks
 _SIDE = 192  # voxels of 1 mm
 _T1, _GREY, _WHITE = (
   f'mni_icbm152_{map_}_tal_nlin_sym_09a_converted.nii.gz' for map_ in ('t1', 'gm', 'wm')
+)
+
+ABOUT = About(
+  f'Axial slices of the ICBM152 2009a T1 template. {_DEMONSTRATION}',
+  homepage='https://nilearn.github.io',
+  citation='Fonov et al. 2011, NeuroImage 54(1), doi:10.1016/j.neuroimage.2010.07.033',
+  note=_DEMONSTRATION,
 )
 
 
@@ -74,27 +77,6 @@ def read_case(case: Case) -> Volume:
     patient=case.patient,
     orientation=brain.orientation,
   )
-
-
-class Brain(tfds.core.ShardBasedBuilder, skip_registration=True):
-  """Slices of one averaged brain."""
-
-  VERSION = builder.VERSION
-  name = 'brain'
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return builder.info(
-      self,
-      description=f'Axial slices of the ICBM152 2009a T1 template. {DEMONSTRATION}',
-      homepage='https://nilearn.github.io',
-      citation='Fonov et al. 2011, NeuroImage 54(1), doi:10.1016/j.neuroimage.2010.07.033',
-    )
-
-  def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[..., Any]]]:
-    return builder.shards(self, read_case)
-
-
-BUILDER = Brain
 
 
 @functools.lru_cache(maxsize=1)

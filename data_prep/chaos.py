@@ -7,19 +7,15 @@ kept of a patient: no DICOM tag but geometry and rescaling is read.
 The MR scans of the archive (chaos_t1, chaos_t2) are of other people, whatever their numbers.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from data_prep import builder, data_sets, download, slice_masks
+from data_prep import data_sets, download, slice_masks
+from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
-
-NOTE = ''
 
 # Hounsfield units from 4000 on, which no tissue reaches, are stored outside the round field of view
 # of some scans; and those of air.
@@ -32,6 +28,13 @@ _LIVER = (-50.0, 250.0)
 _FAR = 200.0  # HU: what lies further away counts as this far
 _MIXED = 30.0  # HU
 _MORE = 1.5  # times
+
+ABOUT = About(
+  'Axial slices of contrast-enhanced abdominal CT with the liver outlined.',
+  homepage='https://chaos.grand-challenge.org',
+  citation='Kavur et al. 2021, Medical Image Analysis 69, doi:10.1016/j.media.2020.101950',
+  padding=PADDING,
+)
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
@@ -120,27 +123,6 @@ def require_liver(case: Case, hounsfield: np.ndarray, masks: np.ndarray, order: 
       f'to {_LIVER[1]:g} HU: masks and slices do not belong together, or the slices lost their '
       'rescaling. Unpack both again.'
     )
-
-
-class Chaos(tfds.core.ShardBasedBuilder, skip_registration=True):
-  """Slices of the liver."""
-
-  VERSION = builder.VERSION
-  name = 'chaos'
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return builder.info(
-      self,
-      description='Axial slices of contrast-enhanced abdominal CT with the liver outlined.',
-      homepage='https://chaos.grand-challenge.org',
-      citation='Kavur et al. 2021, Medical Image Analysis 69, doi:10.1016/j.media.2020.101950',
-    )
-
-  def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[..., Any]]]:
-    return builder.shards(self, read_case)
-
-
-BUILDER = Chaos
 
 
 def _find_case(folder: Path) -> Case:

@@ -12,12 +12,14 @@ number are one person, but lie on two grids, so each sequence is a data set of i
 Source: the challenge's page on its data, and its notes in the archive.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_prep import chaos, data_sets, slice_masks
+from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -26,6 +28,11 @@ from thrifty_jax.scans.volumes import Case, Volume
 # 189, spleen 252, give or take (the archive's notes).
 GREYS = ((0, 0), (55, 70), (110, 135), (175, 200), (240, 255))
 _LIVER, _KIDNEYS = 1, (2, 3)
+
+
+def about(description: str) -> About:
+  """What is recorded with the slices of a sequence."""
+  return dataclasses.replace(chaos.ABOUT, description=description, padding=None)
 
 
 def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Case]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from data_prep import data_sets
 from data_prep.findings import Finding, plain
 from data_prep.survey import Scan
-from thrifty_jax import files
+from thrifty_jax import files, pages
 from thrifty_jax.scans import overlays
 from thrifty_jax.scans.volumes import Case
 
@@ -71,11 +71,7 @@ def write(checked: Checked, workdir: Path) -> Path:
   Returns:
     Its path.
   """
-  from thrifty_jax.reporting import (
-    report,  # imports JAX, which the processes that read scans do without
-  )
-
-  return files.write_text(workdir / PAGE, report.render(_content(checked), 'check.html.j2'))
+  return files.write_text(workdir / PAGE, pages.render('check.html.j2', _content(checked)))
 
 
 def _content(checked: Checked) -> dict[str, Any]:
@@ -85,7 +81,7 @@ def _content(checked: Checked) -> dict[str, Any]:
   return {
     'data': data.name,
     'raw_dir': data_sets.raw_dir(checked.config).name,
-    'note': data_sets.module(checked.config).NOTE,
+    'note': data_sets.module(checked.config).ABOUT.note,
     'classes': data.classes[1:],
     'plain': plain,
     'slice_axis': data.slice_axis,

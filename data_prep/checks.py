@@ -1,7 +1,7 @@
 """What a scan, and a set of them, must be to be trained on; the stage that looks at every one."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,10 @@ from ml_collections import ConfigDict
 
 from data_prep import check_page, data_sets, findings, survey, workers
 from data_prep.check_page import Checked
+from data_prep.data_sets import Scans
 from data_prep.findings import Finding
 from data_prep.survey import Scan
 from thrifty_jax import logbook
-from thrifty_jax.config import searches
-from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -93,77 +92,45 @@ def _problems_of_truth(volume: Volume, classes: Sequence[str], source: Case) -> 
   return []
 
 
-def check_patients(cases: Sequence[Case], config: ConfigDict) -> dict[str, tuple[str, ...]]:
-  """Refuses a data set that cannot be split as the config says.
-
-  Returns:
-    Names of the patients under 'train', 'validation' and 'test'.
-
-  Raises:
-    InputError: If names repeat, patients are too few, or the lists of patients do not fit.
-  """
-  names = [case.case for case in cases]
-  twice = sorted({name for name in names if names.count(name) > 1})
-  if twice:
-    raise InputError(
-      f'{data_sets.raw_dir(config)}: more than one scan is called {", ".join(twice)}; rename or '
-      'remove one.'
-    )
-  split = splits.of(config, [case.patient for case in cases])
-  if searches(config):
-    splits.search_halves(split['train'])  # refuses too few, before any work
-  return split
-
-
-def check(config: ConfigDict, workdir: Path | None = None) -> None:
+def check(
+  config: ConfigDict, scans: Scans, split: Mapping[str, Sequence[str]], workdir: Path
+) -> None:
   """Reads every scan once, by several processes, and shows what is in them and what is wrong.
 
   In memory is one scan a process, however many there are.
 
   Args:
-    config: Of a run.
-    workdir: Gets check.html, and nothing else, whatever is found; None writes nothing.
+    config: Settings of a run.
+    scans: What lies in the raw folder.
+    split: Names of the patients under train, validation and test; {} where they cannot be split.
+    workdir: Folder that gets check.html, and nothing else, whatever is found.
 
   Raises:
-    InputError: What `check_patients` raises, before anything is read; or, after everything is read
-      and shown, if a scan is unusable or a file lacks its partner.
+    InputError: If a scan is unusable or a file lacks its partner, after everything is read and
+      shown.
   """
-  cases, unpaired = data_sets.find_pairs(config)
-  split = _split(cases, config, unpaired)
-  found = [Finding(text, is_error=True) for text in unpaired]
-  scans: list[Scan] = []
+  cases = scans.cases
+  found = [Finding(text, is_error=True) for text in scans.unpaired]
+  measured: list[Scan] = []
   with (
     logbook.progress(len(cases), f'check {config.data.name}') as bar,
     workers.cases_map(config.data.workers) as cases_map,
   ):
     looked = cases_map(functools.partial(_look_at, config), cases)
     for case, (scan, problems) in zip(cases, looked, strict=True):
-      scans += [scan] if scan else []
+      measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
       bar.update(1)
-  found += findings.find(scans, config.data.classes)
+  found += findings.find(measured, config.data.classes)
   if not any(finding.is_error for finding in found):
-    found += _absent_classes(scans, config)
-  checked = Checked(config, cases, split, scans, found)
+    found += _absent_classes(measured, config)
+  checked = Checked(config, cases, split, measured, found)
   print(check_page.text(checked))
-  if workdir is not None:
-    print(f'pictures: {check_page.write(checked, workdir)}')
+  print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.errors:
-    raise InputError(_refusal(errors, len(cases) + len(unpaired)))
+    raise InputError(_refusal(errors, len(cases) + len(scans.unpaired)))
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')
-
-
-def _split(
-  cases: Sequence[Case], config: ConfigDict, unpaired: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-  """Who trains, validates and tests; nobody where files that lack their partner leave too few."""
-  try:
-    return check_patients(cases, config)
-  except InputError:
-    if not unpaired:
-      raise
-    return {}
 
 
 def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:

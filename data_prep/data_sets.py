@@ -1,5 +1,8 @@
-"""Which module knows which data set, and where its files lie."""
+"""Which module knows which data set, and what lies in its raw folder."""
 
+import dataclasses
+import functools
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Sequence
@@ -8,14 +11,14 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from data_prep.contents import Contents
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
-# Each module has find_cases(raw_dir), read_case(case), BUILDER (its TFDS class) and NOTE (a warning
-# that belongs to the data, or ''); one whose data says what the config leaves open has
-# resolve(config) too. Where files lack their partner, find_cases raises Unpaired. Names instead of
-# imports, because these modules import the checks, which look up data sets here.
+# Each module has find_cases(raw_dir), read_case(case) and ABOUT; one whose data says what the
+# config leaves open has resolve(config, scans, training) too. Where files lack their partner,
+# find_cases raises Unpaired.
 _MODULES = {
   'brain': 'data_prep.brain',
   'chaos': 'data_prep.chaos',
@@ -27,6 +30,50 @@ _MODULES = {
 }
 # Data sets of one archive lie in one folder.
 _RAW_FOLDERS = {'chaos_t1': 'chaos', 'chaos_t2': 'chaos'}
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What is recorded with the slices of a data set.
+
+  Attributes:
+    description: What the slices show, in a sentence.
+    homepage: Where it is published, or ''.
+    citation: What to cite, or ''.
+    note: A warning that belongs to the data and to everything made from it, or ''.
+    padding: Intensity from which on a voxel is no part of the scan, and what it is given instead.
+  """
+
+  description: str
+  homepage: str = ''
+  citation: str = ''
+  note: str = ''
+  padding: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scans:
+  """What was found in a raw folder; no scan is read yet.
+
+  Attributes:
+    cases: The scans that have a mask, sorted by name.
+    unpaired: A line for each file that lacks its partner.
+    contents: Hashes of what the files hold.
+  """
+
+  cases: tuple[Case, ...]
+  unpaired: tuple[str, ...]
+  contents: Contents
+
+  @property
+  def patients(self) -> list[str]:
+    """The name of the patient of each scan."""
+    return [case.patient for case in self.cases]
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """The same for the same scans, wherever they lie."""
+    return self.contents.digest(self.cases)
 
 
 class Unpaired(InputError):
@@ -94,43 +141,59 @@ def raw_dir(config: ConfigDict) -> Path:
   return data_dir(config) / 'downloads' / 'manual' / name
 
 
-def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+def find(config: ConfigDict) -> Scans:
+  """Looks into the raw folder of the config's data set.
+
+  Where config.data.download asks for it, scans that are missing are downloaded first.
+
+  Raises:
+    InputError: If there are no scans, they cannot be downloaded, or two have one name; or if the
+      config leaves to them what this data set does not say.
+  """
+  data_set, left = module(config), configs.left_to_data(config)
+  if left and not hasattr(data_set, 'resolve'):
+    raise InputError(
+      f'config.{left[0]} is {configs.LEFT_TO_DATA[left[0]]!r}, which leaves it to the data, but '
+      f'{config.data.name} does not say; set it'
+    )
+  folder, unpaired = raw_dir(config), ()
+  if config.data.download:
+    from data_prep import download
+
+    download.provide(raw_folder(config.data.name), folder)
+  try:
+    found = data_set.find_cases(folder)
+  except Unpaired as error:
+    found, unpaired = error.cases, error.problems
+  cases = tuple(sorted(found, key=lambda case: case.case))
+  names = [case.case for case in cases]
+  if twice := sorted({name for name in names if names.count(name) > 1}):
+    raise InputError(
+      f'{folder}: more than one scan is called {", ".join(twice)}; rename or remove one.'
+    )
+  place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
+  contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
+  return Scans(cases, unpaired, contents)
+
+
+def resolve(
+  config: ConfigDict, scans: Scans, training: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
   """Fills in, in place, what the config leaves to the data (config.LEFT_TO_DATA).
+
+  Args:
+    config: Settings of a run.
+    scans: What lies in the raw folder.
+    training: Names of the training patients.
 
   Returns:
     What was found and chosen, for a person: titles and texts.
 
   Raises:
-    InputError: If the data set leaves nothing open, or its scans do not say.
+    InputError: If the scans do not say, or what they say does not fit the other settings.
   """
-  data_set = module(config)
-  if not hasattr(data_set, 'resolve'):
-    name = configs.left_to_data(config)[0]
-    raise InputError(
-      f'config.{name} is {configs.LEFT_TO_DATA[name]!r}, which leaves it to the data, but '
-      f'{config.data.name} does not say; set it'
-    )
-  return data_set.resolve(config)
-
-
-def find_cases(config: ConfigDict) -> tuple[Case, ...]:
-  """The labelled scans of the config's data set, sorted by name; none is read.
-
-  Where config.data.download asks for it, scans that are missing are downloaded first.
-
-  Raises:
-    InputError: If scans or masks are missing, or cannot be downloaded.
-  """
-  if config.data.download:
-    from data_prep import download
-
-    download.provide(raw_folder(config.data.name), raw_dir(config))
-  return tuple(sorted(module(config).find_cases(raw_dir(config)), key=lambda case: case.case))
-
-
-def find_pairs(config: ConfigDict) -> tuple[tuple[Case, ...], tuple[str, ...]]:
-  """The labelled scans, as `find_cases` has them, and a line for each file without its partner."""
-  try:
-    return find_cases(config), ()
-  except Unpaired as error:
-    return tuple(sorted(error.cases, key=lambda case: case.case)), error.problems
+  if not configs.left_to_data(config):
+    return ()
+  found = module(config).resolve(config, scans, training)
+  configs.validate(config)  # fields that depend on those
+  return found

@@ -19,15 +19,14 @@ and image size from the headers of all scans (fingerprint.py); intensities from 
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from data_prep import builder, checks, data_sets, fingerprint, prepare
+from data_prep import data_sets, fingerprint
+from data_prep.data_sets import About, Scans
 from data_prep.fingerprint import Grids
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
@@ -35,9 +34,9 @@ from thrifty_jax.scans import dataset_json, volumes
 from thrifty_jax.scans.dataset_json import Description
 from thrifty_jax.scans.volumes import Case, Volume
 
-NOTE = ''
-
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
+
+ABOUT = About('Slices of a folder of scans.')
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
@@ -95,17 +94,15 @@ def read_case(case: Case) -> Volume:
   )
 
 
-def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
-  """Fills in what the config leaves to the data; see the module.
-
-  Returns:
-    What was found and chosen, for a person: titles and texts.
-  """
-  raw_dir, data = data_sets.raw_dir(config), config.data
+def resolve(
+  config: ConfigDict, scans: Scans, training: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+  """Fills in what the config leaves to the data; see the module and `data_sets.resolve`."""
+  data = config.data
   left = [name.removeprefix('data.') for name in configs.left_to_data(config)]
+  described = dataset_json.read(data_sets.raw_dir(config))
   # What is wrong with a file the check says, about all of them: here it is only left out.
-  described, (cases, _) = dataset_json.read(raw_dir), data_sets.find_pairs(config)
-  grids = fingerprint.read_grids(cases)
+  grids = fingerprint.read_grids(scans.cases)
   data.classes = data.classes or described.classes
   data.modalities = data.modalities or len(described.channels)
   if data.slice_axis == 'auto':
@@ -117,25 +114,10 @@ def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
     tomography = all(name.strip().upper() == 'CT' for name in described.channels)
     data.intensity = 'window' if data.window or tomography else 'percentiles'
   if not data.window:
-    learned = data.intensity == 'window'
-    data.window = _learned(config, cases) if learned else configs.default().data.window
-  return _found(config, described, cases, grids, left)
-
-
-class Folder(tfds.core.ShardBasedBuilder, skip_registration=True):
-  """Slices of a folder of scans."""
-
-  VERSION = builder.VERSION
-  name = 'folder'
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return builder.info(self, description='Slices of a folder of scans.', homepage='', citation='')
-
-  def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[..., Any]]]:
-    return builder.shards(self, read_case)
-
-
-BUILDER = Folder
+    # Where files lack their partner there may be nobody to learn from: nothing is trained then.
+    learned = data.intensity == 'window' and (training or not scans.unpaired)
+    data.window = _learned(config, scans, training) if learned else configs.default().data.window
+  return _found(config, described, scans.cases, grids, left)
 
 
 def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
@@ -222,13 +204,12 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
-def _learned(config: ConfigDict, cases: Sequence[Case]) -> tuple[float, float]:
+def _learned(config: ConfigDict, scans: Scans, training: Sequence[str]) -> tuple[float, float]:
   """The window of the training patients' foreground."""
-  training = checks.check_patients(cases, config)['train']
-  cases = [case for case in cases if case.patient in training]
+  cases = [case for case in scans.cases if case.patient in training]
   return fingerprint.remembered_window(
-    data_sets.data_dir(config) / Folder.name,
-    prepare.digest_of_files(cases),
+    data_sets.data_dir(config) / config.data.name,
+    scans.contents.digest(cases),
     cases,
     read_case,
     processes=config.data.workers,

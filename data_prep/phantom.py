@@ -10,23 +10,26 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import SimpleITK
-import tensorflow_datasets as tfds
 from scipy import ndimage
 from scipy.spatial import transform
 
-from data_prep import builder, promise12
+from data_prep import promise12
+from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans.volumes import Case, Volume
+from thrifty_jax.scans.volumes import Case
 
 PATIENTS = 10
-NOTE = 'Made-up scans: scores on them say nothing about real ones.'
+read_case = promise12.read_case
+ABOUT = About(
+  'Slices of made-up scans.',
+  note='Made-up scans: scores on them say nothing about real ones.',
+)
 
 # Where the stored axes D, H, W point to: as most scanners write, upside down, turned half round,
 # feet first, transposed.
@@ -64,27 +67,6 @@ def find_cases(raw_dir: Path) -> list[Case]:
       'yet. Name another by --config.data.raw_dir.'
     )
   return promise12.find_cases(raw_dir)
-
-
-def read_case(case: Case) -> Volume:
-  """Reads a scan and its mask."""
-  return promise12.read_case(case)
-
-
-class Phantom(tfds.core.ShardBasedBuilder, skip_registration=True):
-  """Slices of made-up scans."""
-
-  VERSION = builder.VERSION
-  name = 'phantom'
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return builder.info(self, description='Slices of made-up scans.', homepage='', citation='')
-
-  def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[..., Any]]]:
-    return builder.shards(self, read_case)
-
-
-BUILDER = Phantom
 
 
 def make_scan(*, patient: int, seed: int) -> Scan:

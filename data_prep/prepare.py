@@ -1,16 +1,13 @@
-"""Raw scans to slices in TFDS, once for each choice of settings.
-
-As a command: `python -m data_prep.prepare --config=configs/promise12.py`.
-"""
+"""Raw scans to slices in TFDS, once for each choice of settings."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import shutil
-import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +15,26 @@ import tensorflow_datasets as tfds
 from absl import logging
 from ml_collections import ConfigDict
 
-from data_prep import builder, checks, data_sets, workers
-from data_prep.workers import CasesMap
+from data_prep import builder, data_sets, workers
+from data_prep.builder import SlicedCase
+from data_prep.data_sets import Scans
 from thrifty_jax import files, logbook
-from thrifty_jax.running import command_line
-from thrifty_jax.scans.preprocessing import image_settings
-from thrifty_jax.scans.volumes import Case
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans.preprocessing import slice_settings
 
 # Nothing takes so long to prepare: an older unfinished folder is nobody's work in progress.
 _STALE_SECONDS = 24 * 3600
 
 
-def prepare(config: ConfigDict) -> Path:
+def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
   """Prepares the slices of the config's data set unless they are there.
 
   A call that stops half-way leaves no data set: TFDS writes to a folder of another name and renames
   it at the end.
 
   Args:
-    config: Of a run; only `config.data` is read.
+    config: Settings of a run; only `config.data` is read.
+    scans: What lies in the raw folder; None looks.
 
   Returns:
     The folder with the prepared slices.
@@ -44,102 +42,86 @@ def prepare(config: ConfigDict) -> Path:
   Raises:
     InputError: If scans are missing, unreadable or unusable, or the slices cannot be written.
   """
-  cases = data_sets.find_cases(config)
-  checks.check_patients(cases, config)  # before hours of work
-  folder = prepared_dir(config)
+  scans = scans or data_sets.find(config)
+  if scans.unpaired:
+    raise InputError(scans.unpaired[0])
+  name, folder = config.data.name, prepared_dir(config, scans)
   if folder.exists():
-    print(f'{config.data.name}: {len(cases)} cases are prepared already in {folder}')
-    return folder
-  _sweep(folder)
-  start = time.monotonic()
+    print(f'{name}: {len(scans.cases)} cases are prepared already in {folder}')
+  else:
+    _sweep(folder)
+    start = time.monotonic()
+    with files.writing_to(data_sets.data_dir(config), '--config.data.data_dir'):
+      count = _write(config, scans, folder)
+    print(
+      f'{name}: prepared {count} slices of {len(scans.cases)} cases in '
+      f'{time.monotonic() - start:.0f} s in {folder}'
+    )
+  scans.contents.keep()
+  return folder
+
+
+def prepared_dir(config: ConfigDict, scans: Scans | None = None) -> Path:
+  """The folder with the slices of these scans and settings, prepared or not."""
+  return Path(_builder(config, scans or data_sets.find(config)).data_dir)
+
+
+def settings_of(config: ConfigDict, digest: str) -> dict[str, Any]:
+  """All that the slices depend on.
+
+  Args:
+    config: Settings of a run.
+    digest: Digest of what the raw scans hold.
+  """
+  format_ = str(builder.VERSION)
+  return {**slice_settings(config.data), 'raw_files': digest, 'format': format_}
+
+
+def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
+  """Writes the slices; returns their number."""
+  work = functools.partial(
+    builder.slice_case,
+    data_sets.module(config).read_case,
+    settings_of(config, scans.digest),
+  )
   with (
-    logbook.progress(len(cases), f'prepare {config.data.name}') as bar,
+    logbook.progress(len(scans.cases), f'prepare {config.data.name}') as bar,
     workers.cases_map(config.data.workers) as cases_map,
   ):
-    slices = _builder(config, cases, case_done=bar.update, cases_map=cases_map)
+
+    def sliced() -> Iterator[SlicedCase]:
+      for case in cases_map(work, scans.cases):
+        bar.update()
+        yield case
+        del case  # before the next is waited for
+
+    slices = _builder(config, scans, sliced())
     try:
-      with files.writing_to(data_sets.data_dir(config), '--config.data.data_dir'), _quiet_tfds():
+      with _quiet_tfds():
         slices.download_and_prepare(file_format='array_record')
     except OSError:
       if not folder.exists():  # else another process finished the same work first
         raise
     finally:
       _remove_empty(folder.parent, folder.parent.parent)
-  seconds = time.monotonic() - start
-  count = sum(case['slices'] for case in slices.info.metadata['cases'])
-  print(
-    f'{config.data.name}: prepared {count} slices of {len(cases)} cases in {seconds:.0f} s in '
-    f'{folder}'
-  )
-  return folder
-
-
-def prepared_dir(config: ConfigDict) -> Path:
-  """The folder with the slices of these settings, prepared or not.
-
-  Raises:
-    InputError: If scans are missing: without them the settings cannot be told.
-  """
-  return Path(_builder(config, data_sets.find_cases(config)).data_dir)
-
-
-def settings_of(config: ConfigDict, cases: Sequence[Case]) -> dict[str, Any]:
-  """All that the slices depend on; whatever else changes in the config, they stay the same.
-
-  Folds are not among them: the slices serve every fold.
-  """
-  data = config.data
-  return {
-    'name': data.name,
-    **image_settings(data),
-    'classes': list(data.classes),
-    'modalities': data.modalities,
-    'raw_files': digest_of_files(cases),
-    'format': str(builder.VERSION),
-  }
+  return sum(case['slices'] for case in slices.info.metadata['cases'])
 
 
 def _builder(
-  config: ConfigDict,
-  cases: tuple[Case, ...],
-  *,
-  case_done: Callable[[], object] = lambda: None,
-  cases_map: CasesMap = map,
-) -> tfds.core.DatasetBuilder:
+  config: ConfigDict, scans: Scans, sliced: Iterator[SlicedCase] | None = None
+) -> builder.Slices:
   """The data set's TFDS builder for these settings; its folder's name says which they are."""
-  data_set = data_sets.module(config)
-  settings = settings_of(config, cases)
+  settings = settings_of(config, scans.digest)
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
   slice_config = builder.SliceConfig(
     name=f'{config.data.image_size}px_{digest}',
     settings=settings,
-    cases=cases,
-    note=data_set.NOTE,
-    case_done=case_done,
-    cases_map=cases_map,
+    about=data_sets.module(config).ABOUT,
+    count=len(scans.cases),
+    sliced=sliced or iter(()),
   )
   with _quiet_tfds():
-    return data_set.BUILDER(config=slice_config, data_dir=data_sets.data_dir(config))
-
-
-def digest_of_files(cases: Sequence[Case]) -> str:
-  """Changes when a raw file is added, removed, renamed or written again; the contents are not read.
-
-  A corrected mask often keeps its size to the byte, so the time of the last change counts too.
-  """
-  digest = hashlib.sha256()
-  for case in cases:
-    digest.update(f'{case.case}\t{case.patient}\n'.encode())
-    for path in [*case.image, *case.label]:
-      # A header's voxels lie beside it under the same stem: Case01.mhd, Case01.raw.
-      for part in (
-        sorted(path.parent.glob(f'{path.name.split(".")[0]}.*'))
-        if path.suffix == '.mhd'
-        else [path]
-      ):
-        status = part.stat()
-        digest.update(f'{part.name}\t{status.st_size}\t{status.st_mtime_ns}\n'.encode())
-  return digest.hexdigest()[:16]
+    return builder.Slices(slice_config, data_sets.data_dir(config))
 
 
 @contextlib.contextmanager
@@ -166,19 +148,3 @@ def _remove_empty(*folders: Path) -> None:
   for folder in folders:
     with contextlib.suppress(OSError):  # not there, or not empty
       folder.rmdir()
-
-
-def main(argv: Sequence[str]) -> int:
-  """Runs the command; returns the exit status."""
-
-  def run() -> None:
-    command = command_line.fill_in(command_line.parse(argv))
-    for title, text in command.found:
-      logbook.say(title, text)
-    prepare(command.config)
-
-  return command_line.exit_status(run)
-
-
-if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))

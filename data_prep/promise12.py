@@ -5,20 +5,21 @@ CaseNN_segmentation.mhd likewise. Cases are ordered by hospital, so folds interl
 spacing and intensities differ from scan to scan.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import tensorflow_datasets as tfds
-
-from data_prep import builder, data_sets, download
+from data_prep import data_sets, download
+from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
-NOTE = ''
-
 MASK = '_segmentation'
+
+ABOUT = About(
+  'Axial slices of prostate T2-weighted MR with the whole prostate outlined.',
+  homepage='https://promise12.grand-challenge.org',
+  citation='Litjens et al. 2014, Medical Image Analysis 18(2), doi:10.1016/j.media.2013.12.002',
+)
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
@@ -58,24 +59,3 @@ def read_case(case: Case) -> Volume:
   return volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
   )
-
-
-class Promise12(tfds.core.ShardBasedBuilder, skip_registration=True):
-  """Slices of the prostate."""
-
-  VERSION = builder.VERSION
-  name = 'promise12'
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return builder.info(
-      self,
-      description='Axial slices of prostate T2-weighted MR with the whole prostate outlined.',
-      homepage='https://promise12.grand-challenge.org',
-      citation='Litjens et al. 2014, Medical Image Analysis 18(2), doi:10.1016/j.media.2013.12.002',
-    )
-
-  def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[..., Any]]]:
-    return builder.shards(self, read_case)
-
-
-BUILDER = Promise12

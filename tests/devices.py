@@ -32,9 +32,10 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import safetensors.numpy  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
+from recorded import prepare_for  # noqa: E402
 
 from configs.phantom import get_config  # noqa: E402
-from data_prep import phantom, prepare  # noqa: E402
+from data_prep import phantom  # noqa: E402
 from thrifty_jax import device, main, stopping  # noqa: E402
 from thrifty_jax.searching import search  # noqa: E402
 from thrifty_jax.training import retrain, train_data  # noqa: E402
@@ -179,7 +180,7 @@ def is_same_streamed(place: Path) -> bool:
   """Whether batches that are read as they are needed are those of slices on all devices."""
   config, found = config_of(place), []
   for config.data.device_budget_bytes in (1 << 30, 0):
-    opened = train_data.open_train_data(config)
+    opened = train_data.open_train_data(config, place / 'one')
     examples = opened.examples(opened.patients['train'])
     found.append(list(opened.batches(examples, batch_size=8, epoch=1)))
   batches, shape = [jax.device_get(one) for one in found], opened.batch_shape(8)
@@ -211,7 +212,7 @@ def refused(place: Path, *arguments: str) -> list[Any]:
 def main_(place: Path) -> None:
   """Prepares, runs, compares."""
   phantom.write_promise12(place / 'raw', patients=12, seed=0)
-  prepare.prepare(config_of(place))
+  prepare_for(config_of(place), *(place / name for name in (*RUNS, 'seeds')))
   device.prepare(config_of(place))
   found: dict[str, Any] = {'streamed as resident': is_same_streamed(place)}
   with compiled_once() as compiled:

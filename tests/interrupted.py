@@ -218,6 +218,7 @@ def interrupted_runs(
   chance, runs = random.Random(seed), Runs(place, epochs=epochs, quick=quick)
   expected = runs.in_one_piece(stages)
   found = place / 'interrupted'
+  runs.finish(found, 'prepare')
   outcomes = []
   for stage in stages:
     outcome = runs.interrupt(

@@ -6,9 +6,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import recorded
 import tensorflow_datasets as tfds
 
-from data_prep import brain, checks, prepare
+from data_prep import brain, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
@@ -91,9 +92,9 @@ def test_it_prepares_with_its_warning(tmp_path):
   classes = ('background', 'grey matter', 'white matter')
   config.data.update({'name': 'brain', 'classes': classes, 'image_size': 64})
   config.data.data_dir = str(tmp_path)
-  checks.check(config)
+  recorded.check(config, tmp_path)
   info = tfds.builder_from_directory(str(prepare.prepare(config))).info
-  assert info.metadata['note'] == brain.DEMONSTRATION
+  assert info.metadata['note'] == brain.ABOUT.note
   assert info.splits['slices'].num_examples == 96
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import phantom_chaos
 import PIL.Image
 import pytest
 import SimpleITK
 
-from data_prep import phantom, phantom_chaos, phantom_folders, prepare
+from data_prep import phantom, phantom_folders
 from thrifty_jax import main
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -54,12 +55,12 @@ def contents(folder):
 
 
 def run(tmp_path, kind):
-  """Statuses of the stage check and of preparing."""
+  """Statuses of the stages check and prepare."""
   settings = [f'--config={KINDS[kind][1]}', f'--config.data.raw_dir={tmp_path / "raw"}']
   settings += [f'--config.data.data_dir={tmp_path / "tfds"}', '--config.data.folds=3']
   settings += ['--config.data.image_size=32', f'--config.compilation_cache={tmp_path / "cache"}']
-  run_dir = f'--workdir={tmp_path / "run"}'
-  return main.main([*settings, run_dir, '--stage=check']), prepare.main(settings)
+  settings.append(f'--workdir={tmp_path / "run"}')
+  return tuple(main.main([*settings, f'--stage={stage}']) for stage in ('check', 'prepare'))
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK
+from recorded import prepare_for
 
-from data_prep import phantom, prepare
+from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import export, files, model, stages
 from thrifty_jax.exporting import export_folder, export_slices
@@ -62,7 +63,7 @@ def workdir(tmp_path_factory, random_model, phantom_config):
   config = phantom_config(folder)
   config.data.classes = ('background', 'organ')
   config.model.update({'channels': 4, 'depth': 2})
-  prepare.prepare(config)
+  prepare_for(config, folder)
   random_model(folder / 'model', config)
   files.write_json(folder / 'config.json', stages.as_json(config))
   return folder

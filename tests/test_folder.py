@@ -10,13 +10,15 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from recorded import prepare_for
 
-from data_prep import folder, phantom_folders, prepare
+from data_prep import folder, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax import main, stages
-from thrifty_jax.data import batching, split_file, splits
+from thrifty_jax.data import split_file, splits
+from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line
+from thrifty_jax.running import command_line, run_data
 from thrifty_jax.scans import volumes
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -27,9 +29,9 @@ PATIENTS = 6  # and seven scans
 WRITERS = {'decathlon': phantom_folders.write_decathlon, 'nnunet': phantom_folders.write_nnunet}
 
 
-def filled_in(arguments):
+def filled_in(arguments, workdir='unused'):
   """The command with what the data fills in."""
-  return command_line.fill_in(command_line.parse(arguments))
+  return run_data.fill_in([command_line.parse([*arguments, f'--workdir={workdir}'])])[0]
 
 
 @pytest.fixture(autouse=True)
@@ -209,11 +211,6 @@ def test_a_window_that_is_set_is_used(raw):
   assert settings.intensity == 'window' and found['intensity'] == 'window 0 to 900'
 
 
-def test_where_all_is_set_nothing_is_read_before_it_is_needed(tmp_path):
-  given = [f'--config.data.{name}={value}' for name, value in SET.items()]
-  assert parse(tmp_path / 'nowhere', *given)[1] == {}
-
-
 def test_small_keeps_slices_small(raw, tmp_path):
   there = copy(raw('decathlon'), tmp_path)
   for name in ('image', 'label'):
@@ -285,7 +282,9 @@ def made(raw, tmp_path):
   """The workdir of a run as far as its search, and arguments of its command; no scan is left."""
   there = copy(raw('decathlon'), tmp_path)
   arguments = [f'--config.data.raw_dir={there}', '--config.data.image_size=96']
+  arguments.append(f'--config.data.data_dir={tmp_path / "tfds"}')
   config = filled_in(['--config=configs/folder.py', *arguments]).config
+  prepare_for(config, tmp_path / 'run')
   (tmp_path / 'run' / 'search').mkdir(parents=True)
   (tmp_path / 'run' / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
   (tmp_path / 'run' / 'config.json').write_text(json.dumps(stages.as_json(config)))
@@ -315,9 +314,9 @@ def change_split(workdir):
 
 def set_recorded(name, value):
   def change(workdir):
-    recorded = json.loads((workdir / 'config.json').read_text())
-    recorded['data'][name] = value
-    (workdir / 'config.json').write_text(json.dumps(recorded))
+    recorded = json.loads((workdir / 'data.json').read_text())
+    recorded['settings'][name] = value
+    (workdir / 'data.json').write_text(json.dumps(recorded))
 
   return change
 
@@ -333,9 +332,9 @@ def nothing(workdir):
     (nothing, '--config.data.image_size=64', 'data.image_size 96 -> 64'),
     (nothing, '--config.search.epochs=20', 'search.epochs 50 -> 20'),
     (change_split, '', '(splits.json counts)'),
-    (set_recorded('image_size', 'large'), '', 'config.json: has no data.image_size that can'),
+    (set_recorded('image_size', 'large'), '', 'data.json: has no image_size that can be used'),
     (set_recorded('slice_axis', 'oblique'), '', "config.data.slice_axis is 'oblique'"),
-    (lambda workdir: (workdir / 'config.json').unlink(), '', 'config.json'),
+    (lambda workdir: (workdir / 'data.json').unlink(), '', 'data.json: there is none'),
     (shutil.rmtree, '', 'there is no run to report on'),
   ],
 )
@@ -378,9 +377,9 @@ def test_a_folder_is_checked_and_prepared(raw, layout, axis, tmp_path, capsys):
       f'--config.data.data_dir={tmp_path / "tfds"}',
     ]
   ).config
-  prepared = batching.open_prepared(prepare.prepared_dir(config))
+  prepared = open_slices(tmp_path / 'run', config)
   assert prepared.slice_shape == (64, 64, 2)
-  assert prepared.metadata['classes'] == list(phantom_folders.CLASSES)
+  assert prepared.classes == phantom_folders.CLASSES
   for number, case in enumerate(prepared.cases):
     made = phantom_folders.make_scan(number=number, seed=0, slice_axis=axis)
     np.testing.assert_array_equal(prepared.label_volume(case), made.label)
@@ -446,12 +445,6 @@ def test_scans_of_one_patient_cannot_be_parted_by_hand_either(raw, tmp_path, cap
   assert run(there, tmp_path) == 2
   assert 'splits.json: p1 is in train and test; expected each' in capsys.readouterr().err
   assert [path.name for path in (tmp_path / 'run').iterdir()] == ['splits.json']
-
-
-def test_slices_can_be_prepared_without_a_run(raw, tmp_path):
-  arguments = [f'--config.data.raw_dir={raw("nnunet")}', f'--config.data.data_dir={tmp_path}']
-  assert prepare.main(['--config=configs/folder.py', *arguments]) == 0
-  assert len(list(tmp_path.rglob('dataset_info.json'))) == 1
 
 
 # --- real scans

@@ -199,7 +199,7 @@ def test_a_damaged_splits_json_splits_patients_or_is_refused(tmp_path, phantom_c
   path, config = tmp_path / 'splits.json', phantom_config(tmp_path)
 
   def read():
-    split_file.honour(config.copy_and_resolve_references(), tmp_path, needs_scans=False)
+    split_file.honour(config.copy_and_resolve_references(), tmp_path)
     found = split_file.read(path)
     names = [name for part in found.values() for name in part]
     assert len(names) == len({*names}) and all(name.isprintable() for name in names)

@@ -6,10 +6,11 @@ of the original by its position in the patient.
 
 import nibabel
 import numpy as np
+import phantom_chaos
 import pytest
 import SimpleITK
 
-from data_prep import chaos, chaos_t1, phantom, phantom_chaos, promise12
+from data_prep import chaos, chaos_t1, phantom, promise12
 from thrifty_jax.scans import masks, slices, sources, volumes
 from thrifty_jax.scans.volumes import Case
 

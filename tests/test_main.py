@@ -12,10 +12,12 @@ import pytest
 
 import data_prep
 import thrifty_jax.scores
+from configs.phantom import get_config
+from data_prep import prepare
 from thrifty_jax import device
 from thrifty_jax import main as main_
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import console, lock
+from thrifty_jax.running import lock
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = '--config=configs/phantom.py'
@@ -23,8 +25,14 @@ GENOTYPE_FILE = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
 GENOTYPE = GENOTYPE_FILE.read_text()
 
 
+@pytest.fixture(scope='module')
+def slices() -> Path:
+  """The prepared slices of the config."""
+  return prepare.prepare(get_config())
+
+
 @pytest.fixture
-def ran(monkeypatch, tmp_path) -> list[str]:
+def ran(monkeypatch, slices) -> list[str]:
   """The stages as stand-ins that leave their artefacts; the list of those that ran."""
   monkeypatch.chdir(PROJECT)
   calls: list[str] = []
@@ -43,9 +51,14 @@ def ran(monkeypatch, tmp_path) -> list[str]:
     monkeypatch.setattr(package, module or name, fake, raising=False)
     monkeypatch.setitem(sys.modules, f'{package.__name__}.{module or name}', fake)
 
-  prepared = tmp_path / 'prepared'
+  def prepare_all(config, scans):
+    calls.append('prepare')
+    return slices
+
   stage(data_prep, 'check', module='checks')
-  stage(data_prep, 'prepare', prepared_dir=lambda config: prepared)
+  not_prepared = slices / 'not_there'
+  monkeypatch.setattr(prepare, 'prepared_dir', lambda config, scans: not_prepared)
+  monkeypatch.setattr(prepare, 'prepare', prepare_all)
   stage(thrifty_jax, 'search', 'search/genotype.json')
   trained = ('retrain/summary.json', 'retrain/genotype.json', 'model/weights.safetensors')
   stage(thrifty_jax, 'retrain', *trained)
@@ -55,12 +68,6 @@ def ran(monkeypatch, tmp_path) -> list[str]:
   over = types.SimpleNamespace(write=lambda workdir, folds: calls.append('over_folds'))
   monkeypatch.setattr(thrifty_jax.scores, 'over_folds', over, raising=False)
   monkeypatch.setitem(sys.modules, 'thrifty_jax.scores.over_folds', over)
-  split_file = types.SimpleNamespace(
-    honour=lambda config, workdir, needs_scans: False, write=lambda config, workdir, split: None
-  )
-  monkeypatch.setattr(data_prep, 'split_file', split_file, raising=False)
-  monkeypatch.setitem(sys.modules, 'thrifty_jax.data.split_file', split_file)
-  monkeypatch.setattr(console, 'data', lambda config: {})
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   return calls
 

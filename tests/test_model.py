@@ -119,7 +119,7 @@ def test_a_description_says_how_to_prepare_an_image_again(saved):
   changed = settings()
   changed.data.update({'clahe_clip_limit': 0.05, 'resize': 'nearest'})
   changed.data.update({'curvature_flow_iterations': 5, 'curvature_flow_time_step': 0.1})
-  described, recorded = model.describe(changed, STATISTICS), prepare.settings_of(changed, ())
+  described, recorded = model.describe(changed, STATISTICS), prepare.settings_of(changed, '')
   for field in recorded.keys() - {'name', 'raw_files', 'format'}:
     assert described[field] == recorded[field], field
   assert described['clahe_clip_limit'] == 0.05 and described['resize'] == 'nearest'

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import phantom_chaos
 import pytest
 import SimpleITK
 
 from data_prep import chaos as chaos_scans
-from data_prep import phantom, phantom_chaos
+from data_prep import phantom
 from notebooks import cells
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from recorded import open_data, prepare_for
 
-from data_prep import phantom, prepare
+from data_prep import phantom
 from thrifty_jax import logbook, model
 from thrifty_jax.networks import baselines, genotype, grid
 from thrifty_jax.networks.losses import segmentation_loss
 from thrifty_jax.searching import bilevel, search
-from thrifty_jax.training import packing, retrain, train_data
+from thrifty_jax.training import packing, retrain
 from thrifty_jax.training.checkpoint import Checkpoints
 
 FOUND = genotype.Genotype(
@@ -122,8 +123,13 @@ def config(tmp_path_factory, phantom_config):
     settings.batch_size, settings.microbatches, settings.remat = 4, 2, True
   config.search.channels = 4
   phantom.write_promise12(folder / 'raw', patients=7, seed=0)
-  prepare.prepare(config)
   return config
+
+
+@pytest.fixture(autouse=True)
+def slices(config, tmp_path):
+  """The run of each test has the prepared slices."""
+  prepare_for(config, tmp_path)
 
 
 class _Seen(Exception):
@@ -146,7 +152,7 @@ def test_a_search_hands_its_settings_for_memory_to_its_steps(config, tmp_path, m
 def test_a_search_in_bfloat16_keeps_its_state_in_float32(config, tmp_path, capsys):
   config = config.copy_and_resolve_references()
   config.search.microbatches, config.search.remat = 1, False  # half the time to compile
-  opened = train_data.open_train_data(config)
+  opened = open_data(config)
   found = search.search(config, tmp_path)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   assert 'a step needs' in capsys.readouterr().out
@@ -173,7 +179,7 @@ def test_a_retraining_in_bfloat16_and_parts_leaves_a_model_in_float32(config, tm
 
 
 def test_metrics_and_optimiser_of_a_step_in_bfloat16_are_float32(config):
-  opened = train_data.open_train_data(config)
+  opened = open_data(config)
   transformation = optax.adamw(1e-3)
   net = NETWORKS['unet'].copy(classes=2)
   state, _ = retrain.init_state(net, transformation, opened.image_shape(4), seed=0)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thrifty_jax import files, stages, stopping
+from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, folds, lock, verbs
+from thrifty_jax.running import command_line, folds, lock, run_data, verbs
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.stages import Stage
 
@@ -78,7 +79,7 @@ def run(arguments: Sequence[str]) -> int | None:
 def _run(command: Command, arguments: Sequence[str]) -> None:
   """Runs the stages."""
   if command.stage == stages.DESCRIBE.name:
-    _describe(command_line.fill_in(command))
+    _describe(command)
     return
   _require_writable(command.workdir)
   each_fold = folds.commands(command)
@@ -91,18 +92,12 @@ def _run(command: Command, arguments: Sequence[str]) -> None:
 
 def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[str]) -> None:
   """Runs the stages of every fold, or of the one that there is."""
-  # Each fold by itself: what is learned from intensities comes from its own training patients.
-  runs = [_fill_in(each) for each in each_fold]
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
     raise InputError(
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
       'the baselines itself, leave the variant out'
     )
-  for each in runs:
-    stages.refuse_changes(each.config, each.workdir)
-    # Before hours of work: a genotype that is given, a limit that no network keeps.
-    first = stages.RETRAIN if each.config.genotype else stages.SEARCH
-    stages.require(first, each.config, each.workdir)
+  runs = run_data.fill_in(each_fold)
   # JAX takes a second or two to import: mistakes in the command are told before.
   from thrifty_jax import device
   from thrifty_jax.data import mesh
@@ -131,24 +126,8 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
   if command.folds:
     folds.sum_up(command, runs)
     console.record(whole, arguments)
-    verbs.run(stages.REPORT, whole.config, whole.workdir)
+    verbs.run(stages.REPORT, whole)
     console.end(whole, {})
-
-
-def _fill_in(command: Command) -> Command:
-  """The command with what splits.json says and its config leaves to the data, in place."""
-  from thrifty_jax.data import split_file  # readers of scans take a second to import
-
-  reports = command.stage == stages.REPORT.name  # of the run's folder alone, without any scan
-  other_names = split_file.honour(command.config, command.workdir, needs_scans=not reports)
-  if reports:
-    stages.fill_in_recorded(command.config, command.workdir)
-  else:
-    command = command_line.fill_in(command)
-  if not other_names:
-    return command
-  said = f'as in {command.workdir / split_file.FILE}, not by folds and lists'
-  return dataclasses.replace(command, found=(*command.found, ('split', said)))
 
 
 def _run_stages(command: Command, arguments: Sequence[str]) -> None:
@@ -166,19 +145,20 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
     console.begin(stage)
     stages.require(stage, command.config, command.workdir)
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
-      split = console.data(command.config)  # needs the slices, so not before they are prepared
+      split = console.data(command)  # needs the slices, so not before they are prepared
       console.record(command, arguments)  # last: bad scans leave nothing but check.html behind
       split_file.write(command.config, command.workdir, split)
       recorded = True
     began = time.monotonic()
     with files.writing_to(command.workdir, '--workdir'):
-      verbs.run(stage, command.config, command.workdir)
+      verbs.run(stage, command)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)
 
 
 def _describe(command: Command) -> None:
-  """Describes the network: no run is read but its genotype, none is begun or changed."""
+  """Describes the network: no run is begun or changed."""
+  run_data.fill_in_network(command)
   stages.require(stages.DESCRIBE, command.config, command.workdir)
   from thrifty_jax import device
   from thrifty_jax.running import console
@@ -187,7 +167,7 @@ def _describe(command: Command) -> None:
   console.start(command)
   console.begin(stages.DESCRIBE)
   # Its last line is JSON: nothing follows.
-  verbs.run(stages.DESCRIBE, command.config, command.workdir)
+  verbs.run(stages.DESCRIBE, command)
 
 
 def _require_writable(workdir: Path) -> None:
@@ -223,8 +203,10 @@ def _why_not(stage: Stage, command: Command) -> str:
   if stage.is_done(workdir, config):
     stages.require(stage, config, workdir)
     return f'done: {workdir / stage.leaves[0]}'
-  if stage is stages.CHECK and command.stage != 'check' and stages.is_prepared(config):
+  if stage is stages.CHECK and command.stage != 'check' and run_data.is_prepared(command):
     return 'done: these scans are prepared already'
+  if stage is stages.PREPARE and command.scans is None:
+    return f'done: {workdir / data_file.FILE}; scans that changed since: --stage=prepare'
   return ''
 
 

@@ -20,7 +20,6 @@ from thrifty_jax.errors import InputError
 # many are kept in memory may change between two calls.
 _DATA = (
   'data.name',
-  'data.raw_dir',
   'data.classes',
   'data.modalities',
   'data.context',
@@ -197,33 +196,6 @@ def _texts(differences: Mapping[str, tuple[Any, Any]]) -> list[str]:
   ]
 
 
-def fill_in_recorded(config: ConfigDict, workdir: Path) -> None:
-  """Fills in, in place, what the config leaves to the data by what it was when the run was made.
-
-  Args:
-    config: Of this call.
-    workdir: Of the run.
-
-  Raises:
-    InputError: If there is no run, or its config lacks such a field or has a value that cannot be.
-  """
-  left = configs.left_to_data(config)
-  if not left:
-    return
-  require(REPORT, config, workdir)
-  before = _recorded(workdir)
-  for name in left:
-    group, field = name.split('.')
-    try:
-      config[group][field] = tuple(before[name]) if isinstance(before[name], list) else before[name]
-    except (KeyError, TypeError) as error:
-      raise InputError(
-        f'{workdir / "config.json"}: has no {name} that can be used; restore the file, or set '
-        f'--config.{name}'
-      ) from error
-  configs.validate(config)
-
-
 def _recorded(workdir: Path) -> dict[str, Any]:
   """The fields of the config that the run has recorded, as JSON has them."""
   path = workdir / 'config.json'
@@ -282,14 +254,6 @@ def is_scored(workdir: Path) -> bool:
     return False
   scores, trained = (workdir / stage.leaves[0] for stage in (EVALUATE, RETRAIN))
   return scores.stat().st_mtime_ns >= trained.stat().st_mtime_ns
-
-
-def is_prepared(config: ConfigDict) -> bool:
-  """Whether the slices of this data set and these settings lie ready."""
-  from data_prep import data_sets, prepare
-
-  _, unpaired = data_sets.find_pairs(config)  # never prepared: the check lists them
-  return not unpaired and prepare.prepared_dir(config).is_dir()
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from data_prep import prepare
 from thrifty_jax import config
 from thrifty_jax.data import batching
+from thrifty_jax.data import prepared as prepared_
 from thrifty_jax.errors import InputError
 
 STATISTICS = {'mean': np.asarray([0.2], np.float32), 'std': np.asarray([0.3], np.float32)}
@@ -26,7 +27,7 @@ def prepared(tmp_path_factory):
   settings.data.image_size = 16
   settings.data.raw_dir = str(folder / 'raw')
   settings.data.data_dir = str(folder / 'tfds')
-  opened = batching.open_prepared(prepare.prepare(settings))
+  opened = prepared_.open_folder(prepare.prepare(settings))
   first, second, *others = opened.cases
   second = dataclasses.replace(second, patient=first.patient)
   return dataclasses.replace(opened, cases=(first, second, *others))
@@ -78,11 +79,6 @@ def test_an_unknown_name_is_refused_and_so_is_no_name(prepared):
     prepared.examples(['Case77'])
   with pytest.raises(InputError, match='no patients were named'):
     prepared.examples([])
-
-
-def test_a_folder_without_prepared_data_is_refused(tmp_path):
-  with pytest.raises(InputError, match='no prepared data set'):
-    batching.open_prepared(tmp_path / 'absent')
 
 
 def test_the_native_truth_of_a_case_has_its_native_shape(prepared):

@@ -5,6 +5,7 @@ import pytest
 
 from data_prep import prepare
 from thrifty_jax.data import batching, likeness
+from thrifty_jax.data.prepared import open_folder
 
 
 def scan(*, shape=(20, 100, 80), spacing_mm=(3.0, 0.5, 0.5), shade=0.4, channels=1):
@@ -76,8 +77,7 @@ def test_each_channel_is_compared_with_its_own_range():
 
 def test_ranges_are_those_of_the_named_patients_alone(tmp_path, phantom_config):
   config = phantom_config(tmp_path)
-  prepare.prepare(config)
-  prepared = batching.open_prepared(prepare.prepared_dir(config))
+  prepared = open_folder(prepare.prepare(config))
   chosen = prepared.cases[1:3]
   found = likeness.of_training(prepared, [case.patient for case in chosen])
   slices = [case.slices for case in chosen]

@@ -17,17 +17,26 @@ from thrifty_jax.errors import InputError
 # a gradient is small. Measured: 5e-7 with jax 0.10.2, 2e-5 with 0.7.2.
 ROUNDING = 1e-4
 
-# The command, and a signal to stop that one process alone gets while it retrains.
+# The command; and a signal to stop that one process alone gets while it retrains, or slices that it
+# alone does not find.
 PROCESS = """
 import os, signal, sys
-from thrifty_jax import main, train_data
+from thrifty_jax import main
+from thrifty_jax.data import data_file
+from thrifty_jax.errors import InputError
+from thrifty_jax.training import train_data
 add = train_data.Figures.add
+def lost(workdir, record, config):
+  raise InputError(f'{record.name}: is not here')
 def stopped(figures, step, metrics):
   add(figures, step, metrics)
   if (figures.stage, step) == ('retrain', 5):
     os.kill(os.getpid(), signal.SIGTERM)
-if sys.argv.pop() == 'stop':
+fate = sys.argv.pop()
+if fate == 'stop':
   train_data.Figures.add = stopped
+if fate == 'lost':
+  data_file.find = lost
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -93,7 +102,7 @@ def test_what_devices_cannot_share_is_refused_before_anything_is_written(found):
   assert too_many[:2] == [2, 'error: config.devices is 9, but JAX finds only 8 here; 0 takes all\n']
 
 
-def run_two(place, workdir, *arguments, of_second=(), stop=False):
+def run_two(place, workdir, *arguments, of_second='go on'):
   """Two processes with two devices each: their statuses and what they said."""
   with socket.create_server(('127.0.0.1', 0)) as server:
     port = server.getsockname()[1]
@@ -112,8 +121,7 @@ def run_two(place, workdir, *arguments, of_second=(), stop=False):
       [
         *(sys.executable, '-c', PROCESS, '--config=configs/phantom.py', f'--workdir={workdir}'),
         *(f'--config.{name}={value}' for name, value in fields.items()),
-        *(f'--config.process_id={number}', *arguments, *((), of_second)[number]),
-        'stop' if stop and number else 'go on',
+        *(f'--config.process_id={number}', *arguments, ('go on', of_second)[number]),
       ],
       cwd=devices.PROJECT,
       env=environment,
@@ -135,7 +143,7 @@ def run_two(place, workdir, *arguments, of_second=(), stop=False):
 def two_processes(place, found):
   """A run of two processes, of which the second gets a signal; and the run that goes on."""
   del found  # which made the scans
-  stopped = run_two(place, place / 'processes', stop=True)
+  stopped = run_two(place, place / 'processes', of_second='stop')
   return stopped, run_two(place, place / 'processes')
 
 
@@ -164,13 +172,10 @@ def test_one_process_speaks(two_processes):
 
 def test_a_process_without_the_slices_ends_all_with_its_reason(place, found, tmp_path):
   del found
-  elsewhere = (f'--config.data.data_dir={tmp_path / "elsewhere"}',)
-  statuses, ((_, first), (_, second)) = run_two(
-    place, tmp_path / 'run', '--stage=search', of_second=elsewhere
-  )
+  statuses, ((_, first), (_, second)) = run_two(place, tmp_path / 'run', of_second='lost')
   assert statuses == [2, 2], (first, second)
-  assert 'error: process 1 has failed: ' in first and 'run --stage=prepare first' in first
-  assert 'run --stage=prepare first' in second
+  assert 'error: process 1 has failed: phantom/16px' in first
+  assert 'error: phantom/16px' in second and second.rstrip().endswith(': is not here')
 
 
 @pytest.mark.parametrize(

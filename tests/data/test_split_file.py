@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax.data import split_file, splits
 from thrifty_jax.errors import InputError
@@ -14,17 +13,10 @@ PATIENTS = [f'Case{number:02d}' for number in range(6)]
 MINE = {'train': PATIENTS[3:], 'validation': PATIENTS[:1], 'test': PATIENTS[2:0:-1]}
 
 
-@pytest.fixture(scope='module')
-def raw(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('scans') / 'raw'
-  phantom.write_promise12(folder, patients=len(PATIENTS), seed=0)
-  return folder
-
-
 @pytest.fixture
-def config(raw):
+def config():
   config = configs.default()
-  config.data.update({'name': 'phantom', 'raw_dir': str(raw), 'folds': 3, 'fold': 1})
+  config.data.update({'folds': 3, 'fold': 1})
   return config.lock()
 
 
@@ -85,10 +77,9 @@ def test_a_file_of_another_fold_is_refused(config, tmp_path):
     split_file.honour(config, tmp_path)
 
 
-def test_a_report_takes_the_names_without_any_scan(config, tmp_path):
+def test_the_names_are_taken_without_any_scan(config, tmp_path):
   write(tmp_path, MINE)
-  config.data.raw_dir = str(tmp_path / 'nowhere')
-  assert split_file.honour(config, tmp_path, needs_scans=False) is True
+  assert split_file.honour(config, tmp_path) is True
   assert config.data.validation_patients == ('Case00',)
 
 
@@ -115,6 +106,7 @@ def test_a_file_that_does_not_say_it_all_once_is_refused_in_one_line(
   write(tmp_path, content)
   with pytest.raises(InputError, match=message) as caught:
     split_file.honour(config, tmp_path)
+    split_file.require_patients(tmp_path, PATIENTS)
   assert str(caught.value).startswith(str(tmp_path / 'splits.json')) and '\n' not in str(
     caught.value
   )

@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import phantom_chaos
 import PIL.Image
 import pytest
+import recorded
 
-from data_prep import chaos, checks, phantom_chaos, prepare
+from data_prep import chaos, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
@@ -178,7 +180,7 @@ def test_it_prepares_and_no_name_of_a_person_goes_on(raw, tmp_path, capsys):
   config.data.update({'name': 'chaos', 'classes': ('background', 'liver'), 'image_size': 32})
   config.data.update({'intensity': 'window', 'folds': 3})
   config.data.update({'raw_dir': str(raw), 'data_dir': str(tmp_path / 'tfds')})
-  checks.check(config)
+  recorded.check(config, tmp_path)
   folder = prepare.prepare(config)
   surname, shown = phantom_chaos.NAME.split('^')[0], capsys.readouterr().out
   assert surname not in shown and 'out of order' not in shown

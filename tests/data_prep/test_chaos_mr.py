@@ -3,11 +3,13 @@
 import dataclasses
 
 import numpy as np
+import phantom_chaos
 import PIL.Image
 import pytest
+import recorded
 
 from configs import chaos as chaos_config
-from data_prep import chaos, chaos_t1, chaos_t2, checks, data_sets, phantom_chaos, prepare
+from data_prep import chaos, chaos_t1, chaos_t2, data_sets, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 
@@ -96,7 +98,7 @@ def test_it_checks_and_prepares(raw, tmp_path, variant, capsys):
   config = chaos_config.get_config(f'{variant},unet')
   config.data.update({'image_size': 32, 'folds': 3})
   config.data.update({'raw_dir': str(raw), 'data_dir': str(tmp_path)})
-  checks.check(config)
+  recorded.check(config, tmp_path)
   assert prepare.prepare(config).is_dir()
   out = capsys.readouterr().out
   assert 'mr01' in out and 'ct01' not in out

@@ -85,7 +85,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_name(tmp_path):
   assert 'url(' not in page and '@import' not in page
   assert page.count('<figure>') == 3 and page.count('<tr>') == 5
   assert 'prefers-color-scheme: dark' in page and 'name="viewport"' in page
-  assert 'not a medical device' in page and phantom.NOTE in page
+  assert 'not a medical device' in page and phantom.ABOUT.note in page
   assert 'case002: odd' in page
 
 

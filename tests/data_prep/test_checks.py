@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recorded
 
 from data_prep import checks, data_sets, phantom
 from thrifty_jax import config as configs
@@ -74,9 +75,7 @@ def raw_file(config, name):
 def test_the_stage_prints_a_line_for_each_case_and_writes_a_page_and_nothing_else(
   config, tmp_path, capsys
 ):
-  checks.check(config)
-  assert {path.name for path in tmp_path.iterdir()} == {'raw'}
-  checks.check(config, tmp_path / 'run')
+  recorded.check(config, tmp_path / 'run')
   lines = capsys.readouterr().out.splitlines()
   rows = [line[3:].split() for line in lines[1:7]]
   assert [row[0] for row in rows] == [f'Case{number:02d}' for number in range(6)]
@@ -106,7 +105,7 @@ def test_every_scan_is_read_before_the_stage_stops_and_every_error_is_listed(
   config.data.folds = 3
   config.data.workers = 1  # this process, where the spy is
   with pytest.raises(InputError) as caught:
-    checks.check(config, tmp_path / 'run')
+    recorded.check(config, tmp_path / 'run')
   assert read == [f'Case{number:02d}' for number in range(6)]
   message, shown = str(caught.value), capsys.readouterr().out
   assert message.startswith('2 errors in 6 scans, all listed above; correct or remove what they')
@@ -130,18 +129,18 @@ def test_several_processes_find_the_same_and_start_no_jax(config, tmp_path, monk
       monkeypatch.setenv('JAX_PLATFORMS', 'none')  # whoever starts a backend now fails
       monkeypatch.setattr(phantom, 'read_case', None)  # here; they have their own
     with pytest.raises(InputError) as caught:
-      checks.check(config, tmp_path)
+      recorded.check(config, tmp_path)
     page = (tmp_path / 'check.html').read_text(encoding='utf-8')
     found.append((str(caught.value), capsys.readouterr().out, page))
   assert found[0] == found[1] and '1 error in 6 scans' in found[0][0]
 
 
-def test_one_scan_under_two_names_is_an_error(config):
+def test_one_scan_under_two_names_is_an_error(config, tmp_path):
   for ending in ('.mhd', '.zraw', '_segmentation.mhd', '_segmentation.zraw'):
     content = raw_file(config, f'Case00{ending}').read_bytes()
     raw_file(config, f'Case05{ending}').write_bytes(content.replace(b'Case00', b'Case05'))
   with pytest.raises(InputError, match='1 error in 6 scans: Case05: every voxel is that of Case00'):
-    checks.check(config)
+    recorded.check(config, tmp_path)
 
 
 def test_files_without_their_partner_are_listed_and_the_others_read(config, tmp_path, monkeypatch):
@@ -153,7 +152,7 @@ def test_files_without_their_partner_are_listed_and_the_others_read(config, tmp_
 
   monkeypatch.setattr(phantom, 'find_cases', find_cases)
   with pytest.raises(InputError, match='2 errors in 8 scans') as caught:
-    checks.check(config, tmp_path / 'run')
+    recorded.check(config, tmp_path / 'run')
   assert str(caught.value).endswith(lines[0])
   page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
   assert lines[1] in page and page.count('<figure>') == 6
@@ -165,7 +164,7 @@ def test_files_without_their_partner_are_listed_where_too_few_patients_are_left(
   for number in range(1, 5):
     raw_file(config, f'Case0{number}_segmentation.mhd').unlink()
   with pytest.raises(InputError, match='4 errors in 6 scans.*Case01.mhd: its mask'):
-    checks.check(config, tmp_path / 'run')
+    recorded.check(config, tmp_path / 'run')
   lines = capsys.readouterr().out.splitlines()
   assert [line.split()[:2] for line in lines[1:3]] == [['Case00', '-'], ['Case05', '-']]
   assert sum(line.split()[:1] == ['error'] for line in lines) == 4
@@ -173,31 +172,25 @@ def test_files_without_their_partner_are_listed_where_too_few_patients_are_left(
   assert page.count('<figure>') == 2
 
 
-def test_the_stage_stops_at_a_class_that_no_scan_has(config):
+def test_the_stage_stops_at_a_class_that_no_scan_has(config, tmp_path):
   config.data.classes = (*config.data.classes, 'nowhere')
   with pytest.raises(InputError, match='no scan has a voxel of nowhere'):
-    checks.check(config)
+    recorded.check(config, tmp_path)
 
 
-def test_the_stage_stops_at_a_class_without_a_name(config):
+def test_the_stage_stops_at_a_class_without_a_name(config, tmp_path):
   config.data.classes = ('background',)
   with pytest.raises(InputError, match=r'Case00_segmentation\.mhd: the truth holds class 1'):
-    checks.check(config)
+    recorded.check(config, tmp_path)
 
 
-def test_more_folds_than_patients_are_refused_before_any_scan_is_read(config, monkeypatch):
-  config.data.folds = 7
-  monkeypatch.setattr(phantom, 'read_case', None)
-  with pytest.raises(InputError, match='only 6 patients'):
-    checks.check(config)
-
-
-def test_two_scans_of_one_name_are_refused(config):
+def test_two_scans_of_one_name_are_refused(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(phantom, 'find_cases', lambda raw_dir: [SOURCE, SOURCE])
   with pytest.raises(InputError, match='more than one scan is called a;'):
-    checks.check_patients([SOURCE, SOURCE], config)
+    recorded.check(config, tmp_path)
 
 
-def test_an_unknown_data_set_is_refused(config):
+def test_an_unknown_data_set_is_refused(config, tmp_path):
   config.data.name = 'chaso'
   with pytest.raises(InputError, match="data.name is 'chaso'; expected one of brain, chaos"):
-    checks.check(config)
+    recorded.check(config, tmp_path)

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import data_sets, download, phantom, prepare
+from data_prep import data_sets, download, phantom
 from thrifty_jax import config as configs
+from thrifty_jax import main
 from thrifty_jax.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -309,14 +310,15 @@ download.provide('promise12', Path(sys.argv[1]))
 def test_the_command_downloads_only_when_it_is_asked(server, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(PROJECT)
   command = ['--config=configs/promise12.py:small,unet', f'--config.data.data_dir={tmp_path}/tfds']
-  command += ['--config.data.folds=3', '--config.data.image_size=32']
-  assert prepare.main(command) == 2
+  command += ['--config.data.folds=3', '--config.data.image_size=32', '--stage=prepare']
+  command.append(f'--workdir={tmp_path / "run"}')
+  assert main.main(command) == 2
   assert 'no PROMISE12 scan' in capsys.readouterr().err
   assert server.asked == [] and not (tmp_path / 'tfds').exists()
-  assert prepare.main([*command, '--config.data.download=True']) == 0
+  assert main.main([*command, '--config.data.download=True']) == 0
   assert 'of 3 cases' in capsys.readouterr().out
   assert_provided(tmp_path / 'tfds' / 'downloads' / 'manual' / 'promise12')
-  assert prepare.main([*command, '--config.data.download=True', '--config.data.fold=1']) == 0
+  assert main.main([*command, '--config.data.download=True', '--config.data.fold=1']) == 0
   assert server.asked == ['']
 
 
@@ -337,7 +339,8 @@ def test_the_command_refuses_an_archive_that_cannot_be_unpacked(
   known(monkeypatch, server)
   monkeypatch.chdir(PROJECT)
   command = ['--config=configs/promise12.py', f'--config.data.raw_dir={tmp_path / "in" / "raw"}']
-  assert prepare.main([*command, '--config.data.download=True']) == 2
+  command += ['--stage=prepare', f'--workdir={tmp_path / "run"}']
+  assert main.main([*command, '--config.data.download=True']) == 2
   errors = [line for line in capsys.readouterr().err.splitlines() if 'error: ' in line]
   assert len(errors) == 1 and f'raw/training_data.zip: {message}' in errors[0]
   assert 'Download it again, or unpack it by hand' in errors[0]
@@ -347,7 +350,7 @@ def test_the_command_refuses_an_archive_that_cannot_be_unpacked(
 
 def test_a_data_set_that_cannot_be_downloaded_is_one_line(capsys, monkeypatch):
   monkeypatch.chdir(PROJECT)
-  assert prepare.main(['--config=configs/brain.py', '--config.data.download=True']) == 2
+  assert main.main(['--config=configs/brain.py', '--config.data.download=True']) == 2
   error = (
     'error: config.data.download is True, but brain cannot be downloaded, only chaos, chaos_t1, '
   )
@@ -363,7 +366,7 @@ def test_the_archives_are_those_the_config_names_and_lead_to_where_readers_look(
     config = configs.default()
     config.data.name, config.data.raw_dir = name, '/nowhere'
     with pytest.raises(InputError, match=f'/nowhere/{archive.folder}') as caught:
-      data_sets.find_cases(config)
+      data_sets.find(config)
     for part in (
       archive.terms,
       '--config.data.download=True fetches',

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import builder, phantom, phantom_folders, prepare
+from data_prep import builder, phantom, prepare
 from thrifty_jax import config as configs
+from thrifty_jax import main
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
 
@@ -49,7 +50,7 @@ def test_slices_and_truth_come_back_as_they_were_made(config):
   source: Any = prepared.as_data_source(split='slices')
   metadata = prepared.info.metadata
   assert metadata['classes'] == ['background', 'organ']
-  assert metadata['note'] == phantom.NOTE
+  assert metadata['note'] == phantom.ABOUT.note
   row = 0
   cases = phantom.find_cases(Path(config.data.raw_dir))
   for case, found in zip(cases, metadata['cases'], strict=True):
@@ -109,15 +110,28 @@ def test_folds_and_all_else_that_slices_do_not_depend_on_keep_the_folder(config)
   assert prepare.prepared_dir(config) == before
 
 
-def test_a_raw_file_that_is_added_or_written_again_makes_another_data_set(config):
+def test_the_same_scans_under_other_dates_or_in_another_folder_share_their_slices(config, tmp_path):
+  folder = prepare.prepare(config)
+  for path in Path(config.data.raw_dir).rglob('*'):
+    os.utime(path, (0, 0))
+  assert prepare.prepared_dir(config) == folder
+  shutil.copytree(config.data.raw_dir, tmp_path / 'elsewhere' / 'scans')
+  config.data.raw_dir = str(tmp_path / 'elsewhere' / 'scans')
+  assert prepare.prepare(config) == folder
+
+
+def test_a_scan_that_is_taken_away_or_changed_makes_another_data_set(config):
   before = prepare.prepared_dir(config)
   mask = Path(config.data.raw_dir, 'TrainingData', 'Case01_segmentation.zraw')
-  later = mask.stat().st_mtime_ns + 1_000_000_000
-  os.utime(mask, ns=(later, later))
-  again = prepare.prepared_dir(config)
+  content, status = mask.read_bytes(), mask.stat()
+  mask.write_bytes(content[::-1])  # of the same size, and as if it were as old
+  os.utime(mask, ns=(status.st_atime_ns, status.st_mtime_ns))
+  changed = prepare.prepared_dir(config)
+  mask.write_bytes(content)
+  assert prepare.prepared_dir(config) == before
   for name in ('.mhd', '.zraw', '_segmentation.mhd', '_segmentation.zraw'):
     Path(f'{mask.parent}/Case04{name}').unlink()
-  assert len({before, again, prepare.prepared_dir(config)}) == 3
+  assert len({before, changed, prepare.prepared_dir(config)}) == 3
 
 
 @pytest.mark.parametrize('fault', [RuntimeError, KeyboardInterrupt, InputError, OSError])
@@ -237,14 +251,6 @@ def test_one_bad_scan_stops_everything_in_one_line(config, workers):
   assert files_below(config.data.data_dir) == []
 
 
-def test_fewer_patients_than_folds_are_refused_before_any_scan_is_read(config, monkeypatch):
-  config.data.folds = 6
-  monkeypatch.setattr(phantom, 'read_case', None)
-  with pytest.raises(InputError, match='only 5 patients'):
-    prepare.prepare(config)
-  assert files_below(config.data.data_dir) == []
-
-
 def test_a_scan_leaves_the_memory_before_the_next_is_read(config, monkeypatch):
   read_case, read, still_there = phantom.read_case, [], []
 
@@ -267,42 +273,6 @@ def test_only_the_bar_and_one_line_are_printed(config, capfd):
   lines = [line for line in err.replace('\r', '\n').splitlines() if line]
   assert lines
   assert all(line.startswith('prepare phantom:') for line in lines), err
-
-
-def test_the_command_prepares_and_names_the_folder(config, capsys, monkeypatch):
-  arguments = ['--config=configs/phantom.py', f'--config.data.data_dir={config.data.data_dir}']
-  arguments.append(f'--config.data.raw_dir={config.data.raw_dir}')
-  monkeypatch.chdir(PROJECT)
-  assert prepare.main(arguments) == 0
-  assert config.data.data_dir in capsys.readouterr().out
-
-
-def test_the_command_asks_a_folder_of_scans_for_what_the_config_leaves_to_it(
-  tmp_path, capsys, monkeypatch
-):
-  phantom_folders.write_decathlon(tmp_path / 'raw', patients=6, seed=0)
-  arguments = ['--config=configs/folder.py', f'--config.data.raw_dir={tmp_path / "raw"}']
-  monkeypatch.chdir(PROJECT)
-  assert (
-    prepare.main([*arguments, f'--config.data.data_dir={tmp_path}', '--config.data.folds=3']) == 0
-  )
-  assert 'of 7 cases' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-  'argument', ['--config.data.folds=6', '--config.data.image_sise=3', '--config.data.name=x']
-)
-def test_the_command_ends_with_status_2_and_one_line_on_bad_input(
-  config, capsys, monkeypatch, argument
-):
-  arguments = ['--config=configs/phantom.py', f'--config.data.data_dir={config.data.data_dir}']
-  monkeypatch.chdir(PROJECT)
-  raw = f'--config.data.raw_dir={config.data.raw_dir}'
-  assert prepare.main([*arguments, raw, argument]) == 2
-  errors = capsys.readouterr().err.splitlines()
-  assert len(errors) == 1
-  assert errors[0].startswith('error: ')
-  assert not Path(config.data.data_dir).exists()
 
 
 def test_the_version_of_the_format_is_part_of_the_settings(config, monkeypatch):
@@ -365,22 +335,23 @@ class _Disk:
   ],
 )
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
-  config, monkeypatch, capsys, fault, workers
+  config, monkeypatch, capsys, tmp_path, fault, workers
 ):
   from array_record.python import array_record_module
 
   disk = _Disk(fault)
   arguments = ['--config=configs/phantom.py', f'--config.data.data_dir={config.data.data_dir}']
   arguments += [f'--config.data.raw_dir={config.data.raw_dir}', f'--config.data.workers={workers}']
+  arguments += ['--stage=prepare', f'--workdir={tmp_path / "run"}']
   monkeypatch.chdir(PROJECT)
   with monkeypatch.context() as patched:
     patched.setattr(array_record_module, 'ArrayRecordWriter', lambda *arguments: disk)
-    assert prepare.main(arguments) == 2
+    assert main.main(arguments) == 2
   errors = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
   assert len(errors) == 1
   assert 'tfds: cannot be written (no space left on device); make space there' in errors[0]
   assert files_below(config.data.data_dir) == []
-  assert prepare.main(arguments[:-1]) == 0
+  assert main.main(arguments) == 0
 
 
 @pytest.mark.parametrize('code', [errno.EROFS, errno.EACCES])

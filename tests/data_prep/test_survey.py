@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import phantom_chaos
 import pytest
 
-from data_prep import chaos, phantom, phantom_chaos, promise12, survey
+from data_prep import chaos, phantom, promise12, survey
 from thrifty_jax import config as configs
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume

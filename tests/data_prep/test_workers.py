@@ -163,7 +163,7 @@ with workers.cases_map(2) as cases_map:
 def started(tmp_path, work):
   """The script in a process of its own, waiting for its fourth case."""
   script = tmp_path / 'script.py'
-  script.write_text(SCRIPT.format(tests=str(PROJECT / 'tests'), work=work))
+  script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), work=work))
   process = subprocess.Popen(
     [sys.executable, str(script)],
     stdout=subprocess.PIPE,

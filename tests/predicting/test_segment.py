@@ -5,11 +5,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import phantom_chaos
 import pytest
 import SimpleITK
 from ml_collections import ConfigDict
+from recorded import prepare_for
 
-from data_prep import chaos, data_sets, phantom, phantom_chaos, phantom_folders, prepare
+from data_prep import chaos, data_sets, phantom, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax import device, model, predict
 from thrifty_jax.errors import InputError
@@ -83,7 +85,7 @@ def evaluated(tmp_path_factory, random_model):
       if config.data.name == 'folder':
         config.data.classes = phantom_folders.CLASSES
       config.data.image_size, config.evaluate.batch_size = 16, 4
-      patients = sorted({case.patient for case in data_sets.find_cases(config)})
+      patients = sorted({case.patient for case in data_sets.find(config).cases})
       config.data.test_patients = tuple(patients[:5])
       config.data.validation_patients = (patients[5],)
       config.model.update({'channels': 4, 'depth': 2})
@@ -91,7 +93,7 @@ def evaluated(tmp_path_factory, random_model):
       largest = {'largest_component': [config.data.classes[1]]}
       padding = {'padding': list(chaos.PADDING)} if config.data.name == 'chaos' else {}
       random_model(folder / 'run' / 'model', config, **largest, **padding)
-      prepare.prepare(config)
+      prepare_for(config, folder / 'run')
       made[layout] = (config, folder / 'run', scored_masks(config, folder / 'run'))
     return made[layout]
 
@@ -119,7 +121,7 @@ def scored_masks(config: ConfigDict, workdir: Path) -> dict[str, np.ndarray]:
 
 def source_of(config, case):
   """The raw files of a case, without its mask."""
-  named = {one.case: one for one in data_sets.find_cases(config)}[case]
+  named = {one.case: one for one in data_sets.find(config).cases}[case]
   if config.data.name == 'chaos':
     return sources.Source(case, (named.image[0].parent,)), named.label
   return sources.Source(case, named.image), named.label
@@ -155,7 +157,7 @@ def test_masks_in_files_score_against_the_stored_truth_as_evaluation_did(
   config, workdir, scored = evaluated(layout)
   segmenter = segment.load_model(workdir, batch_size=4, flips=True)
   counted: dict[tuple[str, str], np.ndarray] = {}
-  patients = {one.case: one.patient for one in data_sets.find_cases(config)}
+  patients = {one.case: one.patient for one in data_sets.find(config).cases}
   for case in scored:
     source, (label_file,) = source_of(config, case)
     volume, grid = sources.read(source)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import flax.linen as nn
@@ -262,12 +263,16 @@ def test_a_supervised_unet_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize('name', [*CONFIGS, 'brain.py:unet', 'brain.py:unet_plus_plus'])
 def test_every_config_can_be_described(name, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(describe, 'activation_bytes', lambda net, image_shape: None)
-  size = ['--config.data.image_size=32']
-  given = [] if ':' in name else [f'--config.genotype={SHIPPED}']
+  given = [f'--config=configs/{name}', f'--workdir={tmp_path}/run', '--config.data.image_size=32']
+  given += [] if ':' in name else [f'--config.genotype={SHIPPED}']
   if name == 'folder.py':  # its classes and channels are the folder's
-    phantom_folders.write_decathlon(tmp_path / 'raw', patients=4, seed=0)
-    given.append(f'--config.data.raw_dir={tmp_path}/raw')
-  assert run(f'--config=configs/{name}', f'--workdir={tmp_path}/run', *given, *size) == 0
+    phantom_folders.write_decathlon(tmp_path / 'raw', patients=5, seed=0)
+    given += [f'--config.data.raw_dir={tmp_path}/raw', f'--config.data.data_dir={tmp_path}']
+    assert run(*given) == 2
+    assert 'run --stage=prepare first' in capsys.readouterr().err
+    assert main.main([*given, '--stage=prepare']) == 0
+    shutil.rmtree(tmp_path / 'raw')
+  assert run(*given) == 0
   lines = capsys.readouterr().out.splitlines()
   found = json.loads(lines[-1])
   assert found['parameters'] > 0 and found['macs'] > found['parameters']

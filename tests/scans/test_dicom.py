@@ -3,11 +3,11 @@
 import struct
 
 import numpy as np
+import phantom_chaos
 import pytest
 import SimpleITK
 from scipy.spatial.transform import Rotation
 
-from data_prep import phantom_chaos
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom
 

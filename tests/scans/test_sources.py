@@ -5,9 +5,9 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import phantom_chaos
 import pytest
 
-from data_prep import phantom_chaos
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import sources, volumes
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recorded import prepare_for
 
-from data_prep import phantom, prepare
+from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import files
 from thrifty_jax.data import batching
+from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.reporting import report
 from thrifty_jax.scores import evaluate, metrics, scoring, tables
@@ -28,13 +30,19 @@ def settings(tmp_path_factory):
   config.data.raw_dir = str(folder / 'raw')
   config.data.data_dir = str(folder / 'tfds')
   config.evaluate.batch_size = 4
-  prepare.prepare(config)
+  prepare_for(config, folder)
   return config
 
 
 @pytest.fixture(scope='module')
 def prepared(settings):
-  return batching.open_prepared(prepare.prepared_dir(settings))
+  return open_slices(Path(settings.data.data_dir).parent, settings)
+
+
+@pytest.fixture(autouse=True)
+def recorded(settings, tmp_path):
+  """The run of each test has the prepared slices."""
+  prepare_for(settings, tmp_path)
 
 
 def stand_in(monkeypatch, prepared, logits):

@@ -12,8 +12,9 @@ import optax
 import pytest
 from jax import export
 from ml_collections import ConfigDict
+from recorded import open_data, prepare_for
 
-from data_prep import phantom, prepare
+from data_prep import phantom
 from thrifty_jax import logbook, model, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, parameters
@@ -44,13 +45,18 @@ def config(tmp_path_factory, phantom_config):
   settings.clip_norm = 0.5
   settings.architecture_learning_rate = 0.02
   phantom.write_promise12(folder / 'raw', patients=7, seed=0)
-  prepare.prepare(config)
   return config
+
+
+@pytest.fixture(autouse=True)
+def slices(config, tmp_path):
+  """The run of each test has the prepared slices."""
+  prepare_for(config, tmp_path)
 
 
 @pytest.fixture(scope='module')
 def opened(config):
-  return train_data.open_train_data(config)
+  return open_data(config)
 
 
 def facts_of(config, opened):
@@ -251,7 +257,7 @@ def test_the_next_run_loads_the_first_half_ahead(steps, config, monkeypatch):
 def test_what_was_traced_serves_every_seed_and_fold(changed, steps, config, start, monkeypatch):
   other = config.copy_and_resolve_references()
   other.update_from_flattened_dict(changed)
-  opened = train_data.open_train_data(other)
+  opened = open_data(other)
   monkeypatch.setattr(Program, 'begin', lambda self: None)  # traced is enough
   again = search.compile_steps(other, opened, search.divide(other, opened), lambda: start)
   for step, one in zip(steps, again, strict=True):
@@ -292,6 +298,7 @@ def genotype_file(workdir):
 def unbroken(config, steps, tmp_path_factory):
   """The workdir of a search that nothing stopped."""
   workdir = tmp_path_factory.mktemp('unbroken')
+  prepare_for(config, workdir)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(search, 'compile_steps', lambda *arguments: steps)
     search.search(config, workdir)
@@ -353,6 +360,7 @@ def test_weights_one_by_one_are_searched_with_alike_and_a_search_goes_on_with_th
   config, steps, unbroken, tmp_path, stop_at, monkeypatch
 ):
   whole, changed = tmp_path / 'whole', tmp_path / 'changed'
+  prepare_for(config, whole, changed)
   with monkeypatch.context() as patch:
     patch.setattr(packing, 'pays', lambda stage: False)
     search.search(config, whole)

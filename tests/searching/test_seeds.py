@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recorded import open_data, prepare_for
 
-from data_prep import phantom, prepare
+from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, stages, stopping
 from thrifty_jax.data import mesh
@@ -18,7 +19,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.searching import bilevel, budget, results, search, seeds
 from thrifty_jax.searching.progress import Progress
-from thrifty_jax.training import memory, packing, train_data
+from thrifty_jax.training import memory, packing
 from thrifty_jax.training.checkpoint import Checkpoints
 from thrifty_jax.training.train_data import TrainData, seed_bits
 
@@ -117,8 +118,13 @@ def config(tmp_path_factory, phantom_config):
   settings.channels = 4
   settings.architecture_learning_rate = 0.02
   phantom.write_promise12(folder / 'raw', patients=7, seed=0)
-  prepare.prepare(config)
   return config
+
+
+@pytest.fixture(autouse=True)
+def slices(config, tmp_path):
+  """The run of each test has the prepared slices."""
+  prepare_for(config, tmp_path)
 
 
 def changed(config, **fields):
@@ -146,6 +152,7 @@ def compiled_once():
 def together(config, tmp_path_factory):
   """The workdir of both searches in one program."""
   workdir = tmp_path_factory.mktemp('together')
+  prepare_for(config, workdir)
   search.search(config, workdir)
   return workdir
 
@@ -154,6 +161,7 @@ def together(config, tmp_path_factory):
 def alone(config, tmp_path_factory):
   """The workdirs of a run for each seed."""
   workdirs = [tmp_path_factory.mktemp(f'alone_{seed}') for seed in SEEDS]
+  prepare_for(config, *workdirs)
   for seed, workdir in zip(SEEDS, workdirs, strict=True):
     search.search(changed(config, seed=seed, search__seeds=1), workdir)
   return workdirs
@@ -161,7 +169,7 @@ def alone(config, tmp_path_factory):
 
 def states(config, workdir):
   """The last arrays and notes in a workdir, the arrays search by search."""
-  opened = train_data.open_train_data(config)
+  opened = open_data(config)
   learners = search.build(config, opened.facts(0, epoch_steps=1))
   start = [
     bilevel.init_state(learners, opened.image_shape(2), seed=seed) for seed in seeds.of(config)
@@ -247,6 +255,7 @@ def test_several_searches_asked_to_stop_go_on_with_the_same_bits(
 def test_a_search_that_is_finished_keeps_its_state_while_the_others_go_on(
   config, alone, tmp_path, monkeypatch, stop_at
 ):
+  prepare_for(config, tmp_path / 'together', tmp_path / 'alone')
   ends, steps = 2, entries(alone[0] / 'search')[0]['step']
   going = property(lambda progress: np.asarray([True, progress.epoch < ends]))
   with monkeypatch.context() as patch:
@@ -310,7 +319,7 @@ def test_every_kind_of_search_can_be_one_of_several(config):
     search__remat=True,
     search__max_parameters=100_000,
   )
-  opened = train_data.open_train_data(config)
+  opened = open_data(config)
   learners = search.build(config, opened.facts(0, epoch_steps=1))
   state = seeds.stack([bilevel.init_state(learners, opened.image_shape(2), seed=0)] * 2)
   _, step = bilevel.make_half_steps(
@@ -330,7 +339,7 @@ def test_every_kind_of_search_can_be_one_of_several(config):
 
 
 def test_a_vectorised_step_of_the_supernet_is_that_of_one_after_the_other(config, together):
-  opened = train_data.open_train_data(config)
+  opened = open_data(config)
   halves = search.divide(config, opened)
   facts = [opened.facts(seed, epoch_steps=halves.steps) for seed in SEEDS]
   learners = search.build(config, facts[0])

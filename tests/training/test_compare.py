@@ -54,6 +54,7 @@ def trained(monkeypatch):
     (folder / 'model').mkdir()
 
   monkeypatch.setattr(compare.retrain, 'retrain', retrain)
+  monkeypatch.setattr(compare.data_file, 'hand_on', lambda workdir, place, config: None)
   monkeypatch.setattr(compare.evaluate, 'evaluate', lambda config, folder: None)
   monkeypatch.setattr(standings, 'write', lambda workdir, folds: {})
   monkeypatch.setattr(compare.tables, 'comparison', lambda summary: '')

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from recorded import open_data, prepare_for
 
-from data_prep import phantom, prepare
+from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import logbook, model, stopping
 from thrifty_jax.data import split_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.scores import evaluate
-from thrifty_jax.training import compiling, packing, retrain, train_data
+from thrifty_jax.training import compiling, packing, retrain
 from thrifty_jax.training.checkpoint import Checkpoints
 from thrifty_jax.training.retrain import TrainState
 from thrifty_jax.training.train_data import Facts, TrainData
@@ -79,19 +80,25 @@ def config(tmp_path_factory, phantom_config):
   settings.validate_every = 1
   settings.learning_rate = 0.01
   phantom.write_promise12(folder / 'raw', patients=6, seed=0)
-  prepare.prepare(config)
   return config
+
+
+@pytest.fixture(autouse=True)
+def slices(config, tmp_path):
+  """The run of each test has the prepared slices."""
+  prepare_for(config, tmp_path)
 
 
 @pytest.fixture(scope='module')
 def opened(config):
-  return train_data.open_train_data(config)
+  return open_data(config)
 
 
 @pytest.fixture(scope='module')
 def unbroken(config, tmp_path_factory):
   """The workdir of a run that nothing stopped."""
   workdir = tmp_path_factory.mktemp('unbroken')
+  prepare_for(config, workdir)
   retrain.retrain(config, workdir)
   return workdir
 
@@ -192,6 +199,7 @@ def test_one_program_serves_every_seed_fold_and_learning_rate(
   other = config.copy_and_resolve_references()
   other.update_from_flattened_dict(changed)
   for number, settings in enumerate((config, other)):
+    prepare_for(settings, tmp_path / str(number))
     with pytest.raises(_Seen):
       retrain.retrain(settings, tmp_path / str(number))
   assert programs[0] == programs[1]
@@ -404,6 +412,7 @@ def test_packed_weights_are_trained_alike_and_a_run_goes_on_with_them_or_without
   config, start, unbroken, tmp_path, stop_at, monkeypatch
 ):
   whole, stopped, changed = (tmp_path / name for name in ('whole', 'stopped', 'changed'))
+  prepare_for(config, whole, stopped, changed)
   with monkeypatch.context() as patch:
     patch.setattr(packing, 'pays', lambda stage: True)
     retrain.retrain(config, whole)
@@ -527,4 +536,4 @@ def test_a_missing_genotype_is_bad_input_and_leaves_no_model(config, tmp_path):
   config.genotype = ''  # that of the search, which has not run
   with pytest.raises(InputError, match='genotype.json'):
     retrain.retrain(config, tmp_path)
-  assert not list(tmp_path.iterdir())
+  assert [path.name for path in tmp_path.iterdir()] == ['data.json']

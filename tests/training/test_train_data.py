@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recorded import open_data
 
-from data_prep import phantom, prepare
+from data_prep import phantom
 from thrifty_jax.data import batching
 from thrifty_jax.errors import InputError
 from thrifty_jax.training import train_data
@@ -20,13 +21,12 @@ def settings(tmp_path_factory, phantom_config):
   folder = tmp_path_factory.mktemp('train_data')
   config = phantom_config(folder)
   phantom.write_promise12(folder / 'raw', patients=7, seed=0)
-  prepare.prepare(config)
   return config
 
 
 @pytest.fixture(scope='module')
 def opened(settings):
-  return train_data.open_train_data(settings)
+  return open_data(settings)
 
 
 def test_overlap_counts_pixels_as_a_loop_does():
@@ -146,7 +146,7 @@ def test_intensity_statistics_are_those_of_the_training_patients_only(opened):
 def test_a_fixed_mean_and_deviation_win_over_the_training_patients(opened, settings):
   settings = settings.copy_and_resolve_references()
   settings.data.mean, settings.data.std = (0.25,), (0.5,)
-  fixed = train_data.open_train_data(settings)
+  fixed = open_data(settings)
   assert {name: value.tolist() for name, value in fixed.statistics.items()} == {
     'mean': [0.25],
     'std': [0.5],
@@ -163,7 +163,7 @@ def test_a_fixed_mean_and_deviation_win_over_the_training_patients(opened, setti
 def test_batches_have_the_shapes_that_were_announced(opened, settings, context):
   settings = settings.copy_and_resolve_references()
   settings.data.context = context
-  opened = train_data.open_train_data(settings)
+  opened = open_data(settings)
   examples = opened.examples(opened.patients['train'])
   batches = list(opened.batches(examples, batch_size=3, epoch=0))
   assert len(batches) == batching.steps_per_epoch(len(examples), 3) > 1
@@ -185,8 +185,6 @@ def test_augmenting_a_batch_depends_on_the_key_alone(opened):
   assert set(first) == set(batch) and first['label'].dtype == batch['label'].dtype
 
 
-def test_slices_that_are_not_prepared_are_bad_input(settings):
-  settings = settings.copy_and_resolve_references()
-  settings.data.image_size = 17
-  with pytest.raises(InputError, match='no prepared data set'):
-    train_data.open_train_data(settings)
+def test_a_run_that_nothing_was_prepared_for_is_bad_input(settings, tmp_path):
+  with pytest.raises(InputError, match=r'data\.json: there is none.*run --stage=prepare first'):
+    train_data.open_train_data(settings, tmp_path)

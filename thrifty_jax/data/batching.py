@@ -44,14 +44,27 @@ class PreparedCase:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-  """A prepared data set; nothing is read before it is asked for."""
+  """A prepared data set; nothing is read before it is asked for.
+
+  Attributes:
+    folder: The folder that the slices lie in.
+    cases: The scans, in order.
+    slices: A sequence of records; TFDS has no narrower type for it.
+    slice_shape: Shape of an image, (S, S, M).
+    classes: Names of the classes, background first.
+    note: A warning that belongs to the data and to everything made from it, or ''.
+    padding: Intensity from which on voxels were no part of the scan, and what they were given.
+    citation: What to cite for the data, or ''.
+  """
 
   folder: Path
-  metadata: dict[str, Any]
   cases: tuple[PreparedCase, ...]
-  slices: Any  # a sequence of records; TFDS has no narrower type for it
-  slice_shape: tuple[int, int, int]  # S, S, M
-  citation: str = ''  # of the data set
+  slices: Any
+  slice_shape: tuple[int, int, int]
+  classes: tuple[str, ...] = ()
+  note: str = ''
+  padding: tuple[float, float] | None = None
+  citation: str = ''
 
   def examples(self, names: Iterable[str], *, budget_bytes: int = BUDGET_BYTES) -> 'Examples':
     """The slices of the named patients or cases, in the order of the data set.
@@ -167,50 +180,6 @@ class Examples:
   def _rows(self) -> np.ndarray:
     """Row of each example among all prepared slices, [N]."""
     return np.concatenate([np.arange(c.first_slice, c.first_slice + c.slices) for c in self.cases])
-
-
-def open_prepared(folder: Path) -> Prepared:
-  """A prepared data set, from the folder that preparing it returned.
-
-  Raises:
-    InputError: If the folder holds no prepared data set.
-  """
-  import tensorflow_datasets as tfds  # here: predicting takes arrays and does without it
-
-  folder = Path(folder)
-  try:
-    builder = tfds.builder_from_directory(str(folder))
-  except Exception as error:  # TFDS raises several unrelated types for an absent or damaged folder.
-    raise InputError(
-      f'{folder}: no prepared data set ({type(error).__name__}); run --stage=prepare first'
-    ) from error
-  metadata = dict(builder.info.metadata or {})
-  cases = tuple(
-    PreparedCase(
-      case=case['case'],
-      patient=case['patient'],
-      first_slice=case['first_slice'],
-      slices=case['slices'],
-      native_shape=tuple(case['native_shape']),
-      spacing_mm=tuple(case['spacing_mm']),
-      affine=tuple(tuple(row) for row in case['affine']),
-    )
-    for case in metadata.get('cases', ())
-  )
-  counted = builder.info.splits['slices'].num_examples if cases else 0
-  if not cases or counted != sum(case.slices for case in cases):
-    raise InputError(
-      f'{folder}: {counted} slices where metadata.json lists {sum(case.slices for case in cases)};'
-      ' delete the folder and prepare the data again'
-    )
-  return Prepared(
-    folder=folder,
-    metadata=metadata,
-    cases=cases,
-    slices=builder.as_data_source(split='slices'),
-    slice_shape=builder.info.features['image'].shape,
-    citation=builder.info.citation or '',
-  )
 
 
 def intensity_statistics(examples: Examples) -> Statistics:

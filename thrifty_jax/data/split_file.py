@@ -13,13 +13,11 @@ like any other setting which that stage has read.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep import data_sets
 from thrifty_jax import files
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
@@ -27,34 +25,27 @@ from thrifty_jax.errors import InputError
 FILE = 'splits.json'
 PARTS = ('train', 'validation', 'test')
 _MADE_BY = 'made_by'
-_FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
 
 
-def honour(config: ConfigDict, workdir: Path, *, needs_scans: bool = True) -> bool:
+def honour(config: ConfigDict, workdir: Path) -> bool:
   """Gives the config, in place, the patients that the workdir's splits.json names.
 
   Args:
-    config: Of a run; it stays as it is where there is no file, or one that says the same.
-    workdir: Of the run.
-    needs_scans: Whether the file is held to the patients of the data; a report takes it as it is.
+    config: Settings of a run; they stay as they are where there is no file, or one that says the
+      same.
+    workdir: Folder of the run.
 
   Returns:
     Whether the file has other names than the config's own folds and lists lead to.
 
   Raises:
-    InputError: If the file is damaged, does not have every patient of the data once, or was made
-      with other folds or lists.
+    InputError: If the file is damaged, has a patient twice, or was made with other folds or lists.
   """
   path = workdir / FILE
   if not path.exists():
     return False
   named = read(path, hold_out_test=config.data.hold_out_test)
   _require_same_making(path, config)
-  if needs_scans:
-    cases, unpaired = data_sets.find_pairs(config)
-    if unpaired:  # nothing will be trained: the check lists what is missing
-      return False
-    _require_everyone(path, named, {case.patient for case in cases})
   try:
     if splits.of(config, [name for names in named.values() for name in names]) == named:
       return False
@@ -65,12 +56,38 @@ def honour(config: ConfigDict, workdir: Path, *, needs_scans: bool = True) -> bo
   return True
 
 
+def require_patients(workdir: Path, patients: Iterable[str]) -> None:
+  """Refuses a splits.json, if there is one, that is not about all patients of the data, and them.
+
+  Args:
+    workdir: Folder of the run.
+    patients: Names of the patients, repeated or not.
+
+  Raises:
+    InputError: If a patient is in no list, or somebody else is in one.
+  """
+  path, everyone = workdir / FILE, set(patients)
+  if not path.exists():
+    return
+  listed = {name for part in PARTS for name in files.read_json(path)[part]}
+  if unknown := sorted(listed - everyone):
+    raise InputError(
+      f'{path}: no scan of {_listed(unknown)}; expected names among {_listed(sorted(everyone))}. '
+      'Correct the file or add the scans.'
+    )
+  if missing := sorted(everyone - listed):
+    raise InputError(
+      f'{path}: {_listed(missing)} is in no list; expected every patient in one. Add the names, '
+      'or move the scans away.'
+    )
+
+
 def write(config: ConfigDict, workdir: Path, split: Mapping[str, Sequence[str]]) -> None:
   """Writes splits.json unless it is there: then it has these names already, see `honour`."""
   if (workdir / FILE).exists():
     return
   named = {part: list(split[part]) for part in PARTS}
-  files.write_json(workdir / FILE, {**named, _MADE_BY: _making(config)})
+  files.write_json(workdir / FILE, {**named, _MADE_BY: splits.making(config.data)})
 
 
 def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]]:
@@ -138,29 +155,14 @@ def _require_each_once(path: Path, named: Mapping[str, Sequence[str]]) -> None:
     )
 
 
-def _require_everyone(path: Path, named: Mapping[str, Sequence[str]], patients: set[str]) -> None:
-  """Refuses a file for other patients than those of the data."""
-  everyone = {name for names in named.values() for name in names}
-  if unknown := sorted(everyone - patients):
-    raise InputError(
-      f'{path}: no scan of {_listed(unknown)}; expected names among {_listed(sorted(patients))}. '
-      'Correct the file or add the scans.'
-    )
-  if missing := sorted(patients - everyone):
-    raise InputError(
-      f'{path}: {_listed(missing)} is in no list; expected every patient in one. Add the names, '
-      'or move the scans away.'
-    )
-
-
 def _require_same_making(path: Path, config: ConfigDict) -> None:
   """Refuses a file that this program made with other settings: it would win over them unseen."""
-  before, now = files.read_json(path).get(_MADE_BY), _making(config)
+  before, now = files.read_json(path).get(_MADE_BY), splits.making(config.data)
   if not isinstance(before, dict):
     return  # by hand
   differences = [
     f'data.{field} {before[field]!r:.80} -> {now[field]!r:.80}'
-    for field in _FIELDS
+    for field in now
     if field in before and before[field] != now[field]
   ]
   if differences:
@@ -168,12 +170,6 @@ def _require_same_making(path: Path, config: ConfigDict) -> None:
       f'{path}: made with other settings: {", ".join(differences)}; go back to them, use another '
       '--workdir, or remove the file if nothing was trained with it.'
     )
-
-
-def _making(config: ConfigDict) -> dict[str, Any]:
-  """How the config's own rule splits, as JSON has it."""
-  values = {field: config.data[field] for field in _FIELDS}
-  return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -1,11 +1,15 @@
 """Who trains, who validates, who tests: patients, never slices."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
+
+# What decides, beside the names, who is where.
+_FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
 
 
 def of(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -22,6 +26,12 @@ def of(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]
     test=data.test_patients,
     hold_out_test=data.hold_out_test,
   )
+
+
+def making(data: ConfigDict) -> dict[str, Any]:
+  """How the section `data` of a config splits, as JSON has it."""
+  values = {field: data[field] for field in _FIELDS}
+  return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def split_patients(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import prepare
 from thrifty_jax import config as configs
 from thrifty_jax import files
 from thrifty_jax.data import batching
+from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting.segment_onnx import stack
 from thrifty_jax.predicting import inference
@@ -59,7 +59,7 @@ def open_run(model_folder: Path) -> RunData:
     config.update(files.read_json(path))
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise InputError(f'{path}: is not the config of a run: {error}') from error
-  prepared = batching.open_prepared(prepare.prepared_dir(config))
+  prepared = open_slices(path.parent, config)
   return RunData(prepared, evaluate.patients_of(config, prepared))
 
 

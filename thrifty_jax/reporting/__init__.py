@@ -1,1 +1,1 @@
-"""What the report shows: curves, slices, warnings, and the templates of its pages."""
+"""What the report shows: curves, slices and warnings."""

@@ -1,15 +1,13 @@
 """One self-contained page about a run, made from the files in its folder and nothing else."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook
+from thrifty_jax import files, logbook, pages
 from thrifty_jax.drawings import drawing, grid_drawing
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
@@ -41,27 +39,17 @@ def report(workdir: Path | str) -> Path:
     InputError: If a file is there but damaged, or its scores have no distances.
   """
   workdir = Path(workdir)
-  return files.write_text(workdir / 'report.html', render(gather(workdir)))
-
-
-def render(content: Mapping[str, Any], template: str = 'page.html.j2') -> str:
-  """A page of page/: the report, from what `gather` found, unless another is named."""
-  return _templates().get_template(template).render(content)
-
-
-@functools.cache
-def _templates() -> jinja2.Environment:
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('thrifty_jax.reporting', 'page'),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
+  page = pages.render(
+    'page.html.j2',
+    gather(workdir),
+    percent=tables.number,
+    spread=tables.spread,
+    interval=tables.interval,
+    count=count,
+    gibibytes=gibibytes,
+    duration=logbook.duration,
   )
-  environment.filters |= {'percent': tables.number, 'count': count}
-  environment.filters |= {'duration': logbook.duration, 'gibibytes': gibibytes}
-  environment.filters |= {'spread': tables.spread, 'interval': tables.interval}
-  return environment
+  return files.write_text(workdir / 'report.html', page)
 
 
 def gather(workdir: Path) -> dict[str, Any]:

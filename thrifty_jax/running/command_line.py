@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -28,6 +29,7 @@ class Command:
   stage: str
   folds: tuple[int, ...] = ()  # empty: the one that the config names
   found: tuple[tuple[str, str], ...] = ()  # what the data filled in: titles and texts
+  scans: Any = None  # data_sets.Scans where raw scans are looked at; None: recorded slices serve
 
 
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
@@ -134,21 +136,6 @@ def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
       f'--folds={text}: expected all, or different ones from 0 to {everyone[-1]}, as in --folds=0,2'
     )
   return tuple(map(int, names))
-
-
-def fill_in(command: Command) -> Command:
-  """The command with what its config leaves to the data filled in, in place.
-
-  Raises:
-    InputError: If the data cannot be read, or what it says does not fit the other settings.
-  """
-  if not configs.left_to_data(command.config):
-    return command
-  from data_prep import data_sets  # its readers take a second to import
-
-  found = data_sets.resolve(command.config)
-  configs.validate(command.config)  # fields that depend on those
-  return dataclasses.replace(command, found=found)
 
 
 def _config_named(argv: Sequence[str]) -> str:

@@ -77,25 +77,24 @@ def skip(stage: Stage, reason: str) -> None:
   say(f'\n{stage.name}: {reason}')
 
 
-def data(config: ConfigDict) -> dict[str, tuple[str, ...]]:
+def data(command: Command) -> dict[str, tuple[str, ...]]:
   """Prints patients and slices of each split, and the data set's note, once it is prepared.
 
   Returns:
     The names of the patients of each split.
   """
-  from data_prep import prepare
-  from thrifty_jax.data.batching import open_prepared
+  from thrifty_jax.data.prepared import open_slices
   from thrifty_jax.scores.evaluate import patients_of
 
-  prepared = open_prepared(prepare.prepared_dir(config))
+  config, prepared = command.config, open_slices(command.workdir, command.config)
   counts, split = [], patients_of(config, prepared)
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')
   size = config.data.image_size
   say('data', f'{config.data.name} at {size} x {size}: ' + '; '.join(counts))
-  if note := prepared.metadata.get('note'):
-    say('note', note)
+  if prepared.note:
+    say('note', prepared.note)
   return split
 
 

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import device, files, logbook, stages, stopping
+from thrifty_jax.data import data_file
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.running import command_line
@@ -80,17 +81,21 @@ def run(config: ConfigDict, lead: Callable[[], None]) -> int:
   return status
 
 
-def call(stage: str, config: ConfigDict, *, genotype_file: Path | None = None) -> None:
+def call(
+  stage: str, config: ConfigDict, workdir: Path, *, genotype_file: Path | None = None
+) -> None:
   """Calls the other processes to a training; nothing where there are none.
 
   Args:
     stage: search or retrain.
     config: Of the training.
+    workdir: Its folder, with data.json.
     genotype_file: Of the network that is retrained.
   """
   if several() and is_first():
-    text = genotype_file.read_text(encoding='utf-8') if genotype_file else None
-    of_first({'stage': stage, 'config': stages.as_json(config), 'genotype': text})
+    sent = {data_file.FILE: workdir / data_file.FILE, 'search/genotype.json': genotype_file}
+    texts = {name: path.read_text(encoding='utf-8') for name, path in sent.items() if path}
+    of_first({'stage': stage, 'config': stages.as_json(config), 'texts': texts})
 
 
 def of_first(value: Any = None) -> Any:
@@ -186,7 +191,7 @@ def _follow(config: ConfigDict) -> int:
     raise
 
 
-def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], genotype: str | None) -> None:
+def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], texts: dict[str, str]) -> None:
   """A training that the first process has called to."""
   from thrifty_jax.searching import search  # which use this module
   from thrifty_jax.training import retrain
@@ -194,8 +199,8 @@ def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], genotype: str
   settings = _as_told(own, config)
   with tempfile.TemporaryDirectory() as name, open(os.devnull, 'w') as nowhere:
     folder = Path(name)
-    if genotype is not None:
-      files.write_text(folder / 'search' / 'genotype.json', genotype)
+    for path, text in texts.items():
+      files.write_text(folder / path, text)
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
       {'search': search.search, 'retrain': retrain.retrain}[stage](settings, folder)
 

@@ -18,7 +18,7 @@ def image_settings(data: ConfigDict) -> dict[str, Any]:
   """All that the image of a slice depends on, as JSON would hold it.
 
   Prepared slices and a model's preprocessing.json both hold these, under these names, so that a
-  model's own description is what `data_prep.slices.image_to_slices` repeats its preparation from.
+  model's own description is what `slices.image_to_slices` repeats its preparation from.
 
   Args:
     data: The section `data` of the config.
@@ -38,6 +38,22 @@ def image_settings(data: ConfigDict) -> dict[str, Any]:
     'resize': data.resize,
     'curvature_flow_iterations': data.curvature_flow_iterations,
     'curvature_flow_time_step': float(data.curvature_flow_time_step),
+  }
+
+
+def slice_settings(data: ConfigDict) -> dict[str, Any]:
+  """All that prepared slices depend on but the scans themselves, as JSON would hold it.
+
+  Folds are not among them: the slices serve every fold.
+
+  Args:
+    data: The section `data` of the config.
+  """
+  return {
+    'name': data.name,
+    **image_settings(data),
+    'classes': list(data.classes),
+    'modalities': data.modalities,
   }
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_prep import prepare
 from thrifty_jax import RESEARCH_USE, files, logbook
 from thrifty_jax import model as model_
 from thrifty_jax.data import batching, splits
+from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import slicewise
 from thrifty_jax.scans import slices
@@ -55,7 +55,7 @@ def evaluate(
   folder, by_protocol = workdir / (f'evaluate_{split}' if split else 'evaluate'), not split
   split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
   loaded = model_.load(workdir / 'model')
-  prepared = batching.open_prepared(prepare.prepared_dir(config))
+  prepared = open_slices(workdir, config)
   patients = patients_of(config, prepared)
   scored = cases_of(prepared, patients[split])
   if not scored:
@@ -292,7 +292,7 @@ def _circumstances(
     'nsd_tolerance_mm': config.evaluate.nsd_tolerance_mm,
     'held_out': split == 'test' and config.evaluate.protocol == 'volume',
     'data': config.data.name,
-    'note': prepared.metadata.get('note', ''),
+    'note': prepared.note,
     'folds': config.data.folds,
     'fold': config.data.fold,
     'model': config.model.name,

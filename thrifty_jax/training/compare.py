@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook, model, stages
+from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.networks import baselines, genotype, parameters
 from thrifty_jax.scores import evaluate, standings, tables
@@ -225,6 +226,7 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
   if not stages.RETRAIN.is_done(place) and not has_diverged:
     logbook.say('training', str(place))
     files.write_json(place / 'config.json', stages.as_json(settings))
+    data_file.hand_on(workdir, place, settings)
     try:
       retrain.retrain(settings, place)
     except NotFinite as error:

@@ -15,7 +15,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from data_prep import data_sets
 from thrifty_jax import RESEARCH_USE, device, files, logbook, model, stages
 from thrifty_jax.data import likeness, mesh, split_file
 from thrifty_jax.data.batching import Batch, Examples, steps_per_epoch
@@ -177,8 +176,8 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   workdir = Path(workdir)
   mesh.require_even(config, 'retrain')
   genotype_file = _genotype_file(config, workdir)
-  hosts.call('retrain', config, genotype_file=genotype_file)
-  train_data = open_train_data(config)
+  hosts.call('retrain', config, workdir, genotype_file=genotype_file)
+  train_data = open_train_data(config, workdir)
   hosts.meet(train_data.in_words())
   found = genotype.load(genotype_file) if genotype_file else None
   if genotype_file:  # beside the checkpoints: another one must not go on from them
@@ -193,7 +192,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   judges = train_data.patients['validation']
   spec['training_scans'] = likeness.of_training(train_data.prepared, train_data.patients['train'])
   spec['splits_sha256'] = split_file.digest(train_data.patients)
-  padding = getattr(data_sets.module(config), 'PADDING', None)
+  padding = train_data.prepared.padding
   spec['padding'] = list(padding) if padding else None
   # Placed as validation has them: the program that predicts is the same.
   params = packing.for_steps(best.params, 'retrain')

@@ -14,12 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_prep import prepare
 from thrifty_jax import device, files
 from thrifty_jax.data import batching
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.augment import augment
 from thrifty_jax.data.batching import Batch, Examples
+from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.scores import evaluate
 
@@ -157,13 +157,17 @@ class TrainData:
     return {'image': image.astype(precision), 'label': label}
 
 
-def open_train_data(config: ConfigDict) -> TrainData:
+def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
   """Opens the prepared slices of a run.
+
+  Args:
+    config: Settings of the run.
+    workdir: Its folder, in which data.json says where they lie.
 
   Raises:
     InputError: If they are not prepared, or the patients are too few.
   """
-  prepared = batching.open_prepared(prepare.prepared_dir(config))
+  prepared = open_slices(workdir, config)
   patients = evaluate.patients_of(config, prepared)
   training = Examples(prepared, evaluate.cases_of(prepared, patients['train']))
   return TrainData(config, prepared, patients, statistics_of(config, training), meshes.of(config))

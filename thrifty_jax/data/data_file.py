@@ -1,0 +1,198 @@
+"""data.json: which prepared slices a run is made on, and where they lie.
+
+Prepare writes it into the folder of the run. Whatever comes later opens the slices through it and
+looks at no raw scan, so a run can be copied with its slices to where none is. They are looked for
+where they lie seen from the run, where they lay on the disk, and by their name in TFDS's folder;
+only a folder whose slices were made of the same scans by the same settings is taken.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import files
+from thrifty_jax.data import splits
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans.preprocessing import slice_settings
+
+FILE = 'data.json'
+_METADATA = 'metadata.json'  # that TFDS keeps beside the slices
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """What a data.json says.
+
+  Attributes:
+    folder: The folder of the slices, absolute.
+    from_run: The same, relative to the folder of the run.
+    name: The same, relative to the folder of TFDS.
+    raw_dir: The raw folder, as the config named it.
+    settings: All that the slices depend on, a digest of what the raw scans hold among it; as in the
+      metadata of the slices.
+    choices: Values of the fields that decide, beside the scans, what a config leaves to them.
+  """
+
+  folder: str
+  from_run: str
+  name: str
+  raw_dir: str
+  settings: dict[str, Any]
+  choices: dict[str, Any]
+
+
+class Slices(NamedTuple):
+  """Prepared slices that were found.
+
+  Attributes:
+    folder: The folder that they lie in.
+    patients: Names of the patients, one for each scan.
+  """
+
+  folder: Path
+  patients: list[str]
+
+
+def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
+  """Writes the data.json of a run.
+
+  Args:
+    workdir: Folder of the run.
+    folder: Folder of its prepared slices.
+    data: Section `data` of the config that they were prepared by.
+  """
+  settings = _metadata(folder)['settings']
+  _write(workdir, folder, raw_dir=data.raw_dir, settings=settings, choices=_choices(data))
+
+
+def hand_on(workdir: Path, place: Path, config: ConfigDict) -> None:
+  """Gives a training that has a folder of its own, `place`, the slices of its run."""
+  record = require(workdir)
+  folder = find(workdir, record, config).folder
+  _write(place, folder, raw_dir=record.raw_dir, settings=record.settings, choices=record.choices)
+
+
+def read(workdir: Path) -> Record | None:
+  """The data.json of a run; None where nothing was prepared for it.
+
+  Raises:
+    InputError: If the file is damaged.
+  """
+  path = workdir / FILE
+  if not path.exists():
+    return None
+  written = files.read_json(path)
+  kinds = {name: str for name in ('folder', 'from_run', 'name', 'raw_dir')}
+  kinds |= {'settings': dict, 'choices': dict}
+  for name, kind in kinds.items():
+    if not isinstance(written, dict) or not isinstance(written.get(name), kind):
+      raise InputError(
+        f'{path}: has no {name} that can be used; restore the file, or run --stage=prepare again'
+      )
+  return Record(**{name: written[name] for name in kinds})
+
+
+def require(workdir: Path) -> Record:
+  """The data.json of a run that must have one.
+
+  Raises:
+    InputError: If there is none, or it is damaged.
+  """
+  if (record := read(workdir)) is None:
+    raise InputError(
+      f'{workdir / FILE}: there is none, so no prepared slices are known for this run; run '
+      '--stage=prepare first'
+    )
+  return record
+
+
+def find(workdir: Path, record: Record, config: ConfigDict) -> Slices:
+  """The slices of a run, wherever they lie now.
+
+  Raises:
+    InputError: If they are in none of the places.
+  """
+  roots = [config.data.data_dir, os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
+  places = [workdir / record.from_run, Path(record.folder)]
+  places += [Path(root).expanduser() / record.name for root in roots if root]
+  for place in places:
+    if (place / _METADATA).is_file():
+      metadata = _metadata(place)
+      if metadata['settings'] == record.settings:
+        return Slices(place.absolute(), [case['patient'] for case in metadata['cases']])
+  raise InputError(
+    f"{workdir / FILE}: its slices are not in {record.folder} any more, nor in TFDS's folder; put "
+    f'the folder {record.name} where --config.data.data_dir or $TFDS_DATA_DIR says, or prepare the '
+    'scans again by --stage=prepare'
+  )
+
+
+def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
+  """Fills in, in place, what the config leaves to the data by what it was when it was prepared.
+
+  Raises:
+    InputError: If the record has a value that cannot be.
+  """
+  found = {'window': configs.default().data.window, **record.settings}
+  for name in configs.left_to_data(config):
+    field = name.removeprefix('data.')
+    try:
+      config.data[field] = tuple(found[field]) if isinstance(found[field], list) else found[field]
+    except (KeyError, TypeError) as error:
+      raise InputError(
+        f'{workdir / FILE}: has no {field} that can be used; restore the file, or set '
+        f'--config.{name}'
+      ) from error
+  configs.validate(config)
+
+
+def differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
+  """Why the slices are not those that the config asks for, `image_size 32 -> 16`; [] if they are.
+
+  What the config leaves to the data is no difference as long as the same decides it. Nor is another
+  raw folder, unless the config names one: the scans there may be others.
+  """
+  data, asked = config.data, config.copy_and_resolve_references()
+  fill_in(asked, record, workdir)
+  pairs = {
+    name: (record.settings.get(name), now) for name, now in slice_settings(asked.data).items()
+  }
+  if configs.left_to_data(config):
+    pairs |= {name: (record.choices.get(name), now) for name, now in _choices(data).items()}
+  if data.raw_dir:
+    pairs['raw_dir'] = record.raw_dir, data.raw_dir
+  return [f'{name} {old!r:.80} -> {new!r:.80}' for name, (old, new) in pairs.items() if old != new]
+
+
+def _write(workdir: Path, folder: Path, **more: Any) -> None:
+  folder = folder.resolve()
+  record = Record(
+    folder=str(folder),
+    from_run=os.path.relpath(folder, workdir.resolve()),
+    name='/'.join(folder.parts[-3:]),  # data set, settings, version
+    **more,
+  )
+  files.write_json(workdir / FILE, dataclasses.asdict(record))
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+  """What prepare has written beside the slices.
+
+  Raises:
+    InputError: If it is damaged.
+  """
+  metadata = files.read_json(folder / _METADATA)
+  if not isinstance(metadata, dict) or not {'settings', 'cases'} <= metadata.keys():
+    raise InputError(
+      f'{folder / _METADATA}: has no settings and cases; remove {folder}, and prepare again'
+    )
+  return metadata
+
+
+def _choices(data: ConfigDict) -> dict[str, Any]:
+  """What decides, beside the scans, the fields left to them: windows are those of who trains."""
+  return {'max_image_size': data.max_image_size, **splits.making(data)}

@@ -1,0 +1,71 @@
+"""Opens prepared slices; nothing of them is read before it is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from thrifty_jax.data import data_file
+from thrifty_jax.data.batching import Prepared, PreparedCase
+from thrifty_jax.errors import InputError
+
+
+def open_slices(workdir: Path, config: ConfigDict) -> Prepared:
+  """The slices that a run is made on, as its data.json says.
+
+  Args:
+    workdir: Folder of the run.
+    config: Settings of the run; of the data, where TFDS keeps it.
+
+  Raises:
+    InputError: If nothing was prepared for the run, or the slices cannot be found.
+  """
+  return open_folder(data_file.find(workdir, data_file.require(workdir), config).folder)
+
+
+def open_folder(folder: Path) -> Prepared:
+  """The slices in the folder that preparing them returned.
+
+  Raises:
+    InputError: If they are not there, or not whole.
+  """
+  import tensorflow_datasets as tfds  # takes seconds
+
+  try:
+    builder = tfds.builder_from_directory(str(folder))
+    metadata: dict[str, Any] = dict(builder.info.metadata or {})
+    split = builder.info.splits['slices']
+    missing = [path for path in map(Path, split.filepaths) if not path.is_file()]
+  except Exception as error:  # TFDS raises several unrelated types for an absent or damaged folder.
+    raise InputError(
+      f'{folder}: no prepared data set ({type(error).__name__}); run --stage=prepare first'
+    ) from error
+  cases = tuple(
+    PreparedCase(
+      case=case['case'],
+      patient=case['patient'],
+      first_slice=case['first_slice'],
+      slices=case['slices'],
+      native_shape=tuple(case['native_shape']),
+      spacing_mm=tuple(case['spacing_mm']),
+      affine=tuple(tuple(row) for row in case['affine']),
+    )
+    for case in metadata['cases']
+  )
+  counted = sum(case.slices for case in cases)
+  if missing or split.num_examples != counted:
+    what = f'{missing[0].name} is missing' if missing else f'{split.num_examples} slices'
+    raise InputError(
+      f'{folder}: {what}, where metadata.json lists {counted} slices; copy the folder again, or '
+      'delete it and prepare the data again'
+    )
+  return Prepared(
+    folder=folder,
+    cases=cases,
+    slices=builder.as_data_source(split='slices'),
+    slice_shape=builder.info.features['image'].shape,
+    classes=tuple(metadata['classes']),
+    note=metadata['note'],
+    padding=tuple(metadata['padding']) if metadata['padding'] else None,
+    citation=builder.info.citation or '',
+  )

@@ -1,0 +1,173 @@
+"""The data of a run: the slices that its data.json records, else the raw scans.
+
+Check and prepare alone look at raw scans, and one look serves all folds. A run whose slices are
+recorded goes on with them, wherever the scans are and whatever has become of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import stages
+from thrifty_jax.data import data_file, split_file, splits
+from thrifty_jax.data.data_file import Record
+from thrifty_jax.errors import InputError
+from thrifty_jax.running.command_line import Command
+
+if TYPE_CHECKING:
+  from data_prep.data_sets import Scans
+
+_LOOK = ('all', stages.COMPARE.name, stages.CHECK.name, stages.PREPARE.name)
+_DESCRIBED = ('data.classes', 'data.modalities', 'data.image_size')  # that a network depends on
+
+
+def fill_in(commands: Sequence[Command]) -> list[Command]:
+  """The commands of all folds with what their data says filled in.
+
+  That is who trains, validates and tests where a splits.json is, what a config leaves to the data,
+  and the raw scans where they have to be looked at.
+
+  Raises:
+    InputError: If a setting cannot be or is not that of the run so far, there are neither recorded
+      slices nor scans, they do not say enough, or they are not those of the run so far.
+  """
+  look = functools.cache(lambda: _look(commands[0].config))
+  return [_fill_in(command, look) for command in commands]
+
+
+def fill_in_network(command: Command) -> None:
+  """Fills in, in place, what a network depends on and the config leaves to the data.
+
+  Raises:
+    InputError: If nothing was prepared that says it.
+  """
+  left = [name for name in configs.left_to_data(command.config) if name in _DESCRIBED]
+  if left:
+    data_file.fill_in(command.config, data_file.require(command.workdir), command.workdir)
+
+
+def split_of(config: ConfigDict, scans: 'Scans') -> dict[str, tuple[str, ...]]:
+  """Who trains, validates and tests; {} where files that lack their partner leave too few.
+
+  Raises:
+    InputError: If there are too few patients, or the lists of the config do not fit.
+  """
+  try:
+    return _split(config, scans.patients)
+  except InputError:
+    if not scans.unpaired:
+      raise
+    return {}
+
+
+def is_prepared(command: Command) -> bool:
+  """Whether the slices of this data and these settings lie ready."""
+  if command.scans is None:
+    return True
+  if command.scans.unpaired:  # never prepared: the check lists them
+    return False
+  from data_prep import prepare
+
+  return prepare.prepared_dir(command.config, command.scans).is_dir()
+
+
+def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
+  config, workdir = command.config.copy_and_resolve_references(), command.workdir
+  found = ()
+  if split_file.honour(config, workdir):
+    found = (('split', f'as in {workdir / split_file.FILE}, not by folds and lists'),)
+  command = dataclasses.replace(command, config=config, found=found)
+  record, filled = data_file.read(workdir), config.copy_and_resolve_references()
+  if record:
+    data_file.fill_in(filled, record, workdir)
+  if not configs.left_to_data(filled):
+    _require_possible(filled, workdir)  # before any scan is looked at
+  if command.stage == stages.REPORT.name:
+    stages.require(stages.REPORT, filled, workdir)
+    if configs.left_to_data(filled):
+      data_file.require(workdir)
+    return dataclasses.replace(command, config=filled)
+  if command.stage in (stages.CHECK.name, stages.PREPARE.name):
+    return _look_at(command, record, look)
+  try:
+    patients = _recorded_patients(config, workdir)
+  except InputError as error:
+    if command.stage not in _LOOK:
+      raise
+    return _look_at(command, record, look, why=f'{error} ' if record else '')
+  split_file.require_patients(workdir, patients)
+  _split(filled, patients)
+  return dataclasses.replace(command, config=filled)
+
+
+def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
+  """The patients of the recorded slices.
+
+  Raises:
+    InputError: If none are recorded, they are others than the config asks for, or they are gone.
+  """
+  record = data_file.require(workdir)
+  if changed := data_file.differences(config, record, workdir):
+    raise InputError(
+      f'{workdir / data_file.FILE}: the slices were prepared by other settings: '
+      f'{", ".join(changed)}; go back to them, or run --stage=prepare first'
+    )
+  return data_file.find(workdir, record, config).patients
+
+
+def _look_at(
+  command: Command, record: Record | None, look: Callable[[], 'Scans'], *, why: str = ''
+) -> Command:
+  """The command filled in by the raw scans.
+
+  Args:
+    command: The command, its config its own.
+    record: What was prepared before, or None.
+    look: Looks into the raw folder.
+    why: Why what was prepared before does not serve.
+  """
+  from data_prep import data_sets  # its readers take a second to import
+
+  config, workdir = command.config, command.workdir
+  try:
+    scans = look()
+  except InputError as error:
+    raise InputError(f'{why}{error}') from error
+  if not scans.unpaired:
+    split_file.require_patients(workdir, scans.patients)
+  split = split_of(config, scans)
+  found = data_sets.resolve(config, scans, split.get('train', ()))
+  _require_possible(config, workdir)
+  begun = [stage.name for stage in stages.STAGES if stage.is_begun(workdir)]
+  may_differ = not (record and begun) or command.stage == stages.CHECK.name
+  if not may_differ and record.settings.get('raw_files') != scans.digest:
+    raise InputError(
+      f'{workdir}: {begun[0]} began on other scans than lie in {data_sets.raw_dir(config)} now; '
+      'put those back, or use another --workdir'
+    )
+  return dataclasses.replace(command, scans=scans, found=(*found, *command.found))
+
+
+def _require_possible(config: ConfigDict, workdir: Path) -> None:
+  """Refuses, before hours of work, other settings, a genotype or a limit that cannot be."""
+  stages.refuse_changes(config, workdir)
+  first = stages.RETRAIN if config.genotype else stages.SEARCH
+  stages.require(first, config, workdir)
+
+
+def _split(config: ConfigDict, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
+  split = splits.of(config, patients)
+  if configs.searches(config):
+    splits.search_halves(split['train'])  # refuses too few
+  return split
+
+
+def _look(config: ConfigDict) -> 'Scans':
+  from data_prep import data_sets
+
+  return data_sets.find(config)
