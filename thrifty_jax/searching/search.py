@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook
@@ -45,14 +44,15 @@ def search(
   """
   resources.forget_peak()
   train_data = open_stage(config, 'search')
+  halves = steps.divide(config, train_data, seed=config.seed)
   folder, found = Path(workdir) / 'search', []
+  # Beside the genotype and not in it: a genotype is passed on, names of patients are not.
+  for_weights, for_architecture = map(list, halves.patients)
+  files.write_json(
+    folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
+  )
   for seed in range(config.seed, config.seed + config.search.seeds):
-    halves = steps.divide(config, train_data, seed=seed)
-    # Beside the genotype and not in it: a genotype is passed on, names of patients are not.
-    for_weights, for_architecture = map(list, halves.patients)
-    files.write_json(
-      folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
-    )
+    halves = halves.with_seed(seed)
     state, facts = steps.start(config, halves)
     results.describe(config, halves, state)
     programs = programs or steps.compile_steps(config, halves, state, facts)
@@ -79,9 +79,7 @@ def _train(
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
   autosave.resume(progress, log)
   if not progress.is_finished(settings):
-    # Before the loop, where a signal to stop need not wait for it. On a GPU both: XLA tries kernels
-    # as it compiles, which steps beside it would slow down.
-    compiling.wait(programs if jax.default_backend() == 'gpu' else programs[:1])
+    compiling.wait(programs)  # before the loop, where a signal to stop need not wait for it
   weight_step, architecture_step = _watched(config, halves, programs)
 
   with (

@@ -50,6 +50,15 @@ class Halves:
     """Pairs of a batch for the weights and one for the architecture, from the step `first` on."""
     return zip(*(half.batches(epoch, first=first) for half in self.epochs), strict=True)
 
+  def with_seed(self, seed: int) -> 'Halves':
+    """The same slices, which lie on the devices once, in the order of another seed."""
+    for_weights, for_architecture = self.epochs
+    epochs = (
+      dataclasses.replace(for_weights, seed=seed),
+      dataclasses.replace(for_architecture, seed=seed),
+    )
+    return dataclasses.replace(self, epochs=epochs)
+
   def slices_of(self, step: int) -> dict[str, list[str]]:
     """Names of the slices in both batches of a step, which is counted from 1."""
     names = 'weights', 'architecture'

@@ -90,7 +90,7 @@ class Program:
     Args:
       step: (state, *batches) -> (state, metrics), the state of the same structure.
       arguments: Gives (state, *batches), arrays or shapes and types. It is called in the thread,
-        and not at all where the program is kept: that loads while the state is still being made.
+        and not at all where the program is kept.
       place: File of the traced program, see `place`; None keeps none.
       donate: Whether a call may use the memory of the state that it is given.
       lean: Whether a CPU's compiler takes much less memory. It takes a sixth to a third less time
@@ -151,12 +151,17 @@ class Program:
 
 
 def wait(programs: Sequence[Program]) -> None:
-  """Waits until programs are compiled, in every process, and prints how long that took."""
+  """Waits until the first program is compiled, in every process, and prints how long that took.
+
+  On a GPU until all are: XLA tries kernels as it compiles, which steps beside it would slow down.
+  And where several processes train: on a CPU no device waits for another longer than 30 s.
+  """
   began = time.monotonic()
   logbook.say_compiling()
-  for program in programs:
+  needs_all = hosts.several() or jax.default_backend() == 'gpu'
+  for program in programs if needs_all else programs[:1]:
     program.wait()
-  hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
+  hosts.meet('compiled')
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
 
 
