@@ -17,6 +17,7 @@ from thrifty_jax.searching import budget
 from thrifty_jax.searching.bilevel import SearchState
 from thrifty_jax.searching.progress import Progress
 from thrifty_jax.searching.steps import Halves
+from thrifty_jax.training import hosts
 
 TABLE = 'seeds.json'  # in the folder of the stage, where there were several searches
 
@@ -148,7 +149,10 @@ def save(
     _weights(architecture, config), nodes=config.model.nodes, depth=config.model.depth
   )
   genotype.save(folder / 'genotype.json', found, scores=scores, provenance=provenance)
-  dsc = logbook.Logbook(folder).entries()[-1]['architecture_dsc']
+  # Of several processes the first alone has the lines of an earlier call.
+  dsc = hosts.share_first(
+    logbook.Logbook(folder).entries()[-1]['architecture_dsc'] if hosts.is_first() else None
+  )
   return Searched(seed, folder, found, count, progress.epoch, dsc, seconds)
 
 
