@@ -210,7 +210,7 @@ def main_(place: Path) -> None:
     run(place, name)
     found[name] = largest_difference(place / name, place / 'one')
   found['exchanges'] = [
-    re.findall(EXCHANGE, step.wait().as_text()) for step in programs_on(place, 8)
+    re.findall(EXCHANGE, step.wait().as_text() or '') for step in programs_on(place, 8)
   ]
   found['refused'] = [
     refused(place, '--config.search.batch_size=12'),
