@@ -462,12 +462,6 @@ def _validate_model(config: ConfigDict) -> None:
 
 def _validate_search(config: ConfigDict) -> None:
   """Refuses what cannot work in `search`."""
-  if config.distributed and config.search.seeds > 1:
-    raise InputError(
-      f'config.search.seeds is {config.search.seeds}; expected 1 where several processes train '
-      'together (config.distributed): start a run for each seed instead, each process by itself, '
-      'with its own --config.seed and --workdir'
-    )
   sample = config.search.sample
   multiple = f'a multiple of search.sample, which is {sample}'
   _require(config, 'search.channels', lambda value: value % sample == 0, multiple)

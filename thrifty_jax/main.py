@@ -69,9 +69,9 @@ def run(arguments: Sequence[str]) -> int | None:
   names = ['all', *(stage.name for stage in (*stages.STAGES, *stages.NAMED))]
   command = command_line.parse(arguments, stages=names)
   if command.config.distributed:
-    from thrifty_jax.running import hosts
+    from thrifty_jax.running import followers
 
-    return hosts.run(command.config, lambda: _run(command, arguments))
+    return followers.run(command.config, lambda: _run(command, arguments))
   return _run(command, arguments)
 
 
@@ -107,7 +107,6 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
   from thrifty_jax import device
   from thrifty_jax.data import mesh
   from thrifty_jax.running import console
-  from thrifty_jax.training import programs
 
   device.prepare(command.config)
   for each in runs:
@@ -121,12 +120,6 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
   for each in runs:
     if command.folds:
       console.fold(each)
-    if 'search' in _trainings(each):
-      # First, as while it is being imported no other thread can import: it puts functions of its
-      # own in the place of Python's (etils.epy.lazy_imports).
-      import tensorflow_datasets  # noqa: F401
-
-      programs.load_ahead(each.config, 'search')  # beside the look at the data
     _run_stages(each, arguments)
   if command.folds:
     folds.sum_up(command, runs)

@@ -61,8 +61,9 @@ class Stage:
 
   def is_begun(self, workdir: Path) -> bool:
     """Whether it is done or would go on from a checkpoint."""
-    checkpoints = workdir / self.name / 'checkpoints'
-    saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    # Of several searches each has a folder of its own.
+    found = (workdir / self.name).glob('**/checkpoints/*')
+    saved = any(path.name.isdigit() for path in found)
     return saved or self.is_done(workdir)
 
   def _is_extended(self, workdir: Path, config: ConfigDict) -> bool:

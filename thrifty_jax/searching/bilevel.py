@@ -4,7 +4,6 @@ All pure functions of (seed, state, batch); the loop around them is in search.py
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,7 +16,7 @@ from thrifty_jax import model
 from thrifty_jax.data.batching import Batch
 from thrifty_jax.networks.grid import Architecture, Supernet, init_architecture
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums
-from thrifty_jax.training import microbatches, packing
+from thrifty_jax.training import microbatches
 from thrifty_jax.training.train_data import overlap
 
 
@@ -80,13 +79,12 @@ class Learners(NamedTuple):
 
 
 def init_state(
-  learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int, kept: Path | None = None
+  learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int, keep: model.Keep | None = None
 ) -> SearchState:
-  """The state before the first step; image gives the shape of a batch, kept as in initialise."""
+  """The state before the first step; image gives the shape of a batch, keep as in initialise."""
   net = learners.net
   architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
-  drawn = model.initialise(net, image, architecture, seed=seed, kept=kept)
-  params = packing.for_steps(drawn, 'search')
+  params = model.initialise(net, image, architecture, seed=seed, keep=keep)
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,
