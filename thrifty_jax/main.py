@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thrifty_jax import files, stages, stopping
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, folds, lock, verbs
+from thrifty_jax.running import command_line, folds, lock, readiness, verbs
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.stages import Stage
 
@@ -102,7 +102,7 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
     stages.refuse_changes(each.config, each.workdir)
     # Before hours of work: a genotype that is given, a limit that no network keeps.
     first = stages.RETRAIN if each.config.genotype else stages.SEARCH
-    stages.require(first, each.config, each.workdir)
+    readiness.require(first, each.config, each.workdir)
   # JAX takes a second or two to import: mistakes in the command are told before.
   from thrifty_jax import device
   from thrifty_jax.data import mesh
@@ -142,7 +142,7 @@ def _fill_in(command: Command) -> Command:
   reports = command.stage == stages.REPORT.name  # of the run's folder alone, without any scan
   other_names = split_file.honour(command.config, command.workdir, needs_scans=not reports)
   if reports:
-    stages.fill_in_recorded(command.config, command.workdir)
+    readiness.fill_in_recorded(command.config, command.workdir)
   else:
     command = command_line.fill_in(command)
   if not other_names:
@@ -164,7 +164,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
       console.skip(stage, reason)
       continue
     console.begin(stage)
-    stages.require(stage, command.config, command.workdir)
+    readiness.require(stage, command.config, command.workdir)
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
       split = console.data(command.config)  # needs the slices, so not before they are prepared
       console.record(command, arguments)  # last: bad scans leave nothing but check.html behind
@@ -179,7 +179,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
 
 def _describe(command: Command) -> None:
   """Describes the network: no run is read but its genotype, none is begun or changed."""
-  stages.require(stages.DESCRIBE, command.config, command.workdir)
+  readiness.require(stages.DESCRIBE, command.config, command.workdir)
   from thrifty_jax import device
   from thrifty_jax.running import console
 
@@ -221,9 +221,9 @@ def _why_not(stage: Stage, command: Command) -> str:
   if stage is stages.EVALUATE and not stages.is_scored(workdir):
     return ''
   if stage.is_done(workdir, config):
-    stages.require(stage, config, workdir)
+    readiness.require(stage, config, workdir)
     return f'done: {workdir / stage.leaves[0]}'
-  if stage is stages.CHECK and command.stage != 'check' and stages.is_prepared(config):
+  if stage is stages.CHECK and command.stage != 'check' and readiness.is_prepared(config):
     return 'done: these scans are prepared already'
   return ''
 

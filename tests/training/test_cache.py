@@ -43,11 +43,6 @@ def test_the_place_does_not_depend_on_where_data_lies_or_which_seed_or_fold_it_i
   assert cache.place(config) != place
 
 
-def test_settings_that_nothing_depends_on_are_settings():
-  fields = configs.flatten(configs.default())
-  assert set(cache._APART) <= set(fields)
-
-
 def test_what_is_kept_is_read_again(tmp_path):
   path = tmp_path / 'traced' / 'one'
   assert cache.read(path) is None

@@ -27,12 +27,11 @@ from thrifty_jax import device, files, logbook, stages, stopping
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.running import command_line
+from thrifty_jax.settings import SETTINGS
 
 _LOOK_SECONDS = 0.5  # between two looks whether another process has ended
 _LEAVE_SECONDS = 10.0  # that the first process waits for the others to leave with it
 _ENDS = 'thrifty_jax/end/'
-# Where a process keeps what it reads is its own affair.
-_OWN = ('device', 'compilation_cache', 'process_id', 'data.raw_dir', 'data.data_dir')
 
 _words = 0  # so far; every process counts alike
 
@@ -204,7 +203,7 @@ def _as_told(own: ConfigDict, told: dict[str, Any]) -> ConfigDict:
   """The config of the first process; its genotype file comes by itself."""
   config = own.copy_and_resolve_references()
   for name, value in configs.flatten(told).items():
-    if name not in _OWN:
+    if not SETTINGS[name].own:
       group, _, field = name.rpartition('.')
       section = config[group] if group else config
       section[field] = tuple(value) if isinstance(value, list) else value
