@@ -12,7 +12,13 @@ from thrifty_jax.running import command_line, folds, lock, readiness, verbs
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.stages import Stage
 
-USAGE = """\
+
+def _list(listed: Sequence[Stage]) -> str:
+  """A line of the help for each stage."""
+  return '\n'.join(f'      {stage.name:<8}  {stage.does}' for stage in listed)
+
+
+USAGE = f"""\
 usage: python -m thrifty_jax.main --config=FILE[:VARIANT,...] [options]
 
 Searches a small segmentation network for your scans, trains it from scratch, scores it on patients
@@ -24,14 +30,14 @@ it never saw, and writes a report. The same command goes on where it stopped.
       paper                    the authors' settings (chaos and promise12)
       unet, unet_plus_plus     train a baseline instead; nothing is searched
   --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
-                               all fields with their defaults: thrifty_jax/config.py
+                               all fields: docs/settings.md, or python -m thrifty_jax.settings
   --workdir=FOLDER             where the run is kept (default: runs/<name of the config file>)
   --folds=all | 0,2,...        these folds one after another, each in WORKDIR/fold_<n>; WORKDIR has
                                their scores as one set of patients
   --stage=STAGE                all (default: what is not done yet, in this order), or one of
-{stages}
+{_list(stages.STAGES)}
                                or, only when named,
-{named}
+{_list(stages.NAMED)}
 
 In the workdir: check.html, config.json, environment.json, splits.json (who trains, validates and
 tests; one of yours counts), search/, retrain/, model/ (the network, ready to use), evaluate/
@@ -43,25 +49,8 @@ Exit status: 0 done, 2 bad input or usage, 1 a fault. Research use only, not a m
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command.
-
-  Args:
-    argv: Arguments without the program's name; None takes them from the process.
-
-  Returns:
-    The exit status.
-  """
-  return command_line.start(argv, usage=usage, run=run)
-
-
-def usage() -> str:
-  """The text of --help."""
-  width = max(len(stage.name) for stage in (*stages.STAGES, *stages.NAMED))
-  lists = {
-    name: '\n'.join(f'      {stage.name:<{width}}  {stage.does}' for stage in listed)
-    for name, listed in (('stages', stages.STAGES), ('named', stages.NAMED))
-  }
-  return USAGE.format(**lists)
+  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  return command_line.start(argv, USAGE, run)
 
 
 def run(arguments: Sequence[str]) -> int | None:
