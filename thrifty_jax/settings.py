@@ -6,7 +6,7 @@ a page: `python -m thrifty_jax.settings > docs/settings.md`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from thrifty_jax.allowed import (
   ABOVE_0,
@@ -16,10 +16,13 @@ from thrifty_jax.allowed import (
   FACTORS,
   FROM_0,
   PATIENTS,
+  PERCENTILES,
+  RATES,
   RISING,
   SHARE,
   SWITCH,
   TEXT,
+  TWO_BELOW_1,
   Allowed,
   at_least,
   names,
@@ -46,7 +49,7 @@ SLICE_AXES = ('axial', 'coronal', 'sagittal')
 # Stages whose results depend on a setting.
 TRAINING = ('search', 'retrain')
 ALL = ('search', 'retrain', 'evaluate')
-OF_GROUP = ('those of its group',)
+OF_SECTION = ('those of its section',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Setting:
   default: Any
   allowed: Allowed
   about: str
-  stages: tuple[str, ...] = OF_GROUP
+  stages: tuple[str, ...] = OF_SECTION
   untraced: bool = False
   own: bool = False
   may_grow: bool = False
@@ -77,35 +80,6 @@ class Setting:
   def is_open(self, value: Any) -> bool:
     """Whether the value leaves it to the data."""
     return self.open_value is not None and value == self.open_value
-
-
-class Group(NamedTuple):
-  """Rows that belong together.
-
-  Attributes:
-    title: Heading on the page.
-    prefix: Section of the config with a dot; '' for fields outside of sections.
-    stages: Stages of the rows that do not say theirs.
-    rows: Settings by their names in the section.
-    untraced: Whether no compiled program depends on any of them.
-  """
-
-  title: str
-  prefix: str
-  stages: tuple[str, ...]
-  rows: dict[str, Setting]
-  untraced: bool = False
-
-  def settings(self) -> dict[str, Setting]:
-    """Whole rows by their dotted names."""
-    return {
-      self.prefix + name: dataclasses.replace(
-        row,
-        stages=self.stages if row.stages is OF_GROUP else row.stages,
-        untraced=self.untraced or row.untraced,
-      )
-      for name, row in self.rows.items()
-    }
 
 
 _RUN = {
@@ -121,11 +95,7 @@ _RUN = {
   ),
   'deterministic': Setting(False, SWITCH, 'Gives the same bits each time on a GPU too; slower.'),
   'compilation_cache': Setting(
-    'auto',
-    TEXT,
-    "Folder of compiled programs; auto is ~/.cache/thrifty_jax/xla, '' keeps none.",
-    untraced=True,
-    own=True,
+    'auto', TEXT, "Folder of programs; auto is in ~/.cache, '' is none.", untraced=True, own=True
   ),
   'save_seconds': Setting(60.0, FROM_0, 'Seconds between two checkpoints.', untraced=True),
   'debug': Setting(False, SWITCH, 'Looks at every step and names the first NaN; slow.'),
@@ -137,13 +107,8 @@ _RUN = {
 _PROCESSES = {
   'distributed': Setting(False, SWITCH, 'Trains with the devices of several processes.'),
   'coordinator_address': Setting('', ADDRESS, 'Address of process 0; any free port.'),
-  'num_processes': Setting(0, FROM_0, 'Number of processes; 0 is to be found out.'),
-  'process_id': Setting(
-    -1,
-    Allowed('from 0, or -1 to be found out', lambda value: value >= -1),
-    'Number of this process.',
-    own=True,
-  ),
+  'num_processes': Setting(0, FROM_0, 'Number of processes; 0 is found out.'),
+  'process_id': Setting(-1, at_least(-1), 'Number of this process; -1 is found out.', own=True),
 }
 _PLACES = {
   'raw_dir': Setting(
@@ -174,11 +139,7 @@ _SLICES = {
     'Limits mapped to 0 and 1: percentiles of each scan, or a fixed window (CT).',
     open_value='auto',
   ),
-  'percentiles': Setting(
-    (0.5, 99.5),
-    numbers('two rising numbers within 0 and 100', lambda a, b: 0 <= a < b <= 100),
-    'Percentiles of a scan that become 0 and 1.',
-  ),
+  'percentiles': Setting((0.5, 99.5), PERCENTILES, 'Percentiles of a scan that become 0 and 1.'),
   'window': Setting(
     (-150.0, 250.0), RISING, 'Intensities that become 0 and 1; of CT in HU.', open_value=()
   ),
@@ -198,7 +159,7 @@ _PATIENTS = {
   ),
   'std': Setting(
     (),
-    numbers('above 0', lambda *stds: all(std > 0 for std in stds)),
+    numbers('above 0', lambda *stds: min(stds, default=1) > 0),
     'Standard deviation of each channel, likewise.',
   ),
   'folds': Setting(5, at_least(3), 'Parts of the patients: one tests, one validates.'),
@@ -230,10 +191,8 @@ _AUGMENT = {
   'scale': Setting((0.8, 1.3), FACTORS, 'Factor of sizes, log-uniform; above 1 enlarges.'),
   'translate': Setting(
     (0.1, 0.1),
-    numbers(
-      'two fractions, across and down, from 0 to below 1', lambda a, b: 0 <= a < 1 and 0 <= b < 1
-    ),
-    'Largest shift across and down to either side, uniform, in sides of a slice.',
+    TWO_BELOW_1,
+    'Largest shift across and down, either way, uniform, in sides of a slice.',
   ),
   'elastic_probability': Setting(0.5, SHARE, 'Share of slices that are deformed.'),
   'elastic_alpha': Setting(
@@ -254,15 +213,8 @@ _MODEL = {
   'channels': Setting(32, COUNT, 'Channels of the searched network at full size.', TRAINING),
   'depth': Setting(5, within(3, 6), 'Levels below the full size.', TRAINING),
   'nodes': Setting(2, within(1, 4), 'Nodes of a cell.', TRAINING),
-  'edges_per_node': Setting(
-    2,
-    at_least(2),
-    'Edges that a node keeps, if it has as many.',
-    TRAINING,
-  ),
-  'deep_supervision': Setting(
-    False, SWITCH, 'Trains outputs of every level, not of the last alone.'
-  ),
+  'edges_per_node': Setting(2, at_least(2), 'Edges that a node keeps, if it has them.', TRAINING),
+  'deep_supervision': Setting(False, SWITCH, 'Trains outputs of every level, not the last alone.'),
   'width': Setting(32, COUNT, 'Channels of a baseline at full size, doubled at each level.'),
   'norm': Setting('none', one_of('none', 'group'), "Norm of a baseline; none is the paper's."),
 }
@@ -288,14 +240,8 @@ _SEARCH = {
   'weight_momentum': Setting(0.9, BELOW_1, 'Momentum of SGD.'),
   'weight_decay': Setting(3e-4, FROM_0, 'Weight decay of SGD.'),
   'clip_norm': Setting(5.0, ABOVE_0, 'Largest norm of the gradient of the weights.'),
-  'architecture_learning_rate': Setting(
-    6e-4, ABOVE_0, 'Learning rate of Adam, for the architecture.'
-  ),
-  'architecture_betas': Setting(
-    (0.5, 0.999),
-    numbers('two from 0 to below 1', lambda a, b: 0 <= a < 1 and 0 <= b < 1),
-    'Decays of the moments in Adam.',
-  ),
+  'architecture_learning_rate': Setting(6e-4, ABOVE_0, 'Learning rate of the architecture, Adam.'),
+  'architecture_betas': Setting((0.5, 0.999), TWO_BELOW_1, 'Decays of the moments in Adam.'),
   'architecture_decay': Setting(1e-3, FROM_0, 'Weight decay of the architecture.'),
   'cell_path': Setting(False, SWITCH, 'Lets the search leave out up cells inside the grid.'),
   'max_parameters': Setting(0, FROM_0, 'Most parameters of the derived network; 0 is no limit.'),
@@ -327,7 +273,7 @@ _EVALUATE = {
   'nsd_tolerance_mm': Setting(2.0, FROM_0, 'Distance that a surface may be off for NSD, mm.'),
   'flips': Setting(False, SWITCH, 'Averages over the flips that the augmentation has.'),
   'threshold_floor': Setting(
-    False, SWITCH, 'Scores thresholds on intensity too; strong for some tissues.'
+    False, SWITCH, 'Scores thresholds on intensity, strong for some tissues.'
   ),
 }
 _COMPARE = {
@@ -341,13 +287,37 @@ _COMPARE = {
     (), names("different files, as in ('a.json', 'b.json')"), 'Files of further genotypes.'
   ),
   'learning_rates': Setting(
-    (7e-4, 2e-3, 6e-3),
-    numbers(
-      'different ones above 0', lambda *rates: 0 < len({*rates}) == len(rates) and min(rates) > 0
-    ),
-    'Learning rates, of which each network has the best on validation patients.',
+    (7e-4, 2e-3, 6e-3), RATES, 'Learning rates; validation patients choose each network its own.'
   ),
   'trial_epochs': Setting(0, FROM_0, 'Epochs to try a rate; 0 trains each in full.'),
+}
+
+
+def _section(
+  prefix: str, stages: tuple[str, ...], rows: dict[str, Setting], **more: bool
+) -> dict[str, Setting]:
+  """Rows by their dotted names, with the stages of those that do not say theirs."""
+  return {
+    prefix + name: dataclasses.replace(
+      row, stages=stages if row.stages is OF_SECTION else row.stages, **more
+    )
+    for name, row in rows.items()
+  }
+
+
+SETTINGS = {
+  **_section('', (), _RUN),
+  **_section('', (), _PROCESSES),
+  **_section('data.', (), _PLACES, untraced=True),
+  **_section('data.', ALL, _SLICES),
+  **_section('data.', ALL, _PATIENTS, untraced=True),
+  **_section('data.', (), _MEMORY),
+  **_section('augment.', TRAINING, _AUGMENT),
+  **_section('model.', ('retrain',), _MODEL),
+  **_section('search.', ('search',), _SEARCH),
+  **_section('retrain.', ('retrain',), _RETRAIN),
+  **_section('evaluate.', ('evaluate',), _EVALUATE),
+  **_section('compare.', ('compare',), _COMPARE),
 }
 _INTRODUCTION = """\
 # Settings
@@ -361,38 +331,20 @@ runs, and so are values that do not fit one another, as a warm-up longer than th
 The results of the stages depend on the field: once one of them is done, the run's folder takes no
 other value. Where it may grow, a stage that is done goes on for the epochs that are left."""
 
-GROUPS = (
-  Group('The run', '', (), _RUN),
-  Group('Several processes', '', (), _PROCESSES),
-  Group('Places of the data', 'data.', (), _PLACES, untraced=True),
-  Group('Slices', 'data.', ALL, _SLICES),
-  Group('Patients', 'data.', ALL, _PATIENTS, untraced=True),
-  Group('Memory', 'data.', (), _MEMORY),
-  Group('Augmentation', 'augment.', TRAINING, _AUGMENT),
-  Group('Network', 'model.', ('retrain',), _MODEL),
-  Group('Search', 'search.', ('search',), _SEARCH),
-  Group('Retraining', 'retrain.', ('retrain',), _RETRAIN),
-  Group('Evaluation', 'evaluate.', ('evaluate',), _EVALUATE),
-  Group('Comparison', 'compare.', ('compare',), _COMPARE),
-)
-SETTINGS = {name: row for group in GROUPS for name, row in group.settings().items()}
-
 
 def write_page() -> str:
   """The page docs/settings.md."""
-  lines = [_INTRODUCTION]
-  for group in GROUPS:
-    lines += [
-      f'\n## {group.title}\n',
-      '| field | default | what it is | expected | stages |',
-      '|---|---|---|---|---|',
-    ]
-    for name, row in group.settings().items():
-      expected = row.allowed.expected
-      if row.open_value is not None:
-        expected += f'; `{row.open_value!r}` leaves it to the data'
-      stages = ', '.join(row.stages) + (', may grow' if row.may_grow else '')
-      lines.append(f'| `{name}` | `{row.default!r}` | {row.about} | {expected} | {stages} |')
+  lines, heading = [_INTRODUCTION], ''
+  for name, row in SETTINGS.items():
+    section = name.rpartition('.')[0] or 'the run'
+    if section != heading:
+      heading = section
+      lines += [f'\n## {heading}\n', '| field | default | what it is | expected | stages |']
+      lines.append('|---|---|---|---|---|')
+    leave = f'; `{row.open_value!r}` leaves it to the data' if row.open_value is not None else ''
+    stages = ', '.join((*row.stages, 'may grow') if row.may_grow else row.stages)
+    about, expected = row.about, row.allowed.expected + leave
+    lines.append(f'| `{name}` | `{row.default!r}` | {about} | {expected} | {stages} |')
   return '\n'.join(lines) + '\n'
 
 

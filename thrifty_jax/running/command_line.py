@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from thrifty_jax import config as configs
 from thrifty_jax import stopping
 from thrifty_jax.errors import InputError
+from thrifty_jax.settings import SETTINGS
 
 HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
 
@@ -67,9 +68,8 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     there = f'; there are {", ".join(nearby)}' if nearby else '; run it from the project folder'
     raise InputError(f'--config: there is no file {config_file}{there}')
   # absl's parser stops at the first surprise with a message of its own; the fields come first.
-  plain = _parse_command([f'--config={named}'], stages)
   for field in _overridden(argv):
-    _check_field(field, plain.config)
+    _check_field(field)
   values = _parse_command(argv, stages)
   configs.validate(values.config)
   stage = values.stage
@@ -233,14 +233,13 @@ def _overridden(argv: Sequence[str]) -> list[str]:
   return [match.group(1) for match in matches if match]
 
 
-def _check_field(field: str, config: ConfigDict) -> None:
-  """Refuses a field that the config does not have, naming the nearest that it has."""
-  fields = list(configs.flatten(config))
-  if field in fields:
+def _check_field(field: str) -> None:
+  """Refuses a field that no config has, naming the nearest that they have."""
+  if field in SETTINGS:
     return
-  if any(name.startswith(field + '.') for name in fields):
+  if any(name.startswith(field + '.') for name in SETTINGS):
     raise InputError(f'--config.{field} is a group; set one of its fields, --config.{field}.NAME')
-  raise InputError(f'--config.{field}: there is no such field{_nearest(field, fields)}')
+  raise InputError(f'--config.{field}: there is no such field{_nearest(field, [*SETTINGS])}')
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
