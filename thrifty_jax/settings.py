@@ -294,12 +294,14 @@ _COMPARE = {
 
 
 def _section(
-  prefix: str, stages: tuple[str, ...], rows: dict[str, Setting], **more: bool
+  prefix: str, stages: tuple[str, ...], rows: dict[str, Setting], *, untraced: bool = False
 ) -> dict[str, Setting]:
-  """Rows by their dotted names, with the stages of those that do not say theirs."""
+  """Rows by their dotted names, with what their section says where they do not."""
   return {
     prefix + name: dataclasses.replace(
-      row, stages=stages if row.stages is OF_SECTION else row.stages, **more
+      row,
+      stages=stages if row.stages is OF_SECTION else row.stages,
+      untraced=untraced or row.untraced,
     )
     for name, row in rows.items()
   }
