@@ -213,7 +213,7 @@ def test_a_damaged_config_of_a_run_is_compared_or_refused(tmp_path, phantom_conf
   valid = json.dumps(stages.as_json(config)).encode()
 
   def read():
-    return [stages.changes(stage, config, tmp_path) for stage in stages.STAGES]
+    return [stages.find_changes(stage, config, tmp_path) for stage in stages.STAGES]
 
   fuzz(tmp_path / 'config.json', valid, read, times=300, seed=3)
 

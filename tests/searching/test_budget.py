@@ -18,6 +18,7 @@ from thrifty_jax.networks import genotype, grid, parameters
 from thrifty_jax.networks.cell import CELL_KINDS, sources_of
 from thrifty_jax.networks.genotype import Genotype, skippable_cells
 from thrifty_jax.networks.parameters import Space
+from thrifty_jax.running import readiness
 from thrifty_jax.searching import budget
 
 DEFAULT = Space(1, 2, channels=32, depth=5, nodes=2, edges_per_node=2)
@@ -177,7 +178,7 @@ def test_the_smallest_network_of_the_default_space_has_95232_parameters():
 
 def test_a_limit_that_no_network_keeps_is_refused_with_the_least_number():
   def require(config):
-    stages.require(stages.SEARCH, config, Path('none'))
+    readiness.require(stages.SEARCH, config, Path('none'))
 
   config = configs.default()
   for value, cell_path in ((0, False), (95_232, False), (57_536, True), (10**9, False)):

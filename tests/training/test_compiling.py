@@ -369,10 +369,6 @@ def test_the_place_depends_neither_on_where_data_lies_nor_on_seed_fold_and_numbe
   assert compiling.place(config) != place
 
 
-def test_settings_that_nothing_depends_on_are_settings():
-  assert set(compiling._APART) <= set(configs.flatten(configs.default()))
-
-
 def made(path, content):
   """What is kept in a file, and whether it had to be made."""
   asked = []

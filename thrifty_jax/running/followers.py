@@ -20,11 +20,10 @@ from thrifty_jax.data import mesh
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.running import command_line
 from thrifty_jax.searching.search import search
+from thrifty_jax.settings import SETTINGS
 from thrifty_jax.training import hosts
 from thrifty_jax.training.retrain import retrain
 
-# Where a process keeps what it reads is its own affair.
-_OWN = ('device', 'compilation_cache', 'process_id', 'data.raw_dir', 'data.data_dir')
 _TRAIN = {'search': search, 'retrain': retrain}
 
 
@@ -82,7 +81,7 @@ def _as_told(own: ConfigDict, told: dict[str, Any]) -> ConfigDict:
   """The config of the first process; its genotype file comes by itself."""
   config = own.copy_and_resolve_references()
   for name, value in configs.flatten(told).items():
-    if name not in _OWN:
+    if not SETTINGS[name].own:
       group, _, field = name.rpartition('.')
       section = config[group] if group else config
       section[field] = tuple(value) if isinstance(value, list) else value

@@ -19,7 +19,7 @@ from thrifty_jax import files, logbook, model, stages
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.networks import baselines, genotype, parameters
 from thrifty_jax.scores import evaluate, standings, tables
-from thrifty_jax.training import retrain
+from thrifty_jax.training import genotypes, retrain
 
 MATCHED = 0  # a width: the largest with no more parameters than the searched network
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -220,8 +220,10 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
   if rival.kind == 'searched' and _is_trained(settings, workdir):
     return workdir
   stages.refuse_changes(settings, place, may_grow=False)  # all rivals by one schedule
-  stages.require(stages.RETRAIN, settings, place)
-  has_diverged = (place / DIVERGED).exists() and not stages.changes(stages.RETRAIN, settings, place)
+  genotypes.require_trainable(settings, place)
+  has_diverged = (place / DIVERGED).exists() and not stages.find_changes(
+    stages.RETRAIN, settings, place
+  )
   if not stages.RETRAIN.is_done(place) and not has_diverged:
     logbook.say('training', str(place))
     files.write_json(place / 'config.json', stages.as_json(settings))
@@ -237,7 +239,7 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
 
 def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
   """Whether the run itself has trained this network with these settings."""
-  if not stages.RETRAIN.is_done(workdir) or stages.changes(stages.RETRAIN, settings, workdir):
+  if not stages.RETRAIN.is_done(workdir) or stages.find_changes(stages.RETRAIN, settings, workdir):
     return False
   trained = genotype.load(workdir / 'retrain' / 'genotype.json')
   planned = files.read_json(workdir / 'retrain' / 'summary.json').get('planned_epochs')

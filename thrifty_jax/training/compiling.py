@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import device, files, logbook, stopping
+from thrifty_jax.settings import SETTINGS
 from thrifty_jax.training import hosts
 
 # A pytree and batches in, (the pytree, metrics) out.
@@ -53,21 +54,6 @@ _QUICKLY: Options = {
 _LEAN: Options = {'xla_cpu_use_fusion_emitters': False}
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-# What nothing that is kept depends on: a step is told its seed and what of the data it needs to
-# know, see train_data.Facts; shapes are given beside the config.
-_APART = (
-  'seed',
-  'compilation_cache',
-  'save_seconds',
-  'tensorboard',
-  'data.raw_dir',
-  'data.data_dir',
-  'data.download',
-  'data.workers',
-  *configs.SPLIT,
-  'retrain.learning_rate',
-  'search.seeds',
-)
 _MOST_KEPT = 256  # of up to a megabyte each; the oldest go first
 _DIGEST_BYTES = 32
 
@@ -256,9 +242,9 @@ def place(config: ConfigDict, **origin: Any) -> Path | None:
   folder = device.cache_folder(config.compilation_cache)
   if folder is None or jax.device_count() > 1:
     return None
-  settings = configs.flatten(config)
+  fields = configs.flatten(config)
   made_from = {
-    'config': {name: value for name, value in settings.items() if name not in _APART},
+    'config': {name: value for name, value in fields.items() if not SETTINGS[name].untraced},
     'origin': origin,
     'code': _code(),
     'versions': {name: importlib.metadata.version(name) for name in _PACKAGES},
