@@ -321,6 +321,7 @@ PAPER = {
   'search.architecture_betas': ((0.5, 0.999), 'code'),
   'search.architecture_decay': (1e-3, 'code'),
   'search.order': ('first', 'code'),
+  'search.operations': ((), 'code: all'),
   'search.cell_path': (False, 'ours: the paper names it and reports none'),
   'search.max_parameters': (0, 'ours: off'),
   'retrain.epochs': (3600, 'code'),

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import space
 
 MODELS = ('thrifty', 'unet', 'unet_plus_plus')
 # Of the comparison: the paper's models as they are, and with the norms that the cells have; U-Nets
@@ -226,6 +227,7 @@ def default() -> ConfigDict:
   search.architecture_learning_rate = 6e-4
   search.architecture_betas = (0.5, 0.999)
   search.architecture_decay = 1e-3
+  search.operations = ()  # names of the candidates, see networks/space.py; () is all
   search.cell_path = False  # let the search leave out up cells inside the grid
   search.max_parameters = 0  # the derived network has at most so many; 0 is no limit
 
@@ -455,6 +457,7 @@ def _validate_model(config: ConfigDict) -> None:
   below = f'below retrain.epochs, which is {epochs}'
   _require(config, 'retrain.warmup_epochs', lambda value: value < epochs, below)
   _validate_microbatches(config, 'retrain')
+  space.require_choice(config.search.operations)
   if searches(config):
     _validate_search(config)
   _validate_compare(config)

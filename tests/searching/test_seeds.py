@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -265,8 +266,9 @@ def test_a_search_that_is_finished_keeps_its_state_while_the_others_go_on(
 
 
 def test_a_search_goes_on_until_its_own_genotype_has_rested(config, tmp_path, monkeypatch):
-  state = bilevel.SearchState(jnp.zeros(3, int), {}, {}, (), ())
-  progress = Progress(state, {}, (4, 5, 6), patience=2)
+  nothing: Any = {}
+  state = bilevel.SearchState(jnp.zeros(3, int), {}, nothing, (), ())
+  progress = Progress(state, nothing, (4, 5, 6), patience=2)
   progress.unchanged = np.asarray([0, 2, 1])
   assert progress.going.tolist() == [True, False, True]
   found = genotype.Genotype(

@@ -19,9 +19,8 @@ from data_prep import data_sets
 from thrifty_jax import RESEARCH_USE, device, files, logbook, model, stages
 from thrifty_jax.data import likeness, mesh, split_file
 from thrifty_jax.data.batching import Batch, Examples, steps_per_epoch
-from thrifty_jax.networks import genotype
+from thrifty_jax.networks import genotype, layers
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
-from thrifty_jax.reporting import describe
 from thrifty_jax.running import hosts
 from thrifty_jax.scores import evaluate
 from thrifty_jax.training import (
@@ -204,7 +203,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   summary = {
     'model': config.model.name,
     'parameters': model.count(best.params),
-    'macs': describe.macs(net, slice_shape),
+    'macs': layers.macs(net, slice_shape),
     'image': list(slice_shape),
     'genotype': config.genotype or 'search/genotype.json' if found else None,
     'epochs': progress.epoch,
