@@ -1,6 +1,5 @@
 """The mixed operation: the fast form against the definition, channel by channel."""
 
-import dataclasses
 import functools
 
 import jax
@@ -158,44 +157,6 @@ def test_chosen_candidates_and_such_without_a_part_are_mixed_as_defined(
   not_compiled = fast(edges, *arguments)
   for a, b in zip(jax.tree.leaves(not_compiled), jax.tree.leaves(expected[0][1]), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
-
-
-def build(*names):
-  """The parameters of the edges of these candidates, only shapes."""
-  edges = MixedEdges(names, 4, edges=1, cells=1)
-  return jax.eval_shape(edges.init, jax.random.key(0), jnp.ones((1, len(names))), jnp.ones(1))
-
-
-@pytest.mark.parametrize(
-  ('name', 'changes'),
-  [
-    ('conv_3x3', {'dilation': 3}),
-    ('conv_3x3', {'gated': True}),
-    ('conv_3x3', {'part': 'dilated'}),
-    ('conv_3x3', {'part': 'fast'}),
-    ('conv_3x3', {'form': 'gate'}),
-    ('dil_conv_3x3', {'dilation': 1, 'separable': True}),
-    ('dil_conv_3x3', {'dilation': 3}),
-    ('se', {'part': 'identity'}),
-    ('down_se_conv_3x3', {'separable': True}),
-    ('down_max_pool', {'part': 'avg_pool'}),
-    ('up_dil_conv_3x3', {'dilation': 5}),
-  ],
-)
-def test_a_row_in_a_part_that_computes_something_else_is_refused(name, changes, monkeypatch):
-  wrong = dataclasses.replace(space.operation(name), **changes)
-  rows = [wrong if row.name == name else row for row in space.OPERATIONS]
-  monkeypatch.setattr(space, 'OPERATIONS', tuple(rows))
-  jax.clear_caches()  # in which a name stands for its row
-  with pytest.raises(ValueError, match='does not compute Operation'):
-    build(name)
-
-
-def test_two_gates_in_the_parts_of_a_list_are_refused(monkeypatch):
-  again = dataclasses.replace(space.operation('down_se_conv_3x3'), name='down_again')
-  monkeypatch.setattr(space, 'OPERATIONS', (*space.OPERATIONS, again))
-  with pytest.raises(ValueError, match='down_se_conv_3x3 and down_again have gates'):
-    build(*space.candidates('down'))
 
 
 def test_a_shuffle_interleaves_the_groups():

@@ -10,9 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from thrifty_jax.networks import space
-from thrifty_jax.networks.mixed_op import CONVOLUTIONS, PARTS, SHARED, Gates, MixedOperation, Mixer
-
-DILATIONS = {'normal': 2, 'down': 2, 'up': 3}  # of the part that is dilated
+from thrifty_jax.networks.mixed_op import (
+  CONVOLUTIONS,
+  PARTS,
+  SHARED,
+  Gates,
+  MixedOperation,
+  Mixer,
+  part_of,
+)
 
 
 class MixedEdges(nn.Module):
@@ -47,7 +53,8 @@ class MixedEdges(nn.Module):
     if jax.eval_shape(lambda: _stacked_init(jax.random.key(0), *made_of)):
       parameters = self.param('operations', _stacked_init, *made_of)
     weights = weights * edge_weights[:, None]
-    parts = _parts(self.candidates)
+    found = {part: [n for n in self.candidates if part_of(n) == part] for part in PARTS}
+    parts = {part: names for part, names in found.items() if names}
     shared = {
       'mixing': _mixing_matrices(weights, self.candidates, parts, self.channels),
       'weights': weights,
@@ -74,35 +81,6 @@ def _stacked_init(
   keys = jax.random.split(key, math.prod(stack))
   flat = jax.vmap(lambda key: operation.init(key, x, weights).get('params', {}))(keys)
   return jax.tree.map(lambda leaf: leaf.reshape(*stack, *leaf.shape[1:]), flat)
-
-
-def _parts(candidates: tuple[str, ...]) -> dict[str, list[str]]:
-  """The candidates of each part that there is, in the order of PARTS.
-
-  Raises:
-    ValueError: If a row of the table is in a part that does not compute it, or two have gates.
-  """
-  rows = [space.operation(name) for name in candidates]
-  for row in rows:
-    if row.part and not _computes(row.part, row):
-      raise ValueError(
-        f'the part {row.part!r} of the mixed operation does not compute {row}; leave its part out'
-      )
-  found = {part: [row.name for row in rows if row.part == part] for part in PARTS}
-  gated = found['gated'] + found['gate']
-  if len(gated) > 1:
-    raise ValueError(f'{" and ".join(gated)} have gates; only one of a list can be in a part')
-  return {part: names for part, names in found.items() if names}
-
-
-def _computes(part: str, row: space.Operation) -> bool:
-  """Whether a part of mix_edges computes what the row of an operation says."""
-  if row.form != 'convolution':
-    return part == row.form
-  dilation = DILATIONS[row.resample] if part == 'dilated' else 1
-  separable = row.separable and part != 'dense'
-  gates = part == 'gated' and row.resample != 'normal'
-  return part in CONVOLUTIONS and row.dilation == dilation and row.gated == gates and not separable
 
 
 def _mixing_matrices(
@@ -197,7 +175,7 @@ def _arrange(
   return {
     'kernels': {part: assemble(part) for part in CONVOLUTIONS if part in parts},
     'gates': gates(parameters[gated[0]]['gate']) if gated else None,
-    'plain': {name: own for name, own in parameters.items() if not space.operation(name).part},
+    'plain': {name: own for name, own in parameters.items() if part_of(name) is None},
   }
 
 

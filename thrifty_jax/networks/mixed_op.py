@@ -41,11 +41,23 @@ class MixedOperation(nn.Module):
 
 
 # The fast form, in the order in which its parts are added up. Each edge has its own convolutions;
-# pools and identity have no parameters, so the edges out of a state share them. `none`, whose part
-# is zeros, is left out.
+# pools and identity have no parameters, so the edges out of a state share them.
 CONVOLUTIONS = ('dense', 'dilated', 'gated')
 SHARED = ('identity', 'avg_pool', 'max_pool')
 PARTS = (*CONVOLUTIONS, *SHARED, 'gate')
+
+
+def part_of(name: str) -> str | None:
+  """The part of mix_edges that computes an operation; None where only its own module does."""
+  row = space.operation(name)
+  if row.form != 'convolution':  # zeros are a part that is left out
+    return row.form if row.form in (*PARTS, 'zeros') else None
+  if row.gated:
+    fits = row.resample != 'normal' and row.dilation == 1 and not row.separable
+    return 'gated' if fits else None
+  if row.dilation == 1:
+    return 'dense'
+  return 'dilated' if row.dilation == (3 if row.resample == 'up' else 2) else None
 
 
 class Sampling(NamedTuple):
@@ -206,7 +218,7 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
 
 def _mix_one_by_one(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
   """The candidates without a part, mixed, as one array [B, H', W', E * c] or none."""
-  chosen = [i for i, name in enumerate(mixer.candidates) if not space.operation(name).part]
+  chosen = [i for i, name in enumerate(mixer.candidates) if part_of(name) is None]
   if not chosen:
     return []
   names = tuple(mixer.candidates[i] for i in chosen)

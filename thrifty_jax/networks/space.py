@@ -53,8 +53,6 @@ class Operation:
     resample: List that the operation is in, by what becomes of the sides.
     form: What computes it: zeros, identity, avg_pool, max_pool, gate, convolution (3x3).
     colour: Colour in pictures.
-    part: Part of mixed_op.mix_edges that computes it together with others; None lets the supernet
-      run its own module, which is slower.
     dilation: Distance of a convolution's taps, in pixels; odd where the sides are doubled, as with
       stride 2 an even one leaves holes.
     separable: Whether the convolution is a depthwise one, then 1x1, with no norm between.
@@ -65,7 +63,6 @@ class Operation:
   resample: Resample
   form: str
   colour: Colour
-  part: str | None = None
   dilation: int = 1
   separable: bool = False
   gated: bool = False
@@ -82,24 +79,25 @@ class Operation:
     return self.form in ('zeros', 'identity', 'avg_pool', 'max_pool')
 
 
-# The order is that in genotypes and breaks ties: new rows come last in their list.
+# The order is that in genotypes and breaks ties: new rows come last in their list. A new form needs
+# a module in ops.FORMS and a function in onnx_network._operation besides.
 OPERATIONS: tuple[Operation, ...] = (
-  Operation('down_avg_pool', 'down', 'avg_pool', AVG_POOL, 'avg_pool'),
-  Operation('down_max_pool', 'down', 'max_pool', MAX_POOL, 'max_pool'),
-  Operation('down_conv_3x3', 'down', 'convolution', CONV, 'dense'),
-  Operation('down_dil_conv_3x3', 'down', 'convolution', DIL_CONV, 'dilated', dilation=2),
-  Operation('down_sep_conv_3x3', 'down', 'convolution', SEP_CONV, 'dense', separable=True),
-  Operation('down_se_conv_3x3', 'down', 'convolution', SE_CONV, 'gated', gated=True),
-  Operation('up_conv_3x3', 'up', 'convolution', CONV, 'dense'),
-  Operation('up_dil_conv_3x3', 'up', 'convolution', DIL_CONV, 'dilated', dilation=3),
-  Operation('up_sep_conv_3x3', 'up', 'convolution', SEP_CONV, 'dense', separable=True),
-  Operation('up_se_conv_3x3', 'up', 'convolution', SE_CONV, 'gated', gated=True),
-  Operation('identity', 'normal', 'identity', IDENTITY, 'identity'),
-  Operation('none', 'normal', 'zeros', NONE, 'zeros'),
-  Operation('se', 'normal', 'gate', SE, 'gate'),
-  Operation('conv_3x3', 'normal', 'convolution', CONV, 'dense'),
-  Operation('dil_conv_3x3', 'normal', 'convolution', DIL_CONV, 'dilated', dilation=2),
-  Operation('sep_conv_3x3', 'normal', 'convolution', SEP_CONV, 'dense', separable=True),
+  Operation('down_avg_pool', 'down', 'avg_pool', AVG_POOL),
+  Operation('down_max_pool', 'down', 'max_pool', MAX_POOL),
+  Operation('down_conv_3x3', 'down', 'convolution', CONV),
+  Operation('down_dil_conv_3x3', 'down', 'convolution', DIL_CONV, dilation=2),
+  Operation('down_sep_conv_3x3', 'down', 'convolution', SEP_CONV, separable=True),
+  Operation('down_se_conv_3x3', 'down', 'convolution', SE_CONV, gated=True),
+  Operation('up_conv_3x3', 'up', 'convolution', CONV),
+  Operation('up_dil_conv_3x3', 'up', 'convolution', DIL_CONV, dilation=3),
+  Operation('up_sep_conv_3x3', 'up', 'convolution', SEP_CONV, separable=True),
+  Operation('up_se_conv_3x3', 'up', 'convolution', SE_CONV, gated=True),
+  Operation('identity', 'normal', 'identity', IDENTITY),
+  Operation('none', 'normal', 'zeros', NONE),
+  Operation('se', 'normal', 'gate', SE),
+  Operation('conv_3x3', 'normal', 'convolution', CONV),
+  Operation('dil_conv_3x3', 'normal', 'convolution', DIL_CONV, dilation=2),
+  Operation('sep_conv_3x3', 'normal', 'convolution', SEP_CONV, separable=True),
 )
 
 
