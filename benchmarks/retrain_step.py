@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
 from thrifty_jax import device, model
-from thrifty_jax.reporting import describe
+from thrifty_jax.networks import layers
 from thrifty_jax.running import command_line
 from thrifty_jax.training import train_step
 from thrifty_jax.training.train_data import Facts, seed_bits
@@ -111,7 +111,7 @@ def start(
 
   figures |= {
     'parameters': model.count(state.params),
-    'macs': describe.macs(net, (size, size, 1)),
+    'macs': layers.macs(net, (size, size, 1)),
     'start_s': started,
   }
   return figures, turn

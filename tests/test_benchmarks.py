@@ -27,9 +27,9 @@ from benchmarks import (
 )
 from benchmarks.plain_supernet import PlainSupernet
 from thrifty_jax import model
-from thrifty_jax.networks.cell import targets_of
 from thrifty_jax.networks.grid import Supernet, init_architecture
 from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.networks.space import targets_of
 from thrifty_jax.running import command_line
 
 ENVIRONMENT = {'python', 'jax', 'jaxlib', 'flax', 'thrifty_jax', 'commit', 'device', 'cores'}

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thrifty_jax import files
+from thrifty_jax.drawings import drawing, grid_drawing, svg
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype
 from thrifty_jax.running import command_line
 
 DEPTH, DEEPEST = 5, 12  # levels where nobody says; what still makes a picture
@@ -60,10 +62,6 @@ def draw(path: Path, *, depth: int | None = None) -> str:
   Raises:
     InputError: The file is missing or no genotype, or it skips cells that the depth does not have.
   """
-  # JAX comes with these: mistakes in the command are told before.
-  from thrifty_jax.drawings import drawing, grid_drawing, svg
-  from thrifty_jax.networks import genotype
-
   found = genotype.load(path)
   scores = drawing.edge_scores(path)
   depth = depth or _depth(path)
@@ -73,10 +71,9 @@ def draw(path: Path, *, depth: int | None = None) -> str:
     raise InputError(f'{path}: {error}; give the depth of its network, --depth=LEVELS') from error
   note = [svg.note(drawing.SCORES)] if any(scores.values()) else []
   pictures = [drawing.draw_cells(found, scores), *note, grid]
-  schemes = (
-    drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
-    drawing.variables(drawing.DARK_COLOURS) | grid_drawing.variables(grid_drawing.DARK_COLOURS),
-  )
+  schemes = [
+    drawing.variables(dark=dark) | grid_drawing.variables(dark=dark) for dark in (False, True)
+  ]
   return svg.below(pictures, gap=36, label=f'The network of {path.name}').file(*schemes)
 
 

@@ -245,6 +245,9 @@ _SEARCH = {
   'architecture_learning_rate': Setting(6e-4, ABOVE_0, 'Learning rate of the architecture, Adam.'),
   'architecture_betas': Setting((0.5, 0.999), TWO_BELOW_1, 'Decays of the moments in Adam.'),
   'architecture_decay': Setting(1e-3, FROM_0, 'Weight decay of the architecture.'),
+  'operations': Setting(
+    (), names('different operations'), 'Candidates, by their names; () takes all.'
+  ),
   'cell_path': Setting(False, SWITCH, 'Lets the search leave out up cells inside the grid.'),
   'max_parameters': Setting(0, FROM_0, 'Most parameters of the derived network; 0 is no limit.'),
 }

@@ -18,6 +18,7 @@ from thrifty_jax import device, logbook, model, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, parameters
 from thrifty_jax.networks.grid import architecture_weights
+from thrifty_jax.networks.space import space_of
 from thrifty_jax.searching import bilevel, budget, results, search, steps
 from thrifty_jax.searching.progress import Progress
 from thrifty_jax.training import train_data
@@ -306,17 +307,17 @@ def test_the_architecture_rests_in_the_warm_up_and_moves_after_it(unbroken, star
   entries = entries_of(unbroken)
   first = architecture_weights(start.architecture, nodes=1)
   for entry, rests in zip(entries, (True, False, False, False), strict=True):
-    same = np.allclose(entry['up_alphas'][0], first['up']['alphas'][0], atol=2e-6)
+    same = np.allclose(entry['up_alphas'][0], first.up.alphas[0], atol=2e-6)
     assert same == rests
     assert (entry['architecture_loss'] is None) == rests
 
 
 def test_the_genotype_is_that_of_the_last_architecture_and_tells_where_it_came_from(
-  unbroken, start, halves
+  unbroken, start, config, halves
 ):
   state = last_state(unbroken, start)[0]['state']
   weights = jax.device_get(architecture_weights(state['architecture'], nodes=1))
-  expected = genotype.derive(weights, nodes=1, edges_per_node=2)
+  expected = genotype.derive(weights, space_of(config))
   assert genotype.load(unbroken / 'search' / 'genotype.json') == expected
   provenance = json.loads(genotype_file(unbroken))['provenance']
   weight_patients, architecture_patients = halves.patients
@@ -443,7 +444,7 @@ def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start
   start = start._replace(architecture_optimizer=optax.sgd(1.0).init(start.architecture))
 
   def penalty(architecture):
-    return 3 * architecture['up']['betas'][0] ** 2 + architecture['down']['alphas'][1].sum()
+    return 3 * architecture.up.betas[0] ** 2 + architecture.down.alphas[1].sum()
 
   moved = []
   for added in (None, penalty):
@@ -467,7 +468,7 @@ def test_a_search_of_the_path_within_a_limit_tells_sizes_and_keeps_the_limit(
   config.model.depth = 3
   config.search.epochs, config.search.warmup_epochs = 3, 1
   config.search.cell_path = True
-  space = parameters.space_of(config)
+  space = space_of(config)
   least = budget.least(space)
   config.search.max_parameters = least + 1000
   halves = steps.divide(config, opened, seed=config.seed)

@@ -102,9 +102,9 @@ def test_of_several_weights_the_first_in_the_order_of_the_layers_is_named():
 
 def test_an_architecture_variable_is_found():
   net, params, batch, more = made('supernet')
-  alphas = [*more['architecture']['up']['alphas']]
-  alphas[1] = alphas[1].at[2].set(np.nan)
-  more['architecture']['up']['alphas'] = tuple(alphas)
+  up = more['architecture'].up
+  alphas = (up.alphas[0], up.alphas[1].at[2].set(np.nan), *up.alphas[2:])
+  more['architecture'] = more['architecture']._replace(up=up._replace(alphas=alphas))
   found = source(net, params, batch, more)
   assert found == 'architecture variable up/alphas/1: 1 of 4 values is NaN, the first at [2]'
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from thrifty_jax import config as configs
 from thrifty_jax import stopping
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import space
 from thrifty_jax.settings import SETTINGS
 
 HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
@@ -72,6 +73,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     _check_field(field)
   values = _parse_command(argv, stages)
   configs.validate(values.config)
+  space.require_choice(values.config.search.operations)
   stage = values.stage
   if stage not in stages:
     near = _nearest(stage, stages)

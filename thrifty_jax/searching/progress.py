@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax.networks.grid import Architecture
+from thrifty_jax.networks.architecture import Architecture
 from thrifty_jax.searching.bilevel import SearchState
 from thrifty_jax.training.autosave import planned_epochs
 from thrifty_jax.training.train_data import Figures

@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook, model
 from thrifty_jax.networks import genotype, parameters
+from thrifty_jax.networks.architecture import Architecture, ArchitectureWeights
 from thrifty_jax.networks.genotype import Genotype
-from thrifty_jax.networks.grid import Architecture, architecture_weights
+from thrifty_jax.networks.grid import architecture_weights
+from thrifty_jax.networks.space import space_of
 from thrifty_jax.searching import budget
 from thrifty_jax.searching.bilevel import SearchState
 from thrifty_jax.searching.progress import Progress
@@ -94,17 +96,15 @@ def end_epoch(
 
 def derive(architecture: Architecture, config: ConfigDict) -> Genotype:
   """The genotype that the architecture variables stand for now."""
-  weights, space = _weights(architecture, config), parameters.space_of(config)
+  weights, space = _weights(architecture, config), space_of(config)
   if limit := config.search.max_parameters:
     return budget.derive(weights, space, limit=limit)
-  return genotype.derive(
-    weights, nodes=space.nodes, edges_per_node=space.edges_per_node, depth=space.depth
-  )
+  return genotype.derive(weights, space)
 
 
 def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
   """The expected parameters, whole, and the penalty where there is a limit."""
-  expected = parameters.expected(architecture, parameters.space_of(config))
+  expected = parameters.expected(architecture, space_of(config))
   added = budget.penalty_of(config)
   found: dict[str, Any] = {'expected_parameters': round(float(expected))}
   return found if added is None else {**found, 'penalty': float(added(architecture))}
@@ -112,10 +112,14 @@ def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
 
 def weights_as_lists(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
   """down_alphas [E][N], down_betas [E], as much for up, path_gates [G][2], for metrics.jsonl."""
+  weights = _weights(architecture, config)
+  found = {'down_alphas': weights.down.alphas, 'down_betas': weights.down.betas}
+  if weights.gates is not None:
+    found['path_gates'] = weights.gates
+  found |= {'up_alphas': weights.up.alphas, 'up_betas': weights.up.betas}
   return {
-    f'{kind}_{name}': [np.asarray(value).round(6).tolist() for value in values]
-    for kind, part in _weights(architecture, config).items()
-    for name, values in part.items()
+    name: [np.asarray(value).round(6).tolist() for value in values]
+    for name, values in found.items()
   }
 
 
@@ -133,7 +137,7 @@ def save(
   """
   architecture = progress.state.architecture
   found = derive(architecture, config)
-  count = parameters.count(found, parameters.space_of(config))
+  count = parameters.count(found, space_of(config))
   provenance = {
     'data': config.data.name,
     'seed': seed,
@@ -145,9 +149,7 @@ def save(
     'channels': config.model.channels,
     'search': config.search.to_dict(),
   }
-  scores = genotype.all_scores(
-    _weights(architecture, config), nodes=config.model.nodes, depth=config.model.depth
-  )
+  scores = genotype.compute_scores(_weights(architecture, config), space_of(config))
   genotype.save(folder / 'genotype.json', found, scores=scores, provenance=provenance)
   # Of several processes the first alone has the lines of an earlier call.
   dsc = hosts.share_first(
@@ -182,6 +184,6 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
   return best
 
 
-def _weights(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
+def _weights(architecture: Architecture, config: ConfigDict) -> ArchitectureWeights:
   """Softmax weights as numpy arrays."""
   return jax.device_get(architecture_weights(architecture, nodes=config.model.nodes))

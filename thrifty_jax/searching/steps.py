@@ -89,6 +89,7 @@ def build(config: ConfigDict, facts: Facts) -> Learners:
     sample=settings.sample,
     sampling=settings.sampling,
     cell_path=settings.cell_path,
+    operations=settings.operations,
     remat=settings.remat,
     background=model.background(facts.statistics, context=config.data.context),
   )

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from thrifty_jax import files, logbook, model, stages
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.networks import baselines, genotype, parameters
+from thrifty_jax.networks.space import space_of
 from thrifty_jax.scores import evaluate, standings, tables
 from thrifty_jax.training import genotypes, retrain
 
@@ -148,23 +149,15 @@ def matched_genotype(
     Of many draws, uniform over edges and operations, the nearest in parameters.
   """
   generator = np.random.default_rng((config.seed, number))
-  space = parameters.space_of(config)
+  space = space_of(config)._replace(nodes=len(like.down))
   target = parameters.count(like, space)
-  drawn = [
-    genotype.draw(
-      generator,
-      nodes=len(like.down),
-      edges_per_node=config.model.edges_per_node,
-      skippable=genotype.skippable_cells(config.model.depth) if config.search.cell_path else (),
-    )
-    for _ in range(DRAWS)
-  ]
+  drawn = [genotype.draw(generator, space) for _ in range(DRAWS)]
   return min(drawn, key=lambda one: abs(parameters.count(one, space) - target))
 
 
 def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
   """Width of the largest U-Net with no more parameters than a genotype's network; 1 to WIDTH."""
-  space = parameters.space_of(config)
+  space = space_of(config)
 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from data_prep import data_sets
 from thrifty_jax import device, files, logbook, model
 from thrifty_jax.data import likeness, mesh, split_file
-from thrifty_jax.reporting import describe
+from thrifty_jax.networks import layers
 from thrifty_jax.scores import evaluate
 from thrifty_jax.training import model_card, resources
 from thrifty_jax.training.progress import Progress
@@ -103,7 +103,7 @@ def save(
   summary = {
     'model': config.model.name,
     'parameters': model.count(best.params),
-    'macs': describe.macs(net, slice_shape),
+    'macs': layers.macs(net, slice_shape),
     'image': list(slice_shape),
     'genotype': config.genotype or 'search/genotype.json' if genotype_file else None,
     'epochs': progress.epoch,
