@@ -153,7 +153,7 @@ def find(config: ConfigDict) -> Scans:
   data_set, left = module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
     raise InputError(
-      f'config.{left[0]} is {configs.LEFT_TO_DATA[left[0]]!r}, which leaves it to the data, but '
+      f'config.{left[0]} is {configs.flatten(config)[left[0]]!r}, which leaves it to the data, but '
       f'{config.data.name} does not say; set it'
     )
   folder, unpaired = raw_dir(config), ()
@@ -179,7 +179,7 @@ def find(config: ConfigDict) -> Scans:
 def resolve(
   config: ConfigDict, scans: Scans, training: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
-  """Fills in, in place, what the config leaves to the data (config.LEFT_TO_DATA).
+  """Fills in, in place, what the config leaves to the data (Setting.open_value).
 
   Args:
     config: Settings of a run.

@@ -55,12 +55,15 @@ def contents(folder):
 
 
 def run(tmp_path, kind):
-  """Statuses of the stages check and prepare."""
+  """Statuses of the stage check and of preparing."""
   settings = [f'--config={KINDS[kind][1]}', f'--config.data.raw_dir={tmp_path / "raw"}']
   settings += [f'--config.data.data_dir={tmp_path / "tfds"}', '--config.data.folds=3']
   settings += ['--config.data.image_size=32', f'--config.compilation_cache={tmp_path / "cache"}']
-  settings.append(f'--workdir={tmp_path / "run"}')
-  return tuple(main.main([*settings, f'--stage={stage}']) for stage in ('check', 'prepare'))
+  run_dir = f'--workdir={tmp_path / "run"}'
+  check, prepare = (
+    main.main([*settings, run_dir, f'--stage={stage}']) for stage in ('check', 'prepare')
+  )
+  return check, prepare
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -1,5 +1,6 @@
 """The command line: what it runs, what it skips, and how it says no."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import jax
 import pytest
 
 import data_prep
-import thrifty_jax.scores
+import thrifty_jax
 from configs.phantom import get_config
 from data_prep import prepare
 from thrifty_jax import device
@@ -42,38 +43,47 @@ def ran(monkeypatch, slices) -> list[str]:
       (workdir / name).parent.mkdir(parents=True, exist_ok=True)
       (workdir / name).write_text(GENOTYPE if name.endswith('genotype.json') else '{}')
 
-  def stage(package, name: str, *left: str, module: str = '', **more) -> None:
+  def stand_in(module: str, **functions) -> None:
+    package, _, name = module.rpartition('.')
+    fake = types.SimpleNamespace(**functions)
+    monkeypatch.setattr(importlib.import_module(package), name, fake, raising=False)
+    monkeypatch.setitem(sys.modules, module, fake)
+
+  def stage(module: str, name: str, *left: str, **more) -> None:
     def run(*arguments):
       calls.append(name)
       leave(arguments[-1], *left) if left else None
 
-    fake = types.SimpleNamespace(**{name: run}, **more)
-    monkeypatch.setattr(package, module or name, fake, raising=False)
-    monkeypatch.setitem(sys.modules, f'{package.__name__}.{module or name}', fake)
+    stand_in(module, **{name: run}, **more)
 
-  def prepare_all(config, scans):
+  def find_slices(config, scans):
     calls.append('prepare')
     return slices
 
-  stage(data_prep, 'check', module='checks')
-  not_prepared = slices / 'not_there'
-  monkeypatch.setattr(prepare, 'prepared_dir', lambda config, scans: not_prepared)
-  monkeypatch.setattr(prepare, 'prepare', prepare_all)
-  stage(thrifty_jax, 'search', 'search/genotype.json')
+  stage('data_prep.checks', 'check')
+  monkeypatch.setattr(prepare, 'prepare', find_slices)
+  monkeypatch.setattr(prepare, 'prepared_dir', lambda config, scans: Path('nowhere'))
+  stage('thrifty_jax.searching.search', 'search', 'search/genotype.json')
   trained = ('retrain/summary.json', 'retrain/genotype.json', 'model/weights.safetensors')
-  stage(thrifty_jax, 'retrain', *trained)
-  stage(thrifty_jax, 'evaluate', 'evaluate/summary.json')
-  stage(thrifty_jax, 'report', 'report.html')
-  stage(thrifty_jax, 'compare')
-  over = types.SimpleNamespace(write=lambda workdir, folds: calls.append('over_folds'))
-  monkeypatch.setattr(thrifty_jax.scores, 'over_folds', over, raising=False)
-  monkeypatch.setitem(sys.modules, 'thrifty_jax.scores.over_folds', over)
+  stage('thrifty_jax.training.retrain', 'retrain', *trained)
+  stage('thrifty_jax.scores.evaluate', 'evaluate', 'evaluate/summary.json')
+  stage('thrifty_jax.reporting.report', 'report', 'report.html')
+  stage('thrifty_jax.training.compare', 'compare')
+  stand_in('thrifty_jax.scores.over_folds', write=lambda workdir, folds: calls.append('over_folds'))
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   return calls
 
 
 def _main(workdir: Path, *arguments: str) -> int:
   return main_.main([CONFIG, f'--workdir={workdir}', *arguments])
+
+
+@pytest.fixture
+def workdir(ran, tmp_path) -> Path:
+  """The folder of a run whose slices are prepared."""
+  assert _main(tmp_path, '--stage=prepare') == 0
+  ran.clear()
+  return tmp_path
 
 
 def test_all_stages_run_in_order_and_leave_what_the_run_was(ran, tmp_path, capsys):
@@ -94,25 +104,25 @@ def test_what_is_done_is_skipped_with_a_line_and_the_report_made_again(ran, tmp_
   ran.clear()
   capsys.readouterr()
   assert _main(tmp_path) == 0
-  assert ran == ['check', 'prepare', 'report']  # the stand-in prepares nothing
+  assert ran == ['report']
   out = capsys.readouterr().out
-  for stage in ('search', 'retrain', 'evaluate'):
+  for stage in ('check', 'prepare', 'search', 'retrain', 'evaluate'):
     assert f'{stage}: done' in out
 
 
-def test_scans_that_are_prepared_are_not_checked_again(ran, tmp_path):
-  (tmp_path / 'prepared').mkdir()
+def test_scans_that_are_prepared_are_not_checked_again(ran, tmp_path, slices, monkeypatch):
+  monkeypatch.setattr(prepare, 'prepared_dir', lambda config, scans: slices)
   _main(tmp_path)
   assert ran == ['prepare', 'search', 'retrain', 'evaluate', 'report']
 
 
-def test_a_named_stage_runs_alone_once_and_says_when_it_is_done(ran, tmp_path, capsys):
+def test_a_named_stage_runs_alone_once_and_says_when_it_is_done(ran, workdir, capsys):
   for _ in range(2):
-    assert _main(tmp_path, '--stage=search') == 0
+    assert _main(workdir, '--stage=search') == 0
   assert ran == ['search']
   assert 'search: done' in capsys.readouterr().out
   for _ in range(2):
-    assert _main(tmp_path, '--stage=report') == 0
+    assert _main(workdir, '--stage=report') == 0
   assert ran == ['search', 'report', 'report']
 
 
@@ -121,7 +131,7 @@ def test_scores_of_a_model_that_was_trained_again_are_made_again(ran, tmp_path):
   (tmp_path / 'retrain' / 'summary.json').unlink()
   ran.clear()
   assert _main(tmp_path) == 0
-  assert ran == ['check', 'prepare', 'retrain', 'evaluate', 'report']
+  assert ran == ['retrain', 'evaluate', 'report']
 
 
 def test_training_does_not_go_on_with_another_genotype(ran, tmp_path, capsys):
@@ -157,7 +167,8 @@ def test_folds_that_are_not_there_are_refused(ran, tmp_path, capsys, text):
 
 def test_a_comparison_that_has_not_ended_in_every_fold_stops_no_other_stage(ran, tmp_path, capsys):
   folds = ('--folds=0,1', '--config.data.folds=4')
-  assert _main(tmp_path, *folds, '--stage=search') == 0
+  for stage in ('prepare', 'search'):
+    assert _main(tmp_path, *folds, f'--stage={stage}') == 0
   for fold, names in enumerate((['thrifty', 'unet'], ['thrifty'])):
     path = tmp_path / f'fold_{fold}' / 'compare' / 'results.json'
     path.parent.mkdir()
@@ -223,30 +234,36 @@ def test_a_changed_field_that_a_finished_stage_has_read_is_refused(ran, tmp_path
   _main(tmp_path)
   before = _contents(tmp_path)
   ran.clear()
-  assert _main(tmp_path, '--config.search.epochs=3', '--config.data.fold=1') == 2
+  assert _main(tmp_path, '--config.search.epochs=3', '--config.data.context=1') == 2
   error = capsys.readouterr().err
   assert ran == [] and _contents(tmp_path) == before
   assert len(error.splitlines()) == 1
-  for text in ('search is done', 'search.epochs 4 -> 3', 'data.fold 0 -> 1', '--workdir', 'remove'):
+  for text in (
+    'search is done',
+    'search.epochs 4 -> 3',
+    'data.context 0 -> 1',
+    '--workdir',
+    'remove',
+  ):
     assert text in error
 
 
-def test_a_changed_field_of_a_later_stage_leaves_the_search_valid(ran, tmp_path, capsys):
-  assert _main(tmp_path, '--stage=search') == 0
-  assert _main(tmp_path, '--config.retrain.epochs=9') == 0
-  assert ran == ['search', 'check', 'prepare', 'retrain', 'evaluate', 'report']
-  assert _main(tmp_path, '--config.retrain.epochs=8') == 2
+def test_a_changed_field_of_a_later_stage_leaves_the_search_valid(ran, workdir, capsys):
+  assert _main(workdir, '--stage=search') == 0
+  assert _main(workdir, '--config.retrain.epochs=9') == 0
+  assert ran == ['search', 'retrain', 'evaluate', 'report']
+  assert _main(workdir, '--config.retrain.epochs=8') == 2
   assert 'retrain is done' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('limit', [0, 500_000])
 def test_the_search_has_read_the_width_of_the_network_only_where_it_has_a_limit(
-  ran, tmp_path, capsys, limit
+  ran, workdir, capsys, limit
 ):
   settings = [f'--config.search.max_parameters={limit}', '--config.model.channels=16']
-  assert _main(tmp_path, '--stage=search', *settings) == 0
+  assert _main(workdir, '--stage=search', *settings) == 0
   settings[-1] = '--config.model.channels=24'
-  assert _main(tmp_path, '--stage=retrain', *settings) == (2 if limit else 0)
+  assert _main(workdir, '--stage=retrain', *settings) == (2 if limit else 0)
   assert ('model.channels 16 -> 24' in capsys.readouterr().err) == bool(limit)
 
 
@@ -276,23 +293,23 @@ def test_a_run_goes_on_with_other_microbatches_but_not_in_another_precision(ran,
   assert 'search is done with other settings: precision' in capsys.readouterr().err
 
 
-def test_memory_that_runs_out_is_one_line_and_status_2(ran, tmp_path, capsys, monkeypatch):
+def test_memory_that_runs_out_is_one_line_and_status_2(ran, workdir, capsys, monkeypatch):
   def full(config, workdir):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes')
 
   monkeypatch.setattr(sys.modules['thrifty_jax.searching.search'], 'search', full)
-  assert _main(tmp_path, '--stage=search') == 2
+  assert _main(workdir, '--stage=search') == 2
   error = capsys.readouterr().err
   assert error.startswith('error: search: out of memory (Out of memory allocating 9 bytes); set ')
   assert error.count('\n') == 1 and 'search.microbatches=' in error
 
 
-def test_a_half_done_search_refuses_changes_too(ran, tmp_path, capsys):
-  _main(tmp_path, '--stage=search')
-  (tmp_path / 'search' / 'genotype.json').unlink()
-  assert _main(tmp_path, '--config.search.epochs=5', '--stage=check') == 0  # nothing saved yet
-  (tmp_path / 'search' / 'checkpoints' / '12').mkdir(parents=True)
-  assert _main(tmp_path, '--config.search.epochs=3') == 2
+def test_a_half_done_search_refuses_changes_too(ran, workdir, capsys):
+  _main(workdir, '--stage=search')
+  (workdir / 'search' / 'genotype.json').unlink()
+  assert _main(workdir, '--config.search.epochs=5', '--stage=check') == 0  # nothing saved yet
+  (workdir / 'search' / 'checkpoints' / '12').mkdir(parents=True)
+  assert _main(workdir, '--config.search.epochs=3') == 2
   assert 'search is half done' in capsys.readouterr().err
 
 
@@ -302,7 +319,7 @@ def test_all_folds_are_checked_once_and_no_run_begins(ran, tmp_path):
 
 
 def test_bad_input_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, monkeypatch):
-  def refuse(config, workdir=None):
+  def refuse(*arguments):
     raise InputError('scan.mhd: holds NaN; expected numbers; remove it')
 
   monkeypatch.setattr(data_prep.checks, 'check', refuse)
@@ -324,7 +341,7 @@ def test_a_full_disk_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, 
 
 
 def test_a_fault_is_status_1_with_its_traceback(ran, tmp_path, capsys, monkeypatch):
-  def fail(config, workdir):
+  def fail(*arguments):
     raise RuntimeError('a mistake of ours')
 
   monkeypatch.setattr(data_prep.checks, 'check', fail)
@@ -364,10 +381,10 @@ def test_a_bad_command_is_one_clear_line_and_status_2(ran, arguments, message, c
 
 
 def test_lists_and_flags_can_be_set_from_the_command_line(ran, tmp_path):
-  arguments = ["--config.data.test_patients=('a','b')", '--noconfig.augment.flip_left_right']
-  assert _main(tmp_path, *arguments) == 0
+  lists = "--config.data.test_patients=('Case01','Case02')"
+  assert _main(tmp_path, lists, '--noconfig.augment.flip_left_right') == 0
   config = json.loads((tmp_path / 'config.json').read_text())
-  assert config['data']['test_patients'] == ['a', 'b']
+  assert config['data']['test_patients'] == ['Case01', 'Case02']
   assert config['augment']['flip_left_right'] is False
 
 
@@ -382,7 +399,7 @@ def test_without_an_accelerator_asking_for_one_is_refused(capsys, tmp_path, monk
 def test_a_new_process_shows_help_quickly_and_exits_with_2_on_a_typo(tmp_path):
   code = (
     'import sys; from thrifty_jax.main import main; status = main(sys.argv[1:]);'
-    'assert "jax" not in sys.modules; sys.exit(status)'
+    'assert not {"jax", "tensorflow_datasets", "nibabel"} & sys.modules.keys(); sys.exit(status)'
   )
   command = [sys.executable, '-c', code]
   shown = subprocess.run([*command, '--help'], capture_output=True, text=True, cwd=PROJECT)
@@ -411,39 +428,40 @@ def test_a_workdir_in_use_is_refused_with_one_line_and_stays_as_it_is(ran, tmp_p
     assert _main(tmp_path, '--stage=describe', f'--config.genotype={GENOTYPE_FILE}') == 0
 
 
-def test_a_run_that_goes_on_elsewhere_keeps_where_it_was_before(ran, tmp_path, monkeypatch):
-  _main(tmp_path, '--stage=search')
-  _main(tmp_path, '--stage=retrain')
-  environment = json.loads((tmp_path / 'environment.json').read_text())
+def test_a_run_that_goes_on_elsewhere_keeps_where_it_was_before(ran, workdir, monkeypatch):
+  _main(workdir, '--stage=search')
+  _main(workdir, '--stage=retrain')
+  environment = json.loads((workdir / 'environment.json').read_text())
   assert environment['earlier'] == []
   before = {name: value for name, value in environment.items() if name != 'earlier'}
   for version in ('9.0', '9.1'):
     monkeypatch.setattr(thrifty_jax, '__version__', version)
-    _main(tmp_path, '--stage=evaluate')
-    (tmp_path / 'evaluate' / 'summary.json').unlink()
-  found = json.loads((tmp_path / 'environment.json').read_text())
+    _main(workdir, '--stage=evaluate')
+    (workdir / 'evaluate' / 'summary.json').unlink()
+  found = json.loads((workdir / 'environment.json').read_text())
   assert found['thrifty_jax'] == '9.1'
   assert found['earlier'][0] == before
   assert [each['thrifty_jax'] for each in found['earlier']] == [before['thrifty_jax'], '9.0']
 
 
-def test_a_report_can_be_made_of_a_run_that_goes_on(ran, tmp_path):
-  _main(tmp_path, '--stage=search')
-  with lock.held(tmp_path):
-    assert _main(tmp_path, '--stage=report') == 0
+def test_a_report_can_be_made_of_a_run_that_goes_on(ran, workdir):
+  _main(workdir, '--stage=search')
+  with lock.held(workdir):
+    assert _main(workdir, '--stage=report') == 0
   assert ran == ['search', 'report']
 
 
-def test_a_fold_is_not_trained_twice_at_once(ran, tmp_path, capsys, monkeypatch):
-  def prepare(config):
+def test_a_fold_is_not_trained_twice_at_once(ran, slices, tmp_path, capsys, monkeypatch):
+  def prepare_all(config, scans):
     if not outer:
-      return
+      return slices
     outer.clear()
     assert _main(tmp_path / 'fold_2', '--config.data.fold=2') == 2
     assert f'{tmp_path / "fold_2"}: process' in capsys.readouterr().err
+    return slices
 
   outer = ['has not been asked']
-  monkeypatch.setattr(data_prep.prepare, 'prepare', prepare)
+  monkeypatch.setattr(prepare, 'prepare', prepare_all)
   assert _main(tmp_path, '--folds=all', '--config.data.folds=3') == 0
   assert outer == [] and not list(tmp_path.rglob(lock.FILE))
 

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 import thrifty_jax
 from thrifty_jax import device, files, logbook, stages
+from thrifty_jax.data import splits
 from thrifty_jax.logbook import say
 from thrifty_jax.reporting import forms, run_files
 from thrifty_jax.running.command_line import Command
@@ -84,10 +85,9 @@ def data(command: Command) -> dict[str, tuple[str, ...]]:
     The names of the patients of each split.
   """
   from thrifty_jax.data.prepared import open_slices
-  from thrifty_jax.scores.evaluate import patients_of
 
   config, prepared = command.config, open_slices(command.workdir, command.config)
-  counts, split = [], patients_of(config, prepared)
+  counts, split = [], splits.of(config, [case.patient for case in prepared.cases])
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')

@@ -17,6 +17,7 @@ from thrifty_jax import stages
 from thrifty_jax.data import data_file, split_file, splits
 from thrifty_jax.data.data_file import Record
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import readiness
 from thrifty_jax.running.command_line import Command
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
   if not configs.left_to_data(filled):
     _require_possible(filled, workdir)  # before any scan is looked at
   if command.stage == stages.REPORT.name:
-    stages.require(stages.REPORT, filled, workdir)
+    readiness.require(stages.REPORT, filled, workdir)
     if configs.left_to_data(filled):
       data_file.require(workdir)
     return dataclasses.replace(command, config=filled)
@@ -157,7 +158,7 @@ def _require_possible(config: ConfigDict, workdir: Path) -> None:
   """Refuses, before hours of work, other settings, a genotype or a limit that cannot be."""
   stages.refuse_changes(config, workdir)
   first = stages.RETRAIN if config.genotype else stages.SEARCH
-  stages.require(first, config, workdir)
+  readiness.require(first, config, workdir)
 
 
 def _split(config: ConfigDict, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
