@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import SimpleITK
 
 from data_prep import phantom
-from thrifty_jax import main, model, predict
+from thrifty_jax import export, main, model, predict
 from thrifty_jax.networks import genotype
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -100,6 +101,7 @@ def test_a_run_leaves_all_that_was_promised_and_nothing_unfinished(done):
   for name in (
     'config.json',
     'environment.json',
+    'data.json',
     'splits.json',
     'search/metrics.jsonl',
     'search/genotype.json',
@@ -212,6 +214,37 @@ def test_a_run_goes_on_where_it_stopped(done, scans, slices, tmp_path):
   assert command(scans, slices, workdir) == 0
   for name in ('model/weights.safetensors', 'evaluate/scores.csv', 'evaluate/summary.json'):
     assert (workdir / name).read_bytes() == (done / name).read_bytes()
+
+
+@pytest.fixture
+def copied(done, slices, tmp_path):
+  """Copies of a run and of its slices, as they arrive on another machine."""
+  common = Path(os.path.commonpath([done, slices]))
+  for folder in (done, slices):
+    shutil.copytree(folder, tmp_path / folder.relative_to(common))
+  workdir = tmp_path / done.relative_to(common)
+  recorded = json_of(workdir / 'data.json') | {'folder': '/nowhere'}
+  (workdir / 'data.json').write_text(json.dumps(recorded))
+  return workdir
+
+
+def test_a_copied_run_is_scored_exported_and_reported_where_no_scan_is(
+  done, copied, scans, tmp_path, monkeypatch
+):
+  def look(*arguments):
+    raise AssertionError('nothing may look at raw scans')
+
+  for name in ('find_cases', 'read_case'):
+    monkeypatch.setattr(phantom, name, look)
+  shutil.rmtree(copied / 'evaluate')
+  (copied / 'retrain' / 'summary.json').unlink()
+  assert command(scans, tmp_path / 'none', copied) == 0  # trains, scores and reports
+  for name in ('model/weights.safetensors', 'evaluate/scores.csv', 'evaluate/summary.json'):
+    assert (copied / name).read_bytes() == (done / name).read_bytes()
+  output = f'--output={tmp_path / "exported"}'
+  assert export.main([f'--model={copied}', output, '--format=stablehlo']) == 0
+  for stage in ('report', 'describe'):
+    assert command(scans, tmp_path / 'none', copied, f'--stage={stage}') == 0
 
 
 def test_a_changed_setting_is_refused_and_the_run_stays_as_it_was(done, scans, slices, capsys):

@@ -91,7 +91,8 @@ def read(workdir: Path) -> Record | None:
   for name, kind in kinds.items():
     if not isinstance(written, dict) or not isinstance(written.get(name), kind):
       raise InputError(
-        f'{path}: has no {name} that can be used; restore the file, or run --stage=prepare again'
+        f'{path}: has no {name} that can be used; restore the file, or remove it and run '
+        '--stage=prepare again'
       )
   return Record(**{name: written[name] for name in kinds})
 
@@ -123,7 +124,7 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> Slices:
     if (place / _METADATA).is_file():
       metadata = _metadata(place)
       if metadata['settings'] == record.settings:
-        return Slices(place.absolute(), [case['patient'] for case in metadata['cases']])
+        return Slices(place.resolve(), [case['patient'] for case in metadata['cases']])
   raise InputError(
     f"{workdir / FILE}: its slices are not in {record.folder} any more, nor in TFDS's folder; put "
     f'the folder {record.name} where --config.data.data_dir or $TFDS_DATA_DIR says, or prepare the '
@@ -137,8 +138,10 @@ def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
   Raises:
     InputError: If the record has a value that cannot be.
   """
+  if not (left := configs.left_to_data(config)):
+    return
   found = {'window': configs.default().data.window, **record.settings}
-  for name in configs.left_to_data(config):
+  for name in left:
     field = name.removeprefix('data.')
     try:
       config.data[field] = tuple(found[field]) if isinstance(found[field], list) else found[field]

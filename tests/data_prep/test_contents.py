@@ -1,0 +1,94 @@
+"""What scans hold decides which data set they are; unchanged files are read once."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data_prep import contents, phantom
+from data_prep.contents import Contents
+
+
+@pytest.fixture
+def raw(tmp_path):
+  phantom.write_promise12(tmp_path / 'raw', patients=3, seed=0)
+  return tmp_path / 'raw'
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+  """The names of the files that are read."""
+  names, hash_of = [], contents._hash_of
+
+  def noted(path):
+    names.append(path.name)
+    return hash_of(path)
+
+  monkeypatch.setattr(contents, '_hash_of', noted)
+  return names
+
+
+def digest(raw, kept=None, *, keep=False):
+  scans = Contents(kept or raw.parent / 'none.json')
+  found = scans.digest(phantom.find_cases(raw))
+  if keep:
+    scans.keep()
+  return found
+
+
+def mask(raw):
+  return raw / 'TrainingData' / 'Case01_segmentation.zraw'
+
+
+def test_times_and_places_do_not_count(raw, tmp_path):
+  before = digest(raw)
+  for path in raw.rglob('*'):
+    os.utime(path, (0, 0))
+  assert digest(raw) == before
+  shutil.move(raw, tmp_path / 'elsewhere')
+  assert digest(tmp_path / 'elsewhere') == before
+
+
+def test_a_byte_a_name_and_a_patient_count(raw):
+  cases = phantom.find_cases(raw)
+  before = digest(raw)
+  content = mask(raw).read_bytes()
+  mask(raw).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+  changed = digest(raw)
+  mask(raw).write_bytes(content)
+  scans = Contents(Path('none.json'))
+  renamed = [scans.digest([case.__class__('x', case.patient, case.image)]) for case in cases[:1]]
+  other = [scans.digest([case.__class__('x', 'y', case.image)]) for case in cases[:1]]
+  alone = [scans.digest(cases[:1]), scans.digest(cases[:2])]
+  assert len({before, changed, *renamed, *other, *alone}) == 6 and digest(raw) == before
+
+
+def test_files_that_did_not_change_are_not_read_again(raw, tmp_path, hashed):
+  before = digest(raw, tmp_path / 'kept.json', keep=True)
+  assert len(hashed) == 12 and 'Case01.zraw' in hashed  # a header and its voxels, twice
+  hashed.clear()
+  assert digest(raw, tmp_path / 'kept.json', keep=True) == before and hashed == []
+  os.utime(mask(raw))  # touched
+  assert digest(raw, tmp_path / 'kept.json') == before
+  assert {name[:6] for name in hashed} == {'Case01'}
+
+
+def test_a_corrected_mask_of_the_same_size_and_date_is_noticed(raw, tmp_path):
+  before = digest(raw, tmp_path / 'kept.json', keep=True)
+  status = mask(raw).stat()
+  mask(raw).write_bytes(mask(raw).read_bytes()[::-1])
+  os.utime(mask(raw), ns=(status.st_atime_ns, status.st_mtime_ns))
+  assert digest(raw, tmp_path / 'kept.json') != before
+
+
+def test_a_file_that_cannot_be_read_is_left_to_the_check(raw):
+  before = digest(raw)
+  mask(raw).unlink()
+  mask(raw).mkdir()
+  assert digest(raw) != before
+
+
+def test_hashes_that_cannot_be_kept_are_no_error(raw, tmp_path):
+  (tmp_path / 'file').write_text('')
+  assert digest(raw, tmp_path / 'file' / 'kept.json', keep=True) == digest(raw)
