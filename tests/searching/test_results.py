@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from thrifty_jax import config as configs
@@ -35,7 +35,7 @@ def test_what_is_left_behind_has_the_chosen_operations_alone(chosen, limit, tmp_
     assert list(map(len, lists[f'{kind}_alphas'])) == counts
   with contextlib.closing(logbook.Logbook(tmp_path)) as log:
     log.append({'epoch': 1, 'architecture_dsc': 0.5})
-  state = SearchState(np.int32(3), {}, architecture, (), ())
+  state = SearchState(jnp.asarray(3), {}, architecture, (), ())
   progress = Progress(state, architecture, epoch=1, planned=(1,))
   saved = results.save(tmp_path, progress, config, seed=0, seconds=2.0)
   assert saved.genotype == results.derive(architecture, config)
