@@ -41,6 +41,7 @@ RECIPE = {
   'search.sample': 4,  # code, as in PC-DARTS
   'search.sampling': 'shuffle',  # code, as in PC-DARTS' own
   'search.order': 'first',  # code
+  'search.operations': (),  # code: all
   'search.weight_learning_rate': 0.025,  # code; SGD, a cosine to the next
   'search.weight_learning_rate_end': 1e-3,  # code
   'search.weight_momentum': 0.9,  # code

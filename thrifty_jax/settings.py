@@ -246,7 +246,10 @@ _SEARCH = {
   'architecture_betas': Setting((0.5, 0.999), TWO_BELOW_1, 'Decays of the moments in Adam.'),
   'architecture_decay': Setting(1e-3, FROM_0, 'Weight decay of the architecture.'),
   'operations': Setting(
-    (), names('different operations'), 'Candidates, by their names; () takes all.'
+    (),
+    # Which there are, and that they are enough, is for networks/space.require_choice to say.
+    Allowed("names, as in ('conv_3x3', 'identity')", lambda value: isinstance(value, tuple)),
+    'Candidates, by their names; () takes all.',
   ),
   'cell_path': Setting(False, SWITCH, 'Lets the search leave out up cells inside the grid.'),
   'max_parameters': Setting(0, FROM_0, 'Most parameters of the derived network; 0 is no limit.'),

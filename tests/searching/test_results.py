@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from thrifty_jax import config as configs
@@ -34,8 +34,8 @@ def test_what_is_left_behind_has_the_chosen_operations_alone(chosen, limit, tmp_
     counts = [len(space.candidates(kind, source)) for _, source in edges_of(2)]
     assert list(map(len, lists[f'{kind}_alphas'])) == counts
   with contextlib.closing(logbook.Logbook(tmp_path)) as log:
-    log.append({'epoch': 1, 'architecture_dsc': 0.5})
-  state = SearchState(np.int32(3), {}, architecture, (), ())
+    log.append({'epoch': 1, 'step': 3, 'architecture_dsc': 0.5})
+  state = SearchState(jnp.asarray(3), {}, architecture, (), ())
   progress = Progress(state, architecture, epoch=1, planned=(1,))
   saved = results.save(tmp_path, progress, config, seed=0, seconds=2.0)
   assert saved.genotype == results.derive(architecture, config)

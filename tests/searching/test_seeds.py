@@ -188,7 +188,7 @@ def test_a_search_stopped_in_the_second_seed_goes_on_there_with_the_same_bits(
 @pytest.mark.parametrize('value', [0, -1])
 def test_less_than_one_search_is_refused(value, config):
   with pytest.raises(InputError, match=f'search.seeds is {value}; expected a whole number from 1'):
-    configs.validate(changed(config, search__seeds=value))
+    configs.validate(changed(config, search__seeds=value, model__depth=3))
 
 
 def test_a_workdir_that_was_begun_with_another_number_of_searches_is_refused(config, tmp_path):
