@@ -17,11 +17,7 @@ from thrifty_jax.scans.volumes import Case
 
 PAGE = 'check.html'
 _COLUMNS = 100  # of the console
-_LEFT_OUT = (
-  'axes',
-  'intensity',
-  'patient',
-)  # columns that go, in this order, where that is too few
+_LEFT_OUT = ('axes', 'intensity', 'patient')  # columns that go, in order, where that is too few
 _LONGEST = 24  # letters of a name in the console's table
 
 
@@ -30,10 +26,10 @@ class Checked:
   """Everything that the check has to show.
 
   Attributes:
-    config: Of the run.
+    config: Settings of the run.
     cases: All scans that have a mask.
     split: Names of the patients under train, validation and test; none where they cannot be split.
-    scans: Those that are fit to be trained on.
+    scans: Figures of the scans that are fit to be trained on.
     findings: What is wrong or odd.
   """
 
@@ -43,15 +39,9 @@ class Checked:
   scans: Sequence[Scan]
   findings: Sequence[Finding]
 
-  @property
-  def errors(self) -> list[Finding]:
-    """Those that stop a run."""
-    return [finding for finding in self.findings if finding.is_error]
-
-  @property
-  def warnings(self) -> list[Finding]:
-    """Those that do not."""
-    return [finding for finding in self.findings if not finding.is_error]
+  def select(self, *, errors: bool) -> list[Finding]:
+    """The findings that stop a run, or those that do not."""
+    return [finding for finding in self.findings if finding.is_error == errors]
 
 
 def text(checked: Checked) -> str:
@@ -59,10 +49,12 @@ def text(checked: Checked) -> str:
   lines = _listed(checked) if checked.cases else []
   if any(finding.case for finding in checked.findings):
     lines.append('E has an error, w a warning:')
-  for title, found in (('error', checked.errors), ('warning', checked.warnings)):
+  counts = []
+  for title, errors in (('error', True), ('warning', False)):
+    found = checked.select(errors=errors)
     lines += [_paragraph(f'{title:<8} {finding.text}') for finding in found]
-  lines.append(f'{_counted(checked.errors, "error")}, {_counted(checked.warnings, "warning")}.')
-  return '\n'.join(lines)
+    counts.append(f'{len(found)} {title}{"s" * (len(found) != 1)}')
+  return '\n'.join([*lines, f'{", ".join(counts)}.'])
 
 
 def write(checked: Checked, workdir: Path) -> Path:
@@ -90,8 +82,8 @@ def _content(checked: Checked) -> dict[str, Any]:
     'percentiles': _percentiles(checked),
     'several': several,
     'split': checked.split,
-    'errors': [finding.text for finding in checked.errors],
-    'warnings': [finding.text for finding in checked.warnings],
+    'errors': [finding.text for finding in checked.select(errors=True)],
+    'warnings': [finding.text for finding in checked.select(errors=False)],
     'patients': len({case.patient for case in checked.cases}),
     'class_colours': overlays.CLASS_COLOURS,
     'colours': {},
@@ -116,7 +108,7 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
   """A row for each case: its cells, its mark, its figures (None where there are none)."""
   scans = {scan.case: scan for scan in checked.scans}
   part_of = {name: part for part, names in checked.split.items() for name in names}
-  wrong, odd = ({f.case for f in found} for found in (checked.errors, checked.warnings))
+  wrong, odd = ({f.case for f in checked.select(errors=errors)} for errors in (True, False))
   return [
     {
       'mark': 'E' if case.case in wrong else 'w' if case.case in odd else '',
@@ -186,7 +178,3 @@ def _percentiles(checked: Checked) -> str:
   """What the column of intensities shows."""
   channels = checked.config.data.modalities
   return '0.5 to 99.5 percentile' + (f' of {channels} channels' if channels > 1 else '')
-
-
-def _counted(found: Sequence[Finding], name: str) -> str:
-  return f'{len(found)} {name}{"s" * (len(found) != 1)}'

@@ -127,7 +127,7 @@ def check(
   checked = Checked(config, cases, split, measured, found)
   print(check_page.text(checked))
   print(f'pictures: {check_page.write(checked, workdir)}')
-  if errors := checked.errors:
+  if errors := checked.select(errors=True):
     raise InputError(_refusal(errors, len(cases) + len(scans.unpaired)))
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')

@@ -7,17 +7,14 @@ learned from the training patients of the fold alone.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import nibabel
 import numpy as np
 
 from data_prep import workers
-from thrifty_jax import files, logbook
+from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
@@ -26,6 +23,8 @@ from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
 # mm in slices of 1.0 mm is as good as isotropic, MR of 1 mm in slices of 2 mm is not.
 _ANISOTROPIC = 1.5
 _MULTIPLE = 32  # pixels: halved five times, as many as the default network halves, it stays whole
+# How a window is learned: a new number when that changes.
+RULE = 1
 _PERCENTILES = (0.5, 99.5)  # of the foreground, as nnU-Net clips CT (Isensee et al., 2021)
 # Window limits are rounded outward, so that folds, whose percentiles differ by a few Hounsfield
 # units, mostly get the same limits and share their slices.
@@ -123,35 +122,6 @@ def foreground_window(
     )
   low, high = np.percentile(np.concatenate(found), _PERCENTILES)
   return _STEP * float(math.floor(low / _STEP)), _STEP * float(math.floor(high / _STEP) + 1)
-
-
-def remembered_window(
-  folder: Path,
-  files_digest: str,
-  cases: Sequence[Case],
-  read_case: Callable[[Case], Volume],
-  *,
-  processes: int = 1,
-) -> tuple[float, float]:
-  """`foreground_window`, kept in a file: the scans are read once for each choice of patients.
-
-  Args:
-    folder: Where the file is kept, window_<digest>.json.
-    files_digest: Changes with the files of the cases.
-    cases: As in foreground_window.
-    read_case: Likewise.
-    processes: Likewise.
-  """
-  how = [files_digest, _PERCENTILES, _STEP, _QUANTILES]
-  digest = hashlib.sha256(json.dumps(how).encode()).hexdigest()[:10]
-  path = folder / f'window_{digest}.json'
-  if not path.exists():
-    window = foreground_window(cases, read_case, processes=processes)
-    patients = sorted({case.patient for case in cases})
-    with files.writing_to(folder, '--config.data.data_dir'):
-      files.write_json(path, {'window': window, 'training_patients': patients})
-  low, high = files.read_json(path)['window']
-  return low, high
 
 
 def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np.ndarray:

@@ -29,6 +29,7 @@ from data_prep import data_sets, fingerprint
 from data_prep.data_sets import About, Scans
 from data_prep.fingerprint import Grids
 from thrifty_jax import config as configs
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, volumes
 from thrifty_jax.scans.dataset_json import Description
@@ -205,15 +206,16 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _learned(config: ConfigDict, scans: Scans, training: Sequence[str]) -> tuple[float, float]:
-  """The window of the training patients' foreground."""
+  """The window of the training patients' foreground, kept in a file: their scans are read once."""
   cases = [case for case in scans.cases if case.patient in training]
-  return fingerprint.remembered_window(
-    data_sets.data_dir(config) / config.data.name,
-    scans.contents.digest(cases),
-    cases,
-    read_case,
-    processes=config.data.workers,
-  )
+  name = f'window_{fingerprint.RULE}_{scans.contents.digest(cases)}.json'
+  path = data_sets.data_dir(config) / config.data.name / name
+  if not path.exists():
+    window = fingerprint.foreground_window(cases, read_case, processes=config.data.workers)
+    with files.writing_to(path.parent, '--config.data.data_dir'):
+      files.write_json(path, {'window': window, 'training_patients': sorted(training)})
+  low, high = files.read_json(path)['window']
+  return low, high
 
 
 def _found(

@@ -33,26 +33,26 @@ def config(settings, tmp_path, monkeypatch):
 
 
 def find(workdir, config):
-  return data_file.find(workdir, data_file.require(workdir), config)
+  folder, patients = data_file.find(workdir, data_file.require(workdir), config)
+  assert patients == ['Case00', 'Case01', 'Case02']
+  return folder
 
 
 def test_the_slices_are_found_with_their_patients(config, tmp_path):
-  found = find(tmp_path / 'run', config)
-  assert found.folder.is_relative_to(tmp_path / 'tfds')
-  assert found.patients == ['Case00', 'Case01', 'Case02']
+  assert find(tmp_path / 'run', config).is_relative_to(tmp_path / 'tfds')
 
 
 def test_a_run_that_is_moved_with_its_slices_finds_them(config, tmp_path):
   (tmp_path / 'new').mkdir()
   for name in ('run', 'tfds'):
     shutil.move(tmp_path / name, tmp_path / 'new' / name)
-  assert find(tmp_path / 'new' / 'run', config).folder.is_relative_to(tmp_path / 'new' / 'tfds')
+  assert find(tmp_path / 'new' / 'run', config).is_relative_to(tmp_path / 'new' / 'tfds')
 
 
 def test_a_run_that_is_moved_alone_finds_its_slices_where_they_were(config, tmp_path):
   shutil.copytree(tmp_path / 'run', tmp_path / 'far' / 'away' / 'run')
   found = find(tmp_path / 'far' / 'away' / 'run', config)
-  assert found.folder.is_relative_to(tmp_path / 'tfds')
+  assert found.is_relative_to(tmp_path / 'tfds')
 
 
 @pytest.mark.parametrize('how', ['config', 'environment'])
@@ -64,11 +64,11 @@ def test_slices_in_another_folder_of_tfds_are_found_by_their_name(
     config.data.data_dir = str(tmp_path / 'other')
   else:
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'other'))
-  assert find(tmp_path / 'run', config).folder.is_relative_to(tmp_path / 'other')
+  assert find(tmp_path / 'run', config).is_relative_to(tmp_path / 'other')
 
 
 def test_slices_of_other_scans_in_their_place_are_not_taken(config, tmp_path):
-  path = find(tmp_path / 'run', config).folder / 'metadata.json'
+  path = find(tmp_path / 'run', config) / 'metadata.json'
   metadata = json.loads(path.read_text())
   metadata['settings']['raw_files'] = 'others'
   path.write_text(json.dumps(metadata))
@@ -92,7 +92,7 @@ def test_a_training_in_a_folder_of_its_own_has_the_slices_of_its_run(config, tmp
   for name in ('run', 'tfds'):
     shutil.move(tmp_path / name, tmp_path / 'new' / name)
   moved = tmp_path / 'new' / place.relative_to(tmp_path)
-  assert find(moved, config).folder.is_relative_to(tmp_path / 'new' / 'tfds')
+  assert find(moved, config).is_relative_to(tmp_path / 'new' / 'tfds')
 
 
 @pytest.mark.parametrize(

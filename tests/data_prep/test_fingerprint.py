@@ -123,16 +123,3 @@ def test_masks_without_foreground_have_no_window(tmp_path):
   cases = [Case('a', 'a', (), (tmp_path / 'labelsTr' / 'a.nii',))]
   with pytest.raises(InputError, match=r'no mask of a training patient.*--config\.data\.window'):
     fingerprint.foreground_window(cases, lambda case: scan_of([1.0, 2.0], 0))
-
-
-def test_a_window_is_learned_once_for_each_choice_of_files(tmp_path):
-  read = []
-
-  def read_case(case):
-    read.append(case.case)
-    return scan_of([120.0] * 9, 9)
-
-  for digest in ('one', 'one', 'two', 'one'):
-    window = fingerprint.remembered_window(tmp_path, digest, CASES, read_case)
-    assert window == (100, 150)
-  assert read == [*'abc', *'abc']

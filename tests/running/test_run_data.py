@@ -213,7 +213,7 @@ def test_what_was_left_to_the_data_stays_what_it_was_without_the_scans(open_comm
   assert after.config.data.intensity == 'window' and len(after.config.data.classes) == 3
 
 
-def test_a_fold_with_other_training_patients_learns_its_own_window(open_command):
+def test_a_fold_with_other_training_patients_learns_its_own_window_once(open_command, looks):
   raw, first = Path(open_command.config.data.raw_dir), prepare(open_command)
   cases = folder.find_cases(raw)
   train = [
@@ -225,6 +225,9 @@ def test_a_fold_with_other_training_patients_learns_its_own_window(open_command)
     fill_in(open_command, 'retrain', **{'data.fold': 1})
   second = fill_in(open_command, **{'data.fold': 1})
   assert second.scans and second.config.data.intensity == 'window'
+  looks.clear()
+  fill_in(open_command, 'prepare', **{'data.fold': 1})
+  assert looks == [raw]  # no scan is read to learn it again
   learned = sorted((raw.parent / 'tfds' / 'folder').glob('window_*.json'))
   patients = [set(json.loads(path.read_text())['training_patients']) for path in learned]
   assert sorted(patients, key=sorted) == sorted(train, key=sorted)

@@ -9,7 +9,7 @@ only a folder whose slices were made of the same scans by the same settings is t
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -45,18 +45,6 @@ class Record:
   choices: dict[str, Any]
 
 
-class Slices(NamedTuple):
-  """Prepared slices that were found.
-
-  Attributes:
-    folder: The folder that they lie in.
-    patients: Names of the patients, one for each scan.
-  """
-
-  folder: Path
-  patients: list[str]
-
-
 def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
   """Writes the data.json of a run.
 
@@ -65,15 +53,22 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
     folder: Folder of its prepared slices.
     data: Section `data` of the config that they were prepared by.
   """
-  settings = _metadata(folder)['settings']
-  _write(workdir, folder, raw_dir=data.raw_dir, settings=settings, choices=_choices(data))
+  folder = folder.resolve()
+  record = Record(
+    folder=str(folder),
+    from_run=os.path.relpath(folder, workdir.resolve()),
+    name='/'.join(folder.parts[-3:]),  # data set, settings, version
+    raw_dir=data.raw_dir,
+    settings=_metadata(folder)['settings'],
+    choices=_choices(data),
+  )
+  files.write_json(workdir / FILE, dataclasses.asdict(record))
 
 
 def hand_on(workdir: Path, place: Path, config: ConfigDict) -> None:
   """Gives a training that has a folder of its own, `place`, the slices of its run."""
-  record = require(workdir)
-  folder = find(workdir, record, config).folder
-  _write(place, folder, raw_dir=record.raw_dir, settings=record.settings, choices=record.choices)
+  folder, _ = find(workdir, require(workdir), config)
+  write(place, folder, config.data)
 
 
 def read(workdir: Path) -> Record | None:
@@ -111,8 +106,11 @@ def require(workdir: Path) -> Record:
   return record
 
 
-def find(workdir: Path, record: Record, config: ConfigDict) -> Slices:
-  """The slices of a run, wherever they lie now.
+def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[str]]:
+  """Finds the slices of a run, wherever they lie now.
+
+  Returns:
+    Their folder, and the name of the patient of each scan.
 
   Raises:
     InputError: If they are in none of the places.
@@ -124,7 +122,7 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> Slices:
     if (place / _METADATA).is_file():
       metadata = _metadata(place)
       if metadata['settings'] == record.settings:
-        return Slices(place.resolve(), [case['patient'] for case in metadata['cases']])
+        return place.resolve(), [case['patient'] for case in metadata['cases']]
   raise InputError(
     f"{workdir / FILE}: its slices are not in {record.folder} any more, nor in TFDS's folder; put "
     f'the folder {record.name} where --config.data.data_dir or $TFDS_DATA_DIR says, or prepare the '
@@ -169,17 +167,6 @@ def differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
   if data.raw_dir:
     pairs['raw_dir'] = record.raw_dir, data.raw_dir
   return [f'{name} {old!r:.80} -> {new!r:.80}' for name, (old, new) in pairs.items() if old != new]
-
-
-def _write(workdir: Path, folder: Path, **more: Any) -> None:
-  folder = folder.resolve()
-  record = Record(
-    folder=str(folder),
-    from_run=os.path.relpath(folder, workdir.resolve()),
-    name='/'.join(folder.parts[-3:]),  # data set, settings, version
-    **more,
-  )
-  files.write_json(workdir / FILE, dataclasses.asdict(record))
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def open_slices(workdir: Path, config: ConfigDict) -> Prepared:
   Raises:
     InputError: If nothing was prepared for the run, or the slices cannot be found.
   """
-  return open_folder(data_file.find(workdir, data_file.require(workdir), config).folder)
+  folder, _ = data_file.find(workdir, data_file.require(workdir), config)
+  return open_folder(folder)
 
 
 def open_folder(folder: Path) -> Prepared:
@@ -40,18 +41,7 @@ def open_folder(folder: Path) -> Prepared:
     raise InputError(
       f'{folder}: no prepared data set ({type(error).__name__}); run --stage=prepare first'
     ) from error
-  cases = tuple(
-    PreparedCase(
-      case=case['case'],
-      patient=case['patient'],
-      first_slice=case['first_slice'],
-      slices=case['slices'],
-      native_shape=tuple(case['native_shape']),
-      spacing_mm=tuple(case['spacing_mm']),
-      affine=tuple(tuple(row) for row in case['affine']),
-    )
-    for case in metadata['cases']
-  )
+  cases = tuple(PreparedCase(**_with_tuples(case)) for case in metadata['cases'])
   counted = sum(case.slices for case in cases)
   if missing or split.num_examples != counted:
     what = f'{missing[0].name} is missing' if missing else f'{split.num_examples} slices'
@@ -69,3 +59,10 @@ def open_folder(folder: Path) -> Prepared:
     padding=tuple(metadata['padding']) if metadata['padding'] else None,
     citation=builder.info.citation or '',
   )
+
+
+def _with_tuples(value: Any) -> Any:
+  """The same with tuples instead of lists, at every depth."""
+  if isinstance(value, dict):
+    return {name: _with_tuples(inner) for name, inner in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

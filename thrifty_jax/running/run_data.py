@@ -37,7 +37,13 @@ def fill_in(commands: Sequence[Command]) -> list[Command]:
     InputError: If a setting cannot be or is not that of the run so far, there are neither recorded
       slices nor scans, they do not say enough, or they are not those of the run so far.
   """
-  look = functools.cache(lambda: _look(commands[0].config))
+
+  @functools.cache
+  def look() -> 'Scans':
+    from data_prep import data_sets  # its readers take a second to import
+
+    return data_sets.find(commands[0].config)
+
   return [_fill_in(command, look) for command in commands]
 
 
@@ -118,7 +124,8 @@ def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
       f'{workdir / data_file.FILE}: the slices were prepared by other settings: '
       f'{", ".join(changed)}; go back to them, or run --stage=prepare first'
     )
-  return data_file.find(workdir, record, config).patients
+  _, patients = data_file.find(workdir, record, config)
+  return patients
 
 
 def _look_at(
@@ -132,7 +139,7 @@ def _look_at(
     look: Looks into the raw folder.
     why: Why what was prepared before does not serve.
   """
-  from data_prep import data_sets  # its readers take a second to import
+  from data_prep import data_sets
 
   config, workdir = command.config, command.workdir
   try:
@@ -166,9 +173,3 @@ def _split(config: ConfigDict, patients: Sequence[str]) -> dict[str, tuple[str, 
   if configs.searches(config):
     splits.search_halves(split['train'])  # refuses too few
   return split
-
-
-def _look(config: ConfigDict) -> 'Scans':
-  from data_prep import data_sets
-
-  return data_sets.find(config)

@@ -19,66 +19,41 @@ def run(stage: Stage, command: Command) -> None:
   from thrifty_jax.training import memory
 
   with memory.exhaustion_explained(command.config, stage.name):
-    _RUN[stage.name](command)
+    _run(stage.name, command)
 
 
-def _check(command: Command) -> None:
-  from data_prep import checks
+def _run(name: str, command: Command) -> None:
+  config, workdir = command.config, command.workdir
+  match name:
+    case 'check':
+      from data_prep import checks
 
-  split = run_data.split_of(command.config, command.scans)
-  checks.check(command.config, command.scans, split, command.workdir)
+      checks.check(config, command.scans, run_data.split_of(config, command.scans), workdir)
+    case 'prepare':
+      from data_prep import prepare
 
+      data_file.write(workdir, prepare.prepare(config, command.scans), config.data)
+    case 'search':
+      from thrifty_jax.searching import search
 
-def _prepare(command: Command) -> None:
-  from data_prep import prepare
+      search.search(config, workdir)
+    case 'retrain':
+      from thrifty_jax.training import retrain
 
-  folder = prepare.prepare(command.config, command.scans)
-  data_file.write(command.workdir, folder, command.config.data)
+      retrain.retrain(config, workdir)
+    case 'evaluate':
+      from thrifty_jax.scores import evaluate
 
+      evaluate.evaluate(config, workdir)
+    case 'report':
+      from thrifty_jax.reporting import report
 
-def _search(command: Command) -> None:
-  from thrifty_jax.searching import search
+      report.report(workdir)
+    case 'describe':
+      from thrifty_jax.reporting import describe
 
-  search.search(command.config, command.workdir)
+      describe.describe(config, workdir)
+    case 'compare':
+      from thrifty_jax.training import compare
 
-
-def _retrain(command: Command) -> None:
-  from thrifty_jax.training import retrain
-
-  retrain.retrain(command.config, command.workdir)
-
-
-def _evaluate(command: Command) -> None:
-  from thrifty_jax.scores import evaluate
-
-  evaluate.evaluate(command.config, command.workdir)
-
-
-def _report(command: Command) -> None:
-  from thrifty_jax.reporting import report
-
-  report.report(command.workdir)
-
-
-def _describe(command: Command) -> None:
-  from thrifty_jax.reporting import describe
-
-  describe.describe(command.config, command.workdir)
-
-
-def _compare(command: Command) -> None:
-  from thrifty_jax.training import compare
-
-  compare.compare(command.config, command.workdir)
-
-
-_RUN = {
-  'check': _check,
-  'prepare': _prepare,
-  'search': _search,
-  'retrain': _retrain,
-  'evaluate': _evaluate,
-  'report': _report,
-  'describe': _describe,
-  'compare': _compare,
-}
+      compare.compare(config, workdir)

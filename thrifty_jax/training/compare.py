@@ -218,10 +218,10 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
   has_diverged = (place / DIVERGED).exists() and not stages.find_changes(
     stages.RETRAIN, settings, place
   )
+  data_file.hand_on(workdir, place, settings)
   if not stages.RETRAIN.is_done(place) and not has_diverged:
     logbook.say('training', str(place))
     files.write_json(place / 'config.json', stages.as_json(settings))
-    data_file.hand_on(workdir, place, settings)
     try:
       retrain.retrain(settings, place)
     except NotFinite as error:
