@@ -9,6 +9,7 @@ import sys
 
 import devices
 import pytest
+from recorded import prepare_for
 
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
@@ -175,6 +176,7 @@ def test_two_processes_search_one_seed_after_the_other_and_go_on_in_the_second(
   place, found, tmp_path
 ):
   del found
+  prepare_for(devices.config_of(place), tmp_path / 'run')
   seeds = '--stage=search', '--config.search.seeds=2'
   statuses, said = run_two(place, tmp_path / 'run', *seeds, stop='search 1 3')
   assert statuses == [143, 143], said
