@@ -25,7 +25,7 @@ import pytest
 import test_report  # pyrefly: ignore [missing-import]
 
 from thrifty_jax import files, logbook, model, predict, stages
-from thrifty_jax.data import likeness, split_file
+from thrifty_jax.data import data_file, likeness, split_file
 from thrifty_jax.drawings import drawing
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, space
@@ -492,6 +492,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(folder, tmp_path):
     tmp_path / 'splits.json',
     lambda: split_file.read(tmp_path / 'splits.json'),
   )
+  readers['data.json'] = (tmp_path / 'data.json', lambda: data_file.require(tmp_path))
   readers['a genotype'] = (tmp_path / 'g.json', lambda: genotype.load(tmp_path / 'g.json'))
   readers['a logbook'] = (tmp_path / 'metrics.jsonl', logbook.Logbook(tmp_path).entries)
   for path, read in readers.values():
