@@ -1,5 +1,6 @@
 """What the variables of a search stand for, and what a finished one leaves behind."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook
+from thrifty_jax import files, logbook, records
 from thrifty_jax.networks import genotype, parameters
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.grid import Architecture, architecture_weights
+from thrifty_jax.run_files import OfSeed, Seeds
 from thrifty_jax.searching import budget
 
 TABLE = 'seeds.json'  # in the folder of the stage, where there were several searches
@@ -115,17 +117,12 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
   if len(searches) > 1:
     scores = [_last_dsc(one) for one in searches]
     best = searches[int(np.argmax(scores))]
-    table = [
-      {
-        'seed': one.seed,
-        'architecture_dsc': dsc,
-        'parameters': one.parameters,
-        'epochs': one.epochs,
-      }
+    table = tuple(
+      OfSeed(one.seed, dsc, one.parameters, one.epochs)
       for one, dsc in zip(searches, scores, strict=True)
-    ]
+    )
     _say(table, best)
-    files.write_json(folder / TABLE, {'picked': best.seed, 'searches': table})
+    records.write(folder / TABLE, Seeds(best.seed, table))
     for name in ('metrics.jsonl', 'genotype.json'):  # the latter says that the stage is done
       files.write_bytes(folder / name, (best.folder / name).read_bytes())
   logbook.say('genotype', f'{folder / "genotype.json"}, {best.parameters:,} parameters')
@@ -137,12 +134,11 @@ def _last_dsc(one: Searched) -> float:
   return logbook.Logbook(one.folder).entries()[-1]['architecture_dsc']
 
 
-def _say(table: Sequence[dict[str, Any]], best: Searched) -> None:
+def _say(table: Sequence[OfSeed], best: Searched) -> None:
   logbook.say('seed', 'DSC on the architecture half   parameters   epochs')
-  for row in table:
-    dsc, count, epochs = (row[name] for name in ('architecture_dsc', 'parameters', 'epochs'))
-    picked = '   picked' if row['seed'] == best.seed else ''
-    logbook.say(str(row['seed']), f'{dsc:>28.4f}   {count:>10,}   {epochs:>6}{picked}')
+  for seed, dsc, count, epochs in map(dataclasses.astuple, table):
+    picked = '   picked' if seed == best.seed else ''
+    logbook.say(str(seed), f'{dsc:>28.4f}   {count:>10,}   {epochs:>6}{picked}')
 
 
 def _weights(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from thrifty_jax import device, files
+from thrifty_jax import device, records
+from thrifty_jax.run_files import Resources
 
 _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
@@ -40,21 +41,12 @@ def peak_device_bytes(devices: Sequence[Any] | None = None) -> int | None:
   return max((peak for peak in peaks if peak is not None), default=None)
 
 
-def write(folder: Path, *, seconds: float) -> dict[str, Any]:
+def write(folder: Path, *, seconds: float) -> None:
   """Writes <folder>/resources.json.
 
   Args:
-    folder: Of the stage.
-    seconds: That its epochs took, over all calls where it was stopped and went on.
-
-  Returns:
-    'seconds', 'peak_process_bytes' (of the last call), 'peak_device_bytes' and 'device'.
+    folder: Folder of the stage.
+    seconds: Time that its epochs took, over all calls where it was stopped and went on.
   """
-  found = {
-    'seconds': seconds,
-    'peak_process_bytes': peak_process_bytes(),
-    'peak_device_bytes': peak_device_bytes(),
-    'device': device.describe(),
-  }
-  files.write_json(folder / 'resources.json', found)
-  return found
+  used = Resources(seconds, peak_process_bytes(), peak_device_bytes(), device.describe())
+  records.write(folder / 'resources.json', used)

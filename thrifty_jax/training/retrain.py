@@ -16,12 +16,13 @@ import optax
 from ml_collections import ConfigDict
 
 from data_prep import data_sets
-from thrifty_jax import RESEARCH_USE, device, files, logbook, model, stages
+from thrifty_jax import RESEARCH_USE, device, files, logbook, model, records, stages
 from thrifty_jax.data import likeness, mesh, split_file
 from thrifty_jax.data.batching import Batch, Examples, steps_per_epoch
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.reporting import describe
+from thrifty_jax.run_files import Retrained
 from thrifty_jax.running import hosts
 from thrifty_jax.scores import evaluate
 from thrifty_jax.training import (
@@ -157,7 +158,7 @@ def make_train_step(
   return train_step
 
 
-def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
+def retrain(config: ConfigDict, workdir: Path | str) -> Retrained:
   """Trains the network and writes <workdir>/model and <workdir>/retrain/summary.json.
 
   Goes on from the last checkpoint if there is one.
@@ -201,22 +202,22 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   spec['largest_component'] = evaluate.classes_of_one_piece(
     train_data.validation, judges, trained, classes=config.data.classes
   )
-  summary = {
-    'model': config.model.name,
-    'parameters': model.count(best.params),
-    'macs': describe.macs(net, slice_shape),
-    'image': list(slice_shape),
-    'genotype': config.genotype or 'search/genotype.json' if found else None,
-    'epochs': progress.epoch,
-    'planned_epochs': list(progress.planned),
-    'precision': device.precision(config.precision),
-    'steps': int(progress.state.step),
-    'best_epoch': int(best.epoch),
-    'validation_dsc': float(best.dsc),
-    'largest_component': spec['largest_component'],
-    'selection': SELECTION[config.evaluate.protocol],
-    'seconds': seconds,
-  }
+  summary = Retrained(
+    model=config.model.name,
+    parameters=model.count(best.params),
+    macs=describe.macs(net, slice_shape),
+    image=slice_shape,
+    genotype=config.genotype or 'search/genotype.json' if found else None,
+    epochs=progress.epoch,
+    planned_epochs=progress.planned,
+    precision=device.precision(config.precision),
+    steps=int(progress.state.step),
+    best_epoch=int(best.epoch),
+    validation_dsc=float(best.dsc),
+    largest_component=tuple(spec['largest_component']),
+    selection=SELECTION[config.evaluate.protocol],
+    seconds=seconds,
+  )
   model.save(
     workdir / 'model',
     best.params,
@@ -225,7 +226,7 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     card=_card(config, spec, summary, citation=train_data.prepared.citation),
   )
   resources.write(workdir / 'retrain', seconds=seconds)
-  files.write_json(workdir / 'retrain' / 'summary.json', summary)
+  records.write(workdir / 'retrain' / 'summary.json', summary)
   logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
   logbook.say('model', str(workdir / 'model'))
   return summary
@@ -489,22 +490,20 @@ def _genotype_file(config: ConfigDict, workdir: Path) -> Path | None:
   return stages.genotype_file(config, workdir)
 
 
-def _card(
-  config: ConfigDict, spec: dict[str, Any], summary: dict[str, Any], *, citation: str
-) -> str:
+def _card(config: ConfigDict, spec: dict[str, Any], summary: Retrained, *, citation: str) -> str:
   """The model card."""
   data = config.data
   source = citation or 'as its owner asks'
   return f"""\
-# {summary['model']} for {', '.join(data.classes[1:])}
+# {summary.model} for {', '.join(data.classes[1:])}
 
 {RESEARCH_USE}
 
 - Data: {data.name}, fold {data.fold} of {data.folds}, {data.slice_axis} slices of \
 {data.image_size} x {data.image_size} pixels
-- Parameters: {summary['parameters']:,}
-- Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
-{100 * summary['validation_dsc']:.2f} %
+- Parameters: {summary.parameters:,}
+- Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
+{100 * summary.validation_dsc:.2f} %
 - Patients: SHA-256 {spec['splits_sha256']} of who trained, validated and tests
 - Scores of patients that it never saw: `scores.json`, once they were scored
 
