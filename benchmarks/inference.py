@@ -28,8 +28,7 @@ from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
 from thrifty_jax import device, model
 from thrifty_jax.exporting import export_check, onnx_network, quantise
-from thrifty_jax.networks import slicewise
-from thrifty_jax.reporting import describe
+from thrifty_jax.networks import layers, slicewise
 from thrifty_jax.running import command_line
 
 PEAK_SIDE = 2048  # of the matrices whose product tells how fast the cores can be
@@ -140,7 +139,7 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
   content, run = slices(batch, size), slicewise.network(functools.partial(compiled, member.params))
   figures |= {
     'parameters': model.count(member.params),
-    'macs': describe.macs(member.module, (size, size, 1)),
+    'macs': layers.macs(member.module, (size, size, 1)),
     'start_s': started,
   }
 

@@ -25,9 +25,9 @@ from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, genotype, grid
 from thrifty_jax.scans.preprocessing import FLIPS, check_image_settings, image_settings
-from thrifty_jax.training import cache, packing
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}, or those packed
+Keep = Callable[[Callable[[], bytes]], bytes]
 FORMAT = 'thrifty_jax.model'
 VERSION = 5  # 4 did not say a baseline's width, which was 32; 3 lacked scores.json and the splits
 OLDEST = 3  # 2 had no checksums and did not say what the training scans were like
@@ -115,12 +115,7 @@ def background(statistics: Mapping[str, Any], *, context: int) -> tuple[Any, ...
   return tuple(-statistics['mean'] / statistics['std']) * (2 * context + 1)
 
 
-def kept_shapes(config: ConfigDict, net: nn.Module, image: jax.ShapeDtypeStruct) -> Path | None:
-  """The file in which the shapes of a network's parameters are kept, see `initialise`."""
-  return cache.place(config, weights_of=str(net.copy(background=())), image=image.shape)
-
-
-def initialise(module: nn.Module, *inputs: Any, seed: int, kept: Path | None = None) -> Params:
+def initialise(module: nn.Module, *inputs: Any, seed: int, keep: Keep | None = None) -> Params:
   """Fresh parameters: He-normal kernels (fan in), scales 1, biases 0.
 
   The module is traced for its shapes only. Compiling its own initialiser takes minutes for a
@@ -131,8 +126,8 @@ def initialise(module: nn.Module, *inputs: Any, seed: int, kept: Path | None = N
     module: A network of this project.
     *inputs: What it is applied to; arrays or jax.ShapeDtypeStruct.
     seed: The values depend on it and on each parameter's name, not on the other parameters.
-    kept: The file of the shapes, see cache.place, which is written if it is not there: tracing a
-      supernet takes a second or two. None keeps none.
+    keep: Returns what an earlier run traced, or calls what it is given, see compiling.kept; None
+      traces: for a supernet that takes a second or two.
   """
 
   def draw(name: str, shape: tuple[int, ...], dtype: str) -> jax.Array:
@@ -145,13 +140,11 @@ def initialise(module: nn.Module, *inputs: Any, seed: int, kept: Path | None = N
     fan_in = np.prod(shape[stacked:-1])
     return jax.device_put(generator.normal(0, np.sqrt(2 / fan_in), shape).astype(dtype))
 
-  content = cache.read(kept)
-  if content is None:
+  def trace() -> bytes:
     traced = _trace(module, *inputs)
-    shapes = {name: (leaf.shape, leaf.dtype.name) for name, leaf in traced.items()}
-    cache.write(kept, json.dumps(shapes).encode())
-  else:
-    shapes = json.loads(content)
+    return json.dumps({n: (leaf.shape, leaf.dtype.name) for n, leaf in traced.items()}).encode()
+
+  shapes = json.loads(keep(trace) if keep else trace())
   drawn = {name: draw(name, tuple(shape), dtype) for name, (shape, dtype) in shapes.items()}
   return traverse_util.unflatten_dict(drawn, sep='/')
 
@@ -163,7 +156,7 @@ def count(params: Params) -> int:
 
 def apply(net: nn.Module, params: Params, *inputs: Any) -> jax.Array:
   """Logits of a network: what its `apply` returns, whose type Linen does not know."""
-  logits: Any = net.apply({'params': packing.unpacked(params)}, *inputs)
+  logits: Any = net.apply({'params': params}, *inputs)
   return logits
 
 

@@ -11,10 +11,8 @@ from thrifty_jax import records
 from thrifty_jax.drawings import drawing, grid_drawing
 from thrifty_jax.networks import genotype as genotypes
 
-COLOURS = drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS)
-DARK_COLOURS = drawing.variables(drawing.DARK_COLOURS) | grid_drawing.variables(
-  grid_drawing.DARK_COLOURS
-)
+COLOURS = drawing.variables() | grid_drawing.variables()
+DARK_COLOURS = drawing.variables(dark=True) | grid_drawing.variables(dark=True)
 
 
 @dataclass(frozen=True)

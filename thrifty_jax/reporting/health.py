@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thrifty_jax.networks.cell import sources_of
+from thrifty_jax.networks import space
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.reporting.inputs import SearchLine
 
 # Of the largest entropy: 1 is undecided. A choice between six at 0.99 gives the first some 0.24.
 UNDECIDED = 0.99
-PARAMETERLESS = ('identity', 'down_avg_pool', 'down_max_pool')
 MOSTLY = 0.5  # of the kept edges
 LATE = 0.1  # of the epochs
 
@@ -61,7 +60,7 @@ def judge(lines: Sequence[SearchLine], genotype: Genotype | None) -> Health | No
     return None
   first, last = lines[0], lines[-1]
   operations = [name for cell in (genotype.down, genotype.up) for node in cell for _, name in node]
-  free = sum(name in PARAMETERLESS for name in operations) / len(operations)
+  free = sum(space.operation(name).parameterless for name in operations) / len(operations)
   return Health(
     operations=(_mean_entropy(_operations(first)), _mean_entropy(_operations(last))),
     edges=(_mean_entropy(_edges(first)), _mean_entropy(_edges(last))),
@@ -82,16 +81,17 @@ def _edges(line: SearchLine) -> list[Sequence[float]]:
   for betas in (line.down_betas, line.up_betas):
     node = 0
     while betas:
-      count = len(sources_of(node))
+      count = len(space.sources_of(node))
       groups.append(betas[:count])
       betas, node = betas[count:], node + 1
   return groups
 
 
 def _mean_entropy(choices: Sequence[Sequence[float]]) -> float:
-  """Entropy of each choice over that of an even one, mean over the choices."""
+  """Entropy of each choice over that of an even one, mean over the choices; 0 without any."""
   shares = [
     -sum(weight * math.log(weight) for weight in choice if weight > 0) / math.log(len(choice))
     for choice in choices
+    if len(choice) > 1
   ]
-  return sum(shares) / len(shares)
+  return sum(shares) / len(shares) if shares else 0.0

@@ -5,9 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thrifty_jax.drawings import drawing
-from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.networks.cell import CELL_KINDS, CellKind, sources_of
+from thrifty_jax.networks import space
 from thrifty_jax.reporting import plots
 from thrifty_jax.reporting.inputs import RetrainLine, SearchLine
 
@@ -47,22 +45,30 @@ def plot_search(lines: Sequence[SearchLine]) -> list[Markup]:
   ]
 
 
-def plot_weights(lines: Sequence[SearchLine]) -> dict[str, dict[str, Any]]:
-  """Per kind of cell: a plot of every edge's weights over the epochs, and the operations shown."""
-  return {kind: _plot_cell(kind, lines) for kind in CELL_KINDS if lines}
+def plot_weights(lines: Sequence[SearchLine], chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
+  """Per kind of cell: a plot of every edge's weights over the epochs, and the operations shown.
+
+  Args:
+    lines: Lines of the search.
+    chosen: Names of the candidates that it had; () stands for all.
+  """
+  return {kind: _plot_cell(kind, lines, chosen) for kind in space.CELL_KINDS if lines}
 
 
-def _plot_cell(kind: CellKind, lines: Sequence[SearchLine]) -> dict[str, Any]:
+def _plot_cell(
+  kind: space.CellKind, lines: Sequence[SearchLine], chosen: Sequence[str]
+) -> dict[str, Any]:
   """The plots of a cell's edges, and by kind of operation the names that are shown."""
   epochs = [line.epoch for line in lines]
   alphas = [getattr(line, f'{kind}_alphas') for line in lines]  # [epochs][E][N]
   betas = [getattr(line, f'{kind}_betas') for line in lines]  # [epochs][E]
   highest = max(max(max(map(max, edges)) for edges in alphas), max(map(max, betas)))
   pictures, legend = [], {}
-  for index, (node, source) in enumerate(_edges(len(betas[0]))):
-    names = genotypes.operations_of(kind, source)
+  count = len(betas[0])
+  for index, (node, source) in enumerate(space.edges_of(count)[:count]):
+    names = space.candidates(space.resample_of(kind, source), chosen)
     for name in names:
-      shown = legend.setdefault(drawing.kind_of(name).replace('_', '-'), [])
+      shown = legend.setdefault(space.operation(name).colour.name, [])
       short = name.removeprefix(f'{kind}_').removesuffix('_3x3')
       shown += [short] if short not in shown else []
     weights = [
@@ -70,7 +76,7 @@ def _plot_cell(kind: CellKind, lines: Sequence[SearchLine]) -> dict[str, Any]:
         name=name,
         x=epochs,
         y=[edges[index][place] for edges in alphas],
-        colour=plots.operation_colour(drawing.kind_of(name)),
+        colour=plots.operation_colour(name),
       )
       for place, name in enumerate(names)
     ]
@@ -78,22 +84,13 @@ def _plot_cell(kind: CellKind, lines: Sequence[SearchLine]) -> dict[str, Any]:
     picture = plots.curves(
       [*weights, plots.Curve('edge', epochs, own, colour=plots.INK, dashed=True)],
       name=f'{kind}-edge{index}',
-      y_label=f'{genotypes.state_name(source)} → node{node + 1}',
+      y_label=f'{space.state_name(source)} → node{node + 1}',
       y_limits=(0, 1.05 * highest),
       legend=False,
       size=(2.7, 1.75),
     )
     pictures.append(picture)
   return {'plots': pictures, 'legend': legend}
-
-
-def _edges(count: int) -> list[tuple[int, int]]:
-  """The node and the source of each edge of a cell with so many, in the order of its variables."""
-  edges, node = [], 0
-  while len(edges) < count:
-    edges += [(node, source) for source in sources_of(node)]
-    node += 1
-  return edges
 
 
 def _curve(

@@ -1,5 +1,6 @@
 """What the report reads of a run, each file held to its form: it may be damaged, or anybody's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from thrifty_jax import files, logbook, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.networks.cell import CELL_KINDS, sources_of
+from thrifty_jax.networks import space
 from thrifty_jax.run_files import Compared, Epoch, Evaluated, Side
 from thrifty_jax.scores import summaries
 
@@ -33,11 +34,19 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class Search:
+  """The part of config.json about the search; no operations stand for all."""
+
+  operations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
   """The part of config.json that the page has sentences about."""
 
   model: Network = Network()
   data: DataSet | None = None
+  search: Search = Search()
   genotype: str = ''
 
 
@@ -138,11 +147,17 @@ def read_lines(folder: Path, form: type[T]) -> list[T]:
   return [records.parse(line, form, f'{path}, line {number}') for number, line in lines]
 
 
-def read_search(workdir: Path) -> list[SearchLine]:
-  """Reads the lines of the search, with the weights of every choice that there is."""
+def read_search(workdir: Path, chosen: Sequence[str]) -> list[SearchLine]:
+  """Reads the lines of the search, with the weights of every choice that there is.
+
+  Args:
+    workdir: Folder of the run.
+    chosen: Names of the candidates that it searched among; () stands for all.
+  """
+  space.require_choice(chosen)
   found = read_lines(workdir / 'search', SearchLine)
-  nodes = next((n for n in range(1, 17) if found and _shape(n) == _weights(found[0])), 0)
-  if found and not all(nodes and _weights(line) == _shape(nodes) for line in found):
+  nodes = next((n for n in range(1, 17) if found and _shape(n, chosen) == _weights(found[0])), 0)
+  if found and not all(nodes and _weights(line) == _shape(nodes, chosen) for line in found):
     raise InputError(
       f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
       'nodes in every line; the file is damaged'
@@ -156,10 +171,12 @@ def read_searched(workdir: Path) -> genotypes.Genotype | None:
   return genotypes.load(path) if path.exists() else None
 
 
-def _shape(nodes: int) -> list[list[int]]:
+def _shape(nodes: int, chosen: Sequence[str]) -> list[list[int]]:
   """Number of candidates of every edge of a down and an up cell."""
-  edges = [source for node in range(nodes) for source in sources_of(node)]
-  return [[len(genotypes.operations_of(kind, source)) for source in edges] for kind in CELL_KINDS]
+  return [
+    [len(space.candidates(space.resample_of(kind, s), chosen)) for _, s in space.edges_of(nodes)]
+    for kind in space.CELL_KINDS
+  ]
 
 
 def _weights(line: SearchLine) -> list[list[int]] | None:

@@ -66,7 +66,7 @@ def gather(workdir: Path) -> dict[str, Any]:
   config, settings = inputs.read_with_content(workdir / 'config.json', inputs.Settings)
   environment, told = inputs.read_with_content(workdir / 'environment.json', inputs.Environment)
   environment.pop('earlier', None)
-  search_lines = inputs.read_search(workdir)
+  search_lines = inputs.read_search(workdir, settings.search.operations)
   scored = evaluated or retrained
   model = scored.model if scored and scored.model else settings.model.name
   data = evaluated.data if evaluated else ''
@@ -96,7 +96,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     ),
     'search_plots': histories.plot_search(search_lines),
     'seeds': inputs.read_optional(workdir / 'search' / 'seeds.json', Seeds),
-    'alpha_plots': histories.plot_weights(search_lines),
+    'alpha_plots': histories.plot_weights(search_lines, settings.search.operations),
     'health': health.judge(search_lines, inputs.read_searched(workdir)),
     'resources': {
       stage: used

@@ -5,8 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax.config import SLICE_AXES
 from thrifty_jax.errors import InputError
+from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
 # Between which the limits of intensities lie: percentiles, and what scanners store.

@@ -4,7 +4,6 @@ All pure functions of (seed, state, batch); the loop around them is in search.py
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -15,9 +14,10 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import model
 from thrifty_jax.data.batching import Batch
-from thrifty_jax.networks.grid import Architecture, Supernet, init_architecture
+from thrifty_jax.networks.architecture import Architecture
+from thrifty_jax.networks.grid import Supernet, init_architecture
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums
-from thrifty_jax.training import microbatches, packing
+from thrifty_jax.training import microbatches
 from thrifty_jax.training.train_data import overlap
 
 
@@ -80,13 +80,14 @@ class Learners(NamedTuple):
 
 
 def init_state(
-  learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int, kept: Path | None = None
+  learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int, keep: model.Keep | None = None
 ) -> SearchState:
-  """The state before the first step; image gives the shape of a batch, kept as in initialise."""
+  """The state before the first step; image gives the shape of a batch, keep as in initialise."""
   net = learners.net
-  architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
-  drawn = model.initialise(net, image, architecture, seed=seed, kept=kept)
-  params = packing.for_steps(drawn, 'search')
+  architecture = init_architecture(
+    jax.random.key(seed), nodes=net.nodes, gated=net.gated, operations=net.operations
+  )
+  params = model.initialise(net, image, architecture, seed=seed, keep=keep)
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -197,11 +198,12 @@ def make_half_steps(
     )
     if penalty is not None:  # it does not depend on the weights
       gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))
+    variables: Any = state.architecture  # optax's types do not know it as a pytree
     updates, optimizer = learners.for_architecture.update(
-      gradient, state.architecture_optimizer, state.architecture
+      gradient, state.architecture_optimizer, variables
     )
     state = state._replace(
-      architecture=cast(Architecture, optax.apply_updates(state.architecture, updates)),
+      architecture=cast(Architecture, optax.apply_updates(variables, updates)),
       architecture_optimizer=optimizer,
     )
     return state, {'architecture_loss': value, 'overlap': counts}
