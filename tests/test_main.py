@@ -398,13 +398,13 @@ def test_a_workdir_in_use_is_refused_with_one_line_and_stays_as_it_is(ran, tmp_p
     ('run/fold_1', ['--folds=all']),
     ('run', ['--folds=1', '--stage=check']),
   ):
-    with lock.held(tmp_path / used):
+    with lock.hold(tmp_path / used):
       assert _main(tmp_path / 'run', *arguments) == 2
       error = capsys.readouterr().err
       assert f'{tmp_path / used}: process {os.getpid()} ' in error and error.count('\n') == 1
       assert {path.name for path in tmp_path.rglob('*')} <= {'run', 'fold_1', '.lock'}
   assert ran == [] and list(tmp_path.iterdir()) == []
-  with lock.held(tmp_path):
+  with lock.hold(tmp_path):
     assert _main(tmp_path, '--stage=describe', f'--config.genotype={GENOTYPE_FILE}') == 0
 
 
@@ -426,7 +426,7 @@ def test_a_run_that_goes_on_elsewhere_keeps_where_it_was_before(ran, tmp_path, m
 
 def test_a_report_can_be_made_of_a_run_that_goes_on(ran, tmp_path):
   _main(tmp_path, '--stage=search')
-  with lock.held(tmp_path):
+  with lock.hold(tmp_path):
     assert _main(tmp_path, '--stage=report') == 0
   assert ran == ['search', 'report']
 
