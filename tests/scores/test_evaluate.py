@@ -124,8 +124,8 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
     expected = metrics.score_volume(
       native == 1, volume.truth == 1, spacing_mm=volume.spacing_mm, nsd_tolerance_mm=3.0
     )
-    assert expected['hd95_mm'] > 0
-    for name, value in expected.items():
+    assert expected.hd95_mm > 0
+    for name, value in expected._asdict().items():
       assert float(row[name]) == pytest.approx(float(value), abs=1e-5)
   for name in (*metrics.DISTANCES, 'nsd', 'ravd_percent'):
     values = [float(row[name]) for row in rows.values()]

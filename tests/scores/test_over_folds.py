@@ -9,7 +9,7 @@ import pytest
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
-from thrifty_jax.scores import over_folds, summaries
+from thrifty_jax.scores import metrics, over_folds, summaries
 from thrifty_jax.scores.scoring import CaseCounts
 
 CLASSES = ('background', 'a', 'b')
@@ -22,14 +22,10 @@ def cases(names, seed):
   for name in names:
     both = generator.integers(50, 90, 2)
     counts = np.stack([both, both + 10, both + generator.integers(1, 40, 2)], axis=1)
-    distances = {
-      'hd95_mm': generator.uniform(1, 9),
-      'max_distance_mm': 9.0,
-      'assd_mm': 1.0,
-      'nsd': 0.5,
-      'missed': False,
-      'invented': False,
-    }
+    distances = metrics.VolumeScores(
+      dsc=0.5, hd95_mm=generator.uniform(1, 9), max_distance_mm=9.0, assd_mm=1.0, nsd=0.5,
+      ravd_percent=0.0, missed=False, invented=False,
+    )  # fmt: skip
     found.append(CaseCounts(name, name, counts, counts, (distances, distances)))
   return found
 

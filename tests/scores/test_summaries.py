@@ -99,7 +99,9 @@ def test_distances_of_two_scans_are_averaged_and_counts_are_summed(cases):
   first, second = cases[0].volumes, cases[1].volumes
   for k in (0, 1):
     for name in (*metrics.DISTANCES, 'nsd'):
-      assert scores[name][k] == pytest.approx((first[k][name] + second[k][name]) / 2)
+      assert scores[name][k] == pytest.approx(
+        (getattr(first[k], name) + getattr(second[k], name)) / 2
+      )
     _, predicted, true = cases[0].native[k] + cases[1].native[k]
     assert scores['ravd_percent'][k] == pytest.approx(100 * (predicted - true) / true)
   assert scores['missed'].tolist() == scores['invented'].tolist() == [0, 0]
@@ -110,7 +112,7 @@ def test_a_class_missed_in_one_of_two_scans_is_counted_and_takes_the_diagonal(ca
   scores = summaries.score_patients(pair)['a']
   assert scores['missed'].tolist() == [0, 1]
   diagonal = np.linalg.norm(np.multiply((4, 6, 5), (2.0, 0.5, 0.8)))
-  assert scores['hd95_mm'][1] == pytest.approx((cases[0].volumes[1]['hd95_mm'] + diagonal) / 2)
+  assert scores['hd95_mm'][1] == pytest.approx((cases[0].volumes[1].hd95_mm + diagonal) / 2)
   assert summaries.summarise(pair, NAMES, Figures)[1]['white'].missed == 1
 
 

@@ -38,7 +38,7 @@ def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
       scans = [case.volumes for case in cases if case.patient == patient]
       # name -> [scans, K - 1]
       of_scans = {
-        name: np.asarray([[volume[name] for volume in scan] for scan in scans], np.float64)
+        name: np.asarray([[getattr(v, name) for v in volumes] for volumes in scans], np.float64)
         for name in (*_AVERAGED, *_COUNTED)
       }
       found[patient] |= {name: of_scans[name].mean(axis=0) for name in _AVERAGED}
