@@ -49,28 +49,8 @@ class Inline(NamedTuple):
   prefix: str = ''
 
 
-class _Field(NamedTuple):
-  """A field of a record.
-
-  Attributes:
-    name: Name of the field.
-    form: Annotation, without Inline.
-    default: Default value, or dataclasses.MISSING.
-    prefix: Prefix of Inline; None without it.
-  """
-
-  name: str
-  form: Any
-  default: Any
-  prefix: str | None
-
-
 def read(path: Path, form: type[T]) -> T:
-  """Reads a JSON file.
-
-  Args:
-    path: The file.
-    form: Class or annotation that the file has the form of.
+  """Reads a JSON file that has the form of a class, or of another annotation.
 
   Raises:
     InputError: If it cannot be read or has another form: with the place, the value there and what
@@ -115,14 +95,15 @@ def to_json(value: Any) -> Any:
 
 
 @functools.cache
-def _fields(record: type) -> list[_Field]:
+def _fields(record: type) -> list[tuple[str, Any, Any, str | None]]:
+  """Of each field the name, the annotation, the default, and the prefix if it is inline."""
   forms = typing.get_type_hints(record, include_extras=True)
   found = []
   for field in dataclasses.fields(record):
     form, prefix = forms[field.name], None
     if typing.get_origin(form) is Annotated and isinstance(form.__metadata__[0], Inline):
       form, (prefix,) = typing.get_args(form)
-    found.append(_Field(field.name, form, field.default, prefix))
+    found.append((field.name, form, field.default, prefix))
   return found
 
 
@@ -133,7 +114,7 @@ def _record_of(form: Any) -> Any:
 
 def _nulls(form: Any) -> dict[str, None]:
   """What stands in a file for `Record | None` where it is None."""
-  return {field.name: None for field in _fields(_record_of(form))}
+  return {name: None for name, *_ in _fields(_record_of(form))}
 
 
 def _parse(value: Any, form: Any, place: str) -> Any:

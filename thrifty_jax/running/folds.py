@@ -44,7 +44,7 @@ def sum_up(command: Command, runs: list[Command]) -> None:
   fewer networks than others, which is nothing to any other stage.
 
   Args:
-    command: Of all folds; its workdir gets evaluate/ and compare/.
+    command: Command for all folds; its workdir gets evaluate/ and compare/.
     runs: The commands of the folds.
   """
   from thrifty_jax.scores import over_folds, standings

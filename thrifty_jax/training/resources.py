@@ -23,12 +23,18 @@ def forget_peak() -> None:
 
 def peak_process_bytes() -> int:
   """The most memory that the process held since `forget_peak`, or elsewhere than on Linux, ever."""
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  most = most if sys.platform == 'darwin' else 1024 * most
+  return read_kilobytes(_STATUS, 'VmHWM:', otherwise=most)
+
+
+def read_kilobytes(path: Path, name: str, *, otherwise: int) -> int:
+  """The bytes of a line `name  N kB`, where the system has such a file."""
   try:
-    lines = _STATUS.read_text(encoding='ascii').splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('VmHWM:'))
+    lines = path.read_text(encoding='ascii').splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
   except (OSError, StopIteration):
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == 'darwin' else 1024 * most
+    return otherwise
 
 
 def peak_device_bytes(devices: Sequence[Any] | None = None) -> int | None:
