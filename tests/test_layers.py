@@ -122,8 +122,9 @@ def imports():
 
 def test_imports_lead_down(imports):
   found = offences(imports)
-  assert not found - KNOWN, 'these lead up; the lines of LAYERS say which way is down'
-  assert not KNOWN - found, 'these are gone: take them out of KNOWN'
+  up, gone = ('; '.join(sorted(names)) for names in (found - KNOWN, KNOWN - found))
+  assert not up, f'{up}: that leads up; LAYERS says which way is down'
+  assert not gone, f'{gone}: that is gone; take it out of KNOWN'
 
 
 def test_imports_make_no_circle(imports):

@@ -44,8 +44,8 @@ def draw_cells(genotype: Genotype, scores: Mapping[str, EdgeScores]) -> Picture:
   """The down and the up cell side by side.
 
   Args:
-    genotype: What to draw.
-    scores: Of the kept edges, kind -> (node, source) -> score; what is not there is not written.
+    genotype: Genotype to draw.
+    scores: Scores of the kept edges, kind -> (node, source) -> score; as many as are known.
   """
   cells = [draw_cell(kind, getattr(genotype, kind), scores.get(kind)) for kind in TITLES]
   return svg.beside(cells, gap=CELL_GAP, label='The searched down and up cell')
@@ -56,8 +56,8 @@ def draw_cell(kind: str, cell: tuple[Node, ...], scores: EdgeScores | None = Non
 
   Args:
     kind: down or up.
-    cell: Its nodes, genotype.down or genotype.up.
-    scores: Of its edges, as far as they are known.
+    cell: Nodes of the cell, genotype.down or genotype.up.
+    scores: Scores of its edges, as far as they are known.
   """
   width = _width(cell)
   parts = _cell(kind, cell, width, scores or {})

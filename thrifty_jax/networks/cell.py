@@ -63,8 +63,8 @@ class MixedCell(nn.Module):
     Args:
       in0: down: [B, 4H, 4W, C]; up: [B, H, W, C'], any C'.
       in1: down: [B, 2H, 2W, C]; up: [B, H / 2, W / 2, C].
-      mixers: Of the edges out of every state.
-      sampling: Of the channels.
+      mixers: Mixers of the edges out of every state.
+      sampling: Order of the channels.
 
     Returns:
       [B, H, W, C].
@@ -86,7 +86,7 @@ class DerivedCell(nn.Module):
 
   Attributes:
     kind: down or up.
-    nodes: For every node its kept edges as (source, operation) pairs.
+    nodes: Kept edges of every node, as (source, operation) pairs.
   """
 
   kind: CellKind
@@ -94,7 +94,7 @@ class DerivedCell(nn.Module):
 
   @nn.compact
   def __call__(self, in0: jax.Array, in1: jax.Array) -> jax.Array:
-    """As MixedCell, without the weights."""
+    """Runs the cell, as MixedCell does without its weights."""
 
     def leave(source: int, state: jax.Array) -> dict[int, jax.Array]:
       channels = state.shape[-1]

@@ -37,9 +37,9 @@ class Genotype:
   """The structure that all down cells, and that all up cells share.
 
   Attributes:
-    down: For every node its kept edges as (source, operation); source 0 is in0, 1 is in1, 2 the
-      first node.
-    up: The same for up cells.
+    down: Kept edges of every node as (source, operation); source 0 is in0, 1 is in1, 2 the first
+      node.
+    up: Kept edges of up cells.
     skipped: Cells of the grid that are not built, sorted.
   """
 
@@ -52,9 +52,9 @@ def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype'
   """Refuses a genotype that skips a cell which a grid of this depth cannot skip.
 
   Args:
-    genotype: What is to be built.
+    genotype: Genotype that is to be built.
     depth: L of the grid.
-    place: Where the genotype stands, for the message.
+    place: Place where the genotype stands, for the message.
 
   Raises:
     InputError: With the cell and the least depth that has it inside.
@@ -89,7 +89,7 @@ def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
 
   Args:
     weights: Weights of all choices.
-    space: What may be derived.
+    space: Space of what may be derived.
   """
 
   def of_cells(kind: CellKind) -> CellScores:
@@ -113,7 +113,7 @@ def derive(weights: ArchitectureWeights, space: Space) -> Genotype:
 
   Args:
     weights: Weights of all choices.
-    space: What may be derived.
+    space: Space of what may be derived.
 
   Returns:
     The genotype; ties go to the operation, then to the state, that is listed first, and a tie of a
@@ -136,8 +136,9 @@ def draw(generator: np.random.Generator, space: Space) -> Genotype:
   """A genotype at random.
 
   Args:
-    generator: Draws evenly among the edges a node may keep, their operations, and skipping or not.
-    space: What may be derived.
+    generator: Generator that draws evenly among the edges a node may keep, their operations, and
+      skipping or not.
+    space: Space of what may be derived.
   """
 
   def node(kind: CellKind, index: int) -> Node:

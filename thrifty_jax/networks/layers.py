@@ -27,7 +27,7 @@ class Layer:
 
   Attributes:
     path: Path of the module, ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a part of it.
-    kind: What it does: 'up cell', 'down_sep_conv_3x3'.
+    kind: Name of what it does: 'up cell', 'down_sep_conv_3x3'.
     output: Shape of what it gives for one slice, [H, W, C].
     parameters: Parameters of its own and of its parts.
     macs: Multiplications when one slice is predicted, those of its parts included.

@@ -118,7 +118,7 @@ _TAPS = {'normal': _PLAIN, 'down': _DOWN, 'up': _UP}
 
 
 def _in_both_axes(taps: np.ndarray) -> np.ndarray:
-  """The same along rows and columns: [offsets^2, phases^2, 9], each of both axes as one."""
+  """Taps along rows and columns: [offsets^2, phases^2, 9], each of both axes as one."""
   offsets, phases, _ = taps.shape
   return np.einsum('rap,sbq->rsabpq', taps, taps).reshape(offsets**2, phases**2, 9)
 

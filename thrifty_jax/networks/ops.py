@@ -139,8 +139,8 @@ def operation(
   Args:
     kind: Name in the table.
     channels: C, in and out.
-    mixed: As one candidate among others: norms without scale and bias, and such a norm behind
-      pools and identity, as PC-DARTS has it for pools, so that none wins by its scale.
+    mixed: Whether it is one candidate among others: norms without scale and bias, and such a norm
+      behind pools and identity, as PC-DARTS has it for pools, so that none wins by its scale.
     name: Name of the module in its parent.
 
   Raises:

@@ -29,10 +29,10 @@ class Formula(NamedTuple):
   """The count of a network from the costs of its operations and the cells that are built.
 
   Attributes:
-    fixed: All that every network has, the down cells without their operations included.
-    down_cells: How many.
-    up_cell: An up cell whose in0 is one tensor, without its operations.
-    widening: What in0's filter grows by with each further tensor.
+    fixed: Count of all that every network has, the down cells without their operations included.
+    down_cells: Number of down cells.
+    up_cell: Count of an up cell whose in0 is one tensor, without its operations.
+    widening: Growth of in0's filter with each further tensor.
   """
 
   fixed: int
@@ -119,8 +119,8 @@ def expected(architecture: Architecture, space: Space) -> jax.Array:
   Differentiable, and exact for such draws: a cell widens in0 of those to its right if both stay.
 
   Args:
-    architecture: The variables before the softmax.
-    space: What may be derived.
+    architecture: Variables before the softmax.
+    space: Space of what may be derived.
   """
   weights = grid.architecture_weights(architecture, nodes=space.nodes)
 

@@ -51,7 +51,7 @@ class Operation:
   Attributes:
     name: Name in genotypes, settings and pictures.
     resample: List that the operation is in, by what becomes of the sides.
-    form: What computes it: zeros, identity, avg_pool, max_pool, gate, convolution (3x3).
+    form: Name of what computes it: zeros, identity, avg_pool, max_pool, gate, convolution (3x3).
     colour: Colour in pictures.
     dilation: Distance of a convolution's taps, in pixels; odd where the sides are doubled, as with
       stride 2 an even one leaves holes.

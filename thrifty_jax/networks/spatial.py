@@ -198,7 +198,7 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-  """As it is where that is wider, else in float32."""
+  """Casts to float32 what is narrower."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -18,8 +18,8 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   """Prints the layers and the size of the configured network; the last line is JSON.
 
   Args:
-    config: Of the run; no data is read.
-    workdir: Where a searched genotype is looked for. Nothing is written.
+    config: Settings of the run; no data is read.
+    workdir: Folder in which a searched genotype is looked for. Nothing is written.
 
   Returns:
     What the last line says.

@@ -34,8 +34,8 @@ def penalty(architecture: Architecture, space: Space, *, limit: int) -> jax.Arra
   """What the architecture's loss has added, []: 0 up to the limit, then the log of the excess.
 
   Args:
-    architecture: The variables before the softmax.
-    space: What may be derived.
+    architecture: Variables before the softmax.
+    space: Space of what may be derived.
     limit: Parameters, above 0.
   """
   return PENALTY_WEIGHT * jax.nn.relu(jnp.log(parameters.expected(architecture, space) / limit))
@@ -84,7 +84,7 @@ def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotyp
 
   Args:
     weights: Weights of all choices.
-    space: What may be derived.
+    space: Space of what may be derived.
     limit: Parameters.
 
   Returns:
@@ -118,10 +118,10 @@ class Choice(NamedTuple):
   """A choice for a part of a network.
 
   Attributes:
-    parameters: Of its operations.
+    parameters: Parameters of its operations.
     score: Sum over what it keeps.
-    order: Its place among the choices as they are listed, part by part.
-    kept: What it keeps: edges of a node, nodes of a cell, or cells that are skipped.
+    order: Place among the choices as they are listed, part by part.
+    kept: Parts that it keeps: edges of a node, nodes of a cell, or cells that are skipped.
   """
 
   parameters: int = 0
