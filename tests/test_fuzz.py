@@ -19,17 +19,17 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import jax
 import numpy as np
 import pytest
-import test_report  # pyrefly: ignore [missing-import]
 
-from thrifty_jax import files, logbook, model, predict, stages
+from thrifty_jax import files, logbook, model, predict, records, stages
 from thrifty_jax.data import likeness, split_file
 from thrifty_jax.drawings import drawing
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, space
-from thrifty_jax.reporting import report
+from thrifty_jax.reporting import patients, plots, report
 from thrifty_jax.scans import dataset_json, overlays
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -301,19 +301,13 @@ def test_damaged_weights_that_were_signed_anew_have_the_shapes_of_the_network_or
 def run(tmp_path_factory):
   """The files of a run that nobody has damaged, with a comparison."""
   workdir = tmp_path_factory.mktemp('run')
-  test_report.fabricate(workdir, size=8)
+  fabricated.fabricate(workdir, size=8)
   # Few epochs are as good as many.
   for stage in ('search', 'retrain'):
     path = workdir / stage / 'metrics.jsonl'
     path.write_text(''.join(path.read_text().splitlines(keepends=True)[:3]))
-  summary = files.read_json(workdir / 'evaluate' / 'summary.json')
-  rival = {name: value for name, value in summary.items() if name.startswith(('dsc', 'hd', 'nsd_'))}
-  rival |= {'label': 'U-Net', 'kind': 'random', 'parameters': 9e5, 'macs': 4e9, 'steps': 40.0}
-  rival |= {'learning_rates': [0.1], 'validation_dsc': 0.8, 'seconds': 90.0, 'pooled_2d_dsc': 0.9}
-  rival |= {'difference': 0.1, 'p_value': None, 'image': [8, 8, 1]}
-  rivals = [{'name': name, **rival} for name in ('thrifty', 'unet')]
-  compared = {'split': 'test', 'held_out': True, 'folds': [0], 'patients': 5, 'rivals': rivals}
-  files.write_json(workdir / 'compare' / 'summary.json', compared)
+  rivals = [fabricated.rival(name) for name in ('thrifty', 'unet')]
+  records.write(workdir / 'compare' / 'summary.json', fabricated.compared(*rivals))
   of_one = {'seed': 0, 'architecture_dsc': 0.8, 'parameters': 90_000, 'epochs': 3}
   files.write_json(workdir / 'search' / 'seeds.json', {'picked': 0, 'searches': [of_one] * 2})
   rows = ['rival,class,dsc', 'thrifty,grey,0.5', 'unet,grey,0.6']
@@ -340,9 +334,9 @@ def quick_pictures(monkeypatch):
   frames = functools.cache(lambda path, changed: overlays.frames(path))
   by_time = types.SimpleNamespace(**vars(overlays))
   by_time.frames = lambda path: frames(path, path.stat().st_mtime_ns)
-  monkeypatch.setattr(report, 'overlays', by_time)
-  monkeypatch.setattr(report.plots, 'curves', curves)
-  monkeypatch.setattr(report.plots, 'dots', dots)
+  monkeypatch.setattr(patients, 'overlays', by_time)
+  monkeypatch.setattr(plots, 'curves', curves)
+  monkeypatch.setattr(plots, 'dots', dots)
 
 
 FILES_OF_A_RUN = {

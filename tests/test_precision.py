@@ -1,7 +1,6 @@
 """Training in bfloat16: what is computed in it, what stays float32, and that both loops run so."""
 
 import functools
-import json
 from typing import Any
 
 import interrupted
@@ -13,9 +12,10 @@ import pytest
 from recorded import open_data, prepare_for
 
 from data_prep import phantom
-from thrifty_jax import logbook, model
+from thrifty_jax import logbook, model, records
 from thrifty_jax.networks import baselines, genotype, grid
 from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.run_files import Retrained
 from thrifty_jax.searching import bilevel, search, steps
 from thrifty_jax.training import retrain, train_step
 
@@ -167,8 +167,8 @@ def test_a_retraining_in_bfloat16_and_parts_leaves_a_model_in_float32(config, tm
   config.genotype = str(tmp_path / 'genotype.json')
   genotype.save(tmp_path / 'genotype.json', FOUND)
   summary = retrain.retrain(config, tmp_path)
-  assert summary['precision'] == 'bfloat16'
-  assert json.loads((tmp_path / 'retrain' / 'summary.json').read_text()) == summary
+  assert summary.precision == 'bfloat16'
+  assert records.read(tmp_path / 'retrain' / 'summary.json', Retrained) == summary
   assert float_types(model.load(tmp_path / 'model').params) == {np.dtype(np.float32)}
   losses = [entry['loss'] for entry in logbook.Logbook(tmp_path / 'retrain').entries()]
   assert len(losses) == 2 and losses[1] < losses[0]

@@ -11,11 +11,12 @@ from recorded import prepare_for
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.data import batching
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.reporting import report
+from thrifty_jax.run_files import Evaluated
 from thrifty_jax.scores import evaluate, metrics, scoring, tables
 
 
@@ -80,9 +81,9 @@ def test_a_network_that_knows_the_truth_scores_nearly_one(
   test = evaluate.patients_of(settings, prepared)['test']
   stand_in(monkeypatch, prepared, oracle(prepared, test))
   summary = evaluate.evaluate(settings, tmp_path)
-  assert summary['pooled_2d_dsc'] == 1.0
-  assert 0.9 < summary['dsc_mean'] < 1.0  # network resolution loses a little at the borders
-  assert summary['classes']['organ']['dsc_mean'] == summary['dsc_mean']
+  assert summary.mean.pooled_2d_dsc == 1.0
+  assert 0.9 < summary.mean.dsc.mean < 1.0  # network resolution loses a little at the borders
+  assert summary.classes['organ'].dsc.mean == summary.mean.dsc.mean
 
 
 def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
@@ -92,7 +93,7 @@ def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
   stand_in(monkeypatch, prepared, oracle(prepared, patients['test']))
   summary = evaluate.evaluate(settings, tmp_path, quiet=True)
   scores = files.read_json(tmp_path / 'model' / 'scores.json')
-  assert scores['dsc_mean'] == summary['dsc_mean'] and scores['held_out'] and scores['note']
+  assert scores['dsc_mean'] == summary.mean.dsc.mean and scores['held_out'] and scores['note']
   assert 'not a medical device' in scores['research_use']
   text = (tmp_path / 'model' / 'scores.json').read_text()
   assert not any(name in text for names in patients.values() for name in names)
@@ -103,14 +104,14 @@ def test_a_network_that_finds_nothing_scores_zero_and_the_floor_more(
 ):
   stand_in(monkeypatch, prepared, lambda image: jnp.eye(2)[jnp.zeros(image.shape[:3], int)])
   summary = evaluate.evaluate(settings, tmp_path)
-  assert summary['dsc_mean'] == 0.0 == summary['pooled_2d_dsc']
-  assert summary['missed'] == summary['patients'] > 0 == summary['invented']
+  assert summary.mean.dsc.mean == 0.0 == summary.mean.pooled_2d_dsc
+  assert summary.mean.missed == summary.patients > 0 == summary.mean.invented
   diagonals = [
     np.linalg.norm(np.multiply(case.native_shape, case.spacing_mm))
-    for case in evaluate.cases_of(prepared, summary['patient_names']['test'])
+    for case in evaluate.cases_of(prepared, summary.patient_names['test'])
   ]
-  assert summary['hd95_mm_mean'] == summary['assd_mm_mean'] == pytest.approx(np.mean(diagonals))
-  assert summary['floor_dsc'] == summary['floors']['mean_mask']['dsc_mean'] > 0.1
+  assert summary.mean.hd95_mm.mean == summary.mean.assd_mm.mean == pytest.approx(np.mean(diagonals))
+  assert summary.floor_dsc == summary.floors['mean_mask'].mean.dsc.mean > 0.1
 
 
 def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_path, monkeypatch):
@@ -118,7 +119,7 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
   settings = settings.copy_and_resolve_references()
   settings.evaluate.nsd_tolerance_mm = 3.0
   summary = evaluate.evaluate(settings, tmp_path, quiet=True)
-  assert summary['nsd_tolerance_mm'] == 3.0
+  assert summary.nsd_tolerance_mm == 3.0
   with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
     rows = {row['patient']: row for row in csv.DictReader(file)}
   raw = {case.case: case for case in phantom.find_cases(Path(settings.data.raw_dir))}
@@ -131,13 +132,12 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
     expected = metrics.score_volume(
       native == 1, volume.truth == 1, spacing_mm=volume.spacing_mm, nsd_tolerance_mm=3.0
     )
-    assert expected['hd95_mm'] > 0
-    for name, value in expected.items():
+    assert expected.hd95_mm > 0
+    for name, value in expected._asdict().items():
       assert float(row[name]) == pytest.approx(float(value), abs=1e-5)
   for name in (*metrics.DISTANCES, 'nsd', 'ravd_percent'):
     values = [float(row[name]) for row in rows.values()]
-    assert summary[f'{name}_mean'] == pytest.approx(np.mean(values), abs=1e-5)
-    assert f'{name}_mean' not in summary['floors']['mean_mask']
+    assert getattr(summary.mean, name).mean == pytest.approx(np.mean(values), abs=1e-5)
 
 
 def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeypatch):
@@ -157,29 +157,27 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
   settings = settings.copy_and_resolve_references()
   settings.evaluate.threshold_floor = True
   summary = evaluate.evaluate(settings, tmp_path)
-  assert files.read_json(tmp_path / 'evaluate' / 'summary.json') == summary
-  for field in ('protocol', 'split', 'model', 'parameters', 'patients', 'dsc_mean', 'classes'):
-    assert field in summary
-  assert summary['parameters'] == 16
-  assert summary['split'] == 'test' and summary['held_out']
-  assert list(summary['floors']) == ['mean_mask', 'intensity_thresholds']
+  assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
+  assert summary.parameters == 16
+  assert summary.split == 'test' and summary.held_out
+  assert list(summary.floors) == ['mean_mask', 'intensity_thresholds']
   with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
     rows = list(csv.DictReader(file))
   patients = evaluate.patients_of(settings, prepared)['test']
   assert tuple(row['patient'] for row in rows) == patients
-  assert summary['dsc_mean'] == pytest.approx(
+  assert summary.mean.dsc.mean == pytest.approx(
     np.mean([float(row['dsc']) for row in rows]), abs=1e-5
   )
-  for case in summary['cases']:
-    with np.load(tmp_path / 'evaluate' / 'predictions' / f'{case["case"]}.npz') as saved:
+  for case in summary.cases:
+    with np.load(tmp_path / 'evaluate' / 'predictions' / f'{case.case}.npz') as saved:
       assert {saved[name].dtype for name in saved} == {np.dtype(np.uint8)}
       assert saved['image'].shape == saved['truth'].shape == saved['prediction'].shape
       clear = np.abs(saved['image'] / 255.0 - 0.15) > 1 / 255
       expected = saved['image'] / 255 > 0.15
       np.testing.assert_array_equal(saved['prediction'][clear], expected[clear])
   printed = capsys.readouterr().out
-  assert f'{100 * summary["dsc_mean"]:.2f}' in printed and 'thresholds' in printed
-  assert f'{summary["hd95_mm_mean"]:.2f}' in printed
+  assert f'{100 * summary.mean.dsc.mean:.2f}' in printed and 'thresholds' in printed
+  assert f'{summary.mean.hd95_mm.mean:.2f}' in printed
 
 
 def test_floors_are_fitted_on_training_patients_only(settings, prepared):
@@ -211,10 +209,10 @@ def test_the_slices_of_a_case_come_back_in_order_without_padding(settings, prepa
 def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path, monkeypatch):
   stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
   summary = evaluate.evaluate(settings, tmp_path, split='validation', quiet=True)
-  assert summary['split'] == 'validation' and not summary['held_out']
+  assert summary.split == 'validation' and not summary.held_out
   assert not (tmp_path / 'evaluate').exists() and not (tmp_path / 'model').exists()
   names = evaluate.patients_of(settings, prepared)['validation']
-  assert {case['patient'] for case in summary['cases']} == set(names)
+  assert {case.patient for case in summary.cases} == set(names)
   predict = evaluate.network_predict(
     lambda image: jnp.concatenate([0.3 - image, image], -1),
     statistics={'mean': np.zeros(1, np.float32), 'std': np.ones(1, np.float32)},
@@ -222,7 +220,7 @@ def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path
     batch_size=4,
   )
   # What retraining chooses its checkpoint by is the same figure.
-  assert evaluate.validation_dsc(prepared, names, predict) == pytest.approx(summary['dsc_mean'])
+  assert evaluate.validation_dsc(prepared, names, predict) == pytest.approx(summary.mean.dsc.mean)
 
 
 def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_test(
@@ -233,9 +231,9 @@ def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_
   settings.evaluate.protocol, settings.data.hold_out_test = 'pooled_2d', False
   stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
   summary = evaluate.evaluate(settings, tmp_path, quiet=True)
-  assert summary['split'] == 'validation' and not summary['held_out']
-  assert summary['patient_names']['test'] == [] and summary['slices']['test'] == 0
-  assert summary['patient_names']['train'] == sorted(held_out['train'] + held_out['test'])
+  assert summary.split == 'validation' and not summary.held_out
+  assert summary.patient_names['test'] == () and summary.slices['test'] == 0
+  assert [*summary.patient_names['train']] == sorted(held_out['train'] + held_out['test'])
   assert ', not held out' in tables.evaluation(summary)
   assert 'not held out' in report.report(tmp_path).read_text(encoding='utf-8')
   with pytest.raises(InputError, match='there are no test patients, as config.data.hold_out_test'):
@@ -260,5 +258,5 @@ def test_the_report_is_made_from_what_evaluation_wrote(settings, prepared, tmp_p
   stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
   summary = evaluate.evaluate(settings, tmp_path, quiet=True)
   text = report.report(tmp_path).read_text(encoding='utf-8')
-  assert f'{100 * summary["dsc_mean"]:.2f}' in text
+  assert f'{100 * summary.mean.dsc.mean:.2f}' in text
   assert 'Best:' in text and 'Worst:' in text

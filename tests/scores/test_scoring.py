@@ -74,7 +74,7 @@ def test_a_block_comes_back_to_its_place_on_the_native_grid(size):
   scores = np.eye(2, dtype=np.float32)[network]
   found = scoring.native_classes(scores, size)
   assert found.shape == (2, height, width)
-  assert metrics.volume_dsc(found == 1, truth == 1) > 0.9
+  assert metrics.dsc(metrics.overlap_counts(found, truth, classes=2))[0] > 0.9
 
 
 def test_more_slices_than_a_chunk_come_back_in_order():
@@ -109,9 +109,9 @@ def test_distances_are_those_of_the_native_grid_axis_by_axis(axis):
       moved == k, truth == k, spacing_mm=spacing, nsd_tolerance_mm=0.7
     )
     assert volume == expected
-    assert volume['max_distance_mm'] == spacing[axis]
-    assert (volume['nsd'] == 1) == (spacing[axis] < 0.7)
-    assert volume['dsc'] == metrics.dsc(found.native)[k - 1]
+    assert volume.max_distance_mm == spacing[axis]
+    assert (volume.nsd == 1) == (spacing[axis] < 0.7)
+    assert volume.dsc == metrics.dsc(found.native)[k - 1]
 
 
 def test_distances_are_of_the_largest_piece_where_only_that_counts():
@@ -124,8 +124,8 @@ def test_distances_are_of_the_largest_piece_where_only_that_counts():
     scoring.score_case('c', 'p', **settings, largest=kept, spacing_mm=(1, 1, 1)).volumes[0]
     for kept in ((), (1,))
   )
-  assert whole['max_distance_mm'] == pytest.approx(np.hypot(9, 9))
-  assert largest['max_distance_mm'] == 0
+  assert whole.max_distance_mm == pytest.approx(np.hypot(9, 9))
+  assert largest.max_distance_mm == 0
 
 
 def test_no_distances_are_measured_without_a_spacing(monkeypatch):

@@ -306,7 +306,7 @@ def test_the_best_epoch_is_chosen_by_validation_and_the_first_of_equals(
 ):
   seen = scripted(0.2, 0.7, 0.7, 0.1)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['best_epoch'], summary['validation_dsc']) == (2, 0.7)
+  assert (summary.best_epoch, summary.validation_dsc) == (2, 0.7)
   same_weights(tmp_path, seen[1])
   assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (seen[1], seen[3])), strict=True))
 
@@ -320,7 +320,7 @@ def test_an_epoch_between_validations_is_not_chosen_but_the_last_one_is_validate
   summary = retrain.retrain(config, tmp_path, program=program)
   assert len(seen) == 2
   assert ['validation_dsc' in entry for entry in entries_of(tmp_path)] == [False, False, True, True]
-  assert summary['best_epoch'] == 4
+  assert summary.best_epoch == 4
 
 
 def test_retraining_ends_when_nothing_gets_better_for_as_long_as_patience(
@@ -330,7 +330,7 @@ def test_retraining_ends_when_nothing_gets_better_for_as_long_as_patience(
   config.retrain.patience = 2
   seen = scripted(0.5, 0.4, 0.3, 0.9)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['epochs'], summary['best_epoch'], len(seen)) == (3, 1, 3)
+  assert (summary.epochs, summary.best_epoch, len(seen)) == (3, 1, 3)
   same_weights(tmp_path, seen[0])
 
 
@@ -342,7 +342,7 @@ def test_patience_shorter_than_the_time_between_validations_waits_for_one(
   config.retrain.validate_every = 2
   seen = scripted(0.5, 0.6)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['epochs'], summary['best_epoch'], len(seen)) == (4, 4, 2)
+  assert (summary.epochs, summary.best_epoch, len(seen)) == (4, 4, 2)
 
 
 def assert_same_run(workdir, unbroken):
@@ -417,7 +417,7 @@ def test_a_best_epoch_before_the_stop_is_still_known_after_it(
     retrain.retrain(config, tmp_path, program=program)
   scripted(0.1, 0.1)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['best_epoch'], summary['validation_dsc']) == (2, 0.8)
+  assert (summary.best_epoch, summary.validation_dsc) == (2, 0.8)
   same_weights(tmp_path, first[1])
 
 

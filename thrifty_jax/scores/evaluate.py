@@ -13,12 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from thrifty_jax import RESEARCH_USE, files, logbook
+from thrifty_jax import RESEARCH_USE, files, logbook, records
 from thrifty_jax import model as model_
 from thrifty_jax.data import batching, splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import slicewise
+from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scans import slices
 from thrifty_jax.scores import components, floors, scoring, summaries, tables
 
@@ -30,7 +31,7 @@ _NAMES = ('patient_names', 'cases')  # of a summary; a model may go to others
 
 def evaluate(
   config: ConfigDict, workdir: Path | str, *, split: str | None = None, quiet: bool = False
-) -> dict[str, Any]:
+) -> Evaluated:
   """Scores the model folder of a run and writes what the report is made of.
 
   Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the summary last,
@@ -102,19 +103,26 @@ def evaluate(
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
 
-  table = list(summaries.rows(counts, classes, floor_counts))
-  files.write_text(folder / 'scores.csv', summaries.csv_text(table))
-  summary = {
-    **_circumstances(config, prepared, patients, split),
-    'parameters': model_.count(loaded.params),
-    'largest_component': loaded.preprocessing['largest_component'],
-    **summaries.summarise(counts, classes),
-    **_summary_of_floors(fitted, floor_counts, classes),
+  table = list(summaries.make_rows(counts, classes, floor_counts))
+  files.write_text(folder / 'scores.csv', summaries.to_csv(table))
+  mean, of_classes = summaries.summarise(counts, classes, Figures)
+  scored_floors = {
+    name: _describe_floor(floor, floor_counts[name], classes) for name, floor in fitted.items()
   }
+  summary = Evaluated(
+    **_circumstances(config, prepared, patients, split),
+    parameters=model_.count(loaded.params),
+    largest_component=tuple(loaded.preprocessing['largest_component']),
+    mean=mean,
+    classes=of_classes,
+    floor_dsc=max(floor.mean.dsc.mean for floor in scored_floors.values()),
+    floors=scored_floors,
+  )
   if by_protocol:
-    nameless = {name: value for name, value in summary.items() if name not in _NAMES}
+    content = records.to_json(summary)
+    nameless = {name: value for name, value in content.items() if name not in _NAMES}
     model_.add_scores(workdir / 'model', {'research_use': RESEARCH_USE, **nameless})
-  files.write_json(folder / 'summary.json', summary)
+  records.write(folder / 'summary.json', summary)
   if not quiet:
     print(tables.evaluation(summary), flush=True)
   return summary
@@ -284,7 +292,7 @@ def floor_scores(
 def _circumstances(
   config: ConfigDict, prepared: batching.Prepared, patients: dict[str, tuple[str, ...]], split: str
 ) -> dict[str, Any]:
-  """What was scored and how, without any score."""
+  """The fields of the summary that say what was scored and how."""
   of_split = {name: cases_of(prepared, names) for name, names in patients.items()}
   return {
     'protocol': config.evaluate.protocol,
@@ -296,34 +304,26 @@ def _circumstances(
     'folds': config.data.folds,
     'fold': config.data.fold,
     'model': config.model.name,
-    'flips': list(flips_of(config)),
+    'flips': flips_of(config),
     'patients': len(patients[split]),
-    'patient_names': {name: list(names) for name, names in patients.items()},
+    'patient_names': patients,
     'slices': {name: sum(case.slices for case in cases) for name, cases in of_split.items()},
-    'cases': [{'case': case.case, 'patient': case.patient} for case in of_split[split]],
+    'cases': tuple(Case(case.case, case.patient) for case in of_split[split]),
   }
 
 
-def _summary_of_floors(
-  fitted: dict[str, Any], counts: dict[str, list[scoring.CaseCounts]], classes: Sequence[str]
-) -> dict[str, Any]:
-  """`floor_dsc`, that of the best floor, and `floors` with how each was fitted."""
-  described = {}
-  for name, floor in fitted.items():
-    described[name] = {
-      **summaries.summarise(counts[name], classes),
-      'fitted_on': 'training slices',
-      'training_dsc': floor.training_dsc,
-    }
-    if isinstance(floor, floors.MeanMask):
-      described[name]['threshold'] = floor.threshold
-    else:
-      described[name]['thresholds'] = list(floor.thresholds)
-      described[name]['bands'] = [classes[k] for k in floor.band_classes]
-  return {
-    'floor_dsc': max(floor['dsc_mean'] for floor in described.values()),
-    'floors': described,
-  }
+def _describe_floor(
+  floor: floors.MeanMask | floors.IntensityThresholds,
+  counts: Sequence[scoring.CaseCounts],
+  classes: Sequence[str],
+) -> Floor:
+  """The scores of a floor, and how it was fitted."""
+  mean, of_classes = summaries.summarise(counts, classes, Overlap)
+  scored = Floor(mean, of_classes, 'training slices', floor.training_dsc)
+  if isinstance(floor, floors.MeanMask):
+    return dataclasses.replace(scored, threshold=floor.threshold)
+  bands = tuple(classes[k] for k in floor.band_classes)
+  return dataclasses.replace(scored, thresholds=floor.thresholds, bands=bands)
 
 
 def _write_prediction(path: Path, arrays: dict[str, np.ndarray], prediction: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """From class scores of slices to scores per patient: pure functions over arrays, no model."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,27 +21,27 @@ class CaseCounts:
   """Overlap of one case, by class; see metrics.overlap_counts.
 
   Attributes:
-    case: Its name.
-    patient: Whose it is.
-    native: On the native grid, [K - 1, 3].
-    network: Over its slices at network resolution, [K - 1, 3].
-    volumes: metrics.score_volume of each foreground class on the native grid, K - 1 of them; empty
-      where distances were not asked for.
+    case: Name of the case.
+    patient: Name of its patient.
+    native: Counts on the native grid, [K - 1, 3].
+    network: Counts over its slices at network resolution, [K - 1, 3].
+    volumes: Scores of each foreground class on the native grid, K - 1 of them; empty where
+      distances were not asked for.
   """
 
   case: str
   patient: str
   native: np.ndarray
   network: np.ndarray
-  volumes: tuple[Mapping[str, Any], ...] = ()
+  volumes: tuple[metrics.VolumeScores, ...] = ()
 
 
 def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[Flip]) -> Callable[[Any], Any]:
   """The function that averages logits over every combination of the flips, none included.
 
   Args:
-    logits: [B, S, S, C] to [B, S, S, K].
-    flips: Of FLIP_AXES; () gives logits itself.
+    logits: Function from [B, S, S, C] to [B, S, S, K].
+    flips: Names in FLIP_AXES; () gives logits itself.
 
   Returns:
     A function of the same shapes.
@@ -93,14 +93,14 @@ def score_case(
   """Counts of one case, and its distances if asked for.
 
   Args:
-    case: Its name.
-    patient: Whose it is.
+    case: Name of the case.
+    patient: Name of its patient.
     scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
     label: Truth at network resolution, [D, S, S].
     truth: Truth on the native grid, [D, H, W].
     largest: Classes of which only the largest component counts on the native grid.
-    spacing_mm: Between the voxels of the native grid along D, H and W; None measures no distances,
-      as training has no use for them.
+    spacing_mm: Distances between the voxels of the native grid along D, H and W; None measures no
+      distances of surfaces, as training has no use for them.
     nsd_tolerance_mm: See metrics.score_volume.
 
   Returns:

@@ -2,16 +2,16 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, files, logbook, model
+from thrifty_jax import device, logbook, model, records
 from thrifty_jax.data import likeness, mesh, split_file
 from thrifty_jax.networks import layers
+from thrifty_jax.run_files import Retrained
 from thrifty_jax.scores import evaluate
 from thrifty_jax.training import model_card, resources
 from thrifty_jax.training.progress import Progress
@@ -72,7 +72,7 @@ def save(
   predict: WithParams,
   genotype_file: Path | None,
   seconds: float,
-) -> dict[str, Any]:
+) -> Retrained:
   """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json.
 
   Args:
@@ -99,22 +99,22 @@ def save(
   spec['largest_component'] = evaluate.classes_of_one_piece(
     train_data.validation, train_data.patients['validation'], trained, classes=config.data.classes
   )
-  summary = {
-    'model': config.model.name,
-    'parameters': model.count(best.params),
-    'macs': layers.macs(net, slice_shape),
-    'image': list(slice_shape),
-    'genotype': config.genotype or 'search/genotype.json' if genotype_file else None,
-    'epochs': progress.epoch,
-    'planned_epochs': list(progress.planned),
-    'precision': device.precision(config.precision),
-    'steps': progress.step,
-    'best_epoch': int(best.epoch),
-    'validation_dsc': float(best.dsc),
-    'largest_component': spec['largest_component'],
-    'selection': SELECTION[config.evaluate.protocol],
-    'seconds': seconds,
-  }
+  summary = Retrained(
+    model=config.model.name,
+    parameters=model.count(best.params),
+    macs=layers.macs(net, slice_shape),
+    image=slice_shape,
+    genotype=config.genotype or 'search/genotype.json' if genotype_file else None,
+    epochs=progress.epoch,
+    planned_epochs=progress.planned,
+    precision=device.precision(config.precision),
+    steps=progress.step,
+    best_epoch=int(best.epoch),
+    validation_dsc=float(best.dsc),
+    largest_component=tuple(spec['largest_component']),
+    selection=SELECTION[config.evaluate.protocol],
+    seconds=seconds,
+  )
   model.save(
     workdir / 'model',
     best.params,
@@ -123,7 +123,7 @@ def save(
     card=model_card.write(config, spec, summary, citation=train_data.prepared.citation),
   )
   resources.write(workdir / 'retrain', seconds=seconds)
-  files.write_json(workdir / 'retrain' / 'summary.json', summary)
+  records.write(workdir / 'retrain' / 'summary.json', summary)
   logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
   logbook.say('model', str(workdir / 'model'))
   return summary

@@ -2,11 +2,11 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from thrifty_jax import logbook, stages
+from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import compiling, not_finite, resources, results, train_step, validation
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
@@ -16,7 +16,7 @@ from thrifty_jax.training.train_data import fault_recorded, open_stage
 
 def retrain(
   config: ConfigDict, workdir: Path | str, *, program: Program | None = None
-) -> dict[str, Any]:
+) -> Retrained:
   """Trains the network and writes <workdir>/model and <workdir>/retrain/summary.json.
 
   Args:
