@@ -29,8 +29,9 @@ import numpy as np
 from benchmarks import contenders, measure
 from benchmarks.plain_supernet import PlainSupernet
 from thrifty_jax import config as configs
-from thrifty_jax import device, model
+from thrifty_jax import device
 from thrifty_jax.data import mesh
+from thrifty_jax.networks import build
 from thrifty_jax.networks.grid import Supernet
 from thrifty_jax.searching import bilevel, seeds
 from thrifty_jax.training import compiling, packing
@@ -150,7 +151,7 @@ def compiled_step(
     states = packing.all_unpacked(states)
   state = mesh.place(seeds.stack(states), seeds.sharding(shared, count))
   state = jax.block_until_ready(state)
-  parameters = model.count(states[0].params)
+  parameters = build.count(states[0].params)
   started = time.perf_counter() - began
   told = seeds.told([seed_bits(seed) for seed in range(count)], shared)
   weight_half, architecture_half = (
@@ -181,6 +182,7 @@ def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:
     net = Supernet(classes=2, sample=settings.sample, **sizes)
   return bilevel.Learners(
     cast(Supernet, net),
+    np.zeros(1, np.float32),
     bilevel.weight_optimizer(settings, steps=1000),
     bilevel.architecture_optimizer(settings),
   )

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from data_prep import builder, checks, data_sets, workers
 from data_prep.workers import CasesMap
-from thrifty_jax import files, logbook
+from thrifty_jax import fields, files, logbook
 from thrifty_jax.running import command_line
 from thrifty_jax.scans.preprocessing import image_settings
 from thrifty_jax.scans.volumes import Case
@@ -91,7 +91,7 @@ def settings_of(config: ConfigDict, cases: Sequence[Case]) -> dict[str, Any]:
   data = config.data
   return {
     'name': data.name,
-    **image_settings(data),
+    **fields.to_json(image_settings(data)),
     'classes': list(data.classes),
     'modalities': data.modalities,
     'raw_files': digest_of_files(cases),

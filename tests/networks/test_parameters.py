@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from thrifty_jax import config as configs
-from thrifty_jax import model
-from thrifty_jax.networks import genotype, grid, parameters
+from thrifty_jax.networks import build, genotype, grid, parameters
 from thrifty_jax.networks.cell import CELL_KINDS, edge_count, sources_of
 from thrifty_jax.networks.genotype import Genotype, skippable_cells
 from thrifty_jax.networks.grid import DerivedNetwork
@@ -40,12 +39,9 @@ def random_genotype(random, space):
 
 def built(found, space, **settings):
   """Parameters of the network as it is built."""
-  net = DerivedNetwork(
-    found, space.classes, channels=space.channels, depth=space.depth,
-    background=(0.0,) * space.image_channels, **settings,
-  )  # fmt: skip
+  net = DerivedNetwork(found, space.classes, channels=space.channels, depth=space.depth, **settings)
   image = jax.ShapeDtypeStruct((1, 2**space.depth, 2**space.depth, space.image_channels), 'float32')
-  return model.count(jax.eval_shape(net.init, jax.random.key(0), image)['params'])
+  return build.count(jax.eval_shape(net.init, jax.random.key(0), image)['params'])
 
 
 @pytest.mark.parametrize('seed', range(16))

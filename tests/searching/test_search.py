@@ -14,9 +14,9 @@ from jax import export
 from ml_collections import ConfigDict
 
 from data_prep import phantom, prepare
-from thrifty_jax import logbook, model, stopping
+from thrifty_jax import logbook, stopping
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype, parameters
+from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.grid import architecture_weights
 from thrifty_jax.searching import bilevel, budget, results, search, seeds
 from thrifty_jax.training import packing, programs, train_data
@@ -591,4 +591,4 @@ def test_the_supernet_starts_from_the_seed(learners, opened, config, start):
   assert not differs(again, start)
   assert differs(again.architecture, other.architecture) and differs(again.params, other.params)
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(start.architecture)) < 0.01
-  assert model.count(start.params) > 0 and isinstance(config, ConfigDict)
+  assert build.count(start.params) > 0 and isinstance(config, ConfigDict)

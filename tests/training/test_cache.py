@@ -1,8 +1,10 @@
 """What is kept from run to run: where, whole or made again, and not without end."""
 
+import jax
 import pytest
 
 from thrifty_jax import config as configs
+from thrifty_jax.networks import baselines, build
 from thrifty_jax.training import cache
 
 
@@ -53,6 +55,18 @@ def test_what_is_kept_is_read_again(tmp_path):
   assert cache.read(path) is None
   cache.write(path, b'shapes')
   assert cache.read(path) == b'shapes'
+
+
+def test_a_network_whose_shapes_are_kept_is_not_traced_again(tmp_path, monkeypatch):
+  config = configs.default()
+  config.compilation_cache = str(tmp_path)
+  net = baselines.UNetPlusPlus(2, nested=False, widths=(2, 2))
+  image = jax.ShapeDtypeStruct((1, 4, 4, 1), 'float32')
+  traced = build.trace_shapes(net, image)
+  assert cache.shapes(config, net, image) == traced
+  monkeypatch.setattr(build, 'trace_shapes', None)
+  found = cache.shapes(config, net, image)
+  assert {name: (tuple(shape), kind) for name, (shape, kind) in found.items()} == traced
 
 
 @pytest.mark.parametrize('damage', [b'', b'short', b'\0' * 3000])

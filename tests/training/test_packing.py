@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from thrifty_jax import model
+from thrifty_jax.networks import build
 from thrifty_jax.training import packing
 from thrifty_jax.training.autosave import Autosave
 
@@ -41,6 +41,10 @@ def assert_equal(found, expected):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def apply(params, image) -> Any:
+  return Net().apply({'params': packing.unpacked(params)}, image)
+
+
 def assert_close(found, expected):
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
   jax.tree.map(close, found, expected)
@@ -53,12 +57,12 @@ def test_weights_come_back_as_they_were_and_kernels_lie_apart(params):
   assert_equal(packing.unpacked(packed), jax.tree.map(np.asarray, params))
   assert_equal(jax.jit(packing.unpacked)(packed), params)
   assert packing.unpacked(params) is params
-  assert model.count(packed) == model.count(params)
+  assert build.count(packed) == build.count(params)
 
 
 def test_a_network_and_its_gradient_are_those_of_the_weights_one_by_one(params, image):
   def loss(params):
-    return (model.apply(Net(), params, image) ** 2).sum()
+    return (apply(params, image) ** 2).sum()
 
   value, gradient = jax.jit(jax.value_and_grad(loss))(packing.pack(params))
   expected_value, expected = jax.value_and_grad(loss)(params)
@@ -69,9 +73,9 @@ def test_a_network_and_its_gradient_are_those_of_the_weights_one_by_one(params, 
 
 def test_a_gradient_through_a_step_is_that_of_the_weights_one_by_one(params, image):
   def ahead(factor, params):
-    gradient = jax.grad(lambda p: (factor * model.apply(Net(), p, image) ** 2).sum())(params)
+    gradient = jax.grad(lambda p: (factor * apply(p, image) ** 2).sum())(params)
     moved = jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient)
-    return (model.apply(Net(), moved, image) ** 2).sum()
+    return (apply(moved, image) ** 2).sum()
 
   for wanted in (jax.grad(ahead), jax.grad(ahead, argnums=1)):
     found, expected = jax.jit(wanted)(0.5, packing.pack(params)), wanted(0.5, params)
@@ -86,7 +90,7 @@ def test_several_networks_have_a_leading_axis_and_are_computed_together(params, 
   assert_equal(packing.unpacked(stacked), jax.tree.map(lambda *each: jnp.stack(each), *both))
 
   def gradient(params):
-    return jax.grad(lambda p: (model.apply(Net(), p, image) ** 2).sum())(params)
+    return jax.grad(lambda p: (apply(p, image) ** 2).sum())(params)
 
   found = jax.tree.leaves(jax.jit(jax.vmap(gradient))(stacked))
   for place, own in enumerate(both):
@@ -100,7 +104,7 @@ def test_an_optimiser_moves_packed_weights_as_it_moves_them_one_by_one(params, i
   )
 
   def step(params, state):
-    gradient = jax.grad(lambda p: (model.apply(Net(), p, image) ** 2).sum())(params)
+    gradient = jax.grad(lambda p: (apply(p, image) ** 2).sum())(params)
     updates, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, updates), state
 

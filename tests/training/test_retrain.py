@@ -14,11 +14,12 @@ import pytest
 
 from data_prep import phantom, prepare
 from thrifty_jax import config as configs
-from thrifty_jax import logbook, model, stopping
+from thrifty_jax import logbook, model_folder, stopping
 from thrifty_jax.data import split_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype
-from thrifty_jax.scores import evaluate
+from thrifty_jax.networks import build, genotype
+from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.scores import cases
 from thrifty_jax.training import compiling, packing, retrain, train_data
 from thrifty_jax.training.checkpoint import Checkpoints
 from thrifty_jax.training.retrain import TrainState
@@ -29,6 +30,9 @@ FOUND = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
   up=(((0, 'identity'), (1, 'up_conv_3x3')),),
 )
+
+
+BLACK = (0.0,)
 
 
 class _Seen(Exception):
@@ -117,9 +121,9 @@ def weights_of(workdir):
 @pytest.fixture(scope='module')
 def start(config, opened):
   """Network, optimiser and the state before the first step."""
-  net = model.build(model.describe(config, opened.statistics), FOUND)
+  net = build.build(make_spec(config, opened.statistics), FOUND)
   transformation, _ = retrain.optimizer(config.retrain, opened.facts(0, epoch_steps=10))
-  params = model.initialise(net, opened.image_shape(4), seed=0)
+  params = build.initialise(build.trace_shapes(net, opened.image_shape(4)), seed=0)
   state = TrainState(jnp.zeros((), jnp.int32), params, params, transformation.init(params))
   return net, transformation, state
 
@@ -129,7 +133,12 @@ def trail(start, opened):
   """The states and metrics of steps of the loop's own function on one batch, no augmentation."""
   net, transformation, state = start
   step = retrain.make_train_step(
-    net, transformation, augment=lambda key, batch: batch, average_decay=0.8, seed=0
+    net,
+    transformation,
+    augment=lambda key, batch: batch,
+    average_decay=0.8,
+    seed=0,
+    background=BLACK,
   )
   step = jax.jit(step)
   examples = opened.examples(opened.patients['train'])
@@ -170,7 +179,12 @@ def test_without_averaging_the_weights_themselves_are_kept(start, opened):
   transformation = optax.sgd(0.1)
   state = state._replace(optimizer=transformation.init(state.params))
   step = retrain.make_train_step(
-    net, transformation, augment=lambda key, batch: batch, average_decay=0.0, seed=0
+    net,
+    transformation,
+    augment=lambda key, batch: batch,
+    average_decay=0.0,
+    seed=0,
+    background=BLACK,
   )
   batch = next(opened.batches(opened.examples(opened.patients['train']), batch_size=4, epoch=0))
   state, _ = jax.jit(step)(state, batch)
@@ -274,14 +288,14 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
   _, rate = retrain.optimizer(config.retrain, opened.facts(0, epoch_steps=steps))
   for entry in entries:
     assert entry['learning_rate'] == pytest.approx(np.asarray(rate(entry['step'] - 1)).item())
-  loaded = model.load(unbroken / 'model')
-  assert summary['parameters'] == model.count(loaded.params)
+  loaded = model_folder.load(unbroken / 'model')
+  assert summary['parameters'] == build.count(loaded.params)
   assert summary['model'] == 'thrifty' and summary['epochs'] == 4
   assert summary['genotype'] == config.genotype
   assert loaded.genotype == FOUND
   card = (unbroken / 'model' / 'card.md').read_text()
   digest = split_file.digest(opened.patients)
-  assert loaded.preprocessing['splits_sha256'] == digest
+  assert loaded.spec.splits_sha256 == digest
   for text in (
     'Research use only',
     'Apache License',
@@ -293,11 +307,9 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
 
 
 def test_the_model_that_is_kept_scores_what_the_summary_says(unbroken, config, opened):
-  loaded, summary = model.load(unbroken / 'model'), summary_of(unbroken)
-  predict = evaluate.network_predict(
-    loaded.logits, statistics=opened.statistics, context=0, batch_size=16
-  )
-  found = evaluate.validation_dsc(opened.prepared, opened.patients['validation'], predict)
+  loaded, summary = model_folder.load(unbroken / 'model'), summary_of(unbroken)
+  predict = loaded.predict_with(batch_size=16)
+  found = cases.validation_dsc(opened.prepared, opened.patients['validation'], predict)
   assert found == pytest.approx(summary['validation_dsc'], abs=1e-6)
   assert found == max(entry['validation_dsc'] for entry in entries_of(unbroken))
 
@@ -316,15 +328,15 @@ def scripted(monkeypatch, opened):
 
     # What predicts is the weights themselves.
     monkeypatch.setattr(retrain, 'make_predict', lambda *arguments: lambda params: params)
-    monkeypatch.setattr(evaluate, 'validation_dsc', validation_dsc)
-    monkeypatch.setattr(evaluate, 'classes_of_one_piece', lambda *arguments, **more: [])
+    monkeypatch.setattr(cases, 'validation_dsc', validation_dsc)
+    monkeypatch.setattr(cases, 'classes_of_one_piece', lambda *arguments, **more: ())
     return seen
 
   return script
 
 
 def same_weights(workdir, params):
-  loaded = model.load(workdir / 'model')
+  loaded = model_folder.load(workdir / 'model')
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
@@ -416,7 +428,7 @@ def test_packed_weights_are_trained_alike_and_a_run_goes_on_with_them_or_without
   for folder in (whole, changed):
     for entry, expected in zip(entries_of(folder), entries_of(unbroken), strict=True):
       assert entry == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    found, expected = (model.load(run / 'model').params for run in (folder, unbroken))
+    found, expected = (model_folder.load(run / 'model').params for run in (folder, unbroken))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), found, expected)
 
 
@@ -443,7 +455,7 @@ def test_a_line_that_was_written_after_the_last_save_is_written_again(
 def test_a_signal_during_validation_ends_it_and_validation_is_done_again(
   config, start, unbroken, tmp_path, monkeypatch
 ):
-  validation_dsc = evaluate.validation_dsc
+  validation_dsc = cases.validation_dsc
 
   def stopped(*arguments, **more):
     if len(entries_of(tmp_path)) == 1:
@@ -451,7 +463,7 @@ def test_a_signal_during_validation_ends_it_and_validation_is_done_again(
     return validation_dsc(*arguments, **more)
 
   with monkeypatch.context() as patch, pytest.raises(stopping.Stopped, match='retrain is saved'):
-    patch.setattr(evaluate, 'validation_dsc', stopped)
+    patch.setattr(cases, 'validation_dsc', stopped)
     retrain.retrain(config, tmp_path)
   retrain.retrain(config, tmp_path)
   assert_same_run(tmp_path, unbroken, start)
@@ -505,7 +517,7 @@ def test_training_sees_training_patients_and_validation_the_validation_patients(
   config, opened, tmp_path, monkeypatch, scripted
 ):
   trained, validated = [], []
-  batches, score = TrainData.batches, evaluate.validation_dsc
+  batches, score = TrainData.batches, cases.validation_dsc
 
   def watched(train_data, examples, **which):
     trained.append(examples.patients)
@@ -516,7 +528,7 @@ def test_training_sees_training_patients_and_validation_the_validation_patients(
     return score(prepared, patients, predict, **more)
 
   monkeypatch.setattr(TrainData, 'batches', watched)
-  monkeypatch.setattr(evaluate, 'validation_dsc', scored)
+  monkeypatch.setattr(cases, 'validation_dsc', scored)
   retrain.retrain(config, tmp_path)
   assert set(trained) == {opened.patients['train']}
   assert set(validated) == {opened.patients['validation']}

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import model
-from thrifty_jax.networks import grid, ops
+from thrifty_jax.networks import build, grid, ops
 from thrifty_jax.networks.cell import CellKind, edge_count, sources_of
 from thrifty_jax.networks.genotype import Genotype, GridCell, operations_of, skippable_cells
 from thrifty_jax.networks.grid import Architecture
@@ -110,7 +109,7 @@ def _size(module: nn.Module, channels: int) -> int:
   x = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
   # The key is made inside: outside it would start the device, which config.device may still choose.
   variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
-  return model.count(variables.get('params', {}))
+  return build.count(variables.get('params', {}))
 
 
 def built(depth: int, kept: Mapping[GridCell, Any]) -> tuple[Any, Any]:

@@ -16,9 +16,10 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, model, stages
+from thrifty_jax import device, stages
 from thrifty_jax.logbook import say
-from thrifty_jax.networks import baselines, cell, genotype, grid, norm, ops
+from thrifty_jax.networks import baselines, build, cell, genotype, grid, norm, ops
+from thrifty_jax.networks.model_spec import make_spec
 
 ModulePath = tuple[str, ...]  # ('up_1_0', 'node1_from_0')
 _SUPERVISED = (grid.DerivedNetwork, baselines.UNetPlusPlus)
@@ -85,7 +86,7 @@ def macs(net: nn.Module, image_shape: Sequence[int]) -> int:
 
   Args:
     net: A derived network or a baseline.
-    image_shape: Of one slice, [H, W, C]; sides are padded as the network pads them.
+    image_shape: Shape of one slice, [H, W, C]; sides are filled up to those the network takes.
   """
   return sum(layer.macs for layer in layers(net, image_shape) if len(layer.path) == 1)
 
@@ -100,9 +101,10 @@ def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
     Bytes, or None where XLA does not say.
   """
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  params = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)['params']
-  predict = jax.jit(lambda params, image: model.last_logits(model.apply(net, params, image)))
-  planned = predict.lower(params, image).compile().memory_analysis()
+  background = jax.ShapeDtypeStruct(image_shape[-1:], jnp.float32)
+  padded = jax.ShapeDtypeStruct(build.padded_shape(net, image.shape), jnp.float32)
+  params = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), padded)['params']
+  planned = build.predict_logits(net).lower(params, image, background).compile().memory_analysis()
   return None if planned is None else int(planned.temp_size_in_bytes)
 
 
@@ -123,7 +125,7 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   path = stages.genotype_file(config, workdir) if name == 'thrifty' else None
   # Neither shapes nor sizes depend on what the slices were normalised with.
   statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
-  net = model.build(model.describe(config, statistics), genotype.load(path) if path else None)
+  net = build.build(make_spec(config, statistics), genotype.load(path) if path else None)
   image = (data.image_size, data.image_size, data.modalities * (2 * data.context + 1))
   found = layers(net, image)
   total = [layer for layer in found if len(layer.path) == 1]
@@ -222,7 +224,7 @@ def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call
     shapes[module.path].append((args[0].shape, output.shape))
     return output
 
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *build.padded_shape(net, image_shape)), jnp.float32)
   with nn.intercept_methods(record):
     params = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)['params']
   weights: dict[ModulePath, Any] = traverse_util.flatten_dict(params)

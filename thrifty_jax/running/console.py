@@ -84,11 +84,11 @@ def data(config: ConfigDict) -> dict[str, tuple[str, ...]]:
     The names of the patients of each split.
   """
   from data_prep import prepare
+  from thrifty_jax.data import splits
   from thrifty_jax.data.batching import open_prepared
-  from thrifty_jax.scores.evaluate import patients_of
 
   prepared = open_prepared(prepare.prepared_dir(config))
-  counts, split = [], patients_of(config, prepared)
+  counts, split = [], splits.of(config, prepared.patients)
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')

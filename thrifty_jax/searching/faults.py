@@ -1,5 +1,6 @@
 """Where searches meet what is no finite number: the slices of a step, the layer, whose search."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from thrifty_jax.data.batching import Batch, Examples
+from thrifty_jax.networks import build
 from thrifty_jax.networks.losses import segmentation_loss
 from thrifty_jax.searching import bilevel, seeds
 from thrifty_jax.searching.bilevel import Learners, Metrics, SearchState
@@ -23,8 +25,9 @@ def source(
 
   def of_one(facts: Facts, state: SearchState, batch: Batch) -> str | None:
     augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
+    net = learners.net.copy(remat=False)  # layer by layer
     return not_finite.first_source(
-      learners.net.copy(remat=False),  # layer by layer
+      functools.partial(build.apply, net, background=learners.background),
       packing.unpacked(state.params),
       jax.jit(train_data.augment)(augment_key, batch),
       loss=segmentation_loss,

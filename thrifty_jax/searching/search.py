@@ -12,11 +12,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model
+from thrifty_jax import files, logbook
 from thrifty_jax.data import mesh, splits
 from thrifty_jax.data.batching import Batch, Examples, steps_per_epoch
+from thrifty_jax.networks import build as building
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.grid import Supernet
+from thrifty_jax.networks.model_spec import background
 from thrifty_jax.running import hosts
 from thrifty_jax.searching import bilevel, budget, faults, results, seeds
 from thrifty_jax.searching.bilevel import Learners, SearchState
@@ -61,10 +63,10 @@ def build(config: ConfigDict, facts: Facts) -> Learners:
     sampling=settings.sampling,
     cell_path=settings.cell_path,
     remat=settings.remat,
-    background=model.background(facts.statistics, context=config.data.context),
   )
   return Learners(
     net,
+    background(facts.statistics, context=config.data.context),
     bilevel.weight_optimizer(settings, steps=steps),
     bilevel.architecture_optimizer(settings),
     bilevel.weight_optimizer(settings, steps=steps, clipped=False) if second else None,
@@ -100,8 +102,10 @@ def search(config: ConfigDict, workdir: Path | str) -> Genotype:
   began = time.monotonic()
   steps = compile_steps(config, train_data, halves, drawn.result)
   image = train_data.image_shape(settings.batch_size)
-  kept = model.kept_shapes(config, learners.net, image)
-  states = [bilevel.init_state(learners, image, seed=seed, kept=kept) for seed in numbers]
+  find_shapes = functools.partial(cache.shapes, config)
+  states = [
+    bilevel.init_state(learners, image, seed=seed, find_shapes=find_shapes) for seed in numbers
+  ]
   _tell(config, halves, states)
   state = mesh.place(seeds.stack(states), seeds.sharding(train_data.mesh, len(numbers)))
   drawn.set_result(state)
@@ -340,7 +344,7 @@ def _tell(config: ConfigDict, halves: Halves, states: Sequence[SearchState]) -> 
   numbers = seeds.of(config)
   if len(numbers) > 1:
     logbook.say('seeds', f'{numbers[0]} to {numbers[-1]}, searched side by side; figures are means')
-  count = model.count(states[0].params)
+  count = building.count(states[0].params)
   logbook.say('supernet', f'{count:,} weights, {config.search.channels} channels')
   logbook.say(
     'halves',

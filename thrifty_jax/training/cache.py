@@ -9,11 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import device, files
+from thrifty_jax.networks import build
 from thrifty_jax.training import packing
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
@@ -61,6 +63,17 @@ def place(config: ConfigDict, **given: Any) -> Path | None:
   }
   text = json.dumps(made_from, sort_keys=True, default=str)
   return folder / 'traced' / hashlib.sha256(text.encode()).hexdigest()
+
+
+def shapes(config: ConfigDict, net: nn.Module, *inputs: Any) -> build.Shapes:
+  """What `build.trace_shapes` finds, which takes a second or two of a supernet, or what is kept."""
+  kept = place(config, weights_of=str(net), image=inputs[0].shape)
+  content = read(kept)
+  if content is not None:
+    return json.loads(content)
+  traced = build.trace_shapes(net, *inputs)
+  write(kept, json.dumps(traced).encode())
+  return traced
 
 
 def read(path: Path | None) -> bytes | None:

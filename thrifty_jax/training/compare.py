@@ -15,9 +15,9 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model, stages
+from thrifty_jax import files, logbook, stages
 from thrifty_jax.errors import InputError, NotFinite
-from thrifty_jax.networks import baselines, genotype, parameters
+from thrifty_jax.networks import baselines, build, genotype, parameters
 from thrifty_jax.scores import evaluate, standings, tables
 from thrifty_jax.training import retrain
 
@@ -169,7 +169,7 @@ def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)
     net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
-    return model.count(model.shapes(net, space.image_channels))
+    return build.count_shapes(build.shapes(net, space.image_channels))
 
   candidates = range(1, baselines.WIDTH + 1)
   return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))

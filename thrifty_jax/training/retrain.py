@@ -16,15 +16,17 @@ import optax
 from ml_collections import ConfigDict
 
 from data_prep import data_sets
-from thrifty_jax import RESEARCH_USE, device, files, logbook, model, stages
+from thrifty_jax import RESEARCH_USE, device, files, logbook, model_folder, stages
 from thrifty_jax.data import likeness, mesh, split_file
 from thrifty_jax.data.batching import Batch, Examples, steps_per_epoch
-from thrifty_jax.networks import genotype
+from thrifty_jax.networks import build, genotype, inference
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
+from thrifty_jax.networks.model_spec import ModelSpec, background, make_spec
 from thrifty_jax.reporting import describe
 from thrifty_jax.running import hosts
-from thrifty_jax.scores import evaluate
+from thrifty_jax.scores import cases
 from thrifty_jax.training import (
+  cache,
   compiling,
   debug,
   memory,
@@ -52,15 +54,15 @@ class TrainState(NamedTuple):
   """Everything that a step changes."""
 
   step: jax.Array
-  params: model.Params
-  average: model.Params  # of params over steps: what is scored and kept
+  params: build.Params
+  average: build.Params  # of params over steps: what is scored and kept
   optimizer: optax.OptState
 
 
 class Best(NamedTuple):
   """The best epoch so far on the validation patients."""
 
-  params: model.Params
+  params: build.Params
   epoch: int
   dsc: float
 
@@ -74,10 +76,18 @@ def init_state(
   image: jax.ShapeDtypeStruct,
   *,
   seed: int,
-  kept: Path | None = None,
+  find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> tuple[TrainState, Best]:
-  """The state before the first step, and its weights as the best so far; kept: see initialise."""
-  drawn = model.initialise(net, image, seed=seed, kept=kept)
+  """The state before the first step, and its weights as the best so far.
+
+  Args:
+    net: The network.
+    transformation: Its optimiser.
+    image: Shape of a batch.
+    seed: Number that the weights follow from.
+    find_shapes: Function from the network and its inputs to the shapes of its weights.
+  """
+  drawn = build.initialise(find_shapes(net, image), seed=seed)
   params = packing.for_steps(drawn, 'retrain')
   average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
@@ -121,6 +131,7 @@ def make_train_step(
   augment: Callable[[jax.Array, Batch], Batch],
   average_decay: float,
   seed: jax.Array | int,
+  background: Any,
   parts: int = 1,
 ) -> Step:
   """The training step, a pure function (state, batch) -> (state, metrics).
@@ -131,15 +142,17 @@ def make_train_step(
     augment: (key, batch) -> batch.
     average_decay: Of the running average of the weights; 0 keeps the weights themselves.
     seed: The random numbers of a step follow from it and from the step.
+    background: Normalised value that sides are filled up with, [C].
     parts: In which a batch is computed, see microbatches.py.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     batch = augment(step_key(seed, state), batch)
 
-    def loss(params: model.Params) -> tuple[jax.Array, jax.Array]:
+    def loss(params: build.Params) -> tuple[jax.Array, jax.Array]:
       def sums(part: Batch) -> Sums:
-        return loss_sums(model.apply(net, params, part['image']), part['label'])
+        logits = build.apply(net, packing.unpacked(params), part['image'], background=background)
+        return loss_sums(logits, part['label'])
 
       return loss_of(microbatches.total(sums, batch, parts=parts))
 
@@ -183,27 +196,30 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
   found = genotype.load(genotype_file) if genotype_file else None
   if genotype_file:  # beside the checkpoints: another one must not go on from them
     files.write_bytes(workdir / 'retrain' / 'genotype.json', genotype_file.read_bytes())
-  spec = model.describe(config, train_data.statistics)
-  net = model.build(spec, found)
-  predict = make_predict(config, train_data, net)
-  progress, seconds = _fit(config, train_data, net, predict, workdir / 'retrain')
+  spec = make_spec(config, train_data.statistics)
+  net = build.build(spec, found)
+  predict = make_predict(config, train_data, net, spec)
+  progress, seconds = _fit(config, train_data, net, spec, predict, workdir / 'retrain')
   best = progress.best
 
   slice_shape = train_data.image_shape(1).shape[1:]
   judges = train_data.patients['validation']
-  spec['training_scans'] = likeness.of_training(train_data.prepared, train_data.patients['train'])
-  spec['splits_sha256'] = split_file.digest(train_data.patients)
   padding = getattr(data_sets.module(config), 'PADDING', None)
-  spec['padding'] = list(padding) if padding else None
   # Placed as validation has them: the program that predicts is the same.
   params = packing.for_steps(best.params, 'retrain')
   trained = predict(mesh.place(params, mesh.whole(train_data.mesh)))
-  spec['largest_component'] = evaluate.classes_of_one_piece(
-    train_data.validation, judges, trained, classes=config.data.classes
+  spec = dataclasses.replace(
+    spec,
+    padding=tuple(padding) if padding else None,
+    largest_component=cases.classes_of_one_piece(
+      train_data.validation, judges, trained, classes=config.data.classes
+    ),
+    training_scans=likeness.of_training(train_data.prepared, train_data.patients['train']),
+    splits_sha256=split_file.digest(train_data.patients),
   )
   summary = {
     'model': config.model.name,
-    'parameters': model.count(best.params),
+    'parameters': build.count(best.params),
     'macs': describe.macs(net, slice_shape),
     'image': list(slice_shape),
     'genotype': config.genotype or 'search/genotype.json' if found else None,
@@ -213,14 +229,14 @@ def retrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     'steps': int(progress.state.step),
     'best_epoch': int(best.epoch),
     'validation_dsc': float(best.dsc),
-    'largest_component': spec['largest_component'],
+    'largest_component': list(spec.largest_component),
     'selection': SELECTION[config.evaluate.protocol],
     'seconds': seconds,
   }
-  model.save(
+  model_folder.save(
     workdir / 'model',
     best.params,
-    preprocessing=spec,
+    spec=spec,
     genotype_file=genotype_file,
     card=_card(config, spec, summary, citation=train_data.prepared.citation),
   )
@@ -283,7 +299,8 @@ def _fit(
   config: ConfigDict,
   train_data: TrainData,
   net: nn.Module,
-  predict: Callable[[model.Params], evaluate.Predict],
+  spec: ModelSpec,
+  predict: Callable[[build.Params], inference.Predict],
   folder: Path,
 ) -> tuple[Progress, float]:
   """The training loop: where it ended, and the seconds it took."""
@@ -293,12 +310,12 @@ def _fit(
   facts = train_data.facts(config.seed, epoch_steps=steps)
   transformation, rate = optimizer(settings, facts)
   image = train_data.image_shape(settings.batch_size)
-  kept = model.kept_shapes(config, net, image)
-  state, best = init_state(net, transformation, image, seed=config.seed, kept=kept)
+  find_shapes = functools.partial(cache.shapes, config)
+  state, best = init_state(net, transformation, image, seed=config.seed, find_shapes=find_shapes)
   state, facts = mesh.place((state, facts), mesh.whole(train_data.mesh))
   progress = Progress(state, best, planned=(settings.epochs,))
   logbook.say(
-    'network', f'{model.count(progress.best.params):,} parameters; {steps} steps an epoch'
+    'network', f'{build.count(progress.best.params):,} parameters; {steps} steps an epoch'
   )
   # Before the loop, where a signal to stop need not wait for it.
   logbook.say_compiling()
@@ -307,7 +324,7 @@ def _fit(
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
   hosts.meet('compiled')  # on a CPU no device waits for another longer than 30 s
   if config.debug:
-    compiled = debug.watched(compiled, 'retrain', _source(train_data, net))
+    compiled = debug.watched(compiled, 'retrain', _source(train_data, net, spec))
 
   autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
@@ -368,13 +385,13 @@ def compile_step(
   def train_step(
     state: TrainState, facts: Facts, batch: Batch
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    shade = model.background(facts.statistics, context=config.data.context)
     step = make_train_step(
-      net.copy(remat=settings.remat, background=shade),
+      net.copy(remat=settings.remat),
       optimizer(settings, facts)[0],
       augment=functools.partial(train_data.augment, statistics=facts.statistics),
       average_decay=settings.ema_decay,
       seed=facts.seed,
+      background=background(facts.statistics, context=config.data.context),
       parts=settings.microbatches,
     )
     return step(state, batch)
@@ -388,13 +405,14 @@ def compile_step(
   )
 
 
-def _source(train_data: TrainData, net: nn.Module) -> Callable[..., str | None]:
+def _source(train_data: TrainData, net: nn.Module, spec: ModelSpec) -> Callable[..., str | None]:
   """(metrics, state, facts, batch) -> where a step meets what is no finite number."""
+  network = functools.partial(build.apply, net, background=spec.background)
 
   def source(_: Any, state: TrainState, facts: Facts, batch: Batch) -> str | None:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
     params = packing.unpacked(state.params)
-    return not_finite.first_source(net, params, batch, loss=segmentation_loss)
+    return not_finite.first_source(network, params, batch, loss=segmentation_loss)
 
   return source
 
@@ -412,14 +430,14 @@ def _show(progress: Progress, bar: Any) -> None:
 def _validate(
   config: ConfigDict,
   train_data: TrainData,
-  predict: Callable[[model.Params], evaluate.Predict],
+  predict: Callable[[build.Params], inference.Predict],
   progress: Progress,
 ) -> float | None:
   """DSC of the validation patients by the averaged weights, None in an epoch without one."""
   epoch, settings = progress.epoch + 1, config.retrain
   if epoch % settings.validate_every and epoch != settings.epochs:
     return None
-  dsc = evaluate.validation_dsc(
+  dsc = cases.validation_dsc(
     train_data.validation,
     train_data.patients['validation'],
     predict(progress.state.average),
@@ -452,20 +470,21 @@ def _end_epoch(
 
 
 def make_predict(
-  config: ConfigDict, train_data: TrainData, net: nn.Module
-) -> Callable[[model.Params], evaluate.Predict]:
+  config: ConfigDict, train_data: TrainData, net: nn.Module, spec: ModelSpec
+) -> Callable[[build.Params], inference.Predict]:
   """The function from parameters to one that predicts the slices of a case."""
   whole = mesh.whole(train_data.mesh)  # so every process has all of it
+  background = np.asarray(spec.background, np.float32)
 
   @functools.partial(jax.jit, out_shardings=whole)
-  def logits(params: model.Params, image: jax.Array) -> jax.Array:
-    return model.last_logits(model.apply(net, params, image))
+  def logits(params: build.Params, image: jax.Array) -> jax.Array:
+    params = packing.unpacked(params)
+    return build.last_logits(build.apply(net, params, image, background=background))
 
-  def with_params(params: model.Params) -> evaluate.Predict:
-    return evaluate.network_predict(
+  def with_params(params: build.Params) -> inference.Predict:
+    return inference.predict_with(
       lambda image: logits(params, image),
-      statistics=train_data.statistics,
-      context=config.data.context,
+      spec,
       batch_size=config.evaluate.batch_size,
       mesh=train_data.mesh,
     )
@@ -489,9 +508,7 @@ def _genotype_file(config: ConfigDict, workdir: Path) -> Path | None:
   return stages.genotype_file(config, workdir)
 
 
-def _card(
-  config: ConfigDict, spec: dict[str, Any], summary: dict[str, Any], *, citation: str
-) -> str:
+def _card(config: ConfigDict, spec: ModelSpec, summary: dict[str, Any], *, citation: str) -> str:
   """The model card."""
   data = config.data
   source = citation or 'as its owner asks'
@@ -505,7 +522,7 @@ def _card(
 - Parameters: {summary['parameters']:,}
 - Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
 {100 * summary['validation_dsc']:.2f} %
-- Patients: SHA-256 {spec['splits_sha256']} of who trained, validated and tests
+- Patients: SHA-256 {spec.splits_sha256} of who trained, validated and tests
 - Scores of patients that it never saw: `scores.json`, once they were scored
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.
