@@ -186,6 +186,8 @@ def test_the_table_lists_every_layer_and_ends_with_the_totals():
 
 def test_a_parameter_that_nobody_has_counted_is_refused():
   class New(nn.Module):
+    depth: int = 0
+
     @nn.compact
     def __call__(self, x):
       return nn.Sequential([Filter()])(x)
