@@ -28,8 +28,7 @@ from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
 from thrifty_jax import device
 from thrifty_jax.exporting import export_check, onnx_network, quantise
-from thrifty_jax.networks import build, inference
-from thrifty_jax.reporting import describe
+from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.running import command_line
 
 PEAK_SIDE = 2048  # of the matrices whose product tells how fast the cores can be
@@ -142,7 +141,7 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
   run = inference.slice_by_slice(lambda image: compiled(member.params, image, background))
   figures |= {
     'parameters': member.parameters,
-    'macs': describe.macs(member.module, (size, size, 1)),
+    'macs': layers.macs(member.module, (size, size, 1)),
     'start_s': started,
   }
 

@@ -127,9 +127,9 @@ def _source(opened: TrainData, budget_bytes: int, batch_size: int) -> Iterator[B
   settings = opened.config.copy_and_resolve_references()
   settings.data.device_budget_bytes = budget_bytes
   own = dataclasses.replace(opened, config=settings)
-  examples = own.examples(own.patients['train'])
+  epochs = own.epochs(own.patients['train'], batch_size=batch_size, seed=0)
   for epoch in itertools.count():
-    yield from own.batches(examples, batch_size=batch_size, epoch=epoch)
+    yield from epochs.batches(epoch)
 
 
 def _seconds(work: Callable[[Iterator[Batch]], None], source: Iterator[Batch]) -> float:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from thrifty_jax.networks.ops import OPERATIONS
+from thrifty_jax.networks.space import CellKind, Resample, candidates
 
 
 def group_norm(channels: int, *, affine: bool, dtype: Any, name: str | None = None) -> nn.Module:
@@ -71,7 +71,7 @@ class Gate(nn.Module):
 
 
 class Candidate(nn.Module):
-  """One operation of OPERATIONS; norms have no scale and bias."""
+  """One operation of the table; norms have no scale and bias."""
 
   kind: str
   dtype: Any = None
@@ -124,7 +124,7 @@ class Candidate(nn.Module):
 class MixedEdge(nn.Module):
   """One in `sample` channels through all candidates, the others past them, then a shuffle."""
 
-  resample: str
+  resample: Resample
   sample: int
   dtype: Any = None
 
@@ -134,7 +134,7 @@ class MixedEdge(nn.Module):
     sampled, rest = x[..., :count], x[..., count:]
     mixed = sum(
       weight.astype(x.dtype) * Candidate(kind, self.dtype, name=kind)(sampled)
-      for kind, weight in zip(OPERATIONS[self.resample], weights, strict=True)
+      for kind, weight in zip(candidates(self.resample), weights, strict=True)
     )
     if self.resample == 'down':
       rest = nn.max_pool(rest, (2, 2), (2, 2))
@@ -148,7 +148,7 @@ class MixedEdge(nn.Module):
 class Cell(nn.Module):
   """Nodes that sum an edge from every earlier state, and a filter over them."""
 
-  kind: str
+  kind: CellKind
   nodes: int
   channels: int
   sample: int
@@ -194,15 +194,15 @@ class PlainSupernet(nn.Module):
   nodes: int = 2
   sample: int = 4
   dtype: Any = None
-  gated = ()  # no cell has a gate
+  gated = operations = ()  # no cell has a gate, and all operations are candidates
 
   @nn.compact
   def __call__(self, image: jax.Array, architecture: Any, key: None = None) -> jax.Array:
     """Logits [B, H, W, K] of image [B, H, W, C], H and W multiples of 2^depth."""
     channels, depth, dtype = self.channels, self.depth, self.dtype
-    weights = {kind: self._weights(architecture[kind]) for kind in ('down', 'up')}
+    weights = {kind: self._weights(getattr(architecture, kind)) for kind in ('down', 'up')}
 
-    def cell(kind: str, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
+    def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       module = Cell(kind, self.nodes, channels, self.sample, dtype, name=name)
       return module(in0, in1, *weights[kind])
 
@@ -225,6 +225,6 @@ class PlainSupernet(nn.Module):
     """Softmax over the candidates of every edge, and over the edges into every node."""
     betas, start = [], 0
     for node in range(self.nodes):
-      betas.append(jax.nn.softmax(part['betas'][start : start + node + 2]))
+      betas.append(jax.nn.softmax(part.betas[start : start + node + 2]))
       start += node + 2
-    return [jax.nn.softmax(alpha) for alpha in part['alphas']], jnp.concatenate(betas)
+    return [jax.nn.softmax(alpha) for alpha in part.alphas], jnp.concatenate(betas)

@@ -22,10 +22,9 @@ import numpy as np
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
 from thrifty_jax import device
-from thrifty_jax.networks import build
-from thrifty_jax.reporting import describe
+from thrifty_jax.networks import build, layers
 from thrifty_jax.running import command_line
-from thrifty_jax.training import retrain
+from thrifty_jax.training import train_step
 from thrifty_jax.training.train_data import Facts, seed_bits
 
 
@@ -84,12 +83,12 @@ def start(
   member, size = network.member(), network.size
   net = member.module
   facts = Facts(seed_bits(0), {}, 100, config.retrain.learning_rate)
-  transformation, _ = retrain.optimizer(config.retrain, facts)
+  transformation, _ = train_step.optimizer(config.retrain, facts)
   image = jax.ShapeDtypeStruct((batch, size, size, 1), np.float32)
-  state, _ = retrain.init_state(net, transformation, image, seed=0)
+  state, _ = train_step.init_state(net, transformation, image, seed=0)
   state = jax.block_until_ready(state)
   started = time.perf_counter() - began
-  step = retrain.make_train_step(
+  step = train_step.make_train_step(
     net,
     transformation,
     augment=lambda key, batch: batch,
@@ -114,7 +113,7 @@ def start(
 
   figures |= {
     'parameters': build.count(state.params),
-    'macs': describe.macs(net, (size, size, 1)),
+    'macs': layers.macs(net, (size, size, 1)),
     'start_s': started,
   }
   return figures, turn

@@ -2,17 +2,15 @@
 
     python -m benchmarks.search_step --channels 32 --batch 4 --size 128 --against=plain
     python -m benchmarks.search_step --channels 8 16 32 64 --nodes 1 2 --size 64 128 256
-    python -m benchmarks.search_step --channels 8 --size 64 --seeds 1 2 4
     python -m benchmarks.search_step --channels 8 --size 64 --batch 8 --devices 1 2 4 8
 
 A step is both halves, that of the architecture and that of the weights, first order, on made-up
 slices, without augmentation. Every combination of the options is a measurement. Each contender runs
 in a process of its own; they take turns. --against=plain adds the supernet written with flax's own
 layers, one module a candidate (benchmarks/plain_supernet.py), as JAX runs it by itself;
-plain_prepared is the same after device.prepare, which changes how memory is kept. --seeds has one
-contender for each number of searches in one program: search_s is a step's time for each of them.
---devices has one for each number of devices that share the batch; a CPU takes the part of so many,
-on the cores that it has, which tells what sharing costs and not what it gains.
+plain_prepared is the same after device.prepare, which changes how memory is kept. --devices has one
+contender for each number of devices that share the batch; a CPU takes the part of so many, on the
+cores that it has, which tells what sharing costs and not what it gains.
 """
 
 import functools
@@ -33,21 +31,19 @@ from thrifty_jax import device
 from thrifty_jax.data import mesh
 from thrifty_jax.networks import build
 from thrifty_jax.networks.grid import Supernet
-from thrifty_jax.searching import bilevel, seeds
-from thrifty_jax.training import compiling, packing
+from thrifty_jax.searching import bilevel
+from thrifty_jax.training import compiling
 from thrifty_jax.training.train_data import seed_bits
 
 OURS = 'supernet'
 COMPILE = functools.partial(compiling.compile_step, lean=True)  # as the search does
 RIVALS = ('plain', 'plain_prepared')
-VECTORISED = {'auto': None, 'yes': True, 'no': False}
 
 
 class Contender(NamedTuple):
   """Who is measured."""
 
   contender: str
-  seeds: int = 1  # searches in one program
   devices: int = 1  # that share a batch
 
 
@@ -72,14 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   measure.several(parser, 'depth', 5)
   measure.dtypes(parser)
   parser.add_argument('--against', nargs='+', choices=RIVALS, default=[])
-  measure.several(parser, 'seeds', 1, help='searches in one program, each with batches of its own')
   measure.several(parser, 'devices', 1, help='that share the batch')
-  parser.add_argument(
-    '--vectorised',
-    choices=[*VECTORISED],
-    default='auto',
-    help='whether a device computes several searches together or one after the other',
-  )
   parser.add_argument('--cache', default='', help="folder of compiled programs; '' is none")
   asked = parser.parse_args(arguments)
   for size, depth in itertools.product(asked.size, asked.depth):
@@ -91,34 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for batch, devices in itertools.product(asked.batch, asked.devices):
     if batch % devices:
       parser.error(f'--batch {batch} is not a multiple of --devices {devices}, which share it')
-  if max(asked.seeds) > 1 and max(asked.devices) > 1:
-    parser.error('--seeds and --devices: one of them at a time')
   report = measure.Report('search_step')
   for values in itertools.product(*(getattr(asked, name) for name in Setting._fields)):
     setting = Setting(*values)
-    who = [
-      Contender(OURS, *counts)
-      for counts in dict.fromkeys(itertools.product(asked.seeds, asked.devices))
-    ]
+    who = [Contender(OURS, count) for count in dict.fromkeys(asked.devices)]
     who += [Contender(name) for name in dict.fromkeys(asked.against)]
-    how = asked.cache, VECTORISED[asked.vectorised]
-    starts = {one: (start, setting, one, *how) for one in who}
-    found = contenders.race(starts, repeats=asked.repeats)
-    for one, figures in found.items():
-      line = measure.step_line(figures)
-      if one.seeds > 1 and 'median_step_s' in figures:
-        figures |= {
-          'median_search_s': figures['median_step_s'] / one.seeds,
-          'relative_search': figures['relative_step'] / one.seeds * who[0].seeds,
-        }
-        line += f', a search {figures["relative_search"]:.2f} times one of the first'
-      report.add({**one._asdict(), **setting._asdict()}, figures, line)
+    starts = {one: (start, setting, one, asked.cache) for one in who}
+    for one, figures in contenders.race(starts, repeats=asked.repeats).items():
+      report.add({**one._asdict(), **setting._asdict()}, figures, measure.step_line(figures))
   return report.end()
 
 
-def start(
-  setting: Setting, who: Contender, cache: str, vectorised: bool | None
-) -> tuple[dict[str, Any], contenders.Turn]:
+def start(setting: Setting, who: Contender, cache: str) -> tuple[dict[str, Any], contenders.Turn]:
   """A contender, see `contenders.race`."""
   if who.devices > 1:
     jax.config.update('jax_num_cpu_devices', who.devices)
@@ -128,48 +101,45 @@ def start(
     config = configs.default()
     config.compilation_cache = cache
     device.prepare(config)
-  return compiled_step(setting, who, vectorised=vectorised)
+  return compiled_step(setting, who)
 
 
-def compiled_step(
-  setting: Setting, who: Contender, *, vectorised: bool | None
-) -> tuple[dict[str, Any], contenders.Turn]:
-  """Figures of the start, and the step on a state that it changes; of so many searches."""
+def compiled_step(setting: Setting, who: Contender) -> tuple[dict[str, Any], contenders.Turn]:
+  """Figures of the start, and the step on a state that it changes."""
   began = time.perf_counter()
-  config, count = configs.default(), who.seeds
+  config = configs.default()
   config.devices = who.devices
   shared = mesh.of(config)
   learners = make_learners(setting, plain=who.contender != OURS)
-  batch = made_up_batch(setting._replace(batch=count * setting.batch))
-  batch = mesh.place(batch, mesh.split(shared))
+  batch = mesh.place(made_up_batch(setting), mesh.split(shared))
   shapes = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), batch
   )
-  image = jax.ShapeDtypeStruct((setting.batch, *batch['image'].shape[1:]), batch['image'].dtype)
-  states = [bilevel.init_state(learners, image, seed=seed) for seed in range(count)]
-  if who.contender == 'plain':
-    states = packing.all_unpacked(states)
-  state = mesh.place(seeds.stack(states), seeds.sharding(shared, count))
+  image = jax.ShapeDtypeStruct(batch['image'].shape, batch['image'].dtype)
+  state = bilevel.init_state(learners, image, seed=0)
+  state, seed = mesh.place((state, seed_bits(0)), mesh.whole(shared))
   state = jax.block_until_ready(state)
-  parameters = build.count(states[0].params)
   started = time.perf_counter() - began
-  told = seeds.told([seed_bits(seed) for seed in range(count)], shared)
   weight_half, architecture_half = (
-    jax.jit(seeds.side_by_side(half, count=count, mesh=shared, vectorised=vectorised))
+    jax.jit(mesh.replicated(half, shared))
     for half in bilevel.make_half_steps(learners, augment=lambda key, batch: batch)
   )
   (weight_step, architecture_step), figures = measure.compile_all(
-    [(weight_half, (state, told, shapes)), (architecture_half, (state, told, shapes, shapes))],
+    [(weight_half, (seed, state, shapes)), (architecture_half, (seed, state, shapes, shapes))],
     jax.stages.Lowered.compile if who.contender == 'plain' else COMPILE,
+  )
+
+  weight_step, architecture_step = (
+    functools.partial(step, seed) for step in (weight_step, architecture_step)
   )
 
   def turn() -> dict[str, float]:
     nonlocal state
-    architecture, state = measure.timed(architecture_step, state, told, batch, batch)
-    weights, state = measure.timed(weight_step, state, told, batch)
+    architecture, state = measure.timed(architecture_step, state, batch, batch)
+    weights, state = measure.timed(weight_step, state, batch)
     return {'step_s': architecture + weights, 'architecture_s': architecture, 'weights_s': weights}
 
-  return {'parameters': parameters, 'start_s': started, **figures}, turn
+  return {'parameters': build.count(state.params), 'start_s': started, **figures}, turn
 
 
 def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:

@@ -39,9 +39,7 @@ def get_config(variants: str = '') -> ConfigDict:
   config = defaults.default()
 
   config.data.name = 'folder'
-  for name, value in defaults.LEFT_TO_DATA.items():
-    group, field = name.split('.')
-    config[group][field] = value
+  defaults.leave_to_data(config)
   return defaults.apply_variants(config, variants, small=_small)
 
 

@@ -95,7 +95,7 @@ def raw_dir(config: ConfigDict) -> Path:
 
 
 def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
-  """Fills in, in place, what the config leaves to the data (config.LEFT_TO_DATA).
+  """Fills in, in place, what the config leaves to the data (Setting.open_value).
 
   Returns:
     What was found and chosen, for a person: titles and texts.
@@ -106,9 +106,10 @@ def resolve(config: ConfigDict) -> tuple[tuple[str, str], ...]:
   data_set = module(config)
   if not hasattr(data_set, 'resolve'):
     name = configs.left_to_data(config)[0]
+    value = configs.flatten(config)[name]
     raise InputError(
-      f'config.{name} is {configs.LEFT_TO_DATA[name]!r}, which leaves it to the data, but '
-      f'{config.data.name} does not say; set it'
+      f'config.{name} is {value!r}, which leaves it to the data, but {config.data.name} does '
+      'not say; set it'
     )
   return data_set.resolve(config)
 

@@ -1,14 +1,10 @@
-"""Raw scans to slices in TFDS, once for each choice of settings.
-
-As a command: `python -m data_prep.prepare --config=configs/promise12.py`.
-"""
+"""Raw scans to slices in TFDS, once for each choice of settings."""
 
 import contextlib
 import hashlib
 import io
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -21,7 +17,6 @@ from ml_collections import ConfigDict
 from data_prep import builder, checks, data_sets, workers
 from data_prep.workers import CasesMap
 from thrifty_jax import fields, files, logbook
-from thrifty_jax.running import command_line
 from thrifty_jax.scans.preprocessing import image_settings
 from thrifty_jax.scans.volumes import Case
 
@@ -166,19 +161,3 @@ def _remove_empty(*folders: Path) -> None:
   for folder in folders:
     with contextlib.suppress(OSError):  # not there, or not empty
       folder.rmdir()
-
-
-def main(argv: Sequence[str]) -> int:
-  """Runs the command; returns the exit status."""
-
-  def run() -> None:
-    command = command_line.fill_in(command_line.parse(argv))
-    for title, text in command.found:
-      logbook.say(title, text)
-    prepare(command.config)
-
-  return command_line.exit_status(run)
-
-
-if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))

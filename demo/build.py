@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 import thrifty_jax
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
@@ -30,28 +28,23 @@ PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js')
 ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js')
 # What prepare.js does not do, so a network trained on it would see something else.
 UNBUILT = {'modalities': 1, 'clahe_clip_limit': 0, 'curvature_flow_iterations': 0}
-USAGE = """\
+USAGE = f"""\
 usage: python -m demo.build --export=FOLDER --output=FOLDER [--runtime=FILE]
 
 Writes a folder for any web server, with a page that segments scans in the browser.
 
   --export=FOLDER   what `python -m thrifty_jax.export` wrote, with model.onnx
   --output=FOLDER   a new folder
-  --runtime=FILE    {archive} of the npm registry; without it `npm pack` fetches it once
+  --runtime=FILE    {ARCHIVE} of the npm registry; without it `npm pack` fetches it once
                     into ~/.cache/thrifty_jax; another content is refused
 
-See it with `python -m http.server --directory=FOLDER --bind=127.0.0.1`. {note}
+See it with `python -m http.server --directory=FOLDER --bind=127.0.0.1`. {thrifty_jax.RESEARCH_USE}
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command and gives its exit status, 0, 1 or 2 as those of thrifty_jax."""
-  return command_line.start(argv, usage=usage, run=run)
-
-
-def usage() -> str:
-  """The text of --help."""
-  return USAGE.format(archive=ARCHIVE, note=thrifty_jax.RESEARCH_USE)
+  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  return command_line.start(argv, USAGE, run)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -60,7 +53,7 @@ def run(arguments: Sequence[str]) -> None:
   Raises:
     InputError: If the command, the export or the runtime is not what it must be.
   """
-  values = _parse(arguments)
+  values = command_line.read(arguments, USAGE, required={'export': 'exported', 'output': 'site'})
   output = Path(values.output)
   if output.exists():
     raise InputError(f'--output={output} exists; name a new folder')
@@ -153,23 +146,6 @@ def fetched() -> Path:
       raise InputError(f'npm cannot fetch {ARCHIVE} ({error}); give it by --runtime') from error
   require_known(content, kept())
   return files.write_bytes(kept(), content)
-
-
-def _parse(argv: Sequence[str]) -> flags.FlagValues:
-  """The flags, complete, or an InputError."""
-  values = flags.FlagValues()
-  for name in ('export', 'output', 'runtime'):
-    flags.DEFINE_string(name, '', name, flag_values=values)
-  try:
-    rest = values(['build', *argv])[1:]
-  except flags.Error as error:
-    raise InputError(str(error)) from error
-  if rest:
-    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
-  for name, example in (('export', 'exported'), ('output', 'site')):
-    if not values[name].value:
-      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
-  return values
 
 
 if __name__ == '__main__':

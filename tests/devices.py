@@ -3,12 +3,12 @@
   python tests/devices.py FOLDER
 
 FOLDER is there, and empty. The last line is JSON: by the name of each run how far its numbers are
-from those of one device, see `RUNS`; 'seeds', the same of the first of two searches that have a
-device each; and 'refused', what was said to commands that cannot be. The run on one device stays in
-FOLDER/one.
+from those of one device, see `RUNS`; and 'refused', what was said to commands that cannot be. The
+run on one device stays in FOLDER/one.
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -36,8 +36,10 @@ from ml_collections import ConfigDict  # noqa: E402
 from configs.phantom import get_config  # noqa: E402
 from data_prep import phantom, prepare  # noqa: E402
 from thrifty_jax import device, main, stopping  # noqa: E402
-from thrifty_jax.searching import search  # noqa: E402
+from thrifty_jax.networks import genotype  # noqa: E402
+from thrifty_jax.searching import search, steps  # noqa: E402
 from thrifty_jax.training import retrain, train_data  # noqa: E402
+from thrifty_jax.training.compiling import Program  # noqa: E402
 
 SETTINGS = {
   'data.image_size': 16,
@@ -81,30 +83,40 @@ def config_of(place: Path) -> ConfigDict:
   return config
 
 
-def results(workdir: Path) -> dict[str, np.ndarray]:
-  """Every number that a run leaves: of its epochs, of its last states, of its model."""
+def figures(folder: Path) -> dict[str, np.ndarray]:
+  """Every number in the folder of a training: of its epochs and of its last state."""
   found = {}
-  for stage in ('search', 'retrain'):
-    for line in (workdir / stage / 'metrics.jsonl').read_text().splitlines():
-      entry = json.loads(line)
-      for name in sorted({*entry} - {'seconds'}):
-        if entry[name] is not None:
-          found[f'{stage} {entry["epoch"]} {name}'] = np.hstack(
-            [np.ravel(part) for part in entry[name]]
-            if isinstance(entry[name], list)
-            else [entry[name]]
-          )
-    states = interrupted.last_state(workdir / stage / 'checkpoints')
-    found |= {f'{stage} {name}': value for name, value in states.items()}
-  return found | safetensors.numpy.load_file(workdir / 'model' / 'weights.safetensors')
+  for line in (folder / 'metrics.jsonl').read_text().splitlines():
+    entry = json.loads(line)
+    for name in sorted({*entry} - {'seconds'}):
+      if entry[name] is not None:
+        found[f'{entry["epoch"]} {name}'] = np.hstack(
+          [np.ravel(part) for part in entry[name]]
+          if isinstance(entry[name], list)
+          else [entry[name]]
+        )
+  return found | interrupted.last_state(folder / 'checkpoints')
+
+
+def difference_of_trainings(found: Path, expected: Path) -> float:
+  """Largest difference of two such folders; infinite where one has more than the other."""
+  one, other = (genotype.load(folder / 'genotype.json') for folder in (found, expected))
+  return _largest(figures(found), figures(expected)) if one == other else float('inf')
 
 
 def largest_difference(found: Path, expected: Path) -> float:
   """Between two runs, of any number; infinite where one leaves more than the other."""
-  one, other = results(found), results(expected)
-  texts = [(folder / 'search' / 'genotype.json').read_text() for folder in (found, expected)]
-  same = texts[0].split('"scores"')[0] == texts[1].split('"scores"')[0]
-  if not same or one.keys() != other.keys():
+  models = [
+    safetensors.numpy.load_file(run / 'model' / 'weights.safetensors') for run in (found, expected)
+  ]
+  stages = (
+    difference_of_trainings(found / stage, expected / stage) for stage in ('search', 'retrain')
+  )
+  return max(_largest(*models), *stages)
+
+
+def _largest(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+  if one.keys() != other.keys():
     return float('inf')
   return max(float(np.max(np.abs(one[name] - other[name]), initial=0.0)) for name in one)
 
@@ -135,44 +147,24 @@ def run(place: Path, name: str) -> None:
   config, workdir = config_of(place), place / name
   if not RUNS[name][0]:
     shutil.copytree(place / 'one' / 'search', workdir / 'search')
-  for train, devices in zip((search.search, retrain.retrain), RUNS[name], strict=True):
+  for train, devices in zip((search_once_compiled, retrain.retrain), RUNS[name], strict=True):
     for number, config.devices in enumerate(devices, start=1):
       with stopped_after(1) if number < len(devices) else contextlib.nullcontext():
         train(config, workdir)
 
 
-@contextlib.contextmanager
-def compiled_once():
-  """The supernet's steps are compiled once for each number of devices and of searches.
-
-  No run changes them. Yields them, by the numbers.
-  """
-  compiled, compile_steps = {}, search.compile_steps
-
-  def once(config, opened, *arguments):
-    numbers = opened.mesh.size, config.search.seeds
-    if numbers not in compiled:
-      compiled[numbers] = compile_steps(config, opened, *arguments)
-    return compiled[numbers]
-
-  with mock.patch.object(search, 'compile_steps', once):
-    yield compiled
+def search_once_compiled(config: ConfigDict, workdir: Path) -> None:
+  """A search with the steps of the others on as many devices."""
+  search.search(config, workdir, programs=programs_on(workdir.parent, config.devices))
 
 
-def difference_of_seeds(place: Path) -> float:
-  """Between a search alone on a device and the same as one of two that have a device each."""
-  config, workdir = config_of(place), place / 'seeds'
-  config.search.seeds = config.devices = 2
-  search.search(config, workdir)
-  folders = workdir / 'search', place / 'one' / 'search'
-  several, alone = (interrupted.last_state(folder / 'checkpoints') for folder in folders)
-  figures = []
-  for folder in (folders[0] / 'seed_0', folders[1]):
-    lines = (folder / 'metrics.jsonl').read_text().splitlines()
-    entries = [json.loads(line) | {'seconds': 0} for line in lines]
-    figures.append(np.hstack([np.ravel(leaf) for leaf in jax.tree.leaves(entries)]))
-  pairs = [figures, *((several[name][0], alone[name]) for name in alone)]
-  return max(float(np.max(np.abs(one - other), initial=0.0)) for one, other in pairs)
+@functools.cache
+def programs_on(place: Path, devices: int) -> list[Program]:
+  """The half steps of the search on so many devices, compiled once: no run changes them."""
+  config = config_of(place)
+  config.devices = devices
+  halves = steps.divide(config, train_data.open_train_data(config), seed=config.seed)
+  return steps.compile_steps(config, halves, *steps.start(config, halves))
 
 
 def is_same_streamed(place: Path) -> bool:
@@ -180,8 +172,8 @@ def is_same_streamed(place: Path) -> bool:
   config, found = config_of(place), []
   for config.data.device_budget_bytes in (1 << 30, 0):
     opened = train_data.open_train_data(config)
-    examples = opened.examples(opened.patients['train'])
-    found.append(list(opened.batches(examples, batch_size=8, epoch=1)))
+    epochs = opened.epochs(opened.patients['train'], batch_size=8, seed=0)
+    found.append(list(epochs.batches(1)))
   batches, shape = [jax.device_get(one) for one in found], opened.batch_shape(8)
   assert all(batch[name].sharding == shape[name].sharding for batch in found[1] for name in batch)
   assert len(shape['image'].sharding.device_set) == 8
@@ -214,20 +206,16 @@ def main_(place: Path) -> None:
   prepare.prepare(config_of(place))
   device.prepare(config_of(place))
   found: dict[str, Any] = {'streamed as resident': is_same_streamed(place)}
-  with compiled_once() as compiled:
-    for name in RUNS:
-      run(place, name)
-      found[name] = largest_difference(place / name, place / 'one')
-    found['seeds'] = difference_of_seeds(place)
-  found['exchanges'], found['exchanges of seeds'] = (
-    [re.findall(EXCHANGE, step.wait().as_text()) for step in compiled[numbers]]
-    for numbers in ((8, 1), (2, 2))
-  )
+  for name in RUNS:
+    run(place, name)
+    found[name] = largest_difference(place / name, place / 'one')
+  found['exchanges'] = [
+    re.findall(EXCHANGE, step.wait().as_text() or '') for step in programs_on(place, 8)
+  ]
   found['refused'] = [
     refused(place, '--config.search.batch_size=12'),
     refused(place, '--config.retrain.batch_size=5'),
     refused(place, '--config.devices=9'),
-    refused(place, '--config.search.seeds=3'),
   ]
   print(json.dumps(found))
 

@@ -27,9 +27,9 @@ from benchmarks import (
 )
 from benchmarks.plain_supernet import PlainSupernet
 from thrifty_jax.networks import build
-from thrifty_jax.networks.cell import targets_of
 from thrifty_jax.networks.grid import Supernet, init_architecture
 from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.networks.space import targets_of
 from thrifty_jax.running import command_line
 
 ENVIRONMENT = {'python', 'jax', 'jaxlib', 'flax', 'thrifty_jax', 'commit', 'device', 'cores'}
@@ -151,10 +151,6 @@ def require_figures(measurement, *names):
 STEP = ('median_step_s', 'median_worked_s', 'first_step_s', 'trace_s', 'compile_s', 'peak_rss_mb')
 
 
-STEPPED = dict.fromkeys(('first_step_s', 'trace_s', 'compile_s', 'peak_rss_mb', 'temp_mb'), 1.0)
-STEPPED |= {'peak_device_mb': None}
-
-
 def test_search_step_says_what_the_supernet_takes(capsys, cache):
   arguments = (*TINY, '--depth=2', '--nodes=1', f'--cache={cache}')
   (found,) = result_of(search_step.main, capsys, *arguments)
@@ -176,38 +172,21 @@ def test_search_step_sets_every_combination_against_the_plain_supernet(monkeypat
   ]
 
 
-def test_search_step_says_what_each_of_several_searches_takes(monkeypatch, capsys):
-  def race(rivals, *, repeats):
-    times = {who: 0.5 + who.seeds for who in rivals}
-    first = next(iter(times.values()))
-    return {
-      who: STEPPED | {'median_step_s': time, 'relative_step': time / first}
-      for who, time in times.items()
-    }
-
-  monkeypatch.setattr(contenders, 'race', race)
-  found = result_of(search_step.main, capsys, *TINY, '--depth=2', '--seeds', '1', '4')
-  assert [(one['contender'], one['seeds']) for one in found] == [('supernet', 1), ('supernet', 4)]
-  assert 'median_search_s' not in found[0]
-  assert found[1]['median_search_s'] == 4.5 / 4
-  assert found[1]['relative_search'] == pytest.approx(4.5 / 1.5 / 4)
-
-
 @pytest.mark.parametrize(
-  'who', [search_step.Contender('plain'), search_step.Contender('supernet', seeds=2)], ids=str
+  'who', [search_step.Contender('plain'), search_step.Contender('supernet')], ids=str
 )
 def test_a_contender_takes_the_steps_of_the_search(who, monkeypatch):
   def traced(programs, compiler):  # compiling takes half a minute
     as_jax_does = compiler is jax.stages.Lowered.compile
     assert as_jax_does == (who.contender == 'plain')
-    for function, (state, *batches) in programs:
-      after, _ = jax.eval_shape(function, state, *batches)
+    for function, (seed, state, *batches) in programs:
+      after, _ = jax.eval_shape(function, seed, state, *batches)
       assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     return [function for function, _ in programs], {}
 
   monkeypatch.setattr(measure, 'compile_all', traced)
   setting = search_step.Setting(channels=4, batch=1, size=8, nodes=1, depth=2, dtype='bfloat16')
-  search_step.compiled_step(setting, who, vectorised=None)
+  search_step.compiled_step(setting, who)
 
 
 def test_retrain_step_says_what_a_network_takes(capsys):
@@ -266,7 +245,8 @@ DEMO = """
 import sys, time
 from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, console, stages
+from thrifty_jax import stages
+from thrifty_jax.running import command_line, console
 
 def work():
   console.begin(stages.SEARCH)
@@ -343,7 +323,6 @@ def test_a_contender_that_is_killed_leaves_an_error_and_the_others_their_figures
     (search_step.main, ['--size=40'], '--size 40 is not a multiple of 32'),
     (search_step.main, ['--channels=6'], '--channels 6 is not a multiple of 4'),
     (search_step.main, ['--batch=3', '--devices=2'], '--batch 3 is not a multiple of --devices 2'),
-    (search_step.main, ['--seeds=2', '--devices=2'], 'one of them at a time'),
     (search_step.main, ['--batch=0'], 'argument --batch: invalid positive value'),
     (first_run.main, ['--cache=warm'], 'needs what a cold run left'),
     (first_run.main, ['--workdir=x'], '--workdir=x: not known'),

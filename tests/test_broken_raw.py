@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import SimpleITK
 
-from data_prep import phantom, phantom_chaos, phantom_folders, prepare
+from data_prep import phantom, phantom_chaos, phantom_folders
 from thrifty_jax import main
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -59,7 +59,10 @@ def run(tmp_path, kind):
   settings += [f'--config.data.data_dir={tmp_path / "tfds"}', '--config.data.folds=3']
   settings += ['--config.data.image_size=32', f'--config.compilation_cache={tmp_path / "cache"}']
   run_dir = f'--workdir={tmp_path / "run"}'
-  return main.main([*settings, run_dir, '--stage=check']), prepare.main(settings)
+  check, prepare = (
+    main.main([*settings, run_dir, f'--stage={stage}']) for stage in ('check', 'prepare')
+  )
+  return check, prepare
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from thrifty_jax import draw
-from thrifty_jax.networks import genotype, ops
+from thrifty_jax.networks import genotype, space
 from thrifty_jax.networks.genotype import Genotype
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def test_the_picture_sets_each_colour_that_it_uses_for_light_and_dark_screens(tm
       ('down_dil_conv_3x3', 'down_conv_3x3', 'identity'),
     )
   )
-  ups = tuple(((0, 'conv_3x3'), (1, name)) for name in ops.OPERATIONS['up'][:3])
+  ups = tuple(((0, 'conv_3x3'), (1, name)) for name in space.candidates('up')[:3])
   path = tmp_path / 'genotype.json'
   genotype.save(path, Genotype(nodes, ups))
   text = draw.draw(path)

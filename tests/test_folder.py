@@ -448,12 +448,6 @@ def test_scans_of_one_patient_cannot_be_parted_by_hand_either(raw, tmp_path, cap
   assert [path.name for path in (tmp_path / 'run').iterdir()] == ['splits.json']
 
 
-def test_slices_can_be_prepared_without_a_run(raw, tmp_path):
-  arguments = [f'--config.data.raw_dir={raw("nnunet")}', f'--config.data.data_dir={tmp_path}']
-  assert prepare.main(['--config=configs/folder.py', *arguments]) == 0
-  assert len(list(tmp_path.rglob('dataset_info.json'))) == 1
-
-
 # --- real scans
 
 

@@ -28,7 +28,7 @@ from thrifty_jax import files, logbook, model_folder, predict, stages
 from thrifty_jax.data import likeness, split_file
 from thrifty_jax.drawings import drawing
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype
+from thrifty_jax.networks import genotype, space
 from thrifty_jax.reporting import report
 from thrifty_jax.scans import dataset_json, overlays
 
@@ -178,7 +178,7 @@ def test_a_damaged_genotype_is_a_network_or_refused(tmp_path):
       for node, edges in enumerate(getattr(found, kind)):
         assert [source for source, _ in edges] == sorted({source for source, _ in edges})
         for source, name in edges:
-          assert name in genotype.operations_of(kind, source) and source < 2 + node
+          assert name in space.derivable(space.resample_of(kind, source)) and source < 2 + node
     return found
 
   fuzz(path, GENOTYPE, read, times=1200, seed=0)
@@ -213,7 +213,7 @@ def test_a_damaged_config_of_a_run_is_compared_or_refused(tmp_path, phantom_conf
   valid = json.dumps(stages.as_json(config)).encode()
 
   def read():
-    return [stages.changes(stage, config, tmp_path) for stage in stages.STAGES]
+    return [stages.find_changes(stage, config, tmp_path) for stage in stages.STAGES]
 
   fuzz(tmp_path / 'config.json', valid, read, times=300, seed=3)
 

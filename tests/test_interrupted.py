@@ -30,7 +30,7 @@ def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(tmp_path
 
 DEFERRED = """
 import sys, time
-from thrifty_jax.running import stopping
+from thrifty_jax import stopping
 with stopping.handled(), stopping.deferred():
   print('begun', flush=True)
   ends = time.monotonic() + 30
@@ -42,7 +42,8 @@ with stopping.handled(), stopping.deferred():
 """
 # Minutes of work in C, as compiling is: no handler of Python's runs before it comes back.
 RUN = """
-from thrifty_jax.running import command_line, stopping
+from thrifty_jax import stopping
+from thrifty_jax.running import command_line
 def work():
   print('begun', flush=True)
   {work}

@@ -1,5 +1,6 @@
 """The command line: what it runs, what it skips, and how it says no."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import jax
 import pytest
 
 import data_prep
-import thrifty_jax.scores
+import thrifty_jax
 from thrifty_jax import device
 from thrifty_jax import main as main_
 from thrifty_jax.errors import InputError
@@ -34,32 +35,34 @@ def ran(monkeypatch, tmp_path) -> list[str]:
       (workdir / name).parent.mkdir(parents=True, exist_ok=True)
       (workdir / name).write_text(GENOTYPE if name.endswith('genotype.json') else '{}')
 
-  def stage(package, name: str, *left: str, module: str = '', **more) -> None:
+  def stand_in(module: str, **functions) -> None:
+    package, _, name = module.rpartition('.')
+    fake = types.SimpleNamespace(**functions)
+    monkeypatch.setattr(importlib.import_module(package), name, fake, raising=False)
+    monkeypatch.setitem(sys.modules, module, fake)
+
+  def stage(module: str, name: str, *left: str, **more) -> None:
     def run(*arguments):
       calls.append(name)
       leave(arguments[-1], *left) if left else None
 
-    fake = types.SimpleNamespace(**{name: run}, **more)
-    monkeypatch.setattr(package, module or name, fake, raising=False)
-    monkeypatch.setitem(sys.modules, f'{package.__name__}.{module or name}', fake)
+    stand_in(module, **{name: run}, **more)
 
   prepared = tmp_path / 'prepared'
-  stage(data_prep, 'check', module='checks')
-  stage(data_prep, 'prepare', prepared_dir=lambda config: prepared)
-  stage(thrifty_jax, 'search', 'search/genotype.json')
+  stage('data_prep.checks', 'check')
+  stage('data_prep.prepare', 'prepare', prepared_dir=lambda config: prepared)
+  stage('thrifty_jax.searching.search', 'search', 'search/genotype.json')
   trained = ('retrain/summary.json', 'retrain/genotype.json', 'model/weights.safetensors')
-  stage(thrifty_jax, 'retrain', *trained)
-  stage(thrifty_jax, 'evaluate', 'evaluate/summary.json')
-  stage(thrifty_jax, 'report', 'report.html')
-  stage(thrifty_jax, 'compare')
-  over = types.SimpleNamespace(write=lambda workdir, folds: calls.append('over_folds'))
-  monkeypatch.setattr(thrifty_jax.scores, 'over_folds', over, raising=False)
-  monkeypatch.setitem(sys.modules, 'thrifty_jax.scores.over_folds', over)
-  split_file = types.SimpleNamespace(
-    honour=lambda config, workdir, needs_scans: False, write=lambda config, workdir, split: None
+  stage('thrifty_jax.training.retrain', 'retrain', *trained)
+  stage('thrifty_jax.scores.evaluate', 'evaluate', 'evaluate/summary.json')
+  stage('thrifty_jax.reporting.report', 'report', 'report.html')
+  stage('thrifty_jax.training.compare', 'compare')
+  stand_in('thrifty_jax.scores.over_folds', write=lambda workdir, folds: calls.append('over_folds'))
+  stand_in(
+    'thrifty_jax.data.split_file',
+    honour=lambda config, workdir, needs_scans: False,
+    write=lambda config, workdir, split: None,
   )
-  monkeypatch.setattr(data_prep, 'split_file', split_file, raising=False)
-  monkeypatch.setitem(sys.modules, 'thrifty_jax.data.split_file', split_file)
   monkeypatch.setattr(console, 'data', lambda config: {})
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   return calls
@@ -375,7 +378,7 @@ def test_without_an_accelerator_asking_for_one_is_refused(capsys, tmp_path, monk
 def test_a_new_process_shows_help_quickly_and_exits_with_2_on_a_typo(tmp_path):
   code = (
     'import sys; from thrifty_jax.main import main; status = main(sys.argv[1:]);'
-    'assert "jax" not in sys.modules; sys.exit(status)'
+    'assert not {"jax", "tensorflow_datasets", "nibabel"} & sys.modules.keys(); sys.exit(status)'
   )
   command = [sys.executable, '-c', code]
   shown = subprocess.run([*command, '--help'], capture_output=True, text=True, cwd=PROJECT)

@@ -1,10 +1,10 @@
 """Training in bfloat16: what is computed in it, what stays float32, and that both loops run so."""
 
-import contextlib
 import functools
 import json
 from typing import Any
 
+import interrupted
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +15,8 @@ from data_prep import phantom, prepare
 from thrifty_jax import logbook, model_folder
 from thrifty_jax.networks import baselines, build, genotype, grid
 from thrifty_jax.networks.losses import segmentation_loss
-from thrifty_jax.searching import bilevel, search
-from thrifty_jax.training import packing, retrain, train_data
-from thrifty_jax.training.checkpoint import Checkpoints
+from thrifty_jax.searching import bilevel, search, steps
+from thrifty_jax.training import retrain, train_data, train_step
 
 FOUND = genotype.Genotype(
   down=(((0, 'down_sep_conv_3x3'), (1, 'down_se_conv_3x3')),),
@@ -155,12 +154,9 @@ def test_a_search_in_bfloat16_keeps_its_state_in_float32(config, tmp_path, capsy
   found = search.search(config, tmp_path)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   assert 'a step needs' in capsys.readouterr().out
-  learners = search.build(config, opened.facts(0, epoch_steps=1))
-  start = bilevel.init_state(learners, opened.image_shape(4), seed=0)
-  like = packing.all_unpacked(search.Progress(start, start.architecture).arrays())
-  with contextlib.closing(Checkpoints(tmp_path / 'search' / 'checkpoints')) as checkpoints:
-    state = checkpoints.restore(like)[0]['state']
-  assert jax.tree.structure(state) == jax.tree.structure(like['state'])
+  state = interrupted.last_state(tmp_path / 'search' / 'checkpoints')
+  start, _ = steps.start(config, steps.divide(config, opened, seed=0))
+  assert len(state) == len(jax.tree.leaves((start._asdict(), start.architecture)))
   assert float_types(state) == {np.dtype(np.float32)}
   assert opened.augment(jax.random.key(0), batch_of(opened))['image'].dtype == jnp.bfloat16
 
@@ -181,8 +177,8 @@ def test_metrics_and_optimiser_of_a_step_in_bfloat16_are_float32(config):
   opened = train_data.open_train_data(config)
   transformation = optax.adamw(1e-3)
   net = NETWORKS['unet'].copy(classes=2)
-  state, _ = retrain.init_state(net, transformation, opened.image_shape(4), seed=0)
-  step = retrain.make_train_step(
+  state, _ = train_step.init_state(net, transformation, opened.image_shape(4), seed=0)
+  step = train_step.make_train_step(
     net, transformation, augment=opened.augment, average_decay=0.9, seed=0, background=BLACK
   )
   moved, metrics = jax.eval_shape(step, state, opened.batch_shape(4))
@@ -190,8 +186,7 @@ def test_metrics_and_optimiser_of_a_step_in_bfloat16_are_float32(config):
 
 
 def batch_of(opened):
-  examples = opened.examples(opened.patients['train'])
-  return next(opened.batches(examples, batch_size=4, epoch=0))
+  return next(opened.epochs(opened.patients['train'], batch_size=4, seed=0).batches(0))
 
 
 def float_types(tree):

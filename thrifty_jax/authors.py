@@ -8,77 +8,64 @@ configs say so; their docstrings list what is deliberately not as the authors ha
 
 from ml_collections import ConfigDict
 
+# Every field of a recipe, so that no later default changes the paper's. Crop, translation, and clip
+# norm and patience of the retraining are the data set's.
+RECIPE = {
+  'data.context': 0,  # code: a slice alone
+  'data.image_size': 256,  # code
+  'data.hold_out_test': False,  # code: who does not validate trains
+  'augment.flip_left_right': True,  # code, one in two
+  'augment.flip_up_down': True,  # code, one in two
+  'augment.elastic_probability': 0.5,  # code
+  'augment.elastic_alpha': 384.0,  # code: 1.5 sides of 256 pixels
+  'augment.elastic_sigma': 17.9,  # code: 0.07 sides
+  'augment.rotate_degrees': 0.0,  # ours: off, as all of augmentation that follows
+  'augment.scale': (1.0, 1.0),
+  'augment.gamma': (1.0, 1.0),
+  'augment.gain': 0.0,
+  'augment.bias_field': 0.0,
+  'augment.offset': 0.0,
+  'augment.noise': 0.0,
+  'model.channels': 32,  # code
+  'model.depth': 5,  # paper, figure 1
+  'model.nodes': 2,  # paper, figure 1
+  'model.edges_per_node': 2,  # code; the paper's K
+  'model.deep_supervision': False,  # code
+  'model.width': 32,  # ours: that of the U-Nets with the paper's 7.76M and 9.04M parameters
+  'model.norm': 'none',  # ours: likewise, those without norms
+  'search.epochs': 1000,  # code, at most
+  'search.warmup_epochs': 15,  # code: the architecture is learned from here on
+  'search.patience': 50,  # code: epochs with the same genotype
+  'search.batch_size': 12,  # code
+  'search.channels': 32,  # code
+  'search.sample': 4,  # code, as in PC-DARTS
+  'search.sampling': 'shuffle',  # code, as in PC-DARTS' own
+  'search.order': 'first',  # code
+  'search.operations': (),  # code: all
+  'search.weight_learning_rate': 0.025,  # code; SGD, a cosine to the next
+  'search.weight_learning_rate_end': 1e-3,  # code
+  'search.weight_momentum': 0.9,  # code
+  'search.weight_decay': 3e-4,  # code
+  'search.clip_norm': 5.0,  # code
+  'search.architecture_learning_rate': 1e-4,  # code; Adam
+  'search.architecture_betas': (0.5, 0.999),  # code
+  'search.architecture_decay': 1e-3,  # code
+  'search.cell_path': False,  # ours: the paper names it and reports none
+  'search.max_parameters': 0,  # ours: off
+  'retrain.epochs': 3600,  # code, at most
+  'retrain.batch_size': 12,  # code
+  'retrain.optimizer': 'sgd',  # code
+  'retrain.learning_rate': 6e-3,  # code; a cosine to 0
+  'retrain.warmup_epochs': 0,  # ours: off
+  'retrain.momentum': 0.9,  # code
+  'retrain.weight_decay': 5e-4,  # code
+  'retrain.ema_decay': 0.0,  # ours: off
+  'retrain.validate_every': 1,  # code
+  'evaluate.protocol': 'pooled_2d',  # code; the best epoch is chosen and reported on one set
+  'evaluate.flips': False,  # ours: off
+}
+
 
 def apply(config: ConfigDict) -> None:
-  """Sets them, in place: every field of a recipe, so that no later default changes the paper's."""
-  config.evaluate.protocol = 'pooled_2d'  # code; the best epoch is chosen and reported on one set
-  config.evaluate.flips = False  # ours: off
-
-  data = config.data
-  data.context = 0  # code: a slice alone
-  data.image_size = 256  # code
-  data.hold_out_test = False  # code: who does not validate trains
-
-  _augment(config.augment)
-
-  model = config.model
-  model.channels = 32  # code
-  model.depth = 5  # paper, figure 1
-  model.nodes = 2  # paper, figure 1
-  model.edges_per_node = 2  # code; the paper's K
-  model.deep_supervision = False  # code
-  model.width = 32  # ours: that of the U-Nets with the paper's 7.76M and 9.04M parameters
-  model.norm = 'none'  # ours: likewise, those without norms
-
-  _search(config.search)
-  _retrain(config.retrain)
-
-
-def _augment(augment: ConfigDict) -> None:
-  """Flips and elastic deformation; crop and translation are the data set's."""
-  augment.flip_left_right = True  # code, one in two
-  augment.flip_up_down = True  # code, one in two
-  augment.elastic_probability = 0.5  # code
-  augment.elastic_alpha = 384.0  # code: 1.5 sides of 256 pixels
-  augment.elastic_sigma = 17.9  # code: 0.07 sides
-  augment.rotate_degrees = 0.0  # ours: off, as all that follows
-  augment.scale = (1.0, 1.0)
-  augment.gamma = (1.0, 1.0)
-  augment.gain = 0.0
-  augment.bias_field = 0.0
-  augment.offset = 0.0
-  augment.noise = 0.0
-
-
-def _search(search: ConfigDict) -> None:
-  search.epochs = 1000  # code, at most
-  search.warmup_epochs = 15  # code: the architecture is learned from here on
-  search.patience = 50  # code: epochs with the same genotype
-  search.batch_size = 12  # code
-  search.channels = 32  # code
-  search.sample = 4  # code, as in PC-DARTS
-  search.sampling = 'shuffle'  # code, as in PC-DARTS' own
-  search.weight_learning_rate = 0.025  # code; SGD, a cosine to the next
-  search.weight_learning_rate_end = 1e-3  # code
-  search.weight_momentum = 0.9  # code
-  search.weight_decay = 3e-4  # code
-  search.clip_norm = 5.0  # code
-  search.architecture_learning_rate = 1e-4  # code; Adam
-  search.architecture_betas = (0.5, 0.999)  # code
-  search.architecture_decay = 1e-3  # code
-  search.order = 'first'  # code
-  search.cell_path = False  # ours: the paper names it and reports none
-  search.max_parameters = 0  # ours: off
-
-
-def _retrain(retrain: ConfigDict) -> None:
-  """All but the clip norm and the patience, which are the data set's."""
-  retrain.epochs = 3600  # code, at most
-  retrain.batch_size = 12  # code
-  retrain.optimizer = 'sgd'  # code
-  retrain.learning_rate = 6e-3  # code; a cosine to 0
-  retrain.warmup_epochs = 0  # ours: off
-  retrain.momentum = 0.9  # code
-  retrain.weight_decay = 5e-4  # code
-  retrain.ema_decay = 0.0  # ours: off
-  retrain.validate_every = 1  # code
+  """Sets the recipe, in place."""
+  config.update_from_flattened_dict(RECIPE)

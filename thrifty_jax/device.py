@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import xla_bridge  # what tells whether JAX has started has no public name
 from ml_collections import ConfigDict
 
+from thrifty_jax import jax_internals
 from thrifty_jax.errors import InputError
 
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
@@ -147,7 +147,7 @@ def _use_deterministic_operations() -> None:
   """
   if DETERMINISTIC in os.environ.get('XLA_FLAGS', '').split():
     return
-  if xla_bridge.backends_are_initialized() and jax.default_backend() == 'gpu':
+  if jax_internals.has_started() and jax.default_backend() == 'gpu':
     raise InputError(
       'config.deterministic is True, but JAX has started here already and reads the flag no '
       f'more; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
 from thrifty_jax import files
+from thrifty_jax.drawings import drawing, grid_drawing, svg
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype
 from thrifty_jax.running import command_line
 
 DEPTH, DEEPEST = 5, 12  # levels where nobody says; what still makes a picture
-USAGE = """\
+USAGE = f"""\
 usage: python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg [--depth=LEVELS]
 
 Draws the structure of a searched network: the down cell and the up cell with their operations and,
@@ -20,32 +20,25 @@ where the file has them, the scores of these choices; and the grid of cells that
 
   --genotype=FILE      a genotype, for example runs/brain/search/genotype.json
   --output=FILE.svg    the picture, for light and dark screens; one that is there is replaced
-  --depth=LEVELS       of the network, 2 to {deepest} (default: as in the file, else {depth})
+  --depth=LEVELS       of the network, 2 to {DEEPEST} (default: as in the file, else {DEPTH})
 
 Exit status: 0 done, 2 bad input or usage, 1 a fault.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command.
-
-  Args:
-    argv: Arguments without the program's name; None takes them from the process.
-
-  Returns:
-    The exit status.
-  """
-  return command_line.start(argv, usage=usage, run=run)
-
-
-def usage() -> str:
-  """The text of --help."""
-  return USAGE.format(depth=DEPTH, deepest=DEEPEST)
+  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  return command_line.start(argv, USAGE, run)
 
 
 def run(arguments: Sequence[str]) -> None:
   """Parses the command and writes the picture."""
-  values = _parse(arguments)
+  values = command_line.read(
+    arguments,
+    USAGE,
+    required={'genotype': 'genotype.json', 'output': 'genotype.svg'},
+    depth=command_line.Number(int, None, least=2, most=DEEPEST),
+  )
   output = Path(values.output)
   _require_place(output)
   picture = draw(Path(values.genotype), depth=values.depth)
@@ -69,10 +62,6 @@ def draw(path: Path, *, depth: int | None = None) -> str:
   Raises:
     InputError: The file is missing or no genotype, or it skips cells that the depth does not have.
   """
-  # JAX comes with these: mistakes in the command are told before.
-  from thrifty_jax.drawings import drawing, grid_drawing, svg
-  from thrifty_jax.networks import genotype
-
   found = genotype.load(path)
   scores = drawing.edge_scores(path)
   depth = depth or _depth(path)
@@ -82,10 +71,9 @@ def draw(path: Path, *, depth: int | None = None) -> str:
     raise InputError(f'{path}: {error}; give the depth of its network, --depth=LEVELS') from error
   note = [svg.note(drawing.SCORES)] if any(scores.values()) else []
   pictures = [drawing.draw_cells(found, scores), *note, grid]
-  schemes = (
-    drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
-    drawing.variables(drawing.DARK_COLOURS) | grid_drawing.variables(grid_drawing.DARK_COLOURS),
-  )
+  schemes = [
+    drawing.variables(dark=dark) | grid_drawing.variables(dark=dark) for dark in (False, True)
+  ]
   return svg.below(pictures, gap=36, label=f'The network of {path.name}').file(*schemes)
 
 
@@ -112,26 +100,6 @@ def _require_place(output: Path) -> None:
     raise InputError(f'--output={output}: there is no folder {folder}; make it or name another')
   if not os.access(folder, os.W_OK):
     raise InputError(f'--output={output}: the folder {folder} cannot be written; name another')
-
-
-def _parse(argv: Sequence[str]) -> flags.FlagValues:
-  """The flags, complete, or an InputError."""
-  values = flags.FlagValues()
-  flags.DEFINE_string('genotype', '', 'genotype file', flag_values=values)
-  flags.DEFINE_string('output', '', 'picture to write', flag_values=values)
-  flags.DEFINE_integer(
-    'depth', None, 'levels', lower_bound=2, upper_bound=DEEPEST, flag_values=values
-  )
-  try:
-    rest = values(['draw', *argv])[1:]
-  except flags.Error as error:
-    raise InputError(str(error)) from error
-  if rest:
-    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
-  for name, example in (('genotype', 'genotype.json'), ('output', 'genotype.svg')):
-    if not values[name].value:
-      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
-  return values
 
 
 if __name__ == '__main__':

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
 import thrifty_jax
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import command_line
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = ('onnx', 'stablehlo')
 NEEDS = {'onnx': ('onnx', 'onnxruntime'), 'stablehlo': ()}  # packages
-USAGE = """\
+USAGE = f"""\
 usage: python -m thrifty_jax.export --model=FOLDER --output=FOLDER [options]
 
 Writes the network of a trained model for programs without JAX, after it gave the same as the model
@@ -35,7 +33,7 @@ nothing is written.
       preprocessing.json   what the network expects, and the classes in the order of its outputs
       segment.py           (onnx) from NIfTI scans to masks without JAX
       README.md            what these are, what was checked; and card.md, the model's own card
-  --format=FORMAT      {formats} (default: onnx)
+  --format=FORMAT      {', '.join(FORMATS)} (default: onnx)
   --scans=SCANS        what to check on, as the input of thrifty_jax.predict; without it prepared
                        slices of the run's validation patients
   --int8               also model_int8.onnx, its convolutions in 8 bits: calibrated on slices of the
@@ -47,30 +45,18 @@ nothing is written.
 It needs the packages of requirements-export.txt; nothing of a scan but voxels is read into it.
 
 Exit status: 0 done, 2 bad input or usage, or an export that is not what the model is, 1 a fault.
-{note}
+{thrifty_jax.RESEARCH_USE}
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command.
-
-  Args:
-    argv: Arguments without the program's name; None takes them from the process.
-
-  Returns:
-    The exit status.
-  """
-  return command_line.start(argv, usage=usage, run=run)
-
-
-def usage() -> str:
-  """The text of --help."""
-  return USAGE.format(formats=', '.join(FORMATS), note=thrifty_jax.RESEARCH_USE)
+  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  return command_line.start(argv, USAGE, run)
 
 
 def run(arguments: Sequence[str]) -> None:
   """Parses the command, exports, checks and writes."""
-  values = _parse(arguments)
+  values = _read(arguments)
   output = Path(values.output)
   _require_packages(values.format)
   # JAX takes a second to import: mistakes in the command are told before.
@@ -166,23 +152,14 @@ def _require_packages(format_: str) -> None:
     )
 
 
-def _parse(argv: Sequence[str]) -> flags.FlagValues:
-  """The flags, complete and in agreement, or an InputError."""
-  values = flags.FlagValues()
-  for name in ('model', 'output', 'scans'):
-    flags.DEFINE_string(name, '', name, flag_values=values)
-  flags.DEFINE_enum('format', 'onnx', FORMATS, 'of the network', flag_values=values)
-  for name in ('int8', 'dynamic_sides', 'overwrite'):
-    flags.DEFINE_boolean(name, False, name, flag_values=values)
-  try:
-    rest = values(['export', *argv])[1:]
-  except flags.Error as error:
-    raise InputError(str(error)) from error
-  if rest:
-    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
-  for name, example in (('model', 'runs/brain/model'), ('output', 'exported')):
-    if not values[name].value:
-      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
+def _read(arguments: Sequence[str]) -> Any:
+  """The options, complete and in agreement, or an InputError."""
+  values = command_line.read(
+    arguments,
+    USAGE,
+    required={'model': 'runs/brain/model', 'output': 'exported'},
+    choices={'format': FORMATS},
+  )
   for name in ('int8', 'dynamic_sides'):
     if values[name].value and values.format != 'onnx':
       raise InputError(f'--{name} is for --format=onnx; leave out one of them')

@@ -8,11 +8,17 @@ from pathlib import Path
 
 from thrifty_jax import files, stages, stopping
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, folds, lock, verbs
+from thrifty_jax.running import command_line, folds, lock, readiness, verbs
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.stages import Stage
 
-USAGE = """\
+
+def _list(listed: Sequence[Stage]) -> str:
+  """A line of the help for each stage."""
+  return '\n'.join(f'      {stage.name:<8}  {stage.does}' for stage in listed)
+
+
+USAGE = f"""\
 usage: python -m thrifty_jax.main --config=FILE[:VARIANT,...] [options]
 
 Searches a small segmentation network for your scans, trains it from scratch, scores it on patients
@@ -24,14 +30,14 @@ it never saw, and writes a report. The same command goes on where it stopped.
       paper                    the authors' settings (chaos and promise12)
       unet, unet_plus_plus     train a baseline instead; nothing is searched
   --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
-                               all fields with their defaults: thrifty_jax/config.py
+                               all fields: docs/settings.md, or python -m thrifty_jax.settings
   --workdir=FOLDER             where the run is kept (default: runs/<name of the config file>)
   --folds=all | 0,2,...        these folds one after another, each in WORKDIR/fold_<n>; WORKDIR has
                                their scores as one set of patients
   --stage=STAGE                all (default: what is not done yet, in this order), or one of
-{stages}
+{_list(stages.STAGES)}
                                or, only when named,
-{named}
+{_list(stages.NAMED)}
 
 In the workdir: check.html, config.json, environment.json, splits.json (who trains, validates and
 tests; one of yours counts), search/, retrain/, model/ (the network, ready to use), evaluate/
@@ -43,25 +49,8 @@ Exit status: 0 done, 2 bad input or usage, 1 a fault. Research use only, not a m
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command.
-
-  Args:
-    argv: Arguments without the program's name; None takes them from the process.
-
-  Returns:
-    The exit status.
-  """
-  return command_line.start(argv, usage=usage, run=run)
-
-
-def usage() -> str:
-  """The text of --help."""
-  width = max(len(stage.name) for stage in (*stages.STAGES, *stages.NAMED))
-  lists = {
-    name: '\n'.join(f'      {stage.name:<{width}}  {stage.does}' for stage in listed)
-    for name, listed in (('stages', stages.STAGES), ('named', stages.NAMED))
-  }
-  return USAGE.format(**lists)
+  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  return command_line.start(argv, USAGE, run)
 
 
 def run(arguments: Sequence[str]) -> int | None:
@@ -69,9 +58,9 @@ def run(arguments: Sequence[str]) -> int | None:
   names = ['all', *(stage.name for stage in (*stages.STAGES, *stages.NAMED))]
   command = command_line.parse(arguments, stages=names)
   if command.config.distributed:
-    from thrifty_jax.running import hosts
+    from thrifty_jax.running import followers
 
-    return hosts.run(command.config, lambda: _run(command, arguments))
+    return followers.run(command.config, lambda: _run(command, arguments))
   return _run(command, arguments)
 
 
@@ -102,12 +91,11 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
     stages.refuse_changes(each.config, each.workdir)
     # Before hours of work: a genotype that is given, a limit that no network keeps.
     first = stages.RETRAIN if each.config.genotype else stages.SEARCH
-    stages.require(first, each.config, each.workdir)
+    readiness.require(first, each.config, each.workdir)
   # JAX takes a second or two to import: mistakes in the command are told before.
   from thrifty_jax import device
   from thrifty_jax.data import mesh
   from thrifty_jax.running import console
-  from thrifty_jax.training import programs
 
   device.prepare(command.config)
   for each in runs:
@@ -121,12 +109,6 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
   for each in runs:
     if command.folds:
       console.fold(each)
-    if 'search' in _trainings(each):
-      # First, as while it is being imported no other thread can import: it puts functions of its
-      # own in the place of Python's (etils.epy.lazy_imports).
-      import tensorflow_datasets  # noqa: F401
-
-      programs.load_ahead(each.config, 'search')  # beside the look at the data
     _run_stages(each, arguments)
   if command.folds:
     folds.sum_up(command, runs)
@@ -142,7 +124,7 @@ def _fill_in(command: Command) -> Command:
   reports = command.stage == stages.REPORT.name  # of the run's folder alone, without any scan
   other_names = split_file.honour(command.config, command.workdir, needs_scans=not reports)
   if reports:
-    stages.fill_in_recorded(command.config, command.workdir)
+    readiness.fill_in_recorded(command.config, command.workdir)
   else:
     command = command_line.fill_in(command)
   if not other_names:
@@ -164,7 +146,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
       console.skip(stage, reason)
       continue
     console.begin(stage)
-    stages.require(stage, command.config, command.workdir)
+    readiness.require(stage, command.config, command.workdir)
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
       split = console.data(command.config)  # needs the slices, so not before they are prepared
       console.record(command, arguments)  # last: bad scans leave nothing but check.html behind
@@ -179,7 +161,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
 
 def _describe(command: Command) -> None:
   """Describes the network: no run is read but its genotype, none is begun or changed."""
-  stages.require(stages.DESCRIBE, command.config, command.workdir)
+  readiness.require(stages.DESCRIBE, command.config, command.workdir)
   from thrifty_jax import device
   from thrifty_jax.running import console
 
@@ -221,9 +203,9 @@ def _why_not(stage: Stage, command: Command) -> str:
   if stage is stages.EVALUATE and not stages.is_scored(workdir):
     return ''
   if stage.is_done(workdir, config):
-    stages.require(stage, config, workdir)
+    readiness.require(stage, config, workdir)
     return f'done: {workdir / stage.leaves[0]}'
-  if stage is stages.CHECK and command.stage != 'check' and stages.is_prepared(config):
+  if stage is stages.CHECK and command.stage != 'check' and readiness.is_prepared(config):
     return 'done: these scans are prepared already'
   return ''
 

@@ -10,21 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
 import thrifty_jax
 from thrifty_jax import config as configs
 from thrifty_jax import stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import BATCH_SIZE
 from thrifty_jax.running import command_line
+from thrifty_jax.settings import DEVICES
 
 if TYPE_CHECKING:
   from thrifty_jax.predicting.outputs import Plan
   from thrifty_jax.predicting.segment import Segmenter
 
 FORMATS = ('nifti', 'metaimage', 'nrrd')
-USAGE = """\
+USAGE = f"""\
 usage: python -m thrifty_jax.predict --model=FOLDER --input=SCANS --output=MASKS [options]
 
 Segments scans with a trained model. A mask lies on exactly the grid of its scan. Nothing but voxels
@@ -38,14 +37,14 @@ DICOM SEG, if asked for.
                            CASE_0000, CASE_0001, ... or one NIfTI file with them on the last axis
   --output=MASKS           for one scan a file (.nii.gz .nii .mha .nrrd), else a folder, which gets
                            a mask CASE.nii.gz for each scan, and classes.json
-  --format=FORMAT          {formats} (default: nifti, or as the output ends)
+  --format=FORMAT          {', '.join(FORMATS)} (default: nifti, or as the output ends)
   --probabilities          also CASE_probability_1, ... for each class, float32 from 0 to 1
   --overlays               also CASE_overlay.png: slices with the classes outlined
   --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
                            names its patient and study; needs requirements-dicom.txt
   --flips                  average over the flips that the model saw in training: slower
   --overwrite              replace outputs that exist; else they stop the command before any work
-  --batch_size=SLICES      at a time (default {batch_size}, as evaluation has it)
+  --batch_size=SLICES      at a time (default {BATCH_SIZE}, as evaluation has it)
   --memory_budget_mb=MB    for the activations of the network: the batch is made to fit
   --device=DEVICE          auto (default), cpu, gpu, tpu
 
@@ -53,27 +52,13 @@ A scan that cannot be segmented does not stop the others; a line for each stands
 scans that are unlike those of the training.
 
 Exit status: 0 all done, 2 bad input or usage, also of single scans, 1 a fault.
-{note}
+{thrifty_jax.RESEARCH_USE}
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command.
-
-  Args:
-    argv: Arguments without the program's name; None takes them from the process.
-
-  Returns:
-    The exit status.
-  """
-  return command_line.start(argv, usage=usage, run=run)
-
-
-def usage() -> str:
-  """The text of --help."""
-  return USAGE.format(
-    formats=', '.join(FORMATS), batch_size=BATCH_SIZE, note=thrifty_jax.RESEARCH_USE
-  )
+  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  return command_line.start(argv, USAGE, run)
 
 
 def load_model(
@@ -107,7 +92,14 @@ def load_model(
 
 def run(arguments: Sequence[str]) -> int:
   """Parses the command and segments the scans; returns the exit status."""
-  values = _parse(arguments)
+  values = command_line.read(
+    arguments,
+    USAGE,
+    required={'model': 'runs/brain/model', 'input': 'scan.nii.gz', 'output': 'masks'},
+    choices={'format': ('', *FORMATS), 'device': DEVICES},
+    batch_size=command_line.Number(int, BATCH_SIZE, least=1),
+    memory_budget_mb=command_line.Number(float, None, least=1),
+  )
   place, output = Path(values.input), Path(values.output)
   if not place.exists():
     raise InputError(f'--input={place}: there is no such file or folder')
@@ -225,33 +217,6 @@ def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) ->
   for line in failed:
     print(f'error: {line}', file=sys.stderr)
   return 1 if faults else 2 if failed else 0
-
-
-def _parse(argv: Sequence[str]) -> flags.FlagValues:
-  """The flags, complete, or an InputError."""
-  values = flags.FlagValues()
-  for name in ('model', 'input', 'output'):
-    flags.DEFINE_string(name, '', name, flag_values=values)
-  flags.DEFINE_enum('format', None, FORMATS, 'of masks', flag_values=values)
-  flags.DEFINE_enum('device', 'auto', ('auto', 'cpu', 'gpu', 'tpu'), 'device', flag_values=values)
-  for name in ('probabilities', 'overlays', 'dicom_seg', 'flips', 'overwrite'):
-    flags.DEFINE_boolean(name, False, name, flag_values=values)
-  flags.DEFINE_integer('batch_size', BATCH_SIZE, 'slices', lower_bound=1, flag_values=values)
-  flags.DEFINE_float('memory_budget_mb', None, 'MiB', lower_bound=1, flag_values=values)
-  try:
-    rest = values(['predict', *argv])[1:]
-  except flags.Error as error:
-    raise InputError(str(error)) from error
-  if rest:
-    raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
-  for name, example in (
-    ('model', 'runs/brain/model'),
-    ('input', 'scan.nii.gz'),
-    ('output', 'masks'),
-  ):
-    if not values[name].value:
-      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
-  return values
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,26 +11,30 @@ import devices
 import pytest
 
 from thrifty_jax import config as configs
-from thrifty_jax.data import mesh
 from thrifty_jax.errors import InputError
 
 # Of numbers up to 6: sums over devices are rounded in another order, and AdamW enlarges that where
 # a gradient is small. Measured: 5e-7 with jax 0.10.2, 2e-5 with 0.7.2.
 ROUNDING = 1e-4
 
-# The command, and a signal to stop that one process alone gets while it retrains.
+# The command, and a signal to stop that one process alone gets when it has taken the figures of a
+# step of a stage so many times; a search takes those of both halves.
 PROCESS = """
 import os, signal, sys
-from thrifty_jax import main, train_data
-add = train_data.Figures.add
-def stopped(figures, step, metrics):
-  add(figures, step, metrics)
-  if (figures.stage, step) == ('retrain', 5):
+from thrifty_jax import main
+from thrifty_jax.training import train_data
+add, times = train_data.Figures.add, [0]
+stage, step, at = sys.argv.pop().split()
+def stopped(figures, number, metrics):
+  add(figures, number, metrics)
+  times[0] += (figures.stage, number) == (stage, int(step))
+  if times[0] == int(at):
+    times[0] += 1
     os.kill(os.getpid(), signal.SIGTERM)
-if sys.argv.pop() == 'stop':
-  train_data.Figures.add = stopped
+train_data.Figures.add = stopped
 sys.exit(main.main(sys.argv[1:]))
 """
+NEVER = 'no 0 -1'
 
 
 @pytest.fixture(scope='module')
@@ -67,13 +72,8 @@ def test_devices_send_one_another_sums_alone_and_those_together(found):
     assert {*step} == {'all-reduce'} and len(step) <= 3
 
 
-def test_searches_that_have_a_device_each_give_the_numbers_of_each_alone(found):
-  assert 0 <= found['seeds'] < ROUNDING
-  assert found['exchanges of seeds'] == [[], []]  # they have nothing to tell one another
-
-
 def test_what_devices_cannot_share_is_refused_before_anything_is_written(found):
-  of_search, of_retrain, too_many, of_seeds = found['refused']
+  of_search, of_retrain, too_many = found['refused']
   shares = 'which 8 devices cannot share evenly; set it to'
   assert of_search == [
     2,
@@ -85,16 +85,19 @@ def test_what_devices_cannot_share_is_refused_before_anything_is_written(found):
     f'error: config.retrain.batch_size is 5, {shares} 8, or use fewer: --config.devices=5\n',
     False,
   ]
-  assert of_seeds == [
-    2,
-    f'error: config.search.seeds is 3, {shares} 8, or use fewer: --config.devices=3\n',
-    False,
-  ]
   assert too_many[:2] == [2, 'error: config.devices is 9, but JAX finds only 8 here; 0 takes all\n']
 
 
-def run_two(place, workdir, *arguments, of_second=(), stop=False):
-  """Two processes with two devices each: their statuses and what they said."""
+def run_two(place, workdir, *arguments, of_second=(), stop=NEVER):
+  """Two processes with two devices each: their statuses and what they said.
+
+  Args:
+    place: Folder with the scans, slices and compiled programs.
+    workdir: Folder of the run.
+    *arguments: Further ones of the command.
+    of_second: Those of the second process alone.
+    stop: Stage, step and time at which the second process gets a signal.
+  """
   with socket.create_server(('127.0.0.1', 0)) as server:
     port = server.getsockname()[1]
   fields = devices.settings_of(place) | {
@@ -113,7 +116,7 @@ def run_two(place, workdir, *arguments, of_second=(), stop=False):
         *(sys.executable, '-c', PROCESS, '--config=configs/phantom.py', f'--workdir={workdir}'),
         *(f'--config.{name}={value}' for name, value in fields.items()),
         *(f'--config.process_id={number}', *arguments, *((), of_second)[number]),
-        'stop' if stop and number else 'go on',
+        stop if number else NEVER,
       ],
       cwd=devices.PROJECT,
       env=environment,
@@ -135,7 +138,7 @@ def run_two(place, workdir, *arguments, of_second=(), stop=False):
 def two_processes(place, found):
   """A run of two processes, of which the second gets a signal; and the run that goes on."""
   del found  # which made the scans
-  stopped = run_two(place, place / 'processes', stop=True)
+  stopped = run_two(place, place / 'processes', stop='retrain 5 1')
   return stopped, run_two(place, place / 'processes')
 
 
@@ -160,6 +163,23 @@ def test_one_process_speaks(two_processes):
     lines = [line for line in (out + err).splitlines() if 'Gloo' not in line]
     assert lines[0] == 'process 1 trains with process 0, which speaks', statuses
     assert not any('retrain' in line for line in lines)
+
+
+def test_two_processes_search_one_seed_after_the_other_and_go_on_in_the_second(
+  place, found, tmp_path
+):
+  del found
+  seeds = '--stage=search', '--config.search.seeds=2'
+  statuses, said = run_two(place, tmp_path / 'run', *seeds, stop='search 1 3')
+  assert statuses == [143, 143], said
+  folder, one = tmp_path / 'run' / 'search', place / 'one' / 'search'
+  assert (folder / 'seed_0' / 'genotype.json').exists()
+  assert (folder / 'seed_1').exists() and not (folder / 'genotype.json').exists()
+  statuses, said = run_two(place, tmp_path / 'run', *seeds)
+  assert statuses == [0, 0], said
+  assert 0 <= devices.difference_of_trainings(folder / 'seed_0', one) < ROUNDING
+  table = json.loads((folder / 'seeds.json').read_text())
+  assert [row['epochs'] for row in table['searches']] == [3, 3]
 
 
 def test_a_process_without_the_slices_ends_all_with_its_reason(place, found, tmp_path):
@@ -199,12 +219,25 @@ def test_settings_of_several_processes_that_cannot_work_are_refused(fields, mess
   assert message in str(caught.value)
 
 
-def test_where_nothing_says_who_takes_part_that_is_said(monkeypatch):
-  for name in ('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'KUBERNETES_SERVICE_HOST'):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.delenv('JAX_COORDINATOR_ADDRESS', raising=False)
-  monkeypatch.setattr('jax._src.xla_bridge.backends_are_initialized', lambda: False)
-  config = configs.default()
-  config.distributed = True
-  with pytest.raises(InputError, match='did not come together .*--config.coordinator_address'):
-    mesh.start(config)
+ALONE = """
+from thrifty_jax import config
+from thrifty_jax.data import mesh
+settings = config.default()
+settings.distributed = True
+mesh.start(settings)
+"""
+
+
+def test_where_nothing_says_who_takes_part_that_is_said():
+  given = ('SLURM_', 'OMPI_', 'KUBERNETES_', 'JAX_COORDINATOR_ADDRESS')
+  environment = {name: os.environ[name] for name in os.environ if not name.startswith(given)}
+  done = subprocess.run(
+    [sys.executable, '-c', ALONE],
+    cwd=devices.PROJECT,
+    env=environment,
+    capture_output=True,
+    encoding='utf-8',
+    timeout=120,
+  )
+  last = done.stderr.splitlines()[-1]
+  assert re.match('.*InputError: .* did not come together .*--config.coordinator_address', last)

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import data_sets, download, phantom, prepare
+from data_prep import data_sets, download, phantom
 from thrifty_jax import config as configs
+from thrifty_jax import main, settings
 from thrifty_jax.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -306,17 +307,22 @@ download.provide('promise12', Path(sys.argv[1]))
   assert server.asked == ['']
 
 
+def run(arguments, place):
+  """Exit status of the command."""
+  return main.main([*arguments, '--stage=prepare', f'--workdir={place / "run"}'])
+
+
 def test_the_command_downloads_only_when_it_is_asked(server, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(PROJECT)
   command = ['--config=configs/promise12.py:small,unet', f'--config.data.data_dir={tmp_path}/tfds']
   command += ['--config.data.folds=3', '--config.data.image_size=32']
-  assert prepare.main(command) == 2
+  assert run(command, tmp_path) == 2
   assert 'no PROMISE12 scan' in capsys.readouterr().err
   assert server.asked == [] and not (tmp_path / 'tfds').exists()
-  assert prepare.main([*command, '--config.data.download=True']) == 0
+  assert run([*command, '--config.data.download=True'], tmp_path) == 0
   assert 'of 3 cases' in capsys.readouterr().out
   assert_provided(tmp_path / 'tfds' / 'downloads' / 'manual' / 'promise12')
-  assert prepare.main([*command, '--config.data.download=True', '--config.data.fold=1']) == 0
+  assert run([*command, '--config.data.download=True', '--config.data.fold=1'], tmp_path) == 0
   assert server.asked == ['']
 
 
@@ -337,7 +343,7 @@ def test_the_command_refuses_an_archive_that_cannot_be_unpacked(
   known(monkeypatch, server)
   monkeypatch.chdir(PROJECT)
   command = ['--config=configs/promise12.py', f'--config.data.raw_dir={tmp_path / "in" / "raw"}']
-  assert prepare.main([*command, '--config.data.download=True']) == 2
+  assert run([*command, '--config.data.download=True'], tmp_path) == 2
   errors = [line for line in capsys.readouterr().err.splitlines() if 'error: ' in line]
   assert len(errors) == 1 and f'raw/training_data.zip: {message}' in errors[0]
   assert 'Download it again, or unpack it by hand' in errors[0]
@@ -345,9 +351,9 @@ def test_the_command_refuses_an_archive_that_cannot_be_unpacked(
   assert left_over == ['in', 'raw', 'training_data.zip']
 
 
-def test_a_data_set_that_cannot_be_downloaded_is_one_line(capsys, monkeypatch):
+def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(PROJECT)
-  assert prepare.main(['--config=configs/brain.py', '--config.data.download=True']) == 2
+  assert run(['--config=configs/brain.py', '--config.data.download=True'], tmp_path) == 2
   error = (
     'error: config.data.download is True, but brain cannot be downloaded, only chaos, chaos_t1, '
   )
@@ -355,7 +361,7 @@ def test_a_data_set_that_cannot_be_downloaded_is_one_line(capsys, monkeypatch):
 
 
 def test_the_archives_are_those_the_config_names_and_lead_to_where_readers_look():
-  of_archives = {data_sets.raw_folder(name) for name in configs.DOWNLOADS}
+  of_archives = {data_sets.raw_folder(name) for name in settings.DOWNLOADS}
   assert of_archives == download.ARCHIVES.keys()
   for name, archive in download.ARCHIVES.items():
     assert archive.url == f'{archive.record}/files/{archive.name}?download=1'

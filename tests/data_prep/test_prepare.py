@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from data_prep import builder, phantom, phantom_folders, prepare
 from thrifty_jax import config as configs
+from thrifty_jax import main
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
 from thrifty_jax.scans.preprocessing import image_settings
@@ -270,11 +271,16 @@ def test_only_the_bar_and_one_line_are_printed(config, capfd):
   assert all(line.startswith('prepare phantom:') for line in lines), err
 
 
-def test_the_command_prepares_and_names_the_folder(config, capsys, monkeypatch):
+def run(arguments, place):
+  """Exit status of the command."""
+  return main.main([*arguments, '--stage=prepare', f'--workdir={place / "run"}'])
+
+
+def test_the_command_prepares_and_names_the_folder(config, tmp_path, capsys, monkeypatch):
   arguments = ['--config=configs/phantom.py', f'--config.data.data_dir={config.data.data_dir}']
   arguments.append(f'--config.data.raw_dir={config.data.raw_dir}')
   monkeypatch.chdir(PROJECT)
-  assert prepare.main(arguments) == 0
+  assert run(arguments, tmp_path) == 0
   assert config.data.data_dir in capsys.readouterr().out
 
 
@@ -284,9 +290,8 @@ def test_the_command_asks_a_folder_of_scans_for_what_the_config_leaves_to_it(
   phantom_folders.write_decathlon(tmp_path / 'raw', patients=6, seed=0)
   arguments = ['--config=configs/folder.py', f'--config.data.raw_dir={tmp_path / "raw"}']
   monkeypatch.chdir(PROJECT)
-  assert (
-    prepare.main([*arguments, f'--config.data.data_dir={tmp_path}', '--config.data.folds=3']) == 0
-  )
+  arguments += [f'--config.data.data_dir={tmp_path}', '--config.data.folds=3']
+  assert run(arguments, tmp_path) == 0
   assert 'of 7 cases' in capsys.readouterr().out
 
 
@@ -294,12 +299,12 @@ def test_the_command_asks_a_folder_of_scans_for_what_the_config_leaves_to_it(
   'argument', ['--config.data.folds=6', '--config.data.image_sise=3', '--config.data.name=x']
 )
 def test_the_command_ends_with_status_2_and_one_line_on_bad_input(
-  config, capsys, monkeypatch, argument
+  config, tmp_path, capsys, monkeypatch, argument
 ):
   arguments = ['--config=configs/phantom.py', f'--config.data.data_dir={config.data.data_dir}']
   monkeypatch.chdir(PROJECT)
   raw = f'--config.data.raw_dir={config.data.raw_dir}'
-  assert prepare.main([*arguments, raw, argument]) == 2
+  assert run([*arguments, raw, argument], tmp_path) == 2
   errors = capsys.readouterr().err.splitlines()
   assert len(errors) == 1
   assert errors[0].startswith('error: ')
@@ -366,7 +371,7 @@ class _Disk:
   ],
 )
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
-  config, monkeypatch, capsys, fault, workers
+  config, tmp_path, monkeypatch, capsys, fault, workers
 ):
   from array_record.python import array_record_module
 
@@ -376,12 +381,12 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
   monkeypatch.chdir(PROJECT)
   with monkeypatch.context() as patched:
     patched.setattr(array_record_module, 'ArrayRecordWriter', lambda *arguments: disk)
-    assert prepare.main(arguments) == 2
+    assert run(arguments, tmp_path) == 2
   errors = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
   assert len(errors) == 1
   assert 'tfds: cannot be written (no space left on device); make space there' in errors[0]
   assert files_below(config.data.data_dir) == []
-  assert prepare.main(arguments[:-1]) == 0
+  assert run(arguments[:-1], tmp_path) == 0
 
 
 @pytest.mark.parametrize('code', [errno.EROFS, errno.EACCES])

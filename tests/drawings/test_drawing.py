@@ -6,11 +6,11 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from thrifty_jax.drawings import drawing
+from thrifty_jax.drawings import drawing, svg
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype, ops
-from thrifty_jax.networks.cell import CELL_KINDS
+from thrifty_jax.networks import genotype, space
 from thrifty_jax.networks.genotype import Genotype, Scores
+from thrifty_jax.networks.space import CELL_KINDS
 
 SVG = '{http://www.w3.org/2000/svg}'
 GENOTYPE = Genotype(
@@ -99,15 +99,19 @@ def test_scores_are_read_from_the_file_where_it_has_them(tmp_path):
   nodes = len(GENOTYPE.up)
   found = Genotype(GENOTYPE.down[:nodes], GENOTYPE.up)
   rng = np.random.default_rng(0)
-  table: Scores = {
-    kind: {(node, source): rng.random(6) for node in range(nodes) for source in range(node + 2)}
+  down, up = (
+    {
+      (node, s): {name: rng.random() for name in space.derivable(space.resample_of(kind, s))}
+      for node, s in space.edges_of(nodes)
+    }
     for kind in CELL_KINDS
-  }
+  )
+  table = Scores(down, up)
   genotype.save(tmp_path / 'scored.json', found, scores=table)
   scores = drawing.edge_scores(tmp_path / 'scored.json')
   for kind in CELL_KINDS:
     kept = {
-      (node, source): table[kind][node, source][genotype.operations_of(kind, source).index(name)]
+      (node, source): getattr(table, kind)[node, source][name]
       for node, edges in enumerate(getattr(found, kind))
       for source, name in edges
     }
@@ -126,19 +130,19 @@ def test_a_score_that_is_no_number_is_refused(tmp_path, score):
     drawing.edge_scores(path)
 
 
-def test_every_colour_has_one_for_dark_screens():
-  assert drawing.COLOURS.keys() == drawing.DARK_COLOURS.keys()
+def test_every_operation_has_a_colour_on_light_and_dark_screens():
+  light, dark = drawing.variables(), drawing.variables(dark=True)
+  assert light.keys() == dark.keys()
+  for row in space.OPERATIONS:
+    bare = re.sub(r'^(down|up)_|_3x3$', '', row.name)
+    assert row.colour.name == bare.replace('_', '-') and f'--op-{row.colour.name}' in light
 
 
-def test_every_candidate_operation_has_a_colour():
-  names = {name for operations in ops.OPERATIONS.values() for name in operations}
-  for name in names:
-    bare = re.sub(r'^(down|up)_|_3x3$', '', name)
-    assert drawing.kind_of(name) == bare
-    assert bare in drawing.COLOURS
+def test_an_operation_that_is_not_in_the_table_cannot_be_drawn():
+  with pytest.raises(ValueError, match="no operation '<b>'"):
+    drawing.draw_cell('down', (((0, '<b>'), (1, 'down_conv_3x3')),))
 
 
-def test_names_are_escaped():
-  svg = drawing.draw_cell('down', (((0, '<b>&"'), (1, 'down_conv_3x3')),)).inline()
-  texts, _ = parts(svg)
-  assert '<b>&"' in texts
+def test_texts_are_escaped():
+  texts, _ = parts(svg.note('<b>&"').inline())
+  assert texts == ['<b>&"']

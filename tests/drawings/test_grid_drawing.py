@@ -8,7 +8,7 @@ import pytest
 
 from thrifty_jax.draw import DEEPEST
 from thrifty_jax.drawings import grid_drawing
-from thrifty_jax.networks import genotype, grid
+from thrifty_jax.networks import genotype, grid, space
 
 SVG = '{http://www.w3.org/2000/svg}'
 CELL = re.compile(r'stem|encode|head|(down|up)_\d+_\d+')
@@ -51,8 +51,8 @@ def readers(places, heads):
 def test_every_cell_is_there_once_and_reads_two(depth):
   places, boxes, heads = drawn(depth)
   kinds = [name.split('_')[0] for name in places]
-  assert kinds.count('down') == grid.cell_count('down', depth=depth)
-  assert kinds.count('up') == grid.cell_count('up', depth=depth) - 1  # the head is one
+  assert kinds.count('down') == space.cell_count('down', depth=depth)
+  assert kinds.count('up') == space.cell_count('up', depth=depth) - 1  # the head is one
   assert len(set(places.values())) == len(places) == len(boxes)
   arrows = readers(places, heads)
   assert arrows.pop('stem') == 1 and arrows.pop('encode') == 1

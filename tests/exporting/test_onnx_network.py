@@ -1,15 +1,17 @@
 """Our networks in ONNX against the same ones in JAX, every operation of them."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
 from thrifty_jax import config as configs
+from thrifty_jax.drawings import drawing
 from thrifty_jax.exporting import onnx_graph, onnx_network
 from thrifty_jax.model_folder import LoadedModel
-from thrifty_jax.networks import build, norm
+from thrifty_jax.networks import build, layers, norm, parameters, space
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.model_spec import make_spec
 
@@ -92,15 +94,36 @@ def test_every_operation_gives_what_it_gives_in_jax(name):
 
 
 def test_these_genotypes_have_every_operation_that_can_be_derived():
-  from thrifty_jax.networks import ops
-
   used = {
     kind
     for genotype in GENOTYPES.values()
     for node in (*genotype.down, *genotype.up)
     for _, kind in node
   }
-  assert used == {kind for kinds in ops.OPERATIONS.values() for kind in kinds} - {'none'}
+  assert used == {row.name for row in space.OPERATIONS} - {'none'}
+
+
+def test_a_new_row_of_the_table_is_an_operation_everywhere(monkeypatch):
+  new = functools.partial(space.Operation, form='convolution', colour=space.SE_CONV)
+  rows = (
+    new('dil5_se_conv_3x3', 'normal', dilation=5, gated=True),
+    new('down_se_sep_conv_3x3', 'down', separable=True, gated=True),
+    new('up_dil5_conv_3x3', 'up', dilation=5),
+  )
+  monkeypatch.setattr(space, 'OPERATIONS', (*space.OPERATIONS, *rows))
+  used = Genotype(
+    down=(((0, rows[1].name), (1, 'down_avg_pool')), ((1, rows[1].name), (2, rows[0].name))),
+    up=(((0, rows[0].name), (1, rows[2].name)), ((0, 'identity'), (2, 'se'))),
+  )
+  monkeypatch.setitem(GENOTYPES, 'new', used)
+  made = thrifty('new')
+  require_same(made, image_of(made))
+  costs = [parameters.operation_cost(row.name, 4) for row in rows]
+  gate = 4 * 1 + 1 + 1 * 4 + 4
+  assert costs == [gate + 9 * 16 + 8, gate + 9 * 4 + 16 + 8, 9 * 16 + 8]
+  kinds = {layer.kind for layer in layers.layers(made.module, (16, 16, 1))}
+  assert {row.name for row in rows} <= kinds
+  assert all(row.name in drawing.draw_cells(used, {}).inline() for row in rows)
 
 
 @pytest.mark.parametrize(('name', 'norm_'), [('unet', 'none'), ('unet_plus_plus', 'group')])

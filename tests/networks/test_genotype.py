@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +14,9 @@ import pytest
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype, grid
-from thrifty_jax.networks.cell import CellKind
+from thrifty_jax.networks.architecture import ArchitectureWeights, CellWeights
 from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.space import CellKind, Space
 
 SHIPPED = Path(genotype.__file__).parents[1] / 'genotypes' / 'thrifty_0.61m.json'
 
@@ -43,6 +47,10 @@ def edges_of(nodes):
   return [(node, source) for node in range(nodes) for source in range(node + 2)]
 
 
+def a_space(nodes, *, edges_per_node=2, depth=5, **settings):
+  return Space(1, 2, 32, depth, nodes, edges_per_node, **settings)
+
+
 def draw(seed, *, nodes, ties):
   """Weights of both cells; with ties they are sixteenths and eighths, exact in a float."""
   random = np.random.default_rng(seed)
@@ -52,13 +60,11 @@ def draw(seed, *, nodes, ties):
       return random.integers(0, 4, size) / 16
     return random.dirichlet(np.ones(size))
 
-  return {
-    kind: {
-      'alphas': [share(len(candidates(kind, source))) for _, source in edges_of(nodes)],
-      'betas': np.concatenate([share(node + 2) for node in range(nodes)]),
-    }
-    for kind in LISTS
-  }
+  def cell(kind):
+    alphas = [share(len(candidates(kind, source))) for _, source in edges_of(nodes)]
+    return CellWeights(alphas, np.concatenate([share(node + 2) for node in range(nodes)]))
+
+  return ArchitectureWeights(cell('down'), cell('up'))
 
 
 def brute_force(kind, weights, *, nodes, edges_per_node):
@@ -74,8 +80,8 @@ def brute_force(kind, weights, *, nodes, edges_per_node):
         total = 0.0
         for source, op in zip(kept, chosen, strict=True):
           names, i = candidates(kind, source), index[node, source]
-          alpha = weights['alphas'][i][names.index(op)]
-          total += len(names) * alpha * weights['betas'][i]
+          alpha = weights.alphas[i][names.index(op)]
+          total += len(names) * alpha * weights.betas[i]
         if total > best_total:
           best, best_total = tuple(zip(kept, chosen, strict=True)), total
     cell.append(best)
@@ -87,20 +93,21 @@ def brute_force(kind, weights, *, nodes, edges_per_node):
 def test_deriving_finds_what_trying_everything_finds(nodes, edges_per_node, ties):
   for seed in range(60):
     weights = draw(seed, nodes=nodes, ties=ties)
-    found = genotype.derive(weights, nodes=nodes, edges_per_node=edges_per_node)
+    found = genotype.derive(weights, a_space(nodes, edges_per_node=edges_per_node))
     for kind in LISTS:
-      expected = brute_force(kind, weights[kind], nodes=nodes, edges_per_node=edges_per_node)
+      part = getattr(weights, kind)
+      expected = brute_force(kind, part, nodes=nodes, edges_per_node=edges_per_node)
       assert getattr(found, kind) == expected, (seed, kind)
 
 
 def test_none_is_never_chosen_however_strong_it_is():
   weights = draw(0, nodes=2, ties=False)
-  for kind, part in weights.items():
+  for kind in LISTS:
     for i, (_, source) in enumerate(edges_of(2)):
       names = candidates(kind, source)
       if 'none' in names:
-        part['alphas'][i] = np.eye(len(names))[names.index('none')]
-  found = genotype.derive(weights, nodes=2, edges_per_node=3)
+        getattr(weights, kind).alphas[i] = np.eye(len(names))[names.index('none')]
+  found = genotype.derive(weights, a_space(2, edges_per_node=3))
   chosen = [name for node in found.down + found.up for _, name in node]
   assert 'none' not in chosen
   # All others weigh nothing on these edges: the tie goes to the one listed first.
@@ -108,14 +115,11 @@ def test_none_is_never_chosen_however_strong_it_is():
 
 
 def test_ties_go_to_the_operation_and_the_state_that_are_listed_first():
-  weights = {
-    kind: {
-      'alphas': [np.full(len(candidates(kind, s)), 1 / 8) for _, s in edges_of(2)],
-      'betas': np.full(5, 0.5),
-    }
+  down, up = (
+    CellWeights([np.full(len(candidates(kind, s)), 1 / 8) for _, s in edges_of(2)], np.full(5, 0.5))
     for kind in LISTS
-  }
-  found = genotype.derive(weights, nodes=2, edges_per_node=2)
+  )
+  found = genotype.derive(ArchitectureWeights(down, up), a_space(2))
   assert found.down == (((0, 'down_avg_pool'), (1, 'down_avg_pool')),) * 2
   # Of an up cell the edge from in1 has four candidates, not six: it scores less and goes.
   assert found.up[0] == ((0, 'identity'), (1, 'up_conv_3x3'))
@@ -125,48 +129,46 @@ def test_ties_go_to_the_operation_and_the_state_that_are_listed_first():
 def test_what_an_unfinished_search_holds_is_derived_just_as_well():
   architecture = grid.init_architecture(jax.random.key(3), nodes=2)
   weights = jax.device_get(grid.architecture_weights(architecture, nodes=2))
-  found = genotype.derive(weights, nodes=2, edges_per_node=2)
+  found = genotype.derive(weights, a_space(2))
   for kind in LISTS:
-    assert getattr(found, kind) == brute_force(kind, weights[kind], nodes=2, edges_per_node=2)
+    part = getattr(weights, kind)
+    assert getattr(found, kind) == brute_force(kind, part, nodes=2, edges_per_node=2)
 
 
 def test_a_score_is_the_number_of_candidates_times_both_weights_and_none_has_none():
   weights = draw(1, nodes=2, ties=False)
   for kind in LISTS:
-    part = weights[kind]
-    found = genotype.scores(kind, part['alphas'], part['betas'], nodes=2)
+    part = getattr(weights, kind)
+    found = getattr(genotype.compute_scores(weights, a_space(2)), kind)
     assert list(found) == edges_of(2)
     for i, (node, source) in enumerate(edges_of(2)):
-      for rank, name in enumerate(candidates(kind, source)):
+      names = candidates(kind, source)
+      assert list(found[node, source]) == [name for name in names if name != 'none']
+      for name, value in found[node, source].items():
         count = 4 if kind == 'up' and source == 1 else 6
-        expected = count * part['alphas'][i][rank] * part['betas'][i]
-        value = found[node, source][rank]
-        assert value < 0 if name == 'none' else value == pytest.approx(expected, abs=1e-12)
+        expected = count * part.alphas[i][names.index(name)] * part.betas[i]
+        assert value == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_operations_of_the_code_are_those_of_the_file_format():
   for kind in LISTS:
     for source in range(5):
-      assert genotype.operations_of(kind, source) == candidates(kind, source)
+      assert a_space(1).candidates(kind, source) == candidates(kind, source)
 
 
 @pytest.mark.parametrize('nodes', [1, 2, 3])
 def test_a_saved_genotype_is_read_back_the_same(tmp_path, nodes):
   for seed in range(10):
     weights = draw(seed, nodes=nodes, ties=False)
-    found = genotype.derive(weights, nodes=nodes, edges_per_node=2)
-    scores = {
-      kind: genotype.scores(kind, part['alphas'], part['betas'], nodes=nodes)
-      for kind, part in weights.items()
-    }
+    found = genotype.derive(weights, a_space(nodes))
+    scores = genotype.compute_scores(weights, a_space(nodes))
     genotype.save(tmp_path / 'g.json', found, scores=scores, provenance={'seed': seed})
     assert genotype.load(tmp_path / 'g.json') == found
     content = json.loads((tmp_path / 'g.json').read_text())
     assert content['provenance'] == {'seed': seed}
     (source, name), saved = found.down[0][0], content['down'][0][0]
     assert saved['source'] == f'in{source}' and saved['operation'] == name
-    score = scores['down'][0, source][DOWN.index(name)]
-    assert saved['score'] == pytest.approx(score, abs=1e-6)
+    assert saved['score'] == pytest.approx(scores.down[0, source][name], abs=1e-6)
 
 
 def test_the_order_of_edges_in_a_file_does_not_matter(tmp_path):
@@ -195,48 +197,76 @@ def with_gates(seed, *, depth, ties=False):
   random = np.random.default_rng(seed)
   count = (depth - 1) * (depth - 2) // 2
   gates = random.integers(1, 3, (count, 2)) / 4 if ties else random.dirichlet(np.ones(2), count)
-  return {**draw(seed, nodes=1, ties=False), 'path': {'gates': gates}}
-
-
-def test_the_skippable_cells_are_those_with_neighbours_on_all_sides():
-  assert genotype.skippable_cells(5) == ((1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (3, 0))
-  for depth in range(2, 8):
-    inside = {(m, j) for m in range(1, depth) for j in range(depth) if m + j < depth - 1}
-    assert sorted(inside) == list(genotype.skippable_cells(depth))
+  return draw(seed, nodes=1, ties=False)._replace(gates=gates)
 
 
 @pytest.mark.parametrize('ties', [False, True])
 def test_a_cell_is_skipped_where_its_gate_says_so_and_a_tie_keeps_it(ties):
   skipped = set()
   for seed in range(20):
-    weights = with_gates(seed, depth=5, ties=ties)
-    found = genotype.derive(weights, nodes=1, edges_per_node=2, depth=5)
+    weights: Any = with_gates(seed, depth=5, ties=ties)
+    found = genotype.derive(weights, a_space(1))
     cells = [(m, j) for m in range(1, 4) for j in range(4 - m)]
-    gates = zip(cells, weights['path']['gates'], strict=True)
+    gates = zip(cells, weights.gates, strict=True)
     assert found.skipped == tuple(cell for cell, (keep, skip) in gates if skip > keep)
-    without = {kind: weights[kind] for kind in LISTS}
-    assert found.down == genotype.derive(without, nodes=1, edges_per_node=2).down
+    assert found.down == genotype.derive(weights._replace(gates=None), a_space(1)).down
     skipped.add(found.skipped)
   assert len(skipped) > 5
 
 
 def test_gates_of_another_depth_are_no_gates_of_this_one():
   with pytest.raises(ValueError):
-    genotype.derive(with_gates(0, depth=5), nodes=1, edges_per_node=2, depth=4)
+    genotype.derive(with_gates(0, depth=5), a_space(1, depth=4))
 
 
 def test_the_path_of_cells_and_its_scores_are_kept_in_the_file(tmp_path):
   for seed in range(5):
-    weights = with_gates(seed, depth=4)
-    found = genotype.derive(weights, nodes=1, edges_per_node=2, depth=4)
-    scores = genotype.all_scores(weights, nodes=1, depth=4)
+    weights: Any = with_gates(seed, depth=4)
+    found = genotype.derive(weights, a_space(1, depth=4))
+    scores = genotype.compute_scores(weights, a_space(1, depth=4))
     genotype.save(tmp_path / 'g.json', found, scores=scores)
     assert genotype.load(tmp_path / 'g.json') == found
     content = json.loads((tmp_path / 'g.json').read_text())
     assert content['version'] == 1
     assert content['skipped'] == [list(cell) for cell in found.skipped]
-    for entry, weight in zip(content['gates'], weights['path']['gates'], strict=True):
+    for entry, weight in zip(content['gates'], weights.gates, strict=True):
       assert [entry['keep'], entry['skip']] == pytest.approx(2 * weight, abs=1e-6)
+
+
+def test_of_chosen_operations_the_best_is_derived_and_drawn_and_scores_count_them():
+  chosen = ('sep_conv_3x3', 'none', 'conv_3x3', 'up_sep_conv_3x3', 'down_conv_3x3')
+  space = a_space(2, operations=chosen)
+  assert space.candidates('up', 0) == ('none', 'conv_3x3', 'sep_conv_3x3')
+  assert space.derivable('up', 0) == ('conv_3x3', 'sep_conv_3x3')
+  random = np.random.default_rng(0)
+
+  def cell(kind):
+    counts = [len(space.candidates(kind, source)) for _, source in edges_of(2)]
+    return CellWeights([random.dirichlet(np.ones(count)) for count in counts], np.full(5, 0.5))
+
+  for _ in range(20):
+    weights = ArchitectureWeights(cell('down'), cell('up'))
+    best = ('conv_3x3', 'sep_conv_3x3')[weights.up.alphas[0][1:].argmax()]
+    assert genotype.derive(weights, space).up[0] == ((0, best), (1, 'up_sep_conv_3x3'))
+    scores = genotype.compute_scores(weights, space)
+    assert scores.up[0, 0]['conv_3x3'] == pytest.approx(3 * weights.up.alphas[0][1] * 0.5)
+    assert scores.up[0, 1] == pytest.approx({'up_sep_conv_3x3': 0.5})
+    drawn = genotype.draw(random, space)
+    assert {name for node in (*drawn.down, *drawn.up) for _, name in node} < {*chosen}
+
+
+def test_a_genotype_is_read_and_drawn_without_jax(tmp_path):
+  code = (
+    'import sys; from thrifty_jax import draw; from thrifty_jax.networks import genotype, space;'
+    f'genotype.load({str(SHIPPED)!r});'
+    f'draw.run(["--genotype={SHIPPED}", "--output={tmp_path}/picture.svg"]);'
+    'sys.exit("jax" in sys.modules or "flax" in sys.modules)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+  )
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'picture.svg').exists()
 
 
 def test_a_file_without_a_path_keeps_every_cell_and_a_file_of_a_whole_grid_has_none(tmp_path):

@@ -12,10 +12,21 @@ import numpy as np
 import pytest
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import build, grid, ops
+from thrifty_jax.networks import build, grid
 from thrifty_jax.networks.baselines import UNetPlusPlus, widths_of
-from thrifty_jax.networks.cell import CELL_KINDS, edge_count, resample_of, sources_of, targets_of
-from thrifty_jax.networks.genotype import Genotype, derive, skippable_cells
+from thrifty_jax.networks.genotype import Genotype, derive
+from thrifty_jax.networks.space import (
+  CELL_KINDS,
+  Space,
+  candidates,
+  cell_count,
+  edge_count,
+  edges_of,
+  resample_of,
+  skippable_cells,
+  sources_of,
+  targets_of,
+)
 
 COSTS = {'identity': 0, 'pool': 0, 'se': 162, 'se_conv_3x3': 9442, 'sep_conv_3x3': 1376}
 DENSE = 9280  # conv and dil_conv
@@ -32,7 +43,7 @@ def genotype(choose, nodes=2, skipped=()):
   """The first two edges of every node, with choose(candidates) on each."""
   down, up = (
     tuple(
-      tuple((s, choose(ops.OPERATIONS[resample_of(kind, s)])) for s in (0, 1)) for _ in range(nodes)
+      tuple((s, choose(candidates(resample_of(kind, s)))) for s in (0, 1)) for _ in range(nodes)
     )
     for kind in CELL_KINDS
   )
@@ -78,7 +89,7 @@ def test_the_paper_network_has_605280_parameters():
 def test_the_base_grows_with_nodes_and_depth(nodes, depth, base):
   # Up cells have a convolution on every edge out of in1; subtract them.
   structure = genotype(lambda kinds: kinds[0], nodes=nodes)
-  cells = grid.cell_count('up', depth=depth)
+  cells = cell_count('up', depth=depth)
   got = count(grid.DerivedNetwork(structure, 2, depth=depth), IMAGE)
   assert got - cells * nodes * DENSE == base
 
@@ -113,7 +124,7 @@ def some_architecture(nodes):
 
 def derived_from(architecture, *, nodes, edges_per_node):
   weights = jax.device_get(grid.architecture_weights(architecture, nodes=nodes))
-  return derive(weights, nodes=nodes, edges_per_node=edges_per_node)
+  return derive(weights, Space(1, 2, 32, 5, nodes, edges_per_node))
 
 
 # By depth; the least among them.
@@ -268,19 +279,28 @@ def test_deep_supervision_leaves_out_what_is_skipped():
 
 def test_gates_are_drawn_by_name_and_only_where_there_are_some():
   without = grid.init_architecture(jax.random.key(0), nodes=2)
-  assert set(without) == {'down', 'up'}
+  assert without.gammas is None
   few, many = (
     grid.init_architecture(jax.random.key(0), nodes=2, gated=skippable_cells(depth))
     for depth in (3, 5)
   )
-  for kind in CELL_KINDS:
-    jax.tree.map(np.testing.assert_array_equal, without[kind], many[kind])
-  gammas = np.asarray(many['path']['gammas'])
+  jax.tree.map(np.testing.assert_array_equal, without, many._replace(gammas=None))
+  gammas = np.asarray(many.gammas)
   assert gammas.shape == (6, 2)
-  np.testing.assert_array_equal(few['path']['gammas'], gammas[:1])
+  np.testing.assert_array_equal(few.gammas, gammas[:1])
   assert len(np.unique(gammas)) == 12 and 1e-4 < gammas.std() < 5e-3
-  gates = grid.architecture_weights(many, nodes=2)['path']['gates']
+  gates = grid.architecture_weights(many, nodes=2).gates
   np.testing.assert_allclose(jnp.sum(jnp.asarray(gates), -1), 1, rtol=1e-6)
+
+
+def test_the_variables_of_a_candidate_do_not_depend_on_the_others():
+  chosen = ('sep_conv_3x3', 'down_avg_pool', 'identity', 'up_se_conv_3x3', 'up_conv_3x3')
+  every = grid.init_architecture(jax.random.key(0), nodes=2)
+  few = grid.init_architecture(jax.random.key(0), nodes=2, operations=chosen)
+  np.testing.assert_array_equal(few.down.betas, every.down.betas)
+  np.testing.assert_array_equal(few.down.alphas[0], every.down.alphas[0][:1])
+  np.testing.assert_array_equal(few.up.alphas[0], every.up.alphas[0][np.array([0, 5])])
+  np.testing.assert_array_equal(few.up.alphas[1], every.up.alphas[1][np.array([0, 3])])
 
 
 def test_gates_weigh_each_cell_against_the_one_to_its_left():
@@ -290,14 +310,12 @@ def test_gates_weigh_each_cell_against_the_one_to_its_left():
   image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
   params = build.initialise(build.trace_shapes(net, image, architecture), seed=0)
   plain = net.copy(cell_path=False)
-  variables = {kind: architecture[kind] for kind in CELL_KINDS}
+  variables = architecture._replace(gammas=None)
   assert count(plain, image, variables) == build.count(params)
 
   @quickly
   def gated(gammas):
-    return build.apply(
-      net, params, image, architecture | {'path': {'gammas': gammas}}, background=BLACK
-    )
+    return build.apply(net, params, image, architecture._replace(gammas=gammas), background=BLACK)
 
   @quickly
   def expected(keep):
@@ -330,7 +348,7 @@ def test_gates_weigh_each_cell_against_the_one_to_its_left():
 
 def test_gates_without_variables_for_them_are_refused_and_the_reverse():
   gated = grid.init_architecture(jax.random.key(0), nodes=2, gated=skippable_cells(3))
-  plain = {kind: gated[kind] for kind in CELL_KINDS}
+  plain = gated._replace(gammas=None)
   for cell_path, architecture in ((True, plain), (False, gated)):
     net = grid.Supernet(2, channels=8, depth=3, cell_path=cell_path)
     with pytest.raises(ValueError, match='cell_path and gates .* go together'):
@@ -349,22 +367,12 @@ def test_sides_that_the_depth_does_not_divide_are_refused():
 def test_weights_of_candidates_and_of_incoming_edges_sum_to_one():
   architecture = grid.init_architecture(jax.random.key(0), nodes=3)
   weights = grid.architecture_weights(architecture, nodes=3)
-  for kind in CELL_KINDS:
-    assert len(weights[kind]['alphas']) == edge_count(3) == 9
-    for alpha in weights[kind]['alphas']:
+  for part in (weights.down, weights.up):
+    assert len(part.alphas) == edge_count(3) == 9
+    for alpha in part.alphas:
       np.testing.assert_allclose(jnp.sum(alpha), 1, rtol=1e-6)
     for start, end in ((0, 2), (2, 5), (5, 9)):
-      np.testing.assert_allclose(
-        jnp.sum(jnp.asarray(weights[kind]['betas'][start:end])), 1, rtol=1e-6
-      )
-
-
-def test_targets_and_sources_name_the_same_edges():
-  for nodes in range(1, 5):
-    by_target = {(n, s) for n in range(nodes) for s in sources_of(n)}
-    by_source = {(n, s) for s in range(nodes + 1) for n in targets_of(s, nodes=nodes)}
-    assert by_target == by_source
-    assert len(by_target) == edge_count(nodes)
+      np.testing.assert_allclose(jnp.sum(part.betas[start:end]), 1, rtol=1e-6)
 
 
 def test_every_derivable_edge_is_in_the_supernet():
@@ -375,13 +383,63 @@ def test_every_derivable_edge_is_in_the_supernet():
     for source in sources_of(node):
       stacked = shapes[f'{kind}_from_{source}']['operations']
       edges = len(targets_of(source, nodes=2))
-      candidates = ops.OPERATIONS[resample_of(kind, source)]
-      assert len(architecture[kind]['alphas'][edge_count(node) + source]) == len(candidates)
-      for name in candidates:
+      names = candidates(resample_of(kind, source))
+      assert len(getattr(architecture, kind).alphas[edge_count(node) + source]) == len(names)
+      for name in names:
         parameters = jax.tree.leaves(stacked.get(name, {}))
         assert bool(parameters) == ('conv' in name or name == 'se')
         for leaf in parameters:
-          assert leaf.shape[:2] == (grid.cell_count(kind, depth=3), edges)
+          assert leaf.shape[:2] == (cell_count(kind, depth=3), edges)
+
+
+@pytest.mark.parametrize(
+  'chosen',
+  [
+    ('identity', 'down_avg_pool', 'up_sep_conv_3x3'),  # alone on their edges; some have no weights
+    (
+      'sep_conv_3x3',
+      'none',
+      'se',
+      'down_conv_3x3',
+      'down_max_pool',
+      'up_conv_3x3',
+      'up_se_conv_3x3',
+    ),
+  ],
+)
+def test_a_supernet_of_chosen_operations_is_the_whole_one_where_the_others_weigh_nothing(chosen):
+  few = grid.Supernet(2, channels=8, depth=3, nodes=2, operations=chosen)
+  whole = few.copy(operations=())
+  image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
+  start = grid.init_architecture(jax.random.key(0), nodes=2, operations=chosen)
+  architecture = jax.tree.map(lambda leaf: 1e3 * leaf, start)
+
+  def spread(kind):
+    part = getattr(architecture, kind)
+    alphas = []
+    for (_, source), own in zip(edges_of(2), part.alphas, strict=True):
+      names, kept = (
+        candidates(resample_of(kind, source)),
+        candidates(resample_of(kind, source), chosen),
+      )
+      places = np.array([names.index(name) for name in kept])
+      alphas.append(jnp.full(len(names), -1e9).at[places].set(own))
+    return part._replace(alphas=tuple(alphas))
+
+  same = architecture._replace(down=spread('down'), up=spread('up'))
+  params = build.initialise(build.trace_shapes(whole, image, same), seed=0)
+  own = build.initialise(build.trace_shapes(few, image, architecture), seed=0)
+  for name, part in own.items():
+    if '_from_' in name:  # nothing else, and alone those that have weights
+      assert {*part['operations']} == {*params[name]['operations']} & {*chosen}
+  assert {name for name in params if name not in own} == {
+    name for name in params if '_from_' in name and not {*params[name]['operations']} & {*chosen}
+  }
+  found, expected = (
+    quickly(functools.partial(build.apply, net, background=BLACK))(weights, image, variables)
+    for net, weights, variables in ((few, own, architecture), (whole, params, same))
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_channels_must_be_a_multiple_of_sample():

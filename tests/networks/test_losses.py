@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax.networks.losses import segmentation_loss, soft_dice
+from thrifty_jax.networks.losses import segmentation_loss
 
 SMOOTH = 1e-5
 
@@ -58,14 +58,6 @@ def run(request):
 
 
 @pytest.mark.parametrize('classes', [2, 3])
-def test_soft_dice_is_that_of_a_loop_over_pixels(run, classes):
-  logits, label = some_logits(0, classes=classes)
-  found = run(soft_dice)(jnp.asarray(logits), jnp.asarray(label))
-  assert found.shape == (classes - 1,)
-  np.testing.assert_allclose(found, slow_dice(logits, label), rtol=1e-5)
-
-
-@pytest.mark.parametrize('classes', [2, 3])
 def test_the_loss_is_cross_entropy_and_one_less_dice(run, classes):
   logits, label = some_logits(1, classes=classes)
   loss, dice = run(segmentation_loss)(jnp.asarray(logits), jnp.asarray(label))
@@ -76,7 +68,7 @@ def test_the_loss_is_cross_entropy_and_one_less_dice(run, classes):
 def test_dice_pools_the_batch_and_does_not_average_its_slices():
   logits, label = some_logits(2)
   label[0] = 0  # a slice without any organ
-  found = soft_dice(jnp.asarray(logits), jnp.asarray(label))
+  _, found = segmentation_loss(jnp.asarray(logits), jnp.asarray(label))
   np.testing.assert_allclose(found, slow_dice(logits, label), rtol=1e-5)
   apart = np.mean([slow_dice(logits[i : i + 1], label[i : i + 1]) for i in (0, 1)], axis=0)
   assert np.abs(found - apart).max() > 0.02
@@ -103,7 +95,7 @@ def test_a_class_that_is_absent_and_not_predicted_costs_nothing():
 def test_a_class_that_is_absent_but_predicted_scores_nearly_zero():
   logits, label = some_logits(7, classes=3)
   label[label == 2] = 0
-  dice = soft_dice(jnp.asarray(logits), jnp.asarray(label))
+  _, dice = segmentation_loss(jnp.asarray(logits), jnp.asarray(label))
   np.testing.assert_allclose(dice, slow_dice(logits, label), rtol=1e-4)
   assert 0 < float(dice[1]) < 1e-5
 
@@ -121,7 +113,6 @@ def test_loss_and_gradient_are_finite_at_the_extremes(scale):
 @pytest.mark.parametrize('shape', [(2, 5, 4, 1), (2, 4, 5), (5, 4), (1, 5, 4), (2, 5, 4, 3)])
 def test_a_label_of_another_shape_is_refused_with_both_shapes(shape):
   logits, _ = some_logits(9)
-  for function in (soft_dice, segmentation_loss):
-    with pytest.raises(ValueError, match='must have the shape of logits') as caught:
-      function(jnp.asarray(logits), jnp.zeros(shape, jnp.int32))
-    assert str(shape) in str(caught.value) and '(2, 5, 4, 3)' in str(caught.value)
+  with pytest.raises(ValueError, match='must have the shape of logits') as caught:
+    segmentation_loss(jnp.asarray(logits), jnp.zeros(shape, jnp.int32))
+  assert str(shape) in str(caught.value) and '(2, 5, 4, 3)' in str(caught.value)

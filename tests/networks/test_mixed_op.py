@@ -1,12 +1,15 @@
 """The mixed operation: the fast form against the definition, channel by channel."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax.networks import mixed_op, ops
-from thrifty_jax.networks.mixed_op import MixedEdges, MixedOperation, mix_edges
+from thrifty_jax.networks import mixed_op, ops, space
+from thrifty_jax.networks.mixed_edges import MixedEdges
+from thrifty_jax.networks.mixed_op import MixedOperation, mix_edges
 
 EDGES, CELLS, SAMPLE = 2, 3, 4
 
@@ -19,35 +22,36 @@ def bypass(x, resample):
   return x.repeat(2, axis=1).repeat(2, axis=2) if resample == 'up' else x
 
 
-def case(resample, channels, count=EDGES, sides=(4, 6)):
+def case(resample, channels, count=EDGES, sides=(4, 6), chosen=()):
   """A state, weights of candidates and of edges, and parameters away from their start."""
   rng = np.random.default_rng(0)
-  candidates = len(ops.OPERATIONS[resample])
+  names = space.candidates(resample, chosen)
   state = jnp.asarray(rng.normal(0.3, 1, (2, *sides, channels)), jnp.float32)
-  weights = jnp.asarray(rng.dirichlet(np.ones(candidates), count), jnp.float32)
+  weights = jnp.asarray(rng.dirichlet(np.ones(len(names)), count), jnp.float32)
   edge_weights = jnp.asarray([0.7, 0.3, 0.5, 0.2][:count])
-  edges = MixedEdges(resample, channels // SAMPLE, count, CELLS)
+  edges = MixedEdges(names, channels // SAMPLE, count, CELLS)
   init = jax.eval_shape(edges.init, jax.random.key(0), weights, edge_weights)
-  params = init['params']['operations']  # only the shapes; the values are drawn here, faster
+  params = init.get('params', {}).get('operations', {})  # only shapes: drawing is faster here
   params = jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape).astype(np.float32), params)
   return edges, params, state, weights, edge_weights
 
 
 def fast(edges, params, state, weights, edge_weights, order=None, cell=1):
   mixers = edges.apply({'params': {'operations': params}}, weights, edge_weights)
-  return mix_edges(state, mixers[cell], order, resample=edges.resample)
+  return mix_edges(state, mixers[cell], order)
 
 
 def plain(edges, params, state, weights, edge_weights, order=None, cell=1):
   """One edge after the other, with MixedOperation."""
-  operation = MixedOperation(edges.resample, edges.channels)
+  operation = MixedOperation(edges.candidates, edges.channels)
+  resample = space.operation(edges.candidates[0]).resample
   state = state if order is None else state[..., order]
   result = []
   for edge in range(edges.edges):
     own = jax.tree.map(lambda p, edge=edge: p[cell, edge], params)
     sampled, rest = state[..., : edges.channels], state[..., edges.channels :]
     mixed = operation.apply({'params': own}, sampled, weights[edge])
-    result.append((edge_weights[edge] * mixed, edge_weights[edge] * bypass(rest, edges.resample)))
+    result.append((edge_weights[edge] * mixed, edge_weights[edge] * bypass(rest, resample)))
   return result
 
 
@@ -99,6 +103,62 @@ def test_the_fast_form_has_the_gradients_of_the_definition(resample, sampling):
     np.testing.assert_allclose(a / scale, b / scale, atol=5e-5, err_msg=str(path))
 
 
+# One list each, by the candidates that are left: all in parts, some, none, without parameters.
+CHOICES = [
+  ('normal', ()),
+  ('normal', ('conv_3x3', 'sep_conv_3x3', 'identity')),
+  ('normal', ('none', 'identity')),
+  ('normal', ('new_pool',)),
+  ('normal', ('dil_conv_3x3', 'new_normal', 'new_pool')),
+  ('down', ('down_max_pool', 'down_se_conv_3x3', 'new_down')),
+  ('up', ('up_sep_conv_3x3', 'new_up')),
+  ('up', ('new_up',)),
+]
+
+
+@pytest.fixture
+def longer_table(monkeypatch):
+  """The table with operations that no part of the fast form computes."""
+  monkeypatch.setitem(
+    ops.PARAMETERLESS, 'smooth', lambda x: (jnp.roll(x, 1, 1) + x + jnp.roll(x, -1, 2)) / 3
+  )
+  monkeypatch.setitem(ops.FORMS, 'smooth', ops.Parameterless)
+  new = functools.partial(space.Operation, colour=space.CONV)
+  rows = (
+    new('new_normal', 'normal', 'convolution', dilation=3, gated=True),
+    new('new_pool', 'normal', 'smooth'),
+    new('new_down', 'down', 'convolution', separable=True, gated=True),
+    new('new_up', 'up', 'convolution', dilation=5),
+  )
+  monkeypatch.setattr(space, 'OPERATIONS', (*space.OPERATIONS, *rows))
+  jax.clear_caches()  # in which a list of names stands for its rows
+
+
+@pytest.mark.parametrize(('resample', 'chosen'), CHOICES)
+def test_chosen_candidates_and_such_without_a_part_are_mixed_as_defined(
+  resample, chosen, longer_table, quick_compilation
+):
+  edges, *arguments = case(resample, 16, chosen=chosen)
+  assert not chosen or {*edges.candidates} == {*chosen}
+  cotangent = jax.random.normal(jax.random.key(5), (EDGES, 16))
+
+  def total(run, *arguments):
+    terms = run(edges, *arguments)
+    joined = [jnp.concatenate(term, axis=-1) for term in terms]
+    return sum((term**2 * c).sum() for term, c in zip(joined, cotangent, strict=True)), terms
+
+  got, expected = (
+    jax.jit(jax.value_and_grad(functools.partial(total, run), range(4), has_aux=True))(*arguments)
+    for run in (fast, plain)
+  )
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    scale = 1e-5 + float(jnp.abs(b).max())
+    np.testing.assert_allclose(a / scale, b / scale, atol=5e-5)
+  not_compiled = fast(edges, *arguments)
+  for a, b in zip(jax.tree.leaves(not_compiled), jax.tree.leaves(expected[0][1]), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+
+
 def test_a_shuffle_interleaves_the_groups():
   sampling = mixed_op.shuffled_sampling(8, 4)
   assert sampling.order is None
@@ -120,7 +180,7 @@ def test_randomly_sampled_channels_return_to_their_places():
 
 
 def test_cells_and_edges_start_with_different_weights():
-  edges = MixedEdges('normal', 4, EDGES, CELLS)
+  edges = MixedEdges(space.candidates('normal'), 4, EDGES, CELLS)
   init = jax.jit(edges.init)
   params = init(jax.random.key(0), jnp.ones((EDGES, 6)) / 6, jnp.ones(EDGES) / EDGES)
   kernels = params['params']['operations']['conv_3x3']['kernel'].reshape(EDGES * CELLS, -1)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax.networks import norm, ops, spatial
-from thrifty_jax.networks.mixed_op import MixedEdges, mix_edges
+from thrifty_jax.networks import norm, ops, space, spatial
+from thrifty_jax.networks.mixed_edges import MixedEdges
+from thrifty_jax.networks.mixed_op import mix_edges
 
 RNG = np.random.default_rng(0)
 C = 32  # two groups in the norms, two hidden features in the gates
-KINDS = sorted({kind for kinds in ops.OPERATIONS.values() for kind in kinds})
+KINDS = sorted(row.name for row in space.OPERATIONS)
 
 
 def reference_convolution(x, kernel, *, stride, dilation, zeros=0, padding=None):
@@ -111,6 +112,7 @@ def test_every_operation_is_what_its_definition_says(kind, mixed):
   params = drawn(jax.eval_shape(module.init, jax.random.key(0), x).get('params', {}))
   learned = {'gate', 'kernel', 'depthwise', 'pointwise'} | (set() if mixed else {'norm'})
   assert set(params) <= learned and bool(params) == ('conv' in kind or kind == 'se')
+  assert space.operation(kind).parameterless == (not params)
   got = jax.jit(module.apply)({'params': params}, x)
   reference = reference_mixed if mixed else reference_operation
   agrees(got, reference(kind, x.astype(float), params))
@@ -119,18 +121,18 @@ def test_every_operation_is_what_its_definition_says(kind, mixed):
 @pytest.mark.parametrize('sides', [(1, 1), (3, 4)])
 @pytest.mark.parametrize('resample', ['normal', 'down', 'up'])
 def test_every_candidate_in_the_fast_form_is_what_its_definition_says(resample, sides):
-  kinds = ops.OPERATIONS[resample]
+  kinds = space.candidates(resample)
   if resample == 'down':
     sides = tuple(2 * side for side in sides)
   x = RNG.normal(0.2, 1, (2, *sides, 2 * C)).astype(np.float32)
   # An edge for each candidate, which has all the weight there.
   weights, ones = jnp.eye(len(kinds)), jnp.ones(len(kinds))
-  edges = MixedEdges(resample, C, edges=len(kinds), cells=1)
+  edges = MixedEdges(kinds, C, edges=len(kinds), cells=1)
   params = drawn(jax.eval_shape(edges.init, jax.random.key(0), weights, ones)['params'])
 
   def run(params):
     mixers: Any = edges.apply({'params': params}, weights, ones)
-    return mix_edges(jnp.asarray(x), mixers[0], None, resample=resample)
+    return mix_edges(jnp.asarray(x), mixers[0], None)
 
   for edge, (kind, (got, _)) in enumerate(zip(kinds, jax.jit(run)(params), strict=True)):
     own = jax.tree.map(lambda p, edge=edge: p[0, edge], params['operations'].get(kind, {}))

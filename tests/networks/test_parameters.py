@@ -9,18 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax import config as configs
-from thrifty_jax.networks import build, genotype, grid, parameters
-from thrifty_jax.networks.cell import CELL_KINDS, edge_count, sources_of
-from thrifty_jax.networks.genotype import Genotype, skippable_cells
+from thrifty_jax.networks import build, grid, parameters
+from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.grid import DerivedNetwork
-from thrifty_jax.networks.parameters import Space
+from thrifty_jax.networks.space import CELL_KINDS, Space, edge_count, skippable_cells, sources_of
 
 DEFAULT = Space(1, 2, channels=32, depth=5, nodes=2, edges_per_node=2)
-
-
-def operations(kind, source):
-  return [name for name in genotype.operations_of(kind, source) if name != 'none']
 
 
 def random_genotype(random, space):
@@ -30,16 +24,21 @@ def random_genotype(random, space):
     sources = sources_of(index)
     size = min(space.edges_per_node, len(sources))
     kept = sorted(random.choice(len(sources), size, replace=False).tolist())
-    return tuple((source, str(random.choice(operations(kind, source)))) for source in kept)
+    return tuple((source, str(random.choice(space.derivable(kind, source)))) for source in kept)
 
   down, up = (tuple(node(kind, i) for i in range(space.nodes)) for kind in CELL_KINDS)
-  cells = skippable_cells(space.depth) if space.cell_path else ()
-  return Genotype(down, up, tuple(cell for cell in cells if random.random() < 0.5))
+  return Genotype(down, up, tuple(cell for cell in space.skippable if random.random() < 0.5))
 
 
 def built(found, space, **settings):
   """Parameters of the network as it is built."""
-  net = DerivedNetwork(found, space.classes, channels=space.channels, depth=space.depth, **settings)
+  net = DerivedNetwork(
+    found,
+    space.classes,
+    channels=space.channels,
+    depth=space.depth,
+    **settings,
+  )
   image = jax.ShapeDtypeStruct((1, 2**space.depth, 2**space.depth, space.image_channels), 'float32')
   return build.count(jax.eval_shape(net.init, jax.random.key(0), image)['params'])
 
@@ -65,7 +64,7 @@ def test_the_count_is_that_of_the_network_that_is_built(seed):
 def test_the_count_reaches_the_extremes_of_the_space():
   def everywhere(pick):
     down, up = (
-      tuple(tuple((s, pick(operations(kind, s))) for s in (0, 1)) for _ in range(2))
+      tuple(tuple((s, pick(DEFAULT.derivable(kind, s))) for s in (0, 1)) for _ in range(2))
       for kind in CELL_KINDS
     )
     return Genotype(down, up)
@@ -89,20 +88,11 @@ def test_an_operation_costs_what_it_has_in_a_derived_network(name, cost):
   assert parameters.operation_cost(name, 32) == cost
 
 
-def test_the_space_of_a_run_is_that_of_the_network_that_is_retrained():
-  config = configs.default()
-  config.data.modalities, config.data.context = 2, 1
-  config.data.classes = ('background', 'liver', 'kidney')
-  config.search.channels, config.model.channels = 8, 24
-  config.search.cell_path = True
-  space = parameters.space_of(config)
-  assert space == Space(6, 3, 24, depth=5, nodes=2, edges_per_node=2, cell_path=True)
-
-
 def variables(space, seed, spread=1.5):
   """Architecture variables far from even."""
-  gated = skippable_cells(space.depth) if space.cell_path else ()
-  start = grid.init_architecture(jax.random.key(0), nodes=space.nodes, gated=gated)
+  start = grid.init_architecture(
+    jax.random.key(0), nodes=space.nodes, gated=space.skippable, operations=space.operations
+  )
   random = np.random.default_rng(seed)
   return jax.tree.map(lambda x: jnp.asarray(random.normal(0, spread, x.shape), 'float32'), start)
 
@@ -113,11 +103,12 @@ def softmax(x):
 
 def cells_drawn(kind, architecture, space):
   """Every cell that the draws may give, as (probability, cost of its operations)."""
-  betas, edges = np.asarray(architecture[kind]['betas']), edge_count
+  part, edges = getattr(architecture, kind), edge_count
+  betas = np.asarray(part.betas)
 
   def draws(node, source):
-    names = genotype.operations_of(kind, source)
-    logits = np.asarray(architecture[kind]['alphas'][edges(node) + source], float)
+    names = space.candidates(kind, source)
+    logits = np.asarray(part.alphas[edges(node) + source], float)
     some = [i for i, name in enumerate(names) if name != 'none']
     chances = softmax(logits[some])
     return [(p, parameters.operation_cost(names[i], space.channels))
@@ -144,17 +135,23 @@ def cells_drawn(kind, architecture, space):
 def paths_drawn(architecture, space):
   """Every path of cells, as (probability, skipped)."""
   cells = skippable_cells(space.depth)
-  gammas = architecture['path']['gammas'] if space.cell_path else np.zeros((0, 2))
+  gammas = architecture.gammas if space.cell_path else np.zeros((0, 2))
   chances = [softmax(gamma) for gamma in gammas]
   for skips in itertools.product((0, 1), repeat=len(chances)):
     skipped = [cell for cell, skip in zip(cells, skips, strict=False) if skip]
     yield math.prod(c[skip] for c, skip in zip(chances, skips, strict=True)), tuple(skipped)
 
 
+FEW = ('none', 'conv_3x3', 'identity', 'down_se_conv_3x3', 'up_conv_3x3', 'up_sep_conv_3x3')
+
+
+@pytest.mark.parametrize('chosen', [(), FEW])
 @pytest.mark.parametrize('cell_path', [False, True])
 @pytest.mark.parametrize(('nodes', 'edges_per_node'), [(1, 2), (2, 2), (2, 3)])
-def test_the_expectation_is_the_mean_over_all_that_may_be_drawn(nodes, edges_per_node, cell_path):
-  space = Space(2, 3, 5, 5, nodes, edges_per_node, cell_path)
+def test_the_expectation_is_the_mean_over_all_that_may_be_drawn(
+  nodes, edges_per_node, cell_path, chosen
+):
+  space = Space(2, 3, 5, 5, nodes, edges_per_node, cell_path, chosen)
   architecture = variables(space, seed=nodes)
   bare = random_genotype(np.random.default_rng(0), space._replace(cell_path=False))
   operations_of_bare = [
@@ -185,16 +182,17 @@ def test_the_expectation_of_certain_choices_is_the_count_of_their_network():
     found = random_genotype(random, space)
     architecture = variables(space, seed, spread=0.0)
     for kind in CELL_KINDS:
-      alphas = [np.zeros(a.shape, np.float32) for a in architecture[kind]['alphas']]
+      alphas = [np.zeros(a.shape, np.float32) for a in getattr(architecture, kind).alphas]
       for node, edges in enumerate(getattr(found, kind)):
         for source, name in edges:
-          names = genotype.operations_of(kind, source)
+          names = space.candidates(kind, source)
           alphas[edge_count(node) + source][names.index(name)] = 60
           if 'none' in names:
             alphas[edge_count(node) + source][names.index('none')] = 200  # never derived
-      architecture[kind]['alphas'] = tuple(map(jnp.asarray, alphas))
+      part = getattr(architecture, kind)._replace(alphas=tuple(map(jnp.asarray, alphas)))
+      architecture = architecture._replace(**{kind: part})
     gammas = [(-30.0, 30.0) if c in found.skipped else (30.0, -30.0) for c in skippable_cells(4)]
-    architecture['path']['gammas'] = jnp.asarray(gammas)
+    architecture = architecture._replace(gammas=jnp.asarray(gammas))
     expected = float(parameters.expected(architecture, space))
     assert expected == pytest.approx(built(found, space), abs=0.5)
 

@@ -11,7 +11,8 @@ import pytest
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.networks.cell import CELL_KINDS
+from thrifty_jax.networks import space
+from thrifty_jax.networks.space import CELL_KINDS
 from thrifty_jax.reporting import plots, report
 from thrifty_jax.scans import overlays
 
@@ -68,10 +69,14 @@ def _search(workdir):
     lines.append(line)
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   files.write_text(workdir / 'search' / 'metrics.jsonl', text)
-  scores: genotypes.Scores = {
-    kind: {(node, source): rng.random(6) for node in range(2) for source in range(node + 2)}
+  down, up = (
+    {
+      (node, s): {name: rng.random() for name in space.derivable(space.resample_of(kind, s))}
+      for node, s in space.edges_of(2)
+    }
     for kind in CELL_KINDS
-  }
+  )
+  scores = genotypes.Scores(down, up)
   path = workdir / 'search' / 'genotype.json'
   genotypes.save(path, GENOTYPE, scores=scores, provenance={'seed': 0})
 
@@ -369,6 +374,29 @@ def test_time_memory_device_and_multiplications_are_told(whole):
 def test_the_health_of_the_search_is_told(whole):
   assert 'of the genotype in epoch 20 of 30' in whole
   assert '% of the kept edges' in whole
+
+
+def test_the_weights_of_chosen_operations_are_plotted_and_those_of_others_are_damage(tmp_path):
+  fabricate(tmp_path, stages=('start', 'search'))
+  path = tmp_path / 'search' / 'metrics.jsonl'
+  chosen = ('identity', 'conv_3x3', 'se', 'down_conv_3x3', 'up_conv_3x3', 'up_se_conv_3x3')
+  counts = {'down': (1, 1, 1, 1, 3), 'up': (3, 2, 3, 2, 3)}
+  lines = [json.loads(text) for text in path.read_text().splitlines()]
+  for line in lines:
+    line |= {f'{kind}_alphas': [[1 / n] * n for n in counts[kind]] for kind in CELL_KINDS}
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  with pytest.raises(InputError, match='the weights are not those of cells'):
+    report.report(tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  files.write_json(tmp_path / 'config.json', config | {'search': {'operations': chosen}})
+  page = report.report(tmp_path).read_text()
+  legends = re.findall(r'<ul class="legend">.*?</ul>', page)
+  assert any('se_conv' in legend for legend in legends)
+  assert not any('dil_conv' in legend for legend in legends)
+  assert 'operations 100 → 100 %' in page  # of the edges that have a choice
+  files.write_json(tmp_path / 'config.json', config | {'search': {'operations': ['x']}})
+  with pytest.raises(InputError, match="names 'x', which is no operation"):
+    report.report(tmp_path)
 
 
 def test_several_searches_have_a_table_that_says_which_was_picked(tmp_path, whole):

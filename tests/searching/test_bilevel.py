@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -244,7 +245,7 @@ def test_optimisers_begin_as_optax_has_them():
     bilevel.weight_optimizer(settings, steps=9),
     bilevel.architecture_optimizer(settings),
   )
-  state = bilevel.init_state(learners, jax.ShapeDtypeStruct(BATCH, np.float32), seed=0)
+  state: Any = bilevel.init_state(learners, jax.ShapeDtypeStruct(BATCH, np.float32), seed=0)
   for optimizer, variables, begun in (
     (learners.for_weights, state.params, state.weight_optimizer),
     (learners.for_architecture, state.architecture, state.architecture_optimizer),

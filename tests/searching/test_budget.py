@@ -15,9 +15,10 @@ from thrifty_jax import main as main_
 from thrifty_jax import stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype, grid, parameters
-from thrifty_jax.networks.cell import CELL_KINDS, sources_of
-from thrifty_jax.networks.genotype import Genotype, skippable_cells
-from thrifty_jax.networks.parameters import Space
+from thrifty_jax.networks.architecture import ArchitectureWeights, CellWeights
+from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.space import CELL_KINDS, Space, cell_count, edges_of, sources_of
+from thrifty_jax.running import readiness
 from thrifty_jax.searching import budget
 
 DEFAULT = Space(1, 2, channels=32, depth=5, nodes=2, edges_per_node=2)
@@ -31,35 +32,23 @@ def draw(seed, space, *, ties=False):
     return random.integers(1, 4, size) / 8 if ties else random.dirichlet(np.ones(size))
 
   def part(kind):
-    edges = [source for node in range(space.nodes) for source in sources_of(node)]
-    return {
-      'alphas': [share(len(genotype.operations_of(kind, source))) for source in edges],
-      'betas': np.concatenate([share(len(sources_of(node))) for node in range(space.nodes)]),
-    }
+    counts = [len(space.candidates(kind, source)) for _, source in edges_of(space.nodes)]
+    betas = [share(len(sources_of(node))) for node in range(space.nodes)]
+    return CellWeights([share(count) for count in counts], np.concatenate(betas))
 
-  weights: dict[str, Any] = {kind: part(kind) for kind in CELL_KINDS}
-  if space.cell_path:
-    weights['path'] = {'gates': np.array([share(2) for _ in skippable_cells(space.depth)])}
-  return weights
-
-
-def free(weights, space):
-  """What is derived without a limit."""
-  shape = {'nodes': space.nodes, 'edges_per_node': space.edges_per_node, 'depth': space.depth}
-  return genotype.derive(weights, **shape)
+  gates = np.array([share(2) for _ in space.skippable]) if space.cell_path else None
+  return ArchitectureWeights(part('down'), part('up'), gates)
 
 
 def all_cells(kind, weights, space):
   """Every cell in listed order: (nodes, cost of its operations, score)."""
-  scores = genotype.all_scores(weights, nodes=space.nodes, depth=space.depth)[kind]
+  scores = getattr(genotype.compute_scores(weights, space), kind)
 
   def all_nodes(node):
     sources = sources_of(node)
     for kept in itertools.combinations(sources, min(space.edges_per_node, len(sources))):
-      names = [genotype.operations_of(kind, source) for source in kept]
-      for chosen in itertools.product(*([n for n in some if n != 'none'] for some in names)):
-        places = [some.index(name) for some, name in zip(names, chosen, strict=True)]
-        score = sum(scores[node, s][i] for s, i in zip(kept, places, strict=True))
+      for chosen in itertools.product(*(space.derivable(kind, source) for source in kept)):
+        score = sum(scores[node, s][name] for s, name in zip(kept, chosen, strict=True))
         cost = sum(parameters.operation_cost(name, space.channels) for name in chosen)
         yield tuple(zip(kept, chosen, strict=True)), cost, score
 
@@ -70,9 +59,8 @@ def all_cells(kind, weights, space):
 
 def all_paths(weights, space):
   """Every path, cells kept first, column by column: (skipped, score)."""
-  cells = skippable_cells(space.depth) if space.cell_path else ()
-  gates = dict(zip(cells, weights['path']['gates'], strict=True)) if cells else {}
-  ordered = sorted(cells, key=lambda cell: (cell[1], cell[0]))
+  gates = dict(zip(space.skippable, weights.gates, strict=True)) if space.cell_path else {}
+  ordered = sorted(gates, key=lambda cell: (cell[1], cell[0]))
   for skips in itertools.product((0, 1), repeat=len(ordered)):
     skipped = [cell for cell, skip in zip(ordered, skips, strict=True) if skip]
     yield tuple(sorted(skipped)), sum(2 * gates[c][s] for c, s in zip(ordered, skips, strict=True))
@@ -88,7 +76,7 @@ class AllNetworks:
     bases = []
     for skipped, _ in self.paths:
       bare = Genotype(self.downs[0][0], self.ups[0][0], skipped)
-      ups = grid.cell_count('up', depth=space.depth) - len(skipped)
+      ups = cell_count('up', depth=space.depth) - len(skipped)
       downs = space.depth - 1
       base = parameters.count(bare, space) - downs * down[0] - ups * up[0]
       bases.append(base + downs * down[:, None] + ups * up[None])
@@ -120,7 +108,11 @@ SPACES = {
   'one node, 64 paths': Space(3, 4, 8, 5, nodes=1, edges_per_node=2, cell_path=True),
   'two nodes': Space(1, 2, 32, 3, nodes=2, edges_per_node=2),
   'two nodes, two paths': Space(2, 2, 6, 3, nodes=2, edges_per_node=2, cell_path=True),
-}
+  'chosen operations': Space(
+    1, 2, 32, 4, 2, 2, True,
+    ('se', 'none', 'conv_3x3', 'down_conv_3x3', 'down_max_pool', 'up_conv_3x3', 'up_sep_conv_3x3'),
+  ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('ties', [False, True])
@@ -131,7 +123,7 @@ def test_the_best_below_a_limit_is_what_trying_everything_finds(name, ties):
     weights = draw(seed, space, ties=ties)
     every = AllNetworks(weights, space)
     assert budget.least(space) == every.counts.min()
-    lowest, highest = every.counts.min(), parameters.count(free(weights, space), space)
+    lowest, highest = every.counts.min(), parameters.count(genotype.derive(weights, space), space)
     limits = {int(lowest), *np.linspace(lowest, highest, 9).astype(int).tolist(), int(highest) - 1}
     for limit in sorted(limit for limit in limits if lowest <= limit < highest):
       found = budget.derive(weights, space, limit=limit)
@@ -145,7 +137,7 @@ def test_a_limit_that_is_kept_anyway_changes_nothing():
   for seed, ties in itertools.product(range(40), (False, True)):
     space = DEFAULT._replace(nodes=1 + seed % 3, cell_path=bool(seed % 2))
     weights = draw(seed, space, ties=ties)
-    found = free(weights, space)
+    found = genotype.derive(weights, space)
     count = parameters.count(found, space)
     assert budget.derive(weights, space, limit=count) == found
     assert budget.derive(weights, space, limit=10**9) == found
@@ -155,7 +147,7 @@ def test_a_large_space_is_searched_for_every_limit_and_none_is_passed():
   space = Space(3, 2, 32, depth=6, nodes=4, edges_per_node=2, cell_path=True)
   for seed in range(3):
     weights = draw(seed, space)
-    highest = parameters.count(free(weights, space), space)
+    highest = parameters.count(genotype.derive(weights, space), space)
     counts = []
     for limit in np.linspace(budget.least(space), highest, 12).astype(int).tolist():
       found = budget.derive(weights, space, limit=limit)
@@ -177,7 +169,7 @@ def test_the_smallest_network_of_the_default_space_has_95232_parameters():
 
 def test_a_limit_that_no_network_keeps_is_refused_with_the_least_number():
   def require(config):
-    stages.require(stages.SEARCH, config, Path('none'))
+    readiness.require(stages.SEARCH, config, Path('none'))
 
   config = configs.default()
   for value, cell_path in ((0, False), (95_232, False), (57_536, True), (10**9, False)):
@@ -209,8 +201,7 @@ def test_the_command_with_such_a_limit_stops_before_any_scan_is_read(tmp_path, c
 
 
 def start(space):
-  gated = skippable_cells(space.depth) if space.cell_path else ()
-  return grid.init_architecture(jax.random.key(0), nodes=space.nodes, gated=gated)
+  return grid.init_architecture(jax.random.key(0), nodes=space.nodes, gated=space.skippable)
 
 
 def test_the_penalty_is_nothing_below_the_limit_and_the_log_of_the_excess_above():
@@ -241,7 +232,7 @@ def test_steps_on_the_penalty_alone_bring_the_expectation_below_the_limit(cell_p
   least, before = budget.least(space), float(parameters.expected(start(space), space))
   for share in (0.02, 0.3, 0.9):
     limit = round(least + share * (before - least))
-    architecture = start(space)
+    architecture: Any = start(space)
     state = optimizer.init(architecture)
     for _ in range(300):
       architecture, state = step(architecture, state, limit)

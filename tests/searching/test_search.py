@@ -4,25 +4,26 @@ import contextlib
 import functools
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import export
 from ml_collections import ConfigDict
 
 from data_prep import phantom, prepare
-from thrifty_jax import logbook, stopping
+from thrifty_jax import device, logbook, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.grid import architecture_weights
-from thrifty_jax.searching import bilevel, budget, results, search, seeds
-from thrifty_jax.training import packing, programs, train_data
+from thrifty_jax.networks.space import space_of
+from thrifty_jax.searching import bilevel, budget, results, search, steps
+from thrifty_jax.searching.progress import Progress
+from thrifty_jax.training import train_data
 from thrifty_jax.training.checkpoint import Checkpoints
-from thrifty_jax.training.programs import Program
-from thrifty_jax.training.train_data import TrainData
+from thrifty_jax.training.train_data import Epochs
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
@@ -53,39 +54,43 @@ def opened(config):
   return train_data.open_train_data(config)
 
 
-def facts_of(config, opened):
-  return opened.facts(config.seed, epoch_steps=search.divide(config, opened).steps)
+@pytest.fixture(scope='module')
+def halves(config, opened):
+  return steps.divide(config, opened, seed=config.seed)
 
 
 @pytest.fixture(scope='module')
-def learners(config, opened):
-  return search.build(config, facts_of(config, opened))
+def learners(config, halves):
+  return steps.make_learners(config, halves.facts)
 
 
 @pytest.fixture(scope='module')
-def start(learners, opened, config):
-  image = opened.image_shape(config.search.batch_size)
-  return bilevel.init_state(learners, image, seed=config.seed)
+def started(config, halves):
+  """The state before the first step, and what every step is told."""
+  return steps.start(config, halves)
 
 
 @pytest.fixture(scope='module')
-def steps(opened, start, config):
-  """weight_step and architecture_step, compiled once for all of this file."""
-  halves = search.divide(config, opened)
-  return search.compile_steps(config, opened, halves, lambda: start)
+def start(started):
+  return started[0]
 
 
 @pytest.fixture(scope='module')
-def half_steps(steps, opened, config):
-  """Both of them as (state, *batches) -> (state, metrics)."""
-  searches = seeds.told([facts_of(config, opened)], opened.mesh)
-  return [lambda state, *batches, step=step: step(state, searches, *batches) for step in steps]
+def programs(config, halves, started):
+  """Both half steps, compiled once for all of this file."""
+  return steps.compile_steps(config, halves, *started)
+
+
+@pytest.fixture(scope='module')
+def half_steps(programs, started):
+  """weight_step and architecture_step, (state, *batches) -> (state, metrics)."""
+  return [lambda state, *batches, run=run: run(state, started[1], *batches) for run in programs]
 
 
 @pytest.fixture(scope='module')
 def batch(opened, config):
-  examples = opened.examples(opened.patients['train'])
-  return next(opened.batches(examples, batch_size=config.search.batch_size, epoch=0))
+  epochs = opened.epochs(opened.patients['train'], batch_size=config.search.batch_size, seed=0)
+  return next(epochs.batches(0))
 
 
 def differs(one, other):
@@ -191,11 +196,11 @@ def test_augmentation_differs_from_step_to_step_and_between_the_halves(half_step
 
 @pytest.mark.parametrize('sampling', ['random', 'shuffle'])
 def test_random_sampling_differs_by_step_and_follows_from_the_seed(
-  sampling, config, opened, start, batch
+  sampling, config, halves, start, batch
 ):
   config = config.copy_and_resolve_references()
   config.search.sampling = sampling
-  learners = search.build(config, opened.facts(0, epoch_steps=1))
+  learners = steps.make_learners(config, halves.facts)
 
   def losses(seed):
     _, step = bilevel.make_half_steps(
@@ -216,59 +221,48 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
 
 
 def test_search_halves_share_no_patient_and_no_slice_with_each_other_or_other_splits(
-  config, opened
+  halves, opened
 ):
-  halves = search.divide(config, opened)
   groups = [*halves.patients, opened.patients['validation'], opened.patients['test']]
   everyone = [patient for group in groups for patient in group]
   assert len(everyone) == len(set(everyone)) == 7
   rows = [opened.examples(tuple(group))._rows for group in groups]
-  assert [len(one) for one in halves.examples] == [len(one) for one in rows[:2]]
-  for found, expected in zip(halves.examples, rows[:2], strict=True):
-    np.testing.assert_array_equal(found._rows, expected)
+  for half, expected in zip(halves.epochs, rows[:2], strict=True):
+    np.testing.assert_array_equal(half.examples._rows, expected)
   together = np.concatenate(rows)
   assert len(together) == len(set(together.tolist())) == len(opened.prepared.slices)
 
 
-def test_the_halves_and_the_steps_of_an_epoch_are_those_of_every_seed(config, opened):
-  halves = search.divide(config, opened)
-  config = config.copy_and_resolve_references()
-  config.seed = 5
-  other = search.divide(config, opened)
+def test_the_halves_and_the_steps_of_an_epoch_are_those_of_every_seed(config, opened, halves):
+  other = steps.divide(config, opened, seed=5)
   assert (other.patients, other.steps) == (halves.patients, halves.steps)
 
 
-def test_the_next_run_loads_the_first_half_ahead(steps, config, monkeypatch):
-  steps[0].wait()
-  monkeypatch.setattr(programs, '_ahead', {})
-  programs.load_ahead(config, 'search')
-  ((kept, future),) = programs._ahead.items()
-  assert kept == steps[0]._kept
-  assert future.result().memory_analysis() is not None
+def test_another_seed_has_another_order_of_the_same_slices_which_are_read_once(
+  config, opened, halves
+):
+  other, expected = halves.with_seed(5), steps.divide(config, opened, seed=5)
+  assert other.slices_of(1) == expected.slices_of(1) != halves.slices_of(1)
+  assert [one.facts.seed for one in (halves, other)] == [config.seed, 5]
+  for half, same in zip(other.epochs, halves.epochs, strict=True):
+    assert half.examples is same.examples
 
 
-@pytest.mark.parametrize('changed', [{'seed': 3}, {'data.fold': 1}])
-def test_what_was_traced_serves_every_seed_and_fold(changed, steps, config, start, monkeypatch):
-  other = config.copy_and_resolve_references()
-  other.update_from_flattened_dict(changed)
-  opened = train_data.open_train_data(other)
-  monkeypatch.setattr(Program, 'begin', lambda self: None)  # traced is enough
-  again = search.compile_steps(other, opened, search.divide(other, opened), lambda: start)
-  for step, one in zip(steps, again, strict=True):
-    assert one._kept == step._kept
-    found, expected = (
-      export.deserialize(bytearray(program._traced())).mlir_module() for program in (one, step)
-    )
-    assert found == expected
+def test_what_a_search_has_traced_serves_every_seed_and_fold(config, programs, tmp_path):
+  programs[0].wait()
+  before = device.cache_folder(config.compilation_cache)
+  assert before is not None
+  config = config.copy_and_resolve_references()
+  config.seed, config.data.fold, config.compilation_cache = 3, 1, str(tmp_path)
+  halves = steps.divide(config, train_data.open_train_data(config), seed=config.seed)
+  steps.compile_steps(config, halves, *steps.start(config, halves))[0].wait()
+  traced = [*(tmp_path / 'traced').iterdir()]
+  assert len(traced) == 2  # the step, and the shapes of the weights
+  for path in traced:
+    assert path.read_bytes() == (before / 'traced' / path.name).read_bytes()
 
 
 # --- the whole loop
-
-
-@pytest.fixture
-def compiled(monkeypatch, steps):
-  """The loop runs the steps that are compiled already; they are the same."""
-  monkeypatch.setattr(search, 'compile_steps', lambda *arguments: steps)
 
 
 def entries_of(workdir):
@@ -280,8 +274,7 @@ def entries_of(workdir):
 def last_state(workdir, start):
   checkpoints = Checkpoints(workdir / 'search' / 'checkpoints')
   with contextlib.closing(checkpoints):
-    like = search.Progress(start, start.architecture).arrays()
-    return checkpoints.restore(packing.all_unpacked(like))
+    return checkpoints.restore(Progress(start, start.architecture).arrays())
 
 
 def genotype_file(workdir):
@@ -289,21 +282,18 @@ def genotype_file(workdir):
 
 
 @pytest.fixture(scope='module')
-def unbroken(config, steps, tmp_path_factory):
+def unbroken(config, programs, tmp_path_factory):
   """The workdir of a search that nothing stopped."""
   workdir = tmp_path_factory.mktemp('unbroken')
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(search, 'compile_steps', lambda *arguments: steps)
-    search.search(config, workdir)
+  search.search(config, workdir, programs=programs)
   return workdir
 
 
-def test_a_line_per_epoch_says_what_the_report_needs(unbroken, config, opened):
+def test_a_line_per_epoch_says_what_the_report_needs(unbroken, halves):
   entries = logbook.Logbook(unbroken / 'search').entries()
-  steps = search.divide(config, opened).steps
-  assert steps > 1
+  assert halves.steps > 1
   assert [entry['epoch'] for entry in entries] == [1, 2, 3, 4]
-  assert [entry['step'] for entry in entries] == [steps * epoch for epoch in (1, 2, 3, 4)]
+  assert [entry['step'] for entry in entries] == [halves.steps * epoch for epoch in (1, 2, 3, 4)]
   for entry in entries:
     assert 'penalty' not in entry and 'path_gates' not in entry
     assert 0 <= entry['architecture_dsc'] <= 1
@@ -317,22 +307,22 @@ def test_the_architecture_rests_in_the_warm_up_and_moves_after_it(unbroken, star
   entries = entries_of(unbroken)
   first = architecture_weights(start.architecture, nodes=1)
   for entry, rests in zip(entries, (True, False, False, False), strict=True):
-    same = np.allclose(entry['up_alphas'][0], first['up']['alphas'][0], atol=2e-6)
+    same = np.allclose(entry['up_alphas'][0], first.up.alphas[0], atol=2e-6)
     assert same == rests
     assert (entry['architecture_loss'] is None) == rests
 
 
 def test_the_genotype_is_that_of_the_last_architecture_and_tells_where_it_came_from(
-  unbroken, start, config, opened
+  unbroken, start, config, halves
 ):
   state = last_state(unbroken, start)[0]['state']
   weights = jax.device_get(architecture_weights(state['architecture'], nodes=1))
-  expected = genotype.derive(weights, nodes=1, edges_per_node=2)
+  expected = genotype.derive(weights, space_of(config))
   assert genotype.load(unbroken / 'search' / 'genotype.json') == expected
   provenance = json.loads(genotype_file(unbroken))['provenance']
-  weight_patients, architecture_patients = search.divide(config, opened).patients
-  halves = json.loads((unbroken / 'search' / 'halves.json').read_text())
-  assert halves == {'weights': list(weight_patients), 'architecture': list(architecture_patients)}
+  weight_patients, architecture_patients = halves.patients
+  told = json.loads((unbroken / 'search' / 'halves.json').read_text())
+  assert told == {'weights': list(weight_patients), 'architecture': list(architecture_patients)}
   assert not set(weight_patients) & set(json.dumps(provenance).split('"'))
   assert provenance['epochs'] == 4 and provenance['data'] == 'phantom'
   assert provenance['depth'] == 2
@@ -349,41 +339,24 @@ def assert_same_run(workdir, unbroken, start):
   assert not differs(arrays, expected)
 
 
-def test_weights_one_by_one_are_searched_with_alike_and_a_search_goes_on_with_them_packed(
-  config, steps, unbroken, tmp_path, stop_at, monkeypatch
-):
-  whole, changed = tmp_path / 'whole', tmp_path / 'changed'
-  with monkeypatch.context() as patch:
-    patch.setattr(packing, 'pays', lambda stage: False)
-    search.search(config, whole)
-    with stop_at(5), pytest.raises(stopping.Stopped):
-      search.search(config, changed)
-  monkeypatch.setattr(search, 'compile_steps', lambda *arguments: steps)
-  search.search(config, changed)
-  for folder in (whole, changed):
-    for entry, expected in zip(entries_of(folder), entries_of(unbroken), strict=True):
-      for name in ('weight_loss', 'weight_gradient', 'architecture_dsc', 'expected_parameters'):
-        assert entry[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
-
-
 # An epoch has 3 steps; the first one is the warm-up.
 @pytest.mark.parametrize('step', [1, 3, 4, 6, 8, 12])
 def test_a_search_asked_to_stop_after_any_step_goes_on_with_the_same_bits(
-  step, config, unbroken, compiled, start, tmp_path, stop_at, capsys
+  step, config, programs, unbroken, start, tmp_path, stop_at, capsys
 ):
   with stop_at(step), pytest.raises(stopping.Stopped, match='search is saved'):
-    search.search(config, tmp_path)
+    search.search(config, tmp_path, programs=programs)
   arrays, notes = last_state(tmp_path, start)
   assert int(arrays['state']['step']) == step
   assert not (tmp_path / 'search' / 'genotype.json').exists()
-  search.search(config, tmp_path)
+  search.search(config, tmp_path, programs=programs)
   assert f'after step {step}, in epoch {notes["epoch"] + 1}' in capsys.readouterr().out
   assert_same_run(tmp_path, unbroken, start)
 
 
 @pytest.mark.parametrize('stopped_in', [2, 4])
 def test_a_line_that_was_written_after_the_last_save_is_written_again(
-  stopped_in, config, unbroken, compiled, start, tmp_path, monkeypatch
+  stopped_in, config, programs, unbroken, start, tmp_path, monkeypatch
 ):
   append = logbook.Logbook.append
 
@@ -396,60 +369,58 @@ def test_a_line_that_was_written_after_the_last_save_is_written_again(
   config.save_seconds = 0.0  # after every step: the last one's state is saved
   with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='killed'):
     patch.setattr(logbook.Logbook, 'append', stop)
-    search.search(config, tmp_path)
+    search.search(config, tmp_path, programs=programs)
   assert len(entries_of(tmp_path)) == stopped_in
-  search.search(config, tmp_path)
+  search.search(config, tmp_path, programs=programs)
   assert_same_run(tmp_path, unbroken, start)
 
 
 @pytest.mark.parametrize(('epoch', 'debug'), [(1, False), (3, False), (3, True)])
 def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays(
-  epoch, debug, config, opened, unbroken, compiled, start, tmp_path, monkeypatch
+  epoch, debug, config, programs, halves, unbroken, start, tmp_path, monkeypatch
 ):
-  batches = TrainData.batches
+  batches = Epochs.batches
 
-  def poisoned(train_data, examples, **which):
-    for index, batch in enumerate(batches(train_data, examples, **which)):
-      bad = which['epoch'] == epoch - 1 and index == 1
-      yield not_finite(batch) if bad else batch
+  def poisoned(epochs, number, **which):
+    for index, batch in enumerate(batches(epochs, number, **which)):
+      yield not_finite(batch) if (number, index) == (epoch - 1, 1) else batch
 
-  step = (epoch - 1) * search.divide(config, opened).steps + 2
+  step = (epoch - 1) * halves.steps + 2
   place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite; .*debug=True'
   if debug:
     place = f'search, step {step}: [a-z_]+ is not finite, first of all the image batch: '
   config = config.copy_and_resolve_references()
   config.save_seconds, config.debug = 0.0, debug
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
-    patch.setattr(TrainData, 'batches', poisoned)
-    search.search(config, tmp_path)
+    patch.setattr(Epochs, 'batches', poisoned)
+    search.search(config, tmp_path, programs=programs)
   assert len(entries_of(tmp_path)) == epoch - 1
   assert not (tmp_path / 'search' / 'genotype.json').exists()
   told = json.loads((tmp_path / 'search' / 'not_finite.json').read_text())
-  halves = search.divide(config, opened).patients
-  for name, patients in zip(('weights', 'architecture'), halves, strict=True):
+  for name, patients in zip(('weights', 'architecture'), halves.patients, strict=True):
     assert {slice_.split()[0] for slice_ in told['slices'][name]} <= set(patients)
-  search.search(config, tmp_path)  # the sound data again
+  search.search(config, tmp_path, programs=programs)  # the sound data again
   assert_same_run(tmp_path, unbroken, start)
 
 
 def test_the_search_asks_for_training_patients_only(
-  config, opened, compiled, tmp_path, monkeypatch
+  config, programs, opened, halves, tmp_path, monkeypatch
 ):
-  asked, read = [], TrainData.batches
+  asked, read = [], Epochs.batches
 
-  def watched(train_data, examples, **which):
-    asked.append(examples.patients)
-    return read(train_data, examples, **which)
+  def watched(epochs, number, **which):
+    asked.append(epochs.examples.patients)
+    return read(epochs, number, **which)
 
-  monkeypatch.setattr(TrainData, 'batches', watched)
-  search.search(config, tmp_path)
-  weight_patients, architecture_patients = search.divide(config, opened).patients
+  monkeypatch.setattr(Epochs, 'batches', watched)
+  search.search(config, tmp_path, programs=programs)
+  weight_patients, architecture_patients = halves.patients
   assert asked == [weight_patients, architecture_patients] * config.search.epochs
   assert set(weight_patients + architecture_patients) == set(opened.patients['train'])
 
 
 def test_a_search_ends_when_its_genotype_rests_for_as_long_as_patience(
-  config, compiled, tmp_path, monkeypatch
+  config, programs, tmp_path, monkeypatch
 ):
   config = config.copy_and_resolve_references()
   config.search.patience = 2
@@ -458,11 +429,13 @@ def test_a_search_ends_when_its_genotype_rests_for_as_long_as_patience(
     up=(((0, 'identity'), (1, 'up_conv_3x3')),),
   )
   monkeypatch.setattr(results, 'derive', lambda *arguments: found)
-  search.search(config, tmp_path)
+  search.search(config, tmp_path, programs=programs)
   entries = entries_of(tmp_path)
   assert [entry['unchanged_epochs'] for entry in entries] == [0, 1, 2]  # one of warm-up
   (tmp_path / 'search' / 'genotype.json').unlink()
-  search.search(config, tmp_path)  # as if it had been killed before it wrote the genotype
+  search.search(
+    config, tmp_path, programs=programs
+  )  # as if it had been killed before it wrote the genotype
   assert entries_of(tmp_path) == entries
 
 
@@ -471,7 +444,7 @@ def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start
   start = start._replace(architecture_optimizer=optax.sgd(1.0).init(start.architecture))
 
   def penalty(architecture):
-    return 3 * architecture['up']['betas'][0] ** 2 + architecture['down']['alphas'][1].sum()
+    return 3 * architecture.up.betas[0] ** 2 + architecture.down.alphas[1].sum()
 
   moved = []
   for added in (None, penalty):
@@ -489,23 +462,18 @@ def test_a_penalty_adds_its_gradient_to_that_of_the_architecture(learners, start
 
 
 def test_a_search_of_the_path_within_a_limit_tells_sizes_and_keeps_the_limit(
-  config, tmp_path, capsys, monkeypatch
+  config, opened, tmp_path, capsys
 ):
-  compiled, compile_steps = [], search.compile_steps
-
-  def once(*arguments):
-    compiled.extend(() if compiled else compile_steps(*arguments))
-    return compiled
-
-  monkeypatch.setattr(search, 'compile_steps', once)
   config = config.copy_and_resolve_references()
   config.model.depth = 3
   config.search.epochs, config.search.warmup_epochs = 3, 1
   config.search.cell_path = True
-  space = parameters.space_of(config)
+  space = space_of(config)
   least = budget.least(space)
   config.search.max_parameters = least + 1000
-  found = search.search(config, tmp_path)
+  halves = steps.divide(config, opened, seed=config.seed)
+  programs = steps.compile_steps(config, halves, *steps.start(config, halves))
+  found = search.search(config, tmp_path, programs=programs)
   out = capsys.readouterr().out
   assert f'the limit is {least + 1000:,}' in out
 
@@ -528,42 +496,44 @@ def test_a_search_of_the_path_within_a_limit_tells_sizes_and_keeps_the_limit(
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   before = genotype_file(tmp_path)
   (tmp_path / 'search' / 'genotype.json').unlink()
-  search.search(config, tmp_path)  # from the checkpoint, which holds the gates
+  search.search(config, tmp_path, programs=programs)  # from the checkpoint, which holds the gates
   assert genotype_file(tmp_path) == before
 
 
+class Recorded:
+  """A program that is called, and what it was given and made noted with a name."""
+
+  def __init__(self, program, name, calls):
+    self.program, self.name, self.calls = program, name, calls
+
+  def __call__(self, state, facts, *batches):
+    moved, metrics = self.program(state, facts, *batches)
+    self.calls.append((self.name, state, batches, moved))
+    return moved, metrics
+
+  def begin(self):
+    return self.program.begin()
+
+  def wait(self):
+    return self.program.wait()
+
+
 def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_that_follows(
-  config, opened, steps, start, batch, tmp_path, monkeypatch
+  config, halves, started, start, batch, tmp_path
 ):
   config = config.copy_and_resolve_references()
   config.search.order = 'second'
-  calls, compiled = [], [steps[0]]  # the weight step is that of first order
-
-  def recorded(of, step):
-    def run(state, searches, *batches):
-      moved, metrics = step(state, searches, *batches)
-      calls.append((of, state, batches, moved))
-      return moved, metrics
-
-    return run
-
-  def compile_steps(config, opened, halves, state):
-    shape, facts = opened.batch_shape(config.search.batch_size), facts_of(config, opened)
-    told = seeds.told([facts], opened.mesh)
-    _, step = bilevel.make_half_steps(search.build(config, facts), augment=opened.augment)
-
-    def ahead(facts, *arguments):
-      return step(facts.seed, *arguments)
-
-    ahead = seeds.side_by_side(ahead, count=1, mesh=opened.mesh)
-    compiled.append(Program(ahead, lambda: (state(), told, shape, shape)))
-    return [program.watched(functools.partial(recorded, of)) for of, program in enumerate(compiled)]
-
-  monkeypatch.setattr(search, 'compile_steps', compile_steps)
-  found = search.search(config, tmp_path)
+  programs = steps.compile_steps(config, halves, *started)
+  calls: list[Any] = []
+  recorded: Any = [
+    Recorded(program, name, calls)
+    for program, name in zip(programs, ('weights', 'architecture'), strict=True)
+  ]
+  found = search.search(config, tmp_path, programs=recorded)
   assert genotype.load(tmp_path / 'search' / 'genotype.json') == found
   assert len(entries_of(tmp_path)) == config.search.epochs
-  assert [of for of, *_ in calls] == [1, 0] * int(last_state(tmp_path, start)[0]['state']['step'])
+  count = int(last_state(tmp_path, start)[0]['state']['step'])
+  assert [name for name, *_ in calls] == ['architecture', 'weights'] * count
   for (_, before, (ahead, behind), moved), (_, _, (stepped,), _) in zip(
     calls[::2], calls[1::2], strict=True
   ):
@@ -571,8 +541,7 @@ def test_a_second_order_search_looks_ahead_along_the_batch_of_the_weight_step_th
     assert not differs(moved.params, before.params)
     assert not differs(moved.weight_optimizer, before.weight_optimizer)
     assert differs(moved.architecture, before.architecture)
-  told = seeds.told([facts_of(config, opened)], opened.mesh)
-  _, metrics = compiled[1](start, told, not_finite(batch), batch)
+  _, metrics = programs[1](*started, not_finite(batch), batch)
   assert math.isnan(metrics['architecture_loss'])
 
 

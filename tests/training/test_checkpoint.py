@@ -231,7 +231,7 @@ from pathlib import Path
 import numpy as np
 from thrifty_jax.running import command_line
 from thrifty_jax import files
-from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.training.checkpoint import Checkpoints
 
 folder = Path(sys.argv[1])
 subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', folder], check=True)
@@ -279,7 +279,7 @@ OTHER_DEVICES = """
 import os, sys
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={sys.argv[2]}'
 import jax, jax.numpy as jnp, numpy as np
-from thrifty_jax.checkpoint import Checkpoints
+from thrifty_jax.training.checkpoint import Checkpoints
 
 assert len(jax.devices()) == int(sys.argv[2])
 checkpoints = Checkpoints(sys.argv[1])

@@ -7,6 +7,7 @@ import pytest
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.networks import genotype, parameters
+from thrifty_jax.networks.space import space_of
 from thrifty_jax.scores import standings
 from thrifty_jax.training import compare
 
@@ -74,7 +75,7 @@ def test_random_genotypes_differ_match_in_parameters_and_stay(config, workdir):
   searched = genotype.load(EXAMPLE)
   first = drawn_at_random(config, workdir)
   assert len({*first, searched}) == 3
-  space = parameters.space_of(config)
+  space = space_of(config)
   for drawn in first:
     ratio = parameters.count(drawn, space) / parameters.count(searched, space)
     assert ratio == pytest.approx(1, abs=0.02)

@@ -1,15 +1,21 @@
-"""How a step is compiled: one CUDA graph, how it is tried and where not; on a CPU. All on one."""
+"""How steps are compiled: on a GPU as one graph, beside the work, and kept from run to run."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax import device
+from thrifty_jax import config as configs
+from thrifty_jax import device, jax_internals
+from thrifty_jax.errors import InputError
 from thrifty_jax.training import compiling
+from thrifty_jax.training.compiling import Program
 
 known = pytest.mark.skipif(
   jax.__version_info__ < (0, 10, 2), reason='XLA cannot record convolutions yet'
@@ -181,3 +187,235 @@ def test_where_it_is_tried(change, expected, monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: at['devices'])
   monkeypatch.setenv('XLA_FLAGS', at['flags'])
   assert compiling._can_be_one_graph() == expected
+
+
+# --- programs: compiled in a thread, kept as traced
+
+
+class State(NamedTuple):
+  step: jax.Array
+  weights: dict[str, jax.Array]
+
+
+BEFORE = State(jnp.zeros((), jnp.int32), {'b': jnp.ones(2), 'a': jnp.arange(3.0)})
+BATCH = {'image': jnp.full((4, 3), 2.0)}
+
+
+def arguments():
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (BEFORE, BATCH))
+
+
+def make_step(traced):
+  def step(state, batch):
+    traced.append(True)
+    weights = {'a': state.weights['a'] + batch['image'].sum(0), 'b': 3 * state.weights['b']}
+    return State(state.step + 1, weights), {'loss': batch['image'].mean()}
+
+  return step
+
+
+def assert_moved(moved, metrics):
+  assert isinstance(moved, State) and int(moved.step) == 1
+  np.testing.assert_allclose(moved.weights['a'], [8, 9, 10])
+  np.testing.assert_allclose(moved.weights['b'], [3, 3])
+  assert set(metrics) == {'loss'} and float(metrics['loss']) == 2
+
+
+def test_a_kept_program_is_not_traced_again_and_does_the_same(tmp_path):
+  traced, place = [], tmp_path / 'traced' / 'program'
+  assert_moved(*Program(make_step(traced), arguments, place=place)(BEFORE, BATCH))
+  assert place.is_file() and traced
+  traced.clear()
+
+  def not_asked_for():
+    raise AssertionError('shapes are needed to trace alone')
+
+  assert_moved(*Program(make_step(traced), not_asked_for, place=place)(BEFORE, BATCH))
+  assert not traced
+
+
+@pytest.mark.parametrize('damage', [b'', b'short', b'\0' * 3000])
+def test_a_damaged_program_is_traced_again(damage, tmp_path):
+  traced, place = [], tmp_path / 'program'
+  place.write_bytes(damage)
+  assert_moved(*Program(make_step(traced), arguments, place=place)(BEFORE, BATCH))
+  assert traced and len(place.read_bytes()) > 100 and place.read_bytes() != damage
+
+
+def test_a_program_is_begun_once_and_not_before_it_is_told_to():
+  traced = []
+  program = Program(make_step(traced), arguments)
+  assert not traced
+  program.begin().result()
+  assert program.wait() is program.begin().result()
+  assert_moved(*program(BEFORE, BATCH))
+  assert len(traced) == 1
+
+
+@pytest.mark.parametrize('donate', [False, True])
+def test_a_program_uses_up_the_state_that_it_is_given_only_where_it_may(donate):
+  state = jax.tree.map(jnp.copy, BEFORE)
+  assert_moved(*Program(make_step([]), arguments, donate=donate)(state, BATCH))
+  assert state.weights['a'].is_deleted() == donate
+  assert not BATCH['image'].is_deleted()
+
+
+def test_what_goes_wrong_is_raised_where_the_program_is_used():
+  def broken(state, batch):
+    raise ValueError('a shape that does not fit')
+
+  program = Program(broken, arguments)
+  program.begin()
+  with pytest.raises(ValueError, match='does not fit'):
+    program(BEFORE, BATCH)
+
+
+def test_a_check_may_refuse_what_was_compiled():
+  def refuse(compiled):
+    assert compiled.memory_analysis() is not None
+    raise InputError('too large')
+
+  with pytest.raises(InputError, match='too large'):
+    Program(make_step([]), arguments, check=refuse).wait()
+
+
+@pytest.mark.parametrize(
+  ('backend', 'processes', 'expected'),
+  [('cpu', 1, [1, 0]), ('tpu', 1, [1, 0]), ('gpu', 1, [1, 1]), ('cpu', 2, [1, 1])],
+)
+def test_a_loop_waits_for_the_first_program_and_for_all_where_one_would_hold_up_the_others(
+  backend, processes, expected, monkeypatch, capsys
+):
+  waited = [0, 0]
+
+  def count(index):
+    waited[index] += 1
+
+  programs: Any = [SimpleNamespace(wait=lambda index=index: count(index)) for index in range(2)]
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(jax_internals, 'process_count', lambda: processes)
+  monkeypatch.setattr(compiling.hosts, 'meet', lambda brought: None)
+  compiling.wait(programs)
+  assert waited == expected
+  assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ['compiled', 'in']
+
+
+def test_a_process_may_leave_while_a_program_is_compiled():
+  code = """
+import threading
+import numpy as np
+from thrifty_jax import stopping
+from thrifty_jax.training.compiling import Program
+
+begun = threading.Event()
+
+def endless(state):
+  begun.set()
+  threading.Event().wait()
+
+Program(endless, lambda: (np.ones(1, np.float32),)).begin()
+begun.wait()
+print('told')
+stopping.leave(143)
+"""
+  found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+  assert (found.returncode, found.stdout, found.stderr) == (143, 'told\n', '')
+
+
+# --- what is kept from run to run
+
+
+@pytest.fixture
+def config(tmp_path):
+  """The settings of a run that keeps what it traces."""
+  config = configs.default()
+  config.compilation_cache = str(tmp_path)
+  return config
+
+
+def test_the_place_follows_from_the_config_and_from_what_is_given(config, tmp_path):
+  place = compiling.place(config, half=0, steps=7)
+  assert place is not None and tmp_path in place.parents
+  assert compiling.place(config, half=0, steps=7) == place
+  others = {compiling.place(config, half=1, steps=7), compiling.place(config, half=0, steps=8)}
+  config.search.channels *= 2
+  others.add(compiling.place(config, half=0, steps=7))
+  assert len(others) == 3 and place not in others
+  config.compilation_cache = ''
+  assert compiling.place(config, half=0, steps=7) is None
+
+
+def test_the_place_follows_from_the_code_and_the_versions(config, monkeypatch):
+  places = {compiling.place(config)}
+  with monkeypatch.context() as patch:
+    patch.setattr(compiling, '_code', lambda: 'changed')
+    places.add(compiling.place(config))
+  monkeypatch.setattr(compiling.importlib.metadata, 'version', lambda name: '99')
+  places.add(compiling.place(config))
+  assert len(places) == 3
+
+
+def test_with_several_devices_nothing_is_kept(config, monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 2)
+  assert compiling.place(config) is None
+
+
+def test_the_place_depends_neither_on_where_data_lies_nor_on_seed_fold_and_number_of_seeds(config):
+  place = compiling.place(config)
+  config.seed, config.data.data_dir, config.data.raw_dir = 7, '/elsewhere', '/scans'
+  config.data.fold, config.data.folds, config.search.seeds = 3, 10, 4
+  assert compiling.place(config) == place
+  config.retrain.epochs += 1
+  assert compiling.place(config) != place
+
+
+def made(path, content):
+  """What is kept in a file, and whether it had to be made."""
+  asked = []
+
+  def make():
+    asked.append(True)
+    return content
+
+  return compiling.kept(path, make), bool(asked)
+
+
+def test_what_is_kept_is_read_again(config):
+  keep, asked = compiling.keeper(config, weights_of='a network'), []
+  for _ in range(2):
+    assert keep(lambda: asked.append(True) or b'shapes') == b'shapes'
+  assert len(asked) == 1
+  other = compiling.keeper(config, weights_of='another')
+  assert other(lambda: b'others') == b'others'
+
+
+@pytest.mark.parametrize('damage', [b'', b'short', b'\0' * 3000])
+def test_what_is_damaged_is_made_again(damage, tmp_path):
+  path = tmp_path / 'one'
+  made(path, b'shapes')
+  path.write_bytes(damage)
+  assert made(path, b'again') == (b'again', True)
+  assert made(path, b'') == (b'again', False)
+
+
+def test_without_a_place_nothing_is_kept(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert made(None, b'shapes') == (b'shapes', True)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path):
+  (tmp_path / 'file').write_text('not a folder')
+  place = tmp_path / 'file' / 'one'
+  assert made(place, b'shapes') == (b'shapes', True)
+  assert_moved(*Program(make_step([]), arguments, place=place)(BEFORE, BATCH))
+
+
+def test_the_oldest_make_room_and_what_is_used_is_not_old(tmp_path, monkeypatch):
+  monkeypatch.setattr(compiling, '_MOST_KEPT', 2)
+  for age, name in enumerate('ab'):
+    made(tmp_path / name, b'shapes')
+    os.utime(tmp_path / name, (age, age))
+  made(tmp_path / 'a', b'')
+  made(tmp_path / 'c', b'shapes')
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['a', 'c']

@@ -14,7 +14,7 @@ import pytest
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines
-from thrifty_jax.training import memory, retrain
+from thrifty_jax.training import memory, train_step
 from thrifty_jax.training.memory import Room
 
 GIB = 2**30
@@ -107,8 +107,8 @@ def compiled(parts):
   net = baselines.UNetPlusPlus(2, nested=False, widths=(4, 8), norm='group')
   image = jax.ShapeDtypeStruct((4, 128, 128, 1), np.float32)
   batch = {'image': image, 'label': jax.ShapeDtypeStruct(image.shape[:3], np.int32)}
-  state, _ = retrain.init_state(net, optax.sgd(0.1), image, seed=0)
-  step = retrain.make_train_step(
+  state, _ = train_step.init_state(net, optax.sgd(0.1), image, seed=0)
+  step = train_step.make_train_step(
     net,
     optax.sgd(0.1),
     augment=lambda key, batch: batch,

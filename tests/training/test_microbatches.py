@@ -14,7 +14,7 @@ from thrifty_jax import config as configs
 from thrifty_jax.networks import baselines, build, genotype, grid
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.searching import bilevel
-from thrifty_jax.training import microbatches, retrain
+from thrifty_jax.training import microbatches, train_step
 from thrifty_jax.training.train_data import seed_bits
 
 pytestmark = pytest.mark.usefixtures('quick_compilation', 'double_precision')
@@ -109,11 +109,11 @@ def retrained(parts, remat):
   transformation = optax.sgd(0.1)
   image = jax.ShapeDtypeStruct(BATCH, np.float64)
   net = UNET.copy(norm='none', deep_supervision=True, remat=remat)
-  state, _ = retrain.init_state(net, transformation, image, seed=0)
+  state, _ = train_step.init_state(net, transformation, image, seed=0)
   state = jax.tree.map(jnp.asarray, state)._replace(
     params=jax.tree.map(lambda leaf: leaf.astype(np.float64), state.params)
   )
-  step = retrain.make_train_step(
+  step = train_step.make_train_step(
     net, transformation, augment=noisy, average_decay=0, seed=0, background=BLACK, parts=parts
   )
   return jax.jit(step)(state, some_batch(2))

@@ -1,7 +1,7 @@
 """A NaN or an infinity is put somewhere, and found there: in inputs, weights, layers, gradients."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import traverse_util
 
+from thrifty_jax.errors import NotFinite
 from thrifty_jax.networks import baselines, build, genotype, grid
 from thrifty_jax.networks.losses import segmentation_loss
 from thrifty_jax.training import not_finite
@@ -101,9 +102,9 @@ def test_of_several_weights_the_first_in_the_order_of_the_layers_is_named():
 
 def test_an_architecture_variable_is_found():
   network, params, batch, more = made('supernet')
-  alphas = [*more['architecture']['up']['alphas']]
-  alphas[1] = alphas[1].at[2].set(np.nan)
-  more['architecture']['up']['alphas'] = tuple(alphas)
+  up = more['architecture'].up
+  alphas = (up.alphas[0], up.alphas[1].at[2].set(np.nan), *up.alphas[2:])
+  more['architecture'] = more['architecture']._replace(up=up._replace(alphas=alphas))
   found = source(network, params, batch, more)
   assert found == 'architecture variable up/alphas/1: 1 of 4 values is NaN, the first at [2]'
 
@@ -219,3 +220,37 @@ def test_the_state_of_an_optimiser_is_looked_through():
   assert not_finite.in_tree(half, 'x') == (
     'x a: 2 of 3 values are infinite or NaN (1), the first at [1]'
   )
+
+
+class State(NamedTuple):
+  step: jax.Array
+  params: jax.Array
+
+
+def divide(state, batch):
+  """A step that divides by the batch."""
+  params = state.params / batch
+  return State(state.step + 1, params), {'loss': params.sum(), 'of_ones': jnp.ones(2)}
+
+
+STATE = State(jnp.asarray(6), jnp.ones(3))
+
+
+def test_a_step_that_is_watched_does_what_it_does_where_all_is_finite():
+  watched = not_finite.watch(divide, lambda *arguments: 'nothing is looked for', stage='search')
+  jax.tree.map(np.testing.assert_array_equal, watched(STATE, 2.0), divide(STATE, 2.0))
+
+
+@pytest.mark.parametrize(
+  ('source', 'told'),
+  [
+    (lambda state, batch: f'a batch of {batch:.0f} at {state.step}', 'a batch of 0 at 6'),
+    (lambda state, batch: None, 'after the step, params: 3 of 3 values are infinite, the first at'),
+  ],
+)
+def test_a_step_that_is_watched_stops_with_its_number_and_what_was_first(source, told):
+  watched = not_finite.watch(divide, source, stage='search')
+  start = f'search, step 7: loss is not finite, first of all {told}'
+  with pytest.raises(NotFinite) as caught:
+    watched(STATE, 0.0)
+  assert str(caught.value).startswith(start) and caught.value.step == 7

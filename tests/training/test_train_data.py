@@ -1,6 +1,7 @@
 """What an epoch's figures are made of, and which slices a run may learn from."""
 
 import itertools
+import logging
 import math
 
 import jax
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 
 from data_prep import phantom, prepare
-from thrifty_jax.data import batching
 from thrifty_jax.errors import InputError
 from thrifty_jax.training import train_data
 from thrifty_jax.training.train_data import Figures, overlap
@@ -152,7 +152,7 @@ def test_a_fixed_mean_and_deviation_win_over_the_training_patients(opened, setti
     'std': [0.5],
   }
   ours, theirs = (
-    next(one.batches(one.examples(one.patients['train']), batch_size=2, epoch=0))['image']
+    next(one.epochs(one.patients['train'], batch_size=2, seed=0).batches(0))['image']
     for one in (opened, fixed)
   )
   mean, std = opened.statistics['mean'], opened.statistics['std']
@@ -164,9 +164,9 @@ def test_batches_have_the_shapes_that_were_announced(opened, settings, context):
   settings = settings.copy_and_resolve_references()
   settings.data.context = context
   opened = train_data.open_train_data(settings)
-  examples = opened.examples(opened.patients['train'])
-  batches = list(opened.batches(examples, batch_size=3, epoch=0))
-  assert len(batches) == batching.steps_per_epoch(len(examples), 3) > 1
+  epochs = opened.epochs(opened.patients['train'], batch_size=3, seed=0)
+  batches = list(epochs.batches(0))
+  assert len(batches) == epochs.steps == len(epochs.examples) // 3 > 1
   for batch in batches:
     for name, expected in opened.batch_shape(3).items():
       assert (batch[name].shape, batch[name].dtype) == (expected.shape, expected.dtype)
@@ -174,9 +174,45 @@ def test_batches_have_the_shapes_that_were_announced(opened, settings, context):
   assert opened.batch_shape(3)['image'].shape == (3, 16, 16, 1 + 2 * context)
 
 
+def test_an_epoch_that_goes_on_gives_the_batches_that_are_left(opened):
+  epochs = opened.epochs(opened.patients['train'], batch_size=3, seed=0)
+  whole, rest = (list(epochs.batches(1, first=first)) for first in (0, 2))
+  jax.tree.map(np.testing.assert_array_equal, rest, whole[2:])
+
+
+@pytest.mark.parametrize('steps', [0, 3])
+def test_the_slices_of_a_step_are_those_of_its_batch(opened, steps):
+  epochs = opened.epochs(opened.patients['train'], batch_size=3, seed=7, steps=steps)
+  assert epochs.facts.epoch_steps == epochs.steps and (epochs.steps == steps or not steps)
+  every = {
+    epochs.examples.name(index): image
+    for index, image in enumerate(epochs.examples.read(np.arange(len(epochs.examples)))['image'])
+  }
+  mean, std = opened.statistics['mean'], opened.statistics['std']
+  for epoch in (0, 1):
+    for index, batch in enumerate(epochs.batches(epoch)):
+      names = epochs.slices_of(epoch * epochs.steps + index + 1)
+      expected = [(every[name].astype(np.float32) - mean) / std for name in names]
+      np.testing.assert_allclose(batch['image'], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('seed', [0, 3, 2**31 + 5, 2**32 - 1, 2**32 + 7, 2**40])
+def test_a_seed_that_a_program_is_told_gives_the_random_numbers_of_the_seed_itself(seed):
+  logging.disable(logging.WARNING)  # JAX says that a seed is longer than it takes
+  try:
+    expected = jax.random.key_data(jax.random.key(seed))
+  except OverflowError:
+    expected = jax.random.key_data(jax.random.key(seed % 2**32))
+  finally:
+    logging.disable(logging.NOTSET)
+  found = jax.jit(lambda bits: jax.random.key_data(jax.random.key(bits)))(
+    train_data.seed_bits(seed)
+  )
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_augmenting_a_batch_depends_on_the_key_alone(opened):
-  examples = opened.examples(opened.patients['train'])
-  batch = next(opened.batches(examples, batch_size=2, epoch=0))
+  batch = next(opened.epochs(opened.patients['train'], batch_size=2, seed=0).batches(0))
   augment = jax.jit(opened.augment)
   first, again, other = (augment(jax.random.key(seed), batch) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first['image'], again['image'])

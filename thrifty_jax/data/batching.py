@@ -287,7 +287,6 @@ def batches(
   steps: int = 0,
   first: int = 0,
   prefetch: int = 2,
-  searches: int = 1,
 ) -> Generator[Batch]:
   """The shuffled training batches of an epoch, on the devices.
 
@@ -301,17 +300,11 @@ def batches(
     steps: Batches wanted; 0 is one pass.
     first: The batch to begin with, where an epoch goes on.
     prefetch: Batches read ahead where the examples are not resident.
-    searches: So many batches one after the other in the place of one, the first by this seed, the
-      next by the seed after it: B is batch_size times as many.
 
   Yields:
     'image' [B, S, S, C] float32, normalised; 'label' [B, S, S] int32.
   """
-  orders = (
-    order(len(examples), batch_size=batch_size, seed=each, epoch=epoch, steps=steps)
-    for each in range(seed, seed + searches)
-  )
-  plan = np.concatenate(list(orders), axis=1)
+  plan = order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)
   yield from _assembled(examples, plan[first:], statistics, context=context, prefetch=prefetch)
 
 

@@ -70,18 +70,16 @@ def everyone() -> Mesh:
 
 
 def require_even(config: ConfigDict, stage: str) -> Mesh:
-  """The mesh, if its devices can share the batches of a stage, or several searches, evenly.
+  """The mesh, if its devices can share the batches of a stage evenly.
 
   Args:
-    config: Reads `devices`, and the batch_size of the stage or search.seeds.
+    config: Reads `devices`, and the batch_size of the stage.
     stage: search or retrain.
 
   Raises:
     InputError: If they cannot, with the nearest numbers that they can share.
   """
-  several = stage == 'search' and config.search.seeds > 1  # each is whole on a device, see seeds.py
-  field = 'seeds' if several else 'batch_size'
-  mesh, size = of(config), config[stage][field]
+  mesh, size = of(config), config[stage].batch_size
   if size % mesh.size == 0:
     return mesh
   lower = size // mesh.size * mesh.size
@@ -89,7 +87,7 @@ def require_even(config: ConfigDict, stage: str) -> Mesh:
   fewer = max(count for count in range(1, mesh.size) if size % count == 0)
   or_fewer = '' if config.distributed else f', or use fewer: --config.devices={fewer}'
   raise InputError(
-    f'config.{stage}.{field} is {size}, which {mesh.size} devices cannot share evenly; '
+    f'config.{stage}.batch_size is {size}, which {mesh.size} devices cannot share evenly; '
     f'set it to {sizes}{or_fewer}'
   )
 

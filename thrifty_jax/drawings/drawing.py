@@ -13,8 +13,9 @@ from thrifty_jax import files
 from thrifty_jax.drawings import svg
 from thrifty_jax.drawings.svg import Picture, Place
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks.cell import CELL_KINDS
-from thrifty_jax.networks.genotype import Genotype, Node, state_name
+from thrifty_jax.networks import space
+from thrifty_jax.networks.genotype import Genotype, Node
+from thrifty_jax.networks.space import CELL_KINDS, sources_of, state_name
 
 # (node, source) -> score of the operation that was kept on the edge
 EdgeScores = Mapping[tuple[int, int], float]
@@ -29,29 +30,6 @@ STRAIGHT = 34  # of that, straight down: the score stands there
 TITLE = 54  # above the inputs
 CELL_GAP = 40  # between the two cells
 
-# Operations of one kind have one colour wherever they stand; the report's CSS may set others.
-COLOURS = {
-  'conv': '#3f7fbf',
-  'dil_conv': '#2f9a80',
-  'sep_conv': '#cf7d2c',
-  'se_conv': '#9566bd',
-  'avg_pool': '#7d8a35',
-  'max_pool': '#b0577a',
-  'identity': '#7d8a35',
-  'none': '#888888',
-  'se': '#c25450',
-}
-DARK_COLOURS = {
-  'conv': '#62a5e6',
-  'dil_conv': '#4cc2a4',
-  'sep_conv': '#eb9d4d',
-  'se_conv': '#b98ae0',
-  'avg_pool': '#a9b85c',
-  'max_pool': '#d97a9e',
-  'identity': '#a9b85c',
-  'none': '#9a9a9a',
-  'se': '#e67a76',
-}
 SCORES = (
   'Below an operation its score: weight of the operation × its candidates × weight of the edge.'
 )
@@ -66,20 +44,20 @@ def draw_cells(genotype: Genotype, scores: Mapping[str, EdgeScores]) -> Picture:
   """The down and the up cell side by side.
 
   Args:
-    genotype: What to draw.
-    scores: Of the kept edges, kind -> (node, source) -> score; what is not there is not written.
+    genotype: Genotype to draw.
+    scores: Scores of the kept edges, kind -> (node, source) -> score; as many as are known.
   """
   cells = [draw_cell(kind, getattr(genotype, kind), scores.get(kind)) for kind in TITLES]
   return svg.beside(cells, gap=CELL_GAP, label='The searched down and up cell')
 
 
 def draw_cell(kind: str, cell: tuple[Node, ...], scores: EdgeScores | None = None) -> Picture:
-  """One cell, narrow enough for a phone; colours from CSS variables --op-<kind>.
+  """One cell, narrow enough for a phone; colours from CSS variables --op-<name>.
 
   Args:
     kind: down or up.
-    cell: Its nodes, genotype.down or genotype.up.
-    scores: Of its edges, as far as they are known.
+    cell: Nodes of the cell, genotype.down or genotype.up.
+    scores: Scores of its edges, as far as they are known.
   """
   width = _width(cell)
   parts = _cell(kind, cell, width, scores or {})
@@ -102,7 +80,7 @@ def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
   scores: dict[str, dict[tuple[int, int], float]] = {kind: {} for kind in CELL_KINDS}
   for kind in CELL_KINDS:
     for node, edges in enumerate(content[kind]):
-      sources = {state_name(source): source for source in range(2 + node)}
+      sources = {state_name(source): source for source in sources_of(node)}
       for edge in edges:
         score = edge.get('score')
         if score is None:
@@ -116,15 +94,10 @@ def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
   return scores
 
 
-def kind_of(operation: str) -> str:
-  """The kind of an operation, `sep_conv` for up_sep_conv_3x3; one colour each."""
-  name = operation.removeprefix('down_').removeprefix('up_').removesuffix('_3x3')
-  return name if name in COLOURS else 'conv'
-
-
-def variables(colours: Mapping[str, str]) -> dict[str, str]:
-  """Colours of operations as CSS variables, '--op-sep-conv' and so on."""
-  return {f'--op-{kind.replace("_", "-")}': colour for kind, colour in colours.items()}
+def variables(*, dark: bool = False) -> dict[str, str]:
+  """Colours of operations as CSS variables, '--op-sep-conv' and so on; the report sets its own."""
+  colours = [row.colour for row in space.OPERATIONS]
+  return {f'--op-{colour.name}': colour.dark if dark else colour.light for colour in colours}
 
 
 def _width(cell: tuple[Node, ...]) -> float:
@@ -197,10 +170,9 @@ def _line(start: Place, end: Place, lane: float | None) -> str:
 
 
 def _pill(place: Place, operation: str) -> str:
-  """An operation: its name on the ground's own colour, framed in the colour of its kind."""
-  kind = kind_of(operation)
-  variable = f'op-{kind.replace("_", "-")}'
-  frame = svg.tinted_box(place, PILL_WIDTH, PILL_HEIGHT, 13, variable, COLOURS[kind])
+  """An operation: its name on the ground's own colour, framed in its colour."""
+  name, light, _ = space.operation(operation).colour
+  frame = svg.tinted_box(place, PILL_WIDTH, PILL_HEIGHT, 13, f'op-{name}', light)
   return frame + svg.text(place, operation, svg.MONOSPACE)
 
 

@@ -8,18 +8,25 @@ from collections.abc import Collection
 
 from thrifty_jax.drawings import svg
 from thrifty_jax.drawings.svg import Picture, Place
+from thrifty_jax.networks.space import (
+  GridCell,
+  cell_name,
+  connect,
+  down_cells,
+  skippable_cells,
+  up_cells,
+)
 
 COLUMN, ROW = 108, 70  # pixels from a cell to the next
 WIDTH, HEIGHT = 84, 26  # of a cell
 LEFT = 150  # middle of the first column; labels and the lines past a row stand before it
 TOP = 84  # middle of the first row
 KEY = 16  # height of a line of the key
-COLOURS = {'down': '#5566c4', 'up': '#ad7420'}
-DARK_COLOURS = {'down': '#8f9df0', 'up': '#dba850'}
+COLOURS = {'down': ('#5566c4', '#8f9df0'), 'up': ('#ad7420', '#dba850')}  # on light, on dark
 AFTER = 'up cells read all cells to their left, joined, and one from below'
 
 
-def draw_grid(depth: int, skipped: Collection[tuple[int, int]] = ()) -> Picture:
+def draw_grid(depth: int, skipped: Collection[GridCell] = ()) -> Picture:
   """The whole network, a box a cell; colours from CSS variables --cell-down and --cell-up.
 
   Args:
@@ -30,54 +37,52 @@ def draw_grid(depth: int, skipped: Collection[tuple[int, int]] = ()) -> Picture:
     ValueError: If a skipped cell is not an interior one at this depth.
   """
   for m, j in skipped:
-    if m < 1 or j < 0 or m + j >= depth - 1:
+    if (m, j) not in skippable_cells(depth):
       raise ValueError(f'cell ({m}, {j}) cannot be skipped at depth {depth}')
-  kept = {(0, j): 'down' for j in range(1, depth)} | {(0, -1): '', (0, 0): ''}
-  ups = {(k, j): 'up' for k in range(1, depth) for j in range(depth - k)}
-  kept |= {cell: kind for cell, kind in ups.items() if cell not in skipped}
-  kept[depth, -1] = 'up'  # the head
-  paths = [path for cell in kept for path in _lines_into(cell, kept, depth)]
-  boxes = [_box(cell, kind, depth) for cell, kind in kept.items()]
+  stem, encoded, head = (0, -1), (0, 0), (depth, -1)
+  kinds = dict.fromkeys(down_cells(depth), 'down') | {stem: '', encoded: ''}
+  kinds |= {cell: 'up' for cell in (*up_cells(depth), head) if cell not in skipped}
+  paths = {encoded: [_down(stem, encoded)]}
+
+  def read(cell: GridCell, left: list[GridCell], other: GridCell) -> GridCell:
+    """Draws what a cell reads."""
+    if cell[0]:
+      paths[cell] = [_across(left[-1], cell), _up(other, cell)]
+    else:
+      paths[cell] = [_down(other, cell), _past(left[0], cell)]
+    return cell
+
+  outputs = connect(read, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
+  read(head, [stem], outputs[depth - 1, 0])
+  lines = [path for cell in kinds for path in paths.get(cell, [])]
+  boxes = [_box(cell, kind, depth) for cell, kind in kinds.items()]
   ghosts = [_ghost(cell, depth) for cell in sorted(skipped)]
   sizes = [_size(row) for row in range(-1, depth)]
-  parts = [svg.title('Network', AFTER), svg.lines(paths), *boxes, *ghosts, *sizes]
+  parts = [svg.title('Network', AFTER), svg.lines(lines), *boxes, *ghosts, *sizes]
   parts += [*_ends(depth), *_key(depth, bool(skipped))]
   label = f'The grid of cells, depth {depth}, {len(skipped)} cells skipped'
-  width = max(_place((depth, -1)).x + WIDTH / 2, _place((1, 0)).x + 330)
+  width = max(_place(head).x + WIDTH / 2, _place((1, 0)).x + 330)
   return Picture(width + 2, _place((0, depth - 1)).y + HEIGHT / 2 + 2, parts, label)
 
 
-def variables(colours: dict[str, str]) -> dict[str, str]:
+def variables(*, dark: bool = False) -> dict[str, str]:
   """Colours of cells as CSS variables, '--cell-down' and '--cell-up'."""
-  return {f'--cell-{kind}': colour for kind, colour in colours.items()}
+  return {f'--cell-{kind}': colours[dark] for kind, colours in COLOURS.items()}
 
 
-def _place(cell: tuple[int, int]) -> Place:
+def _place(cell: GridCell) -> Place:
   """Middle of X[k, j]; row -1 is full size, where the stem and the head stand."""
   k, j = cell
   return Place(LEFT + COLUMN * k, TOP + ROW * (j + 1))
 
 
-def _name(cell: tuple[int, int], depth: int) -> str:
-  """Of the module."""
-  k, j = cell
+def _name(cell: GridCell, depth: int) -> str:
+  """Name of the module."""
   outer = {(0, -1): 'stem', (0, 0): 'encode', (depth, -1): 'head'}
-  return outer.get(cell, f'{"down" if k == 0 else "up"}_{k}_{j}')
+  return outer.get(cell) or cell_name(cell)
 
 
-def _lines_into(cell: tuple[int, int], kept: Collection[tuple[int, int]], depth: int) -> list[str]:
-  """From what a kept cell reads, with an arrow's head at its end."""
-  k, j = cell
-  if k == 0:
-    above = [_down((0, j - 1), cell)] if j >= 0 else []
-    return above + ([_past((0, j - 2), cell)] if j >= 1 else [])
-  # A skipped cell hands on what the nearest kept one to its left gives.
-  in1 = next((m, j + 1) for m in range(k - 1, -1, -1) if (m, j + 1) in kept)
-  left = next((m, j) for m in range(k - 1, -1, -1) if (m, j) in kept)
-  return [_across(left, cell), _up(in1, cell)]
-
-
-def _down(source: tuple[int, int], cell: tuple[int, int]) -> str:
+def _down(source: GridCell, cell: GridCell) -> str:
   """Straight down."""
   start, end = _place(source), _place(cell)
   return f'<path d="M{start.x:g} {start.y:g}V{end.y - HEIGHT / 2:g}"/>' + _head(
@@ -85,7 +90,7 @@ def _down(source: tuple[int, int], cell: tuple[int, int]) -> str:
   )
 
 
-def _past(source: tuple[int, int], cell: tuple[int, int]) -> str:
+def _past(source: GridCell, cell: GridCell) -> str:
   """Down past a row, on the left of the first column."""
   x = LEFT - WIDTH / 2
   start, end = _place(source), _place(cell)
@@ -97,7 +102,7 @@ def _past(source: tuple[int, int], cell: tuple[int, int]) -> str:
   ) + _head(Place(x, y1), 1, 0)
 
 
-def _across(source: tuple[int, int], cell: tuple[int, int]) -> str:
+def _across(source: GridCell, cell: GridCell) -> str:
   """To the right along a row; the line goes on behind all cells that are read."""
   start, end = _place(source), _place(cell)
   return f'<path d="M{start.x:g} {start.y:g}H{end.x - WIDTH / 2:g}"/>' + _head(
@@ -105,7 +110,7 @@ def _across(source: tuple[int, int], cell: tuple[int, int]) -> str:
   )
 
 
-def _up(source: tuple[int, int], cell: tuple[int, int]) -> str:
+def _up(source: GridCell, cell: GridCell) -> str:
   """To the row above, from the top of a cell to the foot of another."""
   start, end = _place(source), _place(cell)
   tip = Place(end.x, end.y + HEIGHT / 2)
@@ -123,17 +128,17 @@ def _head(tip: Place, right: int, down: int) -> str:
   )
 
 
-def _box(cell: tuple[int, int], kind: str, depth: int) -> str:
+def _box(cell: GridCell, kind: str, depth: int) -> str:
   """A cell that is built; stem and residual block have no kind."""
   middle = _place(cell)
   if kind:
-    frame = svg.tinted_box(middle, WIDTH, HEIGHT, 5, f'cell-{kind}', COLOURS[kind])
+    frame = svg.tinted_box(middle, WIDTH, HEIGHT, 5, f'cell-{kind}', COLOURS[kind][0])
   else:
     frame = svg.box(middle, WIDTH, HEIGHT, 5, f'stroke-width="1.4" {svg.fill("ground")}')
   return frame + svg.text(middle, _name(cell, depth), svg.MONOSPACE)
 
 
-def _ghost(cell: tuple[int, int], depth: int) -> str:
+def _ghost(cell: GridCell, depth: int) -> str:
   """A cell that is skipped."""
   middle = _place(cell)
   frame = f'stroke-dasharray="4 4" stroke-opacity=".55" {svg.fill("ground")}'
@@ -170,7 +175,7 @@ def _key(depth: int, skips: bool) -> list[str]:
     place = Place(foot.x + 30, y)
     frame = f'stroke-dasharray="3 3" stroke-opacity=".55" {svg.fill("ground")}'
     parts.append(
-      svg.tinted_box(place, 18, 10, 3, f'cell-{kind}', COLOURS[kind])
+      svg.tinted_box(place, 18, 10, 3, f'cell-{kind}', COLOURS[kind][0])
       if kind
       else svg.box(place, 18, 10, 3, frame)
     )

@@ -44,7 +44,7 @@ class Picture:
 
     Args:
       light: CSS variables, '--op-conv' -> '#3f7fbf'.
-      dark: The same for screens that are dark.
+      dark: CSS variables for screens that are dark.
     """
     width, height = self.width + 2 * PADDING, self.height + 2 * PADDING
     schemes = {

@@ -29,7 +29,7 @@ class Tensor(NamedTuple):
   """A value in the graph, [N, C, H, W].
 
   Attributes:
-    name: Of the value.
+    name: Name of the value.
     channels: C.
     level: H and W are those of the padded image divided by 2^level.
   """
@@ -80,7 +80,7 @@ class Graph:
 
     Args:
       inputs: Shapes by name, float32; a string is a size that may vary.
-      outputs: Likewise.
+      outputs: Shapes likewise.
     """
     onnx = tool('onnx')
 
@@ -134,7 +134,7 @@ def convolve(
     kernel: [k, l, C / groups, C'].
     stride: Step of the output grid, 1 or 2.
     dilation: Distance of the kernel's taps, in pixels.
-    groups: Of channels that do not mix.
+    groups: Number of groups of channels that do not mix.
     bias: [C'].
     pads: Top, left, bottom and right, in pixels; None is dilation * (k - 1) / 2 on every side.
     label: Begins the names of the nodes.

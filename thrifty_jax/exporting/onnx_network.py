@@ -23,10 +23,10 @@ from thrifty_jax.exporting.onnx_graph import (
   up_phases,
 )
 from thrifty_jax.model_folder import LoadedModel
-from thrifty_jax.networks import baselines
-from thrifty_jax.networks.cell import CellKind, edge_name
+from thrifty_jax.networks import baselines, space
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.networks.space import GridCell, Operation
 
 IMAGE, LOGITS = 'image', 'logits'  # names of input and output
 FLOAT = 'float'  # begins the names of convolutions that stay in float32 when others are quantised
@@ -36,7 +36,7 @@ Parameters = Mapping[str, Any]  # as in the Linen module, numpy arrays
 def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   """The network of a model as ONNX.
 
-  Its input `image` is [N, C, S, S], float32 in [0, 1], the channels as `data.normalised` has them,
+  Its input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalised`,
   not normalised yet: mean and deviation are taken in the graph. Its output `logits` is
   [N, K, S, S]. N may be any number.
 
@@ -107,21 +107,16 @@ def _sides(graph: Graph) -> str:
 def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype) -> Tensor:
   """The grid of cells, as `network.grid` has it: logits of the padded image."""
   stem = relu(graph, _conv_norm(graph, [image], params['stem'], label=FLOAT))
-  pooled = _max_pool(graph, stem, 3)
-  outputs = {(0, -1): stem, (0, 0): _residual(graph, pooled, params['encode'])}
-  for j in range(1, graph.depth):
-    inputs = [outputs[0, j - 2]], outputs[0, j - 1]
-    outputs[0, j] = _cell(graph, 'down', genotype.down, *inputs, params[f'down_0_{j}'])
-  for k in range(1, graph.depth):
-    for j in range(graph.depth - k):
-      if (k, j) in genotype.skipped:
-        outputs[k, j] = outputs[k - 1, j]
-        continue
-      left = [outputs[m, j] for m in range(k) if (m, j) not in genotype.skipped]
-      inputs = left, outputs[k - 1, j + 1]
-      outputs[k, j] = _cell(graph, 'up', genotype.up, *inputs, params[f'up_{k}_{j}'])
-  last = outputs[graph.depth - 1, 0]
-  head = _cell(graph, 'up', genotype.up, [stem], last, params['head'])
+  encoded = _residual(graph, _max_pool(graph, stem, 3), params['encode'])
+
+  def cell(place: GridCell, left: Sequence[Tensor], in1: Tensor) -> Tensor:
+    stride, nodes = (1, genotype.up) if place[0] else (2, genotype.down)
+    return _cell(graph, nodes, left, in1, params[space.cell_name(place)], stride=stride)
+
+  outputs = space.connect(
+    cell, stem=stem, encoded=encoded, depth=graph.depth, skipped=genotype.skipped
+  )
+  head = _cell(graph, genotype.up, [stem], outputs[graph.depth - 1, 0], params['head'])
   return convolve(graph, [head], params['classes']['kernel'], label=FLOAT)
 
 
@@ -134,56 +129,66 @@ def _residual(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
 
 def _cell(
   graph: Graph,
-  kind: CellKind,
   nodes: Sequence[Sequence[tuple[int, str]]],
   in0: Sequence[Tensor],
   in1: Tensor,
   params: Parameters,
+  *,
+  stride: int = 1,
 ) -> Tensor:
   """A cell as `cell.DerivedCell` has it; in0 in parts that are not concatenated."""
-  states = [_conv_norm(graph, in0, params['in0'], stride=2 if kind == 'down' else 1), in1]
+  states = [_conv_norm(graph, in0, params['in0'], stride=stride), in1]
   for node, kept in enumerate(nodes):
     terms = [
-      _operation(graph, name, states[source], params.get(edge_name(node, source), {}))
+      _operation(graph, name, states[source], params.get(space.edge_name(node, source), {}))
       for source, name in kept
     ]
     states.append(terms[0]._replace(name=total(graph, [term.name for term in terms])))
   return _conv_norm(graph, states[2:], params['out'])
 
 
-def _operation(graph: Graph, kind: str, x: Tensor, params: Parameters) -> Tensor:
-  """One of ops.OPERATIONS; `none` is never derived."""
-  if kind == 'identity':
-    return x
-  if kind == 'down_max_pool':
-    return _max_pool(graph, x, 2)
-  if kind == 'down_avg_pool':
-    name = graph.add('AveragePool', x.name, kernel_shape=(2, 2), strides=(2, 2))
-    return Tensor(name, x.channels, x.level + 1)
-  if kind.endswith(('se', 'se_conv_3x3')):
+def _operation(graph: Graph, name: str, x: Tensor, params: Parameters) -> Tensor:
+  """An operation of the table, by its form.
+
+  Raises:
+    ValueError: If its form is not written here.
+  """
+  row = space.operation(name)
+  match row.form:
+    case 'identity':
+      return x
+    case 'max_pool':
+      return _max_pool(graph, x, 2)
+    case 'avg_pool':
+      pooled = graph.add('AveragePool', x.name, kernel_shape=(2, 2), strides=(2, 2))
+      return Tensor(pooled, x.channels, x.level + 1)
+    case 'gate':
+      return relu(graph, _gated(graph, x, params['gate']))
+    case 'convolution':
+      return _convolution(graph, row, x, params)
+  raise ValueError(
+    f'operation {name!r} has the form {row.form!r}, which has none in ONNX; write it in {__name__}'
+  )
+
+
+def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) -> Tensor:
+  """A 3x3 convolution as `ops.Convolution` has it; one that goes up is computed in four phases."""
+  if row.gated:
     x = _gated(graph, x, params['gate'])
-    if kind == 'se':
-      return relu(graph, x)
-  if 'sep_conv' in kind:
-    y = _separable(graph, kind, x, params)
-  elif kind.startswith('up_'):
-    y = up_phases(graph, x, params['kernel'], dilation=3 if 'dil_conv' in kind else 1)
+  if row.resample == 'up':
+    if row.separable:  # as phases of one kernel that is both
+      kernel = params['depthwise'].swapaxes(2, 3) * params['pointwise']
+    else:
+      kernel = params['kernel']
+    y = up_phases(graph, x, kernel, dilation=row.dilation)
+    return relu(graph, group_norm(graph, interleave(graph, y), params['norm'], source=y))
+  stride = 2 if row.resample == 'down' else 1
+  if row.separable:
+    y = convolve(graph, [x], params['depthwise'], stride=stride, groups=x.channels)
+    y = convolve(graph, [y], params['pointwise'][None, None])
   else:
-    stride, dilation = 2 if kind.startswith('down_') else 1, 2 if 'dil_conv' in kind else 1
-    y = convolve(graph, [x], params['kernel'], stride=stride, dilation=dilation)
-  if not kind.startswith('up_'):
-    return relu(graph, group_norm(graph, y, params['norm']))
-  return relu(graph, group_norm(graph, interleave(graph, y), params['norm'], source=y))
-
-
-def _separable(graph: Graph, kind: str, x: Tensor, params: Parameters) -> Tensor:
-  """Depthwise, then pointwise; an up convolution as phases of one kernel that is both."""
-  depthwise, pointwise = params['depthwise'], params['pointwise'][None, None]
-  if kind.startswith('up_'):
-    return up_phases(graph, x, depthwise.swapaxes(2, 3) * pointwise)
-  stride = 2 if kind.startswith('down_') else 1
-  y = convolve(graph, [x], depthwise, stride=stride, groups=x.channels)
-  return convolve(graph, [y], pointwise)
+    y = convolve(graph, [x], params['kernel'], stride=stride, dilation=row.dilation)
+  return relu(graph, group_norm(graph, y, params['norm']))
 
 
 def _gated(graph: Graph, x: Tensor, params: Parameters) -> Tensor:

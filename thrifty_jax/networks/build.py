@@ -1,10 +1,11 @@
 """Networks built, started with fresh parameters, and applied to images of any size."""
 
 import functools
+import json
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,8 @@ from thrifty_jax.networks.model_spec import ModelSpec
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
 Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as JSON has it
+# Returns what an earlier run made, or what it is given makes, see compiling.kept.
+Keep = Callable[[Callable[[], bytes]], bytes]
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of a supernet's MixedEdges
 
 
@@ -63,6 +66,11 @@ def trace_shapes(net: nn.Module, *inputs: Any) -> Shapes:
   variables: Any = jax.eval_shape(init, padded, *others)
   leaves: dict[str, Any] = traverse_util.flatten_dict(variables['params'], sep='/')
   return {name: (leaf.shape, leaf.dtype.name) for name, leaf in leaves.items()}
+
+
+def keep_shapes(keep: Keep, net: nn.Module, *inputs: Any) -> Shapes:
+  """What `trace_shapes` finds, which takes a second or two of a supernet, or what is kept."""
+  return json.loads(keep(lambda: json.dumps(trace_shapes(net, *inputs)).encode()))
 
 
 @functools.lru_cache(maxsize=16)

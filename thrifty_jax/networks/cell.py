@@ -5,7 +5,7 @@ operation on the edges that its genotype kept.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
@@ -13,40 +13,9 @@ import jax.numpy as jnp
 
 from thrifty_jax.networks import ops, spatial
 from thrifty_jax.networks.mixed_op import Mixer, Sampling, mix_edges
+from thrifty_jax.networks.space import CellKind, edge_name, targets_of
 
-CellKind = Literal['down', 'up']
-CELL_KINDS: tuple[CellKind, ...] = ('down', 'up')
 T = TypeVar('T')
-
-
-def sources_of(node: int) -> range:
-  """The states that node 0, 1, ... may read: in0, in1 and all nodes before it."""
-  return range(2 + node)
-
-
-def targets_of(source: int, *, nodes: int) -> range:
-  """The nodes that may read a state."""
-  return range(max(0, source - 1), nodes)
-
-
-def edge_count(nodes: int) -> int:
-  """Edges of a cell in the search: 2 + 3 + ..."""
-  return sum(len(sources_of(node)) for node in range(nodes))
-
-
-def edge_name(node: int, source: int) -> str:
-  """Name of an edge's parameters, for instance node1_from_0."""
-  return f'node{node + 1}_from_{source}'
-
-
-def resample_of(kind: CellKind, source: int) -> spatial.Resample:
-  """Which operations may stand on an edge out of a state.
-
-  A down cell halves both inputs; an up cell's in0 has the output's size already and in1 half of it.
-  """
-  if source >= 2 or (kind == 'up' and source == 0):
-    return 'normal'
-  return kind
 
 
 def _cell(
@@ -94,16 +63,15 @@ class MixedCell(nn.Module):
     Args:
       in0: down: [B, 4H, 4W, C]; up: [B, H, W, C'], any C'.
       in1: down: [B, 2H, 2W, C]; up: [B, H / 2, W / 2, C].
-      mixers: Of the edges out of every state.
-      sampling: Of the channels.
+      mixers: Mixers of the edges out of every state.
+      sampling: Order of the channels.
 
     Returns:
       [B, H, W, C].
     """
 
     def leave(source: int, state: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
-      resample = resample_of(self.kind, source)
-      terms = mix_edges(state, mixers[source], sampling.order, resample=resample)
+      terms = mix_edges(state, mixers[source], sampling.order)
       return dict(zip(targets_of(source, nodes=self.nodes), terms, strict=True))
 
     def join(terms: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
@@ -118,7 +86,7 @@ class DerivedCell(nn.Module):
 
   Attributes:
     kind: down or up.
-    nodes: For every node its kept edges as (source, operation) pairs.
+    nodes: Kept edges of every node, as (source, operation) pairs.
   """
 
   kind: CellKind
@@ -126,7 +94,7 @@ class DerivedCell(nn.Module):
 
   @nn.compact
   def __call__(self, in0: jax.Array, in1: jax.Array) -> jax.Array:
-    """As MixedCell, without the weights."""
+    """Runs the cell, as MixedCell does without its weights."""
 
     def leave(source: int, state: jax.Array) -> dict[int, jax.Array]:
       channels = state.shape[-1]

@@ -1,26 +1,35 @@
 """Genotypes: what a search found, derived from its architecture variables, as a JSON file."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import ops
-from thrifty_jax.networks.cell import CELL_KINDS, CellKind, edge_count, resample_of, sources_of
+from thrifty_jax.networks.architecture import ArchitectureWeights
+from thrifty_jax.networks.space import (
+  CELL_KINDS,
+  CellKind,
+  GridCell,
+  Space,
+  derivable,
+  edges_of,
+  resample_of,
+  skippable_cells,
+  sources_of,
+  state_name,
+)
 
 FORMAT = 'thrifty_jax.genotype'
 VERSION = 1
 MAX_LEVELS = 32  # of a grid: more halvings than any image has
 
 Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
-GridCell = tuple[int, int]  # (m, j): X[m, j], see network.grid
-# down and up: (node, source) -> score of every candidate, [N]; path, if cells have gates: (m, j) ->
-# scores of keeping and of skipping, [2].
-Scores = Mapping[Any, Mapping[tuple[int, int], np.ndarray]]
+# (node, source) -> score of every candidate but `none`, in the order of the table
+CellScores = Mapping[tuple[int, int], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +37,9 @@ class Genotype:
   """The structure that all down cells, and that all up cells share.
 
   Attributes:
-    down: For every node its kept edges as (source, operation); source 0 is in0, 1 is in1, 2 the
-      first node.
-    up: The same for up cells.
+    down: Kept edges of every node as (source, operation); source 0 is in0, 1 is in1, 2 the first
+      node.
+    up: Kept edges of up cells.
     skipped: Cells of the grid that are not built, sorted.
   """
 
@@ -39,18 +48,13 @@ class Genotype:
   skipped: tuple[GridCell, ...] = ()
 
 
-def skippable_cells(depth: int) -> tuple[GridCell, ...]:
-  """The up cells X[m, j] inside the grid, by level, then column; those on its edge always stay."""
-  return tuple((m, j) for m in range(1, depth - 1) for j in range(depth - 1 - m))
-
-
 def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype') -> None:
   """Refuses a genotype that skips a cell which a grid of this depth cannot skip.
 
   Args:
-    genotype: What is to be built.
+    genotype: Genotype that is to be built.
     depth: L of the grid.
-    place: Where the genotype stands, for the message.
+    place: Place where the genotype stands, for the message.
 
   Raises:
     InputError: With the cell and the least depth that has it inside.
@@ -63,127 +67,89 @@ def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype'
       )
 
 
-def operations_of(kind: CellKind, source: int) -> tuple[str, ...]:
-  """The candidates on an edge out of a state, in listed order."""
-  return ops.OPERATIONS[resample_of(kind, source)]
+class Scores(NamedTuple):
+  """The scores of every choice there is: the number of its alternatives times its weight.
+
+  Attributes:
+    down: Scores of the candidates of down cells.
+    up: Scores of the candidates of up cells.
+    gates: Scores of keeping and of skipping a cell, [2] each, where cells have gates.
+  """
+
+  down: CellScores
+  up: CellScores
+  gates: Mapping[GridCell, np.ndarray] = {}
 
 
-def scores(
-  kind: CellKind, alphas: Sequence[np.ndarray], betas: np.ndarray, *, nodes: int
-) -> dict[tuple[int, int], np.ndarray]:
-  """Score of every candidate: N * softmax(alpha) * softmax(beta), -1 for `none`.
+def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
+  """Scores of candidates: N * softmax(alpha) * softmax(beta); of gates: 2 * softmax(gamma).
 
   N is the number of candidates of the edge, `none` counted, so that edges with four and with six
   compare.
 
   Args:
-    kind: down or up.
-    alphas: Softmax weights, E arrays [N].
-    betas: Softmax weights, [E].
-    nodes: Nodes of the cell.
-
-  Returns:
-    (node, source) -> scores [N].
+    weights: Weights of all choices.
+    space: Space of what may be derived.
   """
-  result = {}
-  for node in range(nodes):
-    for source in sources_of(node):
-      index = edge_count(node) + source
-      kinds = operations_of(kind, source)
-      value = len(kinds) * np.asarray(alphas[index], float) * float(betas[index])
-      result[node, source] = np.where([name == 'none' for name in kinds], -1.0, value)
-  return result
+
+  def of_cells(kind: CellKind) -> CellScores:
+    part, found = getattr(weights, kind), {}
+    for index, (node, source) in enumerate(edges_of(space.nodes)):
+      names = space.candidates(kind, source)
+      values = len(names) * np.asarray(part.alphas[index], float) * float(part.betas[index])
+      scores = dict(zip(names, values.tolist(), strict=True))
+      found[node, source] = {name: scores[name] for name in space.derivable(kind, source)}
+    return found
+
+  gates = {}
+  if weights.gates is not None:
+    scores = 2 * np.asarray(weights.gates, float)
+    gates = dict(zip(skippable_cells(space.depth), scores, strict=True))
+  return Scores(of_cells('down'), of_cells('up'), gates)
 
 
-def all_scores(weights: Mapping[Any, Any], *, nodes: int, depth: int = 0) -> Scores:
-  """The scores of every choice there is; those of a gate are 2 * softmax(gamma).
-
-  Args:
-    weights: {'down': {'alphas', 'betas'}, 'up': ...} after the softmax, and {'path': {'gates'}},
-      [G, 2], where the cells of the grid have gates.
-    nodes: Nodes of a cell.
-    depth: L of the grid, where there are gates.
-  """
-  table: dict[str, dict[tuple[int, int], np.ndarray]] = {
-    kind: scores(kind, weights[kind]['alphas'], weights[kind]['betas'], nodes=nodes)
-    for kind in CELL_KINDS
-  }
-  if 'path' in weights:  # as operations have it: the number of choices times the weight
-    gates = 2 * np.asarray(weights['path']['gates'], float)
-    table['path'] = dict(zip(skippable_cells(depth), gates, strict=True))
-  return table
-
-
-def derive(
-  weights: Mapping[Any, Any], *, nodes: int, edges_per_node: int, depth: int = 0
-) -> Genotype:
+def derive(weights: ArchitectureWeights, space: Space) -> Genotype:
   """The strongest operation of every edge, the strongest edges of every node, the path of cells.
 
   Args:
-    weights: As in all_scores.
-    nodes: Nodes of a cell.
-    edges_per_node: Edges that a node keeps, if it has as many.
-    depth: L of the grid, where there are gates.
+    weights: Weights of all choices.
+    space: Space of what may be derived.
 
   Returns:
     The genotype; ties go to the operation, then to the state, that is listed first, and a tie of a
     gate keeps the cell.
   """
-  all_tables = all_scores(weights, nodes=nodes, depth=depth)
+  scores = compute_scores(weights, space)
 
-  def part(kind: CellKind) -> tuple[Node, ...]:
-    table, cell = all_tables[kind], []
-    for node in range(nodes):
-      best = {source: table[node, source].max() for source in sources_of(node)}
-      kept = sorted(sorted(best, key=lambda source: -best[source])[:edges_per_node])
-      cell.append(
-        tuple(
-          (source, operations_of(kind, source)[int(table[node, source].argmax())])
-          for source in kept
-        )
-      )
-    return tuple(cell)
+  def node(kind: CellKind, index: int) -> Node:
+    table = {source: getattr(scores, kind)[index, source] for source in sources_of(index)}
+    best = {source: max(of_names, key=of_names.__getitem__) for source, of_names in table.items()}
+    strongest = sorted(best, key=lambda source: -table[source][best[source]])
+    return tuple((source, best[source]) for source in sorted(strongest[: space.edges_per_node]))
 
-  gates = all_tables.get('path', {})
-  skipped = tuple(sorted(cell for cell, (keep, skip) in gates.items() if skip > keep))
-  return Genotype(down=part('down'), up=part('up'), skipped=skipped)
+  down, up = (tuple(node(kind, index) for index in range(space.nodes)) for kind in CELL_KINDS)
+  skipped = tuple(sorted(cell for cell, (keep, skip) in scores.gates.items() if skip > keep))
+  return Genotype(down, up, skipped)
 
 
-def draw(
-  generator: np.random.Generator,
-  *,
-  nodes: int,
-  edges_per_node: int,
-  skippable: Sequence[GridCell] = (),
-) -> Genotype:
+def draw(generator: np.random.Generator, space: Space) -> Genotype:
   """A genotype at random.
 
   Args:
-    generator: Draws evenly among the edges a node may keep, their operations, and skipping or not.
-    nodes: Nodes of a cell.
-    edges_per_node: Edges that a node keeps, if it has as many.
-    skippable: Cells that may be skipped.
+    generator: Generator that draws evenly among the edges a node may keep, their operations, and
+      skipping or not.
+    space: Space of what may be derived.
   """
 
   def node(kind: CellKind, index: int) -> Node:
     sources = list(sources_of(index))
-    kept = generator.choice(sources, size=min(edges_per_node, len(sources)), replace=False)
-    options = {
-      source: [name for name in operations_of(kind, source) if name != 'none']
-      for source in sorted(map(int, kept))
-    }
-    return tuple((source, str(generator.choice(names))) for source, names in options.items())
+    size = min(space.edges_per_node, len(sources))
+    kept = sorted(map(int, generator.choice(sources, size=size, replace=False)))
+    return tuple((source, str(generator.choice(space.derivable(kind, source)))) for source in kept)
 
-  def cell(kind: CellKind) -> tuple[Node, ...]:
-    return tuple(node(kind, index) for index in range(nodes))
-
-  skipped = tuple(sorted(each for each in skippable if generator.integers(2)))
-  return Genotype(down=cell('down'), up=cell('up'), skipped=skipped)
-
-
-def state_name(source: int) -> str:
-  """in0, in1, node1, node2, ..."""
-  return f'in{source}' if source < 2 else f'node{source - 1}'
+  skipped = tuple(sorted(each for each in space.skippable if generator.integers(2)))
+  down, up = (tuple(node(kind, index) for index in range(space.nodes)) for kind in CELL_KINDS)
+  return Genotype(down, up, skipped)
 
 
 def save(
@@ -198,8 +164,7 @@ def save(
   def edge(kind: CellKind, node: int, source: int, name: str) -> dict[str, Any]:
     entry: dict[str, Any] = {'source': state_name(source), 'operation': name}
     if scores is not None:
-      rank = operations_of(kind, source).index(name)
-      entry['score'] = round(float(scores[kind][node, source][rank]), 6)
+      entry['score'] = round(getattr(scores, kind)[node, source][name], 6)
     return entry
 
   cells = {
@@ -207,10 +172,10 @@ def save(
       [edge(kind, node, source, name) for source, name in edges]
       for node, edges in enumerate(getattr(genotype, kind))
     ]
-    for kind in ('down', 'up')
+    for kind in CELL_KINDS
   }
   content: dict[str, Any] = {'format': FORMAT, 'version': VERSION, **cells}
-  gates = (scores or {}).get('path', {})
+  gates = scores.gates if scores else {}
   if genotype.skipped or gates:
     content['skipped'] = genotype.skipped
   if gates:
@@ -263,7 +228,7 @@ def _read_node(path: Path | str, kind: CellKind, index: int, edges: Any) -> Node
     if not isinstance(edge, dict) or edge.get('source') not in list(sources):
       raise InputError(f'{place}: an edge must come from one of {", ".join(sources)}: {edge!r:.80}')
     source = sources[edge['source']]
-    allowed = [name for name in operations_of(kind, source) if name != 'none']
+    allowed = derivable(resample_of(kind, source))
     if edge.get('operation') not in allowed:
       raise InputError(
         f'{place}: operation {edge.get("operation")!r:.80} is not possible from {edge["source"]}; '

@@ -10,22 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from thrifty_jax.networks import ops, spatial
-from thrifty_jax.networks.cell import (
-  CELL_KINDS,
+from thrifty_jax.networks.architecture import (
+  Architecture,
+  ArchitectureWeights,
+  CellVariables,
+  CellWeights,
+)
+from thrifty_jax.networks.cell import DerivedCell, MixedCell
+from thrifty_jax.networks.genotype import Genotype, require_depth
+from thrifty_jax.networks.mixed_edges import MixedEdges
+from thrifty_jax.networks.mixed_op import Mixer, random_sampling, shuffled_sampling
+from thrifty_jax.networks.space import (
   CellKind,
-  DerivedCell,
-  MixedCell,
+  GridCell,
+  candidates,
+  cell_count,
+  cell_name,
+  connect,
   edge_count,
+  edges_of,
   resample_of,
-  sources_of,
+  skippable_cells,
   targets_of,
 )
-from thrifty_jax.networks.genotype import Genotype, GridCell, require_depth, skippable_cells
-from thrifty_jax.networks.mixed_op import MixedEdges, Mixer, random_sampling, shuffled_sampling
 
-# {'down': {'alphas': E arrays [N], 'betas': [E]}, 'up': ...}, before the softmax; where cells have
-# gates also {'path': {'gammas': [G, 2]}}: keep and skip, for each of skippable_cells.
-Architecture = dict[str, dict[str, tuple[jax.Array, ...] | jax.Array]]
 # One output of the grid per name: cell(kind, name, in0, in1) -> [B, H, W, C].
 Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
 
@@ -54,9 +62,8 @@ def grid(
 ) -> jax.Array:
   """The whole network around its cells, called inside a compact method.
 
-  X[0, j] go down to 1 / 2^depth of the image; X[k, j] come up and read every X[m, j] to their left.
-  In the place of a skipped cell stands the one to its left, in the place of a cell with a gate the
-  weighted sum of both: that is what others read.
+  The cells are connected as space.connect has it. In the place of a cell with a gate stands the
+  weighted sum of it and the one to its left: that is what others read.
 
   Args:
     image: [B, H, W, C], H and W multiples of 2^depth.
@@ -77,21 +84,17 @@ def grid(
   require_sides(image, depth=depth)
   gates = gates or {}
   stem = ops.ConvNorm(channels, kernel_size=7, relu=True, name='stem')(image)
-  outputs = {(0, -1): stem, (0, 0): ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))}
-  for j in range(1, depth):
-    outputs[0, j] = cell('down', f'down_0_{j}', outputs[0, j - 2], outputs[0, j - 1])
-  for k in range(1, depth):
-    for j in range(depth - k):
-      if (k, j) in skipped:
-        outputs[k, j] = outputs[k - 1, j]
-        continue
-      left = [outputs[m, j] for m in range(k) if (m, j) not in skipped]
-      x = cell('up', f'up_{k}_{j}', jnp.concatenate(left, axis=-1), outputs[k - 1, j + 1])
-      if (k, j) in gates:
-        keep, skip = gates[k, j].astype(x.dtype)
-        x = keep * x + skip * outputs[k - 1, j]
-      outputs[k, j] = x
+  encoded = ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))
 
+  def inner(place: GridCell, left: list[jax.Array], in1: jax.Array) -> jax.Array:
+    kind = 'up' if place[0] else 'down'
+    x = cell(kind, cell_name(place), jnp.concatenate(left, axis=-1), in1)
+    if place in gates:
+      keep, skip = gates[place].astype(x.dtype)
+      x = keep * x + skip * left[-1]
+    return x
+
+  outputs = connect(inner, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
   to_classes = ClassFilter(classes, name='classes')
   supervised = range(1, depth) if deep_supervision else (depth - 1,)
   logits = [
@@ -124,68 +127,60 @@ class ClassFilter(nn.Module):
     return spatial.convolve_to_few(spatial.at_least_float32(x), kernel)
 
 
-def cell_count(kind: CellKind, *, depth: int) -> int:
-  """Cells of a kind in the grid, the head among the up cells."""
-  return depth - 1 if kind == 'down' else depth * (depth - 1) // 2 + 1
+def architecture_weights(architecture: Architecture, *, nodes: int) -> ArchitectureWeights:
+  """Softmax of the variables: over the candidates of an edge, the edges into a node, and gates."""
+  starts = [edge_count(node) for node in range(1, nodes)]
 
+  def weights(part: CellVariables) -> CellWeights:
+    by_node = jnp.split(jnp.asarray(part.betas), starts)
+    return CellWeights(
+      tuple(jax.nn.softmax(alpha) for alpha in part.alphas),
+      jnp.concatenate([jax.nn.softmax(betas) for betas in by_node]),
+    )
 
-def architecture_weights(architecture: Architecture, *, nodes: int) -> Architecture:
-  """Softmax of the alphas over candidates, and of the betas over the edges into each node.
-
-  That of the gammas, over keeping and skipping, is {'path': {'gates': [G, 2]}}.
-  """
-  starts = [edge_count(node) for node in range(nodes + 1)]
-  weights: Architecture = {
-    kind: {
-      'alphas': tuple(jax.nn.softmax(alpha) for alpha in part['alphas']),
-      'betas': jnp.concatenate(
-        [
-          jax.nn.softmax(jnp.asarray(part['betas'][a:b]))
-          for a, b in zip(starts, starts[1:], strict=False)
-        ]
-      ),
-    }
-    for kind, part in architecture.items()
-    if kind != 'path'
-  }
-  if 'path' in architecture:
-    gammas = jnp.asarray(architecture['path']['gammas'])
-    weights['path'] = {'gates': jax.nn.softmax(gammas, axis=-1)}
-  return weights
+  gammas = architecture.gammas
+  return ArchitectureWeights(
+    weights(architecture.down),
+    weights(architecture.up),
+    None if gammas is None else jax.nn.softmax(jnp.asarray(gammas), axis=-1),
+  )
 
 
 def init_architecture(
-  key: jax.Array, *, nodes: int, gated: Collection[GridCell] = ()
+  key: jax.Array,
+  *,
+  nodes: int,
+  gated: Collection[GridCell] = (),
+  operations: tuple[str, ...] = (),
 ) -> Architecture:
   """Architecture variables at 1e-3 * normal: every choice starts almost even.
 
   Args:
-    key: The variables follow from it and from their names.
+    key: Key that the variables follow from, and from their names.
     nodes: Nodes of a cell.
     gated: Cells of the grid that have a gate.
+    operations: Names of the candidates; () stands for all. Theirs are the same without the others.
   """
+  lists = {resample: candidates(resample) for resample in ('down', 'up', 'normal')}
+  longest = max(edge_count(nodes), *map(len, lists.values()))
 
-  longest = max(edge_count(nodes), *(len(names) for names in ops.OPERATIONS.values()))
-
-  def normal(name: str, size: int) -> jax.Array:
+  def normal(name: str) -> np.ndarray:
     # Drawn by name: stable when a kind or an edge is added. Each as long as the longest, and cut
     # outside JAX, so that one program is compiled for all.
     index = sum(ord(letter) * 31**i for i, letter in enumerate(name)) % 2**31
-    return jnp.asarray(np.asarray(_draw(key, index, longest))[:size])
+    return np.asarray(_draw(key, index, longest))
 
-  def part(kind: CellKind) -> dict:
-    edges = [(node, source) for node in range(nodes) for source in sources_of(node)]
-    sizes = [len(ops.OPERATIONS[resample_of(kind, source)]) for _, source in edges]
-    return {
-      'alphas': tuple(normal(f'{kind}{i}', size) for i, size in enumerate(sizes)),
-      'betas': normal(f'{kind}betas', len(edges)),
-    }
+  def part(kind: CellKind) -> CellVariables:
+    alphas = []
+    for index, (_, source) in enumerate(edges_of(nodes)):
+      names = lists[resample_of(kind, source)]
+      chosen = [names.index(name) for name in candidates(resample_of(kind, source), operations)]
+      alphas.append(jnp.asarray(normal(f'{kind}{index}')[chosen]))
+    betas = normal(f'{kind}betas')[: edge_count(nodes)]
+    return CellVariables(tuple(alphas), jnp.asarray(betas))
 
-  architecture: Architecture = {'down': part('down'), 'up': part('up')}
-  if gated:
-    gammas = jnp.stack([normal(f'path_{m}_{j}', 2) for m, j in gated])
-    architecture['path'] = {'gammas': gammas}
-  return architecture
+  gammas = jnp.stack([normal(f'path_{m}_{j}')[:2] for m, j in gated]) if gated else None
+  return Architecture(part('down'), part('up'), gammas)
 
 
 @functools.partial(jax.jit, static_argnames='size')
@@ -205,6 +200,7 @@ class Supernet(nn.Module):
     sampling: shuffle takes the first channels and shuffles; random takes a subset drawn by key, or
       the first without a key, and does not shuffle.
     cell_path: The skippable cells have gates.
+    operations: Names of the candidates; () stands for all.
     remat: Cells keep only their inputs for the derivative, which runs them once more.
   """
 
@@ -215,6 +211,7 @@ class Supernet(nn.Module):
   sample: int = 4
   sampling: Literal['shuffle', 'random'] = 'shuffle'
   cell_path: bool = False
+  operations: tuple[str, ...] = ()
   remat: bool = False
 
   @nn.compact
@@ -224,7 +221,7 @@ class Supernet(nn.Module):
     """Logits [B, H, W, K] of image [B, H, W, C]; a key draws the random sample."""
     if self.channels % self.sample:
       raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
-    if self.cell_path != ('path' in architecture):
+    if self.cell_path != (architecture.gammas is not None):
       raise ValueError('cell_path and gates in the architecture variables go together')
     if self.sampling == 'shuffle':
       if key is not None:
@@ -235,35 +232,35 @@ class Supernet(nn.Module):
       order = order if key is None else jax.random.permutation(key, order)
       sampling = random_sampling(order)
     weights = architecture_weights(architecture, nodes=self.nodes)
-    mixers = {kind: self._mixers(kind, weights[kind]) for kind in CELL_KINDS}
+    mixers = {'down': self._mixers('down', weights.down), 'up': self._mixers('up', weights.up)}
     mixed_cell = nn.remat(MixedCell) if self.remat else MixedCell
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       return mixed_cell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
 
-    gates = weights['path']['gates'] if self.cell_path else ()
-    return _run(self, image, cell, gates=dict(zip(self.gated, gates, strict=True)))
+    gates = {} if weights.gates is None else dict(zip(self.gated, weights.gates, strict=True))
+    return _run(self, image, cell, gates=gates)
 
   @property
   def gated(self) -> tuple[GridCell, ...]:
     """The cells that have a gate."""
     return skippable_cells(self.depth) if self.cell_path else ()
 
-  def _mixers(self, kind: CellKind, part: dict) -> Iterator[tuple[Mixer, ...]]:
+  def _mixers(self, kind: CellKind, part: CellWeights) -> Iterator[tuple[Mixer, ...]]:
     """What the edges of a kind's cells need: cell by cell, a mixer for each state."""
     mixers = []
     for source in range(self.nodes + 1):
       targets = targets_of(source, nodes=self.nodes)
       edges = np.array([edge_count(node) + source for node in targets])
       module = MixedEdges(
-        resample_of(kind, source),
+        candidates(resample_of(kind, source), self.operations),
         self.channels // self.sample,
         edges=len(edges),
         cells=cell_count(kind, depth=self.depth),
         name=f'{kind}_from_{source}',
       )
-      alphas = jnp.stack([part['alphas'][edge] for edge in edges])
-      mixers.append(module(alphas, part['betas'][edges]))
+      alphas = jnp.stack([part.alphas[edge] for edge in edges])
+      mixers.append(module(alphas, part.betas[edges]))
     return zip(*mixers, strict=True)
 
 

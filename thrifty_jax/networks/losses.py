@@ -54,7 +54,7 @@ def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
 
 def loss_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
   """The loss, a scalar, and the soft Dice of the last output, [K - 1]; see `segmentation_loss`."""
-  dice = _soft_dice(sums, SMOOTH)
+  dice = ((2 * sums.overlap + SMOOTH) / (sums.total + SMOOTH))[..., 1:]
   loss = sums.cross_entropy / sums.pixels + 1 - dice.mean(-1)
   return loss.mean(), dice[-1] if dice.ndim == 2 else dice
 
@@ -72,29 +72,7 @@ def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, j
   Raises:
     ValueError: If label does not have the spatial shape of logits.
 
-  Source: Thrifty NAS (AAAI 2022), section Dataset: a combination of cross-entropy and Dice.
+  Source: Thrifty NAS (AAAI 2022), section Dataset: a combination of cross-entropy and Dice. Soft
+  Dice is pooled over the batch, as V-Net (Milletari et al., 2016), section 3, without the squares.
   """
   return loss_of(loss_sums(logits, label))
-
-
-def soft_dice(logits: jax.Array, label: jax.Array, *, smooth: float = SMOOTH) -> jax.Array:
-  """Soft Dice of each foreground class, pooled over the batch.
-
-  Args:
-    logits: Class scores before softmax, [B, H, W, K], float32.
-    label: Class of each pixel, [B, H, W], integers in [0, K).
-    smooth: Added above and below the ratio, in pixels.
-
-  Returns:
-    Scores in [0, 1], [K - 1]; class 0, the background, is left out.
-
-  Raises:
-    ValueError: If label does not have the spatial shape of logits.
-
-  Source: V-Net (Milletari et al., 2016), section 3, without the squares.
-  """
-  return _soft_dice(loss_sums(logits, label), smooth)
-
-
-def _soft_dice(sums: Sums, smooth: float) -> jax.Array:
-  return ((2 * sums.overlap + smooth) / (sums.total + smooth))[..., 1:]

@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import fields
-from thrifty_jax.config import MODELS
 from thrifty_jax.data import likeness
 from thrifty_jax.data.batching import Statistics
 from thrifty_jax.scans.preprocessing import FLIPS, ImageSettings, image_settings
+from thrifty_jax.settings import MODELS
 
 # The least and the most that a network is built of, so that a damaged description does not ask for
 # all memory.

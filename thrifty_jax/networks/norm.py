@@ -32,7 +32,7 @@ def standardise(
   Args:
     x: [B, ..., C]; statistics are taken over all axes between and over C / groups channels.
     groups: Consecutive groups of channels; it divides C.
-    affine: What follows.
+    affine: Scale and bias that follow.
     relu: Whether a relu follows that.
 
   Returns:
@@ -117,7 +117,7 @@ def _split_like(statistic: jax.Array, parts: Sequence[jax.Array]) -> list[jax.Ar
 
 
 def _channel_sums(first: Sequence[jax.Array], second: Sequence[jax.Array]) -> jax.Array:
-  """Of both over space, [2, B, sum of all C]."""
+  """Sums of both over space, [2, B, sum of all C]."""
   sums = space_sums(*first, *second)
   both = sums[: len(first)], sums[len(first) :]
   # Not one below the other: devices that share the batch would have to send their rows around.

@@ -3,27 +3,14 @@
 Every operation maps [B, H, W, C] to [B, H', W', C] where H' is H (normal), H/2 (down) or 2H (up).
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from thrifty_jax.networks import spatial
+from thrifty_jax.networks import space, spatial
 from thrifty_jax.networks.norm import Norm
-from thrifty_jax.networks.spatial import Resample
-
-# Names and order as they stand in genotypes; the order breaks ties.
-OPERATIONS: dict[str, tuple[str, ...]] = {
-  'down': (
-    'down_avg_pool',
-    'down_max_pool',
-    'down_conv_3x3',
-    'down_dil_conv_3x3',
-    'down_sep_conv_3x3',
-    'down_se_conv_3x3',
-  ),
-  'up': ('up_conv_3x3', 'up_dil_conv_3x3', 'up_sep_conv_3x3', 'up_se_conv_3x3'),
-  'normal': ('identity', 'none', 'se', 'conv_3x3', 'dil_conv_3x3', 'sep_conv_3x3'),
-}
 
 # Compiled, so that it is traced once for a shape: flax asks for that at every trace of a network.
 kernel_init = jax.jit(nn.initializers.he_normal(), static_argnums=(1, 2))
@@ -65,28 +52,38 @@ class Gate(nn.Module):
     return nn.sigmoid(nn.Dense(channels, name='excite')(squeezed))
 
 
-class Parameterless(nn.Module):
-  """identity, none or a pool; as a candidate, with a norm behind identity and pools."""
-
-  kind: str
-  mixed: bool = False
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    if self.kind == 'none':
-      return jnp.zeros_like(x)
-    x = {'down_avg_pool': spatial.avg_pool_2x2, 'down_max_pool': spatial.max_pool_2x2}.get(
-      self.kind, _same
-    )(x)
-    return Norm(affine=False)(x) if self.mixed else x
-
-
 def _same(x: jax.Array) -> jax.Array:
   return x
 
 
+PARAMETERLESS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'zeros': jnp.zeros_like,
+  'identity': _same,
+  'avg_pool': spatial.avg_pool_2x2,
+  'max_pool': spatial.max_pool_2x2,
+}
+
+
+class Parameterless(nn.Module):
+  """One of PARAMETERLESS; as a candidate, with a norm behind identity and pools."""
+
+  operation: space.Operation
+  channels: int
+  mixed: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    form = self.operation.form
+    y = PARAMETERLESS[form](x)
+    return Norm(affine=False)(y) if self.mixed and form != 'zeros' else y
+
+
 class Gated(nn.Module):
   """se: x times its gate, then relu."""
+
+  operation: space.Operation
+  channels: int
+  mixed: bool = False
 
   def setup(self):
     self.gate = Gate()
@@ -96,45 +93,42 @@ class Gated(nn.Module):
 
 
 class Convolution(nn.Module):
-  """(Gate ->) 3x3 convolution -> norm -> relu.
+  """(Gate ->) 3x3 convolution -> norm -> relu; as a candidate, its norm has no scale and bias."""
 
-  Attributes:
-    channels: C, in and out.
-    resample: normal, down (stride 2) or up (transposed, stride 2).
-    dilation: Distance of the kernel's taps.
-    separable: Depthwise 3x3, then 1x1, with no norm between.
-    gated: Squeeze and excitation first.
-    affine: Whether the norm has scale and bias.
-  """
-
+  operation: space.Operation
   channels: int
-  resample: Resample
-  dilation: int = 1
-  separable: bool = False
-  gated: bool = False
-  affine: bool = True
+  mixed: bool = False
 
   def setup(self):
-    if self.gated:
+    if self.operation.gated:
       self.gate = Gate()
-    if self.separable:  # one input channel per filter: the fan-in is 9
+    if self.operation.separable:  # one input channel per filter: the fan-in is 9
       self.depthwise = self.param('depthwise', kernel_init, (3, 3, 1, self.channels))
       self.pointwise = self.param('pointwise', kernel_init, (self.channels, self.channels))
     else:
       self.kernel = self.param('kernel', kernel_init, (3, 3, self.channels, self.channels))
-    self.norm = Norm(self.affine, relu=True)
+    self.norm = Norm(affine=not self.mixed, relu=True)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    if self.gated:
+    row = self.operation
+    if row.gated:
       x = spatial.scaled(x, self.gate(x))
-    if self.separable:
-      x = spatial.depthwise(x, self.depthwise[:, :, 0], resample=self.resample)
+    if row.separable:
+      x = spatial.depthwise(x, self.depthwise[:, :, 0], resample=row.resample)
       x = x @ self.pointwise.astype(x.dtype)
     else:
       x = spatial.resampling_convolution(
-        x, self.kernel, resample=self.resample, dilation=self.dilation
+        x, self.kernel, resample=row.resample, dilation=row.dilation
       )
     return self.norm(x)
+
+
+# What computes an operation, by the form in its row.
+FORMS: dict[str, Callable[..., nn.Module]] = {
+  **dict.fromkeys(PARAMETERLESS, Parameterless),
+  'gate': Gated,
+  'convolution': Convolution,
+}
 
 
 def operation(
@@ -143,25 +137,19 @@ def operation(
   """The module of a candidate operation.
 
   Args:
-    kind: A name in OPERATIONS.
+    kind: Name in the table.
     channels: C, in and out.
-    mixed: As one candidate among others: norms without scale and bias, and such a norm behind
-      pools and identity, as PC-DARTS has it for pools, so that none wins by its scale.
-    name: Of the module in its parent.
+    mixed: Whether it is one candidate among others: norms without scale and bias, and such a norm
+      behind pools and identity, as PC-DARTS has it for pools, so that none wins by its scale.
+    name: Name of the module in its parent.
+
+  Raises:
+    ValueError: If the table has no such operation, or its form no module.
   """
-  if kind in ('identity', 'none', 'down_avg_pool', 'down_max_pool'):
-    return Parameterless(kind, mixed, name=name)
-  if kind == 'se':
-    return Gated(name=name)
-  resample: Resample = 'normal'
-  if kind.startswith(('down_', 'up_')):
-    resample = 'down' if kind.startswith('down_') else 'up'
-  return Convolution(
-    channels,
-    resample,
-    dilation={'normal': 2, 'down': 2, 'up': 3}[resample] if 'dil_conv' in kind else 1,
-    separable='sep_conv' in kind,
-    gated='se_conv' in kind,
-    affine=not mixed,
-    name=name,
-  )
+  row = space.operation(kind)
+  if row.form not in FORMS:
+    raise ValueError(
+      f'operation {kind!r} has the form {row.form!r}, which nothing computes; write a module for '
+      f'it in {__name__} and name it in FORMS, which has {", ".join(FORMS)}'
+    )
+  return FORMS[row.form](row, channels, mixed, name=name)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -9,58 +10,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from thrifty_jax.networks import build, grid, ops
-from thrifty_jax.networks.cell import CellKind, edge_count, sources_of
-from thrifty_jax.networks.genotype import Genotype, GridCell, operations_of, skippable_cells
-from thrifty_jax.networks.grid import Architecture
-
-
-class Space(NamedTuple):
-  """The networks that a search may derive.
-
-  Attributes:
-    image_channels: Modalities times slices that the network sees.
-    classes: K, background included.
-    channels: Of every cell of the derived network.
-    depth: L, levels below the full size.
-    nodes: Of a cell.
-    edges_per_node: Edges that a node keeps, if it has as many.
-    cell_path: Whether cells may be skipped.
-  """
-
-  image_channels: int
-  classes: int
-  channels: int
-  depth: int
-  nodes: int
-  edges_per_node: int
-  cell_path: bool = False
-
-
-def space_of(config: ConfigDict) -> Space:
-  """The space of a run; its channels are those of the network that is retrained."""
-  data, model_ = config.data, config.model
-  return Space(
-    image_channels=data.modalities * (2 * data.context + 1),
-    classes=len(data.classes),
-    channels=model_.channels,
-    depth=model_.depth,
-    nodes=model_.nodes,
-    edges_per_node=model_.edges_per_node,
-    cell_path=config.search.cell_path,
-  )
+from thrifty_jax.networks import grid, ops
+from thrifty_jax.networks.architecture import Architecture
+from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.space import (
+  CellKind,
+  GridCell,
+  Space,
+  cell_count,
+  edge_count,
+  edges_of,
+  sources_of,
+)
 
 
 class Formula(NamedTuple):
   """The count of a network from the costs of its operations and the cells that are built.
 
   Attributes:
-    fixed: All that every network has, the down cells without their operations included.
-    down_cells: How many.
-    up_cell: An up cell whose in0 is one tensor, without its operations.
-    widening: What in0's filter grows by with each further tensor.
+    fixed: Count of all that every network has, the down cells without their operations included.
+    down_cells: Number of down cells.
+    up_cell: Count of an up cell whose in0 is one tensor, without its operations.
+    widening: Growth of in0's filter with each further tensor.
   """
 
   fixed: int
@@ -89,7 +61,7 @@ def formula(space: Space) -> Formula:
   around = _size(ops.ConvNorm(channels, kernel_size=7), space.image_channels)
   around += _size(grid.ResidualBlock(), channels)
   around += _size(grid.ClassFilter(space.classes), channels)
-  down_cells = grid.cell_count('down', depth=space.depth)
+  down_cells = cell_count('down', depth=space.depth)
   return Formula(
     fixed=around + down_cells * (in0 + out),
     down_cells=down_cells,
@@ -109,7 +81,7 @@ def _size(module: nn.Module, channels: int) -> int:
   x = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
   # The key is made inside: outside it would start the device, which config.device may still choose.
   variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
-  return build.count(variables.get('params', {}))
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
 
 
 def built(depth: int, kept: Mapping[GridCell, Any]) -> tuple[Any, Any]:
@@ -147,27 +119,24 @@ def expected(architecture: Architecture, space: Space) -> jax.Array:
   Differentiable, and exact for such draws: a cell widens in0 of those to its right if both stay.
 
   Args:
-    architecture: The variables before the softmax.
-    space: What may be derived.
+    architecture: Variables before the softmax.
+    space: Space of what may be derived.
   """
   weights = grid.architecture_weights(architecture, nodes=space.nodes)
 
   def edge(kind: CellKind, node: int, source: int) -> Any:
-    names, index = operations_of(kind, source), edge_count(node) + source
-    some = np.asarray([name != 'none' for name in names])
-    share = jax.nn.softmax(jnp.asarray(architecture[kind]['alphas'][index])[some])
+    names, index = space.candidates(kind, source), edge_count(node) + source
+    some = np.isin(names, space.derivable(kind, source))
+    share = jax.nn.softmax(jnp.asarray(getattr(architecture, kind).alphas[index])[some])
     costs = np.asarray([operation_cost(name, space.channels) for name in names], np.float32)[some]
     kept: Any = 1.0
     if len(sources_of(node)) > space.edges_per_node:
-      kept = space.edges_per_node * weights[kind]['betas'][index]
+      kept = space.edges_per_node * getattr(weights, kind).betas[index]
     return kept * jnp.sum(share * costs)
 
   def cell(kind: CellKind) -> Any:
-    return sum(edge(kind, node, s) for node in range(space.nodes) for s in sources_of(node))
+    return sum(edge(kind, node, source) for node, source in edges_of(space.nodes))
 
-  kept = {}
-  if space.cell_path:
-    gates = jnp.asarray(weights['path']['gates'])
-    kept = dict(zip(skippable_cells(space.depth), gates[:, 0], strict=True))
-  cells, pairs = built(space.depth, kept)
+  gates = jnp.asarray(weights.gates)[:, 0] if space.cell_path else ()
+  cells, pairs = built(space.depth, dict(zip(space.skippable, gates, strict=True)))
   return formula(space).total(down=cell('down'), up=cell('up'), cells=cells, pairs=pairs)

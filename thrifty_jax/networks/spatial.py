@@ -8,14 +8,12 @@ pools as strided slices.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# What becomes of the sides: kept, halved, doubled.
-Resample = Literal['normal', 'down', 'up']
+from thrifty_jax.networks.space import Resample
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -200,7 +198,7 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-  """As it is where that is wider, else in float32."""
+  """Casts to float32 what is narrower."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from thrifty_jax.networks import space
 from thrifty_jax.networks.genotype import Genotype
 
 # Of what could be: 1 is undecided. A choice between six at 0.99 gives the first some 0.24.
 UNDECIDED = 0.99
-PARAMETERLESS = ('identity', 'down_avg_pool', 'down_max_pool')
 MOSTLY = 0.5  # of the kept edges
 LATE = 0.1  # of the epochs
 
@@ -30,7 +30,7 @@ def health(lines: Sequence[Mapping[str, Any]], found: Genotype) -> dict[str, Any
   """
   first, last = lines[0], lines[-1]
   operations = [name for cell in (found.down, found.up) for node in cell for _, name in node]
-  free = sum(name in PARAMETERLESS for name in operations) / len(operations)
+  free = sum(space.operation(name).parameterless for name in operations) / len(operations)
   figures = {
     'entropy': {
       'operations': [_mean_entropy(_of_operations(line)) for line in (first, last)],
@@ -68,20 +68,22 @@ def _of_operations(line: Mapping[str, Any]) -> list[Sequence[float]]:
 
 
 def _of_edges(line: Mapping[str, Any]) -> list[Sequence[float]]:
-  """The weights of the edges into each node: 2, 3, ... of them."""
+  """The weights of the edges into each node."""
   groups: list[Sequence[float]] = []
-  for kind in ('down', 'up'):
-    betas, count = list(line[f'{kind}_betas']), 2
+  for kind in space.CELL_KINDS:
+    betas, node = list(line[f'{kind}_betas']), 0
     while betas:
+      count = len(space.sources_of(node))
       groups.append(betas[:count])
-      betas, count = betas[count:], count + 1
+      betas, node = betas[count:], node + 1
   return groups
 
 
 def _mean_entropy(choices: Sequence[Sequence[float]]) -> float:
-  """Entropy of each choice over that of an even one, mean over the choices."""
+  """Entropy of each choice over that of an even one, mean over the choices; 0 without any."""
   shares = [
     -sum(weight * math.log(weight) for weight in choice if weight > 0) / math.log(len(choice))
     for choice in choices
+    if len(choice) > 1
   ]
-  return sum(shares) / len(shares)
+  return sum(shares) / len(shares) if shares else 0.0

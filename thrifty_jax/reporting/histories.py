@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thrifty_jax.drawings import drawing
 from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks import space
 from thrifty_jax.reporting import health, plots, run_files
 
 
@@ -57,17 +57,17 @@ def search_health(workdir: Path) -> dict[str, Any] | None:
 
 def alpha_plots(workdir: Path) -> dict[str, dict[str, Any]]:
   """Per kind of cell: a plot of every edge's weights over the epochs, and the operations shown."""
-  lines = run_files.search_lines(workdir)
+  lines, chosen = run_files.search_lines(workdir), run_files.chosen_operations(workdir)
   found: dict[str, dict[str, Any]] = {}
-  for kind in ('down', 'up') if lines else ():
+  for kind in space.CELL_KINDS if lines else ():
     pictures, legend = [], {}
-    edges = len(lines[0][f'{kind}_alphas'])
+    count = len(lines[0][f'{kind}_alphas'])
     highest = max(max(map(max, line[f'{kind}_alphas'])) for line in lines)
     highest = max(highest, *(max(line[f'{kind}_betas']) for line in lines))
-    for index, (node, source) in enumerate(_edges(edges)):
-      names = genotypes.operations_of(kind, source)
+    for index, (node, source) in enumerate(space.edges_of(count)[:count]):
+      names = space.candidates(space.resample_of(kind, source), chosen)
       for name in names:
-        shown = legend.setdefault(drawing.kind_of(name).replace('_', '-'), [])
+        shown = legend.setdefault(space.operation(name).colour.name, [])
         short = name.removeprefix(f'{kind}_').removesuffix('_3x3')
         shown += [short] if short not in shown else []
       weights = [
@@ -75,7 +75,7 @@ def alpha_plots(workdir: Path) -> dict[str, dict[str, Any]]:
           name=name,
           x=[line['epoch'] for line in lines],
           y=[line[f'{kind}_alphas'][index][place] for line in lines],
-          colour=plots.operation_colour(drawing.kind_of(name)),
+          colour=plots.operation_colour(name),
         )
         for place, name in enumerate(names)
       ]
@@ -86,7 +86,7 @@ def alpha_plots(workdir: Path) -> dict[str, dict[str, Any]]:
         colour=plots.INK,
         dashed=True,
       )
-      title = f'{genotypes.state_name(source)} → node{node + 1}'
+      title = f'{space.state_name(source)} → node{node + 1}'
       picture = plots.curves(
         [*weights, beta],
         name=f'{kind}-edge{index}',
@@ -98,15 +98,6 @@ def alpha_plots(workdir: Path) -> dict[str, dict[str, Any]]:
       pictures.append(Markup(picture))
     found[kind] = {'plots': pictures, 'legend': legend}
   return found
-
-
-def _edges(count: int) -> list[tuple[int, int]]:
-  """(node, source) of each edge of a cell in the order of its variables: 2 + 3 + ... edges."""
-  edges, node = [], 0
-  while len(edges) < count:
-    edges += [(node, source) for source in range(2 + node)]
-    node += 1
-  return edges
 
 
 def _curve(

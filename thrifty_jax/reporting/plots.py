@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from thrifty_jax.networks import space
 from thrifty_jax.scores import statistics
 
 # What matplotlib draws with -> what the page has. The values themselves are never seen.
@@ -27,18 +28,8 @@ COLOURS = {
   '#0a0b05': 'var(--second)',
 }
 INK, MUTED, GRID, ACCENT, SECOND = COLOURS
-OPERATION_KINDS = (
-  'conv',
-  'dil-conv',
-  'sep-conv',
-  'se-conv',
-  'avg-pool',
-  'max-pool',
-  'identity',
-  'none',
-  'se',
-)
-COLOURS |= {f'#0a0c{i:02x}': f'var(--op-{kind})' for i, kind in enumerate(OPERATION_KINDS)}
+_OPERATIONS = {row.colour.name: f'#0a0c{i:02x}' for i, row in enumerate(space.OPERATIONS)}
+COLOURS |= {drawn: f'var(--op-{name})' for name, drawn in _OPERATIONS.items()}
 LONGEST = 60  # letters of a name
 POINTS = 240  # of a curve at most: more are not seen, and the page stays small
 
@@ -81,9 +72,9 @@ class Curve:
   dashed: bool = False
 
 
-def operation_colour(kind: str) -> str:
-  """The colour of a kind of operation (see drawing.kind_of), for a Curve."""
-  return f'#0a0c{OPERATION_KINDS.index(kind.replace("_", "-")):02x}'
+def operation_colour(name: str) -> str:
+  """The colour of an operation, for a Curve."""
+  return _OPERATIONS[space.operation(name).colour.name]
 
 
 def curves(

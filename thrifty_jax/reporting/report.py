@@ -107,9 +107,8 @@ def gather(workdir: Path) -> dict[str, Any]:
       for stage, folder in (('search', workdir), ('retrain', run))
       if (used := run_files.optional(folder / stage / 'resources.json', run_files.RESOURCES))
     },
-    'colours': drawing.variables(drawing.COLOURS) | grid_drawing.variables(grid_drawing.COLOURS),
-    'dark_colours': drawing.variables(drawing.DARK_COLOURS)
-    | grid_drawing.variables(grid_drawing.DARK_COLOURS),
+    'colours': drawing.variables() | grid_drawing.variables(),
+    'dark_colours': drawing.variables(dark=True) | grid_drawing.variables(dark=True),
     'differences': overlays.DIFFERENCES,
     'class_colours': overlays.CLASS_COLOURS,
     **_drawn_genotype(workdir, config.get('model', {}).get('depth')),

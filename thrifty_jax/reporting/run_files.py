@@ -6,8 +6,8 @@ from typing import Any
 
 from thrifty_jax import files, logbook
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.networks.cell import CELL_KINDS
+from thrifty_jax.networks import space
+from thrifty_jax.networks.space import CELL_KINDS
 from thrifty_jax.reporting import forms
 from thrifty_jax.scores import tables
 
@@ -38,6 +38,7 @@ def _of(metrics: Sequence[str]) -> dict[str, forms.Form]:
 CONFIG = {
   '?model': {'?name': str, '?depth': range(2, 13)},
   '?data': {'name': str, 'classes': [str], 'image_size': range(1, 1 << 20), 'intensity': str},
+  '?search': {'?operations': [str]},
   '?genotype': str,
 }
 ENVIRONMENT = {'?command': str, '?earlier': [dict]}
@@ -175,9 +176,9 @@ def lines(folder: Path, form: forms.Form) -> list[dict[str, Any]]:
 
 def search_lines(workdir: Path) -> list[dict[str, Any]]:
   """Those of the search, with the weights of every choice that there is."""
-  found = lines(workdir / 'search', SEARCH_LINE)
-  nodes = next((n for n in range(1, 17) if found and _shape(n) == _weights(found[0])), 0)
-  if found and not all(nodes and _weights(line) == _shape(nodes) for line in found):
+  found, chosen = lines(workdir / 'search', SEARCH_LINE), chosen_operations(workdir)
+  nodes = next((n for n in range(1, 17) if found and _shape(n, chosen) == _weights(found[0])), 0)
+  if found and not all(nodes and _weights(line) == _shape(nodes, chosen) for line in found):
     raise InputError(
       f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
       'nodes in every line; the file is damaged'
@@ -185,10 +186,20 @@ def search_lines(workdir: Path) -> list[dict[str, Any]]:
   return found
 
 
-def _shape(nodes: int) -> list[list[int]]:
+def chosen_operations(workdir: Path) -> tuple[str, ...]:
+  """Names of the candidates that the run searched among; () stands for all."""
+  config = optional(workdir / 'config.json', CONFIG) or {}
+  chosen = tuple(config.get('search', {}).get('operations', ()))
+  space.require_choice(chosen)
+  return chosen
+
+
+def _shape(nodes: int, chosen: Sequence[str]) -> list[list[int]]:
   """Number of candidates of every edge of a down and an up cell."""
-  edges = [source for node in range(nodes) for source in range(2 + node)]
-  return [[len(genotypes.operations_of(kind, source)) for source in edges] for kind in CELL_KINDS]
+  return [
+    [len(space.candidates(space.resample_of(kind, s), chosen)) for _, s in space.edges_of(nodes)]
+    for kind in CELL_KINDS
+  ]
 
 
 def _weights(line: Mapping[str, Any]) -> list[list[int]] | None:

@@ -1,12 +1,13 @@
-"""A config file and flags in, one Command out; every mistake becomes one clear line."""
+"""The command lines: options read as --help lists them; every mistake becomes one clear line."""
 
 import dataclasses
 import difflib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -14,6 +15,8 @@ from ml_collections import ConfigDict, config_flags
 from thrifty_jax import config as configs
 from thrifty_jax import stopping
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import space
+from thrifty_jax.settings import SETTINGS
 
 HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
 
@@ -30,12 +33,28 @@ class Command:
   found: tuple[tuple[str, str], ...] = ()  # what the data filled in: titles and texts
 
 
+class Number(NamedTuple):
+  """An option that takes a number.
+
+  Attributes:
+    kind: int or float.
+    default: Value where it is not given.
+    least: Smallest value.
+    most: Largest value, None for any.
+  """
+
+  kind: type
+  default: float | None
+  least: float
+  most: float | None = None
+
+
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   """Reads `--config=FILE[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=] [--stage=] [--folds=]`.
 
   Args:
-    argv: The arguments, without the program's name.
-    stages: The values that --stage takes; the first is its default.
+    argv: Arguments without the program's name.
+    stages: Values that --stage takes; the first is its default.
 
   Returns:
     The command, its config valid and locked; what it leaves to the data is not filled in yet.
@@ -50,11 +69,11 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     there = f'; there are {", ".join(nearby)}' if nearby else '; run it from the project folder'
     raise InputError(f'--config: there is no file {config_file}{there}')
   # absl's parser stops at the first surprise with a message of its own; the fields come first.
-  plain = _parse([f'--config={named}'], stages)
   for field in _overridden(argv):
-    _check_field(field, plain.config)
-  values = _parse(argv, stages)
+    _check_field(field)
+  values = _parse_command(argv, stages)
   configs.validate(values.config)
+  space.require_choice(values.config.search.operations)
   stage = values.stage
   if stage not in stages:
     near = _nearest(stage, stages)
@@ -64,26 +83,69 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
 
 
 def start(
-  argv: Sequence[str] | None,
-  *,
-  usage: Callable[[], str],
-  run: Callable[[Sequence[str]], int | None],
+  argv: Sequence[str] | None, usage: str, run: Callable[[Sequence[str]], int | None]
 ) -> int:
   """Runs a command, or prints its help.
 
   Args:
-    argv: Arguments without the program's name; None takes them from the process.
-    usage: The text of --help.
-    run: Does the work, see `exit_status`.
+    argv: Arguments without the program's name; None takes those of the process.
+    usage: Text of --help.
+    run: Work on the arguments, see `exit_status`.
 
   Returns:
     The exit status, see `exit_status`.
   """
   arguments = sys.argv[1:] if argv is None else list(argv)
   if any(argument in HELP_FLAGS for argument in arguments):
-    print(usage(), end='')
+    print(usage, end='')
     return 0
   return exit_status(lambda: run(arguments))
+
+
+def read(
+  argv: Sequence[str],
+  usage: str,
+  *,
+  required: Mapping[str, str],
+  choices: Mapping[str, Sequence[str]] | None = None,
+  **numbers: Number,
+) -> flags.FlagValues:
+  """Reads the options that a help text lists, each at the start of a line, two spaces in.
+
+  `--name=VALUE` takes a text, '' where none is given, or one of the choices, or a number; `--name`
+  alone is a switch.
+
+  Args:
+    argv: Arguments without the program's name.
+    usage: Text of --help.
+    required: Options that must be given, each with an example.
+    choices: Options that take one of some texts, of which the first is the default; '' is none.
+    **numbers: Options that take a number.
+
+  Returns:
+    The values, `values.name`.
+
+  Raises:
+    InputError: If anything in it is wrong or missing.
+  """
+  values = flags.FlagValues()
+  for name, takes_value in re.findall(r'^  --(\w+)(=?)', usage, re.MULTILINE):
+    if name in numbers:
+      kind, default, least, most = numbers[name]
+      define: Any = flags.DEFINE_integer if kind is int else flags.DEFINE_float
+      define(name, default, name, lower_bound=least, upper_bound=most, flag_values=values)
+    elif choices and name in choices:
+      default, texts = choices[name][0] or None, [text for text in choices[name] if text]
+      flags.DEFINE_enum(name, default, texts, name, flag_values=values)
+    elif takes_value:
+      flags.DEFINE_string(name, '', name, flag_values=values)
+    else:
+      flags.DEFINE_boolean(name, False, name, flag_values=values)
+  _parse(values, argv)
+  for name, example in required.items():
+    if not values[name].value:
+      raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
+  return values
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
@@ -105,22 +167,26 @@ def exit_status(work: Callable[[], int | None]) -> int:
     return 1
 
 
-def _parse(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
+def _parse_command(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
   """Parses argv with flags of its own: nothing global, so it can be called again."""
-  program = ['thrifty_jax', *argv]
   values = flags.FlagValues()
   # Config flags look for the overridden fields in sys_argv themselves.
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=program)
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['', *argv])
   flags.DEFINE_string('workdir', '', 'folder of the run', flag_values=values)
   flags.DEFINE_string('folds', '', 'all, or some of them', flag_values=values)
   flags.DEFINE_string('stage', stages[0], 'what to run', flag_values=values)
+  _parse(values, argv)
+  return values
+
+
+def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Parses argv into the flags; what is wrong becomes one line."""
   try:
-    rest = values(program)[1:]
+    rest = values(['', *argv])[1:]
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise InputError(_one_line(str(error))) from error
   if rest:
     raise InputError(f'unexpected argument {rest[0]!r}: every option is written --name=value')
-  return values
 
 
 def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
@@ -169,14 +235,13 @@ def _overridden(argv: Sequence[str]) -> list[str]:
   return [match.group(1) for match in matches if match]
 
 
-def _check_field(field: str, config: ConfigDict) -> None:
-  """Refuses a field that the config does not have, naming the nearest that it has."""
-  fields = list(configs.flatten(config))
-  if field in fields:
+def _check_field(field: str) -> None:
+  """Refuses a field that no config has, naming the nearest that they have."""
+  if field in SETTINGS:
     return
-  if any(name.startswith(field + '.') for name in fields):
+  if any(name.startswith(field + '.') for name in SETTINGS):
     raise InputError(f'--config.{field} is a group; set one of its fields, --config.{field}.NAME')
-  raise InputError(f'--config.{field}: there is no such field{_nearest(field, fields)}')
+  raise InputError(f'--config.{field}: there is no such field{_nearest(field, [*SETTINGS])}')
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from thrifty_jax import fields
-from thrifty_jax.config import SLICE_AXES
 from thrifty_jax.errors import InputError
+from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
 FLIPS = ('up_down', 'left_right')  # fields augment.flip_... of the config

@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 
 from thrifty_jax.data.batching import Batch
 from thrifty_jax.networks import build
-from thrifty_jax.networks.grid import Architecture, Supernet, init_architecture
+from thrifty_jax.networks.architecture import Architecture
+from thrifty_jax.networks.grid import Supernet, init_architecture
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums
-from thrifty_jax.training import microbatches, packing
+from thrifty_jax.training import microbatches
 from thrifty_jax.training.train_data import overlap
 
 
@@ -99,9 +100,10 @@ def init_state(
     find_shapes: Function from the supernet and its inputs to the shapes of its weights.
   """
   net = learners.net
-  architecture = init_architecture(jax.random.key(seed), nodes=net.nodes, gated=net.gated)
-  drawn = build.initialise(find_shapes(net, image, architecture), seed=seed)
-  params = packing.for_steps(drawn, 'search')
+  architecture = init_architecture(
+    jax.random.key(seed), nodes=net.nodes, gated=net.gated, operations=net.operations
+  )
+  params = build.initialise(find_shapes(net, image, architecture), seed=seed)
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -165,14 +167,8 @@ def make_half_steps(
     sample_key = sample_key if random_sampling else None
 
     def sums(part: Batch) -> tuple[Sums, jax.Array]:
-      logits = build.apply(
-        learners.net,
-        packing.unpacked(params),
-        part['image'],
-        architecture,
-        sample_key,
-        background=learners.background,
-      )
+      inputs = part['image'], architecture, sample_key
+      logits = build.apply(learners.net, params, *inputs, background=learners.background)
       return loss_sums(logits, part['label']), overlap(logits, part['label'])
 
     found, counts = microbatches.total(sums, augment(augment_key, batch), parts=parts)
@@ -219,11 +215,12 @@ def make_half_steps(
     )
     if penalty is not None:  # it does not depend on the weights
       gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))
+    variables: Any = state.architecture  # optax's types do not know it as a pytree
     updates, optimizer = learners.for_architecture.update(
-      gradient, state.architecture_optimizer, state.architecture
+      gradient, state.architecture_optimizer, variables
     )
     state = state._replace(
-      architecture=cast(Architecture, optax.apply_updates(state.architecture, updates)),
+      architecture=cast(Architecture, optax.apply_updates(variables, updates)),
       architecture_optimizer=optimizer,
     )
     return state, {'architecture_loss': value, 'overlap': counts}

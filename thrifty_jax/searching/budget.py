@@ -1,6 +1,6 @@
 """A limit to the parameters: a penalty in the search, and the best network that keeps it.
 
-The score of a network is the sum of the scores of all that it keeps (see genotype.all_scores); the
+The score of a network is the sum of the scores of all that it keeps (see genotype.Scores); the
 one with the highest score below the limit is found exactly. A part of a network that another part
 beats, with no more parameters and a higher score, is in no best network; so each part keeps only
 those that nothing beats, and what is left is few.
@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, parameters
-from thrifty_jax.networks.cell import CELL_KINDS, CellKind, sources_of
-from thrifty_jax.networks.genotype import Genotype, GridCell, operations_of
-from thrifty_jax.networks.grid import Architecture
-from thrifty_jax.networks.parameters import Space, operation_cost
+from thrifty_jax.networks.architecture import Architecture, ArchitectureWeights
+from thrifty_jax.networks.genotype import CellScores, Genotype
+from thrifty_jax.networks.parameters import operation_cost
+from thrifty_jax.networks.space import CELL_KINDS, CellKind, GridCell, Space, sources_of, space_of
 
 # In units of the loss, for a network that is e times too large. A hinge holds its limit where its
 # slope is above that of the loss: where a network e times larger does not gain a whole Dice. On
@@ -34,8 +34,8 @@ def penalty(architecture: Architecture, space: Space, *, limit: int) -> jax.Arra
   """What the architecture's loss has added, []: 0 up to the limit, then the log of the excess.
 
   Args:
-    architecture: The variables before the softmax.
-    space: What may be derived.
+    architecture: Variables before the softmax.
+    space: Space of what may be derived.
     limit: Parameters, above 0.
   """
   return PENALTY_WEIGHT * jax.nn.relu(jnp.log(parameters.expected(architecture, space) / limit))
@@ -46,7 +46,7 @@ def penalty_of(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None
   limit = config.search.max_parameters
   if not limit:
     return None
-  return functools.partial(penalty, space=parameters.space_of(config), limit=limit)
+  return functools.partial(penalty, space=space_of(config), limit=limit)
 
 
 def require_possible(config: ConfigDict) -> None:
@@ -55,7 +55,7 @@ def require_possible(config: ConfigDict) -> None:
   Raises:
     InputError: With the least number of parameters that there is.
   """
-  space, limit = parameters.space_of(config), config.search.max_parameters
+  space, limit = space_of(config), config.search.max_parameters
   if limit < least(space):
     raise InputError(
       f'config.search.max_parameters is {limit}; expected 0 for no limit, or {least(space)} or '
@@ -69,23 +69,22 @@ def least(space: Space) -> int:
 
   def cheapest(kind: CellKind, node: int) -> int:
     costs = (
-      min(operation_cost(name, space.channels) for name in _operations(kind, source))
+      min(operation_cost(name, space.channels) for name in space.derivable(kind, source))
       for source in sources_of(node)
     )
     return sum(sorted(costs)[: space.edges_per_node])
 
   down, up = (sum(cheapest(kind, node) for node in range(space.nodes)) for kind in CELL_KINDS)
-  skipped = genotype.skippable_cells(space.depth) if space.cell_path else ()
-  cells, pairs = parameters.built(space.depth, dict.fromkeys(skipped, 0))
+  cells, pairs = parameters.built(space.depth, dict.fromkeys(space.skippable, 0))
   return parameters.formula(space).total(down=down, up=up, cells=cells, pairs=pairs)
 
 
-def derive(weights: Mapping[Any, Any], space: Space, *, limit: int) -> Genotype:
+def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotype:
   """The network with the highest score among those that keep the limit.
 
   Args:
-    weights: As in genotype.all_scores.
-    space: What may be derived.
+    weights: Weights of all choices.
+    space: Space of what may be derived.
     limit: Parameters.
 
   Returns:
@@ -95,15 +94,14 @@ def derive(weights: Mapping[Any, Any], space: Space, *, limit: int) -> Genotype:
   Raises:
     InputError: If no network keeps the limit.
   """
-  shape = {'nodes': space.nodes, 'depth': space.depth}
-  found = genotype.derive(weights, edges_per_node=space.edges_per_node, **shape)
+  found = genotype.derive(weights, space)
   if parameters.count(found, space) <= limit:
     return found
-  scores, formula = genotype.all_scores(weights, **shape), parameters.formula(space)
-  downs, ups = (_cell_front(kind, scores[kind], space) for kind in CELL_KINDS)
+  scores, formula = genotype.compute_scores(weights, space), parameters.formula(space)
+  downs, ups = (_cell_front(getattr(scores, kind), space) for kind in CELL_KINDS)
   costs = [down.parameters for down in downs]
   whole = []
-  for (cells, pairs), path in _paths(scores.get('path', {}), space.depth).items():
+  for (cells, pairs), path in _paths(scores.gates, space.depth).items():
     for up in ups:
       room = limit - formula.total(down=0, up=up.parameters, cells=cells, pairs=pairs)
       place = bisect.bisect_right(costs, room // formula.down_cells)
@@ -120,10 +118,10 @@ class Choice(NamedTuple):
   """A choice for a part of a network.
 
   Attributes:
-    parameters: Of its operations.
+    parameters: Parameters of its operations.
     score: Sum over what it keeps.
-    order: Its place among the choices as they are listed, part by part.
-    kept: What it keeps: edges of a node, nodes of a cell, or cells that are skipped.
+    order: Place among the choices as they are listed, part by part.
+    kept: Parts that it keeps: edges of a node, nodes of a cell, or cells that are skipped.
   """
 
   parameters: int = 0
@@ -161,29 +159,19 @@ def _join(first: list[Choice], second: list[Choice]) -> list[Choice]:
   return _front(itertools.starmap(_sum, itertools.product(first, second)))
 
 
-def _cell_front(
-  kind: CellKind, scores: Mapping[tuple[int, int], np.ndarray], space: Space
-) -> list[Choice]:
+def _cell_front(scores: CellScores, space: Space) -> list[Choice]:
   """The front of a kind of cell; each choice keeps one entry per node."""
-  nodes = (_node_front(kind, node, scores, space) for node in range(space.nodes))
+  nodes = (_node_front(node, scores, space) for node in range(space.nodes))
   return functools.reduce(_join, nodes, [Choice()])
 
 
-def _node_front(
-  kind: CellKind, node: int, scores: Mapping[tuple[int, int], np.ndarray], space: Space
-) -> list[Choice]:
+def _node_front(node: int, scores: CellScores, space: Space) -> list[Choice]:
   """The front of a node: every set of its edges, every operation on each."""
 
   def edge_front(source: int) -> list[Choice]:
-    names = operations_of(kind, source)
     return _front(
-      Choice(
-        operation_cost(name, space.channels),
-        float(scores[node, source][names.index(name)]),
-        (place,),
-        ((source, name),),
-      )
-      for place, name in enumerate(_operations(kind, source))
+      Choice(operation_cost(name, space.channels), score, (place,), ((source, name),))
+      for place, (name, score) in enumerate(scores[node, source].items())
     )
 
   edges = {source: edge_front(source) for source in sources_of(node)}
@@ -194,11 +182,6 @@ def _node_front(
     together = functools.reduce(_join, (edges[source] for source in sources), start)
     choices += [choice._replace(kept=(choice.kept,)) for choice in together]
   return _front(choices)
-
-
-def _operations(kind: CellKind, source: int) -> list[str]:
-  """What a derived network may have on an edge."""
-  return [name for name in operations_of(kind, source) if name != 'none']
 
 
 def _paths(gates: Mapping[GridCell, np.ndarray], depth: int) -> dict[tuple[int, int], Choice]:

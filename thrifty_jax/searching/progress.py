@@ -1,13 +1,13 @@
-"""Where searches stand, for the loop and for the checkpoints that it goes on from."""
+"""Where a search stands, for the loop and for the checkpoints that it goes on from."""
 
 import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from ml_collections import ConfigDict
 
-from thrifty_jax.networks.grid import Architecture
+from thrifty_jax.networks.architecture import Architecture
 from thrifty_jax.searching.bilevel import SearchState
 from thrifty_jax.training.autosave import planned_epochs
 from thrifty_jax.training.train_data import Figures
@@ -15,51 +15,43 @@ from thrifty_jax.training.train_data import Figures
 
 @dataclasses.dataclass
 class Progress:
-  """Where the searches stand: all that another process needs to go on with the same bits.
-
-  What is of each search has a leading axis where there are several, see seeds.py.
+  """Where a search stands: all that another process needs to go on with the same bits.
 
   Attributes:
-    state: After the last step.
-    derived_from: The architecture at the end of the last epoch: the next genotype is compared with
-      the one of these variables.
-    seeds: Of the searches.
-    patience: Epochs with the same genotype after which a search is finished; 0 is never.
+    state: State after the last step.
+    derived_from: Architecture at the end of the last epoch: the next genotype is compared with the
+      one of these variables.
     epoch: Epochs that are done.
-    unchanged: Epochs since the genotype changed, int [] or [S].
+    unchanged: Epochs since the genotype changed.
     for_weights, for_architecture: Figures of the present epoch.
-    began: When it began, by time.monotonic; earlier by what it took before it was stopped.
+    began: Time when it began, by time.monotonic; earlier by what it took before it was stopped.
     planned: Epochs it was to take, from call to call: more of them stretch the schedules.
   """
 
   state: SearchState
   derived_from: Architecture
-  seeds: tuple[int, ...] = (0,)
-  patience: int = 0
   epoch: int = 0
-  unchanged: np.ndarray = dataclasses.field(init=False)
-  for_weights: Figures = dataclasses.field(init=False)
-  for_architecture: Figures = dataclasses.field(init=False)
+  unchanged: int = 0
+  for_weights: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
+  for_architecture: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
   began: float = dataclasses.field(default_factory=time.monotonic)
   planned: tuple[int, ...] = ()
 
-  def __post_init__(self) -> None:
-    self.unchanged = np.zeros(np.shape(self.state.step), int)
-    self.for_weights, self.for_architecture = self._figures(), self._figures()
-
-  def _figures(self, notes: Mapping[str, Any] | None = None) -> Figures:
-    several = self.seeds if len(self.seeds) > 1 else ()
-    return Figures('search', self.epoch, notes, seeds=several)
-
   @property
   def step(self) -> int:
-    """Steps that are done, of a search that is not finished."""
-    return int(np.asarray(self.state.step).max())
+    """Steps that are done."""
+    return int(self.state.step)
 
-  @property
-  def going(self) -> np.ndarray:
-    """Whether a search goes on for as many epochs as there are, bool [] or [S]."""
-    return np.asarray((self.patience == 0) | (self.unchanged < self.patience))
+  def is_finished(self, settings: ConfigDict) -> bool:
+    """Whether all epochs are done, or the genotype has rested for as long as patience says."""
+    return self.epoch >= settings.epochs or 0 < settings.patience <= self.unchanged
+
+  def shown(self) -> dict[str, str]:
+    """What the bar shows of the present epoch, from the first step of both halves on."""
+    if not self.for_architecture.steps:
+      return {}
+    loss, dsc = self.for_weights.mean('weight_loss'), self.for_architecture.dsc()
+    return {'loss': f'{loss:.3f}', 'dsc': f'{dsc:.3f}'}
 
   def arrays(self) -> dict[str, Any]:
     """The part that is arrays, a pytree."""
@@ -69,7 +61,7 @@ class Progress:
     """Arrays and notes for a checkpoint."""
     return self.arrays(), {
       'epoch': self.epoch,
-      'unchanged': self.unchanged.tolist(),
+      'unchanged': self.unchanged,
       'for_weights': self.for_weights.notes(),
       'for_architecture': self.for_architecture.notes(),
       'seconds': time.monotonic() - self.began,
@@ -79,14 +71,15 @@ class Progress:
   def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
     """Goes on from a checkpoint."""
     self.state, self.derived_from = SearchState(**arrays['state']), arrays['derived_from']
-    self.epoch, self.unchanged = notes['epoch'], np.asarray(notes['unchanged'])
-    self.for_weights = self._figures(notes['for_weights'])
-    self.for_architecture = self._figures(notes['for_architecture'])
+    self.epoch, self.unchanged = notes['epoch'], notes['unchanged']
+    self.for_weights = Figures('search', self.epoch, notes['for_weights'])
+    self.for_architecture = Figures('search', self.epoch, notes['for_architecture'])
     self.began = time.monotonic() - notes['seconds']
     self.planned = planned_epochs(notes['planned'], self.planned[-1])
 
   def end_epoch(self) -> None:
     """Counts the epoch and clears its figures."""
     self.epoch += 1
-    self.for_weights, self.for_architecture = self._figures(), self._figures()
+    self.for_weights = Figures('search', self.epoch)
+    self.for_architecture = Figures('search', self.epoch)
     self.began = time.monotonic()

@@ -1,5 +1,6 @@
-"""What the variables of a search stand for, and what a finished one leaves behind."""
+"""What the variables of a search stand for: told of each epoch, and left behind at the end."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +10,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook
-from thrifty_jax.networks import genotype, parameters
+from thrifty_jax.networks import build, genotype, parameters
+from thrifty_jax.networks.architecture import Architecture, ArchitectureWeights
 from thrifty_jax.networks.genotype import Genotype
-from thrifty_jax.networks.grid import Architecture, architecture_weights
+from thrifty_jax.networks.grid import architecture_weights
+from thrifty_jax.networks.space import space_of
 from thrifty_jax.searching import budget
+from thrifty_jax.searching.bilevel import SearchState
+from thrifty_jax.searching.progress import Progress
+from thrifty_jax.searching.steps import Halves
+from thrifty_jax.training import hosts
 
 TABLE = 'seeds.json'  # in the folder of the stage, where there were several searches
 
@@ -21,11 +28,13 @@ class Searched(NamedTuple):
   """The result of one search.
 
   Attributes:
-    seed: Of the search.
-    folder: With its genotype.json and metrics.jsonl.
+    seed: Seed of the search.
+    folder: Folder with its genotype.json and metrics.jsonl.
     genotype: What was found.
-    parameters: Of its network.
-    epochs: That it took.
+    parameters: Parameters of the network.
+    epochs: Epochs that it took.
+    architecture_dsc: DSC of the supernet on the architecture half in the last epoch, in [0, 1].
+    seconds: Time that the epochs took.
   """
 
   seed: int
@@ -33,21 +42,69 @@ class Searched(NamedTuple):
   genotype: Genotype
   parameters: int
   epochs: int
+  architecture_dsc: float
+  seconds: float
+
+
+def describe(config: ConfigDict, halves: Halves, state: SearchState) -> None:
+  """Prints what is searched, and on whom, before the first step."""
+  if config.search.seeds > 1:
+    last = config.seed + config.search.seeds - 1
+    text = f'{halves.epochs[0].seed} of {config.seed} to {last}, searched one after the other'
+    logbook.say('seed', text)
+  count = build.count(state.params)
+  logbook.say('supernet', f'{count:,} weights, {config.search.channels} channels')
+  weights, architecture = halves.patients
+  logbook.say(
+    'halves',
+    f'{len(weights)} patients for the weights, {len(architecture)} for the architecture; '
+    f'{halves.steps} steps an epoch',
+  )
+  expected = size(state.architecture, config)['expected_parameters']
+  limit = config.search.max_parameters
+  text = f'{expected:,} parameters on average at the start'
+  logbook.say('derived', text + (f'; the limit is {limit:,}' if limit else ''))
+
+
+def end_epoch(
+  config: ConfigDict, progress: Progress, log: logbook.Logbook, *, warm_up: bool
+) -> None:
+  """Writes the figures of the epoch, and counts it."""
+  for_weights, for_architecture = progress.for_weights, progress.for_architecture
+  for_weights.flush()
+  for_architecture.flush()
+  architecture = progress.state.architecture
+  same = derive(architecture, config) == derive(progress.derived_from, config)
+  progress.unchanged = progress.unchanged + 1 if same and not warm_up else 0
+  progress.derived_from = architecture
+  log.append(
+    {
+      'epoch': progress.epoch + 1,
+      'step': progress.step,
+      'weight_loss': for_weights.mean('weight_loss'),
+      'weight_gradient': for_weights.mean('weight_gradient'),
+      'architecture_loss': None if warm_up else for_architecture.mean('architecture_loss'),
+      'architecture_dsc': for_architecture.dsc(),
+      'unchanged_epochs': progress.unchanged,
+      'seconds': time.monotonic() - progress.began,
+      **size(architecture, config),
+      **weights_as_lists(architecture, config),
+    }
+  )
+  progress.end_epoch()
 
 
 def derive(architecture: Architecture, config: ConfigDict) -> Genotype:
   """The genotype that the architecture variables stand for now."""
-  weights, space = _weights(architecture, config), parameters.space_of(config)
+  weights, space = _weights(architecture, config), space_of(config)
   if limit := config.search.max_parameters:
     return budget.derive(weights, space, limit=limit)
-  return genotype.derive(
-    weights, nodes=space.nodes, edges_per_node=space.edges_per_node, depth=space.depth
-  )
+  return genotype.derive(weights, space)
 
 
 def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
   """The expected parameters, whole, and the penalty where there is a limit."""
-  expected = parameters.expected(architecture, parameters.space_of(config))
+  expected = parameters.expected(architecture, space_of(config))
   added = budget.penalty_of(config)
   found: dict[str, Any] = {'expected_parameters': round(float(expected))}
   return found if added is None else {**found, 'penalty': float(added(architecture))}
@@ -55,50 +112,50 @@ def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
 
 def weights_as_lists(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
   """down_alphas [E][N], down_betas [E], as much for up, path_gates [G][2], for metrics.jsonl."""
+  weights = _weights(architecture, config)
+  found = {'down_alphas': weights.down.alphas, 'down_betas': weights.down.betas}
+  if weights.gates is not None:
+    found['path_gates'] = weights.gates
+  found |= {'up_alphas': weights.up.alphas, 'up_betas': weights.up.betas}
   return {
-    f'{kind}_{name}': [np.asarray(value).round(6).tolist() for value in values]
-    for kind, part in _weights(architecture, config).items()
-    for name, values in part.items()
+    name: [np.asarray(value).round(6).tolist() for value in values]
+    for name, values in found.items()
   }
 
 
 def save(
-  folder: Path,
-  architecture: Architecture,
-  config: ConfigDict,
-  *,
-  seed: int,
-  epochs: int,
-  planned: Sequence[int],
+  folder: Path, progress: Progress, config: ConfigDict, *, seed: int, seconds: float
 ) -> Searched:
   """Writes <folder>/genotype.json, with scores and where it came from.
 
   Args:
-    folder: Of the search, with its metrics.jsonl.
-    architecture: Its variables after the last step.
-    config: Of the run.
-    seed: Of the search.
-    epochs: That are done.
-    planned: Epochs it was to take, from call to call.
+    folder: Folder of the search, with its metrics.jsonl.
+    progress: Where it stands at its end.
+    config: Settings of the run.
+    seed: Seed of the search.
+    seconds: Time that its epochs took.
   """
+  architecture = progress.state.architecture
   found = derive(architecture, config)
-  count = parameters.count(found, parameters.space_of(config))
+  count = parameters.count(found, space_of(config))
   provenance = {
     'data': config.data.name,
     'seed': seed,
     'fold': config.data.fold,
-    'epochs': epochs,
-    'planned_epochs': list(planned),
+    'epochs': progress.epoch,
+    'planned_epochs': list(progress.planned),
     'depth': config.model.depth,
     'parameters': count,  # of the network at this width
     'channels': config.model.channels,
     'search': config.search.to_dict(),
   }
-  scores = genotype.all_scores(
-    _weights(architecture, config), nodes=config.model.nodes, depth=config.model.depth
-  )
+  scores = genotype.compute_scores(_weights(architecture, config), space_of(config))
   genotype.save(folder / 'genotype.json', found, scores=scores, provenance=provenance)
-  return Searched(seed, folder, found, count, epochs)
+  # Of several processes the first alone has the lines of an earlier call.
+  dsc = hosts.share_first(
+    logbook.Logbook(folder).entries()[-1]['architecture_dsc'] if hosts.is_first() else None
+  )
+  return Searched(seed, folder, found, count, progress.epoch, dsc, seconds)
 
 
 def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
@@ -107,24 +164,19 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
   That is the supernet's DSC of the last epoch, under augmentation. Of equal ones the first wins.
 
   Args:
-    folder: Of the stage, which gets the genotype.json and metrics.jsonl of the best one, and
+    folder: Folder of the stage, which gets the genotype.json and metrics.jsonl of the best one, and
       seeds.json, which tells what each came to.
     searches: One or several; one alone has left its files in the folder already.
   """
-  best = searches[0]
+  best = max(searches, key=lambda one: one.architecture_dsc)
   if len(searches) > 1:
-    scores = [_last_dsc(one) for one in searches]
-    best = searches[int(np.argmax(scores))]
-    table = [
-      {
-        'seed': one.seed,
-        'architecture_dsc': dsc,
-        'parameters': one.parameters,
-        'epochs': one.epochs,
-      }
-      for one, dsc in zip(searches, scores, strict=True)
-    ]
-    _say(table, best)
+    names = ('seed', 'architecture_dsc', 'parameters', 'epochs')
+    table = [{name: getattr(one, name) for name in names} for one in searches]
+    logbook.say('seed', 'DSC on the architecture half   parameters   epochs')
+    for one in searches:
+      picked = '   picked' if one is best else ''
+      figures = f'{one.architecture_dsc:>28.4f}   {one.parameters:>10,}   {one.epochs:>6}{picked}'
+      logbook.say(str(one.seed), figures)
     files.write_json(folder / TABLE, {'picked': best.seed, 'searches': table})
     for name in ('metrics.jsonl', 'genotype.json'):  # the latter says that the stage is done
       files.write_bytes(folder / name, (best.folder / name).read_bytes())
@@ -132,19 +184,6 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
   return best
 
 
-def _last_dsc(one: Searched) -> float:
-  """On the architecture half, in [0, 1]."""
-  return logbook.Logbook(one.folder).entries()[-1]['architecture_dsc']
-
-
-def _say(table: Sequence[dict[str, Any]], best: Searched) -> None:
-  logbook.say('seed', 'DSC on the architecture half   parameters   epochs')
-  for row in table:
-    dsc, count, epochs = (row[name] for name in ('architecture_dsc', 'parameters', 'epochs'))
-    picked = '   picked' if row['seed'] == best.seed else ''
-    logbook.say(str(row['seed']), f'{dsc:>28.4f}   {count:>10,}   {epochs:>6}{picked}')
-
-
-def _weights(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
+def _weights(architecture: Architecture, config: ConfigDict) -> ArchitectureWeights:
   """Softmax weights as numpy arrays."""
   return jax.device_get(architecture_weights(architecture, nodes=config.model.nodes))

@@ -7,13 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import numpy as np
-
 from thrifty_jax import logbook, stopping
 from thrifty_jax.data import mesh
 from thrifty_jax.logbook import Logbook
-from thrifty_jax.running import hosts
-from thrifty_jax.training import packing
+from thrifty_jax.training import hosts
 from thrifty_jax.training.checkpoint import Checkpoints
 
 # Ends of epochs are saved too, but not every few seconds.
@@ -80,24 +77,22 @@ class Autosave:
 
   def resume(self, progress: Progress, *logs: Logbook) -> None:
     """Goes on from the newest whole state, if there is one; lines written after it are dropped."""
-    if hosts.of_first(self._number):
+    if hosts.share_first(self._number):
       progress.take_up(*self._restored(progress.arrays()))
-      step = int(np.asarray(progress.state.step).max())  # of several searches the one that is ahead
+      step = int(progress.state.step)
       logbook.say('resumed', f'after step {step}, in epoch {progress.epoch + 1}')
     for log in logs:
       log.truncate(progress.epoch)
 
   def _restored(self, like: Any) -> tuple[Any, dict[str, Any]]:
     """Arrays, placed like those of now, and notes."""
-    old = mesh.on_host(like)
-    arrays, notes = packing.all_unpacked(old), {}
+    arrays, notes = mesh.on_host(like), {}
     if self._checkpoints:
       arrays, notes = self._checkpoints.restore(arrays)
       self._number = self._checkpoints.latest() or 0
     # The notes first: they tell the others in time if nothing can be restored.
-    notes = hosts.of_first(notes)
-    arrays = packing.packed_like(hosts.arrays_of_first(arrays), old)
-    return mesh.placed_like(arrays, like), notes
+    notes = hosts.share_first(notes)
+    return mesh.placed_like(hosts.share_first_arrays(arrays), like), notes
 
   def __enter__(self) -> Self:
     self._saved = time.monotonic()
@@ -156,8 +151,7 @@ class Autosave:
     arrays, notes = keep()
     self._number += 1
     if self._checkpoints:
-      arrays = packing.all_unpacked(mesh.on_host(arrays))
-      self._checkpoints.save(self._number, arrays, notes)
+      self._checkpoints.save(self._number, mesh.on_host(arrays), notes)
     self._saved = time.monotonic()
 
   def _farewell(self) -> str:

@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from thrifty_jax import files, logbook, stages
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.networks import baselines, build, genotype, parameters
+from thrifty_jax.networks.space import space_of
 from thrifty_jax.scores import evaluate, standings, tables
-from thrifty_jax.training import retrain
+from thrifty_jax.training import genotypes, retrain
 
 MATCHED = 0  # a width: the largest with no more parameters than the searched network
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -148,23 +149,15 @@ def matched_genotype(
     Of many draws, uniform over edges and operations, the nearest in parameters.
   """
   generator = np.random.default_rng((config.seed, number))
-  space = parameters.space_of(config)
+  space = space_of(config)._replace(nodes=len(like.down))
   target = parameters.count(like, space)
-  drawn = [
-    genotype.draw(
-      generator,
-      nodes=len(like.down),
-      edges_per_node=config.model.edges_per_node,
-      skippable=genotype.skippable_cells(config.model.depth) if config.search.cell_path else (),
-    )
-    for _ in range(DRAWS)
-  ]
+  drawn = [genotype.draw(generator, space) for _ in range(DRAWS)]
   return min(drawn, key=lambda one: abs(parameters.count(one, space) - target))
 
 
 def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
   """Width of the largest U-Net with no more parameters than a genotype's network; 1 to WIDTH."""
-  space = parameters.space_of(config)
+  space = space_of(config)
 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)
@@ -220,8 +213,10 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
   if rival.kind == 'searched' and _is_trained(settings, workdir):
     return workdir
   stages.refuse_changes(settings, place, may_grow=False)  # all rivals by one schedule
-  stages.require(stages.RETRAIN, settings, place)
-  has_diverged = (place / DIVERGED).exists() and not stages.changes(stages.RETRAIN, settings, place)
+  genotypes.require_trainable(settings, place)
+  has_diverged = (place / DIVERGED).exists() and not stages.find_changes(
+    stages.RETRAIN, settings, place
+  )
   if not stages.RETRAIN.is_done(place) and not has_diverged:
     logbook.say('training', str(place))
     files.write_json(place / 'config.json', stages.as_json(settings))
@@ -237,7 +232,7 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
 
 def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
   """Whether the run itself has trained this network with these settings."""
-  if not stages.RETRAIN.is_done(workdir) or stages.changes(stages.RETRAIN, settings, workdir):
+  if not stages.RETRAIN.is_done(workdir) or stages.find_changes(stages.RETRAIN, settings, workdir):
     return False
   trained = genotype.load(workdir / 'retrain' / 'genotype.json')
   planned = files.read_json(workdir / 'retrain' / 'summary.json').get('planned_epochs')

@@ -12,10 +12,41 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from thrifty_jax.errors import NotFinite
 from thrifty_jax.networks.build import Params
 
 Path = tuple[str, ...]  # of a module or a parameter: ('stem', 'norm', 'scale')
 Network = Callable[..., jax.Array]  # (params, image, *inputs) -> logits, see build.apply
+
+
+def watch(
+  step: Callable[..., tuple[Any, Any]], source: Callable[..., str | None], *, stage: str
+) -> Callable[..., tuple[Any, Any]]:
+  """Makes a step wait for its own end, and stop the run where its figures are not finite.
+
+  Args:
+    step: (state, *batches) -> (state, metrics), which leaves the state it is given whole.
+    source: The same arguments -> what `first_source` finds.
+    stage: Name of the stage, for the error.
+
+  Returns:
+    The step, which raises NotFinite.
+  """
+
+  def watched(state: Any, *batches: Any) -> tuple[Any, Any]:
+    moved, metrics = step(state, *batches)
+    bad = [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
+    if bad:
+      number = int(state.step) + 1
+      found = source(state, *batches) or in_tree(moved._asdict(), 'after the step,')
+      raise NotFinite(
+        f'{stage}, step {number}: {bad[0]} is not finite, first of all '
+        f'{found or "none of the layers as far as can be told"}',
+        step=number,
+      )
+    return moved, metrics
+
+  return watched
 
 
 class _Found(Exception):

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.augment import augment
 from thrifty_jax.data.batching import Batch, Examples
 from thrifty_jax.errors import NotFinite
+from thrifty_jax.training import hosts
 
 _FAULT = 'not_finite.json'
 
@@ -73,47 +74,20 @@ class TrainData:
     """The data set as validation reads it, every few epochs: from memory, what fits."""
     return self.prepared.remembering(self.config.data.device_budget_bytes)
 
-  def batches(
-    self,
-    examples: Examples,
-    *,
-    batch_size: int,
-    epoch: int,
-    steps: int = 0,
-    first: int = 0,
-    searches: int = 1,
-  ) -> Any:
-    """The shuffled batches of an epoch, split over the devices; see data.batches."""
-    return batching.batches(
-      examples,
-      batch_size=batch_size,
-      seed=self.config.seed,
-      epoch=epoch,
-      statistics=self.statistics,
-      context=self.config.data.context,
-      steps=steps,
-      first=first,
-      prefetch=self.config.data.prefetch,
-      searches=searches,
-    )
+  def epochs(
+    self, patients: tuple[str, ...], *, batch_size: int, seed: int, steps: int = 0
+  ) -> 'Epochs':
+    """What a training with this seed does with these patients.
 
-  def slices_of(
-    self,
-    examples: Examples,
-    *,
-    batch_size: int,
-    epoch: int,
-    index: int,
-    steps: int = 0,
-    seed: int | None = None,
-  ) -> list[str]:
-    """The slices of a batch, by its index in the epoch: 'Case12 slice 4', counted from 0.
-
-    Those of the run's seed, or of another one.
+    Args:
+      patients: Names of the patients.
+      batch_size: Slices in a batch.
+      seed: Seed of the order and of the random numbers.
+      steps: Steps of an epoch; 0 is one pass over the slices.
     """
-    seed = self.config.seed if seed is None else seed
-    plan = batching.order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)
-    return [examples.name(int(example)) for example in plan[index]]
+    examples = self.examples(patients)
+    steps = steps or batching.steps_per_epoch(len(examples), batch_size)
+    return Epochs(self, examples, batch_size, seed, steps)
 
   def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
     """Shape and type of a batch of images, [B, S, S, C] float32."""
@@ -134,11 +108,6 @@ class TrainData:
     values = np.concatenate([self.statistics['mean'], self.statistics['std']]).tolist()
     return f'{len(self.prepared.slices)} slices in {self.prepared.folder.name}, mean, std {values}'
 
-  def facts(self, seed: int, *, epoch_steps: int) -> Facts:
-    """What a step is told of a run with this seed, in numpy."""
-    rate = np.float32(self.config.retrain.learning_rate)
-    return Facts(seed_bits(seed), self.statistics, np.int32(epoch_steps), rate)
-
   def augment(
     self, key: jax.Array, batch: Batch, statistics: batching.Statistics | None = None
   ) -> Batch:
@@ -154,6 +123,78 @@ class TrainData:
       key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
     )
     return {'image': image.astype(precision), 'label': label}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Epochs:
+  """The slices of some patients, epoch after epoch, in an order that follows from the seed.
+
+  Attributes:
+    train_data: Slices of the run.
+    examples: Slices that are trained on.
+    batch_size: Slices in a batch.
+    seed: Seed of the order and of the random numbers.
+    steps: Steps of an epoch.
+  """
+
+  train_data: TrainData
+  examples: Examples
+  batch_size: int
+  seed: int
+  steps: int
+
+  @property
+  def facts(self) -> Facts:
+    """What a step is told of this training, in numpy."""
+    rate = np.float32(self.train_data.config.retrain.learning_rate)
+    statistics = self.train_data.statistics
+    return Facts(seed_bits(self.seed), statistics, np.int32(self.steps), rate)
+
+  def batches(self, epoch: int, *, first: int = 0) -> Any:
+    """The shuffled batches of an epoch from a step on, over the devices; see batching.batches."""
+    data = self.train_data.config.data
+    return batching.batches(
+      self.examples,
+      batch_size=self.batch_size,
+      seed=self.seed,
+      epoch=epoch,
+      statistics=self.train_data.statistics,
+      context=data.context,
+      steps=self.steps,
+      first=first,
+      prefetch=data.prefetch,
+    )
+
+  def slices_of(self, step: int) -> list[str]:
+    """The slices in the batch of a step, which is counted from 1: 'Case12 slice 4', from 0."""
+    epoch, index = divmod(step - 1, self.steps)
+    order = batching.order(
+      len(self.examples),
+      batch_size=self.batch_size,
+      seed=self.seed,
+      epoch=epoch,
+      steps=self.steps,
+    )
+    return [self.examples.name(int(example)) for example in order[index]]
+
+
+def open_stage(config: ConfigDict, stage: str, *, genotype_file: Path | None = None) -> TrainData:
+  """Opens the prepared slices for a stage that trains, in every process of the run.
+
+  Args:
+    config: Settings of the run.
+    stage: search or retrain.
+    genotype_file: Genotype of the network that is retrained.
+
+  Raises:
+    InputError: If they are not prepared, the patients are too few, the devices cannot share a batch
+      evenly, or the processes have other slices.
+  """
+  meshes.require_even(config, stage)
+  hosts.call(stage, config, genotype_file=genotype_file)
+  train_data = open_train_data(config)
+  hosts.meet(train_data.in_words())
+  return train_data
 
 
 def open_train_data(config: ConfigDict) -> TrainData:
@@ -195,27 +236,18 @@ def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[N
 class Figures:
   """Sums of an epoch's metrics, read from the device a step late so that it never waits.
 
-  A number that is not finite stops the run. Metrics of several searches have a leading axis [S], as
-  then have the figures.
+  A value that is not finite stops the run.
   """
 
-  def __init__(
-    self,
-    stage: str,
-    epoch: int,
-    notes: Mapping[str, Any] | None = None,
-    *,
-    seeds: Sequence[int] = (),
-  ):
+  def __init__(self, stage: str, epoch: int, notes: Mapping[str, Any] | None = None):
     """Begins an epoch, or goes on with one.
 
     Args:
       stage: Name of the stage, for errors.
       epoch: Counted from 0.
       notes: Of an epoch that was stopped.
-      seeds: Of the searches, where there are several.
     """
-    self.stage, self.epoch, self.seeds = stage, epoch, tuple(seeds)
+    self.stage, self.epoch = stage, epoch
     notes = notes or {'steps': 0, 'sums': {}}
     self.steps: int = notes['steps']
     self.sums = {name: np.asarray(value, np.float64) for name, value in notes['sums'].items()}
@@ -243,7 +275,7 @@ class Figures:
     self._pending = None
     for name, value in jax.device_get(metrics).items():
       if not np.all(np.isfinite(value)):
-        place = f'{self.stage}, epoch {self.epoch + 1}, step {step}{self._whose(value)}'
+        place = f'{self.stage}, epoch {self.epoch + 1}, step {step}'
         raise NotFinite(
           f'{place}: {name} is not finite; lower its '
           f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept, from '
@@ -253,12 +285,6 @@ class Figures:
       # In double precision: float32 counts pixels to 16,777,216.
       self.sums[name] = self.sums.get(name, 0) + np.asarray(value, np.float64)
     self.steps += 1
-
-  def _whose(self, value: np.ndarray) -> str:
-    """Of which search the first number is that is not finite; '' where there is one alone."""
-    if not self.seeds:
-      return ''
-    return f', seed {self.seeds[np.argwhere(~np.isfinite(value))[0][0]]}'
 
   def mean(self, name: str) -> Any:
     """Mean of a metric over the steps so far."""

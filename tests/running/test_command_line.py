@@ -1,0 +1,57 @@
+"""The reader of options that all commands share."""
+
+import pytest
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line
+from thrifty_jax.running.command_line import Number
+
+USAGE = """\
+usage: python -m tool --scan=FILE [options]
+
+  --scan=FILE[,FILE]   what it reads
+      lines further in, as --this=ONE, are explanations
+  --format=FORMAT      a choice
+  --slices=NUMBER      a number
+  --flips              a switch
+"""
+
+
+def read(*argv: str):
+  return command_line.read(
+    argv,
+    USAGE,
+    required={'scan': 'scan.nii.gz'},
+    choices={'format': ('nifti', 'nrrd')},
+    slices=Number(int, 8, least=1, most=16),
+  )
+
+
+def test_the_options_are_those_that_the_help_lists():
+  values = read('--scan=a.nii', '--flips', '--slices=3')
+  assert (values.scan, values.format, values.slices, values.flips) == ('a.nii', 'nifti', 3, True)
+  values = read('--scan', 'b.nii', '--format=nrrd', '--noflips')
+  assert (values.scan, values.format, values.slices, values.flips) == ('b.nii', 'nrrd', 8, False)
+
+
+@pytest.mark.parametrize(
+  ('argv', 'message'),
+  [
+    ([], '--scan is missing, for example --scan=scan.nii.gz; --help says more'),
+    (['--scan='], '--scan is missing'),
+    (['--scan=a', '--this=1'], "Unknown command line flag 'this'"),
+    (['--scan=a', '--format=jpeg'], '--format=jpeg'),
+    (['--scan=a', '--slices=17'], '--slices=17'),
+    (['--scan=a', '--slices=few'], '--slices=few'),
+    (['--scan=a', 'b'], "unexpected argument 'b': every option is written --name=value"),
+  ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(argv, message):
+  with pytest.raises(InputError, match=message) as refused:
+    read(*argv)
+  assert '\n' not in str(refused.value)
+
+
+def test_help_is_printed_whatever_else_is_asked(capsys):
+  assert command_line.start(['--help', '--scan'], USAGE, run=lambda arguments: 1) == 0
+  assert capsys.readouterr().out == USAGE

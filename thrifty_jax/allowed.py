@@ -1,0 +1,75 @@
+"""What a value may be: a test, and the words for it in errors and on the page of settings."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Allowed(NamedTuple):
+  """The values that a setting may have.
+
+  Attributes:
+    expected: Words for them, as they stand after `expected` in an error.
+    holds: Test of a value; one of another type or length may raise TypeError.
+  """
+
+  expected: str
+  holds: Callable[[Any], bool]
+
+
+def one_of(*choices: str) -> Allowed:
+  """One of some names."""
+  return Allowed(' or '.join(choices), lambda value: value in choices)
+
+
+def at_least(least: float) -> Allowed:
+  """A number from one on."""
+  return Allowed(f'{least} or more', lambda value: value >= least)
+
+
+def within(low: float, high: float) -> Allowed:
+  """A number between two, both included."""
+  return Allowed(f'from {low} to {high}', lambda value: low <= value <= high)
+
+
+def numbers(expected: str, holds: Callable[..., bool]) -> Allowed:
+  """A tuple of numbers; each is an argument of the test, which so says how many there are."""
+  return Allowed(expected, lambda value: all(map(_is_number, value)) and holds(*value))
+
+
+def names(expected: str, *, least: int = 0, known: tuple[str, ...] = ()) -> Allowed:
+  """A tuple of different texts, `least` of them or more; only known ones, if any are given."""
+
+  def holds(value: tuple[Any, ...]) -> bool:
+    texts = all(isinstance(name, str) and name for name in value)
+    return texts and len({*value}) == len(value) >= least and (not known or {*value} <= {*known})
+
+  return Allowed(expected, holds)
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_address(value: str) -> bool:
+  host, _, port = value.rpartition(':')
+  return not value or (bool(host) and port.isdigit() and 0 < int(port) < 1 << 16)
+
+
+def _are_rates(*rates: float) -> bool:
+  return 0 < len({*rates}) == len(rates) and min(rates) > 0
+
+
+TEXT = Allowed('a text', lambda value: isinstance(value, str))
+SWITCH = Allowed('True or False', lambda value: isinstance(value, bool))
+COUNT = Allowed('a whole number from 1', lambda value: value >= 1)
+FROM_0 = at_least(0)
+ABOVE_0 = Allowed('above 0', lambda value: value > 0)
+BELOW_1 = Allowed('from 0 to below 1', lambda value: 0 <= value < 1)
+SHARE = within(0, 1)
+FACTORS = numbers('two factors above 0, the smaller first', lambda a, b: 0 < a <= b)
+TWO_BELOW_1 = numbers('two from 0 to below 1', lambda a, b: 0 <= a < 1 and 0 <= b < 1)
+RISING = numbers('two numbers, the first below the second', lambda a, b: a < b)
+PERCENTILES = numbers('two rising ones within 0 and 100', lambda a, b: 0 <= a < b <= 100)
+RATES = numbers('different ones above 0', _are_rates)
+PATIENTS = names("different names, as in ('a', 'b')")
+ADDRESS = Allowed("HOST:PORT of process 0, or ''", _is_address)

@@ -1,0 +1,315 @@
+"""The search space in plain Python: the candidate operations as one table, the rules of the cells.
+
+An operation is a row of OPERATIONS. Its form says what computes it: `ops` has a module for each
+form and `onnx_network` a function. Nothing here needs JAX.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+from ml_collections import ConfigDict
+
+from thrifty_jax.errors import InputError
+
+Resample = Literal['down', 'up', 'normal']  # what becomes of the sides: halved, doubled, kept
+CellKind = Literal['down', 'up']
+CELL_KINDS: tuple[CellKind, ...] = ('down', 'up')
+GridCell = tuple[int, int]  # (k, j): X[k, j], see `connect`
+T = TypeVar('T')
+
+
+class Colour(NamedTuple):
+  """A colour of pictures, which operations of one sort have in common.
+
+  Attributes:
+    name: Name of the CSS variable, --op-<name>.
+    light: Colour on a light ground, '#rrggbb'.
+    dark: Colour on a dark ground.
+  """
+
+  name: str
+  light: str
+  dark: str
+
+
+CONV = Colour('conv', '#3f7fbf', '#62a5e6')
+DIL_CONV = Colour('dil-conv', '#2f9a80', '#4cc2a4')
+SEP_CONV = Colour('sep-conv', '#cf7d2c', '#eb9d4d')
+SE_CONV = Colour('se-conv', '#9566bd', '#b98ae0')
+AVG_POOL = Colour('avg-pool', '#7d8a35', '#a9b85c')
+MAX_POOL = Colour('max-pool', '#b0577a', '#d97a9e')
+IDENTITY = Colour('identity', '#7d8a35', '#a9b85c')
+NONE = Colour('none', '#888888', '#9a9a9a')
+SE = Colour('se', '#c25450', '#e67a76')
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+  """A candidate operation: a row of the table.
+
+  Attributes:
+    name: Name in genotypes, settings and pictures.
+    resample: List that the operation is in, by what becomes of the sides.
+    form: Name of what computes it: zeros, identity, avg_pool, max_pool, gate, convolution (3x3).
+    colour: Colour in pictures.
+    dilation: Distance of a convolution's taps, in pixels; odd where the sides are doubled, as with
+      stride 2 an even one leaves holes.
+    separable: Whether the convolution is a depthwise one, then 1x1, with no norm between.
+    gated: Whether squeeze and excitation comes before the convolution.
+  """
+
+  name: str
+  resample: Resample
+  form: str
+  colour: Colour
+  dilation: int = 1
+  separable: bool = False
+  gated: bool = False
+
+  def __post_init__(self) -> None:
+    if self.dilation > 1 and self.separable:
+      raise ValueError(f'operation {self.name!r}: a separable convolution has dilation 1')
+    if self.dilation % 2 == 0 and self.resample == 'up':
+      raise ValueError(f'operation {self.name!r}: dilation {self.dilation} going up; expected odd')
+
+  @property
+  def parameterless(self) -> bool:
+    """Whether there is nothing to learn in it."""
+    return self.form in ('zeros', 'identity', 'avg_pool', 'max_pool')
+
+
+# The order is that in genotypes and breaks ties: new rows come last in their list. A new form needs
+# a module in ops.FORMS and a function in onnx_network._operation besides.
+OPERATIONS: tuple[Operation, ...] = (
+  Operation('down_avg_pool', 'down', 'avg_pool', AVG_POOL),
+  Operation('down_max_pool', 'down', 'max_pool', MAX_POOL),
+  Operation('down_conv_3x3', 'down', 'convolution', CONV),
+  Operation('down_dil_conv_3x3', 'down', 'convolution', DIL_CONV, dilation=2),
+  Operation('down_sep_conv_3x3', 'down', 'convolution', SEP_CONV, separable=True),
+  Operation('down_se_conv_3x3', 'down', 'convolution', SE_CONV, gated=True),
+  Operation('up_conv_3x3', 'up', 'convolution', CONV),
+  Operation('up_dil_conv_3x3', 'up', 'convolution', DIL_CONV, dilation=3),
+  Operation('up_sep_conv_3x3', 'up', 'convolution', SEP_CONV, separable=True),
+  Operation('up_se_conv_3x3', 'up', 'convolution', SE_CONV, gated=True),
+  Operation('identity', 'normal', 'identity', IDENTITY),
+  Operation('none', 'normal', 'zeros', NONE),
+  Operation('se', 'normal', 'gate', SE),
+  Operation('conv_3x3', 'normal', 'convolution', CONV),
+  Operation('dil_conv_3x3', 'normal', 'convolution', DIL_CONV, dilation=2),
+  Operation('sep_conv_3x3', 'normal', 'convolution', SEP_CONV, separable=True),
+)
+
+
+def operation(name: str) -> Operation:
+  """The row of an operation.
+
+  Raises:
+    ValueError: If there is none; the message names those that there are.
+  """
+  for row in OPERATIONS:
+    if row.name == name:
+      return row
+  names = ', '.join(row.name for row in OPERATIONS)
+  raise ValueError(f'there is no operation {name!r:.80}; expected one of {names}')
+
+
+def candidates(resample: Resample, chosen: Collection[str] = ()) -> tuple[str, ...]:
+  """Names of the operations of a list, in the order of the table.
+
+  Args:
+    resample: Name of the list.
+    chosen: Names of the operations that a search may use; () stands for all.
+
+  Raises:
+    ValueError: If a chosen one is not in the table.
+  """
+  rows = [operation(name) for name in chosen] or OPERATIONS
+  return tuple(row.name for row in OPERATIONS if row in rows and row.resample == resample)
+
+
+def derivable(resample: Resample, chosen: Collection[str] = ()) -> tuple[str, ...]:
+  """The candidates that a derived network may have: all but `none`."""
+  names = candidates(resample, chosen)
+  return tuple(name for name in names if operation(name).form != 'zeros')
+
+
+def require_choice(chosen: Sequence[str]) -> None:
+  """Refuses a choice of candidates that leaves an edge without any.
+
+  Args:
+    chosen: Value of config.search.operations; () stands for all.
+
+  Raises:
+    InputError: If a name is unknown or there twice, or a list has nothing left but `none`.
+  """
+  known = [row.name for row in OPERATIONS]
+  for name in chosen:
+    if name not in known:
+      raise InputError(
+        f'config.search.operations names {name!r:.40}, which is no operation; expected different '
+        f'ones of {", ".join(known)}, or () for all'
+      )
+    if chosen.count(name) > 1:
+      raise InputError(f'config.search.operations names {name!r} twice; expected it once')
+  edges = {'down': 'that halve the sides', 'up': 'that double them', 'normal': 'that keep them'}
+  for resample in ('down', 'up', 'normal'):
+    if not derivable(resample, chosen):
+      raise InputError(
+        f'config.search.operations leaves no operation for the edges {edges[resample]}; add one of '
+        f'{", ".join(derivable(resample))}'
+      )
+
+
+def sources_of(node: int) -> range:
+  """The states that node 0, 1, ... may read: in0, in1 and all nodes before it."""
+  return range(2 + node)
+
+
+def targets_of(source: int, *, nodes: int) -> range:
+  """The nodes that may read a state."""
+  return range(max(0, source - 1), nodes)
+
+
+def edges_of(nodes: int) -> list[tuple[int, int]]:
+  """The edges of a cell in the search, (node, source), in the order of their variables."""
+  return [(node, source) for node in range(nodes) for source in sources_of(node)]
+
+
+def edge_count(nodes: int) -> int:
+  """Number of edges of a cell in the search; also the index of the first edge into a node."""
+  return len(edges_of(nodes))
+
+
+def edge_name(node: int, source: int) -> str:
+  """Name of an edge's parameters, for instance node1_from_0."""
+  return f'node{node + 1}_from_{source}'
+
+
+def state_name(source: int) -> str:
+  """Name of a state: in0, in1, node1, node2, ..."""
+  return f'in{source}' if source < 2 else f'node{source - 1}'
+
+
+def resample_of(kind: CellKind, source: int) -> Resample:
+  """Which operations may stand on an edge out of a state.
+
+  A down cell halves both inputs; an up cell's in0 has the output's size already and in1 half of it.
+  """
+  if source >= 2 or (kind == 'up' and source == 0):
+    return 'normal'
+  return kind
+
+
+def down_cells(depth: int) -> list[GridCell]:
+  """The cells X[0, j] of a grid, from the larger to the smaller."""
+  return [(0, j) for j in range(1, depth)]
+
+
+def up_cells(depth: int) -> list[GridCell]:
+  """The cells X[k, j] of a grid, in the order in which they are computed, without the head."""
+  return [(k, j) for k in range(1, depth) for j in range(depth - k)]
+
+
+def cell_count(kind: CellKind, *, depth: int) -> int:
+  """Cells of a kind in a grid, the head among the up cells."""
+  return len(down_cells(depth)) if kind == 'down' else len(up_cells(depth)) + 1
+
+
+def cell_name(cell: GridCell) -> str:
+  """Name of a cell's parameters, for instance up_1_0."""
+  k, j = cell
+  return f'{"up" if k else "down"}_{k}_{j}'
+
+
+def skippable_cells(depth: int) -> tuple[GridCell, ...]:
+  """The up cells X[m, j] inside the grid, by level, then column; those on its edge always stay."""
+  return tuple((m, j) for m, j in up_cells(depth) if m + j < depth - 1)
+
+
+def connect(
+  cell: Callable[[GridCell, list[T], T], T],
+  *,
+  stem: T,
+  encoded: T,
+  depth: int,
+  skipped: Collection[GridCell] = (),
+) -> dict[GridCell, T]:
+  """Runs the cells of a grid, which is a triangle shaped as UNet++.
+
+  X[0, j] go down to 1 / 2^depth of the image; X[k, j] come up and read every X[m, j] to their left,
+  and X[k - 1, j + 1] from below. In the place of a skipped cell stands the one to its left.
+
+  Args:
+    cell: Function that runs a cell: its place, what it reads of its row (of a down cell one, the
+      output two rows above), and what it reads of the row below (above).
+    stem: Output of the stem, which stands for X[0, -1].
+    encoded: X[0, 0].
+    depth: L, levels below the full size.
+    skipped: Cells that are not built.
+
+  Returns:
+    Every X[k, j] as others read it, the stem included.
+  """
+  outputs = {(0, -1): stem, (0, 0): encoded}
+  for _, j in down_cells(depth):
+    outputs[0, j] = cell((0, j), [outputs[0, j - 2]], outputs[0, j - 1])
+  for k, j in up_cells(depth):
+    if (k, j) in skipped:
+      outputs[k, j] = outputs[k - 1, j]
+    else:
+      left = [outputs[m, j] for m in range(k) if (m, j) not in skipped]
+      outputs[k, j] = cell((k, j), left, outputs[k - 1, j + 1])
+  return outputs
+
+
+class Space(NamedTuple):
+  """The networks that a search may derive.
+
+  Attributes:
+    image_channels: Modalities times slices that the network sees.
+    classes: K, background included.
+    channels: Channels of every cell of the derived network.
+    depth: L, levels below the full size.
+    nodes: Nodes of a cell.
+    edges_per_node: Edges that a node keeps, if it has as many.
+    cell_path: Whether cells may be skipped.
+    operations: Names of the candidates; () stands for all.
+  """
+
+  image_channels: int
+  classes: int
+  channels: int
+  depth: int
+  nodes: int
+  edges_per_node: int
+  cell_path: bool = False
+  operations: tuple[str, ...] = ()
+
+  @property
+  def skippable(self) -> tuple[GridCell, ...]:
+    """The cells that may be skipped."""
+    return skippable_cells(self.depth) if self.cell_path else ()
+
+  def candidates(self, kind: CellKind, source: int) -> tuple[str, ...]:
+    """The candidates on an edge out of a state."""
+    return candidates(resample_of(kind, source), self.operations)
+
+  def derivable(self, kind: CellKind, source: int) -> tuple[str, ...]:
+    """Those of them that a derived network may have."""
+    return derivable(resample_of(kind, source), self.operations)
+
+
+def space_of(config: ConfigDict) -> Space:
+  """The space of a run; its channels are those of the network that is retrained."""
+  data, model = config.data, config.model
+  return Space(
+    image_channels=data.modalities * (2 * data.context + 1),
+    classes=len(data.classes),
+    channels=model.channels,
+    depth=model.depth,
+    nodes=model.nodes,
+    edges_per_node=model.edges_per_node,
+    cell_path=config.search.cell_path,
+    operations=tuple(config.search.operations),
+  )

@@ -1,0 +1,89 @@
+"""Several processes, one run: the first runs the command, the others train with it.
+
+The first process runs the command as if it were alone. Where it trains it calls the others, which
+do the same steps and write what a stage writes to a folder that nobody keeps. Between trainings
+they wait.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import device, files, jax_internals, logbook, stopping
+from thrifty_jax.data import mesh
+from thrifty_jax.errors import NotFinite
+from thrifty_jax.running import command_line
+from thrifty_jax.searching.search import search
+from thrifty_jax.settings import SETTINGS
+from thrifty_jax.training import hosts
+from thrifty_jax.training.retrain import retrain
+
+_TRAIN = {'search': search, 'retrain': retrain}
+
+
+def run(config: ConfigDict, lead: Callable[[], None]) -> int:
+  """Joins the other processes and runs the command with them.
+
+  Args:
+    config: Settings of the command, the same in every process but for `process_id`.
+    lead: What the first process does.
+
+  Returns:
+    The exit status, the same in every process if they end together.
+  """
+  mesh.start(config)
+
+  def work() -> int | None:
+    device.prepare(config)
+    return lead() if hosts.is_first() else _follow(config)
+
+  status = command_line.exit_status(work)  # JAX took SIGTERM for itself, here it is taken back
+  hosts.leave(status)
+  return status
+
+
+def _follow(config: ConfigDict) -> int:
+  """Trains with the first process whatever it trains, until it ends the run: its exit status."""
+  mine = jax_internals.process_index()
+  logbook.say(f'process {mine} trains with process 0, which speaks')
+  try:
+    with stopping.deferred():
+      while True:
+        told = hosts.share_first()
+        # What all meet together, a loss that is not finite or a signal, is the first one's to tell.
+        with contextlib.suppress(NotFinite, stopping.Stopped):
+          _train(config, **told)
+  except hosts.Ended as ended:
+    return ended.status
+  except BaseException as error:
+    hosts.announce_end(2, str(error) or type(error).__name__)
+    raise
+
+
+def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], genotype: str | None) -> None:
+  """Runs a training that the first process has called to."""
+  settings = _as_told(own, config)
+  with tempfile.TemporaryDirectory() as name, open(os.devnull, 'w') as nowhere:
+    folder = Path(name)
+    if genotype is not None:
+      files.write_text(folder / 'search' / 'genotype.json', genotype)
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+      _TRAIN[stage](settings, folder)
+
+
+def _as_told(own: ConfigDict, told: dict[str, Any]) -> ConfigDict:
+  """The config of the first process; its genotype file comes by itself."""
+  config = own.copy_and_resolve_references()
+  for name, value in configs.flatten(told).items():
+    if not SETTINGS[name].own:
+      group, _, field = name.rpartition('.')
+      section = config[group] if group else config
+      section[field] = tuple(value) if isinstance(value, list) else value
+  config.genotype = ''
+  return config

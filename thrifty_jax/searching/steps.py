@@ -1,0 +1,200 @@
+"""What a search steps with: two halves of the patients, the supernet, the compiled half steps."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+from ml_collections import ConfigDict
+
+from thrifty_jax.data import mesh, splits
+from thrifty_jax.data.batching import Batch
+from thrifty_jax.networks import build
+from thrifty_jax.networks.grid import Supernet
+from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.networks.model_spec import background
+from thrifty_jax.searching import bilevel, budget
+from thrifty_jax.searching.bilevel import Learners, Metrics, SearchState
+from thrifty_jax.training import compiling, memory, not_finite
+from thrifty_jax.training.compiling import Program
+from thrifty_jax.training.train_data import Epochs, Facts, TrainData
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Halves:
+  """The training patients, divided between the weights and the architecture.
+
+  Attributes:
+    patients: Names of those for the weights and of those for the architecture.
+    epochs: Slices of either, in as many steps an epoch: those of one pass for the weights.
+  """
+
+  patients: tuple[tuple[str, ...], tuple[str, ...]]
+  epochs: tuple[Epochs, Epochs]
+
+  @property
+  def train_data(self) -> TrainData:
+    """Slices of the run."""
+    return self.epochs[0].train_data
+
+  @property
+  def steps(self) -> int:
+    """Steps of an epoch."""
+    return self.epochs[0].steps
+
+  @property
+  def facts(self) -> Facts:
+    """What a step is told of this search, in numpy."""
+    return self.epochs[0].facts
+
+  def batches(self, epoch: int, *, first: int) -> Iterator[tuple[Batch, Batch]]:
+    """Pairs of a batch for the weights and one for the architecture, from the step `first` on."""
+    return zip(*(half.batches(epoch, first=first) for half in self.epochs), strict=True)
+
+  def with_seed(self, seed: int) -> 'Halves':
+    """The same slices, which lie on the devices once, in the order of another seed."""
+    for_weights, for_architecture = self.epochs
+    epochs = (
+      dataclasses.replace(for_weights, seed=seed),
+      dataclasses.replace(for_architecture, seed=seed),
+    )
+    return dataclasses.replace(self, epochs=epochs)
+
+  def slices_of(self, step: int) -> dict[str, list[str]]:
+    """Names of the slices in both batches of a step, which is counted from 1."""
+    names = 'weights', 'architecture'
+    return {name: half.slices_of(step) for name, half in zip(names, self.epochs, strict=True)}
+
+
+def divide(config: ConfigDict, train_data: TrainData, *, seed: int) -> Halves:
+  """Halves the training patients, alike for every seed, which decides the order of the slices."""
+  patients = splits.search_halves(train_data.patients['train'])
+  batch_size = config.search.batch_size
+  for_weights = train_data.epochs(patients[0], batch_size=batch_size, seed=seed)
+  for_architecture = train_data.epochs(
+    patients[1], batch_size=batch_size, seed=seed, steps=for_weights.steps
+  )
+  return Halves(patients, (for_weights, for_architecture))
+
+
+def make_learners(config: ConfigDict, facts: Facts) -> Learners:
+  """The supernet and both optimisers; what they need to know of the run may be traced."""
+  settings = config.search
+  steps = facts.epoch_steps * settings.epochs
+  second = settings.order == 'second'
+  net = Supernet(
+    classes=len(config.data.classes),
+    channels=settings.channels,
+    depth=config.model.depth,
+    nodes=config.model.nodes,
+    sample=settings.sample,
+    sampling=settings.sampling,
+    cell_path=settings.cell_path,
+    operations=settings.operations,
+    remat=settings.remat,
+  )
+  return Learners(
+    net,
+    background(facts.statistics, context=config.data.context),
+    bilevel.weight_optimizer(settings, steps=steps),
+    bilevel.architecture_optimizer(settings),
+    bilevel.weight_optimizer(settings, steps=steps, clipped=False) if second else None,
+  )
+
+
+def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
+  """The state before the first step, and what every step is told, on the devices."""
+  train_data = halves.train_data
+  learners = make_learners(config, halves.facts)
+  image = train_data.image_shape(config.search.batch_size)
+  keep = compiling.keeper(config, weights_of=str(learners.net), image=image.shape)
+  find_shapes = functools.partial(build.keep_shapes, keep)
+  seed = halves.epochs[0].seed
+  state = bilevel.init_state(learners, image, seed=seed, find_shapes=find_shapes)
+  return mesh.place((state, halves.facts), mesh.whole(train_data.mesh))
+
+
+def compile_steps(
+  config: ConfigDict, halves: Halves, state: SearchState, facts: Facts
+) -> list[Program]:
+  """The half steps as programs, of the weights and of the architecture; the first is begun.
+
+  One program serves every seed and fold: (state, facts, *batches) -> (state, metrics).
+
+  They are compiled one after the other. On a CPU the first alone is needed as yet, and the second
+  would take cores from it: it is begun after the first step. On a GPU two can hold up each other at
+  every kernel that XLA tries, 100 ms each time (github.com/openxla/xla/pull/41399): on an H200 the
+  first was not done after 7 minutes, where one after the other both took 2. A TPU tries none, so
+  there both are begun.
+
+  Args:
+    config: Settings of the run.
+    halves: What it trains on, which takes memory too.
+    state: State that it begins with.
+    facts: What it is told; nothing else of a run is in the programs.
+  """
+  train_data = halves.train_data
+
+  def half_step(
+    half: int, state: SearchState, facts: Facts, *batches: Batch
+  ) -> tuple[SearchState, Metrics]:
+    step = bilevel.make_half_steps(
+      make_learners(config, facts),
+      augment=functools.partial(train_data.augment, statistics=facts.statistics),
+      parts=config.search.microbatches,
+      random_sampling=config.search.sampling == 'random',
+      penalty=budget.penalty_of(config),
+    )[half]
+    return step(facts.seed, state, *batches)
+
+  batch = train_data.batch_shape(config.search.batch_size)
+  programs = []
+  for half in range(2):
+    check = functools.partial(
+      memory.require_fit,
+      config=config,
+      stage='search',
+      examples=[half.examples for half in halves.epochs],
+      quiet=half == 1,  # the bar is on the screen by then
+    )
+    program = Program(
+      mesh.replicated(functools.partial(half_step, half), train_data.mesh),
+      lambda half=half: (state, facts, *[batch] * (half + 1)),
+      place=compiling.place(config, half=half, image=batch['image'].shape),
+      lean=True,
+      check=check,
+    )
+    programs.append(program)
+    if half == 0 or jax.default_backend() == 'tpu':
+      program.begin()
+  return programs
+
+
+def find_source(
+  config: ConfigDict, halves: Halves, *, half: int
+) -> Callable[[SearchState, Facts, Batch], str | None]:
+  """The function that finds where a half step meets a non-finite value.
+
+  Args:
+    config: Settings of the run.
+    halves: What it trains on.
+    half: 0 is that of the weights, 1 that of the architecture.
+
+  Returns:
+    (state, facts, *batches) -> what `not_finite.first_source` finds.
+  """
+
+  def source(state: SearchState, facts: Facts, *batches: Batch) -> str | None:
+    augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
+    learners = make_learners(config, facts)
+    net = learners.net.copy(remat=False)  # layer by layer
+    return not_finite.first_source(
+      functools.partial(build.apply, net, background=learners.background),
+      state.params,
+      jax.jit(halves.train_data.augment)(augment_key, batches[-1]),
+      loss=segmentation_loss,
+      architecture=state.architecture,
+      key=sample_key if config.search.sampling == 'random' else None,
+    )
+
+  return source

@@ -1,0 +1,362 @@
+"""The table of settings: all that is said of a field of the config stands in its row.
+
+Defaults, checks, what a changed field undoes, what compiled programs are found by and what each
+process has for itself follow from it; rules between fields are in config.py. As a command it prints
+a page: `python -m thrifty_jax.settings > docs/settings.md`.
+"""
+
+import dataclasses
+from typing import Any
+
+from thrifty_jax.allowed import (
+  ABOVE_0,
+  ADDRESS,
+  BELOW_1,
+  COUNT,
+  FACTORS,
+  FROM_0,
+  PATIENTS,
+  PERCENTILES,
+  RATES,
+  RISING,
+  SHARE,
+  SWITCH,
+  TEXT,
+  TWO_BELOW_1,
+  Allowed,
+  at_least,
+  names,
+  numbers,
+  one_of,
+  within,
+)
+
+DEVICES = ('auto', 'cpu', 'gpu', 'tpu')
+MODELS = ('thrifty', 'unet', 'unet_plus_plus')
+# Of the comparison: the paper's models as they are, and with the norms that the cells have; U-Nets
+# so narrow that they have no more parameters than the searched network.
+BASELINES = (
+  'unet',
+  'unet_group',
+  'unet_plus_plus',
+  'unet_plus_plus_group',
+  'unet_matched',
+  'unet_matched_group',
+  'unet_plus_plus_deep',
+)
+DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # what data.download fetches
+SLICE_AXES = ('axial', 'coronal', 'sagittal')
+# Stages whose results depend on a setting.
+TRAINING = ('search', 'retrain')
+ALL = ('search', 'retrain', 'evaluate')
+OF_SECTION = ('those of its section',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A row of the table.
+
+  Attributes:
+    default: Value where neither a file in configs/ nor the command line sets another.
+    allowed: Values that it may have by itself.
+    about: Explanation for a person, with the unit.
+    stages: Stages whose results depend on it: once one is done, a change is refused.
+    untraced: Whether no compiled program depends on it: nothing computed reads it, or a step takes
+      it as an argument (train_data.Facts).
+    own: Whether each process of a run has its own.
+    may_grow: Whether a stage that is done goes on with a larger value.
+    open_value: Value that leaves it to the data; None where the data do not say.
+  """
+
+  default: Any
+  allowed: Allowed
+  about: str
+  stages: tuple[str, ...] = OF_SECTION
+  untraced: bool = False
+  own: bool = False
+  may_grow: bool = False
+  open_value: Any = None
+
+  def is_open(self, value: Any) -> bool:
+    """Whether the value leaves it to the data."""
+    return self.open_value is not None and value == self.open_value
+
+
+_RUN = {
+  'seed': Setting(0, FROM_0, 'Start of all random numbers.', ALL, untraced=True),
+  'device': Setting('auto', one_of(*DEVICES), 'Hardware; auto takes what is there.', own=True),
+  'devices': Setting(0, FROM_0, 'Devices that share a batch; 0 takes all.'),
+  # Weights, statistics of norms, losses, optimisers and all from validation on are float32.
+  'precision': Setting(
+    'auto',
+    one_of('auto', 'float32', 'bfloat16'),
+    'Type that networks are trained in; auto is bfloat16 on TPUs and on GPUs that have it.',
+    TRAINING,
+  ),
+  'deterministic': Setting(False, SWITCH, 'Gives the same bits each time on a GPU too; slower.'),
+  'compilation_cache': Setting(
+    'auto', TEXT, "Folder of programs; auto is in ~/.cache, '' is none.", untraced=True, own=True
+  ),
+  'save_seconds': Setting(60.0, FROM_0, 'Seconds between two checkpoints.', untraced=True),
+  'debug': Setting(False, SWITCH, 'Looks at every step and names the first NaN; slow.'),
+  'tensorboard': Setting(False, SWITCH, 'Writes figures for TensorBoard too.', untraced=True),
+  'genotype': Setting('', TEXT, "Genotype file that is retrained; '' is the searched one."),
+}
+# The devices of several processes train together, each process started by this command. Who they
+# are JAX asks of SLURM, Open MPI, Kubernetes or Cloud TPU, where the last three do not say it.
+_PROCESSES = {
+  'distributed': Setting(False, SWITCH, 'Trains with the devices of several processes.'),
+  'coordinator_address': Setting('', ADDRESS, 'Address of process 0; any free port.'),
+  'num_processes': Setting(0, FROM_0, 'Number of processes; 0 is found out.'),
+  'process_id': Setting(-1, at_least(-1), 'Number of this process; -1 is found out.', own=True),
+}
+_PLACES = {
+  'raw_dir': Setting(
+    '', TEXT, "Folder of the scans; '' is DATA_DIR/downloads/manual/NAME.", ALL, own=True
+  ),
+  'data_dir': Setting(
+    '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
+  ),
+  'download': Setting(False, SWITCH, f'Fetches missing scans of {", ".join(DOWNLOADS)}.'),
+  'workers': Setting(0, FROM_0, 'Processes that read scans; 0 is one a core, for large sets.'),
+}
+_SLICES = {
+  'name': Setting('', TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
+  'classes': Setting(
+    ('background', 'foreground'),
+    names("different names, the background and a class more, as in ('a', 'b')", least=2),
+    'Classes, in the order of their numbers in a mask.',
+    open_value=(),
+  ),
+  'modalities': Setting(1, COUNT, 'Channels of a scan.', open_value=0),
+  'context': Setting(0, FROM_0, 'Neighbouring slices on each side, given as further channels.'),
+  'slice_axis': Setting('axial', one_of(*SLICE_AXES), 'Plane of the slices.', open_value='auto'),
+  'image_size': Setting(256, COUNT, 'Pixels on each side of a slice.', open_value=0),
+  'max_image_size': Setting(256, COUNT, 'Largest image_size that the data may choose.', ()),
+  'intensity': Setting(
+    'percentiles',
+    one_of('percentiles', 'window'),
+    'Limits mapped to 0 and 1: percentiles of each scan, or a fixed window (CT).',
+    open_value='auto',
+  ),
+  'percentiles': Setting((0.5, 99.5), PERCENTILES, 'Percentiles of a scan that become 0 and 1.'),
+  'window': Setting(
+    (-150.0, 250.0), RISING, 'Intensities that become 0 and 1; of CT in HU.', open_value=()
+  ),
+  'clahe_clip_limit': Setting(0.0, SHARE, 'Clip limit of CLAHE, slice by slice; 0 is off.'),
+  'resize': Setting('linear', one_of('linear', 'nearest'), 'Interpolation of images.'),
+  'curvature_flow_iterations': Setting(
+    0, FROM_0, 'Steps of a smoothing of slices that keeps edges; 0 is off.'
+  ),
+  'curvature_flow_time_step': Setting(0.125, ABOVE_0, "Length of such a step, in ITK's seconds."),
+}
+# Who trains, validates and tests, and by what their intensities are normalised.
+_PATIENTS = {
+  'mean': Setting(
+    (),
+    numbers('numbers', lambda *means: True),
+    'Mean of each channel, of intensities in [0, 1]; () is that of the training patients.',
+  ),
+  'std': Setting(
+    (),
+    numbers('above 0', lambda *stds: min(stds, default=1) > 0),
+    'Standard deviation of each channel, likewise.',
+  ),
+  'folds': Setting(5, at_least(3), 'Parts of the patients: one tests, one validates.'),
+  'fold': Setting(0, FROM_0, 'Part that tests, from 0; the next one validates.'),
+  'validation_patients': Setting((), PATIENTS, 'Patients that validate; lists win over folds.'),
+  'test_patients': Setting((), PATIENTS, 'Patients that test.'),
+  'hold_out_test': Setting(True, SWITCH, 'Keeps test patients apart; pooled_2d can do without.'),
+}
+_MEMORY = {
+  'device_budget_bytes': Setting(
+    2 << 30, FROM_0, 'Bytes of a split kept on the device, and of validation in memory.'
+  ),
+  'prefetch': Setting(2, FROM_0, 'Batches read ahead of the device if a split does not fit.'),
+}
+_AUGMENT = {
+  'flip_left_right': Setting(False, SWITCH, 'Mirrors left and right; where anatomy allows.', ALL),
+  'flip_up_down': Setting(False, SWITCH, 'Mirrors up and down, likewise.', ALL),
+  'crop_area': Setting(
+    (1.0, 1.0),
+    numbers('two factors above 0 and at most 1, rising', lambda a, b: 0 < a <= b <= 1),
+    'Area of a crop that is enlarged to the slice, uniform; 1 is off.',
+  ),
+  'crop_aspect': Setting(
+    (1.0, 1.0),
+    numbers('a range with 1 in it: a crop must fit the slice', lambda a, b: 0 < a <= 1 <= b),
+    'Width of a crop over its height, log-uniform; with an area below 1.',
+  ),
+  'rotate_degrees': Setting(15.0, FROM_0, 'Largest angle to either side, uniform.'),
+  'scale': Setting((0.8, 1.3), FACTORS, 'Factor of sizes, log-uniform; above 1 enlarges.'),
+  'translate': Setting(
+    (0.1, 0.1),
+    TWO_BELOW_1,
+    'Largest shift across and down, either way, uniform, in sides of a slice.',
+  ),
+  'elastic_probability': Setting(0.5, SHARE, 'Share of slices that are deformed.'),
+  'elastic_alpha': Setting(
+    350.0, FROM_0, 'Factor of smoothed noise in +-1 that shifts pixels; 350 is about 3 of 256.'
+  ),
+  'elastic_sigma': Setting(20.0, ABOVE_0, 'Smoothing of that noise, in pixels of a slice of 256.'),
+  'gamma': Setting((0.7, 1.45), FACTORS, 'Exponent of intensities in [0, 1], log-uniform.'),
+  'gain': Setting(0.15, FROM_0, 'Largest change of contrast to either side, uniform.'),
+  'bias_field': Setting(
+    0.0, FROM_0, 'Log deviation of a gain that changes across a slice, as of MR coils.'
+  ),
+  'offset': Setting(0.15, FROM_0, 'Largest shift of intensities, in training deviations.'),
+  'noise': Setting(0.1, FROM_0, 'Largest deviation of added noise, in training deviations.'),
+}
+_MODEL = {
+  'name': Setting('thrifty', one_of(*MODELS), 'Network: the searched one, or a baseline.'),
+  # The search counts parameters at this width, see Stage.has_read.
+  'channels': Setting(32, COUNT, 'Channels of the searched network at full size.', TRAINING),
+  'depth': Setting(5, within(3, 6), 'Levels below the full size.', TRAINING),
+  'nodes': Setting(2, within(1, 4), 'Nodes of a cell.', TRAINING),
+  'edges_per_node': Setting(2, at_least(2), 'Edges that a node keeps, if it has them.', TRAINING),
+  'deep_supervision': Setting(False, SWITCH, 'Trains outputs of every level, not the last alone.'),
+  'width': Setting(32, COUNT, 'Channels of a baseline at full size, doubled at each level.'),
+  'norm': Setting('none', one_of('none', 'group'), "Norm of a baseline; none is the paper's."),
+}
+# Where numbers are rounded is all that microbatches and remat change: no stage depends on them.
+_SEARCH = {
+  'seeds': Setting(
+    1, COUNT, 'Searches, with seed, seed + 1, ...; the best one is kept.', untraced=True
+  ),
+  'epochs': Setting(50, COUNT, 'Epochs at most.', may_grow=True),
+  'warmup_epochs': Setting(15, FROM_0, 'Epochs at first that train weights only.'),
+  'patience': Setting(0, FROM_0, 'Epochs with one genotype after which it stops; 0 is never.'),
+  'batch_size': Setting(12, COUNT, 'Slices in a step.'),
+  'microbatches': Setting(1, COUNT, 'Equal parts of a batch, computed one by one.', ()),
+  'remat': Setting(False, SWITCH, 'Computes cells twice instead of keeping them; not on CPUs.', ()),
+  'channels': Setting(32, COUNT, 'Channels of the supernet; its network has model.channels.'),
+  'sample': Setting(4, COUNT, 'One in so many channels goes through the candidates.'),
+  'sampling': Setting('shuffle', one_of('shuffle', 'random'), 'How these channels are chosen.'),
+  'order': Setting(
+    'first',
+    one_of('first', 'second'),
+    'Gradient of the architecture; second is exact through the next weight step, thrice as slow.',
+  ),
+  'weight_learning_rate': Setting(0.025, ABOVE_0, 'Learning rate of SGD, a cosine to the next.'),
+  'weight_learning_rate_end': Setting(1e-3, FROM_0, 'Learning rate of SGD at the end.'),
+  'weight_momentum': Setting(0.9, BELOW_1, 'Momentum of SGD.'),
+  'weight_decay': Setting(3e-4, FROM_0, 'Weight decay of SGD.'),
+  'clip_norm': Setting(5.0, ABOVE_0, 'Largest norm of the gradient of the weights.'),
+  'architecture_learning_rate': Setting(6e-4, ABOVE_0, 'Learning rate of the architecture, Adam.'),
+  'architecture_betas': Setting((0.5, 0.999), TWO_BELOW_1, 'Decays of the moments in Adam.'),
+  'architecture_decay': Setting(1e-3, FROM_0, 'Weight decay of the architecture.'),
+  'operations': Setting(
+    (),
+    # Which there are, and that they are enough, is for networks/space.require_choice to say.
+    Allowed("names, as in ('conv_3x3', 'identity')", lambda value: isinstance(value, tuple)),
+    'Candidates, by their names; () takes all.',
+  ),
+  'cell_path': Setting(False, SWITCH, 'Lets the search leave out up cells inside the grid.'),
+  'max_parameters': Setting(0, FROM_0, 'Most parameters of the derived network; 0 is no limit.'),
+}
+_RETRAIN = {
+  'epochs': Setting(200, COUNT, 'Epochs at most.', may_grow=True),
+  'batch_size': Setting(12, COUNT, 'Slices in a step.'),
+  'microbatches': Setting(1, COUNT, 'Equal parts of a batch, computed one by one.', ()),
+  'remat': Setting(False, SWITCH, 'Computes cells or blocks twice instead of keeping them.', ()),
+  'optimizer': Setting('adamw', one_of('adamw', 'sgd'), 'Optimiser of the weights.'),
+  'learning_rate': Setting(2e-3, ABOVE_0, 'Largest learning rate, a cosine to 0.', untraced=True),
+  'warmup_epochs': Setting(2, FROM_0, 'Epochs at first in which the learning rate rises.'),
+  'momentum': Setting(0.9, BELOW_1, 'Momentum of SGD.'),
+  'weight_decay': Setting(1e-2, FROM_0, 'Weight decay, decoupled in AdamW, L2 in SGD.'),
+  'clip_norm': Setting(5.0, ABOVE_0, 'Largest norm of the gradient.'),
+  'ema_decay': Setting(0.99, BELOW_1, 'Decay of the average over steps that is scored; 0 is off.'),
+  'patience': Setting(0, FROM_0, 'Epochs without a better validation DSC to stop; 0 is never.'),
+  'validate_every': Setting(2, COUNT, 'Epochs from one validation to the next.'),
+}
+_EVALUATE = {
+  # The best epoch is chosen by it.
+  'protocol': Setting(
+    'volume',
+    one_of('volume', 'pooled_2d'),
+    "Scores of volumes, or the paper's: all slices as one, not held out.",
+    ('retrain', 'evaluate'),
+  ),
+  'batch_size': Setting(16, COUNT, 'Slices at a time.'),
+  'nsd_tolerance_mm': Setting(2.0, FROM_0, 'Distance that a surface may be off for NSD, mm.'),
+  'flips': Setting(False, SWITCH, 'Averages over the flips that the augmentation has.'),
+  'threshold_floor': Setting(
+    False, SWITCH, 'Scores thresholds on intensity, strong for some tissues.'
+  ),
+}
+_COMPARE = {
+  'baselines': Setting(
+    BASELINES[:6],
+    names(f'different ones of {", ".join(BASELINES)}', known=BASELINES),
+    'Baselines that are trained.',
+  ),
+  'random_genotypes': Setting(3, FROM_0, 'Random genotypes of about as many parameters.'),
+  'genotypes': Setting(
+    (), names("different files, as in ('a.json', 'b.json')"), 'Files of further genotypes.'
+  ),
+  'learning_rates': Setting(
+    (7e-4, 2e-3, 6e-3), RATES, 'Learning rates; validation patients choose each network its own.'
+  ),
+  'trial_epochs': Setting(0, FROM_0, 'Epochs to try a rate; 0 trains each in full.'),
+}
+
+
+def _section(
+  prefix: str, stages: tuple[str, ...], rows: dict[str, Setting], *, untraced: bool = False
+) -> dict[str, Setting]:
+  """Rows by their dotted names, with what their section says where they do not."""
+  return {
+    prefix + name: dataclasses.replace(
+      row,
+      stages=stages if row.stages is OF_SECTION else row.stages,
+      untraced=untraced or row.untraced,
+    )
+    for name, row in rows.items()
+  }
+
+
+SETTINGS = {
+  **_section('', (), _RUN),
+  **_section('', (), _PROCESSES),
+  **_section('data.', (), _PLACES, untraced=True),
+  **_section('data.', ALL, _SLICES),
+  **_section('data.', ALL, _PATIENTS, untraced=True),
+  **_section('data.', (), _MEMORY),
+  **_section('augment.', TRAINING, _AUGMENT),
+  **_section('model.', ('retrain',), _MODEL),
+  **_section('search.', ('search',), _SEARCH),
+  **_section('retrain.', ('retrain',), _RETRAIN),
+  **_section('evaluate.', ('evaluate',), _EVALUATE),
+  **_section('compare.', ('compare',), _COMPARE),
+}
+_INTRODUCTION = """\
+# Settings
+
+Every field of a config, as `python -m thrifty_jax.settings` prints them from the table in
+`thrifty_jax/settings.py`. A file in `configs/` sets some of them for its data set, the command line
+any of them: `--config.search.epochs=30`, `--config.data.window="(-100.0,200.0)"`,
+`--config.model.deep_supervision=True`. A value that is not as expected is refused before anything
+runs, and so are values that do not fit one another, as a warm-up longer than the training.
+
+The results of the stages depend on the field: once one of them is done, the run's folder takes no
+other value. Where it may grow, a stage that is done goes on for the epochs that are left."""
+
+
+def write_page() -> str:
+  """The page docs/settings.md."""
+  lines, heading = [_INTRODUCTION], ''
+  for name, row in SETTINGS.items():
+    section = name.rpartition('.')[0] or 'the run'
+    if section != heading:
+      heading = section
+      lines += [f'\n## {heading}\n', '| field | default | what it is | expected | stages |']
+      lines.append('|---|---|---|---|---|')
+    leave = f'; `{row.open_value!r}` leaves it to the data' if row.open_value is not None else ''
+    stages = ', '.join((*row.stages, 'may grow') if row.may_grow else row.stages)
+    about, expected = row.about, row.allowed.expected + leave
+    lines.append(f'| `{name}` | `{row.default!r}` | {about} | {expected} | {stages} |')
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  print(write_page(), end='')

@@ -1,0 +1,32 @@
+"""The genotype that a run trains: it must be there, fit, and stay the same."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import stages
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype
+
+
+def require_trainable(config: ConfigDict, workdir: Path) -> None:
+  """Refuses to retrain a network without its genotype; a baseline has none.
+
+  Raises:
+    InputError: If the file is missing, its network has another depth, or the training in the
+      workdir began with another genotype: its content counts, wherever the file lies.
+  """
+  if config.model.name != 'thrifty':
+    return
+  path = stages.genotype_file(config, workdir)
+  if not path.exists():
+    raise InputError(
+      f'{path}: there is no genotype; run --stage=search, or name one by --config.genotype=FILE'
+    )
+  found, begun = genotype.load(path), workdir / 'retrain' / 'genotype.json'
+  genotype.require_depth(found, config.model.depth, place=str(path))
+  if begun.exists() and genotype.load(begun) != found:
+    raise InputError(
+      f'{workdir}: retrain began with another genotype than {path} has now; put it back, use '
+      f'another --workdir, or remove {stages.name_folders(stages.RETRAIN, workdir)}'
+    )

@@ -1,0 +1,195 @@
+"""What the processes of one run say to each other: the first decides, the others do the same.
+
+Where the first process trains it calls the others (running/followers.py), which do the same steps.
+Words travel through the service by which JAX's processes find each other: it can be waited on for
+hours, and needs no device. With one process every function here returns at once.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from thrifty_jax import jax_internals, stages, stopping
+from thrifty_jax.data import mesh as meshes
+from thrifty_jax.errors import InputError
+
+_LOOK_SECONDS = 0.5  # between two looks whether another process has ended
+_LEAVE_SECONDS = 10.0  # that the first process waits for the others to leave with it
+_ENDS = 'thrifty_jax/end/'
+
+_words = 0  # so far; every process counts alike
+
+
+class Ended(Exception):
+  """The first process has ended the run.
+
+  Attributes:
+    status: Its exit status.
+  """
+
+  def __init__(self, status: int):
+    super().__init__(status)
+    self.status = status
+
+
+def several() -> bool:
+  """Whether the run has several processes."""
+  return jax_internals.process_count() > 1
+
+
+def is_first() -> bool:
+  """Whether this is the process that decides, writes and speaks."""
+  return jax_internals.process_index() == 0
+
+
+def call(stage: str, config: ConfigDict, *, genotype_file: Path | None = None) -> None:
+  """Calls the other processes to a training.
+
+  Args:
+    stage: search or retrain.
+    config: Settings of the training.
+    genotype_file: Genotype of the network that is retrained.
+  """
+  if several() and is_first():
+    text = genotype_file.read_text(encoding='utf-8') if genotype_file else None
+    share_first({'stage': stage, 'config': stages.as_json(config), 'genotype': text})
+
+
+def share_first(value: Any = None) -> Any:
+  """Gives every process the value that the first one has here.
+
+  Args:
+    value: What JSON can hold; that of the other processes does not matter.
+
+  Raises:
+    InputError: If another process has failed.
+  """
+  if not several():
+    return value
+  key = _next_key()
+  if is_first():
+    jax_internals.client().key_value_set(key, json.dumps(value))
+    return value
+  return json.loads(_wait(key))
+
+
+def share_first_arrays(tree: Any) -> Any:
+  """Gives every process the arrays and numbers of the first one, of the same shapes everywhere."""
+  if not several():
+    return tree
+  found = multihost_utils.broadcast_one_to_all(tree)
+
+  def like(new: Any, old: Any) -> Any:
+    kind: Any = type(old)  # of numbers; arrays are as they came
+    return kind(new) if np.isscalar(old) else new
+
+  return jax.tree.map(like, found, tree)
+
+
+def meet(brought: str) -> None:
+  """Waits until every process is here.
+
+  Args:
+    brought: What must be the same in all of them, in words.
+
+  Raises:
+    InputError: If it is not, or another process has failed.
+  """
+  if not several():
+    return
+  key, mine = _next_key(), jax_internals.process_index()
+  jax_internals.client().key_value_set(f'{key}/{mine}', brought)
+  for process in range(jax_internals.process_count()):
+    found = _wait(f'{key}/{process}')
+    if found != brought:
+      raise InputError(
+        f'process {process} has {found}, process {mine} {brought}; give all processes the same '
+        'slices and the same version'
+      )
+
+
+class Vote:
+  """What any process asks for, known to all of them after the same step."""
+
+  def __init__(self):
+    mesh = meshes.everyone()
+    self._split = meshes.split(mesh)
+    self._largest = jax.jit(lambda asked: asked.max(0), out_shardings=meshes.whole(mesh))
+    self._before: Any = None
+
+  def cast(self, asked: Sequence[int], *, now: bool) -> tuple[int, ...]:
+    """Returns the largest of what the processes ask for.
+
+    Args:
+      asked: Numbers from 0.
+      now: Whether to wait for the answer. Without it the answer is that of the vote before, which
+        is known by the time that the next step is on its way: no device waits for it.
+    """
+    mine = np.tile(np.asarray(asked, np.int32), (jax.local_device_count(), 1))
+    found = self._largest(meshes.place_rows(mine, self._split))
+    known, self._before = (found, None) if now else (self._before, found)
+    return tuple(np.asarray(known).tolist()) if known is not None else (0,) * len(asked)
+
+
+def announce_end(status: int, error: str = '') -> None:
+  """Lets the others know, at their next wait, that this process ends."""
+  key = f'{_ENDS}{jax_internals.process_index()}'
+  jax_internals.client().key_value_set(key, json.dumps({'status': status, 'error': error}))
+
+
+def leave(status: int) -> None:
+  """Ends this process together with the others; or at once, if they do not come along.
+
+  JAX would wait for them for minutes. Its service ends them: at once if the first process is gone,
+  and else as soon as a heartbeat of this one has been missing for 100 seconds.
+  """
+  if is_first():
+    announce_end(status)
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    jax_internals.client().wait_at_barrier('thrifty_jax/leave', int(1000 * _LEAVE_SECONDS))
+    return
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
+
+
+def _next_key() -> str:
+  global _words
+  _words += 1
+  return f'thrifty_jax/word/{_words}'
+
+
+def _wait(key: str) -> str:
+  """Waits for a word of another process.
+
+  Raises:
+    Ended: If the first process ends the run.
+    InputError: If another one has failed.
+    Stopped: If asked to stop while nothing comes.
+  """
+  client, asked = jax_internals.client(), 0.0
+  while True:
+    try:
+      return client.blocking_key_value_get(key, int(1000 * _LOOK_SECONDS))
+    except jax.errors.JaxRuntimeError as error:
+      if 'DEADLINE_EXCEEDED' not in str(error):
+        raise
+    for name, end in sorted(client.key_value_dir_get(_ENDS)):
+      process, found = name.removeprefix(_ENDS), json.loads(end)
+      if process == '0':
+        raise Ended(found['status'])
+      raise InputError(f'process {process} has failed: {found["error"]}')
+    if number := stopping.requested():
+      asked = asked or time.monotonic()
+      if time.monotonic() - asked > stopping.GRACE_SECONDS:
+        raise stopping.Stopped(number)

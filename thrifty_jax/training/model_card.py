@@ -1,0 +1,40 @@
+"""The card of a model folder: what the model is, for a person."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import RESEARCH_USE
+from thrifty_jax.networks.model_spec import ModelSpec
+
+
+def write(config: ConfigDict, spec: ModelSpec, summary: dict[str, Any], *, citation: str) -> str:
+  """The model card."""
+  data = config.data
+  source = citation or 'as its owner asks'
+  return f"""\
+# {summary['model']} for {', '.join(data.classes[1:])}
+
+{RESEARCH_USE}
+
+- Data: {data.name}, fold {data.fold} of {data.folds}, {data.slice_axis} slices of \
+{data.image_size} x {data.image_size} pixels
+- Parameters: {summary['parameters']:,}
+- Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
+{100 * summary['validation_dsc']:.2f} %
+- Patients: SHA-256 {spec.splits_sha256} of who trained, validated and tests
+- Scores of patients that it never saw: `scores.json`, once they were scored
+
+Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.
+
+`preprocessing.json` says what the network expects: sizes, intensity limits, mean and deviation,
+the classes in the order of its outputs, and between which limits the training scans lay. Scans
+outside of them it has never seen. `checksums.json` has the SHA-256 of the other files; a folder in
+which one differs is refused.
+
+Licence: the program is under the Apache License 2.0. The weights were learned from the data, whose
+terms decide what may be done with them: read those before you pass this folder on.
+
+Cite the method: Chen, Zhang, Zheng and Pan, Thrifty Neural Architecture Search for Medical Image
+Segmentation (Student Abstract), AAAI 2022. Cite the data: {source}.
+"""

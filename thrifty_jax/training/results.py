@@ -1,0 +1,137 @@
+"""What a training leaves: a line for each epoch, the model folder and its summary."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_prep import data_sets
+from thrifty_jax import device, files, logbook, model_folder
+from thrifty_jax.data import likeness, mesh, split_file
+from thrifty_jax.networks import build, layers
+from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.scores import cases
+from thrifty_jax.training import model_card, resources
+from thrifty_jax.training.progress import Progress
+from thrifty_jax.training.train_data import Facts, TrainData
+from thrifty_jax.training.train_step import Best, optimizer
+from thrifty_jax.training.validation import WithParams
+
+SELECTION = {
+  'volume': 'mean volume DSC of the validation patients on the native grid',
+  'pooled_2d': 'pooled 2D DSC of the validation slices',
+}
+
+
+def end_epoch(
+  config: ConfigDict,
+  progress: Progress,
+  log: logbook.Logbook,
+  facts: Facts,
+  *,
+  dsc: float | None,
+) -> None:
+  """Keeps the weights if they are the best, writes the figures of the epoch and counts it.
+
+  Args:
+    config: Settings of the run.
+    progress: Where the training stands.
+    log: File that takes the figures.
+    facts: What steps are told of the training.
+    dsc: DSC of the validation patients, in [0, 1]; None in an epoch without validation.
+  """
+  progress.figures.flush()
+  epoch, figures = progress.epoch + 1, progress.figures
+  _, rate = optimizer(config.retrain, facts)
+  if dsc is not None and dsc > progress.best.dsc:
+    progress.best = Best(jax.device_get(progress.state.average), epoch, dsc)
+  log.append(
+    {
+      'epoch': epoch,
+      'step': progress.step,
+      'loss': figures.mean('loss'),
+      'dsc': figures.mean('dice'),
+      'gradient': figures.mean('gradient'),
+      'learning_rate': np.asarray(rate(progress.step - 1)).item(),
+      **({} if dsc is None else {'validation_dsc': dsc}),
+      'seconds': time.monotonic() - progress.began,
+    }
+  )
+  progress.end_epoch()
+
+
+def save(
+  config: ConfigDict,
+  workdir: Path,
+  train_data: TrainData,
+  net: nn.Module,
+  spec: ModelSpec,
+  progress: Progress,
+  *,
+  predict: WithParams,
+  genotype_file: Path | None,
+  seconds: float,
+) -> dict[str, Any]:
+  """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json.
+
+  Args:
+    config: Settings of the run.
+    workdir: Folder of the run.
+    train_data: Its slices.
+    net: The network.
+    spec: Its description, as far as it was known before the training.
+    progress: Where the training stands at its end.
+    predict: Function from parameters to one that predicts the slices of a case.
+    genotype_file: Genotype of a thrifty network; None for a baseline.
+    seconds: Time that the epochs took.
+
+  Returns:
+    The summary.
+  """
+  best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
+  padding = getattr(data_sets.module(config), 'PADDING', None)
+  # Placed as validation has them: the program that predicts is the same.
+  trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
+  judges = train_data.patients['validation']
+  spec = dataclasses.replace(
+    spec,
+    padding=tuple(padding) if padding else None,
+    largest_component=cases.classes_of_one_piece(
+      train_data.validation, judges, trained, classes=config.data.classes
+    ),
+    training_scans=likeness.of_training(train_data.prepared, train_data.patients['train']),
+    splits_sha256=split_file.digest(train_data.patients),
+  )
+  summary = {
+    'model': config.model.name,
+    'parameters': build.count(best.params),
+    'macs': layers.macs(net, slice_shape),
+    'image': list(slice_shape),
+    'genotype': config.genotype or 'search/genotype.json' if genotype_file else None,
+    'epochs': progress.epoch,
+    'planned_epochs': list(progress.planned),
+    'precision': device.precision(config.precision),
+    'steps': progress.step,
+    'best_epoch': int(best.epoch),
+    'validation_dsc': float(best.dsc),
+    'largest_component': list(spec.largest_component),
+    'selection': SELECTION[config.evaluate.protocol],
+    'seconds': seconds,
+  }
+  model_folder.save(
+    workdir / 'model',
+    best.params,
+    spec=spec,
+    genotype_file=genotype_file,
+    card=model_card.write(config, spec, summary, citation=train_data.prepared.citation),
+  )
+  resources.write(workdir / 'retrain', seconds=seconds)
+  files.write_json(workdir / 'retrain' / 'summary.json', summary)
+  logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
+  logbook.say('model', str(workdir / 'model'))
+  return summary

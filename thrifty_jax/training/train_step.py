@@ -1,0 +1,231 @@
+"""A training step: its state, its optimiser, and the step itself, a pure function, compiled."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from thrifty_jax import files, logbook
+from thrifty_jax.data import mesh
+from thrifty_jax.data.batching import Batch
+from thrifty_jax.networks import build, genotype
+from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
+from thrifty_jax.networks.model_spec import ModelSpec, background, make_spec
+from thrifty_jax.training import compiling, memory, microbatches, not_finite
+from thrifty_jax.training.compiling import Program
+from thrifty_jax.training.train_data import Epochs, Facts, TrainData
+
+
+class TrainState(NamedTuple):
+  """Everything that a step changes."""
+
+  step: jax.Array
+  params: build.Params
+  average: build.Params  # of params over steps: what is scored and kept
+  optimizer: optax.OptState
+
+
+class Best(NamedTuple):
+  """The best epoch so far on the validation patients."""
+
+  params: build.Params
+  epoch: int
+  dsc: float
+
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def build_network(
+  config: ConfigDict, train_data: TrainData, genotype_file: Path | None, folder: Path
+) -> tuple[nn.Module, ModelSpec]:
+  """The network that is trained, and its description as far as it is known before.
+
+  Args:
+    config: Settings of the run.
+    train_data: Its slices.
+    genotype_file: Genotype of a thrifty network; None for a baseline.
+    folder: Folder of the training, which gets a copy of the genotype: beside the checkpoints, as
+      another one must not go on from them.
+  """
+  found = genotype.load(genotype_file) if genotype_file else None
+  if genotype_file:
+    files.write_bytes(folder / 'genotype.json', genotype_file.read_bytes())
+  spec = make_spec(config, train_data.statistics)
+  return build.build(spec, found), spec
+
+
+def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainState, Best, Facts]:
+  """The state before the first step, its weights as the best so far, and what steps are told.
+
+  State and facts lie on the devices, the best weights on the host.
+  """
+  image = epochs.train_data.image_shape(epochs.batch_size)
+  keep = compiling.keeper(config, weights_of=str(net), image=image.shape)
+  find_shapes = functools.partial(build.keep_shapes, keep)
+  transformation, _ = optimizer(config.retrain, epochs.facts)
+  state, best = init_state(net, transformation, image, seed=config.seed, find_shapes=find_shapes)
+  logbook.say('network', f'{build.count(best.params):,} parameters; {epochs.steps} steps an epoch')
+  whole = mesh.whole(epochs.train_data.mesh)
+  return mesh.place(state, whole), best, mesh.place(epochs.facts, whole)
+
+
+def init_state(
+  net: nn.Module,
+  transformation: optax.GradientTransformation,
+  image: jax.ShapeDtypeStruct,
+  *,
+  seed: int,
+  find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
+) -> tuple[TrainState, Best]:
+  """The state before the first step, and its weights as the best so far.
+
+  Args:
+    net: The network.
+    transformation: Its optimiser.
+    image: Shape of a batch.
+    seed: Number that the weights follow from.
+    find_shapes: Function from the network and its inputs to the shapes of its weights.
+  """
+  params = build.initialise(find_shapes(net, image), seed=seed)
+  average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
+  state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
+  return state, Best(jax.tree.map(np.asarray, params), 0, -1.0)
+
+
+def optimizer(
+  settings: ConfigDict, facts: Facts
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimiser and its learning rate: a linear warm-up, then a cosine to 0.
+
+  AdamW decays kernels only; SGD, as the authors have it, adds L2 decay of all to the gradient.
+  """
+  over_epochs = optax.warmup_cosine_decay_schedule(
+    init_value=0.0 if settings.warmup_epochs else 1.0,
+    peak_value=1.0,
+    warmup_steps=settings.warmup_epochs,
+    decay_steps=settings.epochs,
+  )
+
+  def rate(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    return facts.learning_rate * over_epochs(step / facts.epoch_steps)
+
+  clip = optax.clip_by_global_norm(settings.clip_norm)
+  if settings.optimizer == 'sgd':
+    decay = optax.add_decayed_weights(settings.weight_decay)
+    return optax.chain(clip, decay, optax.sgd(rate, momentum=settings.momentum)), rate
+  adamw = optax.adamw(rate, weight_decay=settings.weight_decay, mask=is_kernel)
+  return optax.chain(clip, adamw), rate
+
+
+def is_kernel(params: build.Params) -> Any:
+  """For each weight whether it is part of a kernel, as an optimiser's mask."""
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def step_key(seed: jax.Array | int, state: TrainState) -> jax.Array:
+  """Of the random numbers of a step."""
+  return jax.random.fold_in(jax.random.key(seed), state.step)
+
+
+def make_train_step(
+  net: nn.Module,
+  transformation: optax.GradientTransformation,
+  *,
+  augment: Callable[[jax.Array, Batch], Batch],
+  average_decay: float,
+  seed: jax.Array | int,
+  background: Any,
+  parts: int = 1,
+) -> Step:
+  """The training step, a pure function (state, batch) -> (state, metrics).
+
+  Args:
+    net: The network.
+    transformation: Its optimiser.
+    augment: (key, batch) -> batch.
+    average_decay: Of the running average of the weights; 0 keeps the weights themselves.
+    seed: The random numbers of a step follow from it and from the step.
+    background: Normalised value that sides are filled up with, [C].
+    parts: In which a batch is computed, see microbatches.py.
+  """
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    batch = augment(step_key(seed, state), batch)
+
+    def loss(params: build.Params) -> tuple[jax.Array, jax.Array]:
+      def sums(part: Batch) -> Sums:
+        logits = build.apply(net, params, part['image'], background=background)
+        return loss_sums(logits, part['label'])
+
+      return loss_of(microbatches.total(sums, batch, parts=parts))
+
+    (value, dice), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, transformed = transformation.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The first steps weigh more: an average that began with the random weights would lag.
+    decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
+    decay = decay if average_decay else 0.0
+    average = optax.incremental_update(params, state.average, 1 - decay)
+    state = TrainState(state.step + 1, params, average, transformed)
+    metrics = {'loss': value, 'dice': dice.mean(), 'gradient': optax.tree.norm(gradient)}
+    return state, metrics
+
+  return train_step
+
+
+def compile_step(
+  config: ConfigDict, epochs: Epochs, net: nn.Module, state: TrainState, facts: Facts
+) -> Program:
+  """The training step as a program: (state, facts, batch) -> (state, metrics).
+
+  Args:
+    config: Settings of the run.
+    epochs: What it trains on, which takes memory too.
+    net: The network.
+    state: State that it begins with.
+    facts: What it is told; nothing else of a run is in the program.
+  """
+  settings, train_data = config.retrain, epochs.train_data
+
+  def train_step(state: TrainState, facts: Facts, batch: Batch) -> tuple[TrainState, Metrics]:
+    step = make_train_step(
+      net.copy(remat=settings.remat),
+      optimizer(settings, facts)[0],
+      augment=functools.partial(train_data.augment, statistics=facts.statistics),
+      average_decay=settings.ema_decay,
+      seed=facts.seed,
+      background=background(facts.statistics, context=config.data.context),
+      parts=settings.microbatches,
+    )
+    return step(state, batch)
+
+  return Program(
+    mesh.replicated(train_step, train_data.mesh),
+    lambda: (state, facts, train_data.batch_shape(settings.batch_size)),
+    donate=not config.debug,
+    check=functools.partial(
+      memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
+    ),
+  )
+
+
+def find_source(
+  train_data: TrainData, net: nn.Module, spec: ModelSpec
+) -> Callable[[TrainState, Facts, Batch], str | None]:
+  """The function that finds where a step meets a non-finite value, see not_finite.first_source."""
+
+  def source(state: TrainState, facts: Facts, batch: Batch) -> str | None:
+    batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
+    network = functools.partial(build.apply, net, background=spec.background)
+    return not_finite.first_source(network, state.params, batch, loss=segmentation_loss)
+
+  return source
