@@ -9,6 +9,7 @@ import pytest
 
 from thrifty_jax import records
 from thrifty_jax.run_files import Figures, Overlap, Spread
+from thrifty_jax.scans import slices
 from thrifty_jax.scores import metrics, scoring, statistics, summaries
 
 NAMES = ('background', 'grey', 'white')
@@ -49,7 +50,7 @@ def measured(case, patient, seed, *, prediction=(1, 1), truth=(1, 1)):
 @pytest.fixture
 def cases(monkeypatch):
   """Three patients: one with two scans; b's white is missed, c's white is invented."""
-  monkeypatch.setattr(scoring, 'native_classes', lambda scores, size: scores.argmax(-1))
+  monkeypatch.setattr(slices, 'native_classes', lambda scores, size: (scores[0].argmax(-1), None))
   return (
     measured('a1', 'a', 1),
     measured('a2', 'a', 2),

@@ -85,7 +85,7 @@ def data(command: Command) -> dict[str, tuple[str, ...]]:
   from thrifty_jax.data.prepared import open_slices
 
   config, prepared = command.config, open_slices(command.workdir, command.config)
-  counts, split = [], splits.of(config, [case.patient for case in prepared.cases])
+  counts, split = [], splits.of(config, prepared.patients)
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')

@@ -60,6 +60,22 @@ def frames(path: Path) -> dict[str, Any]:
   return made
 
 
+def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+  """Writes what `frames` reads of a case, in 8 bits.
+
+  Args:
+    path: File to write, .npz.
+    image: Slices of one channel, [D, S, S], floating point, shown from 0 to 1.
+    truth: Class of each pixel, [D, S, S].
+    prediction: Class that was found, [D, S, S].
+  """
+  image = np.round(255 * np.clip(image.astype(np.float32), 0, 1)).astype(np.uint8)
+  masks = {'truth': truth.astype(np.uint8), 'prediction': prediction.astype(np.uint8)}
+  content = io.BytesIO()
+  np.savez_compressed(content, image=image, **masks)
+  files.write_bytes(path, content.getvalue())
+
+
 def _arrays(path: Path) -> list[np.ndarray]:
   """Image, truth and prediction, all of one shape."""
   files.require_file(path)

@@ -1,19 +1,12 @@
 """From class scores of slices to scores per patient: pure functions over arrays, no model."""
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from thrifty_jax.scans import slices
 from thrifty_jax.scores import components, metrics
-
-NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
-
-Flip = str  # left_right or up_down
-FLIP_AXES = {'up_down': 1, 'left_right': 2}  # of [B, H, W, C]
 
 
 @dataclass(frozen=True)
@@ -34,49 +27,6 @@ class CaseCounts:
   native: np.ndarray
   network: np.ndarray
   volumes: tuple[metrics.VolumeScores, ...] = ()
-
-
-def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[Flip]) -> Callable[[Any], Any]:
-  """The function that averages logits over every combination of the flips, none included.
-
-  Args:
-    logits: Function from [B, S, S, C] to [B, S, S, K].
-    flips: Names in FLIP_AXES; () gives logits itself.
-
-  Returns:
-    A function of the same shapes.
-  """
-  if not flips:
-    return logits
-  axes = [FLIP_AXES[flip] for flip in flips]
-  combinations = [
-    combination
-    for size in range(len(axes) + 1)
-    for combination in itertools.combinations(axes, size)
-  ]
-
-  def averaged(image: Any) -> Any:
-    total = 0
-    for combination in combinations:
-      flip = tuple(slice(None, None, -1 if axis in combination else 1) for axis in range(4))
-      total = total + logits(image[flip])[flip]
-    return total / len(combinations)
-
-  return averaged
-
-
-def native_classes(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
-  """Class of each voxel of the native grid, [D, H, W], uint8, by its enlarged scores.
-
-  Args:
-    scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
-    native_size: (H, W).
-  """
-  parts = [
-    slices.largest_class(slices.to_native(scores[first : first + NATIVE_CHUNK], native_size))
-    for first in range(0, len(scores), NATIVE_CHUNK)
-  ]
-  return np.concatenate(parts)
 
 
 def score_case(
@@ -107,7 +57,8 @@ def score_case(
     The counts on both grids, and with a spacing the scores of each class.
   """
   classes = scores.shape[-1]
-  native = components.keep_largest(native_classes(scores, truth.shape[1:]), largest)
+  native, _ = slices.native_classes([scores], truth.shape[1:])
+  native = components.keep_largest(native, largest)
   volumes = [
     metrics.score_volume(
       native == k, truth == k, spacing_mm=spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model, records
-from thrifty_jax.networks import genotype, parameters
+from thrifty_jax import files, logbook, records
+from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.architecture import Architecture, ArchitectureWeights
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.grid import architecture_weights
@@ -53,7 +53,7 @@ def describe(config: ConfigDict, halves: Halves, state: SearchState) -> None:
     last = config.seed + config.search.seeds - 1
     text = f'{halves.epochs[0].seed} of {config.seed} to {last}, searched one after the other'
     logbook.say('seed', text)
-  count = model.count(state.params)
+  count = build.count(state.params)
   logbook.say('supernet', f'{count:,} weights, {config.search.channels} channels')
   weights, architecture = halves.patients
   logbook.say(

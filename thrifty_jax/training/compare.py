@@ -15,10 +15,10 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model, records, stages
+from thrifty_jax import files, logbook, records, stages
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError, NotFinite
-from thrifty_jax.networks import baselines, genotype, parameters
+from thrifty_jax.networks import baselines, build, genotype, parameters
 from thrifty_jax.networks.space import space_of
 from thrifty_jax.run_files import Result, Retrained, Trial
 from thrifty_jax.scores import evaluate, standings, tables
@@ -154,7 +154,7 @@ def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)
     net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
-    return model.count(model.shapes(net, space.image_channels))
+    return build.count_shapes(build.shapes(net, space.image_channels))
 
   candidates = range(1, baselines.WIDTH + 1)
   return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
