@@ -26,9 +26,9 @@ from scipy import ndimage
 
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
-from thrifty_jax import device, model
+from thrifty_jax import device
 from thrifty_jax.exporting import export_check, onnx_network, quantise
-from thrifty_jax.networks import layers, slicewise
+from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.running import command_line
 
 PEAK_SIDE = 2048  # of the matrices whose product tells how fast the cores can be
@@ -130,15 +130,17 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
   device.prepare(config)
   member, size = network.member(), network.size
   started = time.perf_counter() - began
-  predict = jax.jit(
-    lambda params, image: model.last_logits(model.apply(member.module, params, image))
+  predict, background = (
+    build.predict_logits(member.module),
+    np.asarray(member.spec.background, np.float32),
   )
-  image = jax.ShapeDtypeStruct((slicewise.split(batch)[1], size, size, 1), np.float32)
-  program = predict, (member.params, image)
+  image = jax.ShapeDtypeStruct((inference.split_batch(batch)[1], size, size, 1), np.float32)
+  program = predict, (member.params, image, background)
   (compiled,), figures = measure.compile_all([program], jax.stages.Lowered.compile)
-  content, run = slices(batch, size), slicewise.network(functools.partial(compiled, member.params))
+  content = slices(batch, size)
+  run = inference.slice_by_slice(lambda image: compiled(member.params, image, background))
   figures |= {
-    'parameters': model.count(member.params),
+    'parameters': member.parameters,
     'macs': layers.macs(member.module, (size, size, 1)),
     'start_s': started,
   }

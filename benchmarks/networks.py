@@ -4,15 +4,14 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 
 import thrifty_jax
 from benchmarks import measure
 from thrifty_jax import config as configs
-from thrifty_jax import model
-from thrifty_jax.model import LoadedModel
-from thrifty_jax.networks import genotype
+from thrifty_jax.model_folder import LoadedModel
+from thrifty_jax.networks import build, genotype
+from thrifty_jax.networks.model_spec import make_spec
 
 PAPER = Path(thrifty_jax.__file__).parent / 'genotypes' / 'thrifty_0.61m.json'
 BASELINES = ('unet', 'unet_plus_plus')
@@ -67,11 +66,10 @@ class Network:
     config.model.update({'channels': self.channels, 'depth': self.depth, 'norm': self.norm})
     config.model.name = self.name if self.name in BASELINES else 'thrifty'
     config.data.update({'classes': ('background', 'organ'), 'image_size': self.size})
-    spec = model.describe(config, {'mean': np.full(1, MEAN), 'std': np.full(1, STD)})
+    spec = make_spec(config, {'mean': np.full(1, MEAN), 'std': np.full(1, STD)})
     found = self.genotype()
-    module = model.build(spec, found)
-    image = jax.ShapeDtypeStruct((1, self.size, self.size, 1), np.float32)
-    return LoadedModel(module, model.initialise(module, image, seed=0), spec, found, '')
+    shapes = build.shapes(build.build(spec, found), spec.image_channels)
+    return LoadedModel(spec, found, build.initialise(shapes, seed=0), '')
 
 
 def of(asked: argparse.Namespace, name: str, size: int, norm: str = 'none') -> Network:

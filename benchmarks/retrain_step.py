@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
-from thrifty_jax import device, model
-from thrifty_jax.networks import layers
+from thrifty_jax import device
+from thrifty_jax.networks import build, layers
 from thrifty_jax.running import command_line
 from thrifty_jax.training import train_step
 from thrifty_jax.training.train_data import Facts, seed_bits
@@ -80,7 +80,8 @@ def start(
   config = configs.default()
   config.compilation_cache = cache
   device.prepare(config)
-  net, size = network.member().module, network.size
+  member, size = network.member(), network.size
+  net = member.module
   facts = Facts(seed_bits(0), {}, 100, config.retrain.learning_rate)
   transformation, _ = train_step.optimizer(config.retrain, facts)
   image = jax.ShapeDtypeStruct((batch, size, size, 1), np.float32)
@@ -93,6 +94,7 @@ def start(
     augment=lambda key, batch: batch,
     average_decay=config.retrain.ema_decay,
     seed=0,
+    background=member.spec.background,
   )
   image = jax.ShapeDtypeStruct(image.shape, jnp.dtype(dtype))  # layers follow it
   label = jax.ShapeDtypeStruct(image.shape[:3], np.int32)
@@ -110,7 +112,7 @@ def start(
     return {'step_s': seconds}
 
   figures |= {
-    'parameters': model.count(state.params),
+    'parameters': build.count(state.params),
     'macs': layers.macs(net, (size, size, 1)),
     'start_s': started,
   }

@@ -27,8 +27,9 @@ import numpy as np
 from benchmarks import contenders, measure
 from benchmarks.plain_supernet import PlainSupernet
 from thrifty_jax import config as configs
-from thrifty_jax import device, model
+from thrifty_jax import device
 from thrifty_jax.data import mesh
+from thrifty_jax.networks import build
 from thrifty_jax.networks.grid import Supernet
 from thrifty_jax.searching import bilevel
 from thrifty_jax.training import compiling
@@ -138,7 +139,7 @@ def compiled_step(setting: Setting, who: Contender) -> tuple[dict[str, Any], con
     weights, state = measure.timed(weight_step, state, batch)
     return {'step_s': architecture + weights, 'architecture_s': architecture, 'weights_s': weights}
 
-  return {'parameters': model.count(state.params), 'start_s': started, **figures}, turn
+  return {'parameters': build.count(state.params), 'start_s': started, **figures}, turn
 
 
 def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:
@@ -151,6 +152,7 @@ def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:
     net = Supernet(classes=2, sample=settings.sample, **sizes)
   return bilevel.Learners(
     cast(Supernet, net),
+    np.zeros(1, np.float32),
     bilevel.weight_optimizer(settings, steps=1000),
     bilevel.architecture_optimizer(settings),
   )

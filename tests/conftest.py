@@ -20,8 +20,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from thrifty_jax import config as configs  # noqa: E402
-from thrifty_jax import model, stopping  # noqa: E402
-from thrifty_jax.networks import genotype  # noqa: E402
+from thrifty_jax import fields, model_folder, stopping  # noqa: E402
+from thrifty_jax.networks import build, genotype  # noqa: E402
+from thrifty_jax.networks.model_spec import ModelSpec, make_spec  # noqa: E402
 from thrifty_jax.training import train_data  # noqa: E402
 
 
@@ -83,14 +84,13 @@ def random_model():
 
   def write(folder, config, *, seed=0, **changes):
     values = np.full(config.data.modalities, 0.3, np.float32)
-    spec = model.describe(config, {'mean': values, 'std': values}) | changes
-    net = model.build(spec, found)
-    channels = config.data.modalities * (2 * config.data.context + 1)
-    image = jax.ShapeDtypeStruct((1, 16, 16, channels), np.float32)
-    params = model.initialise(net, image, seed=seed)
+    described = fields.to_json(make_spec(config, {'mean': values, 'std': values}))
+    spec = fields.read(ModelSpec, described | changes, place=folder)
+    shapes = build.shapes(build.build(spec, found), spec.image_channels)
+    params = build.initialise(shapes, seed=seed)
     genotype_file = folder.parent / f'{folder.name}_genotype.json'
     genotype.save(genotype_file, found)
-    model.save(folder, params, preprocessing=spec, genotype_file=genotype_file, card='# Made up')
+    model_folder.save(folder, params, spec=spec, genotype_file=genotype_file, card='# Made up')
     return folder
 
   return write

@@ -26,7 +26,7 @@ from benchmarks import (
   table,
 )
 from benchmarks.plain_supernet import PlainSupernet
-from thrifty_jax import model
+from thrifty_jax.networks import build
 from thrifty_jax.networks.grid import Supernet, init_architecture
 from thrifty_jax.networks.losses import segmentation_loss
 from thrifty_jax.networks.space import targets_of
@@ -59,6 +59,9 @@ def as_plain(tree, net):
   return traverse_util.unflatten_dict(found)
 
 
+BLACK = (0.0, 0.0)
+
+
 def renamed(path):
   """flax's layers are modules of their own: conv/kernel where ours has kernel."""
   if path[-1] == 'kernel' and path[-2] not in ('squeeze', 'excite'):
@@ -75,7 +78,7 @@ def both_nets(*, depth, nodes):
   image = jnp.asarray(rng.normal(size=(2, 16, 8, 2)))
   start = init_architecture(jax.random.key(0), nodes=nodes)
   architecture = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), start)
-  params = model.initialise(ours, image, architecture, seed=0)
+  params = build.initialise(build.trace_shapes(ours, image, architecture), seed=0)
   params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), params)
   return ours, plain, image, params, architecture
 
@@ -83,9 +86,9 @@ def both_nets(*, depth, nodes):
 def test_the_plain_supernet_gives_the_logits_of_the_fast_one(double_precision, quick_compilation):
   ours, plain, image, params, architecture = both_nets(depth=3, nodes=2)
   same = as_plain(params, ours)
-  assert model.count(same) == model.count(params)
+  assert build.count(same) == build.count(params)
   got, expected = (
-    jax.jit(functools.partial(model.apply, net))(values, image, architecture)
+    jax.jit(functools.partial(build.apply, net, background=BLACK))(values, image, architecture)
     for net, values in ((ours, params), (plain, same))
   )
   np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
@@ -99,7 +102,9 @@ def test_the_plain_supernet_has_the_gradients_of_the_fast_one(double_precision, 
   way = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), (params, architecture))
 
   def loss(net, params, architecture):
-    return segmentation_loss(model.apply(net, params, image, architecture), label)[0]
+    return segmentation_loss(
+      build.apply(net, params, image, architecture, background=BLACK), label
+    )[0]
 
   gradient = jax.jit(jax.grad(functools.partial(loss, ours), argnums=(0, 1)))
   slopes = jax.tree.map(lambda a, b: (a * b).sum(), gradient(params, architecture), way)

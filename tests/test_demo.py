@@ -17,7 +17,7 @@ from nibabel import orientations
 from data_prep import phantom
 from demo import build
 from thrifty_jax import config as configs
-from thrifty_jax import export, files, model, predict
+from thrifty_jax import export, files, model_folder, predict
 from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
 
 JAX_FLAGS = (
@@ -189,7 +189,7 @@ def exports(tmp_path_factory, random_model, scans):
   first, second = (folder / name for name in SITES)
   command = [f'--model={first / "model"}', f'--output={first / "exported"}']
   assert export.main([*command, f'--scans={scans / "LIP.nii.gz"}']) == 0
-  member = model.load(second / 'model')  # without the check, which takes seconds to compile
+  member = model_folder.load(second / 'model')  # without the check, which takes seconds to compile
   networks = {'model.onnx': onnx_network.to_onnx(member).SerializeToString()}
   unchecked = {'model.onnx': {'slices': 0, 'equal_pixels': 1.0, 'largest_difference': 0.0}}
   contents = export_folder.contents(member, networks, unchecked, card=b'# Made up', sides=16)

@@ -17,7 +17,8 @@ from recorded import prepare_for
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import export, files, model, stages
+from thrifty_jax import export, files, model_folder, stages
+from thrifty_jax.data import batching
 from thrifty_jax.exporting import export_folder, export_slices
 
 JAX_FLAGS = (
@@ -101,7 +102,7 @@ def test_an_export_is_a_folder_that_says_what_it_is(trained, scan, tmp_path, cap
   assert about['note'] == 'Research use only, not a medical device.'
   assert about['input']['shape'] == ['slices', 1, 16, 16]
   assert about['output']['shape'] == ['slices', 2, 16, 16]
-  assert about['weights_sha256'] == model.load(trained).sha256
+  assert about['weights_sha256'] == model_folder.load(trained).sha256
   found = about['files']['model.onnx']
   assert found['sha256'] == hashlib.sha256((output / 'model.onnx').read_bytes()).hexdigest()
   assert found['slices'] > 4 and found['equal_pixels'] >= 0.9999
@@ -118,11 +119,11 @@ def test_a_run_is_checked_on_its_validation_patients_and_calibrated_on_its_train
 ):
   onnx_or_skip()
   read = []
-  slices_of = export_slices.RunData.slices
+  read_case = batching.Prepared.read
   monkeypatch.setattr(
-    export_slices.RunData,
-    'slices',
-    lambda self, case: read.append(case.patient) or slices_of(self, case),
+    batching.Prepared,
+    'read',
+    lambda self, case: read.append(case.patient) or read_case(self, case),
   )
   calibrated = []
   of_training = export_slices.of_training
@@ -152,7 +153,7 @@ def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_pat
 
   onnx_or_skip()
   onnx: Any = importlib.import_module('onnx')
-  member = model.load(workdir / 'model')
+  member = model_folder.load(workdir / 'model')
   run = export_slices.open_run(workdir / 'model')
   content = onnx_network.to_onnx(member).SerializeToString()
   quantised = quantise.quantise(content, export_slices.of_training(run, 16, context=0))
@@ -168,16 +169,14 @@ def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_pat
 
 def test_the_dsc_of_the_float_network_is_that_of_validation(workdir):
   from thrifty_jax.exporting import export_check, onnx_network, quantise
-  from thrifty_jax.scores import evaluate
+  from thrifty_jax.scores import cases
 
   onnx_or_skip()
-  member, run = model.load(workdir / 'model'), export_slices.open_run(workdir / 'model')
-  spec = member.preprocessing
+  member, run = model_folder.load(workdir / 'model'), export_slices.open_run(workdir / 'model')
   network = export_check.onnx_runner(onnx_network.to_onnx(member).SerializeToString())
-  statistics = {name: np.asarray(spec[name], np.float32) for name in ('mean', 'std')}
-  predict = evaluate.network_predict(member.logits, statistics=statistics, context=0, batch_size=8)
-  wanted = evaluate.validation_dsc(run.prepared, run.patients['validation'], predict)
-  assert quantise.dsc(run, network, spec, title='score') == pytest.approx(wanted, abs=1e-4)
+  predict = member.predict_with(batch_size=8)
+  wanted = cases.validation_dsc(run.prepared, run.patients['validation'], predict)
+  assert quantise.dsc(run, network, member.spec, title='score') == pytest.approx(wanted, abs=1e-4)
 
 
 def test_stablehlo_runs_without_the_program_that_made_it(trained, scan, tmp_path):
@@ -187,9 +186,9 @@ def test_stablehlo_runs_without_the_program_that_made_it(trained, scan, tmp_path
   exported = jax.export.deserialize(bytearray((output / 'model.stablehlo').read_bytes()))
   assert set(exported.platforms) == {'cpu', 'cuda', 'tpu'}
   image = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
-  member = model.load(trained)
-  spec = member.preprocessing
-  normalised = (np.moveaxis(image, 1, 3) - np.float32(spec['mean'])) / np.float32(spec['std'])
+  member = model_folder.load(trained)
+  mean, std = member.spec.statistics.values()
+  normalised = (np.moveaxis(image, 1, 3) - mean) / std
   np.testing.assert_allclose(
     np.moveaxis(np.asarray(exported.call(image)), 1, 3),
     member.logits(jnp.asarray(normalised)),
@@ -325,7 +324,7 @@ def test_help_has_every_option(capsys):
 
 
 def test_the_settings_are_json_that_any_program_reads(trained):
-  member = model.load(trained)
+  member = model_folder.load(trained)
   about = export_folder.describe(member, {'m': b''}, {'m': {}}, sides=None)
   assert json.loads(json.dumps(about, allow_nan=False)) == about
   assert about['input']['shape'][2:] == ['height', 'width']

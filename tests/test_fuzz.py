@@ -19,17 +19,17 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import jax
 import numpy as np
 import pytest
-import test_report  # pyrefly: ignore [missing-import]
 
-from thrifty_jax import files, logbook, model, predict, stages
+from thrifty_jax import files, logbook, model_folder, predict, records, stages
 from thrifty_jax.data import data_file, likeness, split_file
 from thrifty_jax.drawings import drawing
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, space
-from thrifty_jax.reporting import report
+from thrifty_jax.reporting import patients, plots, report
 from thrifty_jax.scans import dataset_json, overlays
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ SPLITS = {
 }
 FILES_OF_A_MODEL = (
   *('weights.safetensors', 'preprocessing.json', 'genotype.json', 'card.md'),
-  model.CHECKSUMS,
+  model_folder.CHECKSUMS,
 )
 # JSON as text: some of it is what json.dumps refuses to write.
 HOSTILE = (
@@ -243,8 +243,7 @@ def shapes(module, channels):
 def load(folder):
   """The model, which is the network that its folder describes, whatever was done to the folder."""
   loaded = predict.load_model(folder).members[0]
-  spec = loaded.preprocessing
-  expected = shapes(loaded.module, spec['modalities'] * (2 * spec['context'] + 1))
+  expected = shapes(loaded.module, loaded.spec.image_channels)
   assert jax.tree.structure(loaded.params) == jax.tree.structure(expected)
   for leaf, wanted in zip(*map(jax.tree.leaves, (loaded.params, expected)), strict=True):
     assert (leaf.shape, leaf.dtype) == (wanted.shape, wanted.dtype) and np.isfinite(leaf).all()
@@ -254,14 +253,14 @@ def load(folder):
 @pytest.mark.parametrize(('name', 'times'), [('preprocessing.json', 250), ('genotype.json', 80)])
 def test_a_damaged_model_that_was_signed_anew_is_loaded_or_refused(folder, name, times):
   def read():
-    model.sign(folder)
+    model_folder.sign(folder)
     return load(folder)
 
   fuzz(folder / name, (folder / name).read_bytes(), read, times=times, seed=4)
 
 
 def test_damaged_checksums_are_those_of_the_files_or_refused(folder):
-  path = folder / model.CHECKSUMS
+  path = folder / model_folder.CHECKSUMS
   fuzz(path, path.read_bytes(), lambda: load(folder), times=150, seed=5)
 
 
@@ -292,7 +291,7 @@ def test_damaged_weights_that_were_signed_anew_have_the_shapes_of_the_network_or
       text = damaged_json(random_, header)
       damaged = len(text).to_bytes(8, 'little') + text + tensors
     path.write_bytes(damaged)
-    model.sign(folder)
+    model_folder.sign(folder)
     loaded += outcome(lambda: load(folder)) is not None
   assert 0 < loaded < 300
 
@@ -301,19 +300,13 @@ def test_damaged_weights_that_were_signed_anew_have_the_shapes_of_the_network_or
 def run(tmp_path_factory):
   """The files of a run that nobody has damaged, with a comparison."""
   workdir = tmp_path_factory.mktemp('run')
-  test_report.fabricate(workdir, size=8)
+  fabricated.fabricate(workdir, size=8)
   # Few epochs are as good as many.
   for stage in ('search', 'retrain'):
     path = workdir / stage / 'metrics.jsonl'
     path.write_text(''.join(path.read_text().splitlines(keepends=True)[:3]))
-  summary = files.read_json(workdir / 'evaluate' / 'summary.json')
-  rival = {name: value for name, value in summary.items() if name.startswith(('dsc', 'hd', 'nsd_'))}
-  rival |= {'label': 'U-Net', 'kind': 'random', 'parameters': 9e5, 'macs': 4e9, 'steps': 40.0}
-  rival |= {'learning_rates': [0.1], 'validation_dsc': 0.8, 'seconds': 90.0, 'pooled_2d_dsc': 0.9}
-  rival |= {'difference': 0.1, 'p_value': None, 'image': [8, 8, 1]}
-  rivals = [{'name': name, **rival} for name in ('thrifty', 'unet')]
-  compared = {'split': 'test', 'held_out': True, 'folds': [0], 'patients': 5, 'rivals': rivals}
-  files.write_json(workdir / 'compare' / 'summary.json', compared)
+  rivals = [fabricated.rival(name) for name in ('thrifty', 'unet')]
+  records.write(workdir / 'compare' / 'summary.json', fabricated.compared(*rivals))
   of_one = {'seed': 0, 'architecture_dsc': 0.8, 'parameters': 90_000, 'epochs': 3}
   files.write_json(workdir / 'search' / 'seeds.json', {'picked': 0, 'searches': [of_one] * 2})
   rows = ['rival,class,dsc', 'thrifty,grey,0.5', 'unet,grey,0.6']
@@ -340,9 +333,9 @@ def quick_pictures(monkeypatch):
   frames = functools.cache(lambda path, changed: overlays.frames(path))
   by_time = types.SimpleNamespace(**vars(overlays))
   by_time.frames = lambda path: frames(path, path.stat().st_mtime_ns)
-  monkeypatch.setattr(report, 'overlays', by_time)
-  monkeypatch.setattr(report.plots, 'curves', curves)
-  monkeypatch.setattr(report.plots, 'dots', dots)
+  monkeypatch.setattr(patients, 'overlays', by_time)
+  monkeypatch.setattr(plots, 'curves', curves)
+  monkeypatch.setattr(plots, 'dots', dots)
 
 
 FILES_OF_A_RUN = {
@@ -432,7 +425,7 @@ def little_memory(most_bytes=100 << 20):
 @pytest.mark.parametrize('content', CLAIMS.values(), ids=CLAIMS)
 def test_weights_that_claim_more_than_there_is_are_refused_at_once(folder, content):
   (folder / 'weights.safetensors').write_bytes(content)
-  model.sign(folder)
+  model_folder.sign(folder)
   with little_memory():
     assert outcome(lambda: load(folder)) is None
 
@@ -444,11 +437,11 @@ def test_weights_larger_than_the_network_are_refused_without_taking_memory(folde
   path.write_bytes(header({'classes/kernel': tensor}))
   with path.open('ab') as file:  # it takes no place on the disk either
     file.truncate(path.stat().st_size + size)
-  sums = files.read_json(folder / model.CHECKSUMS)
+  sums = files.read_json(folder / model_folder.CHECKSUMS)
   if size < 1 << 30:  # else even the sum would take hours
     with path.open('rb') as file:
       sums['sha256'][path.name] = hashlib.file_digest(file, 'sha256').hexdigest()
-    files.write_json(folder / model.CHECKSUMS, sums)
+    files.write_json(folder / model_folder.CHECKSUMS, sums)
   with little_memory(size // 8), pytest.raises(InputError, match='weights.safetensors'):
     load(folder)
 
@@ -466,7 +459,7 @@ HUGE = {
 def test_a_description_of_what_no_memory_holds_is_refused(folder, field, value):
   path = folder / 'preprocessing.json'
   files.write_json(path, files.read_json(path) | {field: value})
-  model.sign(folder)
+  model_folder.sign(folder)
   with little_memory(), pytest.raises(InputError, match=f'"{field}" is'):
     load(folder)
 
@@ -510,7 +503,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(folder, tmp_path):
 @pytest.mark.parametrize('name', ['../secret', '/etc/passwd', '/dev/zero', 'weights\0', 'more'])
 def test_checksums_lead_to_no_other_files(folder, tmp_path, name):
   (tmp_path / 'secret').write_text('x')
-  path = folder / model.CHECKSUMS
+  path = folder / model_folder.CHECKSUMS
   content = files.read_json(path)
   content['sha256'][name] = '0' * 64
   files.write_json(path, content)
@@ -522,7 +515,7 @@ def test_a_model_of_links_is_loaded_as_download_caches_keep_them(folder, tmp_pat
   for name in FILES_OF_A_MODEL:
     (folder / name).rename(tmp_path / f'blob_{name}')
     (folder / name).symlink_to(tmp_path / f'blob_{name}')
-  assert load(folder).preprocessing['name'] == 'thrifty'
+  assert load(folder).spec.network.name == 'thrifty'
 
 
 class Executed:
@@ -547,7 +540,7 @@ def test_nothing_that_is_read_is_executed(folder, run, tmp_path, quick_pictures)
     for name in FILES_OF_A_MODEL[:4]:
       whole = (folder / name).read_bytes()
       (folder / name).write_bytes(content)
-      model.sign(folder)
+      model_folder.sign(folder)
       assert (outcome(lambda: load(folder)) is None) == (name != 'card.md')
       (folder / name).write_bytes(whole)
   assert not (tmp_path / 'executed').exists()

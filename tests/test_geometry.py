@@ -4,6 +4,8 @@ The way back is ITK's: the slices become an image by their affine alone, and ITK
 of the original by its position in the patient.
 """
 
+import dataclasses
+
 import nibabel
 import numpy as np
 import phantom_chaos
@@ -12,13 +14,22 @@ import SimpleITK
 
 from data_prep import chaos, chaos_t1, phantom, promise12
 from thrifty_jax.scans import masks, slices, sources, volumes
+from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case
 
 # Axial, upside down, mirrored, coronal and sagittal slices one after the other, transposed.
 ORIENTATIONS = ('SPL', 'IPL', 'SAR', 'IAR', 'PIL', 'LIP', 'RSA', 'SLP')
 TILTS = (0.0, 13.0, -31.0)  # degrees
-WAYS = {'intensity': 'percentiles', 'percentiles': (0.0, 100.0), 'resize': 'linear'}
-WAYS |= {'clahe_clip_limit': 0.0, 'curvature_flow_iterations': 0}
+SETTINGS = ImageSettings(
+  slice_axis='axial',
+  image_size=1,
+  intensity='percentiles',
+  percentiles=(0.0, 100.0),
+  clahe_clip_limit=0.0,
+  resize='linear',
+  curvature_flow_iterations=0,
+  curvature_flow_time_step=0.125,
+)
 
 
 def itk_of(label, affine):
@@ -44,7 +55,7 @@ def on_the_grid_of(original, label, affine):
 def through_slices(volume):
   """The truth as square slices of the full size, scored by a network that is always right."""
   side = max(volume.truth.shape[1:])
-  _, label = slices.to_slices(volume, {'image_size': side, **WAYS})
+  _, label = slices.to_slices(volume, dataclasses.replace(SETTINGS, image_size=side))
   scores = np.eye(5, dtype=np.float32)[label]
   return slices.to_native(scores, volume.truth.shape[1:]).argmax(axis=-1).astype(np.uint8)
 

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import fabricated
 import jax
 import pytest
 
@@ -15,10 +16,11 @@ import data_prep
 import thrifty_jax
 from configs.phantom import get_config
 from data_prep import prepare
-from thrifty_jax import device
+from thrifty_jax import device, records
 from thrifty_jax import main as main_
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import lock
+from thrifty_jax.scores import over_folds
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = '--config=configs/phantom.py'
@@ -69,7 +71,7 @@ def ran(monkeypatch, slices) -> list[str]:
   stage('thrifty_jax.scores.evaluate', 'evaluate', 'evaluate/summary.json')
   stage('thrifty_jax.reporting.report', 'report', 'report.html')
   stage('thrifty_jax.training.compare', 'compare')
-  stand_in('thrifty_jax.scores.over_folds', write=lambda workdir, folds: calls.append('over_folds'))
+  monkeypatch.setattr(over_folds, 'write', lambda workdir, folds: calls.append('over_folds'))
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   return calls
 
@@ -171,8 +173,7 @@ def test_a_comparison_that_has_not_ended_in_every_fold_stops_no_other_stage(ran,
     assert _main(tmp_path, *folds, f'--stage={stage}') == 0
   for fold, names in enumerate((['thrifty', 'unet'], ['thrifty'])):
     path = tmp_path / f'fold_{fold}' / 'compare' / 'results.json'
-    path.parent.mkdir()
-    path.write_text(json.dumps([{'name': name} for name in names]))
+    records.write(path, [fabricated.result(name) for name in names])
   assert _main(tmp_path, *folds, '--stage=search') == 0
   assert _main(tmp_path, *folds, '--stage=report') == 2
   assert 'fold_1: compares thrifty, but' in capsys.readouterr().err
@@ -418,13 +419,13 @@ def test_a_workdir_in_use_is_refused_with_one_line_and_stays_as_it_is(ran, tmp_p
     ('run/fold_1', ['--folds=all']),
     ('run', ['--folds=1', '--stage=check']),
   ):
-    with lock.held(tmp_path / used):
+    with lock.hold(tmp_path / used):
       assert _main(tmp_path / 'run', *arguments) == 2
       error = capsys.readouterr().err
       assert f'{tmp_path / used}: process {os.getpid()} ' in error and error.count('\n') == 1
       assert {path.name for path in tmp_path.rglob('*')} <= {'run', 'fold_1', '.lock'}
   assert ran == [] and list(tmp_path.iterdir()) == []
-  with lock.held(tmp_path):
+  with lock.hold(tmp_path):
     assert _main(tmp_path, '--stage=describe', f'--config.genotype={GENOTYPE_FILE}') == 0
 
 
@@ -446,7 +447,7 @@ def test_a_run_that_goes_on_elsewhere_keeps_where_it_was_before(ran, workdir, mo
 
 def test_a_report_can_be_made_of_a_run_that_goes_on(ran, workdir):
   _main(workdir, '--stage=search')
-  with lock.held(workdir):
+  with lock.hold(workdir):
     assert _main(workdir, '--stage=report') == 0
   assert ran == ['search', 'report']
 

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK
 
 from data_prep import phantom
-from thrifty_jax import export, main, model, predict
-from thrifty_jax.networks import genotype
+from thrifty_jax import export, main, model_folder, predict
+from thrifty_jax.networks import build, genotype
 
 PROJECT = Path(__file__).resolve().parents[1]
 PATIENTS, FOLDS = 6, 3  # two patients train, two validate, two test
@@ -149,7 +149,7 @@ def test_the_summary_has_the_fields_that_others_read(done):
   assert summary['floor_dsc'] > 0.2  # the mean mask finds something
   assert list(summary['classes']) == ['organ']
   assert {'dsc_mean', 'dsc_std'} <= summary['classes']['organ'].keys()
-  assert summary['parameters'] == model.count(model.load(done / 'model').params)
+  assert summary['parameters'] == build.count(model_folder.load(done / 'model').params)
   assert 'Made-up scans' in summary['note']
 
 
@@ -169,7 +169,7 @@ def test_scores_have_a_row_per_patient_and_class_that_make_up_the_mean(done):
 def test_the_searched_genotype_is_the_one_that_was_trained(done):
   found = genotype.load(done / 'search' / 'genotype.json')
   assert genotype.load(done / 'model' / 'genotype.json') == found
-  assert model.load(done / 'model').genotype == found
+  assert model_folder.load(done / 'model').genotype == found
   assert len(found.down) == len(found.up) == 1
 
 

@@ -1,7 +1,6 @@
 """Training in bfloat16: what is computed in it, what stays float32, and that both loops run so."""
 
 import functools
-import json
 from typing import Any
 
 import interrupted
@@ -13,9 +12,10 @@ import pytest
 from recorded import open_data, prepare_for
 
 from data_prep import phantom
-from thrifty_jax import logbook, model
-from thrifty_jax.networks import baselines, genotype, grid
+from thrifty_jax import logbook, model_folder, records
+from thrifty_jax.networks import baselines, build, genotype, grid
 from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.run_files import Retrained
 from thrifty_jax.searching import bilevel, search, steps
 from thrifty_jax.training import retrain, train_step
 
@@ -33,6 +33,9 @@ NETWORKS = {
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
+BLACK = (0.0,)
+
+
 @functools.cache
 def problem(name):
   """Parameters and what a network is applied to; the image in float32."""
@@ -41,7 +44,7 @@ def problem(name):
   if name == 'supernet':
     inputs.append(grid.init_architecture(jax.random.key(0), nodes=1))
   label = jnp.asarray(random.integers(3, size=(2, 16, 16)), jnp.int32)
-  return model.initialise(NETWORKS[name], *inputs, seed=0), inputs, label
+  return build.initialise(build.trace_shapes(NETWORKS[name], *inputs), seed=0), inputs, label
 
 
 def equations(program):
@@ -67,7 +70,7 @@ def types_of(program, primitive):
 @pytest.mark.parametrize('name', NETWORKS)
 def test_convolutions_follow_the_image_but_the_last_and_the_statistics_are_float32(name):
   params, (image, *more), _ = problem(name)
-  apply = functools.partial(model.apply, NETWORKS[name])
+  apply = functools.partial(build.apply, NETWORKS[name], background=BLACK)
   inputs = (params, image.astype(jnp.bfloat16), *more)
   assert jax.eval_shape(apply, *inputs).dtype == jnp.float32
   program = jax.make_jaxpr(apply)(*inputs).jaxpr
@@ -81,7 +84,7 @@ def test_convolutions_follow_the_image_but_the_last_and_the_statistics_are_float
 @pytest.mark.parametrize('name', NETWORKS)
 def test_logits_in_bfloat16_are_near_those_in_float32(name):
   params, (image, *more), _ = problem(name)
-  logits_of = jax.jit(functools.partial(model.apply, NETWORKS[name]))
+  logits_of = jax.jit(functools.partial(build.apply, NETWORKS[name], background=BLACK))
   exact, logits = (logits_of(params, x, *more) for x in (image, image.astype(jnp.bfloat16)))
   assert logits.dtype == jnp.float32 and exact.dtype == jnp.float32
   assert 1e-4 < distance(logits, exact) < 0.05
@@ -93,7 +96,9 @@ def test_gradients_through_bfloat16_are_float32_and_near_those_through_float32()
   @jax.jit
   def gradient_at(image):
     def loss(params):
-      return segmentation_loss(model.apply(NETWORKS['unet'], params, image), label)[0]
+      return segmentation_loss(
+        build.apply(NETWORKS['unet'], params, image, background=BLACK), label
+      )[0]
 
     return jax.tree.leaves(jax.grad(loss)(params))
 
@@ -167,9 +172,9 @@ def test_a_retraining_in_bfloat16_and_parts_leaves_a_model_in_float32(config, tm
   config.genotype = str(tmp_path / 'genotype.json')
   genotype.save(tmp_path / 'genotype.json', FOUND)
   summary = retrain.retrain(config, tmp_path)
-  assert summary['precision'] == 'bfloat16'
-  assert json.loads((tmp_path / 'retrain' / 'summary.json').read_text()) == summary
-  assert float_types(model.load(tmp_path / 'model').params) == {np.dtype(np.float32)}
+  assert summary.precision == 'bfloat16'
+  assert records.read(tmp_path / 'retrain' / 'summary.json', Retrained) == summary
+  assert float_types(model_folder.load(tmp_path / 'model').params) == {np.dtype(np.float32)}
   losses = [entry['loss'] for entry in logbook.Logbook(tmp_path / 'retrain').entries()]
   assert len(losses) == 2 and losses[1] < losses[0]
 
@@ -180,7 +185,7 @@ def test_metrics_and_optimiser_of_a_step_in_bfloat16_are_float32(config):
   net = NETWORKS['unet'].copy(classes=2)
   state, _ = train_step.init_state(net, transformation, opened.image_shape(4), seed=0)
   step = train_step.make_train_step(
-    net, transformation, augment=opened.augment, average_decay=0.9, seed=0
+    net, transformation, augment=opened.augment, average_decay=0.9, seed=0, background=BLACK
   )
   moved, metrics = jax.eval_shape(step, state, opened.batch_shape(4))
   assert float_types((moved._asdict(), metrics)) == {np.dtype(np.float32)}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from data_prep import phantom, phantom_folders
 from thrifty_jax import config as configs
-from thrifty_jax import device, files, model, predict
+from thrifty_jax import device, files, model_folder, predict
 from thrifty_jax.predicting import outputs, segment
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -119,7 +119,7 @@ def test_a_folder_of_scans_becomes_a_folder_of_masks_on_their_grids(
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(mask), expected)
   about = files.read_json(tmp_path / 'masks' / 'classes.json')
   assert about['classes'] == {'0': 'background', '1': 'liver', '2': 'left kidney'}
-  assert about['models'] == [{'weights_sha256': model.load(trained).sha256}]
+  assert about['models'] == [{'weights_sha256': model_folder.load(trained).sha256}]
   assert 'not a medical device' in about['note']
   printed = capsys.readouterr()
   for text in (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
   from thrifty_jax.exporting.export_check import Network
   from thrifty_jax.exporting.export_slices import RunData
-  from thrifty_jax.model import LoadedModel
+  from thrifty_jax.model_folder import LoadedModel
 
 FORMATS = ('onnx', 'stablehlo')
 NEEDS = {'onnx': ('onnx', 'onnxruntime'), 'stablehlo': ()}  # packages
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
   _require_packages(values.format)
   # JAX takes a second to import: mistakes in the command are told before.
   from thrifty_jax import config as configs
-  from thrifty_jax import device, model
+  from thrifty_jax import device, model_folder
   from thrifty_jax.exporting import export_folder, export_slices
   from thrifty_jax.logbook import say
   from thrifty_jax.predicting import segment
@@ -75,17 +75,17 @@ def run(arguments: Sequence[str]) -> None:
     raise InputError(
       f'--model={values.model}: has a model for each fold; name one of them, as {folders[0].parent}'
     )
-  member = model.load(folders[0])
-  spec = member.preprocessing
+  member = model_folder.load(folders[0])
+  spec = member.spec
   data = export_slices.open_run(folders[0]) if values.int8 or not values.scans else None
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
-  say('model', f'{spec["name"]}, {model.count(member.params):,} parameters')
+  say('model', f'{spec.network.name}, {member.parameters:,} parameters')
   if data is None or values.scans:
     images = export_slices.of_scans(Path(values.scans), spec)
   else:
     images = export_slices.of_run(data)
   networks, results = _networks(values, member, images, data)
-  sides = None if values.dynamic_sides else spec['image_size']
+  sides = None if values.dynamic_sides else spec.image.image_size
   contents = export_folder.contents(
     member, networks, results, card=(folders[0] / 'card.md').read_bytes(), sides=sides
   )
@@ -128,8 +128,8 @@ def _int8(
   from thrifty_jax.exporting import export_check, export_slices, quantise
   from thrifty_jax.logbook import say
 
-  spec = member.preprocessing
-  training = export_slices.of_training(data, quantise.SLICES, context=spec['context'])
+  spec = member.spec
+  training = export_slices.of_training(data, quantise.SLICES, context=spec.context)
   eight = quantise.quantise(content, training)
   quantised = export_check.onnx_runner(eight)
   before = quantise.dsc(data, network, spec, title='score float32')

@@ -62,7 +62,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
   Args:
     path: The file.
-    value: What json can write; NaN and infinity are refused, as they are not JSON.
+    value: Value that json can write; NaN and infinity are refused, as they are not JSON.
 
   Returns:
     The path.
@@ -76,11 +76,11 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 @contextlib.contextmanager
 def writing_to(folder: Path, option: str) -> Generator[None]:
-  """A full disk, a folder that must not be written or is gone, told in one line.
+  """Turns a full disk, or a folder that must not be written or is gone, into bad input.
 
   Args:
     folder: Where the body writes.
-    option: Of the command line, that names another folder, such as '--workdir'.
+    option: Option of the command line that names another folder, such as '--workdir'.
 
   Raises:
     InputError: If the body meets such an error, also as the exception of another type that
@@ -121,8 +121,8 @@ def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None)
   """Refuses what is no file, before it is read: a pipe would never end, a device neither.
 
   Args:
-    path: What is to be read; a link to a file counts as one.
-    most_bytes: The size from which on it is refused; None is no limit.
+    path: File that is to be read; a link to one counts.
+    most_bytes: Size that it may have; None is no limit.
 
   Raises:
     InputError: If it is missing, something else than a file, or larger.

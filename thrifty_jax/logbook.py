@@ -40,8 +40,8 @@ class Logbook:
     """Opens the folder, made when it is missing; lines already there stay.
 
     Args:
-      folder: Of the stage.
-      tensorboard: Also write the numbers of each line for TensorBoard, to the same folder.
+      folder: Folder of the stage.
+      tensorboard: Whether TensorBoard gets the numbers of each line too, in the same folder.
     """
     self.path = Path(folder) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class Logbook:
     """Adds a line, on disk when this returns.
 
     Args:
-      entry: What json can write, with numbers that are finite; `epoch` and `step` among them.
+      entry: Values that json can write, numbers finite; `epoch` and `step` are among them.
 
     Raises:
       ValueError: If a number is not finite.
@@ -94,7 +94,7 @@ class Logbook:
     """Drops the lines of epochs that a resumed run will end again.
 
     Args:
-      epochs: That were done at the checkpoint that was restored; lines above it go.
+      epochs: Epochs that were done at the checkpoint that was restored; lines above it go.
     """
     kept = [entry for entry in self.entries() if entry['epoch'] <= epochs]
     files.write_text(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
@@ -151,8 +151,8 @@ def progress(total: int, description: str, *, unit: str = '') -> tqdm:
 
   Args:
     total: Number of steps.
-    description: What is going on, `search`.
-    unit: Of the steps where they are many, `B` for bytes; shown as 12.5M.
+    description: Name of what is going on, `search`.
+    unit: Unit of the steps where they are many, `B` for bytes; shown as 12.5M.
 
   Returns:
     A context manager with tqdm's `update(n)` and `set_postfix(loss=..., dsc=...)`.
@@ -195,14 +195,14 @@ def duration(seconds: float) -> str:
 
 
 def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dict[str, Any]:
-  """Where and how this runs, for environment.json.
+  """Describes where and how this runs, for environment.json.
 
   Args:
-    arguments: Of the command, without the program; None takes them from this process.
-    seed: Of the run.
+    arguments: Arguments of the command; None takes them from this process.
+    seed: Seed of the run.
 
   Returns:
-    What json can write. Neither the machine's nor the user's name is in it.
+    Values that json can write. Neither the machine's nor the user's name is in it.
   """
   import jax  # here, as whoever only shows progress does without JAX
 

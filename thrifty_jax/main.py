@@ -75,7 +75,7 @@ def _run(command: Command, arguments: Sequence[str]) -> None:
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
   if command.stage == stages.REPORT.name:  # of a run that goes on, too
     workdirs = {}
-  with lock.held(*workdirs, stage=command.stage):
+  with lock.hold(*workdirs, stage=command.stage):
     _run_folds(command, each_fold, arguments)
 
 

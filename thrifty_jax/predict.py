@@ -162,21 +162,20 @@ def _about(segmenter: 'Segmenter') -> dict[str, Any]:
 
 
 def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
-  from thrifty_jax import device, model
+  from thrifty_jax import device
   from thrifty_jax.logbook import say
 
   first = segmenter.members[0]
   several = f'{len(segmenter.members)} models averaged: ' if len(segmenter.members) > 1 else ''
-  size = f'{model.count(first.params):,} parameters'
+  size = f'{first.parameters:,} parameters'
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
-  say(
-    'model', f'{several}{first.preprocessing["name"]}, {size}; {", ".join(segmenter.classes[1:])}'
-  )
+  name = first.spec.network.name
+  say('model', f'{several}{name}, {size}; {", ".join(segmenter.classes[1:])}')
   say('device', device.describe())
   say('input', f'{count} scan{"s" if count > 1 else ""} in {values.input}')
   say('output', values.output)
   if values.flips:
-    allowed = [' and '.join(m.preprocessing['flips']) or 'none' for m in segmenter.members]
+    allowed = [' and '.join(m.spec.flips) or 'none' for m in segmenter.members]
     say('flips', ', '.join(dict.fromkeys(allowed)) + ': those that the training saw')
 
 

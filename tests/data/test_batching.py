@@ -143,14 +143,11 @@ def test_training_batches_are_those_of_a_slow_loop(prepared, context):
 def test_resident_and_streamed_batches_are_equal_bit_for_bit(prepared, context):
   settings = {'batch_size': 7, 'statistics': STATISTICS, 'context': context}
   both = two_ways(prepared, ['Case00', 'Case04'])
-  for one, other in (
-    [batching.batches(examples, seed=1, epoch=4, **settings) for examples in both],
-    [batching.in_order(examples, **settings) for examples in both],
-  ):
-    for batch, same in zip(one, other, strict=True):
-      assert batch.keys() == same.keys()
-      for name in batch:
-        np.testing.assert_array_equal(batch[name], same[name])
+  one, other = (batching.batches(examples, seed=1, epoch=4, **settings) for examples in both)
+  for batch, same in zip(one, other, strict=True):
+    assert batch.keys() == same.keys()
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], same[name])
 
 
 def test_reading_ahead_by_any_number_of_batches_gives_the_same(prepared):
@@ -192,24 +189,19 @@ def test_streamed_batches_have_one_shape_and_so_one_compilation(prepared, monkey
   settings = {'batch_size': 5, 'statistics': STATISTICS, 'context': 1}
   for epoch in range(2):
     list(batching.batches(examples, seed=0, epoch=epoch, **settings))
-  list(batching.in_order(examples, **settings))
   assert len(shapes) == 1
 
 
-@pytest.mark.parametrize('batch_size', [4, 100])
-@pytest.mark.parametrize('way', [0, 1])
-def test_in_order_gives_every_example_once_and_marks_what_fills_up(prepared, batch_size, way):
-  examples = two_ways(prepared, ['Case01', 'Case03'])[way]
-  found = list(batching.in_order(examples, batch_size=batch_size, statistics=STATISTICS, context=1))
-  assert {batch['image'].shape[0] for batch in found} == {batch_size}
-  weight = np.concatenate([batch['weight'] for batch in found])
-  count = len(examples)
-  np.testing.assert_array_equal(weight, [1] * count + [0] * (len(weight) - count))
-  image, label = slow_batch(examples, range(count), context=1)
-  stacked = np.concatenate([batch['image'] for batch in found])
-  assert np.isfinite(stacked).all()
-  np.testing.assert_allclose(stacked[:count], image, rtol=1e-6, atol=1e-6)
-  np.testing.assert_array_equal(np.concatenate([b['label'] for b in found])[:count], label)
+def test_a_case_is_read_whole_and_cases_are_found_by_their_patients(prepared):
+  case = prepared.cases[1]
+  assert prepared.cases_of([case.patient]) == tuple(
+    one for one in prepared.cases if one.patient == case.patient
+  )
+  assert prepared.patients[1] == case.patient
+  found, examples = prepared.read(case), prepared.examples([case.case])
+  assert len(found['image']) == case.slices == len(examples)
+  for name, expected in examples.read(np.arange(len(examples))).items():
+    np.testing.assert_array_equal(found[name], expected)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():
@@ -276,7 +268,9 @@ def test_a_consumer_that_stops_early_leaves_no_thread(prepared, prefetch):
         examples, batch_size=2, seed=0, epoch=0, statistics=STATISTICS, prefetch=prefetch
       ):
         break
-    iterator = batching.in_order(examples, batch_size=2, statistics=STATISTICS, prefetch=prefetch)
+    iterator = batching.batches(
+      examples, batch_size=2, seed=0, epoch=0, statistics=STATISTICS, prefetch=prefetch
+    )
     next(iterator)
     assert len(threads()) <= 1  # with room for every batch it may have ended already
     iterator.close()

@@ -22,6 +22,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import main
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
+from thrifty_jax.scans.preprocessing import image_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENTS = 5
@@ -55,7 +56,7 @@ def test_slices_and_truth_come_back_as_they_were_made(config):
   cases = phantom.find_cases(Path(config.data.raw_dir))
   for case, found in zip(cases, metadata['cases'], strict=True):
     volume = phantom.read_case(case)
-    image, label = slices.to_slices(volume, metadata['settings'])
+    image, label = slices.to_slices(volume, image_settings(config.data))
     assert (found['case'], found['patient']) == (case.case, case.patient)
     assert (found['first_slice'], found['slices']) == (row, len(image))
     assert found['native_shape'] == list(volume.truth.shape)

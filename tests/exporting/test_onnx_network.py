@@ -1,17 +1,19 @@
 """Our networks in ONNX against the same ones in JAX, every operation of them."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
-from thrifty_jax import model
+from thrifty_jax import config as configs
 from thrifty_jax.drawings import drawing
 from thrifty_jax.exporting import onnx_graph, onnx_network
-from thrifty_jax.model import LoadedModel
-from thrifty_jax.networks import baselines, grid, layers, norm, parameters, space
+from thrifty_jax.model_folder import LoadedModel
+from thrifty_jax.networks import build, layers, norm, parameters, space
 from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.model_spec import make_spec
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -40,45 +42,39 @@ GENOTYPES = {
 }
 
 
-def member(net, *, name, depth=0, size=16, modalities=1, context=0):
+def member(genotype=None, *, size=16, modalities=1, context=0, **network):
   """A model with random weights, norms and biases included."""
+  config = configs.default()
+  config.model.update(network)
+  config.data.update({'classes': ('background', *'ab'), 'image_size': size})
+  config.data.update({'modalities': modalities, 'context': context})
+  statistics = {'mean': np.linspace(0.3, 0.4, modalities), 'std': np.linspace(0.2, 0.3, modalities)}
   channels = modalities * (2 * context + 1)
-  params = model.initialise(net, jax.ShapeDtypeStruct((1, 16, 16, channels), np.float32), seed=1)
+  spec = dataclasses.replace(
+    make_spec(config, statistics), background=tuple(np.linspace(-2, -1, channels).tolist())
+  )
+  shapes = build.shapes(build.build(spec, genotype), spec.image_channels)
   generator = np.random.default_rng(0)
-  params = jax.tree.map(lambda leaf: leaf + generator.normal(0, 0.1, leaf.shape), params)
-  spec = {
-    'name': name,
-    'depth': depth,
-    'image_size': size,
-    'modalities': modalities,
-    'context': context,
-    'mean': np.linspace(0.3, 0.4, modalities),
-    'std': np.linspace(0.2, 0.3, modalities),
-    'background': list(net.background),
-    'classes': ['background', *'ab'],
-  }
-  return LoadedModel(net, params, spec, getattr(net, 'genotype', None), '')
+  params = jax.tree.map(
+    lambda leaf: leaf + generator.normal(0, 0.1, leaf.shape), build.initialise(shapes, seed=1)
+  )
+  return LoadedModel(spec, genotype, params, '')
 
 
 def thrifty(name, *, depth=2, channels=4, **sizes):
-  shades = np.linspace(-2, -1, sizes.get('modalities', 1) * (2 * sizes.get('context', 0) + 1))
-  net = grid.DerivedNetwork(
-    GENOTYPES[name], 3, channels, depth, background=tuple(map(float, shades))
-  )
-  return member(net, name='thrifty', depth=depth, **sizes)
+  return member(GENOTYPES[name], name='thrifty', depth=depth, channels=channels, **sizes)
 
 
 def expected(made, image):
   """What the Linen module gives of the same image, [N, C, H, W] in [0, 1]."""
-  copies = 2 * made.preprocessing['context'] + 1
-  mean, std = (np.tile(made.preprocessing[name], copies) for name in ('mean', 'std'))
+  copies = 2 * made.spec.context + 1
+  mean, std = (np.tile(values, copies) for values in (made.spec.mean, made.spec.std))
   logits = made.logits(((np.moveaxis(image, 1, 3) - mean) / std).astype(np.float32))
   return np.moveaxis(np.asarray(logits), 3, 1)
 
 
 def image_of(made, *, slices=2, sides=(16, 16)):
-  channels = made.preprocessing['modalities'] * (2 * made.preprocessing['context'] + 1)
-  return np.random.default_rng(2).random((slices, channels, *sides), np.float32)
+  return np.random.default_rng(2).random((slices, made.spec.image_channels, *sides), np.float32)
 
 
 def run(made, image, **settings):
@@ -132,11 +128,7 @@ def test_a_new_row_of_the_table_is_an_operation_everywhere(monkeypatch):
 
 @pytest.mark.parametrize(('name', 'norm_'), [('unet', 'none'), ('unet_plus_plus', 'group')])
 def test_the_baselines_give_what_they_give_in_jax(name, norm_):
-  nested = name == 'unet_plus_plus'
-  net = baselines.UNetPlusPlus(
-    3, nested, deep_supervision=nested, norm=norm_, widths=(2, 4, 4, 6, 16)
-  )
-  made = member(net, name=name)
+  made = member(name=name, norm=norm_, deep_supervision=name == 'unet_plus_plus', width=2)
   require_same(made, image_of(made))
 
 

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax import model
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype, grid
+from thrifty_jax.networks import build, genotype, grid
 from thrifty_jax.networks.architecture import ArchitectureWeights, CellWeights
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.space import CellKind, Space
@@ -186,7 +185,7 @@ def test_the_shipped_genotype_has_the_size_of_the_paper():
   net = grid.DerivedNetwork(found, classes=2)
   image = jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
   params = jax.eval_shape(net.init, jax.random.key(0), image)['params']
-  assert model.count(params) == 605_280
+  assert build.count(params) == 605_280
   names = {kind: sorted(op for node in getattr(found, kind) for _, op in node) for kind in LISTS}
   assert sum('sep' in name for name in names['down']) == 1
   assert all(name.endswith('conv_3x3') for part in names.values() for name in part)

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax import model
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import grid
+from thrifty_jax.networks import build, grid
 from thrifty_jax.networks.baselines import UNetPlusPlus, widths_of
 from thrifty_jax.networks.genotype import Genotype, derive
 from thrifty_jax.networks.space import (
@@ -64,6 +63,7 @@ def operation_cost(structure):
 
 
 IMAGE = jnp.zeros((1, 32, 32, 1))
+BLACK = (0.0,)
 
 
 def quickly(function):
@@ -127,8 +127,8 @@ def derived_from(architecture, *, nodes, edges_per_node):
   return derive(weights, Space(1, 2, 32, 5, nodes, edges_per_node))
 
 
-# By depth; odd ones, the least that one fits, a row of pixels.
-SIDES = {3: (33, 20), 4: (16, 31), 5: (1, 70), 6: (65, 64)}
+# By depth; the least among them.
+SIDES = {3: (40, 24), 4: (16, 32), 5: (32, 96), 6: (128, 64)}
 
 
 @pytest.mark.parametrize('depth', SIDES)
@@ -136,7 +136,7 @@ SIDES = {3: (33, 20), 4: (16, 31), 5: (1, 70), 6: (65, 64)}
 def test_logits_have_the_size_of_the_image_everywhere_in_the_space(nodes, depth):
   image = jax.ShapeDtypeStruct((2, *SIDES[depth], 3), np.float32)
   expected = (2, *SIDES[depth], 4)
-  common = {'channels': 8, 'depth': depth, 'background': (0.0, 0.0, 0.0)}
+  common = {'channels': 8, 'depth': depth}
   architecture, key = some_architecture(nodes), jax.random.key(0)
   supernet = grid.Supernet(4, nodes=nodes, **common)
   logits, _ = jax.eval_shape(supernet.init_with_output, key, image, architecture)
@@ -153,8 +153,9 @@ def test_the_largest_network_of_the_space_runs(quick_compilation):
   found = derived_from(some_architecture(4), nodes=4, edges_per_node=3)
   net = grid.DerivedNetwork(found, 3, channels=4, depth=6)
   image = np.random.default_rng(0).normal(size=(2, 65, 20, 1)).astype(np.float32)
-  params = model.initialise(net, image, seed=0)
-  logits = np.asarray(jax.jit(net.apply)({'params': params}, image))
+  params = build.initialise(build.trace_shapes(net, image), seed=0)
+  apply = jax.jit(functools.partial(build.apply, net, background=BLACK))
+  logits = np.asarray(apply(params, image))
   assert logits.shape == (2, 65, 20, 3)
   assert np.isfinite(logits).all() and logits.std(axis=(1, 2)).min() > 0.01
 
@@ -208,7 +209,7 @@ def test_each_of_the_64_paths_is_a_network_that_runs():
     # Not compiled, as each is another program.
     logits, variables = net.init_with_output(jax.random.key(0), image)
     params = variables['params']
-    assert model.count(params) == slow_count(structure, channels=4, classes=2)
+    assert build.count(params) == slow_count(structure, channels=4, classes=2)
     assert logits.shape == (1, 32, 32, 2) and jnp.isfinite(logits).all()
     assert jnp.std(logits) > 0
     built.add(frozenset(params))
@@ -307,14 +308,14 @@ def test_gates_weigh_each_cell_against_the_one_to_its_left():
   cells = skippable_cells(4)
   architecture = grid.init_architecture(jax.random.key(0), nodes=1, gated=cells)
   image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
-  params = model.initialise(net, image, architecture, seed=0)
+  params = build.initialise(build.trace_shapes(net, image, architecture), seed=0)
   plain = net.copy(cell_path=False)
   variables = architecture._replace(gammas=None)
-  assert count(plain, image, variables) == model.count(params)
+  assert count(plain, image, variables) == build.count(params)
 
   @quickly
   def gated(gammas):
-    return model.apply(net, params, image, architecture._replace(gammas=gammas))
+    return build.apply(net, params, image, architecture._replace(gammas=gammas), background=BLACK)
 
   @quickly
   def expected(keep):
@@ -329,9 +330,9 @@ def test_gates_weigh_each_cell_against_the_one_to_its_left():
       return share[name] * out + (1 - share[name]) * left
 
     with nn.intercept_methods(mix):
-      return model.apply(plain, params, image, variables)
+      return build.apply(plain, params, image, variables, background=BLACK)
 
-  whole = quickly(lambda x: model.apply(plain, params, x, variables))(image)
+  whole = quickly(functools.partial(build.apply, plain, background=BLACK))(params, image, variables)
   np.testing.assert_allclose(gated(jnp.tile(jnp.array([60.0, -60]), (3, 1))), whole, atol=1e-5)
   outputs = [whole]
   for skips in [(0, 0, 1), (0, 1, 0), (1, 0, 1), (1, 1, 1)]:
@@ -354,34 +355,13 @@ def test_gates_without_variables_for_them_are_refused_and_the_reverse():
       jax.eval_shape(net.init, jax.random.key(0), IMAGE, architecture)
 
 
-def test_sides_are_filled_with_the_background():
-  image = jnp.ones((1, 3, 5, 2))
-  padded = grid.pad_to_multiple(image, multiple=4, background=(-2.0, 3.0))
-  assert padded.shape == (1, 4, 8, 2)
-  np.testing.assert_array_equal(padded[:, :3, :5], image)
-  np.testing.assert_allclose(padded[0, 3, 0], [-2, 3])
-  np.testing.assert_allclose(padded[0, 0, 7], [-2, 3])
-
-
-@pytest.mark.parametrize('remat', [False, True])
-def test_the_background_may_be_an_argument_of_what_is_traced(remat, quick_compilation):
-  net = grid.Supernet(2, channels=4, depth=2, nodes=1, remat=remat)
-  architecture = some_architecture(1)
-  image = np.random.default_rng(0).normal(size=(1, 5, 6, 6)).astype(np.float32)
-  params = model.initialise(net, image, architecture, seed=0)
-
-  def logits(statistics):
-    shade = model.background(statistics, context=1)
-    return model.apply(net.copy(background=shade), params, image, architecture)
-
-  statistics = {'mean': np.asarray([1, 2], np.float32), 'std': np.asarray([2, 0.5], np.float32)}
-  expected = net.copy(background=(-0.5, -4.0) * 3)
-  np.testing.assert_allclose(
-    jax.jit(logits)(statistics),
-    jax.jit(lambda *inputs: model.apply(expected, *inputs))(params, image, architecture),
-    rtol=1e-5,
-    atol=1e-6,
-  )
+def test_sides_that_the_depth_does_not_divide_are_refused():
+  for net, inputs in (
+    (grid.Supernet(2, channels=4, depth=3), (grid.init_architecture(jax.random.key(0), nodes=2),)),
+    (UNetPlusPlus(2, nested=False, widths=(2, 2, 2, 2)), ()),
+  ):
+    with pytest.raises(ValueError, match=r'\(1, 8, 12, 1\); expected .* multiples of 8'):
+      jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 12, 1)), *inputs)
 
 
 def test_weights_of_candidates_and_of_incoming_edges_sum_to_one():
@@ -447,8 +427,8 @@ def test_a_supernet_of_chosen_operations_is_the_whole_one_where_the_others_weigh
     return part._replace(alphas=tuple(alphas))
 
   same = architecture._replace(down=spread('down'), up=spread('up'))
-  params = model.initialise(whole, image, same, seed=0)
-  own = model.initialise(few, image, architecture, seed=0)
+  params = build.initialise(build.trace_shapes(whole, image, same), seed=0)
+  own = build.initialise(build.trace_shapes(few, image, architecture), seed=0)
   for name, part in own.items():
     if '_from_' in name:  # nothing else, and alone those that have weights
       assert {*part['operations']} == {*params[name]['operations']} & {*chosen}
@@ -456,7 +436,7 @@ def test_a_supernet_of_chosen_operations_is_the_whole_one_where_the_others_weigh
     name for name in params if '_from_' in name and not {*params[name]['operations']} & {*chosen}
   }
   found, expected = (
-    quickly(functools.partial(model.apply, net))(weights, image, variables)
+    quickly(functools.partial(build.apply, net, background=BLACK))(weights, image, variables)
     for net, weights, variables in ((few, own, architecture), (whole, params, same))
   )
   np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -162,6 +162,8 @@ def test_the_parts_of_a_cell_are_named_as_in_genotypes_and_add_up_to_it():
 
 def test_a_parameter_that_nobody_has_counted_is_refused():
   class New(nn.Module):
+    depth: int = 0
+
     @nn.compact
     def __call__(self, x):
       return nn.Sequential([Filter()])(x)

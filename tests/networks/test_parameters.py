@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax import model
-from thrifty_jax.networks import grid, parameters
+from thrifty_jax.networks import build, grid, parameters
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.grid import DerivedNetwork
 from thrifty_jax.networks.space import CELL_KINDS, Space, edge_count, skippable_cells, sources_of
@@ -34,11 +33,14 @@ def random_genotype(random, space):
 def built(found, space, **settings):
   """Parameters of the network as it is built."""
   net = DerivedNetwork(
-    found, space.classes, channels=space.channels, depth=space.depth,
-    background=(0.0,) * space.image_channels, **settings,
-  )  # fmt: skip
+    found,
+    space.classes,
+    channels=space.channels,
+    depth=space.depth,
+    **settings,
+  )
   image = jax.ShapeDtypeStruct((1, 2**space.depth, 2**space.depth, space.image_channels), 'float32')
-  return model.count(jax.eval_shape(net.init, jax.random.key(0), image)['params'])
+  return build.count(jax.eval_shape(net.init, jax.random.key(0), image)['params'])
 
 
 @pytest.mark.parametrize('seed', range(16))

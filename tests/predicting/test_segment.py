@@ -1,6 +1,7 @@
 """A raw scan gets the mask that evaluation scored, voxel by voxel, however it is stored."""
 
 import csv
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from recorded import prepare_for
 
 from data_prep import chaos, data_sets, phantom, phantom_folders
 from thrifty_jax import config as configs
-from thrifty_jax import device, model, predict
+from thrifty_jax import device, model_folder, predict
 from thrifty_jax.errors import InputError
-from thrifty_jax.predicting import inference, segment
-from thrifty_jax.scans import masks, sources, volumes
+from thrifty_jax.networks import build
+from thrifty_jax.predicting import preparation, segment
+from thrifty_jax.scans import masks, slices, sources, volumes
 from thrifty_jax.scores import components, evaluate, scoring
 
 PATIENTS = 8  # five are tested: as many ways in which scans are stored
@@ -107,7 +109,7 @@ def scored_masks(config: ConfigDict, workdir: Path) -> dict[str, np.ndarray]:
 
   def record(case, patient, *, scores, truth, largest=(), spacing_mm=None, **more):
     if spacing_mm is not None:  # not a floor
-      native = scoring.native_classes(scores, truth.shape[1:])
+      native = slices.native_classes([scores], truth.shape[1:])[0]
       found[case] = components.keep_largest(native, largest)
     return score_case(
       case, patient, scores=scores, truth=truth, largest=largest, spacing_mm=spacing_mm, **more
@@ -115,7 +117,7 @@ def scored_masks(config: ConfigDict, workdir: Path) -> dict[str, np.ndarray]:
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(scoring, 'score_case', record)
-    evaluate.evaluate(config, workdir, quiet=True)
+    evaluate.evaluate(config, workdir)
   return found
 
 
@@ -178,14 +180,13 @@ def test_masks_in_files_score_against_the_stored_truth_as_evaluation_did(
 
 def test_padding_of_a_data_set_is_replaced_as_it_was_for_the_training(evaluated):
   config, workdir, _ = evaluated('dicom')
-  spec = model.load(workdir / 'model').preprocessing
+  spec = model_folder.load(workdir / 'model').spec
   image = np.zeros((2, 16, 16, 1), np.float32)
   image[:, :8], image[:, 8:, :8] = 4001, 3999
-  found = inference.prepare(volumes.Volume(image, None, np.eye(4), 'a', 'a'), spec)
+  volume = volumes.Volume(image, None, np.eye(4), 'a', 'a')
+  found = preparation.prepare(volume, spec)
   assert (found[:, :8] == 0).all() and (found[:, 8:, :8] == 1).all()
-  found = inference.prepare(
-    volumes.Volume(image, None, np.eye(4), 'a', 'a'), spec | {'padding': None}
-  )
+  found = preparation.prepare(volume, dataclasses.replace(spec, padding=None))
   assert (found[:, :8] == 1).all() and image.max() == 4001
 
 
@@ -197,13 +198,11 @@ def scores_of(segmenter, volume, axis):
   volume = volumes.along(volume, axis)
   found = []
   for member in segmenter.members:
-    spec = member.preprocessing
-    image = inference.prepare(volume, spec).astype(np.float32)
-    normal = (image - np.asarray(spec['mean'])) / np.asarray(spec['std'])
+    image = preparation.prepare(volume, member.spec).astype(np.float32)
+    normal = (image - np.asarray(member.spec.mean)) / np.asarray(member.spec.std)
     padded = np.concatenate([normal[:1], normal, normal[-1:]])  # the ends are their own neighbours
-    slices = [np.concatenate(padded[d : d + 3], axis=-1)[None] for d in range(len(normal))]
-    logits = segment.logits_of(member.module)
-    found.append([np.asarray(logits(member.params, np.float32(one))[0]) for one in slices])
+    images = [np.concatenate(padded[d : d + 3], axis=-1)[None] for d in range(len(normal))]
+    found.append([np.asarray(member.logits(np.float32(one))[0]) for one in images])
   return volume, np.asarray(found)
 
 
@@ -233,7 +232,7 @@ def test_several_models_are_averaged_by_probability(evaluated, folds):
   found = segmenter.find(volume, probabilities=True)
   turned, scores = scores_of(segmenter, volume, 'axial')
   size = turned.image.shape[1:3]
-  native = [inference.slices.to_native(one, size) for one in scores]
+  native = [slices.to_native(one, size) for one in scores]
   mean = np.mean([softmax(one) for one in native], axis=0)
   assert found.probabilities is not None
   np.testing.assert_allclose(found.probabilities[0], mean[..., 1], atol=2e-5)
@@ -255,7 +254,7 @@ def test_flips_are_those_of_the_training_and_average_logits(evaluated):
   config, workdir, scored = evaluated('axial')
   volume, _ = sources.read(source_of(config, next(iter(scored)))[0])
   flipped = segment.load_model(workdir, batch_size=4, flips=True)
-  assert flipped.members[0].preprocessing['flips'] == ['left_right']
+  assert flipped.members[0].spec.flips == ('left_right',)
   plain = segment.load_model(workdir, batch_size=4)
   first = plain.find(volume, probabilities=True).probabilities
   second = flipped.find(volume, probabilities=True).probabilities
@@ -306,7 +305,7 @@ def test_the_batch_is_made_smaller_until_it_fits_and_a_budget_for_none_is_refuse
 def test_scans_of_any_length_run_the_same_compiled_program(evaluated):
   config, workdir, scored = evaluated('axial')
   segmenter = segment.load_model(workdir, batch_size=4)
-  logits, random = segment.logits_of(segmenter.members[0].module), np.random.default_rng(0)
+  logits, random = build.predict_logits(segmenter.members[0].module), np.random.default_rng(0)
   before = logits._cache_size()
   for depth in (1, 4, 9):
     with warnings.catch_warnings():

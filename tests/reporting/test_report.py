@@ -3,158 +3,18 @@
 import html.parser
 import json
 import re
-from typing import Any
 
+import fabricated
 import numpy as np
 import pytest
 
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.networks import space
 from thrifty_jax.networks.space import CELL_KINDS
+from thrifty_jax.reporting import patients as page_patients
 from thrifty_jax.reporting import plots, report
+from thrifty_jax.run_files import Evaluated
 from thrifty_jax.scans import overlays
-
-GENOTYPE = genotypes.Genotype(
-  down=(
-    ((0, 'down_sep_conv_3x3'), (1, 'down_conv_3x3')),
-    ((0, 'down_dil_conv_3x3'), (2, 'se')),
-  ),
-  up=(((0, 'conv_3x3'), (1, 'up_dil_conv_3x3')), ((1, 'up_sep_conv_3x3'), (2, 'identity'))),
-)
-CLASSES = ('grey', 'white')
-PATIENTS = ('p1', 'p2', 'p3', 'p4', 'p5')
-
-
-def fabricate(workdir, *, size=32, stages=('start', 'search', 'retrain', 'evaluate')):
-  """The files that a run leaves, with made-up figures."""
-  if 'start' in stages:
-    config = {
-      'model': {'name': 'thrifty', 'depth': 4},
-      'data': {'name': 'brain', 'image_size': size},
-    }
-    config['data'] |= {'classes': ['background', *CLASSES], 'intensity': 'percentiles'}
-    files.write_json(workdir / 'config.json', config)
-    environment = {'command': 'python -m thrifty_jax.main --config=x.py', 'packages': {'jax': '1'}}
-    files.write_json(workdir / 'environment.json', environment)
-  if 'search' in stages:
-    _search(workdir)
-  if 'retrain' in stages:
-    _retrain(workdir)
-  if 'evaluate' in stages:
-    _evaluate(workdir, size)
-
-
-def _search(workdir):
-  rng = np.random.default_rng(0)
-  sizes = {'down': (6, 6, 6, 6, 6), 'up': (6, 4, 6, 4, 6)}
-  state = {kind: [np.zeros(n) for n in counts] for kind, counts in sizes.items()}
-  lines = []
-  for epoch in range(1, 31):
-    line: dict[str, Any] = {
-      'epoch': epoch,
-      'step': epoch * 10,
-      'weight_loss': 1.5 * 0.93**epoch + 0.1,
-    }
-    line['architecture_loss'] = 1.6 * 0.94**epoch + 0.15 if epoch > 8 else None
-    line['architecture_dsc'] = 0.9 * (1 - 0.88**epoch)
-    line['unchanged_epochs'] = max(0, epoch - 20)
-    for kind, alphas in state.items():
-      for alpha in alphas if epoch > 8 else ():
-        alpha += rng.normal(0, 0.06, alpha.size) + 0.04 * np.arange(alpha.size)
-      softmax = [np.exp(alpha) / np.exp(alpha).sum() for alpha in alphas]
-      line[f'{kind}_alphas'] = [list(each) for each in softmax]
-      line[f'{kind}_betas'] = [0.5, 0.5, 0.3, 0.4, 0.3]
-    lines.append(line)
-  text = ''.join(json.dumps(line) + '\n' for line in lines)
-  files.write_text(workdir / 'search' / 'metrics.jsonl', text)
-  down, up = (
-    {
-      (node, s): {name: rng.random() for name in space.derivable(space.resample_of(kind, s))}
-      for node, s in space.edges_of(2)
-    }
-    for kind in CELL_KINDS
-  )
-  scores = genotypes.Scores(down, up)
-  path = workdir / 'search' / 'genotype.json'
-  genotypes.save(path, GENOTYPE, scores=scores, provenance={'seed': 0})
-
-
-def _retrain(workdir):
-  lines = []
-  for epoch in range(1, 61):
-    line = {'epoch': epoch, 'step': epoch * 10, 'loss': 1.2 * 0.95**epoch + 0.05}
-    line |= {'dsc': 1 - 0.95**epoch, 'learning_rate': 1e-3, 'seconds': 2.0}
-    if epoch % 5 == 0:
-      line['validation_dsc'] = 0.93 * (1 - 0.93**epoch)
-    lines.append(line)
-  text = ''.join(json.dumps(line) + '\n' for line in lines)
-  files.write_text(workdir / 'retrain' / 'metrics.jsonl', text)
-  summary = {'model': 'thrifty', 'parameters': 605280, 'best_epoch': 50}
-  summary |= {'validation_dsc': 0.925, 'seconds': 121.0, 'selection': 'best validation DSC'}
-  summary |= {'largest_component': [], 'planned_epochs': [10, 20]}
-  summary |= {'macs': 4_568_115_200, 'image': [256, 256, 1]}
-  used = {'seconds': 3725.0, 'peak_process_bytes': 4 << 30, 'peak_device_bytes': None}
-  files.write_json(workdir / 'retrain' / 'resources.json', used | {'device': 'CPU with 2 cores'})
-  files.write_json(workdir / 'retrain' / 'summary.json', summary)
-
-
-def _figures(dsc, *, missed=0, invented=0):
-  """Of every metric mean, deviation and interval, as summaries.summarise has them."""
-  means = {'dsc': dsc, 'hd95_mm': 6.25, 'max_distance_mm': 11.5, 'assd_mm': 1.75, 'nsd': 0.875}
-  result: dict[str, Any] = {'missed': missed, 'invented': invented, 'pooled_2d_dsc': 0.94}
-  for name, mean in (means | {'ravd_percent': -3.5}).items():
-    result |= {f'{name}_mean': mean, f'{name}_std': 0.012}
-    result |= {f'{name}_ci95': [mean - 0.02, mean + 0.01]}
-  return result
-
-
-def _evaluate(workdir, size):
-  rng = np.random.default_rng(1)
-  floor: dict[str, Any] = {
-    'dsc_mean': 0.8,
-    'dsc_std': 0.03,
-    'pooled_2d_dsc': 0.8,
-    'training_dsc': 0.82,
-  }
-  floor['classes'] = {k: {'dsc_mean': 0.8, 'dsc_std': 0.1, 'pooled_2d_dsc': 0.8} for k in CLASSES}
-  summary = {
-    'protocol': 'volume', 'split': 'test', 'held_out': True, 'data': 'brain', 'folds': 5, 'fold': 0,
-    'model': 'thrifty', 'parameters': 605280, 'flips': ['left_right'],
-    'largest_component': ['prostate'], 'patients': len(PATIENTS),
-    'patient_names': {'train': ['p6', 'p7'], 'validation': ['p8'], 'test': list(PATIENTS)},
-    'slices': {'train': 40, 'validation': 20, 'test': 100},
-    'cases': [{'case': name, 'patient': name} for name in PATIENTS],
-    **_figures(0.9312, missed=1),
-    'classes': {k: _figures(0.93, missed=int(k == 'white')) for k in CLASSES},
-    'nsd_tolerance_mm': 2.0,
-    'floor_dsc': 0.9,
-    'floors': {
-      'mean_mask': floor | {'threshold': 0.34, 'dsc_mean': 0.45},
-      'intensity_thresholds': floor
-      | {'thresholds': [0.31, 0.62], 'bands': ['background', *CLASSES], 'dsc_mean': 0.9},
-    },
-    'note': 'Demonstration on one averaged brain: it proves nothing.',
-  }  # fmt: skip
-  files.write_json(workdir / 'evaluate' / 'summary.json', summary)
-  header = 'patient,cases,class,dsc,truth_voxels,predicted_voxels,common_voxels,mean_mask_dsc,'
-  rows = [header + 'intensity_thresholds_dsc']
-  for index, patient in enumerate(PATIENTS):
-    rows += [
-      f'{patient},{patient},{k},{0.95 - 0.01 * index},9,9,8,0.{40 + index},0.9' for k in CLASSES
-    ]
-    y, x = np.mgrid[:size, :size] / size - 0.5
-    radius = np.hypot(x, y) + 0.03 * np.sin(6 * np.arctan2(y, x) + index)
-    depth = np.abs(np.linspace(-1, 1, 9))[:, None, None] * 0.25
-    truth = ((radius + depth < 0.4).astype(np.uint8) + (radius + depth < 0.25)).astype(np.uint8)
-    image = np.clip(70 * truth + rng.normal(20, 8, truth.shape), 0, 255).astype(np.uint8)
-    path = workdir / 'evaluate' / 'predictions' / f'{patient}.npz'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-      path, image=image, truth=truth, prediction=np.roll(truth, index + 1, axis=2)
-    )
-  files.write_text(workdir / 'evaluate' / 'scores.csv', '\n'.join(rows) + '\n')
 
 
 class Page(html.parser.HTMLParser):
@@ -184,7 +44,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
-  fabricate(workdir)
+  fabricated.fabricate(workdir)
   return report.report(workdir).read_text(encoding='utf-8')
 
 
@@ -210,13 +70,21 @@ def test_the_scores_have_distances_intervals_and_what_was_missed(whole):
   assert 'white was missed in 1 scan' in whole and 'grey was' not in whole
 
 
-def test_scores_of_an_earlier_version_say_how_to_get_distances(tmp_path):
-  fabricate(tmp_path)
+@pytest.mark.parametrize(
+  ('name', 'value', 'told'),
+  [
+    ('nsd_tolerance_mm', None, 'nsd_tolerance_mm is None, expected a number; the file is damaged'),
+    ('dsc_std', 'x', "dsc_std is 'x', expected a number"),
+    ('classes', {'grey': 1}, 'classes.grey is 1, expected an object'),
+    ('cases', [{'case': '../x', 'patient': 'p'}], 'expected a name that a file can have'),
+    ('slices', {'test': 1}, "has no slices, or no score of a floor, of 'train'"),
+  ],
+)
+def test_a_summary_of_another_form_is_one_line_with_the_place(tmp_path, name, value, told):
+  fabricated.fabricate(tmp_path)
   path = tmp_path / 'evaluate' / 'summary.json'
-  summary = files.read_json(path)
-  del summary['nsd_tolerance_mm']
-  files.write_json(path, summary)
-  with pytest.raises(InputError, match='has no distances.*--stage=evaluate'):
+  files.write_json(path, files.read_json(path) | {name: value})
+  with pytest.raises(InputError, match=re.escape(told)):
     report.report(tmp_path)
 
 
@@ -254,7 +122,7 @@ def test_the_network_is_drawn_with_its_scores_and_its_grid(whole, tmp_path):
     assert f'>{text}</text>' in whole
   assert 'up_4_0' not in whole  # depth 4
   assert len(re.findall(r'>\d\.\d\d</text>', whole)) == 8 and 'its score' in whole
-  fabricate(tmp_path, stages=('search',))  # without the settings the depth is not known
+  fabricated.fabricate(tmp_path, stages=('search',))  # without the settings the depth is not known
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert '>node2</text>' in text and '>up_1_0</text>' not in text
 
@@ -266,7 +134,7 @@ def test_the_page_sets_every_colour_of_its_pictures_for_both_schemes(whole):
 
 
 def test_the_same_files_give_the_same_page(tmp_path, whole):
-  fabricate(tmp_path)
+  fabricated.fabricate(tmp_path)
   assert report.report(tmp_path).read_text(encoding='utf-8') == whole
 
 
@@ -280,7 +148,7 @@ def test_an_empty_folder_gives_a_page_that_names_every_missing_file(tmp_path):
 
 @pytest.mark.parametrize('stage', ['start', 'search', 'retrain', 'evaluate'])
 def test_each_stage_shows_without_the_others(tmp_path, stage):
-  fabricate(tmp_path, stages=(stage,))
+  fabricated.fabricate(tmp_path, stages=(stage,))
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert text.count('Not there') >= 3
   Page(text)
@@ -293,7 +161,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 def test_names_from_the_data_are_text_not_markup(tmp_path):
-  fabricate(tmp_path)
+  fabricated.fabricate(tmp_path)
   path = tmp_path / 'evaluate' / 'summary.json'
   files.write_text(path, path.read_text().replace('Demonstration', '<script>x()</script>'))
   text = report.report(tmp_path).read_text(encoding='utf-8')
@@ -301,7 +169,7 @@ def test_names_from_the_data_are_text_not_markup(tmp_path):
 
 
 def test_a_baseline_has_no_search_section(tmp_path):
-  fabricate(tmp_path, stages=('start', 'retrain', 'evaluate'))
+  fabricated.fabricate(tmp_path, stages=('start', 'retrain', 'evaluate'))
   for name in ('evaluate/summary.json', 'retrain/summary.json'):
     files.write_text(tmp_path / name, (tmp_path / name).read_text().replace('thrifty', 'unet'))
   text = report.report(tmp_path).read_text(encoding='utf-8')
@@ -310,7 +178,7 @@ def test_a_baseline_has_no_search_section(tmp_path):
 
 
 def test_best_median_and_worst_are_ranked_by_their_scores(tmp_path):
-  fabricate(tmp_path)
+  fabricated.fabricate(tmp_path)
   content = report.gather(tmp_path)
   shown = [(viewer['which'], viewer['patient']) for viewer in content['viewers']]
   assert shown == [('best', 'p1'), ('median', 'p3'), ('worst', 'p5')]
@@ -321,15 +189,15 @@ def test_best_median_and_worst_are_ranked_by_their_scores(tmp_path):
   [(['p2'], [('only', 'p2')]), (['p2', 'p4'], [('best', 'p2'), ('worst', 'p4')])],
 )
 def test_few_patients_are_shown_once_each(tmp_path, patients, expected):
-  fabricate(tmp_path)
+  fabricated.fabricate(tmp_path)
   rows = [row for row in report.gather(tmp_path)['rows'] if row['patient'] in patients]
-  summary = files.read_json(tmp_path / 'evaluate' / 'summary.json')
-  shown = report.viewers(tmp_path, summary, rows)
+  summary = records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated)
+  shown = page_patients.picture(tmp_path, summary, rows)
   assert [(viewer['which'], viewer['patient']) for viewer in shown] == expected
 
 
 def test_a_comparison_has_its_table_instead_of_the_papers_alone(tmp_path):
-  fabricate(tmp_path)
+  fabricated.fabricate(tmp_path)
   folder = tmp_path / 'compare'
   rivals, scores = [], ['rival,fold,patient,class,dsc']
   for name, label, kind, dsc in (
@@ -338,13 +206,10 @@ def test_a_comparison_has_its_table_instead_of_the_papers_alone(tmp_path):
     ('random_2', 'Random 2', 'random', 0.80),
     ('unet', 'U-Net', 'baseline', 0.85),
   ):
-    rival = {'name': name, 'label': label, 'kind': kind, 'parameters': 605280.0, 'macs': 4.57e9}
-    rival |= {'learning_rates': [0.002], 'steps': 1040.0, 'validation_dsc': 0.8, 'seconds': 90.0}
-    rival |= {'difference': None if name == 'thrifty' else dsc - 0.84, 'p_value': None}
-    rivals.append(rival | _figures(dsc) | {'image': [96, 96, 3]})
-    scores += [f'{name},0,{patient},prostate,{dsc}' for patient in PATIENTS]
-  summary = {'split': 'test', 'held_out': True, 'folds': [0], 'patients': 5, 'rivals': rivals}
-  files.write_json(folder / 'summary.json', summary)
+    difference = None if name == 'thrifty' else dsc - 0.84
+    rivals.append(fabricated.rival(name, label=label, kind=kind, dsc=dsc, difference=difference))
+    scores += [f'{name},0,{patient},prostate,{dsc}' for patient in fabricated.PATIENTS]
+  records.write(folder / 'summary.json', fabricated.compared(*rivals))
   files.write_text(folder / 'scores.csv', '\n'.join(scores) + '\n')
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert '<h3>Beside the paper</h3>' not in text and '<h2>Comparison</h2>' in text
@@ -356,9 +221,9 @@ def test_a_comparison_has_its_table_instead_of_the_papers_alone(tmp_path):
 
 
 def test_several_folds_lead_to_their_own_reports(tmp_path):
-  fabricate(tmp_path)
+  fabricated.fabricate(tmp_path)
   path = tmp_path / 'evaluate' / 'summary.json'
-  of_fold = {'dsc_mean': 0.91, 'pooled_2d_dsc': 0.9, 'parameters': 600000}
+  of_fold = {'dsc_mean': 0.91, 'pooled_2d_dsc': 0.9, 'parameters': 600000, 'largest_component': []}
   folds = [of_fold | {'fold': 0}, of_fold | {'fold': 2}]
   files.write_json(path, files.read_json(path) | {'fold': [0, 2], 'of_folds': folds})
   text = report.report(tmp_path).read_text(encoding='utf-8')
@@ -377,7 +242,7 @@ def test_the_health_of_the_search_is_told(whole):
 
 
 def test_the_weights_of_chosen_operations_are_plotted_and_those_of_others_are_damage(tmp_path):
-  fabricate(tmp_path, stages=('start', 'search'))
+  fabricated.fabricate(tmp_path, stages=('start', 'search'))
   path = tmp_path / 'search' / 'metrics.jsonl'
   chosen = ('identity', 'conv_3x3', 'se', 'down_conv_3x3', 'up_conv_3x3', 'up_se_conv_3x3')
   counts = {'down': (1, 1, 1, 1, 3), 'up': (3, 2, 3, 2, 3)}
@@ -400,7 +265,7 @@ def test_the_weights_of_chosen_operations_are_plotted_and_those_of_others_are_da
 
 
 def test_several_searches_have_a_table_that_says_which_was_picked(tmp_path, whole):
-  fabricate(tmp_path, stages=('search',))
+  fabricated.fabricate(tmp_path, stages=('search',))
   searches = [
     {'seed': seed, 'architecture_dsc': dsc, 'parameters': 605280, 'epochs': 30 - seed}
     for seed, dsc in ((3, 0.8123), (4, 0.8234))

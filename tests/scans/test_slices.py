@@ -1,13 +1,17 @@
 """Slices on the network's grid, and scores back on the native one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import SimpleITK
 from scipy import ndimage
 from skimage import exposure, transform
 
+from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
+from thrifty_jax.scans.preprocessing import ImageSettings, image_settings
 from thrifty_jax.scans.volumes import Volume
 
 SIZES = [(40, 48), (48, 40), (33, 64), (64, 64), (57, 41)]
@@ -19,7 +23,8 @@ def volume_of(image, label=None):
   return Volume(image=image, label=label, affine=np.eye(4), case='a', patient='a')
 
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
+  'slice_axis': 'axial',
   'clahe_clip_limit': 0.0,
   'resize': 'linear',
   'curvature_flow_iterations': 0,
@@ -28,7 +33,11 @@ PLAIN = {
 
 
 def settings(size, low=0.0, high=1.0, **changes):
-  return {'image_size': size, 'intensity': 'window', 'window': (low, high), **PLAIN, **changes}
+  return ImageSettings(image_size=size, intensity='window', window=(low, high), **PLAIN | changes)
+
+
+def by_percentiles(size, low, high):
+  return ImageSettings(image_size=size, intensity='percentiles', percentiles=(low, high), **PLAIN)
 
 
 def disc(height, width, *, top, left, radius):
@@ -103,7 +112,7 @@ def test_every_class_keeps_its_place():
 def test_percentiles_are_those_of_each_modality_of_the_volume():
   random = np.random.default_rng(0)
   image = random.normal(size=(4, 16, 16, 2)) * [1, 500] + [0, 3000]
-  how = {**PLAIN, 'image_size': 16, 'intensity': 'percentiles', 'percentiles': (2.0, 90.0)}
+  how = by_percentiles(16, 2.0, 90.0)
   mapped = slices.image_to_slices(volume_of(image), how)
   for m in range(2):
     values = np.sort(image[..., m].ravel())
@@ -122,7 +131,7 @@ def test_a_window_maps_its_limits_to_0_and_1_and_clips():
 def test_a_scan_that_is_nearly_all_air_keeps_what_it_shows():
   image = np.zeros((2, 32, 32))
   image[0, 3, 4] = 7
-  how = {**PLAIN, 'image_size': 32, 'intensity': 'percentiles', 'percentiles': (0.5, 99.5)}
+  how = by_percentiles(32, 0.5, 99.5)
   mapped = slices.image_to_slices(volume_of(image), how)
   assert (mapped[0, 3, 4, 0], mapped.sum()) == (1, 1)
 
@@ -139,8 +148,9 @@ def test_the_steps_of_promise12_are_those_of_the_libraries_in_the_authors_order(
     expected = expected[1::3, 1::3]  # the middle one of nine voxels
     flow = SimpleITK.CurvatureFlow(SimpleITK.GetImageFromArray(expected), 0.125, 5)
     np.testing.assert_allclose(one, SimpleITK.GetArrayFromImage(flow), atol=2e-3)
-    for step in (PLAIN | {'clahe_clip_limit': 0.05}, PLAIN | {'resize': 'nearest'}):
-      other = slices.image_to_slices(volume_of(plane[None]), {**how, **PLAIN, **step})[0, ..., 0]
+    for step in ({'clahe_clip_limit': 0.05}, {'resize': 'nearest'}):
+      one_step = settings(16, 0.0, 900.0, **step)
+      other = slices.image_to_slices(volume_of(plane[None]), one_step)[0, ..., 0]
       assert np.abs(other.astype(float) - one).max() > 0.02
 
 
@@ -190,9 +200,10 @@ def test_the_nearest_voxel_is_one_of_the_scan_and_near(native, size):
 
 
 def test_an_unknown_mapping_of_intensities_is_refused():
-  how = {'image_size': 8, 'intensity': 'zscore'}
+  config = configs.default()
+  config.data.intensity = 'zscore'
   with pytest.raises(InputError, match="'zscore'; expected percentiles or window"):
-    slices.image_to_slices(volume_of(np.zeros((1, 8, 8))), how)
+    image_settings(config.data)
 
 
 def test_slices_of_a_scan_without_truth_are_images_only():
@@ -233,3 +244,36 @@ def test_a_pixel_that_is_half_of_a_class_stays_background():
   label[0, :, 5:11] = 1  # the borders run through the middle of pixels
   _, small = slices.to_slices(volume_of(label, label), settings(8))
   np.testing.assert_array_equal(np.unique(small[0], axis=0), [[0, 0, 0, 1, 1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize('size', [(8, 8), (16, 24), (32, 20)])
+def test_a_block_comes_back_to_its_place_on_the_native_grid(size):
+  height, width = size
+  side = max(size)
+  top, left = (side - height) // 2, (side - width) // 2
+  # Both grids cover the padded square, so the middle half of one is the middle half of the other.
+  network, native = np.zeros((2, 8, 8), np.uint8), np.zeros((2, side, side), np.uint8)
+  network[:, 2:6, 2:6] = 1
+  native[:, side // 4 : side - side // 4, side // 4 : side - side // 4] = 1
+  truth = native[:, top : top + height, left : left + width]
+  scores = np.eye(2, dtype=np.float32)[network]
+  found, _ = slices.native_classes([scores], size)
+  assert found.shape == (2, height, width)
+  assert dsc(found == 1, truth == 1) > 0.9
+
+
+def test_more_slices_than_a_chunk_come_back_in_order():
+  count = 2 * slices._NATIVE_CHUNK + 3
+  label = np.zeros((count, 4, 4), np.uint8)
+  label[np.arange(count), np.arange(count) % 4] = 1
+  scores = np.eye(2, dtype=np.float32)[label]
+  np.testing.assert_array_equal(slices.native_classes([scores], (4, 4))[0], label)
+
+
+@pytest.mark.parametrize('classes', [2, 3])
+def test_of_classes_with_the_same_score_the_first_wins(classes):
+  scores = np.random.default_rng(0).integers(0, 3, (4, 5, classes)).astype(np.float32)
+  found = slices.largest_class(scores)
+  assert found.dtype == np.uint8
+  for place in np.ndindex(found.shape):
+    assert found[place] == list(scores[place]).index(max(scores[place]))

@@ -1,7 +1,6 @@
 """Evaluation on the slices of a phantom, with stand-ins for the network."""
 
 import csv
-import types
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,12 +10,16 @@ from recorded import prepare_for
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import files
-from thrifty_jax.data import batching
+from thrifty_jax import files, records
+from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
+from thrifty_jax.model_folder import LoadedModel
+from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.reporting import report
-from thrifty_jax.scores import evaluate, metrics, scoring, tables
+from thrifty_jax.run_files import Evaluated
+from thrifty_jax.scans import slices
+from thrifty_jax.scores import cases, evaluate, metrics, tables
 
 
 @pytest.fixture(scope='module')
@@ -45,15 +48,14 @@ def recorded(settings, tmp_path):
   prepare_for(settings, tmp_path)
 
 
-def stand_in(monkeypatch, prepared, logits):
+def stand_in(monkeypatch, settings, logits):
   """Makes evaluate load a model that has these logits for each case's slices, in order."""
-  statistics = {'mean': [0.0] * prepared.slice_shape[-1], 'std': [1.0] * prepared.slice_shape[-1]}
-  loaded = types.SimpleNamespace(
-    params={'kernel': np.zeros((3, 4)), 'bias': np.zeros(4)},
-    preprocessing={**statistics, 'context': 0, 'largest_component': []},
-    logits=logits,
-  )
-  monkeypatch.setattr(evaluate.model_, 'load', lambda folder: loaded)
+  values = np.zeros(settings.data.modalities)
+  spec = make_spec(settings, {'mean': values, 'std': values + 1})
+  params = {'kernel': np.zeros((3, 4)), 'bias': np.zeros(4)}
+  loaded = LoadedModel(spec, None, params, '')
+  vars(loaded)['logits'] = logits
+  monkeypatch.setattr(evaluate.model_folder, 'load', lambda folder: loaded)
 
 
 def oracle(prepared, patients):
@@ -77,22 +79,22 @@ def oracle(prepared, patients):
 def test_a_network_that_knows_the_truth_scores_nearly_one(
   settings, prepared, tmp_path, monkeypatch
 ):
-  test = evaluate.patients_of(settings, prepared)['test']
-  stand_in(monkeypatch, prepared, oracle(prepared, test))
+  test = splits.of(settings, prepared.patients)['test']
+  stand_in(monkeypatch, settings, oracle(prepared, test))
   summary = evaluate.evaluate(settings, tmp_path)
-  assert summary['pooled_2d_dsc'] == 1.0
-  assert 0.9 < summary['dsc_mean'] < 1.0  # network resolution loses a little at the borders
-  assert summary['classes']['organ']['dsc_mean'] == summary['dsc_mean']
+  assert summary.mean.pooled_2d_dsc == 1.0
+  assert 0.9 < summary.mean.dsc.mean < 1.0  # network resolution loses a little at the borders
+  assert summary.classes['organ'].dsc.mean == summary.mean.dsc.mean
 
 
 def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
   settings, prepared, tmp_path, monkeypatch
 ):
-  patients = evaluate.patients_of(settings, prepared)
-  stand_in(monkeypatch, prepared, oracle(prepared, patients['test']))
-  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  patients = splits.of(settings, prepared.patients)
+  stand_in(monkeypatch, settings, oracle(prepared, patients['test']))
+  summary = evaluate.evaluate(settings, tmp_path)
   scores = files.read_json(tmp_path / 'model' / 'scores.json')
-  assert scores['dsc_mean'] == summary['dsc_mean'] and scores['held_out'] and scores['note']
+  assert scores['dsc_mean'] == summary.mean.dsc.mean and scores['held_out'] and scores['note']
   assert 'not a medical device' in scores['research_use']
   text = (tmp_path / 'model' / 'scores.json').read_text()
   assert not any(name in text for names in patients.values() for name in names)
@@ -101,24 +103,24 @@ def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
 def test_a_network_that_finds_nothing_scores_zero_and_the_floor_more(
   settings, prepared, tmp_path, monkeypatch
 ):
-  stand_in(monkeypatch, prepared, lambda image: jnp.eye(2)[jnp.zeros(image.shape[:3], int)])
+  stand_in(monkeypatch, settings, lambda image: jnp.eye(2)[jnp.zeros(image.shape[:3], int)])
   summary = evaluate.evaluate(settings, tmp_path)
-  assert summary['dsc_mean'] == 0.0 == summary['pooled_2d_dsc']
-  assert summary['missed'] == summary['patients'] > 0 == summary['invented']
+  assert summary.mean.dsc.mean == 0.0 == summary.mean.pooled_2d_dsc
+  assert summary.mean.missed == summary.patients > 0 == summary.mean.invented
   diagonals = [
     np.linalg.norm(np.multiply(case.native_shape, case.spacing_mm))
-    for case in evaluate.cases_of(prepared, summary['patient_names']['test'])
+    for case in prepared.cases_of(summary.patient_names['test'])
   ]
-  assert summary['hd95_mm_mean'] == summary['assd_mm_mean'] == pytest.approx(np.mean(diagonals))
-  assert summary['floor_dsc'] == summary['floors']['mean_mask']['dsc_mean'] > 0.1
+  assert summary.mean.hd95_mm.mean == summary.mean.assd_mm.mean == pytest.approx(np.mean(diagonals))
+  assert summary.floor_dsc == summary.floors['mean_mask'].mean.dsc.mean > 0.1
 
 
 def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_path, monkeypatch):
-  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.6 - image, image], -1))
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.6 - image, image], -1))
   settings = settings.copy_and_resolve_references()
   settings.evaluate.nsd_tolerance_mm = 3.0
-  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
-  assert summary['nsd_tolerance_mm'] == 3.0
+  summary = evaluate.evaluate(settings, tmp_path)
+  assert summary.nsd_tolerance_mm == 3.0
   with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
     rows = {row['patient']: row for row in csv.DictReader(file)}
   raw = {case.case: case for case in phantom.find_cases(Path(settings.data.raw_dir))}
@@ -127,127 +129,111 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
     examples = prepared.examples([patient])
     image = examples.read(np.arange(len(examples)))['image'].astype(np.float32)
     scores = np.concatenate([np.float32(0.6) - image, image], -1)
-    native = scoring.native_classes(scores, volume.truth.shape[1:])
+    native = slices.native_classes([scores], volume.truth.shape[1:])[0]
     expected = metrics.score_volume(
       native == 1, volume.truth == 1, spacing_mm=volume.spacing_mm, nsd_tolerance_mm=3.0
     )
-    assert expected['hd95_mm'] > 0
-    for name, value in expected.items():
+    assert expected.hd95_mm > 0
+    for name, value in expected._asdict().items():
       assert float(row[name]) == pytest.approx(float(value), abs=1e-5)
   for name in (*metrics.DISTANCES, 'nsd', 'ravd_percent'):
     values = [float(row[name]) for row in rows.values()]
-    assert summary[f'{name}_mean'] == pytest.approx(np.mean(values), abs=1e-5)
-    assert f'{name}_mean' not in summary['floors']['mean_mask']
+    assert getattr(summary.mean, name).mean == pytest.approx(np.mean(values), abs=1e-5)
 
 
 def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeypatch):
   monkeypatch.setattr(metrics, 'score_volume', None)  # would fail if it were called
-  patients = evaluate.patients_of(settings, prepared)['validation']
+  patients = splits.of(settings, prepared.patients)['validation']
 
-  def predict(examples):
-    return np.eye(2, dtype=np.float32)[examples.read(np.arange(len(examples)))['label']]
+  known = oracle(prepared, patients)
 
-  assert evaluate.validation_dsc(prepared, patients, predict) > 0.9
+  def predict(image):
+    return np.asarray(known(image.astype(np.float32)))
+
+  assert cases.validation_dsc(prepared, patients, predict) > 0.9
   names = ('background', 'organ')
-  assert evaluate.classes_of_one_piece(prepared, patients, predict, classes=names) == []
+  assert cases.classes_of_one_piece(prepared, patients, predict, classes=names) == ()
 
 
 def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monkeypatch, capsys):
-  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
   settings = settings.copy_and_resolve_references()
   settings.evaluate.threshold_floor = True
   summary = evaluate.evaluate(settings, tmp_path)
-  assert files.read_json(tmp_path / 'evaluate' / 'summary.json') == summary
-  for field in ('protocol', 'split', 'model', 'parameters', 'patients', 'dsc_mean', 'classes'):
-    assert field in summary
-  assert summary['parameters'] == 16
-  assert summary['split'] == 'test' and summary['held_out']
-  assert list(summary['floors']) == ['mean_mask', 'intensity_thresholds']
+  assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
+  assert summary.parameters == 16
+  assert summary.split == 'test' and summary.held_out
+  assert list(summary.floors) == ['mean_mask', 'intensity_thresholds']
   with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
     rows = list(csv.DictReader(file))
-  patients = evaluate.patients_of(settings, prepared)['test']
+  patients = splits.of(settings, prepared.patients)['test']
   assert tuple(row['patient'] for row in rows) == patients
-  assert summary['dsc_mean'] == pytest.approx(
+  assert summary.mean.dsc.mean == pytest.approx(
     np.mean([float(row['dsc']) for row in rows]), abs=1e-5
   )
-  for case in summary['cases']:
-    with np.load(tmp_path / 'evaluate' / 'predictions' / f'{case["case"]}.npz') as saved:
+  for case in summary.cases:
+    with np.load(tmp_path / 'evaluate' / 'predictions' / f'{case.case}.npz') as saved:
       assert {saved[name].dtype for name in saved} == {np.dtype(np.uint8)}
       assert saved['image'].shape == saved['truth'].shape == saved['prediction'].shape
       clear = np.abs(saved['image'] / 255.0 - 0.15) > 1 / 255
       expected = saved['image'] / 255 > 0.15
       np.testing.assert_array_equal(saved['prediction'][clear], expected[clear])
   printed = capsys.readouterr().out
-  assert f'{100 * summary["dsc_mean"]:.2f}' in printed and 'thresholds' in printed
-  assert f'{summary["hd95_mm_mean"]:.2f}' in printed
+  assert f'{100 * summary.mean.dsc.mean:.2f}' in printed and 'thresholds' in printed
+  assert f'{summary.mean.hd95_mm.mean:.2f}' in printed
 
 
 def test_floors_are_fitted_on_training_patients_only(settings, prepared):
-  train = evaluate.patients_of(settings, prepared)['train']
+  train = splits.of(settings, prepared.patients)['train']
   training = evaluate.TrainingCases(prepared, train)
   first = [case.patient for case in training]
   assert sorted(set(first)) == sorted(train)
   assert first == [case.patient for case in training]  # it can be read again
 
 
-def test_the_slices_of_a_case_come_back_in_order_without_padding(settings, prepared):
-  case = max(prepared.cases, key=lambda case: case.slices % settings.evaluate.batch_size)
-  assert case.slices % settings.evaluate.batch_size
-  examples = batching.Examples(prepared, (case,))
-  statistics = {'mean': np.asarray([0.25], np.float32), 'std': np.asarray([0.5], np.float32)}
-  predict = evaluate.network_predict(
-    lambda image: image,
-    statistics=statistics,
-    context=1,
-    batch_size=settings.evaluate.batch_size,
-  )
-  found = predict(examples)
-  image = examples.read(np.arange(len(examples)))['image'].astype(np.float32)
-  expected = (np.concatenate([image[:1], image[:-1]]) - 0.25) / 0.5  # the neighbour before
-  assert found.shape == (case.slices, 32, 32, 3)
-  np.testing.assert_allclose(found[..., :1], expected, atol=1e-6)
-
-
 def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path, monkeypatch):
-  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
-  summary = evaluate.evaluate(settings, tmp_path, split='validation', quiet=True)
-  assert summary['split'] == 'validation' and not summary['held_out']
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path, split='validation')
+  assert summary.split == 'validation' and not summary.held_out
   assert not (tmp_path / 'evaluate').exists() and not (tmp_path / 'model').exists()
-  names = evaluate.patients_of(settings, prepared)['validation']
-  assert {case['patient'] for case in summary['cases']} == set(names)
-  predict = evaluate.network_predict(
-    lambda image: jnp.concatenate([0.3 - image, image], -1),
-    statistics={'mean': np.zeros(1, np.float32), 'std': np.ones(1, np.float32)},
-    context=0,
-    batch_size=4,
-  )
+  names = splits.of(settings, prepared.patients)['validation']
+  assert {case.patient for case in summary.cases} == set(names)
   # What retraining chooses its checkpoint by is the same figure.
-  assert evaluate.validation_dsc(prepared, names, predict) == pytest.approx(summary['dsc_mean'])
+  predict = evaluate.model_folder.load(tmp_path).predict_with(batch_size=4)
+  assert cases.validation_dsc(prepared, names, predict) == pytest.approx(summary.mean.dsc.mean)
 
 
 def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_test(
   settings, prepared, tmp_path, monkeypatch
 ):
   settings = settings.copy_and_resolve_references()
-  held_out = evaluate.patients_of(settings, prepared)
+  held_out = splits.of(settings, prepared.patients)
   settings.evaluate.protocol, settings.data.hold_out_test = 'pooled_2d', False
-  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
-  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
-  assert summary['split'] == 'validation' and not summary['held_out']
-  assert summary['patient_names']['test'] == [] and summary['slices']['test'] == 0
-  assert summary['patient_names']['train'] == sorted(held_out['train'] + held_out['test'])
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path)
+  assert summary.split == 'validation' and not summary.held_out
+  assert summary.patient_names['test'] == () and summary.slices['test'] == 0
+  assert [*summary.patient_names['train']] == sorted(held_out['train'] + held_out['test'])
   assert ', not held out' in tables.evaluation(summary)
   assert 'not held out' in report.report(tmp_path).read_text(encoding='utf-8')
   with pytest.raises(InputError, match='there are no test patients, as config.data.hold_out_test'):
     evaluate.evaluate(settings, tmp_path, split='test')
 
 
-def test_only_flips_that_augmentation_allows_are_averaged():
-  config = configs.default()
-  config.augment.flip_left_right = True
-  assert evaluate.flips_of(config) == ()
-  config.evaluate.flips = True
-  assert evaluate.flips_of(config) == ('left_right',)
+def test_only_flips_that_training_saw_are_averaged(settings, tmp_path, monkeypatch):
+  settings = settings.copy_and_resolve_references()
+  settings.augment.flip_left_right = True
+  for wanted in (False, True):
+    calls = []
+    settings.evaluate.flips = wanted
+    stand_in(
+      monkeypatch,
+      settings,
+      lambda image, calls=calls: calls.append(image) or np.concatenate([0.3 - image, image], -1),
+    )
+    summary = evaluate.evaluate(settings, tmp_path)
+    assert summary.flips == (('left_right',) if wanted else ())
+    assert any(np.array_equal(calls[0], one[:, :, ::-1]) for one in calls[1:2]) == wanted
 
 
 def test_a_missing_model_is_bad_input(settings, tmp_path):
@@ -257,8 +243,8 @@ def test_a_missing_model_is_bad_input(settings, tmp_path):
 
 
 def test_the_report_is_made_from_what_evaluation_wrote(settings, prepared, tmp_path, monkeypatch):
-  stand_in(monkeypatch, prepared, lambda image: jnp.concatenate([0.3 - image, image], -1))
-  summary = evaluate.evaluate(settings, tmp_path, quiet=True)
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path)
   text = report.report(tmp_path).read_text(encoding='utf-8')
-  assert f'{100 * summary["dsc_mean"]:.2f}' in text
+  assert f'{100 * summary.mean.dsc.mean:.2f}' in text
   assert 'Best:' in text and 'Worst:' in text

@@ -36,7 +36,7 @@ def test_the_mean_mask_threshold_is_the_best_of_all_tried(classes):
 
   def score(threshold):
     tried = floors.MeanMask(floor.frequency, threshold, 0.0)
-    return mean_patient_dsc(training, lambda c: tried.scores(len(c.label)).argmax(-1), classes)
+    return mean_patient_dsc(training, lambda c: tried.scores(c.image).argmax(-1), classes)
 
   # Scores tie with the threshold only where a frequency equals it, where argmax takes background.
   scores = [score(threshold - 1e-6) for threshold in floors.MASK_THRESHOLDS]
@@ -55,7 +55,7 @@ def test_the_mean_mask_is_the_mean_over_training_slices_of_the_same_depth():
 
 def test_the_mean_mask_is_defined_for_scans_longer_than_those_of_training():
   training = cases(count=2)  # of 3 and 4 slices: some depths stay empty
-  scores = floors.fit_mean_mask(training, classes=2).scores(40)
+  scores = floors.fit_mean_mask(training, classes=2).scores(np.zeros((40, 6, 6, 1)))
   assert scores.shape == (40, 6, 6, 2)
   for part in np.split(scores[..., 1], 8):
     assert part.max() > 0

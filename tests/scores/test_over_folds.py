@@ -1,12 +1,15 @@
 """Scores of several folds: those of all patients together, whatever fold they were in."""
 
 import csv
-import json
+import dataclasses
 
 import numpy as np
 import pytest
 
-from thrifty_jax.scores import over_folds, summaries
+from thrifty_jax import records
+from thrifty_jax.errors import InputError
+from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.scores import metrics, over_folds, summaries
 from thrifty_jax.scores.scoring import CaseCounts
 
 CLASSES = ('background', 'a', 'b')
@@ -19,14 +22,10 @@ def cases(names, seed):
   for name in names:
     both = generator.integers(50, 90, 2)
     counts = np.stack([both, both + 10, both + generator.integers(1, 40, 2)], axis=1)
-    distances = {
-      'hd95_mm': generator.uniform(1, 9),
-      'max_distance_mm': 9.0,
-      'assd_mm': 1.0,
-      'nsd': 0.5,
-      'missed': False,
-      'invented': False,
-    }
+    distances = metrics.VolumeScores(
+      dsc=0.5, hd95_mm=generator.uniform(1, 9), max_distance_mm=9.0, assd_mm=1.0, nsd=0.5,
+      ravd_percent=0.0, missed=False, invented=False,
+    )  # fmt: skip
     found.append(CaseCounts(name, name, counts, counts, (distances, distances)))
   return found
 
@@ -35,17 +34,21 @@ def write_fold(workdir, fold, scored):
   """A fold as evaluation leaves it."""
   folder = workdir / f'fold_{fold}' / 'evaluate'
   folder.mkdir(parents=True)
-  rows = list(summaries.rows(scored, CLASSES, {'mean_mask': scored}))
-  (folder / 'scores.csv').write_text(summaries.csv_text(rows))
-  figures = summaries.summarise(scored, CLASSES)
-  names = [case.case for case in scored]
-  summary = dict.fromkeys(('protocol', 'nsd_tolerance_mm', 'held_out', 'data', 'note', 'flips'), 0)
-  summary |= {'split': 'test', 'folds': 3, 'fold': fold, 'model': 'thrifty', **figures}
-  summary |= {'parameters': 1000 + 100 * fold, 'largest_component': ['b'] * (fold == 1)}
-  summary |= {'patients': len(names), 'patient_names': {'test': names}, 'slices': {'test': 7}}
-  summary |= {'cases': [{'case': name, 'patient': name} for name in names]}
-  summary |= {'floors': {'mean_mask': figures | {'training_dsc': 0.5 + 0.1 * fold}}}
-  (folder / 'summary.json').write_text(json.dumps(summary))
+  rows = list(summaries.make_rows(scored, CLASSES, {'mean_mask': scored}))
+  (folder / 'scores.csv').write_text(summaries.to_csv(rows))
+  mean, classes = summaries.summarise(scored, CLASSES, Figures)
+  overlaps = [dataclasses.replace(case, volumes=()) for case in scored]
+  floor = Floor(*summaries.summarise(overlaps, CLASSES, Overlap), 'slices', 0.5 + 0.1 * fold)
+  names = tuple(case.case for case in scored)
+  summary = Evaluated(
+    protocol='volume', split='test', nsd_tolerance_mm=2.0, held_out=True, data='d', note='',
+    folds=3, fold=fold, model='thrifty', flips=(), patients=len(names),
+    patient_names={'test': names}, slices={'test': 7},
+    cases=tuple(Case(name, name) for name in names), parameters=1000 + 100 * fold,
+    largest_component=('b',) * (fold == 1), mean=mean, classes=classes, floor_dsc=0.5,
+    floors={'mean_mask': floor},
+  )  # fmt: skip
+  records.write(folder / 'summary.json', summary)
   return folder.parent
 
 
@@ -56,27 +59,36 @@ def folds(tmp_path):
 
 def test_the_figures_are_those_of_all_patients_at_once(tmp_path, folds):
   summary = over_folds.write(tmp_path, folds)
-  together = summaries.summarise([*cases('xyz', 0), *cases('ab', 1)], CLASSES)
-  for field in ('dsc_mean', 'dsc_std', 'dsc_ci95', 'hd95_mm_mean', 'nsd_mean', 'missed'):
-    assert summary[field] == pytest.approx(together[field], abs=1e-6)
-    assert summary['classes']['b'][field] == pytest.approx(
-      together['classes']['b'][field], abs=1e-6
-    )
-  floor = summary['floors']['mean_mask']
-  assert floor['dsc_mean'] == pytest.approx(together['dsc_mean'], abs=1e-6)
-  assert floor['training_dsc'] == pytest.approx(0.55) and summary['floor_dsc'] == floor['dsc_mean']
+  everyone = [*cases('xyz', 0), *cases('ab', 1)]
+  together, classes = summaries.summarise(everyone, CLASSES, Figures)
+  for found, expected in ((summary.mean, together), (summary.classes['b'], classes['b'])):
+    assert found.missed == expected.missed
+    for metric in ('dsc', 'hd95_mm', 'nsd'):
+      one, other = (dataclasses.astuple(getattr(each, metric)) for each in (found, expected))
+      assert [*one[:2], *one[2]] == pytest.approx([*other[:2], *other[2]], abs=1e-6)
+  floor = summary.floors['mean_mask']
+  assert floor.mean.dsc.mean == pytest.approx(together.dsc.mean, abs=1e-6)
+  assert floor.training_dsc == pytest.approx(0.55)
+  assert summary.floor_dsc == floor.mean.dsc.mean
 
 
 def test_the_summary_tells_folds_apart_where_they_differ(tmp_path, folds):
   summary = over_folds.write(tmp_path, folds)
-  assert summary['fold'] == [0, 1] and summary['folds'] == 3
-  assert [one['parameters'] for one in summary['of_folds']] == [1000, 1100]
-  assert summary['parameters'] == 1050 and summary['largest_component'] == ['b']
-  assert summary['patients'] == 5 and summary['patient_names'] == {'test': [*'abxyz']}
-  assert summary['slices'] == {'test': 14}
-  assert summary['cases'][3] == {'case': 'a', 'patient': 'a', 'run': 'fold_1'}
-  pooled = [json.loads((f / 'evaluate' / 'summary.json').read_text()) for f in folds]
-  assert summary['pooled_2d_dsc'] == pytest.approx(np.mean([p['pooled_2d_dsc'] for p in pooled]))
+  assert summary.fold == (0, 1) and summary.folds == 3
+  assert [one.parameters for one in summary.of_folds] == [1000, 1100]
+  assert summary.parameters == 1050 and summary.largest_component == ('b',)
+  assert summary.patients == 5 and summary.patient_names == {'test': (*'abxyz',)}
+  assert summary.slices == {'test': 14}
+  assert summary.cases[3] == Case('a', 'a', run='fold_1')
+  pooled = [one.pooled_2d_dsc for one in summary.of_folds]
+  assert summary.mean.pooled_2d_dsc == pytest.approx(np.mean(pooled))
+  assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
+
+
+def test_scores_of_several_folds_are_no_fold(tmp_path, folds):
+  over_folds.write(tmp_path, folds)
+  with pytest.raises(InputError, match='summary.json: has the scores of several folds'):
+    over_folds.write(tmp_path, [tmp_path])
 
 
 def test_scores_say_of_which_fold_they_are(tmp_path, folds):

@@ -1,11 +1,8 @@
 """Scores per patient from class scores of slices, without a model."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from thrifty_jax.scans import slices
 from thrifty_jax.scores import metrics, scoring
 
 
@@ -23,34 +20,6 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize('flips', [(), ('left_right',), ('up_down', 'left_right')])
-def test_averaging_over_flips_equals_a_loop_over_flipped_copies(flips):
-  rng = np.random.default_rng(0)
-  image = rng.normal(size=(2, 6, 6, 1))
-  weight = rng.normal(size=(6, 6, 3))  # a network that tells left from right
-
-  def logits(image):
-    return image * weight
-
-  expected = []
-  for wanted in itertools.product((False, True), repeat=len(flips)):
-    copy = image
-    chosen = [flip for flip, on in zip(flips, wanted, strict=True) if on]
-    axes = tuple({'up_down': 1, 'left_right': 2}[flip] for flip in chosen)
-    copy = logits(np.flip(copy, axes))
-    expected.append(np.flip(copy, axes))
-  found = scoring.average_over_flips(logits, flips)(image)
-  np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-12)
-
-
-def test_averaged_logits_do_not_change_when_the_image_is_mirrored():
-  rng = np.random.default_rng(1)
-  weight = rng.normal(size=(4, 4, 2))
-  averaged = scoring.average_over_flips(lambda x: x * weight, ('left_right',))
-  image = rng.normal(size=(1, 4, 4, 1))
-  np.testing.assert_allclose(averaged(image[:, :, ::-1])[:, :, ::-1], averaged(image))
-
-
 def test_perfect_scores_give_full_marks_on_both_grids():
   label = np.zeros((3, 8, 8), np.uint8)
   label[1, 2:6, 3:7] = 1
@@ -59,39 +28,6 @@ def test_perfect_scores_give_full_marks_on_both_grids():
   found = scoring.score_case('c', 'p', scores=scores, label=label, truth=label)
   assert metrics.dsc(found.native).tolist() == [1, 1]
   assert metrics.dsc(found.network).tolist() == [1, 1]
-
-
-@pytest.mark.parametrize('size', [(8, 8), (16, 24), (32, 20)])
-def test_a_block_comes_back_to_its_place_on_the_native_grid(size):
-  height, width = size
-  side = max(size)
-  top, left = (side - height) // 2, (side - width) // 2
-  # Both grids cover the padded square, so the middle half of one is the middle half of the other.
-  network, native = np.zeros((2, 8, 8), np.uint8), np.zeros((2, side, side), np.uint8)
-  network[:, 2:6, 2:6] = 1
-  native[:, side // 4 : side - side // 4, side // 4 : side - side // 4] = 1
-  truth = native[:, top : top + height, left : left + width]
-  scores = np.eye(2, dtype=np.float32)[network]
-  found = scoring.native_classes(scores, size)
-  assert found.shape == (2, height, width)
-  assert metrics.volume_dsc(found == 1, truth == 1) > 0.9
-
-
-def test_more_slices_than_a_chunk_come_back_in_order():
-  count = 2 * scoring.NATIVE_CHUNK + 3
-  label = np.zeros((count, 4, 4), np.uint8)
-  label[np.arange(count), np.arange(count) % 4] = 1
-  scores = np.eye(2, dtype=np.float32)[label]
-  np.testing.assert_array_equal(scoring.native_classes(scores, (4, 4)), label)
-
-
-@pytest.mark.parametrize('classes', [2, 3])
-def test_of_classes_with_the_same_score_the_first_wins(classes):
-  scores = np.random.default_rng(0).integers(0, 3, (4, 5, classes)).astype(np.float32)
-  found = slices.largest_class(scores)
-  assert found.dtype == np.uint8
-  for place in np.ndindex(found.shape):
-    assert found[place] == list(scores[place]).index(max(scores[place]))
 
 
 @pytest.mark.parametrize('axis', [0, 1, 2])
@@ -109,9 +45,9 @@ def test_distances_are_those_of_the_native_grid_axis_by_axis(axis):
       moved == k, truth == k, spacing_mm=spacing, nsd_tolerance_mm=0.7
     )
     assert volume == expected
-    assert volume['max_distance_mm'] == spacing[axis]
-    assert (volume['nsd'] == 1) == (spacing[axis] < 0.7)
-    assert volume['dsc'] == metrics.dsc(found.native)[k - 1]
+    assert volume.max_distance_mm == spacing[axis]
+    assert (volume.nsd == 1) == (spacing[axis] < 0.7)
+    assert volume.dsc == metrics.dsc(found.native)[k - 1]
 
 
 def test_distances_are_of_the_largest_piece_where_only_that_counts():
@@ -124,8 +60,8 @@ def test_distances_are_of_the_largest_piece_where_only_that_counts():
     scoring.score_case('c', 'p', **settings, largest=kept, spacing_mm=(1, 1, 1)).volumes[0]
     for kept in ((), (1,))
   )
-  assert whole['max_distance_mm'] == pytest.approx(np.hypot(9, 9))
-  assert largest['max_distance_mm'] == 0
+  assert whole.max_distance_mm == pytest.approx(np.hypot(9, 9))
+  assert largest.max_distance_mm == 0
 
 
 def test_no_distances_are_measured_without_a_spacing(monkeypatch):

@@ -1,13 +1,14 @@
 """The standings of a comparison against sums by hand, over one fold and over two."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from thrifty_jax import records
 from thrifty_jax.errors import InputError
+from thrifty_jax.run_files import Compared, Evaluated, Figures, Result, Spread
 from thrifty_jax.scores import standings, tables
 
 SCORES = {
@@ -32,34 +33,42 @@ def write_fold(workdir, fold, scores, *, parameters=1000, rate=0.002):
       for patient, value in enumerate(values):
         for organ, dsc in (('a', value + 0.05), ('b', value - 0.05)):
           writer.writerow([f'f{fold}p{patient}', organ, dsc, *[10 * dsc] * 5, 0, 0])
-    summary = {'data': 'd', 'note': '', 'protocol': 'volume', 'split': 'test', 'held_out': True}
-    summary |= {'fold': fold, 'pooled_2d_dsc': values[0], 'nsd_tolerance_mm': 2.0}
-    summary |= {'classes': {'a': {}, 'b': {}}}
-    (folder / 'evaluate' / 'summary.json').write_text(json.dumps(summary))
-    result = {'name': name, 'label': name.title(), 'kind': 'searched', 'image': [8, 8, 1]}
-    result |= {'parameters': parameters, 'macs': 2e9, 'validation_dsc': 0.8, 'epochs': 4}
-    result |= {'steps': 40, 'seconds': 60.0, 'learning_rate': rate}
-    results.append(result | {'folder': f'compare/{name}/run'})
-  (workdir / 'compare' / 'results.json').write_text(json.dumps(results))
+    figures = Figures(*[Spread(0.5, None, None)] * 6, missed=0, invented=0, pooled_2d_dsc=values[0])
+    summary = Evaluated(
+      protocol='volume', split='test', nsd_tolerance_mm=2.0, held_out=True, data='d', note='',
+      folds=3, fold=fold, model='thrifty', flips=(), patients=1, patient_names={}, slices={},
+      cases=(), parameters=1, largest_component=(), mean=figures,
+      classes={'a': figures, 'b': figures}, floor_dsc=0.5, floors={},
+    )  # fmt: skip
+    records.write(folder / 'evaluate' / 'summary.json', summary)
+    results.append(
+      Result(
+        name, name.title(), 'searched', parameters=parameters, macs=2e9, image=(8, 8, 1), epochs=4,
+        steps=40, best_epoch=3, validation_dsc=0.8, seconds=60.0, learning_rate=rate, trials=(),
+        folder=f'compare/{name}/run',
+      )
+    )  # fmt: skip
+  records.write(workdir / 'compare' / 'results.json', results)
   return workdir
 
 
 def test_a_rival_has_the_mean_of_its_patients_and_a_paired_test_against_the_first(tmp_path):
   write_fold(tmp_path, 0, SCORES)
   summary = standings.write(tmp_path, [tmp_path])
-  first, second = summary['rivals']
+  first, second = summary.rivals
   ours, theirs = np.array(SCORES['thrifty']), np.array(SCORES['unet'])
-  assert first['dsc_mean'] == pytest.approx(ours.mean())
-  assert second['dsc_std'] == pytest.approx(theirs.std(ddof=1))
-  assert second['hd95_mm_mean'] == pytest.approx(10 * theirs.mean())
-  assert second['classes']['a']['dsc_mean'] == pytest.approx(theirs.mean() + 0.05)
-  low, high = second['dsc_ci95']
+  assert first.mean.dsc.mean == pytest.approx(ours.mean())
+  assert second.mean.dsc.std == pytest.approx(theirs.std(ddof=1))
+  assert second.mean.hd95_mm.mean == pytest.approx(10 * theirs.mean())
+  assert second.classes['a'].dsc.mean == pytest.approx(theirs.mean() + 0.05)
+  assert second.mean.dsc.ci95
+  low, high = second.mean.dsc.ci95
   assert low < theirs.mean() < high
-  assert first['difference'] is None and first['p_value'] is None
-  assert second['difference'] == pytest.approx((theirs - ours).mean())
-  assert second['p_value'] == pytest.approx(stats.wilcoxon(theirs - ours).pvalue)
-  assert summary['patients'] == 6 and summary['reference'] == 'thrifty'
-  assert json.loads((tmp_path / 'compare' / 'summary.json').read_text()) == summary
+  assert first.difference is None and first.p_value is None
+  assert second.difference == pytest.approx((theirs - ours).mean())
+  assert second.p_value == pytest.approx(stats.wilcoxon(theirs - ours).pvalue)
+  assert summary.patients == 6 and summary.reference == 'thrifty'
+  assert records.read(tmp_path / 'compare' / 'summary.json', Compared) == summary
 
 
 def test_folds_are_one_set_of_patients(tmp_path):
@@ -68,11 +77,11 @@ def test_folds_are_one_set_of_patients(tmp_path):
     write_fold(tmp_path / 'b', 2, {k: v[::-1] for k, v in SCORES.items()}, parameters=2000),
   ]
   summary = standings.write(tmp_path, folds)
-  assert summary['folds'] == [0, 2] and summary['patients'] == 12
-  ours = summary['rivals'][0]
-  assert ours['parameters'] == 1500 and ours['learning_rates'] == [0.002, 0.002]
-  assert ours['dsc_mean'] == pytest.approx(np.mean(SCORES['thrifty']))
-  assert ours['pooled_2d_dsc'] == pytest.approx((0.90 + 0.95) / 2)
+  assert summary.folds == (0, 2) and summary.patients == 12
+  ours = summary.rivals[0]
+  assert ours.parameters == 1500 and ours.learning_rates == (0.002, 0.002)
+  assert ours.mean.dsc.mean == pytest.approx(np.mean(SCORES['thrifty']))
+  assert ours.mean.pooled_2d_dsc == pytest.approx((0.90 + 0.95) / 2)
   with (tmp_path / 'compare' / 'scores.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 2 * 12 * 2
@@ -86,7 +95,7 @@ def test_folds_are_one_set_of_patients(tmp_path):
 
 def test_few_patients_have_no_test(tmp_path):
   write_fold(tmp_path, 0, {name: values[:5] for name, values in SCORES.items()})
-  assert standings.write(tmp_path, [tmp_path])['rivals'][1]['p_value'] is None
+  assert standings.write(tmp_path, [tmp_path]).rivals[1].p_value is None
 
 
 def test_folds_that_compare_others_are_refused(tmp_path):

@@ -7,6 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from thrifty_jax import records
+from thrifty_jax.run_files import Figures, Overlap, Spread
+from thrifty_jax.scans import slices
 from thrifty_jax.scores import metrics, scoring, statistics, summaries
 
 NAMES = ('background', 'grey', 'white')
@@ -47,7 +50,7 @@ def measured(case, patient, seed, *, prediction=(1, 1), truth=(1, 1)):
 @pytest.fixture
 def cases(monkeypatch):
   """Three patients: one with two scans; b's white is missed, c's white is invented."""
-  monkeypatch.setattr(scoring, 'native_classes', lambda scores, size: scores.argmax(-1))
+  monkeypatch.setattr(slices, 'native_classes', lambda scores, size: (scores[0].argmax(-1), None))
   return (
     measured('a1', 'a', 1),
     measured('a2', 'a', 2),
@@ -58,36 +61,32 @@ def cases(monkeypatch):
 
 def test_the_summary_is_the_mean_over_patients_not_over_cases():
   grey, white = [2 * 3 / 11, 2 * 4 / 11], [0.0, 0.0]  # white: invented in a, missed in b
-  summary = summaries.summarise(CASES, NAMES)
-  assert summary['dsc_mean'] == pytest.approx(np.mean([grey, white]))
-  assert summary['dsc_mean'] == pytest.approx(scoring.mean_dsc(CASES))
-  assert summary['dsc_std'] == pytest.approx(np.std(np.mean([grey, white], axis=0), ddof=1))
-  assert summary['classes']['grey']['dsc_mean'] == pytest.approx(np.mean(grey))
-  assert summary['classes']['white'] == {
-    'dsc_mean': 0,
-    'dsc_std': 0,
-    'dsc_ci95': [0, 0],
-    'pooled_2d_dsc': pytest.approx(2 * 3 / 8),
-  }
+  mean, classes = summaries.summarise(CASES, NAMES, Overlap)
+  assert mean.dsc.mean == pytest.approx(np.mean([grey, white]))
+  assert mean.dsc.mean == pytest.approx(scoring.mean_dsc(CASES))
+  assert mean.dsc.std == pytest.approx(np.std(np.mean([grey, white], axis=0), ddof=1))
+  assert classes['grey'].dsc.mean == pytest.approx(np.mean(grey))
+  assert classes['white'].dsc == Spread(0, 0, (0, 0))
+  assert classes['white'].pooled_2d_dsc == pytest.approx(2 * 3 / 8)
 
 
 def test_pooled_2d_is_one_dice_over_all_slices_of_all_patients():
-  summary = summaries.summarise(CASES, NAMES)
+  mean, _ = summaries.summarise(CASES, NAMES, Overlap)
   grey, white = 2 * 1 / (5 + 2), 2 * 3 / (3 + 5)
-  assert summary['pooled_2d_dsc'] == pytest.approx((grey + white) / 2)
+  assert mean.pooled_2d_dsc == pytest.approx((grey + white) / 2)
 
 
 def test_a_single_patient_has_a_mean_and_no_deviation():
-  summary = summaries.summarise(CASES[:1], NAMES)
-  assert summary['dsc_std'] is None and summary['classes']['grey']['dsc_std'] is None
+  mean, classes = summaries.summarise(CASES[:1], NAMES, Overlap)
+  assert mean.dsc.std is None and mean.dsc.ci95 is None and classes['grey'].dsc.std is None
 
 
 def test_there_is_a_row_for_each_patient_and_class_with_the_floors_beside():
-  rows = list(summaries.rows(CASES, NAMES, {'mean_mask': CASES}))
+  rows = list(summaries.make_rows(CASES, NAMES, {'mean_mask': CASES}))
   assert [(row['patient'], row['class']) for row in rows] == [
     ('a', 'grey'), ('a', 'white'), ('b', 'grey'), ('b', 'white'),
   ]  # fmt: skip
-  read = list(csv.DictReader(io.StringIO(summaries.csv_text(rows))))
+  read = list(csv.DictReader(io.StringIO(summaries.to_csv(rows))))
   assert read[0]['cases'] == 'a1 a2'
   assert float(read[0]['dsc']) == pytest.approx(6 / 11, abs=1e-6)
   assert read[0]['mean_mask_dsc'] == read[0]['dsc']
@@ -97,11 +96,13 @@ def test_there_is_a_row_for_each_patient_and_class_with_the_floors_beside():
 
 
 def test_distances_of_two_scans_are_averaged_and_counts_are_summed(cases):
-  scores = summaries.patient_scores(cases)['a']
+  scores = summaries.score_patients(cases)['a']
   first, second = cases[0].volumes, cases[1].volumes
   for k in (0, 1):
     for name in (*metrics.DISTANCES, 'nsd'):
-      assert scores[name][k] == pytest.approx((first[k][name] + second[k][name]) / 2)
+      assert scores[name][k] == pytest.approx(
+        (getattr(first[k], name) + getattr(second[k], name)) / 2
+      )
     _, predicted, true = cases[0].native[k] + cases[1].native[k]
     assert scores['ravd_percent'][k] == pytest.approx(100 * (predicted - true) / true)
   assert scores['missed'].tolist() == scores['invented'].tolist() == [0, 0]
@@ -109,45 +110,44 @@ def test_distances_of_two_scans_are_averaged_and_counts_are_summed(cases):
 
 def test_a_class_missed_in_one_of_two_scans_is_counted_and_takes_the_diagonal(cases):
   pair = cases[0], scoring.CaseCounts('a3', 'a', *(cases[2].native,) * 2, cases[2].volumes)
-  scores = summaries.patient_scores(pair)['a']
+  scores = summaries.score_patients(pair)['a']
   assert scores['missed'].tolist() == [0, 1]
   diagonal = np.linalg.norm(np.multiply((4, 6, 5), (2.0, 0.5, 0.8)))
-  assert scores['hd95_mm'][1] == pytest.approx((cases[0].volumes[1]['hd95_mm'] + diagonal) / 2)
-  assert summaries.summarise(pair, NAMES)['classes']['white']['missed'] == 1
+  assert scores['hd95_mm'][1] == pytest.approx((cases[0].volumes[1].hd95_mm + diagonal) / 2)
+  assert summaries.summarise(pair, NAMES, Figures)[1]['white'].missed == 1
 
 
 def test_every_metric_has_mean_deviation_and_interval_per_class_and_over_classes(cases):
-  summary = summaries.summarise(cases, NAMES)
-  scores = summaries.patient_scores(cases).values()
+  mean, classes = summaries.summarise(cases, NAMES, Figures)
+  scores = summaries.score_patients(cases).values()
   for name in METRICS:
     table = np.asarray([patient[name] for patient in scores])
-    for column, found in ((table[:, 0], summary['classes']['grey']), (table.mean(1), summary)):
-      finite = column[np.isfinite(column)]
-      assert found[f'{name}_mean'] == pytest.approx(finite.mean())
-      assert found[f'{name}_std'] == pytest.approx(finite.std(ddof=1))
-      low, high = found[f'{name}_ci95']
-      assert (low, high) == statistics.bootstrap_interval(finite)
-      assert low <= found[f'{name}_mean'] <= high
+    for column, figures in ((table[:, 0], classes['grey']), (table.mean(1), mean)):
+      finite, found = column[np.isfinite(column)], getattr(figures, name)
+      assert found.mean == pytest.approx(finite.mean())
+      assert found.std == pytest.approx(finite.std(ddof=1))
+      assert found.ci95 == statistics.bootstrap_interval(finite)
+      assert found.ci95[0] <= found.mean <= found.ci95[1]
 
 
 def test_missed_and_invented_are_counted_and_infinity_is_kept_out_of_json(cases):
-  summary = summaries.summarise(cases, NAMES)
-  counted = [(c['missed'], c['invented']) for c in (*summary['classes'].values(), summary)]
+  mean, classes = summaries.summarise(cases, NAMES, Figures)
+  counted = [(found.missed, found.invented) for found in (*classes.values(), mean)]
   assert counted == [(0, 0), (1, 1), (1, 1)]
-  white = summaries.patient_scores(cases)
+  white = summaries.score_patients(cases)
   finite = [white[patient]['ravd_percent'][1] for patient in 'ab']  # invented in c
-  assert summary['classes']['white']['ravd_percent_mean'] == pytest.approx(np.mean(finite))
-  alone = summaries.summarise(cases[3:], NAMES)['classes']['white']
-  assert alone['ravd_percent_mean'] is None and alone['invented'] == 1
-  assert alone['hd95_mm_mean'] > 0
-  json.dumps([summary, alone], allow_nan=False)
+  assert classes['white'].ravd_percent
+  assert classes['white'].ravd_percent.mean == pytest.approx(np.mean(finite))
+  alone = summaries.summarise(cases[3:], NAMES, Figures)[1]['white']
+  assert alone.ravd_percent is None and alone.invented == 1 and alone.hd95_mm.mean > 0
+  json.dumps(records.to_json([mean, alone]), allow_nan=False)
 
 
 def test_rows_have_the_distances_and_an_infinity_that_readers_of_csv_know(cases):
   read = list(
-    csv.DictReader(io.StringIO(summaries.csv_text(list(summaries.rows(cases, NAMES, {})))))
+    csv.DictReader(io.StringIO(summaries.to_csv(list(summaries.make_rows(cases, NAMES, {})))))
   )
-  scores = summaries.patient_scores(cases)
+  scores = summaries.score_patients(cases)
   for row in read:
     for name in (*METRICS, 'missed', 'invented'):
       expected = scores[row['patient']][name][NAMES.index(row['class']) - 1]
@@ -158,6 +158,4 @@ def test_rows_have_the_distances_and_an_infinity_that_readers_of_csv_know(cases)
 
 
 def test_without_distances_there_is_dsc_alone():
-  summary = summaries.summarise(CASES, NAMES)
-  assert {name for name in summary if name.endswith('_mean')} == {'dsc_mean'}
-  assert 'missed' not in summary and 'hd95_mm' not in next(summaries.rows(CASES, NAMES, {}))
+  assert 'hd95_mm' not in next(summaries.make_rows(CASES, NAMES, {}))

@@ -1,52 +1,59 @@
 """Scores as people read them."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
+from thrifty_jax.run_files import Evaluated, Figures, Floor, Overlap, Spread
 from thrifty_jax.scores import tables
 
 
-def figures(dsc, **changes):
+def spread(mean):
+  return Spread(mean, 0.02, (mean, 1.1 * mean))
+
+
+def figures(dsc, *, missed=0, invented=0):
   """Made-up figures of one class, or of the mean over classes."""
-  result: dict[str, Any] = {'missed': 0, 'invented': 0, 'pooled_2d_dsc': dsc}
-  for name, mean in (('dsc', dsc), ('nsd', 0.5), ('hd95_mm', 6.25), ('assd_mm', 1.5)):
-    result |= {f'{name}_mean': mean, f'{name}_std': 0.02, f'{name}_ci95': [mean, 1.1 * mean]}
-  return result | changes
+  hd95, most, assd, nsd, ravd = map(spread, (6.25, 9.0, 1.5, 0.5, 3.4))
+  return Figures(spread(dsc), hd95, most, assd, nsd, ravd, missed, invented, pooled_2d_dsc=dsc)
 
 
-SUMMARY = figures(0.75) | {
-  'classes': {'grey': figures(0.8, missed=2), 'white': figures(0.7, invented=1)},
-  'floors': {'mean_mask': figures(0.5) | {'classes': {k: figures(0.4) for k in ('grey', 'white')}}},
-  'model': 'thrifty', 'split': 'test', 'patients': 4, 'protocol': 'volume', 'held_out': True,
-  'nsd_tolerance_mm': 2.0, 'largest_component': [], 'note': '',
-}  # fmt: skip
+SUMMARY = Evaluated(
+  protocol='volume', split='test', nsd_tolerance_mm=2.0, held_out=True, data='', note='',
+  folds=5, fold=0, model='thrifty', flips=(), patients=4, patient_names={}, slices={}, cases=(),
+  parameters=1, largest_component=(), mean=figures(0.75),
+  classes={'grey': figures(0.8, missed=2), 'white': figures(0.7, invented=1)},
+  floor_dsc=0.5, floors={
+    'mean_mask': Floor(Overlap(spread(0.5), 0.5),
+                       {name: Overlap(spread(0.4), 0.4) for name in ('grey', 'white')}, '', 0.5)
+  },
+)  # fmt: skip
 
 
 def test_fractions_are_percent_and_millimetres_stay():
-  result = figures(0.9012, dsc_std=0.013)
+  result = replace(figures(0.9), dsc=Spread(0.9012, 0.013, None))
   assert tables.spread(result) == '90.12 ± 1.30'
   assert tables.spread(result, 'hd95_mm') == '6.25 ± 0.02'
   assert tables.interval(result, 'nsd') == '50.00 to 55.00'
 
 
 def test_a_volume_difference_has_its_sign_and_its_deviation_none():
-  result = {'ravd_percent_mean': 3.4, 'ravd_percent_std': 2.0, 'ravd_percent_ci95': [-1.0, 5.5]}
+  result = replace(figures(0.9), ravd_percent=Spread(3.4, 2.0, (-1.0, 5.5)))
   assert tables.spread(result, 'ravd_percent') == '+3.40 ± 2.00'
   assert tables.interval(result, 'ravd_percent') == '-1.00 to +5.50'
 
 
 def test_what_is_not_there_is_a_dash():
-  result = {'dsc_mean': 0.5, 'dsc_std': None, 'dsc_ci95': None}
+  result = replace(figures(0.9), dsc=Spread(0.5, None, None), ravd_percent=None)
   assert (tables.spread(result), tables.interval(result)) == ('50.00', '')
-  nothing = {'ravd_percent_mean': None, 'ravd_percent_std': None, 'ravd_percent_ci95': None}
-  assert tables.spread(nothing, 'ravd_percent') == '–'
+  assert tables.spread(result, 'ravd_percent') == '–'
+  assert tables.interval(result, 'ravd_percent') == ''
 
 
 def test_missed_and_invented_are_told_in_words():
-  assert tables.flagged(SUMMARY) == 'grey was missed in 2 scans; white was invented in 1 scan'
-  calm = {'classes': {'grey': figures(0.8)}}
-  assert tables.flagged(calm) == ''
+  words = tables.describe_flags(SUMMARY)
+  assert words == 'grey was missed in 2 scans; white was invented in 1 scan'
+  assert tables.describe_flags(replace(SUMMARY, classes={'grey': figures(0.8)})) == ''
 
 
 def test_the_console_has_every_class_in_both_tables_and_lines_up():
@@ -64,14 +71,15 @@ def test_the_console_has_every_class_in_both_tables_and_lines_up():
 
 @pytest.mark.parametrize(('held_out', 'word'), [(True, False), (False, True)])
 def test_scores_that_are_not_held_out_say_so(held_out, word):
-  assert ('not held out' in tables.evaluation(SUMMARY | {'held_out': held_out})) == word
+  assert ('not held out' in tables.evaluation(replace(SUMMARY, held_out=held_out))) == word
 
 
 def test_a_single_class_needs_no_mean_and_a_single_patient_no_interval():
-  alone = figures(0.8, dsc_std=None, dsc_ci95=None)
-  floor = alone | {'classes': {'organ': alone}}
+  dsc = Spread(0.8, None, None)
+  alone = replace(figures(0.8), dsc=dsc)
+  floor = replace(SUMMARY.floors['mean_mask'], classes={'organ': Overlap(dsc, 0.8)})
   text = tables.evaluation(
-    SUMMARY | alone | {'patients': 1, 'classes': {'organ': alone}, 'floors': {'mean_mask': floor}}
+    replace(SUMMARY, patients=1, mean=alone, classes={'organ': alone}, floors={'mean_mask': floor})
   )
   assert text.startswith('1 test patient,') and '\n  mean ' not in text
   assert '  80.00   ' in text and '–' in text

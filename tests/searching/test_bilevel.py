@@ -19,6 +19,7 @@ from thrifty_jax.training.train_data import seed_bits
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 BATCH = (2, 8, 8, 1)
+BLACK = (0.0,)
 SETTINGS = {
   'weight_learning_rate': 0.3,  # large, so that a step ahead matters
   'weight_decay': 0.1,
@@ -33,7 +34,7 @@ def noisy(key, batch):
 
 def half_steps(net, **optimizers):
   """Both half steps, the architecture by steepest descent at rate 1: its step is its gradient."""
-  learners = Learners(net, for_architecture=optax.sgd(1.0), **optimizers)
+  learners = Learners(net, BLACK, for_architecture=optax.sgd(1.0), **optimizers)
   random_sampling = net.sampling == 'random'
   steps = bilevel.make_half_steps(learners, augment=noisy, random_sampling=random_sampling)
   return [functools.partial(step, seed_bits(0)) for step in steps]
@@ -47,7 +48,7 @@ def problem(sampling):
   net = Supernet(2, channels=4, depth=2, nodes=nodes, sample=2, sampling=sampling)
   image = jax.ShapeDtypeStruct(BATCH, np.float64)
   optimizer = bilevel.weight_optimizer(search_settings(**SETTINGS), steps=9)
-  state = bilevel.init_state(Learners(net, optimizer, optax.sgd(1.0)), image, seed=0)
+  state = bilevel.init_state(Learners(net, BLACK, optimizer, optax.sgd(1.0)), image, seed=0)
 
   def settled(leaf):
     """Velocities and architecture variables away from zero; the fourth of nine steps."""
@@ -240,6 +241,7 @@ def test_optimisers_begin_as_optax_has_them():
   settings = search_settings()
   learners = Learners(
     Supernet(2, channels=4, depth=2, nodes=1, sample=2),
+    BLACK,
     bilevel.weight_optimizer(settings, steps=9),
     bilevel.architecture_optimizer(settings),
   )

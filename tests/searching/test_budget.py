@@ -12,9 +12,9 @@ import pytest
 
 from thrifty_jax import config as configs
 from thrifty_jax import main as main_
-from thrifty_jax import model, stages
+from thrifty_jax import stages
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype, grid, parameters
+from thrifty_jax.networks import build, genotype, grid, parameters
 from thrifty_jax.networks.architecture import ArchitectureWeights, CellWeights
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.space import CELL_KINDS, Space, cell_count, edges_of, sources_of
@@ -162,7 +162,7 @@ def test_the_smallest_network_of_the_default_space_has_95232_parameters():
   found = budget.derive(draw(0, DEFAULT), DEFAULT, limit=95_232)
   net = grid.DerivedNetwork(found, 2)
   image = jax.ShapeDtypeStruct((1, 32, 32, 1), 'float32')
-  assert model.count(jax.eval_shape(net.init, jax.random.key(0), image)['params']) == 95_232
+  assert build.count(jax.eval_shape(net.init, jax.random.key(0), image)['params']) == 95_232
   with pytest.raises(InputError, match='95231 parameters or fewer; the smallest 95232'):
     budget.derive(draw(0, DEFAULT), DEFAULT, limit=95_231)
 

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from recorded import open_data, prepare_for
 
 from data_prep import phantom
-from thrifty_jax import device, logbook, model, stopping
+from thrifty_jax import device, logbook, stopping
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype, parameters
+from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.grid import architecture_weights
 from thrifty_jax.networks.space import space_of
 from thrifty_jax.searching import bilevel, budget, results, search, steps
@@ -67,7 +67,7 @@ def halves(config, opened):
 
 @pytest.fixture(scope='module')
 def learners(config, halves):
-  return steps.build(config, halves.facts)
+  return steps.make_learners(config, halves.facts)
 
 
 @pytest.fixture(scope='module')
@@ -206,7 +206,7 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
 ):
   config = config.copy_and_resolve_references()
   config.search.sampling = sampling
-  learners = steps.build(config, halves.facts)
+  learners = steps.make_learners(config, halves.facts)
 
   def losses(seed):
     _, step = bilevel.make_half_steps(
@@ -567,4 +567,4 @@ def test_the_supernet_starts_from_the_seed(learners, opened, config, start):
   assert not differs(again, start)
   assert differs(again.architecture, other.architecture) and differs(again.params, other.params)
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(start.architecture)) < 0.01
-  assert model.count(start.params) > 0 and isinstance(config, ConfigDict)
+  assert build.count(start.params) > 0 and isinstance(config, ConfigDict)

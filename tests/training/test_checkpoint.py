@@ -1,5 +1,6 @@
 """A run that was killed finds its state again, whole."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from thrifty_jax.errors import InputError
+from thrifty_jax.training import checkpoint
 from thrifty_jax.training.checkpoint import Checkpoints
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -60,6 +63,46 @@ def test_notes_of_any_structure_come_back_to_the_last_bit(tmp_path):
     checkpoints = Checkpoints(tmp_path / str(len(written)))
     assert checkpoints.restore(like=_state(0))[1] == written
     checkpoints.close()
+
+
+def test_a_checkpoint_is_read_without_the_objects_of_its_run(tmp_path):
+  state = _state(3)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(7, state, {'epoch': 3})
+  checkpoints.close()
+  arrays, notes = checkpoint.read(tmp_path / '7')
+  assert notes == {'epoch': 3}
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  assert list(arrays) == [jax.tree_util.keystr(path) for path, _ in leaves]
+  for array, (_, leaf) in zip(arrays.values(), leaves, strict=True):
+    expected = np.asarray(leaf)
+    assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_equal(array, expected)
+  assert arrays["['params']['scale']"].dtype == jnp.bfloat16 and arrays["['best']"] == 1.5
+
+
+def test_a_checkpoint_is_laid_out_as_read_says(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(7, _state(3))
+  checkpoints.close()
+  arrays, _ = checkpoint.read(tmp_path / '7')
+  # As anybody would, by Orbax, JSON and numpy alone.
+  vectors = ocp.PyTreeCheckpointer().restore(tmp_path / '7' / 'default')
+  kept = json.loads((tmp_path / '7' / '_CHECKPOINT_METADATA').read_text())['custom_metadata']
+  starts = dict.fromkeys(vectors, 0)
+  for line in kept['structure'][1:]:
+    path, kind = line.rsplit(' ', 1)
+    name, _, shape = kind.rstrip(']').partition('[')
+    sides = [int(side) for side in shape.split(',') if side]
+    name, size = {'int': 'int64', 'float': 'float64'}.get(name, name), int(np.prod(sides))
+    array = vectors[name][starts[name] :][:size].reshape(sides)
+    starts[name] += size
+    np.testing.assert_array_equal(array, arrays[path])
+
+
+def test_a_folder_without_a_checkpoint_is_not_read(tmp_path):
+  with pytest.raises(InputError, match='_CHECKPOINT_METADATA'):
+    checkpoint.read(tmp_path)
 
 
 def test_only_the_newest_two_stay(tmp_path):
@@ -175,6 +218,19 @@ def test_a_damaged_checkpoint_costs_none_of_the_others(tmp_path, damage):
   _assert_equal(checkpoints.restore(like=_state(0))[0], _state(2))
   checkpoints.close()
   assert len(warnings) == 1 and (tmp_path / 'damaged_2').is_dir()
+
+
+def test_a_checkpoint_that_was_committed_and_not_yet_sealed_is_restored(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, _state(1))
+  checkpoints.save(2, _state(2))
+  checkpoints.close()
+  (tmp_path / '2' / 'checksums.json').unlink()
+  warnings = []
+  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
+  _assert_equal(checkpoints.restore(like=_state(0))[0], _state(2))
+  checkpoints.close()
+  assert warnings == []
 
 
 def test_a_checkpoint_cut_short_is_left_out(tmp_path):

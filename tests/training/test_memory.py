@@ -114,6 +114,7 @@ def compiled(parts):
     augment=lambda key, batch: batch,
     average_decay=0,
     seed=0,
+    background=(0.0,),
     parts=parts,
   )
   return jax.jit(step, donate_argnums=0).lower(state, batch).compile()

@@ -11,8 +11,7 @@ import optax
 import pytest
 
 from thrifty_jax import config as configs
-from thrifty_jax import model
-from thrifty_jax.networks import baselines, genotype, grid
+from thrifty_jax.networks import baselines, build, genotype, grid
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.searching import bilevel
 from thrifty_jax.training import microbatches, train_step
@@ -32,6 +31,8 @@ UNET = baselines.UNetPlusPlus(3, nested=True, widths=(2, 2, 2), norm='group')
 
 class Toy(nn.Module):
   """What a half step needs of a supernet: logits of an image, the architecture and a key."""
+
+  depth: int = 0  # it takes images of any size
 
   @nn.compact
   def __call__(self, image, architecture, key):
@@ -99,6 +100,9 @@ def test_the_sums_of_a_loss_add_up(supervised):
   assert_same(loss_of(added), segmentation_loss(logits, label))
 
 
+BLACK = (0.0,)
+
+
 @functools.cache
 def retrained(parts, remat):
   """A step of retraining with deep supervision: the state after it and its metrics."""
@@ -110,7 +114,7 @@ def retrained(parts, remat):
     params=jax.tree.map(lambda leaf: leaf.astype(np.float64), state.params)
   )
   step = train_step.make_train_step(
-    net, transformation, augment=noisy, average_decay=0, seed=0, parts=parts
+    net, transformation, augment=noisy, average_decay=0, seed=0, background=BLACK, parts=parts
   )
   return jax.jit(step)(state, some_batch(2))
 
@@ -129,6 +133,7 @@ def searched(parts):
   toy: Any = Toy()
   learners = bilevel.Learners(
     toy,
+    BLACK,
     bilevel.weight_optimizer(settings, steps=9),
     optax.sgd(1.0),  # its step is its gradient
     bilevel.weight_optimizer(settings, steps=9, clipped=False),
@@ -167,10 +172,12 @@ def test_every_cell_is_computed_twice_and_no_parameter_changes(net, count):
   if net is SUPERNET:
     inputs.append(grid.init_architecture(jax.random.key(0), nodes=1))
   again = net.copy(remat=True)
-  params, same = (model.initialise(one, *inputs, seed=0) for one in (net, again))
+  params, same = (
+    build.initialise(build.trace_shapes(one, *inputs), seed=0) for one in (net, again)
+  )
   jax.tree.map(np.testing.assert_array_equal, params, same)
   marked = []
   for one in (net, again):
-    program = jax.make_jaxpr(functools.partial(model.apply, one))(params, *inputs)
+    program = jax.make_jaxpr(functools.partial(build.apply, one, background=BLACK))(params, *inputs)
     marked.append(sum('prevent_cse' in equation.params for equation in program.eqns))
   assert marked == [0, count]

@@ -1,5 +1,6 @@
 """A NaN or an infinity is put somewhere, and found there: in inputs, weights, layers, gradients."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,9 +11,8 @@ import optax
 import pytest
 from flax import traverse_util
 
-from thrifty_jax import model
 from thrifty_jax.errors import NotFinite
-from thrifty_jax.networks import baselines, genotype, grid
+from thrifty_jax.networks import baselines, build, genotype, grid
 from thrifty_jax.networks.losses import segmentation_loss
 from thrifty_jax.training import not_finite
 
@@ -43,12 +43,12 @@ def made(name, side=8):
   if name == 'supernet':
     architecture = grid.init_architecture(jax.random.key(0), nodes=1)
     more = {'architecture': architecture, 'key': KEY}
-  params = model.initialise(net, batch['image'], *more.values(), seed=0)
-  return net, params, batch, more
+  params = build.initialise(build.trace_shapes(net, batch['image'], *more.values()), seed=0)
+  return functools.partial(build.apply, net, background=(0.0,)), params, batch, more
 
 
-def source(net, params, batch, more, loss=segmentation_loss) -> str:
-  found = not_finite.first_source(net, params, batch, loss=loss, **more)
+def source(network, params, batch, more, loss=segmentation_loss) -> str:
+  found = not_finite.first_source(network, params, batch, loss=loss, **more)
   assert found is not None and '\n' not in found
   return found
 
@@ -62,17 +62,17 @@ def changed(params, name, value, *, index=()):
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_nothing_is_found_where_all_is_finite(name):
-  net, params, batch, more = made(name)
-  assert not_finite.in_forward(net, params, batch['image'], *more.values()) is None
+  network, params, batch, more = made(name)
+  assert not_finite.in_forward(network, params, batch['image'], *more.values()) is None
   if name == 'unet':  # the gradient of the others takes long to compile
-    assert not_finite.first_source(net, params, batch, loss=segmentation_loss) is None
+    assert not_finite.first_source(network, params, batch, loss=segmentation_loss) is None
 
 
 @pytest.mark.parametrize(('value', 'kind'), [(np.nan, 'NaN'), (np.inf, 'infinite')])
 def test_a_pixel_is_found_with_its_place(value, kind):
-  net, params, batch, more = made('unet')
+  network, params, batch, more = made('unet')
   batch['image'] = batch['image'].at[1, 2, 3, 0].set(value)
-  found = source(net, params, batch, more)
+  found = source(network, params, batch, more)
   assert found == f'the image batch: 1 of 128 values is {kind}, the first at [1, 2, 3, 0]'
 
 
@@ -85,27 +85,27 @@ def test_a_pixel_is_found_with_its_place(value, kind):
   ],
 )
 def test_a_weight_is_found_by_its_name(name, parameter, index):
-  net, params, batch, more = made(name)
-  found = source(net, changed(params, parameter, -np.inf, index=index), batch, more)
+  network, params, batch, more = made(name)
+  found = source(network, changed(params, parameter, -np.inf, index=index), batch, more)
   assert found.startswith(f'parameter {parameter}: 1 of ')
   assert found.endswith(f' values is infinite, the first at {list(index)}')
 
 
 def test_of_several_weights_the_first_in_the_order_of_the_layers_is_named():
-  net, params, batch, more = made('derived')
+  network, params, batch, more = made('derived')
   for parameter in ('classes/kernel', 'head/in0/kernel', 'up_1_0/in0/norm/bias'):
     params = changed(params, parameter, np.nan)
-  found = source(net, params, batch, more)
+  found = source(network, params, batch, more)
   assert found.startswith('parameter up_1_0/in0/norm/bias: 2 of 2 values are NaN')
   assert found.endswith('; 2 more arrays')
 
 
 def test_an_architecture_variable_is_found():
-  net, params, batch, more = made('supernet')
+  network, params, batch, more = made('supernet')
   up = more['architecture'].up
   alphas = (up.alphas[0], up.alphas[1].at[2].set(np.nan), *up.alphas[2:])
   more['architecture'] = more['architecture']._replace(up=up._replace(alphas=alphas))
-  found = source(net, params, batch, more)
+  found = source(network, params, batch, more)
   assert found == 'architecture variable up/alphas/1: 1 of 4 values is NaN, the first at [2]'
 
 
@@ -115,36 +115,36 @@ ORDER = ('block_0_0/first', 'block_0_0/second', 'block_1_0/first', 'block_1_0/se
 
 @pytest.mark.parametrize('overflowing', ORDER)
 def test_the_layer_that_overflows_is_named_and_all_before_it_are_finite(overflowing):
-  net, params, batch, more = made('unet')
+  network, params, batch, more = made('unet')
   params = changed(params, f'{overflowing}/kernel', 3e38)
   batch['image'] += 100.0 * (overflowing == 'block_0_0/first')
-  found = source(net, params, batch, more)
+  found = source(network, params, batch, more)
   title = f'{overflowing} ({"Up" if overflowing == "up_0_1" else "Conv"})'
   assert found.startswith(f'the output of {title}: ')
-  _, kept = net.apply({'params': params}, batch['image'], capture_intermediates=True)
+  _, kept = NETWORKS['unet'].apply({'params': params}, batch['image'], capture_intermediates=True)
   outputs: Any = traverse_util.flatten_dict(kept['intermediates'], sep='/')
   finite = [bool(np.isfinite(outputs[f'{name}/__call__'][0]).all()) for name in ORDER]
   assert finite[: ORDER.index(overflowing) + 1] == [True] * ORDER.index(overflowing) + [False]
 
 
 def test_what_overflows_between_two_modules_is_told_by_both():
-  net, params, batch, more = made('derived')
-  found = source(net, changed(params, 'stem/kernel', 3e38), batch, more)
+  network, params, batch, more = made('derived')
+  found = source(network, changed(params, 'stem/kernel', 3e38), batch, more)
   assert found.startswith('a value in stem (ConvNorm), on its way into norm: ')
-  found = source(net, changed(params, 'up_1_0/node1_from_0/kernel', 3e38), batch, more)
+  found = source(network, changed(params, 'up_1_0/node1_from_0/kernel', 3e38), batch, more)
   assert found.startswith('a value in up_1_0/node1_from_0 (Convolution), on its way into norm: ')
 
 
 def test_an_edge_of_the_supernet_is_told_by_its_state_and_a_cell_by_its_name():
-  net, params, batch, more = made('supernet')
+  network, params, batch, more = made('supernet')
   operation = 'down_from_1/operations/down_sep_conv_3x3'
   large = changed(params, f'{operation}/depthwise', 1e30)
-  found = source(net, changed(large, f'{operation}/pointwise', 1e30), batch, more)
+  found = source(network, changed(large, f'{operation}/pointwise', 1e30), batch, more)
   assert found.startswith('the output of down_from_1 (MixedEdges): ')
-  found = source(net, changed(params, 'down_0_1/in0/kernel', 3e38), batch, more)
+  found = source(network, changed(params, 'down_0_1/in0/kernel', 3e38), batch, more)
   assert found.startswith('a value in down_0_1/in0 (ConvNorm), on its way into norm: ')
   large = changed(params, 'up_from_1/operations/up_conv_3x3/kernel', 3e38)
-  found = source(net, large, batch, more)
+  found = source(network, large, batch, more)
   assert found.startswith('a value in up_1_0 (MixedCell), on its way into out: ')
 
 
@@ -156,6 +156,11 @@ class Steep(nn.Module):
     x = nn.Dense(3, name='before')(x)
     x = jnp.sqrt(x * 0) + nn.Dense(3, name='beside')(x)
     return nn.Dense(2, name='after')(x)
+
+
+def plain(net):
+  """A module that is none of ours as a function of parameters and inputs."""
+  return lambda params, *inputs: net.apply({'params': params}, *inputs)
 
 
 def mean(logits, label):
@@ -171,12 +176,15 @@ def no_loss(logits, label):
 
 
 def test_a_gradient_is_named_from_the_loss_backwards():
-  net, batch = Steep(), {'image': jnp.ones((1, 4, 4, 1)), 'label': jnp.zeros((1, 4, 4), int)}
-  params = net.init(jax.random.key(0), batch['image'])['params']
-  found = source(net, params, batch, {}, mean)
+  network, batch = (
+    plain(Steep()),
+    {'image': jnp.ones((1, 4, 4, 1)), 'label': jnp.zeros((1, 4, 4), int)},
+  )
+  params = Steep().init(jax.random.key(0), batch['image'])['params']
+  found = source(network, params, batch, {}, mean)
   assert found.startswith('the gradient of before/') and found.endswith('; 1 more array')
-  assert source(net, params, batch, {}, steep_loss).startswith('the gradient of after/bias: ')
-  assert source(net, params, batch, {}, no_loss) == 'the loss: it is infinite'
+  assert source(network, params, batch, {}, steep_loss).startswith('the gradient of after/bias: ')
+  assert source(network, params, batch, {}, no_loss) == 'the loss: it is infinite'
 
 
 class Mixed(nn.Module):
@@ -188,10 +196,13 @@ class Mixed(nn.Module):
 
 
 def test_a_gradient_of_the_architecture_is_found_too():
-  net, batch = Mixed(), {'image': jnp.ones((1, 4, 4, 1)), 'label': jnp.zeros((1, 4, 4), int)}
+  network, batch = (
+    plain(Mixed()),
+    {'image': jnp.ones((1, 4, 4, 1)), 'label': jnp.zeros((1, 4, 4), int)},
+  )
   more = {'architecture': {'gate': jnp.array([1.0, 0.0])}, 'key': KEY}
-  params = net.init(jax.random.key(0), batch['image'], *more.values())['params']
-  found = source(net, params, batch, more, mean)
+  params = Mixed().init(jax.random.key(0), batch['image'], *more.values())['params']
+  found = source(network, params, batch, more, mean)
   assert found == (
     'the gradient of architecture variable gate: 1 of 2 values is infinite, the first at [1]'
   )

@@ -1,12 +1,13 @@
 """Time and memory of a stage."""
 
-import json
 import mmap
 import sys
 import types
 
 import pytest
 
+from thrifty_jax import records
+from thrifty_jax.run_files import Resources
 from thrifty_jax.training import resources
 
 SIZE = 64 << 20
@@ -36,7 +37,7 @@ def test_the_peak_of_an_accelerator_is_that_of_its_fullest_device():
 
 
 def test_resources_are_written_beside_the_stage(tmp_path):
-  found = resources.write(tmp_path / 'retrain', seconds=12.5)
-  assert json.loads((tmp_path / 'retrain' / 'resources.json').read_text()) == found
-  assert found['seconds'] == 12.5 and found['peak_process_bytes'] > 1 << 20
-  assert found['peak_device_bytes'] is None and found['device'].startswith('CPU')
+  resources.write(tmp_path / 'retrain', seconds=12.5)
+  found = records.read(tmp_path / 'retrain' / 'resources.json', Resources)
+  assert found.seconds == 12.5 and found.peak_process_bytes > 1 << 20
+  assert found.peak_device_bytes is None and found.device.startswith('CPU')

@@ -15,16 +15,18 @@ from recorded import open_data, prepare_for
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import logbook, model, stopping
+from thrifty_jax import logbook, model_folder, stopping
 from thrifty_jax.data import split_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype
-from thrifty_jax.scores import evaluate
+from thrifty_jax.networks import build, genotype
+from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.scores import cases
 from thrifty_jax.training import retrain, train_step, validation
 from thrifty_jax.training.train_data import Epochs, Facts
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
+BLACK = (0.0,)
 FOUND = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
   up=(((0, 'identity'), (1, 'up_conv_3x3')),),
@@ -69,7 +71,7 @@ def epochs(opened):
 
 @pytest.fixture(scope='module')
 def net(config, opened):
-  return model.build(model.describe(config, opened.statistics), FOUND)
+  return build.build(make_spec(config, opened.statistics), FOUND)
 
 
 @pytest.fixture(scope='module')
@@ -115,7 +117,12 @@ def trail(config, epochs, net):
   image = epochs.train_data.image_shape(4)
   state, _ = train_step.init_state(net, transformation, image, seed=0)
   step = train_step.make_train_step(
-    net, transformation, augment=lambda key, batch: batch, average_decay=0.8, seed=0
+    net,
+    transformation,
+    augment=lambda key, batch: batch,
+    average_decay=0.8,
+    seed=0,
+    background=BLACK,
   )
   step = jax.jit(step)
   batch = next(epochs.batches(0))
@@ -155,7 +162,12 @@ def test_without_averaging_the_weights_themselves_are_kept(epochs, net):
   image = epochs.train_data.image_shape(4)
   state, _ = train_step.init_state(net, transformation, image, seed=0)
   step = train_step.make_train_step(
-    net, transformation, augment=lambda key, batch: batch, average_decay=0.0, seed=0
+    net,
+    transformation,
+    augment=lambda key, batch: batch,
+    average_decay=0.0,
+    seed=0,
+    background=BLACK,
   )
   state, _ = jax.jit(step)(state, next(epochs.batches(0)))
   jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
@@ -247,14 +259,14 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
   _, rate = train_step.optimizer(config.retrain, epochs.facts)
   for entry in entries:
     assert entry['learning_rate'] == pytest.approx(np.asarray(rate(entry['step'] - 1)).item())
-  loaded = model.load(unbroken / 'model')
-  assert summary['parameters'] == model.count(loaded.params)
+  loaded = model_folder.load(unbroken / 'model')
+  assert summary['parameters'] == build.count(loaded.params)
   assert summary['model'] == 'thrifty' and summary['epochs'] == 4
   assert summary['genotype'] == config.genotype
   assert loaded.genotype == FOUND
   card = (unbroken / 'model' / 'card.md').read_text()
   digest = split_file.digest(opened.patients)
-  assert loaded.preprocessing['splits_sha256'] == digest
+  assert loaded.spec.splits_sha256 == digest
   for text in (
     'Research use only',
     'Apache License',
@@ -266,11 +278,9 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
 
 
 def test_the_model_that_is_kept_scores_what_the_summary_says(unbroken, config, opened):
-  loaded, summary = model.load(unbroken / 'model'), summary_of(unbroken)
-  predict = evaluate.network_predict(
-    loaded.logits, statistics=opened.statistics, context=0, batch_size=16
-  )
-  found = evaluate.validation_dsc(opened.prepared, opened.patients['validation'], predict)
+  loaded, summary = model_folder.load(unbroken / 'model'), summary_of(unbroken)
+  predict = loaded.predict_with(batch_size=16)
+  found = cases.validation_dsc(opened.prepared, opened.patients['validation'], predict)
   assert found == pytest.approx(summary['validation_dsc'], abs=1e-6)
   assert found == max(entry['validation_dsc'] for entry in entries_of(unbroken))
 
@@ -289,15 +299,15 @@ def scripted(monkeypatch):
 
     # What predicts is the weights themselves.
     monkeypatch.setattr(validation, 'make_predict', lambda *arguments: lambda params: params)
-    monkeypatch.setattr(evaluate, 'validation_dsc', validation_dsc)
-    monkeypatch.setattr(evaluate, 'classes_of_one_piece', lambda *arguments, **more: [])
+    monkeypatch.setattr(cases, 'validation_dsc', validation_dsc)
+    monkeypatch.setattr(cases, 'classes_of_one_piece', lambda *arguments, **more: ())
     return seen
 
   return script
 
 
 def same_weights(workdir, params):
-  loaded = model.load(workdir / 'model')
+  loaded = model_folder.load(workdir / 'model')
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
@@ -306,7 +316,7 @@ def test_the_best_epoch_is_chosen_by_validation_and_the_first_of_equals(
 ):
   seen = scripted(0.2, 0.7, 0.7, 0.1)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['best_epoch'], summary['validation_dsc']) == (2, 0.7)
+  assert (summary.best_epoch, summary.validation_dsc) == (2, 0.7)
   same_weights(tmp_path, seen[1])
   assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (seen[1], seen[3])), strict=True))
 
@@ -320,7 +330,7 @@ def test_an_epoch_between_validations_is_not_chosen_but_the_last_one_is_validate
   summary = retrain.retrain(config, tmp_path, program=program)
   assert len(seen) == 2
   assert ['validation_dsc' in entry for entry in entries_of(tmp_path)] == [False, False, True, True]
-  assert summary['best_epoch'] == 4
+  assert summary.best_epoch == 4
 
 
 def test_retraining_ends_when_nothing_gets_better_for_as_long_as_patience(
@@ -330,7 +340,7 @@ def test_retraining_ends_when_nothing_gets_better_for_as_long_as_patience(
   config.retrain.patience = 2
   seen = scripted(0.5, 0.4, 0.3, 0.9)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['epochs'], summary['best_epoch'], len(seen)) == (3, 1, 3)
+  assert (summary.epochs, summary.best_epoch, len(seen)) == (3, 1, 3)
   same_weights(tmp_path, seen[0])
 
 
@@ -342,7 +352,7 @@ def test_patience_shorter_than_the_time_between_validations_waits_for_one(
   config.retrain.validate_every = 2
   seen = scripted(0.5, 0.6)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['epochs'], summary['best_epoch'], len(seen)) == (4, 4, 2)
+  assert (summary.epochs, summary.best_epoch, len(seen)) == (4, 4, 2)
 
 
 def assert_same_run(workdir, unbroken):
@@ -394,7 +404,7 @@ def test_a_line_that_was_written_after_the_last_save_is_written_again(
 def test_a_signal_during_validation_ends_it_and_validation_is_done_again(
   config, program, unbroken, tmp_path, monkeypatch
 ):
-  validation_dsc = evaluate.validation_dsc
+  validation_dsc = cases.validation_dsc
 
   def stopped(*arguments, **more):
     if len(entries_of(tmp_path)) == 1:
@@ -402,7 +412,7 @@ def test_a_signal_during_validation_ends_it_and_validation_is_done_again(
     return validation_dsc(*arguments, **more)
 
   with monkeypatch.context() as patch, pytest.raises(stopping.Stopped, match='retrain is saved'):
-    patch.setattr(evaluate, 'validation_dsc', stopped)
+    patch.setattr(cases, 'validation_dsc', stopped)
     retrain.retrain(config, tmp_path, program=program)
   retrain.retrain(config, tmp_path, program=program)
   assert_same_run(tmp_path, unbroken)
@@ -417,7 +427,7 @@ def test_a_best_epoch_before_the_stop_is_still_known_after_it(
     retrain.retrain(config, tmp_path, program=program)
   scripted(0.1, 0.1)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary['best_epoch'], summary['validation_dsc']) == (2, 0.8)
+  assert (summary.best_epoch, summary.validation_dsc) == (2, 0.8)
   same_weights(tmp_path, first[1])
 
 
@@ -458,7 +468,7 @@ def test_training_sees_training_patients_and_validation_the_validation_patients(
   config, opened, program, tmp_path, monkeypatch
 ):
   trained, validated = [], []
-  batches, score = Epochs.batches, evaluate.validation_dsc
+  batches, score = Epochs.batches, cases.validation_dsc
 
   def watched(epochs, number, **which):
     trained.append(epochs.examples.patients)
@@ -469,7 +479,7 @@ def test_training_sees_training_patients_and_validation_the_validation_patients(
     return score(prepared, patients, predict, **more)
 
   monkeypatch.setattr(Epochs, 'batches', watched)
-  monkeypatch.setattr(evaluate, 'validation_dsc', scored)
+  monkeypatch.setattr(cases, 'validation_dsc', scored)
   retrain.retrain(config, tmp_path, program=program)
   assert set(trained) == {opened.patients['train']}
   assert set(validated) == {opened.patients['validation']}

@@ -87,6 +87,20 @@ class Prepared:
     """The same, for cases that are read again and again: so much of them stays in memory."""
     return dataclasses.replace(self, slices=_Remembered(self.slices, budget_bytes))
 
+  @property
+  def patients(self) -> tuple[str, ...]:
+    """The patient of each case."""
+    return tuple(case.patient for case in self.cases)
+
+  def cases_of(self, patients: Iterable[str]) -> tuple[PreparedCase, ...]:
+    """All cases of these patients; a case that happens to have a patient's name is not meant."""
+    patients = set(patients)
+    return tuple(case for case in self.cases if case.patient in patients)
+
+  def read(self, case: PreparedCase) -> dict[str, np.ndarray]:
+    """The slices of a case: image [D, S, S, M] float16 in [0, 1], label [D, S, S] uint8."""
+    return Examples(self, (case,)).read(np.arange(case.slices))
+
   def label_volume(self, case: PreparedCase) -> np.ndarray:
     """The true mask of a case on its native grid, [D, H, W], uint8."""
     rows = range(case.first_slice, case.first_slice + case.slices)
@@ -263,29 +277,6 @@ def batches(
   yield from _assembled(examples, plan[first:], statistics, context=context, prefetch=prefetch)
 
 
-def in_order(
-  examples: Examples,
-  *,
-  batch_size: int,
-  statistics: Statistics,
-  context: int = 0,
-  prefetch: int = 2,
-) -> Generator[Batch]:
-  """Every example once, in order, for scoring.
-
-  Yields:
-    As `batches`, with 'weight' [B] float32: 1, or 0 for the repeats of the last example that fill
-    the last batch (one shape is one compilation).
-  """
-  count = len(examples)
-  steps = -(-count // batch_size)
-  positions = np.arange(steps * batch_size).reshape(steps, batch_size)
-  plan = np.minimum(positions, count - 1)
-  found = _assembled(examples, plan, statistics, context=context, prefetch=prefetch)
-  for position, batch in zip(positions, found, strict=True):
-    yield {**batch, 'weight': jnp.asarray(position < count, jnp.float32)}
-
-
 def _assembled(
   examples: Examples,
   plan: np.ndarray,
@@ -351,24 +342,20 @@ def _finished(
   return batch if split is None else jax.lax.with_sharding_constraint(batch, split)
 
 
-@jax.jit
-def normalised(image: jax.Array, place: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-  """What a network sees of compact slices, neighbours as further channels.
+def _normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+  """What a network sees of slices, neighbours as further channels.
 
   Args:
-    image: Slices with intensities in [0, 1], [N, S, S, M], float16.
-    place: Which of them, [B, 2c + 1], the middle one between its neighbours.
-    mean: Of the training patients, [M].
-    std: Likewise.
+    found: Slices between their neighbours, [B, 2c + 1, S, S, M], intensities in [0, 1].
+    mean: Mean of the training patients, [M].
+    std: Deviation, likewise.
 
   Returns:
     [B, S, S, (2c + 1) M], float32.
   """
-  return _normalised(image.at[place].get(mode='promise_in_bounds'), mean, std)
-
-
-def _normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-  """Of slices with their neighbours, [B, 2c + 1, S, S, M]."""
   found = (found.astype(jnp.float32) - mean) / std
   found = jnp.moveaxis(found, 1, 3)  # [B, S, S, 2c + 1, M]
   return found.reshape(*found.shape[:3], -1)
+
+
+normalised = jax.jit(_normalised)

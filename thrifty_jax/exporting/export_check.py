@@ -1,6 +1,7 @@
 """Whether an exported network gives what the model gives, on real slices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,9 +9,8 @@ import numpy as np
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting.onnx_graph import tool
 from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
-from thrifty_jax.exporting.segment_onnx import stack
-from thrifty_jax.model import LoadedModel
-from thrifty_jax.predicting import inference
+from thrifty_jax.model_folder import LoadedModel
+from thrifty_jax.networks import inference
 
 LOGIT_LIMIT = 1e-4  # largest difference of a logit
 PIXEL_LIMIT = 0.9999  # least share of pixels with the same class
@@ -55,27 +55,44 @@ def onnx_runner(content: bytes, *, threads: int = 0) -> Network:
   return lambda image: session.run([LOGITS], {IMAGE: image})[0]
 
 
-def scores_of(network: Network, image: np.ndarray, *, context: int) -> np.ndarray:
-  """Logits [D, S, S, K] of neighbouring slices [D, S, S, M] with intensities in [0, 1]."""
-  inputs = stack(image, context)
-  parts = range(0, len(inputs), BATCH_SIZE)
-  found = [network(inputs[first : first + BATCH_SIZE]) for first in parts]
-  return np.moveaxis(np.concatenate(found), 1, 3)
+def predict_with(network: Network, *, context: int) -> inference.Predict:
+  """The function from the slices of a scan to an exported network's logits."""
+
+  def of_slices(found: np.ndarray) -> np.ndarray:
+    return np.moveaxis(network(_channels_first(found)), 1, 3)
+
+  return functools.partial(
+    inference.class_scores, of_slices, context=context, batch_size=BATCH_SIZE
+  )
+
+
+def inputs_of(image: np.ndarray, *, context: int) -> np.ndarray:
+  """What an exported network takes of neighbouring slices [D, S, S, M]: [D, C, S, S], float32."""
+  return _channels_first(image[inference.neighbours(len(image), context=context)])
+
+
+def _channels_first(found: np.ndarray) -> np.ndarray:
+  """Slices between their neighbours, [B, 2c + 1, S, S, M], as [B, C, S, S], float32."""
+  found = np.moveaxis(found, -1, 2)
+  return found.reshape(len(found), -1, *found.shape[3:]).astype(np.float32)
 
 
 def compare(member: LoadedModel, network: Network, images: Sequence[np.ndarray]) -> Agreement:
-  """An exported network beside the model, which runs as predicting and evaluation run it.
+  """An exported network beside the model, both on whole batches.
 
   Args:
     member: The model.
     network: The export of it.
     images: Neighbouring slices of a scan each, [d, S, S, M], float16 in [0, 1].
   """
-  spec = member.preprocessing
+  of_slices, context = inference.normalise_for(member.logits, member.spec), member.spec.context
+  predict = functools.partial(
+    inference.class_scores, of_slices, context=context, batch_size=BATCH_SIZE
+  )
+  exported = predict_with(network, context=context)
   largest, equal, pixels, count = 0.0, 0, 0, 0
   for image in images:
-    ours = inference.class_scores(member.logits, image, spec, batch_size=BATCH_SIZE)
-    theirs = scores_of(network, image, context=spec['context'])
+    ours, theirs = predict(image), exported(image)
     largest = max(largest, float(np.abs(ours - theirs).max()))
     same = ours.argmax(-1) == theirs.argmax(-1)
     equal, pixels, count = equal + int(same.sum()), pixels + same.size, count + len(image)

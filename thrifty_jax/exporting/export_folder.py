@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import thrifty_jax
-from thrifty_jax import files
+from thrifty_jax import fields, files
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import segment_onnx
 from thrifty_jax.exporting.export_check import LOGIT_LIMIT, PIXEL_LIMIT
 from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
-from thrifty_jax.model import LoadedModel
+from thrifty_jax.model_folder import LoadedModel
+from thrifty_jax.networks.model_spec import ModelSpec
 
 FORMAT = 'thrifty_jax.export'
 VERSION = 1
@@ -98,9 +99,9 @@ def describe(
   sides: int | None,
 ) -> dict[str, Any]:
   """What preprocessing.json says: all that a program needs to know to run the network."""
-  spec = member.preprocessing
+  spec, described = member.spec, fields.to_json(member.spec)
   sides_ = [sides, sides] if sides else ['height', 'width']
-  neighbours = range(-spec['context'], spec['context'] + 1)
+  neighbours = range(-spec.context, spec.context + 1)
   return {
     'format': FORMAT,
     'version': VERSION,
@@ -108,11 +109,11 @@ def describe(
     'input': {
       'name': IMAGE,
       'type': 'float32',
-      'shape': ['slices', len(neighbours) * spec['modalities'], *sides_],
+      'shape': ['slices', spec.image_channels, *sides_],
       'channels': [
         f'slice {offset:+d}, channel {m}' if offset else f'the slice itself, channel {m}'
         for offset in neighbours
-        for m in range(spec['modalities'])
+        for m in range(spec.modalities)
       ],
       'values': 'from 0 to 1, as the steps leave them; mean and deviation of the training slices '
       'are taken inside the network',
@@ -121,10 +122,10 @@ def describe(
     'output': {
       'name': LOGITS,
       'type': 'float32',
-      'shape': ['slices', len(spec['classes']), *sides_],
+      'shape': ['slices', len(spec.classes), *sides_],
       'values': 'logits; resize them back to the slice first, then take the class with the largest',
     },
-    **{name: spec[name] for name in _FIELDS if name in spec},
+    **{name: described[name] for name in _FIELDS if name in described},
     'weights_sha256': member.sha256,
     'thrifty_jax': thrifty_jax.__version__,
     'files': {
@@ -134,35 +135,35 @@ def describe(
   }
 
 
-def _steps(spec: Mapping[str, Any]) -> list[str]:
+def _steps(spec: ModelSpec) -> list[str]:
   """How a slice is made, in words and in order."""
-  axes, limits = segment_onnx.SLICE_AXES[spec['slice_axis']], spec[spec['intensity']]
+  settings, axes = spec.image, segment_onnx.SLICE_AXES[spec.image.slice_axis]
   steps = [
     f'turn the scan so that its axes (slice, row, column) point to {", ".join(axes)}: '
     'S head, I feet, A front, P back, L left, R right',
   ]
-  if spec['padding']:
-    steps.append('replace values of {} and above by {}'.format(*spec['padding']))
-  of_scan = spec['intensity'] == 'percentiles'
+  if spec.padding:
+    steps.append('replace values of {} and above by {}'.format(*spec.padding))
+  of_scan = settings.intensity == 'percentiles'
   steps.append(
     'map {} and {} to 0 and 1, clip'.format(
-      *(f'percentile {one:g} of the scan' if of_scan else f'{one:g}' for one in limits)
+      *(f'percentile {one:g} of the scan' if of_scan else f'{one:g}' for one in settings.limits)
     )
   )
-  if spec['clahe_clip_limit']:
-    steps.append(f'scikit-image equalize_adapthist, clip_limit {spec["clahe_clip_limit"]:g}')
-  size = spec['image_size']
+  if settings.clahe_clip_limit:
+    steps.append(f'scikit-image equalize_adapthist, clip_limit {settings.clahe_clip_limit:g}')
+  size = settings.image_size
   steps.append(
     f'pad each slice with 0 to a square, itself in the middle, and resize it to {size} x {size}, '
-    f'{spec["resize"]}, as scikit-image resize does with anti_aliasing where it gets smaller'
+    f'{settings.resize}, as scikit-image resize does with anti_aliasing where it gets smaller'
   )
-  if spec['curvature_flow_iterations']:
+  if settings.curvature_flow_iterations:
     steps.append(
-      f'SimpleITK CurvatureFlow, {spec["curvature_flow_iterations"]} iterations, time step '
-      f'{spec["curvature_flow_time_step"]:g}'
+      f'SimpleITK CurvatureFlow, {settings.curvature_flow_iterations} iterations, time step '
+      f'{settings.curvature_flow_time_step:g}'
     )
   steps.append('clip to 0 and 1, round to float16, back to float32')
-  if spec['context']:
+  if spec.context:
     steps.append('stack each slice with its neighbours; the outermost slices are their own')
   return steps
 

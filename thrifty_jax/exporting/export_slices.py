@@ -1,45 +1,38 @@
 """Slices that an export is checked, calibrated and scored on: of given scans, or of a run."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from thrifty_jax import config as configs
 from thrifty_jax import files
-from thrifty_jax.data import batching
+from thrifty_jax.data import batching, splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting.segment_onnx import stack
-from thrifty_jax.predicting import inference
-from thrifty_jax.scans import sources, volumes
-from thrifty_jax.scores import evaluate
+from thrifty_jax.exporting.export_check import inputs_of
+from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.predicting import preparation
+from thrifty_jax.scans import sources
 
 SCANS, SLICES = 4, 16  # checked: so many scans, and so many slices from the middle of each
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RunData:
+class RunData(NamedTuple):
   """The prepared slices of a run.
 
   Attributes:
-    prepared: The data set.
+    prepared: Data set.
     patients: Names under train, validation and test.
   """
 
   prepared: batching.Prepared
-  patients: dict[str, tuple[str, ...]]
+  patients: Mapping[str, tuple[str, ...]]
 
   def cases(self, split: str) -> tuple[batching.PreparedCase, ...]:
     """The scans of a split."""
-    return evaluate.cases_of(self.prepared, self.patients[split])
-
-  def slices(self, case: batching.PreparedCase) -> dict[str, np.ndarray]:
-    """image [D, S, S, M], float16, and label [D, S, S] of a scan."""
-    examples = batching.Examples(self.prepared, (case,))
-    return examples.read(np.arange(len(examples)))
+    return self.prepared.cases_of(self.patients[split])
 
 
 def open_run(model_folder: Path) -> RunData:
@@ -60,21 +53,21 @@ def open_run(model_folder: Path) -> RunData:
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise InputError(f'{path}: is not the config of a run: {error}') from error
   prepared = open_slices(path.parent, config)
-  return RunData(prepared, evaluate.patients_of(config, prepared))
+  return RunData(prepared, splits.of(config, prepared.patients))
 
 
 def of_run(run: RunData) -> list[np.ndarray]:
   """Slices to check on, [d, S, S, M] float16, of validation patients."""
   cases = spread(run.cases('validation'), SCANS)
-  return [_middle(run.slices(case)['image']) for case in cases]
+  return [_middle(run.prepared.read(case)['image']) for case in cases]
 
 
-def of_scans(place: Path, spec: dict[str, Any]) -> list[np.ndarray]:
+def of_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
   """Slices to check on, [d, S, S, M] float16, of scans that nobody prepared.
 
   Args:
     place: A file or a folder, as for predicting.
-    spec: The model's preprocessing.json.
+    spec: Description of the model.
 
   Raises:
     InputError: If there is no scan, or one cannot be used with this model.
@@ -82,14 +75,13 @@ def of_scans(place: Path, spec: dict[str, Any]) -> list[np.ndarray]:
   if not place.exists():
     raise InputError(f'--scans={place}: there is no such file or folder')
   found = []
-  for source in spread(sources.find(place, channels=spec['modalities']), SCANS):
+  for source in spread(sources.find(place, channels=spec.modalities), SCANS):
     volume, _ = sources.read(source)
     try:
-      inference.require_usable(volume, channels=spec['modalities'])
+      volume = preparation.turn(volume, spec)
     except InputError as error:
       raise InputError(f'{source.name}: {error}') from error
-    volume = volumes.along(volumes.along(volume, 'axial'), spec['slice_axis'])
-    found.append(_middle(inference.prepare(volume, spec)))
+    found.append(_middle(preparation.prepare(volume, spec)))
   return found
 
 
@@ -98,7 +90,7 @@ def of_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarra
   cases = run.cases('train')
   each = -(-count // len(cases))
   for case in spread(cases, count):
-    inputs = stack(run.slices(case)['image'], context)
+    inputs = inputs_of(run.prepared.read(case)['image'], context=context)
     yield inputs[spread(range(len(inputs)), each)]
 
 

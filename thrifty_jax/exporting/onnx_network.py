@@ -22,9 +22,10 @@ from thrifty_jax.exporting.onnx_graph import (
   total,
   up_phases,
 )
-from thrifty_jax.model import LoadedModel
+from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import baselines, space
 from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.networks.space import GridCell, Operation
 
 IMAGE, LOGITS = 'image', 'logits'  # names of input and output
@@ -35,7 +36,7 @@ Parameters = Mapping[str, Any]  # as in the Linen module, numpy arrays
 def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   """The network of a model as ONNX.
 
-  Its input `image` is [N, C, S, S], float32 in [0, 1], the channels as `data.normalised` has them,
+  Its input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalised`,
   not normalised yet: mean and deviation are taken in the graph. Its output `logits` is
   [N, K, S, S]. N may be any number.
 
@@ -46,47 +47,44 @@ def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   Returns:
     An onnx.ModelProto.
   """
-  spec = member.preprocessing
-  thrifty = spec['name'] == 'thrifty'
-  depth = spec['depth'] if thrifty else baselines.LEVELS - 1
-  size = spec['image_size']
+  spec, size = member.spec, member.spec.image.image_size
+  depth = spec.network.depth if member.genotype else baselines.LEVELS - 1
   graph = Graph(side=0 if dynamic_sides else -(-size // 2**depth) * 2**depth, depth=depth)
   params = jax.tree.map(np.asarray, member.params)
   image = _padded(graph, _normalised(graph, spec), spec)
   if member.genotype:
     logits = _thrifty(graph, image, params, member.genotype)
   else:
-    logits = _unet(graph, image, params, nested=spec['name'] == 'unet_plus_plus')
+    logits = _unet(graph, image, params, nested=spec.network.name == 'unet_plus_plus')
   _cropped(graph, logits, size)
   sides = ('height', 'width') if dynamic_sides else (size, size)
   return graph.model(
     {IMAGE: ('slices', image.channels, *sides)},
-    {LOGITS: ('slices', len(spec['classes']), *sides)},
+    {LOGITS: ('slices', len(spec.classes), *sides)},
   )
 
 
-def _normalised(graph: Graph, spec: Mapping[str, Any]) -> Tensor:
+def _normalised(graph: Graph, spec: ModelSpec) -> Tensor:
   """The image with mean and deviation of the training slices taken."""
-  copies = 2 * spec['context'] + 1
   mean, std = (
-    graph.constant(np.tile(np.float32(spec[name]), copies).reshape(1, -1, 1, 1))
-    for name in ('mean', 'std')
+    graph.constant(np.tile(values, 2 * spec.context + 1).reshape(1, -1, 1, 1))
+    for values in spec.statistics.values()
   )
   name = graph.add('Div', graph.add('Sub', IMAGE, mean), std)
-  return Tensor(name, copies * spec['modalities'], 0)
+  return Tensor(name, spec.image_channels, 0)
 
 
-def _padded(graph: Graph, image: Tensor, spec: Mapping[str, Any]) -> Tensor:
-  """Filled at the right and bottom with the background, see network.pad_to_multiple."""
+def _padded(graph: Graph, image: Tensor, spec: ModelSpec) -> Tensor:
+  """Filled at the right and bottom with the background, see build.pad."""
   if graph.side:
-    missing = graph.side - spec['image_size']
+    missing = graph.side - spec.image.image_size
     if not missing:
       return image
     pads = graph.integers(0, 0, 0, 0, 0, 0, missing, missing)
   else:
     missing = graph.add('Mod', graph.add('Neg', _sides(graph)), graph.integers(2**graph.depth))
     pads = graph.add('Concat', graph.integers(*[0] * 6), missing, axis=0)
-  shade = graph.constant(np.float32(spec['background']).reshape(1, -1, 1, 1))
+  shade = graph.constant(np.asarray(spec.background, np.float32).reshape(1, -1, 1, 1))
   name = graph.add('Pad', graph.add('Sub', image.name, shade), pads)
   return image._replace(name=graph.add('Add', name, shade))
 

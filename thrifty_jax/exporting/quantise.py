@@ -5,16 +5,16 @@ import logging
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from thrifty_jax import logbook
-from thrifty_jax.exporting.export_check import Network, scores_of
+from thrifty_jax.exporting.export_check import Network, predict_with
 from thrifty_jax.exporting.export_slices import RunData
 from thrifty_jax.exporting.onnx_graph import CONVOLUTION, tool
 from thrifty_jax.exporting.onnx_network import IMAGE
-from thrifty_jax.scores import scoring
+from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.scores import cases
 
 SLICES = 64  # to calibrate on
 
@@ -74,30 +74,23 @@ def _quiet() -> Generator[None]:
     root.setLevel(before)
 
 
-def dsc(run: RunData, network: Network, spec: dict[str, Any], *, title: str) -> float:
+def dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float:
   """Volume DSC of the validation patients on the native grid, mean over patients and classes.
 
   Args:
-    run: The data.
-    network: From slices to logits.
-    spec: The model's preprocessing.json.
-    title: Of the progress bar.
+    run: Prepared slices.
+    network: Exported network.
+    spec: Description of the model.
+    title: Title of the progress bar.
   """
-  largest = [spec['classes'].index(name) for name in spec['largest_component']]
-  cases = run.cases('validation')
-  counts = []
-  with logbook.progress(len(cases), title) as bar:
-    for case in cases:
-      arrays = run.slices(case)
-      counts.append(
-        scoring.score_case(
-          case.case,
-          case.patient,
-          scores=scores_of(network, arrays['image'], context=spec['context']),
-          label=arrays['label'],
-          truth=run.prepared.label_volume(case),
-          largest=largest,
-        )
-      )
+  predict = predict_with(network, context=spec.context)
+  with logbook.progress(len(run.cases('validation')), title) as bar:
+
+    def counted(image: np.ndarray) -> np.ndarray:
+      scores = predict(image)
       bar.update(1)
-  return scoring.mean_dsc(counts)
+      return scores
+
+    return cases.validation_dsc(
+      run.prepared, run.patients['validation'], counted, largest=spec.largest
+    )

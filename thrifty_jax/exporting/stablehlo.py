@@ -7,9 +7,8 @@ import jax.export  # has to be imported by itself
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import model
 from thrifty_jax.errors import InputError
-from thrifty_jax.model import LoadedModel
+from thrifty_jax.model_folder import LoadedModel
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -22,18 +21,15 @@ def to_stablehlo(member: LoadedModel) -> bytes:
   Raises:
     InputError: If the package that writes such files is not installed.
   """
-  spec = member.preprocessing
-  copies = 2 * spec['context'] + 1
-  mean, std = (np.tile(np.float32(spec[name]), copies) for name in ('mean', 'std'))
+  spec, side = member.spec, member.spec.image.image_size
+  mean, std = (np.tile(values, 2 * spec.context + 1) for values in spec.statistics.values())
 
   def network(image: jax.Array) -> jax.Array:
     normalised = (jnp.moveaxis(image, 1, 3) - mean) / std
-    logits = model.last_logits(model.apply(member.module, member.params, normalised))
-    return jnp.moveaxis(logits, 3, 1)
+    return jnp.moveaxis(member.logits(normalised), 3, 1)
 
   (slices,) = jax.export.symbolic_shape('slices')
-  shape = (slices, copies * spec['modalities'], *2 * (spec['image_size'],))
-  image = jax.ShapeDtypeStruct(shape, jnp.float32)
+  image = jax.ShapeDtypeStruct((slices, spec.image_channels, side, side), jnp.float32)
   exported = jax.export.export(jax.jit(network), platforms=PLATFORMS)(image)
   try:
     return bytes(exported.serialize())

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from thrifty_jax.networks import ops, spatial
-from thrifty_jax.networks.grid import pad_to_multiple
+from thrifty_jax.networks.grid import require_sides
 from thrifty_jax.networks.norm import Norm
 from thrifty_jax.networks.spatial import at_least_float32
 
@@ -59,7 +59,6 @@ class UNetPlusPlus(nn.Module):
     deep_supervision: Logits of every level-0 output, stacked in front (UNet++ only).
     norm: 'none', as in the paper's, or 'group'.
     widths: Channels of every level.
-    background: Normalised value that sides are padded with, one per image channel.
     remat: Blocks keep only their inputs for the derivative, which runs them once more.
 
   Source: U-Net (Ronneberger et al., 2015); UNet++ (Zhou et al., 2018).
@@ -70,15 +69,18 @@ class UNetPlusPlus(nn.Module):
   deep_supervision: bool = False
   norm: str = 'none'
   widths: tuple[int, ...] = widths_of(WIDTH)
-  background: tuple[float, ...] = (0.0,)
   remat: bool = False
+
+  @property
+  def depth(self) -> int:
+    """Levels below the full size."""
+    return len(self.widths) - 1
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
     """Logits [B, H, W, K] (deep supervision: [L - 1, B, H, W, K]) of image [B, H, W, C]."""
-    height, width = image.shape[1:3]
     levels = len(self.widths)
-    image = pad_to_multiple(image, multiple=2 ** (levels - 1), background=self.background)
+    require_sides(image, depth=self.depth)
     block = nn.remat(Block) if self.remat else Block
     outputs, x = {}, image
     for level, channels in enumerate(self.widths):
@@ -102,7 +104,7 @@ class UNetPlusPlus(nn.Module):
       at_least_float32(
         nn.Conv(self.classes, (1, 1), kernel_init=ops.kernel_init, name=f'classes_{column}')(
           outputs[0, column]
-        )[:, :height, :width]
+        )
       )
       for column in supervised
     ]

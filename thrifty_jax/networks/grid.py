@@ -77,7 +77,11 @@ def grid(
 
   Returns:
     Logits [B, H, W, K], or stacked, [.., B, H, W, K], the last one the network's output.
+
+  Raises:
+    ValueError: If a side is no such multiple.
   """
+  require_sides(image, depth=depth)
   gates = gates or {}
   stem = ops.ConvNorm(channels, kernel_size=7, relu=True, name='stem')(image)
   encoded = ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))
@@ -99,6 +103,19 @@ def grid(
   return jnp.stack(logits) if deep_supervision else logits[0]
 
 
+def require_sides(image: jax.Array, *, depth: int) -> None:
+  """Refuses an image [B, H, W, C] that cannot be halved so often.
+
+  Raises:
+    ValueError: If a side is no multiple of 2^depth.
+  """
+  if any(side % 2**depth for side in image.shape[1:3]):
+    raise ValueError(
+      f'an image is {image.shape}; expected sides that are multiples of {2**depth}, as build.apply '
+      'makes them'
+    )
+
+
 class ClassFilter(nn.Module):
   """The last layer, a 3x3 convolution from the head's channels to logits, in float32 at least."""
 
@@ -108,17 +125,6 @@ class ClassFilter(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param('kernel', ops.kernel_init, (3, 3, x.shape[-1], self.classes))
     return spatial.convolve_to_few(spatial.at_least_float32(x), kernel)
-
-
-def pad_to_multiple(image: jax.Array, *, multiple: int, background: tuple[float, ...]) -> jax.Array:
-  """Fills right and bottom with the background up to a multiple; [B, H', W', C]."""
-  _, height, width, _ = image.shape
-  rows, columns = -height % multiple, -width % multiple
-  if not (rows or columns):
-    return image
-  shade = jnp.asarray(background, image.dtype)
-  padded = jnp.pad(image - shade, ((0, 0), (0, rows), (0, columns), (0, 0)))
-  return padded + shade
 
 
 def architecture_weights(architecture: Architecture, *, nodes: int) -> ArchitectureWeights:
@@ -191,7 +197,6 @@ class Supernet(nn.Module):
     depth: Levels below the full size.
     nodes: Nodes of a cell.
     sample: One in so many channels goes through the candidates.
-    background: Normalised value that sides are padded with, one per image channel.
     sampling: shuffle takes the first channels and shuffles; random takes a subset drawn by key, or
       the first without a key, and does not shuffle.
     cell_path: The skippable cells have gates.
@@ -204,7 +209,6 @@ class Supernet(nn.Module):
   depth: int = 5
   nodes: int = 2
   sample: int = 4
-  background: tuple[float, ...] = (0.0,)
   sampling: Literal['shuffle', 'random'] = 'shuffle'
   cell_path: bool = False
   operations: tuple[str, ...] = ()
@@ -269,7 +273,6 @@ class DerivedNetwork(nn.Module):
     channels: Of every cell.
     depth: Levels below the full size.
     deep_supervision: Give the logits of every X[k, 0] that is built, stacked in front.
-    background: Normalised value that sides are padded with, one per image channel.
     remat: Cells keep only their inputs for the derivative, which runs them once more.
   """
 
@@ -278,7 +281,6 @@ class DerivedNetwork(nn.Module):
   channels: int = 32
   depth: int = 5
   deep_supervision: bool = False
-  background: tuple[float, ...] = (0.0,)
   remat: bool = False
 
   @nn.compact
@@ -299,10 +301,8 @@ class DerivedNetwork(nn.Module):
 
 
 def _run(module, image: jax.Array, cell: Cell, **settings: Any) -> jax.Array:
-  """Pads to what the depth needs, runs the grid, crops the logits back."""
-  height, width = image.shape[1:3]
-  image = pad_to_multiple(image, multiple=2**module.depth, background=module.background)
-  logits = grid(
+  """Runs the grid with the sizes of a module."""
+  return grid(
     image,
     classes=module.classes,
     channels=module.channels,
@@ -310,4 +310,3 @@ def _run(module, image: jax.Array, cell: Cell, **settings: Any) -> jax.Array:
     cell=cell,
     **settings,
   )
-  return logits[..., :height, :width, :]

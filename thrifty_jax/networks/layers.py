@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from thrifty_jax.networks import baselines, cell, grid, norm, ops, space
+from thrifty_jax.networks import baselines, build, cell, grid, norm, ops, space
 
 ModulePath = tuple[str, ...]  # ('up_1_0', 'node1_from_0')
 _SUPERVISED = (grid.DerivedNetwork, baselines.UNetPlusPlus)
@@ -80,7 +80,7 @@ def macs(net: nn.Module, image_shape: Sequence[int]) -> int:
 
   Args:
     net: A derived network or a baseline.
-    image_shape: Shape of one slice, [H, W, C]; sides are padded as the network pads them.
+    image_shape: Shape of one slice, [H, W, C]; sides are filled up to those it takes.
   """
   return sum(layer.macs for layer in layers(net, image_shape) if len(layer.path) == 1)
 
@@ -94,14 +94,13 @@ def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
   Returns:
     Bytes, or None where XLA does not say.
   """
-
-  def predict(variables: Any, image: jax.Array) -> jax.Array:
-    logits: Any = net.apply(variables, image)
-    return logits[-1] if logits.ndim == 5 else logits  # without those of deep supervision
-
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  variables = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)
-  planned = jax.jit(predict).lower(variables, image).compile().memory_analysis()
+  background = jax.ShapeDtypeStruct(image_shape[-1:], jnp.float32)
+  shapes = build.trace_shapes(net, image)
+  params = traverse_util.unflatten_dict(
+    {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}, sep='/'
+  )
+  planned = build.predict_logits(net).lower(params, image, background).compile().memory_analysis()
   return None if planned is None else int(planned.temp_size_in_bytes)
 
 
@@ -131,7 +130,7 @@ def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call
     shapes[module.path].append((args[0].shape, output.shape))
     return output
 
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *build.padded_shape(net, image_shape)), jnp.float32)
   with nn.intercept_methods(record):
     params = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)['params']
   weights: dict[ModulePath, Any] = traverse_util.flatten_dict(params)

@@ -9,24 +9,21 @@ import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import model
+from thrifty_jax import model_folder
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
-from thrifty_jax.model import LoadedModel
-from thrifty_jax.networks import slicewise
-from thrifty_jax.predicting import BATCH_SIZE, inference
-from thrifty_jax.scans import volumes
+from thrifty_jax.model_folder import LoadedModel
+from thrifty_jax.networks import build, inference
+from thrifty_jax.predicting import BATCH_SIZE, preparation
+from thrifty_jax.scans import slices, volumes
 from thrifty_jax.scans.volumes import Volume
-from thrifty_jax.scores import components, scoring
+from thrifty_jax.scores import components
 
-_SAME = ('classes', 'modalities', 'slice_axis')  # what models averaged together must agree on
 # Axis of NIfTI's world (to the right, front and head), and the sign, of each letter.
 _WORLD = {'R': (0, 1), 'L': (0, -1), 'A': (1, 1), 'P': (1, -1), 'S': (2, 1), 'I': (2, -1)}
 
@@ -73,17 +70,17 @@ class Segmenter:
   @property
   def classes(self) -> tuple[str, ...]:
     """Names of the classes in the order of their numbers, background first."""
-    return tuple(self.members[0].preprocessing['classes'])
+    return self.members[0].spec.classes
 
   @property
   def channels(self) -> int:
     """Image channels that a scan must have, M."""
-    return self.members[0].preprocessing['modalities']
+    return self.members[0].spec.modalities
 
   @property
   def largest_component(self) -> tuple[str, ...]:
     """Classes of which one piece is kept: those of which at least half of the models keep one."""
-    kept = [name for member in self.members for name in member.preprocessing['largest_component']]
+    kept = [name for member in self.members for name in member.spec.largest_component]
     return tuple(name for name in self.classes if 2 * kept.count(name) >= len(self.members))
 
   def segment(
@@ -132,21 +129,19 @@ class Segmenter:
     Raises:
       InputError: If the scan cannot be used with these models.
     """
-    inference.require_usable(volume, channels=self.channels)
-    axis = self.members[0].preprocessing['slice_axis']
-    # As scans are on their way to the training: axial when they are read, then along the slices.
-    volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
-    volume = volumes.along(volume, axis)
+    specs = [member.spec for member in self.members]
+    volume = preparation.turn(volume, specs[0])
     scores, measures = [], {}
-    for member, network in zip(self.members, self._networks, strict=True):
-      spec = member.preprocessing
-      image = inference.prepare(volume, spec)
-      scores.append(inference.class_scores(network, image, spec, batch_size=self.fitting_batch))
+    for spec, predict in zip(specs, self._predictions, strict=True):
+      image = preparation.prepare(volume, spec)
+      scores.append(predict(image))
       measures = measures or likeness.measure(image, volume.image.shape[:3], volume.spacing_mm)
-    mask, shares = inference.to_native(scores, volume.image.shape[1:3], probabilities=probabilities)
+    mask, shares = slices.native_classes(
+      scores, volume.image.shape[1:3], probabilities=probabilities
+    )
     mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
-    training = [m.preprocessing['training_scans'] for m in self.members]
-    known = likeness.merged([one for one in training if one]) if any(training) else None
+    training = [spec.training_scans for spec in specs if spec.training_scans]
+    axis, known = specs[0].image.slice_axis, likeness.merged(training) if training else None
     unlike = likeness.unlike(measures, known, slice_axis=axis) if known else []
     return Segmentation(volume, mask, shares, tuple(unlike))
 
@@ -171,14 +166,11 @@ class Segmenter:
     return size
 
   @functools.cached_property
-  def _networks(self) -> tuple[Any, ...]:
-    """From normalised slices [B, S, S, C] to logits [B, S, S, K], averaged over flips."""
+  def _predictions(self) -> tuple[inference.Predict, ...]:
+    """The function of each network from slices to logits, averaged over flips."""
     return tuple(
-      slicewise.network(
-        scoring.average_over_flips(
-          functools.partial(logits_of(member.module), member.params),
-          member.preprocessing['flips'] if self.flips else (),
-        )
+      member.predict_with(
+        batch_size=self.fitting_batch, flips=member.spec.flips if self.flips else ()
       )
       for member in self.members
     )
@@ -190,21 +182,16 @@ def planned_bytes(member: LoadedModel, batch_size: int) -> int:
   Raises:
     InputError: If it does not say.
   """
-  spec = member.preprocessing
-  channels = spec['modalities'] * (2 * spec['context'] + 1)
-  at_once, slices = slicewise.split(batch_size)
-  shape = (slices, spec['image_size'], spec['image_size'], channels)
-  image = jax.ShapeDtypeStruct(shape, jnp.float32)
-  planned = logits_of(member.module).lower(member.params, image).compile().memory_analysis()
+  spec = member.spec
+  at_once, each = inference.split_batch(batch_size)
+  shape = (each, spec.image.image_size, spec.image.image_size, spec.image_channels)
+  background = jax.ShapeDtypeStruct((spec.image_channels,), jnp.float32)
+  predict = build.predict_logits(member.module)
+  lowered = predict.lower(member.params, jax.ShapeDtypeStruct(shape, jnp.float32), background)
+  planned = lowered.compile().memory_analysis()
   if planned is None:
     raise InputError('how much memory a batch takes is not known on this device; set a batch size')
   return at_once * int(planned.temp_size_in_bytes)
-
-
-@functools.lru_cache(maxsize=16)
-def logits_of(module: nn.Module) -> Any:
-  """The function of parameters and images, compiled once for models of one architecture."""
-  return jax.jit(lambda params, image: model.last_logits(model.apply(module, params, image)))
 
 
 def load_model(
@@ -228,16 +215,26 @@ def load_model(
   """
   several = [folder] if isinstance(folder, Path | str) else folder
   folders = [found for one in several for found in model_folders(Path(one))]
-  members = tuple(model.load(found) for found in folders)
-  first = members[0].preprocessing
+  members = tuple(model_folder.load(found) for found in folders)
+  first = _agreed(members[0])
   for place, member in zip(folders, members, strict=True):
-    for name in _SAME:
-      if member.preprocessing[name] != first[name]:
+    for name, value in _agreed(member).items():
+      if value != first[name]:
         raise InputError(
-          f'{place}: its "{name}" is {member.preprocessing[name]!r}, that of {folders[0]} '
-          f'{first[name]!r}; models that are averaged must agree on it'
+          f'{place}: its "{name}" is {value!r}, that of {folders[0]} {first[name]!r}; models that '
+          'are averaged must agree on it'
         )
   return Segmenter(members, batch_size, budget_bytes, flips)
+
+
+def _agreed(member: LoadedModel) -> dict[str, object]:
+  """What models that are averaged must agree on."""
+  spec = member.spec
+  return {
+    'classes': list(spec.classes),
+    'modalities': spec.modalities,
+    'slice_axis': spec.image.slice_axis,
+  }
 
 
 def model_folders(folder: Path) -> list[Path]:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, model, stages
+from thrifty_jax import device, stages
 from thrifty_jax.logbook import say
-from thrifty_jax.networks import genotype
+from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.layers import Layer, activation_bytes, layers
+from thrifty_jax.networks.model_spec import make_spec
 
 
 def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   path = stages.genotype_file(config, workdir) if name == 'thrifty' else None
   # Neither shapes nor sizes depend on what the slices were normalised with.
   statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
-  net = model.build(model.describe(config, statistics), genotype.load(path) if path else None)
+  net = build.build(make_spec(config, statistics), genotype.load(path) if path else None)
   image = (data.image_size, data.image_size, data.modalities * (2 * data.context + 1))
   found = layers(net, image)
   total = [layer for layer in found if len(layer.path) == 1]

@@ -1,4 +1,4 @@
-"""Plots as SVG text for a page: no background, colours from the page's CSS variables.
+"""Plots as SVG for a page: no background, colours from the page's CSS variables.
 
 matplotlib draws with colours that stand for variables; they are replaced in its SVG. So one picture
 follows the reader's light or dark scheme. Pictures are small, for a grid that a phone shows in one
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -87,21 +88,21 @@ def curves(
   mark: tuple[float, str] | None = None,
   size: tuple[float, float] = (4.3, 2.5),
   legend: bool = True,
-) -> str:
-  """Lines over epochs.
+) -> Markup:
+  """Draws lines over epochs.
 
   Args:
     lines: What to draw; lines without any value are left out.
-    name: Of the picture, unique on the page.
-    x_label: Under the x axis.
-    y_label: Above the y axis, at the left.
-    y_limits: Of the y axis, or None to fit.
+    name: Name of the picture, unique on the page.
+    x_label: Text under the x axis.
+    y_label: Text above the y axis, at the left.
+    y_limits: Ends of the y axis, or None to fit.
     mark: An x to mark by an upright line, and what it is.
     size: Width and height in inches.
     legend: Whether the lines are named in the picture.
 
   Returns:
-    An SVG element as text.
+    An SVG element.
   """
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout='constrained')
@@ -128,15 +129,15 @@ def curves(
     return _svg(figure, name)
 
 
-def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> str:
-  """A dot per patient, the mean and its interval: rows of model and floors under each class.
+def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
+  """Draws a dot per patient, the mean and its interval: a row for each model under each class.
 
   Args:
     groups: Class -> row (the model first, then floors) -> DSC of each patient, in percent.
-    name: Of the picture, unique on the page.
+    name: Name of the picture, unique on the page.
 
   Returns:
-    An SVG element as text.
+    An SVG element.
   """
   rows = [
     (group, row, values) for group, of_group in groups.items() for row, values in of_group.items()
@@ -162,7 +163,7 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> s
 
 
 def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
-  """The dots of a row, a tick at their mean, and a bar over its 95% interval."""
+  """Draws the dots of a row, a tick at their mean, and a bar over its 95% interval."""
   # Spread in turn, not by chance: the page is the same each time it is made.
   spread = 0.12 * (np.arange(len(values)) % 3 - 1) if len(values) > 3 else np.zeros(len(values))
   axes.scatter(values, y + spread, s=26, color=colour, alpha=0.65, linewidths=0, zorder=3)
@@ -185,7 +186,7 @@ def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:
   return array[:, 0], array[:, 1]
 
 
-def _svg(figure: Figure, name: str) -> str:
+def _svg(figure: Figure, name: str) -> Markup:
   """The figure as an SVG element that can stand beside others on one page."""
   file = io.StringIO()
   figure.savefig(file, format='svg', transparent=True, metadata={'Date': None, 'Creator': None})
@@ -200,4 +201,4 @@ def _svg(figure: Figure, name: str) -> str:
     text = text.replace(drawn, variable)
   text = re.sub(r'(font: [\d.]+px) [^;\"]*', r'\1 var(--font)', text)
   text = re.sub(r'font-family: [^;"]*', 'font-family: var(--font)', text)
-  return text.strip()
+  return Markup(text.strip())

@@ -1,24 +1,16 @@
 """One self-contained page about a run, made from the files in its folder and nothing else."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, pages
-from thrifty_jax.drawings import drawing, grid_drawing
-from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.reporting import forms, histories, plots, run_files
-from thrifty_jax.scans import overlays
+from thrifty_jax import files, logbook, pages, records
+from thrifty_jax.reporting import architecture, health, histories, inputs, patients
+from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
 from thrifty_jax.scores import tables
 
 MODELS = {'thrifty': 'Thrifty network', 'unet': 'U-Net', 'unet_plus_plus': 'UNet++'}
-FLOORS = {'mean_mask': 'mean training mask', 'intensity_thresholds': 'intensity thresholds'}
 # Table 1 of Thrifty NAS (AAAI 2022): architecture, parameters, DSC in percent.
-PROVENANCE = {'?provenance': (dict, None)}  # of a genotype file
 PAPER = (
   {'model': 'U-Net', 'parameters': '7.76M', 'chaos': '96.12', 'promise12': '82.85'},
   {'model': 'UNet++', 'parameters': '9.04M', 'chaos': '95.89', 'promise12': '85.56'},
@@ -36,7 +28,7 @@ def report(workdir: Path | str) -> Path:
     The page's path.
 
   Raises:
-    InputError: If a file is there but damaged, or its scores have no distances.
+    InputError: If a file is there but damaged.
   """
   workdir = Path(workdir)
   page = pages.render(
@@ -53,53 +45,53 @@ def report(workdir: Path | str) -> Path:
 
 
 def gather(workdir: Path) -> dict[str, Any]:
-  """All that the page shows; a value is None, or empty, where its file is not there."""
+  """Gathers what the page shows; a value is None, or empty, where its file is not there."""
   run = _trained_run(workdir)
-  evaluated = run_files.evaluated(run)
-  retrained = run_files.optional(run / 'retrain' / 'summary.json', run_files.RETRAINED)
-  config = run_files.optional(workdir / 'config.json', run_files.CONFIG) or {}
-  environment = run_files.optional(workdir / 'environment.json', run_files.ENVIRONMENT) or {}
-  model = (evaluated or retrained or config.get('model', {})).get('model', '') or (
-    config.get('model', {}).get('name', '')
-  )
-  rows = _rows(run / 'evaluate' / 'scores.csv')
+  evaluated = inputs.read_evaluated(run)
+  retrained = inputs.read_optional(run / 'retrain' / 'summary.json', Retrained)
+  config, settings = inputs.read_with_content(workdir / 'config.json', inputs.Settings)
+  environment, told = inputs.read_with_content(workdir / 'environment.json', inputs.Environment)
+  environment.pop('earlier', None)
+  search_lines = inputs.read_search(workdir, settings.search.operations)
+  scored = evaluated or retrained
+  model = scored.model if scored and scored.model else settings.model.name
+  data = evaluated.data if evaluated else ''
   return {
-    'data': (evaluated or {}).get('data') or config.get('data', {}).get('name', ''),
+    'data': data or (settings.data.name if settings.data else ''),
     'model': MODELS.get(model, model),
-    'searched': model in ('thrifty', '') and not config.get('genotype'),
-    'given': Path(config.get('genotype') or '').name,
-    'config': config,
+    'searched': model in ('thrifty', '') and not settings.genotype,
+    'given': Path(settings.genotype).name,
+    'settings': settings,
     'fields': configs.flatten(config),
-    'earlier_environments': len(environment.pop('earlier', [])),
+    'earlier_environments': len(told.earlier),
     'environment': configs.flatten(environment),
     'evaluated': evaluated,
-    'of': scored_patients(evaluated) if evaluated else '',
+    'of': tables.count_patients(evaluated) if evaluated else '',
     'retrained': retrained,
-    'parameters': (evaluated or retrained or {}).get('parameters'),
-    'floors': FLOORS,
+    'retrained_fields': records.to_json(retrained) if retrained else {},
+    'parameters': scored.parameters if scored else None,
     'metrics': tables.LABELS,
-    'flagged': tables.flagged(evaluated) if evaluated else '',
-    'best_floor': best_floor(evaluated),
+    'flagged': tables.describe_flags(evaluated) if evaluated else '',
+    'best_floor': _best_floor(evaluated),
     'paper': PAPER,
-    **_comparison(workdir),
-    'rows': rows,
-    'dots': Markup(dots(rows)) if rows else '',
-    'viewers': viewers(run, evaluated, rows),
-    'retrain_plots': [Markup(text) for text in histories.retrain_plots(run, retrained)],
-    'search_plots': [Markup(text) for text in histories.search_plots(workdir)],
-    'seeds': run_files.optional(workdir / 'search' / 'seeds.json', run_files.SEEDS),
-    'alpha_plots': histories.alpha_plots(workdir),
-    'health': histories.search_health(workdir),
+    **_compare(workdir),
+    **patients.gather(run, evaluated),
+    'retrain_plots': histories.plot_retraining(
+      inputs.read_lines(run / 'retrain', inputs.RetrainLine),
+      retrained.best_epoch if retrained else None,
+    ),
+    'search_plots': histories.plot_search(search_lines),
+    'seeds': inputs.read_optional(workdir / 'search' / 'seeds.json', Seeds),
+    'alpha_plots': histories.plot_weights(search_lines, settings.search.operations),
+    'health': health.judge(search_lines, inputs.read_searched(workdir)),
     'resources': {
       stage: used
       for stage, folder in (('search', workdir), ('retrain', run))
-      if (used := run_files.optional(folder / stage / 'resources.json', run_files.RESOURCES))
+      if (used := inputs.read_optional(folder / stage / 'resources.json', Resources))
     },
-    'colours': drawing.variables() | grid_drawing.variables(),
-    'dark_colours': drawing.variables(dark=True) | grid_drawing.variables(dark=True),
-    'differences': overlays.DIFFERENCES,
-    'class_colours': overlays.CLASS_COLOURS,
-    **_drawn_genotype(workdir, config.get('model', {}).get('depth')),
+    'colours': architecture.COLOURS,
+    'dark_colours': architecture.DARK_COLOURS,
+    **architecture.draw(workdir, settings.model.depth),
   }
 
 
@@ -113,61 +105,13 @@ def gibibytes(value: int | None) -> str:
   return '–' if value is None else f'{value / 2**30:.2f} GiB'
 
 
-def scored_patients(evaluated: Mapping[str, Any]) -> str:
-  """How many patients of which split, `8 test patients`."""
-  count = evaluated['patients']
-  return f'{count} {evaluated["split"]} patient{"s" * (count != 1)}'
-
-
-def best_floor(evaluated: Mapping[str, Any] | None) -> str:
+def _best_floor(evaluated: Evaluated | None) -> str:
   """The name of the strongest floor, for a sentence."""
-  if not evaluated or not evaluated.get('floors'):
+  if not evaluated or not evaluated.floors:
     return ''
-  floors = evaluated['floors']
-  name = max(floors, key=lambda floor: floors[floor]['dsc_mean'])
-  return FLOORS.get(name, name)
-
-
-def dots(rows: Sequence[Mapping[str, str]]) -> str:
-  """The plot of the score of every patient, class by class, the floors below the model."""
-  columns = {'dsc': 'this network'}
-  columns |= {f'{floor}_dsc': name for floor, name in FLOORS.items() if f'{floor}_dsc' in rows[0]}
-  groups: dict[str, dict[str, list[float]]] = {}
-  for row in rows:
-    group = groups.setdefault(row['class'], {name: [] for name in columns.values()})
-    for column, name in columns.items():
-      group[name].append(100 * float(row[column]))
-  return plots.dots(groups, name='patients')
-
-
-def viewers(
-  run: Path, evaluated: Mapping[str, Any] | None, rows: Sequence[Mapping[str, str]]
-) -> list[dict[str, Any]]:
-  """Pictures of the best, the median and the worst patient, as far as they are there."""
-  if not evaluated or not rows:
-    return []
-  of_patient: dict[str, list[float]] = {}
-  for row in rows:
-    of_patient.setdefault(row['patient'], []).append(float(row['dsc']))
-  means = {patient: sum(scores) / len(scores) for patient, scores in of_patient.items()}
-  ranked = sorted(means, key=lambda patient: -means[patient])
-  places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1}
-  if len(ranked) < 3:
-    places = {'only': 0} if len(ranked) == 1 else {'best': 0, 'worst': 1}
-  found = []
-  for which, place in places.items():
-    patient = ranked[place]
-    case = next((case for case in evaluated['cases'] if case['patient'] == patient), None)
-    if case is None:
-      raise InputError(
-        f'{run / "evaluate"}: scores.csv has the patient {patient!r:.60}, summary.json has not; '
-        'remove the folder and run --stage=evaluate'
-      )
-    folder = run / case.get('run', '') / 'evaluate' / 'predictions'
-    if (path := folder / f'{case["case"]}.npz').exists():
-      title = {'which': which, 'patient': patient, 'case': case['case'], 'dsc': means[patient]}
-      found.append(title | {'frames': overlays.frames(path)})
-  return found
+  floors = evaluated.floors
+  name = max(floors, key=lambda floor: floors[floor].mean.dsc.mean)
+  return patients.FLOORS.get(name, name)
 
 
 def _trained_run(workdir: Path) -> Path:
@@ -175,58 +119,22 @@ def _trained_run(workdir: Path) -> Path:
   results = workdir / 'compare' / 'results.json'
   if (workdir / 'retrain').exists() or not results.exists():
     return workdir
-  first = forms.read(results, run_files.RESULTS)[:1]
-  return workdir / first[0]['folder'] if first else workdir
+  first = records.read(results, tuple[Result, ...])[:1]
+  return workdir / first[0].folder if first else workdir
 
 
-def _comparison(workdir: Path) -> dict[str, Any]:
+def _compare(workdir: Path) -> dict[str, Any]:
   """What --stage=compare left."""
-  found = run_files.compared(workdir)
+  found = inputs.read_compared(workdir)
   if found is None:
     return {'compared': None}
   compared, rows = found
-  labels = {rival['name']: rival['label'] for rival in compared['rivals']}
-  scores: dict[str, dict[str, list[float]]] = {}
-  for row in rows:
-    of_class = scores.setdefault(row['class'], {label: [] for label in labels.values()})
-    of_class[labels[row['rival']]].append(100 * float(row['dsc']))
-  random = [rival['dsc_mean'] for rival in compared['rivals'] if rival['kind'] == 'random']
+  random = [rival.mean.dsc.mean for rival in compared.rivals if rival.kind == 'random']
   return {
     'compared': compared,
-    'compared_dots': Markup(plots.dots(scores, name='rivals')),
+    'compared_dots': patients.plot_rivals(
+      rows, {rival.name: rival.label for rival in compared.rivals}
+    ),
     'random_mean': sum(random) / len(random) if random else None,
     'paper_of': dict(zip(('unet', 'unet_plus_plus', 'thrifty'), PAPER, strict=True)),
   }
-
-
-def _drawn_genotype(workdir: Path, depth: int | None) -> dict[str, Any]:
-  """The structure that was retrained, else the one that the search found, drawn cell by cell.
-
-  The grid of cells is there if the depth is known.
-  """
-  for path in (workdir / 'model' / 'genotype.json', workdir / 'search' / 'genotype.json'):
-    if path.exists():
-      genotype, scores = genotypes.load(path), drawing.edge_scores(path)
-      if depth:
-        genotypes.require_depth(genotype, depth, place=str(path))
-      cells = [
-        drawing.draw_cell(kind, getattr(genotype, kind), scores[kind]) for kind in drawing.TITLES
-      ]
-      grid = grid_drawing.draw_grid(depth, genotype.skipped).inline() if depth else ''
-      provenance = configs.flatten(forms.read(path, PROVENANCE).get('provenance') or {})
-      return {
-        'cells': [Markup(cell.inline()) for cell in cells],
-        'grid': Markup(grid),
-        'scores_note': drawing.SCORES if any(scores.values()) else '',
-        'genotype_path': path.relative_to(workdir),
-        'provenance': provenance,
-      }
-  return {'cells': [], 'grid': '', 'scores_note': '', 'genotype_path': '', 'provenance': {}}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-  """The rows of scores.csv, none where there is no file."""
-  if not path.exists():
-    return []
-  scores = ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
-  return forms.read_rows(path, ('patient', 'class', 'dsc'), scores=scores)

@@ -10,7 +10,7 @@ import thrifty_jax
 from thrifty_jax import device, files, logbook, stages
 from thrifty_jax.data import splits
 from thrifty_jax.logbook import say
-from thrifty_jax.reporting import forms, run_files
+from thrifty_jax.reporting import inputs
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.stages import Stage
 
@@ -55,12 +55,10 @@ def record(command: Command, arguments: Sequence[str]) -> None:
 
 def _earlier(path: Path, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
   """The environments that the run has been in before, where they differ in more than the time."""
-  if not path.exists():
-    return []
-  before = forms.read(path, run_files.ENVIRONMENT)
+  before, _ = inputs.read_with_content(path, inputs.Environment)
   earlier = before.pop('earlier', [])
   same = all(before.get(name) == environment[name] for name in {*environment} - {'time', 'command'})
-  return earlier if same else [*earlier, before]
+  return earlier if same or not before else [*earlier, before]
 
 
 def fold(command: Command) -> None:
@@ -87,7 +85,7 @@ def data(command: Command) -> dict[str, tuple[str, ...]]:
   from thrifty_jax.data.prepared import open_slices
 
   config, prepared = command.config, open_slices(command.workdir, command.config)
-  counts, split = [], splits.of(config, [case.patient for case in prepared.cases])
+  counts, split = [], splits.of(config, prepared.patients)
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')

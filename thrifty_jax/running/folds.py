@@ -1,6 +1,7 @@
 """Several folds by one command: a run for each in a folder of its own, then one result."""
 
 import dataclasses
+from collections.abc import Callable
 
 from thrifty_jax import stages
 from thrifty_jax.errors import InputError
@@ -43,13 +44,13 @@ def sum_up(command: Command, runs: list[Command]) -> None:
   fewer networks than others, which is nothing to any other stage.
 
   Args:
-    command: Of all folds; its workdir gets evaluate/ and compare/.
+    command: Command for all folds; its workdir gets evaluate/ and compare/.
     runs: The commands of the folds.
   """
   from thrifty_jax.scores import over_folds, standings
 
   folders = [run.workdir for run in runs]
-  found = {'evaluate/summary.json': over_folds.write}
+  found: dict[str, Callable[..., object]] = {'evaluate/summary.json': over_folds.write}
   if command.stage in (stages.COMPARE.name, stages.REPORT.name):
     found['compare/results.json'] = standings.write
   for name, write in found.items():

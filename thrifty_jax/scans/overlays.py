@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
@@ -29,10 +29,10 @@ THUMBNAIL, GREYS = 160, 32  # pixels on the longer side, levels: 200 of them sta
 
 
 def frames(path: Path) -> dict[str, Any]:
-  """The pictures of a case.
+  """Draws the pictures of a case.
 
   Args:
-    path: An .npz of evaluate: image, truth, prediction [D, S, S], uint8.
+    path: File .npz of evaluate: image, truth, prediction [D, S, S], uint8.
 
   Returns:
     'slices' (their numbers in the scan, from 1, of 'total'), 'start' (which to show first) and a
@@ -58,6 +58,22 @@ def frames(path: Path) -> dict[str, Any]:
     _data_uri(_palette_image(difference(prediction[i], truth[i]), differences)) for i in chosen
   ]
   return made
+
+
+def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+  """Writes what `frames` reads of a case, in 8 bits.
+
+  Args:
+    path: File to write, .npz.
+    image: Slices of one channel, [D, S, S], floating point, shown from 0 to 1.
+    truth: Class of each pixel, [D, S, S].
+    prediction: Class that was found, [D, S, S].
+  """
+  image = np.round(255 * np.clip(image.astype(np.float32), 0, 1)).astype(np.uint8)
+  masks = {'truth': truth.astype(np.uint8), 'prediction': prediction.astype(np.uint8)}
+  content = io.BytesIO()
+  np.savez_compressed(content, image=image, **masks)
+  files.write_bytes(path, content.getvalue())
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
@@ -129,7 +145,9 @@ def outlined_slice(
   )
   palette = [value for level in range(GREYS) for value in 3 * [255 * level // (GREYS - 1)]]
   picture = picture.convert('P')
-  picture.putpalette(palette + [part for colour in CLASS_COLOURS for part in _rgb(colour)])
+  picture.putpalette(
+    palette + [part for colour in CLASS_COLOURS for part in ImageColor.getrgb(colour)]
+  )
   return _data_uri(picture)
 
 
@@ -160,15 +178,10 @@ def _palette_image(indices: np.ndarray, colours: list[tuple[str, int]]) -> Image
   picture = Image.fromarray(indices).convert('P')
   palette = [0, 0, 0]
   for colour, _ in colours:
-    palette += _rgb(colour)
+    palette += ImageColor.getrgb(colour)
   picture.putpalette(palette)
   picture.info['transparency'] = bytes([0, *(alpha for _, alpha in colours)])
   return picture
-
-
-def _rgb(colour: str) -> list[int]:
-  """Red, green and blue of `#rrggbb`."""
-  return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def _data_uri(picture: Image.Image) -> str:

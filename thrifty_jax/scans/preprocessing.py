@@ -1,27 +1,79 @@
 """What is done to a scan's image before a network sees it: recorded with slices and with models."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from thrifty_jax import fields
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
-# Between which the limits of intensities lie: percentiles, and what scanners store.
-_LIMITS = {'percentiles': (0, 100), 'window': (-1e9, 1e9)}
 FLIPS = ('up_down', 'left_right')  # fields augment.flip_... of the config
+_MOST_STORED = 1e9  # of what scanners store, either way
 
 
-def image_settings(data: ConfigDict) -> dict[str, Any]:
-  """All that the image of a slice depends on, as JSON would hold it.
+def _limits(intensity: str, least: float, most: float) -> fields.Fits:
+  """Two ascending numbers, where the intensities are mapped in this way."""
+  both = fields.numbers(2, least, most)
+
+  def fits(value: Any, found: Mapping[str, Any]) -> bool:
+    if found['intensity'] != intensity:
+      return value is None
+    return both(value, found) and value[0] < value[1]
+
+  return fits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+  """All that the image of a slice depends on.
 
   Prepared slices and a model's preprocessing.json both hold these, under these names, so that a
-  model's own description is what `slices.image_to_slices` repeats its preparation from.
+  scan is prepared for a model as the slices of its training were, see `slices.image_to_slices`.
+
+  Attributes:
+    slice_axis: Axis that slices lie across, one of SLICE_AXES.
+    image_size: Side S of a square slice, in pixels.
+    intensity: 'percentiles' or 'window', by which of the next two intensities are mapped.
+    percentiles: Percentiles of the scan's own intensities that become 0 and 1, ascending, in
+      [0, 100]; else None.
+    window: Intensities as the scanner stores them that become 0 and 1, ascending; else None.
+    clahe_clip_limit: Limit of the adaptive equalisation of a slice, in [0, 1]; 0 is none.
+    resize: 'linear' or 'nearest'.
+    curvature_flow_iterations: Steps by which a slice is smoothed; 0 is not at all.
+    curvature_flow_time_step: Length of such a step, above 0.
+  """
+
+  slice_axis: str = fields.field(fields.one_of(*SLICE_AXES))
+  image_size: int = fields.field(fields.whole(1, 1 << 14))
+  intensity: str = fields.field(fields.one_of('percentiles', 'window'))
+  percentiles: tuple[float, float] | None = fields.field(
+    _limits('percentiles', 0, 100), left_out=True, default=None
+  )
+  window: tuple[float, float] | None = fields.field(
+    _limits('window', -_MOST_STORED, _MOST_STORED), left_out=True, default=None
+  )
+  clahe_clip_limit: float = fields.field(fields.number(0, 1))
+  resize: str = fields.field(fields.one_of(*RESIZING))
+  curvature_flow_iterations: int = fields.field(fields.whole(0, 1000))
+  curvature_flow_time_step: float = fields.field(
+    lambda value, found: value != 0 and fields.number(0, 1e6)(value, found)
+  )
+
+  @property
+  def limits(self) -> tuple[float, float]:
+    """What becomes 0 and 1: percentiles or intensities."""
+    return getattr(self, self.intensity)
+
+
+def image_settings(data: ConfigDict) -> ImageSettings:
+  """What the config asks for.
 
   Args:
-    data: The section `data` of the config.
+    data: Section `data` of the config.
 
   Raises:
     InputError: If `intensity` is unknown.
@@ -29,16 +81,17 @@ def image_settings(data: ConfigDict) -> dict[str, Any]:
   limits = {'percentiles': data.percentiles, 'window': data.window}
   if data.intensity not in limits:
     raise InputError(f'data.intensity is {data.intensity!r}; expected percentiles or window.')
-  return {
-    'slice_axis': data.slice_axis,
-    'image_size': data.image_size,
-    'intensity': data.intensity,
-    data.intensity: [float(limit) for limit in limits[data.intensity]],
-    'clahe_clip_limit': float(data.clahe_clip_limit),
-    'resize': data.resize,
-    'curvature_flow_iterations': data.curvature_flow_iterations,
-    'curvature_flow_time_step': float(data.curvature_flow_time_step),
-  }
+  low, high = map(float, limits[data.intensity])
+  return ImageSettings(
+    slice_axis=data.slice_axis,
+    image_size=data.image_size,
+    intensity=data.intensity,
+    **{data.intensity: (low, high)},
+    clahe_clip_limit=float(data.clahe_clip_limit),
+    resize=data.resize,
+    curvature_flow_iterations=data.curvature_flow_iterations,
+    curvature_flow_time_step=float(data.curvature_flow_time_step),
+  )
 
 
 def slice_settings(data: ConfigDict) -> dict[str, Any]:
@@ -51,30 +104,7 @@ def slice_settings(data: ConfigDict) -> dict[str, Any]:
   """
   return {
     'name': data.name,
-    **image_settings(data),
+    **fields.to_json(image_settings(data)),
     'classes': list(data.classes),
     'modalities': data.modalities,
-  }
-
-
-def check_image_settings(spec: Mapping[str, Any]) -> dict[str, bool]:
-  """Whether each of these, read back from a file, can be what `image_settings` gave."""
-
-  def number(value: Any, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= value <= most  # True is none
-
-  limits = spec.get('intensity')
-  pair = spec.get(limits) if limits in ('percentiles', 'window') else None
-  iterations = spec.get('curvature_flow_iterations')
-  step = spec.get('curvature_flow_time_step')
-  return {
-    'slice_axis': spec.get('slice_axis') in SLICE_AXES,
-    'intensity': isinstance(pair, list)
-    and len(pair) == 2
-    and all(number(one, *_LIMITS[str(limits)]) for one in pair)
-    and pair[0] < pair[1],
-    'clahe_clip_limit': number(spec.get('clahe_clip_limit'), 0, 1),
-    'resize': spec.get('resize') in RESIZING,
-    'curvature_flow_iterations': type(iterations) is int and number(iterations, 0, 1000),
-    'curvature_flow_time_step': number(step, 0, 1e6) and step != 0,
   }

@@ -1,21 +1,22 @@
 """Between a volume on its native grid and the square slices that networks see."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
 from skimage import transform
 
-from thrifty_jax.errors import InputError
 from thrifty_jax.scans import filters
+from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
+
+_NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
 
 _EQUAL = 1e-6  # shares of a pixel that differ by less differ by rounding alone
 
 
-def to_slices(volume: Volume, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
   """Square slices of a scan and its truth.
 
   A pixel of the truth is the class with the largest share of it. The nearest voxel alone would
@@ -23,18 +24,18 @@ def to_slices(volume: Volume, settings: Mapping[str, Any]) -> tuple[np.ndarray, 
 
   Args:
     volume: The scan, image [D, H, W, M], with truth.
-    settings: See `image_to_slices`.
+    settings: What is done to the image.
 
   Returns:
     Image, [D, S, S, M], float16 in [0, 1], and truth, [D, S, S], uint8.
 
   Raises:
-    InputError: If the scan has no truth, or `intensity` is unknown.
+    InputError: If the scan has no truth.
   """
-  return image_to_slices(volume, settings), _label_to_square(volume.truth, settings['image_size'])
+  return image_to_slices(volume, settings), _label_to_square(volume.truth, settings.image_size)
 
 
-def image_to_slices(volume: Volume, settings: Mapping[str, Any]) -> np.ndarray:
+def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
   """Square slices of a scan, with intensities in [0, 1].
 
   Intensities are mapped by the volume's own percentiles or by a fixed window and clipped; a slice
@@ -43,20 +44,15 @@ def image_to_slices(volume: Volume, settings: Mapping[str, Any]) -> np.ndarray:
 
   Args:
     volume: The scan, image [D, H, W, M].
-    settings: `image_size` S in pixels, `intensity` ('percentiles' or 'window') and the limits of
-      that name, `clahe_clip_limit`, `resize` ('linear' or 'nearest'), `curvature_flow_iterations`
-      and `curvature_flow_time_step`; see `thrifty_jax.preprocessing.image_settings`.
+    settings: What is done to the image.
 
   Returns:
     [D, S, S, M], float16 in [0, 1].
-
-  Raises:
-    InputError: If `intensity` is neither of the two.
   """
   modalities = [volume.image[..., m] for m in range(volume.image.shape[-1])]
-  image = np.empty((len(volume.image), *2 * (settings['image_size'],), len(modalities)), np.float16)
+  image = np.empty((len(volume.image), *2 * (settings.image_size,), len(modalities)), np.float16)
   for m, modality in enumerate(modalities):
-    planes = _unit_range(modality, settings, volume.case)
+    planes = _unit_range(modality, settings)
     for d, plane in enumerate(planes):
       image[d, ..., m] = np.clip(_to_square(plane, settings), 0.0, 1.0)
   return image
@@ -82,6 +78,43 @@ def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
   return native
 
 
+def native_classes(
+  scores: Sequence[np.ndarray], native_size: tuple[int, int], *, probabilities: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Classes of the voxels of the native grid, a few slices at a time.
+
+  Args:
+    scores: Class scores at network resolution, [D, S, S, K] float32, of one network or more; S may
+      differ. The class with the largest score wins; of several networks, whose scores have to be
+      logits, that with the largest mean probability.
+    native_size: H and W of the native slices.
+    probabilities: Whether those of the foreground classes are wanted too.
+
+  Returns:
+    Class, [D, H, W], uint8, and probabilities, [K - 1, D, H, W], float32, or None.
+  """
+  depth, classes = len(scores[0]), scores[0].shape[-1]
+  mask = np.empty((depth, *native_size), np.uint8)
+  shares = np.empty((classes - 1, *mask.shape), np.float32) if probabilities else None
+  for first in range(0, depth, _NATIVE_CHUNK):
+    part = slice(first, first + _NATIVE_CHUNK)
+    native = [to_native(one[part], native_size) for one in scores]
+    if len(native) == 1 and shares is None:
+      mask[part] = largest_class(native[0])
+      continue
+    mean = np.stack([_softmax(one) for one in native]).mean(axis=0)
+    mask[part] = largest_class(native[0] if len(native) == 1 else mean)
+    if shares is not None:
+      shares[:, part] = np.moveaxis(mean[..., 1:], -1, 0)
+  return mask, shares
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+  """Probabilities over the last axis, float32."""
+  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return powers / powers.sum(axis=-1, keepdims=True)
+
+
 def largest_class(scores: np.ndarray) -> np.ndarray:
   """The class with the largest score, the first of equals: [..., K] to [...], uint8."""
   if scores.shape[-1] == 2:  # argmax takes ten times as long
@@ -89,32 +122,27 @@ def largest_class(scores: np.ndarray) -> np.ndarray:
   return scores.argmax(-1).astype(np.uint8)
 
 
-def _unit_range(image: np.ndarray, settings: Mapping[str, Any], case: str) -> np.ndarray:
+def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
   """Maps the limits to 0 and 1; what lies outside is clipped. [D, H, W] to [D, H, W], float32."""
-  if settings['intensity'] == 'percentiles':
-    low, high = np.percentile(image, settings['percentiles'])
+  low, high = settings.limits
+  if settings.intensity == 'percentiles':
+    low, high = np.percentile(image, (low, high))
     if low == high:  # nearly all voxels are the same, as in a scan that is mostly masked away
       low, high = image.min(), image.max()
-  elif settings['intensity'] == 'window':
-    low, high = settings['window']
-  else:
-    raise InputError(
-      f'{case}: data.intensity is {settings["intensity"]!r}; expected percentiles or window.'
-    )
   unit = image - np.float32(low)
   unit /= np.float32(high - low)
   return np.clip(unit, 0.0, 1.0, out=unit)
 
 
-def _to_square(plane: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
+def _to_square(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
   """A slice in [0, 1], [H, W], to [S, S], float32: equalised, padded with 0, resized, smoothed."""
   plane = plane.astype(np.float32)
-  if limit := settings['clahe_clip_limit']:
+  if limit := settings.clahe_clip_limit:
     plane = filters.equalise(plane, clip_limit=limit)
-  order = {'nearest': 0, 'linear': 1}[settings['resize']]
-  plane = _resize(_pad(plane[None])[0], settings['image_size'], order=order)
-  if iterations := settings['curvature_flow_iterations']:
-    step = settings['curvature_flow_time_step']
+  order = {'nearest': 0, 'linear': 1}[settings.resize]
+  plane = _resize(_pad(plane[None])[0], settings.image_size, order=order)
+  if iterations := settings.curvature_flow_iterations:
+    step = settings.curvature_flow_time_step
     plane = filters.curvature_flow(plane, iterations=iterations, time_step=step)
   return plane
 

@@ -11,7 +11,7 @@ def keep_largest(prediction: np.ndarray, classes: Sequence[int]) -> np.ndarray:
 
   Args:
     prediction: Class of each voxel, [D, H, W], integers.
-    classes: Which classes; others stay as they are.
+    classes: Numbers of the classes; others stay as they are.
 
   Returns:
     A new array, [D, H, W]. Pieces touch by a face; of equal ones the first in memory stays.

@@ -42,9 +42,9 @@ class MeanMask:
   threshold: float
   training_dsc: float
 
-  def scores(self, slices: int) -> np.ndarray:
-    """Class scores of a scan of so many slices, [D, S, S, K], float32; the largest wins."""
-    frequency = self.frequency[_depth_bins(slices)]
+  def scores(self, image: np.ndarray) -> np.ndarray:
+    """Class scores of image [D, S, S, M]: [D, S, S, K], float32; the largest wins."""
+    frequency = self.frequency[_depth_bins(len(image))]
     background = np.full_like(frequency[..., :1], self.threshold)
     return np.concatenate([background, frequency], axis=-1)
 
@@ -68,6 +68,24 @@ class IntensityThresholds:
     band = np.searchsorted(self.thresholds, image[..., 0].astype(np.float32), side='right')
     classes = len(self.band_classes)
     return np.eye(classes, dtype=np.float32)[np.asarray(self.band_classes)[band]]
+
+
+def fit(
+  training: Iterable[TrainingCase], *, classes: int, intensity: bool
+) -> dict[str, MeanMask | IntensityThresholds]:
+  """The floors by name; the intensity thresholds only if they are asked for.
+
+  Args:
+    training: The training cases, at network resolution; read more than once, so not a generator.
+    classes: K, the background counted.
+    intensity: Whether thresholds are wanted too.
+  """
+  fitted: dict[str, MeanMask | IntensityThresholds] = {
+    'mean_mask': fit_mean_mask(training, classes=classes)
+  }
+  if intensity:
+    fitted['intensity_thresholds'] = fit_thresholds(training, classes=classes)
+  return fitted
 
 
 def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask:

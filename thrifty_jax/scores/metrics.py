@@ -4,7 +4,7 @@ Every score is defined here, for every case, and none is ever NaN.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,23 +62,6 @@ def dsc(counts: np.ndarray) -> np.ndarray:
   return np.where(size > 0, 2 * counts[..., INTERSECTION] / np.maximum(size, 1), 1.0)
 
 
-def volume_dsc(prediction: np.ndarray, truth: np.ndarray) -> float:
-  """DSC of one class of one volume.
-
-  Args:
-    prediction: Whether a voxel is predicted to be of the class, [D, H, W], bool.
-    truth: Whether it is, [D, H, W], bool.
-
-  Returns:
-    The score in [0, 1]: 1 if both are empty, 0 if a truth is missed or one is invented.
-
-  Raises:
-    ValueError: If the shapes differ.
-  """
-  counts = overlap_counts(prediction.astype(np.uint8), truth.astype(np.uint8), classes=2)
-  return float(dsc(counts)[0])
-
-
 def ravd_percent(counts: np.ndarray) -> np.ndarray:
   """Relative volume difference 100 (|A| - |B|) / |B| of prediction A and truth B; never NaN.
 
@@ -95,13 +78,7 @@ def ravd_percent(counts: np.ndarray) -> np.ndarray:
   return np.where(true > 0, 100 * (predicted - true) / np.maximum(true, 1), invented)
 
 
-def score_volume(
-  prediction: np.ndarray,
-  truth: np.ndarray,
-  *,
-  spacing_mm: Sequence[float],
-  nsd_tolerance_mm: float = 2.0,
-) -> dict[str, Any]:
+class VolumeScores(NamedTuple):
   """All scores of one class of one volume.
 
   A surface is the voxels of a mask with one of their 6 neighbours outside; outside the volume
@@ -109,68 +86,82 @@ def score_volume(
   the nearest surface voxel of the other, from centre to centre. Both lists together hold a distance
   for each surface voxel of both masks.
 
-  Args:
-    prediction: Whether a voxel is predicted to be of the class, [D, H, W], bool.
-    truth: Whether it is, [D, H, W], bool.
-    spacing_mm: Between voxels along D, H and W, in this order.
-    nsd_tolerance_mm: How far a surface may be off for NSD.
-
-  Returns:
+  Attributes:
     dsc: Dice similarity coefficient, in [0, 1].
-    hd95_mm: The 95th percentile of the directed distances, interpolated linearly between the two
+    hd95_mm: 95th percentile of the directed distances, interpolated linearly between the two
       nearest ranks; the larger one of the two directions. MONAI has the same; MedPy takes one
       percentile of both lists together, which is lower as a rule.
-    max_distance_mm: The largest distance: the Hausdorff distance of the two surfaces, as MONAI and
+    max_distance_mm: Largest distance: the Hausdorff distance of the two surfaces, as MONAI and
       MedPy have it. ITK's filter takes all voxels of the masks it is given, not their surfaces.
     assd_mm: Average symmetric surface distance: the mean of both lists together, as MONAI and MedPy
       have it, not the mean of the two means.
     nsd: Normalised surface Dice, in [0, 1]: the share of the surface voxels of both masks that are
-      at most nsd_tolerance_mm off; MONAI's with its default settings. 1e-4 mm more are forgiven,
-      for the rounding of spacings in headers. DeepMind's surface-distance puts surfaces between
-      voxels and weighs them by area: all its distances differ a little from these.
+      at most the tolerance off; MONAI's with its default settings. 1e-4 mm more are forgiven, for
+      the rounding of spacings in headers. DeepMind's surface-distance puts surfaces between voxels
+      and weighs them by area: all its distances differ a little from these.
     ravd_percent: Relative volume difference, signed, in percent of the truth.
-    missed: Whether there is a truth and no prediction: dsc 0, nsd 0, ravd_percent -100, and each
-      distance the diagonal of the volume, that is of D x H x W whole voxels in mm, which no
-      distance within it reaches.
-    invented: Whether there is a prediction and no truth: the same, but ravd_percent is infinite.
-    Where both are empty, dsc and nsd are 1, distances and ravd_percent 0.
+    missed: Whether there is a truth and no prediction: DSC 0, NSD 0, RAVD -100, and each distance
+      the diagonal of the volume, that is of D x H x W whole voxels in mm, which no distance within
+      it reaches.
+    invented: Whether there is a prediction and no truth: the same, but RAVD is infinite.
+    Where both are empty, DSC and NSD are 1, distances and RAVD 0.
+
+  Source: Maier-Hein et al., Metrics reloaded (2024), Nature Methods 21; NSD: Nikolov et al. (2021),
+    Journal of Medical Internet Research 23 (7); the diagonal for a missed organ is ours.
+  """
+
+  dsc: float
+  hd95_mm: float
+  max_distance_mm: float
+  assd_mm: float
+  nsd: float
+  ravd_percent: float
+  missed: bool
+  invented: bool
+
+
+def score_volume(
+  prediction: np.ndarray,
+  truth: np.ndarray,
+  *,
+  spacing_mm: Sequence[float],
+  nsd_tolerance_mm: float = 2.0,
+) -> VolumeScores:
+  """Scores one class of one volume.
+
+  Args:
+    prediction: Whether a voxel is predicted to be of the class, [D, H, W], bool.
+    truth: Whether it is, [D, H, W], bool.
+    spacing_mm: Distances between voxels along D, H and W, in this order.
+    nsd_tolerance_mm: How far a surface may be off for NSD.
 
   Raises:
     ValueError: If a mask is not a bool volume, the shapes differ, the spacing is not three numbers
       above 0 or the tolerance is below 0.
-
-  Source: Maier-Hein et al., Metrics reloaded (2024), Nature Methods 21; NSD: Nikolov et al. (2021),
-    Journal of Medical Internet Research 23 (7); the diagonal for a missed organ is ours.
   """
   _check_volume(prediction, truth, spacing_mm, nsd_tolerance_mm)
   counts = overlap_counts(prediction.view(np.uint8), truth.view(np.uint8), classes=2)[0]
   predicted, true = bool(counts[PREDICTED]), bool(counts[TRUTH])
   if predicted and true:
-    distances = surface.distances_mm(prediction, truth, spacing_mm=spacing_mm)
-    scores = _scores_of_distances(*distances, nsd_tolerance_mm)
+    forth, back = surface.distances_mm(prediction, truth, spacing_mm=spacing_mm)
+    both = np.concatenate([forth, back])
+    hd95 = float(max(np.percentile(forth, 95), np.percentile(back, 95)))
+    most, mean = float(both.max()), float(both.mean())
+    nsd = float(np.mean(both <= nsd_tolerance_mm + ROUNDING_MM))
   else:
     apart = surface.diagonal_mm(truth.shape, spacing_mm) if predicted or true else 0.0
-    scores = dict.fromkeys(DISTANCES, apart) | {'nsd': float(not (predicted or true))}
-  return {
-    'dsc': float(dsc(counts)),
-    **scores,
-    'ravd_percent': float(ravd_percent(counts)),
-    'missed': true and not predicted,
-    'invented': predicted and not true,
-  }
-
-
-def _scores_of_distances(
-  forth: np.ndarray, back: np.ndarray, tolerance_mm: float
-) -> dict[str, float]:
-  """The scores made of both lists of directed distances."""
-  both = np.concatenate([forth, back])
-  return {
-    'hd95_mm': float(max(np.percentile(forth, 95), np.percentile(back, 95))),
-    'max_distance_mm': float(both.max()),
-    'assd_mm': float(both.mean()),
-    'nsd': float(np.mean(both <= tolerance_mm + ROUNDING_MM)),
-  }
+    hd95 = most = mean = apart
+    nsd = float(not (predicted or true))
+  return VolumeScores(
+    dsc=float(dsc(counts)),
+    hd95_mm=hd95,
+    max_distance_mm=most,
+    assd_mm=mean,
+    nsd=nsd,
+    ravd_percent=float(ravd_percent(counts)),
+    missed=true and not predicted,
+    invented=predicted and not true,
+  )
 
 
 def _check_volume(

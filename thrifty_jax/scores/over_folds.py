@@ -1,96 +1,105 @@
 """The scores of several folds as those of one set of patients."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from thrifty_jax import files
+from thrifty_jax import files, records
+from thrifty_jax.errors import InputError
+from thrifty_jax.run_files import Evaluated, Figures, Floor, OfFold, Overlap
 from thrifty_jax.scores import summaries
 
-# What all folds have in common, and what each has of its own.
-_SHARED = (
-  'protocol',
-  'split',
-  'nsd_tolerance_mm',
-  'held_out',
-  'data',
-  'note',
-  'folds',
-  'model',
-  'flips',
-)
-_OF_FOLD = ('fold', 'parameters', 'dsc_mean', 'pooled_2d_dsc', 'largest_component')
+
+class Scored(NamedTuple):
+  """What evaluation left of one fold.
+
+  Attributes:
+    fold: Number of the fold.
+    summary: Content of summary.json.
+    rows: Rows of scores.csv, with the fold.
+  """
+
+  fold: int
+  summary: Evaluated
+  rows: list[dict[str, str]]
 
 
-def write(workdir: Path | str, folds: Sequence[Path]) -> dict[str, Any]:
+def read_scored(folder: Path) -> Scored:
+  """Reads the evaluate/ of a run of one fold.
+
+  Raises:
+    InputError: If a file is missing or damaged.
+  """
+  summary = records.read(folder / 'summary.json', Evaluated)
+  if isinstance(summary.fold, tuple):
+    raise InputError(f'{folder / "summary.json"}: has the scores of several folds, expected one')
+  rows = summaries.read_rows(folder / 'scores.csv', ('patient', 'class', *summaries.METRICS))
+  return Scored(summary.fold, summary, [{'fold': str(summary.fold), **row} for row in rows])
+
+
+def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
   """Writes <workdir>/evaluate/scores.csv and, last, summary.json.
 
   Args:
-    workdir: Of all folds.
-    folds: The runs of the folds, all evaluated.
+    workdir: Folder of all folds.
+    folds: Runs of the folds, all evaluated.
 
   Returns:
-    The summary, with the fields of a single run's. `fold` lists the folds, `of_folds` has what
-    differs between them; `parameters` and `pooled_2d_dsc` are means over the folds. A case is in
-    `run`, the folder of its fold.
+    The summary. `fold` has the folds, `of_folds` what differs between them; `parameters` and
+    `pooled_2d_dsc` are means over the folds. A case is in `run`, the folder of its fold.
 
   Raises:
-    InputError: If a summary is missing or damaged.
+    InputError: If a file is missing or damaged.
   """
   folder = Path(workdir) / 'evaluate'
-  found = {fold: files.read_json(fold / 'evaluate' / 'summary.json') for fold in folds}
-  rows = [
-    {'fold': summary['fold'], **row}
-    for fold, summary in found.items()
-    for row in summaries.read_rows(fold / 'evaluate' / 'scores.csv')
-  ]
-  of_folds = list(found.values())
-  first, classes = of_folds[0], ('background', *of_folds[0]['classes'])
-  patients, scores = summaries.scores_of(rows)
-  split = first['split']
-  summary: dict[str, Any] = {
-    **{field: first[field] for field in _SHARED},
-    'fold': [one['fold'] for one in of_folds],
-    'of_folds': [{field: one[field] for field in _OF_FOLD} for one in of_folds],
-    'patients': len(patients),
-    'patient_names': {split: patients},
-    'slices': {split: sum(one['slices'][split] for one in of_folds)},
-    'cases': [{**case, 'run': fold.name} for fold, one in found.items() for case in one['cases']],
-    'parameters': round(_mean(of_folds, 'parameters')),
-    'largest_component': sorted({name for one in of_folds for name in one['largest_component']}),
-    **summaries.figures(scores, classes),
-    'pooled_2d_dsc': _mean(of_folds, 'pooled_2d_dsc'),
-    'floors': {name: _floor(name, rows, of_folds, classes) for name in first['floors']},
+  scored = [read_scored(run / 'evaluate') for run in folds]
+  found = [one.summary for one in scored]
+  rows = [row for one in scored for row in one.rows]
+  first = found[0]
+  patients, scores = summaries.to_arrays(rows)
+  mean, classes = summaries.summarise_scores(scores, pool(found), [*first.classes], Figures)
+  floors = {
+    name: _join_floors(name, rows, [one.floors[name] for one in found]) for name in first.floors
   }
-  for name, figures in summary['classes'].items():
-    figures['pooled_2d_dsc'] = _mean([one['classes'][name] for one in of_folds], 'pooled_2d_dsc')
-  summary['floor_dsc'] = max(floor['dsc_mean'] for floor in summary['floors'].values())
-  files.write_text(folder / 'scores.csv', summaries.csv_text(rows))
-  files.write_json(folder / 'summary.json', summary)
+  summary = dataclasses.replace(
+    first,
+    fold=tuple(one.fold for one in scored),
+    of_folds=tuple(
+      OfFold(fold, one.parameters, one.mean.dsc.mean, one.mean.pooled_2d_dsc, one.largest_component)
+      for fold, one, _ in scored
+    ),
+    patients=len(patients),
+    patient_names={first.split: tuple(patients)},
+    slices={first.split: sum(one.slices[first.split] for one in found)},
+    cases=tuple(
+      dataclasses.replace(case, run=run.name)
+      for run, one in zip(folds, found, strict=True)
+      for case in one.cases
+    ),
+    parameters=round(np.mean([one.parameters for one in found])),
+    largest_component=tuple(sorted({name for one in found for name in one.largest_component})),
+    mean=mean,
+    classes=classes,
+    floors=floors,
+    floor_dsc=max(floor.mean.dsc.mean for floor in floors.values()),
+  )
+  files.write_text(folder / 'scores.csv', summaries.to_csv(rows))
+  records.write(folder / 'summary.json', summary)
   return summary
 
 
-def _floor(
-  name: str,
-  rows: Sequence[Mapping[str, Any]],
-  folds: Sequence[Mapping[str, Any]],
-  classes: Sequence[str],
-) -> dict[str, Any]:
+def pool(folds: Sequence[Evaluated | Floor]) -> np.ndarray:
+  """The pooled 2D DSC of every fold and foreground class, [folds, K - 1]."""
+  return np.array([[one.pooled_2d_dsc for one in fold.classes.values()] for fold in folds])
+
+
+def _join_floors(name: str, rows: Sequence[Mapping[str, str]], floors: Sequence[Floor]) -> Floor:
   """The figures of a floor, fitted anew in each fold."""
-  _, scores = summaries.scores_of(rows, (f'{name}_dsc',))
-  figures = summaries.figures({'dsc': scores[f'{name}_dsc']}, classes)
-  floors = [one['floors'][name] for one in folds]
-  for of_class, result in figures['classes'].items():
-    result['pooled_2d_dsc'] = _mean([one['classes'][of_class] for one in floors], 'pooled_2d_dsc')
-  return {
-    **figures,
-    'pooled_2d_dsc': _mean(floors, 'pooled_2d_dsc'),
-    'fitted_on': 'training slices',
-    'training_dsc': _mean(floors, 'training_dsc'),
-  }
-
-
-def _mean(of_folds: Sequence[Mapping[str, Any]], field: str) -> float:
-  return float(np.mean([one[field] for one in of_folds]))
+  _, scores = summaries.to_arrays(rows, (f'{name}_dsc',))
+  scores = {'dsc': scores[f'{name}_dsc']}
+  mean, classes = summaries.summarise_scores(scores, pool(floors), [*floors[0].classes], Overlap)
+  training_dsc = float(np.mean([floor.training_dsc for floor in floors]))
+  return Floor(mean, classes, floors[0].fitted_on, training_dsc)

@@ -1,19 +1,12 @@
 """From class scores of slices to scores per patient: pure functions over arrays, no model."""
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from thrifty_jax.scans import slices
 from thrifty_jax.scores import components, metrics
-
-NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
-
-Flip = str  # left_right or up_down
-FLIP_AXES = {'up_down': 1, 'left_right': 2}  # of [B, H, W, C]
 
 
 @dataclass(frozen=True)
@@ -21,62 +14,19 @@ class CaseCounts:
   """Overlap of one case, by class; see metrics.overlap_counts.
 
   Attributes:
-    case: Its name.
-    patient: Whose it is.
-    native: On the native grid, [K - 1, 3].
-    network: Over its slices at network resolution, [K - 1, 3].
-    volumes: metrics.score_volume of each foreground class on the native grid, K - 1 of them; empty
-      where distances were not asked for.
+    case: Name of the case.
+    patient: Name of its patient.
+    native: Counts on the native grid, [K - 1, 3].
+    network: Counts over its slices at network resolution, [K - 1, 3].
+    volumes: Scores of each foreground class on the native grid, K - 1 of them; empty where
+      distances were not asked for.
   """
 
   case: str
   patient: str
   native: np.ndarray
   network: np.ndarray
-  volumes: tuple[Mapping[str, Any], ...] = ()
-
-
-def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[Flip]) -> Callable[[Any], Any]:
-  """The function that averages logits over every combination of the flips, none included.
-
-  Args:
-    logits: [B, S, S, C] to [B, S, S, K].
-    flips: Of FLIP_AXES; () gives logits itself.
-
-  Returns:
-    A function of the same shapes.
-  """
-  if not flips:
-    return logits
-  axes = [FLIP_AXES[flip] for flip in flips]
-  combinations = [
-    combination
-    for size in range(len(axes) + 1)
-    for combination in itertools.combinations(axes, size)
-  ]
-
-  def averaged(image: Any) -> Any:
-    total = 0
-    for combination in combinations:
-      flip = tuple(slice(None, None, -1 if axis in combination else 1) for axis in range(4))
-      total = total + logits(image[flip])[flip]
-    return total / len(combinations)
-
-  return averaged
-
-
-def native_classes(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
-  """Class of each voxel of the native grid, [D, H, W], uint8, by its enlarged scores.
-
-  Args:
-    scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
-    native_size: (H, W).
-  """
-  parts = [
-    slices.largest_class(slices.to_native(scores[first : first + NATIVE_CHUNK], native_size))
-    for first in range(0, len(scores), NATIVE_CHUNK)
-  ]
-  return np.concatenate(parts)
+  volumes: tuple[metrics.VolumeScores, ...] = ()
 
 
 def score_case(
@@ -93,21 +43,22 @@ def score_case(
   """Counts of one case, and its distances if asked for.
 
   Args:
-    case: Its name.
-    patient: Whose it is.
+    case: Name of the case.
+    patient: Name of its patient.
     scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
     label: Truth at network resolution, [D, S, S].
     truth: Truth on the native grid, [D, H, W].
     largest: Classes of which only the largest component counts on the native grid.
-    spacing_mm: Between the voxels of the native grid along D, H and W; None measures no distances,
-      as training has no use for them.
+    spacing_mm: Distances between the voxels of the native grid along D, H and W; None measures no
+      distances of surfaces, as training has no use for them.
     nsd_tolerance_mm: See metrics.score_volume.
 
   Returns:
     The counts on both grids, and with a spacing the scores of each class.
   """
   classes = scores.shape[-1]
-  native = components.keep_largest(native_classes(scores, truth.shape[1:]), largest)
+  native, _ = slices.native_classes([scores], truth.shape[1:])
+  native = components.keep_largest(native, largest)
   volumes = [
     metrics.score_volume(
       native == k, truth == k, spacing_mm=spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm

@@ -5,105 +5,115 @@ Made from the files of the comparison alone, so that it can be made again at any
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
-from thrifty_jax.scores import statistics, summaries
+from thrifty_jax.run_files import Compared, Figures, Result, Rival
+from thrifty_jax.scores import over_folds, statistics, summaries
 
 
-def write(workdir: Path | str, folds: Sequence[Path]) -> dict[str, Any]:
+def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
   """Writes <workdir>/compare/scores.csv and summary.json.
 
   Args:
-    workdir: Of the whole comparison.
-    folds: The runs with its results, one for each fold; of a single fold the workdir itself.
-
-  Returns:
-    The summary: how it was compared, and under 'rivals' a row for each, the reference first.
+    workdir: Folder of the whole comparison.
+    folds: Runs with its results, one for each fold; of a single fold the workdir itself.
 
   Raises:
     InputError: If a file is missing or damaged, or the folds compare different rivals.
   """
   folder = Path(workdir) / 'compare'
-  results = {fold: files.read_json(fold / 'compare' / 'results.json') for fold in folds}
-  names = _names(results)
-  evaluated = {
-    name: [fold / of_fold[place]['folder'] / 'evaluate' for fold, of_fold in results.items()]
-    for place, name in enumerate(names)
+  results = {
+    run: records.read(run / 'compare' / 'results.json', tuple[Result, ...]) for run in folds
   }
-  rows = [
-    {'rival': name, 'fold': files.read_json(path / 'summary.json')['fold'], **row}
-    for name, paths in evaluated.items()
-    for path in paths
-    for row in summaries.read_rows(path / 'scores.csv')
+  names = _require_same_names(results)
+  scored = [
+    [
+      over_folds.read_scored(run / of_run[place].folder / 'evaluate')
+      for run, of_run in results.items()
+    ]
+    for place in range(len(names))
   ]
-  files.write_text(folder / 'scores.csv', summaries.csv_text(rows))
-  scores = {name: _scores(rows, name) for name in names}
-  first = [files.read_json(path / 'summary.json') for path in evaluated[names[0]]]
-  shared = ('data', 'note', 'protocol', 'split', 'held_out', 'nsd_tolerance_mm')
-  summary = {
-    **{field: first[0][field] for field in shared},
-    'folds': [one['fold'] for one in first],
-    'patients': len(scores[names[0]]['dsc']),
-    'reference': names[0],
-    'rivals': [
-      {
-        **_over_folds([of_fold[place] for of_fold in results.values()]),
-        'pooled_2d_dsc': _pooled(evaluated[name]),
-        **summaries.figures(scores[name], ('background', *first[0]['classes'])),
-        **_against(scores[name]['dsc'], scores[names[0]]['dsc'] if place else None),
-      }
-      for place, name in enumerate(names)
-    ],
-  }
-  files.write_json(folder / 'summary.json', summary)
+  rows = [
+    {'rival': name, **row}
+    for name, of_folds in zip(names, scored, strict=True)
+    for one in of_folds
+    for row in one.rows
+  ]
+  files.write_text(folder / 'scores.csv', summaries.to_csv(rows))
+  first = scored[0][0].summary
+  reference = _read_scores(scored[0])['dsc']
+  summary = Compared(
+    data=first.data,
+    note=first.note,
+    protocol=first.protocol,
+    split=first.split,
+    held_out=first.held_out,
+    nsd_tolerance_mm=first.nsd_tolerance_mm,
+    folds=tuple(one.fold for one in scored[0]),
+    patients=len(reference),
+    reference=names[0],
+    rivals=tuple(
+      _join([of_run[place] for of_run in results.values()], of_folds, reference if place else None)
+      for place, of_folds in enumerate(scored)
+    ),
+  )
+  records.write(folder / 'summary.json', summary)
   return summary
 
 
-def _names(results: Mapping[Path, list[dict[str, Any]]]) -> list[str]:
-  """The rivals, which must be the same in every fold."""
-  of_fold = {fold: [result['name'] for result in found] for fold, found in results.items()}
+def _require_same_names(results: Mapping[Path, Sequence[Result]]) -> list[str]:
+  """The names of the rivals, which must be the same in every fold."""
+  of_fold = {run: [result.name for result in found] for run, found in results.items()}
   (first, names), *others = of_fold.items()
-  for fold, other in others:
+  for run, other in others:
     if other != names:
       raise InputError(
-        f'{fold}: compares {", ".join(other)}, but {first} {", ".join(names)}; run --stage=compare '
+        f'{run}: compares {", ".join(other)}, but {first} {", ".join(names)}; run --stage=compare '
         'on both with the same settings'
       )
   return names
 
 
-def _over_folds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """One rival's results of all folds as one; parameters differ where each fold has its search."""
-  mean = {
-    name: float(np.mean([result[name] for result in results]))
+def _read_scores(scored: Sequence[over_folds.Scored]) -> dict[str, np.ndarray]:
+  """The scores of a rival: metric -> [patients, K - 1], patients in the order of their names."""
+  return summaries.to_arrays([row for one in scored for row in one.rows])[1]
+
+
+def _join(
+  results: Sequence[Result], scored: Sequence[over_folds.Scored], reference: np.ndarray | None
+) -> Rival:
+  """One rival over all folds; parameters differ where each fold has its search.
+
+  Args:
+    results: Its result in each fold.
+    scored: Its scores in each fold.
+    reference: DSC of the reference on the same patients, [patients, K - 1]; None for itself.
+  """
+  scores, found = _read_scores(scored), [one.summary for one in scored]
+  mean, classes = summaries.summarise_scores(
+    scores, over_folds.pool(found), [*found[0].classes], Figures
+  )
+  difference = p_value = None
+  if reference is not None:
+    own, other = scores['dsc'].mean(axis=1), reference.mean(axis=1)
+    difference = float((own - other).mean())
+    p_value = statistics.paired_wilcoxon(own, other)
+  means = {
+    name: float(np.mean([getattr(result, name) for result in results]))
     for name in ('parameters', 'macs', 'validation_dsc', 'epochs', 'steps', 'seconds')
   }
-  return {
-    **{name: results[0][name] for name in ('name', 'label', 'kind', 'image')},
-    **mean,
-    'learning_rates': [result['learning_rate'] for result in results],
-  }
-
-
-def _scores(rows: Sequence[Mapping[str, Any]], rival: str) -> dict[str, np.ndarray]:
-  """A rival's scores, patients in the order of their names: metric -> [patients, K - 1]."""
-  _, scores = summaries.scores_of([row for row in rows if row['rival'] == rival])
-  return scores
-
-
-def _pooled(folders: Sequence[Path]) -> float:
-  """Pooled 2D DSC, mean over the folds."""
-  return float(np.mean([files.read_json(f / 'summary.json')['pooled_2d_dsc'] for f in folders]))
-
-
-def _against(dsc: np.ndarray, reference: np.ndarray | None) -> dict[str, float | None]:
-  """Difference of the mean DSC to the reference's, and the paired test; None of the reference."""
-  if reference is None:
-    return {'difference': None, 'p_value': None}
-  own, other = dsc.mean(axis=1), reference.mean(axis=1)
-  difference = float((own - other).mean())
-  return {'difference': difference, 'p_value': statistics.paired_wilcoxon(own, other)}
+  return Rival(
+    name=results[0].name,
+    label=results[0].label,
+    kind=results[0].kind,
+    image=results[0].image,
+    **means,
+    learning_rates=tuple(result.learning_rate for result in results),
+    mean=mean,
+    classes=classes,
+    difference=difference,
+    p_value=p_value,
+  )

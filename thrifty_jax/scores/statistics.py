@@ -1,4 +1,4 @@
-"""What scores of some patients say about patients: spread, interval, test. No NaN in or out."""
+"""Statistics of the scores of patients: spread, interval, test. No NaN in or out."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def bootstrap_interval(
   Args:
     values: A score of each patient, [patients].
     resamples: How often patients are drawn.
-    seed: Of the draw; the same one gives the same interval.
+    seed: Seed of the draw; the same one gives the same interval.
 
   Returns:
     (low, high), or None for a single patient.

@@ -1,22 +1,27 @@
-"""From scores of cases to those of patients, to the figures of a split: files carry these."""
+"""From scores of cases to those of patients, and to the figures of a split; rows of scores.csv."""
 
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from thrifty_jax import files
+from thrifty_jax.errors import InputError
+from thrifty_jax.run_files import Figures, Overlap, Spread
 from thrifty_jax.scores import metrics, scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # over the scans of a patient
 _COUNTED = ('missed', 'invented')
-_METRICS = ('dsc', *_AVERAGED, 'ravd_percent', *_COUNTED)  # as in scores.csv
+METRICS = ('dsc', *_AVERAGED, 'ravd_percent', *_COUNTED)  # as in scores.csv
+_MOST_ROWS = 50_000  # of a table: patients times classes
+F = TypeVar('F', Figures, Overlap)
 
 
-def patient_scores(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, np.ndarray]]:
-  """The scores of each patient, by name, sorted: metric -> that of each foreground class, [K - 1].
+def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, np.ndarray]]:
+  """The scores of each patient, sorted by name: metric -> that of each foreground class, [K - 1].
 
   A patient with several scans has the DSC and RAVD of their summed counts. His distances and NSD
   are the mean over his scans, so that they come out neither better nor worse for his having been
@@ -31,91 +36,87 @@ def patient_scores(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
     found[patient] = {'dsc': metrics.dsc(counts)}
     if measured:
       scans = [case.volumes for case in cases if case.patient == patient]
-      found[patient] |= {name: _of_scans(scans, name).mean(axis=0) for name in _AVERAGED}
+      # name -> [scans, K - 1]
+      of_scans = {
+        name: np.asarray([[getattr(v, name) for v in volumes] for volumes in scans], np.float64)
+        for name in (*_AVERAGED, *_COUNTED)
+      }
+      found[patient] |= {name: of_scans[name].mean(axis=0) for name in _AVERAGED}
       found[patient] |= {'ravd_percent': metrics.ravd_percent(counts)}
-      found[patient] |= {name: _of_scans(scans, name).sum(axis=0) for name in _COUNTED}
+      found[patient] |= {name: of_scans[name].sum(axis=0) for name in _COUNTED}
   return found
 
 
-def _of_scans(scans: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
-  """One score of each scan and class, [scans, K - 1]."""
-  return np.asarray([[volume[name] for volume in scan] for scan in scans], np.float64)
-
-
-def summarise(cases: Sequence[scoring.CaseCounts], classes: Sequence[str]) -> dict[str, Any]:
-  """The figures of one set of predictions.
+def summarise(
+  cases: Sequence[scoring.CaseCounts], classes: Sequence[str], kind: type[F]
+) -> tuple[F, dict[str, F]]:
+  """The figures of one set of predictions: means over the classes, and those of each class.
 
   Args:
     cases: All cases of the split.
     classes: Names of the K classes, background first.
-
-  Returns:
-    Of DSC, and with distances of every metric of metrics.score_volume: `<metric>_mean` and
-    `<metric>_std` over patients, of their means over classes, and `<metric>_ci95`, the bootstrap
-    interval [low, high] of that mean. The last two are None for a single patient. Patients whose
-    RAVD is infinite are left out of its figures, which are None without any other patient.
-    `missed` and `invented`: in how many scans, summed over classes.
-    `pooled_2d_dsc`: mean over classes.
-    `classes`: name -> the same figures of that class.
+    kind: Figures, or Overlap for cases without distances.
   """
-  patients = list(patient_scores(cases).values())
+  patients = list(score_patients(cases).values())
   scores = {name: np.stack([patient[name] for patient in patients]) for name in patients[0]}
   pooled = metrics.dsc(np.sum([case.network for case in cases], axis=0))
-  summary: dict[str, Any] = {**figures(scores, classes), 'pooled_2d_dsc': float(pooled.mean())}
-  for name, value in zip(classes[1:], pooled, strict=True):
-    summary['classes'][name]['pooled_2d_dsc'] = float(value)
-  return summary
+  return summarise_scores(scores, pooled[None], classes[1:], kind)
 
 
-def figures(scores: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
-  """What `summarise` returns, but what is pooled.
+def summarise_scores(
+  scores: Mapping[str, np.ndarray], pooled: np.ndarray, classes: Sequence[str], kind: type[F]
+) -> tuple[F, dict[str, F]]:
+  """As `summarise`, from scores.
 
   Args:
     scores: Metric -> that of every patient and foreground class, [patients, K - 1].
-    classes: Names of the K classes, background first.
+    pooled: Pooled 2D DSC of every fold and foreground class, [folds, K - 1].
+    classes: Names of the K - 1 foreground classes.
+    kind: Figures, or Overlap where DSC is the only metric.
   """
   over_classes = {
     metric: values.sum(axis=1) if metric in _COUNTED else values.mean(axis=1)
     for metric, values in scores.items()
   }
-  named = {
-    name: _figures({metric: values[:, index] for metric, values in scores.items()})
-    for index, name in enumerate(classes[1:])
+  mean = kind(**_figures(over_classes), pooled_2d_dsc=float(pooled.mean(axis=1).mean()))
+  return mean, {
+    name: kind(
+      **_figures({metric: values[:, index] for metric, values in scores.items()}),
+      pooled_2d_dsc=float(pooled[:, index].mean()),
+    )
+    for index, name in enumerate(classes)
   }
-  return {**_figures(over_classes), 'classes': named}
 
 
 def _figures(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Mean, deviation and interval of metric -> [patients]; sums of what is counted."""
-  figures: dict[str, Any] = {}
-  for metric, values in scores.items():
-    if metric in _COUNTED:
-      figures[metric] = int(values.sum())
-      continue
-    finite = values[np.isfinite(values)]
-    mean, deviation = statistics.mean_and_deviation(finite) if finite.size else (None, None)
-    interval = statistics.bootstrap_interval(finite) if finite.size else None
-    figures |= {
-      f'{metric}_mean': mean,
-      f'{metric}_std': deviation,
-      f'{metric}_ci95': list(interval) if interval else None,
-    }
-  return figures
+  """Of metric -> [patients]: sums of what is counted, the spread of the others."""
+  return {
+    metric: int(values.sum()) if metric in _COUNTED else _spread(values[np.isfinite(values)])
+    for metric, values in scores.items()
+  }
 
 
-def rows(
+def _spread(finite: np.ndarray) -> Spread | None:
+  """The spread over [patients]; None of nobody."""
+  if not finite.size:
+    return None
+  mean, deviation = statistics.mean_and_deviation(finite)
+  return Spread(mean, deviation, statistics.bootstrap_interval(finite))
+
+
+def make_rows(
   cases: Sequence[scoring.CaseCounts],
   classes: Sequence[str],
   floors: Mapping[str, Sequence[scoring.CaseCounts]],
 ) -> Iterator[dict[str, Any]]:
-  """A row per patient and class, with the floors' DSC of the same patient beside.
+  """A row of scores.csv per patient and class, with the floors' DSC of the same patient beside.
 
   An infinite RAVD is `inf`, which readers of CSV take for the number; missed and invented count
   scans of the patient.
   """
-  floor_scores = {name: patient_scores(counts) for name, counts in floors.items()}
+  floor_scores = {name: score_patients(counts) for name, counts in floors.items()}
   counts = scoring.by_patient(cases)
-  for patient, scores in patient_scores(cases).items():
+  for patient, scores in score_patients(cases).items():
     of_patient = [case.case for case in cases if case.patient == patient]
     for index, name in enumerate(classes[1:]):
       both, predicted, true = (int(value) for value in counts[patient][index])
@@ -128,19 +129,67 @@ def rows(
       yield row
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-  """The rows of a CSV file that evaluation wrote."""
-  with path.open(newline='', encoding='utf-8') as file:
-    return list(csv.DictReader(file))
+def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
+  """The rows as CSV, the first row's keys as header."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(table)
+  return text.getvalue()
 
 
-def scores_of(
-  rows: Sequence[Mapping[str, str]], columns: Sequence[str] = _METRICS
+def read_rows(
+  path: Path, columns: Sequence[str], *, scores: Sequence[str] = ('dsc',)
+) -> list[dict[str, str]]:
+  """Reads the rows of a CSV file with scores.
+
+  Args:
+    path: The file.
+    columns: Columns that it must have; others may be there too.
+    scores: Columns that hold numbers from 0 to 1, as far as they are there.
+
+  Returns:
+    A dictionary of texts for each row, at least one.
+
+  Raises:
+    InputError: If it cannot be read or is anything else.
+  """
+  files.require_file(path, most_bytes=files.MOST_JSON_BYTES)
+  try:
+    with path.open(newline='', encoding='utf-8') as file:
+      reader = csv.DictReader(file)
+      names = reader.fieldnames or ()
+      rows = [row for row, _ in zip(reader, range(_MOST_ROWS + 1), strict=False)]
+  except (OSError, ValueError, csv.Error) as error:
+    raise InputError(f'{path}: cannot be read as CSV ({error})') from error
+  if not {*columns} <= {*names} or len({*names}) < len(names):
+    raise InputError(f'{path}: has the columns {names!r:.200}; expected {", ".join(columns)} there')
+  if not 0 < len(rows) <= _MOST_ROWS:
+    raise InputError(f'{path}: has {len(rows)} rows or more; expected 1 to {_MOST_ROWS}')
+  for number, row in enumerate(rows, start=2):
+    for name, text in row.items():
+      if name is None or text is None or (name in scores and not _is_share(text)):
+        raise InputError(
+          f'{path}: line {number} has {text!r:.60} under {name!r:.60}; expected a value for each '
+          'column, and scores from 0 to 1'
+        )
+  return rows
+
+
+def _is_share(text: str) -> bool:
+  try:
+    return 0 <= float(text) <= 1  # not NaN either
+  except ValueError:
+    return False
+
+
+def to_arrays(
+  rows: Sequence[Mapping[str, str]], columns: Sequence[str] = METRICS
 ) -> tuple[list[str], dict[str, np.ndarray]]:
   """Scores back from rows of scores.csv.
 
   Args:
-    rows: Of one network, each patient with the same classes in the same order.
+    rows: Rows of one network, each patient with the same classes in the same order.
     columns: The scores that are wanted.
 
   Returns:
@@ -154,12 +203,3 @@ def scores_of(
     column: np.array([[float(row[column]) for row in of_patient[name]] for name in patients])
     for column in columns
   }
-
-
-def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
-  """The rows as CSV, the first row's keys as header."""
-  text = io.StringIO()
-  writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator='\n')
-  writer.writeheader()
-  writer.writerows(table)
-  return text.getvalue()

@@ -27,7 +27,7 @@ def distances_mm(
   Args:
     first: A mask that is not empty, [D, H, W], bool.
     second: Another one of the same shape.
-    spacing_mm: Between voxels along D, H and W.
+    spacing_mm: Distances between voxels along D, H and W.
 
   Returns:
     From first to second, [voxels on first's surface], and from second to first, [voxels on
@@ -49,8 +49,8 @@ def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
   """From corner to opposite corner of a volume of whole voxels: longer than any distance in it.
 
   Args:
-    shape: D, H and W.
-    spacing_mm: Between voxels along D, H and W.
+    shape: Numbers of voxels, D, H and W.
+    spacing_mm: Distances between voxels along D, H and W.
   """
   return float(np.linalg.norm(np.multiply(shape, spacing_mm)))
 

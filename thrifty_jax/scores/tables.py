@@ -1,7 +1,8 @@
 """Scores as people read them: in percent and millimetres, for the console and the report."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap
 
 # As in the field's papers. What is 0 to 1 in files is percent here.
 LABELS = {
@@ -23,48 +24,53 @@ def number(value: float | None, metric: str = 'dsc') -> str:
   return f'{100 * value if metric in _FRACTIONS else value:{sign}.2f}'
 
 
-def spread(result: Mapping[str, Any], metric: str = 'dsc') -> str:
+def spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:
   """Mean and deviation, `90.12 ± 1.30`; the mean alone where there is no deviation."""
-  text, deviation = number(result[f'{metric}_mean'], metric), result[f'{metric}_std']
-  return text if deviation is None else f'{text} ± {number(deviation, metric).lstrip("+")}'
+  found = getattr(figures, metric)
+  if found is None:
+    return number(None)
+  text = number(found.mean, metric)
+  return text if found.std is None else f'{text} ± {number(found.std, metric).lstrip("+")}'
 
 
-def interval(result: Mapping[str, Any], metric: str = 'dsc') -> str:
+def interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
   """The 95% interval of the mean, `88.20 to 91.90`; empty where there is none."""
-  ends = result[f'{metric}_ci95']
-  return ' to '.join(number(end, metric) for end in ends) if ends else ''
+  found = getattr(figures, metric)
+  return ' to '.join(number(end, metric) for end in found.ci95) if found and found.ci95 else ''
 
 
-def flagged(summary: Mapping[str, Any]) -> str:
+def describe_flags(summary: Evaluated) -> str:
   """What was missed or invented, in words; empty where nothing was."""
   parts = []
   for flag in ('missed', 'invented'):
-    for name, result in summary['classes'].items():
-      if count := result[flag]:
+    for name, figures in summary.classes.items():
+      if count := getattr(figures, flag):
         parts.append(f'{name} was {flag} in {count} scan{"s" * (count != 1)}')
   return '; '.join(parts)
 
 
-def evaluation(summary: Mapping[str, Any]) -> str:
+def evaluation(summary: Evaluated) -> str:
   """The tables that evaluation ends with: DSC with the floors beside, then distances."""
-  count = summary['patients']
   title = (
-    f'{count} {summary["split"]} patient{"s" * (count != 1)}, native grid, mean ± deviation; '
-    f'protocol {summary["protocol"]}'
+    f'{count_patients(summary)}, native grid, mean ± deviation; protocol {summary.protocol}'
+    f'{"" if summary.held_out else ", not held out"}'
   )
-  if not summary['held_out']:
-    title += ', not held out'
   notes = ['(floors were fitted on the training slices)']
-  if pieces := summary['largest_component']:
+  if pieces := summary.largest_component:
     notes.append(f'(only the largest piece of {", ".join(pieces)} counts: on validation it helped)')
-  if words := flagged(summary):
+  if words := describe_flags(summary):
     notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
-  notes += [summary['note']] if summary['note'] else []
+  notes += [summary.note] if summary.note else []
   overlap, distances = _aligned(_overlap(summary)), _aligned(_distances(summary))
   return '\n'.join([title, *overlap, '', *distances, *(f'  {note}' for note in notes)])
 
 
-def comparison(summary: Mapping[str, Any]) -> str:
+def count_patients(summary: Evaluated) -> str:
+  """How many patients of which split, `8 test patients`."""
+  return f'{summary.patients} {summary.split} patient{"s" * (summary.patients != 1)}'
+
+
+def comparison(summary: Compared) -> str:
   """The table that a comparison ends with, a line for every network."""
   lines = [
     [
@@ -72,62 +78,54 @@ def comparison(summary: Mapping[str, Any]) -> str:
       'rate', 'training',
     ]
   ]  # fmt: skip
-  for rival in summary['rivals']:
-    difference, p = rival['difference'], rival['p_value']
+  for rival in summary.rivals:
     lines.append(
       [
-        rival['label'],
-        f'{rival["parameters"]:,.0f}',
-        f'{rival["macs"] / 1e9:.2f}',
-        spread(rival),
-        '' if difference is None else f'{100 * difference:+.2f}',
-        '' if p is None else f'{p:.3f}',
-        spread(rival, 'hd95_mm'),
-        number(rival['pooled_2d_dsc']),
-        ' '.join(f'{rate:g}' for rate in dict.fromkeys(rival['learning_rates'])),
-        f'{rival["seconds"] / 60:.1f} min',
+        rival.label,
+        f'{rival.parameters:,.0f}',
+        f'{rival.macs / 1e9:.2f}',
+        spread(rival.mean),
+        '' if rival.difference is None else f'{100 * rival.difference:+.2f}',
+        '' if rival.p_value is None else f'{rival.p_value:.3f}',
+        spread(rival.mean, 'hd95_mm'),
+        number(rival.mean.pooled_2d_dsc),
+        ' '.join(f'{rate:g}' for rate in dict.fromkeys(rival.learning_rates)),
+        f'{rival.seconds / 60:.1f} min',
       ]
     )
-  folds = summary['folds']
   title = (
-    f'{summary["patients"]} {summary["split"]} patients of fold{"s" * (len(folds) > 1)} '
-    f'{", ".join(map(str, folds))}, native grid, mean ± deviation'
+    f'{summary.patients} {summary.split} patients of fold{"s" * (len(summary.folds) > 1)} '
+    f'{", ".join(map(str, summary.folds))}, native grid, mean ± deviation'
+    f'{"" if summary.held_out else ", not held out"}'
   )
-  if not summary['held_out']:
-    title += ', not held out'
-  note = f'(difference to: {summary["rivals"][0]["label"]}; p: paired Wilcoxon test)'
+  note = f'(difference to: {summary.rivals[0].label}; p: paired Wilcoxon test)'
   return '\n'.join([title, *_aligned(lines), f'  {note}'])
 
 
-def _overlap(summary: Mapping[str, Any]) -> list[list[str]]:
+def _overlap(summary: Evaluated) -> list[list[str]]:
   """DSC of the model, its interval, that of the floors; then pooled."""
   names = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}
-  floors = summary['floors']
-  lines = [
-    ['DSC, %', summary['model'], '95% interval', *(names.get(name, name) for name in floors)]
-  ]
-  for (name, result), *beside in zip(
-    _results(summary), *map(_results, floors.values()), strict=True
-  ):
-    cells = [spread(result), interval(result) or '–', *(spread(floor) for _, floor in beside)]
-    lines.append([name, *cells])
-  pooled = [number(result['pooled_2d_dsc']) for result in (summary, *floors.values())]
+  floors = summary.floors
+  lines = [['DSC, %', summary.model, '95% interval', *(names.get(name, name) for name in floors)]]
+  for (name, own), *beside in zip(_results(summary), *map(_results, floors.values()), strict=True):
+    lines.append([name, spread(own), interval(own) or '–', *(spread(one) for _, one in beside)])
+  pooled = [number(one.mean.pooled_2d_dsc) for one in (summary, *floors.values())]
   return [*lines, ['pooled 2D', pooled[0], '', *pooled[1:]]]
 
 
-def _distances(summary: Mapping[str, Any]) -> list[list[str]]:
+def _distances(summary: Evaluated) -> list[list[str]]:
   """HD95, ASSD and NSD of the model."""
-  near = f'NSD at {summary["nsd_tolerance_mm"]:g} mm, %'
-  lines = [[summary['model'], LABELS['hd95_mm'], LABELS['assd_mm'], near]]
-  for name, result in _results(summary):
-    lines.append([name, *(spread(result, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
+  near = f'NSD at {summary.nsd_tolerance_mm:g} mm, %'
+  lines = [[summary.model, LABELS['hd95_mm'], LABELS['assd_mm'], near]]
+  for name, own in _results(summary):
+    lines.append([name, *(spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
   return lines
 
 
-def _results(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def _results(summary: Evaluated | Floor) -> list[tuple[str, Figures | Overlap]]:
   """The figures of the classes and, of several, their mean."""
-  classes = list(result['classes'].items())
-  return [*classes, ('mean', result)] if len(classes) > 1 else classes
+  classes: list[tuple[str, Figures | Overlap]] = [*summary.classes.items()]
+  return [*classes, ('mean', summary.mean)] if len(classes) > 1 else classes
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import model
 from thrifty_jax.data.batching import Batch
+from thrifty_jax.networks import build
 from thrifty_jax.networks.architecture import Architecture
 from thrifty_jax.networks.grid import Supernet, init_architecture
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums
@@ -25,7 +25,7 @@ class SearchState(NamedTuple):
   """Everything that a step changes."""
 
   step: jax.Array
-  params: model.Params
+  params: build.Params
   architecture: Architecture
   weight_optimizer: optax.OptState
   architecture_optimizer: optax.OptState
@@ -69,25 +69,41 @@ class Learners(NamedTuple):
   """The supernet, and the optimiser of each of the two levels.
 
   Attributes:
+    net: The supernet.
+    background: Normalised value that sides are filled up with, [C].
+    for_weights: Optimiser of the weights.
+    for_architecture: Optimiser of the architecture variables.
     look_ahead: Takes the weight step that the architecture's gradient is unrolled through, on the
       state of for_weights: second order. None is first order.
   """
 
   net: Supernet
+  background: Any
   for_weights: optax.GradientTransformation
   for_architecture: optax.GradientTransformation
   look_ahead: optax.GradientTransformation | None = None
 
 
 def init_state(
-  learners: Learners, image: jax.ShapeDtypeStruct, *, seed: int, keep: model.Keep | None = None
+  learners: Learners,
+  image: jax.ShapeDtypeStruct,
+  *,
+  seed: int,
+  find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> SearchState:
-  """The state before the first step; image gives the shape of a batch, keep as in initialise."""
+  """The state before the first step.
+
+  Args:
+    learners: The supernet and both optimisers.
+    image: Shape of a batch.
+    seed: Number that weights and architecture variables follow from.
+    find_shapes: Function from the supernet and its inputs to the shapes of its weights.
+  """
   net = learners.net
   architecture = init_architecture(
     jax.random.key(seed), nodes=net.nodes, gated=net.gated, operations=net.operations
   )
-  params = model.initialise(net, image, architecture, seed=seed, keep=keep)
+  params = build.initialise(find_shapes(net, image, architecture), seed=seed)
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -145,13 +161,14 @@ def make_half_steps(
   """
 
   def loss(
-    params: model.Params, architecture: Architecture, batch: Batch, key: jax.Array
+    params: build.Params, architecture: Architecture, batch: Batch, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     augment_key, sample_key = jax.random.split(key)
     sample_key = sample_key if random_sampling else None
 
     def sums(part: Batch) -> tuple[Sums, jax.Array]:
-      logits = model.apply(learners.net, params, part['image'], architecture, sample_key)
+      inputs = part['image'], architecture, sample_key
+      logits = build.apply(learners.net, params, *inputs, background=learners.background)
       return loss_sums(logits, part['label']), overlap(logits, part['label'])
 
     found, counts = microbatches.total(sums, augment(augment_key, batch), parts=parts)
@@ -171,7 +188,7 @@ def make_half_steps(
 
   def ahead(
     architecture: Architecture, seed: jax.Array, state: SearchState, weight_batch: Batch
-  ) -> model.Params:
+  ) -> build.Params:
     if learners.look_ahead is None:
       return state.params
     gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(

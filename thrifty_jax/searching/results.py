@@ -9,12 +9,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model
-from thrifty_jax.networks import genotype, parameters
+from thrifty_jax import files, logbook, records
+from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.architecture import Architecture, ArchitectureWeights
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.grid import architecture_weights
 from thrifty_jax.networks.space import space_of
+from thrifty_jax.run_files import OfSeed, Seeds
 from thrifty_jax.searching import budget
 from thrifty_jax.searching.bilevel import SearchState
 from thrifty_jax.searching.progress import Progress
@@ -52,7 +53,7 @@ def describe(config: ConfigDict, halves: Halves, state: SearchState) -> None:
     last = config.seed + config.search.seeds - 1
     text = f'{halves.epochs[0].seed} of {config.seed} to {last}, searched one after the other'
     logbook.say('seed', text)
-  count = model.count(state.params)
+  count = build.count(state.params)
   logbook.say('supernet', f'{count:,} weights, {config.search.channels} channels')
   weights, architecture = halves.patients
   logbook.say(
@@ -170,14 +171,15 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
   """
   best = max(searches, key=lambda one: one.architecture_dsc)
   if len(searches) > 1:
-    names = ('seed', 'architecture_dsc', 'parameters', 'epochs')
-    table = [{name: getattr(one, name) for name in names} for one in searches]
+    table = tuple(
+      OfSeed(one.seed, one.architecture_dsc, one.parameters, one.epochs) for one in searches
+    )
     logbook.say('seed', 'DSC on the architecture half   parameters   epochs')
     for one in searches:
       picked = '   picked' if one is best else ''
       figures = f'{one.architecture_dsc:>28.4f}   {one.parameters:>10,}   {one.epochs:>6}{picked}'
       logbook.say(str(one.seed), figures)
-    files.write_json(folder / TABLE, {'picked': best.seed, 'searches': table})
+    records.write(folder / TABLE, Seeds(best.seed, table))
     for name in ('metrics.jsonl', 'genotype.json'):  # the latter says that the stage is done
       files.write_bytes(folder / name, (best.folder / name).read_bytes())
   logbook.say('genotype', f'{folder / "genotype.json"}, {best.parameters:,} parameters')

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import jax
 from ml_collections import ConfigDict
 
-from thrifty_jax import model
 from thrifty_jax.data import mesh, splits
 from thrifty_jax.data.batching import Batch
+from thrifty_jax.networks import build
 from thrifty_jax.networks.grid import Supernet
 from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.networks.model_spec import background
 from thrifty_jax.searching import bilevel, budget
 from thrifty_jax.searching.bilevel import Learners, Metrics, SearchState
 from thrifty_jax.training import compiling, memory, not_finite
@@ -76,7 +77,7 @@ def divide(config: ConfigDict, train_data: TrainData, *, seed: int) -> Halves:
   return Halves(patients, (for_weights, for_architecture))
 
 
-def build(config: ConfigDict, facts: Facts) -> Learners:
+def make_learners(config: ConfigDict, facts: Facts) -> Learners:
   """The supernet and both optimisers; what they need to know of the run may be traced."""
   settings = config.search
   steps = facts.epoch_steps * settings.epochs
@@ -91,10 +92,10 @@ def build(config: ConfigDict, facts: Facts) -> Learners:
     cell_path=settings.cell_path,
     operations=settings.operations,
     remat=settings.remat,
-    background=model.background(facts.statistics, context=config.data.context),
   )
   return Learners(
     net,
+    background(facts.statistics, context=config.data.context),
     bilevel.weight_optimizer(settings, steps=steps),
     bilevel.architecture_optimizer(settings),
     bilevel.weight_optimizer(settings, steps=steps, clipped=False) if second else None,
@@ -104,12 +105,12 @@ def build(config: ConfigDict, facts: Facts) -> Learners:
 def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
   """The state before the first step, and what every step is told, on the devices."""
   train_data = halves.train_data
-  learners = build(config, halves.facts)
+  learners = make_learners(config, halves.facts)
   image = train_data.image_shape(config.search.batch_size)
-  keep = compiling.keeper(
-    config, weights_of=str(learners.net.copy(background=())), image=image.shape
-  )
-  state = bilevel.init_state(learners, image, seed=halves.epochs[0].seed, keep=keep)
+  keep = compiling.keeper(config, weights_of=str(learners.net), image=image.shape)
+  find_shapes = functools.partial(build.keep_shapes, keep)
+  seed = halves.epochs[0].seed
+  state = bilevel.init_state(learners, image, seed=seed, find_shapes=find_shapes)
   return mesh.place((state, halves.facts), mesh.whole(train_data.mesh))
 
 
@@ -138,7 +139,7 @@ def compile_steps(
     half: int, state: SearchState, facts: Facts, *batches: Batch
   ) -> tuple[SearchState, Metrics]:
     step = bilevel.make_half_steps(
-      build(config, facts),
+      make_learners(config, facts),
       augment=functools.partial(train_data.augment, statistics=facts.statistics),
       parts=config.search.microbatches,
       random_sampling=config.search.sampling == 'random',
@@ -185,8 +186,10 @@ def find_source(
 
   def source(state: SearchState, facts: Facts, *batches: Batch) -> str | None:
     augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
+    learners = make_learners(config, facts)
+    net = learners.net.copy(remat=False)  # layer by layer
     return not_finite.first_source(
-      build(config, facts).net.copy(remat=False),  # layer by layer
+      functools.partial(build.apply, net, background=learners.background),
       state.params,
       jax.jit(halves.train_data.augment)(augment_key, batches[-1]),
       loss=segmentation_loss,

@@ -15,11 +15,12 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model, stages
+from thrifty_jax import files, logbook, records, stages
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError, NotFinite
-from thrifty_jax.networks import baselines, genotype, parameters
+from thrifty_jax.networks import baselines, build, genotype, parameters
 from thrifty_jax.networks.space import space_of
+from thrifty_jax.run_files import Result, Retrained, Trial
 from thrifty_jax.scores import evaluate, standings, tables
 from thrifty_jax.training import genotypes, retrain
 
@@ -41,17 +42,6 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SEARCHED = 'thrifty'
 DIVERGED = 'diverged.txt'  # in the folder of a training whose loss was not finite
-# Of a training's summary.
-_OF_TRAINING = (
-  'parameters',
-  'macs',
-  'image',
-  'epochs',
-  'steps',
-  'best_epoch',
-  'validation_dsc',
-  'seconds',
-)
 DRAWS = 2000  # of random genotypes, of which the nearest in parameters is taken
 
 
@@ -73,7 +63,7 @@ class Rival(NamedTuple):
   genotype_file: Path | None = None
 
 
-def compare(config: ConfigDict, workdir: Path | str) -> list[dict[str, Any]]:
+def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
   """Trains every rival that is not trained yet, scores it, and writes what was found.
 
   Writes <workdir>/compare/<rival>/ and, anew after each rival, results.json and the standings (see
@@ -84,20 +74,21 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[dict[str, Any]]:
     workdir: Its folder, with search/genotype.json unless the config names another genotype.
 
   Returns:
-    The results, a dictionary for each rival.
+    The result of each rival.
 
   Raises:
     InputError: A missing genotype, settings that changed, or no learning rate that works.
   """
   folder = Path(workdir) / 'compare'
   found = rivals(config, Path(workdir))
-  results, summary = [], {}
+  results, summary = [], None
   for place, rival in enumerate(found, start=1):
     logbook.say(f'\n{rival.label}, {place} of {len(found)}')
     results.append(_train_and_score(rival, config, Path(workdir)))
-    files.write_json(folder / 'results.json', results)
+    records.write(folder / 'results.json', results)
     summary = standings.write(workdir, [Path(workdir)])
-  print(tables.comparison(summary), flush=True)
+  if summary:
+    print(tables.comparison(summary), flush=True)
   return results
 
 
@@ -163,13 +154,13 @@ def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)
     net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
-    return model.count(model.shapes(net, space.image_channels))
+    return build.count_shapes(build.shapes(net, space.image_channels))
 
   candidates = range(1, baselines.WIDTH + 1)
   return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
 
 
-def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
   """Chooses the learning rate, trains, scores; what is done already is taken as it is."""
   folder, settings = workdir / 'compare' / rival.name, config.compare
   epochs = settings.trial_epochs or config.retrain.epochs
@@ -178,15 +169,14 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> dict[st
     of_rate = _settings(rival, config, learning_rate=rate, epochs=epochs)
     place = _train(rival, of_rate, workdir, folder / 'trials' / f'{rate:g}')
     trials.append(_trial(rate, place, workdir))
-  fine = [trial for trial in trials if trial['validation_dsc'] is not None]
-  fine.sort(key=lambda trial: -trial['validation_dsc'])
-  for best in fine:
+  fine = [(trial.validation_dsc, trial) for trial in trials if trial.validation_dsc is not None]
+  for _, best in sorted(fine, key=lambda scored: -scored[0]):
     chosen = _settings(
-      rival, config, learning_rate=best['learning_rate'], epochs=config.retrain.epochs
+      rival, config, learning_rate=best.learning_rate, epochs=config.retrain.epochs
     )
-    place = workdir / best['folder']
+    place = workdir / best.folder
     if settings.trial_epochs:
-      place = _train(rival, chosen, workdir, folder / f'run_{best["learning_rate"]:g}')
+      place = _train(rival, chosen, workdir, folder / f'run_{best.learning_rate:g}')
     if stages.RETRAIN.is_done(place):  # a rate may diverge after the few epochs of its trial
       break
   else:
@@ -237,39 +227,37 @@ def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
   if not stages.RETRAIN.is_done(workdir) or stages.find_changes(stages.RETRAIN, settings, workdir):
     return False
   trained = genotype.load(workdir / 'retrain' / 'genotype.json')
-  planned = files.read_json(workdir / 'retrain' / 'summary.json').get('planned_epochs')
-  return trained == genotype.load(settings.genotype) and planned == [settings.retrain.epochs]
+  planned = _read_training(workdir).planned_epochs
+  return trained == genotype.load(settings.genotype) and planned == (settings.retrain.epochs,)
 
 
-def _trial(rate: float, place: Path, workdir: Path) -> dict[str, Any]:
+def _read_training(place: Path) -> Retrained:
+  return records.read(place / 'retrain' / 'summary.json', Retrained)
+
+
+def _trial(rate: float, place: Path, workdir: Path) -> Trial:
   """What a learning rate led to on the validation patients; None where it diverged."""
   summary = place / 'retrain' / 'summary.json'
-  score = files.read_json(summary)['validation_dsc'] if summary.exists() else None
-  folder = place.relative_to(workdir).as_posix()
-  return {'learning_rate': float(rate), 'validation_dsc': score, 'folder': folder}
+  score = records.read(summary, Retrained).validation_dsc if summary.exists() else None
+  return Trial(float(rate), score, place.relative_to(workdir).as_posix())
 
 
-def _result(
-  rival: Rival,
-  trials: list[dict[str, Any]],
-  best: Mapping[str, Any],
-  place: Path,
-  workdir: Path,
-) -> dict[str, Any]:
+def _result(rival: Rival, trials: list[Trial], best: Trial, place: Path, workdir: Path) -> Result:
   """All that a table says of a rival, but the scores of patients."""
-  path = place / 'retrain' / 'summary.json'
-  trained = files.read_json(path)
-  if missing := [name for name in _OF_TRAINING if name not in trained]:
-    raise InputError(
-      f'{path}: has no "{missing[0]}", an earlier release wrote it; move {place} away and run '
-      '--stage=compare again, which trains this network anew'
-    )
-  return {
-    'name': rival.name,
-    'label': rival.label,
-    'kind': rival.kind,
-    **{name: trained[name] for name in _OF_TRAINING},
-    'learning_rate': best['learning_rate'],
-    'trials': trials,
-    'folder': place.relative_to(workdir).as_posix(),
-  }
+  trained = _read_training(place)
+  return Result(
+    name=rival.name,
+    label=rival.label,
+    kind=rival.kind,
+    parameters=trained.parameters,
+    macs=trained.macs,
+    image=trained.image,
+    epochs=trained.epochs,
+    steps=trained.steps,
+    best_epoch=trained.best_epoch,
+    validation_dsc=trained.validation_dsc,
+    seconds=trained.seconds,
+    learning_rate=best.learning_rate,
+    trials=tuple(trials),
+    folder=place.relative_to(workdir).as_posix(),
+  )

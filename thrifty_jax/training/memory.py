@@ -1,4 +1,4 @@
-"""Whether the steps of a stage fit in memory, told before the first; what would make them fit."""
+"""Checks before the first step of a stage whether it fits in memory, and says what would fit."""
 
 import contextlib
 import os
@@ -13,37 +13,26 @@ from thrifty_jax import logbook
 from thrifty_jax.data.batching import Examples
 from thrifty_jax.device import give_back_memory
 from thrifty_jax.errors import InputError
+from thrifty_jax.training.resources import read_kilobytes
 
 _MEMINFO, _STATUS = Path('/proc/meminfo'), Path('/proc/self/status')
 _CGROUPS, _OWN_CGROUP = Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')
 
 
 class Need(NamedTuple):
-  """What a step takes, bytes.
+  """Memory that a step takes, bytes."""
 
-  Attributes:
-    fixed: State, batch and results, where they do not share memory.
-    temporary: What XLA plans besides; nearly all of it grows with the examples in a microbatch.
-    resident: Slices kept on the device.
-  """
-
-  fixed: int
-  temporary: int
-  resident: int
+  fixed: int  # state, batch and results, where they do not share memory
+  temporary: int  # that XLA plans besides; nearly all grows with the examples in a microbatch
+  resident: int  # slices kept on the device
 
 
 class Room(NamedTuple):
-  """Memory that a stage may use, bytes.
+  """Memory that a stage may use, bytes."""
 
-  Attributes:
-    most: Never more: of the device, or of the machine or the process's group of processes.
-    now: What the others leave of it at present.
-    where: In words.
-  """
-
-  most: int
-  now: int
-  where: str
+  most: int  # of the device, or of the machine or the process's group of processes
+  now: int  # that the others leave of it at present
+  where: str  # in words
 
 
 def require_fit(
@@ -58,15 +47,15 @@ def require_fit(
   """Refuses a stage with a step that cannot fit in memory; says so where it does not at present.
 
   Args:
-    step: Compiled.
-    config: Of the run.
+    step: Compiled step.
+    config: Settings of the run.
     stage: 'search' or 'retrain'.
-    examples: What the batches are drawn from.
-    room: None asks the devices of the step.
-    quiet: Say nothing where it fits.
+    examples: Slices that the batches are drawn from.
+    room: Memory that there is; None asks the devices of the step.
+    quiet: Whether nothing is said where it fits.
 
   Raises:
-    InputError: With what is needed, what there is, and the least change that would fit.
+    InputError: If it cannot fit; with what is needed, and the least change that would fit.
   """
   devices = _devices_of(step)
   on_cpu = devices[0].platform == 'cpu'
@@ -91,7 +80,7 @@ def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
   """Makes bad input of a device's memory that ran out, at a compilation or at a step.
 
   Raises:
-    InputError: Where JAX raises RESOURCE_EXHAUSTED; with what to change.
+    InputError: If JAX raises RESOURCE_EXHAUSTED; with what to change.
   """
   try:
     yield
@@ -104,7 +93,7 @@ def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
 
 
 def accelerator_room(devices: Sequence[Any]) -> Room | None:
-  """Of the smallest of these devices; None where one does not tell.
+  """The memory of the smallest of these devices; None where one does not tell.
 
   On a GPU JAX takes its share of the memory when it starts, 75 % unless it is told otherwise.
   """
@@ -116,7 +105,7 @@ def accelerator_room(devices: Sequence[Any]) -> Room | None:
 
 
 def cpu_room() -> Room | None:
-  """Of this machine, or of the control groups that the process is in if they allow less.
+  """The memory of this machine, or of the control groups of the process if they allow less.
 
   What the process holds already counts as left: its allocator uses it again.
   """
@@ -124,15 +113,15 @@ def cpu_room() -> Room | None:
     most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   except (AttributeError, ValueError, OSError):  # Windows
     return None
-  now = _kilobytes(_MEMINFO, 'MemAvailable:', otherwise=most)
+  now = read_kilobytes(_MEMINFO, 'MemAvailable:', otherwise=most)
   for limit, used in _control_groups():
     most, now = min(most, limit), min(now, limit - used)
-  now = max(0, now) + _kilobytes(_STATUS, 'VmRSS:', otherwise=0)
+  now = max(0, now) + read_kilobytes(_STATUS, 'VmRSS:', otherwise=0)
   return Room(most, min(most, now), 'the memory here')
 
 
 def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | None:
-  """Of a step; copies is the number of devices that share one memory."""
+  """The memory of a step; copies is the number of devices that share one memory."""
   plan = step.memory_analysis()
   give_back_memory()  # XLA describes every buffer for it: 80 MiB for a search's program
   if not plan:
@@ -164,7 +153,7 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
 
 
 def _advice(config: ConfigDict, stage: str) -> str:
-  """What to change where nothing is known but that memory ran out."""
+  """The changes to try where nothing is known but that memory ran out."""
   smaller = f'set --config.evaluate.batch_size={max(1, config.evaluate.batch_size // 2)}'
   stage = 'retrain' if stage == 'compare' else stage
   if stage not in ('search', 'retrain'):
@@ -191,18 +180,9 @@ def _width(stage: str) -> str:
 
 
 def _devices_of(step: Any) -> list[Any]:
-  """Of this process, those that a compiled step runs on."""
+  """The devices of this process that a compiled step runs on."""
   shardings = jax.tree.leaves(step.input_shardings)
   return [device for device in jax.local_devices() if device in shardings[0].device_set]
-
-
-def _kilobytes(path: Path, name: str, *, otherwise: int) -> int:
-  """The bytes of a line `name  N kB`, where the system has such a file."""
-  try:
-    lines = path.read_text(encoding='ascii').splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
-  except (OSError, StopIteration):
-    return otherwise
 
 
 def _control_groups() -> Iterator[tuple[int, int]]:

@@ -1,29 +1,27 @@
 """The card of a model folder: what the model is, for a person."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from thrifty_jax import RESEARCH_USE
+from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.run_files import Retrained
 
 
-def write(
-  config: ConfigDict, spec: dict[str, Any], summary: dict[str, Any], *, citation: str
-) -> str:
+def write(config: ConfigDict, spec: ModelSpec, summary: Retrained, *, citation: str) -> str:
   """The model card."""
   data = config.data
   source = citation or 'as its owner asks'
   return f"""\
-# {summary['model']} for {', '.join(data.classes[1:])}
+# {summary.model} for {', '.join(data.classes[1:])}
 
 {RESEARCH_USE}
 
 - Data: {data.name}, fold {data.fold} of {data.folds}, {data.slice_axis} slices of \
 {data.image_size} x {data.image_size} pixels
-- Parameters: {summary['parameters']:,}
-- Chosen: epoch {summary['best_epoch']} of {summary['epochs']}, by the {summary['selection']}: \
-{100 * summary['validation_dsc']:.2f} %
-- Patients: SHA-256 {spec['splits_sha256']} of who trained, validated and tests
+- Parameters: {summary.parameters:,}
+- Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
+{100 * summary.validation_dsc:.2f} %
+- Patients: SHA-256 {spec.splits_sha256} of who trained, validated and tests
 - Scores of patients that it never saw: `scores.json`, once they were scored
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.

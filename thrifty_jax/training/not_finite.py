@@ -5,7 +5,6 @@ Once a step has used a gradient that is not finite every weight is NaN: look at 
 before that step.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,10 +12,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from thrifty_jax import model
 from thrifty_jax.errors import NotFinite
+from thrifty_jax.networks.build import Params
 
 Path = tuple[str, ...]  # of a module or a parameter: ('stem', 'norm', 'scale')
+Network = Callable[..., jax.Array]  # (params, image, *inputs) -> logits, see build.apply
 
 
 def watch(
@@ -54,8 +54,8 @@ class _Found(Exception):
 
 
 def first_source(
-  net: nn.Module,
-  params: model.Params,
+  network: Network,
+  params: Params,
   batch: Mapping[str, jax.Array],
   *,
   loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
@@ -65,7 +65,7 @@ def first_source(
   """What is first to be no finite number, on the way from the batch to the gradient.
 
   Args:
-    net: A supernet, where architecture is given, or any network that takes images alone.
+    network: A supernet, where architecture is given, or any network that takes images alone.
     params: Its parameters.
     batch: As the network saw it, after augmentation: image [B, H, W, C], label [B, H, W].
     loss: (logits, label) -> (loss, more), such as losses.segmentation_loss.
@@ -76,14 +76,14 @@ def first_source(
     What `in_forward` or else `in_gradient` finds, or None where all is finite.
   """
   inputs = () if architecture is None else (architecture, key)
-  return in_forward(net, params, batch['image'], *inputs) or in_gradient(
-    net, params, batch, loss=loss, architecture=architecture, key=key
+  return in_forward(network, params, batch['image'], *inputs) or in_gradient(
+    network, params, batch, loss=loss, architecture=architecture, key=key
   )
 
 
 def in_forward(
-  net: nn.Module,
-  params: model.Params,
+  network: Network,
+  params: Params,
   image: jax.Array,
   architecture: Any = None,
   key: jax.Array | None = None,
@@ -94,7 +94,7 @@ def in_forward(
   that of what the network still needs at each point.
 
   Args:
-    net: As in first_source.
+    network: As in first_source.
     params: Likewise.
     image: [B, H, W, C].
     architecture: As in first_source.
@@ -108,19 +108,19 @@ def in_forward(
   inputs = (image,) if architecture is None else (image, architecture, key)
   if text := in_tree(image, 'the image batch') or in_tree(architecture, 'architecture variable'):
     return text
-  if text := in_tree(params, 'parameter', order=_order(net, params, *inputs)):
+  if text := in_tree(params, 'parameter', order=_order(network, params, *inputs)):
     return text
   try:
     with nn.intercept_methods(_look):
-      model.apply(net, params, *inputs)
+      network(params, *inputs)
   except _Found as found:
     return str(found)
   return None
 
 
 def in_gradient(
-  net: nn.Module,
-  params: model.Params,
+  network: Network,
+  params: Params,
   batch: Mapping[str, jax.Array],
   *,
   loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
@@ -140,15 +140,15 @@ def in_gradient(
     In words, as 'the loss: it is NaN' or 'the gradient of head/out/kernel: ...'; or None.
   """
 
-  def objective(params: model.Params, architecture: Any) -> jax.Array:
+  def objective(params: Params, architecture: Any) -> jax.Array:
     inputs = () if architecture is None else (architecture, key)
-    return loss(model.apply(net, params, batch['image'], *inputs), batch['label'])[0]
+    return loss(network(params, batch['image'], *inputs), batch['label'])[0]
 
   value, (of_params, of_architecture) = jax.jit(jax.value_and_grad(objective, argnums=(0, 1)))(
     params, architecture
   )
   inputs = () if architecture is None else (architecture, key)
-  order = _order(net, params, batch['image'], *inputs)
+  order = _order(network, params, batch['image'], *inputs)
   return (
     in_tree(value, 'the loss')
     or in_tree(of_params, 'the gradient of', order=order[::-1])
@@ -229,7 +229,7 @@ def _title(module: Any) -> str:
   return f'{"/".join(module.path)} ({kind})' if module.path else f'the network ({kind})'
 
 
-def _order(net: nn.Module, params: model.Params, *inputs: Any) -> list[Path]:
+def _order(network: Network, params: Params, *inputs: Any) -> list[Path]:
   """The modules in the order in which they finish; nothing is computed."""
   found: dict[Path, None] = {}
 
@@ -242,7 +242,7 @@ def _order(net: nn.Module, params: model.Params, *inputs: Any) -> list[Path]:
     return output
 
   with nn.intercept_methods(note):
-    jax.eval_shape(functools.partial(model.apply, net), params, *inputs)
+    jax.eval_shape(network, params, *inputs)
   return list(found)
 
 

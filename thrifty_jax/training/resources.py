@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from thrifty_jax import device, files
+from thrifty_jax import device, records
+from thrifty_jax.run_files import Resources
 
 _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
@@ -22,12 +23,18 @@ def forget_peak() -> None:
 
 def peak_process_bytes() -> int:
   """The most memory that the process held since `forget_peak`, or elsewhere than on Linux, ever."""
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  most = most if sys.platform == 'darwin' else 1024 * most
+  return read_kilobytes(_STATUS, 'VmHWM:', otherwise=most)
+
+
+def read_kilobytes(path: Path, name: str, *, otherwise: int) -> int:
+  """The bytes of a line `name  N kB`, where the system has such a file."""
   try:
-    lines = _STATUS.read_text(encoding='ascii').splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('VmHWM:'))
+    lines = path.read_text(encoding='ascii').splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
   except (OSError, StopIteration):
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == 'darwin' else 1024 * most
+    return otherwise
 
 
 def peak_device_bytes(devices: Sequence[Any] | None = None) -> int | None:
@@ -40,21 +47,12 @@ def peak_device_bytes(devices: Sequence[Any] | None = None) -> int | None:
   return max((peak for peak in peaks if peak is not None), default=None)
 
 
-def write(folder: Path, *, seconds: float) -> dict[str, Any]:
+def write(folder: Path, *, seconds: float) -> None:
   """Writes <folder>/resources.json.
 
   Args:
-    folder: Of the stage.
-    seconds: That its epochs took, over all calls where it was stopped and went on.
-
-  Returns:
-    'seconds', 'peak_process_bytes' (of the last call), 'peak_device_bytes' and 'device'.
+    folder: Folder of the stage.
+    seconds: Time that its epochs took, over all calls where it was stopped and went on.
   """
-  found = {
-    'seconds': seconds,
-    'peak_process_bytes': peak_process_bytes(),
-    'peak_device_bytes': peak_device_bytes(),
-    'device': device.describe(),
-  }
-  files.write_json(folder / 'resources.json', found)
-  return found
+  used = Resources(seconds, peak_process_bytes(), peak_device_bytes(), device.describe())
+  records.write(folder / 'resources.json', used)

@@ -1,18 +1,20 @@
 """What a training leaves: a line for each epoch, the model folder and its summary."""
 
+import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, files, logbook, model
+from thrifty_jax import device, logbook, model_folder, records
 from thrifty_jax.data import likeness, mesh, split_file
-from thrifty_jax.networks import layers
-from thrifty_jax.scores import evaluate
+from thrifty_jax.networks import build, layers
+from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.run_files import Retrained
+from thrifty_jax.scores import cases
 from thrifty_jax.training import model_card, resources
 from thrifty_jax.training.progress import Progress
 from thrifty_jax.training.train_data import Facts, TrainData
@@ -67,12 +69,13 @@ def save(
   workdir: Path,
   train_data: TrainData,
   net: nn.Module,
+  spec: ModelSpec,
   progress: Progress,
   *,
   predict: WithParams,
   genotype_file: Path | None,
   seconds: float,
-) -> dict[str, Any]:
+) -> Retrained:
   """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json.
 
   Args:
@@ -80,6 +83,7 @@ def save(
     workdir: Folder of the run.
     train_data: Its slices.
     net: The network.
+    spec: Its description, as far as it was known before the training.
     progress: Where the training stands at its end.
     predict: Function from parameters to one that predicts the slices of a case.
     genotype_file: Genotype of a thrifty network; None for a baseline.
@@ -89,41 +93,44 @@ def save(
     The summary.
   """
   best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
-  spec = model.describe(config, train_data.statistics)
-  spec['training_scans'] = likeness.of_training(train_data.prepared, train_data.patients['train'])
-  spec['splits_sha256'] = split_file.digest(train_data.patients)
   padding = train_data.prepared.padding
-  spec['padding'] = list(padding) if padding else None
   # Placed as validation has them: the program that predicts is the same.
   trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
-  spec['largest_component'] = evaluate.classes_of_one_piece(
-    train_data.validation, train_data.patients['validation'], trained, classes=config.data.classes
+  judges = train_data.patients['validation']
+  spec = dataclasses.replace(
+    spec,
+    padding=tuple(padding) if padding else None,
+    largest_component=cases.classes_of_one_piece(
+      train_data.validation, judges, trained, classes=config.data.classes
+    ),
+    training_scans=likeness.of_training(train_data.prepared, train_data.patients['train']),
+    splits_sha256=split_file.digest(train_data.patients),
   )
-  summary = {
-    'model': config.model.name,
-    'parameters': model.count(best.params),
-    'macs': layers.macs(net, slice_shape),
-    'image': list(slice_shape),
-    'genotype': config.genotype or 'search/genotype.json' if genotype_file else None,
-    'epochs': progress.epoch,
-    'planned_epochs': list(progress.planned),
-    'precision': device.precision(config.precision),
-    'steps': progress.step,
-    'best_epoch': int(best.epoch),
-    'validation_dsc': float(best.dsc),
-    'largest_component': spec['largest_component'],
-    'selection': SELECTION[config.evaluate.protocol],
-    'seconds': seconds,
-  }
-  model.save(
+  summary = Retrained(
+    model=config.model.name,
+    parameters=build.count(best.params),
+    macs=layers.macs(net, slice_shape),
+    image=slice_shape,
+    genotype=config.genotype or 'search/genotype.json' if genotype_file else None,
+    epochs=progress.epoch,
+    planned_epochs=progress.planned,
+    precision=device.precision(config.precision),
+    steps=progress.step,
+    best_epoch=int(best.epoch),
+    validation_dsc=float(best.dsc),
+    largest_component=tuple(spec.largest_component),
+    selection=SELECTION[config.evaluate.protocol],
+    seconds=seconds,
+  )
+  model_folder.save(
     workdir / 'model',
     best.params,
-    preprocessing=spec,
+    spec=spec,
     genotype_file=genotype_file,
     card=model_card.write(config, spec, summary, citation=train_data.prepared.citation),
   )
   resources.write(workdir / 'retrain', seconds=seconds)
-  files.write_json(workdir / 'retrain' / 'summary.json', summary)
+  records.write(workdir / 'retrain' / 'summary.json', summary)
   logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
   logbook.say('model', str(workdir / 'model'))
   return summary

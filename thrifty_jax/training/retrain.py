@@ -2,11 +2,11 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from thrifty_jax import logbook, stages
+from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import compiling, not_finite, resources, results, train_step, validation
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
@@ -16,7 +16,7 @@ from thrifty_jax.training.train_data import fault_recorded, open_stage
 
 def retrain(
   config: ConfigDict, workdir: Path | str, *, program: Program | None = None
-) -> dict[str, Any]:
+) -> Retrained:
   """Trains the network and writes <workdir>/model and <workdir>/retrain/summary.json.
 
   Args:
@@ -42,9 +42,9 @@ def retrain(
   epochs = train_data.epochs(patients, batch_size=batch_size, seed=config.seed)
 
   # Start.
-  net = train_step.build(config, train_data, genotype_file, folder)
+  net, spec = train_step.build_network(config, train_data, genotype_file, folder)
   state, best, facts = train_step.start(config, epochs, net)
-  predict = validation.make_predict(config, train_data, net)
+  predict = validation.make_predict(config, train_data, net, spec)
   progress = Progress(state, best, planned=(settings.epochs,))
   autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
@@ -56,7 +56,7 @@ def retrain(
   if not progress.is_finished(settings):
     compiling.wait([program])
   if config.debug:
-    step = not_finite.watch(step, train_step.find_source(train_data, net), stage='retrain')
+    step = not_finite.watch(step, train_step.find_source(train_data, net, spec), stage='retrain')
 
   # Loop.
   with (
@@ -89,6 +89,7 @@ def retrain(
     workdir,
     train_data,
     net,
+    spec,
     progress,
     predict=predict,
     genotype_file=genotype_file,

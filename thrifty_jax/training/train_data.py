@@ -15,13 +15,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from thrifty_jax import device, files
-from thrifty_jax.data import batching
+from thrifty_jax.data import batching, splits
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.augment import augment
 from thrifty_jax.data.batching import Batch, Examples
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import NotFinite
-from thrifty_jax.scores import evaluate
 from thrifty_jax.training import hosts
 
 _FAULT = 'not_finite.json'
@@ -67,7 +66,7 @@ class TrainData:
 
   def examples(self, patients: tuple[str, ...]) -> Examples:
     """The slices of these patients, on every device if they fit."""
-    cases = evaluate.cases_of(self.prepared, patients)
+    cases = self.prepared.cases_of(patients)
     return Examples(self.prepared, cases, self.config.data.device_budget_bytes, self.mesh)
 
   @functools.cached_property
@@ -212,8 +211,8 @@ def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
     InputError: If they are not prepared, or the patients are too few.
   """
   prepared = open_slices(workdir, config)
-  patients = evaluate.patients_of(config, prepared)
-  training = Examples(prepared, evaluate.cases_of(prepared, patients['train']))
+  patients = splits.of(config, prepared.patients)
+  training = Examples(prepared, prepared.cases_of(patients['train']))
   return TrainData(config, prepared, patients, statistics_of(config, training), meshes.of(config))
 
 

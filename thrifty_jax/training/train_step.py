@@ -12,11 +12,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model
+from thrifty_jax import files, logbook
 from thrifty_jax.data import mesh
 from thrifty_jax.data.batching import Batch
-from thrifty_jax.networks import genotype
+from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
+from thrifty_jax.networks.model_spec import ModelSpec, background, make_spec
 from thrifty_jax.training import compiling, memory, microbatches, not_finite
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.train_data import Epochs, Facts, TrainData
@@ -26,15 +27,15 @@ class TrainState(NamedTuple):
   """Everything that a step changes."""
 
   step: jax.Array
-  params: model.Params
-  average: model.Params  # of params over steps: what is scored and kept
+  params: build.Params
+  average: build.Params  # of params over steps: what is scored and kept
   optimizer: optax.OptState
 
 
 class Best(NamedTuple):
   """The best epoch so far on the validation patients."""
 
-  params: model.Params
+  params: build.Params
   epoch: int
   dsc: float
 
@@ -43,10 +44,10 @@ Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def build(
+def build_network(
   config: ConfigDict, train_data: TrainData, genotype_file: Path | None, folder: Path
-) -> nn.Module:
-  """The network that is trained.
+) -> tuple[nn.Module, ModelSpec]:
+  """The network that is trained, and its description as far as it is known before.
 
   Args:
     config: Settings of the run.
@@ -58,7 +59,8 @@ def build(
   found = genotype.load(genotype_file) if genotype_file else None
   if genotype_file:
     files.write_bytes(folder / 'genotype.json', genotype_file.read_bytes())
-  return model.build(model.describe(config, train_data.statistics), found)
+  spec = make_spec(config, train_data.statistics)
+  return build.build(spec, found), spec
 
 
 def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainState, Best, Facts]:
@@ -67,10 +69,11 @@ def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainStat
   State and facts lie on the devices, the best weights on the host.
   """
   image = epochs.train_data.image_shape(epochs.batch_size)
-  keep = compiling.keeper(config, weights_of=str(net.copy(background=())), image=image.shape)
+  keep = compiling.keeper(config, weights_of=str(net), image=image.shape)
+  find_shapes = functools.partial(build.keep_shapes, keep)
   transformation, _ = optimizer(config.retrain, epochs.facts)
-  state, best = init_state(net, transformation, image, seed=config.seed, keep=keep)
-  logbook.say('network', f'{model.count(best.params):,} parameters; {epochs.steps} steps an epoch')
+  state, best = init_state(net, transformation, image, seed=config.seed, find_shapes=find_shapes)
+  logbook.say('network', f'{build.count(best.params):,} parameters; {epochs.steps} steps an epoch')
   whole = mesh.whole(epochs.train_data.mesh)
   return mesh.place(state, whole), best, mesh.place(epochs.facts, whole)
 
@@ -81,10 +84,18 @@ def init_state(
   image: jax.ShapeDtypeStruct,
   *,
   seed: int,
-  keep: model.Keep | None = None,
+  find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> tuple[TrainState, Best]:
-  """The state before the first step, and its weights as the best so far; keep: see initialise."""
-  params = model.initialise(net, image, seed=seed, keep=keep)
+  """The state before the first step, and its weights as the best so far.
+
+  Args:
+    net: The network.
+    transformation: Its optimiser.
+    image: Shape of a batch.
+    seed: Number that the weights follow from.
+    find_shapes: Function from the network and its inputs to the shapes of its weights.
+  """
+  params = build.initialise(find_shapes(net, image), seed=seed)
   average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
   return state, Best(jax.tree.map(np.asarray, params), 0, -1.0)
@@ -115,7 +126,7 @@ def optimizer(
   return optax.chain(clip, adamw), rate
 
 
-def is_kernel(params: model.Params) -> Any:
+def is_kernel(params: build.Params) -> Any:
   """For each weight whether it is part of a kernel, as an optimiser's mask."""
   return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
@@ -132,6 +143,7 @@ def make_train_step(
   augment: Callable[[jax.Array, Batch], Batch],
   average_decay: float,
   seed: jax.Array | int,
+  background: Any,
   parts: int = 1,
 ) -> Step:
   """The training step, a pure function (state, batch) -> (state, metrics).
@@ -142,15 +154,17 @@ def make_train_step(
     augment: (key, batch) -> batch.
     average_decay: Of the running average of the weights; 0 keeps the weights themselves.
     seed: The random numbers of a step follow from it and from the step.
+    background: Normalised value that sides are filled up with, [C].
     parts: In which a batch is computed, see microbatches.py.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     batch = augment(step_key(seed, state), batch)
 
-    def loss(params: model.Params) -> tuple[jax.Array, jax.Array]:
+    def loss(params: build.Params) -> tuple[jax.Array, jax.Array]:
       def sums(part: Batch) -> Sums:
-        return loss_sums(model.apply(net, params, part['image']), part['label'])
+        logits = build.apply(net, params, part['image'], background=background)
+        return loss_sums(logits, part['label'])
 
       return loss_of(microbatches.total(sums, batch, parts=parts))
 
@@ -183,13 +197,13 @@ def compile_step(
   settings, train_data = config.retrain, epochs.train_data
 
   def train_step(state: TrainState, facts: Facts, batch: Batch) -> tuple[TrainState, Metrics]:
-    shade = model.background(facts.statistics, context=config.data.context)
     step = make_train_step(
-      net.copy(remat=settings.remat, background=shade),
+      net.copy(remat=settings.remat),
       optimizer(settings, facts)[0],
       augment=functools.partial(train_data.augment, statistics=facts.statistics),
       average_decay=settings.ema_decay,
       seed=facts.seed,
+      background=background(facts.statistics, context=config.data.context),
       parts=settings.microbatches,
     )
     return step(state, batch)
@@ -205,12 +219,13 @@ def compile_step(
 
 
 def find_source(
-  train_data: TrainData, net: nn.Module
+  train_data: TrainData, net: nn.Module, spec: ModelSpec
 ) -> Callable[[TrainState, Facts, Batch], str | None]:
   """The function that finds where a step meets a non-finite value, see not_finite.first_source."""
 
   def source(state: TrainState, facts: Facts, batch: Batch) -> str | None:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
-    return not_finite.first_source(net, state.params, batch, loss=segmentation_loss)
+    network = functools.partial(build.apply, net, background=spec.background)
+    return not_finite.first_source(network, state.params, batch, loss=segmentation_loss)
 
   return source

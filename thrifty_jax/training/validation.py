@@ -5,31 +5,35 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import model
 from thrifty_jax.data import mesh
-from thrifty_jax.scores import evaluate
+from thrifty_jax.networks import build, inference
+from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.scores import cases
 from thrifty_jax.training import hosts
 from thrifty_jax.training.train_data import TrainData
 
 # Parameters -> what predicts the slices of a case.
-WithParams = Callable[[model.Params], evaluate.Predict]
+WithParams = Callable[[build.Params], inference.Predict]
 
 
-def make_predict(config: ConfigDict, train_data: TrainData, net: nn.Module) -> WithParams:
+def make_predict(
+  config: ConfigDict, train_data: TrainData, net: nn.Module, spec: ModelSpec
+) -> WithParams:
   """Makes the function from parameters to one that predicts the slices of a case."""
   whole = mesh.whole(train_data.mesh)  # so every process has all of it
+  background = np.asarray(spec.background, np.float32)
 
   @functools.partial(jax.jit, out_shardings=whole)
-  def logits(params: model.Params, image: jax.Array) -> jax.Array:
-    return model.last_logits(model.apply(net, params, image))
+  def logits(params: build.Params, image: jax.Array) -> jax.Array:
+    return build.last_logits(build.apply(net, params, image, background=background))
 
-  def with_params(params: model.Params) -> evaluate.Predict:
-    return evaluate.network_predict(
+  def with_params(params: build.Params) -> inference.Predict:
+    return inference.predict_with(
       lambda image: logits(params, image),
-      statistics=train_data.statistics,
-      context=config.data.context,
+      spec,
       batch_size=config.evaluate.batch_size,
       mesh=train_data.mesh,
     )
@@ -37,9 +41,9 @@ def make_predict(config: ConfigDict, train_data: TrainData, net: nn.Module) -> W
   return with_params
 
 
-def validate(config: ConfigDict, train_data: TrainData, predict: evaluate.Predict) -> float:
+def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predict) -> float:
   """DSC of the validation patients, in [0, 1], the same in every process."""
-  dsc = evaluate.validation_dsc(
+  dsc = cases.validation_dsc(
     train_data.validation,
     train_data.patients['validation'],
     predict,

@@ -1,0 +1,233 @@
+"""A trained network as a folder that needs nothing else: saved, signed and loaded."""
+
+import dataclasses
+import functools
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from thrifty_jax import RESEARCH_USE, fields, files
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import baselines, build, genotype, inference
+from thrifty_jax.networks.model_spec import ModelSpec
+
+FORMAT = 'thrifty_jax.model'
+VERSION = 5  # 4 did not say a baseline's width, which was 32; 3 lacked scores.json and the splits
+OLDEST = 3  # 2 had no checksums and did not say what the training scans were like
+CHECKSUMS = 'checksums.json'
+SCORES = 'scores.json'
+_SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md', SCORES)
+_MOST_BYTES = 4 << 30  # of a file: a billion parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+  """A network from its folder.
+
+  Attributes:
+    spec: What the network and its input are.
+    genotype: What the cells of a thrifty network keep, else None.
+    params: Its parameters.
+    sha256: SHA-256 of the file of its weights, which tells it from every other model.
+  """
+
+  spec: ModelSpec
+  genotype: genotype.Genotype | None
+  params: build.Params
+  sha256: str
+
+  @functools.cached_property
+  def module(self) -> nn.Module:
+    """The Linen module."""
+    return build.build(self.spec, self.genotype)
+
+  @property
+  def parameters(self) -> int:
+    """Number of its parameters."""
+    return build.count(self.params)
+
+  @functools.cached_property
+  def logits(self) -> Callable[[Any], jax.Array]:
+    """The compiled network: normalised slices [B, S, S, C] to logits [B, S, S, K]."""
+    background = np.asarray(self.spec.background, np.float32)
+    predict = build.predict_logits(self.module)
+    return lambda image: predict(self.params, image, background)
+
+  def predict_with(self, *, batch_size: int, flips: Sequence[str] = ()) -> inference.Predict:
+    """The function from slices of a scan to logits, see inference.predict_with."""
+    return inference.predict_with(self.logits, self.spec, batch_size=batch_size, flips=flips)
+
+
+def save(
+  folder: Path | str,
+  params: build.Params,
+  *,
+  spec: ModelSpec,
+  genotype_file: Path | None,
+  card: str,
+) -> None:
+  """Writes the model folder, whole or not at all: an unfinished one has another name.
+
+  Args:
+    folder: weights.safetensors, preprocessing.json, card.md, if there is one genotype.json, and
+      checksums.json with the SHA-256 of each.
+    params: Parameters of the network.
+    spec: What the network and its input are.
+    genotype_file: File of its genotype, copied with all it says of its origin; None for a baseline.
+    card: Text that says what the model is, for a person.
+  """
+  folder = Path(folder)
+  unfinished = folder.with_name(f'.{folder.name}.unfinished')
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  flat = traverse_util.flatten_dict(params, sep='/')
+  weights = {name: np.asarray(leaf) for name, leaf in flat.items()}
+  files.write_bytes(unfinished / 'weights.safetensors', safetensors.numpy.save(weights))
+  described = {'format': FORMAT, 'version': VERSION, **fields.to_json(spec)}
+  files.write_json(unfinished / 'preprocessing.json', described)
+  if genotype_file is not None:
+    files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
+  files.write_text(unfinished / 'card.md', card)
+  sign(unfinished)
+  if folder.exists():
+    shutil.rmtree(folder)
+  unfinished.rename(folder)
+
+
+def add_scores(folder: Path, scores: Mapping[str, Any]) -> None:
+  """Puts scores.json into a model folder, with its research-use note, in the place of another.
+
+  Killed at any moment it leaves a folder that can be loaded: the scores are in its checksums only
+  once they are whole.
+  """
+  sign(folder, without=(SCORES,))
+  files.write_json(folder / SCORES, {'research_use': RESEARCH_USE, **scores})
+  sign(folder)
+
+
+def sign(folder: Path, *, without: Sequence[str] = ()) -> None:
+  """Writes checksums.json over the files of a model folder, but for those that are named."""
+  names = [name for name in _SIGNED if name not in without and (folder / name).is_file()]
+  sums = {name: _digest(folder / name) for name in names}
+  files.write_json(folder / CHECKSUMS, {'format': FORMAT, 'version': VERSION, 'sha256': sums})
+
+
+def load(folder: Path | str) -> LoadedModel:
+  """Reads a model folder.
+
+  Raises:
+    InputError: The folder or a file of it is missing, was altered since it was saved, or is of
+      another version.
+  """
+  folder = Path(folder)
+  if not folder.is_dir():
+    raise InputError(f'{folder}: there is no model; train one with --stage=retrain')
+  _require_version(folder / 'preprocessing.json')
+  sha256 = _require_unaltered(folder)
+  spec = _read_description(folder / 'preprocessing.json')
+  found = None
+  if spec.network.name == 'thrifty':
+    found = genotype.load(folder / 'genotype.json')
+    genotype.require_depth(found, spec.network.depth, place=str(folder / 'genotype.json'))
+  shapes = build.shapes(build.build(spec, found), spec.image_channels)
+  return LoadedModel(spec, found, _load_weights(folder / 'weights.safetensors', shapes), sha256)
+
+
+def _require_version(path: Path) -> None:
+  """Refuses what this release cannot read, and says which release can."""
+  spec = files.read_json(path)
+  version = spec.get('version') if isinstance(spec, dict) else None
+  if not isinstance(version, int) or spec.get('format') != FORMAT:
+    raise InputError(
+      f'{path}: expected "format": "{FORMAT}" and a "version"; this is no model folder, or damaged'
+    )
+  if version > VERSION:
+    raise InputError(
+      f'{path}: version {version} of the model folder is newer than this thrifty_jax, which reads '
+      f'up to version {VERSION}; update thrifty_jax'
+    )
+  if version < OLDEST:
+    raise InputError(
+      f'{path}: version {version} of the model folder is of an earlier release, this one reads '
+      f'from version {OLDEST} on; train the model again, or use that release'
+    )
+
+
+def _require_unaltered(folder: Path) -> str:
+  """Refuses files that are not those that were saved together; returns the weights' SHA-256."""
+  path = folder / CHECKSUMS
+  found = files.read_json(path)
+  sums = found.get('sha256') if isinstance(found, dict) else None
+  sums = sums if isinstance(sums, dict) else {}
+  for name in ('weights.safetensors', 'preprocessing.json'):
+    if name not in sums:
+      raise InputError(f'{path}: has no SHA-256 of {name}; the folder is damaged, copy it again')
+  for name, digest in sums.items():
+    if name not in _SIGNED:  # it could lead anywhere
+      raise InputError(
+        f'{path}: has a SHA-256 of {name!r:.80}, which no model folder has; copy it again'
+      )
+    if _digest(folder / name) != digest:
+      raise InputError(
+        f'{folder / name}: is not the file that was saved with this model: its SHA-256 is not '
+        f'the one in {CHECKSUMS}; copy the whole folder again'
+      )
+  return sums['weights.safetensors']
+
+
+def _digest(path: Path) -> str:
+  try:
+    files.require_file(path, most_bytes=_MOST_BYTES)
+    with path.open('rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except InputError as error:
+    raise InputError(f'{error}; copy or train the model again') from error
+  except OSError as error:
+    raise InputError(
+      f'{path}: cannot be read ({error.strerror}); copy or train the model again'
+    ) from error
+
+
+def _read_description(path: Path) -> ModelSpec:
+  """What `save` recorded, every field checked: the network is built from them."""
+  found = files.read_json(path)
+  if found['version'] < 5:
+    found['width'] = baselines.WIDTH
+  return fields.read(ModelSpec, found, place=path)
+
+
+def _load_weights(path: Path, shapes: build.Shapes) -> build.Params:
+  """The parameters, float32, of exactly the names and shapes that the network has."""
+  try:
+    with safetensors.safe_open(path, framework='np') as file:  # its header alone
+      parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+      found = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
+      if found != {
+        name: (shape, 'F32') for name, (shape, _) in shapes.items()
+      }:  # before memory is taken for them
+        raise InputError(
+          f'{path}: these are not the weights of the network that its folder describes'
+        )
+      flat = {name: file.get_tensor(name) for name in found}
+  except (OSError, safetensors.SafetensorError) as error:
+    reason = ' '.join(str(error).split())  # it may quote what the file holds
+    raise InputError(
+      f'{path}: cannot be read ({reason:.200}); copy or train the model again'
+    ) from error
+  for name, leaf in flat.items():
+    if not np.isfinite(leaf).all():
+      raise InputError(
+        f'{path}: {name} holds what is no finite number; copy or train the model again'
+      )
+  return traverse_util.unflatten_dict(
+    {name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep='/'
+  )

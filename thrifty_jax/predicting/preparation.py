@@ -1,0 +1,55 @@
+"""A scan that nobody prepared, made into slices as those of a model's training were."""
+
+import dataclasses
+
+import numpy as np
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.scans import slices, volumes
+from thrifty_jax.scans.volumes import Volume
+
+
+def turn(volume: Volume, spec: ModelSpec) -> Volume:
+  """A scan along the slices of a model, without its truth.
+
+  Args:
+    volume: The scan, its axes any way round.
+    spec: Description of the model.
+
+  Raises:
+    InputError: If the scan is empty, has another number of channels, or a channel that is not
+      finite or the same everywhere.
+  """
+  image = volume.image
+  if image.shape[-1] != spec.modalities:
+    raise InputError(
+      f'the scan has {image.shape[-1]} channel(s), but the model was trained on {spec.modalities}; '
+      'give all of them, in files CASE_0000, CASE_0001, ... or on the fourth axis'
+    )
+  if not image.size:
+    raise InputError(f'the scan is empty, {image.shape[:3]} voxels (D, H, W)')
+  if not np.isfinite(image).all():
+    raise InputError('the scan has voxels that are NaN or infinite; export it again')
+  if (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
+    raise InputError('all voxels of a channel are the same; expected an image')
+  # As scans are on their way to the training: axial when they are read, then along the slices.
+  volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
+  return volumes.along(volume, spec.image.slice_axis)
+
+
+def prepare(volume: Volume, spec: ModelSpec) -> np.ndarray:
+  """Slices of a scan as those of the training were made.
+
+  Args:
+    volume: The scan, from `turn`.
+    spec: Description of the model.
+
+  Returns:
+    [D, S, S, M], float16 in [0, 1], not normalised yet.
+  """
+  if spec.padding:
+    first, value = spec.padding
+    image = np.where(volume.image >= first, np.float32(value), volume.image)
+    volume = dataclasses.replace(volume, image=image)
+  return slices.image_to_slices(volume, spec.image)

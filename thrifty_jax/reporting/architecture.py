@@ -1,0 +1,47 @@
+"""The structure of a run's network: its cells and its grid, drawn."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from thrifty_jax import config as configs
+from thrifty_jax import records
+from thrifty_jax.drawings import drawing, grid_drawing
+from thrifty_jax.networks import genotype as genotypes
+
+COLOURS = drawing.variables() | grid_drawing.variables()
+DARK_COLOURS = drawing.variables(dark=True) | grid_drawing.variables(dark=True)
+
+
+@dataclass(frozen=True)
+class GenotypeFile:
+  """The part of a genotype file that says where it comes from."""
+
+  provenance: dict | None = None
+
+
+def draw(workdir: Path, depth: int | None) -> dict[str, Any]:
+  """Draws the structure that was retrained, else the one that the search found, cell by cell.
+
+  The grid of cells is there if the depth is known.
+  """
+  for path in (workdir / 'model' / 'genotype.json', workdir / 'search' / 'genotype.json'):
+    if path.exists():
+      genotype, scores = genotypes.load(path), drawing.edge_scores(path)
+      if depth:
+        genotypes.require_depth(genotype, depth, place=str(path))
+      cells = [
+        drawing.draw_cell(kind, getattr(genotype, kind), scores[kind]) for kind in drawing.TITLES
+      ]
+      grid = grid_drawing.draw_grid(depth, genotype.skipped).inline() if depth else ''
+      provenance = records.read(path, GenotypeFile).provenance or {}
+      return {
+        'cells': [Markup(cell.inline()) for cell in cells],
+        'grid': Markup(grid),
+        'scores_note': drawing.SCORES if any(scores.values()) else '',
+        'genotype_path': path.relative_to(workdir),
+        'provenance': configs.flatten(provenance),
+      }
+  return {'cells': [], 'grid': '', 'scores_note': '', 'genotype_path': '', 'provenance': {}}

@@ -1,0 +1,186 @@
+"""What the report reads of a run, each file held to its form: it may be damaged, or anybody's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from thrifty_jax import files, logbook, records
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks import space
+from thrifty_jax.run_files import Compared, Epoch, Evaluated, Side
+from thrifty_jax.scores import summaries
+
+T = TypeVar('T')
+
+
+@dataclass(frozen=True)
+class Network:
+  """The part of config.json about the network."""
+
+  name: str = ''
+  depth: Annotated[int, range(2, 13)] | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+  """The part of config.json about the data set."""
+
+  name: str
+  classes: tuple[str, ...]
+  image_size: Side
+  intensity: str
+
+
+@dataclass(frozen=True)
+class Search:
+  """The part of config.json about the search; no operations stand for all."""
+
+  operations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+  """The part of config.json that the page has sentences about."""
+
+  model: Network = Network()
+  data: DataSet | None = None
+  search: Search = Search()
+  genotype: str = ''
+
+
+@dataclass(frozen=True)
+class Environment:
+  """The part of environment.json that the page has sentences about."""
+
+  command: str = ''
+  earlier: tuple[dict, ...] = ()
+
+
+@dataclass(frozen=True)
+class RetrainLine:
+  """A line of retrain/metrics.jsonl; validation_dsc is None in epochs without a validation."""
+
+  epoch: Epoch
+  loss: float
+  dsc: float
+  validation_dsc: float | None = None
+
+
+@dataclass(frozen=True)
+class SearchLine:
+  """A line of search/metrics.jsonl.
+
+  Attributes:
+    epoch: Epoch that ended, from 1.
+    unchanged_epochs: Epochs since the genotype changed.
+    weight_loss: Mean loss of the weights; likewise architecture_loss, None during the warm-up.
+    architecture_dsc: DSC on the architecture half, in [0, 1].
+    down_alphas: Weight of each operation of each edge, [E][N]; likewise up_alphas.
+    down_betas: Weight of each edge among those into its node, [E]; likewise up_betas.
+  """
+
+  epoch: Epoch
+  unchanged_epochs: Annotated[int, range(10_000_000)]
+  weight_loss: float | None
+  architecture_loss: float | None
+  architecture_dsc: float | None
+  down_alphas: tuple[tuple[float, ...], ...]
+  up_alphas: tuple[tuple[float, ...], ...]
+  down_betas: tuple[float, ...]
+  up_betas: tuple[float, ...]
+
+
+def read_optional(path: Path, form: type[T]) -> T | None:
+  """Reads a JSON file; None where there is none."""
+  return records.read(path, form) if path.exists() else None
+
+
+def read_with_content(path: Path, form: type[T]) -> tuple[dict[str, Any], T]:
+  """Reads all that a JSON file holds, {} without a file, and the part of it that has a form."""
+  content = files.read_json(path) if path.exists() else {}
+  return content, records.parse(content, form, path)
+
+
+def read_evaluated(run: Path) -> Evaluated | None:
+  """Reads evaluate/summary.json, whose parts also fit one another; None where there is none."""
+  path = run / 'evaluate' / 'summary.json'
+  found = read_optional(path, Evaluated)
+  if found is None:
+    return None
+  # What is shown side by side.
+  beside = [(found.patient_names, found.slices)]
+  beside += [(found.classes, floor.classes) for floor in found.floors.values()]
+  for names, others in beside:
+    if lacking := {*names} - {*others}:
+      raise InputError(
+        f'{path}: has no slices, or no score of a floor, of {min(lacking)!r:.60}; the file is '
+        'damaged: put it back, or remove it and run the stage that writes it again'
+      )
+  return found
+
+
+def read_compared(workdir: Path) -> tuple[Compared, list[dict[str, str]]] | None:
+  """Reads compare/summary.json and the rows of compare/scores.csv; None where there are none."""
+  path, table = workdir / 'compare' / 'summary.json', workdir / 'compare' / 'scores.csv'
+  found = read_optional(path, Compared)
+  if found is None:
+    return None
+  rows = summaries.read_rows(table, ('rival', 'class', 'dsc'))
+  names = [rival.name for rival in found.rivals]
+  everyone = {(row['class'], row['rival']) for row in rows}
+  if {rival for _, rival in everyone} != {*names} or len({*names}) < len(names):
+    raise InputError(f'{path}: compares others than {table} has; run --stage=compare again')
+  if len(everyone) != len(names) * len({of_class for of_class, _ in everyone}):
+    raise InputError(f'{table}: not every rival has every class; run --stage=compare again')
+  return found, rows
+
+
+def read_lines(folder: Path, form: type[T]) -> list[T]:
+  """Reads the lines of a stage's metrics.jsonl, none where there is no file."""
+  # A Logbook makes its folder, which a report must not do.
+  path = folder / 'metrics.jsonl'
+  if not path.exists():
+    return []
+  lines = enumerate(logbook.Logbook(folder).entries(), start=1)
+  return [records.parse(line, form, f'{path}, line {number}') for number, line in lines]
+
+
+def read_search(workdir: Path, chosen: Sequence[str]) -> list[SearchLine]:
+  """Reads the lines of the search, with the weights of every choice that there is.
+
+  Args:
+    workdir: Folder of the run.
+    chosen: Names of the candidates that it searched among; () stands for all.
+  """
+  space.require_choice(chosen)
+  found = read_lines(workdir / 'search', SearchLine)
+  nodes = next((n for n in range(1, 17) if found and _shape(n, chosen) == _weights(found[0])), 0)
+  if found and not all(nodes and _weights(line) == _shape(nodes, chosen) for line in found):
+    raise InputError(
+      f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
+      'nodes in every line; the file is damaged'
+    )
+  return found
+
+
+def read_searched(workdir: Path) -> genotypes.Genotype | None:
+  """Reads the genotype that the search found; None where it has not ended."""
+  path = workdir / 'search' / 'genotype.json'
+  return genotypes.load(path) if path.exists() else None
+
+
+def _shape(nodes: int, chosen: Sequence[str]) -> list[list[int]]:
+  """Number of candidates of every edge of a down and an up cell."""
+  return [
+    [len(space.candidates(space.resample_of(kind, s), chosen)) for _, s in space.edges_of(nodes)]
+    for kind in space.CELL_KINDS
+  ]
+
+
+def _weights(line: SearchLine) -> list[list[int]] | None:
+  """As _shape, of a line; None where edges have no weight of their own."""
+  if (len(line.down_alphas), len(line.up_alphas)) != (len(line.down_betas), len(line.up_betas)):
+    return None
+  return [[len(alphas) for alphas in part] for part in (line.down_alphas, line.up_alphas)]

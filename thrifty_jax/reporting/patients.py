@@ -1,0 +1,84 @@
+"""The scores of the patients on a page: dots for all, pictures of the best, median and worst."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.reporting import plots
+from thrifty_jax.run_files import Evaluated
+from thrifty_jax.scans import overlays
+from thrifty_jax.scores import summaries
+
+FLOORS = {'mean_mask': 'mean training mask', 'intensity_thresholds': 'intensity thresholds'}
+Rows = Sequence[Mapping[str, str]]
+
+
+def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
+  """Gathers what the page shows of single patients."""
+  rows = _read_rows(run / 'evaluate' / 'scores.csv')
+  return {
+    'rows': rows,
+    'dots': _plot(rows) if rows else '',
+    'viewers': picture(run, evaluated, rows) if evaluated else [],
+    'floors': FLOORS,
+    'differences': overlays.DIFFERENCES,
+    'class_colours': overlays.CLASS_COLOURS,
+  }
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+  """Reads the rows of evaluate/scores.csv, none where there is no file."""
+  if not path.exists():
+    return []
+  scores = ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
+  return summaries.read_rows(path, ('patient', 'class', 'dsc'), scores=scores)
+
+
+def _plot(rows: Rows) -> Markup:
+  """Plots the score of every patient, class by class, the floors below the model."""
+  columns = {'dsc': 'this network'}
+  columns |= {f'{floor}_dsc': name for floor, name in FLOORS.items() if f'{floor}_dsc' in rows[0]}
+  groups: dict[str, dict[str, list[float]]] = {}
+  for row in rows:
+    group = groups.setdefault(row['class'], {name: [] for name in columns.values()})
+    for column, name in columns.items():
+      group[name].append(100 * float(row[column]))
+  return plots.dots(groups, name='patients')
+
+
+def plot_rivals(rows: Rows, labels: Mapping[str, str]) -> Markup:
+  """Plots the score of every patient, class by class, of each rival by its label."""
+  groups: dict[str, dict[str, list[float]]] = {}
+  for row in rows:
+    group = groups.setdefault(row['class'], {label: [] for label in labels.values()})
+    group[labels[row['rival']]].append(100 * float(row['dsc']))
+  return plots.dots(groups, name='rivals')
+
+
+def picture(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
+  """Pictures the best, the median and the worst patient, as far as their slices are there."""
+  of_patient: dict[str, list[float]] = {}
+  for row in rows:
+    of_patient.setdefault(row['patient'], []).append(float(row['dsc']))
+  means = {patient: sum(scores) / len(scores) for patient, scores in of_patient.items()}
+  ranked = sorted(means, key=lambda patient: -means[patient])
+  places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1}
+  if len(ranked) < 3:
+    places = {'only': 0} if len(ranked) == 1 else {'best': 0, 'worst': 1}
+  found = []
+  for which, place in places.items() if ranked else ():
+    patient = ranked[place]
+    case = next((case for case in evaluated.cases if case.patient == patient), None)
+    if case is None:
+      raise InputError(
+        f'{run / "evaluate"}: scores.csv has the patient {patient!r:.60}, summary.json has not; '
+        'remove the folder and run --stage=evaluate'
+      )
+    path = run / case.run / 'evaluate' / 'predictions' / f'{case.case}.npz'
+    if path.exists():
+      title = {'which': which, 'patient': patient, 'case': case.case, 'dsc': means[patient]}
+      found.append(title | {'frames': overlays.frames(path)})
+  return found

@@ -1,0 +1,236 @@
+"""What the files of a run hold: a type for each that more than its writer reads (records.py)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from thrifty_jax.records import Inline
+
+
+def is_inside(value: str) -> bool:
+  """a path that leads to nowhere outside of the run"""
+  path = PurePosixPath(value)
+  return (
+    value.isprintable() and '\\' not in value and not path.is_absolute() and '..' not in path.parts
+  )
+
+
+def is_name(value: str) -> bool:
+  """a name that a file can have"""
+  return is_inside(value) and len(PurePosixPath(value).parts) <= 1
+
+
+Count = Annotated[int, range(10**12)]
+Epoch = Annotated[int, range(1, 10_000_000)]
+Side = Annotated[int, range(1, 1 << 20)]
+Image = tuple[Side, Side, Side]  # height, width and channels of a slice
+Inside = Annotated[str, is_inside]
+Name = Annotated[str, is_name]
+
+
+@dataclass(frozen=True)
+class Spread:
+  """One score over the patients."""
+
+  mean: float
+  std: float | None  # n - 1 below; None for a single patient
+  ci95: tuple[float, float] | None  # bootstrap interval of the mean; None for a single patient
+
+
+@dataclass(frozen=True)
+class Overlap:
+  """The overlap of one class, or its mean over the classes, in [0, 1]."""
+
+  dsc: Annotated[Spread, Inline('dsc_')]  # of whole patients
+  pooled_2d_dsc: float  # one over all slices at network resolution; the mean of several folds
+
+
+@dataclass(frozen=True)
+class Figures:
+  """All scores of one class, or their means over the classes; metrics.score_volume defines them."""
+
+  dsc: Annotated[Spread, Inline('dsc_')]  # in [0, 1], of whole patients
+  hd95_mm: Annotated[Spread, Inline('hd95_mm_')]
+  max_distance_mm: Annotated[Spread, Inline('max_distance_mm_')]
+  assd_mm: Annotated[Spread, Inline('assd_mm_')]
+  nsd: Annotated[Spread, Inline('nsd_')]  # in [0, 1]
+  # Without the patients where it is infinite; None where it is for all.
+  ravd_percent: Annotated[Spread | None, Inline('ravd_percent_')]
+  missed: Count  # scans with a truth and no prediction, summed over the classes
+  invented: Count  # scans with a prediction and no truth, likewise
+  pooled_2d_dsc: float  # in [0, 1], as of Overlap
+
+
+@dataclass(frozen=True)
+class Floor:
+  """The scores of a floor (floors.py) on the same patients, and how it was fitted."""
+
+  mean: Annotated[Overlap, Inline()]
+  classes: Mapping[str, Overlap]  # each foreground class
+  fitted_on: str
+  training_dsc: float  # in [0, 1], mean over training patients and classes
+  threshold: float | None = None  # of the mean mask's frequencies, in [0, 1]
+  thresholds: tuple[float, ...] = ()  # between the bands, ascending intensities in [0, 1]
+  bands: tuple[str, ...] = ()  # class of each band, darkest first
+
+
+@dataclass(frozen=True)
+class Case:
+  """A scored case; its slices are in predictions/ of the fold `run`, if there are several."""
+
+  case: Name
+  patient: str
+  run: Name = ''
+
+
+@dataclass(frozen=True)
+class OfFold:
+  """What differs between the folds of one evaluation."""
+
+  fold: Count
+  parameters: Count
+  dsc_mean: float  # in [0, 1]
+  pooled_2d_dsc: float  # in [0, 1]
+  largest_component: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+  """evaluate/summary.json: the scores of a run, or of several folds as one set of patients."""
+
+  protocol: str  # volume or pooled_2d
+  split: str  # whose patients were scored: train, validation or test
+  nsd_tolerance_mm: float
+  held_out: bool  # whether neither training nor selection has seen the patients
+  data: str  # name of the data set
+  note: str  # what is to be known of it, or empty
+  folds: Count  # that the patients are split into
+  fold: Count | tuple[Count, ...]
+  model: str  # thrifty, unet or unet_plus_plus
+  flips: tuple[str, ...]  # that logits were averaged over
+  patients: Count  # that were scored
+  patient_names: Mapping[str, tuple[str, ...]]  # of each split
+  slices: Mapping[str, Count]  # of each split
+  cases: tuple[Case, ...]
+  parameters: Count  # the mean of several folds
+  largest_component: tuple[str, ...]  # classes of which only the largest piece counts
+  mean: Annotated[Figures, Inline()]
+  classes: Mapping[str, Figures]  # each foreground class
+  floor_dsc: float  # of the best floor, in [0, 1]
+  floors: Mapping[str, Floor]
+  of_folds: tuple[OfFold, ...] = ()  # empty for a single fold
+
+
+@dataclass(frozen=True)
+class Retrained:
+  """retrain/summary.json: what a training came to."""
+
+  model: str  # thrifty, unet or unet_plus_plus
+  parameters: Count
+  macs: float  # multiplications for one slice
+  image: Image
+  genotype: str | None  # its file; None for a baseline
+  epochs: Count  # that were done
+  planned_epochs: tuple[Count, ...]  # that it was to take, from call to call
+  precision: str  # type that the steps compute in
+  steps: Count
+  best_epoch: Count  # whose weights were kept
+  validation_dsc: float  # of that epoch, in [0, 1]
+  largest_component: tuple[str, ...]  # classes of which only the largest piece counts
+  selection: str  # what chose the epoch, in words
+  seconds: float  # of all epochs
+
+
+@dataclass(frozen=True)
+class Resources:
+  """resources.json: what a stage took."""
+
+  seconds: float  # of its epochs, over all calls where it was stopped and went on
+  peak_process_bytes: Count  # of the last call
+  peak_device_bytes: Count | None  # None on a CPU
+  device: str
+
+
+@dataclass(frozen=True)
+class OfSeed:
+  """What the search with one seed came to."""
+
+  seed: int
+  architecture_dsc: float  # of the supernet on the architecture half at the end, in [0, 1]
+  parameters: Count
+  epochs: Epoch
+
+
+@dataclass(frozen=True)
+class Seeds:
+  """search/seeds.json: the searches with several seeds, and the seed whose result was kept."""
+
+  picked: int
+  searches: tuple[OfSeed, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+  """A learning rate that was tried."""
+
+  learning_rate: float
+  validation_dsc: float | None  # in [0, 1]; None where the loss diverged
+  folder: Inside  # of the training, from the run's
+
+
+@dataclass(frozen=True)
+class Result:
+  """A network in compare/results.json: how it was trained; most fields are those of Retrained."""
+
+  name: str  # of its folder
+  label: str  # in tables
+  kind: str  # searched, random, given or baseline
+  parameters: Count
+  macs: float
+  image: Image
+  epochs: Count
+  steps: Count
+  best_epoch: Count
+  validation_dsc: float
+  seconds: float
+  learning_rate: float  # that the validation patients chose
+  trials: tuple[Trial, ...]
+  folder: Inside  # of the training that was scored, from the run's
+
+
+@dataclass(frozen=True)
+class Rival:
+  """A network of a comparison over all folds; numbers of its Results are means over the folds."""
+
+  name: str
+  label: str
+  kind: str
+  image: Image
+  parameters: float
+  macs: float
+  validation_dsc: float
+  epochs: float
+  steps: float
+  seconds: float
+  learning_rates: tuple[float, ...]  # of each fold
+  mean: Annotated[Figures, Inline()]
+  classes: Mapping[str, Figures]
+  difference: float | None  # of the mean DSC to the reference's; None for the reference
+  p_value: float | None  # of the paired Wilcoxon test; None also for few patients
+
+
+@dataclass(frozen=True)
+class Compared:
+  """compare/summary.json: a comparison on the same patients; the first fields as of Evaluated."""
+
+  data: str
+  note: str
+  protocol: str
+  split: str
+  held_out: bool
+  nsd_tolerance_mm: float
+  folds: tuple[Count, ...]
+  patients: Count  # of all folds
+  reference: str  # name of the rival that the others are held to
+  rivals: tuple[Rival, ...]  # the reference first
