@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from data_prep import checks
 from data_prep.data_sets import About
-from thrifty_jax import fields
+from thrifty_jax import records
 from thrifty_jax.scans import slices, volumes
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case, Volume
@@ -136,7 +136,7 @@ def slice_case(
   checks.check_volume(
     volume, classes=settings['classes'], modalities=settings['modalities'], source=case
   )
-  image_settings = fields.read(ImageSettings, settings, place=case.case)
+  image_settings = records.parse(settings, ImageSettings, case.case)
   image, label = slices.to_slices(volume, image_settings)
   record = {
     'case': case.case,

@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from thrifty_jax import config as configs  # noqa: E402
-from thrifty_jax import fields, model_folder, stopping  # noqa: E402
+from thrifty_jax import model_folder, records, stopping  # noqa: E402
 from thrifty_jax.networks import build, genotype  # noqa: E402
 from thrifty_jax.networks.model_spec import ModelSpec, make_spec  # noqa: E402
 from thrifty_jax.training import train_data  # noqa: E402
@@ -84,8 +84,8 @@ def random_model():
 
   def write(folder, config, *, seed=0, **changes):
     values = np.full(config.data.modalities, 0.3, np.float32)
-    described = fields.to_json(make_spec(config, {'mean': values, 'std': values}))
-    spec = fields.read(ModelSpec, described | changes, place=folder)
+    described = records.to_json(make_spec(config, {'mean': values, 'std': values}))
+    spec = records.parse(described | changes, ModelSpec, folder)
     shapes = build.shapes(build.build(spec, found), spec.image_channels)
     params = build.initialise(shapes, seed=seed)
     genotype_file = folder.parent / f'{folder.name}_genotype.json'

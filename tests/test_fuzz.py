@@ -460,7 +460,7 @@ def test_a_description_of_what_no_memory_holds_is_refused(folder, field, value):
   path = folder / 'preprocessing.json'
   files.write_json(path, files.read_json(path) | {field: value})
   model_folder.sign(folder)
-  with little_memory(), pytest.raises(InputError, match=f'"{field}" is'):
+  with little_memory(), pytest.raises(InputError, match=rf'{field}.* is '):
     load(folder)
 
 

@@ -117,13 +117,13 @@ def test_the_folder_holds_what_another_program_needs(saved):
 
 
 def test_preprocessing_json_is_that_of_version_5_to_the_byte(tmp_path, trained):
-  scans = {'slices': [3.0, 9.0], 'slice_spacing_mm': [2.0, 4.0]}
+  scans = {'slices': (3.0, 9.0), 'slice_spacing_mm': (2.0, 4.0)}
   spec = dataclasses.replace(
     trained[0],
     padding=(4000, -1000),
     flips=('left_right',),
     largest_component=('liver',),
-    training_scans=scans | {'pixel_spacing_mm': [1.0, 1.5], 'field_of_view_mm': [30.0, 40.5]},
+    training_scans=scans | {'pixel_spacing_mm': (1.0, 1.5), 'field_of_view_mm': (30.0, 40.5)},
     splits_sha256='0a' * 32,
   )
   save(tmp_path / 'model', (spec, *trained[1:]))
@@ -370,7 +370,8 @@ def test_a_newer_folder_says_to_update_and_an_older_one_to_train(folder):
 
 def test_a_folder_of_version_3_which_knew_no_splits_is_read(folder, trained):
   spec = files.read_json(folder / 'preprocessing.json')
-  del spec['splits_sha256'], spec['width']
+  assert 'splits_sha256' not in spec
+  del spec['width']
   files.write_json(folder / 'preprocessing.json', spec | {'version': 3})
   model_folder.sign(folder)
   jax.tree.map(np.testing.assert_array_equal, model_folder.load(folder).params, trained[2])

@@ -15,10 +15,10 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from thrifty_jax import RESEARCH_USE, fields, files
+from thrifty_jax import RESEARCH_USE, files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, build, genotype, inference
-from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.networks.model_spec import ModelSpec, find_faults
 
 FORMAT = 'thrifty_jax.model'
 VERSION = 5  # 4 did not say a baseline's width, which was 32; 3 lacked scores.json and the splits
@@ -92,7 +92,7 @@ def save(
   flat = traverse_util.flatten_dict(params, sep='/')
   weights = {name: np.asarray(leaf) for name, leaf in flat.items()}
   files.write_bytes(unfinished / 'weights.safetensors', safetensors.numpy.save(weights))
-  described = {'format': FORMAT, 'version': VERSION, **fields.to_json(spec)}
+  described = {'format': FORMAT, 'version': VERSION, **records.to_json(spec)}
   files.write_json(unfinished / 'preprocessing.json', described)
   if genotype_file is not None:
     files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
@@ -202,7 +202,13 @@ def _read_description(path: Path) -> ModelSpec:
   found = files.read_json(path)
   if found['version'] < 5:
     found['width'] = baselines.WIDTH
-  return fields.read(ModelSpec, found, place=path)
+  spec = records.parse(found, ModelSpec, path, remedy='copy the whole folder again')
+  for name in find_faults(spec):
+    raise InputError(
+      f'{path}: {name} is {found.get(name)!r:.80}, which does not go with the rest; the file is '
+      'damaged: copy the whole folder again'
+    )
+  return spec
 
 
 def _load_weights(path: Path, shapes: build.Shapes) -> build.Params:

@@ -7,8 +7,9 @@ The annotation of a field says what the file holds there:
     Mapping[str, X], tuple[X, ...]    an object with any names, a list of any length
     tuple[X, Y]                       a list of so many
     X | Y                             the first that fits
-    Annotated[X, check]               an X in the range `check`, or one that the function `check`
-                                      accepts, whose docstring says what that is
+    Annotated[X, check]               an X in the range `check`, one that it allows (allowed.py), or
+                                      one that the function `check` accepts, whose docstring says
+                                      what that is
     another such class                an object
     Annotated[X, Inline(prefix)]      no object of its own: the fields of X stand beside the others,
                                       behind a prefix; null under all their names is None
@@ -26,10 +27,12 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from thrifty_jax import files
+from thrifty_jax.allowed import Allowed
 from thrifty_jax.errors import InputError
 
 T = TypeVar('T')
 _LARGEST = 1e15  # of a number: pictures have no place for more
+_REMEDY = 'put it back, or remove it and run the stage that writes it again'
 _NAMES: dict[Any, str] = {
   int: 'a whole number',
   float: 'a number',
@@ -59,15 +62,12 @@ def read(path: Path, form: type[T]) -> T:
   return parse(files.read_json(path), form, path)
 
 
-def parse(value: Any, form: type[T], path: Path | str) -> T:
+def parse(value: Any, form: type[T], path: Path | str, *, remedy: str = _REMEDY) -> T:
   """Makes a record of a value that JSON had at `path`, or raises InputError (see read)."""
   try:
     return _parse(value, form, '')
   except _Mismatch as error:
-    raise InputError(
-      f'{path}: {error}; the file is damaged: put it back, or remove it and run the stage that '
-      'writes it again'
-    ) from error
+    raise InputError(f'{path}: {error}; the file is damaged: {remedy}') from error
 
 
 def write(path: Path, record: Any) -> None:
@@ -169,7 +169,8 @@ def _fits(value: Any, form: Any) -> bool:
   """Whether a value that holds no others has the form."""
   if typing.get_origin(form) is Annotated:
     kind, check = typing.get_args(form)
-    return _fits(value, kind) and (value in check if isinstance(check, range) else check(value))
+    holds = check.holds if isinstance(check, Allowed) else check
+    return _fits(value, kind) and (value in holds if isinstance(holds, range) else holds(value))
   if form is float:
     return type(value) in (int, float) and abs(value) <= _LARGEST
   return type(value) is form  # True is no whole number
@@ -183,7 +184,7 @@ def _described(form: Any) -> str:
     check = inner[1]
     if isinstance(check, range):
       return f'a whole number from {check[0]} to {check[-1]}'
-    return str(check.__doc__).splitlines()[0]
+    return check.expected if isinstance(check, Allowed) else str(check.__doc__).splitlines()[0]
   if origin is tuple:
     return 'a list' if ... in inner else f'a list of {len(inner)}'
   return _NAMES.get(form, 'an object')

@@ -32,8 +32,8 @@ def test_what_is_measured_is_what_the_words_say():
 
 
 def test_ranges_span_all_scans_and_ranges_of_ranges_too():
-  assert TRAINING['slices'] == [20, 30] and TRAINING['field_of_view_mm'] == [50, 60]
-  assert likeness.merged([TRAINING, scan(shape=(40, 90, 90))])['slices'] == [20, 40]
+  assert TRAINING['slices'] == (20, 30) and TRAINING['field_of_view_mm'] == (50, 60)
+  assert likeness.merged([TRAINING, scan(shape=(40, 90, 90))])['slices'] == (20, 40)
 
 
 @pytest.mark.parametrize('shape', [(20, 100, 80), (25, 110, 90), (11, 95, 80)])
@@ -81,7 +81,7 @@ def test_ranges_are_those_of_the_named_patients_alone(tmp_path, phantom_config):
   chosen = prepared.cases[1:3]
   found = likeness.of_training(prepared, [case.patient for case in chosen])
   slices = [case.slices for case in chosen]
-  assert found['slices'] == [min(slices), max(slices)]
+  assert found['slices'] == (min(slices), max(slices))
   spacings = [side for case in chosen for side in case.spacing_mm[1:]]
   assert found['pixel_spacing_mm'] == pytest.approx([min(spacings), max(spacings)])
   medians = []

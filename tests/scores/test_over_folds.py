@@ -35,7 +35,7 @@ def write_fold(workdir, fold, scored):
   folder = workdir / f'fold_{fold}' / 'evaluate'
   folder.mkdir(parents=True)
   rows = list(summaries.make_rows(scored, CLASSES, {'mean_mask': scored}))
-  (folder / 'scores.csv').write_text(summaries.to_csv(rows))
+  summaries.write_rows(folder / 'scores.csv', rows)
   mean, classes = summaries.summarise(scored, CLASSES, Figures)
   overlaps = [dataclasses.replace(case, volumes=()) for case in scored]
   floor = Floor(*summaries.summarise(overlaps, CLASSES, Overlap), 'slices', 0.5 + 0.1 * fold)

@@ -1,7 +1,5 @@
 """From counts and distances of cases to patients, summary and rows."""
 
-import csv
-import io
 import json
 
 import numpy as np
@@ -81,12 +79,13 @@ def test_a_single_patient_has_a_mean_and_no_deviation():
   assert mean.dsc.std is None and mean.dsc.ci95 is None and classes['grey'].dsc.std is None
 
 
-def test_there_is_a_row_for_each_patient_and_class_with_the_floors_beside():
+def test_there_is_a_row_for_each_patient_and_class_with_the_floors_beside(tmp_path):
   rows = list(summaries.make_rows(CASES, NAMES, {'mean_mask': CASES}))
   assert [(row['patient'], row['class']) for row in rows] == [
     ('a', 'grey'), ('a', 'white'), ('b', 'grey'), ('b', 'white'),
   ]  # fmt: skip
-  read = list(csv.DictReader(io.StringIO(summaries.to_csv(rows))))
+  summaries.write_rows(tmp_path / 'scores.csv', rows)
+  read = summaries.read_rows(tmp_path / 'scores.csv', ('patient', 'class', 'dsc'))
   assert read[0]['cases'] == 'a1 a2'
   assert float(read[0]['dsc']) == pytest.approx(6 / 11, abs=1e-6)
   assert read[0]['mean_mask_dsc'] == read[0]['dsc']
@@ -143,10 +142,9 @@ def test_missed_and_invented_are_counted_and_infinity_is_kept_out_of_json(cases)
   json.dumps(records.to_json([mean, alone]), allow_nan=False)
 
 
-def test_rows_have_the_distances_and_an_infinity_that_readers_of_csv_know(cases):
-  read = list(
-    csv.DictReader(io.StringIO(summaries.to_csv(list(summaries.make_rows(cases, NAMES, {})))))
-  )
+def test_rows_have_the_distances_and_an_infinity_that_readers_of_csv_know(cases, tmp_path):
+  summaries.write_rows(tmp_path / 'scores.csv', list(summaries.make_rows(cases, NAMES, {})))
+  read = summaries.read_rows(tmp_path / 'scores.csv', METRICS)
   scores = summaries.score_patients(cases)
   for row in read:
     for name in (*METRICS, 'missed', 'invented'):

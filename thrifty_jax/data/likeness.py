@@ -29,6 +29,7 @@ _PERCENTILES = (5, 50, 95)
 _SHADE = 0.15  # likewise for intensities in [0, 1]: what augmentation adds or takes away
 
 Measures = dict[str, list[float]]
+Ranges = dict[str, tuple[float, float]]  # the least and the most of each measure
 NEEDED = tuple(_FACTORS)  # of which every model has the range
 
 
@@ -59,26 +60,24 @@ def measure(
   return found
 
 
-def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Measures:
+def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
   """The range, [least, most], of each value over the scans of these patients.
 
   Every slice is read once; one scan is in memory at a time.
   """
-  patients = set(patients)
-  found = []
-  for case in prepared.cases:
-    if case.patient in patients:
-      examples = batching.Examples(prepared, (case,))
-      image = examples.read(np.arange(len(examples)))['image']
-      found.append(measure(image, case.native_shape, case.spacing_mm))
-  return merged(found)
+  return merged(
+    [
+      measure(prepared.read(case)['image'], case.native_shape, case.spacing_mm)
+      for case in prepared.cases_of(patients)
+    ]
+  )
 
 
-def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Measures:
+def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:
   """Least and most of each value that all have, over several scans, or over several ranges."""
   names = [name for name in found[0] if all(name in one for one in found)]
   values = {name: [value for one in found for value in one[name]] for name in names}
-  return {name: [min(each), max(each)] for name, each in values.items()}
+  return {name: (min(each), max(each)) for name, each in values.items()}
 
 
 def unlike(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import thrifty_jax
-from thrifty_jax import fields, files
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import segment_onnx
 from thrifty_jax.exporting.export_check import LOGIT_LIMIT, PIXEL_LIMIT
@@ -99,7 +99,7 @@ def describe(
   sides: int | None,
 ) -> dict[str, Any]:
   """What preprocessing.json says: all that a program needs to know to run the network."""
-  spec, described = member.spec, fields.to_json(member.spec)
+  spec, described = member.spec, records.to_json(member.spec)
   sides_ = [sides, sides] if sides else ['height', 'width']
   neighbours = range(-spec.context, spec.context + 1)
   return {

@@ -3,22 +3,25 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import fields
+from thrifty_jax.allowed import Allowed, one_of, within
 from thrifty_jax.data import likeness
 from thrifty_jax.data.batching import Statistics
+from thrifty_jax.records import Inline
 from thrifty_jax.scans.preprocessing import FLIPS, ImageSettings, image_settings
 from thrifty_jax.settings import MODELS
 
-# The least and the most that a network is built of, so that a damaged description does not ask for
-# all memory.
+# Limits of what a network is built of, so that a damaged description does not ask for all memory.
+Channels = Annotated[int, within(1, 4096)]
+ClassName = Annotated[str, Allowed('a printable name', str.isprintable)]
+Shade = Annotated[float, within(-1e9, 1e9)]  # float32 holds it
+Deviation = Annotated[float, within(1e-9, 1e9)]
+Sha256 = Annotated[str, Allowed('64 hexadecimal digits', re.compile('[0-9a-f]{64}').fullmatch)]
 _MOST_CLASSES = 256  # masks are of bytes
-_MOST_SHADE = 1e9  # of what is normalised, and its inverse the least deviation: float32 holds it
-_SHA256 = re.compile('[0-9a-f]{64}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,44 +37,15 @@ class NetworkSpec:
     norm: 'none' or 'group', of a baseline.
   """
 
-  name: str = fields.field(fields.one_of(*MODELS))
-  channels: int = fields.field(fields.whole(1, 4096))
-  depth: int = fields.field(fields.whole(2, 8))
-  width: int = fields.field(fields.whole(1, 4096))
-  deep_supervision: bool = fields.field(fields.truth)
-  norm: str = fields.field(fields.one_of('none', 'group'))
+  name: Annotated[str, one_of(*MODELS)]
+  channels: Channels
+  depth: Annotated[int, within(2, 8)]
+  width: Channels
+  deep_supervision: bool
+  norm: Annotated[str, one_of('none', 'group')]
 
 
-def _are_classes(value: Any, _: Mapping[str, Any]) -> bool:
-  return (
-    isinstance(value, list)
-    and 1 < len(value) <= _MOST_CLASSES
-    and all(isinstance(one, str) and one.isprintable() for one in value)
-  )
-
-
-def _are_ranges(value: Any, found: Mapping[str, Any]) -> bool:
-  pair = fields.numbers(2, -_MOST_SHADE, _MOST_SHADE)
-  return (
-    isinstance(value, dict)
-    and {*likeness.NEEDED} <= {*value}
-    and all(pair(one, found) and one[0] <= one[1] for one in value.values())
-  )
-
-
-def _is_digest(value: Any, _: Mapping[str, Any]) -> bool:
-  return isinstance(value, str) and bool(_SHA256.fullmatch(value))
-
-
-def _of_modalities(found: Mapping[str, Any]) -> int:
-  return found['modalities']
-
-
-def _of_channels(found: Mapping[str, Any]) -> int:
-  return found['modalities'] * (2 * found['context'] + 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class ModelSpec:
   """All that a network and its input depend on.
 
@@ -95,27 +69,19 @@ class ModelSpec:
       that is not known.
   """
 
-  network: NetworkSpec
-  classes: tuple[str, ...] = fields.field(_are_classes)
-  modalities: int = fields.field(fields.whole(1, 64))
-  context: int = fields.field(fields.whole(0, 32))
-  image: ImageSettings
-  mean: tuple[float, ...] = fields.field(fields.numbers(_of_modalities, -_MOST_SHADE, _MOST_SHADE))
-  std: tuple[float, ...] = fields.field(
-    fields.numbers(_of_modalities, 1 / _MOST_SHADE, _MOST_SHADE)
-  )
-  background: tuple[float, ...] = fields.field(
-    fields.numbers(_of_channels, -_MOST_SHADE, _MOST_SHADE)
-  )
-  padding: tuple[float, float] | None = fields.field(
-    fields.none_or(fields.numbers(2, -_MOST_SHADE, _MOST_SHADE))
-  )
-  flips: tuple[str, ...] = fields.field(fields.some_of(lambda _: FLIPS))
-  largest_component: tuple[str, ...] = fields.field(
-    fields.some_of(lambda found: found['classes'][1:])
-  )
-  training_scans: Mapping[str, Any] | None = fields.field(fields.none_or(_are_ranges))
-  splits_sha256: str | None = fields.field(fields.none_or(_is_digest), default=None)
+  network: Annotated[NetworkSpec, Inline()]
+  classes: tuple[ClassName, ...]
+  modalities: Annotated[int, within(1, 64)]
+  context: Annotated[int, within(0, 32)]
+  image: Annotated[ImageSettings, Inline()]
+  mean: tuple[Shade, ...]
+  std: tuple[Deviation, ...]
+  background: tuple[Shade, ...]
+  padding: tuple[Shade, Shade] | None
+  flips: tuple[Annotated[str, one_of(*FLIPS)], ...]
+  largest_component: tuple[str, ...]
+  training_scans: Mapping[str, tuple[Shade, Shade]] | None
+  splits_sha256: Sha256 | None = None
 
   @property
   def image_channels(self) -> int:
@@ -131,6 +97,23 @@ class ModelSpec:
   def statistics(self) -> Statistics:
     """'mean' and 'std' as networks take them, float32, [M] each."""
     return {'mean': np.asarray(self.mean, np.float32), 'std': np.asarray(self.std, np.float32)}
+
+
+def find_faults(spec: ModelSpec) -> list[str]:
+  """Names of the fields of a description from a file that do not go with the others."""
+  limits, scans, channels = spec.image.limits, spec.training_scans, spec.image_channels
+  fits = {
+    'classes': 1 < len(spec.classes) <= _MOST_CLASSES,
+    spec.image.intensity: limits is not None and limits[0] < limits[1],
+    'mean': len(spec.mean) == spec.modalities,
+    'std': len(spec.std) == spec.modalities,
+    'background': len(spec.background) == channels,
+    'largest_component': {*spec.largest_component} <= {*spec.classes[1:]},
+    'training_scans': scans is None
+    or {*likeness.NEEDED} <= scans.keys()
+    and all(least <= most for least, most in scans.values()),
+  }
+  return [name for name, fine in fits.items() if not fine]
 
 
 def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:

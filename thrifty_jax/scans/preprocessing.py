@@ -1,30 +1,18 @@
 """What is done to a scan's image before a network sees it: recorded with slices and with models."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import fields
+from thrifty_jax import records
+from thrifty_jax.allowed import ABOVE_0, SHARE, one_of, within
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
 FLIPS = ('up_down', 'left_right')  # fields augment.flip_... of the config
-_MOST_STORED = 1e9  # of what scanners store, either way
-
-
-def _limits(intensity: str, least: float, most: float) -> fields.Fits:
-  """Two ascending numbers, where the intensities are mapped in this way."""
-  both = fields.numbers(2, least, most)
-
-  def fits(value: Any, found: Mapping[str, Any]) -> bool:
-    if found['intensity'] != intensity:
-      return value is None
-    return both(value, found) and value[0] < value[1]
-
-  return fits
+Limit = Annotated[float, within(-1e9, 1e9)]  # what scanners store, or a percentile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,21 +35,15 @@ class ImageSettings:
     curvature_flow_time_step: Length of such a step, above 0.
   """
 
-  slice_axis: str = fields.field(fields.one_of(*SLICE_AXES))
-  image_size: int = fields.field(fields.whole(1, 1 << 14))
-  intensity: str = fields.field(fields.one_of('percentiles', 'window'))
-  percentiles: tuple[float, float] | None = fields.field(
-    _limits('percentiles', 0, 100), left_out=True, default=None
-  )
-  window: tuple[float, float] | None = fields.field(
-    _limits('window', -_MOST_STORED, _MOST_STORED), left_out=True, default=None
-  )
-  clahe_clip_limit: float = fields.field(fields.number(0, 1))
-  resize: str = fields.field(fields.one_of(*RESIZING))
-  curvature_flow_iterations: int = fields.field(fields.whole(0, 1000))
-  curvature_flow_time_step: float = fields.field(
-    lambda value, found: value != 0 and fields.number(0, 1e6)(value, found)
-  )
+  slice_axis: Annotated[str, one_of(*SLICE_AXES)]
+  image_size: Annotated[int, within(1, 1 << 14)]
+  intensity: Annotated[str, one_of('percentiles', 'window')]
+  percentiles: tuple[Limit, Limit] | None = None
+  window: tuple[Limit, Limit] | None = None
+  clahe_clip_limit: Annotated[float, SHARE]
+  resize: Annotated[str, one_of(*RESIZING)]
+  curvature_flow_iterations: Annotated[int, within(0, 1000)]
+  curvature_flow_time_step: Annotated[float, ABOVE_0]
 
   @property
   def limits(self) -> tuple[float, float]:
@@ -104,7 +86,7 @@ def slice_settings(data: ConfigDict) -> dict[str, Any]:
   """
   return {
     'name': data.name,
-    **fields.to_json(image_settings(data)),
+    **records.to_json(image_settings(data)),
     'classes': list(data.classes),
     'modalities': data.modalities,
   }

@@ -7,9 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, model_folder, records
-from thrifty_jax.data import batching, splits
-from thrifty_jax.data.prepared import open_slices
+from thrifty_jax import logbook, model_folder, records
+from thrifty_jax.data import splits
+from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scores import cases, floors, scoring, summaries, tables
@@ -74,8 +74,8 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
 
-  table = list(summaries.make_rows(counts, classes, floor_counts))
-  files.write_text(folder / 'scores.csv', summaries.to_csv(table))
+  rows = list(summaries.make_rows(counts, classes, floor_counts))
+  summaries.write_rows(folder / 'scores.csv', rows)
   mean, of_classes = summaries.summarise(counts, classes, Figures)
   scored_floors = {
     name: _describe_floor(floor, floor_counts[name], classes) for name, floor in fitted.items()
@@ -101,7 +101,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
 class TrainingCases:
   """The training cases for fitting floors: iterated over as often as needed, one in memory."""
 
-  def __init__(self, prepared: batching.Prepared, patients: Sequence[str]):
+  def __init__(self, prepared: Prepared, patients: Sequence[str]):
     self.prepared, self.cases = prepared, prepared.cases_of(patients)
 
   def __iter__(self) -> Iterator[floors.TrainingCase]:
@@ -111,7 +111,7 @@ class TrainingCases:
 
 def _circumstances(
   config: ConfigDict,
-  prepared: batching.Prepared,
+  prepared: Prepared,
   patients: dict[str, tuple[str, ...]],
   split: str,
   flips: Sequence[str],

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thrifty_jax import files, records
+from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Evaluated, Figures, Floor, OfFold, Overlap
 from thrifty_jax.scores import summaries
@@ -86,7 +86,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
     floors=floors,
     floor_dsc=max(floor.mean.dsc.mean for floor in floors.values()),
   )
-  files.write_text(folder / 'scores.csv', summaries.to_csv(rows))
+  summaries.write_rows(folder / 'scores.csv', rows)
   records.write(folder / 'summary.json', summary)
   return summary
 

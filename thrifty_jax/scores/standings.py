@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thrifty_jax import files, records
+from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Compared, Figures, Result, Rival
 from thrifty_jax.scores import over_folds, statistics, summaries
@@ -42,7 +42,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     for one in of_folds
     for row in one.rows
   ]
-  files.write_text(folder / 'scores.csv', summaries.to_csv(rows))
+  summaries.write_rows(folder / 'scores.csv', rows)
   first = scored[0][0].summary
   reference = _read_scores(scored[0])['dsc']
   summary = Compared(

@@ -129,13 +129,13 @@ def make_rows(
       yield row
 
 
-def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
-  """The rows as CSV, the first row's keys as header."""
+def write_rows(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+  """Writes rows as CSV, the first row's keys as header, whole or not at all."""
   text = io.StringIO()
   writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator='\n')
   writer.writeheader()
   writer.writerows(table)
-  return text.getvalue()
+  files.write_text(path, text.getvalue())
 
 
 def read_rows(
