@@ -1,8 +1,8 @@
-"""What the training scans were like, kept with a model, and how another scan is unlike them.
+"""Ranges of the training scans, kept with a model, and comparison of other scans with them.
 
-A network knows nothing of what it never saw: a mask of such a scan may look as sure as any other.
-All is measured on slices as the network sees them and on their native grid, so that intensities
-compare whatever unit a scanner has; ranges say nothing of single patients.
+A network is unreliable on scans unlike those of its training, even if its mask looks as confident.
+Everything is measured on slices as the network sees them and on their native grid, so that
+intensities compare whatever unit a scanner has; ranges reveal nothing about single patients.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +11,8 @@ import numpy as np
 
 from thrifty_jax.data import batching
 
-# How far beyond the range of the training scans a value may be. Augmentation enlarges and shrinks
-# by about a quarter; spacing and number of slices tell that a scan was taken in another way.
+# Factors by which a value may exceed the range of the training scans. Augmentation scales by about
+# a quarter; spacing and number of slices show that a scan was acquired in another way.
 _FACTORS = {
   'slices': 2.0,
   'slice_spacing_mm': 1.5,
@@ -26,25 +26,25 @@ _TEXTS = {
   'field_of_view_mm': ('a field of view of {:.0f} mm', '{:.0f} to {:.0f} mm'),
 }
 _PERCENTILES = (5, 50, 95)
-_SHADE = 0.15  # likewise for intensities in [0, 1]: what augmentation adds or takes away
+_SHADE = 0.15  # the same for intensities in [0, 1], as a difference: about that of augmentation
 
 Measures = dict[str, list[float]]
-NEEDED = tuple(_FACTORS)  # of which every model has the range
+NEEDED = tuple(_FACTORS)  # every model has their ranges
 
 
 def measure(
   image: np.ndarray, native_shape: Sequence[int], spacing_mm: Sequence[float]
 ) -> Measures:
-  """What is compared of a scan.
+  """Returns the measures of a scan that are compared.
 
   Args:
-    image: Its slices before normalisation, [D, S, S, M], float16 in [0, 1].
-    native_shape: Voxels of the scan, D (across slices), H, W.
-    spacing_mm: Of them, likewise.
+    image: Slices of the scan before normalisation, [D, S, S, M], float16 in [0, 1].
+    native_shape: Numbers of voxels, D (across slices), H, W.
+    spacing_mm: Distances of voxels along D, H, W.
 
   Returns:
-    Values by name, one or two each: number and distance of slices, pixels' sides, longer side of a
-    slice, and percentiles of the intensity of each channel.
+    Values by name, one or two each: number and distance of slices, sides of a pixel, longer side of
+    a slice, and percentiles of the intensity of each channel.
   """
   sides = np.multiply(native_shape, spacing_mm)[1:]
   found = {
@@ -60,7 +60,7 @@ def measure(
 
 
 def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Measures:
-  """The range, [least, most], of each value over the scans of these patients.
+  """Returns the range, [least, most], of each value over the scans of these patients.
 
   Every slice is read once; one scan is in memory at a time.
   """
@@ -75,7 +75,7 @@ def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Measure
 
 
 def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Measures:
-  """Least and most of each value that all have, over several scans, or over several ranges."""
+  """Returns least and most of each value that all scans or ranges have."""
   names = [name for name in found[0] if all(name in one for one in found)]
   values = {name: [value for one in found for value in one[name]] for name in names}
   return {name: [min(each), max(each)] for name, each in values.items()}
@@ -84,12 +84,12 @@ def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Measures:
 def unlike(
   scan: Mapping[str, Sequence[float]], training: Mapping[str, Sequence[float]], *, slice_axis: str
 ) -> list[str]:
-  """In what a scan lies outside the range of the training scans, in words; [] where in nothing.
+  """Describes what of a scan lies outside the ranges of the training scans; [] if nothing.
 
   Args:
-    scan: Its measures.
-    training: The ranges of the training scans.
-    slice_axis: Along which the model looks at slices.
+    scan: Measures of the scan.
+    training: Ranges of the training scans.
+    slice_axis: Axis across the model's slices.
   """
   lines = []
   if _lies_across(scan, training):
@@ -116,6 +116,6 @@ def unlike(
 def _lies_across(
   scan: Mapping[str, Sequence[float]], training: Mapping[str, Sequence[float]]
 ) -> bool:
-  """Whether thick slices were trained on, and those of the scan lie along another axis."""
+  """Returns whether thick slices were trained on, and the scan has them along another axis."""
   thick = training['slice_spacing_mm'][0] >= 1.5 * training['pixel_spacing_mm'][1]
   return thick and max(scan['pixel_spacing_mm']) >= 1.5 * scan['slice_spacing_mm'][0]

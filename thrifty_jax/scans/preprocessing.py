@@ -1,4 +1,4 @@
-"""What is done to a scan's image before a network sees it: recorded with slices and with models."""
+"""Settings of a scan's preprocessing, recorded with slices and with models."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
-FLIPS = ('up_down', 'left_right')  # fields augment.flip_... of the config
-_MOST_STORED = 1e9  # of what scanners store, either way
+FLIPS = ('up_down', 'left_right')  # names in the config's fields augment.flip_...
+_MOST_STORED = 1e9  # limit of stored intensities, positive or negative
 
 
 def _limits(intensity: str, least: float, most: float) -> fields.Fits:
-  """Two ascending numbers, where the intensities are mapped in this way."""
+  """Checks for two ascending numbers if intensities are mapped in this way, for None otherwise."""
   both = fields.numbers(2, least, most)
 
   def fits(value: Any, found: Mapping[str, Any]) -> bool:
@@ -29,15 +29,15 @@ def _limits(intensity: str, least: float, most: float) -> fields.Fits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSettings:
-  """All that the image of a slice depends on.
+  """Everything that the image of a slice depends on.
 
-  Prepared slices and a model's preprocessing.json both hold these, under these names, so that a
-  scan is prepared for a model as the slices of its training were, see `slices.image_to_slices`.
+  Prepared slices and a model's preprocessing.json record these under these names, so that a scan is
+  prepared for a model like the slices of its training, see `slices.image_to_slices`.
 
   Attributes:
-    slice_axis: Axis that slices lie across, one of SLICE_AXES.
+    slice_axis: Axis across the slices, one of SLICE_AXES.
     image_size: Side S of a square slice, in pixels.
-    intensity: 'percentiles' or 'window', by which of the next two intensities are mapped.
+    intensity: Name of the attribute by which intensities are mapped, 'percentiles' or 'window'.
     percentiles: Percentiles of the scan's own intensities that become 0 and 1, ascending, in
       [0, 100]; else None.
     window: Intensities as the scanner stores them that become 0 and 1, ascending; else None.
@@ -65,12 +65,12 @@ class ImageSettings:
 
   @property
   def limits(self) -> tuple[float, float]:
-    """What becomes 0 and 1: percentiles or intensities."""
+    """Percentiles or intensities that become 0 and 1."""
     return getattr(self, self.intensity)
 
 
 def image_settings(data: ConfigDict) -> ImageSettings:
-  """What the config asks for.
+  """Returns the settings of the config.
 
   Args:
     data: Section `data` of the config.
@@ -95,12 +95,12 @@ def image_settings(data: ConfigDict) -> ImageSettings:
 
 
 def slice_settings(data: ConfigDict) -> dict[str, Any]:
-  """All that prepared slices depend on but the scans themselves, as JSON would hold it.
+  """Returns everything but the scans that prepared slices depend on, as JSON values.
 
   Folds are not among them: the slices serve every fold.
 
   Args:
-    data: The section `data` of the config.
+    data: Section `data` of the config.
   """
   return {
     'name': data.name,
