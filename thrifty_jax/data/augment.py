@@ -161,8 +161,8 @@ def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict
 def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Samples image (bilinear) and label (nearest) at the same coordinates.
 
-  Coordinates are clamped to the border for both: beyond it image and mask repeat the border, so that
-  a mask never ends where its organ does not.
+  Coordinates are clamped to the border for both: beyond it image and mask repeat the border, so
+  that a mask never ends where its organ does not.
 
   Args:
     image: Slices, [B, H, W, C], float32, H and W at least 2.
