@@ -22,7 +22,7 @@ Variants, which compose (`:t1,small,unet`), applied from left to right:
 `:paper` takes from the authors (their paper or their public code):
   images                 0 to 255 HU, linear resize to 256, mean 0.2389, deviation 0.2801.
   augmentation           a crop of 0.45 to 1 of the area, aspect 0.5 to 2, back to full size;
-                         translation +-0.3; two flips and elastic deformation, each in half of cases.
+                         translation +-0.3; two flips and elastic deformation, each with 50 %.
   search, network        all of thrifty_jax/authors.py: first SGD, then SGD and Adam in turn, up to
                          1000 epochs; 32 channels, depth 5, 2 nodes.
   retraining             SGD 6e-3, batch 12, up to 3600 epochs, clip 5, patience 200.
@@ -50,7 +50,7 @@ from thrifty_jax import authors
 from thrifty_jax import config as defaults
 from thrifty_jax.errors import InputError
 
-_OF_ONE_DATA_SET = {'t1', 't2', 'paper'}  # the authors used CT only
+_OF_ONE_DATA_SET = {'t1', 't2', 'paper'}  # of CHAOS the authors used CT only
 
 
 def get_config(variants: str = '') -> ConfigDict:

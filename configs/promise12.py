@@ -22,7 +22,7 @@ Variants, which compose (`:small,unet`), applied from left to right:
   images                 CLAHE of each slice (clip limit 0.05), nearest resize to 256, curvature
                          flow (5 iterations of 0.125), z-score by the training patients.
   augmentation           translation +-0.2 across and +-0.1 down; two flips and elastic deformation,
-                         each with probability 1/2; no crop.
+                         each with 50 %; no crop.
   search, network        all of thrifty_jax/authors.py: first SGD, then SGD and Adam in turn, up to
                          1000 epochs; 32 channels, depth 5, 2 nodes.
   retraining             SGD 6e-3, batch 12, up to 3600 epochs, clip 3, patience 300.
