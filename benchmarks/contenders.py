@@ -1,7 +1,7 @@
-"""Contenders that take turns, each in a process of its own.
+"""Runs contenders in turns, each in a process of its own.
 
-Peak memory is a process's, so whoever shares one cannot be told apart. Turns alternate, so that
-whatever else the machine does falls on all of them; while one works the others wait.
+Peak memory is measured per process, so each contender needs its own. Turns alternate, so that other
+load on the machine affects all of them; while one works the others wait.
 """
 
 import multiprocessing
@@ -17,19 +17,19 @@ from thrifty_jax.training import resources
 
 # One turn: works until all is done; returns the seconds of its parts by name, if it has any.
 Turn = Callable[[], Mapping[str, float] | None]
-# Starts a contender in its process: figures of the start, and its turns.
+# Starts a contender in its process; returns figures of the start and the function of a turn.
 Start = Callable[..., tuple[dict[str, Any], Turn]]
 
 
 def race(
   contenders: Mapping[Any, tuple[Any, ...]], *, repeats: int, turn: str = 'step'
 ) -> dict[Any, dict[str, Any]]:
-  """Starts all, one after the other, and lets them take turns.
+  """Starts all contenders one after the other, lets them take turns and returns their figures.
 
   Args:
-    contenders: Name -> (start, *arguments), a `Start` of a module and what it takes.
-    repeats: Turns of each that count; each has had one before them.
-    turn: What a turn is called in the figures.
+    contenders: Name -> (start, *arguments), a `Start` of a module and its arguments.
+    repeats: Number of measured turns of each, after a first one that is not among them.
+    turn: Name of a turn in the figures.
 
   Returns:
     Figures of each: those of its start; `first_<turn>_s`, from the start of its work to the end of
@@ -55,7 +55,7 @@ def race(
 
 
 class _Contender:
-  """The side of the command: asks, and keeps the answers."""
+  """The command's side of a contender: sends requests and keeps the answers."""
 
   def __init__(self, turn: str, start: Start, *arguments: Any):
     self._turn, self._work = turn, (turn, start, arguments)
@@ -65,11 +65,11 @@ class _Contender:
     self.turns: list[dict[str, float]] = []
 
   def start(self) -> None:
-    context = multiprocessing.get_context('spawn')  # the copy of a process with JAX may hang
+    context = multiprocessing.get_context('spawn')  # a fork of a process with JAX may hang
     self._pipe, theirs = context.Pipe()
     self._process = context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
     self._process.start()
-    theirs.close()  # so that its end is noticed here
+    theirs.close()  # so that the end of the process is noticed here
     self._figures |= self._answer()
 
   def take_turn(self) -> None:
@@ -85,7 +85,7 @@ class _Contender:
       self._process.join()
 
   def figures(self, first: '_Contender', repeats: int) -> dict[str, Any]:
-    """All that is known of it."""
+    """Returns the figures of the contender."""
     if 'error' in self._figures or not self.turns:
       return self._figures
     name = f'{self._turn}_s'
@@ -95,7 +95,7 @@ class _Contender:
     return {**measure.medians(self.turns), **relative, **self._figures, 'repeats': repeats}
 
   def _answer(self, *message: bool) -> dict[str, Any]:
-    """What it answers to a message, or says unasked; {} if its process has ended."""
+    """Sends a message, if any, and returns the answer; {} if the process has ended."""
     if 'error' in self._figures:
       return {}
     try:
@@ -111,8 +111,8 @@ class _Contender:
 
 
 def _serve(pipe: Connection, name: str, start: Start, arguments: tuple[Any, ...]) -> None:
-  """The side of the contender: starts, then takes a turn whenever it is told to."""
-  # Several processes share the accelerator; JAX would give three quarters of it to the first.
+  """Runs the contender's side: starts, then takes a turn at each request."""
+  # Several processes share the accelerator; JAX would reserve three quarters of it for the first.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   resources.forget_peak()
   before = resources.peak_process_bytes()

@@ -1,13 +1,13 @@
-"""How long a person waits at the first run: the README's demo, from nothing.
+"""Measures the waiting time of a first run: the README's demo, from nothing.
 
     python -m benchmarks.first_run
     python -m benchmarks.first_run --until=end
 
-The demo runs as in a terminal, in a process of its own, first with an empty compilation cache, then
-with what that left (cold, warm), each with a workdir and prepared slices of its own, in a temporary
-folder. The first search step has ended on a CPU when the search's progress bar counts it, and
-elsewhere when it counts the second one: there the loop goes on while a step runs. With
---until=first_step the run is then stopped by SIGTERM. Further arguments go to the demo:
+The demo runs as in a terminal, in a process of its own, first with an empty compilation cache
+(cold), then with the filled one (warm), each with a workdir and prepared slices of its own, in a
+temporary folder. The first search step has ended on a CPU when the search's progress bar counts it,
+and elsewhere when it counts the second one, as the loop there continues while a step runs. With
+--until=first_step the run is then stopped by SIGTERM. Further arguments are passed to the demo:
 --config.search.epochs=3. Not for Windows.
 """
 
@@ -75,7 +75,7 @@ def _run(asked: Any, rest: Sequence[str]) -> int:
 
 
 def command(config: str, place: Path, cache: Path) -> list[str]:
-  """The demo, with all that it writes in the two folders."""
+  """Returns the command of the demo, with all its output in the two folders."""
   return [
     *(sys.executable, '-m', 'thrifty_jax.main', f'--config={config}'),
     f'--workdir={place}/run',
@@ -85,18 +85,18 @@ def command(config: str, place: Path, cache: Path) -> list[str]:
 
 
 def watch(demo: Sequence[str], *, until: str) -> dict[str, float]:
-  """Runs a command in a terminal of its own and looks at what it prints.
+  """Runs a command in a terminal of its own and takes times from its output.
 
   Args:
-    demo: The command.
-    until: first_step or end.
+    demo: Command of the demo.
+    until: Event at which the run is stopped, first_step or end.
 
   Returns:
     Seconds since its start: `search_began_s`, `first_step_s`, and `end_s` unless it was stopped at
     the first step; and `peak_rss_mb` of its process, not of those that it starts.
 
   Raises:
-    InputError: It failed, or ended without a search step.
+    InputError: If it failed, or ended without a search step.
   """
   began, said, seconds = time.monotonic(), '', {}
   process, terminal = _start(demo)
@@ -129,7 +129,7 @@ def watch(demo: Sequence[str], *, until: str) -> dict[str, float]:
 
 
 def _start(demo: Sequence[str]) -> tuple[subprocess.Popen, int]:
-  """The process, and the end of its terminal to read from."""
+  """Starts the process; returns it and the end of its terminal to read from."""
   ours, theirs = pty.openpty()
   termios.tcsetwinsize(theirs, (24, 100))
   process = subprocess.Popen(
@@ -140,11 +140,11 @@ def _start(demo: Sequence[str]) -> tuple[subprocess.Popen, int]:
 
 
 def _read(terminal: int) -> Iterator[str]:
-  """What is printed, until nobody has the terminal any more."""
+  """Yields the output until the terminal is closed."""
   while True:
     try:
       found = os.read(terminal, 1 << 16)
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # on Linux: the other end is closed
       return
     if not found:
       return

@@ -1,14 +1,14 @@
-"""Seconds a slice: JAX, and ONNX in float32 and with 8-bit convolutions, of the same networks.
+"""Measures seconds a slice with JAX, ONNX in float32 and ONNX with 8-bit convolutions.
 
     taskset -c 1 python -m benchmarks.inference --threads=1
     python -m benchmarks.inference --threads=2 --model thrifty
 
-Random weights, made-up slices. Each contender runs in a process of its own and they take turns. JAX
-takes as many cores as the process has, and on a CPU a batch slice by slice, as `predict` does; ONNX
-takes it whole. By the time that passed stands that in which the cores worked for the contender: on
-one core, about what passes when nothing else runs; and the share of the speed at which the same
-cores multiply large matrices. ONNX is left out, and that is said, where onnx or onnxruntime is not
-installed.
+The same networks with random weights, on synthetic slices. Each contender runs in a process of its
+own and they take turns. JAX uses all cores of the process, and on a CPU processes a batch slice by
+slice, as `predict` does; ONNX processes it whole. Beside the elapsed time the processor time of the
+contender is printed (on one core about the elapsed time when nothing else runs), and the share of
+the speed at which the same cores multiply large matrices. Without onnx or onnxruntime ONNX is left
+out with a message.
 """
 
 import functools
@@ -31,7 +31,7 @@ from thrifty_jax.exporting import export_check, onnx_network, quantise
 from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.running import command_line
 
-PEAK_SIDE = 2048  # of the matrices whose product tells how fast the cores can be
+PEAK_SIDE = 2048  # of the matrices whose product measures the peak speed of the cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: Any) -> int:
-  # Mistakes are told before any work.
+  # Mistakes are reported before any work.
   found = [networks.of(asked, name, size) for name in asked.model for size in asked.size]
   missing = [name for name in ('onnx', 'onnxruntime') if importlib.util.find_spec(name) is None]
   if missing:
@@ -70,7 +70,7 @@ def _run(asked: Any) -> int:
 
 
 def _peak_flops(repeats: int) -> float:
-  """Operations a second of these cores in a large product of matrices, float32."""
+  """Returns these cores' operations a second in a large product of matrices, float32."""
   figures = contenders.race({'peak': (start_peak,)}, repeats=repeats)['peak']
   return 2 * PEAK_SIDE**3 / figures['median_step_s']
 
@@ -99,20 +99,20 @@ def _line(figures: dict[str, Any]) -> str:
 
 
 def _exported(network: networks.Network) -> dict[str, bytes]:
-  """ONNX files of a network, written by a process that ends: it takes memory and the device."""
+  """Exports a network in a process that ends, as exporting takes memory and the device."""
   with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
     return pool.submit(export, network).result()
 
 
 def export(network: networks.Network) -> dict[str, bytes]:
-  """The content of the ONNX files of a network, 'ONNX' and 'int8'."""
+  """Returns the content of the ONNX files of a network, 'ONNX' and 'int8'."""
   content = onnx_network.to_onnx(network.member()).SerializeToString()
   sample = slices(4, network.size).transpose(0, 3, 1, 2)
   return {'ONNX': content, 'int8': quantise.quantise(content, [sample])}
 
 
 def start_peak() -> tuple[dict[str, Any], contenders.Turn]:
-  """A contender, see `contenders.race`."""
+  """Starts a contender, see `contenders.race`."""
   product, matrix = jax.jit(lambda x: x @ x), np.ones((PEAK_SIDE, PEAK_SIDE), np.float32)
   matrix = jax.device_put(matrix)
 
@@ -123,7 +123,7 @@ def start_peak() -> tuple[dict[str, Any], contenders.Turn]:
 
 
 def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], contenders.Turn]:
-  """A contender, see `contenders.race`."""
+  """Starts a contender, see `contenders.race`."""
   began = time.perf_counter()
   config = configs.default()
   config.compilation_cache = ''
@@ -146,7 +146,7 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
   }
 
   def turn() -> None:
-    normalised = (content - networks.MEAN) / networks.STD  # the ONNX networks do it themselves
+    normalised = (content - networks.MEAN) / networks.STD  # the ONNX networks normalise themselves
     jax.block_until_ready(run(normalised.astype(np.float32)))
 
   return figures, turn
@@ -155,7 +155,7 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
 def start_onnx(
   content: bytes, threads: int, batch: int, size: int
 ) -> tuple[dict[str, Any], contenders.Turn]:
-  """A contender, see `contenders.race`."""
+  """Starts a contender, see `contenders.race`."""
   began = time.perf_counter()
   network = export_check.onnx_runner(content, threads=threads)
   image = slices(batch, size).transpose(0, 3, 1, 2)
@@ -168,7 +168,7 @@ def start_onnx(
 
 
 def slices(count: int, size: int) -> np.ndarray:
-  """Smooth noise, [count, S, S, 1], float32 in [0, 1]."""
+  """Returns smooth noise, [count, S, S, 1], float32 in [0, 1]."""
   noise = np.random.default_rng(0).random((count, size, size, 1))
   smooth = ndimage.gaussian_filter(noise, (0, 3, 3, 0))
   return np.clip(6 * smooth - 2.5, 0, 1).astype(np.float32)

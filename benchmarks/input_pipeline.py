@@ -1,13 +1,13 @@
-"""Slices a second from disk to augmented batches, and how long a search step waits for them.
+"""Measures slices a second from disk to augmented batches, and a search step's wait for them.
 
     python -m benchmarks.input_pipeline --size 256 --batch 12 --channels 32
 
-Made-up scans are prepared as TFDS slices in a folder of its own. Resident slices lie on the device,
-as those of a split that fits config.data.device_budget_bytes; streamed ones are read from disk for
-every batch, ahead of the device. A second of slices ends with the augmented batch, by the default
-augmentation. `wait_share` is the part of a search step's time that passes because of the pipeline,
-measured and not computed: steps on batches that it delivers against steps on the same batches over
-again. Where reading takes cores from the step, as on a CPU, that is in it.
+Generated scans are prepared as TFDS slices in a temporary folder. Resident slices lie on the
+device, like those of a split that fits config.data.device_budget_bytes; streamed ones are read from
+disk for every batch, ahead of the device. The rate includes the default augmentation. `wait_share`
+is the share of a search step's time that is due to the pipeline, measured by steps on batches that
+it delivers against steps on the same repeated batches. If reading takes cores from the step, as on
+a CPU, that is included.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def _run(asked: Any) -> int:
 
 
 def phantom_config(folder: Path, size: int, depth: int) -> ConfigDict:
-  """The settings of a run on made-up scans, written to the folder when they are not there."""
+  """Returns the settings of a run on scans that are generated in the folder if missing."""
   config = configs.default()
   config.data.update({'name': 'phantom', 'classes': ('background', 'organ'), 'image_size': size})
   config.data.raw_dir, config.data.data_dir = str(folder / 'raw'), str(folder / 'tfds')
@@ -83,7 +83,7 @@ def phantom_config(folder: Path, size: int, depth: int) -> ConfigDict:
 def start(
   setting: Setting, folder: str, steps: int, cache: str
 ) -> tuple[dict[str, Any], contenders.Turn]:
-  """The contender, see `contenders.race`; its parts are named <what>_<place>_s."""
+  """Starts the contender, see `contenders.race`; its parts are named <what>_<place>_s."""
   config = phantom_config(Path(folder), setting.size, setting.depth)
   config.compilation_cache = cache
   device.prepare(config)
@@ -125,7 +125,7 @@ def start(
 
 
 def _source(opened: TrainData, budget_bytes: int, batch_size: int) -> Iterator[Batch]:
-  """Batches of the training patients, epoch after epoch."""
+  """Yields batches of the training patients, epoch after epoch."""
   settings = opened.config.copy_and_resolve_references()
   settings.data.device_budget_bytes = budget_bytes
   own = dataclasses.replace(opened, config=settings)
@@ -141,7 +141,7 @@ def _seconds(work: Callable[[Iterator[Batch]], None], source: Iterator[Batch]) -
 
 
 def _figures(figures: dict[str, Any], place: str, asked: Any) -> dict[str, Any]:
-  """Of one place, from the medians of the parts."""
+  """Returns the figures of one place, from the medians of the parts."""
   fed, repeated = figures[f'median_fed_{place}_s'], figures['median_repeated_s']
   return {
     'slices_per_s': asked.batch * asked.steps / figures[f'median_read_{place}_s'],

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: options, compiling, lines, and the JSON object at the end."""
+"""Shared by the benchmarks: options, compiling, printed lines, and the JSON object at the end."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax')
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-  """A parser with the description of a module and what every benchmark takes."""
+  """Returns a parser with a module's description and the options of every benchmark."""
   described = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -28,7 +28,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-  """A whole number from 1, for argparse."""
+  """Parses a whole number from 1, for argparse."""
   number = int(text)
   if number < 1:
     raise ValueError(text)
@@ -51,15 +51,15 @@ def compile_all(
   programs: Sequence[tuple[Any, tuple[Any, ...]]],
   compiler: Callable[[Any], Any] = compiling.compile_step,
 ) -> tuple[list[Callable[..., Any]], dict[str, Any]]:
-  """Compiles programs one after the other, as the search does, and says what that took.
+  """Compiles programs one after the other, as the search does, and measures the cost.
 
   Args:
     programs: Jitted functions, each with arguments or their shapes.
-    compiler: What compiles one; by default as steps of training are.
+    compiler: Function that compiles one; the default is that of training steps.
 
   Returns:
-    The compiled programs; `trace_s`, `compile_s`, and `temp_mb`, the temporary memory that XLA
-    plans for the one that needs the most, None where it does not say.
+    Compiled programs; `trace_s`, `compile_s`, and `temp_mb`, the temporary memory that XLA plans
+    for the one that needs the most, None if it is unknown.
   """
   began = time.perf_counter()
   lowered = [function.lower(*arguments) for function, arguments in programs]
@@ -75,14 +75,14 @@ def compile_all(
 
 
 def timed(step: Callable[..., tuple[T, Any]], state: T, *batches: Any) -> tuple[float, T]:
-  """Seconds of a step, and the state that it leaves.
+  """Returns the seconds of a step and the new state.
 
-  On an accelerator of one of ten that are launched in a row, as training does.
+  On an accelerator this is the mean of ten steps that are launched in a row, as in training.
 
   Args:
-    step: (state, *batches) -> (state, metrics).
-    state: May be donated.
-    batches: The same for each.
+    step: Function (state, *batches) -> (state, metrics).
+    state: State of the training, which may be donated.
+    batches: Batches of every step.
   """
   steps = 1 if jax.default_backend() == 'cpu' else 10
   began = time.perf_counter()
@@ -93,12 +93,12 @@ def timed(step: Callable[..., tuple[T, Any]], state: T, *batches: Any) -> tuple[
 
 
 def medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
-  """The median of each figure over the turns, as median_<figure>."""
+  """Returns the median of each figure over the turns, as median_<figure>."""
   return {f'median_{name}': statistics.median(one[name] for one in turns) for name in turns[0]}
 
 
 def environment() -> dict[str, Any]:
-  """Versions and device. Starts JAX: to be called when no contender runs any more."""
+  """Returns versions and device. Starts JAX: to be called after all contenders have ended."""
   from thrifty_jax import logbook
 
   found = logbook.environment([])
@@ -113,7 +113,7 @@ def environment() -> dict[str, Any]:
 
 
 def load() -> float | None:
-  """Processes that ran or waited for a core in the last minute, None where that is not known."""
+  """Returns the load average of the last minute, None if it is unknown."""
   return os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
 
 
@@ -121,14 +121,14 @@ class Report:
   """Prints a line for each measurement, and all of them as JSON in the last line."""
 
   def __init__(self, benchmark: str):
-    """Begins; the machine's load is looked up now, before any work."""
+    """Records the machine's load before any work."""
     self._benchmark, self._load = benchmark, load()
     self._measurements: list[dict[str, Any]] = []
     if self._load is not None:
       print(f'{benchmark}: load of the machine before {self._load:.1f}', flush=True)
 
   def add(self, settings: dict[str, Any], figures: dict[str, Any], line: str) -> None:
-    """Takes a measurement, and prints a line about it."""
+    """Adds a measurement and prints its line."""
     self._measurements.append({**settings, **figures})
     what = ', '.join(f'{name} {value}' for name, value in settings.items())
     print(f'{what}: {figures.get("error") or line}', flush=True)
@@ -147,14 +147,14 @@ class Report:
 
 
 def step_line(figures: dict[str, Any]) -> str:
-  """The figures of a training step for a person; '' if there are none."""
+  """Returns the figures of a training step as text; '' if there are none."""
   return ', '.join(_parts(figures))
 
 
 def _parts(figures: dict[str, Any]) -> Iterator[str]:
   if 'median_step_s' in figures:
     yield f'step {figures["median_step_s"]:.3f} s'
-    if figures.get('relative_step', 1) != 1:  # none where the first has ended
+    if figures.get('relative_step', 1) != 1:  # missing if the first has ended
       yield f'{figures["relative_step"]:.2f} times the first'
     yield f'first step after {figures["first_step_s"]:.1f} s'
     yield f'trace {figures["trace_s"]:.1f} s, compile {figures["compile_s"]:.1f} s'

@@ -15,7 +15,7 @@ from thrifty_jax.networks.model_spec import make_spec
 
 PAPER = Path(thrifty_jax.__file__).parent / 'genotypes' / 'thrifty_0.61m.json'
 BASELINES = ('unet', 'unet_plus_plus')
-MEAN, STD = 0.3, 0.25  # made up, of intensities in [0, 1]
+MEAN, STD = 0.3, 0.25  # arbitrary, for intensities in [0, 1]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +31,10 @@ class Network:
   """A network of one modality and two classes.
 
   Attributes:
-    name: thrifty, one of BASELINES, or the file of a genotype.
-    size: Of the square slices.
-    norm: Of a baseline, none or group; networks of a genotype have theirs.
-    channels, depth: Of a network of a genotype; those of a baseline are fixed.
+    name: Name thrifty, one of BASELINES, or the file of a genotype.
+    size: Side of the square slices.
+    norm: Norm of a baseline, none or group; networks of a genotype have their own.
+    channels, depth: Sizes of a network of a genotype; those of a baseline are fixed.
   """
 
   name: str
@@ -47,12 +47,12 @@ class Network:
     """Refuses a genotype that cannot be used, without starting JAX.
 
     Raises:
-      InputError: Its file is missing or damaged, or is of another depth.
+      InputError: If its file is missing, damaged or of another depth.
     """
     self.genotype()
 
   def genotype(self) -> genotype.Genotype | None:
-    """Its genotype, None of a baseline."""
+    """Returns the genotype, None for a baseline."""
     if self.name in BASELINES:
       return None
     path = PAPER if self.name == 'thrifty' else Path(self.name)
@@ -61,7 +61,7 @@ class Network:
     return found
 
   def member(self) -> LoadedModel:
-    """It with random weights, as if from a model's folder."""
+    """Returns the network with random weights, as if loaded from a model's folder."""
     config = configs.default()
     config.model.update({'channels': self.channels, 'depth': self.depth, 'norm': self.norm})
     config.model.name = self.name if self.name in BASELINES else 'thrifty'
@@ -73,5 +73,5 @@ class Network:
 
 
 def of(asked: argparse.Namespace, name: str, size: int, norm: str = 'none') -> Network:
-  """A network as the options of `add_options` have it."""
+  """Returns the network of the options of `add_options`."""
   return Network(name, size, norm, asked.channels, asked.depth)

@@ -1,7 +1,7 @@
-"""The supernet as one writes it first: a module of flax for every candidate of every edge.
+"""A straightforward supernet: a module of flax for every candidate of every edge.
 
-The same mathematics and parameters as network.Supernet with shuffled sampling, out of flax's own
-layers: what the search's step is measured against. Nothing of thrifty_jax is used.
+It has the mathematics and parameters of network.Supernet with shuffled sampling, made of flax's own
+layers, as the reference for the time of a search step. Nothing of thrifty_jax is used.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from thrifty_jax.networks.space import CellKind, Resample, candidates
 
 
 def group_norm(channels: int, *, affine: bool, dtype: Any, name: str | None = None) -> nn.Module:
-  """Groups of 16 channels, one group where 16 does not divide them."""
+  """Returns a norm over groups of 16 channels, or one group if 16 does not divide them."""
   groups = channels // 16 if channels % 16 == 0 else 1
   return nn.GroupNorm(
     groups, epsilon=1e-5, use_bias=affine, use_scale=affine, dtype=dtype, name=name
@@ -22,7 +22,7 @@ def group_norm(channels: int, *, affine: bool, dtype: Any, name: str | None = No
 
 
 class ConvNorm(nn.Module):
-  """Convolution without bias, then norm."""
+  """A convolution without bias, then a norm."""
 
   channels: int
   kernel_size: int = 1
@@ -45,7 +45,7 @@ class ConvNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """Two 3x3 convolutions beside a 1x1 convolution."""
+  """Two 3x3 convolutions in parallel with a 1x1 convolution."""
 
   channels: int
   dtype: Any = None
@@ -106,7 +106,7 @@ class Candidate(nn.Module):
     if kind.startswith('up_'):
       dilation = 3 if 'dil_conv' in kind else 1
       layer['padding'] = ((dilation, dilation + 1),) * 2
-      if depthwise:  # nn.ConvTranspose knows no groups
+      if depthwise:  # nn.ConvTranspose does not support groups
         return nn.Conv(channels, (3, 3), input_dilation=2, feature_group_count=channels, **layer)(x)
       return nn.ConvTranspose(channels, (3, 3), (2, 2), kernel_dilation=(dilation,) * 2, **layer)(x)
     dilation = 2 if 'dil_conv' in kind else 1
@@ -122,7 +122,7 @@ class Candidate(nn.Module):
 
 
 class MixedEdge(nn.Module):
-  """One in `sample` channels through all candidates, the others past them, then a shuffle."""
+  """One in `sample` channels passes all candidates, the others bypass them, then a shuffle."""
 
   resample: Resample
   sample: int
@@ -180,12 +180,12 @@ class PlainSupernet(nn.Module):
   """The grid of cells.
 
   Attributes:
-    classes: K, background included.
-    channels: Of every cell; a multiple of `sample`.
-    depth: Levels below the full size.
-    nodes: Nodes of a cell.
-    sample: One in so many channels goes through the candidates.
-    dtype: Of the computation; None is that of image and parameters.
+    classes: Number K of classes, background included.
+    channels: Number of channels of every cell, a multiple of `sample`.
+    depth: Number of levels below the full size.
+    nodes: Number of nodes of a cell.
+    sample: Divisor of the channels: one in `sample` passes the candidates.
+    dtype: Type of the computation; None is that of image and parameters.
   """
 
   classes: int
@@ -198,7 +198,7 @@ class PlainSupernet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, architecture: Any, key: None = None) -> jax.Array:
-    """Logits [B, H, W, K] of image [B, H, W, C], H and W multiples of 2^depth."""
+    """Returns logits [B, H, W, K] of image [B, H, W, C], H and W multiples of 2^depth."""
     channels, depth, dtype = self.channels, self.depth, self.dtype
     weights = {kind: self._weights(getattr(architecture, kind)) for kind in ('down', 'up')}
 
@@ -222,7 +222,7 @@ class PlainSupernet(nn.Module):
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
   def _weights(self, part: Any) -> tuple[list[jax.Array], jax.Array]:
-    """Softmax over the candidates of every edge, and over the edges into every node."""
+    """Returns the softmax over candidates of every edge, and over edges into every node."""
     betas, start = [], 0
     for node in range(self.nodes):
       betas.append(jax.nn.softmax(part.betas[start : start + node + 2]))

@@ -1,11 +1,11 @@
-"""The training step of networks side by side: seconds, memory, parameters, multiplications.
+"""Compares training steps of networks: seconds, memory, parameters, multiplications.
 
     python -m benchmarks.retrain_step --model thrifty unet unet_plus_plus --size 256
     python -m benchmarks.retrain_step --model runs/brain/search/genotype.json unet --norm none group
 
-A step is the one of retraining with the default optimiser and average of the weights, on made-up
+A step is that of retraining with the default optimiser and average of the weights, on synthetic
 slices, without augmentation. Each network runs in a process of its own; they take turns, and times
-are also given relative to the first network's.
+are also given relative to those of the first network.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: Any) -> int:
-  # Mistakes are told before any work.
+  # Mistakes are reported before any work.
   rounds = [(batch, _networks(asked, size)) for batch in asked.batch for size in asked.size]
   report = measure.Report('retrain_step')
   for batch, found in rounds:
@@ -64,7 +64,7 @@ def _run(asked: Any) -> int:
 
 
 def _networks(asked: Any, size: int) -> list[networks.Network]:
-  """All that are asked for; those of a genotype have norms always, and are there once."""
+  """Returns the networks of the options; one of a genotype always has norms and appears once."""
   return [
     networks.of(asked, name, size, norm)
     for name in asked.model
@@ -75,7 +75,7 @@ def _networks(asked: Any, size: int) -> list[networks.Network]:
 def start(
   network: networks.Network, batch: int, dtype: str, cache: str
 ) -> tuple[dict[str, Any], contenders.Turn]:
-  """A contender, see `contenders.race`."""
+  """Starts a contender, see `contenders.race`."""
   began = time.perf_counter()
   config = configs.default()
   config.compilation_cache = cache

@@ -1,16 +1,16 @@
-"""The bilevel step of the search: seconds, memory, and the wait before the first one.
+"""Measures the bilevel step of the search: seconds, memory, and the wait before the first one.
 
     python -m benchmarks.search_step --channels 32 --batch 4 --size 128 --against=plain
     python -m benchmarks.search_step --channels 8 16 32 64 --nodes 1 2 --size 64 128 256
     python -m benchmarks.search_step --channels 8 --size 64 --batch 8 --devices 1 2 4 8
 
-A step is both halves, that of the architecture and that of the weights, first order, on made-up
+A step is both halves, that of the architecture and that of the weights, first order, on synthetic
 slices, without augmentation. Every combination of the options is a measurement. Each contender runs
 in a process of its own; they take turns. --against=plain adds the supernet written with flax's own
-layers, one module a candidate (benchmarks/plain_supernet.py), as JAX runs it by itself;
-plain_prepared is the same after device.prepare, which changes how memory is kept. --devices has one
-contender for each number of devices that share the batch; a CPU takes the part of so many, on the
-cores that it has, which tells what sharing costs and not what it gains.
+layers, one module a candidate (benchmarks/plain_supernet.py), with JAX's defaults; plain_prepared
+is the same after device.prepare, which changes the allocation of memory. --devices has one
+contender for each number of devices that share the batch; a CPU simulates them on its cores, which
+shows the cost of sharing and not its gain.
 """
 
 import functools
@@ -41,14 +41,14 @@ RIVALS = ('plain', 'plain_prepared')
 
 
 class Contender(NamedTuple):
-  """Who is measured."""
+  """A supernet and the number of devices it is measured on."""
 
   contender: str
-  devices: int = 1  # that share a batch
+  devices: int = 1  # number that share a batch
 
 
 class Setting(NamedTuple):
-  """What a measurement is of."""
+  """Settings of a measurement."""
 
   channels: int
   batch: int
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def start(setting: Setting, who: Contender, cache: str) -> tuple[dict[str, Any], contenders.Turn]:
-  """A contender, see `contenders.race`."""
+  """Starts a contender, see `contenders.race`."""
   if who.devices > 1:
     jax.config.update('jax_num_cpu_devices', who.devices)
   if who.contender == 'plain':
@@ -105,7 +105,7 @@ def start(setting: Setting, who: Contender, cache: str) -> tuple[dict[str, Any],
 
 
 def compiled_step(setting: Setting, who: Contender) -> tuple[dict[str, Any], contenders.Turn]:
-  """Figures of the start, and the step on a state that it changes."""
+  """Returns the figures of the start, and a turn that steps and changes its state."""
   began = time.perf_counter()
   config = configs.default()
   config.devices = who.devices
@@ -143,7 +143,7 @@ def compiled_step(setting: Setting, who: Contender) -> tuple[dict[str, Any], con
 
 
 def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:
-  """The supernet, ours or the plain one, and the optimisers of the default config."""
+  """Returns the supernet, ours or the plain one, with the optimisers of the default config."""
   settings = configs.default().search
   sizes = {'channels': setting.channels, 'depth': setting.depth, 'nodes': setting.nodes}
   if plain:
@@ -159,7 +159,7 @@ def make_learners(setting: Setting, *, plain: bool = False) -> bilevel.Learners:
 
 
 def made_up_batch(setting: Setting) -> dict[str, jax.Array]:
-  """Noise in place of slices and masks, on the device."""
+  """Returns noise in place of slices and masks, on the device."""
   rng = np.random.default_rng(0)
   shape = (setting.batch, setting.size, setting.size)
   return {

@@ -1,9 +1,9 @@
-"""What benchmarks printed as tables in Markdown.
+"""Prints the output of benchmarks as tables in Markdown.
 
     python -m benchmarks.search_step --against=plain > search_step.txt
     python -m benchmarks.table search_step.txt
 
-Takes the last line of every file; files of the same benchmark, device and versions share a table.
+Reads the last line of every file; files of the same benchmark, device and versions share a table.
 """
 
 import argparse
@@ -43,10 +43,10 @@ def _run(paths: Sequence[Path]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-  """The JSON object in the last line of a file.
+  """Reads the JSON object in the last line of a file.
 
   Raises:
-    InputError: It is not what a benchmark prints.
+    InputError: If it is not the output of a benchmark.
   """
   try:
     lines = path.read_text(encoding='utf-8').strip().splitlines()
@@ -59,7 +59,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def markdown(measurements: Sequence[dict[str, Any]]) -> str:
-  """A table with a line for each measurement, of all that at least one of them has."""
+  """Returns a table with a line for each measurement and all columns that one of them has."""
   names = dict.fromkeys(name for one in measurements for name in one if name not in _HIDDEN)
   columns = [name for name in names if any(one.get(name) is not None for one in measurements)]
   rows = [columns, ['---'] * len(columns)]

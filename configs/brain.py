@@ -3,8 +3,8 @@
   python -m thrifty_jax.main --config=configs/brain.py
 
 The ICBM152 template comes with the nilearn package (requirements-demo.txt). It is one brain, the
-average of many, cut into blocks of slices that take the place of patients. So this run shows that
-everything works; it proves nothing about a network. For a real data set see promise12.py and
+average of many, cut into blocks of slices that stand in for patients. So this run shows that
+everything works; it proves nothing about a network. For real data sets see promise12.py and
 chaos.py.
 
 Measured on two CPU cores, seed 0, fold 0: 7 min 14 s from a cold start, 2.6 GiB of memory; test
@@ -19,21 +19,21 @@ from thrifty_jax import config as defaults
 
 
 def get_config(variants: str = '') -> ConfigDict:
-  """The settings; variants are the names after the colon, separated by commas."""
+  """Returns the settings; variants are the names after the colon, separated by commas."""
   config = defaults.default()
 
   data = config.data
   data.name = 'brain'
   data.classes = ('background', 'grey matter', 'white matter')
-  data.image_size = 192  # a voxel a pixel: grey matter is too thin to be made coarser
-  data.intensity = 'window'  # a block is no scan: its own percentiles would depend on its place
+  data.image_size = 192  # one pixel a voxel: grey matter is too thin for a coarser grid
+  data.intensity = 'window'  # a block is not a scan: its own percentiles depend on its position
   data.window = (0.0, 255.0)
 
-  # One brain under one scanner: there are no other shapes or intensities to learn. Sizes vary much
-  # all the same: the norms of a network take a slice's mean and contrast away, and both depend on
-  # how much of the slice is brain.
+  # One averaged brain: there are no other shapes or intensities to learn. Scales vary widely all
+  # the same: the norms of a network remove a slice's mean and contrast, and both depend on how much
+  # of the slice is brain.
   augment = config.augment
-  augment.flip_left_right = True  # its halves mirror each other
+  augment.flip_left_right = True  # the halves mirror each other
   augment.rotate_degrees = 20.0
   augment.scale = (0.65, 1.4)
   augment.translate = (0.1, 0.1)
@@ -60,5 +60,5 @@ def get_config(variants: str = '') -> ConfigDict:
   retrain.warmup_epochs = 1
   retrain.validate_every = 5
 
-  config.evaluate.threshold_floor = True  # tissue is told apart by intensity alone, nearly
+  config.evaluate.threshold_floor = True  # intensity alone nearly separates the tissues
   return defaults.apply_variants(config, variants)

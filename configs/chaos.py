@@ -5,41 +5,41 @@
   python -m thrifty_jax.main --config=configs/chaos.py:paper      CT, the authors' settings
   python -m thrifty_jax.main --config=configs/chaos.py:t2,small --workdir=runs/chaos_t2
 
-The folder data.raw_dir holds Train_Sets/CT and Train_Sets/MR, as the archive does; where to get it
-is said when it is missing. CT and MR are of different people, whatever their numbers: patient 1 of
-the one has nothing to do with patient 1 of the other. T1 and T2 of one number are one person.
+The folder data.raw_dir contains Train_Sets/CT and Train_Sets/MR, like the archive; if it is
+missing, a message names its source. CT and MR show different people, even where numbers agree; T1
+and T2 of one number are one person.
 
 Not measured yet: no variant has been run on the real scans.
 
 Variants, which compose (`:t1,small,unet`), applied from left to right:
   t1                     MR, T1-DUAL: two channels, in and out of phase, and four organs.
-  t2                     MR, T2-SPIR: one channel and the same organs. Either wants a --workdir of
-                         its own: without it runs of CT and MR meet in runs/chaos, and are refused.
+  t2                     MR, T2-SPIR: one channel and the same organs. Either needs a --workdir of
+                         its own: without it runs of CT and MR share runs/chaos, and are refused.
   small                  128 x 128, a narrow supernet and few epochs.
-  paper                  the authors' settings, see below; for a GPU; of CT alone.
+  paper                  the authors' settings, see below; for a GPU; CT only.
   unet, unet_plus_plus   a baseline instead of the search.
 
-`:paper` has of the authors (their paper, or their public code):
+`:paper` takes from the authors (their paper or their public code):
   images                 0 to 255 HU, linear resize to 256, mean 0.2389, deviation 0.2801.
   augmentation           a crop of 0.45 to 1 of the area, aspect 0.5 to 2, back to full size;
-                         translation +-0.3; two flips and elastic deformation, each one in two.
+                         translation +-0.3; two flips and elastic deformation, each with 50 %.
   search, network        all of thrifty_jax/authors.py: first SGD, then SGD and Adam in turn, up to
                          1000 epochs; 32 channels, depth 5, 2 nodes.
   retraining             SGD 6e-3, batch 12, up to 3600 epochs, clip 5, patience 200.
   metric, selection      one Dice over all validation slices at 256 x 256; the best epoch is chosen
-                         and reported on them: not held out. Nobody is kept for a test.
-and is deliberately different in this:
+                         and reported on them: not held out. There are no test patients.
+and deliberately differs in this:
   split                  by patient, 16 train and 4 validate. Theirs is by slice, a fifth of them
                          validate: a patient can be on both sides. Corrected.
-  validation images      are never augmented. Theirs are, which scores other images in each epoch.
+  validation images      are never augmented. Theirs are, so each epoch scores other images.
                          Corrected.
   halves of the search   by patient, of the training patients alone, for the same reason.
   architecture           its variables are not in the weights' optimiser, decay or clip norm, as
                          theirs are by mistake. Corrected.
   crop                   from the slice of 256 pixels, not before the resize: slices are prepared
-                         once. Its aspect is log-uniform, theirs uniform either way up.
-  border                 image and mask go on beyond the slice as at its border, and after a crop as
-                         the slice itself: one warp, one resampling, instead of one a step.
+                         once. Its aspect is log-uniform, theirs uniform in either orientation.
+  border                 image and mask repeat the slice's border beyond it, and continue with the
+                         slice beyond a crop: one warp, one resampling, instead of one a step.
   norms                  GroupNorm everywhere, where their residual block has BatchNorm: no batch
                          statistics to carry, and as many parameters.
 """
@@ -50,11 +50,11 @@ from thrifty_jax import authors
 from thrifty_jax import config as defaults
 from thrifty_jax.errors import InputError
 
-_OF_ONE_DATA_SET = {'t1', 't2', 'paper'}  # the authors have CT alone
+_OF_ONE_DATA_SET = {'t1', 't2', 'paper'}  # of CHAOS the authors used CT only
 
 
 def get_config(variants: str = '') -> ConfigDict:
-  """The settings; variants are the names after the colon, separated by commas."""
+  """Returns the settings; variants are the names after the colon, separated by commas."""
   if len(names := sorted(_OF_ONE_DATA_SET & {name.strip() for name in variants.split(',')})) > 1:
     raise InputError(
       f'config variants {" and ".join(names)} are of different data sets; name one of them'
@@ -73,12 +73,12 @@ def get_config(variants: str = '') -> ConfigDict:
 
 
 def _t1(config: ConfigDict) -> None:
-  """MR, in and out of phase."""
+  """Sets MR, in and out of phase."""
   _mr(config, 'chaos_t1', channels=2)
 
 
 def _t2(config: ConfigDict) -> None:
-  """MR, fat suppressed."""
+  """Sets MR with fat suppression."""
   _mr(config, 'chaos_t2', channels=1)
 
 
@@ -90,7 +90,7 @@ def _mr(config: ConfigDict, name: str, *, channels: int) -> None:
 
 
 def _small(config: ConfigDict) -> None:
-  """Sizes for two CPU cores."""
+  """Sets sizes for two CPU cores."""
   config.data.image_size = 128
 
   search = config.search
@@ -105,7 +105,7 @@ def _small(config: ConfigDict) -> None:
 
 
 def _paper(config: ConfigDict) -> None:
-  """The authors' settings; `code` is their public code, see thrifty_jax/authors.py."""
+  """Sets the authors' values; `code` is their public code, see thrifty_jax/authors.py."""
   authors.apply(config)
 
   data = config.data

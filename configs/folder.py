@@ -3,12 +3,12 @@
   python -m thrifty_jax.main --config=configs/folder.py --config.data.raw_dir=FOLDER --workdir=RUN
   python -m thrifty_jax.main --config=configs/folder.py:small --config.data.raw_dir=FOLDER
 
-FOLDER holds dataset.json, imagesTr, labelsTr and, where a patient has several scans, patients.csv
-(case,patient). RUN, where results go, is runs/folder without --workdir: give each FOLDER one of its
-own. Look at what --stage=check says first.
+FOLDER contains dataset.json, imagesTr, labelsTr and, if a patient has several scans, patients.csv
+(case,patient). RUN, the folder of results, is runs/folder without --workdir: use another one for
+each FOLDER. Run --stage=check first and read its findings.
 
-What is left open here is filled in from the folder, shown at the start and recorded in config.json;
-set any of it and your value wins:
+Values left open here are filled in from the folder, shown at the start and recorded in
+config.json; a value that you set takes precedence:
   data.classes, data.modalities     from dataset.json
   data.slice_axis                   the axis of thick slices; axial where voxels are nearly cubes
   data.image_size                   the median longer side of a slice, up to a multiple of 32, at
@@ -16,9 +16,9 @@ set any of it and your value wins:
   data.intensity, data.window       CT: a window learned from the training patients' foreground, so
                                     folds may differ in it; else the percentiles of each scan
 
-No flips: which way an anatomy may be mirrored is not known. Where left and right look alike and
-have one class, set augment.flip_left_right and evaluate.flips. data.context=1 gives the network the
-slices above and below as well.
+No flips: how an anatomy may be mirrored is unknown. If left and right look alike and have one
+class, set augment.flip_left_right and evaluate.flips. data.context=1 adds the slices above and
+below to the network's input.
 
 Measured: Task04_Hippocampus of the Decathlon (221 scans of 145 patients), variant small with
 retrain.epochs=12 on two CPU cores, fold 0, seed 0: 519,272 parameters; test DSC of 29 patients,
@@ -35,7 +35,7 @@ from thrifty_jax import config as defaults
 
 
 def get_config(variants: str = '') -> ConfigDict:
-  """The settings; variants are the names after the colon, separated by commas."""
+  """Returns the settings; variants are the names after the colon, separated by commas."""
   config = defaults.default()
 
   config.data.name = 'folder'
@@ -44,7 +44,7 @@ def get_config(variants: str = '') -> ConfigDict:
 
 
 def _small(config: ConfigDict) -> None:
-  """Sizes for two CPU cores, as promise12.py has them."""
+  """Sets sizes for two CPU cores, as in promise12.py."""
   config.data.max_image_size = 128
 
   search = config.search

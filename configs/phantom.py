@@ -2,8 +2,8 @@
 
   python -m thrifty_jax.main --config=configs/phantom.py
 
-The scans are generated into data.raw_dir when they are not there. They are easy on purpose; nothing
-about real scans follows from their scores.
+The scans are generated into data.raw_dir if they are missing. They are easy on purpose; their
+scores say nothing about real scans.
 
 Variants: unet, unet_plus_plus (a baseline instead of the search).
 """
@@ -14,7 +14,7 @@ from thrifty_jax import config as defaults
 
 
 def get_config(variants: str = '') -> ConfigDict:
-  """The settings; variants are the names after the colon, separated by commas."""
+  """Returns the settings; variants are the names after the colon, separated by commas."""
   config = defaults.default()
 
   data = config.data

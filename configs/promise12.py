@@ -4,8 +4,8 @@
   python -m thrifty_jax.main --config=configs/promise12.py:small      a laptop's CPU
   python -m thrifty_jax.main --config=configs/promise12.py:paper      the authors' settings
 
-The folder data.raw_dir holds TrainingData/CaseNN.mhd with CaseNN_segmentation.mhd; where to get
-them is said when they are missing. Cases are ordered by hospital; folds take every fifth.
+The folder data.raw_dir contains TrainingData/CaseNN.mhd with CaseNN_segmentation.mhd; if they are
+missing, a message names their source. Cases are ordered by hospital; folds take every fifth.
 
 Measured, `:small`, on two CPU cores that other programs used as well, 36 patients at half the
 resolution in plane, seed 0, fold 0: 1 h 03 min (search 9 min, retraining 54 min); mean volume DSC
@@ -18,26 +18,26 @@ Variants, which compose (`:small,unet`), applied from left to right:
   paper                  the authors' settings, see below; for a GPU.
   unet, unet_plus_plus   a baseline instead of the search.
 
-`:paper` has of the authors (their paper, or their public code):
+`:paper` takes from the authors (their paper or their public code):
   images                 CLAHE of each slice (clip limit 0.05), nearest resize to 256, curvature
                          flow (5 iterations of 0.125), z-score by the training patients.
   augmentation           translation +-0.2 across and +-0.1 down; two flips and elastic deformation,
-                         each one in two; no crop.
+                         each with 50 %; no crop.
   search, network        all of thrifty_jax/authors.py: first SGD, then SGD and Adam in turn, up to
                          1000 epochs; 32 channels, depth 5, 2 nodes.
   retraining             SGD 6e-3, batch 12, up to 3600 epochs, clip 3, patience 300.
   split                  cases 5 15 25 35 45 validate, all others train.
   metric, selection      one Dice over all validation slices at 256 x 256; the best epoch is chosen
-                         and reported on them: not held out. Nobody is kept for a test.
-and is deliberately different in this:
-  validation images      are never augmented. Theirs are, which scores other images in each epoch.
+                         and reported on them: not held out. There are no test patients.
+and deliberately differs in this:
+  validation images      are never augmented. Theirs are, so each epoch scores other images.
                          Corrected.
   halves of the search   by patient, of the training patients alone: no patient is on both sides.
   architecture           its variables are not in the weights' optimiser, decay or clip norm, as
                          theirs are by mistake. Corrected.
   truth                  a pixel is the class with the largest share of it; the nearest voxel alone
                          shifts the truth, and scores go back to the native grid.
-  border                 image and mask go on beyond the slice as at its border: one warp, one
+  border                 image and mask repeat the slice's border beyond it: one warp, one
                          resampling, instead of one a step.
   norms                  GroupNorm everywhere, where their residual block has BatchNorm: no batch
                          statistics to carry, and as many parameters.
@@ -50,7 +50,7 @@ from thrifty_jax import config as defaults
 
 
 def get_config(variants: str = '') -> ConfigDict:
-  """The settings; variants are the names after the colon, separated by commas."""
+  """Returns the settings; variants are the names after the colon, separated by commas."""
   config = defaults.default()
 
   data = config.data
@@ -61,12 +61,12 @@ def get_config(variants: str = '') -> ConfigDict:
   data.context = 1  # the slices above and below, as two more channels
 
   config.evaluate.flips = True
-  config.augment.flip_left_right = True  # the prostate mirrors itself across the midline
+  config.augment.flip_left_right = True  # the prostate is symmetric about the midline
   return defaults.apply_variants(config, variants, small=_small, paper=_paper)
 
 
 def _small(config: ConfigDict) -> None:
-  """Sizes for two CPU cores."""
+  """Sets sizes for two CPU cores."""
   config.data.image_size = 128
 
   search = config.search
@@ -74,7 +74,7 @@ def _small(config: ConfigDict) -> None:
   search.warmup_epochs = 3
   search.batch_size = 8
   search.channels = 16
-  search.architecture_learning_rate = 3e-3  # a fifth of the steps: each may go five times as far
+  search.architecture_learning_rate = 3e-3  # a fifth of the steps, each up to five times as large
 
   retrain = config.retrain
   retrain.epochs = 50
@@ -82,7 +82,7 @@ def _small(config: ConfigDict) -> None:
 
 
 def _paper(config: ConfigDict) -> None:
-  """The authors' settings; `code` is their public code, see thrifty_jax/authors.py."""
+  """Sets the authors' values; `code` is their public code, see thrifty_jax/authors.py."""
   authors.apply(config)
 
   data = config.data

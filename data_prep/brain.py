@@ -1,16 +1,16 @@
-"""Grey and white matter of the ICBM152 brain, which the nilearn package carries: MR, no download.
+"""Grey and white matter of the ICBM152 brain, which the nilearn package contains: MR, no download.
 
-It is one brain, the average of 152: blocks of axial slices stand in for patients, with gaps so that
-neighbours are not nearly the same slice. The folds interleave the blocks, so every part of the
-brain is trained on and tested.
+It is one brain, the average of 152: blocks of axial slices stand in for patients, with gaps between
+them because neighbouring slices are nearly the same. The folds interleave the blocks, so every part
+of the brain is trained on and tested.
 
 Blocks are cut to 192 x 192 voxels of 1 mm around the brain (143 x 180). With image_size 192 a voxel
 is a pixel and nothing is resampled, and 192 can be halved six times. Grey matter is 2 to 4 voxels
-thick, so a coarser network grid costs: the truth itself, brought to S pixels and back, scores a DSC
-of 0.938 at S = 96, 0.957 at 128, 0.978 at 160 and 1 at 192, alike for grey and white.
+thick, so a coarser network grid loses accuracy: the truth itself, resized to S pixels and back,
+scores a DSC of 0.938 at S = 96, 0.957 at 128, 0.978 at 160 and 1 at 192, for grey as for white.
 
-A block is no scan, and its own percentiles depend on how much skull-free air it shows: use
-`intensity = 'window'` with (0, 255), the range of the stored T1, so that all blocks keep one scale.
+A block is not a scan, and its percentiles depend on how much skull-free air it shows: use
+`intensity = 'window'` with (0, 255), the range of the stored T1, so that all blocks have one scale.
 """
 
 import functools
@@ -45,11 +45,10 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The blocks of the brain.
+  """Returns the blocks of the brain as cases.
 
   Args:
-    raw_dir: A folder with the three maps; where they are not there, those of the nilearn package
-      are taken.
+    raw_dir: Folder with the three maps; where it lacks them, those of the nilearn package are used.
 
   Raises:
     InputError: If nilearn is not installed.
@@ -81,23 +80,23 @@ def read_case(case: Case) -> Volume:
 
 @functools.lru_cache(maxsize=1)
 def _brain(t1: Path, grey: Path, white: Path) -> Volume:
-  """The whole brain, read once: all blocks are cut from it."""
+  """Reads the whole brain once; all blocks are cut from it."""
   image, affine = volumes.read_nifti(t1)
   maps = (
     np.stack([volumes.read_nifti(path)[0] for path in (grey, white)]).astype(np.float32) / 255
   )  # 8-bit probabilities
-  # Inside where grey and white together are more likely than not; there the likelier of the two.
+  # Foreground is where grey and white add up to one half or more; its class is the likelier one.
   label = np.where(maps.sum(axis=0) >= 0.5, 1 + maps.argmax(axis=0), 0)
   whole = Case(case='brain', patient='brain', image=(t1,), label=(grey, white))
   return volumes.make_volume(whole, image=image, affine=affine, label=label)
 
 
 def _starts(brain: Volume) -> range:
-  """The first slice of each block: whole blocks within the slices that show enough of both classes.
+  """Returns the first slice of each block, within the slices that show enough of both classes.
 
-  At the ends of the brain there are slices with a dozen voxels of white matter. A block of them
-  would make the score of a class chance, so a slice must hold a twentieth of what the fullest slice
-  holds, of each class.
+  At the ends of the brain there are slices with a dozen voxels of white matter. In a block of them
+  the score of a class would be chance, so a slice must have, of each class, a twentieth of the
+  voxels of the fullest slice.
   """
   areas = np.stack([(brain.truth == k).sum(axis=(1, 2)) for k in (1, 2)])  # [2, D]
   shown = np.flatnonzero((areas >= areas.max(axis=1, keepdims=True) / 20).all(axis=0))
@@ -105,13 +104,13 @@ def _starts(brain: Volume) -> range:
 
 
 def _middle(label: np.ndarray, axis: int) -> int:
-  """The middle of the brain along an axis."""
+  """Returns the middle of the brain along an axis."""
   shown = np.flatnonzero(label.any(axis=tuple(other for other in range(3) if other != axis)))
   return int(shown[0] + shown[-1] + 1) // 2
 
 
 def _package_folder() -> Path:
-  """Where nilearn keeps the maps; not imported, as what it needs itself is not installed."""
+  """Returns nilearn's folder of maps without importing it: its dependencies are not installed."""
   found = importlib.util.find_spec('nilearn')
   places = (found.submodule_search_locations if found else None) or []
   for folder in (Path(place) / 'datasets' / 'data' for place in places):

@@ -1,7 +1,7 @@
-"""How every data set becomes slices in TFDS.
+"""The TFDS builder that writes the slices of every data set.
 
-A `tfds.core.ShardBasedBuilder` writes one shard a case while it reads, so that no more volumes are
-in memory than are worked on. The generator-based builder would collect up to 1 GB, keep the order
+A `tfds.core.ShardBasedBuilder` writes one shard a case while it reads, so only the volumes that are
+being processed are in memory. The generator-based builder would collect up to 1 GB, keep the order
 only below that, and need TensorFlow above it.
 """
 
@@ -20,20 +20,20 @@ from thrifty_jax.scans import slices, volumes
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case, Volume
 
-# A new number here makes every data set be prepared again: raise it when the slices or their
+# A new number here causes every data set to be prepared again: raise it when the slices or their
 # metadata change.
 VERSION = tfds.core.Version('1.2.0')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SlicedCase:
-  """A case as it is written.
+  """The slices of a case, ready to be written.
 
   Attributes:
-    image: [D, S, S, M], float16 in [0, 1].
-    label: [D, S, S], uint8.
-    native_label: [D, H, W], uint8.
-    record: What the metadata says of it; its first slice is not known yet.
+    image: Intensities, [D, S, S, M], float16 in [0, 1].
+    label: Class of each pixel, [D, S, S], uint8.
+    native_label: Class of each voxel on the native grid, [D, H, W], uint8.
+    record: Entry of the case in the metadata; its first slice is not known yet.
   """
 
   image: np.ndarray
@@ -44,14 +44,14 @@ class SlicedCase:
 
 @dataclasses.dataclass(eq=False)
 class SliceConfig(tfds.core.BuilderConfig):
-  """What a builder is told.
+  """Configuration of the builder.
 
   Attributes:
     name: Name of the folder, a different one for different settings.
-    settings: All that the slices depend on, as JSON would hold it; recorded beside them.
-    about: What else is recorded beside them.
+    settings: Everything that the slices depend on, as JSON values; recorded in the metadata.
+    about: Description of the data set, recorded as well.
     count: Number of cases.
-    sliced: The cases, in order; read as they are written.
+    sliced: Slices of the cases, in order; each case is read when it is written.
   """
 
   name: str = ''
@@ -73,7 +73,7 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
   """
 
   VERSION = VERSION
-  name = 'slices'  # a builder has that of its data set
+  name = 'slices'  # an instance has the name of its data set
 
   def __init__(self, config: SliceConfig, data_dir: Path):
     self.name = config.settings['name']
@@ -109,11 +109,11 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
     )
 
   def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Any]]]:
-    """One generator a case; TFDS runs them one after the other, in this process."""
+    """Returns one generator a case; TFDS runs them one after the other, in this process."""
     return {'slices': [self._next_examples] * self.builder_config.count}
 
   def _next_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The slices of the next case."""
+    """Yields the slices of the next case."""
     case, done = next(self.builder_config.sliced), self.info.metadata['cases']
     first_slice = done[-1]['first_slice'] + done[-1]['slices'] if done else 0
     done.append({**case.record, 'first_slice': first_slice})
@@ -131,7 +131,7 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
 def slice_case(
   read_case: Callable[[Case], Volume], settings: Mapping[str, Any], case: Case
 ) -> SlicedCase:
-  """Reads, checks and slices a case; runs in a process of its own where there are several."""
+  """Reads, checks and slices a case; runs in a worker process where there are several."""
   volume = volumes.along(read_case(case), settings['slice_axis'])
   checks.check_volume(
     volume, classes=settings['classes'], modalities=settings['modalities'], source=case

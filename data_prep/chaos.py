@@ -1,10 +1,10 @@
 """CHAOS, CT: the liver in the portal venous phase, 20 labelled patients.
 
 Layout of the raw folder: Train_Sets/CT/<id>/DICOM_anon/*.dcm and Ground/liver_GT_NNN.png. The masks
-follow the order of the slices' file names, not of their positions. Folder numbers are all that is
-kept of a patient: no DICOM tag but geometry and rescaling is read.
+follow the order of the slices' file names, not of their positions. Patients are known by their
+folder numbers alone: no DICOM tags but those of geometry and rescaling are read.
 
-The MR scans of the archive (chaos_t1, chaos_t2) are of other people, whatever their numbers.
+The MR scans of the archive (chaos_t1, chaos_t2) show other people, even where numbers agree.
 """
 
 from pathlib import Path
@@ -17,15 +17,15 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
-# Hounsfield units from 4000 on, which no tissue reaches, are stored outside the round field of view
-# of some scans; and those of air.
+# Some scans store values from 4000 HU on, which no tissue reaches, outside the round field of view;
+# they become the value of air.
 PADDING = (4000.0, -1000.0)
-# Mean of any liver. Lowest known: -3 HU where 40 % of it is fat, without contrast medium
-# (Starekova et al. 2021, Radiology 301(2):250, figure 2). With it, as here, 110 HU part fatty from
-# normal livers (Chulalongkorn Medical Journal 65(4):467, 2021). Both ends leave much room.
+# Range of a liver's mean. The lowest known is -3 HU, with 40 % fat and without contrast medium
+# (Starekova et al. 2021, Radiology 301(2):250, figure 2). With it, as here, 110 HU separate fatty
+# from normal livers (Chulalongkorn Medical Journal 65(4):467, 2021). Both limits leave a margin.
 _LIVER = (-50.0, 250.0)
 # See require_liver. An even tissue scatters by 0.8 of the noise's deviation, which is below 30 HU.
-_FAR = 200.0  # HU: what lies further away counts as this far
+_FAR = 200.0  # HU: larger distances count as this one
 _MIXED = 30.0  # HU
 _MORE = 1.5  # times
 
@@ -38,19 +38,19 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The labelled scans; each is a patient of its own.
+  """Returns the labelled scans; each is a patient of its own.
 
   Args:
-    raw_dir: The folder that holds Train_Sets.
+    raw_dir: Folder that contains Train_Sets.
 
   Raises:
-    InputError: If there are none, or slices and masks do not fit.
+    InputError: If there are none, or slices and masks do not match.
   """
   return data_sets.cases_of(find_patients(raw_dir, 'CT'), _find_case)
 
 
 def find_patients(raw_dir: Path, kind: str) -> list[Path]:
-  """The folders of the patients of Train_Sets/CT or Train_Sets/MR, sorted by number.
+  """Returns the patients' folders in Train_Sets/CT or Train_Sets/MR, sorted by number.
 
   Raises:
     InputError: If there are none.
@@ -83,28 +83,27 @@ def read_case(case: Case) -> Volume:
 
 
 def require_liver(case: Case, hounsfield: np.ndarray, masks: np.ndarray, order: np.ndarray) -> None:
-  """Refuses masks that do not lie on a liver, above all those in the reverse order.
+  """Refuses masks that do not lie on a liver, above all masks in the reverse order.
 
-  A liver is of one kind of tissue, whatever its brightness: a fatty one is darker, one without
-  contrast medium no brighter than what is around it, but both are even. Masks in the reverse order
-  lie on fat, bowel, lung and kidney too, while their mean is often still that of a liver. So what
-  counts is how far intensities scatter, as the masks are given and the other way round. Where a
-  scan is so even, or its liver so much in the middle, that both look alike, nothing is said. The
-  median must be that of a liver at all, which also finds masks of the background, and slices
-  without their rescaling.
+  A liver is one kind of tissue, whatever its brightness: a fatty one is darker, one without
+  contrast medium no brighter than its surroundings, but both are even. Reversed masks also lie on
+  fat, bowel, lung and kidney, while their mean is often still that of a liver. So the scatter of
+  intensities under the masks is compared with that under the reversed masks. Where a scan is so
+  even, or its liver so central, that both are similar, the masks are accepted. The median must be
+  plausible for a liver, which also finds masks of the background and slices without rescaling.
 
-  In 8 real scans of other people (LiTS, a window of 400 HU assumed) livers scatter by 17 to 29 HU,
-  and what lies under their masks in the reverse order by 53 to 70, 1.9 to 3.8 times as much, while
-  the median changes by 5 to 25 HU.
+  In 8 real scans of another data set (LiTS, a window of 400 HU assumed) livers scatter by 17 to 29
+  HU, voxels under the reversed masks by 53 to 70, 1.9 to 3.8 times as much, while the median
+  changes by 5 to 25 HU.
 
   Args:
-    case: For the error.
-    hounsfield: [D, H, W], in the order of positions.
-    masks: Above 0 in the liver, [D, H, W], in the order of the files.
-    order: Which file each slice is, [D].
+    case: The scan that an error names.
+    hounsfield: Intensities in HU, [D, H, W], in the order of positions.
+    masks: Values above 0 in the liver, [D, H, W], in the order of the files.
+    order: Index of each slice's file, [D].
 
   Raises:
-    InputError: If they do not.
+    InputError: If the masks do not lie on a liver.
   """
   if not masks.any():
     return
@@ -127,7 +126,7 @@ def require_liver(case: Case, hounsfield: np.ndarray, masks: np.ndarray, order: 
 
 def _find_case(folder: Path) -> Case:
   slices = folder / 'DICOM_anon'
-  # Names as i0000,0000b count from 0, as masks do; those as IMG-0004-00001 from 1.
+  # Names like i0000,0000b count from 0, as masks do; names like IMG-0004-00001 count from 1.
   from_zero = any(path.name.startswith('i') for path in slice_masks.find_files(slices, '.dcm'))
   image, label = slice_masks.find_pairs(
     slices, folder / 'Ground', ahead=(0,) if from_zero else (0, 1)
@@ -137,7 +136,7 @@ def _find_case(folder: Path) -> Case:
 
 
 def _require_binary(path: Path, mask: np.ndarray) -> None:
-  """Refuses a mask with more than the liver in it."""
+  """Refuses a mask with other values than those of background and liver."""
   values = np.unique(mask[mask > 0])
   if len(values) > 1:
     listed = ', '.join(map(str, values[:4])) + (', ...' if len(values) > 4 else '')
@@ -148,6 +147,6 @@ def _require_binary(path: Path, mask: np.ndarray) -> None:
 
 
 def _median_and_scatter(values: np.ndarray) -> tuple[float, float]:
-  """Median, and mean distance from it, of which no voxel, in metal say, has much of a say."""
+  """Returns the median and the mean clipped distance from it, robust to outliers such as metal."""
   distances = np.abs(values - np.median(values))
   return float(np.median(values)), float(np.minimum(distances, _FAR).mean())

@@ -1,13 +1,13 @@
-"""CHAOS, MR: liver, kidneys and spleen, 20 labelled patients; what its two sequences share.
+"""CHAOS, MR: liver, kidneys and spleen, 20 labelled patients; code shared by its two sequences.
 
 Layout of the raw folder, `<id>` 1 2 3 5 8 10 13 15 19 to 22, 31 to 34, 36 to 39:
 
     Train_Sets/MR/<id>/T1DUAL/DICOM_anon/InPhase/*.dcm and OutPhase/*.dcm, Ground/*.png
     Train_Sets/MR/<id>/T2SPIR/DICOM_anon/*.dcm, Ground/*.png
 
-In and out phase come from one echo train: one grid, one set of masks, which have the names of the
-slices in phase. People are not those of the CT scans, whatever their numbers; T1 and T2 of one
-number are one person, but lie on two grids, so each sequence is a data set of its own.
+In and out phase come from one echo train: one grid and one set of masks, named after the slices in
+phase. The patients are not those of the CT scans, even where numbers agree; T1 and T2 of one number
+are one person, but lie on two grids, so each sequence is a data set of its own.
 
 Source: the challenge's page on its data, and its notes in the archive.
 """
@@ -24,27 +24,28 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
-# Grey values of the classes, from and to, both included: liver 63, right kidney 126, left kidney
-# 189, spleen 252, give or take (the archive's notes).
+# Lowest and highest grey value of each class, both included: liver about 63, right kidney 126, left
+# kidney 189, spleen 252 (the archive's notes).
 GREYS = ((0, 0), (55, 70), (110, 135), (175, 200), (240, 255))
 _LIVER, _KIDNEYS = 1, (2, 3)
 
 
 def about(description: str) -> About:
-  """What is recorded with the slices of a sequence."""
+  """Returns the description that is recorded with the slices of a sequence."""
   return dataclasses.replace(chaos.ABOUT, description=description, padding=None)
 
 
 def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Case]:
-  """The labelled scans of a sequence; each is a patient of its own.
+  """Returns the labelled scans of a sequence; each is a patient of its own.
 
   Args:
-    raw_dir: The folder that holds Train_Sets.
-    sequence: T1DUAL or T2SPIR.
-    channels: Folders within DICOM_anon, the one whose names the masks have first; '' is itself.
+    raw_dir: Folder that contains Train_Sets.
+    sequence: Name of the sequence, T1DUAL or T2SPIR.
+    channels: Folders within DICOM_anon, '' for itself; the first is the one whose slices' names
+      the masks have.
 
   Raises:
-    InputError: If there are none, or slices, channels and masks do not fit.
+    InputError: If there are none, or slices, channels and masks do not match.
   """
   patients = chaos.find_patients(raw_dir, 'MR')
   return data_sets.cases_of(patients, lambda folder: _find_case(folder / sequence, channels))
@@ -97,7 +98,7 @@ def _find_case(folder: Path, channels: Sequence[str]) -> Case:
 
 
 def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
-  """Grey values to classes, [H, W], uint8."""
+  """Returns the classes of grey values, [H, W], uint8."""
   known = np.full(256, 255, np.uint8)
   for number, (low, high) in enumerate(GREYS):
     known[low : high + 1] = number

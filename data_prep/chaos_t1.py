@@ -12,5 +12,5 @@ read_case = chaos_mr.read_case
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The labelled scans; each is a patient of its own."""
+  """Returns the labelled scans; each is a patient of its own."""
   return chaos_mr.find_cases(raw_dir, 'T1DUAL', ('InPhase', 'OutPhase'))

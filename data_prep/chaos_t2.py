@@ -10,5 +10,5 @@ read_case = chaos_mr.read_case
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The labelled scans; each is a patient of its own."""
+  """Returns the labelled scans; each is a patient of its own."""
   return chaos_mr.find_cases(raw_dir, 'T2SPIR', ('',))

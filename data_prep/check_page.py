@@ -1,4 +1,4 @@
-"""What the check found: as text for the console, and as one page with a picture of each scan."""
+"""Results of the check: as text for the console, and as one page with a picture of each scan."""
 
 import dataclasses
 import textwrap
@@ -16,21 +16,21 @@ from thrifty_jax.scans import overlays
 from thrifty_jax.scans.volumes import Case
 
 PAGE = 'check.html'
-_COLUMNS = 100  # of the console
-_LEFT_OUT = ('axes', 'intensity', 'patient')  # columns that go, in order, where that is too few
-_LONGEST = 24  # letters of a name in the console's table
+_COLUMNS = 100  # width of the console
+_LEFT_OUT = ('axes', 'intensity', 'patient')  # columns dropped, in this order, from a wider table
+_LONGEST = 24  # characters of a name in the console's table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
-  """Everything that the check has to show.
+  """Results of the check.
 
   Attributes:
     config: Settings of the run.
     cases: All scans that have a mask.
-    split: Names of the patients under train, validation and test; none where they cannot be split.
-    scans: Figures of the scans that are fit to be trained on.
-    findings: What is wrong or odd.
+    split: Names of the patients under train, validation and test; empty where they cannot be split.
+    scans: Figures of the scans that can be trained on.
+    findings: Errors and warnings.
   """
 
   config: ConfigDict
@@ -40,12 +40,12 @@ class Checked:
   findings: Sequence[Finding]
 
   def select(self, *, errors: bool) -> list[Finding]:
-    """The findings that stop a run, or those that do not."""
+    """Returns the findings that stop a run, or those that do not."""
     return [finding for finding in self.findings if finding.is_error == errors]
 
 
 def text(checked: Checked) -> str:
-  """A table with a row for each scan, then what is wrong and odd, readable at 100 columns."""
+  """Returns a table with a row for each scan, then errors and warnings, 100 columns wide."""
   lines = _listed(checked) if checked.cases else []
   if any(finding.case for finding in checked.findings):
     lines.append('E has an error, w a warning:')
@@ -58,16 +58,12 @@ def text(checked: Checked) -> str:
 
 
 def write(checked: Checked, workdir: Path) -> Path:
-  """Writes check.html, one self-contained page.
-
-  Returns:
-    Its path.
-  """
+  """Writes check.html, one self-contained page, and returns its path."""
   return files.write_text(workdir / PAGE, pages.render('check.html.j2', _content(checked)))
 
 
 def _content(checked: Checked) -> dict[str, Any]:
-  """What the page's template reads."""
+  """Returns the values that the page's template reads."""
   data, rows = checked.config.data, _rows(checked)
   several = len({case.patient for case in checked.cases}) < len(checked.cases)
   return {
@@ -92,7 +88,7 @@ def _content(checked: Checked) -> dict[str, Any]:
 
 
 def _listed(checked: Checked) -> list[str]:
-  """The table, and what its columns are."""
+  """Returns the lines of the table and the explanation of its columns."""
   table, left_out = _table([{' ': row['mark'], **row['cells']} for row in _rows(checked)])
   lines = [table]
   if 'intensity' not in left_out:
@@ -105,7 +101,7 @@ def _listed(checked: Checked) -> list[str]:
 
 
 def _rows(checked: Checked) -> list[dict[str, Any]]:
-  """A row for each case: its cells, its mark, its figures (None where there are none)."""
+  """Returns a row for each case: its cells, its mark and its figures (None where it has none)."""
   scans = {scan.case: scan for scan in checked.scans}
   part_of = {name: part for part, names in checked.split.items() for name in names}
   wrong, odd = ({f.case for f in checked.select(errors=errors)} for errors in (True, False))
@@ -125,7 +121,7 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
 
 
 def _figures(scan: Scan | None) -> dict[str, str]:
-  """The figures of a scan as text, dashes where it could not be measured."""
+  """Returns the figures of a scan as text, dashes where it could not be measured."""
   titles = ('D x H x W', 'spacing mm', 'axes', 'intensity', 'ml')
   if scan is None:
     return dict.fromkeys(titles, '-')
@@ -140,7 +136,7 @@ def _figures(scan: Scan | None) -> dict[str, str]:
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> tuple[str, list[str]]:
-  """Text in columns, a line per row, at most 100 wide; and the columns that were too wide."""
+  """Returns a line per row, at most 100 characters wide, and the columns that were left out."""
   names = ('case', 'patient')
   short = [{**row, **{name: _shortened(row[name]) for name in names}} for row in rows]
   widths = {title: max(len(title), *(len(row[title]) for row in short)) for title in rows[0]}
@@ -160,13 +156,13 @@ def _table(rows: Sequence[Mapping[str, str]]) -> tuple[str, list[str]]:
 
 
 def _shortened(name: str) -> str:
-  """The name; of a long one both ends, as names of scans often differ at the end."""
+  """Returns the name, or both ends of a long one, as names of scans often differ at the end."""
   half = _LONGEST // 2
   return name if len(name) <= _LONGEST else f'{name[: half - 1]}…{name[-half:]}'
 
 
 def _paragraph(line: str) -> str:
-  """The line in rows of at most 100 letters, paths unbroken."""
+  """Returns the line wrapped to 100 characters, paths unbroken."""
   return '\n'.join(
     textwrap.wrap(
       line, _COLUMNS, subsequent_indent=9 * ' ', break_long_words=False, break_on_hyphens=False
@@ -175,6 +171,6 @@ def _paragraph(line: str) -> str:
 
 
 def _percentiles(checked: Checked) -> str:
-  """What the column of intensities shows."""
+  """Returns the explanation of the column of intensities."""
   channels = checked.config.data.modalities
   return '0.5 to 99.5 percentile' + (f' of {channels} channels' if channels > 1 else '')

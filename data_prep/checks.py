@@ -1,4 +1,4 @@
-"""What a scan, and a set of them, must be to be trained on; the stage that looks at every one."""
+"""Requirements on scans that are trained on, and the stage that checks every scan."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ def check_volume(volume: Volume, *, classes: Sequence[str], modalities: int, sou
   Args:
     volume: The scan with its truth.
     classes: Names of the classes, background first.
-    modalities: How many image channels are expected.
-    source: Where the scan came from, for the error.
+    modalities: Number of image channels that are expected.
+    source: Files of the scan, named in the error.
 
   Raises:
-    InputError: With the first of `problems_of`.
+    InputError: If there is a problem; it quotes the first of `problems_of`.
   """
   if problems := problems_of(volume, classes=classes, modalities=modalities, source=source):
     raise InputError(problems[0])
@@ -37,10 +37,10 @@ def check_volume(volume: Volume, *, classes: Sequence[str], modalities: int, sou
 def problems_of(
   volume: Volume, *, classes: Sequence[str], modalities: int, source: Case
 ) -> list[str]:
-  """Why a scan cannot be trained on.
+  """Returns the reasons why a scan cannot be trained on.
 
   Returns:
-    A line for each reason, none for a good scan: it is empty, constant, not finite, has another
+    A line for each reason, none for a good scan: it is empty, constant or non-finite, has another
     number of channels, or its truth is missing, has another shape or a class that has no name.
   """
   if not volume.image.size:
@@ -95,19 +95,19 @@ def _problems_of_truth(volume: Volume, classes: Sequence[str], source: Case) -> 
 def check(
   config: ConfigDict, scans: Scans, split: Mapping[str, Sequence[str]], workdir: Path
 ) -> None:
-  """Reads every scan once, by several processes, and shows what is in them and what is wrong.
+  """Reads every scan once, in several processes, and shows their figures and what is wrong.
 
-  In memory is one scan a process, however many there are.
+  One scan per process is in memory at a time.
 
   Args:
     config: Settings of a run.
-    scans: What lies in the raw folder.
+    scans: Scans in the raw folder.
     split: Names of the patients under train, validation and test; {} where they cannot be split.
-    workdir: Folder that gets check.html, and nothing else, whatever is found.
+    workdir: Folder that receives check.html and nothing else.
 
   Raises:
-    InputError: If a scan is unusable or a file lacks its partner, after everything is read and
-      shown.
+    InputError: If a scan is unusable or a file lacks its counterpart; raised after everything is
+      read and shown.
   """
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]
@@ -134,7 +134,7 @@ def check(
 
 
 def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
-  """The figures of a scan, or why there are none; in a process of its own if there are several."""
+  """Returns the figures of a scan, or None and the problems; runs in a worker process."""
   try:
     read = data_sets.module(config).read_case(case)
     volume = volumes.along(read, config.data.slice_axis)
@@ -146,7 +146,7 @@ def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
 
 
 def _absent_classes(scans: Sequence[Scan], config: ConfigDict) -> list[Finding]:
-  """Classes that no scan has: nothing could be learned of them."""
+  """Returns a finding for each class that no scan has, as it could not be learned."""
   total_ml = np.sum([scan.volume_ml for scan in scans], axis=0)
   names = zip(config.data.classes[1:], total_ml, strict=True)
   absent = ', '.join(name for name, volume_ml in names if not volume_ml)
@@ -158,7 +158,7 @@ def _absent_classes(scans: Sequence[Scan], config: ConfigDict) -> list[Finding]:
 
 
 def _refusal(errors: Sequence[Finding], scans: int) -> str:
-  """One line for all errors, with the first of them."""
+  """Returns one line about all errors, which quotes the first."""
   if len(errors) == 1:
     return f'1 error in {scans} scans: {errors[0].text}'
   return (

@@ -1,4 +1,4 @@
-"""What raw scans hold, told by their bytes: neither the times nor the places of files count."""
+"""Digests of the contents of raw scans, independent of the times and places of files."""
 
 import contextlib
 import hashlib
@@ -12,21 +12,21 @@ from thrifty_jax.scans.volumes import Case
 
 
 class Contents:
-  """Hashes of scans; those of files that did not change since are taken from a file of hashes."""
+  """Hashes of scans; those of unchanged files are taken from a file of hashes."""
 
   def __init__(self, path: Path):
-    """Takes the file of hashes, which need not be there."""
+    """Reads the file of hashes, if there is one."""
     self.path = path
     self._before: dict[str, str] = files.read_json(path) if path.exists() else {}
     self._now: dict[str, str] = {}
 
   def digest(self, cases: Sequence[Case]) -> str:
-    """The same for the same scans under the same names: 16 hexadecimal digits."""
+    """Returns 16 hexadecimal digits, equal for the same scans under the same names."""
     return _digest([[case.case, case.patient, self._hash(case)] for case in cases])[:16]
 
   def keep(self) -> None:
-    """Writes the file of hashes, with those that were asked for."""
-    with contextlib.suppress(OSError):  # they only save time; slices may be shared, to be read
+    """Writes the file of hashes, with those that were used."""
+    with contextlib.suppress(OSError):  # they only save time; a shared folder may be read-only
       if self._now != self._before:
         files.write_json(self.path, self._now)
 
@@ -40,7 +40,7 @@ class Contents:
 
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:
-  """The files of a scan, with the voxels that lie beside a header: Case01.mhd, Case01.raw."""
+  """Returns the files of a scan and those of voxels beside a header: Case01.mhd, Case01.raw."""
   return [
     found
     for path in paths
@@ -51,13 +51,13 @@ def _with_voxels(paths: Sequence[Path]) -> list[Path]:
 
 
 def _status(path: Path) -> tuple[int, int, int]:
-  """What changes with a file: its size and two times. A program may set back the first alone."""
+  """Returns the size and both times of a file; a program can set back only the first time."""
   status = path.stat()
   return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hash_of(path: Path) -> str:
-  """The hash of a file's bytes; '' of what cannot be read: check and prepare refuse it by name."""
+  """Returns the hash of a file's bytes; '' if it is unreadable, which check and prepare report."""
   try:
     with path.open('rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,4 +1,4 @@
-"""Which module knows which data set, and what lies in its raw folder."""
+"""The modules of the data sets, and the scans in their raw folders."""
 
 import dataclasses
 import functools
@@ -16,8 +16,8 @@ from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
-# Each module has find_cases(raw_dir), read_case(case) and ABOUT; one whose data says what the
-# config leaves open has resolve(config, scans, training) too. Where files lack their partner,
+# Each module has find_cases(raw_dir), read_case(case) and ABOUT; one whose data decides what the
+# config leaves open also has resolve(config, scans, training). Where files lack their counterpart,
 # find_cases raises Unpaired.
 _MODULES = {
   'brain': 'data_prep.brain',
@@ -28,20 +28,20 @@ _MODULES = {
   'phantom': 'data_prep.phantom',
   'promise12': 'data_prep.promise12',
 }
-# Data sets of one archive lie in one folder.
+# Data sets of one archive share a folder.
 _RAW_FOLDERS = {'chaos_t1': 'chaos', 'chaos_t2': 'chaos'}
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What is recorded with the slices of a data set.
+  """Description of a data set, recorded with its slices.
 
   Attributes:
-    description: What the slices show, in a sentence.
-    homepage: Where it is published, or ''.
-    citation: What to cite, or ''.
-    note: A warning that belongs to the data and to everything made from it, or ''.
-    padding: Intensity from which on a voxel is no part of the scan, and what it is given instead.
+    description: One sentence about what the slices show.
+    homepage: Address of the data set, or ''.
+    citation: Publication to cite, or ''.
+    note: Warning that applies to the data and to everything made from it, or ''.
+    padding: Intensity from which on a voxel is outside the scan, and the value that replaces it.
   """
 
   description: str
@@ -53,12 +53,12 @@ class About:
 
 @dataclasses.dataclass(frozen=True)
 class Scans:
-  """What was found in a raw folder; no scan is read yet.
+  """Contents of a raw folder; no scan is read yet.
 
   Attributes:
     cases: The scans that have a mask, sorted by name.
-    unpaired: A line for each file that lacks its partner.
-    contents: Hashes of what the files hold.
+    unpaired: A line for each file that lacks its counterpart.
+    contents: Hashes of the files' contents.
   """
 
   cases: tuple[Case, ...]
@@ -67,21 +67,21 @@ class Scans:
 
   @property
   def patients(self) -> list[str]:
-    """The name of the patient of each scan."""
+    """Returns the patient's name of each scan."""
     return [case.patient for case in self.cases]
 
   @functools.cached_property
   def digest(self) -> str:
-    """The same for the same scans, wherever they lie."""
+    """Returns a digest that is equal for the same scans, wherever they lie."""
     return self.contents.digest(self.cases)
 
 
 class Unpaired(InputError):
-  """Scans without a mask or masks without a scan; the message is that of the first.
+  """Scans without a mask or masks without a scan; the message is about the first.
 
   Attributes:
-    problems: A line for each.
-    cases: The scans that do have a mask.
+    problems: A line for each such file.
+    cases: Scans that have a mask.
   """
 
   def __init__(self, problems: Sequence[str], cases: Sequence[Case]):
@@ -90,14 +90,14 @@ class Unpaired(InputError):
 
 
 def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
-  """The scan of each folder, where each has one.
+  """Returns the scan of each folder.
 
   Args:
-    folders: One for each scan.
-    find_case: Finds a folder's scan, or raises InputError.
+    folders: Folders of one scan each.
+    find_case: Function that returns a folder's scan, or raises InputError.
 
   Raises:
-    Unpaired: If it raises, with its message for each such folder and the scans of the others.
+    Unpaired: If find_case raises: its message for each such folder, and the scans of the others.
   """
   problems, cases = [], []
   for folder in folders:
@@ -111,10 +111,10 @@ def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list
 
 
 def module(config: ConfigDict) -> ModuleType:
-  """The module of the config's data set.
+  """Returns the module of the config's data set.
 
   Raises:
-    InputError: If no module knows `config.data.name`.
+    InputError: If `config.data.name` is unknown.
   """
   name = config.data.name
   if name not in _MODULES:
@@ -123,18 +123,18 @@ def module(config: ConfigDict) -> ModuleType:
 
 
 def data_dir(config: ConfigDict) -> Path:
-  """TFDS's folder: the config's, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+  """Returns TFDS's folder: the config's, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
   folder = config.data.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return Path(folder).expanduser().absolute()
 
 
 def raw_folder(name: str) -> str:
-  """The name of a data set's raw folder: those of one archive share it."""
+  """Returns the name of a data set's raw folder; data sets of one archive share it."""
   return _RAW_FOLDERS.get(name, name)
 
 
 def raw_dir(config: ConfigDict) -> Path:
-  """Where the raw scans lie: the config's folder, else TFDS's place for manual downloads."""
+  """Returns the raw folder: the config's, else TFDS's folder for manual downloads."""
   if config.data.raw_dir:
     return Path(config.data.raw_dir).expanduser().absolute()
   name = raw_folder(config.data.name)
@@ -142,13 +142,13 @@ def raw_dir(config: ConfigDict) -> Path:
 
 
 def find(config: ConfigDict) -> Scans:
-  """Looks into the raw folder of the config's data set.
+  """Finds the scans in the raw folder of the config's data set.
 
-  Where config.data.download asks for it, scans that are missing are downloaded first.
+  With config.data.download, missing scans are downloaded first.
 
   Raises:
-    InputError: If there are no scans, they cannot be downloaded, or two have one name; or if the
-      config leaves to them what this data set does not say.
+    InputError: If there are no scans, they cannot be downloaded, two have one name, or the config
+      leaves a value open that this data set cannot decide.
   """
   data_set, left = module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
@@ -183,17 +183,17 @@ def resolve(
 
   Args:
     config: Settings of a run.
-    scans: What lies in the raw folder.
+    scans: Scans in the raw folder.
     training: Names of the training patients.
 
   Returns:
-    What was found and chosen, for a person: titles and texts.
+    Titles and texts, for a person, about what was found and chosen.
 
   Raises:
-    InputError: If the scans do not say, or what they say does not fit the other settings.
+    InputError: If the scans do not decide it, or the result contradicts the other settings.
   """
   if not configs.left_to_data(config):
     return ()
   found = module(config).resolve(config, scans, training)
-  configs.validate(config)  # fields that depend on those
+  configs.validate(config)  # fields that depend on the new values
   return found

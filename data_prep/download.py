@@ -1,9 +1,9 @@
-"""Scans that anyone may download, fetched only where `config.data.download` asks for it.
+"""Downloads public scans, only with `config.data.download`.
 
-The archive goes to the raw folder, first as NAME.part, from which a download that broke off goes
-on. It is unpacked only if its size and SHA-256 are those that are known. An archive of that name
-which lies there already is used instead of a download. Their terms are not ours to tell: what is
-printed about them is what we have read, and where to read them.
+The archive is written to the raw folder, first as NAME.part, from which an interrupted download
+continues. It is unpacked only if its size and SHA-256 are the known ones. An archive of that name
+which is already there is used instead of a download. We do not decide the terms of use: the
+licence as we have read it is printed, and where to read the terms.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from thrifty_jax.errors import InputError
 
 _CHUNK_BYTES = 1 << 18
 _TIMEOUT_S = 60.0  # without a single byte
-_TRIES = 6  # in a row that bring nothing new; the pauses between them add up to a minute
-_PAUSE_S = 1.0  # after what brought something; twice as long after each that did not
-# Answers below 500 that may be others later: too slow, piece not there, too early, too often.
+_TRIES = 6  # in a row without new bytes; the pauses between them add up to a minute
+_PAUSE_S = 1.0  # after a try with new bytes; doubled after each one without
+# Status codes below 500 that may change later: timeout, range not there, too early, too many.
 _TRY_AGAIN = (408, 416, 425, 429)
 
 
@@ -37,14 +37,14 @@ class Archive:
   """A ZIP file at Zenodo.
 
   Attributes:
-    record: Its page.
-    name: Of the file.
-    size: In bytes.
-    sha256: Of the file.
-    licence: As we have read it.
-    terms: Where to read them.
-    folder: What it becomes in the raw folder.
-    holds: A path that only this folder has, a glob: archives nest folders as they like.
+    record: Address of its page.
+    name: Name of the file.
+    size: Size of the file, in bytes.
+    sha256: SHA-256 of the file.
+    licence: Licence as we have read it.
+    terms: Address of the terms of use.
+    folder: Name of the unpacked folder in the raw folder.
+    holds: Glob of a path that only this folder has, as archives nest folders differently.
   """
 
   record: str
@@ -58,7 +58,7 @@ class Archive:
 
   @property
   def url(self) -> str:
-    """Of the file."""
+    """Address of the file."""
     return f'{self.record}/files/{self.name}?download=1'
 
 
@@ -87,15 +87,15 @@ ARCHIVES = {
 
 
 class _BrokenOff(Exception):
-  """The download may go on if it is tried again."""
+  """An interrupted download that may continue when it is tried again."""
 
 
 def remedy(name: str, where: str) -> str:
-  """What to do where the scans of a data set are not there.
+  """Returns the advice for a data set whose scans are missing.
 
   Args:
-    name: Of the data set, one of ARCHIVES.
-    where: What holds when they lie where they belong.
+    name: Name of the data set, one of ARCHIVES.
+    where: Description of the place that the scans belong in.
   """
   archive = ARCHIVES[name]
   return (
@@ -110,12 +110,12 @@ def provide(name: str, raw_dir: Path) -> None:
   """Puts the scans of a data set into its raw folder, unless they are there.
 
   Args:
-    name: Of the data set, one of ARCHIVES.
-    raw_dir: Its raw folder, made when it is missing.
+    name: Name of the data set, one of ARCHIVES.
+    raw_dir: Raw folder of the data set, made when it is missing.
 
   Raises:
-    InputError: If the archive cannot be fetched, is not the known one, or cannot be unpacked.
-      Nothing that could be taken for scans is left then.
+    InputError: If the archive cannot be fetched, is not the known one, or cannot be unpacked; then
+      nothing is left that could be mistaken for scans.
   """
   archive = ARCHIVES[name]
   target = raw_dir / archive.folder
@@ -139,7 +139,7 @@ def provide(name: str, raw_dir: Path) -> None:
 
 
 def _fetch(archive: Archive, path: Path) -> None:
-  """Downloads the archive; it gets its name when it is whole and the known one."""
+  """Downloads the archive and renames it once it is complete and verified."""
   logbook.say('download', f'{archive.name}, {archive.size / 1e6:.0f} MB, from {archive.record}')
   logbook.say(
     'terms',
@@ -163,7 +163,7 @@ def _fetch(archive: Archive, path: Path) -> None:
 
 
 def _receive_all(archive: Archive, part: Path) -> bool:
-  """Receives what the part lacks; returns whether it came in more than one piece."""
+  """Receives the missing bytes; returns whether they came in more than one piece."""
   most = _size(part)
   pieced, failures = most > 0, 0
   unpack.require_space(part.parent, archive.size - most, archive.name)
@@ -190,10 +190,10 @@ def _receive_all(archive: Archive, part: Path) -> bool:
 
 
 def _receive(archive: Archive, part: Path, bar: Any) -> None:
-  """One request: for what the part lacks; a server that sends no pieces starts over."""
+  """Requests the missing bytes once; a server without support for ranges starts over."""
   start = _size(part)
   request = urllib.request.Request(archive.url)
-  # Zenodo refuses some requests without the name of a program.
+  # Zenodo refuses some requests without a User-Agent.
   request.add_header('User-Agent', f'thrifty_jax/{thrifty_jax.__version__}')
   if start:
     request.add_header('Range', f'bytes={start}-')
@@ -207,7 +207,7 @@ def _receive(archive: Archive, part: Path, bar: Any) -> None:
     with part.open('r+b' if part.exists() else 'xb') as file:
       file.seek(start)
       file.truncate()
-      bar.initial = bar.n = start  # the speed is that of what comes now
+      bar.initial = bar.n = start  # the speed counts new bytes alone
       bar.refresh()
       while start < archive.size and (chunk := _read(answer, archive.size - start)):
         file.write(chunk)
@@ -218,7 +218,7 @@ def _receive(archive: Archive, part: Path, bar: Any) -> None:
 def _answer(
   request: urllib.request.Request, archive: Archive, part: Path
 ) -> http.client.HTTPResponse:
-  """The server's answer to a request."""
+  """Returns the server's answer to a request."""
   try:
     return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
   except urllib.error.HTTPError as error:
@@ -236,7 +236,7 @@ def _answer(
 
 
 def _offered(answer: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
-  """Where in the file the answer begins, and the size of the whole file where the server says."""
+  """Returns the answer's first byte in the file, and the file's size if the server states it."""
   if answer.status != 206:
     length = answer.headers.get('Content-Length', '')
     return 0, int(length) if length.isdigit() else None
@@ -247,17 +247,17 @@ def _offered(answer: http.client.HTTPResponse, start: int) -> tuple[int, int | N
 
 
 def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
-  """The next bytes of an answer; none when it is at its end, or closed early."""
+  """Returns the next bytes of an answer; none when it has ended or was closed early."""
   try:
     return answer.read(min(_CHUNK_BYTES, most))
-  except http.client.IncompleteRead as error:  # of an answer in chunks
+  except http.client.IncompleteRead as error:  # raised for a chunked answer
     return error.partial
   except (OSError, http.client.HTTPException) as error:
     raise _BrokenOff(str(error)) from error
 
 
 def _is_intact(archive: Archive, path: Path) -> bool:
-  """Whether a file is the archive, by its size and its SHA-256."""
+  """Returns whether a file is the archive, by its size and SHA-256."""
   if _size(path) != archive.size:
     return False
   digest = hashlib.sha256()
@@ -273,12 +273,14 @@ def _is_intact(archive: Archive, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Generator[None]:
-  """Keeps other processes with the same task waiting; a process that dies keeps nobody."""
+  """Locks out other processes with the same task; the lock ends with its process."""
   import fcntl
 
   descriptor = os.open(folder, os.O_RDONLY)
   try:
-    with contextlib.suppress(OSError):  # some network file systems cannot; the hash guards anyway
+    with contextlib.suppress(
+      OSError
+    ):  # some network file systems have no locks; the hash guards anyway
       fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
   finally:

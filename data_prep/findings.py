@@ -1,4 +1,4 @@
-"""What is wrong or odd in a data set, told from the figures of its scans (survey.py)."""
+"""Errors and oddities in a data set, found from the figures of its scans (survey.py)."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -10,25 +10,25 @@ from data_prep.survey import Scan
 # Modified z-score above which a value counts as an outlier (Iglewicz and Hoaglin, 1993); 0.6745 of
 # a standard deviation is the median absolute deviation of a normal distribution.
 _OUTLIER, _NORMAL_MAD = 3.5, 0.6745
-_ENOUGH = 5  # scans: a median of fewer says little
-# However alike the others are, a scan is only told of when it is off by this factor, too.
+_ENOUGH = 5  # scans: a median of fewer is unreliable
+# However similar the others are, a scan is reported only when it also deviates by this factor.
 _FACTORS = {'spacing': 1.25, 'shape': 1.5, 'intensity': 2.0, 'volume': 1.5}
-_OFFSET = 0.5  # likewise of the darkest voxels, in ranges of the intensities
-# What is odd in more of the scans than this is no exception but how the set is: told in one line.
+_OFFSET = 0.5  # the same for the darkest voxels, in ranges of the intensities
+# An oddity of more scans than this is a property of the set, reported in one line.
 _COMMON, _FEW = 0.1, 3  # a share of the scans, and how many are never too many
-_NAMED = 5  # scans, in such a line
+_NAMED = 5  # scans named in such a line
 _POSSIBLE_MM = (0.05, 15.0)  # spacing; beyond, the unit is most often not the millimetre
-_THICK = 1.5  # a side of the voxel is the thick one when it is so much longer than the others
+_THICK = 1.5  # times: a side of the voxel this much longer than the others is the thick one
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """One thing that a person should know.
+  """An error or a warning.
 
   Attributes:
-    text: The scan or the file, what is the matter, and where it helps what to do.
-    case: The scan; '' where it is about the whole set.
-    is_error: Whether nothing can be trained before it is corrected.
+    text: Text that names the scan or file and the problem, and where useful what to do.
+    case: Name of the scan; '' for the whole set.
+    is_error: Whether it must be corrected before training.
   """
 
   text: str
@@ -37,10 +37,10 @@ class Finding:
 
 
 def find(scans: Sequence[Scan], classes: Sequence[str]) -> list[Finding]:
-  """All that is odd about the scans, each by itself and beside the others.
+  """Returns what is odd about the scans, each by itself and compared with the others.
 
   Args:
-    scans: Of the data set, as far as they could be measured.
+    scans: Scans of the data set that could be measured.
     classes: Names of the K classes, background first.
   """
   if not scans:
@@ -49,15 +49,15 @@ def find(scans: Sequence[Scan], classes: Sequence[str]) -> list[Finding]:
 
 
 def far_off(values: np.ndarray, *, least: float) -> np.ndarray:
-  """Which values are outliers, by a rule that outliers themselves do not sway.
+  """Returns which values are outliers, by a rule that outliers themselves do not affect.
 
   Args:
-    values: Of N scans, [N]; NaN where a scan has none, which is no outlier.
-    least: A value is one only if it is further than this from the median.
+    values: Values of N scans, [N]; NaN, which is no outlier, for a scan without one.
+    least: Distance from the median that an outlier exceeds in any case.
 
   Returns:
-    [N] bool: more than 3.5 robust standard deviations and `least` from the median. None is where
-    there are fewer than 5 values.
+    [N] bool: more than 3.5 robust standard deviations and `least` from the median; all False with
+    fewer than 5 values.
   """
   there = np.isfinite(values)
   if there.sum() < _ENOUGH:
@@ -68,12 +68,12 @@ def far_off(values: np.ndarray, *, least: float) -> np.ndarray:
 
 
 def plain(value: float) -> str:
-  """A figure of three digits or more, never with an exponent."""
+  """Returns a figure with three digits or more, never with an exponent."""
   return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
 
 
 def _twins(scans: Sequence[Scan]) -> Iterator[Finding]:
-  """The same voxels, the same mask, or the same visit under two names."""
+  """Yields scans with the same voxels, the same mask, or the same visit under two names."""
   images = _firsts(scans, 'image_digest')
   for scan, twin in zip(scans, images, strict=True):
     if twin is scan:
@@ -107,7 +107,7 @@ def _twins(scans: Sequence[Scan]) -> Iterator[Finding]:
 
 
 def _firsts(scans: Sequence[Scan], name: str) -> list[Scan]:
-  """For each scan the first one with the same digest; itself where it has none."""
+  """Returns for each scan the first one with the same digest, or itself without a digest."""
   first: dict[str, Scan] = {}
   digests = [getattr(scan, name) for scan in scans]
   return [
@@ -117,7 +117,7 @@ def _firsts(scans: Sequence[Scan], name: str) -> list[Scan]:
 
 
 def _slices(scans: Sequence[Scan]) -> Iterator[Finding]:
-  """Order and spacing of the slices."""
+  """Yields findings about the order and spacing of the slices."""
   spacing = np.array([scan.spacing_mm for scan in scans])
   yield from _told(
     [bool(scan.disordered) for scan in scans],
@@ -152,7 +152,7 @@ def _slices(scans: Sequence[Scan]) -> Iterator[Finding]:
 
 
 def _masks(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
-  """Classes without a voxel."""
+  """Yields scans in which a class has no voxel."""
   volumes = np.array([scan.volume_ml for scan in scans])
   empty = np.asarray(volumes.sum(axis=1) == 0)
   yield from _told(empty, scans, lambda i: 'the mask is empty', 'the mask is empty')
@@ -162,7 +162,7 @@ def _masks(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
 
 
 def _outliers(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
-  """Scans that are far from the median of the set."""
+  """Yields scans that are far from the median of the set."""
   for name, unit, values, kind in _quantities(scans, classes):
     positive = np.where(values > 0, values, np.nan)
     yield from _outliers_of(name, unit, values, np.log(positive), np.log(_FACTORS[kind]), scans)
@@ -180,7 +180,7 @@ def _outliers_of(
   least: float,
   scans: Sequence[Scan],
 ) -> Iterator[Finding]:
-  """Outliers of one quantity, on the scale on which distances are equal."""
+  """Yields the outliers of one quantity, whose `scaled` values have comparable distances."""
   flagged = far_off(scaled, least=least)
   there = values[np.isfinite(scaled)]
   if not flagged.any():
@@ -197,7 +197,7 @@ def _outliers_of(
 def _quantities(
   scans: Sequence[Scan], classes: Sequence[str]
 ) -> Iterator[tuple[str, str, np.ndarray, str]]:
-  """Name, unit, values [N] and kind of what is compared by factors."""
+  """Yields name, unit, values [N] and kind of each quantity that is compared by factors."""
   spacing = np.array([scan.spacing_mm for scan in scans])
   shape = np.array([scan.shape for scan in scans])
   yield 'slice spacing', ' mm', spacing[:, 0], 'spacing'
@@ -215,7 +215,7 @@ def _quantities(
 
 
 def _channels(scans: Sequence[Scan]) -> np.ndarray:
-  """Percentiles of all scans, channel by channel, [M, N, 3]."""
+  """Returns the percentiles of all scans by channel, [M, N, 3]."""
   return np.stack([scan.intensity for scan in scans], axis=1)
 
 
@@ -229,7 +229,7 @@ def _told(
   each: Callable[[int], str],
   together: str,
 ) -> Iterator[Finding]:
-  """A warning for each flagged scan, or one for all where they are many."""
+  """Yields a warning for each flagged scan, or one for all if there are many."""
   found = np.flatnonzero(flagged).tolist()
   if len(found) <= max(_FEW, _COMMON * len(scans)):
     yield from (Finding(f'{scans[i].case}: {each(i)}', scans[i].case) for i in found)
@@ -240,7 +240,7 @@ def _told(
 
 
 def _numbers(slices: Sequence[int]) -> str:
-  """`slice 3`, `slice 3, 8` and so on."""
+  """Returns `slice 3`, `slice 3, 8` and so on."""
   return f'slice {", ".join(map(str, slices[:_NAMED]))}' + (', ...' if len(slices) > _NAMED else '')
 
 

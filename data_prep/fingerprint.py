@@ -1,8 +1,8 @@
-"""What the scans of a data set suggest: how to slice them, how large, in which window of CT.
+"""Slice axis, image size and CT window that the scans of a data set suggest.
 
-The first two follow from the headers of all labelled scans: they depend on how scans were taken,
-not on what they show, and are the same for every fold. A window depends on intensities, so it is
-learned from the training patients of the fold alone.
+The first two follow from the headers of all labelled scans: they depend on the acquisition, not on
+the contents, and are the same for every fold. A window depends on intensities, so it is learned
+from the training patients of the fold alone.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
 
-# How much longer the longest side of a voxel is where scans were taken in thick slices: CT of 0.7
-# mm in slices of 1.0 mm is as good as isotropic, MR of 1 mm in slices of 2 mm is not.
+# Ratio of a voxel's longest side to the others from which slices count as thick: CT of 0.7 mm in
+# slices of 1.0 mm is nearly isotropic, MR of 1 mm in slices of 2 mm is not.
 _ANISOTROPIC = 1.5
-_MULTIPLE = 32  # pixels: halved five times, as many as the default network halves, it stays whole
-# How a window is learned: a new number when that changes.
+_MULTIPLE = 32  # pixels: can be halved five times, as often as the default network does
+# Version of the rule by which a window is learned: raise it when that changes.
 RULE = 1
 _PERCENTILES = (0.5, 99.5)  # of the foreground, as nnU-Net clips CT (Isensee et al., 2021)
 # Window limits are rounded outward, so that folds, whose percentiles differ by a few Hounsfield
 # units, mostly get the same limits and share their slices.
 _STEP = 50
-_QUANTILES = 1000  # of each scan: all scans weigh the same, however much foreground they show
+_QUANTILES = 1000  # per scan: all scans weigh the same, however much foreground they show
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,9 +46,9 @@ class Grids:
 
 
 def read_grids(cases: Sequence[Case]) -> Grids:
-  """The grids of the scans, from their headers alone.
+  """Returns the grids of the scans, from their headers alone.
 
-  A scan whose header cannot be read is left out here: check and prepare refuse it by its name.
+  A scan whose header is unreadable is left out here: check and prepare refuse it by name.
 
   Raises:
     InputError: If no header can be read.
@@ -66,7 +66,7 @@ def read_grids(cases: Sequence[Case]) -> Grids:
 
 
 def slice_axis(grids: Grids) -> str:
-  """The axis of thick slices, one of SLICE_AXES; axial where the voxels are nearly cubes."""
+  """Returns the axis of thick slices, one of SLICE_AXES; axial if voxels are nearly cubes."""
   spacing_mm = np.median(grids.spacing_mm, axis=0)
   second, largest = np.sort(spacing_mm)[1:]
   if largest <= _ANISOTROPIC * second:
@@ -75,12 +75,12 @@ def slice_axis(grids: Grids) -> str:
 
 
 def image_size(grids: Grids, *, axis: str, largest: int) -> int:
-  """Pixels on each side of a slice.
+  """Returns the number of pixels on each side of a slice.
 
   Args:
-    grids: Of the scans.
-    axis: What slices follow one another along.
-    largest: The size is never above it.
+    grids: Grids of the scans.
+    axis: Slice axis, one of SLICE_AXES.
+    largest: Upper limit of the size.
 
   Returns:
     The median of the longer sides of the scans' slices, rounded up to a multiple of 32.
@@ -93,19 +93,19 @@ def image_size(grids: Grids, *, axis: str, largest: int) -> int:
 def foreground_window(
   cases: Sequence[Case], read_case: Callable[[Case], Volume], *, processes: int = 1
 ) -> tuple[float, float]:
-  """Limits that hold nearly all intensities of the foreground, for CT.
+  """Returns limits that contain nearly all intensities of the foreground, for CT.
 
   Args:
-    cases: Scans of the training patients; of each process one is in memory at a time.
-    read_case: Reads one.
-    processes: As workers.cases_map has them.
+    cases: Scans of the training patients; each process has one in memory at a time.
+    read_case: Function that reads a scan.
+    processes: Number of processes, see workers.cases_map.
 
   Returns:
-    The 0.5 and 99.5 percentiles over all scans and channels, each scan weighing the same, rounded
+    Percentiles 0.5 and 99.5 over all scans and channels, each scan weighing the same, rounded
     outward to multiples of 50.
 
   Raises:
-    InputError: If no scan that can be read has a voxel of foreground.
+    InputError: If no readable scan has a voxel of foreground.
   """
   found = []
   with (
@@ -125,7 +125,7 @@ def foreground_window(
 
 
 def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np.ndarray:
-  """Of finite intensities of the foreground; what cannot be read or is not finite the check says.
+  """Returns quantiles of the foreground's finite intensities; the check reports other problems.
 
   Returns:
     [_QUANTILES], or [0] where there is no foreground.
@@ -142,9 +142,9 @@ def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np
 
 
 def _axial_grid(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Shape and spacing with the axes in the order of SLICE_AXES, [3] each."""
+  """Returns shape and spacing with the axes in the order of SLICE_AXES, [3] each."""
   turn = nibabel.orientations.ornt_transform(
     nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(SLICE_AXES['axial'])
   )
-  order = np.argsort(turn[:, 0])  # where each axis of the result lies in the file
+  order = np.argsort(turn[:, 0])  # the file's axis for each axis of the result
   return np.asarray(shape)[order], np.linalg.norm(affine[:3, :3], axis=0)[order]

@@ -4,16 +4,17 @@
     imagesTr/CASE.nii.gz      Decathlon: one file a scan, channels on the fourth axis
     imagesTr/CASE_0000.nii.gz nnU-Net: one file a channel
     labelsTr/CASE.nii.gz      the masks
-    patients.csv              optional: case,patient; two scans of one patient never part
+    patients.csv              optional: case,patient; keeps the scans of a patient together
 
 Without patients.csv each scan is a patient of its own. Hidden files, and images of imagesTs, which
-have no masks, are not looked at.
+have no masks, are ignored.
 
-What the config leaves open is found here. Classes and channels come from dataset.json; slice axis
-and image size from the headers of all scans (fingerprint.py); intensities from the channels' names:
+Values that the config leaves open are filled in here. Classes and channels come from dataset.json,
+slice axis and image size from the headers of all scans (fingerprint.py), and intensities from the
+channels' names:
 
 - CT in every channel: a window, learned from the foreground of the training patients of the fold.
-  So slices of two folds are the same only where their windows are; set data.window to have one.
+  So two folds share slices only if their windows are equal; set data.window to use one for all.
 - Anything else: the percentiles of each scan, so nothing is learned.
 """
 
@@ -41,18 +42,18 @@ ABOUT = About('Slices of a folder of scans.')
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The scans that have a mask.
+  """Returns the scans that have a mask.
 
   Args:
-    raw_dir: The folder that holds dataset.json.
+    raw_dir: Folder that contains dataset.json.
 
   Raises:
     InputError: If there are none, a scan, a channel or a mask is missing, or patients.csv does not
-      say whose a scan is.
+      name the patient of a scan.
   """
   described = dataset_json.read(raw_dir)
   images, labels = (_files(raw_dir / name, described.endings) for name in ('imagesTr', 'labelsTr'))
-  # Scans of the Decathlon have the names of their masks, channels of nnU-Net never do.
+  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
   apart = not images.keys() & labels.keys()
   scans, incomplete = {name: (path,) for name, path in images.items()}, {}
   if apart:
@@ -98,11 +99,11 @@ def read_case(case: Case) -> Volume:
 def resolve(
   config: ConfigDict, scans: Scans, training: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
-  """Fills in what the config leaves to the data; see the module and `data_sets.resolve`."""
+  """Fills in what the config leaves open; see the module and `data_sets.resolve`."""
   data = config.data
   left = [name.removeprefix('data.') for name in configs.left_to_data(config)]
   described = dataset_json.read(data_sets.raw_dir(config))
-  # What is wrong with a file the check says, about all of them: here it is only left out.
+  # The check reports unusable files, all of them; here they are only left out.
   grids = fingerprint.read_grids(scans.cases)
   data.classes = data.classes or described.classes
   data.modalities = data.modalities or len(described.channels)
@@ -115,14 +116,14 @@ def resolve(
     tomography = all(name.strip().upper() == 'CT' for name in described.channels)
     data.intensity = 'window' if data.window or tomography else 'percentiles'
   if not data.window:
-    # Where files lack their partner there may be nobody to learn from: nothing is trained then.
+    # Where files lack their counterpart there may be no scan to learn from; training stops anyway.
     learned = data.intensity == 'window' and (training or not scans.unpaired)
     data.window = _learned(config, scans, training) if learned else configs.default().data.window
   return _found(config, described, scans.cases, grids, left)
 
 
 def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-  """The volumes of a folder by name without ending; hidden files and other formats are left out."""
+  """Returns the volumes of a folder by name without ending, without hidden or other files."""
   found: dict[str, Path] = {}
   for path in sorted(folder.glob('*')):
     ending = next((ending for ending in endings if path.name.endswith(ending)), None)
@@ -146,10 +147,10 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 def _channels_of(
   images: dict[str, Path], described: Description
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
-  """The files CASE_0000, CASE_0001, ... of each case, one for each channel.
+  """Returns the files CASE_0000, CASE_0001, ... of each case, one for each channel.
 
   Returns:
-    The files by case, and by case, or by the name of a file, why there is no such case.
+    Files by case, and problems by case or by name of a file.
   """
   scans: dict[str, dict[str, Path]] = {}
   problems: dict[str, str] = {}
@@ -177,7 +178,7 @@ def _channels_of(
 
 
 def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
-  """Whose scan each case is: what patients.csv says, or everyone their own."""
+  """Returns the patient of each case, from patients.csv; without it each case is a patient."""
   if not path.exists():
     return {name: name for name in names}
   patients: dict[str, str] = {}
@@ -201,12 +202,12 @@ def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Voxels and affine of a file, whichever format it is."""
+  """Reads voxels and affine of a file of any format."""
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _learned(config: ConfigDict, scans: Scans, training: Sequence[str]) -> tuple[float, float]:
-  """The window of the training patients' foreground, kept in a file: their scans are read once."""
+  """Returns the window of the training foreground, kept in a file so that scans are read once."""
   cases = [case for case in scans.cases if case.patient in training]
   name = f'window_{fingerprint.RULE}_{scans.contents.digest(cases)}.json'
   path = data_sets.data_dir(config) / config.data.name / name
@@ -225,7 +226,7 @@ def _found(
   grids: Grids,
   left: Sequence[str],
 ) -> tuple[tuple[str, str], ...]:
-  """Titles and texts for the console."""
+  """Returns titles and texts for the console."""
   data = config.data
   patients = len({case.patient for case in cases})
   raw_dir = data_sets.raw_dir(config)

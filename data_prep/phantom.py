@@ -1,8 +1,8 @@
-"""Made-up scans in real layouts: for tests, and for a run without any data.
+"""Generated scans in real layouts: for tests, and for a run without any data.
 
 A body with an organ and two blobs of the organ's brightness elsewhere, so that brightness alone
-does not tell it. Every patient has another size, spacing, orientation, brightness and noise. The
-same seed gives the same files.
+does not identify the organ. Every patient has another size, spacing, orientation, brightness and
+noise. The same seed gives the same files.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ ABOUT = About(
   note='Made-up scans: scores on them say nothing about real ones.',
 )
 
-# Where the stored axes D, H, W point to: as most scanners write, upside down, turned half round,
-# feet first, transposed.
+# Directions of the stored axes D, H, W: as most scanners write, upside down, rotated by 180
+# degrees, feet first, transposed.
 ORIENTATIONS = ('SPL', 'SAL', 'SAR', 'IPL', 'SLP')
 _SIZES = ((8, 40, 48), (10, 48, 48), (7, 36, 40), (9, 44, 32))  # D, H, W
 _TILTS = (0, 0, 12, -20)  # degrees, about the axes to the left and to the head in turn
@@ -40,12 +40,12 @@ _TILTS = (0, 0, 12, -20)  # degrees, about the axes to the left and to the head 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
-  """A made-up scan, axes to head, back and left.
+  """A generated scan, axes to head, back and left.
 
   Attributes:
     image: Brightness, about 0 to 1, [D, H, W], float32.
-    label: 1 in the organ, [D, H, W], uint8.
-    affine: From (d, h, w) to RAS millimetres, [4, 4]; oblique for some patients.
+    label: Mask, 1 in the organ, [D, H, W], uint8.
+    affine: Affine of (d, h, w) to RAS millimetres, [4, 4]; oblique for some patients.
   """
 
   image: np.ndarray
@@ -54,10 +54,10 @@ class Scan:
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The scans of the raw folder, which are made first if there is no such folder.
+  """Returns the scans of the raw folder, which are generated first if it does not exist.
 
   Raises:
-    InputError: If there is one without them, or a scan or a mask is without the other.
+    InputError: If the folder has no scans, or a scan or a mask lacks its counterpart.
   """
   if not raw_dir.exists():
     write_promise12(raw_dir, patients=PATIENTS, seed=0)
@@ -70,11 +70,11 @@ def find_cases(raw_dir: Path) -> list[Case]:
 
 
 def make_scan(*, patient: int, seed: int) -> Scan:
-  """One made-up scan.
+  """Generates a scan.
 
   Args:
     patient: Number of the patient.
-    seed: Of the whole data set.
+    seed: Seed of the whole data set.
   """
   random = np.random.default_rng((seed, patient))
   shape = _SIZES[patient % len(_SIZES)]
@@ -101,7 +101,7 @@ def make_scan(*, patient: int, seed: int) -> Scan:
 
 
 def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
-  """An affine, [4, 4], whose axes point to head, back and left; of some patients, obliquely."""
+  """Returns an affine, [4, 4], with axes to head, back and left; oblique for some patients."""
   affine = np.eye(4)
   axes = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]])  # head, back, left in RAS
   tilt = _TILTS[patient % len(_TILTS)]
@@ -114,12 +114,12 @@ def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.
 def turned(
   voxels: np.ndarray, affine: np.ndarray, orientation: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The same scan with its axes another way round.
+  """Returns the same scan with axes in another order or direction.
 
   Args:
-    voxels: [D, H, W] or [D, H, W, M].
-    affine: From (d, h, w) to RAS millimetres, [4, 4].
-    orientation: Where the new axes D, H, W point to, such as 'SPL' for head, back, left.
+    voxels: Voxels, [D, H, W] or [D, H, W, M].
+    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
+    orientation: Directions of the new axes D, H, W, such as 'SPL' for head, back, left.
 
   Returns:
     Voxels and affine.
@@ -132,12 +132,12 @@ def turned(
 
 
 def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> SimpleITK.Image:
-  """The same scan as a file would hold it, with its axes stored another way round.
+  """Returns the scan as an image for a file, with axes in another order or direction.
 
   Args:
-    voxels: [D, H, W].
-    affine: From (d, h, w) to RAS millimetres, [4, 4].
-    orientation: Where the stored axes D, H, W point to, such as 'SPL' for head, back, left.
+    voxels: Voxels, [D, H, W].
+    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
+    orientation: Directions of the stored axes D, H, W, such as 'SPL' for head, back, left.
   """
   stored, affine = turned(voxels, affine, orientation)
   affine = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
@@ -150,14 +150,15 @@ def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> Simpl
 
 
 def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
-  """Writes a raw folder like PROMISE12's: TrainingData/CaseNN.mhd, its voxels and the masks.
+  """Writes a raw folder like that of PROMISE12: TrainingData/CaseNN.mhd, its voxels and masks.
 
-  Voxels are in .zraw files, of every sixth case in .raw ones. TestData has a scan without a mask.
+  Voxels are in .zraw files, those of every sixth case in .raw files. TestData has a scan without a
+  mask.
 
   Args:
-    folder: What config.data.raw_dir names. It appears complete or not at all.
+    folder: Raw folder (config.data.raw_dir). It appears complete or not at all.
     patients: Number of cases, Case00 and so on.
-    seed: The same seed writes the same scans.
+    seed: Seed of the data set; the same seed writes the same scans.
   """
   with whole_folder(folder) as unfinished:
     for patient in range(patients + 1):
@@ -176,18 +177,18 @@ def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
 
 
 def coordinates(shape: tuple[int, ...]) -> np.ndarray:
-  """From -1 to 1 along each axis, [D, H, W, 3]."""
+  """Returns coordinates from -1 to 1 along each axis, [D, H, W, 3]."""
   return np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing='ij'), axis=-1)
 
 
 def ellipsoid(grid: np.ndarray, middle: np.ndarray, radii: np.ndarray) -> np.ndarray:
-  """True inside, [D, H, W]; grid [D, H, W, 3] in the unit of middle and radii."""
+  """Returns a mask, True inside, [D, H, W]; grid [D, H, W, 3] in the unit of middle and radii."""
   return (((grid - middle) / radii) ** 2).sum(axis=-1) < 1
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Generator[Path]:
-  """A folder to write to that gets its name when all is written."""
+  """Yields a folder to write to that is renamed when everything is written."""
   folder.parent.mkdir(parents=True, exist_ok=True)
   unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
   try:

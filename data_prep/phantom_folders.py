@@ -1,8 +1,8 @@
-"""Made-up scans in the layouts of the Decathlon and of nnU-Net, with the traps of real folders.
+"""Generated scans in the layouts of the Decathlon and of nnU-Net, with the traps of real folders.
 
-Two channels or one, two classes of foreground, a first patient with two scans, files that lie every
-way round, thick slices along any axis, a hidden file beside the scans, and a test image without a
-mask.
+Two channels or one, two classes of foreground, a first patient with two scans, files in every
+orientation, thick slices along any axis, a hidden file beside the scans, and a test image without
+a mask.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ def make_scan(*, number: int, seed: int, slice_axis: str = 'axial') -> Scan:
   """A scan of phantom.py in thick slices along an axis, its organ in two parts.
 
   Args:
-    number: Of the scan.
-    seed: Of the whole data set.
-    slice_axis: One of volumes.SLICE_AXES; the result's axes point as that says.
+    number: Number of the scan.
+    seed: Seed of the whole data set.
+    slice_axis: One of volumes.SLICE_AXES, which gives the directions of the result's axes.
   """
   scan = phantom.make_scan(patient=number, seed=seed)
   spacing_mm = np.linalg.norm(scan.affine[:3, :3], axis=0)
@@ -46,10 +46,10 @@ def write_decathlon(folder: Path, *, patients: int, seed: int, slice_axis: str =
   """Writes scan_000.nii.gz and so on, with two channels of MR on the fourth axis.
 
   Args:
-    folder: What config.data.raw_dir names. It appears complete or not at all.
-    patients: Their number; there is one scan more.
-    seed: The same seed writes the same scans.
-    slice_axis: Of the thick slices.
+    folder: Raw folder (config.data.raw_dir). It appears complete or not at all.
+    patients: Number of patients; there is one scan more.
+    seed: Seed of the data set; the same seed writes the same scans.
+    slice_axis: Axis of the thick slices.
   """
 
   def write(images: Path, name: str, channels: Sequence[np.ndarray], scan: Scan, to: str) -> None:
@@ -76,12 +76,12 @@ def write_nnunet(
   """Writes scan_000_0000 and so on, a file for each channel.
 
   Args:
-    folder: What config.data.raw_dir names. It appears complete or not at all.
-    patients: Their number; there is one scan more.
-    seed: The same seed writes the same scans.
-    channels: Their names, one or two; where the first is CT, intensities are Hounsfield units.
-    ending: Of the files: a format that SimpleITK writes.
-    slice_axis: Of the thick slices.
+    folder: Raw folder (config.data.raw_dir). It appears complete or not at all.
+    patients: Number of patients; there is one scan more.
+    seed: Seed of the data set; the same seed writes the same scans.
+    channels: Names of the channels, one or two; if the first is CT, intensities are in HU.
+    ending: Ending of the files, a format that SimpleITK writes.
+    slice_axis: Axis of the thick slices.
   """
 
   def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, to: str) -> None:
@@ -111,13 +111,13 @@ def _write(
   seed: int,
   slice_axis: str,
 ) -> None:
-  """Writes the folder; what differs between the layouts is told by the first four arguments."""
+  """Writes the folder; the first four arguments describe the differences between the layouts."""
   with phantom.whole_folder(folder) as unfinished:
     images, labels, test = (unfinished / name for name in ('imagesTr', 'labelsTr', 'imagesTs'))
     for made in (images, labels, test):
       made.mkdir()
     lines = ['case,patient']
-    for number in range(patients + 2):  # one more of the first patient, and one for the test
+    for number in range(patients + 2):  # one more for the first patient, and one for testing
       scan = make_scan(number=number, seed=seed, slice_axis=slice_axis)
       to, name = _STORED[number % len(_STORED)], f'scan_{number:03d}'
       bright = (np.clip(scan.image, 0, None) * 1000).astype(np.int16)
@@ -126,7 +126,7 @@ def _write(
       if not last:
         write_label(labels / f'{name}{ending}', scan.label, scan.affine, to)
         lines.append(f'{name},p{max(number, 1)}')
-    # As macOS leaves beside each file on some disks.
+    # macOS leaves such a file beside each file on some disks.
     (images / f'._scan_000{ending}').write_bytes(b'\x00\x05\x16\x07')
     (unfinished / 'dataset.json').write_text(json.dumps(description))
     (unfinished / 'patients.csv').write_text('\n'.join(lines) + '\n')

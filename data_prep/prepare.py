@@ -1,4 +1,4 @@
-"""Raw scans to slices in TFDS, once for each choice of settings."""
+"""Prepares slices in TFDS from raw scans, once for each choice of settings."""
 
 import contextlib
 import functools
@@ -22,22 +22,22 @@ from thrifty_jax import files, logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.preprocessing import slice_settings
 
-# Nothing takes so long to prepare: an older unfinished folder is nobody's work in progress.
+# No preparation takes this long: an older unfinished folder is no work in progress.
 _STALE_SECONDS = 24 * 3600
 
 
 def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
-  """Prepares the slices of the config's data set unless they are there.
+  """Prepares the slices of the config's data set unless they exist.
 
-  A call that stops half-way leaves no data set: TFDS writes to a folder of another name and renames
-  it at the end.
+  An interrupted call leaves no data set: TFDS writes to a folder of another name and renames it at
+  the end.
 
   Args:
     config: Settings of a run; only `config.data` is read.
-    scans: What lies in the raw folder; None looks.
+    scans: Scans in the raw folder; None finds them.
 
   Returns:
-    The folder with the prepared slices.
+    Folder of the prepared slices.
 
   Raises:
     InputError: If scans are missing, unreadable or unusable, or the slices cannot be written.
@@ -62,16 +62,16 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
 
 
 def prepared_dir(config: ConfigDict, scans: Scans | None = None) -> Path:
-  """The folder with the slices of these scans and settings, prepared or not."""
+  """Returns the folder for the slices of these scans and settings, prepared or not."""
   return Path(_builder(config, scans or data_sets.find(config)).data_dir)
 
 
 def settings_of(config: ConfigDict, digest: str) -> dict[str, Any]:
-  """All that the slices depend on.
+  """Returns everything that the slices depend on.
 
   Args:
     config: Settings of a run.
-    digest: Digest of what the raw scans hold.
+    digest: Digest of the raw scans' contents.
   """
   format_ = str(builder.VERSION)
   return {**slice_settings(config.data), 'raw_files': digest, 'format': format_}
@@ -93,7 +93,7 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
       for case in cases_map(work, scans.cases):
         bar.update()
         yield case
-        del case  # before the next is waited for
+        del case  # frees it before waiting for the next
 
     slices = _builder(config, scans, sliced())
     try:
@@ -110,7 +110,7 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
 def _builder(
   config: ConfigDict, scans: Scans, sliced: Iterator[SlicedCase] | None = None
 ) -> builder.Slices:
-  """The data set's TFDS builder for these settings; its folder's name says which they are."""
+  """Returns the TFDS builder for these settings, which determine the name of its folder."""
   settings = settings_of(config, scans.digest)
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
   slice_config = builder.SliceConfig(
@@ -126,7 +126,7 @@ def _builder(
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Generator[None]:
-  """Keeps TFDS's bars and its remarks about downloads off the console; errors come through."""
+  """Hides TFDS's progress bars and messages about downloads; errors are shown."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   tfds.disable_progress_bar()
@@ -138,7 +138,7 @@ def _quiet_tfds() -> Generator[None]:
 
 
 def _sweep(folder: Path) -> None:
-  """Removes what a killed process left; after an exception TFDS cleans up itself."""
+  """Removes the remains of a killed process; after an exception TFDS cleans up itself."""
   for leftover in folder.parent.glob('incomplete.*'):
     if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
       shutil.rmtree(leftover, ignore_errors=True)
@@ -146,5 +146,5 @@ def _sweep(folder: Path) -> None:
 
 def _remove_empty(*folders: Path) -> None:
   for folder in folders:
-    with contextlib.suppress(OSError):  # not there, or not empty
+    with contextlib.suppress(OSError):  # missing, or not empty
       folder.rmdir()

@@ -1,8 +1,8 @@
 """PROMISE12: the prostate in T2-weighted MR, 50 labelled patients of four hospitals.
 
 Layout of the raw folder: TrainingData/CaseNN.mhd with its .raw or .zraw, and
-CaseNN_segmentation.mhd likewise. Cases are ordered by hospital, so folds interleave. In-plane size,
-spacing and intensities differ from scan to scan.
+CaseNN_segmentation.mhd in the same way. Cases are ordered by hospital, so folds interleave.
+In-plane size, spacing and intensities differ from scan to scan.
 """
 
 from pathlib import Path
@@ -23,13 +23,13 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """The labelled scans; each is a patient of its own.
+  """Returns the labelled scans; each is a patient of its own.
 
   Args:
-    raw_dir: The folder that holds TrainingData.
+    raw_dir: Folder that contains TrainingData.
 
   Raises:
-    InputError: If there are none, or a scan or a mask is without the other.
+    InputError: If there are none, or a scan or a mask lacks its counterpart.
   """
   folder = raw_dir / 'TrainingData'
   scans = {path.stem: path for path in folder.glob('Case*.mhd') if not path.stem.endswith(MASK)}

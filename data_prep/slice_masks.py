@@ -1,4 +1,4 @@
-"""Masks that lie as pictures beside the slices of a DICOM series, one a slice, as CHAOS has them.
+"""Masks stored as one picture per slice beside a DICOM series, as in CHAOS.
 
 Masks follow the order of the slices' file names, not that of their positions.
 """
@@ -18,16 +18,16 @@ _NUMBER = re.compile(r'^i(\d+)\D|(\d+)$')  # i0007,0000b; IMG-0004-00007; liver_
 def find_pairs(
   slices: Path, masks: Path, *, ahead: Sequence[int]
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-  """The slices of a folder and their masks, both in the order of their names.
+  """Returns the slices of a folder and their masks, both in the order of their names.
 
   Args:
     slices: Folder of *.dcm; hidden files are left out.
-    masks: Folder of *.png, likewise.
-    ahead: By how much the number in a slice's name may be larger than that of its mask; it must be
-      the same for all.
+    masks: Folder of *.png; hidden files are left out.
+    ahead: Allowed differences of the number in a slice's name to that of its mask; one of them
+      must hold for all slices.
 
   Raises:
-    InputError: If there are none, not as many of each, or the numbers in their names do not fit.
+    InputError: If there are none, their counts differ, or the numbers in their names do not match.
   """
   images, labels = find_files(slices, '.dcm'), find_files(masks, '.png')
   if len(images) != len(labels) or not images:
@@ -47,15 +47,15 @@ def find_pairs(
 
 
 def find_files(folder: Path, ending: str) -> tuple[Path, ...]:
-  """The files of a folder by name; hidden ones, as macOS leaves beside others, are left out."""
+  """Returns a folder's files sorted by name, without hidden ones, such as macOS leaves."""
   return tuple(sorted(p for p in folder.glob(f'*{ending}') if not p.name.startswith('.')))
 
 
 def read_masks(files: Sequence[Path], size: tuple[int, ...]) -> np.ndarray:
-  """Grey values, [D, H, W], uint8, in the order of the files; a bit that is set is 255.
+  """Returns grey values, [D, H, W], uint8, in the order of the files; a set bit becomes 255.
 
   Args:
-    files: One picture a slice.
+    files: Pictures, one a slice.
     size: Rows and columns (H, W) of the slices.
 
   Raises:

@@ -1,29 +1,29 @@
-"""Whether the slices of a scan follow one another, told from what they show.
+"""Detects wrong orders of a scan's slices from their contents.
 
-No header says so in NIfTI, NRRD or MetaImage. But neighbours look alike, and a slice further away
-looks less so: where a later slice is clearly the more similar one, the order is not that of the
-body, or the slice between is damaged.
+Headers of NIfTI, NRRD and MetaImage do not show such errors. But neighbours are similar, and slices
+further away less so: where a later slice is clearly more similar than the next, the order is not
+that of the body, or the slice between is damaged.
 """
 
 import numpy as np
 
 _PIXELS = (
-  32  # on each side of the small pictures that are compared: enough for shapes, little noise
+  32  # pixels on each side of the pictures that are compared: enough for shapes, little noise
 )
-# A later slice must be this much nearer than the next one. Distances grow with the square of the
-# step, so a slice that was put two places too late gives a quarter.
+# Ratio of distances: a later slice must be this much nearer than the next one. Distances grow with
+# the square of the step, so a slice that is two places too late gives a quarter.
 _NEARER = 0.5
 
 
 def out_of_order(image: np.ndarray) -> tuple[int, ...]:
-  """The slices that do not follow those before them.
+  """Returns the slices that do not follow those before them.
 
   Args:
     image: Intensities of one channel, [D, H, W].
 
   Returns:
-    Their indices along D, rising; all of them where every second slice was stored first. Empty
-    where nothing is wrong or fewer than 5 slices show anything.
+    Indices along D, ascending; all of them if every second slice was stored first. Empty if nothing
+    is wrong or fewer than 5 slices show anything.
   """
   distance, shown = _distances(image)
   if len(shown) < 5:
@@ -39,9 +39,9 @@ def out_of_order(image: np.ndarray) -> tuple[int, ...]:
 
 
 def _distances(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """One minus the correlation of every two slices, [D', D'], and the indices of these slices, [D'].
+  """Returns 1 - correlation of every two slices, [D', D'], and the indices of these, [D'].
 
-  Slices that show next to nothing are left out: empty ones are all alike.
+  Nearly empty slices are left out, as they are all alike.
   """
   height, width = (max(1, -(-side // _PIXELS)) for side in image.shape[1:])
   rows, columns = image.shape[1] // height, image.shape[2] // width
@@ -56,5 +56,5 @@ def _distances(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _length(distance: np.ndarray, order: np.ndarray) -> float:
-  """Sum of the distances from slice to slice in an order."""
+  """Returns the sum of the distances from slice to slice in an order."""
   return float(distance[order[:-1], order[1:]].sum())

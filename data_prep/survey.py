@@ -1,4 +1,4 @@
-"""What one scan is, in figures that can be set beside those of the others, and a picture of it."""
+"""Figures of one scan, comparable with those of others, and a picture of it."""
 
 import dataclasses
 import hashlib
@@ -11,29 +11,29 @@ from thrifty_jax.scans import overlays
 from thrifty_jax.scans.volumes import Case, Volume
 
 PERCENTILES = (0.5, 50, 99.5)
-_SAMPLES = 1 << 20  # voxels of a channel that percentiles are taken of, evenly spread
+_SAMPLES = 1 << 20  # voxels of a channel, evenly spread, for its percentiles
 _STUDY = '0020|000d'  # StudyInstanceUID: one visit of one patient
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
-  """A scan without its voxels.
+  """Figures of a scan.
 
   Attributes:
     case: Name of the scan.
     patient: Name of the patient.
     shape: Numbers of voxels, [D, H, W], D along the axis of the slices.
-    spacing_mm: Their distances along D, H and W.
-    orientation: Where the axes of the file point, fastest first: LPS; '' where that is not known.
-    intensity: The PERCENTILES of each channel, [M, 3].
-    volume_ml: Of each foreground class, [K - 1].
-    image_digest: The same for the same voxels, however the file stores them.
-    label_digest: Likewise of the mask; '' of an empty one.
-    study_digest: The same for DICOM files of one visit; '' where no file says.
-    disordered: Slices that do not follow those before them, from 1.
-    blank: Slices that show nothing, but have a mask, from 1.
-    picture: The middle slice with a mask, outlined, a PNG as data URI.
-    pictured: The number of that slice, from 1.
+    spacing_mm: Distances of voxels along D, H and W.
+    orientation: Directions of the file's axes, fastest first, such as LPS; '' if unknown.
+    intensity: PERCENTILES of each channel, [M, 3].
+    volume_ml: Volume of each foreground class, [K - 1].
+    image_digest: Digest of the voxels, independent of how the file stores them.
+    label_digest: Digest of the mask in the same way; '' for an empty one.
+    study_digest: Digest that is equal for DICOM files of one visit; '' if unknown.
+    disordered: Numbers, from 1, of slices that do not follow those before them.
+    blank: Numbers, from 1, of slices that show nothing but have a mask.
+    picture: Middle slice with a mask, outlined, a PNG as data URI.
+    pictured: Number of that slice, from 1.
   """
 
   case: str
@@ -53,12 +53,12 @@ class Scan:
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
-  """The figures of a scan that `checks.problems_of` found nothing wrong with.
+  """Returns the figures of a scan without problems, see `checks.problems_of`.
 
   Args:
-    volume: The scan, its slices along data.slice_axis.
-    source: Its files.
-    data: Of the config.
+    volume: Scan with its slices along data.slice_axis.
+    source: Files of the scan.
+    data: Section `data` of the config.
   """
   image, label = volume.image, volume.truth
   voxels = image.reshape(-1, image.shape[-1])
@@ -95,7 +95,7 @@ def _digest(voxels: np.ndarray) -> str:
 
 
 def _study_digest(source: Case) -> str:
-  """Of the DICOM study that the first file belongs to; its number itself goes nowhere."""
+  """Returns the digest of the first file's DICOM study; the identifier itself is not kept."""
   if source.image[0].suffix.lower() != '.dcm':
     return ''
   import SimpleITK

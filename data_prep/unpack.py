@@ -1,4 +1,4 @@
-"""A folder out of a ZIP file: whole or not at all, and nothing outside it."""
+"""Unpacks a folder of a ZIP file completely or not at all, and nothing outside it."""
 
 import shutil
 import stat
@@ -9,27 +9,26 @@ from pathlib import Path, PurePosixPath
 from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 
-_MOST_TIMES = 50  # the size of the file; scans shrink to a half or a third
+_MOST_TIMES = 50  # limit of the compression ratio; scans shrink to a half or a third
 _CHUNK_BYTES = 1 << 18
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 def unpack(archive: Path, target: Path, *, holds: str) -> None:
-  """Unpacks the one folder of a ZIP file that holds what is looked for.
+  """Unpacks the one folder of a ZIP file that contains a path.
 
   Args:
-    archive: The ZIP file; it stays.
-    target: The name that the folder gets when all is unpacked; beside it, meanwhile, a folder with
-      a dot before the name.
-    holds: A path inside the folder, a glob. The folder may be the archive itself, or one or two
-      levels down in it, whatever its name.
+    archive: The ZIP file, which is kept.
+    target: Path of the folder once everything is unpacked; until then its name begins with a dot.
+    holds: Glob of a path inside the folder. The folder may be the archive's root, or one or two
+      levels below it, whatever its name.
 
   Raises:
     InputError: If the archive is broken, needs more space than there is, has a path that leads out
-      of it, anything but files and folders, or not exactly one such folder.
+      of it, contains anything but files and folders, or does not have exactly one such folder.
   """
   unfinished = target.with_name(f'.{target.name}.unpacking')
-  shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+  shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
   try:
     with zipfile.ZipFile(archive) as source:
       _write_all(source, archive, unfinished)
@@ -43,12 +42,12 @@ def unpack(archive: Path, target: Path, *, holds: str) -> None:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-  """Refuses what would fill the disk.
+  """Refuses to write more than there is space on the disk.
 
   Args:
-    folder: Where it is to be written.
-    needed: Its size in bytes.
-    what: Its name.
+    folder: Folder to write to.
+    needed: Space that is needed, in bytes.
+    what: Name of what is written, for the error.
 
   Raises:
     InputError: If there is less space.
@@ -62,7 +61,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 def _write_all(source: zipfile.ZipFile, archive: Path, folder: Path) -> None:
-  """Writes the files of an archive, once all of them are known to be harmless."""
+  """Writes the files of an archive after checking all of them."""
   entries = [(entry, folder.joinpath(*_parts(entry, archive))) for entry in source.infolist()]
   wanted = [(entry, path) for entry, path in entries if not entry.is_dir() and _is_wanted(entry)]
   total = sum(entry.file_size for entry, _ in wanted)
@@ -80,24 +79,24 @@ def _write_all(source: zipfile.ZipFile, archive: Path, folder: Path) -> None:
 
 
 def _parts(entry: zipfile.ZipInfo, archive: Path) -> tuple[str, ...]:
-  """The names along an entry's path, which must stay inside and be a file or a folder."""
+  """Returns the parts of an entry's path, which must stay inside and be a file or a folder."""
   path = PurePosixPath(entry.filename)
   special = any(character in entry.orig_filename for character in '\\:\0')
   if special or path.is_absolute() or not path.parts or '..' in path.parts:
     raise _refused(archive, f'has the path {entry.orig_filename!r:.80}, which leads out of it')
-  kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where it was packed without
+  kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 if it was packed without a type
   if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or entry.flag_bits & 1:
     raise _refused(archive, f'has {entry.filename!r:.80}, a link, a device or encrypted')
   return path.parts
 
 
 def _is_wanted(entry: zipfile.ZipInfo) -> bool:
-  """Whether it is more than what macOS writes beside each file."""
+  """Returns whether an entry is more than what macOS writes beside each file."""
   return '__MACOSX' not in PurePosixPath(entry.filename).parts
 
 
 def _find(folder: Path, holds: str, archive: Path) -> Path:
-  """The folder that has the path, at most two levels down."""
+  """Returns the folder that contains the path, at most two levels down."""
   below = [path for path in (folder, *folder.glob('*'), *folder.glob('*/*')) if path.is_dir()]
   found = [path for path in below if any(path.glob(holds))]
   if len(found) != 1:

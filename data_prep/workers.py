@@ -1,9 +1,9 @@
-"""Work on one case after another by several processes: the same results in the same order.
+"""Processes cases in several processes, with the same results in the same order.
 
-Processes and not threads: small slices are mostly Python's own work, which threads do one at a
-time, and readers that turn off ITK's messages do so for a whole process. Each starts afresh: the
-copy of a process in which JAX runs may hang, and multiprocessing's own way to start afresh runs a
-caller's script again that has no `if __name__ == '__main__'`.
+They are processes, not threads: small slices are mostly work of the interpreter, which threads do
+one at a time, and readers that turn off ITK's messages do so for a whole process. Each starts
+afresh: a fork of a process in which JAX runs may hang, and multiprocessing's spawn runs a caller's
+script again if it has no `if __name__ == '__main__'`.
 """
 
 import contextlib
@@ -23,23 +23,23 @@ from thrifty_jax.scans.volumes import Case
 
 CasesMap = Callable[[Callable[[Case], Any], Sequence[Case]], Iterator[Any]]
 
-# A process takes a second or two to start: work that is done sooner does not need it.
+# A process takes a second or two to start: shorter work does not need it.
 _ALONE_SECONDS = 5.0
 _MOST = 8  # processes, unless more are asked for: one process writes what all of them prepare
-_AHEAD = 2  # cases in work or waiting for their turn, for each process
+_AHEAD = 2  # cases in work or waiting for their turn, per process
 
 
 @contextlib.contextmanager
 def cases_map(count: int) -> Generator[CasesMap]:
-  """`map` over cases by processes, which end with the `with` block, however that ends.
+  """Yields a `map` over cases in processes, which end with the `with` block in any case.
 
-  What the work is, what it takes and what it returns must be picklable. The number of cases that
-  are in memory at once is fixed, however many there are. What the work raises is raised here, at
-  the turn of its case.
+  The function, its argument and its result must be picklable. The number of cases in memory is
+  limited, however many there are. An exception of the function is raised here, at the turn of its
+  case.
 
   Args:
-    count: Number of processes; 1 works in this one. 0 works in this one for some seconds, which are
-      enough for few or small scans, then in as many as there are cores, at most 8.
+    count: Number of processes; 1 is this process alone. 0 is this process for some seconds, which
+      suffice for few or small scans, then as many as there are cores, at most 8.
 
   Yields:
     A function of the work and the cases, whose iterator raises InputError if a process dies.
@@ -74,28 +74,28 @@ def _by_processes(
     while turn not in results:
       while idle and given < min(turn + _AHEAD * count, len(cases)):
         busy[idle[-1]] = given
-        with contextlib.suppress(ConnectionError):  # it is dead: that is told where it answers
+        with contextlib.suppress(ConnectionError):  # it is dead: reported where its answer is read
           idle.pop().send(cases[given])
         given += 1
       for connection in {*busy} & {*wait([*busy])}:
         index = busy.pop(connection)
         results[index] = _answer(connection, cases[index])
-        idle.append(connection)  # one that died gets no further than the turn of its case
+        idle.append(connection)  # a dead one is noticed at the turn of its case
     value, error = results.pop(turn)
     if error is not None:
       raise error
     yield value
-    del value  # before the next is waited for
+    del value  # frees it before waiting for the next
 
 
 @contextlib.contextmanager
 def _process(work: Callable[[Case], Any]) -> Generator[Connection]:
-  """A process that answers each case it is sent; the connection to it."""
+  """Starts a process that answers each case it is sent, and yields the connection to it."""
   ours, theirs = multiprocessing.Pipe()
   serve = f'from data_prep.workers import serve; serve({theirs.fileno()})'
   environment = {
     'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path),
-    'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS': '1',  # there is a process for each core
+    'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS': '1',  # one process for each core
   }
   process = subprocess.Popen(
     [sys.executable, '-P', '-c', serve],
@@ -105,8 +105,8 @@ def _process(work: Callable[[Case], Any]) -> Generator[Connection]:
     start_new_session=True,  # a terminal's Ctrl-C does not reach it: we end it
   )
   try:
-    theirs.close()  # so that its end is noticed here
-    with contextlib.suppress(ConnectionError):  # dead already: told where it should answer
+    theirs.close()  # so that the end of the process is noticed here
+    with contextlib.suppress(ConnectionError):  # already dead: reported where its answer is read
       ours.send(work)
     yield ours
   finally:
@@ -116,10 +116,11 @@ def _process(work: Callable[[Case], Any]) -> Generator[Connection]:
 
 
 def serve(descriptor: int) -> None:
-  """What a process does until nobody is at the other end.
+  """Runs a worker process until the other end of its connection is closed.
 
   Args:
-    descriptor: Of its end of the connection, on which the work comes first, then cases.
+    descriptor: File descriptor of its end of the connection, which receives first the work, then
+      cases.
   """
   connection = Connection(descriptor)
   with contextlib.suppress(EOFError, ConnectionError):
@@ -129,7 +130,7 @@ def serve(descriptor: int) -> None:
 
 
 def _outcome(work: Callable[[Case], Any], case: Case) -> tuple[Any, Exception | None]:
-  """What the work returned, or what it raised, with the traceback that does not travel."""
+  """Returns the result of the work, or its exception with the traceback as text."""
   try:
     return work(case), None
   except InputError as error:
@@ -150,6 +151,6 @@ def _answer(connection: Connection, case: Case) -> tuple[Any, Exception | None]:
 
 
 def _cores() -> int:
-  from thrifty_jax import device  # imports JAX, which the processes do without
+  from thrifty_jax import device  # imports JAX, which worker processes do not need
 
   return device.cores()

@@ -1,4 +1,4 @@
-"""A web page that runs an exported network: `python -m demo.build --export=DIR --output=DIR`."""
+"""Builds a web page for an exported network: `python -m demo.build --export=DIR --output=DIR`."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ RUNTIME = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-thre
 LICENCES = ('LICENSE', 'ThirdPartyNotices.txt')  # the npm package comes without them
 PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js')
 ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js')
-# What prepare.js does not do, so a network trained on it would see something else.
+# Steps that prepare.js lacks, so a network trained with them would get other images.
 UNBUILT = {'modalities': 1, 'clahe_clip_limit': 0, 'curvature_flow_iterations': 0}
 USAGE = f"""\
 usage: python -m demo.build --export=FOLDER --output=FOLDER [--runtime=FILE]
@@ -43,7 +43,7 @@ See it with `python -m http.server --directory=FOLDER --bind=127.0.0.1`. {thrift
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  """Runs the command and returns its exit status; None uses the arguments of the process."""
   return command_line.start(argv, USAGE, run)
 
 
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> None:
   """Parses the command, collects the files and writes them.
 
   Raises:
-    InputError: If the command, the export or the runtime is not what it must be.
+    InputError: If the command, the export or the runtime is invalid.
   """
   values = command_line.read(arguments, USAGE, required={'export': 'exported', 'output': 'site'})
   output = Path(values.output)
@@ -68,10 +68,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def network_files(folder: Path) -> dict[str, bytes]:
-  """The network and what describes it, by name.
+  """Returns the network and its descriptions, by file name.
 
   Raises:
-    InputError: If this is no export with model.onnx, or one the page cannot prepare scans for.
+    InputError: If the folder is no export with model.onnx, or the page lacks its preprocessing.
   """
   about: Any = files.read_json(folder / 'preprocessing.json')
   if not isinstance(about, dict) or about.get('format') != 'thrifty_jax.export':
@@ -91,7 +91,7 @@ def network_files(folder: Path) -> dict[str, bytes]:
 
 
 def licence_files() -> dict[str, bytes]:
-  """Licence and notices of ONNX Runtime, from its Python package."""
+  """Returns licence and notices of ONNX Runtime, from its Python package."""
   found = importlib.util.find_spec('onnxruntime')
   if found is None or found.origin is None:
     raise InputError(
@@ -103,7 +103,7 @@ def licence_files() -> dict[str, bytes]:
 
 
 def runtime_files(archive: Path) -> dict[str, bytes]:
-  """The three files of ONNX Runtime Web that the page loads, by name.
+  """Returns the three files of ONNX Runtime Web that the page loads, by name.
 
   Raises:
     InputError: If the archive is not the one whose SHA-512 is known.
@@ -111,7 +111,7 @@ def runtime_files(archive: Path) -> dict[str, bytes]:
   files.require_file(archive)
   content = archive.read_bytes()
   require_known(content, archive)
-  with tarfile.open(fileobj=io.BytesIO(content)) as packed:  # nothing else of it is unpacked
+  with tarfile.open(fileobj=io.BytesIO(content)) as packed:  # no other file is unpacked
     members = {name: packed.extractfile(f'package/dist/{name}') for name in RUNTIME}
     return {f'onnxruntime/{name}': member.read() for name, member in members.items() if member}
 
@@ -123,13 +123,13 @@ def require_known(content: bytes, archive: Path) -> None:
 
 
 def kept() -> Path:
-  """Where the archive stays between builds."""
+  """Returns the path of the archive between builds."""
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return Path(base).expanduser() / 'thrifty_jax' / ARCHIVE
 
 
 def fetched() -> Path:
-  """The archive, fetched by npm if it is not kept yet.
+  """Returns the archive's path; npm downloads it if it is missing.
 
   Raises:
     InputError: If npm is missing or fails.

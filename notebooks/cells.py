@@ -1,6 +1,6 @@
-"""What the cells of the notebooks call: commands that stop the notebook if they fail, and pictures.
+"""Functions for notebook cells: commands that stop the notebook if they fail, and pictures.
 
-Only Python's own library: it is imported before anything is installed.
+Only the standard library is used, as this is imported before anything is installed.
 """
 
 import base64
@@ -20,17 +20,16 @@ _PICTURES = {'.svg': 'image/svg+xml', '.png': 'image/png'}
 
 
 def run(module: str, *arguments: str) -> None:
-  """Runs `python -m MODULE ARGUMENTS` in a process of its own and shows what it says.
+  """Runs `python -m MODULE ARGUMENTS` in a process of its own and shows its output.
 
   The button that stops a cell asks the process to save its state and end, and waits for that.
 
   Args:
-    module: A module that is a program: 'pip', 'thrifty_jax.main'.
-    *arguments: Its options, one each.
+    module: Name of a module that is a program: 'pip', 'thrifty_jax.main'.
+    *arguments: Options of the program, one each.
 
   Raises:
-    RuntimeError: If its exit status is not 0. A `!command` would only show its last words, and the
-      next cells would run.
+    RuntimeError: If its exit status is not 0. After a failed `!command` the next cells would run.
   """
   print('$', shlex.join(['python', '-m', module, *arguments]), flush=True)
   with subprocess.Popen(
@@ -42,7 +41,7 @@ def run(module: str, *arguments: str) -> None:
     text=True,
     encoding='utf-8',
     errors='replace',
-    start_new_session=True,  # else the button reaches it as well, and a second signal kills
+    start_new_session=True,  # else the button signals it as well, and a second signal kills it
   ) as process:
     assert process.stdout
     try:
@@ -56,11 +55,11 @@ def run(module: str, *arguments: str) -> None:
 
 
 def install(*arguments: str) -> None:
-  """Runs `pip install ARGUMENTS` and shows what it changed of JAX.
+  """Runs `pip install ARGUMENTS` and shows the resulting versions.
 
   Raises:
-    RuntimeError: If it fails, or put another JAX in the place of the one that came with the
-      notebook, which is the one that fits its GPU or TPU.
+    RuntimeError: If it fails, or replaced the JAX that came with the notebook, which is the one
+      for its GPU or TPU.
   """
   before = versions()
   run('pip', 'install', '--quiet', '--disable-pip-version-check', *arguments)
@@ -71,11 +70,11 @@ def install(*arguments: str) -> None:
 
 
 def require_same_jax(before: Mapping[str, str], after: Mapping[str, str]) -> None:
-  """Refuses another JAX than the one that was there.
+  """Refuses another JAX than the previous one.
 
   Args:
-    before: Versions by name; without JAX anything may come after.
-    after: Likewise.
+    before: Versions by name before the installation; without JAX any version is accepted.
+    after: Versions by name after it.
   """
   changed = [name for name in ('jax', 'jaxlib') if name in before and before[name] != after[name]]
   if changed:
@@ -86,7 +85,7 @@ def require_same_jax(before: Mapping[str, str], after: Mapping[str, str]) -> Non
 
 
 def versions() -> dict[str, str]:
-  """Of the packages in SHOWN that are installed, as a new process would find them."""
+  """Returns the versions of the installed packages of SHOWN, as a new process finds them."""
   importlib.invalidate_caches()
   found = {}
   for name in SHOWN:
@@ -99,25 +98,25 @@ def versions() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-  """HTML that a notebook shows where it is the last value of a cell."""
+  """HTML that a notebook shows if it is the last value of a cell."""
 
-  html: str = dataclasses.field(repr=False)  # megabytes: once in a notebook is enough
+  html: str = dataclasses.field(repr=False)  # megabytes, which should be in a notebook only once
 
   def _repr_html_(self) -> str:
     return self.html
 
 
 def show(path: str | os.PathLike[str], *, height: int = 800) -> Shown:
-  """A page or a picture below the cell, inside the notebook: it is seen without its file.
+  """Returns a page or picture to show below the cell, embedded in the notebook.
 
   Args:
-    path: A file .html, .svg or .png.
-    height: Of a page, in pixels.
+    path: File .html, .svg or .png.
+    height: Height of a page, in pixels.
   """
   path = Path(path)
   if path.suffix == '.html':
     page = html.escape(path.read_text(encoding='utf-8'))
-    # A frame of its own, as the style of the page is for the page alone.
+    # A frame of its own, as the style of the page must not affect the notebook.
     return Shown(
       f'<div><iframe srcdoc="{page}" width="100%" height="{height}" frameborder="0"></iframe></div>'
     )
@@ -127,7 +126,7 @@ def show(path: str | os.PathLike[str], *, height: int = 800) -> Shown:
 
 
 def _environment() -> dict[str, str]:
-  """This process's, but lines are shown as they are said, and pictures drawn without a notebook."""
+  """Returns this process's environment with unbuffered output and no notebook backend."""
   environment = os.environ | {'PYTHONUNBUFFERED': '1', 'PYTHONIOENCODING': 'utf-8'}
   environment.pop('MPLBACKEND', None)
   return environment

@@ -1,7 +1,7 @@
-"""Which device the commands would get: `python -m notebooks.device tpu`.
+"""Checks which device the commands get: `python -m notebooks.device tpu`.
 
-Prints what there is, and ends with status 2 where it is not what is expected. A process of its own,
-as a TPU serves one at a time: a notebook that started JAX itself would keep it from the commands.
+Prints the devices, and ends with status 2 if they are not the expected ones. It is a process of its
+own, as a TPU serves one at a time: a notebook that started JAX itself would block the commands.
 """
 
 import sys
@@ -12,7 +12,7 @@ from thrifty_jax.running import command_line
 
 
 def main() -> int:
-  """Looks for the device that is named, as `--config.device` names it."""
+  """Looks for the device of the argument, named as in `--config.device`."""
 
   def look() -> None:
     config = configs.default()

@@ -1,1 +1,1 @@
-"""Prepared slices to batches on the devices."""
+"""Loading of prepared slices as batches on the devices."""

@@ -1,6 +1,6 @@
-"""Random variety for training slices: one warp for image and mask, then intensities.
+"""Random augmentation of training slices: one warp for image and mask, then intensities.
 
-Everything runs on the device, inside jit, for a whole batch. A setting whose range is empty costs
+Everything runs on the device, inside jit, for a whole batch. A setting with an empty range costs
 nothing: its code is left out when the function is traced.
 """
 
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 # Elastic settings are pixels of a slice of this side, so that they mean the same at every size.
 REFERENCE_SIDE = 256
-# Crops that are drawn until one fits, as the authors of Thrifty NAS have it (their public code).
+# Limit on the crops drawn until one fits, as in the public code of the authors of Thrifty NAS.
 CROP_TRIES = 10
 
 
@@ -26,22 +26,22 @@ def augment(
   mean: jax.Array | None = None,
   std: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """A batch with every example flipped, warped and re-toned by its own random draws.
+  """Returns a batch in which every example is flipped, warped and re-toned by its own draws.
 
   Args:
     key: Random key; the same key gives the same result.
     image: Normalised slices, [B, H, W, C], floating point, H and W at least 2.
     label: Class of each pixel, [B, H, W], any integer type.
-    settings: The section `augment` of the config; static under jit.
-    mean: What was subtracted from intensities in [0, 1], [M]; C is M modalities of each of C / M
-      neighbouring slices, in slice order. Without it the image is taken to be in [0, 1] itself.
-    std: What they were divided by after that, [M].
+    settings: Section `augment` of the config; static under jit.
+    mean: Mean that was subtracted from intensities in [0, 1], [M]; C is M modalities of each of
+      C / M neighbouring slices, in slice order. Without it the image itself must be in [0, 1].
+    std: Deviation that they were divided by afterwards, [M].
 
   Returns:
-    The image, [B, H, W, C], and the label, [B, H, W], in the types that came in.
+    Image, [B, H, W, C], and label, [B, H, W], with unchanged types.
 
   Raises:
-    ValueError: If the shapes do not belong together.
+    ValueError: If the shapes do not match.
   """
   if image.ndim != 4 or label.shape != image.shape[:3]:
     raise ValueError(
@@ -58,7 +58,7 @@ def augment(
       where = affine_source(affine_key, where, batch=batch, settings=settings)
     if elastic:
       where = where + displacement(elastic_key, label.shape, settings=settings)
-    if crop:  # last on the way back: a slice is cropped first, then moved and bent
+    if crop:  # last on the way back: a slice is cropped first, then moved and deformed
       where = crop_source(crop_key, where, shape=label.shape, settings=settings)
     new_image, label = warp(new_image, label, where)
   new_image = _tone(tone_key, new_image, settings=settings, mean=mean, std=std)
@@ -68,13 +68,13 @@ def augment(
 def affine_source(
   key: jax.Array, where: jax.Array, *, batch: int, settings: ConfigDict
 ) -> jax.Array:
-  """Where each pixel of the flipped, rotated, scaled and translated slice comes from.
+  """Returns the source of each pixel of a flipped, rotated, scaled and translated slice.
 
   Args:
     key: Random key.
     where: Pixel coordinates (down, right), [1, H, W, 2].
     batch: Number of examples, B.
-    settings: The section `augment`.
+    settings: Section `augment` of the config.
 
   Returns:
     Source coordinates in pixels, [B, H, W, 2]; they may lie outside the slice.
@@ -91,7 +91,7 @@ def affine_source(
   cos, sin = jnp.cos(angle) * shrink, jnp.sin(angle) * shrink
   down, right = jnp.moveaxis(where - centre - shift[:, None, None], -1, 0)
   cos, sin = cos[:, None, None], sin[:, None, None]
-  # Written out, not a matrix product: a product may be rounded to bfloat16 on an accelerator.
+  # No matrix product, which may be rounded to bfloat16 on an accelerator.
   turned = jnp.stack([cos * down + sin * right, cos * right - sin * down], axis=-1)
   return centre + flip[:, None, None] * turned
 
@@ -99,17 +99,17 @@ def affine_source(
 def crop_source(
   key: jax.Array, where: jax.Array, *, shape: tuple[int, ...], settings: ConfigDict
 ) -> jax.Array:
-  """Where each place of a random crop, enlarged to the whole slice, comes from.
+  """Returns the source of each point of a random crop that is enlarged to the whole slice.
 
-  Area and aspect are drawn until a crop fits the slice, so large crops are seldom long ones; where
-  none of CROP_TRIES fits, the slice stays whole.
+  Area and aspect are drawn until a crop fits the slice, so large crops are seldom elongated; if
+  none of CROP_TRIES fits, the whole slice is used.
 
   Args:
     key: Random key.
     where: Pixel coordinates (down, right) in the enlarged crop, [B or 1, H, W, 2].
-    shape: (B, H, W).
-    settings: The section `augment`; the area is a share of the slice's, the aspect width over
-      height, where that of the slice counts as 1.
+    shape: Sizes (B, H, W).
+    settings: Section `augment` of the config; the area is a share of the slice's, the aspect is
+      width over height relative to that of the slice.
 
   Returns:
     Source coordinates in pixels, [B, H, W, 2], inside the crop where `where` is inside the slice.
@@ -125,22 +125,23 @@ def crop_source(
   share = jnp.where(fits.any(1)[:, None], first, 1.0)
   corner = draws[:, -2:] * (1 - share) * jnp.asarray(size, jnp.float32)
   share, corner = share[:, None, None], corner[:, None, None]
-  return (where + 0.5) * share - 0.5 + corner  # a pixel's middle is half a pixel from its edge
+  return (where + 0.5) * share - 0.5 + corner  # the centre of a pixel is half a pixel from its edge
 
 
 def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict) -> jax.Array:
-  """Smooth random displacements in pixels, zero for examples that are not drawn.
+  """Returns smooth random displacements in pixels, zero for examples that are not drawn.
 
-  A Gaussian-smoothed white noise, as in Simard et al. (2003), "Best practices for convolutional
-  neural networks", section 2, but drawn at points half a sigma apart: a smooth field needs no finer
-  noise, and two small matrix products bring it to every pixel. It has the spread and correlation
-  of their field: uniform noise in +-1 has variance 1/3, and smoothing over two axes leaves
-  1 / (4 pi sigma^2) of it.
+  They are Gaussian-smoothed white noise, as in Simard et al. (2003), "Best practices for
+  convolutional neural networks", section 2, but drawn at points half a sigma apart: a smooth field
+  needs no finer noise, and two small matrix products interpolate it to every pixel. It has the
+  variance and correlation of their field: uniform noise in +-1 has variance 1/3, and smoothing
+  over two axes leaves 1 / (4 pi sigma^2) of it.
 
   Args:
     key: Random key.
-    shape: (B, H, W).
-    settings: The section `augment`; alpha and sigma in pixels of a slice of REFERENCE_SIDE.
+    shape: Sizes (B, H, W).
+    settings: Section `augment` of the config; alpha and sigma in pixels of a slice of
+      REFERENCE_SIDE.
 
   Returns:
     Displacements (down, right), [B, H, W, 2].
@@ -158,18 +159,18 @@ def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict
 
 
 def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Image (bilinear) and label (nearest) read at the same coordinates.
+  """Samples image (bilinear) and label (nearest) at the same coordinates.
 
-  Coordinates are clamped to the border for both: beyond it image and mask go on as at the border,
-  so that a mask never ends where its organ does not.
+  Coordinates are clamped to the border for both: beyond it image and mask repeat the border, so
+  that a mask never ends where its organ does not.
 
   Args:
-    image: [B, H, W, C], float32, H and W at least 2.
-    label: [B, H, W], integers.
+    image: Slices, [B, H, W, C], float32, H and W at least 2.
+    label: Class of each pixel, [B, H, W], integers.
     where: Coordinates (down, right) in pixels, [B, H, W, 2].
 
   Returns:
-    The image, [B, H, W, C], and the label, [B, H, W].
+    Image, [B, H, W, C], and label, [B, H, W].
   """
   batch, height, width, channels = image.shape
   last = jnp.asarray([height - 1, width - 1], jnp.float32)
@@ -177,14 +178,14 @@ def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Arra
   first = jnp.minimum(jnp.floor(where), last - 1)
   down, right = jnp.split(where - first, 2, axis=-1)
 
-  # A pixel with all its channels is one row: on a CPU a gather costs its time by row.
+  # A pixel with all its channels is one row: on a CPU the time of a gather is proportional to rows.
   pixels = image.reshape(batch, -1, channels)
 
   def row(at: jax.Array) -> jax.Array:
     at = at.astype(jnp.int32)
     return at[..., 0] * width + at[..., 1]
 
-  @jax.vmap  # example by example: devices that share the batch need nothing of one another
+  @jax.vmap  # example by example: devices that share the batch need not communicate
   def take(rows: jax.Array, at: jax.Array) -> jax.Array:
     return rows.at[at].get(mode='promise_in_bounds')
 
@@ -205,7 +206,7 @@ def _tone(
   mean: jax.Array | None,
   std: jax.Array | None,
 ) -> jax.Array:
-  """Gamma, gain and bias field of the intensity in [0, 1]; offset and noise in deviations.
+  """Applies gamma, gain and bias field to intensities in [0, 1]; offset and noise in deviations.
 
   Every modality has its own draws; neighbouring slices of one modality share them.
   """
@@ -249,34 +250,34 @@ def _has_affine(settings: ConfigDict) -> bool:
 
 
 def _grid(height: int, width: int) -> jax.Array:
-  """Coordinates (down, right) of every pixel, [H, W, 2]."""
+  """Returns the coordinates (down, right) of every pixel, [H, W, 2]."""
   down, right = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing='ij')
   return jnp.stack([down, right], axis=-1).astype(jnp.float32)
 
 
 def _symmetric(draw: jax.Array, limit: float | jax.Array) -> jax.Array:
-  """A draw from [0, 1) brought to +-limit."""
+  """Maps a draw from [0, 1) to +-limit."""
   return (2 * draw - 1) * limit
 
 
 def _log_uniform(draw: jax.Array, limits: tuple[float, float]) -> jax.Array:
-  """A draw from [0, 1) brought between two factors, each doubling as likely as the next."""
+  """Maps a draw from [0, 1) to a range of factors, uniform in their logarithm."""
   low, high = np.log(limits[0]), np.log(limits[1])
   return jnp.exp(low + (high - low) * draw)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws from [0, 1), made in one row: XLA's CPU compiler takes seconds over many odd sides."""
+  """Draws from [0, 1) as a flat array: XLA's CPU compiler needs seconds for many odd sides."""
   return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Normal draws, made in one row likewise."""
+  """Draws from the normal distribution, also as a flat array."""
   return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
 def _field(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Normal draws that change over half a slice, [B, H, W, M], unit variance."""
+  """Draws normal fields that vary over half a slice, [B, H, W, M], unit variance."""
   batch, height, width, modalities = shape
   down, across = (_smoothing(side, side / 2) for side in (height, width))
   noise = _normal(key, (batch, down.shape[1], across.shape[1], modalities))
@@ -284,7 +285,7 @@ def _field(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _smoothing(side: int, sigma: float) -> np.ndarray:
-  """Gaussian weights from noise points half a sigma apart to pixels, [side, points].
+  """Returns Gaussian weights from noise points half a sigma apart to pixels, [side, points].
 
   The points reach three sigma beyond the slice, and every row has length 1, so that unit noise
   gives unit variance everywhere, borders included.

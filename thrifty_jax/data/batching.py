@@ -1,8 +1,8 @@
-"""Prepared slices to batches on the device.
+"""Loads prepared slices as batches on the device.
 
-The order of the examples is a function of (seed, epoch) and of nothing else: not of where the
-slices lie, not of threads. A split that fits its budget stays on the device, as compact as it is on
-disk; a larger one is read ahead by a thread. Both give the same batches, bit for bit.
+The order of the examples is a function of (seed, epoch) alone, not of the place of the slices or of
+threads. A split that fits its budget stays on the device, as compact as on disk; a larger one is
+read ahead by a thread. Both give the same batches, bit for bit.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from thrifty_jax.data.read_ahead import read_ahead
 from thrifty_jax.errors import InputError
 
 BUDGET_BYTES = 2 << 30
-# A channel that varies less is constant but for float16 rounding, which must not be enlarged.
+# A channel that varies less is constant except for float16 rounding, which must not be enlarged.
 SMALLEST_STD = 1e-3
 
 Batch = dict[str, jax.Array]
@@ -44,17 +44,17 @@ class PreparedCase:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-  """A prepared data set; nothing is read before it is asked for.
+  """A prepared data set; slices are read on demand.
 
   Attributes:
-    folder: The folder that the slices lie in.
-    cases: The scans, in order.
-    slices: A sequence of records; TFDS has no narrower type for it.
+    folder: Folder of the slices.
+    cases: Scans, in order.
+    slices: Sequence of records; TFDS has no narrower type for it.
     slice_shape: Shape of an image, (S, S, M).
     classes: Names of the classes, background first.
-    note: A warning that belongs to the data and to everything made from it, or ''.
-    padding: Intensity from which on voxels were no part of the scan, and what they were given.
-    citation: What to cite for the data, or ''.
+    note: Warning that applies to the data and to everything made from it, or ''.
+    padding: Intensity from which on voxels were outside the scan, and the value that replaced them.
+    citation: Publication to cite for the data, or ''.
   """
 
   folder: Path
@@ -67,7 +67,7 @@ class Prepared:
   citation: str = ''
 
   def examples(self, names: Iterable[str], *, budget_bytes: int = BUDGET_BYTES) -> 'Examples':
-    """The slices of the named patients or cases, in the order of the data set.
+    """Returns the slices of the named patients or cases, in the order of the data set.
 
     Raises:
       InputError: If a name is neither a patient nor a case, or there are no names.
@@ -84,31 +84,31 @@ class Prepared:
     return Examples(self, cases, budget_bytes)
 
   def remembering(self, budget_bytes: int) -> 'Prepared':
-    """The same, for cases that are read again and again: so much of them stays in memory."""
+    """Returns the same data set, which keeps records in memory up to the budget."""
     return dataclasses.replace(self, slices=_Remembered(self.slices, budget_bytes))
 
   @property
   def patients(self) -> tuple[str, ...]:
-    """The patient of each case."""
+    """Returns the patient of each case."""
     return tuple(case.patient for case in self.cases)
 
   def cases_of(self, patients: Iterable[str]) -> tuple[PreparedCase, ...]:
-    """All cases of these patients; a case that happens to have a patient's name is not meant."""
+    """Returns all cases of these patients; names of cases are not matched."""
     patients = set(patients)
     return tuple(case for case in self.cases if case.patient in patients)
 
   def read(self, case: PreparedCase) -> dict[str, np.ndarray]:
-    """The slices of a case: image [D, S, S, M] float16 in [0, 1], label [D, S, S] uint8."""
+    """Reads a case: image [D, S, S, M] float16 in [0, 1], label [D, S, S] uint8."""
     return Examples(self, (case,)).read(np.arange(case.slices))
 
   def label_volume(self, case: PreparedCase) -> np.ndarray:
-    """The true mask of a case on its native grid, [D, H, W], uint8."""
+    """Reads the true mask of a case on its native grid, [D, H, W], uint8."""
     rows = range(case.first_slice, case.first_slice + case.slices)
     return np.stack([self.slices[row]['native_label'] for row in rows])
 
 
 class _Remembered:
-  """Records, each of which is read once as long as what was read fits the budget."""
+  """Records that are kept once read, as far as they fit the budget."""
 
   def __init__(self, records: Any, budget_bytes: int):
     self._records, self._left = records, budget_bytes
@@ -130,11 +130,11 @@ class _Remembered:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-  """The slices of some cases, counted through from 0.
+  """The slices of some cases, numbered from 0.
 
   Attributes:
-    budget_bytes: Up to which they stay on the device.
-    mesh: The devices that share their batches; None is the default device.
+    budget_bytes: Largest size of slices that stay on the device.
+    mesh: Devices that share the batches; None is the default device.
   """
 
   prepared: Prepared
@@ -147,25 +147,25 @@ class Examples:
 
   @property
   def patients(self) -> tuple[str, ...]:
-    """Their patients, sorted, each once."""
+    """Names of the patients, sorted, each once."""
     return tuple(sorted({case.patient for case in self.cases}))
 
   @property
   def bytes(self) -> int:
-    """What the slices take in memory: two bytes a pixel and modality, one a label."""
+    """Memory of the slices: two bytes a pixel and modality, one a label."""
     height, width, modalities = self.prepared.slice_shape
     return len(self) * height * width * (2 * modalities + 1)
 
   @functools.cached_property
   def resident(self) -> Batch | None:
-    """All slices on each device, image [N, S, S, M] float16 and label [N, S, S] uint8; or None."""
+    """All slices on each device, image [N, S, S, M] float16, label [N, S, S] uint8; or None."""
     if self.bytes > self.budget_bytes:
       return None
     everywhere = None if self.mesh is None else meshes.whole(self.mesh)
     return meshes.place(self.read(np.arange(len(self))), everywhere)
 
   def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """These examples from disk, on the host: image [n, S, S, M] float16, label [n, S, S] uint8."""
+    """Reads examples to the host: image [n, S, S, M] float16, label [n, S, S] uint8."""
     source, rows = self.prepared.slices, self._rows[indices]
     image = np.empty((len(rows), *self.prepared.slice_shape), np.float16)
     label = np.empty(image.shape[:3], np.uint8)
@@ -175,7 +175,7 @@ class Examples:
     return {'image': image, 'label': label}
 
   def name(self, index: int) -> str:
-    """Case and slice of an example, 'Case12 slice 4', slices counted from 0."""
+    """Returns case and slice of an example, 'Case12 slice 4', slices counted from 0."""
     for case in self.cases:
       if index < case.slices:
         return f'{case.case} slice {index}'
@@ -183,7 +183,7 @@ class Examples:
     raise IndexError(index)
 
   def neighbours(self, indices: np.ndarray, *, context: int) -> np.ndarray:
-    """Examples i-c..i+c of each i, [n, 2c + 1], clamped to the first and last slice of its case."""
+    """Returns examples i-c..i+c of each i, [n, 2c + 1], clamped to the slices of its case."""
     slices = np.asarray([case.slices for case in self.cases])
     last = np.repeat(np.cumsum(slices), slices)[indices, None] - 1
     first = last + 1 - np.repeat(slices, slices)[indices, None]
@@ -197,10 +197,10 @@ class Examples:
 
 
 def intensity_statistics(examples: Examples) -> Statistics:
-  """Mean and standard deviation of each modality over all pixels, one slice in memory at a time.
+  """Returns mean and standard deviation of each modality over all pixels, read slice by slice.
 
   Returns:
-    {'mean': [M], 'std': [M]}, float32. Take them from training patients only.
+    Dictionary {'mean': [M], 'std': [M]}, float32. Use training patients only.
   """
   total = squares = np.zeros(examples.prepared.slice_shape[-1])
   count = 0
@@ -210,7 +210,7 @@ def intensity_statistics(examples: Examples) -> Statistics:
     total = total + pixels.sum(axis=(0, 1, 2))
     squares = squares + (pixels**2).sum(axis=(0, 1, 2))
   mean = total / count
-  # In double precision and for intensities in [0, 1] the difference loses nothing that matters.
+  # For intensities in [0, 1] in double precision the cancellation is harmless.
   std = np.sqrt(np.maximum(squares / count - mean**2, 0))
   return {
     'mean': mean.astype(np.float32),
@@ -219,20 +219,20 @@ def intensity_statistics(examples: Examples) -> Statistics:
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-  """Full batches in an epoch; a set smaller than a batch makes one, by starting over."""
+  """Returns the full batches in an epoch; a set smaller than a batch gives one, with repeats."""
   return max(1, count // batch_size)
 
 
 def order(count: int, *, batch_size: int, seed: int, epoch: int, steps: int = 0) -> np.ndarray:
-  """Which example stands where in an epoch, [steps, batch_size]; a function of its arguments only.
+  """Returns the order of the examples in an epoch, [steps, batch_size].
 
   Args:
     count: Number of examples.
     batch_size: Examples in a batch.
     seed: Seed of the run, not negative.
-    epoch: Counted from 0.
-    steps: Batches wanted; 0 is what one pass has. Another number walks on through as many freshly
-      shuffled passes as it takes, from one epoch into the next: so the half of the patients with
+    epoch: Number of the epoch, from 0.
+    steps: Number of batches; 0 is one pass. Another number continues through as many freshly
+      shuffled passes as needed, from one epoch into the next: so the half of the patients with
       fewer slices keeps in step with the other and still shows every slice equally often.
   """
   own = steps_per_epoch(count, batch_size)
@@ -257,18 +257,18 @@ def batches(
   first: int = 0,
   prefetch: int = 2,
 ) -> Generator[Batch]:
-  """The shuffled training batches of an epoch, on the devices.
+  """Yields the shuffled training batches of an epoch, on the devices.
 
   Args:
-    examples: What to draw from.
+    examples: Examples to draw from.
     batch_size: Examples in a batch, B.
-    seed: With epoch and steps, all that the order depends on; see `order`.
-    epoch: Counted from 0.
-    statistics: Of the training patients, see `intensity_statistics`.
+    seed: Seed of the run, see `order`.
+    epoch: Number of the epoch, from 0.
+    statistics: Intensities of the training patients, see `intensity_statistics`.
     context: Neighbouring slices on each side, c, as further channels: C = M (2c + 1).
-    steps: Batches wanted; 0 is one pass.
-    first: The batch to begin with, where an epoch goes on.
-    prefetch: Batches read ahead where the examples are not resident.
+    steps: Number of batches; 0 is one pass.
+    first: Number of the first batch, if an epoch is resumed.
+    prefetch: Batches read ahead if the examples are not resident.
 
   Yields:
     'image' [B, S, S, C] float32, normalised; 'label' [B, S, S] int32.
@@ -285,7 +285,7 @@ def _assembled(
   context: int,
   prefetch: int,
 ) -> Generator[Batch]:
-  """A batch for each row of plan, [steps, B], split over the devices."""
+  """Yields a batch for each row of plan, [steps, B], split over the devices."""
   places = [examples.neighbours(indices, context=context) for indices in plan]
   mean, std = np.asarray(statistics['mean']), np.asarray(statistics['std'])
   mesh = examples.mesh
@@ -300,7 +300,7 @@ def _assembled(
 
   def read() -> Iterator[dict[str, np.ndarray]]:
     for place in places:
-      # Neighbours and repeats are read once, and no more than this process's part of the batch.
+      # Neighbours and repeats are read once, for this process's part of the batch alone.
       needed, where = np.unique(place[own], return_inverse=True)
       found = examples.read(needed)
       where = where.reshape(-1, 2 * context + 1)
@@ -322,7 +322,7 @@ def _gather(
   *,
   split: NamedSharding | None,
 ) -> Batch:
-  """Rows `place` [B, 2c + 1] of compact slices as a normalised batch."""
+  """Returns rows `place` [B, 2c + 1] of compact slices as a normalised batch."""
   found = image.at[place].get(mode='promise_in_bounds')
   middle = label.at[place[:, place.shape[1] // 2]].get(mode='promise_in_bounds')
   return _finished(found, middle, mean, std, split=split)
@@ -337,21 +337,21 @@ def _finished(
   *,
   split: NamedSharding | None,
 ) -> Batch:
-  """Slices with their neighbours, [B, 2c + 1, S, S, M], and labels [B, S, S] as a batch."""
+  """Returns slices with neighbours, [B, 2c + 1, S, S, M], and labels [B, S, S] as a batch."""
   batch = {'image': _normalised(found, mean, std), 'label': label.astype(jnp.int32)}
   return batch if split is None else jax.lax.with_sharding_constraint(batch, split)
 
 
 def _normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-  """What a network sees of slices, neighbours as further channels.
+  """Returns the network's input, with neighbouring slices as further channels.
 
   Args:
     found: Slices between their neighbours, [B, 2c + 1, S, S, M], intensities in [0, 1].
     mean: Mean of the training patients, [M].
-    std: Deviation, likewise.
+    std: Standard deviation of the training patients, [M].
 
   Returns:
-    [B, S, S, (2c + 1) M], float32.
+    Images, [B, S, S, (2c + 1) M], float32.
   """
   found = (found.astype(jnp.float32) - mean) / std
   found = jnp.moveaxis(found, 1, 3)  # [B, S, S, 2c + 1, M]

@@ -1,9 +1,9 @@
-"""data.json: which prepared slices a run is made on, and where they lie.
+"""data.json: the prepared slices of a run, and where they lie.
 
-Prepare writes it into the folder of the run. Whatever comes later opens the slices through it and
-looks at no raw scan, so a run can be copied with its slices to where none is. They are looked for
-where they lie seen from the run, where they lay on the disk, and by their name in TFDS's folder;
-only a folder whose slices were made of the same scans by the same settings is taken.
+Prepare writes it into the folder of the run. Later stages open the slices through it and read no
+raw scan, so a run can be copied with its slices to a machine without scans. The slices are searched
+at their path relative to the run, at their absolute path, and by their name in TFDS's folder; only
+a folder whose slices were made from the same scans with the same settings is accepted.
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans.preprocessing import slice_settings
 
 FILE = 'data.json'
-_METADATA = 'metadata.json'  # that TFDS keeps beside the slices
+_METADATA = 'metadata.json'  # written by TFDS beside the slices
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What a data.json says.
+  """Contents of a data.json.
 
   Attributes:
-    folder: The folder of the slices, absolute.
-    from_run: The same, relative to the folder of the run.
-    name: The same, relative to the folder of TFDS.
-    raw_dir: The raw folder, as the config named it.
-    settings: All that the slices depend on, a digest of what the raw scans hold among it; as in the
-      metadata of the slices.
-    choices: Values of the fields that decide, beside the scans, what a config leaves to them.
+    folder: Absolute path of the folder of the slices.
+    from_run: Path of the same folder relative to that of the run.
+    name: Path of the same folder relative to that of TFDS.
+    raw_dir: Raw folder, as the config named it.
+    settings: Everything that the slices depend on, with a digest of the raw scans' contents; as in
+      the metadata of the slices.
+    choices: Values of the fields that, with the scans, decide what a config leaves open.
   """
 
   folder: str
@@ -66,13 +66,13 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
 
 
 def hand_on(workdir: Path, place: Path, config: ConfigDict) -> None:
-  """Gives a training that has a folder of its own, `place`, the slices of its run."""
+  """Writes the data.json of a run's training that has a folder of its own, `place`."""
   folder, _ = find(workdir, require(workdir), config)
   write(place, folder, config.data)
 
 
 def read(workdir: Path) -> Record | None:
-  """The data.json of a run; None where nothing was prepared for it.
+  """Reads the data.json of a run; None if nothing was prepared for it.
 
   Raises:
     InputError: If the file is damaged.
@@ -93,10 +93,10 @@ def read(workdir: Path) -> Record | None:
 
 
 def require(workdir: Path) -> Record:
-  """The data.json of a run that must have one.
+  """Reads the data.json of a run that must have one.
 
   Raises:
-    InputError: If there is none, or it is damaged.
+    InputError: If it is missing or damaged.
   """
   if (record := read(workdir)) is None:
     raise InputError(
@@ -107,10 +107,10 @@ def require(workdir: Path) -> Record:
 
 
 def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[str]]:
-  """Finds the slices of a run, wherever they lie now.
+  """Finds the slices of a run.
 
   Returns:
-    Their folder, and the name of the patient of each scan.
+    Folder of the slices, and the patient's name of each scan.
 
   Raises:
     InputError: If they are in none of the places.
@@ -131,10 +131,10 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[
 
 
 def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
-  """Fills in, in place, what the config leaves to the data by what it was when it was prepared.
+  """Fills in, in place, what the config leaves open with the values of the preparation.
 
   Raises:
-    InputError: If the record has a value that cannot be.
+    InputError: If the record has an invalid value.
   """
   if not (left := configs.left_to_data(config)):
     return
@@ -152,10 +152,10 @@ def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
 
 
 def differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
-  """Why the slices are not those that the config asks for, `image_size 32 -> 16`; [] if they are.
+  """Returns how the slices differ from the config, such as `image_size 32 -> 16`; [] if not.
 
-  What the config leaves to the data is no difference as long as the same decides it. Nor is another
-  raw folder, unless the config names one: the scans there may be others.
+  A value that the config leaves open is no difference as long as the same choices decide it.
+  Another raw folder is one only if the config names it, as its scans may be others.
   """
   data, asked = config.data, config.copy_and_resolve_references()
   fill_in(asked, record, workdir)
@@ -170,10 +170,10 @@ def differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
-  """What prepare has written beside the slices.
+  """Reads the metadata that prepare wrote beside the slices.
 
   Raises:
-    InputError: If it is damaged.
+    InputError: If they are damaged.
   """
   metadata = files.read_json(folder / _METADATA)
   if not isinstance(metadata, dict) or not {'settings', 'cases'} <= metadata.keys():
@@ -184,5 +184,5 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def _choices(data: ConfigDict) -> dict[str, Any]:
-  """What decides, beside the scans, the fields left to them: windows are those of who trains."""
+  """Returns what decides open values besides the scans: a window depends on who trains."""
   return {'max_image_size': data.max_image_size, **splits.making(data)}

@@ -1,9 +1,9 @@
-"""The devices that share a batch, of one process or of several.
+"""Meshes of the devices that share a batch, in one process or several.
 
 Data parallelism by shardings alone: a batch is split along its first axis over a mesh with one
-axis, 'data'; all else lies whole on every device. What is compiled sees the whole batch, so the
-sums of the Dice, means and random numbers are those of a single device, to rounding: XLA adds up
-over devices.
+axis, 'data'; all else is replicated. Compiled programs see the whole batch, so the sums of the
+Dice, means and random numbers are those of a single device up to rounding: XLA adds up over
+devices.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ def start(config: ConfigDict) -> None:
   """Joins the processes of a run; to be called before JAX starts its devices.
 
   Args:
-    config: Reads `coordinator_address`, `num_processes` and `process_id`; what they leave open JAX
-      asks of the cluster: SLURM, Open MPI, Kubernetes or a Cloud TPU.
+    config: Settings of the run; `coordinator_address`, `num_processes` and `process_id` are read.
+      JAX asks the cluster (SLURM, Open MPI, Kubernetes or a Cloud TPU) for what they leave open.
 
   JAX itself ends the process if the others do not come within five minutes.
 
   Raises:
-    InputError: If nothing says who takes part, or that cannot be used.
+    InputError: If the processes are not defined, or their definition cannot be used.
   """
   try:
     jax.distributed.initialize(
@@ -49,10 +49,10 @@ def start(config: ConfigDict) -> None:
 
 
 def of(config: ConfigDict) -> Mesh:
-  """All devices of all processes, or as many as config.devices says.
+  """Returns the mesh of all devices of all processes, or of config.devices of them.
 
   Raises:
-    InputError: If there are not so many.
+    InputError: If there are fewer.
   """
   mesh = everyone()
   if config.devices > mesh.size:
@@ -63,21 +63,21 @@ def of(config: ConfigDict) -> Mesh:
 
 
 def everyone() -> Mesh:
-  """All devices of all processes."""
-  # By process: so the rows of a batch that are a process's own follow one another.
+  """Returns the mesh of all devices of all processes."""
+  # Sorted by process, so that the rows of a batch of one process are contiguous.
   devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
   return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def require_even(config: ConfigDict, stage: str) -> Mesh:
-  """The mesh, if its devices can share the batches of a stage evenly.
+  """Returns the mesh if its devices can share the batches of a stage evenly.
 
   Args:
-    config: Reads `devices`, and the batch_size of the stage.
-    stage: search or retrain.
+    config: Settings of the run; `devices` and the batch_size of the stage are read.
+    stage: Name of the stage, search or retrain.
 
   Raises:
-    InputError: If they cannot, with the nearest numbers that they can share.
+    InputError: If they cannot; it names the nearest numbers that they can share.
   """
   mesh, size = of(config), config[stage].batch_size
   if size % mesh.size == 0:
@@ -93,24 +93,24 @@ def require_even(config: ConfigDict, stage: str) -> Mesh:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-  """The sharding of a batch: its first axis over all devices."""
+  """Returns the sharding of a batch: its first axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-  """The sharding of all else: whole on every device."""
+  """Returns the sharding of all else: replicated on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def own_rows(mesh: Mesh, count: int) -> slice:
-  """The rows of a batch of so many that the devices of this process have."""
+  """Returns the rows of a batch of `count` that belong to the devices of this process."""
   slices = split(mesh).addressable_devices_indices_map((count,)).values()
   ranges = [rows[0].indices(count) for rows in slices if rows]
   return slice(min(low for low, _, _ in ranges), max(high for _, high, _ in ranges))
 
 
 def place(tree: Any, sharding: Sharding | None) -> Any:
-  """Arrays that every process has whole, as global arrays; None is the default device."""
+  """Places arrays that every process has whole as global arrays; None is the default device."""
   if sharding is None or sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
 
@@ -122,27 +122,27 @@ def place(tree: Any, sharding: Sharding | None) -> Any:
 
 
 def place_rows(tree: Any, sharding: Sharding | None) -> Any:
-  """Arrays of which every process has its own rows, as global arrays."""
+  """Places arrays of which every process has its own rows as global arrays."""
   if sharding is None or sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
   return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree)
 
 
 def on_host(tree: Any) -> Any:
-  """Copies of the arrays, which lie whole on every device, in numpy; all else as it is."""
+  """Returns numpy copies of the replicated arrays; other leaves are unchanged."""
   # Copies: on a CPU numpy would share the memory of an array that a step is about to donate.
   return jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
 def placed_like(tree: Any, like: Any) -> Any:
-  """What `on_host` made of a state, back on the devices."""
+  """Places a state from `on_host` on the devices again."""
   return jax.tree.map(
     lambda leaf, old: place(leaf, old.sharding) if isinstance(old, jax.Array) else leaf, tree, like
   )
 
 
 def replicated(step: Step, mesh: Mesh) -> Step:
-  """A step whose state and metrics lie whole on every device, whatever XLA would choose."""
+  """Returns a step whose state and metrics are replicated, whatever XLA would choose."""
   if mesh.size == 1:
     return step
 

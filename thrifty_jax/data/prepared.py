@@ -1,4 +1,4 @@
-"""Opens prepared slices; nothing of them is read before it is asked for."""
+"""Opens prepared slices, which are read on demand."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from thrifty_jax.errors import InputError
 
 
 def open_slices(workdir: Path, config: ConfigDict) -> Prepared:
-  """The slices that a run is made on, as its data.json says.
+  """Opens the slices of a run, which its data.json names.
 
   Args:
     workdir: Folder of the run.
-    config: Settings of the run; of the data, where TFDS keeps it.
+    config: Settings of the run, for TFDS's folder.
 
   Raises:
     InputError: If nothing was prepared for the run, or the slices cannot be found.
@@ -25,10 +25,10 @@ def open_slices(workdir: Path, config: ConfigDict) -> Prepared:
 
 
 def open_folder(folder: Path) -> Prepared:
-  """The slices in the folder that preparing them returned.
+  """Opens the slices in the folder that `prepare` returned.
 
   Raises:
-    InputError: If they are not there, or not whole.
+    InputError: If they are missing or incomplete.
   """
   import tensorflow_datasets as tfds  # takes seconds
 
@@ -62,7 +62,7 @@ def open_folder(folder: Path) -> Prepared:
 
 
 def _with_tuples(value: Any) -> Any:
-  """The same with tuples instead of lists, at every depth."""
+  """Returns the value with tuples instead of lists, at every depth."""
   if isinstance(value, dict):
     return {name: _with_tuples(inner) for name, inner in value.items()}
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

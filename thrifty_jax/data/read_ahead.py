@@ -1,4 +1,4 @@
-"""A thread that makes items before they are asked for."""
+"""A thread that computes items ahead of their use."""
 
 import queue
 import threading
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def read_ahead(items: Iterable[Any], *, depth: int) -> Generator[Any]:
-  """The same items, made by a thread that is at most `depth` items ahead; 0 makes no thread.
+  """Yields the same items, computed by a thread at most `depth` items ahead; 0 uses no thread.
 
-  An exception of the thread is raised here, in the place of its item. When the consumer stops
-  early, the thread ends before this generator does.
+  An exception of the thread is raised here in place of its item. When the consumer stops early, the
+  thread ends before this generator does.
   """
   if depth < 1:
     yield from items
@@ -19,7 +19,7 @@ def read_ahead(items: Iterable[Any], *, depth: int) -> Generator[Any]:
   stop = threading.Event()
 
   def put(entry: tuple[str, Any]) -> None:
-    # Once stop is set, at most one entry is on its way: the emptied queue always has room for it.
+    # Once stop is set, at most one entry is still put: the emptied queue always has room for it.
     if not stop.is_set():
       made.put(entry)
 
@@ -30,7 +30,7 @@ def read_ahead(items: Iterable[Any], *, depth: int) -> Generator[Any]:
           return
         put(('item', item))
       put(('end', None))
-    except BaseException as error:  # Whatever it is, the consumer shall see it.
+    except BaseException as error:  # The consumer must see it, whatever it is.
       put(('error', error))
 
   thread = threading.Thread(target=work, name='read_ahead', daemon=True)

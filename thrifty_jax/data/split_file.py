@@ -1,13 +1,13 @@
-"""splits.json: who trains, validates and tests, written down beside the run; yours wins.
+"""splits.json: the patients for training, validation and test; a file of the user takes precedence.
 
-A run writes it when its first stage that needs the split starts. Where the file is there already,
-also one written by hand, its names count, whatever folds and lists say:
+A run writes it when its first stage that needs the split starts. If the file exists already,
+perhaps written by hand, its names are used, whatever folds and lists the config has:
 
     {"train": ["p1", "p2", "p3"], "validation": ["p4"], "test": ["p5"]}
 
-The names enter as the config's lists of validation and test patients. So one function leads from
-the config to the patients, splits.of, and a file that was changed after a stage is done is refused
-like any other setting which that stage has read.
+The names become the config's lists of validation and test patients. So one function leads from the
+config to the patients, splits.of, and a file that was changed after a stage is done is refused like
+any other setting which that stage has read.
 """
 
 import hashlib
@@ -28,15 +28,14 @@ _MADE_BY = 'made_by'
 
 
 def honour(config: ConfigDict, workdir: Path) -> bool:
-  """Gives the config, in place, the patients that the workdir's splits.json names.
+  """Sets, in place, the config's patients to those of the workdir's splits.json.
 
   Args:
-    config: Settings of a run; they stay as they are where there is no file, or one that says the
-      same.
+    config: Settings of a run; unchanged without a file or with one of the same split.
     workdir: Folder of the run.
 
   Returns:
-    Whether the file has other names than the config's own folds and lists lead to.
+    Whether the file's split differs from that of the config's own folds and lists.
 
   Raises:
     InputError: If the file is damaged, has a patient twice, or was made with other folds or lists.
@@ -49,7 +48,7 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
   try:
     if splits.of(config, [name for names in named.values() for name in names]) == named:
       return False
-  except InputError:  # folds that these patients do not allow: the file does
+  except InputError:  # the folds are impossible with these patients, the file is not
     pass
   config.data.validation_patients = named['validation']
   config.data.test_patients = named['test']
@@ -57,14 +56,14 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
 
 
 def require_patients(workdir: Path, patients: Iterable[str]) -> None:
-  """Refuses a splits.json, if there is one, that is not about all patients of the data, and them.
+  """Refuses an existing splits.json that does not name exactly the patients of the data.
 
   Args:
     workdir: Folder of the run.
     patients: Names of the patients, repeated or not.
 
   Raises:
-    InputError: If a patient is in no list, or somebody else is in one.
+    InputError: If a patient is in no list, or a list has an unknown patient.
   """
   path, everyone = workdir / FILE, set(patients)
   if not path.exists():
@@ -83,7 +82,7 @@ def require_patients(workdir: Path, patients: Iterable[str]) -> None:
 
 
 def write(config: ConfigDict, workdir: Path, split: Mapping[str, Sequence[str]]) -> None:
-  """Writes splits.json unless it is there: then it has these names already, see `honour`."""
+  """Writes splits.json unless it exists: then it has these names already, see `honour`."""
   if (workdir / FILE).exists():
     return
   named = {part: list(split[part]) for part in PARTS}
@@ -91,17 +90,17 @@ def write(config: ConfigDict, workdir: Path, split: Mapping[str, Sequence[str]])
 
 
 def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]]:
-  """The names of a splits.json.
+  """Reads the names of a splits.json.
 
   Args:
-    path: The file.
-    hold_out_test: Whether somebody must test; else nobody may.
+    path: Path of the file.
+    hold_out_test: Whether there must be test patients; else there must be none.
 
   Returns:
     Sorted names under 'train', 'validation' and 'test', each name once.
 
   Raises:
-    InputError: If it is anything else.
+    InputError: If the file has any other content.
   """
   written = files.read_json(path)
   lists = [written.get(part) for part in PARTS] if isinstance(written, dict) else [None]
@@ -131,13 +130,14 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
 
 
 def digest(split: Mapping[str, Sequence[str]]) -> str:
-  """SHA-256 of who trains, validates and tests: tells splits apart, and names nobody.
+  """Returns a SHA-256 digest of a split, which distinguishes splits without naming patients.
 
   Args:
     split: Names under 'train', 'validation' and 'test', in any order.
 
   Returns:
-    64 hexadecimal digits: of the JSON object of the sorted names, in that order, without spaces.
+    Digest of the JSON object of the sorted names, in that order, without spaces, 64 hexadecimal
+    digits.
   """
   named = {part: sorted(split[part]) for part in PARTS}
   text = json.dumps(named, ensure_ascii=False, separators=(',', ':'))
@@ -156,10 +156,10 @@ def _require_each_once(path: Path, named: Mapping[str, Sequence[str]]) -> None:
 
 
 def _require_same_making(path: Path, config: ConfigDict) -> None:
-  """Refuses a file that this program made with other settings: it would win over them unseen."""
+  """Refuses a file made by this program with other settings, which it would override unnoticed."""
   before, now = files.read_json(path).get(_MADE_BY), splits.making(config.data)
   if not isinstance(before, dict):
-    return  # by hand
+    return  # written by hand
   differences = [
     f'data.{field} {before[field]!r:.80} -> {now[field]!r:.80}'
     for field in now

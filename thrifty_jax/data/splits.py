@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests: patients, never slices."""
+"""Splits of patients, never of slices, into training, validation and test."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
 
-# What decides, beside the names, who is where.
+# Fields that, with the names, determine the split.
 _FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
 
 
 def of(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]]:
-  """The split of a run: `split_patients` by the folds and lists of its config.
+  """Returns the split of a run: `split_patients` with the folds and lists of its config.
 
-  The names of a splits.json enter as these lists, see split_file.py.
+  The names of a splits.json become these lists, see split_file.py.
   """
   data = config.data
   return split_patients(
@@ -29,7 +29,7 @@ def of(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]
 
 
 def making(data: ConfigDict) -> dict[str, Any]:
-  """How the section `data` of a config splits, as JSON has it."""
+  """Returns the fields of the section `data` that determine the split, as JSON values."""
   values = {field: data[field] for field in _FIELDS}
   return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
@@ -47,19 +47,19 @@ def split_patients(
 
   Patients are sorted; the test patients are those with rank % folds == fold, the validation
   patients those of the next fold. Neighbouring names often come from one hospital, so folds
-  interleave. An explicit list wins over the rule, which then divides the patients that are left.
+  interleave. An explicit list overrides the rule, which then divides the remaining patients.
 
   Args:
     patients: Names, repeated or not, in any order.
     folds: Number of folds, at least 3: with 2 nobody would be left to train on.
-    fold: Which fold tests, from 0.
-    validation: Names of the validation patients, or none for the rule.
-    test: Names of the test patients, or none for the rule.
-    hold_out_test: False leaves nobody to test: whoever does not validate trains.
+    fold: Number of the test fold, from 0.
+    validation: Names of the validation patients; empty applies the rule.
+    test: Names of the test patients; empty applies the rule.
+    hold_out_test: Whether there are test patients; if not, all but the validation patients train.
 
   Returns:
-    Sorted names under 'train', 'validation' and 'test': disjoint, together all patients; none is
-    empty but test without `hold_out_test`.
+    Sorted names under 'train', 'validation' and 'test': disjoint, together all patients, and not
+    empty except for test without `hold_out_test`.
 
   Raises:
     InputError: If a listed patient is unknown or listed twice, there are too few patients, or test
@@ -94,14 +94,14 @@ def split_patients(
 def search_halves(patients: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
   """Divides the training patients between the two levels of the search.
 
-  At random, but always alike: searches with different seeds are compared on the architecture half.
+  Random, but always the same: searches with different seeds are compared on the second half.
 
   Args:
     patients: Names of the training patients, at least two, in any order.
 
   Returns:
-    Sorted names of the patients for the weights and of those for the architecture; of an odd number
-    the weights get one more.
+    Sorted names of the patients for the weights and of those for the architecture; with an odd
+    number the weights have one more.
 
   Raises:
     InputError: If there are fewer than two patients.

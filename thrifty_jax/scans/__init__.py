@@ -1,1 +1,1 @@
-"""Scans read, turned and sliced, for training as for predicting."""
+"""Reading, reorienting and slicing of scans, for training and prediction."""

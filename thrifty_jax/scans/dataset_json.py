@@ -11,21 +11,21 @@ from typing import Any
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
-_MOST_CLASSES = 256  # masks are of bytes
-_LONGEST = 100  # letters of a name, which is printed
+_MOST_CLASSES = 256  # masks are uint8
+_LONGEST = 100  # characters of a name, which is printed
 ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What a dataset.json says.
+  """Contents of a dataset.json.
 
   Attributes:
-    name: Of the data set; '' where the file gives none.
+    name: Name of the data set; '' if the file has none.
     classes: Names in the order of their numbers in the masks, background first.
     channels: Names of the image channels, in order.
-    endings: What names of scans and masks end in.
-    scans: Number of scans with a mask, or None where the file does not say.
+    endings: Endings of the names of scans and masks.
+    scans: Number of scans with a mask, or None if the file does not state it.
   """
 
   name: str
@@ -39,8 +39,8 @@ def read(folder: Path) -> Description:
   """Reads the dataset.json of a folder.
 
   Raises:
-    InputError: If there is none, or it is no JSON, lacks an entry, or describes masks that a
-      network with one class a pixel cannot learn: regions, an ignored class, gaps in the numbers.
+    InputError: If it is missing, is not JSON, lacks an entry, or describes masks that a network
+      with one class a pixel cannot learn: regions, an ignored class, gaps in the numbers.
   """
   path = folder / 'dataset.json'
   if not path.is_file():
@@ -62,7 +62,7 @@ def read(folder: Path) -> Description:
 
 
 def _classes(labels: Any, path: Path) -> tuple[str, ...]:
-  """Names of the classes, background first."""
+  """Returns the names of the classes, background first."""
   if not isinstance(labels, dict) or not labels:
     raise InputError(
       f'{path}: labels is {labels!r:.80}; expected the classes, as in {{"background": 0, '
@@ -88,7 +88,7 @@ def _classes(labels: Any, path: Path) -> tuple[str, ...]:
 
 
 def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
-  """An entry of labels: "1": "liver" of the Decathlon or "liver": 1 of nnU-Net v2."""
+  """Parses an entry of labels, "1": "liver" (Decathlon) or "liver": 1 (nnU-Net v2)."""
   if isinstance(value, list):
     raise InputError(
       f'{path}: labels has the region {key!r:.60} of several classes, {value!r:.60}; regions may '
@@ -105,7 +105,7 @@ def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
 
 
 def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
-  """Names of the channels, in order."""
+  """Returns the names of the channels, in order."""
   title = 'channel_names' if 'channel_names' in entries else 'modality'
   found = entries.get(title)
   if not isinstance(found, dict) or not found:
@@ -119,7 +119,7 @@ def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
       f'{path}: {title} has the numbers {numbers:.80}; expected 0 to {len(found) - 1}. Correct the '
       'file.'
     )
-  # Two channels may well be called MRI.
+  # Two channels may both be named MRI.
   return _printable([str(found[str(number)]) for number in range(len(found))], title, path)
 
 
@@ -151,7 +151,7 @@ def _names(names: list[str], title: str, path: Path) -> tuple[str, ...]:
 
 
 def _printable(names: list[str], title: str, path: Path) -> tuple[str, ...]:
-  """The names, refused if one fills a page or could be taken for a command by a terminal."""
+  """Returns the names; refuses long ones and ones with control characters for a terminal."""
   for name in names:
     if len(name) > _LONGEST or not name.isprintable():
       raise InputError(

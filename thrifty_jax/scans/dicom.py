@@ -1,9 +1,9 @@
-"""A DICOM series as one volume, its slices in the order in which they lie.
+"""Reads a DICOM series as one volume, its slices in spatial order.
 
-Where a slice lies says its position (ImagePositionPatient) and its direction, nothing else:
-SliceThickness is no distance between slices and often wrong, names of files follow any order, and
-anonymising makes the ids of a series useless: other ones in one series, or one in two. Besides
-these and the rescaling no tag is read.
+Only the position (ImagePositionPatient) and direction of a slice determine where it lies:
+SliceThickness is not the distance between slices and often wrong, file names follow any order, and
+anonymisation makes series ids useless: several in one series, or one for two. Besides these and the
+rescaling no tag is read.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ import numpy as np
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 
-# Without any of them ITK makes a geometry up.
+# If any of these is missing, ITK invents a geometry.
 _GEOMETRY = {
   '0020|0032': 'ImagePositionPatient',
   '0020|0037': 'ImageOrientationPatient',
   '0028|0030': 'PixelSpacing',
 }
 _SAME_PLACE_MM = 0.01
-_UNEVEN = 0.25  # of a step: positions are rounded, and some tables move so
-_SHEAR = 0.02  # sideways, of a step: 1.1 degrees, below which distances are right within 2 %
+_UNEVEN = 0.25  # share of a step: positions are rounded, and some tables move unevenly
+_SHEAR = 0.02  # sideways share of a step: 1.1 degrees, up to which distances are right within 2 %
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class Series:
   """The slices of one series.
 
   Attributes:
-    voxels: With the rescale slope and intercept applied (CT: Hounsfield units), [D, H, W]. Slices
-      follow one another along their normal, rows x columns.
-    affine: From (d, h, w) to RAS millimetres, [4, 4].
-    order: Which of the given files each slice is, [D]. What lies in the order of the files, such
-      as masks, gets that of the slices by `masks[order]`.
+    voxels: Intensities with the rescale slope and intercept applied (CT: Hounsfield units),
+      [D, H, W]. Slices follow one another along their normal, rows x columns.
+    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
+    order: Index of each slice's file, [D]. Arrays in the order of the files, such as masks, are
+      put into that of the slices by `masks[order]`.
   """
 
   voxels: np.ndarray
@@ -48,11 +48,11 @@ def read_series(files: Sequence[Path]) -> Series:
   """Reads the slices of one DICOM series, given in any order.
 
   Args:
-    files: One file a slice, at least two.
+    files: Files of one slice each, at least two.
 
   Raises:
-    InputError: If a slice cannot be read, has no geometry or another one than the first, two lie at
-      one place, one is missing, or the slices are not evenly spaced along their normal.
+    InputError: If a slice is unreadable, lacks a geometry or has another one than the first, two
+      lie at one place, one is missing, or the slices are not evenly spaced along their normal.
   """
   import SimpleITK
 
@@ -108,7 +108,7 @@ def _read_slice(path: Path) -> Any:
 
 
 def _require_alike(path: Path, plane: Any, first_path: Path, first: Any) -> None:
-  """Refuses a slice whose pixels do not lie as those of the first: it is of another series."""
+  """Refuses a slice whose pixel grid differs from that of the first: it is of another series."""
   for what, here, there, tolerance in (
     ('pixels', plane.GetSize()[:2], first.GetSize()[:2], 0),
     ('mm between pixels', plane.GetSpacing()[:2], first.GetSpacing()[:2], 1e-3),
@@ -123,12 +123,12 @@ def _require_alike(path: Path, plane: Any, first_path: Path, first: Any) -> None
 
 
 def _step(files: Sequence[Path], positions: np.ndarray, normal: np.ndarray) -> np.ndarray:
-  """From each slice to the next, [3], mm.
+  """Returns the vector from each slice to the next, [3], mm.
 
   Args:
-    files: The slices in the order of their positions, for errors.
-    positions: Of the first pixel of each slice, [D, 3], mm.
-    normal: Of the slices, [3], of length 1.
+    files: Slices in the order of their positions, for errors.
+    positions: Positions of the first pixel of each slice, [D, 3], mm.
+    normal: Unit normal of the slices, [3].
   """
   gaps = np.diff(positions @ normal)
   _require_apart(files, gaps)
@@ -167,7 +167,7 @@ def _require_apart(files: Sequence[Path], gaps: np.ndarray) -> None:
 
 
 def _require_even(files: Sequence[Path], gaps: np.ndarray) -> None:
-  """Refuses slices that are missing or lie at uneven steps."""
+  """Refuses missing slices and uneven steps."""
   usual = float(np.median(gaps))
   k = int(np.abs(gaps - usual).argmax())
   if abs(gaps[k] - usual) <= _UNEVEN * usual:

@@ -1,4 +1,4 @@
-"""Filters that images may pass on their way to the network, slice by slice."""
+"""Optional filters of image slices before the network."""
 
 import numpy as np
 from skimage import exposure
@@ -8,12 +8,11 @@ def equalise(plane: np.ndarray, *, clip_limit: float) -> np.ndarray:
   """Contrast-limited adaptive histogram equalisation (CLAHE) of one slice.
 
   Args:
-    plane: Intensities in [0, 1], [H, W]. Their limits do not matter: darkest and brightest become
-      0 and 1 first.
-    clip_limit: From 0 to 1; higher gives more contrast. scikit-image has 0.01.
+    plane: Intensities in [0, 1], [H, W]; the darkest and brightest become 0 and 1 first.
+    clip_limit: Limit in [0, 1]; higher gives more contrast. scikit-image's default is 0.01.
 
   Returns:
-    [H, W], float32 in [0, 1]; a slice of one shade, which has no contrast, stays as it is.
+    Array [H, W], float32 in [0, 1]; a constant slice is returned unchanged.
   """
   if plane.min() == plane.max():
     return plane.astype(np.float32)
@@ -21,16 +20,16 @@ def equalise(plane: np.ndarray, *, clip_limit: float) -> np.ndarray:
 
 
 def curvature_flow(plane: np.ndarray, *, iterations: int, time_step: float) -> np.ndarray:
-  """A slice smoothed along its edges and not across them, [H, W] to [H, W], float32.
+  """Returns a slice smoothed along its edges and not across them, [H, W], float32.
 
   Args:
     plane: Intensities, [H, W].
-    iterations: Steps of the flow.
-    time_step: Of each; above about 0.25 the flow is not stable.
+    iterations: Number of steps of the flow.
+    time_step: Length of a step; above about 0.25 the flow is unstable.
 
   Source: ITK's CurvatureFlowImageFilter, after Sethian, "Level set methods" (1996).
   """
-  import SimpleITK  # here: the other filters and most data sets do without ITK
+  import SimpleITK  # here: the other filters and most data sets do not need ITK
 
   smoothed = SimpleITK.CurvatureFlow(
     SimpleITK.GetImageFromArray(plane.astype(np.float32)),

@@ -1,6 +1,6 @@
-"""Masks, and other volumes made from a scan, in files on exactly the grid of that scan.
+"""Writes masks, and other volumes made from a scan, on exactly the grid of that scan.
 
-Such a file has the voxels and the geometry, and nothing else of the header of the scan: its text
+Such a file has the voxels and the geometry, and nothing else of the scan's header, as its text
 fields and extensions may name a patient.
 """
 
@@ -17,27 +17,27 @@ from thrifty_jax.scans.sources import Grid
 
 FORMATS = {'nifti': '.nii.gz', 'metaimage': '.mha', 'nrrd': '.nrrd'}
 ENDINGS = ('.nii.gz', '.nii', '.mha', '.nrrd')
-# Of a NIfTI header, all that says where voxels lie and in what unit.
+# Fields of a NIfTI header that define the position of voxels and the unit.
 _GEOMETRY = (
   *('dim_info', 'pixdim', 'xyzt_units', 'qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z'),
   *('quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z'),
 )
 _SCANNER = 1  # NIfTI's code of the scanner's own coordinates
-_SHEAR = 1e-4  # cosine between axes above which they are not square: what float32 rounds is below
+_SHEAR = 1e-4  # cosine between axes above which they are not orthogonal; float32 rounding is below
 
 
 def ending(path: Path) -> str | None:
-  """Which of ENDINGS a file's name has, or None."""
+  """Returns the one of ENDINGS that a file's name has, or None."""
   return next((one for one in ENDINGS if path.name.lower().endswith(one)), None)
 
 
 def to_bytes(voxels: np.ndarray, grid: Grid, *, ending: str) -> bytes:
-  """The content of a file.
+  """Returns the content of a file.
 
   Args:
-    voxels: [D, H, W] in the order of the scan's file, uint8 or float32.
-    grid: Of the scan.
-    ending: One of ENDINGS; decides on the format.
+    voxels: Voxels in the order of the scan's file, [D, H, W], uint8 or float32.
+    grid: Grid of the scan.
+    ending: One of ENDINGS, which determines the format.
 
   Returns:
     The same bytes for the same voxels and grid.
@@ -49,14 +49,14 @@ def to_bytes(voxels: np.ndarray, grid: Grid, *, ending: str) -> bytes:
 
 
 def _nifti(voxels: np.ndarray, grid: Grid) -> nibabel.Nifti1Image:
-  """A NIfTI image; its axes are stored as W, H, D."""
+  """Returns a NIfTI image, whose axes are stored as W, H, D."""
   stored = np.ascontiguousarray(voxels.transpose())
   if grid.nifti is None:
     affine = grid.affine[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(stored, affine)
     image.header.set_xyzt_units('mm')
     image.set_sform(affine, code=_SCANNER)
-    # A quaternion cannot say that slices lean, as with a tilted gantry.
+    # A quaternion cannot represent sheared axes, as of a tilted gantry.
     image.set_qform(affine, code=0 if _leans(affine) else _SCANNER)
   else:
     kind = (
@@ -67,14 +67,14 @@ def _nifti(voxels: np.ndarray, grid: Grid) -> nibabel.Nifti1Image:
     header.set_data_shape(stored.shape)
     for field in _GEOMETRY:
       header[field] = grid.nifti[field]
-    header['pixdim'][4:] = 1  # of axes that a mask does not have
+    header['pixdim'][4:] = 1  # axes that a mask does not have
     image = kind(stored, None, header=header)
   image.header['descrip'] = RESEARCH_USE.encode()
   return image
 
 
 def _itk_bytes(voxels: np.ndarray, grid: Grid, ending: str) -> bytes:
-  """A MetaImage or NRRD file, as SimpleITK writes it."""
+  """Returns the content of a MetaImage or NRRD file, written by SimpleITK."""
   import SimpleITK
 
   image = SimpleITK.GetImageFromArray(voxels)
@@ -89,7 +89,7 @@ def _itk_bytes(voxels: np.ndarray, grid: Grid, ending: str) -> bytes:
 
 
 def _itk_geometry(affine: np.ndarray) -> tuple[list[float], list[float], list[float]]:
-  """Spacing, direction and origin for SimpleITK, whose world points to the left and back."""
+  """Returns spacing, direction and origin for SimpleITK, whose world is LPS."""
   if _leans(affine):
     raise InputError(
       'the slices of the scan lean, which MetaImage and NRRD do not store; choose --format=nifti'
@@ -100,6 +100,6 @@ def _itk_geometry(affine: np.ndarray) -> tuple[list[float], list[float], list[fl
 
 
 def _leans(affine: np.ndarray) -> bool:
-  """Whether the axes are not at right angles to one another."""
+  """Returns whether the axes are not orthogonal."""
   axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
   return bool(np.abs(axes.T @ axes - np.eye(3)).max() > _SHEAR)

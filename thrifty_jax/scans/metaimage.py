@@ -1,8 +1,8 @@
-"""MetaImage files (.mhd, .mha) held against their own headers.
+"""Checks MetaImage files (.mhd, .mha) against their own headers.
 
-ITK's reader takes a header at its word: where it promises more voxels than a compressed file has,
-the reader makes up the rest, where fewer, it leaves some out, and it does not look at the checksum
-of compressed voxels. So that is done here.
+ITK's reader trusts a header: if it states more voxels than a compressed file has, the reader
+invents the rest, if fewer, it leaves some out, and it does not check the checksum of compressed
+voxels. So that is done here.
 
 Source: MetaIO's documentation of the header's entries.
 """
@@ -21,14 +21,14 @@ _BYTES = {'CHAR': 1, 'SHORT': 2, 'INT': 4, 'LONG': 4, 'LONG_LONG': 8, 'FLOAT': 4
 
 
 def require_whole(path: Path) -> None:
-  """Refuses a file whose voxels are missing, damaged, or not as many as its header says.
+  """Refuses a file whose voxels are missing, damaged, or not as many as its header states.
 
   Args:
-    path: A .mhd or a .mha. What is no such header, or has its voxels as text or in several files,
-      is left to ITK's reader.
+    path: File .mhd or .mha. A file without such a header, or with voxels as text or in several
+      files, is left to ITK's reader.
 
   Raises:
-    InputError: If the voxels are not there, not whole, or too many.
+    InputError: If the voxels are missing, incomplete or too many.
     OSError: If a file cannot be read.
   """
   with path.open('rb') as file:
@@ -57,7 +57,7 @@ def require_whole(path: Path) -> None:
 
 
 def _entries(start: bytes) -> tuple[dict[str, str], int]:
-  """The entries of a header by name, and how many bytes it has; none of what is no header."""
+  """Returns a header's entries by name and its length in bytes; no entries if it is no header."""
   last = re.search(rb'^ElementDataFile\s*=.*?(\n|\Z)', start, re.MULTILINE)
   if not last:
     return {}, 0
@@ -66,7 +66,7 @@ def _entries(start: bytes) -> tuple[dict[str, str], int]:
 
 
 def _expected_bytes(entries: dict[str, str]) -> int:
-  """How many bytes the voxels take; 0 where that cannot be told, or there are none."""
+  """Returns the number of bytes of the voxels; 0 if it is unknown or there are none."""
   kind = re.fullmatch(r'MET_U?(\w+)', entries.get('ElementType', ''))
   sizes = [*entries.get('DimSize', '0').split(), entries.get('ElementNumberOfChannels', '1')]
   is_text = entries.get('BinaryData', '').lower() == 'false'
@@ -76,7 +76,7 @@ def _expected_bytes(entries: dict[str, str]) -> int:
 
 
 def _inflated_bytes(path: Path, voxels: Path, skipped: int) -> int:
-  """How many bytes compressed voxels are without compression; their checksum is looked at."""
+  """Returns the number of bytes of decompressed voxels, whose checksum is verified."""
   count, stream = 0, zlib.decompressobj(wbits=47)  # zlib's own format or gzip's
   with voxels.open('rb') as file:
     file.seek(skipped)

@@ -1,4 +1,4 @@
-"""Slices of a case as small PNG pictures: the image, and see-through masks to lay over it."""
+"""Slices of a case as small PNG pictures: the image, and transparent masks to overlay."""
 
 import base64
 import io
@@ -15,16 +15,16 @@ from PIL import Image, ImageColor
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
-SLICES = 20  # of a case at most: the page stays small
+SLICES = 20  # at most, per case: the page stays small
 CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
 DIFFERENCES = {'missed': '#4cb4ff', 'invented': '#ff5a5f', 'wrong class': '#ffd23f'}
-MOST_VOXELS = 1 << 29  # of a case; twice what a thousand slices of 512 x 512 have
-# What zipfile, zlib and numpy raise for a damaged file; RuntimeError for an encrypted one.
+MOST_VOXELS = 1 << 29  # per case; twice those of a thousand slices of 512 x 512
+# Exceptions of zipfile, zlib and numpy for a damaged file; RuntimeError for an encrypted one.
 _UNREADABLE = (
   *(OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, OverflowError),
   *(zipfile.BadZipFile, zlib.error),
 )
-FILL, EDGE = 92, 235  # opacity of 255
+FILL, EDGE = 92, 235  # opacity, of 255
 THUMBNAIL, GREYS = 160, 32  # pixels on the longer side, levels: 200 of them stay below 3 MB
 
 
@@ -32,11 +32,12 @@ def frames(path: Path) -> dict[str, Any]:
   """Draws the pictures of a case.
 
   Args:
-    path: File .npz of evaluate: image, truth, prediction [D, S, S], uint8.
+    path: File .npz of evaluate with image, truth and prediction, [D, S, S], uint8.
 
   Returns:
-    'slices' (their numbers in the scan, from 1, of 'total'), 'start' (which to show first) and a
-    PNG as data URI for each slice under 'image', 'truth', 'prediction' and 'difference'.
+    Dictionary with 'slices' (their numbers in the scan, from 1, of 'total'), 'start' (the one to
+    show first) and a PNG as data URI for each slice under 'image', 'truth', 'prediction' and
+    'difference'.
 
   Raises:
     InputError: If the file is damaged.
@@ -61,13 +62,13 @@ def frames(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-  """Writes what `frames` reads of a case, in 8 bits.
+  """Writes the file that `frames` reads, in 8 bits.
 
   Args:
     path: File to write, .npz.
     image: Slices of one channel, [D, S, S], floating point, shown from 0 to 1.
     truth: Class of each pixel, [D, S, S].
-    prediction: Class that was found, [D, S, S].
+    prediction: Predicted class of each pixel, [D, S, S].
   """
   image = np.round(255 * np.clip(image.astype(np.float32), 0, 1)).astype(np.uint8)
   masks = {'truth': truth.astype(np.uint8), 'prediction': prediction.astype(np.uint8)}
@@ -77,7 +78,7 @@ def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarr
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
-  """Image, truth and prediction, all of one shape."""
+  """Reads image, truth and prediction, all of one shape."""
   files.require_file(path)
   try:
     with zipfile.ZipFile(path) as archive:
@@ -93,7 +94,7 @@ def _arrays(path: Path) -> list[np.ndarray]:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-  """An array [D, S, S], uint8; np.load would take memory for whatever size the file claims."""
+  """Reads an array [D, S, S], uint8; np.load would allocate whatever size the file claims."""
   with archive.open(name) as file:
     if np.lib.format.read_magic(file) != (1, 0):
       raise ValueError(f'{name} is of another version')
@@ -108,7 +109,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-  """At most SLICES slices, even over those with any foreground and one more on each side."""
+  """Chooses at most SLICES slices, evenly over those with foreground and one more on each side."""
   shown = np.flatnonzero(((truth > 0) | (prediction > 0)).any(axis=(1, 2)))
   first, last = (shown[0] - 1, shown[-1] + 1) if shown.size else (0, len(truth) - 1)
   first, last = max(first, 0), min(last, len(truth) - 1)
@@ -123,13 +124,13 @@ def outlined_slice(
   limits: Sequence[float],
   spacing_mm: Sequence[float],
 ) -> str:
-  """A thumbnail of one slice with the borders of its mask, a PNG of some kilobytes as data URI.
+  """Draws a thumbnail of a slice with the borders of its mask, a PNG as data URI.
 
   Args:
     image: Intensities, [H, W].
     label: Class of each pixel, [H, W], uint8.
     limits: Intensities that become black and white.
-    spacing_mm: Height and width of a pixel: the thumbnail has square ones.
+    spacing_mm: Height and width of a pixel; those of the thumbnail are square.
   """
   height, width = np.multiply(image.shape, spacing_mm)
   scale = THUMBNAIL / max(height, width)
@@ -152,7 +153,7 @@ def outlined_slice(
 
 
 def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-  """Where they differ, [S, S], uint8: 1 missed, 2 invented, 3 wrong class, else 0."""
+  """Returns the differences, [S, S], uint8: 1 missed, 2 invented, 3 wrong class, else 0."""
   found = np.zeros(truth.shape, np.uint8)
   found[(truth > 0) & (prediction == 0)] = 1
   found[(truth == 0) & (prediction > 0)] = 2
@@ -161,9 +162,9 @@ def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def outlined(label: np.ndarray) -> np.ndarray:
-  """The label with colours for pixels at a border of their class, [S, S], uint8.
+  """Returns the label with separate colours for pixels at a border of their class, [S, S], uint8.
 
-  Class k is k inside and k + len(CLASS_COLOURS) at the border; more classes than colours repeat.
+  Class k is k inside and k + len(CLASS_COLOURS) at the border; colours repeat for further classes.
   """
   colours = len(CLASS_COLOURS)
   padded = np.pad(label, 1, mode='edge')
@@ -174,7 +175,7 @@ def outlined(label: np.ndarray) -> np.ndarray:
 
 
 def _palette_image(indices: np.ndarray, colours: list[tuple[str, int]]) -> Image.Image:
-  """Palette picture; 0 is see-through, i is colour i - 1 with its opacity."""
+  """Returns a palette image; 0 is transparent, i is colour i - 1 with its opacity."""
   picture = Image.fromarray(indices).convert('P')
   palette = [0, 0, 0]
   for colour, _ in colours:
@@ -186,5 +187,5 @@ def _palette_image(indices: np.ndarray, colours: list[tuple[str, int]]) -> Image
 
 def _data_uri(picture: Image.Image) -> str:
   file = io.BytesIO()
-  picture.save(file, format='PNG', optimize=True)  # a see-through palette entry is in its info
+  picture.save(file, format='PNG', optimize=True)  # its info holds the transparency of the palette
   return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Between a volume on its native grid and the square slices that networks see."""
+"""Conversion between a volume on its native grid and the square slices of networks."""
 
 import functools
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from thrifty_jax.scans.volumes import Volume
 
 _NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
 
-_EQUAL = 1e-6  # shares of a pixel that differ by less differ by rounding alone
+_EQUAL = 1e-6  # smaller differences between shares of a pixel are rounding
 
 
 def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
-  """Square slices of a scan and its truth.
+  """Returns the square slices of a scan and its truth.
 
   A pixel of the truth is the class with the largest share of it. The nearest voxel alone would
-  shift the truth by up to half a voxel against the image, at just the factor 2 that is common.
+  shift the truth by up to half a voxel against the image at the common factor 2.
 
   Args:
-    volume: The scan, image [D, H, W, M], with truth.
-    settings: What is done to the image.
+    volume: Scan, image [D, H, W, M], with truth.
+    settings: Settings of the preprocessing.
 
   Returns:
     Image, [D, S, S, M], float16 in [0, 1], and truth, [D, S, S], uint8.
@@ -36,18 +36,18 @@ def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.n
 
 
 def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
-  """Square slices of a scan, with intensities in [0, 1].
+  """Returns the square slices of a scan, with intensities in [0, 1].
 
-  Intensities are mapped by the volume's own percentiles or by a fixed window and clipped; a slice
-  is equalised, if that is asked for, padded to a square with 0, itself in the middle, resized,
-  linearly with anti-aliasing or to the nearest voxel, and smoothed, if that is asked for.
+  Intensities are mapped by the volume's own percentiles or by a fixed window and clipped. A slice
+  is equalised (optional), padded with 0 to a square around it, resized, linearly with anti-aliasing
+  or to the nearest voxel, and smoothed (optional).
 
   Args:
-    volume: The scan, image [D, H, W, M].
-    settings: What is done to the image.
+    volume: Scan, image [D, H, W, M].
+    settings: Settings of the preprocessing.
 
   Returns:
-    [D, S, S, M], float16 in [0, 1].
+    Image, [D, S, S, M], float16 in [0, 1].
   """
   modalities = [volume.image[..., m] for m in range(volume.image.shape[-1])]
   image = np.empty((len(volume.image), *2 * (settings.image_size,), len(modalities)), np.float16)
@@ -59,14 +59,14 @@ def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
 
 
 def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
-  """Scores on the slices' native grid: what `to_slices` did to the truth, undone, linearly.
+  """Returns scores on the native grid: the inverse of `to_slices` for the truth, linear.
 
   Args:
     scores: Logits or probabilities of square slices, [D, S, S, K], floating point.
-    native_size: H and W of the native slices.
+    native_size: Height H and width W of the native slices.
 
   Returns:
-    [D, H, W, K], float32. Take `largest_class` afterwards: classes cannot be interpolated.
+    Scores, [D, H, W, K], float32. Use `largest_class` afterwards: classes cannot be interpolated.
   """
   height, width = native_size
   side = max(height, width)
@@ -81,14 +81,14 @@ def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
 def native_classes(
   scores: Sequence[np.ndarray], native_size: tuple[int, int], *, probabilities: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Classes of the voxels of the native grid, a few slices at a time.
+  """Returns the classes of the voxels of the native grid, computed a few slices at a time.
 
   Args:
-    scores: Class scores at network resolution, [D, S, S, K] float32, of one network or more; S may
-      differ. The class with the largest score wins; of several networks, whose scores have to be
-      logits, that with the largest mean probability.
-    native_size: H and W of the native slices.
-    probabilities: Whether those of the foreground classes are wanted too.
+    scores: Class scores at network resolution, [D, S, S, K] float32, of one or more networks; S may
+      differ. The class with the largest score is chosen; with several networks, whose scores have
+      to be logits, the one with the largest mean probability.
+    native_size: Height H and width W of the native slices.
+    probabilities: Whether to return the probabilities of the foreground classes as well.
 
   Returns:
     Class, [D, H, W], uint8, and probabilities, [K - 1, D, H, W], float32, or None.
@@ -110,24 +110,24 @@ def native_classes(
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-  """Probabilities over the last axis, float32."""
+  """Returns probabilities over the last axis, float32."""
   powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
   return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def largest_class(scores: np.ndarray) -> np.ndarray:
-  """The class with the largest score, the first of equals: [..., K] to [...], uint8."""
+  """Returns the class with the largest score, the first of equals, [..., K] to [...], uint8."""
   if scores.shape[-1] == 2:  # argmax takes ten times as long
     return (scores[..., 1] > scores[..., 0]).astype(np.uint8)
   return scores.argmax(-1).astype(np.uint8)
 
 
 def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
-  """Maps the limits to 0 and 1; what lies outside is clipped. [D, H, W] to [D, H, W], float32."""
+  """Maps the limits to 0 and 1 and clips values outside, [D, H, W], float32."""
   low, high = settings.limits
   if settings.intensity == 'percentiles':
     low, high = np.percentile(image, (low, high))
-    if low == high:  # nearly all voxels are the same, as in a scan that is mostly masked away
+    if low == high:  # nearly all voxels are equal, as in a scan that is mostly masked out
       low, high = image.min(), image.max()
   unit = image - np.float32(low)
   unit /= np.float32(high - low)
@@ -135,7 +135,7 @@ def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
 
 
 def _to_square(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
-  """A slice in [0, 1], [H, W], to [S, S], float32: equalised, padded with 0, resized, smoothed."""
+  """Equalises, pads with 0, resizes and smooths a slice in [0, 1], [H, W] to [S, S], float32."""
   plane = plane.astype(np.float32)
   if limit := settings.clahe_clip_limit:
     plane = filters.equalise(plane, clip_limit=limit)
@@ -148,7 +148,7 @@ def _to_square(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
 
 
 def _label_to_square(label: np.ndarray, size: int) -> np.ndarray:
-  """[D, H, W] to [D, S, S], uint8: the class with the largest share of each pixel."""
+  """Returns the class with the largest share of each pixel, [D, H, W] to [D, S, S], uint8."""
   padded = _pad(label)
   if padded.shape[1] == size:
     return padded
@@ -159,13 +159,13 @@ def _label_to_square(label: np.ndarray, size: int) -> np.ndarray:
       share = _resize(padded[d] == k, size)
       larger = (
         share > largest + _EQUAL
-      )  # halves, which every second size has, go to the lower class
+      )  # equal halves, which every second size has, go to the lower class
       largest[larger], result[d][larger] = share[larger], k
   return result
 
 
 def _pad(planes: np.ndarray) -> np.ndarray:
-  """[D, H, W] to [D, N, N] with N = max(H, W), the slice in the middle."""
+  """Pads [D, H, W] to [D, N, N] with N = max(H, W), the slice in the middle."""
   height, width = planes.shape[1:]
   if height == width:
     return planes
@@ -175,9 +175,9 @@ def _pad(planes: np.ndarray) -> np.ndarray:
 
 
 def _resize(plane: np.ndarray, size: int, *, order: int = 1) -> np.ndarray:
-  """A square plane with another side, float32, corners (not centres) of both grids aligned.
+  """Resizes a square plane, float32, with the corners (not centres) of both grids aligned.
 
-  Order 1 is linear and blurs first where the side gets smaller; 0 takes the nearest pixel.
+  Order 1 is linear and blurs first if the plane is reduced; 0 takes the nearest pixel.
   """
   plane = plane.astype(np.float32, copy=False)
   if len(plane) == size:
@@ -188,11 +188,11 @@ def _resize(plane: np.ndarray, size: int, *, order: int = 1) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _weights(old: int, new: int, order: int) -> sparse.csr_array:
-  """Of each old pixel of a row in each new one, [new, old], float32.
+  """Returns the weight of each old pixel of a row in each new one, [new, old], float32.
 
-  What resizing does is linear and the same for rows and columns, so scikit-image resizes the unit
-  vectors once, and a product with what comes out, nearly all zeros, resizes any plane: 7 to 14
-  times faster than resizing each, and the same to the last bits of float32.
+  Resizing is linear and the same for rows and columns, so scikit-image resizes the unit vectors
+  once, and a product with the sparse result resizes any plane: 7 to 14 times faster than resizing
+  each, and equal up to the last bits of float32.
   """
   blur = order > 0 and new < old
   resized = transform.resize(np.eye(old), (new, old), order=order, mode='edge', anti_aliasing=blur)

@@ -1,7 +1,7 @@
-"""Scans in files of any format, one file or DICOM folder a channel, and where in a folder they lie.
+"""Finds and reads scans in files of any format, one file or DICOM folder a channel.
 
-Only voxels and their geometry are read. Of a DICOM series no tag goes further than this module but
-into a DICOM SEG, for which its slices are read anew; its scan is named after its folder.
+Only voxels and their geometry are read. The tags of a DICOM series do not leave this module, except
+into a DICOM SEG, for which its slices are read again; its scan is named after its folder.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ _DICOM_HEAD = 1024  # bytes; the file's meta information begins after 132
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Where one scan lies.
+  """Files of one scan.
 
   Attributes:
-    name: Of the scan: that of its file without ending and channel, or of its DICOM folder.
-    channels: A file or a DICOM folder for each channel; one alone may hold all of them.
-    problem: Why it cannot be read, where its files say so already; '' where they do not.
+    name: Name of the scan: that of its file without ending and channel, or of its DICOM folder.
+    channels: File or DICOM folder of each channel; a single one may contain all of them.
+    problem: Reason why the files cannot be read, if it is known before reading; else ''.
   """
 
   name: str
@@ -41,13 +41,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-  """Where the voxels of a scan lie, as its file has it: what a mask of it must repeat.
+  """Geometry of a scan as in its file, which a mask of it must repeat.
 
   Attributes:
-    affine: From the stored (d, h, w, 1) to RAS millimetres, [4, 4].
-    nifti: The header of a NIfTI file, else None.
-    itk: Spacing, direction and origin as SimpleITK read them from another file, else None.
-    series: The folder of a DICOM series, else None.
+    affine: Affine of the stored (d, h, w, 1) to RAS millimetres, [4, 4].
+    nifti: Header of a NIfTI file, else None.
+    itk: Spacing, direction and origin that SimpleITK read from another file, else None.
+    series: Folder of a DICOM series, else None.
   """
 
   affine: np.ndarray
@@ -57,18 +57,18 @@ class Grid:
 
 
 def find(place: Path, *, channels: int) -> list[Source]:
-  """The scans that a path means.
+  """Finds the scans at a path.
 
   Args:
-    place: A file; a folder with the slices of a DICOM series; or a folder of files and of such
-      folders. Hidden files, DICOM Segmentations and other formats are left out, further folders
-      are not searched.
-    channels: How many a scan has. With more than one, CASE_0000, CASE_0001, ... are one scan; a
-      NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out of the
-      names if all have it.
+    place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
+      Hidden files, DICOM Segmentations and other formats are left out, further folders are not
+      searched.
+    channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
+      scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
+      of the names if all have it.
 
   Returns:
-    Sorted by name, one or more.
+    One or more scans, sorted by name.
 
   Raises:
     InputError: If there is no scan, or two would have one name.
@@ -97,7 +97,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
 
 
 def read(source: Source) -> tuple[Volume, Grid]:
-  """The scan, its axes as stored, and its grid.
+  """Reads a scan, its axes as stored, and its grid.
 
   Raises:
     InputError: If it cannot be read, or its channels do not lie on one grid.
@@ -117,7 +117,7 @@ def read(source: Source) -> tuple[Volume, Grid]:
 
 
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-  """Voxels of one scan from a file for each channel, which must lie on one grid.
+  """Reads the voxels of one scan from a file for each channel, which must lie on one grid.
 
   Returns:
     Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
@@ -134,7 +134,7 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Voxels and affine of a file or a DICOM folder, whichever format it is."""
+  """Reads voxels and affine of a file of any format or a DICOM folder."""
   if path.is_dir():
     series = dicom.read_series(slices_of(path))
     return series.voxels, series.affine
@@ -156,7 +156,7 @@ def _grid(path: Path, affine: np.ndarray) -> Grid:
 
 
 def _of_file(path: Path, channels: int) -> Source:
-  """The scan that one file names: with several channels the files beside it belong to it."""
+  """Returns the scan of a file; with several channels it includes the files of the others."""
   name = _without_ending(path)
   if name is None:
     raise InputError(
@@ -171,7 +171,7 @@ def _of_file(path: Path, channels: int) -> Source:
 
 
 def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
-  """Scans by name, sorted, from files by name."""
+  """Returns the scans, sorted by name, from files by name."""
   if channels == 1:
     whole = all(name.endswith('_0000') for name in found)
     names = {name.removesuffix('_0000') if whole else name: path for name, path in found.items()}
@@ -203,7 +203,7 @@ def _of_channels(name: str, group: Mapping[str, Path], channels: int) -> Source:
 
 
 def _volumes_in(folder: Path) -> dict[str, Path]:
-  """The volumes of a folder by name without ending."""
+  """Returns the volumes of a folder by name without ending."""
   found: dict[str, Path] = {}
   for path in sorted(folder.iterdir()):
     name = _without_ending(path)
@@ -222,13 +222,13 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
 
 
 def _without_ending(path: Path) -> str | None:
-  """A file's name without its ending, None where it is no volume's."""
+  """Returns a file's name without its ending, or None if it is no volume."""
   ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
   return path.name[: -len(ending)] if ending else None
 
 
 def _has_four_axes(path: Path) -> bool:
-  """Whether a file is NIfTI with channels on a fourth axis; what is unreadable shows when read."""
+  """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
   try:
     return path.is_file() and volumes.is_nifti(path) and len(_nifti(path).shape) == 4
   except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
@@ -236,17 +236,17 @@ def _has_four_axes(path: Path) -> bool:
 
 
 def _nifti(path: Path) -> Any:
-  """The image of a NIfTI file, its voxels not read."""
+  """Opens the image of a NIfTI file without reading its voxels."""
   return nibabel.load(path)
 
 
 def _holds_dicom(folder: Path) -> bool:
-  """Whether slices of a DICOM series lie in the folder itself."""
+  """Returns whether the folder itself contains slices of a DICOM series."""
   return any(map(_is_dicom, folder.iterdir()))
 
 
 def _is_dicom(path: Path) -> bool:
-  """By its ending; without one, by the four letters behind the preamble. Masks are no slices."""
+  """Returns whether a file is a slice: by its ending or magic number; masks are none."""
   if path.name == 'DICOMDIR' or path.name.startswith('.') or not path.is_file():
     return False
   named = path.suffix.lower() in _DICOM_ENDINGS
@@ -258,5 +258,5 @@ def _is_dicom(path: Path) -> bool:
 
 
 def slices_of(folder: Path) -> list[Path]:
-  """The files of a folder's series, in any order."""
+  """Returns the files of a folder's series, in any order."""
   return sorted(path for path in folder.iterdir() if _is_dicom(path))

@@ -1,4 +1,4 @@
-"""Scans as arrays: one volume of one patient, read from the formats that scans come in."""
+"""Volumes of scans, read from their file formats, and their orientation."""
 
 import contextlib
 import dataclasses
@@ -16,9 +16,9 @@ import numpy as np
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import metaimage
 
-# Where axes D, H, W of a volume point to, for each axis that slices can follow: S head, I feet, P
-# back, L left. Every volume is read as axial: that is the order in which a scanner writes axial
-# slices (and SimpleITK's identity direction), so most scans are not turned at all.
+# Directions of the axes D, H, W of a volume for each slice axis: S head, I feet, P back, L left.
+# Every volume is read as axial: that is the order in which a scanner writes axial slices (and
+# SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
 _READ_ERRORS = (  # of gzip, nibabel and SimpleITK
   OSError,
@@ -34,14 +34,14 @@ _READ_ERRORS = (  # of gzip, nibabel and SimpleITK
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """Where one scan lies.
+  """Names and files of one scan.
 
   Attributes:
     case: Name of the scan, unique in its data set; it appears in tables and file names.
-    patient: Name of the patient. Scans of one patient never part.
-    image: The scan's files: one a modality, or the slices of a DICOM series in the order of the
+    patient: Name of the patient. Scans of one patient are always in the same split.
+    image: Files of the scan: one a modality, or the slices of a DICOM series in the order of the
       masks, one modality after the other.
-    label: The truth's files; empty for a scan without truth.
+    label: Files of the truth; empty for a scan without truth.
   """
 
   case: str
@@ -52,15 +52,15 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-  """One scan in memory, on its native grid, axes as SLICE_AXES has them: axial where it is read.
+  """One scan in memory, on its native grid, with axes as in SLICE_AXES; it is read as axial.
 
   Attributes:
     image: Intensities as stored, [D, H, W, M], float32.
     label: Class of each voxel, [D, H, W], uint8, or None.
-    affine: From a voxel's index (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
+    affine: Affine of voxel indices (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
     case: Name of the scan.
     patient: Name of the patient.
-    orientation: Where the axes of the file point, fastest first: LPS, RAS; '' where not known.
+    orientation: Directions of the file's axes, fastest first, such as LPS; '' if unknown.
   """
 
   image: np.ndarray
@@ -78,7 +78,7 @@ class Volume:
 
   @property
   def truth(self) -> np.ndarray:
-    """The label of a scan that must have one.
+    """Returns the label of a scan that must have one.
 
     Raises:
       InputError: If the scan has none.
@@ -89,7 +89,7 @@ class Volume:
 
 
 def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a MetaImage (.mhd, .mha) or whatever else SimpleITK knows.
+  """Reads a MetaImage (.mhd, .mha) or another format of SimpleITK.
 
   Returns:
     Voxels as stored, [D, H, W], and the affine of (d, h, w) to RAS millimetres, [4, 4].
@@ -97,7 +97,7 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     InputError: If the file is missing, cannot be read or is not a volume.
   """
-  import SimpleITK  # here, as wherever it is used: 90 MiB that NIfTI and prepared slices do without
+  import SimpleITK  # here, as everywhere: 90 MiB that NIfTI and prepared slices do not need
 
   require_file(path)
   try:
@@ -145,7 +145,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
-  """The grid of a scan, from a file of any format but DICOM; its voxels are not read.
+  """Reads the grid of a scan, without its voxels, from a file of any format but DICOM.
 
   Returns:
     Numbers of voxels (D, H, W) and the affine of (d, h, w) to RAS millimetres, [4, 4], both as
@@ -181,7 +181,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
 
 
 def is_nifti(path: Path) -> bool:
-  """Whether a file is one for `read_nifti`, by its name."""
+  """Returns whether a file is one for `read_nifti`, by its name."""
   return path.name.lower().endswith(('.nii', '.nii.gz'))
 
 
@@ -193,22 +193,22 @@ def make_volume(
   label: np.ndarray | None = None,
   label_affine: np.ndarray | None = None,
 ) -> Volume:
-  """Puts a scan and its truth together and turns both the same way.
+  """Combines a scan and its truth and reorients both.
 
   Args:
-    case: Names, and the files that errors speak of.
-    image: [D, H, W] or [D, H, W, M], any numeric type, axes in the order of the file.
-    affine: Of the image's (d, h, w) to RAS millimetres, [4, 4].
-    label: [D, H, W], whole numbers, on the grid of the image.
-    label_affine: Of the truth, where its file has one: then both must lie at one place.
+    case: Names of scan and patient, and the files that errors name.
+    image: Intensities, [D, H, W] or [D, H, W, M], any numeric type, axes in the order of the file.
+    affine: Affine of the image's (d, h, w) to RAS millimetres, [4, 4].
+    label: Class of each voxel, [D, H, W], whole numbers, on the grid of the image.
+    label_affine: Affine of the truth, if its file has one; it must agree with that of the image.
 
   Returns:
-    The volume with axes to head, back and left. Only flips and transposes: no voxel changes its
-    value.
+    Volume with axes to head, back and left, made by flips and transposes alone: no voxel changes
+    its value.
 
   Raises:
-    InputError: If the scan is empty, its affine has no directions, or the truth has another shape,
-      lies elsewhere or the other way, or holds fractions.
+    InputError: If the scan is empty, its affine is singular or non-finite, or the truth has another
+      shape, another place or direction, or contains fractions.
   """
   require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
@@ -238,15 +238,15 @@ def make_volume(
 
 
 def along(volume: Volume, slice_axis: str) -> Volume:
-  """The same scan with its slices one after the other along another axis of the patient.
+  """Returns the same scan with its slices along another axis of the patient.
 
   Args:
-    volume: Any way round.
+    volume: Scan in any orientation.
     slice_axis: One of SLICE_AXES.
 
   Returns:
-    The volume with axes as SLICE_AXES has them. Only flips and transposes: no voxel changes its
-    value, and the affine says where each came from.
+    Volume with axes as in SLICE_AXES, made by flips and transposes alone: no voxel changes its
+    value, and the affine changes accordingly.
   """
   turn = nibabel.orientations.ornt_transform(
     nibabel.io_orientation(volume.affine),
@@ -265,7 +265,7 @@ def along(volume: Volume, slice_axis: str) -> Volume:
 
 
 def _intact_voxels(path: Path, image: Any) -> np.ndarray:
-  """The voxels of a NIfTI file; of a compressed one the checksum, which ends it, is looked at."""
+  """Reads the voxels of a NIfTI file and verifies the checksum at the end of a compressed one."""
   if path.suffix.lower() != '.gz':
     return np.asanyarray(image.dataobj)
   with gzip.open(path) as stream:
@@ -276,17 +276,17 @@ def _intact_voxels(path: Path, image: Any) -> np.ndarray:
 
 
 def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
-  """Voxels with their axes another way round: what `along` did, undone.
+  """Returns voxels with axes in another order or direction: the inverse of `along`.
 
   Args:
-    voxels: [D, H, W], or with further axes behind.
-    affine: Of these voxels, [4, 4].
+    voxels: Voxels, [D, H, W, ...].
+    affine: Affine of these voxels, [4, 4].
     like: Affine of the same grid with its axes in another order or direction, [4, 4].
 
   Returns:
-    The voxels in the order of that affine; no value changes.
+    Voxels in the order of that affine; no value changes.
   """
-  # Exact where reading the directions anew might not be: they are a matter of choice at 45 degrees.
+  # Exact, while directions determined again might not be: they are ambiguous at 45 degrees.
   steps = np.linalg.solve(like[:3, :3], affine[:3, :3])
   axes = np.abs(steps).argmax(axis=0)
   turn = np.stack([axes, np.sign(steps[axes, range(3)])], axis=1)
@@ -304,12 +304,12 @@ def require_grid(
   """Refuses a channel or a mask whose voxels do not lie where those of its scan do.
 
   Args:
-    path: Of the channel or mask, for the error.
-    shape: Its voxels (D, H, W).
-    affine: Of its (d, h, w) to RAS millimetres, [4, 4].
-    scan: The file that it belongs to.
-    scan_shape: Voxels of that file.
-    scan_affine: Likewise.
+    path: File of the channel or mask, for the error.
+    shape: Numbers of its voxels (D, H, W).
+    affine: Affine of its (d, h, w) to RAS millimetres, [4, 4].
+    scan: File of the scan that it belongs to.
+    scan_shape: Numbers of the scan's voxels.
+    scan_affine: Affine of the scan, [4, 4].
 
   Raises:
     InputError: If the shapes differ, or a corner lies more than half a voxel away.
@@ -331,7 +331,7 @@ def require_grid(
 
 
 def affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
-  """ITK's and DICOM's world points to the left and back, NIfTI's to the right and front."""
+  """Returns the affine in RAS, NIfTI's world, for axes and origin in LPS, that of ITK and DICOM."""
   affine = np.eye(4)
   affine[:3, :3] = axes
   affine[:3, 3] = origin
@@ -339,12 +339,12 @@ def affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
 
 
 def _directions(affine: np.ndarray) -> str:
-  """Where the axes point, for instance IPR."""
+  """Returns the directions of the axes, for instance IPR."""
   return ''.join(str(code) for code in nibabel.aff2axcodes(affine))
 
 
 def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
-  """The truth as uint8; refuses what would be cut off silently."""
+  """Returns the truth as uint8; refuses values that uint8 cannot hold."""
   whole = label.astype(np.uint8) if np.isfinite(label).all() and label.min() >= 0 else None
   if whole is None or not np.array_equal(whole, label):
     raise InputError(
@@ -362,7 +362,7 @@ def require_file(path: Path) -> None:
 
 
 def require_affine(path: Path, affine: np.ndarray) -> None:
-  """Refuses axes that are not known or without a length: nothing could be turned or measured."""
+  """Refuses a non-finite or singular affine, which allows no reorientation or measurement."""
   if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
     raise InputError(
       f'{path}: its header gives no valid spacing and direction of the axes; expected three axes '
@@ -372,7 +372,7 @@ def require_affine(path: Path, affine: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def quiet_itk() -> Generator[None]:
-  """Keeps what ITK's readers write to stderr themselves away: the exception says it all."""
+  """Suppresses ITK's own messages on stderr: the exception contains them."""
   sys.stderr.flush()
   kept = os.dup(2)
   try:
