@@ -1,4 +1,4 @@
-"""What a trained network is and what its input looks like: preprocessing.json of a model folder."""
+"""Description of a network and of its input, stored as preprocessing.json in a model folder."""
 
 import dataclasses
 import re
@@ -14,16 +14,15 @@ from thrifty_jax.data.batching import Statistics
 from thrifty_jax.scans.preprocessing import FLIPS, ImageSettings, image_settings
 from thrifty_jax.settings import MODELS
 
-# The least and the most that a network is built of, so that a damaged description does not ask for
-# all memory.
-_MOST_CLASSES = 256  # masks are of bytes
-_MOST_SHADE = 1e9  # of what is normalised, and its inverse the least deviation: float32 holds it
+# Limits of the sizes, so that a damaged description does not allocate all memory.
+_MOST_CLASSES = 256  # masks are stored as bytes
+_MOST_SHADE = 1e9  # largest intensity; its inverse is the least deviation: both fit in float32
 _SHA256 = re.compile('[0-9a-f]{64}')
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
-  """The sizes that a network is built by.
+  """Kind and sizes of a network.
 
   Attributes:
     name: 'thrifty', or a baseline: 'unet' or 'unet_plus_plus'.
@@ -31,7 +30,7 @@ class NetworkSpec:
     depth: Levels of a thrifty network below the full size.
     width: Channels of a baseline at full size.
     deep_supervision: Whether several outputs are trained.
-    norm: 'none' or 'group', of a baseline.
+    norm: Norm of a baseline, 'none' or 'group'.
   """
 
   name: str = fields.field(fields.one_of(*MODELS))
@@ -73,26 +72,24 @@ def _of_channels(found: Mapping[str, Any]) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-  """All that a network and its input depend on.
+  """Everything that a network and its input depend on.
 
   Attributes:
     network: Kind and sizes of the network.
     classes: Names of the K classes in the order of its outputs, background first.
     modalities: Channels of a scan, M.
-    context: Neighbouring slices on each side that it sees with a slice, as further channels.
-    image: What is done to the image of a slice.
-    mean: What is subtracted from intensities in [0, 1], [M].
-    std: What they are then divided by, [M].
-    background: Normalised value of intensity 0 for each image channel, [C], by which sides are
-      filled up.
-    padding: (from, value): stored values of `from` and more that are replaced by `value`; None
+    context: Neighbouring slices on each side of a slice, which are further input channels.
+    image: Settings of the preprocessing of a slice.
+    mean: Mean that is subtracted from intensities in [0, 1], [M].
+    std: Standard deviation that they are then divided by, [M].
+    background: Normalised value of intensity 0 for each image channel, [C]; images are padded
+      with it.
+    padding: Pair (start, value): stored values of `start` or more are replaced by `value`; None
       replaces none.
-    flips: Flips that training saw, of FLIPS.
-    largest_component: Names of the classes of which the largest piece alone is kept.
-    training_scans: Range of each measure of the training scans, see likeness.py; None where that is
-      not known.
-    splits_sha256: Digest of who trained, validated and tests, see split_file.digest; None where
-      that is not known.
+    flips: Flips used in training, a subset of FLIPS.
+    largest_component: Names of the classes of which only the largest component is kept.
+    training_scans: Range of each measure of the training scans, see likeness.py; None if unknown.
+    splits_sha256: Digest of the patients in each split, see split_file.digest; None if unknown.
   """
 
   network: NetworkSpec
@@ -119,26 +116,26 @@ class ModelSpec:
 
   @property
   def image_channels(self) -> int:
-    """Channels of what the network sees, C."""
+    """Channels of the network's input, C."""
     return self.modalities * (2 * self.context + 1)
 
   @property
   def largest(self) -> tuple[int, ...]:
-    """Numbers of the classes of which the largest piece alone is kept."""
+    """Indices of the classes of which only the largest component is kept."""
     return tuple(map(self.classes.index, self.largest_component))
 
   @property
   def statistics(self) -> Statistics:
-    """'mean' and 'std' as networks take them, float32, [M] each."""
+    """Mean and standard deviation as networks take them, float32, [M] each."""
     return {'mean': np.asarray(self.mean, np.float32), 'std': np.asarray(self.std, np.float32)}
 
 
 def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
-  """The description of the network that a config asks for, as far as it is known before training.
+  """Returns the description of the network of a config, as far as it is known before training.
 
   Args:
     config: Settings of the run.
-    statistics: Mean and deviation that intensities in [0, 1] are normalised by, [M] each.
+    statistics: Mean and standard deviation of intensities in [0, 1], [M] each.
   """
   data, model = config.data, config.model
   statistics = {name: np.asarray(value, float) for name, value in statistics.items()}
@@ -160,6 +157,6 @@ def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
 
 
 def background(statistics: Mapping[str, Any], *, context: int) -> Any:
-  """Normalised value of intensity 0 for each image channel, [C]; traced where statistics are."""
+  """Returns the normalised value of intensity 0, [C]; traced if the statistics are."""
   shades = -statistics['mean'] / statistics['std']
   return shades[None].repeat(2 * context + 1, axis=0).ravel()
