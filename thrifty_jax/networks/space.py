@@ -177,7 +177,7 @@ def edges_of(nodes: int) -> list[tuple[int, int]]:
 
 
 def edge_count(nodes: int) -> int:
-  """Returns the number of edges of a cell in the search; also the index of node's first edge."""
+  """Returns a cell's number of edges; also the index of the first edge into node `nodes`."""
   return len(edges_of(nodes))
 
 
