@@ -20,7 +20,7 @@ from thrifty_jax.networks.model_spec import ModelSpec
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
 Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as in JSON
-# Returns the bytes that an earlier run cached, or else those its argument makes, see compiling.kept.
+# Returns the bytes that an earlier run cached, or those its argument makes, see compiling.kept.
 Keep = Callable[[Callable[[], bytes]], bytes]
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules of a supernet
 

@@ -53,7 +53,7 @@ def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
 
 
 def loss_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
-  """Returns the loss, [], and the soft Dice of the last output, [K - 1], see `segmentation_loss`."""
+  """Returns the loss, [], and the soft Dice of the last output, [K - 1]; see segmentation_loss."""
   dice = ((2 * sums.overlap + SMOOTH) / (sums.total + SMOOTH))[..., 1:]
   loss = sums.cross_entropy / sums.pixels + 1 - dice.mean(-1)
   return loss.mean(), dice[-1] if dice.ndim == 2 else dice

@@ -32,7 +32,7 @@ class MixedOperation(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mixes the candidates' outputs for x [B, H, W, C / sample] with weights [N] that sum to 1."""
+    """Mixes x [B, H, W, C / sample] with weights [N] that sum to 1; [B, H', W', C / sample]."""
     outputs = [
       ops.operation(name, channels=self.channels, mixed=True, name=name)(x)
       for name in self.candidates

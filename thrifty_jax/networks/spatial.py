@@ -269,7 +269,7 @@ def avg_pool_2x2(x: jax.Array) -> jax.Array:
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
-  """Returns the largest values of 3x3 windows at stride 2, padded by 1, [B, H/2, W/2, C]."""
+  """Returns the maxima of 3x3 windows at stride 2, padded by 1; [B, H/2, W/2, C] for even sides."""
   height, width = x.shape[1:3]
   low = jnp.finfo(x.dtype).min
   x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=low)
