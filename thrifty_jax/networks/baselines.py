@@ -18,7 +18,7 @@ def widths_of(width: int) -> tuple[int, ...]:
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions with bias and relu, with a GroupNorm before each relu if `norm` says so."""
+  """Two 3x3 convolutions with bias and relu, with a GroupNorm before each relu if asked."""
 
   channels: int
   norm: str

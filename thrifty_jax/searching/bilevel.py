@@ -44,12 +44,10 @@ def weight_optimizer(
   The gradient is clipped, then L2 decay is added, then momentum, in the order of PyTorch's SGD. The
   state has the same structure without the clip, so that both optimisers can use the same state.
   """
-  over_share = (
-    optax.cosine_decay_schedule(  # of the share of steps done, as their number may be traced
-      settings.weight_learning_rate,
-      1,
-      alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
-    )
+  over_share = optax.cosine_decay_schedule(  # steps may be traced, hence the share of them
+    settings.weight_learning_rate,
+    1,
+    alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
   )
   return optax.chain(
     optax.clip_by_global_norm(settings.clip_norm) if clipped else optax.identity(),

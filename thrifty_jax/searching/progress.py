@@ -47,7 +47,7 @@ class Progress:
     return self.epoch >= settings.epochs or 0 < settings.patience <= self.unchanged
 
   def shown(self) -> dict[str, str]:
-    """Returns the figures of the present epoch for the progress bar; {} before the first step."""
+    """Returns the figures of the present epoch for the progress bar; {} while one half has none."""
     if not self.for_architecture.steps:
       return {}
     loss, dsc = self.for_weights.mean('weight_loss'), self.for_architecture.dsc()

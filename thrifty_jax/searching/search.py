@@ -27,8 +27,8 @@ def search(
 ) -> Genotype:
   """Searches an architecture and writes <workdir>/search/genotype.json.
 
-  Several searches (config.search.seeds) run one after the other in search/seed_<seed>, each equal to
-  a run with that seed alone; the files of the best one become those of the stage.
+  Several searches (config.search.seeds) run one after the other in search/seed_<seed>, each equal
+  to a run with that seed alone; the files of the best one become those of the stage.
 
   Args:
     config: Settings of the run.
@@ -92,9 +92,7 @@ def _train(
     while not progress.is_finished(settings):
       warm_up = progress.epoch < settings.warmup_epochs
       probed = max(0, halves.steps - PROBED_BATCHES) if warm_up else 0
-      done = (
-        progress.epoch * halves.steps
-      )  # before this epoch; the step in the state is still being computed
+      done = progress.epoch * halves.steps  # not from the state, which is still being computed
       first = progress.step - done
       batches = halves.batches(progress.epoch, first=first)
       for index, (weight_batch, architecture_batch) in enumerate(batches, start=first):
