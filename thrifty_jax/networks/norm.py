@@ -23,9 +23,7 @@ class Affine(NamedTuple):
   bias: jax.Array
 
 
-@functools.partial(
-  jax.jit, static_argnames=('groups', 'relu')
-)  # traced once for all cells of a level
+@functools.partial(jax.jit, static_argnames=('groups', 'relu'))  # one trace for a level's cells
 def standardise(
   x: jax.Array, groups: int, affine: Affine | None = None, *, relu: bool = False
 ) -> jax.Array:

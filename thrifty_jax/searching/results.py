@@ -180,10 +180,7 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
       figures = f'{one.architecture_dsc:>28.4f}   {one.parameters:>10,}   {one.epochs:>6}{picked}'
       logbook.say(str(one.seed), figures)
     records.write(folder / TABLE, Seeds(best.seed, table))
-    for name in (
-      'metrics.jsonl',
-      'genotype.json',
-    ):  # genotype.json last: it marks the stage as done
+    for name in ('metrics.jsonl', 'genotype.json'):  # the latter marks the stage as done
       files.write_bytes(folder / name, (best.folder / name).read_bytes())
   logbook.say('genotype', f'{folder / "genotype.json"}, {best.parameters:,} parameters')
   return best
