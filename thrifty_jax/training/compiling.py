@@ -1,8 +1,8 @@
 """Compiles training steps in the background, with chosen XLA options, and caches their traces.
 
 Tracing a supernet takes seconds and compiling it up to a minute. JAX's own cache keeps compiled
-programs but looks them up by the traced program. Here the traced program is cached too, as StableHLO
-(jax.export), under a digest of everything that it depends on.
+programs but looks them up by the traced program. Here the traced program is cached too, as
+StableHLO (jax.export), under a digest of everything that it depends on.
 
 On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits. By default XLA records the
 operations between two convolutions as a graph, and a step of a small network has a hundred of them:
@@ -96,7 +96,7 @@ class Program:
     """Starts the compilation unless it has started."""
     if self._future is None:
       self._future = Future()
-      # A daemon: a process that is asked to stop does not wait for the compiler, see stopping.leave.
+      # A daemon: a process asked to stop does not wait for the compiler, see stopping.leave.
       threading.Thread(target=self._run, name=stopping.COMPILER, daemon=True).start()
     return self._future
 
@@ -139,9 +139,9 @@ class Program:
 def wait(programs: Sequence[Program]) -> None:
   """Waits until the first program is compiled, in every process, and prints how long that took.
 
-  On a GPU, and with several processes, it waits for all programs. On a GPU XLA measures kernels while
-  it compiles, which concurrent steps would disturb; with several processes, CPU devices wait for
-  each other for at most 30 s.
+  On a GPU it waits for all programs: XLA measures kernels while it compiles, which would slow down
+  concurrent steps. It also does with several processes: CPU devices wait for each other for at most
+  30 s.
   """
   began = time.monotonic()
   logbook.say_compiling()

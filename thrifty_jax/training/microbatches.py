@@ -1,4 +1,4 @@
-"""Computes a batch in equal parts, one after the other: less memory, the same result to rounding."""
+"""Batches in equal parts, one after the other: less memory, the same result to rounding."""
 
 from collections.abc import Callable
 from typing import TypeVar

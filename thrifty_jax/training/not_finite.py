@@ -88,7 +88,7 @@ def in_forward(
   architecture: Any = None,
   key: jax.Array | None = None,
 ) -> str | None:
-  """Returns the first non-finite value in image, architecture, parameters, module inputs and outputs.
+  """Returns the first non-finite value of the image, the variables, and the modules' values.
 
   Modules are checked in the order of computation, which ends at the first non-finite value. Only
   the values that the network still needs at each point are in memory.

@@ -22,7 +22,7 @@ def forget_peak() -> None:
 
 
 def peak_process_bytes() -> int:
-  """Returns the peak memory of the process since `forget_peak`; on other systems since its start."""
+  """Returns the peak memory of the process since `forget_peak`, without Linux since its start."""
   most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   most = most if sys.platform == 'darwin' else 1024 * most
   return read_kilobytes(_STATUS, 'VmHWM:', otherwise=most)
