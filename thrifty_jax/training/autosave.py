@@ -40,7 +40,7 @@ class Progress(Protocol):
 
 
 def planned_epochs(before: Sequence[int], now: int) -> tuple[int, ...]:
-  """Returns the epochs planned by each call, and prints it if this call plans another number."""
+  """Returns the epochs planned by each call; prints an extension of the last plan."""
   if before[-1] == now:
     return tuple(before)
   logbook.say('extended', f'from {before[-1]} to {now} epochs')
@@ -99,9 +99,7 @@ class Autosave:
     with contextlib.ExitStack() as running:
       running.enter_context(stopping.deferred())
       if self._checkpoints:
-        running.callback(
-          self._checkpoints.close
-        )  # a save in progress is finished, whatever ends the loop
+        running.callback(self._checkpoints.close)  # finishes a save in progress, whatever happens
       self._running = running.pop_all()
     return self
 

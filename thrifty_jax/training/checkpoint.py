@@ -120,8 +120,8 @@ class Checkpoints:
     """
     self._wait()
     for step in sorted(self._manager.all_steps(), reverse=True):
-      # Unsealed ones (the process was killed between commit and seal) are tried too; tensorstore and
-      # orbax raise many kinds of exceptions for a missing part.
+      # Unsealed ones (the process was killed between commit and seal) are tried too; tensorstore
+      # and orbax raise many kinds of exceptions for a missing part.
       try:
         kept = self._manager.metadata(step).custom_metadata
         found, notes = kept['structure'], kept['notes']

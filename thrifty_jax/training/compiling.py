@@ -50,7 +50,7 @@ _QUICKLY: Options = {
   # longer, and every process builds them and its many small matrix products anew.
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
 }
-# Kernels are compiled directly to LLVM and not through MLIR. Since JAX 0.11 XLA has no choice.
+# Kernels are compiled directly to LLVM, not through MLIR; JAX 0.11 dropped this option.
 _LEAN: Options = {'xla_cpu_use_fusion_emitters': False}
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')

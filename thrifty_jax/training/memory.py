@@ -186,7 +186,7 @@ def _devices_of(step: Any) -> list[Any]:
 
 
 def _control_groups() -> Iterator[tuple[int, int]]:
-  """Returns limit and use, in bytes, of each limited control group of the process (cgroup v2, Linux).
+  """Returns limit and use, bytes, of each limited control group of the process (cgroup v2, Linux).
 
   Use excludes the file cache, which the kernel can free.
   """

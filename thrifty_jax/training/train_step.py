@@ -222,7 +222,7 @@ def compile_step(
 def find_source(
   train_data: TrainData, net: nn.Module, spec: ModelSpec
 ) -> Callable[[TrainState, Facts, Batch], str | None]:
-  """Returns the function that finds a step's first non-finite value, see not_finite.first_source."""
+  """Returns the function that finds the source of a non-finite value, see not_finite."""
 
   def source(state: TrainState, facts: Facts, batch: Batch) -> str | None:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
