@@ -1,16 +1,16 @@
-"""The variables that a search learns, and the weights that follow from them, as types.
+"""Types of the architecture variables that a search learns and of their softmax weights.
 
-Both are pytrees of arrays of JAX or of numpy; nothing here needs JAX.
+Both are pytrees of JAX or numpy arrays; this module does not import JAX.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-Array = Any  # of JAX or of numpy
+Array = Any  # a JAX or numpy array
 
 
 class CellVariables(NamedTuple):
-  """Variables that all cells of a kind share, before the softmax.
+  """Architecture variables that all cells of a kind share, before the softmax.
 
   Attributes:
     alphas: Variables of the candidates of each edge, E arrays [N], in the order of space.edges_of.
@@ -27,8 +27,8 @@ class Architecture(NamedTuple):
   Attributes:
     down: Variables of the down cells.
     up: Variables of the up cells.
-    gammas: Variables of keeping and of skipping each of space.skippable_cells, [G, 2]; None where
-      cells have no gates.
+    gammas: Variables of keeping and of skipping each cell of space.skippable_cells, [G, 2]; None
+      if cells have no gates.
   """
 
   down: CellVariables
@@ -37,11 +37,11 @@ class Architecture(NamedTuple):
 
 
 class CellWeights(NamedTuple):
-  """What the cells of a kind are mixed by.
+  """Softmax weights that all cells of a kind share.
 
   Attributes:
-    alphas: Weights of the candidates of each edge, which sum to 1, E arrays [N].
-    betas: Weights of the edges, which sum to 1 over those into a node, [E].
+    alphas: Weights of the candidates, which sum to 1 over each edge, E arrays [N].
+    betas: Weights of the edges, which sum to 1 over the edges into a node, [E].
   """
 
   alphas: Sequence[Array]
@@ -49,7 +49,7 @@ class CellWeights(NamedTuple):
 
 
 class ArchitectureWeights(NamedTuple):
-  """What follows from the architecture variables by the softmax, see grid.architecture_weights.
+  """Softmax of the architecture variables, see grid.architecture_weights.
 
   Attributes:
     down: Weights of the down cells.

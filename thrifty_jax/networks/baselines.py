@@ -1,4 +1,4 @@
-"""U-Net and UNet++, by default at the width that gives the paper's parameter counts."""
+"""U-Net and UNet++; the default width gives the paper's parameter counts."""
 
 import flax.linen as nn
 import jax
@@ -9,16 +9,16 @@ from thrifty_jax.networks.grid import require_sides
 from thrifty_jax.networks.norm import Norm
 from thrifty_jax.networks.spatial import at_least_float32
 
-WIDTH, LEVELS = 32, 5  # channels at full size, and levels: the paper's 7.76M and 9.04M parameters
+WIDTH, LEVELS = 32, 5  # channels at full size, levels: 7.76M and 9.04M parameters in the paper
 
 
 def widths_of(width: int) -> tuple[int, ...]:
-  """Channels of every level, twice as many at each half of the size."""
+  """Returns the channels of every level, doubled at each halving of the size."""
   return tuple(width * 2**level for level in range(LEVELS))
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions with bias and relu, each with a GroupNorm before the relu if asked."""
+  """Two 3x3 convolutions with bias and relu, with a GroupNorm before each relu if asked."""
 
   channels: int
   norm: str
@@ -41,7 +41,7 @@ class Up(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
-    # Windows of a 2x2 kernel at stride 2 do not overlap: one matrix product, then rearranged.
+    # Windows of a 2x2 kernel at stride 2 do not overlap: one matrix product and a reshape suffice.
     kernel = self.param('kernel', ops.kernel_init, (1, 1, channels, 4 * self.channels))
     bias = self.param('bias', nn.initializers.zeros, (self.channels,))
     x = (x @ kernel[0, 0].astype(x.dtype)).reshape(batch, height, width, 2, 2, self.channels)
@@ -51,15 +51,15 @@ class Up(nn.Module):
 
 
 class UNetPlusPlus(nn.Module):
-  """UNet++, or the U-Net that is its outer rim.
+  """UNet++, or the U-Net, which is its outer rim.
 
   Attributes:
-    classes: K, background included.
-    nested: True builds the whole triangle (UNet++), False its two sides (U-Net).
-    deep_supervision: Logits of every level-0 output, stacked in front (UNet++ only).
-    norm: 'none', as in the paper's, or 'group'.
+    classes: Number of classes, K, background included.
+    nested: Whether the whole triangle (UNet++) or only two of its sides (U-Net) are built.
+    deep_supervision: Whether the logits of all level-0 outputs are returned, stacked (UNet++ only).
+    norm: Norm of the blocks, 'none' as in the paper, or 'group'.
     widths: Channels of every level.
-    remat: Blocks keep only their inputs for the derivative, which runs them once more.
+    remat: Whether blocks keep only their inputs for the derivative, which recomputes the rest.
 
   Source: U-Net (Ronneberger et al., 2015); UNet++ (Zhou et al., 2018).
   """
@@ -78,7 +78,7 @@ class UNetPlusPlus(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Logits [B, H, W, K] (deep supervision: [L - 1, B, H, W, K]) of image [B, H, W, C]."""
+    """Returns logits [B, H, W, K] (deep supervision: [L - 1, B, H, W, K]) of image [B, H, W, C]."""
     levels = len(self.widths)
     require_sides(image, depth=self.depth)
     block = nn.remat(Block) if self.remat else Block

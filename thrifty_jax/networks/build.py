@@ -1,4 +1,4 @@
-"""Networks built, started with fresh parameters, and applied to images of any size."""
+"""Builds networks, initialises their parameters and applies them to images of any size."""
 
 import functools
 import json
@@ -19,18 +19,18 @@ from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.model_spec import ModelSpec
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
-Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as JSON has it
-# Returns what an earlier run made, or what it is given makes, see compiling.kept.
+Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as in JSON
+# Returns the bytes that an earlier run cached, or those its argument makes, see compiling.kept.
 Keep = Callable[[Callable[[], bytes]], bytes]
-_STACKED = re.compile(r'(down|up)_from_\d+$')  # names of a supernet's MixedEdges
+_STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules of a supernet
 
 
 def build(spec: ModelSpec, genotype: Genotype | None) -> nn.Module:
-  """The network that a description asks for.
+  """Returns the network of a description.
 
   Args:
-    spec: Its description.
-    genotype: What its cells keep, for `thrifty`; the baselines take none.
+    spec: Description of the network.
+    genotype: Structure of the cells of `thrifty`; None for baselines.
   """
   network, classes = spec.network, len(spec.classes)
   if network.name == 'thrifty':
@@ -53,12 +53,12 @@ def build(spec: ModelSpec, genotype: Genotype | None) -> nn.Module:
 
 
 def trace_shapes(net: nn.Module, *inputs: Any) -> Shapes:
-  """Shapes and types of the parameters that a network asks for, by their names.
+  """Returns the shapes and types of a network's parameters by their names.
 
   Args:
     net: Network of this project.
-    *inputs: What it is applied to, arrays or jax.ShapeDtypeStruct, the image first; no side of it
-      matters.
+    *inputs: Inputs of the network, arrays or jax.ShapeDtypeStruct, the image first; its sides do
+      not matter.
   """
   image, *others = inputs
   padded = jax.ShapeDtypeStruct(padded_shape(net, image.shape), image.dtype)
@@ -69,26 +69,26 @@ def trace_shapes(net: nn.Module, *inputs: Any) -> Shapes:
 
 
 def keep_shapes(keep: Keep, net: nn.Module, *inputs: Any) -> Shapes:
-  """What `trace_shapes` finds, which takes a second or two of a supernet, or what is kept."""
+  """Returns the cached result of `trace_shapes`, which takes a second or two for a supernet."""
   return json.loads(keep(lambda: json.dumps(trace_shapes(net, *inputs)).encode()))
 
 
 @functools.lru_cache(maxsize=16)
 def shapes(net: nn.Module, channels: int) -> Shapes:
-  """What `trace_shapes` finds of a network that takes images with so many channels alone."""
+  """Returns the result of `trace_shapes` for a network whose only input has this many channels."""
   return trace_shapes(net, jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32))
 
 
 def initialise(shapes: Shapes, *, seed: int) -> Params:
-  """Fresh parameters: He-normal kernels (fan in), scales 1, biases 0.
+  """Returns initial parameters: He-normal kernels (fan in), scales 1, biases 0.
 
-  Compiling a module's own initialiser takes minutes for a supernet on a CPU, and running it
-  uncompiled seconds. What numpy draws it also rounds: JAX would compile that for every shape, a
-  second in all.
+  The compilation of a module's own initialiser takes minutes for a supernet on a CPU, and its
+  uncompiled run takes seconds. numpy also casts the values it draws: JAX would compile the cast for
+  every shape, one second in total.
 
   Args:
     shapes: Shapes and types from `trace_shapes`.
-    seed: Number that the values depend on, with each parameter's name; not with the others'.
+    seed: Random seed; it and the name of a parameter alone determine its values.
   """
 
   def draw(name: str, shape: Sequence[int], dtype: str) -> jax.Array:
@@ -96,7 +96,7 @@ def initialise(shapes: Shapes, *, seed: int) -> Params:
     if last in ('scale', 'bias'):
       return jax.device_put(np.full(shape, last == 'scale', dtype))
     generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
-    # The edges of a supernet are stacked, [cells, E, ...]: neither axis feeds an output.
+    # The edges of a supernet are stacked, [cells, E, ...]: neither axis is part of the fan-in.
     stacked = 2 if _STACKED.match(top) else 0
     fan_in = np.prod(shape[stacked:-1])
     return jax.device_put(generator.normal(0, np.sqrt(2 / fan_in), tuple(shape)).astype(dtype))
@@ -106,17 +106,17 @@ def initialise(shapes: Shapes, *, seed: int) -> Params:
 
 
 def count(params: Params) -> int:
-  """Number of parameters."""
+  """Returns the number of parameters."""
   return sum(int(leaf.size) for leaf in jax.tree.leaves(params))
 
 
 def count_shapes(shapes: Mapping[str, tuple[Sequence[int], str]]) -> int:
-  """Number of parameters of these shapes."""
+  """Returns the number of parameters with these shapes."""
   return sum(math.prod(shape) for shape, _ in shapes.values())
 
 
 def padded_shape(net: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
-  """Shape of an image, [..., H, W, C], with sides that the network takes."""
+  """Returns the shape of an image, [..., H, W, C], padded to sides that the network takes."""
   *batch, height, width, channels = shape
   multiple = 2**net.depth  # pyrefly: ignore[missing-attribute]
   return (*batch, height + -height % multiple, width + -width % multiple, channels)
@@ -125,17 +125,17 @@ def padded_shape(net: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
 def apply(
   net: nn.Module, params: Params, image: jax.Array, *inputs: Any, background: Any
 ) -> jax.Array:
-  """Logits of a network for an image of any size, which is filled up on the right and below.
+  """Returns the logits of an image of any size, which is padded on the right and below.
 
   Args:
     net: Network of this project.
-    params: Its parameters.
+    params: Parameters of the network.
     image: Normalised image, [B, H, W, C].
-    *inputs: What a supernet takes besides.
-    background: Normalised value that sides are filled up with, [C], see model_spec.background.
+    *inputs: Further inputs of a supernet.
+    background: Normalised value of the padding, [C], see model_spec.background.
 
   Returns:
-    [B, H, W, K], or with deep supervision [.., B, H, W, K].
+    Logits [B, H, W, K], or with deep supervision [.., B, H, W, K].
   """
   _, height, width, _ = image.shape
   logits: Any = net.apply({'params': params}, pad(net, image, background), *inputs)
@@ -143,7 +143,7 @@ def apply(
 
 
 def pad(net: nn.Module, image: jax.Array, background: Any) -> jax.Array:
-  """An image [B, H, W, C], filled up with the background to sides that the network takes."""
+  """Pads an image [B, H, W, C] with the background to sides that the network takes."""
   shape = padded_shape(net, image.shape)
   if shape == image.shape:
     return image
@@ -153,13 +153,13 @@ def pad(net: nn.Module, image: jax.Array, background: Any) -> jax.Array:
 
 
 def last_logits(logits: jax.Array) -> jax.Array:
-  """The network's own output, where deep supervision stacked others in front: [B, H, W, K]."""
+  """Returns the last of stacked logits of deep supervision, else the logits, [B, H, W, K]."""
   return logits[-1] if logits.ndim == 5 else logits
 
 
 @functools.lru_cache(maxsize=16)
 def predict_logits(net: nn.Module) -> Any:
-  """The function (params, image, background) -> logits [B, H, W, K], as `apply` has them.
+  """Returns the compiled function (params, image, background) -> logits [B, H, W, K], see `apply`.
 
   It is compiled once for all models of one architecture.
   """

@@ -1,7 +1,7 @@
-"""One cell: two inputs, nodes that sum their incoming edges, and a 1x1 filter at the end.
+"""Cells: two inputs, nodes that sum their incoming edges, and a 1x1 filter at the end.
 
-The skeleton is written once; the search puts mixed operations on every edge, a derived cell one
-operation on the edges that its genotype kept.
+The skeleton is shared: a cell of the search has mixed operations on every edge, a derived cell has
+one operation on each edge that its genotype keeps.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,10 +27,10 @@ def _cell(
   leave: Callable[[int, jax.Array], dict[int, T]],
   join: Callable[[list[T]], jax.Array],
 ) -> jax.Array:
-  """The skeleton, called inside a compact method.
+  """Runs a cell; called inside a compact method.
 
-  leave(source, state) runs all edges out of a state and returns what each reached node gets from
-  it; join(terms) makes a node of what it got.
+  leave(source, state) runs all edges out of a state and returns a term for each node that they
+  reach; join(terms) returns the state of a node.
   """
   stride = 2 if kind == 'down' else 1
   states = [ops.ConvNorm(in1.shape[-1], stride=stride, name='in0')(in0), in1]
@@ -44,11 +44,11 @@ def _cell(
 
 
 class MixedCell(nn.Module):
-  """A cell of the supernet; the parameters of its edges are in MixedEdges.
+  """Cell of the supernet; the parameters of its edges are in MixedEdges.
 
   Attributes:
-    kind: down or up.
-    nodes: Intermediate nodes.
+    kind: Kind of the cell, down or up.
+    nodes: Number of intermediate nodes.
   """
 
   kind: CellKind
@@ -61,13 +61,13 @@ class MixedCell(nn.Module):
     """Runs the cell.
 
     Args:
-      in0: down: [B, 4H, 4W, C]; up: [B, H, W, C'], any C'.
-      in1: down: [B, 2H, 2W, C]; up: [B, H / 2, W / 2, C].
+      in0: First input; down: [B, 4H, 4W, C]; up: [B, H, W, C'], any C'.
+      in1: Second input; down: [B, 2H, 2W, C]; up: [B, H / 2, W / 2, C].
       mixers: Mixers of the edges out of every state.
       sampling: Order of the channels.
 
     Returns:
-      [B, H, W, C].
+      Output of the cell, [B, H, W, C].
     """
 
     def leave(source: int, state: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
@@ -82,10 +82,10 @@ class MixedCell(nn.Module):
 
 
 class DerivedCell(nn.Module):
-  """A cell of a derived network: the kept edges, one operation each, on all channels.
+  """Cell of a derived network: the kept edges, each with one operation on all channels.
 
   Attributes:
-    kind: down or up.
+    kind: Kind of the cell, down or up.
     nodes: Kept edges of every node, as (source, operation) pairs.
   """
 
@@ -94,7 +94,7 @@ class DerivedCell(nn.Module):
 
   @nn.compact
   def __call__(self, in0: jax.Array, in1: jax.Array) -> jax.Array:
-    """Runs the cell, as MixedCell does without its weights."""
+    """Runs the cell on inputs with the shapes of MixedCell."""
 
     def leave(source: int, state: jax.Array) -> dict[int, jax.Array]:
       channels = state.shape[-1]

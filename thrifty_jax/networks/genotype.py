@@ -1,4 +1,4 @@
-"""Genotypes: what a search found, derived from its architecture variables, as a JSON file."""
+"""Genotypes: derivation from the weights of a search, random draws, and JSON files."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from thrifty_jax.networks.space import (
 
 FORMAT = 'thrifty_jax.genotype'
 VERSION = 1
-MAX_LEVELS = 32  # of a grid: more halvings than any image has
+MAX_LEVELS = 32  # largest index of a cell: no image can be halved this often
 
 Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
 # (node, source) -> score of every candidate but `none`, in the order of the table
@@ -34,12 +34,12 @@ CellScores = Mapping[tuple[int, int], Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Genotype:
-  """The structure that all down cells, and that all up cells share.
+  """Structure of all down cells and of all up cells.
 
   Attributes:
-    down: Kept edges of every node as (source, operation); source 0 is in0, 1 is in1, 2 the first
-      node.
-    up: Kept edges of up cells.
+    down: Kept edges of every node as (source, operation); source 0 is in0, 1 is in1, 2 is the
+      first node.
+    up: Kept edges of up cells, in the same form.
     skipped: Cells of the grid that are not built, sorted.
   """
 
@@ -49,15 +49,15 @@ class Genotype:
 
 
 def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype') -> None:
-  """Refuses a genotype that skips a cell which a grid of this depth cannot skip.
+  """Checks that a grid of this depth can skip the cells that a genotype skips.
 
   Args:
     genotype: Genotype that is to be built.
-    depth: L of the grid.
-    place: Place where the genotype stands, for the message.
+    depth: Depth of the grid, L.
+    place: File of the genotype, for the message.
 
   Raises:
-    InputError: With the cell and the least depth that has it inside.
+    InputError: If it cannot; the message names the cell and the least depth that has it inside.
   """
   for m, j in genotype.skipped:
     if (m, j) not in skippable_cells(depth):
@@ -68,12 +68,12 @@ def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype'
 
 
 class Scores(NamedTuple):
-  """The scores of every choice there is: the number of its alternatives times its weight.
+  """Scores of all choices: the number of alternatives times the weight of the choice.
 
   Attributes:
     down: Scores of the candidates of down cells.
     up: Scores of the candidates of up cells.
-    gates: Scores of keeping and of skipping a cell, [2] each, where cells have gates.
+    gates: Scores of keeping and of skipping a cell, [2] each; empty if cells have no gates.
   """
 
   down: CellScores
@@ -82,14 +82,14 @@ class Scores(NamedTuple):
 
 
 def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
-  """Scores of candidates: N * softmax(alpha) * softmax(beta); of gates: 2 * softmax(gamma).
+  """Returns N * softmax(alpha) * softmax(beta) for candidates, and 2 * softmax(gamma) for gates.
 
-  N is the number of candidates of the edge, `none` counted, so that edges with four and with six
-  compare.
+  N is the number of candidates of the edge, `none` included, so that edges with four and with six
+  are comparable.
 
   Args:
     weights: Weights of all choices.
-    space: Space of what may be derived.
+    space: Search space.
   """
 
   def of_cells(kind: CellKind) -> CellScores:
@@ -109,15 +109,15 @@ def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
 
 
 def derive(weights: ArchitectureWeights, space: Space) -> Genotype:
-  """The strongest operation of every edge, the strongest edges of every node, the path of cells.
+  """Keeps the strongest operation of every edge, the strongest edges of every node, and the cells.
 
   Args:
     weights: Weights of all choices.
-    space: Space of what may be derived.
+    space: Search space.
 
   Returns:
-    The genotype; ties go to the operation, then to the state, that is listed first, and a tie of a
-    gate keeps the cell.
+    The genotype; of equal scores the operation, or the state, that is listed first is kept; a cell
+    with equal scores of its gate is kept.
   """
   scores = compute_scores(weights, space)
 
@@ -133,12 +133,11 @@ def derive(weights: ArchitectureWeights, space: Space) -> Genotype:
 
 
 def draw(generator: np.random.Generator, space: Space) -> Genotype:
-  """A genotype at random.
+  """Draws a genotype, uniformly over kept edges, their operations, and skipped or kept cells.
 
   Args:
-    generator: Generator that draws evenly among the edges a node may keep, their operations, and
-      skipping or not.
-    space: Space of what may be derived.
+    generator: Random generator.
+    space: Search space.
   """
 
   def node(kind: CellKind, index: int) -> Node:
@@ -159,7 +158,7 @@ def save(
   scores: Scores | None = None,
   provenance: dict[str, Any] | None = None,
 ) -> None:
-  """Writes the genotype as JSON, with the score of each choice and where it came from."""
+  """Writes the genotype as JSON, with the score of each choice and its provenance."""
 
   def edge(kind: CellKind, node: int, source: int, name: str) -> dict[str, Any]:
     entry: dict[str, Any] = {'source': state_name(source), 'operation': name}
@@ -190,9 +189,9 @@ def load(path: Path | str) -> Genotype:
   """Reads and checks a genotype file.
 
   Raises:
-    InputError: The file is missing, is no genotype, is newer than this code, or names a state, an
-      operation or a cell that there cannot be. Whether the grid is deep enough for the cells that
-      it skips is not known here: see require_depth.
+    InputError: If the file is missing, is no genotype, is newer than this code, or has a state, an
+      operation or a cell that is impossible. require_depth checks that the grid is deep enough for
+      the skipped cells.
   """
   content = files.read_json(path)
   if not isinstance(content, dict) or content.get('format') != FORMAT:

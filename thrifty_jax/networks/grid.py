@@ -1,4 +1,4 @@
-"""The grid of cells (a UNet++-shaped triangle), as supernet and as derived network."""
+"""The grid of cells, a triangle shaped like UNet++, as a supernet and as a derived network."""
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,12 +34,12 @@ from thrifty_jax.networks.space import (
   targets_of,
 )
 
-# One output of the grid per name: cell(kind, name, in0, in1) -> [B, H, W, C].
+# cell(kind, name, in0, in1) -> [B, H, W, C], the output of the cell with this name.
 Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
 
 
 class ResidualBlock(nn.Module):
-  """conv3-norm-relu-conv3-norm plus a conv1-norm skip, then relu."""
+  """Sum of conv3-norm-relu-conv3-norm and a conv1-norm skip, then relu."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -60,26 +60,27 @@ def grid(
   skipped: Collection[GridCell] = (),
   gates: Mapping[GridCell, jax.Array] | None = None,
 ) -> jax.Array:
-  """The whole network around its cells, called inside a compact method.
+  """Runs the whole network with these cells; called inside a compact method.
 
-  The cells are connected as space.connect has it. In the place of a cell with a gate stands the
-  weighted sum of it and the one to its left: that is what others read.
+  The cells are connected by space.connect. The output of a cell with a gate is the weighted sum of
+  its own output and that of the cell to its left.
 
   Args:
-    image: [B, H, W, C], H and W multiples of 2^depth.
-    classes: K, background included.
-    channels: Of every cell.
-    depth: L, levels below the full size.
-    cell: Builds and runs the cell of a given kind and name on its two inputs.
-    deep_supervision: Run the head on X[k, 0] for all k >= 1 that are not skipped, and return all.
+    image: Image, [B, H, W, C], H and W multiples of 2^depth.
+    classes: Number of classes, K, background included.
+    channels: Channels of every cell.
+    depth: Levels below the full size, L.
+    cell: Function that builds and runs the cell of a given kind and name on its two inputs.
+    deep_supervision: Whether the head runs on X[k, 0] for all k >= 1 that are not skipped, and all
+      of its outputs are returned.
     skipped: Cells that are not built.
-    gates: The weights of keeping and of skipping a cell, [2] each.
+    gates: Weights of keeping and of skipping a cell, [2] each.
 
   Returns:
-    Logits [B, H, W, K], or stacked, [.., B, H, W, K], the last one the network's output.
+    Logits [B, H, W, K], or stacked, [.., B, H, W, K], with the network's output last.
 
   Raises:
-    ValueError: If a side is no such multiple.
+    ValueError: If a side is not a multiple of 2^depth.
   """
   require_sides(image, depth=depth)
   gates = gates or {}
@@ -104,10 +105,10 @@ def grid(
 
 
 def require_sides(image: jax.Array, *, depth: int) -> None:
-  """Refuses an image [B, H, W, C] that cannot be halved so often.
+  """Checks that an image [B, H, W, C] can be halved `depth` times.
 
   Raises:
-    ValueError: If a side is no multiple of 2^depth.
+    ValueError: If a side is not a multiple of 2^depth.
   """
   if any(side % 2**depth for side in image.shape[1:3]):
     raise ValueError(
@@ -117,7 +118,7 @@ def require_sides(image: jax.Array, *, depth: int) -> None:
 
 
 class ClassFilter(nn.Module):
-  """The last layer, a 3x3 convolution from the head's channels to logits, in float32 at least."""
+  """Last layer: a 3x3 convolution from the head's channels to logits, in float32 at least."""
 
   classes: int
 
@@ -128,7 +129,7 @@ class ClassFilter(nn.Module):
 
 
 def architecture_weights(architecture: Architecture, *, nodes: int) -> ArchitectureWeights:
-  """Softmax of the variables: over the candidates of an edge, the edges into a node, and gates."""
+  """Returns the softmax over the candidates of an edge, the edges into a node, and each gate."""
   starts = [edge_count(node) for node in range(1, nodes)]
 
   def weights(part: CellVariables) -> CellWeights:
@@ -153,20 +154,20 @@ def init_architecture(
   gated: Collection[GridCell] = (),
   operations: tuple[str, ...] = (),
 ) -> Architecture:
-  """Architecture variables at 1e-3 * normal: every choice starts almost even.
+  """Returns architecture variables drawn as 1e-3 * normal: every choice starts almost even.
 
   Args:
-    key: Key that the variables follow from, and from their names.
+    key: Random key; it and the name of a variable determine its value.
     nodes: Nodes of a cell.
     gated: Cells of the grid that have a gate.
-    operations: Names of the candidates; () stands for all. Theirs are the same without the others.
+    operations: Names of the candidates; () stands for all. A subset gets the same values as in all.
   """
   lists = {resample: candidates(resample) for resample in ('down', 'up', 'normal')}
   longest = max(edge_count(nodes), *map(len, lists.values()))
 
   def normal(name: str) -> np.ndarray:
-    # Drawn by name: stable when a kind or an edge is added. Each as long as the longest, and cut
-    # outside JAX, so that one program is compiled for all.
+    # The name determines the draw, so that it is the same when a kind or an edge is added. Each has
+    # the largest length and is cut outside JAX, so that one program is compiled for all.
     index = sum(ord(letter) * 31**i for i, letter in enumerate(name)) % 2**31
     return np.asarray(_draw(key, index, longest))
 
@@ -189,19 +190,19 @@ def _draw(key: jax.Array, index: int, size: int) -> jax.Array:
 
 
 class Supernet(nn.Module):
-  """All networks of the space at once, mixed by the architecture variables.
+  """Supernet: all networks of the space at once, mixed by the architecture variables.
 
   Attributes:
-    classes: K, background included.
-    channels: Of every cell; a multiple of `sample`.
+    classes: Number of classes, K, background included.
+    channels: Channels of every cell; a multiple of `sample`.
     depth: Levels below the full size.
     nodes: Nodes of a cell.
-    sample: One in so many channels goes through the candidates.
-    sampling: shuffle takes the first channels and shuffles; random takes a subset drawn by key, or
-      the first without a key, and does not shuffle.
-    cell_path: The skippable cells have gates.
+    sample: Inverse of the share of channels that goes through the candidates.
+    sampling: Channels that are sampled: shuffle takes the first ones and shuffles all; random takes
+      a subset drawn by the key, or the first ones without a key, and does not shuffle.
+    cell_path: Whether the skippable cells have gates.
     operations: Names of the candidates; () stands for all.
-    remat: Cells keep only their inputs for the derivative, which runs them once more.
+    remat: Whether cells keep only their inputs for the derivative, which recomputes the rest.
   """
 
   classes: int
@@ -218,7 +219,7 @@ class Supernet(nn.Module):
   def __call__(
     self, image: jax.Array, architecture: Architecture, key: jax.Array | None = None
   ) -> jax.Array:
-    """Logits [B, H, W, K] of image [B, H, W, C]; a key draws the random sample."""
+    """Returns logits [B, H, W, K] of an image [B, H, W, C]; the key draws the random sample."""
     if self.channels % self.sample:
       raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
     if self.cell_path != (architecture.gammas is not None):
@@ -243,11 +244,11 @@ class Supernet(nn.Module):
 
   @property
   def gated(self) -> tuple[GridCell, ...]:
-    """The cells that have a gate."""
+    """Cells that have a gate."""
     return skippable_cells(self.depth) if self.cell_path else ()
 
   def _mixers(self, kind: CellKind, part: CellWeights) -> Iterator[tuple[Mixer, ...]]:
-    """What the edges of a kind's cells need: cell by cell, a mixer for each state."""
+    """Returns the mixers of a kind's cells: for each cell a tuple with one mixer per state."""
     mixers = []
     for source in range(self.nodes + 1):
       targets = targets_of(source, nodes=self.nodes)
@@ -268,12 +269,12 @@ class DerivedNetwork(nn.Module):
   """The network of a genotype.
 
   Attributes:
-    genotype: What every cell keeps.
-    classes: K, background included.
-    channels: Of every cell.
+    genotype: Structure of the cells.
+    classes: Number of classes, K, background included.
+    channels: Channels of every cell.
     depth: Levels below the full size.
-    deep_supervision: Give the logits of every X[k, 0] that is built, stacked in front.
-    remat: Cells keep only their inputs for the derivative, which runs them once more.
+    deep_supervision: Whether the logits of every X[k, 0] that is built are returned, stacked.
+    remat: Whether cells keep only their inputs for the derivative, which recomputes the rest.
   """
 
   genotype: Genotype
@@ -285,10 +286,10 @@ class DerivedNetwork(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Logits [B, H, W, K] (deep supervision: [.., B, H, W, K]) of image [B, H, W, C]."""
+    """Returns logits [B, H, W, K] (deep supervision: [.., B, H, W, K]) of image [B, H, W, C]."""
     require_depth(self.genotype, self.depth)
     derived_cell = nn.remat(DerivedCell) if self.remat else DerivedCell
-    cells = {}  # the head serves several levels under deep supervision: one module, shared
+    cells = {}  # deep supervision runs the head on several levels: one shared module
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       if (kind, name) not in cells:

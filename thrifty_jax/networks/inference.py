@@ -1,8 +1,8 @@
-"""Networks in use: from the slices of a scan to class scores, batch by batch.
+"""Inference: from the slices of a scan to class scores, batch by batch.
 
-On a CPU each slice of a batch goes by itself, as many at the same time as there are cores: the
-activations of one slice stay in the caches where those of a batch do not, and an operation too
-small to be shared leaves the other cores to another slice.
+On a CPU each slice of a batch is computed separately, as many at the same time as there are cores:
+the activations of one slice fit in the caches while those of a batch do not, and an operation that
+is too small to be split leaves the other cores to other slices.
 """
 
 import functools
@@ -20,9 +20,9 @@ from thrifty_jax.data import batching
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.networks.model_spec import ModelSpec
 
-# Class scores [D, S, S, K], float32, of the slices of a scan [D, S, S, M], float16 in [0, 1].
+# Maps the slices of a scan, [D, S, S, M] float16 in [0, 1], to class scores [D, S, S, K] float32.
 Predict = Callable[[np.ndarray], np.ndarray]
-FLIP_AXES = {'up_down': 1, 'left_right': 2}  # of [B, H, W, C]
+FLIP_AXES = {'up_down': 1, 'left_right': 2}  # axes of [B, H, W, C]
 
 
 def predict_with(
@@ -33,15 +33,15 @@ def predict_with(
   flips: Sequence[str] = (),
   mesh: Mesh | None = None,
 ) -> Predict:
-  """The function from the slices of a scan to a network's logits.
+  """Returns the function from the slices of a scan to a network's logits.
 
   Args:
     logits: Compiled network, normalised images [B, S, S, C] to [B, S, S, K], for any B.
-    spec: Its description.
-    batch_size: Slices at a time; the last batch is filled, so that one size is compiled.
-    flips: Flips that logits are averaged over, of FLIP_AXES.
-    mesh: Devices that share a batch, which is enlarged until they do so evenly; None is the default
-      device.
+    spec: Description of the network.
+    batch_size: Slices in a batch; the last batch is filled, so that only one size is compiled.
+    flips: Flips over which logits are averaged, names in FLIP_AXES.
+    mesh: Devices that share a batch, which is enlarged to a multiple of their number; None is the
+      default device.
   """
   averaged = average_over_flips(logits, flips)
   several = mesh is not None and mesh.size > 1
@@ -58,12 +58,12 @@ def predict_with(
 def normalise_for(
   logits: Callable[[Any], Any], spec: ModelSpec, *, sharding: Sharding | None = None
 ) -> Callable[[np.ndarray], Any]:
-  """The function of slices with their neighbours that `class_scores` takes.
+  """Returns the function of slices with their neighbours that `class_scores` takes.
 
   Args:
     logits: Network, normalised images [B, S, S, C] to [B, S, S, K].
-    spec: Its description.
-    sharding: How a batch lies on the devices; None is the default device.
+    spec: Description of the network.
+    sharding: Sharding of a batch; None is the default device.
   """
   statistics = spec.statistics
   return lambda found: logits(batching.normalised(meshes.place(found, sharding), **statistics))
@@ -72,19 +72,19 @@ def normalise_for(
 def class_scores(
   network: Callable[[np.ndarray], Any], image: np.ndarray, *, context: int, batch_size: int
 ) -> np.ndarray:
-  """Scores of all slices of a scan.
+  """Returns the class scores of all slices of a scan.
 
   Args:
     network: Function from slices with their neighbours, [B, 2c + 1, S, S, M] float16 in [0, 1], to
       class scores [B, S, S, K].
     image: Neighbouring slices, [D, S, S, M] float16 in [0, 1].
     context: Neighbours on each side, c.
-    batch_size: Slices at a time, B; the last batch is filled with repeats.
+    batch_size: Slices in a batch, B; the last batch is filled with repeats.
 
   Returns:
-    [D, S, S, K], float32.
+    Class scores [D, S, S, K], float32.
   """
-  # Gathered on the host, so that a scan with another number of slices compiles nothing anew.
+  # Gathered on the host, so that another number of slices needs no compilation.
   rows = neighbours(len(image), context=context)
   found = []
   for first in range(0, len(image), batch_size):
@@ -94,17 +94,17 @@ def class_scores(
 
 
 def neighbours(slices: int, *, context: int) -> np.ndarray:
-  """Slices d-c..d+c of each slice d, [D, 2c + 1]; the outermost are their own neighbours."""
+  """Returns the indices d-c..d+c for each slice d, [D, 2c + 1]; the outermost slices repeat."""
   rows = np.arange(slices)[:, None] + np.arange(-context, context + 1)
   return np.clip(rows, 0, slices - 1)
 
 
 def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[str]) -> Callable[[Any], Any]:
-  """The function that averages logits over every combination of the flips, none included.
+  """Returns the function that averages logits over all combinations of the flips, none included.
 
   Args:
-    logits: [B, S, S, C] to [B, S, S, K].
-    flips: Names among FLIP_AXES; () gives logits itself.
+    logits: Network, [B, S, S, C] to [B, S, S, K].
+    flips: Names in FLIP_AXES; () returns `logits` itself.
 
   Returns:
     A function of the same shapes.
@@ -129,20 +129,20 @@ def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[str]) -> Ca
 
 
 def split_batch(batch_size: int) -> tuple[int, int]:
-  """How a batch is computed on the default device: programs at the same time, slices in each."""
+  """Returns how many programs compute a batch at the same time, and the slices in each."""
   if jax.default_backend() != 'cpu':
     return 1, batch_size
   return min(device.cores(), batch_size), 1
 
 
 def slice_by_slice(logits: Callable[[Any], Any]) -> Callable[[Any], Any]:
-  """The function of a batch that runs `logits` as `split_batch` has it.
+  """Returns the function of a batch that runs `logits` as `split_batch` says.
 
   Args:
-    logits: Compiled, [B, S, S, C] to [B, S, S, K] for any B.
+    logits: Compiled network, [B, S, S, C] to [B, S, S, K] for any B.
 
   Returns:
-    A function of the same shapes; on the CPU it gives a numpy array.
+    A function of the same shapes; on the CPU it returns a numpy array.
   """
   if jax.default_backend() != 'cpu':
     return logits
@@ -154,7 +154,7 @@ def slice_by_slice(logits: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def one(index: int) -> np.ndarray:
       return np.asarray(logits(image[index : index + 1]))
 
-    # The first alone, or each thread would compile.
+    # The first slice runs alone; otherwise each thread would compile.
     found = [] if image.shape[1:] in compiled else [one(0)]
     compiled.add(image.shape[1:])
     with ThreadPoolExecutor(split_batch(len(image))[0]) as pool:

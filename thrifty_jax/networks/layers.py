@@ -1,4 +1,4 @@
-"""The layers of a network: their sizes, parameters, multiplications and memory."""
+"""Table of the layers of a network: output sizes, parameters, multiplications and memory."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ from thrifty_jax.networks import baselines, build, cell, grid, norm, ops, space
 
 ModulePath = tuple[str, ...]  # ('up_1_0', 'node1_from_0')
 _SUPERVISED = (grid.DerivedNetwork, baselines.UNetPlusPlus)
-# Modules whose parts have lines of their own in the table.
+# Modules whose submodules have lines of their own in the table.
 _GROUPS = (cell.DerivedCell, grid.ResidualBlock, baselines.Block)
 
 
@@ -26,11 +26,11 @@ class Layer:
   """A line of the table.
 
   Attributes:
-    path: Path of the module, ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a part of it.
-    kind: Name of what it does: 'up cell', 'down_sep_conv_3x3'.
-    output: Shape of what it gives for one slice, [H, W, C].
-    parameters: Parameters of its own and of its parts.
-    macs: Multiplications when one slice is predicted, those of its parts included.
+    path: Path of the module, ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a submodule.
+    kind: Name of the operation, such as 'up cell' or 'down_sep_conv_3x3'.
+    output: Shape of its output for one slice, [H, W, C].
+    parameters: Number of parameters, submodules included.
+    macs: Multiplications when one slice is predicted, submodules included.
   """
 
   path: ModulePath
@@ -41,18 +41,18 @@ class Layer:
 
 
 def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
-  """The layers in the order in which they run, those of a cell or block right after it.
+  """Returns the layers in the order in which they run, a cell or block before its own layers.
 
-  The network is traced for its shapes, nothing is computed.
+  The network is only traced for its shapes; nothing is computed.
 
   Args:
     net: A derived network or a baseline.
     image_shape: Shape of one slice, [H, W, C], any H and W.
 
   Returns:
-    One entry for every module in the network (path of one name) and for every part of a cell, a
-    residual block or a block of a baseline. Layers that only deep supervision needs are there, with
-    their parameters, but count no multiplications: predicting does not run them.
+    One entry for every module of the network (a path of one name) and for every submodule of a
+    cell, a residual block or a block of a baseline. Layers that only deep supervision uses are
+    listed with their parameters and 0 multiplications: prediction does not run them.
   """
   trained = _trace(net, image_shape)
   predicting = trained
@@ -72,27 +72,28 @@ def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
 
 
 def macs(net: nn.Module, image_shape: Sequence[int]) -> int:
-  """Multiplications, each with its addition, that predicting one slice takes.
+  """Returns the number of multiply-accumulate operations for the prediction of one slice.
 
-  Counted as papers do: convolutions and dense layers by their definition, whatever faster form
-  computes them here; no norms, pools, activations, biases, gates' products or sums of edges. A
-  transposed convolution multiplies every weight once for each pixel of its input.
+  The count follows the literature: convolutions and dense layers count by their definition, even
+  if a faster form computes them here; norms, pools, activations, biases, products with gates and
+  sums of edges do not count. A transposed convolution multiplies every weight once for each pixel
+  of its input.
 
   Args:
     net: A derived network or a baseline.
-    image_shape: Shape of one slice, [H, W, C]; sides are filled up to those it takes.
+    image_shape: Shape of one slice, [H, W, C]; its sides are padded to those the network takes.
   """
   return sum(layer.macs for layer in layers(net, image_shape) if len(layer.path) == 1)
 
 
 def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
-  """Temporary memory that the compiled forward pass of one slice plans on this device, at its peak.
+  """Returns the peak temporary memory of the compiled forward pass of one slice on this device.
 
-  Weights, input and logits are not in it. XLA plans it when it compiles; what a library that it
-  calls allocates for itself is not known to it.
+  Weights, input and logits are not counted. XLA plans this memory when it compiles; it does not
+  know the allocations of the libraries that it calls.
 
   Returns:
-    Bytes, or None where XLA does not say.
+    Number of bytes, or None if XLA does not report it.
   """
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   background = jax.ShapeDtypeStruct(image_shape[-1:], jnp.float32)
@@ -106,7 +107,7 @@ def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
 
 @dataclasses.dataclass
 class _Call:
-  """A module as it ran: parameters and multiplications of its own, without those of its parts."""
+  """Record of a module that ran; its counts do not include those of its submodules."""
 
   kind: str
   group: bool
@@ -116,7 +117,7 @@ class _Call:
 
 
 def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call]:
-  """Every module inside the network by its path, in the order in which they were first called."""
+  """Returns the record of every submodule by its path, in the order of their first calls."""
   calls: dict[ModulePath, _Call] = {}
   shapes: dict[ModulePath, list[tuple[Any, Any]]] = collections.defaultdict(list)
 
@@ -142,12 +143,12 @@ def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call
 
 
 def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequence[int]) -> int:
-  """Multiplications of one parameter in one call, from the shapes of its input and output."""
-  # Per pixel; behind the global mean, at gates, there are none.
+  """Returns the multiplications with one parameter in one call, given input and output shapes."""
+  # Numbers of pixels; 1 for gates, which follow the global mean and have no spatial axes.
   before, after = math.prod(source[1:-1]), math.prod(result[1:-1])
-  if name in ('kernel', 'depthwise'):  # strided: of the output's pixels; transposed: of the input's
+  if name in ('kernel', 'depthwise'):  # strided: output pixels; transposed: input pixels
     return weight.size * min(before, after)
-  if name == 'pointwise':  # behind the depthwise filter, on the grid of the output
+  if name == 'pointwise':  # follows the depthwise filter, on the output grid
     return weight.size * after
   if name in ('scale', 'bias'):
     return 0
@@ -155,7 +156,7 @@ def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequ
 
 
 def _kind(module: nn.Module) -> str:
-  """What a module does, an operation by its name in genotypes."""
+  """Returns the name of a module in the table; an operation has its name in genotypes."""
   row = getattr(module, 'operation', None)
   if isinstance(row, space.Operation):
     return row.name

@@ -1,7 +1,7 @@
 """The segmentation loss: cross-entropy and soft Dice.
 
-Both are functions of sums over pixels, and those of parts of a batch add up to those of the batch:
-so a batch that does not fit in memory has its exact loss all the same, see microbatches.py.
+Both are functions of sums over pixels, and the sums of parts of a batch add up to those of the
+batch, so that a batch that does not fit in memory still has its exact loss, see microbatches.py.
 """
 
 from typing import NamedTuple
@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-SMOOTH = 1e-5  # of soft Dice: added above and below the ratio, in pixels
+SMOOTH = 1e-5  # added to numerator and denominator of soft Dice, in pixels
 
 
 class Sums(NamedTuple):
-  """What the loss is made of, added up over the pixels of a batch.
+  """Sums over the pixels of a batch that determine the loss.
 
   Attributes:
-    cross_entropy: [], or [S] for S supervised outputs.
-    overlap: Of probability and truth, for every class, [K] or [S, K].
-    total: Of probability plus truth, likewise.
-    pixels: How many there are, a scalar.
+    cross_entropy: Sum of the cross-entropy, [], or [S] for S supervised outputs.
+    overlap: Sum of probability times truth for every class, [K] or [S, K].
+    total: Sum of probability plus truth for every class, [K] or [S, K].
+    pixels: Number of pixels, [].
   """
 
   cross_entropy: jax.Array
@@ -30,7 +30,7 @@ class Sums(NamedTuple):
 
 
 def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
-  """The sums that the loss is made of.
+  """Returns the sums that determine the loss.
 
   Args:
     logits: Class scores before softmax, [B, H, W, K] float32; [S, B, H, W, K] for S outputs.
@@ -41,7 +41,7 @@ def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
   """
   if label.shape != logits.shape[-4:-1]:
     raise ValueError(f'label {label.shape} must have the shape of logits {logits.shape} less K')
-  # Not from integer labels: the gradient of that is a scatter, slow and long to compile on a CPU.
+  # The gradient with integer labels would be a scatter, which is slow to compile and run on a CPU.
   truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
   probability, space = jax.nn.softmax(logits), (-4, -3, -2)
   return Sums(
@@ -53,21 +53,21 @@ def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
 
 
 def loss_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
-  """The loss, a scalar, and the soft Dice of the last output, [K - 1]; see `segmentation_loss`."""
+  """Returns the loss, [], and the soft Dice of the last output, [K - 1]; see segmentation_loss."""
   dice = ((2 * sums.overlap + SMOOTH) / (sums.total + SMOOTH))[..., 1:]
   loss = sums.cross_entropy / sums.pixels + 1 - dice.mean(-1)
   return loss.mean(), dice[-1] if dice.ndim == 2 else dice
 
 
 def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Mean cross-entropy + 1 - mean soft Dice of the foreground classes.
+  """Returns mean cross-entropy + 1 - mean soft Dice of the foreground classes.
 
   Args:
-    logits: [B, H, W, K], or [S, B, H, W, K] for S supervised outputs, whose losses are averaged.
-    label: [B, H, W], integers in [0, K).
+    logits: Class scores, [B, H, W, K]; [S, B, H, W, K] for S outputs, whose losses are averaged.
+    label: Class of each pixel, [B, H, W], integers in [0, K).
 
   Returns:
-    The loss, a scalar, and the soft Dice of the last output, [K - 1].
+    The loss, [], and the soft Dice of the last output, [K - 1].
 
   Raises:
     ValueError: If label does not have the spatial shape of logits.

@@ -1,4 +1,4 @@
-"""The parameters of the supernet's edges, put in the form for `mixed_op.mix_edges`."""
+"""Parameters of the supernet's edges, arranged for `mixed_op.mix_edges`."""
 
 import functools
 import math
@@ -22,15 +22,15 @@ from thrifty_jax.networks.mixed_op import (
 
 
 class MixedEdges(nn.Module):
-  """The parameters of all edges that leave the same state, stacked over the cells of a kind.
+  """Parameters of all edges that leave the same state, stacked over the cells of a kind.
 
-  Stacked, they are put in the form for mix_edges once instead of cell by cell, and the optimiser
-  has few arrays to update.
+  Stacked parameters are arranged for mix_edges once instead of cell by cell, and the optimiser has
+  few arrays to update.
 
   Attributes:
     candidates: Names of the operations, all of one list.
-    channels: Channels of the sample that goes through the candidates.
-    edges: E, edges out of the state.
+    channels: Sampled channels, which go through the candidates.
+    edges: Number of edges out of the state, E.
     cells: Number of cells.
   """
 
@@ -41,15 +41,15 @@ class MixedEdges(nn.Module):
 
   @nn.compact
   def __call__(self, weights: jax.Array, edge_weights: jax.Array) -> list[Mixer]:
-    """What mix_edges needs, cell by cell.
+    """Returns the input of mix_edges for each cell.
 
     Args:
-      weights: Weights of the candidates, summing to 1, [E, N].
+      weights: Weights of the candidates, which sum to 1 over N, [E, N].
       edge_weights: Weights of the edges, [E].
     """
     stack = self.cells, self.edges
     made_of = self.candidates, self.channels, stack
-    parameters = {}  # where no candidate has any
+    parameters = {}  # stays empty if no candidate has any
     if jax.eval_shape(lambda: _stacked_init(jax.random.key(0), *made_of)):
       parameters = self.param('operations', _stacked_init, *made_of)
     weights = weights * edge_weights[:, None]
@@ -62,7 +62,7 @@ class MixedEdges(nn.Module):
     }
     arranged = _arrange(parameters, self.candidates, parts, self.channels, stack)
     leaves, tree = jax.tree.flatten(arranged)
-    split = [jnp.split(leaf, self.cells) for leaf in leaves]  # its derivative: a concatenation
+    split = [jnp.split(leaf, self.cells) for leaf in leaves]  # its derivative is a concatenation
 
     def mixer(cell: int) -> Mixer:
       own = jax.tree.unflatten(tree, [leaf[cell][0] for leaf in split])
@@ -75,7 +75,7 @@ class MixedEdges(nn.Module):
 def _stacked_init(
   key: jax.Array, candidates: tuple[str, ...], channels: int, stack: tuple[int, ...]
 ) -> Any:
-  """Fresh parameters of many mixed operations, with the axes of the stack in front."""
+  """Returns initial parameters of many mixed operations, with the axes of the stack in front."""
   operation = MixedOperation(candidates, channels)
   x, weights = jnp.zeros((1, 2, 2, channels)), jnp.zeros(len(candidates))
   keys = jax.random.split(key, math.prod(stack))
@@ -86,9 +86,9 @@ def _stacked_init(
 def _mixing_matrices(
   weights: jax.Array, candidates: tuple[str, ...], parts: dict[str, list[str]], channels: int
 ) -> dict[str, jax.Array]:
-  """The weighted sums over the candidates as one matrix for each part, [F, E * c].
+  """Returns the weighted sum over the candidates as one matrix [F, E * c] for each part.
 
-  A part's features are [name, edge, c], or [name, c] where edges share it; weights are [E, N].
+  The F features of a part are [name, edge, c], or [name, c] if edges share it; weights are [E, N].
   """
   edges = weights.shape[0]
   eye = np.eye(edges), np.eye(channels)
@@ -104,11 +104,11 @@ def _mixing_matrices(
   return {part: matrix(part) for part in parts}
 
 
-# A 3x3 convolution on another grid, as taps[offset, phase, index in the kernel] along one axis.
+# Taps of a 3x3 convolution on another grid along one axis: [offset, phase, index in the kernel].
 _PLAIN = np.eye(3)[:, None]
 # Stride 2: rows 2i - 1, 2i, 2i + 1 are phase 1 of block i - 1 and both phases of block i.
 _DOWN = np.array([[[0, 0, 0], [1, 0, 0]], [[0, 1, 0], [0, 0, 1]]], float)
-# Transposed: row 2i sees the kernel's middle at i, row 2i + 1 the others at i and i + 1 or, with
+# Transposed: row 2i uses the kernel's middle at i, row 2i + 1 the others at i and i + 1 or, with
 # dilation 3, at i - 1 and i + 2.
 _UP = np.array([[[0, 1, 0], [1, 0, 0]], [[0, 0, 0], [0, 0, 1]]], float)
 _UP_DILATED = np.zeros((4, 2, 3))
@@ -118,7 +118,7 @@ _TAPS = {'normal': _PLAIN, 'down': _DOWN, 'up': _UP}
 
 
 def _in_both_axes(taps: np.ndarray) -> np.ndarray:
-  """Taps along rows and columns: [offsets^2, phases^2, 9], each of both axes as one."""
+  """Returns the taps along rows and columns, merged into one axis: [offsets^2, phases^2, 9]."""
   offsets, phases, _ = taps.shape
   return np.einsum('rap,sbq->rsabpq', taps, taps).reshape(offsets**2, phases**2, 9)
 
@@ -130,19 +130,20 @@ def _arrange(
   channels: int,
   stack: tuple[int, int],
 ) -> dict[str, Any]:
-  """Kernels, gates and plain parameters of a Mixer, stacked over the cells, [cells, ...] each.
+  """Returns kernels, gates and plain parameters of a Mixer, stacked over cells, [cells, ...] each.
 
   Args:
     parameters: Parameters of the candidates that have some, [cells, E, ...] each, by their names.
     candidates: Names of the operations.
-    parts: Those that are computed together.
-    channels: c.
+    parts: Names of the operations of each part.
+    channels: Sampled channels, c.
     stack: Number of cells, and E.
   """
   (cells, edges), resample = stack, space.operation(candidates[0]).resample
   identity = np.eye(edges)
   # Axes: n cells, r offsets, a phases, p taps, k kinds, e edges, i inputs, o outputs. Rows and
-  # columns are one axis: with more axes XLA compiles the derivative for longer (0.11 for minutes).
+  # columns are one axis: with more axes XLA takes longer to compile the derivative (JAX 0.11 takes
+  # minutes).
   phases_last = resample == 'up'
 
   def assemble(part: str) -> jax.Array:
@@ -180,7 +181,7 @@ def _arrange(
 
 
 def _dense_kernel(parameters: dict[str, jax.Array]) -> jax.Array:
-  """The kernel of a 3x3 convolution, [..., 3, 3, c, c]; a separable one is the product of both."""
+  """Returns the kernel of a 3x3 convolution, [..., 3, 3, c, c]; the product if it is separable."""
   if 'kernel' in parameters:
     return parameters['kernel']
   return parameters['depthwise'].swapaxes(-1, -2) * parameters['pointwise'][:, :, None, None]

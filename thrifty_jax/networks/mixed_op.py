@@ -1,8 +1,8 @@
 """The mixed operation of the search: all candidates of an edge, on a sample of the channels.
 
-MixedOperation is the definition, one candidate after the other. The supernet runs mix_edges, which
-computes the same for all edges out of one state: the candidates that have a part in a few wide
-operations, the others as MixedOperation has them.
+MixedOperation is the definition; it runs one candidate after the other. The supernet runs
+mix_edges, which computes the same for all edges out of one state: a few wide operations compute the
+candidates that belong to a part, and MixedOperation the others.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class MixedOperation(nn.Module):
 
   Attributes:
     candidates: Names of the operations, all of one list.
-    channels: Channels of the sample that goes through the candidates.
+    channels: Sampled channels, which go through the candidates.
 
   Source: PC-DARTS (Xu et al., 2020), section 3.1.
   """
@@ -40,17 +40,17 @@ class MixedOperation(nn.Module):
     return spatial.total([w * y for w, y in zip(weights, outputs, strict=True)])
 
 
-# The fast form, in the order in which its parts are added up. Each edge has its own convolutions;
-# pools and identity have no parameters, so the edges out of a state share them.
+# Parts of the fast form in the order of their addition. Each edge has its own convolutions; pools
+# and identity have no parameters, so the edges out of a state share them.
 CONVOLUTIONS = ('dense', 'dilated', 'gated')
 SHARED = ('identity', 'avg_pool', 'max_pool')
 PARTS = (*CONVOLUTIONS, *SHARED, 'gate')
 
 
 def part_of(name: str) -> str | None:
-  """The part of mix_edges that computes an operation; None where only its own module does."""
+  """Returns the part of mix_edges that computes an operation, or None if only its module does."""
   row = space.operation(name)
-  if row.form != 'convolution':  # zeros are a part that is left out
+  if row.form != 'convolution':  # zeros are a part that is never computed
     return row.form if row.form in (*PARTS, 'zeros') else None
   if row.gated:
     fits = row.resample != 'normal' and row.dilation == 1 and not row.separable
@@ -61,11 +61,11 @@ def part_of(name: str) -> str | None:
 
 
 class Sampling(NamedTuple):
-  """Which channels are sampled, and where all go.
+  """Permutations that select the sampled channels and restore the order.
 
   Attributes:
-    order: Permutation that puts the sampled channels first, [C, C]; None: they are the first.
-    back: Permutation of the output, sampled channels first, to its final order, [C, C].
+    order: Permutation that puts the sampled channels first, [C, C]; None if they are the first.
+    back: Permutation from the output, sampled channels first, to its final order, [C, C].
   """
 
   order: jax.Array | None
@@ -73,16 +73,16 @@ class Sampling(NamedTuple):
 
 
 def shuffled_sampling(channels: int, sample: int) -> Sampling:
-  """The first channels, then a shuffle: channel g * (C / k) + i moves to i * k + g.
+  """Samples the first channels, then shuffles: channel g * (C / k) + i moves to i * k + g.
 
-  Source: PC-DARTS' released code.
+  Source: the released code of PC-DARTS.
   """
   back = jnp.eye(channels).reshape(channels // sample, sample, channels).swapaxes(0, 1)
   return Sampling(None, back.reshape(channels, channels))
 
 
 def random_sampling(order: jax.Array) -> Sampling:
-  """The first channels of a permutation [C]; all return to their places.
+  """Samples the first channels of a permutation [C]; all channels return to their places.
 
   Source: PC-DARTS (Xu et al., 2020), section 3.1.
   """
@@ -91,7 +91,7 @@ def random_sampling(order: jax.Array) -> Sampling:
 
 
 class Gates(NamedTuple):
-  """The gates of the E edges out of one state, c = C / sample.
+  """Parameters of the gates of the E edges out of one state, c = C / sample.
 
   Attributes:
     squeeze, squeeze_bias: First layer of all gates, [c, E * h] and [E * h].
@@ -111,17 +111,17 @@ class Gates(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Mixer:
-  """What mix_edges needs for the E edges out of one state of one cell.
+  """Parameters and weights of the E edges out of one state of one cell, for mix_edges.
 
   Attributes:
     candidates: Names of the operations.
-    channels: c, channels of the sample.
-    kernels: Kernel with many outputs of each part that is a convolution.
-    gates: Gates of the candidate that has some.
+    channels: Sampled channels, c.
+    kernels: Kernel of each part that is a convolution, with the outputs of all its candidates.
+    gates: Gates of the gated candidate, if any.
     plain: Parameters of the candidates without a part, [E, ...] each, by their names.
-    mixing: Weighted sums of the candidates, from the features of each part to all edges' sampled
-      channels, [F, E * c] each.
-    weights: Weights of the candidates, times the edge's weight, [E, N].
+    mixing: Matrices of the weighted sums, from the features of each part to the sampled channels
+      of all edges, [F, E * c] each.
+    weights: Weights of the candidates times the weight of the edge, [E, N].
     edge_weights: Weights of the bypassed channels, E scalars.
   """
 
@@ -149,11 +149,11 @@ def mix_edges(
   Args:
     state: Output of an earlier cell or node, [B, H, W, C].
     mixer: Kernels and weights of the E edges.
-    order: Puts the sampled channels first, [C, C]; None: they are the first.
+    order: Permutation that puts the sampled channels first, [C, C]; None if they are the first.
 
   Returns:
-    For every edge the mixed channels [B, H', W', C / sample], and the ones that were not sampled
-    [B, H', W', C - C / sample], both times the edge's weight.
+    The mixed channels of every edge, [B, H', W', C / sample], and the ones that were not sampled,
+    [B, H', W', C - C / sample], both times the weight of the edge.
   """
   if order is not None:
     state = state @ order.astype(state.dtype)
@@ -171,7 +171,7 @@ def mix_edges(
 
 
 def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
-  """The candidates that have a part, mixed, as one array [B, H', W', E * c] or none."""
+  """Mixes the candidates that have a part; returns one array [B, H', W', E * c] or none."""
   edges, channels, resample = len(mixer.edge_weights), mixer.channels, mixer.resample
   if mixer.gates is not None:
     gates = mixer.gates
@@ -179,7 +179,7 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
     gate = nn.sigmoid(squeezed @ gates.excite + gates.excite_bias)
 
   def per_edge(x: jax.Array) -> jax.Array:
-    # Repeated by concatenation: the derivative of a broadcast over so few is a slow reduction.
+    # Repeated by concatenation: the derivative of a broadcast over few edges is a slow reduction.
     return spatial.scaled(jnp.concatenate([x] * edges, axis=-1), gate)
 
   def convolve(x: jax.Array, part: str, before: int, after: int, dilation: int = 1) -> jax.Array:
@@ -187,7 +187,7 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
     return spatial.convolution(x, mixer.kernels[part], padding=padding, dilation=dilation)
 
   def features(part: str) -> jax.Array:
-    """What a part gives before its norm."""
+    """Returns the output of a part before its norm."""
     if part in SHARED:
       return ops.PARAMETERLESS[part](x)
     source = per_edge(x) if part == 'gated' else x
@@ -217,7 +217,7 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
 
 
 def _mix_one_by_one(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
-  """The candidates without a part, mixed, as one array [B, H', W', E * c] or none."""
+  """Mixes the candidates without a part; returns one array [B, H', W', E * c] or none."""
   chosen = [i for i, name in enumerate(mixer.candidates) if part_of(name) is None]
   if not chosen:
     return []

@@ -1,4 +1,4 @@
-"""Group normalisation, with its derivative written out."""
+"""Group normalisation with an explicit derivative."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ EPSILON = 1e-5
 
 
 class Affine(NamedTuple):
-  """What follows a norm, y * scale + bias; arrays of one number a channel, [C]."""
+  """Affine map y * scale + bias after a norm; both are per channel, [C]."""
 
   scale: jax.Array
   bias: jax.Array
@@ -27,16 +27,16 @@ class Affine(NamedTuple):
 def standardise(
   x: jax.Array, groups: int, affine: Affine | None = None, *, relu: bool = False
 ) -> jax.Array:
-  """Gives every group of channels mean 0 and deviation 1, example by example.
+  """Normalises every group of channels of each example to mean 0 and standard deviation 1.
 
   Args:
-    x: [B, ..., C]; statistics are taken over all axes between and over C / groups channels.
-    groups: Consecutive groups of channels; it divides C.
-    affine: Scale and bias that follow.
-    relu: Whether a relu follows that.
+    x: Array [B, ..., C]; statistics are taken over the axes between and over C / groups channels.
+    groups: Number of groups of consecutive channels; it divides C.
+    affine: Scale and bias that are applied afterwards.
+    relu: Whether a relu comes last.
 
   Returns:
-    The same shape and type as x; statistics are in float32 at least.
+    An array of the shape and type of x; statistics are computed in float32 at least.
   """
   return standardise_parts((x,), affine, x.shape[-1] // groups, int(relu))[0]
 
@@ -45,18 +45,18 @@ def standardise(
 def standardise_parts(
   parts: tuple[jax.Array, ...], affine: Affine | None, group: int, rectified: int
 ) -> tuple[jax.Array, ...]:
-  """Standardises several arrays; the first ones go through a relu as well.
+  """Normalises several arrays at once and applies a relu to the first ones.
 
-  Together, because the many small operations on the statistics are then done once. The derivative
-  is written out: traced through the moments it is three times as many operations, and each of
-  scale, bias and statistics would look through the arrays again. A second derivative in reverse
-  mode traces through what is written here.
+  The many small operations on the statistics are then done once for all arrays. The derivative is
+  explicit: automatic differentiation through the moments gives three times as many operations, and
+  scale, bias and statistics would each read the arrays again. A second derivative in reverse mode
+  is traced through the explicit one.
 
   Args:
-    parts: Arrays [B, ..., C], alike in all but C.
-    affine: Scale and bias of the channels of all parts, one after the other; None for none.
-    group: Channels of a group; it divides every C.
-    rectified: Number of leading parts with a relu.
+    parts: Arrays [B, ..., C], equal in all sizes but C.
+    affine: Scale and bias of the channels of all parts, concatenated; None for no affine map.
+    group: Channels in a group; it divides every C.
+    rectified: Number of leading parts that a relu follows.
   """
   return _standardise(parts, affine, group, rectified)[0]
 
@@ -97,38 +97,38 @@ standardise_parts.defvjp(_standardise, _standardise_backward)
 
 
 def _outputs(parts, affine, scale, shift) -> list[jax.Array]:
-  """Before any relu; scale and shift are those that standardise."""
+  """Returns the normalised parts before any relu, given the scale and shift that normalise them."""
   if affine is not None:
     scale, shift = scale * affine.scale, shift * affine.scale + affine.bias
   return _scale_and_shift(parts, scale, shift)
 
 
 def _scale_and_shift(parts, scale, shift) -> list[jax.Array]:
-  """x * scale + shift of every part; scale and shift are [B, sum of all C]."""
+  """Returns x * scale + shift of every part; scale and shift are [B, sum of all C]."""
   coefficients = zip(_split_like(scale, parts), _split_like(shift, parts), strict=True)
   return [x * a + b for x, (a, b) in zip(parts, coefficients, strict=True)]
 
 
 def _split_like(statistic: jax.Array, parts: Sequence[jax.Array]) -> list[jax.Array]:
-  """Cuts [B, sum of all C] into one [B, 1.., C] for every part."""
+  """Splits [B, sum of all C] into one array [B, 1.., C] for every part."""
   ends = np.cumsum([x.shape[-1] for x in parts])[:-1]
   between = range(1, parts[0].ndim - 1)
   return [jnp.expand_dims(piece, between) for piece in jnp.split(statistic, ends, axis=-1)]
 
 
 def _channel_sums(first: Sequence[jax.Array], second: Sequence[jax.Array]) -> jax.Array:
-  """Sums of both over space, [2, B, sum of all C]."""
+  """Returns the sums of both over space, [2, B, sum of all C]."""
   sums = space_sums(*first, *second)
   both = sums[: len(first)], sums[len(first) :]
-  # Not one below the other: devices that share the batch would have to send their rows around.
+  # Not concatenated along the batch: devices that share it would have to exchange their rows.
   return jnp.stack([jnp.concatenate(one, axis=-1) for one in both])
 
 
 def _group_means(sums: jax.Array, parts: Sequence[jax.Array], group: int) -> jax.Array:
-  """Means over space and each group of channels, given to all of it, of sums [2, B, sum of all C].
+  """Returns the means over space and each group, repeated for its channels, [2, B, sum of all C].
 
-  By one product with a matrix of blocks, on a CPU in half the time of sums over reshaped groups. On
-  a GPU such a product is a call of cuBLAS, 15 us.
+  One product with a block matrix takes half the time of sums over reshaped groups on a CPU. On a
+  GPU such a product is a call of cuBLAS, which takes 15 us.
   """
   size = group * math.prod(parts[0].shape[1:-1])
   if jax.default_backend() == 'gpu':
@@ -139,11 +139,11 @@ def _group_means(sums: jax.Array, parts: Sequence[jax.Array], group: int) -> jax
 
 
 class Norm(nn.Module):
-  """GroupNorm over H, W and groups of 16 channels (one group where 16 does not divide C).
+  """GroupNorm over H, W and groups of 16 channels (one group if 16 does not divide C).
 
   Attributes:
     affine: Whether a scale and a bias per channel follow.
-    relu: Whether a relu follows.
+    relu: Whether a relu comes last.
   """
 
   affine: bool = True

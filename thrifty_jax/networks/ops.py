@@ -1,6 +1,6 @@
 """The candidate operations of a cell, and the layers around them.
 
-Every operation maps [B, H, W, C] to [B, H', W', C] where H' is H (normal), H/2 (down) or 2H (up).
+Every operation maps [B, H, W, C] to [B, H', W', C]; H' is H (normal), H/2 (down) or 2H (up).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from thrifty_jax.networks import space, spatial
 from thrifty_jax.networks.norm import Norm
 
-# Compiled, so that it is traced once for a shape: flax asks for that at every trace of a network.
+# Compiled, so that it is traced once for each shape: flax calls it at every trace of a network.
 kernel_init = jax.jit(nn.initializers.he_normal(), static_argnums=(1, 2))
 
 
@@ -21,8 +21,8 @@ class ConvNorm(nn.Module):
 
   Attributes:
     channels: Output channels.
-    kernel_size: Odd side of the kernel, pixels.
-    stride: Step of the output grid, pixels.
+    kernel_size: Odd side of the kernel, in pixels.
+    stride: Step of the output grid, in pixels.
     relu: Whether a relu follows.
   """
 
@@ -35,7 +35,7 @@ class ConvNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.channels)
     kernel = self.param('kernel', kernel_init, shape)
-    if self.kernel_size == 1:  # as a matrix product: half the time of a 1x1 convolution on CPU
+    if self.kernel_size == 1:  # a matrix product takes half the time of a 1x1 convolution on CPU
       x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0].astype(x.dtype)
     else:
       x = spatial.convolve(x, kernel, stride=self.stride)
@@ -43,7 +43,7 @@ class ConvNorm(nn.Module):
 
 
 class Gate(nn.Module):
-  """Squeeze and excitation: a gate in (0, 1) per example and channel, [B, C], from x's means."""
+  """Squeeze and excitation: gates in (0, 1), [B, C], computed from the means over space."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -65,7 +65,7 @@ PARAMETERLESS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Parameterless(nn.Module):
-  """One of PARAMETERLESS; as a candidate, with a norm behind identity and pools."""
+  """One of PARAMETERLESS; as a candidate, identity and pools have a norm after them."""
 
   operation: space.Operation
   channels: int
@@ -79,7 +79,7 @@ class Parameterless(nn.Module):
 
 
 class Gated(nn.Module):
-  """se: x times its gate, then relu."""
+  """Product of x and its gate, then relu (`se`)."""
 
   operation: space.Operation
   channels: int
@@ -93,7 +93,7 @@ class Gated(nn.Module):
 
 
 class Convolution(nn.Module):
-  """(Gate ->) 3x3 convolution -> norm -> relu; as a candidate, its norm has no scale and bias."""
+  """Gate if any, 3x3 convolution, norm, relu; a candidate's norm has no scale and bias."""
 
   operation: space.Operation
   channels: int
@@ -123,7 +123,7 @@ class Convolution(nn.Module):
     return self.norm(x)
 
 
-# What computes an operation, by the form in its row.
+# Module that computes an operation, by the form in its row.
 FORMS: dict[str, Callable[..., nn.Module]] = {
   **dict.fromkeys(PARAMETERLESS, Parameterless),
   'gate': Gated,
@@ -134,17 +134,17 @@ FORMS: dict[str, Callable[..., nn.Module]] = {
 def operation(
   kind: str, *, channels: int, mixed: bool = False, name: str | None = None
 ) -> nn.Module:
-  """The module of a candidate operation.
+  """Returns the module of a candidate operation.
 
   Args:
     kind: Name in the table.
-    channels: C, in and out.
-    mixed: Whether it is one candidate among others: norms without scale and bias, and such a norm
-      behind pools and identity, as PC-DARTS has it for pools, so that none wins by its scale.
+    channels: Input and output channels, C.
+    mixed: Whether it is one of several candidates. Norms then have no scale and bias, and one also
+      follows pools (as in PC-DARTS) and identity, so that no candidate wins by its scale.
     name: Name of the module in its parent.
 
   Raises:
-    ValueError: If the table has no such operation, or its form no module.
+    ValueError: If the table has no such operation, or its form has no module.
   """
   row = space.operation(kind)
   if row.form not in FORMS:

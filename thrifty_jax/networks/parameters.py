@@ -1,4 +1,4 @@
-"""The parameters of derived networks: counted in closed form, and as the search expects them."""
+"""Parameter counts of derived networks: a closed form, and its expectation in the search."""
 
 import functools
 import itertools
@@ -26,13 +26,13 @@ from thrifty_jax.networks.space import (
 
 
 class Formula(NamedTuple):
-  """The count of a network from the costs of its operations and the cells that are built.
+  """Formula of a network's parameter count, given the costs of its operations and its cells.
 
   Attributes:
-    fixed: Count of all that every network has, the down cells without their operations included.
+    fixed: Parameters that every network has, down cells without their operations included.
     down_cells: Number of down cells.
-    up_cell: Count of an up cell whose in0 is one tensor, without its operations.
-    widening: Growth of in0's filter with each further tensor.
+    up_cell: Parameters of an up cell with one tensor as in0, without its operations.
+    widening: Further parameters of in0's filter for each further tensor.
   """
 
   fixed: int
@@ -41,20 +41,20 @@ class Formula(NamedTuple):
   widening: int
 
   def total(self, *, down: Any, up: Any, cells: Any, pairs: Any) -> Any:
-    """The count; multilinear, so that expectations of independent parts may stand for them.
+    """Returns the count; it is multilinear, so it also maps independent expectations to one.
 
     Args:
-      down: Cost of the operations of a down cell.
-      up: Cost of the operations of an up cell.
-      cells: Up cells that are built, the head among them.
-      pairs: Pairs of them in the same column: the right one reads the left one.
+      down: Parameters of the operations of a down cell.
+      up: Parameters of the operations of an up cell.
+      cells: Number of up cells that are built, the head included.
+      pairs: Number of pairs of them in the same column: the right one reads the left one.
     """
     return self.fixed + self.down_cells * down + cells * (self.up_cell + up) + pairs * self.widening
 
 
 @functools.cache
 def formula(space: Space) -> Formula:
-  """The formula of a space, its numbers taken from the layers themselves."""
+  """Returns the formula of a space, with numbers counted on the layers themselves."""
   channels = space.channels
   layer = ops.ConvNorm(channels)
   in0, out = _size(layer, channels), _size(layer, space.nodes * channels)
@@ -72,24 +72,24 @@ def formula(space: Space) -> Formula:
 
 @functools.cache
 def operation_cost(name: str, channels: int) -> int:
-  """Parameters of a candidate operation in a derived network."""
+  """Returns the number of parameters of a candidate operation in a derived network."""
   return _size(ops.operation(name, channels=channels), channels)
 
 
 def _size(module: nn.Module, channels: int) -> int:
-  """Parameters of a module that is applied to so many channels."""
+  """Returns the number of parameters of a module applied to this many channels."""
   x = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
-  # The key is made inside: outside it would start the device, which config.device may still choose.
+  # A key made outside would initialise the device before config.device has chosen it.
   variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
 
 
 def built(depth: int, kept: Mapping[GridCell, Any]) -> tuple[Any, Any]:
-  """Up cells that are built, and pairs of them in a column, as Formula.total takes them.
+  """Returns the number of up cells that are built, and of pairs of them in a column.
 
   Args:
-    depth: L of the grid.
-    kept: 1 or 0 for a cell, or the probability that it is kept; cells that are not named are.
+    depth: Depth of the grid, L.
+    kept: Probability that a cell is kept, or 1 or 0; cells that are not listed are kept.
   """
   columns = [[kept.get((k, j), 1) for k in range(1, depth - j)] for j in range(depth - 1)]
   cells = 1 + sum(map(sum, columns))  # the head
@@ -98,7 +98,7 @@ def built(depth: int, kept: Mapping[GridCell, Any]) -> tuple[Any, Any]:
 
 
 def count(genotype: Genotype, space: Space) -> int:
-  """Parameters of the network of a genotype; the space gives all else."""
+  """Returns the number of parameters of a genotype's network; the space has the other sizes."""
 
   def cost(cell: Collection[Collection[tuple[int, str]]]) -> int:
     return sum(operation_cost(name, space.channels) for node in cell for _, name in node)
@@ -112,15 +112,16 @@ def count(genotype: Genotype, space: Space) -> int:
 
 @functools.partial(jax.jit, static_argnames='space')
 def expected(architecture: Architecture, space: Space) -> jax.Array:
-  """Parameters of the network that the architecture variables would give on average, float32 [].
+  """Returns the expected parameters of a network drawn by the architecture variables, float32 [].
 
-  An edge has the operation that softmax(alpha) without `none` draws. A node draws edges_per_node
-  times among its edges by softmax(beta), or keeps all where it has no more. Gates are independent.
-  Differentiable, and exact for such draws: a cell widens in0 of those to its right if both stay.
+  Each edge draws its operation from softmax(alpha) without `none`. A node draws edges_per_node
+  times among its edges by softmax(beta), or keeps all if it has no more. Gates are independent.
+  The result is differentiable and exact for such draws; a cell widens in0 of a cell to its right
+  if both are kept.
 
   Args:
     architecture: Variables before the softmax.
-    space: Space of what may be derived.
+    space: Search space.
   """
   weights = grid.architecture_weights(architecture, nodes=space.nodes)
 

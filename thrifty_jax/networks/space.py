@@ -1,7 +1,7 @@
-"""The search space in plain Python: the candidate operations as one table, the rules of the cells.
+"""The search space in plain Python: a table of the candidate operations, and the rules of cells.
 
-An operation is a row of OPERATIONS. Its form says what computes it: `ops` has a module for each
-form and `onnx_network` a function. Nothing here needs JAX.
+An operation is a row of OPERATIONS. Its form selects the module in `ops` and the function in
+`onnx_network` that compute it. This module does not import JAX.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax.errors import InputError
 
-Resample = Literal['down', 'up', 'normal']  # what becomes of the sides: halved, doubled, kept
+Resample = Literal['down', 'up', 'normal']  # sides are halved, doubled, kept
 CellKind = Literal['down', 'up']
 CELL_KINDS: tuple[CellKind, ...] = ('down', 'up')
 GridCell = tuple[int, int]  # (k, j): X[k, j], see `connect`
@@ -20,12 +20,12 @@ T = TypeVar('T')
 
 
 class Colour(NamedTuple):
-  """A colour of pictures, which operations of one sort have in common.
+  """Colour in pictures that operations of one sort share.
 
   Attributes:
     name: Name of the CSS variable, --op-<name>.
-    light: Colour on a light ground, '#rrggbb'.
-    dark: Colour on a dark ground.
+    light: Colour on a light background, '#rrggbb'.
+    dark: Colour on a dark background.
   """
 
   name: str
@@ -46,17 +46,17 @@ SE = Colour('se', '#c25450', '#e67a76')
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """A candidate operation: a row of the table.
+  """Candidate operation, a row of the table.
 
   Attributes:
     name: Name in genotypes, settings and pictures.
-    resample: List that the operation is in, by what becomes of the sides.
-    form: Name of what computes it: zeros, identity, avg_pool, max_pool, gate, convolution (3x3).
+    resample: List that the operation is in, by its effect on the sides.
+    form: Form of computation: zeros, identity, avg_pool, max_pool, gate, convolution (3x3).
     colour: Colour in pictures.
-    dilation: Distance of a convolution's taps, in pixels; odd where the sides are doubled, as with
-      stride 2 an even one leaves holes.
-    separable: Whether the convolution is a depthwise one, then 1x1, with no norm between.
-    gated: Whether squeeze and excitation comes before the convolution.
+    dilation: Distance of a convolution's taps, in pixels; odd if the sides are doubled, as an even
+      one leaves holes with stride 2.
+    separable: Whether the convolution is depthwise, then 1x1, without a norm between.
+    gated: Whether squeeze and excitation precedes the convolution.
   """
 
   name: str
@@ -75,12 +75,12 @@ class Operation:
 
   @property
   def parameterless(self) -> bool:
-    """Whether there is nothing to learn in it."""
+    """Whether the operation has no parameters."""
     return self.form in ('zeros', 'identity', 'avg_pool', 'max_pool')
 
 
-# The order is that in genotypes and breaks ties: new rows come last in their list. A new form needs
-# a module in ops.FORMS and a function in onnx_network._operation besides.
+# The order is that in genotypes and breaks ties: add new rows last in their list. A new form also
+# needs a module in ops.FORMS and a function in onnx_network._operation.
 OPERATIONS: tuple[Operation, ...] = (
   Operation('down_avg_pool', 'down', 'avg_pool', AVG_POOL),
   Operation('down_max_pool', 'down', 'max_pool', MAX_POOL),
@@ -102,10 +102,10 @@ OPERATIONS: tuple[Operation, ...] = (
 
 
 def operation(name: str) -> Operation:
-  """The row of an operation.
+  """Returns the row of an operation.
 
   Raises:
-    ValueError: If there is none; the message names those that there are.
+    ValueError: If there is none; the message lists the known names.
   """
   for row in OPERATIONS:
     if row.name == name:
@@ -115,7 +115,7 @@ def operation(name: str) -> Operation:
 
 
 def candidates(resample: Resample, chosen: Collection[str] = ()) -> tuple[str, ...]:
-  """Names of the operations of a list, in the order of the table.
+  """Returns the names of the operations of a list, in the order of the table.
 
   Args:
     resample: Name of the list.
@@ -129,19 +129,19 @@ def candidates(resample: Resample, chosen: Collection[str] = ()) -> tuple[str, .
 
 
 def derivable(resample: Resample, chosen: Collection[str] = ()) -> tuple[str, ...]:
-  """The candidates that a derived network may have: all but `none`."""
+  """Returns the candidates that a derived network may have: all but `none`."""
   names = candidates(resample, chosen)
   return tuple(name for name in names if operation(name).form != 'zeros')
 
 
 def require_choice(chosen: Sequence[str]) -> None:
-  """Refuses a choice of candidates that leaves an edge without any.
+  """Checks that a choice of candidates leaves some for every edge.
 
   Args:
     chosen: Value of config.search.operations; () stands for all.
 
   Raises:
-    InputError: If a name is unknown or there twice, or a list has nothing left but `none`.
+    InputError: If a name is unknown or given twice, or a list has no candidate left but `none`.
   """
   known = [row.name for row in OPERATIONS]
   for name in chosen:
@@ -162,39 +162,39 @@ def require_choice(chosen: Sequence[str]) -> None:
 
 
 def sources_of(node: int) -> range:
-  """The states that node 0, 1, ... may read: in0, in1 and all nodes before it."""
+  """Returns the states that node 0, 1, ... may read: in0, in1 and all nodes before it."""
   return range(2 + node)
 
 
 def targets_of(source: int, *, nodes: int) -> range:
-  """The nodes that may read a state."""
+  """Returns the nodes that may read a state."""
   return range(max(0, source - 1), nodes)
 
 
 def edges_of(nodes: int) -> list[tuple[int, int]]:
-  """The edges of a cell in the search, (node, source), in the order of their variables."""
+  """Returns the edges of a cell in the search, (node, source), in the order of their variables."""
   return [(node, source) for node in range(nodes) for source in sources_of(node)]
 
 
 def edge_count(nodes: int) -> int:
-  """Number of edges of a cell in the search; also the index of the first edge into a node."""
+  """Returns a cell's number of edges; also the index of the first edge into node `nodes`."""
   return len(edges_of(nodes))
 
 
 def edge_name(node: int, source: int) -> str:
-  """Name of an edge's parameters, for instance node1_from_0."""
+  """Returns the name of an edge's parameters, for instance node1_from_0."""
   return f'node{node + 1}_from_{source}'
 
 
 def state_name(source: int) -> str:
-  """Name of a state: in0, in1, node1, node2, ..."""
+  """Returns the name of a state: in0, in1, node1, node2, ..."""
   return f'in{source}' if source < 2 else f'node{source - 1}'
 
 
 def resample_of(kind: CellKind, source: int) -> Resample:
-  """Which operations may stand on an edge out of a state.
+  """Returns the list of operations that an edge out of a state may have.
 
-  A down cell halves both inputs; an up cell's in0 has the output's size already and in1 half of it.
+  A down cell halves both inputs; an up cell's in0 has the size of the output, and in1 half of it.
   """
   if source >= 2 or (kind == 'up' and source == 0):
     return 'normal'
@@ -202,28 +202,28 @@ def resample_of(kind: CellKind, source: int) -> Resample:
 
 
 def down_cells(depth: int) -> list[GridCell]:
-  """The cells X[0, j] of a grid, from the larger to the smaller."""
+  """Returns the cells X[0, j] of a grid, from the larger to the smaller."""
   return [(0, j) for j in range(1, depth)]
 
 
 def up_cells(depth: int) -> list[GridCell]:
-  """The cells X[k, j] of a grid, in the order in which they are computed, without the head."""
+  """Returns the cells X[k, j] of a grid in the order of computation, without the head."""
   return [(k, j) for k in range(1, depth) for j in range(depth - k)]
 
 
 def cell_count(kind: CellKind, *, depth: int) -> int:
-  """Cells of a kind in a grid, the head among the up cells."""
+  """Returns the number of cells of a kind in a grid; the head counts as an up cell."""
   return len(down_cells(depth)) if kind == 'down' else len(up_cells(depth)) + 1
 
 
 def cell_name(cell: GridCell) -> str:
-  """Name of a cell's parameters, for instance up_1_0."""
+  """Returns the name of a cell's parameters, for instance up_1_0."""
   k, j = cell
   return f'{"up" if k else "down"}_{k}_{j}'
 
 
 def skippable_cells(depth: int) -> tuple[GridCell, ...]:
-  """The up cells X[m, j] inside the grid, by level, then column; those on its edge always stay."""
+  """Returns the up cells X[m, j] inside the grid, by level, then column; those at its edge stay."""
   return tuple((m, j) for m, j in up_cells(depth) if m + j < depth - 1)
 
 
@@ -235,21 +235,21 @@ def connect(
   depth: int,
   skipped: Collection[GridCell] = (),
 ) -> dict[GridCell, T]:
-  """Runs the cells of a grid, which is a triangle shaped as UNet++.
+  """Runs the cells of a grid, a triangle shaped like UNet++.
 
   X[0, j] go down to 1 / 2^depth of the image; X[k, j] come up and read every X[m, j] to their left,
-  and X[k - 1, j + 1] from below. In the place of a skipped cell stands the one to its left.
+  and X[k - 1, j + 1] from below. The cell to its left replaces a skipped cell.
 
   Args:
-    cell: Function that runs a cell: its place, what it reads of its row (of a down cell one, the
-      output two rows above), and what it reads of the row below (above).
+    cell: Function that runs a cell. Its arguments are the place, the inputs from the cell's row (a
+      down cell has one, the output two rows above), and the input from the row below (above).
     stem: Output of the stem, which stands for X[0, -1].
-    encoded: X[0, 0].
-    depth: L, levels below the full size.
+    encoded: Output of the encoder, X[0, 0].
+    depth: Levels below the full size, L.
     skipped: Cells that are not built.
 
   Returns:
-    Every X[k, j] as others read it, the stem included.
+    Every X[k, j] as other cells read it, the stem included.
   """
   outputs = {(0, -1): stem, (0, 0): encoded}
   for _, j in down_cells(depth):
@@ -264,15 +264,15 @@ def connect(
 
 
 class Space(NamedTuple):
-  """The networks that a search may derive.
+  """Search space: the networks that a search may derive.
 
   Attributes:
-    image_channels: Modalities times slices that the network sees.
-    classes: K, background included.
+    image_channels: Modalities times slices in the network's input.
+    classes: Number of classes, K, background included.
     channels: Channels of every cell of the derived network.
-    depth: L, levels below the full size.
+    depth: Levels below the full size, L.
     nodes: Nodes of a cell.
-    edges_per_node: Edges that a node keeps, if it has as many.
+    edges_per_node: Edges that a node keeps, if it has that many.
     cell_path: Whether cells may be skipped.
     operations: Names of the candidates; () stands for all.
   """
@@ -288,20 +288,20 @@ class Space(NamedTuple):
 
   @property
   def skippable(self) -> tuple[GridCell, ...]:
-    """The cells that may be skipped."""
+    """Cells that may be skipped."""
     return skippable_cells(self.depth) if self.cell_path else ()
 
   def candidates(self, kind: CellKind, source: int) -> tuple[str, ...]:
-    """The candidates on an edge out of a state."""
+    """Returns the candidates on an edge out of a state."""
     return candidates(resample_of(kind, source), self.operations)
 
   def derivable(self, kind: CellKind, source: int) -> tuple[str, ...]:
-    """Those of them that a derived network may have."""
+    """Returns the candidates on an edge that a derived network may have."""
     return derivable(resample_of(kind, source), self.operations)
 
 
 def space_of(config: ConfigDict) -> Space:
-  """The space of a run; its channels are those of the network that is retrained."""
+  """Returns the space of a run; its channels are those of the network that is retrained."""
   data, model = config.data, config.model
   return Space(
     image_channels=data.modalities * (2 * data.context + 1),

@@ -1,8 +1,8 @@
 """Convolutions, pools and changes of size, as functions of arrays.
 
-The forms were chosen by measurement, on the CPU where they do not say otherwise, and are exact: a
-depthwise convolution as shifted multiply-adds, a transposed one as the four phases of its output,
-pools as strided slices.
+The forms are exact and were chosen by measurements, on a CPU unless stated otherwise: a depthwise
+convolution as shifted multiply-adds, a transposed one as the four phases of its output, pools as
+strided slices.
 """
 
 import functools
@@ -17,27 +17,27 @@ from thrifty_jax.networks.space import Resample
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
-  """Convolution padded by dilation * (k - 1) / 2 on every side, [B, H / stride, W / stride, C'].
+  """Returns the convolution with padding dilation * (k - 1) / 2, [B, H / stride, W / stride, C'].
 
   Args:
-    x: [B, H, W, C].
-    kernel: [k, k, C, C'] with odd k.
+    x: Array [B, H, W, C].
+    kernel: Kernel [k, k, C, C'] with odd k.
     stride: Step of the output grid, in pixels.
     dilation: Distance of the kernel's taps, in pixels.
   """
-  if stride == dilation > 1:  # all taps lie on the pixels of the output grid
+  if stride == dilation > 1:  # all taps lie on pixels of the output grid
     x, stride, dilation = x[:, ::stride, ::stride], 1, 1
   padding = [(dilation * (size - 1) // 2,) * 2 for size in kernel.shape[:2]]
   return convolution(x, kernel, padding=padding, stride=stride, dilation=dilation)
 
 
 def convolve_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`convolve` with few outputs, as of classes.
+  """Returns `convolve` for a kernel with few output channels, such as classes.
 
-  On a GPU a product with all taps at once, then sums of its shifted parts: cuDNN has no fast
-  kernels for two outputs in float32. Forward and backward take 0.34 ms instead of 1.40 (12 x 256 x
-  256 x 32 to 2 on an H200, two of the products by XLA's own kernels). On a CPU it would be twice
-  the time.
+  On a GPU it is one product with all taps and a sum of its shifted parts: cuDNN has no fast kernels
+  for two outputs in float32. Forward and backward pass take 0.34 ms instead of 1.40 ms (12 x 256 x
+  256 x 32 to 2 channels on an H200, two of the products with XLA's own kernels). On a CPU this form
+  would take twice the time.
   """
   if jax.default_backend() != 'gpu':
     return convolve(x, kernel)
@@ -52,19 +52,19 @@ def convolve_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[list[jax.Array]]:
-  """Transposed 3x3 convolution with stride 2, as the four phases of its output.
+  """Returns a transposed 3x3 convolution with stride 2 as the four phases of its output.
 
-  Equals a convolution with lhs_dilation 2, rhs_dilation d and padding (d, d + 1) for odd d. An even
-  output row sees only the kernel's middle row, an odd one only its outer two, so the output is four
-  small convolutions; a zero-stuffed input would quadruple the work.
+  It equals a convolution with lhs_dilation 2, rhs_dilation d and padding (d, d + 1) for odd d. An
+  even output row uses only the kernel's middle row and an odd one only its outer two, so the output
+  is four small convolutions; an input padded with zeros between pixels would quadruple the work.
 
   Args:
-    x: [B, H, W, C].
-    kernel: [3, 3, C, C'].
+    x: Array [B, H, W, C].
+    kernel: Kernel [3, 3, C, C'].
     dilation: Distance of the taps on the output grid, odd: with stride 2 an even one leaves holes.
 
   Returns:
-    phases[a][b], each [B, H, W, C']: the output's rows a::2 and columns b::2.
+    Nested lists phases[a][b] of arrays [B, H, W, C'], the output's rows a::2 and columns b::2.
   """
   middle, outer = slice(1, 2), slice(0, 3, 2)
   reach = ((dilation - 1) // 2, (dilation + 1) // 2)
@@ -77,9 +77,9 @@ def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[lis
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, *, resample: Resample) -> jax.Array:
-  """Depthwise 3x3 convolution, kernel [3, 3, C], with the padding and strides of the dense ones.
+  """Returns the depthwise convolution with a kernel [3, 3, C], padded and strided like dense ones.
 
-  A kernel of float32 has its gradient summed in it, whatever x is.
+  The gradient of a float32 kernel is summed in float32, whatever the type of x.
   """
   height, width = x.shape[1:3]
 
@@ -110,7 +110,7 @@ def convolution(
   stride: int = 1,
   dilation: int = 1,
 ) -> jax.Array:
-  """Convolution of x [B, H, W, C] with a kernel [k, l, C, C'] and any padding."""
+  """Returns the convolution of x [B, H, W, C] with a kernel [k, l, C, C'] and any padding."""
   kernel = kernel.astype(x.dtype)
   if dilation > 1 and stride == 1 and jax.default_backend() == 'gpu':
     return dilated(x, kernel, tuple(padding), dilation)
@@ -138,11 +138,11 @@ def _convolution(
 def dilated(
   x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...], dilation: int
 ) -> jax.Array:
-  """Dilated convolution, as `convolution` has it, with a gradient of the kernel that suits GPUs.
+  """Returns the dilated convolution, with a gradient of the kernel that is fast on GPUs.
 
-  XLA knows the gradient of a kernel by its stride of 1. That of a dilated one has the dilation for
-  its stride, so cuDNN gets it as a convolution with a kernel as large as the image, which a single
-  block of threads computes. Here it is taken of the kernel with zeros between its taps.
+  XLA recognises the gradient of a kernel by its stride of 1. That of a dilated one has the dilation
+  as stride, so that cuDNN gets it as a convolution with a kernel as large as the image, which a
+  single block of threads computes. Here it is computed for the kernel with zeros between its taps.
   """
   return _convolution(x, kernel, padding, 1, dilation)
 
@@ -177,38 +177,38 @@ dilated.defvjp(_dilated_forward, _dilated_backward)
 
 
 def interleave(phases: list[list[jax.Array]]) -> jax.Array:
-  """phases[a][b], each [B, H, W, C], become output[:, a::2, b::2] of [B, 2H, 2W, C]."""
+  """Merges phases[a][b], each [B, H, W, C], as output[:, a::2, b::2] of [B, 2H, 2W, C]."""
   batch, height, width, channels = phases[0][0].shape
   rows = [jnp.stack(row, axis=3) for row in phases]
   return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
 
 
 def space_to_depth(x: jax.Array) -> jax.Array:
-  """The pixels of every 2x2 block side by side: [B, H, W, C] becomes [B, H/2, W/2, 4 * C]."""
+  """Moves the pixels of each 2x2 block to channels: [B, H, W, C] to [B, H/2, W/2, 4 * C]."""
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
   return x.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
-  """The inverse of space_to_depth: [B, H, W, 4 * C] becomes [B, 2H, 2W, C]."""
+  """Inverts space_to_depth: [B, H, W, 4 * C] to [B, 2H, 2W, C]."""
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height, width, 2, 2, channels // 4).swapaxes(2, 3)
   return x.reshape(batch, 2 * height, 2 * width, channels // 4)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-  """Casts to float32 what is narrower."""
+  """Casts narrower types to float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def space_sums(*arrays: jax.Array) -> list[jax.Array]:
-  """Sums over space of arrays [B, ..., C], each [B, C], in float32 at least.
+  """Returns sums over space of arrays [B, ..., C], each [B, C], in float32 at least.
 
-  On a GPU in two stages, first along each row: XLA takes up to 4,096 pixels in one stage, by B
-  blocks of threads, 13.8 us for 12 x 64 x 64 x 32 where both stages take 4.8 (H200). Barriers keep
-  it from joining the stages, and what sums these sums, as the gradient of a bias does, from looking
-  through the pixels once more.
+  On a GPU the sum has two stages, first along each row: XLA sums up to 4,096 pixels in one stage
+  with B blocks of threads, which takes 13.8 us for 12 x 64 x 64 x 32; both stages take 4.8 us
+  (H200). Barriers keep XLA from merging the stages, and from merging a sum of these sums, such as
+  the gradient of a bias, into another pass over the pixels.
   """
   sums = [at_least_float32(x) for x in arrays]
   on_gpu = jax.default_backend() == 'gpu'
@@ -220,9 +220,9 @@ def space_sums(*arrays: jax.Array) -> list[jax.Array]:
 
 @jax.custom_vjp
 def scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
-  """x [B, H, W, C] times a factor for each example and channel, [B, C].
+  """Returns x [B, H, W, C] times a factor for each example and channel, [B, C].
 
-  The gradient of a float32 factor is summed in it, whatever x is.
+  The gradient of a float32 factor is summed in float32, whatever the type of x.
   """
   return (x * factor[:, None, None]).astype(x.dtype)
 
@@ -243,33 +243,33 @@ scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def global_average(x: jax.Array) -> jax.Array:
-  """Means over space of x [B, ..., C], [B, C], in float32 at least."""
+  """Returns the means of x [B, ..., C] over space, [B, C], in float32 at least."""
   return space_sums(x)[0] / math.prod(x.shape[1:-1])
 
 
 def total(terms: Sequence[jax.Array]) -> jax.Array:
-  """Sum of at least one array; `sum` would start at the number 0."""
+  """Returns the sum of at least one array; `sum` would start at the number 0."""
   return functools.reduce(jnp.add, terms)
 
 
 def _quarters(x: jax.Array) -> tuple[jax.Array, ...]:
-  """The four pixels of every 2x2 block, each [B, H/2, W/2, C]."""
+  """Returns the four pixels of every 2x2 block, each [B, H/2, W/2, C]."""
   return x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
-  """Largest value of every 2x2 block, [B, H/2, W/2, C]."""
+  """Returns the largest value of every 2x2 block, [B, H/2, W/2, C]."""
   a, b, c, d = _quarters(x)
   return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
 def avg_pool_2x2(x: jax.Array) -> jax.Array:
-  """Mean of every 2x2 block, [B, H/2, W/2, C]."""
+  """Returns the mean of every 2x2 block, [B, H/2, W/2, C]."""
   return total(_quarters(x)) / 4
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
-  """Largest value of 3x3 windows at stride 2, padded by 1: [B, H/2, W/2, C] for even H and W."""
+  """Returns the maxima of 3x3 windows at stride 2, padded by 1; [B, H/2, W/2, C] for even sides."""
   height, width = x.shape[1:3]
   low = jnp.finfo(x.dtype).min
   x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=low)
@@ -281,14 +281,14 @@ def max_pool_3x3(x: jax.Array) -> jax.Array:
 
 
 def nearest_up(x: jax.Array) -> jax.Array:
-  """Every pixel twice in each direction, [B, 2H, 2W, C]."""
+  """Repeats every pixel twice in each direction, [B, 2H, 2W, C]."""
   return depth_to_space(jnp.concatenate([x] * 4, axis=-1))
 
 
 def resampling_convolution(
   x: jax.Array, kernel: jax.Array, *, resample: Resample, dilation: int
 ) -> jax.Array:
-  """3x3 convolution that keeps, halves or doubles the sides."""
+  """Returns a 3x3 convolution that keeps, halves or doubles the sides."""
   if resample == 'up':
     return interleave(up_phases(x, kernel, dilation=dilation))
   return convolve(x, kernel, stride=2 if resample == 'down' else 1, dilation=dilation)

@@ -1,1 +1,1 @@
-"""The search of the paper: supernet, bilevel step, derivation, and what it leaves."""
+"""The search of the paper: supernet, bilevel step, derivation, and results."""

@@ -1,6 +1,6 @@
-"""The bilevel step: weights and architecture, each with an optimiser and a half of the data.
+"""The bilevel step: weights and architecture, each with its optimiser and its half of the data.
 
-All pure functions of (seed, state, batch); the loop around them is in search.py.
+All functions are pure functions of (seed, state, batch); the loop around them is in search.py.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from thrifty_jax.training.train_data import overlap
 
 
 class SearchState(NamedTuple):
-  """Everything that a step changes."""
+  """State of a search, which a step changes."""
 
   step: jax.Array
   params: build.Params
@@ -39,12 +39,12 @@ ArchitectureStep = Callable[[jax.Array, SearchState, Batch, Batch], tuple[Search
 def weight_optimizer(
   settings: ConfigDict, *, steps: int | jax.Array, clipped: bool = True
 ) -> optax.GradientTransformation:
-  """SGD with momentum and a cosine from the first to the last of `steps`, which may be traced.
+  """Returns SGD with momentum and a cosine schedule over `steps`, which may be traced.
 
-  The gradient is clipped, then L2 decay is added, then momentum: the order of PyTorch's SGD.
-  Without the clip the state has the same structure: one takes over where the other was.
+  The gradient is clipped, then L2 decay is added, then momentum, in the order of PyTorch's SGD. The
+  state has the same structure without the clip, so that both optimisers can use the same state.
   """
-  over_share = optax.cosine_decay_schedule(  # of the steps, whose number may be traced
+  over_share = optax.cosine_decay_schedule(  # steps may be traced, hence the share of them
     settings.weight_learning_rate,
     1,
     alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
@@ -57,7 +57,7 @@ def weight_optimizer(
 
 
 def architecture_optimizer(settings: ConfigDict) -> optax.GradientTransformation:
-  """Adam with L2 decay of the variables added to their gradient."""
+  """Returns Adam with L2 decay of the variables added to their gradient."""
   first, second = settings.architecture_betas
   return optax.chain(
     optax.add_decayed_weights(settings.architecture_decay),
@@ -66,15 +66,15 @@ def architecture_optimizer(settings: ConfigDict) -> optax.GradientTransformation
 
 
 class Learners(NamedTuple):
-  """The supernet, and the optimiser of each of the two levels.
+  """The supernet and the optimisers of both levels.
 
   Attributes:
-    net: The supernet.
-    background: Normalised value that sides are filled up with, [C].
+    net: Supernet.
+    background: Normalised value of the padding, [C].
     for_weights: Optimiser of the weights.
     for_architecture: Optimiser of the architecture variables.
-    look_ahead: Takes the weight step that the architecture's gradient is unrolled through, on the
-      state of for_weights: second order. None is first order.
+    look_ahead: Optimiser of the weight step through which the architecture's gradient is unrolled
+      (second order); it uses the state of for_weights. None is first order.
   """
 
   net: Supernet
@@ -91,12 +91,12 @@ def init_state(
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> SearchState:
-  """The state before the first step.
+  """Returns the state before the first step.
 
   Args:
     learners: The supernet and both optimisers.
-    image: Shape of a batch.
-    seed: Number that weights and architecture variables follow from.
+    image: Shape and type of a batch of images.
+    seed: Random seed of weights and architecture variables.
     find_shapes: Function from the supernet and its inputs to the shapes of its weights.
   """
   net = learners.net
@@ -114,15 +114,15 @@ def init_state(
 
 
 def _zeros(init: Callable[[Any], optax.OptState], variables: Any) -> optax.OptState:
-  """The state that an optimiser begins with; for SGD and Adam, all zeros, nothing is compiled."""
+  """Returns the initial state of SGD or Adam, which is all zeros; nothing is compiled."""
   shapes = jax.eval_shape(init, variables)
   return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
 
 
 def half_key(seed: jax.Array, state: SearchState, half: int) -> jax.Array:
-  """Of the random numbers of a half step, 0 of the weights, 1 of the architecture.
+  """Returns the random key of a half step: half 0 is that of the weights, 1 of the architecture.
 
-  It is split in two: for the augmentation, and for the channels where they are drawn.
+  The key is split in two: one for the augmentation, and one for the sampled channels.
   """
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), half)
 
@@ -135,29 +135,29 @@ def make_half_steps(
   random_sampling: bool = False,
   penalty: Callable[[Architecture], jax.Array] | None = None,
 ) -> tuple[WeightStep, ArchitectureStep]:
-  """The two halves of the bilevel step, pure functions of a seed, the state and batches.
+  """Returns the two halves of the bilevel step, pure functions of a seed, the state and batches.
 
-  Each differentiates its own variables only, so neither optimiser ever sees the other's. First
-  order: the architecture's gradient is taken at the present weights. Second order: at the weights
-  one step ahead, and through that step, exactly. It is the step that weight_step takes next on the
-  same weight batch, with the same random numbers, rate and momentum, but without the clip.
+  Each half differentiates only its own variables. In first order the architecture's gradient is
+  taken at the present weights. In second order it is taken at the weights one step ahead, and
+  exactly through that step. That is the step that weight_step takes next on the same weight batch,
+  with the same random numbers, rate and momentum, but without the clip.
 
   Args:
     learners: The supernet and both optimisers.
-    augment: (key, batch) -> batch.
-    parts: In which a batch is computed, see microbatches.py.
-    random_sampling: Draw the sampled channels at random in each step.
-    penalty: Added to the architecture's loss, of which `architecture_loss` shows the rest alone.
+    augment: Function (key, batch) -> batch.
+    parts: Number of microbatches in a batch, see microbatches.py.
+    random_sampling: Whether each step draws the sampled channels at random.
+    penalty: Term added to the architecture's loss; the metric `architecture_loss` omits it.
 
   Returns:
-    weight_step, (seed, state, weight_batch) -> (state, metrics), which counts, and
+    weight_step, (seed, state, weight_batch) -> (state, metrics), which counts the step, and
     architecture_step, (seed, state, weight_batch, architecture_batch) -> (state, metrics). The
-    random numbers of a step follow from the seed, uint32 [], and from the state's step. First order
-    never computes on the latter's weight batch; in second order its loss and overlap are those one
-    step ahead.
+    seed, uint32 [], and the state's step determine the random numbers of a step. In first order
+    architecture_step does not use its weight batch; in second order its loss and overlap are those
+    one step ahead.
 
-  Source: DARTS (Liu et al., 2019), equations 6 and 7, with momentum and decay in the step, and
-  differentiated where DARTS takes finite differences.
+  Source: DARTS (Liu et al., 2019), equations 6 and 7, with momentum and decay in the step, and with
+  exact derivatives instead of the finite differences of DARTS.
   """
 
   def loss(
@@ -215,7 +215,7 @@ def make_half_steps(
     )
     if penalty is not None:  # it does not depend on the weights
       gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))
-    variables: Any = state.architecture  # optax's types do not know it as a pytree
+    variables: Any = state.architecture  # optax's types do not accept it as a pytree
     updates, optimizer = learners.for_architecture.update(
       gradient, state.architecture_optimizer, variables
     )

@@ -1,9 +1,9 @@
-"""A limit to the parameters: a penalty in the search, and the best network that keeps it.
+"""Limit on the parameters: a penalty in the search, and the best network within the limit.
 
-The score of a network is the sum of the scores of all that it keeps (see genotype.Scores); the
-one with the highest score below the limit is found exactly. A part of a network that another part
-beats, with no more parameters and a higher score, is in no best network; so each part keeps only
-those that nothing beats, and what is left is few.
+The score of a network is the sum of the scores of all that it keeps (see genotype.Scores). The
+network with the highest score within the limit is found exactly. A choice for a part of a network
+that is dominated, by another with no more parameters and a higher score, is in no best network, so
+only the few choices that are not dominated (the front) are kept for each part.
 """
 
 import bisect
@@ -24,25 +24,25 @@ from thrifty_jax.networks.genotype import CellScores, Genotype
 from thrifty_jax.networks.parameters import operation_cost
 from thrifty_jax.networks.space import CELL_KINDS, CellKind, GridCell, Space, sources_of, space_of
 
-# In units of the loss, for a network that is e times too large. A hinge holds its limit where its
-# slope is above that of the loss: where a network e times larger does not gain a whole Dice. On
-# phantoms the gradient of a tenth of it was no stronger than the noise of the loss's own.
+# Penalty of a network that is e times too large, in units of the loss. A hinge enforces its limit
+# if its slope exceeds that of the loss: if a network e times larger gains less than 1 in Dice. With
+# a tenth of this weight its gradient on phantoms was no stronger than the noise of the loss.
 PENALTY_WEIGHT = 1.0
 
 
 def penalty(architecture: Architecture, space: Space, *, limit: int) -> jax.Array:
-  """What the architecture's loss has added, []: 0 up to the limit, then the log of the excess.
+  """Returns the penalty on the architecture, []: 0 up to the limit, then the log of the excess.
 
   Args:
     architecture: Variables before the softmax.
-    space: Space of what may be derived.
-    limit: Parameters, above 0.
+    space: Search space.
+    limit: Largest number of parameters, above 0.
   """
   return PENALTY_WEIGHT * jax.nn.relu(jnp.log(parameters.expected(architecture, space) / limit))
 
 
 def penalty_of(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None:
-  """What the limit of a run adds to the architecture's loss; None without a limit."""
+  """Returns the penalty function for the limit of a run, or None without a limit."""
   limit = config.search.max_parameters
   if not limit:
     return None
@@ -50,10 +50,10 @@ def penalty_of(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None
 
 
 def require_possible(config: ConfigDict) -> None:
-  """Refuses a limit, config.search.max_parameters, that no network of the space keeps.
+  """Checks that some network of the space is within config.search.max_parameters.
 
   Raises:
-    InputError: With the least number of parameters that there is.
+    InputError: If none is; the message names the least number of parameters.
   """
   space, limit = space_of(config), config.search.max_parameters
   if limit < least(space):
@@ -65,7 +65,7 @@ def require_possible(config: ConfigDict) -> None:
 
 
 def least(space: Space) -> int:
-  """Parameters of the smallest network."""
+  """Returns the number of parameters of the smallest network."""
 
   def cheapest(kind: CellKind, node: int) -> int:
     costs = (
@@ -80,19 +80,19 @@ def least(space: Space) -> int:
 
 
 def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotype:
-  """The network with the highest score among those that keep the limit.
+  """Returns the network with the highest score among those within the limit.
 
   Args:
     weights: Weights of all choices.
-    space: Space of what may be derived.
-    limit: Parameters.
+    space: Search space.
+    limit: Largest number of parameters.
 
   Returns:
-    What genotype.derive returns, if that keeps the limit. Of equal scores wins what is listed
-    first: the states of a node, then their operations; a cell that is kept before one skipped.
+    The result of genotype.derive if it is within the limit. Of equal scores the choice listed first
+    is kept: the states of a node, then their operations; a kept cell precedes a skipped one.
 
   Raises:
-    InputError: If no network keeps the limit.
+    InputError: If no network is within the limit.
   """
   found = genotype.derive(weights, space)
   if parameters.count(found, space) <= limit:
@@ -105,7 +105,7 @@ def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotyp
     for up in ups:
       room = limit - formula.total(down=0, up=up.parameters, cells=cells, pairs=pairs)
       place = bisect.bisect_right(costs, room // formula.down_cells)
-      if place:  # the dearest down cell that still fits is the best of those that do
+      if place:  # the largest down cell that fits has the best score of those that fit
         whole.append(_sum(downs[place - 1], up, path))
   if not whole:
     raise InputError(f'no network has {limit} parameters or fewer; the smallest {least(space)}')
@@ -115,13 +115,13 @@ def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotyp
 
 
 class Choice(NamedTuple):
-  """A choice for a part of a network.
+  """Choice for a part of a network.
 
   Attributes:
     parameters: Parameters of its operations.
-    score: Sum over what it keeps.
-    order: Place among the choices as they are listed, part by part.
-    kept: Parts that it keeps: edges of a node, nodes of a cell, or cells that are skipped.
+    score: Sum of the scores of all that it keeps.
+    order: Index of the choice in the listing of each part.
+    kept: Contents of the choice: edges of a node, nodes of a cell, or skipped cells.
   """
 
   parameters: int = 0
@@ -131,12 +131,12 @@ class Choice(NamedTuple):
 
 
 def _rank(choice: Choice) -> tuple[float, tuple[int, ...]]:
-  """Sorts the better choice first."""
+  """Returns the sorting key that puts the better choice first."""
   return -choice.score, choice.order
 
 
 def _sum(*choices: Choice) -> Choice:
-  """Several parts as one."""
+  """Merges choices of several parts into one."""
   return Choice(
     sum(choice.parameters for choice in choices),
     sum(choice.score for choice in choices),
@@ -146,7 +146,7 @@ def _sum(*choices: Choice) -> Choice:
 
 
 def _front(choices: Iterable[Choice]) -> list[Choice]:
-  """The choices that no other beats: by rising parameters, each better than the one before."""
+  """Returns the choices that are not dominated, by rising parameters, each better than the last."""
   front: list[Choice] = []
   for choice in sorted(choices, key=lambda choice: (choice.parameters, *_rank(choice))):
     if not front or _rank(choice) < _rank(front[-1]):
@@ -155,18 +155,18 @@ def _front(choices: Iterable[Choice]) -> list[Choice]:
 
 
 def _join(first: list[Choice], second: list[Choice]) -> list[Choice]:
-  """The front of two parts together."""
+  """Returns the front of two parts together."""
   return _front(itertools.starmap(_sum, itertools.product(first, second)))
 
 
 def _cell_front(scores: CellScores, space: Space) -> list[Choice]:
-  """The front of a kind of cell; each choice keeps one entry per node."""
+  """Returns the front of a kind of cell; each choice has one entry per node."""
   nodes = (_node_front(node, scores, space) for node in range(space.nodes))
   return functools.reduce(_join, nodes, [Choice()])
 
 
 def _node_front(node: int, scores: CellScores, space: Space) -> list[Choice]:
-  """The front of a node: every set of its edges, every operation on each."""
+  """Returns the front of a node over all sets of its edges and all operations on them."""
 
   def edge_front(source: int) -> list[Choice]:
     return _front(
@@ -185,7 +185,7 @@ def _node_front(node: int, scores: CellScores, space: Space) -> list[Choice]:
 
 
 def _paths(gates: Mapping[GridCell, np.ndarray], depth: int) -> dict[tuple[int, int], Choice]:
-  """For each number of up cells and of pairs of them (see Formula.total) the best cells to skip."""
+  """Returns the best cells to skip for each number of up cells and of pairs, see Formula.total."""
   paths = {(1, 0): Choice()}
   for j in range(depth - 1):
     inside = [cell for cell in gates if cell[1] == j]

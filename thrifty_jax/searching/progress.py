@@ -1,4 +1,4 @@
-"""Where a search stands, for the loop and for the checkpoints that it goes on from."""
+"""Progress of a search, for the loop and for its checkpoints."""
 
 import dataclasses
 import time
@@ -15,17 +15,17 @@ from thrifty_jax.training.train_data import Figures
 
 @dataclasses.dataclass
 class Progress:
-  """Where a search stands: all that another process needs to go on with the same bits.
+  """Progress of a search: all that another process needs to continue with identical results.
 
   Attributes:
     state: State after the last step.
-    derived_from: Architecture at the end of the last epoch: the next genotype is compared with the
-      one of these variables.
-    epoch: Epochs that are done.
-    unchanged: Epochs since the genotype changed.
+    derived_from: Architecture variables at the end of the last epoch; the next genotype is compared
+      with theirs.
+    epoch: Number of completed epochs.
+    unchanged: Number of epochs since the genotype changed.
     for_weights, for_architecture: Figures of the present epoch.
-    began: Time when it began, by time.monotonic; earlier by what it took before it was stopped.
-    planned: Epochs it was to take, from call to call: more of them stretch the schedules.
+    began: Start of the present epoch by time.monotonic, earlier by its time before an interruption.
+    planned: Number of epochs planned by each call; more epochs stretch the schedules.
   """
 
   state: SearchState
@@ -39,26 +39,26 @@ class Progress:
 
   @property
   def step(self) -> int:
-    """Steps that are done."""
+    """Number of completed steps."""
     return int(self.state.step)
 
   def is_finished(self, settings: ConfigDict) -> bool:
-    """Whether all epochs are done, or the genotype has rested for as long as patience says."""
+    """Returns whether all epochs are done or the genotype was unchanged for `patience` epochs."""
     return self.epoch >= settings.epochs or 0 < settings.patience <= self.unchanged
 
   def shown(self) -> dict[str, str]:
-    """What the bar shows of the present epoch, from the first step of both halves on."""
+    """Returns the figures of the present epoch for the progress bar; {} while one half has none."""
     if not self.for_architecture.steps:
       return {}
     loss, dsc = self.for_weights.mean('weight_loss'), self.for_architecture.dsc()
     return {'loss': f'{loss:.3f}', 'dsc': f'{dsc:.3f}'}
 
   def arrays(self) -> dict[str, Any]:
-    """The part that is arrays, a pytree."""
+    """Returns the arrays of the progress, a pytree."""
     return {'state': self.state._asdict(), 'derived_from': self.derived_from}
 
   def keep(self) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays and notes for a checkpoint."""
+    """Returns the arrays and notes of a checkpoint."""
     return self.arrays(), {
       'epoch': self.epoch,
       'unchanged': self.unchanged,
@@ -69,7 +69,7 @@ class Progress:
     }
 
   def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
-    """Goes on from a checkpoint."""
+    """Continues from a checkpoint."""
     self.state, self.derived_from = SearchState(**arrays['state']), arrays['derived_from']
     self.epoch, self.unchanged = notes['epoch'], notes['unchanged']
     self.for_weights = Figures('search', self.epoch, notes['for_weights'])
@@ -78,7 +78,7 @@ class Progress:
     self.planned = planned_epochs(notes['planned'], self.planned[-1])
 
   def end_epoch(self) -> None:
-    """Counts the epoch and clears its figures."""
+    """Counts the epoch and resets the figures."""
     self.epoch += 1
     self.for_weights = Figures('search', self.epoch)
     self.for_architecture = Figures('search', self.epoch)

@@ -1,4 +1,4 @@
-"""What the variables of a search stand for: told of each epoch, and left behind at the end."""
+"""Results of a search: the figures of each epoch, and the genotype at the end."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from thrifty_jax.searching.progress import Progress
 from thrifty_jax.searching.steps import Halves
 from thrifty_jax.training import hosts
 
-TABLE = 'seeds.json'  # in the folder of the stage, where there were several searches
+TABLE = 'seeds.json'  # in the folder of the stage, if there were several searches
 
 
 class Searched(NamedTuple):
@@ -31,9 +31,9 @@ class Searched(NamedTuple):
   Attributes:
     seed: Seed of the search.
     folder: Folder with its genotype.json and metrics.jsonl.
-    genotype: What was found.
-    parameters: Parameters of the network.
-    epochs: Epochs that it took.
+    genotype: Genotype that was found.
+    parameters: Parameters of its network.
+    epochs: Number of epochs.
     architecture_dsc: DSC of the supernet on the architecture half in the last epoch, in [0, 1].
     seconds: Time that the epochs took.
   """
@@ -48,7 +48,7 @@ class Searched(NamedTuple):
 
 
 def describe(config: ConfigDict, halves: Halves, state: SearchState) -> None:
-  """Prints what is searched, and on whom, before the first step."""
+  """Prints the supernet and the patients of a search before its first step."""
   if config.search.seeds > 1:
     last = config.seed + config.search.seeds - 1
     text = f'{halves.epochs[0].seed} of {config.seed} to {last}, searched one after the other'
@@ -70,7 +70,7 @@ def describe(config: ConfigDict, halves: Halves, state: SearchState) -> None:
 def end_epoch(
   config: ConfigDict, progress: Progress, log: logbook.Logbook, *, warm_up: bool
 ) -> None:
-  """Writes the figures of the epoch, and counts it."""
+  """Writes the figures of the epoch and counts it."""
   for_weights, for_architecture = progress.for_weights, progress.for_architecture
   for_weights.flush()
   for_architecture.flush()
@@ -96,7 +96,7 @@ def end_epoch(
 
 
 def derive(architecture: Architecture, config: ConfigDict) -> Genotype:
-  """The genotype that the architecture variables stand for now."""
+  """Returns the genotype of the present architecture variables."""
   weights, space = _weights(architecture, config), space_of(config)
   if limit := config.search.max_parameters:
     return budget.derive(weights, space, limit=limit)
@@ -104,7 +104,7 @@ def derive(architecture: Architecture, config: ConfigDict) -> Genotype:
 
 
 def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
-  """The expected parameters, whole, and the penalty where there is a limit."""
+  """Returns the expected parameters, rounded, and the penalty if there is a limit."""
   expected = parameters.expected(architecture, space_of(config))
   added = budget.penalty_of(config)
   found: dict[str, Any] = {'expected_parameters': round(float(expected))}
@@ -112,7 +112,7 @@ def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
 
 
 def weights_as_lists(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
-  """down_alphas [E][N], down_betas [E], as much for up, path_gates [G][2], for metrics.jsonl."""
+  """Returns lists for metrics.jsonl: down_alphas [E][N], down_betas [E], also up_*, path_gates."""
   weights = _weights(architecture, config)
   found = {'down_alphas': weights.down.alphas, 'down_betas': weights.down.betas}
   if weights.gates is not None:
@@ -127,11 +127,11 @@ def weights_as_lists(architecture: Architecture, config: ConfigDict) -> dict[str
 def save(
   folder: Path, progress: Progress, config: ConfigDict, *, seed: int, seconds: float
 ) -> Searched:
-  """Writes <folder>/genotype.json, with scores and where it came from.
+  """Writes <folder>/genotype.json with scores and provenance.
 
   Args:
     folder: Folder of the search, with its metrics.jsonl.
-    progress: Where it stands at its end.
+    progress: Progress at the end of the search.
     config: Settings of the run.
     seed: Seed of the search.
     seconds: Time that its epochs took.
@@ -152,7 +152,7 @@ def save(
   }
   scores = genotype.compute_scores(_weights(architecture, config), space_of(config))
   genotype.save(folder / 'genotype.json', found, scores=scores, provenance=provenance)
-  # Of several processes the first alone has the lines of an earlier call.
+  # Only the first of several processes has the lines of an earlier call.
   dsc = hosts.share_first(
     logbook.Logbook(folder).entries()[-1]['architecture_dsc'] if hosts.is_first() else None
   )
@@ -162,12 +162,12 @@ def save(
 def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
   """Makes the search with the highest DSC on the architecture half the result of the stage.
 
-  That is the supernet's DSC of the last epoch, under augmentation. Of equal ones the first wins.
+  That is the supernet's DSC in the last epoch, with augmentation. Of equal ones the first is kept.
 
   Args:
-    folder: Folder of the stage, which gets the genotype.json and metrics.jsonl of the best one, and
-      seeds.json, which tells what each came to.
-    searches: One or several; one alone has left its files in the folder already.
+    folder: Folder of the stage, to which the genotype.json and metrics.jsonl of the best search are
+      written, and seeds.json with the result of each.
+    searches: Results of one or several searches; the files of a single one are already in place.
   """
   best = max(searches, key=lambda one: one.architecture_dsc)
   if len(searches) > 1:
@@ -180,12 +180,12 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
       figures = f'{one.architecture_dsc:>28.4f}   {one.parameters:>10,}   {one.epochs:>6}{picked}'
       logbook.say(str(one.seed), figures)
     records.write(folder / TABLE, Seeds(best.seed, table))
-    for name in ('metrics.jsonl', 'genotype.json'):  # the latter says that the stage is done
+    for name in ('metrics.jsonl', 'genotype.json'):  # the latter marks the stage as done
       files.write_bytes(folder / name, (best.folder / name).read_bytes())
   logbook.say('genotype', f'{folder / "genotype.json"}, {best.parameters:,} parameters')
   return best
 
 
 def _weights(architecture: Architecture, config: ConfigDict) -> ArchitectureWeights:
-  """Softmax weights as numpy arrays."""
+  """Returns the softmax weights as numpy arrays."""
   return jax.device_get(architecture_weights(architecture, nodes=config.model.nodes))

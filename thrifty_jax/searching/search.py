@@ -17,8 +17,8 @@ from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.train_data import Facts, fault_recorded, open_stage
 
-# Batches at the end of an epoch that tell the DSC of the architecture half in the warm-up, which
-# trains only the weights: by then the architecture's step is compiled.
+# Batches at the end of a warm-up epoch that measure the DSC of the architecture half. The warm-up
+# trains only the weights; by then the architecture's step is compiled.
 PROBED_BATCHES = 4
 
 
@@ -27,26 +27,26 @@ def search(
 ) -> Genotype:
   """Searches an architecture and writes <workdir>/search/genotype.json.
 
-  Several searches, config.search.seeds, run one after the other, each in search/seed_<seed>, and
-  each is what a run with that seed alone would be; the best one's files are those of the stage.
+  Several searches (config.search.seeds) run one after the other in search/seed_<seed>, each equal
+  to a run with that seed alone; the files of the best one become those of the stage.
 
   Args:
     config: Settings of the run.
-    workdir: Folder of the run. From a checkpoint in it the search goes on.
-    programs: Both half steps, compiled already, see steps.compile_steps; none compiles them.
+    workdir: Folder of the run. The search continues from a checkpoint in it.
+    programs: Both compiled half steps, see steps.compile_steps; () compiles them.
 
   Returns:
     The genotype.
 
   Raises:
-    InputError: Unprepared data, too few patients, or a value that is not finite.
-    Stopped: If asked to stop; the state is saved.
+    InputError: If the data are not prepared, there are too few patients, or a value is not finite.
+    Stopped: If a signal asks to stop; the state is saved.
   """
   resources.forget_peak()
   train_data = open_stage(config, Path(workdir), 'search')
   halves = steps.divide(config, train_data, seed=config.seed)
   folder, found = Path(workdir) / 'search', []
-  # Beside the genotype and not in it: a genotype is passed on, names of patients are not.
+  # A file of its own: a genotype is passed on to others, names of patients are not.
   for_weights, for_architecture = map(list, halves.patients)
   files.write_json(
     folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
@@ -73,13 +73,13 @@ def _train(
   *,
   folder: Path,
 ) -> float:
-  """Trains one supernet and its architecture to their end; returns the seconds that it took."""
+  """Trains one supernet and its architecture to the end; returns the seconds that it took."""
   settings = config.search
   autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
   autosave.resume(progress, log)
   if not progress.is_finished(settings):
-    compiling.wait(programs)  # before the loop, where a signal to stop need not wait for it
+    compiling.wait(programs)  # before the loop, so that a signal to stop need not wait for it
   weight_step, architecture_step = _watched(config, halves, programs)
 
   with (
@@ -92,7 +92,7 @@ def _train(
     while not progress.is_finished(settings):
       warm_up = progress.epoch < settings.warmup_epochs
       probed = max(0, halves.steps - PROBED_BATCHES) if warm_up else 0
-      done = progress.epoch * halves.steps  # before this epoch; the state knows, but is on its way
+      done = progress.epoch * halves.steps  # not from the state, which is still being computed
       first = progress.step - done
       batches = halves.batches(progress.epoch, first=first)
       for index, (weight_batch, architecture_batch) in enumerate(batches, start=first):
@@ -107,7 +107,7 @@ def _train(
         progress.state, metrics = weight_step(progress.state, facts, weight_batch)
         progress.for_weights.add(done + index + 1, metrics)
         programs[1].begin()
-        bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), some times a second
+        bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
         autosave.offer(progress.keep)
       results.end_epoch(config, progress, log, warm_up=warm_up)
@@ -119,7 +119,7 @@ def _train(
 def _watched(
   config: ConfigDict, halves: Halves, programs: Sequence[Program]
 ) -> Sequence[Callable[..., Any]]:
-  """The half steps; under config.debug each is looked at, and a non-finite value is named."""
+  """Returns the half steps; with config.debug they find the source of a non-finite value."""
   if not config.debug:
     return programs
   return [

@@ -1,4 +1,4 @@
-"""What a search steps with: two halves of the patients, the supernet, the compiled half steps."""
+"""Setup of a search: two halves of the patients, the supernet, and the compiled half steps."""
 
 import dataclasses
 import functools
@@ -25,8 +25,8 @@ class Halves:
   """The training patients, divided between the weights and the architecture.
 
   Attributes:
-    patients: Names of those for the weights and of those for the architecture.
-    epochs: Slices of either, in as many steps an epoch: those of one pass for the weights.
+    patients: Names of the patients for the weights and for the architecture.
+    epochs: Slices of each half; the steps of an epoch are those of one pass for the weights.
   """
 
   patients: tuple[tuple[str, ...], tuple[str, ...]]
@@ -39,20 +39,20 @@ class Halves:
 
   @property
   def steps(self) -> int:
-    """Steps of an epoch."""
+    """Number of steps in an epoch."""
     return self.epochs[0].steps
 
   @property
   def facts(self) -> Facts:
-    """What a step is told of this search, in numpy."""
+    """Facts of this search that a step receives as an argument, in numpy."""
     return self.epochs[0].facts
 
   def batches(self, epoch: int, *, first: int) -> Iterator[tuple[Batch, Batch]]:
-    """Pairs of a batch for the weights and one for the architecture, from the step `first` on."""
+    """Returns pairs of batches, for weights and architecture, from the step `first` of an epoch."""
     return zip(*(half.batches(epoch, first=first) for half in self.epochs), strict=True)
 
   def with_seed(self, seed: int) -> 'Halves':
-    """The same slices, which lie on the devices once, in the order of another seed."""
+    """Returns the same slices, shared on the devices, in the order of another seed."""
     for_weights, for_architecture = self.epochs
     epochs = (
       dataclasses.replace(for_weights, seed=seed),
@@ -61,13 +61,13 @@ class Halves:
     return dataclasses.replace(self, epochs=epochs)
 
   def slices_of(self, step: int) -> dict[str, list[str]]:
-    """Names of the slices in both batches of a step, which is counted from 1."""
+    """Returns the names of the slices in both batches of a step, counted from 1."""
     names = 'weights', 'architecture'
     return {name: half.slices_of(step) for name, half in zip(names, self.epochs, strict=True)}
 
 
 def divide(config: ConfigDict, train_data: TrainData, *, seed: int) -> Halves:
-  """Halves the training patients, alike for every seed, which decides the order of the slices."""
+  """Halves the training patients; the seed decides only the order of the slices."""
   patients = splits.search_halves(train_data.patients['train'])
   batch_size = config.search.batch_size
   for_weights = train_data.epochs(patients[0], batch_size=batch_size, seed=seed)
@@ -78,7 +78,7 @@ def divide(config: ConfigDict, train_data: TrainData, *, seed: int) -> Halves:
 
 
 def make_learners(config: ConfigDict, facts: Facts) -> Learners:
-  """The supernet and both optimisers; what they need to know of the run may be traced."""
+  """Returns the supernet and both optimisers; the facts of the run may be traced."""
   settings = config.search
   steps = facts.epoch_steps * settings.epochs
   second = settings.order == 'second'
@@ -103,7 +103,7 @@ def make_learners(config: ConfigDict, facts: Facts) -> Learners:
 
 
 def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
-  """The state before the first step, and what every step is told, on the devices."""
+  """Returns the state before the first step and the facts of the run, on the devices."""
   train_data = halves.train_data
   learners = make_learners(config, halves.facts)
   image = train_data.image_shape(config.search.batch_size)
@@ -117,21 +117,21 @@ def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
 def compile_steps(
   config: ConfigDict, halves: Halves, state: SearchState, facts: Facts
 ) -> list[Program]:
-  """The half steps as programs, of the weights and of the architecture; the first is begun.
+  """Returns the programs of both half steps, weights first; compilation of the first is begun.
 
   One program serves every seed and fold: (state, facts, *batches) -> (state, metrics).
 
-  They are compiled one after the other. On a CPU the first alone is needed as yet, and the second
-  would take cores from it: it is begun after the first step. On a GPU two can hold up each other at
-  every kernel that XLA tries, 100 ms each time (github.com/openxla/xla/pull/41399): on an H200 the
-  first was not done after 7 minutes, where one after the other both took 2. A TPU tries none, so
-  there both are begun.
+  They are compiled one after the other. On a CPU only the first is needed at the start, and the
+  second would take cores from it, so it is begun after the first step. On a GPU two compilations
+  can delay each other by 100 ms at every kernel that XLA tries
+  (github.com/openxla/xla/pull/41399): on an H200 the first was not done after 7 minutes, while one
+  after the other both took 2. On a TPU XLA tries no kernels, so both are begun.
 
   Args:
     config: Settings of the run.
-    halves: What it trains on, which takes memory too.
-    state: State that it begins with.
-    facts: What it is told; nothing else of a run is in the programs.
+    halves: Slices of the training, which also take memory.
+    state: Initial state.
+    facts: Facts of the run; the programs contain nothing else of it.
   """
   train_data = halves.train_data
 
@@ -155,7 +155,7 @@ def compile_steps(
       config=config,
       stage='search',
       examples=[half.examples for half in halves.epochs],
-      quiet=half == 1,  # the bar is on the screen by then
+      quiet=half == 1,  # the progress bar is on the screen by then
     )
     program = Program(
       mesh.replicated(functools.partial(half_step, half), train_data.mesh),
@@ -173,21 +173,21 @@ def compile_steps(
 def find_source(
   config: ConfigDict, halves: Halves, *, half: int
 ) -> Callable[[SearchState, Facts, Batch], str | None]:
-  """The function that finds where a half step meets a non-finite value.
+  """Returns the function that finds the source of a non-finite value in a half step.
 
   Args:
     config: Settings of the run.
-    halves: What it trains on.
-    half: 0 is that of the weights, 1 that of the architecture.
+    halves: Slices of the training.
+    half: Index of the half step, 0 for the weights, 1 for the architecture.
 
   Returns:
-    (state, facts, *batches) -> what `not_finite.first_source` finds.
+    A function (state, facts, *batches) -> result of `not_finite.first_source`.
   """
 
   def source(state: SearchState, facts: Facts, *batches: Batch) -> str | None:
     augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
     learners = make_learners(config, facts)
-    net = learners.net.copy(remat=False)  # layer by layer
+    net = learners.net.copy(remat=False)  # to run layer by layer
     return not_finite.first_source(
       functools.partial(build.apply, net, background=learners.background),
       state.params,

@@ -1,1 +1,1 @@
-"""Training of one network, and what every loop that trains needs."""
+"""Training of one network, and the parts that all training loops share."""

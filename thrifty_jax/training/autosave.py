@@ -1,4 +1,4 @@
-"""When the state of a training loop is saved, and how the loop ends when it is asked to stop."""
+"""Saves the state of a training loop, and ends the loop when a signal asks it to stop."""
 
 import contextlib
 import time
@@ -13,34 +13,34 @@ from thrifty_jax.logbook import Logbook
 from thrifty_jax.training import hosts
 from thrifty_jax.training.checkpoint import Checkpoints
 
-# Ends of epochs are saved too, but not every few seconds.
+# Ends of epochs are saved too, but not more often than this.
 _EPOCH_SECONDS = 10.0
 
 Keep = Callable[[], tuple[Any, dict[str, Any]]]
 
 
 class Progress(Protocol):
-  """Where a loop stands: all that another process needs to go on with the same bits.
+  """Progress of a loop: all that another process needs to continue with identical results.
 
   Attributes:
-    state: After the last step, which it counts.
-    epoch: Epochs that are done.
+    state: State after the last step; it has the number of steps.
+    epoch: Number of completed epochs.
   """
 
   state: Any
   epoch: int
 
   def arrays(self) -> Any:
-    """The part that is arrays, a pytree."""
+    """Returns the arrays of the progress, a pytree."""
     ...
 
   def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
-    """Goes on from a checkpoint."""
+    """Continues from a checkpoint."""
     ...
 
 
 def planned_epochs(before: Sequence[int], now: int) -> tuple[int, ...]:
-  """Epochs that a loop was to take from call to call; said if they have become more."""
+  """Returns the epochs planned by each call; prints an extension of the last plan."""
   if before[-1] == now:
     return tuple(before)
   logbook.say('extended', f'from {before[-1]} to {now} epochs')
@@ -48,7 +48,7 @@ def planned_epochs(before: Sequence[int], now: int) -> tuple[int, ...]:
 
 
 class Autosave:
-  """Checkpoints of a loop, which offers its state after every step and says where epochs end.
+  """Checkpoints of a loop, which offers its state after every step and every epoch.
 
     autosave = Autosave(folder, 'search', seconds=60)
     autosave.resume(progress, log)
@@ -63,11 +63,11 @@ class Autosave:
     """Opens the checkpoints.
 
     Args:
-      folder: For checkpoints only.
-      stage: Name for what is said.
-      seconds: Between two saves.
+      folder: Folder for checkpoints only.
+      stage: Name of the stage, for messages.
+      seconds: Time between two saves.
     """
-    # Of several processes the first has the files, the others what it tells them.
+    # Only the first of several processes has the files; the others receive their contents.
     self._checkpoints = Checkpoints(folder) if hosts.is_first() else None
     self._vote = hosts.Vote() if hosts.several() else None
     self._stage, self._seconds = stage, seconds
@@ -76,7 +76,7 @@ class Autosave:
     self._running = contextlib.ExitStack()
 
   def resume(self, progress: Progress, *logs: Logbook) -> None:
-    """Goes on from the newest whole state, if there is one; lines written after it are dropped."""
+    """Continues from the newest intact state, if any; drops log lines written after it."""
     if hosts.share_first(self._number):
       progress.take_up(*self._restored(progress.arrays()))
       step = int(progress.state.step)
@@ -85,12 +85,12 @@ class Autosave:
       log.truncate(progress.epoch)
 
   def _restored(self, like: Any) -> tuple[Any, dict[str, Any]]:
-    """Arrays, placed like those of now, and notes."""
+    """Returns restored arrays, placed like the present ones, and notes."""
     arrays, notes = mesh.on_host(like), {}
     if self._checkpoints:
       arrays, notes = self._checkpoints.restore(arrays)
       self._number = self._checkpoints.latest() or 0
-    # The notes first: they tell the others in time if nothing can be restored.
+    # Notes come first, so that the others learn in time if nothing can be restored.
     notes = hosts.share_first(notes)
     return mesh.placed_like(hosts.share_first_arrays(arrays), like), notes
 
@@ -99,7 +99,7 @@ class Autosave:
     with contextlib.ExitStack() as running:
       running.enter_context(stopping.deferred())
       if self._checkpoints:
-        running.callback(self._checkpoints.close)  # what is being saved is saved, whatever stops it
+        running.callback(self._checkpoints.close)  # finishes a save in progress, whatever happens
       self._running = running.pop_all()
     return self
 
@@ -112,19 +112,19 @@ class Autosave:
     self._running.close()
 
   def offer(self, keep: Keep, *, epoch_ended: bool = False, finished: bool = False) -> None:
-    """Saves if it is time to, and always when the loop is finished or asked to stop.
+    """Saves if a save is due, and always if the loop is finished or a signal asks to stop.
 
     Args:
-      keep: Gives the state and the notes of now; called only if they are saved.
-      epoch_ended: Whether an epoch has ended, its line in the logbook included.
+      keep: Function that returns the present arrays and notes; called only to save them.
+      epoch_ended: Whether an epoch has ended and its line is in the logbook.
       finished: Whether the loop ends here.
 
     Raises:
-      Stopped: If asked to stop; all is on disk when it leaves the `with` block.
+      Stopped: If a signal asks to stop; all is on disk when it leaves the `with` block.
     """
     number, since = stopping.requested(), time.monotonic() - self._saved
     due = since >= self._seconds or epoch_ended and since >= _EPOCH_SECONDS
-    if self._vote:  # all do the same after the same step; the first has the clock
+    if self._vote:  # all act after the same step; the clock of the first counts
       number, due = self._vote.cast([number, due and hosts.is_first()], now=epoch_ended)
     if due or finished or number:
       self._save(keep)
@@ -133,9 +133,9 @@ class Autosave:
 
   @contextlib.contextmanager
   def interruptible(self, keep: Keep) -> Generator[None]:
-    """For long work within the loop that changes no state: a signal ends it, then saves.
+    """Lets a signal end long work in the loop that changes no state; the state is then saved.
 
-    Several processes do the work to its end: one of them alone must not leave it.
+    Several processes finish the work, as none may leave it alone.
     """
     if self._vote:
       yield

@@ -1,4 +1,4 @@
-"""The state of a run on disk: saved while the run goes on, found again whole or not at all."""
+"""Checkpoints of a run: saved in the background, and restored only if they are intact."""
 
 import concurrent.futures
 import hashlib
@@ -20,18 +20,18 @@ import orbax.checkpoint as ocp
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
-SEAL = 'checksums.json'  # in each checkpoint's folder
-_METADATA = '_CHECKPOINT_METADATA'  # Orbax's
-_DAMAGED = 'damaged_'  # before the number of one that was set aside
-_REMOVED = 'removed'  # old ones go there first, in one move: killed, no half of one stays in place
+SEAL = 'checksums.json'  # file in the folder of each checkpoint
+_METADATA = '_CHECKPOINT_METADATA'  # file of Orbax
+_DAMAGED = 'damaged_'  # precedes the number of a checkpoint that was set aside
+_REMOVED = 'removed'  # old ones are moved there before deletion: a kill leaves no partial one
 _LAYOUT = 'arrays packed by type'
 
 
 class Checkpoints:
   """The newest `keep` checkpoints in a folder.
 
-  A state is a pytree of arrays and numbers; notes are what JSON can hold, of any structure. Keys of
-  random numbers belong in neither: they follow from the seed and the step by `jax.random.fold_in`.
+  A state is a pytree of arrays and numbers; notes are JSON values of any structure. Random keys
+  belong in neither: `jax.random.fold_in` derives them from the seed and the step.
 
     checkpoints = Checkpoints(folder)
     if checkpoints.latest() is not None:
@@ -48,31 +48,31 @@ class Checkpoints:
     *,
     warn: Callable[[str], None] | None = None,
   ):
-    """Opens the folder, made when it is missing.
+    """Opens the folder; creates it if it is missing.
 
     Args:
-      folder: A folder for checkpoints only.
-      keep: How many stay; two, so that one is whole when the newest is not.
-      warn: Takes a line for the person at the console; by default it goes to stderr.
+      folder: Folder for checkpoints only.
+      keep: Number of checkpoints kept; with two, one is intact if the newest is not.
+      warn: Function that prints a warning; None prints to stderr.
     """
     self._folder = Path(folder).absolute()
     self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
-    # Orbax tells its doings through absl's log: warnings for what is normal here, and tracebacks of
-    # what it raises all the same.
+    # Orbax logs through absl: warnings about what is normal here, and tracebacks of errors that it
+    # raises anyway.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._folder.mkdir(parents=True, exist_ok=True)
     self._empty()
     self._set_aside_damaged()
     self._manager = ocp.CheckpointManager(
       self._folder,
-      item_handlers=ocp.StandardCheckpointHandler(),  # else guessed from what lies there
+      item_handlers=ocp.StandardCheckpointHandler(),  # otherwise guessed from the files
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         todelete_subdir=_REMOVED,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
         create=False,
-        # Of several processes one alone saves, with nobody to wait for.
+        # Only one of several processes saves; it waits for no other.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
           primary_host=jax.process_index(), active_processes={jax.process_index()}
         ),
@@ -82,19 +82,19 @@ class Checkpoints:
     self._sealing: concurrent.futures.Future | None = None
 
   def latest(self) -> int | None:
-    """The newest number there, or None; after restore(), the one that was restored."""
+    """Returns the number of the newest checkpoint or None; after restore(), of the restored one."""
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any, notes: Mapping[str, Any] | None = None) -> None:
-    """Saves a state; the writing goes on in the background, the state may be donated at once.
+    """Saves a state in the background; the state may be donated at once.
 
     Args:
-      step: A number above all saved before.
-      state: A pytree of arrays and numbers.
-      notes: Numbers, texts, lists and dictionaries; floats come back to the last bit.
+      step: Number of the checkpoint, above all saved before.
+      state: Pytree of arrays and numbers.
+      notes: Numbers, texts, lists and dictionaries; floats are restored exactly.
 
     Raises:
-      InputError: If the folder is gone: Orbax would make it anew, and the rest of a run would lack.
+      InputError: If the folder is gone: Orbax would create it again, without the rest of the run.
     """
     self._wait()
     if not self._folder.is_dir():
@@ -107,21 +107,21 @@ class Checkpoints:
     self._sealing = self._background.submit(self._seal, step)
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-    """Loads the newest checkpoint that is whole; torn ones are reported and set aside.
+    """Loads the newest intact checkpoint; damaged ones are reported and set aside.
 
     Args:
-      like: A state of the same structure, shapes and types; arrays come back placed like its own.
+      like: State of the same structure, shapes and types; restored arrays are placed like its own.
 
     Returns:
       The state and its notes.
 
     Raises:
-      InputError: If no checkpoint is whole, or the newest whole one has another structure.
+      InputError: If no checkpoint is intact, or the newest intact one has another structure.
     """
     self._wait()
     for step in sorted(self._manager.all_steps(), reverse=True):
-      # Unsealed ones (the process was killed between commit and seal) are tried all the same, and
-      # tensorstore and orbax raise many kinds of exceptions for a missing piece.
+      # Unsealed ones (the process was killed between commit and seal) are tried too; tensorstore
+      # and orbax raise many kinds of exceptions for a missing part.
       try:
         kept = self._manager.metadata(step).custom_metadata
         found, notes = kept['structure'], kept['notes']
@@ -138,19 +138,19 @@ class Checkpoints:
     raise InputError(f'{self._folder}: no checkpoint is whole; remove this folder to start again')
 
   def close(self) -> None:
-    """Waits for what is still being written."""
+    """Waits until everything is written."""
     self._wait()
     self._background.shutdown()
     self._manager.close()
 
   def _wait(self) -> None:
-    """Waits until the last checkpoint is committed and sealed; raises what went wrong there."""
+    """Waits until the last checkpoint is committed and sealed; raises its errors."""
     if self._sealing is not None:
       self._sealing.result()
       self._sealing = None
 
   def _check_structure(self, step: int, found: list[str], expected: list[str]) -> None:
-    """Refuses a checkpoint that other settings or another version wrote."""
+    """Checks that a checkpoint was not written with other settings or by another version."""
     if found == expected:
       return
     only_found = [entry for entry in found if entry not in expected]
@@ -169,19 +169,19 @@ class Checkpoints:
     self._empty()
 
   def _empty(self) -> None:
-    """Deletes what Orbax has moved away."""
+    """Deletes the checkpoints that Orbax has moved away."""
     shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
   def _set_aside_damaged(self) -> None:
-    """Looks at all checkpoints before Orbax does, which fails at some kinds of damage."""
+    """Checks all checkpoints before Orbax reads them, which fails on some kinds of damage."""
     for folder in self._folder.glob('*'):
       if folder.name.isdigit() and (damage := self._damage(folder)):
         self._set_aside(int(folder.name), damage)
 
   def _damage(self, folder: Path) -> str:
-    """What is wrong with a checkpoint as far as its files tell; '' for a whole one."""
+    """Describes the damage that the files of a checkpoint show; '' for an intact one."""
     try:
-      if not (folder / SEAL).exists():  # killed before it; Orbax writes its metadata once more
+      if not (folder / SEAL).exists():  # killed before sealing; Orbax writes its metadata twice
         try:
           _read_description(folder)
         except InputError:
@@ -199,7 +199,7 @@ class Checkpoints:
     return f'{changed[0]} {"has changed" if changed[0] in found else "is missing"}'
 
   def _set_aside(self, step: int, reason: str) -> None:
-    """Renames a torn checkpoint, so that its number can be saved again; only one such is kept."""
+    """Renames a damaged checkpoint, so that its number is free again; only one such is kept."""
     line = next(iter(reason.strip().splitlines()), 'it cannot be read')[:100]
     self._warn(f'warning: {self._folder}: checkpoint {step} is damaged and left out ({line})')
     for before in self._folder.glob(f'{_DAMAGED}*'):
@@ -208,11 +208,11 @@ class Checkpoints:
 
 
 def _read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
-  """Structure and notes, which were saved beside a checkpoint's arrays."""
+  """Returns the structure and notes that are saved beside a checkpoint's arrays."""
   path = folder / _METADATA
   files.require_file(path, most_bytes=files.MOST_JSON_BYTES)
   try:
-    # files.read_json would refuse the times in it, which Orbax counts in nanoseconds: 19 digits.
+    # files.read_json would refuse its times, which Orbax stores in nanoseconds, with 19 digits.
     kept = json.loads(path.read_text(encoding='utf-8'))['custom_metadata']
     return kept['structure'], kept['notes']
   except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -220,7 +220,7 @@ def _read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-  """SHA-256 of each file below a folder but the seal, by its path."""
+  """Returns the SHA-256 of each file below a folder except the seal, by its path."""
   checksums = {}
   for path in sorted(folder.rglob('*')):
     if path.is_file() and path.name != SEAL:
@@ -230,20 +230,20 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Reads one checkpoint, without the settings, the network or the optimiser of its run.
+  """Reads one checkpoint without the settings, the network or the optimiser of its run.
 
-  In its folder, `default/` is an Orbax checkpoint of a dictionary: for each type a vector with all
-  arrays of this type, one after the other. In `_CHECKPOINT_METADATA`, which is JSON,
-  `custom_metadata` has the notes and under `structure`, after a first entry that names this layout,
-  for each array a line with its path, type and shape, in the order in which they follow one
-  another: `['state']['params']['stem']['kernel'] float32[3,3,1,16]`. Single numbers are lines such
-  as `['best']['epoch'] int`, and lie in the vectors of int64, float64 and bool.
+  In its folder, `default/` is an Orbax checkpoint of a dictionary that has, for each type, a vector
+  with all arrays of this type, concatenated. `_CHECKPOINT_METADATA` is JSON; its `custom_metadata`
+  has the notes and `structure`: an entry that names this layout, then for each array, in the order
+  of concatenation, its path, type and shape:
+  `['state']['params']['stem']['kernel'] float32[3,3,1,16]`. Single numbers have entries such as
+  `['best']['epoch'] int` and are in the vectors of int64, float64 and bool.
 
   Args:
-    folder: One that has a number for its name, such as runs/brain/retrain/checkpoints/360.
+    folder: Folder of the checkpoint, such as runs/brain/retrain/checkpoints/360.
 
   Returns:
-    Path -> array, and the notes.
+    The arrays by their paths, and the notes.
 
   Raises:
     InputError: If there is no checkpoint.
@@ -256,9 +256,9 @@ def read(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[st
 
 
 def _pack(state: Any) -> dict[str, np.ndarray]:
-  """Copies of all leaves, those of a type one after the other in one vector, by the type's name.
+  """Copies all leaves into one vector for each type, by the type's name.
 
-  On one core Orbax takes 0.6 s for the 1,300 arrays of a small network, and 0.04 s for them packed.
+  On one core Orbax takes 0.6 s for the 1,300 arrays of a small network, and 0.04 s if packed.
   """
   parts: dict[str, list[np.ndarray]] = {}
   for leaf in jax.tree.leaves(state):
@@ -268,11 +268,11 @@ def _pack(state: Any) -> dict[str, np.ndarray]:
 
 
 def _unpack(vectors: Mapping[str, np.ndarray], structure: list[str]) -> list[np.ndarray]:
-  """The leaves that `_pack` made the vectors of, in order."""
+  """Returns the leaves that `_pack` packed, in order."""
   left, leaves = dict(vectors), []
   for entry in structure[1:]:
     kind, _, shape = entry.rpartition(' ')[2].rstrip(']').partition('[')
-    name = jnp.dtype(kind).name  # of Python's numbers that which numpy gives them
+    name = jnp.dtype(kind).name  # for Python numbers the type that numpy gives them
     sides = [int(side) for side in shape.split(',') if side]
     vector, left[name] = np.split(left[name], [math.prod(sides)])
     leaves.append(vector.reshape(sides))
@@ -280,20 +280,20 @@ def _unpack(vectors: Mapping[str, np.ndarray], structure: list[str]) -> list[np.
 
 
 def _place(array: np.ndarray, like: Any) -> Any:
-  """Makes a restored leaf what the one of now is: on its devices, in numpy, or a Python number."""
+  """Converts a restored leaf to the kind of `like`: on its devices, numpy, or a Python number."""
   if isinstance(like, jax.Array):
     return jax.device_put(array, like.sharding)
   return array if isinstance(like, np.ndarray) else type(like)(array.item())
 
 
 def _structure(state: Any) -> list[str]:
-  """How a state is laid out, and for each leaf its path, type and shape, see read."""
+  """Returns the name of the layout, then the path, type and shape of each leaf, see read."""
   leaves = jax.tree_util.tree_leaves_with_path(state)
   return [_LAYOUT, *(f'{jax.tree_util.keystr(path)} {_type(leaf)}' for path, leaf in leaves)]
 
 
 def _type(leaf: Any) -> str:
-  """The type and shape of a leaf; Python numbers by the type's name."""
+  """Returns the type and shape of a leaf, or the type of a Python number."""
   if not hasattr(leaf, 'dtype'):
     return type(leaf).__name__
   return f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'

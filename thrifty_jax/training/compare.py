@@ -1,8 +1,8 @@
-"""The comparison: baselines, the searched network and random architectures, trained alike.
+"""Comparison of baselines, the searched network and random architectures, trained alike.
 
-Every rival is trained on the same patients, by the same recipe, for as many steps, once at each of
-a few learning rates; the validation patients choose the rate, and only that network is scored on
-the test patients. Each training is a run of its own, in a folder of its own.
+Every rival is trained on the same patients, with the same recipe and number of steps, once at each
+of a few learning rates. The validation patients choose the rate, and only that network is scored on
+the test patients. Each training is a run of its own in its own folder.
 """
 
 import bisect
@@ -24,7 +24,7 @@ from thrifty_jax.run_files import Result, Retrained, Trial
 from thrifty_jax.scores import evaluate, standings, tables
 from thrifty_jax.training import genotypes, retrain
 
-MATCHED = 0  # a width: the largest with no more parameters than the searched network
+MATCHED = 0  # stands for the largest width with no more parameters than the searched network
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
   'unet': ('U-Net', {'name': 'unet', 'norm': 'none'}),
   'unet_group': ('U-Net, GroupNorm', {'name': 'unet', 'norm': 'group'}),
@@ -41,19 +41,19 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
   ),
 }
 SEARCHED = 'thrifty'
-DIVERGED = 'diverged.txt'  # in the folder of a training whose loss was not finite
-DRAWS = 2000  # of random genotypes, of which the nearest in parameters is taken
+DIVERGED = 'diverged.txt'  # file in the folder of a training whose loss was not finite
+DRAWS = 2000  # random genotypes, of which the nearest in parameters is taken
 
 
 class Rival(NamedTuple):
   """One network of the comparison.
 
   Attributes:
-    name: Of its folder.
-    label: For a table.
-    kind: baseline, searched, random or given (a genotype file that the config names).
+    name: Name of its folder.
+    label: Name in tables.
+    kind: Origin: baseline, searched, random or given (a genotype file that the config names).
     model: Fields of config.model that it changes.
-    genotype_file: What a thrifty network is built from.
+    genotype_file: Genotype of a thrifty network; None for a baseline.
   """
 
   name: str
@@ -64,20 +64,20 @@ class Rival(NamedTuple):
 
 
 def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
-  """Trains every rival that is not trained yet, scores it, and writes what was found.
+  """Trains every rival that is not trained yet, scores it, and writes the results.
 
-  Writes <workdir>/compare/<rival>/ and, anew after each rival, results.json and the standings (see
-  standings.py).
+  Writes <workdir>/compare/<rival>/ and, after each rival, updates results.json and the standings
+  (see standings.py).
 
   Args:
-    config: Of the run; its model is the searched one.
-    workdir: Its folder, with search/genotype.json unless the config names another genotype.
+    config: Settings of the run; its model is the searched one.
+    workdir: Folder of the run, with search/genotype.json unless the config names another genotype.
 
   Returns:
     The result of each rival.
 
   Raises:
-    InputError: A missing genotype, settings that changed, or no learning rate that works.
+    InputError: If a genotype is missing, settings changed, or no learning rate works.
   """
   folder = Path(workdir) / 'compare'
   found = rivals(config, Path(workdir))
@@ -93,19 +93,19 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
 
 
 def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
-  """Everyone in the comparison: the searched network first, as the others are held to it.
+  """Returns all rivals; the searched network comes first, as its size determines others.
 
-  Random genotypes are drawn once and kept in their rivals' folders.
+  Random genotypes are drawn once and kept in the folders of their rivals.
 
   Raises:
-    InputError: A genotype is missing or damaged, or two rivals have one name.
+    InputError: If a genotype is missing or damaged, or two rivals have the same name.
   """
   folder = workdir / 'compare'
   searched_file = stages.genotype_file(config, workdir)
   searched = genotype.load(searched_file)
   found = [Rival(SEARCHED, 'Searched', 'searched', {'name': 'thrifty'}, searched_file)]
   for path in map(Path, config.compare.genotypes):
-    genotype.load(path)  # a mistake is told before hours of training
+    genotype.load(path)  # a mistake is reported before hours of training
     found.append(Rival(path.stem, path.stem, 'given', {'name': 'thrifty'}, path))
   for number in range(1, config.compare.random_genotypes + 1):
     path = folder / f'random_{number}' / 'genotype.json'
@@ -130,15 +130,15 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
 def matched_genotype(
   config: ConfigDict, like: genotype.Genotype, *, number: int
 ) -> genotype.Genotype:
-  """A genotype drawn at random, with about as many parameters as another.
+  """Returns a random genotype with about as many parameters as another.
 
   Args:
-    config: Of the run.
-    like: The other.
-    number: Of the draw, from 1; with config.seed it decides what is drawn.
+    config: Settings of the run.
+    like: Genotype whose size is matched.
+    number: Number of the draw, from 1; it and config.seed determine the result.
 
   Returns:
-    Of many draws, uniform over edges and operations, the nearest in parameters.
+    The nearest in parameters of many draws that are uniform over edges and operations.
   """
   generator = np.random.default_rng((config.seed, number))
   space = space_of(config)._replace(nodes=len(like.down))
@@ -148,7 +148,7 @@ def matched_genotype(
 
 
 def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
-  """Width of the largest U-Net with no more parameters than a genotype's network; 1 to WIDTH."""
+  """Returns the width, 1 to WIDTH, of the largest U-Net no larger than a genotype's network."""
   space = space_of(config)
 
   def count(width: int) -> int:
@@ -161,7 +161,7 @@ def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> 
 
 
 def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
-  """Chooses the learning rate, trains, scores; what is done already is taken as it is."""
+  """Chooses the learning rate, trains and scores a rival; finished parts are not repeated."""
   folder, settings = workdir / 'compare' / rival.name, config.compare
   epochs = settings.trial_epochs or config.retrain.epochs
   trials = []
@@ -177,7 +177,7 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
     place = workdir / best.folder
     if settings.trial_epochs:
       place = _train(rival, chosen, workdir, folder / f'run_{best.learning_rate:g}')
-    if stages.RETRAIN.is_done(place):  # a rate may diverge after the few epochs of its trial
+    if stages.RETRAIN.is_done(place):  # training may diverge after the few epochs of the trial
       break
   else:
     raise InputError(
@@ -190,7 +190,7 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
 
 
 def _settings(rival: Rival, config: ConfigDict, *, learning_rate: float, epochs: int) -> ConfigDict:
-  """The config of one training."""
+  """Returns the config of one training."""
   settings = config.copy_and_resolve_references()
   settings.model.update(dict(rival.model))
   settings.genotype = str(rival.genotype_file) if rival.genotype_file else ''
@@ -200,10 +200,10 @@ def _settings(rival: Rival, config: ConfigDict, *, learning_rate: float, epochs:
 
 
 def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Path:
-  """Trains in a folder, and returns it: or the run's own, if that is this very training."""
+  """Trains in a folder and returns it, or the run's folder if that has the same training."""
   if rival.kind == 'searched' and _is_trained(settings, workdir):
     return workdir
-  stages.refuse_changes(settings, place, may_grow=False)  # all rivals by one schedule
+  stages.refuse_changes(settings, place, may_grow=False)  # all rivals have the same schedule
   genotypes.require_trainable(settings, place)
   has_diverged = (place / DIVERGED).exists() and not stages.find_changes(
     stages.RETRAIN, settings, place
@@ -217,13 +217,13 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
     except NotFinite as error:
       logbook.say('diverged', str(error))
       files.write_text(place / DIVERGED, f'{error}\n')
-    # Of dozens of trainings, states with both moments of the optimiser would fill a disk.
+    # The states of dozens of trainings, with both moments of the optimiser, would fill a disk.
     shutil.rmtree(place / 'retrain' / 'checkpoints')
   return place
 
 
 def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
-  """Whether the run itself has trained this network with these settings."""
+  """Returns whether the run itself has trained this network with these settings."""
   if not stages.RETRAIN.is_done(workdir) or stages.find_changes(stages.RETRAIN, settings, workdir):
     return False
   trained = genotype.load(workdir / 'retrain' / 'genotype.json')
@@ -236,14 +236,14 @@ def _read_training(place: Path) -> Retrained:
 
 
 def _trial(rate: float, place: Path, workdir: Path) -> Trial:
-  """What a learning rate led to on the validation patients; None where it diverged."""
+  """Returns the result of a learning rate on the validation patients; DSC None if it diverged."""
   summary = place / 'retrain' / 'summary.json'
   score = records.read(summary, Retrained).validation_dsc if summary.exists() else None
   return Trial(float(rate), score, place.relative_to(workdir).as_posix())
 
 
 def _result(rival: Rival, trials: list[Trial], best: Trial, place: Path, workdir: Path) -> Result:
-  """All that a table says of a rival, but the scores of patients."""
+  """Returns the table entry of a rival, without the scores of patients."""
   trained = _read_training(place)
   return Result(
     name=rival.name,

@@ -1,15 +1,15 @@
-"""Training steps compiled: beside the work, with what XLA does not choose by itself, and kept.
+"""Compiles training steps in the background, with chosen XLA options, and caches their traces.
 
-Tracing a supernet takes seconds and compiling it up to a minute. JAX's own cache keeps what it
-compiled, but finds it by the traced program. Here that is kept too, as StableHLO (jax.export), and
-found by all that it is made from.
+Tracing a supernet takes seconds and compiling it up to a minute. JAX's own cache keeps compiled
+programs but looks them up by the traced program. Here the traced program is cached too, as
+StableHLO (jax.export), under a digest of everything that it depends on.
 
-On an NVIDIA GPU a step becomes one CUDA graph, where cuDNN lets it. XLA records what lies between
-two convolutions as a graph, and a small network's step is a hundred of them: the GPU waits for each
-to be launched, half of the time. With the convolutions recorded as well the step is one. XLA leaves
-them out by itself, as not every kernel of cuDNN can be recorded, which shows when it is run
-(github.com/openxla/xla/pull/34572). On a CPU steps are compiled with less effort: LLVM's first
-level of optimisation makes steps that are as fast as those of its third.
+On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits. By default XLA records the
+operations between two convolutions as a graph, and a step of a small network has a hundred of them:
+half of the time the GPU waits for their launch. With the convolutions recorded as well, a step is
+one graph. XLA does not record them by default, as some kernels of cuDNN cannot be recorded, which
+shows only at run time (github.com/openxla/xla/pull/34572). On a CPU steps are compiled with less
+effort: LLVM's optimisation level 1 gives steps as fast as level 3.
 """
 
 import contextlib
@@ -35,31 +35,31 @@ from thrifty_jax import device, files, logbook, stopping
 from thrifty_jax.settings import SETTINGS
 from thrifty_jax.training import hosts
 
-# A pytree and batches in, (the pytree, metrics) out.
+# (state, *batches) -> (state, metrics), the state any pytree.
 Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
 Check = Callable[[jax.stages.Compiled], None]
 
 _RECORDED = 'xla_gpu_enable_command_buffer'
 Options = dict[str, Any]
-_ONE_GRAPH: Options = {  # what XLA records by itself, and convolutions
+_ONE_GRAPH: Options = {  # what XLA records by default, and convolutions
   _RECORDED: 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION'
 }
 _QUICKLY: Options = {
   'xla_backend_optimization_level': 1,
-  # YNNPACK, there since JAX 0.10, for sums alone: its convolutions take up to two thirds longer,
-  # and each of them, and of its many small matrix products, is built anew in every process.
+  # YNNPACK, part of XLA since JAX 0.10, only for sums: its convolutions take up to two thirds
+  # longer, and every process builds them and its many small matrix products anew.
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
 }
-# Kernels straight to LLVM and not through MLIR. XLA has no other way any more since JAX 0.11.
+# Kernels are compiled directly to LLVM, not through MLIR; JAX 0.11 dropped this option.
 _LEAN: Options = {'xla_cpu_use_fusion_emitters': False}
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-_MOST_KEPT = 256  # of up to a megabyte each; the oldest go first
+_MOST_KEPT = 256  # files, up to a megabyte each; the oldest are removed first
 _DIGEST_BYTES = 32
 
 
 class Program:
-  """A step that is compiled in a thread of its own, once it is begun; a call waits until it is."""
+  """Step that is compiled in its own thread; a call waits for the compilation."""
 
   def __init__(
     self,
@@ -71,17 +71,17 @@ class Program:
     lean: bool = False,
     check: Check | None = None,
   ):
-    """Begins nothing yet.
+    """Creates the program; compilation does not start yet.
 
     Args:
-      step: (state, *batches) -> (state, metrics), the state of the same structure.
-      arguments: Gives (state, *batches), arrays or shapes and types. It is called in the thread,
-        and not at all where the program is kept.
-      place: File of the traced program, see `place`; None keeps none.
-      donate: Whether a call may use the memory of the state that it is given.
-      lean: Whether a CPU's compiler takes much less memory. It takes a sixth to a third less time
-        for a step of the search, and two thirds more for a network's training.
-      check: Looks at what was compiled before it is used.
+      step: Function (state, *batches) -> (state, metrics); the state keeps its structure.
+      arguments: Function that returns (state, *batches), arrays or shapes and types. It is called
+        in the thread, and only if the program is not cached.
+      place: File of the traced program, see `place`; None disables the cache.
+      donate: Whether a call may reuse the memory of its state.
+      lean: Whether a CPU's compiler takes much less memory. It then takes a sixth to a third less
+        time for a step of the search, and two thirds more for the training of a network.
+      check: Function that checks the compiled step before its use.
     """
     self._step, self._arguments, self._place = step, arguments, place
     self._donate, self._lean, self._check = donate, lean, check
@@ -93,19 +93,19 @@ class Program:
     return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
 
   def begin(self) -> Future[jax.stages.Compiled]:
-    """Begins to compile it, unless it is begun."""
+    """Starts the compilation unless it has started."""
     if self._future is None:
       self._future = Future()
-      # A daemon: a process that is told to go does not wait for the compiler, see stopping.leave.
+      # A daemon: a process asked to stop does not wait for the compiler, see stopping.leave.
       threading.Thread(target=self._run, name=stopping.COMPILER, daemon=True).start()
     return self._future
 
   def wait(self) -> jax.stages.Compiled:
-    """Returns what JAX made of it, once it has: a function of the leaves of its arguments."""
+    """Waits for the compiled step and returns it, a function of the leaves of its arguments."""
     return self.begin().result()
 
   def _run(self) -> None:
-    """Compiles it; what goes wrong is raised where the program is used."""
+    """Compiles the step; errors are raised where the program is used."""
     future = self.begin()
     try:
       future.set_result(compile_step(self._lowered(), lean=self._lean, check=self._check))
@@ -124,7 +124,7 @@ class Program:
     return bytes(export.export(function)(*shapes).serialize())
 
   def _flat(self) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
-    """The step as a function of leaves, to be compiled for these."""
+    """Returns the step as a function of leaves, and the shapes to compile it for."""
     arguments = self._arguments()
     leaves, tree = jax.tree.flatten(arguments)
 
@@ -139,8 +139,9 @@ class Program:
 def wait(programs: Sequence[Program]) -> None:
   """Waits until the first program is compiled, in every process, and prints how long that took.
 
-  On a GPU until all are: XLA tries kernels as it compiles, which steps beside it would slow down.
-  And where several processes train: on a CPU no device waits for another longer than 30 s.
+  On a GPU it waits for all programs: XLA measures kernels while it compiles, which would slow down
+  concurrent steps. It also does with several processes: CPU devices wait for each other for at most
+  30 s.
   """
   began = time.monotonic()
   logbook.say_compiling()
@@ -152,7 +153,7 @@ def wait(programs: Sequence[Program]) -> None:
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
-  """Shape and type of an argument; and where it lies, if there is a choice."""
+  """Returns shape and type of an argument, and its sharding if there are several devices."""
   sharding = x.sharding if jax.device_count() > 1 else None
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
@@ -160,12 +161,12 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
 def compile_step(
   lowered: jax.stages.Lowered, *, lean: bool = False, check: Check | None = None
 ) -> jax.stages.Compiled:
-  """Compiles a step; on an NVIDIA GPU as one graph if it runs so, tried once with zeros.
+  """Compiles a step; on an NVIDIA GPU as one graph if a trial run on zeros succeeds.
 
   Args:
-    lowered: The step.
-    lean: See Program.
-    check: See Program.
+    lowered: Lowered step.
+    lean: Whether a CPU's compiler takes less memory, see Program.
+    check: Function that checks the compiled step, see Program.
   """
   compiled, options = _compile_with_known(_options(lean), lowered)
   device.give_back_memory()
@@ -178,7 +179,7 @@ def compile_step(
 
 
 def _options(lean: bool) -> Options:
-  """What XLA is told here; nothing that XLA_FLAGS or JAX's own settings say already."""
+  """Returns XLA's options on this backend, without those set by XLA_FLAGS or JAX's settings."""
   if _can_be_one_graph():
     return _ONE_GRAPH
   if jax.default_backend() != 'cpu' or jax.config.values['jax_disable_most_optimizations']:
@@ -189,11 +190,11 @@ def _options(lean: bool) -> Options:
 
 
 def _can_be_one_graph() -> bool:
-  """Whether to try it here.
+  """Returns whether to try to compile a step as one graph here.
 
-  On one device only: of several, those where a step fails would leave the others waiting. Not with
-  deterministic operations: kernels that XLA takes untried, as it then does, ended the step of an
-  H200 with a status of cuDNN. And not where XLA_FLAGS says already what is to be recorded.
+  Only on one device: of several devices, those where a step fails would leave the others waiting.
+  Not with deterministic operations, for which XLA takes kernels untried: one of them ended the step
+  on an H200 with a cuDNN error. Not if XLA_FLAGS already says what is recorded.
   """
   if jax.device_count() > 1:
     return False
@@ -205,7 +206,7 @@ def _can_be_one_graph() -> bool:
 def _compile_with_known(
   options: Options, lowered: jax.stages.Lowered
 ) -> tuple[jax.stages.Compiled, Options]:
-  """Compiles a step with those options that this XLA knows, and says which they are."""
+  """Compiles a step with the options that this XLA knows; returns it and these options."""
   try:
     return lowered.compile(compiler_options=options or None), options
   except jax.errors.JaxRuntimeError as error:
@@ -216,7 +217,7 @@ def _compile_with_known(
 
 
 def _runs(compiled: jax.stages.Compiled) -> bool:
-  """Whether a step can be run; memory that runs out is raised."""
+  """Returns whether a step runs; raises if memory runs out."""
   zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), compiled.args_info)
   arguments, names = zeros
   try:
@@ -229,15 +230,15 @@ def _runs(compiled: jax.stages.Compiled) -> bool:
 
 
 def place(config: ConfigDict, **origin: Any) -> Path | None:
-  """The file in which something that earlier runs worked out is kept.
+  """Returns the file that caches a result of earlier runs.
 
   Args:
     config: Settings of the run.
-    **origin: Its name, and whatever it depends on besides, as JSON has it.
+    **origin: Name of the result and everything else it depends on, in JSON types.
 
   Returns:
-    The file; None without a compilation cache, and with several devices, as a program that is kept
-    does not say how they share it.
+    The file; None without a compilation cache, or with several devices, as a cached program does
+    not have their sharding.
   """
   folder = device.cache_folder(config.compilation_cache)
   if folder is None or jax.device_count() > 1:
@@ -256,14 +257,14 @@ def place(config: ConfigDict, **origin: Any) -> Path | None:
 
 
 def keeper(config: ConfigDict, **origin: Any) -> Callable[[Callable[[], bytes]], bytes]:
-  """The function that keeps what it is given a maker of, in the file of this origin, see `kept`."""
+  """Returns `kept` for the cache file of this origin, as a function of `make` alone."""
   return functools.partial(kept, place(config, **origin))
 
 
 def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
-  """Returns what is kept; where nothing is, or it is damaged, makes it and keeps it.
+  """Returns the cached content; if there is none or it is damaged, makes and caches it.
 
-  A folder that cannot be written costs time, not the run.
+  If the folder cannot be written to, nothing is cached and the run continues.
   """
   content = _read(path) if path else None
   if content is not None:
@@ -287,13 +288,13 @@ def _read(path: Path) -> bytes | None:
   if hashlib.sha256(content).digest() != digest:
     return None
   with contextlib.suppress(OSError):
-    os.utime(path)  # the latest used are kept
+    os.utime(path)  # marks it as recently used
   return content
 
 
 @functools.cache
 def _code() -> str:
-  """Digest of this package's sources."""
+  """Returns the digest of this package's sources."""
   package, digest = Path(__file__).parents[1], hashlib.sha256()
   for path in sorted(package.rglob('*.py')):
     digest.update(f'{path.relative_to(package)}\0'.encode() + path.read_bytes())

@@ -1,4 +1,4 @@
-"""The genotype that a run trains: it must be there, fit, and stay the same."""
+"""Check of the genotype that a run trains: it must exist, fit, and stay the same."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from thrifty_jax.networks import genotype
 
 
 def require_trainable(config: ConfigDict, workdir: Path) -> None:
-  """Refuses to retrain a network without its genotype; a baseline has none.
+  """Checks the genotype of the network that is retrained; a baseline has none.
 
   Raises:
     InputError: If the file is missing, its network has another depth, or the training in the
-      workdir began with another genotype: its content counts, wherever the file lies.
+      workdir began with another genotype; contents are compared, not paths.
   """
   if config.model.name != 'thrifty':
     return

@@ -1,8 +1,8 @@
-"""What the processes of one run say to each other: the first decides, the others do the same.
+"""Communication between the processes of one run: the first decides, the others follow.
 
-Where the first process trains it calls the others (running/followers.py), which do the same steps.
-Words travel through the service by which JAX's processes find each other: it can be waited on for
-hours, and needs no device. With one process every function here returns at once.
+When the first process trains, it calls the others (running/followers.py), which do the same steps.
+Messages use JAX's coordination service, which permits waits of hours and needs no device. With one
+process every function here returns at once.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from thrifty_jax.data import data_file
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.errors import InputError
 
-_LOOK_SECONDS = 0.5  # between two looks whether another process has ended
-_LEAVE_SECONDS = 10.0  # that the first process waits for the others to leave with it
+_LOOK_SECONDS = 0.5  # between two checks whether another process has ended
+_LEAVE_SECONDS = 10.0  # time for which the first process waits for the others to leave with it
 _ENDS = 'thrifty_jax/end/'
 
-_words = 0  # so far; every process counts alike
+_words = 0  # number of messages so far, equal in every process
 
 
 class Ended(Exception):
   """The first process has ended the run.
 
   Attributes:
-    status: Its exit status.
+    status: Exit status of the first process.
   """
 
   def __init__(self, status: int):
@@ -44,12 +44,12 @@ class Ended(Exception):
 
 
 def several() -> bool:
-  """Whether the run has several processes."""
+  """Returns whether the run has several processes."""
   return jax_internals.process_count() > 1
 
 
 def is_first() -> bool:
-  """Whether this is the process that decides, writes and speaks."""
+  """Returns whether this is the process that decides, writes and prints."""
   return jax_internals.process_index() == 0
 
 
@@ -59,7 +59,7 @@ def call(
   """Calls the other processes to a training.
 
   Args:
-    stage: search or retrain.
+    stage: Name of the stage, search or retrain.
     config: Settings of the training.
     workdir: Folder of the training, with data.json.
     genotype_file: Genotype of the network that is retrained.
@@ -71,10 +71,10 @@ def call(
 
 
 def share_first(value: Any = None) -> Any:
-  """Gives every process the value that the first one has here.
+  """Returns the value of the first process in every process.
 
   Args:
-    value: What JSON can hold; that of the other processes does not matter.
+    value: Value of JSON types; that of the other processes is ignored.
 
   Raises:
     InputError: If another process has failed.
@@ -89,26 +89,26 @@ def share_first(value: Any = None) -> Any:
 
 
 def share_first_arrays(tree: Any) -> Any:
-  """Gives every process the arrays and numbers of the first one, of the same shapes everywhere."""
+  """Returns the arrays and numbers of the first process in all; shapes must be equal in all."""
   if not several():
     return tree
   found = multihost_utils.broadcast_one_to_all(tree)
 
   def like(new: Any, old: Any) -> Any:
-    kind: Any = type(old)  # of numbers; arrays are as they came
+    kind: Any = type(old)  # for numbers; arrays stay as received
     return kind(new) if np.isscalar(old) else new
 
   return jax.tree.map(like, found, tree)
 
 
 def meet(brought: str) -> None:
-  """Waits until every process is here.
+  """Waits until every process calls this function.
 
   Args:
-    brought: What must be the same in all of them, in words.
+    brought: Text that must be equal in all processes.
 
   Raises:
-    InputError: If it is not, or another process has failed.
+    InputError: If it differs, or another process has failed.
   """
   if not several():
     return
@@ -124,7 +124,7 @@ def meet(brought: str) -> None:
 
 
 class Vote:
-  """What any process asks for, known to all of them after the same step."""
+  """Requests of any process, which all processes receive after the same step."""
 
   def __init__(self):
     mesh = meshes.everyone()
@@ -133,12 +133,12 @@ class Vote:
     self._before: Any = None
 
   def cast(self, asked: Sequence[int], *, now: bool) -> tuple[int, ...]:
-    """Returns the largest of what the processes ask for.
+    """Returns the largest of the numbers that the processes ask for.
 
     Args:
       asked: Numbers from 0.
-      now: Whether to wait for the answer. Without it the answer is that of the vote before, which
-        is known by the time that the next step is on its way: no device waits for it.
+      now: Whether to wait for the result. Otherwise it is that of the previous vote, which is known
+        when the next step has started, so that no device waits for it.
     """
     mine = np.tile(np.asarray(asked, np.int32), (jax.local_device_count(), 1))
     found = self._largest(meshes.place_rows(mine, self._split))
@@ -147,16 +147,16 @@ class Vote:
 
 
 def announce_end(status: int, error: str = '') -> None:
-  """Lets the others know, at their next wait, that this process ends."""
+  """Informs the other processes, at their next wait, that this one ends."""
   key = f'{_ENDS}{jax_internals.process_index()}'
   jax_internals.client().key_value_set(key, json.dumps({'status': status, 'error': error}))
 
 
 def leave(status: int) -> None:
-  """Ends this process together with the others; or at once, if they do not come along.
+  """Ends this process together with the others, or alone if they do not respond.
 
   JAX would wait for them for minutes. Its service ends them: at once if the first process is gone,
-  and else as soon as a heartbeat of this one has been missing for 100 seconds.
+  otherwise when the heartbeat of this one has been missing for 100 seconds.
   """
   if is_first():
     announce_end(status)
@@ -175,12 +175,12 @@ def _next_key() -> str:
 
 
 def _wait(key: str) -> str:
-  """Waits for a word of another process.
+  """Waits for a message of another process and returns it.
 
   Raises:
     Ended: If the first process ends the run.
-    InputError: If another one has failed.
-    Stopped: If asked to stop while nothing comes.
+    InputError: If another process has failed.
+    Stopped: If a signal asks to stop and no message arrives.
   """
   client, asked = jax_internals.client(), 0.0
   while True:

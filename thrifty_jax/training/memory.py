@@ -1,4 +1,4 @@
-"""Checks before the first step of a stage whether it fits in memory, and says what would fit."""
+"""Checks before the first step of a stage that it fits in memory, and suggests what would fit."""
 
 import contextlib
 import os
@@ -20,19 +20,19 @@ _CGROUPS, _OWN_CGROUP = Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')
 
 
 class Need(NamedTuple):
-  """Memory that a step takes, bytes."""
+  """Memory that a step needs, in bytes."""
 
-  fixed: int  # state, batch and results, where they do not share memory
-  temporary: int  # that XLA plans besides; nearly all grows with the examples in a microbatch
+  fixed: int  # state, batch and results, counted once if they share memory
+  temporary: int  # planned by XLA; nearly all of it grows with the examples in a microbatch
   resident: int  # slices kept on the device
 
 
 class Room(NamedTuple):
-  """Memory that a stage may use, bytes."""
+  """Memory that a stage may use, in bytes."""
 
-  most: int  # of the device, or of the machine or the process's group of processes
-  now: int  # that the others leave of it at present
-  where: str  # in words
+  most: int  # total of the device, the machine or the control groups of the process
+  now: int  # currently not used by other processes
+  where: str  # name of the memory, for messages
 
 
 def require_fit(
@@ -44,24 +44,24 @@ def require_fit(
   room: Room | None = None,
   quiet: bool = False,
 ) -> None:
-  """Refuses a stage with a step that cannot fit in memory; says so where it does not at present.
+  """Checks that a step can fit in memory; prints a warning if it does not fit at present.
 
   Args:
     step: Compiled step.
     config: Settings of the run.
-    stage: 'search' or 'retrain'.
+    stage: Name of the stage, 'search' or 'retrain'.
     examples: Slices that the batches are drawn from.
-    room: Memory that there is; None asks the devices of the step.
-    quiet: Whether nothing is said where it fits.
+    room: Memory that is available; None queries the devices of the step.
+    quiet: Whether nothing is printed if the step fits.
 
   Raises:
-    InputError: If it cannot fit; with what is needed, and the least change that would fit.
+    InputError: If it cannot fit; the message has the memory needed and the least change that fits.
   """
   devices = _devices_of(step)
   on_cpu = devices[0].platform == 'cpu'
   need = _need(step, examples, copies=len(devices) if on_cpu else 1)
   room = room or (cpu_room() if on_cpu else accelerator_room(devices))
-  if need is None or room is None:  # neither XLA nor the system is sure to say
+  if need is None or room is None:  # XLA and the system may not report it
     return
   text = f'a step needs {_in_words(sum(need))} of {room.where}, which'
   if sum(need) > room.most:
@@ -77,10 +77,10 @@ def require_fit(
 
 @contextlib.contextmanager
 def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
-  """Makes bad input of a device's memory that ran out, at a compilation or at a step.
+  """Raises InputError if a device runs out of memory in the body, at compilation or at a step.
 
   Raises:
-    InputError: If JAX raises RESOURCE_EXHAUSTED; with what to change.
+    InputError: If JAX raises RESOURCE_EXHAUSTED; the message lists what to change.
   """
   try:
     yield
@@ -93,9 +93,9 @@ def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
 
 
 def accelerator_room(devices: Sequence[Any]) -> Room | None:
-  """The memory of the smallest of these devices; None where one does not tell.
+  """Returns the memory of the smallest of these devices, or None if one does not report it.
 
-  On a GPU JAX takes its share of the memory when it starts, 75 % unless it is told otherwise.
+  On a GPU JAX allocates its share of the memory at the start, 75 % unless configured otherwise.
   """
   limits = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
   known = [limit for limit in limits if limit]
@@ -105,9 +105,9 @@ def accelerator_room(devices: Sequence[Any]) -> Room | None:
 
 
 def cpu_room() -> Room | None:
-  """The memory of this machine, or of the control groups of the process if they allow less.
+  """Returns the memory of this machine, or of the control groups of the process if it is less.
 
-  What the process holds already counts as left: its allocator uses it again.
+  Memory that the process already holds counts as free: its allocator reuses it.
   """
   try:
     most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
@@ -121,9 +121,9 @@ def cpu_room() -> Room | None:
 
 
 def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | None:
-  """The memory of a step; copies is the number of devices that share one memory."""
+  """Returns the memory of a step; `copies` is the number of devices that share one memory."""
   plan = step.memory_analysis()
-  give_back_memory()  # XLA describes every buffer for it: 80 MiB for a search's program
+  give_back_memory()  # the analysis describes every buffer: 80 MiB for a search's program
   if not plan:
     return None
   return Need(
@@ -134,7 +134,7 @@ def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | Non
 
 
 def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bool) -> str:
-  """The least change that fits: temporary memory falls with the examples in a microbatch."""
+  """Returns the least change that fits: temporary memory falls with the size of a microbatch."""
   settings = config[stage]
   streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
   if streaming and need.fixed + need.temporary <= room:
@@ -147,13 +147,13 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
           f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_in_words(about)}'
         )
   finest = f'microbatches of one slice are too large; set{streaming}'
-  if not (on_cpu or settings.remat):  # the compiler of the CPU undoes it
+  if not (on_cpu or settings.remat):  # XLA for the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
   return f'{finest} a smaller config.data.image_size or {_width(stage)}'
 
 
 def _advice(config: ConfigDict, stage: str) -> str:
-  """The changes to try where nothing is known but that memory ran out."""
+  """Returns the changes to try if it is only known that memory ran out."""
   smaller = f'set --config.evaluate.batch_size={max(1, config.evaluate.batch_size // 2)}'
   stage = 'retrain' if stage == 'compare' else stage
   if stage not in ('search', 'retrain'):
@@ -170,7 +170,7 @@ def _advice(config: ConfigDict, stage: str) -> str:
 
 
 def _finer(settings: ConfigDict) -> list[int]:
-  """Numbers of microbatches above the present one that divide the batch."""
+  """Returns the numbers of microbatches above the present one that divide the batch."""
   size = settings.batch_size
   return [parts for parts in range(settings.microbatches + 1, size + 1) if size % parts == 0]
 
@@ -180,15 +180,15 @@ def _width(stage: str) -> str:
 
 
 def _devices_of(step: Any) -> list[Any]:
-  """The devices of this process that a compiled step runs on."""
+  """Returns the devices of this process on which a compiled step runs."""
   shardings = jax.tree.leaves(step.input_shardings)
   return [device for device in jax.local_devices() if device in shardings[0].device_set]
 
 
 def _control_groups() -> Iterator[tuple[int, int]]:
-  """Limit and use, bytes, of each group with a limit that the process is in (cgroup v2, Linux).
+  """Returns limit and use, bytes, of each limited control group of the process (cgroup v2, Linux).
 
-  Use is without the cache of files, which the kernel gives back.
+  Use excludes the file cache, which the kernel can free.
   """
   try:
     lines = _OWN_CGROUP.read_text(encoding='utf-8').splitlines()

@@ -1,4 +1,4 @@
-"""A batch in equal parts, one after the other: less memory, the same result to rounding."""
+"""Batches in equal parts, one after the other: less memory, the same result to rounding."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,24 +12,24 @@ T = TypeVar('T')  # a pytree of arrays
 
 
 def total(sums: Callable[[Batch], T], batch: Batch, *, parts: int) -> T:
-  """The sums of a batch as those of its parts added up, with the memory of a single part.
+  """Adds up the sums of the parts of a batch, with the memory of a single part.
 
-  A part keeps nothing for the derivative, which computes it once more: about a third more work.
-  That holds for every derivative, the second included.
+  A part keeps nothing for the derivative, which computes it again: about a third more work. This
+  holds for every derivative, also the second.
 
   Args:
-    sums: Of a batch, or of a part: each a sum over examples, so that those of parts add up.
+    sums: Function of a batch or a part whose results are sums over examples.
     batch: Arrays [B, ...].
-    parts: How many; it divides B. 1 is the plain `sums(batch)`.
+    parts: Number of parts; it divides B. 1 is the plain `sums(batch)`.
 
   Returns:
-    What `sums` returns for the batch, to rounding.
+    The result of `sums` for the batch, to rounding.
   """
   if parts == 1:
     return sums(batch)
-  # Every parts-th example: of a batch that is spread over devices each then has a share of a part.
+  # Every parts-th example, so that each device of a sharded batch has a share of each part.
   split = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
-  # In a loop nothing merges the second computation with the first, so nothing need prevent it.
+  # In a loop XLA cannot merge the second computation with the first, so this need not be prevented.
   of_part = jax.checkpoint(sums, prevent_cse=False)
   shapes = jax.eval_shape(sums, jax.tree.map(lambda leaf: leaf[0], split))
   zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

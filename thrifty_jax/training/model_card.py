@@ -1,4 +1,4 @@
-"""The card of a model folder: what the model is, for a person."""
+"""Model card: a description of a model folder for its users."""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +8,7 @@ from thrifty_jax.run_files import Retrained
 
 
 def write(config: ConfigDict, spec: ModelSpec, summary: Retrained, *, citation: str) -> str:
-  """The model card."""
+  """Returns the text of the model card."""
   data = config.data
   source = citation or 'as its owner asks'
   return f"""\

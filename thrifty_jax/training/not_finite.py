@@ -1,8 +1,8 @@
-"""Where NaN or infinity comes from: the first value that is no finite number, by its name.
+"""Sources of NaN or infinity: finds the name of the first non-finite value.
 
-For a run that has stopped on one. The network is run layer by layer, uncompiled, so this is slow.
-Once a step has used a gradient that is not finite every weight is NaN: look at the state from
-before that step.
+This is for a run that has stopped on one. It is slow, as the network runs layer by layer,
+uncompiled. After a step with a non-finite gradient every weight is NaN, so the state before that
+step must be examined.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,18 +15,18 @@ import numpy as np
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.networks.build import Params
 
-Path = tuple[str, ...]  # of a module or a parameter: ('stem', 'norm', 'scale')
+Path = tuple[str, ...]  # path of a module or a parameter: ('stem', 'norm', 'scale')
 Network = Callable[..., jax.Array]  # (params, image, *inputs) -> logits, see build.apply
 
 
 def watch(
   step: Callable[..., tuple[Any, Any]], source: Callable[..., str | None], *, stage: str
 ) -> Callable[..., tuple[Any, Any]]:
-  """Makes a step wait for its own end, and stop the run where its figures are not finite.
+  """Returns a step that waits for its metrics and stops the run if one is not finite.
 
   Args:
-    step: (state, *batches) -> (state, metrics), which leaves the state it is given whole.
-    source: The same arguments -> what `first_source` finds.
+    step: Function (state, *batches) -> (state, metrics), which must not donate its state.
+    source: Function of the same arguments that returns the result of `first_source`.
     stage: Name of the stage, for the error.
 
   Returns:
@@ -50,7 +50,7 @@ def watch(
 
 
 class _Found(Exception):
-  """Ends the run of the network at the first offender, which it describes."""
+  """Ends the run of the network at the first non-finite value, which its message describes."""
 
 
 def first_source(
@@ -62,18 +62,18 @@ def first_source(
   architecture: Any = None,
   key: jax.Array | None = None,
 ) -> str | None:
-  """What is first to be no finite number, on the way from the batch to the gradient.
+  """Returns the first non-finite value on the way from the batch to the gradient.
 
   Args:
-    network: A supernet, where architecture is given, or any network that takes images alone.
-    params: Its parameters.
-    batch: As the network saw it, after augmentation: image [B, H, W, C], label [B, H, W].
-    loss: (logits, label) -> (loss, more), such as losses.segmentation_loss.
-    architecture: The architecture variables of a supernet.
-    key: Of the sampled channels, where they are drawn.
+    network: Supernet if architecture is given, else a network whose only input is images.
+    params: Parameters of the network.
+    batch: Batch after augmentation: image [B, H, W, C], label [B, H, W].
+    loss: Function (logits, label) -> (loss, more), such as losses.segmentation_loss.
+    architecture: Architecture variables of a supernet.
+    key: Random key of the sampled channels, if they are drawn.
 
   Returns:
-    What `in_forward` or else `in_gradient` finds, or None where all is finite.
+    The result of `in_forward`, or else of `in_gradient`, or None if all values are finite.
   """
   inputs = () if architecture is None else (architecture, key)
   return in_forward(network, params, batch['image'], *inputs) or in_gradient(
@@ -88,22 +88,22 @@ def in_forward(
   architecture: Any = None,
   key: jax.Array | None = None,
 ) -> str | None:
-  """The first of image, architecture, parameters, and what enters and leaves each module.
+  """Returns the first non-finite value of the image, the variables, and the modules' values.
 
-  Modules are looked at in the order of the computation, which ends at the first offender. Memory is
-  that of what the network still needs at each point.
+  Modules are checked in the order of computation, which ends at the first non-finite value. Only
+  the values that the network still needs at each point are in memory.
 
   Args:
-    network: As in first_source.
-    params: Likewise.
-    image: [B, H, W, C].
-    architecture: As in first_source.
-    key: Likewise.
+    network: Network, see first_source.
+    params: Parameters of the network.
+    image: Image, [B, H, W, C].
+    architecture: Architecture variables of a supernet.
+    key: Random key of the sampled channels, if they are drawn.
 
   Returns:
-    In words, as 'the image batch: ...', 'parameter stem/kernel: 1 of 1,568 values is NaN, ...',
-    'the output of down_0_1/node1_from_1 (Convolution): ...', 'a value in stem (ConvNorm), on its
-    way into norm: ...'; or None where all is finite.
+    A description such as 'the image batch: ...', 'parameter stem/kernel: 1 of 1,568 values is NaN,
+    ...', 'the output of down_0_1/node1_from_1 (Convolution): ...', 'a value in stem (ConvNorm), on
+    its way into norm: ...'; or None if all values are finite.
   """
   inputs = (image,) if architecture is None else (image, architecture, key)
   if text := in_tree(image, 'the image batch') or in_tree(architecture, 'architecture variable'):
@@ -127,17 +127,14 @@ def in_gradient(
   architecture: Any = None,
   key: jax.Array | None = None,
 ) -> str | None:
-  """The loss, or the first gradient that is not finite, from the loss backwards.
+  """Returns the first non-finite value of the loss and its gradients, from the loss backwards.
 
-  Compiled, with the memory of a training step. The order is that in which modules finish, reversed:
-  in a grid that is not a chain there are others; and a supernet's edges, whose parameters are made
-  ready before the first cell, come last.
-
-  Args:
-    As in first_source.
+  The gradient is compiled and takes the memory of a training step. The order is the reverse of that
+  in which modules finish, one of several possible orders in a grid; a supernet's edges, whose
+  parameters are arranged before the first cell, come last. first_source describes the arguments.
 
   Returns:
-    In words, as 'the loss: it is NaN' or 'the gradient of head/out/kernel: ...'; or None.
+    A description such as 'the loss: it is NaN' or 'the gradient of head/out/kernel: ...'; or None.
   """
 
   def objective(params: Params, architecture: Any) -> jax.Array:
@@ -157,15 +154,15 @@ def in_gradient(
 
 
 def in_tree(tree: Any, title: str, *, order: list[Path] | None = None) -> str | None:
-  """The first array of a tree that holds what is no finite number, such as an optimiser's state.
+  """Returns the first array with a non-finite value in a tree, such as the state of an optimiser.
 
   Args:
-    tree: A pytree of arrays; whole numbers are always finite.
-    title: Of what it holds, put before the name.
-    order: Modules whose arrays are looked at first, in this order.
+    tree: Pytree of arrays; integers are always finite.
+    title: Title of its contents, put before the name.
+    order: Modules whose arrays are checked first, in this order.
 
   Returns:
-    As 'parameter stem/kernel: 1 of 1,568 values is NaN; 2 more arrays', or None.
+    A description such as 'parameter stem/kernel: 1 of 1,568 values is NaN; 2 more arrays', or None.
   """
   leaves = [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
   if order is not None:
@@ -183,7 +180,7 @@ def in_tree(tree: Any, title: str, *, order: list[Path] | None = None) -> str | 
 def _look(
   call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
 ) -> Any:
-  """Runs a module and looks at what enters and what leaves it."""
+  """Runs a module and checks its inputs and its output."""
   module = context.module
   if context.method_name != '__call__':
     return call(*args, **kwargs)
@@ -197,16 +194,16 @@ def _look(
 
 
 def _first(tree: Any) -> str:
-  """What is wrong with the first array that is not finite; '' if all are."""
+  """Describes the first array with a non-finite value; '' if there is none."""
   return next(filter(None, map(_described, jax.tree.leaves(tree))), '')
 
 
 def _described(leaf: Any) -> str:
-  """How many values are no finite numbers; '' if none is."""
+  """Describes the non-finite values of a leaf; '' if there are none."""
   kind_of_number = getattr(leaf, 'dtype', type(leaf))
   if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array | np.ndarray | float):
     return ''
-  if not jax.dtypes.issubdtype(kind_of_number, np.inexact):  # whole numbers, keys
+  if not jax.dtypes.issubdtype(kind_of_number, np.inexact):  # integers, keys
     return ''
   array = np.asarray(leaf)
   bad = ~np.isfinite(array)
@@ -222,7 +219,7 @@ def _described(leaf: Any) -> str:
 
 
 def _title(module: Any) -> str:
-  """Path and class of a module; the whole network has no path."""
+  """Returns path and class of a module; the whole network has no path."""
   if not isinstance(module, nn.Module):
     return 'the network'
   kind = type(module).__name__
@@ -230,7 +227,7 @@ def _title(module: Any) -> str:
 
 
 def _order(network: Network, params: Params, *inputs: Any) -> list[Path]:
-  """The modules in the order in which they finish; nothing is computed."""
+  """Returns the modules in the order in which they finish; nothing is computed."""
   found: dict[Path, None] = {}
 
   def note(
@@ -247,7 +244,7 @@ def _order(network: Network, params: Params, *inputs: Any) -> list[Path]:
 
 
 def _rank(name: Path, ranks: Mapping[Path, int]) -> int:
-  """Place of the module that an array belongs to: the longest path that its name begins with."""
+  """Returns the rank of an array's module, which has the longest path that begins its name."""
   for length in range(len(name), 0, -1):
     if name[:length] in ranks:
       return ranks[name[:length]]
@@ -255,7 +252,7 @@ def _rank(name: Path, ranks: Mapping[Path, int]) -> int:
 
 
 def _names(path: Any) -> Path:
-  """Keys, indices and fields as text."""
+  """Returns keys, indices and fields as text."""
   return tuple(
     str(next(getattr(part, field) for field in ('key', 'idx', 'name') if hasattr(part, field)))
     for part in path

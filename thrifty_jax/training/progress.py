@@ -1,4 +1,4 @@
-"""Where the training of a network stands, for the loop and for its checkpoints."""
+"""Progress of the training of a network, for the loop and for its checkpoints."""
 
 import dataclasses
 import time
@@ -14,15 +14,15 @@ from thrifty_jax.training.train_step import Best, TrainState
 
 @dataclasses.dataclass
 class Progress:
-  """Where a training stands: all that another process needs to go on with the same bits.
+  """Progress of a training: all that another process needs to continue with identical results.
 
   Attributes:
     state: State after the last step.
     best: Best epoch so far.
-    epoch: Epochs that are done.
+    epoch: Number of completed epochs.
     figures: Figures of the present epoch.
-    began: Time when it began, by time.monotonic; earlier by what it took before it was stopped.
-    planned: Epochs it was to take, from call to call: more of them stretch the schedules.
+    began: Start of the present epoch by time.monotonic, earlier by its time before an interruption.
+    planned: Number of epochs planned by each call; more epochs stretch the schedules.
   """
 
   state: TrainState
@@ -34,23 +34,23 @@ class Progress:
 
   @property
   def step(self) -> int:
-    """Steps that are done."""
+    """Number of completed steps."""
     return int(self.state.step)
 
   def is_finished(self, settings: ConfigDict) -> bool:
-    """Whether all epochs are done, or none was better for as long as patience says."""
+    """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
     if self.epoch >= settings.epochs:
       return True
-    if self.epoch % settings.validate_every:  # the best epoch may be this one: not yet known
+    if self.epoch % settings.validate_every:  # this epoch may be the best: not yet known
       return False
     return 0 < settings.patience <= self.epoch - self.best.epoch
 
   def is_validated(self, settings: ConfigDict) -> bool:
-    """Whether the present epoch ends with a validation; the last one always does."""
+    """Returns whether the present epoch ends with a validation; the last one always does."""
     return not (self.epoch + 1) % settings.validate_every or self.epoch + 1 == settings.epochs
 
   def shown(self) -> dict[str, str]:
-    """What the bar shows of the present epoch, from its second step on."""
+    """Returns the figures of the present epoch for the progress bar; {} before the second step."""
     if not self.figures.steps:
       return {}
     figures = self.figures
@@ -60,11 +60,11 @@ class Progress:
     }
 
   def arrays(self) -> dict[str, Any]:
-    """The part that is arrays, a pytree."""
+    """Returns the arrays of the progress, a pytree."""
     return {'state': self.state._asdict(), 'best': self.best._asdict()}
 
   def keep(self) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays and notes for a checkpoint."""
+    """Returns the arrays and notes of a checkpoint."""
     return self.arrays(), {
       'epoch': self.epoch,
       'figures': self.figures.notes(),
@@ -73,7 +73,7 @@ class Progress:
     }
 
   def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
-    """Goes on from a checkpoint."""
+    """Continues from a checkpoint."""
     self.state, self.best = TrainState(**arrays['state']), Best(**arrays['best'])
     self.epoch = notes['epoch']
     self.figures = Figures('retrain', self.epoch, notes['figures'])
@@ -81,7 +81,7 @@ class Progress:
     self.planned = planned_epochs(notes['planned'], self.planned[-1])
 
   def end_epoch(self) -> None:
-    """Counts the epoch and clears its figures."""
+    """Counts the epoch and resets the figures."""
     self.epoch += 1
     self.figures = Figures('retrain', self.epoch)
     self.began = time.monotonic()

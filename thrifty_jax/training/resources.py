@@ -1,4 +1,4 @@
-"""What a stage took of time and memory."""
+"""Time and memory that a stage used."""
 
 import contextlib
 import resource
@@ -16,20 +16,20 @@ _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
 
 def forget_peak() -> None:
-  """Begins a new peak of the process's memory, where the system can (Linux)."""
+  """Resets the peak of the process's memory, if the system can (Linux)."""
   with contextlib.suppress(OSError):
     _CLEAR.write_text('5', encoding='ascii')  # man 5 proc: resets the peak resident set
 
 
 def peak_process_bytes() -> int:
-  """The most memory that the process held since `forget_peak`, or elsewhere than on Linux, ever."""
+  """Returns the peak memory of the process since `forget_peak`, without Linux since its start."""
   most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   most = most if sys.platform == 'darwin' else 1024 * most
   return read_kilobytes(_STATUS, 'VmHWM:', otherwise=most)
 
 
 def read_kilobytes(path: Path, name: str, *, otherwise: int) -> int:
-  """The bytes of a line `name  N kB`, where the system has such a file."""
+  """Returns the bytes in a line `name  N kB` of a file, or `otherwise` if there is none."""
   try:
     lines = path.read_text(encoding='ascii').splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
@@ -38,7 +38,7 @@ def read_kilobytes(path: Path, name: str, *, otherwise: int) -> int:
 
 
 def peak_device_bytes(devices: Sequence[Any] | None = None) -> int | None:
-  """The most memory that one of the devices held since the process began; None on a CPU."""
+  """Returns the largest peak memory of a device since the process began; None on a CPU."""
   peaks = [
     (one.memory_stats() or {}).get('peak_bytes_in_use')
     for one in devices or jax.local_devices()
@@ -52,7 +52,7 @@ def write(folder: Path, *, seconds: float) -> None:
 
   Args:
     folder: Folder of the stage.
-    seconds: Time that its epochs took, over all calls where it was stopped and went on.
+    seconds: Time of its epochs, added over all calls if it was interrupted.
   """
   used = Resources(seconds, peak_process_bytes(), peak_device_bytes(), device.describe())
   records.write(folder / 'resources.json', used)

@@ -1,4 +1,4 @@
-"""What a training leaves: a line for each epoch, the model folder and its summary."""
+"""Results of a training: a line for each epoch, the model folder and its summary."""
 
 import dataclasses
 import time
@@ -35,13 +35,13 @@ def end_epoch(
   *,
   dsc: float | None,
 ) -> None:
-  """Keeps the weights if they are the best, writes the figures of the epoch and counts it.
+  """Keeps the weights if they are the best, writes the figures of the epoch, and counts it.
 
   Args:
     config: Settings of the run.
-    progress: Where the training stands.
-    log: File that takes the figures.
-    facts: What steps are told of the training.
+    progress: Progress of the training.
+    log: Logbook of the training.
+    facts: Facts of the training.
     dsc: DSC of the validation patients, in [0, 1]; None in an epoch without validation.
   """
   progress.figures.flush()
@@ -81,10 +81,10 @@ def save(
   Args:
     config: Settings of the run.
     workdir: Folder of the run.
-    train_data: Its slices.
-    net: The network.
-    spec: Its description, as far as it was known before the training.
-    progress: Where the training stands at its end.
+    train_data: Slices of the run.
+    net: Trained network.
+    spec: Description of the network, as far as it was known before the training.
+    progress: Progress at the end of the training.
     predict: Function from parameters to one that predicts the slices of a case.
     genotype_file: Genotype of a thrifty network; None for a baseline.
     seconds: Time that the epochs took.
@@ -94,7 +94,7 @@ def save(
   """
   best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
   padding = train_data.prepared.padding
-  # Placed as validation has them: the program that predicts is the same.
+  # Placed as in validation, so that prediction uses the same program.
   trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
   judges = train_data.patients['validation']
   spec = dataclasses.replace(

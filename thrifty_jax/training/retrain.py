@@ -1,4 +1,4 @@
-"""Trains a network from scratch: the searched one, that of a genotype file, or a baseline."""
+"""Trains a network from scratch: the searched one, one of a genotype file, or a baseline."""
 
 import contextlib
 from pathlib import Path
@@ -22,15 +22,15 @@ def retrain(
   Args:
     config: Settings of the run.
     workdir: Folder of the run, with search/genotype.json unless the config names another or a
-      baseline. From a checkpoint in it the training goes on.
-    program: Training step, compiled already, see train_step.compile_step; None compiles it.
+      baseline. The training continues from a checkpoint in it.
+    program: Compiled training step, see train_step.compile_step; None compiles it.
 
   Returns:
-    The summary: model, parameters, best epoch, its validation DSC, and how it was chosen.
+    The summary: model, parameters, best epoch, its validation DSC, and the criterion.
 
   Raises:
-    InputError: Unprepared data, a missing genotype, or a value that is not finite.
-    Stopped: If asked to stop; the state is saved.
+    InputError: If the data are not prepared, a genotype is missing, or a value is not finite.
+    Stopped: If a signal asks to stop; the state is saved.
   """
   # Open.
   resources.forget_peak()
@@ -50,7 +50,7 @@ def retrain(
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
   autosave.resume(progress, log)
 
-  # Compile, before the loop, where a signal to stop need not wait for it.
+  # Compile before the loop, so that a signal to stop need not wait for it.
   program = program or train_step.compile_step(config, epochs, net, state, facts)
   step = program
   if not progress.is_finished(settings):
@@ -72,7 +72,7 @@ def retrain(
       for number, batch in enumerate(batches, start=done + 1):
         progress.state, metrics = step(progress.state, facts, batch)
         progress.figures.add(number, metrics)
-        bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), some times a second
+        bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
         autosave.offer(progress.keep)
       dsc = None

@@ -1,4 +1,4 @@
-"""What search and retraining learn from: the prepared slices of a run, split by patient."""
+"""Training data of search and retraining: the prepared slices of a run, split by patient."""
 
 import contextlib
 import dataclasses
@@ -27,13 +27,13 @@ _FAULT = 'not_finite.json'
 
 
 class Facts(NamedTuple):
-  """What a step is told of its run: one program serves every seed, fold and learning rate.
+  """Facts of a run that a step receives: one program serves every seed, fold and learning rate.
 
   Attributes:
-    seed: Of the step's random numbers, see `seed_bits`, uint32 [].
-    statistics: Mean and deviation that images are normalised by, [M] each.
-    epoch_steps: Steps of an epoch, int32 [].
-    learning_rate: The highest of a retraining, float32 [].
+    seed: Seed of the step's random numbers, see `seed_bits`, uint32 [].
+    statistics: Mean and standard deviation for normalisation, [M] each.
+    epoch_steps: Number of steps in an epoch, int32 [].
+    learning_rate: Highest learning rate of a retraining, float32 [].
   """
 
   seed: Any
@@ -43,19 +43,20 @@ class Facts(NamedTuple):
 
 
 def seed_bits(seed: int) -> np.uint32:
-  """A seed as a program takes it: `jax.random.key` of it is that of the seed itself."""
-  return np.uint32(seed % 2**32)  # JAX has no more of it without double precision
+  """Returns the bits of a seed that give the same `jax.random.key` as the seed itself."""
+  return np.uint32(seed % 2**32)  # without double precision JAX uses no more bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainData:
-  """Prepared slices, who is in which split, and what intensities are normalised by.
+  """Prepared slices, the patients of each split, and the statistics for normalisation.
 
   Attributes:
-    prepared: The data set.
-    patients: Names under train, validation and test.
-    statistics: Mean and deviation that images are normalised by, [M] each.
-    mesh: The devices that share a batch.
+    config: Settings of the run.
+    prepared: Prepared data set.
+    patients: Names of the patients under train, validation and test.
+    statistics: Mean and standard deviation for normalisation, [M] each.
+    mesh: Devices that share a batch.
   """
 
   config: ConfigDict
@@ -65,38 +66,38 @@ class TrainData:
   mesh: Mesh
 
   def examples(self, patients: tuple[str, ...]) -> Examples:
-    """The slices of these patients, on every device if they fit."""
+    """Returns the slices of these patients, on every device if they fit."""
     cases = self.prepared.cases_of(patients)
     return Examples(self.prepared, cases, self.config.data.device_budget_bytes, self.mesh)
 
   @functools.cached_property
   def validation(self) -> batching.Prepared:
-    """The data set as validation reads it, every few epochs: from memory, what fits."""
+    """Data set for validation, which reads it every few epochs; what fits is kept in memory."""
     return self.prepared.remembering(self.config.data.device_budget_bytes)
 
   def epochs(
     self, patients: tuple[str, ...], *, batch_size: int, seed: int, steps: int = 0
   ) -> 'Epochs':
-    """What a training with this seed does with these patients.
+    """Returns the epochs of a training on these patients.
 
     Args:
       patients: Names of the patients.
       batch_size: Slices in a batch.
-      seed: Seed of the order and of the random numbers.
-      steps: Steps of an epoch; 0 is one pass over the slices.
+      seed: Seed of the order of the slices and of the random numbers.
+      steps: Number of steps in an epoch; 0 is one pass over the slices.
     """
     examples = self.examples(patients)
     steps = steps or batching.steps_per_epoch(len(examples), batch_size)
     return Epochs(self, examples, batch_size, seed, steps)
 
   def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
-    """Shape and type of a batch of images, [B, S, S, C] float32."""
+    """Returns the shape and type of a batch of images, [B, S, S, C] float32."""
     side, _, modalities = self.prepared.slice_shape
     channels = modalities * (2 * self.config.data.context + 1)
     return jax.ShapeDtypeStruct((batch_size, side, side, channels), np.float32)
 
   def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of a batch."""
+    """Returns shapes, types and shardings of a batch."""
     shape, split = self.image_shape(batch_size).shape, meshes.split(self.mesh)
     return {
       'image': jax.ShapeDtypeStruct(shape, np.float32, sharding=split),
@@ -104,17 +105,17 @@ class TrainData:
     }
 
   def in_words(self) -> str:
-    """What every process of a run must have the same of."""
+    """Returns a text that must be equal in all processes of a run."""
     values = np.concatenate([self.statistics['mean'], self.statistics['std']]).tolist()
     return f'{len(self.prepared.slices)} slices in {self.prepared.folder.name}, mean, std {values}'
 
   def augment(
     self, key: jax.Array, batch: Batch, statistics: batching.Statistics | None = None
   ) -> Batch:
-    """The batch under random warps and intensities; to be traced by jit.
+    """Returns the batch with random warps and intensities; to be traced by jit.
 
-    Images come in the precision of the run, which the layers of a network then follow. The
-    statistics, where they are given, are those of the data, as arguments of what is traced.
+    The images have the precision of the run, which the layers of a network follow. `statistics`
+    replaces those of the data with traced arguments of the same values.
     """
     settings, precision = self.config.augment, device.precision(self.config.precision)
     known = self.statistics if statistics is None else statistics
@@ -127,14 +128,14 @@ class TrainData:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Epochs:
-  """The slices of some patients, epoch after epoch, in an order that follows from the seed.
+  """Slices of some patients for each epoch, in an order that the seed determines.
 
   Attributes:
     train_data: Slices of the run.
-    examples: Slices that are trained on.
+    examples: Slices of the training.
     batch_size: Slices in a batch.
-    seed: Seed of the order and of the random numbers.
-    steps: Steps of an epoch.
+    seed: Seed of the order of the slices and of the random numbers.
+    steps: Number of steps in an epoch.
   """
 
   train_data: TrainData
@@ -145,13 +146,13 @@ class Epochs:
 
   @property
   def facts(self) -> Facts:
-    """What a step is told of this training, in numpy."""
+    """Facts of this training that a step receives as an argument, in numpy."""
     rate = np.float32(self.train_data.config.retrain.learning_rate)
     statistics = self.train_data.statistics
     return Facts(seed_bits(self.seed), statistics, np.int32(self.steps), rate)
 
   def batches(self, epoch: int, *, first: int = 0) -> Any:
-    """The shuffled batches of an epoch from a step on, over the devices; see batching.batches."""
+    """Returns the shuffled batches of an epoch from step `first`, see batching.batches."""
     data = self.train_data.config.data
     return batching.batches(
       self.examples,
@@ -166,7 +167,7 @@ class Epochs:
     )
 
   def slices_of(self, step: int) -> list[str]:
-    """The slices in the batch of a step, which is counted from 1: 'Case12 slice 4', from 0."""
+    """Returns names such as 'Case12 slice 4' (from 0) of the slices in a step, counted from 1."""
     epoch, index = divmod(step - 1, self.steps)
     order = batching.order(
       len(self.examples),
@@ -185,13 +186,13 @@ def open_stage(
 
   Args:
     config: Settings of the run.
-    workdir: Folder of the run, in which data.json says where its slices lie.
-    stage: search or retrain.
+    workdir: Folder of the run; its data.json has the folder of the slices.
+    stage: Name of the stage, search or retrain.
     genotype_file: Genotype of the network that is retrained.
 
   Raises:
-    InputError: If they are not prepared, the patients are too few, the devices cannot share a batch
-      evenly, or the processes have other slices.
+    InputError: If the slices are not prepared, there are too few patients, the devices cannot share
+      a batch evenly, or the slices of the processes differ.
   """
   meshes.require_even(config, stage)
   hosts.call(stage, config, workdir, genotype_file=genotype_file)
@@ -205,10 +206,10 @@ def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
 
   Args:
     config: Settings of the run.
-    workdir: Folder of the run, in which data.json says where its slices lie.
+    workdir: Folder of the run; its data.json has the folder of the slices.
 
   Raises:
-    InputError: If they are not prepared, or the patients are too few.
+    InputError: If the slices are not prepared, or there are too few patients.
   """
   prepared = open_slices(workdir, config)
   patients = splits.of(config, prepared.patients)
@@ -217,7 +218,7 @@ def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
 
 
 def statistics_of(config: ConfigDict, training: Examples) -> batching.Statistics:
-  """What images are normalised by: the config's mean and deviation, else the training patients'."""
+  """Returns mean and standard deviation: those of the config, or of the training patients."""
   if config.data.mean:
     return {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
   return batching.intensity_statistics(training)
@@ -225,11 +226,11 @@ def statistics_of(config: ConfigDict, training: Examples) -> batching.Statistics
 
 @contextlib.contextmanager
 def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[None]:
-  """Writes what was on the device to <folder>/not_finite.json when the body stops at a NaN.
+  """Writes the step and its slices to <folder>/not_finite.json if the body raises NotFinite.
 
   Args:
-    folder: Of the stage.
-    slices_of: The slices of a step's batches, by step from 1.
+    folder: Folder of the stage.
+    slices_of: Function from a step, counted from 1, to the slices of its batches.
   """
   (folder / _FAULT).unlink(missing_ok=True)
   try:
@@ -241,18 +242,18 @@ def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[N
 
 
 class Figures:
-  """Sums of an epoch's metrics, read from the device a step late so that it never waits.
+  """Sums of an epoch's metrics, read from the device one step late so that it never waits.
 
-  A value that is not finite stops the run.
+  A non-finite value stops the run.
   """
 
   def __init__(self, stage: str, epoch: int, notes: Mapping[str, Any] | None = None):
-    """Begins an epoch, or goes on with one.
+    """Begins an epoch or continues one.
 
     Args:
       stage: Name of the stage, for errors.
-      epoch: Counted from 0.
-      notes: Of an epoch that was stopped.
+      epoch: Index of the epoch, from 0.
+      notes: Notes of an interrupted epoch.
     """
     self.stage, self.epoch = stage, epoch
     notes = notes or {'steps': 0, 'sums': {}}
@@ -261,21 +262,21 @@ class Figures:
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
   def notes(self) -> dict[str, Any]:
-    """What another process needs to go on, as JSON has it."""
+    """Returns what another process needs to continue, in JSON types."""
     self.flush()
     return {'steps': self.steps, 'sums': {name: sums.tolist() for name, sums in self.sums.items()}}
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step, as yet on the device.
+    """Takes the metrics of a step, which are still on the device.
 
     Raises:
-      NotFinite: If a number of the step before is not finite.
+      NotFinite: If a metric of the previous step is not finite.
     """
     self.flush()
     self._pending = (step, metrics)
 
   def flush(self) -> None:
-    """Reads what is pending."""
+    """Reads pending metrics."""
     if self._pending is None:
       return
     step, metrics = self._pending
@@ -289,16 +290,16 @@ class Figures:
           'which --config.debug=True finds the first layer',
           step=step,
         )
-      # In double precision: float32 counts pixels to 16,777,216.
+      # In double precision: float32 counts pixels only up to 16,777,216.
       self.sums[name] = self.sums.get(name, 0) + np.asarray(value, np.float64)
     self.steps += 1
 
   def mean(self, name: str) -> Any:
-    """Mean of a metric over the steps so far."""
+    """Returns the mean of a metric over the steps so far."""
     return self.sums[name] / self.steps if name in self.sums else math.nan
 
   def dsc(self) -> Any:
-    """DSC of all pixels so far, mean over foreground classes, from the sums of `overlap`."""
+    """Returns the DSC of all pixels so far, averaged over foreground classes, by `overlap`."""
     if 'overlap' not in self.sums:
       return math.nan
     both, predicted, true = np.moveaxis(self.sums['overlap'], -1, 0)
@@ -307,7 +308,7 @@ class Figures:
 
 
 def overlap(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """Pixels in common, predicted and true, of each foreground class: [K - 1, 3], float32."""
+  """Returns the common, predicted and true pixels of each foreground class, [K - 1, 3], float32."""
   classes = jnp.arange(1, logits.shape[-1])
   predicted = logits.argmax(-1)[..., None] == classes
   true = label[..., None] == classes

@@ -1,4 +1,4 @@
-"""A training step: its state, its optimiser, and the step itself, a pure function, compiled."""
+"""The training step: its state, its optimiser, and the compiled step, a pure function."""
 
 import functools
 from collections.abc import Callable
@@ -24,16 +24,16 @@ from thrifty_jax.training.train_data import Epochs, Facts, TrainData
 
 
 class TrainState(NamedTuple):
-  """Everything that a step changes."""
+  """State of a training, which a step changes."""
 
   step: jax.Array
   params: build.Params
-  average: build.Params  # of params over steps: what is scored and kept
+  average: build.Params  # running average of params, which is scored and kept
   optimizer: optax.OptState
 
 
 class Best(NamedTuple):
-  """The best epoch so far on the validation patients."""
+  """Best epoch so far on the validation patients."""
 
   params: build.Params
   epoch: int
@@ -47,14 +47,14 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def build_network(
   config: ConfigDict, train_data: TrainData, genotype_file: Path | None, folder: Path
 ) -> tuple[nn.Module, ModelSpec]:
-  """The network that is trained, and its description as far as it is known before.
+  """Returns the network that is trained and its description, as far as it is known before.
 
   Args:
     config: Settings of the run.
-    train_data: Its slices.
+    train_data: Slices of the run.
     genotype_file: Genotype of a thrifty network; None for a baseline.
-    folder: Folder of the training, which gets a copy of the genotype: beside the checkpoints, as
-      another one must not go on from them.
+    folder: Folder of the training. The genotype is copied there, beside the checkpoints, from which
+      another genotype must not continue.
   """
   found = genotype.load(genotype_file) if genotype_file else None
   if genotype_file:
@@ -64,9 +64,9 @@ def build_network(
 
 
 def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainState, Best, Facts]:
-  """The state before the first step, its weights as the best so far, and what steps are told.
+  """Returns the state before the first step, its weights as the best so far, and the facts.
 
-  State and facts lie on the devices, the best weights on the host.
+  State and facts are on the devices, the best weights on the host.
   """
   image = epochs.train_data.image_shape(epochs.batch_size)
   keep = compiling.keeper(config, weights_of=str(net), image=image.shape)
@@ -86,17 +86,17 @@ def init_state(
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> tuple[TrainState, Best]:
-  """The state before the first step, and its weights as the best so far.
+  """Returns the state before the first step, and its weights as the best so far.
 
   Args:
-    net: The network.
-    transformation: Its optimiser.
-    image: Shape of a batch.
-    seed: Number that the weights follow from.
+    net: Network that is trained.
+    transformation: Optimiser of the weights.
+    image: Shape and type of a batch of images.
+    seed: Random seed of the weights.
     find_shapes: Function from the network and its inputs to the shapes of its weights.
   """
   params = build.initialise(find_shapes(net, image), seed=seed)
-  average = jax.tree.map(jnp.copy, params)  # of its own: a step donates both
+  average = jax.tree.map(jnp.copy, params)  # a copy, as a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
   return state, Best(jax.tree.map(np.asarray, params), 0, -1.0)
 
@@ -104,9 +104,10 @@ def init_state(
 def optimizer(
   settings: ConfigDict, facts: Facts
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimiser and its learning rate: a linear warm-up, then a cosine to 0.
+  """Returns the optimiser and its learning rate: a linear warm-up, then a cosine to 0.
 
-  AdamW decays kernels only; SGD, as the authors have it, adds L2 decay of all to the gradient.
+  AdamW decays only kernels; SGD, as the authors use it, adds L2 decay of all weights to the
+  gradient.
   """
   over_epochs = optax.warmup_cosine_decay_schedule(
     init_value=0.0 if settings.warmup_epochs else 1.0,
@@ -127,12 +128,12 @@ def optimizer(
 
 
 def is_kernel(params: build.Params) -> Any:
-  """For each weight whether it is part of a kernel, as an optimiser's mask."""
+  """Returns the mask of the weights that are kernels, for an optimiser."""
   return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def step_key(seed: jax.Array | int, state: TrainState) -> jax.Array:
-  """Of the random numbers of a step."""
+  """Returns the random key of a step."""
   return jax.random.fold_in(jax.random.key(seed), state.step)
 
 
@@ -146,16 +147,16 @@ def make_train_step(
   background: Any,
   parts: int = 1,
 ) -> Step:
-  """The training step, a pure function (state, batch) -> (state, metrics).
+  """Returns the training step, a pure function (state, batch) -> (state, metrics).
 
   Args:
-    net: The network.
-    transformation: Its optimiser.
-    augment: (key, batch) -> batch.
-    average_decay: Of the running average of the weights; 0 keeps the weights themselves.
-    seed: The random numbers of a step follow from it and from the step.
-    background: Normalised value that sides are filled up with, [C].
-    parts: In which a batch is computed, see microbatches.py.
+    net: Network that is trained.
+    transformation: Optimiser of the weights.
+    augment: Function (key, batch) -> batch.
+    average_decay: Decay of the running average of the weights; 0 keeps the weights themselves.
+    seed: Seed that, with the number of the step, determines its random numbers.
+    background: Normalised value of the padding, [C].
+    parts: Number of microbatches in a batch, see microbatches.py.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -171,7 +172,7 @@ def make_train_step(
     (value, dice), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, transformed = transformation.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    # The first steps weigh more: an average that began with the random weights would lag.
+    # Early steps weigh more, or the average would lag behind because of the random initial weights.
     decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
     decay = decay if average_decay else 0.0
     average = optax.incremental_update(params, state.average, 1 - decay)
@@ -185,14 +186,14 @@ def make_train_step(
 def compile_step(
   config: ConfigDict, epochs: Epochs, net: nn.Module, state: TrainState, facts: Facts
 ) -> Program:
-  """The training step as a program: (state, facts, batch) -> (state, metrics).
+  """Returns the training step as a program: (state, facts, batch) -> (state, metrics).
 
   Args:
     config: Settings of the run.
-    epochs: What it trains on, which takes memory too.
-    net: The network.
-    state: State that it begins with.
-    facts: What it is told; nothing else of a run is in the program.
+    epochs: Slices of the training, which also take memory.
+    net: Network that is trained.
+    state: Initial state.
+    facts: Facts of the run; the program contains nothing else of it.
   """
   settings, train_data = config.retrain, epochs.train_data
 
@@ -221,7 +222,7 @@ def compile_step(
 def find_source(
   train_data: TrainData, net: nn.Module, spec: ModelSpec
 ) -> Callable[[TrainState, Facts, Batch], str | None]:
-  """The function that finds where a step meets a non-finite value, see not_finite.first_source."""
+  """Returns the function that finds the source of a non-finite value, see not_finite."""
 
   def source(state: TrainState, facts: Facts, batch: Batch) -> str | None:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)

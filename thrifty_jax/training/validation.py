@@ -1,4 +1,4 @@
-"""What a training's weights are worth on the validation patients."""
+"""Scores of a training's weights on the validation patients."""
 
 import functools
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from thrifty_jax.scores import cases
 from thrifty_jax.training import hosts
 from thrifty_jax.training.train_data import TrainData
 
-# Parameters -> what predicts the slices of a case.
+# Maps parameters to the function that predicts the slices of a case.
 WithParams = Callable[[build.Params], inference.Predict]
 
 
 def make_predict(
   config: ConfigDict, train_data: TrainData, net: nn.Module, spec: ModelSpec
 ) -> WithParams:
-  """Makes the function from parameters to one that predicts the slices of a case."""
-  whole = mesh.whole(train_data.mesh)  # so every process has all of it
+  """Returns the function from parameters to one that predicts the slices of a case."""
+  whole = mesh.whole(train_data.mesh)  # so that every process has the whole output
   background = np.asarray(spec.background, np.float32)
 
   @functools.partial(jax.jit, out_shardings=whole)
@@ -42,11 +42,11 @@ def make_predict(
 
 
 def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predict) -> float:
-  """DSC of the validation patients, in [0, 1], the same in every process."""
+  """Returns the DSC of the validation patients, in [0, 1], equal in every process."""
   dsc = cases.validation_dsc(
     train_data.validation,
     train_data.patients['validation'],
     predict,
     protocol=config.evaluate.protocol,
   )
-  return hosts.share_first(dsc)  # it decides which epoch is the best, and when to stop
+  return hosts.share_first(dsc)  # it determines the best epoch and when to stop
