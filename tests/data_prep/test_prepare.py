@@ -263,6 +263,7 @@ def test_a_scan_leaves_the_memory_before_the_next_is_read(config, monkeypatch):
     return volume
 
   monkeypatch.setattr(phantom, 'read_case', counting)
+  config.data.workers = 1  # in this process, however slow it is
   prepare.prepare(config)
   assert still_there == [0] * PATIENTS
 

@@ -163,7 +163,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_names_from_the_data_are_text_not_markup(tmp_path):
   fabricated.fabricate(tmp_path)
   path = tmp_path / 'evaluate' / 'summary.json'
-  files.write_text(path, path.read_text().replace('Demonstration', '<script>x()</script>'))
+  files.write_text(path, path.read_text(encoding='utf-8').replace('Demonstration', '<script>x()</script>'))
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert '<script>x()' not in text and '&lt;script&gt;x()' in text
 
@@ -171,7 +171,7 @@ def test_names_from_the_data_are_text_not_markup(tmp_path):
 def test_a_baseline_has_no_search_section(tmp_path):
   fabricated.fabricate(tmp_path, stages=('start', 'retrain', 'evaluate'))
   for name in ('evaluate/summary.json', 'retrain/summary.json'):
-    files.write_text(tmp_path / name, (tmp_path / name).read_text().replace('thrifty', 'unet'))
+    files.write_text(tmp_path / name, (tmp_path / name).read_text(encoding='utf-8').replace('thrifty', 'unet'))
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert '<h1>U-Net on brain</h1>' in text
   assert 'Not there' not in text and '<h2>Search</h2>' not in text
@@ -246,15 +246,15 @@ def test_the_weights_of_chosen_operations_are_plotted_and_those_of_others_are_da
   path = tmp_path / 'search' / 'metrics.jsonl'
   chosen = ('identity', 'conv_3x3', 'se', 'down_conv_3x3', 'up_conv_3x3', 'up_se_conv_3x3')
   counts = {'down': (1, 1, 1, 1, 3), 'up': (3, 2, 3, 2, 3)}
-  lines = [json.loads(text) for text in path.read_text().splitlines()]
+  lines = [json.loads(text) for text in path.read_text(encoding='utf-8').splitlines()]
   for line in lines:
     line |= {f'{kind}_alphas': [[1 / n] * n for n in counts[kind]] for kind in CELL_KINDS}
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
   with pytest.raises(InputError, match='the weights are not those of cells'):
     report.report(tmp_path)
-  config = json.loads((tmp_path / 'config.json').read_text())
+  config = json.loads((tmp_path / 'config.json').read_text(encoding='utf-8'))
   files.write_json(tmp_path / 'config.json', config | {'search': {'operations': chosen}})
-  page = report.report(tmp_path).read_text()
+  page = report.report(tmp_path).read_text(encoding='utf-8')
   legends = re.findall(r'<ul class="legend">.*?</ul>', page)
   assert any('se_conv' in legend for legend in legends)
   assert not any('dil_conv' in legend for legend in legends)
