@@ -163,7 +163,9 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_names_from_the_data_are_text_not_markup(tmp_path):
   fabricated.fabricate(tmp_path)
   path = tmp_path / 'evaluate' / 'summary.json'
-  files.write_text(path, path.read_text(encoding='utf-8').replace('Demonstration', '<script>x()</script>'))
+  files.write_text(
+    path, path.read_text(encoding='utf-8').replace('Demonstration', '<script>x()</script>')
+  )
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert '<script>x()' not in text and '&lt;script&gt;x()' in text
 
@@ -171,7 +173,9 @@ def test_names_from_the_data_are_text_not_markup(tmp_path):
 def test_a_baseline_has_no_search_section(tmp_path):
   fabricated.fabricate(tmp_path, stages=('start', 'retrain', 'evaluate'))
   for name in ('evaluate/summary.json', 'retrain/summary.json'):
-    files.write_text(tmp_path / name, (tmp_path / name).read_text(encoding='utf-8').replace('thrifty', 'unet'))
+    files.write_text(
+      tmp_path / name, (tmp_path / name).read_text(encoding='utf-8').replace('thrifty', 'unet')
+    )
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert '<h1>U-Net on brain</h1>' in text
   assert 'Not there' not in text and '<h2>Search</h2>' not in text
