@@ -1,4 +1,4 @@
-"""What a value may be: a test, and the words for it in errors and on the page of settings."""
+"""Allowed values: a test and its description for errors and the page of settings."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ class Allowed(NamedTuple):
   """The values that a setting may have.
 
   Attributes:
-    expected: Words for them, as they stand after `expected` in an error.
-    holds: Test of a value; one of another type or length may raise TypeError.
+    expected: Description of the values, printed after `expected` in an error.
+    holds: Test of a value; a value of another type or length may raise TypeError.
   """
 
   expected: str
@@ -17,27 +17,27 @@ class Allowed(NamedTuple):
 
 
 def one_of(*choices: str) -> Allowed:
-  """One of some names."""
+  """Allows the given names."""
   return Allowed(' or '.join(choices), lambda value: value in choices)
 
 
 def at_least(least: float) -> Allowed:
-  """A number from one on."""
+  """Allows numbers that are at least `least`."""
   return Allowed(f'{least} or more', lambda value: value >= least)
 
 
 def within(low: float, high: float) -> Allowed:
-  """A number between two, both included."""
+  """Allows numbers between low and high, both included."""
   return Allowed(f'from {low} to {high}', lambda value: low <= value <= high)
 
 
 def numbers(expected: str, holds: Callable[..., bool]) -> Allowed:
-  """A tuple of numbers; each is an argument of the test, which so says how many there are."""
+  """Allows tuples of numbers; the test receives them as arguments, which fixes their count."""
   return Allowed(expected, lambda value: all(map(_is_number, value)) and holds(*value))
 
 
 def names(expected: str, *, least: int = 0, known: tuple[str, ...] = ()) -> Allowed:
-  """A tuple of different texts, `least` of them or more; only known ones, if any are given."""
+  """Allows tuples of at least `least` different texts, all in `known` if that is not empty."""
 
   def holds(value: tuple[Any, ...]) -> bool:
     texts = all(isinstance(name, str) and name for name in value)

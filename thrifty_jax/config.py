@@ -1,4 +1,4 @@
-"""The config of a run: made of the table of settings, changed by variants, and checked."""
+"""The config of a run: built from the table of settings, changed by variants, and checked."""
 
 import importlib.util
 import math
@@ -16,23 +16,23 @@ _TOGETHER = 'several processes (config.distributed) train with all they have'
 
 
 def default() -> ConfigDict:
-  """The settings that all data sets share; a file in configs/ fills in the rest."""
+  """Settings that all data sets share; a file in configs/ fills in the rest."""
   sections: dict[str, Any] = {}
   for name, setting in SETTINGS.items():
     group, _, field = name.rpartition('.')
     (sections.setdefault(group, {}) if group else sections)[field] = setting.default
-  return ConfigDict(sections).lock()  # a field that is misspelled is an error
+  return ConfigDict(sections).lock()  # a misspelled field is an error
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Every field by its dotted name, `search.epochs`; tuples stay whole.
+  """Flattens a config to dotted names such as `search.epochs`; tuples stay whole.
 
   Args:
-    config: A config or the dictionary of one.
+    config: Config, or its dictionary.
     prefix: Text before each name.
 
   Returns:
-    Values by names, in order.
+    Values by dotted name, in the order of the config.
   """
   fields = {}
   for name, value in config.items():
@@ -49,15 +49,15 @@ def apply_variants(
   """Applies the variants after the colon of `--config=configs/x.py:small,unet`, left to right.
 
   Args:
-    config: Settings, changed in place.
+    config: Settings of the run, changed in place.
     variants: Names separated by commas, or ''.
-    **changes: Variants of the data set; the models' names are variants of every data set.
+    **changes: Variants of the data set; every data set also has the models' names as variants.
 
   Returns:
     The config.
 
   Raises:
-    InputError: If a variant is unknown, given twice, or names a second model.
+    InputError: If a variant is unknown or repeated, or names a second model.
   """
   names = [name.strip() for name in variants.split(',') if name.strip()]
   known = (*changes, *MODELS)
@@ -78,32 +78,32 @@ def apply_variants(
 
 
 def leave_to_data(config: ConfigDict) -> None:
-  """Leaves to the data, in place, all that it can say."""
+  """Marks, in place, every field that the data set can fill in as open."""
   config.update_from_flattened_dict(
     {name: one.open_value for name, one in SETTINGS.items() if one.open_value is not None}
   )
 
 
 def left_to_data(config: ConfigDict) -> list[str]:
-  """Names of the fields that the data set has to fill in."""
+  """Names the fields that the data set has to fill in."""
   fields = flatten(config)
   return [name for name, setting in SETTINGS.items() if setting.is_open(fields[name])]
 
 
 def searches(config: ConfigDict) -> bool:
-  """Whether the run needs a search: not for a baseline, nor for a genotype that is given."""
+  """Whether the run needs a search; a baseline or a given genotype needs none."""
   return config.model.name == 'thrifty' and not config.genotype
 
 
 def validate(config: ConfigDict) -> None:
-  """Refuses values that cannot work, before anything is read or written.
+  """Refuses invalid values before anything is read or written.
 
   Args:
-    config: Settings of a run; what they leave to the data passes.
+    config: Settings of the run; fields left to the data pass.
 
   Raises:
-    InputError: If a field has a value that cannot work, by itself or beside the others; the message
-      names the field, its value and what is expected.
+    InputError: If a value is invalid by itself or in combination with others; the message names the
+      field, its value and what is expected.
   """
   for name, setting in SETTINGS.items():
     _require(config, name, _is_finite, 'finite numbers')
@@ -117,7 +117,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _validate_processes(config: ConfigDict) -> None:
-  """Refuses what cannot work where several processes train together, or only there."""
+  """Refuses settings that contradict the number of processes."""
   if not config.distributed:
     for name in ('coordinator_address', 'num_processes', 'process_id'):
       _require(config, name, lambda value, name=name: value == SETTINGS[name].default, _ALONE)
@@ -156,7 +156,7 @@ def _validate_data(config: ConfigDict) -> None:
 
 
 def _validate_model(config: ConfigDict) -> None:
-  """Refuses a model that cannot be built, and what is not installed for it."""
+  """Refuses a model that cannot be built or whose packages are not installed."""
   if config.model.name == 'unet' and config.model.deep_supervision:
     raise InputError(
       'config.model.deep_supervision is True, but a U-Net has one output only; leave it out, or '
@@ -176,7 +176,7 @@ def _validate_model(config: ConfigDict) -> None:
 
 
 def _validate_training(config: ConfigDict, stage: str) -> None:
-  """Refuses a search or a retraining that cannot be cut into epochs, batches or channels."""
+  """Refuses a search or retraining whose epochs, batches or channels do not fit together."""
   section = config[stage]
   epochs, why = section.epochs, ''
   if stage == 'search':
@@ -197,7 +197,7 @@ def _validate_training(config: ConfigDict, stage: str) -> None:
 
 
 def _validate_compare(config: ConfigDict) -> None:
-  """Refuses a comparison of genotypes that are not there, or with trials of the warm-up alone."""
+  """Refuses a comparison with missing genotypes, or with trials no longer than the warm-up."""
   for path in config.compare.genotypes:
     if not Path(path).is_file():
       raise InputError(f'config.compare.genotypes names {path!r}, which is not a file')
@@ -207,14 +207,14 @@ def _validate_compare(config: ConfigDict) -> None:
 
 
 def _require(config: ConfigDict, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-  """Refuses a field whose value the test does not hold for; one left to the data passes."""
+  """Refuses a field whose value fails the test; a field left to the data passes."""
   group, _, field = name.rpartition('.')
   value = config[group][field] if group else config[field]
   if SETTINGS[name].is_open(value):
     return
   try:
     fine = holds(value)
-  except TypeError:  # another type, or another count of numbers
+  except TypeError:  # the type or the number of values is wrong
     fine = False
   if not fine:
     raise InputError(f'config.{name} is {value!r}; expected {expected}')

@@ -1,4 +1,4 @@
-"""The device a run uses, made ready before JAX starts it."""
+"""Preparation of the device before JAX starts it."""
 
 import ctypes
 import importlib.metadata
@@ -16,9 +16,9 @@ from thrifty_jax import jax_internals
 from thrifty_jax.errors import InputError
 
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
-# Matrix products by cuBLAS. XLA's own kernels for them, written in Triton, end the process on those
-# of the search (`triton_tiling_propagation.cc: Check failed`, github.com/openxla/xla/issues/47381;
-# seen with JAX 0.11.2), and took a third longer to compile in a network that was no faster by them.
+# Makes cuBLAS compute matrix products. XLA's own Triton kernels abort the process in the search
+# (`triton_tiling_propagation.cc: Check failed`, github.com/openxla/xla/issues/47381; seen with JAX
+# 0.11.2), and took a third longer to compile in a network that ran no faster with them.
 _CUBLAS = '--xla_gpu_enable_triton_gemm=false'
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -28,11 +28,11 @@ _M_MMAP_MAX = -4
 def prepare(config: ConfigDict) -> None:
   """Chooses the platform, turns on the compilation cache and keeps freed memory.
 
-  On an accelerator float32 then means float32: JAX would multiply it in TensorFloat-32 on a GPU (10
-  bits) and in bfloat16 on a TPU (7 bits). What is to be fast asks for bfloat16 by its name.
+  float32 products are then computed in full float32 on an accelerator too; JAX's default is
+  TensorFloat-32 on a GPU (10 bits) and bfloat16 on a TPU (7 bits). Fast code requests bfloat16.
 
   Args:
-    config: Reads `device`, `deterministic` and `compilation_cache`.
+    config: Settings; `device`, `deterministic` and `compilation_cache` are read.
 
   Raises:
     InputError: If config.device asks for a device that this machine does not have.
@@ -44,7 +44,7 @@ def prepare(config: ConfigDict) -> None:
   if config.device in ('auto', 'gpu') and _has_cuda_plugin():
     _multiply_matrices_by_cublas()
   _use_compilation_cache(config.compilation_cache)
-  # An accelerator's plugin present means that the large buffers will not be malloc's.
+  # If an accelerator's plugin is installed, malloc will not hold the large buffers.
   if config.device == 'cpu' or not _has_accelerator_plugin():
     keep_freed_memory()
   backend = jax.default_backend()
@@ -58,7 +58,7 @@ def prepare(config: ConfigDict) -> None:
 
 
 def describe() -> str:
-  """What runs the work, for a person: `1 x NVIDIA H200`, `CPU with 2 cores`."""
+  """Describes the devices for a person: `1 x NVIDIA H200`, `CPU with 2 cores`."""
   devices = jax.devices()
   if devices[0].platform == 'cpu':
     several = f', as {len(devices)} devices' if len(devices) > 1 else ''
@@ -67,36 +67,36 @@ def describe() -> str:
 
 
 def precision(setting: str, device: Any = None) -> str:
-  """What networks compute in while they are trained: 'float32' or 'bfloat16'.
+  """Number type that networks compute in during training: 'float32' or 'bfloat16'.
 
   Args:
-    setting: config.precision. 'auto' is bfloat16 where the hardware multiplies in it: on TPUs, and
-      on NVIDIA's GPUs from compute capability 8 (Ampere).
-    device: That they run on, None for the first one.
+    setting: config.precision. 'auto' is bfloat16 where the hardware supports it: on TPUs, and on
+      NVIDIA GPUs from compute capability 8 (Ampere).
+    device: Device that the networks run on; None is the first one.
   """
   if setting != 'auto':
     return setting
   device = device or jax.devices()[0]
-  capability = str(getattr(device, 'compute_capability', ''))  # '7.5'; 'gfx942' of AMD's GPUs
+  capability = str(getattr(device, 'compute_capability', ''))  # '7.5'; on AMD's GPUs 'gfx942'
   older = re.fullmatch(r'\d+\.\d+', capability) and float(capability) < 8
   return 'float32' if device.platform == 'cpu' or older else 'bfloat16'
 
 
 def cores() -> int:
-  """Processor cores this process may use."""
+  """Number of processor cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def cache_folder(setting: str) -> Path | None:
-  """Where compiled programs are kept between runs.
+  """Folder in which compiled programs are kept between runs.
 
   Args:
     setting: config.compilation_cache: 'auto', a folder, or '' for no cache.
 
   Returns:
-    The folder, or None without a cache.
+    The folder; None without a cache.
   """
   if not setting:
     return None
@@ -107,19 +107,19 @@ def cache_folder(setting: str) -> Path | None:
 
 
 def keep_freed_memory() -> bool:
-  """Lets malloc keep freed memory instead of handing it back to the system.
+  """Lets malloc keep freed memory instead of returning it to the system.
 
-  XLA's CPU runtime allocates the large temporary buffers of a program anew at each call. glibc gets
-  blocks of that size from mmap and returns them at once, so each step touched fresh pages: the page
+  XLA's CPU runtime allocates a program's large temporary buffers at every call. glibc gets blocks
+  of that size from mmap and returns them at once, so every step touches fresh pages. The page
   faults took three quarters of the time of some operations (enlarging a 16 x 64 x 64 x 32 batch
-  took 40 ms and takes 10 ms so).
+  took 40 ms, and takes 10 ms with this setting).
 
-  Only the main thread's arena of memory keeps such blocks, so programs run in the thread that calls
-  them, not in one of JAX's own. The compiler's threads have arenas of theirs: what it leaves behind
-  is in pieces, and looking for room among them made every step a third slower.
+  Only the arena of the main thread keeps such blocks, so programs run in the calling thread, not in
+  one of JAX's. The compiler's threads keep arenas of their own: its freed memory is fragmented, and
+  searching it for free blocks made every step a third slower.
 
   Returns:
-    Whether it was done; there is no mallopt outside glibc (macOS, musl, Windows).
+    Whether the setting was applied; only glibc has mallopt, not macOS, musl or Windows.
   """
   if not sys.platform.startswith('linux'):
     return False
@@ -132,7 +132,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_memory() -> None:
-  """Hands freed memory back to the system after all: what compiling took is not needed again."""
+  """Returns freed memory to the system, for use after compilation, which needs it only once."""
   if sys.platform.startswith('linux'):
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # glibc's
     if trim is not None:
@@ -140,10 +140,10 @@ def give_back_memory() -> None:
 
 
 def _use_deterministic_operations() -> None:
-  """Makes a GPU give the same bits each time; a CPU and a TPU do so by themselves.
+  """Makes a GPU's results reproducible bit for bit; those of a CPU and a TPU already are.
 
-  XLA then neither measures which kernel is the fastest, as the winner may change from run to run,
-  nor adds numbers in the order in which threads happen to finish.
+  XLA then does not choose kernels by measured time, which may vary between runs, and does not add
+  numbers in the order in which threads happen to finish.
   """
   if DETERMINISTIC in os.environ.get('XLA_FLAGS', '').split():
     return
@@ -156,21 +156,21 @@ def _use_deterministic_operations() -> None:
 
 
 def _multiply_matrices_by_cublas() -> None:
-  """Keeps XLA from writing kernels of its own for matrix products on an NVIDIA GPU, see _CUBLAS.
+  """Makes XLA use cuBLAS for matrix products on an NVIDIA GPU, see _CUBLAS.
 
-  Where XLA_FLAGS says something about it already, that stays.
+  A value that XLA_FLAGS already has for it is kept.
   """
   if _CUBLAS.partition('=')[0] not in os.environ.get('XLA_FLAGS', ''):
     _add_xla_flag(_CUBLAS)
 
 
 def _add_xla_flag(flag: str) -> None:
-  """Gives a flag to XLA, which reads them once, when it starts."""
+  """Adds a flag for XLA, which reads its flags once, when it starts."""
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
 
 
 def _use_compilation_cache(setting: str) -> None:
-  """Keeps programs that took a tenth of a second or more to compile, for the next run."""
+  """Caches programs that took at least 0.1 s to compile, for the next run."""
   folder = cache_folder(setting)
   if folder is None:
     jax.config.update('jax_enable_compilation_cache', False)
@@ -182,7 +182,7 @@ def _use_compilation_cache(setting: str) -> None:
       raise InputError(
         f'config.compilation_cache is {setting!r}, which cannot be made: {error.strerror}'
       ) from error
-    return  # a home that cannot be written to costs compile time, not the run
+    return  # without a writable home the run only loses compile time
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
@@ -195,7 +195,7 @@ def _has_cuda_plugin() -> bool:
 
 
 def _has_accelerator_plugin() -> bool:
-  """Whether JAX could start on something else than the CPU; answers without starting it."""
+  """Whether JAX could use a device other than the CPU; does not start JAX."""
   if (jax.config.values.get('jax_platforms') or '').split(',')[0] == 'cpu':
     return False
   if importlib.metadata.entry_points(group='jax_plugins'):

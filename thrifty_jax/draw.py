@@ -1,4 +1,4 @@
-"""A genotype file as a picture: `python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg`."""
+"""Draws a genotype file: `python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg`."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.running import command_line
 
-DEPTH, DEEPEST = 5, 12  # levels where nobody says; what still makes a picture
+DEPTH, DEEPEST = 5, 12  # default number of levels; most that can be drawn
 USAGE = f"""\
 usage: python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg [--depth=LEVELS]
 
@@ -27,7 +27,7 @@ Exit status: 0 done, 2 bad input or usage, 1 a fault.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  """Runs the command and returns its exit status; None uses the arguments of the process."""
   return command_line.start(argv, USAGE, run)
 
 
@@ -50,17 +50,18 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def draw(path: Path, *, depth: int | None = None) -> str:
-  """The picture of a genotype file, as a file of its own.
+  """Draws a genotype file as the text of a standalone SVG file.
 
   Args:
-    path: The genotype.
-    depth: Levels of the network; None takes them from the file's provenance, else 5.
+    path: Genotype file.
+    depth: Number of levels of the network; None reads it from the file's provenance, else 5.
 
   Returns:
-    SVG.
+    Text of the SVG.
 
   Raises:
-    InputError: The file is missing or no genotype, or it skips cells that the depth does not have.
+    InputError: If the file is missing or not a genotype, or skips cells that do not exist at this
+      depth.
   """
   found = genotype.load(path)
   scores = drawing.edge_scores(path)
@@ -78,7 +79,7 @@ def draw(path: Path, *, depth: int | None = None) -> str:
 
 
 def _depth(path: Path) -> int:
-  """The depth in the file's provenance, or the usual one."""
+  """Depth in the file's provenance, else the default."""
   provenance = files.read_json(path).get('provenance')
   depth = provenance.get('depth', DEPTH) if isinstance(provenance, dict) else DEPTH
   if not isinstance(depth, int) or not 2 <= depth <= DEEPEST:

@@ -1,18 +1,18 @@
-"""The exceptions that mean: what the user gave cannot be used."""
+"""Exceptions for input that cannot be used."""
 
 
 class InputError(Exception):
-  """Bad input or usage: one line with what, where, what was expected and the remedy.
+  """Bad input or usage: one line with the problem, its place, what was expected and the remedy.
 
   The command line prints the line and exits with status 2; nothing is half-written.
   """
 
 
 class NotFinite(InputError):
-  """A loss or a gradient is not a finite number: most often the learning rate is too high.
+  """A loss or a gradient is non-finite, most often because the learning rate is too high.
 
   Attributes:
-    step: Of the stage, counted from 1.
+    step: Number of the step in its stage, counted from 1.
   """
 
   def __init__(self, text: str, *, step: int = 0):

@@ -1,4 +1,4 @@
-"""A model for other programs: `python -m thrifty_jax.export --model=DIR --output=FOLDER`."""
+"""Exports a model: `python -m thrifty_jax.export --model=DIR --output=FOLDER`."""
 
 import dataclasses
 import importlib.util
@@ -50,16 +50,16 @@ Exit status: 0 done, 2 bad input or usage, or an export that is not what the mod
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  """Runs the command and returns its exit status; None uses the arguments of the process."""
   return command_line.start(argv, USAGE, run)
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Parses the command, exports, checks and writes."""
+  """Parses the command; exports, checks and writes the model."""
   values = _read(arguments)
   output = Path(values.output)
   _require_packages(values.format)
-  # JAX takes a second to import: mistakes in the command are told before.
+  # JAX takes a second to import, so mistakes in the command are reported first.
   from thrifty_jax import config as configs
   from thrifty_jax import device, model_folder
   from thrifty_jax.exporting import export_folder, export_slices
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str]) -> None:
 def _networks(
   values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
-  """Files of the network by name, and what was found out about each; refused unless it agrees."""
+  """Exported files by name, and the results of each; refuses one that differs from the model."""
   from thrifty_jax.exporting import export_check, onnx_network, stablehlo
   from thrifty_jax.logbook import say
 
@@ -124,7 +124,7 @@ def _int8(
   images: 'list[np.ndarray]',
   data: 'RunData',
 ) -> tuple[bytes, dict[str, Any]]:
-  """The network with 8-bit convolutions, and what that costs."""
+  """Quantises convolutions to 8 bits and measures the cost."""
   from thrifty_jax.exporting import export_check, export_slices, quantise
   from thrifty_jax.logbook import say
 
@@ -153,7 +153,7 @@ def _require_packages(format_: str) -> None:
 
 
 def _read(arguments: Sequence[str]) -> Any:
-  """The options, complete and in agreement, or an InputError."""
+  """Reads the options; raises InputError unless they are complete and consistent."""
   values = command_line.read(
     arguments,
     USAGE,

@@ -1,4 +1,4 @@
-"""Whole files or none: everything is written under a temporary name, then renamed."""
+"""Atomic writing (a temporary name, then a rename) and safe reading of files."""
 
 import contextlib
 import errno
@@ -13,12 +13,12 @@ from typing import Any
 
 from thrifty_jax.errors import InputError
 
-# Many times what a run of thousands of scans writes; in memory it is ten times as much.
+# Many times the size that a run of thousands of scans writes; parsed, it takes ten times as much.
 MOST_JSON_BYTES = 16 << 20
-_DEEPEST = 50  # of lists and objects in one another; ours have 5
-_DIGITS = 18  # of a whole number: it fits 64 bits
+_DEEPEST = 50  # levels of nested lists and objects; ours have 5
+_DIGITS = 18  # of a whole number, so that it fits 64 bits
 
-# Whoever gets one of these can do something about it: make space, or name another folder.
+# Errors that the user can remedy by making space or naming another folder.
 _NOT_WRITABLE = tuple(
   getattr(errno, name)
   for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM')
@@ -27,18 +27,18 @@ _NOT_WRITABLE = tuple(
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-  """Writes a file so that a reader sees the old content or the new, never a part of it.
+  """Writes a file so that a reader sees either the old or the new content, never a part.
 
   Args:
-    path: The file; folders above it that are missing are made.
-    data: Its whole content.
+    path: The file; missing parent folders are created.
+    data: Whole content of the file.
 
   Returns:
     The path.
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # In the same folder, because a rename is atomic only within one file system.
+  # The temporary file is in the same folder, as a rename is atomic only within a file system.
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp')
   try:
     with temporary.open('xb') as file:
@@ -62,13 +62,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
   Args:
     path: The file.
-    value: Value that json can write; NaN and infinity are refused, as they are not JSON.
+    value: Value that json can write; NaN and infinity are not JSON and are refused.
 
   Returns:
     The path.
 
   Raises:
-    ValueError: If value holds NaN or infinity.
+    ValueError: If value contains NaN or infinity.
   """
   text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
   return write_text(path, text + '\n')
@@ -76,16 +76,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 @contextlib.contextmanager
 def writing_to(folder: Path, option: str) -> Generator[None]:
-  """Turns a full disk, or a folder that must not be written or is gone, into bad input.
+  """Reports a full disk, or a folder that is read-only or gone, as bad input.
 
   Args:
-    folder: Where the body writes.
-    option: Option of the command line that names another folder, such as '--workdir'.
+    folder: Folder that the body writes to.
+    option: Command-line option that names another folder, such as '--workdir'.
 
   Raises:
-    InputError: If the body meets such an error, also as the exception of another type that
-      ArrayRecord or TensorStore makes of it; any other comes through, one about a file elsewhere
-      as well.
+    InputError: If the body meets such an error, also in the exception types that ArrayRecord or
+      TensorStore raise for it. Other errors, and errors about files elsewhere, pass unchanged.
   """
   was_there = folder.is_dir()
   try:
@@ -105,7 +104,7 @@ def writing_to(folder: Path, option: str) -> Generator[None]:
 
 
 def _not_writable(error: Exception, folder: Path) -> str:
-  """Why nothing can be written to the folder, '' where the error is another one."""
+  """Reason why nothing can be written to the folder; '' for any other error."""
   place = getattr(error, 'filename', None)
   if isinstance(place, str) and os.path.isabs(place):
     one, other = Path(place).resolve(), folder.resolve()
@@ -118,18 +117,18 @@ def _not_writable(error: Exception, folder: Path) -> str:
 
 
 def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> None:
-  """Refuses what is no file, before it is read: a pipe would never end, a device neither.
+  """Refuses anything but a file before it is read: reading a pipe or a device may never end.
 
   Args:
-    path: File that is to be read; a link to one counts.
-    most_bytes: Size that it may have; None is no limit.
+    path: File to read, or a link to one.
+    most_bytes: Largest size allowed; None is no limit.
 
   Raises:
-    InputError: If it is missing, something else than a file, or larger.
+    InputError: If the path is missing, not a file, or too large.
   """
   try:
     status = Path(path).stat()
-  except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+  except (OSError, ValueError) as error:  # ValueError: the name contains a NUL
     reason = getattr(error, 'strerror', '') or error
     raise InputError(f'cannot read {path}: {reason}') from error
   if not stat.S_ISREG(status.st_mode):
@@ -141,16 +140,17 @@ def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-  """Reads a JSON file, which may be anybody's.
+  """Reads a JSON file that need not be trusted.
 
-  What comes back can be compared, printed and written again: no NaN or infinity, no number of more
-  than 18 digits, no name twice in an object, no half of a surrogate pair, no deeper than 50 levels.
+  The value can be compared, printed and written again: it contains no NaN or infinity, no number
+  of more than 18 digits, no repeated name in an object, no unpaired surrogate, and has at most 50
+  levels.
 
   Args:
     path: The file, of at most 16 MiB.
 
   Returns:
-    Its value.
+    The parsed value.
 
   Raises:
     InputError: If the file is missing, unreadable, too large or not such JSON.
@@ -168,10 +168,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: str) -> Any:
-  """The value of JSON text, under the limits of `read_json`.
+  """Parses JSON text under the limits of `read_json`.
 
   Raises:
-    ValueError: If it is anything else.
+    ValueError: If the text is not such JSON.
   """
   try:
     value = json.loads(
@@ -210,12 +210,12 @@ def _finite(text: str) -> float:
 
 
 def _require_plain(value: Any) -> None:
-  """Refuses text that cannot be written, and nesting that recursive functions fall over."""
+  """Refuses text that cannot be encoded, and nesting too deep for recursive functions."""
   level = [value]
   for _ in range(_DEEPEST):
     for one in level:
       if isinstance(one, str):
-        one.encode('utf-8')  # else the first print of half a surrogate pair is a fault
+        one.encode('utf-8')  # printing an unpaired surrogate would raise an error
     level = [
       inner
       for one in level

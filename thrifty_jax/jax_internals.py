@@ -1,4 +1,4 @@
-"""What JAX has under no public name, and this program needs: all of it is here."""
+"""The only uses of JAX functions that have no public name."""
 
 from typing import Any
 
@@ -6,23 +6,23 @@ from jax._src import distributed, xla_bridge
 
 
 def has_started() -> bool:
-  """Whether JAX has started its devices: flags of XLA are not read any more."""
+  """Whether JAX has started its devices, after which XLA no longer reads flags."""
   return xla_bridge.backends_are_initialized()
 
 
 def process_count() -> int:
-  """How many processes have joined by `jax.distributed.initialize`; does not start the devices."""
+  """Number of processes joined by `jax.distributed.initialize`; does not start the devices."""
   return distributed.global_state.num_processes
 
 
 def process_index() -> int:
-  """The number of this process among them, from 0."""
+  """Index of this process among them, from 0."""
   return distributed.global_state.process_id
 
 
 def client() -> Any:
-  """The client of the service by which JAX's processes find each other.
+  """Client of the service through which JAX's processes find each other.
 
-  It keeps values by their keys, can be waited on for hours, and needs no device.
+  The service stores values by key, lets a process wait for hours, and needs no device.
   """
   return distributed.global_state.client

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: figures per epoch, progress, and where it ran."""
+"""Records of a run: metrics per epoch, progress, and its environment."""
 
 import datetime
 import importlib.metadata
@@ -18,7 +18,7 @@ import thrifty_jax
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
-_MOST_BYTES = 256 << 20  # of all lines: an epoch of a search has some 2 KB
+_MOST_BYTES = 256 << 20  # of all lines; an epoch of a search takes some 2 KB
 PACKAGES = (
   'jax',
   'jaxlib',
@@ -34,14 +34,14 @@ PACKAGES = (
 
 
 class Logbook:
-  """The lines of `metrics.jsonl` in a stage's folder, one dictionary each."""
+  """Lines of `metrics.jsonl` in a stage's folder, a dictionary each."""
 
   def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = False):
-    """Opens the folder, made when it is missing; lines already there stay.
+    """Opens the folder and creates it if missing; existing lines are kept.
 
     Args:
       folder: Folder of the stage.
-      tensorboard: Whether TensorBoard gets the numbers of each line too, in the same folder.
+      tensorboard: Whether the numbers are also written for TensorBoard, in the same folder.
     """
     self.path = Path(folder) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,13 +49,13 @@ class Logbook:
     self._writer: Any = None
 
   def append(self, entry: Mapping[str, Any]) -> None:
-    """Adds a line, on disk when this returns.
+    """Adds a line and returns once it is on disk.
 
     Args:
-      entry: Values that json can write, numbers finite; `epoch` and `step` are among them.
+      entry: Values that json can write, with `epoch` and `step`; all numbers are finite.
 
     Raises:
-      ValueError: If a number is not finite.
+      ValueError: If a number is non-finite.
     """
     line = json.dumps(dict(entry), allow_nan=False, default=_plain)
     with self.path.open('a', encoding='utf-8') as file:
@@ -64,16 +64,16 @@ class Logbook:
       self._write_events(json.loads(line))
 
   def entries(self) -> list[dict[str, Any]]:
-    """All lines; a last one that was cut off by a crash is left out.
+    """Reads all lines, without a last one that a crash cut off.
 
     Raises:
-      InputError: If the file cannot be read, or another line has no epoch and step.
+      InputError: If the file cannot be read, or any other line lacks epoch or step.
     """
     if not self.path.exists():
       return []
     files.require_file(self.path, most_bytes=_MOST_BYTES)
     lines = self.path.read_bytes().split(b'\n')
-    whole, cut_off = lines[:-1], lines[-1]  # what ends without a line break
+    whole, cut_off = lines[:-1], lines[-1]  # text after the last line break
     if cut_off and not _is_cut_off(cut_off):
       whole.append(cut_off)
     return [self._entry(number, line) for number, line in enumerate(whole, start=1)]
@@ -91,22 +91,22 @@ class Logbook:
     return entry
 
   def truncate(self, epochs: int) -> None:
-    """Drops the lines of epochs that a resumed run will end again.
+    """Removes the lines of epochs that a resumed run will repeat.
 
     Args:
-      epochs: Epochs that were done at the checkpoint that was restored; lines above it go.
+      epochs: Number of epochs at the restored checkpoint; lines of later epochs are removed.
     """
     kept = [entry for entry in self.entries() if entry['epoch'] <= epochs]
     files.write_text(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
 
   def close(self) -> None:
-    """Ends what TensorBoard reads; lines can still be added."""
+    """Closes the file for TensorBoard; lines can still be added."""
     if self._writer is not None:
       self._writer.close()
       self._writer = None
 
   def _write_events(self, entry: Mapping[str, Any]) -> None:
-    """The numbers of a line as events; events of the same step on, from before a kill, are void."""
+    """Writes a line's numbers as events; events of a killed run from this step on are purged."""
     if self._writer is None:
       from tensorboardX import SummaryWriter
 
@@ -126,14 +126,14 @@ def _is_cut_off(line: bytes) -> bool:
 
 
 class _Lines(tqdm):
-  """Progress as a line for each tenth, where stderr is a file and a bar would fill it."""
+  """Progress as one line per tenth, for a stderr that is a file, which a bar would fill."""
 
   def __init__(self, *args: Any, **kwargs: Any):
     self._next = 0.1
     super().__init__(*args, **kwargs)
 
   def display(self, msg: str | None = None, pos: int | None = None) -> None:
-    """Prints the line when the next tenth is reached, and not before."""
+    """Prints the line once the next tenth is reached."""
     if not self.total or self.n / self.total < self._next:
       return
     self._next = min(1.0, int(10 * self.n / self.total) / 10 + 0.1)
@@ -142,17 +142,17 @@ class _Lines(tqdm):
     print(msg or str(self), file=self.fp, flush=True)
 
   def close(self) -> None:
-    """Ends without tqdm's empty line."""
+    """Closes the bar without tqdm's empty line."""
     self.disable = True
 
 
 def progress(total: int, description: str, *, unit: str = '') -> tqdm:
-  """A bar on stderr, with time to finish; a line for each tenth where stderr is not a terminal.
+  """Progress bar on stderr with the remaining time; one line per tenth if it is not a terminal.
 
   Args:
     total: Number of steps.
-    description: Name of what is going on, `search`.
-    unit: Unit of the steps where they are many, `B` for bytes; shown as 12.5M.
+    description: Name of the work, such as `search`.
+    unit: Unit of the steps if there are many, such as `B` for bytes; shown as 12.5M.
 
   Returns:
     A context manager with tqdm's `update(n)` and `set_postfix(loss=..., dsc=...)`.
@@ -160,7 +160,7 @@ def progress(total: int, description: str, *, unit: str = '') -> tqdm:
   tqdm.monitor_interval = 0  # its thread would outlive the bar
   scale: dict[str, Any] = {'unit': unit, 'unit_scale': True} if unit else {}
   if sys.stderr.isatty():
-    # Each update looks at the clock: the pace changes when a run goes on, and at validations.
+    # Each update reads the clock, as the pace changes when a run resumes and at validations.
     scale['miniters'] = 1
     return tqdm(total=total, desc=description, file=sys.stderr, dynamic_ncols=True, **scale)
   shape = '{desc}: {n_fmt} of {total_fmt}{postfix} [{elapsed}, {remaining} left]'
@@ -176,17 +176,17 @@ def progress(total: int, description: str, *, unit: str = '') -> tqdm:
 
 
 def say(title: str, text: str = '') -> None:
-  """Prints a line of the start or the end: a title in a column of its own, then the text."""
+  """Prints a title in a column of fixed width, then the text."""
   print(f'  {title:<9} {text}' if text else title, flush=True)
 
 
 def say_compiling() -> None:
-  """Says why nothing moves for a while."""
+  """Prints that compilation keeps the progress waiting."""
   say('compiling', 'the step: up to minutes the first time, seconds when it was compiled before')
 
 
 def duration(seconds: float) -> str:
-  """A time for a person: `8 s`, `3 min 20 s`, `1 h 05 min`."""
+  """Formats a time: `8 s`, `3 min 20 s`, `1 h 05 min`."""
   minutes, rest = divmod(round(seconds), 60)
   if not minutes:
     return f'{rest} s'
@@ -195,16 +195,16 @@ def duration(seconds: float) -> str:
 
 
 def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dict[str, Any]:
-  """Describes where and how this runs, for environment.json.
+  """Describes the machine, the software and the command, for environment.json.
 
   Args:
-    arguments: Arguments of the command; None takes them from this process.
+    arguments: Arguments of the command; None uses those of the process.
     seed: Seed of the run.
 
   Returns:
-    Values that json can write. Neither the machine's nor the user's name is in it.
+    Values that json can write, without the name of the machine or the user.
   """
-  import jax  # here, as whoever only shows progress does without JAX
+  import jax  # here, as showing progress does not need JAX
 
   from thrifty_jax import device
 
@@ -225,7 +225,7 @@ def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dic
 
 
 def _version(package: str) -> str | None:
-  """The installed version, or None."""
+  """Installed version of a package, or None."""
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:
@@ -233,7 +233,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-  """The git commit of this code, `-dirty` after it when files differ; None outside git."""
+  """Git commit of this code, with `-dirty` if files differ; None outside git."""
   project = Path(__file__).resolve().parents[1]
   if not (project / '.git').exists():  # installed, perhaps inside another project
     return None
@@ -246,5 +246,5 @@ def _commit() -> str | None:
 
 
 def _plain(value: Any) -> Any:
-  """Numbers and arrays of numpy or JAX as Python's own."""
+  """Converts numbers and arrays of numpy or JAX to Python's types."""
   return value.tolist()

@@ -15,7 +15,7 @@ from thrifty_jax.stages import Stage
 
 
 def _list(listed: Sequence[Stage]) -> str:
-  """A line of the help for each stage."""
+  """Lists the stages for the help, one per line."""
   return '\n'.join(f'      {stage.name:<8}  {stage.does}' for stage in listed)
 
 
@@ -50,12 +50,12 @@ Exit status: 0 done, 2 bad input or usage, 1 a fault. Research use only, not a m
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  """Runs the command and returns its exit status; None uses the arguments of the process."""
   return command_line.start(argv, USAGE, run)
 
 
 def run(arguments: Sequence[str]) -> int | None:
-  """Parses the command and runs its stages, of several processes as one of them."""
+  """Parses the command and runs its stages, alone or as one of several processes."""
   names = ['all', *(stage.name for stage in (*stages.STAGES, *stages.NAMED))]
   command = command_line.parse(arguments, stages=names)
   if command.config.distributed:
@@ -73,21 +73,21 @@ def _run(command: Command, arguments: Sequence[str]) -> None:
   _require_writable(command.workdir)
   each_fold = folds.commands(command)
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
-  if command.stage == stages.REPORT.name:  # of a run that goes on, too
+  if command.stage == stages.REPORT.name:  # also while the run is still going on
     workdirs = {}
   with lock.hold(*workdirs, stage=command.stage):
     _run_folds(command, each_fold, arguments)
 
 
 def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[str]) -> None:
-  """Runs the stages of every fold, or of the one that there is."""
+  """Runs the stages of every fold, or of a single run."""
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
     raise InputError(
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
       'the baselines itself, leave the variant out'
     )
   runs = run_data.fill_in(each_fold)
-  # JAX takes a second or two to import: mistakes in the command are told before.
+  # JAX takes a second or two to import, so mistakes in the command are reported first.
   from thrifty_jax import device
   from thrifty_jax.data import mesh
   from thrifty_jax.running import console
@@ -113,7 +113,7 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
 
 
 def _run_stages(command: Command, arguments: Sequence[str]) -> None:
-  """Runs what is not done yet."""
+  """Runs the stages that are not done yet."""
   from thrifty_jax.data import split_file
   from thrifty_jax.running import console
 
@@ -127,8 +127,8 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
     console.begin(stage)
     readiness.require(stage, command.config, command.workdir)
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
-      split = console.data(command)  # needs the slices, so not before they are prepared
-      console.record(command, arguments)  # last: bad scans leave nothing but check.html behind
+      split = console.data(command)  # needs the prepared slices
+      console.record(command, arguments)  # after them: bad scans leave only check.html behind
       split_file.write(command.config, command.workdir, split)
       recorded = True
     began = time.monotonic()
@@ -139,7 +139,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
 
 
 def _describe(command: Command) -> None:
-  """Describes the network: no run is begun or changed."""
+  """Describes the network without starting or changing a run."""
   run_data.fill_in_network(command)
   readiness.require(stages.DESCRIBE, command.config, command.workdir)
   from thrifty_jax import device
@@ -148,33 +148,33 @@ def _describe(command: Command) -> None:
   device.prepare(command.config)
   console.start(command)
   console.begin(stages.DESCRIBE)
-  # Its last line is JSON: nothing follows.
+  # Its last line is JSON, so nothing may follow.
   verbs.run(stages.DESCRIBE, command)
 
 
 def _require_writable(workdir: Path) -> None:
-  """Refuses a workdir that cannot be made or written, before anything is read."""
+  """Refuses a workdir that cannot be created or written, before anything is read."""
   there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
   if not there.is_dir() or not os.access(there, os.W_OK):
     raise InputError(f'--workdir={workdir}: {there} is no folder that can be written; use another')
 
 
 def _chosen(command: Command) -> list[Stage]:
-  """The stages of --stage, in order."""
+  """Stages that --stage selects, in order."""
   if command.stage == stages.COMPARE.name:
     return [stages.CHECK, stages.PREPARE, stages.SEARCH, stages.COMPARE, stages.REPORT]
   return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]
 
 
 def _trainings(command: Command) -> list[str]:
-  """The stages to run that train."""
+  """Names of the training stages to run."""
   names = {stages.SEARCH: 'search', stages.RETRAIN: 'retrain', stages.COMPARE: 'retrain'}
   chosen = _chosen(command)
   return [names[stage] for stage in chosen if stage in names and not _why_not(stage, command)]
 
 
 def _why_not(stage: Stage, command: Command) -> str:
-  """Why a stage need not run; '' when it has to."""
+  """Reason why a stage need not run; '' if it must run."""
   config, workdir = command.config, command.workdir
   if stage is stages.SEARCH and config.model.name != 'thrifty':
     return f'not needed: {config.model.name} is a baseline'

@@ -1,4 +1,4 @@
-"""A trained network as a folder that needs nothing else: saved, signed and loaded."""
+"""Saves, signs and loads a trained network as a self-contained folder."""
 
 import dataclasses
 import functools
@@ -21,23 +21,23 @@ from thrifty_jax.networks import baselines, build, genotype, inference
 from thrifty_jax.networks.model_spec import ModelSpec, find_faults
 
 FORMAT = 'thrifty_jax.model'
-VERSION = 5  # 4 did not say a baseline's width, which was 32; 3 lacked scores.json and the splits
-OLDEST = 3  # 2 had no checksums and did not say what the training scans were like
+VERSION = 5  # 4 lacked a baseline's width, which was 32; 3 lacked scores.json and the splits
+OLDEST = 3  # 2 lacked checksums and the description of the training scans
 CHECKSUMS = 'checksums.json'
 SCORES = 'scores.json'
 _SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md', SCORES)
-_MOST_BYTES = 4 << 30  # of a file: a billion parameters
+_MOST_BYTES = 4 << 30  # of a file; holds a billion parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-  """A network from its folder.
+  """A network loaded from its folder.
 
   Attributes:
-    spec: What the network and its input are.
-    genotype: What the cells of a thrifty network keep, else None.
-    params: Its parameters.
-    sha256: SHA-256 of the file of its weights, which tells it from every other model.
+    spec: Description of the network and its input.
+    genotype: Genotype of a thrifty network, else None.
+    params: Parameters of the network.
+    sha256: SHA-256 of the weights file, which identifies the model.
   """
 
   spec: ModelSpec
@@ -47,23 +47,23 @@ class LoadedModel:
 
   @functools.cached_property
   def module(self) -> nn.Module:
-    """The Linen module."""
+    """Linen module of the network."""
     return build.build(self.spec, self.genotype)
 
   @property
   def parameters(self) -> int:
-    """Number of its parameters."""
+    """Number of parameters."""
     return build.count(self.params)
 
   @functools.cached_property
   def logits(self) -> Callable[[Any], jax.Array]:
-    """The compiled network: normalised slices [B, S, S, C] to logits [B, S, S, K]."""
+    """Compiled network, from normalised slices [B, S, S, C] to logits [B, S, S, K]."""
     background = np.asarray(self.spec.background, np.float32)
     predict = build.predict_logits(self.module)
     return lambda image: predict(self.params, image, background)
 
   def predict_with(self, *, batch_size: int, flips: Sequence[str] = ()) -> inference.Predict:
-    """The function from slices of a scan to logits, see inference.predict_with."""
+    """Returns the function from slices of a scan to logits, see inference.predict_with."""
     return inference.predict_with(self.logits, self.spec, batch_size=batch_size, flips=flips)
 
 
@@ -75,15 +75,15 @@ def save(
   genotype_file: Path | None,
   card: str,
 ) -> None:
-  """Writes the model folder, whole or not at all: an unfinished one has another name.
+  """Writes the model folder atomically: it is renamed once it is complete.
 
   Args:
-    folder: weights.safetensors, preprocessing.json, card.md, if there is one genotype.json, and
-      checksums.json with the SHA-256 of each.
+    folder: Folder that gets weights.safetensors, preprocessing.json, card.md, genotype.json if
+      there is a genotype, and checksums.json with the SHA-256 of each.
     params: Parameters of the network.
-    spec: What the network and its input are.
-    genotype_file: File of its genotype, copied with all it says of its origin; None for a baseline.
-    card: Text that says what the model is, for a person.
+    spec: Description of the network and its input.
+    genotype_file: Genotype file, copied with its provenance; None for a baseline.
+    card: Description of the model for a person.
   """
   folder = Path(folder)
   unfinished = folder.with_name(f'.{folder.name}.unfinished')
@@ -104,10 +104,10 @@ def save(
 
 
 def add_scores(folder: Path, scores: Mapping[str, Any]) -> None:
-  """Puts scores.json into a model folder, with its research-use note, in the place of another.
+  """Writes scores.json, with its research-use note, into a model folder; replaces an older one.
 
-  Killed at any moment it leaves a folder that can be loaded: the scores are in its checksums only
-  once they are whole.
+  The folder can be loaded even if the process is killed at any moment: the checksums include the
+  scores only once they are complete.
   """
   sign(folder, without=(SCORES,))
   files.write_json(folder / SCORES, {'research_use': RESEARCH_USE, **scores})
@@ -115,7 +115,7 @@ def add_scores(folder: Path, scores: Mapping[str, Any]) -> None:
 
 
 def sign(folder: Path, *, without: Sequence[str] = ()) -> None:
-  """Writes checksums.json over the files of a model folder, but for those that are named."""
+  """Writes checksums.json for the files of a model folder, except those in `without`."""
   names = [name for name in _SIGNED if name not in without and (folder / name).is_file()]
   sums = {name: _digest(folder / name) for name in names}
   files.write_json(folder / CHECKSUMS, {'format': FORMAT, 'version': VERSION, 'sha256': sums})
@@ -125,8 +125,8 @@ def load(folder: Path | str) -> LoadedModel:
   """Reads a model folder.
 
   Raises:
-    InputError: The folder or a file of it is missing, was altered since it was saved, or is of
-      another version.
+    InputError: If the folder or one of its files is missing, was altered after it was saved, or has
+      an unsupported version.
   """
   folder = Path(folder)
   if not folder.is_dir():
@@ -143,7 +143,7 @@ def load(folder: Path | str) -> LoadedModel:
 
 
 def _require_version(path: Path) -> None:
-  """Refuses what this release cannot read, and says which release can."""
+  """Refuses a version that this release cannot read, and names a release that can."""
   spec = files.read_json(path)
   version = spec.get('version') if isinstance(spec, dict) else None
   if not isinstance(version, int) or spec.get('format') != FORMAT:
@@ -163,7 +163,7 @@ def _require_version(path: Path) -> None:
 
 
 def _require_unaltered(folder: Path) -> str:
-  """Refuses files that are not those that were saved together; returns the weights' SHA-256."""
+  """Refuses files other than those saved together; returns the weights' SHA-256."""
   path = folder / CHECKSUMS
   found = files.read_json(path)
   sums = found.get('sha256') if isinstance(found, dict) else None
@@ -172,7 +172,7 @@ def _require_unaltered(folder: Path) -> str:
     if name not in sums:
       raise InputError(f'{path}: has no SHA-256 of {name}; the folder is damaged, copy it again')
   for name, digest in sums.items():
-    if name not in _SIGNED:  # it could lead anywhere
+    if name not in _SIGNED:  # it could point outside the folder
       raise InputError(
         f'{path}: has a SHA-256 of {name!r:.80}, which no model folder has; copy it again'
       )
@@ -198,7 +198,7 @@ def _digest(path: Path) -> str:
 
 
 def _read_description(path: Path) -> ModelSpec:
-  """What `save` recorded, every field checked: the network is built from them."""
+  """Reads the description that `save` wrote and checks every field."""
   found = files.read_json(path)
   if found['version'] < 5:
     found['width'] = baselines.WIDTH
@@ -212,20 +212,20 @@ def _read_description(path: Path) -> ModelSpec:
 
 
 def _load_weights(path: Path, shapes: build.Shapes) -> build.Params:
-  """The parameters, float32, of exactly the names and shapes that the network has."""
+  """Reads the float32 parameters; their names and shapes must be exactly the network's."""
   try:
-    with safetensors.safe_open(path, framework='np') as file:  # its header alone
+    with safetensors.safe_open(path, framework='np') as file:  # reads only the header
       parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
       found = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
       if found != {
         name: (shape, 'F32') for name, (shape, _) in shapes.items()
-      }:  # before memory is taken for them
+      }:  # checked before memory is allocated
         raise InputError(
           f'{path}: these are not the weights of the network that its folder describes'
         )
       flat = {name: file.get_tensor(name) for name in found}
   except (OSError, safetensors.SafetensorError) as error:
-    reason = ' '.join(str(error).split())  # it may quote what the file holds
+    reason = ' '.join(str(error).split())  # it may quote content of the file
     raise InputError(
       f'{path}: cannot be read ({reason:.200}); copy or train the model again'
     ) from error

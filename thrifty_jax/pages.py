@@ -1,4 +1,4 @@
-"""Pages of one file each, from the templates in templates/."""
+"""Renders self-contained pages from the files in templates/."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -8,12 +8,12 @@ import jinja2
 
 
 def render(template: str, content: Mapping[str, Any], **filters: Callable[..., Any]) -> str:
-  """The text of a page.
+  """Renders the text of a page.
 
   Args:
-    template: Name of its file in templates/.
-    content: Values by name; one that the template reads must be there.
-    **filters: Functions by the names that the template knows them by.
+    template: Name of a file in templates/.
+    content: Values by name, including every name that the template reads.
+    **filters: Functions by their names in the template.
   """
   environment = _environment()
   environment.filters |= filters

@@ -1,4 +1,4 @@
-"""Masks of scans: `python -m thrifty_jax.predict --model=DIR --input=SCANS --output=MASKS`.
+"""Segments scans: `python -m thrifty_jax.predict --model=DIR --input=SCANS --output=MASKS`.
 
 In Python: `mask = load_model(DIR).segment(volume, spacing_mm)`.
 """
@@ -57,7 +57,7 @@ Exit status: 0 all done, 2 bad input or usage, also of single scans, 1 a fault.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command and returns its exit status; None takes the arguments of the process."""
+  """Runs the command and returns its exit status; None uses the arguments of the process."""
   return command_line.start(argv, USAGE, run)
 
 
@@ -68,21 +68,21 @@ def load_model(
   batch_size: int = BATCH_SIZE,
   memory_budget_mb: float | None = None,
 ) -> 'Segmenter':
-  """A trained model, or several whose probabilities are averaged, ready for arrays.
+  """Loads a trained model, or several whose probabilities are averaged, to segment arrays.
 
       mask = load_model('runs/brain/model').segment(volume, spacing_mm)
 
   Args:
-    folder: A model folder, the folder of a run, or that of a run with several folds; or a list.
-    flips: Average over the flips that the model saw in training.
-    batch_size: Slices at a time.
-    memory_budget_mb: For the activations of the network, MiB; the batch is made to fit.
+    folder: Model folder, folder of a run, or of a run with several folds; or a list of these.
+    flips: Whether to average over the flips that the model saw in training.
+    batch_size: Number of slices per batch.
+    memory_budget_mb: Memory for the network's activations, MiB; the batch shrinks to fit.
 
   Returns:
-    A Segmenter; its `segment` says what arrays it takes, which way round.
+    A Segmenter; its `segment` describes the arrays and their orientation.
 
   Raises:
-    InputError: If there is no model, a file of it was altered, or models do not go together.
+    InputError: If there is no model, a file was altered, or the models cannot be combined.
   """
   from thrifty_jax.predicting import segment
 
@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
   place, output = Path(values.input), Path(values.output)
   if not place.exists():
     raise InputError(f'--input={place}: there is no such file or folder')
-  # JAX takes a second to import: mistakes in the command are told before.
+  # JAX takes a second to import, so mistakes in the command are reported first.
   from thrifty_jax.predicting import dicom_seg, outputs
   from thrifty_jax.scans import sources
 
@@ -130,7 +130,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _load(values: Any) -> 'Segmenter':
-  """The models, on the device that was asked for."""
+  """Loads the models on the requested device."""
   from thrifty_jax import device
 
   config = configs.default()
@@ -150,7 +150,7 @@ def _load(values: Any) -> 'Segmenter':
 
 
 def _about(segmenter: 'Segmenter') -> dict[str, Any]:
-  """What stands beside the masks."""
+  """Content of the JSON file beside the masks."""
   return {
     'note': thrifty_jax.RESEARCH_USE,
     'classes': {str(number): name for number, name in enumerate(segmenter.classes)},
@@ -180,7 +180,7 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
 
 
 def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) -> int:
-  """Segments one scan after the other, says what went wrong, and returns the exit status."""
+  """Segments the scans in turn, prints what went wrong and returns the exit status."""
   from thrifty_jax import logbook
   from thrifty_jax.logbook import say
   from thrifty_jax.predicting import outputs

@@ -1,8 +1,8 @@
-"""The table of settings: all that is said of a field of the config stands in its row.
+"""The table of settings: one row holds all facts about a field of the config.
 
-Defaults, checks, what a changed field undoes, what compiled programs are found by and what each
-process has for itself follow from it; rules between fields are in config.py. As a command it prints
-a page: `python -m thrifty_jax.settings > docs/settings.md`.
+It defines defaults, checks, the stages that a changed field invalidates, the keys of compiled
+programs and the fields of single processes; rules between fields are in config.py. As a command it
+prints a page: `python -m thrifty_jax.settings > docs/settings.md`.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from thrifty_jax.allowed import (
 
 DEVICES = ('auto', 'cpu', 'gpu', 'tpu')
 MODELS = ('thrifty', 'unet', 'unet_plus_plus')
-# Of the comparison: the paper's models as they are, and with the norms that the cells have; U-Nets
-# so narrow that they have no more parameters than the searched network.
+# Rivals in a comparison: the paper's models as published and with the norms of the cells, and
+# U-Nets narrow enough to have no more parameters than the searched network.
 BASELINES = (
   'unet',
   'unet_group',
@@ -44,7 +44,7 @@ BASELINES = (
   'unet_matched_group',
   'unet_plus_plus_deep',
 )
-DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # what data.download fetches
+DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # data sets that data.download can fetch
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
 # Stages whose results depend on a setting.
 TRAINING = ('search', 'retrain')
@@ -57,15 +57,15 @@ class Setting:
   """A row of the table.
 
   Attributes:
-    default: Value where neither a file in configs/ nor the command line sets another.
-    allowed: Values that it may have by itself.
+    default: Value unless a file in configs/ or the command line sets another.
+    allowed: Values allowed regardless of other fields.
     about: Explanation for a person, with the unit.
-    stages: Stages whose results depend on it: once one is done, a change is refused.
-    untraced: Whether no compiled program depends on it: nothing computed reads it, or a step takes
-      it as an argument (train_data.Facts).
-    own: Whether each process of a run has its own.
-    may_grow: Whether a stage that is done goes on with a larger value.
-    open_value: Value that leaves it to the data; None where the data do not say.
+    stages: Stages whose results depend on the field; once one is done, a change is refused.
+    untraced: Whether compiled programs do not depend on the field: no computation reads it, or a
+      step receives it as an argument (train_data.Facts).
+    own: Whether each process of a run has its own value.
+    may_grow: Whether a finished stage continues with a larger value.
+    open_value: Value that leaves the field to the data; None if the data cannot fill it in.
   """
 
   default: Any
@@ -78,7 +78,7 @@ class Setting:
   open_value: Any = None
 
   def is_open(self, value: Any) -> bool:
-    """Whether the value leaves it to the data."""
+    """Whether the value leaves the field to the data."""
     return self.open_value is not None and value == self.open_value
 
 
@@ -86,7 +86,7 @@ _RUN = {
   'seed': Setting(0, FROM_0, 'Start of all random numbers.', ALL, untraced=True),
   'device': Setting('auto', one_of(*DEVICES), 'Hardware; auto takes what is there.', own=True),
   'devices': Setting(0, FROM_0, 'Devices that share a batch; 0 takes all.'),
-  # Weights, statistics of norms, losses, optimisers and all from validation on are float32.
+  # Weights, norm statistics, losses and optimisers, and validation and all after it, are float32.
   'precision': Setting(
     'auto',
     one_of('auto', 'float32', 'bfloat16'),
@@ -102,8 +102,8 @@ _RUN = {
   'tensorboard': Setting(False, SWITCH, 'Writes figures for TensorBoard too.', untraced=True),
   'genotype': Setting('', TEXT, "Genotype file that is retrained; '' is the searched one."),
 }
-# The devices of several processes train together, each process started by this command. Who they
-# are JAX asks of SLURM, Open MPI, Kubernetes or Cloud TPU, where the last three do not say it.
+# The devices of several processes train together; this command starts each process. Unless the last
+# three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
 _PROCESSES = {
   'distributed': Setting(False, SWITCH, 'Trains with the devices of several processes.'),
   'coordinator_address': Setting('', ADDRESS, 'Address of process 0; any free port.'),
@@ -150,7 +150,7 @@ _SLICES = {
   ),
   'curvature_flow_time_step': Setting(0.125, ABOVE_0, "Length of such a step, in ITK's seconds."),
 }
-# Who trains, validates and tests, and by what their intensities are normalised.
+# The split into training, validation and test patients, and the normalisation of intensities.
 _PATIENTS = {
   'mean': Setting(
     (),
@@ -218,7 +218,7 @@ _MODEL = {
   'width': Setting(32, COUNT, 'Channels of a baseline at full size, doubled at each level.'),
   'norm': Setting('none', one_of('none', 'group'), "Norm of a baseline; none is the paper's."),
 }
-# Where numbers are rounded is all that microbatches and remat change: no stage depends on them.
+# microbatches and remat only change rounding, so no stage depends on them.
 _SEARCH = {
   'seeds': Setting(
     1, COUNT, 'Searches, with seed, seed + 1, ...; the best one is kept.', untraced=True
@@ -247,7 +247,7 @@ _SEARCH = {
   'architecture_decay': Setting(1e-3, FROM_0, 'Weight decay of the architecture.'),
   'operations': Setting(
     (),
-    # Which there are, and that they are enough, is for networks/space.require_choice to say.
+    # networks/space.require_choice checks the names and that there are enough.
     Allowed("names, as in ('conv_3x3', 'identity')", lambda value: isinstance(value, tuple)),
     'Candidates, by their names; () takes all.',
   ),
@@ -270,7 +270,7 @@ _RETRAIN = {
   'validate_every': Setting(2, COUNT, 'Epochs from one validation to the next.'),
 }
 _EVALUATE = {
-  # The best epoch is chosen by it.
+  # It selects the best epoch.
   'protocol': Setting(
     'volume',
     one_of('volume', 'pooled_2d'),
@@ -304,7 +304,7 @@ _COMPARE = {
 def _section(
   prefix: str, stages: tuple[str, ...], rows: dict[str, Setting], *, untraced: bool = False
 ) -> dict[str, Setting]:
-  """Rows by their dotted names, with what their section says where they do not."""
+  """Rows by dotted name; a section's stages are the default, its untraced holds for all rows."""
   return {
     prefix + name: dataclasses.replace(
       row,
@@ -343,7 +343,7 @@ other value. Where it may grow, a stage that is done goes on for the epochs that
 
 
 def write_page() -> str:
-  """The page docs/settings.md."""
+  """Returns the text of docs/settings.md."""
   lines, heading = [_INTRODUCTION], ''
   for name, row in SETTINGS.items():
     section = name.rpartition('.')[0] or 'the run'

@@ -1,7 +1,7 @@
-"""The stages of a run: what each leaves, when it is done, which changes of the config undo it.
+"""The stages of a run: their files, when they are done, which config changes invalidate them.
 
-Which settings a stage reads is in settings.py, what it needs before it starts in
-running/readiness.py, what it runs in running/verbs.py.
+settings.py lists the settings that a stage reads, running/readiness.py its requirements, and
+running/verbs.py runs it.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import SETTINGS
 
-# The lists that a splits.json enters as, see data/split_file.py.
+# Fields that a splits.json fills in, see data/split_file.py.
 _LISTS = ('data.validation_patients', 'data.test_patients')
-_SHORT = reprlib.Repr()  # of lists of hundreds of patients; what people type stays whole
+_SHORT = reprlib.Repr()  # shortens lists of hundreds of patients, but not what people type
 _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 8, 200, 200
 
 
@@ -29,23 +29,23 @@ class Stage:
 
   name: str
   does: str
-  leaves: tuple[str, ...] = ()  # in the workdir; the stage is done when all are there
-  planned: tuple[str, ...] = ()  # the file, and the keys in it, of the epochs it was to take
+  leaves: tuple[str, ...] = ()  # files in the workdir; the stage is done when all exist
+  planned: tuple[str, ...] = ()  # file with the number of epochs planned, and the keys in it
 
   def is_done(self, workdir: Path, config: ConfigDict | None = None) -> bool:
-    """Whether its results lie in the workdir, and if a config is given, of all its epochs."""
+    """Whether its results are in the workdir and, given a config, cover all of its epochs."""
     there = bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
     return there and (config is None or not self._is_extended(workdir, config))
 
   def is_begun(self, workdir: Path) -> bool:
-    """Whether it is done or would go on from a checkpoint."""
-    # Of several searches each has a folder of its own.
+    """Whether it is done or would resume from a checkpoint."""
+    # Several searches have a folder each.
     found = (workdir / self.name).glob('**/checkpoints/*')
     saved = any(path.name.isdigit() for path in found)
     return saved or self.is_done(workdir)
 
   def _is_extended(self, workdir: Path, config: ConfigDict) -> bool:
-    """Whether it is to train for more epochs than it was."""
+    """Whether the config asks for more epochs than were planned."""
     if not self.planned:
       return False
     place, *keys = self.planned
@@ -89,19 +89,20 @@ COMPARE = Stage(
   'compare',
   'trains baselines and random architectures alike, and writes who scored what',
 )
-NAMED = (DESCRIBE, COMPARE)  # run when they are named, never by 'all'
+NAMED = (DESCRIBE, COMPARE)  # run only when named, never by 'all'
 
 
 def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:
-  """Refuses a config that differs in what a finished or begun stage of the workdir has read.
+  """Refuses a config that changes settings read by a stage begun or finished in the workdir.
 
   Args:
     config: Settings of this call.
-    workdir: Folder of the run; a new one has nothing to refuse.
-    may_grow: Whether more epochs than before are no difference.
+    workdir: Folder of the run; a new one refuses nothing.
+    may_grow: Whether a larger number of epochs is accepted.
 
   Raises:
-    InputError: With the first stage, the fields, their values then and now, and the remedy.
+    InputError: If a setting changed; the message names the first stage, the fields, their old and
+      new values, and the remedy.
   """
   for stage in STAGES:
     changes = find_changes(stage, config, workdir, may_grow=may_grow)
@@ -118,16 +119,16 @@ def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) 
 def find_changes(
   stage: Stage, config: ConfigDict, workdir: Path, *, may_grow: bool = False
 ) -> dict[str, str]:
-  """Finds the fields that a stage reads and that the run in the workdir has otherwise.
+  """Finds the fields that a stage reads and whose values differ from those of the run.
 
   Args:
     stage: Stage whose fields are compared.
     config: Settings of this call.
-    workdir: Folder of the run; a new one has no config, and so no change.
-    may_grow: Whether more epochs than before are no change.
+    workdir: Folder of the run; a new one has no config and no changes.
+    may_grow: Whether a larger number of epochs is no change.
 
   Returns:
-    A text for each name, `seed 0 -> 1`.
+    Text by field name, such as `seed 0 -> 1`.
 
   Raises:
     InputError: If the config in the workdir cannot be read.
@@ -144,7 +145,7 @@ def find_changes(
 
 
 def read_recorded(workdir: Path) -> dict[str, Any]:
-  """Reads the settings that the run was made with, by their dotted names, as JSON has them."""
+  """Reads the recorded settings of the run by dotted name, in their JSON form."""
   path = workdir / 'config.json'
   written = files.read_json(path)
   if not isinstance(written, dict):
@@ -153,12 +154,12 @@ def read_recorded(workdir: Path) -> dict[str, Any]:
 
 
 def genotype_file(config: ConfigDict, workdir: Path) -> Path:
-  """The genotype of a thrifty network: the one that is named, or the searched one."""
+  """Path of a thrifty network's genotype: config.genotype if set, else the searched one."""
   return Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
 
 
 def is_scored(workdir: Path) -> bool:
-  """Whether evaluation is done, and of the model that is there now."""
+  """Whether evaluation is done for the current model."""
   if not (EVALUATE.is_done(workdir) and RETRAIN.is_done(workdir)):
     return False
   scores, trained = (workdir / stage.leaves[0] for stage in (EVALUATE, RETRAIN))
@@ -166,12 +167,12 @@ def is_scored(workdir: Path) -> bool:
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
-  """The config as JSON has it: tuples are lists."""
+  """Returns the config in its JSON form, with lists for tuples."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def name_folders(stage: Stage, workdir: Path) -> str:
-  """Names the folders to remove so that a stage and those after it run again."""
+  """Names the folders to remove so that a stage and the later ones run again."""
   left = [path for later in STAGES[STAGES.index(stage) :] for path in later.leaves]
   folders = [workdir / path.split('/')[0] for path in left]
   return ' '.join(str(folder) for folder in folders if folder.exists())

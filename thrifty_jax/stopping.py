@@ -1,8 +1,8 @@
-"""Asked to stop by Ctrl-C (SIGINT), or by a scheduler or a machine about to go (SIGTERM).
+"""Requests to stop: Ctrl-C (SIGINT), or SIGTERM from a scheduler or a machine shutting down.
 
-A loop that has something to save is asked to end by itself, at its next step; anything else ends at
-once. A second signal ends the process without another word, as does work in C++ that does not come
-back: compiling may take a minute.
+A loop with something to save ends by itself at its next step; anything else ends at once. A second
+signal ends the process silently. So does C++ work that does not return in time: compiling may take
+a minute.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE_SECONDS = 5.0  # to clean up, once nothing is left to save
-COMPILER = 'compiler'  # name of the threads that compile: nothing can end them
+GRACE_SECONDS = 5.0  # for cleaning up, once nothing is left to save
+COMPILER = 'compiler'  # name of the compiling threads, which cannot be ended
 _TICK = 0.1  # seconds
 GOES_ON = 'stopped; the same command goes on from the last checkpoint'
 
 
 class Stopped(KeyboardInterrupt):
-  """The person or the machine asked to stop.
+  """A person or the machine requested a stop.
 
   Attributes:
-    signal: The number of the signal.
+    signal: Number of the signal.
   """
 
   def __init__(self, number: int, text: str = GOES_ON):
@@ -35,17 +35,17 @@ class Stopped(KeyboardInterrupt):
 
 
 def status(error: KeyboardInterrupt) -> int:
-  """The exit status of a process that ends so, as shells have it."""
+  """Exit status of a process that ends by this error, as shells define it."""
   return 128 + getattr(error, 'signal', signal.SIGINT)
 
 
-_deferred = 0  # loops that end by themselves
-_asked = 0  # the first signal
+_deferred = 0  # number of active loops that end by themselves
+_asked = 0  # number of the first signal, 0 before
 
 
 @contextlib.contextmanager
 def handled() -> Generator[None]:
-  """Handles the signals as long as the body runs; outside the main thread it cannot, and does not.
+  """Handles the signals while the body runs; has no effect outside the main thread.
 
   The body raises Stopped at the first signal unless a loop has deferred it.
   """
@@ -57,7 +57,7 @@ def handled() -> Generator[None]:
   ours, theirs = os.pipe()
   os.set_blocking(theirs, False)
   handlers = {number: signal.signal(number, _on_signal) for number in SIGNALS}
-  # Python's handlers wait for C++ to come back; what is written here arrives at once.
+  # Python's handlers wait until C++ returns; the wakeup descriptor is written at once.
   descriptor = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
   watch = threading.Thread(target=_watch, args=(ours,), name='stopping', daemon=True)
   watch.start()
@@ -74,7 +74,7 @@ def handled() -> Generator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Generator[None]:
-  """As long as the body runs, a first signal does not interrupt it: it asks `requested` itself."""
+  """Keeps a first signal from interrupting the body, which calls `requested` itself."""
   global _deferred
   _deferred += 1
   try:
@@ -85,7 +85,7 @@ def deferred() -> Generator[None]:
 
 @contextlib.contextmanager
 def undeferred() -> Generator[None]:
-  """Within `deferred`: as long as the body runs, a signal interrupts it, also one sent before."""
+  """Lets a signal, also an earlier one, interrupt the body; for use within `deferred`."""
   global _deferred
   kept, _deferred = _deferred, 0
   try:
@@ -97,12 +97,12 @@ def undeferred() -> Generator[None]:
 
 
 def requested() -> int:
-  """The signal that asked to stop, 0 as long as there is none."""
+  """Number of the signal that requested a stop, 0 if there was none."""
   return _asked
 
 
 def leave(status: int) -> NoReturn:
-  """Ends the process, at once where a thread still compiles: Python's own end would abort there."""
+  """Ends the process, at once if a thread still compiles, as Python's normal exit would abort."""
   if any(thread.name == COMPILER for thread in threading.enumerate()):
     sys.stdout.flush()
     sys.stderr.flush()
@@ -120,7 +120,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(descriptor: int) -> None:
-  """Ends the process at a second signal, or where the first one does not get through."""
+  """Ends the process at a second signal, or if the first has no effect."""
   asked, left = 0, GRACE_SECONDS
   while True:
     if select.select([descriptor], [], [], _TICK if asked else None)[0]:
@@ -140,5 +140,5 @@ def _watch(descriptor: int) -> None:
 
 
 def _say(line: str) -> None:
-  """Past Python's buffers, which a signal may have found locked."""
+  """Prints a line without Python's buffers, which may be locked when a signal arrives."""
   os.write(2, f'{line}\n'.encode())

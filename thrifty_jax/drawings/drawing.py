@@ -1,8 +1,8 @@
-"""A genotype as a picture: one SVG, both kinds of cell, without an external program.
+"""Draws both kinds of cell of a genotype as one SVG, without an external program.
 
-A cell reads from top to bottom. Each node stands under the operations of its edges; a line leads
-from the state that an operation reads to the operation, and from there to the node, with the score
-of the choice where it is known. Lines past a row of operations run in lanes at the margins.
+A cell is read from top to bottom. Each node is below the operations of its edges; a line leads from
+the state that an operation reads to the operation, and from there to the node, with the score of
+the choice if it is known. Lines that pass a row of operations run in lanes at the margins.
 """
 
 import math
@@ -17,16 +17,16 @@ from thrifty_jax.networks import space
 from thrifty_jax.networks.genotype import Genotype, Node
 from thrifty_jax.networks.space import CELL_KINDS, sources_of, state_name
 
-# (node, source) -> score of the operation that was kept on the edge
+# (node, source) -> score of the operation kept on the edge
 EdgeScores = Mapping[tuple[int, int], float]
 
-PILL_WIDTH, PILL_HEIGHT = 136, 26  # pixels; holds the longest name, up_dil_conv_3x3 and the like
+PILL_WIDTH, PILL_HEIGHT = 136, 26  # pixels; fits the longest names, such as up_dil_conv_3x3
 GAP = 14  # between the operations of a node
-MARGIN = 58  # for the lanes, on each side
+MARGIN = 58  # on each side, for the lanes
 LANE = 11  # between lanes
 ROW = 170  # from a node to the next
 ABOVE = 82  # from the operations of a node to the node
-STRAIGHT = 34  # of that, straight down: the score stands there
+STRAIGHT = 34  # straight part of ABOVE, beside which the score is written
 TITLE = 54  # above the inputs
 CELL_GAP = 40  # between the two cells
 
@@ -41,23 +41,23 @@ TITLES = {
 
 
 def draw_cells(genotype: Genotype, scores: Mapping[str, EdgeScores]) -> Picture:
-  """The down and the up cell side by side.
+  """Draws the down and the up cell side by side.
 
   Args:
     genotype: Genotype to draw.
-    scores: Scores of the kept edges, kind -> (node, source) -> score; as many as are known.
+    scores: Known scores of the kept edges, kind -> (node, source) -> score.
   """
   cells = [draw_cell(kind, getattr(genotype, kind), scores.get(kind)) for kind in TITLES]
   return svg.beside(cells, gap=CELL_GAP, label='The searched down and up cell')
 
 
 def draw_cell(kind: str, cell: tuple[Node, ...], scores: EdgeScores | None = None) -> Picture:
-  """One cell, narrow enough for a phone; colours from CSS variables --op-<name>.
+  """Draws one cell, narrow enough for a phone; its colours are the CSS variables --op-<name>.
 
   Args:
-    kind: down or up.
+    kind: Kind of cell, down or up.
     cell: Nodes of the cell, genotype.down or genotype.up.
-    scores: Scores of its edges, as far as they are known.
+    scores: Known scores of its edges.
   """
   width = _width(cell)
   parts = _cell(kind, cell, width, scores or {})
@@ -65,16 +65,16 @@ def draw_cell(kind: str, cell: tuple[Node, ...], scores: EdgeScores | None = Non
 
 
 def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
-  """The scores that a genotype file has, for draw_cells; a file written by hand has none.
+  """Reads the scores in a genotype file for draw_cells; a file written by hand has none.
 
   Args:
-    path: A file that genotype.load accepts.
+    path: File that genotype.load accepts.
 
   Returns:
-    kind -> (node, source) -> score.
+    Scores, kind -> (node, source) -> score.
 
   Raises:
-    InputError: If a score is not a finite number.
+    InputError: If a score is non-finite or not a number.
   """
   content = files.read_json(path)
   scores: dict[str, dict[tuple[int, int], float]] = {kind: {} for kind in CELL_KINDS}
@@ -95,7 +95,7 @@ def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
 
 
 def variables(*, dark: bool = False) -> dict[str, str]:
-  """Colours of operations as CSS variables, '--op-sep-conv' and so on; the report sets its own."""
+  """Colours of operations as CSS variables such as '--op-sep-conv'; the report sets its own."""
   colours = [row.colour for row in space.OPERATIONS]
   return {f'--op-{colour.name}': colour.dark if dark else colour.light for colour in colours}
 
@@ -114,7 +114,7 @@ def _output_y(cell: tuple[Node, ...]) -> float:
 
 
 def _cell(kind: str, cell: tuple[Node, ...], width: float, scores: EdgeScores) -> list[str]:
-  """The parts of a cell, lines first so that shapes cover their ends."""
+  """Parts of a cell, lines first so that shapes cover their ends."""
   middle = width / 2
   step = (PILL_WIDTH + GAP) / 2
   places = {0: Place(middle - step, TITLE), 1: Place(middle + step, TITLE)}
@@ -142,16 +142,16 @@ def _cell(kind: str, cell: tuple[Node, ...], width: float, scores: EdgeScores) -
 
 
 def _side(source: int, node: int) -> float:
-  """Order of a node's operations from left to right, so that their lines cross least."""
+  """Sort key of a node's operations from left to right, for the fewest crossing lines."""
   if source == 0:
-    return -1.0  # its lane is at the left
+    return -1.0  # its lane is on the left
   if source == node + 1:
     return 0.0  # the state right above
-  return 1.0 + 1 / (1 + source) if source > 1 else 3.0  # lanes at the right, in1 the outermost
+  return 1.0 + 1 / (1 + source) if source > 1 else 3.0  # lanes on the right, in1 outermost
 
 
 def _lanes(cell: tuple[Node, ...], width: float) -> dict[int, float]:
-  """The x at which the line of a state passes rows that it has no part in."""
+  """Position x of the lane in which the line of a state passes rows of other operations."""
   lanes = {0: 14.0, 1: width - 14.0}
   for node in range(len(cell) - 1):
     lanes[2 + node] = width - 14.0 - LANE * (node + 1)
@@ -159,7 +159,7 @@ def _lanes(cell: tuple[Node, ...], width: float) -> dict[int, float]:
 
 
 def _line(start: Place, end: Place, lane: float | None) -> str:
-  """From a state down to an operation or to the output, straight or through a lane."""
+  """Line from a state down to an operation or the output, straight or through a lane."""
   if lane is None:
     return svg.curve(start, end)
   y0, y1 = start.y + 46, end.y - 44
@@ -170,14 +170,14 @@ def _line(start: Place, end: Place, lane: float | None) -> str:
 
 
 def _pill(place: Place, operation: str) -> str:
-  """An operation: its name on the ground's own colour, framed in its colour."""
+  """Box of an operation: its name on the background, framed in the operation's colour."""
   name, light, _ = space.operation(operation).colour
   frame = svg.tinted_box(place, PILL_WIDTH, PILL_HEIGHT, 13, f'op-{name}', light)
   return frame + svg.text(place, operation, svg.MONOSPACE)
 
 
 def _score(pill: Place, score: float) -> str:
-  """On the line below an operation."""
+  """Text of a score on the line below an operation."""
   place = Place(pill.x, pill.y + PILL_HEIGHT / 2 + 13)
   ground = svg.box(place, 34, 15, 3, f'stroke="none" {svg.fill("ground")}')
   return ground + svg.text(place, f'{score:.2f}', f'font-size="11" {svg.MUTED}')

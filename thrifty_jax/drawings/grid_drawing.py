@@ -1,7 +1,7 @@
-"""The grid of a network as a picture: which cells there are, and what each of them reads.
+"""Draws the grid of a network: its cells and the inputs of each.
 
-A row is a resolution, full size at the top; the encoder goes down on the left, up cells come up to
-the right. What is in the picture has the names of the network's modules.
+A row is a resolution, full size at the top; the encoder goes down on the left, up cells go up to
+the right. Labels are the names of the network's modules.
 """
 
 from collections.abc import Collection
@@ -19,7 +19,7 @@ from thrifty_jax.networks.space import (
 
 COLUMN, ROW = 108, 70  # pixels from a cell to the next
 WIDTH, HEIGHT = 84, 26  # of a cell
-LEFT = 150  # middle of the first column; labels and the lines past a row stand before it
+LEFT = 150  # middle of the first column; labels and the lines past a row are left of it
 TOP = 84  # middle of the first row
 KEY = 16  # height of a line of the key
 COLOURS = {'down': ('#5566c4', '#8f9df0'), 'up': ('#ad7420', '#dba850')}  # on light, on dark
@@ -27,10 +27,10 @@ AFTER = 'up cells read all cells to their left, joined, and one from below'
 
 
 def draw_grid(depth: int, skipped: Collection[GridCell] = ()) -> Picture:
-  """The whole network, a box a cell; colours from CSS variables --cell-down and --cell-up.
+  """Draws the network, a box per cell, coloured by the CSS variables --cell-down and --cell-up.
 
   Args:
-    depth: Levels below the full size, 2 or more.
+    depth: Number of levels below the full size, 2 or more.
     skipped: Interior up cells X[m, j], as (m, j), that are not built: 1 <= m < depth - 1 - j.
 
   Raises:
@@ -45,7 +45,7 @@ def draw_grid(depth: int, skipped: Collection[GridCell] = ()) -> Picture:
   paths = {encoded: [_down(stem, encoded)]}
 
   def read(cell: GridCell, left: list[GridCell], other: GridCell) -> GridCell:
-    """Draws what a cell reads."""
+    """Draws the inputs of a cell."""
     if cell[0]:
       paths[cell] = [_across(left[-1], cell), _up(other, cell)]
     else:
@@ -66,12 +66,12 @@ def draw_grid(depth: int, skipped: Collection[GridCell] = ()) -> Picture:
 
 
 def variables(*, dark: bool = False) -> dict[str, str]:
-  """Colours of cells as CSS variables, '--cell-down' and '--cell-up'."""
+  """Colours of cells as the CSS variables '--cell-down' and '--cell-up'."""
   return {f'--cell-{kind}': colours[dark] for kind, colours in COLOURS.items()}
 
 
 def _place(cell: GridCell) -> Place:
-  """Middle of X[k, j]; row -1 is full size, where the stem and the head stand."""
+  """Middle of X[k, j]; row -1 is full size, with the stem and the head."""
   k, j = cell
   return Place(LEFT + COLUMN * k, TOP + ROW * (j + 1))
 
@@ -83,7 +83,7 @@ def _name(cell: GridCell, depth: int) -> str:
 
 
 def _down(source: GridCell, cell: GridCell) -> str:
-  """Straight down."""
+  """Arrow straight down."""
   start, end = _place(source), _place(cell)
   return f'<path d="M{start.x:g} {start.y:g}V{end.y - HEIGHT / 2:g}"/>' + _head(
     Place(end.x, end.y - HEIGHT / 2), 0, 1
@@ -91,11 +91,11 @@ def _down(source: GridCell, cell: GridCell) -> str:
 
 
 def _past(source: GridCell, cell: GridCell) -> str:
-  """Down past a row, on the left of the first column."""
+  """Arrow down past a row, left of the first column."""
   x = LEFT - WIDTH / 2
   start, end = _place(source), _place(cell)
-  y0, y1 = start.y + 5, end.y - 5  # one line arrives above the other that leaves
-  lane = x - (34 if cell[1] % 2 else 20)  # lines that run beside each other for a row
+  y0, y1 = start.y + 5, end.y - 5  # an incoming line ends above an outgoing one
+  lane = x - (34 if cell[1] % 2 else 20)  # two lines run in parallel along a row
   return (
     f'<path d="M{x:g} {y0:g}C{lane:g} {y0:g} {lane:g} {y0 + 20:g} {lane:g} {y0 + 40:g}'
     f'V{y1 - 40:g}C{lane:g} {y1 - 20:g} {lane:g} {y1:g} {x:g} {y1:g}"/>'
@@ -103,7 +103,7 @@ def _past(source: GridCell, cell: GridCell) -> str:
 
 
 def _across(source: GridCell, cell: GridCell) -> str:
-  """To the right along a row; the line goes on behind all cells that are read."""
+  """Arrow to the right along a row, passing behind all cells that are read."""
   start, end = _place(source), _place(cell)
   return f'<path d="M{start.x:g} {start.y:g}H{end.x - WIDTH / 2:g}"/>' + _head(
     Place(end.x - WIDTH / 2, end.y), 1, 0
@@ -111,15 +111,15 @@ def _across(source: GridCell, cell: GridCell) -> str:
 
 
 def _up(source: GridCell, cell: GridCell) -> str:
-  """To the row above, from the top of a cell to the foot of another."""
+  """Arrow to the row above, from the top of a cell to the bottom of another."""
   start, end = _place(source), _place(cell)
   tip = Place(end.x, end.y + HEIGHT / 2)
-  side = WIDTH / 4  # clear of the arrow from above
+  side = WIDTH / 4  # avoids the arrow from above
   return svg.curve(Place(start.x + side, start.y - HEIGHT / 2), tip) + _head(tip, 0, -1)
 
 
 def _head(tip: Place, right: int, down: int) -> str:
-  """An arrow's head that points right, down or up."""
+  """Head of an arrow that points right, down or up."""
   x, y = tip.x - 7 * right, tip.y - 7 * down
   across = f'{4 * down:g} {4 * right:g}'
   return (
@@ -129,7 +129,7 @@ def _head(tip: Place, right: int, down: int) -> str:
 
 
 def _box(cell: GridCell, kind: str, depth: int) -> str:
-  """A cell that is built; stem and residual block have no kind."""
+  """Box of a cell that is built; stem and residual block have no kind."""
   middle = _place(cell)
   if kind:
     frame = svg.tinted_box(middle, WIDTH, HEIGHT, 5, f'cell-{kind}', COLOURS[kind][0])
@@ -139,7 +139,7 @@ def _box(cell: GridCell, kind: str, depth: int) -> str:
 
 
 def _ghost(cell: GridCell, depth: int) -> str:
-  """A cell that is skipped."""
+  """Box of a cell that is skipped."""
   middle = _place(cell)
   frame = f'stroke-dasharray="4 4" stroke-opacity=".55" {svg.fill("ground")}'
   name = svg.text(middle, _name(cell, depth), f'{svg.MONOSPACE} fill-opacity=".5"')
@@ -147,13 +147,13 @@ def _ghost(cell: GridCell, depth: int) -> str:
 
 
 def _size(row: int) -> str:
-  """Resolution of a row."""
+  """Label with the resolution of a row."""
   size = 'full size' if row < 0 else f'1/{2 ** (row + 1)}'
   return svg.text(Place(0, _place((0, row)).y), size, svg.MUTED, anchor='start')
 
 
 def _ends(depth: int) -> list[str]:
-  """What enters the stem and what leaves the head."""
+  """Arrows and labels of the network's input and output."""
   stem, head = _place((0, -1)), _place((depth, -1))
   top = stem.y - HEIGHT / 2
   enters = f'<path d="M{stem.x:g} {top - 20:g}V{top:g}"/>' + _head(Place(stem.x, top), 0, 1)
@@ -164,7 +164,7 @@ def _ends(depth: int) -> list[str]:
 
 
 def _key(depth: int, skips: bool) -> list[str]:
-  """What the boxes mean, in the free corner at the lower right."""
+  """Key of the boxes, in the free corner at the lower right."""
   lines = [('down', 'down cells: one structure, each with its own weights')]
   lines += [('up', 'up cells: likewise')]
   lines += [('', 'skipped: the nearest cell to its left is read instead')] if skips else []

@@ -1,8 +1,8 @@
-"""Pieces of SVG: boxes, texts, lines; a picture for a page and as a file of its own.
+"""Elements of SVG (boxes, texts, lines), and pictures for a page or a standalone file.
 
-Text and lines take the colour of the surrounding text (currentColor), boxes that of the ground
-(--ground), so that a picture serves on light and on dark pages. Colours come from CSS variables
-that the page may set; the colour beside each serves where there are none.
+Text and lines have the colour of the surrounding text (currentColor), boxes that of the background
+(--ground), so that a picture suits light and dark pages. Colours are CSS variables that the page
+may set, each with a default colour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ BOLD = 'font-weight="600"'
 MUTED = 'fill-opacity=".7"'
 GROUND = {'light': '#fdfdfc', 'dark': '#14171a'}
 INK = {'light': '#1d2126', 'dark': '#e4e7ea'}
-PADDING = 24  # pixels around the picture in a file of its own
+PADDING = 24  # pixels around the picture in a standalone file
 
 
 @dataclass(frozen=True)
 class Place:
-  """A point of a picture in pixels, for instance the middle of a box."""
+  """A point of a picture in pixels, such as the middle of a box."""
 
   x: float
   y: float
@@ -27,24 +27,24 @@ class Place:
 
 @dataclass(frozen=True)
 class Picture:
-  """Parts of SVG and the size that they take, in pixels."""
+  """Parts of SVG and their size in pixels."""
 
   width: float
   height: float
   parts: Sequence[str]
-  label: str  # for those who cannot see it
+  label: str  # description for people who cannot see it
 
   def inline(self) -> str:
-    """An SVG element for a page that sets its colours, never enlarged."""
+    """Returns an SVG element, never enlarged, for a page that sets its colours."""
     box = f'viewBox="0 0 {self.width:g} {self.height:g}" style="max-width:{self.width:g}px"'
     return self._element(box, self.width, self.parts)
 
   def file(self, light: Mapping[str, str], dark: Mapping[str, str]) -> str:
-    """A file of its own, with ground and colours for light and for dark screens.
+    """Returns a standalone file with background and colours for light and dark screens.
 
     Args:
-      light: CSS variables, '--op-conv' -> '#3f7fbf'.
-      dark: CSS variables for screens that are dark.
+      light: CSS variables for light screens, such as '--op-conv' -> '#3f7fbf'.
+      dark: CSS variables for dark screens.
     """
     width, height = self.width + 2 * PADDING, self.height + 2 * PADDING
     schemes = {
@@ -71,7 +71,7 @@ class Picture:
 
 
 def beside(pictures: Sequence[Picture], *, gap: float, label: str) -> Picture:
-  """Pictures side by side, their tops in line."""
+  """Places pictures side by side, aligned at the top."""
   parts, x = [], 0.0
   for picture in pictures:
     parts.append(moved(picture.parts, x, 0))
@@ -80,7 +80,7 @@ def beside(pictures: Sequence[Picture], *, gap: float, label: str) -> Picture:
 
 
 def below(pictures: Sequence[Picture], *, gap: float, label: str) -> Picture:
-  """Pictures one below the other, their left sides in line."""
+  """Places pictures one below the other, aligned at the left."""
   parts, y = [], 0.0
   for picture in pictures:
     parts.append(moved(picture.parts, 0, y))
@@ -94,17 +94,17 @@ def note(content: str) -> Picture:
 
 
 def moved(parts: Sequence[str], x: float, y: float) -> str:
-  """The parts at another place."""
+  """Moves the parts by (x, y) pixels."""
   return f'<g transform="translate({x:g} {y:g})">{"".join(parts)}</g>'
 
 
 def fill(variable: str, colour: str = '#fff') -> str:
-  """An attribute for boxes: --<variable>, or the colour where a reader knows no variables."""
+  """Fill attribute of a box: --<variable>, or the colour for readers without CSS variables."""
   return f'fill="{colour}" style="fill:var(--{variable}, {colour})"'
 
 
 def box(middle: Place, width: float, height: float, radius: float, attributes: str) -> str:
-  """A rectangle with round corners, around its middle."""
+  """Rectangle with round corners around its middle."""
   left, top = middle.x - width / 2, middle.y - height / 2
   return _rectangle(left, top, width, height, radius, attributes)
 
@@ -112,7 +112,7 @@ def box(middle: Place, width: float, height: float, radius: float, attributes: s
 def tinted_box(
   middle: Place, width: float, height: float, radius: float, variable: str, colour: str
 ) -> str:
-  """A box on the ground's own colour, framed and lightly filled with --<variable>."""
+  """Box on the background colour, framed and lightly filled with --<variable>."""
   value = f'var(--{variable}, {colour})'
   frame = (
     f'stroke-width="1.5" fill-opacity=".14" fill="{colour}" stroke="{colour}" '
@@ -124,7 +124,7 @@ def tinted_box(
 
 
 def text(middle: Place, content: str, attributes: str = '', *, anchor: str = 'middle') -> str:
-  """A line of text, its height centred on the place."""
+  """Line of text, vertically centred on the place."""
   return (
     f'<text x="{middle.x:g}" y="{middle.y + 4:g}" text-anchor="{anchor}" stroke="none" '
     f'fill="currentColor" {attributes}>{escape(content)}</text>'
@@ -132,7 +132,7 @@ def text(middle: Place, content: str, attributes: str = '', *, anchor: str = 'mi
 
 
 def title(name: str, after: str) -> str:
-  """The heading of a picture, with a remark."""
+  """Heading of a picture, with a remark."""
   return (
     f'<text y="14" stroke="none" fill="currentColor" font-size="14" {BOLD}>{escape(name)}'
     f'<tspan dx="8" font-size="12" font-weight="400" {MUTED}>{escape(after)}</tspan></text>'
@@ -140,7 +140,7 @@ def title(name: str, after: str) -> str:
 
 
 def curve(start: Place, end: Place, *, straight: float = 0.0) -> str:
-  """A line that leaves and arrives upright, at first so many pixels straight down."""
+  """Line with vertical ends that starts with `straight` pixels straight down."""
   path = f'M{start.x:g} {start.y:g}'
   if straight:
     start = Place(start.x, start.y + straight)
@@ -153,7 +153,7 @@ def curve(start: Place, end: Place, *, straight: float = 0.0) -> str:
 
 
 def lines(paths: Sequence[str]) -> str:
-  """Lines as a group: transparent together, so that they are no darker where they meet."""
+  """Group of lines with a common opacity, so that crossings are not darker."""
   return f'<g stroke-width="1.4" opacity=".6">{"".join(paths)}</g>'
 
 

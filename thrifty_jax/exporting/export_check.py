@@ -1,4 +1,4 @@
-"""Whether an exported network gives what the model gives, on real slices."""
+"""Compares an exported network with its model on real slices."""
 
 import dataclasses
 import functools
@@ -21,11 +21,11 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-  """How near two networks are.
+  """Agreement of two networks.
 
   Attributes:
-    slices: On so many slices.
-    largest_difference: Of a logit.
+    slices: Number of slices compared.
+    largest_difference: Largest absolute difference of a logit.
     equal_pixels: Share of pixels with the same class.
   """
 
@@ -41,22 +41,22 @@ class Agreement:
 
 
 def onnx_runner(content: bytes, *, threads: int = 0) -> Network:
-  """The function that an ONNX file's content is, on the CPU.
+  """Returns the function that an ONNX file computes, on the CPU.
 
   Args:
-    content: Of the file.
-    threads: For one operation; 0: as many as there are cores.
+    content: Content of the file.
+    threads: Number of threads per operation; 0 uses all cores.
   """
   onnxruntime = tool('onnxruntime')
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
-  options.log_severity_level = 3  # errors
+  options.log_severity_level = 3  # only errors
   session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
   return lambda image: session.run([LOGITS], {IMAGE: image})[0]
 
 
 def predict_with(network: Network, *, context: int) -> inference.Predict:
-  """The function from the slices of a scan to an exported network's logits."""
+  """Returns the function from slices of a scan to an exported network's logits."""
 
   def of_slices(found: np.ndarray) -> np.ndarray:
     return np.moveaxis(network(_channels_first(found)), 1, 3)
@@ -67,23 +67,23 @@ def predict_with(network: Network, *, context: int) -> inference.Predict:
 
 
 def inputs_of(image: np.ndarray, *, context: int) -> np.ndarray:
-  """What an exported network takes of neighbouring slices [D, S, S, M]: [D, C, S, S], float32."""
+  """Input of an exported network, [D, C, S, S], float32, from consecutive slices [D, S, S, M]."""
   return _channels_first(image[inference.neighbours(len(image), context=context)])
 
 
 def _channels_first(found: np.ndarray) -> np.ndarray:
-  """Slices between their neighbours, [B, 2c + 1, S, S, M], as [B, C, S, S], float32."""
+  """Reshapes slices with their neighbours, [B, 2c + 1, S, S, M], to [B, C, S, S], float32."""
   found = np.moveaxis(found, -1, 2)
   return found.reshape(len(found), -1, *found.shape[3:]).astype(np.float32)
 
 
 def compare(member: LoadedModel, network: Network, images: Sequence[np.ndarray]) -> Agreement:
-  """An exported network beside the model, both on whole batches.
+  """Compares an exported network with the model, both on whole batches.
 
   Args:
-    member: The model.
-    network: The export of it.
-    images: Neighbouring slices of a scan each, [d, S, S, M], float16 in [0, 1].
+    member: Model that was exported.
+    network: Exported network.
+    images: Consecutive slices of each scan, [d, S, S, M], float16 in [0, 1].
   """
   of_slices, context = inference.normalise_for(member.logits, member.spec), member.spec.context
   predict = functools.partial(
@@ -100,12 +100,12 @@ def compare(member: LoadedModel, network: Network, images: Sequence[np.ndarray])
 
 
 def require_agreement(found: Agreement, *, what: str) -> None:
-  """Refuses an export that gives something else than its model.
+  """Refuses an export whose output differs from its model's.
 
   Raises:
-    InputError: If a logit or too many classes differ.
+    InputError: If a logit or the classes of too many pixels differ.
   """
-  # Not finite counts as different.
+  # A non-finite difference fails the comparison.
   if not (found.largest_difference <= LOGIT_LIMIT and found.equal_pixels >= PIXEL_LIMIT):
     raise InputError(
       f'the {what} does not give what the model gives, on {found}; expected at most '

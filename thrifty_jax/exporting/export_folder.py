@@ -1,4 +1,4 @@
-"""The folder of an export: the network, what it expects, a script that runs it, and a page."""
+"""The folder of an export: the network, a description of its input, a script and a page."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from thrifty_jax.networks.model_spec import ModelSpec
 
 FORMAT = 'thrifty_jax.export'
 VERSION = 1
-# Of a model's description, what a slice's preparation and the meaning of the logits depend on.
+# Fields of a model's description that define a slice's preparation and the meaning of the logits.
 _FIELDS = (
   *('classes', 'largest_component', 'modalities', 'context', 'slice_axis', 'padding', 'intensity'),
   *('percentiles', 'window', 'clahe_clip_limit', 'image_size', 'resize'),
@@ -45,10 +45,10 @@ says.
 
 
 def require_place(output: Path, *, overwrite: bool) -> None:
-  """Refuses an output that cannot be written, or would replace something.
+  """Refuses an output that cannot be written or would replace something.
 
   Raises:
-    InputError: If a file is there, or a folder that is no export or may not be replaced.
+    InputError: If the place has a file, or a folder that is not an export or may not be replaced.
   """
   if output.exists():
     settings = output / 'preprocessing.json'
@@ -72,14 +72,14 @@ def contents(
   card: bytes,
   sides: int | None,
 ) -> dict[str, bytes]:
-  """The files by name.
+  """Returns the content of the files by name.
 
   Args:
-    member: The model.
+    member: Model that was exported.
     networks: Files of its network by name.
-    results: What was found out about each.
-    card: The model's own card.
-    sides: H and W of a slice in pixels; None: any.
+    results: Results of the checks by file name.
+    card: Card of the model.
+    sides: H and W of a slice in pixels; None allows any.
   """
   about = describe(member, networks, results, sides=sides)
   found = dict(networks)
@@ -98,7 +98,7 @@ def describe(
   *,
   sides: int | None,
 ) -> dict[str, Any]:
-  """What preprocessing.json says: all that a program needs to know to run the network."""
+  """Content of preprocessing.json: all that a program needs to run the network."""
   spec, described = member.spec, records.to_json(member.spec)
   sides_ = [sides, sides] if sides else ['height', 'width']
   neighbours = range(-spec.context, spec.context + 1)
@@ -136,7 +136,7 @@ def describe(
 
 
 def _steps(spec: ModelSpec) -> list[str]:
-  """How a slice is made, in words and in order."""
+  """Describes the preparation of a slice step by step."""
   settings, axes = spec.image, segment_onnx.SLICE_AXES[spec.image.slice_axis]
   steps = [
     f'turn the scan so that its axes (slice, row, column) point to {", ".join(axes)}: '
@@ -169,7 +169,7 @@ def _steps(spec: ModelSpec) -> list[str]:
 
 
 def _page(about: Mapping[str, Any]) -> str:
-  """README.md."""
+  """Text of README.md."""
   shape = ' x '.join(map(str, about['input']['shape']))
   lines = [
     f'- `{name}`: {100 * found["equal_pixels"]:.4f} % of the pixels of {found["slices"]} slices in '
@@ -208,10 +208,10 @@ It gives `{about['output']['name']}`, {about['output']['values']}.
 
 
 def write(output: Path, contents: Mapping[str, bytes]) -> None:
-  """Writes the folder, whole or not at all: an unfinished one has another name.
+  """Writes the folder atomically: it is renamed once it is complete.
 
   Raises:
-    InputError: If it cannot be written.
+    InputError: If the folder cannot be written.
   """
   unfinished = output.with_name(f'.{output.name}.unfinished')
   try:

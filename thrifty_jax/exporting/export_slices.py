@@ -1,4 +1,4 @@
-"""Slices that an export is checked, calibrated and scored on: of given scans, or of a run."""
+"""Slices, of given scans or a run, on which an export is checked, calibrated and scored."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.predicting import preparation
 from thrifty_jax.scans import sources
 
-SCANS, SLICES = 4, 16  # checked: so many scans, and so many slices from the middle of each
+SCANS, SLICES = 4, 16  # numbers of scans checked, and of slices from the middle of each
 
 
 class RunData(NamedTuple):
@@ -24,22 +24,22 @@ class RunData(NamedTuple):
 
   Attributes:
     prepared: Data set.
-    patients: Names under train, validation and test.
+    patients: Names of the patients by split: train, validation and test.
   """
 
   prepared: batching.Prepared
   patients: Mapping[str, tuple[str, ...]]
 
   def cases(self, split: str) -> tuple[batching.PreparedCase, ...]:
-    """The scans of a split."""
+    """Scans of a split."""
     return self.prepared.cases_of(self.patients[split])
 
 
 def open_run(model_folder: Path) -> RunData:
-  """The data that the model in a run's folder was trained on.
+  """Opens the data that the model in a run's folder was trained on.
 
   Raises:
-    InputError: If the folder is in no run, or the prepared slices are not there any more.
+    InputError: If the folder is in no run, or the prepared slices no longer exist.
   """
   path = model_folder.resolve().parent / 'config.json'
   if not path.is_file():
@@ -57,20 +57,20 @@ def open_run(model_folder: Path) -> RunData:
 
 
 def of_run(run: RunData) -> list[np.ndarray]:
-  """Slices to check on, [d, S, S, M] float16, of validation patients."""
+  """Slices of validation patients to check an export on, [d, S, S, M] each, float16."""
   cases = spread(run.cases('validation'), SCANS)
   return [_middle(run.prepared.read(case)['image']) for case in cases]
 
 
 def of_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
-  """Slices to check on, [d, S, S, M] float16, of scans that nobody prepared.
+  """Slices of unprepared scans to check an export on, [d, S, S, M] each, float16.
 
   Args:
-    place: A file or a folder, as for predicting.
+    place: File or folder of scans, as for predicting.
     spec: Description of the model.
 
   Raises:
-    InputError: If there is no scan, or one cannot be used with this model.
+    InputError: If there is no scan, or a scan cannot be used with this model.
   """
   if not place.exists():
     raise InputError(f'--scans={place}: there is no such file or folder')
@@ -86,7 +86,7 @@ def of_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
 
 
 def of_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarray]:
-  """Inputs of the network from scans of training patients, about `count`: [d, C, S, S] each."""
+  """Inputs of the network from some `count` slices of training patients, [d, C, S, S] each."""
   cases = run.cases('train')
   each = -(-count // len(cases))
   for case in spread(cases, count):
@@ -95,7 +95,7 @@ def of_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarra
 
 
 def spread(items: Iterable[Any], count: int) -> list[Any]:
-  """At most so many of the items, evenly spaced."""
+  """At most `count` of the items, evenly spaced."""
   everything = list(items)
   return everything[:: -(-len(everything) // count)] if len(everything) > count else everything
 

@@ -1,11 +1,11 @@
-"""An ONNX graph under construction, and our layers in the forms that run fast there.
+"""Builds an ONNX graph, with our layers in the forms that run fast in onnxruntime.
 
 The forms were chosen by measurement on the CPU with onnxruntime, as those of `spatial` were with
-XLA, and the best differ: convolutions are ONNX's own, with channels in front of the sides; what was
-concatenated is convolved part by part and added, which spares the copy; a transposed convolution is
-four small ones, one for each phase of the output; a norm is two global means and a batch
-normalisation whose statistics are computed on the way. Only operations of opset 17 without control
-flow, so that onnxruntime in a browser takes them too.
+XLA, and the best ones differ. Convolutions are ONNX's own, with channels before the sides. Parts
+that would be concatenated are convolved separately and added, which saves the copy. A transposed
+convolution is four small ones, one per phase of the output. A norm is two global means and a batch
+normalisation with computed statistics. Only operations of opset 17 without control flow are used,
+so that onnxruntime in a browser supports them too.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import norm
 
 OPSET = 17
-IR_VERSION = 8  # of files with that opset; newer ones are refused by older programs
-CONVOLUTION = 'convolution'  # begins the names of those that can be quantised
-_PRECISE = 8  # side of the blocks that are averaged first where a mean has very many pixels
+IR_VERSION = 8  # of files with that opset; older programs refuse newer ones
+CONVOLUTION = 'convolution'  # prefix of the names of convolutions that can be quantised
+_PRECISE = 8  # side of the blocks that a mean over very many pixels averages first
 
 
 class Tensor(NamedTuple):
@@ -30,8 +30,8 @@ class Tensor(NamedTuple):
 
   Attributes:
     name: Name of the value.
-    channels: C.
-    level: H and W are those of the padded image divided by 2^level.
+    channels: Number of channels C.
+    level: Resolution: H and W are those of the padded image divided by 2^level.
   """
 
   name: str
@@ -44,8 +44,8 @@ class Graph:
   """Nodes and constants in the order in which they were added.
 
   Attributes:
-    side: H and W of the padded image in pixels; 0: known only when the graph runs.
-    depth: The padded image can be halved so many times.
+    side: H and W of the padded image in pixels; 0 if known only when the graph runs.
+    depth: Number of times that the padded image can be halved.
   """
 
   side: int
@@ -63,7 +63,7 @@ class Graph:
     return output
 
   def constant(self, values: Any) -> str:
-    """The name of a constant; equal ones are stored once."""
+    """Adds a constant, stored once if equal ones exist, and returns its name."""
     array = np.ascontiguousarray(values)
     key = (array.dtype.str, array.shape, array.tobytes())
     if key not in self.constants:
@@ -72,15 +72,15 @@ class Graph:
     return self.constants[key].name
 
   def integers(self, *values: int) -> str:
-    """A constant of whole numbers, such as a shape."""
+    """Adds a constant of whole numbers, such as a shape, and returns its name."""
     return self.constant(np.array(values, np.int64))
 
   def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> Any:
-    """The finished ONNX model, checked.
+    """Returns the finished and checked ONNX model.
 
     Args:
-      inputs: Shapes by name, float32; a string is a size that may vary.
-      outputs: Shapes likewise.
+      inputs: Shapes of the float32 inputs by name; a string is a variable size.
+      outputs: Shapes of the outputs, in the same form.
     """
     onnx = tool('onnx')
 
@@ -101,10 +101,10 @@ class Graph:
 
 
 def tool(name: str) -> Any:
-  """A module of the optional packages that exporting needs.
+  """Imports a module of the optional packages for exporting.
 
   Raises:
-    InputError: If it is not installed.
+    InputError: If the package is not installed.
   """
   try:
     return importlib.import_module(name)
@@ -126,18 +126,18 @@ def convolve(
   pads: Sequence[int] | None = None,
   label: str = CONVOLUTION,
 ) -> Tensor:
-  """Convolution of parts that lie one after the other along the channels.
+  """Adds a convolution of parts that follow one another along the channels.
 
   Args:
-    graph: Gets the nodes.
-    parts: One tensor or more, with equal numbers of channels.
+    graph: Graph that gets the nodes.
+    parts: One or more tensors with equal numbers of channels.
     kernel: [k, l, C / groups, C'].
     stride: Step of the output grid, 1 or 2.
     dilation: Distance of the kernel's taps, in pixels.
     groups: Number of groups of channels that do not mix.
     bias: [C'].
-    pads: Top, left, bottom and right, in pixels; None is dilation * (k - 1) / 2 on every side.
-    label: Begins the names of the nodes.
+    pads: Padding at top, left, bottom and right in pixels; None is dilation * (k - 1) / 2 each.
+    label: Prefix of the names of the nodes.
   """
   pads = [dilation * (size - 1) // 2 for size in kernel.shape[:2]] * 2 if pads is None else pads
   outputs = []
@@ -161,7 +161,7 @@ def convolve(
 
 
 def total(graph: Graph, names: Sequence[str]) -> str:
-  """Sum of one value or more."""
+  """Adds the sum of one or more values."""
   found = names[0]
   for name in names[1:]:
     found = graph.add('Add', found, name)
@@ -175,7 +175,7 @@ def relu(graph: Graph, x: Tensor) -> Tensor:
 def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1) -> Tensor:
   """Transposed 3x3 convolution with stride 2, as `spatial.up_phases`: [N, 4 * C', H, W].
 
-  The channels are the output's even rows and even columns, even and odd, odd and even, odd and odd.
+  The channels hold the output's (row, column) phases: even-even, even-odd, odd-even and odd-odd.
   """
   middle, outer = slice(1, 2), slice(0, 3, 2)
   before, after = (dilation - 1) // 2, (dilation + 1) // 2
@@ -195,23 +195,23 @@ def concatenate(graph: Graph, parts: Sequence[Tensor]) -> Tensor:
 
 
 def interleave(graph: Graph, phases: Tensor) -> Tensor:
-  """The four phases of an image, [N, 4 * C, H, W], side by side: [N, C, 2H, 2W]."""
+  """Interleaves the four phases of an image, [N, 4 * C, H, W], to [N, C, 2H, 2W]."""
   channels, level = phases.channels // 4, phases.level - 1
   if not graph.side:
     name = graph.add('DepthToSpace', phases.name, blocksize=2, mode='DCR')
     return Tensor(name, channels, level)
-  # As two transpositions that move one axis each: a fifth of the time of DepthToSpace.
+  # Two transpositions that move one axis each take a fifth of the time of DepthToSpace.
   side = graph.side >> level
   name = graph.add('Reshape', phases.name, graph.integers(0, 2, 2, -1))
-  name = graph.add('Transpose', name, perm=(0, 1, 3, 2))  # the columns of both phases alternate
+  name = graph.add('Transpose', name, perm=(0, 1, 3, 2))  # interleaves the columns of both phases
   name = graph.add('Reshape', name, graph.integers(0, 2, -1, side))
-  name = graph.add('Transpose', name, perm=(0, 2, 1, 3))  # and the rows
+  name = graph.add('Transpose', name, perm=(0, 2, 1, 3))  # interleaves the rows
   name = graph.add('Reshape', name, graph.integers(0, channels, side, side))
   return Tensor(name, channels, level)
 
 
 def global_mean(graph: Graph, x: Tensor) -> Tensor:
-  """Mean of every channel, [N, C, 1, 1]; of many pixels by blocks, which float32 rounds less."""
+  """Mean of every channel, [N, C, 1, 1]; many pixels are averaged by blocks to round less."""
   block = min(_PRECISE, 2 ** (graph.depth - x.level))
   if x.level < 2 and block > 1:
     sides = {'kernel_shape': (block, block), 'strides': (block, block)}
@@ -226,13 +226,13 @@ def group_norm(
   *,
   source: Tensor | None = None,
 ) -> Tensor:
-  """`norm.Norm`: every group of channels to mean 0 and deviation 1, then scale and bias.
+  """Adds `norm.Norm`: mean 0 and deviation 1 for every group of channels, then scale and bias.
 
   Args:
-    graph: Gets the nodes.
+    graph: Graph that gets the nodes.
     x: [N, C, H, W].
     parameters: scale and bias, [C] each.
-    source: Has the same pixels as x in another order, [N, p * C, ..]: what is cheaper to average.
+    source: Pixels of x in another order, [N, p * C, ..], which are cheaper to average.
   """
   source = source or x
   channels = x.channels
@@ -248,7 +248,7 @@ def group_norm(
   mean_, square = mean(source.name), mean(graph.add('Mul', source.name, source.name))
   variance = graph.add('Sub', square, graph.add('Mul', mean_, mean_))
   variance = graph.add('Relu', variance)  # rounding must not make it negative
-  # A batch normalisation of all examples' channels side by side: one pass, with any statistics.
+  # One batch normalisation over the channels of all examples takes one pass, with any statistics.
   shape, flat = graph.add('Shape', mean_), graph.integers(-1)
   spread = [
     graph.add('Expand', graph.constant(parameters[name].reshape(1, channels, 1, 1)), shape)

@@ -1,7 +1,7 @@
-"""Our networks as ONNX models: from slices with intensities in [0, 1] to logits.
+"""Builds our networks as ONNX models, from slices with intensities in [0, 1] to logits.
 
-Each is written here a second time, on the layers of `onnx_graph`, because what runs fast there is
-not what XLA runs fast. That both compute the same is checked whenever a model is exported.
+Each network is written a second time with the layers of `onnx_graph`, because the forms that run
+fast there differ from those for XLA. Every export checks that both compute the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,23 +29,19 @@ from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.networks.space import GridCell, Operation
 
 IMAGE, LOGITS = 'image', 'logits'  # names of input and output
-FLOAT = 'float'  # begins the names of convolutions that stay in float32 when others are quantised
-Parameters = Mapping[str, Any]  # as in the Linen module, numpy arrays
+FLOAT = 'float'  # prefix of the names of convolutions that are never quantised
+Parameters = Mapping[str, Any]  # numpy arrays in the structure of the Linen module
 
 
 def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
-  """The network of a model as ONNX.
+  """Converts the network of a model to an onnx.ModelProto.
 
-  Its input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalised`,
-  not normalised yet: mean and deviation are taken in the graph. Its output `logits` is
-  [N, K, S, S]. N may be any number.
+  The input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalised`
+  but not normalised: the graph does that. The output `logits` is [N, K, S, S]. N may be any number.
 
   Args:
-    member: The model.
-    dynamic_sides: Take images of any height and width; slower.
-
-  Returns:
-    An onnx.ModelProto.
+    member: Model to convert.
+    dynamic_sides: Whether images may have any height and width, which is slower.
   """
   spec, size = member.spec, member.spec.image.image_size
   depth = spec.network.depth if member.genotype else baselines.LEVELS - 1
@@ -65,7 +61,7 @@ def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
 
 
 def _normalised(graph: Graph, spec: ModelSpec) -> Tensor:
-  """The image with mean and deviation of the training slices taken."""
+  """Normalises the image by mean and deviation of the training slices."""
   mean, std = (
     graph.constant(np.tile(values, 2 * spec.context + 1).reshape(1, -1, 1, 1))
     for values in spec.statistics.values()
@@ -75,7 +71,7 @@ def _normalised(graph: Graph, spec: ModelSpec) -> Tensor:
 
 
 def _padded(graph: Graph, image: Tensor, spec: ModelSpec) -> Tensor:
-  """Filled at the right and bottom with the background, see build.pad."""
+  """Pads the image with background at the right and bottom, see build.pad."""
   if graph.side:
     missing = graph.side - spec.image.image_size
     if not missing:
@@ -90,7 +86,7 @@ def _padded(graph: Graph, image: Tensor, spec: ModelSpec) -> Tensor:
 
 
 def _cropped(graph: Graph, logits: Tensor, size: int) -> None:
-  """The output: logits without those of pixels that were filled in."""
+  """Adds the output: logits without those of padding."""
   if graph.side == size:
     graph.add('Identity', logits.name, output=LOGITS)
     return
@@ -100,12 +96,12 @@ def _cropped(graph: Graph, logits: Tensor, size: int) -> None:
 
 
 def _sides(graph: Graph) -> str:
-  """Height and width of the image, known when the graph runs."""
+  """Height and width of the image, computed when the graph runs."""
   return graph.add('Slice', graph.add('Shape', IMAGE), graph.integers(2), graph.integers(4))
 
 
 def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype) -> Tensor:
-  """The grid of cells, as `network.grid` has it: logits of the padded image."""
+  """Adds the grid of cells of `network.grid`; returns logits of the padded image."""
   stem = relu(graph, _conv_norm(graph, [image], params['stem'], label=FLOAT))
   encoded = _residual(graph, _max_pool(graph, stem, 3), params['encode'])
 
@@ -136,7 +132,7 @@ def _cell(
   *,
   stride: int = 1,
 ) -> Tensor:
-  """A cell as `cell.DerivedCell` has it; in0 in parts that are not concatenated."""
+  """Adds the cell of `cell.DerivedCell`; in0 consists of parts that are not concatenated."""
   states = [_conv_norm(graph, in0, params['in0'], stride=stride), in1]
   for node, kept in enumerate(nodes):
     terms = [
@@ -148,10 +144,10 @@ def _cell(
 
 
 def _operation(graph: Graph, name: str, x: Tensor, params: Parameters) -> Tensor:
-  """An operation of the table, by its form.
+  """Adds an operation of the table by its form.
 
   Raises:
-    ValueError: If its form is not written here.
+    ValueError: If its form is not supported.
   """
   row = space.operation(name)
   match row.form:
@@ -172,11 +168,11 @@ def _operation(graph: Graph, name: str, x: Tensor, params: Parameters) -> Tensor
 
 
 def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) -> Tensor:
-  """A 3x3 convolution as `ops.Convolution` has it; one that goes up is computed in four phases."""
+  """Adds the 3x3 convolution of `ops.Convolution`; upsampling is computed in four phases."""
   if row.gated:
     x = _gated(graph, x, params['gate'])
   if row.resample == 'up':
-    if row.separable:  # as phases of one kernel that is both
+    if row.separable:  # computed as phases of the product of both kernels
       kernel = params['depthwise'].swapaxes(2, 3) * params['pointwise']
     else:
       kernel = params['kernel']
@@ -192,7 +188,7 @@ def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) ->
 
 
 def _gated(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
-  """Channels times a gate in (0, 1), see `ops.Gate`."""
+  """Multiplies the channels by a gate in (0, 1), see `ops.Gate`."""
   squeezed = relu(graph, _dense(graph, global_mean(graph, x), params['squeeze']))
   gate = graph.add('Sigmoid', _dense(graph, squeezed, params['excite']).name)
   return x._replace(name=graph.add('Mul', x.name, gate))
@@ -206,20 +202,20 @@ def _conv_norm(
   graph: Graph, parts: Sequence[Tensor], params: Parameters, *, stride: int = 1, label: str = ''
 ) -> Tensor:
   kernel = params['kernel']
-  # Around a 1x1 convolution going to 8 bits and back costs more time than it saves.
+  # Converting to 8 bits and back around a 1x1 convolution costs more time than it saves.
   label = label or (FLOAT if kernel.shape[0] == 1 else CONVOLUTION)
   x = convolve(graph, parts, kernel, stride=stride, label=label)
   return group_norm(graph, x, params['norm'])
 
 
 def _max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:
-  """Windows of 2 or 3 pixels at stride 2."""
+  """Adds max pooling over windows of 2 or 3 pixels at stride 2."""
   sides = {'kernel_shape': (size, size), 'strides': (2, 2), 'pads': [size // 3] * 4}
   return Tensor(graph.add('MaxPool', x.name, **sides), x.channels, x.level + 1)
 
 
 def _unet(graph: Graph, image: Tensor, params: Parameters, *, nested: bool) -> Tensor:
-  """U-Net, or UNet++, as `baselines.UNetPlusPlus` has them: logits of the padded image."""
+  """Adds U-Net or UNet++ of `baselines.UNetPlusPlus`; returns logits of the padded image."""
   levels = baselines.LEVELS
   outputs: dict[tuple[int, int], Tensor] = {}
   for level in range(levels):
@@ -246,6 +242,6 @@ def _block(graph: Graph, parts: Sequence[Tensor], params: Parameters) -> Tensor:
 
 
 def _up(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
-  """2x2 transposed convolution at stride 2, the outputs of its product being the phases."""
+  """Adds a 2x2 transposed convolution at stride 2, whose matrix product gives the phases."""
   bias = np.tile(params['bias'], 4)
   return interleave(graph, convolve(graph, [x], params['kernel'], bias=bias))

@@ -1,4 +1,4 @@
-"""An ONNX network with 8-bit convolutions, calibrated on training slices, and what that costs."""
+"""Quantises an ONNX network to 8-bit convolutions, calibrated on training slices; scores it."""
 
 import contextlib
 import logging
@@ -16,11 +16,11 @@ from thrifty_jax.exporting.onnx_network import IMAGE
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.scores import cases
 
-SLICES = 64  # to calibrate on
+SLICES = 64  # number of slices to calibrate on
 
 
 class _Reader:
-  """Inputs one after the other, as onnxruntime asks for them."""
+  """Inputs one after the other, in the interface of onnxruntime."""
 
   def __init__(self, inputs: Iterable[np.ndarray]):
     self._inputs = iter(inputs)
@@ -31,17 +31,17 @@ class _Reader:
 
 
 def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
-  """Static quantisation by onnxruntime: inputs and weights of convolutions in 8 bits.
+  """Quantises inputs and weights of convolutions to 8 bits by onnxruntime's static quantisation.
 
   Convolutions whose names begin with onnx_network.FLOAT, norms and sums stay in float32. Weights
-  have a scale for each output channel, and 7 bits: with 8, processors without VNNI would overflow.
+  have a scale per output channel and 7 bits, as 8 would overflow on processors without VNNI.
 
   Args:
-    content: Of the float32 file, from `onnx_network.to_onnx`.
-    inputs: Of the network, from slices of training scans, [d, C, S, S] each.
+    content: Content of the float32 file, from `onnx_network.to_onnx`.
+    inputs: Inputs of the network from training scans, [d, C, S, S] each.
 
   Returns:
-    The content of the quantised file.
+    Content of the quantised file.
   """
   onnx, quantization = tool('onnx'), tool('onnxruntime.quantization')
   names = [node.name for node in onnx.load_from_string(content).graph.node]
@@ -64,7 +64,7 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-  """onnxruntime's advice about preparing the model does not apply to one made for this."""
+  """Silences onnxruntime's advice on preparing the model, which does not apply to this one."""
   root = logging.getLogger()
   before = root.level
   root.setLevel(logging.ERROR)
@@ -78,7 +78,7 @@ def dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float
   """Volume DSC of the validation patients on the native grid, mean over patients and classes.
 
   Args:
-    run: Prepared slices.
+    run: Prepared slices of the run.
     network: Exported network.
     spec: Description of the model.
     title: Title of the progress bar.

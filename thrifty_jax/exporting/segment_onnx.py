@@ -30,24 +30,24 @@ GEOMETRY = (  # of a NIfTI header
 
 
 def load(folder, model='model.onnx', threads=0):
-  """preprocessing.json, and the network as a function of image [N, C, S, S] to [N, K, S, S]."""
+  """Reads preprocessing.json and the network, a function of image [N, C, S, S] to [N, K, S, S]."""
   import onnxruntime  # here: preparing does without it # pyrefly: ignore[missing-import]
 
   settings = json.loads(Path(folder, 'preprocessing.json').read_text('utf-8'))
   options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = threads  # 0: as many as there are cores
+  options.intra_op_num_threads = threads  # 0 uses all cores
   device = ['CPUExecutionProvider']
   session = onnxruntime.InferenceSession(str(Path(folder, model)), options, providers=device)
   return settings, lambda image: session.run(['logits'], {'image': image})[0]
 
 
 def segment(voxels, affine, settings, network):
-  """The mask of a scan: class of each voxel, [X, Y, Z], uint8.
+  """Mask of a scan: class of each voxel, [X, Y, Z], uint8.
 
   Args:
     voxels: Intensities as the scanner stores them, [X, Y, Z] or [X, Y, Z, M].
-    affine: From (x, y, z, 1) to RAS millimetres, [4, 4].
-    settings, network: From `load`.
+    affine: Map from (x, y, z, 1) to RAS millimetres, [4, 4].
+    settings, network: Results of `load`.
   """
   volume = voxels[..., None] if voxels.ndim == 3 else voxels
   if volume.shape[3:] != (settings['modalities'],):
@@ -78,7 +78,7 @@ def prepare(volume, settings):
 
 
 def unit_range(volume, settings):
-  """Intensities with the limits mapped to 0 and 1, and clipped."""
+  """Maps the intensity limits to 0 and 1 and clips."""
   if settings['intensity'] == 'percentiles':
     low, high = np.percentile(volume, settings['percentiles'])
     if low == high:
@@ -89,7 +89,7 @@ def unit_range(volume, settings):
 
 
 def to_square(plane, settings):
-  """A slice [H, W] as the network sees it, [S, S]."""
+  """Resizes a slice [H, W] to the network's input, [S, S]."""
   limit, iterations = settings['clahe_clip_limit'], settings['curvature_flow_iterations']
   if limit and plane.min() != plane.max():
     from skimage import exposure  # pip install scikit-image
@@ -125,7 +125,7 @@ def classes(image, native_size, settings, network):
   mask = np.empty((len(image), *native_size), np.uint8)
   side = max(native_size)
   top, left = ((side - length) // 2 for length in native_size)
-  for d in range(len(image)):  # one by one, or its activations leave the caches: half the time
+  for d in range(len(image)):  # one by one, so that activations stay in the caches: half the time
     logits = network(inputs[d : d + 1])[0]
     native = np.stack([resize(one, side) for one in logits])
     mask[d] = native.argmax(0)[top : top + native_size[0], left : left + native_size[1]]
@@ -133,7 +133,7 @@ def classes(image, native_size, settings, network):
 
 
 def resize(plane, size, order=1):
-  """A square with another side: linear, blurred first where it gets smaller, or nearest (0)."""
+  """Resizes a square: linearly, with blur first if it shrinks (order 1), or to the nearest (0)."""
   if len(plane) == size:
     return plane
   each = weights(len(plane), size, order)
@@ -142,7 +142,7 @@ def resize(plane, size, order=1):
 
 @functools.lru_cache(maxsize=64)
 def weights(old, new, order):
-  """Of each old pixel of a row in each new one, [new, old]; as skimage.transform.resize has it."""
+  """Weights of a row's old pixels in each new one, [new, old], as in skimage.transform.resize."""
   unit = np.eye(old)
   if order and new < old:
     unit = ndimage.gaussian_filter(unit, ((old / new - 1) / 2, 0), mode='nearest')
@@ -151,14 +151,14 @@ def weights(old, new, order):
 
 
 def keep_largest(mask, number):
-  """Turns all but the largest piece of a class into background, in place."""
+  """Turns all but the largest component of a class into background, in place."""
   pieces, count = ndimage.label(mask == number)
   if count > 1:
     mask[(pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)] = 0
 
 
 def write(path, mask, scan):
-  """A mask [X, Y, Z] as NIfTI with the geometry of its scan and nothing else of its header."""
+  """Writes a mask [X, Y, Z] as NIfTI with only the geometry of its scan's header."""
   kind = nibabel.Nifti2Image if isinstance(scan, nibabel.Nifti2Image) else nibabel.Nifti1Image
   header = kind.header_class()
   header.set_data_dtype(np.uint8)

@@ -1,9 +1,9 @@
-"""A model's network as StableHLO: a program for CPU, GPU and TPU, serialised by jax.export."""
+"""Exports a network as StableHLO: a program for CPU, GPU and TPU, serialised by jax.export."""
 
 from collections.abc import Callable
 
 import jax
-import jax.export  # has to be imported by itself
+import jax.export  # must be imported explicitly
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,9 +14,9 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def to_stablehlo(member: LoadedModel) -> bytes:
-  """The network with its weights, from image [N, C, S, S] in [0, 1] to logits [N, K, S, S].
+  """Exports network and weights, from image [N, C, S, S] in [0, 1] to logits [N, K, S, S].
 
-  Mean and deviation are taken inside, as in `onnx_network.to_onnx`; N may be any number.
+  The program normalises the image, as in `onnx_network.to_onnx`; N may be any number.
 
   Raises:
     InputError: If the package that writes such files is not installed.
@@ -41,6 +41,6 @@ def to_stablehlo(member: LoadedModel) -> bytes:
 
 
 def runner(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-  """The function that a file's content is, of numpy arrays."""
+  """Returns the function of numpy arrays that a file computes."""
   exported = jax.export.deserialize(bytearray(content))
   return lambda image: np.asarray(exported.call(image))

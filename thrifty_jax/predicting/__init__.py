@@ -1,3 +1,3 @@
-"""From a model folder and a scan to masks in files."""
+"""Prediction of masks of scans by a model from its folder."""
 
-BATCH_SIZE = 16  # slices, as evaluation has it by default
+BATCH_SIZE = 16  # slices; also the default of evaluation

@@ -1,7 +1,7 @@
-"""A mask as a DICOM Segmentation, beside the series that it was found in.
+"""Writes a mask as a DICOM Segmentation that belongs to its series.
 
-The one output that says whose scan it is: patient and study are those of the series, as archives
-and viewers need them. No value of a tag is ever printed.
+It is the only output that identifies the patient: patient and study are copied from the series, as
+archives and viewers need them. No value of a tag is ever printed.
 """
 
 import contextlib
@@ -21,30 +21,30 @@ from thrifty_jax.scans import sources
 
 ENDING = '_seg.dcm'
 _PACKAGES = ('highdicom', 'pydicom')
-# Of every slice, and but for the last one in all: where a Segmentation belongs.
+# Required in every slice; all but the last are equal in all slices and place the Segmentation.
 _IDS = ('SOPClassUID', 'StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')
 _IDS_EACH = 'SOPInstanceUID'
-# Must be there and may be empty, by the standard's modules for the patient and the study.
+# Required but possibly empty, by the standard's modules for the patient and the study.
 _MAY_BE_EMPTY = (
   *('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex', 'StudyDate', 'StudyTime'),
   *('ReferringPhysicianName', 'StudyID', 'AccessionNumber'),
 )
-_OFF = 0.3  # of a step, that a slice may lie from its place; dicom.py allows a quarter
-# Values of DICOM's context group 7150, categories of what a segment is, with the groups of their
-# types: a class gets the code of its own name from them.
+_OFF = 0.3  # of a step: largest offset of a slice from its place; dicom.py allows a quarter
+# Values of DICOM's context group 7150, the categories of segments, with the context groups of their
+# types; a class gets the code that has its name.
 _TYPES = {
   'AnatomicalStructure': 7192,
   'Tissue': 7191,
   'MorphologicallyAbnormalStructure': 7194,
 }
 _OTHERWISE = 'SpatialAndRelationalConcept'
-_SCHEME = '99THRIFTY_JAX'  # 99 begins the names of private ones
+_SCHEME = '99THRIFTY_JAX'  # names of private schemes begin with 99
 _SERIES = 1000  # added to the number of the scan's series
-_LONGEST = 64  # of a DICOM text of the kind LO
+_LONGEST = 64  # letters of a DICOM text of type LO
 
 
 def require_packages() -> None:
-  """Refuses where what writes DICOM is not installed."""
+  """Refuses to start if the packages that write DICOM are not installed."""
   if any(importlib.util.find_spec(name) is None for name in _PACKAGES):
     raise InputError(
       '--dicom_seg needs highdicom, not installed here: pip install -r requirements-dicom.txt'
@@ -54,17 +54,17 @@ def require_packages() -> None:
 def to_bytes(
   mask: np.ndarray, *, affine: np.ndarray, series: Path, about: Mapping[str, Any]
 ) -> bytes:
-  """The content of a DICOM Segmentation, a binary segment for each foreground class.
+  """Content of a DICOM Segmentation with a binary segment for each foreground class.
 
   Args:
-    mask: Class of each voxel, [D, H, W], uint8, slices and axes as read from the series.
-    affine: Of (d, h, w) to RAS millimetres, [4, 4].
-    series: The folder with the slices.
-    about: What stands beside masks: 'classes' by number, 'models' and 'flips'.
+    mask: Class of each voxel, [D, H, W], uint8, with slices and axes as read from the series.
+    affine: Map from (d, h, w) to RAS millimetres, [4, 4].
+    series: Folder with the slices.
+    about: Description of the masks: 'classes' by number, 'models' and 'flips'.
 
   Raises:
-    InputError: If the slices do not say to what study, series and frame of reference they belong,
-      or a tag that must be repeated is not as DICOM has it.
+    InputError: If the slices do not name their study, series and frame of reference, or a tag to be
+      copied violates the standard.
   """
   import highdicom
   from pydicom.uid import ExplicitVRLittleEndian
@@ -91,12 +91,12 @@ def to_bytes(
         content_label='SEGMENTATION',
         content_description=thrifty_jax.RESEARCH_USE,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set='ISO_IR 192',  # UTF-8: names of classes are in any language
+        specific_character_set='ISO_IR 192',  # UTF-8, as names of classes may be in any language
       )
       content = io.BytesIO()
       made.save_as(content)
     except (AttributeError, LookupError, ValueError) as error:
-      raise InputError(  # what the error says may quote a name
+      raise InputError(  # the error itself may quote a name
         f'{series}: a tag of the patient, study or series is not as DICOM has it '
         f'({type(error).__name__} in highdicom), so a DICOM SEG cannot repeat it; correct the '
         'series, or leave out --dicom_seg'
@@ -105,7 +105,7 @@ def to_bytes(
 
 
 def _in_order(series: Path, affine: np.ndarray, count: int) -> list[Any]:
-  """The headers of the slices, in the order of the mask, as their positions have it."""
+  """Headers of the slices, ordered by their positions as in the mask."""
   import pydicom
 
   paths = sources.slices_of(series)
@@ -144,7 +144,7 @@ def _require_ids(path: Path, header: Any, first: Any) -> None:
 
 
 def _segments(about: Mapping[str, Any]) -> list[Any]:
-  """A description of each foreground class, in the order of their numbers."""
+  """Descriptions of the foreground classes in the order of their numbers."""
   import highdicom
   from pydicom.sr.codedict import codes
 
@@ -155,12 +155,12 @@ def _segments(about: Mapping[str, Any]) -> list[Any]:
     parameters={
       'weights_sha256': ' '.join(one['weights_sha256'] for one in about['models']),
       'flips': str(about['flips']),
-      'note': thrifty_jax.RESEARCH_USE.replace(',', ';'),  # commas part the parameters
+      'note': thrifty_jax.RESEARCH_USE.replace(',', ';'),  # commas separate the parameters
     },
   )
   found = []
   for number, name in list(about['classes'].items())[1:]:
-    text = name.replace('\\', '/')[:_LONGEST]  # a backslash would part two values
+    text = name.replace('\\', '/')[:_LONGEST]  # a backslash would separate two values
     category, kind = _codes(int(number), text)
     found.append(
       highdicom.seg.SegmentDescription(
@@ -176,7 +176,7 @@ def _segments(about: Mapping[str, Any]) -> list[Any]:
 
 
 def _codes(number: int, name: str) -> tuple[Any, Any]:
-  """Category and type of a class: SNOMED's where DICOM lists its very name, else one of our own."""
+  """Category and type of a class: SNOMED's if DICOM lists exactly its name, else our own."""
   from pydicom.sr.codedict import Code, codes
 
   wanted = ''.join(filter(str.isalnum, name)).lower().replace('grey', 'gray')
@@ -189,7 +189,7 @@ def _codes(number: int, name: str) -> tuple[Any, Any]:
 
 
 def _spacing(affine: np.ndarray) -> Any:
-  """Of the voxels. A mask fills them, so they are as thick as they lie apart."""
+  """Spacing of the voxels; slices are as thick as their distance, as a mask has no gaps."""
   import highdicom
 
   step, down, across = (float(one) for one in np.linalg.norm(affine[:3, :3], axis=0))
@@ -200,7 +200,7 @@ def _spacing(affine: np.ndarray) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-  """Keeps away what pydicom and highdicom say of odd tags: they quote them."""
+  """Silences warnings of pydicom and highdicom about odd tags, as they quote the values."""
   before = logging.root.manager.disable
   logging.disable(logging.CRITICAL)
   try:

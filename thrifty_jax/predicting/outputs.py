@@ -1,4 +1,4 @@
-"""Where the masks of a prediction go, refused before any work, and written whole or not at all."""
+"""Plans and checks the files of a prediction before any work, and writes them atomically."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from thrifty_jax.predicting.segment import Segmentation
 from thrifty_jax.scans import masks
 from thrifty_jax.scans.sources import Grid, Source
 
-# Names of volumes in formats that are not written, lest a folder is made of that name.
+# Endings of volumes in formats that are not written, for which no folder may be created.
 _OTHERS = ('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz')
 
-_DECIMALS = 4  # of probabilities: the rest is noise that would make the files 20 times as large
+_DECIMALS = 4  # of probabilities; more are noise that would make the files 20 times as large
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Outputs:
   """The files of one scan.
 
   Attributes:
-    mask: Its mask.
-    probabilities: A file for each foreground class, if asked for.
-    overlay: A picture, if asked for.
-    segmentation: A DICOM Segmentation, if asked for.
+    mask: File of the mask.
+    probabilities: Files of the foreground classes, if requested.
+    overlay: Picture, if requested.
+    segmentation: DICOM Segmentation, if requested.
   """
 
   mask: Path
@@ -40,7 +40,7 @@ class Outputs:
 
   @property
   def paths(self) -> tuple[Path, ...]:
-    """All of them."""
+    """Paths of all the files."""
     more = (self.overlay, self.segmentation)
     return (self.mask, *self.probabilities, *(path for path in more if path))
 
@@ -50,9 +50,9 @@ class Plan:
   """The files of all scans.
 
   Attributes:
-    scans: Each with its files.
-    ending: Of masks and probabilities.
-    about: A JSON file that says what the numbers in the masks mean.
+    scans: Scans, each with its files.
+    ending: File ending of masks and probabilities.
+    about: JSON file that describes the numbers in the masks.
   """
 
   scans: tuple[tuple[Source, Outputs], ...]
@@ -61,7 +61,7 @@ class Plan:
 
 
 def require_place(output: Path, format_: str | None) -> None:
-  """Refuses an output that cannot be written or is of no known format, before anything is read."""
+  """Refuses an output that is not writable or of unknown format, before anything is read."""
   found = masks.ending(output)
   if found is None and output.suffix.lower() in _OTHERS:
     raise InputError(
@@ -91,21 +91,21 @@ def plan(
   overlays: bool = False,
   segmentations: bool = False,
 ) -> Plan:
-  """Which files will be written.
+  """Plans the files to write.
 
   Args:
-    sources: The scans, found in `place`.
-    place: What was given as input.
-    output: A folder, or for a single scan a file.
-    format_: Of masks.FORMATS; None takes that of the output's ending, else NIfTI.
-    classes: K.
-    probabilities: Whether they are written.
-    overlays: Likewise.
-    segmentations: Likewise; scans must then be DICOM series.
+    sources: Scans found in `place`.
+    place: Input given by the user.
+    output: Output folder, or for a single scan a file.
+    format_: Format from masks.FORMATS; None uses that of the output's ending, else NIfTI.
+    classes: Number of classes K.
+    probabilities: Whether probabilities are written.
+    overlays: Whether pictures are written.
+    segmentations: Whether DICOM Segmentations are written; scans must then be DICOM series.
 
   Raises:
-    InputError: If a file was meant where a folder is needed, an input would be overwritten, or a
-      DICOM SEG is asked for of another file.
+    InputError: If the output is a file but a folder is needed, an input would be overwritten, or a
+      DICOM SEG is requested for a scan that is not a DICOM series.
   """
   ending = masks.ending(output)
   if ending and place.is_dir() and sources[0].channels != (place,):
@@ -144,8 +144,8 @@ def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
   """Refuses to overwrite anything.
 
   Args:
-    whole: What will be written.
-    about: The content of `whole.about`: the same one may be there.
+    whole: Files to be written.
+    about: Content of `whole.about`, which may already exist with the same content.
   """
   there = [path for _, outputs in whole.scans for path in outputs.paths if path.exists()]
   if whole.about.exists() and files.read_json(whole.about) != about:
@@ -160,14 +160,14 @@ def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
 def write(
   found: Segmentation, grid: Grid, outputs: Outputs, whole: Plan, about: Mapping[str, Any]
 ) -> None:
-  """Writes the files of one scan, its mask last, and what they mean.
+  """Writes the files of one scan, its mask last, and the file that describes them.
 
   Args:
-    found: In the scan.
-    grid: Of the scan.
-    outputs: Its files.
-    whole: To which they belong.
-    about: The content of `whole.about`, with the names under 'classes'.
+    found: Segmentation of the scan.
+    grid: Grid of the scan.
+    outputs: Files of the scan.
+    whole: Plan to which the files belong.
+    about: Content of `whole.about`, with the names under 'classes'.
 
   Raises:
     InputError: If a file cannot be written.

@@ -1,4 +1,4 @@
-"""A scan that nobody prepared, made into slices as those of a model's training were."""
+"""Prepares slices of a new scan as those of a model's training were prepared."""
 
 import dataclasses
 
@@ -11,15 +11,15 @@ from thrifty_jax.scans.volumes import Volume
 
 
 def turn(volume: Volume, spec: ModelSpec) -> Volume:
-  """A scan along the slices of a model, without its truth.
+  """Turns a scan to the slice axis of a model, without its truth.
 
   Args:
-    volume: The scan, its axes any way round.
+    volume: Scan with axes in any orientation.
     spec: Description of the model.
 
   Raises:
-    InputError: If the scan is empty, has another number of channels, or a channel that is not
-      finite or the same everywhere.
+    InputError: If the scan is empty, has another number of channels, or has a channel that is
+      non-finite or constant.
   """
   image = volume.image
   if image.shape[-1] != spec.modalities:
@@ -33,20 +33,20 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
     raise InputError('the scan has voxels that are NaN or infinite; export it again')
   if (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
     raise InputError('all voxels of a channel are the same; expected an image')
-  # As scans are on their way to the training: axial when they are read, then along the slices.
+  # The same order as for training: axial when they are read, then along the slices.
   volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
   return volumes.along(volume, spec.image.slice_axis)
 
 
 def prepare(volume: Volume, spec: ModelSpec) -> np.ndarray:
-  """Slices of a scan as those of the training were made.
+  """Prepares slices of a scan as those of the training were prepared.
 
   Args:
-    volume: The scan, from `turn`.
+    volume: Scan from `turn`.
     spec: Description of the model.
 
   Returns:
-    [D, S, S, M], float16 in [0, 1], not normalised yet.
+    Slices, [D, S, S, M], float16 in [0, 1], not normalised.
   """
   if spec.padding:
     first, value = spec.padding

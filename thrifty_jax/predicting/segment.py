@@ -1,7 +1,7 @@
-"""Trained networks, ready for scans: prepared as for training, segmented, back on their own grid.
+"""Segments scans by trained networks: prepared as for training, with masks on the scan's grid.
 
-What evaluation does with the slices of a prepared data set is repeated for a scan that nobody
-prepared; for the same scan, model and batch size both find the same class in every voxel.
+A new scan is treated as evaluation treats the slices of a prepared data set; for the same scan,
+model and batch size both find the same class in every voxel.
 """
 
 import dataclasses
@@ -24,20 +24,20 @@ from thrifty_jax.scans import slices, volumes
 from thrifty_jax.scans.volumes import Volume
 from thrifty_jax.scores import components
 
-# Axis of NIfTI's world (to the right, front and head), and the sign, of each letter.
+# Axis of NIfTI's world (to the right, front and head) and sign of each letter.
 _WORLD = {'R': (0, 1), 'L': (0, -1), 'A': (1, 1), 'P': (1, -1), 'S': (2, 1), 'I': (2, -1)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
-  """What was found in a scan, turned as the networks look at it (volumes.SLICE_AXES).
+  """Segmentation of a scan, turned as the networks see it (volumes.SLICE_AXES).
 
   Attributes:
-    volume: The scan, image [D, H, W, M].
+    volume: Scan with image [D, H, W, M].
     mask: Class of each voxel, [D, H, W], uint8.
-    probabilities: Of each foreground class, [K - 1, D, H, W], float32, if asked for. `mask` keeps
-      only the largest component of some classes; these are as they were before.
-    unlike: In what the scan is unlike those of the training, in words.
+    probabilities: Probabilities of the foreground classes, [K - 1, D, H, W], float32, if requested,
+      from before `mask` was reduced to the largest component of some classes.
+    unlike: Descriptions of how the scan differs from those of the training.
   """
 
   volume: Volume
@@ -46,7 +46,7 @@ class Segmentation:
   unlike: tuple[str, ...]
 
   def turned(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Voxels of this grid, [D, H, W], in the order of the file's own affine."""
+    """Turns voxels of this grid, [D, H, W], to the orientation of the file's affine."""
     return volumes.turned_like(voxels, self.volume.affine, affine)
 
 
@@ -55,11 +55,11 @@ class Segmenter:
   """One network, or several whose probabilities are averaged.
 
   Attributes:
-    members: Their models, which agree on classes, channels and slice axis.
-    batch_size: Slices at a time.
-    budget_bytes: Memory for the activations of a network: the batch is made smaller until they fit.
-      None is no limit.
-    flips: Average the logits over the flips that augmentation made in training.
+    members: Models of the networks, which agree on classes, channels and slice axis.
+    batch_size: Number of slices per batch.
+    budget_bytes: Memory for the activations of a network; the batch shrinks to fit. None is no
+      limit.
+    flips: Whether to average logits over the flips that augmentation made in training.
   """
 
   members: tuple[LoadedModel, ...]
@@ -74,37 +74,37 @@ class Segmenter:
 
   @property
   def channels(self) -> int:
-    """Image channels that a scan must have, M."""
+    """Number of image channels M that a scan must have."""
     return self.members[0].spec.modalities
 
   @property
   def largest_component(self) -> tuple[str, ...]:
-    """Classes of which one piece is kept: those of which at least half of the models keep one."""
+    """Classes of which at least half of the models keep only the largest component."""
     kept = [name for member in self.members for name in member.spec.largest_component]
     return tuple(name for name in self.classes if 2 * kept.count(name) >= len(self.members))
 
   def segment(
     self, volume: np.ndarray, spacing_mm: Sequence[float], *, axes: str = 'SPL'
   ) -> np.ndarray:
-    """The mask of a scan that is an array.
+    """Segments a scan that is an array.
 
     Args:
-      volume: Intensities as the scanner stores them (CT: Hounsfield units), finite, any type of
-        real numbers; [D, H, W], or [D, H, W, M] with the channels in the order of the training.
+      volume: Intensities as the scanner stores them (CT: Hounsfield units), finite, of any real
+        type; [D, H, W], or [D, H, W, M] with the channels in the order of the training.
       spacing_mm: Distance of neighbouring voxels along D, H and W, in millimetres.
-      axes: Where D, H and W point to in the patient, a letter each: S head, I feet, A front, P
-        back, L the patient's left, R his right. 'SPL' is what SimpleITK.GetArrayFromImage gives of
-        an axial scan whose direction is the identity; an array [x, y, z] of nibabel has
+      axes: Directions of D, H and W in the patient, a letter each: S head, I feet, A front, P back,
+        L the patient's left, R the patient's right. 'SPL' fits SimpleITK.GetArrayFromImage of an
+        axial scan whose direction is the identity; an array [x, y, z] of nibabel has
         ''.join(nibabel.aff2axcodes(image.affine)).
 
     Returns:
-      Class of each voxel, [D, H, W], uint8, axes as those of volume; `classes` has the names.
+      Class of each voxel, [D, H, W], uint8, with the axes of volume; `classes` has the names.
 
     Raises:
       InputError: If the array, the spacing or the axes cannot be those of a scan for this model.
 
     Warns:
-      UserWarning: For everything in which the scan is unlike those of the training.
+      UserWarning: Difference between the scan and those of the training, a warning each.
     """
     image = np.asarray(volume)
     if image.ndim not in (3, 4) or image.dtype.kind not in 'buif':
@@ -120,11 +120,11 @@ class Segmenter:
     return found.turned(found.mask, affine)
 
   def find(self, volume: Volume, *, probabilities: bool = False) -> Segmentation:
-    """The classes in a scan.
+    """Segments a volume.
 
     Args:
-      volume: The scan, its axes any way round; a truth is not looked at.
-      probabilities: Also those of each class; each takes as much memory as the scan.
+      volume: Scan with axes in any orientation; a truth is ignored.
+      probabilities: Whether to return probabilities; each class takes as much memory as the scan.
 
     Raises:
       InputError: If the scan cannot be used with these models.
@@ -147,10 +147,10 @@ class Segmenter:
 
   @functools.cached_property
   def fitting_batch(self) -> int:
-    """Slices at a time: the batch size, or fewer where the budget is too small for it.
+    """Number of slices per batch: the batch size, or fewer to fit the memory budget.
 
     Raises:
-      InputError: If a network needs more for a single slice.
+      InputError: If a network exceeds the budget with a single slice.
     """
     size, budget = self.batch_size, self.budget_bytes
     if budget is None:
@@ -167,7 +167,7 @@ class Segmenter:
 
   @functools.cached_property
   def _predictions(self) -> tuple[inference.Predict, ...]:
-    """The function of each network from slices to logits, averaged over flips."""
+    """Functions of the networks from slices to logits, averaged over flips."""
     return tuple(
       member.predict_with(
         batch_size=self.fitting_batch, flips=member.spec.flips if self.flips else ()
@@ -177,10 +177,10 @@ class Segmenter:
 
 
 def planned_bytes(member: LoadedModel, batch_size: int) -> int:
-  """Temporary memory that XLA plans for a batch.
+  """Temporary memory in bytes that XLA plans for a batch.
 
   Raises:
-    InputError: If it does not say.
+    InputError: If XLA does not report it.
   """
   spec = member.spec
   at_once, each = inference.split_batch(batch_size)
@@ -201,17 +201,17 @@ def load_model(
   batch_size: int = BATCH_SIZE,
   budget_bytes: int | None = None,
 ) -> Segmenter:
-  """A trained model, or several, ready for scans; see `Segmenter` for the settings.
+  """Loads a trained model, or several; see `Segmenter` for the settings.
 
   Args:
-    folder: A model folder, the folder of a run, or that of a run with several folds, whose models
-      are averaged; or a list of such.
-    flips: See Segmenter.
-    batch_size: Likewise.
-    budget_bytes: Likewise.
+    folder: Model folder, folder of a run, or of a run with several folds, whose models are
+      averaged; or a list of these.
+    flips: Whether to average over flips.
+    batch_size: Number of slices per batch.
+    budget_bytes: Memory for activations; None is no limit.
 
   Raises:
-    InputError: If there is no model, a file of it was altered, or models do not go together.
+    InputError: If there is no model, a file was altered, or the models cannot be combined.
   """
   several = [folder] if isinstance(folder, Path | str) else folder
   folders = [found for one in several for found in model_folders(Path(one))]
@@ -228,7 +228,7 @@ def load_model(
 
 
 def _agreed(member: LoadedModel) -> dict[str, object]:
-  """What models that are averaged must agree on."""
+  """Facts on which averaged models must agree."""
   spec = member.spec
   return {
     'classes': list(spec.classes),
@@ -238,10 +238,10 @@ def _agreed(member: LoadedModel) -> dict[str, object]:
 
 
 def model_folders(folder: Path) -> list[Path]:
-  """The model folders that a path means: itself, its model/, or those of its folds.
+  """Finds the model folders of a path: itself, its model/, or those of its folds.
 
   Raises:
-    InputError: If there is none.
+    InputError: If there is no model folder.
   """
   if (folder / 'preprocessing.json').exists():
     return [folder]
@@ -256,7 +256,7 @@ def model_folders(folder: Path) -> list[Path]:
 
 
 def _affine(spacing_mm: Sequence[float], axes: str) -> np.ndarray:
-  """Of an array whose axes point along those of the patient; where it lies does not matter."""
+  """Affine of an array whose axes are parallel to the patient's; its origin does not matter."""
   if sorted(_WORLD.get(letter, (3, 0))[0] for letter in axes) != [0, 1, 2]:
     raise InputError(
       f'axes is {axes!r}; expected three letters, one of S I, one of A P and one of L R, as in SPL'

@@ -1,4 +1,4 @@
-"""What was found in a scan as one picture: slices side by side, the classes outlined."""
+"""Draws a segmentation as one picture: slices side by side with the classes outlined."""
 
 import io
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ _GROUND, _TEXT = '#101418', '#e8ecf0'
 def png(
   image: np.ndarray, mask: np.ndarray, *, spacing_mm: Sequence[float], classes: Sequence[str]
 ) -> bytes:
-  """The picture as a PNG file.
+  """Draws the picture as a PNG file.
 
   Args:
     image: Intensities of a channel, [D, H, W].
     mask: Class of each voxel, [D, H, W], uint8.
-    spacing_mm: Between voxels along D, H, W: pixels that are not square are shown as they lie.
-    classes: Names, background first.
+    spacing_mm: Distances between voxels along D, H and W; pixels are shown in true proportion.
+    classes: Names of the classes, background first.
 
   Returns:
-    At most 20 slices, even over those with any class, each with its number, from 1 for the
-    first along D; the colours of the classes stand below.
+    PNG with at most 20 slices, evenly spaced over those with any class, each with its number, from
+    1 along D; the colours of the classes are below.
   """
   chosen = overlays.choose_slices(mask, mask)
   low, high = np.percentile(image, (0.5, 99.5))
@@ -53,7 +53,7 @@ def png(
 
 
 def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
-  """A slice with its classes outlined, (width, height) pixels."""
+  """Draws a slice with its classes outlined, in (width, height) pixels."""
   tile = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert('RGB')
   enlarged = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
   border = overlays.outlined(enlarged).astype(int) - len(overlays.CLASS_COLOURS)
@@ -64,7 +64,7 @@ def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Im
 
 
 def _legend(draw: ImageDraw.ImageDraw, top: int, classes: Sequence[str]) -> None:
-  """Names in their colours, and what the picture may be used for."""
+  """Draws the names in their colours and the permitted use of the picture."""
   left = float(_GAP)
   for number, name in enumerate(classes[1:]):
     colour = overlays.CLASS_COLOURS[number % len(overlays.CLASS_COLOURS)]

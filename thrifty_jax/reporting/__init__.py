@@ -1,1 +1,1 @@
-"""What the report shows: curves, slices and warnings."""
+"""Content of the report: curves, slices and warnings."""

@@ -1,4 +1,4 @@
-"""The structure of a run's network: its cells and its grid, drawn."""
+"""Draws the structure of a run's network: its cells and its grid."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,15 @@ DARK_COLOURS = drawing.variables(dark=True) | grid_drawing.variables(dark=True)
 
 @dataclass(frozen=True)
 class GenotypeFile:
-  """The part of a genotype file that says where it comes from."""
+  """The provenance in a genotype file."""
 
   provenance: dict | None = None
 
 
 def draw(workdir: Path, depth: int | None) -> dict[str, Any]:
-  """Draws the structure that was retrained, else the one that the search found, cell by cell.
+  """Draws the cells of the retrained structure, else of the searched one.
 
-  The grid of cells is there if the depth is known.
+  The grid of cells is drawn if the depth is known.
   """
   for path in (workdir / 'model' / 'genotype.json', workdir / 'search' / 'genotype.json'):
     if path.exists():

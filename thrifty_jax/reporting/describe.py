@@ -1,4 +1,4 @@
-"""The describe stage: prints what the configured network is made of. No data is read."""
+"""The describe stage: prints the layers of the configured network without reading data."""
 
 import json
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   """Prints the layers and the size of the configured network; the last line is JSON.
 
   Args:
-    config: Settings of the run; no data is read.
-    workdir: Folder in which a searched genotype is looked for. Nothing is written.
+    config: Settings of the run.
+    workdir: Folder of the run, from which a searched genotype is read; nothing is written.
 
   Returns:
-    What the last line says.
+    Content of the last line.
 
   Raises:
-    InputError: The genotype is missing or damaged.
+    InputError: If the genotype is missing or damaged.
   """
   data, name = config.data, config.model.name
   path = stages.genotype_file(config, workdir) if name == 'thrifty' else None
-  # Neither shapes nor sizes depend on what the slices were normalised with.
+  # Shapes and sizes do not depend on the normalisation of the slices.
   statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
   net = build.build(make_spec(config, statistics), genotype.load(path) if path else None)
   image = (data.image_size, data.image_size, data.modalities * (2 * data.context + 1))
@@ -53,10 +53,10 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def table(found: Sequence[Layer]) -> list[str]:
-  """Lines of text: a layer each, parts indented below their cell, and the total."""
+  """Formats a line per layer, with parts indented below their cell, and the total."""
   whole = [layer for layer in found if len(layer.path) == 1]
   total = sum(layer.macs for layer in whole)
-  unit, letter = _unit(total / 100)  # in which small layers have digits left
+  unit, letter = _unit(total / 100)  # leaves digits for small layers
   parameters = sum(layer.parameters for layer in whole)
   rows = [
     ('layer', 'kind', 'output', 'parameters', f'MACs ({letter})', 'share'),
@@ -70,7 +70,7 @@ def table(found: Sequence[Layer]) -> list[str]:
 
 
 def _row(layer: Layer, unit: float, total: int) -> tuple[str, ...]:
-  """The columns of a layer; shares stand at whole cells only, where they add up."""
+  """Columns of a layer; only whole cells have shares, which add up."""
   name = '  ' * (len(layer.path) - 1) + layer.path[-1]
   output = ' x '.join(map(str, layer.output))
   share = f'{100 * layer.macs / total:.1f} %' if len(layer.path) == 1 else ''
@@ -78,21 +78,21 @@ def _row(layer: Layer, unit: float, total: int) -> tuple[str, ...]:
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-  """Names to the left, figures to the right."""
+  """Aligns names to the left and figures to the right."""
   columns = zip(row, widths, strict=True)
   aligned = [f'{text:<{w}}' if i < 2 else f'{text:>{w}}' for i, (text, w) in enumerate(columns)]
   return '  '.join(aligned).rstrip()
 
 
 def _unit(count: float) -> tuple[float, str]:
-  """What to count in, so that digits stand before the point."""
+  """Unit, and its letter, for which the count has digits before the decimal point."""
   if count >= 1e9:
     return 1e9, 'G'
   return (1e6, 'M') if count >= 1e6 else (1e3, 'k')
 
 
 def _say_totals(summary: dict[str, Any], *, deep_supervision: bool) -> None:
-  """The figures below the table, and what they mean."""
+  """Prints the figures below the table and their meaning."""
   parameters, planned = summary['parameters'], summary['activation_bytes']
   say('network', f'{parameters:,} parameters, {parameters * 4 / 2**20:.2f} MiB as float32')
   unit, letter = _unit(summary['macs'])

@@ -1,4 +1,4 @@
-"""Whether a search has come to a decision, and to which sort: figures, and warnings in words."""
+"""Judges by figures and warnings how decided the result of a search is."""
 
 import math
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from thrifty_jax.networks import space
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.reporting.inputs import SearchLine
 
-# Of the largest entropy: 1 is undecided. A choice between six at 0.99 gives the first some 0.24.
+# Share of the largest entropy, 1 being undecided; at 0.99 the first of six choices has some 0.24.
 UNDECIDED = 0.99
-MOSTLY = 0.5  # of the kept edges
-LATE = 0.1  # of the epochs
+MOSTLY = 0.5  # share of the kept edges
+LATE = 0.1  # share of the epochs
 
 
 @dataclass(frozen=True)
 class Health:
-  """What a search's figures say about its result.
+  """Figures by which the result of a search is judged.
 
   Attributes:
     operations: Entropy of the choices between operations at the start and the end, in [0, 1]: mean
-      over the choices, divided by the largest there could be.
-    edges: Entropy of the choices between edges, likewise.
+      over the choices, divided by the largest possible one.
+    edges: Entropy of the choices between edges, computed in the same way.
     parameterless: Share of kept edges that are pools or identities, in [0, 1].
-    last_change: Epoch after which the genotype stayed as it is.
+    last_change: Epoch after which the genotype no longer changed.
     epochs: Number of epochs.
   """
 
@@ -34,7 +34,7 @@ class Health:
   epochs: int
 
   def warnings(self) -> list[str]:
-    """What to know before one trusts the result, in sentences; none where all is well."""
+    """Warnings about the result, as sentences; none if all is well."""
     found = []
     if self.operations[1] > UNDECIDED:
       found.append(
@@ -55,7 +55,7 @@ class Health:
 
 
 def judge(lines: Sequence[SearchLine], genotype: Genotype | None) -> Health | None:
-  """Judges a search by its lines and by the genotype that it found; None without either."""
+  """Judges a search by its lines and the genotype found; None if either is missing."""
   if not lines or genotype is None:
     return None
   first, last = lines[0], lines[-1]
@@ -71,12 +71,12 @@ def judge(lines: Sequence[SearchLine], genotype: Genotype | None) -> Health | No
 
 
 def _operations(line: SearchLine) -> list[Sequence[float]]:
-  """The weights of the operations of each edge."""
+  """Weights of the operations of each edge."""
   return [*line.down_alphas, *line.up_alphas]
 
 
 def _edges(line: SearchLine) -> list[Sequence[float]]:
-  """The weights of the edges into each node."""
+  """Weights of the edges into each node."""
   groups: list[Sequence[float]] = []
   for betas in (line.down_betas, line.up_betas):
     node = 0
@@ -88,7 +88,7 @@ def _edges(line: SearchLine) -> list[Sequence[float]]:
 
 
 def _mean_entropy(choices: Sequence[Sequence[float]]) -> float:
-  """Entropy of each choice over that of an even one, mean over the choices; 0 without any."""
+  """Entropy of each choice relative to a uniform one, mean over the choices; 0 without any."""
   shares = [
     -sum(weight * math.log(weight) for weight in choice if weight > 0) / math.log(len(choice))
     for choice in choices

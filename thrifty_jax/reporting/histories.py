@@ -1,4 +1,4 @@
-"""The course of search and retraining as plots, from the lines of their metrics.jsonl."""
+"""Plots the course of search and retraining from the lines of their metrics.jsonl."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from thrifty_jax.reporting.inputs import RetrainLine, SearchLine
 
 
 def plot_retraining(lines: Sequence[RetrainLine], best_epoch: int | None) -> list[Markup]:
-  """Loss and DSC over the epochs of the retraining; best_epoch is marked where it is known."""
+  """Plots loss and DSC over the epochs of the retraining; marks best_epoch if it is known."""
   if not lines:
     return []
   mark = None if best_epoch is None else (best_epoch, 'kept')
@@ -27,7 +27,7 @@ def plot_retraining(lines: Sequence[RetrainLine], best_epoch: int | None) -> lis
 
 
 def plot_search(lines: Sequence[SearchLine]) -> list[Markup]:
-  """Losses and DSC over the epochs of the search."""
+  """Plots losses and DSC over the epochs of the search."""
   if not lines:
     return []
   warm = [line.epoch for line in lines if line.architecture_loss is not None]
@@ -46,11 +46,11 @@ def plot_search(lines: Sequence[SearchLine]) -> list[Markup]:
 
 
 def plot_weights(lines: Sequence[SearchLine], chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
-  """Per kind of cell: a plot of every edge's weights over the epochs, and the operations shown.
+  """Plots, per kind of cell, every edge's weights over the epochs; lists the operations shown.
 
   Args:
     lines: Lines of the search.
-    chosen: Names of the candidates that it had; () stands for all.
+    chosen: Names of the candidate operations; () means all.
   """
   return {kind: _plot_cell(kind, lines, chosen) for kind in space.CELL_KINDS if lines}
 
@@ -58,7 +58,7 @@ def plot_weights(lines: Sequence[SearchLine], chosen: Sequence[str]) -> dict[str
 def _plot_cell(
   kind: space.CellKind, lines: Sequence[SearchLine], chosen: Sequence[str]
 ) -> dict[str, Any]:
-  """The plots of a cell's edges, and by kind of operation the names that are shown."""
+  """Plots of a cell's edges, and the names of the operations shown, by kind."""
   epochs = [line.epoch for line in lines]
   alphas = [getattr(line, f'{kind}_alphas') for line in lines]  # [epochs][E][N]
   betas = [getattr(line, f'{kind}_betas') for line in lines]  # [epochs][E]
@@ -101,7 +101,7 @@ def _curve(
   *,
   scale: float = 1.0,
 ) -> plots.Curve:
-  """A field over the epochs; lines without it leave a gap."""
+  """Curve of a field over the epochs, with gaps at lines without it."""
   values = [getattr(line, field) for line in lines]
   return plots.Curve(
     name=name,

@@ -1,4 +1,4 @@
-"""What the report reads of a run, each file held to its form: it may be damaged, or anybody's."""
+"""Reads and validates the files of a run for the report; they may be damaged or untrusted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Search:
-  """The part of config.json about the search; no operations stand for all."""
+  """The part of config.json about the search; empty operations mean all."""
 
   operations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Settings:
-  """The part of config.json that the page has sentences about."""
+  """The part of config.json that the page describes."""
 
   model: Network = Network()
   data: DataSet | None = None
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Environment:
-  """The part of environment.json that the page has sentences about."""
+  """The part of environment.json that the page describes."""
 
   command: str = ''
   earlier: tuple[dict, ...] = ()
@@ -73,12 +73,13 @@ class SearchLine:
   """A line of search/metrics.jsonl.
 
   Attributes:
-    epoch: Epoch that ended, from 1.
-    unchanged_epochs: Epochs since the genotype changed.
-    weight_loss: Mean loss of the weights; likewise architecture_loss, None during the warm-up.
+    epoch: Number of the epoch that ended, from 1.
+    unchanged_epochs: Number of epochs since the genotype last changed.
+    weight_loss: Mean loss of the weight steps.
+    architecture_loss: Mean loss of the architecture steps, None during the warm-up.
     architecture_dsc: DSC on the architecture half, in [0, 1].
-    down_alphas: Weight of each operation of each edge, [E][N]; likewise up_alphas.
-    down_betas: Weight of each edge among those into its node, [E]; likewise up_betas.
+    down_alphas, up_alphas: Weight of each operation of each edge, [E][N].
+    down_betas, up_betas: Weight of each edge among those into its node, [E].
   """
 
   epoch: Epoch
@@ -93,23 +94,23 @@ class SearchLine:
 
 
 def read_optional(path: Path, form: type[T]) -> T | None:
-  """Reads a JSON file; None where there is none."""
+  """Reads a JSON file; None if it is missing."""
   return records.read(path, form) if path.exists() else None
 
 
 def read_with_content(path: Path, form: type[T]) -> tuple[dict[str, Any], T]:
-  """Reads all that a JSON file holds, {} without a file, and the part of it that has a form."""
+  """Reads the whole content of a JSON file, {} if it is missing, and its validated part."""
   content = files.read_json(path) if path.exists() else {}
   return content, records.parse(content, form, path)
 
 
 def read_evaluated(run: Path) -> Evaluated | None:
-  """Reads evaluate/summary.json, whose parts also fit one another; None where there is none."""
+  """Reads evaluate/summary.json and checks that its parts fit together; None if it is missing."""
   path = run / 'evaluate' / 'summary.json'
   found = read_optional(path, Evaluated)
   if found is None:
     return None
-  # What is shown side by side.
+  # These are shown side by side.
   beside = [(found.patient_names, found.slices)]
   beside += [(found.classes, floor.classes) for floor in found.floors.values()]
   for names, others in beside:
@@ -122,7 +123,7 @@ def read_evaluated(run: Path) -> Evaluated | None:
 
 
 def read_compared(workdir: Path) -> tuple[Compared, list[dict[str, str]]] | None:
-  """Reads compare/summary.json and the rows of compare/scores.csv; None where there are none."""
+  """Reads compare/summary.json and the rows of compare/scores.csv; None if they are missing."""
   path, table = workdir / 'compare' / 'summary.json', workdir / 'compare' / 'scores.csv'
   found = read_optional(path, Compared)
   if found is None:
@@ -138,8 +139,8 @@ def read_compared(workdir: Path) -> tuple[Compared, list[dict[str, str]]] | None
 
 
 def read_lines(folder: Path, form: type[T]) -> list[T]:
-  """Reads the lines of a stage's metrics.jsonl, none where there is no file."""
-  # A Logbook makes its folder, which a report must not do.
+  """Reads the lines of a stage's metrics.jsonl; none if it is missing."""
+  # A Logbook creates its folder, which a report must not do.
   path = folder / 'metrics.jsonl'
   if not path.exists():
     return []
@@ -148,11 +149,11 @@ def read_lines(folder: Path, form: type[T]) -> list[T]:
 
 
 def read_search(workdir: Path, chosen: Sequence[str]) -> list[SearchLine]:
-  """Reads the lines of the search, with the weights of every choice that there is.
+  """Reads the lines of the search and checks that they have the weights of every choice.
 
   Args:
     workdir: Folder of the run.
-    chosen: Names of the candidates that it searched among; () stands for all.
+    chosen: Names of the candidate operations; () means all.
   """
   space.require_choice(chosen)
   found = read_lines(workdir / 'search', SearchLine)
@@ -166,13 +167,13 @@ def read_search(workdir: Path, chosen: Sequence[str]) -> list[SearchLine]:
 
 
 def read_searched(workdir: Path) -> genotypes.Genotype | None:
-  """Reads the genotype that the search found; None where it has not ended."""
+  """Reads the genotype that the search found; None if it has not ended."""
   path = workdir / 'search' / 'genotype.json'
   return genotypes.load(path) if path.exists() else None
 
 
 def _shape(nodes: int, chosen: Sequence[str]) -> list[list[int]]:
-  """Number of candidates of every edge of a down and an up cell."""
+  """Number of candidates of every edge of a down cell and an up cell."""
   return [
     [len(space.candidates(space.resample_of(kind, s), chosen)) for _, s in space.edges_of(nodes)]
     for kind in space.CELL_KINDS
@@ -180,7 +181,7 @@ def _shape(nodes: int, chosen: Sequence[str]) -> list[list[int]]:
 
 
 def _weights(line: SearchLine) -> list[list[int]] | None:
-  """As _shape, of a line; None where edges have no weight of their own."""
+  """Number of candidates in a line, as in _shape; None if edges lack a weight of their own."""
   if (len(line.down_alphas), len(line.up_alphas)) != (len(line.down_betas), len(line.up_betas)):
     return None
   return [[len(alphas) for alphas in part] for part in (line.down_alphas, line.up_alphas)]

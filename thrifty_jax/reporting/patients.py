@@ -1,4 +1,4 @@
-"""The scores of the patients on a page: dots for all, pictures of the best, median and worst."""
+"""The patients on a page: dots for all scores, pictures of the best, median and worst."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
-  """Gathers what the page shows of single patients."""
+  """Gathers what the page shows of individual patients."""
   rows = _read_rows(run / 'evaluate' / 'scores.csv')
   return {
     'rows': rows,
@@ -30,7 +30,7 @@ def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-  """Reads the rows of evaluate/scores.csv, none where there is no file."""
+  """Reads the rows of evaluate/scores.csv; none if it is missing."""
   if not path.exists():
     return []
   scores = ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
@@ -59,7 +59,7 @@ def plot_rivals(rows: Rows, labels: Mapping[str, str]) -> Markup:
 
 
 def picture(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
-  """Pictures the best, the median and the worst patient, as far as their slices are there."""
+  """Pictures the best, the median and the worst patient whose slices exist."""
   of_patient: dict[str, list[float]] = {}
   for row in rows:
     of_patient.setdefault(row['patient'], []).append(float(row['dsc']))

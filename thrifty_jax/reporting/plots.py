@@ -1,8 +1,8 @@
 """Plots as SVG for a page: no background, colours from the page's CSS variables.
 
-matplotlib draws with colours that stand for variables; they are replaced in its SVG. So one picture
-follows the reader's light or dark scheme. Pictures are small, for a grid that a phone shows in one
-column, and their text is the page's own.
+matplotlib draws with placeholder colours, which are replaced by variables in its SVG, so a picture
+follows the reader's light or dark scheme. Pictures are small enough for one column on a phone, and
+their text uses the page's font.
 """
 
 import io
@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from thrifty_jax.networks import space
 from thrifty_jax.scores import statistics
 
-# What matplotlib draws with -> what the page has. The values themselves are never seen.
+# Placeholder colour in matplotlib -> variable of the page. Placeholders are never displayed.
 COLOURS = {
   '#0a0b01': 'var(--ink)',
   '#0a0b02': 'var(--muted)',
@@ -31,12 +31,12 @@ COLOURS = {
 INK, MUTED, GRID, ACCENT, SECOND = COLOURS
 _OPERATIONS = {row.colour.name: f'#0a0c{i:02x}' for i, row in enumerate(space.OPERATIONS)}
 COLOURS |= {drawn: f'var(--op-{name})' for name, drawn in _OPERATIONS.items()}
-LONGEST = 60  # letters of a name
-POINTS = 240  # of a curve at most: more are not seen, and the page stays small
+LONGEST = 60  # letters of a name at most
+POINTS = 240  # of a curve at most; more are not visible and enlarge the page
 
 STYLE = {
   'svg.fonttype': 'none',
-  'svg.hashsalt': 'thrifty_jax',  # the same files give the same page
+  'svg.hashsalt': 'thrifty_jax',  # makes the page reproducible
   'font.size': 8.5,
   'text.color': INK,
   'axes.edgecolor': MUTED,
@@ -64,7 +64,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Curve:
-  """A line of a plot: x and y of equal length, y None where there is no value."""
+  """A line of a plot: x and y of equal length; y is None at missing values."""
 
   name: str
   x: Sequence[float]
@@ -74,7 +74,7 @@ class Curve:
 
 
 def operation_colour(name: str) -> str:
-  """The colour of an operation, for a Curve."""
+  """Colour of an operation, for a Curve."""
   return _OPERATIONS[space.operation(name).colour.name]
 
 
@@ -92,14 +92,14 @@ def curves(
   """Draws lines over epochs.
 
   Args:
-    lines: What to draw; lines without any value are left out.
+    lines: Curves to draw; those without values are left out.
     name: Name of the picture, unique on the page.
     x_label: Text under the x axis.
     y_label: Text above the y axis, at the left.
-    y_limits: Ends of the y axis, or None to fit.
-    mark: An x to mark by an upright line, and what it is.
+    y_limits: Ends of the y axis; None fits them to the values.
+    mark: Position and text of a vertical line.
     size: Width and height in inches.
-    legend: Whether the lines are named in the picture.
+    legend: Whether the picture names the lines.
 
   Returns:
     An SVG element.
@@ -111,7 +111,7 @@ def curves(
       x, y = _thinned(line)
       if len(x):
         style = {'color': line.colour, 'linestyle': (0, (3, 2)) if line.dashed else 'solid'}
-        # A single point makes no line.
+        # A line needs two points.
         axes.plot(x, y, label=line.name, marker='o' if len(x) == 1 else '', markersize=4, **style)
     if y_limits:
       axes.set_ylim(*y_limits)
@@ -130,10 +130,10 @@ def curves(
 
 
 def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
-  """Draws a dot per patient, the mean and its interval: a row for each model under each class.
+  """Draws a dot per patient, the mean and its interval, with a row for each model per class.
 
   Args:
-    groups: Class -> row (the model first, then floors) -> DSC of each patient, in percent.
+    groups: Class -> row (first the model, then floors) -> DSC of each patient, in percent.
     name: Name of the picture, unique on the page.
 
   Returns:
@@ -151,7 +151,7 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> M
       first = row == next(iter(groups[group]))
       _draw_row(axes, y, values, ACCENT if first else MUTED)
       text = _plain(f'{group}: {row}' if len(groups) > 1 else row)
-      # Above its dots, not beside them, so that the picture is legible on a phone.
+      # The name is above its dots, not beside them, so that it is legible on a phone.
       axes.text(
         0, y - 0.36, text, transform=axes.get_yaxis_transform(), color=INK if first else MUTED
       )
@@ -163,8 +163,8 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> M
 
 
 def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
-  """Draws the dots of a row, a tick at their mean, and a bar over its 95% interval."""
-  # Spread in turn, not by chance: the page is the same each time it is made.
+  """Draws the dots of a row, a tick at their mean and a bar for its 95% interval."""
+  # The vertical spread is not random, so that the page is reproducible.
   spread = 0.12 * (np.arange(len(values)) % 3 - 1) if len(values) > 3 else np.zeros(len(values))
   axes.scatter(values, y + spread, s=26, color=colour, alpha=0.65, linewidths=0, zorder=3)
   if interval := statistics.bootstrap_interval(np.asarray(values)):
@@ -173,12 +173,12 @@ def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> Non
 
 
 def _plain(name: str) -> str:
-  """A name as text: matplotlib takes what stands between two dollars for a formula."""
+  """Escapes a name, as matplotlib parses text between dollar signs as a formula."""
   return ''.join(c for c in name if c.isprintable())[:LONGEST].replace('$', r'\$')
 
 
 def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:
-  """The values that are there, evenly thinned to POINTS, the last kept."""
+  """Existing values, evenly thinned to POINTS; the last one is kept."""
   kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and np.isfinite(y)]
   if len(kept) > POINTS:
     kept = [kept[int(i)] for i in np.linspace(0, len(kept) - 1, POINTS)]
@@ -187,13 +187,13 @@ def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _svg(figure: Figure, name: str) -> Markup:
-  """The figure as an SVG element that can stand beside others on one page."""
+  """Converts a figure to an SVG element that can share a page with others."""
   file = io.StringIO()
   figure.savefig(file, format='svg', transparent=True, metadata={'Date': None, 'Creator': None})
   text = file.getvalue()
   text = text[text.index('<svg') :]
   text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
-  # Ids are unique on a page, so each picture gets its own.
+  # Ids must be unique on a page, so each picture gets its own.
   text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
   text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
   text = re.sub(r'url\(#([^)]+)\)', rf'url(#{name}-\1)', text)

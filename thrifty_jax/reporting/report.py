@@ -1,4 +1,4 @@
-"""One self-contained page about a run, made from the files in its folder and nothing else."""
+"""Writes one self-contained page about a run from the files in its folder only."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ def report(workdir: Path | str) -> Path:
   """Writes report.html.
 
   Args:
-    workdir: The run's folder. Stages whose files are not there are named so in the page.
+    workdir: Folder of the run; the page names stages whose files are missing.
 
   Returns:
-    The page's path.
+    Path of the page.
 
   Raises:
-    InputError: If a file is there but damaged.
+    InputError: If a file is damaged.
   """
   workdir = Path(workdir)
   page = pages.render(
@@ -45,7 +45,7 @@ def report(workdir: Path | str) -> Path:
 
 
 def gather(workdir: Path) -> dict[str, Any]:
-  """Gathers what the page shows; a value is None, or empty, where its file is not there."""
+  """Gathers the content of the page; a value whose file is missing is None or empty."""
   run = _trained_run(workdir)
   evaluated = inputs.read_evaluated(run)
   retrained = inputs.read_optional(run / 'retrain' / 'summary.json', Retrained)
@@ -96,17 +96,17 @@ def gather(workdir: Path) -> dict[str, Any]:
 
 
 def count(value: int | None) -> str:
-  """A whole number with thin groups, `605,280`."""
+  """Formats a whole number with grouped digits, `605,280`."""
   return '–' if value is None else f'{value:,}'
 
 
 def gibibytes(value: int | None) -> str:
-  """Memory, `4.43 GiB`."""
+  """Formats memory, `4.43 GiB`."""
   return '–' if value is None else f'{value / 2**30:.2f} GiB'
 
 
 def _best_floor(evaluated: Evaluated | None) -> str:
-  """The name of the strongest floor, for a sentence."""
+  """Name of the strongest floor, for a sentence."""
   if not evaluated or not evaluated.floors:
     return ''
   floors = evaluated.floors
@@ -115,7 +115,7 @@ def _best_floor(evaluated: Evaluated | None) -> str:
 
 
 def _trained_run(workdir: Path) -> Path:
-  """Where the run's network was trained; of a comparison alone, that of the searched rival."""
+  """Folder where the network was trained; if there is only a comparison, the searched rival's."""
   results = workdir / 'compare' / 'results.json'
   if (workdir / 'retrain').exists() or not results.exists():
     return workdir
@@ -124,7 +124,7 @@ def _trained_run(workdir: Path) -> Path:
 
 
 def _compare(workdir: Path) -> dict[str, Any]:
-  """What --stage=compare left."""
+  """Content of the page from the results of --stage=compare."""
   found = inputs.read_compared(workdir)
   if found is None:
     return {'compared': None}

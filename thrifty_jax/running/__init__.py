@@ -1,1 +1,1 @@
-"""How a command runs: stages, folds, what it says; how it saves, stops and keeps others out."""
+"""Running of a command: options, stages, folds, console output, locks and several processes."""

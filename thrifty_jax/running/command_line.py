@@ -1,4 +1,4 @@
-"""The command lines: options read as --help lists them; every mistake becomes one clear line."""
+"""Command lines: options are read as --help lists them; a mistake is reported in one line."""
 
 import dataclasses
 import difflib
@@ -23,25 +23,25 @@ HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """What the user asked for."""
+  """The parsed command of the user."""
 
   config: ConfigDict
   config_file: str  # as typed, with its variants
   workdir: Path
   stage: str
-  folds: tuple[int, ...] = ()  # empty: the one that the config names
-  found: tuple[tuple[str, str], ...] = ()  # what the data filled in: titles and texts
-  scans: Any = None  # data_sets.Scans where raw scans are looked at; None: recorded slices serve
+  folds: tuple[int, ...] = ()  # empty: the fold in the config
+  found: tuple[tuple[str, str], ...] = ()  # titles and texts of what the data filled in
+  scans: Any = None  # data_sets.Scans if raw scans are needed; None if recorded slices suffice
 
 
 class Number(NamedTuple):
-  """An option that takes a number.
+  """An option whose value is a number.
 
   Attributes:
-    kind: int or float.
-    default: Value where it is not given.
-    least: Smallest value.
-    most: Largest value, None for any.
+    kind: Type of the number, int or float.
+    default: Value if the option is not given.
+    least: Smallest value allowed.
+    most: Largest value allowed; None is no limit.
   """
 
   kind: type
@@ -55,13 +55,13 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
 
   Args:
     argv: Arguments without the program's name.
-    stages: Values that --stage takes; the first is its default.
+    stages: Values allowed for --stage; the first is its default.
 
   Returns:
-    The command, its config valid and locked; what it leaves to the data is not filled in yet.
+    The command; its config is valid and locked, with fields left to the data not yet filled in.
 
   Raises:
-    InputError: If anything in it is wrong.
+    InputError: If any option is wrong.
   """
   named = _config_named(argv)
   config_file = Path(named.split(':', 1)[0])
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     nearby = sorted(str(path) for path in Path('configs').glob('*.py'))
     there = f'; there are {", ".join(nearby)}' if nearby else '; run it from the project folder'
     raise InputError(f'--config: there is no file {config_file}{there}')
-  # absl's parser stops at the first surprise with a message of its own; the fields come first.
+  # absl's parser stops at the first error with its own message, so the fields are checked first.
   for field in _overridden(argv):
     _check_field(field)
   values = _parse_command(argv, stages)
@@ -89,9 +89,9 @@ def start(
   """Runs a command, or prints its help.
 
   Args:
-    argv: Arguments without the program's name; None takes those of the process.
+    argv: Arguments without the program's name; None uses those of the process.
     usage: Text of --help.
-    run: Work on the arguments, see `exit_status`.
+    run: Function of the arguments, see `exit_status`.
 
   Returns:
     The exit status, see `exit_status`.
@@ -111,23 +111,23 @@ def read(
   choices: Mapping[str, Sequence[str]] | None = None,
   **numbers: Number,
 ) -> flags.FlagValues:
-  """Reads the options that a help text lists, each at the start of a line, two spaces in.
+  """Reads the options that a help text lists at the start of lines indented by two spaces.
 
-  `--name=VALUE` takes a text, '' where none is given, or one of the choices, or a number; `--name`
-  alone is a switch.
+  `--name=VALUE` is a text, '' by default, or one of the choices, or a number; `--name` alone is a
+  switch.
 
   Args:
     argv: Arguments without the program's name.
     usage: Text of --help.
     required: Options that must be given, each with an example.
-    choices: Options that take one of some texts, of which the first is the default; '' is none.
-    **numbers: Options that take a number.
+    choices: Options with a fixed list of texts, of which the first is the default; '' is none.
+    **numbers: Options with a number.
 
   Returns:
-    The values, `values.name`.
+    The values, as `values.name`.
 
   Raises:
-    InputError: If anything in it is wrong or missing.
+    InputError: If an option is wrong or missing.
   """
   values = flags.FlagValues()
   for name, takes_value in re.findall(r'^  --(\w+)(=?)', usage, re.MULTILINE):
@@ -150,9 +150,10 @@ def read(
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
-  """Runs work; 0 when it is done, 2 and one line on bad input, 1 and a traceback on a fault.
+  """Runs work and returns the exit status of the process.
 
-  What work returns, if it returns a status; 128 and the number of the signal if asked to stop.
+  The status is what work returns, or 0 if it returns None; 2 on bad input, which prints one line; 1
+  on a fault, with a traceback; 128 plus the number of the signal on a request to stop.
   """
   try:
     with stopping.handled():
@@ -169,9 +170,9 @@ def exit_status(work: Callable[[], int | None]) -> int:
 
 
 def _parse_command(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
-  """Parses argv with flags of its own: nothing global, so it can be called again."""
+  """Parses argv with local flags, so that it can be called repeatedly."""
   values = flags.FlagValues()
-  # Config flags look for the overridden fields in sys_argv themselves.
+  # Config flags find the overridden fields in sys_argv.
   config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['', *argv])
   flags.DEFINE_string('workdir', '', 'folder of the run', flag_values=values)
   flags.DEFINE_string('folds', '', 'all, or some of them', flag_values=values)
@@ -181,7 +182,7 @@ def _parse_command(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValu
 
 
 def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Parses argv into the flags; what is wrong becomes one line."""
+  """Parses argv into the flags; reports an error in one line."""
   try:
     rest = values(['', *argv])[1:]
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -191,7 +192,7 @@ def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
-  """The folds of --folds=all or --folds=0,2."""
+  """Folds of --folds=all or --folds=0,2."""
   everyone = tuple(range(config.data.folds))
   if text in ('', 'all'):
     return everyone if text else ()
@@ -204,7 +205,7 @@ def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
 
 
 def _config_named(argv: Sequence[str]) -> str:
-  """The value of --config."""
+  """Value of --config."""
   for index, argument in enumerate(argv):
     name, equals, value = argument.partition('=')
     if name in ('--config', '-config'):
@@ -216,13 +217,13 @@ def _config_named(argv: Sequence[str]) -> str:
 
 
 def _overridden(argv: Sequence[str]) -> list[str]:
-  """The fields in `--config.FIELD=...`."""
+  """Fields in `--config.FIELD=...`."""
   matches = (re.match(r'--?(?:no)?config\.([^=]*)', argument) for argument in argv)
   return [match.group(1) for match in matches if match]
 
 
 def _check_field(field: str) -> None:
-  """Refuses a field that no config has, naming the nearest that they have."""
+  """Refuses a field that no config has; the message names the nearest one."""
   if field in SETTINGS:
     return
   if any(name.startswith(field + '.') for name in SETTINGS):
@@ -231,14 +232,14 @@ def _check_field(field: str) -> None:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-  """`; did you mean X?`, or nothing where no name is near."""
+  """Returns `; did you mean X?`, or '' if no name is similar."""
   near = difflib.get_close_matches(name, names, n=1)
-  if not near:  # the right name in the wrong group
+  if not near:  # perhaps the right name in the wrong group
     near = [other for other in names if other.split('.')[-1] == name.split('.')[-1]][:1]
   return f'; did you mean {near[0]}?' if near else ''
 
 
 def _one_line(text: str) -> str:
-  """The last line of a message: where it holds a traceback, that is the cause."""
+  """Last line of a message, which is the cause if the message contains a traceback."""
   lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
   return lines[-1] if lines else text

@@ -1,4 +1,4 @@
-"""What the person at the console reads before, between and after the stages."""
+"""Output on the console before, between and after the stages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ PROTOCOLS = {
 
 
 def start(command: Command) -> None:
-  """Prints what runs where."""
+  """Prints what is run, and on which devices."""
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('config', command.config_file)
   say('workdir', str(command.workdir))
@@ -33,7 +33,7 @@ def start(command: Command) -> None:
 
 
 def _describe_model(config: ConfigDict) -> str:
-  """The model in a line; its parameters are counted when it is built."""
+  """Describes the model in a line, without its parameters, which are counted when it is built."""
   model = config.model
   if model.name != 'thrifty':
     return f'{model.name}, a baseline, {model.width} channels at full size, norm {model.norm}'
@@ -54,7 +54,7 @@ def record(command: Command, arguments: Sequence[str]) -> None:
 
 
 def _earlier(path: Path, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The environments that the run has been in before, where they differ in more than the time."""
+  """Earlier environments of the run that differ in more than the time."""
   before, _ = inputs.read_with_content(path, inputs.Environment)
   earlier = before.pop('earlier', [])
   same = all(before.get(name) == environment[name] for name in {*environment} - {'time', 'command'})
@@ -67,7 +67,7 @@ def fold(command: Command) -> None:
 
 
 def begin(stage: Stage) -> None:
-  """Prints a stage's name and what it does."""
+  """Prints the name and purpose of a stage."""
   say(f'\n{stage.name}: {stage.does}')
 
 
@@ -77,10 +77,10 @@ def skip(stage: Stage, reason: str) -> None:
 
 
 def data(command: Command) -> dict[str, tuple[str, ...]]:
-  """Prints patients and slices of each split, and the data set's note, once it is prepared.
+  """Prints patients and slices of each split, and the note of the prepared data set.
 
   Returns:
-    The names of the patients of each split.
+    Names of the patients of each split.
   """
   from thrifty_jax.data.prepared import open_slices
 
@@ -97,7 +97,7 @@ def data(command: Command) -> dict[str, tuple[str, ...]]:
 
 
 def end(command: Command, seconds: Mapping[str, float]) -> None:
-  """Prints the time each stage took, and where the results lie."""
+  """Prints the duration of each stage and the place of the results."""
   if seconds:
     times = ', '.join(f'{name} {logbook.duration(time)}' for name, time in seconds.items())
     total = logbook.duration(sum(seconds.values()))

@@ -1,4 +1,4 @@
-"""Several folds by one command: a run for each in a folder of its own, then one result."""
+"""Several folds in one command: a run per fold in its own folder, then one result."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from thrifty_jax import stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.running.command_line import Command
 
-_RUN = ('search', 'retrain', 'model')  # what a run of one fold leaves in its workdir
+_RUN = ('search', 'retrain', 'model')  # results of a run of one fold in its workdir
 
 
 def commands(command: Command) -> list[Command]:
-  """The command of every fold that is asked for; the command itself where --folds is not given.
+  """Returns the command of every requested fold, or the command itself without --folds.
 
   Raises:
-    InputError: If the workdir holds a run of the other sort: its results would be mixed up.
+    InputError: If the workdir holds a run of the other kind, whose results would be mixed up.
   """
   workdir = command.workdir
   if not command.folds:
@@ -38,14 +38,14 @@ def commands(command: Command) -> list[Command]:
 
 
 def sum_up(command: Command, runs: list[Command]) -> None:
-  """Writes the scores of all folds as those of one set of patients, as far as they are there.
+  """Writes the existing scores of all folds as those of one set of patients.
 
-  A comparison is summed up by --stage=compare and report alone: until it has ended, some folds have
-  fewer networks than others, which is nothing to any other stage.
+  Only --stage=compare and report sum up a comparison: until it has ended, some folds have fewer
+  networks than others, which other stages must not refuse.
 
   Args:
     command: Command for all folds; its workdir gets evaluate/ and compare/.
-    runs: The commands of the folds.
+    runs: Commands of the folds.
   """
   from thrifty_jax.scores import over_folds, standings
 

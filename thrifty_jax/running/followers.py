@@ -1,8 +1,7 @@
-"""Several processes, one run: the first runs the command, the others train with it.
+"""One run by several processes: the first runs the command, the others train with it.
 
-The first process runs the command as if it were alone. Where it trains it calls the others, which
-do the same steps and write what a stage writes to a folder that nobody keeps. Between trainings
-they wait.
+The first process runs the command as if it were alone. When it trains it calls the others, which do
+the same steps and write a stage's files to a temporary folder. They wait between trainings.
 """
 
 import contextlib
@@ -32,10 +31,10 @@ def run(config: ConfigDict, lead: Callable[[], None]) -> int:
 
   Args:
     config: Settings of the command, the same in every process but for `process_id`.
-    lead: What the first process does.
+    lead: Work of the first process.
 
   Returns:
-    The exit status, the same in every process if they end together.
+    Exit status, the same in every process if they end together.
   """
   mesh.start(config)
 
@@ -43,20 +42,20 @@ def run(config: ConfigDict, lead: Callable[[], None]) -> int:
     device.prepare(config)
     return lead() if hosts.is_first() else _follow(config)
 
-  status = command_line.exit_status(work)  # JAX took SIGTERM for itself, here it is taken back
+  status = command_line.exit_status(work)  # it handles SIGTERM again, which JAX has taken over
   hosts.leave(status)
   return status
 
 
 def _follow(config: ConfigDict) -> int:
-  """Trains with the first process whatever it trains, until it ends the run: its exit status."""
+  """Trains with the first process until it ends the run; returns its exit status."""
   mine = jax_internals.process_index()
   logbook.say(f'process {mine} trains with process 0, which speaks')
   try:
     with stopping.deferred():
       while True:
         told = hosts.share_first()
-        # What all meet together, a loss that is not finite or a signal, is the first one's to tell.
+        # The first process reports what all meet together: a non-finite loss or a signal.
         with contextlib.suppress(NotFinite, stopping.Stopped):
           _train(config, **told)
   except hosts.Ended as ended:
@@ -67,7 +66,7 @@ def _follow(config: ConfigDict) -> int:
 
 
 def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], texts: dict[str, str]) -> None:
-  """Runs a training that the first process has called to."""
+  """Runs a training that the first process has called."""
   settings = _as_told(own, config)
   with tempfile.TemporaryDirectory() as name, open(os.devnull, 'w') as nowhere:
     folder = Path(name)
@@ -78,7 +77,7 @@ def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], texts: dict[s
 
 
 def _as_told(own: ConfigDict, told: dict[str, Any]) -> ConfigDict:
-  """The config of the first process; its genotype file comes by itself."""
+  """Config of the first process with this one's own fields; the genotype is sent separately."""
   config = own.copy_and_resolve_references()
   for name, value in configs.flatten(told).items():
     if not SETTINGS[name].own:

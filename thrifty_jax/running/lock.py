@@ -1,7 +1,7 @@
-"""One process at a time in the folder of a run: the second is told who is at work there.
+"""Allows one process at a time in the folder of a run; the error of a second names the first.
 
-The lock is the operating system's, on a file, as filelock takes it: it ends with its process,
-however that ends, so a file that a killed run left behind is in nobody's way.
+filelock takes a lock of the operating system on a file. The lock ends with its process, however
+that ends, so a file left behind by a killed run blocks nobody.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ from filelock import FileLock, Timeout
 from thrifty_jax.errors import InputError
 
 FILE = '.lock'
-# What file systems answer that have no locks: some network mounts, clouds mounted as folders.
+# Errors of file systems without locks: some network mounts, cloud storage mounted as folders.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-_TRIES = 100  # to lock a folder that others make and remove
-_LONGEST = 1000  # bytes of an owner that are read: the file may be anybody's
+_TRIES = 100  # attempts to lock a folder that others create and remove
+_LONGEST = 1000  # bytes of an owner that are read, as the file is untrusted
 
 
 @contextlib.contextmanager
 def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
   """Keeps other processes out of the folders while the body runs.
 
-  Folders that are missing are made, and removed again if nothing is in them at the end. Where the
-  file system has no locks, a line says so and the body runs.
+  Missing folders are created, and removed again if they are empty at the end. If the file system
+  has no locks, a line is printed and the body runs.
 
   Args:
-    folders: Folders of runs. The process may hold none of them already.
-    stage: Name of what is run, for whoever is kept out.
+    folders: Folders of runs, none of which the process holds already.
+    stage: Name of the stage, shown to a process that is kept out.
 
   Raises:
-    InputError: If another process holds one of them, with its number and since when; or if the
-      file of the lock cannot be written.
+    InputError: If another process holds one of them (the message has its number and start time), or
+      the lock file cannot be written.
   """
   with contextlib.ExitStack() as all_held:
     locked = [all_held.enter_context(_hold(folder, stage)) for folder in folders]
@@ -52,24 +52,24 @@ def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
 
 @contextlib.contextmanager
 def _hold(folder: Path, stage: str) -> Generator[bool]:
-  """Holds one folder; whether it is really locked."""
+  """Holds one folder; yields whether it is really locked."""
   made = [path for path in (folder, *folder.parents) if not path.exists()]
   path = folder / FILE
   lock = FileLock(path, on_acquired=lambda descriptor: _sign(descriptor, path, stage))
   try:
     yield _acquire(lock, folder)
   finally:
-    if lock.is_locked:  # a copy of the process, made by fork, has no lock
-      with contextlib.suppress(OSError):  # Windows removes no open file; or the folder is gone
-        path.unlink()  # still locked: afterwards it could be another's
+    if lock.is_locked:  # not in a forked copy of the process
+      with contextlib.suppress(OSError):  # Windows keeps open files; the folder may be gone
+        path.unlink()  # while it is locked; later it could belong to another process
       lock.release()
-    with contextlib.suppress(OSError):  # the first that is not empty, or not there
+    with contextlib.suppress(OSError):  # stops at the first that is not empty or is missing
       for place in made:
         place.rmdir()
 
 
 def _acquire(lock: FileLock, folder: Path) -> bool:
-  """Locks the folder, made when it is missing; False where there are no locks."""
+  """Locks the folder and creates it if missing; False if there are no locks."""
   path = folder / FILE
   for again in reversed(range(_TRIES)):
     try:
@@ -85,7 +85,7 @@ def _acquire(lock: FileLock, folder: Path) -> bool:
       if error.errno in _NO_LOCKS:
         path.unlink(missing_ok=True)
         return False
-      # Not there: another process has just removed the folder that it had made.
+      # Another process has just removed the folder that it had created.
       if not (again and isinstance(error, FileNotFoundError)):
         reason = os.strerror(error.errno or errno.EIO).lower()
         raise InputError(
@@ -95,7 +95,7 @@ def _acquire(lock: FileLock, folder: Path) -> bool:
 
 
 def _sign(descriptor: int, path: Path, stage: str) -> None:
-  """Writes into the locked file who holds it: neither the machine's name nor the user's."""
+  """Writes the holder into the locked file, without the name of the machine or the user."""
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
   owner = {'process': os.getpid(), 'since': now, 'stage': stage}
   try:
@@ -107,7 +107,7 @@ def _sign(descriptor: int, path: Path, stage: str) -> None:
 
 
 def _describe_owner(path: Path) -> str:
-  """Who holds the lock, in words."""
+  """Describes the holder of the lock."""
   try:
     with path.open('rb') as file:
       owner = json.loads(file.read(_LONGEST))
@@ -117,4 +117,4 @@ def _describe_owner(path: Path) -> str:
     when = since.strftime('%H:%M' if today else '%Y-%m-%d %H:%M')
     return f'process {process}{f" (--stage={stage})" * stage.isidentifier()}, since {when},'
   except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-    return 'another process'  # it has not written yet who it is, or, on Windows, locks it whole
+    return 'another process'  # not written yet, or unreadable while locked on Windows

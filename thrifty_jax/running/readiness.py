@@ -1,4 +1,4 @@
-"""What must be there before a stage starts: what the stages before it leave, and its settings."""
+"""Checks before a stage starts: the results of earlier stages, and its settings."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from thrifty_jax.stages import Stage
 
 
 def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
-  """Refuses to start a stage without what the stages before it leave.
+  """Refuses to start a stage without the results of the earlier stages.
 
   Raises:
-    InputError: With the file that is missing or no longer fits, and the remedy.
+    InputError: If a file is missing or no longer fits; the message names it and the remedy.
   """
   if stage is stages.SEARCH and configs.searches(config) and config.search.max_parameters:
     from thrifty_jax.searching import budget  # imports JAX, which takes seconds

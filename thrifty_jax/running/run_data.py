@@ -1,7 +1,7 @@
-"""The data of a run: the slices that its data.json records, else the raw scans.
+"""The data of a run: the slices recorded in its data.json, else the raw scans.
 
-Check and prepare alone look at raw scans, and one look serves all folds. A run whose slices are
-recorded goes on with them, wherever the scans are and whatever has become of them.
+Only check and prepare look at raw scans, once for all folds. A run with recorded slices continues
+with them, even if the scans have moved or changed.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
 _LOOK = ('all', stages.COMPARE.name, stages.CHECK.name, stages.PREPARE.name)
-_DESCRIBED = ('data.classes', 'data.modalities', 'data.image_size')  # that a network depends on
+_DESCRIBED = ('data.classes', 'data.modalities', 'data.image_size')  # read by a network
 
 
 def fill_in(commands: Sequence[Command]) -> list[Command]:
-  """The commands of all folds with what their data says filled in.
+  """Returns the commands of all folds with the fields that their data determines filled in.
 
-  That is who trains, validates and tests where a splits.json is, what a config leaves to the data,
-  and the raw scans where they have to be looked at.
+  These are the split if there is a splits.json, the fields that a config leaves to the data, and
+  the raw scans if they are needed.
 
   Raises:
-    InputError: If a setting cannot be or is not that of the run so far, there are neither recorded
-      slices nor scans, they do not say enough, or they are not those of the run so far.
+    InputError: If a setting is invalid or differs from that of the run so far, there are neither
+      recorded slices nor scans, they are insufficient, or they differ from those of the run so far.
   """
 
   @functools.cache
   def look() -> 'Scans':
-    from data_prep import data_sets  # its readers take a second to import
+    from data_prep import data_sets  # its file readers take a second to import
 
     return data_sets.find(commands[0].config)
 
@@ -48,10 +48,10 @@ def fill_in(commands: Sequence[Command]) -> list[Command]:
 
 
 def fill_in_network(command: Command) -> None:
-  """Fills in, in place, what a network depends on and the config leaves to the data.
+  """Fills in, in place, the fields of a network that the config leaves to the data.
 
   Raises:
-    InputError: If nothing was prepared that says it.
+    InputError: If no prepared data determines them.
   """
   left = [name for name in configs.left_to_data(command.config) if name in _DESCRIBED]
   if left:
@@ -59,10 +59,10 @@ def fill_in_network(command: Command) -> None:
 
 
 def split_of(config: ConfigDict, scans: 'Scans') -> dict[str, tuple[str, ...]]:
-  """Who trains, validates and tests; {} where files that lack their partner leave too few.
+  """Training, validation and test patients; {} if files without a partner leave too few.
 
   Raises:
-    InputError: If there are too few patients, or the lists of the config do not fit.
+    InputError: If there are too few patients, or the lists in the config do not fit.
   """
   try:
     return _split(config, scans.patients)
@@ -73,10 +73,10 @@ def split_of(config: ConfigDict, scans: 'Scans') -> dict[str, tuple[str, ...]]:
 
 
 def is_prepared(command: Command) -> bool:
-  """Whether the slices of this data and these settings lie ready."""
+  """Whether the slices of this data and these settings are prepared."""
   if command.scans is None:
     return True
-  if command.scans.unpaired:  # never prepared: the check lists them
+  if command.scans.unpaired:  # they are never prepared; the check lists them
     return False
   from data_prep import prepare
 
@@ -113,10 +113,10 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
 
 
 def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
-  """The patients of the recorded slices.
+  """Names the patients of the recorded slices.
 
   Raises:
-    InputError: If none are recorded, they are others than the config asks for, or they are gone.
+    InputError: If none are recorded, they differ from those in the config, or they are gone.
   """
   record = data_file.require(workdir)
   if changed := data_file.differences(config, record, workdir):
@@ -131,13 +131,13 @@ def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
 def _look_at(
   command: Command, record: Record | None, look: Callable[[], 'Scans'], *, why: str = ''
 ) -> Command:
-  """The command filled in by the raw scans.
+  """Returns the command with the fields that the raw scans determine filled in.
 
   Args:
-    command: The command, its config its own.
-    record: What was prepared before, or None.
-    look: Looks into the raw folder.
-    why: Why what was prepared before does not serve.
+    command: Command with a config of its own.
+    record: Record of data prepared before, or None.
+    look: Function that inspects the raw folder.
+    why: Reason why the data prepared before cannot be used.
   """
   from data_prep import data_sets
 
@@ -162,7 +162,7 @@ def _look_at(
 
 
 def _require_possible(config: ConfigDict, workdir: Path) -> None:
-  """Refuses, before hours of work, other settings, a genotype or a limit that cannot be."""
+  """Refuses changed settings and an impossible genotype or limit before hours of work."""
   stages.refuse_changes(config, workdir)
   first = stages.RETRAIN if config.genotype else stages.SEARCH
   readiness.require(first, config, workdir)

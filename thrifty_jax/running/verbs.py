@@ -1,4 +1,4 @@
-"""What each stage runs, imported when it does: nothing loads what only another stage needs."""
+"""Runs each stage; imports a stage's modules only when it runs."""
 
 from thrifty_jax.data import data_file
 from thrifty_jax.running import run_data
@@ -11,10 +11,10 @@ def run(stage: Stage, command: Command) -> None:
 
   Args:
     stage: One of stages.STAGES or stages.NAMED.
-    command: The command, with what its data says filled in.
+    command: Command with the fields that the data determines filled in.
 
   Raises:
-    InputError: Whatever the user gave that the stage cannot use.
+    InputError: If the stage cannot use the user's input.
   """
   from thrifty_jax.training import memory
 

@@ -1,1 +1,1 @@
-"""From masks to figures of patients, folds and models."""
+"""Scores of masks, summarised over patients, folds and models."""

@@ -1,4 +1,4 @@
-"""The cases of a split predicted by a network and scored, as validation and evaluation need it."""
+"""Predicts and scores the cases of a split, for validation and evaluation."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,16 +15,16 @@ from thrifty_jax.scores import components, scoring
 from thrifty_jax.scores.scoring import CaseCounts
 
 T = TypeVar('T')
-_THREADS = 4  # that score cases
+_THREADS = 4  # number of threads that score cases
 
 
 class PredictedCase(NamedTuple):
-  """A case with its truth and what a network finds in it.
+  """A case with its truth and a network's prediction.
 
   Attributes:
-    case: What it is.
-    image: Its slices at network resolution, [D, S, S, M], float16 in [0, 1].
-    label: Their truth, [D, S, S], uint8.
+    case: Description of the case.
+    image: Slices at network resolution, [D, S, S, M], float16 in [0, 1].
+    label: Truth of the slices, [D, S, S], uint8.
     truth: Truth on the native grid, [D, H, W], uint8.
     scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
   """
@@ -36,7 +36,7 @@ class PredictedCase(NamedTuple):
   scores: np.ndarray
 
   def score(self, *, scores: np.ndarray | None = None, **settings: Any) -> CaseCounts:
-    """Its counts, or those of other class scores; see scoring.score_case for the settings."""
+    """Scores the case, or other class scores for it; see scoring.score_case for the settings."""
     return scoring.score_case(
       self.case.case,
       self.case.patient,
@@ -47,7 +47,7 @@ class PredictedCase(NamedTuple):
     )
 
   def write(self, path: Path, *, largest: Sequence[int]) -> None:
-    """Writes its slices for the report; of some classes the largest piece alone."""
+    """Writes the slices for the report, with only the largest component of some classes."""
     shown = components.keep_largest(slices.largest_class(self.scores), largest)
     overlays.write(path, self.image[..., 0], self.label, shown)
 
@@ -55,11 +55,11 @@ class PredictedCase(NamedTuple):
 def predict_cases(
   prepared: Prepared, cases: Iterable[PreparedCase], predict: Predict
 ) -> Iterator[PredictedCase]:
-  """One case after the other, predicted.
+  """Predicts one case after the other.
 
   Args:
     prepared: Data set.
-    cases: Cases of it.
+    cases: Cases of the data set.
     predict: Function from the slices of a case to class scores.
   """
   for case in cases:
@@ -76,15 +76,15 @@ def validation_dsc(
   protocol: str = 'volume',
   largest: Sequence[int] = (),
 ) -> float:
-  """What chooses a checkpoint.
+  """DSC by which a checkpoint is chosen.
 
   Args:
     prepared: Data set.
     patients: Patients whose slices are predicted.
     predict: Function from the slices of a case to class scores.
-    protocol: volume: the DSC on the native grid, mean over patients and classes; pooled_2d: that
-      of all slices at network resolution, mean over classes.
-    largest: Numbers of the classes of which the largest piece alone counts on the native grid.
+    protocol: volume: DSC on the native grid, mean over patients and classes; pooled_2d: DSC over
+      all slices at network resolution, mean over classes.
+    largest: Numbers of the classes of which only the largest component counts on the native grid.
   """
 
   predicted = predict_cases(prepared, prepared.cases_of(patients), predict)
@@ -99,12 +99,12 @@ def classes_of_one_piece(
 
   Args:
     prepared: Data set.
-    patients: The validation patients.
+    patients: Names of the validation patients.
     predict: Function from the slices of a case to class scores.
     classes: Names of the K classes, background first.
 
   Returns:
-    Those whose volume DSC, mean over the patients, is higher with it.
+    Names of the classes whose volume DSC, mean over the patients, is higher with it.
   """
   foreground = range(1, len(classes))
 
@@ -118,14 +118,14 @@ def classes_of_one_piece(
 
 
 def _in_threads(score: Callable[[PredictedCase], T], cases: Iterable[PredictedCase]) -> Iterator[T]:
-  """`score` of each case, in order, while the next ones are being predicted.
+  """Yields `score` of each case, in order, while the next ones are being predicted.
 
-  An accelerator predicts a case in less time than it takes to score it.
+  An accelerator predicts a case faster than the case is scored.
   """
   with ThreadPoolExecutor(_THREADS) as pool:
     running: collections.deque[Future[T]] = collections.deque()
     for case in cases:
-      if len(running) == _THREADS:  # so many are in memory at a time
+      if len(running) == _THREADS:  # limits the cases in memory
         yield running.popleft().result()
       running.append(pool.submit(score, case))
     yield from (one.result() for one in running)

@@ -1,4 +1,4 @@
-"""Largest connected component of a class: kept where it helps the validation patients."""
+"""Largest connected component of a class, kept if that helps on the validation patients."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,15 @@ from scipy import ndimage
 
 
 def keep_largest(prediction: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-  """Turns all but the largest piece of some classes into background.
+  """Turns all but the largest component of some classes into background.
 
   Args:
     prediction: Class of each voxel, [D, H, W], integers.
-    classes: Numbers of the classes; others stay as they are.
+    classes: Numbers of the classes; others are unchanged.
 
   Returns:
-    A new array, [D, H, W]. Pieces touch by a face; of equal ones the first in memory stays.
+    A new array, [D, H, W]. Components are connected by faces; among equally large ones the first in
+    memory is kept.
   """
   result = prediction.copy()
   for index in classes:

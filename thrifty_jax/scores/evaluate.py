@@ -1,4 +1,4 @@
-"""Scores the retrained network once, per patient, on the native grid, beside the floors."""
+"""Scores the retrained network and the floors per patient on the native grid."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,28 +14,27 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scores import cases, floors, scoring, summaries, tables
 
-_NAMES = ('patient_names', 'cases')  # of a summary; a model may go to others
+_NAMES = ('patient_names', 'cases')  # kept out of a model's scores, as a model may go to others
 
 
 def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = None) -> Evaluated:
-  """Scores the model folder of a run, prints the table and writes what the report is made of.
+  """Scores the model folder of a run, prints the table and writes the report's files.
 
   Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the summary last,
-  and, without the names of patients, model/scores.json; for a split that is asked for by name
-  evaluate_<split>/ alone.
+  and model/scores.json without patients' names; if a split is named, evaluate_<split>/ only.
 
   Args:
-    config: The run's settings.
-    workdir: The run's folder, with model/ in it.
-    split: Whose patients are scored: train, validation or test; None is the protocol's own: test,
-      or for pooled_2d validation, as the paper has it: not held out.
+    config: Settings of the run.
+    workdir: Folder of the run, which contains model/.
+    split: Name of the split to score: train, validation or test; None is the protocol's own: test,
+      or for pooled_2d validation, which is not held out, as in the paper.
 
   Returns:
     The summary, as written.
 
   Raises:
-    InputError: If the model, the prepared data or a listed patient is missing, or nobody is in the
-      split.
+    InputError: If the model, the prepared data or a listed patient is missing, or the split is
+      empty.
   """
   workdir = Path(workdir)
   folder, by_protocol = workdir / (f'evaluate_{split}' if split else 'evaluate'), not split
@@ -99,7 +98,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
 
 
 class TrainingCases:
-  """The training cases for fitting floors: iterated over as often as needed, one in memory."""
+  """Training cases for fitting floors; can be iterated repeatedly with one case in memory."""
 
   def __init__(self, prepared: Prepared, patients: Sequence[str]):
     self.prepared, self.cases = prepared, prepared.cases_of(patients)
@@ -116,7 +115,7 @@ def _circumstances(
   split: str,
   flips: Sequence[str],
 ) -> dict[str, Any]:
-  """The fields of the summary that say what was scored and how."""
+  """Fields of the summary that describe what was scored and how."""
   of_split = {name: prepared.cases_of(names) for name, names in patients.items()}
   return {
     'protocol': config.evaluate.protocol,
@@ -141,7 +140,7 @@ def _describe_floor(
   counts: Sequence[scoring.CaseCounts],
   classes: Sequence[str],
 ) -> Floor:
-  """The scores of a floor, and how it was fitted."""
+  """Scores of a floor and its fitted values."""
   mean, of_classes = summaries.summarise(counts, classes, Overlap)
   scored = Floor(mean, of_classes, 'training slices', floor.training_dsc)
   if isinstance(floor, floors.MeanMask):

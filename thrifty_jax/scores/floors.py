@@ -1,7 +1,7 @@
-"""Floors: scores that need no network, which any network must clear.
+"""Floors: baselines without a network that any network must exceed.
 
-Both are fitted on training slices only, and give class scores of a case's slices in place of the
-network's logits, so that they go through the very same scoring (see evaluate).
+Both are fitted on training slices only and return class scores in place of a network's logits, so
+they are scored in the same way (see evaluate).
 """
 
 import itertools
@@ -13,10 +13,10 @@ import numpy as np
 
 from thrifty_jax.scores import metrics
 
-DEPTH_BINS = 8  # parts of a scan, first slice to last, that have a mean mask of their own
-MASK_THRESHOLDS = np.linspace(0.02, 0.9, 45)  # tried for the mean mask
-INTENSITY_LEVELS = 1024  # of the histograms that intensity thresholds are fitted on
-COMBINATIONS = 20_000  # of thresholds to try at most; the grid gets coarser with more classes
+DEPTH_BINS = 8  # parts of a scan along its slices, each with its own mean mask
+MASK_THRESHOLDS = np.linspace(0.02, 0.9, 45)  # candidates for the mean mask
+INTENSITY_LEVELS = 1024  # bins of the histograms that intensity thresholds are fitted on
+COMBINATIONS = 20_000  # most combinations of thresholds to try; more classes coarsen the grid
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class MeanMask:
-  """How often each pixel is of each class, in each part of the scan.
+  """Frequency of each class at each pixel, in each part of the scan.
 
   Attributes:
     frequency: [DEPTH_BINS, S, S, K - 1], float32 in [0, 1].
-    threshold: A pixel is foreground where a class is at least so frequent.
+    threshold: Frequency from which a pixel is foreground.
     training_dsc: Mean DSC over training patients and classes.
   """
 
@@ -51,10 +51,10 @@ class MeanMask:
 
 @dataclass(frozen=True)
 class IntensityThresholds:
-  """Bands of the image's first modality, each a class.
+  """Intensity bands of the image's first modality, one per class.
 
   Attributes:
-    thresholds: K - 1 ascending intensities in [0, 1].
+    thresholds: Ascending intensities in [0, 1], K - 1 of them.
     band_classes: Class of each of the K bands, darkest first.
     training_dsc: Mean DSC over training patients and classes.
   """
@@ -73,12 +73,12 @@ class IntensityThresholds:
 def fit(
   training: Iterable[TrainingCase], *, classes: int, intensity: bool
 ) -> dict[str, MeanMask | IntensityThresholds]:
-  """The floors by name; the intensity thresholds only if they are asked for.
+  """Fits the floors and returns them by name.
 
   Args:
-    training: The training cases, at network resolution; read more than once, so not a generator.
-    classes: K, the background counted.
-    intensity: Whether thresholds are wanted too.
+    training: Training cases at network resolution; read more than once, so not a generator.
+    classes: K, including the background.
+    intensity: Whether to fit intensity thresholds too.
   """
   fitted: dict[str, MeanMask | IntensityThresholds] = {
     'mean_mask': fit_mean_mask(training, classes=classes)
@@ -89,14 +89,14 @@ def fit(
 
 
 def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask:
-  """The mean of the training masks, by relative depth, and its best threshold.
+  """Fits the mean of the training masks by relative depth, and its best threshold.
 
   Args:
-    training: The training cases, at network resolution; read twice, so not a generator.
-    classes: K, the background counted.
+    training: Training cases at network resolution; read twice, so not a generator.
+    classes: K, including the background.
 
   Returns:
-    The floor. Its threshold is the one with the highest mean DSC over training patients.
+    The floor; its threshold has the highest mean DSC over training patients.
   """
   frequency = _frequency(training, classes)
   counts: dict[str, np.ndarray] = {}
@@ -110,21 +110,21 @@ def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask
 
 
 def fit_thresholds(training: Iterable[TrainingCase], *, classes: int) -> IntensityThresholds:
-  """The intensity thresholds, and the order of the classes, that serve the training slices best.
+  """Fits the intensity thresholds and the order of the classes to the training slices.
 
   Thresholds come from a grid of quantiles of the training intensities above 0; every combination
   and every assignment of the K bands to the K classes is tried.
 
   Args:
-    training: The training cases, at network resolution.
-    classes: K, the background counted.
+    training: Training cases at network resolution.
+    classes: K, including the background.
 
   Returns:
     The floor with the highest mean DSC over training patients and foreground classes.
   """
   histograms = _histograms(training, classes)
   grid = _quantile_grid(histograms.sum((0, 2)), classes)
-  # below[p, g, k]: pixels of patient p and class k that are darker than the grid's level g.
+  # below[p, g, k]: number of pixels of patient p and class k darker than the grid's level g.
   cumulative = np.cumsum(histograms, axis=1)
   below = np.concatenate([np.zeros_like(cumulative[:, :1]), cumulative], axis=1)
   combinations = np.asarray(list(itertools.combinations(grid, classes - 1)))
@@ -138,12 +138,12 @@ def fit_thresholds(training: Iterable[TrainingCase], *, classes: int) -> Intensi
 
 
 def _depth_bins(slices: int) -> np.ndarray:
-  """The part of the scan that each of its slices lies in, [D], integers below DEPTH_BINS."""
+  """Part of the scan that each slice lies in, [D], integers below DEPTH_BINS."""
   return ((np.arange(slices) + 0.5) * DEPTH_BINS / slices).astype(int)
 
 
 def _frequency(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
-  """How often each pixel is of each foreground class, [DEPTH_BINS, S, S, K - 1], float32."""
+  """Frequency of each foreground class at each pixel, [DEPTH_BINS, S, S, K - 1], float32."""
   total, slices = None, np.zeros(DEPTH_BINS)
   for case in training:
     bins = _depth_bins(len(case.label))
@@ -154,7 +154,7 @@ def _frequency(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
     np.add.at(slices, bins, 1)
   if total is None:
     raise ValueError('no training case to take a mean mask from')
-  # Training scans of fewer slices than bins leave bins empty: those take the nearest filled one.
+  # Training scans with fewer slices than bins leave bins empty, which copy the nearest filled bin.
   filled = np.flatnonzero(slices)
   nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
   return total[nearest] / slices[nearest, None, None, None].astype(np.float32)
@@ -163,11 +163,11 @@ def _frequency(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
 def _counts_by_threshold(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
   """Overlap counts of [D, S, S, K - 1] scores at each threshold, [thresholds, K - 1, 3].
 
-  One histogram and a running sum from the highest threshold down serve all of them.
+  A histogram and its cumulative sum from the highest threshold down give all of them.
   """
   bins, classes = len(MASK_THRESHOLDS) + 1, scores.shape[-1] + 1
   best = scores.argmax(-1) + 1
-  # A pixel in bin i is foreground under the first i thresholds.
+  # A pixel in bin i is foreground at the first i thresholds.
   bin_ = np.searchsorted(MASK_THRESHOLDS, scores.max(-1), side='right')
 
   def foreground(keep: np.ndarray | slice) -> np.ndarray:
@@ -181,7 +181,7 @@ def _counts_by_threshold(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def _histograms(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
-  """Pixels of each patient, level and class, [patients, INTENSITY_LEVELS, K], int64."""
+  """Pixel counts of each patient, level and class, [patients, INTENSITY_LEVELS, K], int64."""
   histograms: dict[str, np.ndarray] = {}
   for case in training:
     intensity = case.image[..., 0].astype(np.float32)
@@ -198,7 +198,7 @@ def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) 
   """Mean DSC over patients and foreground classes of every choice of bands, [choices].
 
   Args:
-    below: Pixels darker than each level, [patients, INTENSITY_LEVELS + 1, K].
+    below: Number of pixels darker than each level, [patients, INTENSITY_LEVELS + 1, K].
     edges: Levels between which the bands lie, [choices, K + 1].
     order: Class of each band.
   """
@@ -213,14 +213,14 @@ def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) 
 
 
 def _quantile_grid(histogram: np.ndarray, classes: int) -> np.ndarray:
-  """Levels at even quantiles of the intensities above 0, ascending, without doubles."""
+  """Levels at even quantiles of the intensities above 0, ascending, without duplicates."""
   size = 256
   while size > classes and math.comb(size, classes - 1) > COMBINATIONS:
     size -= 1
   foreground = np.cumsum(histogram[1:])
   wanted = np.linspace(0, foreground[-1], size, endpoint=False)
   levels = np.searchsorted(foreground, wanted, side='right') + 1
-  # With few distinct intensities there may be fewer levels than thresholds: add even ones.
+  # Few distinct intensities may give fewer levels than thresholds, so even ones are added.
   levels = np.unique(levels)
   if len(levels) < classes - 1:
     levels = np.linspace(1, INTENSITY_LEVELS - 1, classes - 1).astype(int)

@@ -1,6 +1,6 @@
-"""What a predicted segmentation is worth beside the true one: overlap, volume and distances.
+"""Scores of a predicted segmentation against the truth: overlap, volume and distances.
 
-Every score is defined here, for every case, and none is ever NaN.
+Every score is defined for every case and is never NaN.
 """
 
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ import numpy as np
 from thrifty_jax.scores import surface
 
 DISTANCES = ('hd95_mm', 'max_distance_mm', 'assd_mm')
-# A surface voxel at just the tolerance counts as within it, however a header rounds its spacing.
+# A surface voxel exactly at the tolerance counts as within it, despite a header's rounded spacing.
 ROUNDING_MM = 1e-4
 
-# Columns of the counts that the functions below pass on.
+# Columns of the counts that the functions below exchange.
 INTERSECTION, PREDICTED, TRUTH = 0, 1, 2
 
 
 def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -> np.ndarray:
-  """Voxels of each foreground class: in both, in the prediction, in the truth.
+  """Number of voxels of each foreground class in both masks, in the prediction and in the truth.
 
-  Counts add up: those of two scans of a patient, summed, are the counts of the patient, and those
-  of all slices give the pooled score.
+  Counts are additive: the sum over a patient's scans is the count of the patient, and the sum over
+  all slices gives the pooled score.
 
   Args:
     prediction: Predicted class of each voxel, integers in [0, classes), any shape.
-    truth: True class of each voxel, likewise, the same shape.
-    classes: K, the background counted.
+    truth: True class of each voxel, with the same range and shape.
+    classes: K, including the background.
 
   Returns:
     [K - 1, 3], int64: columns INTERSECTION, PREDICTED, TRUTH.
@@ -42,7 +42,7 @@ def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -
       wrong = label.min() if label.min() < 0 else label.max()
       raise ValueError(f'class {wrong} is not one of {classes}')
   counts = np.zeros((classes - 1, 3), np.int64)
-  for k in range(1, classes):  # counting true values takes a tenth of the time of np.bincount
+  for k in range(1, classes):  # count_nonzero takes a tenth of the time of np.bincount
     predicted, true = prediction == k, truth == k
     counts[k - 1] = [np.count_nonzero(each) for each in (predicted & true, predicted, true)]
   return counts
@@ -52,7 +52,7 @@ def dsc(counts: np.ndarray) -> np.ndarray:
   """Dice similarity coefficient 2 |A and B| / (|A| + |B|) from counts; never NaN.
 
   Args:
-    counts: [..., 3], as from overlap_counts.
+    counts: Counts from overlap_counts, [..., 3].
 
   Returns:
     Scores in [0, 1], [...], float64. Both empty: 1. A missed or an invented class: 0.
@@ -66,11 +66,11 @@ def ravd_percent(counts: np.ndarray) -> np.ndarray:
   """Relative volume difference 100 (|A| - |B|) / |B| of prediction A and truth B; never NaN.
 
   Args:
-    counts: [..., 3], as from overlap_counts.
+    counts: Counts from overlap_counts, [..., 3].
 
   Returns:
-    [...], float64, in percent of the truth, above 0 where too much is predicted. Both empty: 0. A
-    missed class: -100. An invented one: infinity.
+    Differences, [...], float64, in percent of the truth, positive if the prediction is larger. Both
+    empty: 0. A missed class: -100. An invented one: infinity.
   """
   counts = np.asarray(counts, np.float64)
   predicted, true = counts[..., PREDICTED], counts[..., TRUTH]
@@ -81,30 +81,29 @@ def ravd_percent(counts: np.ndarray) -> np.ndarray:
 class VolumeScores(NamedTuple):
   """All scores of one class of one volume.
 
-  A surface is the voxels of a mask with one of their 6 neighbours outside; outside the volume
-  counts as background. The directed distances of a mask are those of each of its surface voxels to
-  the nearest surface voxel of the other, from centre to centre. Both lists together hold a distance
-  for each surface voxel of both masks.
+  The surface of a mask is its voxels with one of their 6 neighbours outside of it; outside the
+  volume is background. The directed distances of a mask go from each of its surface voxels to the
+  nearest surface voxel of the other mask, from centre to centre; there are two such lists.
 
   Attributes:
     dsc: Dice similarity coefficient, in [0, 1].
     hd95_mm: 95th percentile of the directed distances, interpolated linearly between the two
-      nearest ranks; the larger one of the two directions. MONAI has the same; MedPy takes one
-      percentile of both lists together, which is lower as a rule.
-    max_distance_mm: Largest distance: the Hausdorff distance of the two surfaces, as MONAI and
-      MedPy have it. ITK's filter takes all voxels of the masks it is given, not their surfaces.
-    assd_mm: Average symmetric surface distance: the mean of both lists together, as MONAI and MedPy
-      have it, not the mean of the two means.
-    nsd: Normalised surface Dice, in [0, 1]: the share of the surface voxels of both masks that are
-      at most the tolerance off; MONAI's with its default settings. 1e-4 mm more are forgiven, for
+      nearest ranks; the larger of the two directions. MONAI does the same; MedPy takes one
+      percentile of both lists together, which is usually lower.
+    max_distance_mm: Largest distance: the Hausdorff distance of the two surfaces, as in MONAI and
+      MedPy. ITK's filter uses all voxels of the masks, not their surfaces.
+    assd_mm: Average symmetric surface distance: the mean of both lists together, as in MONAI and
+      MedPy, not the mean of the two means.
+    nsd: Normalised surface Dice, in [0, 1]: the share of the surface voxels of both masks within
+      the tolerance, as in MONAI with its default settings. 1e-4 mm are added to the tolerance for
       the rounding of spacings in headers. DeepMind's surface-distance puts surfaces between voxels
-      and weighs them by area: all its distances differ a little from these.
+      and weights them by area, so all its distances differ slightly from these.
     ravd_percent: Relative volume difference, signed, in percent of the truth.
-    missed: Whether there is a truth and no prediction: DSC 0, NSD 0, RAVD -100, and each distance
-      the diagonal of the volume, that is of D x H x W whole voxels in mm, which no distance within
-      it reaches.
+    missed: Whether there is a truth and no prediction: DSC and NSD are 0, RAVD is -100, and each
+      distance is the diagonal of the volume of D x H x W whole voxels, longer than any distance
+      within it.
     invented: Whether there is a prediction and no truth: the same, but RAVD is infinite.
-    Where both are empty, DSC and NSD are 1, distances and RAVD 0.
+    If both are empty, DSC and NSD are 1, distances and RAVD 0.
 
   Source: Maier-Hein et al., Metrics reloaded (2024), Nature Methods 21; NSD: Nikolov et al. (2021),
     Journal of Medical Internet Research 23 (7); the diagonal for a missed organ is ours.
@@ -133,7 +132,7 @@ def score_volume(
     prediction: Whether a voxel is predicted to be of the class, [D, H, W], bool.
     truth: Whether it is, [D, H, W], bool.
     spacing_mm: Distances between voxels along D, H and W, in this order.
-    nsd_tolerance_mm: How far a surface may be off for NSD.
+    nsd_tolerance_mm: Largest distance of surfaces that NSD counts as agreement.
 
   Raises:
     ValueError: If a mask is not a bool volume, the shapes differ, the spacing is not three numbers

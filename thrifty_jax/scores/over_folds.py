@@ -1,4 +1,4 @@
-"""The scores of several folds as those of one set of patients."""
+"""Joins the scores of several folds as those of one set of patients."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from thrifty_jax.scores import summaries
 
 
 class Scored(NamedTuple):
-  """What evaluation left of one fold.
+  """Results of the evaluation of one fold.
 
   Attributes:
     fold: Number of the fold.
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
 
 
 def read_scored(folder: Path) -> Scored:
-  """Reads the evaluate/ of a run of one fold.
+  """Reads evaluate/ of a run of one fold.
 
   Raises:
     InputError: If a file is missing or damaged.
@@ -41,15 +41,15 @@ def read_scored(folder: Path) -> Scored:
 
 
 def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
-  """Writes <workdir>/evaluate/scores.csv and, last, summary.json.
+  """Writes <workdir>/evaluate/scores.csv and then summary.json.
 
   Args:
     workdir: Folder of all folds.
-    folds: Runs of the folds, all evaluated.
+    folds: Folders of the folds' runs, all evaluated.
 
   Returns:
-    The summary. `fold` has the folds, `of_folds` what differs between them; `parameters` and
-    `pooled_2d_dsc` are means over the folds. A case is in `run`, the folder of its fold.
+    The summary. `fold` lists the folds and `of_folds` their differences; `parameters` and
+    `pooled_2d_dsc` are means over the folds. `run` is the folder of the fold of a case.
 
   Raises:
     InputError: If a file is missing or damaged.
@@ -92,12 +92,12 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
 
 
 def pool(folds: Sequence[Evaluated | Floor]) -> np.ndarray:
-  """The pooled 2D DSC of every fold and foreground class, [folds, K - 1]."""
+  """Pooled 2D DSC of every fold and foreground class, [folds, K - 1]."""
   return np.array([[one.pooled_2d_dsc for one in fold.classes.values()] for fold in folds])
 
 
 def _join_floors(name: str, rows: Sequence[Mapping[str, str]], floors: Sequence[Floor]) -> Floor:
-  """The figures of a floor, fitted anew in each fold."""
+  """Figures of a floor that was fitted in each fold separately."""
   _, scores = summaries.to_arrays(rows, (f'{name}_dsc',))
   scores = {'dsc': scores[f'{name}_dsc']}
   mean, classes = summaries.summarise_scores(scores, pool(floors), [*floors[0].classes], Overlap)

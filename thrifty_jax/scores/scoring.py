@@ -1,4 +1,4 @@
-"""From class scores of slices to scores per patient: pure functions over arrays, no model."""
+"""Pure functions from class scores of slices to scores of patients."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from thrifty_jax.scores import components, metrics
 
 @dataclass(frozen=True)
 class CaseCounts:
-  """Overlap of one case, by class; see metrics.overlap_counts.
+  """Overlap counts of one case by class; see metrics.overlap_counts.
 
   Attributes:
     case: Name of the case.
     patient: Name of its patient.
     native: Counts on the native grid, [K - 1, 3].
     network: Counts over its slices at network resolution, [K - 1, 3].
-    volumes: Scores of each foreground class on the native grid, K - 1 of them; empty where
-      distances were not asked for.
+    volumes: Scores of each foreground class on the native grid, K - 1 of them; empty if distances
+      were not requested.
   """
 
   case: str
@@ -40,7 +40,7 @@ def score_case(
   spacing_mm: Sequence[float] | None = None,
   nsd_tolerance_mm: float = 2.0,
 ) -> CaseCounts:
-  """Counts of one case, and its distances if asked for.
+  """Counts of one case, and its distances if requested.
 
   Args:
     case: Name of the case.
@@ -48,13 +48,13 @@ def score_case(
     scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
     label: Truth at network resolution, [D, S, S].
     truth: Truth on the native grid, [D, H, W].
-    largest: Classes of which only the largest component counts on the native grid.
-    spacing_mm: Distances between the voxels of the native grid along D, H and W; None measures no
-      distances of surfaces, as training has no use for them.
-    nsd_tolerance_mm: See metrics.score_volume.
+    largest: Numbers of the classes of which only the largest component counts on the native grid.
+    spacing_mm: Distances between the voxels of the native grid along D, H and W; None omits surface
+      distances, which training does not use.
+    nsd_tolerance_mm: Tolerance, see metrics.score_volume.
 
   Returns:
-    The counts on both grids, and with a spacing the scores of each class.
+    Counts on both grids and, given a spacing, the scores of each class.
   """
   classes = scores.shape[-1]
   native, _ = slices.native_classes([scores], truth.shape[1:])
@@ -76,7 +76,7 @@ def score_case(
 
 
 def by_patient(cases: Iterable[CaseCounts]) -> dict[str, np.ndarray]:
-  """Native counts of each patient, [K - 1, 3], summed over his cases; sorted by name."""
+  """Native counts of each patient, [K - 1, 3], summed over the patient's cases; sorted by name."""
   counts: dict[str, np.ndarray] = {}
   for case in cases:
     counts[case.patient] = counts.get(case.patient, 0) + case.native

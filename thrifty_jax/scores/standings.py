@@ -1,6 +1,6 @@
-"""The standings of a comparison: what each rival scored on the same patients, over all folds.
+"""The standings of a comparison: scores of each rival on the same patients, over all folds.
 
-Made from the files of the comparison alone, so that it can be made again at any time.
+Only the files of the comparison are read, so the standings can be rewritten at any time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
 
   Args:
     workdir: Folder of the whole comparison.
-    folds: Runs with its results, one for each fold; of a single fold the workdir itself.
+    folds: Folders of the runs with its results, one per fold; for a single fold the workdir.
 
   Raises:
     InputError: If a file is missing or damaged, or the folds compare different rivals.
@@ -65,7 +65,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
 
 
 def _require_same_names(results: Mapping[Path, Sequence[Result]]) -> list[str]:
-  """The names of the rivals, which must be the same in every fold."""
+  """Names of the rivals; refuses folds with different ones."""
   of_fold = {run: [result.name for result in found] for run, found in results.items()}
   (first, names), *others = of_fold.items()
   for run, other in others:
@@ -78,19 +78,20 @@ def _require_same_names(results: Mapping[Path, Sequence[Result]]) -> list[str]:
 
 
 def _read_scores(scored: Sequence[over_folds.Scored]) -> dict[str, np.ndarray]:
-  """The scores of a rival: metric -> [patients, K - 1], patients in the order of their names."""
+  """Scores of a rival: metric -> [patients, K - 1], patients sorted by name."""
   return summaries.to_arrays([row for one in scored for row in one.rows])[1]
 
 
 def _join(
   results: Sequence[Result], scored: Sequence[over_folds.Scored], reference: np.ndarray | None
 ) -> Rival:
-  """One rival over all folds; parameters differ where each fold has its search.
+  """Joins a rival over all folds; parameters differ if each fold has its own search.
 
   Args:
-    results: Its result in each fold.
-    scored: Its scores in each fold.
-    reference: DSC of the reference on the same patients, [patients, K - 1]; None for itself.
+    results: Result of the rival in each fold.
+    scored: Scores of the rival in each fold.
+    reference: DSC of the reference on the same patients, [patients, K - 1]; None if the rival is
+      the reference.
   """
   scores, found = _read_scores(scored), [one.summary for one in scored]
   mean, classes = summaries.summarise_scores(

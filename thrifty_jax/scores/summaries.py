@@ -1,4 +1,4 @@
-"""From scores of cases to those of patients, and to the figures of a split; rows of scores.csv."""
+"""Scores of patients and figures of a split from scores of cases, and rows of scores.csv."""
 
 import csv
 import io
@@ -13,22 +13,22 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Figures, Overlap, Spread
 from thrifty_jax.scores import metrics, scoring, statistics
 
-_AVERAGED = (*metrics.DISTANCES, 'nsd')  # over the scans of a patient
+_AVERAGED = (*metrics.DISTANCES, 'nsd')  # metrics averaged over the scans of a patient
 _COUNTED = ('missed', 'invented')
-METRICS = ('dsc', *_AVERAGED, 'ravd_percent', *_COUNTED)  # as in scores.csv
-_MOST_ROWS = 50_000  # of a table: patients times classes
+METRICS = ('dsc', *_AVERAGED, 'ravd_percent', *_COUNTED)  # columns of scores.csv
+_MOST_ROWS = 50_000  # of a table, patients times classes
 F = TypeVar('F', Figures, Overlap)
 
 
 def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, np.ndarray]]:
-  """The scores of each patient, sorted by name: metric -> that of each foreground class, [K - 1].
+  """Scores of each patient, sorted by name: metric -> score of each foreground class, [K - 1].
 
-  A patient with several scans has the DSC and RAVD of their summed counts. His distances and NSD
-  are the mean over his scans, so that they come out neither better nor worse for his having been
-  scanned twice, as the worst one would. missed and invented count scans.
+  DSC and RAVD of a patient with several scans come from their summed counts. Distances and NSD are
+  the mean over the scans, which, unlike the worst scan, does not depend on their number on average.
+  missed and invented count scans.
 
   Args:
-    cases: All cases; where one has no distances, DSC is the only metric.
+    cases: All cases; if one has no distances, DSC is the only metric.
   """
   measured = all(case.volumes for case in cases)
   found = {}
@@ -50,7 +50,7 @@ def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
 def summarise(
   cases: Sequence[scoring.CaseCounts], classes: Sequence[str], kind: type[F]
 ) -> tuple[F, dict[str, F]]:
-  """The figures of one set of predictions: means over the classes, and those of each class.
+  """Figures of one set of predictions: means over the classes, and those of each class.
 
   Args:
     cases: All cases of the split.
@@ -66,13 +66,13 @@ def summarise(
 def summarise_scores(
   scores: Mapping[str, np.ndarray], pooled: np.ndarray, classes: Sequence[str], kind: type[F]
 ) -> tuple[F, dict[str, F]]:
-  """As `summarise`, from scores.
+  """Figures as of `summarise`, from scores instead of cases.
 
   Args:
-    scores: Metric -> that of every patient and foreground class, [patients, K - 1].
+    scores: Metric -> score of every patient and foreground class, [patients, K - 1].
     pooled: Pooled 2D DSC of every fold and foreground class, [folds, K - 1].
     classes: Names of the K - 1 foreground classes.
-    kind: Figures, or Overlap where DSC is the only metric.
+    kind: Figures, or Overlap if DSC is the only metric.
   """
   over_classes = {
     metric: values.sum(axis=1) if metric in _COUNTED else values.mean(axis=1)
@@ -89,7 +89,7 @@ def summarise_scores(
 
 
 def _figures(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Of metric -> [patients]: sums of what is counted, the spread of the others."""
+  """Sums of the counted metrics and spreads of the others, from metric -> [patients]."""
   return {
     metric: int(values.sum()) if metric in _COUNTED else _spread(values[np.isfinite(values)])
     for metric, values in scores.items()
@@ -97,7 +97,7 @@ def _figures(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _spread(finite: np.ndarray) -> Spread | None:
-  """The spread over [patients]; None of nobody."""
+  """Spread over [patients]; None without any."""
   if not finite.size:
     return None
   mean, deviation = statistics.mean_and_deviation(finite)
@@ -109,10 +109,10 @@ def make_rows(
   classes: Sequence[str],
   floors: Mapping[str, Sequence[scoring.CaseCounts]],
 ) -> Iterator[dict[str, Any]]:
-  """A row of scores.csv per patient and class, with the floors' DSC of the same patient beside.
+  """Yields a row of scores.csv per patient and class, with the floors' DSC of the same patient.
 
-  An infinite RAVD is `inf`, which readers of CSV take for the number; missed and invented count
-  scans of the patient.
+  An infinite RAVD is `inf`, which CSV readers parse as a number; missed and invented count scans of
+  the patient.
   """
   floor_scores = {name: score_patients(counts) for name, counts in floors.items()}
   counts = scoring.by_patient(cases)
@@ -130,7 +130,7 @@ def make_rows(
 
 
 def write_rows(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-  """Writes rows as CSV, the first row's keys as header, whole or not at all."""
+  """Writes rows as CSV atomically, with the first row's keys as header."""
   text = io.StringIO()
   writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator='\n')
   writer.writeheader()
@@ -145,14 +145,14 @@ def read_rows(
 
   Args:
     path: The file.
-    columns: Columns that it must have; others may be there too.
-    scores: Columns that hold numbers from 0 to 1, as far as they are there.
+    columns: Required columns; there may be others.
+    scores: Columns with numbers from 0 to 1, if present.
 
   Returns:
-    A dictionary of texts for each row, at least one.
+    Texts of each row by column; at least one row.
 
   Raises:
-    InputError: If it cannot be read or is anything else.
+    InputError: If the file cannot be read or is not such a table.
   """
   files.require_file(path, most_bytes=files.MOST_JSON_BYTES)
   try:
@@ -178,7 +178,7 @@ def read_rows(
 
 def _is_share(text: str) -> bool:
   try:
-    return 0 <= float(text) <= 1  # not NaN either
+    return 0 <= float(text) <= 1  # false for NaN
   except ValueError:
     return False
 
@@ -186,14 +186,14 @@ def _is_share(text: str) -> bool:
 def to_arrays(
   rows: Sequence[Mapping[str, str]], columns: Sequence[str] = METRICS
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-  """Scores back from rows of scores.csv.
+  """Converts rows of scores.csv back to arrays.
 
   Args:
-    rows: Rows of one network, each patient with the same classes in the same order.
-    columns: The scores that are wanted.
+    rows: Rows of one network; all patients have the same classes in the same order.
+    columns: Names of the scores to convert.
 
   Returns:
-    The sorted names of the patients; column -> that of every patient and class, [patients, K - 1].
+    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1].
   """
   of_patient: dict[str, list[Mapping[str, str]]] = {}
   for row in rows:

@@ -10,11 +10,11 @@ def surface_voxels(mask: np.ndarray) -> np.ndarray:
   """Voxels of a mask with one of their 6 neighbours outside of it.
 
   Args:
-    mask: [D, H, W], bool. What lies outside the volume counts as background, so a voxel at its
-      border is on the surface.
+    mask: [D, H, W], bool. Outside the volume is background, so a voxel at its border is on the
+      surface.
 
   Returns:
-    [D, H, W], bool. No voxel of an empty mask, at least one of any other.
+    Surface, [D, H, W], bool; empty only if the mask is.
   """
   return mask & ~ndimage.binary_erosion(mask)
 
@@ -22,23 +22,23 @@ def surface_voxels(mask: np.ndarray) -> np.ndarray:
 def distances_mm(
   first: np.ndarray, second: np.ndarray, *, spacing_mm: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How far each surface voxel of one mask is from the nearest of the other, centre to centre.
+  """Distances from each surface voxel of one mask to the nearest of the other, centre to centre.
 
   Args:
-    first: A mask that is not empty, [D, H, W], bool.
-    second: Another one of the same shape.
+    first: Non-empty mask, [D, H, W], bool.
+    second: Non-empty mask of the same shape.
     spacing_mm: Distances between voxels along D, H and W.
 
   Returns:
-    From first to second, [voxels on first's surface], and from second to first, [voxels on
-    second's surface]; float64, each in the order of the voxels in memory.
+    Distances from first to second, [voxels on first's surface], and from second to first, [voxels
+    on second's surface]; float64, each in the order of the voxels in memory.
 
   Raises:
-    ValueError: If a mask is empty, which has no distance to anything.
+    ValueError: If a mask is empty, as no distance is defined.
   """
   if not (first.any() and second.any()):
     raise ValueError('a mask is empty; distances need a surface on both sides')
-  # No mask reaches out of the box, so cutting it out moves no surface.
+  # Both masks lie within the box, so cropping to it moves no surface.
   (box,) = ndimage.find_objects((first | second).view(np.uint8))
   first, second = surface_voxels(first[box]), surface_voxels(second[box])
   spacing = np.asarray(spacing_mm, np.float64)
@@ -46,10 +46,10 @@ def distances_mm(
 
 
 def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-  """From corner to opposite corner of a volume of whole voxels: longer than any distance in it.
+  """Diagonal of a volume of whole voxels, longer than any distance between voxel centres in it.
 
   Args:
-    shape: Numbers of voxels, D, H and W.
+    shape: Number of voxels along D, H and W.
     spacing_mm: Distances between voxels along D, H and W.
   """
   return float(np.linalg.norm(np.multiply(shape, spacing_mm)))
@@ -57,8 +57,8 @@ def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
 
 def _to_nearest(start: np.ndarray, target: np.ndarray, spacing: np.ndarray) -> np.ndarray:
   """Distance of each voxel of start to the nearest one of target, [voxels of start]."""
-  # Asked for the nearest voxel itself, as the distances of all voxels of the box, most of which are
-  # on neither surface, would take twice the time and memory.
+  # The transform returns the nearest voxels, as the distances of all voxels of the box, most of
+  # which are on neither surface, would take twice the time and memory.
   nearest = ndimage.distance_transform_edt(
     ~target, sampling=spacing, return_distances=False, return_indices=True
   )

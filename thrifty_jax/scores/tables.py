@@ -1,10 +1,10 @@
-"""Scores as people read them: in percent and millimetres, for the console and the report."""
+"""Formats scores in percent and millimetres for the console and the report."""
 
 from collections.abc import Sequence
 
 from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap
 
-# As in the field's papers. What is 0 to 1 in files is percent here.
+# As in the field's papers: scores from 0 to 1 in files are percentages here.
 LABELS = {
   'dsc': 'DSC, %',
   'hd95_mm': 'HD95, mm',
@@ -17,7 +17,7 @@ _FRACTIONS = ('dsc', 'nsd')
 
 
 def number(value: float | None, metric: str = 'dsc') -> str:
-  """A value of a metric, two digits: `90.12`, and with its sign where that matters, `+3.40`."""
+  """Formats a value of a metric to two decimals: `90.12`, or `+3.40` for a signed metric."""
   if value is None:
     return '–'
   sign = '+' if metric == 'ravd_percent' else ''
@@ -25,7 +25,7 @@ def number(value: float | None, metric: str = 'dsc') -> str:
 
 
 def spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:
-  """Mean and deviation, `90.12 ± 1.30`; the mean alone where there is no deviation."""
+  """Formats mean and deviation, `90.12 ± 1.30`; only the mean if there is no deviation."""
   found = getattr(figures, metric)
   if found is None:
     return number(None)
@@ -34,13 +34,13 @@ def spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:
 
 
 def interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
-  """The 95% interval of the mean, `88.20 to 91.90`; empty where there is none."""
+  """Formats the 95% interval of the mean, `88.20 to 91.90`; '' if there is none."""
   found = getattr(figures, metric)
   return ' to '.join(number(end, metric) for end in found.ci95) if found and found.ci95 else ''
 
 
 def describe_flags(summary: Evaluated) -> str:
-  """What was missed or invented, in words; empty where nothing was."""
+  """Describes the missed and invented classes; '' if there are none."""
   parts = []
   for flag in ('missed', 'invented'):
     for name, figures in summary.classes.items():
@@ -50,7 +50,7 @@ def describe_flags(summary: Evaluated) -> str:
 
 
 def evaluation(summary: Evaluated) -> str:
-  """The tables that evaluation ends with: DSC with the floors beside, then distances."""
+  """Formats the tables of an evaluation: DSC beside the floors, then distances."""
   title = (
     f'{count_patients(summary)}, native grid, mean ± deviation; protocol {summary.protocol}'
     f'{"" if summary.held_out else ", not held out"}'
@@ -66,12 +66,12 @@ def evaluation(summary: Evaluated) -> str:
 
 
 def count_patients(summary: Evaluated) -> str:
-  """How many patients of which split, `8 test patients`."""
+  """Describes the number of patients and their split, `8 test patients`."""
   return f'{summary.patients} {summary.split} patient{"s" * (summary.patients != 1)}'
 
 
 def comparison(summary: Compared) -> str:
-  """The table that a comparison ends with, a line for every network."""
+  """Formats the table of a comparison, a line per network."""
   lines = [
     [
       '', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'], 'pooled 2D',
@@ -103,7 +103,7 @@ def comparison(summary: Compared) -> str:
 
 
 def _overlap(summary: Evaluated) -> list[list[str]]:
-  """DSC of the model, its interval, that of the floors; then pooled."""
+  """Cells with the model's DSC, its interval and the floors' DSC; then the pooled DSC."""
   names = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}
   floors = summary.floors
   lines = [['DSC, %', summary.model, '95% interval', *(names.get(name, name) for name in floors)]]
@@ -114,7 +114,7 @@ def _overlap(summary: Evaluated) -> list[list[str]]:
 
 
 def _distances(summary: Evaluated) -> list[list[str]]:
-  """HD95, ASSD and NSD of the model."""
+  """Cells with the model's HD95, ASSD and NSD."""
   near = f'NSD at {summary.nsd_tolerance_mm:g} mm, %'
   lines = [[summary.model, LABELS['hd95_mm'], LABELS['assd_mm'], near]]
   for name, own in _results(summary):
@@ -123,13 +123,13 @@ def _distances(summary: Evaluated) -> list[list[str]]:
 
 
 def _results(summary: Evaluated | Floor) -> list[tuple[str, Figures | Overlap]]:
-  """The figures of the classes and, of several, their mean."""
+  """Figures of the classes and, if there are several, their mean."""
   classes: list[tuple[str, Figures | Overlap]] = [*summary.classes.items()]
   return [*classes, ('mean', summary.mean)] if len(classes) > 1 else classes
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """The lines with their cells in columns, indented."""
+  """Aligns the cells of the lines in columns and indents them."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return [
     '  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
