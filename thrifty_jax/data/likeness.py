@@ -41,7 +41,7 @@ def measure(
   Args:
     image: Its slices before normalisation, [D, S, S, M], float16 in [0, 1].
     native_shape: Voxels of the scan, D (across slices), H, W.
-    spacing_mm: Of them, likewise.
+    spacing_mm: Distances of neighbouring voxels along the same axes, mm.
 
   Returns:
     Values by name, one or two each: number and distance of slices, pixels' sides, longer side of a
