@@ -456,6 +456,8 @@ def test_real_folders_are_understood(tmp_path):
   assert settings.classes == ('background', 'Anterior', 'Posterior')
   assert (settings.modalities, settings.slice_axis, settings.image_size) == (1, 'axial', 64)
   assert '221 scans of 145 patients' in found['folder']
-  settings, found = parse(REAL / 'Task03_LiverCT8', '--config.data.window=(0.0,255.0)')
+  settings, found = parse(
+    REAL / 'Task03_LiverCT8', '--config.data.window=(0.0,255.0)', '--config.data.folds=4'
+  )
   assert (settings.classes[1:], settings.image_size) == (('liver',), 256)
   assert '8 scans of 4 patients' in found['folder']
