@@ -90,6 +90,11 @@ def left_to_data(config: ConfigDict) -> list[str]:
   return [name for name, setting in SETTINGS.items() if setting.is_open(fields[name])]
 
 
+def has_genotype(config: ConfigDict) -> bool:
+  """Whether the network is that of a genotype file, not a baseline."""
+  return config.model.name in ('thrifty', 'lean')
+
+
 def searches(config: ConfigDict) -> bool:
   """Whether the run needs a search; a baseline or a given genotype needs none."""
   return config.model.name == 'thrifty' and not config.genotype
@@ -162,7 +167,7 @@ def _validate_model(config: ConfigDict) -> None:
       'config.model.deep_supervision is True, but a U-Net has one output only; leave it out, or '
       'take unet_plus_plus'
     )
-  if config.genotype and config.model.name != 'thrifty':
+  if config.genotype and not has_genotype(config):
     raise InputError(
       f'config.genotype is given, but config.model.name is {config.model.name!r}; only thrifty '
       'networks have a genotype'

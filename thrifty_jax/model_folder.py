@@ -135,7 +135,7 @@ def load(folder: Path | str) -> LoadedModel:
   sha256 = _require_unaltered(folder)
   spec = _read_description(folder / 'preprocessing.json')
   found = None
-  if spec.network.name == 'thrifty':
+  if spec.network.name in ('thrifty', 'lean'):
     found = genotype.load(folder / 'genotype.json')
     genotype.require_depth(found, spec.network.depth, place=str(folder / 'genotype.json'))
   shapes = build.shapes(build.build(spec, found), spec.image_channels)

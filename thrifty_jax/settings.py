@@ -32,7 +32,7 @@ from thrifty_jax.allowed import (
 )
 
 DEVICES = ('auto', 'cpu', 'gpu', 'tpu')
-MODELS = ('thrifty', 'unet', 'unet_plus_plus')
+MODELS = ('thrifty', 'lean', 'unet', 'unet_plus_plus')
 # Rivals in a comparison: the paper's models as published and with the norms of the cells, and
 # U-Nets narrow enough to have no more parameters than the searched network.
 BASELINES = (

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from thrifty_jax.networks import baselines, grid
+from thrifty_jax.networks import baselines, batch_norm, grid
 from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.lean import LeanNetwork
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import ModelSpec
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
@@ -25,17 +27,21 @@ Keep = Callable[[Callable[[], bytes]], bytes]
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules of a supernet
 
 
-def build(spec: ModelSpec, genotype: Genotype | None) -> nn.Module:
+def build(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> nn.Module:
   """Returns the network of a description.
 
   Args:
     spec: Description of the network.
-    genotype: Structure of the cells of `thrifty`; None for baselines.
+    genotype: Structure of the cells of `thrifty`, shape of a `lean` network; None for baselines.
   """
   network, classes = spec.network, len(spec.classes)
+  if network.name == 'lean':
+    if not isinstance(genotype, LeanShape):
+      raise ValueError(f'a lean network needs a shape, not {genotype!r:.60}')
+    return LeanNetwork(genotype, classes)
   if network.name == 'thrifty':
-    if genotype is None:
-      raise ValueError('a thrifty network needs a genotype')
+    if not isinstance(genotype, Genotype):
+      raise ValueError(f'a thrifty network needs a genotype of cells, not {genotype!r:.60}')
     return grid.DerivedNetwork(
       genotype,
       classes,
@@ -93,8 +99,8 @@ def initialise(shapes: Shapes, *, seed: int) -> Params:
 
   def draw(name: str, shape: Sequence[int], dtype: str) -> jax.Array:
     top, *_, last = name.split('/')
-    if last in ('scale', 'bias'):
-      return jax.device_put(np.full(shape, last == 'scale', dtype))
+    if last in ('scale', 'bias', *batch_norm.LEAVES):
+      return jax.device_put(np.full(shape, last in ('scale', 'variance'), dtype))
     generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
     # The edges of a supernet are stacked, [cells, E, ...]: neither axis is part of the fan-in.
     stacked = 2 if _STACKED.match(top) else 0
@@ -106,13 +112,15 @@ def initialise(shapes: Shapes, *, seed: int) -> Params:
 
 
 def count(params: Params) -> int:
-  """Returns the number of parameters."""
-  return sum(int(leaf.size) for leaf in jax.tree.leaves(params))
+  """Returns the number of parameters; running statistics are none."""
+  leaves = traverse_util.flatten_dict(params)
+  return sum(int(leaf.size) for path, leaf in leaves.items() if path[-1] not in batch_norm.LEAVES)
 
 
 def count_shapes(shapes: Mapping[str, tuple[Sequence[int], str]]) -> int:
   """Returns the number of parameters with these shapes."""
-  return sum(math.prod(shape) for shape, _ in shapes.values())
+  parameters = (name for name in shapes if name.rpartition('/')[2] not in batch_norm.LEAVES)
+  return sum(math.prod(shapes[name][0]) for name in parameters)
 
 
 def padded_shape(net: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
@@ -140,6 +148,16 @@ def apply(
   _, height, width, _ = image.shape
   logits: Any = net.apply({'params': params}, pad(net, image, background), *inputs)
   return logits[..., :height, :width, :]
+
+
+def apply_training(
+  net: nn.Module, params: Params, image: jax.Array, *, background: Any
+) -> tuple[jax.Array, Any]:
+  """Returns the result of `apply` while batch norms use the batch's own statistics, and these."""
+  _, height, width, _ = image.shape
+  padded = pad(net, image, background)
+  logits, changed = net.apply({'params': params}, padded, mutable=[batch_norm.COLLECTION])
+  return logits[..., :height, :width, :], changed.get(batch_norm.COLLECTION, {})
 
 
 def pad(net: nn.Module, image: jax.Array, background: Any) -> jax.Array:

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import lean_space
 from thrifty_jax.networks.architecture import ArchitectureWeights
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.space import (
   CELL_KINDS,
   CellKind,
@@ -24,7 +26,7 @@ from thrifty_jax.networks.space import (
 )
 
 FORMAT = 'thrifty_jax.genotype'
-VERSION = 1
+VERSION = 2  # 1 had no space: its cells are those of thrifty
 MAX_LEVELS = 32  # largest index of a cell: no image can be halved this often
 
 Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
@@ -48,7 +50,7 @@ class Genotype:
   skipped: tuple[GridCell, ...] = ()
 
 
-def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype') -> None:
+def require_depth(genotype: Genotype | LeanShape, depth: int, *, place: str = 'the genotype') -> None:
   """Checks that a grid of this depth can skip the cells that a genotype skips.
 
   Args:
@@ -59,7 +61,7 @@ def require_depth(genotype: Genotype, depth: int, *, place: str = 'the genotype'
   Raises:
     InputError: If it cannot; the message names the cell and the least depth that has it inside.
   """
-  for m, j in genotype.skipped:
+  for m, j in genotype.skipped if isinstance(genotype, Genotype) else ():
     if (m, j) not in skippable_cells(depth):
       raise InputError(
         f'{place} skips cell [{m}, {j}], which cannot be skipped at depth {depth}; expected a '
@@ -153,12 +155,17 @@ def draw(generator: np.random.Generator, space: Space) -> Genotype:
 
 def save(
   path: Path | str,
-  genotype: Genotype,
+  genotype: Genotype | LeanShape,
   *,
   scores: Scores | None = None,
   provenance: dict[str, Any] | None = None,
 ) -> None:
   """Writes the genotype as JSON, with the score of each choice and its provenance."""
+  if isinstance(genotype, LeanShape):
+    head = {'format': FORMAT, 'version': VERSION, 'space': 'lean'}
+    shape = records.to_json(genotype)
+    files.write_json(path, {**head, 'shape': shape, 'provenance': provenance or {}})
+    return
 
   def edge(kind: CellKind, node: int, source: int, name: str) -> dict[str, Any]:
     entry: dict[str, Any] = {'source': state_name(source), 'operation': name}
@@ -173,7 +180,7 @@ def save(
     ]
     for kind in CELL_KINDS
   }
-  content: dict[str, Any] = {'format': FORMAT, 'version': VERSION, **cells}
+  content: dict[str, Any] = {'format': FORMAT, 'version': VERSION, 'space': 'thrifty', **cells}
   gates = scores.gates if scores else {}
   if genotype.skipped or gates:
     content['skipped'] = genotype.skipped
@@ -185,7 +192,7 @@ def save(
   files.write_json(path, {**content, 'provenance': provenance or {}})
 
 
-def load(path: Path | str) -> Genotype:
+def load(path: Path | str) -> Genotype | LeanShape:
   """Reads and checks a genotype file.
 
   Raises:
@@ -196,11 +203,13 @@ def load(path: Path | str) -> Genotype:
   content = files.read_json(path)
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise InputError(f'{path} is no genotype: expected a JSON object with "format": "{FORMAT}"')
-  if content.get('version') != VERSION:
+  if content.get('version') not in (1, VERSION):
     raise InputError(
-      f'{path} has genotype version {content.get("version")!r:.40}, expected {VERSION}: '
+      f'{path} has genotype version {content.get("version")!r:.40}, expected at most {VERSION}: '
       'use a matching release of thrifty_jax'
     )
+  if content.get('space') == 'lean':
+    return lean_space.read(content.get('shape'), path)
   down, up = (_read_cell(path, kind, content.get(kind)) for kind in CELL_KINDS)
   genotype = Genotype(down, up, _read_skipped(path, content.get('skipped', [])))
   if len(genotype.down) != len(genotype.up):

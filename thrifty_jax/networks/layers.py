@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from thrifty_jax.networks import baselines, build, cell, grid, norm, ops, space
+from thrifty_jax.networks import baselines, batch_norm, build, cell, grid, lean, norm, ops, space
 
 ModulePath = tuple[str, ...]  # ('up_1_0', 'node1_from_0')
 _SUPERVISED = (grid.DerivedNetwork, baselines.UNetPlusPlus)
 # Modules whose submodules have lines of their own in the table.
-_GROUPS = (cell.DerivedCell, grid.ResidualBlock, baselines.Block)
+_GROUPS = (cell.DerivedCell, grid.ResidualBlock, baselines.Block, lean.Stage)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +136,8 @@ def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call
     params = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)['params']
   weights: dict[ModulePath, Any] = traverse_util.flatten_dict(params)
   for path, weight in weights.items():
+    if path[-1] in batch_norm.LEAVES:
+      continue  # running statistics, which nothing trains
     call = calls[path[:-1]]
     call.parameters += weight.size
     call.macs += sum(_multiplications(path[-1], weight, *shape) for shape in shapes[path[:-1]])
@@ -146,7 +148,7 @@ def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequ
   """Returns the multiplications with one parameter in one call, given input and output shapes."""
   # Numbers of pixels; 1 for gates, which follow the global mean and have no spatial axes.
   before, after = math.prod(source[1:-1]), math.prod(result[1:-1])
-  if name in ('kernel', 'depthwise'):  # strided: output pixels; transposed: input pixels
+  if name in ('kernel', 'depthwise', 'down', 'across'):  # strided: output pixels; transposed: input pixels
     return weight.size * min(before, after)
   if name == 'pointwise':  # follows the depthwise filter, on the output grid
     return weight.size * after
@@ -176,4 +178,16 @@ def _kind(module: nn.Module) -> str:
       return f'conv_{"x".join(map(str, np.atleast_1d(module.kernel_size)))}'
     case norm.Norm():
       return 'group norm'
+    case batch_norm.BatchNorm():
+      return 'batch norm'
+    case lean.Stage():
+      return f'{module.count} {module.level.block}'
+    case lean.Up():
+      return f'up, {module.kind}'
+    case lean.ConvNorm():
+      return f'conv_{module.side}x{module.side}'
+    case lean.Pointwise():
+      return 'conv_1x1'
+    case lean.Bottleneck() | lean.Axial():
+      return type(module).__name__.lower()
   return type(module).__name__

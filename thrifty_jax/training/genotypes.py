@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from thrifty_jax import config as configs
 from thrifty_jax import stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
@@ -16,7 +17,7 @@ def require_trainable(config: ConfigDict, workdir: Path) -> None:
     InputError: If the file is missing, its network has another depth, or the training in the
       workdir began with another genotype; contents are compared, not paths.
   """
-  if config.model.name != 'thrifty':
+  if not configs.has_genotype(config):
     return
   path = stages.genotype_file(config, workdir)
   if not path.exists():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from thrifty_jax import config as configs
 from thrifty_jax import logbook, stages
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import compiling, not_finite, resources, results, train_step, validation
@@ -36,7 +37,7 @@ def retrain(
   resources.forget_peak()
   workdir, settings = Path(workdir), config.retrain
   folder = workdir / 'retrain'
-  genotype_file = stages.genotype_file(config, workdir) if config.model.name == 'thrifty' else None
+  genotype_file = stages.genotype_file(config, workdir) if configs.has_genotype(config) else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
   patients, batch_size = train_data.patients['train'], settings.batch_size
   epochs = train_data.epochs(patients, batch_size=batch_size, seed=config.seed)

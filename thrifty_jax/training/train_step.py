@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from thrifty_jax import files, logbook
 from thrifty_jax.data import mesh
 from thrifty_jax.data.batching import Batch
-from thrifty_jax.networks import build, genotype
+from thrifty_jax.networks import batch_norm, build, genotype
 from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.networks.model_spec import ModelSpec, background, make_spec
 from thrifty_jax.training import compiling, memory, microbatches, not_finite
@@ -162,16 +162,21 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     batch = augment(step_key(seed, state), batch)
 
-    def loss(params: build.Params) -> tuple[jax.Array, jax.Array]:
-      def sums(part: Batch) -> Sums:
-        logits = build.apply(net, params, part['image'], background=background)
-        return loss_sums(logits, part['label'])
+    def loss(params: build.Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+      def sums(part: Batch) -> tuple[Sums, Any]:
+        logits, statistics = build.apply_training(
+          net, params, part['image'], background=background
+        )
+        return loss_sums(logits, part['label']), statistics
 
-      return loss_of(microbatches.total(sums, batch, parts=parts))
+      total, statistics = microbatches.total(sums, batch, parts=parts)
+      value, dice = loss_of(total)
+      return value, (dice, statistics)
 
-    (value, dice), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (value, (dice, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, transformed = transformation.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
+    params = batch_norm.follow(params, statistics, old=state.params)
     # Early steps weigh more, or the average would lag behind because of the random initial weights.
     decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
     decay = decay if average_decay else 0.0

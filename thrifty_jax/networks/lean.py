@@ -1,0 +1,236 @@
+"""Lean networks: one encoder and one decoder of any shape of the space `lean`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from thrifty_jax.networks import spatial
+from thrifty_jax.networks.batch_norm import BatchNorm
+from thrifty_jax.networks.lean_space import LeanShape, Level
+from thrifty_jax.networks.norm import Norm
+from thrifty_jax.networks.ops import kernel_init
+
+EXPANSION = 4  # channels inside an inverted bottleneck over those outside
+AXIAL = 7  # length of the filters of an axial block, in pixels
+
+
+class LeanNetwork(nn.Module):
+  """The network of a shape.
+
+  The stem turns every stem x stem square of pixels into channels and convolves them; the last layer
+  gives the logits of the pixels of such a square as channels and turns them back.
+
+  Attributes:
+    shape: Shape of the network.
+    classes: Number of classes, K, background included.
+    remat: Whether levels keep only their inputs for the derivative, which recomputes the rest.
+  """
+
+  shape: LeanShape
+  classes: int
+  remat: bool = False
+
+  @property
+  def depth(self) -> int:
+    """Number of times that the image's sides must be divisible by 2."""
+    return self.shape.halvings
+
+  @nn.compact
+  def __call__(self, image: jax.Array) -> jax.Array:
+    """Returns logits [B, H, W, K] of an image [B, H, W, C]."""
+    shape, stage = self.shape, nn.remat(Stage) if self.remat else Stage
+    x, skips = to_channels(image, shape.stem), []
+    for number, level in enumerate(shape.levels):
+      x = spatial.max_pool_2x2(x) if number else x
+      x = stage(level, level.encoder, shape.norm, name=f'encoder_{number}')(x)
+      skips.append(x)
+    for number, level in reversed([*enumerate(shape.levels[:-1])]):
+      x = Up(level.width, shape.up, name=f'up_{number}')(x)
+      join = jnp.add if shape.skip == 'add' else _concatenate
+      x = join(skips[number], x)
+      if level.decoder:
+        x = stage(level, level.decoder, shape.norm, name=f'decoder_{number}')(x)
+    logits = Pointwise(self.classes * shape.stem**2, name='classes')(spatial.at_least_float32(x))
+    return to_pixels(logits, shape.stem)
+
+
+def _concatenate(*parts: jax.Array) -> jax.Array:
+  return jnp.concatenate(parts, axis=-1)
+
+
+def to_channels(x: jax.Array, side: int) -> jax.Array:
+  """Moves the pixels of each side x side square to channels, [B, H/side, W/side, side^2 * C]."""
+  for _ in range(side.bit_length() - 1):
+    x = spatial.space_to_depth(x)
+  return x
+
+
+def to_pixels(x: jax.Array, side: int) -> jax.Array:
+  """Inverts `to_channels`."""
+  for _ in range(side.bit_length() - 1):
+    x = spatial.depth_to_space(x)
+  return x
+
+
+class Stage(nn.Module):
+  """The convolutions or blocks of a level, on its way down or up.
+
+  Attributes:
+    level: Level of the shape.
+    count: Number of them.
+    norm: Norm after every convolution.
+  """
+
+  level: Level
+  count: int
+  norm: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    width, norm = self.level.width, self.norm
+    if self.level.block in ('plain', 'residual'):
+      y = x
+      for number in range(self.count):
+        relu = self.level.block == 'plain' or number < self.count - 1
+        y = ConvNorm(width, 3, norm, relu=relu, name=f'conv_{number}')(y)
+      if self.level.block == 'plain':
+        return y
+      if x.shape[-1] != width:
+        x = ConvNorm(width, 1, norm, relu=False, name='shortcut')(x)
+      return nn.relu(x + y)
+    for number in range(self.count):
+      block = Bottleneck if self.level.block == 'bottleneck' else Axial
+      x = block(width, norm, name=f'block_{number}')(x)
+    return x
+
+
+class Bottleneck(nn.Module):
+  """Inverted bottleneck; its input is added where it has as many channels."""
+
+  width: int
+  norm: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    inner = EXPANSION * self.width
+    y = ConvNorm(inner, 1, self.norm, relu=True, name='expand')(x)
+    kernel = self.param('depthwise', kernel_init, (3, 3, 1, inner))
+    y = make_norm(self.norm, relu=True, name='norm')(filter_channels(y, kernel[:, :, 0]))
+    y = ConvNorm(self.width, 1, self.norm, relu=False, name='project')(y)
+    return x + y if x.shape[-1] == self.width else y
+
+
+class Axial(nn.Module):
+  """Depthwise filters along columns and rows added to the input, then a 1x1 convolution."""
+
+  width: int
+  norm: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    down = self.param('down', kernel_init, (AXIAL, 1, 1, channels))
+    across = self.param('across', kernel_init, (1, AXIAL, 1, channels))
+    y = x + filter_channels(x, down[:, :, 0]) + filter_channels(x, across[:, :, 0])
+    return ConvNorm(self.width, 1, self.norm, relu=True, name='mix')(y)
+
+
+class ConvNorm(nn.Module):
+  """Convolution, norm, and relu if asked; without a norm the convolution has a bias."""
+
+  channels: int
+  side: int
+  norm: str
+  relu: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', kernel_init, (self.side, self.side, x.shape[-1], self.channels))
+    y = x @ kernel[0, 0].astype(x.dtype) if self.side == 1 else spatial.convolve(x, kernel)
+    if self.norm == 'none':
+      y = y + self.param('bias', nn.initializers.zeros, (self.channels,)).astype(y.dtype)
+      return nn.relu(y) if self.relu else y
+    return make_norm(self.norm, relu=self.relu, name='norm')(y)
+
+
+def make_norm(norm: str, *, relu: bool, name: str) -> nn.Module:
+  """Returns the norm of a shape: 'batch', 'group', or a bias for 'none'."""
+  if norm == 'batch':
+    return BatchNorm(relu=relu, name=name)
+  return Norm(relu=relu, name=name) if norm == 'group' else Bias(relu=relu, name=name)
+
+
+class Bias(nn.Module):
+  """Adds a bias to every channel, in place of a norm."""
+
+  relu: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = x + self.param('bias', nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
+    return nn.relu(x) if self.relu else x
+
+
+class Pointwise(nn.Module):
+  """1x1 convolution with a bias."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', kernel_init, (1, 1, x.shape[-1], self.channels))
+    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+    return x @ kernel[0, 0].astype(x.dtype) + bias.astype(x.dtype)
+
+
+class Up(nn.Module):
+  """Doubles the sides and changes the channels: [B, H, W, C] to [B, 2H, 2W, C'].
+
+  `transposed` is a 2x2 transposed convolution with stride 2. The others are a 1x1 convolution, then
+  repeated or bilinearly interpolated pixels: it comes first, where there are a quarter of them.
+  """
+
+  channels: int
+  kind: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if self.kind == 'transposed':
+      kernel = self.param('kernel', kernel_init, (1, 1, x.shape[-1], 4 * self.channels))
+      bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+      return spatial.depth_to_space(x @ kernel[0, 0].astype(x.dtype)) + bias.astype(x.dtype)
+    x = Pointwise(self.channels, name='filter')(x)
+    return spatial.nearest_up(x) if self.kind == 'nearest' else bilinear_up(x)
+
+
+def bilinear_up(x: jax.Array) -> jax.Array:
+  """Doubles the sides of x [B, H, W, C] by linear interpolation between pixel centres."""
+
+  def along(x: jax.Array, axis: int) -> jax.Array:
+    # An output pixel is 3/4 of its own input pixel and 1/4 of the neighbour on its side.
+    size = x.shape[axis]
+    edge = [(0, 0)] * x.ndim
+    edge[axis] = (1, 1)
+    padded = jnp.pad(x, edge, mode='edge')
+    before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+    after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+    both = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
+    return both.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+
+  return along(along(x, 1), 2)
+
+
+def filter_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Returns the depthwise convolution of x [B, H, W, C] with a kernel [k, l, C] of odd sides.
+
+  It is a sum of shifted products: grouped convolutions are several times slower on CPUs.
+  """
+  rows, columns, _ = kernel.shape
+  height, width = x.shape[1:3]
+  padded = jnp.pad(x, ((0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0)))
+  taps = [
+    padded[:, i : i + height, j : j + width] * kernel[i, j]
+    for i in range(rows)
+    for j in range(columns)
+  ]
+  return spatial.total(taps).astype(x.dtype)
