@@ -1,17 +1,17 @@
 """Builds lean networks as ONNX graphs, with batch norms folded into the convolutions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from thrifty_jax.exporting.onnx_graph import (
+  CONVOLUTION,
   Graph,
   Tensor,
   concatenate,
   convolve,
   group_norm,
-  interleave,
   relu,
   total,
 )
@@ -24,27 +24,20 @@ Parameters = Mapping[str, Any]  # numpy arrays in the structure of the Linen mod
 def add_network(graph: Graph, image: Tensor, params: Parameters, shape: LeanShape) -> Tensor:
   """Adds the network of `lean.LeanNetwork`; returns logits of the padded image."""
   x, skips = image, []
-  for _ in range(shape.stem.bit_length() - 1):
-    name = graph.add('SpaceToDepth', x.name, blocksize=2)
-    x = Tensor(name, 4 * x.channels, x.level + 1)
   for number, level in enumerate(shape.levels):
     x = _max_pool(graph, x) if number else x
-    x = _stage(graph, [x], level, level.encoder, params[f'encoder_{number}'])
+    stem = 1 if number else shape.stem
+    x = _stage(graph, x, level, level.encoder, params[f'encoder_{number}'], stem=stem)
     skips.append(x)
   for number, level in reversed([*enumerate(shape.levels[:-1])]):
     up = _up(graph, x, params[f'up_{number}'], shape.up)
     if shape.skip == 'add':
-      parts = [up._replace(name=total(graph, [skips[number].name, up.name]))]
+      x = up._replace(name=total(graph, [skips[number].name, up.name]))
     else:
-      parts = [concatenate(graph, [skips[number], up])]
-    x = parts[0]
+      x = concatenate(graph, [skips[number], up])
     if level.decoder:
-      x = _stage(graph, parts, level, level.decoder, params[f'decoder_{number}'])
-  head = params['classes']
-  logits = convolve(graph, [x], head['kernel'], bias=head['bias'])
-  for _ in range(shape.stem.bit_length() - 1):
-    logits = interleave(graph, logits)
-  return logits
+      x = _stage(graph, x, level, level.decoder, params[f'decoder_{number}'])
+  return _transposed(graph, x, params['classes'], shape.stem)
 
 
 def _max_pool(graph: Graph, x: Tensor) -> Tensor:
@@ -53,21 +46,25 @@ def _max_pool(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _stage(
-  graph: Graph, parts: Sequence[Tensor], level: Level, count: int, params: Parameters
+  graph: Graph, x: Tensor, level: Level, count: int, params: Parameters, *, stem: int = 1
 ) -> Tensor:
-  if level.block in ('bottleneck', 'axial'):
+  """Adds `lean.Stage`, for the first level behind `lean.to_channels`."""
+  if level.block == 'plain':
+    for number in range(count):
+      x = relu(graph, _conv_norm(graph, x, params[f'conv_{number}'], stem=1 if number else stem))
+    return x
+  for _ in range(_halvings(stem)):
+    name = graph.add('SpaceToDepth', x.name, blocksize=2)
+    x = Tensor(name, 4 * x.channels, x.level + 1)
+  if level.block != 'residual':
     add = _bottleneck if level.block == 'bottleneck' else _axial
-    x = parts[0]
     for number in range(count):
       x = add(graph, x, params[f'block_{number}'])
     return x
-  x, y = parts[0], parts[0]
+  y = x
   for number in range(count):
     y = _conv_norm(graph, y, params[f'conv_{number}'])
-    if level.block == 'plain' or number < count - 1:
-      y = relu(graph, y)
-  if level.block == 'plain':
-    return y
+    y = relu(graph, y) if number < count - 1 else y
   if 'shortcut' in params:
     x = _conv_norm(graph, x, params['shortcut'])
   return relu(graph, y._replace(name=total(graph, [x.name, y.name])))
@@ -88,44 +85,82 @@ def _axial(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   return relu(graph, _conv_norm(graph, y, params['mix']))
 
 
-def _conv_norm(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
+def _conv_norm(graph: Graph, x: Tensor, params: Parameters, *, stem: int = 1) -> Tensor:
+  kernel = params['kernel']
+  settings: dict[str, Any] = {}
+  if stem > 1:
+    kernel = kernel_of_pixels(kernel, stem)
+    settings = {
+      'stride': stem,
+      'pads': [stem * (side // 2) for side in params['kernel'].shape[:2]] * 2,
+    }
   if 'bias' in params:
-    return convolve(graph, [x], params['kernel'], bias=params['bias'])
-  return _normed(graph, x, params['kernel'], params['norm'])
+    return convolve(graph, [x], kernel, bias=params['bias'], **settings)
+  return _normed(graph, x, kernel, params['norm'], **settings)
+
+
+def kernel_of_pixels(kernel: np.ndarray, stem: int) -> np.ndarray:
+  """Turns a kernel behind `lean.to_channels` into one of the pixels themselves, strided by stem.
+
+  Args:
+    kernel: Kernel [k, k, stem^2 * C, C'].
+    stem: Side of the squares whose pixels are channels, a power of 2.
+
+  Returns:
+    Kernel [stem * k, stem * k, C, C'].
+  """
+  for _ in range(_halvings(stem)):
+    rows, columns, channels, outputs = kernel.shape
+    kernel = kernel.reshape(rows, columns, 2, 2, channels // 4, outputs)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(2 * rows, 2 * columns, channels // 4, outputs)
+  return kernel
+
+
+def _halvings(stem: int) -> int:
+  return stem.bit_length() - 1
 
 
 def _normed(
-  graph: Graph, x: Tensor, kernel: np.ndarray, norm: Parameters, *, groups: int = 1
+  graph: Graph, x: Tensor, kernel: np.ndarray, norm: Parameters, **settings: Any
 ) -> Tensor:
   """Adds a convolution and its norm; a batch norm is folded into kernel and bias."""
   if 'mean' in norm:
     factor = norm['scale'] / np.sqrt(norm['variance'] + EPSILON)
     bias = norm['bias'] - norm['mean'] * factor
-    return convolve(graph, [x], kernel * factor, bias=bias, groups=groups)
+    return convolve(graph, [x], kernel * factor, bias=bias, **settings)
   if 'scale' not in norm:
-    return convolve(graph, [x], kernel, bias=norm['bias'], groups=groups)
-  return group_norm(graph, convolve(graph, [x], kernel, groups=groups), norm)
+    return convolve(graph, [x], kernel, bias=norm['bias'], **settings)
+  return group_norm(graph, convolve(graph, [x], kernel, **settings), norm)
 
 
 def _up(graph: Graph, x: Tensor, params: Parameters, kind: str) -> Tensor:
+  """Adds `lean.Up`."""
   if kind == 'transposed':
-    kernel, channels = params['kernel'], params['bias'].size
-    if MODE == 'convtranspose':
-      w = kernel[0, 0].reshape(x.channels, 2, 2, channels).transpose(0, 3, 1, 2)
-      name = graph.add('ConvTranspose', x.name, graph.constant(w), graph.constant(params['bias']), kernel_shape=(2, 2), strides=(2, 2))
-      return Tensor(name, channels, x.level - 1)
-    y = convolve(graph, [x], kernel, bias=np.tile(params['bias'], 4))
-    if MODE == 'd2s':
-      return Tensor(graph.add('DepthToSpace', y.name, blocksize=2, mode='DCR'), channels, x.level - 1)
-    return interleave(graph, y)
+    return _transposed(graph, x, params, 2)
   y = convolve(graph, [x], params['filter']['kernel'], bias=params['filter']['bias'])
-  mode = {'nearest': ('nearest', 'asymmetric'), 'bilinear': ('linear', 'half_pixel')}[kind]
+  kinds = {
+    'nearest': {'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'floor'},
+    'bilinear': {'mode': 'linear', 'coordinate_transformation_mode': 'half_pixel'},
+  }
   scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
+  return y._replace(name=graph.add('Resize', y.name, '', scales, **kinds[kind]), level=y.level - 1)
+
+
+def _transposed(graph: Graph, x: Tensor, params: Parameters, side: int) -> Tensor:
+  """Adds a transposed convolution whose windows of side x side pixels do not overlap.
+
+  The kernel [1, 1, C, side^2 * C'] has its pixels in the order of `lean.to_pixels`.
+  """
+  # kernel_of_pixels is for pixels among the input channels; here they are among the outputs.
+  kernel = kernel_of_pixels(params['kernel'].swapaxes(2, 3), side)  # [side, side, C', C]
   name = graph.add(
-    'Resize', y.name, '', scales, mode=mode[0], coordinate_transformation_mode=mode[1],
-    **({'nearest_mode': 'floor'} if kind == 'nearest' else {}),
+    'ConvTranspose',
+    x.name,
+    graph.constant(kernel.transpose(3, 2, 0, 1)),
+    graph.constant(params['bias']),
+    label=CONVOLUTION,
+    kernel_shape=(side, side),
+    strides=(side, side),
   )
-  return Tensor(name, y.channels, y.level - 1)
-
-
-MODE = 'interleave'
+  return Tensor(name, kernel.shape[2], x.level - _halvings(side))

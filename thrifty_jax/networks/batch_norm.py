@@ -38,7 +38,7 @@ class BatchNorm(nn.Module):
     variance = self.param('variance', nn.initializers.ones, shape)
     if self.is_mutable_collection(COLLECTION):
       found = lax.stop_gradient(at_least_float32(x))
-      axes = range(x.ndim - 1)
+      axes = tuple(range(x.ndim - 1))
       self.put_variable(COLLECTION, 'mean', found.mean(axes))
       self.put_variable(COLLECTION, 'variance', found.var(axes))
       # One example of all rows, a group a channel: the same formula as of group normalisation.

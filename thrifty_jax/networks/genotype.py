@@ -50,7 +50,9 @@ class Genotype:
   skipped: tuple[GridCell, ...] = ()
 
 
-def require_depth(genotype: Genotype | LeanShape, depth: int, *, place: str = 'the genotype') -> None:
+def require_depth(
+  genotype: Genotype | LeanShape, depth: int, *, place: str = 'the genotype'
+) -> None:
   """Checks that a grid of this depth can skip the cells that a genotype skips.
 
   Args:

@@ -148,7 +148,12 @@ def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequ
   """Returns the multiplications with one parameter in one call, given input and output shapes."""
   # Numbers of pixels; 1 for gates, which follow the global mean and have no spatial axes.
   before, after = math.prod(source[1:-1]), math.prod(result[1:-1])
-  if name in ('kernel', 'depthwise', 'down', 'across'):  # strided: output pixels; transposed: input pixels
+  if name in (
+    'kernel',
+    'depthwise',
+    'down',
+    'across',
+  ):  # strided: output pixels; transposed: input pixels
     return weight.size * min(before, after)
   if name == 'pointwise':  # follows the depthwise filter, on the output grid
     return weight.size * after
@@ -182,6 +187,8 @@ def _kind(module: nn.Module) -> str:
       return 'batch norm'
     case lean.Stage():
       return f'{module.count} {module.level.block}'
+    case lean.Transposed():
+      return f'transposed conv_{module.side}x{module.side}'
     case lean.Up():
       return f'up, {module.kind}'
     case lean.ConvNorm():

@@ -17,8 +17,8 @@ AXIAL = 7  # length of the filters of an axial block, in pixels
 class LeanNetwork(nn.Module):
   """The network of a shape.
 
-  The stem turns every stem x stem square of pixels into channels and convolves them; the last layer
-  gives the logits of the pixels of such a square as channels and turns them back.
+  The pixels of every stem x stem square are channels of the highest level, and the last layer turns
+  its channels back into the logits of such squares.
 
   Attributes:
     shape: Shape of the network.
@@ -45,13 +45,12 @@ class LeanNetwork(nn.Module):
       x = stage(level, level.encoder, shape.norm, name=f'encoder_{number}')(x)
       skips.append(x)
     for number, level in reversed([*enumerate(shape.levels[:-1])]):
-      x = Up(level.width, shape.up, name=f'up_{number}')(x)
+      x = upsampling(level.width, shape.up, f'up_{number}')(x)
       join = jnp.add if shape.skip == 'add' else _concatenate
       x = join(skips[number], x)
       if level.decoder:
         x = stage(level, level.decoder, shape.norm, name=f'decoder_{number}')(x)
-    logits = Pointwise(self.classes * shape.stem**2, name='classes')(spatial.at_least_float32(x))
-    return to_pixels(logits, shape.stem)
+    return Transposed(self.classes, shape.stem, name='classes')(spatial.at_least_float32(x))
 
 
 def _concatenate(*parts: jax.Array) -> jax.Array:
@@ -183,11 +182,27 @@ class Pointwise(nn.Module):
     return x @ kernel[0, 0].astype(x.dtype) + bias.astype(x.dtype)
 
 
-class Up(nn.Module):
-  """Doubles the sides and changes the channels: [B, H, W, C] to [B, 2H, 2W, C'].
+class Transposed(nn.Module):
+  """Transposed convolution with side x side windows that do not overlap, and a bias.
 
-  `transposed` is a 2x2 transposed convolution with stride 2. The others are a 1x1 convolution, then
-  repeated or bilinearly interpolated pixels: it comes first, where there are a quarter of them.
+  It maps [B, H, W, C] to [B, side * H, side * W, C']: one matrix product and a move of pixels.
+  """
+
+  channels: int
+  side: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (1, 1, x.shape[-1], self.side**2 * self.channels)
+    kernel = self.param('kernel', kernel_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+    return to_pixels(x @ kernel[0, 0].astype(x.dtype), self.side) + bias.astype(x.dtype)
+
+
+class Up(nn.Module):
+  """1x1 convolution, then pixels repeated or bilinearly interpolated: [B, 2H, 2W, C'].
+
+  The convolution comes first, where there are a quarter of the pixels.
   """
 
   channels: int
@@ -195,12 +210,15 @@ class Up(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    if self.kind == 'transposed':
-      kernel = self.param('kernel', kernel_init, (1, 1, x.shape[-1], 4 * self.channels))
-      bias = self.param('bias', nn.initializers.zeros, (self.channels,))
-      return spatial.depth_to_space(x @ kernel[0, 0].astype(x.dtype)) + bias.astype(x.dtype)
     x = Pointwise(self.channels, name='filter')(x)
     return spatial.nearest_up(x) if self.kind == 'nearest' else bilinear_up(x)
+
+
+def upsampling(channels: int, kind: str, name: str) -> nn.Module:
+  """Returns the module that doubles the sides, of one of lean_space.UPSAMPLINGS."""
+  if kind == 'transposed':
+    return Transposed(channels, 2, name=name)
+  return Up(channels, kind, name=name)
 
 
 def bilinear_up(x: jax.Array) -> jax.Array:

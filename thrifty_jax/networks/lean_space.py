@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from thrifty_jax import records
-from thrifty_jax.errors import InputError
 from thrifty_jax.allowed import Allowed, one_of, within
+from thrifty_jax.errors import InputError
 
 STEMS = {1: 'full', 2: 'half', 4: 'quarter'}  # side of a pixel of the highest level -> its name
 BLOCKS = ('plain', 'residual', 'bottleneck', 'axial')

@@ -164,9 +164,7 @@ def make_train_step(
 
     def loss(params: build.Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
       def sums(part: Batch) -> tuple[Sums, Any]:
-        logits, statistics = build.apply_training(
-          net, params, part['image'], background=background
-        )
+        logits, statistics = build.apply_training(net, params, part['image'], background=background)
         return loss_sums(logits, part['label']), statistics
 
       total, statistics = microbatches.total(sums, batch, parts=parts)
