@@ -144,7 +144,7 @@ def wait(programs: Sequence[Program]) -> None:
   30 s.
   """
   began = time.monotonic()
-  logbook.say_compiling()
+  logbook.say('compiling', 'the step: up to minutes, or seconds if it was compiled before')
   needs_all = hosts.several() or jax.default_backend() == 'gpu'
   for program in programs if needs_all else programs[:1]:
     program.wait()
