@@ -71,7 +71,7 @@ def test_a_loop_that_has_something_to_save_is_left_to_save_it():
   process.send_signal(signal.SIGINT)
   out, err = process.communicate(timeout=20)
   assert (process.returncode, out) == (0, 'saving\nsaved\n')
-  assert err == '\nstopping: the state is being saved; again to leave at once\n'
+  assert err == '\nstopping: the state is being saved; press Ctrl-C again to leave at once\n'
 
 
 def test_a_second_signal_ends_the_process_at_once():

@@ -42,7 +42,7 @@ def prepare(config: ConfigDict) -> None:
   if config.deterministic:
     _use_deterministic_operations()
   if config.device in ('auto', 'gpu') and _has_cuda_plugin():
-    _multiply_matrices_by_cublas()
+    _add_xla_flag(_CUBLAS, unless=_CUBLAS.partition('=')[0])  # a value that is set already counts
   _use_compilation_cache(config.compilation_cache)
   # If an accelerator's plugin is installed, malloc will not hold the large buffers.
   if config.device == 'cpu' or not _has_accelerator_plugin():
@@ -90,24 +90,15 @@ def cores() -> int:
 
 
 def cache_folder(setting: str) -> Path | None:
-  """Folder in which compiled programs are kept between runs.
-
-  Args:
-    setting: config.compilation_cache: 'auto', a folder, or '' for no cache.
-
-  Returns:
-    The folder; None without a cache.
-  """
-  if not setting:
-    return None
+  """Folder of compiled programs by config.compilation_cache: 'auto', a folder, or '' for none."""
   if setting != 'auto':
-    return Path(setting).expanduser()
+    return Path(setting).expanduser() if setting else None
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return Path(base).expanduser() / 'thrifty_jax' / 'xla'
 
 
-def keep_freed_memory() -> bool:
-  """Lets malloc keep freed memory instead of returning it to the system.
+def keep_freed_memory() -> None:
+  """Lets glibc's malloc keep freed memory instead of returning it to the system.
 
   XLA's CPU runtime allocates a program's large temporary buffers at every call. glibc gets blocks
   of that size from mmap and returns them at once, so every step touches fresh pages. The page
@@ -117,26 +108,22 @@ def keep_freed_memory() -> bool:
   Only the arena of the main thread keeps such blocks, so programs run in the calling thread, not in
   one of JAX's. The compiler's threads keep arenas of their own: its freed memory is fragmented, and
   searching it for free blocks made every step a third slower.
-
-  Returns:
-    Whether the setting was applied; only glibc has mallopt, not macOS, musl or Windows.
   """
-  if not sys.platform.startswith('linux'):
-    return False
-  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-  if mallopt is None:
-    return False
-  jax.config.update('jax_cpu_enable_async_dispatch', False)
-  settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
-  return all([mallopt(parameter, value) for parameter, value in settings])
+  if mallopt := _find_in_glibc('mallopt'):
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_memory() -> None:
   """Returns freed memory to the system, for use after compilation, which needs it only once."""
-  if sys.platform.startswith('linux'):
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # glibc's
-    if trim is not None:
-      trim(0)
+  if malloc_trim := _find_in_glibc('malloc_trim'):
+    malloc_trim(0)
+
+
+def _find_in_glibc(name: str) -> Any:
+  """Function of glibc; None on macOS, Windows and with musl."""
+  return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith('linux') else None
 
 
 def _use_deterministic_operations() -> None:
@@ -145,28 +132,20 @@ def _use_deterministic_operations() -> None:
   XLA then does not choose kernels by measured time, which may vary between runs, and does not add
   numbers in the order in which threads happen to finish.
   """
-  if DETERMINISTIC in os.environ.get('XLA_FLAGS', '').split():
-    return
-  if jax_internals.has_started() and jax.default_backend() == 'gpu':
+  is_set = DETERMINISTIC in os.environ.get('XLA_FLAGS', '')
+  if not is_set and jax_internals.has_started() and jax.default_backend() == 'gpu':
     raise InputError(
-      'config.deterministic is True, but JAX has started here already and reads the flag no '
-      f'more; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'
+      'config.deterministic is True, but JAX has already started here and no longer reads the '
+      f'flag; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'
     )
-  _add_xla_flag(DETERMINISTIC)
+  _add_xla_flag(DETERMINISTIC, unless=DETERMINISTIC)
 
 
-def _multiply_matrices_by_cublas() -> None:
-  """Makes XLA use cuBLAS for matrix products on an NVIDIA GPU, see _CUBLAS.
-
-  A value that XLA_FLAGS already has for it is kept.
-  """
-  if _CUBLAS.partition('=')[0] not in os.environ.get('XLA_FLAGS', ''):
-    _add_xla_flag(_CUBLAS)
-
-
-def _add_xla_flag(flag: str) -> None:
+def _add_xla_flag(flag: str, *, unless: str) -> None:
   """Adds a flag for XLA, which reads its flags once, when it starts."""
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
+  flags = os.environ.get('XLA_FLAGS', '')
+  if unless not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {flag}'.strip()
 
 
 def _use_compilation_cache(setting: str) -> None:
@@ -178,11 +157,12 @@ def _use_compilation_cache(setting: str) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    if setting != 'auto':
-      raise InputError(
-        f'config.compilation_cache is {setting!r}, which cannot be made: {error.strerror}'
-      ) from error
-    return  # without a writable home the run only loses compile time
+    if setting == 'auto':
+      return  # without a writable home the run only loses compile time
+    raise InputError(
+      f'config.compilation_cache is {setting!r}, a folder that cannot be created: '
+      f'{error.strerror}; name another folder'
+    ) from error
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
@@ -198,6 +178,5 @@ def _has_accelerator_plugin() -> bool:
   """Whether JAX could use a device other than the CPU; does not start JAX."""
   if (jax.config.values.get('jax_platforms') or '').split(',')[0] == 'cpu':
     return False
-  if importlib.metadata.entry_points(group='jax_plugins'):
-    return True
-  return any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
+  modules = any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
+  return modules or bool(importlib.metadata.entry_points(group='jax_plugins'))

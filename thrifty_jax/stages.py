@@ -35,24 +35,19 @@ class Stage:
   def is_done(self, workdir: Path, config: ConfigDict | None = None) -> bool:
     """Whether its results are in the workdir and, given a config, cover all of its epochs."""
     there = bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
-    return there and (config is None or not self._is_extended(workdir, config))
+    if not (there and self.planned and config is not None):
+      return there
+    place, *keys = self.planned
+    found = files.read_json(workdir / place)
+    for key in keys:
+      found = found.get(key) if isinstance(found, dict) else None
+    return not isinstance(found, list) or found[-1:] >= [config[self.name].epochs]
 
   def is_begun(self, workdir: Path) -> bool:
     """Whether it is done or would resume from a checkpoint."""
     # Several searches have a folder each.
     found = (workdir / self.name).glob('**/checkpoints/*')
-    saved = any(path.name.isdigit() for path in found)
-    return saved or self.is_done(workdir)
-
-  def _is_extended(self, workdir: Path, config: ConfigDict) -> bool:
-    """Whether the config asks for more epochs than were planned."""
-    if not self.planned:
-      return False
-    place, *keys = self.planned
-    found = files.read_json(workdir / place)
-    for key in keys:
-      found = found.get(key) if isinstance(found, dict) else None
-    return isinstance(found, list) and found[-1:] < [config[self.name].epochs]
+    return any(path.name.isdigit() for path in found) or self.is_done(workdir)
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
@@ -76,9 +71,7 @@ RETRAIN = Stage(
   planned=('retrain/summary.json', 'planned_epochs'),
 )
 EVALUATE = Stage(
-  'evaluate',
-  'scores it on the patients that the protocol says',
-  leaves=('evaluate/summary.json',),
+  'evaluate', 'scores it on the patients that the protocol says', leaves=('evaluate/summary.json',)
 )
 REPORT = Stage('report', 'writes report.html, anew each time')
 STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
@@ -86,8 +79,7 @@ DESCRIBE = Stage(
   'describe', 'prints the layers of the network, its parameters and MACs; needs no data'
 )
 COMPARE = Stage(
-  'compare',
-  'trains baselines and random architectures alike, and writes who scored what',
+  'compare', 'trains baselines and random architectures alike, and writes who scored what'
 )
 NAMED = (DESCRIBE, COMPARE)  # run only when named, never by 'all'
 
@@ -133,24 +125,19 @@ def find_changes(
   Raises:
     InputError: If the config in the workdir cannot be read.
   """
-  if not (workdir / 'config.json').exists():
+  path = workdir / 'config.json'
+  if not path.exists():
     return {}
-  before = read_recorded(workdir)
+  written = files.read_json(path)
+  if not isinstance(written, dict):
+    raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
+  before = configs.flatten(written)
   return {
     name: f'{name} {_SHORT.repr(before[name])} -> {_SHORT.repr(now)}'
     for name, now in configs.flatten(as_json(config)).items()
     if stage.has_read(name, config) and name in before and before[name] != now
     if not (may_grow and SETTINGS[name].may_grow and before[name] < now)
   }
-
-
-def read_recorded(workdir: Path) -> dict[str, Any]:
-  """Reads the recorded settings of the run by dotted name, in their JSON form."""
-  path = workdir / 'config.json'
-  written = files.read_json(path)
-  if not isinstance(written, dict):
-    raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
-  return configs.flatten(written)
 
 
 def genotype_file(config: ConfigDict, workdir: Path) -> Path:

@@ -23,11 +23,7 @@ GOES_ON = 'stopped; the same command goes on from the last checkpoint'
 
 
 class Stopped(KeyboardInterrupt):
-  """A person or the machine requested a stop.
-
-  Attributes:
-    signal: Number of the signal.
-  """
+  """A person or the machine requested a stop by the signal of this number."""
 
   def __init__(self, number: int, text: str = GOES_ON):
     super().__init__(text)
@@ -110,19 +106,18 @@ def leave(status: int) -> NoReturn:
   sys.exit(status)
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-  del frame
+def _on_signal(number: int, _: FrameType | None) -> None:
   global _asked
   _asked = _asked or number
   if not _deferred:
     raise Stopped(_asked)
-  _say('\nstopping: the state is being saved; again to leave at once')
+  _say('\nstopping: the state is being saved; press Ctrl-C again to leave at once')
 
 
 def _watch(descriptor: int) -> None:
   """Ends the process at a second signal, or if the first has no effect."""
   asked, left = 0, GRACE_SECONDS
-  while True:
+  while left > 0:
     if select.select([descriptor], [], [], _TICK if asked else None)[0]:
       found = os.read(descriptor, 1)
       if not found:
@@ -130,13 +125,10 @@ def _watch(descriptor: int) -> None:
       if asked and found[0] in SIGNALS:
         os._exit(128 + found[0])
       asked = found[0] if found[0] in SIGNALS else asked
-    elif _deferred:
-      left = GRACE_SECONDS
     else:
-      left -= _TICK
-      if left <= 0:
-        _say(GOES_ON)
-        os._exit(128 + asked)
+      left = GRACE_SECONDS if _deferred else left - _TICK
+  _say(GOES_ON)
+  os._exit(128 + asked)
 
 
 def _say(line: str) -> None:

@@ -32,7 +32,7 @@ def commands(command: Command) -> list[Command]:
   data = command.config.data
   if data.validation_patients or data.test_patients:
     raise InputError(
-      '--folds: data.validation_patients and data.test_patients make one split; leave out either'
+      '--folds: the lists of patients in config.data make one split; leave out --folds or the lists'
     )
   return [_of_fold(command, fold) for fold in command.folds]
 
@@ -42,19 +42,14 @@ def sum_up(command: Command, runs: list[Command]) -> None:
 
   Only --stage=compare and report sum up a comparison: until it has ended, some folds have fewer
   networks than others, which other stages must not refuse.
-
-  Args:
-    command: Command for all folds; its workdir gets evaluate/ and compare/.
-    runs: Commands of the folds.
   """
   from thrifty_jax.scores import over_folds, standings
 
-  folders = [run.workdir for run in runs]
   found: dict[str, Callable[..., object]] = {'evaluate/summary.json': over_folds.write}
   if command.stage in (stages.COMPARE.name, stages.REPORT.name):
     found['compare/results.json'] = standings.write
   for name, write in found.items():
-    if there := [folder for folder in folders if (folder / name).exists()]:
+    if there := [run.workdir for run in runs if (run.workdir / name).exists()]:
       write(command.workdir, there)
 
 

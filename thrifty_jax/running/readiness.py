@@ -5,8 +5,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import settings, stages
+from thrifty_jax import stages
 from thrifty_jax.errors import InputError
+from thrifty_jax.settings import ALL
 from thrifty_jax.stages import Stage
 
 
@@ -26,7 +27,7 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     genotypes.require_trainable(config, workdir)
   if stage is stages.EVALUATE and not (workdir / 'model').is_dir():
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
-  if stage is stages.REPORT and not any((workdir / name).exists() for name in settings.ALL):
+  if stage is stages.REPORT and not any((workdir / name).exists() for name in ALL):
     raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
   if stage is stages.DESCRIBE and config.model.name == 'thrifty':
     path = stages.genotype_file(config, workdir)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
 _LOOK = ('all', stages.COMPARE.name, stages.CHECK.name, stages.PREPARE.name)
-_DESCRIBED = ('data.classes', 'data.modalities', 'data.image_size')  # read by a network
+_DESCRIBED = {'data.classes', 'data.modalities', 'data.image_size'}  # read by a network
 
 
 def fill_in(commands: Sequence[Command]) -> list[Command]:
@@ -53,8 +53,7 @@ def fill_in_network(command: Command) -> None:
   Raises:
     InputError: If no prepared data determines them.
   """
-  left = [name for name in configs.left_to_data(command.config) if name in _DESCRIBED]
-  if left:
+  if not _DESCRIBED.isdisjoint(configs.left_to_data(command.config)):
     data_file.fill_in(command.config, data_file.require(command.workdir), command.workdir)
 
 
@@ -76,11 +75,11 @@ def is_prepared(command: Command) -> bool:
   """Whether the slices of this data and these settings are prepared."""
   if command.scans is None:
     return True
-  if command.scans.unpaired:  # they are never prepared; the check lists them
-    return False
   from data_prep import prepare
 
-  return prepare.prepared_dir(command.config, command.scans).is_dir()
+  # Scans with files that lack a partner are never prepared; the check lists them.
+  scans = command.scans
+  return not scans.unpaired and prepare.prepared_dir(command.config, scans).is_dir()
 
 
 def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
@@ -92,11 +91,12 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
   record, filled = data_file.read(workdir), config.copy_and_resolve_references()
   if record:
     data_file.fill_in(filled, record, workdir)
-  if not configs.left_to_data(filled):
+  is_filled = not configs.left_to_data(filled)
+  if is_filled:
     _require_possible(filled, workdir)  # before any scan is looked at
   if command.stage == stages.REPORT.name:
     readiness.require(stages.REPORT, filled, workdir)
-    if configs.left_to_data(filled):
+    if not is_filled:
       data_file.require(workdir)
     return dataclasses.replace(command, config=filled)
   if command.stage in (stages.CHECK.name, stages.PREPARE.name):
@@ -113,11 +113,7 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
 
 
 def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
-  """Names the patients of the recorded slices.
-
-  Raises:
-    InputError: If none are recorded, they differ from those in the config, or they are gone.
-  """
+  """Names the patients of the recorded slices, which must be there and made by this config."""
   record = data_file.require(workdir)
   if changed := data_file.differences(config, record, workdir):
     raise InputError(
@@ -133,11 +129,7 @@ def _look_at(
 ) -> Command:
   """Returns the command with the fields that the raw scans determine filled in.
 
-  Args:
-    command: Command with a config of its own.
-    record: Record of data prepared before, or None.
-    look: Function that inspects the raw folder.
-    why: Reason why the data prepared before cannot be used.
+  `why` is the reason why the data prepared before, which `record` describes, cannot be used.
   """
   from data_prep import data_sets
 
@@ -152,8 +144,8 @@ def _look_at(
   found = data_sets.resolve(config, scans, split.get('train', ()))
   _require_possible(config, workdir)
   begun = [stage.name for stage in stages.STAGES if stage.is_begun(workdir)]
-  may_differ = not (record and begun) or command.stage == stages.CHECK.name
-  if not may_differ and record.settings.get('raw_files') != scans.digest:
+  must_agree = record and begun and command.stage != stages.CHECK.name
+  if must_agree and record.settings.get('raw_files') != scans.digest:
     raise InputError(
       f'{workdir}: {begun[0]} began on other scans than lie in {data_sets.raw_dir(config)} now; '
       'put those back, or use another --workdir'
