@@ -507,7 +507,7 @@ def test_checksums_lead_to_no_other_files(folder, tmp_path, name):
   content = files.read_json(path)
   content['sha256'][name] = '0' * 64
   files.write_json(path, content)
-  with pytest.raises(InputError, match='which no model folder has'):
+  with pytest.raises(InputError, match='is not a file of a model folder'):
     load(folder)
 
 

@@ -358,7 +358,7 @@ BAD_COMMANDS = [
   ([CONFIG, '--config.data.fold=9'], 'config.data.fold is 9; expected from 0 to 4'),
   ([CONFIG, '--config.data.image_size=0'], 'but phantom does not say; set it'),
   (['--config=configs/folder.py'], 'no dataset.json there'),
-  ([CONFIG, '--config.genotype=nowhere.json'], "'nowhere.json', which is not a file"),
+  ([CONFIG, '--config.genotype=nowhere.json'], "'nowhere.json'; expected a file that exists"),
   ([CONFIG, '--stage=serach'], 'did you mean search?'),
   ([CONFIG, '--stages=all'], "Unknown command line flag 'stages'"),
   ([CONFIG, 'search'], "unexpected argument 'search'"),

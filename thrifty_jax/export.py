@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
 from thrifty_jax.errors import InputError
+from thrifty_jax.logbook import say
 from thrifty_jax.running import command_line
 
 if TYPE_CHECKING:
@@ -56,14 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> None:
   """Parses the command; exports, checks and writes the model."""
-  values = _read(arguments)
+  values = command_line.read(
+    arguments,
+    USAGE,
+    required={'model': 'runs/brain/model', 'output': 'exported'},
+    choices={'format': FORMATS},
+  )
+  for name in ('int8', 'dynamic_sides'):
+    if values[name].value and values.format != 'onnx':
+      raise InputError(f'--{name} is for --format=onnx; leave out one of them')
   output = Path(values.output)
   _require_packages(values.format)
   # JAX takes a second to import, so mistakes in the command are reported first.
   from thrifty_jax import config as configs
   from thrifty_jax import device, model_folder
   from thrifty_jax.exporting import export_folder, export_slices
-  from thrifty_jax.logbook import say
   from thrifty_jax.predicting import segment
 
   export_folder.require_place(output, overwrite=values.overwrite)
@@ -98,7 +106,6 @@ def _networks(
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
   """Exported files by name, and the results of each; refuses one that differs from the model."""
   from thrifty_jax.exporting import export_check, onnx_network, stablehlo
-  from thrifty_jax.logbook import say
 
   if values.format == 'stablehlo':
     name, content = 'model.stablehlo', stablehlo.to_stablehlo(member)
@@ -126,7 +133,6 @@ def _int8(
 ) -> tuple[bytes, dict[str, Any]]:
   """Quantises convolutions to 8 bits and measures the cost."""
   from thrifty_jax.exporting import export_check, export_slices, quantise
-  from thrifty_jax.logbook import say
 
   spec = member.spec
   training = export_slices.of_training(data, quantise.SLICES, context=spec.context)
@@ -134,11 +140,8 @@ def _int8(
   quantised = export_check.onnx_runner(eight)
   before = quantise.dsc(data, network, spec, title='score float32')
   after = quantise.dsc(data, quantised, spec, title='score int8')
-  say(
-    'int8',
-    f'validation DSC {100 * after:.2f} %, in float32 {100 * before:.2f} %: '
-    f'{100 * (after - before):+.2f}',
-  )
+  change = f'{100 * after:.2f} %, in float32 {100 * before:.2f} %: {100 * (after - before):+.2f}'
+  say('int8', f'validation DSC {change}')
   found = dataclasses.asdict(export_check.compare(member, quantised, images))
   return eight, found | {'validation_dsc_float': before, 'validation_dsc': after}
 
@@ -150,20 +153,6 @@ def _require_packages(format_: str) -> None:
       f'--format={format_} needs {" and ".join(missing)}, not installed here: '
       'pip install -r requirements-export.txt'
     )
-
-
-def _read(arguments: Sequence[str]) -> Any:
-  """Reads the options; raises InputError unless they are complete and consistent."""
-  values = command_line.read(
-    arguments,
-    USAGE,
-    required={'model': 'runs/brain/model', 'output': 'exported'},
-    choices={'format': FORMATS},
-  )
-  for name in ('int8', 'dynamic_sides'):
-    if values[name].value and values.format != 'onnx':
-      raise InputError(f'--{name} is for --format=onnx; leave out one of them')
-  return values
 
 
 if __name__ == '__main__':

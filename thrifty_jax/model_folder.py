@@ -29,21 +29,25 @@ _SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.m
 _MOST_BYTES = 4 << 30  # of a file; holds a billion parameters
 
 
+_COPY = 'copy the whole folder again'
+_COPY_OR_TRAIN = 'copy or train the model again'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checksums:
+  """What is read of checksums.json."""
+
+  sha256: Mapping[str, str]  # of each file
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-  """A network loaded from its folder.
-
-  Attributes:
-    spec: Description of the network and its input.
-    genotype: Genotype of a thrifty network, else None.
-    params: Parameters of the network.
-    sha256: SHA-256 of the weights file, which identifies the model.
-  """
+  """A network loaded from its folder."""
 
   spec: ModelSpec
-  genotype: genotype.Genotype | None
+  genotype: genotype.Genotype | None  # None for a baseline
   params: build.Params
-  sha256: str
+  sha256: str  # of the weights file, which identifies the model
 
   @functools.cached_property
   def module(self) -> nn.Module:
@@ -143,43 +147,37 @@ def load(folder: Path | str) -> LoadedModel:
 
 
 def _require_version(path: Path) -> None:
-  """Refuses a version that this release cannot read, and names a release that can."""
+  """Refuses a version that this release cannot read, and says what to do."""
   spec = files.read_json(path)
   version = spec.get('version') if isinstance(spec, dict) else None
   if not isinstance(version, int) or spec.get('format') != FORMAT:
     raise InputError(
-      f'{path}: expected "format": "{FORMAT}" and a "version"; this is no model folder, or damaged'
+      f'{path}: expected "format": "{FORMAT}" and a "version"; this is not a model folder, or it '
+      f'is damaged: {_COPY}'
     )
-  if version > VERSION:
+  if not OLDEST <= version <= VERSION:
+    older = 'train the model again, or use the earlier release that wrote it'
     raise InputError(
-      f'{path}: version {version} of the model folder is newer than this thrifty_jax, which reads '
-      f'up to version {VERSION}; update thrifty_jax'
-    )
-  if version < OLDEST:
-    raise InputError(
-      f'{path}: version {version} of the model folder is of an earlier release, this one reads '
-      f'from version {OLDEST} on; train the model again, or use that release'
+      f'{path}: version {version} of the model folder cannot be read, expected {OLDEST} to '
+      f'{VERSION}; {"update thrifty_jax" if version > VERSION else older}'
     )
 
 
 def _require_unaltered(folder: Path) -> str:
   """Refuses files other than those saved together; returns the weights' SHA-256."""
   path = folder / CHECKSUMS
-  found = files.read_json(path)
-  sums = found.get('sha256') if isinstance(found, dict) else None
-  sums = sums if isinstance(sums, dict) else {}
-  for name in ('weights.safetensors', 'preprocessing.json'):
-    if name not in sums:
-      raise InputError(f'{path}: has no SHA-256 of {name}; the folder is damaged, copy it again')
+  sums = records.parse(files.read_json(path), _Checksums, path, remedy=_COPY).sha256
+  needed = {'weights.safetensors', 'preprocessing.json'}
+  for name in sorted((needed - sums.keys()) | (sums.keys() - {*_SIGNED})):
+    raise InputError(
+      f'{path}: {name!r:.80} has no SHA-256 or is not a file of a model folder; the folder is '
+      f'damaged: {_COPY}'
+    )
   for name, digest in sums.items():
-    if name not in _SIGNED:  # it could point outside the folder
-      raise InputError(
-        f'{path}: has a SHA-256 of {name!r:.80}, which no model folder has; copy it again'
-      )
     if _digest(folder / name) != digest:
       raise InputError(
         f'{folder / name}: is not the file that was saved with this model: its SHA-256 is not '
-        f'the one in {CHECKSUMS}; copy the whole folder again'
+        f'the one in {CHECKSUMS}; {_COPY}'
       )
   return sums['weights.safetensors']
 
@@ -189,12 +187,8 @@ def _digest(path: Path) -> str:
     files.require_file(path, most_bytes=_MOST_BYTES)
     with path.open('rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
-  except InputError as error:
-    raise InputError(f'{error}; copy or train the model again') from error
-  except OSError as error:
-    raise InputError(
-      f'{path}: cannot be read ({error.strerror}); copy or train the model again'
-    ) from error
+  except (InputError, OSError) as error:
+    raise InputError(f'{error}; {_COPY_OR_TRAIN}') from error
 
 
 def _read_description(path: Path) -> ModelSpec:
@@ -202,38 +196,32 @@ def _read_description(path: Path) -> ModelSpec:
   found = files.read_json(path)
   if found['version'] < 5:
     found['width'] = baselines.WIDTH
-  spec = records.parse(found, ModelSpec, path, remedy='copy the whole folder again')
+  spec = records.parse(found, ModelSpec, path, remedy=_COPY)
   for name in find_faults(spec):
     raise InputError(
       f'{path}: {name} is {found.get(name)!r:.80}, which does not go with the rest; the file is '
-      'damaged: copy the whole folder again'
+      f'damaged: {_COPY}'
     )
   return spec
 
 
 def _load_weights(path: Path, shapes: build.Shapes) -> build.Params:
   """Reads the float32 parameters; their names and shapes must be exactly the network's."""
+  expected = {name: (shape, 'F32') for name, (shape, _) in shapes.items()}
   try:
     with safetensors.safe_open(path, framework='np') as file:  # reads only the header
       parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
       found = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
-      if found != {
-        name: (shape, 'F32') for name, (shape, _) in shapes.items()
-      }:  # checked before memory is allocated
+      if found != expected:  # checked before memory is allocated
         raise InputError(
-          f'{path}: these are not the weights of the network that its folder describes'
+          f'{path}: these are not the weights of the network that its folder describes; {_COPY}'
         )
       flat = {name: file.get_tensor(name) for name in found}
   except (OSError, safetensors.SafetensorError) as error:
     reason = ' '.join(str(error).split())  # it may quote content of the file
-    raise InputError(
-      f'{path}: cannot be read ({reason:.200}); copy or train the model again'
-    ) from error
+    raise InputError(f'{path}: cannot be read ({reason:.200}); {_COPY_OR_TRAIN}') from error
   for name, leaf in flat.items():
     if not np.isfinite(leaf).all():
-      raise InputError(
-        f'{path}: {name} holds what is no finite number; copy or train the model again'
-      )
-  return traverse_util.unflatten_dict(
-    {name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep='/'
-  )
+      raise InputError(f'{path}: {name} has a non-finite value; {_COPY_OR_TRAIN}')
+  on_device = {name: jnp.asarray(leaf) for name, leaf in flat.items()}
+  return traverse_util.unflatten_dict(on_device, sep='/')

@@ -8,13 +8,7 @@ import jinja2
 
 
 def render(template: str, content: Mapping[str, Any], **filters: Callable[..., Any]) -> str:
-  """Renders the text of a page.
-
-  Args:
-    template: Name of a file in templates/.
-    content: Values by name, including every name that the template reads.
-    **filters: Functions by their names in the template.
-  """
+  """Renders a file in templates/ with values, and filters, for every name that it reads."""
   environment = _environment()
   environment.filters |= filters
   return environment.get_template(template).render(content)

@@ -354,9 +354,7 @@ def test_the_command_refuses_an_archive_that_cannot_be_unpacked(
 def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(PROJECT)
   assert run(['--config=configs/brain.py', '--config.data.download=True'], tmp_path) == 2
-  error = (
-    'error: config.data.download is True, but brain cannot be downloaded, only chaos, chaos_t1, '
-  )
+  error = 'error: config.data.download is True; expected False: only chaos, chaos_t1, chaos_t2, '
   assert capsys.readouterr().err.startswith(error)
 
 
