@@ -100,7 +100,7 @@ def test_a_signal_interrupts_what_a_loop_lets_be_interrupted_even_if_it_came_bef
   with stopping.handled(), stopping.deferred():
     signal.raise_signal(signal.SIGTERM)
     assert stopping.requested() == signal.SIGTERM
-    with pytest.raises(stopping.Stopped), stopping.undeferred():
+    with pytest.raises(stopping.Stopped), stopping.deferred(wanted=False):
       pass
   before = signal.getsignal(signal.SIGTERM)
   with stopping.handled():

@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 
 from thrifty_jax import files, records
-from thrifty_jax.allowed import Allowed
+from thrifty_jax.allowed import Allowed, within
 from thrifty_jax.errors import InputError
 from thrifty_jax.records import Inline
 
@@ -22,7 +22,7 @@ class Part:
 @dataclass(frozen=True)
 class Whole:
   name: Annotated[str, Allowed('a short text', lambda value: len(value) < 4)]
-  count: Annotated[int, range(1, 4)]
+  count: Annotated[int, within(1, 3)]
   first: Annotated[Part, Inline('first_')]
   second: Annotated[Part | None, Inline('second_')]
   parts: Mapping[str, Part]

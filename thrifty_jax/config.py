@@ -40,13 +40,8 @@ def apply_variants(
 ) -> ConfigDict:
   """Applies the variants after the colon of `--config=configs/x.py:small,unet`, left to right.
 
-  Args:
-    config: Settings of the run, changed in place and returned.
-    variants: Names separated by commas, or ''.
-    **changes: Variants of the data set; every data set also has the models' names as variants.
-
-  Raises:
-    InputError: If a variant is unknown or repeated, or names a second model.
+  The config is changed in place and returned. `changes` are the variants of the data set; the names
+  of models are further ones. Unknown or repeated ones, and two models, are an InputError.
   """
   names = [name.strip() for name in variants.split(',') if name.strip()]
   known = (*changes, *MODELS)
@@ -87,9 +82,8 @@ def searches(config: ConfigDict) -> bool:
 def validate(config: ConfigDict) -> None:
   """Refuses invalid values before anything is read or written; fields left to the data pass.
 
-  Raises:
-    InputError: If a value is invalid by itself or in combination with others; the message names the
-      field, its value and what is expected.
+  A value may be invalid by itself or in combination with others; the InputError names the field,
+  its value and what is expected.
   """
   for name, setting in SETTINGS.items():
     _require(config, name, _is_finite, 'finite numbers')

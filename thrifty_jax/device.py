@@ -30,12 +30,7 @@ def prepare(config: ConfigDict) -> None:
 
   float32 products are then computed in full float32 on an accelerator too; JAX's default is
   TensorFloat-32 on a GPU (10 bits) and bfloat16 on a TPU (7 bits). Fast code requests bfloat16.
-
-  Args:
-    config: Settings; `device`, `deterministic` and `compilation_cache` are read.
-
-  Raises:
-    InputError: If config.device asks for a device that this machine does not have.
+  A config.device that this machine does not have is an InputError.
   """
   if config.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
@@ -69,10 +64,8 @@ def describe() -> str:
 def precision(setting: str, device: Any = None) -> str:
   """Number type that networks compute in during training: 'float32' or 'bfloat16'.
 
-  Args:
-    setting: config.precision. 'auto' is bfloat16 where the hardware supports it: on TPUs, and on
-      NVIDIA GPUs from compute capability 8 (Ampere).
-    device: Device that the networks run on; None is the first one.
+  The setting 'auto' is bfloat16 where the hardware supports it: on TPUs, and on NVIDIA GPUs from
+  compute capability 8 (Ampere). A device of None is the first one.
   """
   if setting != 'auto':
     return setting

@@ -56,11 +56,8 @@ def run(arguments: Sequence[str]) -> None:
 def draw(path: Path, *, depth: int | None = None) -> str:
   """Draws a genotype file as the text of a standalone SVG file.
 
-  A `depth` of None, the number of levels, is read from the file's provenance; without it it is 5.
-
-  Raises:
-    InputError: If the file is missing or not a genotype, or skips cells that do not exist at this
-      depth.
+  A `depth` of None, the number of levels, is that of the file's provenance, else 5. A file that is
+  no genotype, or skips cells that do not exist at this depth, is an InputError.
   """
   found = genotype.load(path)
   scores = drawing.edge_scores(path)

@@ -50,26 +50,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-  """Writes indented JSON, whole or not at all.
-
-  Raises:
-    ValueError: If value contains NaN or infinity, which are not JSON.
-  """
+  """Writes indented JSON, whole or not at all; refuses NaN and infinity (ValueError)."""
   text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
   return write_text(path, text + '\n')
 
 
 @contextlib.contextmanager
 def writing_to(folder: Path, option: str) -> Generator[None]:
-  """Reports a full disk, or a folder that is read-only or gone, as bad input.
+  """Reports a full disk, or a folder that is read-only or gone, as bad input (InputError).
 
-  Args:
-    folder: Folder that the body writes to.
-    option: Command-line option that names another folder, such as '--workdir'.
-
-  Raises:
-    InputError: If the body meets such an error, also in the exception types that ArrayRecord or
-      TensorStore raise for it. Other errors, and errors about files elsewhere, pass unchanged.
+  The exceptions that ArrayRecord or TensorStore raise for it are recognised too. Other errors, and
+  errors about files elsewhere, pass unchanged. `option` names another folder, as --workdir does.
   """
   was_there = folder.is_dir()
   try:
@@ -102,10 +93,9 @@ def _not_writable(error: Exception, folder: Path) -> str:
 
 
 def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> None:
-  """Refuses anything but a file before it is read: reading a pipe or a device may never end.
+  """Refuses anything but a file, or one of more bytes, before it is read (InputError).
 
-  Raises:
-    InputError: If the path is missing, not a file or a link to one, or larger than `most_bytes`.
+  Reading a pipe or a device may never end.
   """
   try:
     status = Path(path).stat()
@@ -121,14 +111,11 @@ def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-  """Reads a JSON file of at most 16 MiB that need not be trusted.
+  """Reads a JSON file of at most 16 MiB that need not be trusted, or raises InputError.
 
   The value can be compared, printed and written again: it contains no NaN or infinity, no number
   of more than 18 digits, no repeated name in an object, no unpaired surrogate, and has at most 50
   levels.
-
-  Raises:
-    InputError: If the file is missing, unreadable, too large or not such JSON.
   """
   path = Path(path)
   require_file(path, most_bytes=MOST_JSON_BYTES)

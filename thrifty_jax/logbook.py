@@ -45,13 +45,9 @@ class Logbook:
     self._writer: Any = None
 
   def append(self, entry: Mapping[str, Any]) -> None:
-    """Adds a line and returns once it is on disk.
+    """Adds a line and returns once it is on disk; refuses NaN and infinity (ValueError).
 
-    Args:
-      entry: Values of JSON, numpy or JAX by name, `epoch` and `step` among them.
-
-    Raises:
-      ValueError: If a number is non-finite.
+    The values may be those of JSON, numpy or JAX; `epoch` and `step` are among them.
     """
     line = json.dumps(dict(entry), allow_nan=False, default=lambda value: value.tolist())
     with self.path.open('a', encoding='utf-8') as file:
@@ -60,11 +56,7 @@ class Logbook:
       self._write_events(json.loads(line))
 
   def entries(self) -> list[dict[str, Any]]:
-    """Reads all lines, without a last one that a crash cut off.
-
-    Raises:
-      InputError: If the file cannot be read, or any other line lacks epoch or step.
-    """
+    """Reads all lines but a last one that a crash cut off; InputError if one is damaged."""
     if not self.path.exists():
       return []
     files.require_file(self.path, most_bytes=_MOST_BYTES)
@@ -121,13 +113,8 @@ class _Lines(tqdm):
 def progress(total: int, description: str, *, unit: str = '') -> tqdm:
   """Progress bar on stderr with the remaining time; one line per tenth if it is not a terminal.
 
-  Args:
-    total: Number of steps.
-    description: Name of the work, such as `search`.
-    unit: Unit of the steps if there are many, such as `B` for bytes; shown as 12.5M.
-
-  Returns:
-    A context manager with tqdm's `update(n)` and `set_postfix(loss=..., dsc=...)`.
+  It is a context manager with `update(n)` and `set_postfix(loss=...)`. `unit` is the unit of many
+  steps, such as 'B' for bytes, which are then shown as 12.5M.
   """
   tqdm.monitor_interval = 0  # its thread would outlive the bar
   # Each update reads the clock, as the pace changes when a run resumes and at validations.
@@ -155,12 +142,7 @@ def duration(seconds: float) -> str:
 
 
 def environment(arguments: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
-  """Describes machine, software and command for environment.json, without names of machine or user.
-
-  Args:
-    arguments: Arguments of the command.
-    seed: Seed of the run.
-  """
+  """Describes machine, software and command for environment.json, without any person's name."""
   import jax  # here, as showing progress does not need JAX
 
   from thrifty_jax import device

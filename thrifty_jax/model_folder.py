@@ -27,8 +27,6 @@ CHECKSUMS = 'checksums.json'
 SCORES = 'scores.json'
 _SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md', SCORES)
 _MOST_BYTES = 4 << 30  # of a file; holds a billion parameters
-
-
 _COPY = 'copy the whole folder again'
 _COPY_OR_TRAIN = 'copy or train the model again'
 
@@ -81,13 +79,8 @@ def save(
 ) -> None:
   """Writes the model folder atomically: it is renamed once it is complete.
 
-  Args:
-    folder: Folder that gets weights.safetensors, preprocessing.json, card.md, genotype.json if
-      there is a genotype, and checksums.json with the SHA-256 of each.
-    params: Parameters of the network.
-    spec: Description of the network and its input.
-    genotype_file: Genotype file, copied with its provenance; None for a baseline.
-    card: Description of the model for a person.
+  It gets weights.safetensors, preprocessing.json, card.md (the description for a person),
+  genotype.json with its provenance (not of a baseline), and checksums.json with their SHA-256.
   """
   folder = Path(folder)
   unfinished = folder.with_name(f'.{folder.name}.unfinished')
@@ -128,9 +121,8 @@ def sign(folder: Path, *, without: Sequence[str] = ()) -> None:
 def load(folder: Path | str) -> LoadedModel:
   """Reads a model folder.
 
-  Raises:
-    InputError: If the folder or one of its files is missing, was altered after it was saved, or has
-      an unsupported version.
+  It is an InputError if the folder or one of its files is missing, was altered after it was saved,
+  or has an unsupported version.
   """
   folder = Path(folder)
   if not folder.is_dir():

@@ -7,7 +7,7 @@ The annotation of a field says what the file holds there:
     Mapping[str, X], tuple[X, ...]    an object with any names, a list of any length
     tuple[X, Y]                       a list of so many
     X | Y                             the first that fits
-    Annotated[X, check]               an X in the range `check`, or one that it allows (allowed.py)
+    Annotated[X, allowed]             an X that is allowed (allowed.py)
     another such class                an object
     Annotated[X, Inline(prefix)]      no object of its own: the fields of X stand beside the others,
                                       behind a prefix; null under all their names is None
@@ -59,9 +59,7 @@ class _Field(NamedTuple):
 def read(path: Path, form: type[T]) -> T:
   """Reads a JSON file that has the form of a class, or of another annotation.
 
-  Raises:
-    InputError: If it cannot be read or has another form: with the place, the value there and what
-      was expected.
+  An InputError says at which place which value stands, and what was expected.
   """
   return parse(files.read_json(path), form, path)
 
@@ -159,7 +157,7 @@ def _fits(value: Any, form: Any) -> bool:
   """Whether a value that holds no others has the form."""
   if typing.get_origin(form) is Annotated:
     kind, check = typing.get_args(form)
-    return _fits(value, kind) and (value in check if type(check) is range else check.holds(value))
+    return _fits(value, kind) and check.holds(value)
   if form is float:
     return type(value) in (int, float) and abs(value) <= _LARGEST
   return type(value) is form  # True is no whole number
@@ -170,9 +168,8 @@ def _describe(form: Any) -> str:
   if origin in _UNIONS:
     return ' or '.join(map(_describe, inner))
   if origin is Annotated:
-    check = inner[1]
-    is_range = type(check) is range
-    return f'a whole number from {check[0]} to {check[-1]}' if is_range else check.expected
+    kind, check = inner
+    return check.expected if kind is str else f'{_NAMES[kind]} {check.expected}'
   if origin is tuple:
     return 'a list' if ... in inner else f'a list of {len(inner)}'
   return _NAMES.get(form, 'an object')

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from thrifty_jax.allowed import Allowed
+from thrifty_jax.allowed import Allowed, within
 from thrifty_jax.records import Inline
 
 
@@ -19,9 +19,9 @@ def _is_name(value: str) -> bool:
   return _is_inside(value) and len(PurePosixPath(value).parts) <= 1
 
 
-Count = Annotated[int, range(10**12)]
-Epoch = Annotated[int, range(1, 10_000_000)]
-Side = Annotated[int, range(1, 1 << 20)]
+Count = Annotated[int, within(0, 10**12)]
+Epoch = Annotated[int, within(1, 10_000_000)]
+Side = Annotated[int, within(1, 1 << 20)]
 Image = tuple[Side, Side, Side]  # height, width and channels of a slice
 Inside = Annotated[str, Allowed('a path that leads to nowhere outside of the run', _is_inside)]
 Name = Annotated[str, Allowed('a name that a file can have', _is_name)]

@@ -87,14 +87,8 @@ NAMED = (DESCRIBE, COMPARE)  # run only when named, never by 'all'
 def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:
   """Refuses a config that changes settings read by a stage begun or finished in the workdir.
 
-  Args:
-    config: Settings of this call.
-    workdir: Folder of the run; a new one refuses nothing.
-    may_grow: Whether a larger number of epochs is accepted.
-
-  Raises:
-    InputError: If a setting changed; the message names the first stage, the fields, their old and
-      new values, and the remedy.
+  The InputError names the first such stage, the fields, their old and new values, and the remedy.
+  With `may_grow` a larger number of epochs is accepted.
   """
   for stage in STAGES:
     changes = find_changes(stage, config, workdir, may_grow=may_grow)
@@ -111,19 +105,10 @@ def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) 
 def find_changes(
   stage: Stage, config: ConfigDict, workdir: Path, *, may_grow: bool = False
 ) -> dict[str, str]:
-  """Finds the fields that a stage reads and whose values differ from those of the run.
+  """Finds the fields that a stage reads and whose values differ from those of a run so far.
 
-  Args:
-    stage: Stage whose fields are compared.
-    config: Settings of this call.
-    workdir: Folder of the run; a new one has no config and no changes.
-    may_grow: Whether a larger number of epochs is no change.
-
-  Returns:
-    Text by field name, such as `seed 0 -> 1`.
-
-  Raises:
-    InputError: If the config in the workdir cannot be read.
+  Returns text by field name, such as `seed 0 -> 1`. With `may_grow` a larger number of epochs is no
+  change. A config.json that cannot be read is an InputError.
   """
   path = workdir / 'config.json'
   if not path.exists():

@@ -35,7 +35,7 @@ def status(error: KeyboardInterrupt) -> int:
   return 128 + getattr(error, 'signal', signal.SIGINT)
 
 
-_deferred = 0  # number of active loops that end by themselves
+_deferred = False  # whether a loop ends by itself
 _asked = 0  # number of the first signal, 0 before
 
 
@@ -69,27 +69,19 @@ def handled() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Generator[None]:
-  """Keeps a first signal from interrupting the body, which calls `requested` itself."""
-  global _deferred
-  _deferred += 1
-  try:
-    yield
-  finally:
-    _deferred -= 1
+def deferred(*, wanted: bool = True) -> Generator[None]:
+  """Keeps a first signal from interrupting the body, which calls `requested` itself.
 
-
-@contextlib.contextmanager
-def undeferred() -> Generator[None]:
-  """Lets a signal, also an earlier one, interrupt the body; for use within `deferred`."""
+  Within it, deferred(wanted=False) lets a signal, also an earlier one, interrupt another body.
+  """
   global _deferred
-  kept, _deferred = _deferred, 0
+  before, _deferred = _deferred, wanted
   try:
-    if _asked:
+    if _asked and not wanted:
       raise Stopped(_asked)
     yield
   finally:
-    _deferred = kept
+    _deferred = before
 
 
 def requested() -> int:

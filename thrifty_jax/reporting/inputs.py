@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from thrifty_jax import files, logbook, records
+from thrifty_jax.allowed import within
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks import space
@@ -20,7 +21,7 @@ class Network:
   """The part of config.json about the network."""
 
   name: str = ''
-  depth: Annotated[int, range(2, 13)] | None = None
+  depth: Annotated[int, within(2, 12)] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class SearchLine:
   """
 
   epoch: Epoch
-  unchanged_epochs: Annotated[int, range(10_000_000)]
+  unchanged_epochs: Annotated[int, within(0, 10_000_000)]
   weight_loss: float | None
   architecture_loss: float | None
   architecture_dsc: float | None

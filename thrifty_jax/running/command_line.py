@@ -47,15 +47,8 @@ class Number(NamedTuple):
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   """Reads `--config=FILE[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=] [--stage=] [--folds=]`.
 
-  Args:
-    argv: Arguments without the program's name.
-    stages: Values allowed for --stage; the first is its default.
-
-  Returns:
-    The command; its config is valid and locked, with fields left to the data not yet filled in.
-
-  Raises:
-    InputError: If any option is wrong.
+  The first of `stages` is the default. The config of the command is valid and locked, with fields
+  left to the data not yet filled in. A wrong option is an InputError.
   """
   named = _config_named(argv)
   config_file = Path(named.split(':', 1)[0])
@@ -87,10 +80,7 @@ def start(
 ) -> int:
   """Runs a command, or prints its help, and returns the exit status (see `exit_status`).
 
-  Args:
-    argv: Arguments without the program's name; None uses those of the process.
-    usage: Text of --help.
-    run: Function of the arguments.
+  Arguments of None are those of the process.
   """
   arguments = sys.argv[1:] if argv is None else list(argv)
   if any(argument in HELP_FLAGS for argument in arguments):
@@ -110,7 +100,7 @@ def read(
   """Reads the options that a help text lists at the start of lines indented by two spaces.
 
   `--name=VALUE` is a text, '' by default, or one of the choices, or a number; `--name` alone is a
-  switch.
+  switch. A wrong or missing option is an InputError.
 
   Args:
     argv: Arguments without the program's name.
@@ -118,12 +108,6 @@ def read(
     required: Options that must be given, each with an example.
     choices: Options with a fixed list of texts, of which the first is the default; '' is none.
     **numbers: Options with a number.
-
-  Returns:
-    The values, as `values.name`.
-
-  Raises:
-    InputError: If an option is wrong or missing.
   """
   values = flags.FlagValues()
   for name, takes_value in re.findall(r'^  --(\w+)(=?)', usage, re.MULTILINE):

@@ -13,8 +13,7 @@ _RUN = ('search', 'retrain', 'model')  # results of a run of one fold in its wor
 def commands(command: Command) -> list[Command]:
   """Returns the command of every requested fold, or the command itself without --folds.
 
-  Raises:
-    InputError: If the workdir holds a run of the other kind, whose results would be mixed up.
+  A workdir with a run of the other kind is refused, as the results would be mixed up.
   """
   workdir = command.workdir
   if not command.folds:

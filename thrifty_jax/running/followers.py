@@ -27,10 +27,9 @@ _TRAIN = {'search': search, 'retrain': retrain}
 
 
 def run(config: ConfigDict, lead: Callable[[], None]) -> int:
-  """Joins the other processes and runs the command, which is `lead` in the first of them.
+  """Joins the other processes, runs the command with them and returns the exit status.
 
-  Returns:
-    Exit status, the same in every process if they end together.
+  The first process does `lead`. The status is the same in every process if they end together.
   """
   mesh.start(config)
 

@@ -29,11 +29,8 @@ def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
   """Keeps other processes out of the folders of runs while the body runs.
 
   Missing folders are created, and removed again if they are empty at the end. If the file system
-  has no locks, a line is printed and the body runs. `stage` is shown to a process that is kept out.
-
-  Raises:
-    InputError: If another process holds one of them (the message has its number and start time), or
-      the lock file cannot be written.
+  has no locks, a line is printed and the body runs. If another process holds one of them, or the
+  lock file cannot be written, it is an InputError; `stage` is shown to a process that is kept out.
   """
   with contextlib.ExitStack() as all_held:
     locked = [all_held.enter_context(_hold(folder, stage)) for folder in folders]

@@ -14,8 +14,7 @@ from thrifty_jax.stages import Stage
 def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
   """Refuses to start a stage without the results of the earlier stages.
 
-  Raises:
-    InputError: If a file is missing or no longer fits; the message names it and the remedy.
+  The InputError names the file that is missing or no longer fits, and the remedy.
   """
   if stage is stages.SEARCH and configs.searches(config) and config.search.max_parameters:
     from thrifty_jax.searching import budget  # imports JAX, which takes seconds

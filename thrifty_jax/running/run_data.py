@@ -31,11 +31,9 @@ def fill_in(commands: Sequence[Command]) -> list[Command]:
   """Returns the commands of all folds with the fields that their data determines filled in.
 
   These are the split if there is a splits.json, the fields that a config leaves to the data, and
-  the raw scans if they are needed.
-
-  Raises:
-    InputError: If a setting is invalid or differs from that of the run so far, there are neither
-      recorded slices nor scans, they are insufficient, or they differ from those of the run so far.
+  the raw scans if they are needed. It is an InputError if a setting is invalid or differs from that
+  of the run so far, if there are neither recorded slices nor scans, or if these are insufficient or
+  differ from those of the run so far.
   """
 
   @functools.cache
@@ -48,11 +46,7 @@ def fill_in(commands: Sequence[Command]) -> list[Command]:
 
 
 def fill_in_network(command: Command) -> None:
-  """Fills in, in place, the fields of a network that the config leaves to the data.
-
-  Raises:
-    InputError: If no prepared data determines them.
-  """
+  """Fills in, in place, the fields of a network that the config leaves to the prepared data."""
   if not _DESCRIBED.isdisjoint(configs.left_to_data(command.config)):
     data_file.fill_in(command.config, data_file.require(command.workdir), command.workdir)
 
@@ -60,8 +54,7 @@ def fill_in_network(command: Command) -> None:
 def split_of(config: ConfigDict, scans: 'Scans') -> dict[str, tuple[str, ...]]:
   """Training, validation and test patients; {} if files without a partner leave too few.
 
-  Raises:
-    InputError: If there are too few patients, or the lists in the config do not fit.
+  Too few patients otherwise, and lists in the config that do not fit, are an InputError.
   """
   try:
     return _split(config, scans.patients)

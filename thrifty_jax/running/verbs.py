@@ -12,11 +12,7 @@ from thrifty_jax.training import compare, memory, retrain
 
 
 def run(stage: Stage, command: Command) -> None:
-  """Runs a stage of a command, in which the fields that the data determines are filled in.
-
-  Raises:
-    InputError: If the stage cannot use the user's input.
-  """
+  """Runs a stage of a command, in which the fields that the data determines are filled in."""
   config, workdir, scans = command.config, command.workdir, command.scans
   with memory.exhaustion_explained(config, stage.name):
     match stage.name:

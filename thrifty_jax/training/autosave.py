@@ -141,7 +141,7 @@ class Autosave:
       yield
       return
     try:
-      with stopping.undeferred():
+      with stopping.deferred(wanted=False):
         yield
     except stopping.Stopped as stop:
       self._save(keep)
