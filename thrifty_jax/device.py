@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from thrifty_jax import jax_internals
 from thrifty_jax.errors import InputError
 
-DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'  # the bits of a GPU; others always repeat theirs
 # Makes cuBLAS compute matrix products. XLA's own Triton kernels abort the process in the search
 # (`triton_tiling_propagation.cc: Check failed`, github.com/openxla/xla/issues/47381; seen with JAX
 # 0.11.2), and took a third longer to compile in a network that ran no faster with them.
@@ -34,10 +34,7 @@ def prepare(config: ConfigDict) -> None:
   """
   if config.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
-  if config.deterministic:
-    _use_deterministic_operations()
-  if config.device in ('auto', 'gpu') and _has_cuda_plugin():
-    _add_xla_flag(_CUBLAS, unless=_CUBLAS.partition('=')[0])  # a value that is set already counts
+  _set_xla_flags(config)
   _use_compilation_cache(config.compilation_cache)
   # If an accelerator's plugin is installed, malloc will not hold the large buffers.
   if config.device == 'cpu' or not _has_accelerator_plugin():
@@ -77,9 +74,7 @@ def precision(setting: str, device: Any = None) -> str:
 
 def cores() -> int:
   """Number of processor cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def cache_folder(setting: str) -> Path | None:
@@ -119,26 +114,25 @@ def _find_in_glibc(name: str) -> Any:
   return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith('linux') else None
 
 
-def _use_deterministic_operations() -> None:
-  """Makes a GPU's results reproducible bit for bit; those of a CPU and a TPU already are.
+def _set_xla_flags(config: ConfigDict) -> None:
+  """Sets flags of XLA, which reads them once, when it starts.
 
-  XLA then does not choose kernels by measured time, which may vary between runs, and does not add
-  numbers in the order in which threads happen to finish.
+  With DETERMINISTIC it neither chooses kernels by measured time, which may vary between runs, nor
+  adds numbers in the order in which a GPU's threads happen to finish.
   """
-  is_set = DETERMINISTIC in os.environ.get('XLA_FLAGS', '')
-  if not is_set and jax_internals.has_started() and jax.default_backend() == 'gpu':
-    raise InputError(
-      'config.deterministic is True, but JAX has already started here and no longer reads the '
-      f'flag; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'
-    )
-  _add_xla_flag(DETERMINISTIC, unless=DETERMINISTIC)
-
-
-def _add_xla_flag(flag: str, *, unless: str) -> None:
-  """Adds a flag for XLA, which reads its flags once, when it starts."""
   flags = os.environ.get('XLA_FLAGS', '')
-  if unless not in flags:
-    os.environ['XLA_FLAGS'] = f'{flags} {flag}'.strip()
+  if config.deterministic and DETERMINISTIC not in flags.split():
+    if jax_internals.has_started() and jax.default_backend() == 'gpu':
+      raise InputError(
+        'config.deterministic is True, but JAX has already started here and no longer reads the '
+        f'flag; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'
+      )
+    flags = f'{flags} {DETERMINISTIC}'
+  is_set = _CUBLAS.partition('=')[0] in flags
+  if config.device in ('auto', 'gpu') and _has_cuda_plugin() and not is_set:
+    flags = f'{flags} {_CUBLAS}'
+  if flags:
+    os.environ['XLA_FLAGS'] = flags.strip()
 
 
 def _use_compilation_cache(setting: str) -> None:

@@ -15,7 +15,6 @@ from thrifty_jax.running import command_line
 if TYPE_CHECKING:
   import numpy as np
 
-  from thrifty_jax.exporting.export_check import Network
   from thrifty_jax.exporting.export_slices import RunData
   from thrifty_jax.model_folder import LoadedModel
 
@@ -105,7 +104,7 @@ def _networks(
   values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
   """Exported files by name, and the results of each; refuses one that differs from the model."""
-  from thrifty_jax.exporting import export_check, onnx_network, stablehlo
+  from thrifty_jax.exporting import export_check, export_slices, onnx_network, quantise, stablehlo
 
   if values.format == 'stablehlo':
     name, content = 'model.stablehlo', stablehlo.to_stablehlo(member)
@@ -118,22 +117,8 @@ def _networks(
   export_check.require_agreement(found, what=name)
   say('checked', str(found))
   contents, results = {name: content}, {name: dataclasses.asdict(found)}
-  if data is not None and values.int8:
-    name = 'model_int8.onnx'
-    contents[name], results[name] = _int8(member, content, network, images, data)
-  return contents, results
-
-
-def _int8(
-  member: 'LoadedModel',
-  content: bytes,
-  network: 'Network',
-  images: 'list[np.ndarray]',
-  data: 'RunData',
-) -> tuple[bytes, dict[str, Any]]:
-  """Quantises convolutions to 8 bits and measures the cost."""
-  from thrifty_jax.exporting import export_check, export_slices, quantise
-
+  if data is None or not values.int8:
+    return contents, results
   spec = member.spec
   training = export_slices.of_training(data, quantise.SLICES, context=spec.context)
   eight = quantise.quantise(content, training)
@@ -142,8 +127,11 @@ def _int8(
   after = quantise.dsc(data, quantised, spec, title='score int8')
   change = f'{100 * after:.2f} %, in float32 {100 * before:.2f} %: {100 * (after - before):+.2f}'
   say('int8', f'validation DSC {change}')
-  found = dataclasses.asdict(export_check.compare(member, quantised, images))
-  return eight, found | {'validation_dsc_float': before, 'validation_dsc': after}
+  costs = {'validation_dsc_float': before, 'validation_dsc': after}
+  found = export_check.compare(member, quantised, images)
+  contents['model_int8.onnx'] = eight
+  results['model_int8.onnx'] = dataclasses.asdict(found) | costs
+  return contents, results
 
 
 def _require_packages(format_: str) -> None:

@@ -132,15 +132,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def parse_json(text: str) -> Any:
   """Parses JSON text under the limits of `read_json`, or raises ValueError."""
   parsers = {'parse_int': _whole, 'parse_float': _finite, 'parse_constant': _finite}
-  try:
+  with contextlib.suppress(RecursionError):
     value = json.loads(text, object_pairs_hook=_each_once, **parsers)
     json.dumps(value, ensure_ascii=False).encode()  # printing an unpaired surrogate would fail
-    too_deep = _levels(value) > _DEEPEST
-  except RecursionError:
-    too_deep = True
-  if too_deep:
-    raise ValueError(f'lists or objects are nested too deeply, expected at most {_DEEPEST} levels')
-  return value
+    if _levels(value) <= _DEEPEST:
+      return value
+  raise ValueError(f'lists or objects are nested too deeply, expected at most {_DEEPEST} levels')
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

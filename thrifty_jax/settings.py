@@ -1,8 +1,6 @@
-"""The table of settings: one row holds all facts about a field of the config.
+"""The table of settings: one row holds all facts about a field; rules between them: config.py.
 
-It defines defaults, checks, the stages that a changed field invalidates, the keys of compiled
-programs and the fields of single processes; rules between fields are in config.py. As a command it
-prints a page: `python -m thrifty_jax.settings > docs/settings.md`.
+As a command it prints a page: `python -m thrifty_jax.settings > docs/settings.md`.
 """
 
 import dataclasses
@@ -92,10 +90,8 @@ _RUN = {
   'debug': Setting(False, SWITCH, 'Looks at every step and names the first NaN; slow.'),
   'tensorboard': Setting(False, SWITCH, 'Writes figures for TensorBoard too.', untraced=True),
   'genotype': Setting('', TEXT, "Genotype file that is retrained; '' is the searched one."),
-}
-# The devices of several processes train together; this command starts each process. Unless the last
-# three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
-_PROCESSES = {
+  # The devices of several processes train together; this command starts each process. Unless the
+  # last three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
   'distributed': Setting(False, SWITCH, 'Trains with the devices of several processes.'),
   'coordinator_address': Setting('', ADDRESS, 'Address of process 0; any free port.'),
   'num_processes': Setting(0, FROM_0, 'Number of processes; 0 is found out.'),
@@ -290,7 +286,7 @@ _COMPARE = {
 
 # Prefix, stages and `untraced` of the rows that do not have their own.
 _SECTIONS = (
-  ('', (), False, _RUN | _PROCESSES),
+  ('', (), False, _RUN),
   ('data.', (), True, _PLACES),
   ('data.', ALL, False, _SLICES),
   ('data.', ALL, True, _PATIENTS),

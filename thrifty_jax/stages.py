@@ -1,8 +1,4 @@
-"""The stages of a run: their files, when they are done, which config changes invalidate them.
-
-settings.py lists the settings that a stage reads, running/readiness.py its requirements, and
-running/verbs.py runs it.
-"""
+"""The stages of a run: their files, when they are done, which config changes invalidate them."""
 
 import dataclasses
 import json
@@ -30,16 +26,15 @@ class Stage:
   name: str
   does: str
   leaves: tuple[str, ...] = ()  # files in the workdir; the stage is done when all exist
-  planned: tuple[str, ...] = ()  # file with the number of epochs planned, and the keys in it
+  planned: tuple[str, ...] = ()  # keys of the epochs planned in the first file that it leaves
 
   def is_done(self, workdir: Path, config: ConfigDict | None = None) -> bool:
     """Whether its results are in the workdir and, given a config, cover all of its epochs."""
     there = bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
     if not (there and self.planned and config is not None):
       return there
-    place, *keys = self.planned
-    found = files.read_json(workdir / place)
-    for key in keys:
+    found = files.read_json(workdir / self.leaves[0])
+    for key in self.planned:
       found = found.get(key) if isinstance(found, dict) else None
     return not isinstance(found, list) or found[-1:] >= [config[self.name].epochs]
 
@@ -62,13 +57,13 @@ SEARCH = Stage(
   'search',
   'finds the architecture, on the training patients alone',
   leaves=('search/genotype.json',),
-  planned=('search/genotype.json', 'provenance', 'planned_epochs'),
+  planned=('provenance', 'planned_epochs'),
 )
 RETRAIN = Stage(
   'retrain',
   'trains the found network, or a baseline, from scratch',
   leaves=('retrain/summary.json', 'model'),
-  planned=('retrain/summary.json', 'planned_epochs'),
+  planned=('planned_epochs',),
 )
 EVALUATE = Stage(
   'evaluate', 'scores it on the patients that the protocol says', leaves=('evaluate/summary.json',)

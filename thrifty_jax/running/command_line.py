@@ -19,7 +19,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import space
 from thrifty_jax.settings import SETTINGS
 
-HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
+_HELP_FLAGS = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def start(
   Arguments of None are those of the process.
   """
   arguments = sys.argv[1:] if argv is None else list(argv)
-  if any(argument in HELP_FLAGS for argument in arguments):
+  if not _HELP_FLAGS.isdisjoint(arguments):
     print(usage, end='')
     return 0
   return exit_status(lambda: run(arguments))

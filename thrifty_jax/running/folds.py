@@ -33,7 +33,13 @@ def commands(command: Command) -> list[Command]:
     raise InputError(
       '--folds: the lists of patients in config.data make one split; leave out --folds or the lists'
     )
-  return [_of_fold(command, fold) for fold in command.folds]
+  runs = []
+  for fold in command.folds:
+    config = command.config.copy_and_resolve_references()
+    config.data.fold = fold
+    folder = workdir / f'fold_{fold}'
+    runs.append(dataclasses.replace(command, config=config, workdir=folder, folds=()))
+  return runs
 
 
 def sum_up(command: Command, runs: list[Command]) -> None:
@@ -50,10 +56,3 @@ def sum_up(command: Command, runs: list[Command]) -> None:
   for name, write in found.items():
     if there := [run.workdir for run in runs if (run.workdir / name).exists()]:
       write(command.workdir, there)
-
-
-def _of_fold(command: Command, fold: int) -> Command:
-  config = command.config.copy_and_resolve_references()
-  config.data.fold = fold
-  workdir = command.workdir / f'fold_{fold}'
-  return dataclasses.replace(command, config=config, workdir=workdir, folds=())

@@ -97,8 +97,7 @@ def _sign(descriptor: int, path: Path, stage: str) -> None:
 
 def _describe_owner(path: Path) -> str:
   """Describes the holder of the lock."""
-  with contextlib.suppress(OSError):  # Windows lets nobody read a locked file
-    with path.open('rb') as file:
-      found = _OWNER.match(file.read(200))
-    return f'{found[0].decode()},' if found else 'another process'
-  return 'another process'
+  found = None
+  with contextlib.suppress(OSError), path.open('rb') as file:  # Windows lets nobody read it
+    found = _OWNER.match(file.read(200))
+  return f'{found[0].decode()},' if found else 'another process'
