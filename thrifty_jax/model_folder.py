@@ -70,19 +70,13 @@ class LoadedModel:
 
 
 def save(
-  folder: Path | str,
-  params: build.Params,
-  *,
-  spec: ModelSpec,
-  genotype_file: Path | None,
-  card: str,
+  folder: Path, params: build.Params, *, spec: ModelSpec, genotype_file: Path | None, card: str
 ) -> None:
   """Writes the model folder atomically: it is renamed once it is complete.
 
   It gets weights.safetensors, preprocessing.json, card.md (the description for a person),
   genotype.json with its provenance (not of a baseline), and checksums.json with their SHA-256.
   """
-  folder = Path(folder)
   unfinished = folder.with_name(f'.{folder.name}.unfinished')
   shutil.rmtree(unfinished, ignore_errors=True)
   unfinished.mkdir(parents=True)

@@ -141,9 +141,7 @@ _PATIENTS = {
     'Mean of each channel, of intensities in [0, 1]; () is that of the training patients.',
   ),
   'std': Setting(
-    (),
-    numbers('above 0', lambda *stds: min(stds, default=1) > 0),
-    'Standard deviation of each channel, likewise.',
+    (), numbers('above 0', lambda *stds: min(stds, default=1) > 0), 'Standard deviation, likewise.'
   ),
   'folds': Setting(5, at_least(3), 'Parts of the patients: one tests, one validates.'),
   'fold': Setting(0, FROM_0, 'Part that tests, from 0; the next one validates.'),
@@ -173,9 +171,7 @@ _AUGMENT = {
   'rotate_degrees': Setting(15.0, FROM_0, 'Largest angle to either side, uniform.'),
   'scale': Setting((0.8, 1.3), FACTORS, 'Factor of sizes, log-uniform; above 1 enlarges.'),
   'translate': Setting(
-    (0.1, 0.1),
-    TWO_BELOW_1,
-    'Largest shift across and down, either way, uniform, in sides of a slice.',
+    (0.1, 0.1), TWO_BELOW_1, 'Largest shift across and down, either way, uniform, in slice sides.'
   ),
   'elastic_probability': Setting(0.5, SHARE, 'Share of slices that are deformed.'),
   'elastic_alpha': Setting(
