@@ -62,7 +62,7 @@ TWO_BELOW_1 = numbers('two from 0 to below 1', lambda a, b: 0 <= a < 1 and 0 <= 
 RISING = numbers('two numbers, the first below the second', lambda a, b: a < b)
 PERCENTILES = numbers('two rising ones within 0 and 100', lambda a, b: 0 <= a < b <= 100)
 RATES = numbers(
-  'different ones above 0', lambda *all_: 0 < len({*all_}) == len(all_) and min(all_) > 0
+  'different ones above 0', lambda *rates: 0 < len({*rates}) == len(rates) and min(rates) > 0
 )
 PATIENTS = names("different names, as in ('a', 'b')")
 ADDRESS = Allowed("HOST:PORT of process 0, or ''", _is_address)

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from thrifty_jax.errors import InputError
+from thrifty_jax.logbook import say
 
 FILE = '.lock'
 # Errors of file systems without locks: some network mounts, cloud storage mounted as folders.
@@ -36,7 +37,7 @@ def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
     locked = [all_held.enter_context(_hold(folder, stage)) for folder in folders]
     if not all(locked):
       folder = folders[locked.index(False)]
-      print(f'{folder}: this folder cannot be locked here; make sure that no other process uses it')
+      say(f'{folder}: this folder cannot be locked here; make sure that no other process uses it')
     yield
 
 
