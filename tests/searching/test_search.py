@@ -393,9 +393,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
       yield not_finite(batch) if (number, index) == (epoch - 1, 1) else batch
 
   step = (epoch - 1) * halves.steps + 2
-  place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite; .*debug=True'
+  place = f'search, epoch {epoch}, step {step}: [a-z_]+ is non-finite; .*debug=True'
   if debug:
-    place = f'search, step {step}: [a-z_]+ is not finite, first of all the image batch: '
+    place = f'search, step {step}: [a-z_]+ is non-finite; .* is the image batch: '
   config = config.copy_and_resolve_references()
   config.save_seconds, config.debug = 0.0, debug
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):

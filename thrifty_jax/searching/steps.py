@@ -170,21 +170,13 @@ def compile_steps(
   return programs
 
 
-def find_source(
-  config: ConfigDict, halves: Halves, *, half: int
-) -> Callable[[SearchState, Facts, Batch], str | None]:
-  """Returns the function that finds the source of a non-finite value in a half step.
+def find_source(config: ConfigDict, halves: Halves, *, half: int) -> Callable[..., str]:
+  """Returns a function (state, facts, *batches) that finds the source of a non-finite value.
 
-  Args:
-    config: Settings of the run.
-    halves: Slices of the training.
-    half: Index of the half step, 0 for the weights, 1 for the architecture.
-
-  Returns:
-    A function (state, facts, *batches) -> result of `not_finite.first_source`.
+  Half 0 is the step of the weights, 1 that of the architecture; see not_finite.first_source.
   """
 
-  def source(state: SearchState, facts: Facts, *batches: Batch) -> str | None:
+  def source(state: SearchState, facts: Facts, *batches: Batch) -> str:
     augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
     learners = make_learners(config, facts)
     net = learners.net.copy(remat=False)  # to run layer by layer
@@ -192,9 +184,9 @@ def find_source(
       functools.partial(build.apply, net, background=learners.background),
       state.params,
       jax.jit(halves.train_data.augment)(augment_key, batches[-1]),
+      state.architecture,
+      sample_key if config.search.sampling == 'random' else None,
       loss=segmentation_loss,
-      architecture=state.architecture,
-      key=sample_key if config.search.sampling == 'random' else None,
     )
 
   return source

@@ -221,10 +221,10 @@ def compile_step(
 
 def find_source(
   train_data: TrainData, net: nn.Module, spec: ModelSpec
-) -> Callable[[TrainState, Facts, Batch], str | None]:
+) -> Callable[[TrainState, Facts, Batch], str]:
   """Returns the function that finds the source of a non-finite value, see not_finite."""
 
-  def source(state: TrainState, facts: Facts, batch: Batch) -> str | None:
+  def source(state: TrainState, facts: Facts, batch: Batch) -> str:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
     network = functools.partial(build.apply, net, background=spec.background)
     return not_finite.first_source(network, state.params, batch, loss=segmentation_loss)
