@@ -79,7 +79,9 @@ def test_a_pixel_is_found_with_its_place(value, kind):
   network, params, batch, more = made('unet')
   batch['image'] = batch['image'].at[1, 2, 3, 0].set(value)
   found = source(network, params, batch, more)
-  assert found == f'the image batch: 1 of 128 values are non-finite, the first is {kind} at [1, 2, 3, 0]'
+  assert (
+    found == f'the image batch: 1 of 128 values are non-finite, the first is {kind} at [1, 2, 3, 0]'
+  )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_an_edge_of_the_supernet_is_told_by_its_state_and_a_cell_by_its_name():
   assert found.startswith('an input of down_0_1/in0/norm (Norm): ')
   large = changed(params, 'up_from_1/operations/up_conv_3x3/kernel', 3e38)
   found = source(network, large, batch, more)
-  assert found.startswith('an input of up_1_0/out (Norm): ')
+  assert found.startswith('an input of up_1_0/out (ConvNorm): ')
 
 
 class Steep(nn.Module):

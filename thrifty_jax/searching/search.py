@@ -75,9 +75,9 @@ def _train(
 ) -> float:
   """Trains one supernet and its architecture to the end; returns the seconds that it took."""
   settings = config.search
-  autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
+  autosave = Autosave(folder / 'checkpoints', 'search', progress, seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  autosave.resume(progress, log)
+  autosave.resume(log)
   if not progress.is_finished(settings):
     compiling.wait(programs)  # before the loop, so that a signal to stop need not wait for it
   weight_step, architecture_step = _watched(config, halves, programs)
@@ -97,7 +97,7 @@ def _train(
       batches = halves.batches(progress.epoch, first=first)
       for index, (weight_batch, architecture_batch) in enumerate(batches, start=first):
         if index >= probed:
-          with autosave.interruptible(progress.keep):
+          with autosave.interruptible():
             programs[1].wait()
           moved, metrics = architecture_step(
             progress.state, facts, weight_batch, architecture_batch
@@ -109,10 +109,9 @@ def _train(
         programs[1].begin()
         bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
-        autosave.offer(progress.keep)
+        autosave.offer()
       results.end_epoch(config, progress, log, warm_up=warm_up)
-      finished = progress.is_finished(settings)
-      autosave.offer(progress.keep, epoch_ended=True, finished=finished)
+      autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
   return sum(entry['seconds'] for entry in log.entries())
 
 

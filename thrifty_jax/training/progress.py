@@ -1,41 +1,22 @@
 """Progress of the training of a network, for the loop and for its checkpoints."""
 
 import dataclasses
-import time
-from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax.training.autosave import planned_epochs
+from thrifty_jax.training import autosave
 from thrifty_jax.training.train_data import Figures
 from thrifty_jax.training.train_step import Best, TrainState
 
 
 @dataclasses.dataclass
-class Progress:
-  """Progress of a training: all that another process needs to continue with identical results.
-
-  Attributes:
-    state: State after the last step.
-    best: Best epoch so far.
-    epoch: Number of completed epochs.
-    figures: Figures of the present epoch.
-    began: Start of the present epoch by time.monotonic, earlier by its time before an interruption.
-    planned: Number of epochs planned by each call; more epochs stretch the schedules.
-  """
+class Progress(autosave.Progress):
+  """Progress of a training: that of every loop, and the best epoch so far."""
 
   state: TrainState
   best: Best
-  epoch: int = 0
   figures: Figures = dataclasses.field(default_factory=lambda: Figures('retrain', 0))
-  began: float = dataclasses.field(default_factory=time.monotonic)
-  planned: tuple[int, ...] = ()
-
-  @property
-  def step(self) -> int:
-    """Number of completed steps."""
-    return int(self.state.step)
 
   def is_finished(self, settings: ConfigDict) -> bool:
     """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
@@ -53,35 +34,13 @@ class Progress:
     """Returns the figures of the present epoch for the progress bar; {} before the second step."""
     if not self.figures.steps:
       return {}
-    figures = self.figures
-    shown = {'best': max(self.best.dsc, 0), 'dsc': figures.mean('dice')}
-    return {
-      name: f'{value:.3f}' for name, value in (shown | {'loss': figures.mean('loss')}).items()
-    }
+    dsc, loss = self.figures.mean('dice'), self.figures.mean('loss')
+    return {'best': f'{max(self.best.dsc, 0):.3f}', 'dsc': f'{dsc:.3f}', 'loss': f'{loss:.3f}'}
 
   def arrays(self) -> dict[str, Any]:
     """Returns the arrays of the progress, a pytree."""
     return {'state': self.state._asdict(), 'best': self.best._asdict()}
 
-  def keep(self) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the arrays and notes of a checkpoint."""
-    return self.arrays(), {
-      'epoch': self.epoch,
-      'figures': self.figures.notes(),
-      'seconds': time.monotonic() - self.began,
-      'planned': list(self.planned),
-    }
-
-  def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
-    """Continues from a checkpoint."""
+  def set_arrays(self, arrays: Any) -> None:
+    """Sets the state and the best epoch."""
     self.state, self.best = TrainState(**arrays['state']), Best(**arrays['best'])
-    self.epoch = notes['epoch']
-    self.figures = Figures('retrain', self.epoch, notes['figures'])
-    self.began = time.monotonic() - notes['seconds']
-    self.planned = planned_epochs(notes['planned'], self.planned[-1])
-
-  def end_epoch(self) -> None:
-    """Counts the epoch and resets the figures."""
-    self.epoch += 1
-    self.figures = Figures('retrain', self.epoch)
-    self.began = time.monotonic()

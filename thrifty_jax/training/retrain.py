@@ -46,9 +46,9 @@ def retrain(
   state, best, facts = train_step.start(config, epochs, net)
   predict = validation.make_predict(config, train_data, net, spec)
   progress = Progress(state, best, planned=(settings.epochs,))
-  autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
+  autosave = Autosave(folder / 'checkpoints', 'retrain', progress, seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  autosave.resume(progress, log)
+  autosave.resume(log)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
   program = program or train_step.compile_step(config, epochs, net, state, facts)
@@ -74,13 +74,13 @@ def retrain(
         progress.figures.add(number, metrics)
         bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
-        autosave.offer(progress.keep)
+        autosave.offer()
       dsc = None
       if progress.is_validated(settings):
-        with autosave.interruptible(progress.keep):
+        with autosave.interruptible():
           dsc = validation.validate(config, train_data, predict(progress.state.average))
       results.end_epoch(config, progress, log, facts, dsc=dsc)
-      autosave.offer(progress.keep, epoch_ended=True, finished=progress.is_finished(settings))
+      autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
 
   # Leave.
   seconds = sum(entry['seconds'] for entry in log.entries())
