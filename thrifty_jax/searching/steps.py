@@ -107,8 +107,7 @@ def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
   train_data = halves.train_data
   learners = make_learners(config, halves.facts)
   image = train_data.image_shape(config.search.batch_size)
-  keep = compiling.keeper(config, weights_of=str(learners.net), image=image.shape)
-  find_shapes = functools.partial(build.keep_shapes, keep)
+  find_shapes = compiling.shapes_finder(config, learners.net, image)
   seed = halves.epochs[0].seed
   state = bilevel.init_state(learners, image, seed=seed, find_shapes=find_shapes)
   return mesh.place((state, halves.facts), mesh.whole(train_data.mesh))

@@ -3,13 +3,6 @@
 Tracing a supernet takes seconds and compiling it up to a minute. JAX's own cache keeps compiled
 programs but looks them up by the traced program. Here the traced program is cached too, as
 StableHLO (jax.export), under a digest of everything that it depends on.
-
-On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits. By default XLA records the
-operations between two convolutions as a graph, and a step of a small network has a hundred of them:
-half of the time the GPU waits for their launch. With the convolutions recorded as well, a step is
-one graph. XLA does not record them by default, as some kernels of cuDNN cannot be recorded, which
-shows only at run time (github.com/openxla/xla/pull/34572). On a CPU steps are compiled with less
-effort: LLVM's optimisation level 1 gives steps as fast as level 3.
 """
 
 import contextlib
@@ -32,6 +25,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import device, files, logbook, stopping
+from thrifty_jax.networks import build
 from thrifty_jax.settings import SETTINGS
 from thrifty_jax.training import hosts
 
@@ -39,19 +33,22 @@ from thrifty_jax.training import hosts
 Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
 Check = Callable[[jax.stages.Compiled], None]
 
+# On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits: of what XLA records by default,
+# the operations between two convolutions, and of the convolutions. A small network has a hundred of
+# them, for whose launch the GPU would wait half of the time. XLA leaves them out, as some kernels of
+# cuDNN cannot be recorded, which shows only at run time (github.com/openxla/xla/pull/34572).
 _RECORDED = 'xla_gpu_enable_command_buffer'
-Options = dict[str, Any]
-_ONE_GRAPH: Options = {  # what XLA records by default, and convolutions
+_ONE_GRAPH: dict[str, Any] = {
   _RECORDED: 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION'
 }
-_QUICKLY: Options = {
-  'xla_backend_optimization_level': 1,
+_QUICKLY: dict[str, Any] = {
+  'xla_backend_optimization_level': 1,  # of LLVM on a CPU; steps are as fast as with level 3
   # YNNPACK, part of XLA since JAX 0.10, only for sums: its convolutions take up to two thirds
   # longer, and every process builds them and its many small matrix products anew.
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
 }
 # Kernels are compiled directly to LLVM, not through MLIR; JAX 0.11 dropped this option.
-_LEAN: Options = {'xla_cpu_use_fusion_emitters': False}
+_LEAN: dict[str, Any] = {'xla_cpu_use_fusion_emitters': False}
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 _MOST_KEPT = 256  # files, up to a megabyte each; the oldest are removed first
@@ -88,7 +85,6 @@ class Program:
     self._future: Future[jax.stages.Compiled] | None = None
 
   def __call__(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
-    """Runs the step."""
     leaves, metrics = self.wait()(*jax.tree.leaves((state, *batches)))
     return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
 
@@ -107,21 +103,21 @@ class Program:
   def _run(self) -> None:
     """Compiles the step; errors are raised where the program is used."""
     future = self.begin()
+
+    def trace() -> bytes:
+      function, shapes = self._flat()
+      return bytes(export.export(function)(*shapes).serialize())
+
     try:
-      future.set_result(compile_step(self._lowered(), lean=self._lean, check=self._check))
+      if self._place is None:
+        function, shapes = self._flat()
+        lowered = function.lower(*shapes)
+      else:
+        program = export.deserialize(bytearray(kept(self._place, trace)))
+        lowered = jax.jit(program.call).lower(*program.in_avals)
+      future.set_result(compile_step(lowered, lean=self._lean, check=self._check))
     except BaseException as error:
       future.set_exception(error)
-
-  def _lowered(self) -> jax.stages.Lowered:
-    if self._place is None:
-      function, shapes = self._flat()
-      return function.lower(*shapes)
-    program = export.deserialize(bytearray(kept(self._place, self._traced)))
-    return jax.jit(program.call).lower(*program.in_avals)
-
-  def _traced(self) -> bytes:
-    function, shapes = self._flat()
-    return bytes(export.export(function)(*shapes).serialize())
 
   def _flat(self) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
     """Returns the step as a function of leaves, and the shapes to compile it for."""
@@ -163,22 +159,29 @@ def compile_step(
 ) -> jax.stages.Compiled:
   """Compiles a step; on an NVIDIA GPU as one graph if a trial run on zeros succeeds.
 
-  Args:
-    lowered: Lowered step.
-    lean: Whether a CPU's compiler takes less memory, see Program.
-    check: Function that checks the compiled step, see Program.
+  See Program for `lean` and `check`. Options that this version of XLA does not know are left out.
   """
-  compiled, options = _compile_with_known(_options(lean), lowered)
+  options, compiled = _options(lean), None
+  while compiled is None:
+    try:
+      compiled = lowered.compile(compiler_options=options or None)
+    except jax.errors.JaxRuntimeError as error:
+      known = {name: value for name, value in options.items() if name not in str(error)}
+      if known == options:
+        raise
+      options = known
   device.give_back_memory()
   if check is not None:
     check(compiled)
   if _RECORDED not in options or _runs(compiled):
     return compiled
-  logbook.say('slower', 'cuDNN cannot record a convolution of this step; compiling it without')
+  logbook.say(
+    'slower', 'cuDNN cannot record a convolution of this step as a graph; compiling without it'
+  )
   return lowered.compile()
 
 
-def _options(lean: bool) -> Options:
+def _options(lean: bool) -> dict[str, Any]:
   """Returns XLA's options on this backend, without those set by XLA_FLAGS or JAX's settings."""
   if _can_be_one_graph():
     return _ONE_GRAPH
@@ -203,23 +206,9 @@ def _can_be_one_graph() -> bool:
   return on_cuda and _RECORDED not in flags and device.DETERMINISTIC not in flags
 
 
-def _compile_with_known(
-  options: Options, lowered: jax.stages.Lowered
-) -> tuple[jax.stages.Compiled, Options]:
-  """Compiles a step with the options that this XLA knows; returns it and these options."""
-  try:
-    return lowered.compile(compiler_options=options or None), options
-  except jax.errors.JaxRuntimeError as error:
-    known = {name: value for name, value in options.items() if name not in str(error)}
-    if known == options:
-      raise
-  return _compile_with_known(known, lowered)
-
-
 def _runs(compiled: jax.stages.Compiled) -> bool:
   """Returns whether a step runs; raises if memory runs out."""
-  zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), compiled.args_info)
-  arguments, names = zeros
+  arguments, names = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), compiled.args_info)
   try:
     jax.block_until_ready(compiled(*arguments, **names))
   except jax.errors.JaxRuntimeError as error:
@@ -230,15 +219,10 @@ def _runs(compiled: jax.stages.Compiled) -> bool:
 
 
 def place(config: ConfigDict, **origin: Any) -> Path | None:
-  """Returns the file that caches a result of earlier runs.
+  """Returns the file that caches a result of earlier runs, for `kept`.
 
-  Args:
-    config: Settings of the run.
-    **origin: Name of the result and everything else it depends on, in JSON types.
-
-  Returns:
-    The file; None without a compilation cache, or with several devices, as a cached program does
-    not have their sharding.
+  It follows from the config, the code, and `origin`: everything else that the result depends on, in
+  JSON types. None is no cache, or several devices, whose sharding a cached program does not have.
   """
   folder = device.cache_folder(config.compilation_cache)
   if folder is None or jax.device_count() > 1:
@@ -256,9 +240,12 @@ def place(config: ConfigDict, **origin: Any) -> Path | None:
   return folder / 'traced' / hashlib.sha256(text.encode()).hexdigest()
 
 
-def keeper(config: ConfigDict, **origin: Any) -> Callable[[Callable[[], bytes]], bytes]:
-  """Returns `kept` for the cache file of this origin, as a function of `make` alone."""
-  return functools.partial(kept, place(config, **origin))
+def shapes_finder(
+  config: ConfigDict, net: Any, image: jax.ShapeDtypeStruct
+) -> Callable[..., build.Shapes]:
+  """Returns build.trace_shapes for a network and batches of images, cached from run to run."""
+  path = place(config, weights_of=str(net), image=image.shape)
+  return functools.partial(build.keep_shapes, functools.partial(kept, path))
 
 
 def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
@@ -266,29 +253,21 @@ def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
 
   If the folder cannot be written to, nothing is cached and the run continues.
   """
-  content = _read(path) if path else None
-  if content is not None:
+  if path is None:
+    return make()
+  found = b''
+  with contextlib.suppress(OSError):
+    found = path.read_bytes()
+    os.utime(path)  # marks it as recently used
+  digest, content = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
+  if digest == hashlib.sha256(content).digest():
     return content
   content = make()
-  if path:
-    with contextlib.suppress(OSError):
-      files.write_bytes(path, hashlib.sha256(content).digest() + content)
-      everything = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime)
-      for one in everything[:-_MOST_KEPT]:
-        one.unlink(missing_ok=True)
-  return content
-
-
-def _read(path: Path) -> bytes | None:
-  try:
-    found = path.read_bytes()
-  except OSError:
-    return None
-  digest, content = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
-  if hashlib.sha256(content).digest() != digest:
-    return None
   with contextlib.suppress(OSError):
-    os.utime(path)  # marks it as recently used
+    files.write_bytes(path, hashlib.sha256(content).digest() + content)
+    everything = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime)
+    for one in everything[:-_MOST_KEPT]:
+      one.unlink(missing_ok=True)
   return content
 
 

@@ -69,8 +69,7 @@ def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainStat
   State and facts are on the devices, the best weights on the host.
   """
   image = epochs.train_data.image_shape(epochs.batch_size)
-  keep = compiling.keeper(config, weights_of=str(net), image=image.shape)
-  find_shapes = functools.partial(build.keep_shapes, keep)
+  find_shapes = compiling.shapes_finder(config, net, image)
   transformation, _ = optimizer(config.retrain, epochs.facts)
   state, best = init_state(net, transformation, image, seed=config.seed, find_shapes=find_shapes)
   logbook.say('network', f'{build.count(best.params):,} parameters; {epochs.steps} steps an epoch')
