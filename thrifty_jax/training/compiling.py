@@ -35,7 +35,7 @@ Check = Callable[[jax.stages.Compiled], None]
 
 # On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits: of what XLA records by default,
 # the operations between two convolutions, and of the convolutions. A small network has a hundred of
-# them, for whose launch the GPU would wait half of the time. XLA leaves them out, as some kernels of
+# them, and half of the time would go into their launch. XLA leaves them out, as some kernels of
 # cuDNN cannot be recorded, which shows only at run time (github.com/openxla/xla/pull/34572).
 _RECORDED = 'xla_gpu_enable_command_buffer'
 _ONE_GRAPH: dict[str, Any] = {

@@ -44,13 +44,13 @@ def require_fit(
   room: Room | None = None,
   quiet: bool = False,
 ) -> None:
-  """Checks that a step can fit in memory; prints a warning if it does not fit at present.
+  """Checks that a compiled step can fit in memory; prints a warning if it does not fit at present.
 
   Args:
     step: Compiled step.
     config: Settings of the run.
     stage: Name of the stage, 'search' or 'retrain'.
-    examples: Slices that the batches are drawn from.
+    examples: Slices that the batches are drawn from, which may be kept on the devices.
     room: Memory that is available; None queries the devices of the step.
     quiet: Whether nothing is printed if the step fits.
 
@@ -77,11 +77,7 @@ def require_fit(
 
 @contextlib.contextmanager
 def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
-  """Raises InputError if a device runs out of memory in the body, at compilation or at a step.
-
-  Raises:
-    InputError: If JAX raises RESOURCE_EXHAUSTED; the message lists what to change.
-  """
+  """Raises InputError with what to change if JAX raises RESOURCE_EXHAUSTED in the body."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
@@ -95,7 +91,7 @@ def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
 def accelerator_room(devices: Sequence[Any]) -> Room | None:
   """Returns the memory of the smallest of these devices, or None if one does not report it.
 
-  On a GPU JAX allocates its share of the memory at the start, 75 % unless configured otherwise.
+  On a GPU it is JAX's share, which is allocated at the start: 75 % unless configured otherwise.
   """
   limits = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
   known = [limit for limit in limits if limit]
@@ -121,7 +117,7 @@ def cpu_room() -> Room | None:
 
 
 def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | None:
-  """Returns the memory of a step; `copies` is the number of devices that share one memory."""
+  """Returns the memory of a step if XLA reports it; `copies` devices share one memory."""
   plan = step.memory_analysis()
   give_back_memory()  # the analysis describes every buffer: 80 MiB for a search's program
   if not plan:
@@ -137,15 +133,14 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
   """Returns the least change that fits: temporary memory falls with the size of a microbatch."""
   settings = config[stage]
   streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
-  if streaming and need.fixed + need.temporary <= room:
-    return f'without keeping slices in it, {_in_words(need.fixed + need.temporary)}: set{streaming}'
+  changes = [(settings.microbatches, 0, streaming)] if streaming else []
   for resident, flag in ((need.resident, ''), (0, streaming)):
-    for parts in _finer(settings):
-      about = need.fixed + resident + need.temporary * settings.microbatches // parts
-      if about <= room:
-        return (
-          f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_in_words(about)}'
-        )
+    changes += [(parts, resident, flag) for parts in _finer(settings)]
+  for parts, resident, flag in changes:
+    about = need.fixed + resident + need.temporary * settings.microbatches // parts
+    if about <= room:
+      finer = f' --config.{stage}.microbatches={parts}' if parts > settings.microbatches else ''
+      return f'set{finer}{flag}, which needs about {_in_words(about)}'
   finest = f'microbatches of one slice are too large; set{streaming}'
   if not (on_cpu or settings.remat):  # XLA for the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
@@ -192,18 +187,16 @@ def _control_groups() -> Iterator[tuple[int, int]]:
   """
   try:
     lines = _OWN_CGROUP.read_text(encoding='utf-8').splitlines()
-    own = next(line.removeprefix('0::') for line in lines if line.startswith('0::'))
-  except (OSError, StopIteration):
+  except OSError:
     return
-  folder = _CGROUPS / own.strip('/')
-  for each in (folder, *folder.parents):
-    if each in _CGROUPS.parents:
-      return
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # 'max' is no limit
-      limit = int((each / 'memory.max').read_text(encoding='ascii'))
-      stat = (each / 'memory.stat').read_text(encoding='ascii').splitlines()
-      cache = next(int(line.split()[1]) for line in stat if line.startswith('inactive_file '))
-      yield limit, int((each / 'memory.current').read_text(encoding='ascii')) - cache
+  for own in (line.removeprefix('0::/') for line in lines if line.startswith('0::/')):
+    for group in (Path(own), *Path(own).parents):  # the last is the root, '.'
+      with contextlib.suppress(OSError, ValueError, StopIteration):  # 'max' is no limit
+        limit = int((_CGROUPS / group / 'memory.max').read_text(encoding='ascii'))
+        stat = (_CGROUPS / group / 'memory.stat').read_text(encoding='ascii').splitlines()
+        cache = next(int(line.split()[1]) for line in stat if line.startswith('inactive_file '))
+        used = int((_CGROUPS / group / 'memory.current').read_text(encoding='ascii'))
+        yield limit, used - cache
 
 
 def _in_words(size: int) -> str:

@@ -78,14 +78,7 @@ class TrainData:
   def epochs(
     self, patients: tuple[str, ...], *, batch_size: int, seed: int, steps: int = 0
   ) -> 'Epochs':
-    """Returns the epochs of a training on these patients.
-
-    Args:
-      patients: Names of the patients.
-      batch_size: Slices in a batch.
-      seed: Seed of the order of the slices and of the random numbers.
-      steps: Number of steps in an epoch; 0 is one pass over the slices.
-    """
+    """Returns the epochs of a training on these patients; 0 steps are one pass over the slices."""
     examples = self.examples(patients)
     steps = steps or batching.steps_per_epoch(len(examples), batch_size)
     return Epochs(self, examples, batch_size, seed, steps)
@@ -104,11 +97,6 @@ class TrainData:
       'label': jax.ShapeDtypeStruct(shape[:3], np.int32, sharding=split),
     }
 
-  def in_words(self) -> str:
-    """Returns a text that must be equal in all processes of a run."""
-    values = np.concatenate([self.statistics['mean'], self.statistics['std']]).tolist()
-    return f'{len(self.prepared.slices)} slices in {self.prepared.folder.name}, mean, std {values}'
-
   def augment(
     self, key: jax.Array, batch: Batch, statistics: batching.Statistics | None = None
   ) -> Batch:
@@ -117,13 +105,12 @@ class TrainData:
     The images have the precision of the run, which the layers of a network follow. `statistics`
     replaces those of the data with traced arguments of the same values.
     """
-    settings, precision = self.config.augment, device.precision(self.config.precision)
     known = self.statistics if statistics is None else statistics
     mean, std = (jnp.asarray(known[name]) for name in ('mean', 'std'))
     image, label = augment(
-      key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
+      key, batch['image'], batch['label'], settings=self.config.augment, mean=mean, std=std
     )
-    return {'image': image.astype(precision), 'label': label}
+    return {'image': image.astype(device.precision(self.config.precision)), 'label': label}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,11 +157,7 @@ class Epochs:
     """Returns names such as 'Case12 slice 4' (from 0) of the slices in a step, counted from 1."""
     epoch, index = divmod(step - 1, self.steps)
     order = batching.order(
-      len(self.examples),
-      batch_size=self.batch_size,
-      seed=self.seed,
-      epoch=epoch,
-      steps=self.steps,
+      len(self.examples), batch_size=self.batch_size, seed=self.seed, epoch=epoch, steps=self.steps
     )
     return [self.examples.name(int(example)) for example in order[index]]
 
@@ -184,12 +167,6 @@ def open_stage(
 ) -> TrainData:
   """Opens the prepared slices for a stage that trains, in every process of the run.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run; its data.json has the folder of the slices.
-    stage: Name of the stage, search or retrain.
-    genotype_file: Genotype of the network that is retrained.
-
   Raises:
     InputError: If the slices are not prepared, there are too few patients, the devices cannot share
       a batch evenly, or the slices of the processes differ.
@@ -197,40 +174,35 @@ def open_stage(
   meshes.require_even(config, stage)
   hosts.call(stage, config, workdir, genotype_file=genotype_file)
   train_data = open_train_data(config, workdir)
-  hosts.meet(train_data.in_words())
+  values = np.concatenate([train_data.statistics['mean'], train_data.statistics['std']]).tolist()
+  prepared = train_data.prepared
+  hosts.meet(f'{len(prepared.slices)} slices in {prepared.folder.name}, mean, std {values}')
   return train_data
 
 
 def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
-  """Opens the prepared slices of a run.
+  """Opens the prepared slices of a run, which its data.json in the workdir locates.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run; its data.json has the folder of the slices.
+  Mean and standard deviation are those of the config, or else of the training patients.
 
   Raises:
     InputError: If the slices are not prepared, or there are too few patients.
   """
   prepared = open_slices(workdir, config)
   patients = splits.of(config, prepared.patients)
-  training = Examples(prepared, prepared.cases_of(patients['train']))
-  return TrainData(config, prepared, patients, statistics_of(config, training), meshes.of(config))
-
-
-def statistics_of(config: ConfigDict, training: Examples) -> batching.Statistics:
-  """Returns mean and standard deviation: those of the config, or of the training patients."""
   if config.data.mean:
-    return {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
-  return batching.intensity_statistics(training)
+    statistics = {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
+  else:
+    training = Examples(prepared, prepared.cases_of(patients['train']))
+    statistics = batching.intensity_statistics(training)
+  return TrainData(config, prepared, patients, statistics, meshes.of(config))
 
 
 @contextlib.contextmanager
 def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[None]:
   """Writes the step and its slices to <folder>/not_finite.json if the body raises NotFinite.
 
-  Args:
-    folder: Folder of the stage.
-    slices_of: Function from a step, counted from 1, to the slices of its batches.
+  `slices_of` returns the slices in the batches of a step, counted from 1.
   """
   (folder / _FAULT).unlink(missing_ok=True)
   try:
@@ -248,13 +220,7 @@ class Figures:
   """
 
   def __init__(self, stage: str, epoch: int, notes: Mapping[str, Any] | None = None):
-    """Begins an epoch or continues one.
-
-    Args:
-      stage: Name of the stage, for errors.
-      epoch: Index of the epoch, from 0.
-      notes: Notes of an interrupted epoch.
-    """
+    """Begins the epoch with this index, from 0, of a stage, or continues one from its notes."""
     self.stage, self.epoch = stage, epoch
     notes = notes or {'steps': 0, 'sums': {}}
     self.steps: int = notes['steps']
@@ -267,27 +233,21 @@ class Figures:
     return {'steps': self.steps, 'sums': {name: sums.tolist() for name, sums in self.sums.items()}}
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step, which are still on the device.
-
-    Raises:
-      NotFinite: If a metric of the previous step is not finite.
-    """
+    """Takes the metrics of a step, which are still on the device, and reads those of the last."""
     self.flush()
     self._pending = (step, metrics)
 
   def flush(self) -> None:
-    """Reads pending metrics."""
+    """Reads pending metrics; raises NotFinite if one is non-finite."""
     if self._pending is None:
       return
-    step, metrics = self._pending
-    self._pending = None
+    (step, metrics), self._pending = self._pending, None
     for name, value in jax.device_get(metrics).items():
       if not np.all(np.isfinite(value)):
-        place = f'{self.stage}, epoch {self.epoch + 1}, step {step}'
         raise NotFinite(
-          f'{place}: {name} is not finite; lower its '
-          f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept, from '
-          'which --config.debug=True finds the first layer',
+          f'{self.stage}, epoch {self.epoch + 1}, step {step}: {name} is non-finite; lower the '
+          f'learning rate or clip_norm in config.{self.stage}, or run it with --config.debug=True, '
+          'which continues from the last checkpoint and finds the first non-finite value',
           step=step,
         )
       # In double precision: float32 counts pixels only up to 16,777,216.
@@ -310,7 +270,6 @@ class Figures:
 def overlap(logits: jax.Array, label: jax.Array) -> jax.Array:
   """Returns the common, predicted and true pixels of each foreground class, [K - 1, 3], float32."""
   classes = jnp.arange(1, logits.shape[-1])
-  predicted = logits.argmax(-1)[..., None] == classes
-  true = label[..., None] == classes
-  counts = [(predicted & true), predicted, true]
-  return jnp.stack([c.sum((0, 1, 2)) for c in counts], axis=-1).astype(np.float32)
+  predicted, true = logits.argmax(-1)[..., None] == classes, label[..., None] == classes
+  counts = [part.sum((0, 1, 2)) for part in (predicted & true, predicted, true)]
+  return jnp.stack(counts, axis=-1).astype(np.float32)

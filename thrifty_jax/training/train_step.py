@@ -49,15 +49,12 @@ def build_network(
 ) -> tuple[nn.Module, ModelSpec]:
   """Returns the network that is trained and its description, as far as it is known before.
 
-  Args:
-    config: Settings of the run.
-    train_data: Slices of the run.
-    genotype_file: Genotype of a thrifty network; None for a baseline.
-    folder: Folder of the training. The genotype is copied there, beside the checkpoints, from which
-      another genotype must not continue.
+  The genotype of a thrifty network is copied to the folder, beside the checkpoints, from which
+  another genotype must not continue.
   """
-  found = genotype.load(genotype_file) if genotype_file else None
+  found = None
   if genotype_file:
+    found = genotype.load(genotype_file)
     files.write_bytes(folder / 'genotype.json', genotype_file.read_bytes())
   spec = make_spec(config, train_data.statistics)
   return build.build(spec, found), spec
@@ -87,12 +84,7 @@ def init_state(
 ) -> tuple[TrainState, Best]:
   """Returns the state before the first step, and its weights as the best so far.
 
-  Args:
-    net: Network that is trained.
-    transformation: Optimiser of the weights.
-    image: Shape and type of a batch of images.
-    seed: Random seed of the weights.
-    find_shapes: Function from the network and its inputs to the shapes of its weights.
+  `image` is the shape and type of a batch; `find_shapes` returns the shapes of the weights.
   """
   params = build.initialise(find_shapes(net, image), seed=seed)
   average = jax.tree.map(jnp.copy, params)  # a copy, as a step donates both
@@ -122,13 +114,12 @@ def optimizer(
   if settings.optimizer == 'sgd':
     decay = optax.add_decayed_weights(settings.weight_decay)
     return optax.chain(clip, decay, optax.sgd(rate, momentum=settings.momentum)), rate
+
+  def is_kernel(params: build.Params) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
   adamw = optax.adamw(rate, weight_decay=settings.weight_decay, mask=is_kernel)
   return optax.chain(clip, adamw), rate
-
-
-def is_kernel(params: build.Params) -> Any:
-  """Returns the mask of the weights that are kernels, for an optimiser."""
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def step_key(seed: jax.Array | int, state: TrainState) -> jax.Array:
@@ -187,12 +178,7 @@ def compile_step(
 ) -> Program:
   """Returns the training step as a program: (state, facts, batch) -> (state, metrics).
 
-  Args:
-    config: Settings of the run.
-    epochs: Slices of the training, which also take memory.
-    net: Network that is trained.
-    state: Initial state.
-    facts: Facts of the run; the program contains nothing else of it.
+  The program contains nothing of the run but the shapes of these arguments and the config.
   """
   settings, train_data = config.retrain, epochs.train_data
 
