@@ -1,6 +1,5 @@
 """Communication between the processes of one run: the first decides, the others follow.
 
-When the first process trains, it calls the others (running/followers.py), which do the same steps.
 Messages use JAX's coordination service, which permits waits of hours and needs no device. With one
 process every function here returns at once.
 """
@@ -32,11 +31,7 @@ _words = 0  # number of messages so far, equal in every process
 
 
 class Ended(Exception):
-  """The first process has ended the run.
-
-  Attributes:
-    status: Exit status of the first process.
-  """
+  """The first process has ended the run, with this exit status."""
 
   def __init__(self, status: int):
     super().__init__(status)
@@ -56,13 +51,9 @@ def is_first() -> bool:
 def call(
   stage: str, config: ConfigDict, workdir: Path, *, genotype_file: Path | None = None
 ) -> None:
-  """Calls the other processes to a training.
+  """Calls the other processes (running/followers.py) to a training, search or retrain.
 
-  Args:
-    stage: Name of the stage, search or retrain.
-    config: Settings of the training.
-    workdir: Folder of the training, with data.json.
-    genotype_file: Genotype of the network that is retrained.
+  They receive its config, the data.json of its folder, and the genotype that it retrains.
   """
   if several() and is_first():
     sent = {data_file.FILE: workdir / data_file.FILE, 'search/genotype.json': genotype_file}
@@ -71,10 +62,7 @@ def call(
 
 
 def share_first(value: Any = None) -> Any:
-  """Returns the value of the first process in every process.
-
-  Args:
-    value: Value of JSON types; that of the other processes is ignored.
+  """Returns the value of the first process, of JSON types, in every process.
 
   Raises:
     InputError: If another process has failed.
@@ -102,13 +90,10 @@ def share_first_arrays(tree: Any) -> Any:
 
 
 def meet(brought: str) -> None:
-  """Waits until every process calls this function.
-
-  Args:
-    brought: Text that must be equal in all processes.
+  """Waits until every process calls this function with the same text.
 
   Raises:
-    InputError: If it differs, or another process has failed.
+    InputError: If the texts differ, or another process has failed.
   """
   if not several():
     return
@@ -118,8 +103,8 @@ def meet(brought: str) -> None:
     found = _wait(f'{key}/{process}')
     if found != brought:
       raise InputError(
-        f'process {process} has {found}, process {mine} {brought}; give all processes the same '
-        'slices and the same version'
+        f'process {process} has {found}, process {mine} has {brought}; give all processes the '
+        'same slices and the same version of thrifty_jax'
       )
 
 
@@ -133,12 +118,10 @@ class Vote:
     self._before: Any = None
 
   def cast(self, asked: Sequence[int], *, now: bool) -> tuple[int, ...]:
-    """Returns the largest of the numbers that the processes ask for.
+    """Returns the largest of the numbers, from 0, that the processes ask for.
 
-    Args:
-      asked: Numbers from 0.
-      now: Whether to wait for the result. Otherwise it is that of the previous vote, which is known
-        when the next step has started, so that no device waits for it.
+    Unless it is needed now, the result is that of the previous vote, which is known when the next
+    step has started, so that no device waits for it.
     """
     mine = np.tile(np.asarray(asked, np.int32), (jax.local_device_count(), 1))
     found = self._largest(meshes.place_rows(mine, self._split))
@@ -175,12 +158,9 @@ def _next_key() -> str:
 
 
 def _wait(key: str) -> str:
-  """Waits for a message of another process and returns it.
+  """Returns the message of another process, which it waits for.
 
-  Raises:
-    Ended: If the first process ends the run.
-    InputError: If another process has failed.
-    Stopped: If a signal asks to stop and no message arrives.
+  Raises Ended or InputError if that ends or has failed, and Stopped at a signal if none arrives.
   """
   client, asked = jax_internals.client(), 0.0
   while True:

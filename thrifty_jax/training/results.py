@@ -37,12 +37,7 @@ def end_epoch(
 ) -> None:
   """Keeps the weights if they are the best, writes the figures of the epoch, and counts it.
 
-  Args:
-    config: Settings of the run.
-    progress: Progress of the training.
-    log: Logbook of the training.
-    facts: Facts of the training.
-    dsc: DSC of the validation patients, in [0, 1]; None in an epoch without validation.
+  `dsc` is that of the validation patients, in [0, 1]; None in an epoch without validation.
   """
   progress.figures.flush()
   epoch, figures = progress.epoch + 1, progress.figures
@@ -71,12 +66,12 @@ def save(
   net: nn.Module,
   spec: ModelSpec,
   progress: Progress,
-  *,
+  log: logbook.Logbook,
   predict: WithParams,
+  *,
   genotype_file: Path | None,
-  seconds: float,
 ) -> Retrained:
-  """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json.
+  """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json, its result.
 
   Args:
     config: Settings of the run.
@@ -85,23 +80,22 @@ def save(
     net: Trained network.
     spec: Description of the network, as far as it was known before the training.
     progress: Progress at the end of the training.
+    log: Logbook of the training.
     predict: Function from parameters to one that predicts the slices of a case.
     genotype_file: Genotype of a thrifty network; None for a baseline.
-    seconds: Time that the epochs took.
-
-  Returns:
-    The summary.
   """
   best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
-  padding = train_data.prepared.padding
+  padding, seconds = train_data.prepared.padding, sum(line['seconds'] for line in log.entries())
   # Placed as in validation, so that prediction uses the same program.
   trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
-  judges = train_data.patients['validation']
   spec = dataclasses.replace(
     spec,
     padding=tuple(padding) if padding else None,
     largest_component=cases.classes_of_one_piece(
-      train_data.validation, judges, trained, classes=config.data.classes
+      train_data.validation,
+      train_data.patients['validation'],
+      trained,
+      classes=config.data.classes,
     ),
     training_scans=likeness.of_training(train_data.prepared, train_data.patients['train']),
     splits_sha256=split_file.digest(train_data.patients),
@@ -122,12 +116,9 @@ def save(
     selection=SELECTION[config.evaluate.protocol],
     seconds=seconds,
   )
+  card = model_card.write(config, spec, summary, citation=train_data.prepared.citation)
   model_folder.save(
-    workdir / 'model',
-    best.params,
-    spec=spec,
-    genotype_file=genotype_file,
-    card=model_card.write(config, spec, summary, citation=train_data.prepared.citation),
+    workdir / 'model', best.params, spec=spec, genotype_file=genotype_file, card=card
   )
   resources.write(workdir / 'retrain', seconds=seconds)
   records.write(workdir / 'retrain' / 'summary.json', summary)

@@ -25,11 +25,8 @@ def retrain(
       baseline. The training continues from a checkpoint in it.
     program: Compiled training step, see train_step.compile_step; None compiles it.
 
-  Returns:
-    The summary: model, parameters, best epoch, its validation DSC, and the criterion.
-
   Raises:
-    InputError: If the data are not prepared, a genotype is missing, or a value is not finite.
+    InputError: If the data are not prepared, a genotype is missing, or a value is non-finite.
     Stopped: If a signal asks to stop; the state is saved.
   """
   # Open.
@@ -83,15 +80,6 @@ def retrain(
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
 
   # Leave.
-  seconds = sum(entry['seconds'] for entry in log.entries())
   return results.save(
-    config,
-    workdir,
-    train_data,
-    net,
-    spec,
-    progress,
-    predict=predict,
-    genotype_file=genotype_file,
-    seconds=seconds,
+    config, workdir, train_data, net, spec, progress, log, predict, genotype_file=genotype_file
   )

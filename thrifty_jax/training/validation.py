@@ -31,22 +31,14 @@ def make_predict(
     return build.last_logits(build.apply(net, params, image, background=background))
 
   def with_params(params: build.Params) -> inference.Predict:
-    return inference.predict_with(
-      lambda image: logits(params, image),
-      spec,
-      batch_size=config.evaluate.batch_size,
-      mesh=train_data.mesh,
-    )
+    of_image, batch_size = functools.partial(logits, params), config.evaluate.batch_size
+    return inference.predict_with(of_image, spec, batch_size=batch_size, mesh=train_data.mesh)
 
   return with_params
 
 
 def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predict) -> float:
   """Returns the DSC of the validation patients, in [0, 1], equal in every process."""
-  dsc = cases.validation_dsc(
-    train_data.validation,
-    train_data.patients['validation'],
-    predict,
-    protocol=config.evaluate.protocol,
-  )
+  patients, protocol = train_data.patients['validation'], config.evaluate.protocol
+  dsc = cases.validation_dsc(train_data.validation, patients, predict, protocol=protocol)
   return hosts.share_first(dsc)  # it determines the best epoch and when to stop
