@@ -66,21 +66,14 @@ def architecture_optimizer(settings: ConfigDict) -> optax.GradientTransformation
 
 
 class Learners(NamedTuple):
-  """The supernet and the optimisers of both levels.
-
-  Attributes:
-    net: Supernet.
-    background: Normalised value of the padding, [C].
-    for_weights: Optimiser of the weights.
-    for_architecture: Optimiser of the architecture variables.
-    look_ahead: Optimiser of the weight step through which the architecture's gradient is unrolled
-      (second order); it uses the state of for_weights. None is first order.
-  """
+  """The supernet and the optimisers of both levels."""
 
   net: Supernet
-  background: Any
+  background: Any  # normalised value of the padding, [C]
   for_weights: optax.GradientTransformation
   for_architecture: optax.GradientTransformation
+  # Of the weight step through which the architecture's gradient is unrolled (second order), with
+  # the state of for_weights; None is first order.
   look_ahead: optax.GradientTransformation | None = None
 
 
@@ -93,11 +86,7 @@ def init_state(
 ) -> SearchState:
   """Returns the state before the first step.
 
-  Args:
-    learners: The supernet and both optimisers.
-    image: Shape and type of a batch of images.
-    seed: Random seed of weights and architecture variables.
-    find_shapes: Function from the supernet and its inputs to the shapes of its weights.
+  `image` is the shape and type of a batch; `find_shapes` returns the shapes of the weights.
   """
   net = learners.net
   architecture = init_architecture(
@@ -186,32 +175,21 @@ def make_half_steps(
     )
     return state, {'weight_loss': value, 'weight_gradient': optax.tree.norm(gradient)}
 
-  def ahead(
-    architecture: Architecture, seed: jax.Array, state: SearchState, weight_batch: Batch
-  ) -> build.Params:
-    if learners.look_ahead is None:
-      return state.params
-    gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(
-      state.params, architecture, weight_batch, half_key(seed, state, 0)
-    )
-    updates, _ = learners.look_ahead.update(gradient, state.weight_optimizer, state.params)
-    return optax.apply_updates(state.params, updates)
-
-  def architecture_loss(
-    architecture: Architecture,
-    seed: jax.Array,
-    state: SearchState,
-    weight_batch: Batch,
-    batch: Batch,
-  ) -> tuple[jax.Array, jax.Array]:
-    params = ahead(architecture, seed, state, weight_batch)
-    return loss(params, architecture, batch, half_key(seed, state, 1))
-
   def architecture_step(
     seed: jax.Array, state: SearchState, weight_batch: Batch, architecture_batch: Batch
   ) -> tuple[SearchState, Metrics]:
+    def architecture_loss(architecture: Architecture) -> tuple[jax.Array, jax.Array]:
+      params = state.params
+      if learners.look_ahead is not None:
+        gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(
+          params, architecture, weight_batch, half_key(seed, state, 0)
+        )
+        updates, _ = learners.look_ahead.update(gradient, state.weight_optimizer, params)
+        params = optax.apply_updates(params, updates)
+      return loss(params, architecture, architecture_batch, half_key(seed, state, 1))
+
     (value, counts), gradient = jax.value_and_grad(architecture_loss, has_aux=True)(
-      state.architecture, seed, state, weight_batch, architecture_batch
+      state.architecture
     )
     if penalty is not None:  # it does not depend on the weights
       gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))

@@ -13,20 +13,13 @@ from thrifty_jax.training.train_data import Figures
 
 @dataclasses.dataclass
 class Progress(autosave.Progress):
-  """Progress of a search: that of every loop, and what its end depends on.
-
-  Attributes:
-    derived_from: Architecture variables at the end of the last epoch; the next genotype is compared
-      with theirs.
-    unchanged: Number of epochs since the genotype changed.
-    for_weights, for_architecture: Figures of the present epoch.
-  """
+  """Progress of a search: that of every loop, and what its end depends on."""
 
   NOTED = ('epoch', 'unchanged')
 
   state: SearchState
-  derived_from: Architecture
-  unchanged: int = 0
+  derived_from: Architecture  # at the end of the last epoch, to compare the next genotype with
+  unchanged: int = 0  # epochs since the genotype changed
   for_weights: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
   for_architecture: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
 

@@ -35,11 +35,8 @@ def search(
     workdir: Folder of the run. The search continues from a checkpoint in it.
     programs: Both compiled half steps, see steps.compile_steps; () compiles them.
 
-  Returns:
-    The genotype.
-
   Raises:
-    InputError: If the data are not prepared, there are too few patients, or a value is not finite.
+    InputError: If the data are not prepared, there are too few patients, or a value is non-finite.
     Stopped: If a signal asks to stop; the state is saved.
   """
   resources.forget_peak()
@@ -47,10 +44,7 @@ def search(
   halves = steps.divide(config, train_data, seed=config.seed)
   folder, found = Path(workdir) / 'search', []
   # A file of its own: a genotype is passed on to others, names of patients are not.
-  for_weights, for_architecture = map(list, halves.patients)
-  files.write_json(
-    folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
-  )
+  files.write_json(folder / 'halves.json', halves.named(halves.patients))
   for seed in range(config.seed, config.seed + config.search.seeds):
     halves = halves.with_seed(seed)
     state, facts = steps.start(config, halves)
@@ -58,10 +52,10 @@ def search(
     programs = programs or steps.compile_steps(config, halves, state, facts)
     progress = Progress(state, state.architecture, planned=(config.search.epochs,))
     place = folder / f'seed_{seed}' if config.search.seeds > 1 else folder
-    seconds = _train(config, halves, facts, programs, progress, folder=place)
-    found.append(results.save(place, progress, config, seed=seed, seconds=seconds))
+    log = _train(config, halves, facts, programs, progress, folder=place)
+    found.append(results.save(place, progress, config, log, seed=seed))
   resources.write(folder, seconds=sum(one.seconds for one in found))
-  return results.keep_best(folder, found).genotype
+  return results.keep_best(folder, found)
 
 
 def _train(
@@ -72,8 +66,8 @@ def _train(
   progress: Progress,
   *,
   folder: Path,
-) -> float:
-  """Trains one supernet and its architecture to the end; returns the seconds that it took."""
+) -> logbook.Logbook:
+  """Trains one supernet and its architecture to the end; returns the logbook."""
   settings = config.search
   autosave = Autosave(folder / 'checkpoints', 'search', progress, seconds=config.save_seconds)
   log = logbook.Logbook(folder, tensorboard=config.tensorboard)
@@ -112,7 +106,7 @@ def _train(
         autosave.offer()
       results.end_epoch(config, progress, log, warm_up=warm_up)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
-  return sum(entry['seconds'] for entry in log.entries())
+  return log
 
 
 def _watched(

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -22,15 +23,10 @@ from thrifty_jax.training.train_data import Epochs, Facts, TrainData
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Halves:
-  """The training patients, divided between the weights and the architecture.
+  """The training patients and their slices, divided between the weights and the architecture."""
 
-  Attributes:
-    patients: Names of the patients for the weights and for the architecture.
-    epochs: Slices of each half; the steps of an epoch are those of one pass for the weights.
-  """
-
-  patients: tuple[tuple[str, ...], tuple[str, ...]]
-  epochs: tuple[Epochs, Epochs]
+  patients: tuple[tuple[str, ...], tuple[str, ...]]  # names
+  epochs: tuple[Epochs, Epochs]  # of as many steps as one pass for the weights has
 
   @property
   def train_data(self) -> TrainData:
@@ -53,28 +49,24 @@ class Halves:
 
   def with_seed(self, seed: int) -> 'Halves':
     """Returns the same slices, shared on the devices, in the order of another seed."""
-    for_weights, for_architecture = self.epochs
-    epochs = (
-      dataclasses.replace(for_weights, seed=seed),
-      dataclasses.replace(for_architecture, seed=seed),
-    )
-    return dataclasses.replace(self, epochs=epochs)
+    weights, architecture = (dataclasses.replace(half, seed=seed) for half in self.epochs)
+    return dataclasses.replace(self, epochs=(weights, architecture))
 
-  def slices_of(self, step: int) -> dict[str, list[str]]:
+  def slices_of(self, step: int) -> dict[str, Any]:
     """Returns the names of the slices in both batches of a step, counted from 1."""
-    names = 'weights', 'architecture'
-    return {name: half.slices_of(step) for name, half in zip(names, self.epochs, strict=True)}
+    return self.named(half.slices_of(step) for half in self.epochs)
+
+  def named(self, halves: Iterable[Any]) -> dict[str, Any]:
+    """Returns something of each half by the name of the half."""
+    return dict(zip(('weights', 'architecture'), halves, strict=True))
 
 
 def divide(config: ConfigDict, train_data: TrainData, *, seed: int) -> Halves:
   """Halves the training patients; the seed decides only the order of the slices."""
   patients = splits.search_halves(train_data.patients['train'])
-  batch_size = config.search.batch_size
-  for_weights = train_data.epochs(patients[0], batch_size=batch_size, seed=seed)
-  for_architecture = train_data.epochs(
-    patients[1], batch_size=batch_size, seed=seed, steps=for_weights.steps
-  )
-  return Halves(patients, (for_weights, for_architecture))
+  epochs = functools.partial(train_data.epochs, batch_size=config.search.batch_size, seed=seed)
+  for_weights = epochs(patients[0])
+  return Halves(patients, (for_weights, epochs(patients[1], steps=for_weights.steps)))
 
 
 def make_learners(config: ConfigDict, facts: Facts) -> Learners:
@@ -118,19 +110,14 @@ def compile_steps(
 ) -> list[Program]:
   """Returns the programs of both half steps, weights first; compilation of the first is begun.
 
-  One program serves every seed and fold: (state, facts, *batches) -> (state, metrics).
+  One program, (state, facts, *batches) -> (state, metrics), serves every seed and fold: it contains
+  nothing of the run but the shapes of these arguments and the config.
 
   They are compiled one after the other. On a CPU only the first is needed at the start, and the
   second would take cores from it, so it is begun after the first step. On a GPU two compilations
   can delay each other by 100 ms at every kernel that XLA tries
   (github.com/openxla/xla/pull/41399): on an H200 the first was not done after 7 minutes, while one
   after the other both took 2. On a TPU XLA tries no kernels, so both are begun.
-
-  Args:
-    config: Settings of the run.
-    halves: Slices of the training, which also take memory.
-    state: Initial state.
-    facts: Facts of the run; the programs contain nothing else of it.
   """
   train_data = halves.train_data
 

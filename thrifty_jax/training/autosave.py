@@ -22,22 +22,16 @@ _EPOCH_SECONDS = 10.0
 class Progress:
   """Progress of a loop: all that another process needs to continue with identical results.
 
-  A loop's own has its arrays, and fields of the type Figures for the present epoch.
-
-  Attributes:
-    NOTED: Names of the numbers that a checkpoint notes.
-    state: State after the last step; it has the number of steps.
-    epoch: Number of completed epochs.
-    began: Start of the present epoch by time.monotonic, earlier by its time before an interruption.
-    planned: Number of epochs planned by each call; more epochs stretch the schedules.
+  The progress of a loop adds its arrays, and fields of type Figures for the present epoch.
   """
 
-  NOTED: ClassVar[tuple[str, ...]] = ('epoch',)
+  NOTED: ClassVar[tuple[str, ...]] = ('epoch',)  # names of the numbers that a checkpoint notes
 
-  state: Any
-  epoch: int = 0
+  state: Any  # after the last step
+  epoch: int = 0  # number of completed epochs
+  # Start of the present epoch by time.monotonic, earlier by its time before an interruption.
   began: float = dataclasses.field(default_factory=time.monotonic)
-  planned: tuple[int, ...] = ()
+  planned: tuple[int, ...] = ()  # epochs, by each call; more of them stretch the schedules
 
   @property
   def step(self) -> int:
@@ -69,11 +63,10 @@ class Progress:
     for name, figures in self._figures().items():
       setattr(self, name, Figures(figures.stage, self.epoch, notes[name]))
     self.began = time.monotonic() - notes['seconds']
-    *_, before = notes['planned']
-    *_, now = self.planned
-    self.planned = tuple(notes['planned']) if before == now else (*notes['planned'], now)
-    if before != now:
-      logbook.say('extended', f'from {before} to {now} epochs')
+    before, now = notes['planned'], self.planned[-1]
+    self.planned = (*before, now) if before[-1] != now else tuple(before)
+    if before[-1] != now:
+      logbook.say('extended', f'from {before[-1]} to {now} epochs')
 
   def end_epoch(self) -> None:
     """Counts the epoch and resets the figures."""

@@ -45,21 +45,13 @@ DRAWS = 2000  # random genotypes, of which the nearest in parameters is taken
 
 
 class Rival(NamedTuple):
-  """One network of the comparison.
+  """One network of the comparison."""
 
-  Attributes:
-    name: Name of its folder.
-    label: Name in tables.
-    kind: Origin: baseline, searched, random or given (a genotype file that the config names).
-    model: Fields of config.model that it changes.
-    genotype_file: Genotype of a thrifty network; None for a baseline.
-  """
-
-  name: str
-  label: str
-  kind: str
-  model: Mapping[str, Any]
-  genotype_file: Path | None = None
+  name: str  # of its folder
+  label: str  # in tables
+  kind: str  # baseline, searched, random or given (a genotype file that the config names)
+  model: Mapping[str, Any]  # fields of config.model that it changes
+  genotype_file: Path | None = None  # of a thrifty network
 
 
 def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
@@ -175,16 +167,7 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
   if not stages.is_scored(place):
     evaluate.evaluate(chosen, place)
   trained = _read_training(place)
-  shared = [
-    'parameters',
-    'macs',
-    'image',
-    'epochs',
-    'steps',
-    'best_epoch',
-    'validation_dsc',
-    'seconds',
-  ]
+  shared = ('parameters', 'macs', 'image', 'epochs', 'steps', 'best_epoch', 'seconds')
   return Result(
     name=rival.name,
     label=rival.label,
@@ -192,6 +175,7 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
     learning_rate=best.learning_rate,
     trials=tuple(trials),
     folder=place.relative_to(workdir).as_posix(),
+    validation_dsc=trained.validation_dsc,
     **{name: getattr(trained, name) for name in shared},
   )
 

@@ -27,19 +27,12 @@ _FAULT = 'not_finite.json'
 
 
 class Facts(NamedTuple):
-  """Facts of a run that a step receives: one program serves every seed, fold and learning rate.
+  """Facts of a run that a step receives: one program serves every seed, fold and learning rate."""
 
-  Attributes:
-    seed: Seed of the step's random numbers, see `seed_bits`, uint32 [].
-    statistics: Mean and standard deviation for normalisation, [M] each.
-    epoch_steps: Number of steps in an epoch, int32 [].
-    learning_rate: Highest learning rate of a retraining, float32 [].
-  """
-
-  seed: Any
-  statistics: batching.Statistics
-  epoch_steps: Any
-  learning_rate: Any
+  seed: Any  # of the step's random numbers, see `seed_bits`, uint32 []
+  statistics: batching.Statistics  # mean and standard deviation for normalisation, [M] each
+  epoch_steps: Any  # number of steps in an epoch, int32 []
+  learning_rate: Any  # highest learning rate of a retraining, float32 []
 
 
 def seed_bits(seed: int) -> np.uint32:
@@ -49,21 +42,13 @@ def seed_bits(seed: int) -> np.uint32:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainData:
-  """Prepared slices, the patients of each split, and the statistics for normalisation.
-
-  Attributes:
-    config: Settings of the run.
-    prepared: Prepared data set.
-    patients: Names of the patients under train, validation and test.
-    statistics: Mean and standard deviation for normalisation, [M] each.
-    mesh: Devices that share a batch.
-  """
+  """Prepared slices, the patients of each split, and the statistics for normalisation."""
 
   config: ConfigDict
   prepared: batching.Prepared
-  patients: Mapping[str, tuple[str, ...]]
-  statistics: batching.Statistics
-  mesh: Mesh
+  patients: Mapping[str, tuple[str, ...]]  # names under train, validation and test
+  statistics: batching.Statistics  # mean and standard deviation, [M] each
+  mesh: Mesh  # devices that share a batch
 
   def examples(self, patients: tuple[str, ...]) -> Examples:
     """Returns the slices of these patients, on every device if they fit."""
@@ -115,21 +100,13 @@ class TrainData:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Epochs:
-  """Slices of some patients for each epoch, in an order that the seed determines.
-
-  Attributes:
-    train_data: Slices of the run.
-    examples: Slices of the training.
-    batch_size: Slices in a batch.
-    seed: Seed of the order of the slices and of the random numbers.
-    steps: Number of steps in an epoch.
-  """
+  """Slices of some patients for each epoch, in an order that the seed determines."""
 
   train_data: TrainData
   examples: Examples
-  batch_size: int
-  seed: int
-  steps: int
+  batch_size: int  # slices in a batch
+  seed: int  # of the order of the slices and of the random numbers
+  steps: int  # in an epoch
 
   @property
   def facts(self) -> Facts:
