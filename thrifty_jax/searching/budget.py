@@ -31,19 +31,14 @@ PENALTY_WEIGHT = 1.0
 
 
 def penalty(architecture: Architecture, space: Space, *, limit: int) -> jax.Array:
-  """Returns the penalty on the architecture, []: 0 up to the limit, then the log of the excess.
-
-  The limit is the largest number of parameters, above 0.
-  """
+  """Returns the penalty, []: 0 up to the limit of parameters, then the log of the excess."""
   return PENALTY_WEIGHT * jax.nn.relu(jnp.log(parameters.expected(architecture, space) / limit))
 
 
 def penalty_of(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None:
   """Returns the penalty function for the limit of a run, or None without a limit."""
   limit = config.search.max_parameters
-  if not limit:
-    return None
-  return functools.partial(penalty, space=space_of(config), limit=limit)
+  return functools.partial(penalty, space=space_of(config), limit=limit) if limit else None
 
 
 def require_possible(config: ConfigDict) -> None:
@@ -77,9 +72,7 @@ def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotyp
 
   It is the result of genotype.derive if that is within the limit. Of equal scores the choice listed
   first is kept: the states of a node, then their operations; a kept cell precedes a skipped one.
-
-  Raises:
-    InputError: If no network is within the limit.
+  Some network is within the limit, see require_possible.
   """
   found = genotype.derive(weights, space)
   if parameters.count(found, space) <= limit:
@@ -97,11 +90,6 @@ def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotyp
       place = bisect.bisect_right(costs, room // formula.down_cells)
       if place:  # the largest down cell that fits has the best score of those that fit
         whole.append(_sum(downs[place - 1], up, path))
-  if not whole:
-    raise InputError(
-      f'no network has {limit} parameters or fewer, and the smallest has {least(space)}; set '
-      'config.search.max_parameters to that or more'
-    )
   kept, nodes = min(whole, key=_rank).kept, space.nodes
   return Genotype(kept[:nodes], kept[nodes : 2 * nodes], tuple(sorted(kept[2 * nodes :])))
 
@@ -146,13 +134,13 @@ def _join(fronts: Iterable[list[Choice]], *, order: tuple[int, ...] = ()) -> lis
 def _node_front(node: int, scores: CellScores, space: Space) -> list[Choice]:
   """Returns the front of a node over all sets of its edges and all operations on them."""
 
-  def edge_front(source: int) -> list[Choice]:
-    return _front(
+  edges = {
+    source: _front(
       Choice(operation_cost(name, space.channels), score, (place,), ((source, name),))
       for place, (name, score) in enumerate(scores[node, source].items())
     )
-
-  edges = {source: edge_front(source) for source in sources_of(node)}
+    for source in sources_of(node)
+  }
   choices = []
   sets = itertools.combinations(edges, min(space.edges_per_node, len(edges)))
   for place, sources in enumerate(sets):

@@ -70,12 +70,7 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any, notes: Mapping[str, Any] | None = None) -> None:
-    """Saves a state in the background; the state may be donated at once.
-
-    Args:
-      step: Number of the checkpoint, above all saved before.
-      state: Pytree of arrays and numbers.
-      notes: Numbers, texts, lists and dictionaries; floats are restored exactly.
+    """Saves a state in the background under a higher number; the state may be donated at once.
 
     Raises:
       InputError: If the folder is gone: Orbax would create it again, without the rest of the run.
@@ -95,9 +90,6 @@ class Checkpoints:
 
     Args:
       like: State of the same structure, shapes and types; restored arrays are placed like its own.
-
-    Returns:
-      The state and its notes.
 
     Raises:
       InputError: If no checkpoint is intact, or the newest intact one has another structure.
@@ -234,8 +226,7 @@ def _pack(state: Any) -> dict[str, np.ndarray]:
   On one core Orbax takes 0.6 s for the 1,300 arrays of a small network, and 0.04 s if packed.
   """
   parts: dict[str, list[np.ndarray]] = {}
-  for leaf in jax.tree.leaves(state):
-    array = np.asarray(leaf)
+  for array in map(np.asarray, jax.tree.leaves(state)):
     parts.setdefault(array.dtype.name, []).append(array.ravel())
   return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
@@ -261,12 +252,10 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 def _structure(state: Any) -> list[str]:
   """Returns the name of the layout, then the path, type and shape of each leaf, see read."""
-  leaves = jax.tree_util.tree_leaves_with_path(state)
-  return [_LAYOUT, *(f'{jax.tree_util.keystr(path)} {_type(leaf)}' for path, leaf in leaves)]
-
-
-def _type(leaf: Any) -> str:
-  """Returns the type and shape of a leaf, or the type of a Python number."""
-  if not hasattr(leaf, 'dtype'):
-    return type(leaf).__name__
-  return f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+  entries = [_LAYOUT]
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    kind = type(leaf).__name__  # of a Python number
+    if hasattr(leaf, 'dtype'):
+      kind = f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+    entries.append(f'{jax.tree_util.keystr(path)} {kind}')
+  return entries

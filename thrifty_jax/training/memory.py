@@ -63,16 +63,15 @@ def require_fit(
   room = room or (cpu_room() if on_cpu else accelerator_room(devices))
   if need is None or room is None:  # XLA and the system may not report it
     return
-  text = f'a step needs {_in_words(sum(need))} of {room.where}, which'
+  text = f'a step needs {_in_words(sum(need))} of {room.where}, which has'
   if sum(need) > room.most:
     remedy = _remedy(config, stage, need, room.most, on_cpu=on_cpu)
-    raise InputError(f'{stage}: {text} has {_in_words(room.most)}; {remedy}')
+    raise InputError(f'{stage}: {text} {_in_words(room.most)}; {remedy}')
   if sum(need) > room.now:
     remedy = _remedy(config, stage, need, room.now, on_cpu=on_cpu)
-    logbook.say('memory', f'{text} has {_in_words(room.now)} left now; {remedy}')
-    return
-  if not quiet:
-    logbook.say('memory', f'{text} has {_in_words(room.most)}')
+    logbook.say('memory', f'{text} {_in_words(room.now)} left now; {remedy}')
+  elif not quiet:
+    logbook.say('memory', f'{text} {_in_words(room.most)}')
 
 
 @contextlib.contextmanager
@@ -100,15 +99,12 @@ def accelerator_room(devices: Sequence[Any]) -> Room | None:
   return Room(min(known), min(known), f"JAX's share of {devices[0].device_kind}")
 
 
-def cpu_room() -> Room | None:
+def cpu_room() -> Room:
   """Returns the memory of this machine, or of the control groups of the process if it is less.
 
   Memory that the process already holds counts as free: its allocator reuses it.
   """
-  try:
-    most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  except (AttributeError, ValueError, OSError):  # Windows
-    return None
+  most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   now = read_kilobytes(_MEMINFO, 'MemAvailable:', otherwise=most)
   for limit, used in _control_groups():
     most, now = min(most, limit), min(now, limit - used)
@@ -153,9 +149,8 @@ def _advice(config: ConfigDict, stage: str) -> str:
   stage = 'retrain' if stage == 'compare' else stage
   if stage not in ('search', 'retrain'):
     return smaller
-  settings, steps = config[stage], []
-  if finer := _finer(settings):
-    steps.append(f'set --config.{stage}.microbatches={finer[0]}')
+  settings = config[stage]
+  steps = [f'set --config.{stage}.microbatches={parts}' for parts in _finer(settings)[:1]]
   if not settings.remat and jax.default_backend() != 'cpu':
     steps.append(f'set --config.{stage}.remat=True')
   steps.append(f'take a smaller config.data.image_size or {_width(stage)}')
