@@ -93,19 +93,13 @@ def init_state(
     jax.random.key(seed), nodes=net.nodes, gated=net.gated, operations=net.operations
   )
   params = build.initialise(find_shapes(net, image, architecture), seed=seed)
-  return SearchState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    architecture=architecture,
-    weight_optimizer=_zeros(learners.for_weights.init, params),
-    architecture_optimizer=_zeros(learners.for_architecture.init, architecture),
+  # The initial states of SGD and Adam are all zeros; so nothing is compiled.
+  shapes = (
+    jax.eval_shape(learners.for_weights.init, params),
+    jax.eval_shape(learners.for_architecture.init, cast(Any, architecture)),
   )
-
-
-def _zeros(init: Callable[[Any], optax.OptState], variables: Any) -> optax.OptState:
-  """Returns the initial state of SGD or Adam, which is all zeros; nothing is compiled."""
-  shapes = jax.eval_shape(init, variables)
-  return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
+  states = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
+  return SearchState(jnp.zeros((), jnp.int32), params, architecture, *states)
 
 
 def half_key(seed: jax.Array, state: SearchState, half: int) -> jax.Array:
@@ -139,11 +133,10 @@ def make_half_steps(
     penalty: Term added to the architecture's loss; the metric `architecture_loss` omits it.
 
   Returns:
-    weight_step, (seed, state, weight_batch) -> (state, metrics), which counts the step, and
-    architecture_step, (seed, state, weight_batch, architecture_batch) -> (state, metrics). The
-    seed, uint32 [], and the state's step determine the random numbers of a step. In first order
-    architecture_step does not use its weight batch; in second order its loss and overlap are those
-    one step ahead.
+    The step of the weights, (seed, state, weight_batch) -> (state, metrics), which counts it, and
+    of the architecture, (seed, state, weight_batch, architecture_batch) -> (state, metrics), whose
+    loss and overlap are one step ahead in second order; in first order it ignores its weight batch.
+    The seed, uint32 [], and the state's step determine the random numbers of a step.
 
   Source: DARTS (Liu et al., 2019), equations 6 and 7, with momentum and decay in the step, and with
   exact derivatives instead of the finite differences of DARTS.

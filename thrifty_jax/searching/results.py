@@ -99,10 +99,13 @@ def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
 def weights_as_lists(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
   """Returns lists for metrics.jsonl: down_alphas [E][N], down_betas [E], also up_*, path_gates."""
   weights = _weights(architecture, config)
-  found = {'down_alphas': weights.down.alphas, 'down_betas': weights.down.betas}
-  if weights.gates is not None:
-    found['path_gates'] = weights.gates
-  found |= {'up_alphas': weights.up.alphas, 'up_betas': weights.up.betas}
+  found = {
+    'down_alphas': weights.down.alphas,
+    'down_betas': weights.down.betas,
+    **({} if weights.gates is None else {'path_gates': weights.gates}),
+    'up_alphas': weights.up.alphas,
+    'up_betas': weights.up.betas,
+  }
   return {
     name: [np.asarray(value).round(6).tolist() for value in values]
     for name, values in found.items()

@@ -1,9 +1,8 @@
 """The search stage: trains the supernet and derives a genotype from it."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -12,7 +11,7 @@ from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.searching import results, steps
 from thrifty_jax.searching.progress import Progress
 from thrifty_jax.searching.steps import Halves
-from thrifty_jax.training import compiling, not_finite, resources
+from thrifty_jax.training import compiling, resources
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.train_data import Facts, fault_recorded, open_stage
@@ -74,7 +73,8 @@ def _train(
   autosave.resume(log)
   if not progress.is_finished(settings):
     compiling.wait(programs)  # before the loop, so that a signal to stop need not wait for it
-  weight_step, architecture_step = _watched(config, halves, programs)
+  watched = steps.watch(config, halves, programs) if config.debug else programs
+  weight_step, architecture_step = watched
 
   with (
     autosave,
@@ -107,15 +107,3 @@ def _train(
       results.end_epoch(config, progress, log, warm_up=warm_up)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
   return log
-
-
-def _watched(
-  config: ConfigDict, halves: Halves, programs: Sequence[Program]
-) -> Sequence[Callable[..., Any]]:
-  """Returns the half steps; with config.debug they find the source of a non-finite value."""
-  if not config.debug:
-    return programs
-  return [
-    not_finite.watch(step, steps.find_source(config, halves, half=half), stage='search')
-    for half, step in enumerate(programs)
-  ]

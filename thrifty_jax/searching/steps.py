@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -134,35 +134,27 @@ def compile_steps(
     return step(facts.seed, state, *batches)
 
   batch = train_data.batch_shape(config.search.batch_size)
-  programs = []
-  for half in range(2):
-    check = functools.partial(
-      memory.require_fit,
-      config=config,
-      stage='search',
-      examples=[half.examples for half in halves.epochs],
-      quiet=half == 1,  # the progress bar is on the screen by then
-    )
-    program = Program(
+  examples = [half.examples for half in halves.epochs]
+  check = functools.partial(memory.require_fit, config=config, stage='search', examples=examples)
+  programs = [
+    Program(
       mesh.replicated(functools.partial(half_step, half), train_data.mesh),
       lambda half=half: (state, facts, *[batch] * (half + 1)),
       place=compiling.place(config, half=half, image=batch['image'].shape),
       lean=True,
-      check=check,
+      check=functools.partial(check, quiet=half == 1),  # the progress bar is there by then
     )
-    programs.append(program)
-    if half == 0 or jax.default_backend() == 'tpu':
-      program.begin()
+    for half in range(2)
+  ]
+  for program in programs if jax.default_backend() == 'tpu' else programs[:1]:
+    program.begin()
   return programs
 
 
-def find_source(config: ConfigDict, halves: Halves, *, half: int) -> Callable[..., str]:
-  """Returns a function (state, facts, *batches) that finds the source of a non-finite value.
+def watch(config: ConfigDict, halves: Halves, programs: Sequence[Program]) -> list[Any]:
+  """Returns the half steps, which now name the source of a non-finite value; see not_finite."""
 
-  Half 0 is the step of the weights, 1 that of the architecture; see not_finite.first_source.
-  """
-
-  def source(state: SearchState, facts: Facts, *batches: Batch) -> str:
+  def source(half: int, state: SearchState, facts: Facts, *batches: Batch) -> str:
     augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
     learners = make_learners(config, facts)
     net = learners.net.copy(remat=False)  # to run layer by layer
@@ -175,4 +167,7 @@ def find_source(config: ConfigDict, halves: Halves, *, half: int) -> Callable[..
       loss=segmentation_loss,
     )
 
-  return source
+  return [
+    not_finite.watch(step, functools.partial(source, half), stage='search')
+    for half, step in enumerate(programs)
+  ]

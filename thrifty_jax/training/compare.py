@@ -25,16 +25,14 @@ from thrifty_jax.scores import evaluate, standings, tables
 from thrifty_jax.training import genotypes, retrain
 
 MATCHED = 0  # stands for the largest width with no more parameters than the searched network
-BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
-  'unet': ('U-Net', {'name': 'unet', 'norm': 'none'}),
-  'unet_group': ('U-Net, GroupNorm', {'name': 'unet', 'norm': 'group'}),
+_UNET = {'name': 'unet', 'deep_supervision': False, 'width': baselines.WIDTH}
+BASELINES: dict[str, tuple[str, dict[str, Any]]] = {  # label, and changes of _UNET
+  'unet': ('U-Net', {'norm': 'none'}),
+  'unet_group': ('U-Net, GroupNorm', {'norm': 'group'}),
   'unet_plus_plus': ('UNet++', {'name': 'unet_plus_plus', 'norm': 'none'}),
   'unet_plus_plus_group': ('UNet++, GroupNorm', {'name': 'unet_plus_plus', 'norm': 'group'}),
-  'unet_matched': ('U-Net, narrow', {'name': 'unet', 'norm': 'none', 'width': MATCHED}),
-  'unet_matched_group': (
-    'U-Net, narrow, GroupNorm',
-    {'name': 'unet', 'norm': 'group', 'width': MATCHED},
-  ),
+  'unet_matched': ('U-Net, narrow', {'norm': 'none', 'width': MATCHED}),
+  'unet_matched_group': ('U-Net, narrow, GroupNorm', {'norm': 'group', 'width': MATCHED}),
   'unet_plus_plus_deep': (
     'UNet++, deep supervision',
     {'name': 'unet_plus_plus', 'norm': 'none', 'deep_supervision': True},
@@ -97,7 +95,7 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
     found.append(Rival(path.parent.name, f'Random {number}', 'random', thrifty, path))
   for name in config.compare.baselines:
     label, changes = BASELINES[name]
-    settings: dict[str, Any] = {'deep_supervision': False, 'width': baselines.WIDTH} | changes
+    settings: dict[str, Any] = {**_UNET, **changes}
     if settings['width'] == MATCHED:
       settings['width'] = matched_width(config, searched, norm=settings['norm'])
     found.append(Rival(name, label, 'baseline', settings))

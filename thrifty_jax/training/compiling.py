@@ -6,6 +6,7 @@ StableHLO (jax.export), under a digest of everything that it depends on.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -55,33 +56,23 @@ _MOST_KEPT = 256  # files, up to a megabyte each; the oldest are removed first
 _DIGEST_BYTES = 32
 
 
+@dataclasses.dataclass(eq=False)
 class Program:
-  """Step that is compiled in its own thread; a call waits for the compilation."""
+  """Step that is compiled in its own thread once it is begun; a call waits for the compilation."""
 
-  def __init__(
-    self,
-    step: Step,
-    arguments: Callable[[], tuple[Any, ...]],
-    *,
-    place: Path | None = None,
-    donate: bool = False,
-    lean: bool = False,
-    check: Check | None = None,
-  ):
-    """Creates the program; compilation does not start yet.
+  step: Step
+  # Returns (state, *batches), arrays or shapes and types; called in the thread, and only if the
+  # program is not cached.
+  arguments: Callable[[], tuple[Any, ...]]
+  _: dataclasses.KW_ONLY
+  place: Path | None = None  # file of the traced program, see `place`; None disables the cache
+  donate: bool = False  # whether a call may reuse the memory of its state
+  # Whether a CPU's compiler takes much less memory. It then takes a sixth to a third less time for
+  # a step of the search, and two thirds more for the training of a network.
+  lean: bool = False
+  check: Check | None = None  # called with the compiled step before its use
 
-    Args:
-      step: Function (state, *batches) -> (state, metrics); the state keeps its structure.
-      arguments: Function that returns (state, *batches), arrays or shapes and types. It is called
-        in the thread, and only if the program is not cached.
-      place: File of the traced program, see `place`; None disables the cache.
-      donate: Whether a call may reuse the memory of its state.
-      lean: Whether a CPU's compiler takes much less memory. It then takes a sixth to a third less
-        time for a step of the search, and two thirds more for the training of a network.
-      check: Function that checks the compiled step before its use.
-    """
-    self._step, self._arguments, self._place = step, arguments, place
-    self._donate, self._lean, self._check = donate, lean, check
+  def __post_init__(self):
     self._future: Future[jax.stages.Compiled] | None = None
 
   def __call__(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -109,27 +100,32 @@ class Program:
       return bytes(export.export(function)(*shapes).serialize())
 
     try:
-      if self._place is None:
+      if self.place is None:
         function, shapes = self._flat()
         lowered = function.lower(*shapes)
       else:
-        program = export.deserialize(bytearray(kept(self._place, trace)))
+        program = export.deserialize(bytearray(kept(self.place, trace)))
         lowered = jax.jit(program.call).lower(*program.in_avals)
-      future.set_result(compile_step(lowered, lean=self._lean, check=self._check))
+      future.set_result(compile_step(lowered, lean=self.lean, check=self.check))
     except BaseException as error:
       future.set_exception(error)
 
   def _flat(self) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
     """Returns the step as a function of leaves, and the shapes to compile it for."""
-    arguments = self._arguments()
+    arguments = self.arguments()
     leaves, tree = jax.tree.flatten(arguments)
+    several = jax.device_count() > 1  # only then do shardings matter
+    shapes = [
+      jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if several else None)
+      for leaf in leaves
+    ]
 
     def flat(*leaves: Any) -> tuple[list[Any], dict[str, jax.Array]]:
-      state, metrics = self._step(*jax.tree.unflatten(tree, leaves))
+      state, metrics = self.step(*jax.tree.unflatten(tree, leaves))
       return jax.tree.leaves(state), metrics
 
-    donated = range(len(jax.tree.leaves(arguments[0]))) if self._donate else ()
-    return jax.jit(flat, donate_argnums=tuple(donated)), [_shape(leaf) for leaf in leaves]
+    donated = range(len(jax.tree.leaves(arguments[0]))) if self.donate else ()
+    return jax.jit(flat, donate_argnums=tuple(donated)), shapes
 
 
 def wait(programs: Sequence[Program]) -> None:
@@ -146,12 +142,6 @@ def wait(programs: Sequence[Program]) -> None:
     program.wait()
   hosts.meet('compiled')
   logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-  """Returns shape and type of an argument, and its sharding if there are several devices."""
-  sharding = x.sharding if jax.device_count() > 1 else None
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def compile_step(
@@ -199,11 +189,10 @@ def _can_be_one_graph() -> bool:
   Not with deterministic operations, for which XLA takes kernels untried: one of them ended the step
   on an H200 with a cuDNN error. Not if XLA_FLAGS already says what is recorded.
   """
-  if jax.device_count() > 1:
-    return False
   flags = os.environ.get('XLA_FLAGS', '')
-  on_cuda = 'cuda' in jax.devices()[0].client.platform_version
-  return on_cuda and _RECORDED not in flags and device.DETERMINISTIC not in flags
+  if jax.device_count() > 1 or _RECORDED in flags or device.DETERMINISTIC in flags:
+    return False
+  return 'cuda' in jax.devices()[0].client.platform_version
 
 
 def _runs(compiled: jax.stages.Compiled) -> bool:

@@ -62,11 +62,7 @@ def call(
 
 
 def share_first(value: Any = None) -> Any:
-  """Returns the value of the first process, of JSON types, in every process.
-
-  Raises:
-    InputError: If another process has failed.
-  """
+  """Returns the value of the first process, of JSON types, in all; InputError if one has failed."""
   if not several():
     return value
   key = _next_key()
@@ -90,11 +86,7 @@ def share_first_arrays(tree: Any) -> Any:
 
 
 def meet(brought: str) -> None:
-  """Waits until every process calls this function with the same text.
-
-  Raises:
-    InputError: If the texts differ, or another process has failed.
-  """
+  """Waits until all processes call this with the same text; InputError if not or one has failed."""
   if not several():
     return
   key, mine = _next_key(), jax_internals.process_index()

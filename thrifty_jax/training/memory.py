@@ -92,11 +92,10 @@ def accelerator_room(devices: Sequence[Any]) -> Room | None:
 
   On a GPU it is JAX's share, which is allocated at the start: 75 % unless configured otherwise.
   """
-  limits = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
-  known = [limit for limit in limits if limit]
-  if not known or len(known) < len(limits):
+  limits: list[Any] = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
+  if not all(limits):
     return None
-  return Room(min(known), min(known), f"JAX's share of {devices[0].device_kind}")
+  return Room(min(limits), min(limits), f"JAX's share of {devices[0].device_kind}")
 
 
 def cpu_room() -> Room:

@@ -18,15 +18,10 @@ from thrifty_jax.networks.build import Params
 def watch(
   step: Callable[..., tuple[Any, Any]], source: Callable[..., str], *, stage: str
 ) -> Callable[..., tuple[Any, Any]]:
-  """Returns a step that waits for its metrics and stops the run if one is non-finite.
+  """Returns a step that waits for its metrics and raises NotFinite if one is non-finite.
 
-  Args:
-    step: Function (state, *batches) -> (state, metrics), which must not donate its state.
-    source: Function of the same arguments that returns the result of `first_source`.
-    stage: Name of the stage, for the error.
-
-  Returns:
-    The step, which raises NotFinite.
+  The step must not donate its state; source, a function of the same arguments, returns the result
+  of `first_source`.
   """
 
   def watched(state: Any, *batches: Any) -> tuple[Any, Any]:
@@ -43,10 +38,6 @@ def watch(
     return moved, metrics
 
   return watched
-
-
-class _Found(Exception):
-  """Ends the run of the network at the first non-finite value, which its message describes."""
 
 
 def first_source(
@@ -82,25 +73,23 @@ def first_source(
   ):
     return text
   finished: list[str] = []  # paths of the modules
+  found: list[str] = []
 
   def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
     if context.method_name != '__call__':
       return call(*args, **kwargs)
     path = '/'.join(context.module.path)
     title = f'{path or "the network"} ({type(context.module).__name__})'
-    if text := _describe_first((args, kwargs)):
-      raise _Found(f'an input of {title}: {text}')
+    found.extend(f'an input of {title}: {text}' for text in _describe_all((args, kwargs)))
     output = call(*args, **kwargs)
-    if text := _describe_first(output):
-      raise _Found(f'the output of {title}: {text}')
+    found.extend(f'the output of {title}: {text}' for text in _describe_all(output))
     finished.append(path)
     return output
 
-  try:
-    with nn.intercept_methods(look):
-      network(params, batch['image'], *inputs)
-  except _Found as found:
-    return str(found)
+  with nn.intercept_methods(look):
+    network(params, batch['image'], *inputs)
+  if found:
+    return found[0]
 
   def objective(params: Params, architecture: Any) -> jax.Array:
     others = (architecture, *inputs[1:]) if inputs else ()
@@ -137,8 +126,8 @@ def in_tree(tree: Any, title: str, *, order: Sequence[str] = ()) -> str:
   return min(found, key=lambda ranked: ranked[0])[1] + more
 
 
-def _describe_first(tree: Any) -> str:
-  return next(filter(None, map(_describe, jax.tree.leaves(tree))), '')
+def _describe_all(tree: Any) -> list[str]:
+  return list(filter(None, map(_describe, jax.tree.leaves(tree))))
 
 
 def _describe(leaf: Any) -> str:
