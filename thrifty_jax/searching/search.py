@@ -27,12 +27,8 @@ def search(
   """Searches an architecture and writes <workdir>/search/genotype.json.
 
   Several searches (config.search.seeds) run one after the other in search/seed_<seed>, each equal
-  to a run with that seed alone; the files of the best one become those of the stage.
-
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run. The search continues from a checkpoint in it.
-    programs: Both compiled half steps, see steps.compile_steps; () compiles them.
+  to a run with that seed alone; the files of the best one become those of the stage. A search
+  continues from a checkpoint in its folder. Without programs, steps.compile_steps makes both.
 
   Raises:
     InputError: If the data are not prepared, there are too few patients, or a value is non-finite.

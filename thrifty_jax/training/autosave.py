@@ -82,12 +82,6 @@ class Progress:
 class Autosave:
   """Checkpoints of a loop, which offers its progress after every step and every epoch.
 
-    autosave = Autosave(folder, 'search', progress, seconds=60)
-    autosave.resume(log)
-    with autosave:
-      ...
-      autosave.offer()
-
   A signal to stop does not interrupt the body of `with`: the next offer saves and raises Stopped.
   """
 
@@ -129,12 +123,8 @@ class Autosave:
   def offer(self, *, epoch_ended: bool = False, finished: bool = False) -> None:
     """Saves if a save is due, and always if the loop is finished or a signal asks to stop.
 
-    Args:
-      epoch_ended: Whether an epoch has ended and its line is in the logbook.
-      finished: Whether the loop ends here.
-
-    Raises:
-      Stopped: If a signal asks to stop; all is on disk when it leaves the `with` block.
+    An epoch has ended once its line is in the logbook. At a signal it raises Stopped, and all is on
+    disk when that leaves the `with` block.
     """
     number, since = stopping.requested(), time.monotonic() - self._saved
     due = since >= self._seconds or epoch_ended and since >= _EPOCH_SECONDS

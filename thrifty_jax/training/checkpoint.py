@@ -35,10 +35,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
-    """Opens the folder, which is for checkpoints only; creates it if it is missing.
-
-    With two checkpoints one is intact if the newest is not.
-    """
+    """Opens or creates a folder for checkpoints only; of two, one is intact if the other is not."""
     self._folder = Path(folder).absolute()
     # Orbax logs warnings about what is normal here, and tracebacks of errors that it raises anyway.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
@@ -70,13 +67,9 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any, notes: Mapping[str, Any] | None = None) -> None:
-    """Saves a state in the background under a higher number; the state may be donated at once.
-
-    Raises:
-      InputError: If the folder is gone: Orbax would create it again, without the rest of the run.
-    """
+    """Saves a state in the background under a higher number; the state may be donated at once."""
     self._wait()
-    if not self._folder.is_dir():
+    if not self._folder.is_dir():  # Orbax would create it again, without the rest of the run
       raise InputError(f'{self._folder}: the folder is gone; put it back, or start again')
     self._manager.save(
       step,
@@ -86,10 +79,7 @@ class Checkpoints:
     self._sealing = self._background.submit(self._seal, step)
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-    """Loads the newest intact checkpoint; damaged ones are reported and set aside.
-
-    Args:
-      like: State of the same structure, shapes and types; restored arrays are placed like its own.
+    """Returns the newest intact state, placed like another, and its notes; sets damaged ones aside.
 
     Raises:
       InputError: If no checkpoint is intact, or the newest intact one has another structure.

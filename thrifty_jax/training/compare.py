@@ -57,9 +57,6 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
 
   Writes <workdir>/compare/<rival>/ and, after each rival, updates results.json and the standings
   (see standings.py). The config's model is the searched one.
-
-  Raises:
-    InputError: If a genotype is missing, settings changed, or no learning rate works.
   """
   workdir = Path(workdir)
   found, results, summary = rivals(config, workdir), [], None
@@ -77,9 +74,6 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
   """Returns all rivals; the searched network comes first, as its size determines others.
 
   Random genotypes are drawn once and kept in the folders of their rivals.
-
-  Raises:
-    InputError: If a genotype is missing or damaged, or two rivals have the same name.
   """
   thrifty, searched_file = {'name': 'thrifty'}, stages.genotype_file(config, workdir)
   searched = genotype.load(searched_file)

@@ -46,13 +46,8 @@ def require_fit(
 ) -> None:
   """Checks that a compiled step can fit in memory; prints a warning if it does not fit at present.
 
-  Args:
-    step: Compiled step.
-    config: Settings of the run.
-    stage: Name of the stage, 'search' or 'retrain'.
-    examples: Slices that the batches are drawn from, which may be kept on the devices.
-    room: Memory that is available; None queries the devices of the step.
-    quiet: Whether nothing is printed if the step fits.
+  `examples` are the slices of the batches, which are kept on the devices if they fit. Without
+  `room` the devices of the step are asked. If the step fits, `quiet` prints nothing.
 
   Raises:
     InputError: If it cannot fit; the message has the memory needed and the least change that fits.

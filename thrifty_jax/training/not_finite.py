@@ -108,10 +108,7 @@ def first_source(
 def in_tree(tree: Any, title: str, *, order: Sequence[str] = ()) -> str:
   """Describes the first array with a non-finite value in a pytree; '' if there is none.
 
-  Args:
-    tree: Pytree of arrays; integers are always finite.
-    title: Title of its contents, put before the name of the array.
-    order: Paths of modules; the arrays of the first come first. () keeps the order of the tree.
+  The title is put before its name. The arrays of the modules in `order` come first.
   """
   found = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -73,18 +73,10 @@ def save(
 ) -> Retrained:
   """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json, its result.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run.
-    train_data: Slices of the run.
-    net: Trained network.
-    spec: Description of the network, as far as it was known before the training.
-    progress: Progress at the end of the training.
-    log: Logbook of the training.
-    predict: Function from parameters to one that predicts the slices of a case.
-    genotype_file: Genotype of a thrifty network; None for a baseline.
+  The spec describes the network as far as it was known before the training.
   """
   best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
+  judges = train_data.patients['validation']
   padding, seconds = train_data.prepared.padding, sum(line['seconds'] for line in log.entries())
   # Placed as in validation, so that prediction uses the same program.
   trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
@@ -92,10 +84,7 @@ def save(
     spec,
     padding=tuple(padding) if padding else None,
     largest_component=cases.classes_of_one_piece(
-      train_data.validation,
-      train_data.patients['validation'],
-      trained,
-      classes=config.data.classes,
+      train_data.validation, judges, trained, classes=config.data.classes
     ),
     training_scans=likeness.of_training(train_data.prepared, train_data.patients['train']),
     splits_sha256=split_file.digest(train_data.patients),

@@ -19,11 +19,8 @@ def retrain(
 ) -> Retrained:
   """Trains the network and writes <workdir>/model and <workdir>/retrain/summary.json.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run, with search/genotype.json unless the config names another or a
-      baseline. The training continues from a checkpoint in it.
-    program: Compiled training step, see train_step.compile_step; None compiles it.
+  The folder has search/genotype.json, unless the config names another or a baseline. The training
+  continues from a checkpoint in it. Without a program, train_step.compile_step makes it.
 
   Raises:
     InputError: If the data are not prepared, a genotype is missing, or a value is non-finite.

@@ -161,9 +161,6 @@ def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
   """Opens the prepared slices of a run, which its data.json in the workdir locates.
 
   Mean and standard deviation are those of the config, or else of the training patients.
-
-  Raises:
-    InputError: If the slices are not prepared, or there are too few patients.
   """
   prepared = open_slices(workdir, config)
   patients = splits.of(config, prepared.patients)
