@@ -1,6 +1,5 @@
 """The search stage: trains the supernet and derives a genotype from it."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from thrifty_jax.searching.steps import Halves
 from thrifty_jax.training import compiling, resources
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
-from thrifty_jax.training.train_data import Facts, fault_recorded, open_stage
+from thrifty_jax.training.train_data import Facts, open_stage
 
 # Batches at the end of a warm-up epoch that measure the DSC of the architecture half. The warm-up
 # trains only the weights; by then the architecture's step is compiled.
@@ -64,21 +63,13 @@ def _train(
 ) -> logbook.Logbook:
   """Trains one supernet and its architecture to the end; returns the logbook."""
   settings = config.search
-  autosave = Autosave(folder / 'checkpoints', 'search', progress, seconds=config.save_seconds)
-  log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  autosave.resume(log)
+  autosave = Autosave(config, folder, 'search', progress)
   if not progress.is_finished(settings):
     compiling.wait(programs)  # before the loop, so that a signal to stop need not wait for it
   watched = steps.watch(config, halves, programs) if config.debug else programs
   weight_step, architecture_step = watched
 
-  with (
-    autosave,
-    contextlib.closing(log),
-    logbook.progress(settings.epochs * halves.steps, 'search') as bar,
-    fault_recorded(folder, halves.slices_of),
-  ):
-    bar.update(progress.step)
+  with autosave.looping(steps=settings.epochs * halves.steps, slices_of=halves.slices_of) as bar:
     while not progress.is_finished(settings):
       warm_up = progress.epoch < settings.warmup_epochs
       probed = max(0, halves.steps - PROBED_BATCHES) if warm_up else 0
@@ -100,6 +91,6 @@ def _train(
         bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
         autosave.offer()
-      results.end_epoch(config, progress, log, warm_up=warm_up)
+      results.end_epoch(config, progress, autosave.log, warm_up=warm_up)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
-  return log
+  return autosave.log

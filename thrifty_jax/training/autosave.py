@@ -3,13 +3,15 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from thrifty_jax import logbook, stopping
+from ml_collections import ConfigDict
+
+from thrifty_jax import files, logbook, stopping
 from thrifty_jax.data import mesh
-from thrifty_jax.logbook import Logbook
+from thrifty_jax.errors import NotFinite
 from thrifty_jax.training import hosts
 from thrifty_jax.training.checkpoint import Checkpoints
 from thrifty_jax.training.train_data import Figures
@@ -80,24 +82,20 @@ class Progress:
 
 
 class Autosave:
-  """Checkpoints of a loop, which offers its progress after every step and every epoch.
+  """Logbook and checkpoints of a loop, which offers its progress after every step and every epoch.
 
-  A signal to stop does not interrupt the body of `with`: the next offer saves and raises Stopped.
+  A signal to stop does not interrupt the loop: the next offer saves and raises Stopped.
   """
 
-  def __init__(self, folder: Path, stage: str, progress: Progress, *, seconds: float):
-    """Opens the folder of checkpoints of a stage, which are `seconds` apart."""
-    self._stage, self._progress, self._seconds = stage, progress, seconds
+  def __init__(self, config: ConfigDict, folder: Path, stage: str, progress: Progress):
+    """Continues from the newest intact state, if any; drops log lines written after it."""
+    self.log = logbook.Logbook(folder, tensorboard=config.tensorboard)
+    self._folder, self._stage, self._progress = folder, stage, progress
+    self._seconds, self._saved = config.save_seconds, time.monotonic()
     # Only the first of several processes has the files; the others receive their contents.
-    self._checkpoints = Checkpoints(folder) if hosts.is_first() else None
+    self._checkpoints = Checkpoints(folder / 'checkpoints') if hosts.is_first() else None
     self._vote = hosts.Vote() if hosts.several() else None
     self._number = (self._checkpoints.latest() or 0) if self._checkpoints else 0
-    self._saved = time.monotonic()
-    self._running = contextlib.ExitStack()
-
-  def resume(self, log: Logbook) -> None:
-    """Continues from the newest intact state, if any; drops log lines written after it."""
-    progress = self._progress
     if hosts.share_first(self._number):
       like = progress.arrays()
       arrays, notes = mesh.on_host(like), {}
@@ -108,23 +106,36 @@ class Autosave:
       notes = hosts.share_first(notes)
       progress.take_up(mesh.placed_like(hosts.share_first_arrays(arrays), like), notes)
       logbook.say('resumed', f'after step {progress.step}, in epoch {progress.epoch + 1}')
-    log.truncate(progress.epoch)
+    self.log.truncate(progress.epoch)
 
-  def __enter__(self) -> Self:
-    self._saved = time.monotonic()
-    self._running.enter_context(stopping.deferred())
-    if self._checkpoints:
-      self._running.callback(self._checkpoints.close)  # finishes a save, whatever happens
-    return self
+  @contextlib.contextmanager
+  def looping(self, *, steps: int, slices_of: Callable[[int], Any]) -> Generator[Any]:
+    """Yields the progress bar of a loop, and closes what the loop has opened.
 
-  def __exit__(self, *error: object) -> None:
-    self._running.close()
+    If the body raises NotFinite, not_finite.json in the folder names the step and its slices, which
+    `slices_of` returns for a step, counted from 1.
+    """
+    self._saved, fault = time.monotonic(), self._folder / 'not_finite.json'
+    with contextlib.ExitStack() as running:
+      running.enter_context(stopping.deferred())
+      if self._checkpoints:
+        running.callback(self._checkpoints.close)  # finishes a save in progress, whatever happens
+      running.callback(self.log.close)
+      bar = running.enter_context(logbook.progress(steps, self._stage))
+      bar.update(self._progress.step)
+      fault.unlink(missing_ok=True)
+      try:
+        yield bar
+      except NotFinite as error:
+        found = {'error': str(error), 'step': error.step, 'slices': slices_of(error.step)}
+        files.write_json(fault, found)
+        raise
 
   def offer(self, *, epoch_ended: bool = False, finished: bool = False) -> None:
     """Saves if a save is due, and always if the loop is finished or a signal asks to stop.
 
     An epoch has ended once its line is in the logbook. At a signal it raises Stopped, and all is on
-    disk when that leaves the `with` block.
+    disk when that leaves `looping`.
     """
     number, since = stopping.requested(), time.monotonic() - self._saved
     due = since >= self._seconds or epoch_ended and since >= _EPOCH_SECONDS

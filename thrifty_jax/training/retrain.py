@@ -1,17 +1,16 @@
 """Trains a network from scratch: the searched one, one of a genotype file, or a baseline."""
 
-import contextlib
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, stages
+from thrifty_jax import stages
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import compiling, not_finite, resources, results, train_step, validation
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.progress import Progress
-from thrifty_jax.training.train_data import fault_recorded, open_stage
+from thrifty_jax.training.train_data import open_stage
 
 
 def retrain(
@@ -40,9 +39,7 @@ def retrain(
   state, best, facts = train_step.start(config, epochs, net)
   predict = validation.make_predict(config, train_data, net, spec)
   progress = Progress(state, best, planned=(settings.epochs,))
-  autosave = Autosave(folder / 'checkpoints', 'retrain', progress, seconds=config.save_seconds)
-  log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  autosave.resume(log)
+  autosave = Autosave(config, folder, 'retrain', progress)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
   program = program or train_step.compile_step(config, epochs, net, state, facts)
@@ -53,13 +50,7 @@ def retrain(
     step = not_finite.watch(step, train_step.find_source(train_data, net, spec), stage='retrain')
 
   # Loop.
-  with (
-    autosave,
-    contextlib.closing(log),
-    logbook.progress(settings.epochs * epochs.steps, 'retrain') as bar,
-    fault_recorded(folder, epochs.slices_of),
-  ):
-    bar.update(progress.step)
+  with autosave.looping(steps=settings.epochs * epochs.steps, slices_of=epochs.slices_of) as bar:
     while not progress.is_finished(settings):
       done = progress.step
       batches = epochs.batches(progress.epoch, first=done - progress.epoch * epochs.steps)
@@ -73,10 +64,11 @@ def retrain(
       if progress.is_validated(settings):
         with autosave.interruptible():
           dsc = validation.validate(config, train_data, predict(progress.state.average))
-      results.end_epoch(config, progress, log, facts, dsc=dsc)
+      results.end_epoch(config, progress, autosave.log, facts, dsc=dsc)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
 
   # Leave.
+  log = autosave.log
   return results.save(
     config, workdir, train_data, net, spec, progress, log, predict, genotype_file=genotype_file
   )

@@ -1,10 +1,9 @@
 """Training data of search and retraining: the prepared slices of a run, split by patient."""
 
-import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, files
+from thrifty_jax import device
 from thrifty_jax.data import batching, splits
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.augment import augment
@@ -22,8 +21,6 @@ from thrifty_jax.data.batching import Batch, Examples
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.training import hosts
-
-_FAULT = 'not_finite.json'
 
 
 class Facts(NamedTuple):
@@ -170,21 +167,6 @@ def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
     training = Examples(prepared, prepared.cases_of(patients['train']))
     statistics = batching.intensity_statistics(training)
   return TrainData(config, prepared, patients, statistics, meshes.of(config))
-
-
-@contextlib.contextmanager
-def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[None]:
-  """Writes the step and its slices to <folder>/not_finite.json if the body raises NotFinite.
-
-  `slices_of` returns the slices in the batches of a step, counted from 1.
-  """
-  (folder / _FAULT).unlink(missing_ok=True)
-  try:
-    yield
-  except NotFinite as error:
-    found = {'error': str(error), 'step': error.step, 'slices': slices_of(error.step)}
-    files.write_json(folder / _FAULT, found)
-    raise
 
 
 class Figures:
