@@ -21,7 +21,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.scores import cases
-from thrifty_jax.training import retrain, train_step, validation
+from thrifty_jax.training import results, retrain, train_step
 from thrifty_jax.training.train_data import Epochs, Facts
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
@@ -298,7 +298,7 @@ def scripted(monkeypatch):
       return next(remaining)
 
     # What predicts is the weights themselves.
-    monkeypatch.setattr(validation, 'make_predict', lambda *arguments: lambda params: params)
+    monkeypatch.setattr(results, 'make_predict', lambda *arguments: lambda params: params)
     monkeypatch.setattr(cases, 'validation_dsc', validation_dsc)
     monkeypatch.setattr(cases, 'classes_of_one_piece', lambda *arguments, **more: ())
     return seen

@@ -1,7 +1,9 @@
-"""Results of a training: a line for each epoch, the model folder and its summary."""
+"""Results of a training: scores and a line for each epoch, the model folder and its summary."""
 
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,20 +13,47 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import device, logbook, model_folder, records
 from thrifty_jax.data import likeness, mesh, split_file
-from thrifty_jax.networks import build, layers
+from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.scores import cases
-from thrifty_jax.training import model_card, resources
+from thrifty_jax.training import hosts, model_card, resources
 from thrifty_jax.training.progress import Progress
 from thrifty_jax.training.train_data import Facts, TrainData
 from thrifty_jax.training.train_step import Best, optimizer
-from thrifty_jax.training.validation import WithParams
+
+# Maps parameters to the function that predicts the slices of a case.
+WithParams = Callable[[build.Params], inference.Predict]
 
 SELECTION = {
   'volume': 'mean volume DSC of the validation patients on the native grid',
   'pooled_2d': 'pooled 2D DSC of the validation slices',
 }
+
+
+def make_predict(
+  config: ConfigDict, train_data: TrainData, net: nn.Module, spec: ModelSpec
+) -> WithParams:
+  """Returns the function from parameters to one that predicts the slices of a case."""
+  whole = mesh.whole(train_data.mesh)  # so that every process has the whole output
+  background = np.asarray(spec.background, np.float32)
+
+  @functools.partial(jax.jit, out_shardings=whole)
+  def logits(params: build.Params, image: jax.Array) -> jax.Array:
+    return build.last_logits(build.apply(net, params, image, background=background))
+
+  def with_params(params: build.Params) -> inference.Predict:
+    of_image, batch_size = functools.partial(logits, params), config.evaluate.batch_size
+    return inference.predict_with(of_image, spec, batch_size=batch_size, mesh=train_data.mesh)
+
+  return with_params
+
+
+def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predict) -> float:
+  """Returns the DSC of the validation patients, in [0, 1], equal in every process."""
+  patients, protocol = train_data.patients['validation'], config.evaluate.protocol
+  dsc = cases.validation_dsc(train_data.validation, patients, predict, protocol=protocol)
+  return hosts.share_first(dsc)  # it determines the best epoch and when to stop
 
 
 def end_epoch(

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import stages
 from thrifty_jax.run_files import Retrained
-from thrifty_jax.training import compiling, not_finite, resources, results, train_step, validation
+from thrifty_jax.training import compiling, not_finite, resources, results, train_step
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.progress import Progress
@@ -37,7 +37,7 @@ def retrain(
   # Start.
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
   state, best, facts = train_step.start(config, epochs, net)
-  predict = validation.make_predict(config, train_data, net, spec)
+  predict = results.make_predict(config, train_data, net, spec)
   progress = Progress(state, best, planned=(settings.epochs,))
   autosave = Autosave(config, folder, 'retrain', progress)
 
@@ -63,7 +63,7 @@ def retrain(
       dsc = None
       if progress.is_validated(settings):
         with autosave.interruptible():
-          dsc = validation.validate(config, train_data, predict(progress.state.average))
+          dsc = results.validate(config, train_data, predict(progress.state.average))
       results.end_epoch(config, progress, autosave.log, facts, dsc=dsc)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
 
