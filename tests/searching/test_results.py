@@ -13,7 +13,7 @@ from thrifty_jax.networks import genotype, grid
 from thrifty_jax.networks.space import edges_of, space_of
 from thrifty_jax.searching import results
 from thrifty_jax.searching.bilevel import SearchState
-from thrifty_jax.searching.progress import Progress
+from thrifty_jax.searching.results import Progress
 
 FEW = ('sep_conv_3x3', 'none', 'identity', 'down_conv_3x3', 'up_conv_3x3', 'up_sep_conv_3x3')
 

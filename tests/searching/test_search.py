@@ -21,7 +21,7 @@ from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.grid import architecture_weights
 from thrifty_jax.networks.space import space_of
 from thrifty_jax.searching import bilevel, budget, results, search, steps
-from thrifty_jax.searching.progress import Progress
+from thrifty_jax.searching.results import Progress
 from thrifty_jax.training import train_data
 from thrifty_jax.training.checkpoint import Checkpoints
 from thrifty_jax.training.train_data import Epochs

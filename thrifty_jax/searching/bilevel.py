@@ -32,8 +32,7 @@ class SearchState(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-WeightStep = Callable[[jax.Array, SearchState, Batch], tuple[SearchState, Metrics]]
-ArchitectureStep = Callable[[jax.Array, SearchState, Batch, Batch], tuple[SearchState, Metrics]]
+HalfStep = Callable[..., tuple[SearchState, Metrics]]  # of a seed, a state and batches
 
 
 def weight_optimizer(
@@ -44,11 +43,8 @@ def weight_optimizer(
   The gradient is clipped, then L2 decay is added, then momentum, in the order of PyTorch's SGD. The
   state has the same structure without the clip, so that both optimisers can use the same state.
   """
-  over_share = optax.cosine_decay_schedule(  # steps may be traced, hence the share of them
-    settings.weight_learning_rate,
-    1,
-    alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
-  )
+  rate, end = settings.weight_learning_rate, settings.weight_learning_rate_end
+  over_share = optax.cosine_decay_schedule(rate, 1, alpha=end / rate)  # of steps, maybe traced
   return optax.chain(
     optax.clip_by_global_norm(settings.clip_norm) if clipped else optax.identity(),
     optax.add_decayed_weights(settings.weight_decay),
@@ -117,7 +113,7 @@ def make_half_steps(
   parts: int = 1,
   random_sampling: bool = False,
   penalty: Callable[[Architecture], jax.Array] | None = None,
-) -> tuple[WeightStep, ArchitectureStep]:
+) -> tuple[HalfStep, HalfStep]:
   """Returns the two halves of the bilevel step, pure functions of a seed, the state and batches.
 
   Each half differentiates only its own variables. In first order the architecture's gradient is

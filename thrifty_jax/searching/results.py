@@ -1,4 +1,4 @@
-"""Results of a search: the figures of each epoch, and the genotype at the end."""
+"""Progress and results of a search: its figures in each epoch, and the genotype at the end."""
 
 import dataclasses
 import time
@@ -19,9 +19,41 @@ from thrifty_jax.networks.space import space_of
 from thrifty_jax.run_files import OfSeed, Seeds
 from thrifty_jax.searching import budget
 from thrifty_jax.searching.bilevel import SearchState
-from thrifty_jax.searching.progress import Progress
 from thrifty_jax.searching.steps import Halves
-from thrifty_jax.training import hosts
+from thrifty_jax.training import autosave, hosts
+from thrifty_jax.training.train_data import Figures
+
+
+@dataclasses.dataclass
+class Progress(autosave.Progress):
+  """Progress of a search: that of every loop, and what its end depends on."""
+
+  NOTED = ('epoch', 'unchanged')
+
+  state: SearchState
+  derived_from: Architecture  # at the end of the last epoch, to compare the next genotype with
+  unchanged: int = 0  # epochs since the genotype changed
+  for_weights: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
+  for_architecture: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
+
+  def is_finished(self, settings: ConfigDict) -> bool:
+    """Returns whether all epochs are done or the genotype was unchanged for `patience` epochs."""
+    return self.epoch >= settings.epochs or 0 < settings.patience <= self.unchanged
+
+  def shown(self) -> dict[str, str]:
+    """Returns the figures of the present epoch for the progress bar; {} while one half has none."""
+    if not self.for_architecture.steps:
+      return {}
+    loss, dsc = self.for_weights.mean('weight_loss'), self.for_architecture.dsc()
+    return {'loss': f'{loss:.3f}', 'dsc': f'{dsc:.3f}'}
+
+  def arrays(self) -> dict[str, Any]:
+    """Returns the arrays of the progress, a pytree."""
+    return {'state': self.state._asdict(), 'derived_from': self.derived_from}
+
+  def set_arrays(self, arrays: Any) -> None:
+    """Sets the state and the variables that the last genotype was derived from."""
+    self.state, self.derived_from = SearchState(**arrays['state']), arrays['derived_from']
 
 
 class Searched(NamedTuple):

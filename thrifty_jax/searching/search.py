@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from thrifty_jax import files, logbook
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.searching import results, steps
-from thrifty_jax.searching.progress import Progress
+from thrifty_jax.searching.results import Progress
 from thrifty_jax.searching.steps import Halves
 from thrifty_jax.training import compiling, resources
 from thrifty_jax.training.autosave import Autosave

@@ -92,6 +92,7 @@ class Autosave:
     self.log = logbook.Logbook(folder, tensorboard=config.tensorboard)
     self._folder, self._stage, self._progress = folder, stage, progress
     self._seconds, self._saved = config.save_seconds, time.monotonic()
+    self._farewell = f'stopped: {stage} is saved; the same command goes on from here'
     # Only the first of several processes has the files; the others receive their contents.
     self._checkpoints = Checkpoints(folder / 'checkpoints') if hosts.is_first() else None
     self._vote = hosts.Vote() if hosts.several() else None
@@ -144,7 +145,7 @@ class Autosave:
     if due or finished or number:
       self._save()
     if number:
-      raise stopping.Stopped(number, self._farewell())
+      raise stopping.Stopped(number, self._farewell)
 
   @contextlib.contextmanager
   def interruptible(self) -> Generator[None]:
@@ -160,7 +161,7 @@ class Autosave:
         yield
     except stopping.Stopped as stop:
       self._save()
-      raise stopping.Stopped(stop.signal, self._farewell()) from stop
+      raise stopping.Stopped(stop.signal, self._farewell) from stop
 
   def _save(self) -> None:
     arrays, notes = self._progress.keep()
@@ -168,6 +169,3 @@ class Autosave:
     if self._checkpoints:
       self._checkpoints.save(self._number, mesh.on_host(arrays), notes)
     self._saved = time.monotonic()
-
-  def _farewell(self) -> str:
-    return f'stopped: {self._stage} is saved; the same command goes on from here'

@@ -56,7 +56,7 @@ def require_fit(
   on_cpu = devices[0].platform == 'cpu'
   need = _need(step, examples, copies=len(devices) if on_cpu else 1)
   room = room or (cpu_room() if on_cpu else accelerator_room(devices))
-  if need is None or room is None:  # XLA and the system may not report it
+  if need is None or room is None:  # XLA or the device does not report it
     return
   text = f'a step needs {_in_words(sum(need))} of {room.where}, which has'
   if sum(need) > room.most:

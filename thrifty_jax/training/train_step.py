@@ -41,7 +41,6 @@ class Best(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def build_network(
@@ -136,7 +135,7 @@ def make_train_step(
   seed: jax.Array | int,
   background: Any,
   parts: int = 1,
-) -> Step:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the training step, a pure function (state, batch) -> (state, metrics).
 
   Args:
@@ -181,6 +180,9 @@ def compile_step(
   The program contains nothing of the run but the shapes of these arguments and the config.
   """
   settings, train_data = config.retrain, epochs.train_data
+  check = functools.partial(
+    memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
+  )
 
   def train_step(state: TrainState, facts: Facts, batch: Batch) -> tuple[TrainState, Metrics]:
     step = make_train_step(
@@ -198,9 +200,7 @@ def compile_step(
     mesh.replicated(train_step, train_data.mesh),
     lambda: (state, facts, train_data.batch_shape(settings.batch_size)),
     donate=not config.debug,
-    check=functools.partial(
-      memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
-    ),
+    check=check,
   )
 
 
