@@ -131,9 +131,8 @@ class Program:
 def wait(programs: Sequence[Program]) -> None:
   """Waits until the first program is compiled, in every process, and prints how long that took.
 
-  On a GPU it waits for all programs: XLA measures kernels while it compiles, which would slow down
-  concurrent steps. It also does with several processes: CPU devices wait for each other for at most
-  30 s.
+  It waits for all on a GPU, where XLA measures kernels while it compiles and concurrent steps would
+  be slower, and with several processes, as CPU devices wait for each other for at most 30 s.
   """
   began = time.monotonic()
   logbook.say_compiling()

@@ -1,10 +1,11 @@
-"""Results of a training: scores and a line for each epoch, the model folder and its summary."""
+"""Progress and results of a training: figures of each epoch, the model folder and its summary."""
 
 import dataclasses
 import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,10 +18,9 @@ from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.scores import cases
-from thrifty_jax.training import hosts, model_card, resources
-from thrifty_jax.training.progress import Progress
-from thrifty_jax.training.train_data import Facts, TrainData
-from thrifty_jax.training.train_step import Best, optimizer
+from thrifty_jax.training import autosave, hosts, model_card, resources
+from thrifty_jax.training.train_data import Facts, Figures, TrainData
+from thrifty_jax.training.train_step import Best, TrainState, optimizer
 
 # Maps parameters to the function that predicts the slices of a case.
 WithParams = Callable[[build.Params], inference.Predict]
@@ -29,6 +29,42 @@ SELECTION = {
   'volume': 'mean volume DSC of the validation patients on the native grid',
   'pooled_2d': 'pooled 2D DSC of the validation slices',
 }
+
+
+@dataclasses.dataclass
+class Progress(autosave.Progress):
+  """Progress of a training: that of every loop, and the best epoch so far."""
+
+  state: TrainState
+  best: Best
+  figures: Figures = dataclasses.field(default_factory=lambda: Figures('retrain', 0))
+
+  def is_finished(self, settings: ConfigDict) -> bool:
+    """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
+    if self.epoch >= settings.epochs:
+      return True
+    if self.epoch % settings.validate_every:  # this epoch may be the best: not yet known
+      return False
+    return 0 < settings.patience <= self.epoch - self.best.epoch
+
+  def is_validated(self, settings: ConfigDict) -> bool:
+    """Returns whether the present epoch ends with a validation; the last one always does."""
+    return not (self.epoch + 1) % settings.validate_every or self.epoch + 1 == settings.epochs
+
+  def shown(self) -> dict[str, str]:
+    """Returns the figures of the present epoch for the progress bar; {} before the second step."""
+    if not self.figures.steps:
+      return {}
+    dsc, loss = self.figures.mean('dice'), self.figures.mean('loss')
+    return {'best': f'{max(self.best.dsc, 0):.3f}', 'dsc': f'{dsc:.3f}', 'loss': f'{loss:.3f}'}
+
+  def arrays(self) -> dict[str, Any]:
+    """Returns the arrays of the progress, a pytree."""
+    return {'state': self.state._asdict(), 'best': self.best._asdict()}
+
+  def set_arrays(self, arrays: Any) -> None:
+    """Sets the state and the best epoch."""
+    self.state, self.best = TrainState(**arrays['state']), Best(**arrays['best'])
 
 
 def make_predict(

@@ -9,7 +9,7 @@ from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import compiling, not_finite, resources, results, train_step
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
-from thrifty_jax.training.progress import Progress
+from thrifty_jax.training.results import Progress
 from thrifty_jax.training.train_data import open_stage
 
 
