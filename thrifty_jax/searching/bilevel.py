@@ -80,10 +80,7 @@ def init_state(
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> SearchState:
-  """Returns the state before the first step.
-
-  `image` is the shape and type of a batch; `find_shapes` returns the shapes of the weights.
-  """
+  """Returns the state before the first step, for batches of the shape and type of `image`."""
   net = learners.net
   architecture = init_architecture(
     jax.random.key(seed), nodes=net.nodes, gated=net.gated, operations=net.operations

@@ -100,9 +100,7 @@ class Checkpoints:
       except Exception as error:
         self._set_aside(step, str(error) or type(error).__name__)
         self._manager.reload()
-    raise InputError(
-      f'{self._folder}: no checkpoint here is intact; remove this folder to start again'
-    )
+    raise InputError(f'{self._folder}: no checkpoint is intact; remove this folder to start again')
 
   def close(self) -> None:
     """Waits until everything is written."""

@@ -105,10 +105,9 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
 def matched_genotype(
   config: ConfigDict, like: genotype.Genotype, *, number: int
 ) -> genotype.Genotype:
-  """Returns a random genotype with about as many parameters as another.
+  """Returns the nearest in parameters to a genotype of many random ones, uniform over the space.
 
-  It is the nearest of many draws that are uniform over edges and operations. The number of the
-  draw, from 1, and config.seed determine it.
+  The number, from 1, and config.seed determine it.
   """
   generator = np.random.default_rng((config.seed, number))
   space = space_of(config)._replace(nodes=len(like.down))
@@ -143,12 +142,10 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
     trials.append(Trial(float(rate), score, place.relative_to(workdir).as_posix()))
   fine = [(trial.validation_dsc, trial) for trial in trials if trial.validation_dsc is not None]
   for _, best in sorted(fine, key=lambda scored: -scored[0]):
-    chosen = _settings(
-      rival, config, learning_rate=best.learning_rate, epochs=config.retrain.epochs
-    )
-    place = workdir / best.folder
+    rate, place = best.learning_rate, workdir / best.folder
+    chosen = _settings(rival, config, learning_rate=rate, epochs=config.retrain.epochs)
     if settings.trial_epochs:
-      place = _train(rival, chosen, workdir, folder / f'run_{best.learning_rate:g}')
+      place = _train(rival, chosen, workdir, folder / f'run_{rate:g}')
     if stages.RETRAIN.is_done(place):  # training may diverge after the few epochs of the trial
       break
   else:
@@ -188,11 +185,11 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
     return workdir
   stages.refuse_changes(settings, place, may_grow=False)  # all rivals have the same schedule
   genotypes.require_trainable(settings, place)
-  has_diverged = (place / DIVERGED).exists() and not stages.find_changes(
-    stages.RETRAIN, settings, place
+  is_done = stages.RETRAIN.is_done(place) or (
+    (place / DIVERGED).exists() and not stages.find_changes(stages.RETRAIN, settings, place)
   )
   data_file.hand_on(workdir, place, settings)
-  if not stages.RETRAIN.is_done(place) and not has_diverged:
+  if not is_done:
     logbook.say('training', str(place))
     files.write_json(place / 'config.json', stages.as_json(settings))
     try:

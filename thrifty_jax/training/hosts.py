@@ -5,6 +5,7 @@ process every function here returns at once.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -30,12 +31,11 @@ _ENDS = 'thrifty_jax/end/'
 _words = 0  # number of messages so far, equal in every process
 
 
+@dataclasses.dataclass(eq=False)
 class Ended(Exception):
   """The first process has ended the run, with this exit status."""
 
-  def __init__(self, status: int):
-    super().__init__(status)
-    self.status = status
+  status: int
 
 
 def several() -> bool:
@@ -51,10 +51,7 @@ def is_first() -> bool:
 def call(
   stage: str, config: ConfigDict, workdir: Path, *, genotype_file: Path | None = None
 ) -> None:
-  """Calls the other processes (running/followers.py) to a training, search or retrain.
-
-  They receive its config, the data.json of its folder, and the genotype that it retrains.
-  """
+  """Calls the other processes (running/followers.py) to a training, with the files it needs."""
   if several() and is_first():
     sent = {data_file.FILE: workdir / data_file.FILE, 'search/genotype.json': genotype_file}
     texts = {name: path.read_text(encoding='utf-8') for name, path in sent.items() if path}
@@ -130,8 +127,8 @@ def announce_end(status: int, error: str = '') -> None:
 def leave(status: int) -> None:
   """Ends this process together with the others, or alone if they do not respond.
 
-  JAX would wait for them for minutes. Its service ends them: at once if the first process is gone,
-  otherwise when the heartbeat of this one has been missing for 100 seconds.
+  JAX would wait for minutes. Its service ends the others: at once if the first is gone, otherwise
+  when this one's heartbeat has been missing for 100 seconds.
   """
   if is_first():
     announce_end(status)

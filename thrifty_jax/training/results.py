@@ -93,12 +93,7 @@ def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predi
 
 
 def end_epoch(
-  config: ConfigDict,
-  progress: Progress,
-  log: logbook.Logbook,
-  facts: Facts,
-  *,
-  dsc: float | None,
+  config: ConfigDict, progress: Progress, log: logbook.Logbook, facts: Facts, *, dsc: float | None
 ) -> None:
   """Keeps the weights if they are the best, writes the figures of the epoch, and counts it.
 

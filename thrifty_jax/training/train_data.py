@@ -141,9 +141,7 @@ def open_stage(
 ) -> TrainData:
   """Opens the prepared slices for a stage that trains, in every process of the run.
 
-  Raises:
-    InputError: If the slices are not prepared, there are too few patients, the devices cannot share
-      a batch evenly, or the slices of the processes differ.
+  Raises InputError also if the devices cannot share a batch evenly, or the processes differ.
   """
   meshes.require_even(config, stage)
   hosts.call(stage, config, workdir, genotype_file=genotype_file)
@@ -157,7 +155,8 @@ def open_stage(
 def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
   """Opens the prepared slices of a run, which its data.json in the workdir locates.
 
-  Mean and standard deviation are those of the config, or else of the training patients.
+  Mean and standard deviation are those of the config, or else of the training patients. Raises
+  InputError if the slices are not prepared, or there are too few patients.
   """
   prepared = open_slices(workdir, config)
   patients = splits.of(config, prepared.patients)

@@ -60,10 +60,7 @@ def build_network(
 
 
 def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainState, Best, Facts]:
-  """Returns the state before the first step, its weights as the best so far, and the facts.
-
-  State and facts are on the devices, the best weights on the host.
-  """
+  """Returns the first state, its weights as the best so far, on the host, and the facts."""
   image = epochs.train_data.image_shape(epochs.batch_size)
   find_shapes = compiling.shapes_finder(config, net, image)
   transformation, _ = optimizer(config.retrain, epochs.facts)
@@ -81,10 +78,7 @@ def init_state(
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> tuple[TrainState, Best]:
-  """Returns the state before the first step, and its weights as the best so far.
-
-  `image` is the shape and type of a batch; `find_shapes` returns the shapes of the weights.
-  """
+  """Returns the state before the first step for batches like `image`, and the best weights."""
   params = build.initialise(find_shapes(net, image), seed=seed)
   average = jax.tree.map(jnp.copy, params)  # a copy, as a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
