@@ -67,7 +67,7 @@ def halves(config, opened):
 
 @pytest.fixture(scope='module')
 def learners(config, halves):
-  return steps.make_learners(config, halves.facts)
+  return steps.make_learners(config, halves.epochs[0].facts)
 
 
 @pytest.fixture(scope='module')
@@ -206,7 +206,7 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
 ):
   config = config.copy_and_resolve_references()
   config.search.sampling = sampling
-  learners = steps.make_learners(config, halves.facts)
+  learners = steps.make_learners(config, halves.epochs[0].facts)
 
   def losses(seed):
     _, step = bilevel.make_half_steps(

@@ -38,11 +38,6 @@ class Halves:
     """Number of steps in an epoch."""
     return self.epochs[0].steps
 
-  @property
-  def facts(self) -> Facts:
-    """Facts of this search that a step receives as an argument, in numpy."""
-    return self.epochs[0].facts
-
   def batches(self, epoch: int, *, first: int) -> Iterator[tuple[Batch, Batch]]:
     """Returns pairs of batches, for weights and architecture, from the step `first` of an epoch."""
     return zip(*(half.batches(epoch, first=first) for half in self.epochs), strict=True)
@@ -74,16 +69,12 @@ def make_learners(config: ConfigDict, facts: Facts) -> Learners:
   settings = config.search
   steps = facts.epoch_steps * settings.epochs
   second = settings.order == 'second'
+  shared = ('channels', 'sample', 'sampling', 'cell_path', 'operations', 'remat')
   net = Supernet(
     classes=len(config.data.classes),
-    channels=settings.channels,
     depth=config.model.depth,
     nodes=config.model.nodes,
-    sample=settings.sample,
-    sampling=settings.sampling,
-    cell_path=settings.cell_path,
-    operations=settings.operations,
-    remat=settings.remat,
+    **{name: settings[name] for name in shared},
   )
   return Learners(
     net,
@@ -97,12 +88,12 @@ def make_learners(config: ConfigDict, facts: Facts) -> Learners:
 def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
   """Returns the state before the first step and the facts of the run, on the devices."""
   train_data = halves.train_data
-  learners = make_learners(config, halves.facts)
+  learners = make_learners(config, halves.epochs[0].facts)
   image = train_data.image_shape(config.search.batch_size)
   find_shapes = compiling.shapes_finder(config, learners.net, image)
   seed = halves.epochs[0].seed
   state = bilevel.init_state(learners, image, seed=seed, find_shapes=find_shapes)
-  return mesh.place((state, halves.facts), mesh.whole(train_data.mesh))
+  return mesh.place((state, halves.epochs[0].facts), mesh.whole(train_data.mesh))
 
 
 def compile_steps(

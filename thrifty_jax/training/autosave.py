@@ -149,11 +149,8 @@ class Autosave:
 
   @contextlib.contextmanager
   def interruptible(self) -> Generator[None]:
-    """Lets a signal end long work in the loop that changes no state; the state is then saved.
-
-    Several processes finish the work, as none may leave it alone.
-    """
-    if self._vote:
+    """Lets a signal end long work in the loop that changes no state; the state is then saved."""
+    if self._vote:  # several processes finish the work, as none may leave it alone
       yield
       return
     try:

@@ -71,10 +71,7 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
 
 
 def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
-  """Returns all rivals; the searched network comes first, as its size determines others.
-
-  Random genotypes are drawn once and kept in the folders of their rivals.
-  """
+  """Returns the rivals; the first is the searched one, whose size determines others."""
   thrifty, searched_file = {'name': 'thrifty'}, stages.genotype_file(config, workdir)
   searched = genotype.load(searched_file)
   found = [Rival('thrifty', 'Searched', 'searched', thrifty, searched_file)]

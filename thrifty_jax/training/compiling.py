@@ -30,8 +30,6 @@ from thrifty_jax.networks import build
 from thrifty_jax.settings import SETTINGS
 from thrifty_jax.training import hosts
 
-# (state, *batches) -> (state, metrics), the state any pytree.
-Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
 Check = Callable[[jax.stages.Compiled], None]
 
 # On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits: of what XLA records by default,
@@ -60,7 +58,7 @@ _DIGEST_BYTES = 32
 class Program:
   """Step that is compiled in its own thread once it is begun; a call waits for the compilation."""
 
-  step: Step
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]]  # (state, *batches) -> (state, metrics)
   # Returns (state, *batches), arrays or shapes and types; called in the thread, and only if the
   # program is not cached.
   arguments: Callable[[], tuple[Any, ...]]
@@ -146,11 +144,8 @@ def wait(programs: Sequence[Program]) -> None:
 def compile_step(
   lowered: jax.stages.Lowered, *, lean: bool = False, check: Check | None = None
 ) -> jax.stages.Compiled:
-  """Compiles a step; on an NVIDIA GPU as one graph if a trial run on zeros succeeds.
-
-  See Program for `lean` and `check`. Options that this version of XLA does not know are left out.
-  """
-  options, compiled = _options(lean), None
+  """Compiles a step, see Program; on an NVIDIA GPU as one graph if a trial run on zeros succeeds."""
+  options, compiled = _options(lean), None  # those that this XLA does not know are left out
   while compiled is None:
     try:
       compiled = lowered.compile(compiler_options=options or None)

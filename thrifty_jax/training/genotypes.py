@@ -10,10 +10,7 @@ from thrifty_jax.networks import genotype
 
 
 def require_trainable(config: ConfigDict, workdir: Path) -> None:
-  """Checks that the genotype is there, has the depth, and is that of a training that has begun.
-
-  A baseline has none. Contents are compared, not paths.
-  """
+  """Checks that a genotype is there, has the depth, and is that of a training that has begun."""
   if config.model.name != 'thrifty':
     return
   path = stages.genotype_file(config, workdir)

@@ -16,6 +16,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.training.resources import read_kilobytes
 
 _MEMINFO, _STATUS = Path('/proc/meminfo'), Path('/proc/self/status')
+_WIDTH = {'search': 'config.search.channels', 'retrain': 'network'}  # what else to make smaller
 _CGROUPS, _OWN_CGROUP = Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')
 
 
@@ -83,10 +84,7 @@ def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
 
 
 def accelerator_room(devices: Sequence[Any]) -> Room | None:
-  """Returns the memory of the smallest of these devices, or None if one does not report it.
-
-  On a GPU it is JAX's share, which is allocated at the start: 75 % unless configured otherwise.
-  """
+  """Returns JAX's share of the smallest device, by default 75 % of a GPU; None if it is unknown."""
   limits: list[Any] = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
   if not all(limits):
     return None
@@ -134,7 +132,7 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
   finest = f'microbatches of one slice are too large; set{streaming}'
   if not (on_cpu or settings.remat):  # XLA for the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
-  return f'{finest} a smaller config.data.image_size or {_width(stage)}'
+  return f'{finest} a smaller config.data.image_size or {_WIDTH[stage]}'
 
 
 def _advice(config: ConfigDict, stage: str) -> str:
@@ -147,7 +145,7 @@ def _advice(config: ConfigDict, stage: str) -> str:
   steps = [f'set --config.{stage}.microbatches={parts}' for parts in _finer(settings)[:1]]
   if not settings.remat and jax.default_backend() != 'cpu':
     steps.append(f'set --config.{stage}.remat=True')
-  steps.append(f'take a smaller config.data.image_size or {_width(stage)}')
+  steps.append(f'take a smaller config.data.image_size or {_WIDTH[stage]}')
   if stage == 'retrain':
     steps.append(f'{smaller} if it was validating')
   return ', or '.join(steps) + '; the same command then goes on from the last checkpoint'
@@ -157,10 +155,6 @@ def _finer(settings: ConfigDict) -> list[int]:
   """Returns the numbers of microbatches above the present one that divide the batch."""
   size = settings.batch_size
   return [parts for parts in range(settings.microbatches + 1, size + 1) if size % parts == 0]
-
-
-def _width(stage: str) -> str:
-  return 'config.search.channels' if stage == 'search' else 'network'
 
 
 def _devices_of(step: Any) -> list[Any]:

@@ -124,17 +124,14 @@ def save(
   workdir: Path,
   train_data: TrainData,
   net: nn.Module,
-  spec: ModelSpec,
+  spec: ModelSpec,  # as far as it was known before the training
   progress: Progress,
   log: logbook.Logbook,
   predict: WithParams,
   *,
   genotype_file: Path | None,
 ) -> Retrained:
-  """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json, its result.
-
-  The spec describes the network as far as it was known before the training.
-  """
+  """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json, its result."""
   best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
   judges = train_data.patients['validation']
   padding, seconds = train_data.prepared.padding, sum(line['seconds'] for line in log.entries())

@@ -169,10 +169,7 @@ def make_train_step(
 def compile_step(
   config: ConfigDict, epochs: Epochs, net: nn.Module, state: TrainState, facts: Facts
 ) -> Program:
-  """Returns the training step as a program: (state, facts, batch) -> (state, metrics).
-
-  The program contains nothing of the run but the shapes of these arguments and the config.
-  """
+  """Returns the step as a program, (state, facts, batch) -> (state, metrics), for any facts."""
   settings, train_data = config.retrain, epochs.train_data
   check = functools.partial(
     memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
