@@ -144,7 +144,7 @@ def wait(programs: Sequence[Program]) -> None:
 def compile_step(
   lowered: jax.stages.Lowered, *, lean: bool = False, check: Check | None = None
 ) -> jax.stages.Compiled:
-  """Compiles a step, see Program; on an NVIDIA GPU as one graph if a trial run on zeros succeeds."""
+  """Compiles a step, see Program; on an NVIDIA GPU as one graph if that runs on zeros."""
   options, compiled = _options(lean), None  # those that this XLA does not know are left out
   while compiled is None:
     try:
