@@ -115,7 +115,7 @@ def test_given_genotypes_take_part_under_the_names_of_their_files(config, workdi
   assert [rival.name for rival in compare.rivals(config, workdir)][:2] == ['thrifty', 'mine']
   (tmp_path / 'unet.json').write_bytes(EXAMPLE.read_bytes())
   config.compare.genotypes = (str(tmp_path / 'unet.json'),)
-  with pytest.raises(InputError, match="'unet' names two networks"):
+  with pytest.raises(InputError, match="two networks of the comparison are named 'unet'"):
     compare.rivals(config, workdir)
 
 

@@ -70,7 +70,7 @@ def test_what_fits_is_told_with_what_there_is(told):
     # What is planned is that of a third already.
     (3.1, {'microbatches': 3}, 'set --config.retrain.microbatches=12, which needs about 3.00 GiB'),
     (3.1, {'stage': 'search'}, 'set --config.search.microbatches=4, which needs about 3.00 GiB'),
-    (9.5, {'resident': 1.0}, '9.00 GiB: set --config.data.device_budget_bytes=0'),
+    (9.5, {'resident': 1.0}, 'set --config.data.device_budget_bytes=0, which needs about 9.00 GiB'),
     (3.1, {'resident': 1.0}, 'set --config.retrain.microbatches=12, which needs about 2.67 GiB'),
     (
       2.5,

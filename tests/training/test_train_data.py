@@ -111,7 +111,7 @@ def test_a_number_that_is_not_finite_stops_and_names_stage_epoch_and_step(value,
   figures.add(11, {'loss': jnp.asarray(1.0)})
   figures.add(12, {'loss': jnp.asarray(1.0), 'gradient': jnp.asarray([0.0, value])})
   with pytest.raises(
-    InputError, match='retrain, epoch 5, step 12: gradient is not finite'
+    InputError, match='retrain, epoch 5, step 12: gradient is non-finite'
   ) as caught:
     if when == 'at the next step':
       figures.add(13, {'loss': jnp.asarray(1.0)})

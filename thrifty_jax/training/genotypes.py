@@ -10,12 +10,7 @@ from thrifty_jax.networks import genotype
 
 
 def require_trainable(config: ConfigDict, workdir: Path) -> None:
-  """Checks the genotype of the network that is retrained; a baseline has none.
-
-  Raises:
-    InputError: If the file is missing, its network has another depth, or the training in the
-      workdir began with another genotype; contents are compared, not paths.
-  """
+  """Checks that a genotype is there, has the depth, and is that of a training that has begun."""
   if config.model.name != 'thrifty':
     return
   path = stages.genotype_file(config, workdir)
