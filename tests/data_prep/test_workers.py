@@ -74,7 +74,7 @@ def test_results_come_in_order_from_as_many_processes_as_were_asked_for(count):
 
 
 def test_short_work_stays_here_and_long_work_goes_on_in_processes(monkeypatch):
-  monkeypatch.setattr(workers, '_cores', lambda: 2)
+  monkeypatch.setattr('thrifty_jax.device.cores', lambda: 2)
   for seconds, here in ((60.0, len(CASES)), (0.0, 0)):
     monkeypatch.setattr(workers, '_ALONE_SECONDS', seconds)
     with workers.cases_map(0) as cases_map:
