@@ -7,9 +7,7 @@ that of the body, or the slice between is damaged.
 
 import numpy as np
 
-_PIXELS = (
-  32  # pixels on each side of the pictures that are compared: enough for shapes, little noise
-)
+_PIXELS = 32  # on each side of the pictures that are compared: enough for shapes, little noise
 # Ratio of distances: a later slice must be this much nearer than the next one. Distances grow with
 # the square of the step, so a slice that is two places too late gives a quarter.
 _NEARER = 0.5
@@ -28,14 +26,14 @@ def out_of_order(image: np.ndarray) -> tuple[int, ...]:
   distance, shown = _distances(image)
   if len(shown) < 5:
     return ()
-  count = len(shown)
-  even_first = np.argsort(np.concatenate([np.arange(0, count, 2), np.arange(1, count, 2)]))
-  if _length(distance, even_first) < _NEARER * _length(distance, np.arange(count)):
-    return tuple(int(d) for d in shown)
+  order = np.arange(len(shown))
+  even_first = np.argsort(np.concatenate([order[::2], order[1::2]]))
+  if _length(distance, even_first) < _NEARER * _length(distance, order):
+    return tuple(shown.tolist())
   next_one, second = np.diagonal(distance, 1)[:-1], np.diagonal(distance, 2)
   third = np.append(np.diagonal(distance, 3), np.inf)
   late = (np.minimum(second, third) < _NEARER * next_one) & (next_one > np.median(next_one))
-  return tuple(int(d) for d in shown[np.flatnonzero(late) + 1])
+  return tuple(shown[np.flatnonzero(late) + 1].tolist())
 
 
 def _distances(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -53,13 +53,7 @@ class Scan:
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
-  """Returns the figures of a scan without problems, see `checks.problems_of`.
-
-  Args:
-    volume: Scan with its slices along data.slice_axis.
-    source: Files of the scan.
-    data: Section `data` of the config.
-  """
+  """Returns the figures of a scan without problems, whose slices lie along data.slice_axis."""
   image, label = volume.image, volume.truth
   voxels = image.reshape(-1, image.shape[-1])
   intensity = np.percentile(voxels[:: 1 + len(voxels) // _SAMPLES], PERCENTILES, axis=0).T
