@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import http.client
 import os
-import re
 import time
 import urllib.error
 import urllib.request
@@ -86,17 +85,8 @@ ARCHIVES = {
 }
 
 
-class _BrokenOff(Exception):
-  """An interrupted download that may continue when it is tried again."""
-
-
 def remedy(name: str, where: str) -> str:
-  """Returns the advice for a data set whose scans are missing.
-
-  Args:
-    name: Name of the data set, one of ARCHIVES.
-    where: Description of the place that the scans belong in.
-  """
+  """Returns the advice for a data set of ARCHIVES whose scans are not where they belong."""
   archive = ARCHIVES[name]
   return (
     f'Read the terms at {archive.terms}, then --config.data.download=True fetches and unpacks '
@@ -107,11 +97,7 @@ def remedy(name: str, where: str) -> str:
 
 
 def provide(name: str, raw_dir: Path) -> None:
-  """Puts the scans of a data set into its raw folder, unless they are there.
-
-  Args:
-    name: Name of the data set, one of ARCHIVES.
-    raw_dir: Raw folder of the data set, made when it is missing.
+  """Puts the scans of a data set of ARCHIVES into its raw folder, unless they are there.
 
   Raises:
     InputError: If the archive cannot be fetched, is not the known one, or cannot be unpacked; then
@@ -163,50 +149,56 @@ def _fetch(archive: Archive, path: Path) -> None:
 
 
 def _receive_all(archive: Archive, part: Path) -> bool:
-  """Receives the missing bytes; returns whether they came in more than one piece."""
-  most = _size(part)
-  pieced, failures = most > 0, 0
-  unpack.require_space(part.parent, archive.size - most, archive.name)
+  """Receives the missing bytes; returns whether they may have come in more than one piece."""
+  first = most = _size(part)
+  requests = failures = 0
+  unpack.require_space(part.parent, archive.size - first, archive.name)
   with logbook.progress(archive.size, f'download {archive.name}', unit='B') as bar:
     while _size(part) < archive.size:
+      if requests:
+        time.sleep(_PAUSE_S * 2**failures)
+      requests += 1
       try:
         _receive(archive, part, bar)
         reason = 'the connection was closed early'
-      except _BrokenOff as error:
+      except ConnectionError as error:
         reason = str(error)
-      size = _size(part)
-      if size >= archive.size:
-        break
-      pieced = pieced or size > 0
-      failures = 0 if size > most else failures + 1
-      most = max(most, size)
+      failures = 0 if _size(part) > most else failures + 1
+      most = max(most, _size(part))
       if failures == _TRIES:
         raise InputError(
           f'{archive.url}: the download broke off {_TRIES} times ({reason}); {part} is kept. The '
           f'same command goes on, or fetch {archive.name} yourself and put it beside.'
         )
-      time.sleep(_PAUSE_S * 2**failures)
-  return pieced
+  return first > 0 or requests > 1
 
 
 def _receive(archive: Archive, part: Path, bar: Any) -> None:
-  """Requests the missing bytes once; a server without support for ranges starts over."""
+  """Requests the missing bytes once; a server without support for ranges starts over.
+
+  Raises:
+    ConnectionError: If the download broke off and may continue when it is tried again.
+  """
   start = _size(part)
-  request = urllib.request.Request(archive.url)
   # Zenodo refuses some requests without a User-Agent.
-  request.add_header('User-Agent', f'thrifty_jax/{thrifty_jax.__version__}')
+  headers = {'User-Agent': f'thrifty_jax/{thrifty_jax.__version__}'}
   if start:
-    request.add_header('Range', f'bytes={start}-')
-  with _answer(request, archive, part) as answer:
-    start, total = _offered(answer, start)
-    if total not in (None, archive.size):
+    headers['Range'] = f'bytes={start}-'
+  with _answer(urllib.request.Request(archive.url, headers=headers), archive, part) as answer:
+    total = answer.headers.get('Content-Length', '')
+    if answer.status == 206:
+      sent, _, total = answer.headers.get('Content-Range', '').partition('/')
+      if not sent.startswith(f'bytes {start}-'):
+        raise ConnectionError('the server sends another piece than it was asked for')
+    else:
+      start = 0
+    if total.isdigit() and int(total) != archive.size:
       raise InputError(
         f'{archive.url}: the server has a file of {total} bytes; expected {archive.size}. See at '
         f'{archive.record} whether it was replaced.'
       )
-    with part.open('r+b' if part.exists() else 'xb') as file:
-      file.seek(start)
-      file.truncate()
+    with part.open('ab') as file:
+      file.truncate(start)
       bar.initial = bar.n = start  # the speed counts new bytes alone
       bar.refresh()
       while start < archive.size and (chunk := _read(answer, archive.size - start)):
@@ -226,34 +218,21 @@ def _answer(
     if error.code == 416:  # the server's file ends before the part does
       part.unlink()
     if error.code in _TRY_AGAIN or error.code >= 500:
-      raise _BrokenOff(f'the server answers {error.code} {error.reason}') from error
+      raise ConnectionError(f'the server answers {error.code} {error.reason}') from error
     raise InputError(
       f'{archive.url}: the server answers {error.code} {error.reason}. See {archive.record}; the '
       f'same command tries again, or fetch {archive.name} yourself and put it to {part.parent}.'
     ) from error
   except (OSError, http.client.HTTPException) as error:
-    raise _BrokenOff(str(getattr(error, 'reason', error))) from error
-
-
-def _offered(answer: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
-  """Returns the answer's first byte in the file, and the file's size if the server states it."""
-  if answer.status != 206:
-    length = answer.headers.get('Content-Length', '')
-    return 0, int(length) if length.isdigit() else None
-  found = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', answer.headers.get('Content-Range', ''))
-  if not found or int(found[1]) != start:
-    raise _BrokenOff('the server sends another piece than it was asked for')
-  return start, None if found[2] == '*' else int(found[2])
+    raise ConnectionError(str(getattr(error, 'reason', error))) from error
 
 
 def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
   """Returns the next bytes of an answer; none when it has ended or was closed early."""
   try:
     return answer.read(min(_CHUNK_BYTES, most))
-  except http.client.IncompleteRead as error:  # raised for a chunked answer
-    return error.partial
   except (OSError, http.client.HTTPException) as error:
-    raise _BrokenOff(str(error)) from error
+    raise ConnectionError(str(error)) from error
 
 
 def _is_intact(archive: Archive, path: Path) -> bool:
@@ -278,9 +257,7 @@ def _alone(folder: Path) -> Generator[None]:
 
   descriptor = os.open(folder, os.O_RDONLY)
   try:
-    with contextlib.suppress(
-      OSError
-    ):  # some network file systems have no locks; the hash guards anyway
+    with contextlib.suppress(OSError):  # some network file systems have no locks; the hash guards
       fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
   finally:

@@ -171,7 +171,7 @@ def _outliers(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding
 def _quantities(
   scans: Sequence[Scan], classes: Sequence[str]
 ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, float]]:
-  """Yields name, unit, values [N], these on a scale of equal distances [N], least distance on it."""
+  """Yields name, unit, values [N], these on a comparable scale [N], an outlier's least distance."""
 
   def by_factor(name: str, unit: str, values: np.ndarray, kind: str) -> tuple:
     logarithms = np.log(np.where(values > 0, values, np.nan))
