@@ -27,17 +27,10 @@ _STALE_SECONDS = 24 * 3600
 
 
 def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
-  """Prepares the slices of the config's data set unless they exist.
+  """Prepares the slices of the config's data set unless they exist, and returns their folder.
 
   An interrupted call leaves no data set: TFDS writes to a folder of another name and renames it at
-  the end.
-
-  Args:
-    config: Settings of a run; only `config.data` is read.
-    scans: Scans in the raw folder; None finds them.
-
-  Returns:
-    Folder of the prepared slices.
+  the end. Without `scans` those in the raw folder are found first.
 
   Raises:
     InputError: If scans are missing, unreadable or unusable, or the slices cannot be written.
@@ -67,23 +60,15 @@ def prepared_dir(config: ConfigDict, scans: Scans | None = None) -> Path:
 
 
 def settings_of(config: ConfigDict, digest: str) -> dict[str, Any]:
-  """Returns everything that the slices depend on.
-
-  Args:
-    config: Settings of a run.
-    digest: Digest of the raw scans' contents.
-  """
-  format_ = str(builder.VERSION)
-  return {**slice_settings(config.data), 'raw_files': digest, 'format': format_}
+  """Returns everything that the slices depend on, with the digest of the raw scans' contents."""
+  version = str(builder.VERSION)
+  return {**slice_settings(config.data), 'raw_files': digest, 'format': version}
 
 
 def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
   """Writes the slices; returns their number."""
-  work = functools.partial(
-    builder.slice_case,
-    data_sets.module(config).read_case,
-    settings_of(config, scans.digest),
-  )
+  settings = settings_of(config, scans.digest)
+  work = functools.partial(builder.slice_case, data_sets.module(config).read_case, settings)
   with (
     logbook.progress(len(scans.cases), f'prepare {config.data.name}') as bar,
     workers.cases_map(config.data.workers) as cases_map,
@@ -113,15 +98,15 @@ def _builder(
   """Returns the TFDS builder for these settings, which determine the name of its folder."""
   settings = settings_of(config, scans.digest)
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-  slice_config = builder.SliceConfig(
-    name=f'{config.data.image_size}px_{digest}',
-    settings=settings,
-    about=data_sets.module(config).ABOUT,
-    count=len(scans.cases),
-    sliced=sliced or iter(()),
-  )
   with _quiet_tfds():
-    return builder.Slices(slice_config, data_sets.data_dir(config))
+    return builder.Slices(
+      f'{config.data.image_size}px_{digest}',
+      data_sets.data_dir(config),
+      settings=settings,
+      about=data_sets.module(config).ABOUT,
+      count=len(scans.cases),
+      sliced=sliced or iter(()),
+    )
 
 
 @contextlib.contextmanager
