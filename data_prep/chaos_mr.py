@@ -104,8 +104,7 @@ def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
     known[low : high + 1] = number
   classes = known[grey]
   if (classes == 255).any():
-    values = np.unique(grey[classes == 255])
-    listed = ', '.join(map(str, values[:4])) + (', ...' if len(values) > 4 else '')
+    listed = data_sets.listed(np.unique(grey[classes == 255]))
     raise InputError(
       f'{path}: the mask has the grey values {listed}; expected 63 in the liver, 126 and 189 in '
       'the kidneys, 252 in the spleen. Replace it by the file of Zenodo record 3431873: older '

@@ -60,7 +60,7 @@ def problems_of(
     )
   if unknown := np.unique(truth[truth >= len(classes)]).tolist():
     found.append(
-      f'{source.label[0]}: the truth holds class {findings.listed(unknown)}, but data.classes '
+      f'{source.label[0]}: the truth holds class {data_sets.listed(unknown)}, but data.classes '
       f'names {len(classes)} classes ({", ".join(classes)}), 0 to {len(classes) - 1}; correct the '
       'mask or name the class.'
     )

@@ -16,18 +16,10 @@ from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
-# Each module has find_cases(raw_dir), read_case(case) and ABOUT; one whose data decides what the
-# config leaves open also has resolve(config, scans, training). Where files lack their counterpart,
-# find_cases raises Unpaired.
-_MODULES = {
-  'brain': 'data_prep.brain',
-  'chaos': 'data_prep.chaos',
-  'chaos_t1': 'data_prep.chaos_t1',
-  'chaos_t2': 'data_prep.chaos_t2',
-  'folder': 'data_prep.folder',
-  'phantom': 'data_prep.phantom',
-  'promise12': 'data_prep.promise12',
-}
+# Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
+# decides what the config leaves open also has resolve(config, scans, training). Where files lack
+# their counterpart, find_cases raises Unpaired.
+_MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 # Data sets of one archive share a folder.
 _RAW_FOLDERS = {'chaos_t1': 'chaos', 'chaos_t2': 'chaos'}
 
@@ -67,12 +59,12 @@ class Scans:
 
   @property
   def patients(self) -> list[str]:
-    """Returns the patient's name of each scan."""
+    """The patient's name of each scan."""
     return [case.patient for case in self.cases]
 
   @functools.cached_property
   def digest(self) -> str:
-    """Returns a digest that is equal for the same scans, wherever they lie."""
+    """A digest that is equal for the same scans, wherever they lie."""
     return self.contents.digest(self.cases)
 
 
@@ -90,15 +82,7 @@ class Unpaired(InputError):
 
 
 def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
-  """Returns the scan of each folder.
-
-  Args:
-    folders: Folders of one scan each.
-    find_case: Function that returns a folder's scan, or raises InputError.
-
-  Raises:
-    Unpaired: If find_case raises: its message for each such folder, and the scans of the others.
-  """
+  """Returns the scan of each folder, or raises Unpaired if `find_case` refuses some of them."""
   problems, cases = [], []
   for folder in folders:
     try:
@@ -110,16 +94,17 @@ def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list
   return cases
 
 
-def module(config: ConfigDict) -> ModuleType:
-  """Returns the module of the config's data set.
+def listed(values: Sequence[object]) -> str:
+  """Returns the first five values in a line, with dots where there are more."""
+  return ', '.join(map(str, values[:5])) + (', ...' if len(values) > 5 else '')
 
-  Raises:
-    InputError: If `config.data.name` is unknown.
-  """
+
+def module(config: ConfigDict) -> ModuleType:
+  """Returns the module of the config's data set, whose name it checks."""
   name = config.data.name
   if name not in _MODULES:
     raise InputError(f'data.name is {name!r}; expected one of {", ".join(_MODULES)}.')
-  return importlib.import_module(_MODULES[name])
+  return importlib.import_module(f'data_prep.{name}')
 
 
 def data_dir(config: ConfigDict) -> Path:
@@ -137,14 +122,11 @@ def raw_dir(config: ConfigDict) -> Path:
   """Returns the raw folder: the config's, else TFDS's folder for manual downloads."""
   if config.data.raw_dir:
     return Path(config.data.raw_dir).expanduser().absolute()
-  name = raw_folder(config.data.name)
-  return data_dir(config) / 'downloads' / 'manual' / name
+  return data_dir(config) / 'downloads' / 'manual' / raw_folder(config.data.name)
 
 
 def find(config: ConfigDict) -> Scans:
-  """Finds the scans in the raw folder of the config's data set.
-
-  With config.data.download, missing scans are downloaded first.
+  """Finds the scans in the raw folder; with config.data.download they are fetched if missing.
 
   Raises:
     InputError: If there are no scans, they cannot be downloaded, two have one name, or the config
@@ -154,7 +136,7 @@ def find(config: ConfigDict) -> Scans:
   if left and not hasattr(data_set, 'resolve'):
     raise InputError(
       f'config.{left[0]} is {configs.flatten(config)[left[0]]!r}, which leaves it to the data, but '
-      f'{config.data.name} does not say; set it'
+      f'{config.data.name} does not determine it; set it'
     )
   folder, unpaired = raw_dir(config), ()
   if config.data.download:

@@ -1,10 +1,11 @@
 """Errors and oddities in a data set, found from the figures of its scans (survey.py)."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from data_prep.data_sets import listed
 from data_prep.survey import Scan
 
 # Modified z-score above which a value counts as an outlier (Iglewicz and Hoaglin, 1993); 0.6745 of
@@ -69,12 +70,6 @@ def far_off(values: np.ndarray, *, least: float) -> np.ndarray:
 def plain(value: float) -> str:
   """Returns a figure with three digits or more, never with an exponent."""
   return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
-
-
-def listed(names: Iterable[object], most: int = 5) -> str:
-  """Returns the first names in a line, with dots where there are more."""
-  names = [str(name) for name in names]
-  return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
 
 
 def _twins(scans: Sequence[Scan]) -> Iterator[Finding]:
@@ -201,5 +196,5 @@ def _warnings(scans: Sequence[Scan], texts: Mapping[Scan, str], together: str) -
   if len(texts) <= max(_FEW, _COMMON * len(scans)):
     yield from (Finding(f'{scan.case}: {text}', scan.case) for scan, text in texts.items())
   else:
-    names = listed(scan.case for scan in texts)
+    names = listed([scan.case for scan in texts])
     yield Finding(f'{len(texts)} of {len(scans)} scans: {together} ({names})')

@@ -23,10 +23,7 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the labelled scans; each is a patient of its own.
-
-  Args:
-    raw_dir: Folder that contains TrainingData.
+  """Returns the labelled scans of TrainingData; each is a patient of its own.
 
   Raises:
     InputError: If there are none, or a scan or a mask lacks its counterpart.
