@@ -13,10 +13,12 @@ A block is not a scan, and its percentiles depend on how much skull-free air it 
 `intensity = 'window'` with (0, 255), the range of the stored T1, so that all blocks have one scale.
 """
 
+import dataclasses
 import functools
 import importlib.util
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from data_prep.data_sets import About
@@ -45,14 +47,7 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the blocks of the brain as cases.
-
-  Args:
-    raw_dir: Folder with the three maps; where it lacks them, those of the nilearn package are used.
-
-  Raises:
-    InputError: If nilearn is not installed.
-  """
+  """Returns the blocks of the brain as cases, from the three maps in `raw_dir` or else in nilearn."""
   folder = raw_dir if (raw_dir / _T1).is_file() else _package_folder()
   image, label = (folder / _T1,), (folder / _GREY, folder / _WHITE)
   count = len(_starts(_brain(*image, *label)))
@@ -66,15 +61,14 @@ def read_case(case: Case) -> Volume:
   first = _starts(brain)[int(case.case.removeprefix('block'))]
   corner = (first, *(_middle(brain.truth, axis) - _SIDE // 2 for axis in (1, 2)))
   box = tuple(slice(at, at + size) for at, size in zip(corner, (_BLOCK, _SIDE, _SIDE), strict=True))
-  shift = np.eye(4)
-  shift[:3, 3] = corner
-  return Volume(
+  affine = brain.affine @ nibabel.affines.from_matvec(np.eye(3), corner)
+  return dataclasses.replace(
+    brain,
     image=brain.image[box],
     label=brain.truth[box],
-    affine=brain.affine @ shift,
+    affine=affine,
     case=case.case,
     patient=case.patient,
-    orientation=brain.orientation,
   )
 
 
@@ -82,9 +76,8 @@ def read_case(case: Case) -> Volume:
 def _brain(t1: Path, grey: Path, white: Path) -> Volume:
   """Reads the whole brain once; all blocks are cut from it."""
   image, affine = volumes.read_nifti(t1)
-  maps = (
-    np.stack([volumes.read_nifti(path)[0] for path in (grey, white)]).astype(np.float32) / 255
-  )  # 8-bit probabilities
+  maps = np.stack([volumes.read_nifti(path)[0] for path in (grey, white)])
+  maps = maps.astype(np.float32) / 255  # 8-bit probabilities
   # Foreground is where grey and white add up to one half or more; its class is the likelier one.
   label = np.where(maps.sum(axis=0) >= 0.5, 1 + maps.argmax(axis=0), 0)
   whole = Case(case='brain', patient='brain', image=(t1,), label=(grey, white))
@@ -94,9 +87,8 @@ def _brain(t1: Path, grey: Path, white: Path) -> Volume:
 def _starts(brain: Volume) -> range:
   """Returns the first slice of each block, within the slices that show enough of both classes.
 
-  At the ends of the brain there are slices with a dozen voxels of white matter. In a block of them
-  the score of a class would be chance, so a slice must have, of each class, a twentieth of the
-  voxels of the fullest slice.
+  A slice must have, of each class, a twentieth of the voxels of the fullest slice: at the ends of
+  the brain are slices with a dozen voxels of white matter, where scores would be chance.
   """
   areas = np.stack([(brain.truth == k).sum(axis=(1, 2)) for k in (1, 2)])  # [2, D]
   shown = np.flatnonzero((areas >= areas.max(axis=1, keepdims=True) / 20).all(axis=0))
@@ -104,7 +96,6 @@ def _starts(brain: Volume) -> range:
 
 
 def _middle(label: np.ndarray, axis: int) -> int:
-  """Returns the middle of the brain along an axis."""
   shown = np.flatnonzero(label.any(axis=tuple(other for other in range(3) if other != axis)))
   return int(shown[0] + shown[-1] + 1) // 2
 

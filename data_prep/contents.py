@@ -41,13 +41,11 @@ class Contents:
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:
   """Returns the files of a scan and those of voxels beside a header: Case01.mhd, Case01.raw."""
-  return [
-    found
-    for path in paths
-    for found in (
-      sorted(path.parent.glob(f'{path.name.split(".")[0]}.*')) if path.suffix == '.mhd' else [path]
-    )
-  ]
+  found: list[Path] = []
+  for path in paths:
+    beside = path.parent.glob(f'{path.name.split(".")[0]}.*')
+    found += sorted(beside) if path.suffix == '.mhd' else [path]
+  return found
 
 
 def _status(path: Path) -> tuple[int, int, int]:

@@ -48,21 +48,23 @@ class Grids:
 def read_grids(cases: Sequence[Case]) -> Grids:
   """Returns the grids of the scans, from their headers alone.
 
-  A scan whose header is unreadable is left out here: check and prepare refuse it by name.
-
-  Raises:
-    InputError: If no header can be read.
+  A scan whose header is unreadable is left out here, unless all are: check and prepare refuse it.
   """
-  found, errors = [], []
+  axial = nibabel.orientations.axcodes2ornt(SLICE_AXES['axial'])
+  shapes, spacings_mm, errors = [], [], []
   for case in cases:
     try:
-      found.append(_axial_grid(*volumes.read_header(case.image[0])))
+      shape, affine = volumes.read_header(case.image[0])
     except InputError as error:
       errors.append(error)
-  if not found:
+      continue
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), axial)
+    order = np.argsort(turn[:, 0])  # the file's axis for each axis of the result
+    shapes.append(np.asarray(shape)[order])
+    spacings_mm.append(np.linalg.norm(affine[:3, :3], axis=0)[order])
+  if not shapes:
     raise errors[0]
-  shapes, spacings = zip(*found, strict=True)
-  return Grids(np.asarray(shapes), np.asarray(spacings))
+  return Grids(np.asarray(shapes), np.asarray(spacings_mm))
 
 
 def slice_axis(grids: Grids) -> str:
@@ -75,15 +77,10 @@ def slice_axis(grids: Grids) -> str:
 
 
 def image_size(grids: Grids, *, axis: str, largest: int) -> int:
-  """Returns the number of pixels on each side of a slice.
+  """Returns the number of pixels on each side of a slice along an axis of SLICE_AXES.
 
-  Args:
-    grids: Grids of the scans.
-    axis: Slice axis, one of SLICE_AXES.
-    largest: Upper limit of the size.
-
-  Returns:
-    The median of the longer sides of the scans' slices, rounded up to a multiple of 32.
+  It is the median of the longer sides of the scans' slices, rounded up to a multiple of 32, and at
+  most `largest`.
   """
   inside = [name != axis for name in SLICE_AXES]
   side = float(np.median(grids.shape[:, inside].max(axis=1)))
@@ -93,19 +90,10 @@ def image_size(grids: Grids, *, axis: str, largest: int) -> int:
 def foreground_window(
   cases: Sequence[Case], read_case: Callable[[Case], Volume], *, processes: int = 1
 ) -> tuple[float, float]:
-  """Returns limits that contain nearly all intensities of the foreground, for CT.
+  """Returns limits that contain nearly all intensities of the foreground of CT.
 
-  Args:
-    cases: Scans of the training patients; each process has one in memory at a time.
-    read_case: Function that reads a scan.
-    processes: Number of processes, see workers.cases_map.
-
-  Returns:
-    Percentiles 0.5 and 99.5 over all scans and channels, each scan weighing the same, rounded
-    outward to multiples of 50.
-
-  Raises:
-    InputError: If no readable scan has a voxel of foreground.
+  They are the percentiles 0.5 and 99.5 over all scans and channels, each scan weighing the same,
+  rounded outward to multiples of 50. Processes are those of workers.cases_map.
   """
   found = []
   with (
@@ -125,10 +113,9 @@ def foreground_window(
 
 
 def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np.ndarray:
-  """Returns quantiles of the foreground's finite intensities; the check reports other problems.
+  """Returns quantiles of the foreground's finite intensities, [_QUANTILES]; [0] if there are none.
 
-  Returns:
-    [_QUANTILES], or [0] where there is no foreground.
+  Scans that cannot be read are left out: the check reports them.
   """
   try:
     volume = read_case(case)
@@ -139,12 +126,3 @@ def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np
   if not values.size:
     return values
   return np.quantile(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
-
-
-def _axial_grid(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns shape and spacing with the axes in the order of SLICE_AXES, [3] each."""
-  turn = nibabel.orientations.ornt_transform(
-    nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(SLICE_AXES['axial'])
-  )
-  order = np.argsort(turn[:, 0])  # the file's axis for each axis of the result
-  return np.asarray(shape)[order], np.linalg.norm(affine[:3, :3], axis=0)[order]

@@ -13,8 +13,8 @@ Values that the config leaves open are filled in here. Classes and channels come
 slice axis and image size from the headers of all scans (fingerprint.py), and intensities from the
 channels' names:
 
-- CT in every channel: a window, learned from the foreground of the training patients of the fold.
-  So two folds share slices only if their windows are equal; set data.window to use one for all.
+- CT in every channel: a window, learned from the foreground of the training patients of the fold,
+  so two folds share slices only if their windows are equal; set data.window to use one for all.
 - Anything else: the percentiles of each scan, so nothing is learned.
 """
 
@@ -44,19 +44,15 @@ ABOUT = About('Slices of a folder of scans.')
 def find_cases(raw_dir: Path) -> list[Case]:
   """Returns the scans that have a mask.
 
-  Args:
-    raw_dir: Folder that contains dataset.json.
-
   Raises:
     InputError: If there are none, a scan, a channel or a mask is missing, or patients.csv does not
       name the patient of a scan.
   """
   described = dataset_json.read(raw_dir)
   images, labels = (_files(raw_dir / name, described.endings) for name in ('imagesTr', 'labelsTr'))
-  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
-  apart = not images.keys() & labels.keys()
   scans, incomplete = {name: (path,) for name, path in images.items()}, {}
-  if apart:
+  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
+  if not images.keys() & labels.keys():
     scans, incomplete = _channels_of(images, described)
   alone = [
     f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
@@ -86,8 +82,8 @@ def read_case(case: Case) -> Volume:
   if len(case.image) > 1:
     channels = [image]
     for path in case.image[1:]:
-      channel, channel_affine = _read(path)
-      volumes.require_grid(path, channel.shape, channel_affine, case.image[0], image.shape, affine)
+      channel, its_affine = _read(path)
+      volumes.require_grid(path, channel.shape, its_affine, case.image[0], image.shape, affine)
       channels.append(channel)
     image = np.stack(channels, axis=-1)
   label, label_affine = _read(case.label[0])
@@ -125,17 +121,16 @@ def resolve(
 def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
   """Returns the volumes of a folder by name without ending, without hidden or other files."""
   found: dict[str, Path] = {}
-  for path in sorted(folder.glob('*')):
+  for path in sorted(folder.glob('[!.]*')):
     ending = next((ending for ending in endings if path.name.endswith(ending)), None)
-    if ending is None or path.name.startswith('.') or not path.is_file():
+    if ending is None or not path.is_file():
       continue
-    name = path.name.removesuffix(ending)
-    if name in found:
+    first = found.setdefault(path.name.removesuffix(ending), path)
+    if first != path:
       raise InputError(
-        f'{path}: {found[name].name} has the same name but for its ending; expected each scan once.'
-        ' Move one away.'
+        f'{path}: {first.name} has the same name but for its ending; expected each scan once. Move '
+        'one away.'
       )
-    found[name] = path
   if not found:
     raise InputError(
       f'{folder}: no volume there ({", ".join(endings)}); expected one or more for each scan. '
@@ -147,11 +142,7 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 def _channels_of(
   images: dict[str, Path], described: Description
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
-  """Returns the files CASE_0000, CASE_0001, ... of each case, one for each channel.
-
-  Returns:
-    Files by case, and problems by case or by name of a file.
-  """
+  """Returns the files CASE_0000, CASE_0001, ... by case, and problems by case or file name."""
   scans: dict[str, dict[str, Path]] = {}
   problems: dict[str, str] = {}
   for name, path in images.items():
@@ -164,17 +155,17 @@ def _channels_of(
         'Rename it or move it away.'
       )
   expected = [f'{number:04d}' for number in range(len(described.channels))]
+  whole: dict[str, tuple[Path, ...]] = {}
   for name, found in scans.items():
-    if sorted(found) != expected:
+    if sorted(found) == expected:
+      whole[name] = tuple(found[number] for number in expected)
+    else:
       problems[name] = (
         f'{found[min(found)]}: {name} has the channels {", ".join(sorted(found))}; expected '
         f'{", ".join(expected)} ({", ".join(described.channels)}), as in dataset.json. Add or '
         'remove files.'
       )
-  whole = {name: found for name, found in scans.items() if name not in problems}
-  return {name: tuple(found[number] for number in expected) for name, found in whole.items()}, (
-    problems
-  )
+  return whole, problems
 
 
 def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
@@ -230,20 +221,18 @@ def _found(
   data = config.data
   patients = len({case.patient for case in cases})
   raw_dir = data_sets.raw_dir(config)
-  grouped = (raw_dir / 'patients.csv').exists()
-  whose = 'as in patients.csv' if grouped else 'each scan its own: there is no patients.csv'
+  whose = 'each scan its own: there is no patients.csv'
+  if (raw_dir / 'patients.csv').exists():
+    whose = 'as in patients.csv'
   size = ' x '.join(f'{side:g}' for side in np.median(grids.shape, axis=0))
   spacing = ' x '.join(f'{step:.2f}' for step in np.median(grids.spacing_mm, axis=0))
   intensity = f'percentiles {data.percentiles[0]:g} to {data.percentiles[1]:g} of each scan'
   if data.intensity == 'window':
     intensity = f'window {data.window[0]:g} to {data.window[1]:g}'
-    learned = 'window' in left
-    intensity += ', from the foreground of the training patients' if learned else ''
+    intensity += ', from the foreground of the training patients' * ('window' in left)
+  name = described.name or raw_dir.name
   return (
-    (
-      'folder',
-      f'{described.name or raw_dir.name}: {len(cases)} scans of {patients} patients, {whose}',
-    ),
+    ('folder', f'{name}: {len(cases)} scans of {patients} patients, {whose}'),
     ('scans', f'{size} voxels of {spacing} mm (head-feet x back-front x left-right, medians)'),
     ('channels', ', '.join(described.channels)),
     ('classes', ', '.join(data.classes)),

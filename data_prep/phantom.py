@@ -54,28 +54,19 @@ class Scan:
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the scans of the raw folder, which are generated first if it does not exist.
-
-  Raises:
-    InputError: If the folder has no scans, or a scan or a mask lacks its counterpart.
-  """
+  """Returns the scans of the raw folder, which are generated first if it does not exist."""
   if not raw_dir.exists():
     write_promise12(raw_dir, patients=PATIENTS, seed=0)
   if not (raw_dir / 'TrainingData').is_dir():
     raise InputError(
-      f'{raw_dir}: there is no TrainingData in it; made-up scans are written where no folder is '
-      'yet. Name another by --config.data.raw_dir.'
+      f'{raw_dir}: there is no TrainingData in it; made-up scans are written only to a folder that '
+      'does not exist yet. Name another by --config.data.raw_dir.'
     )
   return promise12.find_cases(raw_dir)
 
 
 def make_scan(*, patient: int, seed: int) -> Scan:
-  """Generates a scan.
-
-  Args:
-    patient: Number of the patient.
-    seed: Seed of the whole data set.
-  """
+  """Generates the scan of a patient, with the seed of the whole data set."""
   random = np.random.default_rng((seed, patient))
   shape = _SIZES[patient % len(_SIZES)]
   spacing_mm = np.array([random.uniform(2.5, 4.0), *[random.uniform(0.8, 1.6)] * 2])
@@ -83,15 +74,11 @@ def make_scan(*, patient: int, seed: int) -> Scan:
   middle = random.uniform((-0.12, -0.22, -0.12), (0.12, 0.02, 0.12))
   organ = ellipsoid(grid, middle, random.uniform((0.7, 0.32, 0.32), (0.9, 0.45, 0.45)))
   body = ellipsoid(grid, np.zeros(3), np.array([9.0, 0.92, 0.92]))
-  blobs = [
-    ellipsoid(
-      grid,
-      np.array([0.0, 0.6, side * 0.5]) + random.uniform(-0.05, 0.05, 3),
-      np.array([0.9, 0.2, 0.2]),
-    )
-    for side in (-1, 1)
-  ]
-  image = 0.35 * body + 0.4 * (organ | blobs[0] | blobs[1])
+  bright = organ
+  for side in (-1, 1):
+    middle = np.array([0.0, 0.6, side * 0.5]) + random.uniform(-0.05, 0.05, 3)
+    bright = bright | ellipsoid(grid, middle, np.array([0.9, 0.2, 0.2]))
+  image = 0.35 * body + 0.4 * bright
   image = ndimage.gaussian_filter(image, (0, 0.6, 0.6))
   shading = 1 + 0.2 * (grid @ random.uniform(-1, 1, 3))
   noise = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.5, 0.5))
@@ -114,15 +101,12 @@ def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.
 def turned(
   voxels: np.ndarray, affine: np.ndarray, orientation: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the same scan with axes in another order or direction.
+  """Returns voxels and affine of the same scan with axes in another order or direction.
 
   Args:
     voxels: Voxels, [D, H, W] or [D, H, W, M].
     affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
     orientation: Directions of the new axes D, H, W, such as 'SPL' for head, back, left.
-
-  Returns:
-    Voxels and affine.
   """
   turn = nibabel.orientations.ornt_transform(
     nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(orientation)
@@ -132,13 +116,7 @@ def turned(
 
 
 def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> SimpleITK.Image:
-  """Returns the scan as an image for a file, with axes in another order or direction.
-
-  Args:
-    voxels: Voxels, [D, H, W].
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
-    orientation: Directions of the stored axes D, H, W, such as 'SPL' for head, back, left.
-  """
+  """Returns the scan as an image for a file, with its axes as by `turned`."""
   stored, affine = turned(voxels, affine, orientation)
   affine = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
   spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -153,12 +131,7 @@ def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
   """Writes a raw folder like that of PROMISE12: TrainingData/CaseNN.mhd, its voxels and masks.
 
   Voxels are in .zraw files, those of every sixth case in .raw files. TestData has a scan without a
-  mask.
-
-  Args:
-    folder: Raw folder (config.data.raw_dir). It appears complete or not at all.
-    patients: Number of cases, Case00 and so on.
-    seed: Seed of the data set; the same seed writes the same scans.
+  mask. The folder appears complete or not at all.
   """
   with whole_folder(folder) as unfinished:
     for patient in range(patients + 1):
