@@ -47,7 +47,7 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the blocks of the brain as cases, from the three maps in `raw_dir` or else in nilearn."""
+  """Returns the blocks of the brain, from the three maps in `raw_dir` or else in nilearn."""
   folder = raw_dir if (raw_dir / _T1).is_file() else _package_folder()
   image, label = (folder / _T1,), (folder / _GREY, folder / _WHITE)
   count = len(_starts(_brain(*image, *label)))

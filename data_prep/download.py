@@ -1,9 +1,8 @@
 """Downloads public scans, only with `config.data.download`.
 
-The archive is written to the raw folder, first as NAME.part, from which an interrupted download
-continues. It is unpacked only if its size and SHA-256 are the known ones. An archive of that name
-which is already there is used instead of a download. We do not decide the terms of use: the
-licence as we have read it is printed, and where to read the terms.
+An archive is written to the raw folder, first as NAME.part, from which an interrupted download
+continues, and unpacked only if its size and SHA-256 are the known ones. We do not decide the terms
+of use: the licence as we have read it is printed, and where to read the terms.
 """
 
 import contextlib
@@ -11,6 +10,7 @@ import dataclasses
 import hashlib
 import http.client
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +29,13 @@ _TRIES = 6  # in a row without new bytes; the pauses between them add up to a mi
 _PAUSE_S = 1.0  # after a try with new bytes; doubled after each one without
 # Status codes below 500 that may change later: timeout, range not there, too early, too many.
 _TRY_AGAIN = (408, 416, 425, 429)
+_BROKEN_OFF = (  # errors of a connection, not of the disk; the next request may succeed
+  urllib.error.URLError,
+  http.client.HTTPException,
+  ConnectionError,
+  TimeoutError,
+  ssl.SSLError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +166,19 @@ def _receive_all(archive: Archive, part: Path) -> bool:
         time.sleep(_PAUSE_S * 2**failures)
       requests += 1
       try:
-        _receive(archive, part, bar)
-        reason = 'the connection was closed early'
-      except ConnectionError as error:
-        reason = str(error)
+        reason = _receive(archive, part, bar)
+      except urllib.error.HTTPError as error:
+        error.close()
+        reason = f'the server answers {error.code} {error.reason}'
+        if error.code == 416:  # the server's file ends before the part does
+          part.unlink()
+        if error.code not in _TRY_AGAIN and error.code < 500:
+          raise InputError(
+            f'{archive.url}: {reason}. See {archive.record}; the same command tries again, or '
+            f'fetch {archive.name} yourself and put it to {part.parent}.'
+          ) from error
+      except _BROKEN_OFF as error:
+        reason = str(getattr(error, 'reason', error))
       failures = 0 if _size(part) > most else failures + 1
       most = max(most, _size(part))
       if failures == _TRIES:
@@ -173,25 +189,21 @@ def _receive_all(archive: Archive, part: Path) -> bool:
   return first > 0 or requests > 1
 
 
-def _receive(archive: Archive, part: Path, bar: Any) -> None:
-  """Requests the missing bytes once; a server without support for ranges starts over.
-
-  Raises:
-    ConnectionError: If the download broke off and may continue when it is tried again.
-  """
+def _receive(archive: Archive, part: Path, bar: Any) -> str:
+  """Requests the missing bytes once; returns why some may still be missing."""
   start = _size(part)
   # Zenodo refuses some requests without a User-Agent.
   headers = {'User-Agent': f'thrifty_jax/{thrifty_jax.__version__}'}
   if start:
     headers['Range'] = f'bytes={start}-'
-  with _answer(urllib.request.Request(archive.url, headers=headers), archive, part) as answer:
-    total = answer.headers.get('Content-Length', '')
+  request = urllib.request.Request(archive.url, headers=headers)
+  with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
     if answer.status == 206:
       sent, _, total = answer.headers.get('Content-Range', '').partition('/')
       if not sent.startswith(f'bytes {start}-'):
-        raise ConnectionError('the server sends another piece than it was asked for')
-    else:
-      start = 0
+        return 'the server sends another piece than it was asked for'
+    else:  # a server without support for ranges starts over
+      start, total = 0, answer.headers.get('Content-Length', '')
     if total.isdigit() and int(total) != archive.size:
       raise InputError(
         f'{archive.url}: the server has a file of {total} bytes; expected {archive.size}. See at '
@@ -201,38 +213,11 @@ def _receive(archive: Archive, part: Path, bar: Any) -> None:
       file.truncate(start)
       bar.initial = bar.n = start  # the speed counts new bytes alone
       bar.refresh()
-      while start < archive.size and (chunk := _read(answer, archive.size - start)):
+      while chunk := answer.read(min(_CHUNK_BYTES, archive.size - start)):
         file.write(chunk)
         start += len(chunk)
         bar.update(len(chunk))
-
-
-def _answer(
-  request: urllib.request.Request, archive: Archive, part: Path
-) -> http.client.HTTPResponse:
-  """Returns the server's answer to a request."""
-  try:
-    return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-  except urllib.error.HTTPError as error:
-    error.close()
-    if error.code == 416:  # the server's file ends before the part does
-      part.unlink()
-    if error.code in _TRY_AGAIN or error.code >= 500:
-      raise ConnectionError(f'the server answers {error.code} {error.reason}') from error
-    raise InputError(
-      f'{archive.url}: the server answers {error.code} {error.reason}. See {archive.record}; the '
-      f'same command tries again, or fetch {archive.name} yourself and put it to {part.parent}.'
-    ) from error
-  except (OSError, http.client.HTTPException) as error:
-    raise ConnectionError(str(getattr(error, 'reason', error))) from error
-
-
-def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
-  """Returns the next bytes of an answer; none when it has ended or was closed early."""
-  try:
-    return answer.read(min(_CHUNK_BYTES, most))
-  except (OSError, http.client.HTTPException) as error:
-    raise ConnectionError(str(error)) from error
+  return 'the connection was closed early'
 
 
 def _is_intact(archive: Archive, path: Path) -> bool:

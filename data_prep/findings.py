@@ -1,7 +1,7 @@
 """Errors and oddities in a data set, found from the figures of its scans (survey.py)."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -73,54 +73,53 @@ def plain(value: float) -> str:
 
 
 def _twins(scans: Sequence[Scan]) -> Iterator[Finding]:
-  """Yields scans with the same voxels, the same mask, or the same visit under two names."""
-  images = _firsts(scans, lambda scan: scan.image_digest)
-  for scan, twin in images.items():
+  """Yields scans with the same voxels under two names."""
+  for scan, twin in _firsts(scans, 'image_digest').items():
     text = f'{scan.case}: every voxel is that of {twin.case}: one scan under two names'
     if scan.patient == twin.patient:
       yield Finding(text, scan.case)
     else:
       text += ', so that a patient may be trained on and tested. Remove one.'
       yield Finding(text, scan.case, is_error=True)
-  labels = _firsts(scans, lambda scan: scan.label_digest)
-  yield from _warnings(
-    scans,
-    {
-      scan: f'its mask is, voxel for voxel, that of {twin.case}, another patient'
-      for scan, twin in labels.items()
-      if twin.patient != scan.patient and scan not in images
-    },
-    'masks are, voxel for voxel, those of other patients',
-  )
-  studies = _firsts(scans, lambda scan: scan.study_digest)
-  yield from _warnings(
-    scans,
-    {
-      scan: f'its files name the same visit as those of {twin.case}: patient {scan.patient} may be '
-      f'{twin.patient}'
-      for scan, twin in studies.items()
-      if twin.patient != scan.patient
-    },
-    'files name the same visit as those of other patients, who may be one',
-  )
 
 
-def _firsts(scans: Sequence[Scan], digest: Callable[[Scan], str]) -> dict[Scan, Scan]:
+def _firsts(scans: Sequence[Scan], digest: str) -> dict[Scan, Scan]:
   """Returns the first scan with the same digest, for each scan that is not the first itself."""
-  first: dict[str, Scan] = {}
-  twins = {scan: first.setdefault(digest(scan), scan) for scan in scans if digest(scan)}
+  first = {getattr(scan, digest): scan for scan in reversed(scans)}
+  twins = {scan: first[getattr(scan, digest)] for scan in scans if getattr(scan, digest)}
   return {scan: twin for scan, twin in twins.items() if twin is not scan}
 
 
 def _oddities(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
-  """Yields what is odd about single scans, rule by rule."""
-  for rule in zip(*(_rules(scan, classes) for scan in scans), strict=True):
+  """Yields what is odd about single scans, and about two of different patients, rule by rule."""
+  images, masks, visits = (_firsts(scans, f'{name}_digest') for name in ('image', 'label', 'study'))
+  masks = {scan: twin for scan, twin in masks.items() if scan not in images}
+  rules = [_rules(scan, classes, masks.get(scan, scan), visits.get(scan, scan)) for scan in scans]
+  for rule in zip(*rules, strict=True):
     texts = {scan: text for scan, (_, text) in zip(scans, rule, strict=True) if text}
     yield from _warnings(scans, texts, rule[0][0])
 
 
-def _rules(scan: Scan, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-  """Yields for each rule a text about many scans, and one about this scan, '' if it complies."""
+def _rules(
+  scan: Scan, classes: Sequence[str], mask: Scan, visit: Scan
+) -> Iterator[tuple[str, str]]:
+  """Yields for each rule a text about many scans, and one about this scan, '' if it complies.
+
+  Others with the same mask or visit are passed beside it, or itself.
+  """
+  yield (
+    'masks are, voxel for voxel, those of other patients',
+    f'its mask is, voxel for voxel, that of {mask.case}, another patient'
+    if mask.patient != scan.patient
+    else '',
+  )
+  yield (
+    'files name the same visit as those of other patients, who may be one',
+    f'its files name the same visit as those of {visit.case}: patient {scan.patient} may be '
+    f'{visit.patient}'
+    if visit.patient != scan.patient
+    else '',
+  )
   disordered, blank = listed(scan.disordered), listed(scan.blank)
   yield (
     'slices look out of order, or damaged',

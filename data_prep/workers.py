@@ -79,7 +79,13 @@ def _map_in_processes(
       connection.send(case)
       value, error = connection.recv()
     except (EOFError, ConnectionError):
-      value, error = None, _dead(case)
+      value, error = (
+        None,
+        InputError(
+          f'{case.case}: the process that read it ended, most often for want of memory; set '
+          '--config.data.workers to a smaller number, 1 needs least.'
+        ),
+      )
     idle.put(connection)
     if error is not None:
       raise error
@@ -132,10 +138,3 @@ def serve(descriptor: int) -> None:
           error.add_note(f'in a process of its own: {traceback.format_exc()}')
         answer = None, error
       connection.send(answer)
-
-
-def _dead(case: Case) -> InputError:
-  return InputError(
-    f'{case.case}: the process that read it ended, most often for want of memory; set '
-    '--config.data.workers to a smaller number, 1 needs least.'
-  )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.client
 import http.server
 import io
 import os
@@ -161,7 +162,7 @@ def test_a_killed_download_goes_on_in_the_next_call(server, raw):
 
 
 def test_ctrl_c_keeps_what_has_come(server, raw, monkeypatch):
-  read, calls = download._read, []
+  read, calls = http.client.HTTPResponse.read, []
 
   def interrupted(answer, most):
     calls.append(most)
@@ -170,7 +171,7 @@ def test_ctrl_c_keeps_what_has_come(server, raw, monkeypatch):
     return read(answer, most)
 
   with monkeypatch.context() as patched:
-    patched.setattr(download, '_read', interrupted)
+    patched.setattr(http.client.HTTPResponse, 'read', interrupted)
     with pytest.raises(KeyboardInterrupt):
       download.provide('promise12', raw)
   assert (raw / 'training_data.zip.part').read_bytes() == server.content[: 3 * CHUNK]
