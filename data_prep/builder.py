@@ -7,7 +7,7 @@ only below that, and need TensorFlow above it.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,16 +24,8 @@ from thrifty_jax.scans.volumes import Case, Volume
 VERSION = tfds.core.Version('1.2.0')
 
 
-class SlicedCase(NamedTuple):
-  """A case, ready to be written.
-
-  Attributes:
-    record: Entry of the case in the metadata; its first slice is not known yet.
-    arrays: Features `image`, `label` and `native_label` of its D slices, [D, ...] each.
-  """
-
-  record: dict[str, Any]
-  arrays: dict[str, np.ndarray]
+# The metadata of a case, but for its first slice, and features of its D slices, [D, ...] each.
+SlicedCase = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -51,16 +43,9 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
   name = 'slices'  # an instance has the name of its data set
 
   def __init__(
-    self,
-    folder: str,
-    data_dir: Path,
-    *,
-    settings: dict[str, Any],
-    about: About,
-    count: int,
-    sliced: Iterator[SlicedCase],
+    self, folder: str, data_dir: Path, *, settings: dict[str, Any], about: About, count: int
   ):
-    """Describes the slices; TFDS writes them later.
+    """Describes the slices, which TFDS writes once `sliced` yields them.
 
     Args:
       folder: Name of the folder, a different one for different settings.
@@ -68,10 +53,10 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
       settings: Everything that the slices depend on, as JSON values; recorded in the metadata.
       about: Description of the data set, recorded as well.
       count: Number of cases.
-      sliced: Slices of the cases, in order; each case is read when it is written.
     """
     self.name = settings['name']
-    self.settings, self.about, self.count, self.sliced = settings, about, count, sliced
+    self.settings, self.about, self.count = settings, about, count
+    self.sliced: Iterator[SlicedCase] = iter(())  # in order; each is read when it is written
     super().__init__(config=tfds.core.BuilderConfig(name=folder), data_dir=data_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -108,12 +93,12 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   def _next_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the slices of the next case."""
-    case, done = next(self.sliced), self.info.metadata['cases']
+    (record, arrays), done = next(self.sliced), self.info.metadata['cases']
     first_slice = done[-1]['first_slice'] + done[-1]['slices'] if done else 0
-    done.append({**case.record, 'first_slice': first_slice})
-    for d in range(case.record['slices']):
-      example = {name: array[d] for name, array in case.arrays.items()}
-      yield first_slice + d, {**example, 'case': case.record['case'], 'slice': d}
+    done.append({**record, 'first_slice': first_slice})
+    for d in range(record['slices']):
+      example = {name: array[d] for name, array in arrays.items()}
+      yield first_slice + d, {**example, 'case': record['case'], 'slice': d}
 
 
 def slice_case(
@@ -133,4 +118,4 @@ def slice_case(
     'spacing_mm': list(volume.spacing_mm),
     'affine': volume.affine.tolist(),
   }
-  return SlicedCase(record, {'image': image, 'label': label, 'native_label': volume.truth})
+  return record, {'image': image, 'label': label, 'native_label': volume.truth}

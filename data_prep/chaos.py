@@ -38,11 +38,7 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the labelled scans below Train_Sets; each is a patient of its own.
-
-  Raises:
-    InputError: If there are none, or slices and masks do not match.
-  """
+  """Returns the labelled scans below Train_Sets; each is a patient of its own."""
   return data_sets.cases_of(find_patients(raw_dir, 'CT'), _find_case)
 
 
@@ -58,11 +54,7 @@ def find_patients(raw_dir: Path, kind: str) -> list[Path]:
 
 
 def read_case(case: Case) -> Volume:
-  """Reads the slices in Hounsfield units and their masks.
-
-  Raises:
-    InputError: If slices or masks are unusable, or do not belong together.
-  """
+  """Reads the slices in Hounsfield units and their masks, which must belong together."""
   series = dicom.read_series(case.image)
   hounsfield = series.voxels.astype(np.float32)
   hounsfield[hounsfield >= PADDING[0]] = PADDING[1]

@@ -43,35 +43,23 @@ def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Ca
     sequence: Name of the sequence, T1DUAL or T2SPIR.
     channels: Folders within DICOM_anon, '' for itself; the first is the one whose slices' names
       the masks have.
-
-  Raises:
-    InputError: If there are none, or slices, channels and masks do not match.
   """
   patients = chaos.find_patients(raw_dir, 'MR')
   return data_sets.cases_of(patients, lambda folder: _find_case(folder / sequence, channels))
 
 
 def read_case(case: Case) -> Volume:
-  """Reads the channels and their masks: 1 liver, 2 right kidney, 3 left kidney, 4 spleen.
-
-  Raises:
-    InputError: If slices or masks are unusable, or do not belong together.
-  """
+  """Reads the channels and their masks: 1 liver, 2 right kidney, 3 left kidney, 4 spleen."""
   count = len(case.label)
   files = [case.image[first : first + count] for first in range(0, len(case.image), count)]
-  first, *others = [dicom.read_series(channel) for channel in files]
-  for paths, other in zip(files[1:], others, strict=True):
-    volumes.require_grid(
-      paths[0], other.voxels.shape, other.affine, files[0][0], first.voxels.shape, first.affine
-    )
-  greys = slice_masks.read_masks(case.label, first.voxels.shape[1:])
+  channels = [dicom.read_series(paths) for paths in files]
+  affine, shape = channels[0].affine, channels[0].voxels.shape
+  for paths, other in zip(files, channels, strict=True):
+    volumes.require_grid(paths[0], other.voxels.shape, other.affine, files[0][0], shape, affine)
+  greys = slice_masks.read_masks(case.label, shape[1:])
   label = np.stack([_classes(p, grey) for p, grey in zip(case.label, greys, strict=True)])
-  volume = volumes.make_volume(
-    case,
-    image=np.stack([series.voxels for series in (first, *others)], axis=-1),
-    affine=first.affine,
-    label=label[first.order],
-  )
+  image = np.stack([series.voxels for series in channels], axis=-1)
+  volume = volumes.make_volume(case, image=image, affine=affine, label=label[channels[0].order])
   _require_upright(case, volume.truth)
   return volume
 

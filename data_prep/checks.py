@@ -95,8 +95,14 @@ def check(
       found += [Finding(text, case.case, is_error=True) for text in problems]
       bar.update(1)
   found += findings.find(measured, config.data.classes)
-  if not any(finding.is_error for finding in found):
-    found += _absent_classes(measured, config)
+  total_ml = np.sum([scan.volume_ml for scan in measured], axis=0)
+  if not any(finding.is_error for finding in found) and not np.all(total_ml):
+    absent = ', '.join(np.array(config.data.classes[1:])[total_ml == 0])
+    text = (
+      f'{data_sets.raw_dir(config)}: no scan has a voxel of {absent}; expected every class of '
+      'data.classes somewhere. Correct the list or the masks.'
+    )
+    found.append(Finding(text, is_error=True))
   checked = Checked(config, cases, split, measured, found)
   print(check_page.text(checked))
   print(f'pictures: {check_page.write(checked, workdir)}')
@@ -121,17 +127,3 @@ def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
   except InputError as error:
     return None, [str(error)]
   return (None, problems) if problems else (survey.measure(volume, case, data), [])
-
-
-def _absent_classes(scans: Sequence[Scan], config: ConfigDict) -> list[Finding]:
-  """Returns an error if no scan has a voxel of some class, as it could not be learned."""
-  total_ml = np.sum([scan.volume_ml for scan in scans], axis=0)
-  names = config.data.classes[1:]
-  absent = [name for name, volume_ml in zip(names, total_ml, strict=True) if not volume_ml]
-  if not absent:
-    return []
-  text = (
-    f'{data_sets.raw_dir(config)}: no scan has a voxel of {", ".join(absent)}; expected every '
-    'class of data.classes somewhere. Correct the list or the masks.'
-  )
-  return [Finding(text, is_error=True)]

@@ -1,8 +1,7 @@
 """Slice axis, image size and CT window that the scans of a data set suggest.
 
-The first two follow from the headers of all labelled scans: they depend on the acquisition, not on
-the contents, and are the same for every fold. A window depends on intensities, so it is learned
-from the training patients of the fold alone.
+The first two follow from the headers of all labelled scans, and are the same for every fold. A
+window depends on intensities, so it is learned from the training patients of the fold alone.
 """
 
 import dataclasses

@@ -9,13 +9,11 @@
 Without patients.csv each scan is a patient of its own. Hidden files, and images of imagesTs, which
 have no masks, are ignored.
 
-Values that the config leaves open are filled in here. Classes and channels come from dataset.json,
-slice axis and image size from the headers of all scans (fingerprint.py), and intensities from the
-channels' names:
-
-- CT in every channel: a window, learned from the foreground of the training patients of the fold,
-  so two folds share slices only if their windows are equal; set data.window to use one for all.
-- Anything else: the percentiles of each scan, so nothing is learned.
+Values that the config leaves open are filled in here: classes and channels from dataset.json, slice
+axis and image size from the headers of all scans (fingerprint.py). CT in every channel gets a
+window, learned from the foreground of the training patients of the fold, so that two folds share
+slices only if their windows are equal; set data.window to use one for all. Anything else gets the
+percentiles of each scan, and nothing is learned.
 """
 
 import csv
@@ -42,12 +40,7 @@ ABOUT = About('Slices of a folder of scans.')
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the scans that have a mask.
-
-  Raises:
-    InputError: If there are none, a scan, a channel or a mask is missing, or patients.csv does not
-      name the patient of a scan.
-  """
+  """Returns the scans that have a mask, with all their channels."""
   described = dataset_json.read(raw_dir)
   images, labels = (_files(raw_dir / name, described.endings) for name in ('imagesTr', 'labelsTr'))
   scans, incomplete = {name: (path,) for name, path in images.items()}, {}
@@ -221,9 +214,8 @@ def _found(
   data = config.data
   patients = len({case.patient for case in cases})
   raw_dir = data_sets.raw_dir(config)
-  whose = 'each scan its own: there is no patients.csv'
-  if (raw_dir / 'patients.csv').exists():
-    whose = 'as in patients.csv'
+  grouped = (raw_dir / 'patients.csv').exists()
+  whose = 'as in patients.csv' if grouped else 'each scan its own: there is no patients.csv'
   size = ' x '.join(f'{side:g}' for side in np.median(grids.shape, axis=0))
   spacing = ' x '.join(f'{step:.2f}' for step in np.median(grids.spacing_mm, axis=0))
   intensity = f'percentiles {data.percentiles[0]:g} to {data.percentiles[1]:g} of each scan'

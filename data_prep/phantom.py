@@ -1,8 +1,7 @@
 """Generated scans in real layouts: for tests, and for a run without any data.
 
-A body with an organ and two blobs of the organ's brightness elsewhere, so that brightness alone
-does not identify the organ. Every patient has another size, spacing, orientation, brightness and
-noise. The same seed gives the same files.
+A body with an organ, and two blobs as bright elsewhere, so that brightness alone does not identify
+it. Patients differ in size, spacing, orientation, brightness and noise. A seed gives one set.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """Generated scans in the layouts of the Decathlon and of nnU-Net, with the traps of real folders.
 
-Two channels or one, two classes of foreground, a first patient with two scans, files in every
-orientation, thick slices along any axis, a hidden file beside the scans, and a test image without
-a mask.
+Two classes of foreground, a first patient with two scans, files in every orientation, thick slices
+along any axis, a hidden file beside the scans, and a test image without a mask.
 """
 
 import dataclasses

@@ -80,7 +80,8 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
         yield case
         del case  # frees it before waiting for the next
 
-    slices = _builder(config, scans, sliced())
+    slices = _builder(config, scans)
+    slices.sliced = sliced()
     try:
       with _quiet_tfds():
         slices.download_and_prepare(file_format='array_record')
@@ -88,13 +89,13 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
       if not folder.exists():  # else another process finished the same work first
         raise
     finally:
-      _remove_empty(folder.parent, folder.parent.parent)
+      for place in (folder.parent, folder.parent.parent):
+        with contextlib.suppress(OSError):  # missing, or not empty
+          place.rmdir()
   return sum(case['slices'] for case in slices.info.metadata['cases'])
 
 
-def _builder(
-  config: ConfigDict, scans: Scans, sliced: Iterator[SlicedCase] | None = None
-) -> builder.Slices:
+def _builder(config: ConfigDict, scans: Scans) -> builder.Slices:
   """Returns the TFDS builder for these settings, which determine the name of its folder."""
   settings = settings_of(config, scans.digest)
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
@@ -105,7 +106,6 @@ def _builder(
       settings=settings,
       about=data_sets.module(config).ABOUT,
       count=len(scans.cases),
-      sliced=sliced or iter(()),
     )
 
 
@@ -127,9 +127,3 @@ def _sweep(folder: Path) -> None:
   for leftover in folder.parent.glob('incomplete.*'):
     if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
       shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _remove_empty(*folders: Path) -> None:
-  for folder in folders:
-    with contextlib.suppress(OSError):  # missing, or not empty
-      folder.rmdir()

@@ -23,11 +23,7 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the labelled scans of TrainingData; each is a patient of its own.
-
-  Raises:
-    InputError: If there are none, or a scan or a mask lacks its counterpart.
-  """
+  """Returns the labelled scans of TrainingData; each is a patient of its own."""
   place = raw_dir / 'TrainingData'
   scans = {path.stem: path for path in place.glob('Case*.mhd') if not path.stem.endswith(MASK)}
   masks = {path.stem.removesuffix(MASK): path for path in place.glob(f'Case*{MASK}.mhd')}

@@ -1,8 +1,7 @@
 """Detects wrong orders of a scan's slices from their contents.
 
-Headers of NIfTI, NRRD and MetaImage do not show such errors. But neighbours are similar, and slices
-further away less so: where a later slice is clearly more similar than the next, the order is not
-that of the body, or the slice between is damaged.
+Headers of NIfTI, NRRD and MetaImage do not show them. But where a later slice is clearly more
+similar than the next, the order is not that of the body, or the slice between is damaged.
 """
 
 import numpy as np
@@ -23,9 +22,16 @@ def out_of_order(image: np.ndarray) -> tuple[int, ...]:
     Indices along D, ascending; all of them if every second slice was stored first. Empty if nothing
     is wrong or fewer than 5 slices show anything.
   """
-  distance, shown = _distances(image)
+  height, width = (max(1, -(-side // _PIXELS)) for side in image.shape[1:])
+  rows, columns = image.shape[1] // height, image.shape[2] // width
+  blocks = image[:, : rows * height, : columns * width]
+  small = blocks.reshape(len(image), rows, height, columns, width).mean(axis=(2, 4))
+  small = small.reshape(len(image), -1)
+  contrast = small.std(axis=1)
+  shown = np.flatnonzero(contrast > 0.05 * contrast.max())  # nearly empty slices are all alike
   if len(shown) < 5:
     return ()
+  distance = 1 - np.corrcoef(small[shown])
   order = np.arange(len(shown))
   even_first = np.argsort(np.concatenate([order[::2], order[1::2]]))
   if _length(distance, even_first) < _NEARER * _length(distance, order):
@@ -34,23 +40,6 @@ def out_of_order(image: np.ndarray) -> tuple[int, ...]:
   third = np.append(np.diagonal(distance, 3), np.inf)
   late = (np.minimum(second, third) < _NEARER * next_one) & (next_one > np.median(next_one))
   return tuple(shown[np.flatnonzero(late) + 1].tolist())
-
-
-def _distances(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns 1 - correlation of every two slices, [D', D'], and the indices of these, [D'].
-
-  Nearly empty slices are left out, as they are all alike.
-  """
-  height, width = (max(1, -(-side // _PIXELS)) for side in image.shape[1:])
-  rows, columns = image.shape[1] // height, image.shape[2] // width
-  blocks = image[:, : rows * height, : columns * width]
-  small = blocks.reshape(len(image), rows, height, columns, width).mean(axis=(2, 4))
-  small = small.reshape(len(image), -1)
-  small = small - small.mean(axis=1, keepdims=True)
-  norms = np.linalg.norm(small, axis=1)
-  shown = np.flatnonzero(norms > 0.05 * norms.max())
-  unit = small[shown] / norms[shown, None]
-  return 1 - unit @ unit.T, shown
 
 
 def _length(distance: np.ndarray, order: np.ndarray) -> float:

@@ -1,9 +1,9 @@
 """Processes cases in several processes, with the same results in the same order.
 
-They are processes, not threads: small slices are mostly work of the interpreter, which threads do
-one at a time, and readers that turn off ITK's messages do so for a whole process. Each starts
-afresh: a fork of a process in which JAX runs may hang, and multiprocessing's spawn runs a caller's
-script again if it has no `if __name__ == '__main__'`.
+They are no threads, as small slices are mostly work of the interpreter, and readers turn off ITK's
+messages for a whole process. Each starts afresh: a fork of a process in which JAX runs may hang,
+multiprocessing's spawn runs a caller's script again if it has no `if __name__ == '__main__'`, and
+concurrent.futures' processes outlive a killed caller and do not tell which case ended one.
 """
 
 import collections
@@ -60,13 +60,8 @@ def _map(
     count, cases = min(device.cores(), _MOST), cases[done:]
   if count == 1 or len(cases) < 2:
     yield from map(work, cases)
-  else:
-    yield from _map_in_processes(min(count, len(cases)), running, work, cases)
-
-
-def _map_in_processes(
-  count: int, running: contextlib.ExitStack, work: Callable[[Case], Any], cases: Sequence[Case]
-) -> Iterator[Any]:
+    return
+  count = min(count, len(cases))
   threads = ThreadPoolExecutor(count)  # one waits for each process
   running.callback(threads.shutdown, cancel_futures=True)  # after the processes have ended
   idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
