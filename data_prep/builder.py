@@ -45,14 +45,10 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
   def __init__(
     self, folder: str, data_dir: Path, *, settings: dict[str, Any], about: About, count: int
   ):
-    """Describes the slices, which TFDS writes once `sliced` yields them.
+    """Describes the slices of `count` cases, which TFDS writes once `sliced` yields them.
 
-    Args:
-      folder: Name of the folder, a different one for different settings.
-      data_dir: Folder of TFDS.
-      settings: Everything that the slices depend on, as JSON values; recorded in the metadata.
-      about: Description of the data set, recorded as well.
-      count: Number of cases.
+    The settings, as JSON values, are everything that the slices depend on. They are recorded, and
+    different ones need a folder of another name.
     """
     self.name = settings['name']
     self.settings, self.about, self.count = settings, about, count

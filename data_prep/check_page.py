@@ -23,20 +23,12 @@ _LONGEST = 24  # characters of a name in the console's table
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
-  """Results of the check.
-
-  Attributes:
-    config: Settings of the run.
-    cases: All scans that have a mask.
-    split: Names of the patients under train, validation and test; empty where they cannot be split.
-    scans: Figures of the scans that can be trained on.
-    findings: Errors and warnings.
-  """
+  """Results of the check."""
 
   config: ConfigDict
-  cases: Sequence[Case]
-  split: Mapping[str, Sequence[str]]
-  scans: Sequence[Scan]
+  cases: Sequence[Case]  # all that have a mask
+  split: Mapping[str, Sequence[str]]  # patients of train, validation, test; {} if there is no split
+  scans: Sequence[Scan]  # those that can be trained on
   findings: Sequence[Finding]
 
   def select(self, *, errors: bool) -> list[Finding]:

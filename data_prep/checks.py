@@ -29,18 +29,8 @@ def problems_of(
 ) -> list[str]:
   """Returns the reasons why a scan cannot be trained on, besides those of `volumes.make_volume`.
 
-  Args:
-    volume: The scan with its truth.
-    classes: Names of the classes, background first.
-    modalities: Number of image channels that are expected.
-    source: Files of the scan, named in the lines.
-
-  Returns:
-    A line for each reason, none for a good scan: it has another number of channels, is constant or
-    non-finite, or its truth has a class that has no name.
-
-  Raises:
-    InputError: If the scan has no truth.
+  It has another number of channels, is constant or non-finite, or its truth has a class that has no
+  name. Each reason is a line that names a file of `source`.
   """
   image, truth, found = volume.image, volume.truth, []
   if image.shape[-1] != modalities:
@@ -79,8 +69,7 @@ def check(
     workdir: Folder that receives check.html and nothing else.
 
   Raises:
-    InputError: If a scan is unusable or a file lacks its counterpart; raised after everything is
-      read and shown.
+    InputError: If a scan is unusable or lacks its counterpart, once everything is read and shown.
   """
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]

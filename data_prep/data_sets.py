@@ -20,8 +20,6 @@ from thrifty_jax.scans.volumes import Case
 # decides what the config leaves open also has resolve(config, scans, training). Where files lack
 # their counterpart, find_cases raises Unpaired.
 _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
-# Data sets of one archive share a folder.
-_RAW_FOLDERS = {'chaos_t1': 'chaos', 'chaos_t2': 'chaos'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +67,7 @@ class Scans:
 
 
 class Unpaired(InputError):
-  """Scans without a mask or masks without a scan; the message is about the first.
-
-  Attributes:
-    problems: A line for each such file.
-    cases: Scans that have a mask.
-  """
+  """Scans without a mask or masks without a scan, a line for each, beside the cases with both."""
 
   def __init__(self, problems: Sequence[str], cases: Sequence[Case]):
     super().__init__(problems[0])
@@ -115,7 +108,7 @@ def data_dir(config: ConfigDict) -> Path:
 
 def raw_folder(name: str) -> str:
   """Returns the name of a data set's raw folder; data sets of one archive share it."""
-  return _RAW_FOLDERS.get(name, name)
+  return 'chaos' if name.startswith('chaos_') else name
 
 
 def raw_dir(config: ConfigDict) -> Path:
@@ -128,9 +121,8 @@ def raw_dir(config: ConfigDict) -> Path:
 def find(config: ConfigDict) -> Scans:
   """Finds the scans in the raw folder; with config.data.download they are fetched if missing.
 
-  Raises:
-    InputError: If there are no scans, they cannot be downloaded, two have one name, or the config
-      leaves a value open that this data set cannot decide.
+  There must be scans, each with a name of its own, and no value left open that this data set cannot
+  decide.
   """
   data_set, left = module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
@@ -170,9 +162,6 @@ def resolve(
 
   Returns:
     Titles and texts, for a person, about what was found and chosen.
-
-  Raises:
-    InputError: If the scans do not decide it, or the result contradicts the other settings.
   """
   if not configs.left_to_data(config):
     return ()

@@ -106,9 +106,7 @@ def remedy(name: str, where: str) -> str:
 def provide(name: str, raw_dir: Path) -> None:
   """Puts the scans of a data set of ARCHIVES into its raw folder, unless they are there.
 
-  Raises:
-    InputError: If the archive cannot be fetched, is not the known one, or cannot be unpacked; then
-      nothing is left that could be mistaken for scans.
+  Where that fails, nothing is left that could be mistaken for scans.
   """
   archive = ARCHIVES[name]
   target = raw_dir / archive.folder
@@ -140,31 +138,27 @@ def _fetch(archive: Archive, path: Path) -> None:
     f'and {archive.record} before you use the scans',
   )
   part = path.with_name(path.name + '.part')
-  for _ in ('with what is there', 'from the beginning'):
-    pieced = _receive_all(archive, part)
+  for following in ('it is fetched once more, from the beginning', 'it is removed'):
+    _receive_all(archive, part)
     if _is_intact(archive, part):
       os.replace(part, path)
       return
     part.unlink()
-    if not pieced:
-      break
-    logbook.say('download', 'its pieces do not fit together')
+    logbook.say('download', f'what came is not the known file; {following}')
   raise InputError(
     f'{archive.url}: what came is not the known file, whose SHA-256 is {archive.sha256}; it was '
     f'removed. Try again later, or see at {archive.record} whether the file was replaced.'
   )
 
 
-def _receive_all(archive: Archive, part: Path) -> bool:
-  """Receives the missing bytes; returns whether they may have come in more than one piece."""
-  first = most = _size(part)
-  requests = failures = 0
-  unpack.require_space(part.parent, archive.size - first, archive.name)
+def _receive_all(archive: Archive, part: Path) -> None:
+  """Receives the missing bytes, in as many pieces as it takes while there is progress."""
+  most, failures, reason = _size(part), 0, ''
+  unpack.require_space(part.parent, archive.size - most, archive.name)
   with logbook.progress(archive.size, f'download {archive.name}', unit='B') as bar:
     while _size(part) < archive.size:
-      if requests:
+      if reason:
         time.sleep(_PAUSE_S * 2**failures)
-      requests += 1
       try:
         reason = _receive(archive, part, bar)
       except urllib.error.HTTPError as error:
@@ -186,7 +180,6 @@ def _receive_all(archive: Archive, part: Path) -> bool:
           f'{archive.url}: the download broke off {_TRIES} times ({reason}); {part} is kept. The '
           f'same command goes on, or fetch {archive.name} yourself and put it beside.'
         )
-  return first > 0 or requests > 1
 
 
 def _receive(archive: Archive, part: Path, bar: Any) -> str:

@@ -23,26 +23,15 @@ _THICK = 1.5  # times: a side of the voxel this much longer than the others is t
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """An error or a warning.
+  """A warning, or an error, which must be corrected before training."""
 
-  Attributes:
-    text: Text that names the scan or file and the problem, and where useful what to do.
-    case: Name of the scan; '' for the whole set.
-    is_error: Whether it must be corrected before training.
-  """
-
-  text: str
-  case: str = ''
+  text: str  # names the scan or file and the problem, and where useful what to do
+  case: str = ''  # name of the scan; '' for the whole set
   is_error: bool = False
 
 
 def find(scans: Sequence[Scan], classes: Sequence[str]) -> list[Finding]:
-  """Returns what is odd about the scans, each by itself and compared with the others.
-
-  Args:
-    scans: Scans of the data set that could be measured.
-    classes: Names of the K classes, background first.
-  """
+  """Returns what is odd about scans of these classes, each by itself and beside the others."""
   if not scans:
     return []
   return [*_twins(scans), *_oddities(scans, classes), *_outliers(scans, classes)]
@@ -105,7 +94,7 @@ def _rules(
 ) -> Iterator[tuple[str, str]]:
   """Yields for each rule a text about many scans, and one about this scan, '' if it complies.
 
-  Others with the same mask or visit are passed beside it, or itself.
+  The first scans with its mask and of its visit are passed beside it.
   """
   yield (
     'masks are, voxel for voxel, those of other patients',

@@ -33,15 +33,10 @@ _QUANTILES = 1000  # per scan: all scans weigh the same, however much foreground
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grids:
-  """Grids of N scans turned to axial: axes to head, back and left, as in SLICE_AXES.
+  """Voxels of N scans along each axis, turned to head, back and left: numbers and distances."""
 
-  Attributes:
-    shape: Numbers of voxels, [N, 3].
-    spacing_mm: Distances of neighbouring voxels, [N, 3].
-  """
-
-  shape: np.ndarray
-  spacing_mm: np.ndarray
+  shape: np.ndarray  # [N, 3]
+  spacing_mm: np.ndarray  # [N, 3]
 
 
 def read_grids(cases: Sequence[Case]) -> Grids:

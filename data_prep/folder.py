@@ -71,14 +71,11 @@ def find_cases(raw_dir: Path) -> list[Case]:
 
 def read_case(case: Case) -> Volume:
   """Reads the channels of a scan and its mask, which must lie on one grid."""
-  image, affine = _read(case.image[0])
-  if len(case.image) > 1:
-    channels = [image]
-    for path in case.image[1:]:
-      channel, its_affine = _read(path)
-      volumes.require_grid(path, channel.shape, its_affine, case.image[0], image.shape, affine)
-      channels.append(channel)
-    image = np.stack(channels, axis=-1)
+  (image, affine), *others = [_read(path) for path in case.image]
+  for path, (channel, its_affine) in zip(case.image[1:], others, strict=True):
+    volumes.require_grid(path, channel.shape, its_affine, case.image[0], image.shape, affine)
+  if others:
+    image = np.stack([image, *(channel for channel, _ in others)], axis=-1)
   label, label_affine = _read(case.label[0])
   return volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine

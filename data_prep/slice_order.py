@@ -13,14 +13,10 @@ _NEARER = 0.5
 
 
 def out_of_order(image: np.ndarray) -> tuple[int, ...]:
-  """Returns the slices that do not follow those before them.
+  """Returns the slices of a channel, [D, H, W], that do not follow those before them.
 
-  Args:
-    image: Intensities of one channel, [D, H, W].
-
-  Returns:
-    Indices along D, ascending; all of them if every second slice was stored first. Empty if nothing
-    is wrong or fewer than 5 slices show anything.
+  They are ascending indices along D; all of them if every second slice was stored first, none if
+  fewer than 5 slices show anything.
   """
   height, width = (max(1, -(-side // _PIXELS)) for side in image.shape[1:])
   rows, columns = image.shape[1] // height, image.shape[2] // width

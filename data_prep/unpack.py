@@ -15,10 +15,10 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 def unpack(archive: Path, target: Path, *, holds: str) -> None:
-  """Unpacks the one folder of a ZIP file that contains a path.
+  """Unpacks the one folder of a ZIP file that contains a path; the file is kept.
 
   Args:
-    archive: The ZIP file, which is kept.
+    archive: The ZIP file.
     target: Path of the folder once everything is unpacked; until then its name begins with a dot.
     holds: Glob of a path inside the folder, which may be the archive's root or one or two levels
       below it, whatever its name.
