@@ -24,35 +24,22 @@ _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'prom
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """Description of a data set, recorded with its slices.
+  """Description of a data set, recorded with its slices."""
 
-  Attributes:
-    description: One sentence about what the slices show.
-    homepage: Address of the data set, or ''.
-    citation: Publication to cite, or ''.
-    note: Warning that applies to the data and to everything made from it, or ''.
-    padding: Intensity from which on a voxel is outside the scan, and the value that replaces it.
-  """
-
-  description: str
+  description: str  # one sentence about what the slices show
   homepage: str = ''
   citation: str = ''
-  note: str = ''
+  note: str = ''  # warning that applies to the data and to everything made from it
+  # Intensity from which on a voxel is outside the scan, and the value that replaces it.
   padding: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Scans:
-  """Contents of a raw folder; no scan is read yet.
+  """Contents of a raw folder; no scan is read yet."""
 
-  Attributes:
-    cases: The scans that have a mask, sorted by name.
-    unpaired: A line for each file that lacks its counterpart.
-    contents: Hashes of the files' contents.
-  """
-
-  cases: tuple[Case, ...]
-  unpaired: tuple[str, ...]
+  cases: tuple[Case, ...]  # those that have a mask, sorted by name
+  unpaired: tuple[str, ...]  # a line for each file that lacks its counterpart
   contents: Contents
 
   @property

@@ -40,27 +40,16 @@ _BROKEN_OFF = (  # errors of a connection, not of the disk; the next request may
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """A ZIP file at Zenodo.
+  """A ZIP file at Zenodo."""
 
-  Attributes:
-    record: Address of its page.
-    name: Name of the file.
-    size: Size of the file, in bytes.
-    sha256: SHA-256 of the file.
-    licence: Licence as we have read it.
-    terms: Address of the terms of use.
-    folder: Name of the unpacked folder in the raw folder.
-    holds: Glob of a path that only this folder has, as archives nest folders differently.
-  """
-
-  record: str
+  record: str  # address of its page
   name: str
-  size: int
+  size: int  # in bytes
   sha256: str
-  licence: str
-  terms: str
-  folder: str
-  holds: str
+  licence: str  # as we have read it
+  terms: str  # address of the terms of use
+  folder: str  # name of the unpacked folder in the raw folder
+  holds: str  # glob of a path that only this folder has, as archives nest folders differently
 
   @property
   def url(self) -> str:

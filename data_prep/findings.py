@@ -85,56 +85,51 @@ def _oddities(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding
   masks = {scan: twin for scan, twin in masks.items() if scan not in images}
   rules = [_rules(scan, classes, masks.get(scan, scan), visits.get(scan, scan)) for scan in scans]
   for rule in zip(*rules, strict=True):
-    texts = {scan: text for scan, (_, text) in zip(scans, rule, strict=True) if text}
+    texts = {scan: text for scan, (_, odd, text) in zip(scans, rule, strict=True) if odd}
     yield from _warnings(scans, texts, rule[0][0])
 
 
 def _rules(
   scan: Scan, classes: Sequence[str], mask: Scan, visit: Scan
-) -> Iterator[tuple[str, str]]:
-  """Yields for each rule a text about many scans, and one about this scan, '' if it complies.
+) -> Iterator[tuple[str, bool, str]]:
+  """Yields for each rule a text about many scans, whether this scan is odd, and a text about it.
 
   The first scans with its mask and of its visit are passed beside it.
   """
   yield (
     'masks are, voxel for voxel, those of other patients',
-    f'its mask is, voxel for voxel, that of {mask.case}, another patient'
-    if mask.patient != scan.patient
-    else '',
+    mask.patient != scan.patient,
+    f'its mask is, voxel for voxel, that of {mask.case}, another patient',
   )
   yield (
     'files name the same visit as those of other patients, who may be one',
+    visit.patient != scan.patient,
     f'its files name the same visit as those of {visit.case}: patient {scan.patient} may be '
-    f'{visit.patient}'
-    if visit.patient != scan.patient
-    else '',
+    f'{visit.patient}',
   )
-  disordered, blank = listed(scan.disordered), listed(scan.blank)
   yield (
     'slices look out of order, or damaged',
-    disordered
-    and f'slice {disordered} of {scan.shape[0]} looks less like the slice before than '
+    bool(scan.disordered),
+    f'slice {listed(scan.disordered)} of {scan.shape[0]} looks less like the slice before than '
     'later slices do: out of order, or damaged',
   )
-  yield (
-    'slices with a mask show nothing',
-    blank and f'slice {blank} shows nothing, but has a mask',
-  )
+  text = f'slice {listed(scan.blank)} shows nothing, but has a mask'
+  yield 'slices with a mask show nothing', bool(scan.blank), text
   spacing = ' x '.join(plain(side) for side in scan.spacing_mm)
-  (low, high), (_, second, largest) = _POSSIBLE_MM, sorted(scan.spacing_mm)
-  possible = all(low <= side <= high for side in scan.spacing_mm)
+  (low, high), (least, second, largest) = _POSSIBLE_MM, sorted(scan.spacing_mm)
   yield (
     f'the spacing is not from {low:g} to {high:g} mm',
-    '' if possible else f'spacing {spacing} mm; is it in millimetres?',
+    least < low or largest > high,
+    f'spacing {spacing} mm; is it in millimetres?',
   )
-  elsewhere = 'thick slices lie along another axis than data.slice_axis'
+  text = 'thick slices lie along another axis than data.slice_axis'
   thick = largest > _THICK * second and scan.spacing_mm[0] < largest
-  yield elsewhere, f'{elsewhere} ({spacing} mm)' if thick else ''
-  empty, masked = 'the mask is empty', scan.volume_ml.any()
-  yield empty, '' if masked else empty
+  yield text, thick, f'{text} ({spacing} mm)'
+  empty = not scan.volume_ml.any()
+  yield 'the mask is empty', empty, 'the mask is empty'
   for name, volume_ml in zip(classes[1:], scan.volume_ml, strict=True):
     text = f'no voxel of {name}'
-    yield text, text if masked and not volume_ml else ''
+    yield text, not empty and not volume_ml, text
 
 
 def _outliers(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:

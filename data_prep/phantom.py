@@ -39,17 +39,11 @@ _TILTS = (0, 0, 12, -20)  # degrees, about the axes to the left and to the head 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
-  """A generated scan, axes to head, back and left.
+  """A generated scan, axes to head, back and left."""
 
-  Attributes:
-    image: Brightness, about 0 to 1, [D, H, W], float32.
-    label: Mask, 1 in the organ, [D, H, W], uint8.
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4]; oblique for some patients.
-  """
-
-  image: np.ndarray
-  label: np.ndarray
-  affine: np.ndarray
+  image: np.ndarray  # brightness, about 0 to 1, [D, H, W], float32
+  label: np.ndarray  # 1 in the organ, [D, H, W], uint8
+  affine: np.ndarray  # of (d, h, w) to RAS millimetres, [4, 4]; oblique for some patients
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
@@ -77,8 +71,7 @@ def make_scan(*, patient: int, seed: int) -> Scan:
   for side in (-1, 1):
     middle = np.array([0.0, 0.6, side * 0.5]) + random.uniform(-0.05, 0.05, 3)
     bright = bright | ellipsoid(grid, middle, np.array([0.9, 0.2, 0.2]))
-  image = 0.35 * body + 0.4 * bright
-  image = ndimage.gaussian_filter(image, (0, 0.6, 0.6))
+  image = ndimage.gaussian_filter(0.35 * body + 0.4 * bright, (0, 0.6, 0.6))
   shading = 1 + 0.2 * (grid @ random.uniform(-1, 1, 3))
   noise = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.5, 0.5))
   image = (image * shading + 0.06 * noise).astype(np.float32)
@@ -88,13 +81,10 @@ def make_scan(*, patient: int, seed: int) -> Scan:
 
 def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
   """Returns an affine, [4, 4], with axes to head, back and left; oblique for some patients."""
-  affine = np.eye(4)
   axes = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]])  # head, back, left in RAS
   tilt = _TILTS[patient % len(_TILTS)]
   turn = transform.Rotation.from_euler('xz', [tilt, tilt / 2], degrees=True).as_matrix()
-  affine[:3, :3] = turn @ axes * spacing_mm
-  affine[:3, 3] = origin_mm
-  return affine
+  return nibabel.affines.from_matvec(turn @ axes * spacing_mm, origin_mm)
 
 
 def turned(

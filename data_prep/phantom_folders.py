@@ -28,8 +28,8 @@ def make_scan(*, number: int, seed: int, slice_axis: str = 'axial') -> Scan:
   """Returns a scan of phantom.py in thick slices along an axis of SLICE_AXES, its organ in two."""
   scan = phantom.make_scan(patient=number, seed=seed)
   spacing_mm = np.linalg.norm(scan.affine[:3, :3], axis=0)
-  affine = scan.affine.copy()
-  affine[:3, :3] = np.transpose([_RAS[to] for to in volumes.SLICE_AXES[slice_axis]]) * spacing_mm
+  axes = np.transpose([_RAS[to] for to in volumes.SLICE_AXES[slice_axis]])
+  affine = nibabel.affines.from_matvec(axes * spacing_mm, scan.affine[:3, 3])
   label = scan.label.copy()
   label[..., label.shape[-1] // 2 :] *= 2
   return dataclasses.replace(scan, label=label, affine=affine)
