@@ -66,20 +66,19 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
       'case': tfds.features.Text(),
       'slice': np.int32,
     }
-    metadata = tfds.core.MetadataDict(
-      settings=self.settings,
-      classes=self.settings['classes'],
-      note=self.about.note,
-      padding=self.about.padding,
-      cases=[],
-    )
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.about.description,
       homepage=self.about.homepage,
       citation=self.about.citation,
       features=tfds.features.FeaturesDict(features),
-      metadata=metadata,
+      metadata=tfds.core.MetadataDict(
+        settings=self.settings,
+        classes=self.settings['classes'],
+        note=self.about.note,
+        padding=self.about.padding,
+        cases=[],
+      ),
       disable_shuffling=True,
     )
 

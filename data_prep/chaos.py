@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import data_sets, download, slice_masks
-from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -29,7 +28,7 @@ _FAR = 200.0  # HU: larger distances count as this one
 _MIXED = 30.0  # HU
 _MORE = 1.5  # times
 
-ABOUT = About(
+ABOUT = data_sets.About(
   'Axial slices of contrast-enhanced abdominal CT with the liver outlined.',
   homepage='https://chaos.grand-challenge.org',
   citation='Kavur et al. 2021, Medical Image Analysis 69, doi:10.1016/j.media.2020.101950',

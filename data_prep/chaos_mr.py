@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import chaos, data_sets, slice_masks
-from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -30,7 +29,7 @@ GREYS = ((0, 0), (55, 70), (110, 135), (175, 200), (240, 255))
 _LIVER, _KIDNEYS = 1, (2, 3)
 
 
-def about(description: str) -> About:
+def about(description: str) -> data_sets.About:
   """Returns the description that is recorded with the slices of a sequence."""
   return dataclasses.replace(chaos.ABOUT, description=description, padding=None)
 

@@ -12,7 +12,6 @@ from data_prep.check_page import Checked
 from data_prep.data_sets import Scans
 from data_prep.findings import Finding
 from data_prep.survey import Scan
-from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -74,15 +73,11 @@ def check(
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]
   measured: list[Scan] = []
-  with (
-    logbook.progress(len(cases), f'check {config.data.name}') as bar,
-    workers.cases_map(config.data.workers) as cases_map,
-  ):
+  with workers.cases_map(config.data.workers, f'check {config.data.name}') as cases_map:
     looked = cases_map(functools.partial(_look_at, config), cases)
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
-      bar.update(1)
   found += findings.find(measured, config.data.classes)
   total_ml = np.sum([scan.volume_ml for scan in measured], axis=0)
   if not any(finding.is_error for finding in found) and not np.all(total_ml):

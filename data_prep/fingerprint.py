@@ -13,7 +13,6 @@ import nibabel
 import numpy as np
 
 from data_prep import workers
-from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
@@ -90,13 +89,9 @@ def foreground_window(
   rounded outward to multiples of 50. Processes are those of workers.cases_map.
   """
   found = []
-  with (
-    logbook.progress(len(cases), 'window of the training patients') as bar,
-    workers.cases_map(processes) as cases_map,
-  ):
+  with workers.cases_map(processes, 'window of the training patients') as cases_map:
     for quantiles in cases_map(functools.partial(_foreground_quantiles, read_case), cases):
       found += [quantiles] if quantiles.size else []
-      bar.update(1)
   if not found:
     raise InputError(
       f'{cases[0].label[0].parent}: no mask of a training patient has a voxel of foreground; '

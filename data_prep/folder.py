@@ -25,18 +25,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import data_sets, fingerprint
-from data_prep.data_sets import About, Scans
-from data_prep.fingerprint import Grids
 from thrifty_jax import config as configs
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, volumes
-from thrifty_jax.scans.dataset_json import Description
 from thrifty_jax.scans.volumes import Case, Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
 
-ABOUT = About('Slices of a folder of scans.')
+ABOUT = data_sets.About('Slices of a folder of scans.')
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
@@ -83,7 +80,7 @@ def read_case(case: Case) -> Volume:
 
 
 def resolve(
-  config: ConfigDict, scans: Scans, training: Sequence[str]
+  config: ConfigDict, scans: data_sets.Scans, training: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
   """Fills in what the config leaves open; see the module and `data_sets.resolve`."""
   data = config.data
@@ -130,7 +127,7 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 
 
 def _channels_of(
-  images: dict[str, Path], described: Description
+  images: dict[str, Path], described: dataset_json.Description
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
   """Returns the files CASE_0000, CASE_0001, ... by case, and problems by case or file name."""
   scans: dict[str, dict[str, Path]] = {}
@@ -187,7 +184,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
-def _learned(config: ConfigDict, scans: Scans, training: Sequence[str]) -> tuple[float, float]:
+def _learned(
+  config: ConfigDict, scans: data_sets.Scans, training: Sequence[str]
+) -> tuple[float, float]:
   """Returns the window of the training foreground, kept in a file so that scans are read once."""
   cases = [case for case in scans.cases if case.patient in training]
   name = f'window_{fingerprint.RULE}_{scans.contents.digest(cases)}.json'
@@ -202,9 +201,9 @@ def _learned(config: ConfigDict, scans: Scans, training: Sequence[str]) -> tuple
 
 def _found(
   config: ConfigDict,
-  described: Description,
+  described: dataset_json.Description,
   cases: Sequence[Case],
-  grids: Grids,
+  grids: fingerprint.Grids,
   left: Sequence[str],
 ) -> tuple[tuple[str, str], ...]:
   """Returns titles and texts for the console."""

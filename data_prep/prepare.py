@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from data_prep import builder, data_sets, workers
-from data_prep.builder import SlicedCase
 from data_prep.data_sets import Scans
-from thrifty_jax import files, logbook
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.preprocessing import slice_settings
 
@@ -69,19 +68,9 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
   """Writes the slices; returns their number."""
   settings = settings_of(config, scans.digest)
   work = functools.partial(builder.slice_case, data_sets.module(config).read_case, settings)
-  with (
-    logbook.progress(len(scans.cases), f'prepare {config.data.name}') as bar,
-    workers.cases_map(config.data.workers) as cases_map,
-  ):
-
-    def sliced() -> Iterator[SlicedCase]:
-      for case in cases_map(work, scans.cases):
-        bar.update()
-        yield case
-        del case  # frees it before waiting for the next
-
-    slices = _builder(config, scans)
-    slices.sliced = sliced()
+  slices = _builder(config, scans)
+  with workers.cases_map(config.data.workers, f'prepare {config.data.name}') as cases_map:
+    slices.sliced = cases_map(work, scans.cases)
     try:
       with _quiet_tfds():
         slices.download_and_prepare(file_format='array_record')

@@ -8,14 +8,13 @@ In-plane size, spacing and intensities differ from scan to scan.
 from pathlib import Path
 
 from data_prep import data_sets, download, folder
-from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
 read_case = folder.read_case
 MASK = '_segmentation'
 
-ABOUT = About(
+ABOUT = data_sets.About(
   'Axial slices of prostate T2-weighted MR with the whole prostate outlined.',
   homepage='https://promise12.grand-challenge.org',
   citation='Litjens et al. 2014, Medical Image Analysis 18(2), doi:10.1016/j.media.2013.12.002',

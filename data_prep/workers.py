@@ -8,7 +8,6 @@ concurrent.futures' processes outlive a killed caller and do not tell which case
 
 import collections
 import contextlib
-import functools
 import itertools
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
+from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
@@ -32,8 +32,8 @@ _AHEAD = 2  # cases in work or waiting for their turn, per process
 
 
 @contextlib.contextmanager
-def cases_map(count: int) -> Generator[Callable[..., Iterator[Any]]]:
-  """Yields a `map` of a function over cases in processes, which end with the `with` block.
+def cases_map(count: int, title: str) -> Generator[Callable[..., Iterator[Any]]]:
+  """Yields a `map` over cases in processes, which end with the `with` block, as does its progress.
 
   The function and its results must be picklable. The number of cases in memory is limited, however
   many there are. An exception of the function, or an InputError if its process dies, is raised here
@@ -42,9 +42,18 @@ def cases_map(count: int) -> Generator[Callable[..., Iterator[Any]]]:
   Args:
     count: Number of processes; 1 is this process alone. 0 is this process for some seconds, which
       suffice for few or small scans, then as many as there are cores, at most 8.
+    title: Name of the work, shown with its progress.
   """
   with contextlib.ExitStack() as running:
-    yield functools.partial(_map, count, running)
+
+    def counted(work: Callable[[Case], Any], cases: Sequence[Case]) -> Iterator[Any]:
+      bar = running.enter_context(logbook.progress(len(cases), title))
+      for result in _map(count, running, work, cases):
+        bar.update()
+        yield result
+        del result  # frees it before waiting for the next
+
+    yield counted
 
 
 def _map(
