@@ -15,8 +15,8 @@ import functools
 import importlib.util
 from pathlib import Path
 
-import nibabel
 import numpy as np
+from nibabel.affines import from_matvec
 from scipy import ndimage
 
 from data_prep.data_sets import About
@@ -60,7 +60,7 @@ def read_case(case: Case) -> Volume:
   _, *shown = ndimage.find_objects((brain.truth > 0).astype(int))[0]
   corner = (first, *((side.start + side.stop) // 2 - _SIDE // 2 for side in shown))
   box = tuple(slice(at, at + size) for at, size in zip(corner, (_BLOCK, _SIDE, _SIDE), strict=True))
-  affine = brain.affine @ nibabel.affines.from_matvec(np.eye(3), corner)
+  affine = brain.affine @ from_matvec(np.eye(3), corner)
   return dataclasses.replace(
     brain,
     image=brain.image[box],

@@ -1,8 +1,7 @@
 """The TFDS builder that writes the slices of every data set.
 
-A `tfds.core.ShardBasedBuilder` writes one shard a case while it reads, so only the volumes that are
-being processed are in memory. The generator-based builder would collect up to 1 GB, keep the order
-only below that, and need TensorFlow above it.
+A `ShardBasedBuilder` writes a shard a case while it reads, and holds what is being processed alone.
+The generator-based one collects up to 1 GB, and above it loses the order and needs TensorFlow.
 """
 
 from collections.abc import Callable, Iterator, Mapping

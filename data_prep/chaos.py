@@ -59,7 +59,7 @@ def read_case(case: Case) -> Volume:
   hounsfield[hounsfield >= PADDING[0]] = PADDING[1]
   masks = slice_masks.read_masks(case.label, hounsfield.shape[1:])
   for path, mask in zip(case.label, masks, strict=True):
-    values = np.unique(mask[mask > 0])
+    values = np.unique(mask[mask > 0]).tolist()
     if len(values) > 1:
       raise InputError(
         f'{path}: the mask has the grey values {data_sets.listed(values)}; expected the liver in '
@@ -113,14 +113,13 @@ def _find_case(folder: Path) -> Case:
   slices = folder / 'DICOM_anon'
   # Names like i0000,0000b count from 0, as masks do; names like IMG-0004-00001 count from 1.
   from_zero = any(path.name.startswith('i') for path in slice_masks.find_files(slices, '.dcm'))
-  image, label = slice_masks.find_pairs(
-    slices, folder / 'Ground', ahead=(0,) if from_zero else (0, 1)
-  )
+  ahead = (0,) if from_zero else (0, 1)
+  image, label = slice_masks.find_pairs(slices, folder / 'Ground', ahead=ahead)
   name = f'ct{int(folder.name):02d}'
   return Case(case=name, patient=name, image=image, label=label)
 
 
 def _median_and_scatter(values: np.ndarray) -> tuple[float, float]:
   """Returns the median and the mean clipped distance from it, robust to outliers such as metal."""
-  distances = np.abs(values - np.median(values))
-  return float(np.median(values)), float(np.minimum(distances, _FAR).mean())
+  median = float(np.median(values))
+  return median, float(np.minimum(np.abs(values - median), _FAR).mean())

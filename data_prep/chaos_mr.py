@@ -35,13 +35,9 @@ def about(description: str) -> data_sets.About:
 
 
 def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Case]:
-  """Returns the labelled scans of a sequence; each is a patient of its own.
+  """Returns the labelled scans of a sequence, T1DUAL or T2SPIR; each is a patient of its own.
 
-  Args:
-    raw_dir: Folder that contains Train_Sets.
-    sequence: Name of the sequence, T1DUAL or T2SPIR.
-    channels: Folders within DICOM_anon, '' for itself; the first is the one whose slices' names
-      the masks have.
+  Channels are folders within DICOM_anon, '' for itself. Masks are named after slices of the first.
   """
   patients = chaos.find_patients(raw_dir, 'MR')
   return data_sets.cases_of(patients, lambda folder: _find_case(folder / sequence, channels))
@@ -91,7 +87,7 @@ def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
     known[low : high + 1] = number
   classes = known[grey]
   if (classes == 255).any():
-    listed = data_sets.listed(np.unique(grey[classes == 255]))
+    listed = data_sets.listed(np.unique(grey[classes == 255]).tolist())
     raise InputError(
       f'{path}: the mask has the grey values {listed}; expected 63 in the liver, 126 and 189 in '
       'the kidneys, 252 in the spleen. Replace it by the file of Zenodo record 3431873: older '

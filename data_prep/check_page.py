@@ -142,8 +142,9 @@ def _shortened(name: str) -> str:
 
 def _paragraph(line: str) -> str:
   """Returns the line wrapped to 100 characters, paths unbroken."""
-  whole = {'break_long_words': False, 'break_on_hyphens': False}
-  return textwrap.fill(line, _COLUMNS, subsequent_indent=9 * ' ', **whole)
+  wrapper = textwrap.TextWrapper(_COLUMNS, subsequent_indent=9 * ' ')
+  wrapper.break_long_words = wrapper.break_on_hyphens = False
+  return wrapper.fill(line)
 
 
 def _percentiles(checked: Checked) -> str:

@@ -61,14 +61,9 @@ def check(
 ) -> None:
   """Reads every scan once, in several processes, and shows their figures and what is wrong.
 
-  Args:
-    config: Settings of a run.
-    scans: Scans in the raw folder.
-    split: Names of the patients under train, validation and test; {} where they cannot be split.
-    workdir: Folder that receives check.html and nothing else.
-
-  Raises:
-    InputError: If a scan is unusable or lacks its counterpart, once everything is read and shown.
+  The split has names of patients under train, validation and test, or is {} where they cannot be
+  split. The workdir receives check.html and nothing else. An InputError about unusable scans and
+  missing counterparts is raised once everything is read and shown.
   """
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ class Contents:
 
   def _hash(self, case: Case) -> str:
     paths = [_with_voxels(files_) for files_ in (case.image, case.label)]
-    found = _digest([[[str(path), *_status(path)] for path in part] for part in paths])
+    # Size and times change with the contents; a program can set back only the first time.
+    known_by = operator.attrgetter('st_size', 'st_mtime_ns', 'st_ctime_ns')
+    found = _digest([[[str(path), *known_by(path.stat())] for path in part] for part in paths])
     if found not in self._now:
       known = self._before.get(found)
       self._now[found] = known or _digest([[_hash_of(path) for path in part] for part in paths])
@@ -46,12 +49,6 @@ def _with_voxels(paths: Sequence[Path]) -> list[Path]:
     beside = path.parent.glob(f'{path.name.split(".")[0]}.*')
     found += sorted(beside) if path.suffix == '.mhd' else [path]
   return found
-
-
-def _status(path: Path) -> tuple[int, int, int]:
-  """Returns the size and both times of a file; a program can set back only the first time."""
-  status = path.stat()
-  return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hash_of(path: Path) -> str:

@@ -94,7 +94,7 @@ def data_dir(config: ConfigDict) -> Path:
 
 
 def raw_folder(name: str) -> str:
-  """Returns the name of a data set's raw folder; data sets of one archive share it."""
+  """Returns the name of a data set's raw folder, which data sets of one archive share."""
   return 'chaos' if name.startswith('chaos_') else name
 
 
@@ -108,8 +108,7 @@ def raw_dir(config: ConfigDict) -> Path:
 def find(config: ConfigDict) -> Scans:
   """Finds the scans in the raw folder; with config.data.download they are fetched if missing.
 
-  There must be scans, each with a name of its own, and no value left open that this data set cannot
-  decide.
+  Scans must have names of their own, and no value be open that this data set cannot decide.
   """
   data_set, left = module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
@@ -142,13 +141,8 @@ def resolve(
 ) -> tuple[tuple[str, str], ...]:
   """Fills in, in place, what the config leaves to the data (Setting.open_value).
 
-  Args:
-    config: Settings of a run.
-    scans: Scans in the raw folder.
-    training: Names of the training patients.
-
-  Returns:
-    Titles and texts, for a person, about what was found and chosen.
+  Scans are those of the raw folder, `training` are the names of the training patients. Returns
+  titles and texts, for a person, about what was found and chosen.
   """
   if not configs.left_to_data(config):
     return ()

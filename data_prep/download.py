@@ -29,13 +29,9 @@ _TRIES = 6  # in a row without new bytes; the pauses between them add up to a mi
 _PAUSE_S = 1.0  # after a try with new bytes; doubled after each one without
 # Status codes below 500 that may change later: timeout, range not there, too early, too many.
 _TRY_AGAIN = (408, 416, 425, 429)
-_BROKEN_OFF = (  # errors of a connection, not of the disk; the next request may succeed
-  urllib.error.URLError,
-  http.client.HTTPException,
-  ConnectionError,
-  TimeoutError,
-  ssl.SSLError,
-)
+# Errors of a connection, not of the disk; the next request may succeed.
+_LOST = (ConnectionError, TimeoutError, ssl.SSLError)
+_BROKEN_OFF = (urllib.error.URLError, http.client.HTTPException, *_LOST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,11 +202,8 @@ def _is_intact(archive: Archive, path: Path) -> bool:
   """Returns whether a file is the archive, by its size and SHA-256."""
   if _size(path) != archive.size:
     return False
-  digest = hashlib.sha256()
-  with (
-    path.open('rb') as file,
-    logbook.progress(archive.size, f'verify {archive.name}', unit='B') as bar,
-  ):
+  digest, bar = hashlib.sha256(), logbook.progress(archive.size, f'verify {archive.name}', unit='B')
+  with path.open('rb') as file, bar:
     while chunk := file.read(_CHUNK_BYTES):
       digest.update(chunk)
       bar.update(len(chunk))

@@ -38,15 +38,10 @@ def find(scans: Sequence[Scan], classes: Sequence[str]) -> list[Finding]:
 
 
 def far_off(values: np.ndarray, *, least: float) -> np.ndarray:
-  """Returns which values are outliers, by a rule that outliers themselves do not affect.
+  """Returns which values are outliers, [N] bool, by a rule that outliers do not affect.
 
-  Args:
-    values: Values of N scans, [N]; NaN, which is no outlier, for a scan without one.
-    least: Distance from the median that an outlier exceeds in any case.
-
-  Returns:
-    [N] bool: more than 3.5 robust standard deviations and `least` from the median; all False with
-    fewer than 5 values.
+  They are more than 3.5 robust standard deviations, and more than `least`, from the median of the
+  values [N]. NaN, of a scan without a value, is none, and of fewer than 5 values none is.
   """
   there = np.isfinite(values)
   if there.sum() < _ENOUGH:
@@ -135,15 +130,13 @@ def _rules(
 def _outliers(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
   """Yields scans that are far from the median of the set."""
   for name, unit, values, scaled, least in _quantities(scans, classes):
-    flagged = np.flatnonzero(far_off(scaled, least=least))
-    if flagged.size:
+    flagged = np.flatnonzero(far_off(scaled, least=least)).tolist()
+    if flagged:
       there = values[np.isfinite(scaled)]
       median = f'the median is {plain(np.median(there))}'
-      yield from _warnings(
-        scans,
-        {scans[i]: f'{name} {plain(values[i])}{unit}; {median}' for i in flagged},
-        f'{name} differs much: {plain(there.min())} to {plain(there.max())}{unit}, {median}',
-      )
+      texts = {scans[i]: f'{name} {plain(values[i])}{unit}; {median}' for i in flagged}
+      span = f'{plain(there.min())} to {plain(there.max())}{unit}'
+      yield from _warnings(scans, texts, f'{name} differs much: {span}, {median}')
 
 
 def _quantities(

@@ -21,8 +21,7 @@ from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
 # slices of 1.0 mm is nearly isotropic, MR of 1 mm in slices of 2 mm is not.
 _ANISOTROPIC = 1.5
 _MULTIPLE = 32  # pixels: can be halved five times, as often as the default network does
-# Version of the rule by which a window is learned: raise it when that changes.
-RULE = 1
+RULE = 1  # version of the rule by which a window is learned: raise it when that changes
 _PERCENTILES = (0.5, 99.5)  # of the foreground, as nnU-Net clips CT (Isensee et al., 2021)
 # Window limits are rounded outward, so that folds, whose percentiles differ by a few Hounsfield
 # units, mostly get the same limits and share their slices.
@@ -102,16 +101,12 @@ def foreground_window(
 
 
 def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np.ndarray:
-  """Returns quantiles of the foreground's finite intensities, [_QUANTILES]; [0] if there are none.
-
-  Scans that cannot be read are left out: the check reports them.
-  """
+  """Returns quantiles of the foreground's finite intensities, [_QUANTILES]; [0] if none."""
   try:
     volume = read_case(case)
-  except InputError:
+  except InputError:  # the check reports it
     return np.zeros(0)
   values = volume.image[volume.truth > 0]
   values = values[np.isfinite(values)]
-  if not values.size:
-    return values
-  return np.quantile(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+  places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+  return np.quantile(values, places) if values.size else values

@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import SimpleITK
+from nibabel.affines import from_matvec
 from scipy import ndimage
 from scipy.spatial import transform
 
@@ -84,7 +85,7 @@ def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.
   axes = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]])  # head, back, left in RAS
   tilt = _TILTS[patient % len(_TILTS)]
   turn = transform.Rotation.from_euler('xz', [tilt, tilt / 2], degrees=True).as_matrix()
-  return nibabel.affines.from_matvec(turn @ axes * spacing_mm, origin_mm)
+  return from_matvec(turn @ axes * spacing_mm, origin_mm)
 
 
 def turned(
@@ -92,10 +93,8 @@ def turned(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns voxels and affine of the same scan with axes in another order or direction.
 
-  Args:
-    voxels: Voxels, [D, H, W] or [D, H, W, M].
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
-    orientation: Directions of the new axes D, H, W, such as 'SPL' for head, back, left.
+  Voxels are [D, H, W] or [D, H, W, M], the affine leads from (d, h, w) to RAS millimetres, [4, 4],
+  and the orientation names the directions of the new axes, such as 'SPL' for head, back, left.
   """
   turn = nibabel.orientations.ornt_transform(
     nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(orientation)

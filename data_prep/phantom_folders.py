@@ -13,6 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK
+from nibabel.affines import from_matvec
 
 from data_prep import phantom
 from data_prep.phantom import Scan
@@ -29,7 +30,7 @@ def make_scan(*, number: int, seed: int, slice_axis: str = 'axial') -> Scan:
   scan = phantom.make_scan(patient=number, seed=seed)
   spacing_mm = np.linalg.norm(scan.affine[:3, :3], axis=0)
   axes = np.transpose([_RAS[to] for to in volumes.SLICE_AXES[slice_axis]])
-  affine = nibabel.affines.from_matvec(axes * spacing_mm, scan.affine[:3, 3])
+  affine = from_matvec(axes * spacing_mm, scan.affine[:3, 3])
   label = scan.label.copy()
   label[..., label.shape[-1] // 2 :] *= 2
   return dataclasses.replace(scan, label=label, affine=affine)
@@ -59,10 +60,9 @@ def write_nnunet(
   ending: str = '.nii.gz',
   slice_axis: str = 'axial',
 ) -> None:
-  """Writes scan_000_0000 and so on, a file for each channel; see `_write`.
+  """Writes scan_000_0000 and so on, a file for each of one or two channels; see `_write`.
 
-  There are one or two channels; if the first is CT, intensities are in HU. The ending is that of a
-  format that SimpleITK writes.
+  If the first is CT, intensities are in HU. SimpleITK writes the format of the ending.
   """
   description = {
     'channel_names': {str(number): name for number, name in enumerate(channels)},

@@ -30,9 +30,6 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
 
   An interrupted call leaves no data set: TFDS writes to a folder of another name and renames it at
   the end. Without `scans` those in the raw folder are found first.
-
-  Raises:
-    InputError: If scans are missing, unreadable or unusable, or the slices cannot be written.
   """
   scans = scans or data_sets.find(config)
   if scans.unpaired:

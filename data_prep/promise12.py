@@ -2,7 +2,6 @@
 
 Layout of the raw folder: TrainingData/CaseNN.mhd with its .raw or .zraw, and
 CaseNN_segmentation.mhd in the same way. Cases are ordered by hospital, so folds interleave.
-In-plane size, spacing and intensities differ from scan to scan.
 """
 
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Masks stored as one picture per slice beside a DICOM series, as in CHAOS.
-
-Masks follow the order of the slices' file names, not that of their positions.
-"""
+"""Masks stored as one picture per slice beside a DICOM series, in the order of its file names."""
 
 import re
 from collections.abc import Sequence
@@ -42,7 +39,7 @@ def find_pairs(
 
 def find_files(folder: Path, ending: str) -> tuple[Path, ...]:
   """Returns a folder's files sorted by name, without hidden ones, such as macOS leaves."""
-  return tuple(sorted(p for p in folder.glob(f'*{ending}') if not p.name.startswith('.')))
+  return tuple(sorted(folder.glob(f'[!.]*{ending}')))
 
 
 def read_masks(files: Sequence[Path], size: tuple[int, ...]) -> np.ndarray:

@@ -30,14 +30,10 @@ def out_of_order(image: np.ndarray) -> tuple[int, ...]:
   distance = 1 - np.corrcoef(small[shown])
   order = np.arange(len(shown))
   even_first = np.argsort(np.concatenate([order[::2], order[1::2]]))
-  if _length(distance, even_first) < _NEARER * _length(distance, order):
+  lengths = [distance[way[:-1], way[1:]].sum() for way in (even_first, order)]  # slice to slice
+  if lengths[0] < _NEARER * lengths[1]:
     return tuple(shown.tolist())
   next_one, second = np.diagonal(distance, 1)[:-1], np.diagonal(distance, 2)
   third = np.append(np.diagonal(distance, 3), np.inf)
   late = (np.minimum(second, third) < _NEARER * next_one) & (next_one > np.median(next_one))
   return tuple(shown[np.flatnonzero(late) + 1].tolist())
-
-
-def _length(distance: np.ndarray, order: np.ndarray) -> float:
-  """Returns the sum of the distances from slice to slice in an order."""
-  return float(distance[order[:-1], order[1:]].sum())

@@ -24,8 +24,8 @@ def unpack(archive: Path, target: Path, *, holds: str) -> None:
       below it, whatever its name.
 
   Raises:
-    InputError: If the archive is broken, needs more space than there is, has a path that leads out
-      of it, contains anything but files and folders, or does not have exactly one such folder.
+    InputError: If the archive is broken or too large, has a path that leads out of it, contains
+      anything but files and folders, or does not have exactly one such folder.
   """
   unfinished = target.with_name(f'.{target.name}.unpacking')
   shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
@@ -57,18 +57,17 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 def _write_all(source: zipfile.ZipFile, archive: Path, folder: Path) -> None:
   """Writes the files of an archive after checking all of them."""
-  entries = [(entry, folder.joinpath(*_parts(entry, archive))) for entry in source.infolist()]
+  parts = {entry: _parts(entry, archive) for entry in source.infolist()}
   # macOS writes a file in __MACOSX beside each of its own.
-  wanted = [
-    (e, to) for e, to in entries if not e.is_dir() and '__MACOSX' not in Path(e.filename).parts
-  ]
-  total = sum(entry.file_size for entry, _ in wanted)
+  wanted = [entry for entry in parts if not entry.is_dir() and '__MACOSX' not in parts[entry]]
+  total = sum(entry.file_size for entry in wanted)
   if total > _MOST_TIMES * archive.stat().st_size:
     raise _refused(archive, f'would unpack to {total / 1e6:.0f} MB, {_MOST_TIMES} times its size')
   require_space(folder.parent, total, f'what {archive.name} holds')
   folder.mkdir()
   with logbook.progress(total, f'unpack {archive.name}', unit='B') as bar:
-    for entry, path in wanted:
+    for entry in wanted:
+      path = folder.joinpath(*parts[entry])
       path.parent.mkdir(parents=True, exist_ok=True)
       with source.open(entry) as packed, path.open('xb') as file:
         while chunk := packed.read(_CHUNK_BYTES):
