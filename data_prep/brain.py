@@ -86,8 +86,8 @@ def _brain(t1: Path, grey: Path, white: Path) -> Volume:
 def _starts(brain: Volume) -> range:
   """Returns the first slice of each block, within the slices that show enough of both classes.
 
-  A slice must have, of each class, a twentieth of the voxels of the fullest slice: at the ends of
-  the brain are slices with a dozen voxels of white matter, where scores would be chance.
+  A slice must have, of each class, a twentieth of the voxels of the fullest slice: scores of the
+  ends, with a dozen voxels of white matter, would be chance.
   """
   areas = np.stack([(brain.truth == k).sum(axis=(1, 2)) for k in (1, 2)])  # [2, D]
   shown = np.flatnonzero((areas >= areas.max(axis=1, keepdims=True) / 20).all(axis=0))

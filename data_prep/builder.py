@@ -46,8 +46,7 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
   ):
     """Describes the slices of `count` cases, which TFDS writes once `sliced` yields them.
 
-    The settings, as JSON values, are everything that the slices depend on. They are recorded, and
-    different ones need a folder of another name.
+    Settings, as JSON values, are all that slices depend on; others need another folder.
     """
     self.name = settings['name']
     self.settings, self.about, self.count = settings, about, count

@@ -98,8 +98,7 @@ def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
 
 def _require_upright(case: Case, truth: np.ndarray) -> None:
   """Refuses masks in the reverse order: a liver reaches the diaphragm, kidneys never do."""
-  slices = truth.reshape(len(truth), -1)
-  liver, kidneys = (np.isin(slices, k).sum(axis=1) for k in (_LIVER, _KIDNEYS))
+  liver, kidneys = (np.isin(truth, k).sum(axis=(1, 2)) for k in (_LIVER, _KIDNEYS))
   if not liver.any() or not kidneys.any():
     return
   heights = np.arange(len(truth))

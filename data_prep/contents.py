@@ -13,10 +13,9 @@ from thrifty_jax.scans.volumes import Case
 
 
 class Contents:
-  """Hashes of scans; those of unchanged files are taken from a file of hashes."""
+  """Hashes of scans; those of unchanged files are taken from a file of hashes, if there is one."""
 
   def __init__(self, path: Path):
-    """Reads the file of hashes, if there is one."""
     self.path = path
     self._before: dict[str, str] = files.read_json(path) if path.exists() else {}
     self._now: dict[str, str] = {}

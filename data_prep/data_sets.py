@@ -141,8 +141,7 @@ def resolve(
 ) -> tuple[tuple[str, str], ...]:
   """Fills in, in place, what the config leaves to the data (Setting.open_value).
 
-  Scans are those of the raw folder, `training` are the names of the training patients. Returns
-  titles and texts, for a person, about what was found and chosen.
+  Returns titles and texts, for a person, about what was found; `training` names the patients.
   """
   if not configs.left_to_data(config):
     return ()

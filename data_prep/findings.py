@@ -77,7 +77,7 @@ def _firsts(scans: Sequence[Scan], digest: str) -> dict[Scan, Scan]:
 def _oddities(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
   """Yields what is odd about single scans, and about two of different patients, rule by rule."""
   images, masks, visits = (_firsts(scans, f'{name}_digest') for name in ('image', 'label', 'study'))
-  masks = {scan: twin for scan, twin in masks.items() if scan not in images}
+  masks = {scan: first for scan, first in masks.items() if scan not in images}
   rules = [_rules(scan, classes, masks.get(scan, scan), visits.get(scan, scan)) for scan in scans]
   for rule in zip(*rules, strict=True):
     texts = {scan: text for scan, (_, odd, text) in zip(scans, rule, strict=True) if odd}
@@ -87,10 +87,7 @@ def _oddities(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding
 def _rules(
   scan: Scan, classes: Sequence[str], mask: Scan, visit: Scan
 ) -> Iterator[tuple[str, bool, str]]:
-  """Yields for each rule a text about many scans, whether this scan is odd, and a text about it.
-
-  The first scans with its mask and of its visit are passed beside it.
-  """
+  """Yields for each rule a text about many scans, whether this one is odd, and a text about it."""
   yield (
     'masks are, voxel for voxel, those of other patients',
     mask.patient != scan.patient,

@@ -85,7 +85,7 @@ def foreground_window(
   """Returns limits that contain nearly all intensities of the foreground of CT.
 
   They are the percentiles 0.5 and 99.5 over all scans and channels, each scan weighing the same,
-  rounded outward to multiples of 50. Processes are those of workers.cases_map.
+  rounded outward to multiples of 50.
   """
   found = []
   with workers.cases_map(processes, 'window of the training patients') as cases_map:

@@ -17,8 +17,7 @@ def find_pairs(
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
   """Returns the *.dcm of one folder and the *.png of another, both in the order of their names.
 
-  The number in a slice's name must lead that in its mask's by one of `ahead`, the same for all
-  slices.
+  Numbers in names of slices must lead those of their masks by one of `ahead`, the same for all.
   """
   images, labels = find_files(slices, '.dcm'), find_files(masks, '.png')
   if len(images) != len(labels) or not images:

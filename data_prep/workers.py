@@ -25,8 +25,7 @@ from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
-# A process takes a second or two to start: shorter work does not need it.
-_ALONE_SECONDS = 5.0
+_ALONE_SECONDS = 5.0  # a process takes a second or two to start: shorter work does not need it
 _MOST = 8  # processes, unless more are asked for: one process writes what all of them prepare
 _AHEAD = 2  # cases in work or waiting for their turn, per process
 
@@ -35,9 +34,8 @@ _AHEAD = 2  # cases in work or waiting for their turn, per process
 def cases_map(count: int, title: str) -> Generator[Callable[..., Iterator[Any]]]:
   """Yields a `map` over cases in processes, which end with the `with` block, as does its progress.
 
-  The function and its results must be picklable. The number of cases in memory is limited, however
-  many there are. An exception of the function, or an InputError if its process dies, is raised here
-  at the turn of its case.
+  The function and its results must be picklable; the number of cases in memory is limited. Its
+  exception, or an InputError if its process dies, is raised here at the turn of its case.
 
   Args:
     count: Number of processes; 1 is this process alone. 0 is this process for some seconds, which
