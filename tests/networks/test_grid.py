@@ -232,11 +232,11 @@ def test_whoever_would_read_a_skipped_cell_reads_the_nearest_kept_one_once():
     class Grid(nn.Module):
       cell: Callable
       skipped: tuple
+      classes, channels, depth = 2, 1, 5
 
       @nn.compact
       def __call__(self, image):
-        settings = {'channels': 1, 'depth': 5, 'deep_supervision': True}
-        return grid.grid(image, classes=2, cell=self.cell, skipped=self.skipped, **settings)
+        return grid.run_grid(self, image, self.cell, skipped=self.skipped, deep_supervision=True)
 
     net = Grid(cell, skipped)
     logits, _ = net.init_with_output(jax.random.key(0), jnp.ones((1, 32, 32, 1)))

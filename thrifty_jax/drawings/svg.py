@@ -5,6 +5,7 @@ Text and lines have the colour of the surrounding text (currentColor), boxes tha
 may set, each with a default colour.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,8 +13,8 @@ from html import escape
 MONOSPACE = 'font-size="11.5" font-family="ui-monospace, monospace"'
 BOLD = 'font-weight="600"'
 MUTED = 'fill-opacity=".7"'
-GROUND = {'light': '#fdfdfc', 'dark': '#14171a'}
-INK = {'light': '#1d2126', 'dark': '#e4e7ea'}
+LIGHT = {'color': '#1d2126', '--ground': '#fdfdfc'}
+DARK = {'color': '#e4e7ea', '--ground': '#14171a'}
 PADDING = 24  # pixels around the picture in a standalone file
 
 
@@ -40,23 +41,15 @@ class Picture:
     return self._element(box, self.width, self.parts)
 
   def file(self, light: Mapping[str, str], dark: Mapping[str, str]) -> str:
-    """Returns a standalone file with background and colours for light and dark screens.
-
-    Args:
-      light: CSS variables for light screens, such as '--op-conv' -> '#3f7fbf'.
-      dark: CSS variables for dark screens.
-    """
+    """Returns a standalone file with background, and CSS variables for light and dark screens."""
     width, height = self.width + 2 * PADDING, self.height + 2 * PADDING
-    schemes = {
-      name: ''.join(
-        f'{variable}:{value};'
-        for variable, value in {'color': INK[name], '--ground': GROUND[name], **colours}.items()
-      )
-      for name, colours in (('light', light), ('dark', dark))
-    }
+    by_day, by_night = (
+      ''.join(f'{name}:{value};' for name, value in {**ground, **colours}.items())
+      for ground, colours in ((LIGHT, light), (DARK, dark))
+    )
     style = (
-      f'<style>svg{{color-scheme:light dark;background:var(--ground);{schemes["light"]}}}'
-      f'@media(prefers-color-scheme:dark){{svg{{{schemes["dark"]}}}}}</style>'
+      f'<style>svg{{color-scheme:light dark;background:var(--ground);{by_day}}}'
+      f'@media(prefers-color-scheme:dark){{svg{{{by_night}}}}}</style>'
     )
     ground = _rectangle(-PADDING, -PADDING, width, height, 0, f'stroke="none" {fill("ground")}')
     box = f'viewBox="{-PADDING} {-PADDING} {width:g} {height:g}"'
@@ -72,30 +65,25 @@ class Picture:
 
 def beside(pictures: Sequence[Picture], *, gap: float, label: str) -> Picture:
   """Places pictures side by side, aligned at the top."""
-  parts, x = [], 0.0
-  for picture in pictures:
-    parts.append(moved(picture.parts, x, 0))
-    x += picture.width + gap
-  return Picture(x - gap, max(picture.height for picture in pictures), parts, label)
+  lefts = [0, *itertools.accumulate(picture.width + gap for picture in pictures)]
+  parts = [_moved(picture, x, 0) for picture, x in zip(pictures, lefts[:-1], strict=True)]
+  return Picture(lefts[-1] - gap, max(picture.height for picture in pictures), parts, label)
 
 
 def below(pictures: Sequence[Picture], *, gap: float, label: str) -> Picture:
   """Places pictures one below the other, aligned at the left."""
-  parts, y = [], 0.0
-  for picture in pictures:
-    parts.append(moved(picture.parts, 0, y))
-    y += picture.height + gap
-  return Picture(max(picture.width for picture in pictures), y - gap, parts, label)
+  tops = [0, *itertools.accumulate(picture.height + gap for picture in pictures)]
+  parts = [_moved(picture, 0, y) for picture, y in zip(pictures, tops[:-1], strict=True)]
+  return Picture(max(picture.width for picture in pictures), tops[-1] - gap, parts, label)
+
+
+def _moved(picture: Picture, x: float, y: float) -> str:
+  return f'<g transform="translate({x:g} {y:g})">{"".join(picture.parts)}</g>'
 
 
 def note(content: str) -> Picture:
   """A line of small text, as a picture."""
   return Picture(6.2 * len(content), 14, [text(Place(0, 4), content, MUTED, anchor='start')], '')
-
-
-def moved(parts: Sequence[str], x: float, y: float) -> str:
-  """Moves the parts by (x, y) pixels."""
-  return f'<g transform="translate({x:g} {y:g})">{"".join(parts)}</g>'
 
 
 def fill(variable: str, colour: str = '#fff') -> str:
@@ -118,9 +106,16 @@ def tinted_box(
     f'stroke-width="1.5" fill-opacity=".14" fill="{colour}" stroke="{colour}" '
     f'style="fill:{value};stroke:{value}"'
   )
-  return box(middle, width, height, radius, f'stroke="none" {fill("ground")}') + box(
-    middle, width, height, radius, frame
-  )
+  ground = box(middle, width, height, radius, f'stroke="none" {fill("ground")}')
+  return ground + box(middle, width, height, radius, frame)
+
+
+def plain_box(
+  middle: Place, width: float, height: float, content: str, attributes: str = ''
+) -> str:
+  """Box on the background colour with a text of these attributes."""
+  frame = box(middle, width, height, 5, f'stroke-width="1.4" {fill("ground")}')
+  return frame + text(middle, content, attributes)
 
 
 def text(middle: Place, content: str, attributes: str = '', *, anchor: str = 'middle') -> str:

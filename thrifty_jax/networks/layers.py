@@ -1,6 +1,5 @@
 """Table of the layers of a network: output sizes, parameters, multiplications and memory."""
 
-import collections
 import dataclasses
 import functools
 import math
@@ -15,48 +14,36 @@ from flax import traverse_util
 
 from thrifty_jax.networks import baselines, build, cell, grid, norm, ops, space
 
-ModulePath = tuple[str, ...]  # ('up_1_0', 'node1_from_0')
-_SUPERVISED = (grid.DerivedNetwork, baselines.UNetPlusPlus)
+ModulePath = tuple[str, ...]
 # Modules whose submodules have lines of their own in the table.
 _GROUPS = (cell.DerivedCell, grid.ResidualBlock, baselines.Block)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """A line of the table.
+  """A line of the table, whose numbers include those of submodules."""
 
-  Attributes:
-    path: Path of the module, ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a submodule.
-    kind: Name of the operation, such as 'up cell' or 'down_sep_conv_3x3'.
-    output: Shape of its output for one slice, [H, W, C].
-    parameters: Number of parameters, submodules included.
-    macs: Multiplications when one slice is predicted, submodules included.
-  """
-
-  path: ModulePath
-  kind: str
-  output: tuple[int, ...]
+  path: ModulePath  # ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a submodule
+  kind: str  # name of the operation, such as 'up cell' or 'down_sep_conv_3x3'
+  output: tuple[int, ...]  # shape of the output for one slice, [H, W, C]
   parameters: int
-  macs: int
+  macs: int  # multiplications when one slice is predicted
 
 
 def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
-  """Returns the layers in the order in which they run, a cell or block before its own layers.
+  """Returns the modules of a network in the order in which they run.
 
+  A cell, a residual block or a block of a baseline comes before its submodules, which are listed
+  too. Layers that only deep supervision uses have 0 multiplications: prediction does not run them.
   The network is only traced for its shapes; nothing is computed.
 
   Args:
     net: A derived network or a baseline.
     image_shape: Shape of one slice, [H, W, C], any H and W.
-
-  Returns:
-    One entry for every module of the network (a path of one name) and for every submodule of a
-    cell, a residual block or a block of a baseline. Layers that only deep supervision uses are
-    listed with their parameters and 0 multiplications: prediction does not run them.
   """
   trained = _trace(net, image_shape)
   predicting = trained
-  if isinstance(net, _SUPERVISED) and net.deep_supervision:
+  if getattr(net, 'deep_supervision', False):
     predicting = _trace(net.copy(deep_supervision=False), image_shape)
   shown = [path for path in trained if len(path) == 1 or len(path) == 2 and trained[path[:1]].group]
   return [
@@ -72,16 +59,12 @@ def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
 
 
 def macs(net: nn.Module, image_shape: Sequence[int]) -> int:
-  """Returns the number of multiply-accumulate operations for the prediction of one slice.
+  """Returns the multiply-accumulate operations of the prediction of one slice [H, W, C].
 
   The count follows the literature: convolutions and dense layers count by their definition, even
   if a faster form computes them here; norms, pools, activations, biases, products with gates and
   sums of edges do not count. A transposed convolution multiplies every weight once for each pixel
-  of its input.
-
-  Args:
-    net: A derived network or a baseline.
-    image_shape: Shape of one slice, [H, W, C]; its sides are padded to those the network takes.
+  of its input. Sides are padded to those that the network takes.
   """
   return sum(layer.macs for layer in layers(net, image_shape) if len(layer.path) == 1)
 
@@ -90,10 +73,7 @@ def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
   """Returns the peak temporary memory of the compiled forward pass of one slice on this device.
 
   Weights, input and logits are not counted. XLA plans this memory when it compiles; it does not
-  know the allocations of the libraries that it calls.
-
-  Returns:
-    Number of bytes, or None if XLA does not report it.
+  know the allocations of the libraries that it calls. The result is None if XLA does not report it.
   """
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   background = jax.ShapeDtypeStruct(image_shape[-1:], jnp.float32)
@@ -111,6 +91,7 @@ class _Call:
 
   kind: str
   group: bool
+  shapes: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)  # (input, output) a call
   output: tuple[int, ...] = ()
   parameters: int = 0
   macs: int = 0
@@ -119,7 +100,6 @@ class _Call:
 def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call]:
   """Returns the record of every submodule by its path, in the order of their first calls."""
   calls: dict[ModulePath, _Call] = {}
-  shapes: dict[ModulePath, list[tuple[Any, Any]]] = collections.defaultdict(list)
 
   def record(method, args, kwargs, context):
     module = context.module
@@ -128,7 +108,7 @@ def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call
     call = calls.setdefault(module.path, _Call(_kind(module), isinstance(module, _GROUPS)))
     output = method(*args, **kwargs)
     call.output = output.shape[1:]
-    shapes[module.path].append((args[0].shape, output.shape))
+    call.shapes.append((args[0].shape, output.shape))
     return output
 
   image = jax.ShapeDtypeStruct((1, *build.padded_shape(net, image_shape)), jnp.float32)
@@ -138,7 +118,7 @@ def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call
   for path, weight in weights.items():
     call = calls[path[:-1]]
     call.parameters += weight.size
-    call.macs += sum(_multiplications(path[-1], weight, *shape) for shape in shapes[path[:-1]])
+    call.macs += sum(_multiplications(path[-1], weight, *shapes) for shapes in call.shapes)
   return calls
 
 
@@ -152,15 +132,16 @@ def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequ
     return weight.size * after
   if name in ('scale', 'bias'):
     return 0
-  raise ValueError(f'how often is a parameter {name!r} multiplied? Add it to {__name__}')
+  raise ValueError(
+    f'{__name__} does not know how often a parameter {name!r} is multiplied; add it to _multiplications'
+  )
 
 
 def _kind(module: nn.Module) -> str:
   """Returns the name of a module in the table; an operation has its name in genotypes."""
-  row = getattr(module, 'operation', None)
-  if isinstance(row, space.Operation):
-    return row.name
   match module:
+    case nn.Module(operation=space.Operation(name=name)):
+      return name
     case cell.DerivedCell():
       return f'{module.kind} cell'
     case grid.ResidualBlock():

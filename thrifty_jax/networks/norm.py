@@ -139,15 +139,10 @@ def _group_means(sums: jax.Array, parts: Sequence[jax.Array], group: int) -> jax
 
 
 class Norm(nn.Module):
-  """GroupNorm over H, W and groups of 16 channels (one group if 16 does not divide C).
+  """GroupNorm over H, W and groups of 16 channels (one group if 16 does not divide C)."""
 
-  Attributes:
-    affine: Whether a scale and a bias per channel follow.
-    relu: Whether a relu comes last.
-  """
-
-  affine: bool = True
-  relu: bool = False
+  affine: bool = True  # whether a scale and a bias per channel follow
+  relu: bool = False  # whether a relu comes last
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
