@@ -6,12 +6,11 @@ the choice if it is known. Lines that pass a row of operations run in lanes at t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from thrifty_jax import files, records
 from thrifty_jax.drawings import svg
 from thrifty_jax.drawings.svg import Picture, Place
+from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks import space
 from thrifty_jax.networks.genotype import Genotype, Node
 from thrifty_jax.networks.space import CELL_KINDS, sources_of, state_name
@@ -76,36 +75,13 @@ def draw_cell(kind: str, cell: tuple[Node, ...], scores: EdgeScores | None = Non
   return Picture(width, output.y + 34, [svg.lines(lines), *shapes], f'The searched {kind} cell')
 
 
-@dataclass(frozen=True)
-class _Edge:
-  source: str
-  score: float | None = None
-
-
-@dataclass(frozen=True)
-class _Cells:
-  down: tuple[tuple[_Edge, ...], ...]
-  up: tuple[tuple[_Edge, ...], ...]
-
-
 def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
-  """Reads the scores in a genotype file for draw_cells; a file written by hand has none.
-
-  Args:
-    path: File that genotype.load accepts.
-
-  Returns:
-    Scores, kind -> (node, source) -> score.
-
-  Raises:
-    InputError: If a score is non-finite or not a number.
-  """
-  remedy = 'correct the score, or remove it'
-  cells = records.parse(files.read_json(path), _Cells, path, remedy=remedy)
+  """Returns the scores in a file that genotype.load accepts, kind -> (node, source) -> score."""
+  file = genotypes.read(path)
   return {
     kind: {
       (node, source): float(edge.score)
-      for node, edges in enumerate(getattr(cells, kind))
+      for node, edges in enumerate(getattr(file, kind))
       for source in sources_of(node)
       for edge in edges
       if edge.source == state_name(source) and edge.score is not None

@@ -41,12 +41,10 @@ class Up(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    batch, height, width, channels = x.shape
     # Windows of a 2x2 kernel at stride 2 do not overlap: one matrix product and a reshape suffice.
-    kernel = self.param('kernel', ops.kernel_init, (1, 1, channels, 4 * self.channels))
+    kernel = self.param('kernel', ops.kernel_init, (1, 1, x.shape[-1], 4 * self.channels))
     bias = self.param('bias', nn.initializers.zeros, (self.channels,))
-    x = (x @ kernel[0, 0].astype(x.dtype)).reshape(batch, height, width, 2, 2, self.channels)
-    x = x.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, self.channels)
+    x = spatial.depth_to_space(x @ kernel[0, 0].astype(x.dtype))
     return x + bias.astype(x.dtype)
 
 

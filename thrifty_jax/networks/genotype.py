@@ -85,8 +85,8 @@ def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
 def derive(weights: ArchitectureWeights, space: Space) -> Genotype:
   """Keeps the strongest operation of every edge, the strongest edges of every node, and the cells.
 
-  Of equal scores the operation, or the state, that is listed first is kept; a cell with equal scores
-  of its gate is kept.
+  Of equal scores the operation, or the state, that is listed first is kept; a cell whose gate has
+  equal scores is kept.
   """
   scores = compute_scores(weights, space)
 
@@ -115,6 +115,24 @@ def draw(generator: np.random.Generator, space: Space) -> Genotype:
   return Genotype(down, up, skipped)
 
 
+@dataclasses.dataclass(frozen=True)
+class Edge:
+  """A kept edge in a genotype file."""
+
+  source: str
+  operation: str
+  score: float | None = None  # not in files that are written by hand
+
+
+@dataclasses.dataclass(frozen=True)
+class GenotypeFile:
+  """Form of a genotype file; cells have indices up to 32, as no image can be halved so often."""
+
+  down: tuple[tuple[Edge, ...], ...]
+  up: tuple[tuple[Edge, ...], ...]
+  skipped: tuple[tuple[Annotated[int, range(1, 33)], Annotated[int, range(33)]], ...] = ()
+
+
 def save(
   path: Path | str,
   genotype: Genotype,
@@ -124,15 +142,13 @@ def save(
 ) -> None:
   """Writes the genotype as JSON, with the score of each choice and its provenance."""
 
-  def edge(kind: CellKind, node: int, source: int, name: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {'source': state_name(source), 'operation': name}
-    if scores is not None:
-      entry['score'] = round(getattr(scores, kind)[node, source][name], 6)
-    return entry
+  def edge(kind: CellKind, node: int, source: int, name: str) -> Edge:
+    score = round(getattr(scores, kind)[node, source][name], 6) if scores else None
+    return Edge(state_name(source), name, score)
 
   cells = {
     kind: [
-      [edge(kind, node, source, name) for source, name in edges]
+      [edge(kind, node, *kept) for kept in edges]
       for node, edges in enumerate(getattr(genotype, kind))
     ]
     for kind in CELL_KINDS
@@ -146,22 +162,20 @@ def save(
       {'cell': cell, 'keep': round(float(keep), 6), 'skip': round(float(skip), 6)}
       for cell, (keep, skip) in gates.items()
     ]
-  files.write_json(path, {**content, 'provenance': provenance or {}})
+  records.write(Path(path), {**content, 'provenance': provenance or {}})
 
 
-@dataclasses.dataclass(frozen=True)
-class _Edge:
-  source: str
-  operation: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-  """Form of a genotype file; no image can be halved as often as the largest index of a cell says."""
-
-  down: tuple[tuple[_Edge, ...], ...]
-  up: tuple[tuple[_Edge, ...], ...]
-  skipped: tuple[tuple[Annotated[int, range(1, 33)], Annotated[int, range(33)]], ...] = ()
+def read(path: Path | str) -> GenotypeFile:
+  """Reads a genotype file; raises an InputError if it has another form or a newer version."""
+  content = files.read_json(path)
+  if not isinstance(content, dict) or content.get('format') != FORMAT:
+    raise InputError(f'{path} is no genotype: expected a JSON object with "format": "{FORMAT}"')
+  if content.get('version') != VERSION:
+    raise InputError(
+      f'{path} has genotype version {content.get("version")!r:.40}, expected {VERSION}: '
+      'use a matching release of thrifty_jax'
+    )
+  return records.parse(content, GenotypeFile, path, remedy='correct it, or use another genotype')
 
 
 def load(path: Path | str) -> Genotype:
@@ -172,19 +186,11 @@ def load(path: Path | str) -> Genotype:
       operation or a cell that is impossible. require_depth checks that the grid is deep enough for
       the skipped cells.
   """
-  content = files.read_json(path)
-  if not isinstance(content, dict) or content.get('format') != FORMAT:
-    raise InputError(f'{path} is no genotype: expected a JSON object with "format": "{FORMAT}"')
-  if content.get('version') != VERSION:
-    raise InputError(
-      f'{path} has genotype version {content.get("version")!r:.40}, expected {VERSION}: '
-      'use a matching release of thrifty_jax'
-    )
-  found = records.parse(content, _File, path, remedy='correct it, or use another genotype')
+  found = read(path)
   if not 1 <= len(found.down) == len(found.up) <= 16:
     raise InputError(
-      f'{path}: down cells have {len(found.down)} nodes and up cells {len(found.up)}; expected 1 to '
-      '16, and as many in both'
+      f'{path}: down cells have {len(found.down)} nodes and up cells {len(found.up)}; expected '
+      '1 to 16 in both, equally many'
     )
   if len({*found.skipped}) < len(found.skipped):
     raise InputError(f'{path}: "skipped" names a cell twice; expected each at most once')
@@ -195,7 +201,7 @@ def load(path: Path | str) -> Genotype:
   return Genotype(down, up, tuple(sorted(found.skipped)))
 
 
-def _read_node(path: Path | str, kind: CellKind, index: int, edges: tuple[_Edge, ...]) -> Node:
+def _read_node(path: Path | str, kind: CellKind, index: int, edges: tuple[Edge, ...]) -> Node:
   place = f'{path}: {kind} node{index + 1}'
   sources = {state_name(source): source for source in sources_of(index)}
   if not edges:

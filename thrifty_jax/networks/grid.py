@@ -181,8 +181,8 @@ def _draw(key: jax.Array, index: int, size: int) -> jax.Array:
 class Supernet(nn.Module):
   """Supernet: all networks of the space at once, mixed by the architecture variables.
 
-  Of the sampled channels, `shuffle` takes the first ones and shuffles all afterwards; `random` takes
-  a subset drawn by the key, or the first ones without a key, and does not shuffle.
+  The sampling `shuffle` takes the first channels and shuffles all afterwards; `random` takes a
+  subset drawn by the key, or the first ones without a key, and does not shuffle.
   """
 
   classes: int  # K, background included

@@ -15,19 +15,19 @@ from flax import traverse_util
 from thrifty_jax.networks import baselines, build, cell, grid, norm, ops, space
 
 ModulePath = tuple[str, ...]
-# Modules whose submodules have lines of their own in the table.
-_GROUPS = (cell.DerivedCell, grid.ResidualBlock, baselines.Block)
+# Kinds of modules whose submodules have lines of their own in the table.
+_GROUPS = ('down cell', 'up cell', 'residual block', 'block')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Layer:
   """A line of the table, whose numbers include those of submodules."""
 
   path: ModulePath  # ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a submodule
   kind: str  # name of the operation, such as 'up cell' or 'down_sep_conv_3x3'
-  output: tuple[int, ...]  # shape of the output for one slice, [H, W, C]
-  parameters: int
-  macs: int  # multiplications when one slice is predicted
+  output: tuple[int, ...] = ()  # shape of the output for one slice, [H, W, C]
+  parameters: int = 0
+  macs: int = 0  # multiplications when one slice is predicted
 
 
 def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
@@ -41,20 +41,25 @@ def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
     net: A derived network or a baseline.
     image_shape: Shape of one slice, [H, W, C], any H and W.
   """
-  trained = _trace(net, image_shape)
-  predicting = trained
+  trained = predicting = _trace(net, image_shape)
   if getattr(net, 'deep_supervision', False):
     predicting = _trace(net.copy(deep_supervision=False), image_shape)
-  shown = [path for path in trained if len(path) == 1 or len(path) == 2 and trained[path[:1]].group]
-  return [
-    Layer(
-      path,
-      trained[path].kind,
-      trained[path].output,
-      sum(call.parameters for part, call in trained.items() if part[: len(path)] == path),
-      sum(call.macs for part, call in predicting.items() if part[: len(path)] == path),
+
+  def with_submodules(path: ModulePath) -> Layer:
+    inside, run = (
+      [row for row in table.values() if row.path[: len(path)] == path]
+      for table in (trained, predicting)
     )
-    for path in shown
+    return dataclasses.replace(
+      trained[path],
+      parameters=sum(row.parameters for row in inside),
+      macs=sum(row.macs for row in run),
+    )
+
+  return [
+    with_submodules(path)
+    for path in trained
+    if len(path) == 1 or len(path) == 2 and trained[path[:1]].kind in _GROUPS
   ]
 
 
@@ -85,41 +90,28 @@ def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
   return None if planned is None else int(planned.temp_size_in_bytes)
 
 
-@dataclasses.dataclass
-class _Call:
-  """Record of a module that ran; its counts do not include those of its submodules."""
-
-  kind: str
-  group: bool
-  shapes: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)  # (input, output) a call
-  output: tuple[int, ...] = ()
-  parameters: int = 0
-  macs: int = 0
-
-
-def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call]:
-  """Returns the record of every submodule by its path, in the order of their first calls."""
-  calls: dict[ModulePath, _Call] = {}
+def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, Layer]:
+  """Returns every submodule by itself, in the order of their first calls."""
+  table: dict[ModulePath, Layer] = {}
 
   def record(method, args, kwargs, context):
     module = context.module
     if context.method_name != '__call__' or not module.path:
       return method(*args, **kwargs)
-    call = calls.setdefault(module.path, _Call(_kind(module), isinstance(module, _GROUPS)))
+    row = table.setdefault(module.path, Layer(module.path, _kind(module)))
     output = method(*args, **kwargs)
-    call.output = output.shape[1:]
-    call.shapes.append((args[0].shape, output.shape))
+    own = module.variables.get('params', {}).items()
+    weights = {name: weight for name, weight in own if isinstance(weight, jax.Array)}
+    shapes = args[0].shape, output.shape
+    row.output = output.shape[1:]
+    row.parameters = sum(weight.size for weight in weights.values())
+    row.macs += sum(_multiplications(name, weight, *shapes) for name, weight in weights.items())
     return output
 
   image = jax.ShapeDtypeStruct((1, *build.padded_shape(net, image_shape)), jnp.float32)
   with nn.intercept_methods(record):
-    params = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)['params']
-  weights: dict[ModulePath, Any] = traverse_util.flatten_dict(params)
-  for path, weight in weights.items():
-    call = calls[path[:-1]]
-    call.parameters += weight.size
-    call.macs += sum(_multiplications(path[-1], weight, *shapes) for shapes in call.shapes)
-  return calls
+    jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)
+  return table
 
 
 def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequence[int]) -> int:
@@ -132,9 +124,7 @@ def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequ
     return weight.size * after
   if name in ('scale', 'bias'):
     return 0
-  raise ValueError(
-    f'{__name__} does not know how often a parameter {name!r} is multiplied; add it to _multiplications'
-  )
+  raise ValueError(f'how often is a parameter {name!r} multiplied? Add it to {__name__}')
 
 
 def _kind(module: nn.Module) -> str:

@@ -9,17 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax.networks import space
-from thrifty_jax.networks.mixed_op import (
-  CONVOLUTIONS,
-  PARTS,
-  SHARED,
-  Gates,
-  MixedOperation,
-  Mixer,
-  part_of,
-)
-
+from thrifty_jax.networks import mixed_op, space
+from thrifty_jax.networks.mixed_op import CONVOLUTIONS, PARTS, SHARED, Gates, Mixer, part_of
 
 # Taps of a 3x3 convolution on another grid along one axis: [offset, phase, index in the kernel].
 _PLAIN = np.eye(3)[:, None]
@@ -61,6 +52,7 @@ class MixedEdges(nn.Module):
     weights = weights * edge_weights[:, None]
     parts = {part: [n for n in self.candidates if part_of(n) == part] for part in PARTS}
     mixing = {part: self._mixing(part, names, weights) for part, names in parts.items() if names}
+    shared = {'mixing': mixing, 'weights': weights, 'edge_weights': tuple(edge_weights)}
     kernels = {
       part: self._kernel(part, [_dense_kernel(parameters[name]) for name in parts[part]])
       for part in CONVOLUTIONS
@@ -69,12 +61,12 @@ class MixedEdges(nn.Module):
     gated = parts['gated'] + parts['gate']
     gates = self._gates(parameters[gated[0]]['gate']) if gated else None
     plain = {name: own for name, own in parameters.items() if part_of(name) is None}
-    leaves, tree = jax.tree.flatten((kernels, gates, plain))
+    leaves, tree = jax.tree.flatten({'kernels': kernels, 'gates': gates, 'plain': plain})
     split = [jnp.split(leaf, self.cells) for leaf in leaves]  # its derivative is a concatenation
 
     def mixer(cell: int) -> Mixer:
       own = jax.tree.unflatten(tree, [leaf[cell][0] for leaf in split])
-      return Mixer(self.candidates, self.channels, *own, mixing, weights, tuple(edge_weights))
+      return Mixer(self.candidates, self.channels, **own, **shared)
 
     return [mixer(cell) for cell in range(self.cells)]
 
@@ -94,8 +86,8 @@ class MixedEdges(nn.Module):
   def _kernel(self, part: str, kernels: list[jax.Array]) -> jax.Array:
     """Merges the kernels [cells, E, 3, 3, c, c] of a part's candidates, for every cell."""
     # Axes: n cells, r offsets, a phases, p taps, k kinds, e edges, i inputs, o outputs. Rows and
-    # columns are one axis: with more axes XLA takes longer to compile the derivative (JAX 0.11 takes
-    # minutes).
+    # columns are one axis: XLA takes longer to compile the derivative with more (minutes in JAX
+    # 0.11).
     resample = space.operation(self.candidates[0]).resample
     phases_last, own_input = resample == 'up', part == 'gated'
     taps = _TAPS[resample]
@@ -117,13 +109,11 @@ class MixedEdges(nn.Module):
   def _gates(self, gate: dict[str, Any]) -> Gates:
     """Merges the gates of the edges, for every cell."""
     first, second, cells = gate['squeeze'], gate['excite'], self.cells
+    squeeze = jnp.einsum('neih->nieh', first['kernel']).reshape(cells, self.channels, -1)
+    squeeze_bias = first['bias'].reshape(cells, -1)
     excite = jnp.einsum('nehi,ef->nehfi', second['kernel'], np.eye(self.edges))
-    return Gates(
-      squeeze=jnp.einsum('neih->nieh', first['kernel']).reshape(cells, self.channels, -1),
-      squeeze_bias=first['bias'].reshape(cells, -1),
-      excite=excite.reshape(cells, -1, self.edges * self.channels),
-      excite_bias=second['bias'].reshape(cells, -1),
-    )
+    excite = excite.reshape(cells, -1, self.edges * self.channels)
+    return Gates(squeeze, squeeze_bias, excite, second['bias'].reshape(cells, -1))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))  # flax asks for the shapes at every trace
@@ -131,7 +121,7 @@ def _stacked_init(
   key: jax.Array, candidates: tuple[str, ...], channels: int, stack: tuple[int, ...]
 ) -> Any:
   """Returns initial parameters of many mixed operations, with the axes of the stack in front."""
-  operation = MixedOperation(candidates, channels)
+  operation = mixed_op.MixedOperation(candidates, channels)
   x, weights = jnp.zeros((1, 2, 2, channels)), jnp.zeros(len(candidates))
   keys = jax.random.split(key, math.prod(stack))
   flat = jax.vmap(lambda key: operation.init(key, x, weights).get('params', {}))(keys)

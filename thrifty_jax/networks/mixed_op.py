@@ -18,7 +18,7 @@ from thrifty_jax.networks import norm, ops, space, spatial
 
 
 class MixedOperation(nn.Module):
-  """Weighted sum of the candidate operations of one edge (PC-DARTS, Xu et al., 2020, section 3.1)."""
+  """Weighted sum of an edge's candidate operations (PC-DARTS, Xu et al., 2020, section 3.1)."""
 
   candidates: tuple[str, ...]  # names of the operations, all of one list
   channels: int  # sampled channels, which go through the candidates

@@ -29,14 +29,13 @@ def standardise(
 ) -> jax.Array:
   """Normalises every group of channels of each example to mean 0 and standard deviation 1.
 
+  The result has the shape and type of x; statistics are computed in float32 at least.
+
   Args:
     x: Array [B, ..., C]; statistics are taken over the axes between and over C / groups channels.
     groups: Number of groups of consecutive channels; it divides C.
     affine: Scale and bias that are applied afterwards.
     relu: Whether a relu comes last.
-
-  Returns:
-    An array of the shape and type of x; statistics are computed in float32 at least.
   """
   return standardise_parts((x,), affine, x.shape[-1] // groups, int(relu))[0]
 

@@ -26,19 +26,12 @@ from thrifty_jax.networks.space import (
 
 
 class Formula(NamedTuple):
-  """Formula of a network's parameter count, given the costs of its operations and its cells.
+  """Formula of a network's parameter count, given the costs of its operations and its cells."""
 
-  Attributes:
-    fixed: Parameters that every network has, down cells without their operations included.
-    down_cells: Number of down cells.
-    up_cell: Parameters of an up cell with one tensor as in0, without its operations.
-    widening: Further parameters of in0's filter for each further tensor.
-  """
-
-  fixed: int
-  down_cells: int
-  up_cell: int
-  widening: int
+  fixed: int  # parameters that every network has, down cells without their operations included
+  down_cells: int  # number of down cells
+  up_cell: int  # parameters of an up cell with one tensor as in0, without its operations
+  widening: int  # further parameters of in0's filter for each further tensor
 
   def total(self, *, down: Any, up: Any, cells: Any, pairs: Any) -> Any:
     """Returns the count; it is multilinear, so it also maps independent expectations to one.
@@ -77,7 +70,6 @@ def operation_cost(name: str, channels: int) -> int:
 
 
 def _size(module: nn.Module, channels: int) -> int:
-  """Returns the number of parameters of a module applied to this many channels."""
   x = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
   # A key made outside would initialise the device before config.device has chosen it.
   variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
@@ -87,9 +79,7 @@ def _size(module: nn.Module, channels: int) -> int:
 def built(depth: int, kept: Mapping[GridCell, Any]) -> tuple[Any, Any]:
   """Returns the number of up cells that are built, and of pairs of them in a column.
 
-  Args:
-    depth: Depth of the grid, L.
-    kept: Probability that a cell is kept, or 1 or 0; cells that are not listed are kept.
+  `kept` has the probability that a cell is kept, or 1 or 0; cells that are not listed are kept.
   """
   columns = [[kept.get((k, j), 1) for k in range(1, depth - j)] for j in range(depth - 1)]
   cells = 1 + sum(map(sum, columns))  # the head
@@ -118,10 +108,6 @@ def expected(architecture: Architecture, space: Space) -> jax.Array:
   times among its edges by softmax(beta), or keeps all if it has no more. Gates are independent.
   The result is differentiable and exact for such draws; a cell widens in0 of a cell to its right
   if both are kept.
-
-  Args:
-    architecture: Variables before the softmax.
-    space: Search space.
   """
   weights = grid.architecture_weights(architecture, nodes=space.nodes)
 
