@@ -8,14 +8,8 @@ from collections.abc import Collection
 
 from thrifty_jax.drawings import svg
 from thrifty_jax.drawings.svg import Picture, Place
-from thrifty_jax.networks.space import (
-  GridCell,
-  cell_name,
-  connect,
-  down_cells,
-  skippable_cells,
-  up_cells,
-)
+from thrifty_jax.networks import space
+from thrifty_jax.networks.space import GridCell
 
 COLUMN, ROW = 108, 70  # pixels from a cell to the next
 WIDTH, HEIGHT = 84, 26  # of a cell
@@ -38,20 +32,20 @@ def draw_grid(depth: int, skipped: Collection[GridCell] = ()) -> Picture:
     ValueError: If a skipped cell is none of space.skippable_cells at this depth.
   """
   for m, j in skipped:
-    if (m, j) not in skippable_cells(depth):
+    if (m, j) not in space.skippable_cells(depth):
       raise ValueError(f'cell ({m}, {j}) cannot be skipped at depth {depth}')
   stem, encoded, head = (0, -1), (0, 0), (depth, -1)
-  kinds = dict.fromkeys(down_cells(depth), 'down') | {stem: '', encoded: ''}
-  kinds |= {cell: 'up' for cell in (*up_cells(depth), head) if cell not in skipped}
-  paths = {encoded: [_down(stem, encoded)]}
+  kinds = dict.fromkeys(space.down_cells(depth), 'down') | {stem: '', encoded: ''}
+  kinds |= {cell: 'up' for cell in (*space.up_cells(depth), head) if cell not in skipped}
+  paths = {encoded: [_direct(stem, encoded)]}
 
   def read(cell: GridCell, left: list[GridCell], other: GridCell) -> GridCell:
     """Draws the inputs of a cell."""
-    up = [_across(left[-1], cell), _up(other, cell)]
-    paths[cell] = up if cell[0] else [_down(other, cell), _past(left[0], cell)]
+    up = [_direct(left[-1], cell), _up(other, cell)]
+    paths[cell] = up if cell[0] else [_direct(other, cell), _past(left[0], cell)]
     return cell
 
-  outputs = connect(read, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
+  outputs = space.connect(read, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
   read(head, [stem], outputs[depth - 1, 0])
   lines = [path for cell in kinds for path in paths.get(cell, [])]
   kinds |= dict.fromkeys(sorted(skipped), 'skipped')
@@ -86,10 +80,12 @@ def _straight(start: Place, tip: Place) -> str:
   return f'<path d="M{start.x:g} {start.y:g}{way}"/>' + _head(tip, int(not down), down)
 
 
-def _down(source: GridCell, cell: GridCell) -> str:
-  """Arrow straight down to the next row."""
-  end = _place(cell)
-  return _straight(_place(source), Place(end.x, end.y - HEIGHT / 2))
+def _direct(source: GridCell, cell: GridCell) -> str:
+  """Arrow straight down, or to the right and behind all cells that are read."""
+  start, end = _place(source), _place(cell)
+  if start.y == end.y:
+    return _straight(start, Place(end.x - WIDTH / 2, end.y))
+  return _straight(start, Place(end.x, end.y - HEIGHT / 2))
 
 
 def _past(source: GridCell, cell: GridCell) -> str:
@@ -102,12 +98,6 @@ def _past(source: GridCell, cell: GridCell) -> str:
     f'<path d="M{x:g} {y0:g}C{lane:g} {y0:g} {lane:g} {y0 + 20:g} {lane:g} {y0 + 40:g}'
     f'V{y1 - 40:g}C{lane:g} {y1 - 20:g} {lane:g} {y1:g} {x:g} {y1:g}"/>'
   ) + _head(Place(x, y1), 1, 0)
-
-
-def _across(source: GridCell, cell: GridCell) -> str:
-  """Arrow to the right along a row, passing behind all cells that are read."""
-  end = _place(cell)
-  return _straight(_place(source), Place(end.x - WIDTH / 2, end.y))
 
 
 def _up(source: GridCell, cell: GridCell) -> str:
@@ -131,7 +121,7 @@ def _head(tip: Place, right: int, down: int) -> str:
 def _box(cell: GridCell, kind: str, depth: int) -> str:
   """Box of a cell; stem and residual block have no kind, and a skipped cell is dashed."""
   middle, style = _place(cell), svg.MONOSPACE
-  name = {(0, -1): 'stem', (0, 0): 'encode', (depth, -1): 'head'}.get(cell) or cell_name(cell)
+  name = {(0, -1): 'stem', (0, 0): 'encode', (depth, -1): 'head'}.get(cell) or space.cell_name(cell)
   if kind in COLOURS:
     frame = svg.tinted_box(middle, WIDTH, HEIGHT, 5, f'cell-{kind}', COLOURS[kind][0])
   elif kind == 'skipped':

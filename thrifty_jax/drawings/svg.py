@@ -37,8 +37,8 @@ class Picture:
 
   def inline(self) -> str:
     """Returns an SVG element, never enlarged, for a page that sets its colours."""
-    box = f'viewBox="0 0 {self.width:g} {self.height:g}" style="max-width:{self.width:g}px"'
-    return self._element(box, self.width, self.parts)
+    view = f'viewBox="0 0 {self.width:g} {self.height:g}" style="max-width:{self.width:g}px"'
+    return self._element(view, self.width, self.parts)
 
   def file(self, light: Mapping[str, str], dark: Mapping[str, str]) -> str:
     """Returns a standalone file with background, and CSS variables for light and dark screens."""
@@ -51,13 +51,14 @@ class Picture:
       f'<style>svg{{color-scheme:light dark;background:var(--ground);{by_day}}}'
       f'@media(prefers-color-scheme:dark){{svg{{{by_night}}}}}</style>'
     )
-    ground = _rectangle(-PADDING, -PADDING, width, height, 0, f'stroke="none" {fill("ground")}')
-    box = f'viewBox="{-PADDING} {-PADDING} {width:g} {height:g}"'
-    return self._element(box, width, [style, ground, *self.parts]) + '\n'
+    middle = Place(self.width / 2, self.height / 2)
+    ground = box(middle, width, height, 0, f'stroke="none" {fill("ground")}')
+    view = f'viewBox="{-PADDING} {-PADDING} {width:g} {height:g}"'
+    return self._element(view, width, [style, ground, *self.parts]) + '\n'
 
-  def _element(self, box: str, width: float, parts: Sequence[str]) -> str:
+  def _element(self, view: str, width: float, parts: Sequence[str]) -> str:
     return (
-      f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="{width:g}" role="img" '
+      f'<svg xmlns="http://www.w3.org/2000/svg" {view} width="{width:g}" role="img" '
       f'aria-label="{escape(self.label)}" fill="none" stroke="currentColor" '
       f'font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
     )
@@ -94,7 +95,10 @@ def fill(variable: str, colour: str = '#fff') -> str:
 def box(middle: Place, width: float, height: float, radius: float, attributes: str) -> str:
   """Rectangle with round corners around its middle."""
   left, top = middle.x - width / 2, middle.y - height / 2
-  return _rectangle(left, top, width, height, radius, attributes)
+  return (
+    f'<rect x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" '
+    f'{attributes}/>'
+  )
 
 
 def tinted_box(
@@ -150,7 +154,3 @@ def curve(start: Place, end: Place, *, straight: float = 0.0) -> str:
 def lines(paths: Sequence[str]) -> str:
   """Group of lines with a common opacity, so that crossings are not darker."""
   return f'<g stroke-width="1.4" opacity=".6">{"".join(paths)}</g>'
-
-
-def _rectangle(x: float, y: float, width: float, height: float, radius: float, more: str) -> str:
-  return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" {more}/>'

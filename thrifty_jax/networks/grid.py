@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax.networks import ops, spatial
+from thrifty_jax.networks import ops, space, spatial
 from thrifty_jax.networks.architecture import (
   Architecture,
   ArchitectureWeights,
@@ -20,20 +20,7 @@ from thrifty_jax.networks.cell import DerivedCell, MixedCell
 from thrifty_jax.networks.genotype import Genotype, require_depth
 from thrifty_jax.networks.mixed_edges import MixedEdges
 from thrifty_jax.networks.mixed_op import Mixer, random_sampling, shuffled_sampling
-from thrifty_jax.networks.space import (
-  CELL_KINDS,
-  CellKind,
-  GridCell,
-  candidates,
-  cell_count,
-  cell_name,
-  connect,
-  edge_count,
-  edges_of,
-  resample_of,
-  skippable_cells,
-  targets_of,
-)
+from thrifty_jax.networks.space import CELL_KINDS, CellKind, GridCell
 
 # Builds and runs the cell of this kind and name: cell(kind, name, in0, in1) -> [B, H, W, C].
 Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
@@ -83,13 +70,13 @@ def run_grid(
 
   def inner(place: GridCell, left: list[jax.Array], in1: jax.Array) -> jax.Array:
     kind = 'up' if place[0] else 'down'
-    x = cell(kind, cell_name(place), jnp.concatenate(left, axis=-1), in1)
+    x = cell(kind, space.cell_name(place), jnp.concatenate(left, axis=-1), in1)
     if place in gates:
       keep, skip = gates[place].astype(x.dtype)
       x = keep * x + skip * left[-1]
     return x
 
-  outputs = connect(inner, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
+  outputs = space.connect(inner, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
   to_classes = ClassFilter(net.classes, name='classes')
   supervised = range(1, depth) if deep_supervision else (depth - 1,)
   logits = [
@@ -120,7 +107,7 @@ class ClassFilter(nn.Module):
 
 def architecture_weights(architecture: Architecture, *, nodes: int) -> ArchitectureWeights:
   """Returns the softmax over the candidates of an edge, the edges into a node, and each gate."""
-  starts = [edge_count(node) for node in range(1, nodes)]
+  starts = [space.edge_count(node) for node in range(1, nodes)]
 
   def weights(part: CellVariables) -> CellWeights:
     by_node = jnp.split(jnp.asarray(part.betas), starts)
@@ -146,13 +133,12 @@ def init_architecture(
 ) -> Architecture:
   """Returns architecture variables drawn as 1e-3 * normal: every choice starts almost even.
 
-  Args:
-    key: Random key; it and the name of a variable determine its value.
-    nodes: Nodes of a cell.
-    gated: Cells of the grid that have a gate.
-    operations: Names of the candidates; () stands for all. A subset gets the same values as in all.
+  The key and the name of a variable determine its value: a subset of operations, () stands for all,
+  gets the same values as in all.
   """
-  longest = max(edge_count(nodes), *(len(candidates(name)) for name in ('down', 'up', 'normal')))
+  longest = max(
+    space.edge_count(nodes), *(len(space.candidates(name)) for name in ('down', 'up', 'normal'))
+  )
 
   def normal(name: str) -> np.ndarray:
     # The name determines the draw, so that it is the same when a kind or an edge is added. Each has
@@ -162,11 +148,11 @@ def init_architecture(
 
   def part(kind: CellKind) -> CellVariables:
     alphas = []
-    for index, (_, source) in enumerate(edges_of(nodes)):
-      resample = resample_of(kind, source)
-      chosen = np.isin(candidates(resample), candidates(resample, operations)).nonzero()
+    for index, (_, source) in enumerate(space.edges_of(nodes)):
+      resample = space.resample_of(kind, source)
+      chosen = np.isin(space.candidates(resample), space.candidates(resample, operations)).nonzero()
       alphas.append(jnp.asarray(normal(f'{kind}{index}')[chosen]))
-    betas = normal(f'{kind}betas')[: edge_count(nodes)]
+    betas = normal(f'{kind}betas')[: space.edge_count(nodes)]
     return CellVariables(tuple(alphas), jnp.asarray(betas))
 
   gammas = jnp.stack([normal(f'path_{m}_{j}')[:2] for m, j in gated]) if gated else None
@@ -228,19 +214,19 @@ class Supernet(nn.Module):
   @property
   def gated(self) -> tuple[GridCell, ...]:
     """Cells that have a gate."""
-    return skippable_cells(self.depth) if self.cell_path else ()
+    return space.skippable_cells(self.depth) if self.cell_path else ()
 
   def _mixers(self, kind: CellKind, part: CellWeights) -> Iterator[tuple[Mixer, ...]]:
     """Returns the mixers of a kind's cells: for each cell a tuple with one mixer per state."""
     mixers = []
     for source in range(self.nodes + 1):
-      targets = targets_of(source, nodes=self.nodes)
-      edges = np.array([edge_count(node) + source for node in targets])
+      targets = space.targets_of(source, nodes=self.nodes)
+      edges = np.array([space.edge_count(node) + source for node in targets])
       module = MixedEdges(
-        candidates(resample_of(kind, source), self.operations),
+        space.candidates(space.resample_of(kind, source), self.operations),
         self.channels // self.sample,
         edges=len(edges),
-        cells=cell_count(kind, depth=self.depth),
+        cells=space.cell_count(kind, depth=self.depth),
         name=f'{kind}_from_{source}',
       )
       alphas = jnp.stack([part.alphas[edge] for edge in edges])

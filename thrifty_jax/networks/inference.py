@@ -1,8 +1,7 @@
 """Inference: from the slices of a scan to class scores, batch by batch.
 
-On a CPU each slice of a batch is computed separately, as many at the same time as there are cores:
-the activations of one slice fit in the caches while those of a batch do not, and an operation that
-is too small to be split leaves the other cores to other slices.
+On a CPU each slice of a batch is computed by itself, as many at a time as there are cores: its
+activations fit in the caches, and small operations leave the other cores to other slices.
 """
 
 import functools
@@ -55,13 +54,7 @@ def predict_with(
 def normalise_for(
   logits: Callable[[Any], Any], spec: ModelSpec, *, sharding: Sharding | None = None
 ) -> Callable[[np.ndarray], Any]:
-  """Returns the function of slices with their neighbours that `class_scores` takes.
-
-  Args:
-    logits: Network, normalised images [B, S, S, C] to [B, S, S, K].
-    spec: Description of the network.
-    sharding: Sharding of a batch; None is the default device.
-  """
+  """Returns the function for `class_scores` of a network from normalised images to logits."""
   return lambda slices: logits(
     batching.normalised(meshes.place(slices, sharding), **spec.statistics)
   )

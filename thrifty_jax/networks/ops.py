@@ -74,11 +74,9 @@ class Gated(nn.Module):
   channels: int
   mixed: bool = False
 
-  def setup(self):
-    self.gate = Gate()
-
+  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return nn.relu(spatial.scaled(x, self.gate(x)))
+    return nn.relu(spatial.scaled(x, Gate(name='gate')(x)))
 
 
 class Convolution(nn.Module):
@@ -88,27 +86,20 @@ class Convolution(nn.Module):
   channels: int
   mixed: bool = False
 
-  def setup(self):
-    if self.operation.gated:
-      self.gate = Gate()
-    if self.operation.separable:  # one input channel per filter: the fan-in is 9
-      self.depthwise = self.param('depthwise', kernel_init, (3, 3, 1, self.channels))
-      self.pointwise = self.param('pointwise', kernel_init, (self.channels, self.channels))
-    else:
-      self.kernel = self.param('kernel', kernel_init, (3, 3, self.channels, self.channels))
-    self.norm = Norm(affine=not self.mixed, relu=True)
-
+  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    row = self.operation
+    row, channels = self.operation, self.channels
     if row.gated:
-      x = spatial.scaled(x, self.gate(x))
-    if row.separable:
-      x = spatial.depthwise(x, self.depthwise[:, :, 0], resample=row.resample)
-      x = x @ self.pointwise.astype(x.dtype)
+      x = spatial.scaled(x, Gate(name='gate')(x))
+    if row.separable:  # one input channel per filter: the fan-in is 9
+      depthwise = self.param('depthwise', kernel_init, (3, 3, 1, channels))
+      pointwise = self.param('pointwise', kernel_init, (channels, channels))
+      x = spatial.depthwise(x, depthwise[:, :, 0], resample=row.resample)
+      x = x @ pointwise.astype(x.dtype)
     else:
-      form = {'resample': row.resample, 'dilation': row.dilation}
-      x = spatial.resampling_convolution(x, self.kernel, **form)
-    return self.norm(x)
+      kernel = self.param('kernel', kernel_init, (3, 3, channels, channels))
+      x = spatial.resampling_convolution(x, kernel, resample=row.resample, dilation=row.dilation)
+    return Norm(affine=not self.mixed, relu=True, name='norm')(x)
 
 
 # Module that computes an operation, by the form in its row.
@@ -134,6 +125,6 @@ def operation(
   if row.form not in FORMS:
     raise ValueError(
       f'operation {kind!r} has the form {row.form!r}, which no module computes; expected one of '
-      f'{", ".join(FORMS)}, or write a module in {__name__} and name it in FORMS'
+      f'{", ".join(FORMS)}, or write a module for it in {__name__} and name it in FORMS'
     )
   return FORMS[row.form](row, channels, mixed, name=name)

@@ -1,8 +1,6 @@
 """Convolutions, pools and changes of size, as functions of arrays.
 
-The forms are exact and were chosen by measurements, on a CPU unless stated otherwise: a depthwise
-convolution as shifted multiply-adds, a transposed one as the four phases of its output, pools as
-strided slices.
+The forms are exact and were chosen by measurements, on a CPU unless stated otherwise.
 """
 
 import functools
@@ -75,7 +73,8 @@ def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[lis
 def depthwise(x: jax.Array, kernel: jax.Array, *, resample: Resample) -> jax.Array:
   """Returns the depthwise convolution with a kernel [3, 3, C], padded and strided like dense ones.
 
-  The gradient of a float32 kernel is summed in float32, whatever the type of x.
+  It consists of shifted multiply-adds. The gradient of a float32 kernel is summed in float32,
+  whatever the type of x.
   """
   height, width = x.shape[1:3]
   before, step = 0 if resample == 'up' else 1, 2 if resample == 'down' else 1
