@@ -351,7 +351,7 @@ def test_gates_without_variables_for_them_are_refused_and_the_reverse():
   plain = gated._replace(gammas=None)
   for cell_path, architecture in ((True, plain), (False, gated)):
     net = grid.Supernet(2, channels=8, depth=3, cell_path=cell_path)
-    with pytest.raises(ValueError, match='cell_path=.*, but of gammas there are .*; expected both'):
+    with pytest.raises(ValueError, match='cell_path=.*, but there are (no|some) gammas'):
       jax.eval_shape(net.init, jax.random.key(0), IMAGE, architecture)
 
 

@@ -189,9 +189,9 @@ class Supernet(nn.Module):
     if self.channels % self.sample:
       raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
     if self.cell_path != (architecture.gammas is not None):
-      found = 'none' if self.cell_path else 'some'
+      found = 'no' if self.cell_path else 'some'
       raise ValueError(
-        f'cell_path={self.cell_path}, but of gammas there are {found}; expected both'
+        f'cell_path={self.cell_path}, but there are {found} gammas; expected both or neither'
       )
     if self.sampling == 'shuffle':
       if key is not None:
@@ -252,10 +252,9 @@ class DerivedNetwork(nn.Module):
     cells = {}  # deep supervision runs the head on several levels: one shared module
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
-      if (kind, name) not in cells:
-        nodes = self.genotype.down if kind == 'down' else self.genotype.up
-        cells[kind, name] = derived_cell(kind, nodes, name=name)
-      return cells[kind, name](in0, in1)
+      if name not in cells:
+        cells[name] = derived_cell(kind, getattr(self.genotype, kind), name=name)
+      return cells[name](in0, in1)
 
     supervision = self.deep_supervision
     return run_grid(self, image, cell, skipped=self.genotype.skipped, deep_supervision=supervision)

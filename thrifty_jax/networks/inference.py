@@ -55,9 +55,8 @@ def normalise_for(
   logits: Callable[[Any], Any], spec: ModelSpec, *, sharding: Sharding | None = None
 ) -> Callable[[np.ndarray], Any]:
   """Returns the function for `class_scores` of a network from normalised images to logits."""
-  return lambda slices: logits(
-    batching.normalised(meshes.place(slices, sharding), **spec.statistics)
-  )
+  statistics = spec.statistics
+  return lambda slices: logits(batching.normalised(meshes.place(slices, sharding), **statistics))
 
 
 def class_scores(

@@ -6,7 +6,6 @@ candidates that belong to a part, and MixedOperation the others.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -38,6 +37,7 @@ class MixedOperation(nn.Module):
 CONVOLUTIONS = ('dense', 'dilated', 'gated')
 SHARED = ('identity', 'avg_pool', 'max_pool')
 PARTS = (*CONVOLUTIONS, *SHARED, 'gate')
+_STATIC = {'static': True}  # marks a field that JAX compiles anew for
 
 
 def part_of(name: str) -> str | None:
@@ -81,17 +81,13 @@ class Gates(NamedTuple):
   excite_bias: jax.Array  # [E * c]
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=['kernels', 'gates', 'plain', 'mixing', 'weights', 'edge_weights'],
-  meta_fields=['candidates', 'channels'],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mixer:
   """Parameters and weights of the E edges out of one state of one cell, for mix_edges."""
 
-  candidates: tuple[str, ...]  # names of the operations
-  channels: int  # sampled channels, c
+  candidates: tuple[str, ...] = dataclasses.field(metadata=_STATIC)  # names of the operations
+  channels: int = dataclasses.field(metadata=_STATIC)  # sampled channels, c
   kernels: dict[str, jax.Array]  # of each convolutional part, with the outputs of all candidates
   gates: Gates | None  # gates of the gated candidate, if any
   plain: dict[str, Any]  # parameters of the candidates without a part, by name, [E, ...] each

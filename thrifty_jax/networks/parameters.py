@@ -14,15 +14,7 @@ import numpy as np
 from thrifty_jax.networks import grid, ops
 from thrifty_jax.networks.architecture import Architecture
 from thrifty_jax.networks.genotype import Genotype
-from thrifty_jax.networks.space import (
-  CellKind,
-  GridCell,
-  Space,
-  cell_count,
-  edge_count,
-  edges_of,
-  sources_of,
-)
+from thrifty_jax.networks.space import CellKind, GridCell, Space, cell_count, edges_of, sources_of
 
 
 class Formula(NamedTuple):
@@ -111,8 +103,8 @@ def expected(architecture: Architecture, space: Space) -> jax.Array:
   """
   weights = grid.architecture_weights(architecture, nodes=space.nodes)
 
-  def edge(kind: CellKind, node: int, source: int) -> Any:
-    names, index = space.candidates(kind, source), edge_count(node) + source
+  def edge(kind: CellKind, index: int, node: int, source: int) -> Any:
+    names = space.candidates(kind, source)
     some = np.isin(names, space.derivable(kind, source))
     share = jax.nn.softmax(jnp.asarray(getattr(architecture, kind).alphas[index])[some])
     costs = np.asarray([operation_cost(name, space.channels) for name in names], np.float32)[some]
@@ -122,7 +114,7 @@ def expected(architecture: Architecture, space: Space) -> jax.Array:
     return kept * jnp.sum(share * costs)
 
   def cell(kind: CellKind) -> Any:
-    return sum(edge(kind, node, source) for node, source in edges_of(space.nodes))
+    return sum(edge(kind, index, *ends) for index, ends in enumerate(edges_of(space.nodes)))
 
   gates = jnp.asarray(weights.gates)[:, 0] if space.cell_path else ()
   cells, pairs = built(space.depth, dict(zip(space.skippable, gates, strict=True)))
