@@ -113,7 +113,7 @@ class MixedEdges(nn.Module):
     squeeze_bias = first['bias'].reshape(cells, -1)
     excite = jnp.einsum('nehi,ef->nehfi', second['kernel'], np.eye(self.edges))
     excite = excite.reshape(cells, -1, self.edges * self.channels)
-    return Gates(squeeze, squeeze_bias, excite, second['bias'].reshape(cells, -1))
+    return squeeze, squeeze_bias, excite, second['bias'].reshape(cells, -1)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))  # flax asks for the shapes at every trace

@@ -72,13 +72,8 @@ def random_sampling(order: jax.Array) -> Sampling:
   return Sampling(back.T, back)
 
 
-class Gates(NamedTuple):
-  """Both layers of the gates of the E edges out of one state, c = C / sample."""
-
-  squeeze: jax.Array  # [c, E * h]
-  squeeze_bias: jax.Array  # [E * h]
-  excite: jax.Array  # [E * h, E * c]
-  excite_bias: jax.Array  # [E * c]
+# Kernel and bias of both layers of E gates, [c, E * h], [E * h], [E * h, E * c], [E * c].
+Gates = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -130,9 +125,9 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
   """Mixes the candidates that have a part; returns one array [B, H', W', E * c] or none."""
   edges, channels, resample = len(mixer.edge_weights), mixer.channels, mixer.resample
   if mixer.gates is not None:
-    gates = mixer.gates
-    squeezed = nn.relu(spatial.global_average(x) @ gates.squeeze + gates.squeeze_bias)
-    gate = nn.sigmoid(squeezed @ gates.excite + gates.excite_bias)
+    squeeze, squeeze_bias, excite, excite_bias = mixer.gates
+    squeezed = nn.relu(spatial.global_average(x) @ squeeze + squeeze_bias)
+    gate = nn.sigmoid(squeezed @ excite + excite_bias)
 
   def per_edge(x: jax.Array) -> jax.Array:
     # Repeated by concatenation: the derivative of a broadcast over few edges is a slow reduction.
