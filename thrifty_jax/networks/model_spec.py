@@ -38,21 +38,20 @@ class NetworkSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-  """All that a network and its input depend on; None stands for what is not known."""
+  """All that a network and its input depend on.
+
+  The first class is the background. None stands for no padding and for what is not known.
+  """
 
   network: Annotated[NetworkSpec, Inline()]
-  classes: tuple[
-    ClassName, ...
-  ]  # names of the K classes as its outputs have them, background first
+  classes: tuple[ClassName, ...]  # names of the K classes in the order of the outputs
   modalities: Annotated[int, within(1, 64)]  # channels of a scan, M
   context: Annotated[int, within(0, 32)]  # slices on each side that it sees as further channels
   image: Annotated[ImageSettings, Inline()]  # what is done to the image of a slice
   mean: tuple[Shade, ...]  # what is subtracted from intensities in [0, 1], [M]
   std: tuple[Deviation, ...]  # what they are then divided by, [M]
-  background: tuple[
-    Shade, ...
-  ]  # normalised intensity 0 for each image channel, [C]; fills sides up
-  padding: tuple[Shade, Shade] | None  # (from, value): `value` replaces stored `from` and more
+  background: tuple[Shade, ...]  # normalised intensity 0 by image channel, [C]; fills sides up
+  padding: tuple[Shade, Shade] | None  # (from, value): replaces stored `from` and more
   flips: tuple[Annotated[str, one_of(*FLIPS)], ...]  # flips that training saw
   largest_component: tuple[str, ...]  # classes of which the largest piece alone is kept
   training_scans: Mapping[str, tuple[Shade, Shade]] | None  # range of each measure, see likeness.py

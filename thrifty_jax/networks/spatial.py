@@ -1,6 +1,7 @@
 """Convolutions, pools and changes of size, as functions of arrays.
 
-The forms are exact and were chosen by measurements, on a CPU unless stated otherwise.
+The forms, such as pools as strided slices, are exact and were chosen by measurements, on a CPU
+unless stated otherwise.
 """
 
 import functools
@@ -18,7 +19,8 @@ from thrifty_jax.networks.space import Resample
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
   """Returns the convolution of x [B, H, W, C] with a kernel [k, k, C, C'] of odd side k.
 
-  The padding is dilation * (k - 1) / 2; the result is [B, H / stride, W / stride, C'].
+  The padding is dilation * (k - 1) / 2 pixels, as stride and dilation are in pixels; the result is
+  [B, H / stride, W / stride, C'].
   """
   if stride == dilation > 1:  # all taps lie on pixels of the output grid
     x, stride, dilation = x[:, ::stride, ::stride], 1, 1
@@ -55,7 +57,7 @@ def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[lis
   Args:
     x: Array [B, H, W, C].
     kernel: Kernel [3, 3, C, C'].
-    dilation: Distance of the taps on the output grid, odd.
+    dilation: Distance of the taps on the output grid, odd: with stride 2 an even one leaves holes.
 
   Returns:
     Nested lists phases[a][b] of arrays [B, H, W, C'], the output's rows a::2 and columns b::2.
