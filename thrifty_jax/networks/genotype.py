@@ -175,6 +175,12 @@ def read(path: Path | str) -> GenotypeFile:
       f'{path} has genotype version {content.get("version")!r:.40}, expected {VERSION}: '
       'use a matching release of thrifty_jax'
     )
+  cells = [content[kind] for kind in CELL_KINDS if isinstance(content.get(kind), list)]
+  nodes = [node for cell in cells for node in cell]  # a damaged file may have a million
+  if len(nodes) > 32:
+    raise InputError(f'{path} has {len(nodes)} nodes; expected 1 to 16 in each cell')
+  if any(isinstance(node, list) and len(node) > 17 for node in nodes):
+    raise InputError(f'{path}: a node has more than 17 edges, so two edges come from one state')
   return records.parse(content, GenotypeFile, path, remedy='correct it, or use another genotype')
 
 
