@@ -101,7 +101,7 @@ def _sides(graph: Graph) -> str:
 
 
 def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype) -> Tensor:
-  """Adds the grid of cells of `network.grid`; returns logits of the padded image."""
+  """Adds the grid of cells of `grid.run_grid`; returns logits of the padded image."""
   stem = relu(graph, _conv_norm(graph, [image], params['stem'], label=FLOAT))
   encoded = _residual(graph, _max_pool(graph, stem, 3), params['encode'])
 

@@ -26,16 +26,11 @@ _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules
 
 
 def build(spec: ModelSpec, genotype: Genotype | None) -> nn.Module:
-  """Returns the network of a description.
-
-  Args:
-    spec: Description of the network.
-    genotype: Structure of the cells of `thrifty`; None for baselines.
-  """
+  """Returns the network of a description; baselines have no genotype."""
   network, classes = spec.network, len(spec.classes)
   if network.name == 'thrifty':
     if genotype is None:
-      raise ValueError('a thrifty network needs a genotype')
+      raise ValueError('a thrifty network needs a genotype, but there is none')
     return grid.DerivedNetwork(
       genotype,
       classes,
@@ -55,10 +50,7 @@ def build(spec: ModelSpec, genotype: Genotype | None) -> nn.Module:
 def trace_shapes(net: nn.Module, *inputs: Any) -> Shapes:
   """Returns the shapes and types of a network's parameters by their names.
 
-  Args:
-    net: Network of this project.
-    *inputs: Inputs of the network, arrays or jax.ShapeDtypeStruct, the image first; its sides do
-      not matter.
+  The inputs are arrays or jax.ShapeDtypeStruct, first an image, whose sides do not matter.
   """
   image, *others = inputs
   padded = jax.ShapeDtypeStruct(padded_shape(net, image.shape), image.dtype)
@@ -84,11 +76,7 @@ def initialise(shapes: Shapes, *, seed: int) -> Params:
 
   The compilation of a module's own initialiser takes minutes for a supernet on a CPU, and its
   uncompiled run takes seconds. numpy also casts the values it draws: JAX would compile the cast for
-  every shape, one second in total.
-
-  Args:
-    shapes: Shapes and types from `trace_shapes`.
-    seed: Random seed; it and the name of a parameter alone determine its values.
+  every shape, one second in total. The seed, a parameter's name and its shape determine its values.
   """
 
   def draw(name: str, shape: Sequence[int], dtype: str) -> jax.Array:
