@@ -12,7 +12,8 @@ from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
-from thrifty_jax.scores import cases, floors, scoring, summaries, tables
+from thrifty_jax.scans import overlays, slices
+from thrifty_jax.scores import cases, components, floors, scoring, summaries, tables
 
 _NAMES = ('patient_names', 'cases')  # kept out of a model's scores, as a model may go to others
 
@@ -33,8 +34,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     The summary, as written.
 
   Raises:
-    InputError: If the model, the prepared data or a listed patient is missing, or the split is
-      empty.
+    InputError: If the model, the prepared data or a patient is missing, or the split is empty.
   """
   workdir = Path(workdir)
   folder, by_protocol = workdir / (f'evaluate_{split}' if split else 'evaluate'), not split
@@ -49,11 +49,12 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     )
   classes = tuple(config.data.classes)
   flips = loaded.spec.flips if config.evaluate.flips else ()
-  fitted = floors.fit(
-    TrainingCases(prepared, patients['train']),
-    classes=len(classes),
-    intensity=config.evaluate.threshold_floor,
-  )
+  training = TrainingCases(prepared, patients['train'])
+  fitted: dict[str, floors.MeanMask | floors.IntensityThresholds] = {
+    'mean_mask': floors.fit_mean_mask(training, classes=len(classes))
+  }
+  if config.evaluate.threshold_floor:
+    fitted['intensity_thresholds'] = floors.fit_thresholds(training, classes=len(classes))
   predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
   counts: list[scoring.CaseCounts] = []
   floor_counts: dict[str, list[scoring.CaseCounts]] = {name: [] for name in fitted}
@@ -68,8 +69,9 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
       )
       for name, floor in fitted.items():
         floor_counts[name].append(found.score(scores=floor.scores(found.image)))
+      shown = components.keep_largest(slices.largest_class(found.scores), loaded.spec.largest)
       path = folder / 'predictions' / f'{found.case.case}.npz'
-      found.write(path, largest=loaded.spec.largest)
+      overlays.write(path, found.image[..., 0], found.label, shown)
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
 
@@ -98,7 +100,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
 
 
 class TrainingCases:
-  """Training cases for fitting floors; can be iterated repeatedly with one case in memory."""
+  """Training cases for floors, which can be read repeatedly with one case in memory."""
 
   def __init__(self, prepared: Prepared, patients: Sequence[str]):
     self.prepared, self.cases = prepared, prepared.cases_of(patients)
@@ -141,8 +143,9 @@ def _describe_floor(
   classes: Sequence[str],
 ) -> Floor:
   """Scores of a floor and its fitted values."""
-  mean, of_classes = summaries.summarise(counts, classes, Overlap)
-  scored = Floor(mean, of_classes, 'training slices', floor.training_dsc)
+  scored = Floor(
+    *summaries.summarise(counts, classes, Overlap), 'training slices', floor.training_dsc
+  )
   if isinstance(floor, floors.MeanMask):
     return dataclasses.replace(scored, threshold=floor.threshold)
   bands = tuple(classes[k] for k in floor.band_classes)

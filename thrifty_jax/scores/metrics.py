@@ -40,7 +40,7 @@ def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -
   for label in (prediction, truth):
     if label.size and not 0 <= label.min() <= label.max() < classes:
       wrong = label.min() if label.min() < 0 else label.max()
-      raise ValueError(f'class {wrong} is not one of {classes}')
+      raise ValueError(f'class {wrong} is not one of {classes}, which are 0 to {classes - 1}')
   counts = np.zeros((classes - 1, 3), np.int64)
   for k in range(1, classes):  # count_nonzero takes a tenth of the time of np.bincount
     predicted, true = prediction == k, truth == k
@@ -49,13 +49,9 @@ def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -
 
 
 def dsc(counts: np.ndarray) -> np.ndarray:
-  """Dice similarity coefficient 2 |A and B| / (|A| + |B|) from counts; never NaN.
+  """Dice similarity coefficient 2 |A and B| / (|A| + |B|) from counts of overlap_counts, [..., 3].
 
-  Args:
-    counts: Counts from overlap_counts, [..., 3].
-
-  Returns:
-    Scores in [0, 1], [...], float64. Both empty: 1. A missed or an invented class: 0.
+  Scores are in [0, 1], [...], float64: 1 if both are empty, 0 for a missed or an invented class.
   """
   counts = np.asarray(counts, np.float64)
   size = counts[..., PREDICTED] + counts[..., TRUTH]
@@ -63,14 +59,10 @@ def dsc(counts: np.ndarray) -> np.ndarray:
 
 
 def ravd_percent(counts: np.ndarray) -> np.ndarray:
-  """Relative volume difference 100 (|A| - |B|) / |B| of prediction A and truth B; never NaN.
+  """Relative volume difference 100 (|A| - |B|) / |B| of prediction A and truth B, from counts.
 
-  Args:
-    counts: Counts from overlap_counts, [..., 3].
-
-  Returns:
-    Differences, [...], float64, in percent of the truth, positive if the prediction is larger. Both
-    empty: 0. A missed class: -100. An invented one: infinity.
+  Differences, [...], float64, are in percent of the truth, positive if the prediction is larger: 0
+  if both are empty, -100 for a missed class, infinite for an invented one.
   """
   counts = np.asarray(counts, np.float64)
   predicted, true = counts[..., PREDICTED], counts[..., TRUTH]
@@ -138,7 +130,13 @@ def score_volume(
     ValueError: If a mask is not a bool volume, the shapes differ, the spacing is not three numbers
       above 0 or the tolerance is below 0.
   """
-  _check_volume(prediction, truth, spacing_mm, nsd_tolerance_mm)
+  for name, mask in (('prediction', prediction), ('truth', truth)):
+    if mask.dtype != bool or mask.ndim != 3:
+      raise ValueError(f'{name} is {mask.dtype} {mask.shape}; expected a bool volume [D, H, W]')
+  if len(spacing_mm) != 3 or not all(0 < step < np.inf for step in spacing_mm):
+    raise ValueError(f'spacing_mm is {tuple(spacing_mm)}; expected three numbers above 0')
+  if not 0 <= nsd_tolerance_mm < np.inf:
+    raise ValueError(f'nsd_tolerance_mm is {nsd_tolerance_mm}; expected 0 or more')
   counts = overlap_counts(prediction.view(np.uint8), truth.view(np.uint8), classes=2)[0]
   predicted, true = bool(counts[PREDICTED]), bool(counts[TRUTH])
   if predicted and true:
@@ -161,15 +159,3 @@ def score_volume(
     missed=true and not predicted,
     invented=predicted and not true,
   )
-
-
-def _check_volume(
-  prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
-) -> None:
-  for name, mask in (('prediction', prediction), ('truth', truth)):
-    if mask.dtype != bool or mask.ndim != 3:
-      raise ValueError(f'{name} is {mask.dtype} {mask.shape}; expected a bool volume [D, H, W]')
-  if len(spacing_mm) != 3 or not all(0 < step < np.inf for step in spacing_mm):
-    raise ValueError(f'spacing_mm is {tuple(spacing_mm)}; expected three numbers above 0')
-  if not 0 <= tolerance_mm < np.inf:
-    raise ValueError(f'nsd_tolerance_mm is {tolerance_mm}; expected 0 or more')

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-RESAMPLES = 10_000
+RESAMPLES = 10_000  # draws of the bootstrap
+SEED = 0  # of the draws, so that the same scores have the same interval
 DRAWN = 1 << 20  # resampled patients in memory at once
 DECIMALS = 9  # differences of scores equal to so many decimals count as equal
 # With fewer, no outcome has a two-sided p below 0.05: 5 equal signs have p = 1 / 16.
@@ -16,22 +17,12 @@ def mean_and_deviation(values: np.ndarray) -> tuple[float, float | None]:
   return float(values.mean()), deviation
 
 
-def bootstrap_interval(
-  values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float] | None:
-  """95% interval of the mean over patients, by the percentile bootstrap.
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float] | None:
+  """95% interval of the mean of [patients] scores, by the percentile bootstrap; None for one.
 
   As many patients as there are get drawn with replacement; the interval runs from the 2.5th to the
   97.5th percentile of the means. It is too narrow for few patients, and covers variation between
   patients only, not between seeds, splits or trainings.
-
-  Args:
-    values: Score of each patient, [patients].
-    resamples: Number of draws.
-    seed: Seed of the draw; the same one gives the same interval.
-
-  Returns:
-    (low, high), or None for a single patient.
 
   Raises:
     ValueError: If there are no values or one is non-finite.
@@ -41,10 +32,10 @@ def bootstrap_interval(
   values = _finite(values)
   if values.size == 1:
     return None
-  generator, means = np.random.default_rng(seed), []
+  generator, means = np.random.default_rng(SEED), []
   at_once = max(1, DRAWN // values.size)
-  for first in range(0, resamples, at_once):
-    shape = min(at_once, resamples - first), values.size
+  for first in range(0, RESAMPLES, at_once):
+    shape = min(at_once, RESAMPLES - first), values.size
     means.append(values[generator.integers(values.size, size=shape)].mean(axis=1))
   low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
   return float(low), float(high)

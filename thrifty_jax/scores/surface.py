@@ -7,14 +7,9 @@ from scipy import ndimage
 
 
 def surface_voxels(mask: np.ndarray) -> np.ndarray:
-  """Voxels of a mask with one of their 6 neighbours outside of it.
+  """Voxels of a mask, [D, H, W] bool, with one of their 6 neighbours outside of it.
 
-  Args:
-    mask: [D, H, W], bool. Outside the volume is background, so a voxel at its border is on the
-      surface.
-
-  Returns:
-    Surface, [D, H, W], bool; empty only if the mask is.
+  Outside the volume is background, so that only an empty mask has an empty surface.
   """
   return mask & ~ndimage.binary_erosion(mask)
 
@@ -46,12 +41,7 @@ def distances_mm(
 
 
 def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-  """Diagonal of a volume of whole voxels, longer than any distance between voxel centres in it.
-
-  Args:
-    shape: Number of voxels along D, H and W.
-    spacing_mm: Distances between voxels along D, H and W.
-  """
+  """Diagonal of a volume of whole voxels, longer than any distance between voxel centres in it."""
   return float(np.linalg.norm(np.multiply(shape, spacing_mm)))
 
 
