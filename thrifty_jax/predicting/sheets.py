@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from thrifty_jax import RESEARCH_USE
 from thrifty_jax.scans import overlays
@@ -18,17 +18,15 @@ _GROUND, _TEXT = '#101418', '#e8ecf0'
 def png(
   image: np.ndarray, mask: np.ndarray, *, spacing_mm: Sequence[float], classes: Sequence[str]
 ) -> bytes:
-  """Draws the picture as a PNG file.
+  """Draws at most 20 slices, evenly spaced over those with any class, as the content of a PNG file.
+
+  Each has its number, from 1 along D; the colours of the classes are below.
 
   Args:
     image: Intensities of a channel, [D, H, W].
     mask: Class of each voxel, [D, H, W], uint8.
     spacing_mm: Distances between voxels along D, H and W; pixels are shown in true proportion.
     classes: Names of the classes, background first.
-
-  Returns:
-    PNG with at most 20 slices, evenly spaced over those with any class, each with its number, from
-    1 along D; the colours of the classes are below.
   """
   chosen = overlays.choose_slices(mask, mask)
   low, high = np.percentile(image, (0.5, 99.5))
@@ -36,9 +34,8 @@ def png(
   height, width = np.maximum(np.round(_TILE * sides / sides.max()).astype(int), 1)
   columns = min(_COLUMNS, len(chosen))
   rows = -(-len(chosen) // columns)
-  sheet = Image.new(
-    'RGB', (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP + _FOOT), _GROUND
-  )
+  size = columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP + _FOOT
+  sheet = Image.new('RGB', size, _GROUND)
   draw = ImageDraw.Draw(sheet)
   for place, d in enumerate(chosen):
     row, column = divmod(place, columns)
@@ -59,7 +56,7 @@ def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Im
   border = overlays.outlined(enlarged).astype(int) - len(overlays.CLASS_COLOURS)
   pixels = np.array(tile)
   for number, colour in enumerate(overlays.CLASS_COLOURS, start=1):
-    pixels[border == number] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    pixels[border == number] = ImageColor.getrgb(colour)
   return Image.fromarray(pixels)
 
 

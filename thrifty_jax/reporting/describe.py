@@ -13,20 +13,13 @@ from thrifty_jax.logbook import say
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.layers import Layer, activation_bytes, layers
 from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.scores import tables
 
 
 def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-  """Prints the layers and the size of the configured network; the last line is JSON.
+  """Prints the layers and the size of the configured network; the last line is JSON, as returned.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run, from which a searched genotype is read; nothing is written.
-
-  Returns:
-    Content of the last line.
-
-  Raises:
-    InputError: If the genotype is missing or damaged.
+  A searched genotype is read from the run's folder; one that is missing or damaged is an InputError.
   """
   data, name = config.data, config.model.name
   path = stages.genotype_file(config, workdir) if name == 'thrifty' else None
@@ -63,9 +56,8 @@ def table(found: Sequence[Layer]) -> list[str]:
     *(_row(layer, unit, total) for layer in found),
     ('total', '', '', f'{parameters:,}', f'{total / unit:,.2f}', ''),
   ]
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = [_line(row, widths) for row in rows]
-  rule = '-' * (sum(widths) + 2 * len(widths) - 2)
+  lines = tables.align(rows, left=2)
+  rule = '-' * max(map(len, lines))
   return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
 
@@ -75,13 +67,6 @@ def _row(layer: Layer, unit: float, total: int) -> tuple[str, ...]:
   output = ' x '.join(map(str, layer.output))
   share = f'{100 * layer.macs / total:.1f} %' if len(layer.path) == 1 else ''
   return name, layer.kind, output, f'{layer.parameters:,}', f'{layer.macs / unit:,.2f}', share
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-  """Aligns names to the left and figures to the right."""
-  columns = zip(row, widths, strict=True)
-  aligned = [f'{text:<{w}}' if i < 2 else f'{text:>{w}}' for i, (text, w) in enumerate(columns)]
-  return '  '.join(aligned).rstrip()
 
 
 def _unit(count: float) -> tuple[float, str]:
@@ -99,7 +84,7 @@ def _say_totals(summary: dict[str, Any], *, deep_supervision: bool) -> None:
   shape = ' x '.join(map(str, summary['image']))
   say('MACs', f'{summary["macs"] / unit:.2f} {letter} to predict a slice of {shape}')
   if deep_supervision:
-    say('', 'what deep supervision runs in training alone is not in them')
+    say('', 'without what deep supervision computes in training alone')
   memory = 'not known on this device' if planned is None else f'{planned / 2**20:.2f} MiB'
   say('memory', f'{memory}: peak temporary memory of the compiled forward pass of one slice')
   say('', f'on {summary["device"]}, beyond weights, input and logits\n')
