@@ -19,7 +19,7 @@ from thrifty_jax.scores import tables
 def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   """Prints the layers and the size of the configured network; the last line is JSON, as returned.
 
-  A searched genotype is read from the run's folder; one that is missing or damaged is an InputError.
+  A searched genotype is read from the run's folder; InputError is raised if there is none.
   """
   data, name = config.data, config.model.name
   path = stages.genotype_file(config, workdir) if name == 'thrifty' else None
