@@ -10,18 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from thrifty_jax.exporting.onnx_graph import (
-  CONVOLUTION,
-  Graph,
-  Tensor,
-  convolve,
-  global_mean,
-  group_norm,
-  interleave,
-  relu,
-  total,
-  up_phases,
-)
+from thrifty_jax.exporting import onnx_graph
+from thrifty_jax.exporting.onnx_graph import Graph, Tensor, convolve, group_norm, relu
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import baselines, space
 from thrifty_jax.networks.genotype import Genotype
@@ -31,17 +21,15 @@ from thrifty_jax.networks.space import GridCell, Operation
 IMAGE, LOGITS = 'image', 'logits'  # names of input and output
 FLOAT = 'float'  # prefix of the names of convolutions that are never quantised
 Parameters = Mapping[str, Any]  # numpy arrays in the structure of the Linen module
+Cell = Sequence[Sequence[tuple[int, str]]]  # of each node the edges: source and operation
 
 
 def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   """Converts the network of a model to an onnx.ModelProto.
 
   The input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalised`
-  but not normalised: the graph does that. The output `logits` is [N, K, S, S]. N may be any number.
-
-  Args:
-    member: Model to convert.
-    dynamic_sides: Whether images may have any height and width, which is slower.
+  but not normalised: the graph does that. The output `logits` is [N, K, S, S]. N may be any number,
+  and with `dynamic_sides`, which are slower, height and width too.
   """
   spec, size = member.spec, member.spec.image.image_size
   depth = spec.network.depth if member.genotype else baselines.LEVELS - 1
@@ -107,7 +95,7 @@ def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype
 
   def cell(place: GridCell, left: Sequence[Tensor], in1: Tensor) -> Tensor:
     stride, nodes = (1, genotype.up) if place[0] else (2, genotype.down)
-    return _cell(graph, nodes, left, in1, params[space.cell_name(place)], stride=stride)
+    return _cell(graph, nodes, left, in1, params[space.cell_name(place)], stride)
 
   outputs = space.connect(
     cell, stem=stem, encoded=encoded, depth=graph.depth, skipped=genotype.skipped
@@ -120,17 +108,11 @@ def _residual(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   y = relu(graph, _conv_norm(graph, [x], params['first'], label=FLOAT))
   y = _conv_norm(graph, [y], params['second'])
   skip = _conv_norm(graph, [x], params['skip'])
-  return relu(graph, y._replace(name=total(graph, [y.name, skip.name])))
+  return relu(graph, y._replace(name=onnx_graph.total(graph, [y.name, skip.name])))
 
 
 def _cell(
-  graph: Graph,
-  nodes: Sequence[Sequence[tuple[int, str]]],
-  in0: Sequence[Tensor],
-  in1: Tensor,
-  params: Parameters,
-  *,
-  stride: int = 1,
+  graph: Graph, nodes: Cell, in0: Sequence[Tensor], in1: Tensor, params: Parameters, stride: int = 1
 ) -> Tensor:
   """Adds the cell of `cell.DerivedCell`; in0 consists of parts that are not concatenated."""
   states = [_conv_norm(graph, in0, params['in0'], stride=stride), in1]
@@ -139,16 +121,12 @@ def _cell(
       _operation(graph, name, states[source], params.get(space.edge_name(node, source), {}))
       for source, name in kept
     ]
-    states.append(terms[0]._replace(name=total(graph, [term.name for term in terms])))
+    states.append(terms[0]._replace(name=onnx_graph.total(graph, [term.name for term in terms])))
   return _conv_norm(graph, states[2:], params['out'])
 
 
 def _operation(graph: Graph, name: str, x: Tensor, params: Parameters) -> Tensor:
-  """Adds an operation of the table by its form.
-
-  Raises:
-    ValueError: If its form is not supported.
-  """
+  """Adds an operation of the table by its form; ValueError if the form is not supported."""
   row = space.operation(name)
   match row.form:
     case 'identity':
@@ -176,8 +154,8 @@ def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) ->
       kernel = params['depthwise'].swapaxes(2, 3) * params['pointwise']
     else:
       kernel = params['kernel']
-    y = up_phases(graph, x, kernel, dilation=row.dilation)
-    return relu(graph, group_norm(graph, interleave(graph, y), params['norm'], source=y))
+    y = onnx_graph.up_phases(graph, x, kernel, dilation=row.dilation)
+    return relu(graph, group_norm(graph, onnx_graph.interleave(graph, y), params['norm'], source=y))
   stride = 2 if row.resample == 'down' else 1
   if row.separable:
     y = convolve(graph, [x], params['depthwise'], stride=stride, groups=x.channels)
@@ -189,7 +167,7 @@ def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) ->
 
 def _gated(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   """Multiplies the channels by a gate in (0, 1), see `ops.Gate`."""
-  squeezed = relu(graph, _dense(graph, global_mean(graph, x), params['squeeze']))
+  squeezed = relu(graph, _dense(graph, onnx_graph.global_mean(graph, x), params['squeeze']))
   gate = graph.add('Sigmoid', _dense(graph, squeezed, params['excite']).name)
   return x._replace(name=graph.add('Mul', x.name, gate))
 
@@ -203,7 +181,7 @@ def _conv_norm(
 ) -> Tensor:
   kernel = params['kernel']
   # Converting to 8 bits and back around a 1x1 convolution costs more time than it saves.
-  label = label or (FLOAT if kernel.shape[0] == 1 else CONVOLUTION)
+  label = label or (FLOAT if kernel.shape[0] == 1 else onnx_graph.CONVOLUTION)
   x = convolve(graph, parts, kernel, stride=stride, label=label)
   return group_norm(graph, x, params['norm'])
 
@@ -244,4 +222,4 @@ def _block(graph: Graph, parts: Sequence[Tensor], params: Parameters) -> Tensor:
 def _up(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   """Adds a 2x2 transposed convolution at stride 2, whose matrix product gives the phases."""
   bias = np.tile(params['bias'], 4)
-  return interleave(graph, convolve(graph, [x], params['kernel'], bias=bias))
+  return onnx_graph.interleave(graph, convolve(graph, [x], params['kernel'], bias=bias))

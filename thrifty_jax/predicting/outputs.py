@@ -62,12 +62,12 @@ def require_place(output: Path, format_: str | None) -> None:
   if found and output.is_dir() or found is None and output.is_file():
     kind = 'a folder' if output.is_dir() else 'a file'
     raise InputError(f'--output={output} is {kind} already; name another')
-  require_writable(output)
+  require_writable(output, output)
 
 
-def require_writable(output: Path) -> None:
-  """Refuses an output whose folder, or the next one above that exists, is read-only."""
-  there = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+def require_writable(output: Path, folder: Path) -> None:
+  """Refuses an output in a folder that, or the next one above that exists, is read-only."""
+  there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
   if not os.access(there, os.W_OK):
     raise InputError(f'--output={output}: {there} cannot be written; name another folder')
 
