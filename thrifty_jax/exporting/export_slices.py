@@ -83,7 +83,7 @@ def of_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarra
 def spread(items: Iterable[Any], count: int) -> list[Any]:
   """At most `count` of the items, evenly spaced."""
   everything = list(items)
-  return everything[:: -(-len(everything) // count)] if len(everything) > count else everything
+  return everything[:: max(1, -(-len(everything) // count))]
 
 
 def _middle(image: np.ndarray) -> np.ndarray:

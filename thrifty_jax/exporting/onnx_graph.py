@@ -1,11 +1,7 @@
-"""Builds an ONNX graph, with our layers in the forms that run fast in onnxruntime.
+"""Builds an ONNX graph, with our layers in the forms that run fast in onnxruntime on the CPU.
 
-The forms were chosen by measurement on the CPU with onnxruntime, as those of `spatial` were with
-XLA, and the best ones differ. Convolutions are ONNX's own, with channels before the sides. Parts
-that would be concatenated are convolved separately and added, which saves the copy. A transposed
-convolution is four small ones, one per phase of the output. A norm is two global means and a batch
-normalisation with computed statistics. Only operations of opset 17 without control flow are used,
-so that onnxruntime in a browser supports them too.
+They were chosen by measurement and differ from those of `spatial`, which are fast with XLA. Only
+operations of opset 17 without control flow are used, which onnxruntime supports in a browser too.
 """
 
 import dataclasses
@@ -108,6 +104,8 @@ def convolve(
 ) -> Tensor:
   """Adds a convolution of parts that follow one another along the channels.
 
+  They are convolved separately and added, which saves the copy of a concatenation.
+
   Args:
     graph: Graph that gets the nodes.
     parts: One or more tensors with equal numbers of channels.
@@ -146,7 +144,8 @@ def relu(graph: Graph, x: Tensor) -> Tensor:
 def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1) -> Tensor:
   """Transposed 3x3 convolution with stride 2, as `spatial.up_phases`: [N, 4 * C', H, W].
 
-  The channels hold the output's (row, column) phases: even-even, even-odd, odd-even and odd-odd.
+  It is four small ones, one for each (row, column) phase of the output, which the channels hold in
+  this order: even-even, even-odd, odd-even and odd-odd.
   """
   middle, outer = slice(1, 2), slice(0, 3, 2)
   before, after = (dilation - 1) // 2, (dilation + 1) // 2
@@ -191,11 +190,7 @@ def group_norm(
 ) -> Tensor:
   """Adds `norm.Norm`: mean 0 and deviation 1 for every group of channels, then scale and bias.
 
-  Args:
-    graph: Graph that gets the nodes.
-    x: [N, C, H, W].
-    parameters: scale and bias, [C] each.
-    source: Pixels of x in another order, [N, p * C, ..], which are cheaper to average.
+  `source` are the pixels of x in another order, [N, p * C, ..], which are cheaper to average.
   """
   source = source or x
   channels = x.channels

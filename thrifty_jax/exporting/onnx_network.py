@@ -1,7 +1,7 @@
 """Builds our networks as ONNX models, from slices with intensities in [0, 1] to logits.
 
-Each network is written a second time with the layers of `onnx_graph`, because the forms that run
-fast there differ from those for XLA. Every export checks that both compute the same.
+Each network is written a second time, in forms that are fast there; every export checks that both
+compute the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -182,8 +182,9 @@ def _conv_norm(
   kernel = params['kernel']
   # Converting to 8 bits and back around a 1x1 convolution costs more time than it saves.
   label = label or (FLOAT if kernel.shape[0] == 1 else onnx_graph.CONVOLUTION)
-  x = convolve(graph, parts, kernel, stride=stride, label=label)
-  return group_norm(graph, x, params['norm'])
+  return group_norm(
+    graph, convolve(graph, parts, kernel, stride=stride, label=label), params['norm']
+  )
 
 
 def _max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:

@@ -18,7 +18,6 @@ from thrifty_jax.scans.sources import Grid, Source
 
 # Endings of volumes in formats that are not written, for which no folder may be created.
 _OTHERS = ('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz')
-
 _DECIMALS = 4  # of probabilities; more are noise that would make the files 20 times as large
 
 
@@ -59,8 +58,8 @@ def require_place(output: Path, format_: str | None) -> None:
       f'--output={output} does not end as --format={format_} does, in {masks.FORMATS[format_]}; '
       'leave out one of them'
     )
-  if found and output.is_dir() or found is None and output.is_file():
-    kind = 'a folder' if output.is_dir() else 'a file'
+  if output.is_dir() if found else output.is_file():
+    kind = 'a folder' if found else 'a file'
     raise InputError(f'--output={output} is {kind} already; name another')
   require_writable(output, output)
 
@@ -91,13 +90,9 @@ def plan(
     output: Output folder, or for a single scan a file.
     format_: Format from masks.FORMATS; None uses that of the output's ending, else NIfTI.
     classes: Number of classes K.
-    probabilities: Whether probabilities are written.
+    probabilities: Whether a file is written for each foreground class.
     overlays: Whether pictures are written.
-    segmentations: Whether DICOM Segmentations are written; scans must then be DICOM series.
-
-  Raises:
-    InputError: If the output is a file but a folder is needed, an input would be overwritten, or a
-      DICOM SEG is requested for a scan that is not a DICOM series.
+    segmentations: Whether DICOM SEGs are written, for which the scans must be DICOM series.
   """
   ending = masks.ending(output)
   if ending and place.is_dir() and sources[0].channels != (place,):

@@ -31,18 +31,13 @@ _WORLD = {'R': (0, 1), 'L': (0, -1), 'A': (1, 1), 'P': (1, -1), 'S': (2, 1), 'I'
 class Segmentation:
   """Segmentation of a scan, turned as the networks see it (volumes.SLICE_AXES).
 
-  Attributes:
-    volume: Scan with image [D, H, W, M].
-    mask: Class of each voxel, [D, H, W], uint8.
-    probabilities: Probabilities of the foreground classes, [K - 1, D, H, W], float32, if requested,
-      from before `mask` was reduced to the largest component of some classes.
-    unlike: Descriptions of how the scan differs from those of the training.
+  Probabilities are from before `mask` was reduced to the largest component of some classes.
   """
 
-  volume: Volume
-  mask: np.ndarray
-  probabilities: np.ndarray | None
-  unlike: tuple[str, ...]
+  volume: Volume  # with image [D, H, W, M]
+  mask: np.ndarray  # class of each voxel, [D, H, W], uint8
+  probabilities: np.ndarray | None  # of foreground classes, [K - 1, D, H, W], float32, if requested
+  unlike: tuple[str, ...]  # descriptions of how the scan differs from those of the training
 
   def turned(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Turns voxels of this grid, [D, H, W], to the orientation of the file's affine."""

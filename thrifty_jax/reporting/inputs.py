@@ -1,5 +1,6 @@
 """Reads and validates the files of a run for the report; they may be damaged or untrusted."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,25 +145,15 @@ def read_search(workdir: Path, chosen: Sequence[str]) -> list[SearchLine]:
   """
   space.require_choice(chosen)
   found = read_lines(workdir / 'search', SearchLine)
-  nodes = next((n for n in range(1, 17) if found and _shape(n, chosen) == _weights(found[0])), 0)
-  if found and not all(nodes and _weights(line) == _shape(nodes, chosen) for line in found):
-    raise InputError(
-      f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
-      'number of nodes in every line; the file is damaged: put it back, or search again'
-    )
+  count = len(found[0].down_betas) if found else 0
+  edges = next((e for e in map(space.edges_of, range(1, 17)) if len(e) == count), [])
+  for line, kind in itertools.product(found, space.CELL_KINDS):
+    sizes = [len(space.candidates(space.resample_of(kind, source), chosen)) for _, source in edges]
+    alphas, betas = getattr(line, f'{kind}_alphas'), getattr(line, f'{kind}_betas')
+    if not edges or len(betas) != len(edges) or [*map(len, alphas)] != sizes:
+      raise InputError(
+        f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
+        f'nodes in every line, from epoch {line.epoch} on; the file is damaged: put it back, or '
+        'search again'
+      )
   return found
-
-
-def _shape(nodes: int, chosen: Sequence[str]) -> list[list[int]]:
-  """Number of candidates of every edge of a down cell and an up cell."""
-  return [
-    [len(space.candidates(space.resample_of(kind, s), chosen)) for _, s in space.edges_of(nodes)]
-    for kind in space.CELL_KINDS
-  ]
-
-
-def _weights(line: SearchLine) -> list[list[int]] | None:
-  """Number of candidates in a line, as in _shape; None if edges lack a weight of their own."""
-  if (len(line.down_alphas), len(line.up_alphas)) != (len(line.down_betas), len(line.up_betas)):
-    return None
-  return [[len(alphas) for alphas in part] for part in (line.down_alphas, line.up_alphas)]

@@ -87,10 +87,10 @@ def curves(
   size: tuple[float, float] = (4.3, 2.5),
   legend: bool = True,
 ) -> Markup:
-  """Draws lines over epochs as an SVG element.
+  """Draws lines over epochs as an SVG element; those without values are left out.
 
   Args:
-    lines: Curves to draw; those without values are left out.
+    lines: Curves to draw.
     name: Name of the picture, unique on the page.
     y_label: Text above the y axis, at the left.
     y_limits: Ends of the y axis; None fits them to the values.
@@ -126,9 +126,7 @@ def curves(
 def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
   """Draws a dot per patient, the mean and its interval, a row per class and network, as SVG.
 
-  Args:
-    groups: Class -> network (first the one that stands out) -> DSC of each patient, in percent.
-    name: Name of the picture, unique on the page.
+  `groups` have the DSC of each patient, in percent, by class and network; the first stands out.
   """
   rows = [
     (group, row, values) for group, of_group in groups.items() for row, values in of_group.items()

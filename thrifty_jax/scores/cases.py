@@ -17,21 +17,13 @@ _THREADS = 4  # number of threads that score cases
 
 
 class PredictedCase(NamedTuple):
-  """A case with its truth and a network's prediction.
-
-  Attributes:
-    case: Description of the case.
-    image: Slices at network resolution, [D, S, S, M], float16 in [0, 1].
-    label: Truth of the slices, [D, S, S], uint8.
-    truth: Truth on the native grid, [D, H, W], uint8.
-    scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
-  """
+  """A case with its truth and a network's prediction."""
 
   case: PreparedCase
-  image: np.ndarray
-  label: np.ndarray
-  truth: np.ndarray
-  scores: np.ndarray
+  image: np.ndarray  # slices at network resolution, [D, S, S, M], float16 in [0, 1]
+  label: np.ndarray  # truth of the slices, [D, S, S], uint8
+  truth: np.ndarray  # truth on the native grid, [D, H, W], uint8
+  scores: np.ndarray  # of the classes of the slices, [D, S, S, K], float32; the largest wins
 
   def score(self, *, scores: np.ndarray | None = None, **settings: Any) -> CaseCounts:
     """Scores the case, or other class scores of it, with the settings of scoring.score_case."""

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -81,8 +80,22 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   scored_floors = {
     name: _describe_floor(floor, floor_counts[name], classes) for name, floor in fitted.items()
   }
+  of_split = {name: prepared.cases_of(names) for name, names in patients.items()}
   summary = Evaluated(
-    **_circumstances(config, prepared, patients, split, flips),
+    protocol=config.evaluate.protocol,
+    split=split,
+    nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    held_out=split == 'test' and config.evaluate.protocol == 'volume',
+    data=config.data.name,
+    note=prepared.note,
+    folds=config.data.folds,
+    fold=config.data.fold,
+    model=config.model.name,
+    flips=tuple(flips),
+    patients=len(patients[split]),
+    patient_names=patients,
+    slices={name: sum(one.slices for one in found) for name, found in of_split.items()},
+    cases=tuple(Case(one.case, one.patient) for one in scored),
     parameters=loaded.parameters,
     largest_component=tuple(loaded.spec.largest_component),
     mean=mean,
@@ -108,33 +121,6 @@ class TrainingCases:
   def __iter__(self) -> Iterator[floors.TrainingCase]:
     for case in self.cases:
       yield floors.TrainingCase(case.patient, **self.prepared.read(case))
-
-
-def _circumstances(
-  config: ConfigDict,
-  prepared: Prepared,
-  patients: dict[str, tuple[str, ...]],
-  split: str,
-  flips: Sequence[str],
-) -> dict[str, Any]:
-  """Fields of the summary that describe what was scored and how."""
-  of_split = {name: prepared.cases_of(names) for name, names in patients.items()}
-  return {
-    'protocol': config.evaluate.protocol,
-    'split': split,
-    'nsd_tolerance_mm': config.evaluate.nsd_tolerance_mm,
-    'held_out': split == 'test' and config.evaluate.protocol == 'volume',
-    'data': config.data.name,
-    'note': prepared.note,
-    'folds': config.data.folds,
-    'fold': config.data.fold,
-    'model': config.model.name,
-    'flips': tuple(flips),
-    'patients': len(patients[split]),
-    'patient_names': patients,
-    'slices': {name: sum(one.slices for one in found) for name, found in of_split.items()},
-    'cases': tuple(Case(one.case, one.patient) for one in of_split[split]),
-  }
 
 
 def _describe_floor(

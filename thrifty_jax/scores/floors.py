@@ -29,17 +29,11 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class MeanMask:
-  """Frequency of each class at each pixel, in each part of the scan.
+  """Frequency of each class at each pixel, in each part of the scan."""
 
-  Attributes:
-    frequency: [DEPTH_BINS, S, S, K - 1], float32 in [0, 1].
-    threshold: Frequency from which a pixel is foreground.
-    training_dsc: Mean DSC over training patients and classes.
-  """
-
-  frequency: np.ndarray
-  threshold: float
-  training_dsc: float
+  frequency: np.ndarray  # [DEPTH_BINS, S, S, K - 1], float32 in [0, 1]
+  threshold: float  # frequency from which a pixel is foreground
+  training_dsc: float  # mean over training patients and classes
 
   def scores(self, image: np.ndarray) -> np.ndarray:
     """Class scores of image [D, S, S, M]: [D, S, S, K], float32; the largest wins."""
@@ -50,17 +44,11 @@ class MeanMask:
 
 @dataclass(frozen=True)
 class IntensityThresholds:
-  """Intensity bands of the image's first modality, one per class.
+  """Intensity bands of the image's first modality, one per class."""
 
-  Attributes:
-    thresholds: Ascending intensities in [0, 1], K - 1 of them.
-    band_classes: Class of each of the K bands, darkest first.
-    training_dsc: Mean DSC over training patients and classes.
-  """
-
-  thresholds: tuple[float, ...]
-  band_classes: tuple[int, ...]
-  training_dsc: float
+  thresholds: tuple[float, ...]  # ascending intensities in [0, 1], K - 1 of them
+  band_classes: tuple[int, ...]  # class of each of the K bands, darkest first
+  training_dsc: float  # mean over training patients and classes
 
   def scores(self, image: np.ndarray) -> np.ndarray:
     """Class scores of image [D, S, S, M]: [D, S, S, K], float32, 1 for the band's class."""
@@ -72,12 +60,8 @@ class IntensityThresholds:
 def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask:
   """Fits the mean of the training masks by relative depth, and its best threshold.
 
-  Args:
-    training: Training cases at network resolution; read twice, so not a generator.
-    classes: K, including the background.
-
-  Returns:
-    The floor; its threshold has the highest mean DSC over training patients.
+  The threshold has the highest mean DSC over training patients. The cases are read twice, so they
+  are no generator; the number of classes includes the background, here and below.
   """
   frequency = _frequency(training, classes)
   counts: dict[str, np.ndarray] = {}
@@ -101,7 +85,13 @@ def fit_thresholds(training: Iterable[TrainingCase], *, classes: int) -> Intensi
   assignment of the K bands to the K classes, is tried; that with the highest mean DSC over training
   patients and foreground classes is returned.
   """
-  histograms = _histograms(training, classes)
+  counts: dict[str, np.ndarray] = {}  # pixels of each level and class by patient
+  for case in training:
+    intensity = case.image[..., 0].astype(np.float32)
+    level = np.clip((intensity * INTENSITY_LEVELS).astype(int), 0, INTENSITY_LEVELS - 1)
+    of_patient = counts.setdefault(case.patient, np.zeros((INTENSITY_LEVELS, classes), np.int64))
+    np.add.at(of_patient, (level, case.label), 1)
+  histograms = np.stack(list(counts.values()))
   grid = _quantile_grid(histograms.sum((0, 2)), classes)
   # below[p, g, k]: number of pixels of patient p and class k darker than the grid's level g.
   below = np.pad(np.cumsum(histograms, axis=1), ((0, 0), (1, 0), (0, 0)))
@@ -134,18 +124,6 @@ def _frequency(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
   filled = np.flatnonzero(slices)
   nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
   return total[nearest] / slices[nearest, None, None, None].astype(np.float32)
-
-
-def _histograms(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
-  """Pixel counts of each patient, level and class, [patients, INTENSITY_LEVELS, K], int64."""
-  histograms: dict[str, np.ndarray] = {}
-  for case in training:
-    intensity = case.image[..., 0].astype(np.float32)
-    level = np.clip((intensity * INTENSITY_LEVELS).astype(int), 0, INTENSITY_LEVELS - 1)
-    joint = np.zeros((INTENSITY_LEVELS, classes), np.int64)
-    np.add.at(joint, (level, case.label), 1)
-    histograms[case.patient] = histograms.get(case.patient, 0) + joint
-  return np.stack(list(histograms.values()))
 
 
 def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) -> np.ndarray:

@@ -71,7 +71,7 @@ def ravd_percent(counts: np.ndarray) -> np.ndarray:
 
 
 class VolumeScores(NamedTuple):
-  """All scores of one class of one volume.
+  """All scores of one class of one volume; if both masks are empty, DSC and NSD are 1, others 0.
 
   The surface of a mask is its voxels with one of their 6 neighbours outside of it; outside the
   volume is background. The directed distances of a mask go from each of its surface voxels to the
@@ -87,15 +87,12 @@ class VolumeScores(NamedTuple):
     assd_mm: Average symmetric surface distance: the mean of both lists together, as in MONAI and
       MedPy, not the mean of the two means.
     nsd: Normalised surface Dice, in [0, 1]: the share of the surface voxels of both masks within
-      the tolerance, as in MONAI with its default settings. 1e-4 mm are added to the tolerance for
-      the rounding of spacings in headers. DeepMind's surface-distance puts surfaces between voxels
-      and weights them by area, so all its distances differ slightly from these.
+      the tolerance, as in MONAI with its default settings. DeepMind's surface-distance puts
+      surfaces between voxels and weights them by area, so all its distances differ slightly.
     ravd_percent: Relative volume difference, signed, in percent of the truth.
     missed: Whether there is a truth and no prediction: DSC and NSD are 0, RAVD is -100, and each
-      distance is the diagonal of the volume of D x H x W whole voxels, longer than any distance
-      within it.
+      distance is the diagonal of the volume.
     invented: Whether there is a prediction and no truth: the same, but RAVD is infinite.
-    If both are empty, DSC and NSD are 1, distances and RAVD 0.
 
   Source: Maier-Hein et al., Metrics reloaded (2024), Nature Methods 21; NSD: Nikolov et al. (2021),
     Journal of Medical Internet Research 23 (7); the diagonal for a missed organ is ours.
@@ -146,8 +143,9 @@ def score_volume(
     most, mean = float(both.max()), float(both.mean())
     nsd = float(np.mean(both <= nsd_tolerance_mm + ROUNDING_MM))
   else:
-    apart = surface.diagonal_mm(truth.shape, spacing_mm) if predicted or true else 0.0
-    hd95 = most = mean = apart
+    # The diagonal of whole voxels is longer than any distance between their centres.
+    diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
+    hd95 = most = mean = diagonal if predicted or true else 0.0
     nsd = float(not (predicted or true))
   return VolumeScores(
     dsc=float(dsc(counts)),

@@ -44,17 +44,11 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float] | None:
 def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float | None:
   """p of the two-sided Wilcoxon signed-rank test between two models on the same patients.
 
-  Patients with equal scores are left out (Wilcoxon's method) and equal differences share their mean
-  rank, both to 9 decimals. p is exact for up to 50 patients that differ, or 13 if some differences
-  are equal; above, it is the normal approximation with correction for ties and without continuity
-  correction. Nothing is random.
-
-  Args:
-    first: Score of each patient by one model, [patients].
-    second: Same score of the same patients, in the same order, by the other model.
-
-  Returns:
-    p in (0, 1]; 1 if all differences are zero, None for fewer than 6 patients.
+  Both have the scores of the same patients, [patients], in the same order. Patients with equal
+  scores are left out (Wilcoxon's method) and equal differences share their mean rank, both to 9
+  decimals. p is exact for up to 50 patients that differ, or 13 if some differences are equal;
+  above, it is the normal approximation with correction for ties and without continuity correction.
+  It is 1 if all differences are zero, and None for fewer than 6 patients.
 
   Raises:
     ValueError: If the lengths differ, there are no values, or one is non-finite.

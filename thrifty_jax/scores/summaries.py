@@ -154,19 +154,17 @@ def read_rows(
     raise InputError(f'{path}: expected 1 to {_MOST_ROWS} rows of scores; there are {count}')
   for number, row in enumerate(rows, start=2):
     for name, text in row.items():
-      if name is None or text is None or (name in scores and not _is_share(text)):
+      try:
+        fits = name is not None and text is not None
+        fits = fits and (name not in scores or 0 <= float(text) <= 1)  # false for NaN
+      except ValueError:
+        fits = False
+      if not fits:
         raise InputError(
           f'{path}: line {number} has {text!r:.60} under {name!r:.60}; expected a value for each '
           'column, and scores from 0 to 1'
         )
   return rows
-
-
-def _is_share(text: str) -> bool:
-  try:
-    return 0 <= float(text) <= 1  # false for NaN
-  except ValueError:
-    return False
 
 
 def to_arrays(
@@ -175,8 +173,8 @@ def to_arrays(
   """Converts rows of scores.csv of one network back to arrays.
 
   Returns:
-    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1], in
-    the order of the classes in the file, which must be the same for all patients.
+    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1]; the
+    classes are in the order of the file, the same for all patients.
   """
   of_patient: dict[str, list[Mapping[str, str]]] = {}
   for row in rows:

@@ -27,9 +27,6 @@ def distances_mm(
   Returns:
     Distances from first to second, [voxels on first's surface], and from second to first, [voxels
     on second's surface]; float64, each in the order of the voxels in memory.
-
-  Raises:
-    ValueError: If a mask is empty, as no distance is defined.
   """
   if not (first.any() and second.any()):
     raise ValueError('a mask is empty; distances need a surface on both sides')
@@ -38,11 +35,6 @@ def distances_mm(
   first, second = surface_voxels(first[box]), surface_voxels(second[box])
   spacing = np.asarray(spacing_mm, np.float64)
   return _to_nearest(first, second, spacing), _to_nearest(second, first, spacing)
-
-
-def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-  """Diagonal of a volume of whole voxels, longer than any distance between voxel centres in it."""
-  return float(np.linalg.norm(np.multiply(shape, spacing_mm)))
 
 
 def _to_nearest(start: np.ndarray, target: np.ndarray, spacing: np.ndarray) -> np.ndarray:
