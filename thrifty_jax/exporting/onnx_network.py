@@ -35,7 +35,7 @@ def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   depth = spec.network.depth if member.genotype else baselines.LEVELS - 1
   graph = Graph(side=0 if dynamic_sides else -(-size // 2**depth) * 2**depth, depth=depth)
   params = jax.tree.map(np.asarray, member.params)
-  image = _padded(graph, _normalised(graph, spec), spec)
+  image = _prepared(graph, spec)
   if member.genotype:
     logits = _thrifty(graph, image, params, member.genotype)
   else:
@@ -48,18 +48,13 @@ def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   )
 
 
-def _normalised(graph: Graph, spec: ModelSpec) -> Tensor:
-  """Normalises the image by mean and deviation of the training slices."""
+def _prepared(graph: Graph, spec: ModelSpec) -> Tensor:
+  """Normalises the image and pads it with background at the right and bottom, see build.pad."""
   mean, std = (
     graph.constant(np.tile(values, 2 * spec.context + 1).reshape(1, -1, 1, 1))
     for values in spec.statistics.values()
   )
-  name = graph.add('Div', graph.add('Sub', IMAGE, mean), std)
-  return Tensor(name, spec.image_channels, 0)
-
-
-def _padded(graph: Graph, image: Tensor, spec: ModelSpec) -> Tensor:
-  """Pads the image with background at the right and bottom, see build.pad."""
+  image = Tensor(graph.add('Div', graph.add('Sub', IMAGE, mean), std), spec.image_channels, 0)
   if graph.side:
     missing = graph.side - spec.image.image_size
     if not missing:

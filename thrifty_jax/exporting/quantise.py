@@ -4,7 +4,7 @@ import contextlib
 import logging
 import tempfile
 import types
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,10 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
   feeds = ({IMAGE: one} for one in inputs)
   reader = types.SimpleNamespace(get_next=lambda: next(feeds, None))  # as onnxruntime expects
   names = [node.name for node in onnx.load_from_string(content).graph.node]
-  with tempfile.TemporaryDirectory() as folder, _quiet():
+  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    # onnxruntime's advice on preparing the model does not apply to this one.
+    stack.callback(logging.root.setLevel, logging.root.level)
+    logging.root.setLevel(logging.ERROR)
     before, after = Path(folder, 'float.onnx'), Path(folder, 'int8.onnx')
     before.write_bytes(content)
     quantization.quantize_static(
@@ -49,18 +52,6 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
       weight_type=quantization.QuantType.QInt8,
     )
     return after.read_bytes()
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-  """Silences onnxruntime's advice on preparing the model, which does not apply to this one."""
-  root = logging.getLogger()
-  before = root.level
-  root.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    root.setLevel(before)
 
 
 def dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float:

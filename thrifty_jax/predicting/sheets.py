@@ -1,6 +1,7 @@
 """Draws a segmentation as one picture: slices side by side with the classes outlined."""
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,11 @@ def png(
     grey = np.clip((image[d] - low) / max(high - low, 1e-6), 0, 1) * 255
     sheet.paste(_tile(grey.astype(np.uint8), mask[d], (int(width), int(height))), corner)
     draw.text((corner[0] + 3, corner[1] + 1), str(d + 1), fill=_TEXT)
-  _legend(draw, sheet.height - _FOOT + 2, classes)
+  left, top = float(_GAP), sheet.height - _FOOT + 2
+  for name, colour in zip(classes[1:], itertools.cycle(overlays.CLASS_COLOURS), strict=False):
+    draw.text((left, top), name, fill=colour)
+    left += draw.textlength(name) + 12
+  draw.text((_GAP, top + 16), RESEARCH_USE, fill=_TEXT)
   content = io.BytesIO()
   sheet.save(content, format='PNG', optimize=True)
   return content.getvalue()
@@ -58,13 +63,3 @@ def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Im
   for number, colour in enumerate(overlays.CLASS_COLOURS, start=1):
     pixels[border == number] = ImageColor.getrgb(colour)
   return Image.fromarray(pixels)
-
-
-def _legend(draw: ImageDraw.ImageDraw, top: int, classes: Sequence[str]) -> None:
-  """Draws the names in their colours and the permitted use of the picture."""
-  left = float(_GAP)
-  for number, name in enumerate(classes[1:]):
-    colour = overlays.CLASS_COLOURS[number % len(overlays.CLASS_COLOURS)]
-    draw.text((left, top), name, fill=colour)
-    left += draw.textlength(name) + 12
-  draw.text((_GAP, top + 16), RESEARCH_USE, fill=_TEXT)
