@@ -88,6 +88,6 @@ def require_agreement(found: Agreement, *, what: str) -> None:
   # A non-finite difference fails the comparison.
   if not (found.largest_difference <= LOGIT_LIMIT and found.equal_pixels >= PIXEL_LIMIT):
     raise InputError(
-      f'the {what} does not give what the model gives, on {found}; expected at most '
-      f'{LOGIT_LIMIT:g} and at least {100 * PIXEL_LIMIT:g} %. Nothing is written; please report it'
+      f'{what} does not give what the model gives: on {found}; expected at most {LOGIT_LIMIT:g} '
+      f'and at least {100 * PIXEL_LIMIT:g} %. Nothing is written; please report it'
     )

@@ -86,7 +86,8 @@ def tool(name: str) -> Any:
     return importlib.import_module(name)
   except ModuleNotFoundError as error:
     raise InputError(
-      f'{error.name} is not installed, and {name} needs it; pip install -r requirements-export.txt'
+      f'{error.name} is not installed, and the export needs it; pip install -r '
+      'requirements-export.txt'
     ) from error
 
 
@@ -118,7 +119,7 @@ def convolve(
     label: Prefix of the names of the nodes.
   """
   pads = [dilation * (size - 1) // 2 for size in kernel.shape[:2]] * 2 if pads is None else pads
-  attributes = {'kernel_shape': kernel.shape[:2], 'group': groups, 'pads': pads}
+  attributes: dict[str, Any] = {'kernel_shape': kernel.shape[:2], 'group': groups, 'pads': pads}
   attributes |= {'strides': (stride, stride), 'dilations': (dilation, dilation)}
   outputs = []
   for part, weights in zip(parts, np.split(kernel, len(parts), axis=2), strict=True):

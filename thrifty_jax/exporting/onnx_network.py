@@ -42,10 +42,8 @@ def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
     logits = _unet(graph, image, params, nested=spec.network.name == 'unet_plus_plus')
   _cropped(graph, logits, size)
   sides = ('height', 'width') if dynamic_sides else (size, size)
-  return graph.model(
-    {IMAGE: ('slices', image.channels, *sides)},
-    {LOGITS: ('slices', len(spec.classes), *sides)},
-  )
+  inputs, classes = {IMAGE: ('slices', image.channels, *sides)}, len(spec.classes)
+  return graph.model(inputs, {LOGITS: ('slices', classes, *sides)})
 
 
 def _prepared(graph: Graph, spec: ModelSpec) -> Tensor:

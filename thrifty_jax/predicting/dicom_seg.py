@@ -30,11 +30,7 @@ _MAY_BE_EMPTY = (
 _OFF = 0.3  # of a step: largest offset of a slice from its place; dicom.py allows a quarter
 # Values of DICOM's context group 7150, the categories of segments, with the context groups of their
 # types; a class gets the code that has its name.
-_TYPES = {
-  'AnatomicalStructure': 7192,
-  'Tissue': 7191,
-  'MorphologicallyAbnormalStructure': 7194,
-}
+_TYPES = {'AnatomicalStructure': 7192, 'Tissue': 7191, 'MorphologicallyAbnormalStructure': 7194}
 _SCHEME = '99THRIFTY_JAX'  # names of private schemes begin with 99
 _SERIES = 1000  # added to the number of the scan's series
 _LONGEST = 64  # letters of a DICOM text of type LO

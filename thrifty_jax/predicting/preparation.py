@@ -26,7 +26,7 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
   if not image.size:
     raise InputError(f'the scan is empty, it has {image.shape[:3]} voxels (D, H, W)')
   if not np.isfinite(image).all():
-    raise InputError('the scan has voxels that are NaN or infinite; export it again')
+    raise InputError('the scan has non-finite voxels; export it again')
   if (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
     raise InputError('all voxels of a channel are the same; expected an image')
   # The same order as for training: axial when they are read, then along the slices.

@@ -137,7 +137,7 @@ class Segmenter:
       while (planned := planned_bytes(member, size)) > budget:
         if size == 1:
           raise InputError(
-            f'one slice takes {planned / 2**20:.1f} MiB of activations, the budget for them is '
+            f'one slice takes {planned / 2**20:.1f} MiB of activations, but the budget for them is '
             f'{budget / 2**20:.1f} MiB; give more memory'
           )
         size = max(1, min(size - 1, size * budget // planned))

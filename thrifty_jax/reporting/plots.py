@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -138,7 +137,13 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> M
     axes.set_xlim(max(0, 10 * np.floor((lowest - 3) / 10)), 101)
     for y, (group, row, values) in enumerate(rows):
       first = row == next(iter(groups[group]))
-      _draw_row(axes, y, values, ACCENT if first else MUTED)
+      # The vertical spread is not random, so that the page is reproducible.
+      offset = np.arange(len(values)) % 3 - 1 if len(values) > 3 else np.zeros(len(values))
+      dot = ACCENT if first else MUTED
+      axes.scatter(values, y + 0.12 * offset, s=26, color=dot, alpha=0.65, linewidths=0, zorder=3)
+      if interval := statistics.bootstrap_interval(np.asarray(values)):
+        axes.plot(interval, [y, y], color=INK, linewidth=1.6, alpha=0.45, zorder=3.5)
+      axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
       text = f'{group}: {row}' if len(groups) > 1 else row
       # matplotlib parses text between dollar signs as a formula.
       text = ''.join(filter(str.isprintable, text))[:LONGEST].replace('$', r'\$')
@@ -150,16 +155,6 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> M
     axes.spines['left'].set_visible(False)
     axes.set_xlabel('DSC of a patient, %')
     return _svg(figure, name)
-
-
-def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
-  """Draws the dots of a row, a tick at their mean and a bar for its 95% interval."""
-  # The vertical spread is not random, so that the page is reproducible.
-  spread = 0.12 * (np.arange(len(values)) % 3 - 1) if len(values) > 3 else np.zeros(len(values))
-  axes.scatter(values, y + spread, s=26, color=colour, alpha=0.65, linewidths=0, zorder=3)
-  if interval := statistics.bootstrap_interval(np.asarray(values)):
-    axes.plot(interval, [y, y], color=INK, linewidth=1.6, alpha=0.45, zorder=3.5)
-  axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
 
 
 def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:

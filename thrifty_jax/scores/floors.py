@@ -63,7 +63,21 @@ def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask
   The threshold has the highest mean DSC over training patients. The cases are read twice, so they
   are no generator; the number of classes includes the background, here and below.
   """
-  frequency = _frequency(training, classes)
+  total, slices = np.zeros((), np.float32), np.zeros(DEPTH_BINS)
+  for case in training:
+    bins = _depth_bins(len(case.label))
+    found = np.zeros((DEPTH_BINS, *case.label.shape[1:], classes - 1), np.float32)
+    np.add.at(found, bins, case.label[..., None] == np.arange(1, classes))
+    total = total + found
+    np.add.at(slices, bins, 1)
+  if not slices.any():
+    raise ValueError('there is no training case to fit a mean mask to')
+  # Training scans with fewer slices than bins leave bins empty, which copy the nearest filled bin.
+  filled = np.flatnonzero(slices)
+  nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
+  # [DEPTH_BINS, S, S, K - 1]
+  frequency = total[nearest] / slices[nearest, None, None, None].astype(np.float32)
+
   counts: dict[str, np.ndarray] = {}
   for case in training:
     here = frequency[_depth_bins(len(case.label))]  # [D, S, S, K - 1]
@@ -107,23 +121,6 @@ def fit_thresholds(training: Iterable[TrainingCase], *, classes: int) -> Intensi
 def _depth_bins(slices: int) -> np.ndarray:
   """Part of the scan that each slice lies in, [D], integers below DEPTH_BINS."""
   return ((np.arange(slices) + 0.5) * DEPTH_BINS / slices).astype(int)
-
-
-def _frequency(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
-  """Frequency of each foreground class at each pixel, [DEPTH_BINS, S, S, K - 1], float32."""
-  total, slices = np.zeros((), np.float32), np.zeros(DEPTH_BINS)
-  for case in training:
-    bins = _depth_bins(len(case.label))
-    found = np.zeros((DEPTH_BINS, *case.label.shape[1:], classes - 1), np.float32)
-    np.add.at(found, bins, case.label[..., None] == np.arange(1, classes))
-    total = total + found
-    np.add.at(slices, bins, 1)
-  if not slices.any():
-    raise ValueError('there is no training case to fit a mean mask to')
-  # Training scans with fewer slices than bins leave bins empty, which copy the nearest filled bin.
-  filled = np.flatnonzero(slices)
-  nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
-  return total[nearest] / slices[nearest, None, None, None].astype(np.float32)
 
 
 def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) -> np.ndarray:

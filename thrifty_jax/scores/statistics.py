@@ -57,7 +57,9 @@ def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float | None:
   """
   first, second = _finite(first), _finite(second)
   if first.shape != second.shape:
-    raise ValueError(f'{first.size} and {second.size} scores; expected the same patients in both')
+    raise ValueError(
+      f'got {first.size} and {second.size} scores; expected the same patients in both'
+    )
   if first.size < FEWEST_PATIENTS:
     return None
   # Rounded, as 0.9 - 0.8 and 0.3 - 0.2 differ in floating point.
@@ -74,5 +76,5 @@ def _finite(values: np.ndarray) -> np.ndarray:
   """Values as float64, [n]; refuses empty, non-finite or misshapen ones."""
   values = np.asarray(values, np.float64)
   if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-    raise ValueError(f'expected a list of finite scores, one a patient; got {values}')
+    raise ValueError(f'expected a list of finite scores, one for each patient; got {values}')
   return values

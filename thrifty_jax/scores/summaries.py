@@ -144,7 +144,9 @@ def read_rows(
       names = reader.fieldnames or ()
       rows = [row for row, _ in zip(reader, range(_MOST_ROWS + 1), strict=False)]
   except (OSError, ValueError, csv.Error) as error:
-    raise InputError(f'{path}: cannot be read as CSV ({error})') from error
+    raise InputError(
+      f'{path}: cannot be read as CSV ({error}); put it back or make it again'
+    ) from error
   if not {*columns} <= {*names} or len({*names}) < len(names):
     raise InputError(
       f'{path}: has the columns {names!r:.200}; expected {", ".join(columns)}, and each only once'
