@@ -74,13 +74,13 @@ def compare(member: LoadedModel, network: Network, images: Sequence[np.ndarray])
   context = member.spec.context
   predict = _of_scan(inference.normalise_for(member.logits, member.spec), context)
   exported = predict_with(network, context=context)
-  largest, equal, pixels, count = 0.0, 0, 0, 0
+  differences, equal = [], []
   for image in images:
     ours, theirs = predict(image), exported(image)
-    largest = max(largest, float(np.abs(ours - theirs).max()))
-    same = ours.argmax(-1) == theirs.argmax(-1)
-    equal, pixels, count = equal + int(same.sum()), pixels + same.size, count + len(image)
-  return Agreement(count, largest, equal / pixels)
+    differences.append(np.abs(ours - theirs).max())
+    equal.append(ours.argmax(-1) == theirs.argmax(-1))
+  same = np.concatenate(equal)  # np.max keeps a NaN, which Python's max would drop
+  return Agreement(len(same), float(np.max(differences)), float(same.mean()))
 
 
 def require_agreement(found: Agreement, *, what: str) -> None:
