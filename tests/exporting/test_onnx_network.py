@@ -17,7 +17,7 @@ from thrifty_jax.networks.model_spec import make_spec
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-from thrifty_jax.exporting.export_check import onnx_runner  # noqa: E402
+from thrifty_jax.exporting.export_check import compare, onnx_runner  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -149,6 +149,16 @@ def test_slices_of_a_batch_do_not_mix():
   together = run(made, image)
   for one, slice_ in zip(together, image, strict=True):
     np.testing.assert_allclose(run(made, slice_[None])[0], one, atol=1e-5)
+
+
+def test_a_difference_that_is_not_a_number_is_not_lost_among_others():
+  made = thrifty('gates')
+  network = onnx_runner(onnx_network.to_onnx(made).SerializeToString())
+  scans = list(np.random.default_rng(3).random((2, 2, 16, 16, 1)).astype(np.float16))
+  outputs = iter([0.0, np.nan])  # of a batch of each scan
+  assert compare(made, network, scans).largest_difference < 1e-4
+  found = compare(made, lambda image: network(image) + np.float32(next(outputs)), scans)
+  assert np.isnan(found.largest_difference)
 
 
 @pytest.mark.parametrize('channels', [6, 32])

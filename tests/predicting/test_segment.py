@@ -341,7 +341,7 @@ ARRAYS = {
   'an axis twice': ((np.zeros((2, 2, 2)), (1, 1, 1)), {'axes': 'SIL'}, 'expected three letters'),
   'too many channels': ((np.zeros((2, 2, 2, 2)), (1, 1, 1)), {}, r'has 2 channel\(s\)'),
   'nothing': ((np.zeros((0, 2, 2)), (1, 1, 1)), {}, 'the scan is empty'),
-  'not a number': ((np.full((2, 2, 2), np.nan), (1, 1, 1)), {}, 'NaN or infinite'),
+  'not a number': ((np.full((2, 2, 2), np.nan), (1, 1, 1)), {}, 'non-finite voxels'),
   'one shade': ((np.ones((2, 2, 2)), (1, 1, 1)), {}, 'all voxels of a channel are the same'),
 }
 

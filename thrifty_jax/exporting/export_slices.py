@@ -20,15 +20,10 @@ SCANS, SLICES = 4, 16  # numbers of scans checked, and of slices from the middle
 
 
 class RunData(NamedTuple):
-  """The prepared slices of a run.
-
-  Attributes:
-    prepared: Data set.
-    patients: Names of the patients by split: train, validation and test.
-  """
+  """The prepared slices of a run."""
 
   prepared: batching.Prepared
-  patients: Mapping[str, tuple[str, ...]]
+  patients: Mapping[str, tuple[str, ...]]  # names by split: train, validation and test
 
   def cases(self, split: str) -> tuple[batching.PreparedCase, ...]:
     """Scans of a split."""
@@ -36,11 +31,7 @@ class RunData(NamedTuple):
 
 
 def open_run(model_folder: Path) -> RunData:
-  """Opens the data that the model in a run's folder was trained on.
-
-  Raises:
-    InputError: If the folder is in no run, or the prepared slices no longer exist.
-  """
+  """Opens the data of the run that a model folder lies in; InputError if either is gone."""
   path = model_folder.resolve().parent / 'config.json'
   if not path.is_file():
     raise InputError(
@@ -65,12 +56,7 @@ def of_run(run: RunData) -> list[np.ndarray]:
 def of_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
   """Slices of unprepared scans to check an export on, [d, S, S, M] each, float16.
 
-  Args:
-    place: File or folder of scans, as for predicting.
-    spec: Description of the model.
-
-  Raises:
-    InputError: If there is no scan, or a scan cannot be used with this model.
+  InputError is raised if there is no scan, or one cannot be used with this model.
   """
   if not place.exists():
     raise InputError(f'--scans={place}: there is no such file or folder')
@@ -97,7 +83,7 @@ def of_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarra
 def spread(items: Iterable[Any], count: int) -> list[Any]:
   """At most `count` of the items, evenly spaced."""
   everything = list(items)
-  return everything[:: -(-len(everything) // count)] if len(everything) > count else everything
+  return everything[:: max(1, -(-len(everything) // count))]
 
 
 def _middle(image: np.ndarray) -> np.ndarray:

@@ -48,9 +48,7 @@ def plot_search(lines: Sequence[SearchLine]) -> list[Markup]:
 def plot_weights(lines: Sequence[SearchLine], chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
   """Plots, per kind of cell, every edge's weights over the epochs; lists the operations shown.
 
-  Args:
-    lines: Lines of the search.
-    chosen: Names of the candidate operations; () means all.
+  `chosen` are the names of the candidate operations; () means all.
   """
   return {kind: _plot_cell(kind, lines, chosen) for kind in space.CELL_KINDS if lines}
 
@@ -67,22 +65,16 @@ def _plot_cell(
   count = len(betas[0])
   for index, (node, source) in enumerate(space.edges_of(count)[:count]):
     names = space.candidates(space.resample_of(kind, source), chosen)
-    for name in names:
-      shown = legend.setdefault(space.operation(name).colour.name, [])
+    curves = []
+    for place, name in enumerate(names):
       short = name.removeprefix(f'{kind}_').removesuffix('_3x3')
-      shown += [short] if short not in shown else []
-    weights = [
-      plots.Curve(
-        name=name,
-        x=epochs,
-        y=[edges[index][place] for edges in alphas],
-        colour=plots.operation_colour(name),
-      )
-      for place, name in enumerate(names)
-    ]
+      legend.setdefault(space.operation(name).colour.name, {})[short] = None
+      own = [edges[index][place] for edges in alphas]
+      curves.append(plots.Curve(name, epochs, own, plots.operation_colour(name)))
     own = [edges[index] for edges in betas]
+    curves.append(plots.Curve('edge', epochs, own, plots.INK, dashed=True))
     picture = plots.curves(
-      [*weights, plots.Curve('edge', epochs, own, colour=plots.INK, dashed=True)],
+      curves,
       name=f'{kind}-edge{index}',
       y_label=f'{space.state_name(source)} → node{node + 1}',
       y_limits=(0, 1.05 * highest),
@@ -103,9 +95,5 @@ def _curve(
 ) -> plots.Curve:
   """Curve of a field over the epochs, with gaps at lines without it."""
   values = [getattr(line, field) for line in lines]
-  return plots.Curve(
-    name=name,
-    x=[line.epoch for line in lines],
-    y=[None if value is None else scale * value for value in values],
-    colour=colour,
-  )
+  scaled = [None if value is None else scale * value for value in values]
+  return plots.Curve(name, [line.epoch for line in lines], scaled, colour)

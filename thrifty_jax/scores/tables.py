@@ -41,12 +41,12 @@ def interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
 
 def describe_flags(summary: Evaluated) -> str:
   """Describes the missed and invented classes; '' if there are none."""
-  parts = []
-  for flag in ('missed', 'invented'):
-    for name, figures in summary.classes.items():
-      if count := getattr(figures, flag):
-        parts.append(f'{name} was {flag} in {count} scan{"s" * (count != 1)}')
-  return '; '.join(parts)
+  return '; '.join(
+    f'{name} was {flag} in {count} scan{"s" * (count != 1)}'
+    for flag in ('missed', 'invented')
+    for name, figures in summary.classes.items()
+    if (count := getattr(figures, flag))
+  )
 
 
 def evaluation(summary: Evaluated) -> str:
@@ -61,8 +61,8 @@ def evaluation(summary: Evaluated) -> str:
   if words := describe_flags(summary):
     notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
   notes += [summary.note] if summary.note else []
-  overlap, distances = _aligned(_overlap(summary)), _aligned(_distances(summary))
-  return '\n'.join([title, *overlap, '', *distances, *(f'  {note}' for note in notes)])
+  lines = [*align(_overlap(summary)), '', *align(_distances(summary)), *notes]
+  return '\n'.join([title, *(f'  {line}' if line else '' for line in lines)])
 
 
 def count_patients(summary: Evaluated) -> str:
@@ -72,12 +72,8 @@ def count_patients(summary: Evaluated) -> str:
 
 def comparison(summary: Compared) -> str:
   """Formats the table of a comparison, a line per network."""
-  lines = [
-    [
-      '', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'], 'pooled 2D',
-      'rate', 'training',
-    ]
-  ]  # fmt: skip
+  names = ('', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'])
+  lines = [[*names, 'pooled 2D', 'rate', 'training']]
   for rival in summary.rivals:
     lines.append(
       [
@@ -99,7 +95,7 @@ def comparison(summary: Compared) -> str:
     f'{"" if summary.held_out else ", not held out"}'
   )
   note = f'(difference to: {summary.rivals[0].label}; p: paired Wilcoxon test)'
-  return '\n'.join([title, *_aligned(lines), f'  {note}'])
+  return '\n  '.join([title, *align(lines), note])
 
 
 def _overlap(summary: Evaluated) -> list[list[str]]:
@@ -128,10 +124,10 @@ def _results(summary: Evaluated | Floor) -> list[tuple[str, Figures | Overlap]]:
   return [*classes, ('mean', summary.mean)] if len(classes) > 1 else classes
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Aligns the cells of the lines in columns and indents them."""
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  return [
-    '  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-    for line in lines
-  ]
+def align(lines: Sequence[Sequence[str]], *, left: int | None = None) -> list[str]:
+  """Aligns the cells of the lines in columns, only the first `left` ones to the left if given."""
+  columns = []
+  for place, cells in enumerate(zip(*lines, strict=True)):
+    justify = str.ljust if left is None or place < left else str.rjust
+    columns.append([justify(cell, max(map(len, cells))) for cell in cells])
+  return ['  '.join(line).rstrip() for line in zip(*columns, strict=True)]
