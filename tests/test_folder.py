@@ -332,9 +332,9 @@ def nothing(workdir):
     (nothing, '--config.data.image_size=64', 'data.image_size 96 -> 64'),
     (nothing, '--config.search.epochs=20', 'search.epochs 50 -> 20'),
     (change_split, '', '(splits.json counts)'),
-    (set_recorded('image_size', 'large'), '', 'data.json: has no image_size that can be used'),
+    (set_recorded('image_size', 'large'), '', 'data.json: has no valid image_size'),
     (set_recorded('slice_axis', 'oblique'), '', "config.data.slice_axis is 'oblique'"),
-    (lambda workdir: (workdir / 'data.json').unlink(), '', 'data.json: there is none'),
+    (lambda workdir: (workdir / 'data.json').unlink(), '', 'data.json: there is no such file'),
     (shutil.rmtree, '', 'there is no run to report on'),
   ],
 )

@@ -113,7 +113,7 @@ def test_one_look_serves_all_folds(command, looks):
 
 
 def test_a_stage_without_prepared_slices_is_refused_and_looks_at_nothing(command, looks):
-  with pytest.raises(InputError, match=r'data\.json: there is none.*run --stage=prepare first'):
+  with pytest.raises(InputError, match=r'data\.json: there is no such file.*run --stage=prepare first'):
     fill_in(command, 'search')
   prepare(command)
   looks.clear()
@@ -235,7 +235,7 @@ def test_a_fold_with_other_training_patients_learns_its_own_window_once(open_com
 
 
 def test_a_network_is_described_from_what_was_prepared(open_command, looks):
-  with pytest.raises(InputError, match=r'data\.json: there is none'):
+  with pytest.raises(InputError, match=r'data\.json: there is no such file'):
     run_data.fill_in_network(open_command)
   assert looks == []
   prepare(open_command)
