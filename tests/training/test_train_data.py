@@ -222,5 +222,7 @@ def test_augmenting_a_batch_depends_on_the_key_alone(opened):
 
 
 def test_a_run_that_nothing_was_prepared_for_is_bad_input(settings, tmp_path):
-  with pytest.raises(InputError, match=r'data\.json: there is no such file.*run --stage=prepare first'):
+  with pytest.raises(
+    InputError, match=r'data\.json: there is no such file.*run --stage=prepare first'
+  ):
     train_data.open_train_data(settings, tmp_path)
