@@ -61,8 +61,7 @@ def read_series(files: Sequence[Path]) -> Series:
       f'{files[0] if files else "DICOM series"}: {len(files)} slices in its folder; expected two '
       'or more. Restore the others.'
     )
-  with volumes.quiet_itk():
-    planes = [_read_slice(path) for path in files]
+  planes = [_read_slice(path) for path in files]
   for path, plane in zip(files, planes, strict=True):
     _require_alike(path, plane, files[0], planes[0])
   directions = np.reshape(
@@ -83,11 +82,8 @@ def read_series(files: Sequence[Path]) -> Series:
 def _read_slice(path: Path) -> Any:
   import SimpleITK
 
-  volumes.require_file(path)
-  try:
+  with volumes.reading(path), volumes.quiet_itk():
     plane = SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
-  except RuntimeError as error:
-    raise volumes.unreadable(path, error) from error
   if (
     plane.GetDimension() != 3
     or plane.GetSize()[2] != 1

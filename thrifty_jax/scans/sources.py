@@ -146,13 +146,8 @@ def _grid(path: Path, affine: np.ndarray) -> Grid:
     return Grid(affine, series=path)
   if volumes.is_nifti(path):
     return Grid(affine, nifti=_nifti(path).header)
-  import SimpleITK
-
-  reader = SimpleITK.ImageFileReader()
-  reader.SetFileName(str(path))
-  with volumes.quiet_itk():
-    reader.ReadImageInformation()
-  return Grid(affine, itk=(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()))
+  header = volumes.itk_header(path)
+  return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
 
 
 def _of_file(path: Path, channels: int) -> Source:
