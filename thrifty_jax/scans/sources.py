@@ -76,7 +76,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
   if place.is_file():
     return [_of_file(place, channels)]
   if not place.is_dir():
-    raise InputError(f'{place}: there is no such file or folder; expected a scan or a folder')
+    raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
   found = _volumes_in(place)
   if _holds_dicom(place):
     if found:
@@ -90,18 +90,14 @@ def find(place: Path, *, channels: int) -> list[Source]:
       _add(found, folder.name, folder)
   if not found:
     raise InputError(
-      f'{place}: no scan there; expected volumes ({", ".join(ENDINGS)}), the slices of a DICOM '
-      'series, or folders with one series each'
+      f'{place}: holds no scan; expected volumes ({", ".join(ENDINGS)}), the slices of a DICOM '
+      'series, or folders with one series each.'
     )
   return _grouped(found, channels)
 
 
 def read(source: Source) -> tuple[Volume, Grid]:
-  """Reads a scan, its axes as stored, and its grid.
-
-  Raises:
-    InputError: If it cannot be read, or its channels do not lie on one grid.
-  """
+  """Reads a scan, its axes as stored, and its grid."""
   if source.problem:
     raise InputError(source.problem)
   image, affine = read_channels(source.channels)
@@ -113,7 +109,7 @@ def read(source: Source) -> tuple[Volume, Grid]:
   volumes.require_affine(source.channels[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   volume = Volume(image, None, affine, source.name, source.name)
-  return volume, _grid(source.channels[0], affine)
+  return volume, _grid_of(source.channels[0], affine)
 
 
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -122,15 +118,10 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   Returns:
     Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
   """
-  image, affine = read_voxels(paths[0])
-  if len(paths) == 1:
-    return image, affine
-  channels = [image]
-  for path in paths[1:]:
-    channel, channel_affine = read_voxels(path)
-    volumes.require_grid(path, channel.shape, channel_affine, paths[0], image.shape, affine)
-    channels.append(channel)
-  return np.stack(channels, axis=-1), affine
+  channels, (affine, *others) = zip(*map(read_voxels, paths), strict=True)
+  for path, channel, other in zip(paths[1:], channels[1:], others, strict=True):
+    volumes.require_grid(path, channel.shape, other, paths[0], channels[0].shape, affine)
+  return np.stack(channels, axis=-1) if others else channels[0], affine
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -141,22 +132,21 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
-def _grid(path: Path, affine: np.ndarray) -> Grid:
+def _grid_of(path: Path, affine: np.ndarray) -> Grid:
   if path.is_dir():
     return Grid(affine, series=path)
   if volumes.is_nifti(path):
-    return Grid(affine, nifti=_nifti(path).header)
+    return Grid(affine, nifti=nibabel.load(path).header)
   header = volumes.itk_header(path)
   return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
 
 
 def _of_file(path: Path, channels: int) -> Source:
-  """Returns the scan of a file; with several channels it includes the files of the others."""
+  """Returns the scan of a file; with several channels, the files of the others belong to it."""
   name = _without_ending(path)
   if name is None:
     raise InputError(
-      f'{path}: expected a volume ({", ".join(ENDINGS)}) or a folder; of a DICOM series name the '
-      'folder'
+      f'{path}: is no volume ({", ".join(ENDINGS)}); name one, or the folder of a DICOM series.'
     )
   parts = _CHANNEL.fullmatch(name)
   if channels == 1 or not parts or _has_four_axes(path):
@@ -178,23 +168,20 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
       groups.setdefault(parts[1], {})[parts[2]] = path
     else:
       sources[name] = Source(name, (path,))
+  expected = ', '.join(f'{number:04d}' for number in range(channels))
   for name, group in groups.items():
     if name in sources:
-      raise InputError(f'{sources[name].channels[0]}: {name} has files of channels too; keep one')
-    sources[name] = _of_channels(name, group, channels)
-  return [sources[name] for name in sorted(sources)]
-
-
-def _of_channels(name: str, group: Mapping[str, Path], channels: int) -> Source:
-  expected = [f'{number:04d}' for number in range(channels)]
-  paths = tuple(group[number] for number in sorted(group))
-  problem = ''
-  if sorted(group) != expected:
+      raise InputError(
+        f'{sources[name].channels[0]}: {name} also has a file for each channel; remove one of both.'
+      )
+    found_there = ', '.join(sorted(group))
     problem = (
-      f'{paths[0]}: {name} has the channels {", ".join(sorted(group))}; the model expects '
-      f'{", ".join(expected)}. Add or remove files.'
+      f'{group[min(group)]}: {name} has the channels {found_there}; the model expects {expected}. '
+      'Add or remove files.'
     )
-  return Source(name, paths, problem)
+    paths = tuple(group[number] for number in sorted(group))
+    sources[name] = Source(name, paths, '' if found_there == expected else problem)
+  return [sources[name] for name in sorted(sources)]
 
 
 def _volumes_in(folder: Path) -> dict[str, Path]:
@@ -210,7 +197,7 @@ def _volumes_in(folder: Path) -> dict[str, Path]:
 def _add(found: dict[str, Path], name: str, path: Path) -> None:
   if name in found:
     raise InputError(
-      f'{path}: {found[name].name} has the same name but for its ending; expected each scan once. '
+      f'{path}: {found[name].name} differs from it in its ending alone; expected each scan once. '
       'Move one away.'
     )
   found[name] = path
@@ -225,14 +212,11 @@ def _without_ending(path: Path) -> str | None:
 def _has_four_axes(path: Path) -> bool:
   """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
   try:
-    return path.is_file() and volumes.is_nifti(path) and len(_nifti(path).shape) == 4
-  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
+    with volumes.reading(path):
+      header: Any = nibabel.load(path) if volumes.is_nifti(path) else None
+      return header is not None and len(header.shape) == 4
+  except InputError:
     return False
-
-
-def _nifti(path: Path) -> Any:
-  """Opens the image of a NIfTI file without reading its voxels."""
-  return nibabel.load(path)
 
 
 def _holds_dicom(folder: Path) -> bool:
