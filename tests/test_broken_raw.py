@@ -542,7 +542,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'compressed voxels cut off': (
     'promise12',
     rewrite(CASES / 'Case01.zraw', lambda data: data[:-2]),
-    ('Case01.mhd: its voxels, Case01.zraw, are cut off', 'Copy or download'),
+    ('Case01.mhd: its voxels, Case01.zraw, are damaged (cut off)', 'Copy or download'),
   ),
   'compressed voxels with a wrong byte': (
     'promise12',
