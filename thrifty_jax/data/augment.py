@@ -99,16 +99,8 @@ def crop_source(
 
   Area, a share of the slice's, and aspect, width over height relative to the slice's, are drawn
   until a crop fits the slice, so large crops are seldom elongated; if none of CROP_TRIES fits, the
-  whole slice is used.
-
-  Args:
-    key: Random key.
-    where: Pixel coordinates (down, right) in the enlarged crop, [B or 1, H, W, 2].
-    shape: Sizes (B, H, W).
-    settings: Section `augment` of the config.
-
-  Returns:
-    Source coordinates in pixels, [B, H, W, 2], inside the crop where `where` is inside the slice.
+  whole slice is used. From coordinates in the enlarged crop, [B or 1, H, W, 2], follow those in the
+  slice, [B, H, W, 2], inside the crop where `where` is inside the slice; `shape` is (B, H, W).
   """
   batch, *size = shape
   draws = _uniform(key, (batch, 2 * CROP_TRIES + 2))

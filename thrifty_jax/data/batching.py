@@ -46,25 +46,15 @@ class PreparedCase:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-  """A prepared data set; slices are read on demand.
-
-  Attributes:
-    folder: Folder of the slices.
-    cases: Scans, in order.
-    slices: Sequence of records; TFDS has no narrower type for it.
-    slice_shape: Shape of an image, (S, S, M).
-    classes: Names of the classes, background first.
-    note: Warning that applies to the data and to everything made from it, or ''.
-    padding: Intensity from which on voxels were outside the scan, and the value that replaced them.
-    citation: Publication to cite for the data, or ''.
-  """
+  """A prepared data set in a folder; slices are read on demand."""
 
   folder: Path
   cases: tuple[PreparedCase, ...]
-  slices: Any
-  slice_shape: tuple[int, int, int]
-  classes: tuple[str, ...] = ()
-  note: str = ''
+  slices: Any  # sequence of records; TFDS has no narrower type for it
+  slice_shape: tuple[int, int, int]  # of an image, (S, S, M)
+  classes: tuple[str, ...] = ()  # background first
+  note: str = ''  # warning that applies to the data and to everything made from it
+  # Intensity from which on voxels were outside the scan, and the value that replaced them.
   padding: tuple[float, float] | None = None
   citation: str = ''
 
@@ -120,17 +110,12 @@ class _Remembered:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-  """The slices of some cases, numbered from 0.
-
-  Attributes:
-    budget_bytes: Largest size of slices that stay on the device.
-    mesh: Devices that share the batches.
-  """
+  """The slices of some cases, numbered from 0."""
 
   prepared: Prepared
   cases: tuple[PreparedCase, ...]
-  budget_bytes: int = 0
-  mesh: Mesh = dataclasses.field(default_factory=meshes.everyone)
+  budget_bytes: int = 0  # largest size of slices that stay on the device
+  mesh: Mesh = dataclasses.field(default_factory=meshes.everyone)  # shares the batches
 
   def __len__(self) -> int:
     return sum(case.slices for case in self.cases)
@@ -154,11 +139,9 @@ class Examples:
 
   def name(self, index: int) -> str:
     """Returns case and slice of an example, 'Case12 slice 4', slices counted from 0."""
-    for case in self.cases:
-      if index < case.slices:
-        return f'{case.case} slice {index}'
-      index -= case.slices
-    raise IndexError(index)
+    row = self._rows[index]
+    case = next(case for case in self.cases if row in case.rows)
+    return f'{case.case} slice {row - case.first_slice}'
 
   def neighbours(self, indices: np.ndarray, *, context: int) -> np.ndarray:
     """Returns examples i-c..i+c of each i, [n, 2c + 1], clamped to the slices of its case."""
@@ -198,14 +181,9 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 def order(count: int, *, batch_size: int, seed: int, epoch: int, steps: int = 0) -> np.ndarray:
   """Returns the order of the examples in an epoch, [steps, batch_size].
 
-  Args:
-    count: Number of examples.
-    batch_size: Examples in a batch.
-    seed: Seed of the run, not negative.
-    epoch: Number of the epoch, from 0.
-    steps: Number of batches; 0 is one pass. Another number continues through as many freshly
-      shuffled passes as needed, from one epoch into the next: so the half of the patients with
-      fewer slices keeps in step with the other and still shows every slice equally often.
+  The seed is not negative; epochs count from 0. 0 steps are one pass. Another number continues
+  through as many freshly shuffled passes as needed, from one epoch into the next: so the half of
+  the patients with fewer slices keeps in step with the other and shows every slice equally often.
   """
   own = steps_per_epoch(count, batch_size)
   steps = steps or own
@@ -234,11 +212,9 @@ def batches(
   Args:
     examples: Examples to draw from.
     batch_size: Examples in a batch, B.
-    seed: Seed of the run, see `order`.
-    epoch: Number of the epoch, from 0.
+    seed, epoch, steps: Order of the examples, see `order`.
     statistics: Intensities of the training patients, see `intensity_statistics`.
     context: Neighbouring slices on each side, c, as further channels: C = M (2c + 1).
-    steps: Number of batches; 0 is one pass.
     first: Number of the first batch, if an epoch is resumed.
     prefetch: Batches read ahead if the examples are not resident.
 
@@ -295,8 +271,7 @@ def normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
 
   Args:
     found: Slices between their neighbours, [B, 2c + 1, S, S, M], intensities in [0, 1].
-    mean: Mean of the training patients, [M].
-    std: Standard deviation of the training patients, [M].
+    mean, std: Mean and standard deviation of the training patients, [M].
 
   Returns:
     Images, [B, S, S, (2c + 1) M], float32.

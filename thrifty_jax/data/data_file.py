@@ -23,23 +23,14 @@ _METADATA = 'metadata.json'  # written by TFDS beside the slices
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """Contents of a data.json.
+  """Contents of a data.json."""
 
-  Attributes:
-    folder: Absolute path of the folder of the slices.
-    from_run: Path of the same folder relative to that of the run.
-    name: Path of the same folder relative to that of TFDS.
-    raw_dir: Raw folder, as the config named it.
-    settings: Everything that the slices depend on, with a digest of the raw scans' contents.
-    choices: Fields that, with the scans, decide what a config leaves open.
-  """
-
-  folder: str
-  from_run: str
-  name: str
-  raw_dir: str
-  settings: dict
-  choices: dict
+  folder: str  # absolute path of the folder of the slices
+  from_run: str  # path of the same folder relative to that of the run
+  name: str  # path of the same folder relative to that of TFDS
+  raw_dir: str  # raw folder, as the config named it
+  settings: dict  # all that the slices depend on, with a digest of the raw scans' contents
+  choices: dict  # fields that, with the scans, decide what a config leaves open
 
 
 def write(workdir: Path, folder: Path, data: ConfigDict) -> None:

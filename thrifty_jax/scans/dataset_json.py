@@ -18,21 +18,13 @@ ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """Contents of a dataset.json.
+  """Contents of a dataset.json."""
 
-  Attributes:
-    name: Name of the data set; '' if the file has none.
-    classes: Names in the order of their numbers in the masks, background first.
-    channels: Names of the image channels, in order.
-    endings: Endings of the names of scans and masks.
-    scans: Number of scans with a mask, or None if the file does not state it.
-  """
-
-  name: str
-  classes: tuple[str, ...]
+  name: str  # '' if the file has none
+  classes: tuple[str, ...]  # in the order of their numbers in the masks, background first
   channels: tuple[str, ...]
-  endings: tuple[str, ...]
-  scans: int | None
+  endings: tuple[str, ...]  # of the names of scans and masks
+  scans: int | None  # number of scans with a mask, if the file states it
 
 
 def read(folder: Path) -> Description:

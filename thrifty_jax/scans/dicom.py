@@ -27,25 +27,15 @@ _SHEAR = 0.02  # sideways share of a step: 1.1 degrees, up to which distances ar
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-  """The slices of one series, in order along their normal, rows x columns.
+  """The slices of one series, in order along their normal, rows x columns."""
 
-  Attributes:
-    voxels: Intensities with slope and intercept applied (CT: Hounsfield units), [D, H, W].
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
-    order: Index of each slice's file, [D]: `masks[order]` puts masks in the order of the files into
-      that of the slices.
-  """
-
-  voxels: np.ndarray
-  affine: np.ndarray
-  order: np.ndarray
+  voxels: np.ndarray  # [D, H, W], slope and intercept applied (CT: Hounsfield units)
+  affine: np.ndarray  # of (d, h, w) to RAS millimetres, [4, 4]
+  order: np.ndarray  # index of each slice's file, [D]: masks[order] puts masks into this order
 
 
 def read_series(files: Sequence[Path]) -> Series:
-  """Reads the slices of one DICOM series, given in any order.
-
-  Args:
-    files: Files of one slice each, at least two.
+  """Reads the slices of one DICOM series, at least two files of one slice each, in any order.
 
   Raises:
     InputError: If a slice is unreadable, lacks a geometry or has another one than the first, two

@@ -42,14 +42,10 @@ def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
 
 
 def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
-  """Returns scores on the native grid: the inverse of `to_slices` for the truth, linear.
+  """Returns scores of square slices, [D, S, S, K], on the native grid, [D, H, W, K], float32.
 
-  Args:
-    scores: Logits or probabilities of square slices, [D, S, S, K], floating point.
-    native_size: Height H and width W of the native slices.
-
-  Returns:
-    Scores, [D, H, W, K], float32. Use `largest_class` afterwards: classes cannot be interpolated.
+  It is the inverse of `to_slices` for the truth, and linear: classes could not be interpolated, so
+  use `largest_class` afterwards.
   """
   height, width = native_size
   side = max(height, width)

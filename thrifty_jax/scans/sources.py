@@ -26,38 +26,26 @@ _DICOM_HEAD = 1024  # bytes; the file's meta information begins after 132
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Files of one scan.
+  """Files of one scan."""
 
-  Attributes:
-    name: Name of the scan: that of its file without ending and channel, or of its DICOM folder.
-    channels: File or DICOM folder of each channel; a single one may contain all of them.
-    problem: Reason why the files cannot be read, if it is known before reading; else ''.
-  """
-
-  name: str
-  channels: tuple[Path, ...]
-  problem: str = ''
+  name: str  # that of its file without ending and channel, or of its DICOM folder
+  channels: tuple[Path, ...]  # a file or DICOM folder each; a single one may contain all
+  problem: str = ''  # reason why the files cannot be read, if it is known before reading
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-  """Geometry of a scan as in its file, which a mask of it must repeat.
+  """Geometry of a scan as in its file, which a mask of it must repeat."""
 
-  Attributes:
-    affine: Affine of the stored (d, h, w, 1) to RAS millimetres, [4, 4].
-    nifti: Header of a NIfTI file, else None.
-    itk: Spacing, direction and origin that SimpleITK read from another file, else None.
-    series: Folder of a DICOM series, else None.
-  """
-
-  affine: np.ndarray
-  nifti: Any = None
+  affine: np.ndarray  # of the stored (d, h, w, 1) to RAS millimetres, [4, 4]
+  nifti: Any = None  # header of a NIfTI file
+  # Spacing, direction and origin that SimpleITK read from another file.
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
-  series: Path | None = None
+  series: Path | None = None  # folder of a DICOM series
 
 
 def find(place: Path, *, channels: int) -> list[Source]:
-  """Finds the scans at a path.
+  """Finds one or more scans at a path, sorted by name, of which no two have one name.
 
   Args:
     place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
@@ -66,12 +54,6 @@ def find(place: Path, *, channels: int) -> list[Source]:
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
       scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
       of the names if all have it.
-
-  Returns:
-    One or more scans, sorted by name.
-
-  Raises:
-    InputError: If there is no scan, or two would have one name.
   """
   if place.is_file():
     return [_of_file(place, channels)]
@@ -113,11 +95,7 @@ def read(source: Source) -> tuple[Volume, Grid]:
 
 
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the voxels of one scan from a file for each channel, which must lie on one grid.
-
-  Returns:
-    Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
-  """
+  """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
   channels, (affine, *others) = zip(*map(read_voxels, paths), strict=True)
   for path, channel, other in zip(paths[1:], channels[1:], others, strict=True):
     volumes.require_grid(path, channel.shape, other, paths[0], channels[0].shape, affine)
@@ -125,7 +103,11 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads voxels and affine of a file of any format or a DICOM folder."""
+  """Reads a file of any format or a DICOM folder.
+
+  Returns:
+    Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
+  """
   if path.is_dir():
     series = dicom.read_series(slices_of(path))
     return series.voxels, series.affine

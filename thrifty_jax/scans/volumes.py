@@ -34,41 +34,26 @@ _READ_ERRORS = (  # of gzip, nibabel and SimpleITK
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """Names and files of one scan.
+  """Names and files of one scan."""
 
-  Attributes:
-    case: Name of the scan, unique in its data set; it appears in tables and file names.
-    patient: Name of the patient. Scans of one patient are always in the same split.
-    image: Files of the scan: one a modality, or the slices of a DICOM series in the order of the
-      masks, one modality after the other.
-    label: Files of the truth; empty for a scan without truth.
-  """
-
-  case: str
-  patient: str
+  case: str  # name of the scan, unique in its data set; it appears in tables and file names
+  patient: str  # scans of one patient are always in the same split
+  # One file a modality, or the slices of DICOM series in the order of the masks, one modality after
+  # the other.
   image: tuple[Path, ...]
-  label: tuple[Path, ...] = ()
+  label: tuple[Path, ...] = ()  # files of the truth; none for a scan without truth
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-  """One scan in memory, on its native grid, with axes as in SLICE_AXES; it is read as axial.
+  """One scan in memory, on its native grid, with axes as in SLICE_AXES; it is read as axial."""
 
-  Attributes:
-    image: Intensities as stored, [D, H, W, M], float32.
-    label: Class of each voxel, [D, H, W], uint8, or None.
-    affine: Affine of voxel indices (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
-    case: Name of the scan.
-    patient: Name of the patient.
-    orientation: Directions of the file's axes, fastest first, such as LPS; '' if unknown.
-  """
-
-  image: np.ndarray
-  label: np.ndarray | None
-  affine: np.ndarray
+  image: np.ndarray  # intensities as stored, [D, H, W, M], float32
+  label: np.ndarray | None  # class of each voxel, [D, H, W], uint8
+  affine: np.ndarray  # of voxel indices (d, h, w, 1) to millimetres in the RAS world, [4, 4]
   case: str
   patient: str
-  orientation: str = ''
+  orientation: str = ''  # directions of the file's axes, fastest first, such as LPS
 
   @property
   def spacing_mm(self) -> tuple[float, float, float]:
@@ -201,10 +186,6 @@ def make_volume(
 
   Returns:
     Volume with axes to head, back and left, see `along`.
-
-  Raises:
-    InputError: If the scan is empty, its affine is singular or non-finite, or the truth has another
-      shape, another place or direction, or contains fractions.
   """
   require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
