@@ -142,14 +142,8 @@ def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Arra
   """Samples image (bilinear) and label (nearest) at the same coordinates.
 
   Beyond the border image and mask repeat it, so that a mask never ends where its organ does not.
-
-  Args:
-    image: Slices, [B, H, W, C], float32, H and W at least 2.
-    label: Class of each pixel, [B, H, W], integers.
-    where: Coordinates (down, right) in pixels, [B, H, W, 2].
-
-  Returns:
-    Image, [B, H, W, C], and label, [B, H, W].
+  Image, [B, H, W, C], float32, H and W at least 2, and label, [B, H, W], keep their shapes; the
+  coordinates (down, right) are in pixels, [B, H, W, 2].
   """
   batch, height, width, channels = image.shape
   last = jnp.asarray([height - 1, width - 1], jnp.float32)

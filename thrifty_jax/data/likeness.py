@@ -34,10 +34,8 @@ def measure(
 ) -> Measures:
   """Measures what is compared of a scan.
 
-  Args:
-    image: Slices before normalisation, [D, S, S, M], float16 in [0, 1].
-    native_shape: Numbers of voxels, D (across slices), H, W.
-    spacing_mm: Distances of neighbouring voxels along the same axes.
+  The slices, [D, S, S, M], float16 in [0, 1], are those before normalisation; shape and spacing are
+  those of the native voxels along D (across slices), H and W.
   """
   sides = np.multiply(native_shape, spacing_mm)[1:]
   found = {
@@ -72,12 +70,9 @@ def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:
 def unlike(
   scan: Mapping[str, Sequence[float]], training: Mapping[str, Sequence[float]], *, slice_axis: str
 ) -> list[str]:
-  """Returns a line for each way in which a scan lies outside the range of the training scans.
+  """Returns a line for each measure of a scan that lies outside the range of the training scans.
 
-  Args:
-    scan: Measures of the scan.
-    training: Ranges of the training scans.
-    slice_axis: Axis that the model's slices lie across.
+  `slice_axis` is the axis that the model's slices lie across.
   """
   lines = []
   trained_on_thick = training['slice_spacing_mm'][0] >= _THICK * training['pixel_spacing_mm'][1]

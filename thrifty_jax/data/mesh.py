@@ -1,9 +1,8 @@
 """Meshes of the devices that share a batch, in one process or several.
 
-Data parallelism by shardings alone: a batch is split along its first axis over a mesh with one
-axis, 'data'; all else is replicated. Compiled programs see the whole batch, so the sums of the
-Dice, means and random numbers are those of a single device up to rounding: XLA adds up over
-devices.
+A batch is split along its first axis over a mesh with one axis, 'data'; all else is replicated.
+Compiled programs see the whole batch, so sums, means and random numbers are those of a single
+device up to rounding: XLA adds up over devices.
 """
 
 from collections.abc import Callable

@@ -30,9 +30,6 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
   Returns:
     Whether the file's split differs from that of the config's own folds and lists; if not, or if
     there is no file, the config is unchanged.
-
-  Raises:
-    InputError: If the file is damaged, has a patient twice, or was made with other folds or lists.
   """
   path = workdir / FILE
   if not path.exists():

@@ -14,15 +14,7 @@ _FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_te
 
 def of(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]]:
   """Returns the split of a run: `split_patients` with the folds and lists of its config."""
-  data = config.data
-  return split_patients(
-    patients,
-    folds=data.folds,
-    fold=data.fold,
-    validation=data.validation_patients,
-    test=data.test_patients,
-    hold_out_test=data.hold_out_test,
-  )
+  return split_patients(patients, **{field: config.data[field] for field in _FIELDS})
 
 
 def making(data: ConfigDict) -> dict[str, Any]:
@@ -36,8 +28,8 @@ def split_patients(
   *,
   folds: int,
   fold: int,
-  validation: Sequence[str] = (),
-  test: Sequence[str] = (),
+  validation_patients: Sequence[str] = (),
+  test_patients: Sequence[str] = (),
   hold_out_test: bool = True,
 ) -> dict[str, tuple[str, ...]]:
   """Splits patients into train, validation and test.
@@ -50,14 +42,15 @@ def split_patients(
     patients: Names, repeated or not, in any order.
     folds: Number of folds, at least 3: with 2 nobody would be left to train on.
     fold: Number of the test fold, from 0.
-    validation: Names of the validation patients; empty applies the rule.
-    test: Names of the test patients, none of whom validates; empty applies the rule.
+    validation_patients: Names of the validation patients; empty applies the rule.
+    test_patients: Names of the test patients, none of whom validates; empty applies the rule.
     hold_out_test: Whether there are test patients; if not, all but the validation patients train.
 
   Returns:
     Sorted names under 'train', 'validation' and 'test': disjoint, together all patients, and not
     empty except for test without `hold_out_test`.
   """
+  validation, test = validation_patients, test_patients
   everyone = sorted(set(patients))
   for field, names in (('data.validation_patients', validation), ('data.test_patients', test)):
     if unknown := sorted(set(names) - set(everyone)):

@@ -52,14 +52,7 @@ def frames(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-  """Writes the file that `frames` reads, in 8 bits.
-
-  Args:
-    path: File to write, .npz.
-    image: Slices of one channel, [D, S, S], floating point, shown from 0 to 1.
-    truth: Class of each pixel, [D, S, S].
-    prediction: Predicted class of each pixel, [D, S, S].
-  """
+  """Writes the .npz that `frames` reads: slices of a channel in [0, 1] and classes, [D, S, S]."""
   image = np.round(255 * np.clip(image.astype(np.float32), 0, 1)).astype(np.uint8)
   masks = {'truth': truth.astype(np.uint8), 'prediction': prediction.astype(np.uint8)}
   content = io.BytesIO()

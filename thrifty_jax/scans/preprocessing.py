@@ -19,27 +19,18 @@ class ImageSettings:
   """All that the image of a slice depends on.
 
   Prepared slices and a model's preprocessing.json both hold these, under these names.
-
-  Attributes:
-    slice_axis: Axis that slices lie across, one of SLICE_AXES.
-    image_size: Side S of a square slice, in pixels.
-    intensity: 'percentiles' or 'window', by which of the next two intensities are mapped.
-    percentiles: Percentiles of the scan's intensities that become 0 and 1, ascending; else None.
-    window: Intensities as the scanner stores them that become 0 and 1, ascending; else None.
-    clahe_clip_limit: Limit of the adaptive equalisation of a slice, in [0, 1]; 0 is none.
-    resize: 'linear' or 'nearest'.
-    curvature_flow_iterations: Steps by which a slice is smoothed; 0 is not at all.
-    curvature_flow_time_step: Length of such a step, above 0.
   """
 
   slice_axis: Annotated[str, one_of(*SLICE_AXES)]
-  image_size: Annotated[int, within(1, 1 << 14)]
+  image_size: Annotated[int, within(1, 1 << 14)]  # side S of a square slice, in pixels
+  # What becomes 0 and 1, ascending: percentiles of the scan or intensities as the scanner stores
+  # them; the other is None.
   intensity: Annotated[str, one_of('percentiles', 'window')]
   percentiles: tuple[Limit, Limit] | None = None
   window: tuple[Limit, Limit] | None = None
-  clahe_clip_limit: Annotated[float, SHARE]
+  clahe_clip_limit: Annotated[float, SHARE]  # of the adaptive equalisation of a slice; 0 is none
   resize: Annotated[str, one_of(*RESIZING)]
-  curvature_flow_iterations: Annotated[int, within(0, 1000)]
+  curvature_flow_iterations: Annotated[int, within(0, 1000)]  # steps of smoothing; 0 is none
   curvature_flow_time_step: Annotated[float, ABOVE_0]
 
   @property

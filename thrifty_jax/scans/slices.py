@@ -63,14 +63,14 @@ def native_classes(
   """Returns the classes of the voxels of the native grid, computed a few slices at a time.
 
   Args:
-    scores: Class scores at network resolution, [D, S, S, K] float32, of one or more networks; S may
-      differ. The class with the largest score is chosen; with several networks, whose scores have
-      to be logits, the one with the largest mean probability.
+    scores: Class scores, [D, S, S, K] float32, of one or more networks; S may differ. The class
+      with the largest score is chosen; of several networks, whose scores have to be logits, the
+      one with the largest mean probability.
     native_size: Height H and width W of the native slices.
-    probabilities: Whether to return the probabilities of the foreground classes as well.
+    probabilities: Whether probabilities are returned as well.
 
   Returns:
-    Class, [D, H, W], uint8, and probabilities, [K - 1, D, H, W], float32, or None.
+    Class, [D, H, W], uint8, and foreground probabilities, [K - 1, D, H, W], float32, or None.
   """
   depth, classes = len(scores[0]), scores[0].shape[-1]
   mask = np.empty((depth, *native_size), np.uint8)

@@ -103,11 +103,7 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a file of any format or a DICOM folder.
-
-  Returns:
-    Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
-  """
+  """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
   if path.is_dir():
     series = dicom.read_series(slices_of(path))
     return series.voxels, series.affine

@@ -70,11 +70,7 @@ class Volume:
 
 
 def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a MetaImage (.mhd, .mha) or another format of SimpleITK.
-
-  Returns:
-    Voxels as stored, [D, H, W], and the affine of (d, h, w) to RAS millimetres, [4, 4].
-  """
+  """Reads a file by SimpleITK: voxels, [D, H, W], and affine as `read_nifti`."""
   import SimpleITK  # here, as everywhere: 90 MiB that NIfTI and prepared slices do not need
 
   with reading(path):
@@ -122,12 +118,7 @@ def _intact_voxels(path: Path, image: Any) -> np.ndarray:
 
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
-  """Reads the grid of a scan, without its voxels, from a file of any format but DICOM.
-
-  Returns:
-    Numbers of voxels (D, H, W) and the affine of (d, h, w) to RAS millimetres, [4, 4], both as
-    stored.
-  """
+  """Reads numbers of voxels (D, H, W) and affine, as stored, of a file other than DICOM."""
   with reading(path):
     if is_nifti(path):
       header: Any = nibabel.load(path)
@@ -230,12 +221,9 @@ def along(volume: Volume, slice_axis: str) -> Volume:
 
 
 def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
-  """Returns voxels with axes in another order or direction: the inverse of `along`.
+  """Returns voxels, [D, H, W, ...], with axes in another order or direction: undoes `along`.
 
-  Args:
-    voxels: Voxels, [D, H, W, ...].
-    affine: Affine of these voxels, [4, 4].
-    like: Affine of the same grid with its axes as in the result, [4, 4].
+  Both affines, [4, 4], are those of one grid: as the voxels are, and as the result shall be.
   """
   # Exact, while directions determined again might not be: they are ambiguous at 45 degrees.
   steps = np.linalg.solve(like[:3, :3], affine[:3, :3])
