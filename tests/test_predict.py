@@ -451,7 +451,7 @@ BAD = {
   'a model that was altered': (altered, {'model': 'altered'}, 'is not the file that was saved'),
   'a newer model': (newer, {'model': 'newer'}, 'update thrifty_jax'),
   'an input that is not there': (nothing, {'input': 'none'}, '--input=none: there is no such file'),
-  'an empty folder': (empty, {'input': 'nothing', 'output': 'm'}, 'nothing: no scan there'),
+  'an empty folder': (empty, {'input': 'nothing', 'output': 'm'}, 'nothing: holds no scan'),
   'a text': (empty, {'input': '{model}/card.md'}, 'card.md: expected a volume'),
   'a picture in two dimensions': (flat_file, {'input': 'flat.nii.gz'}, 'has 2 dimensions'),
   'another one': (flat_itk, {'input': 'flat.nrrd'}, 'has 2 dimensions'),

@@ -172,12 +172,7 @@ def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Arra
 
 
 def _tone(
-  key: jax.Array,
-  image: jax.Array,
-  *,
-  settings: ConfigDict,
-  mean: jax.Array,
-  std: jax.Array,
+  key: jax.Array, image: jax.Array, *, settings: ConfigDict, mean: jax.Array, std: jax.Array
 ) -> jax.Array:
   """Applies gamma, gain and bias field to intensities in [0, 1]; offset and noise in deviations.
 

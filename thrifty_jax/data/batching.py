@@ -159,13 +159,13 @@ class Examples:
 
 def intensity_statistics(examples: Examples) -> Statistics:
   """Returns mean and deviation of each modality, [M] float32; for the training patients alone."""
-  total = squares = np.zeros(examples.prepared.slice_shape[-1])
-  count = 0
+  height, width, modalities = examples.prepared.slice_shape
+  count = len(examples) * height * width
+  total, squares = np.zeros((2, modalities))
   for index in range(len(examples)):  # slice by slice: the memory stays small
     pixels = examples.read(np.asarray([index]))['image'].astype(np.float64)
-    count += pixels[..., 0].size
-    total = total + pixels.sum(axis=(0, 1, 2))
-    squares = squares + (pixels**2).sum(axis=(0, 1, 2))
+    total += pixels.sum(axis=(0, 1, 2))
+    squares += (pixels**2).sum(axis=(0, 1, 2))
   mean = total / count
   # For intensities in [0, 1] in double precision the cancellation is harmless.
   std = np.sqrt(np.maximum(squares / count - mean**2, 0))
@@ -267,14 +267,11 @@ def _finished(found: Batch, statistics: Statistics, *, split: NamedSharding) -> 
 
 @jax.jit
 def normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-  """Returns the network's input, with neighbouring slices as further channels.
+  """Returns the network's input, [B, S, S, (2c + 1) M], float32, with neighbours as channels.
 
   Args:
     found: Slices between their neighbours, [B, 2c + 1, S, S, M], intensities in [0, 1].
     mean, std: Mean and standard deviation of the training patients, [M].
-
-  Returns:
-    Images, [B, S, S, (2c + 1) M], float32.
   """
   found = (found.astype(jnp.float32) - mean) / std
   found = jnp.moveaxis(found, 1, 3)  # [B, S, S, 2c + 1, M]

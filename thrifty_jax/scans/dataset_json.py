@@ -30,9 +30,8 @@ class Description:
 def read(folder: Path) -> Description:
   """Reads the dataset.json of a folder.
 
-  Raises:
-    InputError: If it is missing, is not JSON, lacks an entry, or describes masks that a network
-      with one class a pixel cannot learn: regions, an ignored class, gaps in the numbers.
+  It must not describe masks that a network with one class a pixel cannot learn: regions, an ignored
+  class, gaps in the numbers.
   """
   path = folder / 'dataset.json'
   if not path.is_file():

@@ -32,12 +32,9 @@ def ending(path: Path) -> str | None:
 
 
 def to_bytes(voxels: np.ndarray, grid: Grid, *, ending: str) -> bytes:
-  """Returns the content of a file, the same bytes for the same voxels and grid.
+  """Returns the content of a file with one of ENDINGS, always the same for one mask and grid.
 
-  Args:
-    voxels: Voxels in the order of the scan's file, [D, H, W], uint8 or float32.
-    grid: Grid of the scan.
-    ending: One of ENDINGS, which determines the format.
+  The voxels, [D, H, W], uint8 or float32, are in the order of the scan's file.
   """
   if ending not in ('.nii', '.nii.gz'):
     return _itk_bytes(voxels, grid, ending)

@@ -15,13 +15,10 @@ _EQUAL = 1e-6  # smaller differences between shares of a pixel are rounding
 
 
 def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the square slices of a scan and its truth.
+  """Returns `image_to_slices` of a scan and the slices of its truth, [D, S, S], uint8.
 
   A pixel of the truth is the class with the largest share of it. The nearest voxel alone would
   shift the truth by up to half a voxel against the image at the common factor 2.
-
-  Returns:
-    Image, [D, S, S, M], float16 in [0, 1], and truth, [D, S, S], uint8.
   """
   return image_to_slices(volume, settings), _label_to_square(volume.truth, settings.image_size)
 
@@ -173,9 +170,8 @@ def _resize(plane: np.ndarray, size: int, *, order: int = 1) -> np.ndarray:
 def _weights(old: int, new: int, order: int) -> sparse.csr_array:
   """Returns the weight of each old pixel of a row in each new one, [new, old], float32.
 
-  Resizing is linear and the same for rows and columns, so scikit-image resizes the unit vectors
-  once, and a product with the sparse result resizes any plane: 7 to 14 times faster than resizing
-  each, and equal up to the last bits of float32.
+  scikit-image resizes the unit vectors once, and a product with the sparse result resizes any
+  plane: 7 to 14 times faster than resizing each, and equal up to the last bits of float32.
   """
   blur = order > 0 and new < old
   resized = transform.resize(np.eye(old), (new, old), order=order, mode='edge', anti_aliasing=blur)

@@ -60,7 +60,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
   if not place.is_dir():
     raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
   found = _volumes_in(place)
-  if _holds_dicom(place):
+  if any(map(_is_dicom, place.iterdir())):
     if found:
       raise InputError(
         f'{place}: holds DICOM slices and {next(iter(found.values())).name}; expected one or the '
@@ -68,7 +68,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
       )
     return [Source(place.resolve().name, (place,))]
   for folder in sorted(path for path in place.iterdir() if path.is_dir()):
-    if not folder.name.startswith('.') and _holds_dicom(folder):
+    if not folder.name.startswith('.') and any(map(_is_dicom, folder.iterdir())):
       _add(found, folder.name, folder)
   if not found:
     raise InputError(
@@ -195,11 +195,6 @@ def _has_four_axes(path: Path) -> bool:
       return header is not None and len(header.shape) == 4
   except InputError:
     return False
-
-
-def _holds_dicom(folder: Path) -> bool:
-  """Returns whether the folder itself contains slices of a DICOM series."""
-  return any(map(_is_dicom, folder.iterdir()))
 
 
 def _is_dicom(path: Path) -> bool:

@@ -21,14 +21,8 @@ from thrifty_jax.scans import metaimage
 # SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
 _READ_ERRORS = (  # of gzip, nibabel and SimpleITK
-  OSError,
-  EOFError,
-  ValueError,
-  OverflowError,
-  RuntimeError,
-  zlib.error,
-  nibabel.filebasedimages.ImageFileError,
-  nibabel.spatialimages.HeaderDataError,
+  *(OSError, EOFError, ValueError, OverflowError, RuntimeError, zlib.error),
+  *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
 )
 
 
