@@ -452,7 +452,7 @@ BAD = {
   'a newer model': (newer, {'model': 'newer'}, 'update thrifty_jax'),
   'an input that is not there': (nothing, {'input': 'none'}, '--input=none: there is no such file'),
   'an empty folder': (empty, {'input': 'nothing', 'output': 'm'}, 'nothing: holds no scan'),
-  'a text': (empty, {'input': '{model}/card.md'}, 'card.md: expected a volume'),
+  'a text': (empty, {'input': '{model}/card.md'}, 'card.md: is no volume'),
   'a picture in two dimensions': (flat_file, {'input': 'flat.nii.gz'}, 'has 2 dimensions'),
   'another one': (flat_itk, {'input': 'flat.nrrd'}, 'has 2 dimensions'),
   'a channel too many': (both_channels, {'input': 'both.nii.gz'}, 'has 2 channel(s), but'),

@@ -122,7 +122,7 @@ def _in_order(pairs: list[tuple[str, str]], title: str, path: Path) -> tuple[str
   if numbers != sorted(map(str, range(len(pairs)))):
     raise InputError(
       f'{path}: {title} has the numbers {", ".join(numbers):.80}; expected 0 to {len(pairs) - 1}, '
-      'each once (0 is the background of the masks). Correct the file, or renumber masks and file.'
+      'each once. Renumber the entries, and with labels the masks, in which 0 is the background.'
     )
   names = [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))]
   for name in names:
