@@ -72,7 +72,9 @@ def test_slices_of_other_scans_in_their_place_are_not_taken(config, tmp_path):
   metadata = json.loads(path.read_text())
   metadata['settings']['raw_files'] = 'others'
   path.write_text(json.dumps(metadata))
-  with pytest.raises(InputError, match=r'its slices are not in .*--config\.data\.data_dir or'):
+  with pytest.raises(
+    InputError, match=r'its slices are no longer in .*--config\.data\.data_dir or'
+  ):
     find(tmp_path / 'run', config)
 
 
@@ -131,9 +133,12 @@ def test_what_is_left_to_the_data_is_what_it_was_as_long_as_the_same_decides_it(
   ('content', 'message'),
   [
     ('{', 'is not valid JSON'),
-    ('[]', 'has no folder that can be used'),
-    ('{"folder": 3}', 'has no folder that can be used'),
-    ('{"folder": "x", "from_run": "y", "name": "z", "raw_dir": ""}', 'has no settings that can'),
+    ('[]', r'all of it is \[\], expected an object'),
+    ('{"folder": 3}', 'folder is 3, expected text'),
+    (
+      '{"folder": "x", "from_run": "y", "name": "z", "raw_dir": ""}',
+      'settings is not there, expected an object; .*--stage=prepare again',
+    ),
   ],
 )
 def test_a_damaged_file_is_one_line(config, tmp_path, content, message):
@@ -145,5 +150,7 @@ def test_a_damaged_file_is_one_line(config, tmp_path, content, message):
 
 def test_a_run_that_nothing_was_prepared_for_has_none(config, tmp_path):
   assert data_file.read(tmp_path / 'other') is None
-  with pytest.raises(InputError, match=r'other/data\.json: there is none.*--stage=prepare first'):
+  with pytest.raises(
+    InputError, match=r'other/data\.json: there is no such file.*--stage=prepare first'
+  ):
     data_file.require(tmp_path / 'other')

@@ -90,14 +90,17 @@ def test_the_names_are_taken_without_any_scan(config, tmp_path):
     ({'train': PATIENTS}, 'expected lists of patients'),
     (MINE | {'train': 'Case03'}, 'expected lists of patients'),
     (MINE | {'train': [3, 4, 5]}, 'expected lists of patients'),
-    (MINE | {'val': []}, "has 'val'; expected train, validation, test"),
-    (MINE | {'train': [*PATIENTS[3:], 'Case77']}, 'no scan of Case77; expected names among Case00'),
-    (MINE | {'train': PATIENTS[4:]}, 'Case03 is in no list; expected every patient in one'),
-    (MINE | {'train': PATIENTS[2:]}, 'Case02 is in train and test; expected each patient once'),
-    (MINE | {'train': [*PATIENTS[3:], 'Case04']}, 'Case04 is twice in train'),
-    ({'train': [], 'validation': PATIENTS[3:], 'test': PATIENTS[:3]}, 'no patient is under train'),
-    ({'train': PATIENTS[3:], 'validation': [], 'test': PATIENTS[:3]}, 'is under validation'),
-    ({'train': PATIENTS[3:], 'validation': PATIENTS[:3], 'test': []}, 'no patient is under test'),
+    (MINE | {'val': []}, "has the entry 'val'; expected train, validation, test"),
+    (
+      MINE | {'train': [*PATIENTS[3:], 'Case77']},
+      'there is no scan of Case77; expected names among Case00',
+    ),
+    (MINE | {'train': PATIENTS[4:]}, 'no list has Case03; expected every patient in one'),
+    (MINE | {'train': PATIENTS[2:]}, 'names Case02 in train and test; expected each patient once'),
+    (MINE | {'train': [*PATIENTS[3:], 'Case04']}, 'names Case04 in train and train'),
+    ({'train': [], 'validation': PATIENTS[3:], 'test': PATIENTS[:3]}, 'has no patient in train'),
+    ({'train': PATIENTS[3:], 'validation': [], 'test': PATIENTS[:3]}, 'no patient in validation'),
+    ({'train': PATIENTS[3:], 'validation': PATIENTS[:3], 'test': []}, 'has no patient in test'),
   ],
 )
 def test_a_file_that_does_not_say_it_all_once_is_refused_in_one_line(
@@ -116,7 +119,7 @@ def test_whether_somebody_must_test_is_for_the_config_to_say(config, tmp_path):
   config.data.hold_out_test = False
   write(tmp_path, MINE)
   with pytest.raises(
-    InputError, match='Case01, Case02 under test, but data.hold_out_test is False'
+    InputError, match='has Case01, Case02 in test, but data.hold_out_test is False'
   ):
     split_file.honour(config, tmp_path)
   write(tmp_path, {'train': PATIENTS[3:], 'validation': PATIENTS[:3], 'test': []})

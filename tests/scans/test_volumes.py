@@ -196,7 +196,7 @@ def test_a_mask_that_lies_elsewhere_is_refused_and_one_half_a_voxel_away_is_not(
 
 def test_a_mask_of_another_shape_is_refused(tmp_path):
   made = scan()
-  with pytest.raises(InputError, match=r'mask\.mhd: the truth has \(7, 40, 48\) voxels'):
+  with pytest.raises(InputError, match=r'mask\.mhd: has \(7, 40, 48\) voxels'):
     volumes.make_volume(
       case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
       image=made.image,

@@ -60,8 +60,8 @@ def stand_in(monkeypatch, settings, logits):
 
 def oracle(prepared, patients):
   """Logits that know the truth: found by comparing the images with the prepared slices."""
-  examples = prepared.examples(patients)
-  known = examples.read(np.arange(len(examples)))
+  rows = [row for case in prepared.cases_of(patients) for row in case.rows]
+  known = prepared.read_rows(rows)
   images = known['image'].astype(np.float32)
 
   def logits(image):
@@ -126,8 +126,8 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
   raw = {case.case: case for case in phantom.find_cases(Path(settings.data.raw_dir))}
   for patient, row in rows.items():
     volume = phantom.read_case(raw[patient])  # on phantoms slices lie 2 to 4 times as far as pixels
-    examples = prepared.examples([patient])
-    image = examples.read(np.arange(len(examples)))['image'].astype(np.float32)
+    (case,) = prepared.cases_of([patient])
+    image = prepared.read(case)['image'].astype(np.float32)
     scores = np.concatenate([np.float32(0.6) - image, image], -1)
     native = slices.native_classes([scores], volume.truth.shape[1:])[0]
     expected = metrics.score_volume(

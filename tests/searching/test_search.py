@@ -416,7 +416,7 @@ def test_the_search_asks_for_training_patients_only(
   asked, read = [], Epochs.batches
 
   def watched(epochs, number, **which):
-    asked.append(epochs.examples.patients)
+    asked.append(tuple(sorted({case.patient for case in epochs.examples.cases})))
     return read(epochs, number, **which)
 
   monkeypatch.setattr(Epochs, 'batches', watched)
