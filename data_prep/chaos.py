@@ -38,7 +38,7 @@ ABOUT = data_sets.About(
 
 def find_cases(raw_dir: Path) -> list[Case]:
   """Returns the labelled scans below Train_Sets; each is a patient of its own."""
-  return data_sets.cases_of(find_patients(raw_dir, 'CT'), _find_case)
+  return data_sets.find_cases(find_patients(raw_dir, 'CT'), _find_case)
 
 
 def find_patients(raw_dir: Path, kind: str) -> list[Path]:
@@ -62,8 +62,8 @@ def read_case(case: Case) -> Volume:
     values = np.unique(mask[mask > 0]).tolist()
     if len(values) > 1:
       raise InputError(
-        f'{path}: the mask has the grey values {data_sets.listed(values)}; expected the liver in '
-        'one, on 0. Replace it by the original file.'
+        f'{path}: the mask has the grey values {data_sets.list_some(values)}; expected the liver '
+        'in one, on 0. Replace it by the original file.'
       )
   require_liver(case, hounsfield, masks, series.order)
   return volumes.make_volume(

@@ -29,7 +29,7 @@ GREYS = ((0, 0), (55, 70), (110, 135), (175, 200), (240, 255))
 _LIVER, _KIDNEYS = 1, (2, 3)
 
 
-def about(description: str) -> data_sets.About:
+def describe(description: str) -> data_sets.About:
   """Returns the description that is recorded with the slices of a sequence."""
   return dataclasses.replace(chaos.ABOUT, description=description, padding=None)
 
@@ -40,7 +40,7 @@ def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Ca
   Channels are folders within DICOM_anon, '' for itself. Masks are named after slices of the first.
   """
   patients = chaos.find_patients(raw_dir, 'MR')
-  return data_sets.cases_of(patients, lambda folder: _find_case(folder / sequence, channels))
+  return data_sets.find_cases(patients, lambda folder: _find_case(folder / sequence, channels))
 
 
 def read_case(case: Case) -> Volume:
@@ -87,7 +87,7 @@ def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
     known[low : high + 1] = number
   classes = known[grey]
   if (classes == 255).any():
-    listed = data_sets.listed(np.unique(grey[classes == 255]).tolist())
+    listed = data_sets.list_some(np.unique(grey[classes == 255]).tolist())
     raise InputError(
       f'{path}: the mask has the grey values {listed}; expected 63 in the liver, 126 and 189 in '
       'the kidneys, 252 in the spleen. Replace it by the file of Zenodo record 3431873: older '

@@ -4,7 +4,7 @@ import functools
 
 from data_prep import chaos_mr
 
-ABOUT = chaos_mr.about(
+ABOUT = chaos_mr.describe(
   'Axial slices of abdominal T1 MR, in and out of phase, four organs outlined.'
 )
 find_cases = functools.partial(

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data_prep import data_sets
-from data_prep.findings import Finding, plain
+from data_prep.findings import Finding, format_figure
 from data_prep.survey import Scan
 from thrifty_jax import files, pages
 from thrifty_jax.scans import overlays
@@ -36,7 +36,7 @@ class Checked:
     return [finding for finding in self.findings if finding.is_error == errors]
 
 
-def text(checked: Checked) -> str:
+def format_table(checked: Checked) -> str:
   """Returns a table with a row for each scan, then errors and warnings, 100 columns wide."""
   lines = _listed(checked) if checked.cases else []
   if any(finding.case for finding in checked.findings):
@@ -56,9 +56,9 @@ def write(checked: Checked, workdir: Path) -> Path:
   page = {
     'data': data.name,
     'raw_dir': data_sets.raw_dir(checked.config).name,
-    'note': data_sets.module(checked.config).ABOUT.note,
+    'note': data_sets.find_module(checked.config).ABOUT.note,
     'classes': data.classes[1:],
-    'plain': plain,
+    'plain': format_figure,
     'slice_axis': data.slice_axis,
     'rows': rows,
     'pictures': [row for row in rows if row['scan']],
@@ -103,8 +103,10 @@ def _figures(scan: Scan | None) -> dict[str, str]:
     'D x H x W': 'x'.join(map(str, scan.shape)),
     'spacing mm': ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
     'axes': scan.orientation or '-',
-    'intensity': ' '.join(f'{plain(low)}..{plain(high)}' for low, _, high in scan.intensity),
-    'ml': ' '.join(map(plain, scan.volume_ml)),
+    'intensity': ' '.join(
+      f'{format_figure(low)}..{format_figure(high)}' for low, _, high in scan.intensity
+    ),
+    'ml': ' '.join(map(format_figure, scan.volume_ml)),
   }
 
 

@@ -19,11 +19,11 @@ from thrifty_jax.scans.volumes import Case, Volume
 
 def check_volume(volume: Volume, *, classes: Sequence[str], modalities: int, source: Case) -> None:
   """Refuses a scan that cannot be trained on: an InputError quotes the first of `problems_of`."""
-  if problems := problems_of(volume, classes=classes, modalities=modalities, source=source):
+  if problems := find_problems(volume, classes=classes, modalities=modalities, source=source):
     raise InputError(problems[0])
 
 
-def problems_of(
+def find_problems(
   volume: Volume, *, classes: Sequence[str], modalities: int, source: Case
 ) -> list[str]:
   """Returns the reasons why a scan cannot be trained on, besides those of `volumes.make_volume`.
@@ -49,7 +49,7 @@ def problems_of(
     )
   if unknown := np.unique(truth[truth >= len(classes)]).tolist():
     found.append(
-      f'{source.label[0]}: the truth holds class {data_sets.listed(unknown)}, but data.classes '
+      f'{source.label[0]}: the truth holds class {data_sets.list_some(unknown)}, but data.classes '
       f'names {len(classes)} classes ({", ".join(classes)}), 0 to {len(classes) - 1}; correct the '
       'mask or name the class.'
     )
@@ -68,7 +68,7 @@ def check(
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]
   measured: list[Scan] = []
-  with workers.cases_map(config.data.workers, f'check {config.data.name}') as cases_map:
+  with workers.map_cases(config.data.workers, f'check {config.data.name}') as cases_map:
     looked = cases_map(functools.partial(_look_at, config), cases)
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
@@ -83,7 +83,7 @@ def check(
     )
     found.append(Finding(text, is_error=True))
   checked = Checked(config, cases, split, measured, found)
-  print(check_page.text(checked))
+  print(check_page.format_table(checked))
   print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.select(errors=True):
     count = len(cases) + len(scans.unpaired)
@@ -101,8 +101,8 @@ def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
   """Returns the figures of a scan, or None and the problems; runs in a worker process."""
   data = config.data
   try:
-    volume = volumes.along(data_sets.module(config).read_case(case), data.slice_axis)
-    problems = problems_of(volume, classes=data.classes, modalities=data.modalities, source=case)
+    volume = volumes.along(data_sets.find_module(config).read_case(case), data.slice_axis)
+    problems = find_problems(volume, classes=data.classes, modalities=data.modalities, source=case)
   except InputError as error:
     return None, [str(error)]
   return (None, problems) if problems else (survey.measure(volume, case, data), [])

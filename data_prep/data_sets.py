@@ -61,7 +61,7 @@ class Unpaired(InputError):
     self.problems, self.cases = tuple(problems), tuple(cases)
 
 
-def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
+def find_cases(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
   """Returns the scan of each folder, or raises Unpaired if `find_case` refuses some of them."""
   problems, cases = [], []
   for folder in folders:
@@ -74,12 +74,12 @@ def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list
   return cases
 
 
-def listed(values: Sequence[object]) -> str:
+def list_some(values: Sequence[object]) -> str:
   """Returns the first five values in a line, with dots where there are more."""
   return ', '.join(map(str, values[:5])) + (', ...' if len(values) > 5 else '')
 
 
-def module(config: ConfigDict) -> ModuleType:
+def find_module(config: ConfigDict) -> ModuleType:
   """Returns the module of the config's data set, whose name it checks."""
   name = config.data.name
   if name not in _MODULES:
@@ -110,7 +110,7 @@ def find(config: ConfigDict) -> Scans:
 
   Scans must have names of their own, and no value be open that this data set cannot decide.
   """
-  data_set, left = module(config), configs.left_to_data(config)
+  data_set, left = find_module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
     raise InputError(
       f'config.{left[0]} is {configs.flatten(config)[left[0]]!r}, which leaves it to the data, but '
@@ -145,6 +145,6 @@ def resolve(
   """
   if not configs.left_to_data(config):
     return ()
-  found = module(config).resolve(config, scans, training)
+  found = find_module(config).resolve(config, scans, training)
   configs.validate(config)  # fields that depend on the new values
   return found

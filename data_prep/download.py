@@ -97,7 +97,7 @@ def provide(name: str, raw_dir: Path) -> None:
   target = raw_dir / archive.folder
   if target.exists():
     return
-  with files.writing_to(raw_dir, '--config.data.raw_dir'):
+  with files.report_unwritable(raw_dir, '--config.data.raw_dir'):
     raw_dir.mkdir(parents=True, exist_ok=True)
     with _alone(raw_dir):
       if target.exists():  # another process had the same task

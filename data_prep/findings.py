@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_prep.data_sets import listed
+from data_prep.data_sets import list_some
 from data_prep.survey import Scan
 
 # Modified z-score above which a value counts as an outlier (Iglewicz and Hoaglin, 1993); 0.6745 of
@@ -37,7 +37,7 @@ def find(scans: Sequence[Scan], classes: Sequence[str]) -> list[Finding]:
   return [*_twins(scans), *_oddities(scans, classes), *_outliers(scans, classes)]
 
 
-def far_off(values: np.ndarray, *, least: float) -> np.ndarray:
+def find_outliers(values: np.ndarray, *, least: float) -> np.ndarray:
   """Returns which values are outliers, [N] bool, by a rule that outliers do not affect.
 
   They are more than 3.5 robust standard deviations, and more than `least`, from the median of the
@@ -51,7 +51,7 @@ def far_off(values: np.ndarray, *, least: float) -> np.ndarray:
   return there & (distance > max(limit, least))
 
 
-def plain(value: float) -> str:
+def format_figure(value: float) -> str:
   """Returns a figure with three digits or more, never with an exponent."""
   return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
 
@@ -102,12 +102,12 @@ def _rules(
   yield (
     'slices look out of order, or damaged',
     bool(scan.disordered),
-    f'slice {listed(scan.disordered)} of {scan.shape[0]} looks less like the slice before than '
+    f'slice {list_some(scan.disordered)} of {scan.shape[0]} looks less like the slice before than '
     'later slices do: out of order, or damaged',
   )
-  text = f'slice {listed(scan.blank)} shows nothing, but has a mask'
+  text = f'slice {list_some(scan.blank)} shows nothing, but has a mask'
   yield 'slices with a mask show nothing', bool(scan.blank), text
-  spacing = ' x '.join(plain(side) for side in scan.spacing_mm)
+  spacing = ' x '.join(format_figure(side) for side in scan.spacing_mm)
   (low, high), (least, second, largest) = _POSSIBLE_MM, sorted(scan.spacing_mm)
   yield (
     f'the spacing is not from {low:g} to {high:g} mm',
@@ -127,12 +127,12 @@ def _rules(
 def _outliers(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
   """Yields scans that are far from the median of the set."""
   for name, unit, values, scaled, least in _quantities(scans, classes):
-    flagged = np.flatnonzero(far_off(scaled, least=least)).tolist()
+    flagged = np.flatnonzero(find_outliers(scaled, least=least)).tolist()
     if flagged:
       there = values[np.isfinite(scaled)]
-      median = f'the median is {plain(np.median(there))}'
-      texts = {scans[i]: f'{name} {plain(values[i])}{unit}; {median}' for i in flagged}
-      span = f'{plain(there.min())} to {plain(there.max())}{unit}'
+      median = f'the median is {format_figure(np.median(there))}'
+      texts = {scans[i]: f'{name} {format_figure(values[i])}{unit}; {median}' for i in flagged}
+      span = f'{format_figure(there.min())} to {format_figure(there.max())}{unit}'
       yield from _warnings(scans, texts, f'{name} differs much: {span}, {median}')
 
 
@@ -169,5 +169,5 @@ def _warnings(scans: Sequence[Scan], texts: Mapping[Scan, str], together: str) -
   if len(texts) <= max(_FEW, _COMMON * len(scans)):
     yield from (Finding(f'{scan.case}: {text}', scan.case) for scan, text in texts.items())
   else:
-    names = listed([scan.case for scan in texts])
+    names = list_some([scan.case for scan in texts])
     yield Finding(f'{len(texts)} of {len(scans)} scans: {together} ({names})')

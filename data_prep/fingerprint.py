@@ -88,7 +88,7 @@ def foreground_window(
   rounded outward to multiples of 50.
   """
   found = []
-  with workers.cases_map(processes, 'window of the training patients') as cases_map:
+  with workers.map_cases(processes, 'window of the training patients') as cases_map:
     for quantiles in cases_map(functools.partial(_foreground_quantiles, read_case), cases):
       found += [quantiles] if quantiles.size else []
   if not found:

@@ -193,7 +193,7 @@ def _learned(
   path = data_sets.data_dir(config) / config.data.name / name
   if not path.exists():
     window = fingerprint.foreground_window(cases, read_case, processes=config.data.workers)
-    with files.writing_to(path.parent, '--config.data.data_dir'):
+    with files.report_unwritable(path.parent, '--config.data.data_dir'):
       files.write_json(path, {'window': window, 'training_patients': sorted(training)})
   low, high = files.read_json(path)['window']
   return low, high

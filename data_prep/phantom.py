@@ -76,11 +76,11 @@ def make_scan(*, patient: int, seed: int) -> Scan:
   shading = 1 + 0.2 * (grid @ random.uniform(-1, 1, 3))
   noise = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.5, 0.5))
   image = (image * shading + 0.06 * noise).astype(np.float32)
-  affine = lying(patient=patient, spacing_mm=spacing_mm, origin_mm=random.uniform(-50, 50, 3))
+  affine = make_affine(patient=patient, spacing_mm=spacing_mm, origin_mm=random.uniform(-50, 50, 3))
   return Scan(image=image, label=organ.astype(np.uint8), affine=affine)
 
 
-def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
+def make_affine(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
   """Returns an affine, [4, 4], with axes to head, back and left; oblique for some patients."""
   axes = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]])  # head, back, left in RAS
   tilt = _TILTS[patient % len(_TILTS)]
@@ -88,9 +88,7 @@ def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.
   return from_matvec(turn @ axes * spacing_mm, origin_mm)
 
 
-def turned(
-  voxels: np.ndarray, affine: np.ndarray, orientation: str
-) -> tuple[np.ndarray, np.ndarray]:
+def turn(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> tuple[np.ndarray, np.ndarray]:
   """Returns voxels and affine of the same scan with axes in another order or direction.
 
   Voxels are [D, H, W] or [D, H, W, M], the affine leads from (d, h, w) to RAS millimetres, [4, 4],
@@ -105,7 +103,7 @@ def turned(
 
 def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> SimpleITK.Image:
   """Returns the scan as an image for a file, with its axes as by `turned`."""
-  stored, affine = turned(voxels, affine, orientation)
+  stored, affine = turn(voxels, affine, orientation)
   affine = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
   spacing = np.linalg.norm(affine[:3, :3], axis=0)
   image = SimpleITK.GetImageFromArray(stored)

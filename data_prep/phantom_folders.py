@@ -119,6 +119,6 @@ def _write(
 
 def _save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, orientation: str) -> None:
   """Saves [D, H, W] or [D, H, W, M]; a NIfTI file has its axes in the order W, H, D, M."""
-  stored, affine = phantom.turned(voxels, affine, orientation)
+  stored, affine = phantom.turn(voxels, affine, orientation)
   image = nibabel.Nifti1Image(np.moveaxis(stored, (0, 1, 2), (2, 1, 0)), affine[:, [2, 1, 0, 3]])
   nibabel.save(image, path)

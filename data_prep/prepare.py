@@ -40,7 +40,7 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
   else:
     _sweep(folder)
     start = time.monotonic()
-    with files.writing_to(data_sets.data_dir(config), '--config.data.data_dir'):
+    with files.report_unwritable(data_sets.data_dir(config), '--config.data.data_dir'):
       count = _write(config, scans, folder)
     print(
       f'{name}: prepared {count} slices of {len(scans.cases)} cases in '
@@ -55,7 +55,7 @@ def prepared_dir(config: ConfigDict, scans: Scans | None = None) -> Path:
   return Path(_builder(config, scans or data_sets.find(config)).data_dir)
 
 
-def settings_of(config: ConfigDict, digest: str) -> dict[str, Any]:
+def collect_settings(config: ConfigDict, digest: str) -> dict[str, Any]:
   """Returns everything that the slices depend on, with the digest of the raw scans' contents."""
   version = str(builder.VERSION)
   return {**slice_settings(config.data), 'raw_files': digest, 'format': version}
@@ -63,10 +63,10 @@ def settings_of(config: ConfigDict, digest: str) -> dict[str, Any]:
 
 def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
   """Writes the slices; returns their number."""
-  settings = settings_of(config, scans.digest)
-  work = functools.partial(builder.slice_case, data_sets.module(config).read_case, settings)
+  settings = collect_settings(config, scans.digest)
+  work = functools.partial(builder.slice_case, data_sets.find_module(config).read_case, settings)
   slices = _builder(config, scans)
-  with workers.cases_map(config.data.workers, f'prepare {config.data.name}') as cases_map:
+  with workers.map_cases(config.data.workers, f'prepare {config.data.name}') as cases_map:
     slices.sliced = cases_map(work, scans.cases)
     try:
       with _quiet_tfds():
@@ -83,14 +83,14 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
 
 def _builder(config: ConfigDict, scans: Scans) -> builder.Slices:
   """Returns the TFDS builder for these settings, which determine the name of its folder."""
-  settings = settings_of(config, scans.digest)
+  settings = collect_settings(config, scans.digest)
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
   with _quiet_tfds():
     return builder.Slices(
       f'{config.data.image_size}px_{digest}',
       data_sets.data_dir(config),
       settings=settings,
-      about=data_sets.module(config).ABOUT,
+      about=data_sets.find_module(config).ABOUT,
       count=len(scans.cases),
     )
 

@@ -12,7 +12,7 @@ _PIXELS = 32  # on each side of the pictures that are compared: enough for shape
 _NEARER = 0.5
 
 
-def out_of_order(image: np.ndarray) -> tuple[int, ...]:
+def find_out_of_order(image: np.ndarray) -> tuple[int, ...]:
   """Returns the slices of a channel, [D, H, W], that do not follow those before them.
 
   They are ascending indices along D; all of them if every second slice was stored first, none if

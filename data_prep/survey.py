@@ -56,9 +56,9 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     image_digest=_digest(image),
     label_digest=_digest(label) if labelled.size else '',
     study_digest=_study_digest(source),
-    disordered=tuple(d + 1 for d in slice_order.out_of_order(image[..., 0])),
+    disordered=tuple(d + 1 for d in slice_order.find_out_of_order(image[..., 0])),
     blank=tuple(int(d) + 1 for d in labelled if flat[d]),
-    picture=overlays.outlined_slice(
+    picture=overlays.outline_slice(
       image[middle, ..., 0], label[middle], limits=limits, spacing_mm=volume.spacing_mm[1:]
     ),
     pictured=middle + 1,

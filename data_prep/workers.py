@@ -31,7 +31,7 @@ _AHEAD = 2  # cases in work or waiting for their turn, per process
 
 
 @contextlib.contextmanager
-def cases_map(count: int, title: str) -> Generator[Callable[..., Iterator[Any]]]:
+def map_cases(count: int, title: str) -> Generator[Callable[..., Iterator[Any]]]:
   """Yields a `map` over cases in processes, which end with the `with` block, as does its progress.
 
   The function and its results must be picklable; the number of cases in memory is limited. Its

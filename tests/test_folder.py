@@ -267,7 +267,7 @@ def test_the_filled_in_values_are_those_that_are_recorded_and_compared(raw, tmp_
   assert configs.left_to_data(config) == []
   (tmp_path / 'search').mkdir()
   (tmp_path / 'search' / 'genotype.json').write_text('{}')
-  (tmp_path / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  (tmp_path / 'config.json').write_text(json.dumps(stages.to_json(config)))
   stages.refuse_changes(filled_in(arguments).config, tmp_path)
   config = filled_in([*arguments, '--config.data.slice_axis=sagittal']).config
   with pytest.raises(InputError, match="data.slice_axis 'axial' -> 'sagittal'"):
@@ -287,9 +287,11 @@ def made(raw, tmp_path):
   prepare_for(config, tmp_path / 'run')
   (tmp_path / 'run' / 'search').mkdir(parents=True)
   (tmp_path / 'run' / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
-  (tmp_path / 'run' / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(stages.to_json(config)))
   cases = folder.find_cases(there)
-  split_file.write(config, tmp_path / 'run', splits.of(config, [case.patient for case in cases]))
+  split_file.write(
+    config, tmp_path / 'run', splits.assign(config, [case.patient for case in cases])
+  )
   shutil.rmtree(there)
   return tmp_path / 'run', ['--config=configs/folder.py', arguments[0], '--stage=report']
 

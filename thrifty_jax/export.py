@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
   config = configs.default()
   config.device = 'cpu'  # an accelerator rounds more than the check allows
   device.prepare(config)
-  folders = segment.model_folders(Path(values.model))
+  folders = segment.find_models(Path(values.model))
   if len(folders) > 1:
     raise InputError(
       f'--model={values.model}: has a model for each fold; name one of them, as {folders[0].parent}'
@@ -88,12 +88,12 @@ def run(arguments: Sequence[str]) -> None:
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{spec.network.name}, {member.parameters:,} parameters')
   if data is None or values.scans:
-    images = export_slices.of_scans(Path(values.scans), spec)
+    images = export_slices.read_scans(Path(values.scans), spec)
   else:
-    images = export_slices.of_run(data)
+    images = export_slices.read_run(data)
   networks, results = _networks(values, member, images, data)
   sides = None if values.dynamic_sides else spec.image.image_size
-  contents = export_folder.contents(
+  contents = export_folder.make_contents(
     member, networks, results, card=(folders[0] / 'card.md').read_bytes(), sides=sides
   )
   export_folder.write(output, contents)
@@ -112,7 +112,7 @@ def _networks(
   else:
     made = onnx_network.to_onnx(member, dynamic_sides=values.dynamic_sides)
     name, content = 'model.onnx', made.SerializeToString()
-    network = export_check.onnx_runner(content)
+    network = export_check.make_onnx_runner(content)
   found = export_check.compare(member, network, images)
   export_check.require_agreement(found, what=name)
   say('checked', str(found))
@@ -120,11 +120,11 @@ def _networks(
   if data is None or not values.int8:
     return contents, results
   spec = member.spec
-  training = export_slices.of_training(data, quantise.SLICES, context=spec.context)
+  training = export_slices.read_training(data, quantise.SLICES, context=spec.context)
   eight = quantise.quantise(content, training)
-  quantised = export_check.onnx_runner(eight)
-  before = quantise.dsc(data, network, spec, title='score float32')
-  after = quantise.dsc(data, quantised, spec, title='score int8')
+  quantised = export_check.make_onnx_runner(eight)
+  before = quantise.measure_dsc(data, network, spec, title='score float32')
+  after = quantise.measure_dsc(data, quantised, spec, title='score int8')
   change = f'{100 * after:.2f} %, in float32 {100 * before:.2f} %: {100 * (after - before):+.2f}'
   say('int8', f'validation DSC {change}')
   costs = {'validation_dsc_float': before, 'validation_dsc': after}

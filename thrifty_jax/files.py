@@ -56,7 +56,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 @contextlib.contextmanager
-def writing_to(folder: Path, option: str) -> Generator[None]:
+def report_unwritable(folder: Path, option: str) -> Generator[None]:
   """Reports a full disk, or a folder that is read-only or gone, as bad input (InputError).
 
   The exceptions that ArrayRecord or TensorStore raise for it are recognised too. Other errors, and

@@ -132,7 +132,7 @@ def say(title: str, text: str = '') -> None:
   print(f'  {title:<9} {text}' if text else title, flush=True)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
   """Formats a time: `8 s`, `3 min 20 s`, `1 h 05 min`."""
   minutes, rest = divmod(round(seconds), 60)
   if not minutes:
@@ -141,7 +141,7 @@ def duration(seconds: float) -> str:
   return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {rest:02d} s'
 
 
-def environment(arguments: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
+def describe_environment(arguments: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
   """Describes machine, software and command for environment.json, without any person's name."""
   import jax  # here, as showing progress does not need JAX
 

@@ -71,7 +71,7 @@ def _run(command: Command, arguments: Sequence[str]) -> None:
     _describe(command)
     return
   _require_writable(command.workdir)
-  each_fold = folds.commands(command)
+  each_fold = folds.make_commands(command)
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
   if command.stage == stages.REPORT.name:  # also while the run is still going on
     workdirs = {}
@@ -129,12 +129,12 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
       continue
     readiness.require(stage, command.config, command.workdir)
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
-      split = console.data(command)  # needs the prepared slices
+      split = console.show_data(command)  # needs the prepared slices
       console.record(command, arguments)  # after them: bad scans leave only check.html behind
       split_file.write(command.config, command.workdir, split)
       recorded = True
     began = time.monotonic()
-    with files.writing_to(command.workdir, '--workdir'):
+    with files.report_unwritable(command.workdir, '--workdir'):
       verbs.run(stage, command)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)

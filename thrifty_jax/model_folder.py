@@ -128,7 +128,7 @@ def load(folder: Path | str) -> LoadedModel:
   if spec.network.name == 'thrifty':
     found = genotype.load(folder / 'genotype.json')
     genotype.require_depth(found, spec.network.depth, place=str(folder / 'genotype.json'))
-  shapes = build.shapes(build.build(spec, found), spec.image_channels)
+  shapes = build.find_shapes(build.build(spec, found), spec.image_channels)
   return LoadedModel(spec, found, _load_weights(folder / 'weights.safetensors', shapes), sha256)
 
 

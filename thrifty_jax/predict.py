@@ -202,7 +202,7 @@ def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) ->
     say('unlike', line)
   if unlike:
     say('', 'scans that are unlike those of the training may be segmented badly: check these masks')
-  say('done', f'{done} of {len(plan.scans)} in {logbook.duration(time.monotonic() - began)}')
+  say('done', f'{done} of {len(plan.scans)} in {logbook.format_duration(time.monotonic() - began)}')
   for line in failed:
     print(f'error: {line}', file=sys.stderr)
   return 1 if faults else 2 if failed else 0

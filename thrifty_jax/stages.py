@@ -114,13 +114,13 @@ def find_changes(
   before = configs.flatten(written)
   return {
     name: f'{name} {_SHORT.repr(before[name])} -> {_SHORT.repr(now)}'
-    for name, now in configs.flatten(as_json(config)).items()
+    for name, now in configs.flatten(to_json(config)).items()
     if stage.has_read(name, config) and name in before and before[name] != now
     if not (may_grow and SETTINGS[name].may_grow and before[name] < now)
   }
 
 
-def genotype_file(config: ConfigDict, workdir: Path) -> Path:
+def find_genotype(config: ConfigDict, workdir: Path) -> Path:
   """Path of a thrifty network's genotype: config.genotype if set, else the searched one."""
   return Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
 
@@ -133,7 +133,7 @@ def is_scored(workdir: Path) -> bool:
   return scores.stat().st_mtime_ns >= trained.stat().st_mtime_ns
 
 
-def as_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: ConfigDict) -> dict[str, Any]:
   """Returns the config in its JSON form, with lists for tuples."""
   return json.loads(json.dumps(config.to_dict()))
 

@@ -40,7 +40,7 @@ _asked = 0  # number of the first signal, 0 before
 
 
 @contextlib.contextmanager
-def handled() -> Generator[None]:
+def handle() -> Generator[None]:
   """Handles the signals while the body runs; has no effect outside the main thread.
 
   The body raises Stopped at the first signal unless a loop has deferred it.
@@ -69,7 +69,7 @@ def handled() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def deferred(*, wanted: bool = True) -> Generator[None]:
+def defer(*, wanted: bool = True) -> Generator[None]:
   """Keeps a first signal from interrupting the body, which calls `requested` itself.
 
   Within it, deferred(wanted=False) lets a signal, also an earlier one, interrupt another body.

@@ -88,7 +88,7 @@ def test_slices_that_are_gone_are_one_line_that_says_what_to_do(config, tmp_path
 
 def test_a_training_in_a_folder_of_its_own_has_the_slices_of_its_run(config, tmp_path):
   place = tmp_path / 'run' / 'compare' / 'unet' / 'trial'
-  data_file.hand_on(tmp_path / 'run', place, config)
+  data_file.pass_on(tmp_path / 'run', place, config)
   assert find(place, config) == find(tmp_path / 'run', config)
   (tmp_path / 'new').mkdir()
   for name in ('run', 'tfds'):
@@ -111,9 +111,9 @@ def test_a_training_in_a_folder_of_its_own_has_the_slices_of_its_run(config, tmp
 )
 def test_what_the_slices_depend_on_is_told_if_it_differs(config, tmp_path, field, value, told):
   record = data_file.require(tmp_path / 'run')
-  assert data_file.differences(config, record, tmp_path / 'run') == []
+  assert data_file.find_differences(config, record, tmp_path / 'run') == []
   config.data[field] = value
-  found = data_file.differences(config, record, tmp_path / 'run')
+  found = data_file.find_differences(config, record, tmp_path / 'run')
   assert len(found) == len(told)
   assert all(text.startswith(start) for text, start in zip(found, told, strict=True))
 
@@ -121,9 +121,9 @@ def test_what_the_slices_depend_on_is_told_if_it_differs(config, tmp_path, field
 def test_what_is_left_to_the_data_is_what_it_was_as_long_as_the_same_decides_it(config, tmp_path):
   record = data_file.require(tmp_path / 'run')
   config.data.image_size, config.data.window, config.data.slice_axis = 0, (), 'auto'
-  assert data_file.differences(config, record, tmp_path / 'run') == []
+  assert data_file.find_differences(config, record, tmp_path / 'run') == []
   config.data.fold = 1  # others train: a window may be another
-  assert data_file.differences(config, record, tmp_path / 'run') == ['fold 0 -> 1']
+  assert data_file.find_differences(config, record, tmp_path / 'run') == ['fold 0 -> 1']
   data_file.fill_in(config, record, tmp_path / 'run')
   assert (config.data.image_size, config.data.slice_axis) == (16, 'axial')
   assert config.data.window == (-150.0, 250.0)  # not used, and so the default

@@ -25,7 +25,7 @@ def write(folder, content):
 
 
 def test_what_is_written_says_who_and_how_and_changes_nothing_when_it_is_read(config, tmp_path):
-  before, split = config.to_dict(), splits.of(config, PATIENTS)
+  before, split = config.to_dict(), splits.assign(config, PATIENTS)
   split_file.write(config, tmp_path, split)
   written = json.loads((tmp_path / 'splits.json').read_text())
   assert {part: tuple(written[part]) for part in split} == split
@@ -44,7 +44,7 @@ def test_names_written_by_hand_win_over_folds_and_lists_and_stay_as_they_are(con
   write(tmp_path, MINE)
   config.data.folds, config.data.test_patients = 50, ('Case05',)  # 6 patients allow no 50 folds
   assert split_file.honour(config, tmp_path) is True
-  split = splits.of(config, PATIENTS)
+  split = splits.assign(config, PATIENTS)
   assert {part: sorted(names) for part, names in MINE.items()} == {
     part: list(names) for part, names in split.items()
   }
@@ -62,7 +62,7 @@ def test_every_fold_leaves_one_patient_out_where_folds_are_patients(config, tmp_
   tested = []
   for fold in range(len(PATIENTS)):
     config.data.fold = fold
-    split_file.write(config, tmp_path / f'fold_{fold}', splits.of(config, PATIENTS))
+    split_file.write(config, tmp_path / f'fold_{fold}', splits.assign(config, PATIENTS))
     named = split_file.read(tmp_path / f'fold_{fold}' / 'splits.json')
     assert [len(named[part]) for part in ('train', 'validation', 'test')] == [4, 1, 1]
     assert sorted(sum(named.values(), ())) == PATIENTS
@@ -71,7 +71,7 @@ def test_every_fold_leaves_one_patient_out_where_folds_are_patients(config, tmp_
 
 
 def test_a_file_of_another_fold_is_refused(config, tmp_path):
-  split_file.write(config, tmp_path, splits.of(config, PATIENTS))
+  split_file.write(config, tmp_path, splits.assign(config, PATIENTS))
   config.data.fold = 2
   with pytest.raises(InputError, match='made with other settings: data.fold 1 -> 2; go back'):
     split_file.honour(config, tmp_path)
@@ -124,7 +124,7 @@ def test_whether_somebody_must_test_is_for_the_config_to_say(config, tmp_path):
     split_file.honour(config, tmp_path)
   write(tmp_path, {'train': PATIENTS[3:], 'validation': PATIENTS[:3], 'test': []})
   assert split_file.honour(config, tmp_path) is True
-  assert splits.of(config, PATIENTS)['test'] == ()
+  assert splits.assign(config, PATIENTS)['test'] == ()
 
 
 def test_a_file_that_is_no_json_is_refused(config, tmp_path):

@@ -17,7 +17,7 @@ from thrifty_jax.networks.model_spec import make_spec
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-from thrifty_jax.exporting.export_check import compare, onnx_runner  # noqa: E402
+from thrifty_jax.exporting.export_check import compare, make_onnx_runner  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -53,7 +53,7 @@ def member(genotype=None, *, size=16, modalities=1, context=0, **network):
   spec = dataclasses.replace(
     make_spec(config, statistics), background=tuple(np.linspace(-2, -1, channels).tolist())
   )
-  shapes = build.shapes(build.build(spec, genotype), spec.image_channels)
+  shapes = build.find_shapes(build.build(spec, genotype), spec.image_channels)
   generator = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: leaf + generator.normal(0, 0.1, leaf.shape), build.initialise(shapes, seed=1)
@@ -78,7 +78,7 @@ def image_of(made, *, slices=2, sides=(16, 16)):
 
 
 def run(made, image, **settings):
-  return onnx_runner(onnx_network.to_onnx(made, **settings).SerializeToString())(image)
+  return make_onnx_runner(onnx_network.to_onnx(made, **settings).SerializeToString())(image)
 
 
 def require_same(made, image, **settings):
@@ -153,7 +153,7 @@ def test_slices_of_a_batch_do_not_mix():
 
 def test_a_difference_that_is_not_a_number_is_not_lost_among_others():
   made = thrifty('gates')
-  network = onnx_runner(onnx_network.to_onnx(made).SerializeToString())
+  network = make_onnx_runner(onnx_network.to_onnx(made).SerializeToString())
   scans = list(np.random.default_rng(3).random((2, 2, 16, 16, 1)).astype(np.float16))
   outputs = iter([0.0, np.nan])  # of a batch of each scan
   assert compare(made, network, scans).largest_difference < 1e-4
@@ -176,7 +176,9 @@ def test_a_norm_over_many_pixels_far_from_zero_stays_precise(channels):
   deviation = np.sqrt(groups.var(-1, keepdims=True) + norm.EPSILON)
   wanted = ((groups - groups.mean(-1, keepdims=True)) / deviation).reshape(x.shape)
   wanted = wanted * scale[:, None, None] + bias[:, None, None]
-  np.testing.assert_allclose(onnx_runner(made.SerializeToString())(x), wanted, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(
+    make_onnx_runner(made.SerializeToString())(x), wanted, rtol=1e-5, atol=1e-5
+  )
 
 
 def test_the_graph_has_plain_operations_of_an_opset_that_browsers_know():

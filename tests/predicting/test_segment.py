@@ -323,7 +323,7 @@ def test_an_array_gets_the_mask_of_its_scan_whichever_way_round_it_is_given(eval
   case, expected = next(iter(scored.items()))
   volume, _ = sources.read(source_of(config, case)[0])
   for axes in ('SPL', 'RAS', 'LIP', 'AIR'):
-    turned, affine = phantom.turned(volume.image, volume.affine, axes)
+    turned, affine = phantom.turn(volume.image, volume.affine, axes)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     mask = segmenter.segment(turned, spacing, axes=axes)
     assert mask.shape == turned.shape[:3] and mask.dtype == np.uint8

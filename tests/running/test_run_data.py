@@ -103,7 +103,7 @@ def test_a_new_run_takes_the_slices_of_another_that_has_the_same_scans(command, 
 
 def test_one_look_serves_all_folds(command, looks):
   several = dataclasses.replace(command, folds=(0, 1, 2))
-  runs = run_data.fill_in(folds.commands(several))
+  runs = run_data.fill_in(folds.make_commands(several))
   for run in runs:
     verbs.run(PREPARE, run)
   assert looks[0] == Path(command.config.data.raw_dir)

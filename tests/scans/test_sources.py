@@ -112,7 +112,7 @@ def test_a_dicom_series_is_read_in_the_order_of_positions_and_named_by_its_folde
     assert source.name == 'DICOM_anon'
     volume, grid = sources.read(source)
     made = phantom_chaos.make_scan(patient=number, seed=0, protocol='CT')
-    turned = volumes.turned_like(volume.image[..., 0], volume.affine, made.affine)
+    turned = volumes.turn_like(volume.image[..., 0], volume.affine, made.affine)
     tissue = turned < 4000  # beyond is padding
     np.testing.assert_array_equal(turned[tissue], np.round(made.image)[tissue])
     assert 0 < (~tissue).sum() == 4 * len(list(folder.glob('[!.]*')))

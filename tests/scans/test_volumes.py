@@ -106,8 +106,8 @@ def test_a_header_says_the_grid_that_the_whole_file_has(tmp_path, orientation, n
 @pytest.mark.parametrize('orientation', ORIENTATIONS)
 def test_along_another_axis_every_voxel_stays_where_it_is_in_the_patient(orientation, axis):
   made = scan()
-  voxels, affine = phantom.turned(np.stack([made.image, -made.image], -1), made.affine, orientation)
-  label, _ = phantom.turned(made.label, made.affine, orientation)
+  voxels, affine = phantom.turn(np.stack([made.image, -made.image], -1), made.affine, orientation)
+  label, _ = phantom.turn(made.label, made.affine, orientation)
   read = volumes.Volume(voxels, label, affine, 'a', 'a')
   sliced = volumes.along(read, axis)
   assert nibabel.aff2axcodes(sliced.affine) == volumes.SLICE_AXES[axis]

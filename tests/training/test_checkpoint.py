@@ -293,7 +293,7 @@ state = {'x': np.random.default_rng(0).normal(size=150_000)}  # 1.2 MB
 
 def fill():
   checkpoints = Checkpoints(folder / 'checkpoints')
-  with files.writing_to(folder, '--workdir'):
+  with files.report_unwritable(folder, '--workdir'):
     for step in range(1, 9):
       checkpoints.save(step, state)
 

@@ -379,7 +379,7 @@ def made(path, content):
     asked.append(True)
     return content
 
-  return compiling.kept(path, make), bool(asked)
+  return compiling.keep(path, make), bool(asked)
 
 
 def test_what_is_kept_is_read_again(config):
@@ -393,9 +393,9 @@ def test_the_shapes_of_weights_are_traced_once(config, monkeypatch):
   net, image = baselines.UNetPlusPlus(2, nested=False, widths=(2, 2)), jnp.zeros((1, 8, 8, 1))
   shape = jax.ShapeDtypeStruct(image.shape, image.dtype)
   traced = json.loads(json.dumps(build.trace_shapes(net, shape)))
-  assert compiling.shapes_finder(config, net, shape)(net, shape) == traced
+  assert compiling.make_shapes_finder(config, net, shape)(net, shape) == traced
   monkeypatch.setattr(build, 'trace_shapes', None)
-  assert compiling.shapes_finder(config, net, shape)(net, shape) == traced
+  assert compiling.make_shapes_finder(config, net, shape)(net, shape) == traced
 
 
 @pytest.mark.parametrize('damage', [b'', b'short', b'\0' * 3000])

@@ -115,7 +115,7 @@ class Examples:
   prepared: Prepared
   cases: tuple[PreparedCase, ...]
   budget_bytes: int = 0  # largest size of slices that stay on the device
-  mesh: Mesh = dataclasses.field(default_factory=meshes.everyone)  # shares the batches
+  mesh: Mesh = dataclasses.field(default_factory=meshes.make_full_mesh)  # shares the batches
 
   def __len__(self) -> int:
     return sum(case.slices for case in self.cases)
@@ -260,13 +260,13 @@ def _gather(
 @functools.partial(jax.jit, static_argnames='split')
 def _finished(found: Batch, statistics: Statistics, *, split: NamedSharding) -> Batch:
   """Returns slices with neighbours, [B, 2c + 1, S, S, M], and labels [B, S, S] as a batch."""
-  image = normalised(found['image'], **statistics)
+  image = normalise(found['image'], **statistics)
   batch = {'image': image, 'label': found['label'].astype(jnp.int32)}
   return jax.lax.with_sharding_constraint(batch, split)
 
 
 @jax.jit
-def normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalise(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
   """Returns the network's input, [B, S, S, (2c + 1) M], float32, with neighbours as channels.
 
   Args:

@@ -47,7 +47,7 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
   records.write(workdir / FILE, record)
 
 
-def hand_on(workdir: Path, place: Path, config: ConfigDict) -> None:
+def pass_on(workdir: Path, place: Path, config: ConfigDict) -> None:
   """Writes the data.json of a run's training that has a folder of its own, `place`."""
   folder, _ = find(workdir, require(workdir), config)
   write(place, folder, config.data)
@@ -108,7 +108,7 @@ def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
   configs.validate(config)
 
 
-def differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
+def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
   """Returns how the slices differ from the config, such as `image_size 32 -> 16`; [] if not.
 
   A value that the config leaves open is no difference as long as the same choices decide it.
@@ -138,4 +138,4 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 def _choices(data: ConfigDict) -> dict[str, Any]:
   """Returns what decides open values besides the scans: a window depends on who trains."""
-  return {'max_image_size': data.max_image_size, **splits.making(data)}
+  return {'max_image_size': data.max_image_size, **splits.list_fields(data)}

@@ -50,9 +50,9 @@ def measure(
   return found
 
 
-def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
+def measure_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
   """Returns the ranges over the scans of these patients; one scan is in memory at a time."""
-  return merged(
+  return merge(
     [
       measure(prepared.read(case)['image'], case.native_shape, case.spacing_mm)
       for case in prepared.cases_of(patients)
@@ -60,14 +60,14 @@ def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
   )
 
 
-def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:
+def merge(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:
   """Returns the ranges over several scans or ranges, of the measures that all have."""
   names = [name for name in found[0] if all(name in one for one in found)]
   values = {name: [value for one in found for value in one[name]] for name in names}
   return {name: (min(each), max(each)) for name, each in values.items()}
 
 
-def unlike(
+def find_unlike(
   scan: Mapping[str, Sequence[float]], training: Mapping[str, Sequence[float]], *, slice_axis: str
 ) -> list[str]:
   """Returns a line for each measure of a scan that lies outside the range of the training scans.

@@ -41,9 +41,9 @@ def start(config: ConfigDict) -> None:
     ) from error
 
 
-def of(config: ConfigDict) -> Mesh:
+def make_mesh(config: ConfigDict) -> Mesh:
   """Returns the mesh of config.devices of all devices, which must be there; 0 takes all."""
-  mesh = everyone()
+  mesh = make_full_mesh()
   if config.devices > mesh.size:
     raise InputError(
       f'config.devices is {config.devices}, but JAX finds only {mesh.size} here; 0 takes all'
@@ -51,7 +51,7 @@ def of(config: ConfigDict) -> Mesh:
   return _mesh(mesh.devices[: config.devices or None])
 
 
-def everyone() -> Mesh:
+def make_full_mesh() -> Mesh:
   """Returns the mesh of all devices of all processes."""
   # Sorted by process, so that the rows of a batch of one process are contiguous.
   return _mesh(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
@@ -63,7 +63,7 @@ def _mesh(devices: Any) -> Mesh:
 
 def require_even(config: ConfigDict, stage: str) -> None:
   """Refuses a batch of a stage, search or retrain, that the devices cannot share evenly."""
-  mesh, size = of(config), config[stage].batch_size
+  mesh, size = make_mesh(config), config[stage].batch_size
   if size % mesh.size == 0:
     return
   lower = size // mesh.size * mesh.size
@@ -112,20 +112,20 @@ def place_rows(tree: Any, sharding: Sharding | None) -> Any:
   return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree)
 
 
-def on_host(tree: Any) -> Any:
+def fetch(tree: Any) -> Any:
   """Returns numpy copies of the replicated arrays; other leaves are unchanged."""
   # Copies: on a CPU numpy would share the memory of an array that a step is about to donate.
   return jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
-def placed_like(tree: Any, like: Any) -> Any:
+def place_like(tree: Any, like: Any) -> Any:
   """Places a state from `on_host` on the devices again."""
   return jax.tree.map(
     lambda leaf, old: place(leaf, old.sharding) if isinstance(old, jax.Array) else leaf, tree, like
   )
 
 
-def replicated(step: Step, mesh: Mesh) -> Step:
+def replicate(step: Step, mesh: Mesh) -> Step:
   """Returns a step whose state and metrics are replicated, whatever XLA would choose."""
   if mesh.size == 1:
     return step

@@ -37,7 +37,7 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
   named = read(path, hold_out_test=config.data.hold_out_test)
   _require_same_making(path, config)
   try:
-    if splits.of(config, sum(named.values(), ())) == named:
+    if splits.assign(config, sum(named.values(), ())) == named:
       return False
   except InputError:  # the folds are impossible with these patients, the file is not
     pass
@@ -69,7 +69,7 @@ def write(config: ConfigDict, workdir: Path, split: Mapping[str, Sequence[str]])
   if (workdir / FILE).exists():
     return
   named = {part: list(split[part]) for part in PARTS}
-  files.write_json(workdir / FILE, {**named, _MADE_BY: splits.making(config.data)})
+  files.write_json(workdir / FILE, {**named, _MADE_BY: splits.list_fields(config.data)})
 
 
 def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]]:
@@ -120,7 +120,7 @@ def digest(split: Mapping[str, Sequence[str]]) -> str:
 
 def _require_same_making(path: Path, config: ConfigDict) -> None:
   """Refuses a file made by this program with other settings, which it would override unnoticed."""
-  before, now = files.read_json(path).get(_MADE_BY), splits.making(config.data)
+  before, now = files.read_json(path).get(_MADE_BY), splits.list_fields(config.data)
   if not isinstance(before, dict):
     return  # written by hand
   differences = [

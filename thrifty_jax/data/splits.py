@@ -12,12 +12,12 @@ from thrifty_jax.errors import InputError
 _FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
 
 
-def of(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def assign(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]]:
   """Returns the split of a run: `split_patients` with the folds and lists of its config."""
   return split_patients(patients, **{field: config.data[field] for field in _FIELDS})
 
 
-def making(data: ConfigDict) -> dict[str, Any]:
+def list_fields(data: ConfigDict) -> dict[str, Any]:
   """Returns the fields of the section `data` that determine the split, as JSON values."""
   values = {field: data[field] for field in _FIELDS}
   return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

@@ -35,7 +35,7 @@ class Agreement:
     )
 
 
-def onnx_runner(content: bytes, *, threads: int = 0) -> Network:
+def make_onnx_runner(content: bytes, *, threads: int = 0) -> Network:
   """Returns the function that an ONNX file computes on the CPU; 0 threads use all cores."""
   onnxruntime = tool('onnxruntime')
   options = onnxruntime.SessionOptions()
@@ -55,7 +55,7 @@ def _of_scan(network: Callable[[np.ndarray], Any], context: int) -> inference.Pr
   return functools.partial(inference.class_scores, network, context=context, batch_size=BATCH_SIZE)
 
 
-def inputs_of(image: np.ndarray, *, context: int) -> np.ndarray:
+def make_inputs(image: np.ndarray, *, context: int) -> np.ndarray:
   """Input of an exported network, [D, C, S, S], float32, from consecutive slices [D, S, S, M]."""
   return _channels_first(image[inference.neighbours(len(image), context=context)])
 

@@ -57,7 +57,7 @@ def require_place(output: Path, *, overwrite: bool) -> None:
   outputs.require_writable(output, output.absolute().parent)
 
 
-def contents(
+def make_contents(
   member: LoadedModel,
   networks: Mapping[str, bytes],
   results: Mapping[str, Mapping[str, Any]],

@@ -27,7 +27,7 @@ Cell = Sequence[Sequence[tuple[int, str]]]  # of each node the edges: source and
 def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   """Converts the network of a model to an onnx.ModelProto.
 
-  The input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalised`
+  The input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalise`
   but not normalised: the graph does that. The output `logits` is [N, K, S, S]. N may be any number,
   and with `dynamic_sides`, which are slower, height and width too.
   """

@@ -54,7 +54,7 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
     return after.read_bytes()
 
 
-def dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float:
+def measure_dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float:
   """Volume DSC of the validation patients on the native grid, mean over patients and classes."""
   predict = predict_with(network, context=spec.context)
   with logbook.progress(len(run.cases('validation')), title) as bar:

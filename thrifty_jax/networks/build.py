@@ -20,7 +20,7 @@ from thrifty_jax.networks.model_spec import ModelSpec
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
 Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as in JSON
-# Returns the bytes that an earlier run cached, or those its argument makes, see compiling.kept.
+# Returns the bytes that an earlier run cached, or those its argument makes, see compiling.keep.
 Keep = Callable[[Callable[[], bytes]], bytes]
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules of a supernet
 
@@ -66,7 +66,7 @@ def keep_shapes(keep: Keep, net: nn.Module, *inputs: Any) -> Shapes:
 
 
 @functools.lru_cache(maxsize=16)
-def shapes(net: nn.Module, channels: int) -> Shapes:
+def find_shapes(net: nn.Module, channels: int) -> Shapes:
   """Returns the result of `trace_shapes` for a network whose only input has this many channels."""
   return trace_shapes(net, jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32))
 
@@ -140,7 +140,7 @@ def pad(net: nn.Module, image: jax.Array, background: Any) -> jax.Array:
   return jnp.pad(image - shade, missing) + shade
 
 
-def last_logits(logits: jax.Array) -> jax.Array:
+def take_last(logits: jax.Array) -> jax.Array:
   """Returns the last of stacked logits of deep supervision, else the logits, [B, H, W, K]."""
   return logits[-1] if logits.ndim == 5 else logits
 
@@ -153,6 +153,6 @@ def predict_logits(net: nn.Module) -> Any:
   """
 
   def predict(params: Params, image: jax.Array, background: Any) -> jax.Array:
-    return last_logits(apply(net, params, image, background=background))
+    return take_last(apply(net, params, image, background=background))
 
   return jax.jit(predict)

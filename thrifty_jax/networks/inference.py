@@ -47,7 +47,7 @@ def predict_with(
     network = normalise_for(averaged, spec, sharding=meshes.split(mesh))
     batch_size = -(-batch_size // mesh.size) * mesh.size
   else:
-    network = normalise_for(slice_by_slice(averaged), spec)
+    network = normalise_for(run_slice_by_slice(averaged), spec)
   return functools.partial(class_scores, network, context=spec.context, batch_size=batch_size)
 
 
@@ -56,7 +56,7 @@ def normalise_for(
 ) -> Callable[[np.ndarray], Any]:
   """Returns the function for `class_scores` of a network from normalised images to logits."""
   statistics = spec.statistics
-  return lambda slices: logits(batching.normalised(meshes.place(slices, sharding), **statistics))
+  return lambda slices: logits(batching.normalise(meshes.place(slices, sharding), **statistics))
 
 
 def class_scores(
@@ -114,7 +114,7 @@ def split_batch(batch_size: int) -> tuple[int, int]:
   return min(device.cores(), batch_size), 1
 
 
-def slice_by_slice(logits: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def run_slice_by_slice(logits: Callable[[Any], Any]) -> Callable[[Any], Any]:
   """Returns the function of the same shapes that runs a compiled network as `split_batch` says.
 
   On the CPU its results are numpy arrays.

@@ -131,7 +131,7 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
 
   def per_edge(x: jax.Array) -> jax.Array:
     # Repeated by concatenation: the derivative of a broadcast over few edges is a slow reduction.
-    return spatial.scaled(jnp.concatenate([x] * edges, axis=-1), gate)
+    return spatial.scale(jnp.concatenate([x] * edges, axis=-1), gate)
 
   def convolve(x: jax.Array, part: str, before: int, after: int, dilation: int = 1) -> jax.Array:
     padding = ((before, after),) * 2

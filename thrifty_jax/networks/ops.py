@@ -76,7 +76,7 @@ class Gated(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return nn.relu(spatial.scaled(x, Gate(name='gate')(x)))
+    return nn.relu(spatial.scale(x, Gate(name='gate')(x)))
 
 
 class Convolution(nn.Module):
@@ -90,7 +90,7 @@ class Convolution(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     row, channels = self.operation, self.channels
     if row.gated:
-      x = spatial.scaled(x, Gate(name='gate')(x))
+      x = spatial.scale(x, Gate(name='gate')(x))
     if row.separable:  # one input channel per filter: the fan-in is 9
       depthwise = self.param('depthwise', kernel_init, (3, 3, 1, channels))
       pointwise = self.param('pointwise', kernel_init, (channels, channels))

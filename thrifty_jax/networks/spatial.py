@@ -108,7 +108,7 @@ def convolution(
   """Returns the convolution of x [B, H, W, C] with a kernel [k, l, C, C'] and any padding."""
   kernel = kernel.astype(x.dtype)
   if dilation > 1 and stride == 1 and jax.default_backend() == 'gpu':
-    return dilated(x, kernel, tuple(padding), dilation)
+    return convolve_dilated(x, kernel, tuple(padding), dilation)
   return _convolution(x, kernel, padding, stride, dilation)
 
 
@@ -120,7 +120,7 @@ def _convolution(x, kernel, padding, stride, dilation):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def dilated(
+def convolve_dilated(
   x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...], dilation: int
 ) -> jax.Array:
   """Returns the dilated convolution, with a gradient of the kernel that is fast on GPUs.
@@ -133,7 +133,7 @@ def dilated(
 
 
 def _dilated_forward(x, kernel, padding, dilation):
-  return dilated(x, kernel, padding, dilation), (x, kernel)
+  return convolve_dilated(x, kernel, padding, dilation), (x, kernel)
 
 
 def _dilated_backward(padding, dilation, residuals, cotangent):
@@ -142,14 +142,14 @@ def _dilated_backward(padding, dilation, residuals, cotangent):
   reaches = [dilation * (size - 1) for size in kernel.shape[:2]]
   sides = zip(reaches, padding, strict=True)
   rest = tuple((reach - low, reach - high) for reach, (low, high) in sides)
-  of_x = dilated(cotangent, turned, rest, dilation)
+  of_x = convolve_dilated(cotangent, turned, rest, dilation)
   shape = (*(reach + 1 for reach in reaches), *kernel.shape[2:])
   dense = jax.ShapeDtypeStruct(shape, kernel.dtype)
   transpose = jax.linear_transpose(lambda dense: convolution(x, dense, padding=padding), dense)
   return of_x, transpose(cotangent)[0][::dilation, ::dilation]
 
 
-dilated.defvjp(_dilated_forward, _dilated_backward)
+convolve_dilated.defvjp(_dilated_forward, _dilated_backward)
 
 
 def interleave(phases: list[list[jax.Array]]) -> jax.Array:
@@ -195,7 +195,7 @@ def space_sums(*arrays: jax.Array) -> list[jax.Array]:
 
 
 @jax.custom_vjp
-def scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
+def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
   """Returns x [B, H, W, C] times a factor for each example and channel, [B, C].
 
   The gradient of a float32 factor is summed in float32, whatever the type of x.
@@ -204,16 +204,16 @@ def scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def _scaled_forward(x, factor):
-  return scaled(x, factor), (x, factor)
+  return scale(x, factor), (x, factor)
 
 
 def _scaled_backward(residuals, cotangent):
   x, factor = residuals
   (of_factor,) = space_sums(at_least_float32(cotangent) * x)
-  return scaled(cotangent, factor), of_factor.astype(factor.dtype)
+  return scale(cotangent, factor), of_factor.astype(factor.dtype)
 
 
-scaled.defvjp(_scaled_forward, _scaled_backward)
+scale.defvjp(_scaled_forward, _scaled_backward)
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -157,7 +157,7 @@ def write(
     turned = found.turned(np.round(share, _DECIMALS), grid.affine)
     contents[path] = masks.to_bytes(turned, grid, ending=whole.ending)
   if outputs.overlay:
-    contents[outputs.overlay] = sheets.png(
+    contents[outputs.overlay] = sheets.draw_sheet(
       found.volume.image[..., 0],
       found.mask,
       spacing_mm=found.volume.spacing_mm,

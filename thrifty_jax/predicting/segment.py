@@ -41,7 +41,7 @@ class Segmentation:
 
   def turned(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Turns voxels of this grid, [D, H, W], to the orientation of the file's affine."""
-    return volumes.turned_like(voxels, self.volume.affine, affine)
+    return volumes.turn_like(voxels, self.volume.affine, affine)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,8 +123,8 @@ class Segmenter:
     )
     mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
     training = [spec.training_scans for spec in specs if spec.training_scans]
-    axis, known = specs[0].image.slice_axis, likeness.merged(training) if training else None
-    unlike = likeness.unlike(measures, known, slice_axis=axis) if known else []
+    axis, known = specs[0].image.slice_axis, likeness.merge(training) if training else None
+    unlike = likeness.find_unlike(measures, known, slice_axis=axis) if known else []
     return Segmentation(volume, mask, shares, tuple(unlike))
 
   @functools.cached_property
@@ -180,7 +180,7 @@ def load_model(
     InputError: If there is no model, a file was altered, or the models cannot be combined.
   """
   several = [folder] if isinstance(folder, Path | str) else folder
-  folders = [found for one in several for found in model_folders(Path(one))]
+  folders = [found for one in several for found in find_models(Path(one))]
   members = tuple(model_folder.load(found) for found in folders)
   specs = [records.to_json(member.spec) for member in members]
   for place, spec in zip(folders, specs, strict=True):
@@ -194,7 +194,7 @@ def load_model(
   return Segmenter(members, batch_size, budget_bytes, flips)
 
 
-def model_folders(folder: Path) -> list[Path]:
+def find_models(folder: Path) -> list[Path]:
   """Finds the model folders of a path: itself, its model/, or those of its folds."""
   if (folder / 'preprocessing.json').exists():
     return [folder]

@@ -16,7 +16,7 @@ _GAP, _FOOT = 4, 36
 _GROUND, _TEXT = '#101418', '#e8ecf0'
 
 
-def png(
+def draw_sheet(
   image: np.ndarray, mask: np.ndarray, *, spacing_mm: Sequence[float], classes: Sequence[str]
 ) -> bytes:
   """Draws at most 20 slices, evenly spaced over those with any class, as the content of a PNG file.
@@ -58,7 +58,7 @@ def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Im
   """Draws a slice with its classes outlined, in (width, height) pixels."""
   tile = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert('RGB')
   enlarged = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-  border = overlays.outlined(enlarged).astype(int) - len(overlays.CLASS_COLOURS)
+  border = overlays.outline(enlarged).astype(int) - len(overlays.CLASS_COLOURS)
   pixels = np.array(tile)
   for number, colour in enumerate(overlays.CLASS_COLOURS, start=1):
     pixels[border == number] = ImageColor.getrgb(colour)

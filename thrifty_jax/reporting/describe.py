@@ -22,7 +22,7 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   A searched genotype is read from the run's folder; InputError is raised if there is none.
   """
   data, name = config.data, config.model.name
-  path = stages.genotype_file(config, workdir) if name == 'thrifty' else None
+  path = stages.find_genotype(config, workdir) if name == 'thrifty' else None
   # Shapes and sizes do not depend on the normalisation of the slices.
   statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
   net = build.build(make_spec(config, statistics), genotype.load(path) if path else None)
@@ -41,7 +41,7 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     'activation_bytes': planned,
     'device': device.describe(),
   }
-  print('\n'.join(['', *table(found), '']))
+  print('\n'.join(['', *format_table(found), '']))
   say('network', f'{parameters:,} parameters, {parameters * 4 / 2**20:.2f} MiB as float32')
   unit, letter = _unit(macs)
   shape = ' x '.join(map(str, image))
@@ -55,7 +55,7 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   return summary
 
 
-def table(found: Sequence[Layer]) -> list[str]:
+def format_table(found: Sequence[Layer]) -> list[str]:
   """Formats a line per layer, with parts indented below their cell, and the total."""
   whole = [layer for layer in found if len(layer.path) == 1]
   total, parameters = sum(layer.macs for layer in whole), sum(layer.parameters for layer in whole)

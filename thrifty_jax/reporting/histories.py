@@ -21,8 +21,10 @@ def plot_retraining(lines: Sequence[RetrainLine], best_epoch: int | None) -> lis
     _curve(lines, 'validation_dsc', 'validation patients', scale=100),
   ]
   return [
-    plots.curves([loss], name='retrain-loss', y_label='Training loss', mark=mark, legend=False),
-    plots.curves(scores, name='retrain-dsc', y_label='DSC, %', mark=mark),
+    plots.draw_curves(
+      [loss], name='retrain-loss', y_label='Training loss', mark=mark, legend=False
+    ),
+    plots.draw_curves(scores, name='retrain-dsc', y_label='DSC, %', mark=mark),
   ]
 
 
@@ -38,8 +40,8 @@ def plot_search(lines: Sequence[SearchLine]) -> list[Markup]:
   ]
   score = _curve(lines, 'architecture_dsc', 'architecture half', scale=100)
   return [
-    plots.curves(losses, name='search-loss', y_label='Loss', mark=mark),
-    plots.curves(
+    plots.draw_curves(losses, name='search-loss', y_label='Loss', mark=mark),
+    plots.draw_curves(
       [score], name='search-dsc', y_label='DSC on the architecture half, %', mark=mark, legend=False
     ),
   ]
@@ -73,7 +75,7 @@ def _plot_cell(
       curves.append(plots.Curve(name, epochs, own, plots.operation_colour(name)))
     own = [edges[index] for edges in betas]
     curves.append(plots.Curve('edge', epochs, own, plots.INK, dashed=True))
-    picture = plots.curves(
+    picture = plots.draw_curves(
       curves,
       name=f'{kind}-edge{index}',
       y_label=f'{space.state_name(source)} → node{node + 1}',

@@ -24,7 +24,7 @@ def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
   return {
     'rows': rows,
     'dots': _plot(rows) if rows else '',
-    'viewers': picture(run, evaluated, rows) if evaluated else [],
+    'viewers': draw_patients(run, evaluated, rows) if evaluated else [],
     'floors': FLOORS,
     'differences': overlays.DIFFERENCES,
     'class_colours': overlays.CLASS_COLOURS,
@@ -36,13 +36,13 @@ def _plot(rows: Rows) -> Markup:
   columns = {'dsc': 'this network'} | {f'{floor}_dsc': name for floor, name in FLOORS.items()}
   shown = [name for name in columns if name in rows[0]]
   scores = [(row['class'], columns[name], row[name]) for row in rows for name in shown]
-  return plots.dots(_grouped(scores), name='patients')
+  return plots.draw_dots(_grouped(scores), name='patients')
 
 
 def plot_rivals(rows: Rows, labels: Mapping[str, str]) -> Markup:
   """Plots the score of every patient, class by class, of each rival by its label."""
   scores = [(row['class'], labels[row['rival']], row['dsc']) for row in rows]
-  return plots.dots(_grouped(scores), name='rivals')
+  return plots.draw_dots(_grouped(scores), name='rivals')
 
 
 def _grouped(scores: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, list[float]]]:
@@ -53,7 +53,7 @@ def _grouped(scores: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, list
   return groups
 
 
-def picture(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
+def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
   """Pictures the best, the median and the worst patient whose slices exist."""
   of_patient: dict[str, list[float]] = {}
   for row in rows:

@@ -76,7 +76,7 @@ def operation_colour(name: str) -> str:
   return _OPERATIONS[space.operation(name).colour.name]
 
 
-def curves(
+def draw_curves(
   lines: Sequence[Curve],
   *,
   name: str,
@@ -122,7 +122,7 @@ def curves(
     return _svg(figure, name)
 
 
-def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
+def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
   """Draws a dot per patient, the mean and its interval, a row per class and network, as SVG.
 
   `groups` have the DSC of each patient, in percent, by class and network; the first stands out.

@@ -28,12 +28,12 @@ def report(workdir: Path | str) -> Path:
   page = pages.render(
     'page.html.j2',
     gather(workdir),
-    percent=tables.number,
-    spread=tables.spread,
-    interval=tables.interval,
+    percent=tables.format_number,
+    spread=tables.format_spread,
+    interval=tables.format_interval,
     count=lambda value: '–' if value is None else f'{value:,}',  # 605,280
     gibibytes=lambda value: '–' if value is None else f'{value / 2**30:.2f} GiB',
-    duration=logbook.duration,
+    duration=logbook.format_duration,
   )
   return files.write_text(workdir / 'report.html', page)
 

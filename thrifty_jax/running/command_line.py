@@ -136,7 +136,7 @@ def exit_status(work: Callable[[], int | None]) -> int:
   on a fault, with a traceback; 128 plus the number of the signal on a request to stop.
   """
   try:
-    with stopping.handled():
+    with stopping.handle():
       return work() or 0
   except InputError as error:
     print(f'error: {_one_line(str(error))}', file=sys.stderr)

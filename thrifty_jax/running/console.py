@@ -45,8 +45,8 @@ def _describe_model(config: ConfigDict) -> str:
 def record(command: Command, arguments: Sequence[str]) -> None:
   """Writes the config into the workdir, and the environment with earlier ones that differ."""
   config, path = command.config, command.workdir / 'environment.json'
-  files.write_json(command.workdir / 'config.json', stages.as_json(config))
-  environment = logbook.environment(arguments, seed=config.seed)
+  files.write_json(command.workdir / 'config.json', stages.to_json(config))
+  environment = logbook.describe_environment(arguments, seed=config.seed)
   environment['precision'] = device.precision(config.precision)
   before, _ = inputs.read_with_content(path, inputs.Environment)
   earlier = before.pop('earlier', [])
@@ -56,10 +56,10 @@ def record(command: Command, arguments: Sequence[str]) -> None:
   files.write_json(path, {**environment, 'earlier': earlier})
 
 
-def data(command: Command) -> dict[str, tuple[str, ...]]:
+def show_data(command: Command) -> dict[str, tuple[str, ...]]:
   """Prints patients and slices of each split, whose patients it returns, and the data's note."""
   config, prepared = command.config, open_slices(command.workdir, command.config)
-  counts, split = [], splits.of(config, prepared.patients)
+  counts, split = [], splits.assign(config, prepared.patients)
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')
@@ -73,8 +73,8 @@ def data(command: Command) -> dict[str, tuple[str, ...]]:
 def end(command: Command, seconds: Mapping[str, float]) -> None:
   """Prints the duration of each stage and the place of the results."""
   if seconds:
-    times = ', '.join(f'{name} {logbook.duration(time)}' for name, time in seconds.items())
-    total = logbook.duration(sum(seconds.values()))
+    times = ', '.join(f'{name} {logbook.format_duration(time)}' for name, time in seconds.items())
+    total = logbook.format_duration(sum(seconds.values()))
     say(f'\ndone in {total}' + (f': {times}' if len(seconds) > 1 else ''))
   for title, name in RESULTS.items():
     if (path := command.workdir / name).exists():

@@ -10,7 +10,7 @@ from thrifty_jax.running.command_line import Command
 _RUN = ('search', 'retrain', 'model')  # results of a run of one fold in its workdir
 
 
-def commands(command: Command) -> list[Command]:
+def make_commands(command: Command) -> list[Command]:
   """Returns the command of every requested fold, or the command itself without --folds.
 
   A workdir with a run of the other kind is refused, as the results would be mixed up.

@@ -47,7 +47,7 @@ def _follow(config: ConfigDict) -> int:
   mine = jax_internals.process_index()
   logbook.say(f'process {mine} trains with process 0, which prints the progress')
   try:
-    with stopping.deferred():
+    with stopping.defer():
       while True:
         told = hosts.share_first()
         # The first process reports what all meet together: a non-finite loss or a signal.

@@ -29,7 +29,7 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
   if stage is stages.REPORT and not any((workdir / name).exists() for name in ALL):
     raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
   if stage is stages.DESCRIBE and config.model.name == 'thrifty':
-    path = stages.genotype_file(config, workdir)
+    path = stages.find_genotype(config, workdir)
     if not path.is_file():
       raise InputError(
         f'{path}: there is no genotype to describe; name one, for example '

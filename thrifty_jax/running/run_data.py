@@ -108,7 +108,7 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
 def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
   """Names the patients of the recorded slices, which must be there and made by this config."""
   record = data_file.require(workdir)
-  if changed := data_file.differences(config, record, workdir):
+  if changed := data_file.find_differences(config, record, workdir):
     raise InputError(
       f'{workdir / data_file.FILE}: the slices were prepared by other settings: '
       f'{", ".join(changed)}; go back to them, or run --stage=prepare first'
@@ -154,7 +154,7 @@ def _require_possible(config: ConfigDict, workdir: Path) -> None:
 
 
 def _split(config: ConfigDict, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
-  split = splits.of(config, patients)
+  split = splits.assign(config, patients)
   if configs.searches(config):
     splits.search_halves(split['train'])  # refuses too few
   return split

@@ -14,7 +14,7 @@ from thrifty_jax.training import compare, memory, retrain
 def run(stage: Stage, command: Command) -> None:
   """Runs a stage of a command, in which the fields that the data determines are filled in."""
   config, workdir, scans = command.config, command.workdir, command.scans
-  with memory.exhaustion_explained(config, stage.name):
+  with memory.explain_exhaustion(config, stage.name):
     match stage.name:
       case 'check':
         checks.check(config, scans, run_data.split_of(config, scans), workdir)

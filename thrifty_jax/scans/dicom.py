@@ -68,7 +68,7 @@ def read_series(files: Sequence[Path]) -> Series:
 def _read_slice(path: Path) -> Any:
   import SimpleITK
 
-  with volumes.reading(path), volumes.quiet_itk():
+  with volumes.report_unreadable(path), volumes.silence_itk():
     plane = SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
   size, values = plane.GetSize(), plane.GetNumberOfComponentsPerPixel()
   if size[2:] != (1,) or values > 1:

@@ -45,9 +45,9 @@ def frames(path: Path) -> dict[str, Any]:
     'slices': [int(i) + 1 for i in chosen],
     'start': int(np.argmax([(true > 0).sum() for _, true in pairs])),
     'image': [_data_uri(Image.fromarray(image[i])) for i in chosen],
-    'truth': [_overlay(outlined(true), classes) for _, true in pairs],
-    'prediction': [_overlay(outlined(predicted), classes) for predicted, _ in pairs],
-    'difference': [_overlay(difference(*pair), differences) for pair in pairs],
+    'truth': [_overlay(outline(true), classes) for _, true in pairs],
+    'prediction': [_overlay(outline(predicted), classes) for predicted, _ in pairs],
+    'difference': [_overlay(draw_difference(*pair), differences) for pair in pairs],
   }
 
 
@@ -98,7 +98,7 @@ def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
   return np.round(np.linspace(first, last, count)).astype(int)
 
 
-def outlined_slice(
+def outline_slice(
   image: np.ndarray,
   label: np.ndarray,
   *,
@@ -116,14 +116,14 @@ def outlined_slice(
   bright = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * (GREYS - 1)
   resized = Image.fromarray(bright.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
   grey = np.round(np.asarray(resized)).astype(np.uint8)
-  mask = outlined(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)))
+  mask = outline(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)))
   border = mask.astype(int) - len(CLASS_COLOURS)  # number of its colour where above 0
   indices = np.where(border > 0, GREYS + border - 1, grey).astype(np.uint8)
   greys = [3 * (255 * level // (GREYS - 1),) for level in range(GREYS)]
   return _data_uri(_palette_image(indices, [*greys, *map(ImageColor.getrgb, CLASS_COLOURS)]))
 
 
-def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def draw_difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
   """Returns the differences, [S, S], uint8: 1 missed, 2 invented, 3 wrong class, else 0."""
   found = np.zeros(truth.shape, np.uint8)
   found[(truth > 0) & (prediction == 0)] = 1
@@ -132,7 +132,7 @@ def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
   return found
 
 
-def outlined(label: np.ndarray) -> np.ndarray:
+def outline(label: np.ndarray) -> np.ndarray:
   """Returns the label with separate colours for pixels at a border of their class, [S, S], uint8.
 
   Class k is k inside and k + len(CLASS_COLOURS) at the border; colours repeat for further classes.

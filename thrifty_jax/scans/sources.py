@@ -190,7 +190,7 @@ def _without_ending(path: Path) -> str | None:
 def _has_four_axes(path: Path) -> bool:
   """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
   try:
-    with volumes.reading(path):
+    with volumes.report_unreadable(path):
       header: Any = nibabel.load(path) if volumes.is_nifti(path) else None
       return header is not None and len(header.shape) == 4
   except InputError:

@@ -67,10 +67,10 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads a file by SimpleITK: voxels, [D, H, W], and affine as `read_nifti`."""
   import SimpleITK  # here, as everywhere: 90 MiB that NIfTI and prepared slices do not need
 
-  with reading(path):
+  with report_unreadable(path):
     if path.suffix.lower() in ('.mhd', '.mha'):
       metaimage.require_whole(path)
-    with quiet_itk():
+    with silence_itk():
       image = SimpleITK.ReadImage(str(path))
   if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
     raise InputError(
@@ -86,7 +86,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
   Returns:
     Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
   """
-  with reading(path):
+  with report_unreadable(path):
     image = nibabel.load(path)
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
       raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
@@ -113,7 +113,7 @@ def _intact_voxels(path: Path, image: Any) -> np.ndarray:
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   """Reads numbers of voxels (D, H, W) and affine, as stored, of a file other than DICOM."""
-  with reading(path):
+  with report_unreadable(path):
     if is_nifti(path):
       header: Any = nibabel.load(path)
       size, affine = header.shape, np.asarray(header.affine)[:, [2, 1, 0, 3]]
@@ -135,7 +135,7 @@ def itk_header(path: Path) -> Any:
 
   reader = SimpleITK.ImageFileReader()
   reader.SetFileName(str(path))
-  with quiet_itk():
+  with silence_itk():
     reader.ReadImageInformation()
   return reader
 
@@ -214,7 +214,7 @@ def along(volume: Volume, slice_axis: str) -> Volume:
   )
 
 
-def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
+def turn_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
   """Returns voxels, [D, H, W, ...], with axes in another order or direction: undoes `along`.
 
   Both affines, [4, 4], are those of one grid: as the voxels are, and as the result shall be.
@@ -290,7 +290,7 @@ def require_affine(path: Path, affine: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def quiet_itk() -> Generator[None]:
+def silence_itk() -> Generator[None]:
   """Suppresses ITK's own messages on stderr: the exception contains them."""
   sys.stderr.flush()
   kept = os.dup(2)
@@ -304,7 +304,7 @@ def quiet_itk() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Generator[None]:
+def report_unreadable(path: Path) -> Generator[None]:
   """Refuses a missing file, and one that the body cannot read."""
   if not path.is_file():
     raise InputError(

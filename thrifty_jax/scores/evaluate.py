@@ -40,7 +40,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
   loaded = model_folder.load(workdir / 'model')
   prepared = open_slices(workdir, config)
-  patients = splits.of(config, prepared.patients)
+  patients = splits.assign(config, prepared.patients)
   scored = prepared.cases_of(patients[split])
   if not scored:
     raise InputError(
@@ -108,7 +108,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     nameless = {name: value for name, value in content.items() if name not in _NAMES}
     model_folder.add_scores(workdir / 'model', nameless)
   records.write(folder / 'summary.json', summary)
-  print(tables.evaluation(summary), flush=True)
+  print(tables.format_evaluation(summary), flush=True)
   return summary
 
 

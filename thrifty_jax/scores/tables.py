@@ -16,7 +16,7 @@ LABELS = {
 _FRACTIONS = ('dsc', 'nsd')
 
 
-def number(value: float | None, metric: str = 'dsc') -> str:
+def format_number(value: float | None, metric: str = 'dsc') -> str:
   """Formats a value of a metric to two decimals: `90.12`, or `+3.40` for a signed metric."""
   if value is None:
     return '–'
@@ -24,19 +24,21 @@ def number(value: float | None, metric: str = 'dsc') -> str:
   return f'{100 * value if metric in _FRACTIONS else value:{sign}.2f}'
 
 
-def spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:
+def format_spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:
   """Formats mean and deviation, `90.12 ± 1.30`; only the mean if there is no deviation."""
   found = getattr(figures, metric)
   if found is None:
-    return number(None)
-  text = number(found.mean, metric)
-  return text if found.std is None else f'{text} ± {number(found.std, metric).lstrip("+")}'
+    return format_number(None)
+  text = format_number(found.mean, metric)
+  return text if found.std is None else f'{text} ± {format_number(found.std, metric).lstrip("+")}'
 
 
-def interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
+def format_interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
   """Formats the 95% interval of the mean, `88.20 to 91.90`; '' if there is none."""
   found = getattr(figures, metric)
-  return ' to '.join(number(end, metric) for end in found.ci95) if found and found.ci95 else ''
+  return (
+    ' to '.join(format_number(end, metric) for end in found.ci95) if found and found.ci95 else ''
+  )
 
 
 def describe_flags(summary: Evaluated) -> str:
@@ -49,7 +51,7 @@ def describe_flags(summary: Evaluated) -> str:
   )
 
 
-def evaluation(summary: Evaluated) -> str:
+def format_evaluation(summary: Evaluated) -> str:
   """Formats the tables of an evaluation: DSC beside the floors, then distances."""
   title = (
     f'{count_patients(summary)}, native grid, mean ± deviation; protocol {summary.protocol}'
@@ -70,7 +72,7 @@ def count_patients(summary: Evaluated) -> str:
   return f'{summary.patients} {summary.split} patient{"s" * (summary.patients != 1)}'
 
 
-def comparison(summary: Compared) -> str:
+def format_comparison(summary: Compared) -> str:
   """Formats the table of a comparison, a line per network."""
   names = ('', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'])
   lines = [[*names, 'pooled 2D', 'rate', 'training']]
@@ -80,11 +82,11 @@ def comparison(summary: Compared) -> str:
         rival.label,
         f'{rival.parameters:,.0f}',
         f'{rival.macs / 1e9:.2f}',
-        spread(rival.mean),
+        format_spread(rival.mean),
         '' if rival.difference is None else f'{100 * rival.difference:+.2f}',
         '' if rival.p_value is None else f'{rival.p_value:.3f}',
-        spread(rival.mean, 'hd95_mm'),
-        number(rival.mean.pooled_2d_dsc),
+        format_spread(rival.mean, 'hd95_mm'),
+        format_number(rival.mean.pooled_2d_dsc),
         ' '.join(f'{rate:g}' for rate in dict.fromkeys(rival.learning_rates)),
         f'{rival.seconds / 60:.1f} min',
       ]
@@ -104,8 +106,15 @@ def _overlap(summary: Evaluated) -> list[list[str]]:
   floors = summary.floors
   lines = [['DSC, %', summary.model, '95% interval', *(names.get(name, name) for name in floors)]]
   for (name, own), *beside in zip(_results(summary), *map(_results, floors.values()), strict=True):
-    lines.append([name, spread(own), interval(own) or '–', *(spread(one) for _, one in beside)])
-  pooled = [number(one.mean.pooled_2d_dsc) for one in (summary, *floors.values())]
+    lines.append(
+      [
+        name,
+        format_spread(own),
+        format_interval(own) or '–',
+        *(format_spread(one) for _, one in beside),
+      ]
+    )
+  pooled = [format_number(one.mean.pooled_2d_dsc) for one in (summary, *floors.values())]
   return [*lines, ['pooled 2D', pooled[0], '', *pooled[1:]]]
 
 
@@ -114,7 +123,7 @@ def _distances(summary: Evaluated) -> list[list[str]]:
   near = f'NSD at {summary.nsd_tolerance_mm:g} mm, %'
   lines = [[summary.model, LABELS['hd95_mm'], LABELS['assd_mm'], near]]
   for name, own in _results(summary):
-    lines.append([name, *(spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
+    lines.append([name, *(format_spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
   return lines
 
 

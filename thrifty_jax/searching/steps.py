@@ -90,7 +90,7 @@ def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
   train_data = halves.train_data
   learners = make_learners(config, halves.epochs[0].facts)
   image = train_data.image_shape(config.search.batch_size)
-  find_shapes = compiling.shapes_finder(config, learners.net, image)
+  find_shapes = compiling.make_shapes_finder(config, learners.net, image)
   seed = halves.epochs[0].seed
   state = bilevel.init_state(learners, image, seed=seed, find_shapes=find_shapes)
   return mesh.place((state, halves.epochs[0].facts), mesh.whole(train_data.mesh))
@@ -129,7 +129,7 @@ def compile_steps(
   check = functools.partial(memory.require_fit, config=config, stage='search', examples=examples)
   programs = [
     Program(
-      mesh.replicated(functools.partial(half_step, half), train_data.mesh),
+      mesh.replicate(functools.partial(half_step, half), train_data.mesh),
       lambda half=half: (state, facts, *[batch] * (half + 1)),
       place=compiling.place(config, half=half, image=batch['image'].shape),
       lean=True,

@@ -99,13 +99,13 @@ class Autosave:
     self._number = (self._checkpoints.latest() or 0) if self._checkpoints else 0
     if hosts.share_first(self._number):
       like = progress.arrays()
-      arrays, notes = mesh.on_host(like), {}
+      arrays, notes = mesh.fetch(like), {}
       if self._checkpoints:
         arrays, notes = self._checkpoints.restore(arrays)
         self._number = self._checkpoints.latest() or 0
       # Notes come first, so that the others learn in time if nothing can be restored.
       notes = hosts.share_first(notes)
-      progress.take_up(mesh.placed_like(hosts.share_first_arrays(arrays), like), notes)
+      progress.take_up(mesh.place_like(hosts.share_first_arrays(arrays), like), notes)
       logbook.say('resumed', f'after step {progress.step}, in epoch {progress.epoch + 1}')
     self.log.truncate(progress.epoch)
 
@@ -118,7 +118,7 @@ class Autosave:
     """
     self._saved, fault = time.monotonic(), self._folder / 'not_finite.json'
     with contextlib.ExitStack() as running:
-      running.enter_context(stopping.deferred())
+      running.enter_context(stopping.defer())
       if self._checkpoints:
         running.callback(self._checkpoints.close)  # finishes a save in progress, whatever happens
       running.callback(self.log.close)
@@ -154,7 +154,7 @@ class Autosave:
       yield
       return
     try:
-      with stopping.deferred(wanted=False):
+      with stopping.defer(wanted=False):
         yield
     except stopping.Stopped as stop:
       self._save()
@@ -164,5 +164,5 @@ class Autosave:
     arrays, notes = self._progress.keep()
     self._number += 1
     if self._checkpoints:
-      self._checkpoints.save(self._number, mesh.on_host(arrays), notes)
+      self._checkpoints.save(self._number, mesh.fetch(arrays), notes)
     self._saved = time.monotonic()

@@ -59,20 +59,20 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
   (see standings.py). The config's model is the searched one.
   """
   workdir = Path(workdir)
-  found, results, summary = rivals(config, workdir), [], None
+  found, results, summary = find_rivals(config, workdir), [], None
   for place, rival in enumerate(found, start=1):
     logbook.say(f'\n{rival.label}, {place} of {len(found)}')
     results.append(_train_and_score(rival, config, workdir))
     records.write(workdir / 'compare' / 'results.json', results)
     summary = standings.write(workdir, [workdir])
   if summary:
-    print(tables.comparison(summary), flush=True)
+    print(tables.format_comparison(summary), flush=True)
   return results
 
 
-def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
+def find_rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
   """Returns the rivals; the first is the searched one, whose size determines others."""
-  thrifty, searched_file = {'name': 'thrifty'}, stages.genotype_file(config, workdir)
+  thrifty, searched_file = {'name': 'thrifty'}, stages.find_genotype(config, workdir)
   searched = genotype.load(searched_file)
   found = [Rival('thrifty', 'Searched', 'searched', thrifty, searched_file)]
   for path in map(Path, config.compare.genotypes):
@@ -81,14 +81,14 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
   for number in range(1, config.compare.random_genotypes + 1):
     path = workdir / 'compare' / f'random_{number}' / 'genotype.json'
     if not path.exists():
-      drawn = matched_genotype(config, searched, number=number)
+      drawn = match_genotype(config, searched, number=number)
       genotype.save(path, drawn, provenance={'drawn': 'at random', 'seed': config.seed})
     found.append(Rival(path.parent.name, f'Random {number}', 'random', thrifty, path))
   for name in config.compare.baselines:
     label, changes = BASELINES[name]
     settings: dict[str, Any] = {**_UNET, **changes}
     if settings['width'] == MATCHED:
-      settings['width'] = matched_width(config, searched, norm=settings['norm'])
+      settings['width'] = match_width(config, searched, norm=settings['norm'])
     found.append(Rival(name, label, 'baseline', settings))
   names = [rival.name for rival in found]
   if twice := [name for name in names if names.count(name) > 1]:
@@ -99,7 +99,7 @@ def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
   return found
 
 
-def matched_genotype(
+def match_genotype(
   config: ConfigDict, like: genotype.Genotype, *, number: int
 ) -> genotype.Genotype:
   """Returns the nearest in parameters to a genotype of many random ones, uniform over the space.
@@ -113,14 +113,14 @@ def matched_genotype(
   return min(drawn, key=lambda one: abs(parameters.count(one, space) - target))
 
 
-def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
+def match_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
   """Returns the width, 1 to WIDTH, of the largest U-Net no larger than a genotype's network."""
   space = space_of(config)
 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)
     net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
-    return build.count_shapes(build.shapes(net, space.image_channels))
+    return build.count_shapes(build.find_shapes(net, space.image_channels))
 
   candidates = range(1, baselines.WIDTH + 1)
   return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
@@ -185,10 +185,10 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
   is_done = stages.RETRAIN.is_done(place) or (
     (place / DIVERGED).exists() and not stages.find_changes(stages.RETRAIN, settings, place)
   )
-  data_file.hand_on(workdir, place, settings)
+  data_file.pass_on(workdir, place, settings)
   if not is_done:
     logbook.say('training', str(place))
-    files.write_json(place / 'config.json', stages.as_json(settings))
+    files.write_json(place / 'config.json', stages.to_json(settings))
     try:
       retrain.retrain(settings, place)
     except NotFinite as error:

@@ -102,7 +102,7 @@ class Program:
         function, shapes = self._flat()
         lowered = function.lower(*shapes)
       else:
-        program = export.deserialize(bytearray(kept(self.place, trace)))
+        program = export.deserialize(bytearray(keep(self.place, trace)))
         lowered = jax.jit(program.call).lower(*program.in_avals)
       future.set_result(compile_step(lowered, lean=self.lean, check=self.check))
     except BaseException as error:
@@ -138,7 +138,7 @@ def wait(programs: Sequence[Program]) -> None:
   for program in programs if needs_all else programs[:1]:
     program.wait()
   hosts.meet('compiled')
-  logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
+  logbook.say('compiled', f'in {logbook.format_duration(time.monotonic() - began)}')
 
 
 def compile_step(
@@ -223,15 +223,15 @@ def place(config: ConfigDict, **origin: Any) -> Path | None:
   return folder / 'traced' / hashlib.sha256(text.encode()).hexdigest()
 
 
-def shapes_finder(
+def make_shapes_finder(
   config: ConfigDict, net: Any, image: jax.ShapeDtypeStruct
 ) -> Callable[..., build.Shapes]:
   """Returns build.trace_shapes for a network and batches of images, cached from run to run."""
   path = place(config, weights_of=str(net), image=image.shape)
-  return functools.partial(build.keep_shapes, functools.partial(kept, path))
+  return functools.partial(build.keep_shapes, functools.partial(keep, path))
 
 
-def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
+def keep(path: Path | None, make: Callable[[], bytes]) -> bytes:
   """Returns the cached content; if there is none or it is damaged, makes and caches it.
 
   If the folder cannot be written to, nothing is cached and the run continues.

@@ -13,7 +13,7 @@ def require_trainable(config: ConfigDict, workdir: Path) -> None:
   """Checks that a genotype is there, has the depth, and is that of a training that has begun."""
   if config.model.name != 'thrifty':
     return
-  path = stages.genotype_file(config, workdir)
+  path = stages.find_genotype(config, workdir)
   if not path.exists():
     raise InputError(
       f'{path}: there is no genotype; run --stage=search, or name one by --config.genotype=FILE'

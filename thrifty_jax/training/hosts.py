@@ -55,7 +55,7 @@ def call(
   if several() and is_first():
     sent = {data_file.FILE: workdir / data_file.FILE, 'search/genotype.json': genotype_file}
     texts = {name: path.read_text(encoding='utf-8') for name, path in sent.items() if path}
-    share_first({'stage': stage, 'config': stages.as_json(config), 'texts': texts})
+    share_first({'stage': stage, 'config': stages.to_json(config), 'texts': texts})
 
 
 def share_first(value: Any = None) -> Any:
@@ -101,7 +101,7 @@ class Vote:
   """Requests of any process, which all processes receive after the same step."""
 
   def __init__(self):
-    mesh = meshes.everyone()
+    mesh = meshes.make_full_mesh()
     self._split = meshes.split(mesh)
     self._largest = jax.jit(lambda asked: asked.max(0), out_shardings=meshes.whole(mesh))
     self._before: Any = None

@@ -71,7 +71,7 @@ def require_fit(
 
 
 @contextlib.contextmanager
-def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
+def explain_exhaustion(config: ConfigDict, stage: str) -> Generator[None]:
   """Raises InputError with what to change if JAX raises RESOURCE_EXHAUSTED in the body."""
   try:
     yield

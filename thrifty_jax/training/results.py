@@ -76,7 +76,7 @@ def make_predict(
 
   @functools.partial(jax.jit, out_shardings=whole)
   def logits(params: build.Params, image: jax.Array) -> jax.Array:
-    return build.last_logits(build.apply(net, params, image, background=background))
+    return build.take_last(build.apply(net, params, image, background=background))
 
   def with_params(params: build.Params) -> inference.Predict:
     of_image, batch_size = functools.partial(logits, params), config.evaluate.batch_size
@@ -143,7 +143,7 @@ def save(
     largest_component=cases.classes_of_one_piece(
       train_data.validation, judges, trained, classes=config.data.classes
     ),
-    training_scans=likeness.of_training(train_data.prepared, train_data.patients['train']),
+    training_scans=likeness.measure_training(train_data.prepared, train_data.patients['train']),
     splits_sha256=split_file.digest(train_data.patients),
   )
   summary = Retrained(

@@ -29,7 +29,7 @@ def retrain(
   resources.forget_peak()
   workdir, settings = Path(workdir), config.retrain
   folder = workdir / 'retrain'
-  genotype_file = stages.genotype_file(config, workdir) if config.model.name == 'thrifty' else None
+  genotype_file = stages.find_genotype(config, workdir) if config.model.name == 'thrifty' else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
   patients, batch_size = train_data.patients['train'], settings.batch_size
   epochs = train_data.epochs(patients, batch_size=batch_size, seed=config.seed)

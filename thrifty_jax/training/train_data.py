@@ -159,13 +159,13 @@ def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
   InputError if the slices are not prepared, or there are too few patients.
   """
   prepared = open_slices(workdir, config)
-  patients = splits.of(config, prepared.patients)
+  patients = splits.assign(config, prepared.patients)
   if config.data.mean:
     statistics = {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
   else:
     training = Examples(prepared, prepared.cases_of(patients['train']))
     statistics = batching.intensity_statistics(training)
-  return TrainData(config, prepared, patients, statistics, meshes.of(config))
+  return TrainData(config, prepared, patients, statistics, meshes.make_mesh(config))
 
 
 class Figures:

@@ -62,7 +62,7 @@ def build_network(
 def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainState, Best, Facts]:
   """Returns the first state, its weights as the best so far, on the host, and the facts."""
   image = epochs.train_data.image_shape(epochs.batch_size)
-  find_shapes = compiling.shapes_finder(config, net, image)
+  find_shapes = compiling.make_shapes_finder(config, net, image)
   transformation, _ = optimizer(config.retrain, epochs.facts)
   state, best = init_state(net, transformation, image, seed=config.seed, find_shapes=find_shapes)
   logbook.say('network', f'{build.count(best.params):,} parameters; {epochs.steps} steps an epoch')
@@ -188,7 +188,7 @@ def compile_step(
     return step(state, batch)
 
   return Program(
-    mesh.replicated(train_step, train_data.mesh),
+    mesh.replicate(train_step, train_data.mesh),
     lambda: (state, facts, train_data.batch_shape(settings.batch_size)),
     donate=not config.debug,
     check=check,
