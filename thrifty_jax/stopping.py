@@ -72,7 +72,7 @@ def handle() -> Generator[None]:
 def defer(*, wanted: bool = True) -> Generator[None]:
   """Keeps a first signal from interrupting the body, which calls `requested` itself.
 
-  Within it, deferred(wanted=False) lets a signal, also an earlier one, interrupt another body.
+  Within it, defer(wanted=False) lets a signal, also an earlier one, interrupt another body.
   """
   global _deferred
   before, _deferred = _deferred, wanted

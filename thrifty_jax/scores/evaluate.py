@@ -1,8 +1,9 @@
 """Scores the retrained network and the floors per patient on the native grid."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scans import overlays, slices
 from thrifty_jax.scores import cases, components, floors, scoring, summaries, tables
 
+Fitted = floors.MeanMask | floors.IntensityThresholds
 _NAMES = ('patient_names', 'cases')  # kept out of a model's scores, as a model may go to others
 
 
@@ -49,31 +51,21 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   classes = tuple(config.data.classes)
   flips = loaded.spec.flips if config.evaluate.flips else ()
   training = TrainingCases(prepared, patients['train'])
-  fitted: dict[str, floors.MeanMask | floors.IntensityThresholds] = {
-    'mean_mask': floors.fit_mean_mask(training, classes=len(classes))
-  }
+  fitted: dict[str, Fitted] = {'mean_mask': floors.fit_mean_mask(training, classes=len(classes))}
   if config.evaluate.threshold_floor:
     fitted['intensity_thresholds'] = floors.fit_thresholds(training, classes=len(classes))
-  predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
-  counts: list[scoring.CaseCounts] = []
-  floor_counts: dict[str, list[scoring.CaseCounts]] = {name: [] for name in fitted}
-  with logbook.progress(len(scored), f'evaluate {split}') as bar:
-    for found in cases.predict_cases(prepared, scored, predict):
-      counts.append(
-        found.score(
-          largest=loaded.spec.largest,
-          spacing_mm=found.case.spacing_mm,
-          nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
-        )
-      )
-      for name, floor in fitted.items():
-        floor_counts[name].append(found.score(scores=floor.scores(found.image)))
-      shown = components.keep_largest(slices.largest_class(found.scores), loaded.spec.largest)
-      path = folder / 'predictions' / f'{found.case.case}.npz'
-      overlays.write(path, found.image[..., 0], found.label, shown)
-      bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
-      bar.update(1)
-
+  counts, floor_counts = _score_cases(
+    cases.predict_cases(
+      prepared,
+      scored,
+      loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips),
+    ),
+    fitted,
+    largest=loaded.spec.largest,
+    nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    predictions=folder / 'predictions',
+    bar=logbook.progress(len(scored), f'evaluate {split}'),
+  )
   rows = list(summaries.make_rows(counts, classes, floor_counts))
   summaries.write_rows(folder / 'scores.csv', rows)
   mean, of_classes = summaries.summarise(counts, classes, Figures)
@@ -112,6 +104,37 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   return summary
 
 
+def _score_cases(
+  predicted: Iterable[cases.PredictedCase],
+  fitted: Mapping[str, Fitted],
+  *,
+  largest: Sequence[int],
+  nsd_tolerance_mm: float,
+  predictions: Path,
+  bar: Any,
+) -> tuple[list[scoring.CaseCounts], dict[str, list[scoring.CaseCounts]]]:
+  """Returns the counts of every case, of the network and of each floor, and keeps the masks."""
+  counts: list[scoring.CaseCounts] = []
+  floor_counts: dict[str, list[scoring.CaseCounts]] = {name: [] for name in fitted}
+  with bar:
+    for found in predicted:
+      counts.append(
+        found.score(
+          largest=largest,
+          spacing_mm=found.case.spacing_mm,
+          nsd_tolerance_mm=nsd_tolerance_mm,
+        )
+      )
+      for name, floor in fitted.items():
+        floor_counts[name].append(found.score(scores=floor.scores(found.image)))
+      shown = components.keep_largest(slices.largest_class(found.scores), largest)
+      path = predictions / f'{found.case.case}.npz'
+      overlays.write(path, found.image[..., 0], found.label, shown)
+      bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
+      bar.update(1)
+  return counts, floor_counts
+
+
 class TrainingCases:
   """Training cases for floors, which can be read repeatedly with one case in memory."""
 
@@ -124,7 +147,7 @@ class TrainingCases:
 
 
 def _describe_floor(
-  floor: floors.MeanMask | floors.IntensityThresholds,
+  floor: Fitted,
   counts: Sequence[scoring.CaseCounts],
   classes: Sequence[str],
 ) -> Floor:
