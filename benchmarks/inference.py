@@ -138,7 +138,7 @@ def start_jax(network: networks.Network, batch: int) -> tuple[dict[str, Any], co
   program = predict, (member.params, image, background)
   (compiled,), figures = measure.compile_all([program], jax.stages.Lowered.compile)
   content = slices(batch, size)
-  run = inference.slice_by_slice(lambda image: compiled(member.params, image, background))
+  run = inference.run_slice_by_slice(lambda image: compiled(member.params, image, background))
   figures |= {
     'parameters': member.parameters,
     'macs': layers.macs(member.module, (size, size, 1)),
@@ -157,7 +157,7 @@ def start_onnx(
 ) -> tuple[dict[str, Any], contenders.Turn]:
   """Starts a contender, see `contenders.race`."""
   began = time.perf_counter()
-  network = export_check.onnx_runner(content, threads=threads)
+  network = export_check.make_onnx_runner(content, threads=threads)
   image = slices(batch, size).transpose(0, 3, 1, 2)
   started = time.perf_counter() - began
 

@@ -68,7 +68,7 @@ class Network:
     config.data.update({'classes': ('background', 'organ'), 'image_size': self.size})
     spec = make_spec(config, {'mean': np.full(1, MEAN), 'std': np.full(1, STD)})
     found = self.genotype()
-    shapes = build.shapes(build.build(spec, found), spec.image_channels)
+    shapes = build.find_shapes(build.build(spec, found), spec.image_channels)
     return LoadedModel(spec, found, build.initialise(shapes, seed=0), '')
 
 

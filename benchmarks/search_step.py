@@ -109,7 +109,7 @@ def compiled_step(setting: Setting, who: Contender) -> tuple[dict[str, Any], con
   began = time.perf_counter()
   config = configs.default()
   config.devices = who.devices
-  shared = mesh.of(config)
+  shared = mesh.make_mesh(config)
   learners = make_learners(setting, plain=who.contender != OURS)
   batch = mesh.place(made_up_batch(setting), mesh.split(shared))
   shapes = jax.tree.map(
@@ -121,7 +121,7 @@ def compiled_step(setting: Setting, who: Contender) -> tuple[dict[str, Any], con
   state = jax.block_until_ready(state)
   started = time.perf_counter() - began
   weight_half, architecture_half = (
-    jax.jit(mesh.replicated(half, shared))
+    jax.jit(mesh.replicate(half, shared))
     for half in bilevel.make_half_steps(learners, augment=lambda key, batch: batch)
   )
   (weight_step, architecture_step), figures = measure.compile_all(

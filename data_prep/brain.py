@@ -1,23 +1,23 @@
 """Grey and white matter of the ICBM152 brain, which the nilearn package contains: MR, no download.
 
 It is one brain, the average of 152: blocks of axial slices stand in for patients, with gaps between
-them because neighbouring slices are nearly the same. The folds interleave the blocks, so every part
-of the brain is trained on and tested.
+them because neighbouring slices are nearly the same. Blocks are cut to 192 x 192 voxels of 1 mm
+around the brain (143 x 180): with image_size 192 nothing is resampled, and 192 can be halved six
+times. Grey matter is 2 to 4 voxels thick, so the truth itself, resized to S pixels and back, scores
+a DSC of 0.938 at S = 96, 0.957 at 128, 0.978 at 160 and 1 at 192, for grey as for white.
 
-Blocks are cut to 192 x 192 voxels of 1 mm around the brain (143 x 180). With image_size 192 a voxel
-is a pixel and nothing is resampled, and 192 can be halved six times. Grey matter is 2 to 4 voxels
-thick, so a coarser network grid loses accuracy: the truth itself, resized to S pixels and back,
-scores a DSC of 0.938 at S = 96, 0.957 at 128, 0.978 at 160 and 1 at 192, for grey as for white.
-
-A block is not a scan, and its percentiles depend on how much skull-free air it shows: use
-`intensity = 'window'` with (0, 255), the range of the stored T1, so that all blocks have one scale.
+The percentiles of a block depend on how much skull-free air it shows: use `intensity = 'window'`
+with (0, 255), the range of the stored T1, so that all blocks have one scale.
 """
 
+import dataclasses
 import functools
 import importlib.util
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import from_matvec
+from scipy import ndimage
 
 from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
@@ -45,14 +45,7 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the blocks of the brain as cases.
-
-  Args:
-    raw_dir: Folder with the three maps; where it lacks them, those of the nilearn package are used.
-
-  Raises:
-    InputError: If nilearn is not installed.
-  """
+  """Returns the blocks of the brain, from the three maps in `raw_dir` or else in nilearn."""
   folder = raw_dir if (raw_dir / _T1).is_file() else _package_folder()
   image, label = (folder / _T1,), (folder / _GREY, folder / _WHITE)
   count = len(_starts(_brain(*image, *label)))
@@ -64,17 +57,17 @@ def read_case(case: Case) -> Volume:
   """Cuts a block out of the brain, [8, 192, 192]."""
   brain = _brain(*case.image, *case.label)
   first = _starts(brain)[int(case.case.removeprefix('block'))]
-  corner = (first, *(_middle(brain.truth, axis) - _SIDE // 2 for axis in (1, 2)))
+  _, *shown = ndimage.find_objects((brain.truth > 0).astype(int))[0]
+  corner = (first, *((side.start + side.stop) // 2 - _SIDE // 2 for side in shown))
   box = tuple(slice(at, at + size) for at, size in zip(corner, (_BLOCK, _SIDE, _SIDE), strict=True))
-  shift = np.eye(4)
-  shift[:3, 3] = corner
-  return Volume(
+  affine = brain.affine @ from_matvec(np.eye(3), corner)
+  return dataclasses.replace(
+    brain,
     image=brain.image[box],
     label=brain.truth[box],
-    affine=brain.affine @ shift,
+    affine=affine,
     case=case.case,
     patient=case.patient,
-    orientation=brain.orientation,
   )
 
 
@@ -82,9 +75,8 @@ def read_case(case: Case) -> Volume:
 def _brain(t1: Path, grey: Path, white: Path) -> Volume:
   """Reads the whole brain once; all blocks are cut from it."""
   image, affine = volumes.read_nifti(t1)
-  maps = (
-    np.stack([volumes.read_nifti(path)[0] for path in (grey, white)]).astype(np.float32) / 255
-  )  # 8-bit probabilities
+  maps = np.stack([volumes.read_nifti(path)[0] for path in (grey, white)])
+  maps = maps.astype(np.float32) / 255  # 8-bit probabilities
   # Foreground is where grey and white add up to one half or more; its class is the likelier one.
   label = np.where(maps.sum(axis=0) >= 0.5, 1 + maps.argmax(axis=0), 0)
   whole = Case(case='brain', patient='brain', image=(t1,), label=(grey, white))
@@ -94,19 +86,12 @@ def _brain(t1: Path, grey: Path, white: Path) -> Volume:
 def _starts(brain: Volume) -> range:
   """Returns the first slice of each block, within the slices that show enough of both classes.
 
-  At the ends of the brain there are slices with a dozen voxels of white matter. In a block of them
-  the score of a class would be chance, so a slice must have, of each class, a twentieth of the
-  voxels of the fullest slice.
+  A slice must have, of each class, a twentieth of the voxels of the fullest slice: scores of the
+  ends, with a dozen voxels of white matter, would be chance.
   """
   areas = np.stack([(brain.truth == k).sum(axis=(1, 2)) for k in (1, 2)])  # [2, D]
   shown = np.flatnonzero((areas >= areas.max(axis=1, keepdims=True) / 20).all(axis=0))
   return range(shown[0], shown[-1] + 2 - _BLOCK, _BLOCK + _GAP)
-
-
-def _middle(label: np.ndarray, axis: int) -> int:
-  """Returns the middle of the brain along an axis."""
-  shown = np.flatnonzero(label.any(axis=tuple(other for other in range(3) if other != axis)))
-  return int(shown[0] + shown[-1] + 1) // 2
 
 
 def _package_folder() -> Path:

@@ -1,11 +1,9 @@
 """The TFDS builder that writes the slices of every data set.
 
-A `tfds.core.ShardBasedBuilder` writes one shard a case while it reads, so only the volumes that are
-being processed are in memory. The generator-based builder would collect up to 1 GB, keep the order
-only below that, and need TensorFlow above it.
+A `ShardBasedBuilder` writes a shard a case while it reads, and holds what is being processed alone.
+The generator-based one collects up to 1 GB, and above it loses the order and needs TensorFlow.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,40 +23,8 @@ from thrifty_jax.scans.volumes import Case, Volume
 VERSION = tfds.core.Version('1.2.0')
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SlicedCase:
-  """The slices of a case, ready to be written.
-
-  Attributes:
-    image: Intensities, [D, S, S, M], float16 in [0, 1].
-    label: Class of each pixel, [D, S, S], uint8.
-    native_label: Class of each voxel on the native grid, [D, H, W], uint8.
-    record: Entry of the case in the metadata; its first slice is not known yet.
-  """
-
-  image: np.ndarray
-  label: np.ndarray
-  native_label: np.ndarray
-  record: dict[str, Any]
-
-
-@dataclasses.dataclass(eq=False)
-class SliceConfig(tfds.core.BuilderConfig):
-  """Configuration of the builder.
-
-  Attributes:
-    name: Name of the folder, a different one for different settings.
-    settings: Everything that the slices depend on, as JSON values; recorded in the metadata.
-    about: Description of the data set, recorded as well.
-    count: Number of cases.
-    sliced: Slices of the cases, in order; each case is read when it is written.
-  """
-
-  name: str = ''
-  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-  about: About = About('')
-  count: int = 0
-  sliced: Iterator[SlicedCase] = iter(())
+# The metadata of a case, but for its first slice, and features of its D slices, [D, ...] each.
+SlicedCase = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -75,57 +41,57 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
   VERSION = VERSION
   name = 'slices'  # an instance has the name of its data set
 
-  def __init__(self, config: SliceConfig, data_dir: Path):
-    self.name = config.settings['name']
-    super().__init__(config=config, data_dir=data_dir)
+  def __init__(
+    self, folder: str, data_dir: Path, *, settings: dict[str, Any], about: About, count: int
+  ):
+    """Describes the slices of `count` cases, which TFDS writes once `sliced` yields them.
+
+    Settings, as JSON values, are all that slices depend on; others need another folder.
+    """
+    self.name = settings['name']
+    self.settings, self.about, self.count = settings, about, count
+    self.sliced: Iterator[SlicedCase] = iter(())  # in order; each is read when it is written
+    super().__init__(config=tfds.core.BuilderConfig(name=folder), data_dir=data_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    settings, about = self.builder_config.settings, self.builder_config.about
-    size = settings['image_size']
+    size, modalities = self.settings['image_size'], self.settings['modalities']
     features = {
       'image': tfds.features.Tensor(
-        shape=(size, size, settings['modalities']), dtype=np.float16, encoding='bytes'
+        shape=(size, size, modalities), dtype=np.float16, encoding='bytes'
       ),
       'label': tfds.features.Tensor(shape=(size, size), dtype=np.uint8, encoding='zlib'),
       'native_label': tfds.features.Tensor(shape=(None, None), dtype=np.uint8, encoding='zlib'),
       'case': tfds.features.Text(),
       'slice': np.int32,
     }
-    metadata = tfds.core.MetadataDict(
-      settings=settings,
-      classes=settings['classes'],
-      note=about.note,
-      padding=about.padding,
-      cases=[],
-    )
     return tfds.core.DatasetInfo(
       builder=self,
-      description=about.description,
-      homepage=about.homepage,
-      citation=about.citation,
+      description=self.about.description,
+      homepage=self.about.homepage,
+      citation=self.about.citation,
       features=tfds.features.FeaturesDict(features),
-      metadata=metadata,
+      metadata=tfds.core.MetadataDict(
+        settings=self.settings,
+        classes=self.settings['classes'],
+        note=self.about.note,
+        padding=self.about.padding,
+        cases=[],
+      ),
       disable_shuffling=True,
     )
 
   def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Any]]]:
     """Returns one generator a case; TFDS runs them one after the other, in this process."""
-    return {'slices': [self._next_examples] * self.builder_config.count}
+    return {'slices': [self._next_examples] * self.count}
 
   def _next_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the slices of the next case."""
-    case, done = next(self.builder_config.sliced), self.info.metadata['cases']
+    (record, arrays), done = next(self.sliced), self.info.metadata['cases']
     first_slice = done[-1]['first_slice'] + done[-1]['slices'] if done else 0
-    done.append({**case.record, 'first_slice': first_slice})
-    for d in range(len(case.image)):
-      example = {
-        'image': case.image[d],
-        'label': case.label[d],
-        'native_label': case.native_label[d],
-        'case': case.record['case'],
-        'slice': d,
-      }
-      yield first_slice + d, example
+    done.append({**record, 'first_slice': first_slice})
+    for d in range(record['slices']):
+      example = {name: array[d] for name, array in arrays.items()}
+      yield first_slice + d, {**example, 'case': record['case'], 'slice': d}
 
 
 def slice_case(
@@ -136,8 +102,7 @@ def slice_case(
   checks.check_volume(
     volume, classes=settings['classes'], modalities=settings['modalities'], source=case
   )
-  image_settings = records.parse(settings, ImageSettings, case.case)
-  image, label = slices.to_slices(volume, image_settings)
+  image, label = slices.to_slices(volume, records.parse(settings, ImageSettings, case.case))
   record = {
     'case': case.case,
     'patient': case.patient,
@@ -146,4 +111,4 @@ def slice_case(
     'spacing_mm': list(volume.spacing_mm),
     'affine': volume.affine.tolist(),
   }
-  return SlicedCase(image=image, label=label, native_label=volume.truth, record=record)
+  return record, {'image': image, 'label': label, 'native_label': volume.truth}

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import data_sets, download, slice_masks
-from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -29,7 +28,7 @@ _FAR = 200.0  # HU: larger distances count as this one
 _MIXED = 30.0  # HU
 _MORE = 1.5  # times
 
-ABOUT = About(
+ABOUT = data_sets.About(
   'Axial slices of contrast-enhanced abdominal CT with the liver outlined.',
   homepage='https://chaos.grand-challenge.org',
   citation='Kavur et al. 2021, Medical Image Analysis 69, doi:10.1016/j.media.2020.101950',
@@ -38,23 +37,12 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the labelled scans; each is a patient of its own.
-
-  Args:
-    raw_dir: Folder that contains Train_Sets.
-
-  Raises:
-    InputError: If there are none, or slices and masks do not match.
-  """
-  return data_sets.cases_of(find_patients(raw_dir, 'CT'), _find_case)
+  """Returns the labelled scans below Train_Sets; each is a patient of its own."""
+  return data_sets.find_cases(find_patients(raw_dir, 'CT'), _find_case)
 
 
 def find_patients(raw_dir: Path, kind: str) -> list[Path]:
-  """Returns the patients' folders in Train_Sets/CT or Train_Sets/MR, sorted by number.
-
-  Raises:
-    InputError: If there are none.
-  """
+  """Returns the patients' folders in Train_Sets/CT or Train_Sets/MR, sorted by number."""
   folder = raw_dir / 'Train_Sets' / kind
   patients = [path for path in folder.glob('*') if path.is_dir() and path.name.isdigit()]
   if not patients:
@@ -65,17 +53,18 @@ def find_patients(raw_dir: Path, kind: str) -> list[Path]:
 
 
 def read_case(case: Case) -> Volume:
-  """Reads the slices in Hounsfield units and their masks.
-
-  Raises:
-    InputError: If slices or masks are unusable, or do not belong together.
-  """
+  """Reads the slices in Hounsfield units and their masks, which must belong together."""
   series = dicom.read_series(case.image)
   hounsfield = series.voxels.astype(np.float32)
   hounsfield[hounsfield >= PADDING[0]] = PADDING[1]
   masks = slice_masks.read_masks(case.label, hounsfield.shape[1:])
   for path, mask in zip(case.label, masks, strict=True):
-    _require_binary(path, mask)
+    values = np.unique(mask[mask > 0]).tolist()
+    if len(values) > 1:
+      raise InputError(
+        f'{path}: the mask has the grey values {data_sets.list_some(values)}; expected the liver '
+        'in one, on 0. Replace it by the original file.'
+      )
   require_liver(case, hounsfield, masks, series.order)
   return volumes.make_volume(
     case, image=hounsfield, affine=series.affine, label=masks[series.order] > 0
@@ -85,12 +74,11 @@ def read_case(case: Case) -> Volume:
 def require_liver(case: Case, hounsfield: np.ndarray, masks: np.ndarray, order: np.ndarray) -> None:
   """Refuses masks that do not lie on a liver, above all masks in the reverse order.
 
-  A liver is one kind of tissue, whatever its brightness: a fatty one is darker, one without
-  contrast medium no brighter than its surroundings, but both are even. Reversed masks also lie on
-  fat, bowel, lung and kidney, while their mean is often still that of a liver. So the scatter of
-  intensities under the masks is compared with that under the reversed masks. Where a scan is so
-  even, or its liver so central, that both are similar, the masks are accepted. The median must be
-  plausible for a liver, which also finds masks of the background and slices without rescaling.
+  A liver is one even tissue, whatever its brightness. Reversed masks also lie on fat, bowel, lung
+  and kidney, while their mean is often still that of a liver. So the scatter of intensities under
+  the masks is compared with that under the reversed masks; where both are similar, the masks are
+  accepted. The median must be plausible for a liver, which also finds masks of the background and
+  slices without rescaling.
 
   In 8 real scans of another data set (LiTS, a window of 400 HU assumed) livers scatter by 17 to 29
   HU, voxels under the reversed masks by 53 to 70, 1.9 to 3.8 times as much, while the median
@@ -101,9 +89,6 @@ def require_liver(case: Case, hounsfield: np.ndarray, masks: np.ndarray, order: 
     hounsfield: Intensities in HU, [D, H, W], in the order of positions.
     masks: Values above 0 in the liver, [D, H, W], in the order of the files.
     order: Index of each slice's file, [D].
-
-  Raises:
-    InputError: If the masks do not lie on a liver.
   """
   if not masks.any():
     return
@@ -128,25 +113,13 @@ def _find_case(folder: Path) -> Case:
   slices = folder / 'DICOM_anon'
   # Names like i0000,0000b count from 0, as masks do; names like IMG-0004-00001 count from 1.
   from_zero = any(path.name.startswith('i') for path in slice_masks.find_files(slices, '.dcm'))
-  image, label = slice_masks.find_pairs(
-    slices, folder / 'Ground', ahead=(0,) if from_zero else (0, 1)
-  )
+  ahead = (0,) if from_zero else (0, 1)
+  image, label = slice_masks.find_pairs(slices, folder / 'Ground', ahead=ahead)
   name = f'ct{int(folder.name):02d}'
   return Case(case=name, patient=name, image=image, label=label)
 
 
-def _require_binary(path: Path, mask: np.ndarray) -> None:
-  """Refuses a mask with other values than those of background and liver."""
-  values = np.unique(mask[mask > 0])
-  if len(values) > 1:
-    listed = ', '.join(map(str, values[:4])) + (', ...' if len(values) > 4 else '')
-    raise InputError(
-      f'{path}: the mask has the grey values {listed}; expected the liver in one, on 0. Replace it '
-      'by the original file.'
-    )
-
-
 def _median_and_scatter(values: np.ndarray) -> tuple[float, float]:
   """Returns the median and the mean clipped distance from it, robust to outliers such as metal."""
-  distances = np.abs(values - np.median(values))
-  return float(np.median(values)), float(np.minimum(distances, _FAR).mean())
+  median = float(np.median(values))
+  return median, float(np.minimum(np.abs(values - median), _FAR).mean())

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import chaos, data_sets, slice_masks
-from data_prep.data_sets import About
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -30,48 +29,32 @@ GREYS = ((0, 0), (55, 70), (110, 135), (175, 200), (240, 255))
 _LIVER, _KIDNEYS = 1, (2, 3)
 
 
-def about(description: str) -> About:
+def describe(description: str) -> data_sets.About:
   """Returns the description that is recorded with the slices of a sequence."""
   return dataclasses.replace(chaos.ABOUT, description=description, padding=None)
 
 
 def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Case]:
-  """Returns the labelled scans of a sequence; each is a patient of its own.
+  """Returns the labelled scans of a sequence, T1DUAL or T2SPIR; each is a patient of its own.
 
-  Args:
-    raw_dir: Folder that contains Train_Sets.
-    sequence: Name of the sequence, T1DUAL or T2SPIR.
-    channels: Folders within DICOM_anon, '' for itself; the first is the one whose slices' names
-      the masks have.
-
-  Raises:
-    InputError: If there are none, or slices, channels and masks do not match.
+  Channels are folders within DICOM_anon, '' for itself. Masks are named after slices of the first.
   """
   patients = chaos.find_patients(raw_dir, 'MR')
-  return data_sets.cases_of(patients, lambda folder: _find_case(folder / sequence, channels))
+  return data_sets.find_cases(patients, lambda folder: _find_case(folder / sequence, channels))
 
 
 def read_case(case: Case) -> Volume:
-  """Reads the channels and their masks: 1 liver, 2 right kidney, 3 left kidney, 4 spleen.
-
-  Raises:
-    InputError: If slices or masks are unusable, or do not belong together.
-  """
+  """Reads the channels and their masks: 1 liver, 2 right kidney, 3 left kidney, 4 spleen."""
   count = len(case.label)
   files = [case.image[first : first + count] for first in range(0, len(case.image), count)]
-  first, *others = [dicom.read_series(channel) for channel in files]
-  for paths, other in zip(files[1:], others, strict=True):
-    volumes.require_grid(
-      paths[0], other.voxels.shape, other.affine, files[0][0], first.voxels.shape, first.affine
-    )
-  greys = slice_masks.read_masks(case.label, first.voxels.shape[1:])
+  channels = [dicom.read_series(paths) for paths in files]
+  affine, shape = channels[0].affine, channels[0].voxels.shape
+  for paths, other in zip(files, channels, strict=True):
+    volumes.require_grid(paths[0], other.voxels.shape, other.affine, files[0][0], shape, affine)
+  greys = slice_masks.read_masks(case.label, shape[1:])
   label = np.stack([_classes(p, grey) for p, grey in zip(case.label, greys, strict=True)])
-  volume = volumes.make_volume(
-    case,
-    image=np.stack([series.voxels for series in (first, *others)], axis=-1),
-    affine=first.affine,
-    label=label[first.order],
-  )
+  image = np.stack([series.voxels for series in channels], axis=-1)
+  volume = volumes.make_volume(case, image=image, affine=affine, label=label[channels[0].order])
   _require_upright(case, volume.truth)
   return volume
 
@@ -104,8 +87,7 @@ def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
     known[low : high + 1] = number
   classes = known[grey]
   if (classes == 255).any():
-    values = np.unique(grey[classes == 255])
-    listed = ', '.join(map(str, values[:4])) + (', ...' if len(values) > 4 else '')
+    listed = data_sets.list_some(np.unique(grey[classes == 255]).tolist())
     raise InputError(
       f'{path}: the mask has the grey values {listed}; expected 63 in the liver, 126 and 189 in '
       'the kidneys, 252 in the spleen. Replace it by the file of Zenodo record 3431873: older '
@@ -116,8 +98,7 @@ def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
 
 def _require_upright(case: Case, truth: np.ndarray) -> None:
   """Refuses masks in the reverse order: a liver reaches the diaphragm, kidneys never do."""
-  slices = truth.reshape(len(truth), -1)
-  liver, kidneys = (np.isin(slices, k).sum(axis=1) for k in (_LIVER, _KIDNEYS))
+  liver, kidneys = (np.isin(truth, k).sum(axis=(1, 2)) for k in (_LIVER, _KIDNEYS))
   if not liver.any() or not kidneys.any():
     return
   heights = np.arange(len(truth))

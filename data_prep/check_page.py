@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data_prep import data_sets
-from data_prep.findings import Finding, plain
+from data_prep.findings import Finding, format_figure
 from data_prep.survey import Scan
 from thrifty_jax import files, pages
 from thrifty_jax.scans import overlays
@@ -23,20 +23,12 @@ _LONGEST = 24  # characters of a name in the console's table
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
-  """Results of the check.
-
-  Attributes:
-    config: Settings of the run.
-    cases: All scans that have a mask.
-    split: Names of the patients under train, validation and test; empty where they cannot be split.
-    scans: Figures of the scans that can be trained on.
-    findings: Errors and warnings.
-  """
+  """Results of the check."""
 
   config: ConfigDict
-  cases: Sequence[Case]
-  split: Mapping[str, Sequence[str]]
-  scans: Sequence[Scan]
+  cases: Sequence[Case]  # all that have a mask
+  split: Mapping[str, Sequence[str]]  # patients of train, validation, test; {} if there is no split
+  scans: Sequence[Scan]  # those that can be trained on
   findings: Sequence[Finding]
 
   def select(self, *, errors: bool) -> list[Finding]:
@@ -44,7 +36,7 @@ class Checked:
     return [finding for finding in self.findings if finding.is_error == errors]
 
 
-def text(checked: Checked) -> str:
+def format_table(checked: Checked) -> str:
   """Returns a table with a row for each scan, then errors and warnings, 100 columns wide."""
   lines = _listed(checked) if checked.cases else []
   if any(finding.case for finding in checked.findings):
@@ -59,45 +51,28 @@ def text(checked: Checked) -> str:
 
 def write(checked: Checked, workdir: Path) -> Path:
   """Writes check.html, one self-contained page, and returns its path."""
-  return files.write_text(workdir / PAGE, pages.render('check.html.j2', _content(checked)))
-
-
-def _content(checked: Checked) -> dict[str, Any]:
-  """Returns the values that the page's template reads."""
   data, rows = checked.config.data, _rows(checked)
-  several = len({case.patient for case in checked.cases}) < len(checked.cases)
-  return {
+  patients = {case.patient for case in checked.cases}
+  page = {
     'data': data.name,
     'raw_dir': data_sets.raw_dir(checked.config).name,
-    'note': data_sets.module(checked.config).ABOUT.note,
+    'note': data_sets.find_module(checked.config).ABOUT.note,
     'classes': data.classes[1:],
-    'plain': plain,
+    'plain': format_figure,
     'slice_axis': data.slice_axis,
     'rows': rows,
     'pictures': [row for row in rows if row['scan']],
     'percentiles': _percentiles(checked),
-    'several': several,
+    'several': len(patients) < len(checked.cases),
     'split': checked.split,
     'errors': [finding.text for finding in checked.select(errors=True)],
     'warnings': [finding.text for finding in checked.select(errors=False)],
-    'patients': len({case.patient for case in checked.cases}),
+    'patients': len(patients),
     'class_colours': overlays.CLASS_COLOURS,
     'colours': {},
     'dark_colours': {},
   }
-
-
-def _listed(checked: Checked) -> list[str]:
-  """Returns the lines of the table and the explanation of its columns."""
-  table, left_out = _table([{' ': row['mark'], **row['cells']} for row in _rows(checked)])
-  lines = [table]
-  if 'intensity' not in left_out:
-    lines.append(f'intensity: {_percentiles(checked)}')
-  if 'ml' not in left_out:
-    lines.append(_paragraph(f'ml: {", ".join(checked.config.data.classes[1:])}'))
-  if left_out:
-    lines.append(f'too wide for this table, see {PAGE}: {", ".join(left_out)}')
-  return lines
+  return files.write_text(workdir / PAGE, pages.render('check.html.j2', page))
 
 
 def _rows(checked: Checked) -> list[dict[str, Any]]:
@@ -122,37 +97,43 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
 
 def _figures(scan: Scan | None) -> dict[str, str]:
   """Returns the figures of a scan as text, dashes where it could not be measured."""
-  titles = ('D x H x W', 'spacing mm', 'axes', 'intensity', 'ml')
   if scan is None:
-    return dict.fromkeys(titles, '-')
-  values = (
-    'x'.join(map(str, scan.shape)),
-    ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
-    scan.orientation or '-',
-    ' '.join(f'{plain(low)}..{plain(high)}' for low, _, high in scan.intensity),
-    ' '.join(plain(volume_ml) for volume_ml in scan.volume_ml),
-  )
-  return dict(zip(titles, values, strict=True))
+    return dict.fromkeys(('D x H x W', 'spacing mm', 'axes', 'intensity', 'ml'), '-')
+  return {
+    'D x H x W': 'x'.join(map(str, scan.shape)),
+    'spacing mm': ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
+    'axes': scan.orientation or '-',
+    'intensity': ' '.join(
+      f'{format_figure(low)}..{format_figure(high)}' for low, _, high in scan.intensity
+    ),
+    'ml': ' '.join(map(format_figure, scan.volume_ml)),
+  }
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> tuple[str, list[str]]:
-  """Returns a line per row, at most 100 characters wide, and the columns that were left out."""
-  names = ('case', 'patient')
-  short = [{**row, **{name: _shortened(row[name]) for name in names}} for row in rows]
-  widths = {title: max(len(title), *(len(row[title]) for row in short)) for title in rows[0]}
-  if all(row['patient'] == row['case'] for row in rows):
+def _listed(checked: Checked) -> list[str]:
+  """Returns the lines of the table, at most 100 characters wide, and what its columns mean."""
+  rows = [{' ': row['mark'], **row['cells']} for row in _rows(checked)]
+  several = any(row['patient'] != row['case'] for row in rows)
+  for row in rows:
+    row.update({name: _shortened(row[name]) for name in ('case', 'patient')})
+  widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in rows[0]}
+  if not several:
     del widths['patient']
   left_out = []
   for title in _LEFT_OUT:
     if title in widths and sum(widths.values()) + 2 * (len(widths) - 1) > _COLUMNS:
       del widths[title]
       left_out.append(title)
-  lines = [{title: title for title in widths}, *short]
-  text = '\n'.join(
-    '  '.join(line[title].ljust(width) for title, width in widths.items()).rstrip()
-    for line in lines
-  )
-  return text, left_out
+  lines = [
+    '  '.join(row[title].ljust(width) for title, width in widths.items()).rstrip()
+    for row in ({title: title for title in widths}, *rows)
+  ]
+  if 'intensity' in widths:
+    lines.append(f'intensity: {_percentiles(checked)}')
+  lines.append(_paragraph(f'ml: {", ".join(checked.config.data.classes[1:])}'))
+  if left_out:
+    lines.append(f'too wide for this table, see {PAGE}: {", ".join(left_out)}')
+  return lines
 
 
 def _shortened(name: str) -> str:
@@ -163,11 +144,9 @@ def _shortened(name: str) -> str:
 
 def _paragraph(line: str) -> str:
   """Returns the line wrapped to 100 characters, paths unbroken."""
-  return '\n'.join(
-    textwrap.wrap(
-      line, _COLUMNS, subsequent_indent=9 * ' ', break_long_words=False, break_on_hyphens=False
-    )
-  )
+  wrapper = textwrap.TextWrapper(_COLUMNS, subsequent_indent=9 * ' ')
+  wrapper.break_long_words = wrapper.break_on_hyphens = False
+  return wrapper.fill(line)
 
 
 def _percentiles(checked: Checked) -> str:

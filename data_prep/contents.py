@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from thrifty_jax.scans.volumes import Case
 
 
 class Contents:
-  """Hashes of scans; those of unchanged files are taken from a file of hashes."""
+  """Hashes of scans; those of unchanged files are taken from a file of hashes, if there is one."""
 
   def __init__(self, path: Path):
-    """Reads the file of hashes, if there is one."""
     self.path = path
     self._before: dict[str, str] = files.read_json(path) if path.exists() else {}
     self._now: dict[str, str] = {}
@@ -32,7 +32,9 @@ class Contents:
 
   def _hash(self, case: Case) -> str:
     paths = [_with_voxels(files_) for files_ in (case.image, case.label)]
-    found = _digest([[[str(path), *_status(path)] for path in part] for part in paths])
+    # Size and times change with the contents; a program can set back only the first time.
+    known_by = operator.attrgetter('st_size', 'st_mtime_ns', 'st_ctime_ns')
+    found = _digest([[[str(path), *known_by(path.stat())] for path in part] for part in paths])
     if found not in self._now:
       known = self._before.get(found)
       self._now[found] = known or _digest([[_hash_of(path) for path in part] for part in paths])
@@ -41,19 +43,11 @@ class Contents:
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:
   """Returns the files of a scan and those of voxels beside a header: Case01.mhd, Case01.raw."""
-  return [
-    found
-    for path in paths
-    for found in (
-      sorted(path.parent.glob(f'{path.name.split(".")[0]}.*')) if path.suffix == '.mhd' else [path]
-    )
-  ]
-
-
-def _status(path: Path) -> tuple[int, int, int]:
-  """Returns the size and both times of a file; a program can set back only the first time."""
-  status = path.stat()
-  return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+  found: list[Path] = []
+  for path in paths:
+    beside = path.parent.glob(f'{path.name.split(".")[0]}.*')
+    found += sorted(beside) if path.suffix == '.mhd' else [path]
+  return found
 
 
 def _hash_of(path: Path) -> str:

@@ -16,89 +16,53 @@ from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
-# Each module has find_cases(raw_dir), read_case(case) and ABOUT; one whose data decides what the
-# config leaves open also has resolve(config, scans, training). Where files lack their counterpart,
-# find_cases raises Unpaired.
-_MODULES = {
-  'brain': 'data_prep.brain',
-  'chaos': 'data_prep.chaos',
-  'chaos_t1': 'data_prep.chaos_t1',
-  'chaos_t2': 'data_prep.chaos_t2',
-  'folder': 'data_prep.folder',
-  'phantom': 'data_prep.phantom',
-  'promise12': 'data_prep.promise12',
-}
-# Data sets of one archive share a folder.
-_RAW_FOLDERS = {'chaos_t1': 'chaos', 'chaos_t2': 'chaos'}
+# Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
+# decides what the config leaves open also has resolve(config, scans, training). Where files lack
+# their counterpart, find_cases raises Unpaired.
+_MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """Description of a data set, recorded with its slices.
+  """Description of a data set, recorded with its slices."""
 
-  Attributes:
-    description: One sentence about what the slices show.
-    homepage: Address of the data set, or ''.
-    citation: Publication to cite, or ''.
-    note: Warning that applies to the data and to everything made from it, or ''.
-    padding: Intensity from which on a voxel is outside the scan, and the value that replaces it.
-  """
-
-  description: str
+  description: str  # one sentence about what the slices show
   homepage: str = ''
   citation: str = ''
-  note: str = ''
+  note: str = ''  # warning that applies to the data and to everything made from it
+  # Intensity from which on a voxel is outside the scan, and the value that replaces it.
   padding: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Scans:
-  """Contents of a raw folder; no scan is read yet.
+  """Contents of a raw folder; no scan is read yet."""
 
-  Attributes:
-    cases: The scans that have a mask, sorted by name.
-    unpaired: A line for each file that lacks its counterpart.
-    contents: Hashes of the files' contents.
-  """
-
-  cases: tuple[Case, ...]
-  unpaired: tuple[str, ...]
+  cases: tuple[Case, ...]  # those that have a mask, sorted by name
+  unpaired: tuple[str, ...]  # a line for each file that lacks its counterpart
   contents: Contents
 
   @property
   def patients(self) -> list[str]:
-    """Returns the patient's name of each scan."""
+    """The patient's name of each scan."""
     return [case.patient for case in self.cases]
 
   @functools.cached_property
   def digest(self) -> str:
-    """Returns a digest that is equal for the same scans, wherever they lie."""
+    """A digest that is equal for the same scans, wherever they lie."""
     return self.contents.digest(self.cases)
 
 
 class Unpaired(InputError):
-  """Scans without a mask or masks without a scan; the message is about the first.
-
-  Attributes:
-    problems: A line for each such file.
-    cases: Scans that have a mask.
-  """
+  """Scans without a mask or masks without a scan, a line for each, beside the cases with both."""
 
   def __init__(self, problems: Sequence[str], cases: Sequence[Case]):
     super().__init__(problems[0])
     self.problems, self.cases = tuple(problems), tuple(cases)
 
 
-def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
-  """Returns the scan of each folder.
-
-  Args:
-    folders: Folders of one scan each.
-    find_case: Function that returns a folder's scan, or raises InputError.
-
-  Raises:
-    Unpaired: If find_case raises: its message for each such folder, and the scans of the others.
-  """
+def find_cases(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
+  """Returns the scan of each folder, or raises Unpaired if `find_case` refuses some of them."""
   problems, cases = [], []
   for folder in folders:
     try:
@@ -110,16 +74,17 @@ def cases_of(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list
   return cases
 
 
-def module(config: ConfigDict) -> ModuleType:
-  """Returns the module of the config's data set.
+def list_some(values: Sequence[object]) -> str:
+  """Returns the first five values in a line, with dots where there are more."""
+  return ', '.join(map(str, values[:5])) + (', ...' if len(values) > 5 else '')
 
-  Raises:
-    InputError: If `config.data.name` is unknown.
-  """
+
+def find_module(config: ConfigDict) -> ModuleType:
+  """Returns the module of the config's data set, whose name it checks."""
   name = config.data.name
   if name not in _MODULES:
     raise InputError(f'data.name is {name!r}; expected one of {", ".join(_MODULES)}.')
-  return importlib.import_module(_MODULES[name])
+  return importlib.import_module(f'data_prep.{name}')
 
 
 def data_dir(config: ConfigDict) -> Path:
@@ -129,32 +94,27 @@ def data_dir(config: ConfigDict) -> Path:
 
 
 def raw_folder(name: str) -> str:
-  """Returns the name of a data set's raw folder; data sets of one archive share it."""
-  return _RAW_FOLDERS.get(name, name)
+  """Returns the name of a data set's raw folder, which data sets of one archive share."""
+  return 'chaos' if name.startswith('chaos_') else name
 
 
 def raw_dir(config: ConfigDict) -> Path:
   """Returns the raw folder: the config's, else TFDS's folder for manual downloads."""
   if config.data.raw_dir:
     return Path(config.data.raw_dir).expanduser().absolute()
-  name = raw_folder(config.data.name)
-  return data_dir(config) / 'downloads' / 'manual' / name
+  return data_dir(config) / 'downloads' / 'manual' / raw_folder(config.data.name)
 
 
 def find(config: ConfigDict) -> Scans:
-  """Finds the scans in the raw folder of the config's data set.
+  """Finds the scans in the raw folder; with config.data.download they are fetched if missing.
 
-  With config.data.download, missing scans are downloaded first.
-
-  Raises:
-    InputError: If there are no scans, they cannot be downloaded, two have one name, or the config
-      leaves a value open that this data set cannot decide.
+  Scans must have names of their own, and no value be open that this data set cannot decide.
   """
-  data_set, left = module(config), configs.left_to_data(config)
+  data_set, left = find_module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
     raise InputError(
       f'config.{left[0]} is {configs.flatten(config)[left[0]]!r}, which leaves it to the data, but '
-      f'{config.data.name} does not say; set it'
+      f'{config.data.name} does not determine it; set it'
     )
   folder, unpaired = raw_dir(config), ()
   if config.data.download:
@@ -181,19 +141,10 @@ def resolve(
 ) -> tuple[tuple[str, str], ...]:
   """Fills in, in place, what the config leaves to the data (Setting.open_value).
 
-  Args:
-    config: Settings of a run.
-    scans: Scans in the raw folder.
-    training: Names of the training patients.
-
-  Returns:
-    Titles and texts, for a person, about what was found and chosen.
-
-  Raises:
-    InputError: If the scans do not decide it, or the result contradicts the other settings.
+  Returns titles and texts, for a person, about what was found; `training` names the patients.
   """
   if not configs.left_to_data(config):
     return ()
-  found = module(config).resolve(config, scans, training)
+  found = find_module(config).resolve(config, scans, training)
   configs.validate(config)  # fields that depend on the new values
   return found

@@ -1,9 +1,8 @@
 """Downloads public scans, only with `config.data.download`.
 
-The archive is written to the raw folder, first as NAME.part, from which an interrupted download
-continues. It is unpacked only if its size and SHA-256 are the known ones. An archive of that name
-which is already there is used instead of a download. We do not decide the terms of use: the
-licence as we have read it is printed, and where to read the terms.
+An archive is written to the raw folder, first as NAME.part, from which an interrupted download
+continues, and unpacked only if its size and SHA-256 are the known ones. We do not decide the terms
+of use: the licence as we have read it is printed, and where to read the terms.
 """
 
 import contextlib
@@ -11,7 +10,7 @@ import dataclasses
 import hashlib
 import http.client
 import os
-import re
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -30,31 +29,23 @@ _TRIES = 6  # in a row without new bytes; the pauses between them add up to a mi
 _PAUSE_S = 1.0  # after a try with new bytes; doubled after each one without
 # Status codes below 500 that may change later: timeout, range not there, too early, too many.
 _TRY_AGAIN = (408, 416, 425, 429)
+# Errors of a connection, not of the disk; the next request may succeed.
+_LOST = (ConnectionError, TimeoutError, ssl.SSLError)
+_BROKEN_OFF = (urllib.error.URLError, http.client.HTTPException, *_LOST)
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """A ZIP file at Zenodo.
+  """A ZIP file at Zenodo."""
 
-  Attributes:
-    record: Address of its page.
-    name: Name of the file.
-    size: Size of the file, in bytes.
-    sha256: SHA-256 of the file.
-    licence: Licence as we have read it.
-    terms: Address of the terms of use.
-    folder: Name of the unpacked folder in the raw folder.
-    holds: Glob of a path that only this folder has, as archives nest folders differently.
-  """
-
-  record: str
+  record: str  # address of its page
   name: str
-  size: int
+  size: int  # in bytes
   sha256: str
-  licence: str
-  terms: str
-  folder: str
-  holds: str
+  licence: str  # as we have read it
+  terms: str  # address of the terms of use
+  folder: str  # name of the unpacked folder in the raw folder
+  holds: str  # glob of a path that only this folder has, as archives nest folders differently
 
   @property
   def url(self) -> str:
@@ -86,17 +77,8 @@ ARCHIVES = {
 }
 
 
-class _BrokenOff(Exception):
-  """An interrupted download that may continue when it is tried again."""
-
-
 def remedy(name: str, where: str) -> str:
-  """Returns the advice for a data set whose scans are missing.
-
-  Args:
-    name: Name of the data set, one of ARCHIVES.
-    where: Description of the place that the scans belong in.
-  """
+  """Returns the advice for a data set of ARCHIVES whose scans are not where they belong."""
   archive = ARCHIVES[name]
   return (
     f'Read the terms at {archive.terms}, then --config.data.download=True fetches and unpacks '
@@ -107,21 +89,15 @@ def remedy(name: str, where: str) -> str:
 
 
 def provide(name: str, raw_dir: Path) -> None:
-  """Puts the scans of a data set into its raw folder, unless they are there.
+  """Puts the scans of a data set of ARCHIVES into its raw folder, unless they are there.
 
-  Args:
-    name: Name of the data set, one of ARCHIVES.
-    raw_dir: Raw folder of the data set, made when it is missing.
-
-  Raises:
-    InputError: If the archive cannot be fetched, is not the known one, or cannot be unpacked; then
-      nothing is left that could be mistaken for scans.
+  Where that fails, nothing is left that could be mistaken for scans.
   """
   archive = ARCHIVES[name]
   target = raw_dir / archive.folder
   if target.exists():
     return
-  with files.writing_to(raw_dir, '--config.data.raw_dir'):
+  with files.report_unwritable(raw_dir, '--config.data.raw_dir'):
     raw_dir.mkdir(parents=True, exist_ok=True)
     with _alone(raw_dir):
       if target.exists():  # another process had the same task
@@ -147,124 +123,87 @@ def _fetch(archive: Archive, path: Path) -> None:
     f'and {archive.record} before you use the scans',
   )
   part = path.with_name(path.name + '.part')
-  for _ in ('with what is there', 'from the beginning'):
-    pieced = _receive_all(archive, part)
+  for following in ('it is fetched once more, from the beginning', 'it is removed'):
+    _receive_all(archive, part)
     if _is_intact(archive, part):
       os.replace(part, path)
       return
     part.unlink()
-    if not pieced:
-      break
-    logbook.say('download', 'its pieces do not fit together')
+    logbook.say('download', f'what came is not the known file; {following}')
   raise InputError(
     f'{archive.url}: what came is not the known file, whose SHA-256 is {archive.sha256}; it was '
     f'removed. Try again later, or see at {archive.record} whether the file was replaced.'
   )
 
 
-def _receive_all(archive: Archive, part: Path) -> bool:
-  """Receives the missing bytes; returns whether they came in more than one piece."""
-  most = _size(part)
-  pieced, failures = most > 0, 0
+def _receive_all(archive: Archive, part: Path) -> None:
+  """Receives the missing bytes, in as many pieces as it takes while there is progress."""
+  most, failures, reason = _size(part), 0, ''
   unpack.require_space(part.parent, archive.size - most, archive.name)
   with logbook.progress(archive.size, f'download {archive.name}', unit='B') as bar:
     while _size(part) < archive.size:
+      if reason:
+        time.sleep(_PAUSE_S * 2**failures)
       try:
-        _receive(archive, part, bar)
-        reason = 'the connection was closed early'
-      except _BrokenOff as error:
-        reason = str(error)
-      size = _size(part)
-      if size >= archive.size:
-        break
-      pieced = pieced or size > 0
-      failures = 0 if size > most else failures + 1
-      most = max(most, size)
+        reason = _receive(archive, part, bar)
+      except urllib.error.HTTPError as error:
+        error.close()
+        reason = f'the server answers {error.code} {error.reason}'
+        if error.code == 416:  # the server's file ends before the part does
+          part.unlink()
+        if error.code not in _TRY_AGAIN and error.code < 500:
+          raise InputError(
+            f'{archive.url}: {reason}. See {archive.record}; the same command tries again, or '
+            f'fetch {archive.name} yourself and put it to {part.parent}.'
+          ) from error
+      except _BROKEN_OFF as error:
+        reason = str(getattr(error, 'reason', error))
+      failures = 0 if _size(part) > most else failures + 1
+      most = max(most, _size(part))
       if failures == _TRIES:
         raise InputError(
           f'{archive.url}: the download broke off {_TRIES} times ({reason}); {part} is kept. The '
           f'same command goes on, or fetch {archive.name} yourself and put it beside.'
         )
-      time.sleep(_PAUSE_S * 2**failures)
-  return pieced
 
 
-def _receive(archive: Archive, part: Path, bar: Any) -> None:
-  """Requests the missing bytes once; a server without support for ranges starts over."""
+def _receive(archive: Archive, part: Path, bar: Any) -> str:
+  """Requests the missing bytes once; returns why some may still be missing."""
   start = _size(part)
-  request = urllib.request.Request(archive.url)
   # Zenodo refuses some requests without a User-Agent.
-  request.add_header('User-Agent', f'thrifty_jax/{thrifty_jax.__version__}')
+  headers = {'User-Agent': f'thrifty_jax/{thrifty_jax.__version__}'}
   if start:
-    request.add_header('Range', f'bytes={start}-')
-  with _answer(request, archive, part) as answer:
-    start, total = _offered(answer, start)
-    if total not in (None, archive.size):
+    headers['Range'] = f'bytes={start}-'
+  request = urllib.request.Request(archive.url, headers=headers)
+  with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+    if answer.status == 206:
+      sent, _, total = answer.headers.get('Content-Range', '').partition('/')
+      if not sent.startswith(f'bytes {start}-'):
+        return 'the server sends another piece than it was asked for'
+    else:  # a server without support for ranges starts over
+      start, total = 0, answer.headers.get('Content-Length', '')
+    if total.isdigit() and int(total) != archive.size:
       raise InputError(
         f'{archive.url}: the server has a file of {total} bytes; expected {archive.size}. See at '
         f'{archive.record} whether it was replaced.'
       )
-    with part.open('r+b' if part.exists() else 'xb') as file:
-      file.seek(start)
-      file.truncate()
+    with part.open('ab') as file:
+      file.truncate(start)
       bar.initial = bar.n = start  # the speed counts new bytes alone
       bar.refresh()
-      while start < archive.size and (chunk := _read(answer, archive.size - start)):
+      while chunk := answer.read(min(_CHUNK_BYTES, archive.size - start)):
         file.write(chunk)
         start += len(chunk)
         bar.update(len(chunk))
-
-
-def _answer(
-  request: urllib.request.Request, archive: Archive, part: Path
-) -> http.client.HTTPResponse:
-  """Returns the server's answer to a request."""
-  try:
-    return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-  except urllib.error.HTTPError as error:
-    error.close()
-    if error.code == 416:  # the server's file ends before the part does
-      part.unlink()
-    if error.code in _TRY_AGAIN or error.code >= 500:
-      raise _BrokenOff(f'the server answers {error.code} {error.reason}') from error
-    raise InputError(
-      f'{archive.url}: the server answers {error.code} {error.reason}. See {archive.record}; the '
-      f'same command tries again, or fetch {archive.name} yourself and put it to {part.parent}.'
-    ) from error
-  except (OSError, http.client.HTTPException) as error:
-    raise _BrokenOff(str(getattr(error, 'reason', error))) from error
-
-
-def _offered(answer: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
-  """Returns the answer's first byte in the file, and the file's size if the server states it."""
-  if answer.status != 206:
-    length = answer.headers.get('Content-Length', '')
-    return 0, int(length) if length.isdigit() else None
-  found = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', answer.headers.get('Content-Range', ''))
-  if not found or int(found[1]) != start:
-    raise _BrokenOff('the server sends another piece than it was asked for')
-  return start, None if found[2] == '*' else int(found[2])
-
-
-def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
-  """Returns the next bytes of an answer; none when it has ended or was closed early."""
-  try:
-    return answer.read(min(_CHUNK_BYTES, most))
-  except http.client.IncompleteRead as error:  # raised for a chunked answer
-    return error.partial
-  except (OSError, http.client.HTTPException) as error:
-    raise _BrokenOff(str(error)) from error
+  return 'the connection was closed early'
 
 
 def _is_intact(archive: Archive, path: Path) -> bool:
   """Returns whether a file is the archive, by its size and SHA-256."""
   if _size(path) != archive.size:
     return False
-  digest = hashlib.sha256()
-  with (
-    path.open('rb') as file,
-    logbook.progress(archive.size, f'verify {archive.name}', unit='B') as bar,
-  ):
+  digest, bar = hashlib.sha256(), logbook.progress(archive.size, f'verify {archive.name}', unit='B')
+  with path.open('rb') as file, bar:
     while chunk := file.read(_CHUNK_BYTES):
       digest.update(chunk)
       bar.update(len(chunk))
@@ -278,9 +217,7 @@ def _alone(folder: Path) -> Generator[None]:
 
   descriptor = os.open(folder, os.O_RDONLY)
   try:
-    with contextlib.suppress(
-      OSError
-    ):  # some network file systems have no locks; the hash guards anyway
+    with contextlib.suppress(OSError):  # some network file systems have no locks; the hash guards
       fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
   finally:

@@ -1,8 +1,7 @@
 """Slice axis, image size and CT window that the scans of a data set suggest.
 
-The first two follow from the headers of all labelled scans: they depend on the acquisition, not on
-the contents, and are the same for every fold. A window depends on intensities, so it is learned
-from the training patients of the fold alone.
+The first two follow from the headers of all labelled scans, and are the same for every fold. A
+window depends on intensities, so it is learned from the training patients of the fold alone.
 """
 
 import dataclasses
@@ -14,7 +13,6 @@ import nibabel
 import numpy as np
 
 from data_prep import workers
-from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
@@ -23,8 +21,7 @@ from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
 # slices of 1.0 mm is nearly isotropic, MR of 1 mm in slices of 2 mm is not.
 _ANISOTROPIC = 1.5
 _MULTIPLE = 32  # pixels: can be halved five times, as often as the default network does
-# Version of the rule by which a window is learned: raise it when that changes.
-RULE = 1
+RULE = 1  # version of the rule by which a window is learned: raise it when that changes
 _PERCENTILES = (0.5, 99.5)  # of the foreground, as nnU-Net clips CT (Isensee et al., 2021)
 # Window limits are rounded outward, so that folds, whose percentiles differ by a few Hounsfield
 # units, mostly get the same limits and share their slices.
@@ -34,35 +31,32 @@ _QUANTILES = 1000  # per scan: all scans weigh the same, however much foreground
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grids:
-  """Grids of N scans turned to axial: axes to head, back and left, as in SLICE_AXES.
+  """Voxels of N scans along each axis, turned to head, back and left: numbers and distances."""
 
-  Attributes:
-    shape: Numbers of voxels, [N, 3].
-    spacing_mm: Distances of neighbouring voxels, [N, 3].
-  """
-
-  shape: np.ndarray
-  spacing_mm: np.ndarray
+  shape: np.ndarray  # [N, 3]
+  spacing_mm: np.ndarray  # [N, 3]
 
 
 def read_grids(cases: Sequence[Case]) -> Grids:
   """Returns the grids of the scans, from their headers alone.
 
-  A scan whose header is unreadable is left out here: check and prepare refuse it by name.
-
-  Raises:
-    InputError: If no header can be read.
+  A scan whose header is unreadable is left out here, unless all are: check and prepare refuse it.
   """
-  found, errors = [], []
+  axial = nibabel.orientations.axcodes2ornt(SLICE_AXES['axial'])
+  shapes, spacings_mm, errors = [], [], []
   for case in cases:
     try:
-      found.append(_axial_grid(*volumes.read_header(case.image[0])))
+      shape, affine = volumes.read_header(case.image[0])
     except InputError as error:
       errors.append(error)
-  if not found:
+      continue
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), axial)
+    order = np.argsort(turn[:, 0])  # the file's axis for each axis of the result
+    shapes.append(np.asarray(shape)[order])
+    spacings_mm.append(np.linalg.norm(affine[:3, :3], axis=0)[order])
+  if not shapes:
     raise errors[0]
-  shapes, spacings = zip(*found, strict=True)
-  return Grids(np.asarray(shapes), np.asarray(spacings))
+  return Grids(np.asarray(shapes), np.asarray(spacings_mm))
 
 
 def slice_axis(grids: Grids) -> str:
@@ -75,15 +69,10 @@ def slice_axis(grids: Grids) -> str:
 
 
 def image_size(grids: Grids, *, axis: str, largest: int) -> int:
-  """Returns the number of pixels on each side of a slice.
+  """Returns the number of pixels on each side of a slice along an axis of SLICE_AXES.
 
-  Args:
-    grids: Grids of the scans.
-    axis: Slice axis, one of SLICE_AXES.
-    largest: Upper limit of the size.
-
-  Returns:
-    The median of the longer sides of the scans' slices, rounded up to a multiple of 32.
+  It is the median of the longer sides of the scans' slices, rounded up to a multiple of 32, and at
+  most `largest`.
   """
   inside = [name != axis for name in SLICE_AXES]
   side = float(np.median(grids.shape[:, inside].max(axis=1)))
@@ -93,28 +82,15 @@ def image_size(grids: Grids, *, axis: str, largest: int) -> int:
 def foreground_window(
   cases: Sequence[Case], read_case: Callable[[Case], Volume], *, processes: int = 1
 ) -> tuple[float, float]:
-  """Returns limits that contain nearly all intensities of the foreground, for CT.
+  """Returns limits that contain nearly all intensities of the foreground of CT.
 
-  Args:
-    cases: Scans of the training patients; each process has one in memory at a time.
-    read_case: Function that reads a scan.
-    processes: Number of processes, see workers.cases_map.
-
-  Returns:
-    Percentiles 0.5 and 99.5 over all scans and channels, each scan weighing the same, rounded
-    outward to multiples of 50.
-
-  Raises:
-    InputError: If no readable scan has a voxel of foreground.
+  They are the percentiles 0.5 and 99.5 over all scans and channels, each scan weighing the same,
+  rounded outward to multiples of 50.
   """
   found = []
-  with (
-    logbook.progress(len(cases), 'window of the training patients') as bar,
-    workers.cases_map(processes) as cases_map,
-  ):
+  with workers.map_cases(processes, 'window of the training patients') as cases_map:
     for quantiles in cases_map(functools.partial(_foreground_quantiles, read_case), cases):
       found += [quantiles] if quantiles.size else []
-      bar.update(1)
   if not found:
     raise InputError(
       f'{cases[0].label[0].parent}: no mask of a training patient has a voxel of foreground; '
@@ -125,26 +101,12 @@ def foreground_window(
 
 
 def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np.ndarray:
-  """Returns quantiles of the foreground's finite intensities; the check reports other problems.
-
-  Returns:
-    [_QUANTILES], or [0] where there is no foreground.
-  """
+  """Returns quantiles of the foreground's finite intensities, [_QUANTILES]; [0] if none."""
   try:
     volume = read_case(case)
-  except InputError:
+  except InputError:  # the check reports it
     return np.zeros(0)
   values = volume.image[volume.truth > 0]
   values = values[np.isfinite(values)]
-  if not values.size:
-    return values
-  return np.quantile(values, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
-
-
-def _axial_grid(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns shape and spacing with the axes in the order of SLICE_AXES, [3] each."""
-  turn = nibabel.orientations.ornt_transform(
-    nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(SLICE_AXES['axial'])
-  )
-  order = np.argsort(turn[:, 0])  # the file's axis for each axis of the result
-  return np.asarray(shape)[order], np.linalg.norm(affine[:3, :3], axis=0)[order]
+  places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+  return np.quantile(values, places) if values.size else values

@@ -9,13 +9,11 @@
 Without patients.csv each scan is a patient of its own. Hidden files, and images of imagesTs, which
 have no masks, are ignored.
 
-Values that the config leaves open are filled in here. Classes and channels come from dataset.json,
-slice axis and image size from the headers of all scans (fingerprint.py), and intensities from the
-channels' names:
-
-- CT in every channel: a window, learned from the foreground of the training patients of the fold.
-  So two folds share slices only if their windows are equal; set data.window to use one for all.
-- Anything else: the percentiles of each scan, so nothing is learned.
+Values that the config leaves open are filled in here: classes and channels from dataset.json, slice
+axis and image size from the headers of all scans (fingerprint.py). CT in every channel gets a
+window, learned from the foreground of the training patients of the fold, so that two folds share
+slices only if their windows are equal; set data.window to use one for all. Anything else gets the
+percentiles of each scan, and nothing is learned.
 """
 
 import csv
@@ -27,36 +25,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import data_sets, fingerprint
-from data_prep.data_sets import About, Scans
-from data_prep.fingerprint import Grids
 from thrifty_jax import config as configs
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, volumes
-from thrifty_jax.scans.dataset_json import Description
 from thrifty_jax.scans.volumes import Case, Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
 
-ABOUT = About('Slices of a folder of scans.')
+ABOUT = data_sets.About('Slices of a folder of scans.')
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the scans that have a mask.
-
-  Args:
-    raw_dir: Folder that contains dataset.json.
-
-  Raises:
-    InputError: If there are none, a scan, a channel or a mask is missing, or patients.csv does not
-      name the patient of a scan.
-  """
+  """Returns the scans that have a mask, with all their channels."""
   described = dataset_json.read(raw_dir)
   images, labels = (_files(raw_dir / name, described.endings) for name in ('imagesTr', 'labelsTr'))
-  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
-  apart = not images.keys() & labels.keys()
   scans, incomplete = {name: (path,) for name, path in images.items()}, {}
-  if apart:
+  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
+  if not images.keys() & labels.keys():
     scans, incomplete = _channels_of(images, described)
   alone = [
     f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
@@ -82,14 +68,11 @@ def find_cases(raw_dir: Path) -> list[Case]:
 
 def read_case(case: Case) -> Volume:
   """Reads the channels of a scan and its mask, which must lie on one grid."""
-  image, affine = _read(case.image[0])
-  if len(case.image) > 1:
-    channels = [image]
-    for path in case.image[1:]:
-      channel, channel_affine = _read(path)
-      volumes.require_grid(path, channel.shape, channel_affine, case.image[0], image.shape, affine)
-      channels.append(channel)
-    image = np.stack(channels, axis=-1)
+  (image, affine), *others = [_read(path) for path in case.image]
+  for path, (channel, its_affine) in zip(case.image[1:], others, strict=True):
+    volumes.require_grid(path, channel.shape, its_affine, case.image[0], image.shape, affine)
+  if others:
+    image = np.stack([image, *(channel for channel, _ in others)], axis=-1)
   label, label_affine = _read(case.label[0])
   return volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
@@ -97,7 +80,7 @@ def read_case(case: Case) -> Volume:
 
 
 def resolve(
-  config: ConfigDict, scans: Scans, training: Sequence[str]
+  config: ConfigDict, scans: data_sets.Scans, training: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
   """Fills in what the config leaves open; see the module and `data_sets.resolve`."""
   data = config.data
@@ -125,17 +108,16 @@ def resolve(
 def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
   """Returns the volumes of a folder by name without ending, without hidden or other files."""
   found: dict[str, Path] = {}
-  for path in sorted(folder.glob('*')):
+  for path in sorted(folder.glob('[!.]*')):
     ending = next((ending for ending in endings if path.name.endswith(ending)), None)
-    if ending is None or path.name.startswith('.') or not path.is_file():
+    if ending is None or not path.is_file():
       continue
-    name = path.name.removesuffix(ending)
-    if name in found:
+    first = found.setdefault(path.name.removesuffix(ending), path)
+    if first != path:
       raise InputError(
-        f'{path}: {found[name].name} has the same name but for its ending; expected each scan once.'
-        ' Move one away.'
+        f'{path}: {first.name} has the same name but for its ending; expected each scan once. Move '
+        'one away.'
       )
-    found[name] = path
   if not found:
     raise InputError(
       f'{folder}: no volume there ({", ".join(endings)}); expected one or more for each scan. '
@@ -145,13 +127,9 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 
 
 def _channels_of(
-  images: dict[str, Path], described: Description
+  images: dict[str, Path], described: dataset_json.Description
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
-  """Returns the files CASE_0000, CASE_0001, ... of each case, one for each channel.
-
-  Returns:
-    Files by case, and problems by case or by name of a file.
-  """
+  """Returns the files CASE_0000, CASE_0001, ... by case, and problems by case or file name."""
   scans: dict[str, dict[str, Path]] = {}
   problems: dict[str, str] = {}
   for name, path in images.items():
@@ -164,17 +142,17 @@ def _channels_of(
         'Rename it or move it away.'
       )
   expected = [f'{number:04d}' for number in range(len(described.channels))]
+  whole: dict[str, tuple[Path, ...]] = {}
   for name, found in scans.items():
-    if sorted(found) != expected:
+    if sorted(found) == expected:
+      whole[name] = tuple(found[number] for number in expected)
+    else:
       problems[name] = (
         f'{found[min(found)]}: {name} has the channels {", ".join(sorted(found))}; expected '
         f'{", ".join(expected)} ({", ".join(described.channels)}), as in dataset.json. Add or '
         'remove files.'
       )
-  whole = {name: found for name, found in scans.items() if name not in problems}
-  return {name: tuple(found[number] for number in expected) for name, found in whole.items()}, (
-    problems
-  )
+  return whole, problems
 
 
 def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
@@ -206,14 +184,16 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
-def _learned(config: ConfigDict, scans: Scans, training: Sequence[str]) -> tuple[float, float]:
+def _learned(
+  config: ConfigDict, scans: data_sets.Scans, training: Sequence[str]
+) -> tuple[float, float]:
   """Returns the window of the training foreground, kept in a file so that scans are read once."""
   cases = [case for case in scans.cases if case.patient in training]
   name = f'window_{fingerprint.RULE}_{scans.contents.digest(cases)}.json'
   path = data_sets.data_dir(config) / config.data.name / name
   if not path.exists():
     window = fingerprint.foreground_window(cases, read_case, processes=config.data.workers)
-    with files.writing_to(path.parent, '--config.data.data_dir'):
+    with files.report_unwritable(path.parent, '--config.data.data_dir'):
       files.write_json(path, {'window': window, 'training_patients': sorted(training)})
   low, high = files.read_json(path)['window']
   return low, high
@@ -221,9 +201,9 @@ def _learned(config: ConfigDict, scans: Scans, training: Sequence[str]) -> tuple
 
 def _found(
   config: ConfigDict,
-  described: Description,
+  described: dataset_json.Description,
   cases: Sequence[Case],
-  grids: Grids,
+  grids: fingerprint.Grids,
   left: Sequence[str],
 ) -> tuple[tuple[str, str], ...]:
   """Returns titles and texts for the console."""
@@ -237,13 +217,10 @@ def _found(
   intensity = f'percentiles {data.percentiles[0]:g} to {data.percentiles[1]:g} of each scan'
   if data.intensity == 'window':
     intensity = f'window {data.window[0]:g} to {data.window[1]:g}'
-    learned = 'window' in left
-    intensity += ', from the foreground of the training patients' if learned else ''
+    intensity += ', from the foreground of the training patients' * ('window' in left)
+  name = described.name or raw_dir.name
   return (
-    (
-      'folder',
-      f'{described.name or raw_dir.name}: {len(cases)} scans of {patients} patients, {whose}',
-    ),
+    ('folder', f'{name}: {len(cases)} scans of {patients} patients, {whose}'),
     ('scans', f'{size} voxels of {spacing} mm (head-feet x back-front x left-right, medians)'),
     ('channels', ', '.join(described.channels)),
     ('classes', ', '.join(data.classes)),

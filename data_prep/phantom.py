@@ -1,8 +1,7 @@
 """Generated scans in real layouts: for tests, and for a run without any data.
 
-A body with an organ and two blobs of the organ's brightness elsewhere, so that brightness alone
-does not identify the organ. Every patient has another size, spacing, orientation, brightness and
-noise. The same seed gives the same files.
+A body with an organ, and two blobs as bright elsewhere, so that brightness alone does not identify
+it. Patients differ in size, spacing, orientation, brightness and noise. A seed gives one set.
 """
 
 import contextlib
@@ -16,6 +15,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import SimpleITK
+from nibabel.affines import from_matvec
 from scipy import ndimage
 from scipy.spatial import transform
 
@@ -40,42 +40,27 @@ _TILTS = (0, 0, 12, -20)  # degrees, about the axes to the left and to the head 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
-  """A generated scan, axes to head, back and left.
+  """A generated scan, axes to head, back and left."""
 
-  Attributes:
-    image: Brightness, about 0 to 1, [D, H, W], float32.
-    label: Mask, 1 in the organ, [D, H, W], uint8.
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4]; oblique for some patients.
-  """
-
-  image: np.ndarray
-  label: np.ndarray
-  affine: np.ndarray
+  image: np.ndarray  # brightness, about 0 to 1, [D, H, W], float32
+  label: np.ndarray  # 1 in the organ, [D, H, W], uint8
+  affine: np.ndarray  # of (d, h, w) to RAS millimetres, [4, 4]; oblique for some patients
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the scans of the raw folder, which are generated first if it does not exist.
-
-  Raises:
-    InputError: If the folder has no scans, or a scan or a mask lacks its counterpart.
-  """
+  """Returns the scans of the raw folder, which are generated first if it does not exist."""
   if not raw_dir.exists():
     write_promise12(raw_dir, patients=PATIENTS, seed=0)
   if not (raw_dir / 'TrainingData').is_dir():
     raise InputError(
-      f'{raw_dir}: there is no TrainingData in it; made-up scans are written where no folder is '
-      'yet. Name another by --config.data.raw_dir.'
+      f'{raw_dir}: there is no TrainingData in it; made-up scans are written only to a folder that '
+      'does not exist yet. Name another by --config.data.raw_dir.'
     )
   return promise12.find_cases(raw_dir)
 
 
 def make_scan(*, patient: int, seed: int) -> Scan:
-  """Generates a scan.
-
-  Args:
-    patient: Number of the patient.
-    seed: Seed of the whole data set.
-  """
+  """Generates the scan of a patient, with the seed of the whole data set."""
   random = np.random.default_rng((seed, patient))
   shape = _SIZES[patient % len(_SIZES)]
   spacing_mm = np.array([random.uniform(2.5, 4.0), *[random.uniform(0.8, 1.6)] * 2])
@@ -83,46 +68,31 @@ def make_scan(*, patient: int, seed: int) -> Scan:
   middle = random.uniform((-0.12, -0.22, -0.12), (0.12, 0.02, 0.12))
   organ = ellipsoid(grid, middle, random.uniform((0.7, 0.32, 0.32), (0.9, 0.45, 0.45)))
   body = ellipsoid(grid, np.zeros(3), np.array([9.0, 0.92, 0.92]))
-  blobs = [
-    ellipsoid(
-      grid,
-      np.array([0.0, 0.6, side * 0.5]) + random.uniform(-0.05, 0.05, 3),
-      np.array([0.9, 0.2, 0.2]),
-    )
-    for side in (-1, 1)
-  ]
-  image = 0.35 * body + 0.4 * (organ | blobs[0] | blobs[1])
-  image = ndimage.gaussian_filter(image, (0, 0.6, 0.6))
+  bright = organ
+  for side in (-1, 1):
+    middle = np.array([0.0, 0.6, side * 0.5]) + random.uniform(-0.05, 0.05, 3)
+    bright = bright | ellipsoid(grid, middle, np.array([0.9, 0.2, 0.2]))
+  image = ndimage.gaussian_filter(0.35 * body + 0.4 * bright, (0, 0.6, 0.6))
   shading = 1 + 0.2 * (grid @ random.uniform(-1, 1, 3))
   noise = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.5, 0.5))
   image = (image * shading + 0.06 * noise).astype(np.float32)
-  affine = lying(patient=patient, spacing_mm=spacing_mm, origin_mm=random.uniform(-50, 50, 3))
+  affine = make_affine(patient=patient, spacing_mm=spacing_mm, origin_mm=random.uniform(-50, 50, 3))
   return Scan(image=image, label=organ.astype(np.uint8), affine=affine)
 
 
-def lying(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
+def make_affine(*, patient: int, spacing_mm: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
   """Returns an affine, [4, 4], with axes to head, back and left; oblique for some patients."""
-  affine = np.eye(4)
   axes = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]])  # head, back, left in RAS
   tilt = _TILTS[patient % len(_TILTS)]
   turn = transform.Rotation.from_euler('xz', [tilt, tilt / 2], degrees=True).as_matrix()
-  affine[:3, :3] = turn @ axes * spacing_mm
-  affine[:3, 3] = origin_mm
-  return affine
+  return from_matvec(turn @ axes * spacing_mm, origin_mm)
 
 
-def turned(
-  voxels: np.ndarray, affine: np.ndarray, orientation: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the same scan with axes in another order or direction.
+def turn(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns voxels and affine of the same scan with axes in another order or direction.
 
-  Args:
-    voxels: Voxels, [D, H, W] or [D, H, W, M].
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
-    orientation: Directions of the new axes D, H, W, such as 'SPL' for head, back, left.
-
-  Returns:
-    Voxels and affine.
+  Voxels are [D, H, W] or [D, H, W, M], the affine leads from (d, h, w) to RAS millimetres, [4, 4],
+  and the orientation names the directions of the new axes, such as 'SPL' for head, back, left.
   """
   turn = nibabel.orientations.ornt_transform(
     nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(orientation)
@@ -132,14 +102,8 @@ def turned(
 
 
 def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> SimpleITK.Image:
-  """Returns the scan as an image for a file, with axes in another order or direction.
-
-  Args:
-    voxels: Voxels, [D, H, W].
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
-    orientation: Directions of the stored axes D, H, W, such as 'SPL' for head, back, left.
-  """
-  stored, affine = turned(voxels, affine, orientation)
+  """Returns the scan as an image for a file, with its axes as by `turned`."""
+  stored, affine = turn(voxels, affine, orientation)
   affine = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
   spacing = np.linalg.norm(affine[:3, :3], axis=0)
   image = SimpleITK.GetImageFromArray(stored)
@@ -153,12 +117,7 @@ def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
   """Writes a raw folder like that of PROMISE12: TrainingData/CaseNN.mhd, its voxels and masks.
 
   Voxels are in .zraw files, those of every sixth case in .raw files. TestData has a scan without a
-  mask.
-
-  Args:
-    folder: Raw folder (config.data.raw_dir). It appears complete or not at all.
-    patients: Number of cases, Case00 and so on.
-    seed: Seed of the data set; the same seed writes the same scans.
+  mask. The folder appears complete or not at all.
   """
   with whole_folder(folder) as unfinished:
     for patient in range(patients + 1):

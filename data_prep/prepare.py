@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from data_prep import builder, data_sets, workers
-from data_prep.builder import SlicedCase
 from data_prep.data_sets import Scans
-from thrifty_jax import files, logbook
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.preprocessing import slice_settings
 
@@ -27,20 +26,10 @@ _STALE_SECONDS = 24 * 3600
 
 
 def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
-  """Prepares the slices of the config's data set unless they exist.
+  """Prepares the slices of the config's data set unless they exist, and returns their folder.
 
   An interrupted call leaves no data set: TFDS writes to a folder of another name and renames it at
-  the end.
-
-  Args:
-    config: Settings of a run; only `config.data` is read.
-    scans: Scans in the raw folder; None finds them.
-
-  Returns:
-    Folder of the prepared slices.
-
-  Raises:
-    InputError: If scans are missing, unreadable or unusable, or the slices cannot be written.
+  the end. Without `scans` those in the raw folder are found first.
   """
   scans = scans or data_sets.find(config)
   if scans.unpaired:
@@ -51,7 +40,7 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
   else:
     _sweep(folder)
     start = time.monotonic()
-    with files.writing_to(data_sets.data_dir(config), '--config.data.data_dir'):
+    with files.report_unwritable(data_sets.data_dir(config), '--config.data.data_dir'):
       count = _write(config, scans, folder)
     print(
       f'{name}: prepared {count} slices of {len(scans.cases)} cases in '
@@ -66,36 +55,19 @@ def prepared_dir(config: ConfigDict, scans: Scans | None = None) -> Path:
   return Path(_builder(config, scans or data_sets.find(config)).data_dir)
 
 
-def settings_of(config: ConfigDict, digest: str) -> dict[str, Any]:
-  """Returns everything that the slices depend on.
-
-  Args:
-    config: Settings of a run.
-    digest: Digest of the raw scans' contents.
-  """
-  format_ = str(builder.VERSION)
-  return {**slice_settings(config.data), 'raw_files': digest, 'format': format_}
+def collect_settings(config: ConfigDict, digest: str) -> dict[str, Any]:
+  """Returns everything that the slices depend on, with the digest of the raw scans' contents."""
+  version = str(builder.VERSION)
+  return {**slice_settings(config.data), 'raw_files': digest, 'format': version}
 
 
 def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
   """Writes the slices; returns their number."""
-  work = functools.partial(
-    builder.slice_case,
-    data_sets.module(config).read_case,
-    settings_of(config, scans.digest),
-  )
-  with (
-    logbook.progress(len(scans.cases), f'prepare {config.data.name}') as bar,
-    workers.cases_map(config.data.workers) as cases_map,
-  ):
-
-    def sliced() -> Iterator[SlicedCase]:
-      for case in cases_map(work, scans.cases):
-        bar.update()
-        yield case
-        del case  # frees it before waiting for the next
-
-    slices = _builder(config, scans, sliced())
+  settings = collect_settings(config, scans.digest)
+  work = functools.partial(builder.slice_case, data_sets.find_module(config).read_case, settings)
+  slices = _builder(config, scans)
+  with workers.map_cases(config.data.workers, f'prepare {config.data.name}') as cases_map:
+    slices.sliced = cases_map(work, scans.cases)
     try:
       with _quiet_tfds():
         slices.download_and_prepare(file_format='array_record')
@@ -103,25 +75,24 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
       if not folder.exists():  # else another process finished the same work first
         raise
     finally:
-      _remove_empty(folder.parent, folder.parent.parent)
+      for place in (folder.parent, folder.parent.parent):
+        with contextlib.suppress(OSError):  # missing, or not empty
+          place.rmdir()
   return sum(case['slices'] for case in slices.info.metadata['cases'])
 
 
-def _builder(
-  config: ConfigDict, scans: Scans, sliced: Iterator[SlicedCase] | None = None
-) -> builder.Slices:
+def _builder(config: ConfigDict, scans: Scans) -> builder.Slices:
   """Returns the TFDS builder for these settings, which determine the name of its folder."""
-  settings = settings_of(config, scans.digest)
+  settings = collect_settings(config, scans.digest)
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-  slice_config = builder.SliceConfig(
-    name=f'{config.data.image_size}px_{digest}',
-    settings=settings,
-    about=data_sets.module(config).ABOUT,
-    count=len(scans.cases),
-    sliced=sliced or iter(()),
-  )
   with _quiet_tfds():
-    return builder.Slices(slice_config, data_sets.data_dir(config))
+    return builder.Slices(
+      f'{config.data.image_size}px_{digest}',
+      data_sets.data_dir(config),
+      settings=settings,
+      about=data_sets.find_module(config).ABOUT,
+      count=len(scans.cases),
+    )
 
 
 @contextlib.contextmanager
@@ -142,9 +113,3 @@ def _sweep(folder: Path) -> None:
   for leftover in folder.parent.glob('incomplete.*'):
     if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
       shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _remove_empty(*folders: Path) -> None:
-  for folder in folders:
-    with contextlib.suppress(OSError):  # missing, or not empty
-      folder.rmdir()

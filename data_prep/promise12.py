@@ -2,20 +2,18 @@
 
 Layout of the raw folder: TrainingData/CaseNN.mhd with its .raw or .zraw, and
 CaseNN_segmentation.mhd in the same way. Cases are ordered by hospital, so folds interleave.
-In-plane size, spacing and intensities differ from scan to scan.
 """
 
 from pathlib import Path
 
-from data_prep import data_sets, download
-from data_prep.data_sets import About
+from data_prep import data_sets, download, folder
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
-from thrifty_jax.scans.volumes import Case, Volume
+from thrifty_jax.scans.volumes import Case
 
+read_case = folder.read_case
 MASK = '_segmentation'
 
-ABOUT = About(
+ABOUT = data_sets.About(
   'Axial slices of prostate T2-weighted MR with the whole prostate outlined.',
   homepage='https://promise12.grand-challenge.org',
   citation='Litjens et al. 2014, Medical Image Analysis 18(2), doi:10.1016/j.media.2013.12.002',
@@ -23,21 +21,14 @@ ABOUT = About(
 
 
 def find_cases(raw_dir: Path) -> list[Case]:
-  """Returns the labelled scans; each is a patient of its own.
-
-  Args:
-    raw_dir: Folder that contains TrainingData.
-
-  Raises:
-    InputError: If there are none, or a scan or a mask lacks its counterpart.
-  """
-  folder = raw_dir / 'TrainingData'
-  scans = {path.stem: path for path in folder.glob('Case*.mhd') if not path.stem.endswith(MASK)}
-  masks = {path.stem.removesuffix(MASK): path for path in folder.glob(f'Case*{MASK}.mhd')}
+  """Returns the labelled scans of TrainingData; each is a patient of its own."""
+  place = raw_dir / 'TrainingData'
+  scans = {path.stem: path for path in place.glob('Case*.mhd') if not path.stem.endswith(MASK)}
+  masks = {path.stem.removesuffix(MASK): path for path in place.glob(f'Case*{MASK}.mhd')}
   if not scans and not masks:
     where = 'this folder holds the cases'
     raise InputError(
-      f'{folder}: no PROMISE12 scan (CaseNN.mhd) there. {download.remedy("promise12", where)}'
+      f'{place}: no PROMISE12 scan (CaseNN.mhd) there. {download.remedy("promise12", where)}'
     )
   alone = [
     f'{scans[name]}: its mask {name}{MASK}.mhd is missing; add it or move the scan away.'
@@ -50,12 +41,3 @@ def find_cases(raw_dir: Path) -> list[Case]:
   if alone:
     raise data_sets.Unpaired(alone, cases)
   return cases
-
-
-def read_case(case: Case) -> Volume:
-  """Reads a scan and its mask."""
-  image, affine = volumes.read_metaimage(case.image[0])
-  label, label_affine = volumes.read_metaimage(case.label[0])
-  return volumes.make_volume(
-    case, image=image, affine=affine, label=label, label_affine=label_affine
-  )

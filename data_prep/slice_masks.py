@@ -1,7 +1,4 @@
-"""Masks stored as one picture per slice beside a DICOM series, as in CHAOS.
-
-Masks follow the order of the slices' file names, not that of their positions.
-"""
+"""Masks stored as one picture per slice beside a DICOM series, in the order of its file names."""
 
 import re
 from collections.abc import Sequence
@@ -18,16 +15,9 @@ _NUMBER = re.compile(r'^i(\d+)\D|(\d+)$')  # i0007,0000b; IMG-0004-00007; liver_
 def find_pairs(
   slices: Path, masks: Path, *, ahead: Sequence[int]
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-  """Returns the slices of a folder and their masks, both in the order of their names.
+  """Returns the *.dcm of one folder and the *.png of another, both in the order of their names.
 
-  Args:
-    slices: Folder of *.dcm; hidden files are left out.
-    masks: Folder of *.png; hidden files are left out.
-    ahead: Allowed differences of the number in a slice's name to that of its mask; one of them
-      must hold for all slices.
-
-  Raises:
-    InputError: If there are none, their counts differ, or the numbers in their names do not match.
+  Numbers in names of slices must lead those of their masks by one of `ahead`, the same for all.
   """
   images, labels = find_files(slices, '.dcm'), find_files(masks, '.png')
   if len(images) != len(labels) or not images:
@@ -48,36 +38,26 @@ def find_pairs(
 
 def find_files(folder: Path, ending: str) -> tuple[Path, ...]:
   """Returns a folder's files sorted by name, without hidden ones, such as macOS leaves."""
-  return tuple(sorted(p for p in folder.glob(f'*{ending}') if not p.name.startswith('.')))
+  return tuple(sorted(folder.glob(f'[!.]*{ending}')))
 
 
 def read_masks(files: Sequence[Path], size: tuple[int, ...]) -> np.ndarray:
-  """Returns grey values, [D, H, W], uint8, in the order of the files; a set bit becomes 255.
-
-  Args:
-    files: Pictures, one a slice.
-    size: Rows and columns (H, W) of the slices.
-
-  Raises:
-    InputError: If a picture cannot be read or has another size.
-  """
-  return np.stack([_read_mask(path, tuple(size)) for path in files])
-
-
-def _read_mask(path: Path, size: tuple[int, ...]) -> np.ndarray:
-  try:
-    with PIL.Image.open(path) as picture:
-      mask = np.asarray(picture.convert('L'))
-  except (OSError, SyntaxError, ValueError) as error:  # Pillow: a broken PNG is a SyntaxError
-    raise InputError(
-      f'{path}: the mask cannot be read; expected an intact PNG. Unpack it again.'
-    ) from error
-  if mask.shape != size:
-    raise InputError(
-      f'{path}: the mask has {mask.shape} pixels (H, W), its slice {size}; expected one size. '
-      'Replace it.'
-    )
-  return mask
+  """Returns the grey values of pictures of (H, W) pixels, [D, H, W], uint8; a set bit is 255."""
+  masks = []
+  for path in files:
+    try:
+      with PIL.Image.open(path) as picture:
+        masks.append(np.asarray(picture.convert('L')))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow: a broken PNG is a SyntaxError
+      raise InputError(
+        f'{path}: the mask cannot be read; expected an intact PNG. Unpack it again.'
+      ) from error
+    if masks[-1].shape != size:
+      raise InputError(
+        f'{path}: the mask has {masks[-1].shape} pixels (H, W), its slice {size}; expected one '
+        'size. Replace it.'
+      )
+  return np.stack(masks)
 
 
 def _number(path: Path) -> int:

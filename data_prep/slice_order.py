@@ -1,60 +1,39 @@
 """Detects wrong orders of a scan's slices from their contents.
 
-Headers of NIfTI, NRRD and MetaImage do not show such errors. But neighbours are similar, and slices
-further away less so: where a later slice is clearly more similar than the next, the order is not
-that of the body, or the slice between is damaged.
+Headers of NIfTI, NRRD and MetaImage do not show them. But where a later slice is clearly more
+similar than the next, the order is not that of the body, or the slice between is damaged.
 """
 
 import numpy as np
 
-_PIXELS = (
-  32  # pixels on each side of the pictures that are compared: enough for shapes, little noise
-)
+_PIXELS = 32  # on each side of the pictures that are compared: enough for shapes, little noise
 # Ratio of distances: a later slice must be this much nearer than the next one. Distances grow with
 # the square of the step, so a slice that is two places too late gives a quarter.
 _NEARER = 0.5
 
 
-def out_of_order(image: np.ndarray) -> tuple[int, ...]:
-  """Returns the slices that do not follow those before them.
+def find_out_of_order(image: np.ndarray) -> tuple[int, ...]:
+  """Returns the slices of a channel, [D, H, W], that do not follow those before them.
 
-  Args:
-    image: Intensities of one channel, [D, H, W].
-
-  Returns:
-    Indices along D, ascending; all of them if every second slice was stored first. Empty if nothing
-    is wrong or fewer than 5 slices show anything.
-  """
-  distance, shown = _distances(image)
-  if len(shown) < 5:
-    return ()
-  count = len(shown)
-  even_first = np.argsort(np.concatenate([np.arange(0, count, 2), np.arange(1, count, 2)]))
-  if _length(distance, even_first) < _NEARER * _length(distance, np.arange(count)):
-    return tuple(int(d) for d in shown)
-  next_one, second = np.diagonal(distance, 1)[:-1], np.diagonal(distance, 2)
-  third = np.append(np.diagonal(distance, 3), np.inf)
-  late = (np.minimum(second, third) < _NEARER * next_one) & (next_one > np.median(next_one))
-  return tuple(int(d) for d in shown[np.flatnonzero(late) + 1])
-
-
-def _distances(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns 1 - correlation of every two slices, [D', D'], and the indices of these, [D'].
-
-  Nearly empty slices are left out, as they are all alike.
+  They are ascending indices along D; all of them if every second slice was stored first, none if
+  fewer than 5 slices show anything.
   """
   height, width = (max(1, -(-side // _PIXELS)) for side in image.shape[1:])
   rows, columns = image.shape[1] // height, image.shape[2] // width
   blocks = image[:, : rows * height, : columns * width]
   small = blocks.reshape(len(image), rows, height, columns, width).mean(axis=(2, 4))
   small = small.reshape(len(image), -1)
-  small = small - small.mean(axis=1, keepdims=True)
-  norms = np.linalg.norm(small, axis=1)
-  shown = np.flatnonzero(norms > 0.05 * norms.max())
-  unit = small[shown] / norms[shown, None]
-  return 1 - unit @ unit.T, shown
-
-
-def _length(distance: np.ndarray, order: np.ndarray) -> float:
-  """Returns the sum of the distances from slice to slice in an order."""
-  return float(distance[order[:-1], order[1:]].sum())
+  contrast = small.std(axis=1)
+  shown = np.flatnonzero(contrast > 0.05 * contrast.max())  # nearly empty slices are all alike
+  if len(shown) < 5:
+    return ()
+  distance = 1 - np.corrcoef(small[shown])
+  order = np.arange(len(shown))
+  even_first = np.argsort(np.concatenate([order[::2], order[1::2]]))
+  lengths = [distance[way[:-1], way[1:]].sum() for way in (even_first, order)]  # slice to slice
+  if lengths[0] < _NEARER * lengths[1]:
+    return tuple(shown.tolist())
+  next_one, second = np.diagonal(distance, 1)[:-1], np.diagonal(distance, 2)
+  third = np.append(np.diagonal(distance, 3), np.inf)
+  late = (np.minimum(second, third) < _NEARER * next_one) & (next_one > np.median(next_one))
+  return tuple(shown[np.flatnonzero(late) + 1].tolist())

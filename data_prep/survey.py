@@ -17,49 +17,26 @@ _STUDY = '0020|000d'  # StudyInstanceUID: one visit of one patient
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
-  """Figures of a scan.
-
-  Attributes:
-    case: Name of the scan.
-    patient: Name of the patient.
-    shape: Numbers of voxels, [D, H, W], D along the axis of the slices.
-    spacing_mm: Distances of voxels along D, H and W.
-    orientation: Directions of the file's axes, fastest first, such as LPS; '' if unknown.
-    intensity: PERCENTILES of each channel, [M, 3].
-    volume_ml: Volume of each foreground class, [K - 1].
-    image_digest: Digest of the voxels, independent of how the file stores them.
-    label_digest: Digest of the mask in the same way; '' for an empty one.
-    study_digest: Digest that is equal for DICOM files of one visit; '' if unknown.
-    disordered: Numbers, from 1, of slices that do not follow those before them.
-    blank: Numbers, from 1, of slices that show nothing but have a mask.
-    picture: Middle slice with a mask, outlined, a PNG as data URI.
-    pictured: Number of that slice, from 1.
-  """
+  """Figures of a scan, and a picture of its middle slice with a mask."""
 
   case: str
   patient: str
-  shape: tuple[int, ...]
+  shape: tuple[int, ...]  # numbers of voxels, [D, H, W], D along the axis of the slices
   spacing_mm: tuple[float, float, float]
-  orientation: str
-  intensity: np.ndarray
-  volume_ml: np.ndarray
-  image_digest: str
-  label_digest: str
-  study_digest: str
-  disordered: tuple[int, ...]
-  blank: tuple[int, ...]
-  picture: str
-  pictured: int
+  orientation: str  # directions of the file's axes, fastest first, such as LPS; '' if unknown
+  intensity: np.ndarray  # PERCENTILES of each channel, [M, 3]
+  volume_ml: np.ndarray  # of each foreground class, [K - 1]
+  image_digest: str  # of the voxels, independent of how the file stores them
+  label_digest: str  # of the mask in the same way; '' for an empty one
+  study_digest: str  # equal for DICOM files of one visit; '' if unknown
+  disordered: tuple[int, ...]  # numbers, from 1, of slices that do not follow those before them
+  blank: tuple[int, ...]  # numbers, from 1, of slices that show nothing but have a mask
+  picture: str  # the slice, its mask outlined, as a PNG in a data URI
+  pictured: int  # number of that slice, from 1
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
-  """Returns the figures of a scan without problems, see `checks.problems_of`.
-
-  Args:
-    volume: Scan with its slices along data.slice_axis.
-    source: Files of the scan.
-    data: Section `data` of the config.
-  """
+  """Returns the figures of a scan without problems, whose slices lie along data.slice_axis."""
   image, label = volume.image, volume.truth
   voxels = image.reshape(-1, image.shape[-1])
   intensity = np.percentile(voxels[:: 1 + len(voxels) // _SAMPLES], PERCENTILES, axis=0).T
@@ -79,9 +56,9 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     image_digest=_digest(image),
     label_digest=_digest(label) if labelled.size else '',
     study_digest=_study_digest(source),
-    disordered=tuple(d + 1 for d in slice_order.out_of_order(image[..., 0])),
+    disordered=tuple(d + 1 for d in slice_order.find_out_of_order(image[..., 0])),
     blank=tuple(int(d) + 1 for d in labelled if flat[d]),
-    picture=overlays.outlined_slice(
+    picture=overlays.outline_slice(
       image[middle, ..., 0], label[middle], limits=limits, spacing_mm=volume.spacing_mm[1:]
     ),
     pictured=middle + 1,

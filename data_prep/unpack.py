@@ -15,24 +15,28 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 def unpack(archive: Path, target: Path, *, holds: str) -> None:
-  """Unpacks the one folder of a ZIP file that contains a path.
+  """Unpacks the one folder of a ZIP file that contains a path; the file is kept.
 
   Args:
-    archive: The ZIP file, which is kept.
+    archive: The ZIP file.
     target: Path of the folder once everything is unpacked; until then its name begins with a dot.
-    holds: Glob of a path inside the folder. The folder may be the archive's root, or one or two
-      levels below it, whatever its name.
+    holds: Glob of a path inside the folder, which may be the archive's root or one or two levels
+      below it, whatever its name.
 
   Raises:
-    InputError: If the archive is broken, needs more space than there is, has a path that leads out
-      of it, contains anything but files and folders, or does not have exactly one such folder.
+    InputError: If the archive is broken or too large, has a path that leads out of it, contains
+      anything but files and folders, or does not have exactly one such folder.
   """
   unfinished = target.with_name(f'.{target.name}.unpacking')
   shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
   try:
     with zipfile.ZipFile(archive) as source:
       _write_all(source, archive, unfinished)
-    _find(unfinished, holds, archive).replace(target)
+    below = [unfinished, *unfinished.glob('*'), *unfinished.glob('*/*')]
+    found = [path for path in below if path.is_dir() and any(path.glob(holds))]
+    if len(found) != 1:
+      raise _refused(archive, f'has {len(found)} folders with {holds} in it')
+    found[0].replace(target)
   except _BROKEN as error:
     raise _refused(archive, f'cannot be unpacked ({error or type(error).__name__})') from error
   except (FileExistsError, NotADirectoryError) as error:
@@ -42,16 +46,7 @@ def unpack(archive: Path, target: Path, *, holds: str) -> None:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-  """Refuses to write more than there is space on the disk.
-
-  Args:
-    folder: Folder to write to.
-    needed: Space that is needed, in bytes.
-    what: Name of what is written, for the error.
-
-  Raises:
-    InputError: If there is less space.
-  """
+  """Refuses to write more bytes to a folder than there is space for; errors name `what`."""
   free = shutil.disk_usage(folder).free
   if free < needed:
     raise InputError(
@@ -62,15 +57,17 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 def _write_all(source: zipfile.ZipFile, archive: Path, folder: Path) -> None:
   """Writes the files of an archive after checking all of them."""
-  entries = [(entry, folder.joinpath(*_parts(entry, archive))) for entry in source.infolist()]
-  wanted = [(entry, path) for entry, path in entries if not entry.is_dir() and _is_wanted(entry)]
-  total = sum(entry.file_size for entry, _ in wanted)
+  parts = {entry: _parts(entry, archive) for entry in source.infolist()}
+  # macOS writes a file in __MACOSX beside each of its own.
+  wanted = [entry for entry in parts if not entry.is_dir() and '__MACOSX' not in parts[entry]]
+  total = sum(entry.file_size for entry in wanted)
   if total > _MOST_TIMES * archive.stat().st_size:
     raise _refused(archive, f'would unpack to {total / 1e6:.0f} MB, {_MOST_TIMES} times its size')
   require_space(folder.parent, total, f'what {archive.name} holds')
   folder.mkdir()
   with logbook.progress(total, f'unpack {archive.name}', unit='B') as bar:
-    for entry, path in wanted:
+    for entry in wanted:
+      path = folder.joinpath(*parts[entry])
       path.parent.mkdir(parents=True, exist_ok=True)
       with source.open(entry) as packed, path.open('xb') as file:
         while chunk := packed.read(_CHUNK_BYTES):
@@ -88,20 +85,6 @@ def _parts(entry: zipfile.ZipInfo, archive: Path) -> tuple[str, ...]:
   if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or entry.flag_bits & 1:
     raise _refused(archive, f'has {entry.filename!r:.80}, a link, a device or encrypted')
   return path.parts
-
-
-def _is_wanted(entry: zipfile.ZipInfo) -> bool:
-  """Returns whether an entry is more than what macOS writes beside each file."""
-  return '__MACOSX' not in PurePosixPath(entry.filename).parts
-
-
-def _find(folder: Path, holds: str, archive: Path) -> Path:
-  """Returns the folder that contains the path, at most two levels down."""
-  below = [path for path in (folder, *folder.glob('*'), *folder.glob('*/*')) if path.is_dir()]
-  found = [path for path in below if any(path.glob(holds))]
-  if len(found) != 1:
-    raise _refused(archive, f'has {len(found)} folders with {holds} in it')
-  return found[0]
 
 
 def _refused(archive: Path, why: str) -> InputError:

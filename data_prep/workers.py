@@ -1,91 +1,103 @@
 """Processes cases in several processes, with the same results in the same order.
 
-They are processes, not threads: small slices are mostly work of the interpreter, which threads do
-one at a time, and readers that turn off ITK's messages do so for a whole process. Each starts
-afresh: a fork of a process in which JAX runs may hang, and multiprocessing's spawn runs a caller's
-script again if it has no `if __name__ == '__main__'`.
+They are no threads, as small slices are mostly work of the interpreter, and readers turn off ITK's
+messages for a whole process. Each starts afresh: a fork of a process in which JAX runs may hang,
+multiprocessing's spawn runs a caller's script again if it has no `if __name__ == '__main__'`, and
+concurrent.futures' processes outlive a killed caller and do not tell which case ended one.
 """
 
+import collections
 import contextlib
-import functools
+import itertools
 import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from typing import Any
 
+from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
-CasesMap = Callable[[Callable[[Case], Any], Sequence[Case]], Iterator[Any]]
-
-# A process takes a second or two to start: shorter work does not need it.
-_ALONE_SECONDS = 5.0
+_ALONE_SECONDS = 5.0  # a process takes a second or two to start: shorter work does not need it
 _MOST = 8  # processes, unless more are asked for: one process writes what all of them prepare
 _AHEAD = 2  # cases in work or waiting for their turn, per process
 
 
 @contextlib.contextmanager
-def cases_map(count: int) -> Generator[CasesMap]:
-  """Yields a `map` over cases in processes, which end with the `with` block in any case.
+def map_cases(count: int, title: str) -> Generator[Callable[..., Iterator[Any]]]:
+  """Yields a `map` over cases in processes, which end with the `with` block, as does its progress.
 
-  The function, its argument and its result must be picklable. The number of cases in memory is
-  limited, however many there are. An exception of the function is raised here, at the turn of its
-  case.
+  The function and its results must be picklable; the number of cases in memory is limited. Its
+  exception, or an InputError if its process dies, is raised here at the turn of its case.
 
   Args:
     count: Number of processes; 1 is this process alone. 0 is this process for some seconds, which
       suffice for few or small scans, then as many as there are cores, at most 8.
-
-  Yields:
-    A function of the work and the cases, whose iterator raises InputError if a process dies.
+    title: Name of the work, shown with its progress.
   """
   with contextlib.ExitStack() as running:
-    yield functools.partial(_map, count, running)
+
+    def counted(work: Callable[[Case], Any], cases: Sequence[Case]) -> Iterator[Any]:
+      bar = running.enter_context(logbook.progress(len(cases), title))
+      for result in _map(count, running, work, cases):
+        bar.update()
+        yield result
+        del result  # frees it before waiting for the next
+
+    yield counted
 
 
 def _map(
   count: int, running: contextlib.ExitStack, work: Callable[[Case], Any], cases: Sequence[Case]
 ) -> Iterator[Any]:
   if count == 0:
+    from thrifty_jax import device  # imports JAX, which worker processes do not need
+
     began, done = time.monotonic(), 0
     while done < len(cases) and time.monotonic() - began < _ALONE_SECONDS:
       yield work(cases[done])
       done += 1
-    count, cases = min(_cores(), _MOST), cases[done:]
+    count, cases = min(device.cores(), _MOST), cases[done:]
   if count == 1 or len(cases) < 2:
     yield from map(work, cases)
-  else:
-    yield from _by_processes(min(count, len(cases)), running, work, cases)
+    return
+  count = min(count, len(cases))
+  threads = ThreadPoolExecutor(count)  # one waits for each process
+  running.callback(threads.shutdown, cancel_futures=True)  # after the processes have ended
+  idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+  for _ in range(count):
+    idle.put(running.enter_context(_process(work)))
 
-
-def _by_processes(
-  count: int, running: contextlib.ExitStack, work: Callable[[Case], Any], cases: Sequence[Case]
-) -> Iterator[Any]:
-  idle = [running.enter_context(_process(work)) for _ in range(count)]
-  busy: dict[Connection, int] = {}
-  results: dict[int, Any] = {}
-  given = 0
-  for turn in range(len(cases)):
-    while turn not in results:
-      while idle and given < min(turn + _AHEAD * count, len(cases)):
-        busy[idle[-1]] = given
-        with contextlib.suppress(ConnectionError):  # it is dead: reported where its answer is read
-          idle.pop().send(cases[given])
-        given += 1
-      for connection in {*busy} & {*wait([*busy])}:
-        index = busy.pop(connection)
-        results[index] = _answer(connection, cases[index])
-        idle.append(connection)  # a dead one is noticed at the turn of its case
-    value, error = results.pop(turn)
+  def result_of(case: Case) -> Any:
+    connection = idle.get()
+    try:
+      connection.send(case)
+      value, error = connection.recv()
+    except (EOFError, ConnectionError):
+      value, error = (
+        None,
+        InputError(
+          f'{case.case}: the process that read it ended, most often for want of memory; set '
+          '--config.data.workers to a smaller number, 1 needs least.'
+        ),
+      )
+    idle.put(connection)
     if error is not None:
       raise error
-    yield value
-    del value  # frees it before waiting for the next
+    return value
+
+  futures = (threads.submit(result_of, case) for case in cases)
+  waiting = collections.deque(itertools.islice(futures, _AHEAD * count))
+  while waiting:
+    yield waiting.popleft().result()
+    waiting.extend(itertools.islice(futures, 1))
 
 
 @contextlib.contextmanager
@@ -110,47 +122,21 @@ def _process(work: Callable[[Case], Any]) -> Generator[Connection]:
       ours.send(work)
     yield ours
   finally:
-    ours.close()
-    process.kill()
+    process.kill()  # a thread that waits for it then closes the connection
     process.wait()
 
 
 def serve(descriptor: int) -> None:
-  """Runs a worker process until the other end of its connection is closed.
-
-  Args:
-    descriptor: File descriptor of its end of the connection, which receives first the work, then
-      cases.
-  """
+  """Runs a worker process, which receives the work, then cases, until its connection is closed."""
   connection = Connection(descriptor)
   with contextlib.suppress(EOFError, ConnectionError):
     work = connection.recv()
     while True:
-      connection.send(_outcome(work, connection.recv()))
-
-
-def _outcome(work: Callable[[Case], Any], case: Case) -> tuple[Any, Exception | None]:
-  """Returns the result of the work, or its exception with the traceback as text."""
-  try:
-    return work(case), None
-  except InputError as error:
-    return None, error
-  except Exception as error:
-    error.add_note(f'in a process of its own: {traceback.format_exc()}')
-    return None, error
-
-
-def _answer(connection: Connection, case: Case) -> tuple[Any, Exception | None]:
-  try:
-    return connection.recv()
-  except (EOFError, ConnectionError):
-    return None, InputError(
-      f'{case.case}: the process that read it ended, most often for want of memory; set '
-      '--config.data.workers to a smaller number, 1 needs least.'
-    )
-
-
-def _cores() -> int:
-  from thrifty_jax import device  # imports JAX, which worker processes do not need
-
-  return device.cores()
+      case = connection.recv()
+      try:
+        answer = work(case), None
+      except Exception as error:
+        if not isinstance(error, InputError):
+          error.add_note(f'in a process of its own: {traceback.format_exc()}')
+        answer = None, error
+      connection.send(answer)

@@ -86,7 +86,7 @@ def random_model():
     values = np.full(config.data.modalities, 0.3, np.float32)
     described = records.to_json(make_spec(config, {'mean': values, 'std': values}))
     spec = records.parse(described | changes, ModelSpec, folder)
-    shapes = build.shapes(build.build(spec, found), spec.image_channels)
+    shapes = build.find_shapes(build.build(spec, found), spec.image_channels)
     params = build.initialise(shapes, seed=seed)
     genotype_file = folder.parent / f'{folder.name}_genotype.json'
     genotype.save(genotype_file, found)

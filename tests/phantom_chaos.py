@@ -73,7 +73,7 @@ def make_scan(*, patient: int, seed: int, protocol: str) -> Scan:
   return Scan(
     image=image.astype(np.float32),
     label=label.astype(np.uint8),
-    affine=phantom.lying(patient=patient, spacing_mm=spacing_mm, origin_mm=origin_mm),
+    affine=phantom.make_affine(patient=patient, spacing_mm=spacing_mm, origin_mm=origin_mm),
   )
 
 
@@ -140,7 +140,7 @@ def _write_ct(folder: Path, patient: int, seed: int) -> None:
   names = [f'IMG-0004-{d + 1:05d}' if patient % 2 else f'i{d:04d},0000b' for d in count]
   tags = {'0008|0060': 'CT', '0028|1052': '-1024', '0028|1053': '1'}
   _write_series(folder / 'DICOM_anon', image, names, patient, tags)
-  label, _ = phantom.turned(scan.label * np.uint8(255), scan.affine, stored)
+  label, _ = phantom.turn(scan.label * np.uint8(255), scan.affine, stored)
   masks = [f'liver_GT_{d:03d}' for d in count]
   _write_masks(folder / 'Ground', label, masks, patient, mode='L' if patient % 2 else '1')
 
@@ -158,7 +158,7 @@ def _write_mr(folder: Path, patient: int, seed: int) -> None:
     names = [f'IMG-0003-{first + step * d:05d}' for d in range(image.GetDepth())]
     _write_series(folder / place, image, names, patient, {'0008|0060': 'MR'})
     if protocol != 'OutPhase':
-      label, _ = phantom.turned(np.array(GREYS, np.uint8)[scan.label], scan.affine, stored)
+      label, _ = phantom.turn(np.array(GREYS, np.uint8)[scan.label], scan.affine, stored)
       _write_masks(folder / place.split('/')[0] / 'Ground', label, names, patient, mode='L')
 
 

@@ -246,10 +246,10 @@ import sys, time
 from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax import stages
-from thrifty_jax.running import command_line, console
+from thrifty_jax.running import command_line
 
 def work():
-  console.begin(stages.SEARCH)
+  logbook.say(f'\\n{stages.SEARCH.name}: {stages.SEARCH.does}')
   time.sleep(0.5)
   with logbook.progress(STEPS, 'search') as bar:
     for _ in range(STEPS):

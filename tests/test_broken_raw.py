@@ -542,7 +542,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'compressed voxels cut off': (
     'promise12',
     rewrite(CASES / 'Case01.zraw', lambda data: data[:-2]),
-    ('Case01.mhd: its voxels, Case01.zraw, are cut off', 'Copy or download'),
+    ('Case01.mhd: its voxels, Case01.zraw, are damaged (cut off)', 'Copy or download'),
   ),
   'compressed voxels with a wrong byte': (
     'promise12',
@@ -605,14 +605,14 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a segmentation of another size': (
     'promise12',
     change_volume('Case01_segmentation.mhd', lambda image: image[:, :, 1:]),
-    ('Case01_segmentation.mhd: the truth has (9, 48, 48) voxels', 'Resample'),
+    ('Case01_segmentation.mhd: has (9, 48, 48) voxels', 'Resample'),
   ),
   'a segmentation of another case': (
     'promise12',
     lambda raw: shutil.copy(
       raw / CASES / 'Case02_segmentation.mhd', raw / CASES / 'Case01_segmentation.mhd'
     ),
-    ('Case01_segmentation.mhd: the truth has', 'replace'),
+    ('Case01_segmentation.mhd: has', 'replace'),
   ),
   'a class too many': (
     'promise12',
@@ -819,7 +819,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a mask of another shape': (
     'decathlon',
     change_nifti(LABEL, lambda voxels: voxels[1:]),
-    (f'{LABEL}: the truth has', 'Resample'),
+    (f'{LABEL}: has', 'Resample'),
   ),
   'a mask elsewhere': (
     'decathlon',

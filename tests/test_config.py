@@ -104,7 +104,7 @@ def test_a_baseline_and_a_given_genotype_need_no_search(tmp_path):
   config.model.name = 'thrifty'
   config.genotype = str(tmp_path / 'genotype.json')
   assert not configs.searches(config)
-  with pytest.raises(InputError, match='not a file'):
+  with pytest.raises(InputError, match='expected a file that exists'):
     configs.validate(config)
   Path(config.genotype).write_text('{}')
   configs.validate(config)
@@ -188,7 +188,7 @@ def test_one_number_is_no_translation_across_and_down():
 @pytest.mark.parametrize(
   ('mean', 'std', 'message'),
   [
-    ((0.2,), (), 'expected both'),
+    ((0.2,), (), r'config.data.std is \(\); expected as many as config.data.mean'),
     ((0.2, 0.3), (0.1, 0.1), r'config.data.mean is \(0.2, 0.3\); expected \(\) or 1'),
     ((0.2,), (0.0,), r'config.data.std is \(0.0,\); expected above 0'),
     (('a',), (0.1,), 'config.data.mean'),

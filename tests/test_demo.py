@@ -192,7 +192,7 @@ def exports(tmp_path_factory, random_model, scans):
   member = model_folder.load(second / 'model')  # without the check, which takes seconds to compile
   networks = {'model.onnx': onnx_network.to_onnx(member).SerializeToString()}
   unchecked = {'model.onnx': {'slices': 0, 'equal_pixels': 1.0, 'largest_difference': 0.0}}
-  contents = export_folder.contents(member, networks, unchecked, card=b'# Made up', sides=16)
+  contents = export_folder.make_contents(member, networks, unchecked, card=b'# Made up', sides=16)
   export_folder.write(second / 'exported', contents)
   return folder
 

@@ -88,7 +88,10 @@ def test_the_cache_follows_the_users_cache_folder_and_can_be_off(monkeypatch, tm
 
 def test_where_there_is_no_mallopt_nothing_happens(monkeypatch):
   monkeypatch.setattr(sys, 'platform', 'darwin')
-  assert device.keep_freed_memory() is False
+  before = dict(jax.config.values)
+  device.keep_freed_memory()
+  device.give_back_memory()
+  assert jax.config.values == before
 
 
 def test_deterministic_operations_are_asked_for_once_and_beside_other_flags(monkeypatch):
@@ -117,7 +120,7 @@ def test_matrix_products_are_left_to_cublas_where_jax_may_use_nvidias_gpus(
   plugin = importlib.metadata.EntryPoint('xla_cuda13', 'jax_plugins.xla_cuda13', 'jax_plugins')
   monkeypatch.setattr(importlib.metadata, 'entry_points', lambda **_: (plugin,))
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu' if name == 'cpu' else 'gpu')
-  monkeypatch.setattr(device, 'keep_freed_memory', lambda: True)
+  monkeypatch.setattr(device, 'keep_freed_memory', lambda: None)
   monkeypatch.setenv('XLA_FLAGS', flags)
   config = configs.default()
   config.device, config.compilation_cache = name, ''

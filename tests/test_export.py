@@ -66,7 +66,7 @@ def workdir(tmp_path_factory, random_model, phantom_config):
   config.model.update({'channels': 4, 'depth': 2})
   prepare_for(config, folder)
   random_model(folder / 'model', config)
-  files.write_json(folder / 'config.json', stages.as_json(config))
+  files.write_json(folder / 'config.json', stages.to_json(config))
   return folder
 
 
@@ -126,14 +126,14 @@ def test_a_run_is_checked_on_its_validation_patients_and_calibrated_on_its_train
     lambda self, case: read.append(case.patient) or read_case(self, case),
   )
   calibrated = []
-  of_training = export_slices.of_training
+  of_training = export_slices.read_training
 
   def watched(run, count, **settings):
     before = len(read)
     yield from of_training(run, count, **settings)
     calibrated.extend(read[before:])
 
-  monkeypatch.setattr(export_slices, 'of_training', watched)
+  monkeypatch.setattr(export_slices, 'read_training', watched)
   assert command(workdir, tmp_path / 'exported', '--int8') == 0
   patients = export_slices.open_run(workdir / 'model').patients
   assert set(calibrated) == set(patients['train'])
@@ -156,14 +156,14 @@ def test_int8_has_8_bit_convolutions_and_nearly_the_same_logits(workdir, tmp_pat
   member = model_folder.load(workdir / 'model')
   run = export_slices.open_run(workdir / 'model')
   content = onnx_network.to_onnx(member).SerializeToString()
-  quantised = quantise.quantise(content, export_slices.of_training(run, 16, context=0))
+  quantised = quantise.quantise(content, export_slices.read_training(run, 16, context=0))
   made: Any = onnx.load_from_string(quantised)
   kinds = [node.op_type for node in made.graph.node]
   eight = [one.name for one in made.graph.initializer if one.data_type == onnx.TensorProto.INT8]
   assert made.doc_string == 'Research use only, not a medical device.'
   assert kinds.count('QuantizeLinear') > 2 and len(eight) > 2
-  images = export_slices.of_run(run)
-  found = export_check.compare(member, export_check.onnx_runner(quantised), images)
+  images = export_slices.read_run(run)
+  found = export_check.compare(member, export_check.make_onnx_runner(quantised), images)
   assert 1e-4 < found.largest_difference < 1 and found.equal_pixels > 0.95
 
 
@@ -173,10 +173,12 @@ def test_the_dsc_of_the_float_network_is_that_of_validation(workdir):
 
   onnx_or_skip()
   member, run = model_folder.load(workdir / 'model'), export_slices.open_run(workdir / 'model')
-  network = export_check.onnx_runner(onnx_network.to_onnx(member).SerializeToString())
+  network = export_check.make_onnx_runner(onnx_network.to_onnx(member).SerializeToString())
   predict = member.predict_with(batch_size=8)
   wanted = cases.validation_dsc(run.prepared, run.patients['validation'], predict)
-  assert quantise.dsc(run, network, member.spec, title='score') == pytest.approx(wanted, abs=1e-4)
+  assert quantise.measure_dsc(run, network, member.spec, title='score') == pytest.approx(
+    wanted, abs=1e-4
+  )
 
 
 def test_stablehlo_runs_without_the_program_that_made_it(trained, scan, tmp_path):

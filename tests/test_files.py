@@ -48,14 +48,17 @@ def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(
   for fault in (OSError(errno.ENOSPC, full), RuntimeError(f'write() failed: {full}; writing x')):
     with (
       pytest.raises(InputError, match=rf'^{tmp_path}: .*{full.lower()}.* --config.data.data_dir$'),
-      files.writing_to(tmp_path, '--config.data.data_dir'),
+      files.report_unwritable(tmp_path, '--config.data.data_dir'),
     ):
       raise fault
   for place in (tmp_path / 'a' / 'b', tmp_path.parent):  # the second: the folder cannot be made
-    with pytest.raises(InputError, match='cannot be written'), files.writing_to(tmp_path, '--x'):
+    with (
+      pytest.raises(InputError, match='cannot be written'),
+      files.report_unwritable(tmp_path, '--x'),
+    ):
       raise PermissionError(errno.EACCES, 'no', str(place))
   elsewhere = PermissionError(errno.EACCES, 'not there', '/elsewhere/scan.mhd')
   for fault in (OSError('directory not empty'), RuntimeError('a fault of ours'), elsewhere):
-    with pytest.raises(type(fault)) as caught, files.writing_to(tmp_path, '--workdir'):
+    with pytest.raises(type(fault)) as caught, files.report_unwritable(tmp_path, '--workdir'):
       raise fault
     assert caught.value is fault

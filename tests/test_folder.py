@@ -267,7 +267,7 @@ def test_the_filled_in_values_are_those_that_are_recorded_and_compared(raw, tmp_
   assert configs.left_to_data(config) == []
   (tmp_path / 'search').mkdir()
   (tmp_path / 'search' / 'genotype.json').write_text('{}')
-  (tmp_path / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  (tmp_path / 'config.json').write_text(json.dumps(stages.to_json(config)))
   stages.refuse_changes(filled_in(arguments).config, tmp_path)
   config = filled_in([*arguments, '--config.data.slice_axis=sagittal']).config
   with pytest.raises(InputError, match="data.slice_axis 'axial' -> 'sagittal'"):
@@ -287,9 +287,11 @@ def made(raw, tmp_path):
   prepare_for(config, tmp_path / 'run')
   (tmp_path / 'run' / 'search').mkdir(parents=True)
   (tmp_path / 'run' / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
-  (tmp_path / 'run' / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(stages.to_json(config)))
   cases = folder.find_cases(there)
-  split_file.write(config, tmp_path / 'run', splits.of(config, [case.patient for case in cases]))
+  split_file.write(
+    config, tmp_path / 'run', splits.assign(config, [case.patient for case in cases])
+  )
   shutil.rmtree(there)
   return tmp_path / 'run', ['--config=configs/folder.py', arguments[0], '--stage=report']
 
@@ -332,9 +334,9 @@ def nothing(workdir):
     (nothing, '--config.data.image_size=64', 'data.image_size 96 -> 64'),
     (nothing, '--config.search.epochs=20', 'search.epochs 50 -> 20'),
     (change_split, '', '(splits.json counts)'),
-    (set_recorded('image_size', 'large'), '', 'data.json: has no image_size that can be used'),
+    (set_recorded('image_size', 'large'), '', 'data.json: has no valid image_size'),
     (set_recorded('slice_axis', 'oblique'), '', "config.data.slice_axis is 'oblique'"),
-    (lambda workdir: (workdir / 'data.json').unlink(), '', 'data.json: there is none'),
+    (lambda workdir: (workdir / 'data.json').unlink(), '', 'data.json: there is no such file'),
     (shutil.rmtree, '', 'there is no run to report on'),
   ],
 )
@@ -438,12 +440,12 @@ def test_scans_of_one_patient_cannot_be_parted_by_hand_either(raw, tmp_path, cap
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run' / 'splits.json').write_text(json.dumps(parts))
   assert run(there, tmp_path) == 2
-  expected = 'splits.json: no scan of scan_000, scan_001; expected names among p1, p2'
+  expected = 'splits.json: there is no scan of scan_000, scan_001; expected names among p1, p2'
   assert expected in capsys.readouterr().err
   parts['train'][0], parts['test'] = 'p1', ['p1']
   (tmp_path / 'run' / 'splits.json').write_text(json.dumps(parts))
   assert run(there, tmp_path) == 2
-  assert 'splits.json: p1 is in train and test; expected each' in capsys.readouterr().err
+  assert 'splits.json: names p1 in train and test; expected each' in capsys.readouterr().err
   assert [path.name for path in (tmp_path / 'run').iterdir()] == ['splits.json']
 
 

@@ -210,7 +210,7 @@ def test_a_damaged_splits_json_splits_patients_or_is_refused(tmp_path, phantom_c
 
 def test_a_damaged_config_of_a_run_is_compared_or_refused(tmp_path, phantom_config):
   config = phantom_config(tmp_path)
-  valid = json.dumps(stages.as_json(config)).encode()
+  valid = json.dumps(stages.to_json(config)).encode()
 
   def read():
     return [stages.find_changes(stage, config, tmp_path) for stage in stages.STAGES]
@@ -334,8 +334,8 @@ def quick_pictures(monkeypatch):
   by_time = types.SimpleNamespace(**vars(overlays))
   by_time.frames = lambda path: frames(path, path.stat().st_mtime_ns)
   monkeypatch.setattr(patients, 'overlays', by_time)
-  monkeypatch.setattr(plots, 'curves', curves)
-  monkeypatch.setattr(plots, 'dots', dots)
+  monkeypatch.setattr(plots, 'draw_curves', curves)
+  monkeypatch.setattr(plots, 'draw_dots', dots)
 
 
 FILES_OF_A_RUN = {
@@ -507,7 +507,7 @@ def test_checksums_lead_to_no_other_files(folder, tmp_path, name):
   content = files.read_json(path)
   content['sha256'][name] = '0' * 64
   files.write_json(path, content)
-  with pytest.raises(InputError, match='which no model folder has'):
+  with pytest.raises(InputError, match='is not a file of a model folder'):
     load(folder)
 
 

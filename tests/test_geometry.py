@@ -125,7 +125,7 @@ def test_a_label_of_nifti_is_written_back_onto_its_file(tmp_path, orientation, t
   made = phantom_chaos.make_scan(patient=1, seed=2, protocol='T2SPIR')
   placed = tilted(tilt) @ made.affine
   for name, voxels in (('scan', made.image), ('mask', made.label)):
-    stored, affine = phantom.turned(voxels, placed, orientation)
+    stored, affine = phantom.turn(voxels, placed, orientation)
     nibabel.save(nibabel.Nifti1Image(stored.T, affine[:, [2, 1, 0, 3]]), tmp_path / f'{name}.nii')
   voxels, read = volumes.read_nifti(tmp_path / 'scan.nii')
   labels, label_affine = volumes.read_nifti(tmp_path / 'mask.nii')
@@ -136,7 +136,7 @@ def test_a_label_of_nifti_is_written_back_onto_its_file(tmp_path, orientation, t
   volume = volumes.along(whole, axis)
   assert_every_voxel_is_where_it_was_made(volume, made.image, made.label, placed)
   _, grid = sources.read(sources.find(tmp_path / 'scan.nii', channels=1)[0])
-  back = volumes.turned_like(through_slices(volume), volume.affine, grid.affine)
+  back = volumes.turn_like(through_slices(volume), volume.affine, grid.affine)
   (tmp_path / 'back.nii').write_bytes(masks.to_bytes(back, grid, ending='.nii'))
   original, written = (SimpleITK.ReadImage(str(tmp_path / f'{n}.nii')) for n in ('mask', 'back'))
   voxels, expected = map(SimpleITK.GetArrayFromImage, (written, original))

@@ -31,7 +31,7 @@ def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(tmp_path
 DEFERRED = """
 import sys, time
 from thrifty_jax import stopping
-with stopping.handled(), stopping.deferred():
+with stopping.handle(), stopping.defer():
   print('begun', flush=True)
   ends = time.monotonic() + 30
   while not stopping.requested() and time.monotonic() < ends:
@@ -71,7 +71,7 @@ def test_a_loop_that_has_something_to_save_is_left_to_save_it():
   process.send_signal(signal.SIGINT)
   out, err = process.communicate(timeout=20)
   assert (process.returncode, out) == (0, 'saving\nsaved\n')
-  assert err == '\nstopping: the state is being saved; again to leave at once\n'
+  assert err == '\nstopping: the state is being saved; press Ctrl-C again to leave at once\n'
 
 
 def test_a_second_signal_ends_the_process_at_once():
@@ -97,12 +97,12 @@ def test_work_with_nothing_to_save_ends_at_once_with_a_line(script, number):
 
 
 def test_a_signal_interrupts_what_a_loop_lets_be_interrupted_even_if_it_came_before():
-  with stopping.handled(), stopping.deferred():
+  with stopping.handle(), stopping.defer():
     signal.raise_signal(signal.SIGTERM)
     assert stopping.requested() == signal.SIGTERM
-    with pytest.raises(stopping.Stopped), stopping.undeferred():
+    with pytest.raises(stopping.Stopped), stopping.defer(wanted=False):
       pass
   before = signal.getsignal(signal.SIGTERM)
-  with stopping.handled():
+  with stopping.handle():
     assert stopping.requested() == 0  # another run in this process
   assert signal.getsignal(signal.SIGTERM) is before

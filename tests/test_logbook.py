@@ -141,11 +141,11 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch):
   [(0.4, '0 s'), (59.4, '59 s'), (59.6, '1 min 00 s'), (200, '3 min 20 s'), (3900, '1 h 05 min')],
 )
 def test_durations_are_written_for_people(seconds, text):
-  assert logbook.duration(seconds) == text
+  assert logbook.format_duration(seconds) == text
 
 
 def test_the_environment_says_what_is_needed_to_repeat_the_run():
-  found = logbook.environment(['--config=configs/a b.py'], seed=3)
+  found = logbook.describe_environment(['--config=configs/a b.py'], seed=3)
   json.dumps(found, allow_nan=False)
   assert found['command'] == "python -m thrifty_jax.main '--config=configs/a b.py'"
   assert found['seed'] == 3

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import fabricated
@@ -45,18 +44,12 @@ def ran(monkeypatch, slices) -> list[str]:
       (workdir / name).parent.mkdir(parents=True, exist_ok=True)
       (workdir / name).write_text(GENOTYPE if name.endswith('genotype.json') else '{}')
 
-  def stand_in(module: str, **functions) -> None:
-    package, _, name = module.rpartition('.')
-    fake = types.SimpleNamespace(**functions)
-    monkeypatch.setattr(importlib.import_module(package), name, fake, raising=False)
-    monkeypatch.setitem(sys.modules, module, fake)
-
-  def stage(module: str, name: str, *left: str, **more) -> None:
+  def stage(module: str, name: str, *left: str) -> None:
     def run(*arguments):
       calls.append(name)
       leave(arguments[-1], *left) if left else None
 
-    stand_in(module, **{name: run}, **more)
+    monkeypatch.setattr(importlib.import_module(module), name, run)
 
   def find_slices(config, scans):
     calls.append('prepare')
@@ -213,7 +206,7 @@ def test_a_workdir_that_is_a_file_and_a_config_that_holds_no_settings_are_refuse
 ):
   (tmp_path / 'file').write_text('')
   (tmp_path / 'config.json').write_text('[]')
-  for workdir, text in ((tmp_path / 'file', 'no folder'), (tmp_path, 'holds no settings')):
+  for workdir, text in ((tmp_path / 'file', 'not a folder'), (tmp_path, 'holds no settings')):
     assert _main(workdir) == 2
     assert text in capsys.readouterr().err
   assert ran == []
@@ -365,7 +358,7 @@ BAD_COMMANDS = [
   ([CONFIG, '--config.data.fold=9'], 'config.data.fold is 9; expected from 0 to 4'),
   ([CONFIG, '--config.data.image_size=0'], 'but phantom does not say; set it'),
   (['--config=configs/folder.py'], 'no dataset.json there'),
-  ([CONFIG, '--config.genotype=nowhere.json'], "'nowhere.json', which is not a file"),
+  ([CONFIG, '--config.genotype=nowhere.json'], "'nowhere.json'; expected a file that exists"),
   ([CONFIG, '--stage=serach'], 'did you mean search?'),
   ([CONFIG, '--stages=all'], "Unknown command line flag 'stages'"),
   ([CONFIG, 'search'], "unexpected argument 'search'"),

@@ -8,7 +8,7 @@ from thrifty_jax import pages
 
 def test_a_template_gets_what_it_reads_and_trusts_no_text(monkeypatch):
   template = '{{ name }}: {{ value|percent }}'
-  monkeypatch.setattr(pages._environment(), 'loader', jinja2.DictLoader({'a': template}))
+  monkeypatch.setattr(pages.ENVIRONMENT, 'loader', jinja2.DictLoader({'a': template}))
   page = pages.render('a', {'name': '<b>', 'value': 0.5}, percent=lambda value: f'{100 * value} %')
   assert page == '&lt;b&gt;: 50.0 %'
   with pytest.raises(jinja2.UndefinedError, match='name'):

@@ -385,7 +385,7 @@ def test_a_split_written_by_hand_decides_who_trains_and_tests(
   (workdir / 'splits.json').write_text(json.dumps(parts))
   arguments = (f'--config.genotype={done / "search" / "genotype.json"}', '--config.data.folds=50')
   assert command(scans, slices, workdir, *arguments) == 2
-  assert 'Case04 is in no list' in capsys.readouterr().err
+  assert 'no list has Case04' in capsys.readouterr().err
   parts['test'].append('Case04')
   (workdir / 'splits.json').write_text(json.dumps(parts))
   assert command(scans, slices, workdir, *arguments) == 0

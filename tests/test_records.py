@@ -8,13 +8,9 @@ from typing import Annotated
 import pytest
 
 from thrifty_jax import files, records
+from thrifty_jax.allowed import Allowed, within
 from thrifty_jax.errors import InputError
 from thrifty_jax.records import Inline
-
-
-def is_short(value: str) -> bool:
-  """a short text"""
-  return len(value) < 4
 
 
 @dataclass(frozen=True)
@@ -25,8 +21,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Whole:
-  name: Annotated[str, is_short]
-  count: Annotated[int, range(1, 4)]
+  name: Annotated[str, Allowed('a short text', lambda value: len(value) < 4)]
+  count: Annotated[int, within(1, 3)]
   first: Annotated[Part, Inline('first_')]
   second: Annotated[Part | None, Inline('second_')]
   parts: Mapping[str, Part]
@@ -82,7 +78,7 @@ def test_an_inline_record_is_none_where_all_its_names_are_null():
     ('first_pair', [1, 0.5], 'first_pair[1] is 0.5, expected a whole number'),
     ('second_pair', [1, 2], 'second_mean is None, expected a number'),
     ('parts', [], 'parts is [], expected an object'),
-    ('parts', {'x': {'mean': 1}}, 'parts.x.pair is not there, expected a list of 2 or null'),
+    ('parts', {'x': {'mean': 1}}, 'parts.x.pair is missing, expected a list of 2 or null'),
     ('any', [], 'any is [], expected an object'),
     ('more', [1, None], 'more[1] is None, expected a whole number'),
     ('note', 1, 'note is 1, expected text'),
@@ -97,9 +93,9 @@ def test_another_form_is_one_line_with_place_value_and_what_was_expected(
 
 
 def test_what_is_missing_or_no_object_is_named():
-  with pytest.raises(InputError, match='x: count is not there, expected a whole number from 1'):
+  with pytest.raises(InputError, match='x: count is missing, expected a whole number from 1'):
     records.parse({name: value for name, value in CONTENT.items() if name != 'count'}, Whole, 'x')
-  with pytest.raises(InputError, match='x: first_mean is not there, expected a number'):
+  with pytest.raises(InputError, match='x: first_mean is missing, expected a number'):
     records.parse({'name': 'a', 'count': 1}, Whole, 'x')
   with pytest.raises(InputError, match='x: all of it is 3, expected an object'):
     records.parse(3, Whole, 'x')

@@ -42,7 +42,7 @@ def test_a_row_is_all_that_a_new_field_needs(monkeypatch, tmp_path):
   assert config.retrain.dropout == 0.1
   config.compilation_cache = str(tmp_path / 'cache')
   place = compiling.place(config)
-  (tmp_path / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  (tmp_path / 'config.json').write_text(json.dumps(stages.to_json(config)))
   config.retrain.dropout = 0.2
   configs.validate(config)
   assert stages.find_changes(stages.RETRAIN, config, tmp_path) == {
@@ -65,7 +65,7 @@ def test_what_a_row_says_decides_what_follows(monkeypatch, tmp_path):
   configs.validate(config)  # a value that leaves it to the data passes
   config.compilation_cache, config.search.hours = str(tmp_path / 'cache'), 2
   place = compiling.place(config)
-  (tmp_path / 'config.json').write_text(json.dumps(stages.as_json(config)))
+  (tmp_path / 'config.json').write_text(json.dumps(stages.to_json(config)))
   for hours, growing in ((3, {}), (1, {'search.hours': 'search.hours 2 -> 1'})):
     config.search.hours = hours
     assert compiling.place(config) == place

@@ -5,15 +5,10 @@ from typing import Any, NamedTuple
 
 
 class Allowed(NamedTuple):
-  """The values that a setting may have.
+  """The values that a setting may have."""
 
-  Attributes:
-    expected: Description of the values, printed after `expected` in an error.
-    holds: Test of a value; a value of another type or length may raise TypeError.
-  """
-
-  expected: str
-  holds: Callable[[Any], bool]
+  expected: str  # the values in words, printed after `expected` in an error
+  holds: Callable[[Any], Any]  # test of a value; TypeError for another type or number of values
 
 
 def one_of(*choices: str) -> Allowed:
@@ -55,10 +50,6 @@ def _is_address(value: str) -> bool:
   return not value or (bool(host) and port.isdigit() and 0 < int(port) < 1 << 16)
 
 
-def _are_rates(*rates: float) -> bool:
-  return 0 < len({*rates}) == len(rates) and min(rates) > 0
-
-
 TEXT = Allowed('a text', lambda value: isinstance(value, str))
 SWITCH = Allowed('True or False', lambda value: isinstance(value, bool))
 COUNT = Allowed('a whole number from 1', lambda value: value >= 1)
@@ -70,6 +61,8 @@ FACTORS = numbers('two factors above 0, the smaller first', lambda a, b: 0 < a <
 TWO_BELOW_1 = numbers('two from 0 to below 1', lambda a, b: 0 <= a < 1 and 0 <= b < 1)
 RISING = numbers('two numbers, the first below the second', lambda a, b: a < b)
 PERCENTILES = numbers('two rising ones within 0 and 100', lambda a, b: 0 <= a < b <= 100)
-RATES = numbers('different ones above 0', _are_rates)
+RATES = numbers(
+  'different ones above 0', lambda *rates: 0 < len({*rates}) == len(rates) and min(rates) > 0
+)
 PATIENTS = names("different names, as in ('a', 'b')")
 ADDRESS = Allowed("HOST:PORT of process 0, or ''", _is_address)

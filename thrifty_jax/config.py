@@ -25,15 +25,7 @@ def default() -> ConfigDict:
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Flattens a config to dotted names such as `search.epochs`; tuples stay whole.
-
-  Args:
-    config: Config, or its dictionary.
-    prefix: Text before each name.
-
-  Returns:
-    Values by dotted name, in the order of the config.
-  """
+  """Flattens a config to values by dotted name, such as `search.epochs`; tuples stay whole."""
   fields = {}
   for name, value in config.items():
     if isinstance(value, ConfigDict | dict):
@@ -48,16 +40,8 @@ def apply_variants(
 ) -> ConfigDict:
   """Applies the variants after the colon of `--config=configs/x.py:small,unet`, left to right.
 
-  Args:
-    config: Settings of the run, changed in place.
-    variants: Names separated by commas, or ''.
-    **changes: Variants of the data set; every data set also has the models' names as variants.
-
-  Returns:
-    The config.
-
-  Raises:
-    InputError: If a variant is unknown or repeated, or names a second model.
+  The config is changed in place and returned. `changes` are the variants of the data set; the names
+  of models are further ones. Unknown or repeated ones, and two models, are an InputError.
   """
   names = [name.strip() for name in variants.split(',') if name.strip()]
   known = (*changes, *MODELS)
@@ -90,6 +74,9 @@ def left_to_data(config: ConfigDict) -> list[str]:
   return [name for name, setting in SETTINGS.items() if setting.is_open(fields[name])]
 
 
+SUPERVISED = ('thrifty', 'unet_plus_plus')  # models with several outputs to train
+
+
 def has_genotype(config: ConfigDict) -> bool:
   """Whether the network is that of a genotype file, not a baseline."""
   return config.model.name in ('thrifty', 'lean')
@@ -101,14 +88,10 @@ def searches(config: ConfigDict) -> bool:
 
 
 def validate(config: ConfigDict) -> None:
-  """Refuses invalid values before anything is read or written.
+  """Refuses invalid values before anything is read or written; fields left to the data pass.
 
-  Args:
-    config: Settings of the run; fields left to the data pass.
-
-  Raises:
-    InputError: If a value is invalid by itself or in combination with others; the message names the
-      field, its value and what is expected.
+  A value may be invalid by itself or in combination with others; the InputError names the field,
+  its value and what is expected.
   """
   for name, setting in SETTINGS.items():
     _require(config, name, _is_finite, 'finite numbers')
@@ -118,7 +101,12 @@ def validate(config: ConfigDict) -> None:
   _validate_model(config)
   for stage in ('search', 'retrain') if searches(config) else ('retrain',):
     _validate_training(config, stage)
-  _validate_compare(config)
+  for path in config.compare.genotypes:
+    if not Path(path).is_file():
+      raise InputError(f'config.compare.genotypes names {path!r}, which is not a file')
+  least = config.retrain.warmup_epochs
+  more = f'0, or more than retrain.warmup_epochs, which is {least}'
+  _require(config, 'compare.trial_epochs', lambda value: value == 0 or value > least, more)
 
 
 def _validate_processes(config: ConfigDict) -> None:
@@ -136,48 +124,38 @@ def _validate_processes(config: ConfigDict) -> None:
 
 def _validate_data(config: ConfigDict) -> None:
   """Refuses data settings that contradict one another."""
-  data = config.data
+  data, protocol = config.data, config.evaluate.protocol
   _require(config, 'data.fold', lambda value: value < data.folds, f'from 0 to {data.folds - 1}')
   side = 2**config.model.depth
   _require(config, 'data.image_size', lambda value: value >= side, f'{side} or more at this depth')
   if both := {*data.validation_patients} & {*data.test_patients}:
-    raise InputError(f'config.data: {min(both)} is a validation and a test patient; choose')
-  if data.download and data.name not in DOWNLOADS:
     raise InputError(
-      f'config.data.download is True, but {data.name} cannot be downloaded, only '
-      f'{", ".join(DOWNLOADS)} can; leave it out'
+      f'config.data: {min(both)} is a validation and a test patient; leave it out of one list'
     )
-  if len(data.mean) != len(data.std):
-    raise InputError(
-      f'config.data.mean is {data.mean} and config.data.std is {data.std}; expected both'
-    )
+  only = f'False: only {", ".join(DOWNLOADS)} can be downloaded, and this is {data.name!r}'
+  _require(config, 'data.download', lambda on: not on or data.name in DOWNLOADS, only)
   each = f'() or {data.modalities}, one for each modality'
-  _require(config, 'data.mean', lambda value: len(value) in (0, data.modalities), each)
-  if not data.hold_out_test and config.evaluate.protocol != 'pooled_2d':
-    raise InputError(
-      'config.data.hold_out_test is False, but config.evaluate.protocol is '
-      f'{config.evaluate.protocol!r}; only pooled_2d does without test patients'
-    )
+  _require(config, 'data.mean', lambda mean: len(mean) in (0, data.modalities), each)
+  alike = f'as many as config.data.mean, which is {data.mean}'
+  _require(config, 'data.std', lambda std: len(std) == len(data.mean), alike)
+  only = f'True with the protocol {protocol!r}: only pooled_2d does without test patients'
+  _require(config, 'data.hold_out_test', lambda on: on or protocol == 'pooled_2d', only)
 
 
 def _validate_model(config: ConfigDict) -> None:
   """Refuses a model that cannot be built or whose packages are not installed."""
-  if config.model.name == 'unet' and config.model.deep_supervision:
-    raise InputError(
-      'config.model.deep_supervision is True, but a U-Net has one output only; leave it out, or '
-      'take unet_plus_plus'
-    )
-  if config.genotype and not has_genotype(config):
-    raise InputError(
-      f'config.genotype is given, but config.model.name is {config.model.name!r}; only thrifty '
-      'networks have a genotype'
-    )
-  if config.genotype and not Path(config.genotype).is_file():
-    raise InputError(f'config.genotype is {config.genotype!r}, which is not a file')
-  if config.tensorboard and importlib.util.find_spec('tensorboardX') is None:
-    raise InputError(
-      'config.tensorboard is True, which needs the package tensorboardX: pip install tensorboardX'
-    )
+  name = config.model.name
+  one = f'False: {name} has one output only, unet_plus_plus has several'
+  _require(config, 'model.deep_supervision', lambda on: not on or name in SUPERVISED, one)
+  only = f"'' with the model {name!r}: only thrifty and lean networks have a genotype"
+  _require(config, 'genotype', lambda path: not path or has_genotype(config), only)
+  named = 'a genotype file: nothing searches a lean network yet'
+  _require(config, 'genotype', lambda path: path or name != 'lean', named)
+  there = "a file that exists, or ''"
+  _require(config, 'genotype', lambda path: not path or Path(path).is_file(), there)
+  needed = 'False, or the package that it needs: pip install tensorboardX'
+  found = importlib.util.find_spec('tensorboardX')
+  _require(config, 'tensorboard', lambda on: not on or found, needed)
 
 
 def _validate_training(config: ConfigDict, stage: str) -> None:
@@ -191,27 +169,14 @@ def _validate_training(config: ConfigDict, stage: str) -> None:
   below = f'below {stage}.epochs, which is {epochs}{why}'
   _require(config, f'{stage}.warmup_epochs', lambda value: value < epochs, below)
   size, parts = section.batch_size, section.microbatches
-  if size % parts:
-    divisors = [number for number in range(1, size + 1) if size % number == 0]
-    near = [d for d in divisors if d < parts][-1:] + [d for d in divisors if d > parts][:1]
-    nearest = 'nearest are' if len(near) > 1 else 'nearest is'
-    raise InputError(
-      f'config.{stage}.microbatches is {parts}; expected a divisor of {stage}.batch_size, which is '
-      f'{size}: the {nearest} {" and ".join(map(str, near))}'
-    )
+  divisors = [number for number in range(1, size + 1) if size % number == 0]
+  near = [d for d in divisors if d < parts][-1:] + [d for d in divisors if d > parts][:1]
+  nearest = f'nearest {"are" if len(near) > 1 else "is"} {" and ".join(map(str, near))}'
+  divisor = f'a divisor of {stage}.batch_size, which is {size}: the {nearest}'
+  _require(config, f'{stage}.microbatches', lambda value: size % value == 0, divisor)
 
 
-def _validate_compare(config: ConfigDict) -> None:
-  """Refuses a comparison with missing genotypes, or with trials no longer than the warm-up."""
-  for path in config.compare.genotypes:
-    if not Path(path).is_file():
-      raise InputError(f'config.compare.genotypes names {path!r}, which is not a file')
-  least = config.retrain.warmup_epochs
-  more = f'0, or more than retrain.warmup_epochs, which is {least}'
-  _require(config, 'compare.trial_epochs', lambda value: value == 0 or value > least, more)
-
-
-def _require(config: ConfigDict, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+def _require(config: ConfigDict, name: str, holds: Callable[[Any], Any], expected: str) -> None:
   """Refuses a field whose value fails the test; a field left to the data passes."""
   group, _, field = name.rpartition('.')
   value = config[group][field] if group else config[field]

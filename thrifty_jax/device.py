@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from thrifty_jax import jax_internals
 from thrifty_jax.errors import InputError
 
-DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'  # the bits of a GPU; others always repeat theirs
 # Makes cuBLAS compute matrix products. XLA's own Triton kernels abort the process in the search
 # (`triton_tiling_propagation.cc: Check failed`, github.com/openxla/xla/issues/47381; seen with JAX
 # 0.11.2), and took a third longer to compile in a network that ran no faster with them.
@@ -30,19 +30,11 @@ def prepare(config: ConfigDict) -> None:
 
   float32 products are then computed in full float32 on an accelerator too; JAX's default is
   TensorFloat-32 on a GPU (10 bits) and bfloat16 on a TPU (7 bits). Fast code requests bfloat16.
-
-  Args:
-    config: Settings; `device`, `deterministic` and `compilation_cache` are read.
-
-  Raises:
-    InputError: If config.device asks for a device that this machine does not have.
+  A config.device that this machine does not have is an InputError.
   """
   if config.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
-  if config.deterministic:
-    _use_deterministic_operations()
-  if config.device in ('auto', 'gpu') and _has_cuda_plugin():
-    _multiply_matrices_by_cublas()
+  _set_xla_flags(config)
   _use_compilation_cache(config.compilation_cache)
   # If an accelerator's plugin is installed, malloc will not hold the large buffers.
   if config.device == 'cpu' or not _has_accelerator_plugin():
@@ -69,10 +61,8 @@ def describe() -> str:
 def precision(setting: str, device: Any = None) -> str:
   """Number type that networks compute in during training: 'float32' or 'bfloat16'.
 
-  Args:
-    setting: config.precision. 'auto' is bfloat16 where the hardware supports it: on TPUs, and on
-      NVIDIA GPUs from compute capability 8 (Ampere).
-    device: Device that the networks run on; None is the first one.
+  The setting 'auto' is bfloat16 where the hardware supports it: on TPUs, and on NVIDIA GPUs from
+  compute capability 8 (Ampere). A device of None is the first one.
   """
   if setting != 'auto':
     return setting
@@ -84,30 +74,19 @@ def precision(setting: str, device: Any = None) -> str:
 
 def cores() -> int:
   """Number of processor cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def cache_folder(setting: str) -> Path | None:
-  """Folder in which compiled programs are kept between runs.
-
-  Args:
-    setting: config.compilation_cache: 'auto', a folder, or '' for no cache.
-
-  Returns:
-    The folder; None without a cache.
-  """
-  if not setting:
-    return None
+  """Folder of compiled programs by config.compilation_cache: 'auto', a folder, or '' for none."""
   if setting != 'auto':
-    return Path(setting).expanduser()
+    return Path(setting).expanduser() if setting else None
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return Path(base).expanduser() / 'thrifty_jax' / 'xla'
 
 
-def keep_freed_memory() -> bool:
-  """Lets malloc keep freed memory instead of returning it to the system.
+def keep_freed_memory() -> None:
+  """Lets glibc's malloc keep freed memory instead of returning it to the system.
 
   XLA's CPU runtime allocates a program's large temporary buffers at every call. glibc gets blocks
   of that size from mmap and returns them at once, so every step touches fresh pages. The page
@@ -117,56 +96,43 @@ def keep_freed_memory() -> bool:
   Only the arena of the main thread keeps such blocks, so programs run in the calling thread, not in
   one of JAX's. The compiler's threads keep arenas of their own: its freed memory is fragmented, and
   searching it for free blocks made every step a third slower.
-
-  Returns:
-    Whether the setting was applied; only glibc has mallopt, not macOS, musl or Windows.
   """
-  if not sys.platform.startswith('linux'):
-    return False
-  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-  if mallopt is None:
-    return False
-  jax.config.update('jax_cpu_enable_async_dispatch', False)
-  settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
-  return all([mallopt(parameter, value) for parameter, value in settings])
+  if mallopt := _find_in_glibc('mallopt'):
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_memory() -> None:
   """Returns freed memory to the system, for use after compilation, which needs it only once."""
-  if sys.platform.startswith('linux'):
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # glibc's
-    if trim is not None:
-      trim(0)
+  if malloc_trim := _find_in_glibc('malloc_trim'):
+    malloc_trim(0)
 
 
-def _use_deterministic_operations() -> None:
-  """Makes a GPU's results reproducible bit for bit; those of a CPU and a TPU already are.
+def _find_in_glibc(name: str) -> Any:
+  """Function of glibc; None on macOS, Windows and with musl."""
+  return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith('linux') else None
 
-  XLA then does not choose kernels by measured time, which may vary between runs, and does not add
-  numbers in the order in which threads happen to finish.
+
+def _set_xla_flags(config: ConfigDict) -> None:
+  """Sets flags of XLA, which reads them once, when it starts.
+
+  With DETERMINISTIC it neither chooses kernels by measured time, which may vary between runs, nor
+  adds numbers in the order in which a GPU's threads happen to finish.
   """
-  if DETERMINISTIC in os.environ.get('XLA_FLAGS', '').split():
-    return
-  if jax_internals.has_started() and jax.default_backend() == 'gpu':
-    raise InputError(
-      'config.deterministic is True, but JAX has started here already and reads the flag no '
-      f'more; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'
-    )
-  _add_xla_flag(DETERMINISTIC)
-
-
-def _multiply_matrices_by_cublas() -> None:
-  """Makes XLA use cuBLAS for matrix products on an NVIDIA GPU, see _CUBLAS.
-
-  A value that XLA_FLAGS already has for it is kept.
-  """
-  if _CUBLAS.partition('=')[0] not in os.environ.get('XLA_FLAGS', ''):
-    _add_xla_flag(_CUBLAS)
-
-
-def _add_xla_flag(flag: str) -> None:
-  """Adds a flag for XLA, which reads its flags once, when it starts."""
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
+  flags = os.environ.get('XLA_FLAGS', '')
+  if config.deterministic and DETERMINISTIC not in flags.split():
+    if jax_internals.has_started() and jax.default_backend() == 'gpu':
+      raise InputError(
+        'config.deterministic is True, but JAX has already started here and no longer reads the '
+        f'flag; start a new process, or set XLA_FLAGS={DETERMINISTIC} before JAX is used'
+      )
+    flags = f'{flags} {DETERMINISTIC}'
+  is_set = _CUBLAS.partition('=')[0] in flags
+  if config.device in ('auto', 'gpu') and _has_cuda_plugin() and not is_set:
+    flags = f'{flags} {_CUBLAS}'
+  if flags:
+    os.environ['XLA_FLAGS'] = flags.strip()
 
 
 def _use_compilation_cache(setting: str) -> None:
@@ -178,11 +144,12 @@ def _use_compilation_cache(setting: str) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    if setting != 'auto':
-      raise InputError(
-        f'config.compilation_cache is {setting!r}, which cannot be made: {error.strerror}'
-      ) from error
-    return  # without a writable home the run only loses compile time
+    if setting == 'auto':
+      return  # without a writable home the run only loses compile time
+    raise InputError(
+      f'config.compilation_cache is {setting!r}, a folder that cannot be created: '
+      f'{error.strerror}; name another folder'
+    ) from error
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
@@ -198,6 +165,5 @@ def _has_accelerator_plugin() -> bool:
   """Whether JAX could use a device other than the CPU; does not start JAX."""
   if (jax.config.values.get('jax_platforms') or '').split(',')[0] == 'cpu':
     return False
-  if importlib.metadata.entry_points(group='jax_plugins'):
-    return True
-  return any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
+  modules = any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
+  return modules or bool(importlib.metadata.entry_points(group='jax_plugins'))

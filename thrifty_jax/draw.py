@@ -1,6 +1,5 @@
 """Draws a genotype file: `python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg`."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,28 +39,25 @@ def run(arguments: Sequence[str]) -> None:
     depth=command_line.Number(int, None, least=2, most=DEEPEST),
   )
   output = Path(values.output)
-  _require_place(output)
+  if output.suffix.lower() != '.svg':
+    raise InputError(f'--output={output}: expected the name of a picture, ending in .svg')
+  if not output.absolute().parent.is_dir():
+    raise InputError(f'--output={output}: there is no such folder; create it or name another')
   picture = draw(Path(values.genotype), depth=values.depth)
   try:
     files.write_text(output, picture)
   except OSError as error:
-    raise InputError(f'--output={output}: cannot be written: {error.strerror}') from error
+    raise InputError(
+      f'--output={output}: cannot be written: {error.strerror}; name another file'
+    ) from error
   print(output)
 
 
 def draw(path: Path, *, depth: int | None = None) -> str:
   """Draws a genotype file as the text of a standalone SVG file.
 
-  Args:
-    path: Genotype file.
-    depth: Number of levels of the network; None reads it from the file's provenance, else 5.
-
-  Returns:
-    Text of the SVG.
-
-  Raises:
-    InputError: If the file is missing or not a genotype, or skips cells that do not exist at this
-      depth.
+  A `depth` of None, the number of levels, is that of the file's provenance, else 5. A file that is
+  no genotype, or skips cells that do not exist at this depth, is an InputError.
   """
   found = genotype.load(path)
   scores = drawing.edge_scores(path)
@@ -88,19 +84,6 @@ def _depth(path: Path) -> int:
       'give it by --depth=LEVELS'
     )
   return depth
-
-
-def _require_place(output: Path) -> None:
-  """Refuses an output that cannot be written, before anything is read."""
-  if output.suffix.lower() != '.svg':
-    raise InputError(f'--output={output}: expected the name of a picture, ending in .svg')
-  if output.is_dir():
-    raise InputError(f'--output={output} is a folder; expected the name of a file')
-  folder = output.absolute().parent
-  if not folder.is_dir():
-    raise InputError(f'--output={output}: there is no folder {folder}; make it or name another')
-  if not os.access(folder, os.W_OK):
-    raise InputError(f'--output={output}: the folder {folder} cannot be written; name another')
 
 
 if __name__ == '__main__':

@@ -11,8 +11,7 @@ class InputError(Exception):
 class NotFinite(InputError):
   """A loss or a gradient is non-finite, most often because the learning rate is too high.
 
-  Attributes:
-    step: Number of the step in its stage, counted from 1.
+  `step` is the number of the step in its stage, counted from 1.
   """
 
   def __init__(self, text: str, *, step: int = 0):

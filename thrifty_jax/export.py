@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
 from thrifty_jax.errors import InputError
+from thrifty_jax.logbook import say
 from thrifty_jax.running import command_line
 
 if TYPE_CHECKING:
   import numpy as np
 
-  from thrifty_jax.exporting.export_check import Network
   from thrifty_jax.exporting.export_slices import RunData
   from thrifty_jax.model_folder import LoadedModel
 
@@ -56,21 +56,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> None:
   """Parses the command; exports, checks and writes the model."""
-  values = _read(arguments)
+  values = command_line.read(
+    arguments,
+    USAGE,
+    required={'model': 'runs/brain/model', 'output': 'exported'},
+    choices={'format': FORMATS},
+  )
+  for name in ('int8', 'dynamic_sides'):
+    if values[name].value and values.format != 'onnx':
+      raise InputError(f'--{name} is for --format=onnx; leave out one of them')
   output = Path(values.output)
   _require_packages(values.format)
   # JAX takes a second to import, so mistakes in the command are reported first.
   from thrifty_jax import config as configs
   from thrifty_jax import device, model_folder
   from thrifty_jax.exporting import export_folder, export_slices
-  from thrifty_jax.logbook import say
   from thrifty_jax.predicting import segment
 
   export_folder.require_place(output, overwrite=values.overwrite)
   config = configs.default()
   config.device = 'cpu'  # an accelerator rounds more than the check allows
   device.prepare(config)
-  folders = segment.model_folders(Path(values.model))
+  folders = segment.find_models(Path(values.model))
   if len(folders) > 1:
     raise InputError(
       f'--model={values.model}: has a model for each fold; name one of them, as {folders[0].parent}'
@@ -81,12 +88,12 @@ def run(arguments: Sequence[str]) -> None:
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{spec.network.name}, {member.parameters:,} parameters')
   if data is None or values.scans:
-    images = export_slices.of_scans(Path(values.scans), spec)
+    images = export_slices.read_scans(Path(values.scans), spec)
   else:
-    images = export_slices.of_run(data)
+    images = export_slices.read_run(data)
   networks, results = _networks(values, member, images, data)
   sides = None if values.dynamic_sides else spec.image.image_size
-  contents = export_folder.contents(
+  contents = export_folder.make_contents(
     member, networks, results, card=(folders[0] / 'card.md').read_bytes(), sides=sides
   )
   export_folder.write(output, contents)
@@ -97,8 +104,7 @@ def _networks(
   values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
   """Exported files by name, and the results of each; refuses one that differs from the model."""
-  from thrifty_jax.exporting import export_check, onnx_network, stablehlo
-  from thrifty_jax.logbook import say
+  from thrifty_jax.exporting import export_check, export_slices, onnx_network, quantise, stablehlo
 
   if values.format == 'stablehlo':
     name, content = 'model.stablehlo', stablehlo.to_stablehlo(member)
@@ -106,41 +112,26 @@ def _networks(
   else:
     made = onnx_network.to_onnx(member, dynamic_sides=values.dynamic_sides)
     name, content = 'model.onnx', made.SerializeToString()
-    network = export_check.onnx_runner(content)
+    network = export_check.make_onnx_runner(content)
   found = export_check.compare(member, network, images)
   export_check.require_agreement(found, what=name)
   say('checked', str(found))
   contents, results = {name: content}, {name: dataclasses.asdict(found)}
-  if data is not None and values.int8:
-    name = 'model_int8.onnx'
-    contents[name], results[name] = _int8(member, content, network, images, data)
-  return contents, results
-
-
-def _int8(
-  member: 'LoadedModel',
-  content: bytes,
-  network: 'Network',
-  images: 'list[np.ndarray]',
-  data: 'RunData',
-) -> tuple[bytes, dict[str, Any]]:
-  """Quantises convolutions to 8 bits and measures the cost."""
-  from thrifty_jax.exporting import export_check, export_slices, quantise
-  from thrifty_jax.logbook import say
-
+  if data is None or not values.int8:
+    return contents, results
   spec = member.spec
-  training = export_slices.of_training(data, quantise.SLICES, context=spec.context)
+  training = export_slices.read_training(data, quantise.SLICES, context=spec.context)
   eight = quantise.quantise(content, training)
-  quantised = export_check.onnx_runner(eight)
-  before = quantise.dsc(data, network, spec, title='score float32')
-  after = quantise.dsc(data, quantised, spec, title='score int8')
-  say(
-    'int8',
-    f'validation DSC {100 * after:.2f} %, in float32 {100 * before:.2f} %: '
-    f'{100 * (after - before):+.2f}',
-  )
-  found = dataclasses.asdict(export_check.compare(member, quantised, images))
-  return eight, found | {'validation_dsc_float': before, 'validation_dsc': after}
+  quantised = export_check.make_onnx_runner(eight)
+  before = quantise.measure_dsc(data, network, spec, title='score float32')
+  after = quantise.measure_dsc(data, quantised, spec, title='score int8')
+  change = f'{100 * after:.2f} %, in float32 {100 * before:.2f} %: {100 * (after - before):+.2f}'
+  say('int8', f'validation DSC {change}')
+  costs = {'validation_dsc_float': before, 'validation_dsc': after}
+  found = export_check.compare(member, quantised, images)
+  contents['model_int8.onnx'] = eight
+  results['model_int8.onnx'] = dataclasses.asdict(found) | costs
+  return contents, results
 
 
 def _require_packages(format_: str) -> None:
@@ -150,20 +141,6 @@ def _require_packages(format_: str) -> None:
       f'--format={format_} needs {" and ".join(missing)}, not installed here: '
       'pip install -r requirements-export.txt'
     )
-
-
-def _read(arguments: Sequence[str]) -> Any:
-  """Reads the options; raises InputError unless they are complete and consistent."""
-  values = command_line.read(
-    arguments,
-    USAGE,
-    required={'model': 'runs/brain/model', 'output': 'exported'},
-    choices={'format': FORMATS},
-  )
-  for name in ('int8', 'dynamic_sides'):
-    if values[name].value and values.format != 'onnx':
-      raise InputError(f'--{name} is for --format=onnx; leave out one of them')
-  return values
 
 
 if __name__ == '__main__':

@@ -18,23 +18,15 @@ MOST_JSON_BYTES = 16 << 20
 _DEEPEST = 50  # levels of nested lists and objects; ours have 5
 _DIGITS = 18  # of a whole number, so that it fits 64 bits
 
-# Errors that the user can remedy by making space or naming another folder.
-_NOT_WRITABLE = tuple(
-  getattr(errno, name)
-  for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM')
-  if hasattr(errno, name)  # some systems lack some
-)
+# Errors that the user can remedy by making space or naming another folder; some systems lack some.
+_FULL_OR_FORBIDDEN = ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM')
+_NOT_WRITABLE = {getattr(errno, name, errno.ENOSPC) for name in _FULL_OR_FORBIDDEN}
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
   """Writes a file so that a reader sees either the old or the new content, never a part.
 
-  Args:
-    path: The file; missing parent folders are created.
-    data: Whole content of the file.
-
-  Returns:
-    The path.
+  Missing parent folders are created. Returns the path.
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,33 +50,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-  """Writes indented JSON, whole or not at all.
-
-  Args:
-    path: The file.
-    value: Value that json can write; NaN and infinity are not JSON and are refused.
-
-  Returns:
-    The path.
-
-  Raises:
-    ValueError: If value contains NaN or infinity.
-  """
+  """Writes indented JSON, whole or not at all; refuses NaN and infinity (ValueError)."""
   text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
   return write_text(path, text + '\n')
 
 
 @contextlib.contextmanager
-def writing_to(folder: Path, option: str) -> Generator[None]:
-  """Reports a full disk, or a folder that is read-only or gone, as bad input.
+def report_unwritable(folder: Path, option: str) -> Generator[None]:
+  """Reports a full disk, or a folder that is read-only or gone, as bad input (InputError).
 
-  Args:
-    folder: Folder that the body writes to.
-    option: Command-line option that names another folder, such as '--workdir'.
-
-  Raises:
-    InputError: If the body meets such an error, also in the exception types that ArrayRecord or
-      TensorStore raise for it. Other errors, and errors about files elsewhere, pass unchanged.
+  The exceptions that ArrayRecord or TensorStore raise for it are recognised too. Other errors, and
+  errors about files elsewhere, pass unchanged. `option` names another folder, as --workdir does.
   """
   was_there = folder.is_dir()
   try:
@@ -94,7 +70,7 @@ def writing_to(folder: Path, option: str) -> Generator[None]:
   except Exception as error:
     reason = _not_writable(error, folder)
     if not reason and was_there and not folder.is_dir():
-      reason = 'it is gone'
+      reason = 'the folder no longer exists'
     if not reason:
       raise
     raise InputError(
@@ -117,14 +93,9 @@ def _not_writable(error: Exception, folder: Path) -> str:
 
 
 def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> None:
-  """Refuses anything but a file before it is read: reading a pipe or a device may never end.
+  """Refuses anything but a file, or one of more bytes, before it is read (InputError).
 
-  Args:
-    path: File to read, or a link to one.
-    most_bytes: Largest size allowed; None is no limit.
-
-  Raises:
-    InputError: If the path is missing, not a file, or too large.
+  Reading a pipe or a device may never end.
   """
   try:
     status = Path(path).stat()
@@ -132,7 +103,7 @@ def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None)
     reason = getattr(error, 'strerror', '') or error
     raise InputError(f'cannot read {path}: {reason}') from error
   if not stat.S_ISREG(status.st_mode):
-    raise InputError(f'cannot read {path}: it is no file')
+    raise InputError(f'cannot read {path}: it is not a file')
   if most_bytes is not None and status.st_size > most_bytes:
     raise InputError(
       f'cannot read {path}: it has {status.st_size:,} bytes, expected at most {most_bytes:,}'
@@ -140,20 +111,11 @@ def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-  """Reads a JSON file that need not be trusted.
+  """Reads a JSON file of at most 16 MiB that need not be trusted, or raises InputError.
 
   The value can be compared, printed and written again: it contains no NaN or infinity, no number
   of more than 18 digits, no repeated name in an object, no unpaired surrogate, and has at most 50
   levels.
-
-  Args:
-    path: The file, of at most 16 MiB.
-
-  Returns:
-    The parsed value.
-
-  Raises:
-    InputError: If the file is missing, unreadable, too large or not such JSON.
   """
   path = Path(path)
   require_file(path, most_bytes=MOST_JSON_BYTES)
@@ -168,23 +130,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: str) -> Any:
-  """Parses JSON text under the limits of `read_json`.
-
-  Raises:
-    ValueError: If the text is not such JSON.
-  """
-  try:
-    value = json.loads(
-      text,
-      object_pairs_hook=_each_once,
-      parse_int=_whole,
-      parse_float=_finite,
-      parse_constant=_finite,
-    )
-  except RecursionError as error:
-    raise ValueError(f'lists or objects in one another, expected at most {_DEEPEST}') from error
-  _require_plain(value)
-  return value
+  """Parses JSON text under the limits of `read_json`, or raises ValueError."""
+  parsers = {'parse_int': _whole, 'parse_float': _finite, 'parse_constant': _finite}
+  with contextlib.suppress(RecursionError):
+    value = json.loads(text, object_pairs_hook=_each_once, **parsers)
+    json.dumps(value, ensure_ascii=False).encode()  # printing an unpaired surrogate would fail
+    if _levels(value) <= _DEEPEST:
+      return value
+  raise ValueError(f'lists or objects are nested too deeply, expected at most {_DEEPEST} levels')
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -198,29 +151,18 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _whole(digits: str) -> int:
   if len(digits) > _DIGITS:
-    raise ValueError(f'the number {digits:.20}... has {len(digits)} digits')
+    raise ValueError(f'the number {digits:.20}... has over {_DIGITS} digits')
   return int(digits)
 
 
 def _finite(text: str) -> float:
   value = float(text)
   if not math.isfinite(value):
-    raise ValueError(f'{text:.20} is no finite number')
+    raise ValueError(f'{text:.20} is not a finite number')
   return value
 
 
-def _require_plain(value: Any) -> None:
-  """Refuses text that cannot be encoded, and nesting too deep for recursive functions."""
-  level = [value]
-  for _ in range(_DEEPEST):
-    for one in level:
-      if isinstance(one, str):
-        one.encode('utf-8')  # printing an unpaired surrogate would raise an error
-    level = [
-      inner
-      for one in level
-      if isinstance(one, dict | list)
-      for inner in (one if isinstance(one, list) else [*one, *one.values()])
-    ]
-  if level:
-    raise ValueError(f'lists or objects in one another, expected at most {_DEEPEST}')
+def _levels(value: Any) -> int:
+  """Number of lists and objects in one another, and 1 for what they hold."""
+  inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+  return 1 + max(map(_levels, inner), default=0)

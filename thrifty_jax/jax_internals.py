@@ -21,8 +21,5 @@ def process_index() -> int:
 
 
 def client() -> Any:
-  """Client of the service through which JAX's processes find each other.
-
-  The service stores values by key, lets a process wait for hours, and needs no device.
-  """
+  """Client of the service by which JAX's processes share values and wait, without a device."""
   return distributed.global_state.client

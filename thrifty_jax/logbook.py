@@ -1,5 +1,6 @@
 """Records of a run: metrics per epoch, progress, and its environment."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -15,87 +16,63 @@ from typing import Any
 from tqdm import tqdm
 
 import thrifty_jax
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 
 _MOST_BYTES = 256 << 20  # of all lines; an epoch of a search takes some 2 KB
-PACKAGES = (
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'tensorflow-datasets',
-  'array_record',
-  'numpy',
-  'nibabel',
-  'SimpleITK',
-)
+_LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
+_READERS = ('array_record', 'numpy', 'nibabel', 'SimpleITK')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+  """What every line has."""
+
+  epoch: int
+  step: int
 
 
 class Logbook:
-  """Lines of `metrics.jsonl` in a stage's folder, a dictionary each."""
+  """Lines of `metrics.jsonl` in a stage's folder, a dictionary each.
+
+  The folder is created if it is missing; with `tensorboard` the numbers also go there as events.
+  """
 
   def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = False):
-    """Opens the folder and creates it if missing; existing lines are kept.
-
-    Args:
-      folder: Folder of the stage.
-      tensorboard: Whether the numbers are also written for TensorBoard, in the same folder.
-    """
     self.path = Path(folder) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
     self._tensorboard = tensorboard
     self._writer: Any = None
 
   def append(self, entry: Mapping[str, Any]) -> None:
-    """Adds a line and returns once it is on disk.
+    """Adds a line and returns once it is on disk; refuses NaN and infinity (ValueError).
 
-    Args:
-      entry: Values that json can write, with `epoch` and `step`; all numbers are finite.
-
-    Raises:
-      ValueError: If a number is non-finite.
+    The values may be those of JSON, numpy or JAX; `epoch` and `step` are among them.
     """
-    line = json.dumps(dict(entry), allow_nan=False, default=_plain)
+    line = json.dumps(dict(entry), allow_nan=False, default=lambda value: value.tolist())
     with self.path.open('a', encoding='utf-8') as file:
       file.write(line + '\n')
     if self._tensorboard:
       self._write_events(json.loads(line))
 
   def entries(self) -> list[dict[str, Any]]:
-    """Reads all lines, without a last one that a crash cut off.
-
-    Raises:
-      InputError: If the file cannot be read, or any other line lacks epoch or step.
-    """
+    """Reads all lines but a last one that a crash cut off; InputError if one is damaged."""
     if not self.path.exists():
       return []
     files.require_file(self.path, most_bytes=_MOST_BYTES)
-    lines = self.path.read_bytes().split(b'\n')
-    whole, cut_off = lines[:-1], lines[-1]  # text after the last line break
-    if cut_off and not _is_cut_off(cut_off):
-      whole.append(cut_off)
-    return [self._entry(number, line) for number, line in enumerate(whole, start=1)]
-
-  def _entry(self, number: int, line: bytes) -> dict[str, Any]:
-    try:
-      entry = files.parse_json(line.decode('utf-8'))
-    except ValueError as error:
-      raise InputError(f'{self.path}, line {number}: {error}; the file is damaged') from error
-    counted = isinstance(entry, dict) and [type(entry.get(name)) for name in ('epoch', 'step')]
-    if counted != [int, int]:
-      raise InputError(
-        f'{self.path}, line {number}: has no "epoch" and "step", whole numbers; it is damaged'
-      )
-    return entry
+    *lines, _ = self.path.read_bytes().split(b'\n')
+    found = []
+    for number, line in enumerate(lines, start=1):
+      place = f'{self.path}, line {number}'
+      try:
+        found.append(files.parse_json(line.decode()))
+      except ValueError as error:
+        raise InputError(f'{place}: {error}; the file is damaged: {records.REMEDY}') from error
+      records.parse(found[-1], _Line, place)
+    return found
 
   def truncate(self, epochs: int) -> None:
-    """Removes the lines of epochs that a resumed run will repeat.
-
-    Args:
-      epochs: Number of epochs at the restored checkpoint; lines of later epochs are removed.
-    """
+    """Removes the lines of later epochs than the restored checkpoint's, which will be repeated."""
     kept = [entry for entry in self.entries() if entry['epoch'] <= epochs]
     files.write_text(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
 
@@ -117,29 +94,16 @@ class Logbook:
     self._writer.flush()
 
 
-def _is_cut_off(line: bytes) -> bool:
-  try:
-    json.loads(line)
-  except (ValueError, RecursionError):
-    return True
-  return False
-
-
 class _Lines(tqdm):
   """Progress as one line per tenth, for a stderr that is a file, which a bar would fill."""
 
-  def __init__(self, *args: Any, **kwargs: Any):
-    self._next = 0.1
-    super().__init__(*args, **kwargs)
+  _next = 0.1  # share of the steps at which the next line is printed
 
   def display(self, msg: str | None = None, pos: int | None = None) -> None:
     """Prints the line once the next tenth is reached."""
-    if not self.total or self.n / self.total < self._next:
-      return
-    self._next = min(1.0, int(10 * self.n / self.total) / 10 + 0.1)
-    if self.n >= self.total:
-      self._next = float('inf')
-    print(msg or str(self), file=self.fp, flush=True)
+    if self.total and self.n / self.total >= self._next:
+      self._next = (int(10 * self.n / self.total) + 1) / 10
+      print(msg or str(self), file=self.fp, flush=True)
 
   def close(self) -> None:
     """Closes the bar without tqdm's empty line."""
@@ -149,30 +113,18 @@ class _Lines(tqdm):
 def progress(total: int, description: str, *, unit: str = '') -> tqdm:
   """Progress bar on stderr with the remaining time; one line per tenth if it is not a terminal.
 
-  Args:
-    total: Number of steps.
-    description: Name of the work, such as `search`.
-    unit: Unit of the steps if there are many, such as `B` for bytes; shown as 12.5M.
-
-  Returns:
-    A context manager with tqdm's `update(n)` and `set_postfix(loss=..., dsc=...)`.
+  It is a context manager with `update(n)` and `set_postfix(loss=...)`. `unit` is the unit of many
+  steps, such as 'B' for bytes, which are then shown as 12.5M.
   """
   tqdm.monitor_interval = 0  # its thread would outlive the bar
-  scale: dict[str, Any] = {'unit': unit, 'unit_scale': True} if unit else {}
+  # Each update reads the clock, as the pace changes when a run resumes and at validations.
+  options: dict[str, Any] = {'total': total, 'desc': description, 'file': sys.stderr, 'miniters': 1}
+  if unit:
+    options |= {'unit': unit, 'unit_scale': True}
   if sys.stderr.isatty():
-    # Each update reads the clock, as the pace changes when a run resumes and at validations.
-    scale['miniters'] = 1
-    return tqdm(total=total, desc=description, file=sys.stderr, dynamic_ncols=True, **scale)
+    return tqdm(dynamic_ncols=True, **options)
   shape = '{desc}: {n_fmt} of {total_fmt}{postfix} [{elapsed}, {remaining} left]'
-  return _Lines(
-    total=total,
-    desc=description,
-    file=sys.stderr,
-    bar_format=shape,
-    mininterval=0,  # display() decides which updates are shown
-    miniters=1,
-    **scale,
-  )
+  return _Lines(bar_format=shape, mininterval=0, **options)  # display() chooses among all updates
 
 
 def say(title: str, text: str = '') -> None:
@@ -180,12 +132,7 @@ def say(title: str, text: str = '') -> None:
   print(f'  {title:<9} {text}' if text else title, flush=True)
 
 
-def say_compiling() -> None:
-  """Prints that compilation keeps the progress waiting."""
-  say('compiling', 'the step: up to minutes the first time, seconds when it was compiled before')
-
-
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
   """Formats a time: `8 s`, `3 min 20 s`, `1 h 05 min`."""
   minutes, rest = divmod(round(seconds), 60)
   if not minutes:
@@ -194,21 +141,12 @@ def duration(seconds: float) -> str:
   return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {rest:02d} s'
 
 
-def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dict[str, Any]:
-  """Describes the machine, the software and the command, for environment.json.
-
-  Args:
-    arguments: Arguments of the command; None uses those of the process.
-    seed: Seed of the run.
-
-  Returns:
-    Values that json can write, without the name of the machine or the user.
-  """
+def describe_environment(arguments: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
+  """Describes machine, software and command for environment.json, without any person's name."""
   import jax  # here, as showing progress does not need JAX
 
   from thrifty_jax import device
 
-  arguments = sys.argv[1:] if arguments is None else arguments
   return {
     'thrifty_jax': thrifty_jax.__version__,
     'commit': _commit(),
@@ -216,7 +154,7 @@ def environment(arguments: Sequence[str] | None = None, *, seed: int = 0) -> dic
     'seed': seed,
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'python': platform.python_version(),
-    'packages': {name: _version(name) for name in PACKAGES},
+    'packages': {name: _version(name) for name in (*_LIBRARIES, *_READERS)},
     'platform': platform.platform(),
     'cores': device.cores(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
@@ -243,8 +181,3 @@ def _commit() -> str | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return done.stdout.strip() or None
-
-
-def _plain(value: Any) -> Any:
-  """Converts numbers and arrays of numpy or JAX to Python's types."""
-  return value.tolist()

@@ -9,7 +9,7 @@ from pathlib import Path
 from thrifty_jax import files, stages, stopping
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, folds, lock, readiness, run_data, verbs
+from thrifty_jax.running import command_line, folds, lock, readiness, run_data
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.stages import Stage
 
@@ -66,12 +66,12 @@ def run(arguments: Sequence[str]) -> int | None:
 
 
 def _run(command: Command, arguments: Sequence[str]) -> None:
-  """Runs the stages."""
+  """Runs the stages while no other process works in the folders."""
   if command.stage == stages.DESCRIBE.name:
     _describe(command)
     return
   _require_writable(command.workdir)
-  each_fold = folds.commands(command)
+  each_fold = folds.make_commands(command)
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
   if command.stage == stages.REPORT.name:  # also while the run is still going on
     workdirs = {}
@@ -90,12 +90,14 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
   # JAX takes a second or two to import, so mistakes in the command are reported first.
   from thrifty_jax import device
   from thrifty_jax.data import mesh
-  from thrifty_jax.running import console
+  from thrifty_jax.running import console, verbs
 
   device.prepare(command.config)
+  trained = {stages.SEARCH: 'search', stages.RETRAIN: 'retrain', stages.COMPARE: 'retrain'}
   for each in runs:
-    for name in _trainings(each):
-      mesh.require_even(each.config, name)
+    for stage in _chosen(each):
+      if stage in trained and not _why_not(stage, each):
+        mesh.require_even(each.config, trained[stage])
   whole = dataclasses.replace(runs[0], workdir=command.workdir)
   console.start(whole)
   if command.stage == stages.CHECK.name:  # every fold has the same scans
@@ -103,7 +105,8 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
     return
   for each in runs:
     if command.folds:
-      console.fold(each)
+      fold, count = each.config.data.fold, each.config.data.folds
+      console.say(f'\nfold {fold} of {count}, in {each.workdir}')
     _run_stages(each, arguments)
   if command.folds:
     folds.sum_up(command, runs)
@@ -115,40 +118,38 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
 def _run_stages(command: Command, arguments: Sequence[str]) -> None:
   """Runs the stages that are not done yet."""
   from thrifty_jax.data import split_file
-  from thrifty_jax.running import console
+  from thrifty_jax.running import console, verbs
 
   seconds: dict[str, float] = {}
   recorded = False
   for stage in _chosen(command):
     reason = _why_not(stage, command)
+    console.say(f'\n{stage.name}: {reason or stage.does}')
     if reason:
-      console.skip(stage, reason)
       continue
-    console.begin(stage)
     readiness.require(stage, command.config, command.workdir)
     if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
-      split = console.data(command)  # needs the prepared slices
+      split = console.show_data(command)  # needs the prepared slices
       console.record(command, arguments)  # after them: bad scans leave only check.html behind
       split_file.write(command.config, command.workdir, split)
       recorded = True
     began = time.monotonic()
-    with files.writing_to(command.workdir, '--workdir'):
+    with files.report_unwritable(command.workdir, '--workdir'):
       verbs.run(stage, command)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)
 
 
 def _describe(command: Command) -> None:
-  """Describes the network without starting or changing a run."""
+  """Describes the network without starting or changing a run; the last line is JSON."""
   run_data.fill_in_network(command)
   readiness.require(stages.DESCRIBE, command.config, command.workdir)
   from thrifty_jax import device
-  from thrifty_jax.running import console
+  from thrifty_jax.running import console, verbs
 
   device.prepare(command.config)
   console.start(command)
-  console.begin(stages.DESCRIBE)
-  # Its last line is JSON, so nothing may follow.
+  console.say(f'\ndescribe: {stages.DESCRIBE.does}')
   verbs.run(stages.DESCRIBE, command)
 
 
@@ -156,7 +157,9 @@ def _require_writable(workdir: Path) -> None:
   """Refuses a workdir that cannot be created or written, before anything is read."""
   there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
   if not there.is_dir() or not os.access(there, os.W_OK):
-    raise InputError(f'--workdir={workdir}: {there} is no folder that can be written; use another')
+    raise InputError(
+      f'--workdir={workdir}: {there} is not a folder that can be written; use another'
+    )
 
 
 def _chosen(command: Command) -> list[Stage]:
@@ -164,13 +167,6 @@ def _chosen(command: Command) -> list[Stage]:
   if command.stage == stages.COMPARE.name:
     return [stages.CHECK, stages.PREPARE, stages.SEARCH, stages.COMPARE, stages.REPORT]
   return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]
-
-
-def _trainings(command: Command) -> list[str]:
-  """Names of the training stages to run."""
-  names = {stages.SEARCH: 'search', stages.RETRAIN: 'retrain', stages.COMPARE: 'retrain'}
-  chosen = _chosen(command)
-  return [names[stage] for stage in chosen if stage in names and not _why_not(stage, command)]
 
 
 def _why_not(stage: Stage, command: Command) -> str:

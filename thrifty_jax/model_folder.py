@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from thrifty_jax import RESEARCH_USE, files, records
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import baselines, build, genotype, inference
+from thrifty_jax.networks import baselines, build, genotype, inference, lean_space
 from thrifty_jax.networks.model_spec import ModelSpec, find_faults
 
 FORMAT = 'thrifty_jax.model'
@@ -27,23 +27,25 @@ CHECKSUMS = 'checksums.json'
 SCORES = 'scores.json'
 _SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md', SCORES)
 _MOST_BYTES = 4 << 30  # of a file; holds a billion parameters
+_COPY = 'copy the whole folder again'
+_COPY_OR_TRAIN = 'copy or train the model again'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checksums:
+  """What is read of checksums.json."""
+
+  sha256: Mapping[str, str]  # of each file
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-  """A network loaded from its folder.
-
-  Attributes:
-    spec: Description of the network and its input.
-    genotype: Genotype of a thrifty network, else None.
-    params: Parameters of the network.
-    sha256: SHA-256 of the weights file, which identifies the model.
-  """
+  """A network loaded from its folder."""
 
   spec: ModelSpec
-  genotype: genotype.Genotype | None
+  genotype: genotype.Genotype | lean_space.LeanShape | None  # None for a baseline
   params: build.Params
-  sha256: str
+  sha256: str  # of the weights file, which identifies the model
 
   @functools.cached_property
   def module(self) -> nn.Module:
@@ -68,24 +70,13 @@ class LoadedModel:
 
 
 def save(
-  folder: Path | str,
-  params: build.Params,
-  *,
-  spec: ModelSpec,
-  genotype_file: Path | None,
-  card: str,
+  folder: Path, params: build.Params, *, spec: ModelSpec, genotype_file: Path | None, card: str
 ) -> None:
   """Writes the model folder atomically: it is renamed once it is complete.
 
-  Args:
-    folder: Folder that gets weights.safetensors, preprocessing.json, card.md, genotype.json if
-      there is a genotype, and checksums.json with the SHA-256 of each.
-    params: Parameters of the network.
-    spec: Description of the network and its input.
-    genotype_file: Genotype file, copied with its provenance; None for a baseline.
-    card: Description of the model for a person.
+  It gets weights.safetensors, preprocessing.json, card.md (the description for a person),
+  genotype.json with its provenance (not of a baseline), and checksums.json with their SHA-256.
   """
-  folder = Path(folder)
   unfinished = folder.with_name(f'.{folder.name}.unfinished')
   shutil.rmtree(unfinished, ignore_errors=True)
   unfinished.mkdir(parents=True)
@@ -124,9 +115,8 @@ def sign(folder: Path, *, without: Sequence[str] = ()) -> None:
 def load(folder: Path | str) -> LoadedModel:
   """Reads a model folder.
 
-  Raises:
-    InputError: If the folder or one of its files is missing, was altered after it was saved, or has
-      an unsupported version.
+  It is an InputError if the folder or one of its files is missing, was altered after it was saved,
+  or has an unsupported version.
   """
   folder = Path(folder)
   if not folder.is_dir():
@@ -136,50 +126,44 @@ def load(folder: Path | str) -> LoadedModel:
   spec = _read_description(folder / 'preprocessing.json')
   found = None
   if spec.network.name in ('thrifty', 'lean'):
-    found = genotype.load(folder / 'genotype.json')
+    found = genotype.load_any(folder / 'genotype.json')
     genotype.require_depth(found, spec.network.depth, place=str(folder / 'genotype.json'))
-  shapes = build.shapes(build.build(spec, found), spec.image_channels)
+  shapes = build.find_shapes(build.build(spec, found), spec.image_channels)
   return LoadedModel(spec, found, _load_weights(folder / 'weights.safetensors', shapes), sha256)
 
 
 def _require_version(path: Path) -> None:
-  """Refuses a version that this release cannot read, and names a release that can."""
+  """Refuses a version that this release cannot read, and says what to do."""
   spec = files.read_json(path)
   version = spec.get('version') if isinstance(spec, dict) else None
   if not isinstance(version, int) or spec.get('format') != FORMAT:
     raise InputError(
-      f'{path}: expected "format": "{FORMAT}" and a "version"; this is no model folder, or damaged'
+      f'{path}: expected "format": "{FORMAT}" and a "version"; this is not a model folder, or it '
+      f'is damaged: {_COPY}'
     )
-  if version > VERSION:
+  if not OLDEST <= version <= VERSION:
+    older = 'train the model again, or use the earlier release that wrote it'
     raise InputError(
-      f'{path}: version {version} of the model folder is newer than this thrifty_jax, which reads '
-      f'up to version {VERSION}; update thrifty_jax'
-    )
-  if version < OLDEST:
-    raise InputError(
-      f'{path}: version {version} of the model folder is of an earlier release, this one reads '
-      f'from version {OLDEST} on; train the model again, or use that release'
+      f'{path}: version {version} of the model folder cannot be read, expected {OLDEST} to '
+      f'{VERSION}; {"update thrifty_jax" if version > VERSION else older}'
     )
 
 
 def _require_unaltered(folder: Path) -> str:
   """Refuses files other than those saved together; returns the weights' SHA-256."""
   path = folder / CHECKSUMS
-  found = files.read_json(path)
-  sums = found.get('sha256') if isinstance(found, dict) else None
-  sums = sums if isinstance(sums, dict) else {}
-  for name in ('weights.safetensors', 'preprocessing.json'):
-    if name not in sums:
-      raise InputError(f'{path}: has no SHA-256 of {name}; the folder is damaged, copy it again')
+  sums = records.parse(files.read_json(path), _Checksums, path, remedy=_COPY).sha256
+  needed = {'weights.safetensors', 'preprocessing.json'}
+  for name in sorted((needed - sums.keys()) | (sums.keys() - {*_SIGNED})):
+    raise InputError(
+      f'{path}: {name!r:.80} has no SHA-256 or is not a file of a model folder; the folder is '
+      f'damaged: {_COPY}'
+    )
   for name, digest in sums.items():
-    if name not in _SIGNED:  # it could point outside the folder
-      raise InputError(
-        f'{path}: has a SHA-256 of {name!r:.80}, which no model folder has; copy it again'
-      )
     if _digest(folder / name) != digest:
       raise InputError(
         f'{folder / name}: is not the file that was saved with this model: its SHA-256 is not '
-        f'the one in {CHECKSUMS}; copy the whole folder again'
+        f'the one in {CHECKSUMS}; {_COPY}'
       )
   return sums['weights.safetensors']
 
@@ -189,12 +173,8 @@ def _digest(path: Path) -> str:
     files.require_file(path, most_bytes=_MOST_BYTES)
     with path.open('rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
-  except InputError as error:
-    raise InputError(f'{error}; copy or train the model again') from error
-  except OSError as error:
-    raise InputError(
-      f'{path}: cannot be read ({error.strerror}); copy or train the model again'
-    ) from error
+  except (InputError, OSError) as error:
+    raise InputError(f'{error}; {_COPY_OR_TRAIN}') from error
 
 
 def _read_description(path: Path) -> ModelSpec:
@@ -202,38 +182,32 @@ def _read_description(path: Path) -> ModelSpec:
   found = files.read_json(path)
   if found['version'] < 5:
     found['width'] = baselines.WIDTH
-  spec = records.parse(found, ModelSpec, path, remedy='copy the whole folder again')
+  spec = records.parse(found, ModelSpec, path, remedy=_COPY)
   for name in find_faults(spec):
     raise InputError(
       f'{path}: {name} is {found.get(name)!r:.80}, which does not go with the rest; the file is '
-      'damaged: copy the whole folder again'
+      f'damaged: {_COPY}'
     )
   return spec
 
 
 def _load_weights(path: Path, shapes: build.Shapes) -> build.Params:
   """Reads the float32 parameters; their names and shapes must be exactly the network's."""
+  expected = {name: (shape, 'F32') for name, (shape, _) in shapes.items()}
   try:
     with safetensors.safe_open(path, framework='np') as file:  # reads only the header
       parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
       found = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
-      if found != {
-        name: (shape, 'F32') for name, (shape, _) in shapes.items()
-      }:  # checked before memory is allocated
+      if found != expected:  # checked before memory is allocated
         raise InputError(
-          f'{path}: these are not the weights of the network that its folder describes'
+          f'{path}: these are not the weights of the network that its folder describes; {_COPY}'
         )
       flat = {name: file.get_tensor(name) for name in found}
   except (OSError, safetensors.SafetensorError) as error:
     reason = ' '.join(str(error).split())  # it may quote content of the file
-    raise InputError(
-      f'{path}: cannot be read ({reason:.200}); copy or train the model again'
-    ) from error
+    raise InputError(f'{path}: cannot be read ({reason:.200}); {_COPY_OR_TRAIN}') from error
   for name, leaf in flat.items():
     if not np.isfinite(leaf).all():
-      raise InputError(
-        f'{path}: {name} holds what is no finite number; copy or train the model again'
-      )
-  return traverse_util.unflatten_dict(
-    {name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep='/'
-  )
+      raise InputError(f'{path}: {name} has a non-finite value; {_COPY_OR_TRAIN}')
+  on_device = {name: jnp.asarray(leaf) for name, leaf in flat.items()}
+  return traverse_util.unflatten_dict(on_device, sep='/')

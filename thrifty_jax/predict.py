@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
 from thrifty_jax import config as configs
-from thrifty_jax import stopping
+from thrifty_jax import logbook, stopping
 from thrifty_jax.errors import InputError
+from thrifty_jax.logbook import say
 from thrifty_jax.predicting import BATCH_SIZE
 from thrifty_jax.running import command_line
 from thrifty_jax.settings import DEVICES
@@ -122,7 +123,14 @@ def run(arguments: Sequence[str]) -> int:
     overlays=values.overlays,
     segmentations=values.dicom_seg,
   )
-  about = _about(segmenter)
+  about = {
+    'note': thrifty_jax.RESEARCH_USE,
+    'classes': {str(number): name for number, name in enumerate(segmenter.classes)},
+    'models': [{'weights_sha256': member.sha256} for member in segmenter.members],
+    'flips': segmenter.flips,
+    'largest_component': list(segmenter.largest_component),
+    'thrifty_jax': thrifty_jax.__version__,
+  }
   if not values.overwrite:
     outputs.refuse_existing(plan, about)
   _say_what_runs(segmenter, len(found), values)
@@ -138,51 +146,33 @@ def _load(values: Any) -> 'Segmenter':
   try:
     device.prepare(config)
   except InputError as error:
-    raise InputError(
-      str(error).replace('config.device is', '--device is').replace('--config.', '--')
-    ) from error
+    text = str(error).replace('config.device is', '--device is').replace('--config.', '--')
+    raise InputError(text) from error
+  folders = [name for name in values.model.split(',') if name]
+  budget = values.memory_budget_mb
   return load_model(
-    [name for name in values.model.split(',') if name],
-    flips=values.flips,
-    batch_size=values.batch_size,
-    memory_budget_mb=values.memory_budget_mb,
+    folders, flips=values.flips, batch_size=values.batch_size, memory_budget_mb=budget
   )
-
-
-def _about(segmenter: 'Segmenter') -> dict[str, Any]:
-  """Content of the JSON file beside the masks."""
-  return {
-    'note': thrifty_jax.RESEARCH_USE,
-    'classes': {str(number): name for number, name in enumerate(segmenter.classes)},
-    'models': [{'weights_sha256': member.sha256} for member in segmenter.members],
-    'flips': segmenter.flips,
-    'largest_component': list(segmenter.largest_component),
-    'thrifty_jax': thrifty_jax.__version__,
-  }
 
 
 def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
   from thrifty_jax import device
-  from thrifty_jax.logbook import say
 
-  first = segmenter.members[0]
-  several = f'{len(segmenter.members)} models averaged: ' if len(segmenter.members) > 1 else ''
-  size = f'{first.parameters:,} parameters'
+  members, first = segmenter.members, segmenter.members[0]
+  several = f'{len(members)} models averaged: ' if len(members) > 1 else ''
+  network = f'{first.spec.network.name}, {first.parameters:,} parameters'
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
-  name = first.spec.network.name
-  say('model', f'{several}{name}, {size}; {", ".join(segmenter.classes[1:])}')
+  say('model', f'{several}{network}; {", ".join(segmenter.classes[1:])}')
   say('device', device.describe())
   say('input', f'{count} scan{"s" if count > 1 else ""} in {values.input}')
   say('output', values.output)
   if values.flips:
-    allowed = [' and '.join(m.spec.flips) or 'none' for m in segmenter.members]
+    allowed = [' and '.join(member.spec.flips) or 'none' for member in members]
     say('flips', ', '.join(dict.fromkeys(allowed)) + ': those that the training saw')
 
 
 def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) -> int:
   """Segments the scans in turn, prints what went wrong and returns the exit status."""
-  from thrifty_jax import logbook
-  from thrifty_jax.logbook import say
   from thrifty_jax.predicting import outputs
   from thrifty_jax.scans import sources
 
@@ -196,6 +186,8 @@ def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) ->
         volume, grid = sources.read(source)
         found = segmenter.find(volume, probabilities=bool(paths.probabilities))
         outputs.write(found, grid, paths, plan, about)
+        done += 1
+        unlike += [f'{source.name}: {line}' for line in found.unlike]
       except InputError as error:
         failed.append(f'{source.name}: {" ".join(str(error).split())}')
       except KeyboardInterrupt as error:
@@ -205,15 +197,12 @@ def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) ->
         traceback.print_exc()
         failed.append(f'{source.name}: {type(error).__name__}, a fault, see above')
         faults += 1
-      else:
-        done += 1
-        unlike += [f'{source.name}: {line}' for line in found.unlike]
       bar.update(1)
   for line in unlike:
     say('unlike', line)
   if unlike:
-    say('', 'what the training scans are not like may be segmented badly: look at these masks')
-  say('done', f'{done} of {len(plan.scans)} in {logbook.duration(time.monotonic() - began)}')
+    say('', 'scans that are unlike those of the training may be segmented badly: check these masks')
+  say('done', f'{done} of {len(plan.scans)} in {logbook.format_duration(time.monotonic() - began)}')
   for line in failed:
     print(f'error: {line}', file=sys.stderr)
   return 1 if faults else 2 if failed else 0

@@ -5,28 +5,26 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
 
+from thrifty_jax.allowed import Allowed, within
 from thrifty_jax.records import Inline
 
 
-def is_inside(value: str) -> bool:
-  """a path that leads to nowhere outside of the run"""
+def _is_inside(value: str) -> bool:
   path = PurePosixPath(value)
-  return (
-    value.isprintable() and '\\' not in value and not path.is_absolute() and '..' not in path.parts
-  )
+  outside = '\\' in value or path.is_absolute() or '..' in path.parts
+  return value.isprintable() and not outside
 
 
-def is_name(value: str) -> bool:
-  """a name that a file can have"""
-  return is_inside(value) and len(PurePosixPath(value).parts) <= 1
+def _is_name(value: str) -> bool:
+  return _is_inside(value) and len(PurePosixPath(value).parts) <= 1
 
 
-Count = Annotated[int, range(10**12)]
-Epoch = Annotated[int, range(1, 10_000_000)]
-Side = Annotated[int, range(1, 1 << 20)]
+Count = Annotated[int, within(0, 10**12)]
+Epoch = Annotated[int, within(1, 10_000_000)]
+Side = Annotated[int, within(1, 1 << 20)]
 Image = tuple[Side, Side, Side]  # height, width and channels of a slice
-Inside = Annotated[str, is_inside]
-Name = Annotated[str, is_name]
+Inside = Annotated[str, Allowed('a path that leads to nowhere outside of the run', _is_inside)]
+Name = Annotated[str, Allowed('a name that a file can have', _is_name)]
 
 
 @dataclass(frozen=True)

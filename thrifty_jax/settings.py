@@ -1,8 +1,6 @@
-"""The table of settings: one row holds all facts about a field of the config.
+"""The table of settings: one row holds all facts about a field; rules between them: config.py.
 
-It defines defaults, checks, the stages that a changed field invalidates, the keys of compiled
-programs and the fields of single processes; rules between fields are in config.py. As a command it
-prints a page: `python -m thrifty_jax.settings > docs/settings.md`.
+As a command it prints a page: `python -m thrifty_jax.settings > docs/settings.md`.
 """
 
 import dataclasses
@@ -54,28 +52,19 @@ OF_SECTION = ('those of its section',)
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A row of the table.
+  """A row of the table."""
 
-  Attributes:
-    default: Value unless a file in configs/ or the command line sets another.
-    allowed: Values allowed regardless of other fields.
-    about: Explanation for a person, with the unit.
-    stages: Stages whose results depend on the field; once one is done, a change is refused.
-    untraced: Whether compiled programs do not depend on the field: no computation reads it, or a
-      step receives it as an argument (train_data.Facts).
-    own: Whether each process of a run has its own value.
-    may_grow: Whether a finished stage continues with a larger value.
-    open_value: Value that leaves the field to the data; None if the data cannot fill it in.
-  """
-
-  default: Any
-  allowed: Allowed
-  about: str
+  default: Any  # unless a file in configs/ or the command line sets another value
+  allowed: Allowed  # regardless of other fields
+  about: str  # explanation for a person, with the unit
+  # Stages whose results depend on the field; once one is done, a change is refused.
   stages: tuple[str, ...] = OF_SECTION
+  # Whether compiled programs do not depend on the field: no computation reads it, or a step
+  # receives it as an argument (train_data.Facts).
   untraced: bool = False
-  own: bool = False
-  may_grow: bool = False
-  open_value: Any = None
+  own: bool = False  # whether each process of a run has its own value
+  may_grow: bool = False  # whether a finished stage continues with a larger value
+  open_value: Any = None  # leaves the field to the data; None if the data cannot fill it in
 
   def is_open(self, value: Any) -> bool:
     """Whether the value leaves the field to the data."""
@@ -101,19 +90,15 @@ _RUN = {
   'debug': Setting(False, SWITCH, 'Looks at every step and names the first NaN; slow.'),
   'tensorboard': Setting(False, SWITCH, 'Writes figures for TensorBoard too.', untraced=True),
   'genotype': Setting('', TEXT, "Genotype file that is retrained; '' is the searched one."),
-}
-# The devices of several processes train together; this command starts each process. Unless the last
-# three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
-_PROCESSES = {
+  # The devices of several processes train together; this command starts each process. Unless the
+  # last three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
   'distributed': Setting(False, SWITCH, 'Trains with the devices of several processes.'),
   'coordinator_address': Setting('', ADDRESS, 'Address of process 0; any free port.'),
   'num_processes': Setting(0, FROM_0, 'Number of processes; 0 is found out.'),
   'process_id': Setting(-1, at_least(-1), 'Number of this process; -1 is found out.', own=True),
 }
 _PLACES = {
-  'raw_dir': Setting(
-    '', TEXT, "Folder of the scans; '' is DATA_DIR/downloads/manual/NAME.", own=True
-  ),
+  'raw_dir': Setting('', TEXT, "Folder of scans; '' is DATA_DIR/downloads/manual/NAME.", own=True),
   'data_dir': Setting(
     '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),
@@ -145,9 +130,7 @@ _SLICES = {
   ),
   'clahe_clip_limit': Setting(0.0, SHARE, 'Clip limit of CLAHE, slice by slice; 0 is off.'),
   'resize': Setting('linear', one_of('linear', 'nearest'), 'Interpolation of images.'),
-  'curvature_flow_iterations': Setting(
-    0, FROM_0, 'Steps of a smoothing of slices that keeps edges; 0 is off.'
-  ),
+  'curvature_flow_iterations': Setting(0, FROM_0, 'Steps of edge-keeping smoothing; 0 is off.'),
   'curvature_flow_time_step': Setting(0.125, ABOVE_0, "Length of such a step, in ITK's seconds."),
 }
 # The split into training, validation and test patients, and the normalisation of intensities.
@@ -158,9 +141,7 @@ _PATIENTS = {
     'Mean of each channel, of intensities in [0, 1]; () is that of the training patients.',
   ),
   'std': Setting(
-    (),
-    numbers('above 0', lambda *stds: min(stds, default=1) > 0),
-    'Standard deviation of each channel, likewise.',
+    (), numbers('above 0', lambda *stds: min(stds, default=1) > 0), 'Standard deviation, likewise.'
   ),
   'folds': Setting(5, at_least(3), 'Parts of the patients: one tests, one validates.'),
   'fold': Setting(0, FROM_0, 'Part that tests, from 0; the next one validates.'),
@@ -190,9 +171,7 @@ _AUGMENT = {
   'rotate_degrees': Setting(15.0, FROM_0, 'Largest angle to either side, uniform.'),
   'scale': Setting((0.8, 1.3), FACTORS, 'Factor of sizes, log-uniform; above 1 enlarges.'),
   'translate': Setting(
-    (0.1, 0.1),
-    TWO_BELOW_1,
-    'Largest shift across and down, either way, uniform, in sides of a slice.',
+    (0.1, 0.1), TWO_BELOW_1, 'Largest shift across and down, either way, uniform, in slice sides.'
   ),
   'elastic_probability': Setting(0.5, SHARE, 'Share of slices that are deformed.'),
   'elastic_alpha': Setting(
@@ -301,33 +280,28 @@ _COMPARE = {
 }
 
 
-def _section(
-  prefix: str, stages: tuple[str, ...], rows: dict[str, Setting], *, untraced: bool = False
-) -> dict[str, Setting]:
-  """Rows by dotted name; a section's stages are the default, its untraced holds for all rows."""
-  return {
-    prefix + name: dataclasses.replace(
-      row,
-      stages=stages if row.stages is OF_SECTION else row.stages,
-      untraced=untraced or row.untraced,
-    )
-    for name, row in rows.items()
-  }
-
-
-SETTINGS = {
-  **_section('', (), _RUN),
-  **_section('', (), _PROCESSES),
-  **_section('data.', (), _PLACES, untraced=True),
-  **_section('data.', ALL, _SLICES),
-  **_section('data.', ALL, _PATIENTS, untraced=True),
-  **_section('data.', (), _MEMORY),
-  **_section('augment.', TRAINING, _AUGMENT),
-  **_section('model.', ('retrain',), _MODEL),
-  **_section('search.', ('search',), _SEARCH),
-  **_section('retrain.', ('retrain',), _RETRAIN),
-  **_section('evaluate.', ('evaluate',), _EVALUATE),
-  **_section('compare.', ('compare',), _COMPARE),
+# Prefix, stages and `untraced` of the rows that do not have their own.
+_SECTIONS = (
+  ('', (), False, _RUN),
+  ('data.', (), True, _PLACES),
+  ('data.', ALL, False, _SLICES),
+  ('data.', ALL, True, _PATIENTS),
+  ('data.', (), False, _MEMORY),
+  ('augment.', TRAINING, False, _AUGMENT),
+  ('model.', ('retrain',), False, _MODEL),
+  ('search.', ('search',), False, _SEARCH),
+  ('retrain.', ('retrain',), False, _RETRAIN),
+  ('evaluate.', ('evaluate',), False, _EVALUATE),
+  ('compare.', ('compare',), False, _COMPARE),
+)
+SETTINGS: dict[str, Setting] = {
+  prefix + name: dataclasses.replace(
+    row,
+    stages=stages if row.stages is OF_SECTION else row.stages,
+    untraced=untraced or row.untraced,
+  )
+  for prefix, stages, untraced, rows in _SECTIONS
+  for name, row in rows.items()
 }
 _INTRODUCTION = """\
 # Settings

@@ -1,8 +1,4 @@
-"""The stages of a run: their files, when they are done, which config changes invalidate them.
-
-settings.py lists the settings that a stage reads, running/readiness.py its requirements, and
-running/verbs.py runs it.
-"""
+"""The stages of a run: their files, when they are done, which config changes invalidate them."""
 
 import dataclasses
 import json
@@ -30,29 +26,23 @@ class Stage:
   name: str
   does: str
   leaves: tuple[str, ...] = ()  # files in the workdir; the stage is done when all exist
-  planned: tuple[str, ...] = ()  # file with the number of epochs planned, and the keys in it
+  planned: tuple[str, ...] = ()  # keys of the epochs planned in the first file that it leaves
 
   def is_done(self, workdir: Path, config: ConfigDict | None = None) -> bool:
     """Whether its results are in the workdir and, given a config, cover all of its epochs."""
     there = bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
-    return there and (config is None or not self._is_extended(workdir, config))
+    if not (there and self.planned and config is not None):
+      return there
+    found = files.read_json(workdir / self.leaves[0])
+    for key in self.planned:
+      found = found.get(key) if isinstance(found, dict) else None
+    return not isinstance(found, list) or found[-1:] >= [config[self.name].epochs]
 
   def is_begun(self, workdir: Path) -> bool:
     """Whether it is done or would resume from a checkpoint."""
     # Several searches have a folder each.
     found = (workdir / self.name).glob('**/checkpoints/*')
-    saved = any(path.name.isdigit() for path in found)
-    return saved or self.is_done(workdir)
-
-  def _is_extended(self, workdir: Path, config: ConfigDict) -> bool:
-    """Whether the config asks for more epochs than were planned."""
-    if not self.planned:
-      return False
-    place, *keys = self.planned
-    found = files.read_json(workdir / place)
-    for key in keys:
-      found = found.get(key) if isinstance(found, dict) else None
-    return isinstance(found, list) and found[-1:] < [config[self.name].epochs]
+    return any(path.name.isdigit() for path in found) or self.is_done(workdir)
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
@@ -67,18 +57,16 @@ SEARCH = Stage(
   'search',
   'finds the architecture, on the training patients alone',
   leaves=('search/genotype.json',),
-  planned=('search/genotype.json', 'provenance', 'planned_epochs'),
+  planned=('provenance', 'planned_epochs'),
 )
 RETRAIN = Stage(
   'retrain',
   'trains the found network, or a baseline, from scratch',
   leaves=('retrain/summary.json', 'model'),
-  planned=('retrain/summary.json', 'planned_epochs'),
+  planned=('planned_epochs',),
 )
 EVALUATE = Stage(
-  'evaluate',
-  'scores it on the patients that the protocol says',
-  leaves=('evaluate/summary.json',),
+  'evaluate', 'scores it on the patients that the protocol says', leaves=('evaluate/summary.json',)
 )
 REPORT = Stage('report', 'writes report.html, anew each time')
 STAGES = (CHECK, PREPARE, SEARCH, RETRAIN, EVALUATE, REPORT)
@@ -86,8 +74,7 @@ DESCRIBE = Stage(
   'describe', 'prints the layers of the network, its parameters and MACs; needs no data'
 )
 COMPARE = Stage(
-  'compare',
-  'trains baselines and random architectures alike, and writes who scored what',
+  'compare', 'trains baselines and random architectures alike, and writes who scored what'
 )
 NAMED = (DESCRIBE, COMPARE)  # run only when named, never by 'all'
 
@@ -95,14 +82,8 @@ NAMED = (DESCRIBE, COMPARE)  # run only when named, never by 'all'
 def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:
   """Refuses a config that changes settings read by a stage begun or finished in the workdir.
 
-  Args:
-    config: Settings of this call.
-    workdir: Folder of the run; a new one refuses nothing.
-    may_grow: Whether a larger number of epochs is accepted.
-
-  Raises:
-    InputError: If a setting changed; the message names the first stage, the fields, their old and
-      new values, and the remedy.
+  The InputError names the first such stage, the fields, their old and new values, and the remedy.
+  With `may_grow` a larger number of epochs is accepted.
   """
   for stage in STAGES:
     changes = find_changes(stage, config, workdir, may_grow=may_grow)
@@ -119,41 +100,27 @@ def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) 
 def find_changes(
   stage: Stage, config: ConfigDict, workdir: Path, *, may_grow: bool = False
 ) -> dict[str, str]:
-  """Finds the fields that a stage reads and whose values differ from those of the run.
+  """Finds the fields that a stage reads and whose values differ from those of a run so far.
 
-  Args:
-    stage: Stage whose fields are compared.
-    config: Settings of this call.
-    workdir: Folder of the run; a new one has no config and no changes.
-    may_grow: Whether a larger number of epochs is no change.
-
-  Returns:
-    Text by field name, such as `seed 0 -> 1`.
-
-  Raises:
-    InputError: If the config in the workdir cannot be read.
+  Returns text by field name, such as `seed 0 -> 1`. With `may_grow` a larger number of epochs is no
+  change. A config.json that cannot be read is an InputError.
   """
-  if not (workdir / 'config.json').exists():
+  path = workdir / 'config.json'
+  if not path.exists():
     return {}
-  before = read_recorded(workdir)
+  written = files.read_json(path)
+  if not isinstance(written, dict):
+    raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
+  before = configs.flatten(written)
   return {
     name: f'{name} {_SHORT.repr(before[name])} -> {_SHORT.repr(now)}'
-    for name, now in configs.flatten(as_json(config)).items()
+    for name, now in configs.flatten(to_json(config)).items()
     if stage.has_read(name, config) and name in before and before[name] != now
     if not (may_grow and SETTINGS[name].may_grow and before[name] < now)
   }
 
 
-def read_recorded(workdir: Path) -> dict[str, Any]:
-  """Reads the recorded settings of the run by dotted name, in their JSON form."""
-  path = workdir / 'config.json'
-  written = files.read_json(path)
-  if not isinstance(written, dict):
-    raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
-  return configs.flatten(written)
-
-
-def genotype_file(config: ConfigDict, workdir: Path) -> Path:
+def find_genotype(config: ConfigDict, workdir: Path) -> Path:
   """Path of a thrifty network's genotype: config.genotype if set, else the searched one."""
   return Path(config.genotype) if config.genotype else workdir / 'search' / 'genotype.json'
 
@@ -166,7 +133,7 @@ def is_scored(workdir: Path) -> bool:
   return scores.stat().st_mtime_ns >= trained.stat().st_mtime_ns
 
 
-def as_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: ConfigDict) -> dict[str, Any]:
   """Returns the config in its JSON form, with lists for tuples."""
   return json.loads(json.dumps(config.to_dict()))
 

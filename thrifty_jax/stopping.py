@@ -23,11 +23,7 @@ GOES_ON = 'stopped; the same command goes on from the last checkpoint'
 
 
 class Stopped(KeyboardInterrupt):
-  """A person or the machine requested a stop.
-
-  Attributes:
-    signal: Number of the signal.
-  """
+  """A person or the machine requested a stop by the signal of this number."""
 
   def __init__(self, number: int, text: str = GOES_ON):
     super().__init__(text)
@@ -39,12 +35,12 @@ def status(error: KeyboardInterrupt) -> int:
   return 128 + getattr(error, 'signal', signal.SIGINT)
 
 
-_deferred = 0  # number of active loops that end by themselves
+_deferred = False  # whether a loop ends by itself
 _asked = 0  # number of the first signal, 0 before
 
 
 @contextlib.contextmanager
-def handled() -> Generator[None]:
+def handle() -> Generator[None]:
   """Handles the signals while the body runs; has no effect outside the main thread.
 
   The body raises Stopped at the first signal unless a loop has deferred it.
@@ -73,27 +69,19 @@ def handled() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Generator[None]:
-  """Keeps a first signal from interrupting the body, which calls `requested` itself."""
-  global _deferred
-  _deferred += 1
-  try:
-    yield
-  finally:
-    _deferred -= 1
+def defer(*, wanted: bool = True) -> Generator[None]:
+  """Keeps a first signal from interrupting the body, which calls `requested` itself.
 
-
-@contextlib.contextmanager
-def undeferred() -> Generator[None]:
-  """Lets a signal, also an earlier one, interrupt the body; for use within `deferred`."""
+  Within it, defer(wanted=False) lets a signal, also an earlier one, interrupt another body.
+  """
   global _deferred
-  kept, _deferred = _deferred, 0
+  before, _deferred = _deferred, wanted
   try:
-    if _asked:
+    if _asked and not wanted:
       raise Stopped(_asked)
     yield
   finally:
-    _deferred = kept
+    _deferred = before
 
 
 def requested() -> int:
@@ -110,19 +98,18 @@ def leave(status: int) -> NoReturn:
   sys.exit(status)
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-  del frame
+def _on_signal(number: int, _: FrameType | None) -> None:
   global _asked
   _asked = _asked or number
   if not _deferred:
     raise Stopped(_asked)
-  _say('\nstopping: the state is being saved; again to leave at once')
+  _say('\nstopping: the state is being saved; press Ctrl-C again to leave at once')
 
 
 def _watch(descriptor: int) -> None:
   """Ends the process at a second signal, or if the first has no effect."""
   asked, left = 0, GRACE_SECONDS
-  while True:
+  while left > 0:
     if select.select([descriptor], [], [], _TICK if asked else None)[0]:
       found = os.read(descriptor, 1)
       if not found:
@@ -130,13 +117,10 @@ def _watch(descriptor: int) -> None:
       if asked and found[0] in SIGNALS:
         os._exit(128 + found[0])
       asked = found[0] if found[0] in SIGNALS else asked
-    elif _deferred:
-      left = GRACE_SECONDS
     else:
-      left -= _TICK
-      if left <= 0:
-        _say(GOES_ON)
-        os._exit(128 + asked)
+      left = GRACE_SECONDS if _deferred else left - _TICK
+  _say(GOES_ON)
+  os._exit(128 + asked)
 
 
 def _say(line: str) -> None:

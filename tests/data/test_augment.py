@@ -46,8 +46,11 @@ def smooth_batch(batch=3, height=40, width=48, channels=1):
   return jnp.asarray(image, jnp.float32), jnp.asarray(label, jnp.int32)
 
 
-def augmented(key, image, label, **others):
-  return jax.jit(functools.partial(augment.augment, **others))(key, image, label)
+def augmented(key, image, label, *, mean=(0.0,), std=(1.0,), **others):
+  """An image that is normalised by mean and std; without them it is in [0, 1]."""
+  mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+  run = functools.partial(augment.augment, mean=mean, std=std, **others)
+  return jax.jit(run)(key, image, label)
 
 
 def recovered_affine(where):
@@ -322,10 +325,9 @@ def test_an_organ_at_the_border_goes_on_beyond_it_in_image_and_mask():
 def test_the_key_decides():
   image, label = smooth_batch()
   settings = config.default().augment
-  run = jax.jit(functools.partial(augment.augment, settings=settings))
-  first, first_label = run(jax.random.key(12), image, label)
-  again, again_label = run(jax.random.key(12), image, label)
-  other, _ = run(jax.random.key(13), image, label)
+  first, first_label = augmented(jax.random.key(12), image, label, settings=settings)
+  again, again_label = augmented(jax.random.key(12), image, label, settings=settings)
+  other, _ = augmented(jax.random.key(13), image, label, settings=settings)
   np.testing.assert_array_equal(first, again)
   np.testing.assert_array_equal(first_label, again_label)
   assert not np.allclose(first, other, atol=0.05)
@@ -433,6 +435,6 @@ def test_shapes_that_do_not_belong_together_are_refused():
   image, label = smooth_batch()
   key = jax.random.key(0)
   with pytest.raises(ValueError, match=r'expected \[B, H, W, C\]'):
-    augment.augment(key, image, label[:, :-1], settings=settings_with())
+    augmented(key, image, label[:, :-1], settings=settings_with())
   with pytest.raises(ValueError, match='do not fit 1 channels'):
-    augment.augment(key, image, label, settings=settings_with(), mean=jnp.ones(2), std=jnp.ones(2))
+    augmented(key, image, label, settings=settings_with(), mean=jnp.ones(2), std=jnp.ones(2))

@@ -72,7 +72,9 @@ def test_slices_of_other_scans_in_their_place_are_not_taken(config, tmp_path):
   metadata = json.loads(path.read_text())
   metadata['settings']['raw_files'] = 'others'
   path.write_text(json.dumps(metadata))
-  with pytest.raises(InputError, match=r'its slices are not in .*--config\.data\.data_dir or'):
+  with pytest.raises(
+    InputError, match=r'its slices are no longer in .*--config\.data\.data_dir or'
+  ):
     find(tmp_path / 'run', config)
 
 
@@ -86,7 +88,7 @@ def test_slices_that_are_gone_are_one_line_that_says_what_to_do(config, tmp_path
 
 def test_a_training_in_a_folder_of_its_own_has_the_slices_of_its_run(config, tmp_path):
   place = tmp_path / 'run' / 'compare' / 'unet' / 'trial'
-  data_file.hand_on(tmp_path / 'run', place, config)
+  data_file.pass_on(tmp_path / 'run', place, config)
   assert find(place, config) == find(tmp_path / 'run', config)
   (tmp_path / 'new').mkdir()
   for name in ('run', 'tfds'):
@@ -109,9 +111,9 @@ def test_a_training_in_a_folder_of_its_own_has_the_slices_of_its_run(config, tmp
 )
 def test_what_the_slices_depend_on_is_told_if_it_differs(config, tmp_path, field, value, told):
   record = data_file.require(tmp_path / 'run')
-  assert data_file.differences(config, record, tmp_path / 'run') == []
+  assert data_file.find_differences(config, record, tmp_path / 'run') == []
   config.data[field] = value
-  found = data_file.differences(config, record, tmp_path / 'run')
+  found = data_file.find_differences(config, record, tmp_path / 'run')
   assert len(found) == len(told)
   assert all(text.startswith(start) for text, start in zip(found, told, strict=True))
 
@@ -119,9 +121,9 @@ def test_what_the_slices_depend_on_is_told_if_it_differs(config, tmp_path, field
 def test_what_is_left_to_the_data_is_what_it_was_as_long_as_the_same_decides_it(config, tmp_path):
   record = data_file.require(tmp_path / 'run')
   config.data.image_size, config.data.window, config.data.slice_axis = 0, (), 'auto'
-  assert data_file.differences(config, record, tmp_path / 'run') == []
+  assert data_file.find_differences(config, record, tmp_path / 'run') == []
   config.data.fold = 1  # others train: a window may be another
-  assert data_file.differences(config, record, tmp_path / 'run') == ['fold 0 -> 1']
+  assert data_file.find_differences(config, record, tmp_path / 'run') == ['fold 0 -> 1']
   data_file.fill_in(config, record, tmp_path / 'run')
   assert (config.data.image_size, config.data.slice_axis) == (16, 'axial')
   assert config.data.window == (-150.0, 250.0)  # not used, and so the default
@@ -131,9 +133,12 @@ def test_what_is_left_to_the_data_is_what_it_was_as_long_as_the_same_decides_it(
   ('content', 'message'),
   [
     ('{', 'is not valid JSON'),
-    ('[]', 'has no folder that can be used'),
-    ('{"folder": 3}', 'has no folder that can be used'),
-    ('{"folder": "x", "from_run": "y", "name": "z", "raw_dir": ""}', 'has no settings that can'),
+    ('[]', r'all of it is \[\], expected an object'),
+    ('{"folder": 3}', 'folder is 3, expected text'),
+    (
+      '{"folder": "x", "from_run": "y", "name": "z", "raw_dir": ""}',
+      'settings is not there, expected an object; .*--stage=prepare again',
+    ),
   ],
 )
 def test_a_damaged_file_is_one_line(config, tmp_path, content, message):
@@ -145,5 +150,7 @@ def test_a_damaged_file_is_one_line(config, tmp_path, content, message):
 
 def test_a_run_that_nothing_was_prepared_for_has_none(config, tmp_path):
   assert data_file.read(tmp_path / 'other') is None
-  with pytest.raises(InputError, match=r'other/data\.json: there is none.*--stage=prepare first'):
+  with pytest.raises(
+    InputError, match=r'other/data\.json: there is no such file.*--stage=prepare first'
+  ):
     data_file.require(tmp_path / 'other')

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep import prepare
-from thrifty_jax.data import batching, likeness
+from thrifty_jax.data import likeness
 from thrifty_jax.data.prepared import open_folder
 
 
@@ -15,11 +15,11 @@ def scan(*, shape=(20, 100, 80), spacing_mm=(3.0, 0.5, 0.5), shade=0.4, channels
   return likeness.measure(image, shape, spacing_mm)
 
 
-TRAINING = likeness.merged([scan(), scan(shape=(30, 120, 100), shade=0.5)])
+TRAINING = likeness.merge([scan(), scan(shape=(30, 120, 100), shade=0.5)])
 
 
 def unlike(measures, training=TRAINING):
-  return likeness.unlike(measures, training, slice_axis='axial')
+  return likeness.find_unlike(measures, training, slice_axis='axial')
 
 
 def test_what_is_measured_is_what_the_words_say():
@@ -33,7 +33,7 @@ def test_what_is_measured_is_what_the_words_say():
 
 def test_ranges_span_all_scans_and_ranges_of_ranges_too():
   assert TRAINING['slices'] == (20, 30) and TRAINING['field_of_view_mm'] == (50, 60)
-  assert likeness.merged([TRAINING, scan(shape=(40, 90, 90))])['slices'] == (20, 40)
+  assert likeness.merge([TRAINING, scan(shape=(40, 90, 90))])['slices'] == (20, 40)
 
 
 @pytest.mark.parametrize('shape', [(20, 100, 80), (25, 110, 90), (11, 95, 80)])
@@ -65,12 +65,12 @@ def test_what_is_outside_the_range_is_said_in_one_line(name):
 def test_thick_slices_along_another_axis_are_told_first():
   lines = unlike(scan(shape=(100, 20, 80), spacing_mm=(0.5, 3.0, 0.5)))
   assert 'thick slices that are not axial' in lines[0]
-  thin = likeness.merged([scan(spacing_mm=(0.5, 0.5, 0.5))])
+  thin = likeness.merge([scan(spacing_mm=(0.5, 0.5, 0.5))])
   assert not any('thick' in line for line in unlike(scan(spacing_mm=(0.5, 3.0, 0.5)), thin))
 
 
 def test_each_channel_is_compared_with_its_own_range():
-  training = likeness.merged([scan(channels=2) | {'intensity_1_p50': [0.9]}])
+  training = likeness.merge([scan(channels=2) | {'intensity_1_p50': [0.9]}])
   (line,) = unlike(scan(channels=2), training)
   assert line.startswith('channel 1: 50 % of its intensities lie below 0.40')
 
@@ -79,13 +79,10 @@ def test_ranges_are_those_of_the_named_patients_alone(tmp_path, phantom_config):
   config = phantom_config(tmp_path)
   prepared = open_folder(prepare.prepare(config))
   chosen = prepared.cases[1:3]
-  found = likeness.of_training(prepared, [case.patient for case in chosen])
+  found = likeness.measure_training(prepared, [case.patient for case in chosen])
   slices = [case.slices for case in chosen]
   assert found['slices'] == (min(slices), max(slices))
   spacings = [side for case in chosen for side in case.spacing_mm[1:]]
   assert found['pixel_spacing_mm'] == pytest.approx([min(spacings), max(spacings)])
-  medians = []
-  for case in chosen:
-    examples = batching.Examples(prepared, (case,))
-    medians.append(np.median(examples.read(np.arange(len(examples)))['image'].astype(np.float32)))
+  medians = [np.median(prepared.read(case)['image'].astype(np.float32)) for case in chosen]
   assert found['intensity_0_p50'] == pytest.approx([min(medians), max(medians)])

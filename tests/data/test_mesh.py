@@ -168,7 +168,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(two_processes):
 def test_one_process_speaks(two_processes):
   for statuses, (_, (out, err)) in two_processes:
     lines = [line for line in (out + err).splitlines() if 'Gloo' not in line]
-    assert lines[0] == 'process 1 trains with process 0, which speaks', statuses
+    assert lines[0] == 'process 1 trains with process 0, which prints the progress', statuses
     assert not any('retrain' in line for line in lines)
 
 

@@ -42,7 +42,7 @@ def test_a_folder_without_slices_is_refused(tmp_path):
 def test_a_copy_that_lacks_a_file_is_refused(folder):
   lost = sorted(folder.glob('*array_record*'))[1]
   lost.unlink()
-  with pytest.raises(InputError, match=f'{lost.name} is missing.*copy the folder again'):
+  with pytest.raises(InputError, match=f'lacks {lost.name}, .*copy the folder again'):
     prepared.open_folder(folder)
 
 
@@ -50,5 +50,5 @@ def test_metadata_of_fewer_slices_are_refused(folder):
   metadata = json.loads((folder / 'metadata.json').read_text())
   del metadata['cases'][-1]
   (folder / 'metadata.json').write_text(json.dumps(metadata))
-  with pytest.raises(InputError, match=r'25 slices, where metadata\.json lists 18'):
+  with pytest.raises(InputError, match=r'holds 25 slices, but metadata\.json lists 18'):
     prepared.open_folder(folder)

@@ -25,7 +25,7 @@ def write(folder, content):
 
 
 def test_what_is_written_says_who_and_how_and_changes_nothing_when_it_is_read(config, tmp_path):
-  before, split = config.to_dict(), splits.of(config, PATIENTS)
+  before, split = config.to_dict(), splits.assign(config, PATIENTS)
   split_file.write(config, tmp_path, split)
   written = json.loads((tmp_path / 'splits.json').read_text())
   assert {part: tuple(written[part]) for part in split} == split
@@ -44,7 +44,7 @@ def test_names_written_by_hand_win_over_folds_and_lists_and_stay_as_they_are(con
   write(tmp_path, MINE)
   config.data.folds, config.data.test_patients = 50, ('Case05',)  # 6 patients allow no 50 folds
   assert split_file.honour(config, tmp_path) is True
-  split = splits.of(config, PATIENTS)
+  split = splits.assign(config, PATIENTS)
   assert {part: sorted(names) for part, names in MINE.items()} == {
     part: list(names) for part, names in split.items()
   }
@@ -62,7 +62,7 @@ def test_every_fold_leaves_one_patient_out_where_folds_are_patients(config, tmp_
   tested = []
   for fold in range(len(PATIENTS)):
     config.data.fold = fold
-    split_file.write(config, tmp_path / f'fold_{fold}', splits.of(config, PATIENTS))
+    split_file.write(config, tmp_path / f'fold_{fold}', splits.assign(config, PATIENTS))
     named = split_file.read(tmp_path / f'fold_{fold}' / 'splits.json')
     assert [len(named[part]) for part in ('train', 'validation', 'test')] == [4, 1, 1]
     assert sorted(sum(named.values(), ())) == PATIENTS
@@ -71,7 +71,7 @@ def test_every_fold_leaves_one_patient_out_where_folds_are_patients(config, tmp_
 
 
 def test_a_file_of_another_fold_is_refused(config, tmp_path):
-  split_file.write(config, tmp_path, splits.of(config, PATIENTS))
+  split_file.write(config, tmp_path, splits.assign(config, PATIENTS))
   config.data.fold = 2
   with pytest.raises(InputError, match='made with other settings: data.fold 1 -> 2; go back'):
     split_file.honour(config, tmp_path)
@@ -90,14 +90,17 @@ def test_the_names_are_taken_without_any_scan(config, tmp_path):
     ({'train': PATIENTS}, 'expected lists of patients'),
     (MINE | {'train': 'Case03'}, 'expected lists of patients'),
     (MINE | {'train': [3, 4, 5]}, 'expected lists of patients'),
-    (MINE | {'val': []}, "has 'val'; expected train, validation, test"),
-    (MINE | {'train': [*PATIENTS[3:], 'Case77']}, 'no scan of Case77; expected names among Case00'),
-    (MINE | {'train': PATIENTS[4:]}, 'Case03 is in no list; expected every patient in one'),
-    (MINE | {'train': PATIENTS[2:]}, 'Case02 is in train and test; expected each patient once'),
-    (MINE | {'train': [*PATIENTS[3:], 'Case04']}, 'Case04 is twice in train'),
-    ({'train': [], 'validation': PATIENTS[3:], 'test': PATIENTS[:3]}, 'no patient is under train'),
-    ({'train': PATIENTS[3:], 'validation': [], 'test': PATIENTS[:3]}, 'is under validation'),
-    ({'train': PATIENTS[3:], 'validation': PATIENTS[:3], 'test': []}, 'no patient is under test'),
+    (MINE | {'val': []}, "has the entry 'val'; expected train, validation, test"),
+    (
+      MINE | {'train': [*PATIENTS[3:], 'Case77']},
+      'there is no scan of Case77; expected names among Case00',
+    ),
+    (MINE | {'train': PATIENTS[4:]}, 'no list has Case03; expected every patient in one'),
+    (MINE | {'train': PATIENTS[2:]}, 'names Case02 in train and test; expected each patient once'),
+    (MINE | {'train': [*PATIENTS[3:], 'Case04']}, 'names Case04 in train and train'),
+    ({'train': [], 'validation': PATIENTS[3:], 'test': PATIENTS[:3]}, 'has no patient in train'),
+    ({'train': PATIENTS[3:], 'validation': [], 'test': PATIENTS[:3]}, 'no patient in validation'),
+    ({'train': PATIENTS[3:], 'validation': PATIENTS[:3], 'test': []}, 'has no patient in test'),
   ],
 )
 def test_a_file_that_does_not_say_it_all_once_is_refused_in_one_line(
@@ -116,12 +119,12 @@ def test_whether_somebody_must_test_is_for_the_config_to_say(config, tmp_path):
   config.data.hold_out_test = False
   write(tmp_path, MINE)
   with pytest.raises(
-    InputError, match='Case01, Case02 under test, but data.hold_out_test is False'
+    InputError, match='has Case01, Case02 in test, but data.hold_out_test is False'
   ):
     split_file.honour(config, tmp_path)
   write(tmp_path, {'train': PATIENTS[3:], 'validation': PATIENTS[:3], 'test': []})
   assert split_file.honour(config, tmp_path) is True
-  assert splits.of(config, PATIENTS)['test'] == ()
+  assert splits.assign(config, PATIENTS)['test'] == ()
 
 
 def test_a_file_that_is_no_json_is_refused(config, tmp_path):

@@ -24,7 +24,7 @@ def picture(random):
   """A slice of noise, the worst that a PNG can be given."""
   label = np.zeros((200, 160), np.uint8)
   label[60:140, 50:100] = 1
-  return overlays.outlined_slice(
+  return overlays.outline_slice(
     random.normal(0, 1, (200, 160)), label, limits=(-2, 2), spacing_mm=(1.0, 1.0)
   )
 
@@ -63,7 +63,7 @@ def test_the_table_fits_100_columns_and_has_every_scan(channels, name):
   classes = ('background', 'left kidney', 'right kidney')
   long = Finding('a warning of many words ' * 12, name.format(3))
   wrong = Finding('a mask is missing', is_error=True)
-  lines = check_page.text(
+  lines = check_page.format_table(
     checked(6, found=[long, wrong], name=name, channels=channels, classes=classes)
   ).splitlines()
   assert max(map(len, lines)) <= 100
@@ -98,7 +98,7 @@ def test_a_thumbnail_shows_the_slice_and_the_border_of_its_mask():
   image = np.tile(np.linspace(0, 100, 40), (20, 1))
   label = np.zeros((20, 40), np.uint8)
   label[5:15, 10:30] = 2
-  uri = overlays.outlined_slice(image, label, limits=(0, 100), spacing_mm=(2.0, 1.0))
+  uri = overlays.outline_slice(image, label, limits=(0, 100), spacing_mm=(2.0, 1.0))
   shown = PIL.Image.open(io.BytesIO(base64.b64decode(uri.split(',')[1])))
   assert shown.size == (160, 160)  # 40 by 40 mm
   pixels = np.asarray(shown.convert('RGB'), int)

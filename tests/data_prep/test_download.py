@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.client
 import http.server
 import io
 import os
@@ -161,7 +162,7 @@ def test_a_killed_download_goes_on_in_the_next_call(server, raw):
 
 
 def test_ctrl_c_keeps_what_has_come(server, raw, monkeypatch):
-  read, calls = download._read, []
+  read, calls = http.client.HTTPResponse.read, []
 
   def interrupted(answer, most):
     calls.append(most)
@@ -170,7 +171,7 @@ def test_ctrl_c_keeps_what_has_come(server, raw, monkeypatch):
     return read(answer, most)
 
   with monkeypatch.context() as patched:
-    patched.setattr(download, '_read', interrupted)
+    patched.setattr(http.client.HTTPResponse, 'read', interrupted)
     with pytest.raises(KeyboardInterrupt):
       download.provide('promise12', raw)
   assert (raw / 'training_data.zip.part').read_bytes() == server.content[: 3 * CHUNK]
@@ -192,7 +193,7 @@ def test_a_part_of_another_file_is_thrown_away(server, raw, size, capsys):
   (raw / 'training_data.zip.part').write_bytes(bytes(size))
   download.provide('promise12', raw)
   assert_provided(raw)
-  assert 'do not fit together' in capsys.readouterr().out
+  assert 'is not the known file; it is fetched once more' in capsys.readouterr().out
   assert server.asked[-1] == ''
 
 
@@ -207,7 +208,7 @@ def test_a_wrong_hash_is_one_line_and_nothing_is_left(server, raw):
   server.script = ['other', 'other']
   with pytest.raises(InputError, match=r'not the known file, whose SHA-256 is .* was removed'):
     download.provide('promise12', raw)
-  assert left(raw) == [] and server.asked == ['']
+  assert left(raw) == [] and server.asked == ['', '']
 
 
 def test_a_file_of_another_size_is_refused_before_it_comes(server, raw, monkeypatch):
@@ -354,9 +355,7 @@ def test_the_command_refuses_an_archive_that_cannot_be_unpacked(
 def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(PROJECT)
   assert run(['--config=configs/brain.py', '--config.data.download=True'], tmp_path) == 2
-  error = (
-    'error: config.data.download is True, but brain cannot be downloaded, only chaos, chaos_t1, '
-  )
+  error = 'error: config.data.download is True; expected False: only chaos, chaos_t1, chaos_t2, '
   assert capsys.readouterr().err.startswith(error)
 
 

@@ -116,12 +116,12 @@ def test_outliers_are_those_of_the_modified_z_score(seed):
   away = sorted(abs(value - middle) for value in known)
   mad = (away[len(away) // 2] + away[(len(away) - 1) // 2]) / 2
   expected = [abs(0.6745 * (value - middle) / mad) > 3.5 for value in values]
-  np.testing.assert_array_equal(findings.far_off(values, least=0), expected)
+  np.testing.assert_array_equal(findings.find_outliers(values, least=0), expected)
   assert expected[31] and expected[32] and not expected[30]
 
 
 def test_outliers_need_a_distance_and_enough_values():
   values = np.array([1.0, 1, 1, 1, 1, 1.2])
-  assert findings.far_off(values, least=0.1).tolist() == [False] * 5 + [True]
-  assert not findings.far_off(values, least=0.3).any()
-  assert not findings.far_off(np.array([1.0, 1, 1, 9]), least=0.1).any()
+  assert findings.find_outliers(values, least=0.1).tolist() == [False] * 5 + [True]
+  assert not findings.find_outliers(values, least=0.3).any()
+  assert not findings.find_outliers(np.array([1.0, 1, 1, 9]), least=0.1).any()

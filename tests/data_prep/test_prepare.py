@@ -307,7 +307,7 @@ def test_ctrl_c_with_several_processes_leaves_no_data_set(config, monkeypatch):
     return contextlib.nullcontext(types.SimpleNamespace(update=update))
 
   config.data.workers = 2
-  monkeypatch.setattr(prepare.logbook, 'progress', progress)
+  monkeypatch.setattr(prepare.workers.logbook, 'progress', progress)
   with pytest.raises(KeyboardInterrupt):
     prepare.prepare(config)
   assert files_below(config.data.data_dir) == []

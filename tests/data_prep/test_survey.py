@@ -67,8 +67,8 @@ def test_the_digest_follows_the_voxels_and_not_how_a_file_stores_them(tmp_path, 
   phantom.write_promise12(tmp_path / 'raw', patients=2, seed=0)
   first, second = promise12.find_cases(tmp_path / 'raw')
   one = promise12.read_case(first)
-  turned, affine = phantom.turned(one.image, one.affine, 'RIA')
-  label, _ = phantom.turned(one.truth, one.affine, 'RIA')
+  turned, affine = phantom.turn(one.image, one.affine, 'RIA')
+  label, _ = phantom.turn(one.truth, one.affine, 'RIA')
   again = volumes.make_volume(first, image=turned, affine=affine, label=label, label_affine=affine)
   scans = [survey.measure(v, first, data) for v in (one, again, promise12.read_case(second))]
   assert scans[0].image_digest == scans[1].image_digest != scans[2].image_digest

@@ -61,7 +61,7 @@ def waits_a_little(case):
 
 @pytest.mark.parametrize('count', [1, 3])
 def test_results_come_in_order_from_as_many_processes_as_were_asked_for(count):
-  with workers.cases_map(count) as cases_map:
+  with workers.map_cases(count, 'work') as cases_map:
     results = list(cases_map(process_and_name, CASES))
   assert [name for _, name, _ in results] == [case.case for case in CASES]
   for number, (_, _, array) in enumerate(results):
@@ -74,10 +74,10 @@ def test_results_come_in_order_from_as_many_processes_as_were_asked_for(count):
 
 
 def test_short_work_stays_here_and_long_work_goes_on_in_processes(monkeypatch):
-  monkeypatch.setattr(workers, '_cores', lambda: 2)
+  monkeypatch.setattr('thrifty_jax.device.cores', lambda: 2)
   for seconds, here in ((60.0, len(CASES)), (0.0, 0)):
     monkeypatch.setattr(workers, '_ALONE_SECONDS', seconds)
-    with workers.cases_map(0) as cases_map:
+    with workers.map_cases(0, 'work') as cases_map:
       results = list(cases_map(process_and_name, CASES))
     assert [name for _, name, _ in results] == [case.case for case in CASES]
     assert sum(process == os.getpid() for process, _, _ in results) == here
@@ -87,7 +87,7 @@ def test_short_work_stays_here_and_long_work_goes_on_in_processes(monkeypatch):
 def test_bad_input_is_the_same_line_at_its_turn(count):
   seen = []
   with (
-    workers.cases_map(count) as cases_map,
+    workers.map_cases(count, 'work') as cases_map,
     pytest.raises(InputError, match=r'^c2\.mhd: cannot be read; expected an intact file\.$'),
   ):
     seen.extend(cases_map(refuses_two, CASES))
@@ -95,14 +95,17 @@ def test_bad_input_is_the_same_line_at_its_turn(count):
 
 
 def test_a_fault_has_the_traceback_of_where_it_happened():
-  with workers.cases_map(2) as cases_map, pytest.raises(ZeroDivisionError, match='c0') as raised:
+  with (
+    workers.map_cases(2, 'work') as cases_map,
+    pytest.raises(ZeroDivisionError, match='c0') as raised,
+  ):
     list(cases_map(fails, CASES))
   assert "in fails\n    raise ZeroDivisionError(f'a fault of ours" in raised.value.__notes__[0]
 
 
 def test_a_process_that_dies_is_one_line_with_its_case():
   with (
-    workers.cases_map(2) as cases_map,
+    workers.map_cases(2, 'work') as cases_map,
     pytest.raises(InputError, match=r'^c1: the process that read it ended.*data\.workers'),
   ):
     for name, case in zip(cases_map(dies, CASES), CASES, strict=False):
@@ -111,18 +114,18 @@ def test_a_process_that_dies_is_one_line_with_its_case():
 
 def test_processes_do_without_jax_and_tensorflow_and_without_itk_until_a_file_needs_it():
   work = [Case(f'data_prep.{name}', '', ()) for name in ('builder', 'checks', 'chaos', 'folder')]
-  with workers.cases_map(2) as cases_map:
+  with workers.map_cases(2, 'work') as cases_map:
     assert list(cases_map(imported, work)) == [[]] * 4
 
 
 def test_itk_takes_one_thread_in_each_process():
-  with workers.cases_map(2) as cases_map:
+  with workers.map_cases(2, 'work') as cases_map:
     assert list(cases_map(itk_threads, CASES[:3])) == [1] * 3
 
 
 def test_a_fixed_number_of_cases_is_in_memory_however_many_there_are(tmp_path):
   """Each process answers as fast as it can, but none is far ahead of what was taken."""
-  with workers.cases_map(2) as cases_map:
+  with workers.map_cases(2, 'work') as cases_map:
     results = cases_map(leaves_a_file, [Case(str(n), str(tmp_path), ()) for n in range(40)])
     for taken in range(1, 20):
       next(results)
@@ -136,7 +139,7 @@ def leaves_a_file(case):
 
 def test_leaving_early_ends_the_processes_at_once():
   began = time.monotonic()
-  with workers.cases_map(2) as cases_map:
+  with workers.map_cases(2, 'work') as cases_map:
     results = cases_map(waits, CASES)
     used = {next(results) for _ in range(3)}
   assert time.monotonic() - began < 30
@@ -154,7 +157,7 @@ sys.path.append({tests!r})
 import test_workers
 from data_prep import workers
 print('once', flush=True)
-with workers.cases_map(2) as cases_map:
+with workers.map_cases(2, 'work') as cases_map:
   for process in cases_map(test_workers.{work}, test_workers.CASES):
     print(process, flush=True)
 """
@@ -189,4 +192,5 @@ def test_ctrl_c_ends_the_processes_of_a_script_and_none_of_them_says_a_word(tmp_
 def test_after_a_kill_the_processes_end_with_the_case_they_work_on(tmp_path):
   process = started(tmp_path, 'waits_a_little')
   process.kill()
-  assert process.communicate(timeout=30) == ('', '')
+  out, err = process.communicate(timeout=30)
+  assert out == '' and all(line.startswith('work: ') for line in err.splitlines())

@@ -13,11 +13,12 @@ from thrifty_jax.exporting import onnx_graph, onnx_network
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build, layers, norm, parameters, space
 from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.networks.model_spec import make_spec
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-from thrifty_jax.exporting.export_check import onnx_runner  # noqa: E402
+from thrifty_jax.exporting.export_check import compare, make_onnx_runner  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -53,7 +54,7 @@ def member(genotype=None, *, size=16, modalities=1, context=0, **network):
   spec = dataclasses.replace(
     make_spec(config, statistics), background=tuple(np.linspace(-2, -1, channels).tolist())
   )
-  shapes = build.shapes(build.build(spec, genotype), spec.image_channels)
+  shapes = build.find_shapes(build.build(spec, genotype), spec.image_channels)
   generator = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: leaf + generator.normal(0, 0.1, leaf.shape), build.initialise(shapes, seed=1)
@@ -78,7 +79,7 @@ def image_of(made, *, slices=2, sides=(16, 16)):
 
 
 def run(made, image, **settings):
-  return onnx_runner(onnx_network.to_onnx(made, **settings).SerializeToString())(image)
+  return make_onnx_runner(onnx_network.to_onnx(made, **settings).SerializeToString())(image)
 
 
 def require_same(made, image, **settings):
@@ -132,6 +133,35 @@ def test_the_baselines_give_what_they_give_in_jax(name, norm_):
   require_same(made, image_of(made))
 
 
+def shape_of(*widths, block='plain', **choices):
+  levels = tuple(Level(width, 2, 1, block) for width in widths)
+  return LeanShape(levels, **{'stem': 2, 'up': 'transposed', 'skip': 'add'} | choices)
+
+
+# Together they have every choice of the space.
+LEAN = {
+  'plain': shape_of(4, 8, 8, norm='batch'),
+  'quarter': shape_of(8, 4, 4, stem=4, up='nearest', skip='concat', norm='group'),
+  'residual': shape_of(8, 8, 16, block='residual', up='bilinear', norm='batch'),
+  'bottleneck': shape_of(4, 4, 8, block='bottleneck', stem=1, skip='concat', norm='none'),
+  'axial': shape_of(4, 8, 8, block='axial', stem=4, norm='batch'),
+}
+
+
+@pytest.mark.parametrize('name', LEAN)
+def test_lean_networks_give_what_they_give_in_jax(name):
+  made = member(LEAN[name], name='lean', size=18, modalities=2)
+  require_same(made, image_of(made, sides=(18, 18)))
+  require_same(made, image_of(made, sides=(13, 22)), dynamic_sides=True)
+
+
+def test_batch_norms_are_folded_into_the_convolutions():
+  graph = onnx_network.to_onnx(member(LEAN['plain'], name='lean')).graph
+  assert {node.op_type for node in graph.node} == {
+    *('Sub', 'Div', 'Conv', 'Relu', 'MaxPool', 'ConvTranspose', 'Add', 'Identity')
+  }
+
+
 def test_sides_that_the_depth_does_not_divide_are_filled_with_the_background():
   made = thrifty('convolutions', size=18, modalities=2, context=1)
   require_same(made, image_of(made, sides=(18, 18)))
@@ -151,6 +181,16 @@ def test_slices_of_a_batch_do_not_mix():
     np.testing.assert_allclose(run(made, slice_[None])[0], one, atol=1e-5)
 
 
+def test_a_difference_that_is_not_a_number_is_not_lost_among_others():
+  made = thrifty('gates')
+  network = make_onnx_runner(onnx_network.to_onnx(made).SerializeToString())
+  scans = list(np.random.default_rng(3).random((2, 2, 16, 16, 1)).astype(np.float16))
+  outputs = iter([0.0, np.nan])  # of a batch of each scan
+  assert compare(made, network, scans).largest_difference < 1e-4
+  found = compare(made, lambda image: network(image) + np.float32(next(outputs)), scans)
+  assert np.isnan(found.largest_difference)
+
+
 @pytest.mark.parametrize('channels', [6, 32])
 def test_a_norm_over_many_pixels_far_from_zero_stays_precise(channels):
   graph = onnx_graph.Graph(side=256, depth=5)
@@ -166,7 +206,9 @@ def test_a_norm_over_many_pixels_far_from_zero_stays_precise(channels):
   deviation = np.sqrt(groups.var(-1, keepdims=True) + norm.EPSILON)
   wanted = ((groups - groups.mean(-1, keepdims=True)) / deviation).reshape(x.shape)
   wanted = wanted * scale[:, None, None] + bias[:, None, None]
-  np.testing.assert_allclose(onnx_runner(made.SerializeToString())(x), wanted, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(
+    make_onnx_runner(made.SerializeToString())(x), wanted, rtol=1e-5, atol=1e-5
+  )
 
 
 def test_the_graph_has_plain_operations_of_an_opset_that_browsers_know():

@@ -200,7 +200,7 @@ def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
   for voxels, text in (
     (np.ones((4, 5, 6, 2)), 'channels'),
     (np.ones((4, 5, 6)), 'single value'),
-    (np.full((4, 5, 6), np.nan), 'not finite'),
+    (np.full((4, 5, 6), np.nan), 'non-finite'),
   ):
     with pytest.raises(SystemExit, match=text):
       script.segment(voxels, np.eye(4), settings, network)

@@ -37,7 +37,7 @@ def test_training_normalises_every_channel_over_the_batch(relu):
 @pytest.mark.parametrize('relu', [False, True])
 def test_prediction_uses_the_running_statistics(relu):
   net, params, x = make(relu=relu)
-  y = net.apply({'params': params}, x)
+  y = np.asarray(net.apply({'params': params}, x))
   expected = (x - params['mean']) / np.sqrt(params['variance'] + EPSILON)
   expected = expected * params['scale'] + params['bias']
   np.testing.assert_allclose(y, np.maximum(expected, 0) if relu else expected, atol=1e-5)

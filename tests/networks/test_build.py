@@ -179,7 +179,7 @@ def test_models_of_one_architecture_share_a_program(quick_compilation):
   nets: list[Any] = [grid.DerivedNetwork(FOUND, classes=2, depth=2) for _ in range(2)]
   image, predict = jnp.ones((1, 6, 6, 1)), build.predict_logits(nets[0])
   for seed, net in enumerate(nets):
-    params = build.initialise(build.shapes(net, 1), seed=seed)
+    params = build.initialise(build.find_shapes(net, 1), seed=seed)
     logits = build.predict_logits(net)(params, image, np.full(1, -seed, np.float32))
     assert logits.shape == (1, 6, 6, 2)
   assert predict._cache_size() == 1

@@ -30,10 +30,10 @@ def test_a_batch_slice_by_slice_gives_what_the_whole_batch_gives(two_cores, imag
   logits: Any = jax.jit(
     lambda x: jnp.concatenate([x.mean((1, 2), keepdims=True) - x, 2 * x], axis=-1)
   )
-  found = inference.slice_by_slice(logits)(images)
+  found = inference.run_slice_by_slice(logits)(images)
   assert logits._cache_size() == 1  # one shape, whatever the batch
   np.testing.assert_allclose(found, logits(images), rtol=1e-6)
-  assert inference.slice_by_slice(logits)(images[:1]).shape == (1, 8, 8, 2)
+  assert inference.run_slice_by_slice(logits)(images[:1]).shape == (1, 8, 8, 2)
 
 
 def test_after_the_first_as_many_slices_run_at_once_as_there_are_cores(two_cores, images):
@@ -45,7 +45,7 @@ def test_after_the_first_as_many_slices_run_at_once_as_there_are_cores(two_cores
       both.wait()  # raises if no second one comes
     return image
 
-  np.testing.assert_array_equal(inference.slice_by_slice(logits)(images), images)
+  np.testing.assert_array_equal(inference.run_slice_by_slice(logits)(images), images)
   assert [call.shape for call in calls] == 5 * [(1, 8, 8, 1)]
 
 
@@ -57,7 +57,7 @@ def test_a_batch_smaller_than_the_cores_is_as_many_programs(two_cores):
 def test_on_an_accelerator_a_batch_stays_whole(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert inference.split_batch(16) == (1, 16)
-  assert inference.slice_by_slice(jnp.sin) is jnp.sin
+  assert inference.run_slice_by_slice(jnp.sin) is jnp.sin
 
 
 @pytest.mark.parametrize('flips', [(), ('left_right',), ('up_down', 'left_right')])

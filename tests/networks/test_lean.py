@@ -32,17 +32,23 @@ GOLDEN = {
 }
 
 
+def find_shapes(net, channels=1):
+  return build.trace_shapes(net, jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32))
+
+
 def build_params(shape, *, classes=2, channels=1, seed=0):
   net = lean.LeanNetwork(shape, classes)
-  return net, build.initialise(build.shapes(net, channels), seed=seed)
+  return net, build.initialise(find_shapes(net, channels), seed=seed)
 
 
 @pytest.mark.parametrize('name', GOLDEN)
 def test_a_network_has_its_golden_number_of_parameters(name):
   shape, count = GOLDEN[name]
   net, params = build_params(shape)
-  assert build.count(params) == build.count_shapes(build.shapes(net, 1)) == count
-  assert sum(one.parameters for one in layers.layers(net, (64, 64, 1)) if len(one.path) == 1) == count
+  assert build.count(params) == build.count_shapes(find_shapes(net)) == count
+  assert (
+    sum(one.parameters for one in layers.layers(net, (64, 64, 1)) if len(one.path) == 1) == count
+  )
 
 
 def test_a_unet_multiplies_as_often_as_that_of_the_baselines():
@@ -56,14 +62,14 @@ def test_every_drawn_shape_gives_logits_of_an_image_of_any_size():
   for _ in range(6):
     shape = lean_space.draw(generator)
     net, params = build_params(shape, classes=3, channels=2)
-    image = generator.normal(size=(1, 37, 50, 2)).astype(np.float32)
+    image = jnp.asarray(generator.normal(size=(1, 37, 50, 2)), jnp.float32)
     logits = build.apply(net, params, image, background=np.zeros(2))
     assert logits.shape == (1, 37, 50, 3) and jnp.isfinite(logits).all()
 
 
 def test_rematerialisation_changes_nothing():
   net, params = build_params(HALF)
-  image = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 1)), jnp.float32)
   plain = build.apply_training(net, params, image, background=np.zeros(1))
   again = build.apply_training(net.copy(remat=True), params, image, background=np.zeros(1))
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), plain, again)
@@ -72,13 +78,13 @@ def test_rematerialisation_changes_nothing():
 @pytest.mark.parametrize('side', [1, 2, 4])
 def test_pixels_come_back_from_channels(side):
   x = np.random.default_rng(0).normal(size=(2, 8, 12, 3))
-  there = lean.to_channels(x, side)
+  there = lean.to_channels(jnp.asarray(x, jnp.float32), side)
   assert there.shape == (2, 8 // side, 12 // side, 3 * side**2)
-  np.testing.assert_array_equal(lean.to_pixels(there, side), x)
+  np.testing.assert_array_equal(lean.to_pixels(there, side), x.astype(np.float32))
 
 
 def test_bilinear_upsampling_is_that_of_jax_with_edges_repeated():
-  x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 7, 3)), jnp.float32)
   expected = jax.image.resize(x, (2, 10, 14, 3), 'linear')
   np.testing.assert_allclose(lean.bilinear_up(x), expected, atol=1e-6)
 
@@ -86,8 +92,8 @@ def test_bilinear_upsampling_is_that_of_jax_with_edges_repeated():
 @pytest.mark.parametrize('sides', [(3, 3), (7, 1), (1, 7)])
 def test_a_filter_of_channels_is_the_grouped_convolution(sides):
   generator = np.random.default_rng(0)
-  x = generator.normal(size=(2, 9, 8, 4)).astype(np.float32)
-  kernel = generator.normal(size=(*sides, 4)).astype(np.float32)
+  x = jnp.asarray(generator.normal(size=(2, 9, 8, 4)), jnp.float32)
+  kernel = jnp.asarray(generator.normal(size=(*sides, 4)), jnp.float32)
   expected = jax.lax.conv_general_dilated(
     x,
     kernel[:, :, None],
@@ -102,7 +108,7 @@ def test_a_filter_of_channels_is_the_grouped_convolution(sides):
 def test_only_batch_norms_have_statistics():
   for norm in ('batch', 'group', 'none'):
     net, params = build_params(shape_of(8, 8, 8, norm=norm))
-    image = np.ones((1, 16, 16, 1), np.float32)
+    image = jnp.ones((1, 16, 16, 1))
     _, statistics = build.apply_training(net, params, image, background=np.zeros(1))
     assert bool(statistics) == (norm == 'batch')
     assert batch_norm.follow(params, statistics, old=params).keys() == params.keys()

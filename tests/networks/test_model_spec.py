@@ -15,7 +15,7 @@ def test_a_description_says_how_to_prepare_an_image_again():
   changed = configs.default()
   changed.data.update({'clahe_clip_limit': 0.05, 'resize': 'nearest'})
   changed.data.update({'curvature_flow_iterations': 5, 'curvature_flow_time_step': 0.1})
-  spec, recorded = make_spec(changed, STATISTICS), prepare.settings_of(changed, '')
+  spec, recorded = make_spec(changed, STATISTICS), prepare.collect_settings(changed, '')
   described = records.to_json(spec)
   for field in recorded.keys() - {'name', 'raw_files', 'format'}:
     assert described[field] == recorded[field], field

@@ -308,7 +308,7 @@ def test_a_factor_of_bfloat16_images_has_its_gradient_in_float32(sides, backend,
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   x, cotangent = (jnp.asarray(RNG.uniform(1, 2, (2, *sides, 5)), jnp.bfloat16) for _ in range(2))
   factor = jnp.asarray(RNG.normal(size=(2, 5)), jnp.float32)
-  y, pull = jax.vjp(spatial.scaled, x, factor)
+  y, pull = jax.vjp(spatial.scale, x, factor)
   of_x, of_factor = pull(cotangent)
   assert y.dtype == of_x.dtype == jnp.bfloat16
   exact = [np.asarray(a, np.float64) for a in (x, cotangent, factor)]

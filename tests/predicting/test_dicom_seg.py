@@ -347,7 +347,7 @@ def test_it_is_refused_for_a_scan_that_is_no_dicom_and_where_highdicom_is_missin
   assert command(trained, tmp_path / 'a.nii.gz', tmp_path / 'm.nii.gz') == 2
   error = capfd.readouterr().err
   assert error == (
-    'error: --dicom_seg needs highdicom, not installed here: pip install -r '
+    'error: --dicom_seg needs highdicom, which is not installed: pip install -r '
     'requirements-dicom.txt\n'
   )
   assert sorted(tmp_path.rglob('*')) == before

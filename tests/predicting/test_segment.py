@@ -323,7 +323,7 @@ def test_an_array_gets_the_mask_of_its_scan_whichever_way_round_it_is_given(eval
   case, expected = next(iter(scored.items()))
   volume, _ = sources.read(source_of(config, case)[0])
   for axes in ('SPL', 'RAS', 'LIP', 'AIR'):
-    turned, affine = phantom.turned(volume.image, volume.affine, axes)
+    turned, affine = phantom.turn(volume.image, volume.affine, axes)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     mask = segmenter.segment(turned, spacing, axes=axes)
     assert mask.shape == turned.shape[:3] and mask.dtype == np.uint8
@@ -341,7 +341,7 @@ ARRAYS = {
   'an axis twice': ((np.zeros((2, 2, 2)), (1, 1, 1)), {'axes': 'SIL'}, 'expected three letters'),
   'too many channels': ((np.zeros((2, 2, 2, 2)), (1, 1, 1)), {}, r'has 2 channel\(s\)'),
   'nothing': ((np.zeros((0, 2, 2)), (1, 1, 1)), {}, 'the scan is empty'),
-  'not a number': ((np.full((2, 2, 2), np.nan), (1, 1, 1)), {}, 'NaN or infinite'),
+  'not a number': ((np.full((2, 2, 2), np.nan), (1, 1, 1)), {}, 'non-finite voxels'),
   'one shade': ((np.ones((2, 2, 2)), (1, 1, 1)), {}, 'all voxels of a channel are the same'),
 }
 

@@ -11,7 +11,7 @@ from thrifty_jax.scans import overlays
 
 def drawn(mask, spacing_mm=(3, 1, 1)):
   image = np.random.default_rng(0).normal(size=mask.shape)
-  content = sheets.png(
+  content = sheets.draw_sheet(
     image, mask, spacing_mm=spacing_mm, classes=('background', 'liver', 'spleen')
   )
   with Image.open(io.BytesIO(content)) as picture:

@@ -19,7 +19,7 @@ CONFIGS = sorted(path.name for path in (PROJECT / 'configs').glob('*.py'))
 def test_the_table_lists_every_layer_and_ends_with_the_totals():
   net = grid.DerivedNetwork(genotype.load(SHIPPED), 2, channels=8, depth=2)
   rows = layers.layers(net, (16, 16, 1))
-  lines = describe.table(rows)
+  lines = describe.format_table(rows)
   names = [line.split()[0] for line in lines]
   assert names[2:-2] == [row.path[-1] for row in rows]
   assert [line.startswith('  ') for line in lines[2:-2]] == [len(row.path) == 2 for row in rows]

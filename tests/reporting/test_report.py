@@ -196,7 +196,7 @@ def test_few_patients_are_shown_once_each(tmp_path, patients, expected):
   fabricated.fabricate(tmp_path)
   rows = [row for row in report.gather(tmp_path)['rows'] if row['patient'] in patients]
   summary = records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated)
-  shown = page_patients.picture(tmp_path, summary, rows)
+  shown = page_patients.draw_patients(tmp_path, summary, rows)
   assert [(viewer['which'], viewer['patient']) for viewer in shown] == expected
 
 
@@ -285,7 +285,7 @@ def test_several_searches_have_a_table_that_says_which_was_picked(tmp_path, whol
 def test_difference_tells_missed_invented_and_wrong_class():
   truth = np.array([[1, 0, 1, 2, 0]], np.uint8)
   prediction = np.array([[0, 1, 2, 2, 0]], np.uint8)
-  assert overlays.difference(prediction, truth).tolist() == [[1, 2, 3, 0, 0]]
+  assert overlays.draw_difference(prediction, truth).tolist() == [[1, 2, 3, 0, 0]]
 
 
 def test_outlines_are_the_pixels_that_touch_another_class():
@@ -294,7 +294,7 @@ def test_outlines_are_the_pixels_that_touch_another_class():
   expected = np.zeros((5, 5), int)
   expected[1:4, 1:4] = 1 + len(overlays.CLASS_COLOURS)
   expected[2, 2] = 1
-  np.testing.assert_array_equal(overlays.outlined(label), expected)
+  np.testing.assert_array_equal(overlays.outline(label), expected)
 
 
 def test_chosen_slices_cover_the_structure_and_are_few():

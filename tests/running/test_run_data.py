@@ -103,7 +103,7 @@ def test_a_new_run_takes_the_slices_of_another_that_has_the_same_scans(command, 
 
 def test_one_look_serves_all_folds(command, looks):
   several = dataclasses.replace(command, folds=(0, 1, 2))
-  runs = run_data.fill_in(folds.commands(several))
+  runs = run_data.fill_in(folds.make_commands(several))
   for run in runs:
     verbs.run(PREPARE, run)
   assert looks[0] == Path(command.config.data.raw_dir)
@@ -113,7 +113,9 @@ def test_one_look_serves_all_folds(command, looks):
 
 
 def test_a_stage_without_prepared_slices_is_refused_and_looks_at_nothing(command, looks):
-  with pytest.raises(InputError, match=r'data\.json: there is none.*run --stage=prepare first'):
+  with pytest.raises(
+    InputError, match=r'data\.json: there is no such file.*run --stage=prepare first'
+  ):
     fill_in(command, 'search')
   prepare(command)
   looks.clear()
@@ -147,7 +149,9 @@ def test_where_slices_and_scans_are_gone_both_are_told(command):
   prepare(command)
   shutil.rmtree(command.config.data.data_dir)
   shutil.rmtree(Path(command.config.data.raw_dir, 'TrainingData'))
-  with pytest.raises(InputError, match=r'its slices are not in .*there is no TrainingData in it'):
+  with pytest.raises(
+    InputError, match=r'its slices are no longer in .*there is no TrainingData in it'
+  ):
     fill_in(command)
 
 
@@ -169,7 +173,7 @@ def test_a_splits_json_is_held_to_the_patients_without_a_look(command, looks):
   looks.clear()
   parts = {'train': ['Case00', 'Case01', 'Case02'], 'validation': ['Case03'], 'test': ['Case04']}
   (command.workdir / 'splits.json').write_text(json.dumps(parts))
-  with pytest.raises(InputError, match='Case05 is in no list'):
+  with pytest.raises(InputError, match='no list has Case05'):
     fill_in(command)
   parts['test'].append('Case05')
   (command.workdir / 'splits.json').write_text(json.dumps(parts))
@@ -235,7 +239,7 @@ def test_a_fold_with_other_training_patients_learns_its_own_window_once(open_com
 
 
 def test_a_network_is_described_from_what_was_prepared(open_command, looks):
-  with pytest.raises(InputError, match=r'data\.json: there is none'):
+  with pytest.raises(InputError, match=r'data\.json: there is no such file'):
     run_data.fill_in_network(open_command)
   assert looks == []
   prepare(open_command)

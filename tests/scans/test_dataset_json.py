@@ -76,7 +76,7 @@ BAD = {
   'channels in a list': (NNUNET | {'channel_names': ['CT']}, "is ['CT']"),
   'a channel left out': (
     DECATHLON | {'modality': {'0': 'a', '2': 'b'}},
-    "has the numbers '0', '2'",
+    'has the numbers 0, 2',
   ),
   'pictures': (NNUNET | {'file_ending': '.png'}, "file_ending is '.png'"),
   'an ending in a list': (NNUNET | {'file_ending': ['.nii']}, 'file_ending is'),

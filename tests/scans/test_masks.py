@@ -120,5 +120,5 @@ def test_slices_that_lean_are_kept_in_nifti_and_refused_elsewhere(tmp_path):
   path.write_bytes(masks.to_bytes(random_mask((3, 4, 5)), sources.Grid(affine), ending='.nii.gz'))
   np.testing.assert_allclose(volumes.read_nifti(path)[1], affine)
   for ending in ('.mha', '.nrrd'):
-    with pytest.raises(InputError, match='lean.*--format=nifti'):
+    with pytest.raises(InputError, match='sheared.*--format=nifti'):
       masks.to_bytes(random_mask((3, 4, 5)), sources.Grid(affine), ending=ending)

@@ -8,10 +8,9 @@ import SimpleITK
 from scipy import ndimage
 from skimage import exposure, transform
 
-from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
-from thrifty_jax.scans.preprocessing import ImageSettings, image_settings
+from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
 
 SIZES = [(40, 48), (48, 40), (33, 64), (64, 64), (57, 41)]
@@ -197,13 +196,6 @@ def test_the_nearest_voxel_is_one_of_the_scan_and_near(native, size):
     inside = (middle >= 0) & (middle <= native[axis] - 1)
     assert np.abs(across - middle)[inside].max() <= 0.5 + 0.04
     np.testing.assert_allclose(across[inside], np.round(across[inside]), atol=0.04)
-
-
-def test_an_unknown_mapping_of_intensities_is_refused():
-  config = configs.default()
-  config.data.intensity = 'zscore'
-  with pytest.raises(InputError, match="'zscore'; expected percentiles or window"):
-    image_settings(config.data)
 
 
 def test_slices_of_a_scan_without_truth_are_images_only():

@@ -112,7 +112,7 @@ def test_a_dicom_series_is_read_in_the_order_of_positions_and_named_by_its_folde
     assert source.name == 'DICOM_anon'
     volume, grid = sources.read(source)
     made = phantom_chaos.make_scan(patient=number, seed=0, protocol='CT')
-    turned = volumes.turned_like(volume.image[..., 0], volume.affine, made.affine)
+    turned = volumes.turn_like(volume.image[..., 0], volume.affine, made.affine)
     tissue = turned < 4000  # beyond is padding
     np.testing.assert_array_equal(turned[tissue], np.round(made.image)[tissue])
     assert 0 < (~tissue).sum() == 4 * len(list(folder.glob('[!.]*')))
@@ -162,10 +162,10 @@ def no_scans(place):
 
 
 REFUSED = {
-  'there is no such file or folder': missing,
-  'has the same name but for its ending': same_name,
+  'no such file or folder; expected': missing,
+  'differs from it in its ending alone': same_name,
   'holds DICOM slices and a.nii.gz': dicom_and_files,
-  'no scan there': no_scans,
+  'holds no scan; expected volumes': no_scans,
 }
 
 
@@ -179,7 +179,7 @@ def test_a_place_without_scans_that_can_be_told_apart_is_refused(tmp_path, messa
 def test_a_file_of_another_format_is_refused(tmp_path):
   path = tmp_path / 'slice.dcm'
   path.write_bytes(b'')
-  with pytest.raises(InputError, match='of a DICOM series name the folder'):
+  with pytest.raises(InputError, match='or the folder of a DICOM series'):
     sources.find(path, channels=1)
 
 

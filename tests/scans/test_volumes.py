@@ -106,8 +106,8 @@ def test_a_header_says_the_grid_that_the_whole_file_has(tmp_path, orientation, n
 @pytest.mark.parametrize('orientation', ORIENTATIONS)
 def test_along_another_axis_every_voxel_stays_where_it_is_in_the_patient(orientation, axis):
   made = scan()
-  voxels, affine = phantom.turned(np.stack([made.image, -made.image], -1), made.affine, orientation)
-  label, _ = phantom.turned(made.label, made.affine, orientation)
+  voxels, affine = phantom.turn(np.stack([made.image, -made.image], -1), made.affine, orientation)
+  label, _ = phantom.turn(made.label, made.affine, orientation)
   read = volumes.Volume(voxels, label, affine, 'a', 'a')
   sliced = volumes.along(read, axis)
   assert nibabel.aff2axcodes(sliced.affine) == volumes.SLICE_AXES[axis]
@@ -196,7 +196,7 @@ def test_a_mask_that_lies_elsewhere_is_refused_and_one_half_a_voxel_away_is_not(
 
 def test_a_mask_of_another_shape_is_refused(tmp_path):
   made = scan()
-  with pytest.raises(InputError, match=r'mask\.mhd: the truth has \(7, 40, 48\) voxels'):
+  with pytest.raises(InputError, match=r'mask\.mhd: has \(7, 40, 48\) voxels'):
     volumes.make_volume(
       case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
       image=made.image,

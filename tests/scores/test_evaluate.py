@@ -60,8 +60,8 @@ def stand_in(monkeypatch, settings, logits):
 
 def oracle(prepared, patients):
   """Logits that know the truth: found by comparing the images with the prepared slices."""
-  examples = prepared.examples(patients)
-  known = examples.read(np.arange(len(examples)))
+  rows = [row for case in prepared.cases_of(patients) for row in case.rows]
+  known = prepared.read_rows(rows)
   images = known['image'].astype(np.float32)
 
   def logits(image):
@@ -79,7 +79,7 @@ def oracle(prepared, patients):
 def test_a_network_that_knows_the_truth_scores_nearly_one(
   settings, prepared, tmp_path, monkeypatch
 ):
-  test = splits.of(settings, prepared.patients)['test']
+  test = splits.assign(settings, prepared.patients)['test']
   stand_in(monkeypatch, settings, oracle(prepared, test))
   summary = evaluate.evaluate(settings, tmp_path)
   assert summary.mean.pooled_2d_dsc == 1.0
@@ -90,7 +90,7 @@ def test_a_network_that_knows_the_truth_scores_nearly_one(
 def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
   settings, prepared, tmp_path, monkeypatch
 ):
-  patients = splits.of(settings, prepared.patients)
+  patients = splits.assign(settings, prepared.patients)
   stand_in(monkeypatch, settings, oracle(prepared, patients['test']))
   summary = evaluate.evaluate(settings, tmp_path)
   scores = files.read_json(tmp_path / 'model' / 'scores.json')
@@ -126,8 +126,8 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
   raw = {case.case: case for case in phantom.find_cases(Path(settings.data.raw_dir))}
   for patient, row in rows.items():
     volume = phantom.read_case(raw[patient])  # on phantoms slices lie 2 to 4 times as far as pixels
-    examples = prepared.examples([patient])
-    image = examples.read(np.arange(len(examples)))['image'].astype(np.float32)
+    (case,) = prepared.cases_of([patient])
+    image = prepared.read(case)['image'].astype(np.float32)
     scores = np.concatenate([np.float32(0.6) - image, image], -1)
     native = slices.native_classes([scores], volume.truth.shape[1:])[0]
     expected = metrics.score_volume(
@@ -143,7 +143,7 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
 
 def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeypatch):
   monkeypatch.setattr(metrics, 'score_volume', None)  # would fail if it were called
-  patients = splits.of(settings, prepared.patients)['validation']
+  patients = splits.assign(settings, prepared.patients)['validation']
 
   known = oracle(prepared, patients)
 
@@ -166,7 +166,7 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
   assert list(summary.floors) == ['mean_mask', 'intensity_thresholds']
   with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
     rows = list(csv.DictReader(file))
-  patients = splits.of(settings, prepared.patients)['test']
+  patients = splits.assign(settings, prepared.patients)['test']
   assert tuple(row['patient'] for row in rows) == patients
   assert summary.mean.dsc.mean == pytest.approx(
     np.mean([float(row['dsc']) for row in rows]), abs=1e-5
@@ -184,7 +184,7 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
 
 
 def test_floors_are_fitted_on_training_patients_only(settings, prepared):
-  train = splits.of(settings, prepared.patients)['train']
+  train = splits.assign(settings, prepared.patients)['train']
   training = evaluate.TrainingCases(prepared, train)
   first = [case.patient for case in training]
   assert sorted(set(first)) == sorted(train)
@@ -196,7 +196,7 @@ def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path
   summary = evaluate.evaluate(settings, tmp_path, split='validation')
   assert summary.split == 'validation' and not summary.held_out
   assert not (tmp_path / 'evaluate').exists() and not (tmp_path / 'model').exists()
-  names = splits.of(settings, prepared.patients)['validation']
+  names = splits.assign(settings, prepared.patients)['validation']
   assert {case.patient for case in summary.cases} == set(names)
   # What retraining chooses its checkpoint by is the same figure.
   predict = evaluate.model_folder.load(tmp_path).predict_with(batch_size=4)
@@ -207,14 +207,14 @@ def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_
   settings, prepared, tmp_path, monkeypatch
 ):
   settings = settings.copy_and_resolve_references()
-  held_out = splits.of(settings, prepared.patients)
+  held_out = splits.assign(settings, prepared.patients)
   settings.evaluate.protocol, settings.data.hold_out_test = 'pooled_2d', False
   stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
   summary = evaluate.evaluate(settings, tmp_path)
   assert summary.split == 'validation' and not summary.held_out
   assert summary.patient_names['test'] == () and summary.slices['test'] == 0
   assert [*summary.patient_names['train']] == sorted(held_out['train'] + held_out['test'])
-  assert ', not held out' in tables.evaluation(summary)
+  assert ', not held out' in tables.format_evaluation(summary)
   assert 'not held out' in report.report(tmp_path).read_text(encoding='utf-8')
   with pytest.raises(InputError, match='there are no test patients, as config.data.hold_out_test'):
     evaluate.evaluate(settings, tmp_path, split='test')

@@ -314,3 +314,13 @@ def test_medpy_finds_the_same_but_for_its_own_hd95():
     assert np.percentile(both, 95) == pytest.approx(
       medpy.hd95(prediction, truth, spacing), abs=1e-4
     )
+
+
+def test_a_missed_class_is_farther_away_than_any_two_voxels_of_the_volume():
+  first, second = np.zeros((2, 3, 4, 12), bool)
+  first[0, 0, 0] = second[-1, -1, -1] = True
+  far, missed = (
+    metrics.score_volume(mask, second, spacing_mm=(2.0, 1.5, 0.5))
+    for mask in (first, np.zeros_like(first))
+  )
+  assert far.max_distance_mm < missed.hd95_mm == pytest.approx(np.sqrt(6**2 + 6**2 + 6**2))

@@ -109,7 +109,7 @@ def test_folds_that_compare_others_are_refused(tmp_path):
 
 def test_the_text_has_a_line_for_every_rival(tmp_path):
   write_fold(tmp_path, 0, SCORES)
-  lines = tables.comparison(standings.write(tmp_path, [tmp_path])).splitlines()
+  lines = tables.format_comparison(standings.write(tmp_path, [tmp_path])).splitlines()
   assert lines[0].startswith('6 test patients of fold 0, native grid')
   assert lines[2].split()[:4] == ['Thrifty', '1,000', '2.00', '82.50']
   assert '-2.67' in lines[3] and 'not held out' not in lines[0]

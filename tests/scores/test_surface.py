@@ -44,12 +44,3 @@ def test_an_empty_mask_has_no_distance():
   for pair in itertools.permutations((mask, np.zeros_like(mask))):
     with pytest.raises(ValueError, match='empty'):
       surface.distances_mm(*pair, spacing_mm=(1, 1, 1))
-
-
-def test_the_diagonal_is_longer_than_any_distance_in_the_volume():
-  shape, spacing = (3, 4, 12), (2.0, 1.5, 0.5)
-  assert surface.diagonal_mm(shape, spacing) == pytest.approx(np.sqrt(6**2 + 6**2 + 6**2))
-  first, second = np.zeros((2, *shape), bool)
-  first[0, 0, 0] = second[-1, -1, -1] = True
-  (farthest,) = surface.distances_mm(first, second, spacing_mm=spacing)[0]
-  assert farthest < surface.diagonal_mm(shape, spacing)

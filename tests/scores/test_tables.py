@@ -32,22 +32,22 @@ SUMMARY = Evaluated(
 
 def test_fractions_are_percent_and_millimetres_stay():
   result = replace(figures(0.9), dsc=Spread(0.9012, 0.013, None))
-  assert tables.spread(result) == '90.12 ± 1.30'
-  assert tables.spread(result, 'hd95_mm') == '6.25 ± 0.02'
-  assert tables.interval(result, 'nsd') == '50.00 to 55.00'
+  assert tables.format_spread(result) == '90.12 ± 1.30'
+  assert tables.format_spread(result, 'hd95_mm') == '6.25 ± 0.02'
+  assert tables.format_interval(result, 'nsd') == '50.00 to 55.00'
 
 
 def test_a_volume_difference_has_its_sign_and_its_deviation_none():
   result = replace(figures(0.9), ravd_percent=Spread(3.4, 2.0, (-1.0, 5.5)))
-  assert tables.spread(result, 'ravd_percent') == '+3.40 ± 2.00'
-  assert tables.interval(result, 'ravd_percent') == '-1.00 to +5.50'
+  assert tables.format_spread(result, 'ravd_percent') == '+3.40 ± 2.00'
+  assert tables.format_interval(result, 'ravd_percent') == '-1.00 to +5.50'
 
 
 def test_what_is_not_there_is_a_dash():
   result = replace(figures(0.9), dsc=Spread(0.5, None, None), ravd_percent=None)
-  assert (tables.spread(result), tables.interval(result)) == ('50.00', '')
-  assert tables.spread(result, 'ravd_percent') == '–'
-  assert tables.interval(result, 'ravd_percent') == ''
+  assert (tables.format_spread(result), tables.format_interval(result)) == ('50.00', '')
+  assert tables.format_spread(result, 'ravd_percent') == '–'
+  assert tables.format_interval(result, 'ravd_percent') == ''
 
 
 def test_missed_and_invented_are_told_in_words():
@@ -57,7 +57,7 @@ def test_missed_and_invented_are_told_in_words():
 
 
 def test_the_console_has_every_class_in_both_tables_and_lines_up():
-  lines = tables.evaluation(SUMMARY).splitlines()
+  lines = tables.format_evaluation(SUMMARY).splitlines()
   assert lines[0].startswith('4 test patients') and 'not held out' not in lines[0]
   assert [line.split()[0] for line in lines[1:6]] == ['DSC,', 'grey', 'white', 'mean', 'pooled']
   assert ' '.join(lines[2].split()) == 'grey 80.00 ± 2.00 80.00 to 88.00 40.00 ± 2.00'
@@ -71,14 +71,14 @@ def test_the_console_has_every_class_in_both_tables_and_lines_up():
 
 @pytest.mark.parametrize(('held_out', 'word'), [(True, False), (False, True)])
 def test_scores_that_are_not_held_out_say_so(held_out, word):
-  assert ('not held out' in tables.evaluation(replace(SUMMARY, held_out=held_out))) == word
+  assert ('not held out' in tables.format_evaluation(replace(SUMMARY, held_out=held_out))) == word
 
 
 def test_a_single_class_needs_no_mean_and_a_single_patient_no_interval():
   dsc = Spread(0.8, None, None)
   alone = replace(figures(0.8), dsc=dsc)
   floor = replace(SUMMARY.floors['mean_mask'], classes={'organ': Overlap(dsc, 0.8)})
-  text = tables.evaluation(
+  text = tables.format_evaluation(
     replace(SUMMARY, patients=1, mean=alone, classes={'organ': alone}, floors={'mean_mask': floor})
   )
   assert text.startswith('1 test patient,') and '\n  mean ' not in text

@@ -13,7 +13,7 @@ from thrifty_jax.networks import genotype, grid
 from thrifty_jax.networks.space import edges_of, space_of
 from thrifty_jax.searching import results
 from thrifty_jax.searching.bilevel import SearchState
-from thrifty_jax.searching.progress import Progress
+from thrifty_jax.searching.results import Progress
 
 FEW = ('sep_conv_3x3', 'none', 'identity', 'down_conv_3x3', 'up_conv_3x3', 'up_sep_conv_3x3')
 
@@ -34,13 +34,14 @@ def test_what_is_left_behind_has_the_chosen_operations_alone(chosen, limit, tmp_
     counts = [len(space.candidates(kind, source)) for _, source in edges_of(2)]
     assert list(map(len, lists[f'{kind}_alphas'])) == counts
   with contextlib.closing(logbook.Logbook(tmp_path)) as log:
-    log.append({'epoch': 1, 'step': 3, 'architecture_dsc': 0.5})
+    log.append({'epoch': 1, 'step': 3, 'architecture_dsc': 0.5, 'seconds': 2.0})
   state = SearchState(jnp.asarray(3), {}, architecture, (), ())
   progress = Progress(state, architecture, epoch=1, planned=(1,))
-  saved = results.save(tmp_path, progress, config, seed=0, seconds=2.0)
+  saved = results.save(tmp_path, progress, config, log, seed=0)
   assert saved.genotype == results.derive(architecture, config)
   assert genotype.load(tmp_path / 'genotype.json') == saved.genotype
-  assert not limit or saved.parameters <= limit
+  assert saved.seconds == 2.0 and saved.figures.architecture_dsc == 0.5
+  assert not limit or saved.figures.parameters <= limit
   names = {name for node in (*saved.genotype.down, *saved.genotype.up) for _, name in node}
   allowed = {name for kind in ('down', 'up') for s in range(3) for name in space.derivable(kind, s)}
   assert names <= allowed

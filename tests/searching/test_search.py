@@ -21,7 +21,7 @@ from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.grid import architecture_weights
 from thrifty_jax.networks.space import space_of
 from thrifty_jax.searching import bilevel, budget, results, search, steps
-from thrifty_jax.searching.progress import Progress
+from thrifty_jax.searching.results import Progress
 from thrifty_jax.training import train_data
 from thrifty_jax.training.checkpoint import Checkpoints
 from thrifty_jax.training.train_data import Epochs
@@ -67,7 +67,7 @@ def halves(config, opened):
 
 @pytest.fixture(scope='module')
 def learners(config, halves):
-  return steps.make_learners(config, halves.facts)
+  return steps.make_learners(config, halves.epochs[0].facts)
 
 
 @pytest.fixture(scope='module')
@@ -206,7 +206,7 @@ def test_random_sampling_differs_by_step_and_follows_from_the_seed(
 ):
   config = config.copy_and_resolve_references()
   config.search.sampling = sampling
-  learners = steps.make_learners(config, halves.facts)
+  learners = steps.make_learners(config, halves.epochs[0].facts)
 
   def losses(seed):
     _, step = bilevel.make_half_steps(
@@ -393,9 +393,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
       yield not_finite(batch) if (number, index) == (epoch - 1, 1) else batch
 
   step = (epoch - 1) * halves.steps + 2
-  place = f'search, epoch {epoch}, step {step}: [a-z_]+ is not finite; .*debug=True'
+  place = f'search, epoch {epoch}, step {step}: [a-z_]+ is non-finite; .*debug=True'
   if debug:
-    place = f'search, step {step}: [a-z_]+ is not finite, first of all the image batch: '
+    place = f'search, step {step}: [a-z_]+ is non-finite; .* is the image batch: '
   config = config.copy_and_resolve_references()
   config.save_seconds, config.debug = 0.0, debug
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
@@ -416,7 +416,7 @@ def test_the_search_asks_for_training_patients_only(
   asked, read = [], Epochs.batches
 
   def watched(epochs, number, **which):
-    asked.append(epochs.examples.patients)
+    asked.append(tuple(sorted({case.patient for case in epochs.examples.cases})))
     return read(epochs, number, **which)
 
   monkeypatch.setattr(Epochs, 'batches', watched)

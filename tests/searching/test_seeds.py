@@ -168,7 +168,7 @@ def test_a_search_stopped_in_the_second_seed_goes_on_there_with_the_same_bits(
 ):
   at = entries(both / 'seed_0')[-1]['step'] + 2
   stopped: Any = [Signalled(programs[0], at), programs[1]]
-  with pytest.raises(stopping.Stopped, match='search is saved'), stopping.handled():
+  with pytest.raises(stopping.Stopped, match='search is saved'), stopping.handle():
     search.search(config, tmp_path, programs=stopped)
   folder = tmp_path / 'search'
   assert (folder / 'seed_0' / 'genotype.json').exists()
@@ -176,7 +176,7 @@ def test_a_search_stopped_in_the_second_seed_goes_on_there_with_the_same_bits(
   assert not (folder / 'genotype.json').exists()
   assert stages.SEARCH.is_begun(tmp_path) and not stages.SEARCH.is_done(tmp_path)
   capsys.readouterr()
-  with stopping.handled():
+  with stopping.handle():
     search.search(config, tmp_path, programs=programs)
   assert 'after step 2, in epoch 1' in capsys.readouterr().out
   for seed in SEEDS:
@@ -192,7 +192,7 @@ def test_less_than_one_search_is_refused(value, config):
 
 
 def test_a_workdir_that_was_begun_with_another_number_of_searches_is_refused(config, tmp_path):
-  files.write_json(tmp_path / 'config.json', stages.as_json(config))
+  files.write_json(tmp_path / 'config.json', stages.to_json(config))
   (tmp_path / 'search' / 'seed_0' / 'checkpoints' / '1').mkdir(parents=True)
   stages.refuse_changes(config, tmp_path)
   with pytest.raises(InputError, match=r'search is half done with .*search.seeds 2 -> 3'):

@@ -113,7 +113,7 @@ def test_only_the_newest_two_stay(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ['2', '3']
 
 
-def test_killed_while_an_old_one_is_deleted_no_half_of_it_stays(tmp_path, monkeypatch):
+def test_killed_while_an_old_one_is_deleted_no_half_of_it_stays(tmp_path, monkeypatch, capsys):
   with monkeypatch.context() as killed:
     killed.setattr(Checkpoints, '_empty', lambda self: None)
     checkpoints = Checkpoints(tmp_path)
@@ -122,9 +122,8 @@ def test_killed_while_an_old_one_is_deleted_no_half_of_it_stays(tmp_path, monkey
     checkpoints.close()
   assert Path('checksums.json') in _files(tmp_path / 'removed' / '1')  # moved away in one piece
   assert len(_files(tmp_path / 'removed' / '1')) > 5
-  warnings = []
-  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
-  assert (checkpoints.latest(), warnings) == (3, [])
+  checkpoints = Checkpoints(tmp_path)
+  assert (checkpoints.latest(), capsys.readouterr().err) == (3, '')
   assert not (tmp_path / 'removed').exists()
   checkpoints.close()
 
@@ -147,7 +146,7 @@ def test_the_state_may_be_donated_while_it_is_being_saved(tmp_path):
         path.unlink()
 
 
-def test_whatever_file_is_lost_an_older_whole_checkpoint_is_found_or_nothing_changed(tmp_path):
+def test_whatever_file_is_lost_an_older_whole_one_is_found_or_nothing_changed(tmp_path, capsys):
   saved = Checkpoints(tmp_path / 'whole')
   saved.save(1, _state(1))
   saved.save(2, _state(2))
@@ -159,15 +158,15 @@ def test_whatever_file_is_lost_an_older_whole_checkpoint_is_found_or_nothing_cha
     folder = tmp_path / f'torn{index}'
     _copy(tmp_path / 'whole', folder)
     (folder / '2' / name).unlink()
-    warnings = []
-    checkpoints = Checkpoints(folder, warn=warnings.append)
+    checkpoints = Checkpoints(folder)
     restored, _ = checkpoints.restore(like=_state(0))
     step = checkpoints.latest()
     assert step in (1, 2)
     _assert_equal(restored, _state(step))
     if step == 1:
       fell_back += 1
-      assert 'checkpoint 2' in warnings[0] and '\n' not in warnings[0]
+      warned = capsys.readouterr().err
+      assert 'checkpoint 2' in warned and warned.count('\n') == 1
       checkpoints.save(2, _state(2))  # the step can be done and saved again
     checkpoints.close()
   assert fell_back >= 3
@@ -201,36 +200,35 @@ def metadata(content):
     '', '[]', '{"custom_metadata": null}', '{"custom_metadata": {"structure": []}}', '[' * 9999
   ))],
 )  # fmt: skip
-def test_a_damaged_checkpoint_costs_none_of_the_others(tmp_path, damage):
+def test_a_damaged_checkpoint_costs_none_of_the_others(tmp_path, damage, capsys):
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, _state(1))
   checkpoints.save(2, _state(2), {'epoch': 2})
   checkpoints.close()
   damage(tmp_path / '2')
-  warnings = []
-  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
+  checkpoints = Checkpoints(tmp_path)
   restored, _ = checkpoints.restore(like=_state(0))
   _assert_equal(restored, _state(1))
-  assert len(warnings) == 1 and 'checkpoint 2 is damaged' in warnings[0]
+  warned = capsys.readouterr().err
+  assert warned.count('\n') == 1 and 'checkpoint 2 is damaged' in warned
   checkpoints.save(2, _state(2))
   checkpoints.close()
-  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
+  checkpoints = Checkpoints(tmp_path)
   _assert_equal(checkpoints.restore(like=_state(0))[0], _state(2))
   checkpoints.close()
-  assert len(warnings) == 1 and (tmp_path / 'damaged_2').is_dir()
+  assert capsys.readouterr().err == '' and (tmp_path / 'damaged_2').is_dir()
 
 
-def test_a_checkpoint_that_was_committed_and_not_yet_sealed_is_restored(tmp_path):
+def test_a_checkpoint_that_was_committed_and_not_yet_sealed_is_restored(tmp_path, capsys):
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, _state(1))
   checkpoints.save(2, _state(2))
   checkpoints.close()
   (tmp_path / '2' / 'checksums.json').unlink()
-  warnings = []
-  checkpoints = Checkpoints(tmp_path, warn=warnings.append)
+  checkpoints = Checkpoints(tmp_path)
   _assert_equal(checkpoints.restore(like=_state(0))[0], _state(2))
   checkpoints.close()
-  assert warnings == []
+  assert capsys.readouterr().err == ''
 
 
 def test_a_checkpoint_cut_short_is_left_out(tmp_path):
@@ -240,7 +238,7 @@ def test_a_checkpoint_cut_short_is_left_out(tmp_path):
   checkpoints.close()
   largest = max((tmp_path / '2').rglob('d/*'), key=lambda path: path.stat().st_size)
   largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-  checkpoints = Checkpoints(tmp_path, warn=lambda line: None)
+  checkpoints = Checkpoints(tmp_path)
   _assert_equal(checkpoints.restore(like=_state(0))[0], _state(1))
   checkpoints.close()
 
@@ -251,7 +249,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_the_folder(tmp_path):
   checkpoints.close()
   for path in _files(tmp_path / '1'):
     (tmp_path / '1' / path).unlink()
-  checkpoints = Checkpoints(tmp_path, warn=lambda line: None)
+  checkpoints = Checkpoints(tmp_path)
   with pytest.raises(InputError, match=str(tmp_path)):
     checkpoints.restore(like=_state(0))
   checkpoints.close()
@@ -295,7 +293,7 @@ state = {'x': np.random.default_rng(0).normal(size=150_000)}  # 1.2 MB
 
 def fill():
   checkpoints = Checkpoints(folder / 'checkpoints')
-  with files.writing_to(folder, '--workdir'):
+  with files.report_unwritable(folder, '--workdir'):
     for step in range(1, 9):
       checkpoints.save(step, state)
 
@@ -326,7 +324,7 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints')
   shutil.rmtree(tmp_path / 'run')
-  with pytest.raises(InputError, match='checkpoints: is gone'):
+  with pytest.raises(InputError, match='checkpoints: the folder is gone'):
     checkpoints.save(2, _state(2))
   assert not (tmp_path / 'run').exists()
 

@@ -65,20 +65,20 @@ def trained(monkeypatch):
     (folder / 'model').mkdir()
 
   monkeypatch.setattr(compare.retrain, 'retrain', retrain)
-  monkeypatch.setattr(compare.data_file, 'hand_on', lambda workdir, place, config: None)
+  monkeypatch.setattr(compare.data_file, 'pass_on', lambda workdir, place, config: None)
   monkeypatch.setattr(compare.evaluate, 'evaluate', lambda config, folder: None)
   monkeypatch.setattr(standings, 'write', lambda workdir, folds: {})
-  monkeypatch.setattr(compare.tables, 'comparison', lambda summary: '')
+  monkeypatch.setattr(compare.tables, 'format_comparison', lambda summary: '')
   return done
 
 
 def drawn_at_random(config, workdir):
-  rivals = compare.rivals(config, workdir)
+  rivals = compare.find_rivals(config, workdir)
   return [genotype.load(str(rival.genotype_file)) for rival in rivals if rival.kind == 'random']
 
 
 def test_the_searched_network_leads_then_random_ones_then_the_baselines(config, workdir):
-  names = [rival.name for rival in compare.rivals(config, workdir)]
+  names = [rival.name for rival in compare.find_rivals(config, workdir)]
   assert names == ['thrifty', 'random_1', 'random_2', 'unet', 'unet_group']
 
 
@@ -101,22 +101,22 @@ def test_a_matched_unet_is_the_widest_one_no_larger_than_the_searched_network(
   config, workdir, name, norm
 ):
   config.compare.baselines = ('unet', name)
-  unet, matched = compare.rivals(config, workdir)[-2:]
+  unet, matched = compare.find_rivals(config, workdir)[-2:]
   # The searched network has 605,280 parameters, U-Net 485,682 with 8 channels and 614,558 with 9.
   assert (unet.model['width'], matched.model['width']) == (32, 8)
   assert (matched.model['name'], matched.model['norm']) == ('unet', norm)
   config.model.channels = 1  # a network that is smaller than any U-Net
-  assert compare.rivals(config, workdir)[-1].model['width'] == 1
+  assert compare.find_rivals(config, workdir)[-1].model['width'] == 1
 
 
 def test_given_genotypes_take_part_under_the_names_of_their_files(config, workdir, tmp_path):
   (tmp_path / 'mine.json').write_bytes(EXAMPLE.read_bytes())
   config.compare.genotypes = (str(tmp_path / 'mine.json'),)
-  assert [rival.name for rival in compare.rivals(config, workdir)][:2] == ['thrifty', 'mine']
+  assert [rival.name for rival in compare.find_rivals(config, workdir)][:2] == ['thrifty', 'mine']
   (tmp_path / 'unet.json').write_bytes(EXAMPLE.read_bytes())
   config.compare.genotypes = (str(tmp_path / 'unet.json'),)
-  with pytest.raises(InputError, match="'unet' names two networks"):
-    compare.rivals(config, workdir)
+  with pytest.raises(InputError, match="two networks of the comparison are named 'unet'"):
+    compare.find_rivals(config, workdir)
 
 
 def test_each_rival_has_the_rate_that_did_best_on_validation_patients(config, workdir, trained):
@@ -187,7 +187,7 @@ def test_the_run_of_the_workdir_is_taken_up_where_it_is_the_same_training(
   planned, config, workdir, trained
 ):
   config.retrain.learning_rate = 0.01
-  (workdir / 'config.json').write_text(json.dumps(compare.stages.as_json(config)))
+  (workdir / 'config.json').write_text(json.dumps(compare.stages.to_json(config)))
   (workdir / 'retrain').mkdir()
   (workdir / 'retrain' / 'genotype.json').write_bytes(EXAMPLE.read_bytes())
   summary = trained_summary(validation_dsc=0.5, planned_epochs=planned)

@@ -1,5 +1,6 @@
 """How steps are compiled: on a GPU as one graph, beside the work, and kept from run to run."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from thrifty_jax import config as configs
 from thrifty_jax import device, jax_internals
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import baselines, build
 from thrifty_jax.training import compiling
 from thrifty_jax.training.compiling import Program
 
@@ -377,16 +379,23 @@ def made(path, content):
     asked.append(True)
     return content
 
-  return compiling.kept(path, make), bool(asked)
+  return compiling.keep(path, make), bool(asked)
 
 
 def test_what_is_kept_is_read_again(config):
-  keep, asked = compiling.keeper(config, weights_of='a network'), []
-  for _ in range(2):
-    assert keep(lambda: asked.append(True) or b'shapes') == b'shapes'
-  assert len(asked) == 1
-  other = compiling.keeper(config, weights_of='another')
-  assert other(lambda: b'others') == b'others'
+  path, other = (compiling.place(config, weights_of=name) for name in ('a network', 'another'))
+  assert made(path, b'shapes') == (b'shapes', True)
+  assert made(path, b'other shapes') == (b'shapes', False)
+  assert made(other, b'others') == (b'others', True)
+
+
+def test_the_shapes_of_weights_are_traced_once(config, monkeypatch):
+  net, image = baselines.UNetPlusPlus(2, nested=False, widths=(2, 2)), jnp.zeros((1, 8, 8, 1))
+  shape = jax.ShapeDtypeStruct(image.shape, image.dtype)
+  traced = json.loads(json.dumps(build.trace_shapes(net, shape)))
+  assert compiling.make_shapes_finder(config, net, shape)(net, shape) == traced
+  monkeypatch.setattr(build, 'trace_shapes', None)
+  assert compiling.make_shapes_finder(config, net, shape)(net, shape) == traced
 
 
 @pytest.mark.parametrize('damage', [b'', b'short', b'\0' * 3000])

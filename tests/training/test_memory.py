@@ -70,7 +70,7 @@ def test_what_fits_is_told_with_what_there_is(told):
     # What is planned is that of a third already.
     (3.1, {'microbatches': 3}, 'set --config.retrain.microbatches=12, which needs about 3.00 GiB'),
     (3.1, {'stage': 'search'}, 'set --config.search.microbatches=4, which needs about 3.00 GiB'),
-    (9.5, {'resident': 1.0}, '9.00 GiB: set --config.data.device_budget_bytes=0'),
+    (9.5, {'resident': 1.0}, 'set --config.data.device_budget_bytes=0, which needs about 9.00 GiB'),
     (3.1, {'resident': 1.0}, 'set --config.retrain.microbatches=12, which needs about 2.67 GiB'),
     (
       2.5,
@@ -186,7 +186,7 @@ def test_the_devices_of_a_step_are_those_that_it_was_compiled_for():
 def test_memory_that_runs_out_is_bad_input_with_advice(stage, advice):
   with (
     pytest.raises(InputError, match='out of memory') as told,
-    memory.exhaustion_explained(configs.default(), stage),
+    memory.explain_exhaustion(configs.default(), stage),
   ):
     jnp.zeros((1 << 46,)).block_until_ready()  # 256 TiB: JAX's own error
   assert str(told.value).startswith(f'{stage}: ') and advice in str(told.value)
@@ -196,6 +196,6 @@ def test_memory_that_runs_out_is_bad_input_with_advice(stage, advice):
 def test_other_faults_of_the_runtime_stay_faults():
   with (
     pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'),
-    memory.exhaustion_explained(configs.default(), 'search'),
+    memory.explain_exhaustion(configs.default(), 'search'),
   ):
     raise jax.errors.JaxRuntimeError('INTERNAL: something else')

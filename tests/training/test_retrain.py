@@ -21,7 +21,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.scores import cases
-from thrifty_jax.training import retrain, train_step, validation
+from thrifty_jax.training import results, retrain, train_step
 from thrifty_jax.training.train_data import Epochs, Facts
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
@@ -298,7 +298,7 @@ def scripted(monkeypatch):
       return next(remaining)
 
     # What predicts is the weights themselves.
-    monkeypatch.setattr(validation, 'make_predict', lambda *arguments: lambda params: params)
+    monkeypatch.setattr(results, 'make_predict', lambda *arguments: lambda params: params)
     monkeypatch.setattr(cases, 'validation_dsc', validation_dsc)
     monkeypatch.setattr(cases, 'classes_of_one_piece', lambda *arguments, **more: ())
     return seen
@@ -443,9 +443,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_the_checkpoint_stays
       yield {**batch, 'image': batch['image'] * math.nan} if bad else batch
 
   step = epochs.steps + 2
-  place = f'retrain, epoch 2, step {step}: [a-z_]+ is not finite; .*debug=True'
+  place = f'retrain, epoch 2, step {step}: [a-z_]+ is non-finite; .*debug=True'
   if debug:
-    place = f'retrain, step {step}: [a-z_]+ is not finite, first of all the image batch: 1,296 of'
+    place = f'retrain, step {step}: [a-z_]+ is non-finite; .* is the image batch: 1,296 of'
   config = config.copy_and_resolve_references()
   config.save_seconds, config.debug = 0.0, debug
   with monkeypatch.context() as patch, pytest.raises(InputError, match=place):
@@ -471,7 +471,7 @@ def test_training_sees_training_patients_and_validation_the_validation_patients(
   batches, score = Epochs.batches, cases.validation_dsc
 
   def watched(epochs, number, **which):
-    trained.append(epochs.examples.patients)
+    trained.append(tuple(sorted({case.patient for case in epochs.examples.cases})))
     return batches(epochs, number, **which)
 
   def scored(prepared, patients, predict, **more):

@@ -111,7 +111,7 @@ def test_a_number_that_is_not_finite_stops_and_names_stage_epoch_and_step(value,
   figures.add(11, {'loss': jnp.asarray(1.0)})
   figures.add(12, {'loss': jnp.asarray(1.0), 'gradient': jnp.asarray([0.0, value])})
   with pytest.raises(
-    InputError, match='retrain, epoch 5, step 12: gradient is not finite'
+    InputError, match='retrain, epoch 5, step 12: gradient is non-finite'
   ) as caught:
     if when == 'at the next step':
       figures.add(13, {'loss': jnp.asarray(1.0)})
@@ -128,7 +128,7 @@ def test_no_patient_is_in_two_splits_and_all_slices_are_in_one(opened):
   rows = np.concatenate([one._rows for one in examples])
   assert sorted(rows) == list(range(len(opened.prepared.slices)))
   for one, patients in zip(examples, opened.patients.values(), strict=True):
-    assert one.patients == patients
+    assert {case.patient for case in one.cases} == {*patients}
 
 
 def test_intensity_statistics_are_those_of_the_training_patients_only(opened):
@@ -222,5 +222,7 @@ def test_augmenting_a_batch_depends_on_the_key_alone(opened):
 
 
 def test_a_run_that_nothing_was_prepared_for_is_bad_input(settings, tmp_path):
-  with pytest.raises(InputError, match=r'data\.json: there is none.*run --stage=prepare first'):
+  with pytest.raises(
+    InputError, match=r'data\.json: there is no such file.*run --stage=prepare first'
+  ):
     train_data.open_train_data(settings, tmp_path)

@@ -23,8 +23,8 @@ def augment(
   label: jax.Array,
   *,
   settings: ConfigDict,
-  mean: jax.Array | None = None,
-  std: jax.Array | None = None,
+  mean: jax.Array,
+  std: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns a batch in which every example is flipped, warped and re-toned by its own draws.
 
@@ -34,7 +34,7 @@ def augment(
     label: Class of each pixel, [B, H, W], any integer type.
     settings: Section `augment` of the config; static under jit.
     mean: Mean that was subtracted from intensities in [0, 1], [M]; C is M modalities of each of
-      C / M neighbouring slices, in slice order. Without it the image itself must be in [0, 1].
+      C / M neighbouring slices, in slice order.
     std: Deviation that they were divided by afterwards, [M].
 
   Returns:
@@ -49,13 +49,15 @@ def augment(
     )
   affine_key, elastic_key, tone_key, crop_key = jax.random.split(key, 4)
   new_image = image.astype(jnp.float32)
-  affine, elastic = _has_affine(settings), settings.elastic_probability * settings.elastic_alpha > 0
+  flips = settings.flip_left_right or settings.flip_up_down
+  moves = settings.rotate_degrees or any(settings.translate) or tuple(settings.scale) != (1, 1)
+  elastic = settings.elastic_probability * settings.elastic_alpha > 0
   crop = tuple(settings.crop_area) != (1, 1)
-  if affine or elastic or crop:
-    batch, height, width = label.shape
-    where = _grid(height, width)[None]
-    if affine:
-      where = affine_source(affine_key, where, batch=batch, settings=settings)
+  if flips or moves or elastic or crop:
+    # Coordinates (down, right) of every pixel, [1, H, W, 2].
+    where = jnp.moveaxis(jnp.indices(label.shape[1:], jnp.float32), 0, -1)[None]
+    if flips or moves:
+      where = affine_source(affine_key, where, batch=len(label), settings=settings)
     if elastic:
       where = where + displacement(elastic_key, label.shape, settings=settings)
     if crop:  # last on the way back: a slice is cropped first, then moved and deformed
@@ -68,16 +70,10 @@ def augment(
 def affine_source(
   key: jax.Array, where: jax.Array, *, batch: int, settings: ConfigDict
 ) -> jax.Array:
-  """Returns the source of each pixel of a flipped, rotated, scaled and translated slice.
+  """Returns the source of each pixel of flipped, rotated, scaled and translated slices.
 
-  Args:
-    key: Random key.
-    where: Pixel coordinates (down, right), [1, H, W, 2].
-    batch: Number of examples, B.
-    settings: Section `augment` of the config.
-
-  Returns:
-    Source coordinates in pixels, [B, H, W, 2]; they may lie outside the slice.
+  From pixel coordinates (down, right), [1, H, W, 2], follow those of B = `batch` examples,
+  [B, H, W, 2], which may lie outside the slice.
   """
   draws = _uniform(key, (batch, 6))
   size = jnp.asarray(where.shape[1:3], jnp.float32)
@@ -101,18 +97,10 @@ def crop_source(
 ) -> jax.Array:
   """Returns the source of each point of a random crop that is enlarged to the whole slice.
 
-  Area and aspect are drawn until a crop fits the slice, so large crops are seldom elongated; if
-  none of CROP_TRIES fits, the whole slice is used.
-
-  Args:
-    key: Random key.
-    where: Pixel coordinates (down, right) in the enlarged crop, [B or 1, H, W, 2].
-    shape: Sizes (B, H, W).
-    settings: Section `augment` of the config; the area is a share of the slice's, the aspect is
-      width over height relative to that of the slice.
-
-  Returns:
-    Source coordinates in pixels, [B, H, W, 2], inside the crop where `where` is inside the slice.
+  Area, a share of the slice's, and aspect, width over height relative to the slice's, are drawn
+  until a crop fits the slice, so large crops are seldom elongated; if none of CROP_TRIES fits, the
+  whole slice is used. From coordinates in the enlarged crop, [B or 1, H, W, 2], follow those in the
+  slice, [B, H, W, 2], inside the crop where `where` is inside the slice; `shape` is (B, H, W).
   """
   batch, *size = shape
   draws = _uniform(key, (batch, 2 * CROP_TRIES + 2))
@@ -129,22 +117,14 @@ def crop_source(
 
 
 def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict) -> jax.Array:
-  """Returns smooth random displacements in pixels, zero for examples that are not drawn.
+  """Returns smooth random displacements (down, right) in pixels, [B, H, W, 2].
 
-  They are Gaussian-smoothed white noise, as in Simard et al. (2003), "Best practices for
-  convolutional neural networks", section 2, but drawn at points half a sigma apart: a smooth field
-  needs no finer noise, and two small matrix products interpolate it to every pixel. It has the
-  variance and correlation of their field: uniform noise in +-1 has variance 1/3, and smoothing
-  over two axes leaves 1 / (4 pi sigma^2) of it.
-
-  Args:
-    key: Random key.
-    shape: Sizes (B, H, W).
-    settings: Section `augment` of the config; alpha and sigma in pixels of a slice of
-      REFERENCE_SIDE.
-
-  Returns:
-    Displacements (down, right), [B, H, W, 2].
+  They are zero for examples that are not drawn. They are Gaussian-smoothed white noise, as in
+  Simard et al. (2003), "Best practices for convolutional neural networks", section 2, but drawn at
+  points half a sigma apart: a smooth field needs no finer noise, and two small matrix products
+  interpolate it to every pixel. It has the variance and correlation of their field: uniform noise
+  in +-1 has variance 1/3, and smoothing over two axes leaves 1 / (4 pi sigma^2) of it. Alpha and
+  sigma are pixels of a slice of REFERENCE_SIDE.
   """
   batch, height, width = shape
   noise_key, chance_key = jax.random.split(key)
@@ -161,16 +141,9 @@ def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict
 def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Samples image (bilinear) and label (nearest) at the same coordinates.
 
-  Coordinates are clamped to the border for both: beyond it image and mask repeat the border, so
-  that a mask never ends where its organ does not.
-
-  Args:
-    image: Slices, [B, H, W, C], float32, H and W at least 2.
-    label: Class of each pixel, [B, H, W], integers.
-    where: Coordinates (down, right) in pixels, [B, H, W, 2].
-
-  Returns:
-    Image, [B, H, W, C], and label, [B, H, W].
+  Beyond the border image and mask repeat it, so that a mask never ends where its organ does not.
+  Image, [B, H, W, C], float32, H and W at least 2, and label, [B, H, W], keep their shapes; the
+  coordinates (down, right) are in pixels, [B, H, W, 2].
   """
   batch, height, width, channels = image.shape
   last = jnp.asarray([height - 1, width - 1], jnp.float32)
@@ -199,20 +172,13 @@ def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Arra
 
 
 def _tone(
-  key: jax.Array,
-  image: jax.Array,
-  *,
-  settings: ConfigDict,
-  mean: jax.Array | None,
-  std: jax.Array | None,
+  key: jax.Array, image: jax.Array, *, settings: ConfigDict, mean: jax.Array, std: jax.Array
 ) -> jax.Array:
   """Applies gamma, gain and bias field to intensities in [0, 1]; offset and noise in deviations.
 
   Every modality has its own draws; neighbouring slices of one modality share them.
   """
   batch, channels = image.shape[0], image.shape[-1]
-  mean = jnp.zeros(1) if mean is None else jnp.asarray(mean, jnp.float32)
-  std = jnp.ones(1) if std is None else jnp.asarray(std, jnp.float32)
   if mean.shape != std.shape or mean.ndim != 1 or channels % mean.size:
     raise ValueError(f'mean {mean.shape} and std {std.shape} do not fit {channels} channels')
   slices = channels // mean.size
@@ -222,9 +188,10 @@ def _tone(
   def every_slice(value: jax.Array) -> jax.Array:
     return jnp.tile(value, slices)
 
-  if settings.gamma[0] != 1 or settings.gamma[1] != 1 or settings.gain or settings.bias_field:
+  gamma = tuple(settings.gamma) != (1, 1)
+  if gamma or settings.gain or settings.bias_field:
     intensity = jnp.maximum(image * every_slice(std) + every_slice(mean), 0)
-    if settings.gamma[0] != 1 or settings.gamma[1] != 1:
+    if gamma:
       intensity = intensity ** every_slice(_log_uniform(draws[0], settings.gamma))
     gain = 1 + _symmetric(draws[1], settings.gain)
     if settings.bias_field:
@@ -237,22 +204,6 @@ def _tone(
     spread = settings.noise * draws[3]
     image = image + every_slice(spread) * _normal(noise_key, image.shape)
   return image
-
-
-def _has_affine(settings: ConfigDict) -> bool:
-  return bool(
-    settings.flip_left_right
-    or settings.flip_up_down
-    or settings.rotate_degrees
-    or any(settings.translate)
-    or tuple(settings.scale) != (1, 1)
-  )
-
-
-def _grid(height: int, width: int) -> jax.Array:
-  """Returns the coordinates (down, right) of every pixel, [H, W, 2]."""
-  down, right = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing='ij')
-  return jnp.stack([down, right], axis=-1).astype(jnp.float32)
 
 
 def _symmetric(draw: jax.Array, limit: float | jax.Array) -> jax.Array:
@@ -277,7 +228,7 @@ def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _field(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws normal fields that vary over half a slice, [B, H, W, M], unit variance."""
+  """Draws normal fields of unit variance that vary over half a slice, [B, H, W, M]."""
   batch, height, width, modalities = shape
   down, across = (_smoothing(side, side / 2) for side in (height, width))
   noise = _normal(key, (batch, down.shape[1], across.shape[1], modalities))

@@ -1,14 +1,13 @@
 """Loads prepared slices as batches on the device.
 
-The order of the examples is a function of (seed, epoch) alone, not of the place of the slices or of
-threads. A split that fits its budget stays on the device, as compact as on disk; a larger one is
-read ahead by a thread. Both give the same batches, bit for bit.
+The order of the examples is a function of (seed, epoch) alone. A split that fits its budget stays
+on the device, as compact as on disk; a larger one is read ahead by a thread, with equal batches.
 """
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.read_ahead import read_ahead
-from thrifty_jax.errors import InputError
 
-BUDGET_BYTES = 2 << 30
 # A channel that varies less is constant except for float16 rounding, which must not be enlarged.
 SMALLEST_STD = 1e-3
 
@@ -31,7 +28,7 @@ Statistics = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class PreparedCase:
-  """One scan among the prepared slices: rows first_slice to first_slice + slices - 1."""
+  """One scan among the prepared slices."""
 
   case: str
   patient: str
@@ -41,47 +38,25 @@ class PreparedCase:
   spacing_mm: tuple[float, float, float]  # D, H, W
   affine: tuple[tuple[float, ...], ...]  # 4 x 4, voxel index to mm
 
+  @property
+  def rows(self) -> range:
+    """Rows of its slices among all prepared slices."""
+    return range(self.first_slice, self.first_slice + self.slices)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-  """A prepared data set; slices are read on demand.
-
-  Attributes:
-    folder: Folder of the slices.
-    cases: Scans, in order.
-    slices: Sequence of records; TFDS has no narrower type for it.
-    slice_shape: Shape of an image, (S, S, M).
-    classes: Names of the classes, background first.
-    note: Warning that applies to the data and to everything made from it, or ''.
-    padding: Intensity from which on voxels were outside the scan, and the value that replaced them.
-    citation: Publication to cite for the data, or ''.
-  """
+  """A prepared data set in a folder; slices are read on demand."""
 
   folder: Path
   cases: tuple[PreparedCase, ...]
-  slices: Any
-  slice_shape: tuple[int, int, int]
-  classes: tuple[str, ...] = ()
-  note: str = ''
+  slices: Any  # sequence of records; TFDS has no narrower type for it
+  slice_shape: tuple[int, int, int]  # of an image, (S, S, M)
+  classes: tuple[str, ...] = ()  # background first
+  note: str = ''  # warning that applies to the data and to everything made from it
+  # Intensity from which on voxels were outside the scan, and the value that replaced them.
   padding: tuple[float, float] | None = None
   citation: str = ''
-
-  def examples(self, names: Iterable[str], *, budget_bytes: int = BUDGET_BYTES) -> 'Examples':
-    """Returns the slices of the named patients or cases, in the order of the data set.
-
-    Raises:
-      InputError: If a name is neither a patient nor a case, or there are no names.
-    """
-    names = set(names)
-    known = {case.patient for case in self.cases} | {case.case for case in self.cases}
-    if unknown := sorted(names - known):
-      raise InputError(
-        f'{self.folder}: no patient or case {unknown[0]!r}; expected one of {sorted(known)}'
-      )
-    if not names:
-      raise InputError(f'{self.folder}: no patients were named; expected at least one')
-    cases = tuple(case for case in self.cases if names & {case.patient, case.case})
-    return Examples(self, cases, budget_bytes)
 
   def remembering(self, budget_bytes: int) -> 'Prepared':
     """Returns the same data set, which keeps records in memory up to the budget."""
@@ -89,22 +64,30 @@ class Prepared:
 
   @property
   def patients(self) -> tuple[str, ...]:
-    """Returns the patient of each case."""
+    """Patient of each case."""
     return tuple(case.patient for case in self.cases)
 
   def cases_of(self, patients: Iterable[str]) -> tuple[PreparedCase, ...]:
-    """Returns all cases of these patients; names of cases are not matched."""
+    """Returns all cases of these patients."""
     patients = set(patients)
     return tuple(case for case in self.cases if case.patient in patients)
 
   def read(self, case: PreparedCase) -> dict[str, np.ndarray]:
     """Reads a case: image [D, S, S, M] float16 in [0, 1], label [D, S, S] uint8."""
-    return Examples(self, (case,)).read(np.arange(case.slices))
+    return self.read_rows(case.rows)
+
+  def read_rows(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Reads slices: image [n, S, S, M] float16 in [0, 1], label [n, S, S] uint8."""
+    image = np.empty((len(rows), *self.slice_shape), np.float16)
+    label = np.empty(image.shape[:3], np.uint8)
+    for place, row in enumerate(rows):
+      record = self.slices[int(row)]
+      image[place], label[place] = record['image'], record['label']
+    return {'image': image, 'label': label}
 
   def label_volume(self, case: PreparedCase) -> np.ndarray:
     """Reads the true mask of a case on its native grid, [D, H, W], uint8."""
-    rows = range(case.first_slice, case.first_slice + case.slices)
-    return np.stack([self.slices[row]['native_label'] for row in rows])
+    return np.stack([self.slices[row]['native_label'] for row in case.rows])
 
 
 class _Remembered:
@@ -113,9 +96,6 @@ class _Remembered:
   def __init__(self, records: Any, budget_bytes: int):
     self._records, self._left = records, budget_bytes
     self._known: dict[int, dict[str, np.ndarray]] = {}
-
-  def __len__(self) -> int:
-    return len(self._records)
 
   def __getitem__(self, row: int) -> dict[str, np.ndarray]:
     if row in self._known:
@@ -130,25 +110,15 @@ class _Remembered:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-  """The slices of some cases, numbered from 0.
-
-  Attributes:
-    budget_bytes: Largest size of slices that stay on the device.
-    mesh: Devices that share the batches; None is the default device.
-  """
+  """The slices of some cases, numbered from 0."""
 
   prepared: Prepared
   cases: tuple[PreparedCase, ...]
-  budget_bytes: int = BUDGET_BYTES
-  mesh: Mesh | None = None
+  budget_bytes: int = 0  # largest size of slices that stay on the device
+  mesh: Mesh = dataclasses.field(default_factory=meshes.make_full_mesh)  # shares the batches
 
   def __len__(self) -> int:
     return sum(case.slices for case in self.cases)
-
-  @property
-  def patients(self) -> tuple[str, ...]:
-    """Names of the patients, sorted, each once."""
-    return tuple(sorted({case.patient for case in self.cases}))
 
   @property
   def bytes(self) -> int:
@@ -161,26 +131,17 @@ class Examples:
     """All slices on each device, image [N, S, S, M] float16, label [N, S, S] uint8; or None."""
     if self.bytes > self.budget_bytes:
       return None
-    everywhere = None if self.mesh is None else meshes.whole(self.mesh)
-    return meshes.place(self.read(np.arange(len(self))), everywhere)
+    return meshes.place(self.read(np.arange(len(self))), meshes.whole(self.mesh))
 
   def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Reads examples to the host: image [n, S, S, M] float16, label [n, S, S] uint8."""
-    source, rows = self.prepared.slices, self._rows[indices]
-    image = np.empty((len(rows), *self.prepared.slice_shape), np.float16)
-    label = np.empty(image.shape[:3], np.uint8)
-    for place, row in enumerate(rows):
-      record = source[int(row)]
-      image[place], label[place] = record['image'], record['label']
-    return {'image': image, 'label': label}
+    return self.prepared.read_rows(self._rows[indices])
 
   def name(self, index: int) -> str:
     """Returns case and slice of an example, 'Case12 slice 4', slices counted from 0."""
-    for case in self.cases:
-      if index < case.slices:
-        return f'{case.case} slice {index}'
-      index -= case.slices
-    raise IndexError(index)
+    row = self._rows[index]
+    case = next(case for case in self.cases if row in case.rows)
+    return f'{case.case} slice {row - case.first_slice}'
 
   def neighbours(self, indices: np.ndarray, *, context: int) -> np.ndarray:
     """Returns examples i-c..i+c of each i, [n, 2c + 1], clamped to the slices of its case."""
@@ -193,29 +154,23 @@ class Examples:
   @functools.cached_property
   def _rows(self) -> np.ndarray:
     """Row of each example among all prepared slices, [N]."""
-    return np.concatenate([np.arange(c.first_slice, c.first_slice + c.slices) for c in self.cases])
+    return np.concatenate([case.rows for case in self.cases])
 
 
 def intensity_statistics(examples: Examples) -> Statistics:
-  """Returns mean and standard deviation of each modality over all pixels, read slice by slice.
-
-  Returns:
-    Dictionary {'mean': [M], 'std': [M]}, float32. Use training patients only.
-  """
-  total = squares = np.zeros(examples.prepared.slice_shape[-1])
-  count = 0
-  for index in range(len(examples)):
+  """Returns mean and deviation of each modality, [M] float32; for the training patients alone."""
+  height, width, modalities = examples.prepared.slice_shape
+  count = len(examples) * height * width
+  total, squares = np.zeros((2, modalities))
+  for index in range(len(examples)):  # slice by slice: the memory stays small
     pixels = examples.read(np.asarray([index]))['image'].astype(np.float64)
-    count += pixels[..., 0].size
-    total = total + pixels.sum(axis=(0, 1, 2))
-    squares = squares + (pixels**2).sum(axis=(0, 1, 2))
+    total += pixels.sum(axis=(0, 1, 2))
+    squares += (pixels**2).sum(axis=(0, 1, 2))
   mean = total / count
   # For intensities in [0, 1] in double precision the cancellation is harmless.
   std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-  return {
-    'mean': mean.astype(np.float32),
-    'std': np.maximum(std, SMALLEST_STD).astype(np.float32),
-  }
+  std = np.maximum(std, SMALLEST_STD)
+  return {'mean': mean.astype(np.float32), 'std': std.astype(np.float32)}
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -226,14 +181,9 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 def order(count: int, *, batch_size: int, seed: int, epoch: int, steps: int = 0) -> np.ndarray:
   """Returns the order of the examples in an epoch, [steps, batch_size].
 
-  Args:
-    count: Number of examples.
-    batch_size: Examples in a batch.
-    seed: Seed of the run, not negative.
-    epoch: Number of the epoch, from 0.
-    steps: Number of batches; 0 is one pass. Another number continues through as many freshly
-      shuffled passes as needed, from one epoch into the next: so the half of the patients with
-      fewer slices keeps in step with the other and still shows every slice equally often.
+  The seed is not negative; epochs count from 0. 0 steps are one pass. Another number continues
+  through as many freshly shuffled passes as needed, from one epoch into the next: so the half of
+  the patients with fewer slices keeps in step with the other and shows every slice equally often.
   """
   own = steps_per_epoch(count, batch_size)
   steps = steps or own
@@ -262,41 +212,24 @@ def batches(
   Args:
     examples: Examples to draw from.
     batch_size: Examples in a batch, B.
-    seed: Seed of the run, see `order`.
-    epoch: Number of the epoch, from 0.
+    seed, epoch, steps: Order of the examples, see `order`.
     statistics: Intensities of the training patients, see `intensity_statistics`.
     context: Neighbouring slices on each side, c, as further channels: C = M (2c + 1).
-    steps: Number of batches; 0 is one pass.
     first: Number of the first batch, if an epoch is resumed.
     prefetch: Batches read ahead if the examples are not resident.
 
   Yields:
     'image' [B, S, S, C] float32, normalised; 'label' [B, S, S] int32.
   """
-  plan = order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)
-  yield from _assembled(examples, plan[first:], statistics, context=context, prefetch=prefetch)
-
-
-def _assembled(
-  examples: Examples,
-  plan: np.ndarray,
-  statistics: Statistics,
-  *,
-  context: int,
-  prefetch: int,
-) -> Generator[Batch]:
-  """Yields a batch for each row of plan, [steps, B], split over the devices."""
+  plan = order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)[first:]
   places = [examples.neighbours(indices, context=context) for indices in plan]
-  mean, std = np.asarray(statistics['mean']), np.asarray(statistics['std'])
-  mesh = examples.mesh
-  split = None if mesh is None else meshes.split(mesh)
+  split = meshes.split(examples.mesh)
   if (stored := examples.resident) is not None:
     for place in places:
-      rows = meshes.place(place, split)
-      yield _gather(stored['image'], stored['label'], rows, mean, std, split=split)
+      yield _gather(stored, meshes.place(place, split), statistics, split=split)
     return
 
-  own = slice(None) if mesh is None else meshes.own_rows(mesh, plan.shape[1])
+  own = meshes.own_rows(examples.mesh, batch_size)
 
   def read() -> Iterator[dict[str, np.ndarray]]:
     for place in places:
@@ -307,55 +240,39 @@ def _assembled(
       yield {'image': found['image'][where], 'label': found['label'][where[:, context]]}
 
   with contextlib.closing(read_ahead(read(), depth=prefetch)) as found:
-    for stored in found:
-      rows = meshes.place_rows(stored, split)
-      yield _finished(rows['image'], rows['label'], mean, std, split=split)
+    for rows in found:
+      yield _finished(meshes.place_rows(rows, split), statistics, split=split)
 
 
 @functools.partial(jax.jit, static_argnames='split')
 def _gather(
-  image: jax.Array,
-  label: jax.Array,
-  place: jax.Array,
-  mean: jax.Array,
-  std: jax.Array,
-  *,
-  split: NamedSharding | None,
+  stored: Batch, place: jax.Array, statistics: Statistics, *, split: NamedSharding
 ) -> Batch:
   """Returns rows `place` [B, 2c + 1] of compact slices as a normalised batch."""
-  found = image.at[place].get(mode='promise_in_bounds')
-  middle = label.at[place[:, place.shape[1] // 2]].get(mode='promise_in_bounds')
-  return _finished(found, middle, mean, std, split=split)
+  middle = place[:, place.shape[1] // 2]
+  found = {
+    'image': stored['image'].at[place].get(mode='promise_in_bounds'),
+    'label': stored['label'].at[middle].get(mode='promise_in_bounds'),
+  }
+  return _finished(found, statistics, split=split)
 
 
 @functools.partial(jax.jit, static_argnames='split')
-def _finished(
-  found: jax.Array,
-  label: jax.Array,
-  mean: jax.Array,
-  std: jax.Array,
-  *,
-  split: NamedSharding | None,
-) -> Batch:
+def _finished(found: Batch, statistics: Statistics, *, split: NamedSharding) -> Batch:
   """Returns slices with neighbours, [B, 2c + 1, S, S, M], and labels [B, S, S] as a batch."""
-  batch = {'image': _normalised(found, mean, std), 'label': label.astype(jnp.int32)}
-  return batch if split is None else jax.lax.with_sharding_constraint(batch, split)
+  image = normalise(found['image'], **statistics)
+  batch = {'image': image, 'label': found['label'].astype(jnp.int32)}
+  return jax.lax.with_sharding_constraint(batch, split)
 
 
-def _normalised(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-  """Returns the network's input, with neighbouring slices as further channels.
+@jax.jit
+def normalise(found: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+  """Returns the network's input, [B, S, S, (2c + 1) M], float32, with neighbours as channels.
 
   Args:
     found: Slices between their neighbours, [B, 2c + 1, S, S, M], intensities in [0, 1].
-    mean: Mean of the training patients, [M].
-    std: Standard deviation of the training patients, [M].
-
-  Returns:
-    Images, [B, S, S, (2c + 1) M], float32.
+    mean, std: Mean and standard deviation of the training patients, [M].
   """
   found = (found.astype(jnp.float32) - mean) / std
   found = jnp.moveaxis(found, 1, 3)  # [B, S, S, 2c + 1, M]
   return found.reshape(*found.shape[:3], -1)
-
-
-normalised = jax.jit(_normalised)

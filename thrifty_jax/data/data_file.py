@@ -1,9 +1,7 @@
 """data.json: the prepared slices of a run, and where they lie.
 
 Prepare writes it into the folder of the run. Later stages open the slices through it and read no
-raw scan, so a run can be copied with its slices to a machine without scans. The slices are searched
-at their path relative to the run, at their absolute path, and by their name in TFDS's folder; only
-a folder whose slices were made from the same scans with the same settings is accepted.
+raw scan, so a run can be copied with its slices to a machine without scans.
 """
 
 import dataclasses
@@ -14,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.preprocessing import slice_settings
@@ -25,34 +23,18 @@ _METADATA = 'metadata.json'  # written by TFDS beside the slices
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """Contents of a data.json.
+  """Contents of a data.json."""
 
-  Attributes:
-    folder: Absolute path of the folder of the slices.
-    from_run: Path of the same folder relative to that of the run.
-    name: Path of the same folder relative to that of TFDS.
-    raw_dir: Raw folder, as the config named it.
-    settings: Everything that the slices depend on, with a digest of the raw scans' contents; as in
-      the metadata of the slices.
-    choices: Values of the fields that, with the scans, decide what a config leaves open.
-  """
-
-  folder: str
-  from_run: str
-  name: str
-  raw_dir: str
-  settings: dict[str, Any]
-  choices: dict[str, Any]
+  folder: str  # absolute path of the folder of the slices
+  from_run: str  # path of the same folder relative to that of the run
+  name: str  # path of the same folder relative to that of TFDS
+  raw_dir: str  # raw folder, as the config named it
+  settings: dict  # all that the slices depend on, with a digest of the raw scans' contents
+  choices: dict  # fields that, with the scans, decide what a config leaves open
 
 
 def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
-  """Writes the data.json of a run.
-
-  Args:
-    workdir: Folder of the run.
-    folder: Folder of its prepared slices.
-    data: Section `data` of the config that they were prepared by.
-  """
+  """Writes the data.json of a run whose slices, prepared by the section `data`, are in `folder`."""
   folder = folder.resolve()
   record = Record(
     folder=str(folder),
@@ -62,58 +44,38 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
     settings=_metadata(folder)['settings'],
     choices=_choices(data),
   )
-  files.write_json(workdir / FILE, dataclasses.asdict(record))
+  records.write(workdir / FILE, record)
 
 
-def hand_on(workdir: Path, place: Path, config: ConfigDict) -> None:
+def pass_on(workdir: Path, place: Path, config: ConfigDict) -> None:
   """Writes the data.json of a run's training that has a folder of its own, `place`."""
   folder, _ = find(workdir, require(workdir), config)
   write(place, folder, config.data)
 
 
 def read(workdir: Path) -> Record | None:
-  """Reads the data.json of a run; None if nothing was prepared for it.
-
-  Raises:
-    InputError: If the file is damaged.
-  """
-  path = workdir / FILE
+  """Reads the data.json of a run, of which there is none if nothing was prepared for it."""
+  path, remedy = workdir / FILE, 'restore it, or remove it and run --stage=prepare again'
   if not path.exists():
     return None
-  written = files.read_json(path)
-  kinds = {name: str for name in ('folder', 'from_run', 'name', 'raw_dir')}
-  kinds |= {'settings': dict, 'choices': dict}
-  for name, kind in kinds.items():
-    if not isinstance(written, dict) or not isinstance(written.get(name), kind):
-      raise InputError(
-        f'{path}: has no {name} that can be used; restore the file, or remove it and run '
-        '--stage=prepare again'
-      )
-  return Record(**{name: written[name] for name in kinds})
+  return records.parse(files.read_json(path), Record, path, remedy=remedy)
 
 
 def require(workdir: Path) -> Record:
-  """Reads the data.json of a run that must have one.
-
-  Raises:
-    InputError: If it is missing or damaged.
-  """
+  """Reads the data.json of a run that must have one."""
   if (record := read(workdir)) is None:
     raise InputError(
-      f'{workdir / FILE}: there is none, so no prepared slices are known for this run; run '
+      f'{workdir / FILE}: there is no such file, so no slices are known for this run; run '
       '--stage=prepare first'
     )
   return record
 
 
 def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[str]]:
-  """Finds the slices of a run.
+  """Finds the folder of a run's slices, and the patient's name of each scan.
 
-  Returns:
-    Folder of the slices, and the patient's name of each scan.
-
-  Raises:
-    InputError: If they are in none of the places.
+  The slices are searched at their path relative to the run, at their absolute path, and by their
+  name in TFDS's folder; only slices of the same scans and settings are accepted.
   """
   roots = [config.data.data_dir, os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
   places = [workdir / record.from_run, Path(record.folder)]
@@ -124,18 +86,14 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[
       if metadata['settings'] == record.settings:
         return place.resolve(), [case['patient'] for case in metadata['cases']]
   raise InputError(
-    f"{workdir / FILE}: its slices are not in {record.folder} any more, nor in TFDS's folder; put "
-    f'the folder {record.name} where --config.data.data_dir or $TFDS_DATA_DIR says, or prepare the '
-    'scans again by --stage=prepare'
+    f"{workdir / FILE}: its slices are no longer in {record.folder}, nor in TFDS's folder; put "
+    f'the folder {record.name} into that of --config.data.data_dir or $TFDS_DATA_DIR, or prepare '
+    'the scans again by --stage=prepare'
   )
 
 
 def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
-  """Fills in, in place, what the config leaves open with the values of the preparation.
-
-  Raises:
-    InputError: If the record has an invalid value.
-  """
+  """Fills in, in place, what the config leaves open with the values of the preparation."""
   if not (left := configs.left_to_data(config)):
     return
   found = {'window': configs.default().data.window, **record.settings}
@@ -145,13 +103,12 @@ def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
       config.data[field] = tuple(found[field]) if isinstance(found[field], list) else found[field]
     except (KeyError, TypeError) as error:
       raise InputError(
-        f'{workdir / FILE}: has no {field} that can be used; restore the file, or set '
-        f'--config.{name}'
+        f'{workdir / FILE}: has no valid {field}; restore the file, or set --config.{name}'
       ) from error
   configs.validate(config)
 
 
-def differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
+def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
   """Returns how the slices differ from the config, such as `image_size 32 -> 16`; [] if not.
 
   A value that the config leaves open is no difference as long as the same choices decide it.
@@ -170,19 +127,15 @@ def differences(config: ConfigDict, record: Record, workdir: Path) -> list[str]:
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
-  """Reads the metadata that prepare wrote beside the slices.
-
-  Raises:
-    InputError: If they are damaged.
-  """
+  """Reads the metadata that prepare wrote beside the slices."""
   metadata = files.read_json(folder / _METADATA)
   if not isinstance(metadata, dict) or not {'settings', 'cases'} <= metadata.keys():
     raise InputError(
-      f'{folder / _METADATA}: has no settings and cases; remove {folder}, and prepare again'
+      f'{folder / _METADATA}: lacks settings or cases; remove {folder}, and prepare again'
     )
   return metadata
 
 
 def _choices(data: ConfigDict) -> dict[str, Any]:
   """Returns what decides open values besides the scans: a window depends on who trains."""
-  return {'max_image_size': data.max_image_size, **splits.making(data)}
+  return {'max_image_size': data.max_image_size, **splits.list_fields(data)}

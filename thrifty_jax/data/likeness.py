@@ -1,8 +1,8 @@
 """What the training scans were like, kept with a model, and how another scan is unlike them.
 
-A network knows nothing of what it never saw: a mask of such a scan may look as sure as any other.
-All is measured on slices as the network sees them and on their native grid, so that intensities
-compare whatever unit a scanner has; ranges say nothing of single patients.
+A mask of a scan unlike all that a network saw may look as sure as any other. Intensities are those
+of slices as the network sees them, which compare whatever a scanner's unit; lengths are those of
+the native grid. Ranges say nothing of single patients.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,41 +11,31 @@ import numpy as np
 
 from thrifty_jax.data import batching
 
-# How far beyond the range of the training scans a value may be. Augmentation enlarges and shrinks
-# by about a quarter; spacing and number of slices tell that a scan was taken in another way.
-_FACTORS = {
-  'slices': 2.0,
-  'slice_spacing_mm': 1.5,
-  'pixel_spacing_mm': 1.5,
-  'field_of_view_mm': 1.25,
+# The factor by which a value may lie outside the range of the training scans, and how it and the
+# range are printed. Augmentation enlarges and shrinks by about a quarter; spacing and number of
+# slices show that a scan was taken in another way.
+_LIMITS = {
+  'slices': (2.0, '{:.0f} slices', '{:.0f} to {:.0f}'),
+  'slice_spacing_mm': (1.5, 'slices {:.3g} mm apart', '{:.3g} to {:.3g} mm'),
+  'pixel_spacing_mm': (1.5, 'pixels of {:.3g} mm', '{:.3g} to {:.3g} mm'),
+  'field_of_view_mm': (1.25, 'a field of view of {:.0f} mm', '{:.0f} to {:.0f} mm'),
 }
-_TEXTS = {
-  'slices': ('{:.0f} slices', '{:.0f} to {:.0f}'),
-  'slice_spacing_mm': ('slices {:.3g} mm apart', '{:.3g} to {:.3g} mm'),
-  'pixel_spacing_mm': ('pixels of {:.3g} mm', '{:.3g} to {:.3g} mm'),
-  'field_of_view_mm': ('a field of view of {:.0f} mm', '{:.0f} to {:.0f} mm'),
-}
+_THICK = 1.5  # ratio of a slice's thickness to its pixels from which it counts as thick
 _PERCENTILES = (5, 50, 95)
-_SHADE = 0.15  # likewise for intensities in [0, 1]: what augmentation adds or takes away
+_SHADE = 0.15  # the same for intensities in [0, 1]: what augmentation adds or takes away
 
-Measures = dict[str, list[float]]
-Ranges = dict[str, tuple[float, float]]  # the least and the most of each measure
-NEEDED = tuple(_FACTORS)  # of which every model has the range
+Measures = dict[str, list[float]]  # one or two values of each
+Ranges = dict[str, tuple[float, float]]  # least and most of each measure
+NEEDED = tuple(_LIMITS)  # measures of which every model has the range
 
 
 def measure(
   image: np.ndarray, native_shape: Sequence[int], spacing_mm: Sequence[float]
 ) -> Measures:
-  """What is compared of a scan.
+  """Measures what is compared of a scan.
 
-  Args:
-    image: Its slices before normalisation, [D, S, S, M], float16 in [0, 1].
-    native_shape: Voxels of the scan, D (across slices), H, W.
-    spacing_mm: Distances of neighbouring voxels along the same axes, mm.
-
-  Returns:
-    Values by name, one or two each: number and distance of slices, pixels' sides, longer side of a
-    slice, and percentiles of the intensity of each channel.
+  The slices, [D, S, S, M], float16 in [0, 1], are those before normalisation; shape and spacing are
+  those of the native voxels along D (across slices), H and W.
   """
   sides = np.multiply(native_shape, spacing_mm)[1:]
   found = {
@@ -60,12 +50,9 @@ def measure(
   return found
 
 
-def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
-  """The range, [least, most], of each value over the scans of these patients.
-
-  Every slice is read once; one scan is in memory at a time.
-  """
-  return merged(
+def measure_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
+  """Returns the ranges over the scans of these patients; one scan is in memory at a time."""
+  return merge(
     [
       measure(prepared.read(case)['image'], case.native_shape, case.spacing_mm)
       for case in prepared.cases_of(patients)
@@ -73,35 +60,32 @@ def of_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
   )
 
 
-def merged(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:
-  """Least and most of each value that all have, over several scans, or over several ranges."""
+def merge(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:
+  """Returns the ranges over several scans or ranges, of the measures that all have."""
   names = [name for name in found[0] if all(name in one for one in found)]
   values = {name: [value for one in found for value in one[name]] for name in names}
   return {name: (min(each), max(each)) for name, each in values.items()}
 
 
-def unlike(
+def find_unlike(
   scan: Mapping[str, Sequence[float]], training: Mapping[str, Sequence[float]], *, slice_axis: str
 ) -> list[str]:
-  """In what a scan lies outside the range of the training scans, in words; [] where in nothing.
+  """Returns a line for each measure of a scan that lies outside the range of the training scans.
 
-  Args:
-    scan: Its measures.
-    training: The ranges of the training scans.
-    slice_axis: Along which the model looks at slices.
+  `slice_axis` is the axis that the model's slices lie across.
   """
   lines = []
-  if _lies_across(scan, training):
+  trained_on_thick = training['slice_spacing_mm'][0] >= _THICK * training['pixel_spacing_mm'][1]
+  if trained_on_thick and max(scan['pixel_spacing_mm']) >= _THICK * scan['slice_spacing_mm'][0]:
     lines.append(
       f'it was taken in thick slices that are not {slice_axis}, as those in training were'
     )
-  for name, factor in _FACTORS.items():
-    (least, most), (text, span) = training[name], _TEXTS[name]
+  for name, (factor, text, span) in _LIMITS.items():
+    least, most = training[name]
     for value in dict.fromkeys(scan[name]):
       if not least / factor <= value <= most * factor:
         lines.append(f'{text.format(value)}, in training {span.format(least, most)}')
-  shades = [name for name in scan if name.startswith('intensity') and name in training]
-  for name in shades:
+  for name in (name for name in scan if name.startswith('intensity') and name in training):
     (shade,), (least, most) = scan[name], training[name]
     if not least - _SHADE <= shade <= most + _SHADE:
       _, channel, percentile = name.split('_')
@@ -110,11 +94,3 @@ def unlike(
         f'range that the network sees, in training below {least:.2f} to {most:.2f}'
       )
   return lines
-
-
-def _lies_across(
-  scan: Mapping[str, Sequence[float]], training: Mapping[str, Sequence[float]]
-) -> bool:
-  """Whether thick slices were trained on, and those of the scan lie along another axis."""
-  thick = training['slice_spacing_mm'][0] >= 1.5 * training['pixel_spacing_mm'][1]
-  return thick and max(scan['pixel_spacing_mm']) >= 1.5 * scan['slice_spacing_mm'][0]

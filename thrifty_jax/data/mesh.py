@@ -1,9 +1,8 @@
 """Meshes of the devices that share a batch, in one process or several.
 
-Data parallelism by shardings alone: a batch is split along its first axis over a mesh with one
-axis, 'data'; all else is replicated. Compiled programs see the whole batch, so the sums of the
-Dice, means and random numbers are those of a single device up to rounding: XLA adds up over
-devices.
+A batch is split along its first axis over a mesh with one axis, 'data'; all else is replicated.
+Compiled programs see the whole batch, so sums, means and random numbers are those of a single
+device up to rounding: XLA adds up over devices.
 """
 
 from collections.abc import Callable
@@ -24,14 +23,8 @@ Step = TypeVar('Step', bound=Callable)
 def start(config: ConfigDict) -> None:
   """Joins the processes of a run; to be called before JAX starts its devices.
 
-  Args:
-    config: Settings of the run; `coordinator_address`, `num_processes` and `process_id` are read.
-      JAX asks the cluster (SLURM, Open MPI, Kubernetes or a Cloud TPU) for what they leave open.
-
-  JAX itself ends the process if the others do not come within five minutes.
-
-  Raises:
-    InputError: If the processes are not defined, or their definition cannot be used.
+  JAX asks the cluster (SLURM, Open MPI, Kubernetes or a Cloud TPU) for what the config leaves open,
+  and ends the process if the others do not come within five minutes.
   """
   try:
     jax.distributed.initialize(
@@ -48,40 +41,31 @@ def start(config: ConfigDict) -> None:
     ) from error
 
 
-def of(config: ConfigDict) -> Mesh:
-  """Returns the mesh of all devices of all processes, or of config.devices of them.
-
-  Raises:
-    InputError: If there are fewer.
-  """
-  mesh = everyone()
+def make_mesh(config: ConfigDict) -> Mesh:
+  """Returns the mesh of config.devices of all devices, which must be there; 0 takes all."""
+  mesh = make_full_mesh()
   if config.devices > mesh.size:
     raise InputError(
       f'config.devices is {config.devices}, but JAX finds only {mesh.size} here; 0 takes all'
     )
-  return Mesh(mesh.devices[: config.devices or None], (AXIS,), axis_types=(AxisType.Auto,))
+  return _mesh(mesh.devices[: config.devices or None])
 
 
-def everyone() -> Mesh:
+def make_full_mesh() -> Mesh:
   """Returns the mesh of all devices of all processes."""
   # Sorted by process, so that the rows of a batch of one process are contiguous.
-  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  return _mesh(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+
+
+def _mesh(devices: Any) -> Mesh:
   return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def require_even(config: ConfigDict, stage: str) -> Mesh:
-  """Returns the mesh if its devices can share the batches of a stage evenly.
-
-  Args:
-    config: Settings of the run; `devices` and the batch_size of the stage are read.
-    stage: Name of the stage, search or retrain.
-
-  Raises:
-    InputError: If they cannot; it names the nearest numbers that they can share.
-  """
-  mesh, size = of(config), config[stage].batch_size
+def require_even(config: ConfigDict, stage: str) -> None:
+  """Refuses a batch of a stage, search or retrain, that the devices cannot share evenly."""
+  mesh, size = make_mesh(config), config[stage].batch_size
   if size % mesh.size == 0:
-    return mesh
+    return
   lower = size // mesh.size * mesh.size
   sizes = ' or '.join(str(near) for near in (lower, lower + mesh.size) if near)
   fewer = max(count for count in range(1, mesh.size) if size % count == 0)
@@ -128,20 +112,20 @@ def place_rows(tree: Any, sharding: Sharding | None) -> Any:
   return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree)
 
 
-def on_host(tree: Any) -> Any:
+def fetch(tree: Any) -> Any:
   """Returns numpy copies of the replicated arrays; other leaves are unchanged."""
   # Copies: on a CPU numpy would share the memory of an array that a step is about to donate.
   return jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
-def placed_like(tree: Any, like: Any) -> Any:
+def place_like(tree: Any, like: Any) -> Any:
   """Places a state from `on_host` on the devices again."""
   return jax.tree.map(
     lambda leaf, old: place(leaf, old.sharding) if isinstance(old, jax.Array) else leaf, tree, like
   )
 
 
-def replicated(step: Step, mesh: Mesh) -> Step:
+def replicate(step: Step, mesh: Mesh) -> Step:
   """Returns a step whose state and metrics are replicated, whatever XLA would choose."""
   if mesh.size == 1:
     return step

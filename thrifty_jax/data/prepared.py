@@ -5,31 +5,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from thrifty_jax import records
 from thrifty_jax.data import data_file
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import InputError
 
 
 def open_slices(workdir: Path, config: ConfigDict) -> Prepared:
-  """Opens the slices of a run, which its data.json names.
-
-  Args:
-    workdir: Folder of the run.
-    config: Settings of the run, for TFDS's folder.
-
-  Raises:
-    InputError: If nothing was prepared for the run, or the slices cannot be found.
-  """
+  """Opens the slices that the data.json of a run names; raises InputError if they are not found."""
   folder, _ = data_file.find(workdir, data_file.require(workdir), config)
   return open_folder(folder)
 
 
 def open_folder(folder: Path) -> Prepared:
-  """Opens the slices in the folder that `prepare` returned.
-
-  Raises:
-    InputError: If they are missing or incomplete.
-  """
+  """Opens the slices in a folder; raises InputError if they are missing or incomplete."""
   import tensorflow_datasets as tfds  # takes seconds
 
   try:
@@ -39,14 +28,14 @@ def open_folder(folder: Path) -> Prepared:
     missing = [path for path in map(Path, split.filepaths) if not path.is_file()]
   except Exception as error:  # TFDS raises several unrelated types for an absent or damaged folder.
     raise InputError(
-      f'{folder}: no prepared data set ({type(error).__name__}); run --stage=prepare first'
+      f'{folder}: holds no prepared data set ({type(error).__name__}); run --stage=prepare first'
     ) from error
-  cases = tuple(PreparedCase(**_with_tuples(case)) for case in metadata['cases'])
+  cases = records.parse(metadata['cases'], tuple[PreparedCase, ...], folder / 'metadata.json')
   counted = sum(case.slices for case in cases)
   if missing or split.num_examples != counted:
-    what = f'{missing[0].name} is missing' if missing else f'{split.num_examples} slices'
+    what = f'lacks {missing[0].name}' if missing else f'holds {split.num_examples} slices'
     raise InputError(
-      f'{folder}: {what}, where metadata.json lists {counted} slices; copy the folder again, or '
+      f'{folder}: {what}, but metadata.json lists {counted} slices; copy the folder again, or '
       'delete it and prepare the data again'
     )
   return Prepared(
@@ -59,10 +48,3 @@ def open_folder(folder: Path) -> Prepared:
     padding=tuple(metadata['padding']) if metadata['padding'] else None,
     citation=builder.info.citation or '',
   )
-
-
-def _with_tuples(value: Any) -> Any:
-  """Returns the value with tuples instead of lists, at every depth."""
-  if isinstance(value, dict):
-    return {name: _with_tuples(inner) for name, inner in value.items()}
-  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

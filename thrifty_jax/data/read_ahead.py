@@ -1,8 +1,8 @@
-"""A thread that computes items ahead of their use."""
+"""Items computed ahead of their use."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -15,36 +15,12 @@ def read_ahead(items: Iterable[Any], *, depth: int) -> Generator[Any]:
   if depth < 1:
     yield from items
     return
-  made: queue.Queue = queue.Queue(maxsize=depth)
-  stop = threading.Event()
-
-  def put(entry: tuple[str, Any]) -> None:
-    # Once stop is set, at most one entry is still put: the emptied queue always has room for it.
-    if not stop.is_set():
-      made.put(entry)
-
-  def work() -> None:
-    try:
-      for item in items:
-        if stop.is_set():
-          return
-        put(('item', item))
-      put(('end', None))
-    except BaseException as error:  # The consumer must see it, whatever it is.
-      put(('error', error))
-
-  thread = threading.Thread(target=work, name='read_ahead', daemon=True)
-  thread.start()
+  iterator, end = iter(items), object()
+  thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='read_ahead')
   try:
-    while True:
-      kind, value = made.get()
-      if kind == 'end':
-        return
-      if kind == 'error':
-        raise value
-      yield value
+    made = deque(thread.submit(next, iterator, end) for _ in range(depth))
+    while (item := made.popleft().result()) is not end:
+      made.append(thread.submit(next, iterator, end))
+      yield item
   finally:
-    stop.set()
-    while not made.empty():
-      made.get_nowait()
-    thread.join()
+    thread.shutdown(cancel_futures=True)

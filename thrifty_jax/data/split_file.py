@@ -1,13 +1,10 @@
 """splits.json: the patients for training, validation and test; a file of the user takes precedence.
 
-A run writes it when its first stage that needs the split starts. If the file exists already,
-perhaps written by hand, its names are used, whatever folds and lists the config has:
-
     {"train": ["p1", "p2", "p3"], "validation": ["p4"], "test": ["p5"]}
 
-The names become the config's lists of validation and test patients. So one function leads from the
-config to the patients, splits.of, and a file that was changed after a stage is done is refused like
-any other setting which that stage has read.
+A run writes it when its first stage that needs the split starts. The names of a file that is there
+become the config's lists of validation and test patients, whatever folds and lists it has. So a
+file that was changed after a stage is done is refused like any other setting that the stage read.
 """
 
 import hashlib
@@ -30,15 +27,9 @@ _MADE_BY = 'made_by'
 def honour(config: ConfigDict, workdir: Path) -> bool:
   """Sets, in place, the config's patients to those of the workdir's splits.json.
 
-  Args:
-    config: Settings of a run; unchanged without a file or with one of the same split.
-    workdir: Folder of the run.
-
   Returns:
-    Whether the file's split differs from that of the config's own folds and lists.
-
-  Raises:
-    InputError: If the file is damaged, has a patient twice, or was made with other folds or lists.
+    Whether the file's split differs from that of the config's own folds and lists; if not, or if
+    there is no file, the config is unchanged.
   """
   path = workdir / FILE
   if not path.exists():
@@ -46,7 +37,7 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
   named = read(path, hold_out_test=config.data.hold_out_test)
   _require_same_making(path, config)
   try:
-    if splits.of(config, [name for names in named.values() for name in names]) == named:
+    if splits.assign(config, sum(named.values(), ())) == named:
       return False
   except InputError:  # the folds are impossible with these patients, the file is not
     pass
@@ -56,28 +47,20 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
 
 
 def require_patients(workdir: Path, patients: Iterable[str]) -> None:
-  """Refuses an existing splits.json that does not name exactly the patients of the data.
-
-  Args:
-    workdir: Folder of the run.
-    patients: Names of the patients, repeated or not.
-
-  Raises:
-    InputError: If a patient is in no list, or a list has an unknown patient.
-  """
+  """Refuses an existing splits.json that does not name exactly the patients of the data."""
   path, everyone = workdir / FILE, set(patients)
   if not path.exists():
     return
   listed = {name for part in PARTS for name in files.read_json(path)[part]}
   if unknown := sorted(listed - everyone):
     raise InputError(
-      f'{path}: no scan of {_listed(unknown)}; expected names among {_listed(sorted(everyone))}. '
-      'Correct the file or add the scans.'
+      f'{path}: there is no scan of {_listed(unknown)}; expected names among '
+      f'{_listed(sorted(everyone))}. Correct the file or add the scans.'
     )
   if missing := sorted(everyone - listed):
     raise InputError(
-      f'{path}: {_listed(missing)} is in no list; expected every patient in one. Add the names, '
-      'or move the scans away.'
+      f'{path}: no list has {_listed(missing)}; expected every patient in one. Add the names, or '
+      'move the scans away.'
     )
 
 
@@ -86,21 +69,13 @@ def write(config: ConfigDict, workdir: Path, split: Mapping[str, Sequence[str]])
   if (workdir / FILE).exists():
     return
   named = {part: list(split[part]) for part in PARTS}
-  files.write_json(workdir / FILE, {**named, _MADE_BY: splits.making(config.data)})
+  files.write_json(workdir / FILE, {**named, _MADE_BY: splits.list_fields(config.data)})
 
 
 def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]]:
-  """Reads the names of a splits.json.
+  """Returns the sorted names of a splits.json under 'train', 'validation' and 'test'.
 
-  Args:
-    path: Path of the file.
-    hold_out_test: Whether there must be test patients; else there must be none.
-
-  Returns:
-    Sorted names under 'train', 'validation' and 'test', each name once.
-
-  Raises:
-    InputError: If the file has any other content.
+  With `hold_out_test` there must be test patients, else there must be none.
   """
   written = files.read_json(path)
   lists = [written.get(part) for part in PARTS] if isinstance(written, dict) else [None]
@@ -111,53 +86,41 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
     )
   if surplus := sorted({*written} - {*PARTS, _MADE_BY}):
     raise InputError(
-      f'{path}: has {surplus[0]!r:.80}; expected {", ".join(PARTS)}. Remove the entry.'
+      f'{path}: has the entry {surplus[0]!r:.80}; expected {", ".join(PARTS)}. Remove it.'
     )
   named = {part: tuple(sorted(written[part])) for part in PARTS}
-  for name in (name for names in named.values() for name in names):
+  for name, count in Counter(sum(named.values(), ())).items():
     if not name.isprintable():
       raise InputError(f'{path}: has the patient {name!r:.80}; expected a name. Correct the file.')
-  _require_each_once(path, named)
+    if count > 1:
+      places = ' and '.join(part for part in PARTS for one in named[part] if one == name)
+      raise InputError(
+        f'{path}: names {name:.60} in {places:.80}; expected each patient once. Remove one.'
+      )
   empty = [part for part in PARTS if not named[part] and (part != 'test' or hold_out_test)]
   if empty:
-    raise InputError(f'{path}: no patient is under {empty[0]}; expected one or more. Add some.')
+    raise InputError(f'{path}: has no patient in {empty[0]}; expected one or more. Add some.')
   if named['test'] and not hold_out_test:
     raise InputError(
-      f'{path}: {_listed(named["test"])} under test, but data.hold_out_test is False; expected '
-      'nobody. Move them to train, or set the field.'
+      f'{path}: has {_listed(named["test"])} in test, but data.hold_out_test is False; expected '
+      'nobody. Move them to train, or set the field to True.'
     )
   return named
 
 
 def digest(split: Mapping[str, Sequence[str]]) -> str:
-  """Returns a SHA-256 digest of a split, which distinguishes splits without naming patients.
+  """Returns the SHA-256 of a split, 64 hexadecimal digits, which names no patient.
 
-  Args:
-    split: Names under 'train', 'validation' and 'test', in any order.
-
-  Returns:
-    Digest of the JSON object of the sorted names, in that order, without spaces, 64 hexadecimal
-    digits.
+  It is that of a JSON object without spaces: train, validation, test, and their sorted names.
   """
   named = {part: sorted(split[part]) for part in PARTS}
   text = json.dumps(named, ensure_ascii=False, separators=(',', ':'))
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _require_each_once(path: Path, named: Mapping[str, Sequence[str]]) -> None:
-  everyone = [name for names in named.values() for name in names]
-  doubled = sorted(name for name, count in Counter(everyone).items() if count > 1)
-  if doubled:
-    places = [part for part in PARTS if doubled[0] in named[part]]
-    place = f'in {" and ".join(places)}' if len(places) > 1 else f'twice in {places[0]}'
-    raise InputError(
-      f'{path}: {doubled[0]:.60} is {place}; expected each patient once. Remove one.'
-    )
-
-
 def _require_same_making(path: Path, config: ConfigDict) -> None:
   """Refuses a file made by this program with other settings, which it would override unnoticed."""
-  before, now = files.read_json(path).get(_MADE_BY), splits.making(config.data)
+  before, now = files.read_json(path).get(_MADE_BY), splits.list_fields(config.data)
   if not isinstance(before, dict):
     return  # written by hand
   differences = [
@@ -167,8 +130,8 @@ def _require_same_making(path: Path, config: ConfigDict) -> None:
   ]
   if differences:
     raise InputError(
-      f'{path}: made with other settings: {", ".join(differences)}; go back to them, use another '
-      '--workdir, or remove the file if nothing was trained with it.'
+      f'{path}: was made with other settings: {", ".join(differences)}; go back to them, use '
+      'another --workdir, or remove the file if nothing was trained with it.'
     )
 
 

@@ -5,14 +5,12 @@ the state that an operation reads to the operation, and from there to the node, 
 the choice if it is known. Lines that pass a row of operations run in lanes at the margins.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from thrifty_jax import files
 from thrifty_jax.drawings import svg
 from thrifty_jax.drawings.svg import Picture, Place
-from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks import space
 from thrifty_jax.networks.genotype import Genotype, Node
 from thrifty_jax.networks.space import CELL_KINDS, sources_of, state_name
@@ -41,104 +39,61 @@ TITLES = {
 
 
 def draw_cells(genotype: Genotype, scores: Mapping[str, EdgeScores]) -> Picture:
-  """Draws the down and the up cell side by side.
-
-  Args:
-    genotype: Genotype to draw.
-    scores: Known scores of the kept edges, kind -> (node, source) -> score.
-  """
+  """Draws the down and the up cell side by side, with the scores of each kind that are known."""
   cells = [draw_cell(kind, getattr(genotype, kind), scores.get(kind)) for kind in TITLES]
   return svg.beside(cells, gap=CELL_GAP, label='The searched down and up cell')
 
 
 def draw_cell(kind: str, cell: tuple[Node, ...], scores: EdgeScores | None = None) -> Picture:
-  """Draws one cell, narrow enough for a phone; its colours are the CSS variables --op-<name>.
-
-  Args:
-    kind: Kind of cell, down or up.
-    cell: Nodes of the cell, genotype.down or genotype.up.
-    scores: Known scores of its edges.
-  """
-  width = _width(cell)
-  parts = _cell(kind, cell, width, scores or {})
-  return Picture(width, _output_y(cell) + 34, parts, f'The searched {kind} cell')
+  """Draws one cell, narrow enough for a phone; its colours are the CSS variables --op-<name>."""
+  across, step = max(2, *(len(node) for node in cell)), PILL_WIDTH + GAP
+  width = 2 * MARGIN + across * step - GAP
+  middle, right = width / 2, width - 14
+  states = [Place(middle - step / 2, TITLE), Place(middle + step / 2, TITLE)]
+  states += [Place(middle, TITLE + ROW * (node + 1)) for node in range(len(cell))]
+  output = Place(middle, states[-1].y + 84)
+  lanes = [14, *(right - LANE * index for index in range(len(cell))), None]  # of the states
+  lines, shapes = [], [svg.title(*TITLES[kind])]  # lines first: shapes cover their ends
+  for node, edges in enumerate(cell):
+    ordered = sorted(edges, key=lambda edge: _side(edge[0], node))
+    for index, (source, operation) in enumerate(ordered):
+      x = middle + (index - (len(ordered) - 1) / 2) * step
+      pill = Place(x, states[2 + node].y - ABOVE)
+      direct = source == node + 1 or (node == 0 and source < 2)
+      lines.append(_line(states[source], pill, None if direct else lanes[source]))
+      lines.append(svg.curve(pill, states[2 + node], straight=STRAIGHT))
+      shapes.append(_pill(pill, operation))
+      if scores and (node, source) in scores:
+        shapes.append(_score(pill, scores[node, source]))
+  pairs = zip(states[2:], lanes[2:], strict=True)
+  lines += [_line(state, output, lane) for state, lane in pairs]
+  shapes += [
+    svg.plain_box(place, 58, 26, state_name(source), svg.BOLD)
+    for source, place in enumerate(states)
+  ]
+  shapes.append(svg.plain_box(output, 156, 30, OUTPUT))
+  return Picture(width, output.y + 34, [svg.lines(lines), *shapes], f'The searched {kind} cell')
 
 
 def edge_scores(path: Path | str) -> dict[str, dict[tuple[int, int], float]]:
-  """Reads the scores in a genotype file for draw_cells; a file written by hand has none.
-
-  Args:
-    path: File that genotype.load accepts.
-
-  Returns:
-    Scores, kind -> (node, source) -> score.
-
-  Raises:
-    InputError: If a score is non-finite or not a number.
-  """
-  content = files.read_json(path)
-  scores: dict[str, dict[tuple[int, int], float]] = {kind: {} for kind in CELL_KINDS}
-  for kind in CELL_KINDS:
-    for node, edges in enumerate(content[kind]):
-      sources = {state_name(source): source for source in sources_of(node)}
-      for edge in edges:
-        score = edge.get('score')
-        if score is None:
-          continue
-        if type(score) not in (int, float) or not math.isfinite(score):
-          raise InputError(
-            f'{path}: {kind} node{node + 1}: the score from {edge["source"]} is {score!r:.40}; '
-            'expected a number, or none'
-          )
-        scores[kind][node, sources[edge['source']]] = float(score)
-  return scores
+  """Returns the scores in a file that genotype.load accepts, kind -> (node, source) -> score."""
+  file = genotypes.read(path)
+  return {
+    kind: {
+      (node, source): float(edge.score)
+      for node, edges in enumerate(getattr(file, kind))
+      for source in sources_of(node)
+      for edge in edges
+      if edge.source == state_name(source) and edge.score is not None
+    }
+    for kind in CELL_KINDS
+  }
 
 
 def variables(*, dark: bool = False) -> dict[str, str]:
   """Colours of operations as CSS variables such as '--op-sep-conv'; the report sets its own."""
   colours = [row.colour for row in space.OPERATIONS]
   return {f'--op-{colour.name}': colour.dark if dark else colour.light for colour in colours}
-
-
-def _width(cell: tuple[Node, ...]) -> float:
-  across = max(2, *(len(node) for node in cell))
-  return 2 * MARGIN + across * PILL_WIDTH + (across - 1) * GAP
-
-
-def _node_y(node: int) -> float:
-  return TITLE + ROW * (node + 1)
-
-
-def _output_y(cell: tuple[Node, ...]) -> float:
-  return _node_y(len(cell) - 1) + 84
-
-
-def _cell(kind: str, cell: tuple[Node, ...], width: float, scores: EdgeScores) -> list[str]:
-  """Parts of a cell, lines first so that shapes cover their ends."""
-  middle = width / 2
-  step = (PILL_WIDTH + GAP) / 2
-  places = {0: Place(middle - step, TITLE), 1: Place(middle + step, TITLE)}
-  places |= {2 + node: Place(middle, _node_y(node)) for node in range(len(cell))}
-  lanes = _lanes(cell, width)
-  lines, shapes = [], [svg.title(*TITLES[kind])]
-  for node, edges in enumerate(cell):
-    ordered = sorted(edges, key=lambda edge: _side(edge[0], node))
-    for index, (source, operation) in enumerate(ordered):
-      x = middle + (index - (len(ordered) - 1) / 2) * (PILL_WIDTH + GAP)
-      pill = Place(x, _node_y(node) - ABOVE)
-      direct = source == node + 1 or (node == 0 and source < 2)
-      lines.append(_line(places[source], pill, None if direct else lanes[source]))
-      lines.append(svg.curve(pill, places[2 + node], straight=STRAIGHT))
-      shapes.append(_pill(pill, operation))
-      if (node, source) in scores:
-        shapes.append(_score(pill, scores[node, source]))
-  output = Place(middle, _output_y(cell))
-  for node in range(len(cell)):
-    last = node == len(cell) - 1
-    lines.append(_line(places[2 + node], output, None if last else lanes[2 + node]))
-  shapes += [_state(state_name(source), place) for source, place in places.items()]
-  shapes.append(_output(output))
-  return [svg.lines(lines), *shapes]
 
 
 def _side(source: int, node: int) -> float:
@@ -150,16 +105,8 @@ def _side(source: int, node: int) -> float:
   return 1.0 + 1 / (1 + source) if source > 1 else 3.0  # lanes on the right, in1 outermost
 
 
-def _lanes(cell: tuple[Node, ...], width: float) -> dict[int, float]:
-  """Position x of the lane in which the line of a state passes rows of other operations."""
-  lanes = {0: 14.0, 1: width - 14.0}
-  for node in range(len(cell) - 1):
-    lanes[2 + node] = width - 14.0 - LANE * (node + 1)
-  return lanes
-
-
 def _line(start: Place, end: Place, lane: float | None) -> str:
-  """Line from a state down to an operation or the output, straight or through a lane."""
+  """Line from a state down to an operation or the output, straight or through a lane at x."""
   if lane is None:
     return svg.curve(start, end)
   y0, y1 = start.y + 46, end.y - 44
@@ -181,13 +128,3 @@ def _score(pill: Place, score: float) -> str:
   place = Place(pill.x, pill.y + PILL_HEIGHT / 2 + 13)
   ground = svg.box(place, 34, 15, 3, f'stroke="none" {svg.fill("ground")}')
   return ground + svg.text(place, f'{score:.2f}', f'font-size="11" {svg.MUTED}')
-
-
-def _state(name: str, place: Place) -> str:
-  frame = svg.box(place, 58, 26, 5, f'stroke-width="1.4" {svg.fill("ground")}')
-  return frame + svg.text(place, name, svg.BOLD)
-
-
-def _output(place: Place) -> str:
-  frame = svg.box(place, 156, 30, 5, f'stroke-width="1.4" {svg.fill("ground")}')
-  return frame + svg.text(place, OUTPUT)

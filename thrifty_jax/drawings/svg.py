@@ -5,6 +5,7 @@ Text and lines have the colour of the surrounding text (currentColor), boxes tha
 may set, each with a default colour.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,8 +13,8 @@ from html import escape
 MONOSPACE = 'font-size="11.5" font-family="ui-monospace, monospace"'
 BOLD = 'font-weight="600"'
 MUTED = 'fill-opacity=".7"'
-GROUND = {'light': '#fdfdfc', 'dark': '#14171a'}
-INK = {'light': '#1d2126', 'dark': '#e4e7ea'}
+LIGHT = {'color': '#1d2126', '--ground': '#fdfdfc'}
+DARK = {'color': '#e4e7ea', '--ground': '#14171a'}
 PADDING = 24  # pixels around the picture in a standalone file
 
 
@@ -36,35 +37,28 @@ class Picture:
 
   def inline(self) -> str:
     """Returns an SVG element, never enlarged, for a page that sets its colours."""
-    box = f'viewBox="0 0 {self.width:g} {self.height:g}" style="max-width:{self.width:g}px"'
-    return self._element(box, self.width, self.parts)
+    view = f'viewBox="0 0 {self.width:g} {self.height:g}" style="max-width:{self.width:g}px"'
+    return self._element(view, self.width, self.parts)
 
   def file(self, light: Mapping[str, str], dark: Mapping[str, str]) -> str:
-    """Returns a standalone file with background and colours for light and dark screens.
-
-    Args:
-      light: CSS variables for light screens, such as '--op-conv' -> '#3f7fbf'.
-      dark: CSS variables for dark screens.
-    """
+    """Returns a standalone file with background, and CSS variables for light and dark screens."""
     width, height = self.width + 2 * PADDING, self.height + 2 * PADDING
-    schemes = {
-      name: ''.join(
-        f'{variable}:{value};'
-        for variable, value in {'color': INK[name], '--ground': GROUND[name], **colours}.items()
-      )
-      for name, colours in (('light', light), ('dark', dark))
-    }
-    style = (
-      f'<style>svg{{color-scheme:light dark;background:var(--ground);{schemes["light"]}}}'
-      f'@media(prefers-color-scheme:dark){{svg{{{schemes["dark"]}}}}}</style>'
+    by_day, by_night = (
+      ''.join(f'{name}:{value};' for name, value in {**ground, **colours}.items())
+      for ground, colours in ((LIGHT, light), (DARK, dark))
     )
-    ground = _rectangle(-PADDING, -PADDING, width, height, 0, f'stroke="none" {fill("ground")}')
-    box = f'viewBox="{-PADDING} {-PADDING} {width:g} {height:g}"'
-    return self._element(box, width, [style, ground, *self.parts]) + '\n'
+    style = (
+      f'<style>svg{{color-scheme:light dark;background:var(--ground);{by_day}}}'
+      f'@media(prefers-color-scheme:dark){{svg{{{by_night}}}}}</style>'
+    )
+    middle = Place(self.width / 2, self.height / 2)
+    ground = box(middle, width, height, 0, f'stroke="none" {fill("ground")}')
+    view = f'viewBox="{-PADDING} {-PADDING} {width:g} {height:g}"'
+    return self._element(view, width, [style, ground, *self.parts]) + '\n'
 
-  def _element(self, box: str, width: float, parts: Sequence[str]) -> str:
+  def _element(self, view: str, width: float, parts: Sequence[str]) -> str:
     return (
-      f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="{width:g}" role="img" '
+      f'<svg xmlns="http://www.w3.org/2000/svg" {view} width="{width:g}" role="img" '
       f'aria-label="{escape(self.label)}" fill="none" stroke="currentColor" '
       f'font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
     )
@@ -72,30 +66,25 @@ class Picture:
 
 def beside(pictures: Sequence[Picture], *, gap: float, label: str) -> Picture:
   """Places pictures side by side, aligned at the top."""
-  parts, x = [], 0.0
-  for picture in pictures:
-    parts.append(moved(picture.parts, x, 0))
-    x += picture.width + gap
-  return Picture(x - gap, max(picture.height for picture in pictures), parts, label)
+  lefts = [0, *itertools.accumulate(picture.width + gap for picture in pictures)]
+  parts = [_moved(picture, x, 0) for picture, x in zip(pictures, lefts[:-1], strict=True)]
+  return Picture(lefts[-1] - gap, max(picture.height for picture in pictures), parts, label)
 
 
 def below(pictures: Sequence[Picture], *, gap: float, label: str) -> Picture:
   """Places pictures one below the other, aligned at the left."""
-  parts, y = [], 0.0
-  for picture in pictures:
-    parts.append(moved(picture.parts, 0, y))
-    y += picture.height + gap
-  return Picture(max(picture.width for picture in pictures), y - gap, parts, label)
+  tops = [0, *itertools.accumulate(picture.height + gap for picture in pictures)]
+  parts = [_moved(picture, 0, y) for picture, y in zip(pictures, tops[:-1], strict=True)]
+  return Picture(max(picture.width for picture in pictures), tops[-1] - gap, parts, label)
+
+
+def _moved(picture: Picture, x: float, y: float) -> str:
+  return f'<g transform="translate({x:g} {y:g})">{"".join(picture.parts)}</g>'
 
 
 def note(content: str) -> Picture:
   """A line of small text, as a picture."""
   return Picture(6.2 * len(content), 14, [text(Place(0, 4), content, MUTED, anchor='start')], '')
-
-
-def moved(parts: Sequence[str], x: float, y: float) -> str:
-  """Moves the parts by (x, y) pixels."""
-  return f'<g transform="translate({x:g} {y:g})">{"".join(parts)}</g>'
 
 
 def fill(variable: str, colour: str = '#fff') -> str:
@@ -106,7 +95,10 @@ def fill(variable: str, colour: str = '#fff') -> str:
 def box(middle: Place, width: float, height: float, radius: float, attributes: str) -> str:
   """Rectangle with round corners around its middle."""
   left, top = middle.x - width / 2, middle.y - height / 2
-  return _rectangle(left, top, width, height, radius, attributes)
+  return (
+    f'<rect x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" '
+    f'{attributes}/>'
+  )
 
 
 def tinted_box(
@@ -118,9 +110,16 @@ def tinted_box(
     f'stroke-width="1.5" fill-opacity=".14" fill="{colour}" stroke="{colour}" '
     f'style="fill:{value};stroke:{value}"'
   )
-  return box(middle, width, height, radius, f'stroke="none" {fill("ground")}') + box(
-    middle, width, height, radius, frame
-  )
+  ground = box(middle, width, height, radius, f'stroke="none" {fill("ground")}')
+  return ground + box(middle, width, height, radius, frame)
+
+
+def plain_box(
+  middle: Place, width: float, height: float, content: str, attributes: str = ''
+) -> str:
+  """Box on the background colour with a text of these attributes."""
+  frame = box(middle, width, height, 5, f'stroke-width="1.4" {fill("ground")}')
+  return frame + text(middle, content, attributes)
 
 
 def text(middle: Place, content: str, attributes: str = '', *, anchor: str = 'middle') -> str:
@@ -155,7 +154,3 @@ def curve(start: Place, end: Place, *, straight: float = 0.0) -> str:
 def lines(paths: Sequence[str]) -> str:
   """Group of lines with a common opacity, so that crossings are not darker."""
   return f'<g stroke-width="1.4" opacity=".6">{"".join(paths)}</g>'
-
-
-def _rectangle(x: float, y: float, width: float, height: float, radius: float, more: str) -> str:
-  return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" {more}/>'

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +22,11 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-  """Agreement of two networks.
+  """Agreement of two networks."""
 
-  Attributes:
-    slices: Number of slices compared.
-    largest_difference: Largest absolute difference of a logit.
-    equal_pixels: Share of pixels with the same class.
-  """
-
-  slices: int
-  largest_difference: float
-  equal_pixels: float
+  slices: int  # number of slices compared
+  largest_difference: float  # largest absolute difference of a logit
+  equal_pixels: float  # share of pixels with the same class
 
   def __str__(self) -> str:
     return (
@@ -40,13 +35,8 @@ class Agreement:
     )
 
 
-def onnx_runner(content: bytes, *, threads: int = 0) -> Network:
-  """Returns the function that an ONNX file computes, on the CPU.
-
-  Args:
-    content: Content of the file.
-    threads: Number of threads per operation; 0 uses all cores.
-  """
+def make_onnx_runner(content: bytes, *, threads: int = 0) -> Network:
+  """Returns the function that an ONNX file computes on the CPU; 0 threads use all cores."""
   onnxruntime = tool('onnxruntime')
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
@@ -57,16 +47,15 @@ def onnx_runner(content: bytes, *, threads: int = 0) -> Network:
 
 def predict_with(network: Network, *, context: int) -> inference.Predict:
   """Returns the function from slices of a scan to an exported network's logits."""
-
-  def of_slices(found: np.ndarray) -> np.ndarray:
-    return np.moveaxis(network(_channels_first(found)), 1, 3)
-
-  return functools.partial(
-    inference.class_scores, of_slices, context=context, batch_size=BATCH_SIZE
-  )
+  return _of_scan(lambda found: np.moveaxis(network(_channels_first(found)), 1, 3), context)
 
 
-def inputs_of(image: np.ndarray, *, context: int) -> np.ndarray:
+def _of_scan(network: Callable[[np.ndarray], Any], context: int) -> inference.Predict:
+  """Returns the function of a scan's slices from that of slices with their neighbours."""
+  return functools.partial(inference.class_scores, network, context=context, batch_size=BATCH_SIZE)
+
+
+def make_inputs(image: np.ndarray, *, context: int) -> np.ndarray:
   """Input of an exported network, [D, C, S, S], float32, from consecutive slices [D, S, S, M]."""
   return _channels_first(image[inference.neighbours(len(image), context=context)])
 
@@ -78,36 +67,27 @@ def _channels_first(found: np.ndarray) -> np.ndarray:
 
 
 def compare(member: LoadedModel, network: Network, images: Sequence[np.ndarray]) -> Agreement:
-  """Compares an exported network with the model, both on whole batches.
+  """Compares an exported network with its model, both on whole batches.
 
-  Args:
-    member: Model that was exported.
-    network: Exported network.
-    images: Consecutive slices of each scan, [d, S, S, M], float16 in [0, 1].
+  `images` are consecutive slices of each scan, [d, S, S, M], float16 in [0, 1].
   """
-  of_slices, context = inference.normalise_for(member.logits, member.spec), member.spec.context
-  predict = functools.partial(
-    inference.class_scores, of_slices, context=context, batch_size=BATCH_SIZE
-  )
+  context = member.spec.context
+  predict = _of_scan(inference.normalise_for(member.logits, member.spec), context)
   exported = predict_with(network, context=context)
-  largest, equal, pixels, count = 0.0, 0, 0, 0
+  differences, equal = [], []
   for image in images:
     ours, theirs = predict(image), exported(image)
-    largest = max(largest, float(np.abs(ours - theirs).max()))
-    same = ours.argmax(-1) == theirs.argmax(-1)
-    equal, pixels, count = equal + int(same.sum()), pixels + same.size, count + len(image)
-  return Agreement(count, largest, equal / pixels)
+    differences.append(np.abs(ours - theirs).max())
+    equal.append(ours.argmax(-1) == theirs.argmax(-1))
+  same = np.concatenate(equal)  # np.max keeps a NaN, which Python's max would drop
+  return Agreement(len(same), float(np.max(differences)), float(same.mean()))
 
 
 def require_agreement(found: Agreement, *, what: str) -> None:
-  """Refuses an export whose output differs from its model's.
-
-  Raises:
-    InputError: If a logit or the classes of too many pixels differ.
-  """
+  """Refuses an export if a logit, or the classes of too many pixels, differ from its model's."""
   # A non-finite difference fails the comparison.
   if not (found.largest_difference <= LOGIT_LIMIT and found.equal_pixels >= PIXEL_LIMIT):
     raise InputError(
-      f'the {what} does not give what the model gives, on {found}; expected at most '
-      f'{LOGIT_LIMIT:g} and at least {100 * PIXEL_LIMIT:g} %. Nothing is written; please report it'
+      f'{what} does not give what the model gives: on {found}; expected at most {LOGIT_LIMIT:g} '
+      f'and at least {100 * PIXEL_LIMIT:g} %. Nothing is written; please report it'
     )

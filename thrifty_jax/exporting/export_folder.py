@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from thrifty_jax.exporting.export_check import LOGIT_LIMIT, PIXEL_LIMIT
 from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.predicting import outputs
 
 FORMAT = 'thrifty_jax.export'
 VERSION = 1
@@ -45,26 +45,19 @@ says.
 
 
 def require_place(output: Path, *, overwrite: bool) -> None:
-  """Refuses an output that cannot be written or would replace something.
-
-  Raises:
-    InputError: If the place has a file, or a folder that is not an export or may not be replaced.
-  """
-  if output.exists():
+  """Refuses an output that cannot be written, is something else than an export, or may not go."""
+  empty = output.is_dir() and not any(output.iterdir())
+  if output.exists() and not empty:
     settings = output / 'preprocessing.json'
-    about = files.read_json(settings) if settings.is_file() else {}
-    empty = output.is_dir() and not any(output.iterdir())
-    is_export = isinstance(about, dict) and about.get('format') == FORMAT
-    if not is_export and not empty:
+    about = files.read_json(settings) if settings.is_file() else None
+    if not isinstance(about, dict) or about.get('format') != FORMAT:
       raise InputError(f'--output={output} exists and is no export; name a new folder')
-    if not empty and not overwrite:
+    if not overwrite:
       raise InputError(f'--output={output} exists; add --overwrite, or name another')
-  there = next(path for path in output.absolute().parents if path.is_dir())
-  if not os.access(there, os.W_OK):
-    raise InputError(f'--output={output}: {there} cannot be written; name another folder')
+  outputs.require_writable(output, output.absolute().parent)
 
 
-def contents(
+def make_contents(
   member: LoadedModel,
   networks: Mapping[str, bytes],
   results: Mapping[str, Mapping[str, Any]],
@@ -72,23 +65,20 @@ def contents(
   card: bytes,
   sides: int | None,
 ) -> dict[str, bytes]:
-  """Returns the content of the files by name.
+  """Content of the files by name: the networks, what describes them, and the card of the model.
 
-  Args:
-    member: Model that was exported.
-    networks: Files of its network by name.
-    results: Results of the checks by file name.
-    card: Card of the model.
-    sides: H and W of a slice in pixels; None allows any.
+  `results` are those of the checks of each file of `networks`; `sides` are height and width of a
+  slice in pixels, None for any.
   """
   about = describe(member, networks, results, sides=sides)
-  found = dict(networks)
-  found['preprocessing.json'] = json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n'
-  found['README.md'] = _page(about).encode()
-  found['card.md'] = card
-  if 'model.onnx' in networks:
-    found['segment.py'] = Path(segment_onnx.__file__).read_bytes()
-  return found
+  script = {'segment.py': Path(segment_onnx.__file__).read_bytes()}
+  return {
+    **networks,
+    'preprocessing.json': json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n',
+    'README.md': _page(about).encode(),
+    'card.md': card,
+    **(script if 'model.onnx' in networks else {}),
+  }
 
 
 def describe(
@@ -101,7 +91,6 @@ def describe(
   """Content of preprocessing.json: all that a program needs to run the network."""
   spec, described = member.spec, records.to_json(member.spec)
   sides_ = [sides, sides] if sides else ['height', 'width']
-  neighbours = range(-spec.context, spec.context + 1)
   return {
     'format': FORMAT,
     'version': VERSION,
@@ -112,7 +101,7 @@ def describe(
       'shape': ['slices', spec.image_channels, *sides_],
       'channels': [
         f'slice {offset:+d}, channel {m}' if offset else f'the slice itself, channel {m}'
-        for offset in neighbours
+        for offset in range(-spec.context, spec.context + 1)
         for m in range(spec.modalities)
       ],
       'values': 'from 0 to 1, as the steps leave them; mean and deviation of the training slices '
@@ -144,12 +133,9 @@ def _steps(spec: ModelSpec) -> list[str]:
   ]
   if spec.padding:
     steps.append('replace values of {} and above by {}'.format(*spec.padding))
-  of_scan = settings.intensity == 'percentiles'
-  steps.append(
-    'map {} and {} to 0 and 1, clip'.format(
-      *(f'percentile {one:g} of the scan' if of_scan else f'{one:g}' for one in settings.limits)
-    )
-  )
+  limit = 'percentile {:g} of the scan' if settings.intensity == 'percentiles' else '{:g}'
+  low, high = map(limit.format, settings.limits)
+  steps.append(f'map {low} and {high} to 0 and 1, clip')
   if settings.clahe_clip_limit:
     steps.append(f'scikit-image equalize_adapthist, clip_limit {settings.clahe_clip_limit:g}')
   size = settings.image_size
@@ -171,20 +157,19 @@ def _steps(spec: ModelSpec) -> list[str]:
 def _page(about: Mapping[str, Any]) -> str:
   """Text of README.md."""
   shape = ' x '.join(map(str, about['input']['shape']))
-  lines = [
-    f'- `{name}`: {100 * found["equal_pixels"]:.4f} % of the pixels of {found["slices"]} slices in '
-    f'the same class as by the model, logits differ by at most {found["largest_difference"]:.1e}'
-    + (
-      f'; DSC of the validation patients {100 * found["validation_dsc"]:.2f} %, in float32 '
-      f'{100 * found["validation_dsc_float"]:.2f} %'
-      if 'validation_dsc' in found
-      else ''
+  lines = []
+  for name, found in about['files'].items():
+    line = (
+      f'- `{name}`: {100 * found["equal_pixels"]:.4f} % of the pixels of {found["slices"]} slices '
+      'in the same class as by the model, logits differ by at most '
+      f'{found["largest_difference"]:.1e}'
     )
-    for name, found in about['files'].items()
-  ]
-  steps = '\n'.join(
-    f'{number}. {step}' for number, step in enumerate(about['input']['steps'], start=1)
-  )
+    if 'validation_dsc' in found:
+      line += '; DSC of the validation patients {:.2f} %, in float32 {:.2f} %'.format(
+        100 * found['validation_dsc'], 100 * found['validation_dsc_float']
+      )
+    lines.append(line)
+  steps = '\n'.join(f'{number}. {step}' for number, step in enumerate(about['input']['steps'], 1))
   return f"""\
 # {', '.join(about['classes'][1:])}: an exported network
 
@@ -208,11 +193,7 @@ It gives `{about['output']['name']}`, {about['output']['values']}.
 
 
 def write(output: Path, contents: Mapping[str, bytes]) -> None:
-  """Writes the folder atomically: it is renamed once it is complete.
-
-  Raises:
-    InputError: If the folder cannot be written.
-  """
+  """Writes the folder atomically: it is renamed once it is complete."""
   unfinished = output.with_name(f'.{output.name}.unfinished')
   try:
     shutil.rmtree(unfinished, ignore_errors=True)

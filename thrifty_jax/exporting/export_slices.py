@@ -11,7 +11,7 @@ from thrifty_jax import files
 from thrifty_jax.data import batching, splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting.export_check import inputs_of
+from thrifty_jax.exporting.export_check import make_inputs
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.predicting import preparation
 from thrifty_jax.scans import sources
@@ -20,15 +20,10 @@ SCANS, SLICES = 4, 16  # numbers of scans checked, and of slices from the middle
 
 
 class RunData(NamedTuple):
-  """The prepared slices of a run.
-
-  Attributes:
-    prepared: Data set.
-    patients: Names of the patients by split: train, validation and test.
-  """
+  """The prepared slices of a run."""
 
   prepared: batching.Prepared
-  patients: Mapping[str, tuple[str, ...]]
+  patients: Mapping[str, tuple[str, ...]]  # names by split: train, validation and test
 
   def cases(self, split: str) -> tuple[batching.PreparedCase, ...]:
     """Scans of a split."""
@@ -36,11 +31,7 @@ class RunData(NamedTuple):
 
 
 def open_run(model_folder: Path) -> RunData:
-  """Opens the data that the model in a run's folder was trained on.
-
-  Raises:
-    InputError: If the folder is in no run, or the prepared slices no longer exist.
-  """
+  """Opens the data of the run that a model folder lies in; InputError if either is gone."""
   path = model_folder.resolve().parent / 'config.json'
   if not path.is_file():
     raise InputError(
@@ -53,29 +44,24 @@ def open_run(model_folder: Path) -> RunData:
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise InputError(f'{path}: is not the config of a run: {error}') from error
   prepared = open_slices(path.parent, config)
-  return RunData(prepared, splits.of(config, prepared.patients))
+  return RunData(prepared, splits.assign(config, prepared.patients))
 
 
-def of_run(run: RunData) -> list[np.ndarray]:
+def read_run(run: RunData) -> list[np.ndarray]:
   """Slices of validation patients to check an export on, [d, S, S, M] each, float16."""
-  cases = spread(run.cases('validation'), SCANS)
+  cases = choose_spread(run.cases('validation'), SCANS)
   return [_middle(run.prepared.read(case)['image']) for case in cases]
 
 
-def of_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
+def read_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
   """Slices of unprepared scans to check an export on, [d, S, S, M] each, float16.
 
-  Args:
-    place: File or folder of scans, as for predicting.
-    spec: Description of the model.
-
-  Raises:
-    InputError: If there is no scan, or a scan cannot be used with this model.
+  InputError is raised if there is no scan, or one cannot be used with this model.
   """
   if not place.exists():
     raise InputError(f'--scans={place}: there is no such file or folder')
   found = []
-  for source in spread(sources.find(place, channels=spec.modalities), SCANS):
+  for source in choose_spread(sources.find(place, channels=spec.modalities), SCANS):
     volume, _ = sources.read(source)
     try:
       volume = preparation.turn(volume, spec)
@@ -85,19 +71,19 @@ def of_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
   return found
 
 
-def of_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarray]:
+def read_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarray]:
   """Inputs of the network from some `count` slices of training patients, [d, C, S, S] each."""
   cases = run.cases('train')
   each = -(-count // len(cases))
-  for case in spread(cases, count):
-    inputs = inputs_of(run.prepared.read(case)['image'], context=context)
-    yield inputs[spread(range(len(inputs)), each)]
+  for case in choose_spread(cases, count):
+    inputs = make_inputs(run.prepared.read(case)['image'], context=context)
+    yield inputs[choose_spread(range(len(inputs)), each)]
 
 
-def spread(items: Iterable[Any], count: int) -> list[Any]:
+def choose_spread(items: Iterable[Any], count: int) -> list[Any]:
   """At most `count` of the items, evenly spaced."""
   everything = list(items)
-  return everything[:: -(-len(everything) // count)] if len(everything) > count else everything
+  return everything[:: max(1, -(-len(everything) // count))]
 
 
 def _middle(image: np.ndarray) -> np.ndarray:

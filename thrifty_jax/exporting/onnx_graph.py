@@ -1,11 +1,7 @@
-"""Builds an ONNX graph, with our layers in the forms that run fast in onnxruntime.
+"""Builds an ONNX graph, with our layers in the forms that run fast in onnxruntime on the CPU.
 
-The forms were chosen by measurement on the CPU with onnxruntime, as those of `spatial` were with
-XLA, and the best ones differ. Convolutions are ONNX's own, with channels before the sides. Parts
-that would be concatenated are convolved separately and added, which saves the copy. A transposed
-convolution is four small ones, one per phase of the output. A norm is two global means and a batch
-normalisation with computed statistics. Only operations of opset 17 without control flow are used,
-so that onnxruntime in a browser supports them too.
+They were chosen by measurement and differ from those of `spatial`, which are fast with XLA. Only
+operations of opset 17 without control flow are used, which onnxruntime supports in a browser too.
 """
 
 import dataclasses
@@ -26,30 +22,19 @@ _PRECISE = 8  # side of the blocks that a mean over very many pixels averages fi
 
 
 class Tensor(NamedTuple):
-  """A value in the graph, [N, C, H, W].
-
-  Attributes:
-    name: Name of the value.
-    channels: Number of channels C.
-    level: Resolution: H and W are those of the padded image divided by 2^level.
-  """
+  """A value in the graph, [N, C, H, W]."""
 
   name: str
   channels: int
-  level: int
+  level: int  # H and W are those of the padded image divided by 2^level
 
 
 @dataclasses.dataclass
 class Graph:
-  """Nodes and constants in the order in which they were added.
+  """Nodes and constants in the order in which they were added."""
 
-  Attributes:
-    side: H and W of the padded image in pixels; 0 if known only when the graph runs.
-    depth: Number of times that the padded image can be halved.
-  """
-
-  side: int
-  depth: int
+  side: int  # H and W of the padded image in pixels; 0 if known only when the graph runs
+  depth: int  # number of times that the padded image can be halved
   nodes: list[Any] = dataclasses.field(default_factory=list)
   constants: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict)
 
@@ -57,10 +42,9 @@ class Graph:
     self, kind: str, *inputs: str, label: str = '', output: str = '', **attributes: Any
   ) -> str:
     """Adds a node with one output and returns its name, which begins with the label."""
-    output = output or f'{label or kind.lower()}_{len(self.nodes)}'
-    node = tool('onnx').helper.make_node(kind, inputs, [output], name=output, **attributes)
-    self.nodes.append(node)
-    return output
+    name = output or f'{label or kind.lower()}_{len(self.nodes)}'
+    self.nodes.append(tool('onnx').helper.make_node(kind, inputs, [name], name=name, **attributes))
+    return name
 
   def constant(self, values: Any) -> str:
     """Adds a constant, stored once if equal ones exist, and returns its name."""
@@ -78,39 +62,32 @@ class Graph:
   def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> Any:
     """Returns the finished and checked ONNX model.
 
-    Args:
-      inputs: Shapes of the float32 inputs by name; a string is a variable size.
-      outputs: Shapes of the outputs, in the same form.
+    `inputs` and `outputs` are the shapes of float32 values by name; a string is a variable size.
     """
     onnx = tool('onnx')
-
-    def infos(shapes: Mapping[str, Sequence[Any]]) -> list[Any]:
-      kind = onnx.TensorProto.FLOAT
-      return [onnx.helper.make_tensor_value_info(n, kind, s) for n, s in shapes.items()]
-
-    graph = onnx.helper.make_graph(
-      self.nodes, 'network', infos(inputs), infos(outputs), [*self.constants.values()]
-    )
-    opset = onnx.helper.make_opsetid('', OPSET)
+    ends = [
+      [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in shapes.items()]
+      for shapes in (inputs, outputs)
+    ]
     made = onnx.helper.make_model(
-      graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name='thrifty_jax'
+      onnx.helper.make_graph(self.nodes, 'network', *ends, [*self.constants.values()]),
+      opset_imports=[onnx.helper.make_opsetid('', OPSET)],
+      ir_version=IR_VERSION,
+      producer_name='thrifty_jax',
+      doc_string=RESEARCH_USE,
     )
-    made.doc_string = RESEARCH_USE
     onnx.checker.check_model(made, full_check=True)
     return made
 
 
 def tool(name: str) -> Any:
-  """Imports a module of the optional packages for exporting.
-
-  Raises:
-    InputError: If the package is not installed.
-  """
+  """Imports a module of the optional packages for exporting; InputError if it is not installed."""
   try:
     return importlib.import_module(name)
   except ModuleNotFoundError as error:
     raise InputError(
-      f'{error.name} is not installed, and {name} needs it; pip install -r requirements-export.txt'
+      f'{error.name} is not installed, and the export needs it; pip install -r '
+      'requirements-export.txt'
     ) from error
 
 
@@ -128,6 +105,8 @@ def convolve(
 ) -> Tensor:
   """Adds a convolution of parts that follow one another along the channels.
 
+  They are convolved separately and added, which saves the copy of a concatenation.
+
   Args:
     graph: Graph that gets the nodes.
     parts: One or more tensors with equal numbers of channels.
@@ -140,23 +119,14 @@ def convolve(
     label: Prefix of the names of the nodes.
   """
   pads = [dilation * (size - 1) // 2 for size in kernel.shape[:2]] * 2 if pads is None else pads
+  attributes: dict[str, Any] = {'kernel_shape': kernel.shape[:2], 'group': groups, 'pads': pads}
+  attributes |= {'strides': (stride, stride), 'dilations': (dilation, dilation)}
   outputs = []
   for part, weights in zip(parts, np.split(kernel, len(parts), axis=2), strict=True):
     inputs = [part.name, graph.constant(weights.transpose(3, 2, 0, 1))]
     if bias is not None and part is parts[0]:
       inputs.append(graph.constant(bias))
-    outputs.append(
-      graph.add(
-        'Conv',
-        *inputs,
-        label=label,
-        kernel_shape=kernel.shape[:2],
-        strides=(stride, stride),
-        dilations=(dilation, dilation),
-        group=groups,
-        pads=pads,
-      )
-    )
+    outputs.append(graph.add('Conv', *inputs, label=label, **attributes))
   return Tensor(total(graph, outputs), kernel.shape[3], parts[0].level + stride // 2)
 
 
@@ -175,7 +145,8 @@ def relu(graph: Graph, x: Tensor) -> Tensor:
 def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1) -> Tensor:
   """Transposed 3x3 convolution with stride 2, as `spatial.up_phases`: [N, 4 * C', H, W].
 
-  The channels hold the output's (row, column) phases: even-even, even-odd, odd-even and odd-odd.
+  It is four small ones, one for each (row, column) phase of the output, which the channels hold in
+  this order: even-even, even-odd, odd-even and odd-odd.
   """
   middle, outer = slice(1, 2), slice(0, 3, 2)
   before, after = (dilation - 1) // 2, (dilation + 1) // 2
@@ -186,12 +157,8 @@ def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1)
       pads = [side[end] for end in (0, 1) for side in reach]
       taps = kernel[rows, columns]
       phases.append(convolve(graph, [x], taps, dilation=dilation, pads=pads))
-  return concatenate(graph, phases)
-
-
-def concatenate(graph: Graph, parts: Sequence[Tensor]) -> Tensor:
-  names, channels = [part.name for part in parts], sum(part.channels for part in parts)
-  return Tensor(graph.add('Concat', *names, axis=1), channels, parts[0].level)
+  name = graph.add('Concat', *(phase.name for phase in phases), axis=1)
+  return Tensor(name, 4 * phases[0].channels, x.level)
 
 
 def interleave(graph: Graph, phases: Tensor) -> Tensor:
@@ -220,19 +187,11 @@ def global_mean(graph: Graph, x: Tensor) -> Tensor:
 
 
 def group_norm(
-  graph: Graph,
-  x: Tensor,
-  parameters: Mapping[str, np.ndarray],
-  *,
-  source: Tensor | None = None,
+  graph: Graph, x: Tensor, parameters: Mapping[str, np.ndarray], *, source: Tensor | None = None
 ) -> Tensor:
   """Adds `norm.Norm`: mean 0 and deviation 1 for every group of channels, then scale and bias.
 
-  Args:
-    graph: Graph that gets the nodes.
-    x: [N, C, H, W].
-    parameters: scale and bias, [C] each.
-    source: Pixels of x in another order, [N, p * C, ..], which are cheaper to average.
+  `source` are the pixels of x in another order, [N, p * C, ..], which are cheaper to average.
   """
   source = source or x
   channels = x.channels

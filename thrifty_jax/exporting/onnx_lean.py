@@ -9,7 +9,6 @@ from thrifty_jax.exporting.onnx_graph import (
   CONVOLUTION,
   Graph,
   Tensor,
-  concatenate,
   convolve,
   group_norm,
   relu,
@@ -34,7 +33,8 @@ def add_network(graph: Graph, image: Tensor, params: Parameters, shape: LeanShap
     if shape.skip == 'add':
       x = up._replace(name=total(graph, [skips[number].name, up.name]))
     else:
-      x = concatenate(graph, [skips[number], up])
+      joined = graph.add('Concat', skips[number].name, up.name, axis=1)
+      x = up._replace(name=joined, channels=skips[number].channels + up.channels)
     if level.decoder:
       x = _stage(graph, x, level, level.decoder, params[f'decoder_{number}'])
   return _transposed(graph, x, params['classes'], shape.stem)

@@ -1,7 +1,7 @@
 """Builds our networks as ONNX models, from slices with intensities in [0, 1] to logits.
 
-Each network is written a second time with the layers of `onnx_graph`, because the forms that run
-fast there differ from those for XLA. Every export checks that both compute the same.
+Each network is written a second time, in forms that are fast there; every export checks that both
+compute the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,68 +10,53 @@ from typing import Any
 import jax
 import numpy as np
 
-from thrifty_jax.exporting.onnx_graph import (
-  CONVOLUTION,
-  Graph,
-  Tensor,
-  convolve,
-  global_mean,
-  group_norm,
-  interleave,
-  relu,
-  total,
-  up_phases,
-)
+from thrifty_jax.exporting import onnx_graph, onnx_lean
+from thrifty_jax.exporting.onnx_graph import Graph, Tensor, convolve, group_norm, relu
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import baselines, space
 from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.networks.space import GridCell, Operation
 
 IMAGE, LOGITS = 'image', 'logits'  # names of input and output
 FLOAT = 'float'  # prefix of the names of convolutions that are never quantised
 Parameters = Mapping[str, Any]  # numpy arrays in the structure of the Linen module
+Cell = Sequence[Sequence[tuple[int, str]]]  # of each node the edges: source and operation
 
 
 def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   """Converts the network of a model to an onnx.ModelProto.
 
-  The input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalised`
-  but not normalised: the graph does that. The output `logits` is [N, K, S, S]. N may be any number.
-
-  Args:
-    member: Model to convert.
-    dynamic_sides: Whether images may have any height and width, which is slower.
+  The input `image` is [N, C, S, S], float32 in [0, 1], with the channels of `batching.normalise`
+  but not normalised: the graph does that. The output `logits` is [N, K, S, S]. N may be any number,
+  and with `dynamic_sides`, which are slower, height and width too.
   """
   spec, size = member.spec, member.spec.image.image_size
-  depth = spec.network.depth if member.genotype else baselines.LEVELS - 1
+  depth = member.module.depth  # pyrefly: ignore[missing-attribute]
   graph = Graph(side=0 if dynamic_sides else -(-size // 2**depth) * 2**depth, depth=depth)
   params = jax.tree.map(np.asarray, member.params)
-  image = _padded(graph, _normalised(graph, spec), spec)
-  if member.genotype:
-    logits = _thrifty(graph, image, params, member.genotype)
-  else:
-    logits = _unet(graph, image, params, nested=spec.network.name == 'unet_plus_plus')
+  image = _prepared(graph, spec)
+  match member.genotype:
+    case LeanShape():
+      logits = onnx_lean.add_network(graph, image, params, member.genotype)
+    case Genotype():
+      logits = _thrifty(graph, image, params, member.genotype)
+    case None:
+      logits = _unet(graph, image, params, nested=spec.network.name == 'unet_plus_plus')
   _cropped(graph, logits, size)
   sides = ('height', 'width') if dynamic_sides else (size, size)
-  return graph.model(
-    {IMAGE: ('slices', image.channels, *sides)},
-    {LOGITS: ('slices', len(spec.classes), *sides)},
-  )
+  inputs, classes = {IMAGE: ('slices', image.channels, *sides)}, len(spec.classes)
+  return graph.model(inputs, {LOGITS: ('slices', classes, *sides)})
 
 
-def _normalised(graph: Graph, spec: ModelSpec) -> Tensor:
-  """Normalises the image by mean and deviation of the training slices."""
+def _prepared(graph: Graph, spec: ModelSpec) -> Tensor:
+  """Normalises the image and pads it with background at the right and bottom, see build.pad."""
   mean, std = (
     graph.constant(np.tile(values, 2 * spec.context + 1).reshape(1, -1, 1, 1))
     for values in spec.statistics.values()
   )
-  name = graph.add('Div', graph.add('Sub', IMAGE, mean), std)
-  return Tensor(name, spec.image_channels, 0)
-
-
-def _padded(graph: Graph, image: Tensor, spec: ModelSpec) -> Tensor:
-  """Pads the image with background at the right and bottom, see build.pad."""
+  image = Tensor(graph.add('Div', graph.add('Sub', IMAGE, mean), std), spec.image_channels, 0)
   if graph.side:
     missing = graph.side - spec.image.image_size
     if not missing:
@@ -101,13 +86,13 @@ def _sides(graph: Graph) -> str:
 
 
 def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype) -> Tensor:
-  """Adds the grid of cells of `network.grid`; returns logits of the padded image."""
+  """Adds the grid of cells of `grid.run_grid`; returns logits of the padded image."""
   stem = relu(graph, _conv_norm(graph, [image], params['stem'], label=FLOAT))
   encoded = _residual(graph, _max_pool(graph, stem, 3), params['encode'])
 
   def cell(place: GridCell, left: Sequence[Tensor], in1: Tensor) -> Tensor:
     stride, nodes = (1, genotype.up) if place[0] else (2, genotype.down)
-    return _cell(graph, nodes, left, in1, params[space.cell_name(place)], stride=stride)
+    return _cell(graph, nodes, left, in1, params[space.cell_name(place)], stride)
 
   outputs = space.connect(
     cell, stem=stem, encoded=encoded, depth=graph.depth, skipped=genotype.skipped
@@ -120,17 +105,11 @@ def _residual(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   y = relu(graph, _conv_norm(graph, [x], params['first'], label=FLOAT))
   y = _conv_norm(graph, [y], params['second'])
   skip = _conv_norm(graph, [x], params['skip'])
-  return relu(graph, y._replace(name=total(graph, [y.name, skip.name])))
+  return relu(graph, y._replace(name=onnx_graph.total(graph, [y.name, skip.name])))
 
 
 def _cell(
-  graph: Graph,
-  nodes: Sequence[Sequence[tuple[int, str]]],
-  in0: Sequence[Tensor],
-  in1: Tensor,
-  params: Parameters,
-  *,
-  stride: int = 1,
+  graph: Graph, nodes: Cell, in0: Sequence[Tensor], in1: Tensor, params: Parameters, stride: int = 1
 ) -> Tensor:
   """Adds the cell of `cell.DerivedCell`; in0 consists of parts that are not concatenated."""
   states = [_conv_norm(graph, in0, params['in0'], stride=stride), in1]
@@ -139,16 +118,12 @@ def _cell(
       _operation(graph, name, states[source], params.get(space.edge_name(node, source), {}))
       for source, name in kept
     ]
-    states.append(terms[0]._replace(name=total(graph, [term.name for term in terms])))
+    states.append(terms[0]._replace(name=onnx_graph.total(graph, [term.name for term in terms])))
   return _conv_norm(graph, states[2:], params['out'])
 
 
 def _operation(graph: Graph, name: str, x: Tensor, params: Parameters) -> Tensor:
-  """Adds an operation of the table by its form.
-
-  Raises:
-    ValueError: If its form is not supported.
-  """
+  """Adds an operation of the table by its form; ValueError if the form is not supported."""
   row = space.operation(name)
   match row.form:
     case 'identity':
@@ -176,8 +151,8 @@ def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) ->
       kernel = params['depthwise'].swapaxes(2, 3) * params['pointwise']
     else:
       kernel = params['kernel']
-    y = up_phases(graph, x, kernel, dilation=row.dilation)
-    return relu(graph, group_norm(graph, interleave(graph, y), params['norm'], source=y))
+    y = onnx_graph.up_phases(graph, x, kernel, dilation=row.dilation)
+    return relu(graph, group_norm(graph, onnx_graph.interleave(graph, y), params['norm'], source=y))
   stride = 2 if row.resample == 'down' else 1
   if row.separable:
     y = convolve(graph, [x], params['depthwise'], stride=stride, groups=x.channels)
@@ -189,7 +164,7 @@ def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) ->
 
 def _gated(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   """Multiplies the channels by a gate in (0, 1), see `ops.Gate`."""
-  squeezed = relu(graph, _dense(graph, global_mean(graph, x), params['squeeze']))
+  squeezed = relu(graph, _dense(graph, onnx_graph.global_mean(graph, x), params['squeeze']))
   gate = graph.add('Sigmoid', _dense(graph, squeezed, params['excite']).name)
   return x._replace(name=graph.add('Mul', x.name, gate))
 
@@ -203,9 +178,10 @@ def _conv_norm(
 ) -> Tensor:
   kernel = params['kernel']
   # Converting to 8 bits and back around a 1x1 convolution costs more time than it saves.
-  label = label or (FLOAT if kernel.shape[0] == 1 else CONVOLUTION)
-  x = convolve(graph, parts, kernel, stride=stride, label=label)
-  return group_norm(graph, x, params['norm'])
+  label = label or (FLOAT if kernel.shape[0] == 1 else onnx_graph.CONVOLUTION)
+  return group_norm(
+    graph, convolve(graph, parts, kernel, stride=stride, label=label), params['norm']
+  )
 
 
 def _max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:
@@ -244,4 +220,4 @@ def _block(graph: Graph, parts: Sequence[Tensor], params: Parameters) -> Tensor:
 def _up(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   """Adds a 2x2 transposed convolution at stride 2, whose matrix product gives the phases."""
   bias = np.tile(params['bias'], 4)
-  return interleave(graph, convolve(graph, [x], params['kernel'], bias=bias))
+  return onnx_graph.interleave(graph, convolve(graph, [x], params['kernel'], bias=bias))

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import tempfile
-from collections.abc import Generator, Iterable
+import types
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,6 @@ from thrifty_jax.scores import cases
 SLICES = 64  # number of slices to calibrate on
 
 
-class _Reader:
-  """Inputs one after the other, in the interface of onnxruntime."""
-
-  def __init__(self, inputs: Iterable[np.ndarray]):
-    self._inputs = iter(inputs)
-
-  def get_next(self) -> dict[str, np.ndarray] | None:
-    found = next(self._inputs, None)
-    return None if found is None else {IMAGE: found}
-
-
 def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
   """Quantises inputs and weights of convolutions to 8 bits by onnxruntime's static quantisation.
 
@@ -39,19 +29,21 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
   Args:
     content: Content of the float32 file, from `onnx_network.to_onnx`.
     inputs: Inputs of the network from training scans, [d, C, S, S] each.
-
-  Returns:
-    Content of the quantised file.
   """
   onnx, quantization = tool('onnx'), tool('onnxruntime.quantization')
+  feeds = ({IMAGE: one} for one in inputs)
+  reader = types.SimpleNamespace(get_next=lambda: next(feeds, None))  # as onnxruntime expects
   names = [node.name for node in onnx.load_from_string(content).graph.node]
-  with tempfile.TemporaryDirectory() as folder, _quiet():
+  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    # onnxruntime's advice on preparing the model does not apply to this one.
+    stack.callback(logging.root.setLevel, logging.root.level)
+    logging.root.setLevel(logging.ERROR)
     before, after = Path(folder, 'float.onnx'), Path(folder, 'int8.onnx')
     before.write_bytes(content)
     quantization.quantize_static(
       before,
       after,
-      _Reader(inputs),
+      reader,
       op_types_to_quantize=['Conv'],
       nodes_to_quantize=[name for name in names if name.startswith(CONVOLUTION)],
       per_channel=True,
@@ -62,27 +54,8 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
     return after.read_bytes()
 
 
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-  """Silences onnxruntime's advice on preparing the model, which does not apply to this one."""
-  root = logging.getLogger()
-  before = root.level
-  root.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    root.setLevel(before)
-
-
-def dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float:
-  """Volume DSC of the validation patients on the native grid, mean over patients and classes.
-
-  Args:
-    run: Prepared slices of the run.
-    network: Exported network.
-    spec: Description of the model.
-    title: Title of the progress bar.
-  """
+def measure_dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float:
+  """Volume DSC of the validation patients on the native grid, mean over patients and classes."""
   predict = predict_with(network, context=spec.context)
   with logbook.progress(len(run.cases('validation')), title) as bar:
 

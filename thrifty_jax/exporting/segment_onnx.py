@@ -53,7 +53,7 @@ def segment(voxels, affine, settings, network):
   if volume.shape[3:] != (settings['modalities'],):
     raise SystemExit(f'the scan has {volume.shape[3:]} channels, not {settings["modalities"]}')
   if not np.isfinite(volume).all() or (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
-    raise SystemExit('the scan has voxels that are not finite, or a channel of a single value')
+    raise SystemExit('the scan has non-finite voxels, or a channel with a single value')
   stored = orientations.io_orientation(affine)
   sliced = orientations.axcodes2ornt(SLICE_AXES[settings['slice_axis']])
   volume = orientations.apply_orientation(volume, orientations.ornt_transform(stored, sliced))
@@ -72,20 +72,17 @@ def prepare(volume, settings):
   size = settings['image_size']
   image = np.empty((len(volume), size, size, volume.shape[3]), np.float16)
   for m in range(volume.shape[3]):
-    for d, plane in enumerate(unit_range(volume[..., m], settings)):
+    channel = volume[..., m]
+    if settings['intensity'] == 'percentiles':
+      low, high = np.percentile(channel, settings['percentiles'])
+      if low == high:
+        low, high = channel.min(), channel.max()
+    else:
+      low, high = settings['window']
+    channel = np.clip((channel - np.float32(low)) / np.float32(high - low), 0, 1)
+    for d, plane in enumerate(channel):
       image[d, ..., m] = np.clip(to_square(plane, settings), 0, 1)
   return image
-
-
-def unit_range(volume, settings):
-  """Maps the intensity limits to 0 and 1 and clips."""
-  if settings['intensity'] == 'percentiles':
-    low, high = np.percentile(volume, settings['percentiles'])
-    if low == high:
-      low, high = volume.min(), volume.max()
-  else:
-    low, high = settings['window']
-  return np.clip((volume - np.float32(low)) / np.float32(high - low), 0, 1)
 
 
 def to_square(plane, settings):
@@ -112,16 +109,12 @@ def to_square(plane, settings):
   return square
 
 
-def stack(image, context):
-  """Input of the network [D, C, S, S]: slices [D, S, S, M], each with its neighbours."""
-  rows = np.arange(len(image))[:, None] + np.arange(-context, context + 1)
-  found = np.moveaxis(image[np.clip(rows, 0, len(image) - 1)], -1, 2)
-  return found.reshape(len(image), -1, *image.shape[1:3]).astype(np.float32)
-
-
 def classes(image, native_size, settings, network):
   """Class of each voxel [D, H, W] from slices [D, S, S, M]."""
-  inputs = stack(image, settings['context'])
+  context = settings['context']
+  rows = np.arange(len(image))[:, None] + np.arange(-context, context + 1)
+  stacked = np.moveaxis(image[np.clip(rows, 0, len(image) - 1)], -1, 2)  # with their neighbours
+  inputs = stacked.reshape(len(image), -1, *image.shape[1:3]).astype(np.float32)  # [D, C, S, S]
   mask = np.empty((len(image), *native_size), np.uint8)
   side = max(native_size)
   top, left = ((side - length) // 2 for length in native_size)

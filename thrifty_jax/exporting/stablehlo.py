@@ -7,20 +7,16 @@ import jax.export  # must be imported explicitly
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax.errors import InputError
+from thrifty_jax.exporting.onnx_graph import tool
 from thrifty_jax.model_folder import LoadedModel
-
-PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def to_stablehlo(member: LoadedModel) -> bytes:
   """Exports network and weights, from image [N, C, S, S] in [0, 1] to logits [N, K, S, S].
 
   The program normalises the image, as in `onnx_network.to_onnx`; N may be any number.
-
-  Raises:
-    InputError: If the package that writes such files is not installed.
   """
+  tool('flatbuffers')  # which serialising needs
   spec, side = member.spec, member.spec.image.image_size
   mean, std = (np.tile(values, 2 * spec.context + 1) for values in spec.statistics.values())
 
@@ -30,14 +26,8 @@ def to_stablehlo(member: LoadedModel) -> bytes:
 
   (slices,) = jax.export.symbolic_shape('slices')
   image = jax.ShapeDtypeStruct((slices, spec.image_channels, side, side), jnp.float32)
-  exported = jax.export.export(jax.jit(network), platforms=PLATFORMS)(image)
-  try:
-    return bytes(exported.serialize())
-  except ModuleNotFoundError as error:
-    raise InputError(
-      f'{error.name} is not installed, and writing StableHLO needs it; '
-      'pip install -r requirements-export.txt'
-    ) from error
+  exported = jax.export.export(jax.jit(network), platforms=('cpu', 'cuda', 'tpu'))(image)
+  return bytes(exported.serialize())
 
 
 def runner(content: bytes) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,5 +1,7 @@
 """U-Net and UNet++; the default width gives the paper's parameter counts."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,10 +27,9 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    settings: Any = {'padding': 1, 'dtype': x.dtype, 'kernel_init': ops.kernel_init}
     for name in ('first', 'second'):
-      x = nn.Conv(
-        self.channels, (3, 3), padding=1, dtype=x.dtype, kernel_init=ops.kernel_init, name=name
-      )(x)
+      x = nn.Conv(self.channels, (3, 3), name=name, **settings)(x)
       x = Norm(relu=True, name=f'{name}_norm')(x) if self.norm == 'group' else nn.relu(x)
     return x
 
@@ -40,36 +41,22 @@ class Up(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    batch, height, width, channels = x.shape
     # Windows of a 2x2 kernel at stride 2 do not overlap: one matrix product and a reshape suffice.
-    kernel = self.param('kernel', ops.kernel_init, (1, 1, channels, 4 * self.channels))
+    kernel = self.param('kernel', ops.kernel_init, (1, 1, x.shape[-1], 4 * self.channels))
     bias = self.param('bias', nn.initializers.zeros, (self.channels,))
-    x = (x @ kernel[0, 0].astype(x.dtype)).reshape(batch, height, width, 2, 2, self.channels)
-    return x.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, self.channels) + bias.astype(
-      x.dtype
-    )
+    x = spatial.depth_to_space(x @ kernel[0, 0].astype(x.dtype))
+    return x + bias.astype(x.dtype)
 
 
 class UNetPlusPlus(nn.Module):
-  """UNet++, or the U-Net, which is its outer rim.
+  """UNet++ (Zhou et al., 2018), or the U-Net (Ronneberger et al., 2015), which is its outer rim."""
 
-  Attributes:
-    classes: Number of classes, K, background included.
-    nested: Whether the whole triangle (UNet++) or only two of its sides (U-Net) are built.
-    deep_supervision: Whether the logits of all level-0 outputs are returned, stacked (UNet++ only).
-    norm: Norm of the blocks, 'none' as in the paper, or 'group'.
-    widths: Channels of every level.
-    remat: Whether blocks keep only their inputs for the derivative, which recomputes the rest.
-
-  Source: U-Net (Ronneberger et al., 2015); UNet++ (Zhou et al., 2018).
-  """
-
-  classes: int
-  nested: bool
-  deep_supervision: bool = False
-  norm: str = 'none'
-  widths: tuple[int, ...] = widths_of(WIDTH)
-  remat: bool = False
+  classes: int  # K, background included
+  nested: bool  # whether the whole triangle (UNet++) or only two of its sides (U-Net) are built
+  deep_supervision: bool = False  # whether all level-0 outputs are returned, stacked (UNet++ only)
+  norm: str = 'none'  # norm of the blocks, 'none' as in the papers, or 'group'
+  widths: tuple[int, ...] = widths_of(WIDTH)  # channels of every level
+  remat: bool = False  # whether the derivative recomputes blocks from their inputs
 
   @property
   def depth(self) -> int:
@@ -82,30 +69,23 @@ class UNetPlusPlus(nn.Module):
     levels = len(self.widths)
     require_sides(image, depth=self.depth)
     block = nn.remat(Block) if self.remat else Block
-    outputs, x = {}, image
+    rows, x = [], image  # the outputs of every level, from left to right
     for level, channels in enumerate(self.widths):
-      x = block(channels, self.norm, name=f'block_{level}_0')(
-        x if level == 0 else spatial.max_pool_2x2(x)
-      )
-      outputs[level, 0] = x
+      x = spatial.max_pool_2x2(x) if level else x
+      x = block(channels, self.norm, name=f'block_{level}_0')(x)
+      rows.append([x])
     for column in range(1, levels):
-      for level in range(levels - column):
-        if not self.nested and level + column != levels - 1:
-          outputs[level, column] = None
-          continue
+      for level in range(levels - column) if self.nested else (levels - 1 - column,):
         channels, name = self.widths[level], f'{level}_{column}'
-        up = Up(channels, name=f'up_{name}')(outputs[level + 1, column - 1])
-        left = range(column) if self.nested else (0,)
-        joined = jnp.concatenate([*(outputs[level, c] for c in left), up], axis=-1)
-        outputs[level, column] = block(channels, self.norm, name=f'block_{name}')(joined)
+        up = Up(channels, name=f'up_{name}')(rows[level + 1][-1])
+        joined = jnp.concatenate([*rows[level], up], axis=-1)
+        rows[level].append(block(channels, self.norm, name=f'block_{name}')(joined))
 
-    supervised = range(1, levels) if self.deep_supervision else (levels - 1,)
-    logits = [
-      at_least_float32(
-        nn.Conv(self.classes, (1, 1), kernel_init=ops.kernel_init, name=f'classes_{column}')(
-          outputs[0, column]
-        )
-      )
-      for column in supervised
-    ]
-    return jnp.stack(logits) if self.deep_supervision else logits[0]
+    def classify(column: int, x: jax.Array) -> jax.Array:
+      name = f'classes_{column}'
+      layer = nn.Conv(self.classes, (1, 1), kernel_init=ops.kernel_init, name=name)
+      return at_least_float32(layer(x))
+
+    if self.deep_supervision:
+      return jnp.stack([classify(column, rows[0][column]) for column in range(1, levels)])
+    return classify(levels - 1, rows[0][-1])

@@ -62,7 +62,8 @@ def follow(params: Any, statistics: Any, *, old: Any) -> Any:
   """
   if not statistics:
     return params
-  leaves, before = traverse_util.flatten_dict(params), traverse_util.flatten_dict(old)
+  leaves: dict[Any, Any] = traverse_util.flatten_dict(params)
+  before: dict[Any, Any] = traverse_util.flatten_dict(old)
   for path, new in traverse_util.flatten_dict(statistics).items():
     kept = before[path]
     leaves[path] = MOMENTUM * kept + (1 - MOMENTUM) * jnp.asarray(new, kept.dtype)

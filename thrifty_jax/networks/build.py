@@ -22,18 +22,13 @@ from thrifty_jax.networks.model_spec import ModelSpec
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
 Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as in JSON
-# Returns the bytes that an earlier run cached, or those its argument makes, see compiling.kept.
+# Returns the bytes that an earlier run cached, or those its argument makes, see compiling.keep.
 Keep = Callable[[Callable[[], bytes]], bytes]
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules of a supernet
 
 
 def build(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> nn.Module:
-  """Returns the network of a description.
-
-  Args:
-    spec: Description of the network.
-    genotype: Structure of the cells of `thrifty`, shape of a `lean` network; None for baselines.
-  """
+  """Returns the network of a description; baselines have no genotype."""
   network, classes = spec.network, len(spec.classes)
   if network.name == 'lean':
     if not isinstance(genotype, LeanShape):
@@ -61,10 +56,7 @@ def build(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> nn.Module:
 def trace_shapes(net: nn.Module, *inputs: Any) -> Shapes:
   """Returns the shapes and types of a network's parameters by their names.
 
-  Args:
-    net: Network of this project.
-    *inputs: Inputs of the network, arrays or jax.ShapeDtypeStruct, the image first; its sides do
-      not matter.
+  The inputs are arrays or jax.ShapeDtypeStruct, first an image, whose sides do not matter.
   """
   image, *others = inputs
   padded = jax.ShapeDtypeStruct(padded_shape(net, image.shape), image.dtype)
@@ -80,7 +72,7 @@ def keep_shapes(keep: Keep, net: nn.Module, *inputs: Any) -> Shapes:
 
 
 @functools.lru_cache(maxsize=16)
-def shapes(net: nn.Module, channels: int) -> Shapes:
+def find_shapes(net: nn.Module, channels: int) -> Shapes:
   """Returns the result of `trace_shapes` for a network whose only input has this many channels."""
   return trace_shapes(net, jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32))
 
@@ -90,11 +82,7 @@ def initialise(shapes: Shapes, *, seed: int) -> Params:
 
   The compilation of a module's own initialiser takes minutes for a supernet on a CPU, and its
   uncompiled run takes seconds. numpy also casts the values it draws: JAX would compile the cast for
-  every shape, one second in total.
-
-  Args:
-    shapes: Shapes and types from `trace_shapes`.
-    seed: Random seed; it and the name of a parameter alone determine its values.
+  every shape, one second in total. The seed, a parameter's name and its shape determine its values.
   """
 
   def draw(name: str, shape: Sequence[int], dtype: str) -> jax.Array:
@@ -113,7 +101,7 @@ def initialise(shapes: Shapes, *, seed: int) -> Params:
 
 def count(params: Params) -> int:
   """Returns the number of parameters; running statistics are none."""
-  leaves = traverse_util.flatten_dict(params)
+  leaves: dict[Any, Any] = traverse_util.flatten_dict(params)
   return sum(int(leaf.size) for path, leaf in leaves.items() if path[-1] not in batch_norm.LEAVES)
 
 
@@ -153,7 +141,7 @@ def apply(
 def apply_training(
   net: nn.Module, params: Params, image: jax.Array, *, background: Any
 ) -> tuple[jax.Array, Any]:
-  """Returns the result of `apply` while batch norms use the batch's own statistics, and these."""
+  """Returns the result of `apply` with batch norms that use the batch's statistics, and these."""
   _, height, width, _ = image.shape
   padded = pad(net, image, background)
   logits, changed = net.apply({'params': params}, padded, mutable=[batch_norm.COLLECTION])
@@ -170,7 +158,7 @@ def pad(net: nn.Module, image: jax.Array, background: Any) -> jax.Array:
   return jnp.pad(image - shade, missing) + shade
 
 
-def last_logits(logits: jax.Array) -> jax.Array:
+def take_last(logits: jax.Array) -> jax.Array:
   """Returns the last of stacked logits of deep supervision, else the logits, [B, H, W, K]."""
   return logits[-1] if logits.ndim == 5 else logits
 
@@ -183,6 +171,6 @@ def predict_logits(net: nn.Module) -> Any:
   """
 
   def predict(params: Params, image: jax.Array, background: Any) -> jax.Array:
-    return last_logits(apply(net, params, image, background=background))
+    return take_last(apply(net, params, image, background=background))
 
   return jax.jit(predict)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from thrifty_jax.networks import ops, spatial
+from thrifty_jax.networks.genotype import Node
 from thrifty_jax.networks.mixed_op import Mixer, Sampling, mix_edges
 from thrifty_jax.networks.space import CellKind, edge_name, targets_of
 
@@ -27,10 +28,10 @@ def _cell(
   leave: Callable[[int, jax.Array], dict[int, T]],
   join: Callable[[list[T]], jax.Array],
 ) -> jax.Array:
-  """Runs a cell; called inside a compact method.
+  """Runs a cell inside a compact method.
 
-  leave(source, state) runs all edges out of a state and returns a term for each node that they
-  reach; join(terms) returns the state of a node.
+  leave(source, state) returns the term of each node that an edge out of the state reaches, and
+  join(terms) the state of a node.
   """
   stride = 2 if kind == 'down' else 1
   states = [ops.ConvNorm(in1.shape[-1], stride=stride, name='in0')(in0), in1]
@@ -44,30 +45,22 @@ def _cell(
 
 
 class MixedCell(nn.Module):
-  """Cell of the supernet; the parameters of its edges are in MixedEdges.
-
-  Attributes:
-    kind: Kind of the cell, down or up.
-    nodes: Number of intermediate nodes.
-  """
+  """Cell of the supernet; the parameters of its edges are in MixedEdges."""
 
   kind: CellKind
-  nodes: int
+  nodes: int  # number of intermediate nodes
 
   @nn.compact
   def __call__(
     self, in0: jax.Array, in1: jax.Array, mixers: Sequence[Mixer], sampling: Sampling
   ) -> jax.Array:
-    """Runs the cell.
+    """Returns the output of the cell, [B, H, W, C].
 
     Args:
       in0: First input; down: [B, 4H, 4W, C]; up: [B, H, W, C'], any C'.
       in1: Second input; down: [B, 2H, 2W, C]; up: [B, H / 2, W / 2, C].
       mixers: Mixers of the edges out of every state.
       sampling: Order of the channels.
-
-    Returns:
-      Output of the cell, [B, H, W, C].
     """
 
     def leave(source: int, state: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
@@ -82,15 +75,10 @@ class MixedCell(nn.Module):
 
 
 class DerivedCell(nn.Module):
-  """Cell of a derived network: the kept edges, each with one operation on all channels.
-
-  Attributes:
-    kind: Kind of the cell, down or up.
-    nodes: Kept edges of every node, as (source, operation) pairs.
-  """
+  """Cell of a derived network: the kept edges, each with one operation on all channels."""
 
   kind: CellKind
-  nodes: tuple[tuple[tuple[int, str], ...], ...]
+  nodes: tuple[Node, ...]
 
   @nn.compact
   def __call__(self, in0: jax.Array, in1: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -27,42 +27,26 @@ from thrifty_jax.networks.space import (
 
 FORMAT = 'thrifty_jax.genotype'
 VERSION = 2  # 1 had no space: its cells are those of thrifty
-MAX_LEVELS = 32  # largest index of a cell: no image can be halved this often
 
-Node = tuple[tuple[int, str], ...]  # kept edges as (source, operation)
-# (node, source) -> score of every candidate but `none`, in the order of the table
+# Kept edges as (source, operation); source 0 is in0, 1 is in1, 2 is the first node.
+Node = tuple[tuple[int, str], ...]
+# (node, source) -> score of every candidate but `none`, in the order of the table.
 CellScores = Mapping[tuple[int, int], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Genotype:
-  """Structure of all down cells and of all up cells.
-
-  Attributes:
-    down: Kept edges of every node as (source, operation); source 0 is in0, 1 is in1, 2 is the
-      first node.
-    up: Kept edges of up cells, in the same form.
-    skipped: Cells of the grid that are not built, sorted.
-  """
+  """Structure of all down cells and of all up cells."""
 
   down: tuple[Node, ...]
   up: tuple[Node, ...]
-  skipped: tuple[GridCell, ...] = ()
+  skipped: tuple[GridCell, ...] = ()  # cells of the grid that are not built, sorted
 
 
 def require_depth(
   genotype: Genotype | LeanShape, depth: int, *, place: str = 'the genotype'
 ) -> None:
-  """Checks that a grid of this depth can skip the cells that a genotype skips.
-
-  Args:
-    genotype: Genotype that is to be built.
-    depth: Depth of the grid, L.
-    place: File of the genotype, for the message.
-
-  Raises:
-    InputError: If it cannot; the message names the cell and the least depth that has it inside.
-  """
+  """Raises an InputError if a grid of this depth cannot skip the cells that a genotype skips."""
   for m, j in genotype.skipped if isinstance(genotype, Genotype) else ():
     if (m, j) not in skippable_cells(depth):
       raise InputError(
@@ -72,17 +56,11 @@ def require_depth(
 
 
 class Scores(NamedTuple):
-  """Scores of all choices: the number of alternatives times the weight of the choice.
-
-  Attributes:
-    down: Scores of the candidates of down cells.
-    up: Scores of the candidates of up cells.
-    gates: Scores of keeping and of skipping a cell, [2] each; empty if cells have no gates.
-  """
+  """Scores of all choices: the number of alternatives times the weight of the choice."""
 
   down: CellScores
   up: CellScores
-  gates: Mapping[GridCell, np.ndarray] = {}
+  gates: Mapping[GridCell, np.ndarray] = {}  # scores of keeping and of skipping a cell, [2] each
 
 
 def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
@@ -90,13 +68,9 @@ def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
 
   N is the number of candidates of the edge, `none` included, so that edges with four and with six
   are comparable.
-
-  Args:
-    weights: Weights of all choices.
-    space: Search space.
   """
 
-  def of_cells(kind: CellKind) -> CellScores:
+  def score_cells(kind: CellKind) -> CellScores:
     part, found = getattr(weights, kind), {}
     for index, (node, source) in enumerate(edges_of(space.nodes)):
       names = space.candidates(kind, source)
@@ -109,19 +83,14 @@ def compute_scores(weights: ArchitectureWeights, space: Space) -> Scores:
   if weights.gates is not None:
     scores = 2 * np.asarray(weights.gates, float)
     gates = dict(zip(skippable_cells(space.depth), scores, strict=True))
-  return Scores(of_cells('down'), of_cells('up'), gates)
+  return Scores(score_cells('down'), score_cells('up'), gates)
 
 
 def derive(weights: ArchitectureWeights, space: Space) -> Genotype:
   """Keeps the strongest operation of every edge, the strongest edges of every node, and the cells.
 
-  Args:
-    weights: Weights of all choices.
-    space: Search space.
-
-  Returns:
-    The genotype; of equal scores the operation, or the state, that is listed first is kept; a cell
-    with equal scores of its gate is kept.
+  Of equal scores the operation, or the state, that is listed first is kept; a cell whose gate has
+  equal scores is kept.
   """
   scores = compute_scores(weights, space)
 
@@ -137,12 +106,7 @@ def derive(weights: ArchitectureWeights, space: Space) -> Genotype:
 
 
 def draw(generator: np.random.Generator, space: Space) -> Genotype:
-  """Draws a genotype, uniformly over kept edges, their operations, and skipped or kept cells.
-
-  Args:
-    generator: Random generator.
-    space: Search space.
-  """
+  """Draws a genotype, uniformly over kept edges, their operations, and skipped or kept cells."""
 
   def node(kind: CellKind, index: int) -> Node:
     sources = list(sources_of(index))
@@ -155,6 +119,24 @@ def draw(generator: np.random.Generator, space: Space) -> Genotype:
   return Genotype(down, up, skipped)
 
 
+@dataclasses.dataclass(frozen=True)
+class Edge:
+  """A kept edge in a genotype file."""
+
+  source: str
+  operation: str
+  score: float | None = None  # not in files that are written by hand
+
+
+@dataclasses.dataclass(frozen=True)
+class GenotypeFile:
+  """Form of a genotype file; cells have indices up to 32, as no image can be halved so often."""
+
+  down: tuple[tuple[Edge, ...], ...]
+  up: tuple[tuple[Edge, ...], ...]
+  skipped: tuple[tuple[Annotated[int, range(1, 33)], Annotated[int, range(33)]], ...] = ()
+
+
 def save(
   path: Path | str,
   genotype: Genotype | LeanShape,
@@ -163,26 +145,24 @@ def save(
   provenance: dict[str, Any] | None = None,
 ) -> None:
   """Writes the genotype as JSON, with the score of each choice and its provenance."""
+  head, provenance = {'format': FORMAT, 'version': VERSION}, provenance or {}
   if isinstance(genotype, LeanShape):
-    head = {'format': FORMAT, 'version': VERSION, 'space': 'lean'}
-    shape = records.to_json(genotype)
-    files.write_json(path, {**head, 'shape': shape, 'provenance': provenance or {}})
+    content = {**head, 'space': 'lean', 'shape': genotype, 'provenance': provenance}
+    records.write(Path(path), content)
     return
 
-  def edge(kind: CellKind, node: int, source: int, name: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {'source': state_name(source), 'operation': name}
-    if scores is not None:
-      entry['score'] = round(getattr(scores, kind)[node, source][name], 6)
-    return entry
+  def edge(kind: CellKind, node: int, source: int, name: str) -> Edge:
+    score = round(getattr(scores, kind)[node, source][name], 6) if scores else None
+    return Edge(state_name(source), name, score)
 
   cells = {
     kind: [
-      [edge(kind, node, source, name) for source, name in edges]
+      [edge(kind, node, *kept) for kept in edges]
       for node, edges in enumerate(getattr(genotype, kind))
     ]
     for kind in CELL_KINDS
   }
-  content: dict[str, Any] = {'format': FORMAT, 'version': VERSION, 'space': 'thrifty', **cells}
+  content: dict[str, Any] = {**head, 'space': 'thrifty', **cells}
   gates = scores.gates if scores else {}
   if genotype.skipped or gates:
     content['skipped'] = genotype.skipped
@@ -191,17 +171,24 @@ def save(
       {'cell': cell, 'keep': round(float(keep), 6), 'skip': round(float(skip), 6)}
       for cell, (keep, skip) in gates.items()
     ]
-  files.write_json(path, {**content, 'provenance': provenance or {}})
+  records.write(Path(path), {**content, 'provenance': provenance})
 
 
-def load(path: Path | str) -> Genotype | LeanShape:
-  """Reads and checks a genotype file.
+def read(path: Path | str) -> GenotypeFile:
+  """Reads a genotype file of cells; raises an InputError if it has another form."""
+  content = _read_content(path)
+  if content.get('space') == 'lean':
+    raise InputError(f'{path} describes a lean network; expected the cells of a thrifty one')
+  cells = [content[kind] for kind in CELL_KINDS if isinstance(content.get(kind), list)]
+  nodes = [node for cell in cells for node in cell]  # a damaged file may have a million
+  if len(nodes) > 32:
+    raise InputError(f'{path} has {len(nodes)} nodes; expected 1 to 16 in each cell')
+  if any(isinstance(node, list) and len(node) > 17 for node in nodes):
+    raise InputError(f'{path}: a node has more than 17 edges, so two edges come from one state')
+  return records.parse(content, GenotypeFile, path, remedy='correct it, or use another genotype')
 
-  Raises:
-    InputError: If the file is missing, is no genotype, is newer than this code, or has a state, an
-      operation or a cell that is impossible. require_depth checks that the grid is deep enough for
-      the skipped cells.
-  """
+
+def _read_content(path: Path | str) -> dict[str, Any]:
   content = files.read_json(path)
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise InputError(f'{path} is no genotype: expected a JSON object with "format": "{FORMAT}"')
@@ -210,56 +197,62 @@ def load(path: Path | str) -> Genotype | LeanShape:
       f'{path} has genotype version {content.get("version")!r:.40}, expected at most {VERSION}: '
       'use a matching release of thrifty_jax'
     )
+  space = content.get('space', 'thrifty')
+  if space not in ('thrifty', 'lean'):
+    raise InputError(f'{path}: space is {space!r:.40}, expected thrifty or lean')
+  return content
+
+
+def load_any(path: Path | str) -> Genotype | LeanShape:
+  """Reads and checks a genotype file of any space; see `load` and `lean_space.read`."""
+  content = _read_content(path)
   if content.get('space') == 'lean':
     return lean_space.read(content.get('shape'), path)
-  down, up = (_read_cell(path, kind, content.get(kind)) for kind in CELL_KINDS)
-  genotype = Genotype(down, up, _read_skipped(path, content.get('skipped', [])))
-  if len(genotype.down) != len(genotype.up):
+  return load(path)
+
+
+def load(path: Path | str) -> Genotype:
+  """Reads and checks a genotype file of cells.
+
+  Raises:
+    InputError: If the file is missing, is no genotype, is newer than this code, or has a state, an
+      operation or a cell that is impossible. require_depth checks that the grid is deep enough for
+      the skipped cells.
+  """
+  found = read(path)
+  if not 1 <= len(found.down) == len(found.up) <= 16:
     raise InputError(
-      f'{path}: down cells have {len(genotype.down)} nodes and up cells {len(genotype.up)}, '
-      'expected as many'
+      f'{path}: down cells have {len(found.down)} nodes and up cells {len(found.up)}; expected '
+      '1 to 16 in both, equally many'
     )
-  return genotype
+  if len({*found.skipped}) < len(found.skipped):
+    raise InputError(f'{path}: "skipped" names a cell twice; expected each at most once')
+  down, up = (
+    tuple(_read_node(path, kind, *node) for node in enumerate(getattr(found, kind)))
+    for kind in CELL_KINDS
+  )
+  return Genotype(down, up, tuple(sorted(found.skipped)))
 
 
-def _read_cell(path: Path | str, kind: CellKind, nodes: Any) -> tuple[Node, ...]:
-  if not isinstance(nodes, list) or not 1 <= len(nodes) <= 16:
-    raise InputError(f'{path}: "{kind}" must be a list of 1 to 16 nodes')
-  return tuple(_read_node(path, kind, index, node) for index, node in enumerate(nodes))
-
-
-def _read_node(path: Path | str, kind: CellKind, index: int, edges: Any) -> Node:
+def _read_node(path: Path | str, kind: CellKind, index: int, edges: tuple[Edge, ...]) -> Node:
   place = f'{path}: {kind} node{index + 1}'
   sources = {state_name(source): source for source in sources_of(index)}
-  if not isinstance(edges, list) or not edges:
-    raise InputError(f'{place} must be a list of at least one edge')
+  if not edges:
+    raise InputError(f'{place} has no edge; expected one or more')
   kept = {}
   for edge in edges:
-    if not isinstance(edge, dict) or edge.get('source') not in list(sources):
-      raise InputError(f'{place}: an edge must come from one of {", ".join(sources)}: {edge!r:.80}')
-    source = sources[edge['source']]
-    allowed = derivable(resample_of(kind, source))
-    if edge.get('operation') not in allowed:
+    source = sources.get(edge.source)
+    if source is None:
       raise InputError(
-        f'{place}: operation {edge.get("operation")!r:.80} is not possible from {edge["source"]}; '
-        f'expected one of {", ".join(allowed)}'
+        f'{place} has an edge from {edge.source!r:.80}; expected one of {", ".join(sources)}'
+      )
+    allowed = derivable(resample_of(kind, source))
+    if edge.operation not in allowed:
+      raise InputError(
+        f'{place}: operation {edge.operation!r:.80} is not possible from {edge.source}; expected '
+        f'one of {", ".join(allowed)}'
       )
     if source in kept:
-      raise InputError(f'{place}: two edges from {edge["source"]}, expected at most one')
-    kept[source] = edge['operation']
+      raise InputError(f'{place} has two edges from {edge.source}; expected at most one')
+    kept[source] = edge.operation
   return tuple(sorted(kept.items()))
-
-
-def _read_skipped(path: Path | str, cells: Any) -> tuple[GridCell, ...]:
-  def is_cell(cell: Any) -> bool:
-    whole = isinstance(cell, list) and [type(index) for index in cell] == [int, int]
-    return whole and 1 <= cell[0] <= MAX_LEVELS and 0 <= cell[1] <= MAX_LEVELS
-
-  if not isinstance(cells, list) or not all(map(is_cell, cells)):
-    raise InputError(
-      f'{path}: "skipped" must be a list of cells [level, column], the level from 1 and the column '
-      f'from 0 to {MAX_LEVELS}: {cells!r:.80}'
-    )
-  if len({tuple(cell) for cell in cells}) < len(cells):
-    raise InputError(f'{path}: "skipped" names a cell twice, expected each at most once')
-  return tuple(sorted((level, column) for level, column in cells))

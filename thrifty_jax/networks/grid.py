@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax.networks import ops, spatial
+from thrifty_jax.networks import ops, space, spatial
 from thrifty_jax.networks.architecture import (
   Architecture,
   ArchitectureWeights,
@@ -20,21 +20,9 @@ from thrifty_jax.networks.cell import DerivedCell, MixedCell
 from thrifty_jax.networks.genotype import Genotype, require_depth
 from thrifty_jax.networks.mixed_edges import MixedEdges
 from thrifty_jax.networks.mixed_op import Mixer, random_sampling, shuffled_sampling
-from thrifty_jax.networks.space import (
-  CellKind,
-  GridCell,
-  candidates,
-  cell_count,
-  cell_name,
-  connect,
-  edge_count,
-  edges_of,
-  resample_of,
-  skippable_cells,
-  targets_of,
-)
+from thrifty_jax.networks.space import CELL_KINDS, CellKind, GridCell
 
-# cell(kind, name, in0, in1) -> [B, H, W, C], the output of the cell with this name.
+# Builds and runs the cell of this kind and name: cell(kind, name, in0, in1) -> [B, H, W, C].
 Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
 
 
@@ -49,54 +37,47 @@ class ResidualBlock(nn.Module):
     return nn.relu(y + ops.ConvNorm(channels, name='skip')(x))
 
 
-def grid(
+def run_grid(
+  net: Any,
   image: jax.Array,
-  *,
-  classes: int,
-  channels: int,
-  depth: int,
   cell: Cell,
+  *,
   deep_supervision: bool = False,
   skipped: Collection[GridCell] = (),
   gates: Mapping[GridCell, jax.Array] | None = None,
 ) -> jax.Array:
-  """Runs the whole network with these cells; called inside a compact method.
-
-  The cells are connected by space.connect. The output of a cell with a gate is the weighted sum of
-  its own output and that of the cell to its left.
+  """Runs the grid of cells, connected by space.connect, inside a compact method.
 
   Args:
-    image: Image, [B, H, W, C], H and W multiples of 2^depth.
-    classes: Number of classes, K, background included.
-    channels: Channels of every cell.
-    depth: Levels below the full size, L.
-    cell: Function that builds and runs the cell of a given kind and name on its two inputs.
+    net: Module with `classes`, `channels` and `depth`, such as a Supernet.
+    image: Image, [B, H, W, C].
+    cell: Function that builds and runs a cell.
     deep_supervision: Whether the head runs on X[k, 0] for all k >= 1 that are not skipped, and all
       of its outputs are returned.
     skipped: Cells that are not built.
-    gates: Weights of keeping and of skipping a cell, [2] each.
+    gates: Weights, [2], of a cell's own output and of that of the cell to its left, in their sum.
 
   Returns:
     Logits [B, H, W, K], or stacked, [.., B, H, W, K], with the network's output last.
 
   Raises:
-    ValueError: If a side is not a multiple of 2^depth.
+    ValueError: If a side of the image is not a multiple of 2^depth.
   """
+  depth, gates = net.depth, gates or {}
   require_sides(image, depth=depth)
-  gates = gates or {}
-  stem = ops.ConvNorm(channels, kernel_size=7, relu=True, name='stem')(image)
+  stem = ops.ConvNorm(net.channels, kernel_size=7, relu=True, name='stem')(image)
   encoded = ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))
 
   def inner(place: GridCell, left: list[jax.Array], in1: jax.Array) -> jax.Array:
     kind = 'up' if place[0] else 'down'
-    x = cell(kind, cell_name(place), jnp.concatenate(left, axis=-1), in1)
+    x = cell(kind, space.cell_name(place), jnp.concatenate(left, axis=-1), in1)
     if place in gates:
       keep, skip = gates[place].astype(x.dtype)
       x = keep * x + skip * left[-1]
     return x
 
-  outputs = connect(inner, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
-  to_classes = ClassFilter(classes, name='classes')
+  outputs = space.connect(inner, stem=stem, encoded=encoded, depth=depth, skipped=skipped)
+  to_classes = ClassFilter(net.classes, name='classes')
   supervised = range(1, depth) if deep_supervision else (depth - 1,)
   logits = [
     to_classes(cell('up', 'head', stem, outputs[k, 0])) for k in supervised if (k, 0) not in skipped
@@ -105,15 +86,11 @@ def grid(
 
 
 def require_sides(image: jax.Array, *, depth: int) -> None:
-  """Checks that an image [B, H, W, C] can be halved `depth` times.
-
-  Raises:
-    ValueError: If a side is not a multiple of 2^depth.
-  """
+  """Raises a ValueError unless the sides of an image [B, H, W, C] are multiples of 2^depth."""
   if any(side % 2**depth for side in image.shape[1:3]):
     raise ValueError(
-      f'an image is {image.shape}; expected sides that are multiples of {2**depth}, as build.apply '
-      'makes them'
+      f'the image has the shape {image.shape}; expected sides that are multiples of {2**depth}, as '
+      'build.apply makes them'
     )
 
 
@@ -130,7 +107,7 @@ class ClassFilter(nn.Module):
 
 def architecture_weights(architecture: Architecture, *, nodes: int) -> ArchitectureWeights:
   """Returns the softmax over the candidates of an edge, the edges into a node, and each gate."""
-  starts = [edge_count(node) for node in range(1, nodes)]
+  starts = [space.edge_count(node) for node in range(1, nodes)]
 
   def weights(part: CellVariables) -> CellWeights:
     by_node = jnp.split(jnp.asarray(part.betas), starts)
@@ -156,14 +133,12 @@ def init_architecture(
 ) -> Architecture:
   """Returns architecture variables drawn as 1e-3 * normal: every choice starts almost even.
 
-  Args:
-    key: Random key; it and the name of a variable determine its value.
-    nodes: Nodes of a cell.
-    gated: Cells of the grid that have a gate.
-    operations: Names of the candidates; () stands for all. A subset gets the same values as in all.
+  The key and the name of a variable determine its value: a subset of operations, () stands for all,
+  gets the same values as in all.
   """
-  lists = {resample: candidates(resample) for resample in ('down', 'up', 'normal')}
-  longest = max(edge_count(nodes), *map(len, lists.values()))
+  longest = max(
+    space.edge_count(nodes), *(len(space.candidates(name)) for name in ('down', 'up', 'normal'))
+  )
 
   def normal(name: str) -> np.ndarray:
     # The name determines the draw, so that it is the same when a kind or an edge is added. Each has
@@ -173,11 +148,11 @@ def init_architecture(
 
   def part(kind: CellKind) -> CellVariables:
     alphas = []
-    for index, (_, source) in enumerate(edges_of(nodes)):
-      names = lists[resample_of(kind, source)]
-      chosen = [names.index(name) for name in candidates(resample_of(kind, source), operations)]
+    for index, (_, source) in enumerate(space.edges_of(nodes)):
+      resample = space.resample_of(kind, source)
+      chosen = np.isin(space.candidates(resample), space.candidates(resample, operations)).nonzero()
       alphas.append(jnp.asarray(normal(f'{kind}{index}')[chosen]))
-    betas = normal(f'{kind}betas')[: edge_count(nodes)]
+    betas = normal(f'{kind}betas')[: space.edge_count(nodes)]
     return CellVariables(tuple(alphas), jnp.asarray(betas))
 
   gammas = jnp.stack([normal(f'path_{m}_{j}')[:2] for m, j in gated]) if gated else None
@@ -192,28 +167,19 @@ def _draw(key: jax.Array, index: int, size: int) -> jax.Array:
 class Supernet(nn.Module):
   """Supernet: all networks of the space at once, mixed by the architecture variables.
 
-  Attributes:
-    classes: Number of classes, K, background included.
-    channels: Channels of every cell; a multiple of `sample`.
-    depth: Levels below the full size.
-    nodes: Nodes of a cell.
-    sample: Inverse of the share of channels that goes through the candidates.
-    sampling: Channels that are sampled: shuffle takes the first ones and shuffles all; random takes
-      a subset drawn by the key, or the first ones without a key, and does not shuffle.
-    cell_path: Whether the skippable cells have gates.
-    operations: Names of the candidates; () stands for all.
-    remat: Whether cells keep only their inputs for the derivative, which recomputes the rest.
+  The sampling `shuffle` takes the first channels and shuffles all afterwards; `random` takes a
+  subset drawn by the key, or the first ones without a key, and does not shuffle.
   """
 
-  classes: int
-  channels: int = 32
-  depth: int = 5
-  nodes: int = 2
-  sample: int = 4
+  classes: int  # K, background included
+  channels: int = 32  # channels of every cell; a multiple of `sample`
+  depth: int = 5  # levels below the full size
+  nodes: int = 2  # nodes of a cell
+  sample: int = 4  # inverse of the share of channels that goes through the candidates
   sampling: Literal['shuffle', 'random'] = 'shuffle'
-  cell_path: bool = False
-  operations: tuple[str, ...] = ()
-  remat: bool = False
+  cell_path: bool = False  # whether the skippable cells have gates
+  operations: tuple[str, ...] = ()  # names of the candidates; () stands for all
+  remat: bool = False  # whether the derivative recomputes cells from their inputs
 
   @nn.compact
   def __call__(
@@ -223,7 +189,10 @@ class Supernet(nn.Module):
     if self.channels % self.sample:
       raise ValueError(f'channels={self.channels} is not a multiple of sample={self.sample}')
     if self.cell_path != (architecture.gammas is not None):
-      raise ValueError('cell_path and gates in the architecture variables go together')
+      found = 'no' if self.cell_path else 'some'
+      raise ValueError(
+        f'cell_path={self.cell_path}, but there are {found} gammas; expected both or neither'
+      )
     if self.sampling == 'shuffle':
       if key is not None:
         raise ValueError("a key needs sampling='random'; sampling='shuffle' draws nothing")
@@ -233,31 +202,31 @@ class Supernet(nn.Module):
       order = order if key is None else jax.random.permutation(key, order)
       sampling = random_sampling(order)
     weights = architecture_weights(architecture, nodes=self.nodes)
-    mixers = {'down': self._mixers('down', weights.down), 'up': self._mixers('up', weights.up)}
+    mixers = {kind: self._mixers(kind, getattr(weights, kind)) for kind in CELL_KINDS}
     mixed_cell = nn.remat(MixedCell) if self.remat else MixedCell
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       return mixed_cell(kind, self.nodes, name=name)(in0, in1, next(mixers[kind]), sampling)
 
     gates = {} if weights.gates is None else dict(zip(self.gated, weights.gates, strict=True))
-    return _run(self, image, cell, gates=gates)
+    return run_grid(self, image, cell, gates=gates)
 
   @property
   def gated(self) -> tuple[GridCell, ...]:
     """Cells that have a gate."""
-    return skippable_cells(self.depth) if self.cell_path else ()
+    return space.skippable_cells(self.depth) if self.cell_path else ()
 
   def _mixers(self, kind: CellKind, part: CellWeights) -> Iterator[tuple[Mixer, ...]]:
     """Returns the mixers of a kind's cells: for each cell a tuple with one mixer per state."""
     mixers = []
     for source in range(self.nodes + 1):
-      targets = targets_of(source, nodes=self.nodes)
-      edges = np.array([edge_count(node) + source for node in targets])
+      targets = space.targets_of(source, nodes=self.nodes)
+      edges = np.array([space.edge_count(node) + source for node in targets])
       module = MixedEdges(
-        candidates(resample_of(kind, source), self.operations),
+        space.candidates(space.resample_of(kind, source), self.operations),
         self.channels // self.sample,
         edges=len(edges),
-        cells=cell_count(kind, depth=self.depth),
+        cells=space.cell_count(kind, depth=self.depth),
         name=f'{kind}_from_{source}',
       )
       alphas = jnp.stack([part.alphas[edge] for edge in edges])
@@ -266,23 +235,14 @@ class Supernet(nn.Module):
 
 
 class DerivedNetwork(nn.Module):
-  """The network of a genotype.
-
-  Attributes:
-    genotype: Structure of the cells.
-    classes: Number of classes, K, background included.
-    channels: Channels of every cell.
-    depth: Levels below the full size.
-    deep_supervision: Whether the logits of every X[k, 0] that is built are returned, stacked.
-    remat: Whether cells keep only their inputs for the derivative, which recomputes the rest.
-  """
+  """The network of a genotype."""
 
   genotype: Genotype
-  classes: int
-  channels: int = 32
-  depth: int = 5
-  deep_supervision: bool = False
-  remat: bool = False
+  classes: int  # K, background included
+  channels: int = 32  # channels of every cell
+  depth: int = 5  # levels below the full size
+  deep_supervision: bool = False  # whether the logits of every X[k, 0] are returned, stacked
+  remat: bool = False  # whether the derivative recomputes cells from their inputs
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -292,22 +252,9 @@ class DerivedNetwork(nn.Module):
     cells = {}  # deep supervision runs the head on several levels: one shared module
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
-      if (kind, name) not in cells:
-        nodes = self.genotype.down if kind == 'down' else self.genotype.up
-        cells[kind, name] = derived_cell(kind, nodes, name=name)
-      return cells[kind, name](in0, in1)
+      if name not in cells:
+        cells[name] = derived_cell(kind, getattr(self.genotype, kind), name=name)
+      return cells[name](in0, in1)
 
-    skipped, supervision = self.genotype.skipped, self.deep_supervision
-    return _run(self, image, cell, skipped=skipped, deep_supervision=supervision)
-
-
-def _run(module, image: jax.Array, cell: Cell, **settings: Any) -> jax.Array:
-  """Runs the grid with the sizes of a module."""
-  return grid(
-    image,
-    classes=module.classes,
-    channels=module.channels,
-    depth=module.depth,
-    cell=cell,
-    **settings,
-  )
+    supervision = self.deep_supervision
+    return run_grid(self, image, cell, skipped=self.genotype.skipped, deep_supervision=supervision)

@@ -1,8 +1,7 @@
 """Inference: from the slices of a scan to class scores, batch by batch.
 
-On a CPU each slice of a batch is computed separately, as many at the same time as there are cores:
-the activations of one slice fit in the caches while those of a batch do not, and an operation that
-is too small to be split leaves the other cores to other slices.
+On a CPU each slice of a batch is computed by itself, as many at a time as there are cores: its
+activations fit in the caches, and small operations leave the other cores to other slices.
 """
 
 import functools
@@ -44,35 +43,26 @@ def predict_with(
       default device.
   """
   averaged = average_over_flips(logits, flips)
-  several = mesh is not None and mesh.size > 1
-  network = normalise_for(
-    averaged if several else slice_by_slice(averaged),
-    spec,
-    sharding=meshes.split(mesh) if several else None,
-  )
-  shared_by = mesh.size if several else 1
-  batch_size = -(-batch_size // shared_by) * shared_by
+  if mesh is not None and mesh.size > 1:
+    network = normalise_for(averaged, spec, sharding=meshes.split(mesh))
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+  else:
+    network = normalise_for(run_slice_by_slice(averaged), spec)
   return functools.partial(class_scores, network, context=spec.context, batch_size=batch_size)
 
 
 def normalise_for(
   logits: Callable[[Any], Any], spec: ModelSpec, *, sharding: Sharding | None = None
 ) -> Callable[[np.ndarray], Any]:
-  """Returns the function of slices with their neighbours that `class_scores` takes.
-
-  Args:
-    logits: Network, normalised images [B, S, S, C] to [B, S, S, K].
-    spec: Description of the network.
-    sharding: Sharding of a batch; None is the default device.
-  """
+  """Returns the function for `class_scores` of a network from normalised images to logits."""
   statistics = spec.statistics
-  return lambda found: logits(batching.normalised(meshes.place(found, sharding), **statistics))
+  return lambda slices: logits(batching.normalise(meshes.place(slices, sharding), **statistics))
 
 
 def class_scores(
   network: Callable[[np.ndarray], Any], image: np.ndarray, *, context: int, batch_size: int
 ) -> np.ndarray:
-  """Returns the class scores of all slices of a scan.
+  """Returns the class scores of all slices of a scan, [D, S, S, K] float32.
 
   Args:
     network: Function from slices with their neighbours, [B, 2c + 1, S, S, M] float16 in [0, 1], to
@@ -80,9 +70,6 @@ def class_scores(
     image: Neighbouring slices, [D, S, S, M] float16 in [0, 1].
     context: Neighbours on each side, c.
     batch_size: Slices in a batch, B; the last batch is filled with repeats.
-
-  Returns:
-    Class scores [D, S, S, K], float32.
   """
   # Gathered on the host, so that another number of slices needs no compilation.
   rows = neighbours(len(image), context=context)
@@ -100,28 +87,20 @@ def neighbours(slices: int, *, context: int) -> np.ndarray:
 
 
 def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[str]) -> Callable[[Any], Any]:
-  """Returns the function that averages logits over all combinations of the flips, none included.
+  """Returns a network [B, S, S, C] to [B, S, S, K] averaged over all combinations of flips.
 
-  Args:
-    logits: Network, [B, S, S, C] to [B, S, S, K].
-    flips: Names in FLIP_AXES; () returns `logits` itself.
-
-  Returns:
-    A function of the same shapes.
+  The flips are names in FLIP_AXES; without any, the network itself is returned.
   """
   if not flips:
     return logits
   axes = [FLIP_AXES[flip] for flip in flips]
-  combinations = [
-    combination
-    for size in range(len(axes) + 1)
-    for combination in itertools.combinations(axes, size)
-  ]
+  sizes = range(len(axes) + 1)  # none of the flips is a combination, too
+  combinations = [chosen for size in sizes for chosen in itertools.combinations(axes, size)]
 
   def averaged(image: Any) -> Any:
     total = 0
-    for combination in combinations:
-      flip = tuple(slice(None, None, -1 if axis in combination else 1) for axis in range(4))
+    for chosen in combinations:
+      flip = tuple(slice(None, None, -1 if axis in chosen else 1) for axis in range(4))
       total = total + logits(image[flip])[flip]
     return total / len(combinations)
 
@@ -135,20 +114,16 @@ def split_batch(batch_size: int) -> tuple[int, int]:
   return min(device.cores(), batch_size), 1
 
 
-def slice_by_slice(logits: Callable[[Any], Any]) -> Callable[[Any], Any]:
-  """Returns the function of a batch that runs `logits` as `split_batch` says.
+def run_slice_by_slice(logits: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  """Returns the function of the same shapes that runs a compiled network as `split_batch` says.
 
-  Args:
-    logits: Compiled network, [B, S, S, C] to [B, S, S, K] for any B.
-
-  Returns:
-    A function of the same shapes; on the CPU it returns a numpy array.
+  On the CPU its results are numpy arrays.
   """
   if jax.default_backend() != 'cpu':
     return logits
   compiled = set()
 
-  def of_batch(image: Any) -> np.ndarray:
+  def run(image: Any) -> np.ndarray:
     image = np.asarray(image)
 
     def one(index: int) -> np.ndarray:
@@ -161,4 +136,4 @@ def slice_by_slice(logits: Callable[[Any], Any]) -> Callable[[Any], Any]:
       found += pool.map(one, range(len(found), len(image)))
     return np.concatenate(found)
 
-  return of_batch
+  return run

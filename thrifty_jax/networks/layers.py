@@ -1,6 +1,5 @@
 """Table of the layers of a network: output sizes, parameters, multiplications and memory."""
 
-import collections
 import dataclasses
 import functools
 import math
@@ -15,73 +14,62 @@ from flax import traverse_util
 
 from thrifty_jax.networks import baselines, batch_norm, build, cell, grid, lean, norm, ops, space
 
-ModulePath = tuple[str, ...]  # ('up_1_0', 'node1_from_0')
-_SUPERVISED = (grid.DerivedNetwork, baselines.UNetPlusPlus)
-# Modules whose submodules have lines of their own in the table.
-_GROUPS = (cell.DerivedCell, grid.ResidualBlock, baselines.Block, lean.Stage)
+ModulePath = tuple[str, ...]
+# Kinds of modules whose submodules have lines of their own in the table.
+_GROUPS = ('down cell', 'up cell', 'residual block', 'block', 'stage')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Layer:
-  """A line of the table.
+  """A line of the table, whose numbers include those of submodules."""
 
-  Attributes:
-    path: Path of the module, ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a submodule.
-    kind: Name of the operation, such as 'up cell' or 'down_sep_conv_3x3'.
-    output: Shape of its output for one slice, [H, W, C].
-    parameters: Number of parameters, submodules included.
-    macs: Multiplications when one slice is predicted, submodules included.
-  """
-
-  path: ModulePath
-  kind: str
-  output: tuple[int, ...]
-  parameters: int
-  macs: int
+  path: ModulePath  # ('up_1_0',) for a cell, ('up_1_0', 'node1_from_0') for a submodule
+  kind: str  # name of the operation, such as 'up cell' or 'down_sep_conv_3x3'
+  output: tuple[int, ...] = ()  # shape of the output for one slice, [H, W, C]
+  parameters: int = 0
+  macs: int = 0  # multiplications when one slice is predicted
 
 
 def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
-  """Returns the layers in the order in which they run, a cell or block before its own layers.
+  """Returns the modules of a network in the order in which they run.
 
+  A cell, a residual block or a block of a baseline comes before its submodules, which are listed
+  too. Layers that only deep supervision uses have 0 multiplications: prediction does not run them.
   The network is only traced for its shapes; nothing is computed.
 
   Args:
     net: A derived network or a baseline.
     image_shape: Shape of one slice, [H, W, C], any H and W.
-
-  Returns:
-    One entry for every module of the network (a path of one name) and for every submodule of a
-    cell, a residual block or a block of a baseline. Layers that only deep supervision uses are
-    listed with their parameters and 0 multiplications: prediction does not run them.
   """
-  trained = _trace(net, image_shape)
-  predicting = trained
-  if isinstance(net, _SUPERVISED) and net.deep_supervision:
+  trained = predicting = _trace(net, image_shape)
+  if getattr(net, 'deep_supervision', False):
     predicting = _trace(net.copy(deep_supervision=False), image_shape)
-  shown = [path for path in trained if len(path) == 1 or len(path) == 2 and trained[path[:1]].group]
-  return [
-    Layer(
-      path,
-      trained[path].kind,
-      trained[path].output,
-      sum(call.parameters for part, call in trained.items() if part[: len(path)] == path),
-      sum(call.macs for part, call in predicting.items() if part[: len(path)] == path),
+
+  def with_submodules(path: ModulePath) -> Layer:
+    inside, run = (
+      [row for row in table.values() if row.path[: len(path)] == path]
+      for table in (trained, predicting)
     )
-    for path in shown
+    return dataclasses.replace(
+      trained[path],
+      parameters=sum(row.parameters for row in inside),
+      macs=sum(row.macs for row in run),
+    )
+
+  return [
+    with_submodules(path)
+    for path in trained
+    if len(path) == 1 or len(path) == 2 and trained[path[:1]].kind in _GROUPS
   ]
 
 
 def macs(net: nn.Module, image_shape: Sequence[int]) -> int:
-  """Returns the number of multiply-accumulate operations for the prediction of one slice.
+  """Returns the multiply-accumulate operations of the prediction of one slice [H, W, C].
 
   The count follows the literature: convolutions and dense layers count by their definition, even
   if a faster form computes them here; norms, pools, activations, biases, products with gates and
   sums of edges do not count. A transposed convolution multiplies every weight once for each pixel
-  of its input.
-
-  Args:
-    net: A derived network or a baseline.
-    image_shape: Shape of one slice, [H, W, C]; its sides are padded to those the network takes.
+  of its input. Sides are padded to those that the network takes.
   """
   return sum(layer.macs for layer in layers(net, image_shape) if len(layer.path) == 1)
 
@@ -90,10 +78,7 @@ def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
   """Returns the peak temporary memory of the compiled forward pass of one slice on this device.
 
   Weights, input and logits are not counted. XLA plans this memory when it compiles; it does not
-  know the allocations of the libraries that it calls.
-
-  Returns:
-    Number of bytes, or None if XLA does not report it.
+  know the allocations of the libraries that it calls. The result is None if XLA does not report it.
   """
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   background = jax.ShapeDtypeStruct(image_shape[-1:], jnp.float32)
@@ -105,43 +90,32 @@ def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:
   return None if planned is None else int(planned.temp_size_in_bytes)
 
 
-@dataclasses.dataclass
-class _Call:
-  """Record of a module that ran; its counts do not include those of its submodules."""
-
-  kind: str
-  group: bool
-  output: tuple[int, ...] = ()
-  parameters: int = 0
-  macs: int = 0
-
-
-def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, _Call]:
-  """Returns the record of every submodule by its path, in the order of their first calls."""
-  calls: dict[ModulePath, _Call] = {}
-  shapes: dict[ModulePath, list[tuple[Any, Any]]] = collections.defaultdict(list)
+def _trace(net: nn.Module, image_shape: Sequence[int]) -> dict[ModulePath, Layer]:
+  """Returns every submodule by itself, in the order of their first calls."""
+  table: dict[ModulePath, Layer] = {}
 
   def record(method, args, kwargs, context):
     module = context.module
     if context.method_name != '__call__' or not module.path:
       return method(*args, **kwargs)
-    call = calls.setdefault(module.path, _Call(_kind(module), isinstance(module, _GROUPS)))
+    row = table.setdefault(module.path, Layer(module.path, _kind(module)))
     output = method(*args, **kwargs)
-    call.output = output.shape[1:]
-    shapes[module.path].append((args[0].shape, output.shape))
+    own = module.variables.get('params', {}).items()
+    weights = {
+      name: weight
+      for name, weight in own
+      if isinstance(weight, jax.Array) and name not in batch_norm.LEAVES
+    }
+    shapes = args[0].shape, output.shape
+    row.output = output.shape[1:]
+    row.parameters = sum(weight.size for weight in weights.values())
+    row.macs += sum(_multiplications(name, weight, *shapes) for name, weight in weights.items())
     return output
 
   image = jax.ShapeDtypeStruct((1, *build.padded_shape(net, image_shape)), jnp.float32)
   with nn.intercept_methods(record):
-    params = jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)['params']
-  weights: dict[ModulePath, Any] = traverse_util.flatten_dict(params)
-  for path, weight in weights.items():
-    if path[-1] in batch_norm.LEAVES:
-      continue  # running statistics, which nothing trains
-    call = calls[path[:-1]]
-    call.parameters += weight.size
-    call.macs += sum(_multiplications(path[-1], weight, *shape) for shape in shapes[path[:-1]])
-  return calls
+    jax.eval_shape(functools.partial(net.init, jax.random.key(0)), image)
+  return table
 
 
 def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequence[int]) -> int:
@@ -164,10 +138,9 @@ def _multiplications(name: str, weight: Any, source: Sequence[int], result: Sequ
 
 def _kind(module: nn.Module) -> str:
   """Returns the name of a module in the table; an operation has its name in genotypes."""
-  row = getattr(module, 'operation', None)
-  if isinstance(row, space.Operation):
-    return row.name
   match module:
+    case nn.Module(operation=space.Operation(name=name)):
+      return name
     case cell.DerivedCell():
       return f'{module.kind} cell'
     case grid.ResidualBlock():
@@ -185,16 +158,14 @@ def _kind(module: nn.Module) -> str:
       return 'group norm'
     case batch_norm.BatchNorm():
       return 'batch norm'
-    case lean.Stage():
-      return f'{module.count} {module.level.block}'
-    case lean.Transposed():
-      return f'transposed conv_{module.side}x{module.side}'
-    case lean.Up():
-      return f'up, {module.kind}'
     case lean.ConvNorm():
       return f'conv_{module.side}x{module.side}'
+    case lean.Transposed():
+      return f'transposed_conv_{module.side}x{module.side}'
     case lean.Pointwise():
       return 'conv_1x1'
-    case lean.Bottleneck() | lean.Axial():
+    case lean.Stage() | lean.Bottleneck() | lean.Axial():
       return type(module).__name__.lower()
+    case lean.Up():
+      return f'up, {module.kind}'
   return type(module).__name__

@@ -14,33 +14,20 @@ SMOOTH = 1e-5  # added to numerator and denominator of soft Dice, in pixels
 
 
 class Sums(NamedTuple):
-  """Sums over the pixels of a batch that determine the loss.
+  """Sums over the pixels of a batch that determine the loss."""
 
-  Attributes:
-    cross_entropy: Sum of the cross-entropy, [], or [S] for S supervised outputs.
-    overlap: Sum of probability times truth for every class, [K] or [S, K].
-    total: Sum of probability plus truth for every class, [K] or [S, K].
-    pixels: Number of pixels, [].
-  """
-
-  cross_entropy: jax.Array
-  overlap: jax.Array
-  total: jax.Array
-  pixels: jax.Array
+  cross_entropy: jax.Array  # sum of the cross-entropy, [], or [S] for S supervised outputs
+  overlap: jax.Array  # sum of probability times truth for every class, [K] or [S, K]
+  total: jax.Array  # sum of probability plus truth for every class, [K] or [S, K]
+  pixels: jax.Array  # number of pixels, []
 
 
 def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
-  """Returns the sums that determine the loss.
-
-  Args:
-    logits: Class scores before softmax, [B, H, W, K] float32; [S, B, H, W, K] for S outputs.
-    label: Class of each pixel, [B, H, W], integers in [0, K).
-
-  Raises:
-    ValueError: If label does not have the spatial shape of logits.
-  """
+  """Returns the sums that determine the loss, see segmentation_loss for the arguments."""
   if label.shape != logits.shape[-4:-1]:
-    raise ValueError(f'label {label.shape} must have the shape of logits {logits.shape} less K')
+    raise ValueError(
+      f'the label {label.shape} must have the shape of logits {logits.shape} without K'
+    )
   # The gradient with integer labels would be a scatter, which is slow to compile and run on a CPU.
   truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
   probability, space = jax.nn.softmax(logits), (-4, -3, -2)
@@ -63,7 +50,8 @@ def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, j
   """Returns mean cross-entropy + 1 - mean soft Dice of the foreground classes.
 
   Args:
-    logits: Class scores, [B, H, W, K]; [S, B, H, W, K] for S outputs, whose losses are averaged.
+    logits: Class scores before softmax, [B, H, W, K] float32; [S, B, H, W, K] for S outputs, whose
+      losses are averaged.
     label: Class of each pixel, [B, H, W], integers in [0, K).
 
   Returns:

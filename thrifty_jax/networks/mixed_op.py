@@ -6,7 +6,6 @@ candidates that belong to a part, and MixedOperation the others.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,17 +17,10 @@ from thrifty_jax.networks import norm, ops, space, spatial
 
 
 class MixedOperation(nn.Module):
-  """Weighted sum of the candidate operations of one edge.
+  """Weighted sum of an edge's candidate operations (PC-DARTS, Xu et al., 2020, section 3.1)."""
 
-  Attributes:
-    candidates: Names of the operations, all of one list.
-    channels: Sampled channels, which go through the candidates.
-
-  Source: PC-DARTS (Xu et al., 2020), section 3.1.
-  """
-
-  candidates: tuple[str, ...]
-  channels: int
+  candidates: tuple[str, ...]  # names of the operations, all of one list
+  channels: int  # sampled channels, which go through the candidates
 
   @nn.compact
   def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -45,6 +37,7 @@ class MixedOperation(nn.Module):
 CONVOLUTIONS = ('dense', 'dilated', 'gated')
 SHARED = ('identity', 'avg_pool', 'max_pool')
 PARTS = (*CONVOLUTIONS, *SHARED, 'gate')
+_STATIC = {'static': True}  # marks a field that JAX compiles anew for
 
 
 def part_of(name: str) -> str | None:
@@ -61,78 +54,41 @@ def part_of(name: str) -> str | None:
 
 
 class Sampling(NamedTuple):
-  """Permutations that select the sampled channels and restore the order.
+  """Permutations that select the sampled channels and restore the order."""
 
-  Attributes:
-    order: Permutation that puts the sampled channels first, [C, C]; None if they are the first.
-    back: Permutation from the output, sampled channels first, to its final order, [C, C].
-  """
-
-  order: jax.Array | None
-  back: jax.Array
+  order: jax.Array | None  # puts the sampled channels first, [C, C]; None if they are the first
+  back: jax.Array  # from the output, sampled channels first, to its final order, [C, C]
 
 
 def shuffled_sampling(channels: int, sample: int) -> Sampling:
-  """Samples the first channels, then shuffles: channel g * (C / k) + i moves to i * k + g.
-
-  Source: the released code of PC-DARTS.
-  """
+  """Samples the first channels; then, as PC-DARTS's code, moves g * (C / k) + i to i * k + g."""
   back = jnp.eye(channels).reshape(channels // sample, sample, channels).swapaxes(0, 1)
   return Sampling(None, back.reshape(channels, channels))
 
 
 def random_sampling(order: jax.Array) -> Sampling:
-  """Samples the first channels of a permutation [C]; all channels return to their places.
-
-  Source: PC-DARTS (Xu et al., 2020), section 3.1.
-  """
+  """Samples the first channels of a permutation [C]; all return to their places, as in PC-DARTS."""
   back = jnp.eye(order.size)[order]
   return Sampling(back.T, back)
 
 
-class Gates(NamedTuple):
-  """Parameters of the gates of the E edges out of one state, c = C / sample.
-
-  Attributes:
-    squeeze, squeeze_bias: First layer of all gates, [c, E * h] and [E * h].
-    excite, excite_bias: Second layer, [E * h, E * c] and [E * c].
-  """
-
-  squeeze: jax.Array
-  squeeze_bias: jax.Array
-  excite: jax.Array
-  excite_bias: jax.Array
+# Kernel and bias of both layers of E gates, [c, E * h], [E * h], [E * h, E * c], [E * c].
+Gates = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=['kernels', 'gates', 'plain', 'mixing', 'weights', 'edge_weights'],
-  meta_fields=['candidates', 'channels'],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mixer:
-  """Parameters and weights of the E edges out of one state of one cell, for mix_edges.
+  """Parameters and weights of the E edges out of one state of one cell, for mix_edges."""
 
-  Attributes:
-    candidates: Names of the operations.
-    channels: Sampled channels, c.
-    kernels: Kernel of each part that is a convolution, with the outputs of all its candidates.
-    gates: Gates of the gated candidate, if any.
-    plain: Parameters of the candidates without a part, [E, ...] each, by their names.
-    mixing: Matrices of the weighted sums, from the features of each part to the sampled channels
-      of all edges, [F, E * c] each.
-    weights: Weights of the candidates times the weight of the edge, [E, N].
-    edge_weights: Weights of the bypassed channels, E scalars.
-  """
-
-  candidates: tuple[str, ...]
-  channels: int
-  kernels: dict[str, jax.Array]
-  gates: Gates | None
-  plain: dict[str, Any]
-  mixing: dict[str, jax.Array]
-  weights: jax.Array
-  edge_weights: tuple[jax.Array, ...]
+  candidates: tuple[str, ...] = dataclasses.field(metadata=_STATIC)  # names of the operations
+  channels: int = dataclasses.field(metadata=_STATIC)  # sampled channels, c
+  kernels: dict[str, jax.Array]  # of each convolutional part, with the outputs of all candidates
+  gates: Gates | None  # gates of the gated candidate, if any
+  plain: dict[str, Any]  # parameters of the candidates without a part, by name, [E, ...] each
+  mixing: dict[str, jax.Array]  # weighted sums over the features of each part, [F, E * c]
+  weights: jax.Array  # weights of the candidates times the weight of the edge, [E, N]
+  edge_weights: tuple[jax.Array, ...]  # weights of the bypassed channels, E scalars
 
   @property
   def resample(self) -> space.Resample:
@@ -144,12 +100,7 @@ class Mixer:
 def mix_edges(
   state: jax.Array, mixer: Mixer, order: jax.Array | None
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """Runs all edges that leave one state.
-
-  Args:
-    state: Output of an earlier cell or node, [B, H, W, C].
-    mixer: Kernels and weights of the E edges.
-    order: Permutation that puts the sampled channels first, [C, C]; None if they are the first.
+  """Runs all edges that leave one state [B, H, W, C], given the sampling's order.
 
   Returns:
     The mixed channels of every edge, [B, H', W', C / sample], and the ones that were not sampled,
@@ -174,13 +125,13 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
   """Mixes the candidates that have a part; returns one array [B, H', W', E * c] or none."""
   edges, channels, resample = len(mixer.edge_weights), mixer.channels, mixer.resample
   if mixer.gates is not None:
-    gates = mixer.gates
-    squeezed = nn.relu(spatial.global_average(x) @ gates.squeeze + gates.squeeze_bias)
-    gate = nn.sigmoid(squeezed @ gates.excite + gates.excite_bias)
+    squeeze, squeeze_bias, excite, excite_bias = mixer.gates
+    squeezed = nn.relu(spatial.global_average(x) @ squeeze + squeeze_bias)
+    gate = nn.sigmoid(squeezed @ excite + excite_bias)
 
   def per_edge(x: jax.Array) -> jax.Array:
     # Repeated by concatenation: the derivative of a broadcast over few edges is a slow reduction.
-    return spatial.scaled(jnp.concatenate([x] * edges, axis=-1), gate)
+    return spatial.scale(jnp.concatenate([x] * edges, axis=-1), gate)
 
   def convolve(x: jax.Array, part: str, before: int, after: int, dilation: int = 1) -> jax.Array:
     padding = ((before, after),) * 2

@@ -26,62 +26,36 @@ _MOST_CLASSES = 256  # masks are of bytes
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
-  """The sizes that a network is built by.
+  """The sizes that a network is built by."""
 
-  Attributes:
-    name: 'thrifty', or a baseline: 'unet' or 'unet_plus_plus'.
-    channels: Channels of every cell of a thrifty network.
-    depth: Levels of a thrifty network below the full size.
-    width: Channels of a baseline at full size.
-    deep_supervision: Whether several outputs are trained.
-    norm: 'none' or 'group', of a baseline.
-  """
-
-  name: Annotated[str, one_of(*MODELS)]
-  channels: Channels
-  depth: Annotated[int, within(2, 8)]
-  width: Channels
-  deep_supervision: bool
-  norm: Annotated[str, one_of('none', 'group')]
+  name: Annotated[str, one_of(*MODELS)]  # 'thrifty', or a baseline: 'unet' or 'unet_plus_plus'
+  channels: Channels  # channels of every cell of a thrifty network
+  depth: Annotated[int, within(2, 8)]  # levels of a thrifty network below the full size
+  width: Channels  # channels of a baseline at full size
+  deep_supervision: bool  # whether several outputs are trained
+  norm: Annotated[str, one_of('none', 'group')]  # of a baseline
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
   """All that a network and its input depend on.
 
-  Attributes:
-    network: Kind and sizes of the network.
-    classes: Names of the K classes in the order of its outputs, background first.
-    modalities: Channels of a scan, M.
-    context: Neighbouring slices on each side that it sees with a slice, as further channels.
-    image: What is done to the image of a slice.
-    mean: What is subtracted from intensities in [0, 1], [M].
-    std: What they are then divided by, [M].
-    background: Normalised value of intensity 0 for each image channel, [C], by which sides are
-      filled up.
-    padding: (from, value): stored values of `from` and more that are replaced by `value`; None
-      replaces none.
-    flips: Flips that training saw, of FLIPS.
-    largest_component: Names of the classes of which the largest piece alone is kept.
-    training_scans: Range of each measure of the training scans, see likeness.py; None where that is
-      not known.
-    splits_sha256: Digest of who trained, validated and tests, see split_file.digest; None where
-      that is not known.
+  The first class is the background. None stands for no padding and for what is not known.
   """
 
   network: Annotated[NetworkSpec, Inline()]
-  classes: tuple[ClassName, ...]
-  modalities: Annotated[int, within(1, 64)]
-  context: Annotated[int, within(0, 32)]
-  image: Annotated[ImageSettings, Inline()]
-  mean: tuple[Shade, ...]
-  std: tuple[Deviation, ...]
-  background: tuple[Shade, ...]
-  padding: tuple[Shade, Shade] | None
-  flips: tuple[Annotated[str, one_of(*FLIPS)], ...]
-  largest_component: tuple[str, ...]
-  training_scans: Mapping[str, tuple[Shade, Shade]] | None
-  splits_sha256: Sha256 | None = None
+  classes: tuple[ClassName, ...]  # names of the K classes in the order of the outputs
+  modalities: Annotated[int, within(1, 64)]  # channels of a scan, M
+  context: Annotated[int, within(0, 32)]  # slices on each side that it sees as further channels
+  image: Annotated[ImageSettings, Inline()]  # what is done to the image of a slice
+  mean: tuple[Shade, ...]  # what is subtracted from intensities in [0, 1], [M]
+  std: tuple[Deviation, ...]  # what they are then divided by, [M]
+  background: tuple[Shade, ...]  # normalised intensity 0 by image channel, [C]; fills sides up
+  padding: tuple[Shade, Shade] | None  # (from, value): replaces stored `from` and more
+  flips: tuple[Annotated[str, one_of(*FLIPS)], ...]  # flips that training saw
+  largest_component: tuple[str, ...]  # classes of which the largest piece alone is kept
+  training_scans: Mapping[str, tuple[Shade, Shade]] | None  # range of each measure, see likeness.py
+  splits_sha256: Sha256 | None = None  # digest of who trained, validated and tests, see split_file
 
   @property
   def image_channels(self) -> int:
@@ -100,7 +74,7 @@ class ModelSpec:
 
 
 def find_faults(spec: ModelSpec) -> list[str]:
-  """Names of the fields of a description from a file that do not go with the others."""
+  """Returns the names of fields of a description from a file that do not fit the others."""
   limits, scans, channels = spec.image.limits, spec.training_scans, spec.image_channels
   fits = {
     'classes': 1 < len(spec.classes) <= _MOST_CLASSES,
@@ -117,11 +91,9 @@ def find_faults(spec: ModelSpec) -> list[str]:
 
 
 def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
-  """The description of the network that a config asks for, as far as it is known before training.
+  """Describes the network that a config asks for, as far as it is known before training.
 
-  Args:
-    config: Settings of the run.
-    statistics: Mean and deviation that intensities in [0, 1] are normalised by, [M] each.
+  The statistics are `mean` and `std` that intensities in [0, 1] are normalised by, [M] each.
   """
   data, model = config.data, config.model
   statistics = {name: np.asarray(value, float) for name, value in statistics.items()}
@@ -143,6 +115,6 @@ def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
 
 
 def background(statistics: Mapping[str, Any], *, context: int) -> Any:
-  """Normalised value of intensity 0 for each image channel, [C]; traced where statistics are."""
+  """Returns the normalised value of intensity 0 for each image channel, [C]."""
   shades = -statistics['mean'] / statistics['std']
   return shades[None].repeat(2 * context + 1, axis=0).ravel()

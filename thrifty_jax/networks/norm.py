@@ -27,17 +27,7 @@ class Affine(NamedTuple):
 def standardise(
   x: jax.Array, groups: int, affine: Affine | None = None, *, relu: bool = False
 ) -> jax.Array:
-  """Normalises every group of channels of each example to mean 0 and standard deviation 1.
-
-  Args:
-    x: Array [B, ..., C]; statistics are taken over the axes between and over C / groups channels.
-    groups: Number of groups of consecutive channels; it divides C.
-    affine: Scale and bias that are applied afterwards.
-    relu: Whether a relu comes last.
-
-  Returns:
-    An array of the shape and type of x; statistics are computed in float32 at least.
-  """
+  """Returns `standardise_parts` of one array; `groups`, their number, divides its channels."""
   return standardise_parts((x,), affine, x.shape[-1] // groups, int(relu))[0]
 
 
@@ -45,15 +35,15 @@ def standardise(
 def standardise_parts(
   parts: tuple[jax.Array, ...], affine: Affine | None, group: int, rectified: int
 ) -> tuple[jax.Array, ...]:
-  """Normalises several arrays at once and applies a relu to the first ones.
+  """Normalises each group of channels of an example to mean 0 and standard deviation 1, then relu.
 
-  The many small operations on the statistics are then done once for all arrays. The derivative is
-  explicit: automatic differentiation through the moments gives three times as many operations, and
-  scale, bias and statistics would each read the arrays again. A second derivative in reverse mode
-  is traced through the explicit one.
+  Several arrays are normalised at once, so that the many small operations on the statistics, which
+  are in float32 at least, are done once. The derivative is explicit: automatic differentiation
+  through the moments gives three times as many operations, and scale, bias and statistics would
+  each read the arrays again. A second reverse-mode derivative is traced through the explicit one.
 
   Args:
-    parts: Arrays [B, ..., C], equal in all sizes but C.
+    parts: Arrays [B, ..., C], equal in all sizes but C; the axes between are space.
     affine: Scale and bias of the channels of all parts, concatenated; None for no affine map.
     group: Channels in a group; it divides every C.
     rectified: Number of leading parts that a relu follows.
@@ -139,15 +129,10 @@ def _group_means(sums: jax.Array, parts: Sequence[jax.Array], group: int) -> jax
 
 
 class Norm(nn.Module):
-  """GroupNorm over H, W and groups of 16 channels (one group if 16 does not divide C).
+  """GroupNorm over H, W and groups of 16 channels (one group if 16 does not divide C)."""
 
-  Attributes:
-    affine: Whether a scale and a bias per channel follow.
-    relu: Whether a relu comes last.
-  """
-
-  affine: bool = True
-  relu: bool = False
+  affine: bool = True  # whether a scale and a bias per channel follow
+  relu: bool = False  # whether a relu comes last
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

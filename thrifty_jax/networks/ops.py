@@ -17,19 +17,12 @@ kernel_init = jax.jit(nn.initializers.he_normal(), static_argnums=(1, 2))
 
 
 class ConvNorm(nn.Module):
-  """Convolution without bias, then norm.
+  """Convolution without bias, then norm."""
 
-  Attributes:
-    channels: Output channels.
-    kernel_size: Odd side of the kernel, in pixels.
-    stride: Step of the output grid, in pixels.
-    relu: Whether a relu follows.
-  """
-
-  channels: int
-  kernel_size: int = 1
-  stride: int = 1
-  relu: bool = False
+  channels: int  # output channels
+  kernel_size: int = 1  # odd side of the kernel, in pixels
+  stride: int = 1  # step of the output grid, in pixels
+  relu: bool = False  # whether a relu follows
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,13 +45,9 @@ class Gate(nn.Module):
     return nn.sigmoid(nn.Dense(channels, name='excite')(squeezed))
 
 
-def _same(x: jax.Array) -> jax.Array:
-  return x
-
-
 PARAMETERLESS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'zeros': jnp.zeros_like,
-  'identity': _same,
+  'identity': lambda x: x,
   'avg_pool': spatial.avg_pool_2x2,
   'max_pool': spatial.max_pool_2x2,
 }
@@ -85,11 +74,9 @@ class Gated(nn.Module):
   channels: int
   mixed: bool = False
 
-  def setup(self):
-    self.gate = Gate()
-
+  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return nn.relu(spatial.scaled(x, self.gate(x)))
+    return nn.relu(spatial.scale(x, Gate(name='gate')(x)))
 
 
 class Convolution(nn.Module):
@@ -99,28 +86,20 @@ class Convolution(nn.Module):
   channels: int
   mixed: bool = False
 
-  def setup(self):
-    if self.operation.gated:
-      self.gate = Gate()
-    if self.operation.separable:  # one input channel per filter: the fan-in is 9
-      self.depthwise = self.param('depthwise', kernel_init, (3, 3, 1, self.channels))
-      self.pointwise = self.param('pointwise', kernel_init, (self.channels, self.channels))
-    else:
-      self.kernel = self.param('kernel', kernel_init, (3, 3, self.channels, self.channels))
-    self.norm = Norm(affine=not self.mixed, relu=True)
-
+  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    row = self.operation
+    row, channels = self.operation, self.channels
     if row.gated:
-      x = spatial.scaled(x, self.gate(x))
-    if row.separable:
-      x = spatial.depthwise(x, self.depthwise[:, :, 0], resample=row.resample)
-      x = x @ self.pointwise.astype(x.dtype)
+      x = spatial.scale(x, Gate(name='gate')(x))
+    if row.separable:  # one input channel per filter: the fan-in is 9
+      depthwise = self.param('depthwise', kernel_init, (3, 3, 1, channels))
+      pointwise = self.param('pointwise', kernel_init, (channels, channels))
+      x = spatial.depthwise(x, depthwise[:, :, 0], resample=row.resample)
+      x = x @ pointwise.astype(x.dtype)
     else:
-      x = spatial.resampling_convolution(
-        x, self.kernel, resample=row.resample, dilation=row.dilation
-      )
-    return self.norm(x)
+      kernel = self.param('kernel', kernel_init, (3, 3, channels, channels))
+      x = spatial.resampling_convolution(x, kernel, resample=row.resample, dilation=row.dilation)
+    return Norm(affine=not self.mixed, relu=True, name='norm')(x)
 
 
 # Module that computes an operation, by the form in its row.
@@ -134,14 +113,10 @@ FORMS: dict[str, Callable[..., nn.Module]] = {
 def operation(
   kind: str, *, channels: int, mixed: bool = False, name: str | None = None
 ) -> nn.Module:
-  """Returns the module of a candidate operation.
+  """Returns the module of an operation of the table with C input and output channels.
 
-  Args:
-    kind: Name in the table.
-    channels: Input and output channels, C.
-    mixed: Whether it is one of several candidates. Norms then have no scale and bias, and one also
-      follows pools (as in PC-DARTS) and identity, so that no candidate wins by its scale.
-    name: Name of the module in its parent.
+  `mixed` is for one of several candidates: norms then have no scale and bias, and one also follows
+  pools (as in PC-DARTS) and identity, so that no candidate wins by its scale.
 
   Raises:
     ValueError: If the table has no such operation, or its form has no module.
@@ -149,7 +124,7 @@ def operation(
   row = space.operation(kind)
   if row.form not in FORMS:
     raise ValueError(
-      f'operation {kind!r} has the form {row.form!r}, which nothing computes; write a module for '
-      f'it in {__name__} and name it in FORMS, which has {", ".join(FORMS)}'
+      f'operation {kind!r} has the form {row.form!r}, which no module computes; expected one of '
+      f'{", ".join(FORMS)}, or write a module for it in {__name__} and name it in FORMS'
     )
   return FORMS[row.form](row, channels, mixed, name=name)

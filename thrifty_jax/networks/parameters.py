@@ -14,31 +14,16 @@ import numpy as np
 from thrifty_jax.networks import grid, ops
 from thrifty_jax.networks.architecture import Architecture
 from thrifty_jax.networks.genotype import Genotype
-from thrifty_jax.networks.space import (
-  CellKind,
-  GridCell,
-  Space,
-  cell_count,
-  edge_count,
-  edges_of,
-  sources_of,
-)
+from thrifty_jax.networks.space import CellKind, GridCell, Space, cell_count, edges_of, sources_of
 
 
 class Formula(NamedTuple):
-  """Formula of a network's parameter count, given the costs of its operations and its cells.
+  """Formula of a network's parameter count, given the costs of its operations and its cells."""
 
-  Attributes:
-    fixed: Parameters that every network has, down cells without their operations included.
-    down_cells: Number of down cells.
-    up_cell: Parameters of an up cell with one tensor as in0, without its operations.
-    widening: Further parameters of in0's filter for each further tensor.
-  """
-
-  fixed: int
-  down_cells: int
-  up_cell: int
-  widening: int
+  fixed: int  # parameters that every network has, down cells without their operations included
+  down_cells: int  # number of down cells
+  up_cell: int  # parameters of an up cell with one tensor as in0, without its operations
+  widening: int  # further parameters of in0's filter for each further tensor
 
   def total(self, *, down: Any, up: Any, cells: Any, pairs: Any) -> Any:
     """Returns the count; it is multilinear, so it also maps independent expectations to one.
@@ -77,7 +62,6 @@ def operation_cost(name: str, channels: int) -> int:
 
 
 def _size(module: nn.Module, channels: int) -> int:
-  """Returns the number of parameters of a module applied to this many channels."""
   x = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
   # A key made outside would initialise the device before config.device has chosen it.
   variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
@@ -87,9 +71,7 @@ def _size(module: nn.Module, channels: int) -> int:
 def built(depth: int, kept: Mapping[GridCell, Any]) -> tuple[Any, Any]:
   """Returns the number of up cells that are built, and of pairs of them in a column.
 
-  Args:
-    depth: Depth of the grid, L.
-    kept: Probability that a cell is kept, or 1 or 0; cells that are not listed are kept.
+  `kept` has the probability that a cell is kept, or 1 or 0; cells that are not listed are kept.
   """
   columns = [[kept.get((k, j), 1) for k in range(1, depth - j)] for j in range(depth - 1)]
   cells = 1 + sum(map(sum, columns))  # the head
@@ -118,15 +100,11 @@ def expected(architecture: Architecture, space: Space) -> jax.Array:
   times among its edges by softmax(beta), or keeps all if it has no more. Gates are independent.
   The result is differentiable and exact for such draws; a cell widens in0 of a cell to its right
   if both are kept.
-
-  Args:
-    architecture: Variables before the softmax.
-    space: Search space.
   """
   weights = grid.architecture_weights(architecture, nodes=space.nodes)
 
-  def edge(kind: CellKind, node: int, source: int) -> Any:
-    names, index = space.candidates(kind, source), edge_count(node) + source
+  def edge(kind: CellKind, index: int, node: int, source: int) -> Any:
+    names = space.candidates(kind, source)
     some = np.isin(names, space.derivable(kind, source))
     share = jax.nn.softmax(jnp.asarray(getattr(architecture, kind).alphas[index])[some])
     costs = np.asarray([operation_cost(name, space.channels) for name in names], np.float32)[some]
@@ -136,7 +114,7 @@ def expected(architecture: Architecture, space: Space) -> jax.Array:
     return kept * jnp.sum(share * costs)
 
   def cell(kind: CellKind) -> Any:
-    return sum(edge(kind, node, source) for node, source in edges_of(space.nodes))
+    return sum(edge(kind, index, *ends) for index, ends in enumerate(edges_of(space.nodes)))
 
   gates = jnp.asarray(weights.gates)[:, 0] if space.cell_path else ()
   cells, pairs = built(space.depth, dict(zip(space.skippable, gates, strict=True)))

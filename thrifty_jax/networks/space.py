@@ -20,17 +20,11 @@ T = TypeVar('T')
 
 
 class Colour(NamedTuple):
-  """Colour in pictures that operations of one sort share.
+  """Colour in pictures that operations of one sort share."""
 
-  Attributes:
-    name: Name of the CSS variable, --op-<name>.
-    light: Colour on a light background, '#rrggbb'.
-    dark: Colour on a dark background.
-  """
-
-  name: str
-  light: str
-  dark: str
+  name: str  # of the CSS variable, --op-<name>
+  light: str  # on a light background, '#rrggbb'
+  dark: str  # on a dark background
 
 
 CONV = Colour('conv', '#3f7fbf', '#62a5e6')
@@ -46,31 +40,20 @@ SE = Colour('se', '#c25450', '#e67a76')
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """Candidate operation, a row of the table.
+  """Candidate operation, a row of the table."""
 
-  Attributes:
-    name: Name in genotypes, settings and pictures.
-    resample: List that the operation is in, by its effect on the sides.
-    form: Form of computation: zeros, identity, avg_pool, max_pool, gate, convolution (3x3).
-    colour: Colour in pictures.
-    dilation: Distance of a convolution's taps, in pixels; odd if the sides are doubled, as an even
-      one leaves holes with stride 2.
-    separable: Whether the convolution is depthwise, then 1x1, without a norm between.
-    gated: Whether squeeze and excitation precedes the convolution.
-  """
-
-  name: str
-  resample: Resample
-  form: str
+  name: str  # in genotypes, settings and pictures
+  resample: Resample  # list that the operation is in, by its effect on the sides
+  form: str  # zeros, identity, avg_pool, max_pool, gate, convolution (3x3)
   colour: Colour
-  dilation: int = 1
-  separable: bool = False
-  gated: bool = False
+  dilation: int = 1  # distance of a convolution's taps, in pixels
+  separable: bool = False  # whether the convolution is depthwise, then 1x1, without a norm between
+  gated: bool = False  # whether squeeze and excitation precedes the convolution
 
   def __post_init__(self) -> None:
     if self.dilation > 1 and self.separable:
       raise ValueError(f'operation {self.name!r}: a separable convolution has dilation 1')
-    if self.dilation % 2 == 0 and self.resample == 'up':
+    if self.dilation % 2 == 0 and self.resample == 'up':  # leaves holes with stride 2
       raise ValueError(f'operation {self.name!r}: dilation {self.dilation} going up; expected odd')
 
   @property
@@ -102,11 +85,7 @@ OPERATIONS: tuple[Operation, ...] = (
 
 
 def operation(name: str) -> Operation:
-  """Returns the row of an operation.
-
-  Raises:
-    ValueError: If there is none; the message lists the known names.
-  """
+  """Returns the row of an operation, or raises a ValueError that lists the known names."""
   for row in OPERATIONS:
     if row.name == name:
       return row
@@ -115,14 +94,10 @@ def operation(name: str) -> Operation:
 
 
 def candidates(resample: Resample, chosen: Collection[str] = ()) -> tuple[str, ...]:
-  """Returns the names of the operations of a list, in the order of the table.
+  """Returns the names of a list's operations, in the order of the table.
 
-  Args:
-    resample: Name of the list.
-    chosen: Names of the operations that a search may use; () stands for all.
-
-  Raises:
-    ValueError: If a chosen one is not in the table.
+  `chosen` are the names that a search may use, () stands for all; a ValueError names one that the
+  table does not have.
   """
   rows = [operation(name) for name in chosen] or OPERATIONS
   return tuple(row.name for row in OPERATIONS if row in rows and row.resample == resample)
@@ -135,10 +110,7 @@ def derivable(resample: Resample, chosen: Collection[str] = ()) -> tuple[str, ..
 
 
 def require_choice(chosen: Sequence[str]) -> None:
-  """Checks that a choice of candidates leaves some for every edge.
-
-  Args:
-    chosen: Value of config.search.operations; () stands for all.
+  """Checks that config.search.operations, if any, leaves candidates for every edge.
 
   Raises:
     InputError: If a name is unknown or given twice, or a list has no candidate left but `none`.
@@ -148,7 +120,7 @@ def require_choice(chosen: Sequence[str]) -> None:
     if name not in known:
       raise InputError(
         f'config.search.operations names {name!r:.40}, which is no operation; expected different '
-        f'ones of {", ".join(known)}, or () for all'
+        f'names out of {", ".join(known)}, or () for all'
       )
     if chosen.count(name) > 1:
       raise InputError(f'config.search.operations names {name!r} twice; expected it once')
@@ -264,27 +236,16 @@ def connect(
 
 
 class Space(NamedTuple):
-  """Search space: the networks that a search may derive.
+  """Search space: the networks that a search may derive."""
 
-  Attributes:
-    image_channels: Modalities times slices in the network's input.
-    classes: Number of classes, K, background included.
-    channels: Channels of every cell of the derived network.
-    depth: Levels below the full size, L.
-    nodes: Nodes of a cell.
-    edges_per_node: Edges that a node keeps, if it has that many.
-    cell_path: Whether cells may be skipped.
-    operations: Names of the candidates; () stands for all.
-  """
-
-  image_channels: int
-  classes: int
-  channels: int
-  depth: int
-  nodes: int
-  edges_per_node: int
-  cell_path: bool = False
-  operations: tuple[str, ...] = ()
+  image_channels: int  # modalities times slices in the network's input
+  classes: int  # K, background included
+  channels: int  # channels of every cell of the derived network
+  depth: int  # levels below the full size, L
+  nodes: int  # nodes of a cell
+  edges_per_node: int  # edges that a node keeps, if it has that many
+  cell_path: bool = False  # whether cells may be skipped
+  operations: tuple[str, ...] = ()  # names of the candidates; () stands for all
 
   @property
   def skippable(self) -> tuple[GridCell, ...]:

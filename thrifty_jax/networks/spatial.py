@@ -1,11 +1,11 @@
 """Convolutions, pools and changes of size, as functions of arrays.
 
-The forms are exact and were chosen by measurements, on a CPU unless stated otherwise: a depthwise
-convolution as shifted multiply-adds, a transposed one as the four phases of its output, pools as
-strided slices.
+The forms, such as pools as strided slices, are exact and were chosen by measurements, on a CPU
+unless stated otherwise.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,13 +17,10 @@ from thrifty_jax.networks.space import Resample
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
-  """Returns the convolution with padding dilation * (k - 1) / 2, [B, H / stride, W / stride, C'].
+  """Returns the convolution of x [B, H, W, C] with a kernel [k, k, C, C'] of odd side k.
 
-  Args:
-    x: Array [B, H, W, C].
-    kernel: Kernel [k, k, C, C'] with odd k.
-    stride: Step of the output grid, in pixels.
-    dilation: Distance of the kernel's taps, in pixels.
+  The padding is dilation * (k - 1) / 2 pixels, as stride and dilation are in pixels; the result is
+  [B, H / stride, W / stride, C'].
   """
   if stride == dilation > 1:  # all taps lie on pixels of the output grid
     x, stride, dilation = x[:, ::stride, ::stride], 1, 1
@@ -46,9 +43,8 @@ def convolve_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
   taps = x @ jnp.moveaxis(kernel, 2, 0).reshape(channels, -1)
   taps = jnp.pad(taps, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
   taps = taps.reshape(*taps.shape[:3], size, size, few)
-  return total(
-    [taps[:, i : i + height, j : j + width, i, j] for i in range(size) for j in range(size)]
-  )
+  places = itertools.product(range(size), repeat=2)
+  return total([taps[:, i : i + height, j : j + width, i, j] for i, j in places])
 
 
 def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[list[jax.Array]]:
@@ -79,27 +75,26 @@ def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[lis
 def depthwise(x: jax.Array, kernel: jax.Array, *, resample: Resample) -> jax.Array:
   """Returns the depthwise convolution with a kernel [3, 3, C], padded and strided like dense ones.
 
-  The gradient of a float32 kernel is summed in float32, whatever the type of x.
+  It consists of shifted multiply-adds. The gradient of a float32 kernel is summed in float32,
+  whatever the type of x.
   """
   height, width = x.shape[1:3]
+  before, step = 0 if resample == 'up' else 1, 2 if resample == 'down' else 1
+  padded = jnp.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
 
-  def shifted(row: int, column: int, step: int) -> jax.Array:
-    return padded[:, row : row + height : step, column : column + width : step]
+  def taps(rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]]) -> jax.Array:
+    """Sums over taps along each axis, (index in the kernel, shift of the input)."""
+    terms = [
+      padded[:, r : r + height : step, c : c + width : step] * kernel[i, j]
+      for (i, r), (j, c) in itertools.product(rows, columns)
+    ]
+    return total(terms).astype(x.dtype)
 
   if resample != 'up':
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    step = 2 if resample == 'down' else 1
-    taps = [shifted(i, j, step) * kernel[i, j] for i in range(3) for j in range(3)]
-    return total(taps).astype(x.dtype)
-
-  padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-  reads = {0: [(1, 0)], 1: [(0, 0), (2, 1)]}  # output parity -> (kernel index, input shift)
-
-  def phase(a: int, b: int) -> jax.Array:
-    taps = [shifted(r, c, 1) * kernel[i, j] for i, r in reads[a] for j, c in reads[b]]
-    return total(taps).astype(x.dtype)
-
-  return interleave([[phase(a, b) for b in (0, 1)] for a in (0, 1)])
+    every = [(0, 0), (1, 1), (2, 2)]
+    return taps(every, every)
+  even, odd = [(1, 0)], [(0, 0), (2, 1)]  # taps of the output's even and odd pixels
+  return interleave([[taps(rows, columns) for columns in (even, odd)] for rows in (even, odd)])
 
 
 def convolution(
@@ -113,29 +108,19 @@ def convolution(
   """Returns the convolution of x [B, H, W, C] with a kernel [k, l, C, C'] and any padding."""
   kernel = kernel.astype(x.dtype)
   if dilation > 1 and stride == 1 and jax.default_backend() == 'gpu':
-    return dilated(x, kernel, tuple(padding), dilation)
+    return convolve_dilated(x, kernel, tuple(padding), dilation)
   return _convolution(x, kernel, padding, stride, dilation)
 
 
-def _convolution(
-  x: jax.Array,
-  kernel: jax.Array,
-  padding: Sequence[tuple[int, int]],
-  stride: int,
-  dilation: int,
-) -> jax.Array:
+def _convolution(x, kernel, padding, stride, dilation):
+  axes, steps, distances = ('NHWC', 'HWIO', 'NHWC'), (stride, stride), (dilation, dilation)
   return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    padding,
-    rhs_dilation=(dilation, dilation),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    x, kernel, steps, padding, rhs_dilation=distances, dimension_numbers=axes
   )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def dilated(
+def convolve_dilated(
   x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...], dilation: int
 ) -> jax.Array:
   """Returns the dilated convolution, with a gradient of the kernel that is fast on GPUs.
@@ -147,33 +132,24 @@ def dilated(
   return _convolution(x, kernel, padding, 1, dilation)
 
 
-def _dilated_forward(
-  x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...], dilation: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return dilated(x, kernel, padding, dilation), (x, kernel)
+def _dilated_forward(x, kernel, padding, dilation):
+  return convolve_dilated(x, kernel, padding, dilation), (x, kernel)
 
 
-def _dilated_backward(
-  padding: tuple[tuple[int, int], ...],
-  dilation: int,
-  residuals: tuple[jax.Array, jax.Array],
-  cotangent: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def _dilated_backward(padding, dilation, residuals, cotangent):
   x, kernel = residuals
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
   reaches = [dilation * (size - 1) for size in kernel.shape[:2]]
   sides = zip(reaches, padding, strict=True)
-  of_x = dilated(
-    cotangent, turned, tuple((r - low, r - high) for r, (low, high) in sides), dilation
-  )
-
+  rest = tuple((reach - low, reach - high) for reach, (low, high) in sides)
+  of_x = convolve_dilated(cotangent, turned, rest, dilation)
   shape = (*(reach + 1 for reach in reaches), *kernel.shape[2:])
   dense = jax.ShapeDtypeStruct(shape, kernel.dtype)
   transpose = jax.linear_transpose(lambda dense: convolution(x, dense, padding=padding), dense)
   return of_x, transpose(cotangent)[0][::dilation, ::dilation]
 
 
-dilated.defvjp(_dilated_forward, _dilated_backward)
+convolve_dilated.defvjp(_dilated_forward, _dilated_backward)
 
 
 def interleave(phases: list[list[jax.Array]]) -> jax.Array:
@@ -219,7 +195,7 @@ def space_sums(*arrays: jax.Array) -> list[jax.Array]:
 
 
 @jax.custom_vjp
-def scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
+def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
   """Returns x [B, H, W, C] times a factor for each example and channel, [B, C].
 
   The gradient of a float32 factor is summed in float32, whatever the type of x.
@@ -227,19 +203,17 @@ def scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
   return (x * factor[:, None, None]).astype(x.dtype)
 
 
-def _scaled_forward(x: jax.Array, factor: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  return scaled(x, factor), (x, factor)
+def _scaled_forward(x, factor):
+  return scale(x, factor), (x, factor)
 
 
-def _scaled_backward(
-  residuals: tuple[jax.Array, ...], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _scaled_backward(residuals, cotangent):
   x, factor = residuals
   (of_factor,) = space_sums(at_least_float32(cotangent) * x)
-  return scaled(cotangent, factor), of_factor.astype(factor.dtype)
+  return scale(cotangent, factor), of_factor.astype(factor.dtype)
 
 
-scaled.defvjp(_scaled_forward, _scaled_backward)
+scale.defvjp(_scaled_forward, _scaled_backward)
 
 
 def global_average(x: jax.Array) -> jax.Array:
@@ -275,9 +249,8 @@ def max_pool_3x3(x: jax.Array) -> jax.Array:
   x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=low)
   x = jnp.maximum(jnp.maximum(x[:, :height:2], x[:, 1::2][:, : height // 2]), x[:, 2::2])
   x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)), constant_values=low)
-  return jnp.maximum(
-    jnp.maximum(x[:, :, :width:2], x[:, :, 1::2][:, :, : width // 2]), x[:, :, 2::2]
-  )
+  pairs = jnp.maximum(x[:, :, :width:2], x[:, :, 1::2][:, :, : width // 2])
+  return jnp.maximum(pairs, x[:, :, 2::2])
 
 
 def nearest_up(x: jax.Array) -> jax.Array:

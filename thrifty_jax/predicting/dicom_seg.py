@@ -20,10 +20,8 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans import sources
 
 ENDING = '_seg.dcm'
-_PACKAGES = ('highdicom', 'pydicom')
-# Required in every slice; all but the last are equal in all slices and place the Segmentation.
+# Required in every slice, and equal in all of them; SOPInstanceUID is required too.
 _IDS = ('SOPClassUID', 'StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')
-_IDS_EACH = 'SOPInstanceUID'
 # Required but possibly empty, by the standard's modules for the patient and the study.
 _MAY_BE_EMPTY = (
   *('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex', 'StudyDate', 'StudyTime'),
@@ -32,12 +30,7 @@ _MAY_BE_EMPTY = (
 _OFF = 0.3  # of a step: largest offset of a slice from its place; dicom.py allows a quarter
 # Values of DICOM's context group 7150, the categories of segments, with the context groups of their
 # types; a class gets the code that has its name.
-_TYPES = {
-  'AnatomicalStructure': 7192,
-  'Tissue': 7191,
-  'MorphologicallyAbnormalStructure': 7194,
-}
-_OTHERWISE = 'SpatialAndRelationalConcept'
+_TYPES = {'AnatomicalStructure': 7192, 'Tissue': 7191, 'MorphologicallyAbnormalStructure': 7194}
 _SCHEME = '99THRIFTY_JAX'  # names of private schemes begin with 99
 _SERIES = 1000  # added to the number of the scan's series
 _LONGEST = 64  # letters of a DICOM text of type LO
@@ -45,9 +38,9 @@ _LONGEST = 64  # letters of a DICOM text of type LO
 
 def require_packages() -> None:
   """Refuses to start if the packages that write DICOM are not installed."""
-  if any(importlib.util.find_spec(name) is None for name in _PACKAGES):
+  if importlib.util.find_spec('highdicom') is None:  # which needs pydicom
     raise InputError(
-      '--dicom_seg needs highdicom, not installed here: pip install -r requirements-dicom.txt'
+      '--dicom_seg needs highdicom, which is not installed: pip install -r requirements-dicom.txt'
     )
 
 
@@ -69,7 +62,11 @@ def to_bytes(
   import highdicom
   from pydicom.uid import ExplicitVRLittleEndian
 
-  segments, spacing = _segments(about), _spacing(affine)
+  segments = _segments(about)
+  step, down, across = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+  spacing = highdicom.PixelMeasuresSequence(  # as thick as apart, since a mask has no gaps
+    pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
+  )
   with _quiet():
     try:
       slices = _in_order(series, affine, len(mask))
@@ -111,7 +108,17 @@ def _in_order(series: Path, affine: np.ndarray, count: int) -> list[Any]:
   paths = sources.slices_of(series)
   headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
   for path, header in zip(paths, headers, strict=True):
-    _require_ids(path, header, headers[0])
+    for name in (*_IDS, 'SOPInstanceUID'):
+      if not header.get(name):
+        raise InputError(
+          f'{path}: has no {name}, to which a DICOM SEG would refer; restore the original series, '
+          'or leave out --dicom_seg'
+        )
+      if name in _IDS and header[name].value != headers[0][name].value:
+        raise InputError(
+          f'{path}: has another {name} than other slices of its folder; a DICOM SEG belongs to one '
+          'series. Restore the original one, or leave out --dicom_seg'
+        )
     for name in _MAY_BE_EMPTY:
       if name not in header:
         setattr(header, name, None)
@@ -126,21 +133,6 @@ def _in_order(series: Path, affine: np.ndarray, count: int) -> list[Any]:
   if len(order) != count or np.abs(numbers[order] - np.arange(count)).max() > _OFF:
     raise InputError(f'{series}: its slices changed while they were read; start again')
   return [headers[i] for i in order]
-
-
-def _require_ids(path: Path, header: Any, first: Any) -> None:
-  for name in (*_IDS, _IDS_EACH):
-    if not header.get(name):
-      raise InputError(
-        f'{path}: has no {name}, to which a DICOM SEG would refer; restore the original series, or '
-        'leave out --dicom_seg'
-      )
-  for name in _IDS:
-    if header[name].value != first[name].value:
-      raise InputError(
-        f'{path}: has another {name} than other slices of its folder; a DICOM SEG belongs to one '
-        'series. Restore the original one, or leave out --dicom_seg'
-      )
 
 
 def _segments(about: Mapping[str, Any]) -> list[Any]:
@@ -161,7 +153,7 @@ def _segments(about: Mapping[str, Any]) -> list[Any]:
   found = []
   for number, name in list(about['classes'].items())[1:]:
     text = name.replace('\\', '/')[:_LONGEST]  # a backslash would separate two values
-    category, kind = _codes(int(number), text)
+    category, kind = _codes(number, text)
     found.append(
       highdicom.seg.SegmentDescription(
         segment_number=int(number),
@@ -175,7 +167,7 @@ def _segments(about: Mapping[str, Any]) -> list[Any]:
   return found
 
 
-def _codes(number: int, name: str) -> tuple[Any, Any]:
+def _codes(number: str, name: str) -> tuple[Any, Any]:
   """Category and type of a class: SNOMED's if DICOM lists exactly its name, else our own."""
   from pydicom.sr.codedict import Code, codes
 
@@ -185,17 +177,7 @@ def _codes(number: int, name: str) -> tuple[Any, Any]:
     for known in listed.dir():
       if known.lower() == wanted:
         return getattr(codes.cid7150, category), getattr(listed, known)
-  return getattr(codes.cid7150, _OTHERWISE), Code(str(number), _SCHEME, name)
-
-
-def _spacing(affine: np.ndarray) -> Any:
-  """Spacing of the voxels; slices are as thick as their distance, as a mask has no gaps."""
-  import highdicom
-
-  step, down, across = (float(one) for one in np.linalg.norm(affine[:3, :3], axis=0))
-  return highdicom.PixelMeasuresSequence(
-    pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
-  )
+  return codes.cid7150.SpatialAndRelationalConcept, Code(number, _SCHEME, name)
 
 
 @contextlib.contextmanager

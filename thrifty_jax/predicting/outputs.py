@@ -18,46 +18,32 @@ from thrifty_jax.scans.sources import Grid, Source
 
 # Endings of volumes in formats that are not written, for which no folder may be created.
 _OTHERS = ('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz')
-
 _DECIMALS = 4  # of probabilities; more are noise that would make the files 20 times as large
 
 
 @dataclass(frozen=True)
 class Outputs:
-  """The files of one scan.
-
-  Attributes:
-    mask: File of the mask.
-    probabilities: Files of the foreground classes, if requested.
-    overlay: Picture, if requested.
-    segmentation: DICOM Segmentation, if requested.
-  """
+  """The files of one scan: its mask and, if requested, the others."""
 
   mask: Path
-  probabilities: tuple[Path, ...] = ()
-  overlay: Path | None = None
-  segmentation: Path | None = None
-
-  @property
-  def paths(self) -> tuple[Path, ...]:
-    """Paths of all the files."""
-    more = (self.overlay, self.segmentation)
-    return (self.mask, *self.probabilities, *(path for path in more if path))
+  probabilities: tuple[Path, ...]  # of the foreground classes
+  overlay: Path | None
+  segmentation: Path | None  # in DICOM
 
 
 @dataclass(frozen=True)
 class Plan:
-  """The files of all scans.
-
-  Attributes:
-    scans: Scans, each with its files.
-    ending: File ending of masks and probabilities.
-    about: JSON file that describes the numbers in the masks.
-  """
+  """The files of all scans."""
 
   scans: tuple[tuple[Source, Outputs], ...]
-  ending: str
-  about: Path
+  ending: str  # of masks and probabilities
+  about: Path  # JSON file that describes the numbers in the masks
+
+  @property
+  def paths(self) -> list[Path]:
+    """Paths of all files but `about`."""
+    found = [(one.mask, *one.probabilities, one.overlay, one.segmentation) for _, one in self.scans]
+    return [path for paths in found for path in paths if path]
 
 
 def require_place(output: Path, format_: str | None) -> None:
@@ -72,10 +58,15 @@ def require_place(output: Path, format_: str | None) -> None:
       f'--output={output} does not end as --format={format_} does, in {masks.FORMATS[format_]}; '
       'leave out one of them'
     )
-  if found and output.is_dir() or found is None and output.is_file():
-    kind = 'a folder' if output.is_dir() else 'a file'
+  if output.is_dir() if found else output.is_file():
+    kind = 'a folder' if found else 'a file'
     raise InputError(f'--output={output} is {kind} already; name another')
-  there = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+  require_writable(output, output)
+
+
+def require_writable(output: Path, folder: Path) -> None:
+  """Refuses an output in a folder that, or the next one above that exists, is read-only."""
+  there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
   if not os.access(there, os.W_OK):
     raise InputError(f'--output={output}: {there} cannot be written; name another folder')
 
@@ -91,7 +82,7 @@ def plan(
   overlays: bool = False,
   segmentations: bool = False,
 ) -> Plan:
-  """Plans the files to write.
+  """Plans the files to write: masks and, if wanted, probabilities, pictures and DICOM SEGs.
 
   Args:
     sources: Scans found in `place`.
@@ -99,13 +90,9 @@ def plan(
     output: Output folder, or for a single scan a file.
     format_: Format from masks.FORMATS; None uses that of the output's ending, else NIfTI.
     classes: Number of classes K.
-    probabilities: Whether probabilities are written.
+    probabilities: Whether a file is written for each foreground class.
     overlays: Whether pictures are written.
-    segmentations: Whether DICOM Segmentations are written; scans must then be DICOM series.
-
-  Raises:
-    InputError: If the output is a file but a folder is needed, an input would be overwritten, or a
-      DICOM SEG is requested for a scan that is not a DICOM series.
+    segmentations: Whether DICOM SEGs are written, for which the scans must be DICOM series.
   """
   ending = masks.ending(output)
   if ending and place.is_dir() and sources[0].channels != (place,):
@@ -113,7 +100,9 @@ def plan(
       f'--output={output}: {place} is a folder of scans; name a folder for the masks'
     )
   if not ending and output.resolve() == place.resolve():
-    raise InputError(f'--output={output}: is the input too; masks would be taken for scans there')
+    raise InputError(
+      f'--output={output}: is the input too, where masks would be taken for scans; name another'
+    )
   if segmentations and (other := [one for one in sources if not one.channels[0].is_dir()]):
     raise InputError(
       f'{other[0].channels[0]}: is no DICOM series, to which a DICOM SEG could belong; leave out '
@@ -123,31 +112,29 @@ def plan(
   ending = ending or masks.FORMATS[format_ or 'nifti']
   found = []
   for source in sources:
-    stem = named or source.name
+    stem = folder / (named or source.name)
     numbers = range(1, classes) if probabilities else ()
-    shares = tuple(folder / f'{stem}_probability_{number}{ending}' for number in numbers)
-    picture = folder / f'{stem}_overlay.png' if overlays else None
-    segmentation = folder / f'{stem}{dicom_seg.ENDING}' if segmentations else None
-    mask = folder / f'{stem}{ending}'
-    found.append((source, Outputs(mask, shares, picture, segmentation)))
+    outputs = Outputs(
+      mask=Path(f'{stem}{ending}'),
+      probabilities=tuple(Path(f'{stem}_probability_{number}{ending}') for number in numbers),
+      overlay=Path(f'{stem}_overlay.png') if overlays else None,
+      segmentation=Path(f'{stem}{dicom_seg.ENDING}') if segmentations else None,
+    )
+    found.append((source, outputs))
   whole = Plan(tuple(found), ending, folder / (f'{named}.json' if named else 'classes.json'))
-  paths = [path for _, outputs in whole.scans for path in outputs.paths]
-  if twice := sorted({path for path in paths if paths.count(path) > 1}):
-    raise InputError(f'{twice[0]}: would be written for two scans; rename one of them')
-  inputs = {path.resolve() for source in sources for path in source.channels}
-  if own := [path for path in paths if path.resolve() in inputs]:
-    raise InputError(f'{own[0]}: is a scan of the input; name another output')
+  paths, inputs = set(), {path.resolve() for source in sources for path in source.channels}
+  for path in whole.paths:
+    if path in paths:
+      raise InputError(f'{path}: would be written for two scans; rename one of them')
+    if path.resolve() in inputs:
+      raise InputError(f'{path}: is a scan of the input; name another output')
+    paths.add(path)
   return whole
 
 
 def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
-  """Refuses to overwrite anything.
-
-  Args:
-    whole: Files to be written.
-    about: Content of `whole.about`, which may already exist with the same content.
-  """
-  there = [path for _, outputs in whole.scans for path in outputs.paths if path.exists()]
+  """Refuses to overwrite anything; `whole.about` may exist with the same content."""
+  there = [path for path in whole.paths if path.exists()]
   if whole.about.exists() and files.read_json(whole.about) != about:
     there.append(whole.about)
   if there:
@@ -160,17 +147,9 @@ def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
 def write(
   found: Segmentation, grid: Grid, outputs: Outputs, whole: Plan, about: Mapping[str, Any]
 ) -> None:
-  """Writes the files of one scan, its mask last, and the file that describes them.
+  """Writes the files of one scan, its mask last, and `whole.about`, with the names of the classes.
 
-  Args:
-    found: Segmentation of the scan.
-    grid: Grid of the scan.
-    outputs: Files of the scan.
-    whole: Plan to which the files belong.
-    about: Content of `whole.about`, with the names under 'classes'.
-
-  Raises:
-    InputError: If a file cannot be written.
+  A file that cannot be written is an InputError.
   """
   contents = {whole.about: json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n'}
   shares = () if found.probabilities is None else found.probabilities
@@ -178,7 +157,7 @@ def write(
     turned = found.turned(np.round(share, _DECIMALS), grid.affine)
     contents[path] = masks.to_bytes(turned, grid, ending=whole.ending)
   if outputs.overlay:
-    contents[outputs.overlay] = sheets.png(
+    contents[outputs.overlay] = sheets.draw_sheet(
       found.volume.image[..., 0],
       found.mask,
       spacing_mm=found.volume.spacing_mm,

@@ -11,11 +11,7 @@ from thrifty_jax.scans.volumes import Volume
 
 
 def turn(volume: Volume, spec: ModelSpec) -> Volume:
-  """Turns a scan to the slice axis of a model, without its truth.
-
-  Args:
-    volume: Scan with axes in any orientation.
-    spec: Description of the model.
+  """Turns a scan with axes in any orientation to the slice axis of a model, without its truth.
 
   Raises:
     InputError: If the scan is empty, has another number of channels, or has a channel that is
@@ -28,9 +24,9 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
       'give all of them, in files CASE_0000, CASE_0001, ... or on the fourth axis'
     )
   if not image.size:
-    raise InputError(f'the scan is empty, {image.shape[:3]} voxels (D, H, W)')
+    raise InputError(f'the scan is empty, it has {image.shape[:3]} voxels (D, H, W)')
   if not np.isfinite(image).all():
-    raise InputError('the scan has voxels that are NaN or infinite; export it again')
+    raise InputError('the scan has non-finite voxels; export it again')
   if (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
     raise InputError('all voxels of a channel are the same; expected an image')
   # The same order as for training: axial when they are read, then along the slices.
@@ -39,15 +35,7 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
 
 
 def prepare(volume: Volume, spec: ModelSpec) -> np.ndarray:
-  """Prepares slices of a scan as those of the training were prepared.
-
-  Args:
-    volume: Scan from `turn`.
-    spec: Description of the model.
-
-  Returns:
-    Slices, [D, S, S, M], float16 in [0, 1], not normalised.
-  """
+  """Slices of a scan from `turn`, [D, S, S, M], float16 in [0, 1], not normalised."""
   if spec.padding:
     first, value = spec.padding
     image = np.where(volume.image >= first, np.float32(value), volume.image)

@@ -1,7 +1,6 @@
 """Segments scans by trained networks: prepared as for training, with masks on the scan's grid.
 
-A new scan is treated as evaluation treats the slices of a prepared data set; for the same scan,
-model and batch size both find the same class in every voxel.
+For the same scan, model and batch size, evaluation finds the same class in every voxel.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import model_folder
+from thrifty_jax import model_folder, records
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
@@ -32,40 +31,27 @@ _WORLD = {'R': (0, 1), 'L': (0, -1), 'A': (1, 1), 'P': (1, -1), 'S': (2, 1), 'I'
 class Segmentation:
   """Segmentation of a scan, turned as the networks see it (volumes.SLICE_AXES).
 
-  Attributes:
-    volume: Scan with image [D, H, W, M].
-    mask: Class of each voxel, [D, H, W], uint8.
-    probabilities: Probabilities of the foreground classes, [K - 1, D, H, W], float32, if requested,
-      from before `mask` was reduced to the largest component of some classes.
-    unlike: Descriptions of how the scan differs from those of the training.
+  Probabilities are from before `mask` was reduced to the largest component of some classes.
   """
 
-  volume: Volume
-  mask: np.ndarray
-  probabilities: np.ndarray | None
-  unlike: tuple[str, ...]
+  volume: Volume  # with image [D, H, W, M]
+  mask: np.ndarray  # class of each voxel, [D, H, W], uint8
+  probabilities: np.ndarray | None  # of foreground classes, [K - 1, D, H, W], float32, if requested
+  unlike: tuple[str, ...]  # descriptions of how the scan differs from those of the training
 
   def turned(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Turns voxels of this grid, [D, H, W], to the orientation of the file's affine."""
-    return volumes.turned_like(voxels, self.volume.affine, affine)
+    return volumes.turn_like(voxels, self.volume.affine, affine)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmenter:
-  """One network, or several whose probabilities are averaged.
+  """One network, or several whose probabilities are averaged."""
 
-  Attributes:
-    members: Models of the networks, which agree on classes, channels and slice axis.
-    batch_size: Number of slices per batch.
-    budget_bytes: Memory for the activations of a network; the batch shrinks to fit. None is no
-      limit.
-    flips: Whether to average logits over the flips that augmentation made in training.
-  """
-
-  members: tuple[LoadedModel, ...]
-  batch_size: int = BATCH_SIZE
-  budget_bytes: int | None = None
-  flips: bool = False
+  members: tuple[LoadedModel, ...]  # which agree on classes, channels and slice axis
+  batch_size: int = BATCH_SIZE  # slices
+  budget_bytes: int | None = None  # for activations; the batch shrinks to fit. None is no limit
+  flips: bool = False  # whether to average logits over the flips that training saw
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -120,14 +106,10 @@ class Segmenter:
     return found.turned(found.mask, affine)
 
   def find(self, volume: Volume, *, probabilities: bool = False) -> Segmentation:
-    """Segments a volume.
+    """Segments a scan with axes in any orientation; a truth is ignored.
 
-    Args:
-      volume: Scan with axes in any orientation; a truth is ignored.
-      probabilities: Whether to return probabilities; each class takes as much memory as the scan.
-
-    Raises:
-      InputError: If the scan cannot be used with these models.
+    Each class takes as much memory as the scan if its probabilities are wanted. InputError is
+    raised if the scan cannot be used with these models.
     """
     specs = [member.spec for member in self.members]
     volume = preparation.turn(volume, specs[0])
@@ -141,17 +123,13 @@ class Segmenter:
     )
     mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
     training = [spec.training_scans for spec in specs if spec.training_scans]
-    axis, known = specs[0].image.slice_axis, likeness.merged(training) if training else None
-    unlike = likeness.unlike(measures, known, slice_axis=axis) if known else []
+    axis, known = specs[0].image.slice_axis, likeness.merge(training) if training else None
+    unlike = likeness.find_unlike(measures, known, slice_axis=axis) if known else []
     return Segmentation(volume, mask, shares, tuple(unlike))
 
   @functools.cached_property
   def fitting_batch(self) -> int:
-    """Number of slices per batch: the batch size, or fewer to fit the memory budget.
-
-    Raises:
-      InputError: If a network exceeds the budget with a single slice.
-    """
+    """Slices per batch, fewer to fit the memory budget; InputError if a single one exceeds it."""
     size, budget = self.batch_size, self.budget_bytes
     if budget is None:
       return size
@@ -159,7 +137,7 @@ class Segmenter:
       while (planned := planned_bytes(member, size)) > budget:
         if size == 1:
           raise InputError(
-            f'one slice takes {planned / 2**20:.1f} MiB of activations, the budget for them is '
+            f'one slice takes {planned / 2**20:.1f} MiB of activations, but the budget for them is '
             f'{budget / 2**20:.1f} MiB; give more memory'
           )
         size = max(1, min(size - 1, size * budget // planned))
@@ -168,20 +146,15 @@ class Segmenter:
   @functools.cached_property
   def _predictions(self) -> tuple[inference.Predict, ...]:
     """Functions of the networks from slices to logits, averaged over flips."""
+    size, wanted = self.fitting_batch, self.flips
     return tuple(
-      member.predict_with(
-        batch_size=self.fitting_batch, flips=member.spec.flips if self.flips else ()
-      )
+      member.predict_with(batch_size=size, flips=member.spec.flips if wanted else ())
       for member in self.members
     )
 
 
 def planned_bytes(member: LoadedModel, batch_size: int) -> int:
-  """Temporary memory in bytes that XLA plans for a batch.
-
-  Raises:
-    InputError: If XLA does not report it.
-  """
+  """Temporary memory in bytes that XLA plans for a batch; InputError if it does not report it."""
   spec = member.spec
   at_once, each = inference.split_batch(batch_size)
   shape = (each, spec.image.image_size, spec.image.image_size, spec.image_channels)
@@ -201,48 +174,28 @@ def load_model(
   batch_size: int = BATCH_SIZE,
   budget_bytes: int | None = None,
 ) -> Segmenter:
-  """Loads a trained model, or several; see `Segmenter` for the settings.
-
-  Args:
-    folder: Model folder, folder of a run, or of a run with several folds, whose models are
-      averaged; or a list of these.
-    flips: Whether to average over flips.
-    batch_size: Number of slices per batch.
-    budget_bytes: Memory for activations; None is no limit.
+  """Loads a trained model, or several; see `predict.load_model`, and `Segmenter` for the settings.
 
   Raises:
     InputError: If there is no model, a file was altered, or the models cannot be combined.
   """
   several = [folder] if isinstance(folder, Path | str) else folder
-  folders = [found for one in several for found in model_folders(Path(one))]
+  folders = [found for one in several for found in find_models(Path(one))]
   members = tuple(model_folder.load(found) for found in folders)
-  first = _agreed(members[0])
-  for place, member in zip(folders, members, strict=True):
-    for name, value in _agreed(member).items():
-      if value != first[name]:
+  specs = [records.to_json(member.spec) for member in members]
+  for place, spec in zip(folders, specs, strict=True):
+    for name in ('classes', 'modalities', 'slice_axis'):
+      value, expected = spec[name], specs[0][name]
+      if value != expected:
         raise InputError(
-          f'{place}: its "{name}" is {value!r}, that of {folders[0]} {first[name]!r}; models that '
+          f'{place}: its "{name}" is {value!r}, that of {folders[0]} is {expected!r}; models that '
           'are averaged must agree on it'
         )
   return Segmenter(members, batch_size, budget_bytes, flips)
 
 
-def _agreed(member: LoadedModel) -> dict[str, object]:
-  """Facts on which averaged models must agree."""
-  spec = member.spec
-  return {
-    'classes': list(spec.classes),
-    'modalities': spec.modalities,
-    'slice_axis': spec.image.slice_axis,
-  }
-
-
-def model_folders(folder: Path) -> list[Path]:
-  """Finds the model folders of a path: itself, its model/, or those of its folds.
-
-  Raises:
-    InputError: If there is no model folder.
-  """
+def find_models(folder: Path) -> list[Path]:
+  """Finds the model folders of a path: itself, its model/, or those of its folds."""
   if (folder / 'preprocessing.json').exists():
     return [folder]
   if (folder / 'model').is_dir():
@@ -264,8 +217,7 @@ def _affine(spacing_mm: Sequence[float], axes: str) -> np.ndarray:
   spacing = np.asarray(spacing_mm, float)
   if spacing.shape != (3,) or not np.isfinite(spacing).all() or not (spacing > 0).all():
     raise InputError(f'spacing_mm is {spacing_mm!r}; expected three distances above 0, D, H and W')
-  affine = np.eye(4)
-  affine[:3, :3] = 0
+  affine = np.diag((0.0, 0.0, 0.0, 1.0))
   for column, letter in enumerate(axes):
     world, sign = _WORLD[letter]
     affine[world, column] = sign * spacing[column]

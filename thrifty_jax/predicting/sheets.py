@@ -1,10 +1,11 @@
 """Draws a segmentation as one picture: slices side by side with the classes outlined."""
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from thrifty_jax import RESEARCH_USE
 from thrifty_jax.scans import overlays
@@ -15,20 +16,18 @@ _GAP, _FOOT = 4, 36
 _GROUND, _TEXT = '#101418', '#e8ecf0'
 
 
-def png(
+def draw_sheet(
   image: np.ndarray, mask: np.ndarray, *, spacing_mm: Sequence[float], classes: Sequence[str]
 ) -> bytes:
-  """Draws the picture as a PNG file.
+  """Draws at most 20 slices, evenly spaced over those with any class, as the content of a PNG file.
+
+  Each has its number, from 1 along D; the colours of the classes are below.
 
   Args:
     image: Intensities of a channel, [D, H, W].
     mask: Class of each voxel, [D, H, W], uint8.
     spacing_mm: Distances between voxels along D, H and W; pixels are shown in true proportion.
     classes: Names of the classes, background first.
-
-  Returns:
-    PNG with at most 20 slices, evenly spaced over those with any class, each with its number, from
-    1 along D; the colours of the classes are below.
   """
   chosen = overlays.choose_slices(mask, mask)
   low, high = np.percentile(image, (0.5, 99.5))
@@ -36,9 +35,8 @@ def png(
   height, width = np.maximum(np.round(_TILE * sides / sides.max()).astype(int), 1)
   columns = min(_COLUMNS, len(chosen))
   rows = -(-len(chosen) // columns)
-  sheet = Image.new(
-    'RGB', (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP + _FOOT), _GROUND
-  )
+  size = columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP + _FOOT
+  sheet = Image.new('RGB', size, _GROUND)
   draw = ImageDraw.Draw(sheet)
   for place, d in enumerate(chosen):
     row, column = divmod(place, columns)
@@ -46,7 +44,11 @@ def png(
     grey = np.clip((image[d] - low) / max(high - low, 1e-6), 0, 1) * 255
     sheet.paste(_tile(grey.astype(np.uint8), mask[d], (int(width), int(height))), corner)
     draw.text((corner[0] + 3, corner[1] + 1), str(d + 1), fill=_TEXT)
-  _legend(draw, sheet.height - _FOOT + 2, classes)
+  left, top = float(_GAP), sheet.height - _FOOT + 2
+  for name, colour in zip(classes[1:], itertools.cycle(overlays.CLASS_COLOURS), strict=False):
+    draw.text((left, top), name, fill=colour)
+    left += draw.textlength(name) + 12
+  draw.text((_GAP, top + 16), RESEARCH_USE, fill=_TEXT)
   content = io.BytesIO()
   sheet.save(content, format='PNG', optimize=True)
   return content.getvalue()
@@ -56,18 +58,8 @@ def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Im
   """Draws a slice with its classes outlined, in (width, height) pixels."""
   tile = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert('RGB')
   enlarged = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-  border = overlays.outlined(enlarged).astype(int) - len(overlays.CLASS_COLOURS)
+  border = overlays.outline(enlarged).astype(int) - len(overlays.CLASS_COLOURS)
   pixels = np.array(tile)
   for number, colour in enumerate(overlays.CLASS_COLOURS, start=1):
-    pixels[border == number] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    pixels[border == number] = ImageColor.getrgb(colour)
   return Image.fromarray(pixels)
-
-
-def _legend(draw: ImageDraw.ImageDraw, top: int, classes: Sequence[str]) -> None:
-  """Draws the names in their colours and the permitted use of the picture."""
-  left = float(_GAP)
-  for number, name in enumerate(classes[1:]):
-    colour = overlays.CLASS_COLOURS[number % len(overlays.CLASS_COLOURS)]
-    draw.text((left, top), name, fill=colour)
-    left += draw.textlength(name) + 12
-  draw.text((_GAP, top + 16), RESEARCH_USE, fill=_TEXT)

@@ -27,21 +27,20 @@ def draw(workdir: Path, depth: int | None) -> dict[str, Any]:
 
   The grid of cells is drawn if the depth is known.
   """
-  for path in (workdir / 'model' / 'genotype.json', workdir / 'search' / 'genotype.json'):
-    if path.exists():
-      genotype, scores = genotypes.load(path), drawing.edge_scores(path)
-      if depth:
-        genotypes.require_depth(genotype, depth, place=str(path))
-      cells = [
-        drawing.draw_cell(kind, getattr(genotype, kind), scores[kind]) for kind in drawing.TITLES
-      ]
-      grid = grid_drawing.draw_grid(depth, genotype.skipped).inline() if depth else ''
-      provenance = records.read(path, GenotypeFile).provenance or {}
-      return {
-        'cells': [Markup(cell.inline()) for cell in cells],
-        'grid': Markup(grid),
-        'scores_note': drawing.SCORES if any(scores.values()) else '',
-        'genotype_path': path.relative_to(workdir),
-        'provenance': configs.flatten(provenance),
-      }
-  return {'cells': [], 'grid': '', 'scores_note': '', 'genotype_path': '', 'provenance': {}}
+  paths = [workdir / stage / 'genotype.json' for stage in ('model', 'search')]
+  path = next((path for path in paths if path.exists()), None)
+  if path is None:
+    return {'cells': [], 'grid': '', 'scores_note': '', 'genotype_path': '', 'provenance': {}}
+  genotype, scores = genotypes.load(path), drawing.edge_scores(path)
+  if depth:
+    genotypes.require_depth(genotype, depth, place=str(path))
+  cells = [
+    drawing.draw_cell(kind, getattr(genotype, kind), scores[kind]) for kind in drawing.TITLES
+  ]
+  return {
+    'cells': [Markup(cell.inline()) for cell in cells],
+    'grid': Markup(grid_drawing.draw_grid(depth, genotype.skipped).inline() if depth else ''),
+    'scores_note': drawing.SCORES if any(scores.values()) else '',
+    'genotype_path': path.relative_to(workdir),
+    'provenance': configs.flatten(records.read(path, GenotypeFile).provenance or {}),
+  }

@@ -13,75 +13,65 @@ from thrifty_jax.logbook import say
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.layers import Layer, activation_bytes, layers
 from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.scores import tables
 
 
 def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-  """Prints the layers and the size of the configured network; the last line is JSON.
+  """Prints the layers and the size of the configured network; the last line is JSON, as returned.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run, from which a searched genotype is read; nothing is written.
-
-  Returns:
-    Content of the last line.
-
-  Raises:
-    InputError: If the genotype is missing or damaged.
+  A searched genotype is read from the run's folder; InputError is raised if there is none.
   """
   data, name = config.data, config.model.name
-  path = stages.genotype_file(config, workdir) if name == 'thrifty' else None
+  path = stages.find_genotype(config, workdir) if name == 'thrifty' else None
   # Shapes and sizes do not depend on the normalisation of the slices.
   statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
-  net = build.build(make_spec(config, statistics), genotype.load(path) if path else None)
+  net = build.build(make_spec(config, statistics), genotype.load_any(path) if path else None)
   image = (data.image_size, data.image_size, data.modalities * (2 * data.context + 1))
   found = layers(net, image)
   total = [layer for layer in found if len(layer.path) == 1]
+  parameters, macs = sum(layer.parameters for layer in total), sum(layer.macs for layer in total)
+  planned = activation_bytes(net, image)
   summary = {
     'model': name,
     'genotype': str(path) if path else None,
     'image': list(image),
     'classes': len(data.classes),
-    'parameters': sum(layer.parameters for layer in total),
-    'macs': sum(layer.macs for layer in total),
-    'activation_bytes': activation_bytes(net, image),
+    'parameters': parameters,
+    'macs': macs,
+    'activation_bytes': planned,
     'device': device.describe(),
   }
-  print('\n'.join(['', *table(found), '']))
-  _say_totals(summary, deep_supervision=config.model.deep_supervision)
+  print('\n'.join(['', *format_table(found), '']))
+  say('network', f'{parameters:,} parameters, {parameters * 4 / 2**20:.2f} MiB as float32')
+  unit, letter = _unit(macs)
+  shape = ' x '.join(map(str, image))
+  say('MACs', f'{macs / unit:.2f} {letter} to predict a slice of {shape}')
+  if config.model.deep_supervision:
+    say('', 'without what deep supervision computes in training alone')
+  memory = 'not known on this device' if planned is None else f'{planned / 2**20:.2f} MiB'
+  say('memory', f'{memory}: peak temporary memory of the compiled forward pass of one slice')
+  say('', f'on {summary["device"]}, beyond weights, input and logits\n')
   print(json.dumps(summary), flush=True)
   return summary
 
 
-def table(found: Sequence[Layer]) -> list[str]:
+def format_table(found: Sequence[Layer]) -> list[str]:
   """Formats a line per layer, with parts indented below their cell, and the total."""
   whole = [layer for layer in found if len(layer.path) == 1]
-  total = sum(layer.macs for layer in whole)
+  total, parameters = sum(layer.macs for layer in whole), sum(layer.parameters for layer in whole)
   unit, letter = _unit(total / 100)  # leaves digits for small layers
-  parameters = sum(layer.parameters for layer in whole)
-  rows = [
-    ('layer', 'kind', 'output', 'parameters', f'MACs ({letter})', 'share'),
-    *(_row(layer, unit, total) for layer in found),
-    ('total', '', '', f'{parameters:,}', f'{total / unit:,.2f}', ''),
-  ]
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = [_line(row, widths) for row in rows]
-  rule = '-' * (sum(widths) + 2 * len(widths) - 2)
+  rows = [('layer', 'kind', 'output', 'parameters', f'MACs ({letter})', 'share')]
+  for layer in found:
+    name = '  ' * (len(layer.path) - 1) + layer.path[-1]
+    output = ' x '.join(map(str, layer.output))
+    # Only whole cells have shares, which add up.
+    share = f'{100 * layer.macs / total:.1f} %' if len(layer.path) == 1 else ''
+    figures = f'{layer.parameters:,}', f'{layer.macs / unit:,.2f}'
+    rows.append((name, layer.kind, output, *figures, share))
+  rows.append(('total', '', '', f'{parameters:,}', f'{total / unit:,.2f}', ''))
+  lines = tables.align(rows, left=2)
+  rule = '-' * max(map(len, lines))
   return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-
-
-def _row(layer: Layer, unit: float, total: int) -> tuple[str, ...]:
-  """Columns of a layer; only whole cells have shares, which add up."""
-  name = '  ' * (len(layer.path) - 1) + layer.path[-1]
-  output = ' x '.join(map(str, layer.output))
-  share = f'{100 * layer.macs / total:.1f} %' if len(layer.path) == 1 else ''
-  return name, layer.kind, output, f'{layer.parameters:,}', f'{layer.macs / unit:,.2f}', share
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-  """Aligns names to the left and figures to the right."""
-  columns = zip(row, widths, strict=True)
-  aligned = [f'{text:<{w}}' if i < 2 else f'{text:>{w}}' for i, (text, w) in enumerate(columns)]
-  return '  '.join(aligned).rstrip()
 
 
 def _unit(count: float) -> tuple[float, str]:
@@ -89,17 +79,3 @@ def _unit(count: float) -> tuple[float, str]:
   if count >= 1e9:
     return 1e9, 'G'
   return (1e6, 'M') if count >= 1e6 else (1e3, 'k')
-
-
-def _say_totals(summary: dict[str, Any], *, deep_supervision: bool) -> None:
-  """Prints the figures below the table and their meaning."""
-  parameters, planned = summary['parameters'], summary['activation_bytes']
-  say('network', f'{parameters:,} parameters, {parameters * 4 / 2**20:.2f} MiB as float32')
-  unit, letter = _unit(summary['macs'])
-  shape = ' x '.join(map(str, summary['image']))
-  say('MACs', f'{summary["macs"] / unit:.2f} {letter} to predict a slice of {shape}')
-  if deep_supervision:
-    say('', 'what deep supervision runs in training alone is not in them')
-  memory = 'not known on this device' if planned is None else f'{planned / 2**20:.2f} MiB'
-  say('memory', f'{memory}: peak temporary memory of the compiled forward pass of one slice')
-  say('', f'on {summary["device"]}, beyond weights, input and logits\n')

@@ -18,19 +18,14 @@ LATE = 0.1  # share of the epochs
 class Health:
   """Figures by which the result of a search is judged.
 
-  Attributes:
-    operations: Entropy of the choices between operations at the start and the end, in [0, 1]: mean
-      over the choices, divided by the largest possible one.
-    edges: Entropy of the choices between edges, computed in the same way.
-    parameterless: Share of kept edges that are pools or identities, in [0, 1].
-    last_change: Epoch after which the genotype no longer changed.
-    epochs: Number of epochs.
+  An entropy is that of the choices in the first and in the last epoch, in [0, 1]: the mean over the
+  choices, divided by the largest possible one.
   """
 
-  operations: tuple[float, float]
-  edges: tuple[float, float]
-  parameterless: float
-  last_change: int
+  operations: tuple[float, float]  # entropy of the choices between operations
+  edges: tuple[float, float]  # entropy of the choices between edges
+  parameterless: float  # share of kept edges that are pools or identities, in [0, 1]
+  last_change: int  # epoch after which the genotype no longer changed
   epochs: int
 
   def warnings(self) -> list[str]:
@@ -62,7 +57,10 @@ def judge(lines: Sequence[SearchLine], genotype: Genotype | None) -> Health | No
   operations = [name for cell in (genotype.down, genotype.up) for node in cell for _, name in node]
   free = sum(space.operation(name).parameterless for name in operations) / len(operations)
   return Health(
-    operations=(_mean_entropy(_operations(first)), _mean_entropy(_operations(last))),
+    operations=(
+      _mean_entropy([*first.down_alphas, *first.up_alphas]),
+      _mean_entropy([*last.down_alphas, *last.up_alphas]),
+    ),
     edges=(_mean_entropy(_edges(first)), _mean_entropy(_edges(last))),
     parameterless=free,
     last_change=last.epoch - last.unchanged_epochs,
@@ -70,21 +68,13 @@ def judge(lines: Sequence[SearchLine], genotype: Genotype | None) -> Health | No
   )
 
 
-def _operations(line: SearchLine) -> list[Sequence[float]]:
-  """Weights of the operations of each edge."""
-  return [*line.down_alphas, *line.up_alphas]
-
-
 def _edges(line: SearchLine) -> list[Sequence[float]]:
   """Weights of the edges into each node."""
-  groups: list[Sequence[float]] = []
-  for betas in (line.down_betas, line.up_betas):
-    node = 0
-    while betas:
-      count = len(space.sources_of(node))
-      groups.append(betas[:count])
-      betas, node = betas[count:], node + 1
-  return groups
+  return [
+    betas[space.edge_count(node) : space.edge_count(node + 1)]
+    for betas in (line.down_betas, line.up_betas)
+    for node in range(len(betas))
+  ]
 
 
 def _mean_entropy(choices: Sequence[Sequence[float]]) -> float:

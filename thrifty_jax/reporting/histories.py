@@ -21,8 +21,10 @@ def plot_retraining(lines: Sequence[RetrainLine], best_epoch: int | None) -> lis
     _curve(lines, 'validation_dsc', 'validation patients', scale=100),
   ]
   return [
-    plots.curves([loss], name='retrain-loss', y_label='Training loss', mark=mark, legend=False),
-    plots.curves(scores, name='retrain-dsc', y_label='DSC, %', mark=mark),
+    plots.draw_curves(
+      [loss], name='retrain-loss', y_label='Training loss', mark=mark, legend=False
+    ),
+    plots.draw_curves(scores, name='retrain-dsc', y_label='DSC, %', mark=mark),
   ]
 
 
@@ -38,8 +40,8 @@ def plot_search(lines: Sequence[SearchLine]) -> list[Markup]:
   ]
   score = _curve(lines, 'architecture_dsc', 'architecture half', scale=100)
   return [
-    plots.curves(losses, name='search-loss', y_label='Loss', mark=mark),
-    plots.curves(
+    plots.draw_curves(losses, name='search-loss', y_label='Loss', mark=mark),
+    plots.draw_curves(
       [score], name='search-dsc', y_label='DSC on the architecture half, %', mark=mark, legend=False
     ),
   ]
@@ -48,9 +50,7 @@ def plot_search(lines: Sequence[SearchLine]) -> list[Markup]:
 def plot_weights(lines: Sequence[SearchLine], chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
   """Plots, per kind of cell, every edge's weights over the epochs; lists the operations shown.
 
-  Args:
-    lines: Lines of the search.
-    chosen: Names of the candidate operations; () means all.
+  `chosen` are the names of the candidate operations; () means all.
   """
   return {kind: _plot_cell(kind, lines, chosen) for kind in space.CELL_KINDS if lines}
 
@@ -67,22 +67,16 @@ def _plot_cell(
   count = len(betas[0])
   for index, (node, source) in enumerate(space.edges_of(count)[:count]):
     names = space.candidates(space.resample_of(kind, source), chosen)
-    for name in names:
-      shown = legend.setdefault(space.operation(name).colour.name, [])
+    curves = []
+    for place, name in enumerate(names):
       short = name.removeprefix(f'{kind}_').removesuffix('_3x3')
-      shown += [short] if short not in shown else []
-    weights = [
-      plots.Curve(
-        name=name,
-        x=epochs,
-        y=[edges[index][place] for edges in alphas],
-        colour=plots.operation_colour(name),
-      )
-      for place, name in enumerate(names)
-    ]
+      legend.setdefault(space.operation(name).colour.name, {})[short] = None
+      own = [edges[index][place] for edges in alphas]
+      curves.append(plots.Curve(name, epochs, own, plots.operation_colour(name)))
     own = [edges[index] for edges in betas]
-    picture = plots.curves(
-      [*weights, plots.Curve('edge', epochs, own, colour=plots.INK, dashed=True)],
+    curves.append(plots.Curve('edge', epochs, own, plots.INK, dashed=True))
+    picture = plots.draw_curves(
+      curves,
       name=f'{kind}-edge{index}',
       y_label=f'{space.state_name(source)} → node{node + 1}',
       y_limits=(0, 1.05 * highest),
@@ -103,9 +97,5 @@ def _curve(
 ) -> plots.Curve:
   """Curve of a field over the epochs, with gaps at lines without it."""
   values = [getattr(line, field) for line in lines]
-  return plots.Curve(
-    name=name,
-    x=[line.epoch for line in lines],
-    y=[None if value is None else scale * value for value in values],
-    colour=colour,
-  )
+  scaled = [None if value is None else scale * value for value in values]
+  return plots.Curve(name, [line.epoch for line in lines], scaled, colour)

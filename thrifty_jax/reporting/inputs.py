@@ -1,13 +1,14 @@
 """Reads and validates the files of a run for the report; they may be damaged or untrusted."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from thrifty_jax import files, logbook, records
+from thrifty_jax.allowed import within
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks import space
 from thrifty_jax.run_files import Compared, Epoch, Evaluated, Side
 from thrifty_jax.scores import summaries
@@ -20,7 +21,7 @@ class Network:
   """The part of config.json about the network."""
 
   name: str = ''
-  depth: Annotated[int, range(2, 13)] | None = None
+  depth: Annotated[int, within(2, 12)] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Search:
-  """The part of config.json about the search; empty operations mean all."""
+  """The part of config.json about the search."""
 
-  operations: tuple[str, ...] = ()
+  operations: tuple[str, ...] = ()  # empty for all
 
 
 @dataclass(frozen=True)
@@ -70,26 +71,16 @@ class RetrainLine:
 
 @dataclass(frozen=True)
 class SearchLine:
-  """A line of search/metrics.jsonl.
-
-  Attributes:
-    epoch: Number of the epoch that ended, from 1.
-    unchanged_epochs: Number of epochs since the genotype last changed.
-    weight_loss: Mean loss of the weight steps.
-    architecture_loss: Mean loss of the architecture steps, None during the warm-up.
-    architecture_dsc: DSC on the architecture half, in [0, 1].
-    down_alphas, up_alphas: Weight of each operation of each edge, [E][N].
-    down_betas, up_betas: Weight of each edge among those into its node, [E].
-  """
+  """A line of search/metrics.jsonl; architecture_loss is None during the warm-up."""
 
   epoch: Epoch
-  unchanged_epochs: Annotated[int, range(10_000_000)]
+  unchanged_epochs: Annotated[int, within(0, 10_000_000)]  # since the genotype last changed
   weight_loss: float | None
   architecture_loss: float | None
-  architecture_dsc: float | None
-  down_alphas: tuple[tuple[float, ...], ...]
+  architecture_dsc: float | None  # on the architecture half, in [0, 1]
+  down_alphas: tuple[tuple[float, ...], ...]  # weight of each operation of each edge, [E][N]
   up_alphas: tuple[tuple[float, ...], ...]
-  down_betas: tuple[float, ...]
+  down_betas: tuple[float, ...]  # weight of each edge among those into its node, [E]
   up_betas: tuple[float, ...]
 
 
@@ -110,15 +101,14 @@ def read_evaluated(run: Path) -> Evaluated | None:
   found = read_optional(path, Evaluated)
   if found is None:
     return None
-  # These are shown side by side.
-  beside = [(found.patient_names, found.slices)]
-  beside += [(found.classes, floor.classes) for floor in found.floors.values()]
-  for names, others in beside:
-    if lacking := {*names} - {*others}:
-      raise InputError(
-        f'{path}: has no slices, or no score of a floor, of {min(lacking)!r:.60}; the file is '
-        'damaged: put it back, or remove it and run the stage that writes it again'
-      )
+  lacking = {*found.patient_names} - {*found.slices}
+  for floor in found.floors.values():
+    lacking |= {*found.classes} - {*floor.classes}
+  if lacking:
+    raise InputError(
+      f'{path}: has no slices, or no score of a floor, of {min(lacking)!r:.60}; the file is '
+      'damaged: put it back, or remove it and run the stage that writes it again'
+    )
   return found
 
 
@@ -129,12 +119,13 @@ def read_compared(workdir: Path) -> tuple[Compared, list[dict[str, str]]] | None
   if found is None:
     return None
   rows = summaries.read_rows(table, ('rival', 'class', 'dsc'))
-  names = [rival.name for rival in found.rivals]
-  everyone = {(row['class'], row['rival']) for row in rows}
-  if {rival for _, rival in everyone} != {*names} or len({*names}) < len(names):
-    raise InputError(f'{path}: compares others than {table} has; run --stage=compare again')
-  if len(everyone) != len(names) * len({of_class for of_class, _ in everyone}):
-    raise InputError(f'{table}: not every rival has every class; run --stage=compare again')
+  classes = {row['class'] for row in rows}
+  expected = sorted((rival.name, name) for rival in found.rivals for name in classes)
+  if sorted({(row['rival'], row['class']) for row in rows}) != expected:
+    raise InputError(
+      f'{table}: expected the scores of every class for each network of {path}, and of no other; '
+      'run --stage=compare again'
+    )
   return found, rows
 
 
@@ -151,37 +142,19 @@ def read_lines(folder: Path, form: type[T]) -> list[T]:
 def read_search(workdir: Path, chosen: Sequence[str]) -> list[SearchLine]:
   """Reads the lines of the search and checks that they have the weights of every choice.
 
-  Args:
-    workdir: Folder of the run.
-    chosen: Names of the candidate operations; () means all.
+  `chosen` are the names of the candidate operations; () means all.
   """
   space.require_choice(chosen)
   found = read_lines(workdir / 'search', SearchLine)
-  nodes = next((n for n in range(1, 17) if found and _shape(n, chosen) == _weights(found[0])), 0)
-  if found and not all(nodes and _weights(line) == _shape(nodes, chosen) for line in found):
-    raise InputError(
-      f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
-      'nodes in every line; the file is damaged'
-    )
+  count = len(found[0].down_betas) if found else 0
+  edges = next((e for e in map(space.edges_of, range(1, 17)) if len(e) == count), [])
+  for line, kind in itertools.product(found, space.CELL_KINDS):
+    sizes = [len(space.candidates(space.resample_of(kind, source), chosen)) for _, source in edges]
+    alphas, betas = getattr(line, f'{kind}_alphas'), getattr(line, f'{kind}_betas')
+    if not edges or len(betas) != len(edges) or [*map(len, alphas)] != sizes:
+      raise InputError(
+        f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
+        f'nodes in every line, from epoch {line.epoch} on; the file is damaged: put it back, or '
+        'search again'
+      )
   return found
-
-
-def read_searched(workdir: Path) -> genotypes.Genotype | None:
-  """Reads the genotype that the search found; None if it has not ended."""
-  path = workdir / 'search' / 'genotype.json'
-  return genotypes.load(path) if path.exists() else None
-
-
-def _shape(nodes: int, chosen: Sequence[str]) -> list[list[int]]:
-  """Number of candidates of every edge of a down cell and an up cell."""
-  return [
-    [len(space.candidates(space.resample_of(kind, s), chosen)) for _, s in space.edges_of(nodes)]
-    for kind in space.CELL_KINDS
-  ]
-
-
-def _weights(line: SearchLine) -> list[list[int]] | None:
-  """Number of candidates in a line, as in _shape; None if edges lack a weight of their own."""
-  if (len(line.down_alphas), len(line.up_alphas)) != (len(line.down_betas), len(line.up_betas)):
-    return None
-  return [[len(alphas) for alphas in part] for part in (line.down_alphas, line.up_alphas)]

@@ -18,47 +18,42 @@ Rows = Sequence[Mapping[str, str]]
 
 def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
   """Gathers what the page shows of individual patients."""
-  rows = _read_rows(run / 'evaluate' / 'scores.csv')
+  path, scores = run / 'evaluate' / 'scores.csv', ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
+  columns = ('patient', 'class', 'dsc')
+  rows = summaries.read_rows(path, columns, scores=scores) if path.exists() else []
   return {
     'rows': rows,
     'dots': _plot(rows) if rows else '',
-    'viewers': picture(run, evaluated, rows) if evaluated else [],
+    'viewers': draw_patients(run, evaluated, rows) if evaluated else [],
     'floors': FLOORS,
     'differences': overlays.DIFFERENCES,
     'class_colours': overlays.CLASS_COLOURS,
   }
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-  """Reads the rows of evaluate/scores.csv; none if it is missing."""
-  if not path.exists():
-    return []
-  scores = ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
-  return summaries.read_rows(path, ('patient', 'class', 'dsc'), scores=scores)
-
-
 def _plot(rows: Rows) -> Markup:
   """Plots the score of every patient, class by class, the floors below the model."""
-  columns = {'dsc': 'this network'}
-  columns |= {f'{floor}_dsc': name for floor, name in FLOORS.items() if f'{floor}_dsc' in rows[0]}
-  groups: dict[str, dict[str, list[float]]] = {}
-  for row in rows:
-    group = groups.setdefault(row['class'], {name: [] for name in columns.values()})
-    for column, name in columns.items():
-      group[name].append(100 * float(row[column]))
-  return plots.dots(groups, name='patients')
+  columns = {'dsc': 'this network'} | {f'{floor}_dsc': name for floor, name in FLOORS.items()}
+  shown = [name for name in columns if name in rows[0]]
+  scores = [(row['class'], columns[name], row[name]) for row in rows for name in shown]
+  return plots.draw_dots(_grouped(scores), name='patients')
 
 
 def plot_rivals(rows: Rows, labels: Mapping[str, str]) -> Markup:
   """Plots the score of every patient, class by class, of each rival by its label."""
+  scores = [(row['class'], labels[row['rival']], row['dsc']) for row in rows]
+  return plots.draw_dots(_grouped(scores), name='rivals')
+
+
+def _grouped(scores: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, list[float]]]:
+  """Percentages by class and network."""
   groups: dict[str, dict[str, list[float]]] = {}
-  for row in rows:
-    group = groups.setdefault(row['class'], {label: [] for label in labels.values()})
-    group[labels[row['rival']]].append(100 * float(row['dsc']))
-  return plots.dots(groups, name='rivals')
+  for of_class, network, score in scores:
+    groups.setdefault(of_class, {}).setdefault(network, []).append(100 * float(score))
+  return groups
 
 
-def picture(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
+def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
   """Pictures the best, the median and the worst patient whose slices exist."""
   of_patient: dict[str, list[float]] = {}
   for row in rows:
@@ -67,15 +62,15 @@ def picture(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]
   ranked = sorted(means, key=lambda patient: -means[patient])
   places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1}
   if len(ranked) < 3:
-    places = {'only': 0} if len(ranked) == 1 else {'best': 0, 'worst': 1}
+    places = [{}, {'only': 0}, {'best': 0, 'worst': 1}][len(ranked)]
   found = []
-  for which, place in places.items() if ranked else ():
+  for which, place in places.items():
     patient = ranked[place]
     case = next((case for case in evaluated.cases if case.patient == patient), None)
     if case is None:
       raise InputError(
-        f'{run / "evaluate"}: scores.csv has the patient {patient!r:.60}, summary.json has not; '
-        'remove the folder and run --stage=evaluate'
+        f'{run / "evaluate"}: scores.csv has the patient {patient!r:.60}, but summary.json does '
+        'not; remove the folder and run --stage=evaluate'
       )
     path = run / case.run / 'evaluate' / 'predictions' / f'{case.case}.npz'
     if path.exists():

@@ -1,8 +1,7 @@
-"""Plots as SVG for a page: no background, colours from the page's CSS variables.
+"""Plots as SVG for a page, in its font and small enough for one column on a phone.
 
-matplotlib draws with placeholder colours, which are replaced by variables in its SVG, so a picture
-follows the reader's light or dark scheme. Pictures are small enough for one column on a phone, and
-their text uses the page's font.
+matplotlib draws with placeholder colours, which are replaced by the page's CSS variables, so that a
+picture follows the reader's light or dark scheme.
 """
 
 import io
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -78,31 +76,26 @@ def operation_colour(name: str) -> str:
   return _OPERATIONS[space.operation(name).colour.name]
 
 
-def curves(
+def draw_curves(
   lines: Sequence[Curve],
   *,
   name: str,
-  x_label: str = 'epoch',
   y_label: str = '',
   y_limits: tuple[float, float] | None = None,
   mark: tuple[float, str] | None = None,
   size: tuple[float, float] = (4.3, 2.5),
   legend: bool = True,
 ) -> Markup:
-  """Draws lines over epochs.
+  """Draws lines over epochs as an SVG element; those without values are left out.
 
   Args:
-    lines: Curves to draw; those without values are left out.
+    lines: Curves to draw.
     name: Name of the picture, unique on the page.
-    x_label: Text under the x axis.
     y_label: Text above the y axis, at the left.
     y_limits: Ends of the y axis; None fits them to the values.
     mark: Position and text of a vertical line.
     size: Width and height in inches.
     legend: Whether the picture names the lines.
-
-  Returns:
-    An SVG element.
   """
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout='constrained')
@@ -121,7 +114,7 @@ def curves(
         mark[1], (mark[0], 1), xycoords=('data', 'axes fraction'), xytext=(3, -8),
         textcoords='offset points', color=MUTED, fontsize=7.5,
       )  # fmt: skip
-    axes.set_xlabel(x_label)
+    axes.set_xlabel('epoch')
     axes.set_title(y_label, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
     if legend and axes.get_legend_handles_labels()[0]:
@@ -129,15 +122,10 @@ def curves(
     return _svg(figure, name)
 
 
-def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
-  """Draws a dot per patient, the mean and its interval, with a row for each model per class.
+def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
+  """Draws a dot per patient, the mean and its interval, a row per class and network, as SVG.
 
-  Args:
-    groups: Class -> row (first the model, then floors) -> DSC of each patient, in percent.
-    name: Name of the picture, unique on the page.
-
-  Returns:
-    An SVG element.
+  `groups` have the DSC of each patient, in percent, by class and network; the first stands out.
   """
   rows = [
     (group, row, values) for group, of_group in groups.items() for row, values in of_group.items()
@@ -149,32 +137,24 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> M
     axes.set_xlim(max(0, 10 * np.floor((lowest - 3) / 10)), 101)
     for y, (group, row, values) in enumerate(rows):
       first = row == next(iter(groups[group]))
-      _draw_row(axes, y, values, ACCENT if first else MUTED)
-      text = _plain(f'{group}: {row}' if len(groups) > 1 else row)
+      # The vertical spread is not random, so that the page is reproducible.
+      offset = np.arange(len(values)) % 3 - 1 if len(values) > 3 else np.zeros(len(values))
+      dot = ACCENT if first else MUTED
+      axes.scatter(values, y + 0.12 * offset, s=26, color=dot, alpha=0.65, linewidths=0, zorder=3)
+      if interval := statistics.bootstrap_interval(np.asarray(values)):
+        axes.plot(interval, [y, y], color=INK, linewidth=1.6, alpha=0.45, zorder=3.5)
+      axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
+      text = f'{group}: {row}' if len(groups) > 1 else row
+      # matplotlib parses text between dollar signs as a formula.
+      text = ''.join(filter(str.isprintable, text))[:LONGEST].replace('$', r'\$')
       # The name is above its dots, not beside them, so that it is legible on a phone.
-      axes.text(
-        0, y - 0.36, text, transform=axes.get_yaxis_transform(), color=INK if first else MUTED
-      )
+      place, colour = axes.get_yaxis_transform(), INK if first else MUTED
+      axes.text(0, y - 0.36, text, transform=place, color=colour)
     axes.set_ylim(len(rows) - 0.5, -0.85)
     axes.set_yticks([])
     axes.spines['left'].set_visible(False)
     axes.set_xlabel('DSC of a patient, %')
     return _svg(figure, name)
-
-
-def _draw_row(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
-  """Draws the dots of a row, a tick at their mean and a bar for its 95% interval."""
-  # The vertical spread is not random, so that the page is reproducible.
-  spread = 0.12 * (np.arange(len(values)) % 3 - 1) if len(values) > 3 else np.zeros(len(values))
-  axes.scatter(values, y + spread, s=26, color=colour, alpha=0.65, linewidths=0, zorder=3)
-  if interval := statistics.bootstrap_interval(np.asarray(values)):
-    axes.plot(interval, [y, y], color=INK, linewidth=1.6, alpha=0.45, zorder=3.5)
-  axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
-
-
-def _plain(name: str) -> str:
-  """Escapes a name, as matplotlib parses text between dollar signs as a formula."""
-  return ''.join(c for c in name if c.isprintable())[:LONGEST].replace('$', r'\$')
 
 
 def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -194,9 +174,7 @@ def _svg(figure: Figure, name: str) -> Markup:
   text = text[text.index('<svg') :]
   text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
   # Ids must be unique on a page, so each picture gets its own.
-  text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-  text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
-  text = re.sub(r'url\(#([^)]+)\)', rf'url(#{name}-\1)', text)
+  text = re.sub(r'(\bid="|href="#|url\(#)(?=[^")])', rf'\g<1>{name}-', text)
   for drawn, variable in COLOURS.items():
     text = text.replace(drawn, variable)
   text = re.sub(r'(font: [\d.]+px) [^;\"]*', r'\1 var(--font)', text)

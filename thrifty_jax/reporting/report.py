@@ -5,6 +5,7 @@ from typing import Any
 
 from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, pages, records
+from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import architecture, health, histories, inputs, patients
 from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
 from thrifty_jax.scores import tables
@@ -19,27 +20,20 @@ PAPER = (
 
 
 def report(workdir: Path | str) -> Path:
-  """Writes report.html.
+  """Writes report.html into the folder of a run and returns its path.
 
-  Args:
-    workdir: Folder of the run; the page names stages whose files are missing.
-
-  Returns:
-    Path of the page.
-
-  Raises:
-    InputError: If a file is damaged.
+  The page names stages whose files are missing; a damaged file raises InputError.
   """
   workdir = Path(workdir)
   page = pages.render(
     'page.html.j2',
     gather(workdir),
-    percent=tables.number,
-    spread=tables.spread,
-    interval=tables.interval,
-    count=count,
-    gibibytes=gibibytes,
-    duration=logbook.duration,
+    percent=tables.format_number,
+    spread=tables.format_spread,
+    interval=tables.format_interval,
+    count=lambda value: '–' if value is None else f'{value:,}',  # 605,280
+    gibibytes=lambda value: '–' if value is None else f'{value / 2**30:.2f} GiB',
+    duration=logbook.format_duration,
   )
   return files.write_text(workdir / 'report.html', page)
 
@@ -53,6 +47,7 @@ def gather(workdir: Path) -> dict[str, Any]:
   environment, told = inputs.read_with_content(workdir / 'environment.json', inputs.Environment)
   environment.pop('earlier', None)
   search_lines = inputs.read_search(workdir, settings.search.operations)
+  searched = workdir / 'search' / 'genotype.json'
   scored = evaluated or retrained
   model = scored.model if scored and scored.model else settings.model.name
   data = evaluated.data if evaluated else ''
@@ -83,7 +78,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'search_plots': histories.plot_search(search_lines),
     'seeds': inputs.read_optional(workdir / 'search' / 'seeds.json', Seeds),
     'alpha_plots': histories.plot_weights(search_lines, settings.search.operations),
-    'health': health.judge(search_lines, inputs.read_searched(workdir)),
+    'health': health.judge(search_lines, genotype.load(searched) if searched.exists() else None),
     'resources': {
       stage: used
       for stage, folder in (('search', workdir), ('retrain', run))
@@ -95,22 +90,10 @@ def gather(workdir: Path) -> dict[str, Any]:
   }
 
 
-def count(value: int | None) -> str:
-  """Formats a whole number with grouped digits, `605,280`."""
-  return '–' if value is None else f'{value:,}'
-
-
-def gibibytes(value: int | None) -> str:
-  """Formats memory, `4.43 GiB`."""
-  return '–' if value is None else f'{value / 2**30:.2f} GiB'
-
-
 def _best_floor(evaluated: Evaluated | None) -> str:
   """Name of the strongest floor, for a sentence."""
-  if not evaluated or not evaluated.floors:
-    return ''
-  floors = evaluated.floors
-  name = max(floors, key=lambda floor: floors[floor].mean.dsc.mean)
+  floors = evaluated.floors if evaluated else {}
+  name = max(floors, key=lambda floor: floors[floor].mean.dsc.mean, default='')
   return patients.FLOORS.get(name, name)
 
 

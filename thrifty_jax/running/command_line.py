@@ -1,5 +1,6 @@
 """Command lines: options are read as --help lists them; a mistake is reported in one line."""
 
+import argparse
 import dataclasses
 import difflib
 import re
@@ -18,7 +19,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import space
 from thrifty_jax.settings import SETTINGS
 
-HELP_FLAGS = ('--help', '-help', '-h', '--helpshort', '--helpfull')
+_HELP_FLAGS = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,33 +36,19 @@ class Command:
 
 
 class Number(NamedTuple):
-  """An option whose value is a number.
+  """An option whose value is a number."""
 
-  Attributes:
-    kind: Type of the number, int or float.
-    default: Value if the option is not given.
-    least: Smallest value allowed.
-    most: Largest value allowed; None is no limit.
-  """
-
-  kind: type
-  default: float | None
+  kind: type  # int or float
+  default: float | None  # without the option
   least: float
-  most: float | None = None
+  most: float | None = None  # None is no limit
 
 
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   """Reads `--config=FILE[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=] [--stage=] [--folds=]`.
 
-  Args:
-    argv: Arguments without the program's name.
-    stages: Values allowed for --stage; the first is its default.
-
-  Returns:
-    The command; its config is valid and locked, with fields left to the data not yet filled in.
-
-  Raises:
-    InputError: If any option is wrong.
+  The first of `stages` is the default. The config of the command is valid and locked, with fields
+  left to the data not yet filled in. A wrong option is an InputError.
   """
   named = _config_named(argv)
   config_file = Path(named.split(':', 1)[0])
@@ -70,9 +57,14 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     there = f'; there are {", ".join(nearby)}' if nearby else '; run it from the project folder'
     raise InputError(f'--config: there is no file {config_file}{there}')
   # absl's parser stops at the first error with its own message, so the fields are checked first.
-  for field in _overridden(argv):
-    _check_field(field)
-  values = _parse_command(argv, stages)
+  for argument in argv:
+    if field := re.match(r'--?(?:no)?config\.([^=]*)', argument):
+      _check_field(field[1])
+  values = flags.FlagValues()  # local, so that this can be called repeatedly
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['', *argv])
+  for name, default in (('workdir', ''), ('folds', ''), ('stage', stages[0])):
+    flags.DEFINE_string(name, default, name, flag_values=values)
+  _parse(values, argv)
   configs.validate(values.config)
   space.require_choice(values.config.search.operations)
   stage = values.stage
@@ -86,18 +78,12 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
 def start(
   argv: Sequence[str] | None, usage: str, run: Callable[[Sequence[str]], int | None]
 ) -> int:
-  """Runs a command, or prints its help.
+  """Runs a command, or prints its help, and returns the exit status (see `exit_status`).
 
-  Args:
-    argv: Arguments without the program's name; None uses those of the process.
-    usage: Text of --help.
-    run: Function of the arguments, see `exit_status`.
-
-  Returns:
-    The exit status, see `exit_status`.
+  Arguments of None are those of the process.
   """
   arguments = sys.argv[1:] if argv is None else list(argv)
-  if any(argument in HELP_FLAGS for argument in arguments):
+  if not _HELP_FLAGS.isdisjoint(arguments):
     print(usage, end='')
     return 0
   return exit_status(lambda: run(arguments))
@@ -114,7 +100,7 @@ def read(
   """Reads the options that a help text lists at the start of lines indented by two spaces.
 
   `--name=VALUE` is a text, '' by default, or one of the choices, or a number; `--name` alone is a
-  switch.
+  switch. A wrong or missing option is an InputError.
 
   Args:
     argv: Arguments without the program's name.
@@ -122,12 +108,6 @@ def read(
     required: Options that must be given, each with an example.
     choices: Options with a fixed list of texts, of which the first is the default; '' is none.
     **numbers: Options with a number.
-
-  Returns:
-    The values, as `values.name`.
-
-  Raises:
-    InputError: If an option is wrong or missing.
   """
   values = flags.FlagValues()
   for name, takes_value in re.findall(r'^  --(\w+)(=?)', usage, re.MULTILINE):
@@ -156,7 +136,7 @@ def exit_status(work: Callable[[], int | None]) -> int:
   on a fault, with a traceback; 128 plus the number of the signal on a request to stop.
   """
   try:
-    with stopping.handled():
+    with stopping.handle():
       return work() or 0
   except InputError as error:
     print(f'error: {_one_line(str(error))}', file=sys.stderr)
@@ -167,18 +147,6 @@ def exit_status(work: Callable[[], int | None]) -> int:
   except Exception:
     traceback.print_exc()
     return 1
-
-
-def _parse_command(argv: Sequence[str], stages: Sequence[str]) -> flags.FlagValues:
-  """Parses argv with local flags, so that it can be called repeatedly."""
-  values = flags.FlagValues()
-  # Config flags find the overridden fields in sys_argv.
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['', *argv])
-  flags.DEFINE_string('workdir', '', 'folder of the run', flag_values=values)
-  flags.DEFINE_string('folds', '', 'all, or some of them', flag_values=values)
-  flags.DEFINE_string('stage', stages[0], 'what to run', flag_values=values)
-  _parse(values, argv)
-  return values
 
 
 def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -193,53 +161,42 @@ def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
   """Folds of --folds=all or --folds=0,2."""
-  everyone = tuple(range(config.data.folds))
-  if text in ('', 'all'):
-    return everyone if text else ()
-  names = [name.strip() for name in text.split(',')]
-  if len({*names}) < len(names) or not {*names} <= {str(fold) for fold in everyone}:
+  everyone = {str(fold): fold for fold in range(config.data.folds)}
+  names = [*everyone] if text == 'all' else [name.strip() for name in text.split(',') if text]
+  if len({*names}) < len(names) or not {*names} <= {*everyone}:
     raise InputError(
-      f'--folds={text}: expected all, or different ones from 0 to {everyone[-1]}, as in --folds=0,2'
+      f'--folds={text}: expected all, or different ones from 0 to {config.data.folds - 1}, as in '
+      '--folds=0,2'
     )
-  return tuple(map(int, names))
+  return tuple(everyone[name] for name in names)
 
 
 def _config_named(argv: Sequence[str]) -> str:
   """Value of --config."""
-  for index, argument in enumerate(argv):
-    name, equals, value = argument.partition('=')
-    if name in ('--config', '-config'):
-      if not equals:
-        value = argv[index + 1] if index + 1 < len(argv) else ''
-      if value:
-        return value
-  raise InputError('--config is missing, for example --config=configs/brain.py; --help says more')
-
-
-def _overridden(argv: Sequence[str]) -> list[str]:
-  """Fields in `--config.FIELD=...`."""
-  matches = (re.match(r'--?(?:no)?config\.([^=]*)', argument) for argument in argv)
-  return [match.group(1) for match in matches if match]
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--config', '-config', nargs='?')
+  named = parser.parse_known_args(argv)[0].config
+  if not named:
+    raise InputError('--config is missing, for example --config=configs/brain.py; --help says more')
+  return named
 
 
 def _check_field(field: str) -> None:
   """Refuses a field that no config has; the message names the nearest one."""
-  if field in SETTINGS:
-    return
   if any(name.startswith(field + '.') for name in SETTINGS):
     raise InputError(f'--config.{field} is a group; set one of its fields, --config.{field}.NAME')
-  raise InputError(f'--config.{field}: there is no such field{_nearest(field, [*SETTINGS])}')
+  if field not in SETTINGS:
+    raise InputError(f'--config.{field}: there is no such field{_nearest(field, [*SETTINGS])}')
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
   """Returns `; did you mean X?`, or '' if no name is similar."""
-  near = difflib.get_close_matches(name, names, n=1)
-  if not near:  # perhaps the right name in the wrong group
-    near = [other for other in names if other.split('.')[-1] == name.split('.')[-1]][:1]
+  in_other_groups = [other for other in names if other.split('.')[-1] == name.split('.')[-1]]
+  near = difflib.get_close_matches(name, names, n=1) or in_other_groups
   return f'; did you mean {near[0]}?' if near else ''
 
 
 def _one_line(text: str) -> str:
   """Last line of a message, which is the cause if the message contains a traceback."""
-  lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
   return lines[-1] if lines else text

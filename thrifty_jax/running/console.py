@@ -1,23 +1,22 @@
 """Output on the console before, between and after the stages."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 import thrifty_jax
 from thrifty_jax import device, files, logbook, stages
 from thrifty_jax.data import splits
+from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.logbook import say
 from thrifty_jax.reporting import inputs
 from thrifty_jax.running.command_line import Command
-from thrifty_jax.stages import Stage
 
 PROTOCOLS = {
   'volume': 'volume: split by patient, scored once per test patient on the native grid',
   'pooled_2d': "pooled_2d: the paper's, one Dice over all slices; not held out",
 }
+RESULTS = {'scores': 'evaluate/scores.csv', 'model': 'model', 'report': 'report.html'}
 
 
 def start(command: Command) -> None:
@@ -46,48 +45,23 @@ def _describe_model(config: ConfigDict) -> str:
 
 
 def record(command: Command, arguments: Sequence[str]) -> None:
-  """Writes the config and the environment into the workdir."""
-  config, workdir = command.config, command.workdir
-  files.write_json(workdir / 'config.json', stages.as_json(config))
-  environment = logbook.environment(arguments, seed=config.seed)
+  """Writes the config into the workdir, and the environment with earlier ones that differ."""
+  config, path = command.config, command.workdir / 'environment.json'
+  files.write_json(command.workdir / 'config.json', stages.to_json(config))
+  environment = logbook.describe_environment(arguments, seed=config.seed)
   environment['precision'] = device.precision(config.precision)
-  earlier = _earlier(workdir / 'environment.json', environment)
-  files.write_json(workdir / 'environment.json', {**environment, 'earlier': earlier})
-
-
-def _earlier(path: Path, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Earlier environments of the run that differ in more than the time."""
   before, _ = inputs.read_with_content(path, inputs.Environment)
   earlier = before.pop('earlier', [])
-  same = all(before.get(name) == environment[name] for name in {*environment} - {'time', 'command'})
-  return earlier if same or not before else [*earlier, before]
+  compared = {*environment} - {'time', 'command'}
+  if before and any(before.get(name) != environment[name] for name in compared):
+    earlier = [*earlier, before]
+  files.write_json(path, {**environment, 'earlier': earlier})
 
 
-def fold(command: Command) -> None:
-  """Prints which fold begins."""
-  say(f'\nfold {command.config.data.fold} of {command.config.data.folds}, in {command.workdir}')
-
-
-def begin(stage: Stage) -> None:
-  """Prints the name and purpose of a stage."""
-  say(f'\n{stage.name}: {stage.does}')
-
-
-def skip(stage: Stage, reason: str) -> None:
-  """Prints why a stage does not run."""
-  say(f'\n{stage.name}: {reason}')
-
-
-def data(command: Command) -> dict[str, tuple[str, ...]]:
-  """Prints patients and slices of each split, and the note of the prepared data set.
-
-  Returns:
-    Names of the patients of each split.
-  """
-  from thrifty_jax.data.prepared import open_slices
-
+def show_data(command: Command) -> dict[str, tuple[str, ...]]:
+  """Prints patients and slices of each split, whose patients it returns, and the data's note."""
   config, prepared = command.config, open_slices(command.workdir, command.config)
-  counts, split = [], splits.of(config, prepared.patients)
+  counts, split = [], splits.assign(config, prepared.patients)
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')
@@ -101,13 +75,9 @@ def data(command: Command) -> dict[str, tuple[str, ...]]:
 def end(command: Command, seconds: Mapping[str, float]) -> None:
   """Prints the duration of each stage and the place of the results."""
   if seconds:
-    times = ', '.join(f'{name} {logbook.duration(time)}' for name, time in seconds.items())
-    total = logbook.duration(sum(seconds.values()))
+    times = ', '.join(f'{name} {logbook.format_duration(time)}' for name, time in seconds.items())
+    total = logbook.format_duration(sum(seconds.values()))
     say(f'\ndone in {total}' + (f': {times}' if len(seconds) > 1 else ''))
-  for title, name in (
-    ('scores', 'evaluate/scores.csv'),
-    ('model', 'model'),
-    ('report', 'report.html'),
-  ):
-    if (path := Path(command.workdir, name)).exists():
+  for title, name in RESULTS.items():
+    if (path := command.workdir / name).exists():
       say(title, str(path))

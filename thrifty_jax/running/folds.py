@@ -10,11 +10,10 @@ from thrifty_jax.running.command_line import Command
 _RUN = ('search', 'retrain', 'model')  # results of a run of one fold in its workdir
 
 
-def commands(command: Command) -> list[Command]:
+def make_commands(command: Command) -> list[Command]:
   """Returns the command of every requested fold, or the command itself without --folds.
 
-  Raises:
-    InputError: If the workdir holds a run of the other kind, whose results would be mixed up.
+  A workdir with a run of the other kind is refused, as the results would be mixed up.
   """
   workdir = command.workdir
   if not command.folds:
@@ -32,9 +31,15 @@ def commands(command: Command) -> list[Command]:
   data = command.config.data
   if data.validation_patients or data.test_patients:
     raise InputError(
-      '--folds: data.validation_patients and data.test_patients make one split; leave out either'
+      '--folds: the lists of patients in config.data make one split; leave out --folds or the lists'
     )
-  return [_of_fold(command, fold) for fold in command.folds]
+  runs = []
+  for fold in command.folds:
+    config = command.config.copy_and_resolve_references()
+    config.data.fold = fold
+    folder = workdir / f'fold_{fold}'
+    runs.append(dataclasses.replace(command, config=config, workdir=folder, folds=()))
+  return runs
 
 
 def sum_up(command: Command, runs: list[Command]) -> None:
@@ -42,24 +47,12 @@ def sum_up(command: Command, runs: list[Command]) -> None:
 
   Only --stage=compare and report sum up a comparison: until it has ended, some folds have fewer
   networks than others, which other stages must not refuse.
-
-  Args:
-    command: Command for all folds; its workdir gets evaluate/ and compare/.
-    runs: Commands of the folds.
   """
   from thrifty_jax.scores import over_folds, standings
 
-  folders = [run.workdir for run in runs]
   found: dict[str, Callable[..., object]] = {'evaluate/summary.json': over_folds.write}
   if command.stage in (stages.COMPARE.name, stages.REPORT.name):
     found['compare/results.json'] = standings.write
   for name, write in found.items():
-    if there := [folder for folder in folders if (folder / name).exists()]:
+    if there := [run.workdir for run in runs if (run.workdir / name).exists()]:
       write(command.workdir, there)
-
-
-def _of_fold(command: Command, fold: int) -> Command:
-  config = command.config.copy_and_resolve_references()
-  config.data.fold = fold
-  workdir = command.workdir / f'fold_{fold}'
-  return dataclasses.replace(command, config=config, workdir=workdir, folds=())

@@ -27,14 +27,9 @@ _TRAIN = {'search': search, 'retrain': retrain}
 
 
 def run(config: ConfigDict, lead: Callable[[], None]) -> int:
-  """Joins the other processes and runs the command with them.
+  """Joins the other processes, runs the command with them and returns the exit status.
 
-  Args:
-    config: Settings of the command, the same in every process but for `process_id`.
-    lead: Work of the first process.
-
-  Returns:
-    Exit status, the same in every process if they end together.
+  The first process does `lead`. The status is the same in every process if they end together.
   """
   mesh.start(config)
 
@@ -50,9 +45,9 @@ def run(config: ConfigDict, lead: Callable[[], None]) -> int:
 def _follow(config: ConfigDict) -> int:
   """Trains with the first process until it ends the run; returns its exit status."""
   mine = jax_internals.process_index()
-  logbook.say(f'process {mine} trains with process 0, which speaks')
+  logbook.say(f'process {mine} trains with process 0, which prints the progress')
   try:
-    with stopping.deferred():
+    with stopping.defer():
       while True:
         told = hosts.share_first()
         # The first process reports what all meet together: a non-finite loss or a signal.
@@ -66,23 +61,18 @@ def _follow(config: ConfigDict) -> int:
 
 
 def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], texts: dict[str, str]) -> None:
-  """Runs a training that the first process has called."""
-  settings = _as_told(own, config)
+  """Runs a training that the first process has called, with its config but own fields."""
+  settings = own.copy_and_resolve_references()
+  fields = {
+    name: value for name, value in configs.flatten(config).items() if not SETTINGS[name].own
+  }
+  settings.update_from_flattened_dict(
+    {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+  )
+  settings.genotype = ''  # it is among the texts
   with tempfile.TemporaryDirectory() as name, open(os.devnull, 'w') as nowhere:
     folder = Path(name)
     for path, text in texts.items():
       files.write_text(folder / path, text)
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
       _TRAIN[stage](settings, folder)
-
-
-def _as_told(own: ConfigDict, told: dict[str, Any]) -> ConfigDict:
-  """Config of the first process with this one's own fields; the genotype is sent separately."""
-  config = own.copy_and_resolve_references()
-  for name, value in configs.flatten(told).items():
-    if not SETTINGS[name].own:
-      group, _, field = name.rpartition('.')
-      section = config[group] if group else config
-      section[field] = tuple(value) if isinstance(value, list) else value
-  config.genotype = ''
-  return config

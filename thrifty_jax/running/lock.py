@@ -7,46 +7,37 @@ that ends, so a file left behind by a killed run blocks nobody.
 import contextlib
 import datetime
 import errno
-import json
 import os
+import re
 from collections.abc import Generator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from thrifty_jax.errors import InputError
+from thrifty_jax.logbook import say
 
 FILE = '.lock'
 # Errors of file systems without locks: some network mounts, cloud storage mounted as folders.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _TRIES = 100  # attempts to lock a folder that others create and remove
-_LONGEST = 1000  # bytes of an owner that are read, as the file is untrusted
+# What the holder writes into the file, which is untrusted when it is read.
+_OWNER = re.compile(rb'process \d{1,20} \(--stage=\w{1,20}\), since [\d-]{10} [\d:]{5}')
 
 
 @contextlib.contextmanager
 def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
-  """Keeps other processes out of the folders while the body runs.
+  """Keeps other processes out of the folders of runs while the body runs.
 
   Missing folders are created, and removed again if they are empty at the end. If the file system
-  has no locks, a line is printed and the body runs.
-
-  Args:
-    folders: Folders of runs, none of which the process holds already.
-    stage: Name of the stage, shown to a process that is kept out.
-
-  Raises:
-    InputError: If another process holds one of them (the message has its number and start time), or
-      the lock file cannot be written.
+  has no locks, a line is printed and the body runs. If another process holds one of them, or the
+  lock file cannot be written, it is an InputError; `stage` is shown to a process that is kept out.
   """
   with contextlib.ExitStack() as all_held:
     locked = [all_held.enter_context(_hold(folder, stage)) for folder in folders]
     if not all(locked):
       folder = folders[locked.index(False)]
-      print(
-        f'{folder}: this folder cannot be locked here; see to it yourself that no other process '
-        'works in it',
-        flush=True,
-      )
+      say(f'{folder}: this folder cannot be locked here; make sure that no other process uses it')
     yield
 
 
@@ -96,11 +87,10 @@ def _acquire(lock: FileLock, folder: Path) -> bool:
 
 def _sign(descriptor: int, path: Path, stage: str) -> None:
   """Writes the holder into the locked file, without the name of the machine or the user."""
-  now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-  owner = {'process': os.getpid(), 'since': now, 'stage': stage}
+  owner = f'process {os.getpid()} (--stage={stage}), since {datetime.datetime.now():%Y-%m-%d %H:%M}'
   try:
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, (json.dumps(owner) + '\n').encode())
+    os.write(descriptor, owner.encode())
   except OSError:
     path.unlink()
     raise
@@ -108,13 +98,7 @@ def _sign(descriptor: int, path: Path, stage: str) -> None:
 
 def _describe_owner(path: Path) -> str:
   """Describes the holder of the lock."""
-  try:
-    with path.open('rb') as file:
-      owner = json.loads(file.read(_LONGEST))
-    process, stage = int(owner['process']), str(owner['stage'])
-    since = datetime.datetime.fromisoformat(owner['since']).astimezone()
-    today = since.date() == datetime.datetime.now().date()
-    when = since.strftime('%H:%M' if today else '%Y-%m-%d %H:%M')
-    return f'process {process}{f" (--stage={stage})" * stage.isidentifier()}, since {when},'
-  except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-    return 'another process'  # not written yet, or unreadable while locked on Windows
+  found = None
+  with contextlib.suppress(OSError), path.open('rb') as file:  # Windows lets nobody read it
+    found = _OWNER.match(file.read(200))
+  return f'{found[0].decode()},' if found else 'another process'

@@ -5,16 +5,16 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import settings, stages
+from thrifty_jax import stages
 from thrifty_jax.errors import InputError
+from thrifty_jax.settings import ALL
 from thrifty_jax.stages import Stage
 
 
 def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
   """Refuses to start a stage without the results of the earlier stages.
 
-  Raises:
-    InputError: If a file is missing or no longer fits; the message names it and the remedy.
+  The InputError names the file that is missing or no longer fits, and the remedy.
   """
   if stage is stages.SEARCH and configs.searches(config) and config.search.max_parameters:
     from thrifty_jax.searching import budget  # imports JAX, which takes seconds
@@ -26,10 +26,10 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     genotypes.require_trainable(config, workdir)
   if stage is stages.EVALUATE and not (workdir / 'model').is_dir():
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
-  if stage is stages.REPORT and not any((workdir / name).exists() for name in settings.ALL):
+  if stage is stages.REPORT and not any((workdir / name).exists() for name in ALL):
     raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
   if stage is stages.DESCRIBE and config.model.name == 'thrifty':
-    path = stages.genotype_file(config, workdir)
+    path = stages.find_genotype(config, workdir)
     if not path.is_file():
       raise InputError(
         f'{path}: there is no genotype to describe; name one, for example '

@@ -24,18 +24,16 @@ if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
 _LOOK = ('all', stages.COMPARE.name, stages.CHECK.name, stages.PREPARE.name)
-_DESCRIBED = ('data.classes', 'data.modalities', 'data.image_size')  # read by a network
+_DESCRIBED = {'data.classes', 'data.modalities', 'data.image_size'}  # read by a network
 
 
 def fill_in(commands: Sequence[Command]) -> list[Command]:
   """Returns the commands of all folds with the fields that their data determines filled in.
 
   These are the split if there is a splits.json, the fields that a config leaves to the data, and
-  the raw scans if they are needed.
-
-  Raises:
-    InputError: If a setting is invalid or differs from that of the run so far, there are neither
-      recorded slices nor scans, they are insufficient, or they differ from those of the run so far.
+  the raw scans if they are needed. It is an InputError if a setting is invalid or differs from that
+  of the run so far, if there are neither recorded slices nor scans, or if these are insufficient or
+  differ from those of the run so far.
   """
 
   @functools.cache
@@ -48,21 +46,15 @@ def fill_in(commands: Sequence[Command]) -> list[Command]:
 
 
 def fill_in_network(command: Command) -> None:
-  """Fills in, in place, the fields of a network that the config leaves to the data.
-
-  Raises:
-    InputError: If no prepared data determines them.
-  """
-  left = [name for name in configs.left_to_data(command.config) if name in _DESCRIBED]
-  if left:
+  """Fills in, in place, the fields of a network that the config leaves to the prepared data."""
+  if not _DESCRIBED.isdisjoint(configs.left_to_data(command.config)):
     data_file.fill_in(command.config, data_file.require(command.workdir), command.workdir)
 
 
 def split_of(config: ConfigDict, scans: 'Scans') -> dict[str, tuple[str, ...]]:
   """Training, validation and test patients; {} if files without a partner leave too few.
 
-  Raises:
-    InputError: If there are too few patients, or the lists in the config do not fit.
+  Too few patients otherwise, and lists in the config that do not fit, are an InputError.
   """
   try:
     return _split(config, scans.patients)
@@ -76,11 +68,11 @@ def is_prepared(command: Command) -> bool:
   """Whether the slices of this data and these settings are prepared."""
   if command.scans is None:
     return True
-  if command.scans.unpaired:  # they are never prepared; the check lists them
-    return False
   from data_prep import prepare
 
-  return prepare.prepared_dir(command.config, command.scans).is_dir()
+  # Scans with files that lack a partner are never prepared; the check lists them.
+  scans = command.scans
+  return not scans.unpaired and prepare.prepared_dir(command.config, scans).is_dir()
 
 
 def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
@@ -92,11 +84,12 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
   record, filled = data_file.read(workdir), config.copy_and_resolve_references()
   if record:
     data_file.fill_in(filled, record, workdir)
-  if not configs.left_to_data(filled):
+  is_filled = not configs.left_to_data(filled)
+  if is_filled:
     _require_possible(filled, workdir)  # before any scan is looked at
   if command.stage == stages.REPORT.name:
     readiness.require(stages.REPORT, filled, workdir)
-    if configs.left_to_data(filled):
+    if not is_filled:
       data_file.require(workdir)
     return dataclasses.replace(command, config=filled)
   if command.stage in (stages.CHECK.name, stages.PREPARE.name):
@@ -113,13 +106,9 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
 
 
 def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
-  """Names the patients of the recorded slices.
-
-  Raises:
-    InputError: If none are recorded, they differ from those in the config, or they are gone.
-  """
+  """Names the patients of the recorded slices, which must be there and made by this config."""
   record = data_file.require(workdir)
-  if changed := data_file.differences(config, record, workdir):
+  if changed := data_file.find_differences(config, record, workdir):
     raise InputError(
       f'{workdir / data_file.FILE}: the slices were prepared by other settings: '
       f'{", ".join(changed)}; go back to them, or run --stage=prepare first'
@@ -133,11 +122,7 @@ def _look_at(
 ) -> Command:
   """Returns the command with the fields that the raw scans determine filled in.
 
-  Args:
-    command: Command with a config of its own.
-    record: Record of data prepared before, or None.
-    look: Function that inspects the raw folder.
-    why: Reason why the data prepared before cannot be used.
+  `why` is the reason why the data prepared before, which `record` describes, cannot be used.
   """
   from data_prep import data_sets
 
@@ -152,8 +137,8 @@ def _look_at(
   found = data_sets.resolve(config, scans, split.get('train', ()))
   _require_possible(config, workdir)
   begun = [stage.name for stage in stages.STAGES if stage.is_begun(workdir)]
-  may_differ = not (record and begun) or command.stage == stages.CHECK.name
-  if not may_differ and record.settings.get('raw_files') != scans.digest:
+  must_agree = record and begun and command.stage != stages.CHECK.name
+  if must_agree and record.settings.get('raw_files') != scans.digest:
     raise InputError(
       f'{workdir}: {begun[0]} began on other scans than lie in {data_sets.raw_dir(config)} now; '
       'put those back, or use another --workdir'
@@ -169,7 +154,7 @@ def _require_possible(config: ConfigDict, workdir: Path) -> None:
 
 
 def _split(config: ConfigDict, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
-  split = splits.of(config, patients)
+  split = splits.assign(config, patients)
   if configs.searches(config):
     splits.search_halves(split['train'])  # refuses too few
   return split

@@ -18,29 +18,20 @@ ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """Contents of a dataset.json.
+  """Contents of a dataset.json."""
 
-  Attributes:
-    name: Name of the data set; '' if the file has none.
-    classes: Names in the order of their numbers in the masks, background first.
-    channels: Names of the image channels, in order.
-    endings: Endings of the names of scans and masks.
-    scans: Number of scans with a mask, or None if the file does not state it.
-  """
-
-  name: str
-  classes: tuple[str, ...]
+  name: str  # '' if the file has none
+  classes: tuple[str, ...]  # in the order of their numbers in the masks, background first
   channels: tuple[str, ...]
-  endings: tuple[str, ...]
-  scans: int | None
+  endings: tuple[str, ...]  # of the names of scans and masks
+  scans: int | None  # number of scans with a mask, if the file states it
 
 
 def read(folder: Path) -> Description:
   """Reads the dataset.json of a folder.
 
-  Raises:
-    InputError: If it is missing, is not JSON, lacks an entry, or describes masks that a network
-      with one class a pixel cannot learn: regions, an ignored class, gaps in the numbers.
+  It must not describe masks that a network with one class a pixel cannot learn: regions, an ignored
+  class, gaps in the numbers.
   """
   path = folder / 'dataset.json'
   if not path.is_file():
@@ -51,13 +42,23 @@ def read(folder: Path) -> Description:
   entries = files.read_json(path)
   if not isinstance(entries, dict):
     raise InputError(f'{path}: expected a JSON object with labels and channels. Correct the file.')
-  name = entries.get('name') or entries.get('dataset_name') or ''
+  ending, scans = entries.get('file_ending'), entries.get('numTraining')
+  if ending not in (None, *ENDINGS):
+    raise InputError(
+      f'{path}: file_ending is {ending!r:.40}; expected one of {", ".join(ENDINGS)}. Convert the '
+      'scans to volumes in one of these formats.'
+    )
+  if scans is not None and (type(scans) is not int or scans < 1):
+    raise InputError(
+      f'{path}: numTraining is {scans!r:.40}; expected a number of scans. Correct or remove it.'
+    )
+  name = str(entries.get('name') or entries.get('dataset_name') or '')
   return Description(
-    name=''.join(c for c in ' '.join(str(name).split()) if c.isprintable())[:_LONGEST],
+    name=''.join(c for c in ' '.join(name.split()) if c.isprintable())[:_LONGEST],
     classes=_classes(entries.get('labels'), path),
     channels=_channels(entries, path),
-    endings=_endings(entries.get('file_ending'), path),
-    scans=_scans(entries.get('numTraining'), path),
+    endings=(ending,) if ending else ENDINGS,
+    scans=scans,
   )
 
 
@@ -78,13 +79,12 @@ def _classes(labels: Any, path: Path) -> tuple[str, ...]:
       f'{path}: labels has {len(labels)} classes; expected at most {_MOST_CLASSES}. Correct it.'
     )
   pairs = [_number_and_name(key, value, path) for key, value in labels.items()]
-  numbers = sorted(number for number, _ in pairs)
-  if numbers != list(range(len(pairs))):
+  names = _in_order([(str(number), name) for number, name in pairs], 'labels', path)
+  if not all(names) or len(set(names)) < len(names):
     raise InputError(
-      f'{path}: labels has the numbers {str(numbers)[1:-1]:.80}; expected 0 (the background) '
-      f'to {len(pairs) - 1}, each once. Renumber the masks and the file.'
+      f'{path}: labels has the names {[*names]!r:.200}; expected different ones. Correct the file.'
     )
-  return _names([name for _, name in sorted(pairs)], 'labels', path)
+  return names
 
 
 def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
@@ -94,7 +94,7 @@ def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
       f'{path}: labels has the region {key!r:.60} of several classes, {value!r:.60}; regions may '
       'overlap and are not built. Write masks with one class a voxel and name each.'
     )
-  if isinstance(value, int) and not isinstance(value, bool):
+  if type(value) is int:
     return value, key
   if isinstance(value, str) and key.isdecimal() and len(key) <= len(str(_MOST_CLASSES)):
     return int(key), value
@@ -105,7 +105,7 @@ def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
 
 
 def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
-  """Returns the names of the channels, in order."""
+  """Returns the names of the channels, in order; two channels may both be named MRI."""
   title = 'channel_names' if 'channel_names' in entries else 'modality'
   found = entries.get(title)
   if not isinstance(found, dict) or not found:
@@ -113,49 +113,22 @@ def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
       f'{path}: channel_names (or modality) is {found!r:.80}; expected the image channels, as in '
       '{"0": "T2"}. Add them.'
     )
-  if sorted(found) != sorted(str(number) for number in range(len(found))):
-    numbers = str(sorted(found))[1:-1]
+  return _in_order([(key, str(name)) for key, name in found.items()], title, path)
+
+
+def _in_order(pairs: list[tuple[str, str]], title: str, path: Path) -> tuple[str, ...]:
+  """Returns the names of numbered pairs; refuses gaps, and names that a terminal cannot show."""
+  numbers = sorted(number for number, _ in pairs)
+  if numbers != sorted(map(str, range(len(pairs)))):
     raise InputError(
-      f'{path}: {title} has the numbers {numbers:.80}; expected 0 to {len(found) - 1}. Correct the '
-      'file.'
+      f'{path}: {title} has the numbers {", ".join(numbers):.80}; expected 0 to {len(pairs) - 1}, '
+      'each once. Renumber the entries, and with labels the masks, in which 0 is the background.'
     )
-  # Two channels may both be named MRI.
-  return _printable([str(found[str(number)]) for number in range(len(found))], title, path)
-
-
-def _endings(ending: Any, path: Path) -> tuple[str, ...]:
-  if ending is None:
-    return ENDINGS
-  if ending not in ENDINGS:
-    raise InputError(
-      f'{path}: file_ending is {ending!r:.40}; expected one of {", ".join(ENDINGS)}. Convert the '
-      'scans to volumes in one of these formats.'
-    )
-  return (ending,)
-
-
-def _scans(count: Any, path: Path) -> int | None:
-  if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-    raise InputError(
-      f'{path}: numTraining is {count!r:.40}; expected a number of scans. Correct or remove it.'
-    )
-  return count
-
-
-def _names(names: list[str], title: str, path: Path) -> tuple[str, ...]:
-  if not all(names) or len(set(names)) < len(names):
-    raise InputError(
-      f'{path}: {title} has the names {names!r:.200}; expected different ones. Correct the file.'
-    )
-  return _printable(names, title, path)
-
-
-def _printable(names: list[str], title: str, path: Path) -> tuple[str, ...]:
-  """Returns the names; refuses long ones and ones with control characters for a terminal."""
+  names = [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))]
   for name in names:
     if len(name) > _LONGEST or not name.isprintable():
       raise InputError(
-        f'{path}: {title} has the name {name!r:.60}; expected at most {_LONGEST} letters, no line '
-        'breaks and the like. Correct the file.'
+        f'{path}: {title} has the name {name!r:.60}; expected at most {_LONGEST} letters without '
+        'line breaks and the like. Correct the file.'
       )
   return tuple(names)

@@ -1,9 +1,7 @@
 """Reads a DICOM series as one volume, its slices in spatial order.
 
-Only the position (ImagePositionPatient) and direction of a slice determine where it lies:
-SliceThickness is not the distance between slices and often wrong, file names follow any order, and
-anonymisation makes series ids useless: several in one series, or one for two. Besides these and the
-rescaling no tag is read.
+Besides the rescaling only position and direction are read: SliceThickness is not the distance of
+slices, names follow any order, and after anonymisation a series may have several ids, or two one.
 """
 
 import dataclasses
@@ -29,26 +27,15 @@ _SHEAR = 0.02  # sideways share of a step: 1.1 degrees, up to which distances ar
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-  """The slices of one series.
+  """The slices of one series, in order along their normal, rows x columns."""
 
-  Attributes:
-    voxels: Intensities with the rescale slope and intercept applied (CT: Hounsfield units),
-      [D, H, W]. Slices follow one another along their normal, rows x columns.
-    affine: Affine of (d, h, w) to RAS millimetres, [4, 4].
-    order: Index of each slice's file, [D]. Arrays in the order of the files, such as masks, are
-      put into that of the slices by `masks[order]`.
-  """
-
-  voxels: np.ndarray
-  affine: np.ndarray
-  order: np.ndarray
+  voxels: np.ndarray  # [D, H, W], slope and intercept applied (CT: Hounsfield units)
+  affine: np.ndarray  # of (d, h, w) to RAS millimetres, [4, 4]
+  order: np.ndarray  # index of each slice's file, [D]: masks[order] puts masks into this order
 
 
 def read_series(files: Sequence[Path]) -> Series:
-  """Reads the slices of one DICOM series, given in any order.
-
-  Args:
-    files: Files of one slice each, at least two.
+  """Reads the slices of one DICOM series, at least two files of one slice each, in any order.
 
   Raises:
     InputError: If a slice is unreadable, lacks a geometry or has another one than the first, two
@@ -61,13 +48,11 @@ def read_series(files: Sequence[Path]) -> Series:
       f'{files[0] if files else "DICOM series"}: {len(files)} slices in its folder; expected two '
       'or more. Restore the others.'
     )
-  with volumes.quiet_itk():
-    planes = [_read_slice(path) for path in files]
+  planes = [_read_slice(path) for path in files]
   for path, plane in zip(files, planes, strict=True):
     _require_alike(path, plane, files[0], planes[0])
-  directions = np.reshape(
-    planes[0].GetDirection(), (3, 3)
-  )  # columns: along a row, a column, normal
+  # Columns: along a row, along a column, normal.
+  directions = np.reshape(planes[0].GetDirection(), (3, 3))
   positions = np.array([plane.GetOrigin() for plane in planes])
   order = np.argsort(positions @ directions[:, 2], kind='stable')
   step = _step([files[i] for i in order], positions[order], directions[:, 2])
@@ -83,20 +68,13 @@ def read_series(files: Sequence[Path]) -> Series:
 def _read_slice(path: Path) -> Any:
   import SimpleITK
 
-  volumes.require_file(path)
-  try:
+  with volumes.report_unreadable(path), volumes.silence_itk():
     plane = SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
-  except RuntimeError as error:
-    raise volumes.unreadable(path, error) from error
-  if (
-    plane.GetDimension() != 3
-    or plane.GetSize()[2] != 1
-    or plane.GetNumberOfComponentsPerPixel() > 1
-  ):
+  size, values = plane.GetSize(), plane.GetNumberOfComponentsPerPixel()
+  if size[2:] != (1,) or values > 1:
     raise InputError(
-      f'{path}: has {"x".join(map(str, plane.GetSize()))} pixels of '
-      f'{plane.GetNumberOfComponentsPerPixel()} values; expected one slice with one value a pixel. '
-      'Replace it by the original file.'
+      f'{path}: has {"x".join(map(str, size))} pixels of {values} values; expected one slice with '
+      'one value a pixel. Replace it by the original file.'
     )
   missing = [name for tag, name in _GEOMETRY.items() if not plane.HasMetaDataKey(tag)]
   if missing:
@@ -123,16 +101,8 @@ def _require_alike(path: Path, plane: Any, first_path: Path, first: Any) -> None
 
 
 def _step(files: Sequence[Path], positions: np.ndarray, normal: np.ndarray) -> np.ndarray:
-  """Returns the vector from each slice to the next, [3], mm.
-
-  Args:
-    files: Slices in the order of their positions, for errors.
-    positions: Positions of the first pixel of each slice, [D, 3], mm.
-    normal: Unit normal of the slices, [3].
-  """
-  gaps = np.diff(positions @ normal)
-  _require_apart(files, gaps)
-  _require_even(files, gaps)
+  """Returns the vector from each slice to the next, [3], of positions [D, 3], mm, if it is one."""
+  _require_even(files, np.diff(positions @ normal))
   step = (positions[-1] - positions[0]) / (len(files) - 1)
   off = np.linalg.norm(positions - positions[0] - np.arange(len(files))[:, None] * step, axis=1)
   along = float(step @ normal)
@@ -150,33 +120,29 @@ def _step(files: Sequence[Path], positions: np.ndarray, normal: np.ndarray) -> n
   return step
 
 
-def _require_apart(files: Sequence[Path], gaps: np.ndarray) -> None:
-  """Refuses slices at one place."""
-  double = np.flatnonzero(gaps < _SAME_PLACE_MM)
-  if not len(double):
-    return
-  where = f'{files[double[0]]}: lies where {files[double[0] + 1].name} does'
-  if len(double) > len(files) / 3:
-    raise InputError(
-      f'{where}, and so do {len(double)} of {len(files)} slices; expected one series. Keep only '
-      'one series in the folder.'
-    )
-  raise InputError(
-    f'{where}; expected every slice once. Remove the one that is double, and its mask.'
-  )
-
-
 def _require_even(files: Sequence[Path], gaps: np.ndarray) -> None:
-  """Refuses missing slices and uneven steps."""
+  """Refuses slices at one place, missing slices and uneven steps."""
+  double = np.flatnonzero(gaps < _SAME_PLACE_MM)
+  if len(double):
+    first, second = files[double[0]], files[double[0] + 1]
+    remedy = 'Remove the one that is double, and its mask.'
+    if len(double) > len(files) / 3:
+      remedy = 'Keep only one series in the folder.'
+    raise InputError(
+      f'{first}: lies where {second.name} does, and {len(double)} of {len(files)} slices lie like '
+      f'that; expected every slice once. {remedy}'
+    )
   usual = float(np.median(gaps))
   k = int(np.abs(gaps - usual).argmax())
   if abs(gaps[k] - usual) <= _UNEVEN * usual:
     return
-  where = f'{files[k]}: lies {gaps[k]:.2f} mm from {files[k + 1].name}, others {usual:.2f} mm apart'
   missing = round(gaps[k] / usual) - 1
-  if missing > 0 and abs(gaps[k] / usual - missing - 1) <= _UNEVEN:
-    raise InputError(f'{where}: {missing} missing; expected every slice. Restore what is missing.')
-  raise InputError(f'{where}; expected even steps. Restore the original slices of one series.')
+  whole = missing > 0 and abs(gaps[k] / usual - missing - 1) <= _UNEVEN
+  gone = f': {missing} missing' if whole else ''
+  raise InputError(
+    f'{files[k]}: lies {gaps[k]:.2f} mm from {files[k + 1].name}, others {usual:.2f} mm apart{gone}'
+    '; expected even steps. Restore the original slices of one series.'
+  )
 
 
 def _numbers(values: Sequence[float]) -> str:

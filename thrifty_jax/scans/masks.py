@@ -32,15 +32,9 @@ def ending(path: Path) -> str | None:
 
 
 def to_bytes(voxels: np.ndarray, grid: Grid, *, ending: str) -> bytes:
-  """Returns the content of a file.
+  """Returns the content of a file with one of ENDINGS, always the same for one mask and grid.
 
-  Args:
-    voxels: Voxels in the order of the scan's file, [D, H, W], uint8 or float32.
-    grid: Grid of the scan.
-    ending: One of ENDINGS, which determines the format.
-
-  Returns:
-    The same bytes for the same voxels and grid.
+  The voxels, [D, H, W], uint8 or float32, are in the order of the scan's file.
   """
   if ending not in ('.nii', '.nii.gz'):
     return _itk_bytes(voxels, grid, ending)
@@ -59,9 +53,8 @@ def _nifti(voxels: np.ndarray, grid: Grid) -> nibabel.Nifti1Image:
     # A quaternion cannot represent sheared axes, as of a tilted gantry.
     image.set_qform(affine, code=0 if _leans(affine) else _SCANNER)
   else:
-    kind = (
-      nibabel.Nifti2Image if isinstance(grid.nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    )
+    is_2 = isinstance(grid.nifti, nibabel.Nifti2Header)
+    kind = nibabel.Nifti2Image if is_2 else nibabel.Nifti1Image
     header = kind.header_class()
     header.set_data_dtype(stored.dtype)
     header.set_data_shape(stored.shape)
@@ -92,7 +85,8 @@ def _itk_geometry(affine: np.ndarray) -> tuple[list[float], list[float], list[fl
   """Returns spacing, direction and origin for SimpleITK, whose world is LPS."""
   if _leans(affine):
     raise InputError(
-      'the slices of the scan lean, which MetaImage and NRRD do not store; choose --format=nifti'
+      'the slices of the scan are sheared, which MetaImage and NRRD cannot store; choose '
+      '--format=nifti'
     )
   lps = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine[:, [2, 1, 0, 3]]
   spacing = np.linalg.norm(lps[:3, :3], axis=0)

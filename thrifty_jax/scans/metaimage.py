@@ -1,10 +1,7 @@
 """Checks MetaImage files (.mhd, .mha) against their own headers.
 
-ITK's reader trusts a header: if it states more voxels than a compressed file has, the reader
-invents the rest, if fewer, it leaves some out, and it does not check the checksum of compressed
-voxels. So that is done here.
-
-Source: MetaIO's documentation of the header's entries.
+ITK's reader trusts a header: if a compressed file has fewer voxels, it invents the rest, if more,
+it leaves some out; and it verifies no checksum. Source: MetaIO's documentation of the entries.
 """
 
 import math
@@ -16,20 +13,14 @@ from thrifty_jax.errors import InputError
 
 _HEADER_BYTES = 65536  # no header is longer
 _CHUNK_BYTES = 1 << 20
-# Bytes of a number; a long has 4 on every system.
+# A long has 4 bytes on every system.
 _BYTES = {'CHAR': 1, 'SHORT': 2, 'INT': 4, 'LONG': 4, 'LONG_LONG': 8, 'FLOAT': 4, 'DOUBLE': 8}
 
 
 def require_whole(path: Path) -> None:
   """Refuses a file whose voxels are missing, damaged, or not as many as its header states.
 
-  Args:
-    path: File .mhd or .mha. A file without such a header, or with voxels as text or in several
-      files, is left to ITK's reader.
-
-  Raises:
-    InputError: If the voxels are missing, incomplete or too many.
-    OSError: If a file cannot be read.
+  A file without such a header, or with voxels as text or in several files, is left to ITK's reader.
   """
   with path.open('rb') as file:
     start = file.read(_HEADER_BYTES)
@@ -39,7 +30,7 @@ def require_whole(path: Path) -> None:
     return
   voxels = path if name == 'LOCAL' else path.parent / name
   if not voxels.is_file():
-    raise InputError(f'{path}: its voxels, {name}, are not beside it. Copy or download the file.')
+    raise InputError(f'{path}: its voxels, {name}, are not beside it. Copy or download them.')
   expected = _expected_bytes(entries)
   if not expected:
     return
@@ -85,14 +76,11 @@ def _inflated_bytes(path: Path, voxels: Path, skipped: int) -> int:
         while packed:
           count += len(stream.decompress(packed, _CHUNK_BYTES))
           packed = stream.unconsumed_tail
+      if not stream.eof:
+        raise zlib.error('cut off')
     except zlib.error as error:
       raise InputError(
         f'{path}: its voxels, {voxels.name}, are damaged ({error}); expected an intact file. Copy '
         'or download it again.'
       ) from error
-  if not stream.eof:
-    raise InputError(
-      f'{path}: its voxels, {voxels.name}, are cut off; expected an intact file. Copy or download '
-      'it again.'
-    )
   return count

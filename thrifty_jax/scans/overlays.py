@@ -19,8 +19,7 @@ SLICES = 20  # at most, per case: the page stays small
 CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
 DIFFERENCES = {'missed': '#4cb4ff', 'invented': '#ff5a5f', 'wrong class': '#ffd23f'}
 MOST_VOXELS = 1 << 29  # per case; twice those of a thousand slices of 512 x 512
-# Exceptions of zipfile, zlib and numpy for a damaged file; RuntimeError for an encrypted one.
-_UNREADABLE = (
+_UNREADABLE = (  # by zipfile, zlib and numpy; RuntimeError for an encrypted file
   *(OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, OverflowError),
   *(zipfile.BadZipFile, zlib.error),
 )
@@ -29,47 +28,31 @@ THUMBNAIL, GREYS = 160, 32  # pixels on the longer side, levels: 200 of them sta
 
 
 def frames(path: Path) -> dict[str, Any]:
-  """Draws the pictures of a case.
-
-  Args:
-    path: File .npz of evaluate with image, truth and prediction, [D, S, S], uint8.
+  """Draws the pictures of a case, whose file `write` wrote.
 
   Returns:
     Dictionary with 'slices' (their numbers in the scan, from 1, of 'total'), 'start' (the one to
     show first) and a PNG as data URI for each slice under 'image', 'truth', 'prediction' and
     'difference'.
-
-  Raises:
-    InputError: If the file is damaged.
   """
   image, truth, prediction = _arrays(path)
   chosen = choose_slices(truth, prediction)
-  area = [(truth[i] > 0).sum() for i in chosen]
-  made: dict[str, Any] = {
-    'total': len(image),
-    'slices': [int(i) + 1 for i in chosen],
-    'start': int(np.argmax(area)),
-  }
   classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in CLASS_COLOURS]
   differences = [(colour, 215) for colour in DIFFERENCES.values()]
-  made['image'] = [_data_uri(Image.fromarray(image[i])) for i in chosen]
-  made['truth'] = [_data_uri(_palette_image(outlined(truth[i]), classes)) for i in chosen]
-  made['prediction'] = [_data_uri(_palette_image(outlined(prediction[i]), classes)) for i in chosen]
-  made['difference'] = [
-    _data_uri(_palette_image(difference(prediction[i], truth[i]), differences)) for i in chosen
-  ]
-  return made
+  pairs = [(prediction[i], truth[i]) for i in chosen]
+  return {
+    'total': len(image),
+    'slices': [int(i) + 1 for i in chosen],
+    'start': int(np.argmax([(true > 0).sum() for _, true in pairs])),
+    'image': [_data_uri(Image.fromarray(image[i])) for i in chosen],
+    'truth': [_overlay(outline(true), classes) for _, true in pairs],
+    'prediction': [_overlay(outline(predicted), classes) for predicted, _ in pairs],
+    'difference': [_overlay(draw_difference(*pair), differences) for pair in pairs],
+  }
 
 
 def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-  """Writes the file that `frames` reads, in 8 bits.
-
-  Args:
-    path: File to write, .npz.
-    image: Slices of one channel, [D, S, S], floating point, shown from 0 to 1.
-    truth: Class of each pixel, [D, S, S].
-    prediction: Predicted class of each pixel, [D, S, S].
-  """
+  """Writes the .npz that `frames` reads: slices of a channel in [0, 1] and classes, [D, S, S]."""
   image = np.round(255 * np.clip(image.astype(np.float32), 0, 1)).astype(np.uint8)
   masks = {'truth': truth.astype(np.uint8), 'prediction': prediction.astype(np.uint8)}
   content = io.BytesIO()
@@ -78,7 +61,7 @@ def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarr
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
-  """Reads image, truth and prediction, all of one shape."""
+  """Reads image, truth and prediction, all of one shape [D, S, S], uint8."""
   files.require_file(path)
   try:
     with zipfile.ZipFile(path) as archive:
@@ -94,18 +77,16 @@ def _arrays(path: Path) -> list[np.ndarray]:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-  """Reads an array [D, S, S], uint8; np.load would allocate whatever size the file claims."""
+  """Reads an array; np.load would allocate whatever size the file claims."""
   with archive.open(name) as file:
     if np.lib.format.read_magic(file) != (1, 0):
-      raise ValueError(f'{name} is of another version')
+      raise ValueError(f'{name} has another version')
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     count = math.prod(shape)
     if dtype != np.uint8 or len(shape) != 3 or min(shape) < 1 or count > MOST_VOXELS:
       raise ValueError(f'{name} is {shape} of {dtype}, expected slices of bytes')
-    data = file.read(count)
-  if len(data) < count:
-    raise ValueError(f'{name} ends early')
-  return np.frombuffer(data, np.uint8).reshape(shape, order='F' if by_columns else 'C')
+    data = np.frombuffer(file.read(count), np.uint8)
+  return data.reshape(shape, order='F' if by_columns else 'C')  # an error if it ends early
 
 
 def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -117,20 +98,16 @@ def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
   return np.round(np.linspace(first, last, count)).astype(int)
 
 
-def outlined_slice(
+def outline_slice(
   image: np.ndarray,
   label: np.ndarray,
   *,
   limits: Sequence[float],
   spacing_mm: Sequence[float],
 ) -> str:
-  """Draws a thumbnail of a slice with the borders of its mask, a PNG as data URI.
+  """Draws a thumbnail of a slice, [H, W], with the borders of its mask, a PNG as data URI.
 
-  Args:
-    image: Intensities, [H, W].
-    label: Class of each pixel, [H, W], uint8.
-    limits: Intensities that become black and white.
-    spacing_mm: Height and width of a pixel; those of the thumbnail are square.
+  The limits become black and white. Pixels of `spacing_mm` (height, width) become square.
   """
   height, width = np.multiply(image.shape, spacing_mm)
   scale = THUMBNAIL / max(height, width)
@@ -139,20 +116,14 @@ def outlined_slice(
   bright = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * (GREYS - 1)
   resized = Image.fromarray(bright.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
   grey = np.round(np.asarray(resized)).astype(np.uint8)
-  colours = len(CLASS_COLOURS)
-  mask = outlined(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)))
-  picture = Image.fromarray(
-    np.where(mask > colours, GREYS + mask - colours - 1, grey).astype(np.uint8)
-  )
-  palette = [value for level in range(GREYS) for value in 3 * [255 * level // (GREYS - 1)]]
-  picture = picture.convert('P')
-  picture.putpalette(
-    palette + [part for colour in CLASS_COLOURS for part in ImageColor.getrgb(colour)]
-  )
-  return _data_uri(picture)
+  mask = outline(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)))
+  border = mask.astype(int) - len(CLASS_COLOURS)  # number of its colour where above 0
+  indices = np.where(border > 0, GREYS + border - 1, grey).astype(np.uint8)
+  greys = [3 * (255 * level // (GREYS - 1),) for level in range(GREYS)]
+  return _data_uri(_palette_image(indices, [*greys, *map(ImageColor.getrgb, CLASS_COLOURS)]))
 
 
-def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def draw_difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
   """Returns the differences, [S, S], uint8: 1 missed, 2 invented, 3 wrong class, else 0."""
   found = np.zeros(truth.shape, np.uint8)
   found[(truth > 0) & (prediction == 0)] = 1
@@ -161,7 +132,7 @@ def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
   return found
 
 
-def outlined(label: np.ndarray) -> np.ndarray:
+def outline(label: np.ndarray) -> np.ndarray:
   """Returns the label with separate colours for pixels at a border of their class, [S, S], uint8.
 
   Class k is k inside and k + len(CLASS_COLOURS) at the border; colours repeat for further classes.
@@ -174,14 +145,16 @@ def outlined(label: np.ndarray) -> np.ndarray:
   return np.where(label == 0, 0, colour + colours * border).astype(np.uint8)
 
 
-def _palette_image(indices: np.ndarray, colours: list[tuple[str, int]]) -> Image.Image:
-  """Returns a palette image; 0 is transparent, i is colour i - 1 with its opacity."""
-  picture = Image.fromarray(indices).convert('P')
-  palette = [0, 0, 0]
-  for colour, _ in colours:
-    palette += ImageColor.getrgb(colour)
-  picture.putpalette(palette)
+def _overlay(indices: np.ndarray, colours: list[tuple[str, int]]) -> str:
+  """Draws colour i - 1, with its opacity, where the index is i; 0 is transparent."""
+  picture = _palette_image(indices, [(0, 0, 0), *(ImageColor.getrgb(c) for c, _ in colours)])
   picture.info['transparency'] = bytes([0, *(alpha for _, alpha in colours)])
+  return _data_uri(picture)
+
+
+def _palette_image(indices: np.ndarray, colours: Sequence[tuple[int, ...]]) -> Image.Image:
+  picture = Image.fromarray(indices).convert('P')
+  picture.putpalette([part for colour in colours for part in colour])
   return picture
 
 

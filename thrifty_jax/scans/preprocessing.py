@@ -1,4 +1,4 @@
-"""What is done to a scan's image before a network sees it: recorded with slices and with models."""
+"""Settings of a scan's image before a network sees it, recorded with slices and with models."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import records
 from thrifty_jax.allowed import ABOVE_0, SHARE, one_of, within
-from thrifty_jax.errors import InputError
 from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
@@ -19,51 +18,30 @@ Limit = Annotated[float, within(-1e9, 1e9)]  # what scanners store, or a percent
 class ImageSettings:
   """All that the image of a slice depends on.
 
-  Prepared slices and a model's preprocessing.json both hold these, under these names, so that a
-  scan is prepared for a model as the slices of its training were, see `slices.image_to_slices`.
-
-  Attributes:
-    slice_axis: Axis that slices lie across, one of SLICE_AXES.
-    image_size: Side S of a square slice, in pixels.
-    intensity: 'percentiles' or 'window', by which of the next two intensities are mapped.
-    percentiles: Percentiles of the scan's own intensities that become 0 and 1, ascending, in
-      [0, 100]; else None.
-    window: Intensities as the scanner stores them that become 0 and 1, ascending; else None.
-    clahe_clip_limit: Limit of the adaptive equalisation of a slice, in [0, 1]; 0 is none.
-    resize: 'linear' or 'nearest'.
-    curvature_flow_iterations: Steps by which a slice is smoothed; 0 is not at all.
-    curvature_flow_time_step: Length of such a step, above 0.
+  Prepared slices and a model's preprocessing.json both hold these, under these names.
   """
 
   slice_axis: Annotated[str, one_of(*SLICE_AXES)]
-  image_size: Annotated[int, within(1, 1 << 14)]
+  image_size: Annotated[int, within(1, 1 << 14)]  # side S of a square slice, in pixels
+  # What becomes 0 and 1, ascending: percentiles of the scan or intensities as the scanner stores
+  # them; the other is None.
   intensity: Annotated[str, one_of('percentiles', 'window')]
   percentiles: tuple[Limit, Limit] | None = None
   window: tuple[Limit, Limit] | None = None
-  clahe_clip_limit: Annotated[float, SHARE]
+  clahe_clip_limit: Annotated[float, SHARE]  # of the adaptive equalisation of a slice; 0 is none
   resize: Annotated[str, one_of(*RESIZING)]
-  curvature_flow_iterations: Annotated[int, within(0, 1000)]
+  curvature_flow_iterations: Annotated[int, within(0, 1000)]  # steps of smoothing; 0 is none
   curvature_flow_time_step: Annotated[float, ABOVE_0]
 
   @property
   def limits(self) -> tuple[float, float]:
-    """What becomes 0 and 1: percentiles or intensities."""
+    """Percentiles or intensities that become 0 and 1."""
     return getattr(self, self.intensity)
 
 
 def image_settings(data: ConfigDict) -> ImageSettings:
-  """What the config asks for.
-
-  Args:
-    data: Section `data` of the config.
-
-  Raises:
-    InputError: If `intensity` is unknown.
-  """
-  limits = {'percentiles': data.percentiles, 'window': data.window}
-  if data.intensity not in limits:
-    raise InputError(f'data.intensity is {data.intensity!r}; expected percentiles or window.')
-  low, high = map(float, limits[data.intensity])
+  """Returns the settings in the section `data` of the config."""
+  low, high = map(float, data[data.intensity])
   return ImageSettings(
     slice_axis=data.slice_axis,
     image_size=data.image_size,
@@ -77,13 +55,7 @@ def image_settings(data: ConfigDict) -> ImageSettings:
 
 
 def slice_settings(data: ConfigDict) -> dict[str, Any]:
-  """All that prepared slices depend on but the scans themselves, as JSON would hold it.
-
-  Folds are not among them: the slices serve every fold.
-
-  Args:
-    data: The section `data` of the config.
-  """
+  """Returns what prepared slices depend on besides the scans, as JSON values; no fold is in it."""
   return {
     'name': data.name,
     **records.to_json(image_settings(data)),

@@ -4,69 +4,45 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
-from skimage import transform
+from scipy import sparse, special
+from skimage import exposure, transform
 
-from thrifty_jax.scans import filters
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
 
 _NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
-
 _EQUAL = 1e-6  # smaller differences between shares of a pixel are rounding
 
 
 def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the square slices of a scan and its truth.
+  """Returns `image_to_slices` of a scan and the slices of its truth, [D, S, S], uint8.
 
   A pixel of the truth is the class with the largest share of it. The nearest voxel alone would
   shift the truth by up to half a voxel against the image at the common factor 2.
-
-  Args:
-    volume: Scan, image [D, H, W, M], with truth.
-    settings: Settings of the preprocessing.
-
-  Returns:
-    Image, [D, S, S, M], float16 in [0, 1], and truth, [D, S, S], uint8.
-
-  Raises:
-    InputError: If the scan has no truth.
   """
   return image_to_slices(volume, settings), _label_to_square(volume.truth, settings.image_size)
 
 
 def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
-  """Returns the square slices of a scan, with intensities in [0, 1].
+  """Returns the square slices of a scan, [D, S, S, M], float16 in [0, 1].
 
   Intensities are mapped by the volume's own percentiles or by a fixed window and clipped. A slice
   is equalised (optional), padded with 0 to a square around it, resized, linearly with anti-aliasing
   or to the nearest voxel, and smoothed (optional).
-
-  Args:
-    volume: Scan, image [D, H, W, M].
-    settings: Settings of the preprocessing.
-
-  Returns:
-    Image, [D, S, S, M], float16 in [0, 1].
   """
-  modalities = [volume.image[..., m] for m in range(volume.image.shape[-1])]
-  image = np.empty((len(volume.image), *2 * (settings.image_size,), len(modalities)), np.float16)
-  for m, modality in enumerate(modalities):
-    planes = _unit_range(modality, settings)
-    for d, plane in enumerate(planes):
+  depth, _, _, modalities = volume.image.shape
+  image = np.empty((depth, settings.image_size, settings.image_size, modalities), np.float16)
+  for m in range(modalities):
+    for d, plane in enumerate(_unit_range(volume.image[..., m], settings)):
       image[d, ..., m] = np.clip(_to_square(plane, settings), 0.0, 1.0)
   return image
 
 
 def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
-  """Returns scores on the native grid: the inverse of `to_slices` for the truth, linear.
+  """Returns scores of square slices, [D, S, S, K], on the native grid, [D, H, W, K], float32.
 
-  Args:
-    scores: Logits or probabilities of square slices, [D, S, S, K], floating point.
-    native_size: Height H and width W of the native slices.
-
-  Returns:
-    Scores, [D, H, W, K], float32. Use `largest_class` afterwards: classes cannot be interpolated.
+  It is the inverse of `to_slices` for the truth, and linear: classes could not be interpolated, so
+  use `largest_class` afterwards.
   """
   height, width = native_size
   side = max(height, width)
@@ -84,14 +60,14 @@ def native_classes(
   """Returns the classes of the voxels of the native grid, computed a few slices at a time.
 
   Args:
-    scores: Class scores at network resolution, [D, S, S, K] float32, of one or more networks; S may
-      differ. The class with the largest score is chosen; with several networks, whose scores have
-      to be logits, the one with the largest mean probability.
+    scores: Class scores, [D, S, S, K] float32, of one or more networks; S may differ. The class
+      with the largest score is chosen; of several networks, whose scores have to be logits, the
+      one with the largest mean probability.
     native_size: Height H and width W of the native slices.
-    probabilities: Whether to return the probabilities of the foreground classes as well.
+    probabilities: Whether probabilities are returned as well.
 
   Returns:
-    Class, [D, H, W], uint8, and probabilities, [K - 1, D, H, W], float32, or None.
+    Class, [D, H, W], uint8, and foreground probabilities, [K - 1, D, H, W], float32, or None.
   """
   depth, classes = len(scores[0]), scores[0].shape[-1]
   mask = np.empty((depth, *native_size), np.uint8)
@@ -102,17 +78,11 @@ def native_classes(
     if len(native) == 1 and shares is None:
       mask[part] = largest_class(native[0])
       continue
-    mean = np.stack([_softmax(one) for one in native]).mean(axis=0)
+    mean = np.stack([special.softmax(one, axis=-1) for one in native]).mean(axis=0)
     mask[part] = largest_class(native[0] if len(native) == 1 else mean)
     if shares is not None:
       shares[:, part] = np.moveaxis(mean[..., 1:], -1, 0)
   return mask, shares
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-  """Returns probabilities over the last axis, float32."""
-  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-  return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def largest_class(scores: np.ndarray) -> np.ndarray:
@@ -137,13 +107,24 @@ def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
 def _to_square(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
   """Equalises, pads with 0, resizes and smooths a slice in [0, 1], [H, W] to [S, S], float32."""
   plane = plane.astype(np.float32)
-  if limit := settings.clahe_clip_limit:
-    plane = filters.equalise(plane, clip_limit=limit)
+  limit, iterations = settings.clahe_clip_limit, settings.curvature_flow_iterations
+  if (
+    limit and plane.min() < plane.max()
+  ):  # CLAHE, which first maps the darkest and brightest to 0, 1
+    plane = exposure.equalize_adapthist(plane, clip_limit=limit).astype(np.float32)
   order = {'nearest': 0, 'linear': 1}[settings.resize]
   plane = _resize(_pad(plane[None])[0], settings.image_size, order=order)
-  if iterations := settings.curvature_flow_iterations:
-    step = settings.curvature_flow_time_step
-    plane = filters.curvature_flow(plane, iterations=iterations, time_step=step)
+  if iterations:
+    import SimpleITK  # here: most data sets do not need ITK
+
+    # Smooths along edges and not across them, after Sethian, "Level set methods" (1996).
+    plane = SimpleITK.GetArrayFromImage(
+      SimpleITK.CurvatureFlow(
+        SimpleITK.GetImageFromArray(plane),
+        timeStep=settings.curvature_flow_time_step,
+        numberOfIterations=iterations,
+      )
+    )
   return plane
 
 
@@ -157,9 +138,8 @@ def _label_to_square(label: np.ndarray, size: int) -> np.ndarray:
     largest = np.zeros((size, size), np.float32)
     for k in np.flatnonzero(np.bincount(padded[d].reshape(-1))):
       share = _resize(padded[d] == k, size)
-      larger = (
-        share > largest + _EQUAL
-      )  # equal halves, which every second size has, go to the lower class
+      # Equal halves, which every second size has, go to the lower class.
+      larger = share > largest + _EQUAL
       largest[larger], result[d][larger] = share[larger], k
   return result
 
@@ -190,9 +170,8 @@ def _resize(plane: np.ndarray, size: int, *, order: int = 1) -> np.ndarray:
 def _weights(old: int, new: int, order: int) -> sparse.csr_array:
   """Returns the weight of each old pixel of a row in each new one, [new, old], float32.
 
-  Resizing is linear and the same for rows and columns, so scikit-image resizes the unit vectors
-  once, and a product with the sparse result resizes any plane: 7 to 14 times faster than resizing
-  each, and equal up to the last bits of float32.
+  scikit-image resizes the unit vectors once, and a product with the sparse result resizes any
+  plane: 7 to 14 times faster than resizing each, and equal up to the last bits of float32.
   """
   blur = order > 0 and new < old
   resized = transform.resize(np.eye(old), (new, old), order=order, mode='edge', anti_aliasing=blur)

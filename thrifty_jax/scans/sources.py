@@ -26,38 +26,26 @@ _DICOM_HEAD = 1024  # bytes; the file's meta information begins after 132
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Files of one scan.
+  """Files of one scan."""
 
-  Attributes:
-    name: Name of the scan: that of its file without ending and channel, or of its DICOM folder.
-    channels: File or DICOM folder of each channel; a single one may contain all of them.
-    problem: Reason why the files cannot be read, if it is known before reading; else ''.
-  """
-
-  name: str
-  channels: tuple[Path, ...]
-  problem: str = ''
+  name: str  # that of its file without ending and channel, or of its DICOM folder
+  channels: tuple[Path, ...]  # a file or DICOM folder each; a single one may contain all
+  problem: str = ''  # reason why the files cannot be read, if it is known before reading
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-  """Geometry of a scan as in its file, which a mask of it must repeat.
+  """Geometry of a scan as in its file, which a mask of it must repeat."""
 
-  Attributes:
-    affine: Affine of the stored (d, h, w, 1) to RAS millimetres, [4, 4].
-    nifti: Header of a NIfTI file, else None.
-    itk: Spacing, direction and origin that SimpleITK read from another file, else None.
-    series: Folder of a DICOM series, else None.
-  """
-
-  affine: np.ndarray
-  nifti: Any = None
+  affine: np.ndarray  # of the stored (d, h, w, 1) to RAS millimetres, [4, 4]
+  nifti: Any = None  # header of a NIfTI file
+  # Spacing, direction and origin that SimpleITK read from another file.
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
-  series: Path | None = None
+  series: Path | None = None  # folder of a DICOM series
 
 
 def find(place: Path, *, channels: int) -> list[Source]:
-  """Finds the scans at a path.
+  """Finds one or more scans at a path, sorted by name, of which no two have one name.
 
   Args:
     place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
@@ -66,19 +54,13 @@ def find(place: Path, *, channels: int) -> list[Source]:
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
       scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
       of the names if all have it.
-
-  Returns:
-    One or more scans, sorted by name.
-
-  Raises:
-    InputError: If there is no scan, or two would have one name.
   """
   if place.is_file():
     return [_of_file(place, channels)]
   if not place.is_dir():
-    raise InputError(f'{place}: there is no such file or folder; expected a scan or a folder')
+    raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
   found = _volumes_in(place)
-  if _holds_dicom(place):
+  if any(map(_is_dicom, place.iterdir())):
     if found:
       raise InputError(
         f'{place}: holds DICOM slices and {next(iter(found.values())).name}; expected one or the '
@@ -86,22 +68,18 @@ def find(place: Path, *, channels: int) -> list[Source]:
       )
     return [Source(place.resolve().name, (place,))]
   for folder in sorted(path for path in place.iterdir() if path.is_dir()):
-    if not folder.name.startswith('.') and _holds_dicom(folder):
+    if not folder.name.startswith('.') and any(map(_is_dicom, folder.iterdir())):
       _add(found, folder.name, folder)
   if not found:
     raise InputError(
-      f'{place}: no scan there; expected volumes ({", ".join(ENDINGS)}), the slices of a DICOM '
-      'series, or folders with one series each'
+      f'{place}: holds no scan; expected volumes ({", ".join(ENDINGS)}), the slices of a DICOM '
+      'series, or folders with one series each.'
     )
   return _grouped(found, channels)
 
 
 def read(source: Source) -> tuple[Volume, Grid]:
-  """Reads a scan, its axes as stored, and its grid.
-
-  Raises:
-    InputError: If it cannot be read, or its channels do not lie on one grid.
-  """
+  """Reads a scan, its axes as stored, and its grid."""
   if source.problem:
     raise InputError(source.problem)
   image, affine = read_channels(source.channels)
@@ -113,55 +91,40 @@ def read(source: Source) -> tuple[Volume, Grid]:
   volumes.require_affine(source.channels[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   volume = Volume(image, None, affine, source.name, source.name)
-  return volume, _grid(source.channels[0], affine)
+  return volume, _grid_of(source.channels[0], affine)
 
 
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the voxels of one scan from a file for each channel, which must lie on one grid.
-
-  Returns:
-    Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
-  """
-  image, affine = read_voxels(paths[0])
-  if len(paths) == 1:
-    return image, affine
-  channels = [image]
-  for path in paths[1:]:
-    channel, channel_affine = read_voxels(path)
-    volumes.require_grid(path, channel.shape, channel_affine, paths[0], image.shape, affine)
-    channels.append(channel)
-  return np.stack(channels, axis=-1), affine
+  """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
+  channels, (affine, *others) = zip(*map(read_voxels, paths), strict=True)
+  for path, channel, other in zip(paths[1:], channels[1:], others, strict=True):
+    volumes.require_grid(path, channel.shape, other, paths[0], channels[0].shape, affine)
+  return np.stack(channels, axis=-1) if others else channels[0], affine
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads voxels and affine of a file of any format or a DICOM folder."""
+  """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
   if path.is_dir():
     series = dicom.read_series(slices_of(path))
     return series.voxels, series.affine
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
-def _grid(path: Path, affine: np.ndarray) -> Grid:
+def _grid_of(path: Path, affine: np.ndarray) -> Grid:
   if path.is_dir():
     return Grid(affine, series=path)
   if volumes.is_nifti(path):
-    return Grid(affine, nifti=_nifti(path).header)
-  import SimpleITK
-
-  reader = SimpleITK.ImageFileReader()
-  reader.SetFileName(str(path))
-  with volumes.quiet_itk():
-    reader.ReadImageInformation()
-  return Grid(affine, itk=(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()))
+    return Grid(affine, nifti=nibabel.load(path).header)
+  header = volumes.itk_header(path)
+  return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
 
 
 def _of_file(path: Path, channels: int) -> Source:
-  """Returns the scan of a file; with several channels it includes the files of the others."""
+  """Returns the scan of a file; with several channels, the files of the others belong to it."""
   name = _without_ending(path)
   if name is None:
     raise InputError(
-      f'{path}: expected a volume ({", ".join(ENDINGS)}) or a folder; of a DICOM series name the '
-      'folder'
+      f'{path}: is no volume ({", ".join(ENDINGS)}); name one, or the folder of a DICOM series.'
     )
   parts = _CHANNEL.fullmatch(name)
   if channels == 1 or not parts or _has_four_axes(path):
@@ -183,23 +146,20 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
       groups.setdefault(parts[1], {})[parts[2]] = path
     else:
       sources[name] = Source(name, (path,))
+  expected = ', '.join(f'{number:04d}' for number in range(channels))
   for name, group in groups.items():
     if name in sources:
-      raise InputError(f'{sources[name].channels[0]}: {name} has files of channels too; keep one')
-    sources[name] = _of_channels(name, group, channels)
-  return [sources[name] for name in sorted(sources)]
-
-
-def _of_channels(name: str, group: Mapping[str, Path], channels: int) -> Source:
-  expected = [f'{number:04d}' for number in range(channels)]
-  paths = tuple(group[number] for number in sorted(group))
-  problem = ''
-  if sorted(group) != expected:
+      raise InputError(
+        f'{sources[name].channels[0]}: {name} also has a file for each channel; remove one of both.'
+      )
+    found_there = ', '.join(sorted(group))
     problem = (
-      f'{paths[0]}: {name} has the channels {", ".join(sorted(group))}; the model expects '
-      f'{", ".join(expected)}. Add or remove files.'
+      f'{group[min(group)]}: {name} has the channels {found_there}; the model expects {expected}. '
+      'Add or remove files.'
     )
-  return Source(name, paths, problem)
+    paths = tuple(group[number] for number in sorted(group))
+    sources[name] = Source(name, paths, '' if found_there == expected else problem)
+  return [sources[name] for name in sorted(sources)]
 
 
 def _volumes_in(folder: Path) -> dict[str, Path]:
@@ -215,7 +175,7 @@ def _volumes_in(folder: Path) -> dict[str, Path]:
 def _add(found: dict[str, Path], name: str, path: Path) -> None:
   if name in found:
     raise InputError(
-      f'{path}: {found[name].name} has the same name but for its ending; expected each scan once. '
+      f'{path}: {found[name].name} differs from it in its ending alone; expected each scan once. '
       'Move one away.'
     )
   found[name] = path
@@ -230,19 +190,11 @@ def _without_ending(path: Path) -> str | None:
 def _has_four_axes(path: Path) -> bool:
   """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
   try:
-    return path.is_file() and volumes.is_nifti(path) and len(_nifti(path).shape) == 4
-  except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
+    with volumes.report_unreadable(path):
+      header: Any = nibabel.load(path) if volumes.is_nifti(path) else None
+      return header is not None and len(header.shape) == 4
+  except InputError:
     return False
-
-
-def _nifti(path: Path) -> Any:
-  """Opens the image of a NIfTI file without reading its voxels."""
-  return nibabel.load(path)
-
-
-def _holds_dicom(folder: Path) -> bool:
-  """Returns whether the folder itself contains slices of a DICOM series."""
-  return any(map(_is_dicom, folder.iterdir()))
 
 
 def _is_dicom(path: Path) -> bool:

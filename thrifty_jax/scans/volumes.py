@@ -21,54 +21,33 @@ from thrifty_jax.scans import metaimage
 # SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
 _READ_ERRORS = (  # of gzip, nibabel and SimpleITK
-  OSError,
-  EOFError,
-  ValueError,
-  OverflowError,
-  RuntimeError,
-  zlib.error,
-  nibabel.filebasedimages.ImageFileError,
-  nibabel.spatialimages.HeaderDataError,
+  *(OSError, EOFError, ValueError, OverflowError, RuntimeError, zlib.error),
+  *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """Names and files of one scan.
+  """Names and files of one scan."""
 
-  Attributes:
-    case: Name of the scan, unique in its data set; it appears in tables and file names.
-    patient: Name of the patient. Scans of one patient are always in the same split.
-    image: Files of the scan: one a modality, or the slices of a DICOM series in the order of the
-      masks, one modality after the other.
-    label: Files of the truth; empty for a scan without truth.
-  """
-
-  case: str
-  patient: str
+  case: str  # name of the scan, unique in its data set; it appears in tables and file names
+  patient: str  # scans of one patient are always in the same split
+  # One file a modality, or the slices of DICOM series in the order of the masks, one modality after
+  # the other.
   image: tuple[Path, ...]
-  label: tuple[Path, ...] = ()
+  label: tuple[Path, ...] = ()  # files of the truth; none for a scan without truth
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-  """One scan in memory, on its native grid, with axes as in SLICE_AXES; it is read as axial.
+  """One scan in memory, on its native grid, with axes as in SLICE_AXES; it is read as axial."""
 
-  Attributes:
-    image: Intensities as stored, [D, H, W, M], float32.
-    label: Class of each voxel, [D, H, W], uint8, or None.
-    affine: Affine of voxel indices (d, h, w, 1) to millimetres in the scanner's RAS world, [4, 4].
-    case: Name of the scan.
-    patient: Name of the patient.
-    orientation: Directions of the file's axes, fastest first, such as LPS; '' if unknown.
-  """
-
-  image: np.ndarray
-  label: np.ndarray | None
-  affine: np.ndarray
+  image: np.ndarray  # intensities as stored, [D, H, W, M], float32
+  label: np.ndarray | None  # class of each voxel, [D, H, W], uint8
+  affine: np.ndarray  # of voxel indices (d, h, w, 1) to millimetres in the RAS world, [4, 4]
   case: str
   patient: str
-  orientation: str = ''
+  orientation: str = ''  # directions of the file's axes, fastest first, such as LPS
 
   @property
   def spacing_mm(self) -> tuple[float, float, float]:
@@ -78,42 +57,27 @@ class Volume:
 
   @property
   def truth(self) -> np.ndarray:
-    """Returns the label of a scan that must have one.
-
-    Raises:
-      InputError: If the scan has none.
-    """
+    """Label of a scan that must have one."""
     if self.label is None:
       raise InputError(f'{self.case}: the scan has no truth; add its mask or leave the case out.')
     return self.label
 
 
 def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a MetaImage (.mhd, .mha) or another format of SimpleITK.
-
-  Returns:
-    Voxels as stored, [D, H, W], and the affine of (d, h, w) to RAS millimetres, [4, 4].
-
-  Raises:
-    InputError: If the file is missing, cannot be read or is not a volume.
-  """
+  """Reads a file by SimpleITK: voxels, [D, H, W], and affine as `read_nifti`."""
   import SimpleITK  # here, as everywhere: 90 MiB that NIfTI and prepared slices do not need
 
-  require_file(path)
-  try:
+  with report_unreadable(path):
     if path.suffix.lower() in ('.mhd', '.mha'):
       metaimage.require_whole(path)
-    with quiet_itk():
+    with silence_itk():
       image = SimpleITK.ReadImage(str(path))
-  except (OSError, RuntimeError) as error:
-    raise unreadable(path, error) from error
   if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
     raise InputError(
       f'{path}: has {image.GetDimension()} dimensions with {image.GetNumberOfComponentsPerPixel()} '
       'values a voxel; expected a volume of 3 dimensions with one value a voxel. Convert the file.'
     )
-  axes = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-  return SimpleITK.GetArrayFromImage(image), affine_from_lps(axes[:, ::-1], image.GetOrigin())
+  return SimpleITK.GetArrayFromImage(image), _itk_affine(image)
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -121,63 +85,66 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
   Returns:
     Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
-
-  Raises:
-    InputError: If the file is missing, cannot be read or is not a volume.
   """
-  require_file(path)
-  try:
+  with report_unreadable(path):
     image = nibabel.load(path)
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
       raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
     voxels = _intact_voxels(path, image)
-  except _READ_ERRORS as error:
-    raise unreadable(path, error) from error
   if voxels.ndim not in (3, 4):
     raise InputError(
       f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last. '
       'Convert the file.'
     )
-  affine = np.asarray(image.affine)[
-    :, [2, 1, 0, 3]
-  ]  # columns follow the axes: (x, y, z) becomes (d, h, w)
-  return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), affine
+  # The columns follow the axes: (x, y, z) becomes (d, h, w).
+  return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), np.asarray(image.affine)[:, [2, 1, 0, 3]]
+
+
+def _intact_voxels(path: Path, image: Any) -> np.ndarray:
+  """Reads the voxels of a NIfTI file and verifies the checksum at the end of a compressed one."""
+  if path.suffix.lower() != '.gz':
+    return np.asanyarray(image.dataobj)
+  with gzip.open(path) as stream:
+    voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
+    while stream.read(1 << 20):
+      pass
+  return voxels
 
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
-  """Reads the grid of a scan, without its voxels, from a file of any format but DICOM.
-
-  Returns:
-    Numbers of voxels (D, H, W) and the affine of (d, h, w) to RAS millimetres, [4, 4], both as
-    stored.
-
-  Raises:
-    InputError: If the file is missing, cannot be read or is not a volume.
-  """
-  require_file(path)
-  try:
+  """Reads numbers of voxels (D, H, W) and affine, as stored, of a file other than DICOM."""
+  with report_unreadable(path):
     if is_nifti(path):
       header: Any = nibabel.load(path)
-      width, height, depth, *_ = (*header.shape, 0, 0)
-      affine = np.asarray(header.affine)[:, [2, 1, 0, 3]]
+      size, affine = header.shape, np.asarray(header.affine)[:, [2, 1, 0, 3]]
     else:
-      import SimpleITK
-
-      reader = SimpleITK.ImageFileReader()
-      reader.SetFileName(str(path))
-      with quiet_itk():
-        reader.ReadImageInformation()
-      width, height, depth, *_ = (*reader.GetSize(), 0, 0)
-      sides, count = reader.GetSpacing(), reader.GetDimension()
-      axes = np.reshape(reader.GetDirection(), (count, count)) * np.asarray(sides)
-      affine = affine_from_lps(axes[:3, 2::-1], reader.GetOrigin()[:3]) if depth else np.eye(4)
-  except _READ_ERRORS as error:
-    raise unreadable(path, error) from error
-  shape = (int(depth), int(height), int(width))
+      header = itk_header(path)
+      size = header.GetSize()
+      affine = _itk_affine(header) if len(size) > 2 else np.eye(4)
+  width, height, depth, *_ = (*map(int, size), 0, 0)
+  shape = (depth, height, width)
   if not all(shape):
     raise InputError(f'{path}: has {shape} voxels (D, H, W); expected a volume. Convert the file.')
   require_affine(path, affine)
   return shape, affine
+
+
+def itk_header(path: Path) -> Any:
+  """Returns SimpleITK's reader of a file, which has read the header alone."""
+  import SimpleITK
+
+  reader = SimpleITK.ImageFileReader()
+  reader.SetFileName(str(path))
+  with silence_itk():
+    reader.ReadImageInformation()
+  return reader
+
+
+def _itk_affine(image: Any) -> np.ndarray:
+  """Returns the affine of the first three axes of an image, or of a reader, of SimpleITK."""
+  spacing = np.asarray(image.GetSpacing())
+  axes = np.reshape(image.GetDirection(), (len(spacing), len(spacing))) * spacing
+  return affine_from_lps(axes[:3, 2::-1], image.GetOrigin()[:3])
 
 
 def is_nifti(path: Path) -> bool:
@@ -203,12 +170,7 @@ def make_volume(
     label_affine: Affine of the truth, if its file has one; it must agree with that of the image.
 
   Returns:
-    Volume with axes to head, back and left, made by flips and transposes alone: no voxel changes
-    its value.
-
-  Raises:
-    InputError: If the scan is empty, its affine is singular or non-finite, or the truth has another
-      shape, another place or direction, or contains fractions.
+    Volume with axes to head, back and left, see `along`.
   """
   require_affine(case.image[0], affine)
   image = image[..., None] if image.ndim == 3 else image
@@ -217,36 +179,24 @@ def make_volume(
       f'{case.image[0]}: the scan is empty, {image.shape[:3]} voxels (D, H, W); expected some. '
       'Export it again.'
     )
-  orientation = _directions(affine)[::-1]
+  directions = _directions(affine)
   if label is not None:
-    if label.shape != image.shape[:3]:
-      raise InputError(
-        f'{case.label[0]}: the truth has {label.shape} voxels (D, H, W), but its scan '
-        f'{case.image[0].name} has {image.shape[:3]}; expected the same grid. Resample one to the '
-        'other or replace the file.'
-      )
-    if label_affine is not None and _directions(label_affine) != _directions(affine):
+    label_affine = affine if label_affine is None else label_affine
+    if label.shape == image.shape[:3] and _directions(label_affine) != directions:
       raise InputError(
         f'{case.label[0]}: axes of the truth point to {_directions(label_affine)}, those of its '
-        f'scan {case.image[0].name} to {_directions(affine)}; expected one orientation. Correct '
-        'the headers.'
+        f'scan {case.image[0].name} to {directions}; expected one orientation. Correct the headers.'
       )
-    if label_affine is not None:
-      require_grid(case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine)
+    require_grid(case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine)
     label = _whole_numbers(label, case.label[0])
-  return along(Volume(image, label, affine, case.case, case.patient, orientation), 'axial')
+  volume = Volume(image, label, affine, case.case, case.patient, orientation=directions[::-1])
+  return along(volume, 'axial')
 
 
 def along(volume: Volume, slice_axis: str) -> Volume:
-  """Returns the same scan with its slices along another axis of the patient.
+  """Returns the same scan, in any orientation, with its axes as in SLICE_AXES.
 
-  Args:
-    volume: Scan in any orientation.
-    slice_axis: One of SLICE_AXES.
-
-  Returns:
-    Volume with axes as in SLICE_AXES, made by flips and transposes alone: no voxel changes its
-    value, and the affine changes accordingly.
+  It is made by flips and transposes alone: no voxel changes its value or its place.
   """
   turn = nibabel.orientations.ornt_transform(
     nibabel.io_orientation(volume.affine),
@@ -264,27 +214,10 @@ def along(volume: Volume, slice_axis: str) -> Volume:
   )
 
 
-def _intact_voxels(path: Path, image: Any) -> np.ndarray:
-  """Reads the voxels of a NIfTI file and verifies the checksum at the end of a compressed one."""
-  if path.suffix.lower() != '.gz':
-    return np.asanyarray(image.dataobj)
-  with gzip.open(path) as stream:
-    voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
-    while stream.read(1 << 20):
-      pass
-  return voxels
+def turn_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """Returns voxels, [D, H, W, ...], with axes in another order or direction: undoes `along`.
 
-
-def turned_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
-  """Returns voxels with axes in another order or direction: the inverse of `along`.
-
-  Args:
-    voxels: Voxels, [D, H, W, ...].
-    affine: Affine of these voxels, [4, 4].
-    like: Affine of the same grid with its axes in another order or direction, [4, 4].
-
-  Returns:
-    Voxels in the order of that affine; no value changes.
+  Both affines, [4, 4], are those of one grid: as the voxels are, and as the result shall be.
   """
   # Exact, while directions determined again might not be: they are ambiguous at 45 degrees.
   steps = np.linalg.solve(like[:3, :3], affine[:3, :3])
@@ -303,16 +236,8 @@ def require_grid(
 ) -> None:
   """Refuses a channel or a mask whose voxels do not lie where those of its scan do.
 
-  Args:
-    path: File of the channel or mask, for the error.
-    shape: Numbers of its voxels (D, H, W).
-    affine: Affine of its (d, h, w) to RAS millimetres, [4, 4].
-    scan: File of the scan that it belongs to.
-    scan_shape: Numbers of the scan's voxels.
-    scan_affine: Affine of the scan, [4, 4].
-
-  Raises:
-    InputError: If the shapes differ, or a corner lies more than half a voxel away.
+  The shapes (D, H, W) must be equal, and no corner by the affines of (d, h, w) to millimetres,
+  [4, 4], may lie more than half a voxel away.
   """
   if shape != scan_shape or len(shape) != 3:
     raise InputError(
@@ -345,20 +270,14 @@ def _directions(affine: np.ndarray) -> str:
 
 def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
   """Returns the truth as uint8; refuses values that uint8 cannot hold."""
-  whole = label.astype(np.uint8) if np.isfinite(label).all() and label.min() >= 0 else None
-  if whole is None or not np.array_equal(whole, label):
+  with np.errstate(invalid='ignore'):
+    whole = label.astype(np.uint8)
+  if not np.array_equal(whole, label):
     raise InputError(
       f'{path}: the truth holds values from {label.min()} to {label.max()} that are not all whole '
       'numbers from 0 to 255; expected class numbers. Replace the file.'
     )
   return whole
-
-
-def require_file(path: Path) -> None:
-  if not path.is_file():
-    raise InputError(
-      f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
-    )
 
 
 def require_affine(path: Path, affine: np.ndarray) -> None:
@@ -371,7 +290,7 @@ def require_affine(path: Path, affine: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def quiet_itk() -> Generator[None]:
+def silence_itk() -> Generator[None]:
   """Suppresses ITK's own messages on stderr: the exception contains them."""
   sys.stderr.flush()
   kept = os.dup(2)
@@ -384,8 +303,17 @@ def quiet_itk() -> Generator[None]:
     os.close(kept)
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
-  reason = ' '.join(str(error).split())[-160:]
-  return InputError(
-    f'{path}: cannot be read ({reason}); expected an intact file. Copy or download it again.'
-  )
+@contextlib.contextmanager
+def report_unreadable(path: Path) -> Generator[None]:
+  """Refuses a missing file, and one that the body cannot read."""
+  if not path.is_file():
+    raise InputError(
+      f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
+    )
+  try:
+    yield
+  except _READ_ERRORS as error:
+    reason = ' '.join(str(error).split())[-160:]
+    raise InputError(
+      f'{path}: cannot be read ({reason}); expected an intact file. Copy or download it again.'
+    ) from error

@@ -3,15 +3,13 @@
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.networks.inference import Predict
-from thrifty_jax.scans import overlays, slices
-from thrifty_jax.scores import components, scoring
+from thrifty_jax.scores import scoring
 from thrifty_jax.scores.scoring import CaseCounts
 
 T = TypeVar('T')
@@ -19,24 +17,16 @@ _THREADS = 4  # number of threads that score cases
 
 
 class PredictedCase(NamedTuple):
-  """A case with its truth and a network's prediction.
-
-  Attributes:
-    case: Description of the case.
-    image: Slices at network resolution, [D, S, S, M], float16 in [0, 1].
-    label: Truth of the slices, [D, S, S], uint8.
-    truth: Truth on the native grid, [D, H, W], uint8.
-    scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
-  """
+  """A case with its truth and a network's prediction."""
 
   case: PreparedCase
-  image: np.ndarray
-  label: np.ndarray
-  truth: np.ndarray
-  scores: np.ndarray
+  image: np.ndarray  # slices at network resolution, [D, S, S, M], float16 in [0, 1]
+  label: np.ndarray  # truth of the slices, [D, S, S], uint8
+  truth: np.ndarray  # truth on the native grid, [D, H, W], uint8
+  scores: np.ndarray  # of the classes of the slices, [D, S, S, K], float32; the largest wins
 
   def score(self, *, scores: np.ndarray | None = None, **settings: Any) -> CaseCounts:
-    """Scores the case, or other class scores for it; see scoring.score_case for the settings."""
+    """Scores the case, or other class scores of it, with the settings of scoring.score_case."""
     return scoring.score_case(
       self.case.case,
       self.case.patient,
@@ -46,22 +36,11 @@ class PredictedCase(NamedTuple):
       **settings,
     )
 
-  def write(self, path: Path, *, largest: Sequence[int]) -> None:
-    """Writes the slices for the report, with only the largest component of some classes."""
-    shown = components.keep_largest(slices.largest_class(self.scores), largest)
-    overlays.write(path, self.image[..., 0], self.label, shown)
-
 
 def predict_cases(
   prepared: Prepared, cases: Iterable[PreparedCase], predict: Predict
 ) -> Iterator[PredictedCase]:
-  """Predicts one case after the other.
-
-  Args:
-    prepared: Data set.
-    cases: Cases of the data set.
-    predict: Function from the slices of a case to class scores.
-  """
+  """Yields the cases with what `predict` makes of their slices, one in memory at a time."""
   for case in cases:
     arrays = prepared.read(case)
     scores = predict(arrays['image'])
@@ -80,13 +59,12 @@ def validation_dsc(
 
   Args:
     prepared: Data set.
-    patients: Patients whose slices are predicted.
+    patients: Names of the patients.
     predict: Function from the slices of a case to class scores.
     protocol: volume: DSC on the native grid, mean over patients and classes; pooled_2d: DSC over
       all slices at network resolution, mean over classes.
     largest: Numbers of the classes of which only the largest component counts on the native grid.
   """
-
   predicted = predict_cases(prepared, prepared.cases_of(patients), predict)
   counts = list(_in_threads(lambda case: case.score(largest=largest), predicted))
   return scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
@@ -95,33 +73,19 @@ def validation_dsc(
 def classes_of_one_piece(
   prepared: Prepared, patients: Sequence[str], predict: Predict, *, classes: Sequence[str]
 ) -> tuple[str, ...]:
-  """Names of the classes that gain from keeping only their largest component.
+  """Names of the classes whose volume DSC is higher if only their largest component is kept.
 
-  Args:
-    prepared: Data set.
-    patients: Names of the validation patients.
-    predict: Function from the slices of a case to class scores.
-    classes: Names of the K classes, background first.
-
-  Returns:
-    Names of the classes whose volume DSC, mean over the patients, is higher with it.
+  The DSC is the mean over `patients`, those of the validation; `classes` begin with the background.
   """
   foreground = range(1, len(classes))
-
-  def both(case: PredictedCase) -> tuple[CaseCounts, CaseCounts]:
-    return case.score(), case.score(largest=foreground)
-
-  counts = _in_threads(both, predict_cases(prepared, prepared.cases_of(patients), predict))
+  predicted = predict_cases(prepared, prepared.cases_of(patients), predict)
+  counts = _in_threads(lambda case: (case.score(), case.score(largest=foreground)), predicted)
   whole, largest = map(scoring.mean_dsc_of_classes, zip(*counts, strict=True))
-  gain = largest - whole
-  return tuple(classes[index] for index in foreground if gain[index - 1] > 0)
+  return tuple(classes[k] for k in foreground if largest[k - 1] > whole[k - 1])
 
 
 def _in_threads(score: Callable[[PredictedCase], T], cases: Iterable[PredictedCase]) -> Iterator[T]:
-  """Yields `score` of each case, in order, while the next ones are being predicted.
-
-  An accelerator predicts a case faster than the case is scored.
-  """
+  """Yields `score` of each case in order; an accelerator meanwhile predicts the next ones."""
   with ThreadPoolExecutor(_THREADS) as pool:
     running: collections.deque[Future[T]] = collections.deque()
     for case in cases:

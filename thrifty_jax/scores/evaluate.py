@@ -1,7 +1,7 @@
 """Scores the retrained network and the floors per patient on the native grid."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
-from thrifty_jax.scores import cases, floors, scoring, summaries, tables
+from thrifty_jax.scans import overlays, slices
+from thrifty_jax.scores import cases, components, floors, scoring, summaries, tables
 
+Fitted = floors.MeanMask | floors.IntensityThresholds
 _NAMES = ('patient_names', 'cases')  # kept out of a model's scores, as a model may go to others
 
 
@@ -33,15 +35,14 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     The summary, as written.
 
   Raises:
-    InputError: If the model, the prepared data or a listed patient is missing, or the split is
-      empty.
+    InputError: If the model, the prepared data or a patient is missing, or the split is empty.
   """
   workdir = Path(workdir)
   folder, by_protocol = workdir / (f'evaluate_{split}' if split else 'evaluate'), not split
   split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
   loaded = model_folder.load(workdir / 'model')
   prepared = open_slices(workdir, config)
-  patients = splits.of(config, prepared.patients)
+  patients = splits.assign(config, prepared.patients)
   scored = prepared.cases_of(patients[split])
   if not scored:
     raise InputError(
@@ -49,38 +50,44 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     )
   classes = tuple(config.data.classes)
   flips = loaded.spec.flips if config.evaluate.flips else ()
-  fitted = floors.fit(
-    TrainingCases(prepared, patients['train']),
-    classes=len(classes),
-    intensity=config.evaluate.threshold_floor,
+  training = TrainingCases(prepared, patients['train'])
+  fitted: dict[str, Fitted] = {'mean_mask': floors.fit_mean_mask(training, classes=len(classes))}
+  if config.evaluate.threshold_floor:
+    fitted['intensity_thresholds'] = floors.fit_thresholds(training, classes=len(classes))
+  counts, floor_counts = _score_cases(
+    cases.predict_cases(
+      prepared,
+      scored,
+      loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips),
+    ),
+    fitted,
+    largest=loaded.spec.largest,
+    nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    predictions=folder / 'predictions',
+    bar=logbook.progress(len(scored), f'evaluate {split}'),
   )
-  predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
-  counts: list[scoring.CaseCounts] = []
-  floor_counts: dict[str, list[scoring.CaseCounts]] = {name: [] for name in fitted}
-  with logbook.progress(len(scored), f'evaluate {split}') as bar:
-    for found in cases.predict_cases(prepared, scored, predict):
-      counts.append(
-        found.score(
-          largest=loaded.spec.largest,
-          spacing_mm=found.case.spacing_mm,
-          nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
-        )
-      )
-      for name, floor in fitted.items():
-        floor_counts[name].append(found.score(scores=floor.scores(found.image)))
-      path = folder / 'predictions' / f'{found.case.case}.npz'
-      found.write(path, largest=loaded.spec.largest)
-      bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
-      bar.update(1)
-
   rows = list(summaries.make_rows(counts, classes, floor_counts))
   summaries.write_rows(folder / 'scores.csv', rows)
   mean, of_classes = summaries.summarise(counts, classes, Figures)
   scored_floors = {
     name: _describe_floor(floor, floor_counts[name], classes) for name, floor in fitted.items()
   }
+  of_split = {name: prepared.cases_of(names) for name, names in patients.items()}
   summary = Evaluated(
-    **_circumstances(config, prepared, patients, split, flips),
+    protocol=config.evaluate.protocol,
+    split=split,
+    nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    held_out=split == 'test' and config.evaluate.protocol == 'volume',
+    data=config.data.name,
+    note=prepared.note,
+    folds=config.data.folds,
+    fold=config.data.fold,
+    model=config.model.name,
+    flips=tuple(flips),
+    patients=len(patients[split]),
+    patient_names=patients,
+    slices={name: sum(one.slices for one in found) for name, found in of_split.items()},
+    cases=tuple(Case(one.case, one.patient) for one in scored),
     parameters=loaded.parameters,
     largest_component=tuple(loaded.spec.largest_component),
     mean=mean,
@@ -93,12 +100,43 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     nameless = {name: value for name, value in content.items() if name not in _NAMES}
     model_folder.add_scores(workdir / 'model', nameless)
   records.write(folder / 'summary.json', summary)
-  print(tables.evaluation(summary), flush=True)
+  print(tables.format_evaluation(summary), flush=True)
   return summary
 
 
+def _score_cases(
+  predicted: Iterable[cases.PredictedCase],
+  fitted: Mapping[str, Fitted],
+  *,
+  largest: Sequence[int],
+  nsd_tolerance_mm: float,
+  predictions: Path,
+  bar: Any,
+) -> tuple[list[scoring.CaseCounts], dict[str, list[scoring.CaseCounts]]]:
+  """Returns the counts of every case, of the network and of each floor, and keeps the masks."""
+  counts: list[scoring.CaseCounts] = []
+  floor_counts: dict[str, list[scoring.CaseCounts]] = {name: [] for name in fitted}
+  with bar:
+    for found in predicted:
+      counts.append(
+        found.score(
+          largest=largest,
+          spacing_mm=found.case.spacing_mm,
+          nsd_tolerance_mm=nsd_tolerance_mm,
+        )
+      )
+      for name, floor in fitted.items():
+        floor_counts[name].append(found.score(scores=floor.scores(found.image)))
+      shown = components.keep_largest(slices.largest_class(found.scores), largest)
+      path = predictions / f'{found.case.case}.npz'
+      overlays.write(path, found.image[..., 0], found.label, shown)
+      bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
+      bar.update(1)
+  return counts, floor_counts
+
+
 class TrainingCases:
-  """Training cases for fitting floors; can be iterated repeatedly with one case in memory."""
+  """Training cases for floors, which can be read repeatedly with one case in memory."""
 
   def __init__(self, prepared: Prepared, patients: Sequence[str]):
     self.prepared, self.cases = prepared, prepared.cases_of(patients)
@@ -108,41 +146,15 @@ class TrainingCases:
       yield floors.TrainingCase(case.patient, **self.prepared.read(case))
 
 
-def _circumstances(
-  config: ConfigDict,
-  prepared: Prepared,
-  patients: dict[str, tuple[str, ...]],
-  split: str,
-  flips: Sequence[str],
-) -> dict[str, Any]:
-  """Fields of the summary that describe what was scored and how."""
-  of_split = {name: prepared.cases_of(names) for name, names in patients.items()}
-  return {
-    'protocol': config.evaluate.protocol,
-    'split': split,
-    'nsd_tolerance_mm': config.evaluate.nsd_tolerance_mm,
-    'held_out': split == 'test' and config.evaluate.protocol == 'volume',
-    'data': config.data.name,
-    'note': prepared.note,
-    'folds': config.data.folds,
-    'fold': config.data.fold,
-    'model': config.model.name,
-    'flips': tuple(flips),
-    'patients': len(patients[split]),
-    'patient_names': patients,
-    'slices': {name: sum(one.slices for one in found) for name, found in of_split.items()},
-    'cases': tuple(Case(one.case, one.patient) for one in of_split[split]),
-  }
-
-
 def _describe_floor(
-  floor: floors.MeanMask | floors.IntensityThresholds,
+  floor: Fitted,
   counts: Sequence[scoring.CaseCounts],
   classes: Sequence[str],
 ) -> Floor:
   """Scores of a floor and its fitted values."""
-  mean, of_classes = summaries.summarise(counts, classes, Overlap)
-  scored = Floor(mean, of_classes, 'training slices', floor.training_dsc)
+  scored = Floor(
+    *summaries.summarise(counts, classes, Overlap), 'training slices', floor.training_dsc
+  )
   if isinstance(floor, floors.MeanMask):
     return dataclasses.replace(scored, threshold=floor.threshold)
   bands = tuple(classes[k] for k in floor.band_classes)

@@ -1,7 +1,6 @@
-"""Floors: baselines without a network that any network must exceed.
+"""Floors: baselines without a network, which any network must exceed.
 
-Both are fitted on training slices only and return class scores in place of a network's logits, so
-they are scored in the same way (see evaluate).
+Both are fitted on training slices only. Their class scores are scored as a network's logits are.
 """
 
 import itertools
@@ -30,17 +29,11 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class MeanMask:
-  """Frequency of each class at each pixel, in each part of the scan.
+  """Frequency of each class at each pixel, in each part of the scan."""
 
-  Attributes:
-    frequency: [DEPTH_BINS, S, S, K - 1], float32 in [0, 1].
-    threshold: Frequency from which a pixel is foreground.
-    training_dsc: Mean DSC over training patients and classes.
-  """
-
-  frequency: np.ndarray
-  threshold: float
-  training_dsc: float
+  frequency: np.ndarray  # [DEPTH_BINS, S, S, K - 1], float32 in [0, 1]
+  threshold: float  # frequency from which a pixel is foreground
+  training_dsc: float  # mean over training patients and classes
 
   def scores(self, image: np.ndarray) -> np.ndarray:
     """Class scores of image [D, S, S, M]: [D, S, S, K], float32; the largest wins."""
@@ -51,17 +44,11 @@ class MeanMask:
 
 @dataclass(frozen=True)
 class IntensityThresholds:
-  """Intensity bands of the image's first modality, one per class.
+  """Intensity bands of the image's first modality, one per class."""
 
-  Attributes:
-    thresholds: Ascending intensities in [0, 1], K - 1 of them.
-    band_classes: Class of each of the K bands, darkest first.
-    training_dsc: Mean DSC over training patients and classes.
-  """
-
-  thresholds: tuple[float, ...]
-  band_classes: tuple[int, ...]
-  training_dsc: float
+  thresholds: tuple[float, ...]  # ascending intensities in [0, 1], K - 1 of them
+  band_classes: tuple[int, ...]  # class of each of the K bands, darkest first
+  training_dsc: float  # mean over training patients and classes
 
   def scores(self, image: np.ndarray) -> np.ndarray:
     """Class scores of image [D, S, S, M]: [D, S, S, K], float32, 1 for the band's class."""
@@ -70,40 +57,36 @@ class IntensityThresholds:
     return np.eye(classes, dtype=np.float32)[np.asarray(self.band_classes)[band]]
 
 
-def fit(
-  training: Iterable[TrainingCase], *, classes: int, intensity: bool
-) -> dict[str, MeanMask | IntensityThresholds]:
-  """Fits the floors and returns them by name.
-
-  Args:
-    training: Training cases at network resolution; read more than once, so not a generator.
-    classes: K, including the background.
-    intensity: Whether to fit intensity thresholds too.
-  """
-  fitted: dict[str, MeanMask | IntensityThresholds] = {
-    'mean_mask': fit_mean_mask(training, classes=classes)
-  }
-  if intensity:
-    fitted['intensity_thresholds'] = fit_thresholds(training, classes=classes)
-  return fitted
-
-
 def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask:
   """Fits the mean of the training masks by relative depth, and its best threshold.
 
-  Args:
-    training: Training cases at network resolution; read twice, so not a generator.
-    classes: K, including the background.
-
-  Returns:
-    The floor; its threshold has the highest mean DSC over training patients.
+  The threshold has the highest mean DSC over training patients. The cases are read twice, so they
+  are no generator; the number of classes includes the background, here and below.
   """
-  frequency = _frequency(training, classes)
+  total, slices = np.zeros((), np.float32), np.zeros(DEPTH_BINS)
+  for case in training:
+    bins = _depth_bins(len(case.label))
+    found = np.zeros((DEPTH_BINS, *case.label.shape[1:], classes - 1), np.float32)
+    np.add.at(found, bins, case.label[..., None] == np.arange(1, classes))
+    total = total + found
+    np.add.at(slices, bins, 1)
+  if not slices.any():
+    raise ValueError('there is no training case to fit a mean mask to')
+  # Training scans with fewer slices than bins leave bins empty, which copy the nearest filled bin.
+  filled = np.flatnonzero(slices)
+  nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
+  # [DEPTH_BINS, S, S, K - 1]
+  frequency = total[nearest] / slices[nearest, None, None, None].astype(np.float32)
+
   counts: dict[str, np.ndarray] = {}
   for case in training:
-    scores = frequency[_depth_bins(len(case.label))]
-    tried = _counts_by_threshold(scores, case.label)
-    counts[case.patient] = counts.get(case.patient, 0) + tried
+    here = frequency[_depth_bins(len(case.label))]  # [D, S, S, K - 1]
+    highest, likeliest = here.max(-1).astype(np.float64), here.argmax(-1).astype(np.uint8) + 1
+    tried = [
+      metrics.overlap_counts(np.where(highest >= least, likeliest, 0), case.label, classes=classes)
+      for least in MASK_THRESHOLDS
+    ]
+    counts[case.patient] = counts.get(case.patient, 0) + np.stack(tried)
   means = metrics.dsc(np.stack(list(counts.values()))).mean(axis=(0, 2))
   best = int(means.argmax())
   return MeanMask(frequency, float(MASK_THRESHOLDS[best]), float(means[best]))
@@ -112,24 +95,22 @@ def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask
 def fit_thresholds(training: Iterable[TrainingCase], *, classes: int) -> IntensityThresholds:
   """Fits the intensity thresholds and the order of the classes to the training slices.
 
-  Thresholds come from a grid of quantiles of the training intensities above 0; every combination
-  and every assignment of the K bands to the K classes is tried.
-
-  Args:
-    training: Training cases at network resolution.
-    classes: K, including the background.
-
-  Returns:
-    The floor with the highest mean DSC over training patients and foreground classes.
+  Of a grid of quantiles of the training intensities above 0, every combination, with every
+  assignment of the K bands to the K classes, is tried; that with the highest mean DSC over training
+  patients and foreground classes is returned.
   """
-  histograms = _histograms(training, classes)
+  counts: dict[str, np.ndarray] = {}  # pixels of each level and class by patient
+  for case in training:
+    intensity = case.image[..., 0].astype(np.float32)
+    level = np.clip((intensity * INTENSITY_LEVELS).astype(int), 0, INTENSITY_LEVELS - 1)
+    of_patient = counts.setdefault(case.patient, np.zeros((INTENSITY_LEVELS, classes), np.int64))
+    np.add.at(of_patient, (level, case.label), 1)
+  histograms = np.stack(list(counts.values()))
   grid = _quantile_grid(histograms.sum((0, 2)), classes)
   # below[p, g, k]: number of pixels of patient p and class k darker than the grid's level g.
-  cumulative = np.cumsum(histograms, axis=1)
-  below = np.concatenate([np.zeros_like(cumulative[:, :1]), cumulative], axis=1)
+  below = np.pad(np.cumsum(histograms, axis=1), ((0, 0), (1, 0), (0, 0)))
   combinations = np.asarray(list(itertools.combinations(grid, classes - 1)))
-  ends = np.full((len(combinations), 1), INTENSITY_LEVELS)
-  edges = np.concatenate([np.zeros_like(ends), combinations, ends], axis=1)
+  edges = np.pad(combinations, ((0, 0), (1, 1)), constant_values=((0, 0), (0, INTENSITY_LEVELS)))
   orders = list(itertools.permutations(range(classes)))
   scores = np.stack([_dsc_of_bands(below, edges, order) for order in orders])
   order, place = np.unravel_index(scores.argmax(), scores.shape)
@@ -142,65 +123,11 @@ def _depth_bins(slices: int) -> np.ndarray:
   return ((np.arange(slices) + 0.5) * DEPTH_BINS / slices).astype(int)
 
 
-def _frequency(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
-  """Frequency of each foreground class at each pixel, [DEPTH_BINS, S, S, K - 1], float32."""
-  total, slices = None, np.zeros(DEPTH_BINS)
-  for case in training:
-    bins = _depth_bins(len(case.label))
-    if total is None:
-      total = np.zeros((DEPTH_BINS, *case.label.shape[1:], classes - 1), np.float32)
-    for k in range(1, classes):
-      np.add.at(total[..., k - 1], bins, case.label == k)
-    np.add.at(slices, bins, 1)
-  if total is None:
-    raise ValueError('no training case to take a mean mask from')
-  # Training scans with fewer slices than bins leave bins empty, which copy the nearest filled bin.
-  filled = np.flatnonzero(slices)
-  nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
-  return total[nearest] / slices[nearest, None, None, None].astype(np.float32)
-
-
-def _counts_by_threshold(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """Overlap counts of [D, S, S, K - 1] scores at each threshold, [thresholds, K - 1, 3].
-
-  A histogram and its cumulative sum from the highest threshold down give all of them.
-  """
-  bins, classes = len(MASK_THRESHOLDS) + 1, scores.shape[-1] + 1
-  best = scores.argmax(-1) + 1
-  # A pixel in bin i is foreground at the first i thresholds.
-  bin_ = np.searchsorted(MASK_THRESHOLDS, scores.max(-1), side='right')
-
-  def foreground(keep: np.ndarray | slice) -> np.ndarray:
-    joint = np.bincount((bin_[keep] * classes + best[keep]).reshape(-1), minlength=bins * classes)
-    above = np.cumsum(joint.reshape(bins, classes)[::-1], axis=0)[::-1]
-    return above[1:, 1:]
-
-  predicted, both = foreground(slice(None)), foreground(best == label)
-  true = np.bincount(label.reshape(-1), minlength=classes)[1:]
-  return np.stack([both, predicted, np.broadcast_to(true, both.shape)], axis=-1)
-
-
-def _histograms(training: Iterable[TrainingCase], classes: int) -> np.ndarray:
-  """Pixel counts of each patient, level and class, [patients, INTENSITY_LEVELS, K], int64."""
-  histograms: dict[str, np.ndarray] = {}
-  for case in training:
-    intensity = case.image[..., 0].astype(np.float32)
-    level = np.clip((intensity * INTENSITY_LEVELS).astype(int), 0, INTENSITY_LEVELS - 1)
-    joint = np.bincount(
-      (level * classes + case.label).reshape(-1), minlength=INTENSITY_LEVELS * classes
-    )
-    shape = (INTENSITY_LEVELS, classes)
-    histograms[case.patient] = histograms.get(case.patient, 0) + joint.reshape(shape)
-  return np.stack(list(histograms.values()))
-
-
 def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
   """Mean DSC over patients and foreground classes of every choice of bands, [choices].
 
-  Args:
-    below: Number of pixels darker than each level, [patients, INTENSITY_LEVELS + 1, K].
-    edges: Levels between which the bands lie, [choices, K + 1].
-    order: Class of each band.
+  `below` are the pixels darker than each level, [patients, INTENSITY_LEVELS + 1, K]; `edges` the
+  levels between which the bands lie, [choices, K + 1]; `order` the class of each band.
   """
   total = np.zeros(len(edges))
   for patient in below:
@@ -214,14 +141,12 @@ def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) 
 
 def _quantile_grid(histogram: np.ndarray, classes: int) -> np.ndarray:
   """Levels at even quantiles of the intensities above 0, ascending, without duplicates."""
-  size = 256
-  while size > classes and math.comb(size, classes - 1) > COMBINATIONS:
-    size -= 1
+  sizes = range(classes, 257)
+  size = max(size for size in sizes if math.comb(size, classes - 1) <= COMBINATIONS)
   foreground = np.cumsum(histogram[1:])
   wanted = np.linspace(0, foreground[-1], size, endpoint=False)
-  levels = np.searchsorted(foreground, wanted, side='right') + 1
-  # Few distinct intensities may give fewer levels than thresholds, so even ones are added.
-  levels = np.unique(levels)
-  if len(levels) < classes - 1:
-    levels = np.linspace(1, INTENSITY_LEVELS - 1, classes - 1).astype(int)
-  return levels
+  levels = np.unique(np.searchsorted(foreground, wanted, side='right') + 1)
+  if len(levels) >= classes - 1:
+    return levels
+  # Few distinct intensities may give fewer levels than thresholds; then even ones are taken.
+  return np.linspace(1, INTENSITY_LEVELS - 1, classes - 1).astype(int)

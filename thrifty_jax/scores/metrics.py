@@ -40,7 +40,7 @@ def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -
   for label in (prediction, truth):
     if label.size and not 0 <= label.min() <= label.max() < classes:
       wrong = label.min() if label.min() < 0 else label.max()
-      raise ValueError(f'class {wrong} is not one of {classes}')
+      raise ValueError(f'class {wrong} is not one of {classes}, which are 0 to {classes - 1}')
   counts = np.zeros((classes - 1, 3), np.int64)
   for k in range(1, classes):  # count_nonzero takes a tenth of the time of np.bincount
     predicted, true = prediction == k, truth == k
@@ -49,13 +49,9 @@ def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -
 
 
 def dsc(counts: np.ndarray) -> np.ndarray:
-  """Dice similarity coefficient 2 |A and B| / (|A| + |B|) from counts; never NaN.
+  """Dice similarity coefficient 2 |A and B| / (|A| + |B|) from counts of overlap_counts, [..., 3].
 
-  Args:
-    counts: Counts from overlap_counts, [..., 3].
-
-  Returns:
-    Scores in [0, 1], [...], float64. Both empty: 1. A missed or an invented class: 0.
+  Scores are in [0, 1], [...], float64: 1 if both are empty, 0 for a missed or an invented class.
   """
   counts = np.asarray(counts, np.float64)
   size = counts[..., PREDICTED] + counts[..., TRUTH]
@@ -63,14 +59,10 @@ def dsc(counts: np.ndarray) -> np.ndarray:
 
 
 def ravd_percent(counts: np.ndarray) -> np.ndarray:
-  """Relative volume difference 100 (|A| - |B|) / |B| of prediction A and truth B; never NaN.
+  """Relative volume difference 100 (|A| - |B|) / |B| of prediction A and truth B, from counts.
 
-  Args:
-    counts: Counts from overlap_counts, [..., 3].
-
-  Returns:
-    Differences, [...], float64, in percent of the truth, positive if the prediction is larger. Both
-    empty: 0. A missed class: -100. An invented one: infinity.
+  Differences, [...], float64, are in percent of the truth, positive if the prediction is larger: 0
+  if both are empty, -100 for a missed class, infinite for an invented one.
   """
   counts = np.asarray(counts, np.float64)
   predicted, true = counts[..., PREDICTED], counts[..., TRUTH]
@@ -79,7 +71,7 @@ def ravd_percent(counts: np.ndarray) -> np.ndarray:
 
 
 class VolumeScores(NamedTuple):
-  """All scores of one class of one volume.
+  """All scores of one class of one volume; if both masks are empty, DSC and NSD are 1, others 0.
 
   The surface of a mask is its voxels with one of their 6 neighbours outside of it; outside the
   volume is background. The directed distances of a mask go from each of its surface voxels to the
@@ -95,15 +87,12 @@ class VolumeScores(NamedTuple):
     assd_mm: Average symmetric surface distance: the mean of both lists together, as in MONAI and
       MedPy, not the mean of the two means.
     nsd: Normalised surface Dice, in [0, 1]: the share of the surface voxels of both masks within
-      the tolerance, as in MONAI with its default settings. 1e-4 mm are added to the tolerance for
-      the rounding of spacings in headers. DeepMind's surface-distance puts surfaces between voxels
-      and weights them by area, so all its distances differ slightly from these.
+      the tolerance, as in MONAI with its default settings. DeepMind's surface-distance puts
+      surfaces between voxels and weights them by area, so all its distances differ slightly.
     ravd_percent: Relative volume difference, signed, in percent of the truth.
     missed: Whether there is a truth and no prediction: DSC and NSD are 0, RAVD is -100, and each
-      distance is the diagonal of the volume of D x H x W whole voxels, longer than any distance
-      within it.
+      distance is the diagonal of the volume.
     invented: Whether there is a prediction and no truth: the same, but RAVD is infinite.
-    If both are empty, DSC and NSD are 1, distances and RAVD 0.
 
   Source: Maier-Hein et al., Metrics reloaded (2024), Nature Methods 21; NSD: Nikolov et al. (2021),
     Journal of Medical Internet Research 23 (7); the diagonal for a missed organ is ours.
@@ -138,7 +127,13 @@ def score_volume(
     ValueError: If a mask is not a bool volume, the shapes differ, the spacing is not three numbers
       above 0 or the tolerance is below 0.
   """
-  _check_volume(prediction, truth, spacing_mm, nsd_tolerance_mm)
+  for name, mask in (('prediction', prediction), ('truth', truth)):
+    if mask.dtype != bool or mask.ndim != 3:
+      raise ValueError(f'{name} is {mask.dtype} {mask.shape}; expected a bool volume [D, H, W]')
+  if len(spacing_mm) != 3 or not all(0 < step < np.inf for step in spacing_mm):
+    raise ValueError(f'spacing_mm is {tuple(spacing_mm)}; expected three numbers above 0')
+  if not 0 <= nsd_tolerance_mm < np.inf:
+    raise ValueError(f'nsd_tolerance_mm is {nsd_tolerance_mm}; expected 0 or more')
   counts = overlap_counts(prediction.view(np.uint8), truth.view(np.uint8), classes=2)[0]
   predicted, true = bool(counts[PREDICTED]), bool(counts[TRUTH])
   if predicted and true:
@@ -148,8 +143,9 @@ def score_volume(
     most, mean = float(both.max()), float(both.mean())
     nsd = float(np.mean(both <= nsd_tolerance_mm + ROUNDING_MM))
   else:
-    apart = surface.diagonal_mm(truth.shape, spacing_mm) if predicted or true else 0.0
-    hd95 = most = mean = apart
+    # The diagonal of whole voxels is longer than any distance between their centres.
+    diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
+    hd95 = most = mean = diagonal if predicted or true else 0.0
     nsd = float(not (predicted or true))
   return VolumeScores(
     dsc=float(dsc(counts)),
@@ -161,15 +157,3 @@ def score_volume(
     missed=true and not predicted,
     invented=predicted and not true,
   )
-
-
-def _check_volume(
-  prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
-) -> None:
-  for name, mask in (('prediction', prediction), ('truth', truth)):
-    if mask.dtype != bool or mask.ndim != 3:
-      raise ValueError(f'{name} is {mask.dtype} {mask.shape}; expected a bool volume [D, H, W]')
-  if len(spacing_mm) != 3 or not all(0 < step < np.inf for step in spacing_mm):
-    raise ValueError(f'spacing_mm is {tuple(spacing_mm)}; expected three numbers above 0')
-  if not 0 <= tolerance_mm < np.inf:
-    raise ValueError(f'nsd_tolerance_mm is {tolerance_mm}; expected 0 or more')

@@ -1,7 +1,7 @@
 """Joins the scores of several folds as those of one set of patients."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,30 +14,39 @@ from thrifty_jax.scores import summaries
 
 
 class Scored(NamedTuple):
-  """Results of the evaluation of one fold.
-
-  Attributes:
-    fold: Number of the fold.
-    summary: Content of summary.json.
-    rows: Rows of scores.csv, with the fold.
-  """
+  """Evaluation of one fold: its number, its summary.json, and its scores.csv with the fold."""
 
   fold: int
   summary: Evaluated
   rows: list[dict[str, str]]
 
 
-def read_scored(folder: Path) -> Scored:
-  """Reads evaluate/ of a run of one fold.
+class Joined(NamedTuple):
+  """Scores of one network over all folds: metric -> [patients, K - 1], and their figures."""
 
-  Raises:
-    InputError: If a file is missing or damaged.
-  """
+  patients: list[str]
+  scores: dict[str, np.ndarray]
+  mean: Figures
+  classes: dict[str, Figures]
+
+
+def read_scored(folder: Path) -> Scored:
+  """Reads evaluate/ of a run of one fold; raises InputError if a file is missing or damaged."""
   summary = records.read(folder / 'summary.json', Evaluated)
   if isinstance(summary.fold, tuple):
-    raise InputError(f'{folder / "summary.json"}: has the scores of several folds, expected one')
+    raise InputError(
+      f'{folder / "summary.json"}: has the scores of several folds; expected those of one'
+    )
   rows = summaries.read_rows(folder / 'scores.csv', ('patient', 'class', *summaries.METRICS))
   return Scored(summary.fold, summary, [{'fold': str(summary.fold), **row} for row in rows])
+
+
+def join(scored: Sequence[Scored]) -> Joined:
+  """Joins the folds of one network; the patients are sorted by name."""
+  patients, scores = summaries.to_arrays([row for one in scored for row in one.rows])
+  summed = [one.summary for one in scored]
+  figures = summaries.summarise_scores(scores, _pool(summed), [*summed[0].classes], Figures)
+  return Joined(patients, scores, *figures)
 
 
 def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
@@ -58,9 +67,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
   scored = [read_scored(run / 'evaluate') for run in folds]
   found = [one.summary for one in scored]
   rows = [row for one in scored for row in one.rows]
-  first = found[0]
-  patients, scores = summaries.to_arrays(rows)
-  mean, classes = summaries.summarise_scores(scores, pool(found), [*first.classes], Figures)
+  first, joined = found[0], join(scored)
   floors = {
     name: _join_floors(name, rows, [one.floors[name] for one in found]) for name in first.floors
   }
@@ -71,8 +78,8 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
       OfFold(fold, one.parameters, one.mean.dsc.mean, one.mean.pooled_2d_dsc, one.largest_component)
       for fold, one, _ in scored
     ),
-    patients=len(patients),
-    patient_names={first.split: tuple(patients)},
+    patients=len(joined.patients),
+    patient_names={first.split: tuple(joined.patients)},
     slices={first.split: sum(one.slices[first.split] for one in found)},
     cases=tuple(
       dataclasses.replace(case, run=run.name)
@@ -81,8 +88,8 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
     ),
     parameters=round(np.mean([one.parameters for one in found])),
     largest_component=tuple(sorted({name for one in found for name in one.largest_component})),
-    mean=mean,
-    classes=classes,
+    mean=joined.mean,
+    classes=joined.classes,
     floors=floors,
     floor_dsc=max(floor.mean.dsc.mean for floor in floors.values()),
   )
@@ -91,15 +98,15 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
   return summary
 
 
-def pool(folds: Sequence[Evaluated | Floor]) -> np.ndarray:
+def _pool(folds: Sequence[Evaluated | Floor]) -> np.ndarray:
   """Pooled 2D DSC of every fold and foreground class, [folds, K - 1]."""
   return np.array([[one.pooled_2d_dsc for one in fold.classes.values()] for fold in folds])
 
 
-def _join_floors(name: str, rows: Sequence[Mapping[str, str]], floors: Sequence[Floor]) -> Floor:
+def _join_floors(name: str, rows: Sequence[dict[str, str]], floors: Sequence[Floor]) -> Floor:
   """Figures of a floor that was fitted in each fold separately."""
   _, scores = summaries.to_arrays(rows, (f'{name}_dsc',))
   scores = {'dsc': scores[f'{name}_dsc']}
-  mean, classes = summaries.summarise_scores(scores, pool(floors), [*floors[0].classes], Overlap)
+  figures = summaries.summarise_scores(scores, _pool(floors), [*floors[0].classes], Overlap)
   training_dsc = float(np.mean([floor.training_dsc for floor in floors]))
-  return Floor(mean, classes, floors[0].fitted_on, training_dsc)
+  return Floor(*figures, floors[0].fitted_on, training_dsc)

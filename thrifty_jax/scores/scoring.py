@@ -11,22 +11,13 @@ from thrifty_jax.scores import components, metrics
 
 @dataclass(frozen=True)
 class CaseCounts:
-  """Overlap counts of one case by class; see metrics.overlap_counts.
-
-  Attributes:
-    case: Name of the case.
-    patient: Name of its patient.
-    native: Counts on the native grid, [K - 1, 3].
-    network: Counts over its slices at network resolution, [K - 1, 3].
-    volumes: Scores of each foreground class on the native grid, K - 1 of them; empty if distances
-      were not requested.
-  """
+  """Overlap counts of one case by class, [K - 1, 3] each; see metrics.overlap_counts."""
 
   case: str
   patient: str
-  native: np.ndarray
-  network: np.ndarray
-  volumes: tuple[metrics.VolumeScores, ...] = ()
+  native: np.ndarray  # on the native grid
+  network: np.ndarray  # over its slices at network resolution
+  volumes: tuple[metrics.VolumeScores, ...] = ()  # of each class, if distances were requested
 
 
 def score_case(
@@ -40,7 +31,7 @@ def score_case(
   spacing_mm: Sequence[float] | None = None,
   nsd_tolerance_mm: float = 2.0,
 ) -> CaseCounts:
-  """Counts of one case, and its distances if requested.
+  """Counts of one case on both grids and, given a spacing, the scores of each class.
 
   Args:
     case: Name of the case.
@@ -52,9 +43,6 @@ def score_case(
     spacing_mm: Distances between the voxels of the native grid along D, H and W; None omits surface
       distances, which training does not use.
     nsd_tolerance_mm: Tolerance, see metrics.score_volume.
-
-  Returns:
-    Counts on both grids and, given a spacing, the scores of each class.
   """
   classes = scores.shape[-1]
   native, _ = slices.native_classes([scores], truth.shape[1:])

@@ -3,14 +3,14 @@
 Only the files of the comparison are read, so the standings can be rewritten at any time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Compared, Figures, Result, Rival
+from thrifty_jax.run_files import Compared, Result, Rival
 from thrifty_jax.scores import over_folds, statistics, summaries
 
 
@@ -25,16 +25,22 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     InputError: If a file is missing or damaged, or the folds compare different rivals.
   """
   folder = Path(workdir) / 'compare'
-  results = {
-    run: records.read(run / 'compare' / 'results.json', tuple[Result, ...]) for run in folds
-  }
-  names = _require_same_names(results)
+  files = [run / 'compare' / 'results.json' for run in folds]
+  results = [records.read(path, tuple[Result, ...]) for path in files]
+  names = [result.name for result in results[0]]
+  for run, found in zip(folds, results, strict=True):
+    others = [result.name for result in found]
+    if others != names:
+      raise InputError(
+        f'{run}: compares {", ".join(others)}, but {folds[0]} {", ".join(names)}; run '
+        '--stage=compare on both with the same settings'
+      )
   scored = [
     [
-      over_folds.read_scored(run / of_run[place].folder / 'evaluate')
-      for run, of_run in results.items()
+      over_folds.read_scored(run / result.folder / 'evaluate')
+      for run, result in zip(folds, of_folds, strict=True)
     ]
-    for place in range(len(names))
+    for of_folds in zip(*results, strict=True)
   ]
   rows = [
     {'rival': name, **row}
@@ -43,8 +49,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     for row in one.rows
   ]
   summaries.write_rows(folder / 'scores.csv', rows)
-  first = scored[0][0].summary
-  reference = _read_scores(scored[0])['dsc']
+  first, joined = scored[0][0].summary, [over_folds.join(of_folds) for of_folds in scored]
   summary = Compared(
     data=first.data,
     note=first.note,
@@ -53,56 +58,27 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     held_out=first.held_out,
     nsd_tolerance_mm=first.nsd_tolerance_mm,
     folds=tuple(one.fold for one in scored[0]),
-    patients=len(reference),
+    patients=len(joined[0].patients),
     reference=names[0],
     rivals=tuple(
-      _join([of_run[place] for of_run in results.values()], of_folds, reference if place else None)
-      for place, of_folds in enumerate(scored)
+      _rival([found[place] for found in results], own, joined[0] if place else None)
+      for place, own in enumerate(joined)
     ),
   )
   records.write(folder / 'summary.json', summary)
   return summary
 
 
-def _require_same_names(results: Mapping[Path, Sequence[Result]]) -> list[str]:
-  """Names of the rivals; refuses folds with different ones."""
-  of_fold = {run: [result.name for result in found] for run, found in results.items()}
-  (first, names), *others = of_fold.items()
-  for run, other in others:
-    if other != names:
-      raise InputError(
-        f'{run}: compares {", ".join(other)}, but {first} {", ".join(names)}; run --stage=compare '
-        'on both with the same settings'
-      )
-  return names
-
-
-def _read_scores(scored: Sequence[over_folds.Scored]) -> dict[str, np.ndarray]:
-  """Scores of a rival: metric -> [patients, K - 1], patients sorted by name."""
-  return summaries.to_arrays([row for one in scored for row in one.rows])[1]
-
-
-def _join(
-  results: Sequence[Result], scored: Sequence[over_folds.Scored], reference: np.ndarray | None
+def _rival(
+  results: Sequence[Result], joined: over_folds.Joined, reference: over_folds.Joined | None
 ) -> Rival:
-  """Joins a rival over all folds; parameters differ if each fold has its own search.
-
-  Args:
-    results: Result of the rival in each fold.
-    scored: Scores of the rival in each fold.
-    reference: DSC of the reference on the same patients, [patients, K - 1]; None if the rival is
-      the reference.
-  """
-  scores, found = _read_scores(scored), [one.summary for one in scored]
-  mean, classes = summaries.summarise_scores(
-    scores, over_folds.pool(found), [*found[0].classes], Figures
-  )
+  """A rival over all folds, beside the reference; None if it is the reference itself."""
   difference = p_value = None
   if reference is not None:
-    own, other = scores['dsc'].mean(axis=1), reference.mean(axis=1)
+    own, other = (one.scores['dsc'].mean(axis=1) for one in (joined, reference))
     difference = float((own - other).mean())
     p_value = statistics.paired_wilcoxon(own, other)
-  means = {
+  means = {  # parameters differ if each fold has its own search
     name: float(np.mean([getattr(result, name) for result in results]))
     for name in ('parameters', 'macs', 'validation_dsc', 'epochs', 'steps', 'seconds')
   }
@@ -113,8 +89,8 @@ def _join(
     image=results[0].image,
     **means,
     learning_rates=tuple(result.learning_rate for result in results),
-    mean=mean,
-    classes=classes,
+    mean=joined.mean,
+    classes=joined.classes,
     difference=difference,
     p_value=p_value,
   )

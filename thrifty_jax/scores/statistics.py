@@ -2,7 +2,8 @@
 
 import numpy as np
 
-RESAMPLES = 10_000
+RESAMPLES = 10_000  # draws of the bootstrap
+SEED = 0  # of the draws, so that the same scores have the same interval
 DRAWN = 1 << 20  # resampled patients in memory at once
 DECIMALS = 9  # differences of scores equal to so many decimals count as equal
 # With fewer, no outcome has a two-sided p below 0.05: 5 equal signs have p = 1 / 16.
@@ -16,22 +17,12 @@ def mean_and_deviation(values: np.ndarray) -> tuple[float, float | None]:
   return float(values.mean()), deviation
 
 
-def bootstrap_interval(
-  values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float] | None:
-  """95% interval of the mean over patients, by the percentile bootstrap.
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float] | None:
+  """95% interval of the mean of [patients] scores, by the percentile bootstrap; None for one.
 
   As many patients as there are get drawn with replacement; the interval runs from the 2.5th to the
   97.5th percentile of the means. It is too narrow for few patients, and covers variation between
   patients only, not between seeds, splits or trainings.
-
-  Args:
-    values: Score of each patient, [patients].
-    resamples: Number of draws.
-    seed: Seed of the draw; the same one gives the same interval.
-
-  Returns:
-    (low, high), or None for a single patient.
 
   Raises:
     ValueError: If there are no values or one is non-finite.
@@ -41,10 +32,10 @@ def bootstrap_interval(
   values = _finite(values)
   if values.size == 1:
     return None
-  generator, means = np.random.default_rng(seed), []
+  generator, means = np.random.default_rng(SEED), []
   at_once = max(1, DRAWN // values.size)
-  for first in range(0, resamples, at_once):
-    shape = min(at_once, resamples - first), values.size
+  for first in range(0, RESAMPLES, at_once):
+    shape = min(at_once, RESAMPLES - first), values.size
     means.append(values[generator.integers(values.size, size=shape)].mean(axis=1))
   low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
   return float(low), float(high)
@@ -53,17 +44,11 @@ def bootstrap_interval(
 def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float | None:
   """p of the two-sided Wilcoxon signed-rank test between two models on the same patients.
 
-  Patients with equal scores are left out (Wilcoxon's method) and equal differences share their mean
-  rank, both to 9 decimals. p is exact for up to 50 patients that differ, or 13 if some differences
-  are equal; above, it is the normal approximation with correction for ties and without continuity
-  correction. Nothing is random.
-
-  Args:
-    first: Score of each patient by one model, [patients].
-    second: Same score of the same patients, in the same order, by the other model.
-
-  Returns:
-    p in (0, 1]; 1 if all differences are zero, None for fewer than 6 patients.
+  Both have the scores of the same patients, [patients], in the same order. Patients with equal
+  scores are left out (Wilcoxon's method) and equal differences share their mean rank, both to 9
+  decimals. p is exact for up to 50 patients that differ, or 13 if some differences are equal;
+  above, it is the normal approximation with correction for ties and without continuity correction.
+  It is 1 if all differences are zero, and None for fewer than 6 patients.
 
   Raises:
     ValueError: If the lengths differ, there are no values, or one is non-finite.
@@ -72,7 +57,9 @@ def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float | None:
   """
   first, second = _finite(first), _finite(second)
   if first.shape != second.shape:
-    raise ValueError(f'{first.size} and {second.size} scores; expected the same patients in both')
+    raise ValueError(
+      f'got {first.size} and {second.size} scores; expected the same patients in both'
+    )
   if first.size < FEWEST_PATIENTS:
     return None
   # Rounded, as 0.9 - 0.8 and 0.3 - 0.2 differ in floating point.
@@ -89,5 +76,5 @@ def _finite(values: np.ndarray) -> np.ndarray:
   """Values as float64, [n]; refuses empty, non-finite or misshapen ones."""
   values = np.asarray(values, np.float64)
   if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-    raise ValueError(f'expected a list of finite scores, one a patient; got {values}')
+    raise ValueError(f'expected a list of finite scores, one for each patient; got {values}')
   return values

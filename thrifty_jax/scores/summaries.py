@@ -25,25 +25,20 @@ def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
 
   DSC and RAVD of a patient with several scans come from their summed counts. Distances and NSD are
   the mean over the scans, which, unlike the worst scan, does not depend on their number on average.
-  missed and invented count scans.
-
-  Args:
-    cases: All cases; if one has no distances, DSC is the only metric.
+  missed and invented count scans. If a case has no distances, DSC is the only metric.
   """
-  measured = all(case.volumes for case in cases)
+  of_counts = {'dsc': metrics.dsc, 'ravd_percent': metrics.ravd_percent}
+  names = METRICS if all(case.volumes for case in cases) else ('dsc',)
   found = {}
   for patient, counts in scoring.by_patient(cases).items():
-    found[patient] = {'dsc': metrics.dsc(counts)}
-    if measured:
-      scans = [case.volumes for case in cases if case.patient == patient]
-      # name -> [scans, K - 1]
-      of_scans = {
-        name: np.asarray([[getattr(v, name) for v in volumes] for volumes in scans], np.float64)
-        for name in (*_AVERAGED, *_COUNTED)
-      }
-      found[patient] |= {name: of_scans[name].mean(axis=0) for name in _AVERAGED}
-      found[patient] |= {'ravd_percent': metrics.ravd_percent(counts)}
-      found[patient] |= {name: of_scans[name].sum(axis=0) for name in _COUNTED}
+    scans, scores = [case.volumes for case in cases if case.patient == patient], {}
+    for name in names:
+      if name in of_counts:
+        scores[name] = of_counts[name](counts)
+        continue
+      values = np.asarray([[getattr(v, name) for v in volumes] for volumes in scans], np.float64)
+      scores[name] = values.sum(axis=0) if name in _COUNTED else values.mean(axis=0)
+    found[patient] = scores
   return found
 
 
@@ -52,10 +47,7 @@ def summarise(
 ) -> tuple[F, dict[str, F]]:
   """Figures of one set of predictions: means over the classes, and those of each class.
 
-  Args:
-    cases: All cases of the split.
-    classes: Names of the K classes, background first.
-    kind: Figures, or Overlap for cases without distances.
+  `classes` begin with the background; `kind` is Overlap for cases without distances.
   """
   patients = list(score_patients(cases).values())
   scores = {name: np.stack([patient[name] for patient in patients]) for name in patients[0]}
@@ -74,25 +66,21 @@ def summarise_scores(
     classes: Names of the K - 1 foreground classes.
     kind: Figures, or Overlap if DSC is the only metric.
   """
+
+  def figures(of_metric: Mapping[str, np.ndarray], pooled_2d_dsc: np.ndarray) -> F:
+    found: dict[str, Any] = {  # sums of the counted metrics, spreads of the others
+      metric: int(values.sum()) if metric in _COUNTED else _spread(values[np.isfinite(values)])
+      for metric, values in of_metric.items()
+    }
+    return kind(**found, pooled_2d_dsc=float(pooled_2d_dsc.mean()))
+
   over_classes = {
     metric: values.sum(axis=1) if metric in _COUNTED else values.mean(axis=1)
     for metric, values in scores.items()
   }
-  mean = kind(**_figures(over_classes), pooled_2d_dsc=float(pooled.mean(axis=1).mean()))
-  return mean, {
-    name: kind(
-      **_figures({metric: values[:, index] for metric, values in scores.items()}),
-      pooled_2d_dsc=float(pooled[:, index].mean()),
-    )
-    for index, name in enumerate(classes)
-  }
-
-
-def _figures(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Sums of the counted metrics and spreads of the others, from metric -> [patients]."""
-  return {
-    metric: int(values.sum()) if metric in _COUNTED else _spread(values[np.isfinite(values)])
-    for metric, values in scores.items()
+  return figures(over_classes, pooled.mean(axis=1)), {
+    name: figures({metric: values[:, k] for metric, values in scores.items()}, pooled[:, k])
+    for k, name in enumerate(classes)
   }
 
 
@@ -100,8 +88,7 @@ def _spread(finite: np.ndarray) -> Spread | None:
   """Spread over [patients]; None without any."""
   if not finite.size:
     return None
-  mean, deviation = statistics.mean_and_deviation(finite)
-  return Spread(mean, deviation, statistics.bootstrap_interval(finite))
+  return Spread(*statistics.mean_and_deviation(finite), statistics.bootstrap_interval(finite))
 
 
 def make_rows(
@@ -111,8 +98,7 @@ def make_rows(
 ) -> Iterator[dict[str, Any]]:
   """Yields a row of scores.csv per patient and class, with the floors' DSC of the same patient.
 
-  An infinite RAVD is `inf`, which CSV readers parse as a number; missed and invented count scans of
-  the patient.
+  An infinite RAVD is `inf`, which CSV readers parse as a number.
   """
   floor_scores = {name: score_patients(counts) for name, counts in floors.items()}
   counts = scoring.by_patient(cases)
@@ -141,15 +127,12 @@ def write_rows(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
 def read_rows(
   path: Path, columns: Sequence[str], *, scores: Sequence[str] = ('dsc',)
 ) -> list[dict[str, str]]:
-  """Reads the rows of a CSV file with scores.
+  """Reads the rows of a CSV file with scores, at least one, as texts by column.
 
   Args:
     path: The file.
     columns: Required columns; there may be others.
     scores: Columns with numbers from 0 to 1, if present.
-
-  Returns:
-    Texts of each row by column; at least one row.
 
   Raises:
     InputError: If the file cannot be read or is not such a table.
@@ -161,14 +144,24 @@ def read_rows(
       names = reader.fieldnames or ()
       rows = [row for row, _ in zip(reader, range(_MOST_ROWS + 1), strict=False)]
   except (OSError, ValueError, csv.Error) as error:
-    raise InputError(f'{path}: cannot be read as CSV ({error})') from error
+    raise InputError(
+      f'{path}: cannot be read as CSV ({error}); put it back or make it again'
+    ) from error
   if not {*columns} <= {*names} or len({*names}) < len(names):
-    raise InputError(f'{path}: has the columns {names!r:.200}; expected {", ".join(columns)} there')
+    raise InputError(
+      f'{path}: has the columns {names!r:.200}; expected {", ".join(columns)}, and each only once'
+    )
   if not 0 < len(rows) <= _MOST_ROWS:
-    raise InputError(f'{path}: has {len(rows)} rows or more; expected 1 to {_MOST_ROWS}')
+    count = 'more' if rows else 'none'
+    raise InputError(f'{path}: expected 1 to {_MOST_ROWS} rows of scores; there are {count}')
   for number, row in enumerate(rows, start=2):
     for name, text in row.items():
-      if name is None or text is None or (name in scores and not _is_share(text)):
+      try:
+        fits = name is not None and text is not None
+        fits = fits and (name not in scores or 0 <= float(text) <= 1)  # false for NaN
+      except ValueError:
+        fits = False
+      if not fits:
         raise InputError(
           f'{path}: line {number} has {text!r:.60} under {name!r:.60}; expected a value for each '
           'column, and scores from 0 to 1'
@@ -176,24 +169,14 @@ def read_rows(
   return rows
 
 
-def _is_share(text: str) -> bool:
-  try:
-    return 0 <= float(text) <= 1  # false for NaN
-  except ValueError:
-    return False
-
-
 def to_arrays(
   rows: Sequence[Mapping[str, str]], columns: Sequence[str] = METRICS
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-  """Converts rows of scores.csv back to arrays.
-
-  Args:
-    rows: Rows of one network; all patients have the same classes in the same order.
-    columns: Names of the scores to convert.
+  """Converts rows of scores.csv of one network back to arrays.
 
   Returns:
-    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1].
+    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1]; the
+    classes are in the order of the file, the same for all patients.
   """
   of_patient: dict[str, list[Mapping[str, str]]] = {}
   for row in rows:

@@ -7,14 +7,9 @@ from scipy import ndimage
 
 
 def surface_voxels(mask: np.ndarray) -> np.ndarray:
-  """Voxels of a mask with one of their 6 neighbours outside of it.
+  """Voxels of a mask, [D, H, W] bool, with one of their 6 neighbours outside of it.
 
-  Args:
-    mask: [D, H, W], bool. Outside the volume is background, so a voxel at its border is on the
-      surface.
-
-  Returns:
-    Surface, [D, H, W], bool; empty only if the mask is.
+  Outside the volume is background, so that only an empty mask has an empty surface.
   """
   return mask & ~ndimage.binary_erosion(mask)
 
@@ -32,9 +27,6 @@ def distances_mm(
   Returns:
     Distances from first to second, [voxels on first's surface], and from second to first, [voxels
     on second's surface]; float64, each in the order of the voxels in memory.
-
-  Raises:
-    ValueError: If a mask is empty, as no distance is defined.
   """
   if not (first.any() and second.any()):
     raise ValueError('a mask is empty; distances need a surface on both sides')
@@ -43,16 +35,6 @@ def distances_mm(
   first, second = surface_voxels(first[box]), surface_voxels(second[box])
   spacing = np.asarray(spacing_mm, np.float64)
   return _to_nearest(first, second, spacing), _to_nearest(second, first, spacing)
-
-
-def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-  """Diagonal of a volume of whole voxels, longer than any distance between voxel centres in it.
-
-  Args:
-    shape: Number of voxels along D, H and W.
-    spacing_mm: Distances between voxels along D, H and W.
-  """
-  return float(np.linalg.norm(np.multiply(shape, spacing_mm)))
 
 
 def _to_nearest(start: np.ndarray, target: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ LABELS = {
 _FRACTIONS = ('dsc', 'nsd')
 
 
-def number(value: float | None, metric: str = 'dsc') -> str:
+def format_number(value: float | None, metric: str = 'dsc') -> str:
   """Formats a value of a metric to two decimals: `90.12`, or `+3.40` for a signed metric."""
   if value is None:
     return '–'
@@ -24,32 +24,34 @@ def number(value: float | None, metric: str = 'dsc') -> str:
   return f'{100 * value if metric in _FRACTIONS else value:{sign}.2f}'
 
 
-def spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:
+def format_spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:
   """Formats mean and deviation, `90.12 ± 1.30`; only the mean if there is no deviation."""
   found = getattr(figures, metric)
   if found is None:
-    return number(None)
-  text = number(found.mean, metric)
-  return text if found.std is None else f'{text} ± {number(found.std, metric).lstrip("+")}'
+    return format_number(None)
+  text = format_number(found.mean, metric)
+  return text if found.std is None else f'{text} ± {format_number(found.std, metric).lstrip("+")}'
 
 
-def interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
+def format_interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
   """Formats the 95% interval of the mean, `88.20 to 91.90`; '' if there is none."""
   found = getattr(figures, metric)
-  return ' to '.join(number(end, metric) for end in found.ci95) if found and found.ci95 else ''
+  return (
+    ' to '.join(format_number(end, metric) for end in found.ci95) if found and found.ci95 else ''
+  )
 
 
 def describe_flags(summary: Evaluated) -> str:
   """Describes the missed and invented classes; '' if there are none."""
-  parts = []
-  for flag in ('missed', 'invented'):
-    for name, figures in summary.classes.items():
-      if count := getattr(figures, flag):
-        parts.append(f'{name} was {flag} in {count} scan{"s" * (count != 1)}')
-  return '; '.join(parts)
+  return '; '.join(
+    f'{name} was {flag} in {count} scan{"s" * (count != 1)}'
+    for flag in ('missed', 'invented')
+    for name, figures in summary.classes.items()
+    if (count := getattr(figures, flag))
+  )
 
 
-def evaluation(summary: Evaluated) -> str:
+def format_evaluation(summary: Evaluated) -> str:
   """Formats the tables of an evaluation: DSC beside the floors, then distances."""
   title = (
     f'{count_patients(summary)}, native grid, mean ± deviation; protocol {summary.protocol}'
@@ -61,8 +63,8 @@ def evaluation(summary: Evaluated) -> str:
   if words := describe_flags(summary):
     notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
   notes += [summary.note] if summary.note else []
-  overlap, distances = _aligned(_overlap(summary)), _aligned(_distances(summary))
-  return '\n'.join([title, *overlap, '', *distances, *(f'  {note}' for note in notes)])
+  lines = [*align(_overlap(summary)), '', *align(_distances(summary)), *notes]
+  return '\n'.join([title, *(f'  {line}' if line else '' for line in lines)])
 
 
 def count_patients(summary: Evaluated) -> str:
@@ -70,25 +72,21 @@ def count_patients(summary: Evaluated) -> str:
   return f'{summary.patients} {summary.split} patient{"s" * (summary.patients != 1)}'
 
 
-def comparison(summary: Compared) -> str:
+def format_comparison(summary: Compared) -> str:
   """Formats the table of a comparison, a line per network."""
-  lines = [
-    [
-      '', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'], 'pooled 2D',
-      'rate', 'training',
-    ]
-  ]  # fmt: skip
+  names = ('', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'])
+  lines = [[*names, 'pooled 2D', 'rate', 'training']]
   for rival in summary.rivals:
     lines.append(
       [
         rival.label,
         f'{rival.parameters:,.0f}',
         f'{rival.macs / 1e9:.2f}',
-        spread(rival.mean),
+        format_spread(rival.mean),
         '' if rival.difference is None else f'{100 * rival.difference:+.2f}',
         '' if rival.p_value is None else f'{rival.p_value:.3f}',
-        spread(rival.mean, 'hd95_mm'),
-        number(rival.mean.pooled_2d_dsc),
+        format_spread(rival.mean, 'hd95_mm'),
+        format_number(rival.mean.pooled_2d_dsc),
         ' '.join(f'{rate:g}' for rate in dict.fromkeys(rival.learning_rates)),
         f'{rival.seconds / 60:.1f} min',
       ]
@@ -99,7 +97,7 @@ def comparison(summary: Compared) -> str:
     f'{"" if summary.held_out else ", not held out"}'
   )
   note = f'(difference to: {summary.rivals[0].label}; p: paired Wilcoxon test)'
-  return '\n'.join([title, *_aligned(lines), f'  {note}'])
+  return '\n  '.join([title, *align(lines), note])
 
 
 def _overlap(summary: Evaluated) -> list[list[str]]:
@@ -108,8 +106,15 @@ def _overlap(summary: Evaluated) -> list[list[str]]:
   floors = summary.floors
   lines = [['DSC, %', summary.model, '95% interval', *(names.get(name, name) for name in floors)]]
   for (name, own), *beside in zip(_results(summary), *map(_results, floors.values()), strict=True):
-    lines.append([name, spread(own), interval(own) or '–', *(spread(one) for _, one in beside)])
-  pooled = [number(one.mean.pooled_2d_dsc) for one in (summary, *floors.values())]
+    lines.append(
+      [
+        name,
+        format_spread(own),
+        format_interval(own) or '–',
+        *(format_spread(one) for _, one in beside),
+      ]
+    )
+  pooled = [format_number(one.mean.pooled_2d_dsc) for one in (summary, *floors.values())]
   return [*lines, ['pooled 2D', pooled[0], '', *pooled[1:]]]
 
 
@@ -118,7 +123,7 @@ def _distances(summary: Evaluated) -> list[list[str]]:
   near = f'NSD at {summary.nsd_tolerance_mm:g} mm, %'
   lines = [[summary.model, LABELS['hd95_mm'], LABELS['assd_mm'], near]]
   for name, own in _results(summary):
-    lines.append([name, *(spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
+    lines.append([name, *(format_spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
   return lines
 
 
@@ -128,10 +133,10 @@ def _results(summary: Evaluated | Floor) -> list[tuple[str, Figures | Overlap]]:
   return [*classes, ('mean', summary.mean)] if len(classes) > 1 else classes
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Aligns the cells of the lines in columns and indents them."""
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  return [
-    '  ' + '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-    for line in lines
-  ]
+def align(lines: Sequence[Sequence[str]], *, left: int | None = None) -> list[str]:
+  """Aligns the cells of the lines in columns, only the first `left` ones to the left if given."""
+  columns = []
+  for place, cells in enumerate(zip(*lines, strict=True)):
+    justify = str.ljust if left is None or place < left else str.rjust
+    columns.append([justify(cell, max(map(len, cells))) for cell in cells])
+  return ['  '.join(line).rstrip() for line in zip(*columns, strict=True)]

@@ -32,8 +32,7 @@ class SearchState(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-WeightStep = Callable[[jax.Array, SearchState, Batch], tuple[SearchState, Metrics]]
-ArchitectureStep = Callable[[jax.Array, SearchState, Batch, Batch], tuple[SearchState, Metrics]]
+HalfStep = Callable[..., tuple[SearchState, Metrics]]  # of a seed, a state and batches
 
 
 def weight_optimizer(
@@ -44,11 +43,8 @@ def weight_optimizer(
   The gradient is clipped, then L2 decay is added, then momentum, in the order of PyTorch's SGD. The
   state has the same structure without the clip, so that both optimisers can use the same state.
   """
-  over_share = optax.cosine_decay_schedule(  # steps may be traced, hence the share of them
-    settings.weight_learning_rate,
-    1,
-    alpha=settings.weight_learning_rate_end / settings.weight_learning_rate,
-  )
+  rate, end = settings.weight_learning_rate, settings.weight_learning_rate_end
+  over_share = optax.cosine_decay_schedule(rate, 1, alpha=end / rate)  # of steps, maybe traced
   return optax.chain(
     optax.clip_by_global_norm(settings.clip_norm) if clipped else optax.identity(),
     optax.add_decayed_weights(settings.weight_decay),
@@ -66,21 +62,14 @@ def architecture_optimizer(settings: ConfigDict) -> optax.GradientTransformation
 
 
 class Learners(NamedTuple):
-  """The supernet and the optimisers of both levels.
-
-  Attributes:
-    net: Supernet.
-    background: Normalised value of the padding, [C].
-    for_weights: Optimiser of the weights.
-    for_architecture: Optimiser of the architecture variables.
-    look_ahead: Optimiser of the weight step through which the architecture's gradient is unrolled
-      (second order); it uses the state of for_weights. None is first order.
-  """
+  """The supernet and the optimisers of both levels."""
 
   net: Supernet
-  background: Any
+  background: Any  # normalised value of the padding, [C]
   for_weights: optax.GradientTransformation
   for_architecture: optax.GradientTransformation
+  # Of the weight step through which the architecture's gradient is unrolled (second order), with
+  # the state of for_weights; None is first order.
   look_ahead: optax.GradientTransformation | None = None
 
 
@@ -91,32 +80,19 @@ def init_state(
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> SearchState:
-  """Returns the state before the first step.
-
-  Args:
-    learners: The supernet and both optimisers.
-    image: Shape and type of a batch of images.
-    seed: Random seed of weights and architecture variables.
-    find_shapes: Function from the supernet and its inputs to the shapes of its weights.
-  """
+  """Returns the state before the first step, for batches of the shape and type of `image`."""
   net = learners.net
   architecture = init_architecture(
     jax.random.key(seed), nodes=net.nodes, gated=net.gated, operations=net.operations
   )
   params = build.initialise(find_shapes(net, image, architecture), seed=seed)
-  return SearchState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    architecture=architecture,
-    weight_optimizer=_zeros(learners.for_weights.init, params),
-    architecture_optimizer=_zeros(learners.for_architecture.init, architecture),
+  # The initial states of SGD and Adam are all zeros; so nothing is compiled.
+  shapes = (
+    jax.eval_shape(learners.for_weights.init, params),
+    jax.eval_shape(learners.for_architecture.init, cast(Any, architecture)),
   )
-
-
-def _zeros(init: Callable[[Any], optax.OptState], variables: Any) -> optax.OptState:
-  """Returns the initial state of SGD or Adam, which is all zeros; nothing is compiled."""
-  shapes = jax.eval_shape(init, variables)
-  return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
+  states = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes)
+  return SearchState(jnp.zeros((), jnp.int32), params, architecture, *states)
 
 
 def half_key(seed: jax.Array, state: SearchState, half: int) -> jax.Array:
@@ -134,7 +110,7 @@ def make_half_steps(
   parts: int = 1,
   random_sampling: bool = False,
   penalty: Callable[[Architecture], jax.Array] | None = None,
-) -> tuple[WeightStep, ArchitectureStep]:
+) -> tuple[HalfStep, HalfStep]:
   """Returns the two halves of the bilevel step, pure functions of a seed, the state and batches.
 
   Each half differentiates only its own variables. In first order the architecture's gradient is
@@ -150,11 +126,10 @@ def make_half_steps(
     penalty: Term added to the architecture's loss; the metric `architecture_loss` omits it.
 
   Returns:
-    weight_step, (seed, state, weight_batch) -> (state, metrics), which counts the step, and
-    architecture_step, (seed, state, weight_batch, architecture_batch) -> (state, metrics). The
-    seed, uint32 [], and the state's step determine the random numbers of a step. In first order
-    architecture_step does not use its weight batch; in second order its loss and overlap are those
-    one step ahead.
+    The step of the weights, (seed, state, weight_batch) -> (state, metrics), which counts it, and
+    of the architecture, (seed, state, weight_batch, architecture_batch) -> (state, metrics), whose
+    loss and overlap are one step ahead in second order; in first order it ignores its weight batch.
+    The seed, uint32 [], and the state's step determine the random numbers of a step.
 
   Source: DARTS (Liu et al., 2019), equations 6 and 7, with momentum and decay in the step, and with
   exact derivatives instead of the finite differences of DARTS.
@@ -186,32 +161,21 @@ def make_half_steps(
     )
     return state, {'weight_loss': value, 'weight_gradient': optax.tree.norm(gradient)}
 
-  def ahead(
-    architecture: Architecture, seed: jax.Array, state: SearchState, weight_batch: Batch
-  ) -> build.Params:
-    if learners.look_ahead is None:
-      return state.params
-    gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(
-      state.params, architecture, weight_batch, half_key(seed, state, 0)
-    )
-    updates, _ = learners.look_ahead.update(gradient, state.weight_optimizer, state.params)
-    return optax.apply_updates(state.params, updates)
-
-  def architecture_loss(
-    architecture: Architecture,
-    seed: jax.Array,
-    state: SearchState,
-    weight_batch: Batch,
-    batch: Batch,
-  ) -> tuple[jax.Array, jax.Array]:
-    params = ahead(architecture, seed, state, weight_batch)
-    return loss(params, architecture, batch, half_key(seed, state, 1))
-
   def architecture_step(
     seed: jax.Array, state: SearchState, weight_batch: Batch, architecture_batch: Batch
   ) -> tuple[SearchState, Metrics]:
+    def architecture_loss(architecture: Architecture) -> tuple[jax.Array, jax.Array]:
+      params = state.params
+      if learners.look_ahead is not None:
+        gradient, _ = jax.grad(loss, argnums=0, has_aux=True)(
+          params, architecture, weight_batch, half_key(seed, state, 0)
+        )
+        updates, _ = learners.look_ahead.update(gradient, state.weight_optimizer, params)
+        params = optax.apply_updates(params, updates)
+      return loss(params, architecture, architecture_batch, half_key(seed, state, 1))
+
     (value, counts), gradient = jax.value_and_grad(architecture_loss, has_aux=True)(
-      state.architecture, seed, state, weight_batch, architecture_batch
+      state.architecture
     )
     if penalty is not None:  # it does not depend on the weights
       gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.architecture))

@@ -31,30 +31,18 @@ PENALTY_WEIGHT = 1.0
 
 
 def penalty(architecture: Architecture, space: Space, *, limit: int) -> jax.Array:
-  """Returns the penalty on the architecture, []: 0 up to the limit, then the log of the excess.
-
-  Args:
-    architecture: Variables before the softmax.
-    space: Search space.
-    limit: Largest number of parameters, above 0.
-  """
+  """Returns the penalty, []: 0 up to the limit of parameters, then the log of the excess."""
   return PENALTY_WEIGHT * jax.nn.relu(jnp.log(parameters.expected(architecture, space) / limit))
 
 
 def penalty_of(config: ConfigDict) -> Callable[[Architecture], jax.Array] | None:
   """Returns the penalty function for the limit of a run, or None without a limit."""
   limit = config.search.max_parameters
-  if not limit:
-    return None
-  return functools.partial(penalty, space=space_of(config), limit=limit)
+  return functools.partial(penalty, space=space_of(config), limit=limit) if limit else None
 
 
 def require_possible(config: ConfigDict) -> None:
-  """Checks that some network of the space is within config.search.max_parameters.
-
-  Raises:
-    InputError: If none is; the message names the least number of parameters.
-  """
+  """Raises InputError unless some network of the space is within config.search.max_parameters."""
   space, limit = space_of(config), config.search.max_parameters
   if limit < least(space):
     raise InputError(
@@ -80,25 +68,20 @@ def least(space: Space) -> int:
 
 
 def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotype:
-  """Returns the network with the highest score among those within the limit.
+  """Returns the network with the highest score among those with at most `limit` parameters.
 
-  Args:
-    weights: Weights of all choices.
-    space: Search space.
-    limit: Largest number of parameters.
-
-  Returns:
-    The result of genotype.derive if it is within the limit. Of equal scores the choice listed first
-    is kept: the states of a node, then their operations; a kept cell precedes a skipped one.
-
-  Raises:
-    InputError: If no network is within the limit.
+  It is the result of genotype.derive if that is within the limit. Of equal scores the choice listed
+  first is kept: the states of a node, then their operations; a kept cell precedes a skipped one.
+  Some network is within the limit, see require_possible.
   """
   found = genotype.derive(weights, space)
   if parameters.count(found, space) <= limit:
     return found
   scores, formula = genotype.compute_scores(weights, space), parameters.formula(space)
-  downs, ups = (_cell_front(getattr(scores, kind), space) for kind in CELL_KINDS)
+  downs, ups = (
+    _join(_node_front(node, getattr(scores, kind), space) for node in range(space.nodes))
+    for kind in CELL_KINDS
+  )
   costs = [down.parameters for down in downs]
   whole = []
   for (cells, pairs), path in _paths(scores.gates, space.depth).items():
@@ -107,27 +90,17 @@ def derive(weights: ArchitectureWeights, space: Space, *, limit: int) -> Genotyp
       place = bisect.bisect_right(costs, room // formula.down_cells)
       if place:  # the largest down cell that fits has the best score of those that fit
         whole.append(_sum(downs[place - 1], up, path))
-  if not whole:
-    raise InputError(f'no network has {limit} parameters or fewer; the smallest {least(space)}')
-  kept = min(whole, key=_rank).kept
-  nodes = space.nodes
+  kept, nodes = min(whole, key=_rank).kept, space.nodes
   return Genotype(kept[:nodes], kept[nodes : 2 * nodes], tuple(sorted(kept[2 * nodes :])))
 
 
 class Choice(NamedTuple):
-  """Choice for a part of a network.
+  """Choice for a part of a network."""
 
-  Attributes:
-    parameters: Parameters of its operations.
-    score: Sum of the scores of all that it keeps.
-    order: Index of the choice in the listing of each part.
-    kept: Contents of the choice: edges of a node, nodes of a cell, or skipped cells.
-  """
-
-  parameters: int = 0
-  score: float = 0.0
-  order: tuple[int, ...] = ()
-  kept: tuple[Any, ...] = ()
+  parameters: int = 0  # of its operations
+  score: float = 0.0  # sum over all that it keeps
+  order: tuple[int, ...] = ()  # index of the choice in the listing of each part
+  kept: tuple[Any, ...] = ()  # edges of a node, nodes of a cell, or skipped cells
 
 
 def _rank(choice: Choice) -> tuple[float, tuple[int, ...]]:
@@ -137,12 +110,8 @@ def _rank(choice: Choice) -> tuple[float, tuple[int, ...]]:
 
 def _sum(*choices: Choice) -> Choice:
   """Merges choices of several parts into one."""
-  return Choice(
-    sum(choice.parameters for choice in choices),
-    sum(choice.score for choice in choices),
-    sum((choice.order for choice in choices), ()),
-    sum((choice.kept for choice in choices), ()),
-  )
+  parts, scores, orders, kept = zip(*choices, strict=True)
+  return Choice(sum(parts), sum(scores), sum(orders, ()), sum(kept, ()))
 
 
 def _front(choices: Iterable[Choice]) -> list[Choice]:
@@ -154,32 +123,28 @@ def _front(choices: Iterable[Choice]) -> list[Choice]:
   return front
 
 
-def _join(first: list[Choice], second: list[Choice]) -> list[Choice]:
-  """Returns the front of two parts together."""
-  return _front(itertools.starmap(_sum, itertools.product(first, second)))
-
-
-def _cell_front(scores: CellScores, space: Space) -> list[Choice]:
-  """Returns the front of a kind of cell; each choice has one entry per node."""
-  nodes = (_node_front(node, scores, space) for node in range(space.nodes))
-  return functools.reduce(_join, nodes, [Choice()])
+def _join(fronts: Iterable[list[Choice]], *, order: tuple[int, ...] = ()) -> list[Choice]:
+  """Returns the front of several parts together, whose order begins with the given one."""
+  joined = [Choice(order=order)]
+  for front in fronts:
+    joined = _front(itertools.starmap(_sum, itertools.product(joined, front)))
+  return joined
 
 
 def _node_front(node: int, scores: CellScores, space: Space) -> list[Choice]:
   """Returns the front of a node over all sets of its edges and all operations on them."""
 
-  def edge_front(source: int) -> list[Choice]:
-    return _front(
+  edges = {
+    source: _front(
       Choice(operation_cost(name, space.channels), score, (place,), ((source, name),))
       for place, (name, score) in enumerate(scores[node, source].items())
     )
-
-  edges = {source: edge_front(source) for source in sources_of(node)}
+    for source in sources_of(node)
+  }
   choices = []
   sets = itertools.combinations(edges, min(space.edges_per_node, len(edges)))
   for place, sources in enumerate(sets):
-    start = [Choice(order=(place,))]
-    together = functools.reduce(_join, (edges[source] for source in sources), start)
+    together = _join((edges[source] for source in sources), order=(place,))
     choices += [choice._replace(kept=(choice.kept,)) for choice in together]
   return _front(choices)
 

@@ -1,5 +1,6 @@
-"""Results of a search: the figures of each epoch, and the genotype at the end."""
+"""Progress and results of a search: its figures in each epoch, and the genotype at the end."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,53 +19,68 @@ from thrifty_jax.networks.space import space_of
 from thrifty_jax.run_files import OfSeed, Seeds
 from thrifty_jax.searching import budget
 from thrifty_jax.searching.bilevel import SearchState
-from thrifty_jax.searching.progress import Progress
 from thrifty_jax.searching.steps import Halves
-from thrifty_jax.training import hosts
+from thrifty_jax.training import autosave, hosts
+from thrifty_jax.training.train_data import Figures
 
-TABLE = 'seeds.json'  # in the folder of the stage, if there were several searches
+
+@dataclasses.dataclass
+class Progress(autosave.Progress):
+  """Progress of a search: that of every loop, and what its end depends on."""
+
+  NOTED = ('epoch', 'unchanged')
+
+  state: SearchState
+  derived_from: Architecture  # at the end of the last epoch, to compare the next genotype with
+  unchanged: int = 0  # epochs since the genotype changed
+  for_weights: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
+  for_architecture: Figures = dataclasses.field(default_factory=lambda: Figures('search', 0))
+
+  def is_finished(self, settings: ConfigDict) -> bool:
+    """Returns whether all epochs are done or the genotype was unchanged for `patience` epochs."""
+    return self.epoch >= settings.epochs or 0 < settings.patience <= self.unchanged
+
+  def shown(self) -> dict[str, str]:
+    """Returns the figures of the present epoch for the progress bar; {} while one half has none."""
+    if not self.for_architecture.steps:
+      return {}
+    loss, dsc = self.for_weights.mean('weight_loss'), self.for_architecture.dsc()
+    return {'loss': f'{loss:.3f}', 'dsc': f'{dsc:.3f}'}
+
+  def arrays(self) -> dict[str, Any]:
+    """Returns the arrays of the progress, a pytree."""
+    return {'state': self.state._asdict(), 'derived_from': self.derived_from}
+
+  def set_arrays(self, arrays: Any) -> None:
+    """Sets the state and the variables that the last genotype was derived from."""
+    self.state, self.derived_from = SearchState(**arrays['state']), arrays['derived_from']
 
 
 class Searched(NamedTuple):
-  """The result of one search.
+  """The result of one search."""
 
-  Attributes:
-    seed: Seed of the search.
-    folder: Folder with its genotype.json and metrics.jsonl.
-    genotype: Genotype that was found.
-    parameters: Parameters of its network.
-    epochs: Number of epochs.
-    architecture_dsc: DSC of the supernet on the architecture half in the last epoch, in [0, 1].
-    seconds: Time that the epochs took.
-  """
-
-  seed: int
-  folder: Path
+  folder: Path  # with its genotype.json and metrics.jsonl
   genotype: Genotype
-  parameters: int
-  epochs: int
-  architecture_dsc: float
-  seconds: float
+  figures: OfSeed
+  seconds: float  # of its epochs
 
 
 def describe(config: ConfigDict, halves: Halves, state: SearchState) -> None:
   """Prints the supernet and the patients of a search before its first step."""
-  if config.search.seeds > 1:
-    last = config.seed + config.search.seeds - 1
-    text = f'{halves.epochs[0].seed} of {config.seed} to {last}, searched one after the other'
-    logbook.say('seed', text)
-  count = build.count(state.params)
-  logbook.say('supernet', f'{count:,} weights, {config.search.channels} channels')
-  weights, architecture = halves.patients
+  settings = config.search
+  if settings.seeds > 1:
+    seeds = f'{halves.epochs[0].seed} of {config.seed} to {config.seed + settings.seeds - 1}'
+    logbook.say('seed', f'{seeds}, searched one after the other')
+  logbook.say('supernet', f'{build.count(state.params):,} weights, {settings.channels} channels')
+  weights, architecture = map(len, halves.patients)
   logbook.say(
     'halves',
-    f'{len(weights)} patients for the weights, {len(architecture)} for the architecture; '
+    f'{weights} patients for the weights, {architecture} for the architecture; '
     f'{halves.steps} steps an epoch',
   )
   expected = size(state.architecture, config)['expected_parameters']
-  limit = config.search.max_parameters
-  text = f'{expected:,} parameters on average at the start'
-  logbook.say('derived', text + (f'; the limit is {limit:,}' if limit else ''))
+  limit = f'; the limit is {settings.max_parameters:,}' if settings.max_parameters else ''
+  logbook.say('derived', f'{expected:,} parameters on average at the start{limit}')
 
 
 def end_epoch(
@@ -106,18 +122,22 @@ def derive(architecture: Architecture, config: ConfigDict) -> Genotype:
 def size(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
   """Returns the expected parameters, rounded, and the penalty if there is a limit."""
   expected = parameters.expected(architecture, space_of(config))
-  added = budget.penalty_of(config)
   found: dict[str, Any] = {'expected_parameters': round(float(expected))}
-  return found if added is None else {**found, 'penalty': float(added(architecture))}
+  if penalty := budget.penalty_of(config):
+    found['penalty'] = float(penalty(architecture))
+  return found
 
 
 def weights_as_lists(architecture: Architecture, config: ConfigDict) -> dict[str, Any]:
   """Returns lists for metrics.jsonl: down_alphas [E][N], down_betas [E], also up_*, path_gates."""
   weights = _weights(architecture, config)
-  found = {'down_alphas': weights.down.alphas, 'down_betas': weights.down.betas}
-  if weights.gates is not None:
-    found['path_gates'] = weights.gates
-  found |= {'up_alphas': weights.up.alphas, 'up_betas': weights.up.betas}
+  found = {
+    'down_alphas': weights.down.alphas,
+    'down_betas': weights.down.betas,
+    **({} if weights.gates is None else {'path_gates': weights.gates}),
+    'up_alphas': weights.up.alphas,
+    'up_betas': weights.up.betas,
+  }
   return {
     name: [np.asarray(value).round(6).tolist() for value in values]
     for name, values in found.items()
@@ -125,17 +145,9 @@ def weights_as_lists(architecture: Architecture, config: ConfigDict) -> dict[str
 
 
 def save(
-  folder: Path, progress: Progress, config: ConfigDict, *, seed: int, seconds: float
+  folder: Path, progress: Progress, config: ConfigDict, log: logbook.Logbook, *, seed: int
 ) -> Searched:
-  """Writes <folder>/genotype.json with scores and provenance.
-
-  Args:
-    folder: Folder of the search, with its metrics.jsonl.
-    progress: Progress at the end of the search.
-    config: Settings of the run.
-    seed: Seed of the search.
-    seconds: Time that its epochs took.
-  """
+  """Writes <folder>/genotype.json with scores and provenance, and returns the result."""
   architecture = progress.state.architecture
   found = derive(architecture, config)
   count = parameters.count(found, space_of(config))
@@ -152,38 +164,33 @@ def save(
   }
   scores = genotype.compute_scores(_weights(architecture, config), space_of(config))
   genotype.save(folder / 'genotype.json', found, scores=scores, provenance=provenance)
+  lines = log.entries()
   # Only the first of several processes has the lines of an earlier call.
-  dsc = hosts.share_first(
-    logbook.Logbook(folder).entries()[-1]['architecture_dsc'] if hosts.is_first() else None
-  )
-  return Searched(seed, folder, found, count, progress.epoch, dsc, seconds)
+  dsc = hosts.share_first(lines[-1]['architecture_dsc'] if hosts.is_first() else None)
+  seconds = sum(line['seconds'] for line in lines)
+  return Searched(folder, found, OfSeed(seed, dsc, count, progress.epoch), seconds)
 
 
-def keep_best(folder: Path, searches: Sequence[Searched]) -> Searched:
+def keep_best(folder: Path, searches: Sequence[Searched]) -> Genotype:
   """Makes the search with the highest DSC on the architecture half the result of the stage.
 
-  That is the supernet's DSC in the last epoch, with augmentation. Of equal ones the first is kept.
-
-  Args:
-    folder: Folder of the stage, to which the genotype.json and metrics.jsonl of the best search are
-      written, and seeds.json with the result of each.
-    searches: Results of one or several searches; the files of a single one are already in place.
+  That is the supernet's DSC in the last epoch, with augmentation; of equal ones the first is kept.
+  The files of a single search are in place. Of several, those of the best one are copied to the
+  folder, and seeds.json has the figures of all.
   """
-  best = max(searches, key=lambda one: one.architecture_dsc)
+  best = max(searches, key=lambda one: one.figures.architecture_dsc)
   if len(searches) > 1:
-    table = tuple(
-      OfSeed(one.seed, one.architecture_dsc, one.parameters, one.epochs) for one in searches
-    )
     logbook.say('seed', 'DSC on the architecture half   parameters   epochs')
     for one in searches:
+      seed, dsc, count, epochs = dataclasses.astuple(one.figures)
       picked = '   picked' if one is best else ''
-      figures = f'{one.architecture_dsc:>28.4f}   {one.parameters:>10,}   {one.epochs:>6}{picked}'
-      logbook.say(str(one.seed), figures)
-    records.write(folder / TABLE, Seeds(best.seed, table))
+      logbook.say(str(seed), f'{dsc:>28.4f}   {count:>10,}   {epochs:>6}{picked}')
+    table = Seeds(best.figures.seed, tuple(one.figures for one in searches))
+    records.write(folder / 'seeds.json', table)
     for name in ('metrics.jsonl', 'genotype.json'):  # the latter marks the stage as done
       files.write_bytes(folder / name, (best.folder / name).read_bytes())
-  logbook.say('genotype', f'{folder / "genotype.json"}, {best.parameters:,} parameters')
-  return best
+  logbook.say('genotype', f'{folder / "genotype.json"}, {best.figures.parameters:,} parameters')
+  return best.genotype
 
 
 def _weights(architecture: Architecture, config: ConfigDict) -> ArchitectureWeights:

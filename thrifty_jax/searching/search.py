@@ -1,21 +1,19 @@
 """The search stage: trains the supernet and derives a genotype from it."""
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.searching import results, steps
-from thrifty_jax.searching.progress import Progress
+from thrifty_jax.searching.results import Progress
 from thrifty_jax.searching.steps import Halves
-from thrifty_jax.training import compiling, not_finite, resources
+from thrifty_jax.training import compiling, resources
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
-from thrifty_jax.training.train_data import Facts, fault_recorded, open_stage
+from thrifty_jax.training.train_data import Facts, open_stage
 
 # Batches at the end of a warm-up epoch that measure the DSC of the architecture half. The warm-up
 # trains only the weights; by then the architecture's step is compiled.
@@ -28,18 +26,11 @@ def search(
   """Searches an architecture and writes <workdir>/search/genotype.json.
 
   Several searches (config.search.seeds) run one after the other in search/seed_<seed>, each equal
-  to a run with that seed alone; the files of the best one become those of the stage.
-
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run. The search continues from a checkpoint in it.
-    programs: Both compiled half steps, see steps.compile_steps; () compiles them.
-
-  Returns:
-    The genotype.
+  to a run with that seed alone; the files of the best one become those of the stage. A search
+  continues from a checkpoint in its folder. Without programs, steps.compile_steps makes both.
 
   Raises:
-    InputError: If the data are not prepared, there are too few patients, or a value is not finite.
+    InputError: If the data are not prepared, there are too few patients, or a value is non-finite.
     Stopped: If a signal asks to stop; the state is saved.
   """
   resources.forget_peak()
@@ -47,10 +38,7 @@ def search(
   halves = steps.divide(config, train_data, seed=config.seed)
   folder, found = Path(workdir) / 'search', []
   # A file of its own: a genotype is passed on to others, names of patients are not.
-  for_weights, for_architecture = map(list, halves.patients)
-  files.write_json(
-    folder / 'halves.json', {'weights': for_weights, 'architecture': for_architecture}
-  )
+  files.write_json(folder / 'halves.json', halves.named(halves.patients))
   for seed in range(config.seed, config.seed + config.search.seeds):
     halves = halves.with_seed(seed)
     state, facts = steps.start(config, halves)
@@ -58,10 +46,10 @@ def search(
     programs = programs or steps.compile_steps(config, halves, state, facts)
     progress = Progress(state, state.architecture, planned=(config.search.epochs,))
     place = folder / f'seed_{seed}' if config.search.seeds > 1 else folder
-    seconds = _train(config, halves, facts, programs, progress, folder=place)
-    found.append(results.save(place, progress, config, seed=seed, seconds=seconds))
+    log = _train(config, halves, facts, programs, progress, folder=place)
+    found.append(results.save(place, progress, config, log, seed=seed))
   resources.write(folder, seconds=sum(one.seconds for one in found))
-  return results.keep_best(folder, found).genotype
+  return results.keep_best(folder, found)
 
 
 def _train(
@@ -72,23 +60,16 @@ def _train(
   progress: Progress,
   *,
   folder: Path,
-) -> float:
-  """Trains one supernet and its architecture to the end; returns the seconds that it took."""
+) -> logbook.Logbook:
+  """Trains one supernet and its architecture to the end; returns the logbook."""
   settings = config.search
-  autosave = Autosave(folder / 'checkpoints', 'search', seconds=config.save_seconds)
-  log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  autosave.resume(progress, log)
+  autosave = Autosave(config, folder, 'search', progress)
   if not progress.is_finished(settings):
     compiling.wait(programs)  # before the loop, so that a signal to stop need not wait for it
-  weight_step, architecture_step = _watched(config, halves, programs)
+  watched = steps.watch(config, halves, programs) if config.debug else programs
+  weight_step, architecture_step = watched
 
-  with (
-    autosave,
-    contextlib.closing(log),
-    logbook.progress(settings.epochs * halves.steps, 'search') as bar,
-    fault_recorded(folder, halves.slices_of),
-  ):
-    bar.update(progress.step)
+  with autosave.looping(steps=settings.epochs * halves.steps, slices_of=halves.slices_of) as bar:
     while not progress.is_finished(settings):
       warm_up = progress.epoch < settings.warmup_epochs
       probed = max(0, halves.steps - PROBED_BATCHES) if warm_up else 0
@@ -97,7 +78,7 @@ def _train(
       batches = halves.batches(progress.epoch, first=first)
       for index, (weight_batch, architecture_batch) in enumerate(batches, start=first):
         if index >= probed:
-          with autosave.interruptible(progress.keep):
+          with autosave.interruptible():
             programs[1].wait()
           moved, metrics = architecture_step(
             progress.state, facts, weight_batch, architecture_batch
@@ -109,20 +90,7 @@ def _train(
         programs[1].begin()
         bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
-        autosave.offer(progress.keep)
-      results.end_epoch(config, progress, log, warm_up=warm_up)
-      finished = progress.is_finished(settings)
-      autosave.offer(progress.keep, epoch_ended=True, finished=finished)
-  return sum(entry['seconds'] for entry in log.entries())
-
-
-def _watched(
-  config: ConfigDict, halves: Halves, programs: Sequence[Program]
-) -> Sequence[Callable[..., Any]]:
-  """Returns the half steps; with config.debug they find the source of a non-finite value."""
-  if not config.debug:
-    return programs
-  return [
-    not_finite.watch(step, steps.find_source(config, halves, half=half), stage='search')
-    for half, step in enumerate(programs)
-  ]
+        autosave.offer()
+      results.end_epoch(config, progress, autosave.log, warm_up=warm_up)
+      autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
+  return autosave.log

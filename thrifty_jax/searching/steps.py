@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -22,15 +23,10 @@ from thrifty_jax.training.train_data import Epochs, Facts, TrainData
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Halves:
-  """The training patients, divided between the weights and the architecture.
+  """The training patients and their slices, divided between the weights and the architecture."""
 
-  Attributes:
-    patients: Names of the patients for the weights and for the architecture.
-    epochs: Slices of each half; the steps of an epoch are those of one pass for the weights.
-  """
-
-  patients: tuple[tuple[str, ...], tuple[str, ...]]
-  epochs: tuple[Epochs, Epochs]
+  patients: tuple[tuple[str, ...], tuple[str, ...]]  # names
+  epochs: tuple[Epochs, Epochs]  # of as many steps as one pass for the weights has
 
   @property
   def train_data(self) -> TrainData:
@@ -42,39 +38,30 @@ class Halves:
     """Number of steps in an epoch."""
     return self.epochs[0].steps
 
-  @property
-  def facts(self) -> Facts:
-    """Facts of this search that a step receives as an argument, in numpy."""
-    return self.epochs[0].facts
-
   def batches(self, epoch: int, *, first: int) -> Iterator[tuple[Batch, Batch]]:
     """Returns pairs of batches, for weights and architecture, from the step `first` of an epoch."""
     return zip(*(half.batches(epoch, first=first) for half in self.epochs), strict=True)
 
   def with_seed(self, seed: int) -> 'Halves':
     """Returns the same slices, shared on the devices, in the order of another seed."""
-    for_weights, for_architecture = self.epochs
-    epochs = (
-      dataclasses.replace(for_weights, seed=seed),
-      dataclasses.replace(for_architecture, seed=seed),
-    )
-    return dataclasses.replace(self, epochs=epochs)
+    weights, architecture = (dataclasses.replace(half, seed=seed) for half in self.epochs)
+    return dataclasses.replace(self, epochs=(weights, architecture))
 
-  def slices_of(self, step: int) -> dict[str, list[str]]:
+  def slices_of(self, step: int) -> dict[str, Any]:
     """Returns the names of the slices in both batches of a step, counted from 1."""
-    names = 'weights', 'architecture'
-    return {name: half.slices_of(step) for name, half in zip(names, self.epochs, strict=True)}
+    return self.named(half.slices_of(step) for half in self.epochs)
+
+  def named(self, halves: Iterable[Any]) -> dict[str, Any]:
+    """Returns something of each half by the name of the half."""
+    return dict(zip(('weights', 'architecture'), halves, strict=True))
 
 
 def divide(config: ConfigDict, train_data: TrainData, *, seed: int) -> Halves:
   """Halves the training patients; the seed decides only the order of the slices."""
   patients = splits.search_halves(train_data.patients['train'])
-  batch_size = config.search.batch_size
-  for_weights = train_data.epochs(patients[0], batch_size=batch_size, seed=seed)
-  for_architecture = train_data.epochs(
-    patients[1], batch_size=batch_size, seed=seed, steps=for_weights.steps
-  )
-  return Halves(patients, (for_weights, for_architecture))
+  epochs = functools.partial(train_data.epochs, batch_size=config.search.batch_size, seed=seed)
+  for_weights = epochs(patients[0])
+  return Halves(patients, (for_weights, epochs(patients[1], steps=for_weights.steps)))
 
 
 def make_learners(config: ConfigDict, facts: Facts) -> Learners:
@@ -82,16 +69,12 @@ def make_learners(config: ConfigDict, facts: Facts) -> Learners:
   settings = config.search
   steps = facts.epoch_steps * settings.epochs
   second = settings.order == 'second'
+  shared = ('channels', 'sample', 'sampling', 'cell_path', 'operations', 'remat')
   net = Supernet(
     classes=len(config.data.classes),
-    channels=settings.channels,
     depth=config.model.depth,
     nodes=config.model.nodes,
-    sample=settings.sample,
-    sampling=settings.sampling,
-    cell_path=settings.cell_path,
-    operations=settings.operations,
-    remat=settings.remat,
+    **{name: settings[name] for name in shared},
   )
   return Learners(
     net,
@@ -105,13 +88,12 @@ def make_learners(config: ConfigDict, facts: Facts) -> Learners:
 def start(config: ConfigDict, halves: Halves) -> tuple[SearchState, Facts]:
   """Returns the state before the first step and the facts of the run, on the devices."""
   train_data = halves.train_data
-  learners = make_learners(config, halves.facts)
+  learners = make_learners(config, halves.epochs[0].facts)
   image = train_data.image_shape(config.search.batch_size)
-  keep = compiling.keeper(config, weights_of=str(learners.net), image=image.shape)
-  find_shapes = functools.partial(build.keep_shapes, keep)
+  find_shapes = compiling.make_shapes_finder(config, learners.net, image)
   seed = halves.epochs[0].seed
   state = bilevel.init_state(learners, image, seed=seed, find_shapes=find_shapes)
-  return mesh.place((state, halves.facts), mesh.whole(train_data.mesh))
+  return mesh.place((state, halves.epochs[0].facts), mesh.whole(train_data.mesh))
 
 
 def compile_steps(
@@ -119,19 +101,14 @@ def compile_steps(
 ) -> list[Program]:
   """Returns the programs of both half steps, weights first; compilation of the first is begun.
 
-  One program serves every seed and fold: (state, facts, *batches) -> (state, metrics).
+  One program, (state, facts, *batches) -> (state, metrics), serves every seed and fold: it contains
+  nothing of the run but the shapes of these arguments and the config.
 
   They are compiled one after the other. On a CPU only the first is needed at the start, and the
   second would take cores from it, so it is begun after the first step. On a GPU two compilations
   can delay each other by 100 ms at every kernel that XLA tries
   (github.com/openxla/xla/pull/41399): on an H200 the first was not done after 7 minutes, while one
   after the other both took 2. On a TPU XLA tries no kernels, so both are begun.
-
-  Args:
-    config: Settings of the run.
-    halves: Slices of the training, which also take memory.
-    state: Initial state.
-    facts: Facts of the run; the programs contain nothing else of it.
   """
   train_data = halves.train_data
 
@@ -148,43 +125,27 @@ def compile_steps(
     return step(facts.seed, state, *batches)
 
   batch = train_data.batch_shape(config.search.batch_size)
-  programs = []
-  for half in range(2):
-    check = functools.partial(
-      memory.require_fit,
-      config=config,
-      stage='search',
-      examples=[half.examples for half in halves.epochs],
-      quiet=half == 1,  # the progress bar is on the screen by then
-    )
-    program = Program(
-      mesh.replicated(functools.partial(half_step, half), train_data.mesh),
+  examples = [half.examples for half in halves.epochs]
+  check = functools.partial(memory.require_fit, config=config, stage='search', examples=examples)
+  programs = [
+    Program(
+      mesh.replicate(functools.partial(half_step, half), train_data.mesh),
       lambda half=half: (state, facts, *[batch] * (half + 1)),
       place=compiling.place(config, half=half, image=batch['image'].shape),
       lean=True,
-      check=check,
+      check=functools.partial(check, quiet=half == 1),  # the progress bar is there by then
     )
-    programs.append(program)
-    if half == 0 or jax.default_backend() == 'tpu':
-      program.begin()
+    for half in range(2)
+  ]
+  for program in programs if jax.default_backend() == 'tpu' else programs[:1]:
+    program.begin()
   return programs
 
 
-def find_source(
-  config: ConfigDict, halves: Halves, *, half: int
-) -> Callable[[SearchState, Facts, Batch], str | None]:
-  """Returns the function that finds the source of a non-finite value in a half step.
+def watch(config: ConfigDict, halves: Halves, programs: Sequence[Program]) -> list[Any]:
+  """Returns the half steps, which now name the source of a non-finite value; see not_finite."""
 
-  Args:
-    config: Settings of the run.
-    halves: Slices of the training.
-    half: Index of the half step, 0 for the weights, 1 for the architecture.
-
-  Returns:
-    A function (state, facts, *batches) -> result of `not_finite.first_source`.
-  """
-
-  def source(state: SearchState, facts: Facts, *batches: Batch) -> str | None:
+  def source(half: int, state: SearchState, facts: Facts, *batches: Batch) -> str:
     augment_key, sample_key = jax.random.split(bilevel.half_key(facts.seed, state, half))
     learners = make_learners(config, facts)
     net = learners.net.copy(remat=False)  # to run layer by layer
@@ -192,9 +153,12 @@ def find_source(
       functools.partial(build.apply, net, background=learners.background),
       state.params,
       jax.jit(halves.train_data.augment)(augment_key, batches[-1]),
+      state.architecture,
+      sample_key if config.search.sampling == 'random' else None,
       loss=segmentation_loss,
-      architecture=state.architecture,
-      key=sample_key if config.search.sampling == 'random' else None,
     )
 
-  return source
+  return [
+    not_finite.watch(step, functools.partial(source, half), stage='search')
+    for half, step in enumerate(programs)
+  ]

@@ -1,158 +1,168 @@
 """Saves the state of a training loop, and ends the loop when a signal asks it to stop."""
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar
 
-from thrifty_jax import logbook, stopping
+from ml_collections import ConfigDict
+
+from thrifty_jax import files, logbook, stopping
 from thrifty_jax.data import mesh
-from thrifty_jax.logbook import Logbook
+from thrifty_jax.errors import NotFinite
 from thrifty_jax.training import hosts
 from thrifty_jax.training.checkpoint import Checkpoints
+from thrifty_jax.training.train_data import Figures
 
 # Ends of epochs are saved too, but not more often than this.
 _EPOCH_SECONDS = 10.0
 
-Keep = Callable[[], tuple[Any, dict[str, Any]]]
 
-
-class Progress(Protocol):
+@dataclasses.dataclass(kw_only=True)
+class Progress:
   """Progress of a loop: all that another process needs to continue with identical results.
 
-  Attributes:
-    state: State after the last step; it has the number of steps.
-    epoch: Number of completed epochs.
+  The progress of a loop adds its arrays, and fields of type Figures for the present epoch.
   """
 
-  state: Any
-  epoch: int
+  NOTED: ClassVar[tuple[str, ...]] = ('epoch',)  # names of the numbers that a checkpoint notes
+
+  state: Any  # after the last step
+  epoch: int = 0  # number of completed epochs
+  # Start of the present epoch by time.monotonic, earlier by its time before an interruption.
+  began: float = dataclasses.field(default_factory=time.monotonic)
+  planned: tuple[int, ...] = ()  # epochs, by each call; more of them stretch the schedules
+
+  @property
+  def step(self) -> int:
+    """Number of completed steps."""
+    return int(self.state.step)
 
   def arrays(self) -> Any:
     """Returns the arrays of the progress, a pytree."""
-    ...
+    raise NotImplementedError
+
+  def set_arrays(self, arrays: Any) -> None:
+    """Sets what `arrays` returns."""
+    raise NotImplementedError
+
+  def keep(self) -> tuple[Any, dict[str, Any]]:
+    """Returns the arrays and notes of a checkpoint."""
+    return self.arrays(), {
+      **{name: getattr(self, name) for name in self.NOTED},
+      **{name: figures.notes() for name, figures in self._figures().items()},
+      'seconds': time.monotonic() - self.began,
+      'planned': list(self.planned),
+    }
 
   def take_up(self, arrays: Any, notes: Mapping[str, Any]) -> None:
-    """Continues from a checkpoint."""
-    ...
+    """Continues from a checkpoint; prints an extension of its plan."""
+    self.set_arrays(arrays)
+    for name in self.NOTED:
+      setattr(self, name, notes[name])
+    for name, figures in self._figures().items():
+      setattr(self, name, Figures(figures.stage, self.epoch, notes[name]))
+    self.began = time.monotonic() - notes['seconds']
+    before, now = notes['planned'], self.planned[-1]
+    self.planned = (*before, now) if before[-1] != now else tuple(before)
+    if before[-1] != now:
+      logbook.say('extended', f'from {before[-1]} to {now} epochs')
 
+  def end_epoch(self) -> None:
+    """Counts the epoch and resets the figures."""
+    self.epoch += 1
+    for name, figures in self._figures().items():
+      setattr(self, name, Figures(figures.stage, self.epoch))
+    self.began = time.monotonic()
 
-def planned_epochs(before: Sequence[int], now: int) -> tuple[int, ...]:
-  """Returns the epochs planned by each call; prints an extension of the last plan."""
-  if before[-1] == now:
-    return tuple(before)
-  logbook.say('extended', f'from {before[-1]} to {now} epochs')
-  return (*before, now)
+  def _figures(self) -> dict[str, Figures]:
+    return {name: value for name, value in vars(self).items() if isinstance(value, Figures)}
 
 
 class Autosave:
-  """Checkpoints of a loop, which offers its state after every step and every epoch.
+  """Logbook and checkpoints of a loop, which offers its progress after every step and every epoch.
 
-    autosave = Autosave(folder, 'search', seconds=60)
-    autosave.resume(progress, log)
-    with autosave:
-      ...
-      autosave.offer(progress.keep)
-
-  A signal to stop does not interrupt the body of `with`: the next offer saves and raises Stopped.
+  A signal to stop does not interrupt the loop: the next offer saves and raises Stopped.
   """
 
-  def __init__(self, folder: Path, stage: str, *, seconds: float):
-    """Opens the checkpoints.
-
-    Args:
-      folder: Folder for checkpoints only.
-      stage: Name of the stage, for messages.
-      seconds: Time between two saves.
-    """
-    # Only the first of several processes has the files; the others receive their contents.
-    self._checkpoints = Checkpoints(folder) if hosts.is_first() else None
-    self._vote = hosts.Vote() if hosts.several() else None
-    self._stage, self._seconds = stage, seconds
-    self._number = (self._checkpoints.latest() or 0) if self._checkpoints else 0
-    self._saved = time.monotonic()
-    self._running = contextlib.ExitStack()
-
-  def resume(self, progress: Progress, *logs: Logbook) -> None:
+  def __init__(self, config: ConfigDict, folder: Path, stage: str, progress: Progress):
     """Continues from the newest intact state, if any; drops log lines written after it."""
+    self.log = logbook.Logbook(folder, tensorboard=config.tensorboard)
+    self._folder, self._stage, self._progress = folder, stage, progress
+    self._seconds, self._saved = config.save_seconds, time.monotonic()
+    self._farewell = f'stopped: {stage} is saved; the same command goes on from here'
+    # Only the first of several processes has the files; the others receive their contents.
+    self._checkpoints = Checkpoints(folder / 'checkpoints') if hosts.is_first() else None
+    self._vote = hosts.Vote() if hosts.several() else None
+    self._number = (self._checkpoints.latest() or 0) if self._checkpoints else 0
     if hosts.share_first(self._number):
-      progress.take_up(*self._restored(progress.arrays()))
-      step = int(progress.state.step)
-      logbook.say('resumed', f'after step {step}, in epoch {progress.epoch + 1}')
-    for log in logs:
-      log.truncate(progress.epoch)
+      like = progress.arrays()
+      arrays, notes = mesh.fetch(like), {}
+      if self._checkpoints:
+        arrays, notes = self._checkpoints.restore(arrays)
+        self._number = self._checkpoints.latest() or 0
+      # Notes come first, so that the others learn in time if nothing can be restored.
+      notes = hosts.share_first(notes)
+      progress.take_up(mesh.place_like(hosts.share_first_arrays(arrays), like), notes)
+      logbook.say('resumed', f'after step {progress.step}, in epoch {progress.epoch + 1}')
+    self.log.truncate(progress.epoch)
 
-  def _restored(self, like: Any) -> tuple[Any, dict[str, Any]]:
-    """Returns restored arrays, placed like the present ones, and notes."""
-    arrays, notes = mesh.on_host(like), {}
-    if self._checkpoints:
-      arrays, notes = self._checkpoints.restore(arrays)
-      self._number = self._checkpoints.latest() or 0
-    # Notes come first, so that the others learn in time if nothing can be restored.
-    notes = hosts.share_first(notes)
-    return mesh.placed_like(hosts.share_first_arrays(arrays), like), notes
+  @contextlib.contextmanager
+  def looping(self, *, steps: int, slices_of: Callable[[int], Any]) -> Generator[Any]:
+    """Yields the progress bar of a loop, and closes what the loop has opened.
 
-  def __enter__(self) -> Self:
-    self._saved = time.monotonic()
+    If the body raises NotFinite, not_finite.json in the folder names the step and its slices, which
+    `slices_of` returns for a step, counted from 1.
+    """
+    self._saved, fault = time.monotonic(), self._folder / 'not_finite.json'
     with contextlib.ExitStack() as running:
-      running.enter_context(stopping.deferred())
+      running.enter_context(stopping.defer())
       if self._checkpoints:
         running.callback(self._checkpoints.close)  # finishes a save in progress, whatever happens
-      self._running = running.pop_all()
-    return self
+      running.callback(self.log.close)
+      bar = running.enter_context(logbook.progress(steps, self._stage))
+      bar.update(self._progress.step)
+      fault.unlink(missing_ok=True)
+      try:
+        yield bar
+      except NotFinite as error:
+        found = {'error': str(error), 'step': error.step, 'slices': slices_of(error.step)}
+        files.write_json(fault, found)
+        raise
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self._running.close()
-
-  def offer(self, keep: Keep, *, epoch_ended: bool = False, finished: bool = False) -> None:
+  def offer(self, *, epoch_ended: bool = False, finished: bool = False) -> None:
     """Saves if a save is due, and always if the loop is finished or a signal asks to stop.
 
-    Args:
-      keep: Function that returns the present arrays and notes; called only to save them.
-      epoch_ended: Whether an epoch has ended and its line is in the logbook.
-      finished: Whether the loop ends here.
-
-    Raises:
-      Stopped: If a signal asks to stop; all is on disk when it leaves the `with` block.
+    An epoch has ended once its line is in the logbook. At a signal it raises Stopped, and all is on
+    disk when that leaves `looping`.
     """
     number, since = stopping.requested(), time.monotonic() - self._saved
     due = since >= self._seconds or epoch_ended and since >= _EPOCH_SECONDS
     if self._vote:  # all act after the same step; the clock of the first counts
       number, due = self._vote.cast([number, due and hosts.is_first()], now=epoch_ended)
     if due or finished or number:
-      self._save(keep)
+      self._save()
     if number:
-      raise stopping.Stopped(number, self._farewell())
+      raise stopping.Stopped(number, self._farewell)
 
   @contextlib.contextmanager
-  def interruptible(self, keep: Keep) -> Generator[None]:
-    """Lets a signal end long work in the loop that changes no state; the state is then saved.
-
-    Several processes finish the work, as none may leave it alone.
-    """
-    if self._vote:
+  def interruptible(self) -> Generator[None]:
+    """Lets a signal end long work in the loop that changes no state; the state is then saved."""
+    if self._vote:  # several processes finish the work, as none may leave it alone
       yield
       return
     try:
-      with stopping.undeferred():
+      with stopping.defer(wanted=False):
         yield
     except stopping.Stopped as stop:
-      self._save(keep)
-      raise stopping.Stopped(stop.signal, self._farewell()) from stop
+      self._save()
+      raise stopping.Stopped(stop.signal, self._farewell) from stop
 
-  def _save(self, keep: Keep) -> None:
-    arrays, notes = keep()
+  def _save(self) -> None:
+    arrays, notes = self._progress.keep()
     self._number += 1
     if self._checkpoints:
-      self._checkpoints.save(self._number, mesh.on_host(arrays), notes)
+      self._checkpoints.save(self._number, mesh.fetch(arrays), notes)
     self._saved = time.monotonic()
-
-  def _farewell(self) -> str:
-    return f'stopped: {self._stage} is saved; the same command goes on from here'

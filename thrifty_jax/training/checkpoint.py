@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,37 +32,18 @@ class Checkpoints:
 
   A state is a pytree of arrays and numbers; notes are JSON values of any structure. Random keys
   belong in neither: `jax.random.fold_in` derives them from the seed and the step.
-
-    checkpoints = Checkpoints(folder)
-    if checkpoints.latest() is not None:
-      state, notes = checkpoints.restore(like=state)
-    ...
-    checkpoints.save(number, state, notes)
-    checkpoints.close()
   """
 
-  def __init__(
-    self,
-    folder: str | os.PathLike[str],
-    keep: int = 2,
-    *,
-    warn: Callable[[str], None] | None = None,
-  ):
-    """Opens the folder; creates it if it is missing.
-
-    Args:
-      folder: Folder for checkpoints only.
-      keep: Number of checkpoints kept; with two, one is intact if the newest is not.
-      warn: Function that prints a warning; None prints to stderr.
-    """
+  def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
+    """Opens or creates a folder for checkpoints only; of two, one is intact if the other is not."""
     self._folder = Path(folder).absolute()
-    self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
-    # Orbax logs through absl: warnings about what is normal here, and tracebacks of errors that it
-    # raises anyway.
+    # Orbax logs warnings about what is normal here, and tracebacks of errors that it raises anyway.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._folder.mkdir(parents=True, exist_ok=True)
     self._empty()
-    self._set_aside_damaged()
+    for path in self._folder.glob('*'):  # before Orbax reads them, which fails on some damage
+      if path.name.isdigit() and (damage := _describe_damage(path)):
+        self._set_aside(int(path.name), damage)
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_handlers=ocp.StandardCheckpointHandler(),  # otherwise guessed from the files
@@ -86,19 +67,10 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any, notes: Mapping[str, Any] | None = None) -> None:
-    """Saves a state in the background; the state may be donated at once.
-
-    Args:
-      step: Number of the checkpoint, above all saved before.
-      state: Pytree of arrays and numbers.
-      notes: Numbers, texts, lists and dictionaries; floats are restored exactly.
-
-    Raises:
-      InputError: If the folder is gone: Orbax would create it again, without the rest of the run.
-    """
+    """Saves a state in the background under a higher number; the state may be donated at once."""
     self._wait()
-    if not self._folder.is_dir():
-      raise InputError(f'{self._folder}: is gone; put it back, or start again')
+    if not self._folder.is_dir():  # Orbax would create it again, without the rest of the run
+      raise InputError(f'{self._folder}: the folder is gone; put it back, or start again')
     self._manager.save(
       step,
       args=ocp.args.StandardSave(_pack(state)),
@@ -107,13 +79,7 @@ class Checkpoints:
     self._sealing = self._background.submit(self._seal, step)
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-    """Loads the newest intact checkpoint; damaged ones are reported and set aside.
-
-    Args:
-      like: State of the same structure, shapes and types; restored arrays are placed like its own.
-
-    Returns:
-      The state and its notes.
+    """Returns the newest intact state, placed like another, and its notes; sets damaged ones aside.
 
     Raises:
       InputError: If no checkpoint is intact, or the newest intact one has another structure.
@@ -124,18 +90,17 @@ class Checkpoints:
       # and orbax raise many kinds of exceptions for a missing part.
       try:
         kept = self._manager.metadata(step).custom_metadata
-        found, notes = kept['structure'], kept['notes']
-        self._check_structure(step, found, _structure(like))
+        self._require_structure(step, kept['structure'], _structure(like))
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(_pack(like)))
         leaves, tree = jax.tree.flatten(like)
-        placed = map(_place, _unpack(restored, found), leaves)
-        return jax.tree.unflatten(tree, placed), notes
+        placed = map(_place, _unpack(restored, kept['structure']), leaves)
+        return jax.tree.unflatten(tree, placed), kept['notes']
       except InputError:
         raise
       except Exception as error:
         self._set_aside(step, str(error) or type(error).__name__)
         self._manager.reload()
-    raise InputError(f'{self._folder}: no checkpoint is whole; remove this folder to start again')
+    raise InputError(f'{self._folder}: no checkpoint is intact; remove this folder to start again')
 
   def close(self) -> None:
     """Waits until everything is written."""
@@ -149,17 +114,15 @@ class Checkpoints:
       self._sealing.result()
       self._sealing = None
 
-  def _check_structure(self, step: int, found: list[str], expected: list[str]) -> None:
+  def _require_structure(self, step: int, found: list[str], expected: list[str]) -> None:
     """Checks that a checkpoint was not written with other settings or by another version."""
-    if found == expected:
-      return
-    only_found = [entry for entry in found if entry not in expected]
-    only_expected = [entry for entry in expected if entry not in found]
-    raise InputError(
-      f'{self._folder}: checkpoint {step} does not fit this run; it has '
-      f'{only_found[0] if only_found else "nothing more"}, expected '
-      f'{only_expected[0] if only_expected else "nothing more"}; use another --workdir'
-    )
+    if found != expected:
+      (has, *_) = [*(entry for entry in found if entry not in expected), 'nothing more']
+      (needs, *_) = [*(entry for entry in expected if entry not in found), 'nothing more']
+      raise InputError(
+        f'{self._folder}: checkpoint {step} does not fit this run; it has {has}, expected {needs}; '
+        'use another --workdir'
+      )
 
   def _seal(self, step: int) -> None:
     """Writes the checksums of a checkpoint into it as soon as it is committed."""
@@ -172,39 +135,32 @@ class Checkpoints:
     """Deletes the checkpoints that Orbax has moved away."""
     shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
-  def _set_aside_damaged(self) -> None:
-    """Checks all checkpoints before Orbax reads them, which fails on some kinds of damage."""
-    for folder in self._folder.glob('*'):
-      if folder.name.isdigit() and (damage := self._damage(folder)):
-        self._set_aside(int(folder.name), damage)
-
-  def _damage(self, folder: Path) -> str:
-    """Describes the damage that the files of a checkpoint show; '' for an intact one."""
-    try:
-      if not (folder / SEAL).exists():  # killed before sealing; Orbax writes its metadata twice
-        try:
-          _read_description(folder)
-        except InputError:
-          return 'it was being written when the process ended'
-        return ''
-      expected = files.read_json(folder / SEAL)
-      if _METADATA not in expected:
-        return f'{SEAL} is incomplete'
-      found = _checksums(folder)
-      changed = [name for name in expected if found.get(name) != expected[name]]
-    except (InputError, OSError, TypeError, AttributeError) as error:
-      return str(error) or type(error).__name__
-    if not changed:
-      return ''
-    return f'{changed[0]} {"has changed" if changed[0] in found else "is missing"}'
-
   def _set_aside(self, step: int, reason: str) -> None:
     """Renames a damaged checkpoint, so that its number is free again; only one such is kept."""
     line = next(iter(reason.strip().splitlines()), 'it cannot be read')[:100]
-    self._warn(f'warning: {self._folder}: checkpoint {step} is damaged and left out ({line})')
+    text = f'warning: {self._folder}: checkpoint {step} is damaged and left out ({line})'
+    print(text, file=sys.stderr, flush=True)
     for before in self._folder.glob(f'{_DAMAGED}*'):
       shutil.rmtree(before)
     (self._folder / str(step)).rename(self._folder / f'{_DAMAGED}{step}')
+
+
+def _describe_damage(folder: Path) -> str:
+  """Describes the damage that the files of a checkpoint show; '' for an intact one."""
+  if not (folder / SEAL).exists():  # killed before sealing; Orbax writes its metadata twice
+    try:
+      _read_description(folder)
+    except InputError:
+      return 'it was being written when the process ended'
+    return ''
+  try:
+    expected, found = files.read_json(folder / SEAL), _checksums(folder)
+    if _METADATA not in expected:
+      return f'{SEAL} is incomplete'
+    changed = [name for name in expected if found.get(name) != expected[name]]
+  except (InputError, OSError, TypeError) as error:  # TypeError: the seal is no dictionary
+    return str(error)
+  return f'{changed[0]} is missing or has changed' if changed else ''
 
 
 def _read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
@@ -243,10 +199,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[st
     folder: Folder of the checkpoint, such as runs/brain/retrain/checkpoints/360.
 
   Returns:
-    The arrays by their paths, and the notes.
-
-  Raises:
-    InputError: If there is no checkpoint.
+    The arrays by their paths, and the notes; InputError if there is no checkpoint.
   """
   folder = Path(folder).absolute()
   structure, notes = _read_description(folder)
@@ -261,8 +214,7 @@ def _pack(state: Any) -> dict[str, np.ndarray]:
   On one core Orbax takes 0.6 s for the 1,300 arrays of a small network, and 0.04 s if packed.
   """
   parts: dict[str, list[np.ndarray]] = {}
-  for leaf in jax.tree.leaves(state):
-    array = np.asarray(leaf)
+  for array in map(np.asarray, jax.tree.leaves(state)):
     parts.setdefault(array.dtype.name, []).append(array.ravel())
   return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
@@ -288,12 +240,10 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 def _structure(state: Any) -> list[str]:
   """Returns the name of the layout, then the path, type and shape of each leaf, see read."""
-  leaves = jax.tree_util.tree_leaves_with_path(state)
-  return [_LAYOUT, *(f'{jax.tree_util.keystr(path)} {_type(leaf)}' for path, leaf in leaves)]
-
-
-def _type(leaf: Any) -> str:
-  """Returns the type and shape of a leaf, or the type of a Python number."""
-  if not hasattr(leaf, 'dtype'):
-    return type(leaf).__name__
-  return f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+  entries = [_LAYOUT]
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    kind = type(leaf).__name__  # of a Python number
+    if hasattr(leaf, 'dtype'):
+      kind = f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+    entries.append(f'{jax.tree_util.keystr(path)} {kind}')
+  return entries

@@ -25,120 +25,86 @@ from thrifty_jax.scores import evaluate, standings, tables
 from thrifty_jax.training import genotypes, retrain
 
 MATCHED = 0  # stands for the largest width with no more parameters than the searched network
-BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
-  'unet': ('U-Net', {'name': 'unet', 'norm': 'none'}),
-  'unet_group': ('U-Net, GroupNorm', {'name': 'unet', 'norm': 'group'}),
+_UNET = {'name': 'unet', 'deep_supervision': False, 'width': baselines.WIDTH}
+BASELINES: dict[str, tuple[str, dict[str, Any]]] = {  # label, and changes of _UNET
+  'unet': ('U-Net', {'norm': 'none'}),
+  'unet_group': ('U-Net, GroupNorm', {'norm': 'group'}),
   'unet_plus_plus': ('UNet++', {'name': 'unet_plus_plus', 'norm': 'none'}),
   'unet_plus_plus_group': ('UNet++, GroupNorm', {'name': 'unet_plus_plus', 'norm': 'group'}),
-  'unet_matched': ('U-Net, narrow', {'name': 'unet', 'norm': 'none', 'width': MATCHED}),
-  'unet_matched_group': (
-    'U-Net, narrow, GroupNorm',
-    {'name': 'unet', 'norm': 'group', 'width': MATCHED},
-  ),
+  'unet_matched': ('U-Net, narrow', {'norm': 'none', 'width': MATCHED}),
+  'unet_matched_group': ('U-Net, narrow, GroupNorm', {'norm': 'group', 'width': MATCHED}),
   'unet_plus_plus_deep': (
     'UNet++, deep supervision',
     {'name': 'unet_plus_plus', 'norm': 'none', 'deep_supervision': True},
   ),
 }
-SEARCHED = 'thrifty'
-DIVERGED = 'diverged.txt'  # file in the folder of a training whose loss was not finite
+DIVERGED = 'diverged.txt'  # file in the folder of a training whose loss was non-finite
 DRAWS = 2000  # random genotypes, of which the nearest in parameters is taken
 
 
 class Rival(NamedTuple):
-  """One network of the comparison.
+  """One network of the comparison."""
 
-  Attributes:
-    name: Name of its folder.
-    label: Name in tables.
-    kind: Origin: baseline, searched, random or given (a genotype file that the config names).
-    model: Fields of config.model that it changes.
-    genotype_file: Genotype of a thrifty network; None for a baseline.
-  """
-
-  name: str
-  label: str
-  kind: str
-  model: Mapping[str, Any]
-  genotype_file: Path | None = None
+  name: str  # of its folder
+  label: str  # in tables
+  kind: str  # baseline, searched, random or given (a genotype file that the config names)
+  model: Mapping[str, Any]  # fields of config.model that it changes
+  genotype_file: Path | None = None  # of a thrifty network
 
 
 def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
-  """Trains every rival that is not trained yet, scores it, and writes the results.
+  """Trains every rival that is not trained yet, scores it, and returns the results of all.
 
   Writes <workdir>/compare/<rival>/ and, after each rival, updates results.json and the standings
-  (see standings.py).
-
-  Args:
-    config: Settings of the run; its model is the searched one.
-    workdir: Folder of the run, with search/genotype.json unless the config names another genotype.
-
-  Returns:
-    The result of each rival.
-
-  Raises:
-    InputError: If a genotype is missing, settings changed, or no learning rate works.
+  (see standings.py). The config's model is the searched one.
   """
-  folder = Path(workdir) / 'compare'
-  found = rivals(config, Path(workdir))
-  results, summary = [], None
+  workdir = Path(workdir)
+  found, results, summary = find_rivals(config, workdir), [], None
   for place, rival in enumerate(found, start=1):
     logbook.say(f'\n{rival.label}, {place} of {len(found)}')
-    results.append(_train_and_score(rival, config, Path(workdir)))
-    records.write(folder / 'results.json', results)
-    summary = standings.write(workdir, [Path(workdir)])
+    results.append(_train_and_score(rival, config, workdir))
+    records.write(workdir / 'compare' / 'results.json', results)
+    summary = standings.write(workdir, [workdir])
   if summary:
-    print(tables.comparison(summary), flush=True)
+    print(tables.format_comparison(summary), flush=True)
   return results
 
 
-def rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
-  """Returns all rivals; the searched network comes first, as its size determines others.
-
-  Random genotypes are drawn once and kept in the folders of their rivals.
-
-  Raises:
-    InputError: If a genotype is missing or damaged, or two rivals have the same name.
-  """
-  folder = workdir / 'compare'
-  searched_file = stages.genotype_file(config, workdir)
+def find_rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
+  """Returns the rivals; the first is the searched one, whose size determines others."""
+  thrifty, searched_file = {'name': 'thrifty'}, stages.find_genotype(config, workdir)
   searched = genotype.load(searched_file)
-  found = [Rival(SEARCHED, 'Searched', 'searched', {'name': 'thrifty'}, searched_file)]
+  found = [Rival('thrifty', 'Searched', 'searched', thrifty, searched_file)]
   for path in map(Path, config.compare.genotypes):
     genotype.load(path)  # a mistake is reported before hours of training
-    found.append(Rival(path.stem, path.stem, 'given', {'name': 'thrifty'}, path))
+    found.append(Rival(path.stem, path.stem, 'given', thrifty, path))
   for number in range(1, config.compare.random_genotypes + 1):
-    path = folder / f'random_{number}' / 'genotype.json'
+    path = workdir / 'compare' / f'random_{number}' / 'genotype.json'
     if not path.exists():
-      drawn = matched_genotype(config, searched, number=number)
+      drawn = match_genotype(config, searched, number=number)
       genotype.save(path, drawn, provenance={'drawn': 'at random', 'seed': config.seed})
-    found.append(Rival(f'random_{number}', f'Random {number}', 'random', {'name': 'thrifty'}, path))
+    found.append(Rival(path.parent.name, f'Random {number}', 'random', thrifty, path))
   for name in config.compare.baselines:
     label, changes = BASELINES[name]
-    settings: dict[str, Any] = {'deep_supervision': False, 'width': baselines.WIDTH} | changes
+    settings: dict[str, Any] = {**_UNET, **changes}
     if settings['width'] == MATCHED:
-      settings['width'] = matched_width(config, searched, norm=settings['norm'])
+      settings['width'] = match_width(config, searched, norm=settings['norm'])
     found.append(Rival(name, label, 'baseline', settings))
   names = [rival.name for rival in found]
   if twice := [name for name in names if names.count(name) > 1]:
     raise InputError(
-      f'config.compare.genotypes: {twice[0]!r} names two networks of the comparison; rename a file'
+      f'config.compare.genotypes: two networks of the comparison are named {twice[0]!r}; rename a '
+      'genotype file'
     )
   return found
 
 
-def matched_genotype(
+def match_genotype(
   config: ConfigDict, like: genotype.Genotype, *, number: int
 ) -> genotype.Genotype:
-  """Returns a random genotype with about as many parameters as another.
+  """Returns the nearest in parameters to a genotype of many random ones, uniform over the space.
 
-  Args:
-    config: Settings of the run.
-    like: Genotype whose size is matched.
-    number: Number of the draw, from 1; it and config.seed determine the result.
-
-  Returns:
-    The nearest in parameters of many draws that are uniform over edges and operations.
+  The number, from 1, and config.seed determine it.
   """
   generator = np.random.default_rng((config.seed, number))
   space = space_of(config)._replace(nodes=len(like.down))
@@ -147,14 +113,14 @@ def matched_genotype(
   return min(drawn, key=lambda one: abs(parameters.count(one, space) - target))
 
 
-def matched_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
+def match_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> int:
   """Returns the width, 1 to WIDTH, of the largest U-Net no larger than a genotype's network."""
   space = space_of(config)
 
   def count(width: int) -> int:
     widths = baselines.widths_of(width)
     net: nn.Module = baselines.UNetPlusPlus(space.classes, nested=False, norm=norm, widths=widths)
-    return build.count_shapes(build.shapes(net, space.image_channels))
+    return build.count_shapes(build.find_shapes(net, space.image_channels))
 
   candidates = range(1, baselines.WIDTH + 1)
   return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
@@ -168,25 +134,36 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
   for rate in settings.learning_rates:
     of_rate = _settings(rival, config, learning_rate=rate, epochs=epochs)
     place = _train(rival, of_rate, workdir, folder / 'trials' / f'{rate:g}')
-    trials.append(_trial(rate, place, workdir))
+    has_summary = (place / 'retrain' / 'summary.json').exists()  # it has none if it diverged
+    score = _read_training(place).validation_dsc if has_summary else None
+    trials.append(Trial(float(rate), score, place.relative_to(workdir).as_posix()))
   fine = [(trial.validation_dsc, trial) for trial in trials if trial.validation_dsc is not None]
   for _, best in sorted(fine, key=lambda scored: -scored[0]):
-    chosen = _settings(
-      rival, config, learning_rate=best.learning_rate, epochs=config.retrain.epochs
-    )
-    place = workdir / best.folder
+    rate, place = best.learning_rate, workdir / best.folder
+    chosen = _settings(rival, config, learning_rate=rate, epochs=config.retrain.epochs)
     if settings.trial_epochs:
-      place = _train(rival, chosen, workdir, folder / f'run_{best.learning_rate:g}')
+      place = _train(rival, chosen, workdir, folder / f'run_{rate:g}')
     if stages.RETRAIN.is_done(place):  # training may diverge after the few epochs of the trial
       break
   else:
     raise InputError(
-      f'{rival.label}: the loss is not finite at any of compare.learning_rates='
+      f'{rival.label}: the loss is non-finite at all of config.compare.learning_rates='
       f'{tuple(settings.learning_rates)}; add a lower one'
     )
   if not stages.is_scored(place):
     evaluate.evaluate(chosen, place)
-  return _result(rival, trials, best, place, workdir)
+  trained = _read_training(place)
+  shared = ('parameters', 'macs', 'image', 'epochs', 'steps', 'best_epoch', 'seconds')
+  return Result(
+    name=rival.name,
+    label=rival.label,
+    kind=rival.kind,
+    learning_rate=best.learning_rate,
+    trials=tuple(trials),
+    folder=place.relative_to(workdir).as_posix(),
+    validation_dsc=trained.validation_dsc,
+    **{name: getattr(trained, name) for name in shared},
+  )
 
 
 def _settings(rival: Rival, config: ConfigDict, *, learning_rate: float, epochs: int) -> ConfigDict:
@@ -205,13 +182,13 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
     return workdir
   stages.refuse_changes(settings, place, may_grow=False)  # all rivals have the same schedule
   genotypes.require_trainable(settings, place)
-  has_diverged = (place / DIVERGED).exists() and not stages.find_changes(
-    stages.RETRAIN, settings, place
+  is_done = stages.RETRAIN.is_done(place) or (
+    (place / DIVERGED).exists() and not stages.find_changes(stages.RETRAIN, settings, place)
   )
-  data_file.hand_on(workdir, place, settings)
-  if not stages.RETRAIN.is_done(place) and not has_diverged:
+  data_file.pass_on(workdir, place, settings)
+  if not is_done:
     logbook.say('training', str(place))
-    files.write_json(place / 'config.json', stages.as_json(settings))
+    files.write_json(place / 'config.json', stages.to_json(settings))
     try:
       retrain.retrain(settings, place)
     except NotFinite as error:
@@ -233,31 +210,3 @@ def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
 
 def _read_training(place: Path) -> Retrained:
   return records.read(place / 'retrain' / 'summary.json', Retrained)
-
-
-def _trial(rate: float, place: Path, workdir: Path) -> Trial:
-  """Returns the result of a learning rate on the validation patients; DSC None if it diverged."""
-  summary = place / 'retrain' / 'summary.json'
-  score = records.read(summary, Retrained).validation_dsc if summary.exists() else None
-  return Trial(float(rate), score, place.relative_to(workdir).as_posix())
-
-
-def _result(rival: Rival, trials: list[Trial], best: Trial, place: Path, workdir: Path) -> Result:
-  """Returns the table entry of a rival, without the scores of patients."""
-  trained = _read_training(place)
-  return Result(
-    name=rival.name,
-    label=rival.label,
-    kind=rival.kind,
-    parameters=trained.parameters,
-    macs=trained.macs,
-    image=trained.image,
-    epochs=trained.epochs,
-    steps=trained.steps,
-    best_epoch=trained.best_epoch,
-    validation_dsc=trained.validation_dsc,
-    seconds=trained.seconds,
-    learning_rate=best.learning_rate,
-    trials=tuple(trials),
-    folder=place.relative_to(workdir).as_posix(),
-  )

@@ -3,16 +3,10 @@
 Tracing a supernet takes seconds and compiling it up to a minute. JAX's own cache keeps compiled
 programs but looks them up by the traced program. Here the traced program is cached too, as
 StableHLO (jax.export), under a digest of everything that it depends on.
-
-On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits. By default XLA records the
-operations between two convolutions as a graph, and a step of a small network has a hundred of them:
-half of the time the GPU waits for their launch. With the convolutions recorded as well, a step is
-one graph. XLA does not record them by default, as some kernels of cuDNN cannot be recorded, which
-shows only at run time (github.com/openxla/xla/pull/34572). On a CPU steps are compiled with less
-effort: LLVM's optimisation level 1 gives steps as fast as level 3.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -32,63 +26,54 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import device, files, logbook, stopping
+from thrifty_jax.networks import build
 from thrifty_jax.settings import SETTINGS
 from thrifty_jax.training import hosts
 
-# (state, *batches) -> (state, metrics), the state any pytree.
-Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
 Check = Callable[[jax.stages.Compiled], None]
 
+# On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits: of what XLA records by default,
+# the operations between two convolutions, and of the convolutions. A small network has a hundred of
+# them, and half of the time would go into their launch. XLA leaves them out, as some kernels of
+# cuDNN cannot be recorded, which shows only at run time (github.com/openxla/xla/pull/34572).
 _RECORDED = 'xla_gpu_enable_command_buffer'
-Options = dict[str, Any]
-_ONE_GRAPH: Options = {  # what XLA records by default, and convolutions
+_ONE_GRAPH: dict[str, Any] = {
   _RECORDED: 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION'
 }
-_QUICKLY: Options = {
-  'xla_backend_optimization_level': 1,
+_QUICKLY: dict[str, Any] = {
+  'xla_backend_optimization_level': 1,  # of LLVM on a CPU; steps are as fast as with level 3
   # YNNPACK, part of XLA since JAX 0.10, only for sums: its convolutions take up to two thirds
   # longer, and every process builds them and its many small matrix products anew.
   'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
 }
 # Kernels are compiled directly to LLVM, not through MLIR; JAX 0.11 dropped this option.
-_LEAN: Options = {'xla_cpu_use_fusion_emitters': False}
+_LEAN: dict[str, Any] = {'xla_cpu_use_fusion_emitters': False}
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 _MOST_KEPT = 256  # files, up to a megabyte each; the oldest are removed first
 _DIGEST_BYTES = 32
 
 
+@dataclasses.dataclass(eq=False)
 class Program:
-  """Step that is compiled in its own thread; a call waits for the compilation."""
+  """Step that is compiled in its own thread once it is begun; a call waits for the compilation."""
 
-  def __init__(
-    self,
-    step: Step,
-    arguments: Callable[[], tuple[Any, ...]],
-    *,
-    place: Path | None = None,
-    donate: bool = False,
-    lean: bool = False,
-    check: Check | None = None,
-  ):
-    """Creates the program; compilation does not start yet.
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]]  # (state, *batches) -> (state, metrics)
+  # Returns (state, *batches), arrays or shapes and types; called in the thread, and only if the
+  # program is not cached.
+  arguments: Callable[[], tuple[Any, ...]]
+  _: dataclasses.KW_ONLY
+  place: Path | None = None  # file of the traced program, see `place`; None disables the cache
+  donate: bool = False  # whether a call may reuse the memory of its state
+  # Whether a CPU's compiler takes much less memory. It then takes a sixth to a third less time for
+  # a step of the search, and two thirds more for the training of a network.
+  lean: bool = False
+  check: Check | None = None  # called with the compiled step before its use
 
-    Args:
-      step: Function (state, *batches) -> (state, metrics); the state keeps its structure.
-      arguments: Function that returns (state, *batches), arrays or shapes and types. It is called
-        in the thread, and only if the program is not cached.
-      place: File of the traced program, see `place`; None disables the cache.
-      donate: Whether a call may reuse the memory of its state.
-      lean: Whether a CPU's compiler takes much less memory. It then takes a sixth to a third less
-        time for a step of the search, and two thirds more for the training of a network.
-      check: Function that checks the compiled step before its use.
-    """
-    self._step, self._arguments, self._place = step, arguments, place
-    self._donate, self._lean, self._check = donate, lean, check
+  def __post_init__(self):
     self._future: Future[jax.stages.Compiled] | None = None
 
   def __call__(self, state: Any, *batches: Any) -> tuple[Any, dict[str, jax.Array]]:
-    """Runs the step."""
     leaves, metrics = self.wait()(*jax.tree.leaves((state, *batches)))
     return jax.tree.unflatten(jax.tree.structure(state), leaves), metrics
 
@@ -107,78 +92,80 @@ class Program:
   def _run(self) -> None:
     """Compiles the step; errors are raised where the program is used."""
     future = self.begin()
+
+    def trace() -> bytes:
+      function, shapes = self._flat()
+      return bytes(export.export(function)(*shapes).serialize())
+
     try:
-      future.set_result(compile_step(self._lowered(), lean=self._lean, check=self._check))
+      if self.place is None:
+        function, shapes = self._flat()
+        lowered = function.lower(*shapes)
+      else:
+        program = export.deserialize(bytearray(keep(self.place, trace)))
+        lowered = jax.jit(program.call).lower(*program.in_avals)
+      future.set_result(compile_step(lowered, lean=self.lean, check=self.check))
     except BaseException as error:
       future.set_exception(error)
 
-  def _lowered(self) -> jax.stages.Lowered:
-    if self._place is None:
-      function, shapes = self._flat()
-      return function.lower(*shapes)
-    program = export.deserialize(bytearray(kept(self._place, self._traced)))
-    return jax.jit(program.call).lower(*program.in_avals)
-
-  def _traced(self) -> bytes:
-    function, shapes = self._flat()
-    return bytes(export.export(function)(*shapes).serialize())
-
   def _flat(self) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
     """Returns the step as a function of leaves, and the shapes to compile it for."""
-    arguments = self._arguments()
+    arguments = self.arguments()
     leaves, tree = jax.tree.flatten(arguments)
+    several = jax.device_count() > 1  # only then do shardings matter
+    shapes = [
+      jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if several else None)
+      for leaf in leaves
+    ]
 
     def flat(*leaves: Any) -> tuple[list[Any], dict[str, jax.Array]]:
-      state, metrics = self._step(*jax.tree.unflatten(tree, leaves))
+      state, metrics = self.step(*jax.tree.unflatten(tree, leaves))
       return jax.tree.leaves(state), metrics
 
-    donated = range(len(jax.tree.leaves(arguments[0]))) if self._donate else ()
-    return jax.jit(flat, donate_argnums=tuple(donated)), [_shape(leaf) for leaf in leaves]
+    donated = range(len(jax.tree.leaves(arguments[0]))) if self.donate else ()
+    return jax.jit(flat, donate_argnums=tuple(donated)), shapes
 
 
 def wait(programs: Sequence[Program]) -> None:
   """Waits until the first program is compiled, in every process, and prints how long that took.
 
-  On a GPU it waits for all programs: XLA measures kernels while it compiles, which would slow down
-  concurrent steps. It also does with several processes: CPU devices wait for each other for at most
-  30 s.
+  It waits for all on a GPU, where XLA measures kernels while it compiles and concurrent steps would
+  be slower, and with several processes, as CPU devices wait for each other for at most 30 s.
   """
   began = time.monotonic()
-  logbook.say_compiling()
+  logbook.say('compiling', 'the step: up to minutes, or seconds if it was compiled before')
   needs_all = hosts.several() or jax.default_backend() == 'gpu'
   for program in programs if needs_all else programs[:1]:
     program.wait()
   hosts.meet('compiled')
-  logbook.say('compiled', f'in {logbook.duration(time.monotonic() - began)}')
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-  """Returns shape and type of an argument, and its sharding if there are several devices."""
-  sharding = x.sharding if jax.device_count() > 1 else None
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+  logbook.say('compiled', f'in {logbook.format_duration(time.monotonic() - began)}')
 
 
 def compile_step(
   lowered: jax.stages.Lowered, *, lean: bool = False, check: Check | None = None
 ) -> jax.stages.Compiled:
-  """Compiles a step; on an NVIDIA GPU as one graph if a trial run on zeros succeeds.
-
-  Args:
-    lowered: Lowered step.
-    lean: Whether a CPU's compiler takes less memory, see Program.
-    check: Function that checks the compiled step, see Program.
-  """
-  compiled, options = _compile_with_known(_options(lean), lowered)
+  """Compiles a step, see Program; on an NVIDIA GPU as one graph if that runs on zeros."""
+  options, compiled = _options(lean), None  # those that this XLA does not know are left out
+  while compiled is None:
+    try:
+      compiled = lowered.compile(compiler_options=options or None)
+    except jax.errors.JaxRuntimeError as error:
+      known = {name: value for name, value in options.items() if name not in str(error)}
+      if known == options:
+        raise
+      options = known
   device.give_back_memory()
   if check is not None:
     check(compiled)
   if _RECORDED not in options or _runs(compiled):
     return compiled
-  logbook.say('slower', 'cuDNN cannot record a convolution of this step; compiling it without')
+  logbook.say(
+    'slower', 'cuDNN cannot record a convolution of this step as a graph; compiling without it'
+  )
   return lowered.compile()
 
 
-def _options(lean: bool) -> Options:
+def _options(lean: bool) -> dict[str, Any]:
   """Returns XLA's options on this backend, without those set by XLA_FLAGS or JAX's settings."""
   if _can_be_one_graph():
     return _ONE_GRAPH
@@ -196,30 +183,15 @@ def _can_be_one_graph() -> bool:
   Not with deterministic operations, for which XLA takes kernels untried: one of them ended the step
   on an H200 with a cuDNN error. Not if XLA_FLAGS already says what is recorded.
   """
-  if jax.device_count() > 1:
-    return False
   flags = os.environ.get('XLA_FLAGS', '')
-  on_cuda = 'cuda' in jax.devices()[0].client.platform_version
-  return on_cuda and _RECORDED not in flags and device.DETERMINISTIC not in flags
-
-
-def _compile_with_known(
-  options: Options, lowered: jax.stages.Lowered
-) -> tuple[jax.stages.Compiled, Options]:
-  """Compiles a step with the options that this XLA knows; returns it and these options."""
-  try:
-    return lowered.compile(compiler_options=options or None), options
-  except jax.errors.JaxRuntimeError as error:
-    known = {name: value for name, value in options.items() if name not in str(error)}
-    if known == options:
-      raise
-  return _compile_with_known(known, lowered)
+  if jax.device_count() > 1 or _RECORDED in flags or device.DETERMINISTIC in flags:
+    return False
+  return 'cuda' in jax.devices()[0].client.platform_version
 
 
 def _runs(compiled: jax.stages.Compiled) -> bool:
   """Returns whether a step runs; raises if memory runs out."""
-  zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), compiled.args_info)
-  arguments, names = zeros
+  arguments, names = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), compiled.args_info)
   try:
     jax.block_until_ready(compiled(*arguments, **names))
   except jax.errors.JaxRuntimeError as error:
@@ -230,15 +202,10 @@ def _runs(compiled: jax.stages.Compiled) -> bool:
 
 
 def place(config: ConfigDict, **origin: Any) -> Path | None:
-  """Returns the file that caches a result of earlier runs.
+  """Returns the file that caches a result of earlier runs, for `kept`.
 
-  Args:
-    config: Settings of the run.
-    **origin: Name of the result and everything else it depends on, in JSON types.
-
-  Returns:
-    The file; None without a compilation cache, or with several devices, as a cached program does
-    not have their sharding.
+  It follows from the config, the code, and `origin`: everything else that the result depends on, in
+  JSON types. None is no cache, or several devices, whose sharding a cached program does not have.
   """
   folder = device.cache_folder(config.compilation_cache)
   if folder is None or jax.device_count() > 1:
@@ -256,39 +223,34 @@ def place(config: ConfigDict, **origin: Any) -> Path | None:
   return folder / 'traced' / hashlib.sha256(text.encode()).hexdigest()
 
 
-def keeper(config: ConfigDict, **origin: Any) -> Callable[[Callable[[], bytes]], bytes]:
-  """Returns `kept` for the cache file of this origin, as a function of `make` alone."""
-  return functools.partial(kept, place(config, **origin))
+def make_shapes_finder(
+  config: ConfigDict, net: Any, image: jax.ShapeDtypeStruct
+) -> Callable[..., build.Shapes]:
+  """Returns build.trace_shapes for a network and batches of images, cached from run to run."""
+  path = place(config, weights_of=str(net), image=image.shape)
+  return functools.partial(build.keep_shapes, functools.partial(keep, path))
 
 
-def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
+def keep(path: Path | None, make: Callable[[], bytes]) -> bytes:
   """Returns the cached content; if there is none or it is damaged, makes and caches it.
 
   If the folder cannot be written to, nothing is cached and the run continues.
   """
-  content = _read(path) if path else None
-  if content is not None:
+  if path is None:
+    return make()
+  found = b''
+  with contextlib.suppress(OSError):
+    found = path.read_bytes()
+    os.utime(path)  # marks it as recently used
+  digest, content = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
+  if digest == hashlib.sha256(content).digest():
     return content
   content = make()
-  if path:
-    with contextlib.suppress(OSError):
-      files.write_bytes(path, hashlib.sha256(content).digest() + content)
-      everything = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime)
-      for one in everything[:-_MOST_KEPT]:
-        one.unlink(missing_ok=True)
-  return content
-
-
-def _read(path: Path) -> bytes | None:
-  try:
-    found = path.read_bytes()
-  except OSError:
-    return None
-  digest, content = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
-  if hashlib.sha256(content).digest() != digest:
-    return None
   with contextlib.suppress(OSError):
-    os.utime(path)  # marks it as recently used
+    files.write_bytes(path, hashlib.sha256(content).digest() + content)
+    everything = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime)
+    for one in everything[:-_MOST_KEPT]:
+      one.unlink(missing_ok=True)
   return content
 
 

@@ -11,22 +11,17 @@ from thrifty_jax.networks import genotype
 
 
 def require_trainable(config: ConfigDict, workdir: Path) -> None:
-  """Checks the genotype of the network that is retrained; a baseline has none.
-
-  Raises:
-    InputError: If the file is missing, its network has another depth, or the training in the
-      workdir began with another genotype; contents are compared, not paths.
-  """
+  """Checks that a genotype is there, has the depth, and is that of a training that has begun."""
   if not configs.has_genotype(config):
     return
-  path = stages.genotype_file(config, workdir)
+  path = stages.find_genotype(config, workdir)
   if not path.exists():
     raise InputError(
       f'{path}: there is no genotype; run --stage=search, or name one by --config.genotype=FILE'
     )
-  found, begun = genotype.load(path), workdir / 'retrain' / 'genotype.json'
+  found, begun = genotype.load_any(path), workdir / 'retrain' / 'genotype.json'
   genotype.require_depth(found, config.model.depth, place=str(path))
-  if begun.exists() and genotype.load(begun) != found:
+  if begun.exists() and genotype.load_any(begun) != found:
     raise InputError(
       f'{workdir}: retrain began with another genotype than {path} has now; put it back, use '
       f'another --workdir, or remove {stages.name_folders(stages.RETRAIN, workdir)}'

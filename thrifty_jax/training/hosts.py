@@ -1,11 +1,11 @@
 """Communication between the processes of one run: the first decides, the others follow.
 
-When the first process trains, it calls the others (running/followers.py), which do the same steps.
 Messages use JAX's coordination service, which permits waits of hours and needs no device. With one
 process every function here returns at once.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -31,16 +31,11 @@ _ENDS = 'thrifty_jax/end/'
 _words = 0  # number of messages so far, equal in every process
 
 
+@dataclasses.dataclass(eq=False)
 class Ended(Exception):
-  """The first process has ended the run.
+  """The first process has ended the run, with this exit status."""
 
-  Attributes:
-    status: Exit status of the first process.
-  """
-
-  def __init__(self, status: int):
-    super().__init__(status)
-    self.status = status
+  status: int
 
 
 def several() -> bool:
@@ -56,29 +51,15 @@ def is_first() -> bool:
 def call(
   stage: str, config: ConfigDict, workdir: Path, *, genotype_file: Path | None = None
 ) -> None:
-  """Calls the other processes to a training.
-
-  Args:
-    stage: Name of the stage, search or retrain.
-    config: Settings of the training.
-    workdir: Folder of the training, with data.json.
-    genotype_file: Genotype of the network that is retrained.
-  """
+  """Calls the other processes (running/followers.py) to a training, with the files it needs."""
   if several() and is_first():
     sent = {data_file.FILE: workdir / data_file.FILE, 'search/genotype.json': genotype_file}
     texts = {name: path.read_text(encoding='utf-8') for name, path in sent.items() if path}
-    share_first({'stage': stage, 'config': stages.as_json(config), 'texts': texts})
+    share_first({'stage': stage, 'config': stages.to_json(config), 'texts': texts})
 
 
 def share_first(value: Any = None) -> Any:
-  """Returns the value of the first process in every process.
-
-  Args:
-    value: Value of JSON types; that of the other processes is ignored.
-
-  Raises:
-    InputError: If another process has failed.
-  """
+  """Returns the value of the first process, of JSON types, in all; InputError if one has failed."""
   if not several():
     return value
   key = _next_key()
@@ -102,14 +83,7 @@ def share_first_arrays(tree: Any) -> Any:
 
 
 def meet(brought: str) -> None:
-  """Waits until every process calls this function.
-
-  Args:
-    brought: Text that must be equal in all processes.
-
-  Raises:
-    InputError: If it differs, or another process has failed.
-  """
+  """Waits until all processes call this with the same text; InputError if not or one has failed."""
   if not several():
     return
   key, mine = _next_key(), jax_internals.process_index()
@@ -118,8 +92,8 @@ def meet(brought: str) -> None:
     found = _wait(f'{key}/{process}')
     if found != brought:
       raise InputError(
-        f'process {process} has {found}, process {mine} {brought}; give all processes the same '
-        'slices and the same version'
+        f'process {process} has {found}, process {mine} has {brought}; give all processes the '
+        'same slices and the same version of thrifty_jax'
       )
 
 
@@ -127,18 +101,16 @@ class Vote:
   """Requests of any process, which all processes receive after the same step."""
 
   def __init__(self):
-    mesh = meshes.everyone()
+    mesh = meshes.make_full_mesh()
     self._split = meshes.split(mesh)
     self._largest = jax.jit(lambda asked: asked.max(0), out_shardings=meshes.whole(mesh))
     self._before: Any = None
 
   def cast(self, asked: Sequence[int], *, now: bool) -> tuple[int, ...]:
-    """Returns the largest of the numbers that the processes ask for.
+    """Returns the largest of the numbers, from 0, that the processes ask for.
 
-    Args:
-      asked: Numbers from 0.
-      now: Whether to wait for the result. Otherwise it is that of the previous vote, which is known
-        when the next step has started, so that no device waits for it.
+    Unless it is needed now, the result is that of the previous vote, which is known when the next
+    step has started, so that no device waits for it.
     """
     mine = np.tile(np.asarray(asked, np.int32), (jax.local_device_count(), 1))
     found = self._largest(meshes.place_rows(mine, self._split))
@@ -155,8 +127,8 @@ def announce_end(status: int, error: str = '') -> None:
 def leave(status: int) -> None:
   """Ends this process together with the others, or alone if they do not respond.
 
-  JAX would wait for them for minutes. Its service ends them: at once if the first process is gone,
-  otherwise when the heartbeat of this one has been missing for 100 seconds.
+  JAX would wait for minutes. Its service ends the others: at once if the first is gone, otherwise
+  when this one's heartbeat has been missing for 100 seconds.
   """
   if is_first():
     announce_end(status)
@@ -175,12 +147,9 @@ def _next_key() -> str:
 
 
 def _wait(key: str) -> str:
-  """Waits for a message of another process and returns it.
+  """Returns the message of another process, which it waits for.
 
-  Raises:
-    Ended: If the first process ends the run.
-    InputError: If another process has failed.
-    Stopped: If a signal asks to stop and no message arrives.
+  Raises Ended or InputError if that ends or has failed, and Stopped at a signal if none arrives.
   """
   client, asked = jax_internals.client(), 0.0
   while True:

@@ -16,6 +16,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.training.resources import read_kilobytes
 
 _MEMINFO, _STATUS = Path('/proc/meminfo'), Path('/proc/self/status')
+_WIDTH = {'search': 'config.search.channels', 'retrain': 'network'}  # what else to make smaller
 _CGROUPS, _OWN_CGROUP = Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')
 
 
@@ -44,15 +45,10 @@ def require_fit(
   room: Room | None = None,
   quiet: bool = False,
 ) -> None:
-  """Checks that a step can fit in memory; prints a warning if it does not fit at present.
+  """Checks that a compiled step can fit in memory; prints a warning if it does not fit at present.
 
-  Args:
-    step: Compiled step.
-    config: Settings of the run.
-    stage: Name of the stage, 'search' or 'retrain'.
-    examples: Slices that the batches are drawn from.
-    room: Memory that is available; None queries the devices of the step.
-    quiet: Whether nothing is printed if the step fits.
+  `examples` are the slices of the batches, which are kept on the devices if they fit. Without
+  `room` the devices of the step are asked. If the step fits, `quiet` prints nothing.
 
   Raises:
     InputError: If it cannot fit; the message has the memory needed and the least change that fits.
@@ -61,27 +57,22 @@ def require_fit(
   on_cpu = devices[0].platform == 'cpu'
   need = _need(step, examples, copies=len(devices) if on_cpu else 1)
   room = room or (cpu_room() if on_cpu else accelerator_room(devices))
-  if need is None or room is None:  # XLA and the system may not report it
+  if need is None or room is None:  # XLA or the device does not report it
     return
-  text = f'a step needs {_in_words(sum(need))} of {room.where}, which'
+  text = f'a step needs {_in_words(sum(need))} of {room.where}, which has'
   if sum(need) > room.most:
     remedy = _remedy(config, stage, need, room.most, on_cpu=on_cpu)
-    raise InputError(f'{stage}: {text} has {_in_words(room.most)}; {remedy}')
+    raise InputError(f'{stage}: {text} {_in_words(room.most)}; {remedy}')
   if sum(need) > room.now:
     remedy = _remedy(config, stage, need, room.now, on_cpu=on_cpu)
-    logbook.say('memory', f'{text} has {_in_words(room.now)} left now; {remedy}')
-    return
-  if not quiet:
-    logbook.say('memory', f'{text} has {_in_words(room.most)}')
+    logbook.say('memory', f'{text} {_in_words(room.now)} left now; {remedy}')
+  elif not quiet:
+    logbook.say('memory', f'{text} {_in_words(room.most)}')
 
 
 @contextlib.contextmanager
-def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
-  """Raises InputError if a device runs out of memory in the body, at compilation or at a step.
-
-  Raises:
-    InputError: If JAX raises RESOURCE_EXHAUSTED; the message lists what to change.
-  """
+def explain_exhaustion(config: ConfigDict, stage: str) -> Generator[None]:
+  """Raises InputError with what to change if JAX raises RESOURCE_EXHAUSTED in the body."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
@@ -93,26 +84,19 @@ def exhaustion_explained(config: ConfigDict, stage: str) -> Generator[None]:
 
 
 def accelerator_room(devices: Sequence[Any]) -> Room | None:
-  """Returns the memory of the smallest of these devices, or None if one does not report it.
-
-  On a GPU JAX allocates its share of the memory at the start, 75 % unless configured otherwise.
-  """
-  limits = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
-  known = [limit for limit in limits if limit]
-  if not known or len(known) < len(limits):
+  """Returns JAX's share of the smallest device, by default 75 % of a GPU; None if it is unknown."""
+  limits: list[Any] = [(device.memory_stats() or {}).get('bytes_limit') for device in devices]
+  if not all(limits):
     return None
-  return Room(min(known), min(known), f"JAX's share of {devices[0].device_kind}")
+  return Room(min(limits), min(limits), f"JAX's share of {devices[0].device_kind}")
 
 
-def cpu_room() -> Room | None:
+def cpu_room() -> Room:
   """Returns the memory of this machine, or of the control groups of the process if it is less.
 
   Memory that the process already holds counts as free: its allocator reuses it.
   """
-  try:
-    most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  except (AttributeError, ValueError, OSError):  # Windows
-    return None
+  most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   now = read_kilobytes(_MEMINFO, 'MemAvailable:', otherwise=most)
   for limit, used in _control_groups():
     most, now = min(most, limit), min(now, limit - used)
@@ -121,7 +105,7 @@ def cpu_room() -> Room | None:
 
 
 def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | None:
-  """Returns the memory of a step; `copies` is the number of devices that share one memory."""
+  """Returns the memory of a step if XLA reports it; `copies` devices share one memory."""
   plan = step.memory_analysis()
   give_back_memory()  # the analysis describes every buffer: 80 MiB for a search's program
   if not plan:
@@ -137,19 +121,18 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
   """Returns the least change that fits: temporary memory falls with the size of a microbatch."""
   settings = config[stage]
   streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
-  if streaming and need.fixed + need.temporary <= room:
-    return f'without keeping slices in it, {_in_words(need.fixed + need.temporary)}: set{streaming}'
+  changes = [(settings.microbatches, 0, streaming)] if streaming else []
   for resident, flag in ((need.resident, ''), (0, streaming)):
-    for parts in _finer(settings):
-      about = need.fixed + resident + need.temporary * settings.microbatches // parts
-      if about <= room:
-        return (
-          f'set --config.{stage}.microbatches={parts}{flag}, which needs about {_in_words(about)}'
-        )
+    changes += [(parts, resident, flag) for parts in _finer(settings)]
+  for parts, resident, flag in changes:
+    about = need.fixed + resident + need.temporary * settings.microbatches // parts
+    if about <= room:
+      finer = f' --config.{stage}.microbatches={parts}' if parts > settings.microbatches else ''
+      return f'set{finer}{flag}, which needs about {_in_words(about)}'
   finest = f'microbatches of one slice are too large; set{streaming}'
   if not (on_cpu or settings.remat):  # XLA for the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
-  return f'{finest} a smaller config.data.image_size or {_width(stage)}'
+  return f'{finest} a smaller config.data.image_size or {_WIDTH[stage]}'
 
 
 def _advice(config: ConfigDict, stage: str) -> str:
@@ -158,12 +141,11 @@ def _advice(config: ConfigDict, stage: str) -> str:
   stage = 'retrain' if stage == 'compare' else stage
   if stage not in ('search', 'retrain'):
     return smaller
-  settings, steps = config[stage], []
-  if finer := _finer(settings):
-    steps.append(f'set --config.{stage}.microbatches={finer[0]}')
+  settings = config[stage]
+  steps = [f'set --config.{stage}.microbatches={parts}' for parts in _finer(settings)[:1]]
   if not settings.remat and jax.default_backend() != 'cpu':
     steps.append(f'set --config.{stage}.remat=True')
-  steps.append(f'take a smaller config.data.image_size or {_width(stage)}')
+  steps.append(f'take a smaller config.data.image_size or {_WIDTH[stage]}')
   if stage == 'retrain':
     steps.append(f'{smaller} if it was validating')
   return ', or '.join(steps) + '; the same command then goes on from the last checkpoint'
@@ -173,10 +155,6 @@ def _finer(settings: ConfigDict) -> list[int]:
   """Returns the numbers of microbatches above the present one that divide the batch."""
   size = settings.batch_size
   return [parts for parts in range(settings.microbatches + 1, size + 1) if size % parts == 0]
-
-
-def _width(stage: str) -> str:
-  return 'config.search.channels' if stage == 'search' else 'network'
 
 
 def _devices_of(step: Any) -> list[Any]:
@@ -192,18 +170,16 @@ def _control_groups() -> Iterator[tuple[int, int]]:
   """
   try:
     lines = _OWN_CGROUP.read_text(encoding='utf-8').splitlines()
-    own = next(line.removeprefix('0::') for line in lines if line.startswith('0::'))
-  except (OSError, StopIteration):
+  except OSError:
     return
-  folder = _CGROUPS / own.strip('/')
-  for each in (folder, *folder.parents):
-    if each in _CGROUPS.parents:
-      return
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # 'max' is no limit
-      limit = int((each / 'memory.max').read_text(encoding='ascii'))
-      stat = (each / 'memory.stat').read_text(encoding='ascii').splitlines()
-      cache = next(int(line.split()[1]) for line in stat if line.startswith('inactive_file '))
-      yield limit, int((each / 'memory.current').read_text(encoding='ascii')) - cache
+  for own in (line.removeprefix('0::/') for line in lines if line.startswith('0::/')):
+    for group in (Path(own), *Path(own).parents):  # the last is the root, '.'
+      with contextlib.suppress(OSError, ValueError, StopIteration):  # 'max' is no limit
+        limit = int((_CGROUPS / group / 'memory.max').read_text(encoding='ascii'))
+        stat = (_CGROUPS / group / 'memory.stat').read_text(encoding='ascii').splitlines()
+        cache = next(int(line.split()[1]) for line in stat if line.startswith('inactive_file '))
+        used = int((_CGROUPS / group / 'memory.current').read_text(encoding='ascii'))
+        yield limit, used - cache
 
 
 def _in_words(size: int) -> str:

@@ -12,7 +12,7 @@ T = TypeVar('T')  # a pytree of arrays
 
 
 def total(sums: Callable[[Batch], T], batch: Batch, *, parts: int) -> T:
-  """Adds up the sums of the parts of a batch, with the memory of a single part.
+  """Returns the result of `sums` for the batch, to rounding, with the memory of a single part.
 
   A part keeps nothing for the derivative, which computes it again: about a third more work. This
   holds for every derivative, also the second.
@@ -21,9 +21,6 @@ def total(sums: Callable[[Batch], T], batch: Batch, *, parts: int) -> T:
     sums: Function of a batch or a part whose results are sums over examples.
     batch: Arrays [B, ...].
     parts: Number of parts; it divides B. 1 is the plain `sums(batch)`.
-
-  Returns:
-    The result of `sums` for the batch, to rounding.
   """
   if parts == 1:
     return sums(batch)

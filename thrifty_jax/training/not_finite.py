@@ -1,11 +1,10 @@
-"""Sources of NaN or infinity: finds the name of the first non-finite value.
+"""Names the first non-finite value, NaN or infinite, of a run that has stopped on one.
 
-This is for a run that has stopped on one. It is slow, as the network runs layer by layer,
-uncompiled. After a step with a non-finite gradient every weight is NaN, so the state before that
-step must be examined.
+The search is slow: the network runs uncompiled, layer by layer. It needs the state before the step,
+as after a step with a non-finite gradient every weight is NaN.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,22 +14,14 @@ import numpy as np
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.networks.build import Params
 
-Path = tuple[str, ...]  # path of a module or a parameter: ('stem', 'norm', 'scale')
-Network = Callable[..., jax.Array]  # (params, image, *inputs) -> logits, see build.apply
-
 
 def watch(
-  step: Callable[..., tuple[Any, Any]], source: Callable[..., str | None], *, stage: str
+  step: Callable[..., tuple[Any, Any]], source: Callable[..., str], *, stage: str
 ) -> Callable[..., tuple[Any, Any]]:
-  """Returns a step that waits for its metrics and stops the run if one is not finite.
+  """Returns a step that waits for its metrics and raises NotFinite if one is non-finite.
 
-  Args:
-    step: Function (state, *batches) -> (state, metrics), which must not donate its state.
-    source: Function of the same arguments that returns the result of `first_source`.
-    stage: Name of the stage, for the error.
-
-  Returns:
-    The step, which raises NotFinite.
+  The step must not donate its state; source, a function of the same arguments, returns the result
+  of `first_source`.
   """
 
   def watched(state: Any, *batches: Any) -> tuple[Any, Any]:
@@ -38,10 +29,10 @@ def watch(
     bad = [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
     if bad:
       number = int(state.step) + 1
-      found = source(state, *batches) or in_tree(moved._asdict(), 'after the step,')
+      found = source(state, *batches) or in_tree(moved._asdict(), 'after the step, the state')
       raise NotFinite(
-        f'{stage}, step {number}: {bad[0]} is not finite, first of all '
-        f'{found or "none of the layers as far as can be told"}',
+        f'{stage}, step {number}: {bad[0]} is non-finite; the first non-finite value is '
+        f'{found or "in no layer, gradient or state that could be examined"}',
         step=number,
       )
     return moved, metrics
@@ -49,211 +40,104 @@ def watch(
   return watched
 
 
-class _Found(Exception):
-  """Ends the run of the network at the first non-finite value, which its message describes."""
-
-
 def first_source(
-  network: Network,
+  network: Callable[..., jax.Array],
   params: Params,
   batch: Mapping[str, jax.Array],
-  *,
+  *inputs: Any,
   loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
-  architecture: Any = None,
-  key: jax.Array | None = None,
-) -> str | None:
+) -> str:
   """Returns the first non-finite value on the way from the batch to the gradient.
 
+  The order is: the images, the architecture variables, the parameters, the values of the modules as
+  they run, the loss, and the gradients in the reverse of the order in which modules finish, one of
+  several possible orders in a grid. The gradient takes the memory of a training step.
+
   Args:
-    network: Supernet if architecture is given, else a network whose only input is images.
+    network: Function (params, image, *inputs) -> logits, see build.apply.
     params: Parameters of the network.
     batch: Batch after augmentation: image [B, H, W, C], label [B, H, W].
+    *inputs: Architecture variables of a supernet, and the random key of its sampled channels or
+      None; nothing for a network whose only input is images.
     loss: Function (logits, label) -> (loss, more), such as losses.segmentation_loss.
-    architecture: Architecture variables of a supernet.
-    key: Random key of the sampled channels, if they are drawn.
 
   Returns:
-    The result of `in_forward`, or else of `in_gradient`, or None if all values are finite.
+    A description such as 'the output of down_0_1/node1_from_1 (Convolution): 3 of 128 values are
+    non-finite, the first is nan at [0, 2, 3, 0]'; '' if all values are finite.
   """
-  inputs = () if architecture is None else (architecture, key)
-  return in_forward(network, params, batch['image'], *inputs) or in_gradient(
-    network, params, batch, loss=loss, architecture=architecture, key=key
-  )
-
-
-def in_forward(
-  network: Network,
-  params: Params,
-  image: jax.Array,
-  architecture: Any = None,
-  key: jax.Array | None = None,
-) -> str | None:
-  """Returns the first non-finite value of the image, the variables, and the modules' values.
-
-  Modules are checked in the order of computation, which ends at the first non-finite value. Only
-  the values that the network still needs at each point are in memory.
-
-  Args:
-    network: Network, see first_source.
-    params: Parameters of the network.
-    image: Image, [B, H, W, C].
-    architecture: Architecture variables of a supernet.
-    key: Random key of the sampled channels, if they are drawn.
-
-  Returns:
-    A description such as 'the image batch: ...', 'parameter stem/kernel: 1 of 1,568 values is NaN,
-    ...', 'the output of down_0_1/node1_from_1 (Convolution): ...', 'a value in stem (ConvNorm), on
-    its way into norm: ...'; or None if all values are finite.
-  """
-  inputs = (image,) if architecture is None else (image, architecture, key)
-  if text := in_tree(image, 'the image batch') or in_tree(architecture, 'architecture variable'):
+  architecture = inputs[0] if inputs else None
+  if text := (
+    in_tree(batch['image'], 'the image batch')
+    or in_tree(architecture, 'the architecture variable')
+    or in_tree(params, 'the parameter')
+  ):
     return text
-  if text := in_tree(params, 'parameter', order=_order(network, params, *inputs)):
-    return text
-  try:
-    with nn.intercept_methods(_look):
-      network(params, *inputs)
-  except _Found as found:
-    return str(found)
-  return None
+  finished: list[str] = []  # paths of the modules
+  found: list[str] = []
 
+  def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    if context.method_name != '__call__':
+      return call(*args, **kwargs)
+    path = '/'.join(context.module.path)
+    title = f'{path or "the network"} ({type(context.module).__name__})'
+    found.extend(f'an input of {title}: {text}' for text in _describe_all((args, kwargs)))
+    output = call(*args, **kwargs)
+    found.extend(f'the output of {title}: {text}' for text in _describe_all(output))
+    finished.append(path)
+    return output
 
-def in_gradient(
-  network: Network,
-  params: Params,
-  batch: Mapping[str, jax.Array],
-  *,
-  loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
-  architecture: Any = None,
-  key: jax.Array | None = None,
-) -> str | None:
-  """Returns the first non-finite value of the loss and its gradients, from the loss backwards.
-
-  The gradient is compiled and takes the memory of a training step. The order is the reverse of that
-  in which modules finish, one of several possible orders in a grid; a supernet's edges, whose
-  parameters are arranged before the first cell, come last. first_source describes the arguments.
-
-  Returns:
-    A description such as 'the loss: it is NaN' or 'the gradient of head/out/kernel: ...'; or None.
-  """
+  with nn.intercept_methods(look):
+    network(params, batch['image'], *inputs)
+  if found:
+    return found[0]
 
   def objective(params: Params, architecture: Any) -> jax.Array:
-    inputs = () if architecture is None else (architecture, key)
-    return loss(network(params, batch['image'], *inputs), batch['label'])[0]
+    others = (architecture, *inputs[1:]) if inputs else ()
+    return loss(network(params, batch['image'], *others), batch['label'])[0]
 
   value, (of_params, of_architecture) = jax.jit(jax.value_and_grad(objective, argnums=(0, 1)))(
     params, architecture
   )
-  inputs = () if architecture is None else (architecture, key)
-  order = _order(network, params, batch['image'], *inputs)
   return (
     in_tree(value, 'the loss')
-    or in_tree(of_params, 'the gradient of', order=order[::-1])
-    or in_tree(of_architecture, 'the gradient of architecture variable')
+    or in_tree(of_params, 'the gradient of the parameter', order=finished[::-1])
+    or in_tree(of_architecture, 'the gradient of the architecture variable')
   )
 
 
-def in_tree(tree: Any, title: str, *, order: list[Path] | None = None) -> str | None:
-  """Returns the first array with a non-finite value in a tree, such as the state of an optimiser.
+def in_tree(tree: Any, title: str, *, order: Sequence[str] = ()) -> str:
+  """Describes the first array with a non-finite value in a pytree; '' if there is none.
 
-  Args:
-    tree: Pytree of arrays; integers are always finite.
-    title: Title of its contents, put before the name.
-    order: Modules whose arrays are checked first, in this order.
-
-  Returns:
-    A description such as 'parameter stem/kernel: 1 of 1,568 values is NaN; 2 more arrays', or None.
+  The title is put before its name. The arrays of the modules in `order` come first.
   """
-  leaves = [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-  if order is not None:
-    ranks = {module: rank for rank, module in enumerate(order)}
-    leaves.sort(key=lambda each: _rank(each[0], ranks))  # stable
-  offenders = [(name, text) for name, leaf in leaves if (text := _described(leaf))]
-  if not offenders:
-    return None
-  name, text = offenders[0]
-  more = len(offenders) - 1
-  others = f'; {more} more array{"s" * (more > 1)}' if more else ''
-  return f'{" ".join(filter(None, (title, "/".join(name))))}: {text}{others}'
-
-
-def _look(
-  call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-) -> Any:
-  """Runs a module and checks its inputs and its output."""
-  module = context.module
-  if context.method_name != '__call__':
-    return call(*args, **kwargs)
-  if text := _first((args, kwargs)):
-    place = f'a value in {_title(module.parent)}, on its way into {module.name}'
-    raise _Found(f'{place}: {text}')
-  output = call(*args, **kwargs)
-  if text := _first(output):
-    raise _Found(f'the output of {_title(module)}: {text}')
-  return output
-
-
-def _first(tree: Any) -> str:
-  """Describes the first array with a non-finite value; '' if there is none."""
-  return next(filter(None, map(_described, jax.tree.leaves(tree))), '')
-
-
-def _described(leaf: Any) -> str:
-  """Describes the non-finite values of a leaf; '' if there are none."""
-  kind_of_number = getattr(leaf, 'dtype', type(leaf))
-  if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array | np.ndarray | float):
+  found = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if text := _describe(leaf):
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      # A module finishes before those that contain it, so that its own rank is the highest.
+      ranks = [rank for rank, module in enumerate(order) if f'{name}/'.startswith(f'{module}/')]
+      found.append((max(ranks, default=0), f'{title} {name}'.rstrip() + f': {text}'))
+  if not found:
     return ''
-  if not jax.dtypes.issubdtype(kind_of_number, np.inexact):  # integers, keys
+  more = f' ({len(found)} arrays have such values)' if len(found) > 1 else ''
+  return min(found, key=lambda ranked: ranked[0])[1] + more
+
+
+def _describe_all(tree: Any) -> list[str]:
+  return list(filter(None, map(_describe, jax.tree.leaves(tree))))
+
+
+def _describe(leaf: Any) -> str:
+  """Describes the non-finite values of an array; '' if there are none or it has no values yet."""
+  if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array | np.ndarray):
+    return ''
+  if not jax.dtypes.issubdtype(leaf.dtype, np.inexact):  # integers, random keys
     return ''
   array = np.asarray(leaf)
-  bad = ~np.isfinite(array)
-  count = int(bad.sum())
-  if not count:
+  places = np.argwhere(~np.isfinite(array))
+  if not len(places):
     return ''
-  nan = int(np.isnan(array).sum())
-  kind = 'NaN' if nan == count else 'infinite' if not nan else f'infinite or NaN ({nan:,})'
-  place = '' if not array.ndim else f', the first at {np.argwhere(bad)[0].tolist()}'
-  if array.size == 1:
-    return f'it is {kind}'
-  return f'{count:,} of {array.size:,} values {"are" if count > 1 else "is"} {kind}{place}'
-
-
-def _title(module: Any) -> str:
-  """Returns path and class of a module; the whole network has no path."""
-  if not isinstance(module, nn.Module):
-    return 'the network'
-  kind = type(module).__name__
-  return f'{"/".join(module.path)} ({kind})' if module.path else f'the network ({kind})'
-
-
-def _order(network: Network, params: Params, *inputs: Any) -> list[Path]:
-  """Returns the modules in the order in which they finish; nothing is computed."""
-  found: dict[Path, None] = {}
-
-  def note(
-    call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-  ) -> Any:
-    output = call(*args, **kwargs)
-    if context.method_name == '__call__':
-      found.setdefault(context.module.path)
-    return output
-
-  with nn.intercept_methods(note):
-    jax.eval_shape(network, params, *inputs)
-  return list(found)
-
-
-def _rank(name: Path, ranks: Mapping[Path, int]) -> int:
-  """Returns the rank of an array's module, which has the longest path that begins its name."""
-  for length in range(len(name), 0, -1):
-    if name[:length] in ranks:
-      return ranks[name[:length]]
-  return len(ranks)
-
-
-def _names(path: Any) -> Path:
-  """Returns keys, indices and fields as text."""
-  return tuple(
-    str(next(getattr(part, field) for field in ('key', 'idx', 'name') if hasattr(part, field)))
-    for part in path
-  )
+  if not array.ndim:
+    return f'it is {array}'
+  first = f'{array[tuple(places[0])]} at {places[0].tolist()}'
+  return f'{len(places):,} of {array.size:,} values are non-finite, the first is {first}'

@@ -48,11 +48,6 @@ def peak_device_bytes(devices: Sequence[Any] | None = None) -> int | None:
 
 
 def write(folder: Path, *, seconds: float) -> None:
-  """Writes <folder>/resources.json.
-
-  Args:
-    folder: Folder of the stage.
-    seconds: Time of its epochs, added over all calls if it was interrupted.
-  """
+  """Writes the resources.json of a stage, whose epochs took `seconds`, added over all calls."""
   used = Resources(seconds, peak_process_bytes(), peak_device_bytes(), device.describe())
   records.write(folder / 'resources.json', used)

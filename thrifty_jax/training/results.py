@@ -1,8 +1,11 @@
-"""Results of a training: a line for each epoch, the model folder and its summary."""
+"""Progress and results of a training: figures of each epoch, the model folder and its summary."""
 
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,15 +14,16 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import device, logbook, model_folder, records
 from thrifty_jax.data import likeness, mesh, split_file
-from thrifty_jax.networks import build, layers
+from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.scores import cases
-from thrifty_jax.training import model_card, resources
-from thrifty_jax.training.progress import Progress
-from thrifty_jax.training.train_data import Facts, TrainData
-from thrifty_jax.training.train_step import Best, optimizer
-from thrifty_jax.training.validation import WithParams
+from thrifty_jax.training import autosave, hosts, model_card, resources
+from thrifty_jax.training.train_data import Facts, Figures, TrainData
+from thrifty_jax.training.train_step import Best, TrainState, optimizer
+
+# Maps parameters to the function that predicts the slices of a case.
+WithParams = Callable[[build.Params], inference.Predict]
 
 SELECTION = {
   'volume': 'mean volume DSC of the validation patients on the native grid',
@@ -27,22 +31,73 @@ SELECTION = {
 }
 
 
+@dataclasses.dataclass
+class Progress(autosave.Progress):
+  """Progress of a training: that of every loop, and the best epoch so far."""
+
+  state: TrainState
+  best: Best
+  figures: Figures = dataclasses.field(default_factory=lambda: Figures('retrain', 0))
+
+  def is_finished(self, settings: ConfigDict) -> bool:
+    """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
+    if self.epoch >= settings.epochs:
+      return True
+    if self.epoch % settings.validate_every:  # this epoch may be the best: not yet known
+      return False
+    return 0 < settings.patience <= self.epoch - self.best.epoch
+
+  def is_validated(self, settings: ConfigDict) -> bool:
+    """Returns whether the present epoch ends with a validation; the last one always does."""
+    return not (self.epoch + 1) % settings.validate_every or self.epoch + 1 == settings.epochs
+
+  def shown(self) -> dict[str, str]:
+    """Returns the figures of the present epoch for the progress bar; {} before the second step."""
+    if not self.figures.steps:
+      return {}
+    dsc, loss = self.figures.mean('dice'), self.figures.mean('loss')
+    return {'best': f'{max(self.best.dsc, 0):.3f}', 'dsc': f'{dsc:.3f}', 'loss': f'{loss:.3f}'}
+
+  def arrays(self) -> dict[str, Any]:
+    """Returns the arrays of the progress, a pytree."""
+    return {'state': self.state._asdict(), 'best': self.best._asdict()}
+
+  def set_arrays(self, arrays: Any) -> None:
+    """Sets the state and the best epoch."""
+    self.state, self.best = TrainState(**arrays['state']), Best(**arrays['best'])
+
+
+def make_predict(
+  config: ConfigDict, train_data: TrainData, net: nn.Module, spec: ModelSpec
+) -> WithParams:
+  """Returns the function from parameters to one that predicts the slices of a case."""
+  whole = mesh.whole(train_data.mesh)  # so that every process has the whole output
+  background = np.asarray(spec.background, np.float32)
+
+  @functools.partial(jax.jit, out_shardings=whole)
+  def logits(params: build.Params, image: jax.Array) -> jax.Array:
+    return build.take_last(build.apply(net, params, image, background=background))
+
+  def with_params(params: build.Params) -> inference.Predict:
+    of_image, batch_size = functools.partial(logits, params), config.evaluate.batch_size
+    return inference.predict_with(of_image, spec, batch_size=batch_size, mesh=train_data.mesh)
+
+  return with_params
+
+
+def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predict) -> float:
+  """Returns the DSC of the validation patients, in [0, 1], equal in every process."""
+  patients, protocol = train_data.patients['validation'], config.evaluate.protocol
+  dsc = cases.validation_dsc(train_data.validation, patients, predict, protocol=protocol)
+  return hosts.share_first(dsc)  # it determines the best epoch and when to stop
+
+
 def end_epoch(
-  config: ConfigDict,
-  progress: Progress,
-  log: logbook.Logbook,
-  facts: Facts,
-  *,
-  dsc: float | None,
+  config: ConfigDict, progress: Progress, log: logbook.Logbook, facts: Facts, *, dsc: float | None
 ) -> None:
   """Keeps the weights if they are the best, writes the figures of the epoch, and counts it.
 
-  Args:
-    config: Settings of the run.
-    progress: Progress of the training.
-    log: Logbook of the training.
-    facts: Facts of the training.
-    dsc: DSC of the validation patients, in [0, 1]; None in an epoch without validation.
+  `dsc` is that of the validation patients, in [0, 1]; None in an epoch without validation.
   """
   progress.figures.flush()
   epoch, figures = progress.epoch + 1, progress.figures
@@ -69,41 +124,26 @@ def save(
   workdir: Path,
   train_data: TrainData,
   net: nn.Module,
-  spec: ModelSpec,
+  spec: ModelSpec,  # as far as it was known before the training
   progress: Progress,
-  *,
+  log: logbook.Logbook,
   predict: WithParams,
+  *,
   genotype_file: Path | None,
-  seconds: float,
 ) -> Retrained:
-  """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json.
-
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run.
-    train_data: Slices of the run.
-    net: Trained network.
-    spec: Description of the network, as far as it was known before the training.
-    progress: Progress at the end of the training.
-    predict: Function from parameters to one that predicts the slices of a case.
-    genotype_file: Genotype of a thrifty network; None for a baseline.
-    seconds: Time that the epochs took.
-
-  Returns:
-    The summary.
-  """
+  """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json, its result."""
   best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
-  padding = train_data.prepared.padding
+  judges = train_data.patients['validation']
+  padding, seconds = train_data.prepared.padding, sum(line['seconds'] for line in log.entries())
   # Placed as in validation, so that prediction uses the same program.
   trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
-  judges = train_data.patients['validation']
   spec = dataclasses.replace(
     spec,
     padding=tuple(padding) if padding else None,
     largest_component=cases.classes_of_one_piece(
       train_data.validation, judges, trained, classes=config.data.classes
     ),
-    training_scans=likeness.of_training(train_data.prepared, train_data.patients['train']),
+    training_scans=likeness.measure_training(train_data.prepared, train_data.patients['train']),
     splits_sha256=split_file.digest(train_data.patients),
   )
   summary = Retrained(
@@ -122,12 +162,9 @@ def save(
     selection=SELECTION[config.evaluate.protocol],
     seconds=seconds,
   )
+  card = model_card.write(config, spec, summary, citation=train_data.prepared.citation)
   model_folder.save(
-    workdir / 'model',
-    best.params,
-    spec=spec,
-    genotype_file=genotype_file,
-    card=model_card.write(config, spec, summary, citation=train_data.prepared.citation),
+    workdir / 'model', best.params, spec=spec, genotype_file=genotype_file, card=card
   )
   resources.write(workdir / 'retrain', seconds=seconds)
   records.write(workdir / 'retrain' / 'summary.json', summary)

@@ -1,18 +1,17 @@
 """Trains a network from scratch: the searched one, one of a genotype file, or a baseline."""
 
-import contextlib
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import logbook, stages
+from thrifty_jax import stages
 from thrifty_jax.run_files import Retrained
-from thrifty_jax.training import compiling, not_finite, resources, results, train_step, validation
+from thrifty_jax.training import compiling, not_finite, resources, results, train_step
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
-from thrifty_jax.training.progress import Progress
-from thrifty_jax.training.train_data import fault_recorded, open_stage
+from thrifty_jax.training.results import Progress
+from thrifty_jax.training.train_data import open_stage
 
 
 def retrain(
@@ -20,24 +19,18 @@ def retrain(
 ) -> Retrained:
   """Trains the network and writes <workdir>/model and <workdir>/retrain/summary.json.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run, with search/genotype.json unless the config names another or a
-      baseline. The training continues from a checkpoint in it.
-    program: Compiled training step, see train_step.compile_step; None compiles it.
-
-  Returns:
-    The summary: model, parameters, best epoch, its validation DSC, and the criterion.
+  The folder has search/genotype.json, unless the config names another or a baseline. The training
+  continues from a checkpoint in it. Without a program, train_step.compile_step makes it.
 
   Raises:
-    InputError: If the data are not prepared, a genotype is missing, or a value is not finite.
+    InputError: If the data are not prepared, a genotype is missing, or a value is non-finite.
     Stopped: If a signal asks to stop; the state is saved.
   """
   # Open.
   resources.forget_peak()
   workdir, settings = Path(workdir), config.retrain
   folder = workdir / 'retrain'
-  genotype_file = stages.genotype_file(config, workdir) if configs.has_genotype(config) else None
+  genotype_file = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
   patients, batch_size = train_data.patients['train'], settings.batch_size
   epochs = train_data.epochs(patients, batch_size=batch_size, seed=config.seed)
@@ -45,11 +38,9 @@ def retrain(
   # Start.
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
   state, best, facts = train_step.start(config, epochs, net)
-  predict = validation.make_predict(config, train_data, net, spec)
+  predict = results.make_predict(config, train_data, net, spec)
   progress = Progress(state, best, planned=(settings.epochs,))
-  autosave = Autosave(folder / 'checkpoints', 'retrain', seconds=config.save_seconds)
-  log = logbook.Logbook(folder, tensorboard=config.tensorboard)
-  autosave.resume(progress, log)
+  autosave = Autosave(config, folder, 'retrain', progress)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
   program = program or train_step.compile_step(config, epochs, net, state, facts)
@@ -60,13 +51,7 @@ def retrain(
     step = not_finite.watch(step, train_step.find_source(train_data, net, spec), stage='retrain')
 
   # Loop.
-  with (
-    autosave,
-    contextlib.closing(log),
-    logbook.progress(settings.epochs * epochs.steps, 'retrain') as bar,
-    fault_recorded(folder, epochs.slices_of),
-  ):
-    bar.update(progress.step)
+  with autosave.looping(steps=settings.epochs * epochs.steps, slices_of=epochs.slices_of) as bar:
     while not progress.is_finished(settings):
       done = progress.step
       batches = epochs.batches(progress.epoch, first=done - progress.epoch * epochs.steps)
@@ -75,24 +60,16 @@ def retrain(
         progress.figures.add(number, metrics)
         bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
-        autosave.offer(progress.keep)
+        autosave.offer()
       dsc = None
       if progress.is_validated(settings):
-        with autosave.interruptible(progress.keep):
-          dsc = validation.validate(config, train_data, predict(progress.state.average))
-      results.end_epoch(config, progress, log, facts, dsc=dsc)
-      autosave.offer(progress.keep, epoch_ended=True, finished=progress.is_finished(settings))
+        with autosave.interruptible():
+          dsc = results.validate(config, train_data, predict(progress.state.average))
+      results.end_epoch(config, progress, autosave.log, facts, dsc=dsc)
+      autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
 
   # Leave.
-  seconds = sum(entry['seconds'] for entry in log.entries())
+  log = autosave.log
   return results.save(
-    config,
-    workdir,
-    train_data,
-    net,
-    spec,
-    progress,
-    predict=predict,
-    genotype_file=genotype_file,
-    seconds=seconds,
+    config, workdir, train_data, net, spec, progress, log, predict, genotype_file=genotype_file
   )

@@ -1,10 +1,9 @@
 """Training data of search and retraining: the prepared slices of a run, split by patient."""
 
-import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, files
+from thrifty_jax import device
 from thrifty_jax.data import batching, splits
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.augment import augment
@@ -23,23 +22,14 @@ from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.training import hosts
 
-_FAULT = 'not_finite.json'
-
 
 class Facts(NamedTuple):
-  """Facts of a run that a step receives: one program serves every seed, fold and learning rate.
+  """Facts of a run that a step receives: one program serves every seed, fold and learning rate."""
 
-  Attributes:
-    seed: Seed of the step's random numbers, see `seed_bits`, uint32 [].
-    statistics: Mean and standard deviation for normalisation, [M] each.
-    epoch_steps: Number of steps in an epoch, int32 [].
-    learning_rate: Highest learning rate of a retraining, float32 [].
-  """
-
-  seed: Any
-  statistics: batching.Statistics
-  epoch_steps: Any
-  learning_rate: Any
+  seed: Any  # of the step's random numbers, see `seed_bits`, uint32 []
+  statistics: batching.Statistics  # mean and standard deviation for normalisation, [M] each
+  epoch_steps: Any  # number of steps in an epoch, int32 []
+  learning_rate: Any  # highest learning rate of a retraining, float32 []
 
 
 def seed_bits(seed: int) -> np.uint32:
@@ -49,21 +39,13 @@ def seed_bits(seed: int) -> np.uint32:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainData:
-  """Prepared slices, the patients of each split, and the statistics for normalisation.
-
-  Attributes:
-    config: Settings of the run.
-    prepared: Prepared data set.
-    patients: Names of the patients under train, validation and test.
-    statistics: Mean and standard deviation for normalisation, [M] each.
-    mesh: Devices that share a batch.
-  """
+  """Prepared slices, the patients of each split, and the statistics for normalisation."""
 
   config: ConfigDict
   prepared: batching.Prepared
-  patients: Mapping[str, tuple[str, ...]]
-  statistics: batching.Statistics
-  mesh: Mesh
+  patients: Mapping[str, tuple[str, ...]]  # names under train, validation and test
+  statistics: batching.Statistics  # mean and standard deviation, [M] each
+  mesh: Mesh  # devices that share a batch
 
   def examples(self, patients: tuple[str, ...]) -> Examples:
     """Returns the slices of these patients, on every device if they fit."""
@@ -78,14 +60,7 @@ class TrainData:
   def epochs(
     self, patients: tuple[str, ...], *, batch_size: int, seed: int, steps: int = 0
   ) -> 'Epochs':
-    """Returns the epochs of a training on these patients.
-
-    Args:
-      patients: Names of the patients.
-      batch_size: Slices in a batch.
-      seed: Seed of the order of the slices and of the random numbers.
-      steps: Number of steps in an epoch; 0 is one pass over the slices.
-    """
+    """Returns the epochs of a training on these patients; 0 steps are one pass over the slices."""
     examples = self.examples(patients)
     steps = steps or batching.steps_per_epoch(len(examples), batch_size)
     return Epochs(self, examples, batch_size, seed, steps)
@@ -104,11 +79,6 @@ class TrainData:
       'label': jax.ShapeDtypeStruct(shape[:3], np.int32, sharding=split),
     }
 
-  def in_words(self) -> str:
-    """Returns a text that must be equal in all processes of a run."""
-    values = np.concatenate([self.statistics['mean'], self.statistics['std']]).tolist()
-    return f'{len(self.prepared.slices)} slices in {self.prepared.folder.name}, mean, std {values}'
-
   def augment(
     self, key: jax.Array, batch: Batch, statistics: batching.Statistics | None = None
   ) -> Batch:
@@ -117,32 +87,23 @@ class TrainData:
     The images have the precision of the run, which the layers of a network follow. `statistics`
     replaces those of the data with traced arguments of the same values.
     """
-    settings, precision = self.config.augment, device.precision(self.config.precision)
     known = self.statistics if statistics is None else statistics
     mean, std = (jnp.asarray(known[name]) for name in ('mean', 'std'))
     image, label = augment(
-      key, batch['image'], batch['label'], settings=settings, mean=mean, std=std
+      key, batch['image'], batch['label'], settings=self.config.augment, mean=mean, std=std
     )
-    return {'image': image.astype(precision), 'label': label}
+    return {'image': image.astype(device.precision(self.config.precision)), 'label': label}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Epochs:
-  """Slices of some patients for each epoch, in an order that the seed determines.
-
-  Attributes:
-    train_data: Slices of the run.
-    examples: Slices of the training.
-    batch_size: Slices in a batch.
-    seed: Seed of the order of the slices and of the random numbers.
-    steps: Number of steps in an epoch.
-  """
+  """Slices of some patients for each epoch, in an order that the seed determines."""
 
   train_data: TrainData
   examples: Examples
-  batch_size: int
-  seed: int
-  steps: int
+  batch_size: int  # slices in a batch
+  seed: int  # of the order of the slices and of the random numbers
+  steps: int  # in an epoch
 
   @property
   def facts(self) -> Facts:
@@ -170,11 +131,7 @@ class Epochs:
     """Returns names such as 'Case12 slice 4' (from 0) of the slices in a step, counted from 1."""
     epoch, index = divmod(step - 1, self.steps)
     order = batching.order(
-      len(self.examples),
-      batch_size=self.batch_size,
-      seed=self.seed,
-      epoch=epoch,
-      steps=self.steps,
+      len(self.examples), batch_size=self.batch_size, seed=self.seed, epoch=epoch, steps=self.steps
     )
     return [self.examples.name(int(example)) for example in order[index]]
 
@@ -184,61 +141,31 @@ def open_stage(
 ) -> TrainData:
   """Opens the prepared slices for a stage that trains, in every process of the run.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run; its data.json has the folder of the slices.
-    stage: Name of the stage, search or retrain.
-    genotype_file: Genotype of the network that is retrained.
-
-  Raises:
-    InputError: If the slices are not prepared, there are too few patients, the devices cannot share
-      a batch evenly, or the slices of the processes differ.
+  Raises InputError also if the devices cannot share a batch evenly, or the processes differ.
   """
   meshes.require_even(config, stage)
   hosts.call(stage, config, workdir, genotype_file=genotype_file)
   train_data = open_train_data(config, workdir)
-  hosts.meet(train_data.in_words())
+  values = np.concatenate([train_data.statistics['mean'], train_data.statistics['std']]).tolist()
+  prepared = train_data.prepared
+  hosts.meet(f'{len(prepared.slices)} slices in {prepared.folder.name}, mean, std {values}')
   return train_data
 
 
 def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
-  """Opens the prepared slices of a run.
+  """Opens the prepared slices of a run, which its data.json in the workdir locates.
 
-  Args:
-    config: Settings of the run.
-    workdir: Folder of the run; its data.json has the folder of the slices.
-
-  Raises:
-    InputError: If the slices are not prepared, or there are too few patients.
+  Mean and standard deviation are those of the config, or else of the training patients. Raises
+  InputError if the slices are not prepared, or there are too few patients.
   """
   prepared = open_slices(workdir, config)
-  patients = splits.of(config, prepared.patients)
-  training = Examples(prepared, prepared.cases_of(patients['train']))
-  return TrainData(config, prepared, patients, statistics_of(config, training), meshes.of(config))
-
-
-def statistics_of(config: ConfigDict, training: Examples) -> batching.Statistics:
-  """Returns mean and standard deviation: those of the config, or of the training patients."""
+  patients = splits.assign(config, prepared.patients)
   if config.data.mean:
-    return {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
-  return batching.intensity_statistics(training)
-
-
-@contextlib.contextmanager
-def fault_recorded(folder: Path, slices_of: Callable[[int], Any]) -> Generator[None]:
-  """Writes the step and its slices to <folder>/not_finite.json if the body raises NotFinite.
-
-  Args:
-    folder: Folder of the stage.
-    slices_of: Function from a step, counted from 1, to the slices of its batches.
-  """
-  (folder / _FAULT).unlink(missing_ok=True)
-  try:
-    yield
-  except NotFinite as error:
-    found = {'error': str(error), 'step': error.step, 'slices': slices_of(error.step)}
-    files.write_json(folder / _FAULT, found)
-    raise
+    statistics = {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
+  else:
+    training = Examples(prepared, prepared.cases_of(patients['train']))
+    statistics = batching.intensity_statistics(training)
+  return TrainData(config, prepared, patients, statistics, meshes.make_mesh(config))
 
 
 class Figures:
@@ -248,13 +175,7 @@ class Figures:
   """
 
   def __init__(self, stage: str, epoch: int, notes: Mapping[str, Any] | None = None):
-    """Begins an epoch or continues one.
-
-    Args:
-      stage: Name of the stage, for errors.
-      epoch: Index of the epoch, from 0.
-      notes: Notes of an interrupted epoch.
-    """
+    """Begins the epoch with this index, from 0, of a stage, or continues one from its notes."""
     self.stage, self.epoch = stage, epoch
     notes = notes or {'steps': 0, 'sums': {}}
     self.steps: int = notes['steps']
@@ -267,27 +188,21 @@ class Figures:
     return {'steps': self.steps, 'sums': {name: sums.tolist() for name, sums in self.sums.items()}}
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step, which are still on the device.
-
-    Raises:
-      NotFinite: If a metric of the previous step is not finite.
-    """
+    """Takes the metrics of a step, which are still on the device, and reads those of the last."""
     self.flush()
     self._pending = (step, metrics)
 
   def flush(self) -> None:
-    """Reads pending metrics."""
+    """Reads pending metrics; raises NotFinite if one is non-finite."""
     if self._pending is None:
       return
-    step, metrics = self._pending
-    self._pending = None
+    (step, metrics), self._pending = self._pending, None
     for name, value in jax.device_get(metrics).items():
       if not np.all(np.isfinite(value)):
-        place = f'{self.stage}, epoch {self.epoch + 1}, step {step}'
         raise NotFinite(
-          f'{place}: {name} is not finite; lower its '
-          f'learning rate or clip_norm in config.{self.stage}. The last checkpoint is kept, from '
-          'which --config.debug=True finds the first layer',
+          f'{self.stage}, epoch {self.epoch + 1}, step {step}: {name} is non-finite; lower the '
+          f'learning rate or clip_norm in config.{self.stage}, or run it with --config.debug=True, '
+          'which continues from the last checkpoint and finds the first non-finite value',
           step=step,
         )
       # In double precision: float32 counts pixels only up to 16,777,216.
@@ -310,7 +225,6 @@ class Figures:
 def overlap(logits: jax.Array, label: jax.Array) -> jax.Array:
   """Returns the common, predicted and true pixels of each foreground class, [K - 1, 3], float32."""
   classes = jnp.arange(1, logits.shape[-1])
-  predicted = logits.argmax(-1)[..., None] == classes
-  true = label[..., None] == classes
-  counts = [(predicted & true), predicted, true]
-  return jnp.stack([c.sum((0, 1, 2)) for c in counts], axis=-1).astype(np.float32)
+  predicted, true = logits.argmax(-1)[..., None] == classes, label[..., None] == classes
+  counts = [part.sum((0, 1, 2)) for part in (predicted & true, predicted, true)]
+  return jnp.stack(counts, axis=-1).astype(np.float32)

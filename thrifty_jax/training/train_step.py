@@ -41,7 +41,6 @@ class Best(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def build_network(
@@ -49,28 +48,21 @@ def build_network(
 ) -> tuple[nn.Module, ModelSpec]:
   """Returns the network that is trained and its description, as far as it is known before.
 
-  Args:
-    config: Settings of the run.
-    train_data: Slices of the run.
-    genotype_file: Genotype of a thrifty network; None for a baseline.
-    folder: Folder of the training. The genotype is copied there, beside the checkpoints, from which
-      another genotype must not continue.
+  The genotype of a thrifty network is copied to the folder, beside the checkpoints, from which
+  another genotype must not continue.
   """
-  found = genotype.load(genotype_file) if genotype_file else None
+  found = None
   if genotype_file:
+    found = genotype.load_any(genotype_file)
     files.write_bytes(folder / 'genotype.json', genotype_file.read_bytes())
   spec = make_spec(config, train_data.statistics)
   return build.build(spec, found), spec
 
 
 def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainState, Best, Facts]:
-  """Returns the state before the first step, its weights as the best so far, and the facts.
-
-  State and facts are on the devices, the best weights on the host.
-  """
+  """Returns the first state, its weights as the best so far, on the host, and the facts."""
   image = epochs.train_data.image_shape(epochs.batch_size)
-  keep = compiling.keeper(config, weights_of=str(net), image=image.shape)
-  find_shapes = functools.partial(build.keep_shapes, keep)
+  find_shapes = compiling.make_shapes_finder(config, net, image)
   transformation, _ = optimizer(config.retrain, epochs.facts)
   state, best = init_state(net, transformation, image, seed=config.seed, find_shapes=find_shapes)
   logbook.say('network', f'{build.count(best.params):,} parameters; {epochs.steps} steps an epoch')
@@ -86,15 +78,7 @@ def init_state(
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
 ) -> tuple[TrainState, Best]:
-  """Returns the state before the first step, and its weights as the best so far.
-
-  Args:
-    net: Network that is trained.
-    transformation: Optimiser of the weights.
-    image: Shape and type of a batch of images.
-    seed: Random seed of the weights.
-    find_shapes: Function from the network and its inputs to the shapes of its weights.
-  """
+  """Returns the state before the first step for batches like `image`, and the best weights."""
   params = build.initialise(find_shapes(net, image), seed=seed)
   average = jax.tree.map(jnp.copy, params)  # a copy, as a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
@@ -123,13 +107,12 @@ def optimizer(
   if settings.optimizer == 'sgd':
     decay = optax.add_decayed_weights(settings.weight_decay)
     return optax.chain(clip, decay, optax.sgd(rate, momentum=settings.momentum)), rate
+
+  def is_kernel(params: build.Params) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
   adamw = optax.adamw(rate, weight_decay=settings.weight_decay, mask=is_kernel)
   return optax.chain(clip, adamw), rate
-
-
-def is_kernel(params: build.Params) -> Any:
-  """Returns the mask of the weights that are kernels, for an optimiser."""
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def step_key(seed: jax.Array | int, state: TrainState) -> jax.Array:
@@ -146,7 +129,7 @@ def make_train_step(
   seed: jax.Array | int,
   background: Any,
   parts: int = 1,
-) -> Step:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the training step, a pure function (state, batch) -> (state, metrics).
 
   Args:
@@ -189,16 +172,11 @@ def make_train_step(
 def compile_step(
   config: ConfigDict, epochs: Epochs, net: nn.Module, state: TrainState, facts: Facts
 ) -> Program:
-  """Returns the training step as a program: (state, facts, batch) -> (state, metrics).
-
-  Args:
-    config: Settings of the run.
-    epochs: Slices of the training, which also take memory.
-    net: Network that is trained.
-    state: Initial state.
-    facts: Facts of the run; the program contains nothing else of it.
-  """
+  """Returns the step as a program, (state, facts, batch) -> (state, metrics), for any facts."""
   settings, train_data = config.retrain, epochs.train_data
+  check = functools.partial(
+    memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
+  )
 
   def train_step(state: TrainState, facts: Facts, batch: Batch) -> tuple[TrainState, Metrics]:
     step = make_train_step(
@@ -213,21 +191,19 @@ def compile_step(
     return step(state, batch)
 
   return Program(
-    mesh.replicated(train_step, train_data.mesh),
+    mesh.replicate(train_step, train_data.mesh),
     lambda: (state, facts, train_data.batch_shape(settings.batch_size)),
     donate=not config.debug,
-    check=functools.partial(
-      memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
-    ),
+    check=check,
   )
 
 
 def find_source(
   train_data: TrainData, net: nn.Module, spec: ModelSpec
-) -> Callable[[TrainState, Facts, Batch], str | None]:
+) -> Callable[[TrainState, Facts, Batch], str]:
   """Returns the function that finds the source of a non-finite value, see not_finite."""
 
-  def source(state: TrainState, facts: Facts, batch: Batch) -> str | None:
+  def source(state: TrainState, facts: Facts, batch: Batch) -> str:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
     network = functools.partial(build.apply, net, background=spec.background)
     return not_finite.first_source(network, state.params, batch, loss=segmentation_loss)
