@@ -108,7 +108,7 @@ def export(network: networks.Network) -> dict[str, bytes]:
   """Returns the content of the ONNX files of a network, 'ONNX' and 'int8'."""
   content = onnx_network.to_onnx(network.member()).SerializeToString()
   sample = slices(4, network.size).transpose(0, 3, 1, 2)
-  return {'ONNX': content, 'int8': quantise.quantise(content, [sample])}
+  return {'ONNX': content, 'int8': quantise.quantise(content, [sample], whole=False)}
 
 
 def start_peak() -> tuple[dict[str, Any], contenders.Turn]:

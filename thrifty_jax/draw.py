@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thrifty_jax import files
-from thrifty_jax.drawings import drawing, grid_drawing, svg
+from thrifty_jax.drawings import drawing, grid_drawing, lean_drawing, svg
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.running import command_line
 
 DEPTH, DEEPEST = 5, 12  # default number of levels; most that can be drawn
@@ -16,6 +17,7 @@ usage: python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg [--depth=LEV
 
 Draws the structure of a searched network: the down cell and the up cell with their operations and,
 where the file has them, the scores of these choices; and the grid of cells that makes the network.
+Of a lean network it draws the levels.
 
   --genotype=FILE      a genotype, for example runs/brain/search/genotype.json
   --output=FILE.svg    the picture, for light and dark screens; one that is there is replaced
@@ -59,7 +61,16 @@ def draw(path: Path, *, depth: int | None = None) -> str:
   A `depth` of None, the number of levels, is that of the file's provenance, else 5. A file that is
   no genotype, or skips cells that do not exist at this depth, is an InputError.
   """
-  found = genotype.load(path)
+  schemes = [
+    drawing.variables(dark=dark) | grid_drawing.variables(dark=dark) for dark in (False, True)
+  ]
+  found = genotype.load_any(path)
+  if isinstance(found, LeanShape):
+    if depth:
+      raise InputError(
+        f'{path} describes a lean network, which has its own levels: leave out --depth'
+      )
+    return lean_drawing.draw_shape(found).file(*schemes)
   scores = drawing.edge_scores(path)
   depth = depth or _depth(path)
   try:
@@ -68,9 +79,6 @@ def draw(path: Path, *, depth: int | None = None) -> str:
     raise InputError(f'{path}: {error}; give the depth of its network, --depth=LEVELS') from error
   note = [svg.note(drawing.SCORES)] if any(scores.values()) else []
   pictures = [drawing.draw_cells(found, scores), *note, grid]
-  schemes = [
-    drawing.variables(dark=dark) | grid_drawing.variables(dark=dark) for dark in (False, True)
-  ]
   return svg.below(pictures, gap=36, label=f'The network of {path.name}').file(*schemes)
 
 

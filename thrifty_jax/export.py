@@ -104,7 +104,14 @@ def _networks(
   values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
   """Exported files by name, and the results of each; refuses one that differs from the model."""
-  from thrifty_jax.exporting import export_check, export_slices, onnx_network, quantise, stablehlo
+  from thrifty_jax.exporting import (
+    export_check,
+    export_slices,
+    onnx_lean,
+    onnx_network,
+    quantise,
+    stablehlo,
+  )
 
   if values.format == 'stablehlo':
     name, content = 'model.stablehlo', stablehlo.to_stablehlo(member)
@@ -121,7 +128,7 @@ def _networks(
     return contents, results
   spec = member.spec
   training = export_slices.read_training(data, quantise.SLICES, context=spec.context)
-  eight = quantise.quantise(content, training)
+  eight = quantise.quantise(content, training, whole=onnx_lean.folds(member.genotype))
   quantised = export_check.make_onnx_runner(eight)
   before = quantise.measure_dsc(data, network, spec, title='score float32')
   after = quantise.measure_dsc(data, quantised, spec, title='score int8')

@@ -20,6 +20,11 @@ from thrifty_jax.networks.norm import EPSILON
 Parameters = Mapping[str, Any]  # numpy arrays in the structure of the Linen module
 
 
+def folds(genotype: Any) -> bool:
+  """Whether no norm is left in the graph: a lean network's batch norms fold into convolutions."""
+  return isinstance(genotype, LeanShape) and genotype.norm != 'group'
+
+
 def add_network(graph: Graph, image: Tensor, params: Parameters, shape: LeanShape) -> Tensor:
   """Adds the network of `lean.LeanNetwork`; returns logits of the padded image."""
   x, skips = image, []

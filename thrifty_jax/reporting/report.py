@@ -10,7 +10,12 @@ from thrifty_jax.reporting import architecture, health, histories, inputs, patie
 from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
 from thrifty_jax.scores import tables
 
-MODELS = {'thrifty': 'Thrifty network', 'unet': 'U-Net', 'unet_plus_plus': 'UNet++'}
+MODELS = {
+  'thrifty': 'Thrifty network',
+  'lean': 'Lean network',
+  'unet': 'U-Net',
+  'unet_plus_plus': 'UNet++',
+}
 # Table 1 of Thrifty NAS (AAAI 2022): architecture, parameters, DSC in percent.
 PAPER = (
   {'model': 'U-Net', 'parameters': '7.76M', 'chaos': '96.12', 'promise12': '82.85'},
