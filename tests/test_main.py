@@ -356,7 +356,7 @@ BAD_COMMANDS = [
   ([CONFIG, '--config.search.epochs=1.5'], 'config.search.epochs=1.5'),
   ([CONFIG, '--config.model.deep_supervision=7'], 'config.model.deep_supervision=7'),
   ([CONFIG, '--config.data.fold=9'], 'config.data.fold is 9; expected from 0 to 4'),
-  ([CONFIG, '--config.data.image_size=0'], 'but phantom does not say; set it'),
+  ([CONFIG, '--config.data.image_size=0'], 'but phantom does not determine it; set it'),
   (['--config=configs/folder.py'], 'no dataset.json there'),
   ([CONFIG, '--config.genotype=nowhere.json'], "'nowhere.json'; expected a file that exists"),
   ([CONFIG, '--stage=serach'], 'did you mean search?'),

@@ -384,7 +384,7 @@ def test_a_scan_unlike_the_training_is_told_and_segmented_all_the_same(
   assert command(other, folder / 'a.nii.gz', tmp_path / 'm.nii.gz') == 0
   printed = capsys.readouterr().out
   assert 'unlike    a: 8 slices, in training 40 to 60' in printed
-  assert 'in training 7 to 8 mm' in printed and 'look at these masks' in printed
+  assert 'in training 7 to 8 mm' in printed and 'check these masks' in printed
   with pytest.warns(UserWarning, match='in training 40 to 60'):
     predict.load_model(other).segment(np.random.default_rng(0).normal(size=(8, 9, 9)), (3, 7, 7))
 

@@ -137,7 +137,7 @@ def test_what_is_left_to_the_data_is_what_it_was_as_long_as_the_same_decides_it(
     ('{"folder": 3}', 'folder is 3, expected text'),
     (
       '{"folder": "x", "from_run": "y", "name": "z", "raw_dir": ""}',
-      'settings is not there, expected an object; .*--stage=prepare again',
+      'settings is missing, expected an object; .*--stage=prepare again',
     ),
   ],
 )

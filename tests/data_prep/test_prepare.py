@@ -247,7 +247,7 @@ def test_one_bad_scan_stops_everything_in_one_line(config, workers):
   config.data.workers = workers
   scan = Path(config.data.raw_dir, 'TrainingData', 'Case02.zraw')
   scan.write_bytes(scan.read_bytes()[:100])
-  with pytest.raises(InputError, match=r'Case02\.mhd: its voxels, Case02\.zraw, are cut off'):
+  with pytest.raises(InputError, match=r'Case02\.mhd: its voxels, Case02\.zraw, are damaged'):
     prepare.prepare(config)
   assert files_below(config.data.data_dir) == []
 

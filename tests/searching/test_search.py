@@ -249,7 +249,7 @@ def test_another_seed_has_another_order_of_the_same_slices_which_are_read_once(
 ):
   other, expected = halves.with_seed(5), steps.divide(config, opened, seed=5)
   assert other.slices_of(1) == expected.slices_of(1) != halves.slices_of(1)
-  assert [one.facts.seed for one in (halves, other)] == [config.seed, 5]
+  assert [one.epochs[0].facts.seed for one in (halves, other)] == [config.seed, 5]
   for half, same in zip(other.epochs, halves.epochs, strict=True):
     assert half.examples is same.examples
 

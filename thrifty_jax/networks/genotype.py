@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from thrifty_jax import files, records
+from thrifty_jax.allowed import within
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import lean_space
 from thrifty_jax.networks.architecture import ArchitectureWeights
@@ -134,7 +135,7 @@ class GenotypeFile:
 
   down: tuple[tuple[Edge, ...], ...]
   up: tuple[tuple[Edge, ...], ...]
-  skipped: tuple[tuple[Annotated[int, range(1, 33)], Annotated[int, range(33)]], ...] = ()
+  skipped: tuple[tuple[Annotated[int, within(1, 32)], Annotated[int, within(0, 32)]], ...] = ()
 
 
 def save(
