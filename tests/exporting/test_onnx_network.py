@@ -133,9 +133,9 @@ def test_the_baselines_give_what_they_give_in_jax(name, norm_):
   require_same(made, image_of(made))
 
 
-def shape_of(*widths, block='plain', **choices):
+def shape_of(*widths, block='plain', stem=2, up='transposed', skip='add', norm='batch'):
   levels = tuple(Level(width, 2, 1, block) for width in widths)
-  return LeanShape(levels, **{'stem': 2, 'up': 'transposed', 'skip': 'add'} | choices)
+  return LeanShape(levels, stem=stem, up=up, skip=skip, norm=norm)
 
 
 # Together they have every choice of the space.

@@ -13,10 +13,18 @@ from thrifty_jax.networks.lean_space import LeanShape, Level
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
-def shape_of(*widths, stem=2, encoder=2, decoder=2, block='plain', **choices):
+def shape_of(
+  *widths,
+  stem=2,
+  encoder=2,
+  decoder=2,
+  block='plain',
+  up='transposed',
+  skip='concat',
+  norm='batch',
+):
   levels = tuple(Level(width, encoder, decoder, block) for width in widths)
-  defaults = {'up': 'transposed', 'skip': 'concat', 'norm': 'batch'}
-  return LeanShape(levels, stem=stem, **defaults | choices)
+  return LeanShape(levels, stem=stem, up=up, skip=skip, norm=norm)
 
 
 HALF = shape_of(16, 32, 64, 128)

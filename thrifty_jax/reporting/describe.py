@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from thrifty_jax import config as configs
 from thrifty_jax import device, stages
 from thrifty_jax.logbook import say
 from thrifty_jax.networks import build, genotype
@@ -22,7 +23,7 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   A searched genotype is read from the run's folder; InputError is raised if there is none.
   """
   data, name = config.data, config.model.name
-  path = stages.find_genotype(config, workdir) if name == 'thrifty' else None
+  path = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   # Shapes and sizes do not depend on the normalisation of the slices.
   statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
   net = build.build(make_spec(config, statistics), genotype.load_any(path) if path else None)

@@ -28,7 +28,7 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
   if stage is stages.REPORT and not any((workdir / name).exists() for name in ALL):
     raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
-  if stage is stages.DESCRIBE and config.model.name == 'thrifty':
+  if stage is stages.DESCRIBE and configs.has_genotype(config):
     path = stages.find_genotype(config, workdir)
     if not path.is_file():
       raise InputError(

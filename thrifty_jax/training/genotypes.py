@@ -8,6 +8,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
+from thrifty_jax.networks.lean_space import LeanShape
 
 
 def require_trainable(config: ConfigDict, workdir: Path) -> None:
@@ -21,6 +22,12 @@ def require_trainable(config: ConfigDict, workdir: Path) -> None:
     )
   found, begun = genotype.load_any(path), workdir / 'retrain' / 'genotype.json'
   genotype.require_depth(found, config.model.depth, place=str(path))
+  parts = config.retrain.microbatches
+  if isinstance(found, LeanShape) and found.norm == 'batch' and parts > 1:
+    raise InputError(
+      f'config.retrain.microbatches is {parts}, but {path} has batch norms, whose statistics are '
+      'of a whole batch; expected 1: lower retrain.batch_size, or use a genotype with group norms'
+    )
   if begun.exists() and genotype.load_any(begun) != found:
     raise InputError(
       f'{workdir}: retrain began with another genotype than {path} has now; put it back, use '
