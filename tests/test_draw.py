@@ -15,6 +15,7 @@ from thrifty_jax.networks.genotype import Genotype
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHIPPED = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
+LEAN = SHIPPED.with_name('lean_0.48m.json')
 
 
 def content(**changes):
@@ -44,6 +45,18 @@ def test_a_picture_that_is_there_is_replaced(tmp_path):
   output.write_text('old')
   assert draw.main(['--genotype', str(SHIPPED), '--output', str(output)]) == 0
   assert output.read_text(encoding='utf-8').startswith('<svg')
+
+
+def test_a_lean_network_is_drawn_level_by_level_without_a_depth(tmp_path, capsys):
+  output = tmp_path / 'lean.svg'
+  arguments = ['--genotype', str(LEAN), '--output', str(output)]
+  assert draw.main(arguments) == 0
+  text = output.read_text(encoding='utf-8')
+  ElementTree.fromstring(text)
+  assert [text.count(f'>{width} channels<') for width in (16, 32, 64, 128)] == [2, 2, 2, 1]
+  assert text.count('2 x conv 3x3') == 7 and '1/16' in text
+  assert draw.main([*arguments, '--depth=4']) == 2
+  assert 'has its own levels: leave out --depth' in capsys.readouterr().err
 
 
 def test_the_picture_sets_each_colour_that_it_uses_for_light_and_dark_screens(tmp_path):

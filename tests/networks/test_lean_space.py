@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.networks.lean_space import LEVELS, MULTIPLE, LeanShape
 
+SHIPPED = Path(genotype.__file__).parents[1] / 'genotypes' / 'lean_0.48m.json'
 SHAPES = [lean_space.draw(np.random.default_rng(seed)) for seed in range(200)]
 
 
@@ -22,6 +24,12 @@ def test_draws_reach_every_choice():
   assert {level.block for shape in SHAPES for level in shape.levels} == {*lean_space.BLOCKS}
   assert {level.encoder for shape in SHAPES for level in shape.levels} == {1, 2}
   assert all(level.width % MULTIPLE == 0 for shape in SHAPES for level in shape.levels)
+
+
+def test_the_shape_that_comes_with_the_project_is_read():
+  shape = genotype.load_any(SHIPPED)
+  assert isinstance(shape, LeanShape)
+  assert shape.title == 'half 16 32 64 128 concat' and shape.norm == 'batch'
 
 
 def test_a_seed_draws_one_shape():
@@ -59,13 +67,13 @@ def test_mutations_reach_another_shape():
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'stem': 3}, 'stem is 3, expected 1, 2 or 4'),
+    ({'stem': 3}, 'stem is 3, expected a whole number 1, 2 or 4'),
     ({'norm': 'layer'}, "norm is 'layer', expected batch or group or none"),
     ({'levels': []}, 'shape has 0 levels, expected 3 to 6'),
-    ({'levels': [{'width': 8}] * 3}, 'levels[0].encoder is not there'),
+    ({'levels': [{'width': 8}] * 3}, 'levels[0].encoder is missing'),
     (
       {'levels': [{'width': 0, 'encoder': 1, 'decoder': 1, 'block': 'plain'}] * 3},
-      'levels[0].width is 0, expected from 1 to 1024',
+      'levels[0].width is 0, expected a whole number from 1 to 1024',
     ),
   ],
 )

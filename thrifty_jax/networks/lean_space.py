@@ -88,7 +88,8 @@ def read(value: Any, path: Path | str) -> LeanShape:
   Raises:
     InputError: If a part is missing or impossible, or there are too few or too many levels.
   """
-  shape = records.parse(value, LeanShape, f'{path}: shape')
+  remedy = 'correct it, or use another genotype'
+  shape = records.parse(value, LeanShape, f'{path}: shape', remedy=remedy)
   if not LEVELS[0] <= len(shape.levels) <= LEVELS[1]:
     raise InputError(
       f'{path}: shape has {len(shape.levels)} levels, expected {LEVELS[0]} to {LEVELS[1]}'
