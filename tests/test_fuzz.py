@@ -26,14 +26,16 @@ import pytest
 
 from thrifty_jax import files, logbook, model_folder, predict, records, stages
 from thrifty_jax.data import data_file, likeness, split_file
-from thrifty_jax.drawings import drawing
+from thrifty_jax.drawings import drawing, lean_drawing
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, space
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.reporting import patients, plots, report
 from thrifty_jax.scans import dataset_json, overlays
 
 PROJECT = Path(__file__).resolve().parents[1]
 GENOTYPE = (PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json').read_bytes()
+LEAN = (PROJECT / 'thrifty_jax' / 'genotypes' / 'lean_0.48m.json').read_bytes()
 DATASET = {
   'name': 'Made up',
   'channel_names': {'0': 'CT', '1': 'T2'},
@@ -182,6 +184,20 @@ def test_a_damaged_genotype_is_a_network_or_refused(tmp_path):
     return found
 
   fuzz(path, GENOTYPE, read, times=1200, seed=0)
+
+
+def test_a_damaged_lean_genotype_is_a_shape_of_the_space_or_refused(tmp_path):
+  path = tmp_path / 'genotype.json'
+
+  def read():
+    found = genotype.load_any(path)
+    if isinstance(found, LeanShape):  # damage may have taken its space
+      lean_drawing.draw_shape(found).inline()
+      assert 3 <= len(found.levels) <= 6 and found.stem in (1, 2, 4)
+      assert all(1 <= level.width <= 1024 for level in found.levels)
+    return found
+
+  fuzz(path, LEAN, read, times=600, seed=0)
 
 
 def test_a_damaged_dataset_json_describes_a_data_set_or_is_refused(tmp_path):
