@@ -27,6 +27,7 @@ anterior 87.7 %, posterior 85.2 %.
 Variants, which compose (`:small,unet`), applied from left to right:
   small                  at most 128 x 128, a narrow supernet and few epochs.
   unet, unet_plus_plus   a baseline instead of the search.
+  lean                   a lean network instead, whose shape --config.genotype=FILE has.
 """
 
 from ml_collections import ConfigDict

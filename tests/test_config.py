@@ -109,7 +109,7 @@ def test_a_baseline_and_a_given_genotype_need_no_search(tmp_path):
   Path(config.genotype).write_text('{}')
   configs.validate(config)
   config.model.name = 'unet'
-  with pytest.raises(InputError, match='only thrifty networks have a genotype'):
+  with pytest.raises(InputError, match='only thrifty and lean networks have a genotype'):
     configs.validate(config)
 
 

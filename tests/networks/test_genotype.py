@@ -227,7 +227,7 @@ def test_the_path_of_cells_and_its_scores_are_kept_in_the_file(tmp_path):
     genotype.save(tmp_path / 'g.json', found, scores=scores)
     assert genotype.load(tmp_path / 'g.json') == found
     content = json.loads((tmp_path / 'g.json').read_text())
-    assert content['version'] == 1
+    assert content['version'] == 2
     assert content['skipped'] == [list(cell) for cell in found.skipped]
     for entry, weight in zip(content['gates'], weights.gates, strict=True):
       assert [entry['keep'], entry['skip']] == pytest.approx(2 * weight, abs=1e-6)
@@ -304,8 +304,10 @@ MALFORMED = {
   'an empty object': {},
   'another format': shipped(format='thrifty_jax.model'),
   'no format': {name: value for name, value in shipped().items() if name != 'format'},
-  'a newer version': shipped(version=2),
+  'a newer version': shipped(version=3),
   'a version in words': shipped(version='1'),
+  'another space': shipped(space='wide'),
+  'a lean network': shipped(space='lean'),
   'no version': {name: value for name, value in shipped().items() if name != 'version'},
   'no down': {name: value for name, value in shipped().items() if name != 'down'},
   'up is an object': shipped(up={}),

@@ -78,7 +78,7 @@ def test_without_a_genotype_one_line_says_to_name_one(tmp_path, capsys):
 
 def test_a_supervised_unet_is_refused(tmp_path, capsys):
   assert run('--config=configs/brain.py:unet', '--config.model.deep_supervision') == 2
-  assert 'a U-Net has one output only' in capsys.readouterr().err
+  assert 'unet has one output only' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', [*CONFIGS, 'brain.py:unet', 'brain.py:unet_plus_plus'])

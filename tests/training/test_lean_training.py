@@ -124,9 +124,9 @@ def test_nothing_searches_a_lean_network_so_that_it_needs_a_genotype():
 
 DEVICES = """
 import sys
-sys.path.insert(0, 'tests')
+sys.path[:0] = ['tests', 'tests/training']
 import jax, json, numpy as np, optax
-from training import test_lean
+import test_lean_training as test_lean
 from thrifty_jax.data import mesh
 from thrifty_jax.training import train_step
 net = test_lean.LeanNetwork(test_lean.SHAPE, 2)
