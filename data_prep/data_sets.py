@@ -83,7 +83,7 @@ def find_module(config: ConfigDict) -> ModuleType:
   """Returns the module of the config's data set, whose name it checks."""
   name = config.data.name
   if name not in _MODULES:
-    raise InputError(f'data.name is {name!r}; expected one of {", ".join(_MODULES)}.')
+    raise InputError(f'config.data.name is {name!r}; expected one of {", ".join(_MODULES)}')
   return importlib.import_module(f'data_prep.{name}')
 
 

@@ -145,8 +145,7 @@ def test_a_score_is_the_number_of_candidates_times_both_weights_and_none_has_non
       names = candidates(kind, source)
       assert list(found[node, source]) == [name for name in names if name != 'none']
       for name, value in found[node, source].items():
-        count = 4 if kind == 'up' and source == 1 else 6
-        expected = count * part.alphas[i][names.index(name)] * part.betas[i]
+        expected = len(names) * part.alphas[i][names.index(name)] * part.betas[i]
         assert value == pytest.approx(expected, abs=1e-12)
 
 

@@ -33,6 +33,8 @@ def operation_macs(name, pixels, channels):
   gate = 2 * channels * max(1, channels // 16)
   taps = pixels // 4 if name.startswith('up_') else pixels  # the pixels that all weights multiply
   name = name.removeprefix('down_').removeprefix('up_')
+  if name == 'identity' or name.endswith('_pool'):
+    return 0
   dense, separable = 9 * channels * channels * taps, 9 * channels * taps + channels**2 * pixels
   return {
     'conv_3x3': dense,
@@ -40,7 +42,7 @@ def operation_macs(name, pixels, channels):
     'sep_conv_3x3': separable,
     'se_conv_3x3': gate + dense,
     'se': gate,
-  }.get(name, 0)  # pools and identity
+  }[name]
 
 
 def derived_macs(genotype, *, side, classes=2, image_channels=1, channels=32, depth=5):

@@ -119,8 +119,8 @@ def require_choice(chosen: Sequence[str]) -> None:
   for name in chosen:
     if name not in known:
       raise InputError(
-        f'config.search.operations names {name!r:.40}, which is no operation; expected different '
-        f'names out of {", ".join(known)}, or () for all'
+        f'config.search.operations names {name!r:.40}, which is no operation; expected names, as '
+        f"in ('conv_3x3', 'identity'), out of {', '.join(known)}, or () for all"
       )
     if chosen.count(name) > 1:
       raise InputError(f'config.search.operations names {name!r} twice; expected it once')
