@@ -54,7 +54,12 @@ def fabricate(workdir, *, size=32, stages=('start', 'search', 'retrain', 'evalua
 
 def _search(workdir):
   rng = np.random.default_rng(0)
-  sizes = {'down': (6, 6, 6, 6, 6), 'up': (6, 4, 6, 4, 6)}
+  sizes = {
+    kind: [
+      len(space.candidates(space.resample_of(kind, source))) for _, source in space.edges_of(2)
+    ]
+    for kind in space.CELL_KINDS
+  }
   state = {kind: [np.zeros(n) for n in counts] for kind, counts in sizes.items()}
   lines = []
   for epoch in range(1, 31):

@@ -154,7 +154,7 @@ def read_search(workdir: Path, chosen: Sequence[str]) -> list[SearchLine]:
     if not edges or len(betas) != len(edges) or [*map(len, alphas)] != sizes:
       raise InputError(
         f'{workdir / "search" / "metrics.jsonl"}: the weights are not those of cells with the same '
-        f'nodes in every line, from epoch {line.epoch} on; the file is damaged: put it back, or '
-        'search again'
+        f'nodes in every line, from epoch {line.epoch} on; the file is damaged, or the program has '
+        'other operations than the one that searched: put the file back, or search again'
       )
   return found
