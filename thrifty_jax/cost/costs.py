@@ -174,7 +174,7 @@ def _describe(member: LoadedModel, *, activations: bool) -> dict[str, Any]:
 
 
 def make_images(count: int, channels: int, size: int) -> np.ndarray:
-  """Returns smooth noise, [N, C, S, S], float32 in [0, 1]; the time does not depend on the image."""
+  """Returns smooth noise, [N, C, S, S], float32 in [0, 1]; times do not depend on the image."""
   noise = np.random.default_rng(0).random((count, channels, size, size))
   smooth = ndimage.gaussian_filter(noise, (0, 0, 3, 3))
   return np.clip(6 * smooth - 2.5, 0, 1).astype(np.float32)

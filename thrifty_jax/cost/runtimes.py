@@ -32,7 +32,7 @@ _NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-  """A way to run networks: `runtime` and `precision`, names of settings.COST_RUNTIMES, _PRECISIONS."""
+  """A way to run networks; the names are those of the settings, but for 'all'."""
 
   runtime: str
   precision: str
