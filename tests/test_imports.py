@@ -14,6 +14,7 @@ LAYERS = (
   ('running',),
   ('searching',),
   ('training',),
+  ('cost',),
   ('exporting', 'predicting'),
   ('reporting', 'drawings', 'scores'),
   ('model_folder',),
@@ -57,6 +58,8 @@ def imports_of(modules):
 def rank(module):
   """The line that a module stands in, from the top; data_prep stands in none."""
   top, *parts = module.split('.')
+  if parts[-1:] == ['__main__']:  # a folder's command
+    return COMMANDS
   return None if top == DATA_PREP else RANKS.get(parts[0] if parts else '', ROOT)
 
 

@@ -153,6 +153,9 @@ def _validate_model(config: ConfigDict) -> None:
   _require(config, 'genotype', lambda path: path or name != 'lean', named)
   there = "a file that exists, or ''"
   _require(config, 'genotype', lambda path: not path or Path(path).is_file(), there)
+  only = 'float32 or all with the runtime jax'
+  cannot = config.cost.runtime == 'jax'
+  _require(config, 'cost.precision', lambda kind: not (cannot and kind == 'int8'), only)
   needed = 'False, or the package that it needs: pip install tensorboardX'
   found = importlib.util.find_spec('tensorboardX')
   _require(config, 'tensorboard', lambda on: not on or found, needed)

@@ -43,6 +43,9 @@ BASELINES = (
   'unet_plus_plus_deep',
 )
 DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # data sets that data.download can fetch
+# Where the time of a network is measured, and in which numbers; each ends with all of the others.
+COST_RUNTIMES = ('onnxruntime', 'openvino', 'jax', 'all')
+COST_PRECISIONS = ('float32', 'int8', 'all')
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
 # Stages whose results depend on a setting.
 TRAINING = ('search', 'retrain')
@@ -278,7 +281,13 @@ _COMPARE = {
   ),
   'trial_epochs': Setting(0, FROM_0, 'Epochs to try a rate; 0 trains each in full.'),
 }
-
+# What --stage=describe times, by thrifty_jax.cost.
+_COST = {
+  'size': Setting(0, FROM_0, 'Pixels on each side of a timed slice; 0 is data.image_size.'),
+  'runtime': Setting('onnxruntime', one_of(*COST_RUNTIMES), 'Programs that run the network.'),
+  'precision': Setting('all', one_of(*COST_PRECISIONS), 'Numbers it computes in; JAX has float32.'),
+  'threads': Setting(1, COUNT, 'Threads that it runs on.'),
+}
 
 # Prefix, stages and `untraced` of the rows that do not have their own.
 _SECTIONS = (
@@ -293,6 +302,7 @@ _SECTIONS = (
   ('retrain.', ('retrain',), False, _RETRAIN),
   ('evaluate.', ('evaluate',), False, _EVALUATE),
   ('compare.', ('compare',), False, _COMPARE),
+  ('cost.', (), True, _COST),
 )
 SETTINGS: dict[str, Setting] = {
   prefix + name: dataclasses.replace(

@@ -1,7 +1,7 @@
 """The describe stage: prints the layers of the configured network without reading data."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from thrifty_jax.networks.layers import Layer, activation_bytes, layers
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.scores import tables
 
+# Measures the network of a config and its genotype: figures for JSON, and lines for a person.
+Measure = Callable[[ConfigDict, Any], tuple[list[dict[str, Any]], list[str]]]
 
-def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-  """Prints the layers and the size of the configured network; the last line is JSON, as returned.
+
+def describe(config: ConfigDict, workdir: Path, *, measure: Measure) -> dict[str, Any]:
+  """Prints layers, size and time of the configured network; the last line is JSON, as returned.
 
   A searched genotype is read from the run's folder; InputError is raised if there is none.
   """
@@ -26,12 +29,14 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   path = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   # Shapes and sizes do not depend on the normalisation of the slices.
   statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
-  net = build.build(make_spec(config, statistics), genotype.load_any(path) if path else None)
+  own = genotype.load_any(path) if path else None
+  net = build.build(make_spec(config, statistics), own)
   image = (data.image_size, data.image_size, data.modalities * (2 * data.context + 1))
   found = layers(net, image)
   total = [layer for layer in found if len(layer.path) == 1]
   parameters, macs = sum(layer.parameters for layer in total), sum(layer.macs for layer in total)
   planned = activation_bytes(net, image)
+  costs, lines = measure(config, own)
   summary = {
     'model': name,
     'genotype': str(path) if path else None,
@@ -41,6 +46,7 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     'macs': macs,
     'activation_bytes': planned,
     'device': device.describe(),
+    'costs': costs,
   }
   print('\n'.join(['', *format_table(found), '']))
   say('network', f'{parameters:,} parameters, {parameters * 4 / 2**20:.2f} MiB as float32')
@@ -51,7 +57,10 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     say('', 'without what deep supervision computes in training alone')
   memory = 'not known on this device' if planned is None else f'{planned / 2**20:.2f} MiB'
   say('memory', f'{memory}: peak temporary memory of the compiled forward pass of one slice')
-  say('', f'on {summary["device"]}, beyond weights, input and logits\n')
+  say('', f'on {summary["device"]}, beyond weights, input and logits')
+  for number, line in enumerate(lines):
+    say('' if number else 'time', line)
+  print()
   print(json.dumps(summary), flush=True)
   return summary
 

@@ -1,6 +1,7 @@
 """Runs each stage; importing this module takes seconds, as the stages import JAX."""
 
 from data_prep import checks, prepare
+from thrifty_jax.cost import configured
 from thrifty_jax.data import data_file
 from thrifty_jax.reporting import describe, report
 from thrifty_jax.running import run_data
@@ -29,6 +30,6 @@ def run(stage: Stage, command: Command) -> None:
       case 'report':
         report.report(workdir)
       case 'describe':
-        describe.describe(config, workdir)
+        describe.describe(config, workdir, measure=configured.measure)
       case 'compare':
         compare.compare(config, workdir)

@@ -1,0 +1,60 @@
+"""Finds the networks whose cost is asked for: model folders, genotype files, or a config's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import model_folder
+from thrifty_jax.cost import costs
+from thrifty_jax.cost.costs import Candidate
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype
+from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.lean_space import LeanShape
+from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.predicting import segment
+
+
+def load(models: Sequence[str], genotypes: Sequence[str], *, size: int) -> list[Candidate]:
+  """Returns the networks of model folders and of genotype files for slices of this side in pixels.
+
+  A network of a genotype has one channel and two classes, and of cells the default's sizes.
+  """
+  found = [_load_model(name) for name in models]
+  found += [_load_genotype(name) for name in genotypes]
+  return [costs.resize(candidate, size) for candidate in found]
+
+
+def _load_model(name: str) -> Candidate:
+  folders = segment.find_models(Path(name))
+  if len(folders) > 1:
+    raise InputError(
+      f'--models={name}: has a model for each fold; name one of them, as {folders[0].parent}'
+    )
+  return Candidate(name, model_folder.load(folders[0]))
+
+
+def _load_genotype(name: str) -> Candidate:
+  found = genotype.load_any(name)
+  config = configs.default()
+  config.model.name = 'lean' if isinstance(found, LeanShape) else 'thrifty'
+  genotype.require_depth(found, config.model.depth, place=name)
+  return Candidate(name, _random_of(config, found).member)
+
+
+def of_config(config: ConfigDict, found: Genotype | LeanShape | None) -> Candidate:
+  """Returns the configured network with random weights, for slices of config.cost.size.
+
+  `found` is its genotype, None for a baseline.
+  """
+  size = config.cost.size or config.data.image_size
+  return costs.resize(_random_of(config, found), size)
+
+
+def _random_of(config: ConfigDict, found: Genotype | LeanShape | None) -> Candidate:
+  # The time does not depend on the normalisation of the slices.
+  statistics = {'mean': np.zeros(config.data.modalities), 'std': np.ones(config.data.modalities)}
+  return Candidate(config.model.name, costs.make_random(make_spec(config, statistics), found))

@@ -1,0 +1,160 @@
+"""Runs a network in the runtimes that its users have: ONNX Runtime, OpenVINO and JAX."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.exporting import onnx_lean, onnx_network, quantise
+from thrifty_jax.exporting.onnx_graph import tool
+from thrifty_jax.model_folder import LoadedModel
+from thrifty_jax.networks import build
+from thrifty_jax.settings import COST_PRECISIONS, COST_RUNTIMES
+
+ALL = 'all'
+_EXPORT, _OPENVINO = 'requirements-export.txt', 'requirements-openvino.txt'
+# Packages of a runtime, in the precisions that it has, and where they are listed.
+_NEEDS = {
+  'onnxruntime': ((('onnx', _EXPORT), ('onnxruntime', _EXPORT)), ('float32', 'int8')),
+  # onnxruntime quantises for OpenVINO too.
+  'openvino': (
+    (('onnx', _EXPORT), ('onnxruntime', _EXPORT), ('openvino', _OPENVINO)),
+    ('float32', 'int8'),
+  ),
+  'jax': ((), ('float32',)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+  """A way to run networks; the names are those of the settings, but for 'all'."""
+
+  runtime: str
+  precision: str
+
+  @property
+  def missing(self) -> list[tuple[str, str]]:
+    """Packages that it needs and that are not installed, each with the file that lists it."""
+    needed, _ = _NEEDS[self.runtime]
+    return [row for row in needed if importlib.util.find_spec(row[0]) is None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+  """A network that is ready to run.
+
+  Attributes:
+    way: How it runs.
+    run: Function from image [1, C, S, S], float32 in [0, 1], to logits [1, K, S, S].
+    file_bytes: Size of the exported file; None for JAX, which has none.
+  """
+
+  way: Way
+  run: Callable[[np.ndarray], np.ndarray]
+  file_bytes: int | None
+
+
+def choose(runtime: str, precision: str) -> tuple[Way, ...]:
+  """Returns the ways with a runtime and a precision, each a name or 'all'.
+
+  Raises:
+    InputError: If the runtime does not have the precision.
+  """
+  runtimes = COST_RUNTIMES[:-1] if runtime == ALL else (runtime,)
+  precisions = COST_PRECISIONS[:-1] if precision == ALL else (precision,)
+  found = tuple(Way(r, p) for r in runtimes for p in precisions if p in _NEEDS[r][1])
+  if not found:
+    raise InputError(
+      f'{runtime} does not run networks in {precision}; expected {" or ".join(_NEEDS[runtime][1])}'
+    )
+  return found
+
+
+def require_installed(ways: Sequence[Way]) -> None:
+  """Refuses ways whose packages are not installed."""
+  for way in ways:
+    if way.missing:
+      names, places = zip(*way.missing, strict=True)
+      raise InputError(
+        f'the runtime {way.runtime} needs {" and ".join(names)}, not installed here: pip install '
+        f'{" ".join(f"-r {place}" for place in dict.fromkeys(places))}'
+      )
+
+
+def start(
+  member: LoadedModel, ways: Sequence[Way], *, threads: int, images: np.ndarray
+) -> list[Started]:
+  """Exports a network once, quantises it if asked, and prepares every way to run it.
+
+  Args:
+    member: Network.
+    ways: Ways to run it, whose packages are installed.
+    threads: Number of threads of ONNX Runtime and OpenVINO. JAX takes all cores of the process,
+      see machine.hold_on_cores.
+    images: Images to calibrate 8 bits on, [N, C, S, S], float32 in [0, 1].
+  """
+  contents: dict[str, bytes] = {}
+  if any(way.runtime != 'jax' for way in ways):
+    contents['float32'] = onnx_network.to_onnx(member).SerializeToString()
+  if any(way.precision == 'int8' for way in ways):
+    whole = onnx_lean.folds(member.genotype)
+    contents['int8'] = quantise.quantise(
+      contents['float32'], np.split(images, len(images)), whole=whole
+    )
+  started = []
+  for way in ways:
+    if way.runtime == 'jax':
+      started.append(Started(way, _run_jax(member), None))
+      continue
+    content = contents[way.precision]
+    make = _run_onnxruntime if way.runtime == 'onnxruntime' else _run_openvino
+    started.append(Started(way, make(content, images[:1].shape, threads), len(content)))
+  return started
+
+
+def _run_onnxruntime(content: bytes, shape: Sequence[int], threads: int) -> Any:
+  onnxruntime = tool('onnxruntime')
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = options.inter_op_num_threads = threads
+  options.log_severity_level = 3  # only errors
+  # Else its threads keep the cores busy for a while after a run, and slow who runs next.
+  options.add_session_config_entry('session.force_spinning_stop', '1')
+  session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+  return lambda image: session.run([onnx_network.LOGITS], {onnx_network.IMAGE: image})[0]
+
+
+def _run_openvino(content: bytes, shape: Sequence[int], threads: int) -> Any:
+  openvino = tool('openvino')
+  core = openvino.Core()
+  model = core.read_model(content)
+  model.reshape(list(shape))  # a fixed number of slices takes three quarters of the time
+  settings = {
+    'INFERENCE_NUM_THREADS': threads,
+    'NUM_STREAMS': 1,
+    # Else it computes in bfloat16 on processors with avx512_bf16: 7.0 instead of 12.3 ms, but
+    # logits 1.5 % off.
+    'INFERENCE_PRECISION_HINT': 'f32',
+  }
+  compiled = core.compile_model(model, 'CPU', settings)
+  return lambda image: compiled(image)[0]
+
+
+def _run_jax(member: LoadedModel) -> Any:
+  spec, cpu = member.spec, jax.devices('cpu')[0]
+  copies = 2 * spec.context + 1
+  mean, std = (np.tile(values, copies) for values in spec.statistics.values())
+  predict = build.predict_logits(member.module)
+  background = np.asarray(spec.background, np.float32)
+
+  @jax.jit
+  def network(params: Any, image: jax.Array) -> jax.Array:
+    normalised = (jnp.moveaxis(image, 1, 3) - mean) / std
+    return jnp.moveaxis(predict(params, normalised, background), 3, 1)
+
+  params = jax.device_put(member.params, cpu)
+  return lambda image: np.asarray(network(params, image))

@@ -1,0 +1,76 @@
+"""Times contenders in turns, so that a busy machine slows all of them alike."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from thrifty_jax.errors import InputError
+
+REPEATS, WARM_UP = 30, 3  # timed and untimed runs of each contender
+MOST_SPREAD = 0.25  # interquartile range over median, of a machine that is too busy
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+  """The time of one contender.
+
+  Attributes:
+    seconds: Median of the runs.
+    spread: Interquartile range of the runs over their median.
+  """
+
+  seconds: float
+  spread: float
+
+
+def time_in_turns(
+  contenders: Mapping[str, Callable[[], Any]],
+  *,
+  repeats: int = REPEATS,
+  warm_up: int = WARM_UP,
+  most_spread: float = MOST_SPREAD,
+  clock: Callable[[], float] = time.perf_counter,
+  after_turn: Callable[[], Any] = lambda: None,
+) -> dict[str, Timing]:
+  """Times contenders in the order A B C A B C ... by the wall clock.
+
+  Args:
+    contenders: Functions that return when their work is done, by name.
+    repeats: Number of timed runs of each.
+    warm_up: Number of earlier runs of each that are not timed.
+    most_spread: Largest spread of a contender.
+    clock: Function that returns the seconds.
+    after_turn: Function that is called after every turn of all contenders, outside the times.
+
+  Returns:
+    The timing of each contender.
+
+  Raises:
+    InputError: If a spread is above `most_spread`: the machine is too busy.
+  """
+  seconds: dict[str, list[float]] = {name: [] for name in contenders}
+  for turn in range(warm_up + repeats):
+    for name, run in contenders.items():
+      began = clock()
+      run()
+      if turn >= warm_up:
+        seconds[name].append(clock() - began)
+    after_turn()
+  timings = {name: summarise(found) for name, found in seconds.items()}
+  worst = max(timings, key=lambda name: timings[name].spread)
+  if timings[worst].spread > most_spread:
+    raise InputError(
+      f'{worst}: the machine is too busy to time: {1e3 * timings[worst].seconds:.2f} ms with a '
+      f'spread of {timings[worst].spread:.2f} (interquartile range over median), expected at most '
+      f'{most_spread:g}; end other programs, or allow more by --spread'
+    )
+  return timings
+
+
+def summarise(seconds: list[float]) -> Timing:
+  """Returns median and spread of the times of one contender."""
+  low, median, high = np.percentile(seconds, (25, 50, 75))
+  return Timing(float(median), float((high - low) / median))
