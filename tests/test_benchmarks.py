@@ -19,6 +19,7 @@ from benchmarks import (
   first_run,
   inference,
   input_pipeline,
+  lean_space,
   measure,
   networks,
   retrain_step,
@@ -218,6 +219,20 @@ def test_retrain_step_takes_slices_of_the_type_that_it_is_told(monkeypatch):
 
   monkeypatch.setattr(measure, 'compile_all', traced)
   retrain_step.start(networks.Network('unet', 16), 1, 'bfloat16', '')
+
+
+def test_drawn_networks_are_timed_in_every_runtime_and_compared_with_their_macs(tmp_path, capsys):
+  for package in ('onnx', 'onnxruntime', 'openvino'):
+    pytest.importorskip(package)
+  output = tmp_path / 'drawn.json'
+  arguments = ['--networks=3', '--size=64', '--repeats=1', '--spread=100', f'--output={output}']
+  assert lean_space.main(arguments) == 0
+  drawn, lines = json.loads(output.read_text()), capsys.readouterr().out.splitlines()
+  assert len(drawn) == 3
+  assert all(cost['ms'] > 0 for one in drawn for cost in one['costs'].values())
+  ways = {f'{cost["runtime"]} {cost["precision"]}' for cost in drawn[0]['costs'].values()}
+  assert ways == {*drawn[0]['costs']} and len(ways) == 5
+  assert sum('rank correlation with MACs' in line for line in lines) == len(ways)
 
 
 def test_inference_says_what_each_runtime_takes(capsys):

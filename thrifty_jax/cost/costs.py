@@ -151,6 +151,12 @@ def _call(one: Started, image: np.ndarray) -> Any:
   return lambda: one.run(image)
 
 
+def count_macs(member: LoadedModel) -> int:
+  """Returns the multiplications of a network to predict a slice."""
+  spec, size = member.spec, member.spec.image.image_size
+  return layers.macs(member.module, (size, size, spec.image_channels))
+
+
 def _describe(member: LoadedModel, *, activations: bool) -> dict[str, Any]:
   """Returns the fields of `Cost` that do not depend on the runtime."""
   spec, genotype = member.spec, member.genotype
@@ -167,7 +173,7 @@ def _describe(member: LoadedModel, *, activations: bool) -> dict[str, Any]:
     'title': title,
     'space': network.name if genotype else 'baseline',
     'parameters': member.parameters,
-    'macs': layers.macs(member.module, image),
+    'macs': count_macs(member),
     'activation_bytes': layers.activation_bytes(member.module, image) if activations else None,
     'size': size,
   }
