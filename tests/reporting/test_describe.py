@@ -1,5 +1,6 @@
 """The table of layers, and the stage that prints it."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -98,3 +99,29 @@ def test_every_config_can_be_described(name, tmp_path, capsys, monkeypatch):
   found = json.loads(lines[-1])
   assert found['parameters'] > 0 and found['macs'] > found['parameters']
   assert found['activation_bytes'] is None and any('not known on this' in line for line in lines)
+
+
+def test_the_time_is_measured_as_the_config_says(tmp_path, capsys):
+  pytest.importorskip('onnx')
+  pytest.importorskip('onnxruntime')
+  size = ['--config.model.depth=3', '--config.model.channels=4', '--config.cost.size=16']
+  given = ['--config=configs/phantom.py', f'--config.genotype={SHIPPED}', f'--workdir={tmp_path}']
+  assert run(*given, *size, '--config.cost.precision=float32') == 0
+  lines = capsys.readouterr().out.splitlines()
+  (cost,) = json.loads(lines[-1])['costs']
+  assert (cost['runtime'], cost['precision'], cost['size']) == ('onnxruntime', 'float32', 16)
+  assert any(f'{cost["ms"]:.2f} ms in onnxruntime float32' in line for line in lines)
+
+
+def test_a_runtime_that_is_not_installed_is_a_line(tmp_path, capsys, monkeypatch):
+  find = importlib.util.find_spec
+  absent = ('onnx', 'onnxruntime')
+  monkeypatch.setattr(
+    importlib.util, 'find_spec', lambda name, *a: None if name in absent else find(name, *a)
+  )
+  size = ['--config.model.depth=3', '--config.model.channels=4']
+  given = ['--config=configs/phantom.py', f'--config.genotype={SHIPPED}', f'--workdir={tmp_path}']
+  assert run(*given, *size) == 0
+  out = capsys.readouterr().out
+  assert 'not measured in onnxruntime: not installed: onnx, onnxruntime' in out
+  assert json.loads(out.splitlines()[-1])['costs'] == []

@@ -1,0 +1,214 @@
+"""The command that times networks: its table and file, and what it refuses."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+
+from thrifty_jax import config as configs
+from thrifty_jax import records
+from thrifty_jax.cost import __main__ as command
+from thrifty_jax.cost import candidates, costs, runtimes
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype
+from thrifty_jax.networks.lean_space import LeanShape, Level
+
+JAX_FLAGS = (
+  'jax_disable_most_optimizations',
+  'jax_enable_compilation_cache',
+  'jax_compilation_cache_dir',
+)
+TINY = {
+  'plain': LeanShape((Level(8, 1, 1, 'plain'),) * 3, 1, 'nearest', 'add', 'batch'),
+  'axial': LeanShape((Level(8, 1, 1, 'axial'),) * 3, 2, 'transposed', 'concat', 'batch'),
+}
+# Whether a machine is busy is not what these tests are about.
+QUICK = ('--size=16', '--repeats=2', '--spread=1000')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
+  before = {name: jax.config.values[name] for name in JAX_FLAGS}
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope='module')
+def genotypes(tmp_path_factory):
+  """The names of two genotype files."""
+  folder = tmp_path_factory.mktemp('genotypes')
+  for name, shape in TINY.items():
+    genotype.save(folder / f'{name}.json', shape)
+  return [str(folder / f'{name}.json') for name in TINY]
+
+
+def only_error(capsys):
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1, error
+  return error
+
+
+def onnx_or_skip():
+  pytest.importorskip('onnx')
+  pytest.importorskip('onnxruntime')
+
+
+def test_two_genotypes_are_timed_in_two_precisions(genotypes, tmp_path, capsys):
+  onnx_or_skip()
+  output = tmp_path / 'costs.json'
+  named = f'--genotypes={",".join(genotypes)}'
+  assert command.main([named, *QUICK, f'--output={output}']) == 0
+  found = records.read(output, tuple[costs.Cost, ...])
+  assert {(one.name, one.precision) for one in found} == {
+    (name, precision) for name in genotypes for precision in ('float32', 'int8')
+  }
+  assert [one.ms for one in found] == sorted(one.ms for one in found)
+  for one in found:
+    shape = TINY['plain' if 'plain' in one.name else 'axial']
+    assert (one.space, one.title) == ('lean', shape.title)
+    assert (one.size, one.threads, one.runtime) == (16, 1, 'onnxruntime')
+    assert one.ms > 0 and one.parameters > 0 and one.macs > one.parameters and one.file_bytes
+  lines = capsys.readouterr().out.splitlines()
+  rows = [line.split()[0] for line in lines if line.startswith(str(tmp_path.parent))]
+  assert rows == [one.name for one in found]
+
+
+def test_a_model_folder_is_timed_at_the_size_that_is_asked_for(tmp_path, random_model, capsys):
+  config = configs.default()
+  config.data.image_size = 32
+  config.model.update({'channels': 4, 'depth': 2})
+  folder = random_model(tmp_path / 'model', config)
+  output = tmp_path / 'costs.json'
+  more = ('--runtime=jax', f'--output={output}')
+  assert command.main([f'--models={folder}', *QUICK, *more]) == 0
+  (found,) = records.read(output, tuple[costs.Cost, ...])
+  assert (found.name, found.space, found.size) == (str(folder), 'thrifty', 16)
+  assert (found.runtime, found.precision, found.file_bytes) == ('jax', 'float32', None)
+  assert found.activation_bytes
+
+
+def test_every_way_gives_the_same_logits(tmp_path):
+  onnx_or_skip()
+  pytest.importorskip('openvino')
+  config = configs.default()
+  config.model.name, config.cost.size = 'lean', 16
+  config.data.update({'classes': ('background', *'ab'), 'modalities': 2})
+  member = candidates.of_config(config, TINY['plain']).member
+  images = costs.make_images(2, 2, 16)
+  ways = runtimes.choose('all', 'all')
+  started = runtimes.start(member, ways, threads=1, images=images)
+  assert [(one.way.runtime, one.way.precision) for one in started] == [
+    *(('onnxruntime', 'float32'), ('onnxruntime', 'int8')),
+    *(('openvino', 'float32'), ('openvino', 'int8')),
+    ('jax', 'float32'),
+  ]
+  wanted = started[-1].run(images[:1])
+  assert wanted.shape == (1, 3, 16, 16) and wanted.std() > 0.01
+  for one in started:
+    tolerance = 1e-4 if one.way.precision == 'float32' else 0.2
+    np.testing.assert_allclose(one.run(images[:1]), wanted, atol=tolerance * np.abs(wanted).max())
+
+
+def test_a_baseline_of_a_config_is_a_candidate():
+  config = configs.default()
+  config.model.update({'name': 'unet', 'width': 4})
+  config.data.image_size = 32
+  candidate = candidates.of_config(config, None)
+  assert candidate.name == 'unet' and candidate.member.spec.image.image_size == 32
+  (found,) = costs.measure(
+    [candidate], runtimes.choose('jax', 'all'), repeats=1, most_spread=9, activations=False
+  )
+  assert (found.space, found.title, found.activation_bytes) == ('baseline', 'unet 4', None)
+
+
+def test_a_cost_is_read_back_as_it_was_written(tmp_path):
+  one = costs.Cost('a', 'A', 'lean', 1, 2, None, 16, 'jax', 'float32', 1, 1.5, 0.1, None, 'CPU')
+  several = (one, dataclasses.replace(one, activation_bytes=3, file_bytes=4))
+  records.write(tmp_path / 'costs.json', several)
+  assert records.read(tmp_path / 'costs.json', tuple[costs.Cost, ...]) == several
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+  ('flags', 'text'),
+  [
+    ([], '--models or --genotypes is missing'),
+    (['--genotypes=FILE', '--size=0'], 'size'),
+    (['--genotypes=FILE', '--size=3'], 'expected a size of 4 or more'),
+    (['--genotypes=FILE', '--size=100000'], 'size'),
+    (['--genotypes=FILE', '--threads=0'], 'threads'),
+    (['--genotypes=FILE', '--runtime=tflite'], 'tflite'),
+    (
+      ['--genotypes=FILE', '--runtime=jax', '--precision=int8'],
+      'jax does not run networks in int8',
+    ),
+    (['--genotypes=FILE,FILE'], 'is named twice'),
+    (['--genotypes=FOLDER/none.json'], 'none.json'),
+    (['--models=FOLDER/none'], 'there is no model'),
+    (['--genotypes=FILE', '--output=FOLDER/none/costs.json'], 'in a folder that exists'),
+    (['--genotypes=FILE', '--output=FOLDER'], 'expected a file'),
+    (['--genotypes=FILE', 'surprise'], "unexpected argument 'surprise'"),
+  ],
+)
+def test_bad_usage_is_one_line_and_leaves_nothing(
+  genotypes, tmp_path, capsys, monkeypatch, flags, text
+):
+  monkeypatch.setattr(runtimes, 'require_installed', lambda ways: None)
+  flags = [one.replace('FILE', genotypes[0]).replace('FOLDER', str(tmp_path)) for one in flags]
+  assert command.main(flags) == 2
+  assert text in only_error(capsys)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('runtime', 'absent', 'text'),
+  [
+    ('openvino', 'openvino', 'pip install -r requirements-openvino.txt'),
+    ('onnxruntime', 'onnxruntime', 'pip install -r requirements-export.txt'),
+  ],
+)
+def test_a_runtime_that_is_not_installed_is_named(
+  genotypes, capsys, monkeypatch, runtime, absent, text
+):
+  find = importlib.util.find_spec
+
+  def found(name, *more):
+    if name == absent:
+      return None
+    return find('jax') if name in ('onnx', 'onnxruntime', 'openvino') else find(name, *more)
+
+  monkeypatch.setattr(importlib.util, 'find_spec', found)
+  assert command.main([f'--genotypes={genotypes[0]}', f'--runtime={runtime}']) == 2
+  line = only_error(capsys)
+  assert f'needs {absent}, not installed' in line and text in line
+
+
+def test_a_busy_machine_leaves_no_file(genotypes, tmp_path, capsys):
+  output = tmp_path / 'costs.json'
+  more = ('--runtime=jax', '--size=16', '--repeats=3', '--spread=0', f'--output={output}')
+  assert command.main([f'--genotypes={genotypes[0]}', *more]) == 2
+  assert 'too busy to time' in capsys.readouterr().err
+  assert not output.exists()
+
+
+def test_a_config_may_not_ask_jax_for_8_bits():
+  config = configs.default()
+  config.cost.update({'runtime': 'jax', 'precision': 'int8'})
+  with pytest.raises(InputError, match='config.cost.precision'):
+    configs.validate(config)
+
+
+def test_help_has_every_option(capsys):
+  assert command.main(['--help']) == 0
+  text = capsys.readouterr().out
+  names = ('models', 'genotypes', 'size', 'runtime', 'precision', 'threads', 'repeats', 'spread')
+  for name in (*names, 'output'):
+    assert f'--{name}=' in text
+  assert 'not a medical device' in text
