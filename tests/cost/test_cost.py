@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +18,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 
+PROJECT = Path(__file__).parents[2]
 JAX_FLAGS = (
   'jax_disable_most_optimizations',
   'jax_enable_compilation_cache',
@@ -212,3 +216,32 @@ def test_help_has_every_option(capsys):
   for name in (*names, 'output'):
     assert f'--{name}=' in text
   assert 'not a medical device' in text
+
+
+SIGNALLED = """
+import gc, signal
+import numpy as np
+from thrifty_jax.cost import costs, runtimes
+from thrifty_jax.networks import lean_space
+from benchmarks.lean_space import describe_slices
+spec = describe_slices(32)
+member = costs.make_random(spec, lean_space.unet(8, levels=3))
+ways, image = runtimes.choose('openvino', 'float32'), np.zeros((1, 1, 32, 32), np.float32)
+started = [runtimes.start(member, ways, threads=1, images=image)[0] for _ in range(3)]
+for one in started:
+  one.run(image)
+del one
+while started:
+  del started[0]
+  gc.collect()
+signal.signal(signal.SIGTERM, lambda number, frame: print('handled', flush=True))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_openvino_has_run_is_handled():
+  pytest.importorskip('openvino')
+  done = subprocess.run(
+    [sys.executable, '-c', SIGNALLED], cwd=PROJECT, capture_output=True, text=True, timeout=200
+  )
+  assert (done.returncode, done.stdout) == (0, 'handled\n'), done.stderr
