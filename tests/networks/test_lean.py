@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from thrifty_jax.networks import baselines, batch_norm, build, layers, lean, lean_space
+from thrifty_jax.networks import baselines, batch_norm, build, layers, lean, lean_space, spatial
 from thrifty_jax.networks.lean_space import LeanShape, Level
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -118,7 +118,7 @@ def test_a_filter_of_channels_is_the_grouped_convolution(sides):
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=4,
   )
-  np.testing.assert_allclose(lean.filter_channels(x, kernel), expected, atol=1e-5)
+  np.testing.assert_allclose(spatial.depthwise(x, kernel, resample='normal'), expected, atol=1e-5)
 
 
 def test_only_batch_norms_have_statistics():

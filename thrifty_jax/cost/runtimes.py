@@ -51,7 +51,7 @@ class Started:
   """A network that is ready to run.
 
   Attributes:
-    way: How it runs.
+    way: Runtime and precision in which it runs.
     run: Function from image [1, C, S, S], float32 in [0, 1], to logits [1, K, S, S].
     file_bytes: Size of the exported file; None for JAX, which has none.
   """

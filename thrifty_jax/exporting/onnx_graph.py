@@ -142,6 +142,12 @@ def relu(graph: Graph, x: Tensor) -> Tensor:
   return x._replace(name=graph.add('Relu', x.name))
 
 
+def max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:
+  """Adds max pooling over windows of 2 or 3 pixels at stride 2."""
+  sides = {'kernel_shape': (size, size), 'strides': (2, 2), 'pads': [size // 3] * 4}
+  return Tensor(graph.add('MaxPool', x.name, **sides), x.channels, x.level + 1)
+
+
 def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1) -> Tensor:
   """Transposed 3x3 convolution with stride 2, as `spatial.up_phases`: [N, 4 * C', H, W].
 

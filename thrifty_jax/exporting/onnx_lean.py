@@ -11,6 +11,7 @@ from thrifty_jax.exporting.onnx_graph import (
   Tensor,
   convolve,
   group_norm,
+  max_pool,
   relu,
   total,
 )
@@ -29,7 +30,7 @@ def add_network(graph: Graph, image: Tensor, params: Parameters, shape: LeanShap
   """Adds the network of `lean.LeanNetwork`; returns logits of the padded image."""
   x, skips = image, []
   for number, level in enumerate(shape.levels):
-    x = _max_pool(graph, x) if number else x
+    x = max_pool(graph, x, 2) if number else x
     stem = 1 if number else shape.stem
     x = _stage(graph, x, level, level.encoder, params[f'encoder_{number}'], stem=stem)
     skips.append(x)
@@ -43,11 +44,6 @@ def add_network(graph: Graph, image: Tensor, params: Parameters, shape: LeanShap
     if level.decoder:
       x = _stage(graph, x, level, level.decoder, params[f'decoder_{number}'])
   return _transposed(graph, x, params['classes'], shape.stem)
-
-
-def _max_pool(graph: Graph, x: Tensor) -> Tensor:
-  pooled = graph.add('MaxPool', x.name, kernel_shape=(2, 2), strides=(2, 2))
-  return Tensor(pooled, x.channels, x.level + 1)
 
 
 def _stage(
@@ -99,8 +95,6 @@ def _conv_norm(graph: Graph, x: Tensor, params: Parameters, *, stem: int = 1) ->
       'stride': stem,
       'pads': [stem * (side // 2) for side in params['kernel'].shape[:2]] * 2,
     }
-  if 'bias' in params:
-    return convolve(graph, [x], kernel, bias=params['bias'], **settings)
   return _normed(graph, x, kernel, params['norm'], **settings)
 
 
@@ -129,7 +123,7 @@ def _halvings(stem: int) -> int:
 def _normed(
   graph: Graph, x: Tensor, kernel: np.ndarray, norm: Parameters, **settings: Any
 ) -> Tensor:
-  """Adds a convolution and its norm; a batch norm is folded into kernel and bias."""
+  """Adds a convolution and its norm or bias; a batch norm is folded into kernel and bias."""
   if 'mean' in norm:
     factor = norm['scale'] / np.sqrt(norm['variance'] + EPSILON)
     bias = norm['bias'] - norm['mean'] * factor

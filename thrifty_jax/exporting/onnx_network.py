@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from thrifty_jax.exporting import onnx_graph, onnx_lean
-from thrifty_jax.exporting.onnx_graph import Graph, Tensor, convolve, group_norm, relu
+from thrifty_jax.exporting.onnx_graph import Graph, Tensor, convolve, group_norm, max_pool, relu
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import baselines, space
 from thrifty_jax.networks.genotype import Genotype
@@ -88,7 +88,7 @@ def _sides(graph: Graph) -> str:
 def _thrifty(graph: Graph, image: Tensor, params: Parameters, genotype: Genotype) -> Tensor:
   """Adds the grid of cells of `grid.run_grid`; returns logits of the padded image."""
   stem = relu(graph, _conv_norm(graph, [image], params['stem'], label=FLOAT))
-  encoded = _residual(graph, _max_pool(graph, stem, 3), params['encode'])
+  encoded = _residual(graph, max_pool(graph, stem, 3), params['encode'])
 
   def cell(place: GridCell, left: Sequence[Tensor], in1: Tensor) -> Tensor:
     stride, nodes = (1, genotype.up) if place[0] else (2, genotype.down)
@@ -129,7 +129,7 @@ def _operation(graph: Graph, name: str, x: Tensor, params: Parameters) -> Tensor
     case 'identity':
       return x
     case 'max_pool':
-      return _max_pool(graph, x, 2)
+      return max_pool(graph, x, 2)
     case 'avg_pool':
       pooled = graph.add('AveragePool', x.name, kernel_shape=(2, 2), strides=(2, 2))
       return Tensor(pooled, x.channels, x.level + 1)
@@ -184,18 +184,12 @@ def _conv_norm(
   )
 
 
-def _max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:
-  """Adds max pooling over windows of 2 or 3 pixels at stride 2."""
-  sides = {'kernel_shape': (size, size), 'strides': (2, 2), 'pads': [size // 3] * 4}
-  return Tensor(graph.add('MaxPool', x.name, **sides), x.channels, x.level + 1)
-
-
 def _unet(graph: Graph, image: Tensor, params: Parameters, *, nested: bool) -> Tensor:
   """Adds U-Net or UNet++ of `baselines.UNetPlusPlus`; returns logits of the padded image."""
   levels = baselines.LEVELS
   outputs: dict[tuple[int, int], Tensor] = {}
   for level in range(levels):
-    x = _max_pool(graph, outputs[level - 1, 0], 2) if level else image
+    x = max_pool(graph, outputs[level - 1, 0], 2) if level else image
     outputs[level, 0] = _block(graph, [x], params[f'block_{level}_0'])
   for column in range(1, levels):
     for level in range(levels - column):

@@ -114,7 +114,8 @@ class Bottleneck(nn.Module):
     inner = EXPANSION * self.width
     y = ConvNorm(inner, 1, self.norm, relu=True, name='expand')(x)
     kernel = self.param('depthwise', kernel_init, (3, 3, 1, inner))
-    y = make_norm(self.norm, relu=True, name='norm')(filter_channels(y, kernel[:, :, 0]))
+    y = spatial.depthwise(y, kernel[:, :, 0], resample='normal')
+    y = make_norm(self.norm, relu=True, name='norm')(y)
     y = ConvNorm(self.width, 1, self.norm, relu=False, name='project')(y)
     return x + y if x.shape[-1] == self.width else y
 
@@ -130,12 +131,13 @@ class Axial(nn.Module):
     channels = x.shape[-1]
     down = self.param('down', kernel_init, (AXIAL, 1, 1, channels))
     across = self.param('across', kernel_init, (1, AXIAL, 1, channels))
-    y = x + filter_channels(x, down[:, :, 0]) + filter_channels(x, across[:, :, 0])
+    filtered = [spatial.depthwise(x, one[:, :, 0], resample='normal') for one in (down, across)]
+    y = spatial.total([x, *filtered])
     return ConvNorm(self.width, 1, self.norm, relu=True, name='mix')(y)
 
 
 class ConvNorm(nn.Module):
-  """Convolution, norm, and relu if asked; without a norm the convolution has a bias."""
+  """Convolution, norm or bias, and relu if asked."""
 
   channels: int
   side: int
@@ -146,9 +148,6 @@ class ConvNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param('kernel', kernel_init, (self.side, self.side, x.shape[-1], self.channels))
     y = x @ kernel[0, 0].astype(x.dtype) if self.side == 1 else spatial.convolve(x, kernel)
-    if self.norm == 'none':
-      y = y + self.param('bias', nn.initializers.zeros, (self.channels,)).astype(y.dtype)
-      return nn.relu(y) if self.relu else y
     return make_norm(self.norm, relu=self.relu, name='norm')(y)
 
 
@@ -236,19 +235,3 @@ def bilinear_up(x: jax.Array) -> jax.Array:
     return both.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
 
   return along(along(x, 1), 2)
-
-
-def filter_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Returns the depthwise convolution of x [B, H, W, C] with a kernel [k, l, C] of odd sides.
-
-  It is a sum of shifted products: grouped convolutions are several times slower on CPUs.
-  """
-  rows, columns, _ = kernel.shape
-  height, width = x.shape[1:3]
-  padded = jnp.pad(x, ((0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0)))
-  taps = [
-    padded[:, i : i + height, j : j + width] * kernel[i, j]
-    for i in range(rows)
-    for j in range(columns)
-  ]
-  return spatial.total(taps).astype(x.dtype)

@@ -57,7 +57,7 @@ class LeanShape:
     levels: Levels from the highest resolution to the lowest.
     stem: Side in image pixels of a pixel of the highest level, 1, 2 or 4.
     up: Upsampling between levels, one of UPSAMPLINGS.
-    skip: How a level of the encoder enters the decoder, one of SKIPS.
+    skip: Join of the encoder's levels with the decoder's, one of SKIPS.
     norm: Norm after every convolution, one of NORMS.
   """
 

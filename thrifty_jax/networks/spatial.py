@@ -73,14 +73,17 @@ def up_phases(x: jax.Array, kernel: jax.Array, *, dilation: int = 1) -> list[lis
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, *, resample: Resample) -> jax.Array:
-  """Returns the depthwise convolution with a kernel [3, 3, C], padded and strided like dense ones.
+  """Returns the depthwise convolution with a kernel [k, l, C], padded and strided like dense ones.
+
+  Its sides are odd, and 3 where it doubles those of the image.
 
   It consists of shifted multiply-adds. The gradient of a float32 kernel is summed in float32,
   whatever the type of x.
   """
   height, width = x.shape[1:3]
-  before, step = 0 if resample == 'up' else 1, 2 if resample == 'down' else 1
-  padded = jnp.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
+  step = 2 if resample == 'down' else 1
+  pads = [(0, 1) if resample == 'up' else (size // 2,) * 2 for size in kernel.shape[:2]]
+  padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
   def taps(rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]]) -> jax.Array:
     """Sums over taps along each axis, (index in the kernel, shift of the input)."""
@@ -91,8 +94,8 @@ def depthwise(x: jax.Array, kernel: jax.Array, *, resample: Resample) -> jax.Arr
     return total(terms).astype(x.dtype)
 
   if resample != 'up':
-    every = [(0, 0), (1, 1), (2, 2)]
-    return taps(every, every)
+    rows, columns = ([(index, index) for index in range(size)] for size in kernel.shape[:2])
+    return taps(rows, columns)
   even, odd = [(1, 0)], [(0, 0), (2, 1)]  # taps of the output's even and odd pixels
   return interleave([[taps(rows, columns) for columns in (even, odd)] for rows in (even, odd)])
 
