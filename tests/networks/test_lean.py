@@ -94,9 +94,9 @@ def test_rematerialisation_changes_nothing():
 @pytest.mark.parametrize('side', [1, 2, 4])
 def test_pixels_come_back_from_channels(side):
   x = np.random.default_rng(0).normal(size=(2, 8, 12, 3))
-  there = lean.to_channels(jnp.asarray(x, jnp.float32), side)
+  there = spatial.to_channels(jnp.asarray(x, jnp.float32), side)
   assert there.shape == (2, 8 // side, 12 // side, 3 * side**2)
-  np.testing.assert_array_equal(lean.to_pixels(there, side), x.astype(np.float32))
+  np.testing.assert_array_equal(spatial.to_pixels(there, side), x.astype(np.float32))
 
 
 def test_bilinear_upsampling_is_that_of_jax_with_edges_repeated():

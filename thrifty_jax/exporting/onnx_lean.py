@@ -49,7 +49,7 @@ def add_network(graph: Graph, image: Tensor, params: Parameters, shape: LeanShap
 def _stage(
   graph: Graph, x: Tensor, level: Level, count: int, params: Parameters, *, stem: int = 1
 ) -> Tensor:
-  """Adds `lean.Stage`, for the first level behind `lean.to_channels`."""
+  """Adds `lean.Stage`, for the first level behind `spatial.to_channels`."""
   if level.block == 'plain':
     for number in range(count):
       x = relu(graph, _conv_norm(graph, x, params[f'conv_{number}'], stem=1 if number else stem))
@@ -99,7 +99,7 @@ def _conv_norm(graph: Graph, x: Tensor, params: Parameters, *, stem: int = 1) ->
 
 
 def kernel_of_pixels(kernel: np.ndarray, stem: int) -> np.ndarray:
-  """Turns a kernel behind `lean.to_channels` into one of the pixels themselves, strided by stem.
+  """Turns a kernel behind `spatial.to_channels` into one of the pixels themselves, strided by stem.
 
   Args:
     kernel: Kernel [k, k, stem^2 * C, C'].
@@ -149,7 +149,7 @@ def _up(graph: Graph, x: Tensor, params: Parameters, kind: str) -> Tensor:
 def _transposed(graph: Graph, x: Tensor, params: Parameters, side: int) -> Tensor:
   """Adds a transposed convolution whose windows of side x side pixels do not overlap.
 
-  The kernel [1, 1, C, side^2 * C'] has its pixels in the order of `lean.to_pixels`.
+  The kernel [1, 1, C, side^2 * C'] has its pixels in the order of `spatial.to_pixels`.
   """
   # kernel_of_pixels is for pixels among the input channels; here they are among the outputs.
   kernel = kernel_of_pixels(params['kernel'].swapaxes(2, 3), side)  # [side, side, C', C]

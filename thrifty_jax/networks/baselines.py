@@ -34,20 +34,6 @@ class Block(nn.Module):
     return x
 
 
-class Up(nn.Module):
-  """2x2 transposed convolution with stride 2 and bias: [B, H, W, C] to [B, 2H, 2W, C']."""
-
-  channels: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    # Windows of a 2x2 kernel at stride 2 do not overlap: one matrix product and a reshape suffice.
-    kernel = self.param('kernel', ops.kernel_init, (1, 1, x.shape[-1], 4 * self.channels))
-    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
-    x = spatial.depth_to_space(x @ kernel[0, 0].astype(x.dtype))
-    return x + bias.astype(x.dtype)
-
-
 class UNetPlusPlus(nn.Module):
   """UNet++ (Zhou et al., 2018), or the U-Net (Ronneberger et al., 2015), which is its outer rim."""
 
@@ -77,7 +63,7 @@ class UNetPlusPlus(nn.Module):
     for column in range(1, levels):
       for level in range(levels - column) if self.nested else (levels - 1 - column,):
         channels, name = self.widths[level], f'{level}_{column}'
-        up = Up(channels, name=f'up_{name}')(rows[level + 1][-1])
+        up = ops.Transposed(channels, 2, name=f'up_{name}')(rows[level + 1][-1])
         joined = jnp.concatenate([*rows[level], up], axis=-1)
         rows[level].append(block(channels, self.norm, name=f'block_{name}')(joined))
 

@@ -147,8 +147,8 @@ def _kind(module: nn.Module) -> str:
       return 'residual block'
     case baselines.Block():
       return 'block'
-    case baselines.Up():
-      return 'up_conv_2x2'
+    case ops.Transposed():
+      return f'up_conv_{module.side}x{module.side}'
     case ops.ConvNorm():
       size = f'{module.kernel_size}x{module.kernel_size}'
       return f'conv_{size}' + (f', stride {module.stride}' if module.stride > 1 else '')
@@ -160,8 +160,6 @@ def _kind(module: nn.Module) -> str:
       return 'batch norm'
     case lean.ConvNorm():
       return f'conv_{module.side}x{module.side}'
-    case lean.Transposed():
-      return f'transposed_conv_{module.side}x{module.side}'
     case lean.Pointwise():
       return 'conv_1x1'
     case lean.Stage() | lean.Bottleneck() | lean.Axial():

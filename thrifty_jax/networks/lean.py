@@ -4,11 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from thrifty_jax.networks import spatial
+from thrifty_jax.networks import ops, spatial
 from thrifty_jax.networks.batch_norm import BatchNorm
 from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.networks.norm import Norm
-from thrifty_jax.networks.ops import kernel_init
 
 EXPANSION = 4  # channels inside an inverted bottleneck over those outside
 AXIAL = 7  # length of the filters of an axial block, in pixels
@@ -39,7 +38,7 @@ class LeanNetwork(nn.Module):
   def __call__(self, image: jax.Array) -> jax.Array:
     """Returns logits [B, H, W, K] of an image [B, H, W, C]."""
     shape, stage = self.shape, nn.remat(Stage) if self.remat else Stage
-    x, skips = to_channels(image, shape.stem), []
+    x, skips = spatial.to_channels(image, shape.stem), []
     for number, level in enumerate(shape.levels):
       x = spatial.max_pool_2x2(x) if number else x
       x = stage(level, level.encoder, shape.norm, name=f'encoder_{number}')(x)
@@ -50,25 +49,11 @@ class LeanNetwork(nn.Module):
       x = join(skips[number], x)
       if level.decoder:
         x = stage(level, level.decoder, shape.norm, name=f'decoder_{number}')(x)
-    return Transposed(self.classes, shape.stem, name='classes')(spatial.at_least_float32(x))
+    return ops.Transposed(self.classes, shape.stem, name='classes')(spatial.at_least_float32(x))
 
 
 def _concatenate(*parts: jax.Array) -> jax.Array:
   return jnp.concatenate(parts, axis=-1)
-
-
-def to_channels(x: jax.Array, side: int) -> jax.Array:
-  """Moves the pixels of each side x side square to channels, [B, H/side, W/side, side^2 * C]."""
-  for _ in range(side.bit_length() - 1):
-    x = spatial.space_to_depth(x)
-  return x
-
-
-def to_pixels(x: jax.Array, side: int) -> jax.Array:
-  """Inverts `to_channels`."""
-  for _ in range(side.bit_length() - 1):
-    x = spatial.depth_to_space(x)
-  return x
 
 
 class Stage(nn.Module):
@@ -113,7 +98,7 @@ class Bottleneck(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     inner = EXPANSION * self.width
     y = ConvNorm(inner, 1, self.norm, relu=True, name='expand')(x)
-    kernel = self.param('depthwise', kernel_init, (3, 3, 1, inner))
+    kernel = self.param('depthwise', ops.kernel_init, (3, 3, 1, inner))
     y = spatial.depthwise(y, kernel[:, :, 0], resample='normal')
     y = make_norm(self.norm, relu=True, name='norm')(y)
     y = ConvNorm(self.width, 1, self.norm, relu=False, name='project')(y)
@@ -129,8 +114,8 @@ class Axial(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     channels = x.shape[-1]
-    down = self.param('down', kernel_init, (AXIAL, 1, 1, channels))
-    across = self.param('across', kernel_init, (1, AXIAL, 1, channels))
+    down = self.param('down', ops.kernel_init, (AXIAL, 1, 1, channels))
+    across = self.param('across', ops.kernel_init, (1, AXIAL, 1, channels))
     filtered = [spatial.depthwise(x, one[:, :, 0], resample='normal') for one in (down, across)]
     y = spatial.total([x, *filtered])
     return ConvNorm(self.width, 1, self.norm, relu=True, name='mix')(y)
@@ -146,7 +131,9 @@ class ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param('kernel', kernel_init, (self.side, self.side, x.shape[-1], self.channels))
+    kernel = self.param(
+      'kernel', ops.kernel_init, (self.side, self.side, x.shape[-1], self.channels)
+    )
     y = x @ kernel[0, 0].astype(x.dtype) if self.side == 1 else spatial.convolve(x, kernel)
     return make_norm(self.norm, relu=self.relu, name='norm')(y)
 
@@ -176,26 +163,9 @@ class Pointwise(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param('kernel', kernel_init, (1, 1, x.shape[-1], self.channels))
+    kernel = self.param('kernel', ops.kernel_init, (1, 1, x.shape[-1], self.channels))
     bias = self.param('bias', nn.initializers.zeros, (self.channels,))
     return x @ kernel[0, 0].astype(x.dtype) + bias.astype(x.dtype)
-
-
-class Transposed(nn.Module):
-  """Transposed convolution with side x side windows that do not overlap, and a bias.
-
-  It maps [B, H, W, C] to [B, side * H, side * W, C']: one matrix product and a move of pixels.
-  """
-
-  channels: int
-  side: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shape = (1, 1, x.shape[-1], self.side**2 * self.channels)
-    kernel = self.param('kernel', kernel_init, shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
-    return to_pixels(x @ kernel[0, 0].astype(x.dtype), self.side) + bias.astype(x.dtype)
 
 
 class Up(nn.Module):
@@ -216,7 +186,7 @@ class Up(nn.Module):
 def upsampling(channels: int, kind: str, name: str) -> nn.Module:
   """Returns the module that doubles the sides, of one of lean_space.UPSAMPLINGS."""
   if kind == 'transposed':
-    return Transposed(channels, 2, name=name)
+    return ops.Transposed(channels, 2, name=name)
   return Up(channels, kind, name=name)
 
 

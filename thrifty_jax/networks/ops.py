@@ -35,6 +35,23 @@ class ConvNorm(nn.Module):
     return Norm(relu=self.relu, name='norm')(x)
 
 
+class Transposed(nn.Module):
+  """Transposed convolution with side x side windows that do not overlap, and a bias.
+
+  It maps [B, H, W, C] to [B, side * H, side * W, C']: one matrix product and a move of pixels.
+  """
+
+  channels: int
+  side: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (1, 1, x.shape[-1], self.side**2 * self.channels)
+    kernel = self.param('kernel', kernel_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+    return spatial.to_pixels(x @ kernel[0, 0].astype(x.dtype), self.side) + bias.astype(x.dtype)
+
+
 class Gate(nn.Module):
   """Squeeze and excitation: gates in (0, 1), [B, C], computed from the means over space."""
 

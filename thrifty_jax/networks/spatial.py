@@ -176,6 +176,20 @@ def depth_to_space(x: jax.Array) -> jax.Array:
   return x.reshape(batch, 2 * height, 2 * width, channels // 4)
 
 
+def to_channels(x: jax.Array, side: int) -> jax.Array:
+  """Moves the pixels of each side x side square to channels, [B, H/side, W/side, side^2 * C]."""
+  for _ in range(side.bit_length() - 1):
+    x = space_to_depth(x)
+  return x
+
+
+def to_pixels(x: jax.Array, side: int) -> jax.Array:
+  """Inverts `to_channels`."""
+  for _ in range(side.bit_length() - 1):
+    x = depth_to_space(x)
+  return x
+
+
 def at_least_float32(x: jax.Array) -> jax.Array:
   """Casts narrower types to float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
