@@ -128,7 +128,7 @@ def test_the_layer_that_overflows_is_named_and_all_before_it_are_finite(overflow
   params = changed(params, f'{overflowing}/kernel', 3e38)
   batch['image'] += 100.0 * (overflowing == 'block_0_0/first')
   found = source(network, params, batch, more)
-  title = f'{overflowing} ({"Up" if overflowing == "up_0_1" else "Conv"})'
+  title = f'{overflowing} ({"Transposed" if overflowing == "up_0_1" else "Conv"})'
   assert found.startswith(f'the output of {title}: ')
   _, kept = NETWORKS['unet'].apply({'params': params}, batch['image'], capture_intermediates=True)
   outputs: Any = traverse_util.flatten_dict(kept['intermediates'], sep='/')
