@@ -27,7 +27,7 @@ anterior 87.7 %, posterior 85.2 %.
 Variants, which compose (`:small,unet`), applied from left to right:
   small                  at most 128 x 128, a narrow supernet and few epochs.
   unet, unet_plus_plus   a baseline instead of the search.
-  lean                   a lean network instead, whose shape --config.genotype=FILE has.
+  thrifty                the paper's search of cells instead of the race of lean networks.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +41,7 @@ def get_config(variants: str = '') -> ConfigDict:
 
   config.data.name = 'folder'
   defaults.leave_to_data(config)
+  defaults.set_model(config, 'lean')
   return defaults.apply_variants(config, variants, small=_small)
 
 
@@ -56,5 +57,6 @@ def _small(config: ConfigDict) -> None:
   search.architecture_learning_rate = 3e-3
 
   retrain = config.retrain
-  retrain.epochs = 50
-  retrain.batch_size = 8
+  retrain.epochs = 40
+  retrain.batch_size = 16
+  retrain.validate_every = 4

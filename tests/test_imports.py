@@ -12,6 +12,7 @@ PACKAGES = ('thrifty_jax', 'data_prep')
 LAYERS = (
   ('main', 'predict', 'export', 'draw'),
   ('running',),
+  ('racing',),
   ('searching',),
   ('training',),
   ('cost',),

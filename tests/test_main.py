@@ -15,10 +15,9 @@ import data_prep
 import thrifty_jax
 from configs.phantom import get_config
 from data_prep import prepare
-from thrifty_jax import device, records
+from thrifty_jax import device, lock, records
 from thrifty_jax import main as main_
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import lock
 from thrifty_jax.scores import over_folds
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import DOWNLOADS, MODELS, SETTINGS
 
+_RATES = {name: 8e-3 if name == 'lean' else 2e-3 for name in MODELS}  # learning rates
 _ALONE = 'nothing without --config.distributed=True'
 _TOGETHER = 'several processes (config.distributed) train with all they have'
 
@@ -22,6 +23,15 @@ def default() -> ConfigDict:
     group, _, field = name.rpartition('.')
     (sections.setdefault(group, {}) if group else sections)[field] = setting.default
   return ConfigDict(sections).lock()  # a misspelled field is an error
+
+
+def from_json(content: dict[str, Any]) -> ConfigDict:
+  """Returns the config that a JSON object holds, as stages.to_json writes it."""
+  config = default()
+  config.update_from_flattened_dict(
+    {name: tuple(v) if isinstance(v, list) else v for name, v in flatten(content).items()}
+  )
+  return config
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -57,8 +67,18 @@ def apply_variants(
     if name in changes:
       changes[name](config)
     else:
-      config.model.name = name
+      set_model(config, name)
   return config
+
+
+def set_model(config: ConfigDict, name: str) -> None:
+  """Sets the network, in place, and its learning rate unless the data set has one of its own.
+
+  Batch norms take a higher rate: 8e-3 gained 0.7 points of DSC over 2e-3 on the hippocampus.
+  """
+  if config.retrain.learning_rate == _RATES[config.model.name]:
+    config.retrain.learning_rate = _RATES[name]
+  config.model.name = name
 
 
 def leave_to_data(config: ConfigDict) -> None:
@@ -84,7 +104,12 @@ def has_genotype(config: ConfigDict) -> bool:
 
 def searches(config: ConfigDict) -> bool:
   """Whether the run needs a search; a baseline or a given genotype needs none."""
-  return config.model.name == 'thrifty' and not config.genotype
+  return has_genotype(config) and not config.genotype
+
+
+def searches_cells(config: ConfigDict) -> bool:
+  """Whether that is the paper's search, not a race of lean networks."""
+  return config.model.name == 'thrifty' and searches(config)
 
 
 def validate(config: ConfigDict) -> None:
@@ -99,11 +124,12 @@ def validate(config: ConfigDict) -> None:
   _validate_processes(config)
   _validate_data(config)
   _validate_model(config)
-  for stage in ('search', 'retrain') if searches(config) else ('retrain',):
+  for stage in ('search', 'retrain') if searches_cells(config) else ('retrain',):
     _validate_training(config, stage)
-  for path in config.compare.genotypes:
-    if not Path(path).is_file():
-      raise InputError(f'config.compare.genotypes names {path!r}, which is not a file')
+  for section in ('compare', 'front'):
+    for path in config[section].genotypes:
+      if not Path(path).is_file():
+        raise InputError(f'config.{section}.genotypes names {path!r}, which is not a file')
   least = config.retrain.warmup_epochs
   more = f'0, or more than retrain.warmup_epochs, which is {least}'
   _require(config, 'compare.trial_epochs', lambda value: value == 0 or value > least, more)
@@ -149,8 +175,9 @@ def _validate_model(config: ConfigDict) -> None:
   _require(config, 'model.deep_supervision', lambda on: not on or name in SUPERVISED, one)
   only = f"'' with the model {name!r}: only thrifty and lean networks have a genotype"
   _require(config, 'genotype', lambda path: not path or has_genotype(config), only)
-  named = 'a genotype file: nothing searches a lean network yet'
-  _require(config, 'genotype', lambda path: path or name != 'lean', named)
+  raced = f'0 with the model {name!r}: only lean networks are found by time; add the variant lean'
+  for field in ('max_ms', 'max_macs'):
+    _require(config, f'search.{field}', lambda most: not most or name == 'lean', raced)
   there = "a file that exists, or ''"
   _require(config, 'genotype', lambda path: not path or Path(path).is_file(), there)
   only = 'float32 or all with the runtime jax'

@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thrifty_jax import files, stages, stopping
+from thrifty_jax import config as configs
+from thrifty_jax import files, lock, stages, stopping
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import command_line, folds, lock, readiness, run_data
+from thrifty_jax.running import command_line, folds, readiness, run_data
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.stages import Stage
 
@@ -29,6 +30,7 @@ it never saw, and writes a report. The same command goes on where it stopped.
                                for example configs/brain.py  configs/promise12.py:small,unet
       small                    sizes for a laptop's CPU
       paper                    the authors' settings (chaos and promise12)
+      lean                     race lean networks for a budget of milliseconds instead
       unet, unet_plus_plus     train a baseline instead; nothing is searched
   --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
                                all fields: docs/settings.md, or python -m thrifty_jax.settings
@@ -94,6 +96,7 @@ def _run_folds(command: Command, each_fold: list[Command], arguments: Sequence[s
 
   device.prepare(command.config)
   trained = {stages.SEARCH: 'search', stages.RETRAIN: 'retrain', stages.COMPARE: 'retrain'}
+  trained[stages.FRONT] = 'retrain'
   for each in runs:
     for stage in _chosen(each):
       if stage in trained and not _why_not(stage, each):
@@ -122,13 +125,14 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
 
   seconds: dict[str, float] = {}
   recorded = False
+  trains = (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE, stages.FRONT)
   for stage in _chosen(command):
     reason = _why_not(stage, command)
     console.say(f'\n{stage.name}: {reason or stage.does}')
     if reason:
       continue
     readiness.require(stage, command.config, command.workdir)
-    if not recorded and stage in (stages.SEARCH, stages.RETRAIN, stages.EVALUATE, stages.COMPARE):
+    if not recorded and stage in trains:
       split = console.show_data(command)  # needs the prepared slices
       console.record(command, arguments)  # after them: bad scans leave only check.html behind
       split_file.write(command.config, command.workdir, split)
@@ -166,13 +170,15 @@ def _chosen(command: Command) -> list[Stage]:
   """Stages that --stage selects, in order."""
   if command.stage == stages.COMPARE.name:
     return [stages.CHECK, stages.PREPARE, stages.SEARCH, stages.COMPARE, stages.REPORT]
+  if command.stage == stages.FRONT.name:
+    return [stages.CHECK, stages.PREPARE, stages.FRONT, stages.REPORT]
   return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]
 
 
 def _why_not(stage: Stage, command: Command) -> str:
   """Reason why a stage need not run; '' if it must run."""
   config, workdir = command.config, command.workdir
-  if stage is stages.SEARCH and config.model.name != 'thrifty':
+  if stage is stages.SEARCH and not configs.has_genotype(config):
     return f'not needed: {config.model.name} is a baseline'
   if stage is stages.SEARCH and config.genotype:
     return f'not needed: the genotype is {config.genotype}'

@@ -121,6 +121,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class PatientScore:
+  """The mean volume DSC of a patient over the classes, in [0, 1]."""
+
+  patient: str
+  dsc: float
+
+
+@dataclass(frozen=True)
 class Retrained:
   """retrain/summary.json: what a training came to."""
 
@@ -138,6 +146,40 @@ class Retrained:
   largest_component: tuple[str, ...]  # classes of which only the largest piece counts
   selection: str  # what chose the epoch, in words
   seconds: float  # of all epochs
+  patients: tuple[PatientScore, ...] = ()  # of the validation
+
+
+@dataclass(frozen=True)
+class Raced:
+  """A network in front.json, the list of all that raced (racing/race.py)."""
+
+  name: str  # of its files
+  title: str
+  source: str  # unet, known, drawn, mutant or genotype
+  space: str  # lean or thrifty
+  parameters: Count
+  macs: Count  # multiplications for a slice of `size`
+  ms: float  # for such a slice, in the way that serves the network best
+  ms_spread: float  # interquartile range over median
+  runtime: str
+  precision: str
+  threads: Count
+  size: Side  # pixels on each side of the timed slice
+  file_bytes: Count | None  # of the exported file; None for JAX
+  machine: str  # on which it was timed
+  rung: Count  # the last one that it reached, from 1
+  epochs: Count  # of a training in that rung
+  validation_dsc: float | None  # mean over the patients of all folds; None if it diverged
+  validation_ci95: tuple[float, float] | None  # bootstrap interval over these patients
+  chosen: bool  # whether it is the network for a budget
+  budgets_ms: tuple[float, ...]  # those that it is the network for
+  knee: bool  # whether it is the fastest on the front that is nearly as good as the best
+  genotype: Inside  # its file, from the run's folder
+  folder: Inside  # of its last trainings, likewise
+  full: tuple[Inside, ...] = ()  # folders of its full trainings, one a seed
+  full_validation_dsc: float | None = None  # mean of them, on the run's own split
+  test_dsc: float | None = None  # mean of them over the test patients; None where not scored
+  test_ci95: tuple[float, float] | None = None  # over patients, of their means over the seeds
 
 
 @dataclass(frozen=True)

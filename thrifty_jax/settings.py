@@ -17,6 +17,7 @@ from thrifty_jax.allowed import (
   PERCENTILES,
   RATES,
   RISING,
+  RISING_LIST,
   SHARE,
   SWITCH,
   TEXT,
@@ -234,7 +235,35 @@ _SEARCH = {
     'Candidates, by their names; () takes all.',
   ),
   'cell_path': Setting(False, SWITCH, 'Lets the search leave out up cells inside the grid.'),
-  'max_parameters': Setting(0, FROM_0, 'Most parameters of the derived network; 0 is no limit.'),
+  'max_parameters': Setting(0, FROM_0, 'Most parameters of the found network; 0 is no limit.'),
+  'max_macs': Setting(
+    0, FROM_0, 'Most multiplications for a slice of cost.size; of lean networks.'
+  ),
+  'max_ms': Setting(
+    0.0, FROM_0, 'Most milliseconds for such a slice, as section cost says; likewise.'
+  ),
+}
+# The race of lean networks, by which --stage=search finds one and --stage=front a whole front.
+_FRONT = {
+  'budgets_ms': Setting(
+    (2.0, 5.0, 10.0, 20.0, 50.0), RISING_LIST, 'Milliseconds; a network is found for each.'
+  ),
+  'entrants': Setting(8, at_least(2), 'Networks that start for each budget.'),
+  'rungs': Setting(3, COUNT, 'Rungs; after each the better half goes on, with mutations of it.'),
+  'epochs': Setting(2, COUNT, 'Epochs of the first rung; a rung trains anew, twice as long.'),
+  'folds': Setting(2, COUNT, 'Divisions of all but the test patients; each network trains on all.'),
+  'genotypes': Setting(
+    (), names("different files, as in ('a.json', 'b.json')"), 'Genotypes that race too.'
+  ),
+  'channels': Setting(
+    (8, 16),
+    numbers('different whole numbers from 1', lambda *n: 0 < len({*n}) == len(n) and min(n) > 0),
+    'Channels of those that are cells.',
+  ),
+  'seeds': Setting(1, COUNT, 'Full trainings of each network on the front; all are scored.'),
+  'costs': Setting('', TEXT, "File of python -m thrifty_jax.cost; '' is this machine's stopwatch."),
+  'workers': Setting(0, FROM_0, 'Trainings at a time; 0 is one a GPU, without GPUs one a core.'),
+  'cluster': Setting('', ADDRESS, "Address of a Dask scheduler; '' trains on this machine."),
 }
 _RETRAIN = {
   'epochs': Setting(200, COUNT, 'Epochs at most.', may_grow=True),
@@ -281,12 +310,15 @@ _COMPARE = {
   ),
   'trial_epochs': Setting(0, FROM_0, 'Epochs to try a rate; 0 trains each in full.'),
 }
-# What --stage=describe times, by thrifty_jax.cost.
+# What --stage=describe and a race time, by thrifty_jax.cost.
 _COST = {
   'size': Setting(0, FROM_0, 'Pixels on each side of a timed slice; 0 is data.image_size.'),
   'runtime': Setting('onnxruntime', one_of(*COST_RUNTIMES), 'Programs that run the network.'),
   'precision': Setting('all', one_of(*COST_PRECISIONS), 'Numbers it computes in; JAX has float32.'),
   'threads': Setting(1, COUNT, 'Threads that it runs on.'),
+  'spread': Setting(
+    0.25, ABOVE_0, 'Interquartile range of its times over their median that a race accepts.'
+  ),
 }
 
 # Prefix, stages and `untraced` of the rows that do not have their own.
@@ -303,6 +335,7 @@ _SECTIONS = (
   ('evaluate.', ('evaluate',), False, _EVALUATE),
   ('compare.', ('compare',), False, _COMPARE),
   ('cost.', (), True, _COST),
+  ('front.', ('search', 'front'), True, _FRONT),
 )
 SETTINGS: dict[str, Setting] = {
   prefix + name: dataclasses.replace(

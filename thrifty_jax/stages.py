@@ -15,6 +15,8 @@ from thrifty_jax.settings import SETTINGS
 
 # Fields that a splits.json fills in, see data/split_file.py.
 _LISTS = ('data.validation_patients', 'data.test_patients')
+# Fields besides those of section front that the search for a lean network reads itself.
+_RACED = {'seed', 'search.max_parameters', 'search.max_macs', 'search.max_ms'}
 _SHORT = reprlib.Repr()  # shortens lists of hundreds of patients, but not what people type
 _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 8, 200, 200
 
@@ -46,6 +48,10 @@ class Stage:
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
+    if self.name == 'search' and config.model.name == 'lean':
+      return field in _RACED or 'front' in SETTINGS[field].stages
+    if self.name == 'search' and field.startswith('front.'):
+      return False
     if self.name == 'search' and field == 'model.channels':
       return config.search.max_parameters > 0  # counted at the width of the retraining
     return self.name in SETTINGS[field].stages
@@ -55,7 +61,7 @@ CHECK = Stage('check', 'reads every scan once and says what is wrong with it')
 PREPARE = Stage('prepare', 'cuts the scans into slices, ready for the device')
 SEARCH = Stage(
   'search',
-  'finds the architecture, on the training patients alone',
+  'finds the architecture; test patients are never seen',
   leaves=('search/genotype.json',),
   planned=('provenance', 'planned_epochs'),
 )
@@ -76,7 +82,10 @@ DESCRIBE = Stage(
 COMPARE = Stage(
   'compare', 'trains baselines and random architectures alike, and writes who scored what'
 )
-NAMED = (DESCRIBE, COMPARE)  # run only when named, never by 'all'
+FRONT = Stage(
+  'front', 'races lean networks for a ladder of milliseconds, and trains and scores the best'
+)
+NAMED = (DESCRIBE, COMPARE, FRONT)  # run only when named, never by 'all'
 
 
 def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
+from thrifty_jax import lock
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import lock
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
 from pathlib import Path
-from thrifty_jax.running import lock
+from thrifty_jax import lock
 with lock.hold(*map(Path, sys.argv[1:]), stage='search'):
   print('held', flush=True)
   sys.stdin.read()
@@ -149,7 +149,7 @@ def test_if_one_of_several_folders_is_taken_none_is_held(tmp_path):
 COUNT = """
 import sys
 from pathlib import Path
-from thrifty_jax.running import lock
+from thrifty_jax import lock
 from thrifty_jax.errors import InputError
 print('held', flush=True)
 sys.stdin.readline()

@@ -152,7 +152,9 @@ def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeyp
 
   assert cases.validation_dsc(prepared, patients, predict) > 0.9
   names = ('background', 'organ')
-  assert cases.classes_of_one_piece(prepared, patients, predict, classes=names) == ()
+  scores, of_one_piece = cases.judge(prepared, patients, predict, classes=names)
+  assert scores.keys() == {*patients} and min(scores.values()) > 0.9
+  assert of_one_piece == ()
 
 
 def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monkeypatch, capsys):

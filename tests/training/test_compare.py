@@ -11,7 +11,7 @@ from thrifty_jax.networks import genotype, parameters
 from thrifty_jax.networks.space import space_of
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.scores import standings
-from thrifty_jax.training import compare
+from thrifty_jax.training import compare, trainings
 
 EXAMPLE = compare.Path(compare.__file__).parents[1] / 'genotypes' / 'thrifty_0.61m.json'
 
@@ -64,8 +64,8 @@ def trained(monkeypatch):
     records.write(folder / 'retrain' / 'summary.json', summary)
     (folder / 'model').mkdir()
 
-  monkeypatch.setattr(compare.retrain, 'retrain', retrain)
-  monkeypatch.setattr(compare.data_file, 'pass_on', lambda workdir, place, config: None)
+  monkeypatch.setattr(trainings.retrain, 'retrain', retrain)
+  monkeypatch.setattr(trainings.data_file, 'pass_on', lambda workdir, place, config: None)
   monkeypatch.setattr(compare.evaluate, 'evaluate', lambda config, folder: None)
   monkeypatch.setattr(standings, 'write', lambda workdir, folds: {})
   monkeypatch.setattr(compare.tables, 'format_comparison', lambda summary: '')

@@ -35,7 +35,8 @@ def _describe_model(config: ConfigDict) -> str:
   """Describes the model in a line, without its parameters, which are counted when it is built."""
   model = config.model
   if model.name == 'lean':
-    return f'lean, as in {config.genotype}'
+    limit = f'within {config.search.max_ms:g} ms' if config.search.max_ms else 'of a front'
+    return f'lean, {f"as in {config.genotype}" if config.genotype else f"raced, {limit}"}'
   if model.name != 'thrifty':
     return f'{model.name}, a baseline, {model.width} channels at full size, norm {model.norm}'
   size = f'{model.channels} channels, depth {model.depth}, {model.nodes} nodes per cell'

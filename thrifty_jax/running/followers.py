@@ -64,11 +64,11 @@ def _train(own: ConfigDict, *, stage: str, config: dict[str, Any], texts: dict[s
   """Runs a training that the first process has called, with its config but own fields."""
   settings = own.copy_and_resolve_references()
   fields = {
-    name: value for name, value in configs.flatten(config).items() if not SETTINGS[name].own
+    name: value
+    for name, value in configs.flatten(configs.from_json(config)).items()
+    if not SETTINGS[name].own
   }
-  settings.update_from_flattened_dict(
-    {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-  )
+  settings.update_from_flattened_dict(fields)
   settings.genotype = ''  # it is among the texts
   with tempfile.TemporaryDirectory() as name, open(os.devnull, 'w') as nowhere:
     folder = Path(name)

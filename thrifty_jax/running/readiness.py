@@ -16,7 +16,7 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
 
   The InputError names the file that is missing or no longer fits, and the remedy.
   """
-  if stage is stages.SEARCH and configs.searches(config) and config.search.max_parameters:
+  if stage is stages.SEARCH and configs.searches_cells(config) and config.search.max_parameters:
     from thrifty_jax.searching import budget  # imports JAX, which takes seconds
 
     budget.require_possible(config)

@@ -23,7 +23,7 @@ from thrifty_jax.running.command_line import Command
 if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
-_LOOK = ('all', stages.COMPARE.name, stages.CHECK.name, stages.PREPARE.name)
+_LOOK = ('all', stages.COMPARE.name, stages.FRONT.name, stages.CHECK.name, stages.PREPARE.name)
 _DESCRIBED = {'data.classes', 'data.modalities', 'data.image_size'}  # read by a network
 
 
@@ -155,6 +155,6 @@ def _require_possible(config: ConfigDict, workdir: Path) -> None:
 
 def _split(config: ConfigDict, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
   split = splits.assign(config, patients)
-  if configs.searches(config):
+  if configs.searches_cells(config):
     splits.search_halves(split['train'])  # refuses too few
   return split

@@ -1,8 +1,10 @@
 """Runs each stage; importing this module takes seconds, as the stages import JAX."""
 
 from data_prep import checks, prepare
+from thrifty_jax import config as configs
 from thrifty_jax.cost import configured
 from thrifty_jax.data import data_file
+from thrifty_jax.racing import front
 from thrifty_jax.reporting import describe, report
 from thrifty_jax.running import run_data
 from thrifty_jax.running.command_line import Command
@@ -21,8 +23,10 @@ def run(stage: Stage, command: Command) -> None:
         checks.check(config, scans, run_data.split_of(config, scans), workdir)
       case 'prepare':
         data_file.write(workdir, prepare.prepare(config, scans), config.data)
-      case 'search':
+      case 'search' if configs.searches_cells(config):
         search.search(config, workdir)
+      case 'search':
+        front.search(config, workdir)
       case 'retrain':
         retrain.retrain(config, workdir)
       case 'evaluate':
@@ -33,3 +37,5 @@ def run(stage: Stage, command: Command) -> None:
         describe.describe(config, workdir, measure=configured.measure)
       case 'compare':
         compare.compare(config, workdir)
+      case 'front':
+        front.front(config, workdir)

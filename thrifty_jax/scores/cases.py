@@ -70,18 +70,24 @@ def validation_dsc(
   return scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
 
 
-def classes_of_one_piece(
+def judge(
   prepared: Prepared, patients: Sequence[str], predict: Predict, *, classes: Sequence[str]
-) -> tuple[str, ...]:
-  """Names of the classes whose volume DSC is higher if only their largest component is kept.
+) -> tuple[dict[str, float], tuple[str, ...]]:
+  """Returns the volume DSC of each patient, and the classes of which the largest piece counts.
 
-  The DSC is the mean over `patients`, those of the validation; `classes` begin with the background.
+  These are the ones whose DSC is higher if only their largest component is kept. `patients` are
+  those of the validation; `classes` begin with the background.
   """
   foreground = range(1, len(classes))
   predicted = predict_cases(prepared, prepared.cases_of(patients), predict)
   counts = _in_threads(lambda case: (case.score(), case.score(largest=foreground)), predicted)
-  whole, largest = map(scoring.mean_dsc_of_classes, zip(*counts, strict=True))
-  return tuple(classes[k] for k in foreground if largest[k - 1] > whole[k - 1])
+  wholes, largests = zip(*counts, strict=True)
+  whole, largest = map(scoring.mean_dsc_of_classes, (wholes, largests))
+  scores = {
+    name: scoring.mean_dsc([one for one in wholes if one.patient == name])
+    for name in scoring.by_patient(wholes)
+  }
+  return scores, tuple(classes[k] for k in foreground if largest[k - 1] > whole[k - 1])
 
 
 def _in_threads(score: Callable[[PredictedCase], T], cases: Iterable[PredictedCase]) -> Iterator[T]:

@@ -6,7 +6,6 @@ the test patients. Each training is a run of its own in its own folder.
 """
 
 import bisect
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +14,13 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, logbook, records, stages
-from thrifty_jax.data import data_file
-from thrifty_jax.errors import InputError, NotFinite
+from thrifty_jax import logbook, records, stages
+from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, build, genotype, parameters
 from thrifty_jax.networks.space import space_of
 from thrifty_jax.run_files import Result, Retrained, Trial
 from thrifty_jax.scores import evaluate, standings, tables
-from thrifty_jax.training import genotypes, retrain
+from thrifty_jax.training import trainings
 
 MATCHED = 0  # stands for the largest width with no more parameters than the searched network
 _UNET = {'name': 'unet', 'deep_supervision': False, 'width': baselines.WIDTH}
@@ -38,7 +36,6 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {  # label, and changes of _U
     {'name': 'unet_plus_plus', 'norm': 'none', 'deep_supervision': True},
   ),
 }
-DIVERGED = 'diverged.txt'  # file in the folder of a training whose loss was non-finite
 DRAWS = 2000  # random genotypes, of which the nearest in parameters is taken
 
 
@@ -134,8 +131,8 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
   for rate in settings.learning_rates:
     of_rate = _settings(rival, config, learning_rate=rate, epochs=epochs)
     place = _train(rival, of_rate, workdir, folder / 'trials' / f'{rate:g}')
-    has_summary = (place / 'retrain' / 'summary.json').exists()  # it has none if it diverged
-    score = _read_training(place).validation_dsc if has_summary else None
+    tried = trainings.read(place)
+    score = tried.validation_dsc if tried else None
     trials.append(Trial(float(rate), score, place.relative_to(workdir).as_posix()))
   fine = [(trial.validation_dsc, trial) for trial in trials if trial.validation_dsc is not None]
   for _, best in sorted(fine, key=lambda scored: -scored[0]):
@@ -143,7 +140,7 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
     chosen = _settings(rival, config, learning_rate=rate, epochs=config.retrain.epochs)
     if settings.trial_epochs:
       place = _train(rival, chosen, workdir, folder / f'run_{rate:g}')
-    if stages.RETRAIN.is_done(place):  # training may diverge after the few epochs of the trial
+    if trained := trainings.read(place):  # it may diverge after the few epochs of the trial
       break
   else:
     raise InputError(
@@ -152,7 +149,6 @@ def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
     )
   if not stages.is_scored(place):
     evaluate.evaluate(chosen, place)
-  trained = _read_training(place)
   shared = ('parameters', 'macs', 'image', 'epochs', 'steps', 'best_epoch', 'seconds')
   return Result(
     name=rival.name,
@@ -180,22 +176,7 @@ def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Pa
   """Trains in a folder and returns it, or the run's folder if that has the same training."""
   if rival.kind == 'searched' and _is_trained(settings, workdir):
     return workdir
-  stages.refuse_changes(settings, place, may_grow=False)  # all rivals have the same schedule
-  genotypes.require_trainable(settings, place)
-  is_done = stages.RETRAIN.is_done(place) or (
-    (place / DIVERGED).exists() and not stages.find_changes(stages.RETRAIN, settings, place)
-  )
-  data_file.pass_on(workdir, place, settings)
-  if not is_done:
-    logbook.say('training', str(place))
-    files.write_json(place / 'config.json', stages.to_json(settings))
-    try:
-      retrain.retrain(settings, place)
-    except NotFinite as error:
-      logbook.say('diverged', str(error))
-      files.write_text(place / DIVERGED, f'{error}\n')
-    # The states of dozens of trainings, with both moments of the optimiser, would fill a disk.
-    shutil.rmtree(place / 'retrain' / 'checkpoints')
+  trainings.train(settings, workdir, place)
   return place
 
 
@@ -204,9 +185,5 @@ def _is_trained(settings: ConfigDict, workdir: Path) -> bool:
   if not stages.RETRAIN.is_done(workdir) or stages.find_changes(stages.RETRAIN, settings, workdir):
     return False
   trained = genotype.load(workdir / 'retrain' / 'genotype.json')
-  planned = _read_training(workdir).planned_epochs
+  planned = records.read(workdir / 'retrain' / 'summary.json', Retrained).planned_epochs
   return trained == genotype.load(settings.genotype) and planned == (settings.retrain.epochs,)
-
-
-def _read_training(place: Path) -> Retrained:
-  return records.read(place / 'retrain' / 'summary.json', Retrained)

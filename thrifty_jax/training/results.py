@@ -16,7 +16,7 @@ from thrifty_jax import device, logbook, model_folder, records
 from thrifty_jax.data import likeness, mesh, split_file
 from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
-from thrifty_jax.run_files import Retrained
+from thrifty_jax.run_files import PatientScore, Retrained
 from thrifty_jax.scores import cases
 from thrifty_jax.training import autosave, hosts, model_card, resources
 from thrifty_jax.training.train_data import Facts, Figures, TrainData
@@ -137,12 +137,13 @@ def save(
   padding, seconds = train_data.prepared.padding, sum(line['seconds'] for line in log.entries())
   # Placed as in validation, so that prediction uses the same program.
   trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
+  scores, largest_component = cases.judge(
+    train_data.validation, judges, trained, classes=config.data.classes
+  )
   spec = dataclasses.replace(
     spec,
     padding=tuple(padding) if padding else None,
-    largest_component=cases.classes_of_one_piece(
-      train_data.validation, judges, trained, classes=config.data.classes
-    ),
+    largest_component=largest_component,
     training_scans=likeness.measure_training(train_data.prepared, train_data.patients['train']),
     splits_sha256=split_file.digest(train_data.patients),
   )
@@ -161,6 +162,7 @@ def save(
     largest_component=tuple(spec.largest_component),
     selection=SELECTION[config.evaluate.protocol],
     seconds=seconds,
+    patients=tuple(PatientScore(*score) for score in scores.items()),
   )
   card = model_card.write(config, spec, summary, citation=train_data.prepared.citation)
   model_folder.save(

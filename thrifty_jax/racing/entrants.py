@@ -1,0 +1,151 @@
+"""The networks that may race: known shapes, narrow U-Nets, drawn, mutated and given ones."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks import lean_space
+from thrifty_jax.networks.genotype import Genotype
+from thrifty_jax.networks.lean_space import LeanShape, Level
+
+SOURCES = ('unet', 'known', 'drawn', 'mutant', 'genotype')
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+  """A network that may race.
+
+  Attributes:
+    name: Name of its files.
+    source: Where it comes from, one of SOURCES.
+    genotype: Its shape or cells.
+    channels: Channels of a network of cells at full size; 0 for a shape.
+    parent: Name of the network that it was mutated from, else ''.
+  """
+
+  name: str
+  source: str
+  genotype: LeanShape | Genotype
+  channels: int = 0
+  parent: str = ''
+
+  @property
+  def title(self) -> str:
+    """Short description."""
+    if isinstance(self.genotype, LeanShape):
+      return self.genotype.title
+    return f'{self.name.rpartition("_")[0]}, {self.channels} channels'
+
+
+def _shape(
+  stem: int, widths: Sequence[int], *, top: int = 2, encoder: int = 2, decoder: int = 2, skip: str
+) -> LeanShape:
+  """Returns a shape of plain blocks with `top` convolutions in the highest level's encoder."""
+  levels = tuple(
+    Level(width, encoder if number else top, decoder, 'plain')
+    for number, width in enumerate(widths)
+  )
+  return LeanShape(levels, stem, up='transposed', skip=skip, norm='batch')
+
+
+# Shapes that did well by hand, from fast to slow, see docs/results.md.
+_KNOWN = (
+  _shape(4, (8, 16, 32), top=1, encoder=1, decoder=1, skip='add'),
+  _shape(2, (8, 16, 32, 64), decoder=1, skip='add'),
+  _shape(2, (16, 24, 32, 48, 64), decoder=1, skip='add'),
+  _shape(2, (16, 32, 64, 128), decoder=1, skip='add'),
+  _shape(2, (16, 32, 64, 128), skip='concat'),
+  _shape(1, (8, 16, 32, 64, 128), top=1, decoder=1, skip='add'),
+  _shape(2, (16, 32, 64, 128, 256), decoder=1, skip='add'),
+  _shape(1, (32,) * 5, top=1, encoder=1, decoder=1, skip='add'),
+  _shape(2, (32, 64, 128, 256), skip='concat'),
+  _shape(1, (16, 32, 64, 128, 256), top=1, decoder=1, skip='add'),
+  _shape(2, (64, 128, 256, 512), skip='concat'),
+)
+_WIDTHS = (4, 6, 8, 12, 16, 24, 32)  # of U-Nets at full size
+
+
+def list_known() -> list[Entrant]:
+  """Lists the shapes known to do well."""
+  return [Entrant(f'known_{n}', 'known', shape) for n, shape in enumerate(_KNOWN, start=1)]
+
+
+def list_unets() -> list[Entrant]:
+  """Lists narrow U-Nets: the usual ones of every width first, then lighter ones."""
+  kinds = itertools.product(('concat', 'add'), (2, 1), (5, 4), ('transposed', 'nearest'))
+  return [
+    Entrant(
+      f'unet_{width}_{levels}_{decoder}_{skip}_{up}',
+      'unet',
+      lean_space.unet(width, levels=levels, decoder=decoder, up=up, skip=skip),
+    )
+    for skip, decoder, levels, up in kinds
+    for width in _WIDTHS
+  ]
+
+
+def list_given(config: ConfigDict) -> list[Entrant]:
+  """Lists the networks of config.front.genotypes; cells once for each number of channels."""
+  found = []
+  for path in map(Path, config.front.genotypes):
+    genotype = genotypes.load_any(path)
+    genotypes.require_depth(genotype, config.model.depth, place=str(path))
+    if isinstance(genotype, LeanShape):
+      found.append(Entrant(path.stem, 'genotype', genotype))
+      continue
+    found += [
+      Entrant(f'{path.stem}_{channels}', 'genotype', genotype, channels)
+      for channels in config.front.channels
+    ]
+  return found
+
+
+def draw(
+  generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
+) -> Iterator[Entrant]:
+  """Yields shapes drawn at random without end, none of them twice or known."""
+  seen, number = {*known}, 0
+  while True:
+    shape = lean_space.draw(generator)
+    if shape not in seen:
+      seen.add(shape)
+      number += 1
+      yield Entrant(f'drawn_{number}', 'drawn', shape)
+
+
+def mutate(
+  parent: Entrant, name: str, generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
+) -> Iterator[Entrant]:
+  """Yields mutations of a lean network without end, none of them twice or known."""
+  assert isinstance(parent.genotype, LeanShape)
+  seen, number = {*known}, 0
+  while True:
+    shape = lean_space.mutate(parent.genotype, generator)
+    if shape not in seen:
+      seen.add(shape)
+      number += 1
+      yield Entrant(f'{name}_{number}', 'mutant', shape, parent=parent.name)
+
+
+def save(path: Path, entrant: Entrant) -> None:
+  """Writes the genotype file of a network with where it comes from."""
+  provenance = {'source': entrant.source, 'channels': entrant.channels, 'parent': entrant.parent}
+  told = {name: value for name, value in provenance.items() if value}
+  genotypes.save(path, entrant.genotype, provenance=told)
+
+
+def configure(config: ConfigDict, entrant: Entrant, path: Path) -> ConfigDict:
+  """Returns a config with the network of an entrant, whose genotype file is `path`."""
+  settings = config.copy_and_resolve_references()
+  configs.set_model(settings, 'thrifty' if entrant.channels else 'lean')
+  if entrant.channels:
+    settings.model.channels = entrant.channels
+  settings.genotype = str(path)
+  settings.search.max_ms, settings.search.max_macs = 0.0, 0  # these are the race's
+  return settings

@@ -1,0 +1,116 @@
+"""Where trainings run: in processes of this machine, or by the workers of a Dask cluster.
+
+Both take jobs by the interface of concurrent.futures. On a CPU every process is held on a core of
+its own: two trainings on a core each end sooner than one after the other on two.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from thrifty_jax import device, stopping
+from thrifty_jax.errors import InputError
+
+_TICK = 0.2  # seconds between two looks at whether to stop
+
+
+@contextlib.contextmanager
+def start(config: ConfigDict, count: int) -> Generator[Executor]:
+  """Yields an executor for so many trainings at a time, or that of config.front.cluster.
+
+  If an error or a request to stop leaves the body, the trainings under way in processes of this
+  machine save their states and end first; those of a cluster go on to their ends.
+  """
+  if config.front.cluster:
+    with _start_dask(config.front.cluster) as executor:
+      yield executor
+    return
+  context = multiprocessing.get_context('spawn')  # a copy of a process that has started JAX hangs
+  stop, slots = context.Event(), context.SimpleQueue()
+  for slot in range(count):
+    slots.put(slot)
+  gpu = jax.default_backend() == 'gpu'
+  executor = ProcessPoolExecutor(
+    count, mp_context=context, initializer=_begin, initargs=(slots, stop, gpu)
+  )
+  try:
+    yield executor
+  except BaseException:
+    stop.set()
+    raise
+  finally:
+    executor.shutdown(wait=True, cancel_futures=True)
+
+
+def count_slots(config: ConfigDict) -> int:
+  """Returns how many trainings run at a time on this machine; a TPU belongs to one process."""
+  if config.front.workers:
+    return config.front.workers
+  match jax.default_backend():
+    case 'cpu':
+      return device.cores()
+    case 'gpu':
+      return jax.local_device_count()
+  return 1
+
+
+def _begin(slots: Any, stop: Any, gpu: bool) -> None:
+  """Holds a new process on its core or GPU, before JAX starts, and listens for its end."""
+  slot = slots.get()
+  for number in stopping.SIGNALS:  # between jobs; Ctrl-C reaches all processes
+    signal.signal(number, signal.SIG_IGN)
+  if gpu:
+    os.environ['CUDA_VISIBLE_DEVICES'] = str(slot)
+  elif hasattr(os, 'sched_setaffinity'):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[slot % len(cores)]})
+  threading.Thread(target=_listen, args=(stop,), name='racing', daemon=True).start()
+
+
+def _listen(stop: Any) -> None:
+  """Asks every job to stop once the first process says so, and ends this process with that one."""
+  first = multiprocessing.parent_process()
+  while first and first.is_alive():
+    if stop.wait(_TICK):
+      if not stopping.requested():
+        os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(_TICK)
+  os._exit(1)
+
+
+@contextlib.contextmanager
+def _start_dask(address: str) -> Generator[Executor]:
+  """Yields the executor of a Dask cluster, whose workers have one thread each."""
+  try:
+    from distributed import Client
+  except ImportError as error:
+    raise InputError(
+      'config.front.cluster needs the package distributed, not installed here: pip install -r '
+      'requirements-cluster.txt'
+    ) from error
+  try:
+    client = Client(address, timeout=20)
+  except (OSError, TimeoutError, ValueError) as error:
+    raise InputError(
+      f'config.front.cluster: no Dask scheduler answers at {address}; start one by `dask '
+      'scheduler`, and workers by `dask worker ADDRESS --nthreads=1`'
+    ) from error
+  with client:
+    workers = client.scheduler_info(n_workers=-1)['workers']
+    wrong = [name for name, one in workers.items() if one['nthreads'] != 1]
+    if wrong or not workers:
+      what = f'{wrong[0]} has several threads' if workers else 'it has no worker'
+      raise InputError(
+        f'config.front.cluster={address}: {what}, and a process trains one network at a time; '
+        'start workers by `dask worker ADDRESS --nthreads=1`'
+      )
+    yield client.get_executor(pure=False)

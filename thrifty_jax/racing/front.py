@@ -1,0 +1,205 @@
+"""The stages that race: the network for a budget, or the whole front, with its test scores."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook, records, stages
+from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.racing import choice, entrants, jobs
+from thrifty_jax.racing.jobs import Job
+from thrifty_jax.racing.race import Race
+from thrifty_jax.run_files import Raced
+from thrifty_jax.scores import evaluate, over_folds, statistics, tables
+from thrifty_jax.training import trainings
+
+FILE = 'front.json'
+FAMILIES = ('lean', 'unet', 'genotype')
+
+
+def search(config: ConfigDict, workdir: Path | str) -> Raced:
+  """Finds the lean network for config.search.max_ms, and writes search/genotype.json.
+
+  Without a limit it is the knee of the front over config.front.budgets_ms.
+
+  Raises:
+    InputError: If no network is within the limits, or the machine is too busy to time them.
+    Stopped: If a signal asks to stop; the trainings under way are saved.
+  """
+  workdir, limit = Path(workdir), config.search.max_ms
+  folder = workdir / 'search'
+  budgets = (limit,) if limit else tuple(config.front.budgets_ms)
+  race = Race(config, workdir, folder)
+  race.run(budgets, FAMILIES[:2])
+  chosen = _choose(race, budgets)
+  found = _describe(race, chosen, workdir)
+  records.write(folder / FILE, found)
+  print('\n'.join(['', *format_table(found), '']), flush=True)
+  best = next(one for one in found if one.knee)
+  provenance = {
+    'search': 'race',
+    'seed': config.seed,
+    'max_ms': limit or None,
+    **{
+      name: getattr(best, name)
+      for name in ('name', 'source', 'ms', 'runtime', 'precision', 'size', 'machine')
+    },
+    'validation_dsc': best.validation_dsc,
+  }
+  genotypes.save(folder / 'genotype.json', race.entrants[best.name].genotype, provenance=provenance)
+  logbook.say('found', f'{best.name}, {_line(best)}')
+  return best
+
+
+def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
+  """Races all networks, trains the best of each budget and family in full, and scores these.
+
+  Writes front/front.json, in which the test patients count for nothing but the last scores.
+  """
+  workdir = Path(workdir)
+  folder = workdir / 'front'
+  race = Race(config, workdir, folder)
+  race.run(tuple(config.front.budgets_ms), FAMILIES)
+  chosen = _choose(race, config.front.budgets_ms)
+  records.write(folder / FILE, _describe(race, chosen, workdir))
+  rivals = [_pick_family(race, group.budget, group.family) for group in race.groups]
+  names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
+  full = _train_in_full(config, workdir, race, names)
+  found = _describe(race, chosen, workdir, full=full)
+  records.write(folder / FILE, found)
+  print('\n'.join(['', *format_table(found), '']), flush=True)
+  return found
+
+
+def _choose(race: Race, budgets: Sequence[float]) -> dict[float, str]:
+  """Returns the network for each budget that has one."""
+  scores, ms = race.finalists(), race.ms()
+  found = {budget: choice.pick_within(scores, ms, budget) for budget in budgets}
+  return {budget: name for budget, name in found.items() if name}
+
+
+def _pick_family(race: Race, budget: float, family: str) -> str | None:
+  """Returns the best network of a family within a budget."""
+  ms = race.ms()
+  names = {name for group in race.groups if group.family == family for name in group.names}
+  scores = {name: found for name, found in race.finalists().items() if name in names}
+  return choice.pick_within(scores, ms, budget)
+
+
+def _train_in_full(
+  config: ConfigDict, workdir: Path, race: Race, names: Sequence[str]
+) -> dict[str, list[Path]]:
+  """Trains networks as a run would, once for each seed, scores them, and returns their folders."""
+  places: dict[str, list[Path]] = {}
+  found = []
+  for number in range(config.front.seeds):
+    for name in names:
+      settings = entrants.configure(config, race.entrants[name], race.path(name))
+      settings.seed = config.seed + number
+      place = race.path(name).parents[1] / name / 'full' / f'seed_{settings.seed}'
+      places.setdefault(name, []).append(place)
+      found.append((settings, place))
+  jobs.run_all(config, [Job.make(one, workdir, place) for one, place in found], 'full')
+  for settings, place in found:
+    if trainings.read(place) and not stages.is_scored(place):
+      logbook.say('scoring', str(place))
+      evaluate.evaluate(settings, place)
+  return {name: [one for one in of_name if trainings.read(one)] for name, of_name in places.items()}
+
+
+def _describe(
+  race: Race,
+  chosen: Mapping[float, str],
+  workdir: Path,
+  *,
+  full: Mapping[str, Sequence[Path]] | None = None,
+) -> list[Raced]:
+  """Returns what front.json says of every network that raced, the fastest first."""
+  ms, scores = race.ms(), race.finalists()
+  knee = choice.find_knee({*chosen.values()}, scores, ms) if chosen else ''
+  found = []
+  for name, standing in race.standings.items():
+    cost, own = race.watch.best(name), standing.scores
+    values = np.array([*own.values()]) if own else None
+    places = [*(full or {}).get(name, ())]
+    found.append(
+      Raced(
+        name=name,
+        title=race.entrants[name].title,
+        source=race.entrants[name].source,
+        space=cost.space,
+        parameters=cost.parameters,
+        macs=cost.macs,
+        ms=cost.ms,
+        ms_spread=cost.ms_spread,
+        runtime=cost.runtime,
+        precision=cost.precision,
+        threads=cost.threads,
+        size=cost.size,
+        file_bytes=cost.file_bytes,
+        machine=cost.machine,
+        rung=standing.rung,
+        epochs=standing.epochs,
+        validation_dsc=choice.mean(own) if own else None,
+        validation_ci95=None if values is None else statistics.bootstrap_interval(values),
+        chosen=name in chosen.values(),
+        budgets_ms=tuple(budget for budget, one in chosen.items() if one == name),
+        knee=name == knee,
+        genotype=race.path(name).relative_to(workdir).as_posix(),
+        folder=standing.folder.relative_to(workdir).as_posix(),
+        **_read_full(places, workdir),
+      )
+    )
+  return sorted(found, key=lambda one: one.ms)
+
+
+def _read_full(places: Sequence[Path], workdir: Path) -> dict:
+  """Returns the fields of `Raced` about full trainings."""
+  if not places:
+    return {}
+  summaries = [trainings.read(place) for place in places]
+  scored = [over_folds.read_scored(place / 'evaluate') for place in places]
+  tested = np.mean([over_folds.join([one]).scores['dsc'].mean(axis=1) for one in scored], axis=0)
+  return {
+    'full': tuple(place.relative_to(workdir).as_posix() for place in places),
+    'full_validation_dsc': float(np.mean([one.validation_dsc for one in summaries if one])),
+    'test_dsc': float(tested.mean()),
+    'test_ci95': statistics.bootstrap_interval(tested),
+  }
+
+
+def format_table(found: Sequence[Raced]) -> list[str]:
+  """Formats a line for each network that reached the last rung; chosen ones have their budgets."""
+  last = max(one.rung for one in found)
+  rows = [('network', 'title', 'in', 'ms', 'parameters', 'validation', 'full', 'test', 'for')]
+  for one in found:
+    if one.rung < last:
+      continue
+    dsc = (one.validation_dsc, one.full_validation_dsc, one.test_dsc)
+    validation, full, test = ('–' if value is None else f'{100 * value:.2f}' for value in dsc)
+    budgets = ', '.join(f'{budget:g} ms' for budget in one.budgets_ms)
+    rows.append(
+      (
+        one.name,
+        one.title,
+        f'{one.runtime} {one.precision}',
+        f'{one.ms:.2f}',
+        f'{one.parameters:,}',
+        validation,
+        full,
+        test,
+        budgets + ' (knee)' * one.knee,
+      )
+    )
+  return tables.align(rows, left=3)
+
+
+def _line(one: Raced) -> str:
+  """Describes a network in a line."""
+  return (
+    f'{one.title}: {one.ms:.2f} ms in {one.runtime} {one.precision}, a slice of {one.size} x '
+    f'{one.size} pixels, {one.parameters:,} parameters, validation DSC '
+    f'{100 * (one.validation_dsc or 0):.2f} % after {one.epochs} epochs'
+  )

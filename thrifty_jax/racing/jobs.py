@@ -1,0 +1,99 @@
+"""Trainings of a race: each is a job for an executor, and all it leaves lies in its folder."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import device, lock, logbook, stages, stopping
+from thrifty_jax.errors import InputError
+from thrifty_jax.racing import executors
+from thrifty_jax.training import trainings
+
+LOG = 'log.txt'  # what a training prints
+_TICK = 0.5  # seconds between two looks at whether to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One training.
+
+  Attributes:
+    config: Its settings, as JSON has them.
+    workdir: Path of the run whose slices it trains on, absolute.
+    place: Path of its own folder, absolute.
+  """
+
+  config: dict[str, Any]
+  workdir: str
+  place: str
+
+  @classmethod
+  def make(cls, config: ConfigDict, workdir: Path, place: Path) -> 'Job':
+    """Makes the job of a training."""
+    return cls(stages.to_json(config), str(workdir.resolve()), str(place.resolve()))
+
+
+def run(job: Job) -> None:
+  """Trains in the folder of the job, from where it was stopped; what it prints goes to a file."""
+  config, place = configs.from_json(job.config), Path(job.place)
+  place.mkdir(parents=True, exist_ok=True)
+  with (
+    stopping.handle(),
+    lock.hold(place),
+    (place / LOG).open('a', encoding='utf-8') as log,
+    contextlib.redirect_stdout(log),
+    contextlib.redirect_stderr(log),
+  ):
+    device.prepare(config)
+    trainings.train(config, Path(job.workdir), place)
+
+
+def run_all(config: ConfigDict, jobs: Sequence[Job], title: str) -> None:
+  """Runs the jobs that are not done yet, with a progress bar.
+
+  Raises:
+    InputError: If a process ended by itself, or a training met bad input.
+    Stopped: If a signal asks to stop; the trainings under way have saved their states.
+  """
+  new = [job for job in jobs if not _is_done(job)]
+  if not new:
+    return
+  count = min(executors.count_slots(config), len(new))
+  with logbook.progress(len(new), title) as bar:
+    bar.refresh()
+    if count == 1 and not config.front.cluster:
+      for job in new:
+        run(job)
+        bar.update(1)
+      return
+    with stopping.defer(), executors.start(config, count) as executor:
+      _follow({executor.submit(run, job): job for job in new}, bar)
+
+
+def _follow(running: dict[Future, Job], bar: Any) -> None:
+  """Waits until all jobs are done."""
+  left = {*running}
+  while left:
+    done, left = wait(left, timeout=_TICK, return_when=FIRST_COMPLETED)
+    if asked := stopping.requested():
+      raise stopping.Stopped(asked)
+    for future in done:
+      try:
+        future.result()
+      except BrokenProcessPool as error:
+        raise InputError(
+          f'{running[future].place}: a process that trains was ended from outside, perhaps as '
+          'memory ran out; the same command goes on, with --config.front.workers=1 it needs less'
+        ) from error
+      bar.update(1)
+
+
+def _is_done(job: Job) -> bool:
+  return trainings.is_done(configs.from_json(job.config), Path(job.place))

@@ -1,0 +1,320 @@
+"""The race: networks are timed, trained in rungs, and the better half of each group goes on.
+
+Nothing of a race is kept but its files: times, genotypes and trainings. A race that was stopped is
+run again from the start with the same random numbers, and finds everything done up to where it was.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook
+from thrifty_jax.data import splits
+from thrifty_jax.data.prepared import open_slices
+from thrifty_jax.errors import InputError
+from thrifty_jax.racing import choice, entrants, jobs, timing
+from thrifty_jax.racing.choice import Scores
+from thrifty_jax.racing.entrants import Entrant
+from thrifty_jax.racing.jobs import Job
+from thrifty_jax.racing.timing import Stopwatch
+from thrifty_jax.training import trainings
+
+ROUNDS = 4  # of draws and times until each group is full
+DRAWS = 24  # networks drawn for each group in a round
+SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
+LOWEST = 0.4  # share of the smallest budget that its networks take at least
+
+
+@dataclasses.dataclass
+class Group:
+  """Networks that race against each other.
+
+  Attributes:
+    budget: Most milliseconds of them.
+    limits: Milliseconds above which and up to which they take.
+    family: lean, unet or genotype.
+    size: Most of them in the first rung.
+    names: Those still in the race.
+  """
+
+  budget: float
+  limits: tuple[float, float]
+  family: str
+  size: int
+  names: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+  """How far a network came.
+
+  Attributes:
+    rung: Number of its last rung, from 1.
+    epochs: Epochs of its trainings in that rung.
+    scores: DSC of the validation patients of all folds; None if a training diverged.
+    folder: Folder of these trainings.
+  """
+
+  rung: int
+  epochs: int
+  scores: Scores
+  folder: Path
+
+
+class Race:
+  """A race in a folder.
+
+  Attributes:
+    entrants: All networks that were timed, by name.
+    watch: Their times.
+    standings: How far each came that was trained, by name.
+    groups: The groups with those that reached the last rung.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: Path, folder: Path):
+    self._config, self._workdir, self._folder = config, workdir, folder
+    self._generator = np.random.default_rng((config.seed, 1))
+    self.entrants: dict[str, Entrant] = {}
+    self.watch = Stopwatch(config, folder)
+    self.standings: dict[str, Standing] = {}
+    self.groups: list[Group] = []
+
+  def run(self, budgets: Sequence[float], families: Sequence[str]) -> None:
+    """Fills a group for each budget and family, and races them.
+
+    Raises:
+      InputError: If no network is within the budgets and limits; the nearest is named.
+    """
+    self._fill(budgets, families)
+    front = self._config.front
+    folds = list_folds(self._config, self._workdir)
+    for rung in range(1, front.rungs + 1):
+      if rung > 1:
+        self._go_on(rung)
+      racing = [name for group in self.groups for name in group.names]
+      epochs = front.epochs * 2 ** (rung - 1)
+      self._train(racing, rung, epochs, folds)
+      self._tell(rung, racing, epochs, len(folds))
+
+  def ms(self) -> dict[str, float]:
+    """Returns the milliseconds of every network."""
+    return {name: self.watch.best(name).ms for name in self.entrants if self.watch.has(name)}
+
+  def finalists(self) -> dict[str, Scores]:
+    """Returns the scores of those that reached the last rung, whose trainings are alike."""
+    last = max(standing.rung for standing in self.standings.values())
+    return {name: one.scores for name, one in self.standings.items() if one.rung == last}
+
+  def path(self, name: str) -> Path:
+    """Returns the genotype file of a network."""
+    return self._folder / 'genotypes' / f'{name}.json'
+
+  def _fill(self, budgets: Sequence[float], families: Sequence[str]) -> None:
+    """Finds the networks of every group, timed and within its limits."""
+    lows = [LOWEST * budgets[0], *budgets[:-1]]
+    most = self._config.front.entrants
+    self.groups = [
+      Group(high, (low, high), family, most if family == 'lean' else (most + 1) // 2)
+      for low, high in zip(lows, budgets, strict=True)
+      for family in families
+    ]
+    known, unets = entrants.list_known(), entrants.list_unets()
+    given = entrants.list_given(self._config)
+    self._add([*known, *unets[::2][:4], *given])  # also what estimates start from
+    seen = [one.genotype for one in known]
+    pools: dict[str, Iterator[Entrant]] = {
+      'lean': entrants.draw(self._generator, seen),
+      'unet': iter(unets),
+      'genotype': iter(()),
+    }
+    for _ in range(1 if self.watch.given else ROUNDS):
+      for group in self.groups:
+        self._take(group)
+      short = [group for group in self.groups if len(group.names) < group.size]
+      for family in {group.family: None for group in short}:
+        drawn = [*itertools.islice(pools[family], DRAWS * len(budgets))]
+        self._add(self._promising(drawn, [one for one in short if one.family == family]))
+    for group in self.groups:
+      self._take(group)
+    self.groups = [group for group in self.groups if group.names]
+    if not self.groups:
+      raise InputError(self._say_nearest(budgets[-1]))
+    for group in self.groups:
+      logbook.say(group.family, f'{len(group.names)} networks of {_format_limits(group.limits)} ms')
+
+  def _add(self, found: Iterable[Entrant]) -> None:
+    """Adds networks, writes their genotypes and times them."""
+    new = [one for one in found if one.name not in self.entrants]
+    for one in new:
+      if not self.path(one.name).exists():
+        entrants.save(self.path(one.name), one)
+    if self.watch.given:
+      new = [one for one in new if self.watch.has(one.name)]
+    self.watch.time(new)
+    self.entrants |= {one.name: one for one in new}
+
+  def _promising(self, drawn: Sequence[Entrant], groups: Sequence[Group]) -> list[Entrant]:
+    """Returns the drawn networks that may be missing in a group, by their estimates."""
+    if self.watch.given:
+      return [*drawn]
+    found = []
+    missing = [group.size - len(group.names) for group in groups]
+    for one in drawn:
+      estimate = self.watch.estimate(one, self.entrants)
+      for place, group in enumerate(groups):
+        low, high = group.limits
+        if missing[place] > 0 and low / SPREAD < estimate <= high * SPREAD:
+          missing[place] -= 1
+          found.append(one)
+          break
+    return found
+
+  def _take(self, group: Group) -> None:
+    """Adds to a group the timed networks that belong to it, until it is full."""
+    for name, one in self.entrants.items():
+      if len(group.names) == group.size:
+        return
+      if name not in group.names and _family(one) == group.family:
+        cost = self.watch.best(name)
+        if timing.within(cost, group.limits) and self.watch.allows(cost):
+          group.names.append(name)
+
+  def _say_nearest(self, budget: float) -> str:
+    """Says which limit nothing meets and what the nearest network needs."""
+    search = self._config.search
+    found = [self.watch.best(name) for name in self.entrants]
+    limits = {
+      name: most
+      for name, most in (('max_parameters', search.max_parameters), ('max_macs', search.max_macs))
+      if most
+    }
+    asked = [f'{budget:g} ms', *(f'{name} {most:,}' for name, most in limits.items())]
+
+    def excess(cost: timing.Cost) -> float:
+      over = [cost.ms / budget]
+      over += [getattr(cost, name.removeprefix('max_')) / most for name, most in limits.items()]
+      return max(over)
+
+    nearest = min(found, key=excess)
+    return (
+      f'no network is within {" and ".join(asked)} for a slice of {nearest.size} x {nearest.size} '
+      f'pixels in {nearest.runtime} {nearest.precision}; the nearest, {nearest.title}, takes '
+      f'{nearest.ms:.2f} ms, {nearest.parameters:,} parameters and {nearest.macs:,} '
+      'multiplications; allow as much, or lower config.cost.size'
+    )
+
+  def _go_on(self, rung: int) -> None:
+    """Keeps the better half of every group, and adds half as many mutations of its leaders."""
+    ms = self.ms()
+    for group in self.groups:
+      scores = {name: self.standings[name].scores for name in group.names}
+      group.names = choice.keep_half([name for name in choice.rank(scores, ms) if scores[name]])
+      if group.family == 'lean' and not self.watch.given:
+        for leader in group.names[: len(group.names) // 2]:
+          group.names += self._mutate(leader, group, rung)
+    self.groups = [group for group in self.groups if group.names]
+    if not self.groups:
+      raise InputError(
+        f'{self._folder}: the training of every network diverged; lower retrain.learning_rate, '
+        f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
+      )
+
+  def _mutate(self, leader: str, group: Group, rung: int) -> list[str]:
+    """Returns a mutation of a network that belongs to its group, [] if none is found."""
+    known = [one.genotype for one in self.entrants.values()]
+    generator = np.random.default_rng((self._config.seed, rung, *leader.encode()))
+    pool = entrants.mutate(self.entrants[leader], f'{leader}_{rung}', generator, known)
+    low, high = group.limits
+    for one in itertools.islice(pool, DRAWS):
+      if low / SPREAD < self.watch.estimate(one, self.entrants) <= high * SPREAD:
+        self._add([one])
+        cost = self.watch.best(one.name)
+        if timing.within(cost, group.limits) and self.watch.allows(cost):
+          return [one.name]
+    return []
+
+  def _train(self, racing: Sequence[str], rung: int, epochs: int, folds: Sequence[dict]) -> None:
+    """Trains every network of a rung on every fold, and reads their scores."""
+    places: dict[str, list[Path]] = {name: [] for name in racing}
+    found = []
+    # Fold by fold, as the program of a network serves all of its folds once it is compiled.
+    for number, fold in enumerate(folds):
+      for name in racing:
+        place = self._folder / name / f'rung_{rung}' / f'fold_{number}'
+        settings = entrants.configure(self._config, self.entrants[name], self.path(name))
+        settings.data.update(fold)
+        _set_epochs(settings, epochs)
+        found.append(Job.make(settings, self._workdir, place))
+        places[name].append(place)
+    jobs.run_all(self._config, found, f'rung {rung}')
+    for name, of_folds in places.items():
+      self.standings[name] = Standing(rung, epochs, _read_scores(of_folds), of_folds[0].parent)
+
+  def _tell(self, rung: int, racing: Sequence[str], epochs: int, folds: int) -> None:
+    """Prints a line for a rung."""
+    scores = {name: self.standings[name].scores for name in racing}
+    best, *_ = choice.rank(scores, self.ms())
+    logbook.say(
+      f'rung {rung}',
+      f'{len(racing)} networks, {epochs} epochs on {folds} folds; best {best}, '
+      f'{self.entrants[best].title}: {100 * choice.mean(scores[best]):.2f} % in '
+      f'{self.watch.best(best).ms:.2f} ms',
+    )
+
+
+def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, ...]]]:
+  """Returns the lists of patients of every fold of a race, none of which has a test patient.
+
+  The first fold validates on the patients of the run's own split, each further one on as many of
+  its training patients, in turn.
+  """
+  split = splits.assign(config, open_slices(workdir, config).patients)
+  parts = config.data.folds - 1
+  if config.front.folds > parts:
+    raise InputError(
+      f'config.front.folds is {config.front.folds}; expected at most {parts}, one less than '
+      'data.folds, as test patients take no part'
+    )
+  validated = [split['validation']]
+  validated += [split['train'][first :: parts - 1] for first in range(config.front.folds - 1)]
+  if not all(validated):
+    raise InputError(
+      f'config.front.folds is {config.front.folds}, and {len(split["train"])} patients train; '
+      'lower it, or add scans'
+    )
+  return [
+    {'validation_patients': tuple(names), 'test_patients': split['test']} for names in validated
+  ]
+
+
+def _set_epochs(settings: ConfigDict, epochs: int) -> None:
+  """Sets a schedule of so many epochs, which is scored at its end alone."""
+  retrain = settings.retrain
+  retrain.warmup_epochs = min(retrain.warmup_epochs, (epochs + 3) // 6)
+  retrain.epochs = retrain.validate_every = epochs
+  retrain.patience = 0
+
+
+def _read_scores(places: Iterable[Path]) -> Scores:
+  """Returns the scores of the patients of all folds; None if a training diverged."""
+  scores: dict[str, float] = {}
+  for place in places:
+    trained = trainings.read(place)
+    if trained is None:
+      return None
+    scores |= {one.patient: one.dsc for one in trained.patients}
+  return scores
+
+
+def _family(entrant: Entrant) -> str:
+  """Returns the kind of group that a network races in."""
+  return entrant.source if entrant.source in ('unet', 'genotype') else 'lean'
+
+
+def _format_limits(limits: tuple[float, float]) -> str:
+  low, high = limits
+  return f'{low:g} to {high:g}'
