@@ -10,8 +10,8 @@ chaos.py.
 Measured on two CPU cores, seed 0, fold 0: 7 min 14 s from a cold start, 2.6 GiB of memory; test
 DSC 94.9 % of grey and 93.3 % of white matter (intensity thresholds: 96.3 % and 95.5 %).
 
-Variants: unet, unet_plus_plus (a baseline instead of the search), lean (a lean network, with
---config.genotype=FILE).
+Variants: unet, unet_plus_plus (a baseline instead of the search), lean (a race of lean
+networks for search.max_ms milliseconds).
 """
 
 from ml_collections import ConfigDict

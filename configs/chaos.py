@@ -18,7 +18,7 @@ Variants, which compose (`:t1,small,unet`), applied from left to right:
   small                  128 x 128, a narrow supernet and few epochs.
   paper                  the authors' settings, see below; for a GPU; CT only.
   unet, unet_plus_plus   a baseline instead of the search.
-  lean                   a lean network instead, whose shape --config.genotype=FILE has.
+  lean                   a race of lean networks for search.max_ms milliseconds instead.
 
 `:paper` takes from the authors (their paper or their public code):
   images                 0 to 255 HU, linear resize to 256, mean 0.2389, deviation 0.2801.

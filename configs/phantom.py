@@ -5,8 +5,8 @@
 The scans are generated into data.raw_dir if they are missing. They are easy on purpose; their
 scores say nothing about real scans.
 
-Variants: unet, unet_plus_plus (a baseline instead of the search), lean (a lean network, with
---config.genotype=FILE).
+Variants: unet, unet_plus_plus (a baseline instead of the search), lean (a race of lean
+networks for search.max_ms milliseconds).
 """
 
 from ml_collections import ConfigDict

@@ -291,7 +291,8 @@ NOT_OF_THE_PAPER = {
   *('data.name', 'data.classes', 'data.modalities', 'data.slice_axis'),
   *('data.folds', 'data.fold', 'data.test_patients', 'model.name', 'search.seeds'),
   *('evaluate.batch_size', 'evaluate.threshold_floor', 'evaluate.nsd_tolerance_mm'),
-  *('seed', 'precision'),
+  *('seed', 'precision', 'search.max_ms', 'search.max_macs'),
+  *(field for field in SETTINGS if field.startswith('front.')),
 }
 # Limits and steps that are not read where another field is off.
 UNREAD = {

@@ -283,7 +283,7 @@ def made(raw, tmp_path):
   there = copy(raw('decathlon'), tmp_path)
   arguments = [f'--config.data.raw_dir={there}', '--config.data.image_size=96']
   arguments.append(f'--config.data.data_dir={tmp_path / "tfds"}')
-  config = filled_in(['--config=configs/folder.py', *arguments]).config
+  config = filled_in(['--config=configs/folder.py:thrifty', *arguments]).config
   prepare_for(config, tmp_path / 'run')
   (tmp_path / 'run' / 'search').mkdir(parents=True)
   (tmp_path / 'run' / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
@@ -293,7 +293,7 @@ def made(raw, tmp_path):
     config, tmp_path / 'run', splits.assign(config, [case.patient for case in cases])
   )
   shutil.rmtree(there)
-  return tmp_path / 'run', ['--config=configs/folder.py', arguments[0], '--stage=report']
+  return tmp_path / 'run', ['--config=configs/folder.py:thrifty', arguments[0], '--stage=report']
 
 
 def report(made, *more):

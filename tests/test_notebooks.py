@@ -255,7 +255,7 @@ def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(chaos_done, tmp_
     MADE_UP=False,
     FOLDER=str(folder),
     NEW_SCANS=str(folder / 'imagesTr' / 'scan_0_0000.nii.gz'),
-    CONFIG='configs/folder.py',
+    CONFIG='configs/folder.py:thrifty',
     RUN=str(workdir),
     SETTINGS=[*found(chaos_done), f'--config.data.data_dir={tmp_path}/tfds'],
   )

@@ -60,7 +60,9 @@ SHARE = within(0, 1)
 FACTORS = numbers('two factors above 0, the smaller first', lambda a, b: 0 < a <= b)
 TWO_BELOW_1 = numbers('two from 0 to below 1', lambda a, b: 0 <= a < 1 and 0 <= b < 1)
 RISING = numbers('two numbers, the first below the second', lambda a, b: a < b)
-RISING_LIST = numbers('rising numbers above 0', lambda *n: min(n, default=0) > 0 and [*n] == sorted({*n}))
+RISING_LIST = numbers(
+  'rising numbers above 0', lambda *n: min(n, default=0) > 0 and [*n] == sorted({*n})
+)
 PERCENTILES = numbers('two rising ones within 0 and 100', lambda a, b: 0 <= a < b <= 100)
 RATES = numbers(
   'different ones above 0', lambda *rates: 0 < len({*rates}) == len(rates) and min(rates) > 0

@@ -15,8 +15,9 @@ from thrifty_jax.settings import SETTINGS
 
 # Fields that a splits.json fills in, see data/split_file.py.
 _LISTS = ('data.validation_patients', 'data.test_patients')
-# Fields besides those of section front that the search for a lean network reads itself.
-_RACED = {'seed', 'search.max_parameters', 'search.max_macs', 'search.max_ms'}
+# The search reads the fields of cells, or those of the race for a lean network and its limits.
+_CELLS, _RACE = ('search.', 'model.'), ('front.', 'search.max_ms', 'search.max_macs')
+_LIMITS = {'search.max_parameters', 'search.max_macs', 'search.max_ms'}
 _SHORT = reprlib.Repr()  # shortens lists of hundreds of patients, but not what people type
 _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 8, 200, 200
 
@@ -48,10 +49,8 @@ class Stage:
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
-    if self.name == 'search' and config.model.name == 'lean':
-      return field in _RACED or 'front' in SETTINGS[field].stages
-    if self.name == 'search' and field.startswith('front.'):
-      return False
+    if self.name == 'search' and field.startswith(_CELLS if config.model.name == 'lean' else _RACE):
+      return field in _LIMITS and config.model.name == 'lean'
     if self.name == 'search' and field == 'model.channels':
       return config.search.max_parameters > 0  # counted at the width of the retraining
     return self.name in SETTINGS[field].stages

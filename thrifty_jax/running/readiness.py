@@ -20,6 +20,12 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     from thrifty_jax.searching import budget  # imports JAX, which takes seconds
 
     budget.require_possible(config)
+  races = stage is stages.SEARCH and config.model.name == 'lean' and configs.searches(config)
+  if stage is stages.FRONT or (races and not stage.is_done(workdir)):
+    from thrifty_jax.cost import runtimes  # likewise
+
+    if not config.front.costs:
+      runtimes.require_installed(runtimes.choose(config.cost.runtime, config.cost.precision))
   if stage is stages.RETRAIN:
     from thrifty_jax.training import genotypes
 
