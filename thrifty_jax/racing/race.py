@@ -16,6 +16,7 @@ from thrifty_jax import logbook
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, entrants, jobs, timing
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.entrants import Entrant
@@ -150,8 +151,14 @@ class Race:
     """Adds networks, writes their genotypes and times them."""
     new = [one for one in found if one.name not in self.entrants]
     for one in new:
-      if not self.path(one.name).exists():
-        entrants.save(self.path(one.name), one)
+      path = self.path(one.name)
+      if not path.exists():
+        entrants.save(path, one)
+      elif genotypes.load_any(path) != one.genotype:
+        raise InputError(
+          f'{path}: is another network than {one.title}, which this race draws: it began by another '
+          f'version of the program; remove {self._folder}'
+        )
     if self.watch.given:
       new = [one for one in new if self.watch.has(one.name)]
     self.watch.time(new)
