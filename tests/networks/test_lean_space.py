@@ -21,7 +21,7 @@ def test_draws_reach_every_choice():
   assert {shape.up for shape in SHAPES} == {*lean_space.UPSAMPLINGS}
   assert {shape.skip for shape in SHAPES} == {*lean_space.SKIPS}
   assert {len(shape.levels) for shape in SHAPES} == {*range(LEVELS[0], LEVELS[1] + 1)}
-  assert {level.block for shape in SHAPES for level in shape.levels} == {*lean_space.BLOCKS}
+  assert {level.block for shape in SHAPES for level in shape.levels} == {*lean_space.DRAWN}
   assert {level.encoder for shape in SHAPES for level in shape.levels} == {1, 2}
   assert all(level.width % MULTIPLE == 0 for shape in SHAPES for level in shape.levels)
 

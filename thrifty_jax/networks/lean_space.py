@@ -22,8 +22,8 @@ SKIPS = ('concat', 'add')
 NORMS = ('batch', 'group', 'none')
 LEVELS = (3, 6)  # fewest and most
 MOST_CHANNELS = 1024
-# Blocks that are drawn. With the others networks of the same time were 0.6 to 2.5 points of DSC worse
-# on the hippocampus, trained slower, and gained less from 8 bits (docs/results.md).
+# Blocks that are drawn. With the others, networks were 0.6 to 2.5 points of DSC worse on the
+# hippocampus, trained slower, and gained less from 8 bits (docs/results.md).
 DRAWN = ('plain', 'residual')
 MULTIPLE = 8  # drawn widths are multiples: kernels of convolutions work on 8 or 16 channels at once
 
@@ -120,7 +120,7 @@ def unet(
 
 
 def draw(generator: np.random.Generator, *, norm: str = 'batch') -> LeanShape:
-  """Draws a shape: widths that grow by a drawn factor a level, blocks of DRAWN, all else uniformly."""
+  """Draws a shape: widths grow by a drawn factor a level, blocks are of DRAWN, all else uniform."""
   count = int(generator.integers(LEVELS[0], LEVELS[1], endpoint=True))
   first = MULTIPLE * int(generator.integers(1, 4, endpoint=True))
   growth = float(generator.choice([1.0, 1.25, 1.5, 2.0]))

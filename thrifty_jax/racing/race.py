@@ -156,8 +156,8 @@ class Race:
         entrants.save(path, one)
       elif genotypes.load_any(path) != one.genotype:
         raise InputError(
-          f'{path}: is another network than {one.title}, which this race draws: it began by another '
-          f'version of the program; remove {self._folder}'
+          f'{path}: is another network than {one.title}, which this race draws; it began by '
+          f'another version of the program: remove {self._folder}'
         )
     if self.watch.given:
       new = [one for one in new if self.watch.has(one.name)]
