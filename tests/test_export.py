@@ -137,7 +137,7 @@ def test_a_run_is_checked_on_its_validation_patients_and_calibrated_on_its_train
   assert command(workdir, tmp_path / 'exported', '--int8') == 0
   patients = export_slices.open_run(workdir / 'model').patients
   assert set(calibrated) == set(patients['train'])
-  assert set(read) - set(calibrated) == set(patients['validation'])
+  assert set(read) - set(calibrated) == {*patients['validation'], *patients['test']}
   about = files.read_json(tmp_path / 'exported' / 'preprocessing.json')
   found = about['files']['model_int8.onnx']
   line = re.search(r'validation DSC (\S+) %, in float32 (\S+) %', capsys.readouterr().out)

@@ -37,8 +37,8 @@ nothing is written.
   --scans=SCANS        what to check on, as the input of thrifty_jax.predict; without it prepared
                        slices of the run's validation patients
   --int8               also model_int8.onnx, its convolutions in 8 bits: calibrated on slices of the
-                       run's training patients, the DSC of its validation patients beside that of
-                       the float network
+                       run's training patients, its DSC of the validation and test patients beside
+                       that of the float network
   --dynamic_sides      (onnx) images of any height and width; slower
   --overwrite          replace an export that is there
 
@@ -106,8 +106,6 @@ def _networks(
   """Exported files by name, and the results of each; refuses one that differs from the model."""
   from thrifty_jax.exporting import (
     export_check,
-    export_slices,
-    onnx_lean,
     onnx_network,
     quantise,
     stablehlo,
@@ -126,18 +124,15 @@ def _networks(
   contents, results = {name: content}, {name: dataclasses.asdict(found)}
   if data is None or not values.int8:
     return contents, results
-  spec = member.spec
-  training = export_slices.read_training(data, quantise.SLICES, context=spec.context)
-  eight = quantise.quantise(content, training, whole=onnx_lean.folds(member.genotype))
-  quantised = export_check.make_onnx_runner(eight)
-  before = quantise.measure_dsc(data, network, spec, title='score float32')
-  after = quantise.measure_dsc(data, quantised, spec, title='score int8')
-  change = f'{100 * after:.2f} %, in float32 {100 * before:.2f} %: {100 * (after - before):+.2f}'
-  say('int8', f'validation DSC {change}')
-  costs = {'validation_dsc_float': before, 'validation_dsc': after}
-  found = export_check.compare(member, quantised, images)
-  contents['model_int8.onnx'] = eight
-  results['model_int8.onnx'] = dataclasses.asdict(found) | costs
+  quantised = quantise.quantise_model(member, content, data)
+  say('int8', str(quantised))
+  scores = ('validation_dsc_float', 'validation_dsc', 'test_dsc')
+  found = export_check.compare(member, quantised.network, images)
+  contents['model_int8.onnx'] = quantised.content
+  results['model_int8.onnx'] = {
+    **dataclasses.asdict(found),
+    **{name: getattr(quantised, name) for name in scores},
+  }
   return contents, results
 
 

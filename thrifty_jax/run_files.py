@@ -180,6 +180,8 @@ class Raced:
   full_validation_dsc: float | None = None  # mean of them, on the run's own split
   test_dsc: float | None = None  # mean of them over the test patients; None where not scored
   test_ci95: tuple[float, float] | None = None  # over patients, of their means over the seeds
+  int8_validation_dsc: float | None = None  # as full_validation_dsc, where it runs in 8 bits
+  int8_test_dsc: float | None = None  # as test_dsc, likewise
 
 
 @dataclass(frozen=True)

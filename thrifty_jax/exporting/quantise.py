@@ -1,6 +1,7 @@
 """Quantises an ONNX network to 8-bit convolutions, calibrated on training slices; scores it."""
 
 import contextlib
+import dataclasses
 import logging
 import tempfile
 import types
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from thrifty_jax import logbook
-from thrifty_jax.exporting.export_check import Network, predict_with
+from thrifty_jax.exporting import export_slices, onnx_lean
+from thrifty_jax.exporting.export_check import Network, make_onnx_runner, predict_with
 from thrifty_jax.exporting.export_slices import RunData
 from thrifty_jax.exporting.onnx_graph import CONVOLUTION, tool
 from thrifty_jax.exporting.onnx_network import IMAGE
+from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.scores import cases
 
@@ -60,16 +63,55 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray], *, whole: bool) -> by
     return after.read_bytes()
 
 
-def measure_dsc(run: RunData, network: Network, spec: ModelSpec, *, title: str) -> float:
-  """Volume DSC of the validation patients on the native grid, mean over patients and classes."""
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+  """A network in 8 bits beside the float one.
+
+  Attributes:
+    content: Content of the ONNX file.
+    network: What it computes.
+    validation_dsc_float, validation_dsc: Mean volume DSC of the validation patients in [0, 1], of
+      the float network and of this one.
+    test_dsc: The same of the test patients by this one; None if there are none.
+  """
+
+  content: bytes
+  network: Network
+  validation_dsc_float: float
+  validation_dsc: float
+  test_dsc: float | None
+
+  def __str__(self) -> str:
+    before, after = 100 * self.validation_dsc_float, 100 * self.validation_dsc
+    test = '' if self.test_dsc is None else f'; test DSC {100 * self.test_dsc:.2f} %'
+    return f'validation DSC {after:.2f} %, in float32 {before:.2f} %: {after - before:+.2f}{test}'
+
+
+def quantise_model(member: LoadedModel, content: bytes, run: RunData) -> Quantised:
+  """Quantises the float32 ONNX file of a model by its run's training slices, and scores it."""
+  spec = member.spec
+  training = export_slices.read_training(run, SLICES, context=spec.context)
+  eight = quantise(content, training, whole=onnx_lean.folds(member.genotype))
+  network = make_onnx_runner(eight)
+  return Quantised(
+    eight,
+    network,
+    measure_dsc(run, make_onnx_runner(content), spec, title='score float32'),
+    measure_dsc(run, network, spec, title='score int8'),
+    measure_dsc(run, network, spec, title='test int8', split='test') if run.cases('test') else None,
+  )
+
+
+def measure_dsc(
+  run: RunData, network: Network, spec: ModelSpec, *, title: str, split: str = 'validation'
+) -> float:
+  """Volume DSC of a split's patients on the native grid, mean over patients and classes."""
   predict = predict_with(network, context=spec.context)
-  with logbook.progress(len(run.cases('validation')), title) as bar:
+  with logbook.progress(len(run.cases(split)), title) as bar:
 
     def counted(image: np.ndarray) -> np.ndarray:
       scores = predict(image)
       bar.update(1)
       return scores
 
-    return cases.validation_dsc(
-      run.prepared, run.patients['validation'], counted, largest=spec.largest
-    )
+    return cases.validation_dsc(run.prepared, run.patients[split], counted, largest=spec.largest)

@@ -1,12 +1,15 @@
 """The stages that race: the network for a budget, or the whole front, with its test scores."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, records, stages
+from thrifty_jax import logbook, model_folder, records, stages
+from thrifty_jax.exporting import export_slices, onnx_network, quantise
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, entrants, jobs
 from thrifty_jax.racing.jobs import Job
@@ -16,7 +19,16 @@ from thrifty_jax.scores import evaluate, over_folds, statistics, tables
 from thrifty_jax.training import trainings
 
 FILE = 'front.json'
+EIGHT_BITS = 'int8.json'  # file in the folder of a full training
 FAMILIES = ('lean', 'unet', 'genotype')
+
+
+@dataclasses.dataclass(frozen=True)
+class InEightBits:
+  """int8.json: scores of a full training in 8 bits, see quantise.Quantised."""
+
+  validation_dsc: float
+  test_dsc: float | None
 
 
 def search(config: ConfigDict, workdir: Path | str) -> Raced:
@@ -109,6 +121,25 @@ def _train_in_full(
   return {name: [one for one in of_name if trainings.read(one)] for name, of_name in places.items()}
 
 
+def _score_in_8_bits(places: Sequence[Path]) -> dict[str, Any]:
+  """Quantises full trainings of a network, once each, and returns their fields of `Raced`."""
+  found = []
+  for place in places:
+    path = place / EIGHT_BITS
+    if not path.exists():
+      member = model_folder.load(place / 'model')
+      content = onnx_network.to_onnx(member).SerializeToString()
+      quantised = quantise.quantise_model(member, content, export_slices.open_run(place / 'model'))
+      logbook.say('int8', f'{place}: {quantised}')
+      records.write(path, InEightBits(quantised.validation_dsc, quantised.test_dsc))
+    found.append(records.read(path, InEightBits))
+  return {
+    f'int8_{name}': float(np.mean([getattr(one, name) for one in found]))
+    for name in ('validation_dsc', 'test_dsc')
+    if all(getattr(one, name) is not None for one in found)
+  }
+
+
 def _describe(
   race: Race,
   chosen: Mapping[float, str],
@@ -124,6 +155,7 @@ def _describe(
     cost, own = race.watch.best(name), standing.scores
     values = np.array([*own.values()]) if own else None
     places = [*(full or {}).get(name, ())]
+    in_8_bits = _score_in_8_bits(places) if places and cost.precision == 'int8' else {}
     found.append(
       Raced(
         name=name,
@@ -150,6 +182,7 @@ def _describe(
         genotype=race.path(name).relative_to(workdir).as_posix(),
         folder=standing.folder.relative_to(workdir).as_posix(),
         **_read_full(places, workdir),
+        **in_8_bits,
       )
     )
   return sorted(found, key=lambda one: one.ms)
