@@ -107,7 +107,6 @@ def _networks(
   from thrifty_jax.exporting import (
     export_check,
     export_slices,
-    onnx_lean,
     onnx_network,
     quantise,
     stablehlo,
@@ -128,7 +127,7 @@ def _networks(
     return contents, results
   spec = member.spec
   training = export_slices.read_training(data, quantise.SLICES, context=spec.context)
-  eight = quantise.quantise(content, training, whole=onnx_lean.folds(member.genotype))
+  eight = quantise.quantise(content, training, whole=onnx_network.folds(member))
   quantised = export_check.make_onnx_runner(eight)
   before = quantise.measure_dsc(data, network, spec, title='score float32')
   after = quantise.measure_dsc(data, quantised, spec, title='score int8')
