@@ -270,7 +270,7 @@ CHANGED = {
   'a negative context': {'context': -1},
   'no size': {'image_size': None},
   'deep supervision in words': {'deep_supervision': 'no'},
-  'an unknown norm': {'norm': 'batch'},
+  'an unknown norm': {'norm': 'layer'},
   'an unknown axis': {'slice_axis': 'oblique'},
   'one piece of a class that is not there': {'largest_component': ['spleen']},
   'limits of another kind': {'intensity': 'window'},

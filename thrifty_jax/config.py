@@ -180,6 +180,8 @@ def _validate_model(config: ConfigDict) -> None:
     _require(config, f'search.{field}', lambda most: not most or name == 'lean', raced)
   there = "a file that exists, or ''"
   _require(config, 'genotype', lambda path: not path or Path(path).is_file(), there)
+  own = "'none' with the model 'lean': the genotype has the norm of a lean network"
+  _require(config, 'model.norm', lambda norm: norm == 'none' or name != 'lean', own)
   only = 'float32 or all with the runtime jax'
   cannot = config.cost.runtime == 'jax'
   _require(config, 'cost.precision', lambda kind: not (cannot and kind == 'int8'), only)
@@ -204,6 +206,9 @@ def _validate_training(config: ConfigDict, stage: str) -> None:
   nearest = f'nearest {"are" if len(near) > 1 else "is"} {" and ".join(map(str, near))}'
   divisor = f'a divisor of {stage}.batch_size, which is {size}: the {nearest}'
   _require(config, f'{stage}.microbatches', lambda value: size % value == 0, divisor)
+  if stage == 'retrain' and config.model.norm == 'batch':
+    whole = "1 with model.norm 'batch', whose statistics are of a whole batch; lower the batch_size"
+    _require(config, 'retrain.microbatches', lambda value: value == 1, whole)
 
 
 def _require(config: ConfigDict, name: str, holds: Callable[[Any], Any], expected: str) -> None:

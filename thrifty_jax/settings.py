@@ -32,6 +32,7 @@ from thrifty_jax.allowed import (
 
 DEVICES = ('auto', 'cpu', 'gpu', 'tpu')
 MODELS = ('thrifty', 'lean', 'unet', 'unet_plus_plus')
+NORMS = ('none', 'group', 'batch')
 # Rivals in a comparison: the paper's models as published and with the norms of the cells, and
 # U-Nets narrow enough to have no more parameters than the searched network.
 BASELINES = (
@@ -199,7 +200,11 @@ _MODEL = {
   'edges_per_node': Setting(2, at_least(2), 'Edges that a node keeps, if it has them.', TRAINING),
   'deep_supervision': Setting(False, SWITCH, 'Trains outputs of every level, not the last alone.'),
   'width': Setting(32, COUNT, 'Channels of a baseline at full size, doubled at each level.'),
-  'norm': Setting('none', one_of('none', 'group'), "Norm of a baseline; none is the paper's."),
+  'norm': Setting(
+    'none',
+    one_of(*NORMS),
+    "Norm of a baseline, none is the paper's; batch also of a thrifty network, else group's.",
+  ),
 }
 # microbatches and remat only change rounding, so no stage depends on them.
 _SEARCH = {

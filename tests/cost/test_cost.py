@@ -1,6 +1,7 @@
 """The command that times networks: its table and file, and what it refuses."""
 
 import dataclasses
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from thrifty_jax import records
 from thrifty_jax.cost import __main__ as command
 from thrifty_jax.cost import candidates, costs, runtimes
 from thrifty_jax.errors import InputError
+from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import genotype
+from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 
 PROJECT = Path(__file__).parents[2]
@@ -118,6 +121,20 @@ def test_every_way_gives_the_same_logits(tmp_path):
     np.testing.assert_allclose(one.run(images[:1]), wanted, atol=tolerance * np.abs(wanted).max())
 
 
+def test_a_genotype_of_cells_is_timed_with_every_number_of_channels_and_norm(tmp_path, monkeypatch):
+  bare = functools.partial(LoadedModel, params={}, sha256='')
+  monkeypatch.setattr(costs, 'make_random', bare)
+  path = str(tmp_path / 'cells.json')
+  node = ((0, 'conv_3x3'), (1, 'up_conv_3x3'))
+  genotype.save(
+    Path(path), Genotype(down=(((0, 'down_conv_3x3'), (1, 'down_max_pool')),), up=(node,))
+  )
+  found = candidates.load([], [path], size=32, cells=[(4, 'group'), (2, 'batch')])
+  assert [one.name for one in found] == [f'{path} 4:group', f'{path} 2:batch']
+  modules = [one.member.module for one in found]
+  assert [(one.channels, one.norm) for one in modules] == [(4, 'group'), (2, 'batch')]
+
+
 def test_a_baseline_of_a_config_is_a_candidate():
   config = configs.default()
   config.model.update({'name': 'unet', 'width': 4})
@@ -154,6 +171,9 @@ def test_a_cost_is_read_back_as_it_was_written(tmp_path):
       'jax does not run networks in int8',
     ),
     (['--genotypes=FILE,FILE'], 'is named twice'),
+    (['--genotypes=FILE', '--cells=32'], '--cells=32: expected channels and norm'),
+    (['--genotypes=FILE', '--cells=16:layer'], '--cells=16:layer: expected channels and norm'),
+    (['--genotypes=FILE', '--cells=16:batch,16:batch'], 'is named twice'),
     (['--genotypes=FOLDER/none.json'], 'none.json'),
     (['--models=FOLDER/none'], 'there is no model'),
     (['--genotypes=FILE', '--output=FOLDER/none/costs.json'], 'in a folder that exists'),
@@ -213,7 +233,7 @@ def test_help_has_every_option(capsys):
   assert command.main(['--help']) == 0
   text = capsys.readouterr().out
   names = ('models', 'genotypes', 'size', 'runtime', 'precision', 'threads', 'repeats', 'spread')
-  for name in (*names, 'output'):
+  for name in (*names, 'cells', 'output'):
     assert f'--{name}=' in text
   assert 'not a medical device' in text
 

@@ -88,9 +88,10 @@ def require_same(made, image, **settings):
   np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, np.abs(wanted).max()))
 
 
+@pytest.mark.parametrize('norm_', ['group', 'batch'])
 @pytest.mark.parametrize('name', GENOTYPES)
-def test_every_operation_gives_what_it_gives_in_jax(name):
-  made = thrifty(name, depth=3 if GENOTYPES[name].skipped else 2)
+def test_every_operation_gives_what_it_gives_in_jax(name, norm_):
+  made = thrifty(name, depth=3 if GENOTYPES[name].skipped else 2, norm=norm_)
   require_same(made, image_of(made))
 
 
@@ -127,7 +128,9 @@ def test_a_new_row_of_the_table_is_an_operation_everywhere(monkeypatch):
   assert all(row.name in drawing.draw_cells(used, {}).inline() for row in rows)
 
 
-@pytest.mark.parametrize(('name', 'norm_'), [('unet', 'none'), ('unet_plus_plus', 'group')])
+@pytest.mark.parametrize(
+  ('name', 'norm_'), [('unet', 'none'), ('unet', 'batch'), ('unet_plus_plus', 'group')]
+)
 def test_the_baselines_give_what_they_give_in_jax(name, norm_):
   made = member(name=name, norm=norm_, deep_supervision=name == 'unet_plus_plus', width=2)
   require_same(made, image_of(made))
@@ -159,6 +162,10 @@ def test_batch_norms_are_folded_into_the_convolutions():
   graph = onnx_network.to_onnx(member(LEAN['plain'], name='lean')).graph
   assert {node.op_type for node in graph.node} == {
     *('Sub', 'Div', 'Conv', 'Relu', 'MaxPool', 'ConvTranspose', 'Add', 'Identity')
+  }
+  graph = onnx_network.to_onnx(thrifty('convolutions', norm='batch')).graph
+  assert {node.op_type for node in graph.node} == {
+    *('Sub', 'Div', 'Conv', 'Relu', 'MaxPool', 'Concat', 'Reshape', 'Transpose', 'Add', 'Identity')
   }
 
 

@@ -1,5 +1,6 @@
-"""A lean network with batch norms through the training: its statistics, stops, devices, model."""
+"""Networks with batch norms through the training: their statistics, stops, devices, model."""
 
+import functools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import model_folder, stopping
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import build, genotype
+from thrifty_jax.networks import build, genotype, grid
 from thrifty_jax.networks.lean import LeanNetwork
 from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.training import genotypes, retrain, train_step
@@ -31,6 +32,16 @@ SHAPE = LeanShape(
   up='transposed',
   skip='add',
   norm='batch',
+)
+
+
+CELLS = genotype.Genotype(
+  down=(((0, 'down_sep_conv_3x3'), (1, 'down_max_pool')),),
+  up=(((0, 'conv_3x3'), (1, 'up_conv_3x3')),),
+)
+NETWORKS = (
+  LeanNetwork(SHAPE, 2),
+  grid.DerivedNetwork(CELLS, 2, channels=4, depth=3, norm='batch', deep_supervision=True),
 )
 
 
@@ -115,6 +126,33 @@ def test_batch_norms_refuse_microbatches(config, tmp_path):
     genotypes.require_trainable(config, tmp_path)
 
 
+def test_the_cells_refuse_microbatches_and_a_lean_network_the_setting():
+  config = configs.default()
+  config.model.norm = 'batch'
+  config.search.microbatches = 2  # the supernet keeps its own norms
+  configs.validate(config)
+  config.retrain.microbatches = 2
+  with pytest.raises(InputError, match=r"microbatches is 2; expected 1 with model.norm 'batch'"):
+    configs.validate(config)
+  config.model.name, config.genotype = 'lean', __file__
+  with pytest.raises(InputError, match=r"norm is 'batch'; expected 'none' with the model 'lean'"):
+    configs.validate(config)
+
+
+def test_a_shared_head_keeps_the_statistics_of_the_output_that_predicts():
+  net = NETWORKS[1].copy(remat=True)
+  image = make_batch(2)['image']
+  params = build.initialise(build.trace_shapes(net, image), seed=0)
+  found, expected = (
+    jax.jit(functools.partial(build.apply_training, one, background=(0.0,)))(params, image)
+    for one in (net, net.copy(remat=False, deep_supervision=False))
+  )
+  assert found[0].shape == (2, *expected[0].shape)
+  np.testing.assert_allclose(found[0][-1], expected[0], atol=1e-5)
+  assert {'mean', 'variance'} == found[1]['head']['out']['norm'].keys()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[1], expected[1])
+
+
 def test_nothing_searches_a_lean_network_so_that_it_needs_a_genotype():
   config = configs.default()
   config.model.name = 'lean'
@@ -129,18 +167,20 @@ import jax, json, numpy as np, optax
 import test_lean_training as test_lean
 from thrifty_jax.data import mesh
 from thrifty_jax.training import train_step
-net = test_lean.LeanNetwork(test_lean.SHAPE, 2)
 image = jax.ShapeDtypeStruct((8, 16, 16, 1), 'float32')
-states = []
-for devices in (jax.devices()[:1], jax.devices()):
+
+def train(net, devices):
   auto = (jax.sharding.AxisType.Auto,)
   mesh_ = jax.make_mesh((len(devices),), (mesh.AXIS,), axis_types=auto, devices=devices)
   state, _ = train_step.init_state(net, optax.sgd(0.1), image, seed=0)
   state = mesh.place(state, mesh.whole(mesh_))
   batch = mesh.place(test_lean.make_batch(), mesh.split(mesh_))
   state, _ = jax.jit(test_lean.make_step(net, optax.sgd(0.1)))(state, batch)
-  states.append(jax.tree.leaves(state.params))
-print(json.dumps(max(float(abs(np.array(a) - np.array(b)).max()) for a, b in zip(*states))))
+  return jax.tree.leaves(state.params)
+
+for net in test_lean.NETWORKS:
+  states = [train(net, devices) for devices in (jax.devices()[:1], jax.devices())]
+  print(json.dumps(max(float(abs(np.array(a) - np.array(b)).max()) for a, b in zip(*states))))
 """
 
 
@@ -156,4 +196,5 @@ def test_statistics_over_eight_devices_are_those_of_one():
     timeout=300,
   )
   assert done.returncode == 0, done.stderr
-  assert json.loads(done.stdout.splitlines()[-1]) < 1e-4
+  differences = [json.loads(line) for line in done.stdout.splitlines()]
+  assert len(differences) == len(NETWORKS) and max(differences) < 1e-4, differences

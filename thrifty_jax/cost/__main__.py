@@ -1,5 +1,6 @@
 """Times networks: `python -m thrifty_jax.cost --models=FOLDER --genotypes=FILE`."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ the median, its spread the interquartile range over the median. Images are made 
 
   --models=FOLDER,...  model folders, or runs (their model/)
   --genotypes=FILE,... genotypes, whose networks get random weights: as fast as trained ones
+  --cells=32:group,... channels and norm, group or batch, of networks of cells from genotypes, each
+                       of which is timed (default: 32:group)
   --size=256           side of a slice in pixels, at most {LARGEST} (default: 256)
   --runtime=RUNTIME    {', '.join(COST_RUNTIMES)} (default: onnxruntime)
   --precision=PRECISION
@@ -56,7 +59,8 @@ def run(arguments: Sequence[str]) -> None:
   config.device = 'cpu'
   device.prepare(config)
   models, genotypes = split(values, 'models'), split(values, 'genotypes')
-  found = candidates.load(models, genotypes, size=values.size)
+  cells = [(int(size), norm) for size, norm in (one.split(':') for one in split(values, 'cells'))]
+  found = candidates.load(models, genotypes, size=values.size, cells=cells or candidates.CELLS)
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('machine', machine.describe())
   say('slice', f'{values.size} x {values.size} pixels, {values.threads} thread(s)')
@@ -87,8 +91,12 @@ def read(arguments: Sequence[str]) -> Any:
   named = [*split(values, 'models'), *split(values, 'genotypes')]
   if not named:
     raise InputError('--models or --genotypes is missing, for example --models=runs/brain')
-  for name in named:
-    if named.count(name) > 1:
+  cells = split(values, 'cells')
+  for name in cells:
+    if not re.fullmatch(r'[1-9]\d{0,2}:(group|batch)', name):
+      raise InputError(f'--cells={name}: expected channels and norm, as in 32:group or 16:batch')
+  for name in (*named, *cells):
+    if (*named, *cells).count(name) > 1:
       raise InputError(f'{name} is named twice; expected each network once')
   output = Path(values.output)
   if values.output and (output.is_dir() or not output.absolute().parent.is_dir()):

@@ -17,14 +17,24 @@ from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.predicting import segment
 
+CELLS = ((32, 'group'),)  # channels and norm of a network of cells, unless others are asked for
 
-def load(models: Sequence[str], genotypes: Sequence[str], *, size: int) -> list[Candidate]:
+
+def load(
+  models: Sequence[str],
+  genotypes: Sequence[str],
+  *,
+  size: int,
+  cells: Sequence[tuple[int, str]] = CELLS,
+) -> list[Candidate]:
   """Returns the networks of model folders and of genotype files for slices of this side in pixels.
 
-  A network of a genotype has one channel and two classes, and of cells the default's sizes.
+  A network of a genotype has one channel and two classes, and of cells the default's depth; there
+  is one for each of `cells`, which are channels and norm.
   """
   found = [_load_model(name) for name in models]
-  found += [_load_genotype(name) for name in genotypes]
+  for name in genotypes:
+    found += _load_genotype(name, cells)
   return [costs.resize(candidate, size) for candidate in found]
 
 
@@ -37,12 +47,19 @@ def _load_model(name: str) -> Candidate:
   return Candidate(name, model_folder.load(folders[0]))
 
 
-def _load_genotype(name: str) -> Candidate:
+def _load_genotype(name: str, cells: Sequence[tuple[int, str]]) -> list[Candidate]:
   found = genotype.load_any(name)
   config = configs.default()
   config.model.name = 'lean' if isinstance(found, LeanShape) else 'thrifty'
   genotype.require_depth(found, config.model.depth, place=name)
-  return Candidate(name, _random_of(config, found).member)
+  if isinstance(found, LeanShape):
+    return [Candidate(name, _random_of(config, found).member)]
+  candidates = []
+  for channels, norm in cells:
+    config.model.update({'channels': channels, 'norm': norm})
+    title = f'{name} {channels}:{norm}' if len(cells) > 1 else name
+    candidates.append(Candidate(title, _random_of(config, found).member))
+  return candidates
 
 
 def of_config(config: ConfigDict, found: Genotype | LeanShape | None) -> Candidate:

@@ -167,6 +167,7 @@ def _describe(member: LoadedModel, *, activations: bool) -> dict[str, Any]:
       title = genotype.title
     case Genotype():
       title = f'thrifty {network.channels}, depth {network.depth}'
+      title += ', batch norm' if network.norm == 'batch' else ''
     case None:
       title = f'{network.name} {network.width}'
   return {

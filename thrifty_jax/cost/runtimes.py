@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting import onnx_lean, onnx_network, quantise
+from thrifty_jax.exporting import onnx_network, quantise
 from thrifty_jax.exporting.onnx_graph import tool
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build
@@ -104,7 +104,7 @@ def start(
   if any(way.runtime != 'jax' for way in ways):
     contents['float32'] = onnx_network.to_onnx(member).SerializeToString()
   if any(way.precision == 'int8' for way in ways):
-    whole = onnx_lean.folds(member.genotype)
+    whole = onnx_network.folds(member)
     contents['int8'] = quantise.quantise(
       contents['float32'], np.split(images, len(images)), whole=whole
     )

@@ -130,6 +130,42 @@ def convolve(
   return Tensor(total(graph, outputs), kernel.shape[3], parts[0].level + stride // 2)
 
 
+def conv_norm(
+  graph: Graph,
+  parts: Sequence[Tensor],
+  kernel: np.ndarray,
+  parameters: Mapping[str, np.ndarray],
+  *,
+  bias: np.ndarray | None = None,
+  **settings: Any,
+) -> Tensor:
+  """Adds a convolution and what follows it: a norm, of which a batch norm is folded, or a bias.
+
+  Args:
+    graph: Graph that gets the nodes.
+    parts: Tensors of `convolve`.
+    kernel: [k, l, C / groups, C'].
+    parameters: Parameters of a module of `ops.make_norm`; empty for none.
+    bias: Bias of the convolution before the norm, [C'].
+    **settings: Further arguments of `convolve`.
+  """
+  if 'mean' in parameters:
+    kernel, bias = fold(kernel, parameters, bias=bias)
+    return convolve(graph, parts, kernel, bias=bias, **settings)
+  if 'scale' not in parameters:
+    return convolve(graph, parts, kernel, bias=parameters.get('bias', bias), **settings)
+  return group_norm(graph, convolve(graph, parts, kernel, bias=bias, **settings), parameters)
+
+
+def fold(
+  kernel: np.ndarray, parameters: Mapping[str, np.ndarray], *, bias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the kernel and bias of a convolution that computes its batch norm too."""
+  factor = parameters['scale'] / np.sqrt(parameters['variance'] + norm.EPSILON)
+  mean = parameters['mean'] if bias is None else parameters['mean'] - bias
+  return kernel * factor, parameters['bias'] - mean * factor
+
+
 def total(graph: Graph, names: Sequence[str]) -> str:
   """Adds the sum of one or more values."""
   found = names[0]
@@ -148,7 +184,14 @@ def max_pool(graph: Graph, x: Tensor, size: int) -> Tensor:
   return Tensor(graph.add('MaxPool', x.name, **sides), x.channels, x.level + 1)
 
 
-def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1) -> Tensor:
+def up_phases(
+  graph: Graph,
+  x: Tensor,
+  kernel: np.ndarray,
+  *,
+  dilation: int = 1,
+  bias: np.ndarray | None = None,
+) -> Tensor:
   """Transposed 3x3 convolution with stride 2, as `spatial.up_phases`: [N, 4 * C', H, W].
 
   It is four small ones, one for each (row, column) phase of the output, which the channels hold in
@@ -162,7 +205,7 @@ def up_phases(graph: Graph, x: Tensor, kernel: np.ndarray, *, dilation: int = 1)
       reach = [(before, after) if taps is outer else (0, 0) for taps in (rows, columns)]
       pads = [side[end] for end in (0, 1) for side in reach]
       taps = kernel[rows, columns]
-      phases.append(convolve(graph, [x], taps, dilation=dilation, pads=pads))
+      phases.append(convolve(graph, [x], taps, dilation=dilation, pads=pads, bias=bias))
   name = graph.add('Concat', *(phase.name for phase in phases), axis=1)
   return Tensor(name, 4 * phases[0].channels, x.level)
 

@@ -9,21 +9,15 @@ from thrifty_jax.exporting.onnx_graph import (
   CONVOLUTION,
   Graph,
   Tensor,
+  conv_norm,
   convolve,
-  group_norm,
   max_pool,
   relu,
   total,
 )
 from thrifty_jax.networks.lean_space import LeanShape, Level
-from thrifty_jax.networks.norm import EPSILON
 
 Parameters = Mapping[str, Any]  # numpy arrays in the structure of the Linen module
-
-
-def folds(genotype: Any) -> bool:
-  """Whether no norm is left in the graph: a lean network's batch norms fold into convolutions."""
-  return isinstance(genotype, LeanShape) and genotype.norm != 'group'
 
 
 def add_network(graph: Graph, image: Tensor, params: Parameters, shape: LeanShape) -> Tensor:
@@ -73,8 +67,8 @@ def _stage(
 
 def _bottleneck(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
   y = relu(graph, _conv_norm(graph, x, params['expand']))
-  y = relu(graph, _normed(graph, y, params['depthwise'], params['norm'], groups=y.channels))
-  y = _conv_norm(graph, y, params['project'])
+  y = conv_norm(graph, [y], params['depthwise'], params['norm'], groups=y.channels)
+  y = _conv_norm(graph, relu(graph, y), params['project'])
   return y._replace(name=total(graph, [x.name, y.name])) if x.channels == y.channels else y
 
 
@@ -95,7 +89,7 @@ def _conv_norm(graph: Graph, x: Tensor, params: Parameters, *, stem: int = 1) ->
       'stride': stem,
       'pads': [stem * (side // 2) for side in params['kernel'].shape[:2]] * 2,
     }
-  return _normed(graph, x, kernel, params['norm'], **settings)
+  return conv_norm(graph, [x], kernel, params['norm'], **settings)
 
 
 def kernel_of_pixels(kernel: np.ndarray, stem: int) -> np.ndarray:
@@ -118,19 +112,6 @@ def kernel_of_pixels(kernel: np.ndarray, stem: int) -> np.ndarray:
 
 def _halvings(stem: int) -> int:
   return stem.bit_length() - 1
-
-
-def _normed(
-  graph: Graph, x: Tensor, kernel: np.ndarray, norm: Parameters, **settings: Any
-) -> Tensor:
-  """Adds a convolution and its norm or bias; a batch norm is folded into kernel and bias."""
-  if 'mean' in norm:
-    factor = norm['scale'] / np.sqrt(norm['variance'] + EPSILON)
-    bias = norm['bias'] - norm['mean'] * factor
-    return convolve(graph, [x], kernel * factor, bias=bias, **settings)
-  if 'scale' not in norm:
-    return convolve(graph, [x], kernel, bias=norm['bias'], **settings)
-  return group_norm(graph, convolve(graph, [x], kernel, **settings), norm)
 
 
 def _up(graph: Graph, x: Tensor, params: Parameters, kind: str) -> Tensor:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from thrifty_jax.exporting import onnx_graph, onnx_lean
-from thrifty_jax.exporting.onnx_graph import Graph, Tensor, convolve, group_norm, max_pool, relu
+from thrifty_jax.exporting.onnx_graph import Graph, Tensor, conv_norm, convolve, max_pool, relu
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import baselines, space
 from thrifty_jax.networks.genotype import Genotype
@@ -48,6 +48,13 @@ def to_onnx(member: LoadedModel, *, dynamic_sides: bool = False) -> Any:
   sides = ('height', 'width') if dynamic_sides else (size, size)
   inputs, classes = {IMAGE: ('slices', image.channels, *sides)}, len(spec.classes)
   return graph.model(inputs, {LOGITS: ('slices', classes, *sides)})
+
+
+def folds(member: LoadedModel) -> bool:
+  """Whether no norm is left in the graph, as its batch norms are folded into convolutions."""
+  if isinstance(member.genotype, LeanShape):
+    return member.genotype.norm != 'group'
+  return member.spec.network.norm == 'batch'
 
 
 def _prepared(graph: Graph, spec: ModelSpec) -> Tensor:
@@ -151,15 +158,21 @@ def _convolution(graph: Graph, row: Operation, x: Tensor, params: Parameters) ->
       kernel = params['depthwise'].swapaxes(2, 3) * params['pointwise']
     else:
       kernel = params['kernel']
+    if 'mean' in params['norm']:
+      kernel, bias = onnx_graph.fold(kernel, params['norm'])
+      y = onnx_graph.up_phases(graph, x, kernel, dilation=row.dilation, bias=bias)
+      return onnx_graph.interleave(graph, relu(graph, y))
     y = onnx_graph.up_phases(graph, x, kernel, dilation=row.dilation)
-    return relu(graph, group_norm(graph, onnx_graph.interleave(graph, y), params['norm'], source=y))
+    interleaved = onnx_graph.interleave(graph, y)
+    return relu(graph, onnx_graph.group_norm(graph, interleaved, params['norm'], source=y))
   stride = 2 if row.resample == 'down' else 1
   if row.separable:
-    y = convolve(graph, [x], params['depthwise'], stride=stride, groups=x.channels)
-    y = convolve(graph, [y], params['pointwise'][None, None])
+    x = convolve(graph, [x], params['depthwise'], stride=stride, groups=x.channels)
+    y = conv_norm(graph, [x], params['pointwise'][None, None], params['norm'])
   else:
-    y = convolve(graph, [x], params['kernel'], stride=stride, dilation=row.dilation)
-  return relu(graph, group_norm(graph, y, params['norm']))
+    settings = {'stride': stride, 'dilation': row.dilation}
+    y = conv_norm(graph, [x], params['kernel'], params['norm'], **settings)
+  return relu(graph, y)
 
 
 def _gated(graph: Graph, x: Tensor, params: Parameters) -> Tensor:
@@ -179,9 +192,7 @@ def _conv_norm(
   kernel = params['kernel']
   # Converting to 8 bits and back around a 1x1 convolution costs more time than it saves.
   label = label or (FLOAT if kernel.shape[0] == 1 else onnx_graph.CONVOLUTION)
-  return group_norm(
-    graph, convolve(graph, parts, kernel, stride=stride, label=label), params['norm']
-  )
+  return conv_norm(graph, parts, kernel, params['norm'], stride=stride, label=label)
 
 
 def _unet(graph: Graph, image: Tensor, params: Parameters, *, nested: bool) -> Tensor:
@@ -204,9 +215,8 @@ def _unet(graph: Graph, image: Tensor, params: Parameters, *, nested: bool) -> T
 
 def _block(graph: Graph, parts: Sequence[Tensor], params: Parameters) -> Tensor:
   for name in ('first', 'second'):
-    x = convolve(graph, parts, params[name]['kernel'], bias=params[name]['bias'])
-    if f'{name}_norm' in params:
-      x = group_norm(graph, x, params[f'{name}_norm'])
+    kernel, bias = params[name]['kernel'], params[name]['bias']
+    x = conv_norm(graph, parts, kernel, params.get(f'{name}_norm', {}), bias=bias)
     parts = [relu(graph, x)]
   return parts[0]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from thrifty_jax import logbook
-from thrifty_jax.exporting import export_slices, onnx_lean
+from thrifty_jax.exporting import export_slices, onnx_network
 from thrifty_jax.exporting.export_check import Network, make_onnx_runner, predict_with
 from thrifty_jax.exporting.export_slices import RunData
 from thrifty_jax.exporting.onnx_graph import CONVOLUTION, tool
@@ -91,7 +91,7 @@ def quantise_model(member: LoadedModel, content: bytes, run: RunData) -> Quantis
   """Quantises the float32 ONNX file of a model by its run's training slices, and scores it."""
   spec = member.spec
   training = export_slices.read_training(run, SLICES, context=spec.context)
-  eight = quantise(content, training, whole=onnx_lean.folds(member.genotype))
+  eight = quantise(content, training, whole=onnx_network.folds(member))
   network = make_onnx_runner(eight)
   return Quantised(
     eight,

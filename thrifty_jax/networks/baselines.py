@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from thrifty_jax.networks import ops, spatial
 from thrifty_jax.networks.grid import require_sides
-from thrifty_jax.networks.norm import Norm
 from thrifty_jax.networks.spatial import at_least_float32
 
 WIDTH, LEVELS = 32, 5  # channels at full size, levels: 7.76M and 9.04M parameters in the paper
@@ -20,7 +19,7 @@ def widths_of(width: int) -> tuple[int, ...]:
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions with bias and relu, with a GroupNorm before each relu if asked."""
+  """Two 3x3 convolutions with bias and relu, with a norm before each relu if asked."""
 
   channels: int
   norm: str
@@ -30,7 +29,10 @@ class Block(nn.Module):
     settings: Any = {'padding': 1, 'dtype': x.dtype, 'kernel_init': ops.kernel_init}
     for name in ('first', 'second'):
       x = nn.Conv(self.channels, (3, 3), name=name, **settings)(x)
-      x = Norm(relu=True, name=f'{name}_norm')(x) if self.norm == 'group' else nn.relu(x)
+      norm = nn.relu
+      if self.norm != 'none':
+        norm = ops.make_norm(self.norm, relu=True, name=f'{name}_norm')
+      x = norm(x)
     return x
 
 
@@ -40,7 +42,7 @@ class UNetPlusPlus(nn.Module):
   classes: int  # K, background included
   nested: bool  # whether the whole triangle (UNet++) or only two of its sides (U-Net) are built
   deep_supervision: bool = False  # whether all level-0 outputs are returned, stacked (UNet++ only)
-  norm: str = 'none'  # norm of the blocks, 'none' as in the papers, or 'group'
+  norm: str = 'none'  # norm of the blocks, 'none' as in the papers, 'group' or 'batch'
   widths: tuple[int, ...] = widths_of(WIDTH)  # channels of every level
   remat: bool = False  # whether the derivative recomputes blocks from their inputs
 

@@ -42,6 +42,7 @@ def build(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> nn.Module:
       classes,
       channels=network.channels,
       depth=network.depth,
+      norm='batch' if network.norm == 'batch' else 'group',
       deep_supervision=network.deep_supervision,
     )
   return baselines.UNetPlusPlus(

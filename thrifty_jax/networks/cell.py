@@ -25,6 +25,7 @@ def _cell(
   *,
   kind: CellKind,
   nodes: int,
+  norm: str = 'group',
   leave: Callable[[int, jax.Array], dict[int, T]],
   join: Callable[[list[T]], jax.Array],
 ) -> jax.Array:
@@ -34,14 +35,14 @@ def _cell(
   join(terms) the state of a node.
   """
   stride = 2 if kind == 'down' else 1
-  states = [ops.ConvNorm(in1.shape[-1], stride=stride, name='in0')(in0), in1]
+  states = [ops.ConvNorm(in1.shape[-1], stride=stride, norm=norm, name='in0')(in0), in1]
   incoming = [[] for _ in range(nodes)]
   for source in range(nodes + 1):
     for node, term in leave(source, states[source]).items():
       incoming[node].append(term)
     if source > 0:  # its last edge has arrived
       states.append(join(incoming[source - 1]))
-  return ops.ConvNorm(in1.shape[-1], name='out')(jnp.concatenate(states[2:], axis=-1))
+  return ops.ConvNorm(in1.shape[-1], norm=norm, name='out')(jnp.concatenate(states[2:], axis=-1))
 
 
 class MixedCell(nn.Module):
@@ -79,17 +80,19 @@ class DerivedCell(nn.Module):
 
   kind: CellKind
   nodes: tuple[Node, ...]
+  norm: str = 'group'  # see ops.make_norm
 
   @nn.compact
   def __call__(self, in0: jax.Array, in1: jax.Array) -> jax.Array:
     """Runs the cell on inputs with the shapes of MixedCell."""
 
     def leave(source: int, state: jax.Array) -> dict[int, jax.Array]:
-      channels = state.shape[-1]
+      settings = {'channels': state.shape[-1], 'norm': self.norm}
       return {
-        node: ops.operation(kept[source], channels=channels, name=edge_name(node, source))(state)
+        node: ops.operation(kept[source], **settings, name=edge_name(node, source))(state)
         for node, kept in enumerate(map(dict, self.nodes))
         if source in kept
       }
 
-    return _cell(in0, in1, kind=self.kind, nodes=len(self.nodes), leave=leave, join=spatial.total)
+    settings = {'kind': self.kind, 'nodes': len(self.nodes), 'norm': self.norm}
+    return _cell(in0, in1, **settings, leave=leave, join=spatial.total)

@@ -29,12 +29,14 @@ Cell = Callable[[CellKind, str, jax.Array, jax.Array], jax.Array]
 class ResidualBlock(nn.Module):
   """Sum of conv3-norm-relu-conv3-norm and a conv1-norm skip, then relu."""
 
+  norm: str = 'group'  # see ops.make_norm
+
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    channels = x.shape[-1]
-    y = ops.ConvNorm(channels, kernel_size=3, relu=True, name='first')(x)
-    y = ops.ConvNorm(channels, kernel_size=3, name='second')(y)
-    return nn.relu(y + ops.ConvNorm(channels, name='skip')(x))
+    conv_norm = functools.partial(ops.ConvNorm, x.shape[-1], norm=self.norm)
+    y = conv_norm(kernel_size=3, relu=True, name='first')(x)
+    y = conv_norm(kernel_size=3, name='second')(y)
+    return nn.relu(y + conv_norm(name='skip')(x))
 
 
 def run_grid(
@@ -42,6 +44,7 @@ def run_grid(
   image: jax.Array,
   cell: Cell,
   *,
+  norm: str = 'group',
   deep_supervision: bool = False,
   skipped: Collection[GridCell] = (),
   gates: Mapping[GridCell, jax.Array] | None = None,
@@ -52,6 +55,7 @@ def run_grid(
     net: Module with `classes`, `channels` and `depth`, such as a Supernet.
     image: Image, [B, H, W, C].
     cell: Function that builds and runs a cell.
+    norm: Norm of the layers outside the cells, see ops.make_norm.
     deep_supervision: Whether the head runs on X[k, 0] for all k >= 1 that are not skipped, and all
       of its outputs are returned.
     skipped: Cells that are not built.
@@ -65,8 +69,8 @@ def run_grid(
   """
   depth, gates = net.depth, gates or {}
   require_sides(image, depth=depth)
-  stem = ops.ConvNorm(net.channels, kernel_size=7, relu=True, name='stem')(image)
-  encoded = ResidualBlock(name='encode')(spatial.max_pool_3x3(stem))
+  stem = ops.ConvNorm(net.channels, kernel_size=7, relu=True, norm=norm, name='stem')(image)
+  encoded = ResidualBlock(norm, name='encode')(spatial.max_pool_3x3(stem))
 
   def inner(place: GridCell, left: list[jax.Array], in1: jax.Array) -> jax.Array:
     kind = 'up' if place[0] else 'down'
@@ -241,6 +245,7 @@ class DerivedNetwork(nn.Module):
   classes: int  # K, background included
   channels: int = 32  # channels of every cell
   depth: int = 5  # levels below the full size
+  norm: str = 'group'  # norm after every convolution, see ops.make_norm
   deep_supervision: bool = False  # whether the logits of every X[k, 0] are returned, stacked
   remat: bool = False  # whether the derivative recomputes cells from their inputs
 
@@ -253,8 +258,14 @@ class DerivedNetwork(nn.Module):
 
     def cell(kind: CellKind, name: str, in0: jax.Array, in1: jax.Array) -> jax.Array:
       if name not in cells:
-        cells[name] = derived_cell(kind, getattr(self.genotype, kind), name=name)
+        cells[name] = derived_cell(kind, getattr(self.genotype, kind), self.norm, name=name)
       return cells[name](in0, in1)
 
-    supervision = self.deep_supervision
-    return run_grid(self, image, cell, skipped=self.genotype.skipped, deep_supervision=supervision)
+    return run_grid(
+      self,
+      image,
+      cell,
+      norm=self.norm,
+      skipped=self.genotype.skipped,
+      deep_supervision=self.deep_supervision,
+    )

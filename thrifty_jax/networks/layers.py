@@ -158,8 +158,6 @@ def _kind(module: nn.Module) -> str:
       return 'group norm'
     case batch_norm.BatchNorm():
       return 'batch norm'
-    case lean.ConvNorm():
-      return f'conv_{module.side}x{module.side}'
     case lean.Pointwise():
       return 'conv_1x1'
     case lean.Stage() | lean.Bottleneck() | lean.Axial():

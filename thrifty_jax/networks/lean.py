@@ -5,9 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from thrifty_jax.networks import ops, spatial
-from thrifty_jax.networks.batch_norm import BatchNorm
 from thrifty_jax.networks.lean_space import LeanShape, Level
-from thrifty_jax.networks.norm import Norm
 
 EXPANSION = 4  # channels inside an inverted bottleneck over those outside
 AXIAL = 7  # length of the filters of an axial block, in pixels
@@ -76,11 +74,11 @@ class Stage(nn.Module):
       y = x
       for number in range(self.count):
         relu = self.level.block == 'plain' or number < self.count - 1
-        y = ConvNorm(width, 3, norm, relu=relu, name=f'conv_{number}')(y)
+        y = ops.ConvNorm(width, 3, relu=relu, norm=norm, name=f'conv_{number}')(y)
       if self.level.block == 'plain':
         return y
       if x.shape[-1] != width:
-        x = ConvNorm(width, 1, norm, relu=False, name='shortcut')(x)
+        x = ops.ConvNorm(width, norm=norm, name='shortcut')(x)
       return nn.relu(x + y)
     for number in range(self.count):
       block = Bottleneck if self.level.block == 'bottleneck' else Axial
@@ -97,11 +95,11 @@ class Bottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     inner = EXPANSION * self.width
-    y = ConvNorm(inner, 1, self.norm, relu=True, name='expand')(x)
+    y = ops.ConvNorm(inner, relu=True, norm=self.norm, name='expand')(x)
     kernel = self.param('depthwise', ops.kernel_init, (3, 3, 1, inner))
     y = spatial.depthwise(y, kernel[:, :, 0], resample='normal')
-    y = make_norm(self.norm, relu=True, name='norm')(y)
-    y = ConvNorm(self.width, 1, self.norm, relu=False, name='project')(y)
+    y = ops.make_norm(self.norm, relu=True, name='norm')(y)
+    y = ops.ConvNorm(self.width, norm=self.norm, name='project')(y)
     return x + y if x.shape[-1] == self.width else y
 
 
@@ -118,42 +116,7 @@ class Axial(nn.Module):
     across = self.param('across', ops.kernel_init, (1, AXIAL, 1, channels))
     filtered = [spatial.depthwise(x, one[:, :, 0], resample='normal') for one in (down, across)]
     y = spatial.total([x, *filtered])
-    return ConvNorm(self.width, 1, self.norm, relu=True, name='mix')(y)
-
-
-class ConvNorm(nn.Module):
-  """Convolution, norm or bias, and relu if asked."""
-
-  channels: int
-  side: int
-  norm: str
-  relu: bool
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param(
-      'kernel', ops.kernel_init, (self.side, self.side, x.shape[-1], self.channels)
-    )
-    y = x @ kernel[0, 0].astype(x.dtype) if self.side == 1 else spatial.convolve(x, kernel)
-    return make_norm(self.norm, relu=self.relu, name='norm')(y)
-
-
-def make_norm(norm: str, *, relu: bool, name: str) -> nn.Module:
-  """Returns the norm of a shape: 'batch', 'group', or a bias for 'none'."""
-  if norm == 'batch':
-    return BatchNorm(relu=relu, name=name)
-  return Norm(relu=relu, name=name) if norm == 'group' else Bias(relu=relu, name=name)
-
-
-class Bias(nn.Module):
-  """Adds a bias to every channel, in place of a norm."""
-
-  relu: bool
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    x = x + self.param('bias', nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
-    return nn.relu(x) if self.relu else x
+    return ops.ConvNorm(self.width, relu=True, norm=self.norm, name='mix')(y)
 
 
 class Pointwise(nn.Module):

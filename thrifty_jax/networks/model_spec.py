@@ -13,7 +13,7 @@ from thrifty_jax.data import likeness
 from thrifty_jax.data.batching import Statistics
 from thrifty_jax.records import Inline
 from thrifty_jax.scans.preprocessing import FLIPS, ImageSettings, image_settings
-from thrifty_jax.settings import MODELS
+from thrifty_jax.settings import MODELS, NORMS
 
 # Limits of what a network is built of, so that a damaged description does not ask for all memory.
 Channels = Annotated[int, within(1, 4096)]
@@ -33,7 +33,7 @@ class NetworkSpec:
   depth: Annotated[int, within(2, 8)]  # levels of a thrifty network below the full size
   width: Channels  # channels of a baseline at full size
   deep_supervision: bool  # whether several outputs are trained
-  norm: Annotated[str, one_of('none', 'group')]  # of a baseline
+  norm: Annotated[str, one_of(*NORMS)]  # of a baseline; a thrifty network has batch or else group
 
 
 @dataclasses.dataclass(frozen=True)

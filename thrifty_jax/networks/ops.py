@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from thrifty_jax.networks import space, spatial
+from thrifty_jax.networks.batch_norm import BatchNorm
 from thrifty_jax.networks.norm import Norm
 
 # Compiled, so that it is traced once for each shape: flax calls it at every trace of a network.
@@ -23,6 +24,7 @@ class ConvNorm(nn.Module):
   kernel_size: int = 1  # odd side of the kernel, in pixels
   stride: int = 1  # step of the output grid, in pixels
   relu: bool = False  # whether a relu follows
+  norm: str = 'group'  # see make_norm
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -32,7 +34,25 @@ class ConvNorm(nn.Module):
       x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0].astype(x.dtype)
     else:
       x = spatial.convolve(x, kernel, stride=self.stride)
-    return Norm(relu=self.relu, name='norm')(x)
+    return make_norm(self.norm, relu=self.relu, name='norm')(x)
+
+
+def make_norm(norm: str, *, relu: bool, name: str) -> nn.Module:
+  """Returns a norm with scale and bias: 'batch', 'group', or for 'none' the bias alone."""
+  if norm == 'batch':
+    return BatchNorm(relu=relu, name=name)
+  return Norm(relu=relu, name=name) if norm == 'group' else Bias(relu=relu, name=name)
+
+
+class Bias(nn.Module):
+  """Adds a bias to every channel, in place of a norm."""
+
+  relu: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = x + self.param('bias', nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
+    return nn.relu(x) if self.relu else x
 
 
 class Transposed(nn.Module):
@@ -76,6 +96,7 @@ class Parameterless(nn.Module):
   operation: space.Operation
   channels: int
   mixed: bool = False
+  norm: str = 'group'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,6 +111,7 @@ class Gated(nn.Module):
   operation: space.Operation
   channels: int
   mixed: bool = False
+  norm: str = 'group'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -102,6 +124,7 @@ class Convolution(nn.Module):
   operation: space.Operation
   channels: int
   mixed: bool = False
+  norm: str = 'group'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,7 +139,9 @@ class Convolution(nn.Module):
     else:
       kernel = self.param('kernel', kernel_init, (3, 3, channels, channels))
       x = spatial.resampling_convolution(x, kernel, resample=row.resample, dilation=row.dilation)
-    return Norm(affine=not self.mixed, relu=True, name='norm')(x)
+    if self.mixed:
+      return Norm(affine=False, relu=True, name='norm')(x)
+    return make_norm(self.norm, relu=True, name='norm')(x)
 
 
 # Module that computes an operation, by the form in its row.
@@ -128,12 +153,18 @@ FORMS: dict[str, Callable[..., nn.Module]] = {
 
 
 def operation(
-  kind: str, *, channels: int, mixed: bool = False, name: str | None = None
+  kind: str,
+  *,
+  channels: int,
+  mixed: bool = False,
+  norm: str = 'group',
+  name: str | None = None,
 ) -> nn.Module:
   """Returns the module of an operation of the table with C input and output channels.
 
-  `mixed` is for one of several candidates: norms then have no scale and bias, and one also follows
-  pools (as in PC-DARTS) and identity, so that no candidate wins by its scale.
+  `mixed` is for one of several candidates: norms are then group norms without scale and bias, and
+  one also follows pools (as in PC-DARTS) and identity, so that no candidate wins by its scale. Else
+  `norm` is that of `make_norm`.
 
   Raises:
     ValueError: If the table has no such operation, or its form has no module.
@@ -144,4 +175,4 @@ def operation(
       f'operation {kind!r} has the form {row.form!r}, which no module computes; expected one of '
       f'{", ".join(FORMS)}, or write a module for it in {__name__} and name it in FORMS'
     )
-  return FORMS[row.form](row, channels, mixed, name=name)
+  return FORMS[row.form](row, channels, mixed, norm, name=name)

@@ -40,6 +40,7 @@ def _describe_model(config: ConfigDict) -> str:
   if model.name != 'thrifty':
     return f'{model.name}, a baseline, {model.width} channels at full size, norm {model.norm}'
   size = f'{model.channels} channels, depth {model.depth}, {model.nodes} nodes per cell'
+  size += ', batch norm' if model.norm == 'batch' else ''
   if config.genotype:
     return f'thrifty, {size}, as in {config.genotype}'
   return f'thrifty, {size}; searched with {config.search.channels} channels'
