@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, volumes
+from thrifty_jax.scans import dicom, nifti, volumes
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
@@ -83,11 +82,6 @@ def read(source: Source) -> tuple[Volume, Grid]:
   if source.problem:
     raise InputError(source.problem)
   image, affine = read_channels(source.channels)
-  if image.dtype.kind not in 'buif':
-    raise InputError(
-      f'{source.channels[0]}: has voxels of the type {image.dtype}; expected one number for each. '
-      'Convert the file.'
-    )
   volumes.require_affine(source.channels[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   volume = Volume(image, None, affine, source.name, source.name)
@@ -96,10 +90,12 @@ def read(source: Source) -> tuple[Volume, Grid]:
 
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
-  channels, (affine, *others) = zip(*map(read_voxels, paths), strict=True)
-  for path, channel, other in zip(paths[1:], channels[1:], others, strict=True):
-    volumes.require_grid(path, channel.shape, other, paths[0], channels[0].shape, affine)
-  return np.stack(channels, axis=-1) if others else channels[0], affine
+  (first, affine), *others = map(read_voxels, paths)
+  turned = [
+    volumes.on_grid(path, channel, other, paths[0], first.shape, affine)
+    for path, (channel, other) in zip(paths[1:], others, strict=True)
+  ]
+  return np.stack([first, *turned], axis=-1) if others else first, affine
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +110,7 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
   if path.is_dir():
     return Grid(affine, series=path)
   if volumes.is_nifti(path):
-    return Grid(affine, nifti=nibabel.load(path).header)
+    return Grid(affine, nifti=nifti.read_header(path).header)
   header = volumes.itk_header(path)
   return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
 
@@ -191,8 +187,7 @@ def _has_four_axes(path: Path) -> bool:
   """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
   try:
     with volumes.report_unreadable(path):
-      header: Any = nibabel.load(path) if volumes.is_nifti(path) else None
-      return header is not None and len(header.shape) == 4
+      return volumes.is_nifti(path) and len(nifti.read_header(path).header.get_data_shape()) == 4
   except InputError:
     return False
 
