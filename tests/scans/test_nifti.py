@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -45,7 +46,11 @@ BY_QFORM = {'sform': 0, 'qform': 1}
 NO_FORM = {'sform': 0}
 
 
-def content(*, voxels=None, between=b'', order='<', **fields):
+def load(path) -> Any:
+  return nibabel.load(path)
+
+
+def content(*, between=b'', order: Any = '<', **fields):
   """The bytes of a file: header, four bytes, what lies between, voxels."""
   header = bytearray(352)
   struct.pack_into(order + 'i', header, 0, 348)
@@ -53,7 +58,7 @@ def content(*, voxels=None, between=b'', order='<', **fields):
   for name, (at, form) in FIELDS.items():
     values = fields.get(name, PLAIN[name])
     struct.pack_into(order + form, header, at, *np.ravel(values).tolist())
-  stored = STORED.astype(STORED.dtype.newbyteorder(order)) if voxels is None else voxels
+  stored = STORED.astype(STORED.dtype.newbyteorder(order))
   return bytes(header) + between + stored.tobytes(order='F')
 
 
@@ -164,9 +169,11 @@ def test_a_mask_has_the_unit_and_the_place_of_its_scan(tmp_path, units):
   path = written(tmp_path, content(**fields))
   _, grid = sources.read(sources.find(path, channels=1)[0])
   mask = written(
-    tmp_path, masks.to_bytes(np.uint8(STORED.transpose() > 0), grid, ending='.nii'), 'm.nii'
+    tmp_path,
+    masks.to_bytes((STORED.transpose() > 0).astype(np.uint8), grid, ending='.nii'),
+    'm.nii',
   )
-  np.testing.assert_array_equal(nibabel.load(mask).affine, nibabel.load(path).affine)
+  np.testing.assert_array_equal(load(mask).affine, load(path).affine)
   np.testing.assert_allclose(read(mask)[1], AFFINE, atol=1e-4)
 
 

@@ -265,11 +265,11 @@ def test_a_mask_beside_a_scan_at_45_degrees_may_differ_by_rounding(degrees, off,
 @pytest.mark.parametrize(
   'label',
   [
-    np.float64([0, 255, 510]) * np.float32(1 / 255),
-    np.float32([0, 0.9995, 2.0005]),
-    np.float64([1e-12, 1 - 1e-9, 2 + 1e-9]),
-    np.float32([-0.0009, 1.0009, 1.9991]),
-    np.float32([-0.0, 1, 2]),
+    np.array([0, 255, 510]) * float(np.float32(1 / 255)),
+    np.array([0, 0.9995, 2.0005], np.float32),
+    np.array([1e-12, 1 - 1e-9, 2 + 1e-9]),
+    np.array([-0.0009, 1.0009, 1.9991], np.float32),
+    np.array([-0.0, 1, 2], np.float32),
   ],
 )
 def test_class_numbers_may_be_off_by_the_rounding_of_a_scaling(label):

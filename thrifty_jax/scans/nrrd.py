@@ -56,14 +56,20 @@ def require_valid(path: Path) -> None:
 
 def _require_geometry(path: Path, fields: Mapping[str, str]) -> None:
   """Refuses distances, directions, an origin, a space or units that cannot be relied on."""
+  # ITK writes four axes in LPS, for which there is no name then.
+  is_itk = 'space' not in fields and fields.get('space dimension') == '4'
+  axes = 4 if is_itk else 3
   vectors = re.findall(r'none|\([^)]*\)', fields.get('space directions', ''))
   numbers = [read_numbers(one.strip('()').replace(',', ' ')) for one in vectors if one != 'none']
   if 'space directions' in fields:
-    if fields.get('space', '').lower() not in _SPACES:
+    if not is_itk and fields.get('space', '').lower() not in _SPACES:
       raise header_error(path, 'space', fields.get('space', ''), 'LPS, RAS or LAS')
-    if len(numbers) < 3 or any(len(one) != 3 or not np.isfinite(one).all() for one in numbers):
+    if len(numbers) < 3 or any(len(n) != axes or not np.isfinite(n).all() for n in numbers):
       raise header_error(
-        path, 'space directions', fields['space directions'], 'a vector of 3 numbers for each axis'
+        path,
+        'space directions',
+        fields['space directions'],
+        f'a vector of {axes} numbers for each axis',
       )
   else:
     steps = [one for one in read_numbers(fields.get('spacings', '')) if not math.isnan(one)]
@@ -73,8 +79,8 @@ def _require_geometry(path: Path, fields: Mapping[str, str]) -> None:
       )
   if 'space origin' in fields:
     origin = read_numbers(fields['space origin'].strip('() ').replace(',', ' '))
-    if len(origin) != 3 or not np.isfinite(origin).all():
-      raise header_error(path, 'space origin', fields['space origin'], '3 numbers')
+    if len(origin) != axes or not np.isfinite(origin).all():
+      raise header_error(path, 'space origin', fields['space origin'], f'{axes} numbers')
   for name in ('space units', 'units'):
     if any(
       unit.strip().lower() not in _UNITS for unit in re.findall('"(.*?)"', fields.get(name, ''))
