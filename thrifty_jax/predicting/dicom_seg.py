@@ -4,12 +4,9 @@ It is the only output that identifies the patient: patient and study are copied 
 archives and viewers need them. No value of a tag is ever printed.
 """
 
-import contextlib
 import importlib.util
 import io
-import logging
-import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import numpy as np
 
 import thrifty_jax
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import sources
+from thrifty_jax.scans import dicom, sources
 
 ENDING = '_seg.dcm'
 # Required in every slice, and equal in all of them; SOPInstanceUID is required too.
@@ -67,7 +64,7 @@ def to_bytes(
   spacing = highdicom.PixelMeasuresSequence(  # as thick as apart, since a mask has no gaps
     pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
   )
-  with _quiet():
+  with dicom.quiet():
     try:
       slices = _in_order(series, affine, len(mask))
       made = highdicom.seg.Segmentation(
@@ -178,16 +175,3 @@ def _codes(number: str, name: str) -> tuple[Any, Any]:
       if known.lower() == wanted:
         return getattr(codes.cid7150, category), getattr(listed, known)
   return codes.cid7150.SpatialAndRelationalConcept, Code(number, _SCHEME, name)
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-  """Silences warnings of pydicom and highdicom about odd tags, as they quote the values."""
-  before = logging.root.manager.disable
-  logging.disable(logging.CRITICAL)
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      yield
-  finally:
-    logging.disable(before)

@@ -19,8 +19,7 @@ from thrifty_jax.scans.volumes import Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')  # nnU-Net's names: CASE_0000, CASE_0001
 _DICOM_ENDINGS = ('.dcm', '.ima')
-_SEGMENTATIONS = (b'1.2.840.10008.5.1.4.1.1.66.4', b'1.2.840.10008.5.1.4.1.1.66.7')  # SOP classes
-_DICOM_HEAD = 1024  # bytes; the file's meta information begins after 132
+_DICOM_HEAD = 132  # bytes, the last four of which say that it is DICOM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
   if not place.is_dir():
     raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
   found = _volumes_in(place)
-  if any(map(_is_dicom, place.iterdir())):
+  if any(map(_is_slice, place.iterdir())):
     if found:
       raise InputError(
         f'{place}: holds DICOM slices and {next(iter(found.values())).name}; expected one or the '
@@ -67,7 +66,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
       )
     return [Source(place.resolve().name, (place,))]
   for folder in sorted(path for path in place.iterdir() if path.is_dir()):
-    if not folder.name.startswith('.') and any(map(_is_dicom, folder.iterdir())):
+    if not folder.name.startswith('.') and any(map(_is_slice, folder.iterdir())):
       _add(found, folder.name, folder)
   if not found:
     raise InputError(
@@ -100,15 +99,15 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
-  if path.is_dir():
-    series = dicom.read_series(slices_of(path))
+  if path.is_dir() or _without_ending(path) is None:
+    series = dicom.read_series(slices_of(path) if path.is_dir() else [path])
     return series.voxels, series.affine
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _grid_of(path: Path, affine: np.ndarray) -> Grid:
-  if path.is_dir():
-    return Grid(affine, series=path)
+  if path.is_dir() or _without_ending(path) is None:
+    return Grid(affine, series=path if path.is_dir() else None)
   if volumes.is_nifti(path):
     return Grid(affine, nifti=nifti.read_header(path).header)
   header = volumes.itk_header(path)
@@ -118,6 +117,8 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
 def _of_file(path: Path, channels: int) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
   name = _without_ending(path)
+  if name is None and _is_dicom(path) and dicom.has_frames(path):
+    return Source(path.stem, (path,))
   if name is None:
     raise InputError(
       f'{path}: is no volume ({", ".join(ENDINGS)}); name one, or the folder of a DICOM series.'
@@ -193,17 +194,28 @@ def _has_four_axes(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-  """Returns whether a file is a slice: by its ending or magic number; masks are none."""
-  if path.name == 'DICOMDIR' or path.name.startswith('.') or not path.is_file():
+  """Returns whether a file is DICOM, by its ending or magic number."""
+  if path.name.startswith('.') or not path.is_file():
     return False
   named = path.suffix.lower() in _DICOM_ENDINGS
-  if not named and _without_ending(path) is not None:
-    return False
+  if named or _without_ending(path) is not None:
+    return named
   with path.open('rb') as file:
-    head = file.read(_DICOM_HEAD)
-  return (named or head[128:132] == b'DICM') and not any(uid in head for uid in _SEGMENTATIONS)
+    return file.read(_DICOM_HEAD)[128:] == b'DICM'
+
+
+def _is_slice(path: Path) -> bool:
+  """Returns whether a file is a slice of a series, or should be one: masks and reports are none."""
+  return _is_dicom(path) and dicom.holds_image(path)
 
 
 def slices_of(folder: Path) -> list[Path]:
   """Returns the files of a folder's series, in any order."""
-  return sorted(path for path in folder.iterdir() if _is_dicom(path))
+  return sorted(path for path in folder.iterdir() if _is_slice(path))
+
+
+def passed_over(source: Source) -> list[Path]:
+  """Returns the DICOM files in the folder of a series that hold no image, and are not read."""
+  folders = [place for place in source.channels if place.is_dir()]
+  files = sorted(path for folder in folders for path in folder.iterdir() if _is_dicom(path))
+  return [path for path in files if not dicom.holds_image(path)]
