@@ -21,6 +21,10 @@ from nibabel.volumeutils import apply_read_scaling
 _KINDS = {348: (nibabel.Nifti1Header, b'n+1\0', 344), 540: (nibabel.Nifti2Header, b'n+2\0', 4)}
 _LONGEST = 540  # bytes of a header
 _EXTENDER = 4  # bytes behind a header, before extensions or voxels
+_GEOMETRY = (  # fields of a header that define the position of voxels and the unit
+  *('dim_info', 'pixdim', 'xyzt_units', 'qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z'),
+  *('quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z'),
+)
 _CODES = range(6)  # of qform and sform
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # a unit: unknown, metre, mm, micrometre
 _LARGEST_MM = 100.0  # of a voxel in another unit: beyond, the unit rather than the scan is odd
@@ -69,6 +73,19 @@ def read_header(path: Path) -> Nifti:
   with _opened(path) as stream:
     header = _header_of(stream.read(_LONGEST))
   return Nifti(header, affine_of(header), np.empty(0))
+
+
+def image_like(voxels: np.ndarray, header: Any) -> Any:
+  """Returns an image, [X, Y, Z], with the geometry of a checked header and nothing else of it."""
+  is_2 = isinstance(header, nibabel.Nifti2Header)
+  kind = nibabel.Nifti2Image if is_2 else nibabel.Nifti1Image
+  own: Any = kind.header_class()
+  own.set_data_dtype(voxels.dtype)
+  own.set_data_shape(voxels.shape)
+  for field in _GEOMETRY:
+    own[field] = header[field]
+  own['pixdim'][4:] = 1  # axes that it does not have
+  return kind(voxels, None, header=own)
 
 
 def affine_of(header: Any) -> np.ndarray:
@@ -120,7 +137,13 @@ def _check(header: Any, least: int) -> None:
     _check_distances(header)
   unit = int(header['xyzt_units']) & 7
   _require(unit in _MILLIMETRES, header, 'xyzt_units', '1 m, 2 mm or 3 micrometres')
-  sides_mm = np.linalg.norm(affine_of(header)[:3, :3], axis=0)
+  affine = affine_of(header)
+  if not np.linalg.det(affine[:3, :3]):
+    raise HeaderError(
+      'its header gives no valid spacing and direction of the axes; expected three axes of a '
+      'length above 0. Export it again.'
+    )
+  sides_mm = np.linalg.norm(affine[:3, :3], axis=0)
   if _MILLIMETRES[unit] != 1 and sides_mm.max() > _LARGEST_MM:
     raise HeaderError(
       f'its header has the unit {unit} (1 m, 3 micrometres), by which voxels would be '
