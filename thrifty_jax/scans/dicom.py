@@ -102,20 +102,25 @@ def holds_image(path: Path) -> bool:
   Segmentations count as none. A file of which this cannot be said counts as one, so that it is
   refused rather than passed over.
   """
-  tags = ['SOPClassUID', 'Rows', 'DirectoryRecordSequence']
-  with _unreadable(path):
-    header = _read(path, stop_before_pixels=True, specific_tags=tags)
-    name = _class_of(header)
+  try:
+    with _unreadable(path):
+      header = _read(path, stop_before_pixels=True, specific_tags=['SOPClassUID', 'Rows'])
+      name = _class_of(header)
+  except InputError:
+    return True
   if 'Rows' in header:
     return 'Segmentation' not in name
   return not name or ('Image Storage' in name and 'Non-Image' not in name)
 
 
 def has_frames(path: Path) -> bool:
-  """Returns whether a file is DICOM with several frames."""
-  with _unreadable(path):
-    header = _read(path, stop_before_pixels=True, specific_tags=['NumberOfFrames'])
-    return int(header.get('NumberOfFrames') or 1) > 1
+  """Returns whether a file is DICOM with several frames; False if it is unreadable."""
+  try:
+    with _unreadable(path):
+      header = _read(path, stop_before_pixels=True, specific_tags=['NumberOfFrames'])
+      return _count(header) > 1
+  except InputError:
+    return False
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from thrifty_jax.scans.volumes import Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')  # nnU-Net's names: CASE_0000, CASE_0001
 _DICOM_ENDINGS = ('.dcm', '.ima')
+_SHOWN = 5  # names of files in a line
 _DICOM_HEAD = 132  # bytes, the last four of which say that it is DICOM
 
 
@@ -47,8 +48,8 @@ def find(place: Path, *, channels: int) -> list[Source]:
 
   Args:
     place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
-      Hidden files, DICOM Segmentations and other formats are left out, further folders are not
-      searched.
+      Hidden files, DICOM objects without an image of a scan (`passed_over`) and other formats are
+      left out, further folders are not searched. Enhanced DICOM may be a file by itself.
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
       scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
       of the names if all have it.
@@ -214,8 +215,13 @@ def slices_of(folder: Path) -> list[Path]:
   return sorted(path for path in folder.iterdir() if _is_slice(path))
 
 
-def passed_over(source: Source) -> list[Path]:
-  """Returns the DICOM files in the folder of a series that hold no image, and are not read."""
-  folders = [place for place in source.channels if place.is_dir()]
-  files = sorted(path for folder in folders for path in folder.iterdir() if _is_dicom(path))
-  return [path for path in files if not dicom.holds_image(path)]
+def passed_over(sources: Sequence[Source]) -> list[str]:
+  """Returns a line for each folder of a series with DICOM files that hold no image of a scan."""
+  lines = []
+  for folder in [place for one in sources for place in one.channels if place.is_dir()]:
+    files = sorted(filter(_is_dicom, folder.iterdir()))
+    names = [path.name for path in files if not dicom.holds_image(path)]
+    if names:
+      shown = ', '.join(names[:_SHOWN]) + ', ...' * (len(names) > _SHOWN)
+      lines.append(f'{folder}: {len(names)} DICOM files without an image of a scan: {shown}')
+  return lines
