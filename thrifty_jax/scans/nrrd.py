@@ -28,12 +28,13 @@ _UNITS = ('mm', 'millimeter', 'millimetre', '')
 def require_valid(path: Path) -> None:
   """Refuses a header that does not say where voxels lie, and another number of voxels than it says.
 
-  Voxels as text, in several files or behind skipped lines, are left to ITK's reader.
+  Voxels as text, in several files or behind skipped lines are left to ITK's reader, as are files of
+  less than three dimensions.
   """
   with path.open('rb') as file:
     start = file.read(_HEADER_BYTES)
   fields, end = _fields_of(start)
-  if not fields:
+  if not fields or fields.get('dimension') in ('1', '2'):
     return
   _require_geometry(path, fields)
   expected = _expected_bytes(fields)
