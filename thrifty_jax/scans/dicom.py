@@ -123,6 +123,13 @@ def has_frames(path: Path) -> bool:
     return False
 
 
+def read_study(path: Path) -> str:
+  """Returns the StudyInstanceUID of a slice, equal for one visit of one patient; '' if unknown."""
+  with _unreadable(path):
+    header = _read(path, stop_before_pixels=True, specific_tags=['StudyInstanceUID'])
+    return str(header.get('StudyInstanceUID') or '').strip()
+
+
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
   """Silences warnings of pydicom and highdicom about odd tags, as they quote the values."""
