@@ -159,7 +159,7 @@ READ = {
   'other names': {'Offset': None, 'Origin': '5 6 7', 'TransformMatrix': None,
                   'Rotation': '0 1 0 -1 0 0 0 0 1'},
   'size for distance': {'ElementSpacing': None, 'ElementSize': '1.5 2 2.5'},
-  'a slope of 1': {'ElementToIntensityFunctionSlope': '1'},
+  'a slope of 1': {'ElementToIntensityFunctionSlope': '1.000'},
   'an intercept of 0': {'ElementToIntensityFunctionOffset': '0'},
   'millimetres': {'DistanceUnits': 'mm'},
   'the other byte order': {'BinaryDataByteOrderMSB': '1'},
@@ -195,6 +195,10 @@ REFUSED = {
   'a slope': ({'ElementToIntensityFunctionSlope': '2'}, "FunctionSlope '2'; expected 1"),
   'an intercept': ({'ElementToIntensityFunctionOffset': '-1024'}, "FunctionOffset '-1024'"),
   'micrometres': ({'DistanceUnits': 'um'}, "DistanceUnits 'um'; expected mm"),
+  'two distances': ({'Origin': '5 6 8'}, 'Offset and Origin .different.; expected one of them'),
+  'two matrices': ({'Rotation': '1 0 0 0 1 0 0 0 1'}, 'TransformMatrix and Rotation'),
+  'a slope that is none': ({'ElementToIntensityFunctionSlope': 'x'}, "FunctionSlope 'x'"),
+  'no number of axes': ({'NDims': None}, "NDims ''; expected the number"),
   'no byte order': ({'BinaryDataByteOrderMSB': 'big'}, "MSB 'big'; expected true or t"),
   'axes without a number': ({'NDims': 'three'}, "NDims 'three'"),
   'two frames': (
@@ -211,6 +215,24 @@ def test_entries_that_would_be_guessed_are_refused_by_name(tmp_path, name):
   with pytest.raises(InputError, match=rf'scan\.mha: .*{text}') as caught:
     volumes.read_metaimage(by_hand(tmp_path, **changes))
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('value', ['100', '0', '10', '-5', 'abc', '415', '417', ''])
+@pytest.mark.parametrize('way', ['mhd, zraw', 'mha, compressed'])
+def test_a_wrong_number_of_compressed_bytes_is_refused(tmp_path, way, value):
+  """ITK takes what it says for the end, and what is missing for whatever is in memory."""
+  header = tmp_path / WAYS[way][0]
+  SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOXELS), str(header), True)
+  with_header(header, CompressedDataSize=value)
+  with pytest.raises(InputError, match=rf"CompressedDataSize '{value}'; expected 416"):
+    volumes.read_metaimage(header)
+
+
+def test_an_entry_with_two_values_is_refused(tmp_path):
+  path = by_hand(tmp_path)
+  path.write_bytes(b'ElementSpacing = 1 1 1\n' + path.read_bytes())
+  with pytest.raises(InputError, match=r"ElementSpacing '1 1 1, then 1\.5 2 2\.5'; expected one"):
+    volumes.read_metaimage(path)
 
 
 @pytest.mark.parametrize('ending', ['mha', 'nrrd'])

@@ -309,10 +309,13 @@ def _count(dataset: Any) -> int:
 
 def _stored_pixels(path: Path, dataset: Any) -> np.ndarray:
   """Returns the stored values of all frames, [N, H, W], integers."""
-  implicit, little = dataset.original_encoding
+  from pydicom import uid
+
   syntax = getattr(dataset, 'file_meta', {}).get('TransferSyntaxUID')
+  if syntax and not syntax.is_transfer_syntax:  # of one maker, who may swap bytes
+    raise ValueError(f'its transfer syntax {syntax} is not of DICOM')
   shape = (_count(dataset), dataset.Rows, dataset.Columns)
-  if not little or (syntax and syntax.is_compressed and not syntax.is_deflated):
+  if syntax and (syntax.is_encapsulated or syntax == uid.ExplicitVRBigEndian):
     return _decoded(path, dataset, syntax, shape)
   count, allocated = int(np.prod(shape)), dataset.BitsAllocated
   content = dataset.PixelData

@@ -25,10 +25,9 @@ _NUMBERS = {
 _ALLOWED = {
   **dict.fromkeys(('BinaryData', 'CompressedData'), (*_TRUE, *_FALSE)),
   **dict.fromkeys(('BinaryDataByteOrderMSB', 'ElementByteOrderMSB'), (*_TRUE, *_FALSE)),
-  'ElementToIntensityFunctionSlope': ('1', '1.0'),
-  'ElementToIntensityFunctionOffset': ('0', '0.0', '-0'),
   'DistanceUnits': ('mm', '?', ''),
 }
+_SCALING = {'ElementToIntensityFunctionSlope': 1.0, 'ElementToIntensityFunctionOffset': 0.0}
 _ROUNDING = 1e-2  # of the products of axes, which some programs write with three digits
 _HEADER_BYTES = 65536  # no header is longer
 _CHUNK_BYTES = 1 << 20
@@ -41,12 +40,13 @@ def require_valid(path: Path) -> None:
   entries, _ = _read_entries(path)
   if not entries:
     return
-  for name in ('NDims', *_NUMBERS):
-    values = read_numbers(entries.get(name, '1'))
-    axes = read_numbers(entries.get('NDims', ''))[0] if name != 'NDims' else 1
-    count = axes ** _NUMBERS.get(name, 0)
+  axes = entries.get('NDims', '')
+  if not axes.isdigit():
+    raise header_error(path, 'NDims', axes, 'the number of axes')
+  for name, power in _NUMBERS.items():
+    values, count = read_numbers(entries.get(name, '')), int(axes) ** power
     if name in entries and not (len(values) == count and np.isfinite(values).all()):
-      raise header_error(path, name, entries[name], f'{count:g} numbers')
+      raise header_error(path, name, entries[name], f'{count} numbers')
   distances = [name for name in ('ElementSpacing', 'ElementSize') if name in entries]
   if not distances:
     raise header_error(path, 'ElementSpacing', '', 'the distance of voxels')
@@ -55,9 +55,16 @@ def require_valid(path: Path) -> None:
       raise header_error(path, name, entries[name], 'distances above 0')
   for name in ('TransformMatrix', 'Rotation', 'Orientation'):
     if name in entries:
-      axes = np.reshape(read_numbers(entries[name]), (int(entries['NDims']), -1))
-      if np.abs(axes @ axes.T - np.eye(len(axes))).max() > _ROUNDING:
+      turn = np.reshape(read_numbers(entries[name]), (int(axes), -1))
+      if np.abs(turn @ turn.T - np.eye(len(turn))).max() > _ROUNDING:
         raise header_error(path, name, entries[name], 'axes of length 1 at right angles')
+  for names in (('Offset', 'Origin', 'Position'), ('TransformMatrix', 'Rotation', 'Orientation')):
+    told = {name: read_numbers(entries[name]) for name in names if name in entries}
+    if any(values != next(iter(told.values())) for values in told.values()):
+      raise header_error(path, ' and '.join(told), 'different', 'one of them')
+  for name, wanted in _SCALING.items():
+    if read_numbers(entries.get(name, str(wanted))) != [wanted]:
+      raise header_error(path, name, entries[name], f'{wanted:g}, as no reader applies another')
   for name, allowed in _ALLOWED.items():
     if name in entries and entries[name].lower() not in allowed:
       raise header_error(path, name, entries[name], ' or '.join(allowed))
@@ -97,6 +104,11 @@ def require_whole(path: Path) -> None:
   skipped = end if voxels == path else int(entries.get('HeaderSize', '0'))
   if entries.get('CompressedData', '').lower() in _TRUE:
     found = inflated_bytes(path, voxels, skipped)
+    # ITK reads as many bytes as this says, and of an .mha without it none.
+    there = str(voxels.stat().st_size - skipped)
+    said = entries.get('CompressedDataSize', '' if voxels == path else there)
+    if said != there:
+      raise header_error(path, 'CompressedDataSize', said, there)
   else:
     found = voxels.stat().st_size - skipped
   if found != expected:
@@ -114,8 +126,12 @@ def _read_entries(path: Path) -> tuple[Mapping[str, str], int]:
   last = re.search(rb'^ElementDataFile\s*=.*?(\n|\Z)', start, re.MULTILINE)
   if not last:
     return {}, 0
-  pairs = (line.partition('=') for line in start[: last.end()].decode('latin-1').splitlines())
-  return {name.strip(): value.strip() for name, _, value in pairs}, last.end()
+  entries: dict[str, str] = {}
+  for line in start[: last.end()].decode('latin-1').splitlines():
+    name, _, value = map(str.strip, line.partition('='))
+    if entries.setdefault(name, value) != value:
+      raise header_error(path, name, f'{entries[name]}, then {value}', 'one value')
+  return entries, last.end()
 
 
 def _expected_bytes(entries: Mapping[str, str]) -> int:

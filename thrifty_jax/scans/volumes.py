@@ -22,7 +22,7 @@ SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': 
 _ROUNDING = 1e-3  # of a class number, as 255 x float32(1 / 255) is 1.0000000591
 _READ_ERRORS = (  # of gzip, nibabel and SimpleITK
   *(OSError, EOFError, ValueError, OverflowError, RuntimeError, zlib.error),
-  *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
+  nibabel.spatialimages.HeaderDataError,
 )
 
 
