@@ -370,7 +370,8 @@ def test_whatever_the_transfer_syntax_pixels_are_the_stored_ones(tmp_path, synta
   if (syntax, bits) == ('big-endian', 8):
     pytest.skip('of bytes in words, which nobody writes')
   uid = SYNTAXES[syntax]
-  values = STORED.astype(np.int16) - 2000 if bits == 16 else (STORED // 16 - 128).astype(np.int8)
+  random = np.random.default_rng(2)  # GDCM decompresses run lengths of no much smaller images
+  values = random.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (3, 48, 64)).astype(f'i{bits // 8}')
   stored = values.view(f'u{bits // 8}')
   files = series_of(tmp_path, stored=stored.astype(np.uint16), rescale=(-24, 2))
   for path, plane in zip(files, stored, strict=True):
