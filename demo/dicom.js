@@ -26,7 +26,7 @@ export function isDicom(bytes) {
 
 export function readDicom(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const found = { start: null, frames: '1', slope: '1', intercept: '0', channels: 1 };
+  const found = { start: null, frames: '1', channels: 1 };
   for (let at = 132; at < bytes.length && found.start === null; ) {
     const meta = view.getUint16(at, true) === 2; // that group is always explicit
     if (!meta) requireNative(found.syntax);
@@ -107,7 +107,11 @@ function requirePlain({ start, frames, channels, kind, rows, columns, ...rest })
 function voxelsOf(view, { start, rows, columns, allocated, stored, highBit, signed, ...rest }) {
   const get = { 8: 'getUint8', 16: 'getUint16', 32: 'getUint32' }[allocated];
   const [left, right] = [31 - highBit, 32 - stored]; // what lies beside the stored bits goes
-  const [[slope], [intercept]] = ['slope', 'intercept'].map((name) => numbers(rest, name, 1));
+  const names = ['slope', 'intercept'];
+  const there = names.filter((name) => name in rest);
+  if (there.length === 1) throw new Error(`it has the ${there[0]} alone; expected slope and intercept`);
+  const scaling = there.length ? names.map((name) => numbers(rest, name, 1)[0]) : [1, 0];
+  const [slope, intercept] = scaling;
   if (!slope) throw new Error('its slope is 0');
   return Float32Array.from({ length: rows * columns }, (_, i) => {
     const bits = view[get](start + (i * allocated) / 8, true) << left;

@@ -241,6 +241,12 @@ UNREADABLE = {
   **{f'intercept {value}': (text(*INTERCEPT, value), 'RescaleIntercept') for value in (
     '', '-1024,0', 'nan', '0\\0', 'HU',
   )},
+  'no slope': ({SLOPE: b''}, 'has no RescaleSlope, but RescaleIntercept'),
+  'no intercept': ({INTERCEPT: b''}, 'has no RescaleIntercept, but RescaleSlope'),
+  'neither, while others have both': (
+    {SLOPE: b'', INTERCEPT: b''},
+    'the slice has 0 slopes and intercepts, but 0.dcm has 1',
+  ),
   'no distances': ({SPACING: b''}, 'has no PixelSpacing'),
   'no directions': ({DIRECTIONS: b''}, 'has no ImageOrientationPatient'),
   'no position': ({POSITION: b''}, 'has no ImagePositionPatient'),
@@ -286,7 +292,6 @@ SAME = {
   'spaces around': text(*SPACING, ' 3.5 \\ 3.0 ') | text(*POSITION, ' -20.5\\11.25 \\302.5'),
   'with exponents': text(*SPACING, '3.5E+00\\3e0') | text(*INTERCEPT, '-1.024E3'),
   'rounded directions': text(*DIRECTIONS, '1.000\\0.0004\\0\\0\\0.9998\\0'),
-  'scaling by default': {SLOPE: b''},
 }
 
 

@@ -32,6 +32,7 @@ _MACROS = {
   'RescaleIntercept': 'PixelValueTransformationSequence',
 }
 _GEOMETRY = ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
+_SCALING = ('RescaleSlope', 'RescaleIntercept')
 _PIXELS = (
   *('SamplesPerPixel', 'PhotometricInterpretation', 'Rows', 'Columns', 'BitsAllocated'),
   *('BitsStored', 'HighBit', 'PixelRepresentation', 'NumberOfFrames', 'PixelData'),
@@ -63,6 +64,7 @@ class _Plane:
 
   path: Path  # of its file, with the number of the frame where there are several
   pixels: np.ndarray  # [H, W]
+  is_scaled: bool  # whether it says by which slope and intercept its pixels are scaled
   position: np.ndarray  # of the first pixel, LPS millimetres, [3]
   directions: np.ndarray  # of a row, of a column and their normal, as columns, [3, 3]
   spacing: np.ndarray  # between rows and between columns, mm, [2]
@@ -146,15 +148,17 @@ def quiet() -> Generator[None]:
 @contextlib.contextmanager
 def _unreadable(path: Path) -> Generator[None]:
   """Refuses a file that pydicom cannot read."""
+  from pydicom import errors  # here, as everywhere: most scans are none
+
   with volumes.report_unreadable(path), quiet():
     try:
       yield
-    except _ERRORS as error:
+    except (*_ERRORS, errors.BytesLengthException, errors.InvalidDicomError) as error:
       raise ValueError(f'{type(error).__name__} in pydicom') from error
 
 
 def _read(path: Path, **settings: Any) -> Any:
-  import pydicom  # here, as everywhere: most scans are none
+  import pydicom
 
   return pydicom.dcmread(path, force=True, **settings)
 
@@ -198,16 +202,27 @@ def _plane(path: Path, dataset: Any, frame: int, stored: np.ndarray) -> _Plane:
   spacing = _numbers(path, holders, 'PixelSpacing', 2)
   if spacing.min() <= 0:
     raise _tag_error(path, holders, 'PixelSpacing', 'two distances above 0')
-  scaling = {'RescaleSlope': 1.0, 'RescaleIntercept': 0.0}
-  for keyword in scaling:
-    if keyword in holders[keyword]:
-      (scaling[keyword],) = _numbers(path, holders, keyword, 1)
-  slope, intercept = scaling.values()
-  if not slope:
-    raise _tag_error(path, holders, 'RescaleSlope', 'a number other than 0')
+  slope, intercept = _scaling(path, holders)
   scaled = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
   directions = np.stack([row, column, np.cross(row, column)], axis=1)
-  return _Plane(path, scaled.astype(np.float32), position, directions, spacing)
+  is_scaled = _SCALING[0] in holders[_SCALING[0]]
+  return _Plane(path, scaled.astype(np.float32), is_scaled, position, directions, spacing)
+
+
+def _scaling(path: Path, holders: Any) -> tuple[float, float]:
+  """Returns slope and intercept, 1 and 0 if a slice has neither; refuses one of both alone."""
+  there = [keyword for keyword in _SCALING if keyword in holders[keyword]]
+  if not there:
+    return 1.0, 0.0
+  if len(there) == 1:
+    raise InputError(
+      f'{path}: has no {" or ".join({*_SCALING} - {*there})}, but {there[0]}; expected both or '
+      'neither. Replace it by the original file.'
+    )
+  (slope,), (intercept,) = (_numbers(path, holders, keyword, 1) for keyword in _SCALING)
+  if not slope:
+    raise _tag_error(path, holders, 'RescaleSlope', 'a number other than 0')
+  return slope, intercept
 
 
 def _holder(dataset: Any, frame: int, keyword: str) -> Any:
@@ -364,6 +379,7 @@ def _require_alike(plane: _Plane, first: _Plane) -> None:
   """Refuses a slice whose pixel grid differs from that of the first: it is of another series."""
   for what, here, there, tolerance in (
     ('pixels', plane.pixels.shape[::-1], first.pixels.shape[::-1], 0),
+    ('slopes and intercepts', [plane.is_scaled], [first.is_scaled], 0),
     ('mm between pixels', plane.spacing[::-1], first.spacing[::-1], 1e-3),
     ('as direction of rows', plane.directions[:, 0], first.directions[:, 0], 1e-3),
     ('as direction of columns', plane.directions[:, 1], first.directions[:, 1], 1e-3),
