@@ -235,6 +235,27 @@ def test_an_entry_with_two_values_is_refused(tmp_path):
     volumes.read_metaimage(path)
 
 
+@pytest.mark.parametrize(('old', 'new'), [(b' = ', b' : '), (b' = ', b'='), (b'\n', b'\r\n')])
+def test_entries_are_seen_however_they_are_written(tmp_path, old, new):
+  """ITK takes a colon too."""
+  path = by_hand(tmp_path)
+  header, voxels = path.read_bytes().split(b'LOCAL\n')
+  path.write_bytes(header.replace(old, new) + b'LOCAL\n' + voxels)
+  np.testing.assert_array_equal(volumes.read_metaimage(path)[0], VOXELS)
+  path.write_bytes(header.replace(b'7 6 5', b'7 6 4').replace(old, new) + b'LOCAL\n' + voxels)
+  with pytest.raises(InputError, match='are 420 bytes; expected 336'):
+    volumes.read_metaimage(path)
+
+
+@pytest.mark.parametrize('ending', ['mha', 'nrrd'])
+@pytest.mark.parametrize('content', [b'', b'notes', b'NDims = 3\nDimSize = 1 1 1\n', b'NRRD0004\n'])
+def test_a_file_without_a_header_is_refused(tmp_path, ending, content):
+  path = tmp_path / f'a.{ending}'
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r'cannot be read \(it has no header of'):
+    volumes.read_metaimage(path)
+
+
 @pytest.mark.parametrize('ending', ['mha', 'nrrd'])
 @pytest.mark.parametrize('kind', ['complex', 'two values', 'colours', 'two frames', 'real of two'])
 def test_what_has_more_than_one_number_a_voxel_is_refused(tmp_path, ending, kind):

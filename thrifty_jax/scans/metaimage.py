@@ -39,7 +39,7 @@ def require_valid(path: Path) -> None:
   """Refuses entries that move or scale voxels and are not valid, or that ITK's reader ignores."""
   entries, _ = _read_entries(path)
   if not entries:
-    return
+    raise ValueError('it has no header of a MetaImage')  # which the caller reports
   axes = entries.get('NDims', '')
   if not axes.isdigit():
     raise header_error(path, 'NDims', axes, 'the number of axes')
@@ -123,12 +123,12 @@ def _read_entries(path: Path) -> tuple[Mapping[str, str], int]:
   """Returns a header's entries by name and its length in bytes; no entries if it is no header."""
   with path.open('rb') as file:
     start = file.read(_HEADER_BYTES)
-  last = re.search(rb'^ElementDataFile\s*=.*?(\n|\Z)', start, re.MULTILINE)
+  last = re.search(rb'^ElementDataFile\s*[=:].*?(\n|\Z)', start, re.MULTILINE)
   if not last:
     return {}, 0
   entries: dict[str, str] = {}
   for line in start[: last.end()].decode('latin-1').splitlines():
-    name, _, value = map(str.strip, line.partition('='))
+    name, value = map(str.strip, (*re.split('[=:]', line, maxsplit=1), '')[:2])
     if entries.setdefault(name, value) != value:
       raise header_error(path, name, f'{entries[name]}, then {value}', 'one value')
   return entries, last.end()

@@ -34,7 +34,9 @@ def require_valid(path: Path) -> None:
   with path.open('rb') as file:
     start = file.read(_HEADER_BYTES)
   fields, end = _fields_of(start)
-  if not fields or fields.get('dimension') in ('1', '2'):
+  if not fields:
+    raise ValueError('it has no header of an NRRD')  # which the caller reports
+  if fields.get('dimension') in ('1', '2'):
     return
   _require_geometry(path, fields)
   expected = _expected_bytes(fields)
