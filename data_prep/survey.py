@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import slice_order
-from thrifty_jax.scans import dicom, overlays
+from thrifty_jax.scans import dicom_file, overlays
 from thrifty_jax.scans.volumes import Case, Volume
 
 PERCENTILES = (0.5, 50, 99.5)
@@ -72,5 +72,5 @@ def _digest(voxels: np.ndarray) -> str:
 
 def _study_digest(source: Case) -> str:
   """Returns the digest of the first file's DICOM study; the identifier itself is not kept."""
-  study = dicom.read_study(source.image[0]) if source.image[0].suffix.lower() == '.dcm' else ''
+  study = dicom_file.read_study(source.image[0]) if source.image[0].suffix.lower() == '.dcm' else ''
   return hashlib.blake2b(study.encode()).hexdigest() if study else ''

@@ -21,7 +21,7 @@ from pydicom.uid import (
 from scipy.spatial.transform import Rotation
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom
+from thrifty_jax.scans import dicom, dicom_file
 
 PATIENTS = 4  # one for each way the files lie
 
@@ -94,7 +94,7 @@ def element(group, number, kind, *values):
   return struct.pack('<HH', group, number) + kind.encode() + length + value
 
 
-def dicom_file(
+def slice_bytes(
   pixels, *, position, directions, spacing, rescale, series, syntax=None, instead=None, data=None
 ):
   """The bytes of a CT slice; pixels [H, W], uint16 or int16.
@@ -162,7 +162,7 @@ def test_a_series_that_itk_did_not_write_reads_as_it_was_written(tmp_path, lay, 
   row, column = (turn @ axis for axis in axes)
   normal, origin = np.cross(row, column), np.array([-20.5, 11.25, 300.0])
   for d in range(5):
-    content = dicom_file(
+    content = slice_bytes(
       stored[d],
       position=origin + 2.25 * d * normal,
       directions=(*row, *column),
@@ -209,7 +209,7 @@ def series_of(folder, *, instead=None, stored=STORED, **changes):
     more = {name: value[d] if name == 'data' else value for name, value in changes.items()}
     more.pop('all', None)
     files.append(folder / f'{d}.dcm')
-    files[-1].write_bytes(dicom_file(plane, **settings | more, instead=own))
+    files[-1].write_bytes(slice_bytes(plane, **settings | more, instead=own))
   return files
 
 
@@ -508,7 +508,7 @@ def test_frames_of_an_enhanced_object_are_slices(tmp_path, name):
   lies = [[0, 0, -3, 20.5], [0, -3.5, 0, -11.25], [2.5, 0, 0, 300], [0, 0, 0, 1]]
   np.testing.assert_allclose(series.affine, lies, atol=1e-6)
   np.testing.assert_array_equal(np.array(frames)[series.order], range(4))
-  assert dicom.has_frames(path) and dicom.holds_image(path)
+  assert dicom_file.has_frames(path) and dicom_file.holds_image(path)
 
 
 def test_frames_in_several_files_are_one_series(tmp_path):

@@ -9,6 +9,7 @@ import phantom_chaos
 import pydicom
 import pytest
 
+from data_prep import phantom
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import sources, volumes
 
@@ -105,6 +106,19 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     sources.read(first)
   with pytest.raises(InputError, match='expected one grid'):
     sources.read(second)
+
+
+@pytest.mark.parametrize('orientation', ['IAR', 'SLP', 'PLS', 'RIA', 'LPS'])
+def test_a_channel_stored_in_another_order_of_axes_is_turned_as_the_first(tmp_path, orientation):
+  made = phantom.make_scan(patient=0, seed=0)
+  for number, axes in enumerate(('SPL', orientation)):
+    stored, affine = phantom.turn(made.image + 100 * number, made.affine, axes)
+    image = nibabel.Nifti1Image(stored.transpose(), affine[:, [2, 1, 0, 3]])
+    nibabel.save(image, tmp_path / f'a_000{number}.nii.gz')
+  (source,) = sources.find(tmp_path, channels=2)
+  image = sources.read(source)[0].image
+  np.testing.assert_allclose(image[..., 0], made.image, atol=1e-4)
+  np.testing.assert_allclose(image[..., 1], made.image + 100, atol=1e-4)
 
 
 def test_a_dicom_series_is_read_in_the_order_of_positions_and_named_by_its_folder(series):

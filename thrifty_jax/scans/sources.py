@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, nifti, volumes
+from thrifty_jax.scans import dicom, dicom_file, nifti, volumes
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
@@ -118,7 +118,7 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
 def _of_file(path: Path, channels: int) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
   name = _without_ending(path)
-  if name is None and _is_dicom(path) and dicom.has_frames(path):
+  if name is None and _is_dicom(path) and dicom_file.has_frames(path):
     return Source(path.stem, (path,))
   if name is None:
     raise InputError(
@@ -207,7 +207,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _is_slice(path: Path) -> bool:
   """Returns whether a file is a slice of a series, or should be one: masks and reports are none."""
-  return _is_dicom(path) and dicom.holds_image(path)
+  return _is_dicom(path) and dicom_file.holds_image(path)
 
 
 def slices_of(folder: Path) -> list[Path]:
@@ -220,7 +220,7 @@ def passed_over(sources: Sequence[Source]) -> list[str]:
   lines = []
   for folder in [place for one in sources for place in one.channels if place.is_dir()]:
     files = sorted(filter(_is_dicom, folder.iterdir()))
-    names = [path.name for path in files if not dicom.holds_image(path)]
+    names = [path.name for path in files if not dicom_file.holds_image(path)]
     if names:
       shown = ', '.join(names[:_SHOWN]) + ', ...' * (len(names) > _SHOWN)
       lines.append(f'{folder}: {len(names)} DICOM files without an image of a scan: {shown}')
