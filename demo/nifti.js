@@ -32,6 +32,7 @@ export async function unzipped(bytes) {
 export function readNifti(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const little = view.getInt32(0, true) === 348;
+  require(little || view.getInt32(0) === 348, 'sizeof_hdr', view.getInt32(0, true));
   const short = (at) => view.getInt16(at, little);
   const float = (at) => view.getFloat32(at, little);
   const sizes = [1, 2, 3, 4, 5, 6, 7].map((axis) => (axis <= short(40) ? short(40 + 2 * axis) : 1));
