@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import PIL.Image
 import pytest
 import SimpleITK
 from pydicom import Dataset, Sequence, dcmread
+from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
   DeflatedExplicitVRLittleEndian,
@@ -368,12 +370,12 @@ SYNTAXES = {
 }
 
 
-@pytest.mark.parametrize('bits', [8, 16])
-@pytest.mark.parametrize('syntax', SYNTAXES)
+@pytest.mark.parametrize(
+  ('syntax', 'bits'),
+  [('implicit', 8), ('deflated', 8), ('run lengths', 8), *((name, 16) for name in SYNTAXES)],
+)
 def test_whatever_the_transfer_syntax_pixels_are_the_stored_ones(tmp_path, syntax, bits):
   """Files by pydicom, signed pixels."""
-  if (syntax, bits) == ('big-endian', 8):
-    pytest.skip('of bytes in words, which nobody writes')
   uid = SYNTAXES[syntax]
   random = np.random.default_rng(2)  # GDCM decompresses run lengths of no much smaller images
   values = random.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (3, 48, 64)).astype(f'i{bits // 8}')
@@ -407,6 +409,26 @@ def test_a_syntax_of_one_maker_is_refused(tmp_path):
   files = series_of(tmp_path, syntax='1.2.840.113619.5.2')
   with pytest.raises(InputError, match=r'0\.dcm: .*1\.2\.840\.113619\.5\.2'):
     dicom.read_series(files)
+
+
+SAMPLES = (
+  *('CT_small', 'MR_small', 'MR_small_RLE', 'MR_small_bigendian', 'MR_small_implicit'),
+  *('MR_small_jp2klossless', 'MR_small_jpeg_ls_lossless', 'J2K_pixelrep_mismatch', '693_J2KI'),
+)
+
+
+@pytest.mark.parametrize('name', SAMPLES)
+def test_samples_of_pydicom_are_read_as_simpleitk_reads_them(name):
+  path = get_testdata_file(f'{name}.dcm', download=False)
+  if path is None:
+    pytest.skip('this pydicom comes without it')
+  (plane,) = dicom_file.read_planes(Path(str(path)))
+  image = SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
+  np.testing.assert_allclose(plane.pixels, SimpleITK.GetArrayFromImage(image)[0], rtol=1e-6)
+  np.testing.assert_allclose(plane.spacing[::-1], image.GetSpacing()[:2], rtol=1e-6)
+  np.testing.assert_allclose(plane.position, image.GetOrigin(), atol=1e-4)
+  directions = np.reshape(image.GetDirection(), (3, 3))
+  np.testing.assert_allclose(plane.directions, directions, atol=1e-4)
 
 
 OTHERS = {
