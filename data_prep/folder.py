@@ -28,7 +28,7 @@ from data_prep import data_sets, fingerprint
 from thrifty_jax import config as configs
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dataset_json, volumes
+from thrifty_jax.scans import dataset_json, sources, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
@@ -68,12 +68,8 @@ def find_cases(raw_dir: Path) -> list[Case]:
 
 def read_case(case: Case) -> Volume:
   """Reads the channels of a scan and its mask, which must lie on one grid."""
-  (image, affine), *others = [_read(path) for path in case.image]
-  for path, (channel, its_affine) in zip(case.image[1:], others, strict=True):
-    volumes.require_grid(path, channel.shape, its_affine, case.image[0], image.shape, affine)
-  if others:
-    image = np.stack([image, *(channel for channel, _ in others)], axis=-1)
-  label, label_affine = _read(case.label[0])
+  image, affine = sources.read_channels(case.image)
+  label, label_affine = sources.read_voxels(case.label[0])
   return volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
   )
@@ -177,11 +173,6 @@ def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
   if unknown := [name for name in names if name not in patients]:
     raise InputError(f'{path}: does not say whose scan {unknown[0]} is. Add a line for it.')
   return patients
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads voxels and affine of a file of any format."""
-  return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _learned(

@@ -7,12 +7,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import slice_order
-from thrifty_jax.scans import overlays
+from thrifty_jax.scans import dicom_file, overlays
 from thrifty_jax.scans.volumes import Case, Volume
 
 PERCENTILES = (0.5, 50, 99.5)
 _SAMPLES = 1 << 20  # voxels of a channel, evenly spread, for its percentiles
-_STUDY = '0020|000d'  # StudyInstanceUID: one visit of one patient
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,14 +72,5 @@ def _digest(voxels: np.ndarray) -> str:
 
 def _study_digest(source: Case) -> str:
   """Returns the digest of the first file's DICOM study; the identifier itself is not kept."""
-  if source.image[0].suffix.lower() != '.dcm':
-    return ''
-  import SimpleITK
-
-  reader = SimpleITK.ImageFileReader()
-  reader.SetImageIO('GDCMImageIO')
-  reader.SetFileName(str(source.image[0]))
-  reader.ReadImageInformation()
-  if not reader.HasMetaDataKey(_STUDY):
-    return ''
-  return hashlib.blake2b(reader.GetMetaData(_STUDY).strip().encode()).hexdigest()
+  study = dicom_file.read_study(source.image[0]) if source.image[0].suffix.lower() == '.dcm' else ''
+  return hashlib.blake2b(study.encode()).hexdigest() if study else ''

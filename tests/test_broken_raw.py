@@ -241,6 +241,10 @@ def mirrored(affine: np.ndarray) -> np.ndarray:
   return affine @ np.diag((-1.0, 1, 1, 1))
 
 
+def coloured(letters: str) -> Callable[[np.ndarray], np.ndarray]:
+  return lambda voxels: np.zeros(voxels.shape[:3], [(letter, 'u1') for letter in letters])
+
+
 def gray_of(value: int, other: int) -> Callable[[np.ndarray], np.ndarray]:
   return lambda pixels: np.where(pixels == value, np.uint8(other), pixels)
 
@@ -399,14 +403,14 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a slice cut off': (
     'ct',
     rewrite(SLICE, lambda data: data[:-400]),
-    ('IMG-0004-00005.dcm: cannot be read', 'Copy or download'),
+    ('IMG-0004-00005.dcm: its pixels are 1904 bytes; expected 2304', 'Replace'),
   ),
   'a slice in colours': (
     'ct',
     lambda raw: SimpleITK.WriteImage(
       SimpleITK.Image([32, 36], SimpleITK.sitkVectorUInt8, 3), str(raw / SLICE)
     ),
-    ('IMG-0004-00005.dcm: has 32x36x1 pixels of 3 values', 'Replace'),
+    ('IMG-0004-00005.dcm: is no slice but a colour image', 'Move'),
   ),
   'a folder in place of a slice': (
     'ct',
@@ -600,7 +604,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a segmentation the other way round': (
     'promise12',
     change_header('Case01_segmentation.mhd', TransformMatrix='-1 0 0 0 1 0 0 0 1'),
-    ('Case01_segmentation.mhd: axes of the truth point to', 'Correct the headers'),
+    ('Case01_segmentation.mhd: lies up to 82.80 mm away', 'copy the header'),
   ),
   'a segmentation of another size': (
     'promise12',
@@ -738,12 +742,12 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'NIfTI cut off': (
     'plain',
     rewrite('imagesTr/scan_003_0000.nii', lambda data: data[:-2]),
-    ('scan_003_0000.nii: cannot be read', 'Copy or download'),
+    ('scan_003_0000.nii: its voxels', '25342 bytes; expected 25344', 'Copy or download'),
   ),
   'a NIfTI header cut off': (
     'plain',
     rewrite('labelsTr/scan_003.nii', lambda data: data[:200]),
-    ('labelsTr/scan_003.nii: cannot be read', 'Copy or download'),
+    ('labelsTr/scan_003.nii: has no header of a NIfTI file', 'Copy or download'),
   ),
   'gzip cut off': (
     'decathlon',
@@ -758,7 +762,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'NIfTI cut off before it was compressed': (
     'decathlon',
     rewrite(IMAGE, lambda data: gzip.compress(gzip.decompress(data)[:-2])),
-    (f'{IMAGE}: cannot be read', 'Copy or download'),
+    (f'{IMAGE}: its voxels', '50686 bytes; expected 50688', 'Copy or download'),
   ),
   'something else by the name of NIfTI': (
     'decathlon',
@@ -768,7 +772,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a mask of no bytes': (
     'decathlon',
     rewrite(LABEL, b''),
-    (f'{LABEL}: cannot be read', 'Copy or download'),
+    (f'{LABEL}: has no header of a NIfTI file', 'Copy or download'),
   ),
   'a scan without directions': (
     'decathlon',
@@ -783,7 +787,27 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a scan without a slice': (
     'decathlon',
     change_nifti(IMAGE, lambda voxels: voxels[:, :, :0]),
-    (f'{IMAGE}: has ', 'expected a volume', 'Convert'),
+    (f'{IMAGE}: its header has dim', 'expected the number of axes', 'export'),
+  ),
+  'a scan in colours': (
+    'decathlon',
+    change_nifti(IMAGE, coloured('RGB')),
+    (f'{IMAGE}: has voxels of the type 128 (RGB)', 'expected one number for each', 'Convert'),
+  ),
+  'a mask in colours': (
+    'decathlon',
+    change_nifti(LABEL, coloured('RGBA')),
+    (f'{LABEL}: has voxels of the type 2304 (RGBA)', 'expected one number for each', 'Convert'),
+  ),
+  'a complex scan': (
+    'decathlon',
+    change_nifti(IMAGE, lambda voxels: voxels.astype(np.complex64)),
+    (f'{IMAGE}: has voxels of the type 32 (complex64)', 'expected one number for each', 'Convert'),
+  ),
+  'a complex mask': (
+    'nnunet',
+    change_nifti(LABEL, lambda voxels: voxels + 1j),
+    (f'{LABEL}: has voxels of the type 1792', 'expected one number for each', 'Convert'),
   ),
   'NaN in a scan': (
     'decathlon',
@@ -834,7 +858,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a mask the other way round': (
     'decathlon',
     change_nifti(LABEL, affine=mirrored),
-    (f'{LABEL}: axes of the truth point', 'expected one orientation', 'Correct'),
+    (f'{LABEL}: lies up to 46.14 mm away', 'expected one origin', 'copy the header'),
   ),
   'classes without a name': (
     'decathlon',
@@ -915,7 +939,7 @@ LISTED: dict[str, tuple[str, tuple[Break, ...], tuple[str, ...], int]] = {
     (
       'scan_001.nii.gz: its mask scan_001 is missing',
       'scan_005.nii.gz: its scan scan_005 is missing',
-      'scan_002.nii.gz: cannot be read',
+      'scan_002.nii.gz: has no header of a NIfTI file',
       'scan_004.nii.gz: lies up to 5.00 mm away',
       'scan_006.nii.gz: 2 voxels of the scan are NaN',
     ),

@@ -39,6 +39,7 @@ MASKS = {  # files whose masks are compared, and on which site
   'big_endian.nii': 'window',
   'explicit.dcm': 'neighbours',
   'implicit.dcm': 'neighbours',
+  'inverse.dcm': 'neighbours',
 }
 REFUSED = {
   'notes.txt': 'neither a NIfTI file (.nii, .nii.gz) nor a DICOM slice',
@@ -52,6 +53,17 @@ REFUSED = {
   'colour.dcm': 'colour image',
   'frames.dcm': 'it has 2 frames',
   'cut.dcm': 'cut off',
+  'begins.nii': 'vox_offset 100',
+  'longer.nii': 'it has more voxels than it says',
+  'slope.nii': 'scl_slope Infinity',
+  'form.nii': 'sform_code 100',
+  'unit.nii': 'xyzt_units 1',
+  'complex.nii': 'its datatype 32 is not read here',
+  'spacing.dcm': "its spacing is '1,5\\1,25'; expected 2 numbers",
+  'directions.dcm': "its directions are '0\\0\\0\\0\\0\\0'; expected two at right angles",
+  'nowhere.dcm': "its position is ''; expected 3 numbers",
+  'flat.dcm': 'its slope is 0',
+  'longer.dcm': 'it has more pixels than it says',
   'coronal.dcm': "the slice is not axial, but the network's slices are",
 }
 
@@ -86,24 +98,33 @@ def nested(*, implicit):
   return struct.pack('<HH', 8, 0x1140) + kind + b'\xff' * 4 + item + inner + ends
 
 
-def dicom(pixels, *, syntax=EXPLICIT, directions='1\\0\\0\\0\\0.98\\0.199', channels=1, frames=1):
+def dicom(
+  pixels,
+  *,
+  syntax=EXPLICIT,
+  directions='1\\0\\0\\0\\0.98\\0.199',
+  channels=1,
+  frames=1,
+  kind='MONOCHROME2',
+  **instead,
+):
   """The bytes of a slice with 12 of 16 bits a pixel, signed, noise in the other bits."""
   implicit = syntax == IMPLICIT
   texts: dict[tuple[int, int], Any] = {
-    (0x20, 0x32): ('DS', '-30\\-40\\12.5'),
+    (0x20, 0x32): ('DS', instead.get('position', '-30\\-40\\12.5')),
     (0x20, 0x37): ('DS', directions),
     (0x28, 0x02): ('US', channels),
-    (0x28, 0x04): ('CS', 'RGB' if channels > 1 else 'MONOCHROME2'),
+    (0x28, 0x04): ('CS', 'RGB' if channels > 1 else kind),
     (0x28, 0x08): ('IS', str(frames)),
-    (0x28, 0x10): ('US', pixels.shape[0]),
+    (0x28, 0x10): ('US', instead.get('rows', pixels.shape[0])),
     (0x28, 0x11): ('US', pixels.shape[1]),
-    (0x28, 0x30): ('DS', '1.5\\1.25'),
+    (0x28, 0x30): ('DS', instead.get('spacing', '1.5\\1.25')),
     (0x28, 0x100): ('US', 16),
     (0x28, 0x101): ('US', 12),
     (0x28, 0x102): ('US', 11),
     (0x28, 0x103): ('US', 1),
     (0x28, 0x1052): ('DS', '-24'),
-    (0x28, 0x1053): ('DS', '2'),
+    (0x28, 0x1053): ('DS', instead.get('slope', '2')),
   }
   meta = [
     (1, 'OB', b'\0\1'),
@@ -125,6 +146,13 @@ def dicom(pixels, *, syntax=EXPLICIT, directions='1\\0\\0\\0\\0.98\\0.199', chan
     + found
     + element(0x7FE0, 0x10, 'OW', bits.astype('<i2').tobytes(), implicit=implicit)
   )
+
+
+def altered(content, at, form, *values):
+  """A file with other numbers in its header."""
+  found = bytearray(content)
+  struct.pack_into(f'<{form}', found, at, *values)
+  return bytes(found)
 
 
 def write_scans(folder):
@@ -160,6 +188,18 @@ def write_scans(folder):
     'colour.dcm': dicom(plane, channels=3),
     'frames.dcm': dicom(plane, frames=2),
     'cut.dcm': dicom(plane)[:-9],
+    'inverse.dcm': dicom(plane, kind='MONOCHROME1'),
+    'begins.nii': altered(whole, 108, 'f', 100),
+    'longer.nii': whole + bytes(8),
+    'slope.nii': altered(whole, 112, 'f', np.inf),
+    'form.nii': altered(whole, 254, 'h', 100),
+    'unit.nii': altered(whole, 123, 'B', 1),
+    'complex.nii': altered(whole, 70, 'h', 32),
+    'spacing.dcm': dicom(plane, spacing='1,5\\1,25'),
+    'directions.dcm': dicom(plane, directions='0\\0\\0\\0\\0\\0'),
+    'nowhere.dcm': dicom(plane, position=''),
+    'flat.dcm': dicom(plane, slope='0.0'),
+    'longer.dcm': dicom(np.r_[plane, plane], rows=plane.shape[0]),
     'coronal.dcm': dicom(plane, directions='1\\0\\0\\0\\0\\-1'),
   }.items():
     (folder / name).write_bytes(content)
@@ -263,6 +303,12 @@ def test_a_dicom_slice_has_the_mask_of_what_another_reader_sees(session, exports
   affine[:3, :3] = affine[:3, :3] @ directions
   wanted = segment_onnx.segment(voxels, affine, settings, network)
   require_the_same(mask_of(session, file), wanted, affine, 'SPL')
+
+
+def test_white_may_be_low(session):
+  """The monochrome kind says how a slice is shown; its values are the stored ones."""
+  mask = mask_of(session, 'inverse.dcm')
+  np.testing.assert_array_equal(mask, mask_of(session, 'explicit.dcm'))
 
 
 @pytest.mark.parametrize('file', REFUSED)

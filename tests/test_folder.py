@@ -418,7 +418,10 @@ WRONG = {
     give_the_first_scan_to_another_patient,
     'scan_004: every voxel is that of scan_000: one scan under two names, so that a patient may',
   ),
-  'an unreadable scan': (write('imagesTr/scan_002.nii.gz', b'no scan'), 'scan_002.nii.gz: cannot'),
+  'an unreadable scan': (
+    write('imagesTr/scan_002.nii.gz', b'no scan'),
+    'scan_002.nii.gz: has no header',
+  ),
 }
 
 

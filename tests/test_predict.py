@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from PIL import Image
@@ -278,11 +279,16 @@ def test_no_name_of_a_dicom_series_leaves_it(trained, tmp_path, capfd, format_):
     assert not any(secret in text for text in texts), secret
 
 
-def test_a_series_gets_the_mask_of_the_same_scan_in_a_file(trained, tmp_path):
+def test_a_series_gets_the_mask_of_the_same_scan_in_a_file(trained, tmp_path, capsys):
   series = write_series(tmp_path / 'series')
+  plan = pydicom.Dataset()
+  plan.SOPClassUID = '1.2.840.10008.5.1.4.1.1.481.3'  # of structures, without an image
+  plan.save_as(series / 'plan.dcm', implicit_vr=True, little_endian=True)
   scan = write_scan(tmp_path / 'scan.mha')
   for place in (series, scan):
     assert command(trained, place, tmp_path / f'{place.stem}_mask.nii.gz') == 0
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if 'not read' in line]
+  assert f'{series}: 1 DICOM files without an image of a scan: plan.dcm' in line
   first, second = (load(tmp_path / f'{name}_mask.nii.gz') for name in ('series', 'scan'))
   np.testing.assert_array_equal(first.dataobj, second.dataobj)
   np.testing.assert_allclose(first.affine, second.affine, atol=1e-4)

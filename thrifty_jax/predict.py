@@ -33,8 +33,8 @@ DICOM SEG, if asked for.
 
   --model=FOLDER[,FOLDER]  a model folder; a run (its model/); or a run with several folds, whose
                            models are averaged, as are several that are listed
-  --input=SCANS            a NIfTI, MetaImage or NRRD file; a folder with the slices of one DICOM
-                           series; or a folder of such files and folders. Several channels: files
+  --input=SCANS            a NIfTI, MetaImage, NRRD or enhanced DICOM file; a folder with the slices
+                           of one DICOM series; or a folder of such. Several channels: files
                            CASE_0000, CASE_0001, ... or one NIfTI file with them on the last axis
   --output=MASKS           for one scan a file (.nii.gz .nii .mha .nrrd), else a folder, which gets
                            a mask CASE.nii.gz for each scan, and classes.json
@@ -134,6 +134,8 @@ def run(arguments: Sequence[str]) -> int:
   if not values.overwrite:
     outputs.refuse_existing(plan, about)
   _say_what_runs(segmenter, len(found), values)
+  for line in sources.passed_over(found):
+    say('not read', line)
   return _segment_all(segmenter, plan, about)
 
 

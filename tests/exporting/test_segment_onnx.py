@@ -1,7 +1,9 @@
 """The script of an export: the masks of thrifty_jax.predict, without JAX."""
 
+import gzip
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +78,11 @@ def script_in(folder) -> Any:
   spec = importlib.util.spec_from_file_location('exported_segment', folder / 'segment.py')
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  sys.path.insert(0, str(folder))  # as Python does for a script
+  try:
+    spec.loader.exec_module(module)
+  finally:
+    sys.path.remove(str(folder))
   return module
 
 
@@ -204,6 +210,82 @@ def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
   ):
     with pytest.raises(SystemExit, match=text):
       script.segment(voxels, np.eye(4), settings, network)
+
+
+def raw(scan):
+  return gzip.decompress(scan.read_bytes())
+
+
+def altered(scan, at, form, *values):
+  """A scan as bytes, with other numbers in its header."""
+  content = bytearray(raw(scan))
+  struct.pack_into(f'<{form}', content, at, *values)
+  return bytes(content)
+
+
+SAME = {  # of the scan as bytes: what has the same mask
+  'a.nii.gz': lambda scan: altered(scan, 108, 'f', 0),  # where voxels begin, and not compressed
+  'a.nii': lambda scan: gzip.compress(altered(scan, 40, '5h', 5, *shape_of(scan), 1)),
+  'micrometres.nii': lambda scan: altered(scan, 123, 'B', 3),
+  'gap.nii': lambda scan: altered(scan, 108, 'f', 368)[:352] + bytes(16) + raw(scan)[352:],
+  'padded.nii.gz': lambda scan: gzip.compress(altered(scan, 108, 'f', 352)) + bytes(99),
+}
+
+
+def shape_of(scan):
+  return load(scan).shape
+
+
+@pytest.mark.parametrize('name', SAME)
+def test_it_reads_scans_as_predict_does(plain, tmp_path, monkeypatch, name):
+  script, scan = script_in(plain[1]), write_scan(tmp_path / 'scan.nii.gz', number=1)
+  masks = []
+  for path, content in ((scan, scan.read_bytes()), (tmp_path / name, SAME[name](scan))):
+    path.write_bytes(content)
+    mask = tmp_path / f'mask_of_{path.name}'
+    monkeypatch.setattr(sys, 'argv', ['segment.py', str(path), str(mask)])
+    script.main()
+    masks.append(np.asanyarray(load(mask).dataobj))
+  np.testing.assert_array_equal(*masks)
+  assert len(np.unique(masks[0])) > 1
+
+
+REFUSED = {
+  'vox_offset 100; expected >= 352': lambda scan: altered(scan, 108, 'f', 100),
+  'scl_slope inf': lambda scan: altered(scan, 112, 'f', np.inf),
+  'xyzt_units 7': lambda scan: altered(scan, 123, 'B', 7),
+  'sform_code -3': lambda scan: altered(scan, 254, 'h', -3),
+  'expected': lambda scan: altered(scan, 42, 'h', 3),
+  'no valid spacing and direction': lambda scan: altered(scan, 280, '4f', 0, 0, 0, 0),
+  'has no header of a NIfTI file': lambda scan: b'notes' * 100,
+  'Compressed file ended before': lambda scan: scan.read_bytes()[:-9],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('text', REFUSED)
+def test_a_scan_whose_header_cannot_be_right_is_refused(plain, tmp_path, monkeypatch, capsys, text):
+  path, mask = tmp_path / 'a.nii', tmp_path / 'm.nii'
+  path.write_bytes(REFUSED[text](write_scan(tmp_path / 'scan.nii.gz')))
+  monkeypatch.setattr(sys, 'argv', ['segment.py', str(path), str(mask)])
+  with pytest.raises(SystemExit) as stopped:
+    script_in(plain[1]).main()
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert stopped.value.code == 2 and f'{path}: ' in last and text in last
+  assert not mask.exists()
+
+
+@pytest.mark.parametrize('kind', [np.complex64, np.complex128, 'RGB', 'RGBA'])
+def test_voxels_that_are_no_numbers_are_refused(plain, tmp_path, monkeypatch, capsys, kind):
+  voxels = [(letter, 'u1') for letter in kind] if isinstance(kind, str) else kind
+  nibabel.save(nibabel.Nifti1Image(np.zeros((9, 8, 7), voxels), np.eye(4)), tmp_path / 'a.nii')
+  script = script_in(plain[1])
+  monkeypatch.setattr(sys, 'argv', ['segment.py', str(tmp_path / 'a.nii'), str(tmp_path / 'm.nii')])
+  with pytest.raises(SystemExit) as stopped:
+    script.main()
+  assert stopped.value.code == 2 and 'expected one number for each' in capsys.readouterr().err
+  settings, network = script.load(plain[1])
+  with pytest.raises(SystemExit, match='not one number for each'):
+    script.segment(np.zeros((9, 8, 7), voxels), np.eye(4), settings, network)
 
 
 def test_the_script_is_short():

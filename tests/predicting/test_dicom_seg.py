@@ -222,6 +222,38 @@ def test_a_mask_without_any_class_and_a_series_without_a_patient_make_one_too(tm
   assert not seg.PatientName and 'PatientName' in seg and len(seg.SegmentSequence) == 3
 
 
+def to_enhanced(series, place):
+  """The series as one object of all frames, which highdicom writes; not in the order of places."""
+  headers = [pydicom.dcmread(path) for path in sorted(series.iterdir())]
+  made = highdicom.legacy.LegacyConvertedEnhancedMRImage(
+    headers,
+    series_instance_uid='1.2.826.0.1.77.8',
+    series_number=7,
+    sop_instance_uid='1.2.826.0.1.77.9',
+    instance_number=1,
+  )
+  place.mkdir()
+  made.save_as(place / 'all.dcm')
+  return place
+
+
+@pytest.mark.parametrize('lay', LAYS)
+def test_of_an_enhanced_series_too_it_is_the_nifti_mask_voxel_for_voxel(tmp_path, lay):
+  plain = write_series(tmp_path / 'series', lay=lay, ImageType=['ORIGINAL', 'PRIMARY', 'OTHER'])
+  series = to_enhanced(plain, tmp_path / 'enhanced')
+  (one, grid), (other, its_grid) = (
+    sources.read(sources.find(place, channels=1)[0]) for place in (plain, series)
+  )
+  np.testing.assert_array_equal(one.image, other.image)
+  np.testing.assert_allclose(grid.affine, its_grid.affine, atol=1e-6)
+  alone, _ = sources.read(sources.find(series / 'all.dcm', channels=1)[0])
+  np.testing.assert_array_equal(one.image, alone.image)
+  mask, nifti, seg = written(series)
+  found = voxel_by_voxel(seg, nifti)
+  np.testing.assert_array_equal(found, np.asarray(nifti.dataobj))
+  assert (found > 0).sum() == (mask > 0).sum() > 50
+
+
 BAD = {
   'no frame of reference': ({'FrameOfReferenceUID': None}, 'has no FrameOfReferenceUID'),
   'no instance': ({'SOPInstanceUID': ''}, 'has no SOPInstanceUID'),

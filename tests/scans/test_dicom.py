@@ -1,15 +1,29 @@
 """DICOM series: the same voxels at the same places as other readers see, in whatever order."""
 
+import io
 import struct
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import phantom_chaos
+import PIL.Image
 import pytest
 import SimpleITK
+from pydicom import Dataset, Sequence, dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+  DeflatedExplicitVRLittleEndian,
+  ExplicitVRBigEndian,
+  ExplicitVRLittleEndian,
+  ImplicitVRLittleEndian,
+  RLELossless,
+)
 from scipy.spatial.transform import Rotation
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom
+from thrifty_jax.scans import dicom, dicom_file
 
 PATIENTS = 4  # one for each way the files lie
 
@@ -82,14 +96,20 @@ def element(group, number, kind, *values):
   return struct.pack('<HH', group, number) + kind.encode() + length + value
 
 
-def dicom_file(pixels, *, position, directions, spacing, rescale, series):
-  """The bytes of a CT slice; pixels [H, W], uint16 or int16."""
+def slice_bytes(
+  pixels, *, position, directions, spacing, rescale, series, syntax=None, instead=None, data=None
+):
+  """The bytes of a CT slice; pixels [H, W], uint16 or int16.
+
+  `instead` has elements by tag, (group, number), which replace the usual ones; b'' leaves one out.
+  `data` are the bytes of the pixels if they are compressed, by `syntax`.
+  """
   storage = '1.2.840.10008.5.1.4.1.1.2'
   meta = [
     element(2, 1, 'OB', b'\0\1'),
     element(2, 2, 'UI', storage),
     element(2, 3, 'UI', f'1.2.3.{series}.1'),
-    element(2, 0x10, 'UI', '1.2.840.10008.1.2.1'),
+    element(2, 0x10, 'UI', syntax or '1.2.840.10008.1.2.1'),
   ]
   signed = int(pixels.dtype.kind == 'i')
   body = [
@@ -112,6 +132,13 @@ def dicom_file(pixels, *, position, directions, spacing, rescale, series):
     element(0x28, 0x1053, 'DS', rescale[1]),
     element(0x7FE0, 0x10, 'OW', pixels.astype('<u2' if not signed else '<i2').tobytes()),
   ]
+  if data is not None:
+    items = struct.pack('<HHI', 0xFFFE, 0xE000, 0), struct.pack('<HHI', 0xFFFE, 0xE000, len(data))
+    end = struct.pack('<HHI', 0xFFFE, 0xE0DD, 0)
+    packed = struct.pack('<HH', 0x7FE0, 0x10) + b'OB\0\0' + b'\xff' * 4
+    body[-1] = b''.join([packed, *items, data, end])
+  by_tag = {struct.unpack('<HH', one[:4]): one for one in body} | (instead or {})
+  body = [by_tag[tag] for tag in sorted(by_tag)]
   length = element(2, 0, 'UL', sum(map(len, meta)))
   return bytes(128) + b'DICM' + length + b''.join([*meta, *body])
 
@@ -137,7 +164,7 @@ def test_a_series_that_itk_did_not_write_reads_as_it_was_written(tmp_path, lay, 
   row, column = (turn @ axis for axis in axes)
   normal, origin = np.cross(row, column), np.array([-20.5, 11.25, 300.0])
   for d in range(5):
-    content = dicom_file(
+    content = slice_bytes(
       stored[d],
       position=origin + 2.25 * d * normal,
       directions=(*row, *column),
@@ -164,3 +191,367 @@ def test_a_series_that_itk_did_not_write_reads_as_it_was_written(tmp_path, lay, 
 def test_fewer_than_two_slices_are_no_series(raw, count):
   with pytest.raises(InputError, match=f'{count} slices in its folder; expected two'):
     dicom.read_series(slices_of(raw / 'CT' / '1' / 'DICOM_anon')[:count])
+
+
+STORED = np.random.default_rng(0).integers(0, 4000, (4, 6, 7)).astype(np.uint16)
+
+
+def series_of(folder, *, instead=None, stored=STORED, **changes):
+  """Files of a series, of which the second has other elements."""
+  files = []
+  for d, plane in enumerate(stored):
+    settings = {
+      'position': (-20.5, 11.25, 300 + 2.5 * d),
+      'directions': (1, 0, 0, 0, 1, 0),
+      'spacing': (3.5, 3.0),
+      'rescale': (-1024, 1),
+      'series': 1,
+    }
+    own = instead if d == 1 or 'all' in changes else None
+    more = {name: value[d] if name == 'data' else value for name, value in changes.items()}
+    more.pop('all', None)
+    files.append(folder / f'{d}.dcm')
+    files[-1].write_bytes(slice_bytes(plane, **settings | more, instead=own))
+  return files
+
+
+def text(group, number, *values, kind='DS'):
+  return {(group, number): element(group, number, kind, *values)}
+
+
+def number(group, number, value):
+  return {(group, number): element(group, number, 'US', value)}
+
+
+SPACING, DIRECTIONS, POSITION = (0x28, 0x30), (0x20, 0x37), (0x20, 0x32)
+SLOPE, INTERCEPT = (0x28, 0x1053), (0x28, 0x1052)
+UNREADABLE = {
+  **{f'distances {value}': (text(*SPACING, value), 'PixelSpacing') for value in (
+    '3,5\\3,0', '3.5,3.0', '3.5', '', '0\\0', 'unknown', '-3.5\\3', '3.5\\3\\3', 'nan\\3',
+    '3.5\\inf', '3.5 mm\\3 mm',
+  )},
+  **{f'directions {value}': (text(*DIRECTIONS, value), 'ImageOrientationPatient') for value in (
+    '', '0\\0\\0\\0\\0\\0', '1\\0\\0', '1\\0\\0\\1\\0\\0', '1,0\\0\\0\\0\\1\\0',
+    '2\\0\\0\\0\\2\\0', '1\\0\\0\\0\\0.5\\0', 'axial',
+  )},
+  **{f'position {value}': (text(*POSITION, value), 'ImagePositionPatient') for value in (
+    '', '1\\2', '1,5\\2\\3', 'nan\\0\\0', '0\\0\\0\\0', 'here',
+  )},
+  **{f'slope {value}': (text(*SLOPE, value), 'RescaleSlope') for value in (
+    '', '0', '0.0', '-0', '1,5', 'inf', '1\\2', 'one',
+  )},
+  **{f'intercept {value}': (text(*INTERCEPT, value), 'RescaleIntercept') for value in (
+    '', '-1024,0', 'nan', '0\\0', 'HU',
+  )},
+  'no slope': ({SLOPE: b''}, 'has no RescaleSlope, but RescaleIntercept'),
+  'no intercept': ({INTERCEPT: b''}, 'has no RescaleIntercept, but RescaleSlope'),
+  'neither, while others have both': (
+    {SLOPE: b'', INTERCEPT: b''},
+    'the slice has 0 slopes and intercepts, but 0.dcm has 1',
+  ),
+  'no distances': ({SPACING: b''}, 'has no PixelSpacing'),
+  'no directions': ({DIRECTIONS: b''}, 'has no ImageOrientationPatient'),
+  'no position': ({POSITION: b''}, 'has no ImagePositionPatient'),
+  '12 bits a pixel': (number(0x28, 0x100, 12), 'BitsAllocated is 12; expected 8, 16 or 32'),
+  '17 of 16 bits': (number(0x28, 0x101, 17), 'BitsStored is 17'),
+  'no bits stored': ({(0x28, 0x101): b''}, 'BitsStored is None'),
+  'a high bit beyond': (number(0x28, 0x102, 16), 'HighBit is 16'),
+  'a high bit below': (number(0x28, 0x102, 3), 'HighBit is 3'),
+  'neither signed nor not': (number(0x28, 0x103, 2), 'PixelRepresentation is 2'),
+  'a row less': (number(0x28, 0x10, 5), 'pixels are 84 bytes; expected 70'),
+  'a row more': (number(0x28, 0x10, 7), 'pixels are 84 bytes; expected 98'),
+  'wider pixels': (number(0x28, 0x100, 32), 'pixels are 84 bytes; expected 168'),
+  'no rows of pixels': (number(0x28, 0x10, 0), 'Rows is 0'),
+  'no kind of gray': ({(0x28, 4): b''}, 'PhotometricInterpretation is None'),
+  'no pixels': ({(0x7FE0, 0x10): b''}, 'has no pixels'),
+  'a table for a slope': (
+    {(0x28, 0x3000): struct.pack('<HH', 0x28, 0x3000) + b'SQ\0\0' + bytes(4)},
+    'has no pixels that a slope',
+  ),
+  'frames without places': (text(0x28, 8, 2, kind='IS'), 'has 2 frames .*of which 0 say where'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', UNREADABLE)
+def test_a_tag_that_is_there_and_not_valid_is_refused_by_name(tmp_path, name):
+  instead, message = UNREADABLE[name]
+  files = series_of(tmp_path, instead=instead)
+  with pytest.raises(InputError, match=rf'1\.dcm: .*{message}') as caught:
+    dicom.read_series(files)
+  assert '\n' not in str(caught.value)
+
+
+SAME = {
+  'as it should be': {},
+  'white is low': text(0x28, 4, 'MONOCHROME1', kind='CS'),
+  'no distance of slices': text(0x18, 0x88, '0'),
+  'none with a point': text(0x18, 0x88, '0.0'),
+  'none with a sign': text(0x18, 0x88, '-0'),
+  'an unreadable distance of slices': text(0x18, 0x88, 'unknown'),
+  'another distance of slices': text(0x18, 0x88, '99'),
+  'no thickness': text(0x18, 0x50, ''),
+  'a window': text(0x28, 0x1050, '40') | text(0x28, 0x1051, '400'),
+  'spaces around': text(*SPACING, ' 3.5 \\ 3.0 ') | text(*POSITION, ' -20.5\\11.25 \\302.5'),
+  'with exponents': text(*SPACING, '3.5E+00\\3e0') | text(*INTERCEPT, '-1.024E3'),
+  'rounded directions': text(*DIRECTIONS, '1.000\\0.0004\\0\\0\\0.9998\\0'),
+}
+
+
+@pytest.mark.parametrize('every', [False, True])
+@pytest.mark.parametrize('name', SAME)
+def test_what_is_no_matter_changes_nothing(tmp_path, name, every):
+  changes = {'all': True} if every and POSITION not in SAME[name] else {}
+  series = dicom.read_series(series_of(tmp_path, instead=SAME[name], **changes))
+  np.testing.assert_array_equal(series.voxels, STORED.astype(float) - 1024)
+  wanted = [[0, 0, -3, 20.5], [0, -3.5, 0, -11.25], [2.5, 0, 0, 300], [0, 0, 0, 1]]
+  np.testing.assert_allclose(series.affine, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+  ('slope', 'intercept'), [('2', '0'), ('0.5', '-3'), ('-1', '4000'), ('1', '-1024'), ('.1', '7')]
+)
+def test_white_may_be_low_values_stay_what_was_stored(tmp_path, slope, intercept):
+  """The monochrome kind says how to show values, and changes none."""
+  files = series_of(
+    tmp_path,
+    instead=text(0x28, 4, 'MONOCHROME1', kind='CS'),
+    rescale=(intercept, slope),
+    all=True,
+  )
+  wanted = STORED.astype(float) * float(slope) + float(intercept)
+  np.testing.assert_allclose(dicom.read_series(files).voxels, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize('signed', [0, 1])
+def test_bits_beside_the_stored_ones_are_no_values(tmp_path, signed):
+  values = np.random.default_rng(1).integers(-2048 * signed, 2048, (3, 4, 5))
+  bits = ((values << 2) & 0x3FFC) | 0xC001  # 12 of 16, two bits below them and two above
+  files = series_of(
+    tmp_path,
+    instead=number(0x28, 0x101, 12) | number(0x28, 0x102, 13) | number(0x28, 0x103, signed),
+    stored=bits.astype(np.uint16),
+    rescale=(0, 1),
+    all=True,
+  )
+  np.testing.assert_array_equal(dicom.read_series(files).voxels, values)
+
+
+@pytest.mark.parametrize('kind', ['MONOCHROME1', 'MONOCHROME2'])
+@pytest.mark.parametrize('syntax', ['1.2.840.10008.1.2.4.90', '1.2.840.10008.1.2.4.80'])
+def test_compressed_pixels_are_the_stored_ones(tmp_path, kind, syntax):
+  """JPEG 2000 and JPEG-LS, as highdicom's and Pillow's libraries write them."""
+  stored = np.kron(STORED, np.ones((1, 6, 6), np.uint16))
+  if syntax.endswith('80'):
+    pyjpegls = pytest.importorskip('jpeg_ls')
+    data = [pyjpegls.encode(np.ascontiguousarray(plane)).tobytes() for plane in stored]
+  else:
+    data = []
+    for plane in stored:
+      content = io.BytesIO()
+      PIL.Image.fromarray(plane).save(content, 'JPEG2000', irreversible=False, no_jp2=True)
+      data.append(content.getvalue())
+  data = [one + bytes(len(one) % 2) for one in data]
+  files = series_of(
+    tmp_path,
+    stored=stored,
+    syntax=syntax,
+    data=data,
+    instead=text(0x28, 4, kind, kind='CS'),
+    all=True,
+  )
+  np.testing.assert_array_equal(dicom.read_series(files).voxels, stored.astype(float) - 1024)
+
+
+SYNTAXES = {
+  'implicit': ImplicitVRLittleEndian,
+  'deflated': DeflatedExplicitVRLittleEndian,
+  'big-endian': ExplicitVRBigEndian,
+  'run lengths': RLELossless,
+}
+
+
+@pytest.mark.parametrize(
+  ('syntax', 'bits'),
+  [('implicit', 8), ('deflated', 8), ('run lengths', 8), *((name, 16) for name in SYNTAXES)],
+)
+def test_whatever_the_transfer_syntax_pixels_are_the_stored_ones(tmp_path, syntax, bits):
+  """Files by pydicom, signed pixels."""
+  uid = SYNTAXES[syntax]
+  random = np.random.default_rng(2)  # GDCM decompresses run lengths of no much smaller images
+  values = random.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (3, 48, 64)).astype(f'i{bits // 8}')
+  stored = values.view(f'u{bits // 8}')
+  files = series_of(tmp_path, stored=stored.astype(np.uint16), rescale=(-24, 2))
+  for path, plane in zip(files, stored, strict=True):
+    dataset = dcmread(path)
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 1
+    dataset.PixelData = plane.tobytes()
+    if syntax == 'run lengths':
+      dataset.compress(uid, plane.view(values.dtype))
+    if syntax == 'big-endian':
+      dataset.PixelData = plane.byteswap().tobytes()
+      dataset = as_big_endian(dataset)
+    dataset.file_meta.TransferSyntaxUID = uid
+    dataset.save_as(path)
+  np.testing.assert_array_equal(dicom.read_series(files).voxels, values.astype(float) * 2 - 24)
+
+
+def as_big_endian(dataset):
+  """A copy that pydicom writes in another byte order; the pixels are in it already."""
+  made = Dataset()
+  for one in dataset:
+    made.add_new(one.tag, one.VR, one.value)
+  made.file_meta, made.preamble = dataset.file_meta, bytes(128)
+  return made
+
+
+def test_a_syntax_of_one_maker_is_refused(tmp_path):
+  files = series_of(tmp_path, syntax='1.2.840.113619.5.2')
+  with pytest.raises(InputError, match=r'0\.dcm: .*1\.2\.840\.113619\.5\.2'):
+    dicom.read_series(files)
+
+
+SAMPLES = (
+  *('CT_small', 'MR_small', 'MR_small_RLE', 'MR_small_bigendian', 'MR_small_implicit'),
+  *('MR_small_jp2klossless', 'MR_small_jpeg_ls_lossless', 'J2K_pixelrep_mismatch', '693_J2KI'),
+)
+
+
+@pytest.mark.parametrize('name', SAMPLES)
+def test_samples_of_pydicom_are_read_as_simpleitk_reads_them(name):
+  path = get_testdata_file(f'{name}.dcm', download=False)
+  if path is None:
+    pytest.skip('this pydicom comes without it')
+  (plane,) = dicom_file.read_planes(Path(str(path)))
+  image = SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
+  np.testing.assert_allclose(plane.pixels, SimpleITK.GetArrayFromImage(image)[0], rtol=1e-6)
+  np.testing.assert_allclose(plane.spacing[::-1], image.GetSpacing()[:2], rtol=1e-6)
+  np.testing.assert_allclose(plane.position, image.GetOrigin(), atol=1e-4)
+  directions = np.reshape(image.GetDirection(), (3, 3))
+  np.testing.assert_allclose(plane.directions, directions, atol=1e-4)
+
+
+OTHERS = {
+  'RT Dose Storage': text(8, 0x16, '1.2.840.10008.5.1.4.1.1.481.2', kind='UI'),
+  r'colour image \(Secondary Capture Image Storage, RGB\)': {
+    **text(8, 0x16, '1.2.840.10008.5.1.4.1.1.7', kind='UI'),
+    **number(0x28, 2, 3),
+    **text(0x28, 4, 'RGB', kind='CS'),
+  },
+  r'colour image \(CT Image Storage, PALETTE COLOR\)': text(0x28, 4, 'PALETTE COLOR', kind='CS'),
+  r'localizer \(CT Image Storage\)': text(8, 8, 'ORIGINAL', 'PRIMARY', 'LOCALIZER', kind='CS'),
+  r'localizer \(MR Image Storage\)': {
+    **text(8, 8, 'DERIVED', 'PRIMARY', 'SCOUT', 'M', kind='CS'),
+    **text(8, 0x16, '1.2.840.10008.5.1.4.1.1.4', kind='UI'),
+  },
+  'Parametric Map Storage': text(8, 0x16, '1.2.840.10008.5.1.4.1.1.30', kind='UI'),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_what_is_no_slice_of_a_scan_is_named_for_what_it_is(tmp_path, name):
+  files = series_of(tmp_path, instead=OTHERS[name])
+  with pytest.raises(InputError, match=rf'1\.dcm: is no slice but a {name}; expected slices'):
+    dicom.read_series(files)
+
+
+ENHANCED = '1.2.840.10008.5.1.4.1.1.4.1'
+
+
+def enhanced(path, stored, *, frames=None, slopes=(1,), rescale=True, shared=(), drop=()):
+  """An enhanced MR image by pydicom, its frames in the order of `frames`, each 2.5 mm on."""
+
+  def item(**tags):
+    made = Dataset()
+    for keyword, value in tags.items():
+      setattr(made, keyword, value)
+    return Sequence([made])
+
+  def groups(d, k):
+    made = {
+      'PlanePositionSequence': item(ImagePositionPatient=[-20.5, 11.25, 300 + 2.5 * int(d)]),
+      'PlaneOrientationSequence': item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+      'PixelMeasuresSequence': item(PixelSpacing=[3.5, 3.0], SpacingBetweenSlices=0),
+    }
+    if rescale:
+      slope = slopes[k % len(slopes)]
+      made['PixelValueTransformationSequence'] = item(
+        RescaleSlope=slope, RescaleIntercept=-3, RescaleType='US'
+      )
+    return {name: value for name, value in made.items() if name not in drop}
+
+  frames = list(range(len(stored)) if frames is None else frames)
+  dataset = Dataset()
+  dataset.SOPClassUID, dataset.SOPInstanceUID = ENHANCED, '1.2.3.4'
+  dataset.ImageType = ['ORIGINAL', 'PRIMARY', 'VOLUME', 'NONE']
+  dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, 'MONOCHROME2'
+  dataset.Rows, dataset.Columns = stored.shape[1:]
+  dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+  dataset.PixelRepresentation, dataset.NumberOfFrames = 0, len(frames)
+  of_all = {name: value for name, value in groups(0, 0).items() if name in shared}
+  dataset.SharedFunctionalGroupsSequence = Sequence([Dataset()])
+  dataset.PerFrameFunctionalGroupsSequence = Sequence([Dataset() for _ in frames])
+  for name, value in of_all.items():
+    setattr(dataset.SharedFunctionalGroupsSequence[0], name, value)
+  for k, (d, one) in enumerate(zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True)):
+    for name, value in groups(d, k).items():
+      if name not in shared:
+        setattr(one, name, value)
+  dataset.PixelData = stored[frames].tobytes()
+  dataset.file_meta = FileMetaDataset()
+  dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+  dataset.save_as(path, enforce_file_format=True)
+  return path
+
+
+ALL = ('PlaneOrientationSequence', 'PixelMeasuresSequence', 'PixelValueTransformationSequence')
+FRAMES: dict[str, dict[str, Any]] = {
+  'in order': {},
+  'backwards': {'frames': (3, 2, 1, 0)},
+  'interleaved': {'frames': (0, 2, 1, 3)},
+  'what all share apart': {'shared': ALL},
+  'shared, backwards': {'shared': ALL[:2], 'frames': (3, 1, 2, 0)},
+  'a slope of its own for each': {'slopes': (1, 2, 0.5, 3)},
+  'no rescaling': {'rescale': False},
+}
+
+
+@pytest.mark.parametrize('name', FRAMES)
+def test_frames_of_an_enhanced_object_are_slices(tmp_path, name):
+  settings = FRAMES[name]
+  path = enhanced(tmp_path / 'all.dcm', STORED, **settings)
+  series = dicom.read_series([path])
+  frames, slopes = settings.get('frames', range(4)), settings.get('slopes', (1,))
+  wanted = STORED.astype(float)
+  if settings.get('rescale', True):
+    for k, d in enumerate(frames):
+      wanted[d] = wanted[d] * slopes[k % len(slopes)] - 3
+  np.testing.assert_array_equal(series.voxels, wanted)
+  lies = [[0, 0, -3, 20.5], [0, -3.5, 0, -11.25], [2.5, 0, 0, 300], [0, 0, 0, 1]]
+  np.testing.assert_allclose(series.affine, lies, atol=1e-6)
+  np.testing.assert_array_equal(np.array(frames)[series.order], range(4))
+  assert dicom_file.has_frames(path) and dicom_file.holds_image(path)
+
+
+def test_frames_in_several_files_are_one_series(tmp_path):
+  files = [
+    enhanced(tmp_path / 'a.dcm', STORED, frames=(3, 1)),
+    enhanced(tmp_path / 'b.dcm', STORED, frames=(0, 2)),
+  ]
+  np.testing.assert_array_equal(dicom.read_series(files).voxels, STORED.astype(float) - 3)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'drop': ('PlanePositionSequence',)}, 'has no ImagePositionPatient'),
+    ({'drop': ('PixelMeasuresSequence',)}, 'has no PixelSpacing'),
+    ({'frames': (0, 1, 3)}, 'frame 1: lies 2.50 mm from all.dcm, frame 2, others 3.75 mm apart'),
+    ({'frames': (0, 1, 2, 2)}, 'frame 3: lies where all.dcm, frame 4 does'),
+    ({'slopes': (1, 0)}, "frame 2: its RescaleSlope is '0.0'"),
+    ({'frames': (1,)}, '1 slices in its folder'),
+  ],
+)
+def test_frames_without_a_place_or_twice_are_refused(tmp_path, settings, message):
+  with pytest.raises(InputError, match=rf'all\.dcm.*({message})'):
+    dicom.read_series([enhanced(tmp_path / 'all.dcm', STORED, **settings)])

@@ -120,3 +120,153 @@ def test_a_header_that_must_not_be_read_is_bad_input(written, monkeypatch):
   monkeypatch.setattr(type(written[0]), 'open', refuse)
   with pytest.raises(InputError, match=r'scan\.mh[ad]: cannot be read \(.*Permission denied'):
     volumes.read_metaimage(written[0])
+
+
+# Entries that move, scale or size voxels, and what of the header is left out or replaced.
+HEADER = {
+  'ObjectType': 'Image',
+  'NDims': '3',
+  'BinaryData': 'True',
+  'BinaryDataByteOrderMSB': 'False',
+  'CompressedData': 'False',
+  'TransformMatrix': '0 1 0 -1 0 0 0 0 1',
+  'Offset': '5 6 7',
+  'ElementSpacing': '1.5 2 2.5',
+  'DimSize': '7 6 5',
+  'ElementType': 'MET_SHORT',
+  'ElementDataFile': 'LOCAL',
+}
+
+
+def by_hand(folder, **changes):
+  entries = {name: value for name, value in (HEADER | changes).items() if value is not None}
+  place = entries.pop('ElementDataFile')
+  lines = [f'{name} = {value}\n' for name, value in [*entries.items(), ('ElementDataFile', place)]]
+  voxels = VOXELS.astype('>i2' if entries.get('BinaryDataByteOrderMSB') == '1' else '<i2')
+  (folder / 'scan.mha').write_bytes(''.join(lines).encode() + voxels.tobytes())
+  return folder / 'scan.mha'
+
+
+READ = {
+  'plain': {},
+  'four axes, the last of one frame': {
+    'NDims': '4',
+    'DimSize': '7 6 5 1',
+    'ElementSpacing': '1.5 2 2.5 1',
+    'Offset': '5 6 7 0',
+    'TransformMatrix': '0 1 0 0 -1 0 0 0 0 0 1 0 0 0 0 1',
+  },
+  'other names': {'Offset': None, 'Origin': '5 6 7', 'TransformMatrix': None,
+                  'Rotation': '0 1 0 -1 0 0 0 0 1'},
+  'size for distance': {'ElementSpacing': None, 'ElementSize': '1.5 2 2.5'},
+  'a slope of 1': {'ElementToIntensityFunctionSlope': '1.000'},
+  'an intercept of 0': {'ElementToIntensityFunctionOffset': '0'},
+  'millimetres': {'DistanceUnits': 'mm'},
+  'the other byte order': {'BinaryDataByteOrderMSB': '1'},
+  'three digits': {'TransformMatrix': '0 1 0 -1 0 0.004 0.004 0 1'},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', READ)
+def test_voxels_and_their_places_are_those_of_the_header(tmp_path, name):
+  voxels, affine = volumes.read_metaimage(by_hand(tmp_path, **READ[name]))
+  np.testing.assert_array_equal(voxels, VOXELS)
+  # Columns of (d, h, w) in RAS: the first axis of the file points to +y of LPS, the second to -x.
+  wanted = [[0, 2, 0, -5], [0, 0, -1.5, -6], [2.5, 0, 0, 7], [0, 0, 0, 1]]
+  np.testing.assert_allclose(affine, wanted, atol=0.02)
+  shape, same = volumes.read_header(tmp_path / 'scan.mha')
+  assert shape == VOXELS.shape
+  np.testing.assert_array_equal(same, affine)
+
+
+REFUSED = {
+  'no distance': ({'ElementSpacing': None}, "ElementSpacing ''; expected the distance"),
+  'commas for points': ({'ElementSpacing': '1,5 2,0 2,5'}, 'ElementSpacing .1,5 2,0 2,5'),
+  'two of three distances': ({'ElementSpacing': '1.5 2'}, 'expected 3 numbers'),
+  'a distance of 0': ({'ElementSpacing': '1.5 0 2'}, 'expected distances above 0'),
+  'a distance backwards': ({'ElementSpacing': '1.5 -2 2'}, 'expected distances above 0'),
+  'a distance that is none': ({'ElementSpacing': 'unknown'}, "ElementSpacing 'unknown'"),
+  'an empty origin': ({'Offset': ''}, "Offset ''; expected 3 numbers"),
+  'an origin without end': ({'Offset': '0 inf 0'}, "Offset '0 inf 0'"),
+  'half a matrix': ({'TransformMatrix': '1 0 0 0 1 0'}, 'expected 9 numbers'),
+  'a matrix of zeros': ({'TransformMatrix': '0 0 0 0 0 0 0 0 0'}, 'axes of length 1 at right'),
+  'a matrix that scales': ({'TransformMatrix': '2 0 0 0 2 0 0 0 2'}, 'axes of length 1 at right'),
+  'a matrix that leans': ({'TransformMatrix': '1 0 0 0.3 1 0 0 0 1'}, 'axes of length 1 at right'),
+  'a slope': ({'ElementToIntensityFunctionSlope': '2'}, "FunctionSlope '2'; expected 1"),
+  'an intercept': ({'ElementToIntensityFunctionOffset': '-1024'}, "FunctionOffset '-1024'"),
+  'micrometres': ({'DistanceUnits': 'um'}, "DistanceUnits 'um'; expected mm"),
+  'two distances': ({'Origin': '5 6 8'}, 'Offset and Origin .different.; expected one of them'),
+  'two matrices': ({'Rotation': '1 0 0 0 1 0 0 0 1'}, 'TransformMatrix and Rotation'),
+  'a slope that is none': ({'ElementToIntensityFunctionSlope': 'x'}, "FunctionSlope 'x'"),
+  'no number of axes': ({'NDims': None}, "NDims ''; expected the number"),
+  'no byte order': ({'BinaryDataByteOrderMSB': 'big'}, "MSB 'big'; expected true or t"),
+  'axes without a number': ({'NDims': 'three'}, "NDims 'three'"),
+  'two frames': (
+    {'NDims': '4', 'DimSize': '7 6 5 2', 'ElementSpacing': '1 1 1 1', 'Offset': '0 0 0 0',
+     'TransformMatrix': '1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1'},
+    'are 420 bytes; expected 840',
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_entries_that_would_be_guessed_are_refused_by_name(tmp_path, name):
+  changes, text = REFUSED[name]
+  with pytest.raises(InputError, match=rf'scan\.mha: .*{text}') as caught:
+    volumes.read_metaimage(by_hand(tmp_path, **changes))
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('value', ['100', '0', '10', '-5', 'abc', '415', '417', ''])
+@pytest.mark.parametrize('way', ['mhd, zraw', 'mha, compressed'])
+def test_a_wrong_number_of_compressed_bytes_is_refused(tmp_path, way, value):
+  """ITK takes what it says for the end, and what is missing for whatever is in memory."""
+  header = tmp_path / WAYS[way][0]
+  SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOXELS), str(header), True)
+  with_header(header, CompressedDataSize=value)
+  with pytest.raises(InputError, match=rf"CompressedDataSize '{value}'; expected 416"):
+    volumes.read_metaimage(header)
+
+
+def test_an_entry_with_two_values_is_refused(tmp_path):
+  path = by_hand(tmp_path)
+  path.write_bytes(b'ElementSpacing = 1 1 1\n' + path.read_bytes())
+  with pytest.raises(InputError, match=r"ElementSpacing '1 1 1, then 1\.5 2 2\.5'; expected one"):
+    volumes.read_metaimage(path)
+
+
+@pytest.mark.parametrize(('old', 'new'), [(b' = ', b' : '), (b' = ', b'='), (b'\n', b'\r\n')])
+def test_entries_are_seen_however_they_are_written(tmp_path, old, new):
+  """ITK takes a colon too."""
+  path = by_hand(tmp_path)
+  header, voxels = path.read_bytes().split(b'LOCAL\n')
+  path.write_bytes(header.replace(old, new) + b'LOCAL\n' + voxels)
+  np.testing.assert_array_equal(volumes.read_metaimage(path)[0], VOXELS)
+  path.write_bytes(header.replace(b'7 6 5', b'7 6 4').replace(old, new) + b'LOCAL\n' + voxels)
+  with pytest.raises(InputError, match='are 420 bytes; expected 336'):
+    volumes.read_metaimage(path)
+
+
+@pytest.mark.parametrize('ending', ['mha', 'nrrd'])
+@pytest.mark.parametrize('content', [b'', b'notes', b'NDims = 3\nDimSize = 1 1 1\n', b'NRRD0004\n'])
+def test_a_file_without_a_header_is_refused(tmp_path, ending, content):
+  path = tmp_path / f'a.{ending}'
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r'cannot be read \(it has no header of'):
+    volumes.read_metaimage(path)
+
+
+@pytest.mark.parametrize('ending', ['mha', 'nrrd'])
+@pytest.mark.parametrize('kind', ['complex', 'two values', 'colours', 'two frames', 'real of two'])
+def test_what_has_more_than_one_number_a_voxel_is_refused(tmp_path, ending, kind):
+  plain = SimpleITK.GetImageFromArray(VOXELS)
+  image = {
+    'complex': SimpleITK.GetImageFromArray(VOXELS.astype(np.complex64)),
+    'two values': SimpleITK.Compose([plain] * 2),
+    'colours': SimpleITK.Compose([SimpleITK.Cast(plain, SimpleITK.sitkUInt8)] * 3),
+    'two frames': SimpleITK.JoinSeries([plain] * 2),
+    'real of two': SimpleITK.Compose([SimpleITK.Cast(plain, SimpleITK.sitkFloat64)] * 2),
+  }[kind]
+  SimpleITK.WriteImage(image, str(tmp_path / f'a.{ending}'))
+  with pytest.raises(InputError, match=rf'a\.{ending}: has .*Convert the file'):
+    volumes.read_metaimage(tmp_path / f'a.{ending}')

@@ -6,8 +6,10 @@ from typing import Any
 import nibabel
 import numpy as np
 import phantom_chaos
+import pydicom
 import pytest
 
+from data_prep import phantom
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import sources, volumes
 
@@ -106,6 +108,19 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     sources.read(second)
 
 
+@pytest.mark.parametrize('orientation', ['IAR', 'SLP', 'PLS', 'RIA', 'LPS'])
+def test_a_channel_stored_in_another_order_of_axes_is_turned_as_the_first(tmp_path, orientation):
+  made = phantom.make_scan(patient=0, seed=0)
+  for number, axes in enumerate(('SPL', orientation)):
+    stored, affine = phantom.turn(made.image + 100 * number, made.affine, axes)
+    image = nibabel.Nifti1Image(stored.transpose(), affine[:, [2, 1, 0, 3]])
+    nibabel.save(image, tmp_path / f'a_000{number}.nii.gz')
+  (source,) = sources.find(tmp_path, channels=2)
+  image = sources.read(source)[0].image
+  np.testing.assert_allclose(image[..., 0], made.image, atol=1e-4)
+  np.testing.assert_allclose(image[..., 1], made.image + 100, atol=1e-4)
+
+
 def test_a_dicom_series_is_read_in_the_order_of_positions_and_named_by_its_folder(series):
   for number, folder in enumerate(series):
     (source,) = sources.find(folder, channels=1)
@@ -140,6 +155,86 @@ def test_slices_of_two_series_or_unreadable_ones_are_refused(series, tmp_path):
   last.write_bytes(b'no DICOM')  # left out, the scan would lose its last slice
   with pytest.raises(InputError, match=last.name):
     sources.read(sources.find(cut, channels=1)[0])
+
+
+# By file name: what it is.
+WITHOUT_IMAGE = {
+  'structures.dcm': '1.2.840.10008.5.1.4.1.1.481.3',
+  'plan.DCM': '1.2.840.10008.5.1.4.1.1.481.5',
+  'report.dcm': '1.2.840.10008.5.1.4.1.1.88.33',
+  'how_to_show.dcm': '1.2.840.10008.5.1.4.1.1.11.1',
+  'key_images.ima': '1.2.840.10008.5.1.4.1.1.88.59',
+  'no_ending': '1.2.840.10008.5.1.4.1.1.66.1',
+  'document.dcm': '1.2.840.10008.5.1.4.1.1.104.1',
+  'raw.dcm': '1.3.12.2.1107.5.9.1',
+  'dicomdir': '1.2.840.10008.1.3.10',
+  'DICOMDIR': '1.2.840.10008.1.3.10',
+}
+
+
+def write_object(path, kind, **tags):
+  dataset = pydicom.Dataset()
+  dataset.file_meta = pydicom.dataset.FileMetaDataset()
+  dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+  dataset.file_meta.MediaStorageSOPClassUID = kind
+  dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID('1.2.3.4')
+  if path.name.lower() != 'dicomdir':
+    dataset.SOPClassUID = kind
+  for keyword, value in tags.items():
+    setattr(dataset, keyword, value)
+  dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.mark.parametrize('name', WITHOUT_IMAGE)
+def test_an_object_without_an_image_beside_a_series_is_passed_over_and_named(
+  series, tmp_path, name
+):
+  place = shutil.copytree(series[0], tmp_path / 'scan')
+  wanted, _ = sources.read(sources.find(place, channels=1)[0])
+  assert not sources.passed_over(sources.find(place, channels=1))
+  write_object(place / name, WITHOUT_IMAGE[name])
+  for where in (place, tmp_path):
+    found = sources.find(where, channels=1)
+    np.testing.assert_array_equal(sources.read(found[0])[0].image, wanted.image)
+    (line,) = sources.passed_over(found)
+    assert line.startswith(f'{place}: 1 DICOM file') and line.endswith(name)
+
+
+def test_many_objects_without_an_image_are_counted(series, tmp_path):
+  place = shutil.copytree(series[0], tmp_path / 'scan')
+  for name, kind in WITHOUT_IMAGE.items():
+    write_object(place / name, kind)
+  (line,) = sources.passed_over(sources.find(place, channels=1))
+  assert f'{len(set(place.iterdir())) - len(sources.slices_of(place)) - 1} DICOM files' in line
+  assert line.endswith(', ...')
+
+
+@pytest.mark.parametrize(
+  ('kind', 'tags', 'name'),
+  [
+    ('1.2.840.10008.5.1.4.1.1.481.2', {'Rows': 4}, 'RT Dose Storage'),
+    ('1.2.840.10008.5.1.4.1.1.7', {'Rows': 4, 'SamplesPerPixel': 3}, 'colour image'),
+    ('1.2.840.10008.5.1.4.1.1.2', {'Rows': 4, 'ImageType': ['ORIGINAL', 'PRIMARY', 'LOCALIZER']},
+     'localizer'),
+    ('1.2.840.10008.5.1.4.1.1.2', {}, 'PhotometricInterpretation is None'),
+    ('1.2.840.10008.5.1.4.1.1.30', {'Rows': 4}, 'Parametric Map Storage'),
+  ],
+)  # fmt: skip
+def test_another_image_beside_a_series_is_named_and_not_passed_over(
+  series, tmp_path, kind, tags, name
+):
+  place = shutil.copytree(series[0], tmp_path / 'scan')
+  write_object(place / 'other.dcm', kind, **tags)
+  found = sources.find(place, channels=1)
+  assert not sources.passed_over(found)
+  with pytest.raises(InputError, match=rf'other\.dcm: .*{name}'):
+    sources.read(found[0])
+
+
+def test_a_folder_of_objects_without_an_image_is_no_scan(tmp_path):
+  write_object(tmp_path / 'plan.dcm', WITHOUT_IMAGE['plan.DCM'])
+  with pytest.raises(InputError, match='holds no scan'):
+    sources.find(tmp_path, channels=1)
 
 
 def missing(place):
@@ -202,5 +297,5 @@ def test_axes_without_a_direction_are_refused(tmp_path):
 def test_a_file_that_is_cut_off_is_an_input_error(tmp_path, ending):
   path = write(tmp_path / f'a{ending}', 20, 30, 40)
   path.write_bytes(path.read_bytes()[:-2000])
-  with pytest.raises(InputError, match='cannot be read'):
+  with pytest.raises(InputError, match='cannot be read|are 46000 bytes; expected 48000'):
     sources.read(sources.find(path, channels=1)[0])

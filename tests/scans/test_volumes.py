@@ -1,9 +1,12 @@
 """Scans read back as what was written, whichever way round their files lie."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from scipy.spatial.transform import Rotation
 
 from data_prep import phantom
 from thrifty_jax.errors import InputError
@@ -173,7 +176,7 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, place):
   content = bytearray((tmp_path / 'a.nii').read_bytes())
   content[first:last] = b'\xff\xfe\xff\x7f'  # of its dimensions and type
   (tmp_path / 'a.nii').write_bytes(content)
-  with pytest.raises(InputError, match=r'a\.nii: cannot be read'):
+  with pytest.raises(InputError, match=r'a\.nii: (its header has dim|has voxels of the type)'):
     volumes.read_nifti(tmp_path / 'a.nii')
 
 
@@ -205,10 +208,10 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
     )
 
 
-def test_a_mask_that_lies_the_other_way_is_refused(tmp_path):
+def test_a_mask_whose_header_alone_lies_the_other_way_is_refused(tmp_path):
   made = scan()
   flipped = made.affine @ np.diag((-1.0, 1.0, 1.0, 1.0))
-  with pytest.raises(InputError, match='point to IPL, those of its scan scan.mhd to SPL'):
+  with pytest.raises(InputError, match=r'mask\.mhd: lies up to 18\.40 mm away from scan\.mhd'):
     volumes.make_volume(
       case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
       image=made.image,
@@ -218,7 +221,69 @@ def test_a_mask_that_lies_the_other_way_is_refused(tmp_path):
     )
 
 
-@pytest.mark.parametrize('value', [0.5, -1, 256, np.nan])
+@pytest.mark.parametrize('orientation', ['SPL', 'IAR', 'SLP', 'PLS', 'RIA', 'ALS'])
+@pytest.mark.parametrize('of_mask', ['LPS', 'SPR'])
+def test_a_mask_stored_in_another_order_of_axes_is_turned_as_its_scan(orientation, of_mask):
+  made = scan()
+  image, affine = phantom.turn(made.image, made.affine, orientation)
+  label, label_affine = phantom.turn(made.label, made.affine, of_mask)
+  volume = volumes.make_volume(
+    case_of(Path('scan.nii'), Path('mask.nii')),
+    image=image,
+    affine=affine,
+    label=label,
+    label_affine=label_affine,
+  )
+  np.testing.assert_array_equal(volume.truth, made.label)
+  np.testing.assert_array_equal(volume.image[..., 0], made.image)
+
+
+@pytest.mark.parametrize('degrees', [44.99, 45.0, 45.01])
+@pytest.mark.parametrize('off', [-0.02, -0.001, 0.001, 0.02])
+@pytest.mark.parametrize('axis', ['x', 'z'])
+def test_a_mask_beside_a_scan_at_45_degrees_may_differ_by_rounding(degrees, off, axis):
+  made = scan()
+  turn, its_turn = (np.eye(4) for _ in range(2))
+  turn[:3, :3], its_turn[:3, :3] = (
+    Rotation.from_euler(axis, one, degrees=True).as_matrix() for one in (degrees, degrees + off)
+  )
+  volume = volumes.make_volume(
+    case_of(Path('scan.nii'), Path('mask.nii')),
+    image=made.image,
+    affine=turn @ made.affine,
+    label=made.label,
+    label_affine=its_turn @ made.affine,
+  )
+  steps = np.linalg.solve(volume.affine, turn @ made.affine)[:3, :3]
+  axes = np.abs(steps).argmax(axis=0)
+  turned = nibabel.apply_orientation(
+    made.label, np.stack([axes, np.sign(steps[axes, range(3)])], axis=1)
+  )
+  np.testing.assert_array_equal(volume.truth, turned)
+
+
+@pytest.mark.parametrize(
+  'label',
+  [
+    np.array([0, 255, 510]) * float(np.float32(1 / 255)),
+    np.array([0, 0.9995, 2.0005], np.float32),
+    np.array([1e-12, 1 - 1e-9, 2 + 1e-9]),
+    np.array([-0.0009, 1.0009, 1.9991], np.float32),
+    np.array([-0.0, 1, 2], np.float32),
+  ],
+)
+def test_class_numbers_may_be_off_by_the_rounding_of_a_scaling(label):
+  image = np.arange(3.0).reshape(1, 1, 3)
+  volume = volumes.make_volume(
+    case_of(Path('scan.nii'), Path('mask.nii')),
+    image=image,
+    affine=np.diag((1.0, -1.0, -1.0, 1.0))[[2, 1, 0, 3]],
+    label=label.reshape(1, 1, 3),
+  )
+  assert volume.truth.ravel().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('value', [0.5, 0.9985, 1.002, -1, -0.002, 255.9995, 256, np.nan, np.inf])
 def test_a_mask_with_values_that_are_no_classes_is_refused(tmp_path, value):
   made = scan()
   label = made.label.astype(np.float64)

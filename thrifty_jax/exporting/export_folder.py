@@ -16,6 +16,7 @@ from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.predicting import outputs
+from thrifty_jax.scans import nifti
 
 FORMAT = 'thrifty_jax.export'
 VERSION = 1
@@ -71,14 +72,20 @@ def make_contents(
   slice in pixels, None for any.
   """
   about = describe(member, networks, results, sides=sides)
-  script = {'segment.py': Path(segment_onnx.__file__).read_bytes()}
   return {
     **networks,
     'preprocessing.json': json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n',
     'README.md': _page(about).encode(),
     'card.md': card,
-    **(script if 'model.onnx' in networks else {}),
+    **(_scripts() if 'model.onnx' in networks else {}),
   }
+
+
+def _scripts() -> dict[str, bytes]:
+  """Returns the script that makes masks, and the module that it reads scans by, on their own."""
+  text = Path(segment_onnx.__file__).read_text('utf-8')
+  alone = text.replace('from thrifty_jax.scans import nifti', 'import nifti  # beside this script')
+  return {'segment.py': alone.encode(), 'nifti.py': Path(nifti.__file__).read_bytes()}
 
 
 def describe(

@@ -5,7 +5,8 @@
     python segment.py SCAN_0000.nii.gz SCAN_0001.nii.gz MASK.nii.gz   (several channels, in order)
 
 The mask lies on the grid of the scan; preprocessing.json has the names of its numbers, and all that
-this script knows of the network. Of the scan's header only geometry reaches the mask.
+this script knows of the network. Of the scan's header, which nifti.py checks, only geometry reaches
+the mask.
 """
 
 import argparse
@@ -13,20 +14,18 @@ import functools
 import json
 import os
 import sys
+import zlib
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel import orientations
 from scipy import ndimage, sparse
 
+from thrifty_jax.scans import nifti
+
 # Where axes D, H, W of the slices point to: S head, I feet, P back, L the patient's left.
 SLICE_AXES = {'axial': 'SPL', 'coronal': 'PIL', 'sagittal': 'LIP'}
-GEOMETRY = (  # of a NIfTI header
-  *('dim_info', 'pixdim', 'xyzt_units', 'qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z'),
-  *('quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z'),
-)
 
 
 def load(folder, model='model.onnx', threads=0):
@@ -49,6 +48,8 @@ def segment(voxels, affine, settings, network):
     affine: Map from (x, y, z, 1) to RAS millimetres, [4, 4].
     settings, network: Results of `load`.
   """
+  if voxels.dtype.kind not in 'buif':
+    raise SystemExit(f'the scan has voxels of {voxels.dtype}, not one number for each')
   volume = voxels[..., None] if voxels.ndim == 3 else voxels
   if volume.shape[3:] != (settings['modalities'],):
     raise SystemExit(f'the scan has {volume.shape[3:]} channels, not {settings["modalities"]}')
@@ -150,18 +151,12 @@ def keep_largest(mask, number):
     mask[(pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)] = 0
 
 
-def write(path, mask, scan):
+def write(path, mask, scan_header):
   """Writes a mask [X, Y, Z] as NIfTI with only the geometry of its scan's header."""
-  kind = nibabel.Nifti2Image if isinstance(scan, nibabel.Nifti2Image) else nibabel.Nifti1Image
-  header = kind.header_class()
-  header.set_data_dtype(np.uint8)
-  header.set_data_shape(mask.shape)
-  for field in GEOMETRY:
-    header[field] = scan.header[field]
-  header['pixdim'][4:] = 1
-  header['descrip'] = b'Research use only, not a medical device.'
+  image = nifti.image_like(mask, scan_header)
+  image.header['descrip'] = b'Research use only, not a medical device.'
   unfinished = path.with_name(f'.unfinished_{os.getpid()}_{path.name}')
-  nibabel.save(kind(mask, None, header=header), unfinished)
+  nibabel.save(image, unfinished)
   unfinished.replace(path)
 
 
@@ -176,14 +171,19 @@ def main():
   if asked.mask.exists() and not asked.overwrite:
     parser.error(f'{asked.mask} exists; add --overwrite or name another')
   settings, network = load(Path(__file__).parent, asked.model, asked.threads)
-  scans: list[Any] = [nibabel.load(path) for path in asked.scan]
+  scans = []
+  for path in asked.scan:
+    try:
+      scans.append(nifti.read(path))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+      parser.error(f'{path}: {error}')
   first, *others = scans
   for one in others:
-    if one.shape != first.shape or not np.allclose(one.affine, first.affine, atol=0.01):
+    same = one.voxels.shape == first.voxels.shape
+    if not same or not np.allclose(one.affine, first.affine, atol=0.01):
       parser.error('the channels do not lie on one grid')
-  voxels = np.stack([np.asanyarray(scan.dataobj) for scan in scans], axis=-1)
-  voxels = voxels if others else voxels[..., 0]
-  write(asked.mask, segment(voxels, first.affine, settings, network), first)
+  voxels = np.stack([scan.voxels for scan in scans], axis=-1) if others else first.voxels
+  write(asked.mask, segment(voxels, first.affine, settings, network), first.header)
   print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
 
 

@@ -4,12 +4,9 @@ It is the only output that identifies the patient: patient and study are copied 
 archives and viewers need them. No value of a tag is ever printed.
 """
 
-import contextlib
 import importlib.util
 import io
-import logging
-import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import numpy as np
 
 import thrifty_jax
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import sources
+from thrifty_jax.scans import dicom_file, sources
 
 ENDING = '_seg.dcm'
 # Required in every slice, and equal in all of them; SOPInstanceUID is required too.
@@ -27,6 +24,7 @@ _MAY_BE_EMPTY = (
   *('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex', 'StudyDate', 'StudyTime'),
   *('ReferringPhysicianName', 'StudyID', 'AccessionNumber'),
 )
+_FRAMES = 'PerFrameFunctionalGroupsSequence'
 _OFF = 0.3  # of a step: largest offset of a slice from its place; dicom.py allows a quarter
 # Values of DICOM's context group 7150, the categories of segments, with the context groups of their
 # types; a class gets the code that has its name.
@@ -67,12 +65,12 @@ def to_bytes(
   spacing = highdicom.PixelMeasuresSequence(  # as thick as apart, since a mask has no gaps
     pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
   )
-  with _quiet():
+  with dicom_file.quiet():
     try:
-      slices = _in_order(series, affine, len(mask))
+      slices, ordered = _in_order(series, affine, mask)
       made = highdicom.seg.Segmentation(
         source_images=slices,
-        pixel_array=mask,
+        pixel_array=ordered,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         pixel_measures=spacing,
@@ -101,8 +99,11 @@ def to_bytes(
   return content.getvalue()
 
 
-def _in_order(series: Path, affine: np.ndarray, count: int) -> list[Any]:
-  """Headers of the slices, ordered by their positions as in the mask."""
+def _in_order(series: Path, affine: np.ndarray, mask: np.ndarray) -> tuple[list[Any], np.ndarray]:
+  """Headers of the slices by their positions as in the mask, and the mask.
+
+  Of an enhanced object with all frames it is one header, and the mask in the order of its frames.
+  """
   import pydicom
 
   paths = sources.slices_of(series)
@@ -127,12 +128,21 @@ def _in_order(series: Path, affine: np.ndarray, count: int) -> list[Any]:
       f'{series}: two slices have one SOPInstanceUID, so a DICOM SEG cannot refer to them; restore '
       'the original series, or leave out --dicom_seg'
     )
-  positions = np.array([header.ImagePositionPatient for header in headers], float) * (-1, -1, 1)
+  frames = [frame for header in headers for frame in header.get(_FRAMES) or ()]
+  if frames and len(headers) > 1:
+    raise InputError(
+      f'{series}: has frames in {len(headers)} files, but a DICOM SEG can refer to one of them; '
+      'leave out --dicom_seg'
+    )
+  places = [frame.PlanePositionSequence[0] for frame in frames] or headers
+  positions = np.array([place.ImagePositionPatient for place in places], float) * (-1, -1, 1)
   numbers = np.linalg.solve(affine, np.c_[positions, np.ones(len(positions))].T)[0]
   order = np.argsort(numbers)
-  if len(order) != count or np.abs(numbers[order] - np.arange(count)).max() > _OFF:
+  if len(order) != len(mask) or np.abs(numbers[order] - np.arange(len(mask))).max() > _OFF:
     raise InputError(f'{series}: its slices changed while they were read; start again')
-  return [headers[i] for i in order]
+  if frames:
+    return headers, mask[np.argsort(order)]
+  return [headers[i] for i in order], mask
 
 
 def _segments(about: Mapping[str, Any]) -> list[Any]:
@@ -178,16 +188,3 @@ def _codes(number: str, name: str) -> tuple[Any, Any]:
       if known.lower() == wanted:
         return getattr(codes.cid7150, category), getattr(listed, known)
   return codes.cid7150.SpatialAndRelationalConcept, Code(number, _SCHEME, name)
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-  """Silences warnings of pydicom and highdicom about odd tags, as they quote the values."""
-  before = logging.root.manager.disable
-  logging.disable(logging.CRITICAL)
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      yield
-  finally:
-    logging.disable(before)

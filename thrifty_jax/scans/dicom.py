@@ -1,7 +1,7 @@
 """Reads a DICOM series as one volume, its slices in spatial order.
 
-Besides the rescaling only position and direction are read: SliceThickness is not the distance of
-slices, names follow any order, and after anonymisation a series may have several ids, or two one.
+SliceThickness is not the distance of slices, names follow any order, and after anonymisation a
+series may have several ids, or two one: only where the slices lie decides.
 """
 
 import dataclasses
@@ -12,14 +12,9 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import dicom_file, volumes
+from thrifty_jax.scans.dicom_file import Plane
 
-# If any of these is missing, ITK invents a geometry.
-_GEOMETRY = {
-  '0020|0032': 'ImagePositionPatient',
-  '0020|0037': 'ImageOrientationPatient',
-  '0028|0030': 'PixelSpacing',
-}
 _SAME_PLACE_MM = 0.01
 _UNEVEN = 0.25  # share of a step: positions are rounded, and some tables move unevenly
 _SHEAR = 0.02  # sideways share of a step: 1.1 degrees, up to which distances are right within 2 %
@@ -31,72 +26,52 @@ class Series:
 
   voxels: np.ndarray  # [D, H, W], slope and intercept applied (CT: Hounsfield units)
   affine: np.ndarray  # of (d, h, w) to RAS millimetres, [4, 4]
-  order: np.ndarray  # index of each slice's file, [D]: masks[order] puts masks into this order
+  # Index of each slice's file, [D]: masks[order] puts masks into this order. Of files with several
+  # frames these count, one file after the other.
+  order: np.ndarray
 
 
 def read_series(files: Sequence[Path]) -> Series:
-  """Reads the slices of one DICOM series, at least two files of one slice each, in any order.
+  """Reads the slices of one DICOM series in any order: at least two, in files or frames of a file.
 
   Raises:
     InputError: If a slice is unreadable, lacks a geometry or has another one than the first, two
       lie at one place, one is missing, or the slices are not evenly spaced along their normal.
   """
-  import SimpleITK
-
-  if len(files) < 2:
+  planes = [plane for path in files for plane in dicom_file.read_planes(path)]
+  if len(planes) < 2:
     raise InputError(
-      f'{files[0] if files else "DICOM series"}: {len(files)} slices in its folder; expected two '
+      f'{files[0] if files else "DICOM series"}: {len(planes)} slices in its folder; expected two '
       'or more. Restore the others.'
     )
-  planes = [_read_slice(path) for path in files]
-  for path, plane in zip(files, planes, strict=True):
-    _require_alike(path, plane, files[0], planes[0])
-  # Columns: along a row, along a column, normal.
-  directions = np.reshape(planes[0].GetDirection(), (3, 3))
-  positions = np.array([plane.GetOrigin() for plane in planes])
-  order = np.argsort(positions @ directions[:, 2], kind='stable')
-  step = _step([files[i] for i in order], positions[order], directions[:, 2])
-  across, down, _ = planes[0].GetSpacing()
-  axes = np.stack([step, directions[:, 1] * down, directions[:, 0] * across], axis=1)
+  for plane in planes:
+    _require_alike(plane, planes[0])
+  row, column, normal = planes[0].directions.T
+  positions = np.array([plane.position for plane in planes])
+  order = np.argsort(positions @ normal, kind='stable')
+  step = _step([planes[i].path for i in order], positions[order], normal)
+  down, across = planes[0].spacing
+  axes = np.stack([step, column * down, row * across], axis=1)
   return Series(
-    voxels=np.concatenate([SimpleITK.GetArrayFromImage(planes[i]) for i in order]),
-    affine=volumes.affine_from_lps(axes, positions[order[0]]),
+    voxels=np.stack([planes[i].pixels for i in order]),
+    affine=volumes.affine_from_lps(axes, positions[order[0]].tolist()),
     order=order,
   )
 
 
-def _read_slice(path: Path) -> Any:
-  import SimpleITK
-
-  with volumes.report_unreadable(path), volumes.silence_itk():
-    plane = SimpleITK.ReadImage(str(path), imageIO='GDCMImageIO')
-  size, values = plane.GetSize(), plane.GetNumberOfComponentsPerPixel()
-  if size[2:] != (1,) or values > 1:
-    raise InputError(
-      f'{path}: has {"x".join(map(str, size))} pixels of {values} values; expected one slice with '
-      'one value a pixel. Replace it by the original file.'
-    )
-  missing = [name for tag, name in _GEOMETRY.items() if not plane.HasMetaDataKey(tag)]
-  if missing:
-    raise InputError(
-      f'{path}: has no {", ".join(missing)}; expected a slice that says where it lies. Replace it '
-      'by the original file.'
-    )
-  return plane
-
-
-def _require_alike(path: Path, plane: Any, first_path: Path, first: Any) -> None:
+def _require_alike(plane: Plane, first: Plane) -> None:
   """Refuses a slice whose pixel grid differs from that of the first: it is of another series."""
   for what, here, there, tolerance in (
-    ('pixels', plane.GetSize()[:2], first.GetSize()[:2], 0),
-    ('mm between pixels', plane.GetSpacing()[:2], first.GetSpacing()[:2], 1e-3),
-    ('as direction of rows', plane.GetDirection()[::3], first.GetDirection()[::3], 1e-3),
-    ('as direction of columns', plane.GetDirection()[1::3], first.GetDirection()[1::3], 1e-3),
+    ('pixels', plane.pixels.shape[::-1], first.pixels.shape[::-1], 0),
+    ('slopes and intercepts', [plane.is_scaled], [first.is_scaled], 0),
+    ('mm between pixels', plane.spacing[::-1], first.spacing[::-1], 1e-3),
+    ('as direction of rows', plane.directions[:, 0], first.directions[:, 0], 1e-3),
+    ('as direction of columns', plane.directions[:, 1], first.directions[:, 1], 1e-3),
   ):
     if not np.allclose(here, there, rtol=0, atol=tolerance):
       raise InputError(
-        f'{path}: the slice has {_numbers(here)} {what}, but {first_path.name} has '
-        f'{_numbers(there)}; expected slices of one series. Keep only one series in the folder.'
+        f'{plane.path}: the slice has {_join(here)} {what}, but {first.path.name} has '
+        f'{_join(there)}; expected slices of one series. Keep only one series in the folder.'
       )
 
 
@@ -145,5 +120,5 @@ def _require_even(files: Sequence[Path], gaps: np.ndarray) -> None:
   )
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _join(values: Any) -> str:
   return ' x '.join(f'{value:.6g}' for value in values)

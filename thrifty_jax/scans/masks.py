@@ -13,15 +13,11 @@ import numpy as np
 
 from thrifty_jax import RESEARCH_USE
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import nifti
 from thrifty_jax.scans.sources import Grid
 
 FORMATS = {'nifti': '.nii.gz', 'metaimage': '.mha', 'nrrd': '.nrrd'}
 ENDINGS = ('.nii.gz', '.nii', '.mha', '.nrrd')
-# Fields of a NIfTI header that define the position of voxels and the unit.
-_GEOMETRY = (
-  *('dim_info', 'pixdim', 'xyzt_units', 'qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z'),
-  *('quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z'),
-)
 _SCANNER = 1  # NIfTI's code of the scanner's own coordinates
 _SHEAR = 1e-4  # cosine between axes above which they are not orthogonal; float32 rounding is below
 
@@ -53,15 +49,7 @@ def _nifti(voxels: np.ndarray, grid: Grid) -> nibabel.Nifti1Image:
     # A quaternion cannot represent sheared axes, as of a tilted gantry.
     image.set_qform(affine, code=0 if _leans(affine) else _SCANNER)
   else:
-    is_2 = isinstance(grid.nifti, nibabel.Nifti2Header)
-    kind = nibabel.Nifti2Image if is_2 else nibabel.Nifti1Image
-    header = kind.header_class()
-    header.set_data_dtype(stored.dtype)
-    header.set_data_shape(stored.shape)
-    for field in _GEOMETRY:
-      header[field] = grid.nifti[field]
-    header['pixdim'][4:] = 1  # axes that a mask does not have
-    image = kind(stored, None, header=header)
+    image = nifti.image_like(stored, grid.nifti)
   image.header['descrip'] = RESEARCH_USE.encode()
   return image
 

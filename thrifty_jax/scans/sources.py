@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, volumes
+from thrifty_jax.scans import dicom, dicom_file, nifti, volumes
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')  # nnU-Net's names: CASE_0000, CASE_0001
 _DICOM_ENDINGS = ('.dcm', '.ima')
-_SEGMENTATIONS = (b'1.2.840.10008.5.1.4.1.1.66.4', b'1.2.840.10008.5.1.4.1.1.66.7')  # SOP classes
-_DICOM_HEAD = 1024  # bytes; the file's meta information begins after 132
+_SHOWN = 5  # names of files in a line
+_DICOM_HEAD = 132  # bytes, the last four of which say that it is DICOM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +48,8 @@ def find(place: Path, *, channels: int) -> list[Source]:
 
   Args:
     place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
-      Hidden files, DICOM Segmentations and other formats are left out, further folders are not
-      searched.
+      Hidden files, DICOM objects without an image of a scan (`passed_over`) and other formats are
+      left out, further folders are not searched. Enhanced DICOM may be a file by itself.
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
       scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
       of the names if all have it.
@@ -60,7 +59,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
   if not place.is_dir():
     raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
   found = _volumes_in(place)
-  if any(map(_is_dicom, place.iterdir())):
+  if any(map(_is_slice, place.iterdir())):
     if found:
       raise InputError(
         f'{place}: holds DICOM slices and {next(iter(found.values())).name}; expected one or the '
@@ -68,7 +67,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
       )
     return [Source(place.resolve().name, (place,))]
   for folder in sorted(path for path in place.iterdir() if path.is_dir()):
-    if not folder.name.startswith('.') and any(map(_is_dicom, folder.iterdir())):
+    if not folder.name.startswith('.') and any(map(_is_slice, folder.iterdir())):
       _add(found, folder.name, folder)
   if not found:
     raise InputError(
@@ -83,11 +82,6 @@ def read(source: Source) -> tuple[Volume, Grid]:
   if source.problem:
     raise InputError(source.problem)
   image, affine = read_channels(source.channels)
-  if image.dtype.kind not in 'buif':
-    raise InputError(
-      f'{source.channels[0]}: has voxels of the type {image.dtype}; expected one number for each. '
-      'Convert the file.'
-    )
   volumes.require_affine(source.channels[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   volume = Volume(image, None, affine, source.name, source.name)
@@ -96,25 +90,27 @@ def read(source: Source) -> tuple[Volume, Grid]:
 
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
-  channels, (affine, *others) = zip(*map(read_voxels, paths), strict=True)
-  for path, channel, other in zip(paths[1:], channels[1:], others, strict=True):
-    volumes.require_grid(path, channel.shape, other, paths[0], channels[0].shape, affine)
-  return np.stack(channels, axis=-1) if others else channels[0], affine
+  (first, affine), *others = map(read_voxels, paths)
+  turned = [
+    volumes.on_grid(path, channel, other, paths[0], first.shape, affine)
+    for path, (channel, other) in zip(paths[1:], others, strict=True)
+  ]
+  return np.stack([first, *turned], axis=-1) if others else first, affine
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
-  if path.is_dir():
-    series = dicom.read_series(slices_of(path))
+  if path.is_dir() or _without_ending(path) is None:
+    series = dicom.read_series(slices_of(path) if path.is_dir() else [path])
     return series.voxels, series.affine
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _grid_of(path: Path, affine: np.ndarray) -> Grid:
-  if path.is_dir():
-    return Grid(affine, series=path)
+  if path.is_dir() or _without_ending(path) is None:
+    return Grid(affine, series=path if path.is_dir() else None)
   if volumes.is_nifti(path):
-    return Grid(affine, nifti=nibabel.load(path).header)
+    return Grid(affine, nifti=nifti.read_header(path).header)
   header = volumes.itk_header(path)
   return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
 
@@ -122,6 +118,8 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
 def _of_file(path: Path, channels: int) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
   name = _without_ending(path)
+  if name is None and _is_dicom(path) and dicom_file.has_frames(path):
+    return Source(path.stem, (path,))
   if name is None:
     raise InputError(
       f'{path}: is no volume ({", ".join(ENDINGS)}); name one, or the folder of a DICOM series.'
@@ -191,24 +189,39 @@ def _has_four_axes(path: Path) -> bool:
   """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
   try:
     with volumes.report_unreadable(path):
-      header: Any = nibabel.load(path) if volumes.is_nifti(path) else None
-      return header is not None and len(header.shape) == 4
+      return volumes.is_nifti(path) and len(nifti.read_header(path).header.get_data_shape()) == 4
   except InputError:
     return False
 
 
 def _is_dicom(path: Path) -> bool:
-  """Returns whether a file is a slice: by its ending or magic number; masks are none."""
-  if path.name == 'DICOMDIR' or path.name.startswith('.') or not path.is_file():
+  """Returns whether a file is DICOM, by its ending or magic number."""
+  if path.name.startswith('.') or not path.is_file():
     return False
   named = path.suffix.lower() in _DICOM_ENDINGS
-  if not named and _without_ending(path) is not None:
-    return False
+  if named or _without_ending(path) is not None:
+    return named
   with path.open('rb') as file:
-    head = file.read(_DICOM_HEAD)
-  return (named or head[128:132] == b'DICM') and not any(uid in head for uid in _SEGMENTATIONS)
+    return file.read(_DICOM_HEAD)[128:] == b'DICM'
+
+
+def _is_slice(path: Path) -> bool:
+  """Returns whether a file is a slice of a series, or should be one: masks and reports are none."""
+  return _is_dicom(path) and dicom_file.holds_image(path)
 
 
 def slices_of(folder: Path) -> list[Path]:
   """Returns the files of a folder's series, in any order."""
-  return sorted(path for path in folder.iterdir() if _is_dicom(path))
+  return sorted(path for path in folder.iterdir() if _is_slice(path))
+
+
+def passed_over(sources: Sequence[Source]) -> list[str]:
+  """Returns a line for each folder of a series with DICOM files that hold no image of a scan."""
+  lines = []
+  for folder in [place for one in sources for place in one.channels if place.is_dir()]:
+    files = sorted(filter(_is_dicom, folder.iterdir()))
+    names = [path.name for path in files if not dicom_file.holds_image(path)]
+    if names:
+      shown = ', '.join(names[:_SHOWN]) + ', ...' * (len(names) > _SHOWN)
+      lines.append(f'{folder}: {len(names)} DICOM files without an image of a scan: {shown}')
+  return lines

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gzip
 import os
 import sys
 import zlib
@@ -14,15 +13,16 @@ import nibabel
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import metaimage
+from thrifty_jax.scans import metaimage, nifti, nrrd
 
 # Directions of the axes D, H, W of a volume for each slice axis: S head, I feet, P back, L left.
 # Every volume is read as axial: that is the order in which a scanner writes axial slices (and
 # SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
+_ROUNDING = 1e-3  # of a class number, as 255 x float32(1 / 255) is 1.0000000591
 _READ_ERRORS = (  # of gzip, nibabel and SimpleITK
   *(OSError, EOFError, ValueError, OverflowError, RuntimeError, zlib.error),
-  *(nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError),
+  nibabel.spatialimages.HeaderDataError,
 )
 
 
@@ -68,16 +68,30 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
   import SimpleITK  # here, as everywhere: 90 MiB that NIfTI and prepared slices do not need
 
   with report_unreadable(path):
+    _require_valid(path)
     if path.suffix.lower() in ('.mhd', '.mha'):
       metaimage.require_whole(path)
     with silence_itk():
       image = SimpleITK.ReadImage(str(path))
-  if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+  voxels = SimpleITK.GetArrayFromImage(image)
+  # A trailing axis of length 1 is none.
+  is_volume = image.GetDimension() > 2 and set(image.GetSize()[3:]) <= {1}
+  components = image.GetNumberOfComponentsPerPixel()
+  if not is_volume or components != 1 or voxels.dtype.kind not in 'iuf':
     raise InputError(
-      f'{path}: has {image.GetDimension()} dimensions with {image.GetNumberOfComponentsPerPixel()} '
-      'values a voxel; expected a volume of 3 dimensions with one value a voxel. Convert the file.'
+      f'{path}: has {image.GetDimension()} dimensions with {components} values a voxel, '
+      f'{image.GetPixelIDTypeAsString()}; expected a volume of 3 dimensions with one number for '
+      'each voxel. Convert the file.'
     )
-  return SimpleITK.GetArrayFromImage(image), _itk_affine(image)
+  return voxels.reshape(voxels.shape[-3:]), _itk_affine(image)
+
+
+def _require_valid(path: Path) -> None:
+  """Refuses a header for ITK's reader in which something has to be guessed."""
+  if path.suffix.lower() in ('.mhd', '.mha'):
+    metaimage.require_valid(path)
+  elif path.suffix.lower() == '.nrrd':
+    nrrd.require_valid(path)
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -87,38 +101,20 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Voxels, [D, H, W] or [D, H, W, M], and the affine of (d, h, w) to RAS millimetres, [4, 4].
   """
   with report_unreadable(path):
-    image = nibabel.load(path)
-    if not isinstance(image, nibabel.spatialimages.SpatialImage):
-      raise InputError(f'{path}: holds no voxels; expected a NIfTI volume. Convert the file.')
-    voxels = _intact_voxels(path, image)
-  if voxels.ndim not in (3, 4):
-    raise InputError(
-      f'{path}: has {voxels.ndim} dimensions; expected a volume of 3, or 4 with modalities last. '
-      'Convert the file.'
-    )
+    found = nifti.read(path)
   # The columns follow the axes: (x, y, z) becomes (d, h, w).
-  return np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), np.asarray(image.affine)[:, [2, 1, 0, 3]]
-
-
-def _intact_voxels(path: Path, image: Any) -> np.ndarray:
-  """Reads the voxels of a NIfTI file and verifies the checksum at the end of a compressed one."""
-  if path.suffix.lower() != '.gz':
-    return np.asanyarray(image.dataobj)
-  with gzip.open(path) as stream:
-    voxels = np.asanyarray(type(image).from_stream(stream).dataobj)
-    while stream.read(1 << 20):
-      pass
-  return voxels
+  return np.moveaxis(found.voxels, (0, 1, 2), (2, 1, 0)), found.affine[:, [2, 1, 0, 3]]
 
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   """Reads numbers of voxels (D, H, W) and affine, as stored, of a file other than DICOM."""
   with report_unreadable(path):
     if is_nifti(path):
-      header: Any = nibabel.load(path)
-      size, affine = header.shape, np.asarray(header.affine)[:, [2, 1, 0, 3]]
+      found = nifti.read_header(path)
+      size, affine = found.header.get_data_shape(), found.affine[:, [2, 1, 0, 3]]
     else:
-      header = itk_header(path)
+      _require_valid(path)
+      header: Any = itk_header(path)
       size = header.GetSize()
       affine = _itk_affine(header) if len(size) > 2 else np.eye(4)
   width, height, depth, *_ = (*map(int, size), 0, 0)
@@ -179,17 +175,12 @@ def make_volume(
       f'{case.image[0]}: the scan is empty, {image.shape[:3]} voxels (D, H, W); expected some. '
       'Export it again.'
     )
-  directions = _directions(affine)
   if label is not None:
     label_affine = affine if label_affine is None else label_affine
-    if label.shape == image.shape[:3] and _directions(label_affine) != directions:
-      raise InputError(
-        f'{case.label[0]}: axes of the truth point to {_directions(label_affine)}, those of its '
-        f'scan {case.image[0].name} to {directions}; expected one orientation. Correct the headers.'
-      )
-    require_grid(case.label[0], label.shape, label_affine, case.image[0], image.shape[:3], affine)
+    label = on_grid(case.label[0], label, label_affine, case.image[0], image.shape[:3], affine)
     label = _whole_numbers(label, case.label[0])
-  volume = Volume(image, label, affine, case.case, case.patient, orientation=directions[::-1])
+  directions = ''.join(str(code) for code in nibabel.aff2axcodes(affine))[::-1]
+  volume = Volume(image, label, affine, case.case, case.patient, orientation=directions)
   return along(volume, 'axial')
 
 
@@ -219,11 +210,37 @@ def turn_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.nd
 
   Both affines, [4, 4], are those of one grid: as the voxels are, and as the result shall be.
   """
+  return np.ascontiguousarray(nibabel.apply_orientation(voxels, _turn(affine, like)))
+
+
+def _turn(affine: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """Returns the orientation transform between affines of one grid; see `turn_like`."""
   # Exact, while directions determined again might not be: they are ambiguous at 45 degrees.
   steps = np.linalg.solve(like[:3, :3], affine[:3, :3])
   axes = np.abs(steps).argmax(axis=0)
-  turn = np.stack([axes, np.sign(steps[axes, range(3)])], axis=1)
-  return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn))
+  return np.stack([axes, np.sign(steps[axes, range(3)])], axis=1)
+
+
+def on_grid(
+  path: Path,
+  voxels: np.ndarray,
+  affine: np.ndarray,
+  scan: Path,
+  scan_shape: tuple[int, ...],
+  scan_affine: np.ndarray,
+) -> np.ndarray:
+  """Returns a channel or a mask, [D, H, W], with its axes in the order and direction of its scan.
+
+  It is refused if its voxels then do not lie where those of the scan do, see `require_grid`.
+  """
+  require_affine(scan, scan_affine)
+  require_affine(path, affine)
+  turn = _turn(affine, scan_affine)
+  if voxels.ndim == 3 and sorted(turn[:, 0]) == [0, 1, 2]:
+    affine = affine @ nibabel.orientations.inv_ornt_aff(turn, voxels.shape)
+    voxels = nibabel.apply_orientation(voxels, turn)
+  require_grid(path, voxels.shape, affine, scan, scan_shape, scan_affine)
+  return voxels
 
 
 def require_grid(
@@ -263,16 +280,11 @@ def affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
   return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
 
 
-def _directions(affine: np.ndarray) -> str:
-  """Returns the directions of the axes, for instance IPR."""
-  return ''.join(str(code) for code in nibabel.aff2axcodes(affine))
-
-
 def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
-  """Returns the truth as uint8; refuses values that uint8 cannot hold."""
+  """Returns the truth as uint8; refuses values that are none but for the rounding of a scaling."""
   with np.errstate(invalid='ignore'):
-    whole = label.astype(np.uint8)
-  if not np.array_equal(whole, label):
+    whole = np.rint(label).astype(np.uint8)
+  if not np.allclose(whole, label, rtol=0, atol=_ROUNDING):
     raise InputError(
       f'{path}: the truth holds values from {label.min()} to {label.max()} that are not all whole '
       'numbers from 0 to 255; expected class numbers. Replace the file.'
@@ -312,6 +324,8 @@ def report_unreadable(path: Path) -> Generator[None]:
     )
   try:
     yield
+  except nifti.HeaderError as error:
+    raise InputError(f'{path}: {error}') from error
   except _READ_ERRORS as error:
     reason = ' '.join(str(error).split())[-160:]
     raise InputError(

@@ -1,0 +1,240 @@
+"""Reads the slices that a DICOM file holds: one, or the frames of an enhanced object.
+
+Besides pixels and their rescaling only position, direction and distance are read. Each of these
+tags is valid or the slice is refused: nothing is taken for 0 or 1 instead.
+
+Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (functional groups), C.11.1 (rescaling).
+"""
+
+import contextlib
+import dataclasses
+import logging
+import struct
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dicom_pixels, volumes
+
+# Tags of a frame, and the sequence in a functional group that has them.
+_MACROS = {
+  'ImagePositionPatient': 'PlanePositionSequence',
+  'ImageOrientationPatient': 'PlaneOrientationSequence',
+  'PixelSpacing': 'PixelMeasuresSequence',
+  'RescaleSlope': 'PixelValueTransformationSequence',
+  'RescaleIntercept': 'PixelValueTransformationSequence',
+}
+_GEOMETRY = ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
+_SCALING = ('RescaleSlope', 'RescaleIntercept')
+_LOCALIZERS = ('LOCALIZER', 'SCOUT')
+_ERRORS = (AttributeError, LookupError, TypeError, struct.error)  # of pydicom about damaged files
+_ROUNDING = 0.01  # of directions: some programs write three digits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plane:
+  """One slice, or one frame of several."""
+
+  path: Path  # of its file, with the number of the frame where there are several
+  pixels: np.ndarray  # [H, W]
+  is_scaled: bool  # whether it says by which slope and intercept its pixels are scaled
+  position: np.ndarray  # of the first pixel, LPS millimetres, [3]
+  directions: np.ndarray  # of a row, of a column and their normal, as columns, [3, 3]
+  spacing: np.ndarray  # between rows and between columns, mm, [2]
+
+
+def read_planes(path: Path) -> list[Plane]:
+  """Reads the slice of a file, or all its frames."""
+  with _unreadable(path):
+    dataset = _read(path)
+    _require_slices(path, dataset)
+    pixels = dicom_pixels.read_stored(path, dataset)
+    names = [path]
+    if len(pixels) > 1:
+      names = [path.with_name(f'{path.name}, frame {k + 1}') for k in range(len(pixels))]
+    return [_plane(names[k], dataset, k, stored) for k, stored in enumerate(pixels)]
+
+
+def holds_image(path: Path) -> bool:
+  """Returns whether a DICOM file holds an image of a patient, or should: not a plan or a report.
+
+  Segmentations count as none. A file of which this cannot be said counts as one, so that it is
+  refused rather than passed over.
+  """
+  try:
+    with _unreadable(path):
+      header = _read(path, stop_before_pixels=True, specific_tags=['SOPClassUID', 'Rows'])
+      name = _class_of(header)
+  except InputError:
+    return True
+  if 'Rows' in header:
+    return 'Segmentation' not in name
+  return not name or ('Image Storage' in name and 'Non-Image' not in name)
+
+
+def has_frames(path: Path) -> bool:
+  """Returns whether a file is DICOM with several frames; False if it is unreadable."""
+  try:
+    with _unreadable(path):
+      header = _read(path, stop_before_pixels=True, specific_tags=['NumberOfFrames'])
+      return dicom_pixels.count_frames(header) > 1
+  except InputError:
+    return False
+
+
+def read_study(path: Path) -> str:
+  """Returns the StudyInstanceUID of a slice, equal for one visit of one patient; '' if unknown."""
+  with _unreadable(path):
+    header = _read(path, stop_before_pixels=True, specific_tags=['StudyInstanceUID'])
+    return str(header.get('StudyInstanceUID') or '').strip()
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+  """Silences warnings of pydicom and highdicom about odd tags, as they quote the values."""
+  before = logging.root.manager.disable
+  logging.disable(logging.CRITICAL)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      yield
+  finally:
+    logging.disable(before)
+
+
+@contextlib.contextmanager
+def _unreadable(path: Path) -> Generator[None]:
+  """Refuses a file that pydicom cannot read."""
+  from pydicom import errors  # here, as everywhere: most scans are none
+
+  with volumes.report_unreadable(path), quiet():
+    try:
+      yield
+    except (*_ERRORS, errors.BytesLengthException, errors.InvalidDicomError) as error:
+      raise ValueError(f'{type(error).__name__} in pydicom') from error
+
+
+def _read(path: Path, **settings: Any) -> Any:
+  import pydicom
+
+  return pydicom.dcmread(path, force=True, **settings)
+
+
+def _class_of(dataset: Any) -> str:
+  """Returns the name of what an object is, such as CT Image Storage, or '' if it does not say."""
+  from pydicom.uid import UID
+
+  meta = getattr(dataset, 'file_meta', {})
+  found = dataset.get('SOPClassUID') or meta.get('MediaStorageSOPClassUID')
+  return UID(str(found)).name if found else ''
+
+
+def _plane(path: Path, dataset: Any, frame: int, stored: np.ndarray) -> Plane:
+  holders = {keyword: _holder(dataset, frame, keyword) for keyword in _MACROS}
+  missing = [keyword for keyword in _GEOMETRY if keyword not in holders[keyword]]
+  if missing:
+    raise InputError(
+      f'{path}: has no {", ".join(missing)}; expected a slice that says where it lies. Replace it '
+      'by the original file.'
+    )
+  position = _numbers(path, holders, 'ImagePositionPatient', 3)
+  six = _numbers(path, holders, 'ImageOrientationPatient', 6).reshape(2, 3)
+  if np.abs(six @ six.T - np.eye(2)).max() > _ROUNDING:
+    raise _tag_error(path, holders, 'ImageOrientationPatient', 'two directions at right angles')
+  row = six[0] / np.linalg.norm(six[0])
+  column = six[1] - (six[1] @ row) * row
+  column /= np.linalg.norm(column)
+  spacing = _numbers(path, holders, 'PixelSpacing', 2)
+  if spacing.min() <= 0:
+    raise _tag_error(path, holders, 'PixelSpacing', 'two distances above 0')
+  slope, intercept = _scaling(path, holders)
+  scaled = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
+  directions = np.stack([row, column, np.cross(row, column)], axis=1)
+  is_scaled = _SCALING[0] in holders[_SCALING[0]]
+  return Plane(path, scaled.astype(np.float32), is_scaled, position, directions, spacing)
+
+
+def _scaling(path: Path, holders: Any) -> tuple[float, float]:
+  """Returns slope and intercept, 1 and 0 if a slice has neither; refuses one of both alone."""
+  there = [keyword for keyword in _SCALING if keyword in holders[keyword]]
+  if not there:
+    return 1.0, 0.0
+  if len(there) == 1:
+    raise InputError(
+      f'{path}: has no {" or ".join({*_SCALING} - {*there})}, but {there[0]}; expected both or '
+      'neither. Replace it by the original file.'
+    )
+  (slope,), (intercept,) = (_numbers(path, holders, keyword, 1) for keyword in _SCALING)
+  if not slope:
+    raise _tag_error(path, holders, 'RescaleSlope', 'a number other than 0')
+  return slope, intercept
+
+
+def _holder(dataset: Any, frame: int, keyword: str) -> Any:
+  """Returns the part of an object that has a tag of a frame: its functional groups, or itself."""
+  for groups, index in (
+    ('PerFrameFunctionalGroupsSequence', frame),
+    ('SharedFunctionalGroupsSequence', 0),
+  ):
+    items = dataset.get(groups) or ()
+    macros = items[index].get(_MACROS[keyword]) or () if index < len(items) else ()
+    if macros and keyword in macros[0]:
+      return macros[0]
+  return dataset
+
+
+def _numbers(path: Path, holders: Any, keyword: str, count: int) -> np.ndarray:
+  """Returns the numbers of a tag, which must be finite and as many as `count`."""
+  try:
+    found = np.array([float(word) for word in _text(holders[keyword], keyword).split('\\')])
+  except ValueError:
+    found = np.full(1, np.nan)
+  if found.shape != (count,) or not np.isfinite(found).all():
+    raise _tag_error(path, holders, keyword, f'{count} number{"s" if count > 1 else ""}')
+  return found
+
+
+def _text(dataset: Any, keyword: str) -> str:
+  """Returns a tag as it is written, which pydicom may not be able to convert."""
+  value = dataset.get_item(keyword).value
+  return value.decode('latin-1').strip(' \0') if isinstance(value, bytes) else str(value or '')
+
+
+def _tag_error(path: Path, holders: Any, keyword: str, expected: str) -> InputError:
+  text = _text(holders[keyword], keyword)
+  return InputError(
+    f'{path}: its {keyword} is {text!r:.60}; expected {expected}. Replace it by the original file.'
+  )
+
+
+def _require_slices(path: Path, dataset: Any) -> None:
+  """Refuses what is no slice of a scan by its name, and frames that do not say where they lie."""
+  what = _class_of(dataset)
+  if 'Rows' not in dataset and not what:
+    raise ValueError('no DICOM')  # which `_unreadable` reports
+  kind = str(dataset.get('PhotometricInterpretation') or '')
+  if what and 'Image' not in what and not what[0].isdigit():  # a private one has a number alone
+    name = what
+  elif any(one in _LOCALIZERS for one in dataset.get('ImageType') or ()):
+    name = f'localizer ({what})'
+  elif dataset.get('SamplesPerPixel', 1) != 1 or kind not in ('', *dicom_pixels.GRAYS):
+    name = f'colour image ({what}, {kind})'
+  else:
+    name = ''
+  if name:
+    raise InputError(
+      f'{path}: is no slice but a {name}; expected slices of one series, of intensities. Move it '
+      'out of the folder.'
+    )
+  dicom_pixels.require_valid(path, dataset)
+  frames = dicom_pixels.count_frames(dataset)
+  described = len(dataset.get('PerFrameFunctionalGroupsSequence') or ())
+  if frames != max(1, described):
+    raise InputError(
+      f'{path}: has {frames} frames ({what}), of which {described} say where they lie; expected '
+      'all, or one slice in each file. Replace it by the original file.'
+    )

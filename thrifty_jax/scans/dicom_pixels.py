@@ -1,0 +1,108 @@
+"""Pixels of a DICOM object as they are stored, and the tags that say how.
+
+The monochrome kind says how pixels are shown and changes none.
+
+Source: DICOM PS3.3, C.7.6.3 (image pixel); PS3.5, 8 (encoding of pixels).
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import volumes
+
+GRAYS = ('MONOCHROME1', 'MONOCHROME2')  # white is the lowest or the highest stored value
+_PIXELS = (
+  *('SamplesPerPixel', 'PhotometricInterpretation', 'Rows', 'Columns', 'BitsAllocated'),
+  *('BitsStored', 'HighBit', 'PixelRepresentation', 'NumberOfFrames', 'PixelData'),
+)
+_SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7.3'  # a class of objects that have pixels alone
+
+
+def require_valid(path: Path, dataset: Any) -> None:
+  """Refuses tags by which pixels are read, where they are not valid, and pixels of no scaling."""
+  for keyword, valid, expected in (
+    ('PhotometricInterpretation', lambda value: value in GRAYS, ' or '.join(GRAYS)),
+    ('Rows', lambda value: value > 0, 'a number above 0'),
+    ('Columns', lambda value: value > 0, 'a number above 0'),
+    ('BitsAllocated', lambda value: value in (8, 16, 32), '8, 16 or 32'),
+    ('BitsStored', lambda value: 0 < value <= dataset.BitsAllocated, 'at most BitsAllocated'),
+    (
+      'HighBit',
+      lambda value: dataset.BitsStored - 1 <= value < dataset.BitsAllocated,
+      'BitsStored - 1',
+    ),
+    ('PixelRepresentation', lambda value: value in (0, 1), '0 or 1'),
+  ):
+    value = dataset.get(keyword)
+    if not isinstance(value, int | str) or not valid(value):
+      raise InputError(
+        f'{path}: its {keyword} is {value!r:.60}; expected {expected}. Replace it by the original '
+        'file.'
+      )
+  if 'ModalityLUTSequence' in dataset or 'PixelData' not in dataset:
+    raise InputError(
+      f'{path}: has no pixels that a slope and an intercept make intensities; expected a slice of '
+      'such. Replace it by the original file.'
+    )
+
+
+def count_frames(dataset: Any) -> int:
+  """Returns the number of frames of an object."""
+  return int(dataset.get('NumberOfFrames') or 1)
+
+
+def read_stored(path: Path, dataset: Any) -> np.ndarray:
+  """Returns the stored values of all frames, [N, H, W], integers."""
+  from pydicom import uid
+
+  syntax = getattr(dataset, 'file_meta', {}).get('TransferSyntaxUID')
+  if syntax and not syntax.is_transfer_syntax:  # of one maker, who may swap bytes
+    raise ValueError(f'its transfer syntax {syntax} is not of DICOM')
+  shape = (count_frames(dataset), dataset.Rows, dataset.Columns)
+  if syntax and (syntax.is_encapsulated or syntax == uid.ExplicitVRBigEndian):
+    return _decoded(path, dataset, syntax, shape)
+  count, allocated = int(np.prod(shape)), dataset.BitsAllocated
+  content = dataset.PixelData
+  expected = count * allocated // 8
+  if len(content) not in (expected, expected + expected % 2):
+    raise InputError(
+      f'{path}: its pixels are {len(content)} bytes; expected {expected}, for '
+      f'{" x ".join(map(str, shape))} of {allocated} bits. Replace it by the original file.'
+    )
+  bits = np.frombuffer(content, f'<u{allocated // 8}', count).reshape(shape)
+  # What lies beside the stored bits goes: above them by the first shift, below by the second.
+  aligned = bits << (allocated - 1 - dataset.HighBit)
+  signed = aligned.view(f'<i{allocated // 8}') if dataset.PixelRepresentation else aligned
+  return signed >> (allocated - dataset.BitsStored)
+
+
+def _decoded(path: Path, dataset: Any, syntax: Any, shape: tuple[int, ...]) -> np.ndarray:
+  """Returns pixels that GDCM, within SimpleITK, decompresses from a file of nothing else."""
+  import pydicom
+  import SimpleITK
+
+  bare = pydicom.Dataset()
+  bare.SOPClassUID = _SECONDARY_CAPTURE
+  for keyword in _PIXELS:
+    if keyword in dataset:
+      bare[keyword] = dataset[keyword]
+  bare.PhotometricInterpretation = 'MONOCHROME2'  # or the values would be complemented
+  bare.file_meta = pydicom.dataset.FileMetaDataset()
+  bare.file_meta.TransferSyntaxUID = syntax
+  bare.preamble = bytes(128)
+  with tempfile.TemporaryDirectory() as folder:
+    place = Path(folder, 'pixels.dcm')
+    pydicom.dcmwrite(place, bare)
+    with volumes.silence_itk():
+      image = SimpleITK.ReadImage(str(place), imageIO='GDCMImageIO')
+  pixels = SimpleITK.GetArrayFromImage(image)
+  if pixels.shape != shape:
+    raise InputError(
+      f'{path}: its pixels are {" x ".join(map(str, pixels.shape))}; expected '
+      f'{" x ".join(map(str, shape))}. Replace it by the original file.'
+    )
+  return pixels

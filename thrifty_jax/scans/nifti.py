@@ -1,0 +1,211 @@
+"""Reads NIfTI files, whose headers are checked before anything else uses them.
+
+Readers mend what a header says wrongly, each in its own way: they invent distances, codes, or where
+the voxels begin. What moves, scales or sizes the voxels is valid here or it is refused. An export
+has a copy of this file beside its script, so it needs numpy and nibabel alone.
+
+Source: nifti1.h and nifti2.h of the NIfTI Data Format Working Group.
+"""
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import nibabel
+import numpy as np
+from nibabel.volumeutils import apply_read_scaling
+
+# By the first number of a file, the size of its header: how it is read, and its magic number with
+# the place of that.
+_KINDS = {348: (nibabel.Nifti1Header, b'n+1\0', 344), 540: (nibabel.Nifti2Header, b'n+2\0', 4)}
+_LONGEST = 540  # bytes of a header
+_EXTENDER = 4  # bytes behind a header, before extensions or voxels
+_GEOMETRY = (  # fields of a header that define the position of voxels and the unit
+  *('dim_info', 'pixdim', 'xyzt_units', 'qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z'),
+  *('quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z'),
+)
+_CODES = range(6)  # of qform and sform
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # a unit: unknown, metre, mm, micrometre
+_LARGEST_MM = 100.0  # of a voxel in another unit: beyond, the unit rather than the scan is odd
+_ROUNDING = 1e-3  # by which the square of a quaternion may be above 1
+
+
+class HeaderError(ValueError):
+  """A header that cannot be taken at its word; the text says what is wrong and what to do."""
+
+
+class Nifti(NamedTuple):
+  """A NIfTI file."""
+
+  header: Any  # of nibabel, without trailing axes of length 1
+  affine: np.ndarray  # of voxel indices (x, y, z, 1) to RAS millimetres, [4, 4]
+  voxels: np.ndarray  # as stored, with slope and intercept, [X, Y, Z] or [X, Y, Z, M]; of a file's
+  # header alone, none
+
+
+def read(path: Path) -> Nifti:
+  """Reads a file, compressed or not whatever its name says.
+
+  Raises:
+    HeaderError: If the header is not valid, or the voxels are not as many as it says.
+    OSError, EOFError, zlib.error: If the file cannot be read or decompressed.
+  """
+  with _opened(path) as stream:
+    content = stream.read()
+  header = _header_of(content)
+  shape, dtype = header.get_data_shape(), header.get_data_dtype()
+  start, count = int(header['vox_offset']), math.prod(shape)
+  if len(content) - start != count * dtype.itemsize:
+    raise HeaderError(
+      f'its voxels, from byte {start} on, are {max(0, len(content) - start)} bytes; expected '
+      f'{count * dtype.itemsize}, for {" x ".join(map(str, shape))} of {dtype}. Copy or download '
+      'it again, or correct its header.'
+    )
+  stored = np.frombuffer(content, dtype, count, start).reshape(shape, order='F')
+  slope, intercept = header.get_slope_inter()
+  scaled = stored if slope is None else apply_read_scaling(stored, slope, intercept)
+  return Nifti(header, affine_of(header), scaled)
+
+
+def read_header(path: Path) -> Nifti:
+  """Reads a file as `read`, without its voxels."""
+  with _opened(path) as stream:
+    header = _header_of(stream.read(_LONGEST))
+  return Nifti(header, affine_of(header), np.empty(0))
+
+
+def image_like(voxels: np.ndarray, header: Any) -> Any:
+  """Returns an image, [X, Y, Z], with the geometry of a checked header and nothing else of it."""
+  is_2 = isinstance(header, nibabel.Nifti2Header)
+  kind = nibabel.Nifti2Image if is_2 else nibabel.Nifti1Image
+  own: Any = kind.header_class()
+  own.set_data_dtype(voxels.dtype)
+  own.set_data_shape(voxels.shape)
+  for field in _GEOMETRY:
+    own[field] = header[field]
+  own['pixdim'][4:] = 1  # axes that it does not have
+  return kind(voxels, None, header=own)
+
+
+def affine_of(header: Any) -> np.ndarray:
+  """Returns the affine of a checked header, (x, y, z, 1) to RAS millimetres, [4, 4]."""
+  unit = _MILLIMETRES[int(header['xyzt_units']) & 7]
+  return np.diag((unit, unit, unit, 1.0)) @ header.get_best_affine()
+
+
+def _opened(path: Path) -> BinaryIO:
+  """Opens a file, decompressed if its first bytes are gzip's."""
+  with path.open('rb') as file:
+    packed = file.read(2) == b'\x1f\x8b'
+  return cast(BinaryIO, gzip.open(path)) if packed else path.open('rb')
+
+
+def _header_of(content: bytes) -> Any:
+  """Returns the header at the start of a file's content, checked."""
+  for endianness, order in (('<', 'little'), ('>', 'big')):
+    size = int.from_bytes(content[:4], cast(Any, order))
+    kind, magic, at = _KINDS.get(size, (None, b'', 0))
+    if kind and len(content) >= size and content[at : at + 4] == magic:
+      header: Any = kind(content[:size], endianness, check=False)
+      _check(header, size + _EXTENDER)
+      return header
+  raise HeaderError(
+    'has no header of a NIfTI file with its voxels in it (n+1, n+2); expected one. Copy or '
+    'download it again, or convert it.'
+  )
+
+
+def _check(header: Any, least: int) -> None:
+  """Refuses what is not valid and drops trailing axes of length 1.
+
+  Args:
+    header: Of nibabel, as stored.
+    least: First byte where voxels can begin.
+  """
+  _check_size(header)
+  start = float(header['vox_offset'])
+  _require(start == 0 or (start >= least and start % 1 == 0), header, 'vox_offset', f'>= {least}')
+  header['vox_offset'] = start or least  # 0 says nothing
+  _check_type(header)
+  for name in ('qform_code', 'sform_code'):
+    _require(int(header[name]) in _CODES, header, name, '0 to 5')
+  if header['sform_code']:
+    for name in ('srow_x', 'srow_y', 'srow_z'):
+      _require(np.isfinite(header[name]).all(), header, name, 'numbers')
+  else:
+    _check_distances(header)
+  unit = int(header['xyzt_units']) & 7
+  _require(unit in _MILLIMETRES, header, 'xyzt_units', '1 m, 2 mm or 3 micrometres')
+  affine = affine_of(header)
+  if not np.linalg.det(affine[:3, :3]):
+    raise HeaderError(
+      'its header gives no valid spacing and direction of the axes; expected three axes of a '
+      'length above 0. Export it again.'
+    )
+  sides_mm = np.linalg.norm(affine[:3, :3], axis=0)
+  if _MILLIMETRES[unit] != 1 and sides_mm.max() > _LARGEST_MM:
+    raise HeaderError(
+      f'its header has the unit {unit} (1 m, 3 micrometres), by which voxels would be '
+      f'{" x ".join(f"{side:g}" for side in sides_mm)} mm; expected a scan. Correct xyzt_units.'
+    )
+
+
+def _check_size(header: Any) -> None:
+  dim = header['dim']
+  known = 1 <= dim[0] <= 7 and (dim[1 : dim[0] + 1] > 0).all()
+  _require(known, header, 'dim', 'the number of axes, then a length for each')
+  shape = [int(size) for size in dim[1 : dim[0] + 1]]
+  while len(shape) > 3 and shape[-1] == 1:
+    shape.pop()
+  if len(shape) not in (3, 4):
+    raise HeaderError(
+      f'has {len(shape)} dimensions ({" x ".join(map(str, shape))}); expected a volume of 3, or 4 '
+      'with modalities last. Convert the file.'
+    )
+  header.set_data_shape(shape)
+
+
+def _check_type(header: Any) -> None:
+  """Refuses voxels that are no numbers, and a scaling that is none."""
+  code = int(header['datatype'])
+  try:
+    dtype = header.get_data_dtype()
+  except (LookupError, nibabel.spatialimages.HeaderDataError):
+    dtype = None
+  if dtype is None or dtype.kind not in 'iuf':
+    label = nibabel.nifti1.data_type_codes.label.get(code, 'unknown')
+    raise HeaderError(
+      f'has voxels of the type {code} ({label}); expected one number for each. Convert the file.'
+    )
+  slope, intercept = float(header['scl_slope']), float(header['scl_inter'])
+  _require(not math.isinf(slope), header, 'scl_slope', 'a number, or 0 for none')
+  if slope and not math.isnan(slope):  # 0 and NaN are the ways to say that there is no scaling
+    _require(math.isfinite(intercept), header, 'scl_inter', 'a number')
+
+
+def _check_distances(header: Any) -> None:
+  """Refuses distances and a quaternion that are none, where there is no matrix; mends rounding."""
+  sides = header['pixdim'][1:4]
+  _require(np.isfinite(sides).all() and (sides > 0).all(), header, 'pixdim', 'distances above 0')
+  if not header['qform_code']:
+    return
+  _require(header['pixdim'][0] in (-1, 0, 1), header, 'pixdim', '1 or -1 first')
+  header['pixdim'][0] = header['pixdim'][0] or 1  # as the standard has it
+  names = ('quatern_b', 'quatern_c', 'quatern_d')
+  square = sum(float(header[name]) ** 2 for name in names)
+  for name in names:
+    _require(square <= 1 + _ROUNDING, header, name, 'a quaternion of length 1')
+    header[name] = header[name] / max(1, math.sqrt(square) * (1 + 1e-7))
+  for name in ('qoffset_x', 'qoffset_y', 'qoffset_z'):
+    _require(np.isfinite(header[name]), header, name, 'a number')
+
+
+def _require(valid: Any, header: Any, name: str, expected: str) -> None:
+  """Refuses a field by its name and value."""
+  if not valid:
+    value = ' '.join(f'{one:g}' for one in np.ravel(header[name]).tolist())
+    raise HeaderError(
+      f'its header has {name} {value}; expected {expected}. Correct the header or export the scan '
+      'again.'
+    )
