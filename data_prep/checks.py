@@ -12,6 +12,7 @@ from data_prep.check_page import Checked
 from data_prep.data_sets import Scans
 from data_prep.findings import Finding
 from data_prep.survey import Scan
+from thrifty_jax import presence
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -82,7 +83,13 @@ def check(
       'data.classes somewhere. Correct the list or the masks.'
     )
     found.append(Finding(text, is_error=True))
-  checked = Checked(config, cases, split, measured, found)
+  classes_of = scans.classes_of_patients(config) if split else {}
+  having = presence.count(split, classes_of, config.data.classes)
+  if not any(finding.is_error for finding in found) and (
+    absent := presence.describe_absent(having, split)
+  ):
+    found.append(Finding(absent))
+  checked = Checked(config, cases, split, measured, found, presence.describe(having, split))
   print(check_page.format_table(checked))
   print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.select(errors=True):

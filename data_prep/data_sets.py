@@ -5,20 +5,23 @@ import functools
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from data_prep import workers
 from data_prep.contents import Contents
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans.volumes import Case
+from thrifty_jax.scans.volumes import Case, Volume
 
 # Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
-# decides what the config leaves open also has resolve(config, scans, training). Where files lack
-# their counterpart, find_cases raises Unpaired.
+# decides what the config leaves open also has resolve(config, scans, training), and one whose masks
+# can be read alone read_classes(case). Where files lack their counterpart, find_cases raises
+# Unpaired.
 _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 
 
@@ -47,6 +50,14 @@ class Scans:
     """The patient's name of each scan."""
     return [case.patient for case in self.cases]
 
+  def classes_of_patients(self, config: ConfigDict) -> dict[str, set[int]]:
+    """Returns the foreground classes that each patient has; what is unreadable has none here."""
+    read = functools.partial(_read_classes, config)
+    found: dict[str, set[int]] = {}
+    for case, classes in zip(self.cases, self.contents.classes_of(self.cases, read), strict=True):
+      found.setdefault(case.patient, set()).update(classes)
+    return found
+
   @functools.cached_property
   def digest(self) -> str:
     """A digest that is equal for the same scans, wherever they lie."""
@@ -72,6 +83,11 @@ def find_cases(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> li
   if problems:
     raise Unpaired(problems, cases)
   return cases
+
+
+def classes_in(label: np.ndarray) -> list[int]:
+  """Returns the foreground classes in a mask, integers from 0 of any shape."""
+  return [int(k) for k in np.flatnonzero(np.bincount(label.reshape(-1))) if k]
 
 
 def list_some(values: Sequence[object]) -> str:
@@ -134,6 +150,26 @@ def find(config: ConfigDict) -> Scans:
   place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
   contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
   return Scans(cases, unpaired, contents)
+
+
+def _read_classes(config: ConfigDict, cases: Sequence[Case]) -> Iterator[list[int] | None]:
+  """Yields the foreground classes in the masks of cases, read in several processes."""
+  data_set = find_module(config)
+  whole = functools.partial(_read_whole, data_set.read_case)
+  read = functools.partial(_try, getattr(data_set, 'read_classes', whole))
+  with workers.map_cases(config.data.workers, f'classes of {config.data.name}') as cases_map:
+    yield from cases_map(read, cases)
+
+
+def _read_whole(read_case: Callable[[Case], Volume], case: Case) -> list[int]:
+  return classes_in(read_case(case).truth)
+
+
+def _try(read: Callable[[Case], list[int]], case: Case) -> list[int] | None:
+  try:
+    return read(case)
+  except InputError:  # check and prepare report it
+    return None
 
 
 def resolve(

@@ -79,6 +79,13 @@ def read_case(case: Case) -> Volume:
   )
 
 
+def read_classes(case: Case) -> list[int]:
+  """Reads which foreground classes the mask of a scan has, without the scan."""
+  path = case.label[0]
+  label, _ = volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
+  return [int(value) for value in np.unique(np.rint(label)) if value > 0]
+
+
 def resolve(
   config: ConfigDict, scans: data_sets.Scans, training: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:

@@ -67,9 +67,9 @@ def test_the_figures_are_those_of_all_patients_at_once(tmp_path, folds):
       one, other = (dataclasses.astuple(getattr(each, metric)) for each in (found, expected))
       assert [*one[:2], *one[2]] == pytest.approx([*other[:2], *other[2]], abs=1e-6)
   floor = summary.floors['mean_mask']
-  assert floor.mean.dsc.mean == pytest.approx(together.dsc.mean, abs=1e-6)
+  assert floor.mean.dsc_mean == pytest.approx(together.dsc_mean, abs=1e-6)
   assert floor.training_dsc == pytest.approx(0.55)
-  assert summary.floor_dsc == floor.mean.dsc.mean
+  assert summary.floor_dsc == floor.mean.dsc_mean
 
 
 def test_the_summary_tells_folds_apart_where_they_differ(tmp_path, folds):
@@ -81,7 +81,7 @@ def test_the_summary_tells_folds_apart_where_they_differ(tmp_path, folds):
   assert summary.slices == {'test': 14}
   assert summary.cases[3] == Case('a', 'a', run='fold_1')
   pooled = [one.pooled_2d_dsc for one in summary.of_folds]
-  assert summary.mean.pooled_2d_dsc == pytest.approx(np.mean(pooled))
+  assert summary.mean.pooled_2d_dsc == pytest.approx(np.mean(np.asarray(pooled, float)))
   assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
 
 

@@ -71,8 +71,8 @@ def require(workdir: Path) -> Record:
   return record
 
 
-def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[str]]:
-  """Finds the folder of a run's slices, and the patient's name of each scan.
+def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[str, set[int]]]:
+  """Finds the folder of a run's slices, and the foreground classes that each patient has.
 
   The slices are searched at their path relative to the run, at their absolute path, and by their
   name in TFDS's folder; only slices of the same scans and settings are accepted.
@@ -84,7 +84,10 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[
     if (place / _METADATA).is_file():
       metadata = _metadata(place)
       if metadata['settings'] == record.settings:
-        return place.resolve(), [case['patient'] for case in metadata['cases']]
+        patients: dict[str, set[int]] = {}
+        for case in metadata['cases']:
+          patients.setdefault(case['patient'], set()).update(case.get('classes', ()))
+        return place.resolve(), patients
   raise InputError(
     f"{workdir / FILE}: its slices are no longer in {record.folder}, nor in TFDS's folder; put "
     f'the folder {record.name} into that of --config.data.data_dir or $TFDS_DATA_DIR, or prepare '

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model_folder, records
+from thrifty_jax import logbook, model_folder, presence, records
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
@@ -42,7 +42,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
   loaded = model_folder.load(workdir / 'model')
   prepared = open_slices(workdir, config)
-  patients = splits.assign(config, prepared.patients)
+  patients = splits.assign(config, prepared.classes_of_patients)
   scored = prepared.cases_of(patients[split])
   if not scored:
     raise InputError(
@@ -86,13 +86,14 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     flips=tuple(flips),
     patients=len(patients[split]),
     patient_names=patients,
+    having=presence.count(patients, prepared.classes_of_patients, classes),
     slices={name: sum(one.slices for one in found) for name, found in of_split.items()},
     cases=tuple(Case(one.case, one.patient) for one in scored),
     parameters=loaded.parameters,
     largest_component=tuple(loaded.spec.largest_component),
     mean=mean,
     classes=of_classes,
-    floor_dsc=max(floor.mean.dsc.mean for floor in scored_floors.values()),
+    floor_dsc=summaries.best_dsc(scored_floors.values()),
     floors=scored_floors,
   )
   if by_protocol:

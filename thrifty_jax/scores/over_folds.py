@@ -75,7 +75,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
     first,
     fold=tuple(one.fold for one in scored),
     of_folds=tuple(
-      OfFold(fold, one.parameters, one.mean.dsc.mean, one.mean.pooled_2d_dsc, one.largest_component)
+      OfFold(fold, one.parameters, one.mean.dsc_mean, one.mean.pooled_2d_dsc, one.largest_component)
       for fold, one, _ in scored
     ),
     patients=len(joined.patients),
@@ -91,7 +91,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
     mean=joined.mean,
     classes=joined.classes,
     floors=floors,
-    floor_dsc=max(floor.mean.dsc.mean for floor in floors.values()),
+    floor_dsc=summaries.best_dsc(floors.values()),
   )
   summaries.write_rows(folder / 'scores.csv', rows)
   records.write(folder / 'summary.json', summary)
@@ -99,8 +99,9 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
 
 
 def _pool(folds: Sequence[Evaluated | Floor]) -> np.ndarray:
-  """Pooled 2D DSC of every fold and foreground class, [folds, K - 1]."""
-  return np.array([[one.pooled_2d_dsc for one in fold.classes.values()] for fold in folds])
+  """Pooled 2D DSC of every fold and foreground class, [folds, K - 1], NaN where there is none."""
+  pooled = [[one.pooled_2d_dsc for one in fold.classes.values()] for fold in folds]
+  return np.array(pooled, np.float64)  # which makes NaN of None
 
 
 def _join_floors(name: str, rows: Sequence[dict[str, str]], floors: Sequence[Floor]) -> Floor:
