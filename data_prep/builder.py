@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep import checks
-from data_prep.data_sets import About, classes_in
+from data_prep.data_sets import About, classes_in, name_exclusion
 from thrifty_jax import records
+from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices, volumes
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case, Volume
@@ -98,10 +99,13 @@ def slice_case(
   read_case: Callable[[Case], Volume], settings: Mapping[str, Any], case: Case
 ) -> SlicedCase:
   """Reads, checks and slices a case; runs in a worker process where there are several."""
-  volume = volumes.along(read_case(case), settings['slice_axis'])
-  checks.check_volume(
-    volume, classes=settings['classes'], modalities=settings['modalities'], source=case
-  )
+  try:
+    volume = volumes.along(read_case(case), settings['slice_axis'])
+    checks.check_volume(
+      volume, classes=settings['classes'], modalities=settings['modalities'], source=case
+    )
+  except InputError as error:
+    raise InputError(f'{error} {name_exclusion([case.case])}') from error
   image, label = slices.to_slices(volume, records.parse(settings, ImageSettings, case.case))
   record = {
     'case': case.case,

@@ -68,6 +68,9 @@ def check(
   """
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]
+  if scans.unused:
+    some = data_sets.list_some(scans.unused)
+    found.append(Finding(f'{len(scans.unused)} files or folders there belong to no scan: {some}'))
   measured: list[Scan] = []
   with workers.map_cases(config.data.workers, f'check {config.data.name}') as cases_map:
     looked = cases_map(functools.partial(_look_at, config), cases)
@@ -94,11 +97,13 @@ def check(
   print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.select(errors=True):
     count = len(cases) + len(scans.unpaired)
+    wrong = {finding.case for finding in errors if finding.case}
+    without = f' {data_sets.name_exclusion([*wrong])}' if wrong else ''
     if len(errors) == 1:
-      raise InputError(f'1 error in {count} scans: {errors[0].text}')
+      raise InputError(f'1 error in {count} scans: {errors[0].text}{without}')
     raise InputError(
       f'{len(errors)} errors in {count} scans, all listed above; correct or remove what they '
-      f'name. The first: {errors[0].text}'
+      f'name. The first: {errors[0].text}{without}'
     )
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')

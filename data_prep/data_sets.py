@@ -20,8 +20,8 @@ from thrifty_jax.scans.volumes import Case, Volume
 
 # Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
 # decides what the config leaves open also has resolve(config, scans, training), and one whose masks
-# can be read alone read_classes(case). Where files lack their counterpart, find_cases raises
-# Unpaired.
+# can be read alone read_classes(case); folder also has find_unused and require_split. Where files
+# lack their counterpart, find_cases raises Unpaired.
 _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 
 
@@ -44,6 +44,7 @@ class Scans:
   cases: tuple[Case, ...]  # those that have a mask, sorted by name
   unpaired: tuple[str, ...]  # a line for each file that lacks its counterpart
   contents: Contents
+  unused: tuple[str, ...] = ()  # names of files and folders there that belong to no scan
 
   @property
   def patients(self) -> list[str]:
@@ -124,7 +125,8 @@ def raw_dir(config: ConfigDict) -> Path:
 def find(config: ConfigDict) -> Scans:
   """Finds the scans in the raw folder; with config.data.download they are fetched if missing.
 
-  Scans must have names of their own, and no value be open that this data set cannot decide.
+  Scans must have names of their own, and no value be open that this data set cannot decide. Those
+  of data.exclude are left out.
   """
   data_set, left = find_module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
@@ -147,9 +149,16 @@ def find(config: ConfigDict) -> Scans:
     raise InputError(
       f'{folder}: more than one scan is called {", ".join(twice)}; rename or remove one.'
     )
+  unused = data_set.find_unused(folder, cases) if hasattr(data_set, 'find_unused') else []
+  if unknown := sorted({*config.data.exclude} - {*names}):
+    raise InputError(
+      f'config.data.exclude names {list_some(unknown)}; expected names among '
+      f'{list_some(names)}. Correct the list.'
+    )
+  cases = tuple(case for case in cases if case.case not in config.data.exclude)
   place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
   contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
-  return Scans(cases, unpaired, contents)
+  return Scans(cases, unpaired, contents, tuple(unused))
 
 
 def _read_classes(config: ConfigDict, cases: Sequence[Case]) -> Iterator[list[int] | None]:
@@ -179,8 +188,20 @@ def resolve(
 
   Returns titles and texts, for a person, about what was found; `training` names the patients.
   """
-  if not configs.left_to_data(config):
-    return ()
-  found = find_module(config).resolve(config, scans, training)
-  configs.validate(config)  # fields that depend on the new values
-  return found
+  data_set, told = find_module(config), ()
+  if hasattr(data_set, 'require_split'):
+    data_set.require_split(config)
+  if scans.unused:
+    told += (('not used', f'{len(scans.unused)} files or folders: {list_some(scans.unused)}'),)
+  if config.data.exclude:
+    told += (('left out', f'{list_some(config.data.exclude)}, by data.exclude'),)
+  if configs.left_to_data(config):
+    told = (*data_set.resolve(config, scans, training), *told)
+    configs.validate(config)  # fields that depend on the new values
+  return told
+
+
+def name_exclusion(names: Sequence[str]) -> str:
+  """Returns the words by which an error says how to go on without some scans."""
+  listed = ', '.join(f"'{name}'" for name in sorted(names)[:5]) + ', ...' * (len(names) > 5)
+  return f'To go on without: --config.data.exclude="({listed},)".'

@@ -146,6 +146,7 @@ _PATIENTS = {
   'std': Setting(
     (), numbers('above 0', lambda *stds: min(stds, default=1) > 0), 'Standard deviation, likewise.'
   ),
+  'exclude': Setting((), PATIENTS, 'Scans that are left out, by their names in the check.'),
   'folds': Setting(5, at_least(3), 'Parts of the patients: one tests, one validates.'),
   'fold': Setting(0, FROM_0, 'Part that tests, from 0; the next one validates.'),
   'validation_patients': Setting((), PATIENTS, 'Patients that validate; lists win over folds.'),

@@ -124,6 +124,7 @@ def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[
   }
   if configs.left_to_data(config):
     pairs |= {name: (record.choices.get(name), now) for name, now in _choices(data).items()}
+  pairs['exclude'] = record.choices.get('exclude', []), list(data.exclude)
   if data.raw_dir:
     pairs['raw_dir'] = record.raw_dir, data.raw_dir
   return [f'{name} {old!r:.80} -> {new!r:.80}' for name, (old, new) in pairs.items() if old != new]
@@ -141,4 +142,5 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 def _choices(data: ConfigDict) -> dict[str, Any]:
   """Returns what decides open values besides the scans: a window depends on who trains."""
-  return {'max_image_size': data.max_image_size, **splits.list_fields(data)}
+  found = {'max_image_size': data.max_image_size, **splits.list_fields(data)}
+  return found | ({'exclude': list(data.exclude)} if data.exclude else {})
