@@ -77,7 +77,7 @@ def check(
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
-  found += findings.find(measured, config.data.classes)
+  found += findings.find(measured, config.data.classes, slice_axis=config.data.slice_axis)
   total_ml = np.sum([scan.volume_ml for scan in measured], axis=0)
   if not any(finding.is_error for finding in found) and not np.all(total_ml):
     absent = ', '.join(np.array(config.data.classes[1:])[total_ml == 0])
