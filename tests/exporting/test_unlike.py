@@ -27,7 +27,7 @@ def known():
     ({}, []),
     ({'spacing': (7.0, 0.9, 0.9)}, ['slice_spacing_mm']),
     ({'spacing': (1.0, 0.9, 0.9)}, ['slice_spacing_mm']),
-    ({'spacing': (3.0, 0.9, 1.4)}, ['pixel_spacing_mm', 'field_of_view_mm']),
+    ({'spacing': (3.0, 0.9, 1.5)}, ['pixel_spacing_mm', 'field_of_view_mm']),
     ({'shape': (30, 40, 32)}, ['slices']),
     ({'shape': (5, 40, 32)}, ['slices']),
     ({'shape': (12, 80, 32)}, ['field_of_view_mm']),

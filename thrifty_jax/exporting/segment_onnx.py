@@ -110,9 +110,9 @@ def unlike(image, shape, spacing, settings):
     'pixel_spacing_mm': [*spacing[1:]],
     'field_of_view_mm': [max(np.multiply(shape, spacing)[1:])],
   }
-  if known and known['slice_spacing_mm'][0] >= THICK * known['pixel_spacing_mm'][1]:
-    if max(spacing[1:]) >= THICK * spacing[0]:
-      lines.append(f'thick slices that are not {settings["slice_axis"]}')
+  are_thick = known and known['slice_spacing_mm'][0] >= THICK * known['pixel_spacing_mm'][1]
+  if are_thick and max(spacing[1:]) >= THICK * spacing[0]:
+    lines.append(f'thick slices that are not {settings["slice_axis"]}')
   for name, factor in LIKE.items() if known else ():
     least, most = known[name]
     found = [value for value in values[name] if not least / factor <= value <= most * factor]
