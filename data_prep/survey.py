@@ -64,7 +64,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     ),
     pictured=middle + 1,
     placement=placement.measure(
-      np.clip((image[..., 0] - limits[0]) / max(limits[1] - limits[0], 1e-9), 0, 1),
+      np.clip((image[..., 0] - limits[0]) / max(limits[1] - limits[0], np.finfo(float).tiny), 0, 1),
       label,
       len(data.classes),
     ),

@@ -120,7 +120,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
   path = Path(path)
   require_file(path, most_bytes=MOST_JSON_BYTES)
   try:
-    return parse_json(path.read_text(encoding='utf-8'))
+    return parse_json(path.read_text(encoding='utf-8-sig'))  # as some editors begin with a mark
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}') from error
   except ValueError as error:

@@ -148,7 +148,9 @@ def _load(values: Any) -> 'Segmenter':
   except InputError as error:
     text = str(error).replace('config.device is', '--device is').replace('--config.', '--')
     raise InputError(text) from error
-  folders = [name for name in values.model.split(',') if name]
+  folders = [command_line.expand_home(name) for name in values.model.split(',') if name]
+  if Path(values.model).exists():  # one folder with a comma in its name
+    folders = [values.model]
   budget = values.memory_budget_mb
   return load_model(
     folders, flips=values.flips, batch_size=values.batch_size, memory_budget_mb=budget

@@ -166,3 +166,18 @@ def test_lists_win_over_classes():
   assert (parts['validation'], parts['test']) == (('p05',), ('p06', 'p07'))
   rest = splits.split_patients(classes, folds=5, fold=0, validation_patients=('p05',))
   assert rest['validation'] == ('p05',) and {*rest['test']} & {'p00', 'p01', 'p02'}
+
+
+@pytest.mark.parametrize(
+  ('count', 'folds', 'message'),
+  [
+    (1, 5, 'only 1 patients to split; expected 3 or more'),
+    (2, 3, 'only 2 patients to split; expected 3 or more'),
+    (2, 5, 'Add scans of other patients'),
+    (3, 5, 'set data.folds to 3[.]'),
+    (4, 5, 'set data.folds to 3 to 4[.]'),
+  ],
+)
+def test_the_remedy_for_few_patients_helps(count, folds, message):
+  with pytest.raises(InputError, match=message):
+    splits.split_patients(PATIENTS[:count], folds=folds, fold=0)

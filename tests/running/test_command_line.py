@@ -1,5 +1,7 @@
 """The reader of options that all commands share."""
 
+from pathlib import Path
+
 import pytest
 
 from thrifty_jax.errors import InputError
@@ -55,3 +57,22 @@ def test_what_cannot_be_read_is_refused_in_one_line(argv, message):
 def test_help_is_printed_whatever_else_is_asked(capsys):
   assert command_line.start(['--help', '--scan'], USAGE, run=lambda arguments: 1) == 0
   assert capsys.readouterr().out == USAGE
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('~/masks', '{home}/masks'),
+    ('~', '{home}'),
+    ('~/a,b', '{home}/a,b'),
+    ('masks/~', 'masks/~'),
+    ('./~/masks', './~/masks'),
+    ('~nobody_of_this_name/x', '~nobody_of_this_name/x'),
+  ],
+)
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, text, expected):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert read(f'--scan={text}').scan == expected.format(home=tmp_path)
+  arguments = ['--config=configs/brain.py', f'--workdir={text}']
+  monkeypatch.chdir(Path(__file__).resolve().parents[2])
+  assert command_line.parse(arguments).workdir == Path(expected.format(home=tmp_path))

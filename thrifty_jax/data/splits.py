@@ -71,9 +71,14 @@ def split_patients(
     )
   left = [patient for patient in everyone if patient not in {*validation, *test}]
   if not (validation and (test or not hold_out_test)) and len(left) < folds:
+    if len(left) < 3:
+      raise InputError(
+        f'data: there are only {len(left)} patients to split; expected 3 or more, for training, '
+        'validation and test. Add scans of other patients.'
+      )
     raise InputError(
-      f'data.folds is {folds}, but there are only {len(left)} patients; add scans or lower '
-      'data.folds to 3 or more.'
+      f'data.folds is {folds}, but there are only {len(left)} patients; add scans, or set '
+      f'data.folds to {"3" if len(left) == 3 else f"3 to {len(left)}"}.'
     )
   parts = _deal(left, patients if isinstance(patients, Mapping) else {}, folds)
   if hold_out_test:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import traceback
@@ -71,7 +72,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   if stage not in stages:
     near = _nearest(stage, stages)
     raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
-  workdir = Path(values.workdir or Path('runs', config_file.stem))
+  workdir = Path(expand_home(values.workdir) or Path('runs', config_file.stem))
   return Command(values.config, named, workdir, stage, _folds(values.folds, values.config))
 
 
@@ -123,10 +124,18 @@ def read(
     else:
       flags.DEFINE_boolean(name, False, name, flag_values=values)
   _parse(values, argv)
+  for name in values:
+    if isinstance(text := values[name].value, str):
+      values[name].value = expand_home(text)
   for name, example in required.items():
     if not values[name].value:
       raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
   return values
+
+
+def expand_home(path: str) -> str:
+  """Returns a path whose ~ at the start is the home folder: shells leave it in --name=~/path."""
+  return os.path.expanduser(path)  # unlike Path.expanduser no error where there is no home
 
 
 def exit_status(work: Callable[[], int | None]) -> int:

@@ -148,6 +148,11 @@ def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
 def _in_order(pairs: list[tuple[str, str]], title: str, path: Path) -> tuple[str, ...]:
   """Returns the names of numbered pairs; refuses gaps, and names that a terminal cannot show."""
   numbers = sorted(number for number, _ in pairs)
+  if title == 'labels' and numbers == sorted(str(place + 1) for place in range(len(pairs))):
+    raise InputError(
+      f'{path}: labels has the numbers {", ".join(numbers):.80}, without the background; expected '
+      '0 too. Add "background": 0; the masks may stay as they are.'
+    )
   if numbers != sorted(map(str, range(len(pairs)))):
     raise InputError(
       f'{path}: {title} has the numbers {", ".join(numbers):.80}; expected 0 to {len(pairs) - 1}, '
