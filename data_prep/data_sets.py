@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from data_prep import workers
 from data_prep.contents import Contents
 from thrifty_jax import config as configs
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case, Volume
 
@@ -106,8 +107,9 @@ def find_module(config: ConfigDict) -> ModuleType:
 
 def data_dir(config: ConfigDict) -> Path:
   """Returns TFDS's folder: the config's, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-  folder = config.data.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return Path(folder).expanduser().absolute()
+  if folder := config.data.data_dir or os.environ.get('TFDS_DATA_DIR'):
+    return Path(os.path.expanduser(folder)).absolute()
+  return files.in_home('tensorflow_datasets')
 
 
 def raw_folder(name: str) -> str:
@@ -118,7 +120,7 @@ def raw_folder(name: str) -> str:
 def raw_dir(config: ConfigDict) -> Path:
   """Returns the raw folder: the config's, else TFDS's folder for manual downloads."""
   if config.data.raw_dir:
-    return Path(config.data.raw_dir).expanduser().absolute()
+    return Path(os.path.expanduser(config.data.raw_dir)).absolute()
   return data_dir(config) / 'downloads' / 'manual' / raw_folder(config.data.name)
 
 
@@ -145,6 +147,11 @@ def find(config: ConfigDict) -> Scans:
     found, unpaired = error.cases, error.problems
   cases = tuple(sorted(found, key=lambda case: case.case))
   names = [case.case for case in cases]
+  for name in names:
+    if not name.isprintable():  # nor can logs, pages and slices hold it
+      raise InputError(
+        f'{folder}: has the scan {name!r:.80}, whose name is no text in UTF-8; rename its files.'
+      )
   if twice := sorted({name for name in names if names.count(name) > 1}):
     raise InputError(
       f'{folder}: more than one scan is called {", ".join(twice)}; rename or remove one.'

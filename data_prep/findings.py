@@ -8,6 +8,7 @@ import numpy as np
 from data_prep import placement
 from data_prep.data_sets import list_some
 from data_prep.survey import Scan
+from thrifty_jax.scans import turns
 
 # Modified z-score above which a value counts as an outlier (Iglewicz and Hoaglin, 1993); 0.6745 of
 # a standard deviation is the median absolute deviation of a normal distribution.
@@ -139,7 +140,7 @@ def _misplaced(scans: Sequence[Scan], slice_axis: str) -> Iterator[Finding]:
   for n, turn in placement.find_misplaced([found for _, found in measured]).items():
     text = 'its mask lies on something else than the masks of the others'
     if turn:
-      text += f'; {placement.describe_turn(turn, slice_axis)} it would lie on the same'
+      text += f'; {turns.describe(turn, slice_axis)} it would lie on the same'
     texts[measured[n][0]] = f'{text}: look at its picture'
   yield from _warnings(scans, texts, 'masks lie on something else than those of the others')
 

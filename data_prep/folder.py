@@ -19,7 +19,9 @@ percentiles of each scan, and nothing is learned.
 """
 
 import csv
+import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -172,7 +174,8 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     ending = _ending(path, endings)
     if ending is None or not path.is_file():
       continue
-    first = found.setdefault(path.name[: -len(ending)], path)
+    # A composed and a decomposed spelling, as of macOS, are one name.
+    first = found.setdefault(unicodedata.normalize('NFC', path.name[: -len(ending)]), path)
     if first != path:
       raise InputError(
         f'{path}: {first.name} has the same name but for its ending; expected each scan once. Move '
@@ -227,7 +230,8 @@ def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
   patients: dict[str, str] = {}
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:
-      rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+      text = unicodedata.normalize('NFC', file.read())
+      rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(row)]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise InputError(f'{path}: cannot be read ({error}); expected text, case,patient.') from error
   if not rows or rows[0] != ['case', 'patient']:

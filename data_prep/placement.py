@@ -8,14 +8,13 @@ moved by 12 pixels in 7 of 8 and in 96 %, by 4 pixels hardly ever. A prostate, w
 middle and has no brightness of its own, is not found.
 """
 
-import itertools
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from thrifty_jax.scans.volumes import SLICE_AXES
+from thrifty_jax.scans.turns import TURNS
 
 _SAMPLES = 4_000  # voxels of a class, of its rim and of its border that are looked at
 _RIM = 2  # pixels around a mask, in the plane of the slice
@@ -27,8 +26,6 @@ _MOST = 8.0  # deviations of one feature that count
 # Root mean square of deviations above which a mask is suspected, and at most which share of it is
 # left where a turn explains it.
 _FAR, _FAR_TURNED, _EXPLAINED = 3.0, 2.0, 0.33
-# Ways in which a mask may lie: axes of the slice exchanged, and axes [D, H, W] mirrored.
-TURNS = tuple(itertools.product((False, True), *[(False, True)] * 3))
 FEATURES = 7  # of a class under a mask, see `measure`
 
 
@@ -96,15 +93,6 @@ def find_misplaced(measured: Sequence[np.ndarray]) -> dict[int, int]:
     elif np.isfinite(own) and own > _FAR:
       found[n] = 0
   return found
-
-
-def describe_turn(turn: int, slice_axis: str) -> str:
-  """Describes one of TURNS by its index, such as `mirrored left to right`."""
-  sides = {'S': 'head to feet', 'I': 'head to feet', 'P': 'front to back', 'L': 'left to right'}
-  exchanged, *mirrored = TURNS[turn]
-  axes = [sides[to] for to, on in zip(SLICE_AXES[slice_axis], mirrored, strict=True) if on]
-  words = ['with rows and columns exchanged'] * exchanged
-  return ' and '.join([*words, *([f'mirrored {" and ".join(axes)}'] if axes else [])])
 
 
 def _sample(part: np.ndarray) -> np.ndarray:

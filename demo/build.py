@@ -124,8 +124,8 @@ def require_known(content: bytes, archive: Path) -> None:
 
 def kept() -> Path:
   """Returns the path of the archive between builds."""
-  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return Path(base).expanduser() / 'thrifty_jax' / ARCHIVE
+  base = os.environ.get('XDG_CACHE_HOME')
+  return (Path(base) if base else files.in_home('.cache')) / 'thrifty_jax' / ARCHIVE
 
 
 def fetched() -> Path:

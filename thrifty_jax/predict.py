@@ -133,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
   }
   if not values.overwrite:
     outputs.refuse_existing(plan, about)
-  _say_what_runs(segmenter, len(found), values)
+  _say_what_runs(segmenter, len(found), values, sources.find_unused(place, found))
   return _segment_all(segmenter, plan, about)
 
 
@@ -157,7 +157,7 @@ def _load(values: Any) -> 'Segmenter':
   )
 
 
-def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
+def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any, unused: Sequence[str]) -> None:
   from thrifty_jax import device
 
   members, first = segmenter.members, segmenter.members[0]
@@ -167,6 +167,9 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
   say('model', f'{several}{network}; {", ".join(segmenter.classes[1:])}')
   say('device', device.describe())
   say('input', f'{count} scan{"s" if count > 1 else ""} in {values.input}')
+  if unused:
+    some = ', '.join(unused[:5]) + ', ...' * (len(unused) > 5)
+    say('not used', f'{len(unused)} files or folders there: {some}')
   say('output', values.output)
   if values.flips:
     allowed = [' and '.join(member.spec.flips) or 'none' for member in members]

@@ -105,6 +105,18 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Agreement:
+  """How well the mask of a case agrees with the network, see scores/agreement.py."""
+
+  case: Name
+  patient: str
+  split: str  # that the case belongs to
+  dsc: float  # in [0, 1]
+  way: str  # in which the mask would agree better, such as mirrored left to right; '' if in none
+  turned_dsc: float  # that it then has, in [0, 1]
+
+
+@dataclass(frozen=True)
 class OfFold:
   """What differs between the folds of one evaluation."""
 
@@ -142,6 +154,10 @@ class Evaluated:
   of_folds: tuple[OfFold, ...] = ()  # empty for a single fold
   # Patients of each split that have each foreground class; empty in files of older versions.
   having: Mapping[str, Mapping[str, Count]] = dataclasses.field(default_factory=dict)
+  # Scored cases; and those to look at, of several folds among the scored ones, which no network of
+  # theirs has seen, else among those for training and validation.
+  agreements: tuple[Agreement, ...] = ()
+  suspects: tuple[Agreement, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -261,6 +261,9 @@ _EVALUATE = {
     ('retrain', 'evaluate'),
   ),
   'batch_size': Setting(16, COUNT, 'Slices at a time.'),
+  'list_suspects': Setting(
+    True, SWITCH, 'Lists masks for training and validation that disagree with the network.'
+  ),
   'nsd_tolerance_mm': Setting(2.0, FROM_0, 'Distance that a surface may be off for NSD, mm.'),
   'flips': Setting(False, SWITCH, 'Averages over the flips that the augmentation has.'),
   'threshold_floor': Setting(

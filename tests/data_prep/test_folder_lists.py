@@ -1,7 +1,9 @@
 """Which files of a folder are scans: lists of nnU-Net, names in any case, exclusions."""
 
 import json
+import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,33 @@ def test_splits_of_nnunet_are_not_passed_over(raw, config, lists, refused):
     return
   with pytest.raises(InputError, match='splits_final.json: .*data.validation_patients'):
     data_sets.resolve(config, scans, ())
+
+
+@pytest.mark.parametrize('name', ['Müller', 'Ångström', 'é', 'ñandú', 'Jörg 2'])
+@pytest.mark.parametrize('decomposed', ['image', 'label', 'patients.csv'])
+def test_a_composed_and_a_decomposed_spelling_are_one_name(raw, name, decomposed):
+  spelled = {
+    kind: unicodedata.normalize('NFC', name) for kind in ('image', 'label', 'patients.csv')
+  }
+  spelled[decomposed] = unicodedata.normalize('NFD', name)
+  (raw / 'imagesTr' / 'scan_000_0000.nii.gz').rename(
+    raw / 'imagesTr' / f'{spelled["image"]}_0000.nii.gz'
+  )
+  (raw / 'labelsTr' / 'scan_000.nii.gz').rename(raw / 'labelsTr' / f'{spelled["label"]}.nii.gz')
+  lines = [f'{case},p' for case in (spelled['patients.csv'], *NAMES[1:])]
+  (raw / 'patients.csv').write_text('\n'.join(['case,patient', *lines]), encoding='utf-8')
+  assert unicodedata.normalize('NFC', name) in [case.case for case in folder.find_cases(raw)]
+
+
+@pytest.mark.parametrize(
+  'name', [b'M\xfcller', b'\xff', b'a\xc3', b'caf\xe9', b'\xe9\xe9'], ids=str
+)
+def test_a_name_that_no_page_can_hold_is_refused_in_one_line(raw, config, name):
+  for folder_, end in (('imagesTr', b'_0000.nii.gz'), ('labelsTr', b'.nii.gz')):
+    path = next((raw / folder_).glob('scan_000*'))
+    path.rename(os.fsdecode(os.fsencode(path.parent) + b'/' + name + end))
+  with pytest.raises(
+    InputError, match='whose name is no text in UTF-8; rename its files'
+  ) as refused:
+    data_sets.find(config)
+  str(refused.value).encode()

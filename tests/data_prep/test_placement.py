@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep import findings, placement
+from thrifty_jax.scans import turns
 from thrifty_jax.scans.volumes import SLICE_AXES
 
 SHAPE = (10, 64, 64)
@@ -54,7 +55,7 @@ def test_masks_that_fit_are_not_suspected(classes, count):
 def test_a_mask_that_was_mirrored_or_turned_is_found_with_its_turn(turn):
   found = misplaced(TURNS[turn])
   assert list(found) == [4]
-  assert placement.describe_turn(found[4], 'axial') == turn
+  assert turns.describe(found[4], 'axial') == turn
 
 
 @pytest.mark.parametrize('shift', [(0, 12, 0), (0, 0, -12), (0, 8, 9), (0, -12, 0), (0, 15, -15)])
@@ -79,17 +80,15 @@ def test_an_empty_mask_and_a_rare_class_are_no_fault():
 def test_a_slice_that_is_no_square_is_mirrored_only():
   image, label = (array[:, :48] for array in made(0))
   measured = placement.measure(image, label, 2)[0]
-  turned = [exchanged for exchanged, *_ in placement.TURNS]
+  turned = [exchanged for exchanged, *_ in turns.TURNS]
   np.testing.assert_array_equal(np.isnan(measured).all(axis=-1), turned)
 
 
-@pytest.mark.parametrize('turn', range(1, len(placement.TURNS)))
+@pytest.mark.parametrize('turn', range(1, len(turns.TURNS)))
 def test_a_turn_of_the_mask_is_measured_as_the_turned_mask_is(turn):
   image, label = made(3)
-  exchanged, *mirrored = placement.TURNS[turn]
-  turned = label.swapaxes(1, 2) if exchanged else label
-  turned = np.flip(turned, tuple(axis for axis in range(3) if mirrored[axis]))
-  expected = placement.measure(image, np.ascontiguousarray(turned), 2)[0, 0]
+  turned = np.ascontiguousarray(turns.turn(label, turn))
+  expected = placement.measure(image, turned, 2)[0, 0]
   np.testing.assert_allclose(placement.measure(image, label, 2)[0, turn], expected, atol=1e-9)
 
 
@@ -97,8 +96,8 @@ def test_a_turn_of_the_mask_is_measured_as_the_turned_mask_is(turn):
 def test_a_turn_is_named_by_the_axes_of_the_slices(axis):
   sides = {'S': 'head to feet', 'I': 'head to feet', 'P': 'front to back', 'L': 'left to right'}
   for place, to in enumerate(SLICE_AXES[axis]):
-    turn = placement.TURNS.index((False, *(place == other for other in range(3))))
-    assert placement.describe_turn(turn, axis) == f'mirrored {sides[to]}'
+    turn = turns.TURNS.index((False, *(place == other for other in range(3))))
+    assert turns.describe(turn, axis) == f'mirrored {sides[to]}'
 
 
 def test_the_check_names_the_scan(tmp_path):

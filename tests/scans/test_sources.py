@@ -204,3 +204,32 @@ def test_a_file_that_is_cut_off_is_an_input_error(tmp_path, ending):
   path.write_bytes(path.read_bytes()[:-2000])
   with pytest.raises(InputError, match='cannot be read'):
     sources.read(sources.find(path, channels=1)[0])
+
+
+@pytest.mark.parametrize(
+  ('stray', 'expected'),
+  [
+    ('notes.txt', ['notes.txt']),
+    ('IM0001', ['IM0001']),
+    ('deep/deeper/x.nii.gz', ['deep']),
+    ('.hidden', []),
+    ('a.nii.gz.part', ['a.nii.gz.part']),
+    ('loose.zraw', ['loose.zraw']),
+  ],
+)
+def test_what_lies_beside_scans_and_is_not_used_is_named(tmp_path, stray, expected):
+  write(tmp_path / 'a.nii.gz', 4, 3, 2)
+  (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
+  (tmp_path / stray).write_bytes(b'x')
+  scans = sources.find(tmp_path, channels=1)
+  assert sources.find_unused(tmp_path, scans) == expected
+  assert sources.find_unused(tmp_path / 'a.nii.gz', scans[:1]) == []
+
+
+def test_a_nested_series_is_named(series, tmp_path):
+  shutil.copytree(series[0], tmp_path / 'one')
+  shutil.copytree(series[1], tmp_path / 'one' / 'nested')
+  (tmp_path / 'one' / 'report.pdf').write_bytes(b'x')
+  scans = sources.find(tmp_path, channels=1)
+  assert [one.name for one in scans] == ['one']
+  assert sources.find_unused(tmp_path, scans) == ['one/nested', 'one/report.pdf']

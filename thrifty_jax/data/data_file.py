@@ -6,6 +6,7 @@ raw scan, so a run can be copied with its slices to a machine without scans.
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,7 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[
   The slices are searched at their path relative to the run, at their absolute path, and by their
   name in TFDS's folder; only slices of the same scans and settings are accepted.
   """
-  roots = [config.data.data_dir, os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
-  places = [workdir / record.from_run, Path(record.folder)]
-  places += [Path(root).expanduser() / record.name for root in roots if root]
-  for place in places:
+  for place in _places(workdir, record, config):
     if (place / _METADATA).is_file():
       metadata = _metadata(place)
       if metadata['settings'] == record.settings:
@@ -93,6 +91,15 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[
     f'the folder {record.name} into that of --config.data.data_dir or $TFDS_DATA_DIR, or prepare '
     'the scans again by --stage=prepare'
   )
+
+
+def _places(workdir: Path, record: Record, config: ConfigDict) -> Iterator[Path]:
+  """Yields the folders that may hold the slices of a run, the home folder's last."""
+  yield from (workdir / record.from_run, Path(record.folder))
+  for root in (config.data.data_dir, os.environ.get('TFDS_DATA_DIR')):
+    if root:
+      yield Path(os.path.expanduser(root)) / record.name
+  yield files.in_home('tensorflow_datasets') / record.name
 
 
 def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:

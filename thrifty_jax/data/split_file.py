@@ -9,6 +9,7 @@ file that was changed after a stage is done is refused like any other setting th
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -113,7 +114,10 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
     raise InputError(
       f'{path}: has the entry {surplus[0]!r:.80}; expected {", ".join(PARTS)}. Remove it.'
     )
-  named = {part: tuple(sorted(written[part])) for part in PARTS}
+  named = {
+    part: tuple(sorted(unicodedata.normalize('NFC', name) for name in written[part]))
+    for part in PARTS
+  }
   for name, count in Counter(sum(named.values(), ())).items():
     if not name.isprintable():
       raise InputError(f'{path}: has the patient {name!r:.80}; expected a name. Correct the file.')

@@ -1,5 +1,6 @@
 """Splits of patients, never of slices, into training, validation and test."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -56,7 +57,7 @@ def split_patients(
     Sorted names under 'train', 'validation' and 'test': disjoint, together all patients, and not
     empty except for test without `hold_out_test`.
   """
-  validation, test = validation_patients, test_patients
+  validation, test = map(_composed, (validation_patients, test_patients))
   everyone = sorted(set(patients))
   for field, names in (('data.validation_patients', validation), ('data.test_patients', test)):
     if unknown := sorted(set(names) - set(everyone)):
@@ -92,6 +93,11 @@ def split_patients(
     )
   found = {'train': train, 'validation': validation, 'test': test}
   return {part: tuple(sorted(names)) for part, names in found.items()}
+
+
+def _composed(names: Sequence[str]) -> list[str]:
+  """Returns names in the spelling of the scans' names: of letters with their accents."""
+  return [unicodedata.normalize('NFC', name) for name in names]
 
 
 def _deal(

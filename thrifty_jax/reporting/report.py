@@ -8,7 +8,7 @@ from thrifty_jax import files, logbook, pages, presence, records
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import architecture, health, histories, inputs, patients
 from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
-from thrifty_jax.scores import tables
+from thrifty_jax.scores import agreement, tables
 
 MODELS = {
   'thrifty': 'Thrifty network',
@@ -73,6 +73,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'metrics': tables.LABELS,
     'flagged': tables.describe_flags(evaluated) if evaluated else '',
     'unscored': tables.describe_unscored(evaluated) if evaluated else '',
+    'suspects': [agreement.describe(one) for one in evaluated.suspects] if evaluated else [],
     'having': presence.describe(evaluated.having, evaluated.patient_names) if evaluated else '',
     'absent': presence.describe_absent(evaluated.having, evaluated.patient_names)
     if evaluated

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import io
 import os
 import re
 import sys
@@ -144,6 +145,9 @@ def exit_status(work: Callable[[], int | None]) -> int:
   The status is what work returns, or 0 if it returns None; 2 on bad input, which prints one line; 1
   on a fault, with a traceback; 128 plus the number of the signal on a request to stop.
   """
+  for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no fault
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   try:
     with stopping.handle():
       return work() or 0

@@ -212,3 +212,17 @@ def _is_dicom(path: Path) -> bool:
 def slices_of(folder: Path) -> list[Path]:
   """Returns the files of a folder's series, in any order."""
   return sorted(path for path in folder.iterdir() if _is_dicom(path))
+
+
+def find_unused(place: Path, found: Sequence[Source]) -> list[str]:
+  """Returns the names of what lies in a folder, not hidden, but belongs to none of its scans."""
+  used = {path for source in found for path in source.channels}
+  series = [path for path in used if path.is_dir()]
+  unused = []
+  for folder in dict.fromkeys([*([place] if place.is_dir() else []), *sorted(series)]):
+    for path in sorted(folder.iterdir()):
+      is_slice = folder in used and _is_dicom(path)
+      header = path.with_suffix('.mhd') if path.suffix in ('.raw', '.zraw') else None
+      if not path.name.startswith('.') and not is_slice and not {path, header} & used:
+        unused.append(str(path.relative_to(place)))
+  return unused

@@ -10,7 +10,7 @@ import numpy as np
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Evaluated, Figures, Floor, OfFold, Overlap
-from thrifty_jax.scores import summaries
+from thrifty_jax.scores import agreement, summaries
 
 
 class Scored(NamedTuple):
@@ -86,6 +86,8 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
       for run, one in zip(folds, found, strict=True)
       for case in one.cases
     ),
+    agreements=tuple(case for one in found for case in one.agreements),
+    suspects=agreement.find_suspects([case for one in found for case in one.agreements]),
     parameters=round(np.mean([one.parameters for one in found])),
     largest_component=tuple(sorted({name for one in found for name in one.largest_component})),
     mean=joined.mean,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.scores import agreement
 
 # As in the field's papers: scores from 0 to 1 in files are percentages here.
 LABELS = {
@@ -75,6 +76,9 @@ def format_evaluation(summary: Evaluated) -> str:
   if words := describe_unscored(summary):
     notes.append(f'({words}: the means are over the others)')
   notes += [summary.note] if summary.note else []
+  if summary.suspects:
+    notes.append('masks to look at, which disagree most with the network:')
+    notes += [f'  {agreement.describe(one)}' for one in summary.suspects]
   lines = [*align(_overlap(summary)), '', *align(_distances(summary)), *notes]
   return '\n'.join([title, *(f'  {line}' if line else '' for line in lines)])
 
