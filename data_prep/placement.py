@@ -4,7 +4,7 @@ The commonest fault of real data is a mask that does not fit its scan: flipped, 
 is found by what the same class covers in the other scans of the set. Of 265 real masks (221 of the
 hippocampus, 36 of the prostate, 8 of the liver) none is suspected. A single one that is mirrored in
 the plane of the slice is found in all livers and in 74 to 100 % of the hippocampi; one that is
-moved by 12 pixels in 7 of 8 and in 96 %, by 4 pixels hardly ever. A prostate, which lies in the
+moved by 12 pixels in 6 of 8 and in 96 %, by 4 pixels hardly ever. A prostate, which lies in the
 middle and has no brightness of its own, is not found.
 """
 
@@ -51,10 +51,12 @@ def measure(image: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
       min(side.stop + _RIM + 1, size) if axis else side.stop
       for axis, (side, size) in enumerate(zip(box, label.shape, strict=True))
     ]
-    mask = label[tuple(map(slice, start, stop))] == k + 1
+    near = label[tuple(map(slice, start, stop))]
+    mask, outside = near == k + 1, near == 0
     cross = ndimage.generate_binary_structure(2, 1)[None]
-    rim = ndimage.binary_dilation(mask, cross, iterations=_RIM) & ~mask
-    border = mask & ~ndimage.binary_erosion(mask, cross, border_value=1)
+    # Another class beside it, as a lesion in a liver, is not there in every scan.
+    rim = ndimage.binary_dilation(mask, cross, iterations=_RIM) & outside
+    border = mask & ndimage.binary_dilation(outside, cross)
     places = [_sample(part) + start for part in (mask, rim, border)]
     for t, (exchanged, *mirrored) in enumerate(TURNS):
       if exchanged and label.shape[1] != label.shape[2]:
