@@ -15,7 +15,7 @@ from data_prep import checks
 from data_prep.data_sets import About, classes_in, name_exclusion
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import slices, volumes
+from thrifty_jax.scans import missing, slices, volumes
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case, Volume
 
@@ -101,6 +101,7 @@ def slice_case(
   """Reads, checks and slices a case; runs in a worker process where there are several."""
   try:
     volume = volumes.along(read_case(case), settings['slice_axis'])
+    volume = missing.fill(volume) if settings.get('nan_is_lowest') else volume
     checks.check_volume(
       volume, classes=settings['classes'], modalities=settings['modalities'], source=case
     )

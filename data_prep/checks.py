@@ -14,7 +14,7 @@ from data_prep.findings import Finding
 from data_prep.survey import Scan
 from thrifty_jax import presence
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import missing, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 
@@ -39,9 +39,11 @@ def find_problems(
       f'{modalities}; correct either.'
     )
   if bad := int(np.count_nonzero(~np.isfinite(image))):
+    outside = bad == np.count_nonzero(np.isnan(image))
+    remedy = 'Set --config.data.nan_is_lowest=True to take NaN as the lowest, or export it again.'
     found.append(
       f'{source.image[0]}: {bad} voxels of the scan are NaN or infinite; expected finite '
-      'intensities. Export it again.'
+      f'intensities. {remedy if outside else "Export it again."}'
     )
   elif (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
     found.append(
@@ -114,6 +116,7 @@ def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
   data = config.data
   try:
     volume = volumes.along(data_sets.find_module(config).read_case(case), data.slice_axis)
+    volume = missing.fill(volume) if data.nan_is_lowest else volume
     problems = find_problems(volume, classes=data.classes, modalities=data.modalities, source=case)
   except InputError as error:
     return None, [str(error)]

@@ -200,6 +200,8 @@ def resolve(
     data_set.require_split(config)
   if scans.unused:
     told += (('not used', f'{len(scans.unused)} files or folders: {list_some(scans.unused)}'),)
+  if config.data.nan_is_lowest:
+    told += (('NaN', 'is the lowest value of its scan, by data.nan_is_lowest'),)
   if config.data.exclude:
     told += (('left out', f'{list_some(config.data.exclude)}, by data.exclude'),)
   if configs.left_to_data(config):

@@ -131,6 +131,9 @@ _SLICES = {
   'window': Setting(
     (-150.0, 250.0), RISING, 'Intensities that become 0 and 1; of CT in HU.', open_value=()
   ),
+  'nan_is_lowest': Setting(
+    False, SWITCH, 'Takes NaN, as SPM writes it outside the head, as the lowest value of the scan.'
+  ),
   'clahe_clip_limit': Setting(0.0, SHARE, 'Clip limit of CLAHE, slice by slice; 0 is off.'),
   'resize': Setting('linear', one_of('linear', 'nearest'), 'Interpolation of images.'),
   'curvature_flow_iterations': Setting(0, FROM_0, 'Steps of edge-keeping smoothing; 0 is off.'),

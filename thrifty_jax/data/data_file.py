@@ -131,6 +131,8 @@ def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[
   }
   if configs.left_to_data(config):
     pairs |= {name: (record.choices.get(name), now) for name, now in _choices(data).items()}
+  filled = record.settings.get('nan_is_lowest', False)
+  pairs['nan_is_lowest'] = filled, data.nan_is_lowest
   pairs['exclude'] = record.choices.get('exclude', []), list(data.exclude)
   if data.raw_dir:
     pairs['raw_dir'] = record.raw_dir, data.raw_dir

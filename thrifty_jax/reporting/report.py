@@ -75,7 +75,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'unscored': tables.describe_unscored(evaluated) if evaluated else '',
     'suspects': [agreement.describe(one) for one in evaluated.suspects] if evaluated else [],
     'having': presence.describe(evaluated.having, evaluated.patient_names) if evaluated else '',
-    'absent': presence.describe_absent(evaluated.having, evaluated.patient_names)
+    'lacking': presence.describe_absent(evaluated.having, evaluated.patient_names)
     if evaluated
     else '',
     'best_floor': _best_floor(evaluated),
