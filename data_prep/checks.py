@@ -40,7 +40,7 @@ def find_problems(
     )
   if bad := int(np.count_nonzero(~np.isfinite(image))):
     outside = bad == np.count_nonzero(np.isnan(image))
-    remedy = 'Set --config.data.nan_is_lowest=True to take NaN as the lowest, or export it again.'
+    remedy = 'Export it again, or take NaN as the lowest by --config.data.nan_is_lowest=True.'
     found.append(
       f'{source.image[0]}: {bad} voxels of the scan are NaN or infinite; expected finite '
       f'intensities. {remedy if outside else "Export it again."}'

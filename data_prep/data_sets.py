@@ -173,7 +173,7 @@ def _read_classes(config: ConfigDict, cases: Sequence[Case]) -> Iterator[list[in
   data_set = find_module(config)
   whole = functools.partial(_read_whole, data_set.read_case)
   read = functools.partial(_try, getattr(data_set, 'read_classes', whole))
-  with workers.map_cases(config.data.workers, f'classes of {config.data.name}') as cases_map:
+  with workers.map_cases(config.data.workers, '') as cases_map:
     yield from cases_map(read, cases)
 
 
