@@ -22,7 +22,7 @@ def count(
 
 def describe(having: Mapping[str, Mapping[str, int]], split: Mapping[str, Sequence[str]]) -> str:
   """Describes what `count` counted in one line; '' if nothing is known."""
-  parts = {part: counts for part, counts in having.items() if split[part]}
+  parts = {part: counts for part, counts in having.items() if split.get(part)}
   if all(count == len(split[part]) for part, counts in parts.items() for count in counts.values()):
     return 'every patient has every class' if parts else ''
   return '; '.join(
@@ -36,7 +36,7 @@ def describe_absent(
   having: Mapping[str, Mapping[str, int]], split: Mapping[str, Sequence[str]]
 ) -> str:
   """Describes in one line the classes that no patient of some part has; '' if there are none."""
-  parts = {part: counts for part, counts in having.items() if split[part]}
+  parts = {part: counts for part, counts in having.items() if split.get(part)}
   classes = next(iter(parts.values()), {})
   absent = {name: [part for part in parts if not parts[part][name]] for name in classes}
   if not any(absent.values()):

@@ -8,7 +8,7 @@ import pytest
 
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scores import metrics, over_folds, summaries
 from thrifty_jax.scores.scoring import CaseCounts
 
@@ -47,6 +47,14 @@ def write_fold(workdir, fold, scored):
     cases=tuple(Case(name, name) for name in names), parameters=1000 + 100 * fold,
     largest_component=('b',) * (fold == 1), mean=mean, classes=classes, floor_dsc=0.5,
     floors={'mean_mask': floor},
+    having={
+      'train': {'a': 9, 'b': 9}, 'validation': {'a': 3, 'b': 0},
+      'test': {'a': len(names), 'b': fold},
+    },
+    agreements=tuple(
+      Agreement(name, name, 'test', 0.1 if name == names[0] else 0.9, 'mirrored', 0.9)
+      for name in names
+    ),
   )  # fmt: skip
   records.write(folder / 'summary.json', summary)
   return folder.parent
@@ -98,3 +106,17 @@ def test_scores_say_of_which_fold_they_are(tmp_path, folds):
   found = sorted({(row['fold'], row['patient']) for row in rows})
   assert found == [('0', 'x'), ('0', 'y'), ('0', 'z'), ('1', 'a'), ('1', 'b')]
   assert len(rows) == 10
+
+
+def test_who_has_a_class_is_summed_and_masks_to_look_at_are_those_no_network_saw(tmp_path, folds):
+  summary = over_folds.write(tmp_path, folds)
+  assert summary.having == {'test': {'a': 5, 'b': 1}}
+  assert [one.case for one in summary.suspects] == ['x', 'a']
+  assert len(summary.agreements) == 5
+
+
+@pytest.mark.parametrize('unknown', [0, 1])
+def test_folds_of_an_older_version_do_not_know_who_has_a_class(tmp_path, folds, unknown):
+  path = folds[unknown] / 'evaluate' / 'summary.json'
+  records.write(path, dataclasses.replace(records.read(path, Evaluated), having={}))
+  assert over_folds.write(tmp_path, folds).having == {}

@@ -1,7 +1,7 @@
 """Joins the scores of several folds as those of one set of patients."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +86,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
       for run, one in zip(folds, found, strict=True)
       for case in one.cases
     ),
+    having=_join_having([one.having.get(first.split, {}) for one in found], first),
     agreements=tuple(case for one in found for case in one.agreements),
     suspects=agreement.find_suspects([case for one in found for case in one.agreements]),
     parameters=round(np.mean([one.parameters for one in found])),
@@ -98,6 +99,15 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
   summaries.write_rows(folder / 'scores.csv', rows)
   records.write(folder / 'summary.json', summary)
   return summary
+
+
+def _join_having(
+  having: Sequence[Mapping[str, int]], first: Evaluated
+) -> dict[str, dict[str, int]]:
+  """Sums how many of the scored patients have each class; {} if a fold does not know."""
+  if not all(having):
+    return {}
+  return {first.split: {name: sum(of[name] for of in having) for name in first.classes}}
 
 
 def _pool(folds: Sequence[Evaluated | Floor]) -> np.ndarray:
