@@ -12,15 +12,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep import checks
-from data_prep.data_sets import About
+from data_prep.data_sets import About, classes_in, name_exclusion
 from thrifty_jax import records
-from thrifty_jax.scans import slices, volumes
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import missing, slices, volumes
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case, Volume
 
 # A new number here causes every data set to be prepared again: raise it when the slices or their
 # metadata change.
-VERSION = tfds.core.Version('1.2.0')
+VERSION = tfds.core.Version('1.3.0')
 
 
 # The metadata of a case, but for its first slice, and features of its D slices, [D, ...] each.
@@ -35,7 +36,7 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
     index along D.
   Metadata: settings, classes, note, padding, and under `cases` for each case: case, patient,
     first_slice (index in the split), slices, native_shape [D, H, W], spacing_mm [3], affine [4, 4],
-    with D the axis of the slices.
+    with D the axis of the slices, and classes, the foreground classes in the mask.
   """
 
   VERSION = VERSION
@@ -98,10 +99,14 @@ def slice_case(
   read_case: Callable[[Case], Volume], settings: Mapping[str, Any], case: Case
 ) -> SlicedCase:
   """Reads, checks and slices a case; runs in a worker process where there are several."""
-  volume = volumes.along(read_case(case), settings['slice_axis'])
-  checks.check_volume(
-    volume, classes=settings['classes'], modalities=settings['modalities'], source=case
-  )
+  try:
+    volume = volumes.along(read_case(case), settings['slice_axis'])
+    volume = missing.fill(volume) if settings.get('nan_is_lowest') else volume
+    checks.check_volume(
+      volume, classes=settings['classes'], modalities=settings['modalities'], source=case
+    )
+  except InputError as error:
+    raise InputError(f'{error} {name_exclusion([case.case])}') from error
   image, label = slices.to_slices(volume, records.parse(settings, ImageSettings, case.case))
   record = {
     'case': case.case,
@@ -110,5 +115,6 @@ def slice_case(
     'native_shape': list(volume.truth.shape),
     'spacing_mm': list(volume.spacing_mm),
     'affine': volume.affine.tolist(),
+    'classes': classes_in(volume.truth),
   }
   return record, {'image': image, 'label': label, 'native_label': volume.truth}

@@ -30,6 +30,7 @@ class Checked:
   split: Mapping[str, Sequence[str]]  # patients of train, validation, test; {} if there is no split
   scans: Sequence[Scan]  # those that can be trained on
   findings: Sequence[Finding]
+  having: str = ''  # how many patients of each part of the split have each class
 
   def select(self, *, errors: bool) -> list[Finding]:
     """Returns the findings that stop a run, or those that do not."""
@@ -39,6 +40,7 @@ class Checked:
 def format_table(checked: Checked) -> str:
   """Returns a table with a row for each scan, then errors and warnings, 100 columns wide."""
   lines = _listed(checked) if checked.cases else []
+  lines += [_paragraph(f'classes: {checked.having}')] if checked.having else []
   if any(finding.case for finding in checked.findings):
     lines.append('E has an error, w a warning:')
   counts = []
@@ -65,6 +67,7 @@ def write(checked: Checked, workdir: Path) -> Path:
     'percentiles': _percentiles(checked),
     'several': len(patients) < len(checked.cases),
     'split': checked.split,
+    'having': checked.having,
     'errors': [finding.text for finding in checked.select(errors=True)],
     'warnings': [finding.text for finding in checked.select(errors=False)],
     'patients': len(patients),

@@ -12,8 +12,9 @@ from data_prep.check_page import Checked
 from data_prep.data_sets import Scans
 from data_prep.findings import Finding
 from data_prep.survey import Scan
+from thrifty_jax import presence
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import missing, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 
@@ -38,9 +39,11 @@ def find_problems(
       f'{modalities}; correct either.'
     )
   if bad := int(np.count_nonzero(~np.isfinite(image))):
+    outside = bad == np.count_nonzero(np.isnan(image))
+    remedy = 'Export it again, or take NaN as the lowest by --config.data.nan_is_lowest=True.'
     found.append(
       f'{source.image[0]}: {bad} voxels of the scan are NaN or infinite; expected finite '
-      'intensities. Export it again.'
+      f'intensities. {remedy if outside else "Export it again."}'
     )
   elif (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
     found.append(
@@ -67,13 +70,16 @@ def check(
   """
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]
+  if scans.unused:
+    some = data_sets.list_some(scans.unused)
+    found.append(Finding(f'{len(scans.unused)} files or folders there belong to no scan: {some}'))
   measured: list[Scan] = []
   with workers.map_cases(config.data.workers, f'check {config.data.name}') as cases_map:
     looked = cases_map(functools.partial(_look_at, config), cases)
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
-  found += findings.find(measured, config.data.classes)
+  found += findings.find(measured, config.data.classes, slice_axis=config.data.slice_axis)
   total_ml = np.sum([scan.volume_ml for scan in measured], axis=0)
   if not any(finding.is_error for finding in found) and not np.all(total_ml):
     absent = ', '.join(np.array(config.data.classes[1:])[total_ml == 0])
@@ -82,16 +88,24 @@ def check(
       'data.classes somewhere. Correct the list or the masks.'
     )
     found.append(Finding(text, is_error=True))
-  checked = Checked(config, cases, split, measured, found)
+  classes_of = scans.classes_of_patients(config) if split else {}
+  having = presence.count(split, classes_of, config.data.classes)
+  if not any(finding.is_error for finding in found) and (
+    absent := presence.describe_absent(having, split)
+  ):
+    found.append(Finding(absent))
+  checked = Checked(config, cases, split, measured, found, presence.describe(having, split))
   print(check_page.format_table(checked))
   print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.select(errors=True):
     count = len(cases) + len(scans.unpaired)
+    wrong = {finding.case for finding in errors if finding.case}
+    without = f' {data_sets.name_exclusion([*wrong])}' if wrong else ''
     if len(errors) == 1:
-      raise InputError(f'1 error in {count} scans: {errors[0].text}')
+      raise InputError(f'1 error in {count} scans: {errors[0].text}{without}')
     raise InputError(
       f'{len(errors)} errors in {count} scans, all listed above; correct or remove what they '
-      f'name. The first: {errors[0].text}'
+      f'name. The first: {errors[0].text}{without}'
     )
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')
@@ -102,6 +116,7 @@ def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
   data = config.data
   try:
     volume = volumes.along(data_sets.find_module(config).read_case(case), data.slice_axis)
+    volume = missing.fill(volume) if data.nan_is_lowest else volume
     problems = find_problems(volume, classes=data.classes, modalities=data.modalities, source=case)
   except InputError as error:
     return None, [str(error)]

@@ -1,10 +1,10 @@
-"""Digests of the contents of raw scans, independent of the times and places of files."""
+"""What raw scans hold: digests, and classes; files that did not change are not read again."""
 
 import contextlib
 import hashlib
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,60 @@ from thrifty_jax.scans.volumes import Case
 
 
 class Contents:
-  """Hashes of scans; those of unchanged files are taken from a file of hashes, if there is one."""
+  """Hashes and classes of scans; those of unchanged files are taken from a file, if there is one.
+
+  The hashes do not depend on the times and places of the files.
+  """
 
   def __init__(self, path: Path):
     self.path = path
-    self._before: dict[str, str] = files.read_json(path) if path.exists() else {}
+    before = files.read_json(path) if path.exists() else {}
+    self._before: dict[str, str] = before.get('hashes', {})
     self._now: dict[str, str] = {}
+    self._classes: dict[str, list[int]] = before.get('classes', {})
 
   def digest(self, cases: Sequence[Case]) -> str:
     """Returns 16 hexadecimal digits, equal for the same scans under the same names."""
     return _digest([[case.case, case.patient, self._hash(case)] for case in cases])[:16]
 
+  def classes_of(
+    self, cases: Sequence[Case], read: Callable[[Sequence[Case]], Iterable[list[int] | None]]
+  ) -> list[list[int]]:
+    """Returns the foreground classes in the mask of each case; `read` finds those not known.
+
+    What it cannot find, None, is tried again the next time, and has none here.
+    """
+    names = [_name(_files_of(case)) for case in cases]
+    unknown = [case for case, name in zip(cases, names, strict=True) if name not in self._classes]
+    if unknown:
+      for case, found in zip(unknown, read(unknown), strict=True):
+        if found is not None:
+          self._classes[_name(_files_of(case))] = found
+    return [self._classes.get(name, []) for name in names]
+
   def keep(self) -> None:
-    """Writes the file of hashes, with those that were used."""
+    """Writes the file, with the hashes that were used."""
     with contextlib.suppress(OSError):  # they only save time; a shared folder may be read-only
-      if self._now != self._before:
-        files.write_json(self.path, self._now)
+      kept = {'hashes': self._now or self._before, 'classes': self._classes}
+      files.write_json(self.path, kept)
 
   def _hash(self, case: Case) -> str:
-    paths = [_with_voxels(files_) for files_ in (case.image, case.label)]
-    # Size and times change with the contents; a program can set back only the first time.
-    known_by = operator.attrgetter('st_size', 'st_mtime_ns', 'st_ctime_ns')
-    found = _digest([[[str(path), *known_by(path.stat())] for path in part] for part in paths])
-    if found not in self._now:
-      known = self._before.get(found)
-      self._now[found] = known or _digest([[_hash_of(path) for path in part] for part in paths])
-    return self._now[found]
+    paths = _files_of(case)
+    if (name := _name(paths)) not in self._now:
+      known = self._before.get(name)
+      self._now[name] = known or _digest([[_hash_of(path) for path in part] for part in paths])
+    return self._now[name]
+
+
+def _files_of(case: Case) -> list[list[Path]]:
+  return [_with_voxels(paths) for paths in (case.image, case.label)]
+
+
+def _name(paths: Sequence[Sequence[Path]]) -> str:
+  """Returns the digest of names, sizes and times of files, which changes with their contents."""
+  # A program can set back only the first of the two times.
+  known_by = operator.attrgetter('st_size', 'st_mtime_ns', 'st_ctime_ns')
+  return _digest([[[str(path), *known_by(path.stat())] for path in part] for part in paths])
 
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:

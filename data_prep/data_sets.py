@@ -5,20 +5,24 @@ import functools
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from data_prep import workers
 from data_prep.contents import Contents
 from thrifty_jax import config as configs
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans.volumes import Case
+from thrifty_jax.scans.volumes import Case, Volume
 
 # Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
-# decides what the config leaves open also has resolve(config, scans, training). Where files lack
-# their counterpart, find_cases raises Unpaired.
+# decides what the config leaves open also has resolve(config, scans, training), and one whose masks
+# can be read alone read_classes(case); folder also has find_unused and require_split. Where files
+# lack their counterpart, find_cases raises Unpaired.
 _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 
 
@@ -41,11 +45,20 @@ class Scans:
   cases: tuple[Case, ...]  # those that have a mask, sorted by name
   unpaired: tuple[str, ...]  # a line for each file that lacks its counterpart
   contents: Contents
+  unused: tuple[str, ...] = ()  # names of files and folders there that belong to no scan
 
   @property
   def patients(self) -> list[str]:
     """The patient's name of each scan."""
     return [case.patient for case in self.cases]
+
+  def classes_of_patients(self, config: ConfigDict) -> dict[str, set[int]]:
+    """Returns the foreground classes that each patient has; what is unreadable has none here."""
+    read = functools.partial(_read_classes, config)
+    found: dict[str, set[int]] = {}
+    for case, classes in zip(self.cases, self.contents.classes_of(self.cases, read), strict=True):
+      found.setdefault(case.patient, set()).update(classes)
+    return found
 
   @functools.cached_property
   def digest(self) -> str:
@@ -74,6 +87,11 @@ def find_cases(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> li
   return cases
 
 
+def classes_in(label: np.ndarray) -> list[int]:
+  """Returns the foreground classes in a mask, integers from 0 of any shape."""
+  return [int(k) for k in np.flatnonzero(np.bincount(label.reshape(-1))) if k]
+
+
 def list_some(values: Sequence[object]) -> str:
   """Returns the first five values in a line, with dots where there are more."""
   return ', '.join(map(str, values[:5])) + (', ...' if len(values) > 5 else '')
@@ -89,8 +107,9 @@ def find_module(config: ConfigDict) -> ModuleType:
 
 def data_dir(config: ConfigDict) -> Path:
   """Returns TFDS's folder: the config's, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-  folder = config.data.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return Path(folder).expanduser().absolute()
+  if folder := config.data.data_dir or os.environ.get('TFDS_DATA_DIR'):
+    return Path(os.path.expanduser(folder)).absolute()
+  return files.in_home('tensorflow_datasets')
 
 
 def raw_folder(name: str) -> str:
@@ -101,14 +120,15 @@ def raw_folder(name: str) -> str:
 def raw_dir(config: ConfigDict) -> Path:
   """Returns the raw folder: the config's, else TFDS's folder for manual downloads."""
   if config.data.raw_dir:
-    return Path(config.data.raw_dir).expanduser().absolute()
+    return Path(os.path.expanduser(config.data.raw_dir)).absolute()
   return data_dir(config) / 'downloads' / 'manual' / raw_folder(config.data.name)
 
 
 def find(config: ConfigDict) -> Scans:
   """Finds the scans in the raw folder; with config.data.download they are fetched if missing.
 
-  Scans must have names of their own, and no value be open that this data set cannot decide.
+  Scans must have names of their own, and no value be open that this data set cannot decide. Those
+  of data.exclude are left out.
   """
   data_set, left = find_module(config), configs.left_to_data(config)
   if left and not hasattr(data_set, 'resolve'):
@@ -127,13 +147,45 @@ def find(config: ConfigDict) -> Scans:
     found, unpaired = error.cases, error.problems
   cases = tuple(sorted(found, key=lambda case: case.case))
   names = [case.case for case in cases]
+  for name in names:
+    if not name.isprintable():  # nor can logs, pages and slices hold it
+      raise InputError(
+        f'{folder}: has the scan {name!r:.80}, whose name is no text in UTF-8; rename its files.'
+      )
   if twice := sorted({name for name in names if names.count(name) > 1}):
     raise InputError(
       f'{folder}: more than one scan is called {", ".join(twice)}; rename or remove one.'
     )
+  unused = data_set.find_unused(folder, cases) if hasattr(data_set, 'find_unused') else []
+  if unknown := sorted({*config.data.exclude} - {*names}):
+    raise InputError(
+      f'config.data.exclude names {list_some(unknown)}; expected names among '
+      f'{list_some(names)}. Correct the list.'
+    )
+  cases = tuple(case for case in cases if case.case not in config.data.exclude)
   place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
   contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
-  return Scans(cases, unpaired, contents)
+  return Scans(cases, unpaired, contents, tuple(unused))
+
+
+def _read_classes(config: ConfigDict, cases: Sequence[Case]) -> Iterator[list[int] | None]:
+  """Yields the foreground classes in the masks of cases, read in several processes."""
+  data_set = find_module(config)
+  whole = functools.partial(_read_whole, data_set.read_case)
+  read = functools.partial(_try, getattr(data_set, 'read_classes', whole))
+  with workers.map_cases(config.data.workers, '') as cases_map:
+    yield from cases_map(read, cases)
+
+
+def _read_whole(read_case: Callable[[Case], Volume], case: Case) -> list[int]:
+  return classes_in(read_case(case).truth)
+
+
+def _try(read: Callable[[Case], list[int]], case: Case) -> list[int] | None:
+  try:
+    return read(case)
+  except InputError:  # check and prepare report it
+    return None
 
 
 def resolve(
@@ -143,8 +195,22 @@ def resolve(
 
   Returns titles and texts, for a person, about what was found; `training` names the patients.
   """
-  if not configs.left_to_data(config):
-    return ()
-  found = find_module(config).resolve(config, scans, training)
-  configs.validate(config)  # fields that depend on the new values
-  return found
+  data_set, told = find_module(config), ()
+  if hasattr(data_set, 'require_split'):
+    data_set.require_split(config)
+  if scans.unused:
+    told += (('not used', f'{len(scans.unused)} files or folders: {list_some(scans.unused)}'),)
+  if config.data.nan_is_lowest:
+    told += (('NaN', 'is the lowest value of its scan, by data.nan_is_lowest'),)
+  if config.data.exclude:
+    told += (('left out', f'{list_some(config.data.exclude)}, by data.exclude'),)
+  if configs.left_to_data(config):
+    told = (*data_set.resolve(config, scans, training), *told)
+    configs.validate(config)  # fields that depend on the new values
+  return told
+
+
+def name_exclusion(names: Sequence[str]) -> str:
+  """Returns the words by which an error says how to go on without some scans."""
+  listed = ', '.join(f"'{name}'" for name in sorted(names)[:5]) + ', ...' * (len(names) > 5)
+  return f'To go on without: --config.data.exclude="({listed},)".'

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from data_prep import placement
 from data_prep.data_sets import list_some
 from data_prep.survey import Scan
+from thrifty_jax.scans import turns
 
 # Modified z-score above which a value counts as an outlier (Iglewicz and Hoaglin, 1993); 0.6745 of
 # a standard deviation is the median absolute deviation of a normal distribution.
@@ -30,11 +32,18 @@ class Finding:
   is_error: bool = False
 
 
-def find(scans: Sequence[Scan], classes: Sequence[str]) -> list[Finding]:
+def find(
+  scans: Sequence[Scan], classes: Sequence[str], *, slice_axis: str = 'axial'
+) -> list[Finding]:
   """Returns what is odd about scans of these classes, each by itself and beside the others."""
   if not scans:
     return []
-  return [*_twins(scans), *_oddities(scans, classes), *_outliers(scans, classes)]
+  return [
+    *_twins(scans),
+    *_oddities(scans, classes),
+    *_misplaced(scans, slice_axis),
+    *_outliers(scans, classes),
+  ]
 
 
 def find_outliers(values: np.ndarray, *, least: float) -> np.ndarray:
@@ -122,6 +131,18 @@ def _rules(
   for name, volume_ml in zip(classes[1:], scan.volume_ml, strict=True):
     text = f'no voxel of {name}'
     yield text, not empty and not volume_ml, text
+
+
+def _misplaced(scans: Sequence[Scan], slice_axis: str) -> Iterator[Finding]:
+  """Yields scans whose masks lie on something else than those of the others."""
+  measured = [(scan, scan.placement) for scan in scans if scan.placement is not None]
+  texts = {}
+  for n, turn in placement.find_misplaced([found for _, found in measured]).items():
+    text = 'its mask lies on something else than the masks of the others'
+    if turn:
+      text += f'; {turns.describe(turn, slice_axis)} it would lie on the same'
+    texts[measured[n][0]] = f'{text}: look at its picture'
+  yield from _warnings(scans, texts, 'masks lie on something else than those of the others')
 
 
 def _outliers(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:

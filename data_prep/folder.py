@@ -5,9 +5,11 @@
     imagesTr/CASE_0000.nii.gz nnU-Net: one file a channel
     labelsTr/CASE.nii.gz      the masks
     patients.csv              optional: case,patient; keeps the scans of a patient together
+    splits_final.json         nnU-Net's folds: refused, unless the config has patients of its own
 
-Without patients.csv each scan is a patient of its own. Hidden files, and images of imagesTs, which
-have no masks, are ignored.
+Without patients.csv each scan is a patient of its own. Where nnU-Net's dataset.json lists cases
+with the paths of their files, these are the scans. Hidden files, and images of imagesTs, which have
+no masks, are ignored; whatever else is not used is counted.
 
 Values that the config leaves open are filled in here: classes and channels from dataset.json, slice
 axis and image size from the headers of all scans (fingerprint.py). CT in every channel gets a
@@ -17,7 +19,9 @@ percentiles of each scan, and nothing is learned.
 """
 
 import csv
+import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +43,8 @@ ABOUT = data_sets.About('Slices of a folder of scans.')
 def find_cases(raw_dir: Path) -> list[Case]:
   """Returns the scans that have a mask, with all their channels."""
   described = dataset_json.read(raw_dir)
+  if described.listed is not None:
+    return _listed_cases(raw_dir, described)
   images, labels = (_files(raw_dir / name, described.endings) for name in ('imagesTr', 'labelsTr'))
   scans, incomplete = {name: (path,) for name, path in images.items()}, {}
   # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
@@ -66,6 +72,55 @@ def find_cases(raw_dir: Path) -> list[Case]:
   return cases
 
 
+def find_unused(raw_dir: Path, cases: Sequence[Case]) -> list[str]:
+  """Returns the names of what lies with scans and masks, not hidden, but belongs to no case."""
+  used = {path.resolve() for case in cases for path in (*case.image, *case.label)}
+  unused = []
+  for folder in ('imagesTr', 'labelsTr'):
+    for path in sorted((raw_dir / folder).glob('[!.]*')):
+      header = path.with_suffix('.mhd').resolve() if path.suffix in ('.raw', '.zraw') else None
+      if path.resolve() not in used and header not in used:
+        unused.append(f'{folder}/{path.name}')
+  return unused
+
+
+def require_split(config: ConfigDict) -> None:
+  """Refuses nnU-Net's splits beside the scans, unless the config names who validates and tests."""
+  data, path = config.data, data_sets.raw_dir(config) / 'splits_final.json'
+  lists = [data.validation_patients, *([data.test_patients] if data.hold_out_test else [])]
+  if path.exists() and not all(lists):
+    raise InputError(
+      f'{path}: its folds have no test patients, so they are not used, and other patients would '
+      'train here than there. Name who validates and tests by --config.data.validation_patients '
+      'and --config.data.test_patients, or in splits.json in the workdir, or move the file away.'
+    )
+
+
+def _listed_cases(raw_dir: Path, described: dataset_json.Description) -> list[Case]:
+  """Returns the cases that dataset.json lists with their files."""
+  listed, path = described.listed or {}, raw_dir / 'dataset.json'
+  alone: dict[str, str] = {}
+  for name, (images, label) in listed.items():
+    if len(images) not in (1, len(described.channels)):
+      alone[name] = (
+        f'{path}: dataset lists {len(images)} images of {name}; expected {len(described.channels)} '
+        f'({", ".join(described.channels)}), or one with all of them. Correct the file.'
+      )
+    elif absent := [file for file in (*images, label) if not file.is_file()]:
+      alone[name] = f'{absent[0]}: is missing, but dataset.json lists it as of {name}; add it.'
+    elif strange := [f for f in (*images, label) if not _ending(f, dataset_json.ENDINGS)]:
+      alone[name] = (
+        f'{strange[0]}: is no volume ({", ".join(dataset_json.ENDINGS)}), but dataset.json lists '
+        f'it as of {name}. Convert it, or correct the list.'
+      )
+  whole = sorted(listed.keys() - alone.keys())
+  patients = _patients(raw_dir / 'patients.csv', whole)
+  cases = [Case(n, patients[n], image=listed[n][0], label=(listed[n][1],)) for n in whole]
+  if alone:
+    raise data_sets.Unpaired([*alone.values()], cases)
+  return cases
+
+
 def read_case(case: Case) -> Volume:
   """Reads the channels of a scan and its mask, which must lie on one grid."""
   image, affine = sources.read_channels(case.image)
@@ -73,6 +128,12 @@ def read_case(case: Case) -> Volume:
   return volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
   )
+
+
+def read_classes(case: Case) -> list[int]:
+  """Reads which foreground classes the mask of a scan has, without the scan."""
+  label, _ = sources.read_voxels(case.label[0])
+  return [int(value) for value in np.unique(np.rint(label)) if value > 0]
 
 
 def resolve(
@@ -105,10 +166,11 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
   """Returns the volumes of a folder by name without ending, without hidden or other files."""
   found: dict[str, Path] = {}
   for path in sorted(folder.glob('[!.]*')):
-    ending = next((ending for ending in endings if path.name.endswith(ending)), None)
+    ending = _ending(path, endings)
     if ending is None or not path.is_file():
       continue
-    first = found.setdefault(path.name.removesuffix(ending), path)
+    # A composed and a decomposed spelling, as of macOS, are one name.
+    first = found.setdefault(unicodedata.normalize('NFC', path.name[: -len(ending)]), path)
     if first != path:
       raise InputError(
         f'{path}: {first.name} has the same name but for its ending; expected each scan once. Move '
@@ -120,6 +182,11 @@ def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
       'Copy them there or correct --config.data.raw_dir.'
     )
   return found
+
+
+def _ending(path: Path, endings: Sequence[str]) -> str | None:
+  """Returns which of the endings a file has, in lower or upper case; None if none."""
+  return next((ending for ending in endings if path.name.lower().endswith(ending)), None)
 
 
 def _channels_of(
@@ -158,7 +225,8 @@ def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
   patients: dict[str, str] = {}
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:
-      rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+      text = unicodedata.normalize('NFC', file.read())
+      rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(row)]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise InputError(f'{path}: cannot be read ({error}); expected text, case,patient.') from error
   if not rows or rows[0] != ['case', 'patient']:
@@ -210,6 +278,8 @@ def _found(
     intensity = f'window {data.window[0]:g} to {data.window[1]:g}'
     intensity += ', from the foreground of the training patients' * ('window' in left)
   name = described.name or raw_dir.name
+  if described.listed is not None:
+    whose += '; those that dataset.json lists'
   return (
     ('folder', f'{name}: {len(cases)} scans of {patients} patients, {whose}'),
     ('scans', f'{size} voxels of {spacing} mm (head-feet x back-front x left-right, medians)'),

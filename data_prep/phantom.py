@@ -25,7 +25,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
 PATIENTS = 10
-read_case = promise12.read_case
+read_case, read_classes = promise12.read_case, promise12.read_classes
 ABOUT = About(
   'Slices of made-up scans.',
   note='Made-up scans: scores on them say nothing about real ones.',

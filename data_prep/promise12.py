@@ -10,7 +10,7 @@ from data_prep import data_sets, download, folder
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
-read_case = folder.read_case
+read_case, read_classes = folder.read_case, folder.read_classes
 MASK = '_segmentation'
 
 ABOUT = data_sets.About(

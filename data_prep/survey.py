@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import slice_order
+from data_prep import placement, slice_order
 from thrifty_jax.scans import dicom_file, overlays
 from thrifty_jax.scans.volumes import Case, Volume
 
@@ -32,6 +32,7 @@ class Scan:
   blank: tuple[int, ...]  # numbers, from 1, of slices that show nothing but have a mask
   picture: str  # the slice, its mask outlined, as a PNG in a data URI
   pictured: int  # number of that slice, from 1
+  placement: np.ndarray | None = None  # what lies under the mask, see placement.measure
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
@@ -61,6 +62,11 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
       image[middle, ..., 0], label[middle], limits=limits, spacing_mm=volume.spacing_mm[1:]
     ),
     pictured=middle + 1,
+    placement=placement.measure(
+      np.clip((image[..., 0] - limits[0]) / max(limits[1] - limits[0], np.finfo(float).tiny), 0, 1),
+      label,
+      len(data.classes),
+    ),
   )
 
 

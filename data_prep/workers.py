@@ -40,14 +40,15 @@ def map_cases(count: int, title: str) -> Generator[Callable[..., Iterator[Any]]]
   Args:
     count: Number of processes; 1 is this process alone. 0 is this process for some seconds, which
       suffice for few or small scans, then as many as there are cores, at most 8.
-    title: Name of the work, shown with its progress.
+    title: Name of the work, shown with its progress; '' for work of which nothing is shown.
   """
   with contextlib.ExitStack() as running:
 
     def counted(work: Callable[[Case], Any], cases: Sequence[Case]) -> Iterator[Any]:
-      bar = running.enter_context(logbook.progress(len(cases), title))
+      bar = running.enter_context(logbook.progress(len(cases), title)) if title else None
       for result in _map(count, running, work, cases):
-        bar.update()
+        if bar:
+          bar.update()
         yield result
         del result  # frees it before waiting for the next
 

@@ -25,7 +25,7 @@ SHA512 = 'ogDLsqIozHZwifPuN37OproAo0byX6t43/bP8GzeZWBWD6MOGExswFAx3up4NS/vvWBOg2
 RUNTIME = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')
 LICENCES = ('LICENSE', 'ThirdPartyNotices.txt')  # the npm package comes without them
 PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js')
-ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js')
+ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js', 'likeness.js')
 # Steps that prepare.js lacks, so a network trained with them would get other images.
 UNBUILT = {'modalities': 1, 'clahe_clip_limit': 0, 'curvature_flow_iterations': 0}
 USAGE = f"""\
@@ -124,8 +124,8 @@ def require_known(content: bytes, archive: Path) -> None:
 
 def kept() -> Path:
   """Returns the path of the archive between builds."""
-  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return Path(base).expanduser() / 'thrifty_jax' / ARCHIVE
+  base = os.environ.get('XDG_CACHE_HOME')
+  return (Path(base) if base else files.in_home('.cache')) / 'thrifty_jax' / ARCHIVE
 
 
 def fetched() -> Path:

@@ -62,10 +62,13 @@ const receive = {
     tell('working', `${Object.keys(scan.times).length} of ${scan.shape[0]} slices ...`);
     if (d === Number(at('slice').value)) draw();
   },
-  done({ mask }) {
+  done({ mask, odd }) {
     scan.mask = mask;
     const kept = settings.largest_component;
-    tell('done', `Done.${kept.length ? ` Of ${kept.join(', ')} the largest piece is kept.` : ''}`);
+    const pieces = kept.length ? ` Of ${kept.join(', ')} the largest piece is kept.` : '';
+    const check = odd.length
+      ? ` This scan is unlike those of the training, check its mask: ${odd.join('; ')}.` : '';
+    tell('done', `Done.${pieces}${check}`);
     draw();
   },
 };

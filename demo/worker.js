@@ -2,6 +2,7 @@
 
 import * as ort from './onnxruntime/ort.wasm.min.mjs';
 import { isDicom, readDicom } from './dicom.js';
+import { unlike } from './likeness.js';
 import { isNifti, readNifti, unzipped } from './nifti.js';
 import { turned } from './orient.js';
 import { classesOf, keepLargest, toSquare, toUnitRange } from './prepare.js';
@@ -49,7 +50,7 @@ async function segment({ voxels, shape, spacing }, settings, network) {
   for (const name of settings.largest_component) {
     keepLargest(mask, shape, settings.classes.indexOf(name));
   }
-  postMessage({ kind: 'done', mask });
+  postMessage({ kind: 'done', mask, odd: unlike(squares, shape, spacing, settings) });
 }
 
 async function classesOfSlice(d, depth, square, native, settings, network) {

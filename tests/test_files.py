@@ -62,3 +62,42 @@ def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(
     with pytest.raises(type(fault)) as caught, files.report_unwritable(tmp_path, '--workdir'):
       raise fault
     assert caught.value is fault
+
+
+@pytest.fixture
+def no_memory():
+  files._home.cache_clear()
+  yield
+  files._home.cache_clear()
+
+
+@pytest.mark.usefixtures('no_memory')
+def test_a_home_folder_that_can_be_written_to_is_taken(monkeypatch, tmp_path, capsys):
+  for home in (tmp_path, tmp_path / 'to be made' / 'deep'):
+    monkeypatch.setenv('HOME', str(home))
+    files._home.cache_clear()
+    assert files.in_home('.cache', 'x') == home / '.cache' / 'x'
+  assert capsys.readouterr().err == ''
+
+
+@pytest.mark.usefixtures('no_memory')
+@pytest.mark.parametrize('home', ['~', 'relative', 'file/below', '', 'locked/below'])
+def test_without_a_home_folder_one_here_is_taken_with_a_line(monkeypatch, tmp_path, capsys, home):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.chdir(tmp_path)
+  path = home if home in ('~', 'relative', '') else str(tmp_path / home)
+  monkeypatch.setattr(files.os.path, 'expanduser', lambda name: path)
+  if 'locked' in home:
+    monkeypatch.setattr(files.os, 'access', lambda *arguments: False)
+  assert files.in_home('x') == files.in_home('x') == tmp_path / '.thrifty_jax' / 'x'
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and 'set HOME' in lines[0]
+
+
+@pytest.mark.parametrize(
+  'name', [b'M\xfcller', b'\xff', b'scan\xe9_0000', b'a\xc3', b'caf\xe9 \xe9'], ids=str
+)
+def test_a_name_that_is_no_utf8_can_be_written_about(tmp_path, name):
+  text = os.fsdecode(name)
+  written = files.write_text(tmp_path / 'page.html', f'<p>{text}</p>').read_bytes()
+  assert written.startswith(b'<p>') and b'\\udc' in written and written.decode('utf-8')

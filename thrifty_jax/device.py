@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from thrifty_jax import jax_internals
+from thrifty_jax import files, jax_internals
 from thrifty_jax.errors import InputError
 
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'  # the bits of a GPU; others always repeat theirs
@@ -80,9 +80,9 @@ def cores() -> int:
 def cache_folder(setting: str) -> Path | None:
   """Folder of compiled programs by config.compilation_cache: 'auto', a folder, or '' for none."""
   if setting != 'auto':
-    return Path(setting).expanduser() if setting else None
-  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return Path(base).expanduser() / 'thrifty_jax' / 'xla'
+    return Path(os.path.expanduser(setting)) if setting else None
+  base = os.environ.get('XDG_CACHE_HOME')
+  return (Path(base) if base else files.in_home('.cache')) / 'thrifty_jax' / 'xla'
 
 
 def keep_freed_memory() -> None:

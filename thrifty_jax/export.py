@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> None:
     )
   member = model_folder.load(folders[0])
   spec = member.spec
-  data = export_slices.open_run(folders[0]) if values.int8 or not values.scans else None
+  data = _open_run(folders[0], values) if values.int8 or not values.scans else None
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{spec.network.name}, {member.parameters:,} parameters')
   if data is None or values.scans:
@@ -98,6 +98,19 @@ def run(arguments: Sequence[str]) -> None:
   )
   export_folder.write(output, contents)
   say('written', f'{output}: {", ".join(sorted(contents))}')
+
+
+def _open_run(folder: Path, values: Any) -> 'RunData':
+  """Opens the slices of the run that a model lies in; says what does without them."""
+  from thrifty_jax.exporting import export_slices
+
+  try:
+    return export_slices.open_run(folder)
+  except InputError as error:
+    needed = (
+      '--int8 needs them' if values.int8 else 'or check the export on scans, by --scans=SCANS'
+    )
+    raise InputError(f'{str(error).rstrip(".")}; {needed}') from error
 
 
 def _networks(

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
 import stat
+import sys
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -44,9 +46,32 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
   return path
 
 
+def in_home(*parts: str) -> Path:
+  """Returns a path in the home folder, or in .thrifty_jax here where no home can be written to."""
+  return _home().joinpath(*parts)
+
+
+@functools.cache
+def _home() -> Path:
+  home = Path(os.path.expanduser('~'))  # stays ~ where there is none
+  there = next((place for place in (home, *home.parents) if place.exists()), None)
+  if home.is_absolute() and there and there.is_dir() and os.access(there, os.W_OK):
+    return home
+  other = Path('.thrifty_jax').absolute()
+  print(
+    f'no home folder can be written to ({home}): slices and compiled programs go to {other}; set '
+    'HOME, or --config.data.data_dir and --config.compilation_cache',
+    file=sys.stderr,
+  )
+  return other
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-  """Writes text as UTF-8, whole or not at all (see write_bytes)."""
-  return write_bytes(path, text.encode('utf-8'))
+  """Writes text as UTF-8, whole or not at all (see write_bytes).
+
+  What UTF-8 cannot hold, as a byte of another encoding in a file's name, is escaped.
+  """
+  return write_bytes(path, text.encode('utf-8', 'backslashreplace'))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
@@ -120,7 +145,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
   path = Path(path)
   require_file(path, most_bytes=MOST_JSON_BYTES)
   try:
-    return parse_json(path.read_text(encoding='utf-8'))
+    return parse_json(path.read_text(encoding='utf-8-sig'))  # as some editors begin with a mark
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}') from error
   except ValueError as error:

@@ -135,7 +135,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
     if not recorded and stage in trains:
       split = console.show_data(command)  # needs the prepared slices
       console.record(command, arguments)  # after them: bad scans leave only check.html behind
-      split_file.write(command.config, command.workdir, split)
+      split_file.write(command.config, command.workdir, *split)
       recorded = True
     began = time.monotonic()
     with files.report_unwritable(command.workdir, '--workdir'):

@@ -44,6 +44,7 @@ DICOM SEG, if asked for.
   --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
                            names its patient and study; needs requirements-dicom.txt
   --flips                  average over the flips that the model saw in training: slower
+  --nan_is_lowest          take NaN, as SPM writes it outside the head, as the lowest value
   --overwrite              replace outputs that exist; else they stop the command before any work
   --batch_size=SLICES      at a time (default {BATCH_SIZE}, as evaluation has it)
   --memory_budget_mb=MB    for the activations of the network: the batch is made to fit
@@ -130,13 +131,12 @@ def run(arguments: Sequence[str]) -> int:
     'flips': segmenter.flips,
     'largest_component': list(segmenter.largest_component),
     'thrifty_jax': thrifty_jax.__version__,
+    **({'nan_is_lowest': True} if values.nan_is_lowest else {}),
   }
   if not values.overwrite:
     outputs.refuse_existing(plan, about)
-  _say_what_runs(segmenter, len(found), values)
-  for line in sources.passed_over(found):
-    say('not read', line)
-  return _segment_all(segmenter, plan, about)
+  _say_what_runs(segmenter, len(found), values, sources.find_unused(place, found))
+  return _segment_all(segmenter, plan, about, nan_is_lowest=values.nan_is_lowest)
 
 
 def _load(values: Any) -> 'Segmenter':
@@ -150,14 +150,16 @@ def _load(values: Any) -> 'Segmenter':
   except InputError as error:
     text = str(error).replace('config.device is', '--device is').replace('--config.', '--')
     raise InputError(text) from error
-  folders = [name for name in values.model.split(',') if name]
+  folders = [command_line.expand_home(name) for name in values.model.split(',') if name]
+  if Path(values.model).exists():  # one folder with a comma in its name
+    folders = [values.model]
   budget = values.memory_budget_mb
   return load_model(
     folders, flips=values.flips, batch_size=values.batch_size, memory_budget_mb=budget
   )
 
 
-def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
+def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any, unused: Sequence[str]) -> None:
   from thrifty_jax import device
 
   members, first = segmenter.members, segmenter.members[0]
@@ -167,16 +169,21 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any) -> None:
   say('model', f'{several}{network}; {", ".join(segmenter.classes[1:])}')
   say('device', device.describe())
   say('input', f'{count} scan{"s" if count > 1 else ""} in {values.input}')
+  if unused:
+    some = ', '.join(unused[:5]) + ', ...' * (len(unused) > 5)
+    say('not used', f'{len(unused)} files or folders there: {some}')
   say('output', values.output)
   if values.flips:
     allowed = [' and '.join(member.spec.flips) or 'none' for member in members]
     say('flips', ', '.join(dict.fromkeys(allowed)) + ': those that the training saw')
 
 
-def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) -> int:
+def _segment_all(
+  segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any], *, nan_is_lowest: bool
+) -> int:
   """Segments the scans in turn, prints what went wrong and returns the exit status."""
   from thrifty_jax.predicting import outputs
-  from thrifty_jax.scans import sources
+  from thrifty_jax.scans import missing, sources
 
   began, done, faults = time.monotonic(), 0, 0
   failed: list[str] = []
@@ -186,6 +193,7 @@ def _segment_all(segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any]) ->
     for source, paths in plan.scans:
       try:
         volume, grid = sources.read(source)
+        volume = missing.fill(volume) if nan_is_lowest else volume
         found = segmenter.find(volume, probabilities=bool(paths.probabilities))
         outputs.write(found, grid, paths, plan, about)
         done += 1

@@ -1,5 +1,6 @@
 """What the files of a run hold: a type for each that more than its writer reads (records.py)."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -38,26 +39,47 @@ class Spread:
 
 @dataclass(frozen=True)
 class Overlap:
-  """The overlap of one class, or its mean over the classes, in [0, 1]."""
+  """The overlap of one class, or its mean over the classes, in [0, 1].
 
-  dsc: Annotated[Spread, Inline('dsc_')]  # of whole patients
-  pooled_2d_dsc: float  # one over all slices at network resolution; the mean of several folds
+  A class that neither truth nor prediction of a patient has gets no score, and a score that nobody
+  has is None; the means are over the others.
+  """
+
+  dsc: Annotated[Spread | None, Inline('dsc_')]  # of whole patients
+  # One over all slices at network resolution; the mean of several folds.
+  pooled_2d_dsc: float | None
+  scored: Count | None = None  # patients with a DSC; None in files of older versions
+
+  @property
+  def dsc_mean(self) -> float | None:
+    """The mean DSC, None where no patient has one."""
+    return self.dsc.mean if self.dsc else None
 
 
 @dataclass(frozen=True)
 class Figures:
-  """All scores of one class, or their means over the classes; metrics.score_volume defines them."""
+  """All scores of one class, or their means over the classes; metrics.score_volume defines them.
 
-  dsc: Annotated[Spread, Inline('dsc_')]  # in [0, 1], of whole patients
-  hd95_mm: Annotated[Spread, Inline('hd95_mm_')]
-  max_distance_mm: Annotated[Spread, Inline('max_distance_mm_')]
-  assd_mm: Annotated[Spread, Inline('assd_mm_')]
-  nsd: Annotated[Spread, Inline('nsd_')]  # in [0, 1]
+  Who has no score, and what is None, is as of Overlap.
+  """
+
+  dsc: Annotated[Spread | None, Inline('dsc_')]  # in [0, 1], of whole patients
+  hd95_mm: Annotated[Spread | None, Inline('hd95_mm_')]
+  max_distance_mm: Annotated[Spread | None, Inline('max_distance_mm_')]
+  assd_mm: Annotated[Spread | None, Inline('assd_mm_')]
+  nsd: Annotated[Spread | None, Inline('nsd_')]  # in [0, 1]
   # Without the patients where it is infinite; None where it is for all.
   ravd_percent: Annotated[Spread | None, Inline('ravd_percent_')]
   missed: Count  # scans with a truth and no prediction, summed over the classes
   invented: Count  # scans with a prediction and no truth, likewise
-  pooled_2d_dsc: float  # in [0, 1], as of Overlap
+  pooled_2d_dsc: float | None  # in [0, 1], as of Overlap
+  rightly_empty: Count = 0  # scans with neither, likewise
+  scored: Count | None = None  # as of Overlap
+
+  @property
+  def dsc_mean(self) -> float | None:
+    """The mean DSC, None where no patient has one."""
+    return self.dsc.mean if self.dsc else None
 
 
 @dataclass(frozen=True)
@@ -83,13 +105,25 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Agreement:
+  """How well the mask of a case agrees with the network, see scores/agreement.py."""
+
+  case: Name
+  patient: str
+  split: str  # that the case belongs to
+  dsc: float  # in [0, 1]
+  way: str  # in which the mask would agree better, such as mirrored left to right; '' if in none
+  turned_dsc: float  # that it then has, in [0, 1]
+
+
+@dataclass(frozen=True)
 class OfFold:
   """What differs between the folds of one evaluation."""
 
   fold: Count
   parameters: Count
-  dsc_mean: float  # in [0, 1]
-  pooled_2d_dsc: float  # in [0, 1]
+  dsc_mean: float | None  # in [0, 1]
+  pooled_2d_dsc: float | None  # in [0, 1]
   largest_component: tuple[str, ...]
 
 
@@ -115,9 +149,15 @@ class Evaluated:
   largest_component: tuple[str, ...]  # classes of which only the largest piece counts
   mean: Annotated[Figures, Inline()]
   classes: Mapping[str, Figures]  # each foreground class
-  floor_dsc: float  # of the best floor, in [0, 1]
+  floor_dsc: float | None  # of the best floor, in [0, 1]
   floors: Mapping[str, Floor]
   of_folds: tuple[OfFold, ...] = ()  # empty for a single fold
+  # Patients of each split that have each foreground class; empty in files of older versions.
+  having: Mapping[str, Mapping[str, Count]] = dataclasses.field(default_factory=dict)
+  # Scored cases; and those to look at, of several folds among the scored ones, which no network of
+  # theirs has seen, else among those for training and validation.
+  agreements: tuple[Agreement, ...] = ()
+  suspects: tuple[Agreement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -258,7 +298,8 @@ class Rival:
   learning_rates: tuple[float, ...]  # of each fold
   mean: Annotated[Figures, Inline()]
   classes: Mapping[str, Figures]
-  difference: float | None  # of the mean DSC to the reference's; None for the reference
+  # Of the mean DSC to the reference's; None for the reference, and where no patient has both.
+  difference: float | None
   p_value: float | None  # of the paired Wilcoxon test; None also for few patients
 
 

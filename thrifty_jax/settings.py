@@ -133,6 +133,9 @@ _SLICES = {
   'window': Setting(
     (-150.0, 250.0), RISING, 'Intensities that become 0 and 1; of CT in HU.', open_value=()
   ),
+  'nan_is_lowest': Setting(
+    False, SWITCH, 'Takes NaN, as SPM writes it outside the head, as the lowest value of the scan.'
+  ),
   'clahe_clip_limit': Setting(0.0, SHARE, 'Clip limit of CLAHE, slice by slice; 0 is off.'),
   'resize': Setting('linear', one_of('linear', 'nearest'), 'Interpolation of images.'),
   'curvature_flow_iterations': Setting(0, FROM_0, 'Steps of edge-keeping smoothing; 0 is off.'),
@@ -148,6 +151,7 @@ _PATIENTS = {
   'std': Setting(
     (), numbers('above 0', lambda *stds: min(stds, default=1) > 0), 'Standard deviation, likewise.'
   ),
+  'exclude': Setting((), PATIENTS, 'Scans that are left out, by their names in the check.'),
   'folds': Setting(5, at_least(3), 'Parts of the patients: one tests, one validates.'),
   'fold': Setting(0, FROM_0, 'Part that tests, from 0; the next one validates.'),
   'validation_patients': Setting((), PATIENTS, 'Patients that validate; lists win over folds.'),
@@ -294,6 +298,9 @@ _EVALUATE = {
     ('retrain', 'evaluate'),
   ),
   'batch_size': Setting(16, COUNT, 'Slices at a time.'),
+  'list_suspects': Setting(
+    True, SWITCH, 'Lists masks for training and validation that disagree with the network.'
+  ),
   'nsd_tolerance_mm': Setting(2.0, FROM_0, 'Distance that a surface may be off for NSD, mm.'),
   'flips': Setting(False, SWITCH, 'Averages over the flips that the augmentation has.'),
   'threshold_floor': Setting(

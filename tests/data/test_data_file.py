@@ -34,7 +34,7 @@ def config(settings, tmp_path, monkeypatch):
 
 def find(workdir, config):
   folder, patients = data_file.find(workdir, data_file.require(workdir), config)
-  assert patients == ['Case00', 'Case01', 'Case02']
+  assert list(patients) == ['Case00', 'Case01', 'Case02']
   return folder
 
 

@@ -140,3 +140,38 @@ def test_the_hash_of_a_split_depends_on_who_is_where_and_on_nothing_else():
   assert split_file.digest(turned) == split_file.digest(MINE)
   moved = MINE | {'validation': MINE['test'], 'test': MINE['validation']}
   assert split_file.digest(moved) != split_file.digest(MINE)
+
+
+def test_a_split_that_depends_on_classes_says_so_and_is_taken_up_again(config, tmp_path):
+  config.data.fold = 0
+  rare = {name: {1, 2} if rank in (0, 3, 5) else {1} for rank, name in enumerate(PATIENTS)}
+  split, before = splits.assign(config, rare), config.to_dict()
+  assert split != splits.assign(config, PATIENTS)
+  split_file.write(config, tmp_path, split, rare)
+  written = json.loads((tmp_path / 'splits.json').read_text())
+  assert written['made_by']['classes']['Case03'] == [1, 2]
+  assert split_file.honour(config, tmp_path) is False and config.to_dict() == before
+  split_file.require_split(tmp_path, split)
+
+
+def test_classes_that_change_nothing_are_not_written(config, tmp_path):
+  whole = dict.fromkeys(PATIENTS, {1})
+  split_file.write(config, tmp_path, splits.assign(config, whole), whole)
+  assert 'classes' not in json.loads((tmp_path / 'splits.json').read_text())['made_by']
+
+
+def test_a_file_dealt_by_names_alone_is_refused_where_classes_count(config, tmp_path):
+  config.data.fold = 0
+  rare = {name: {1, 2} if rank in (0, 3, 5) else {1} for rank, name in enumerate(PATIENTS)}
+  split_file.write(config, tmp_path, splits.assign(config, PATIENTS))
+  assert split_file.honour(config, tmp_path) is False
+  with pytest.raises(InputError, match='by their names alone.*data.validation_patients'):
+    split_file.require_split(tmp_path, splits.assign(config, rare))
+
+
+@pytest.mark.parametrize('classes', [3, [1], {'Case00': 1}, {'Case00': ['a']}, {'Case00': [True]}])
+def test_classes_that_are_none_are_refused_in_one_line(config, tmp_path, classes):
+  split = {part: list(names) for part, names in splits.assign(config, PATIENTS).items()}
+  write(tmp_path, split | {'made_by': {'folds': 3, 'fold': 1, 'classes': classes}})
+  with pytest.raises(InputError, match=r'made_by.classes is .*; expected a list of numbers'):
+    split_file.honour(config, tmp_path)

@@ -101,3 +101,83 @@ def test_one_patient_cannot_be_halved():
   assert splits.search_halves(['b', 'a']) in [(('a',), ('b',)), (('b',), ('a',))]
   with pytest.raises(InputError, match='at least 2'):
     splits.search_halves(['a', 'a'])
+
+
+PARTS = ('train', 'validation', 'test')
+
+
+def having(lesions, count=15):
+  """Patients with a liver, of whom those of some ranks have a lesion too."""
+  return {f'p{rank:02d}': {1, 2} if rank in lesions else {1} for rank in range(count)}
+
+
+@pytest.mark.parametrize('folds', [3, 4, 5, 13])
+@pytest.mark.parametrize('classes', [set(), {1}, {1, 2, 7}])
+def test_where_every_patient_has_every_class_splits_stay_what_they_are(folds, classes):
+  for fold in range(folds):
+    parts = splits.split_patients(dict.fromkeys(PATIENTS, classes), folds=folds, fold=fold)
+    assert parts['test'] == tuple(PATIENTS[fold::folds])
+    assert parts['validation'] == tuple(PATIENTS[(fold + 1) % folds :: folds])
+    assert parts == splits.split_patients(PATIENTS, folds=folds, fold=fold)
+
+
+@pytest.mark.parametrize(
+  'lesions', [(1, 6, 11), (0, 1, 2), (0, 5, 10), (12, 13, 14), (3, 8, 9, 14)]
+)
+def test_a_class_of_three_patients_is_in_every_part_of_the_first_fold(lesions):
+  parts = splits.split_patients(having(lesions), folds=5, fold=0)
+  for part in PARTS:
+    assert any(int(name[1:]) in lesions for name in parts[part])
+  assert [len(parts[part]) for part in PARTS] == [9, 3, 3]
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_with_a_patient_for_every_fold_each_fold_has_each_class(seed):
+  rng = np.random.default_rng(seed)
+  count, folds = int(rng.integers(15, 60)), 5
+  classes = {f'p{rank:02d}': {1} for rank in range(count)}
+  for k in (2, 3, 4):
+    for rank in rng.choice(count, rng.integers(folds, count // 2 + 1), replace=False):
+      classes[f'p{rank:02d}'].add(k)
+  tested = []
+  for fold in range(folds):
+    parts = splits.split_patients(classes, folds=folds, fold=fold)
+    tested += parts['test']
+    for part in PARTS:
+      assert {2, 3} <= set().union(*(classes[name] for name in parts[part]))
+    assert abs(len(parts['test']) - count / folds) <= 2
+  assert sorted(tested) == sorted(classes)
+
+
+@pytest.mark.parametrize(
+  ('lesions', 'expected'), [((4,), ['train']), ((0,), ['train']), ((0, 5), ['test', 'train'])]
+)
+def test_of_too_few_patients_the_first_trains_and_the_second_tests(lesions, expected):
+  parts = splits.split_patients(having(lesions), folds=5, fold=0)
+  found = [part for part in PARTS for name in parts[part] if int(name[1:]) in lesions]
+  assert sorted(found) == expected
+
+
+def test_lists_win_over_classes():
+  classes = having((0, 1, 2))
+  parts = splits.split_patients(
+    classes, folds=5, fold=0, validation_patients=('p05',), test_patients=('p06', 'p07')
+  )
+  assert (parts['validation'], parts['test']) == (('p05',), ('p06', 'p07'))
+  rest = splits.split_patients(classes, folds=5, fold=0, validation_patients=('p05',))
+  assert rest['validation'] == ('p05',) and {*rest['test']} & {'p00', 'p01', 'p02'}
+
+
+@pytest.mark.parametrize(
+  ('count', 'folds', 'message'),
+  [
+    (1, 5, 'only 1 patients to split; expected 3 or more'),
+    (2, 3, 'only 2 patients to split; expected 3 or more'),
+    (2, 5, 'Add scans of other patients'),
+    (3, 5, 'set data.folds to 3[.]'),
+    (4, 5, 'set data.folds to 3 to 4[.]'),
+  ],
+)
+def test_the_remedy_for_few_patients_helps(count, folds, message):
+  with pytest.raises(InputError, match=message):
+    splits.split_patients(PATIENTS[:count], folds=folds, fold=0)

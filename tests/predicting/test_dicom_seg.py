@@ -274,6 +274,23 @@ def test_a_series_to_which_it_cannot_belong_is_told_without_its_names(tmp_path, 
   assert not any(secret in said.replace(str(tmp_path), '') for secret in (*SECRETS, 'JANE'))
 
 
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('StudyDate', '2026-13-45'),
+    ('PatientBirthDate', '31.12.1970'),
+    ('StudyTime', '25:61'),
+    ('PatientBirthDate', 'unknown'),
+    ('StudyDate', '20261345'),
+  ],
+)
+def test_an_invalid_date_is_named_and_never_quoted(tmp_path, name, value):
+  series = write_series(tmp_path / 'series', **{name: value})
+  with pytest.raises(InputError, match=f'{name} is not as DICOM has it') as refused:
+    written(series)
+  assert value not in str(refused.value)
+
+
 def test_odd_tags_are_repeated_and_what_libraries_say_of_them_is_kept_away(tmp_path, caplog, capfd):
   odd = {'PatientName': 'Jane Doe', 'StudyInstanceUID': '1.2.Jane', 'StudyID': 'Jane' * 5}
   series = write_series(tmp_path / 'series', **odd)
@@ -341,10 +358,9 @@ def test_names_stand_in_the_segmentation_and_nowhere_else(trained, tmp_path, cap
   capfd.readouterr()
   assert command(trained, place, output, '--overlays', '--probabilities') == 2
   written = sorted(path.name for path in output.iterdir())
-  shares = [f'one_probability_{number}.nii.gz' for number in (1, 2)]
-  assert written == sorted(
-    ['classes.json', 'one.nii.gz', 'one_overlay.png', 'one_seg.dcm', *shares]
-  )
+  shares = [f'{scan}_probability_{number}.nii.gz' for scan in ('one', 'two') for number in (1, 2)]
+  others = [f'{scan}{end}' for scan in ('one', 'two') for end in ('.nii.gz', '_overlay.png')]
+  assert written == sorted(['classes.json', 'one_seg.dcm', *others, *shares])
   out, err = capfd.readouterr()
   assert 'error: two: ' in err and 'Traceback' not in err
   texts = [out.replace(str(tmp_path), ''), err.replace(str(tmp_path), ''), *written]

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from thrifty_jax.predicting import sheets
@@ -45,3 +46,22 @@ def test_pixels_that_are_not_square_are_shown_as_they_lie():
 def test_a_long_scan_is_shown_in_twenty_slices():
   mask = np.ones((90, 20, 20), np.uint8)
   assert drawn(mask).shape[0] == drawn(mask[:20]).shape[0]
+
+
+@pytest.mark.parametrize('scale', [1e-12, 1e-9, 1e-5, 1.0, 1e6])
+def test_a_picture_is_as_bright_whatever_the_unit_of_the_intensities(scale):
+  image = np.random.default_rng(0).uniform(size=(3, 40, 40))
+  mask = np.zeros(image.shape, np.uint8)
+  pictures = []
+  for factor in (1.0, scale):
+    content = sheets.draw_sheet(
+      image * factor, mask, spacing_mm=(3, 1, 1), classes=('background', 'liver')
+    )
+    with Image.open(io.BytesIO(content)) as picture:
+      pictures.append(np.asarray(picture.convert('L')).astype(int))
+  assert np.abs(pictures[0] - pictures[1]).max() <= 1
+  drawn = [
+    overlays.outline_slice(image[0] * factor, mask[0], limits=(0, factor), spacing_mm=(1, 1))
+    for factor in (1.0, scale)
+  ]
+  assert len(drawn[0]) > 1000 and abs(len(drawn[0]) - len(drawn[1])) < 100

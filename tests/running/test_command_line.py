@@ -1,5 +1,8 @@
 """The reader of options that all commands share."""
 
+import types
+from pathlib import Path
+
 import pytest
 
 from thrifty_jax.errors import InputError
@@ -55,3 +58,49 @@ def test_what_cannot_be_read_is_refused_in_one_line(argv, message):
 def test_help_is_printed_whatever_else_is_asked(capsys):
   assert command_line.start(['--help', '--scan'], USAGE, run=lambda arguments: 1) == 0
   assert capsys.readouterr().out == USAGE
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('~/masks', '{home}/masks'),
+    ('~', '{home}'),
+    ('~/a,b', '{home}/a,b'),
+    ('masks/~', 'masks/~'),
+    ('./~/masks', './~/masks'),
+    ('~nobody_of_this_name/x', '~nobody_of_this_name/x'),
+  ],
+)
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, text, expected):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert read(f'--scan={text}').scan == expected.format(home=tmp_path)
+  arguments = ['--config=configs/brain.py', f'--workdir={text}']
+  monkeypatch.chdir(Path(__file__).resolve().parents[2])
+  assert command_line.parse(arguments).workdir == Path(expected.format(home=tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('model', 'expected'),
+  [
+    ('{place}/a,b', ['{place}/a,b']),
+    ('{place}/plain', ['{place}/plain']),
+    ('{place}/one,{place}/two', ['{place}/one', '{place}/two']),
+    ('~/one,~/two', ['{place}/one', '{place}/two']),
+    ('{place}/one,', ['{place}/one']),
+  ],
+)
+def test_a_model_may_have_a_comma_in_its_path(tmp_path, monkeypatch, model, expected):
+  from thrifty_jax import device, predict
+
+  for name in ('a,b', 'plain', 'one', 'two'):
+    (tmp_path / name).mkdir()
+  loaded = []
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setattr(device, 'prepare', lambda config: None)
+  monkeypatch.setattr(predict, 'load_model', lambda folders, **more: loaded.extend(folders))
+  values = types.SimpleNamespace(
+    model=command_line.expand_home(model.format(place=tmp_path)),
+    **{'device': 'cpu', 'flips': False, 'batch_size': 1, 'memory_budget_mb': None},
+  )
+  predict._load(values)
+  assert loaded == [path.format(place=tmp_path) for path in expected]

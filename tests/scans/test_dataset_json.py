@@ -96,3 +96,23 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line_that_names_it(tmp_pat
 def test_without_the_file_it_is_said_which_folder_is_meant(tmp_path):
   with pytest.raises(InputError, match=r'no dataset\.json there.*--config\.data\.raw_dir=FOLDER'):
     dataset_json.read(tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize(
+  'labels',
+  [{'liver': 1}, {'1': 'liver'}, {'liver': 1, 'lesion': 2}, {'2': 'b', '1': 'a', '3': 'c'},
+   {'a': 3, 'b': 1, 'c': 2}],
+)  # fmt: skip
+def test_labels_without_a_background_get_the_remedy_that_helps(tmp_path, labels):
+  content = {'labels': labels, 'channel_names': {'0': 'CT'}}
+  (tmp_path / 'dataset.json').write_text(json.dumps(content))
+  with pytest.raises(InputError, match='Add "background": 0; the masks may stay') as caught:
+    dataset_json.read(tmp_path)
+  assert 'enumber' not in str(caught.value)
+
+
+@pytest.mark.parametrize('mark', [b'', b'\xef\xbb\xbf'])
+def test_a_byte_order_mark_is_no_content(tmp_path, mark):
+  content = {'labels': {'background': 0, 'liver': 1}, 'channel_names': {'0': 'CT'}}
+  (tmp_path / 'dataset.json').write_bytes(mark + json.dumps(content).encode())
+  assert dataset_json.read(tmp_path).classes == ('background', 'liver')

@@ -1,6 +1,7 @@
 """Scans found in files and folders of any format, and read with their geometry."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -191,22 +192,21 @@ def test_an_object_without_an_image_beside_a_series_is_passed_over_and_named(
 ):
   place = shutil.copytree(series[0], tmp_path / 'scan')
   wanted, _ = sources.read(sources.find(place, channels=1)[0])
-  assert not sources.passed_over(sources.find(place, channels=1))
+  assert not sources.find_unused(place, sources.find(place, channels=1))
   write_object(place / name, WITHOUT_IMAGE[name])
   for where in (place, tmp_path):
     found = sources.find(where, channels=1)
     np.testing.assert_array_equal(sources.read(found[0])[0].image, wanted.image)
-    (line,) = sources.passed_over(found)
-    assert line.startswith(f'{place}: 1 DICOM file') and line.endswith(name)
+    assert [Path(one).name for one in sources.find_unused(where, found)] == [name]
 
 
 def test_many_objects_without_an_image_are_counted(series, tmp_path):
   place = shutil.copytree(series[0], tmp_path / 'scan')
   for name, kind in WITHOUT_IMAGE.items():
     write_object(place / name, kind)
-  (line,) = sources.passed_over(sources.find(place, channels=1))
-  assert f'{len(set(place.iterdir())) - len(sources.slices_of(place)) - 1} DICOM files' in line
-  assert line.endswith(', ...')
+  found = sources.find_unused(place, sources.find(place, channels=1))
+  left = {*place.iterdir()} - {*sources.slices_of(place)}
+  assert {*found} == {path.name for path in left if not path.name.startswith('.')}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_another_image_beside_a_series_is_named_and_not_passed_over(
   place = shutil.copytree(series[0], tmp_path / 'scan')
   write_object(place / 'other.dcm', kind, **tags)
   found = sources.find(place, channels=1)
-  assert not sources.passed_over(found)
+  assert not sources.find_unused(place, found)
   with pytest.raises(InputError, match=rf'other\.dcm: .*{name}'):
     sources.read(found[0])
 
@@ -299,3 +299,32 @@ def test_a_file_that_is_cut_off_is_an_input_error(tmp_path, ending):
   path.write_bytes(path.read_bytes()[:-2000])
   with pytest.raises(InputError, match='cannot be read|are 46000 bytes; expected 48000'):
     sources.read(sources.find(path, channels=1)[0])
+
+
+@pytest.mark.parametrize(
+  ('stray', 'expected'),
+  [
+    ('notes.txt', ['notes.txt']),
+    ('IM0001', ['IM0001']),
+    ('deep/deeper/x.nii.gz', ['deep']),
+    ('.hidden', []),
+    ('a.nii.gz.part', ['a.nii.gz.part']),
+    ('loose.zraw', ['loose.zraw']),
+  ],
+)
+def test_what_lies_beside_scans_and_is_not_used_is_named(tmp_path, stray, expected):
+  write(tmp_path / 'a.nii.gz', 4, 3, 2)
+  (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
+  (tmp_path / stray).write_bytes(b'x')
+  scans = sources.find(tmp_path, channels=1)
+  assert sources.find_unused(tmp_path, scans) == expected
+  assert sources.find_unused(tmp_path / 'a.nii.gz', scans[:1]) == []
+
+
+def test_a_nested_series_is_named(series, tmp_path):
+  shutil.copytree(series[0], tmp_path / 'one')
+  shutil.copytree(series[1], tmp_path / 'one' / 'nested')
+  (tmp_path / 'one' / 'report.pdf').write_bytes(b'x')
+  scans = sources.find(tmp_path, channels=1)
+  assert [one.name for one in scans] == ['one']
+  assert sources.find_unused(tmp_path, scans) == ['one/nested', 'one/report.pdf']

@@ -13,7 +13,7 @@ NAMES = ('dsc', 'hd95_mm', 'max_distance_mm', 'assd_mm', 'nsd', 'ravd_percent')
 def slow_dsc(prediction, truth):
   both = sum(bool(p) and bool(t) for p, t in zip(prediction.flat, truth.flat, strict=True))
   size = sum(map(bool, prediction.flat)) + sum(map(bool, truth.flat))
-  return 1.0 if size == 0 else 2 * both / size
+  return np.nan if size == 0 else 2 * both / size
 
 
 def test_counts_of_each_class_equal_its_own_binary_counts():
@@ -68,8 +68,9 @@ def slow_scores(prediction, truth, spacing_mm, tolerance_mm):
   sizes = int(prediction.sum()), int(truth.sum())
   missed, invented = bool(sizes[1] and not sizes[0]), bool(sizes[0] and not sizes[1])
   scores = {'dsc': slow_dsc(prediction, truth), 'missed': missed, 'invented': invented}
+  scores['rightly_empty'] = sizes == (0, 0)
   if sizes == (0, 0):
-    distances = {'hd95_mm': 0, 'max_distance_mm': 0, 'assd_mm': 0, 'nsd': 1, 'ravd_percent': 0}
+    distances = dict.fromkeys((*metrics.DISTANCES, 'nsd', 'ravd_percent'), np.nan)
   elif missed or invented:
     diagonal = sum((n * step) ** 2 for n, step in zip(truth.shape, spacing_mm, strict=True)) ** 0.5
     distances = dict.fromkeys(('hd95_mm', 'max_distance_mm', 'assd_mm'), diagonal)
@@ -126,7 +127,7 @@ def test_all_scores_equal_those_of_loops_over_voxels_and_pairs(seed):
     spacing, tolerance = rng.uniform(0.3, 4.0, 3).tolist(), rng.uniform(0, 4)
     found = metrics.score_volume(prediction, truth, spacing_mm=spacing, nsd_tolerance_mm=tolerance)
     assert found._asdict() == pytest.approx(
-      slow_scores(prediction, truth, spacing, tolerance), abs=1e-9
+      slow_scores(prediction, truth, spacing, tolerance), abs=1e-9, nan_ok=True
     )
 
 
@@ -147,11 +148,28 @@ def test_an_invented_organ_has_infinite_volume_difference_and_no_nan():
   assert not any(np.isnan(getattr(found, name)) for name in NAMES)
 
 
-def test_nothing_found_where_nothing_is_has_full_marks():
+def test_nothing_found_where_nothing_is_is_no_score_but_counted():
   empty = np.zeros((2, 3, 4), bool)
   found = metrics.score_volume(empty, empty, spacing_mm=(1, 1, 1))
-  assert [getattr(found, name) for name in NAMES] == [1, 0, 0, 0, 1, 0]
-  assert not found.missed and not found.invented
+  assert all(np.isnan(getattr(found, name)) for name in NAMES)
+  assert found.rightly_empty and not found.missed and not found.invented
+
+
+@pytest.mark.parametrize(
+  ('scores', 'of_columns', 'of_all'),
+  [
+    ([[1.0, 0.5], [0.0, 0.5]], [0.5, 0.5], 0.5),
+    ([[1.0, np.nan], [0.0, np.nan]], [0.5, np.nan], 0.5),
+    ([[1.0, np.nan], [np.nan, 0.2]], [1.0, 0.2], 0.6),
+    ([[np.nan, np.nan], [np.nan, np.nan]], [np.nan, np.nan], np.nan),
+    ([[np.inf, np.nan], [0.0, 0.2]], [np.inf, 0.2], np.inf),
+    ([[0.0, np.nan], [np.nan, np.nan]], [0.0, np.nan], 0.0),
+  ],
+)
+def test_a_mean_is_over_the_scores_that_there_are(scores, of_columns, of_all):
+  scores = np.asarray(scores)
+  np.testing.assert_array_equal(metrics.mean_of_scored(scores, axis=0), of_columns)
+  np.testing.assert_allclose(metrics.mean_of_scored(scores), of_all)
 
 
 def test_a_perfect_prediction_is_at_no_distance():
@@ -225,7 +243,8 @@ def test_a_surface_at_just_the_tolerance_counts_whatever_the_spacing_was_rounded
 
 
 def test_volume_difference_is_signed_and_of_the_truth():
-  assert metrics.ravd_percent(np.array([[3, 5, 4], [4, 5, 10], [0, 0, 0]])).tolist() == [25, -50, 0]
+  found = metrics.ravd_percent(np.array([[3, 5, 4], [4, 5, 10], [0, 0, 0]]))
+  np.testing.assert_array_equal(found, [25, -50, np.nan])
 
 
 @pytest.mark.parametrize(

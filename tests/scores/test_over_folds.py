@@ -8,7 +8,7 @@ import pytest
 
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scores import metrics, over_folds, summaries
 from thrifty_jax.scores.scoring import CaseCounts
 
@@ -47,6 +47,14 @@ def write_fold(workdir, fold, scored):
     cases=tuple(Case(name, name) for name in names), parameters=1000 + 100 * fold,
     largest_component=('b',) * (fold == 1), mean=mean, classes=classes, floor_dsc=0.5,
     floors={'mean_mask': floor},
+    having={
+      'train': {'a': 9, 'b': 9}, 'validation': {'a': 3, 'b': 0},
+      'test': {'a': len(names), 'b': fold},
+    },
+    agreements=tuple(
+      Agreement(name, name, 'test', 0.1 if name == names[0] else 0.9, 'mirrored', 0.9)
+      for name in names
+    ),
   )  # fmt: skip
   records.write(folder / 'summary.json', summary)
   return folder.parent
@@ -67,9 +75,9 @@ def test_the_figures_are_those_of_all_patients_at_once(tmp_path, folds):
       one, other = (dataclasses.astuple(getattr(each, metric)) for each in (found, expected))
       assert [*one[:2], *one[2]] == pytest.approx([*other[:2], *other[2]], abs=1e-6)
   floor = summary.floors['mean_mask']
-  assert floor.mean.dsc.mean == pytest.approx(together.dsc.mean, abs=1e-6)
+  assert floor.mean.dsc_mean == pytest.approx(together.dsc_mean, abs=1e-6)
   assert floor.training_dsc == pytest.approx(0.55)
-  assert summary.floor_dsc == floor.mean.dsc.mean
+  assert summary.floor_dsc == floor.mean.dsc_mean
 
 
 def test_the_summary_tells_folds_apart_where_they_differ(tmp_path, folds):
@@ -81,7 +89,7 @@ def test_the_summary_tells_folds_apart_where_they_differ(tmp_path, folds):
   assert summary.slices == {'test': 14}
   assert summary.cases[3] == Case('a', 'a', run='fold_1')
   pooled = [one.pooled_2d_dsc for one in summary.of_folds]
-  assert summary.mean.pooled_2d_dsc == pytest.approx(np.mean(pooled))
+  assert summary.mean.pooled_2d_dsc == pytest.approx(np.mean(np.asarray(pooled, float)))
   assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
 
 
@@ -98,3 +106,17 @@ def test_scores_say_of_which_fold_they_are(tmp_path, folds):
   found = sorted({(row['fold'], row['patient']) for row in rows})
   assert found == [('0', 'x'), ('0', 'y'), ('0', 'z'), ('1', 'a'), ('1', 'b')]
   assert len(rows) == 10
+
+
+def test_who_has_a_class_is_summed_and_masks_to_look_at_are_those_no_network_saw(tmp_path, folds):
+  summary = over_folds.write(tmp_path, folds)
+  assert summary.having == {'test': {'a': 5, 'b': 1}}
+  assert [one.case for one in summary.suspects] == ['x', 'a']
+  assert len(summary.agreements) == 5
+
+
+@pytest.mark.parametrize('unknown', [0, 1])
+def test_folds_of_an_older_version_do_not_know_who_has_a_class(tmp_path, folds, unknown):
+  path = folds[unknown] / 'evaluate' / 'summary.json'
+  records.write(path, dataclasses.replace(records.read(path, Evaluated), having={}))
+  assert over_folds.write(tmp_path, folds).having == {}

@@ -57,10 +57,11 @@ def test_a_rival_has_the_mean_of_its_patients_and_a_paired_test_against_the_firs
   summary = standings.write(tmp_path, [tmp_path])
   first, second = summary.rivals
   ours, theirs = np.array(SCORES['thrifty']), np.array(SCORES['unet'])
-  assert first.mean.dsc.mean == pytest.approx(ours.mean())
+  assert first.mean.dsc_mean == pytest.approx(ours.mean())
+  assert second.mean.dsc and second.mean.hd95_mm
   assert second.mean.dsc.std == pytest.approx(theirs.std(ddof=1))
   assert second.mean.hd95_mm.mean == pytest.approx(10 * theirs.mean())
-  assert second.classes['a'].dsc.mean == pytest.approx(theirs.mean() + 0.05)
+  assert second.classes['a'].dsc_mean == pytest.approx(theirs.mean() + 0.05)
   assert second.mean.dsc.ci95
   low, high = second.mean.dsc.ci95
   assert low < theirs.mean() < high
@@ -80,7 +81,7 @@ def test_folds_are_one_set_of_patients(tmp_path):
   assert summary.folds == (0, 2) and summary.patients == 12
   ours = summary.rivals[0]
   assert ours.parameters == 1500 and ours.learning_rates == (0.002, 0.002)
-  assert ours.mean.dsc.mean == pytest.approx(np.mean(SCORES['thrifty']))
+  assert ours.mean.dsc_mean == pytest.approx(np.mean(SCORES['thrifty']))
   assert ours.mean.pooled_2d_dsc == pytest.approx((0.90 + 0.95) / 2)
   with (tmp_path / 'compare' / 'scores.csv').open() as file:
     rows = list(csv.DictReader(file))

@@ -60,10 +60,10 @@ def cases(monkeypatch):
 def test_the_summary_is_the_mean_over_patients_not_over_cases():
   grey, white = [2 * 3 / 11, 2 * 4 / 11], [0.0, 0.0]  # white: invented in a, missed in b
   mean, classes = summaries.summarise(CASES, NAMES, Overlap)
-  assert mean.dsc.mean == pytest.approx(np.mean([grey, white]))
-  assert mean.dsc.mean == pytest.approx(scoring.mean_dsc(CASES))
-  assert mean.dsc.std == pytest.approx(np.std(np.mean([grey, white], axis=0), ddof=1))
-  assert classes['grey'].dsc.mean == pytest.approx(np.mean(grey))
+  assert mean.dsc_mean == pytest.approx(np.mean([grey, white]))
+  assert mean.dsc_mean == pytest.approx(scoring.mean_dsc(CASES))
+  assert mean.dsc and mean.dsc.std == pytest.approx(np.std(np.mean([grey, white], axis=0), ddof=1))
+  assert classes['grey'].dsc_mean == pytest.approx(np.mean(grey))
   assert classes['white'].dsc == Spread(0, 0, (0, 0))
   assert classes['white'].pooled_2d_dsc == pytest.approx(2 * 3 / 8)
 
@@ -76,6 +76,7 @@ def test_pooled_2d_is_one_dice_over_all_slices_of_all_patients():
 
 def test_a_single_patient_has_a_mean_and_no_deviation():
   mean, classes = summaries.summarise(CASES[:1], NAMES, Overlap)
+  assert mean.dsc and classes['grey'].dsc
   assert mean.dsc.std is None and mean.dsc.ci95 is None and classes['grey'].dsc.std is None
 
 
@@ -138,7 +139,8 @@ def test_missed_and_invented_are_counted_and_infinity_is_kept_out_of_json(cases)
   assert classes['white'].ravd_percent
   assert classes['white'].ravd_percent.mean == pytest.approx(np.mean(finite))
   alone = summaries.summarise(cases[3:], NAMES, Figures)[1]['white']
-  assert alone.ravd_percent is None and alone.invented == 1 and alone.hd95_mm.mean > 0
+  assert alone.ravd_percent is None and alone.invented == 1
+  assert alone.hd95_mm and alone.hd95_mm.mean > 0
   json.dumps(records.to_json([mean, alone]), allow_nan=False)
 
 
@@ -157,3 +159,60 @@ def test_rows_have_the_distances_and_an_infinity_that_readers_of_csv_know(cases,
 
 def test_without_distances_there_is_dsc_alone():
   assert 'hd95_mm' not in next(summaries.make_rows(CASES, NAMES, {}))
+
+
+EMPTY = (0, 0, 0)
+RARE = (  # liver and lesion of patients: neither truth nor prediction of some has the lesion
+  ([(8, 10, 10), EMPTY], 0.8, 1),
+  ([(9, 10, 10), (2, 4, 4)], 0.7, 0),
+  ([(5, 10, 10), (0, 0, 3)], 0.25, 0),  # missed
+  ([(5, 10, 10), (0, 3, 0)], 0.25, 0),  # invented
+  ([EMPTY, (1, 2, 2)], 0.5, 0),
+  ([EMPTY, EMPTY], None, 1),
+)
+
+
+@pytest.mark.parametrize(('native', 'expected', 'unscored'), RARE)
+def test_a_patient_counts_with_the_classes_it_has(native, expected, unscored):
+  mean, classes = summaries.summarise((counts('a', 'a', native),), NAMES, Overlap)
+  assert mean.dsc_mean == pytest.approx(expected)
+  assert scoring.mean_dsc((counts('a', 'a', native),)) == pytest.approx(
+    np.nan if expected is None else expected, nan_ok=True
+  )
+  assert classes['white'].scored == 1 - unscored
+  assert (classes['white'].dsc is None) == bool(unscored)
+
+
+def test_a_class_of_nobody_enters_no_mean_and_is_null_in_files(tmp_path):
+  without = [counts(name, name, [(8, 10, 10), EMPTY]) for name in 'abc']
+  mean, classes = summaries.summarise(without, NAMES, Overlap)
+  assert classes['white'] == Overlap(None, None, 0)
+  assert mean == classes['grey'] and mean.dsc_mean == pytest.approx(0.8) and mean.scored == 3
+  content = records.to_json(classes['white'])
+  assert content['dsc_mean'] is content['dsc_ci95'] is content['pooled_2d_dsc'] is None
+  assert records.parse(content, Overlap, '') == classes['white']
+  rows = list(summaries.make_rows(without, NAMES, {'mean_mask': without}))
+  summaries.write_rows(tmp_path / 'scores.csv', rows)
+  read = summaries.read_rows(tmp_path / 'scores.csv', ('dsc',), scores=('dsc', 'mean_mask_dsc'))
+  assert [(row['dsc'], row['mean_mask_dsc']) for row in read[:2]] == [('0.800000',) * 2, ('', '')]
+  _, arrays = summaries.to_arrays(read, ('dsc',))
+  np.testing.assert_array_equal(arrays['dsc'], [[0.8, np.nan]] * 3)
+
+
+def test_a_rare_class_is_averaged_over_those_who_have_it():
+  rare = [counts(str(i), str(i), native) for i, (native, *_) in enumerate(RARE)]
+  mean, classes = summaries.summarise(rare, NAMES, Overlap)
+  assert classes['white'].dsc_mean == pytest.approx(np.mean([0.5, 0, 0, 0.5]))
+  assert classes['grey'].dsc_mean == pytest.approx(np.mean([0.8, 0.9, 0.5, 0.5]))
+  assert mean.dsc_mean == pytest.approx(np.mean([0.8, 0.7, 0.25, 0.25, 0.5]))
+  assert (mean.scored, classes['grey'].scored, classes['white'].scored) == (5, 4, 4)
+  np.testing.assert_allclose(scoring.mean_dsc_of_classes(rare), [0.675, 0.25])
+
+
+def test_scans_with_nothing_to_find_are_counted(cases):
+  healthy = measured('d1', 'd', 5, prediction=(1, 0), truth=(1, 0))
+  mean, classes = summaries.summarise((*cases, healthy), NAMES, Figures)
+  assert (mean.rightly_empty, classes['white'].rightly_empty) == (1, 1)
+  assert classes['white'].scored == 3 and classes['grey'].scored == 4
+  before, _ = summaries.summarise(cases, NAMES, Figures)
+  assert before.rightly_empty == 0 and before.invented == mean.invented

@@ -37,6 +37,7 @@ class PreparedCase:
   native_shape: tuple[int, int, int]  # D, H, W
   spacing_mm: tuple[float, float, float]  # D, H, W
   affine: tuple[tuple[float, ...], ...]  # 4 x 4, voxel index to mm
+  classes: tuple[int, ...] = ()  # foreground classes in its mask; unknown of slices before 1.3
 
   @property
   def rows(self) -> range:
@@ -66,6 +67,14 @@ class Prepared:
   def patients(self) -> tuple[str, ...]:
     """Patient of each case."""
     return tuple(case.patient for case in self.cases)
+
+  @property
+  def classes_of_patients(self) -> dict[str, set[int]]:
+    """Foreground classes that each patient has."""
+    found: dict[str, set[int]] = {}
+    for case in self.cases:
+      found.setdefault(case.patient, set()).update(case.classes)
+    return found
 
   def cases_of(self, patients: Iterable[str]) -> tuple[PreparedCase, ...]:
     """Returns all cases of these patients."""

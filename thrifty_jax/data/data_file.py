@@ -6,6 +6,7 @@ raw scan, so a run can be copied with its slices to a machine without scans.
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +72,34 @@ def require(workdir: Path) -> Record:
   return record
 
 
-def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, list[str]]:
-  """Finds the folder of a run's slices, and the patient's name of each scan.
+def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[str, set[int]]]:
+  """Finds the folder of a run's slices, and the foreground classes that each patient has.
 
   The slices are searched at their path relative to the run, at their absolute path, and by their
   name in TFDS's folder; only slices of the same scans and settings are accepted.
   """
-  roots = [config.data.data_dir, os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
-  places = [workdir / record.from_run, Path(record.folder)]
-  places += [Path(root).expanduser() / record.name for root in roots if root]
-  for place in places:
+  for place in _places(workdir, record, config):
     if (place / _METADATA).is_file():
       metadata = _metadata(place)
       if metadata['settings'] == record.settings:
-        return place.resolve(), [case['patient'] for case in metadata['cases']]
+        patients: dict[str, set[int]] = {}
+        for case in metadata['cases']:
+          patients.setdefault(case['patient'], set()).update(case.get('classes', ()))
+        return place.resolve(), patients
   raise InputError(
     f"{workdir / FILE}: its slices are no longer in {record.folder}, nor in TFDS's folder; put "
     f'the folder {record.name} into that of --config.data.data_dir or $TFDS_DATA_DIR, or prepare '
     'the scans again by --stage=prepare'
   )
+
+
+def _places(workdir: Path, record: Record, config: ConfigDict) -> Iterator[Path]:
+  """Yields the folders that may hold the slices of a run, the home folder's last."""
+  yield from (workdir / record.from_run, Path(record.folder))
+  for root in (config.data.data_dir, os.environ.get('TFDS_DATA_DIR')):
+    if root:
+      yield Path(os.path.expanduser(root)) / record.name
+  yield files.in_home('tensorflow_datasets') / record.name
 
 
 def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
@@ -121,6 +131,9 @@ def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[
   }
   if configs.left_to_data(config):
     pairs |= {name: (record.choices.get(name), now) for name, now in _choices(data).items()}
+  filled = record.settings.get('nan_is_lowest', False)
+  pairs['nan_is_lowest'] = filled, data.nan_is_lowest
+  pairs['exclude'] = record.choices.get('exclude', []), list(data.exclude)
   if data.raw_dir:
     pairs['raw_dir'] = record.raw_dir, data.raw_dir
   return [f'{name} {old!r:.80} -> {new!r:.80}' for name, (old, new) in pairs.items() if old != new]
@@ -138,4 +151,5 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 def _choices(data: ConfigDict) -> dict[str, Any]:
   """Returns what decides open values besides the scans: a window depends on who trains."""
-  return {'max_image_size': data.max_image_size, **splits.list_fields(data)}
+  found = {'max_image_size': data.max_image_size, **splits.list_fields(data)}
+  return found | ({'exclude': list(data.exclude)} if data.exclude else {})

@@ -9,8 +9,9 @@ file that was changed after a stage is done is refused like any other setting th
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -22,6 +23,7 @@ from thrifty_jax.errors import InputError
 FILE = 'splits.json'
 PARTS = ('train', 'validation', 'test')
 _MADE_BY = 'made_by'
+_CLASSES = 'classes'  # there: the foreground classes of each patient
 
 
 def honour(config: ConfigDict, workdir: Path) -> bool:
@@ -36,8 +38,9 @@ def honour(config: ConfigDict, workdir: Path) -> bool:
     return False
   named = read(path, hold_out_test=config.data.hold_out_test)
   _require_same_making(path, config)
+  patients = _classes_of_patients(path) or sum(named.values(), ())
   try:
-    if splits.assign(config, sum(named.values(), ())) == named:
+    if splits.assign(config, patients) == named:
       return False
   except InputError:  # the folds are impossible with these patients, the file is not
     pass
@@ -64,12 +67,35 @@ def require_patients(workdir: Path, patients: Iterable[str]) -> None:
     )
 
 
-def write(config: ConfigDict, workdir: Path, split: Mapping[str, Sequence[str]]) -> None:
-  """Writes splits.json unless it exists: then it has these names already, see `honour`."""
+def require_split(workdir: Path, split: Mapping[str, Sequence[str]]) -> None:
+  """Refuses an existing splits.json that `honour` took for the config's own split, but is not."""
+  path = workdir / FILE
+  if path.exists() and read(path, hold_out_test=bool(split['test'])) != split:
+    raise InputError(
+      f'{path}: deals the patients to the folds by their names alone, but not all of them have '
+      'every class, and the rule now deals each class evenly. To keep the split of the file name '
+      'its patients in data.validation_patients and data.test_patients; to change it remove the '
+      'file.'
+    )
+
+
+def write(
+  config: ConfigDict,
+  workdir: Path,
+  split: Mapping[str, Sequence[str]],
+  patients: Mapping[str, Collection[int]] | None = None,
+) -> None:
+  """Writes splits.json unless it exists: then it has these names already, see `honour`.
+
+  `patients` maps to the classes of each, which are kept where the split depends on them.
+  """
   if (workdir / FILE).exists():
     return
   named = {part: list(split[part]) for part in PARTS}
-  files.write_json(workdir / FILE, {**named, _MADE_BY: splits.list_fields(config.data)})
+  made_by = splits.list_fields(config.data)
+  if patients and splits.assign(config, [*patients]) != split:
+    made_by[_CLASSES] = {name: sorted(found) for name, found in sorted(patients.items())}
+  files.write_json(workdir / FILE, {**named, _MADE_BY: made_by})
 
 
 def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]]:
@@ -88,7 +114,10 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
     raise InputError(
       f'{path}: has the entry {surplus[0]!r:.80}; expected {", ".join(PARTS)}. Remove it.'
     )
-  named = {part: tuple(sorted(written[part])) for part in PARTS}
+  named = {
+    part: tuple(sorted(unicodedata.normalize('NFC', name) for name in written[part]))
+    for part in PARTS
+  }
   for name, count in Counter(sum(named.values(), ())).items():
     if not name.isprintable():
       raise InputError(f'{path}: has the patient {name!r:.80}; expected a name. Correct the file.')
@@ -116,6 +145,19 @@ def digest(split: Mapping[str, Sequence[str]]) -> str:
   named = {part: sorted(split[part]) for part in PARTS}
   text = json.dumps(named, ensure_ascii=False, separators=(',', ':'))
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _classes_of_patients(path: Path) -> dict[str, list[int]]:
+  """Returns the classes of each patient by which a file was made; {} if names were enough."""
+  made_by = files.read_json(path).get(_MADE_BY)
+  found = made_by.get(_CLASSES, {}) if isinstance(made_by, dict) else {}
+  lists = found.values() if isinstance(found, dict) else [None]
+  if not all(isinstance(of, list) and all(type(k) is int for k in of) for of in lists):
+    raise InputError(
+      f'{path}: {_MADE_BY}.{_CLASSES} is {found!r:.80}; expected a list of numbers for each '
+      f'patient. Remove {_MADE_BY} to keep the names as they are.'
+    )
+  return found
 
 
 def _require_same_making(path: Path, config: ConfigDict) -> None:

@@ -1,6 +1,8 @@
 """Splits of patients, never of slices, into training, validation and test."""
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,11 @@ from thrifty_jax.errors import InputError
 _FIELDS = ('folds', 'fold', 'validation_patients', 'test_patients', 'hold_out_test')
 
 
-def assign(config: ConfigDict, patients: Iterable[str]) -> dict[str, tuple[str, ...]]:
+# The names of patients, or a mapping from these to the foreground classes that each of them has.
+Patients = Iterable[str] | Mapping[str, Collection[int]]
+
+
+def assign(config: ConfigDict, patients: Patients) -> dict[str, tuple[str, ...]]:
   """Returns the split of a run: `split_patients` with the folds and lists of its config."""
   return split_patients(patients, **{field: config.data[field] for field in _FIELDS})
 
@@ -24,7 +30,7 @@ def list_fields(data: ConfigDict) -> dict[str, Any]:
 
 
 def split_patients(
-  patients: Iterable[str],
+  patients: Patients,
   *,
   folds: int,
   fold: int,
@@ -34,12 +40,13 @@ def split_patients(
 ) -> dict[str, tuple[str, ...]]:
   """Splits patients into train, validation and test.
 
-  Patients are sorted; the test patients are those with rank % folds == fold, the validation
-  patients those of the next fold. Neighbouring names often come from one hospital, so folds
-  interleave. An explicit list overrides the rule, which then divides the remaining patients.
+  Patients are sorted and dealt to the folds in turn, so that those of one hospital, whose names are
+  often neighbours, are in several. A class that not every patient has is dealt first, the rarest
+  before the others, so that each fold gets its share. One fold tests and the next validates. An
+  explicit list overrides the rule, which then divides the remaining patients.
 
   Args:
-    patients: Names, repeated or not, in any order.
+    patients: Names, repeated or not, in any order, or a mapping to the classes of each.
     folds: Number of folds, at least 3: with 2 nobody would be left to train on.
     fold: Number of the test fold, from 0.
     validation_patients: Names of the validation patients; empty applies the rule.
@@ -50,7 +57,7 @@ def split_patients(
     Sorted names under 'train', 'validation' and 'test': disjoint, together all patients, and not
     empty except for test without `hold_out_test`.
   """
-  validation, test = validation_patients, test_patients
+  validation, test = map(_composed, (validation_patients, test_patients))
   everyone = sorted(set(patients))
   for field, names in (('data.validation_patients', validation), ('data.test_patients', test)):
     if unknown := sorted(set(names) - set(everyone)):
@@ -65,21 +72,59 @@ def split_patients(
     )
   left = [patient for patient in everyone if patient not in {*validation, *test}]
   if not (validation and (test or not hold_out_test)) and len(left) < folds:
+    if len(left) < 3:
+      raise InputError(
+        f'data: there are only {len(left)} patients to split; expected 3 or more, for training, '
+        'validation and test. Add scans of other patients.'
+      )
     raise InputError(
-      f'data.folds is {folds}, but there are only {len(left)} patients; add scans or lower '
-      'data.folds to 3 or more.'
+      f'data.folds is {folds}, but there are only {len(left)} patients; add scans, or set '
+      f'data.folds to {"3" if len(left) == 3 else f"3 to {len(left)}"}.'
     )
+  parts = _deal(left, patients if isinstance(patients, Mapping) else {}, folds)
   if hold_out_test:
-    test = test or left[fold::folds]
-  validation = validation or left[(fold + 1) % folds :: folds]
+    test = test or parts[fold]
+  validation = validation or parts[(fold + 1) % folds]
   train = [patient for patient in left if patient not in {*validation, *test}]
   if not train:
     raise InputError(
       f'data: no patient of {len(everyone)} is left to train on; shorten data.validation_patients '
       'or data.test_patients.'
     )
-  parts = {'train': train, 'validation': validation, 'test': test}
-  return {part: tuple(sorted(names)) for part, names in parts.items()}
+  found = {'train': train, 'validation': validation, 'test': test}
+  return {part: tuple(sorted(names)) for part, names in found.items()}
+
+
+def _composed(names: Sequence[str]) -> list[str]:
+  """Returns names in the spelling of the scans' names: of letters with their accents."""
+  return [unicodedata.normalize('NFC', name) for name in names]
+
+
+def _deal(
+  names: Sequence[str], classes: Mapping[str, Collection[int]], folds: int
+) -> list[list[str]]:
+  """Deals sorted names to folds of about equal size, each class evenly.
+
+  Of the classes that the names left have, the one that the fewest have comes next; each of these
+  goes to the fold with the fewest patients of that class, then of any, then to the first. A class
+  of one or two patients goes to a fold that trains by default first: nobody could learn it else.
+
+  Source: Sechidis et al. (2011), On the stratification of multi-label data.
+  """
+  parts: list[list[str]] = [[] for _ in range(folds)]
+  having = {name: set(classes.get(name, ())) for name in names}
+  total = Counter(k for found in having.values() for k in found)
+  left = list(names)
+  while left:
+    counts = Counter(k for name in left for k in having[name])
+    rarest = min(counts, key=lambda k: (counts[k], k), default=None)
+    for name in [name for name in left if rarest is None or rarest in having[name]]:
+      alike = [sum(rarest in having[other] for other in part) for part in parts]
+      scarce = rarest is not None and total[rarest] < 3
+      place = min(range(folds), key=lambda i: (alike[i], scarce and i != 2, len(parts[i]), i))
+      parts[place].append(name)
+      left.remove(name)
+  return parts
 
 
 def search_halves(patients: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -44,7 +44,7 @@ def open_run(model_folder: Path) -> RunData:
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise InputError(f'{path}: is not the config of a run: {error}') from error
   prepared = open_slices(path.parent, config)
-  return RunData(prepared, splits.assign(config, prepared.patients))
+  return RunData(prepared, splits.assign(config, prepared.classes_of_patients))
 
 
 def read_run(run: RunData) -> list[np.ndarray]:

@@ -59,6 +59,10 @@ def segment(voxels, affine, settings, network):
   sliced = orientations.axcodes2ornt(SLICE_AXES[settings['slice_axis']])
   volume = orientations.apply_orientation(volume, orientations.ornt_transform(stored, sliced))
   image = prepare(np.ascontiguousarray(volume, np.float32), settings)
+  order = np.argsort(orientations.ornt_transform(stored, sliced)[:, 0])
+  spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)[order]
+  for line in unlike(image, volume.shape[:3], spacing, settings):
+    print(f'unlike the scans of the training, check the mask: {line}', file=sys.stderr)
   mask = classes(image, volume.shape[1:3], settings, network)
   for name in settings['largest_component']:
     keep_largest(mask, settings['classes'].index(name))
@@ -84,6 +88,43 @@ def prepare(volume, settings):
     for d, plane in enumerate(channel):
       image[d, ..., m] = np.clip(to_square(plane, settings), 0, 1)
   return image
+
+
+# By what factor a length may lie outside the range of the training scans, and an intensity by how
+# much; how many times thicker than its pixels are wide a thick slice is.
+LIKE = {'slices': 2, 'slice_spacing_mm': 1.5, 'pixel_spacing_mm': 1.5, 'field_of_view_mm': 1.25}
+SHADE, THICK = 0.15, 1.5
+
+
+def unlike(image, shape, spacing, settings):
+  """A line for each measure of a scan outside the range of the training scans, as predict has it.
+
+  Args:
+    image: Result of `prepare`.
+    shape, spacing: Voxels, and millimetres between them, along D, H and W.
+    settings: A result of `load`.
+  """
+  known, lines = settings['training_scans'] or {}, []
+  values = {
+    'slices': [shape[0]],
+    'slice_spacing_mm': [spacing[0]],
+    'pixel_spacing_mm': [*spacing[1:]],
+    'field_of_view_mm': [max(np.multiply(shape, spacing)[1:])],
+  }
+  are_thick = known and known['slice_spacing_mm'][0] >= THICK * known['pixel_spacing_mm'][1]
+  if are_thick and max(spacing[1:]) >= THICK * spacing[0]:
+    lines.append(f'thick slices that are not {settings["slice_axis"]}')
+  for name, factor in LIKE.items() if known else ():
+    least, most = known[name]
+    found = [value for value in values[name] if not least / factor <= value <= most * factor]
+    lines += [f'{name} {value:.4g}, in training {least:.4g} to {most:.4g}' for value in found[:1]]
+  for name in [name for name in known if name.startswith('intensity')]:
+    _, channel, percentile = name.split('_')
+    shade = np.percentile(image[..., int(channel)].astype(np.float32), int(percentile[1:]))
+    least, most = known[name]
+    if not least - SHADE <= shade <= most + SHADE:
+      lines.append(f'{name} {shade:.2f} of the range, in training {least:.2f} to {most:.2f}')
+  return lines
 
 
 def to_square(plane, settings):

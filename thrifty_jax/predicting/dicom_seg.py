@@ -6,7 +6,7 @@ archives and viewers need them. No value of a tag is ever printed.
 
 import importlib.util
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ _MAY_BE_EMPTY = (
   *('ReferringPhysicianName', 'StudyID', 'AccessionNumber'),
 )
 _FRAMES = 'PerFrameFunctionalGroupsSequence'
+# Whose values a DICOM SEG repeats.
+_COPIED = {*_IDS, *_MAY_BE_EMPTY, 'PatientAge', 'PatientSize', 'PatientWeight', 'StudyDescription'}
 _OFF = 0.3  # of a step: largest offset of a slice from its place; dicom.py allows a quarter
 # Values of DICOM's context group 7150, the categories of segments, with the context groups of their
 # types; a class gets the code that has its name.
@@ -66,6 +68,7 @@ def to_bytes(
     pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
   )
   with dicom_file.quiet():
+    slices: list[Any] = []
     try:
       slices, ordered = _in_order(series, affine, mask)
       made = highdicom.seg.Segmentation(
@@ -92,11 +95,26 @@ def to_bytes(
       made.save_as(content)
     except (AttributeError, LookupError, ValueError) as error:
       raise InputError(  # the error itself may quote a name
-        f'{series}: a tag of the patient, study or series is not as DICOM has it '
-        f'({type(error).__name__} in highdicom), so a DICOM SEG cannot repeat it; correct the '
-        'series, or leave out --dicom_seg'
+        f'{series}: {_invalid_tags(slices) or "a tag of the patient, study or series"} is not as '
+        f'DICOM has it ({type(error).__name__} in highdicom), so a DICOM SEG cannot repeat it; '
+        'correct the series, or leave out --dicom_seg'
       ) from error
   return content.getvalue()
+
+
+def _invalid_tags(slices: Sequence[Any]) -> str:
+  """Names, without their values, the tags of the first slice that violate the standard."""
+  from pydicom.config import RAISE
+  from pydicom.valuerep import validate_value
+
+  found = []
+  for name in sorted(_COPIED & {*(slices[0].dir() if slices else ())}):
+    element = slices[0][name]
+    try:
+      validate_value(element.VR, element.value, RAISE)
+    except ValueError:
+      found.append(name)
+  return ', '.join(found)
 
 
 def _in_order(series: Path, affine: np.ndarray, mask: np.ndarray) -> tuple[list[Any], np.ndarray]:

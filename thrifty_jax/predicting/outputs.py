@@ -149,7 +149,8 @@ def write(
 ) -> None:
   """Writes the files of one scan, its mask last, and `whole.about`, with the names of the classes.
 
-  A file that cannot be written is an InputError.
+  A file that cannot be written is an InputError, and so is a series whose tags allow no DICOM SEG,
+  for which the others are written.
   """
   contents = {whole.about: json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n'}
   shares = () if found.probabilities is None else found.probabilities
@@ -164,13 +165,19 @@ def write(
       classes=list(about['classes'].values()),
     )
   turned = found.turned(found.mask, grid.affine)
+  problem = None
   if outputs.segmentation and grid.series:
-    contents[outputs.segmentation] = dicom_seg.to_bytes(
-      turned, affine=grid.affine, series=grid.series, about=about
-    )
+    try:
+      contents[outputs.segmentation] = dicom_seg.to_bytes(
+        turned, affine=grid.affine, series=grid.series, about=about
+      )
+    except InputError as error:  # of tags, which the other files do not repeat
+      problem = error
   contents[outputs.mask] = masks.to_bytes(turned, grid, ending=whole.ending)
   for path, content in contents.items():
     try:
       files.write_bytes(path, content)
     except OSError as error:
       raise InputError(f'{path}: cannot be written: {error.strerror}') from error
+  if problem:
+    raise InputError(f'{outputs.mask} is written, but no DICOM SEG: {problem}') from problem

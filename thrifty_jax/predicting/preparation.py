@@ -26,7 +26,11 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
   if not image.size:
     raise InputError(f'the scan is empty, it has {image.shape[:3]} voxels (D, H, W)')
   if not np.isfinite(image).all():
-    raise InputError('the scan has non-finite voxels; export it again')
+    remedy = 'add --nan_is_lowest to take NaN as the lowest value, or '
+    raise InputError(
+      'the scan has non-finite voxels, NaN or infinite; '
+      f'{"" if np.isinf(image).any() else remedy}export it again'
+    )
   if (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
     raise InputError('all voxels of a channel are the same; expected an image')
   # The same order as for training: axial when they are read, then along the slices.

@@ -41,7 +41,7 @@ def draw_sheet(
   for place, d in enumerate(chosen):
     row, column = divmod(place, columns)
     corner = (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP))
-    grey = np.clip((image[d] - low) / max(high - low, 1e-6), 0, 1) * 255
+    grey = np.clip((image[d] - low) / ((high - low) or 1), 0, 1) * 255
     sheet.paste(_tile(grey.astype(np.uint8), mask[d], (int(width), int(height))), corner)
     draw.text((corner[0] + 3, corner[1] + 1), str(d + 1), fill=_TEXT)
   left, top = float(_GAP), sheet.height - _FOOT + 2

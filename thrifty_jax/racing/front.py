@@ -110,6 +110,7 @@ def _train_in_full(
     for name in names:
       settings = entrants.configure(config, race.entrants[name], race.path(name))
       settings.seed = config.seed + number
+      settings.evaluate.list_suspects = False  # the run itself lists them
       place = race.path(name).parents[1] / name / 'full' / f'seed_{settings.seed}'
       places.setdefault(name, []).append(place)
       found.append((settings, place))

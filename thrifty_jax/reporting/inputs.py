@@ -102,6 +102,8 @@ def read_evaluated(run: Path) -> Evaluated | None:
   if found is None:
     return None
   lacking = {*found.patient_names} - {*found.slices}
+  if found.having:
+    lacking |= {*found.patient_names} - {*found.having}
   for floor in found.floors.values():
     lacking |= {*found.classes} - {*floor.classes}
   if lacking:

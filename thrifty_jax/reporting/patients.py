@@ -46,18 +46,20 @@ def plot_rivals(rows: Rows, labels: Mapping[str, str]) -> Markup:
 
 
 def _grouped(scores: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, list[float]]]:
-  """Percentages by class and network."""
+  """Percentages by class and network, empty where no patient has a score."""
   groups: dict[str, dict[str, list[float]]] = {}
   for of_class, network, score in scores:
-    groups.setdefault(of_class, {}).setdefault(network, []).append(100 * float(score))
+    of_network = groups.setdefault(of_class, {}).setdefault(network, [])
+    of_network += [100 * float(score)] if score else []
   return groups
 
 
 def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
-  """Pictures the best, the median and the worst patient whose slices exist."""
+  """Pictures the best, the median and the worst patient with a score whose slices exist."""
   of_patient: dict[str, list[float]] = {}
   for row in rows:
-    of_patient.setdefault(row['patient'], []).append(float(row['dsc']))
+    if row['dsc']:
+      of_patient.setdefault(row['patient'], []).append(float(row['dsc']))
   means = {patient: sum(scores) / len(scores) for patient, scores in of_patient.items()}
   ranked = sorted(means, key=lambda patient: -means[patient])
   places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1}

@@ -125,15 +125,19 @@ def draw_curves(
 def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
   """Draws a dot per patient, the mean and its interval, a row per class and network, as SVG.
 
-  `groups` have the DSC of each patient, in percent, by class and network; the first stands out.
+  `groups` have the DSC of each patient, in percent, by class and network; the first stands out, and
+  one without any is left out.
   """
   rows = [
-    (group, row, values) for group, of_group in groups.items() for row, values in of_group.items()
+    (group, row, values)
+    for group, of_group in groups.items()
+    for row, values in of_group.items()
+    if values
   ]
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(4.6, 0.55 + 0.46 * len(rows)), layout='constrained')
     axes = figure.add_subplot()
-    lowest = min(min(values) for _, _, values in rows)
+    lowest = min((min(values) for _, _, values in rows), default=100)
     axes.set_xlim(max(0, 10 * np.floor((lowest - 3) / 10)), 101)
     for y, (group, row, values) in enumerate(rows):
       first = row == next(iter(groups[group]))

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, pages, records
+from thrifty_jax import files, logbook, pages, presence, records
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import architecture, health, histories, inputs, patients
 from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
-from thrifty_jax.scores import tables
+from thrifty_jax.scores import agreement, tables
 
 MODELS = {
   'thrifty': 'Thrifty network',
@@ -72,6 +72,12 @@ def gather(workdir: Path) -> dict[str, Any]:
     'parameters': scored.parameters if scored else None,
     'metrics': tables.LABELS,
     'flagged': tables.describe_flags(evaluated) if evaluated else '',
+    'unscored': tables.describe_unscored(evaluated) if evaluated else '',
+    'suspects': [agreement.describe(one) for one in evaluated.suspects] if evaluated else [],
+    'having': presence.describe(evaluated.having, evaluated.patient_names) if evaluated else '',
+    'lacking': presence.describe_absent(evaluated.having, evaluated.patient_names)
+    if evaluated
+    else '',
     'best_floor': _best_floor(evaluated),
     'paper': PAPER,
     **_compare(workdir),
@@ -98,7 +104,7 @@ def gather(workdir: Path) -> dict[str, Any]:
 def _best_floor(evaluated: Evaluated | None) -> str:
   """Name of the strongest floor, for a sentence."""
   floors = evaluated.floors if evaluated else {}
-  name = max(floors, key=lambda floor: floors[floor].mean.dsc.mean, default='')
+  name = max(floors, key=lambda floor: floors[floor].mean.dsc_mean or 0, default='')
   return patients.FLOORS.get(name, name)
 
 
@@ -117,7 +123,9 @@ def _compare(workdir: Path) -> dict[str, Any]:
   if found is None:
     return {'compared': None}
   compared, rows = found
-  random = [rival.mean.dsc.mean for rival in compared.rivals if rival.kind == 'random']
+  random = [
+    rival.mean.dsc.mean for rival in compared.rivals if rival.kind == 'random' and rival.mean.dsc
+  ]
   return {
     'compared': compared,
     'compared_dots': patients.plot_rivals(

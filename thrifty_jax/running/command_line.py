@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import difflib
+import io
+import os
 import re
 import sys
 import traceback
@@ -71,7 +73,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   if stage not in stages:
     near = _nearest(stage, stages)
     raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
-  workdir = Path(values.workdir or Path('runs', config_file.stem))
+  workdir = Path(expand_home(values.workdir) or Path('runs', config_file.stem))
   return Command(values.config, named, workdir, stage, _folds(values.folds, values.config))
 
 
@@ -123,10 +125,18 @@ def read(
     else:
       flags.DEFINE_boolean(name, False, name, flag_values=values)
   _parse(values, argv)
+  for name in values:
+    if isinstance(text := values[name].value, str):
+      values[name].value = expand_home(text)
   for name, example in required.items():
     if not values[name].value:
       raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
   return values
+
+
+def expand_home(path: str) -> str:
+  """Returns a path whose ~ at the start is the home folder: shells leave it in --name=~/path."""
+  return os.path.expanduser(path)  # unlike Path.expanduser no error where there is no home
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
@@ -135,6 +145,9 @@ def exit_status(work: Callable[[], int | None]) -> int:
   The status is what work returns, or 0 if it returns None; 2 on bad input, which prints one line; 1
   on a fault, with a traceback; 128 plus the number of the signal on a request to stop.
   """
+  for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no fault
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   try:
     with stopping.handle():
       return work() or 0

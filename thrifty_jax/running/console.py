@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 import thrifty_jax
-from thrifty_jax import device, files, logbook, stages
+from thrifty_jax import device, files, logbook, presence, stages
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.logbook import say
@@ -60,18 +60,27 @@ def record(command: Command, arguments: Sequence[str]) -> None:
   files.write_json(path, {**environment, 'earlier': earlier})
 
 
-def show_data(command: Command) -> dict[str, tuple[str, ...]]:
-  """Prints patients and slices of each split, whose patients it returns, and the data's note."""
+def show_data(
+  command: Command,
+) -> tuple[dict[str, tuple[str, ...]], dict[str, set[int]]]:
+  """Prints patients and slices of each split, and the data's note.
+
+  Returns:
+    The split, and the foreground classes of each patient.
+  """
   config, prepared = command.config, open_slices(command.workdir, command.config)
-  counts, split = [], splits.assign(config, prepared.patients)
+  counts, having = [], prepared.classes_of_patients
+  split = splits.assign(config, having)
   for name, patients in split.items():
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')
   size = config.data.image_size
   say('data', f'{config.data.name} at {size} x {size}: ' + '; '.join(counts))
+  if line := presence.describe_absent(presence.count(split, having, config.data.classes), split):
+    say('classes', line)
   if prepared.note:
     say('note', prepared.note)
-  return split
+  return split, having
 
 
 def end(command: Command, seconds: Mapping[str, float]) -> None:

@@ -56,11 +56,11 @@ def split_of(config: ConfigDict, scans: 'Scans') -> dict[str, tuple[str, ...]]:
 
   Too few patients otherwise, and lists in the config that do not fit, are an InputError.
   """
+  if not scans.unpaired:
+    return _split(config, scans.classes_of_patients(config))
   try:
     return _split(config, scans.patients)
   except InputError:
-    if not scans.unpaired:
-      raise
     return {}
 
 
@@ -101,12 +101,12 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
       raise
     return _look_at(command, record, look, why=f'{error} ' if record else '')
   split_file.require_patients(workdir, patients)
-  _split(filled, patients)
+  split_file.require_split(workdir, _split(filled, patients))
   return dataclasses.replace(command, config=filled)
 
 
-def _recorded_patients(config: ConfigDict, workdir: Path) -> list[str]:
-  """Names the patients of the recorded slices, which must be there and made by this config."""
+def _recorded_patients(config: ConfigDict, workdir: Path) -> dict[str, set[int]]:
+  """Returns the patients of the recorded slices, which must be there and made by this config."""
   record = data_file.require(workdir)
   if changed := data_file.find_differences(config, record, workdir):
     raise InputError(
@@ -134,6 +134,8 @@ def _look_at(
   if not scans.unpaired:
     split_file.require_patients(workdir, scans.patients)
   split = split_of(config, scans)
+  if not scans.unpaired:
+    split_file.require_split(workdir, split)
   found = data_sets.resolve(config, scans, split.get('train', ()))
   _require_possible(config, workdir)
   begun = [stage.name for stage in stages.STAGES if stage.is_begun(workdir)]
@@ -153,7 +155,7 @@ def _require_possible(config: ConfigDict, workdir: Path) -> None:
   readiness.require(first, config, workdir)
 
 
-def _split(config: ConfigDict, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _split(config: ConfigDict, patients: splits.Patients) -> dict[str, tuple[str, ...]]:
   split = splits.assign(config, patients)
   if configs.searches_cells(config):
     splits.search_halves(split['train'])  # refuses too few

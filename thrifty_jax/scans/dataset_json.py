@@ -1,10 +1,12 @@
 """The file that describes a folder of scans: dataset.json of the Decathlon and of nnU-Net.
 
 The Medical Segmentation Decathlon writes `modality` {"0": "CT"} and `labels` {"1": "liver"};
-nnU-Net v2 writes `channel_names` {"0": "CT"}, `labels` {"liver": 1} and `file_ending`.
+nnU-Net v2 writes `channel_names` {"0": "CT"}, `labels` {"liver": 1} and `file_ending`, and, where
+files lie elsewhere, `dataset` {"CASE": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ class Description:
   channels: tuple[str, ...]
   endings: tuple[str, ...]  # of the names of scans and masks
   scans: int | None  # number of scans with a mask, if the file states it
+  # Images, one a channel, and mask of each case, in place of what lies in the folders; None if the
+  # file lists none.
+  listed: Mapping[str, tuple[tuple[Path, ...], Path]] | None = None
 
 
 def read(folder: Path) -> Description:
@@ -59,6 +64,30 @@ def read(folder: Path) -> Description:
     channels=_channels(entries, path),
     endings=(ending,) if ending else ENDINGS,
     scans=scans,
+    listed=_listed(entries['dataset'], path) if 'dataset' in entries else None,
+  )
+
+
+def _listed(dataset: Any, path: Path) -> dict[str, tuple[tuple[Path, ...], Path]]:
+  """Returns the files of the cases in `dataset`, whose paths may be relative to the folder."""
+  example = '{"CASE": {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}}'
+  if not isinstance(dataset, dict) or not dataset:
+    raise InputError(f'{path}: dataset is {dataset!r:.80}; expected cases, as in {example}.')
+  found = {}
+  for name, entry in dataset.items():
+    images, label = map(entry.get, ('images', 'label')) if isinstance(entry, dict) else (None, None)
+    are_paths = isinstance(images, list) and all(isinstance(image, str) for image in images)
+    if not (are_paths and images and isinstance(label, str) and label and _is_name(name)):
+      raise InputError(
+        f'{path}: dataset has {name!r:.60}: {entry!r:.80}; expected a case as in {example}.'
+      )
+    found[name] = (tuple(path.parent / image for image in images), path.parent / label)
+  return found
+
+
+def _is_name(name: str) -> bool:
+  return (
+    name.isprintable() and not {'/', '\\'} & {*name} and not name.startswith('.') and name != ''
   )
 
 
@@ -119,6 +148,11 @@ def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
 def _in_order(pairs: list[tuple[str, str]], title: str, path: Path) -> tuple[str, ...]:
   """Returns the names of numbered pairs; refuses gaps, and names that a terminal cannot show."""
   numbers = sorted(number for number, _ in pairs)
+  if title == 'labels' and numbers == sorted(str(place + 1) for place in range(len(pairs))):
+    raise InputError(
+      f'{path}: labels has the numbers {", ".join(numbers):.80}, without the background; expected '
+      '0 too. Add "background": 0; the masks may stay as they are.'
+    )
   if numbers != sorted(map(str, range(len(pairs)))):
     raise InputError(
       f'{path}: {title} has the numbers {", ".join(numbers):.80}; expected 0 to {len(pairs) - 1}, '

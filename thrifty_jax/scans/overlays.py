@@ -113,7 +113,7 @@ def outline_slice(
   scale = THUMBNAIL / max(height, width)
   size = max(1, round(width * scale)), max(1, round(height * scale))
   low, high = limits
-  bright = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * (GREYS - 1)
+  bright = np.clip((image - low) / ((high - low) or 1), 0, 1) * (GREYS - 1)
   resized = Image.fromarray(bright.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
   grey = np.round(np.asarray(resized)).astype(np.uint8)
   mask = outline(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)))

@@ -61,4 +61,5 @@ def slice_settings(data: ConfigDict) -> dict[str, Any]:
     **records.to_json(image_settings(data)),
     'classes': list(data.classes),
     'modalities': data.modalities,
+    **({'nan_is_lowest': True} if data.nan_is_lowest else {}),  # as slices before 1.3 lack it
   }

@@ -19,7 +19,6 @@ from thrifty_jax.scans.volumes import Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')  # nnU-Net's names: CASE_0000, CASE_0001
 _DICOM_ENDINGS = ('.dcm', '.ima')
-_SHOWN = 5  # names of files in a line
 _DICOM_HEAD = 132  # bytes, the last four of which say that it is DICOM
 
 
@@ -48,8 +47,8 @@ def find(place: Path, *, channels: int) -> list[Source]:
 
   Args:
     place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
-      Hidden files, DICOM objects without an image of a scan (`passed_over`) and other formats are
-      left out, further folders are not searched. Enhanced DICOM may be a file by itself.
+      Hidden files, DICOM objects without an image of a scan and other formats are left out (see
+      `find_unused`), further folders are not searched. Enhanced DICOM may be a file by itself.
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
       scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
       of the names if all have it.
@@ -215,13 +214,15 @@ def slices_of(folder: Path) -> list[Path]:
   return sorted(path for path in folder.iterdir() if _is_slice(path))
 
 
-def passed_over(sources: Sequence[Source]) -> list[str]:
-  """Returns a line for each folder of a series with DICOM files that hold no image of a scan."""
-  lines = []
-  for folder in [place for one in sources for place in one.channels if place.is_dir()]:
-    files = sorted(filter(_is_dicom, folder.iterdir()))
-    names = [path.name for path in files if not dicom_file.holds_image(path)]
-    if names:
-      shown = ', '.join(names[:_SHOWN]) + ', ...' * (len(names) > _SHOWN)
-      lines.append(f'{folder}: {len(names)} DICOM files without an image of a scan: {shown}')
-  return lines
+def find_unused(place: Path, found: Sequence[Source]) -> list[str]:
+  """Returns the names of what lies in a folder, not hidden, but belongs to none of its scans."""
+  used = {path for source in found for path in source.channels}
+  series = [path for path in used if path.is_dir()]
+  unused = []
+  for folder in dict.fromkeys([*([place] if place.is_dir() else []), *sorted(series)]):
+    for path in sorted(folder.iterdir()):
+      is_slice = folder in used and _is_slice(path)
+      header = path.with_suffix('.mhd') if path.suffix in ('.raw', '.zraw') else None
+      if not path.name.startswith('.') and not is_slice and not {path, header} & used:
+        unused.append(str(path.relative_to(place)))
+  return unused

@@ -7,16 +7,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model_folder, records
+from thrifty_jax import logbook, model_folder, presence, records
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scans import overlays, slices
-from thrifty_jax.scores import cases, components, floors, scoring, summaries, tables
+from thrifty_jax.scores import agreement, cases, components, floors, scoring, summaries, tables
 
 Fitted = floors.MeanMask | floors.IntensityThresholds
-_NAMES = ('patient_names', 'cases')  # kept out of a model's scores, as a model may go to others
+_NAMES = (
+  'patient_names',
+  'cases',
+  'agreements',
+  'suspects',
+)  # kept out of a model's scores, as a model may go to others
 
 
 def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = None) -> Evaluated:
@@ -42,7 +47,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
   loaded = model_folder.load(workdir / 'model')
   prepared = open_slices(workdir, config)
-  patients = splits.assign(config, prepared.patients)
+  patients = splits.assign(config, prepared.classes_of_patients)
   scored = prepared.cases_of(patients[split])
   if not scored:
     raise InputError(
@@ -54,12 +59,10 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   fitted: dict[str, Fitted] = {'mean_mask': floors.fit_mean_mask(training, classes=len(classes))}
   if config.evaluate.threshold_floor:
     fitted['intensity_thresholds'] = floors.fit_thresholds(training, classes=len(classes))
+  predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
+  agreements: list[Agreement] = []
   counts, floor_counts = _score_cases(
-    cases.predict_cases(
-      prepared,
-      scored,
-      loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips),
-    ),
+    _noting(cases.predict_cases(prepared, scored, predict), agreements, split, config),
     fitted,
     largest=loaded.spec.largest,
     nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
@@ -68,6 +71,12 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   )
   rows = list(summaries.make_rows(counts, classes, floor_counts))
   summaries.write_rows(folder / 'scores.csv', rows)
+  known: list[Agreement] = []
+  for name in ('train', 'validation') if by_protocol and config.evaluate.list_suspects else ():
+    if name != split:
+      of_name = cases.predict_cases(prepared, prepared.cases_of(patients[name]), predict)
+      for _ in _noting(of_name, known, name, config):
+        pass
   mean, of_classes = summaries.summarise(counts, classes, Figures)
   scored_floors = {
     name: _describe_floor(floor, floor_counts[name], classes) for name, floor in fitted.items()
@@ -86,13 +95,16 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     flips=tuple(flips),
     patients=len(patients[split]),
     patient_names=patients,
+    having=presence.count(patients, prepared.classes_of_patients, classes),
     slices={name: sum(one.slices for one in found) for name, found in of_split.items()},
     cases=tuple(Case(one.case, one.patient) for one in scored),
     parameters=loaded.parameters,
     largest_component=tuple(loaded.spec.largest_component),
+    agreements=tuple(agreements),
+    suspects=agreement.find_suspects(known),
     mean=mean,
     classes=of_classes,
-    floor_dsc=max(floor.mean.dsc.mean for floor in scored_floors.values()),
+    floor_dsc=summaries.best_dsc(scored_floors.values()),
     floors=scored_floors,
   )
   if by_protocol:
@@ -102,6 +114,19 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   records.write(folder / 'summary.json', summary)
   print(tables.format_evaluation(summary), flush=True)
   return summary
+
+
+def _noting(
+  predicted: Iterable[cases.PredictedCase],
+  noted: list[Agreement],
+  split: str,
+  config: ConfigDict,
+) -> Iterator[cases.PredictedCase]:
+  """Yields the cases, and appends how well the mask of each agrees with the network."""
+  count, axis = len(config.data.classes), config.data.slice_axis
+  for one in predicted:
+    noted += agreement.measure([one], split, classes=count, slice_axis=axis)
+    yield one
 
 
 def _score_cases(

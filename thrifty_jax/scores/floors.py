@@ -87,8 +87,9 @@ def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask
       for least in MASK_THRESHOLDS
     ]
     counts[case.patient] = counts.get(case.patient, 0) + np.stack(tried)
-  means = metrics.dsc(np.stack(list(counts.values()))).mean(axis=(0, 2))
-  best = int(means.argmax())
+  scores = metrics.dsc(np.stack(list(counts.values())))  # [patients, thresholds, K - 1]
+  means = metrics.mean_of_scored(metrics.mean_of_scored(scores, axis=2), axis=0)
+  best = int(np.nan_to_num(means).argmax())
   return MeanMask(frequency, float(MASK_THRESHOLDS[best]), float(means[best]))
 
 
@@ -129,14 +130,18 @@ def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) 
   `below` are the pixels darker than each level, [patients, INTENSITY_LEVELS + 1, K]; `edges` the
   levels between which the bands lie, [choices, K + 1]; `order` the class of each band.
   """
-  total = np.zeros(len(edges))
+  total, scored = np.zeros(len(edges)), np.zeros(len(edges))
   for patient in below:
+    scores = []
     for band, k in enumerate(order):
       if k:
         inside = patient[edges[:, band + 1]] - patient[edges[:, band]]
         truth = np.broadcast_to(patient[-1, k], total.shape)
-        total += metrics.dsc(np.stack([inside[:, k], inside.sum(-1), truth], axis=-1))
-  return total / len(below) / (len(order) - 1)
+        scores.append(metrics.dsc(np.stack([inside[:, k], inside.sum(-1), truth], axis=-1)))
+    means = metrics.mean_of_scored(np.stack(scores), axis=0)
+    total += np.nan_to_num(means)
+    scored += ~np.isnan(means)
+  return total / np.maximum(scored, 1)
 
 
 def _quantile_grid(histogram: np.ndarray, classes: int) -> np.ndarray:

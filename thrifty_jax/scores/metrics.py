@@ -1,6 +1,6 @@
 """Scores of a predicted segmentation against the truth: overlap, volume and distances.
 
-Every score is defined for every case and is never NaN.
+A class that neither mask has gets no score: NaN here, null in files, a dash in tables.
 """
 
 from collections.abc import Sequence
@@ -51,27 +51,35 @@ def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -
 def dsc(counts: np.ndarray) -> np.ndarray:
   """Dice similarity coefficient 2 |A and B| / (|A| + |B|) from counts of overlap_counts, [..., 3].
 
-  Scores are in [0, 1], [...], float64: 1 if both are empty, 0 for a missed or an invented class.
+  Scores are in [0, 1], [...], float64: NaN if both are empty, 0 for a missed or an invented class.
   """
   counts = np.asarray(counts, np.float64)
   size = counts[..., PREDICTED] + counts[..., TRUTH]
-  return np.where(size > 0, 2 * counts[..., INTERSECTION] / np.maximum(size, 1), 1.0)
+  return np.where(size > 0, 2 * counts[..., INTERSECTION] / np.maximum(size, 1), np.nan)
 
 
 def ravd_percent(counts: np.ndarray) -> np.ndarray:
   """Relative volume difference 100 (|A| - |B|) / |B| of prediction A and truth B, from counts.
 
-  Differences, [...], float64, are in percent of the truth, positive if the prediction is larger: 0
-  if both are empty, -100 for a missed class, infinite for an invented one.
+  Differences, [...], float64, are in percent of the truth and positive if the prediction is larger:
+  -100 for a missed class, infinite for an invented one, NaN if both are empty.
   """
   counts = np.asarray(counts, np.float64)
   predicted, true = counts[..., PREDICTED], counts[..., TRUTH]
-  invented = np.where(predicted > 0, np.inf, 0.0)
+  invented = np.where(predicted > 0, np.inf, np.nan)
   return np.where(true > 0, 100 * (predicted - true) / np.maximum(true, 1), invented)
 
 
+def mean_of_scored(scores: np.ndarray, *, axis: int | None = None) -> np.ndarray:
+  """Mean over an axis, or all, of the scores that there are; NaN where there is none."""
+  there = ~np.isnan(scores)
+  count = there.sum(axis=axis)
+  total = np.where(there, scores, 0).sum(axis=axis)
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 class VolumeScores(NamedTuple):
-  """All scores of one class of one volume; if both masks are empty, DSC and NSD are 1, others 0.
+  """All scores of one class of one volume; NaN, but for the last three, if both masks are empty.
 
   The surface of a mask is its voxels with one of their 6 neighbours outside of it; outside the
   volume is background. The directed distances of a mask go from each of its surface voxels to the
@@ -93,6 +101,7 @@ class VolumeScores(NamedTuple):
     missed: Whether there is a truth and no prediction: DSC and NSD are 0, RAVD is -100, and each
       distance is the diagonal of the volume.
     invented: Whether there is a prediction and no truth: the same, but RAVD is infinite.
+    rightly_empty: Whether there is neither: nothing to score.
 
   Source: Maier-Hein et al., Metrics reloaded (2024), Nature Methods 21; NSD: Nikolov et al. (2021),
     Journal of Medical Internet Research 23 (7); the diagonal for a missed organ is ours.
@@ -106,6 +115,7 @@ class VolumeScores(NamedTuple):
   ravd_percent: float
   missed: bool
   invented: bool
+  rightly_empty: bool = False
 
 
 def score_volume(
@@ -145,8 +155,8 @@ def score_volume(
   else:
     # The diagonal of whole voxels is longer than any distance between their centres.
     diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
-    hd95 = most = mean = diagonal if predicted or true else 0.0
-    nsd = float(not (predicted or true))
+    hd95 = most = mean = diagonal if predicted or true else np.nan
+    nsd = 0.0 if predicted or true else np.nan
   return VolumeScores(
     dsc=float(dsc(counts)),
     hd95_mm=hd95,
@@ -156,4 +166,5 @@ def score_volume(
     ravd_percent=float(ravd_percent(counts)),
     missed=true and not predicted,
     invented=predicted and not true,
+    rightly_empty=not (predicted or true),
   )

@@ -1,7 +1,7 @@
 """Joins the scores of several folds as those of one set of patients."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Evaluated, Figures, Floor, OfFold, Overlap
-from thrifty_jax.scores import summaries
+from thrifty_jax.scores import agreement, summaries
 
 
 class Scored(NamedTuple):
@@ -75,7 +75,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
     first,
     fold=tuple(one.fold for one in scored),
     of_folds=tuple(
-      OfFold(fold, one.parameters, one.mean.dsc.mean, one.mean.pooled_2d_dsc, one.largest_component)
+      OfFold(fold, one.parameters, one.mean.dsc_mean, one.mean.pooled_2d_dsc, one.largest_component)
       for fold, one, _ in scored
     ),
     patients=len(joined.patients),
@@ -86,21 +86,34 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
       for run, one in zip(folds, found, strict=True)
       for case in one.cases
     ),
+    having=_join_having([one.having.get(first.split, {}) for one in found], first),
+    agreements=tuple(case for one in found for case in one.agreements),
+    suspects=agreement.find_suspects([case for one in found for case in one.agreements]),
     parameters=round(np.mean([one.parameters for one in found])),
     largest_component=tuple(sorted({name for one in found for name in one.largest_component})),
     mean=joined.mean,
     classes=joined.classes,
     floors=floors,
-    floor_dsc=max(floor.mean.dsc.mean for floor in floors.values()),
+    floor_dsc=summaries.best_dsc(floors.values()),
   )
   summaries.write_rows(folder / 'scores.csv', rows)
   records.write(folder / 'summary.json', summary)
   return summary
 
 
+def _join_having(
+  having: Sequence[Mapping[str, int]], first: Evaluated
+) -> dict[str, dict[str, int]]:
+  """Sums how many of the scored patients have each class; {} if a fold does not know."""
+  if not all(having):
+    return {}
+  return {first.split: {name: sum(of[name] for of in having) for name in first.classes}}
+
+
 def _pool(folds: Sequence[Evaluated | Floor]) -> np.ndarray:
-  """Pooled 2D DSC of every fold and foreground class, [folds, K - 1]."""
-  return np.array([[one.pooled_2d_dsc for one in fold.classes.values()] for fold in folds])
+  """Pooled 2D DSC of every fold and foreground class, [folds, K - 1], NaN where there is none."""
+  pooled = [[one.pooled_2d_dsc for one in fold.classes.values()] for fold in folds]
+  return np.array(pooled, np.float64)  # which makes NaN of None
 
 
 def _join_floors(name: str, rows: Sequence[dict[str, str]], floors: Sequence[Floor]) -> Floor:

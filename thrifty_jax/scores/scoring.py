@@ -72,15 +72,21 @@ def by_patient(cases: Iterable[CaseCounts]) -> dict[str, np.ndarray]:
 
 
 def mean_dsc(cases: Iterable[CaseCounts]) -> float:
-  """Volume DSC, mean over patients and foreground classes."""
-  return float(mean_dsc_of_classes(cases).mean())
+  """Volume DSC, mean over patients of the mean over the foreground classes; NaN without a score.
+
+  A class that neither truth nor prediction of a patient has enters no mean, here and below.
+  """
+  scores = metrics.dsc(np.stack(list(by_patient(cases).values())))
+  return float(metrics.mean_of_scored(metrics.mean_of_scored(scores, axis=1)))
 
 
 def mean_dsc_of_classes(cases: Iterable[CaseCounts]) -> np.ndarray:
-  """Volume DSC of each foreground class, mean over patients, [K - 1]."""
-  return np.mean([metrics.dsc(counts) for counts in by_patient(cases).values()], axis=0)
+  """Volume DSC of each foreground class, mean over patients, [K - 1]; NaN where nobody has one."""
+  scores = metrics.dsc(np.stack(list(by_patient(cases).values())))
+  return metrics.mean_of_scored(scores, axis=0)
 
 
 def pooled_dsc(cases: Iterable[CaseCounts]) -> float:
   """One DSC over all slices at network resolution, mean over foreground classes."""
-  return float(metrics.dsc(np.sum([case.network for case in cases], axis=0)).mean())
+  scores = metrics.dsc(np.sum([case.network for case in cases], axis=0))
+  return float(metrics.mean_of_scored(scores))

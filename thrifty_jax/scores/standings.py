@@ -11,7 +11,7 @@ import numpy as np
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Compared, Result, Rival
-from thrifty_jax.scores import over_folds, statistics, summaries
+from thrifty_jax.scores import metrics, over_folds, statistics, summaries
 
 
 def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
@@ -75,9 +75,10 @@ def _rival(
   """A rival over all folds, beside the reference; None if it is the reference itself."""
   difference = p_value = None
   if reference is not None:
-    own, other = (one.scores['dsc'].mean(axis=1) for one in (joined, reference))
-    difference = float((own - other).mean())
-    p_value = statistics.paired_wilcoxon(own, other)
+    own, other = (metrics.mean_of_scored(one.scores['dsc'], axis=1) for one in (joined, reference))
+    if (both := np.isfinite(own) & np.isfinite(other)).any():
+      difference = float((own - other)[both].mean())
+      p_value = statistics.paired_wilcoxon(own[both], other[both])
   means = {  # parameters differ if each fold has its own search
     name: float(np.mean([getattr(result, name) for result in results]))
     for name in ('parameters', 'macs', 'validation_dsc', 'epochs', 'steps', 'seconds')

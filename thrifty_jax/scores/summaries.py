@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Figures, Overlap, Spread
+from thrifty_jax.run_files import Figures, Floor, Overlap, Spread
 from thrifty_jax.scores import metrics, scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # metrics averaged over the scans of a patient
-_COUNTED = ('missed', 'invented')
-METRICS = ('dsc', *_AVERAGED, 'ravd_percent', *_COUNTED)  # columns of scores.csv
+_COUNTED = ('missed', 'invented', 'rightly_empty')
+METRICS = ('dsc', *_AVERAGED, 'ravd_percent', 'missed', 'invented')  # columns of scores.csv
 _MOST_ROWS = 50_000  # of a table, patients times classes
 F = TypeVar('F', Figures, Overlap)
 
@@ -25,10 +25,11 @@ def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
 
   DSC and RAVD of a patient with several scans come from their summed counts. Distances and NSD are
   the mean over the scans, which, unlike the worst scan, does not depend on their number on average.
-  missed and invented count scans. If a case has no distances, DSC is the only metric.
+  missed, invented and rightly_empty count scans; a scan of the last kind has no score, which is NaN
+  where it holds for all scans. If a case has no distances, DSC is the only metric.
   """
   of_counts = {'dsc': metrics.dsc, 'ravd_percent': metrics.ravd_percent}
-  names = METRICS if all(case.volumes for case in cases) else ('dsc',)
+  names = (*METRICS, 'rightly_empty') if all(case.volumes for case in cases) else ('dsc',)
   found = {}
   for patient, counts in scoring.by_patient(cases).items():
     scans, scores = [case.volumes for case in cases if case.patient == patient], {}
@@ -37,7 +38,8 @@ def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
         scores[name] = of_counts[name](counts)
         continue
       values = np.asarray([[getattr(v, name) for v in volumes] for volumes in scans], np.float64)
-      scores[name] = values.sum(axis=0) if name in _COUNTED else values.mean(axis=0)
+      is_count = name in _COUNTED
+      scores[name] = values.sum(axis=0) if is_count else metrics.mean_of_scored(values, axis=0)
     found[patient] = scores
   return found
 
@@ -61,8 +63,8 @@ def summarise_scores(
   """Figures as of `summarise`, from scores instead of cases.
 
   Args:
-    scores: Metric -> score of every patient and foreground class, [patients, K - 1].
-    pooled: Pooled 2D DSC of every fold and foreground class, [folds, K - 1].
+    scores: Metric -> score of every patient and foreground class, [patients, K - 1]; NaN is none.
+    pooled: Pooled 2D DSC of every fold and foreground class, [folds, K - 1], likewise.
     classes: Names of the K - 1 foreground classes.
     kind: Figures, or Overlap if DSC is the only metric.
   """
@@ -72,16 +74,26 @@ def summarise_scores(
       metric: int(values.sum()) if metric in _COUNTED else _spread(values[np.isfinite(values)])
       for metric, values in of_metric.items()
     }
-    return kind(**found, pooled_2d_dsc=float(pooled_2d_dsc.mean()))
+    pooled_mean = float(metrics.mean_of_scored(pooled_2d_dsc))
+    return kind(
+      **found,
+      pooled_2d_dsc=None if np.isnan(pooled_mean) else pooled_mean,
+      scored=int(np.isfinite(of_metric['dsc']).sum()),
+    )
 
   over_classes = {
-    metric: values.sum(axis=1) if metric in _COUNTED else values.mean(axis=1)
+    metric: values.sum(axis=1) if metric in _COUNTED else metrics.mean_of_scored(values, axis=1)
     for metric, values in scores.items()
   }
-  return figures(over_classes, pooled.mean(axis=1)), {
+  return figures(over_classes, metrics.mean_of_scored(pooled, axis=1)), {
     name: figures({metric: values[:, k] for metric, values in scores.items()}, pooled[:, k])
     for k, name in enumerate(classes)
   }
+
+
+def best_dsc(floors: Iterable[Floor]) -> float | None:
+  """Returns the highest mean DSC of the floors; None where no patient has a score."""
+  return max((floor.mean.dsc.mean for floor in floors if floor.mean.dsc), default=None)
 
 
 def _spread(finite: np.ndarray) -> Spread | None:
@@ -98,7 +110,8 @@ def make_rows(
 ) -> Iterator[dict[str, Any]]:
   """Yields a row of scores.csv per patient and class, with the floors' DSC of the same patient.
 
-  An infinite RAVD is `inf`, which CSV readers parse as a number.
+  An infinite RAVD is `inf`, which CSV readers parse as a number. Where there is no score the cell
+  is empty, which they take as missing.
   """
   floor_scores = {name: score_patients(counts) for name, counts in floors.items()}
   counts = scoring.by_patient(cases)
@@ -108,11 +121,15 @@ def make_rows(
       both, predicted, true = (int(value) for value in counts[patient][index])
       row = {'patient': patient, 'cases': ' '.join(of_patient), 'class': name}
       for metric, values in scores.items():
-        row[metric] = f'{values[index]:.{0 if metric in _COUNTED else 6}f}'
+        row[metric] = _cell(values[index], digits=0 if metric in _COUNTED else 6)
       row |= {'truth_voxels': true, 'predicted_voxels': predicted, 'common_voxels': both}
       for floor, found in floor_scores.items():
-        row[f'{floor}_dsc'] = f'{found[patient]["dsc"][index]:.6f}'
+        row[f'{floor}_dsc'] = _cell(found[patient]['dsc'][index])
       yield row
+
+
+def _cell(value: float, *, digits: int = 6) -> str:
+  return '' if np.isnan(value) else f'{value:.{digits}f}'
 
 
 def write_rows(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
@@ -132,7 +149,7 @@ def read_rows(
   Args:
     path: The file.
     columns: Required columns; there may be others.
-    scores: Columns with numbers from 0 to 1, if present.
+    scores: Columns with numbers from 0 to 1, if present, or nothing where there is no score.
 
   Raises:
     InputError: If the file cannot be read or is not such a table.
@@ -158,7 +175,7 @@ def read_rows(
     for name, text in row.items():
       try:
         fits = name is not None and text is not None
-        fits = fits and (name not in scores or 0 <= float(text) <= 1)  # false for NaN
+        fits = fits and (name not in scores or not text or 0 <= float(text) <= 1)  # false for NaN
       except ValueError:
         fits = False
       if not fits:
@@ -175,14 +192,16 @@ def to_arrays(
   """Converts rows of scores.csv of one network back to arrays.
 
   Returns:
-    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1]; the
-    classes are in the order of the file, the same for all patients.
+    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1], NaN
+    where there is none; the classes are in the order of the file, the same for all patients.
   """
   of_patient: dict[str, list[Mapping[str, str]]] = {}
   for row in rows:
     of_patient.setdefault(row['patient'], []).append(row)
   patients = sorted(of_patient)
   return patients, {
-    column: np.array([[float(row[column]) for row in of_patient[name]] for name in patients])
+    column: np.array(
+      [[float(row[column] or 'nan') for row in of_patient[name]] for name in patients]
+    )
     for column in columns
   }

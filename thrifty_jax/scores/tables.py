@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.scores import agreement
 
 # As in the field's papers: scores from 0 to 1 in files are percentages here.
 LABELS = {
@@ -51,6 +52,16 @@ def describe_flags(summary: Evaluated) -> str:
   )
 
 
+def describe_unscored(summary: Evaluated) -> str:
+  """Describes how many patients have a score of a class where not all have; '' if all have."""
+  return '; '.join(
+    f'{name} is scored in {figures.scored} of {summary.patients} patients'
+    f' and rightly empty in {figures.rightly_empty} scan{"s" * (figures.rightly_empty != 1)}'
+    for name, figures in summary.classes.items()
+    if figures.scored is not None and figures.scored < summary.patients
+  )
+
+
 def format_evaluation(summary: Evaluated) -> str:
   """Formats the tables of an evaluation: DSC beside the floors, then distances."""
   title = (
@@ -62,7 +73,12 @@ def format_evaluation(summary: Evaluated) -> str:
     notes.append(f'(only the largest piece of {", ".join(pieces)} counts: on validation it helped)')
   if words := describe_flags(summary):
     notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
+  if words := describe_unscored(summary):
+    notes.append(f'({words}: the means are over the others)')
   notes += [summary.note] if summary.note else []
+  if summary.suspects:
+    notes.append('masks to look at, which disagree most with the network:')
+    notes += [f'  {agreement.describe(one)}' for one in summary.suspects]
   lines = [*align(_overlap(summary)), '', *align(_distances(summary)), *notes]
   return '\n'.join([title, *(f'  {line}' if line else '' for line in lines)])
 

@@ -159,7 +159,7 @@ def open_train_data(config: ConfigDict, workdir: Path) -> TrainData:
   InputError if the slices are not prepared, or there are too few patients.
   """
   prepared = open_slices(workdir, config)
-  patients = splits.assign(config, prepared.patients)
+  patients = splits.assign(config, prepared.classes_of_patients)
   if config.data.mean:
     statistics = {name: np.asarray(config.data[name], np.float32) for name in ('mean', 'std')}
   else:

@@ -1,0 +1,192 @@
+"""Which files of a folder are scans: lists of nnU-Net, names in any case, exclusions."""
+
+import json
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from data_prep import data_sets, folder, phantom_folders
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+
+NAMES = [f'scan_{number:03d}' for number in range(4)]
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+  there = tmp_path_factory.mktemp('made') / 'raw'
+  phantom_folders.write_nnunet(there, patients=3, seed=0, channels=('T1',))
+  (there / 'patients.csv').unlink()
+  return there
+
+
+@pytest.fixture
+def raw(made, tmp_path):
+  return shutil.copytree(made, tmp_path / 'raw')
+
+
+@pytest.fixture
+def config(raw, tmp_path):
+  config = configs.default()
+  config.data.update({'name': 'folder', 'raw_dir': str(raw), 'data_dir': str(tmp_path / 'tfds')})
+  return config
+
+
+def describe(raw, **changes):
+  path = raw / 'dataset.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def entry(name, **changes):
+  found = {'images': [f'imagesTr/{name}_0000.nii.gz'], 'label': f'labelsTr/{name}.nii.gz'}
+  return found | changes
+
+
+def test_only_what_the_dataset_lists_is_a_scan(raw):
+  describe(raw, dataset={name: entry(name) for name in NAMES[:2]}, numTraining=2)
+  cases = folder.find_cases(raw)
+  assert [case.case for case in cases] == NAMES[:2]
+  assert cases[0].image == (raw / 'imagesTr' / 'scan_000_0000.nii.gz',)
+  assert folder.find_unused(raw, cases) == [
+    'imagesTr/scan_002_0000.nii.gz', 'imagesTr/scan_003_0000.nii.gz',
+    'labelsTr/scan_002.nii.gz', 'labelsTr/scan_003.nii.gz',
+  ]  # fmt: skip
+
+
+def test_listed_files_may_lie_anywhere_under_any_name(raw, tmp_path):
+  elsewhere = tmp_path / 'archive'
+  elsewhere.mkdir()
+  image = shutil.move(raw / 'imagesTr' / 'scan_000_0000.nii.gz', elsewhere / 'a.nii.gz')
+  label = shutil.move(raw / 'labelsTr' / 'scan_000.nii.gz', raw / 'b.nii.gz')
+  describe(raw, dataset={'first': entry('', images=[str(image)], label='./b.nii.gz')})
+  (case,) = folder.find_cases(raw)
+  assert (case.case, case.image, case.label[0].resolve()) == (
+    'first',
+    (image,),
+    Path(label).resolve(),
+  )
+  assert folder.read_case(case).truth.any()
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'message'),
+  [
+    ([], r'dataset is \[\]; expected cases'),
+    ({}, 'expected cases, as in'),
+    ({'a': 'imagesTr/a.nii.gz'}, "dataset has 'a'"),
+    ({'a': entry('a', images='imagesTr/a.nii.gz')}, "dataset has 'a'"),
+    ({'a': entry('a', images=[])}, "dataset has 'a'"),
+    ({'a': entry('a', label=None)}, "dataset has 'a'"),
+    ({'../a': entry('scan_000')}, "dataset has '../a'"),
+    ({'a': entry('a')}, 'scan.*a_0000.nii.gz: is missing, but dataset.json lists it'),
+    ({'a': entry('scan_000', label='dataset.json')}, 'is no volume'),
+    ({'a': entry('scan_000', images=['imagesTr/scan_000_0000.nii.gz'] * 3)}, 'lists 3 images of a'),
+  ],
+)
+def test_a_list_that_cannot_be_followed_is_refused_in_one_line(raw, dataset, message):
+  describe(raw, dataset=dataset)
+  with pytest.raises(InputError, match=message.replace('scan.*', '')) as caught:
+    folder.find_cases(raw)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('ending', ['.NII.GZ', '.nii.GZ', '.NII.gz', '.nii.gz'])
+def test_endings_may_be_in_upper_case(raw, ending):
+  for path in [*raw.glob('*Tr/scan_001*')]:
+    path.rename(path.with_name(path.name.replace('.nii.gz', ending)))
+  cases = folder.find_cases(raw)
+  assert [case.case for case in cases] == NAMES
+  assert folder.read_case(cases[1]).truth.any()
+  assert folder.find_unused(raw, cases) == []
+
+
+@pytest.mark.parametrize(
+  'stray', ['imagesTr/IM0001', 'imagesTr/a.dcm', 'labelsTr/notes.txt', 'labelsTr/deep/x.nii.gz',
+            'imagesTr/loose.raw', 'imagesTr/a.nii.gz.part'],
+)  # fmt: skip
+def test_what_is_not_used_is_counted_and_named(raw, config, stray):
+  (raw / stray).parent.mkdir(exist_ok=True)
+  (raw / stray).write_bytes(b'x')
+  (raw / 'imagesTr' / '.DS_Store').write_bytes(b'x')
+  scans = data_sets.find(config)
+  expected = 'labelsTr/deep' if 'deep' in stray else stray
+  assert scans.unused == (expected,)
+  described = dict(data_sets.resolve(config, scans, ()))
+  assert described['not used'] == f'1 files or folders: {expected}'
+
+
+def test_voxels_beside_a_header_are_used(tmp_path):
+  phantom_folders.write_nnunet(tmp_path, patients=3, seed=0, ending='.mhd')
+  assert folder.find_unused(tmp_path, folder.find_cases(tmp_path)) == []
+
+
+@pytest.mark.parametrize('exclude', [NAMES[:1], NAMES[1:3], NAMES[3:]])
+def test_a_scan_can_be_left_out(raw, config, exclude):
+  config.data.exclude = tuple(exclude)
+  scans = data_sets.find(config)
+  assert [case.case for case in scans.cases] == [name for name in NAMES if name not in exclude]
+  told = dict(data_sets.resolve(config, scans, ()))
+  assert all(name in told['left out'] for name in exclude)
+
+
+def test_a_scan_that_is_not_there_cannot_be_left_out(config):
+  config.data.exclude = ('scan_000', 'scan_999')
+  with pytest.raises(
+    InputError, match='data.exclude names scan_999; expected names among scan_000'
+  ):
+    data_sets.find(config)
+
+
+@pytest.mark.parametrize(
+  ('lists', 'refused'),
+  [
+    ({}, True),
+    ({'validation_patients': ('scan_000',)}, True),
+    ({'test_patients': ('scan_000',)}, True),
+    ({'validation_patients': ('scan_000',), 'test_patients': ('scan_001',)}, False),
+    ({'validation_patients': ('scan_000',), 'hold_out_test': False}, False),
+  ],
+)
+def test_splits_of_nnunet_are_not_passed_over(raw, config, lists, refused):
+  config.data.update(lists)
+  scans = data_sets.find(config)
+  data_sets.resolve(config, scans, ())
+  (raw / 'splits_final.json').write_text(json.dumps([{'train': NAMES[:3], 'val': NAMES[3:]}]))
+  if not refused:
+    data_sets.resolve(config, scans, ())
+    return
+  with pytest.raises(InputError, match='splits_final.json: .*data.validation_patients'):
+    data_sets.resolve(config, scans, ())
+
+
+@pytest.mark.parametrize('name', ['Müller', 'Ångström', 'é', 'ñandú', 'Jörg 2'])
+@pytest.mark.parametrize('decomposed', ['image', 'label', 'patients.csv'])
+def test_a_composed_and_a_decomposed_spelling_are_one_name(raw, name, decomposed):
+  spelled = {
+    kind: unicodedata.normalize('NFC', name) for kind in ('image', 'label', 'patients.csv')
+  }
+  spelled[decomposed] = unicodedata.normalize('NFD', name)
+  (raw / 'imagesTr' / 'scan_000_0000.nii.gz').rename(
+    raw / 'imagesTr' / f'{spelled["image"]}_0000.nii.gz'
+  )
+  (raw / 'labelsTr' / 'scan_000.nii.gz').rename(raw / 'labelsTr' / f'{spelled["label"]}.nii.gz')
+  lines = [f'{case},p' for case in (spelled['patients.csv'], *NAMES[1:])]
+  (raw / 'patients.csv').write_text('\n'.join(['case,patient', *lines]), encoding='utf-8')
+  assert unicodedata.normalize('NFC', name) in [case.case for case in folder.find_cases(raw)]
+
+
+@pytest.mark.parametrize(
+  'name', [b'M\xfcller', b'\xff', b'a\xc3', b'caf\xe9', b'\xe9\xe9'], ids=str
+)
+def test_a_name_that_no_page_can_hold_is_refused_in_one_line(raw, config, name):
+  for folder_, end in (('imagesTr', b'_0000.nii.gz'), ('labelsTr', b'.nii.gz')):
+    path = next((raw / folder_).glob('scan_000*'))
+    path.rename(os.fsdecode(os.fsencode(path.parent) + b'/' + name + end))
+  with pytest.raises(
+    InputError, match='whose name is no text in UTF-8; rename its files'
+  ) as refused:
+    data_sets.find(config)
+  str(refused.value).encode()

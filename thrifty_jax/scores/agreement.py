@@ -1,0 +1,70 @@
+"""Cases whose masks disagree most with the network: labels to look at.
+
+A network learns what most masks have in common, so a mask that does not fit its scan is one that it
+contradicts, even where it was trained on it. At network resolution.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from thrifty_jax.run_files import Agreement
+from thrifty_jax.scans import slices, turns
+from thrifty_jax.scores import metrics
+from thrifty_jax.scores.cases import PredictedCase
+
+_POOR = 0.7  # DSC from which on no other way of lying is tried: a mask that lies wrong has less
+_BETTER = 0.1  # by how much a turned mask must agree better, and an outlier worse than the median
+_OUTLIER, _NORMAL_MAD, _ENOUGH = 3.5, 0.6745, 5  # as in the check of the scans
+_MOST = 10  # cases that are listed
+
+
+def measure(
+  predicted: Iterable[PredictedCase], split: str, *, classes: int, slice_axis: str
+) -> list[Agreement]:
+  """Measures how well each mask, and the best turn of it, agrees with the network.
+
+  Cases without a class in mask and prediction have no agreement and are left out.
+  """
+  found = []
+  for one in predicted:
+    shown = slices.largest_class(one.scores)
+
+    def dsc(label: np.ndarray, shown: np.ndarray = shown) -> float:
+      counts = metrics.overlap_counts(shown, label, classes=classes)
+      return float(metrics.mean_of_scored(metrics.dsc(counts)))
+
+    own, best, way = dsc(one.label), 0.0, ''
+    if np.isnan(own):
+      continue
+    if own < _POOR:
+      tried = [dsc(turns.turn(one.label, index)) for index in range(1, len(turns.TURNS))]
+      best = max(tried)
+      way = turns.describe(1 + tried.index(best), slice_axis)
+    found.append(Agreement(one.case.case, one.case.patient, split, own, way, best))
+  return found
+
+
+def find_suspects(measured: Sequence[Agreement]) -> tuple[Agreement, ...]:
+  """Returns the cases to look at, at most 10: those that a turn would mend, then the outliers.
+
+  A turn mends a mask that then agrees better by 0.1 at least. An outlier is more than 3.5 robust
+  standard deviations, and 0.1, below the median. Of cases of another kind `way` is ''.
+  """
+  dsc = np.array([one.dsc for one in measured])
+  turned = [one for one in measured if one.way and one.turned_dsc >= one.dsc + _BETTER]
+  turned.sort(key=lambda one: one.dsc - one.turned_dsc)
+  outliers: list[Agreement] = []
+  if len(dsc) >= _ENOUGH:
+    middle = np.median(dsc)
+    limit = max(_OUTLIER / _NORMAL_MAD * np.median(np.abs(dsc - middle)), _BETTER)
+    outliers = [one for one in measured if one.dsc < middle - limit and one not in turned]
+    outliers.sort(key=lambda one: one.dsc)
+  without = [Agreement(o.case, o.patient, o.split, o.dsc, '', 0.0) for o in outliers]
+  return (*turned, *without)[:_MOST]
+
+
+def describe(one: Agreement) -> str:
+  """Describes a suspect in a line."""
+  text = f'{one.case} ({one.split}): DSC {100 * one.dsc:.1f} % with the network'
+  return text + (f', {100 * one.turned_dsc:.1f} % if its mask is {one.way}' if one.way else '')
