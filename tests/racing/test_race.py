@@ -1,6 +1,7 @@
 """The race: stopped anywhere it ends alike, tests nobody, and a diverged network has lost."""
 
 import json
+from typing import Any
 
 import fake_race
 import pytest
@@ -158,7 +159,8 @@ def test_test_patients_are_in_no_fold_and_all_others_judge_at_most_once(config, 
   for _, settings in stands.trained:
     assert settings.data.test_patients == TEST
     assert not {*settings.data.validation_patients} & {*TEST}
-  judges = [*found.finalists().values()][0]
+  judges = next(iter(found.finalists().values()))
+  assert judges
   assert {*judges} == {*PATIENTS} - {*TEST}
   folds = race.list_folds(config, tmp_path)
   assert sum(len(fold['validation_patients']) for fold in folds) == len(judges)
@@ -248,4 +250,5 @@ def test_a_budget_that_everything_meets_takes_what_there_is(config, stands, tmp_
 def test_networks_that_halve_slices_too_often_take_no_part(config, stands, tmp_path):
   config.data.image_size = 16
   found = run(config, tmp_path, budgets=(20.0,))
-  assert max(one.genotype.halvings for one in found.entrants.values()) == 4
+  shapes: list[Any] = [one.genotype for one in found.entrants.values()]
+  assert max(one.halvings for one in shapes) == 4
