@@ -108,6 +108,7 @@ def _on_signal(number: int, _: FrameType | None) -> None:
 
 def _watch(descriptor: int) -> None:
   """Ends the process at a second signal, or if the first has no effect."""
+  global _asked
   asked, left = 0, GRACE_SECONDS
   while left > 0:
     if select.select([descriptor], [], [], _TICK if asked else None)[0]:
@@ -117,6 +118,7 @@ def _watch(descriptor: int) -> None:
       if asked and found[0] in SIGNALS:
         os._exit(128 + found[0])
       asked = found[0] if found[0] in SIGNALS else asked
+      _asked = _asked or asked  # Python's handler may still wait for C++
     else:
       left = GRACE_SECONDS if _deferred else left - _TICK
   _say(GOES_ON)

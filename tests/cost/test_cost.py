@@ -85,6 +85,16 @@ def test_two_genotypes_are_timed_in_two_precisions(genotypes, tmp_path, capsys):
   assert rows == [one.name for one in found]
 
 
+def test_a_folder_stands_for_the_genotypes_in_it(genotypes, tmp_path):
+  folder = str(Path(genotypes[0]).parent)
+  values = command.read([f'--genotypes={folder}'])
+  assert command.find_genotypes(values) == sorted(genotypes)
+  with pytest.raises(InputError, match='is named twice'):
+    command.read([f'--genotypes={folder},{genotypes[0]}'])
+  with pytest.raises(InputError, match='has no file'):
+    command.read([f'--genotypes={tmp_path}'])
+
+
 def test_a_model_folder_is_timed_at_the_size_that_is_asked_for(tmp_path, random_model, capsys):
   config = configs.default()
   config.data.image_size = 32

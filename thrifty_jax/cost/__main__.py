@@ -21,9 +21,10 @@ and runtimes take turns, A B C A B C, so that other programs slow them alike; th
 the median, its spread the interquartile range over the median. Images are made up.
 
   --models=FOLDER,...  model folders, or runs (their model/)
-  --genotypes=FILE,... genotypes, whose networks get random weights: as fast as trained ones
+  --genotypes=FILE,... genotypes, whose networks get random weights: as fast as trained ones;
+                       of a folder all *.json in it
   --cells=32:group,... channels and norm, group or batch, of networks of cells from genotypes, each
-                       of which is timed (default: 32:group)
+                       of which is timed (default: as the file says, else 32:group)
   --size=256           side of a slice in pixels, at most {LARGEST} (default: 256)
   --runtime=RUNTIME    {', '.join(COST_RUNTIMES)} (default: onnxruntime)
   --precision=PRECISION
@@ -58,9 +59,9 @@ def run(arguments: Sequence[str]) -> None:
   config = configs.default()
   config.device = 'cpu'
   device.prepare(config)
-  models, genotypes = split(values, 'models'), split(values, 'genotypes')
   cells = [(int(size), norm) for size, norm in (one.split(':') for one in split(values, 'cells'))]
-  found = candidates.load(models, genotypes, size=values.size, cells=cells or candidates.CELLS)
+  models, genotypes = split(values, 'models'), find_genotypes(values)
+  found = candidates.load(models, genotypes, size=values.size, cells=cells)
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('machine', machine.describe())
   say('slice', f'{values.size} x {values.size} pixels, {values.threads} thread(s)')
@@ -88,7 +89,7 @@ def read(arguments: Sequence[str]) -> Any:
     repeats=number(int, 30, least=2, most=100_000),
     spread=number(float, 0.25, least=0),
   )
-  named = [*split(values, 'models'), *split(values, 'genotypes')]
+  named = [*split(values, 'models'), *find_genotypes(values)]
   if not named:
     raise InputError('--models or --genotypes is missing, for example --models=runs/brain')
   cells = split(values, 'cells')
@@ -109,6 +110,17 @@ def read(arguments: Sequence[str]) -> Any:
 def split(values: Any, name: str) -> list[str]:
   """Returns the names in an option's list."""
   return [part.strip() for part in values[name].value.split(',') if part.strip()]
+
+
+def find_genotypes(values: Any) -> list[str]:
+  """Returns the genotype files that are named, and those of the folders that are named."""
+  found = []
+  for name in split(values, 'genotypes'):
+    inside = sorted(map(str, Path(name).glob('*.json')))
+    if Path(name).is_dir() and not inside:
+      raise InputError(f'--genotypes={name}: the folder has no file *.json; name another')
+    found += inside or [name]
+  return found
 
 
 if __name__ == '__main__':

@@ -1,13 +1,16 @@
 """Finds the networks whose cost is asked for: model folders, genotype files, or a config's own."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import model_folder
+from thrifty_jax import model_folder, records
+from thrifty_jax.allowed import within
 from thrifty_jax.cost import costs
 from thrifty_jax.cost.costs import Candidate
 from thrifty_jax.errors import InputError
@@ -17,7 +20,30 @@ from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.predicting import segment
 
-CELLS = ((32, 'group'),)  # channels and norm of a network of cells, unless others are asked for
+MADE_FOR = 'made_for'  # name of `MadeFor` in the provenance of a genotype
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeFor:
+  """What a genotype file may say of the network that a race makes of it.
+
+  Attributes:
+    modalities: Channels of a slice, with those of the neighbouring slices.
+    classes: Number of classes, with the background.
+    channels, depth: Channels at full size, and levels below it, of a network of cells.
+  """
+
+  modalities: Annotated[int, within(1, 1024)] = 1
+  classes: Annotated[int, within(2, 1024)] = 2
+  channels: Annotated[int, within(1, 1024)] = 32
+  depth: Annotated[int, within(3, 6)] = 5
+
+  @classmethod
+  def of_config(cls, config: ConfigDict) -> 'MadeFor':
+    """Returns what the networks of a config are made for."""
+    data, model = config.data, config.model
+    copies = 2 * data.context + 1
+    return cls(copies * data.modalities, len(data.classes), model.channels, model.depth)
 
 
 def load(
@@ -25,12 +51,13 @@ def load(
   genotypes: Sequence[str],
   *,
   size: int,
-  cells: Sequence[tuple[int, str]] = CELLS,
+  cells: Sequence[tuple[int, str]] = (),
 ) -> list[Candidate]:
   """Returns the networks of model folders and of genotype files for slices of this side in pixels.
 
-  A network of a genotype has one channel and two classes, and of cells the default's depth; there
-  is one for each of `cells`, which are channels and norm.
+  A network of a genotype has one channel and two classes, and of cells the default's sizes, unless
+  its file says otherwise, as those of a race do. Of cells there is one for each of `cells`, which
+  are channels and norm.
   """
   found = [_load_model(name) for name in models]
   for name in genotypes:
@@ -51,11 +78,16 @@ def _load_genotype(name: str, cells: Sequence[tuple[int, str]]) -> list[Candidat
   found = genotype.load_any(name)
   config = configs.default()
   config.model.name = 'lean' if isinstance(found, LeanShape) else 'thrifty'
+  value = genotype.read_provenance(name).get(MADE_FOR, {})
+  made_for = records.parse(value, MadeFor, name, remedy='correct it, or use another genotype')
+  config.data.modalities = made_for.modalities
+  config.data.classes = tuple(map(str, range(made_for.classes)))
+  config.model.update({'channels': made_for.channels, 'depth': made_for.depth})
   genotype.require_depth(found, config.model.depth, place=name)
   if isinstance(found, LeanShape):
     return [Candidate(name, _random_of(config, found).member)]
   candidates = []
-  for channels, norm in cells:
+  for channels, norm in cells or [(made_for.channels, 'group')]:
     config.model.update({'channels': channels, 'norm': norm})
     title = f'{name} {channels}:{norm}' if len(cells) > 1 else name
     candidates.append(Candidate(title, _random_of(config, found).member))

@@ -65,7 +65,7 @@ def time_in_turns(
     raise InputError(
       f'{worst}: the machine is too busy to time: {1e3 * timings[worst].seconds:.2f} ms with a '
       f'spread of {timings[worst].spread:.2f} (interquartile range over median), expected at most '
-      f'{most_spread:g}; end other programs, or allow a larger spread'
+      f'{most_spread:g}; end other programs, or allow a larger one (--spread, config.cost.spread)'
     )
   return timings
 

@@ -204,6 +204,12 @@ def _read_content(path: Path | str) -> dict[str, Any]:
   return content
 
 
+def read_provenance(path: Path | str) -> dict[str, Any]:
+  """Reads where the genotype in a file came from; {} if that is not said."""
+  provenance = _read_content(path).get('provenance')
+  return provenance if isinstance(provenance, dict) else {}
+
+
 def load_any(path: Path | str) -> Genotype | LeanShape:
   """Reads and checks a genotype file of any space; see `load` and `lean_space.read`."""
   content = _read_content(path)

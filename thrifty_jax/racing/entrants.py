@@ -9,6 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
+from thrifty_jax.cost.candidates import MADE_FOR, MadeFor
+from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks import lean_space
 from thrifty_jax.networks.genotype import Genotype
@@ -91,7 +93,11 @@ def list_unets() -> list[Entrant]:
 
 
 def list_given(config: ConfigDict) -> list[Entrant]:
-  """Lists the networks of config.front.genotypes; cells once for each number of channels."""
+  """Lists the networks of config.front.genotypes; cells once for each number of channels.
+
+  Raises:
+    InputError: If a file is no genotype, or its network has the name of another one.
+  """
   found = []
   for path in map(Path, config.front.genotypes):
     genotype = genotypes.load_any(path)
@@ -103,6 +109,12 @@ def list_given(config: ConfigDict) -> list[Entrant]:
       Entrant(f'{path.stem}_{channels}', 'genotype', genotype, channels)
       for channels in config.front.channels
     ]
+  names = [one.name for one in [*list_known(), *list_unets(), *found]]
+  for name in names:
+    if names.count(name) > 1:
+      raise InputError(
+        f'config.front.genotypes: two networks of the race are named {name!r}; rename a file'
+      )
   return found
 
 
@@ -133,9 +145,10 @@ def mutate(
       yield Entrant(f'{name}_{number}', 'mutant', shape, parent=parent.name)
 
 
-def save(path: Path, entrant: Entrant) -> None:
-  """Writes the genotype file of a network with where it comes from."""
-  provenance = {'source': entrant.source, 'channels': entrant.channels, 'parent': entrant.parent}
+def save(path: Path, entrant: Entrant, config: ConfigDict) -> None:
+  """Writes the genotype file of a network with where it comes from and what it is made for."""
+  made_for = MadeFor.of_config(configure(config, entrant, path))
+  provenance = {'source': entrant.source, 'parent': entrant.parent, MADE_FOR: made_for}
   told = {name: value for name, value in provenance.items() if value}
   genotypes.save(path, entrant.genotype, provenance=told)
 

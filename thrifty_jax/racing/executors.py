@@ -8,10 +8,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
@@ -21,6 +23,8 @@ from thrifty_jax import device, stopping
 from thrifty_jax.errors import InputError
 
 _TICK = 0.2  # seconds between two looks at whether to stop
+_PATIENCE = 20  # seconds in which a scheduler must answer
+_stop: Any = None  # event by which the first process asks this one to stop
 
 
 @contextlib.contextmanager
@@ -65,11 +69,16 @@ def count_slots(config: ConfigDict) -> int:
 
 def _begin(slots: Any, stop: Any, gpu: bool) -> None:
   """Holds a new process on its core or GPU, before JAX starts, and listens for its end."""
-  slot = slots.get()
+  global _stop
+  slot, _stop = slots.get(), stop
   for number in stopping.SIGNALS:  # between jobs; Ctrl-C reaches all processes
     signal.signal(number, signal.SIG_IGN)
   if gpu:
-    os.environ['CUDA_VISIBLE_DEVICES'] = str(slot)
+    listed = os.environ.get('CUDA_VISIBLE_DEVICES')
+    names = listed.split(',') if listed else [str(number) for number in range(slot + 1)]
+    os.environ['CUDA_VISIBLE_DEVICES'] = names[slot % len(names)]
+    # The first process holds three quarters of the memory of every GPU, as JAX does by default.
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   elif hasattr(os, 'sched_setaffinity'):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[slot % len(cores)]})
@@ -77,14 +86,30 @@ def _begin(slots: Any, stop: Any, gpu: bool) -> None:
 
 
 def _listen(stop: Any) -> None:
-  """Asks every job to stop once the first process says so, and ends this process with that one."""
-  first = multiprocessing.parent_process()
+  """Asks the job to stop once the first process says so, and ends this process with that one."""
+  first, asked = multiprocessing.parent_process(), False
   while first and first.is_alive():
-    if stop.wait(_TICK):
+    if asked:
+      time.sleep(_TICK)
+    elif stop.wait(_TICK):
+      asked = True
+      # Ctrl-C reaches this process too, and a second signal would end it before the job has saved.
       if not stopping.requested():
         os.kill(os.getpid(), signal.SIGTERM)
-      time.sleep(_TICK)
   os._exit(1)
+
+
+def refuse_to_begin() -> None:
+  """Raises Stopped in a job that begins, with its handlers set, after the request to stop."""
+  if _stop and _stop.is_set():
+    raise stopping.Stopped(signal.SIGTERM)
+
+
+def is_lost(error: Exception) -> bool:
+  """Returns whether the process or the worker that ran a job was ended from outside."""
+  distributed = sys.modules.get('distributed')
+  killed = (distributed.KilledWorker,) if distributed else ()
+  return isinstance(error, (BrokenProcessPool, CancelledError, *killed))
 
 
 @contextlib.contextmanager
@@ -98,17 +123,17 @@ def _start_dask(address: str) -> Generator[Executor]:
       'requirements-cluster.txt'
     ) from error
   try:
-    client = Client(address, timeout=20)
+    client = Client(address, timeout=_PATIENCE)
   except (OSError, TimeoutError, ValueError) as error:
     raise InputError(
       f'config.front.cluster: no Dask scheduler answers at {address}; start one by `dask '
       'scheduler`, and workers by `dask worker ADDRESS --nthreads=1`'
     ) from error
   with client:
-    workers = client.scheduler_info(n_workers=-1)['workers']
-    wrong = [name for name, one in workers.items() if one['nthreads'] != 1]
-    if wrong or not workers:
-      what = f'{wrong[0]} has several threads' if workers else 'it has no worker'
+    threads = client.nthreads()  # of each worker
+    wrong = [name for name, count in threads.items() if count != 1]
+    if wrong or not threads:
+      what = f'{wrong[0]} has several threads' if wrong else 'it has no worker'
       raise InputError(
         f'config.front.cluster={address}: {what}, and a process trains one network at a time; '
         'start workers by `dask worker ADDRESS --nthreads=1`'

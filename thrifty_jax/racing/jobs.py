@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,10 @@ class Job:
 
   @classmethod
   def make(cls, config: ConfigDict, workdir: Path, place: Path) -> 'Job':
-    """Makes the job of a training."""
-    return cls(stages.to_json(config), str(workdir.resolve()), str(place.resolve()))
+    """Makes the job of a training, which may run in another folder of another machine."""
+    settings = config.copy_and_resolve_references()
+    settings.genotype = str(Path(config.genotype).resolve())
+    return cls(stages.to_json(settings), str(workdir.resolve()), str(place.resolve()))
 
 
 def run(job: Job) -> None:
@@ -51,6 +52,7 @@ def run(job: Job) -> None:
     contextlib.redirect_stdout(log),
     contextlib.redirect_stderr(log),
   ):
+    executors.refuse_to_begin()
     device.prepare(config)
     trainings.train(config, Path(job.workdir), place)
 
@@ -87,10 +89,13 @@ def _follow(running: dict[Future, Job], bar: Any) -> None:
     for future in done:
       try:
         future.result()
-      except BrokenProcessPool as error:
+      except Exception as error:
+        if not executors.is_lost(error):
+          raise
         raise InputError(
-          f'{running[future].place}: a process that trains was ended from outside, perhaps as '
-          'memory ran out; the same command goes on, with --config.front.workers=1 it needs less'
+          f'{running[future].place}: the process that trains, or the scheduler of the cluster, was '
+          'ended from outside, perhaps as memory ran out; the same command goes on, with fewer '
+          'trainings at a time, as by --config.front.workers=1, it needs less'
         ) from error
       bar.update(1)
 

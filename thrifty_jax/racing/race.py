@@ -6,7 +6,7 @@ run again from the start with the same random numbers, and finds everything done
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.racing import choice, entrants, jobs, timing
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.entrants import Entrant
@@ -27,7 +28,8 @@ from thrifty_jax.training import trainings
 ROUNDS = 4  # of draws and times until each group is full
 DRAWS = 24  # networks drawn for each group in a round
 SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
-LOWEST = 0.4  # share of the smallest budget that its networks take at least
+LOWEST = 0.4  # share of the smallest budget that its networks take at least, if there are enough
+POOL = 40  # drawn networks, and U-Nets, that another machine is to time, besides the known ones
 
 
 @dataclasses.dataclass
@@ -99,6 +101,11 @@ class Race:
       racing = [name for group in self.groups for name in group.names]
       epochs = front.epochs * 2 ** (rung - 1)
       self._train(racing, rung, epochs, folds)
+      if not any(self.standings[name].scores for name in racing):
+        raise InputError(
+          f'{self._folder}: the training of every network diverged; lower retrain.learning_rate, '
+          f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
+        )
       self._tell(rung, racing, epochs, len(folds))
 
   def ms(self) -> dict[str, float]:
@@ -123,29 +130,41 @@ class Race:
       for low, high in zip(lows, budgets, strict=True)
       for family in families
     ]
-    known, unets = entrants.list_known(), entrants.list_unets()
+    known = [*filter(self._fits, entrants.list_known())]
+    unets = [*filter(self._fits, entrants.list_unets())]
     given = entrants.list_given(self._config)
-    self._add([*known, *unets[::2][:4], *given])  # also what estimates start from
-    seen = [one.genotype for one in known]
-    pools: dict[str, Iterator[Entrant]] = {
-      'lean': entrants.draw(self._generator, seen),
-      'unet': iter(unets),
-      'genotype': iter(()),
-    }
-    for _ in range(1 if self.watch.given else ROUNDS):
-      for group in self.groups:
-        self._take(group)
-      short = [group for group in self.groups if len(group.names) < group.size]
-      for family in {group.family: None for group in short}:
-        drawn = [*itertools.islice(pools[family], DRAWS * len(budgets))]
-        self._add(self._promising(drawn, [one for one in short if one.family == family]))
+    pool = entrants.draw(self._generator, [one.genotype for one in known])
+    drawn = filter(self._fits, pool)
+    if self.watch.given:
+      self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
+    else:
+      self._add([*known, *unets[::2][:4], *given])  # also what estimates start from
+      self._draw({'lean': drawn, 'unet': iter(unets), 'genotype': iter(())}, len(budgets))
     for group in self.groups:
       self._take(group)
+      if group.budget == budgets[0] and len(group.names) < group.size:
+        group.limits = 0.0, group.budget
+        self._take(group)
     self.groups = [group for group in self.groups if group.names]
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
     for group in self.groups:
       logbook.say(group.family, f'{len(group.names)} networks of {_format_limits(group.limits)} ms')
+
+  def _fits(self, entrant: Entrant) -> bool:
+    """Returns whether a lean network can halve the slices as often as it does."""
+    assert isinstance(entrant.genotype, LeanShape)
+    return 2**entrant.genotype.halvings <= min(self.watch.size, self._config.data.image_size)
+
+  def _draw(self, pools: Mapping[str, Iterator[Entrant]], budgets: int) -> None:
+    """Fills the groups from pools of networks, a family each, as far as some are found."""
+    for _ in range(ROUNDS):
+      for group in self.groups:
+        self._take(group)
+      short = [group for group in self.groups if len(group.names) < group.size]
+      for family in {group.family: None for group in short}:
+        drawn = [*itertools.islice(pools[family], DRAWS * budgets)]
+        self._add(self._promising(drawn, [one for one in short if one.family == family]))
 
   def _add(self, found: Iterable[Entrant]) -> None:
     """Adds networks, writes their genotypes and times them."""
@@ -153,21 +172,19 @@ class Race:
     for one in new:
       path = self.path(one.name)
       if not path.exists():
-        entrants.save(path, one)
+        entrants.save(path, one, self._config)
       elif genotypes.load_any(path) != one.genotype:
         raise InputError(
           f'{path}: is another network than {one.title}, which this race draws; it began by '
           f'another version of the program: remove {self._folder}'
         )
     if self.watch.given:
-      new = [one for one in new if self.watch.has(one.name)]
+      new = self.watch.accept_given(new)
     self.watch.time(new)
     self.entrants |= {one.name: one for one in new}
 
   def _promising(self, drawn: Sequence[Entrant], groups: Sequence[Group]) -> list[Entrant]:
     """Returns the drawn networks that may be missing in a group, by their estimates."""
-    if self.watch.given:
-      return [*drawn]
     found = []
     missing = [group.size - len(group.names) for group in groups]
     for one in drawn:
@@ -219,16 +236,11 @@ class Race:
     ms = self.ms()
     for group in self.groups:
       scores = {name: self.standings[name].scores for name in group.names}
-      group.names = choice.keep_half([name for name in choice.rank(scores, ms) if scores[name]])
+      group.names = [name for name in choice.keep_half(choice.rank(scores, ms)) if scores[name]]
       if group.family == 'lean' and not self.watch.given:
         for leader in group.names[: len(group.names) // 2]:
           group.names += self._mutate(leader, group, rung)
     self.groups = [group for group in self.groups if group.names]
-    if not self.groups:
-      raise InputError(
-        f'{self._folder}: the training of every network diverged; lower retrain.learning_rate, '
-        f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
-      )
 
   def _mutate(self, leader: str, group: Group, rung: int) -> list[str]:
     """Returns a mutation of a network that belongs to its group, [] if none is found."""
@@ -236,7 +248,7 @@ class Race:
     generator = np.random.default_rng((self._config.seed, rung, *leader.encode()))
     pool = entrants.mutate(self.entrants[leader], f'{leader}_{rung}', generator, known)
     low, high = group.limits
-    for one in itertools.islice(pool, DRAWS):
+    for one in itertools.islice(filter(self._fits, pool), DRAWS):
       if low / SPREAD < self.watch.estimate(one, self.entrants) <= high * SPREAD:
         self._add([one])
         cost = self.watch.best(one.name)

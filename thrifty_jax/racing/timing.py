@@ -7,13 +7,13 @@ was stopped goes on with the same networks.
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import records
-from thrifty_jax.cost import costs, runtimes
+from thrifty_jax import logbook, records
+from thrifty_jax.cost import costs, machine, runtimes
 from thrifty_jax.cost.candidates import of_config
 from thrifty_jax.cost.costs import Cost
 from thrifty_jax.errors import InputError
@@ -44,11 +44,11 @@ class Stopwatch:
     self.size = asked.size or self.config.data.image_size
     self.ways = runtimes.choose(asked.runtime, asked.precision)
     self.given = bool(self.config.front.costs)
+    self._path = Path(self.config.front.costs) if self.given else self.folder / FILE
     self._costs: dict[str, list[Cost]] = {}
     self._macs: dict[str, int] = {}
-    path = Path(self.config.front.costs) if self.given else self.folder / FILE
-    if path.exists():
-      self._read(path)
+    if self._path.exists():
+      self._read()
     if not self.given:
       runtimes.require_installed(self.ways)
 
@@ -64,13 +64,15 @@ class Stopwatch:
     """Times the networks that were not timed yet, some in turns, and keeps their costs.
 
     Raises:
-      InputError: If the machine is too busy; those timed before are kept.
+      InputError: If the machine is too busy, or another one than before; those timed before are
+        kept.
     """
     new = [one for one in found if not self.has(one.name)]
-    if new and self.given:
+    timed_on = {cost.machine for of_one in self._costs.values() for cost in of_one}
+    if new and timed_on - {machine.describe()}:
       raise InputError(
-        f'{self.config.front.costs}: has no time of {new[0].name}; time all of '
-        f'{self.folder / "genotypes"} by python -m thrifty_jax.cost'
+        f'{self._path}: has times of {timed_on.pop()}, and this machine is {machine.describe()}; '
+        f'go on there, or remove {self.folder} to time all networks here'
       )
     for first in range(0, len(new), AT_ONCE):
       some = new[first : first + AT_ONCE]
@@ -90,7 +92,37 @@ class Stopwatch:
       for cost in measured:
         self._costs.setdefault(cost.name, []).append(cost)
       everything = [cost for of_one in self._costs.values() for cost in of_one]
-      records.write(self.folder / FILE, everything)
+      records.write(self._path, everything)
+
+  def accept_given(self, pool: Sequence[Entrant]) -> list[Entrant]:
+    """Returns the networks that the file of another machine has times of.
+
+    Raises:
+      InputError: If the file is not there yet or has none of them, with the command that times
+        them; or if it has the time of another network under the same name.
+    """
+    asked, found = self.config.cost, [one for one in pool if self.has(one.name)]
+    command = (
+      f'python -m thrifty_jax.cost --genotypes=genotypes --size={self.size} '
+      f'--runtime={asked.runtime} --precision={asked.precision} --threads={asked.threads} '
+      f'--output={self._path.name}'
+    )
+    if not found:
+      what = 'has no time of them' if self._path.exists() else 'is not there yet'
+      raise InputError(
+        f'{self.folder / "genotypes"} has {len(pool)} networks, and {self._path} {what}: copy the '
+        f'folder to the other machine, time them there by {command}; copy the file here, and start '
+        'again with the same command'
+      )
+    for one in found:
+      if (macs := self.best(one.name).macs) != self.macs(one):
+        raise InputError(
+          f'{self._path}: {one.name} was timed with {macs:,} multiplications, and has '
+          f'{self.macs(one):,} here; time the files of this race by {command}'
+        )
+    if len(found) < len(pool):
+      logbook.say('not timed', f'{len(pool) - len(found)} of {len(pool)}, which take no part')
+    return found
 
   def allows(self, cost: Cost) -> bool:
     """Returns whether a cost is within the limits of parameters and multiplications."""
@@ -125,9 +157,10 @@ class Stopwatch:
   def _configure(self, entrant: Entrant) -> ConfigDict:
     return entrants.configure(self.config, entrant, Path())
 
-  def _read(self, path: Path) -> None:
-    """Reads times, which must be of the size, threads and a runtime that are asked for."""
-    threads = self.config.cost.threads
+  def _read(self) -> None:
+    """Reads times, which must be of one machine, and of the size, threads and ways asked for."""
+    path, threads = self._path, self.config.cost.threads
+    ways = sorted((way.runtime, way.precision) for way in self.ways)
     for cost in records.read(path, tuple[Cost, ...]):
       if (cost.size, cost.threads) != (self.size, threads):
         raise InputError(
@@ -135,15 +168,29 @@ class Stopwatch:
           f'{cost.threads} threads, and --config.cost asks for {self.size} x {self.size} and '
           f'{threads}; set cost.size and cost.threads to these, or name another file'
         )
-      if (cost.runtime, cost.precision) in [(way.runtime, way.precision) for way in self.ways]:
-        self._costs.setdefault(Path(cost.name).stem, []).append(cost)
+      if cost.ms <= 0 or cost.macs <= 0:
+        raise InputError(
+          f'{path}: {cost.name} has {cost.ms:g} ms and {cost.macs} multiplications; expected more '
+          'than 0: time it again'
+        )
+      # The other machine may have written a path of Windows, whose class reads both kinds.
+      name = PureWindowsPath(cost.name).stem
+      if (cost.runtime, cost.precision) in ways:
+        self._costs.setdefault(name, []).append(cost)
+      else:
+        self._costs.setdefault(name, [])
+    for name, of_one in self._costs.items():
+      if sorted((cost.runtime, cost.precision) for cost in of_one) != ways:
+        asked = ' and '.join(' '.join(way) for way in ways)
+        raise InputError(
+          f'{path}: expected {asked} of {name}, each once; set cost.runtime and cost.precision to '
+          'what was timed, or time all networks in both'
+        )
     machines = sorted({cost.machine for of_one in self._costs.values() for cost in of_one})
-    if not self._costs or len(machines) > 1:
-      what = f'times of several machines: {"; ".join(machines)}' if machines else 'no time'
+    if len(machines) > 1:
       raise InputError(
-        f'{path}: has {what}; expected times of one machine in '
-        f'{" or ".join(f"{way.runtime} {way.precision}" for way in self.ways)}; time the networks '
-        'anew by python -m thrifty_jax.cost, or set cost.runtime and cost.precision'
+        f'{path}: has times of several machines: {"; ".join(machines)}; expected those of one: '
+        'time all networks on it'
       )
 
 

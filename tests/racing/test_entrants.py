@@ -1,0 +1,148 @@
+"""The networks that may race: all different, all buildable, and found again by their files."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from thrifty_jax import config as configs
+from thrifty_jax.cost import candidates
+from thrifty_jax.cost.candidates import MADE_FOR, MadeFor
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype, lean_space
+from thrifty_jax.racing import entrants
+from thrifty_jax.racing.entrants import Entrant
+
+CELLS = genotype.Genotype(
+  down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
+  up=(((0, 'identity'), (1, 'up_conv_3x3')),),
+)
+SKIPPING = genotype.Genotype(CELLS.down, CELLS.up, skipped=((3, 1),))
+
+
+@pytest.fixture
+def config():
+  config = configs.default()
+  configs.set_model(config, 'lean')
+  return config
+
+
+def take(pool, count):
+  return [*itertools.islice(pool, count)]
+
+
+def shapes(found):
+  return [one.genotype for one in found]
+
+
+def test_names_and_shapes_of_all_that_start_are_different():
+  found = [*entrants.list_known(), *entrants.list_unets()]
+  assert len({one.name for one in found}) == len(found) == 11 + 7 * 16
+  assert len({*shapes(found)}) == len(found)
+  assert {one.source for one in found} == {'known', 'unet'}
+
+
+def test_the_usual_unets_come_first():
+  first = entrants.list_unets()[:7]
+  assert [one.genotype for one in first] == [lean_space.unet(w) for w in (4, 6, 8, 12, 16, 24, 32)]
+
+
+def test_draws_repeat_with_the_seed_and_none_is_known_or_drawn_twice():
+  def draw(known):
+    return take(entrants.draw(np.random.default_rng(3), known), 300)
+
+  found = draw([])
+  assert found == draw([])
+  assert len({*shapes(found)}) == 300
+  assert [one.name for one in found[:2]] == ['drawn_1', 'drawn_2']
+  known = shapes(found[:5])
+  assert not {*known} & {*shapes(draw(known))}
+
+
+def test_mutants_know_their_parent_differ_from_all_known_ones_and_repeat():
+  parent = entrants.list_known()[1]
+  known = [parent.genotype]
+
+  def mutate():
+    return take(entrants.mutate(parent, 'known_2_2', np.random.default_rng(1), known), 30)
+
+  found = mutate()
+  assert found == mutate()
+  assert len({*shapes(found), parent.genotype}) == 31
+  assert {(one.source, one.parent) for one in found} == {('mutant', 'known_2')}
+  assert found[0].name == 'known_2_2_1'
+
+
+def test_a_given_lean_network_takes_part_once_and_cells_for_each_number_of_channels(
+  config, tmp_path
+):
+  genotype.save(tmp_path / 'mine.json', lean_space.unet(4))
+  genotype.save(tmp_path / 'cells.json', CELLS)
+  config.front.genotypes = (str(tmp_path / 'mine.json'), str(tmp_path / 'cells.json'))
+  assert entrants.list_given(config) == [
+    Entrant('mine', 'genotype', lean_space.unet(4)),
+    Entrant('cells_8', 'genotype', CELLS, 8),
+    Entrant('cells_16', 'genotype', CELLS, 16),
+  ]
+  assert entrants.list_given(config)[1].title == 'cells, 8 channels'
+
+
+def test_given_cells_that_need_a_deeper_grid_are_refused(config, tmp_path):
+  genotype.save(tmp_path / 'deep.json', SKIPPING)
+  config.front.genotypes, config.model.depth = (str(tmp_path / 'deep.json'),), 3
+  with pytest.raises(InputError, match=r'deep.json skips cell \[3, 1\]'):
+    entrants.list_given(config)
+
+
+@pytest.mark.parametrize('name', ['known_1', 'twice'])
+def test_a_given_network_with_the_name_of_another_is_refused(config, tmp_path, name):
+  for folder in ('a', 'b'):
+    genotype.save(tmp_path / folder / f'{name}.json', lean_space.unet(4))
+  paths = [str(tmp_path / folder / f'{name}.json') for folder in ('a', 'b')]
+  config.front.genotypes = tuple(paths[name == 'known_1' :])
+  with pytest.raises(InputError, match=f"named '{name}'; rename a file"):
+    entrants.list_given(config)
+
+
+def test_the_settings_of_an_entrant_are_those_of_its_network(config, tmp_path):
+  config.search.update({'max_ms': 5.0, 'max_macs': 7})
+  before = config.copy_and_resolve_references()
+  for name in ('a', 'b'):
+    (tmp_path / f'{name}.json').touch()
+  lean = entrants.configure(config, entrants.list_known()[0], tmp_path / 'a.json')
+  cells = entrants.configure(config, Entrant('c_8', 'genotype', CELLS, 8), tmp_path / 'b.json')
+  assert (lean.model.name, lean.genotype) == ('lean', str(tmp_path / 'a.json'))
+  assert (cells.model.name, cells.model.channels) == ('thrifty', 8)
+  assert (lean.search.max_ms, lean.search.max_macs) == (0.0, 0)
+  # The usual rate of each space; a rate that the data set has of its own stays.
+  assert (lean.retrain.learning_rate, cells.retrain.learning_rate) == (8e-3, 2e-3)
+  assert config == before
+  configs.validate(lean)
+  configs.validate(cells)
+
+
+def test_a_file_says_where_a_network_came_from_and_what_it_is_made_for(config, tmp_path):
+  config.data.update({'modalities': 2, 'context': 1, 'classes': ('background', 'a', 'b')})
+  config.model.depth = 4
+  path = tmp_path / 'cells_8.json'
+  entrants.save(path, Entrant('cells_8', 'genotype', CELLS, 8), config)
+  assert genotype.load_any(path) == CELLS
+  provenance = genotype.read_provenance(path)
+  assert provenance == {
+    'source': 'genotype',
+    MADE_FOR: {'modalities': 6, 'classes': 3, 'channels': 8, 'depth': 4},
+  }
+  # Another machine times the very network that is trained here.
+  (found,) = candidates.load([], [str(path)], size=32)
+  settings = entrants.configure(config, Entrant('cells_8', 'genotype', CELLS, 8), path)
+  assert MadeFor.of_config(settings) == MadeFor(6, 3, 8, 4)
+  own = candidates.of_config(settings, CELLS).member
+  assert found.member.parameters == own.parameters
+  assert found.member.spec.image_channels == own.spec.image_channels == 6
+
+
+def test_a_file_that_is_made_for_nonsense_is_one_clear_line(config, tmp_path):
+  path = tmp_path / 'a.json'
+  genotype.save(path, lean_space.unet(4), provenance={MADE_FOR: {'classes': 0}})
+  with pytest.raises(InputError, match='a.json: classes is 0, expected a whole number from 2'):
+    candidates.load([], [str(path)], size=32)

@@ -1,0 +1,254 @@
+"""The race: stopped anywhere it ends alike, tests nobody, and a diverged network has lost."""
+
+import json
+from typing import Any
+
+import fake_race
+import pytest
+from fake_race import PATIENTS, TEST, count_macs
+
+from thrifty_jax import stopping
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype, lean_space
+from thrifty_jax.racing import race
+from thrifty_jax.racing.race import Race
+
+BUDGETS = (20.0,)
+
+
+@pytest.fixture
+def stands(monkeypatch):
+  return fake_race.Stands(monkeypatch)
+
+
+@pytest.fixture
+def config():
+  return fake_race.make_config()
+
+
+def run(config, workdir, *, budgets=BUDGETS, families=('lean', 'unet')):
+  """Runs a race in the folder search/ of a workdir."""
+  found = Race(config, workdir, workdir / 'search')
+  found.run(budgets, families)
+  return found
+
+
+def outcome(found):
+  """Returns all that a race came to."""
+  scores = {name: (one.rung, one.scores) for name, one in found.standings.items()}
+  groups = [(group.family, group.budget, group.names) for group in found.groups]
+  return found.entrants, scores, groups, found.ms()
+
+
+def test_groups_are_within_their_budgets_and_of_their_family(config, stands, tmp_path):
+  config.front.rungs = 1
+  found = run(config, tmp_path, budgets=(2.0, 20.0))
+  # No U-Net is as fast as 2 ms.
+  assert [(group.family, group.budget, len(group.names)) for group in found.groups] == [
+    *(('lean', 2.0, 6), ('lean', 20.0, 6), ('unet', 20.0, 3)),
+  ]
+  ms = found.ms()
+  for group in found.groups:
+    low, high = group.limits
+    assert all(low < ms[name] <= high for name in group.names)
+    assert all((name[:4] == 'unet') == (group.family == 'unet') for name in group.names)
+
+
+def test_each_rung_keeps_the_better_half_adds_mutants_of_its_leaders_and_trains_twice_as_long(
+  config, stands, tmp_path
+):
+  config.front.update({'entrants': 8, 'rungs': 3, 'folds': 2})
+  found = run(config, tmp_path, budgets=(20.0,), families=('lean',))
+  rungs = {}
+  for folder, settings in stands.trained:
+    name, rung, fold = folder.split('/')
+    rungs.setdefault(rung, {}).setdefault(name, []).append((fold, settings.retrain.epochs))
+  assert [len(names) for names in rungs.values()] == [8, 6, 4]
+  for rung, epochs in (('rung_1', 1), ('rung_2', 2), ('rung_3', 4)):
+    assert all(
+      sorted(one) == [('fold_0', epochs), ('fold_1', epochs)] for one in rungs[rung].values()
+    )
+  order = sorted(rungs['rung_1'], key=lambda name: -fake_race.score(shape(found, name), 1))
+  assert {name for name in rungs['rung_2'] if '_2_' not in name[5:]} == {*order[:4]}
+  parents = {one.parent for one in found.entrants.values() if one.source == 'mutant'}
+  assert parents & {*order[:2]} == {*order[:2]}
+  assert {*found.finalists()} == {*rungs['rung_3']}
+
+
+def shape(found, name):
+  return found.entrants[name].genotype
+
+
+def test_a_race_trains_to_a_rate_of_0_and_scores_at_the_end_alone(config, stands, tmp_path):
+  config.retrain.patience = 3
+  run(config, tmp_path, budgets=(20.0,))
+  for _, settings in stands.trained:
+    retrain = settings.retrain
+    assert (retrain.validate_every, retrain.patience) == (retrain.epochs, 0)
+    assert retrain.warmup_epochs < retrain.epochs
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+  """What a race came to that nothing stopped, and its trainings."""
+  with pytest.MonkeyPatch.context() as patch:
+    stands = fake_race.Stands(patch)
+    found = run(fake_race.make_config(), tmp_path_factory.mktemp('unbroken'))
+    return outcome(found), stands
+
+
+@pytest.mark.parametrize('place', [0, 1, 8, 10])
+def test_a_race_that_was_stopped_in_a_training_ends_alike_and_trains_nothing_twice(
+  place, config, stands, tmp_path, unbroken
+):
+  expected, whole = unbroken
+  stands.stop = lambda count: count == place
+  with pytest.raises(stopping.Stopped):
+    run(config, tmp_path)
+  assert len(stands.trained) == place
+  stands.stop = lambda count: False
+  assert outcome(run(config, tmp_path)) == expected
+  assert [name for name, _ in stands.trained] == [name for name, _ in whole.trained]
+  assert stands.timed == whole.timed
+
+
+@pytest.mark.parametrize('place', [0, 12, 20])
+def test_a_race_that_was_stopped_at_the_stopwatch_times_nothing_twice(
+  place, config, stands, tmp_path, unbroken
+):
+  expected, whole = unbroken
+
+  def stop(names):
+    if len(stands.timed) >= place:
+      raise stopping.Stopped(15)
+
+  stands.measured = stop
+  with pytest.raises(stopping.Stopped):
+    run(config, tmp_path)
+  stands.measured = lambda names: None
+  assert outcome(run(config, tmp_path)) == expected
+  assert stands.timed == whole.timed
+
+
+def test_another_seed_draws_others(config, stands, tmp_path, unbroken):
+  (entrants, *_), _ = unbroken
+  config.seed, config.front.rungs = 1, 1
+  found = run(config, tmp_path)
+  assert found.entrants['known_1'] == entrants['known_1']
+  drawn = [
+    {one.genotype for one in of_one.values() if one.source == 'drawn'}
+    for of_one in (entrants, found.entrants)
+  ]
+  assert drawn[0] and drawn[1] and not drawn[0] & drawn[1]
+
+
+def test_a_folder_of_another_draw_is_refused(config, stands, tmp_path):
+  config.front.rungs = 1
+  found = run(config, tmp_path)
+  genotype.save(found.path('known_1'), lean_space.unet(4))
+  with pytest.raises(InputError, match='known_1.json: is another network'):
+    run(config, tmp_path)
+
+
+# --- patients
+
+
+def test_test_patients_are_in_no_fold_and_all_others_judge_at_most_once(config, stands, tmp_path):
+  config.front.folds = 4
+  found = run(config, tmp_path, budgets=(20.0,))
+  for _, settings in stands.trained:
+    assert settings.data.test_patients == TEST
+    assert not {*settings.data.validation_patients} & {*TEST}
+  judges = next(iter(found.finalists().values()))
+  assert judges
+  assert {*judges} == {*PATIENTS} - {*TEST}
+  folds = race.list_folds(config, tmp_path)
+  assert sum(len(fold['validation_patients']) for fold in folds) == len(judges)
+  assert folds[0]['validation_patients'] == PATIENTS[1::5]  # those of the run's own split
+
+
+def test_more_folds_than_the_patients_allow_are_refused(config, stands, tmp_path):
+  config.front.folds = 5
+  with pytest.raises(InputError, match='config.front.folds is 5; expected at most 4'):
+    race.list_folds(config, tmp_path)
+  config.front.folds = 4
+  config.data.test_patients, config.data.validation_patients = PATIENTS[2:], PATIENTS[:1]
+  with pytest.raises(InputError, match='1 patients train'):
+    race.list_folds(config, tmp_path)
+
+
+# --- trainings that diverge
+
+
+def test_a_diverged_network_loses_and_costs_the_others_nothing(config, stands, tmp_path):
+  stands.diverges = lambda found, epochs: len(found.levels) == 5
+  found = run(config, tmp_path, budgets=(20.0,), families=('lean',))
+  lost = {name for name, one in found.standings.items() if one.scores is None}
+  assert lost
+  assert all(found.standings[name].rung == 1 for name in lost if found.entrants[name].parent == '')
+  assert any(found.finalists().values())
+  count = len(stands.trained)
+  assert outcome(run(config, tmp_path, budgets=(20.0,), families=('lean',))) == outcome(found)
+  assert len(stands.trained) == count  # also what diverged is not trained again
+
+
+def test_half_of_all_go_on_even_if_the_other_half_diverged(config, stands, tmp_path):
+  config.front.rungs = 2
+  known = run(config, tmp_path / 'first', budgets=(20.0,), families=('lean',))
+  names = [name for name, one in known.standings.items() if known.entrants[name].parent == '']
+  worse = sorted(names, key=lambda name: fake_race.score(shape(known, name), 1))[:3]
+  shapes = [shape(known, name) for name in worse]
+  stands.diverges = lambda found, epochs: found in shapes
+  found = run(config, tmp_path / 'second', budgets=(20.0,), families=('lean',))
+  assert {*names} - {*worse} <= {*found.groups[0].names}
+
+
+@pytest.mark.parametrize('rungs', [1, 2])
+def test_all_diverged_is_one_clear_line(config, stands, tmp_path, rungs):
+  config.front.rungs = rungs
+  stands.diverges = lambda found, epochs: True
+  with pytest.raises(InputError, match='every network diverged; lower retrain.learning_rate, .*8'):
+    run(config, tmp_path)
+
+
+# --- limits
+
+
+def test_limits_of_multiplications_and_parameters_hold_for_mutants_too(config, stands, tmp_path):
+  config.search.max_macs = 20_000_000
+  found = run(config, tmp_path, budgets=(100.0,))
+  assert all(count_macs(shape(found, name)) <= 20_000_000 for name in found.standings)
+  assert any(found.entrants[name].source == 'mutant' for name in found.standings)
+
+
+@pytest.mark.parametrize(
+  ('budget', 'limits', 'text'),
+  [
+    (0.001, {}, 'within 0.001 ms for a slice of 64 x 64 pixels in jax float32; the nearest'),
+    (20.0, {'max_parameters': 10}, 'within 20 ms and max_parameters 10'),
+    (20.0, {'max_macs': 99, 'max_parameters': 9}, 'and max_parameters 9 and max_macs 99'),
+  ],
+)
+def test_a_budget_that_nothing_meets_is_refused_with_the_nearest(
+  config, stands, tmp_path, budget, limits, text
+):
+  config.search.update(limits)
+  with pytest.raises(InputError, match=text) as error:
+    run(config, tmp_path, budgets=(budget,))
+  timed = json.loads((tmp_path / 'search' / 'costs.json').read_text())
+  nearest = min(timed, key=lambda one: one['ms'])
+  assert f'{nearest["title"]}, takes {nearest["ms"]:.2f} ms, 1,000 param' in str(error.value)
+  assert not stands.trained
+
+
+def test_a_budget_that_everything_meets_takes_what_there_is(config, stands, tmp_path):
+  config.front.rungs = 1
+  found = run(config, tmp_path, budgets=(1e6,))
+  assert [len(group.names) for group in found.groups] == [6, 3]
+
+
+def test_networks_that_halve_slices_too_often_take_no_part(config, stands, tmp_path):
+  config.data.image_size = 16
+  found = run(config, tmp_path, budgets=(20.0,))
+  shapes: list[Any] = [one.genotype for one in found.entrants.values()]
+  assert max(one.halvings for one in shapes) == 4
