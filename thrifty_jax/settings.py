@@ -271,8 +271,10 @@ _FRONT = {
   ),
   'seeds': Setting(1, COUNT, 'Full trainings of each network on the front; all are scored.'),
   'costs': Setting('', TEXT, "File of python -m thrifty_jax.cost; '' is this machine's stopwatch."),
-  'workers': Setting(0, FROM_0, 'Trainings at a time; 0 is one a GPU, without GPUs one a core.'),
-  'cluster': Setting('', ADDRESS, "Address of a Dask scheduler; '' trains on this machine."),
+  'workers': Setting(
+    0, FROM_0, 'Trainings at a time; 0 is one a GPU, without GPUs one a core.', ()
+  ),
+  'cluster': Setting('', ADDRESS, "Address of a Dask scheduler; '' trains on this machine.", ()),
 }
 _RETRAIN = {
   'epochs': Setting(200, COUNT, 'Epochs at most.', may_grow=True),

@@ -6,7 +6,7 @@ from typing import Any
 from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, pages, presence, records
 from thrifty_jax.networks import genotype
-from thrifty_jax.reporting import architecture, health, histories, inputs, patients
+from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients
 from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
 from thrifty_jax.scores import agreement, tables
 
@@ -60,6 +60,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'data': data or (settings.data.name if settings.data else ''),
     'model': MODELS.get(model, model),
     'searched': model in ('thrifty', '') and not settings.genotype,
+    'raced': model == 'lean' and not settings.genotype,
     'given': Path(settings.genotype).name,
     'settings': settings,
     'fields': configs.flatten(config),
@@ -80,6 +81,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     else '',
     'best_floor': _best_floor(evaluated),
     'paper': PAPER,
+    'fronts': fronts.gather(workdir),
     **_compare(workdir),
     **patients.gather(run, evaluated),
     'retrain_plots': histories.plot_retraining(

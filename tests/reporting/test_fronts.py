@@ -1,0 +1,105 @@
+"""The section of a race: the sentence, the picture, the table; damaged and missing files."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from thrifty_jax import records
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype
+from thrifty_jax.racing import entrants
+from thrifty_jax.reporting import fronts, report
+from thrifty_jax.run_files import Raced
+
+
+def raced(name, ms, dsc, **changes):
+  values: dict[str, Any] = {
+    'name': name, 'title': 'half 8 16 add', 'source': 'drawn', 'space': 'lean', 'parameters': 1234,
+    'macs': 5_000_000, 'ms': ms, 'ms_spread': 0.03, 'runtime': 'onnxruntime', 'precision': 'int8',
+    'threads': 1, 'size': 256, 'file_bytes': 4096, 'machine': 'a processor', 'rung': 3,
+    'epochs': 8, 'validation_dsc': dsc, 'validation_ci95': None if dsc is None else (dsc, dsc),
+    'chosen': False, 'budgets_ms': (), 'knee': False, 'genotype': f'search/genotypes/{name}.json',
+    'folder': f'search/{name}/rung_3', **changes,
+  }  # fmt: skip
+  return Raced(**values)
+
+
+def chosen(name, ms, dsc, budget, **changes):
+  return raced(name, ms, dsc, chosen=True, budgets_ms=(budget,), **changes)
+
+
+FAST, TAKEN, BEST = (
+  chosen('fast', 1.5, 0.80, 2.0),
+  chosen('taken', 4.0, 0.852, 5.0, knee=True),
+  chosen('best', 40.0, 0.856, 50.0),
+)
+
+
+def test_the_sentence_says_what_the_next_faster_and_the_next_better_one_cost():
+  said = fronts.write_sentence([FAST, TAKEN, BEST])
+  assert said.startswith('Take taken, a lean network (half 8 16 add): 4.0 ms a slice and 85.2 %')
+  assert 'the next faster one, fast, takes 1.5 ms and has -5.2 points' in said
+  assert 'the next better one, best, takes 40.0 ms and has +0.4 points' in said
+  assert fronts.write_sentence([TAKEN]).endswith('85.2 % DSC on the validation patients.')
+
+
+def test_a_narrow_unet_that_wins_is_called_one():
+  said = fronts.write_sentence([dataclasses.replace(TAKEN, source='unet')])
+  assert 'Take taken, a narrow U-Net' in said and 'A narrow U-Net wins' in said
+
+
+def write(workdir, found, folder='search'):
+  records.write(workdir / folder / 'front.json', found)
+  for number, one in enumerate(found):
+    genotype.save(workdir / one.genotype, entrants.list_known()[number].genotype)
+
+
+def page_of(workdir):
+  return report.report(workdir).read_text(encoding='utf-8')
+
+
+def test_the_page_has_the_picture_the_tables_and_each_chosen_network(tmp_path):
+  early, lost = raced('early', 3.0, 0.7, rung=1), raced('lost', 3.5, None)
+  write(tmp_path, [FAST, early, lost, TAKEN, BEST])
+  page = page_of(tmp_path)
+  assert 'The race' in page and 'narrow U-Net' not in page
+  for text in (
+    '1 networks that left earlier',
+    'diverged',
+    'taken: half 8 16 add',
+    '85.20',
+    '50 ms',
+  ):
+    assert text in page
+  assert 'test DSC' not in page  # nothing is scored
+  assert page.count('batch norm; down by max pool') == 3
+
+
+def test_test_scores_appear_once_there_are_some_and_both_fronts_are_shown(tmp_path):
+  write(tmp_path, [TAKEN])
+  scored = dataclasses.replace(
+    TAKEN, full=('front/taken/full/seed_0',), full_validation_dsc=0.873, test_dsc=0.867,
+    test_ci95=(0.85, 0.88), int8_test_dsc=0.866,
+  )  # fmt: skip
+  write(tmp_path, [scored, dataclasses.replace(BEST, source='unet')], folder='front')
+  page = page_of(tmp_path)
+  assert 'The race' in page and 'The front' in page and 'narrow U-Net' in page
+  for text in ('87.30', '86.70', '86.60', '85.00 to 88.00', 'test DSC'):
+    assert text in page
+
+
+def test_a_genotype_that_is_gone_leaves_its_picture_out(tmp_path):
+  records.write(tmp_path / 'front' / 'front.json', [FAST, TAKEN])
+  assert 'The front' in page_of(tmp_path)
+
+
+@pytest.mark.parametrize('field', ['ms', 'validation_dsc', 'genotype', 'rung'])
+def test_a_damaged_front_is_an_error_that_names_the_place(tmp_path, field):
+  write(tmp_path, [TAKEN])
+  path = tmp_path / 'search' / 'front.json'
+  (content,) = json.loads(path.read_text())
+  path.write_text(json.dumps([content | {field: ['nothing']}]))
+  with pytest.raises(InputError, match=rf'front\.json: .*{field}'):
+    report.report(tmp_path)

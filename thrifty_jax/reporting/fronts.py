@@ -1,0 +1,111 @@
+"""The section about a race: the front as a picture, the table, the chosen networks, a sentence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from thrifty_jax.drawings import drawing, lean_drawing
+from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks.lean_space import LeanShape
+from thrifty_jax.reporting import inputs, plots
+from thrifty_jax.run_files import Raced
+
+TITLES = {'search': 'The race', 'front': 'The front'}  # folder -> heading
+KINDS = {'unet': 'narrow U-Net', 'genotype': 'given genotype'}  # source -> kind; else lean
+
+
+def gather(workdir: Path) -> list[dict[str, Any]]:
+  """Gathers the content of the section for each front.json of a run; [] if there is none."""
+  found = []
+  for folder, title in TITLES.items():
+    raced = inputs.read_optional(workdir / folder / 'front.json', tuple[Raced, ...])
+    if raced:
+      found.append({'title': title, **_describe(raced, workdir, name=folder)})
+  return found
+
+
+def _describe(raced: Sequence[Raced], workdir: Path, *, name: str) -> dict[str, Any]:
+  last = max(one.rung for one in raced)
+  finalists = [one for one in raced if one.rung == last]
+  chosen = [one for one in raced if one.chosen]
+  return {
+    'sentence': write_sentence(chosen),
+    'picture': plots.draw_front(
+      [_mark(one, one.rung == last) for one in raced],
+      budgets=sorted({budget for one in raced for budget in one.budgets_ms}),
+      name=f'front-{name}',
+    ),
+    'finalists': finalists,
+    'others': [one for one in raced if one.rung < last],
+    'scored': any(one.test_dsc is not None for one in raced),
+    # A single one is drawn as the run's own architecture.
+    'drawn': [(one, _draw(workdir / one.genotype)) for one in chosen] if len(chosen) > 1 else [],
+    'size': raced[0].size,
+    'threads': raced[0].threads,
+    'machine': raced[0].machine,
+    'last': last,
+    'epochs': finalists[0].epochs,
+  }
+
+
+def write_sentence(chosen: Sequence[Raced]) -> str:
+  """Says which network to take, and what the next faster and the next better one cost.
+
+  `chosen` are the networks for the budgets, the fastest first.
+  """
+  taken = next((one for one in chosen if one.knee), None)
+  if taken is None:
+    return 'No network reached the end of the race.'
+  text = (
+    f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a slice and '
+    f'{_percent(taken)} % DSC on the validation patients'
+  )
+  others = []
+  faster = [one for one in chosen if one.ms < taken.ms]
+  better = [one for one in chosen if _dsc(one) > _dsc(taken)]
+  if faster:
+    others.append(f'the next faster one, {_beside(faster[-1], taken)}')
+  if better:
+    others.append(f'the next better one, {_beside(better[0], taken)}')
+  text += '; ' + ', and '.join(others) if others else ''
+  narrow = taken.source == 'unet'
+  return f'{text}.{" A narrow U-Net wins: no other shape that raced is better." if narrow else ""}'
+
+
+def kind_of(one: Raced) -> str:
+  """Returns the kind of a network in words."""
+  return KINDS.get(one.source, 'lean network')
+
+
+def _beside(one: Raced, taken: Raced) -> str:
+  return f'{one.name}, takes {one.ms:.1f} ms and has {100 * (_dsc(one) - _dsc(taken)):+.1f} points'
+
+
+def _dsc(one: Raced) -> float:
+  return one.validation_dsc or 0.0
+
+
+def _percent(one: Raced) -> str:
+  return f'{100 * _dsc(one):.1f}'
+
+
+def _mark(one: Raced, finalist: bool) -> plots.Mark:
+  return plots.Mark(
+    kind_of(one), one.ms, one.validation_dsc, one.validation_ci95, one.test_dsc, finalist, one.knee
+  )
+
+
+def _draw(path: Path) -> list[Markup]:
+  """Draws the network of a genotype file; [] if the file is gone."""
+  if not path.exists():
+    return []
+  found = genotypes.load_any(path)
+  if isinstance(found, LeanShape):
+    return [Markup(lean_drawing.draw_shape(found).inline())]
+  scores = drawing.edge_scores(path)
+  return [
+    Markup(drawing.draw_cell(kind, getattr(found, kind), scores[kind]).inline())
+    for kind in drawing.TITLES
+  ]
