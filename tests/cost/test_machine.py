@@ -21,7 +21,7 @@ flags\t\t: fpu
 
 
 def test_the_text_has_the_model_the_cores_and_the_extensions(tmp_path, monkeypatch):
-  monkeypatch.setattr(device, 'cores', lambda: 2)
+  monkeypatch.setattr(machine.os, 'cpu_count', lambda: 2)
   (tmp_path / 'cpuinfo').write_text(INTEL)
   assert machine.describe(tmp_path / 'cpuinfo') == (
     'Intel(R) Xeon(R) Platinum 8481C, 2 cores, avx2 fma avx512f avx512_vnni amx_int8'
@@ -29,13 +29,13 @@ def test_the_text_has_the_model_the_cores_and_the_extensions(tmp_path, monkeypat
 
 
 def test_without_cpuinfo_python_names_the_processor(tmp_path, monkeypatch):
-  monkeypatch.setattr(device, 'cores', lambda: 1)
+  monkeypatch.setattr(machine.os, 'cpu_count', lambda: 1)
   monkeypatch.setattr(platform, 'processor', lambda: 'arm')
   assert machine.describe(tmp_path / 'none') == 'arm, 1 core'
 
 
 def test_on_arm_the_extensions_stand_under_features(tmp_path, monkeypatch):
-  monkeypatch.setattr(device, 'cores', lambda: 4)
+  monkeypatch.setattr(machine.os, 'cpu_count', lambda: 4)
   monkeypatch.setattr(platform, 'processor', lambda: 'aarch64')
   (tmp_path / 'cpuinfo').write_text('processor : 0\nFeatures : fp asimd i8mm\n')
   assert machine.describe(tmp_path / 'cpuinfo') == 'aarch64, 4 cores, asimd i8mm'
@@ -59,7 +59,7 @@ def test_more_cores_than_there_are_are_refused():
 
 
 def test_a_system_that_cannot_hold_threads_is_named(tmp_path, monkeypatch):
-  monkeypatch.setattr(device, 'cores', lambda: 4)
+  monkeypatch.setattr(machine.os, 'cpu_count', lambda: 4)
   monkeypatch.setattr(machine, '_TASKS', tmp_path / 'none')
   with pytest.raises(InputError, match='with 4 threads'), machine.hold_on_cores(1):
     pass

@@ -30,7 +30,7 @@ def describe(cpuinfo: Path = CPUINFO) -> str:
     text = ''
   model = _field(text, 'model name') or platform.processor() or platform.machine()
   flags = {*_field(text, 'flags|Features').split()}
-  cores = device.cores()
+  cores = os.cpu_count() or 1  # of the machine, however few this process may use
   listed = ' '.join(name for name in EXTENSIONS if name in flags)
   return ', '.join(filter(None, (model, f'{cores} core{"s" * (cores > 1)}', listed)))
 
