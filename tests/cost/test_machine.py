@@ -6,6 +6,7 @@ import platform
 import pytest
 
 from thrifty_jax import device
+from thrifty_jax import device
 from thrifty_jax.cost import machine
 from thrifty_jax.errors import InputError
 
@@ -59,7 +60,7 @@ def test_more_cores_than_there_are_are_refused():
 
 
 def test_a_system_that_cannot_hold_threads_is_named(tmp_path, monkeypatch):
-  monkeypatch.setattr(machine.os, 'cpu_count', lambda: 4)
+  monkeypatch.setattr(device, 'cores', lambda: 4)
   monkeypatch.setattr(machine, '_TASKS', tmp_path / 'none')
   with pytest.raises(InputError, match='with 4 threads'), machine.hold_on_cores(1):
     pass
