@@ -6,7 +6,6 @@ import platform
 import pytest
 
 from thrifty_jax import device
-from thrifty_jax import device
 from thrifty_jax.cost import machine
 from thrifty_jax.errors import InputError
 
