@@ -1,0 +1,58 @@
+"""A whole run that races, from scans to a report, by the command."""
+
+import importlib.util
+import json
+
+import pytest
+
+from thrifty_jax import main
+from thrifty_jax.networks import genotype
+from thrifty_jax.racing import entrants
+
+NEEDED = ('onnx', 'onnxruntime')
+pytestmark = pytest.mark.skipif(
+  not all(map(importlib.util.find_spec, NEEDED)), reason='needs requirements-export.txt'
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+  """The function that runs the command on phantoms, with two shapes and a U-Net in the race."""
+  known, unets = entrants.list_known(), entrants.list_unets()
+  monkeypatch.setattr(entrants, 'list_known', lambda: known[:2])
+  monkeypatch.setattr(entrants, 'list_unets', lambda: unets[:1])
+  monkeypatch.setattr(entrants, 'draw', lambda generator, known: iter(()))
+  monkeypatch.setattr(entrants, 'mutate', lambda *arguments: iter(()))
+  settings = {
+    'data.raw_dir': tmp_path / 'raw', 'data.data_dir': tmp_path / 'tfds',
+    'augment.elastic_probability': 0.0, 'augment.rotate_degrees': 0.0,
+    'augment.translate': (0.0, 0.0), 'augment.scale': (1.0, 1.0), 'augment.gamma': (1.0, 1.0),
+    'augment.flip_left_right': False, 'cost.spread': 1e9, 'cost.precision': 'int8',
+    'front.entrants': 2, 'front.rungs': 1, 'front.epochs': 1, 'front.folds': 1, 'front.workers': 1,
+    'retrain.epochs': 1, 'retrain.warmup_epochs': 0,
+  }  # fmt: skip
+
+  def command(*arguments):
+    fields = [f'--config.{name}={value}' for name, value in settings.items()]
+    place = f'--workdir={tmp_path / "run"}'
+    return main.main(['--config=configs/phantom.py:lean', place, *fields, *arguments])
+
+  return command
+
+
+def test_a_run_races_trains_scores_and_reports(run, tmp_path, capsys):
+  budget = '--config.search.max_ms=1000'
+  assert run(budget) == 0, capsys.readouterr()
+  workdir = tmp_path / 'run'
+  raced = json.loads((workdir / 'search' / 'front.json').read_text())
+  (best,) = [one for one in raced if one['chosen']]
+  assert len(raced) == 3 and best['budgets_ms'] == [1000]
+  found = genotype.load_any(workdir / 'search' / 'genotype.json')
+  assert genotype.load_any(workdir / 'model' / 'genotype.json') == found
+  assert genotype.load_any(workdir / best['genotype']) == found
+  page = (workdir / 'report.html').read_text(encoding='utf-8')
+  assert 'The race' in page and f'Take {best["name"]}' in page
+  out = capsys.readouterr().out
+  assert 'rung 1' in out and 'test DSC' not in out.partition('retrain:')[0]
+  assert run(budget) == 0
+  assert 'search: done' in capsys.readouterr().out
