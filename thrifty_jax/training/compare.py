@@ -169,6 +169,7 @@ def _settings(rival: Rival, config: ConfigDict, *, learning_rate: float, epochs:
   settings.genotype = str(rival.genotype_file) if rival.genotype_file else ''
   settings.retrain.learning_rate = float(learning_rate)
   settings.retrain.epochs = epochs
+  settings.evaluate.list_suspects = False  # the run itself lists them
   return settings
 
 
