@@ -24,7 +24,7 @@ from thrifty_jax.errors import InputError
 
 _TICK = 0.2  # seconds between two looks at whether to stop
 _PATIENCE = 20  # seconds in which a scheduler must answer
-_stop: Any = None  # event by which the first process asks this one to stop
+_stop: Any = None  # shared byte by which the first process asks this one to stop
 
 
 @contextlib.contextmanager
@@ -39,7 +39,8 @@ def start(config: ConfigDict, count: int) -> Generator[Executor]:
       yield executor
     return
   context = multiprocessing.get_context('spawn')  # a copy of a process that has started JAX hangs
-  stop, slots = context.Event(), context.SimpleQueue()
+  # No event: to set one waits for ever if a process was killed while it looked at it.
+  stop, slots = context.RawValue('b', 0), context.SimpleQueue()
   for slot in range(count):
     slots.put(slot)
   gpu = jax.default_backend() == 'gpu'
@@ -49,7 +50,7 @@ def start(config: ConfigDict, count: int) -> Generator[Executor]:
   try:
     yield executor
   except BaseException:
-    stop.set()
+    stop.value = 1
     raise
   finally:
     executor.shutdown(wait=True, cancel_futures=True)
@@ -89,9 +90,8 @@ def _listen(stop: Any) -> None:
   """Asks the job to stop once the first process says so, and ends this process with that one."""
   first, asked = multiprocessing.parent_process(), False
   while first and first.is_alive():
-    if asked:
-      time.sleep(_TICK)
-    elif stop.wait(_TICK):
+    time.sleep(_TICK)
+    if stop.value and not asked:
       asked = True
       # Ctrl-C reaches this process too, and a second signal would end it before the job has saved.
       if not stopping.requested():
@@ -101,7 +101,7 @@ def _listen(stop: Any) -> None:
 
 def refuse_to_begin() -> None:
   """Raises Stopped in a job that begins, with its handlers set, after the request to stop."""
-  if _stop and _stop.is_set():
+  if _stop and _stop.value:
     raise stopping.Stopped(signal.SIGTERM)
 
 
