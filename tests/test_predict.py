@@ -287,8 +287,8 @@ def test_a_series_gets_the_mask_of_the_same_scan_in_a_file(trained, tmp_path, ca
   scan = write_scan(tmp_path / 'scan.mha')
   for place in (series, scan):
     assert command(trained, place, tmp_path / f'{place.stem}_mask.nii.gz') == 0
-  (line,) = [line for line in capsys.readouterr().out.splitlines() if 'not read' in line]
-  assert f'{series}: 1 DICOM files without an image of a scan: plan.dcm' in line
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if 'not used' in line]
+  assert '1 files or folders there: plan.dcm' in line
   first, second = (load(tmp_path / f'{name}_mask.nii.gz') for name in ('series', 'scan'))
   np.testing.assert_array_equal(first.dataobj, second.dataobj)
   np.testing.assert_allclose(first.affine, second.affine, atol=1e-4)

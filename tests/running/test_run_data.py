@@ -62,7 +62,12 @@ def begin(workdir):
 
 def correct_a_mask(raw):
   path = raw / 'TrainingData' / 'Case01_segmentation.zraw'
-  path.write_bytes(path.read_bytes() + b'\0')
+  content = path.read_bytes()
+  path.write_bytes(content + b'\0')
+  header = path.with_suffix('.mhd')
+  size = f'CompressedDataSize = {len(content)}'
+  assert size in header.read_text()
+  header.write_text(header.read_text().replace(size, f'CompressedDataSize = {len(content) + 1}'))
 
 
 @pytest.mark.parametrize('stage', ['all', 'search', 'retrain', 'evaluate', 'compare', 'report'])

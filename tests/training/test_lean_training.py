@@ -22,6 +22,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype, grid
 from thrifty_jax.networks.lean import LeanNetwork
 from thrifty_jax.networks.lean_space import LeanShape, Level
+from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.training import genotypes, retrain, train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
@@ -153,11 +154,12 @@ def test_a_shared_head_keeps_the_statistics_of_the_output_that_predicts():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[1], expected[1])
 
 
-def test_nothing_searches_a_lean_network_so_that_it_needs_a_genotype():
+def test_a_genotype_of_cells_is_none_of_a_lean_network(tmp_path):
   config = configs.default()
   config.model.name = 'lean'
-  with pytest.raises(InputError, match=r"genotype is ''; expected a genotype file"):
-    configs.validate(config)
+  spec = make_spec(config, {'mean': np.zeros(1), 'std': np.ones(1)})
+  with pytest.raises(InputError, match='describes cells, .* add the variant thrifty'):
+    build.build(spec, None)
 
 
 DEVICES = """

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, batch_norm, grid
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.lean import LeanNetwork
@@ -24,6 +25,11 @@ Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
 Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as in JSON
 # Returns the bytes that an earlier run cached, or those its argument makes, see compiling.keep.
 Keep = Callable[[Callable[[], bytes]], bytes]
+# Message for a genotype of another space than that of the model.
+_OTHER = (
+  'config.genotype describes {}, and config.model.name is {!r}; add the variant {} to --config, or '
+  'name another genotype'
+)
 _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules of a supernet
 
 
@@ -32,11 +38,11 @@ def build(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> nn.Module:
   network, classes = spec.network, len(spec.classes)
   if network.name == 'lean':
     if not isinstance(genotype, LeanShape):
-      raise ValueError(f'a lean network needs a shape, not {genotype!r:.60}')
+      raise InputError(_OTHER.format('cells', 'lean', 'thrifty'))
     return LeanNetwork(genotype, classes)
   if network.name == 'thrifty':
     if not isinstance(genotype, Genotype):
-      raise ValueError(f'a thrifty network needs a genotype of cells, not {genotype!r:.60}')
+      raise InputError(_OTHER.format('a lean network', 'thrifty', 'lean'))
     return grid.DerivedNetwork(
       genotype,
       classes,
