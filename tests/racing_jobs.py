@@ -52,7 +52,9 @@ def save_once_asked(job: Stand) -> None:
     _write(job, 'cores', len(os.sched_getaffinity(0)))
     _write(job, 'core', min(os.sched_getaffinity(0)))
     _write(job, 'begun', os.getpid())
+    ends = time.monotonic() + 60
     while not stopping.requested():
+      assert time.monotonic() < ends, 'nothing asked it to stop'
       hashlib.pbkdf2_hmac('sha256', b'1', b'2', 1_500_000)  # above half a second
     _write(job, 'saved', os.getpid())
   raise stopping.Stopped(stopping.requested())

@@ -1,7 +1,7 @@
 """Where trainings run: in processes of this machine, or by the workers of a Dask cluster.
 
 Both take jobs by the interface of concurrent.futures. On a CPU every process is held on a core of
-its own: two trainings on a core each end sooner than one after the other on two.
+its own, so that side by side they do not take each other's.
 """
 
 import contextlib
