@@ -36,6 +36,8 @@ _STACKED = re.compile(r'(down|up)_from_\d+$')  # names of the MixedEdges modules
 def build(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> nn.Module:
   """Returns the network of a description; baselines have no genotype."""
   network, classes = spec.network, len(spec.classes)
+  if genotype is None and network.name in ('lean', 'thrifty'):
+    raise ValueError(f'a network {network.name!r} needs a genotype')
   if network.name == 'lean':
     if not isinstance(genotype, LeanShape):
       raise InputError(_OTHER.format('cells', 'lean', 'thrifty'))
