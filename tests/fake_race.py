@@ -15,7 +15,7 @@ from thrifty_jax.errors import NotFinite
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.racing import jobs, race, timing
-from thrifty_jax.racing.timing import Stopwatch
+from thrifty_jax.racing.timing import Counts, Stopwatch
 from thrifty_jax.run_files import PatientScore, Retrained
 from thrifty_jax.training import trainings
 
@@ -84,7 +84,9 @@ class Stands:
     self.measured = lambda names: None
     monkeypatch.setattr(timing, 'of_config', lambda config, found: Candidate('', found))
     monkeypatch.setattr(timing.costs, 'measure', self._measure)
-    monkeypatch.setattr(Stopwatch, 'macs', lambda watch, one: count_macs(one.genotype))
+    monkeypatch.setattr(
+      Stopwatch, 'count', lambda watch, one: Counts(1000, count_macs(one.genotype))
+    )
     monkeypatch.setattr(
       race, 'open_slices', lambda workdir, config: types.SimpleNamespace(patients=PATIENTS)
     )

@@ -46,7 +46,7 @@ BASELINES = (
 )
 DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # data sets that data.download can fetch
 # Where the time of a network is measured, and in which numbers; each ends with all of the others.
-COST_RUNTIMES = ('onnxruntime', 'openvino', 'jax', 'all')
+COST_RUNTIMES = ('installed', 'onnxruntime', 'openvino', 'jax', 'all')
 COST_PRECISIONS = ('float32', 'int8', 'all')
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
 # Stages whose results depend on a setting.
@@ -327,7 +327,9 @@ _COMPARE = {
 # What --stage=describe and a race time, by thrifty_jax.cost.
 _COST = {
   'size': Setting(0, FROM_0, 'Pixels on each side of a timed slice; 0 is data.image_size.'),
-  'runtime': Setting('onnxruntime', one_of(*COST_RUNTIMES), 'Programs that run the network.'),
+  'runtime': Setting(
+    'installed', one_of(*COST_RUNTIMES), 'Programs that run it; installed: ONNX Runtime, OpenVINO.'
+  ),
   'precision': Setting('all', one_of(*COST_PRECISIONS), 'Numbers it computes in; JAX has float32.'),
   'threads': Setting(1, COUNT, 'Threads that it runs on.'),
   'spread': Setting(

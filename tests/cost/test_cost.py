@@ -65,11 +65,20 @@ def onnx_or_skip():
   pytest.importorskip('onnxruntime')
 
 
+@pytest.mark.parametrize('there', [True, False])
+def test_what_is_installed_is_onnx_runtime_and_openvino_if_it_is_there(there, monkeypatch):
+  monkeypatch.setattr(runtimes.importlib.util, 'find_spec', lambda name: there or None)
+  names = ['onnxruntime', 'openvino'][: 1 + there]
+  expected = [(name, precision) for name in names for precision in ('float32', 'int8')]
+  assert [(way.runtime, way.precision) for way in runtimes.choose('installed', 'all')] == expected
+  assert [way.runtime for way in runtimes.choose('installed', 'int8')] == names
+
+
 def test_two_genotypes_are_timed_in_two_precisions(genotypes, tmp_path, capsys):
   onnx_or_skip()
   output = tmp_path / 'costs.json'
   named = f'--genotypes={",".join(genotypes)}'
-  assert command.main([named, *QUICK, f'--output={output}']) == 0
+  assert command.main([named, '--runtime=onnxruntime', *QUICK, f'--output={output}']) == 0
   found = records.read(output, tuple[costs.Cost, ...])
   assert {(one.name, one.precision) for one in found} == {
     (name, precision) for name in genotypes for precision in ('float32', 'int8')

@@ -37,7 +37,7 @@ def shapes(found):
 
 def test_names_and_shapes_of_all_that_start_are_different():
   found = [*entrants.list_known(), *entrants.list_unets()]
-  assert len({one.name for one in found}) == len(found) == 11 + 7 * 16
+  assert len({one.name for one in found}) == len(found) == 8 * 6 + 7 * 16
   assert len({*shapes(found)}) == len(found)
   assert {one.source for one in found} == {'known', 'unet'}
 
@@ -64,13 +64,13 @@ def test_mutants_know_their_parent_differ_from_all_known_ones_and_repeat():
   known = [parent.genotype]
 
   def mutate():
-    return take(entrants.mutate(parent, 'known_2_2', np.random.default_rng(1), known), 30)
+    return take(entrants.mutate(parent, 'cone_16_2', np.random.default_rng(1), known), 30)
 
   found = mutate()
   assert found == mutate()
   assert len({*shapes(found), parent.genotype}) == 31
-  assert {(one.source, one.parent) for one in found} == {('mutant', 'known_2')}
-  assert found[0].name == 'known_2_2_1'
+  assert {(one.source, one.parent) for one in found} == {('mutant', 'cone_16')}
+  assert found[0].name == 'cone_16_2_1'
 
 
 def test_a_given_lean_network_takes_part_once_and_cells_for_each_number_of_channels(
@@ -94,12 +94,12 @@ def test_given_cells_that_need_a_deeper_grid_are_refused(config, tmp_path):
     entrants.list_given(config)
 
 
-@pytest.mark.parametrize('name', ['known_1', 'twice'])
+@pytest.mark.parametrize('name', ['cone_8', 'twice'])
 def test_a_given_network_with_the_name_of_another_is_refused(config, tmp_path, name):
   for folder in ('a', 'b'):
     genotype.save(tmp_path / folder / f'{name}.json', lean_space.unet(4))
   paths = [str(tmp_path / folder / f'{name}.json') for folder in ('a', 'b')]
-  config.front.genotypes = tuple(paths[name == 'known_1' :])
+  config.front.genotypes = tuple(paths[name == 'cone_8' :])
   with pytest.raises(InputError, match=f"named '{name}'; rename a file"):
     entrants.list_given(config)
 

@@ -130,23 +130,21 @@ def test_a_race_that_was_stopped_at_the_stopwatch_times_nothing_twice(
   assert stands.timed == whole.timed
 
 
-def test_another_seed_draws_others(config, stands, tmp_path, unbroken):
-  (entrants, *_), _ = unbroken
-  config.seed, config.front.rungs = 1, 1
-  found = run(config, tmp_path)
-  assert found.entrants['known_1'] == entrants['known_1']
-  drawn = [
-    {one.genotype for one in of_one.values() if one.source == 'drawn'}
-    for of_one in (entrants, found.entrants)
-  ]
+def test_another_seed_draws_others(config, stands, tmp_path):
+  config.front.update({'rungs': 1, 'entrants': 30})
+  raced = []
+  for config.seed in (0, 1):
+    raced.append(run(config, tmp_path / str(config.seed)).entrants)
+  assert raced[0]['cone_8'] == raced[1]['cone_8']
+  drawn = [{one.genotype for one in of_one.values() if one.source == 'drawn'} for of_one in raced]
   assert drawn[0] and drawn[1] and not drawn[0] & drawn[1]
 
 
 def test_a_folder_of_another_draw_is_refused(config, stands, tmp_path):
   config.front.rungs = 1
   found = run(config, tmp_path)
-  genotype.save(found.path('known_1'), lean_space.unet(4))
-  with pytest.raises(InputError, match='known_1.json: is another network'):
+  genotype.save(found.path('cone_8'), lean_space.unet(4))
+  with pytest.raises(InputError, match='cone_8.json: is another network'):
     run(config, tmp_path)
 
 

@@ -48,7 +48,11 @@ def test_each_network_is_timed_once_and_found_again(config, stands, tmp_path):
   again = Stopwatch(config, tmp_path)
   again.time(KNOWN[:5])
   assert len(stands.timed) == 5
-  assert again.best('known_5') == watch.best('known_5') == make_cost('known_5', KNOWN[4].genotype)
+  assert (
+    again.best(KNOWN[4].name)
+    == watch.best(KNOWN[4].name)
+    == make_cost(KNOWN[4].name, KNOWN[4].genotype)
+  )
 
 
 def test_the_best_way_counts(config, stands, tmp_path):
@@ -200,8 +204,8 @@ def test_a_file_that_is_not_there_yet_leaves_the_genotypes_and_the_command(elsew
   line = str(error.value)
   assert '\n' not in line and 'start again with the same command' in line
   found = [one.stem for one in (tmp_path / 'run' / 'search' / 'genotypes').iterdir()]
-  names = [*('known_1', 'drawn_1', 'drawn_40', 'unet_4_5_2_concat_transposed')]
-  assert {*names} <= {*found} and len(found) == 11 + 40 + 40 == len(time_all())
+  names = [*('cone_8', 'drawn_1', 'drawn_40', 'unet_4_5_2_concat_transposed')]
+  assert {*names} <= {*found} and len(found) == 48 + 40 + 40 == len(time_all())
   assert f'search/genotypes has {len(found)} networks, and {path} is not there yet' in line
   # The command is one that thrifty_jax.cost takes.
   words = line.partition('python -m thrifty_jax.cost ')[2].partition(';')[0].split()
@@ -234,7 +238,7 @@ def test_paths_of_windows_name_the_same_networks(elsewhere):
   windows = [cost.name.replace('/', '\\') for cost in time_all()]
   pairs = zip(time_all(), windows, strict=True)
   write(path, [dataclasses.replace(cost, name=f'C:{name}') for cost, name in pairs])
-  assert len(race().entrants) == 91
+  assert len(race().entrants) == 128
 
 
 def test_a_network_without_a_time_takes_no_part_and_a_line_says_so(elsewhere, capsys):
@@ -243,7 +247,17 @@ def test_a_network_without_a_time_takes_no_part_and_a_line_says_so(elsewhere, ca
     race()
   write(path, [cost for cost in time_all() if 'drawn_1.json' not in cost.name])
   assert 'drawn_1' not in race().entrants
-  assert 'not timed 1 of 91, which take no part' in capsys.readouterr().out
+  assert 'not timed 1 of 128, which take no part' in capsys.readouterr().out
+
+
+def test_what_is_installed_on_the_other_machine_counts(elsewhere, config):
+  race, time_all, path = elsewhere
+  config.cost.update({'runtime': 'installed', 'precision': 'float32'})
+  with pytest.raises(InputError, match='--runtime=installed --precision=float32'):
+    race()
+  write(path, time_all(runtime='openvino'))
+  found = race()
+  assert {found.watch.best(name).runtime for name in found.entrants} == {'openvino'}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ the median, its spread the interquartile range over the median. Images are made 
   --cells=32:group,... channels and norm, group or batch, of networks of cells from genotypes, each
                        of which is timed (default: as the file says, else 32:group)
   --size=256           side of a slice in pixels, at most {LARGEST} (default: 256)
-  --runtime=RUNTIME    {', '.join(COST_RUNTIMES)} (default: onnxruntime)
+  --runtime=RUNTIME    {', '.join(COST_RUNTIMES)} (default: installed, that
+                       is onnxruntime, and openvino if it is installed)
   --precision=PRECISION
                        {', '.join(COST_PRECISIONS)} (default: all); JAX has float32 only
   --threads=1          threads of a network (default: 1)

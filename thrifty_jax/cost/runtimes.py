@@ -16,9 +16,9 @@ from thrifty_jax.exporting import onnx_network, quantise
 from thrifty_jax.exporting.onnx_graph import tool
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build
-from thrifty_jax.settings import COST_PRECISIONS, COST_RUNTIMES
+from thrifty_jax.settings import COST_PRECISIONS
 
-ALL = 'all'
+ALL, INSTALLED = 'all', 'installed'
 _EXPORT, _OPENVINO = 'requirements-export.txt', 'requirements-openvino.txt'
 # Packages of a runtime, in the precisions that it has, and where they are listed.
 _NEEDS = {
@@ -64,11 +64,16 @@ class Started:
 def choose(runtime: str, precision: str) -> tuple[Way, ...]:
   """Returns the ways with a runtime and a precision, each a name or 'all'.
 
+  The runtime 'installed' is ONNX Runtime, and OpenVINO if it is installed here.
+
   Raises:
     InputError: If the runtime does not have the precision.
   """
-  runtimes = COST_RUNTIMES[:-1] if runtime == ALL else (runtime,)
   precisions = COST_PRECISIONS[:-1] if precision == ALL else (precision,)
+  if runtime == INSTALLED:
+    found = tuple(Way(r, p) for r in ('onnxruntime', 'openvino') for p in precisions)
+    return tuple(way for way in found if way.runtime == 'onnxruntime' or not way.missing)
+  runtimes = tuple(_NEEDS) if runtime == ALL else (runtime,)
   found = tuple(Way(r, p) for r in runtimes for p in precisions if p in _NEEDS[r][1])
   if not found:
     raise InputError(

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -45,37 +46,55 @@ class Entrant:
     return f'{self.name.rpartition("_")[0]}, {self.channels} channels'
 
 
-def _shape(
-  stem: int, widths: Sequence[int], *, top: int = 2, encoder: int = 2, decoder: int = 2, skip: str
-) -> LeanShape:
-  """Returns a shape of plain blocks with `top` convolutions in the highest level's encoder."""
-  levels = tuple(
-    Level(width, encoder if number else top, decoder, 'plain')
-    for number, width in enumerate(widths)
-  )
-  return LeanShape(levels, stem, up='transposed', skip=skip, norm='batch')
+class _Form(NamedTuple):
+  """Shapes of all sizes: widths are multiples of the first, `top` counts its level's convolutions.
+
+  The other levels have two convolutions on the way down, and all have `decoder` on the way up.
+  """
+
+  name: str
+  stem: int
+  growth: Sequence[float]
+  top: int = 2
+  decoder: int = 1
+  skip: str = 'add'
+
+  def make(self, first: int) -> LeanShape:
+    """Returns the shape whose highest level has so many channels."""
+    levels = tuple(
+      Level(
+        width=round(first * factor / lean_space.MULTIPLE) * lean_space.MULTIPLE,
+        encoder=2 if number else self.top,
+        decoder=self.decoder,
+        block='plain',
+      )
+      for number, factor in enumerate(self.growth)
+    )
+    return LeanShape(levels, self.stem, up='transposed', skip=self.skip, norm='batch')
 
 
-# Shapes that did well by hand, from fast to slow, see docs/results.md.
-_KNOWN = (
-  _shape(4, (8, 16, 32), top=1, encoder=1, decoder=1, skip='add'),
-  _shape(2, (8, 16, 32, 64), decoder=1, skip='add'),
-  _shape(2, (16, 24, 32, 48, 64), decoder=1, skip='add'),
-  _shape(2, (16, 32, 64, 128), decoder=1, skip='add'),
-  _shape(2, (16, 32, 64, 128), skip='concat'),
-  _shape(1, (8, 16, 32, 64, 128), top=1, decoder=1, skip='add'),
-  _shape(2, (16, 32, 64, 128, 256), decoder=1, skip='add'),
-  _shape(1, (32,) * 5, top=1, encoder=1, decoder=1, skip='add'),
-  _shape(2, (32, 64, 128, 256), skip='concat'),
-  _shape(1, (16, 32, 64, 128, 256), top=1, decoder=1, skip='add'),
-  _shape(2, (64, 128, 256, 512), skip='concat'),
+# Forms that did well by hand, the better ones first, see docs/results.md.
+_FORMS = (
+  _Form('cone', 2, (1, 2, 4, 8)),
+  _Form('wedge', 2, (1, 3, 6, 12)),
+  _Form('double', 2, (1, 2, 4, 8), decoder=2, skip='concat'),
+  _Form('slender', 2, (1, 1.5, 2, 3, 4)),
+  _Form('full', 1, (1, 2, 4, 8, 16), top=1),
+  _Form('deep', 2, (1, 2, 4, 8, 16)),
+  _Form('column', 2, (1, 1, 1, 1, 1)),
+  _Form('quarter', 4, (1, 2, 4, 8)),
 )
+_FIRST = (8, 16, 24, 32, 48, 64)  # widths of their highest levels
 _WIDTHS = (4, 6, 8, 12, 16, 24, 32)  # of U-Nets at full size
 
 
 def list_known() -> list[Entrant]:
-  """Lists the shapes known to do well."""
-  return [Entrant(f'known_{n}', 'known', shape) for n, shape in enumerate(_KNOWN, start=1)]
+  """Lists the shapes of forms known to do well, each form in all its sizes."""
+  return [
+    Entrant(f'{form.name}_{first}', 'known', form.make(first))
+    for form in _FORMS
+    for first in _FIRST
+  ]
 
 
 def list_unets() -> list[Entrant]:

@@ -25,10 +25,12 @@ from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.timing import Stopwatch
 from thrifty_jax.training import trainings
 
-ROUNDS = 4  # of draws and times until each group is full
+ROUNDS = 2  # of draws and times until each group is full, near its budget and then below
 DRAWS = 24  # networks drawn for each group in a round
+TWICE = 2  # networks timed for each that is missing, as estimates are off
 SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
-LOWEST = 0.4  # share of the smallest budget that its networks take at least, if there are enough
+LOWEST = 0.6  # share of a budget that its networks take at least, if there are enough
+ANCHORS = 6  # networks of each kind that estimates start from
 POOL = 40  # drawn networks, and U-Nets, that another machine is to time, besides the known ones
 
 
@@ -38,13 +40,16 @@ class Group:
 
   Attributes:
     budget: Most milliseconds of them.
-    limits: Milliseconds above which and up to which they take.
+    floor: Milliseconds of the next smaller budget, 0 for the smallest.
+    limits: Milliseconds above which and up to which they take: near the budget, or from the floor
+      on if too few are near.
     family: lean, unet or genotype.
     size: Most of them in the first rung.
     names: Those still in the race.
   """
 
   budget: float
+  floor: float
   limits: tuple[float, float]
   family: str
   size: int
@@ -123,28 +128,34 @@ class Race:
 
   def _fill(self, budgets: Sequence[float], families: Sequence[str]) -> None:
     """Finds the networks of every group, timed and within its limits."""
-    lows = [LOWEST * budgets[0], *budgets[:-1]]
+    floors = [0.0, *budgets[:-1]]
     most = self._config.front.entrants
     self.groups = [
-      Group(high, (low, high), family, most if family == 'lean' else (most + 1) // 2)
-      for low, high in zip(lows, budgets, strict=True)
+      Group(
+        budget=budget,
+        floor=floor,
+        limits=(max(floor, LOWEST * budget), budget),
+        family=family,
+        size=most if family == 'lean' else (most + 1) // 2,
+      )
+      for floor, budget in zip(floors, budgets, strict=True)
       for family in families
     ]
     known = [*filter(self._fits, entrants.list_known())]
     unets = [*filter(self._fits, entrants.list_unets())]
     given = entrants.list_given(self._config)
     pool = entrants.draw(self._generator, [one.genotype for one in known])
-    drawn = filter(self._fits, pool)
+    drawn, pools = filter(self._fits, pool), {}
     if self.watch.given:
       self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
     else:
-      self._add([*known, *unets[::2][:4], *given])  # also what estimates start from
-      self._draw({'lean': drawn, 'unet': iter(unets), 'genotype': iter(())}, len(budgets))
+      self._add([*known[:ANCHORS], *unets[:ANCHORS], *given])
+      pools = {'lean': itertools.chain(known, drawn), 'unet': iter(unets)}
+    self._draw(pools, DRAWS * len(budgets))
     for group in self.groups:
-      self._take(group)
-      if group.budget == budgets[0] and len(group.names) < group.size:
-        group.limits = 0.0, group.budget
-        self._take(group)
+      if len(group.names) < group.size:
+        group.limits = group.floor, group.budget
+    self._draw(pools, DRAWS * len(budgets))
     self.groups = [group for group in self.groups if group.names]
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
@@ -156,15 +167,17 @@ class Race:
     assert isinstance(entrant.genotype, LeanShape)
     return 2**entrant.genotype.halvings <= min(self.watch.size, self._config.data.image_size)
 
-  def _draw(self, pools: Mapping[str, Iterator[Entrant]], budgets: int) -> None:
-    """Fills the groups from pools of networks, a family each, as far as some are found."""
+  def _draw(self, pools: Mapping[str, Iterator[Entrant]], count: int) -> None:
+    """Fills the groups, from so many networks of the pool of a family at a time."""
     for _ in range(ROUNDS):
       for group in self.groups:
         self._take(group)
       short = [group for group in self.groups if len(group.names) < group.size]
-      for family in {group.family: None for group in short}:
-        drawn = [*itertools.islice(pools[family], DRAWS * budgets)]
+      for family in {group.family: None for group in short if group.family in pools}:
+        drawn = [*itertools.islice(pools[family], count)]
         self._add(self._promising(drawn, [one for one in short if one.family == family]))
+    for group in self.groups:
+      self._take(group)
 
   def _add(self, found: Iterable[Entrant]) -> None:
     """Adds networks, writes their genotypes and times them."""
@@ -186,8 +199,10 @@ class Race:
   def _promising(self, drawn: Sequence[Entrant], groups: Sequence[Group]) -> list[Entrant]:
     """Returns the drawn networks that may be missing in a group, by their estimates."""
     found = []
-    missing = [group.size - len(group.names) for group in groups]
+    missing = [TWICE * (group.size - len(group.names)) for group in groups]
     for one in drawn:
+      if not self.watch.allows(self.watch.count(one)):
+        continue
       estimate = self.watch.estimate(one, self.entrants)
       for place, group in enumerate(groups):
         low, high = group.limits
@@ -249,6 +264,8 @@ class Race:
     pool = entrants.mutate(self.entrants[leader], f'{leader}_{rung}', generator, known)
     low, high = group.limits
     for one in itertools.islice(filter(self._fits, pool), DRAWS):
+      if not self.watch.allows(self.watch.count(one)):
+        continue
       if low / SPREAD < self.watch.estimate(one, self.entrants) <= high * SPREAD:
         self._add([one])
         cost = self.watch.best(one.name)

@@ -8,7 +8,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -25,6 +27,13 @@ from thrifty_jax.racing.entrants import Entrant
 FILE = 'costs.json'
 REPEATS = 15  # timed runs of each network
 AT_ONCE = 12  # networks that take turns
+
+
+class Counts(NamedTuple):
+  """What is known of a network without timing it: parameters, and multiplications for a slice."""
+
+  parameters: int
+  macs: int
 
 
 @dataclasses.dataclass
@@ -46,7 +55,7 @@ class Stopwatch:
     self.given = bool(self.config.front.costs)
     self._path = Path(self.config.front.costs) if self.given else self.folder / FILE
     self._costs: dict[str, list[Cost]] = {}
-    self._macs: dict[str, int] = {}
+    self._counts: dict[str, Counts] = {}
     if self._path.exists():
       self._read()
     if not self.given:
@@ -115,24 +124,24 @@ class Stopwatch:
         'again with the same command'
       )
     for one in found:
-      if (macs := self.best(one.name).macs) != self.macs(one):
+      if (macs := self.best(one.name).macs) != self.count(one).macs:
         raise InputError(
           f'{self._path}: {one.name} was timed with {macs:,} multiplications, and has '
-          f'{self.macs(one):,} here; time the files of this race by {command}'
+          f'{self.count(one).macs:,} here; time the files of this race by {command}'
         )
     if len(found) < len(pool):
       logbook.say('not timed', f'{len(pool) - len(found)} of {len(pool)}, which take no part')
     return found
 
-  def allows(self, cost: Cost) -> bool:
-    """Returns whether a cost is within the limits of parameters and multiplications."""
+  def allows(self, found: Cost | Counts) -> bool:
+    """Returns whether a network is within the limits of parameters and multiplications."""
     search = self.config.search
-    limits = (cost.macs, search.max_macs), (cost.parameters, search.max_parameters)
+    limits = (found.macs, search.max_macs), (found.parameters, search.max_parameters)
     return all(value <= most for value, most in limits if most)
 
-  def macs(self, entrant: Entrant) -> int:
-    """Returns the multiplications for a slice of the timed size."""
-    if entrant.name not in self._macs:
+  def count(self, entrant: Entrant) -> Counts:
+    """Counts parameters, and multiplications for a slice of the timed size."""
+    if entrant.name not in self._counts:
       config = self._configure(entrant)
       statistics = {
         'mean': np.zeros(config.data.modalities),
@@ -141,8 +150,10 @@ class Stopwatch:
       spec = make_spec(config, statistics)
       network = build.build(spec, entrant.genotype)
       image = (self.size, self.size, spec.image_channels)
-      self._macs[entrant.name] = layers.macs(network, image)
-    return self._macs[entrant.name]
+      shapes = build.trace_shapes(network, jax.ShapeDtypeStruct((1, *image), np.float32))
+      parameters = sum(math.prod(shape) for shape, _ in shapes.values())
+      self._counts[entrant.name] = Counts(parameters, layers.macs(network, image))
+    return self._counts[entrant.name]
 
   def estimate(self, entrant: Entrant, timed: Iterable[str]) -> float:
     """Estimates milliseconds from multiplications, by a line through the logarithms of those timed.
@@ -152,7 +163,7 @@ class Stopwatch:
     found = [self.best(name) for name in timed]
     macs, ms = (np.log([getattr(cost, field) for cost in found]) for field in ('macs', 'ms'))
     slope, start = np.polyfit(macs, ms, 1)
-    return math.exp(start + slope * math.log(self.macs(entrant)))
+    return math.exp(start + slope * math.log(self.count(entrant).macs))
 
   def _configure(self, entrant: Entrant) -> ConfigDict:
     return entrants.configure(self.config, entrant, Path())
@@ -160,8 +171,13 @@ class Stopwatch:
   def _read(self) -> None:
     """Reads times, which must be of one machine, and of the size, threads and ways asked for."""
     path, threads = self._path, self.config.cost.threads
+    kept = records.read(path, tuple[Cost, ...])
     ways = sorted((way.runtime, way.precision) for way in self.ways)
-    for cost in records.read(path, tuple[Cost, ...]):
+    if self.given and self.config.cost.runtime == runtimes.INSTALLED:
+      # What is installed on the other machine counts.
+      there = {('openvino', way.precision) for way in self.ways} | {*ways}
+      ways = sorted(there & {(cost.runtime, cost.precision) for cost in kept}) or ways
+    for cost in kept:
       if (cost.size, cost.threads) != (self.size, threads):
         raise InputError(
           f'{path}: {cost.name} was timed on slices of {cost.size} x {cost.size} pixels and '
