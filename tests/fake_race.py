@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import types
 import zlib
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, records, stopping
 from thrifty_jax.cost import machine
 from thrifty_jax.cost.costs import Candidate, Cost
+from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape
@@ -61,8 +61,8 @@ def make_config():
   configs.set_model(config, 'lean')
   config.data.image_size = 64
   config.cost.runtime = 'jax'
-  config.retrain.batch_size = 4
-  config.front.update({'entrants': 6, 'rungs': 2, 'folds': 1, 'epochs': 1, 'workers': 1})
+  config.retrain.batch_size = 4  # 9 steps are an epoch of 9 patients with 4 slices each
+  config.front.update({'entrants': 6, 'rungs': 2, 'folds': 1, 'steps': 9, 'workers': 1})
   return config
 
 
@@ -87,9 +87,9 @@ class Stands:
     monkeypatch.setattr(
       Stopwatch, 'count', lambda watch, one: Counts(1000, count_macs(one.genotype))
     )
-    monkeypatch.setattr(
-      race, 'open_slices', lambda workdir, config: types.SimpleNamespace(patients=PATIENTS)
-    )
+    cases = tuple(PreparedCase(name, name, 0, 4, (4, 64, 64), (1, 1, 1), ()) for name in PATIENTS)
+    slices = Prepared(Path(), cases, (), (64, 64, 1))
+    monkeypatch.setattr(race, 'open_slices', lambda workdir, config: slices)
     monkeypatch.setattr(trainings.retrain, 'retrain', self._retrain)
     monkeypatch.setattr(trainings.data_file, 'pass_on', lambda workdir, place, config: None)
     monkeypatch.setattr(jobs.device, 'prepare', lambda config: None)

@@ -259,7 +259,9 @@ _FRONT = {
   ),
   'entrants': Setting(8, at_least(2), 'Networks that start for each budget.'),
   'rungs': Setting(3, COUNT, 'Rungs; after each the better half goes on, with mutations of it.'),
-  'epochs': Setting(2, COUNT, 'Epochs of the first rung; a rung trains anew, twice as long.'),
+  'steps': Setting(
+    600, COUNT, 'Steps of the first rung, in whole epochs; a rung trains anew, twice as long.'
+  ),
   'folds': Setting(2, COUNT, 'Divisions of all but the test patients; each network trains on all.'),
   'genotypes': Setting(
     (), names("different files, as in ('a.json', 'b.json')"), 'Genotypes that race too.'

@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     'augment.elastic_probability': 0.0, 'augment.rotate_degrees': 0.0,
     'augment.translate': (0.0, 0.0), 'augment.scale': (1.0, 1.0), 'augment.gamma': (1.0, 1.0),
     'augment.flip_left_right': False, 'cost.spread': 1e9, 'cost.precision': 'int8',
-    'front.entrants': 2, 'front.rungs': 1, 'front.epochs': 1, 'front.folds': 1, 'front.workers': 1,
+    'front.entrants': 2, 'front.rungs': 1, 'front.steps': 1, 'front.folds': 1, 'front.workers': 1,
     'retrain.epochs': 1, 'retrain.warmup_epochs': 0,
   }  # fmt: skip
 

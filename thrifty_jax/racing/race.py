@@ -6,6 +6,7 @@ run again from the start with the same random numbers, and finds everything done
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import logbook
-from thrifty_jax.data import splits
+from thrifty_jax.data import batching, splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
@@ -104,7 +105,7 @@ class Race:
       if rung > 1:
         self._go_on(rung)
       racing = [name for group in self.groups for name in group.names]
-      epochs = front.epochs * 2 ** (rung - 1)
+      epochs = count_epochs(self._config, self._workdir, front.steps * 2 ** (rung - 1))
       self._train(racing, rung, epochs, folds)
       if not any(self.standings[name].scores for name in racing):
         raise InputError(
@@ -325,6 +326,17 @@ def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, .
   return [
     {'validation_patients': tuple(names), 'test_patients': split['test']} for names in validated
   ]
+
+
+def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
+  """Returns the fewest epochs of at least so many steps, but no more than a full training has."""
+  prepared = open_slices(workdir, config)
+  split = splits.assign(config, prepared.patients)
+  slices = sum(case.slices for case in prepared.cases_of(split['train']))
+  retrain = config.retrain
+  return min(
+    math.ceil(steps / batching.steps_per_epoch(slices, retrain.batch_size)), retrain.epochs
+  )
 
 
 def _set_epochs(settings: ConfigDict, epochs: int) -> None:
