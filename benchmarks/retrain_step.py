@@ -25,7 +25,7 @@ from thrifty_jax import device
 from thrifty_jax.networks import build, layers
 from thrifty_jax.running import command_line
 from thrifty_jax.training import train_step
-from thrifty_jax.training.train_data import Facts, seed_bits
+from thrifty_jax.training.train_data import Facts, make_schedule, seed_bits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def start(
   device.prepare(config)
   member, size = network.member(), network.size
   net = member.module
-  facts = Facts(seed_bits(0), {}, 100, config.retrain.learning_rate)
+  facts = Facts(seed_bits(0), {}, 100, make_schedule(config.retrain, config.retrain.epochs))
   transformation, _ = train_step.optimizer(config.retrain, facts)
   image = jax.ShapeDtypeStruct((batch, size, size, 1), np.float32)
   state, _ = train_step.init_state(net, transformation, image, seed=0)

@@ -199,7 +199,8 @@ def _validate_training(config: ConfigDict, stage: str) -> None:
     multiple = f'a multiple of search.sample, which is {sample}'
     _require(config, 'search.channels', lambda value: value % sample == 0, multiple)
   below = f'below {stage}.epochs, which is {epochs}{why}'
-  _require(config, f'{stage}.warmup_epochs', lambda value: value < epochs, below)
+  timed = stage == 'retrain' and section.minutes > 0
+  _require(config, f'{stage}.warmup_epochs', lambda value: value < epochs or timed, below)
   size, parts = section.batch_size, section.microbatches
   divisors = [number for number in range(1, size + 1) if size % number == 0]
   near = [d for d in divisors if d < parts][-1:] + [d for d in divisors if d > parts][:1]

@@ -279,13 +279,18 @@ _FRONT = {
   'cluster': Setting('', ADDRESS, "Address of a Dask scheduler; '' trains on this machine.", ()),
 }
 _RETRAIN = {
-  'epochs': Setting(200, COUNT, 'Epochs at most.', may_grow=True),
+  'epochs': Setting(200, COUNT, 'Epochs at most.', may_grow=True, untraced=True),
+  'minutes': Setting(
+    0.0, FROM_0, 'Minutes of training, instead of epochs; 0 trains epochs.', untraced=True
+  ),
   'batch_size': Setting(12, COUNT, 'Slices in a step.'),
   'microbatches': Setting(1, COUNT, 'Equal parts of a batch, computed one by one.', ()),
   'remat': Setting(False, SWITCH, 'Computes cells or blocks twice instead of keeping them.', ()),
   'optimizer': Setting('adamw', one_of('adamw', 'sgd'), 'Optimiser of the weights.'),
   'learning_rate': Setting(2e-3, ABOVE_0, 'Largest learning rate, a cosine to 0.', untraced=True),
-  'warmup_epochs': Setting(2, FROM_0, 'Epochs at first in which the learning rate rises.'),
+  'warmup_epochs': Setting(
+    2, FROM_0, 'Epochs at first in which the learning rate rises.', untraced=True
+  ),
   'momentum': Setting(0.9, BELOW_1, 'Momentum of SGD.'),
   'weight_decay': Setting(1e-2, FROM_0, 'Weight decay, decoupled in AdamW, L2 in SGD.'),
   'clip_norm': Setting(5.0, ABOVE_0, 'Largest norm of the gradient.'),

@@ -148,7 +148,9 @@ def test_a_folder_of_another_draw_is_refused(config, stands, tmp_path):
     run(config, tmp_path)
 
 
-@pytest.mark.parametrize(('steps', 'epochs'), [(1, 1), (9, 1), (10, 2), (90, 10), (999, 20)])
+@pytest.mark.parametrize(
+  ('steps', 'epochs'), [(1, 1), (9, 1), (13, 1), (14, 2), (90, 10), (999, 20)]
+)
 def test_steps_are_whole_epochs_at_most_those_of_a_full_training(
   config, stands, tmp_path, steps, epochs
 ):

@@ -111,7 +111,8 @@ def test_the_time_is_measured_as_the_config_says(tmp_path, capsys):
   pytest.importorskip('onnxruntime')
   size = ['--config.model.depth=3', '--config.model.channels=4', '--config.cost.size=16']
   given = ['--config=configs/phantom.py', f'--config.genotype={SHIPPED}', f'--workdir={tmp_path}']
-  assert run(*given, *size, '--config.cost.precision=float32') == 0
+  way = ['--config.cost.runtime=onnxruntime', '--config.cost.precision=float32']
+  assert run(*given, *size, *way) == 0
   lines = capsys.readouterr().out.splitlines()
   (cost,) = json.loads(lines[-1])['costs']
   assert (cost['runtime'], cost['precision'], cost['size']) == ('onnxruntime', 'float32', 16)

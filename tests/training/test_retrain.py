@@ -3,6 +3,8 @@
 import json
 import math
 import signal
+import time
+import types
 from typing import Any
 
 import interrupted
@@ -15,14 +17,14 @@ from recorded import open_data, prepare_for
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import logbook, model_folder, stopping
+from thrifty_jax import logbook, model_folder, stages, stopping
 from thrifty_jax.data import split_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.scores import cases
 from thrifty_jax.training import results, retrain, train_step
-from thrifty_jax.training.train_data import Epochs, Facts
+from thrifty_jax.training.train_data import Epochs, Facts, make_schedule
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
@@ -204,7 +206,7 @@ def settings_of(**changes):
 
 
 def facts_of(settings, epoch_steps):
-  return Facts(0, {}, epoch_steps, settings.learning_rate)
+  return Facts(0, {}, epoch_steps, make_schedule(settings, settings.epochs))
 
 
 def test_adamw_decays_kernels_only():
@@ -429,6 +431,48 @@ def test_a_best_epoch_before_the_stop_is_still_known_after_it(
   summary = retrain.retrain(config, tmp_path, program=program)
   assert (summary.best_epoch, summary.validation_dsc) == (2, 0.8)
   same_weights(tmp_path, first[1])
+
+
+@pytest.mark.parametrize('stopped_in', [None, 1, 3])
+def test_minutes_plan_the_epochs_that_fit_and_a_stop_changes_nothing(
+  stopped_in, config, epochs, program, tmp_path, monkeypatch, stop_at
+):
+  # Every epoch takes a hundred minutes.
+  clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 6000)
+  monkeypatch.setattr(results, 'time', clock)
+  config = config.copy_and_resolve_references()
+  config.retrain.update({'minutes': 520, 'epochs': 1, 'validate_every': 3})
+  if stopped_in is not None:
+    with stop_at(stopped_in * epochs.steps + 1), pytest.raises(stopping.Stopped):
+      retrain.retrain(config, tmp_path, program=program)
+    assert not stages.RETRAIN.is_done(tmp_path, config)
+  summary = retrain.retrain(config, tmp_path, program=program)
+  assert (summary.epochs, summary.planned_epochs) == (5, (5,))
+  found = entries_of(tmp_path)
+  assert [entry['epoch'] for entry in found if 'validation_dsc' in entry] == [3, 5]
+  rates = [entry['learning_rate'] for entry in found]
+  over = [number - 1 / epochs.steps for number in (1, 2, 3, 4)]  # of the 4 epochs of the fall
+  expected = [0.005 * (1 + math.cos(math.pi * value / 4)) for value in over]
+  assert rates[1:] == pytest.approx(expected, rel=1e-4)
+  assert rates[0] == pytest.approx(0.01 * (1 - 1 / epochs.steps))
+  assert stages.RETRAIN.is_done(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+  ('minutes', 'seconds', 'planned'),
+  [
+    (10, [120], 5),  # four more of two minutes
+    (10, [180, 60], 8),  # the first one compiled, so the second tells: six more
+    (10, [60, 60, 60, 600], 5),  # none fits, one goes on
+  ],
+)
+def test_epochs_are_planned_by_what_the_last_ones_took(
+  minutes, seconds, planned, config, epochs, net
+):
+  state, best, _ = train_step.start(config, epochs, net)
+  progress = results.Progress(state, best, planned=(100,), timed=True, epoch=len(seconds))
+  progress.replan(minutes, seconds)
+  assert progress.epochs == planned
 
 
 @pytest.mark.parametrize('debug', [False, True])

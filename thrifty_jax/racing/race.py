@@ -6,7 +6,6 @@ run again from the start with the same random numbers, and finds everything done
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -204,7 +203,7 @@ class Race:
     for one in drawn:
       if not self.watch.allows(self.watch.count(one)):
         continue
-      estimate = self.watch.estimate(one, self.entrants)
+      estimate = self._estimate(one)
       for place, group in enumerate(groups):
         low, high = group.limits
         if missing[place] > 0 and low / SPREAD < estimate <= high * SPREAD:
@@ -212,6 +211,12 @@ class Race:
           found.append(one)
           break
     return found
+
+  def _estimate(self, entrant: Entrant) -> float:
+    """Estimates the milliseconds of a network from those of its family, or of all if few."""
+    family = _family(entrant)
+    alike = [name for name, one in self.entrants.items() if _family(one) == family]
+    return self.watch.estimate(entrant, alike if len(alike) >= ANCHORS else self.entrants)
 
   def _take(self, group: Group) -> None:
     """Adds to a group the timed networks that belong to it, until it is full."""
@@ -267,7 +272,7 @@ class Race:
     for one in itertools.islice(filter(self._fits, pool), DRAWS):
       if not self.watch.allows(self.watch.count(one)):
         continue
-      if low / SPREAD < self.watch.estimate(one, self.entrants) <= high * SPREAD:
+      if low / SPREAD < self._estimate(one) <= high * SPREAD:
         self._add([one])
         cost = self.watch.best(one.name)
         if timing.within(cost, group.limits) and self.watch.allows(cost):
@@ -329,14 +334,12 @@ def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, .
 
 
 def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
-  """Returns the fewest epochs of at least so many steps, but no more than a full training has."""
+  """Returns the epochs nearest to so many steps, 1 to those of a full training."""
   prepared = open_slices(workdir, config)
   split = splits.assign(config, prepared.patients)
   slices = sum(case.slices for case in prepared.cases_of(split['train']))
-  retrain = config.retrain
-  return min(
-    math.ceil(steps / batching.steps_per_epoch(slices, retrain.batch_size)), retrain.epochs
-  )
+  epochs = round(steps / batching.steps_per_epoch(slices, config.retrain.batch_size))
+  return min(max(1, epochs), config.retrain.epochs)
 
 
 def _set_epochs(settings: ConfigDict, epochs: int) -> None:
@@ -344,6 +347,7 @@ def _set_epochs(settings: ConfigDict, epochs: int) -> None:
   retrain = settings.retrain
   retrain.warmup_epochs = min(retrain.warmup_epochs, (epochs + 3) // 6)
   retrain.epochs = retrain.validate_every = epochs
+  retrain.minutes = 0.0
   retrain.patience = 0
 
 

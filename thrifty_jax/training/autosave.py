@@ -34,6 +34,12 @@ class Progress:
   # Start of the present epoch by time.monotonic, earlier by its time before an interruption.
   began: float = dataclasses.field(default_factory=time.monotonic)
   planned: tuple[int, ...] = ()  # epochs, by each call; more of them stretch the schedules
+  timed: bool = False  # whether time decides how many epochs are planned
+
+  @property
+  def epochs(self) -> int:
+    """Number of epochs that are planned."""
+    return self.planned[-1]
 
   @property
   def step(self) -> int:
@@ -65,8 +71,9 @@ class Progress:
     for name, figures in self._figures().items():
       setattr(self, name, Figures(figures.stage, self.epoch, notes[name]))
     self.began = time.monotonic() - notes['seconds']
-    before, now = notes['planned'], self.planned[-1]
-    self.planned = (*before, now) if before[-1] != now else tuple(before)
+    before = tuple(notes['planned'])
+    now = before[-1] if self.timed else self.planned[-1]
+    self.planned = (*before, now) if before[-1] != now else before
     if before[-1] != now:
       logbook.say('extended', f'from {before[-1]} to {now} epochs')
 

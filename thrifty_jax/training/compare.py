@@ -55,6 +55,11 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
   Writes <workdir>/compare/<rival>/ and, after each rival, updates results.json and the standings
   (see standings.py). The config's model is the searched one.
   """
+  if config.retrain.minutes:
+    raise InputError(
+      f'config.retrain.minutes is {config.retrain.minutes:g}; expected 0, as rivals are compared '
+      'after the same epochs: set retrain.epochs instead'
+    )
   workdir = Path(workdir)
   found, results, summary = find_rivals(config, workdir), [], None
   for place, rival in enumerate(found, start=1):

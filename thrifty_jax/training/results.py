@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from thrifty_jax.training.train_step import Best, TrainState, optimizer
 # Maps parameters to the function that predicts the slices of a case.
 WithParams = Callable[[build.Params], inference.Predict]
 
+PACE = 20  # epochs that tell how long one takes
 SELECTION = {
   'volume': 'mean volume DSC of the validation patients on the native grid',
   'pooled_2d': 'pooled 2D DSC of the validation slices',
@@ -41,7 +42,7 @@ class Progress(autosave.Progress):
 
   def is_finished(self, settings: ConfigDict) -> bool:
     """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
-    if self.epoch >= settings.epochs:
+    if self.epoch >= self.epochs:
       return True
     if self.epoch % settings.validate_every:  # this epoch may be the best: not yet known
       return False
@@ -49,7 +50,18 @@ class Progress(autosave.Progress):
 
   def is_validated(self, settings: ConfigDict) -> bool:
     """Returns whether the present epoch ends with a validation; the last one always does."""
-    return not (self.epoch + 1) % settings.validate_every or self.epoch + 1 == settings.epochs
+    return not (self.epoch + 1) % settings.validate_every or self.epoch + 1 == self.epochs
+
+  def replan(self, minutes: float, seconds: Sequence[float]) -> None:
+    """Plans the epochs that fit into what is left of the minutes, at least one more.
+
+    Args:
+      minutes: Time of the whole training.
+      seconds: Those of each epoch so far; the first compiles the step too.
+    """
+    pace = float(np.mean(seconds[1:][-PACE:] or seconds))
+    more = round((60 * minutes - sum(seconds)) / pace)
+    self.planned = (hosts.share_first(self.epoch + max(1, more)),)
 
   def shown(self) -> dict[str, str]:
     """Returns the figures of the present epoch for the progress bar; {} before the second step."""
@@ -97,6 +109,8 @@ def end_epoch(
 ) -> None:
   """Keeps the weights if they are the best, writes the figures of the epoch, and counts it.
 
+  If time decides, the epochs that are left are planned anew.
+
   `dsc` is that of the validation patients, in [0, 1]; None in an epoch without validation.
   """
   progress.figures.flush()
@@ -117,6 +131,8 @@ def end_epoch(
     }
   )
   progress.end_epoch()
+  if progress.timed and not progress.is_finished(config.retrain):
+    progress.replan(config.retrain.minutes, [line['seconds'] for line in log.entries()])
 
 
 def save(

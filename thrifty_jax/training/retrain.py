@@ -6,12 +6,16 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import stages
+from thrifty_jax.data import mesh
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import compiling, not_finite, resources, results, train_step
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.results import Progress
-from thrifty_jax.training.train_data import open_stage
+from thrifty_jax.training.train_data import make_schedule, open_stage
+
+# Epochs that a training for a time plans before its first one is over, when the rate still rises.
+FIRST_PLAN = 100
 
 
 def retrain(
@@ -39,7 +43,9 @@ def retrain(
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
   state, best, facts = train_step.start(config, epochs, net)
   predict = results.make_predict(config, train_data, net, spec)
-  progress = Progress(state, best, planned=(settings.epochs,))
+  timed = settings.minutes > 0
+  planned = FIRST_PLAN if timed else settings.epochs
+  progress = Progress(state, best, planned=(planned,), timed=timed)
   autosave = Autosave(config, folder, 'retrain', progress)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
@@ -51,8 +57,11 @@ def retrain(
     step = not_finite.watch(step, train_step.find_source(train_data, net, spec), stage='retrain')
 
   # Loop.
-  with autosave.looping(steps=settings.epochs * epochs.steps, slices_of=epochs.slices_of) as bar:
+  with autosave.looping(steps=progress.epochs * epochs.steps, slices_of=epochs.slices_of) as bar:
     while not progress.is_finished(settings):
+      bar.total = progress.epochs * epochs.steps
+      schedule = make_schedule(settings, progress.epochs)
+      facts = facts._replace(schedule=mesh.place(schedule, mesh.whole(train_data.mesh)))
       done = progress.step
       batches = epochs.batches(progress.epoch, first=done - progress.epoch * epochs.steps)
       for number, batch in enumerate(batches, start=done + 1):

@@ -23,13 +23,27 @@ from thrifty_jax.errors import NotFinite
 from thrifty_jax.training import hosts
 
 
+class Schedule(NamedTuple):
+  """Learning rate of a retraining, float32 [] each: a linear warm-up, then a cosine to 0."""
+
+  peak: Any
+  warmup: Any  # epochs in which it rises, fewer than all
+  epochs: Any
+
+
 class Facts(NamedTuple):
-  """Facts of a run that a step receives: one program serves every seed, fold and learning rate."""
+  """Facts of a run that a step receives: one program serves every seed, fold and schedule."""
 
   seed: Any  # of the step's random numbers, see `seed_bits`, uint32 []
   statistics: batching.Statistics  # mean and standard deviation for normalisation, [M] each
   epoch_steps: Any  # number of steps in an epoch, int32 []
-  learning_rate: Any  # highest learning rate of a retraining, float32 []
+  schedule: Schedule  # of a retraining
+
+
+def make_schedule(settings: ConfigDict, epochs: int) -> Schedule:
+  """Returns the schedule of so many epochs, of which at most a quarter rise if time decides."""
+  warmup = min(settings.warmup_epochs, epochs / 4) if settings.minutes else settings.warmup_epochs
+  return Schedule(*map(np.float32, (settings.learning_rate, warmup, epochs)))
 
 
 def seed_bits(seed: int) -> np.uint32:
@@ -108,9 +122,9 @@ class Epochs:
   @property
   def facts(self) -> Facts:
     """Facts of this training that a step receives as an argument, in numpy."""
-    rate = np.float32(self.train_data.config.retrain.learning_rate)
-    statistics = self.train_data.statistics
-    return Facts(seed_bits(self.seed), statistics, np.int32(self.steps), rate)
+    settings, statistics = self.train_data.config.retrain, self.train_data.statistics
+    schedule = make_schedule(settings, settings.epochs)
+    return Facts(seed_bits(self.seed), statistics, np.int32(self.steps), schedule)
 
   def batches(self, epoch: int, *, first: int = 0) -> Any:
     """Returns the shuffled batches of an epoch from step `first`, see batching.batches."""

@@ -93,15 +93,13 @@ def optimizer(
   AdamW decays only kernels; SGD, as the authors use it, adds L2 decay of all weights to the
   gradient.
   """
-  over_epochs = optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if settings.warmup_epochs else 1.0,
-    peak_value=1.0,
-    warmup_steps=settings.warmup_epochs,
-    decay_steps=settings.epochs,
-  )
 
-  def rate(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-    return facts.learning_rate * over_epochs(step / facts.epoch_steps)
+  def rate(step: jax.typing.ArrayLike) -> jax.Array:
+    peak, warmup, epochs = facts.schedule
+    epoch = step / facts.epoch_steps
+    over = jnp.clip((epoch - warmup) / (epochs - warmup), 0, 1)
+    rising = epoch / jnp.where(warmup > 0, warmup, 1)
+    return peak * jnp.where(epoch < warmup, rising, (1 + jnp.cos(jnp.pi * over)) / 2)
 
   clip = optax.clip_by_global_norm(settings.clip_norm)
   if settings.optimizer == 'sgd':
