@@ -63,3 +63,11 @@ def test_a_busy_machine_is_an_error_that_names_the_worst_and_what_to_do():
     bench.time(contenders, repeats=4, warm_up=0, most_spread=0.25)
   assert 'at most 0.25' in str(error.value) and 'a larger one' in str(error.value)
   assert bench.time(contenders, repeats=4, warm_up=0, most_spread=1.0)
+
+
+def test_what_was_disturbed_is_timed_again_and_only_that():
+  bench = Bench()
+  disturbed = bench.contender('B', 1.0, 9.0, 1.0, 9.0, 2.0, 2.0, 2.0, 2.0)
+  found = bench.time({'A': bench.contender('A', 1.0), 'B': disturbed}, repeats=4, warm_up=0)
+  assert found == {'A': stopwatch.Timing(1.0, 0.0), 'B': stopwatch.Timing(2.0, 0.0)}
+  assert ''.join(bench.order) == 'ABABABAB' + 'BBBB'

@@ -90,7 +90,7 @@ def test_a_machine_that_is_too_busy_keeps_what_was_timed(config, stands, tmp_pat
 
   def measured(names):
     if stands.timed:
-      clock = iter([0, 1, 1, 4] * 9)
+      clock = iter([0, 1, 1, 4] * 99)
       stopwatch.time_in_turns(
         {names[0]: lambda: None}, repeats=4, warm_up=0, most_spread=config.cost.spread,
         clock=lambda: next(clock),

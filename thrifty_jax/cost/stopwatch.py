@@ -11,6 +11,7 @@ from thrifty_jax.errors import InputError
 
 REPEATS, WARM_UP = 30, 3  # timed and untimed runs of each contender
 MOST_SPREAD = 0.25  # interquartile range over median, of a machine that is too busy
+ATTEMPTS = 4  # at a contender whose spread is too large, as other programs come and go
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ def time_in_turns(
 ) -> dict[str, Timing]:
   """Times contenders in the order A B C A B C ... by the wall clock.
 
+  Those whose spread is too large are timed again, up to ATTEMPTS times.
+
   Args:
     contenders: Functions that return when their work is done, by name.
     repeats: Number of timed runs of each.
@@ -49,25 +52,30 @@ def time_in_turns(
     The timing of each contender.
 
   Raises:
-    InputError: If a spread is above `most_spread`: the machine is too busy.
+    InputError: If a spread stays above `most_spread`: the machine is too busy.
   """
-  seconds: dict[str, list[float]] = {name: [] for name in contenders}
-  for turn in range(warm_up + repeats):
-    for name, run in contenders.items():
-      began = clock()
-      run()
-      if turn >= warm_up:
-        seconds[name].append(clock() - began)
-    after_turn()
-  timings = {name: summarise(found) for name, found in seconds.items()}
-  worst = max(timings, key=lambda name: timings[name].spread)
-  if timings[worst].spread > most_spread:
-    raise InputError(
-      f'{worst}: the machine is too busy to time: {1e3 * timings[worst].seconds:.2f} ms with a '
-      f'spread of {timings[worst].spread:.2f} (interquartile range over median), expected at most '
-      f'{most_spread:g}; end other programs, or allow a larger one (--spread, config.cost.spread)'
-    )
-  return timings
+  timings: dict[str, Timing] = {}
+  noisy = [*contenders]
+  for attempt in range(ATTEMPTS):
+    seconds: dict[str, list[float]] = {name: [] for name in noisy}
+    for turn in range(warm_up + repeats):
+      for name in noisy:
+        began = clock()
+        contenders[name]()
+        if turn >= warm_up:
+          seconds[name].append(clock() - began)
+      if not attempt:
+        after_turn()
+    timings |= {name: summarise(found) for name, found in seconds.items()}
+    noisy = [name for name in noisy if timings[name].spread > most_spread]
+    if not noisy:
+      return timings
+  worst = max(noisy, key=lambda name: timings[name].spread)
+  raise InputError(
+    f'{worst}: the machine is too busy to time: {1e3 * timings[worst].seconds:.2f} ms with a '
+    f'spread of {timings[worst].spread:.2f} (interquartile range over median), expected at most '
+    f'{most_spread:g}; end other programs, or allow a larger one (--spread, config.cost.spread)'
+  )
 
 
 def summarise(seconds: list[float]) -> Timing:
