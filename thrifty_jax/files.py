@@ -66,6 +66,17 @@ def _home() -> Path:
   return other
 
 
+def others_can_write(folder: Path) -> bool:
+  """Returns whether another user may have put files into a folder; False if there is none."""
+  try:
+    status = folder.stat()
+  except OSError:
+    return False
+  if not hasattr(os, 'getuid'):  # Windows has other rights
+    return False
+  return status.st_uid not in (0, os.getuid()) or bool(status.st_mode & 0o022)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
   """Writes text as UTF-8, whole or not at all (see write_bytes).
 
