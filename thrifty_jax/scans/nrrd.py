@@ -25,6 +25,7 @@ from thrifty_jax.scans.metaimage import (
 
 _HEADER_BYTES = 65536  # no header is longer
 _MOST_AXES = 7  # as many as NIfTI has; teem has place for 16
+_LONGEST_LINE = 500  # characters of a field; teem ends the process at some thousand
 _ENCODINGS = ('raw', 'gzip', 'gz')
 _SPACES = (  # that ITK tells apart
   *('left-posterior-superior', 'lps', 'right-anterior-superior', 'ras'),
@@ -140,7 +141,7 @@ def _fields_of(path: Path, start: bytes) -> tuple[dict[str, str], int]:
     name, colon, value = line.partition(': ')
     if line.startswith('#') or ':=' in (name if colon else line):
       continue  # a comment, or a key with a value, which is of programs
-    if not colon:
+    if not colon or len(line) > _LONGEST_LINE:
       raise header_error(path, 'a line', line, 'FIELD: VALUE')
     name = ' '.join(name.lower().split())
     name = _WITHOUT_BLANK.get(name, name)
