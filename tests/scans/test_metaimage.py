@@ -172,6 +172,9 @@ REFUSED = {
   'an origin without end': ({'Offset': '0 inf 0'}, "Offset '0 inf 0'"),
   'half a matrix': ({'TransformMatrix': '1 0 0 0 1 0'}, 'expected 9 numbers'),
   'a matrix of zeros': ({'TransformMatrix': '0 0 0 0 0 0 0 0 0'}, 'axes of length 1 at right'),
+  'a matrix too large to multiply': (
+    {'TransformMatrix': '1e308 -1e308 0 1e308 1e308 0 0 0 1'}, 'axes of length 1 at right'
+  ),
   'a matrix that scales': ({'TransformMatrix': '2 0 0 0 2 0 0 0 2'}, 'axes of length 1 at right'),
   'a matrix that leans': ({'TransformMatrix': '1 0 0 0.3 1 0 0 0 1'}, 'axes of length 1 at right'),
   'a slope': ({'ElementToIntensityFunctionSlope': '2'}, "FunctionSlope '2'; expected 1"),
