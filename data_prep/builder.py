@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from data_prep import checks
 from data_prep.data_sets import About, classes_in, name_exclusion
-from thrifty_jax import records
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import missing, slices, volumes
 from thrifty_jax.scans.preprocessing import ImageSettings
@@ -90,6 +90,8 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
     (record, arrays), done = next(self.sliced), self.info.metadata['cases']
     first_slice = done[-1]['first_slice'] + done[-1]['slices'] if done else 0
     done.append({**record, 'first_slice': first_slice})
+    if len(done) == self.count:  # the records of slices have checksums of their own
+      self.info.metadata['sha256'] = files.digest_json(dict(self.info.metadata))
     for d in range(record['slices']):
       example = {name: array[d] for name, array in arrays.items()}
       yield first_slice + d, {**example, 'case': record['case'], 'slice': d}

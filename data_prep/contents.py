@@ -81,6 +81,8 @@ def _with_voxels(paths: Sequence[Path]) -> list[Path]:
 def _hash_of(path: Path) -> str:
   """Returns the hash of a file's bytes; '' if it is unreadable, which check and prepare report."""
   try:
+    if not path.is_file():  # a pipe may never end
+      return ''
     with path.open('rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
   except OSError:

@@ -415,7 +415,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a folder in place of a slice': (
     'ct',
     lambda raw: [(raw / SLICE).unlink(), (raw / SLICE).mkdir()],
-    ('IMG-0004-00005.dcm: no such file', 'Restore'),
+    ('IMG-0004-00005.dcm: is no regular file', 'Restore'),
   ),
   'slices without their rescaling': (
     'ct',
@@ -584,7 +584,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a size of nothing': (
     'promise12',
     change_header('Case01.mhd', DimSize='48 48 0'),
-    ('Case01.mhd: the scan is empty', 'Export'),
+    ("Case01.mhd: its header has DimSize '48 48 0'", 'export'),
   ),
   'a segmentation of another spacing': (
     'promise12',

@@ -43,8 +43,11 @@ def test_a_missing_or_broken_file_is_named(tmp_path, content):
     files.read_json(path)
 
 
-def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(tmp_path):
+def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(
+  tmp_path, monkeypatch
+):
   full = os.strerror(errno.ENOSPC)
+  monkeypatch.chdir('/usr')
   for fault in (OSError(errno.ENOSPC, full), RuntimeError(f'write() failed: {full}; writing x')):
     with (
       pytest.raises(InputError, match=rf'^{tmp_path}: .*{full.lower()}.* --config.data.data_dir$'),
@@ -58,7 +61,8 @@ def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(
     ):
       raise PermissionError(errno.EACCES, 'no', str(place))
   elsewhere = PermissionError(errno.EACCES, 'not there', '/elsewhere/scan.mhd')
-  for fault in (OSError('directory not empty'), RuntimeError('a fault of ours'), elsewhere):
+  scans = PermissionError(errno.EACCES, 'no', 'bin')  # a relative path, not in the folder
+  for fault in (OSError('directory not empty'), RuntimeError('a fault of ours'), elsewhere, scans):
     with pytest.raises(type(fault)) as caught, files.report_unwritable(tmp_path, '--workdir'):
       raise fault
     assert caught.value is fault

@@ -333,6 +333,18 @@ def test_a_full_disk_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, 
   assert error.endswith('--workdir\n') and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize('writer', ['running.console.record', 'data.split_file.write'])
+def test_a_full_disk_before_a_stage_is_one_line_too(ran, tmp_path, capsys, monkeypatch, writer):
+  def fill_up(*arguments):
+    raise OSError(28, 'No space left on device', str(tmp_path / 'run' / 'config.json'))
+
+  monkeypatch.setattr(f'thrifty_jax.{writer}', fill_up)
+  assert _main(tmp_path / 'run') == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f'error: {tmp_path}/run: cannot be written (no space left on device)')
+  assert len(error.splitlines()) == 1
+
+
 def test_a_fault_is_status_1_with_its_traceback(ran, tmp_path, capsys, monkeypatch):
   def fail(*arguments):
     raise RuntimeError('a mistake of ours')

@@ -1,6 +1,7 @@
 """Preparation of the device before JAX starts it."""
 
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -20,6 +21,7 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'  # the bits of a GPU; others 
 # (`triton_tiling_propagation.cc: Check failed`, github.com/openxla/xla/issues/47381; seen with JAX
 # 0.11.2), and took a third longer to compile in a network that ran no faster with them.
 _CUBLAS = '--xla_gpu_enable_triton_gemm=false'
+TRACED = 'traced'  # folder of traced programs within that of compiled ones
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -78,11 +80,28 @@ def cores() -> int:
 
 
 def cache_folder(setting: str) -> Path | None:
-  """Folder of compiled programs by config.compilation_cache: 'auto', a folder, or '' for none."""
-  if setting != 'auto':
-    return Path(os.path.expanduser(setting)) if setting else None
+  """Folder of compiled programs by config.compilation_cache: 'auto', a folder, or '' for none.
+
+  There is none either where another user can write into the folder: programs of others run here.
+  """
   base = os.environ.get('XDG_CACHE_HOME')
-  return (Path(base) if base else files.in_home('.cache')) / 'thrifty_jax' / 'xla'
+  folder = (Path(base) if base else files.in_home('.cache')) / 'thrifty_jax' / 'xla'
+  if setting != 'auto':
+    folder = Path(os.path.expanduser(setting))
+  return folder if setting and _is_ours(folder) else None
+
+
+@functools.cache
+def _is_ours(folder: Path) -> bool:
+  """Returns whether only this user can have put programs into a folder; else says so, once."""
+  unsafe = [place for place in (folder, folder / TRACED) if files.others_can_write(place)]
+  if unsafe:
+    print(
+      f'compiled programs are not kept: other users can write into {unsafe[0]}; correct its rights '
+      '(chmod 700, chown), or name another folder by --config.compilation_cache',
+      file=sys.stderr,
+    )
+  return not unsafe
 
 
 def keep_freed_memory() -> None:
@@ -142,7 +161,7 @@ def _use_compilation_cache(setting: str) -> None:
     jax.config.update('jax_enable_compilation_cache', False)
     return
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   except OSError as error:
     if setting == 'auto':
       return  # without a writable home the run only loses compile time

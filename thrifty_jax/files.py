@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import math
 import os
@@ -66,6 +67,17 @@ def _home() -> Path:
   return other
 
 
+def others_can_write(folder: Path) -> bool:
+  """Returns whether another user may have put files into a folder; False if there is none."""
+  try:
+    status = folder.stat()
+  except OSError:
+    return False
+  if not hasattr(os, 'getuid'):  # Windows has other rights
+    return False
+  return status.st_uid not in (0, os.getuid()) or bool(status.st_mode & 0o022)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
   """Writes text as UTF-8, whole or not at all (see write_bytes).
 
@@ -107,7 +119,7 @@ def report_unwritable(folder: Path, option: str) -> Generator[None]:
 def _not_writable(error: Exception, folder: Path) -> str:
   """Reason why nothing can be written to the folder; '' for any other error."""
   place = getattr(error, 'filename', None)
-  if isinstance(place, str) and os.path.isabs(place):
+  if isinstance(place, str) and (os.path.isabs(place) or os.path.exists(place)):
     one, other = Path(place).resolve(), folder.resolve()
     if one not in other.parents and not one.is_relative_to(other):
       return ''
@@ -152,6 +164,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     raise InputError(
       f'{path} is not valid JSON: {error}; correct the file or restore it'
     ) from error
+
+
+def digest_json(value: Any) -> str:
+  """Returns the SHA-256 of a value that JSON can hold, the same before and after it was a file."""
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def parse_json(text: str) -> Any:

@@ -77,7 +77,10 @@ def _run(command: Command, arguments: Sequence[str]) -> None:
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
   if command.stage == stages.REPORT.name:  # also while the run is still going on
     workdirs = {}
-  with lock.hold(*workdirs, stage=command.stage):
+  with (
+    lock.hold(*workdirs, stage=command.stage),
+    files.report_unwritable(command.workdir, '--workdir'),
+  ):
     _run_folds(command, each_fold, arguments)
 
 
@@ -138,8 +141,7 @@ def _run_stages(command: Command, arguments: Sequence[str]) -> None:
       split_file.write(command.config, command.workdir, *split)
       recorded = True
     began = time.monotonic()
-    with files.report_unwritable(command.workdir, '--workdir'):
-      verbs.run(stage, command)
+    verbs.run(stage, command)
     seconds[stage.name] = time.monotonic() - began
   console.end(command, seconds)
 

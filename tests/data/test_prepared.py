@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from recorded import prepare_for
 
@@ -48,7 +49,48 @@ def test_a_copy_that_lacks_a_file_is_refused(folder):
 
 def test_metadata_of_fewer_slices_are_refused(folder):
   metadata = json.loads((folder / 'metadata.json').read_text())
-  del metadata['cases'][-1]
+  del metadata['cases'][-1], metadata['sha256']
   (folder / 'metadata.json').write_text(json.dumps(metadata))
   with pytest.raises(InputError, match=r'holds 25 slices, but metadata\.json lists 18'):
     prepared.open_folder(folder)
+
+
+@pytest.mark.parametrize('name', ['dataset_info.json', 'features.json', 'metadata.json'])
+@pytest.mark.parametrize('content', [b'', b'{', b'\xff', b'[' * 100_000])
+def test_damaged_descriptions_are_one_line_that_names_the_file(folder, name, content):
+  (folder / name).write_bytes(content)
+  with pytest.raises(InputError, match=rf'{folder}/{name}.*remove {folder} and prepare') as caught:
+    prepared.open_folder(folder)
+  assert '\n' not in str(caught.value)
+
+
+def test_metadata_that_were_changed_are_refused_whatever_was_changed(folder):
+  """A digit of a name would move a patient into another split, one of an affine the scores."""
+  path = folder / 'metadata.json'
+  content = path.read_bytes()
+  for old, new in ((b'Case01', b'Case02'), (b'"slices": ', b'"slices": 1'), (b'note', b'nose')):
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(InputError, match=r'metadata\.json: its checksum is another.*remove'):
+      prepared.open_folder(folder)
+
+
+def test_a_wrong_bit_of_a_slice_is_noticed_wherever_it_is(folder):
+  path = sorted(folder.glob('*array_record*'))[0]
+  content = path.read_bytes()
+  whole = prepared.open_folder(folder)
+  case = whole.cases[0]
+  expected, truth = whole.read(case), whole.label_volume(case)
+  noticed = 0
+  for at in np.random.default_rng(0).integers(0, len(content.rstrip(b'\0')), 40):
+    path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+    try:
+      damaged = prepared.open_folder(folder)
+      found = damaged.read(case)
+      np.testing.assert_array_equal(damaged.label_volume(case), truth)
+      for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+    except InputError as error:
+      assert str(folder) in str(error) and 'prepare again' in str(error)
+      noticed += 1
+  assert noticed > 5

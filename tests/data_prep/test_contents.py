@@ -8,6 +8,7 @@ import pytest
 
 from data_prep import contents, phantom
 from data_prep.contents import Contents
+from thrifty_jax.scans import volumes
 
 
 @pytest.fixture
@@ -87,6 +88,12 @@ def test_a_file_that_cannot_be_read_is_left_to_the_check(raw):
   mask(raw).unlink()
   mask(raw).mkdir()
   assert digest(raw) != before
+
+
+def test_a_pipe_beside_a_scan_is_left_to_the_check(tmp_path):
+  os.mkfifo(tmp_path / 'a.nii')
+  case = volumes.Case('a', 'a', (tmp_path / 'a.nii',))
+  assert Contents(tmp_path / 'contents.json').digest([case])
 
 
 def test_hashes_that_cannot_be_kept_are_no_error(raw, tmp_path):

@@ -405,6 +405,29 @@ def as_big_endian(dataset):
   return made
 
 
+def test_compressed_pixels_that_cannot_become_so_many_are_not_unpacked(tmp_path):
+  data = struct.pack('<I', 1) + struct.pack('<15I', 64, *[0] * 14) + b'\x81\0' * 4
+  sizes = number(0x28, 0x10, 38000) | number(0x28, 0x11, 38000)
+  for syntax in ('1.2.840.10008.1.2.5', '1.2.840.10008.1.2.4.90'):
+    files = series_of(tmp_path, syntax=syntax, data=[data] * 4, instead=sizes)
+    with pytest.raises(
+      InputError, match=r'1\.dcm: its pixels are \d+ compressed bytes; expected 288'
+    ):
+      dicom_file.read_planes(files[1])
+
+
+@pytest.mark.parametrize('depth', [50, 500, 50000])
+def test_sequences_nested_too_deeply_are_one_line(tmp_path, depth):
+  begin = b'\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff'
+  end = b'\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0'
+  files = series_of(tmp_path, instead={(8, 0x1140): begin * depth + end * depth})
+  if depth == 50:
+    assert dicom.read_series(files).voxels.shape == STORED.shape
+    return
+  with pytest.raises(InputError, match=r'1\.dcm: cannot be read \(its sequences are nested too'):
+    dicom.read_series(files)
+
+
 def test_a_syntax_of_one_maker_is_refused(tmp_path):
   files = series_of(tmp_path, syntax='1.2.840.113619.5.2')
   with pytest.raises(InputError, match=r'0\.dcm: .*1\.2\.840\.113619\.5\.2'):

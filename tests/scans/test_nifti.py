@@ -1,7 +1,9 @@
 """NIfTI files written by hand: what their headers say is checked before it is used."""
 
 import gzip
+import os
 import struct
+import tracemalloc
 from typing import Any
 
 import nibabel
@@ -236,6 +238,46 @@ def test_a_header_of_another_kind_is_refused(tmp_path, magic):
 def test_whether_a_file_is_compressed_its_content_says(tmp_path, name, level):
   data = content() if level is None else gzip.compress(content(), level)
   np.testing.assert_array_equal(read(written(tmp_path, data, name))[0], STORED)
+
+
+@pytest.mark.parametrize('reader', [volumes.read_nifti, volumes.read_header])
+@pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz'])
+def test_a_header_of_more_voxels_than_a_file_can_hold_is_refused(tmp_path, name, reader):
+  data = bytearray(content())
+  data[40:56] = struct.pack('<8h', 3, 32767, 32767, 32767, 1, 1, 1, 1)
+  path = written(tmp_path, gzip.compress(data) if name.endswith('gz') else bytes(data), name)
+  with pytest.raises(
+    InputError, match=r'bytes; expected 70362301923326, for 32767 x 32767 x 32767'
+  ):
+    reader(path)
+
+
+def test_a_few_bytes_that_unpack_to_many_are_read_a_piece_further(tmp_path, monkeypatch):
+  monkeypatch.setattr(nifti, '_PIECE_BYTES', 1000)
+  path = written(tmp_path, gzip.compress(content() + bytes(1 << 26)), 'a.nii.gz')
+  tracemalloc.start()
+  try:
+    with pytest.raises(InputError, match='are at least 1188 bytes; expected 240'):
+      read(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+  finally:
+    tracemalloc.stop()
+
+
+def test_what_memory_does_not_hold_is_one_line(tmp_path, monkeypatch):
+  def fail(path):
+    raise MemoryError
+
+  monkeypatch.setattr(nifti, 'read', fail)
+  with pytest.raises(InputError, match=r'a\.nii: takes more memory than there is'):
+    read(written(tmp_path, content()))
+
+
+def test_a_pipe_is_no_file(tmp_path):
+  os.mkfifo(tmp_path / 'a.nii')
+  for reader in (volumes.read_nifti, volumes.read_header):
+    with pytest.raises(InputError, match=r'a\.nii: is no regular file; expected a scan'):
+      reader(tmp_path / 'a.nii')
 
 
 def test_members_of_gzip_and_padding_behind_them_are_understood(tmp_path):

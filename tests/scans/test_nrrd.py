@@ -106,6 +106,36 @@ REFUSED = {
     'are 420 bytes; expected 336',
   ),
   'cut off': ({'data': VOXELS.tobytes()[:-3]}, 'are 417 bytes; expected 420'),
+  'more axes than have a place': (
+    {'dimension': '20000', 'sizes': '7 ' * 200},
+    "dimension '20000'; expected the number of axes, 1 to 7",
+  ),
+  'more sizes than axes': ({'sizes': '7 ' * 200}, 'sizes .*expected 3 numbers above 0'),
+  'two axes with more sizes': ({'dimension': '2', 'sizes': '7 ' * 200}, 'expected 2 numbers'),
+  'blocks': ({'type': 'block'}, "type 'block'; expected one of numbers"),
+  'bzip2': ({'encoding': 'bzip2'}, "encoding 'bzip2'; expected raw or gzip.*export the scan again"),
+  'voxels as text': ({'encoding': 'ascii'}, "encoding 'ascii'; expected raw or gzip"),
+  'voxels elsewhere': ({'data_file': 'a.raw'}, "data file 'a.raw'; expected the voxels right"),
+  'voxels elsewhere, as one word': ({'datafile': 'a.raw'}, "data file 'a.raw'; expected the"),
+  'skipped bytes': ({'byte_skip': '-1'}, "byte skip '-1'; expected the voxels right"),
+  'skipped lines': ({'lineskip': '2'}, "line skip '2'; expected the voxels right"),
+  'an origin as one word': ({'spaceorigin': '(0,0,0)'}, "space origin '.*; expected one value"),
+  'an end of a line within it': ({'content': 'a\rsizes: 1 1 1'}, 'has the character'),
+  'a line without a value': ({'a\nb': 'c'}, "a line 'a'; expected FIELD: VALUE"),
+  'a field of thousands of letters': ({'co' + 'A' * 5000: 'x'}, 'a line .*expected FIELD: VALUE'),
+  'bytes that unpack to many': (
+    {'encoding': 'gzip', 'data': gzip.compress(bytes(3 << 20))},
+    'are 2097152 bytes; expected 420',
+  ),
+  'a wrong byte, compressed': (
+    {
+      'encoding': 'gzip',
+      'data': gzip.compress(VOXELS.tobytes(), 0)[:99]
+      + b'?'
+      + gzip.compress(VOXELS.tobytes(), 0)[100:],
+    },
+    r'are damaged \(Error -3.*incorrect data check',
+  ),
   'cut off, compressed': (
     {'encoding': 'gzip', 'data': gzip.compress(VOXELS.tobytes())[:-9]},
     'are damaged',

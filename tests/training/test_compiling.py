@@ -1,5 +1,6 @@
 """How steps are compiled: on a GPU as one graph, beside the work, and kept from run to run."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -379,7 +380,7 @@ def made(path, content):
     asked.append(True)
     return content
 
-  return compiling.keep(path, make), bool(asked)
+  return compiling.keep(path, make, bytes), bool(asked)
 
 
 def test_what_is_kept_is_read_again(config):
@@ -405,6 +406,50 @@ def test_what_is_damaged_is_made_again(damage, tmp_path):
   path.write_bytes(damage)
   assert made(path, b'again') == (b'again', True)
   assert made(path, b'') == (b'again', False)
+
+
+POISON = {
+  'no JSON': b'garbage',
+  'no UTF-8': b'\xff\xfe',
+  'a name that leads elsewhere': b'{"../../etc/passwd": [[1], "float32"]}',
+  'no shape': b'{"kernel": [["1"], "float32"]}',
+  'a type of nothing': b'{"kernel": [[1], "float33"]}',
+  'a list': b'[1]',
+  'nothing': b'{}',
+  'depths': b'[' * 100_000,
+}
+
+
+@pytest.mark.parametrize('name', POISON)
+def test_content_that_was_swapped_is_made_again_with_a_line(tmp_path, capsys, name):
+  path, good = tmp_path / 'one', b'{"kernel": [[1], "float32"]}'
+  path.write_bytes(hashlib.sha256(POISON[name]).digest() + POISON[name])
+  assert compiling.keep(path, lambda: good, build.parse_shapes) == {'kernel': [[1], 'float32']}
+  printed = capsys.readouterr().out
+  assert f'{path} cannot be used (' in printed and printed.count('\n') == 1
+  assert compiling.keep(path, lambda: b'', build.parse_shapes) == {'kernel': [[1], 'float32']}
+  assert not capsys.readouterr().out
+
+
+def test_a_program_that_was_swapped_is_traced_again(tmp_path):
+  place = tmp_path / 'one'
+  place.write_bytes(hashlib.sha256(b'garbage').digest() + b'garbage')
+  assert_moved(*Program(make_step([]), arguments, place=place)(BEFORE, BATCH))
+
+
+def test_what_is_kept_is_for_this_user_alone(tmp_path):
+  made(tmp_path / 'new' / 'one', b'shapes')
+  assert (tmp_path / 'new').stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize('inner', ['', 'traced'])
+def test_a_folder_into_which_others_can_write_is_not_used(config, tmp_path, capsys, inner):
+  folder = tmp_path / 'shared'
+  (folder / inner).mkdir(parents=True)
+  (folder / inner).chmod(0o777)
+  config.compilation_cache = str(folder)
+  assert compiling.place(config) is None and compiling.place(config) is None
+  assert capsys.readouterr().err.count(f'other users can write into {folder / inner};') == 1
 
 
 def test_without_a_place_nothing_is_kept(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.read_ahead import read_ahead
+from thrifty_jax.errors import InputError
 
 # A channel that varies less is constant except for float16 rounding, which must not be enlarged.
 SMALLEST_STD = 1e-3
@@ -90,13 +91,23 @@ class Prepared:
     image = np.empty((len(rows), *self.slice_shape), np.float16)
     label = np.empty(image.shape[:3], np.uint8)
     for place, row in enumerate(rows):
-      record = self.slices[int(row)]
+      record = self._record(int(row))
       image[place], label[place] = record['image'], record['label']
     return {'image': image, 'label': label}
 
   def label_volume(self, case: PreparedCase) -> np.ndarray:
     """Reads the true mask of a case on its native grid, [D, H, W], uint8."""
-    return np.stack([self.slices[row]['native_label'] for row in case.rows])
+    return np.stack([self._record(row)['native_label'] for row in case.rows])
+
+  def _record(self, row: int) -> dict[str, np.ndarray]:
+    """Reads a record, whose checksum ArrayRecord verifies."""
+    try:
+      return self.slices[row]
+    except (RuntimeError, ValueError, LookupError) as error:
+      raise InputError(
+        f'{self.folder}: slice {row} is damaged ({" ".join(str(error).split()):.100}); copy the '
+        'folder again, or remove it and prepare again'
+      ) from error
 
 
 class _Remembered:

@@ -42,7 +42,7 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
     from_run=os.path.relpath(folder, workdir.resolve()),
     name='/'.join(folder.parts[-3:]),  # data set, settings, version
     raw_dir=data.raw_dir,
-    settings=_metadata(folder)['settings'],
+    settings=read_metadata(folder)['settings'],
     choices=_choices(data),
   )
   records.write(workdir / FILE, record)
@@ -80,7 +80,7 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[
   """
   for place in _places(workdir, record, config):
     if (place / _METADATA).is_file():
-      metadata = _metadata(place)
+      metadata = read_metadata(place)
       if metadata['settings'] == record.settings:
         patients: dict[str, set[int]] = {}
         for case in metadata['cases']:
@@ -139,14 +139,29 @@ def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[
   return [f'{name} {old!r:.80} -> {new!r:.80}' for name, (old, new) in pairs.items() if old != new]
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
-  """Reads the metadata that prepare wrote beside the slices."""
-  metadata = files.read_json(folder / _METADATA)
+def read_metadata(folder: Path) -> dict[str, Any]:
+  """Reads the metadata that prepare wrote beside the slices, which must be as it wrote them."""
+  path = folder / _METADATA
+  metadata = read_json(path)
   if not isinstance(metadata, dict) or not {'settings', 'cases'} <= metadata.keys():
-    raise InputError(
-      f'{folder / _METADATA}: lacks settings or cases; remove {folder}, and prepare again'
-    )
+    raise InputError(f'{path}: lacks settings or cases; {remedy(folder)}')
+  expected = metadata.pop('sha256', None)  # older ones have none
+  if expected not in (None, files.digest_json(metadata)):
+    raise InputError(f'{path}: its checksum is another, so it was changed; {remedy(folder)}')
   return metadata
+
+
+def read_json(path: Path) -> Any:
+  """Reads a JSON file beside the slices."""
+  try:
+    return files.read_json(path)
+  except InputError as error:
+    raise InputError(f'{error}; {remedy(path.parent)}') from error
+
+
+def remedy(folder: Path) -> str:
+  """Returns what to do about slices that are damaged."""
+  return f'copy the folder again, or remove {folder} and prepare again'
 
 
 def _choices(data: ConfigDict) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Opens prepared slices, which are read on demand."""
 
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -9,6 +8,8 @@ from thrifty_jax import records
 from thrifty_jax.data import data_file
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import InputError
+
+_DESCRIPTIONS = ('dataset_info.json', 'features.json', 'metadata.json')  # by TFDS
 
 
 def open_slices(workdir: Path, config: ConfigDict) -> Prepared:
@@ -21,15 +22,18 @@ def open_folder(folder: Path) -> Prepared:
   """Opens the slices in a folder; raises InputError if they are missing or incomplete."""
   import tensorflow_datasets as tfds  # takes seconds
 
+  for name in _DESCRIPTIONS if folder.is_dir() else ():
+    data_file.read_json(folder / name)  # TFDS would not name the file
   try:
     builder = tfds.builder_from_directory(str(folder))
-    metadata: dict[str, Any] = dict(builder.info.metadata or {})
     split = builder.info.splits['slices']
     missing = [path for path in map(Path, split.filepaths) if not path.is_file()]
   except Exception as error:  # TFDS raises several unrelated types for an absent or damaged folder.
     raise InputError(
-      f'{folder}: holds no prepared data set ({type(error).__name__}); run --stage=prepare first'
+      f'{folder}: holds no prepared data set ({type(error).__name__}); run --stage=prepare first, '
+      'or remove the folder if there is one, and prepare again'
     ) from error
+  metadata = data_file.read_metadata(folder)
   cases = records.parse(metadata['cases'], tuple[PreparedCase, ...], folder / 'metadata.json')
   counted = sum(case.slices for case in cases)
   if missing or split.num_examples != counted:

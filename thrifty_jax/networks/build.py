@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, batch_norm, grid
 from thrifty_jax.networks.genotype import Genotype
@@ -23,8 +24,9 @@ from thrifty_jax.networks.model_spec import ModelSpec
 
 Params = Any  # a pytree of arrays, {'stem': {'kernel': ...}, ...}
 Shapes = dict[str, tuple[Sequence[int], str]]  # name -> shape and type, as in JSON
-# Returns the bytes that an earlier run cached, or those its argument makes, see compiling.keep.
-Keep = Callable[[Callable[[], bytes]], bytes]
+# Returns what the second argument reads from the bytes that an earlier run cached, or else from
+# those that the first one makes; see compiling.keep.
+Keep = Callable[[Callable[[], bytes], Callable[[bytes], Shapes]], Shapes]
 # Message for a genotype of another space than that of the model.
 _OTHER = (
   'config.genotype describes {}, and config.model.name is {!r}; add the variant {} to --config, or '
@@ -77,7 +79,19 @@ def trace_shapes(net: nn.Module, *inputs: Any) -> Shapes:
 
 def keep_shapes(keep: Keep, net: nn.Module, *inputs: Any) -> Shapes:
   """Returns the cached result of `trace_shapes`, which takes a second or two for a supernet."""
-  return json.loads(keep(lambda: json.dumps(trace_shapes(net, *inputs)).encode()))
+  return keep(lambda: json.dumps(trace_shapes(net, *inputs)).encode(), parse_shapes)
+
+
+def parse_shapes(content: bytes) -> Shapes:
+  """Returns the shapes of `keep_shapes` from JSON, or raises ValueError for anything else."""
+  shapes = files.parse_json(content.decode())
+  if not isinstance(shapes, dict) or not shapes:
+    raise ValueError('no shapes by name')
+  for name, (sizes, dtype) in shapes.items():
+    is_shape = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
+    if not (re.fullmatch(r'\w+(/\w+)*', name) and is_shape and np.dtype(dtype).kind in 'fV'):
+      raise ValueError(f'{name!r:.60} has no shape')
+  return shapes
 
 
 @functools.lru_cache(maxsize=16)

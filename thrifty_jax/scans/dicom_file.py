@@ -114,6 +114,8 @@ def _unreadable(path: Path) -> Generator[None]:
   with volumes.report_unreadable(path), quiet():
     try:
       yield
+    except RecursionError as error:  # the interpreter's own bound, long before its stack ends
+      raise ValueError('its sequences are nested too deeply') from error
     except (*_ERRORS, errors.BytesLengthException, errors.InvalidDicomError) as error:
       raise ValueError(f'{type(error).__name__} in pydicom') from error
 

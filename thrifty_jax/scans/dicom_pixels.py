@@ -19,6 +19,10 @@ _PIXELS = (
   *('SamplesPerPixel', 'PhotometricInterpretation', 'Rows', 'Columns', 'BitsAllocated'),
   *('BitsStored', 'HighBit', 'PixelRepresentation', 'NumberOfFrames', 'PixelData'),
 )
+# Bytes that one of RLE can become, as two stand for up to 128, and one of other compressed pixels,
+# of which JPEG 2000 knows no bound: an empty slice has a few hundred.
+_RLE, _OTHER = 64, 1032
+_SURELY = 1 << 27  # bytes of pixels, for which any number of compressed ones is enough
 _SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7.3'  # a class of objects that have pixels alone
 
 
@@ -69,10 +73,7 @@ def read_stored(path: Path, dataset: Any) -> np.ndarray:
   content = dataset.PixelData
   expected = count * allocated // 8
   if len(content) not in (expected, expected + expected % 2):
-    raise InputError(
-      f'{path}: its pixels are {len(content)} bytes; expected {expected}, for '
-      f'{" x ".join(map(str, shape))} of {allocated} bits. Replace it by the original file.'
-    )
+    raise _wrong_size(path, dataset, shape, f'{len(content)}', expected)
   bits = np.frombuffer(content, f'<u{allocated // 8}', count).reshape(shape)
   # What lies beside the stored bits goes: above them by the first shift, below by the second.
   aligned = bits << (allocated - 1 - dataset.HighBit)
@@ -80,11 +81,24 @@ def read_stored(path: Path, dataset: Any) -> np.ndarray:
   return signed >> (allocated - dataset.BitsStored)
 
 
+def _wrong_size(
+  path: Path, dataset: Any, shape: tuple[int, ...], found: str, expected: int
+) -> InputError:
+  return InputError(
+    f'{path}: its pixels are {found} bytes; expected {expected}, for {" x ".join(map(str, shape))} '
+    f'of {dataset.BitsAllocated} bits. Replace it by the original file.'
+  )
+
+
 def _decoded(path: Path, dataset: Any, syntax: Any, shape: tuple[int, ...]) -> np.ndarray:
   """Returns pixels that GDCM, within SimpleITK, decompresses from a file of nothing else."""
   import pydicom
   import SimpleITK
 
+  packed, expected = len(dataset.PixelData), int(np.prod(shape)) * dataset.BitsAllocated // 8
+  most = _RLE * packed if syntax == pydicom.uid.RLELossless else max(_SURELY, _OTHER * packed)
+  if expected > most and syntax.is_encapsulated:
+    raise _wrong_size(path, dataset, shape, f'{packed} compressed', expected)
   bare = pydicom.Dataset()
   bare.SOPClassUID = _SECONDARY_CAPTURE
   for keyword in _PIXELS:

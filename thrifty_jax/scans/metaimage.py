@@ -2,7 +2,9 @@
 
 ITK's reader trusts a header: if a compressed file has fewer voxels, it invents the rest, if more,
 it leaves some out; and it verifies no checksum. What it cannot read it takes for 0 or 1, and units
-and scaling it passes over. Source: MetaIO's documentation of the entries.
+and scaling it passes over. It ends the process by a signal at some headers, and waits for ever for
+a named pipe: whatever it takes memory, opens files or formats names by is bounded here first.
+Source: MetaIO's documentation of the entries.
 """
 
 import math
@@ -23,13 +25,18 @@ _NUMBERS = {
 }
 # Values, in small letters, of entries that are only read where they have one of these.
 _ALLOWED = {
-  **dict.fromkeys(('BinaryData', 'CompressedData'), (*_TRUE, *_FALSE)),
+  'BinaryData': _TRUE,  # voxels as text are read nowhere
+  'CompressedData': (*_TRUE, *_FALSE),
   **dict.fromkeys(('BinaryDataByteOrderMSB', 'ElementByteOrderMSB'), (*_TRUE, *_FALSE)),
   'DistanceUnits': ('mm', '?', ''),
 }
 _SCALING = {'ElementToIntensityFunctionSlope': 1.0, 'ElementToIntensityFunctionOffset': 0.0}
 _ROUNDING = 1e-2  # of the products of axes, which some programs write with three digits
 _HEADER_BYTES = 65536  # no header is longer
+_MOST_AXES = 7  # as many as NIfTI has; MetaIO has no place for more than 10
+_LONGEST_NAME = 100  # characters of an entry's name; MetaIO has place for 255
+_ENTRY = re.compile(rf'([^\s=:][^=:]{{0,{_LONGEST_NAME}}}?)\s*[=:](.*)')
+_PATTERN = re.compile(r'([^%]*%0?[1-9]?d[^%]*?)\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,9})')
 _CHUNK_BYTES = 1 << 20
 # A long has 4 bytes on every system.
 _BYTES = {'CHAR': 1, 'SHORT': 2, 'INT': 4, 'LONG': 4, 'LONG_LONG': 8, 'FLOAT': 4, 'DOUBLE': 8}
@@ -41,8 +48,14 @@ def require_valid(path: Path) -> None:
   if not entries:
     raise ValueError('it has no header of a MetaImage')  # which the caller reports
   axes = entries.get('NDims', '')
-  if not axes.isdigit():
-    raise header_error(path, 'NDims', axes, 'the number of axes')
+  if not is_count(axes, _MOST_AXES):
+    raise header_error(path, 'NDims', axes, f'the number of axes, 1 to {_MOST_AXES}')
+  sizes = entries.get('DimSize', '').split()
+  if len(sizes) != int(axes) or not all(map(is_count, sizes)):
+    raise header_error(path, 'DimSize', entries.get('DimSize', ''), f'{axes} numbers above 0')
+  if not _expected_bytes(entries):
+    kinds = ', '.join(f'MET_{kind}' for kind in _BYTES)
+    raise header_error(path, 'ElementType', entries.get('ElementType', ''), f'one of {kinds}')
   for name, power in _NUMBERS.items():
     values, count = read_numbers(entries.get(name, '')), int(axes) ** power
     if name in entries and not (len(values) == count and np.isfinite(values).all()):
@@ -56,7 +69,9 @@ def require_valid(path: Path) -> None:
   for name in ('TransformMatrix', 'Rotation', 'Orientation'):
     if name in entries:
       turn = np.reshape(read_numbers(entries[name]), (int(axes), -1))
-      if np.abs(turn @ turn.T - np.eye(len(turn))).max() > _ROUNDING:
+      with np.errstate(over='ignore', invalid='ignore'):
+        off = np.abs(turn @ turn.T - np.eye(len(turn))).max()
+      if not off <= _ROUNDING:  # nor is it where numbers are too large to multiply
         raise header_error(path, name, entries[name], 'axes of length 1 at right angles')
   for names in (('Offset', 'Origin', 'Position'), ('TransformMatrix', 'Rotation', 'Orientation')):
     told = {name: read_numbers(entries[name]) for name in names if name in entries}
@@ -86,37 +101,86 @@ def read_numbers(text: str) -> list[float]:
     return [math.nan]
 
 
-def require_whole(path: Path) -> None:
-  """Refuses a file whose voxels are missing, damaged, or not as many as its header states.
+def is_count(word: str, most: int = 2**31 - 1) -> bool:
+  """Returns whether a word is a whole number from 1 to `most`."""
+  return re.fullmatch('0{0,9}[1-9][0-9]{0,9}', word) is not None and int(word) <= most
 
-  A file without such a header, or with voxels as text or in several files, is left to ITK's reader.
-  """
+
+def require_whole(path: Path) -> None:
+  """Refuses a valid file whose voxels are missing, damaged, or not as many as its header states."""
   entries, end = _read_entries(path)
-  name = entries.get('ElementDataFile', '')
-  if name in ('', 'LIST') or '%' in name:
-    return
-  voxels = path if name == 'LOCAL' else path.parent / name
-  if not voxels.is_file():
-    raise InputError(f'{path}: its voxels, {name}, are not beside it. Copy or download them.')
-  expected = _expected_bytes(entries)
-  if not expected:
-    return
-  skipped = end if voxels == path else int(entries.get('HeaderSize', '0'))
-  if entries.get('CompressedData', '').lower() in _TRUE:
-    found = inflated_bytes(path, voxels, skipped)
-    # ITK reads as many bytes as this says, and of an .mha without it none.
-    there = str(voxels.stat().st_size - skipped)
-    said = entries.get('CompressedDataSize', '' if voxels == path else there)
-    if said != there:
-      raise header_error(path, 'CompressedDataSize', said, there)
-  else:
-    found = voxels.stat().st_size - skipped
-  if found != expected:
-    raise InputError(
-      f'{path}: its voxels, {voxels.name}, are {found} bytes; expected {expected}, for '
-      f'{" x ".join(entries["DimSize"].split())} of {entries["ElementType"]}. Copy or download '
-      'both files again.'
-    )
+  files = _voxel_files(path, entries, end)
+  expected, parts = _expected_bytes(entries), len(files)
+  is_packed = entries.get('CompressedData', '').lower() in _TRUE
+  if is_packed and parts > 1:
+    raise header_error(path, 'CompressedData', 'True', 'False, as the voxels are in several files')
+  for voxels in files:
+    if not voxels.is_file():
+      raise InputError(
+        f'{path}: its voxels, {voxels.name}, are not beside it as a file. Copy or download them.'
+      )
+    skipped = end if voxels == path else _skipped_bytes(path, entries, voxels, expected)
+    there = voxels.stat().st_size - skipped
+    found = there
+    if is_packed:
+      found = inflated_bytes(path, voxels, skipped, most=expected)
+      # ITK reads as many bytes as this says, and of an .mha without it none.
+      said = entries.get('CompressedDataSize', '' if voxels == path else str(there))
+      if said != str(there):
+        raise header_error(path, 'CompressedDataSize', said, str(there))
+    if found != expected // parts:
+      raise InputError(
+        f'{path}: its voxels, {voxels.name}, are {found} bytes; expected {expected // parts}, for '
+        f'{" x ".join(entries["DimSize"].split())} of {entries["ElementType"]}'
+        f'{f" in {parts} files" if parts > 1 else ""}. Copy or download them again.'
+      )
+
+
+def _voxel_files(path: Path, entries: Mapping[str, str], end: int) -> list[Path]:
+  """Returns the file of the voxels, or one for each step along the last axis.
+
+  They lie beside the header or below it. Their names are listed behind it, or follow from a
+  pattern and three numbers: the first, the last and the step.
+  """
+  place, count = entries['ElementDataFile'], int(entries['DimSize'].split()[-1])
+  if place.lower() == 'local':
+    if entries.get('HeaderSize', '0') != '0':
+      raise header_error(path, 'HeaderSize', entries['HeaderSize'], '0, as the voxels follow it')
+    return [path]
+  names = [place]
+  if place.upper().startswith('LIST') or '%' in place:
+    pattern = _PATTERN.fullmatch(place)
+    if pattern:
+      first, last, step = map(int, pattern.groups()[1:])
+      numbers = range(first, last + 1, step or 1)
+      names = [pattern[1] % number for number in numbers[: count + 1]]
+    else:
+      with path.open('rb') as file:
+        file.seek(end)
+        names = file.read(_HEADER_BYTES).decode('utf-8', 'surrogateescape').split('\n')
+      names = [name.strip() for name in names if name.strip()] if place == 'LIST' else []
+    if len(names) != count or entries.get('HeaderSize', '0') != '0':
+      raise header_error(
+        path,
+        'ElementDataFile',
+        place,
+        f'one file, or {count} without headers: by LIST and a line for each, or as '
+        f'NAME%03d.raw 1 {count} 1',
+      )
+  for name in names:
+    if Path(name).is_absolute() or '..' in Path(name).parts or '\0' in name:
+      raise header_error(path, 'ElementDataFile', name, 'a file beside the header')
+  return [path.parent / name for name in names]
+
+
+def _skipped_bytes(path: Path, entries: Mapping[str, str], voxels: Path, expected: int) -> int:
+  """Returns the number of bytes before the voxels in their file; of -1, what is more than them."""
+  said = entries.get('HeaderSize', '0')
+  if said == '-1' and entries.get('CompressedData', '').lower() not in _TRUE:
+    return max(0, voxels.stat().st_size - expected)
+  if said != '0' and not is_count(said):
+    raise header_error(path, 'HeaderSize', said, 'a number of bytes')
+  return int(said)
 
 
 def _read_entries(path: Path) -> tuple[Mapping[str, str], int]:
@@ -127,32 +191,47 @@ def _read_entries(path: Path) -> tuple[Mapping[str, str], int]:
   if not last:
     return {}, 0
   entries: dict[str, str] = {}
-  for line in start[: last.end()].decode('latin-1').splitlines():
-    name, value = map(str.strip, (*re.split('[=:]', line, maxsplit=1), '')[:2])
+  for line in split_lines(start[: last.end()]):
+    if not (entry := _ENTRY.fullmatch(line)):
+      raise header_error(path, 'a line', line, 'NAME = VALUE')
+    name, value = entry[1], entry[2].strip()
     if entries.setdefault(name, value) != value:
       raise header_error(path, name, f'{entries[name]}, then {value}', 'one value')
   return entries, last.end()
 
 
+def split_lines(header: bytes) -> list[str]:
+  """Returns the lines of a header; a character at which a reader may end a line sooner is none."""
+  text = header.decode('utf-8', 'surrogateescape').replace('\r\n', '\n')
+  if control := re.search(r'[\x00-\x08\x0b-\x1f\x7f]', text):
+    raise ValueError(f'its header has the character {control[0]!r}')  # which the caller reports
+  return text.removesuffix('\n').split('\n')
+
+
 def _expected_bytes(entries: Mapping[str, str]) -> int:
-  """Returns the number of bytes of the voxels; 0 if it is unknown or there are none."""
+  """Returns the number of bytes of the voxels; 0 of a type that is not read."""
   kind = re.fullmatch(r'MET_U?(\w+)', entries.get('ElementType', ''))
-  sizes = [*entries.get('DimSize', '0').split(), entries.get('ElementNumberOfChannels', '1')]
-  is_text = entries.get('BinaryData', '').lower() in _FALSE
-  if is_text or not kind or not all(map(str.isdigit, [*sizes, entries.get('HeaderSize', '0')])):
+  channels = entries.get('ElementNumberOfChannels', '1')
+  if not kind or not is_count(channels):
     return 0
-  return _BYTES.get(kind[1], 0) * math.prod(map(int, sizes))
+  return _BYTES.get(kind[1], 0) * math.prod(map(int, [*entries['DimSize'].split(), channels]))
 
 
-def inflated_bytes(path: Path, voxels: Path, skipped: int) -> int:
-  """Returns the number of bytes of decompressed voxels, whose checksum is verified."""
+def inflated_bytes(path: Path, voxels: Path, skipped: int, *, most: int) -> int:
+  """Returns the number of bytes of decompressed voxels, whose checksum is verified.
+
+  Of more than `most` bytes it returns early, as a small file may have terabytes.
+  """
   count, stream = 0, zlib.decompressobj(wbits=47)  # zlib's own format or gzip's
+  most += _CHUNK_BYTES  # or damage would pass for another number of bytes
   with voxels.open('rb') as file:
     file.seek(skipped)
     try:
       while not stream.eof and (packed := file.read(_CHUNK_BYTES)):
         while packed:
           count += len(stream.decompress(packed, _CHUNK_BYTES))
+          if count > most:
+            return count
           packed = stream.unconsumed_tail
       if not stream.eof:
         raise zlib.error('cut off')

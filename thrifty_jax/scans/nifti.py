@@ -20,6 +20,8 @@ from nibabel.volumeutils import apply_read_scaling
 # the place of that.
 _KINDS = {348: (nibabel.Nifti1Header, b'n+1\0', 344), 540: (nibabel.Nifti2Header, b'n+2\0', 4)}
 _LONGEST = 540  # bytes of a header
+_DEFLATED = 1032  # bytes that one of gzip can become, by zlib.net/zlib_tech.html
+_PIECE_BYTES = 1 << 24
 _EXTENDER = 4  # bytes behind a header, before extensions or voxels
 _GEOMETRY = (  # fields of a header that define the position of voxels and the unit
   *('dim_info', 'pixdim', 'xyzt_units', 'qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z'),
@@ -52,16 +54,17 @@ def read(path: Path) -> Nifti:
     OSError, EOFError, zlib.error: If the file cannot be read or decompressed.
   """
   with _opened(path) as stream:
-    content = stream.read()
-  header = _header_of(content)
+    content = bytearray(stream.read(_LONGEST))
+    header = _possible_header(path, stream, bytes(content))
+    end = int(header['vox_offset']) + _bytes_of(header)
+    # Not to the end, as a few bytes of gzip can become terabytes, but a piece further, as damage
+    # may show behind the voxels.
+    while len(content) <= end and (piece := stream.read(_PIECE_BYTES)):
+      content += piece
+  if len(content) != end:
+    raise _wrong_size(header, len(content), 'at least ' if len(content) > end else '')
   shape, dtype = header.get_data_shape(), header.get_data_dtype()
   start, count = int(header['vox_offset']), math.prod(shape)
-  if len(content) - start != count * dtype.itemsize:
-    raise HeaderError(
-      f'its voxels, from byte {start} on, are {max(0, len(content) - start)} bytes; expected '
-      f'{count * dtype.itemsize}, for {" x ".join(map(str, shape))} of {dtype}. Copy or download '
-      'it again, or correct its header.'
-    )
   stored = np.frombuffer(content, dtype, count, start).reshape(shape, order='F')
   slope, intercept = header.get_slope_inter()
   scaled = stored if slope is None else apply_read_scaling(stored, slope, intercept)
@@ -71,7 +74,7 @@ def read(path: Path) -> Nifti:
 def read_header(path: Path) -> Nifti:
   """Reads a file as `read`, without its voxels."""
   with _opened(path) as stream:
-    header = _header_of(stream.read(_LONGEST))
+    header = _possible_header(path, stream, stream.read(_LONGEST))
   return Nifti(header, affine_of(header), np.empty(0))
 
 
@@ -99,6 +102,32 @@ def _opened(path: Path) -> BinaryIO:
   with path.open('rb') as file:
     packed = file.read(2) == b'\x1f\x8b'
   return cast(BinaryIO, gzip.open(path)) if packed else path.open('rb')
+
+
+def _possible_header(path: Path, stream: BinaryIO, content: bytes) -> Any:
+  """Returns the header, checked, of as many voxels as a file of its size can hold."""
+  header = _header_of(content)
+  there, end = path.stat().st_size, int(header['vox_offset']) + _bytes_of(header)
+  if not isinstance(stream, gzip.GzipFile) and end != there:
+    raise _wrong_size(header, there, '')
+  if end > there * _DEFLATED:
+    raise _wrong_size(header, there * _DEFLATED, 'at most ')
+  return header
+
+
+def _bytes_of(header: Any) -> int:
+  """Returns the number of bytes of the voxels."""
+  return math.prod(map(int, header.get_data_shape())) * header.get_data_dtype().itemsize
+
+
+def _wrong_size(header: Any, found: int, about: str) -> HeaderError:
+  """Returns the error about a content of another number of bytes than its header states."""
+  shape, start = header.get_data_shape(), int(header['vox_offset'])
+  return HeaderError(
+    f'its voxels, from byte {start} on, are {about}{max(0, found - start)} bytes; expected '
+    f'{_bytes_of(header)}, for {" x ".join(map(str, shape))} of {header.get_data_dtype()}. Copy or '
+    'download it again, or correct its header.'
+  )
 
 
 def _header_of(content: bytes) -> Any:

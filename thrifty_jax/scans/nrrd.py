@@ -1,8 +1,10 @@
 """Checks NRRD files (.nrrd) against their own headers.
 
 ITK's reader takes any space for left-posterior-superior, any unit for millimetres and a missing
-distance for 1, and passes over voxels that are more than the header states. Source: the definition
-of NRRD, teem.sourceforge.net/nrrd/format.html.
+distance for 1, and passes over voxels that are more than the header states. It ends the process by
+a signal at some headers, and waits for ever for a named pipe: only voxels behind the header, raw or
+in gzip, as many as it states, come to it. Source: the definition of NRRD,
+teem.sourceforge.net/nrrd/format.html.
 """
 
 import math
@@ -13,48 +15,73 @@ from pathlib import Path
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans.metaimage import header_error, inflated_bytes, read_numbers
+from thrifty_jax.scans.metaimage import (
+  header_error,
+  inflated_bytes,
+  is_count,
+  read_numbers,
+  split_lines,
+)
 
 _HEADER_BYTES = 65536  # no header is longer
+_MOST_AXES = 7  # as many as NIfTI has; teem has place for 16
+_LONGEST_LINE = 500  # characters of a field; teem ends the process at some thousand
+_ENCODINGS = ('raw', 'gzip', 'gz')
 _SPACES = (  # that ITK tells apart
   *('left-posterior-superior', 'lps', 'right-anterior-superior', 'ras'),
   *('left-anterior-superior', 'las'),
 )
 _WORDS = {'float': 4, 'double': 8}
 _BYTES = {'char': 1, 'short': 2, 'int': 4, 'longlong': 8, 'long long': 8}
+# Names of fields, which may be written as one word.
+_FIELDS = (
+  *('space dimension', 'space directions', 'space origin', 'space units', 'line skip', 'byte skip'),
+  'data file',
+)
+_WITHOUT_BLANK = {name.replace(' ', ''): name for name in _FIELDS}
 _UNITS = ('mm', 'millimeter', 'millimetre', '')
 
 
 def require_valid(path: Path) -> None:
   """Refuses a header that does not say where voxels lie, and another number of voxels than it says.
 
-  Voxels as text, in several files or behind skipped lines are left to ITK's reader, as are files of
-  less than three dimensions.
+  Files of one or two dimensions are left to ITK's reader, but for the number of voxels.
   """
   with path.open('rb') as file:
     start = file.read(_HEADER_BYTES)
-  fields, end = _fields_of(start)
+  fields, end = _fields_of(path, start)
   if not fields:
     raise ValueError('it has no header of an NRRD')  # which the caller reports
-  if fields.get('dimension') in ('1', '2'):
-    return
-  _require_geometry(path, fields)
-  expected = _expected_bytes(fields)
-  # Detached voxels are of .nhdr, which is no format that is read.
-  if not expected or 'data file' in fields or 'datafile' in fields:
-    return
-  encoding, skipped = fields.get('encoding', ''), end
-  if encoding == 'raw':
-    found = path.stat().st_size - skipped
-  elif encoding in ('gzip', 'gz'):
-    found = inflated_bytes(path, path, skipped)
+  _require_form(path, fields)
+  if fields['dimension'] not in ('1', '2'):
+    _require_geometry(path, fields)
+  expected = math.prod(map(int, fields['sizes'].split())) * _value_bytes(fields['type'])
+  if fields['encoding'].lower() == 'raw':
+    found = path.stat().st_size - end
   else:
-    return
+    found = inflated_bytes(path, path, end, most=expected)
   if found != expected:
     raise InputError(
       f'{path}: its voxels are {found} bytes; expected {expected}, for {fields["sizes"]} of '
       f'{fields["type"]}. Copy or download it again.'
     )
+
+
+def _require_form(path: Path, fields: Mapping[str, str]) -> None:
+  """Refuses what says nothing, or nothing that is read, of how many voxels there are and where."""
+  axes = fields.get('dimension', '')
+  if not is_count(axes, _MOST_AXES):
+    raise header_error(path, 'dimension', axes, f'the number of axes, 1 to {_MOST_AXES}')
+  sizes = fields.get('sizes', '').split()
+  if len(sizes) != int(axes) or not all(map(is_count, sizes)):
+    raise header_error(path, 'sizes', fields.get('sizes', ''), f'{axes} numbers above 0')
+  if not _value_bytes(fields.get('type', '')):
+    raise header_error(path, 'type', fields.get('type', ''), 'one of numbers, such as short')
+  if fields.get('encoding', '').lower() not in _ENCODINGS:
+    raise header_error(path, 'encoding', fields.get('encoding', ''), 'raw or gzip')
+  for name, allowed in (('data file', ''), ('line skip', '0'), ('byte skip', '0')):
+    if fields.get(name, allowed) != allowed:
+      raise header_error(path, name, fields[name], 'the voxels right behind the header')
 
 
 def _require_geometry(path: Path, fields: Mapping[str, str]) -> None:
@@ -91,14 +118,9 @@ def _require_geometry(path: Path, fields: Mapping[str, str]) -> None:
       raise header_error(path, name, fields[name], 'millimetres')
 
 
-def _expected_bytes(fields: Mapping[str, str]) -> int:
-  """Returns the number of bytes of the voxels; 0 if it is unknown."""
-  sizes = fields.get('sizes', '').split()
-  skips = [fields.get(name, '0') for name in ('line skip', 'lineskip', 'byte skip', 'byteskip')]
-  if not sizes or not all(map(str.isdigit, sizes)) or any(skip != '0' for skip in skips):
-    return 0
-  kind = fields.get('type', '').lower()
-  return math.prod(map(int, sizes)) * (_WORDS.get(kind) or _integer_bytes(kind))
+def _value_bytes(kind: str) -> int:
+  """Returns the bytes of a voxel of a type; 0 if it is not read."""
+  return _WORDS.get(kind.lower()) or _integer_bytes(kind.lower())
 
 
 def _integer_bytes(kind: str) -> int:
@@ -109,16 +131,20 @@ def _integer_bytes(kind: str) -> int:
   return _BYTES.get(plain, 0)
 
 
-def _fields_of(start: bytes) -> tuple[dict[str, str], int]:
+def _fields_of(path: Path, start: bytes) -> tuple[dict[str, str], int]:
   """Returns a header's fields by name and its length in bytes; no fields if it is no header."""
-  if not start.startswith(b'NRRD'):
-    return {}, 0
   blank = re.search(rb'\r?\n\r?\n', start)
-  if not blank:
+  if not start.startswith(b'NRRD') or not blank:
     return {}, 0
-  fields = {}
-  for line in start[: blank.start()].decode('latin-1').splitlines()[1:]:
+  fields: dict[str, str] = {}
+  for line in split_lines(start[: blank.start()])[1:]:
     name, colon, value = line.partition(': ')
-    if colon and not line.startswith('#'):
-      fields[name.strip().lower()] = value.strip()
+    if line.startswith('#') or ':=' in (name if colon else line):
+      continue  # a comment, or a key with a value, which is of programs
+    if not colon or len(line) > _LONGEST_LINE:
+      raise header_error(path, 'a line', line, 'FIELD: VALUE')
+    name = ' '.join(name.lower().split())
+    name = _WITHOUT_BLANK.get(name, name)
+    if fields.setdefault(name, value.strip()) != value.strip():
+      raise header_error(path, name, f'{fields[name]}, then {value.strip()}', 'one value')
   return fields, blank.end()

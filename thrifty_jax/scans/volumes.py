@@ -319,13 +319,19 @@ def silence_itk() -> Generator[None]:
 def report_unreadable(path: Path) -> Generator[None]:
   """Refuses a missing file, and one that the body cannot read."""
   if not path.is_file():
+    what = 'is no regular file' if path.exists() else 'no such file'  # a pipe may never end
     raise InputError(
-      f'{path}: no such file; expected a scan or a mask there. Restore it or correct the folder.'
+      f'{path}: {what}; expected a scan or a mask there. Restore it or correct the folder.'
     )
   try:
     yield
   except nifti.HeaderError as error:
     raise InputError(f'{path}: {error}') from error
+  except MemoryError as error:
+    raise InputError(
+      f'{path}: takes more memory than there is; expected a scan that fits. Resample it, or use '
+      'another machine.'
+    ) from error
   except _READ_ERRORS as error:
     reason = ' '.join(str(error).split())[-160:]
     raise InputError(

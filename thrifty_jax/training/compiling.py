@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from thrifty_jax.networks import build
 from thrifty_jax.settings import SETTINGS
 from thrifty_jax.training import hosts
 
+T = TypeVar('T')
 Check = Callable[[jax.stages.Compiled], None]
 
 # On an NVIDIA GPU a step becomes one CUDA graph if cuDNN permits: of what XLA records by default,
@@ -102,8 +103,7 @@ class Program:
         function, shapes = self._flat()
         lowered = function.lower(*shapes)
       else:
-        program = export.deserialize(bytearray(keep(self.place, trace)))
-        lowered = jax.jit(program.call).lower(*program.in_avals)
+        lowered = keep(self.place, trace, _lower)
       future.set_result(compile_step(lowered, lean=self.lean, check=self.check))
     except BaseException as error:
       future.set_exception(error)
@@ -124,6 +124,11 @@ class Program:
 
     donated = range(len(jax.tree.leaves(arguments[0]))) if self.donate else ()
     return jax.jit(flat, donate_argnums=tuple(donated)), shapes
+
+
+def _lower(traced: bytes) -> jax.stages.Lowered:
+  program = export.deserialize(bytearray(traced))
+  return jax.jit(program.call).lower(*program.in_avals)
 
 
 def wait(programs: Sequence[Program]) -> None:
@@ -220,7 +225,7 @@ def place(config: ConfigDict, **origin: Any) -> Path | None:
     'settings': {name: str(value) for name, value in sorted(jax.config.values.items())},
   }
   text = json.dumps(made_from, sort_keys=True, default=str)
-  return folder / 'traced' / hashlib.sha256(text.encode()).hexdigest()
+  return folder / device.TRACED / hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_shapes_finder(
@@ -231,27 +236,35 @@ def make_shapes_finder(
   return functools.partial(build.keep_shapes, functools.partial(keep, path))
 
 
-def keep(path: Path | None, make: Callable[[], bytes]) -> bytes:
-  """Returns the cached content; if there is none or it is damaged, makes and caches it.
+def keep(path: Path | None, make: Callable[[], bytes], read: Callable[[bytes], T]) -> T:
+  """Returns what is read from the cached content; if there is none, makes and caches it.
 
-  If the folder cannot be written to, nothing is cached and the run continues.
+  Content that is damaged, or that cannot be read for whatever reason, is as good as none. If the
+  folder cannot be written to, nothing is cached and the run continues.
   """
   if path is None:
-    return make()
+    return read(make())
   found = b''
   with contextlib.suppress(OSError):
     found = path.read_bytes()
     os.utime(path)  # marks it as recently used
   digest, content = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
-  if digest == hashlib.sha256(content).digest():
-    return content
+  if found:
+    try:
+      if digest != hashlib.sha256(content).digest():
+        raise ValueError('its checksum is another')
+      return read(content)
+    except Exception as error:  # a cache is never a reason to fail
+      reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+      logbook.say('cache', f'{path} cannot be used ({reason:.160}); making it anew')
   content = make()
   with contextlib.suppress(OSError):
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.write_bytes(path, hashlib.sha256(content).digest() + content)
     everything = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime)
     for one in everything[:-_MOST_KEPT]:
       one.unlink(missing_ok=True)
-  return content
+  return read(content)
 
 
 @functools.cache
