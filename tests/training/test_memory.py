@@ -37,9 +37,11 @@ def told(monkeypatch, capsys):
   """The function from a step, the room and settings to what is said, 'refused' or not."""
 
   def tell(
-    most, *, now=None, resident=0.0, stage='retrain', platform='gpu', quiet=False, **settings
-  ):
+    most, *, now=None, resident=0.0, stage='retrain', platform='gpu', quiet=False, norm='none',
+    **settings,
+  ):  # fmt: skip
     config = configs.default()
+    config.model.norm = norm
     config[stage].update(settings)
     step, devices = planned(platform=platform)
     monkeypatch.setattr(memory, '_devices_of', lambda step: devices)
@@ -87,6 +89,8 @@ def test_what_fits_is_told_with_what_there_is(told):
       {'remat': True},
       'one slice are too large; set a smaller config.data.image_size or network',
     ),
+    # Batch norms take statistics of a whole batch.
+    (1.2, {'norm': 'batch', 'platform': 'cpu'}, 'set --config.retrain.batch_size=6, or a smaller'),
     (1.2, {'platform': 'cpu'}, 'one slice are too large; set a smaller config.data.image_size'),
   ],
 )

@@ -123,13 +123,15 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
   streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
   changes = [(settings.microbatches, 0, streaming)] if streaming else []
   for resident, flag in ((need.resident, ''), (0, streaming)):
-    changes += [(parts, resident, flag) for parts in _finer(settings)]
+    changes += [(parts, resident, flag) for parts in _finer(config, stage)]
   for parts, resident, flag in changes:
     about = need.fixed + resident + need.temporary * settings.microbatches // parts
     if about <= room:
       finer = f' --config.{stage}.microbatches={parts}' if parts > settings.microbatches else ''
       return f'set{finer}{flag}, which needs about {_in_words(about)}'
   finest = f'microbatches of one slice are too large; set{streaming}'
+  if _is_whole(config, stage):
+    finest = f'set --config.retrain.batch_size={max(1, settings.batch_size // 2)}, or{streaming}'
   if not (on_cpu or settings.remat):  # XLA for the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
   return f'{finest} a smaller config.data.image_size or {_WIDTH[stage]}'
@@ -142,7 +144,9 @@ def _advice(config: ConfigDict, stage: str) -> str:
   if stage not in ('search', 'retrain'):
     return smaller
   settings = config[stage]
-  steps = [f'set --config.{stage}.microbatches={parts}' for parts in _finer(settings)[:1]]
+  steps = [f'set --config.{stage}.microbatches={parts}' for parts in _finer(config, stage)[:1]]
+  if _is_whole(config, stage):
+    steps.append(f'set --config.retrain.batch_size={max(1, settings.batch_size // 2)}')
   if not settings.remat and jax.default_backend() != 'cpu':
     steps.append(f'set --config.{stage}.remat=True')
   steps.append(f'take a smaller config.data.image_size or {_WIDTH[stage]}')
@@ -151,9 +155,14 @@ def _advice(config: ConfigDict, stage: str) -> str:
   return ', or '.join(steps) + '; the same command then goes on from the last checkpoint'
 
 
-def _finer(settings: ConfigDict) -> list[int]:
+def _is_whole(config: ConfigDict, stage: str) -> bool:
+  """Returns whether a batch may not be divided, as its batch norms take statistics of it."""
+  return stage == 'retrain' and (config.model.norm == 'batch' or config.model.name == 'lean')
+
+
+def _finer(config: ConfigDict, stage: str) -> list[int]:
   """Returns the numbers of microbatches above the present one that divide the batch."""
-  size = settings.batch_size
+  settings, size = config[stage], 0 if _is_whole(config, stage) else config[stage].batch_size
   return [parts for parts in range(settings.microbatches + 1, size + 1) if size % parts == 0]
 
 
