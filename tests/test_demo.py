@@ -46,7 +46,8 @@ REFUSED = {
   'channels.nii': 'several channels or times',
   'colour.nii': 'colour image',
   'constant.nii': 'all voxels have one value',
-  'not_finite.nii': 'voxels that are not finite',
+  'not_a_number.nii': 'voxels that are NaN; segment.py of the export takes these as the lowest',
+  'infinite.nii': 'it has infinite voxels; export it again',
   'cut.nii': 'the file is cut off',
   'cut.nii.gz': 'damaged or cut off',
   'compressed.dcm': f'compressed or big endian (transfer syntax {JPEG})',
@@ -166,7 +167,8 @@ def write_scans(folder):
     'channels': np.stack([voxels, voxels], axis=-1),
     'colour': np.zeros(voxels.shape, [('R', 'u1'), ('G', 'u1'), ('B', 'u1')]),
     'constant': np.full_like(voxels, 3),
-    'not_finite': np.where(voxels > 500, np.nan, voxels).astype(np.float32),
+    'not_a_number': np.where(voxels > 500, np.nan, voxels).astype(np.float32),
+    'infinite': np.where(voxels > 500, 1e39, voxels),  # in float32
   }.items():
     nibabel.save(nibabel.Nifti1Image(content, affine), folder / f'{name}.nii')
   header = nibabel.Nifti1Header(endianness='>')
