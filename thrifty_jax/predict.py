@@ -150,10 +150,7 @@ def _load(values: Any) -> 'Segmenter':
   except InputError as error:
     text = str(error).replace('config.device is', '--device is').replace('--config.', '--')
     raise InputError(text) from error
-  folders = [command_line.expand_home(name) for name in values.model.split(',') if name]
-  if Path(values.model).exists():  # one folder with a comma in its name
-    folders = [values.model]
-  budget = values.memory_budget_mb
+  folders, budget = command_line.split_paths(values.model), values.memory_budget_mb
   return load_model(
     folders, flips=values.flips, batch_size=values.batch_size, memory_budget_mb=budget
   )
