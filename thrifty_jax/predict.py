@@ -170,6 +170,8 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any, unused: Sequ
     some = ', '.join(unused[:5]) + ', ...' * (len(unused) > 5)
     say('not used', f'{len(unused)} files or folders there: {some}')
   say('output', values.output)
+  if values.nan_is_lowest:
+    say('NaN', 'is the lowest value of its scan, by --nan_is_lowest')
   if values.flips:
     allowed = [' and '.join(member.spec.flips) or 'none' for member in members]
     say('flips', ', '.join(dict.fromkeys(allowed)) + ': those that the training saw')

@@ -332,12 +332,15 @@ def test_voxels_without_a_value_are_treated_as_by_predict(
       except SystemExit as stopped:
         status = stopped.code
     assert mask.exists() == (status == 0)
-    return status, capsys.readouterr().err.strip().rpartition('\n')[2]
+    out, err = capsys.readouterr()
+    told = 'NaN       is the lowest value' in out or 'voxels are NaN and taken as' in err
+    assert told == (status == 0 and bool(options)) or status == 2
+    return status, err.strip().rpartition('\n')[2]
 
-  whether = 'NaN or infinite; add --nan_is_lowest' if mended else 'NaN or infinite; export it'
   for which in ('predict', 'script'):
     status, line = run(which, 'none.nii.gz')
-    assert status == 2 and whether in line and f'{"a" if which == "predict" else scan}: ' in line
+    assert status == 2 and f'{"a" if which == "predict" else scan}: ' in line
+    assert 'NaN or infinite; ' in line and ('--nan_is_lowest' in line) == mended
     status, line = run(which, f'{which}.nii.gz', '--nan_is_lowest')
     assert (status, 'NaN or infinite; export it' in line) == ((0, False) if mended else (2, True))
   if not mended:

@@ -81,6 +81,8 @@ def fill(voxels):
   """Takes the lowest value of its channel for NaN; infinite voxels stay, and are refused."""
   missing = np.isnan(voxels)
   lowest = np.where(missing, np.inf, voxels).min((0, 1, 2), keepdims=True)
+  if missing.any():
+    print(f'{missing.sum():,} voxels are NaN and taken as the lowest value', file=sys.stderr)
   return np.where(missing, lowest, voxels)
 
 

@@ -30,7 +30,7 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
   volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
   image = volume.image
   if not np.isfinite(image).all():
-    remedy = 'add --nan_is_lowest to take NaN as the lowest value, or '
+    remedy = 'thrifty_jax.predict takes NaN as the lowest value by --nan_is_lowest; else '
     raise InputError(
       'the scan has non-finite voxels, NaN or infinite; '
       f'{"" if np.isinf(image).any() else remedy}export it again'
