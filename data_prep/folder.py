@@ -7,9 +7,9 @@
     patients.csv              optional: case,patient; keeps the scans of a patient together
     splits_final.json         nnU-Net's folds: refused, unless the config has patients of its own
 
-Without patients.csv each scan is a patient of its own. Where nnU-Net's dataset.json lists cases
-with the paths of their files, these are the scans. Hidden files, and images of imagesTs, which have
-no masks, are ignored; whatever else is not used is counted.
+Without patients.csv each scan is a patient of its own. Where dataset.json lists cases with the
+paths of their files (`training`, `dataset`), these are the scans. Hidden files, and images of
+imagesTs, which have no masks, are ignored; whatever else is not used is counted.
 
 Values that the config leaves open are filled in here: classes and channels from dataset.json, slice
 axis and image size from the headers of all scans (fingerprint.py). CT in every channel gets a
@@ -99,11 +99,15 @@ def require_split(config: ConfigDict) -> None:
 def _listed_cases(raw_dir: Path, described: dataset_json.Description) -> list[Case]:
   """Returns the cases that dataset.json lists with their files."""
   listed, path = described.listed or {}, raw_dir / 'dataset.json'
+  listed = {
+    name: (_present(images, len(described.channels)), label)
+    for name, (images, label) in listed.items()
+  }
   alone: dict[str, str] = {}
   for name, (images, label) in listed.items():
     if len(images) not in (1, len(described.channels)):
       alone[name] = (
-        f'{path}: dataset lists {len(images)} images of {name}; expected {len(described.channels)} '
+        f'{path}: lists {len(images)} images of {name}; expected {len(described.channels)} '
         f'({", ".join(described.channels)}), or one with all of them. Correct the file.'
       )
     elif absent := [file for file in (*images, label) if not file.is_file()]:
@@ -119,6 +123,19 @@ def _listed_cases(raw_dir: Path, described: dataset_json.Description) -> list[Ca
   if alone:
     raise data_sets.Unpaired([*alone.values()], cases)
   return cases
+
+
+def _present(images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
+  """Returns the images of a list, or the files CASE_0000, ... that nnU-Net v1 lists as CASE."""
+  first = images[0]
+  ending = _ending(first, dataset_json.ENDINGS)
+  if len(images) > 1 or first.is_file() or not ending:
+    return images
+  stem = first.name[: -len(ending)]
+  numbered = [
+    first.with_name(f'{stem}_{number:04d}{first.name[len(stem) :]}') for number in range(channels)
+  ]
+  return tuple(numbered) if any(path.is_file() for path in numbered) else images
 
 
 def read_case(case: Case) -> Volume:

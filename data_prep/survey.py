@@ -45,6 +45,8 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
   flat = (image.min(axis=(1, 2)) == image.max(axis=(1, 2))).all(axis=-1)
   middle = int(labelled[len(labelled) // 2]) if labelled.size else len(label) // 2
   limits = data.window if data.intensity == 'window' else (intensity[0, 0], intensity[0, 2])
+  if limits[0] == limits[1]:  # nearly all voxels are equal
+    limits = image[..., 0].min(), image[..., 0].max()
   return Scan(
     case=volume.case,
     patient=volume.patient,

@@ -1,4 +1,4 @@
-// A NIfTI-1 file, .nii or .nii.gz, as a scan: {voxels, shape [X, Y, Z], affine}.
+// A NIfTI file, .nii or .nii.gz, of version 1 or 2, as a scan: {voxels, shape [X, Y, Z], affine}.
 
 // Of each datatype number: bytes a voxel, and how a DataView reads one.
 const TYPES = {
@@ -8,58 +8,106 @@ const TYPES = {
   16: [4, 'getFloat32'], 64: [8, 'getFloat64'],
 };
 const COLOUR = [128, 2304];
-const LEAST = 352; // where voxels can begin
+// By the first number of a file, the size of its header: where its fields lie, and their types.
+const VERSIONS = {
+  348: {
+    magic: [344, 'n+1'], dim: [40, 'Int16'], datatype: [70, 'Int16'], pixdim: [76, 'Float32'],
+    vox_offset: [108, 'Float32'], scl_slope: [112, 'Float32'], scl_inter: [116, 'Float32'],
+    xyzt_units: [123, 'Uint8'], qform_code: [252, 'Int16'], sform_code: [254, 'Int16'],
+    quatern: [256, 'Float32'], qoffset: [268, 'Float32'], srow: [280, 'Float32'],
+  },
+  540: {
+    magic: [4, 'n+2'], dim: [16, 'BigInt64'], datatype: [12, 'Int16'], pixdim: [104, 'Float64'],
+    vox_offset: [168, 'BigInt64'], scl_slope: [176, 'Float64'], scl_inter: [184, 'Float64'],
+    xyzt_units: [500, 'Int32'], qform_code: [344, 'Int32'], sform_code: [348, 'Int32'],
+    quatern: [352, 'Float64'], qoffset: [376, 'Float64'], srow: [400, 'Float64'],
+  },
+};
+const WIDTHS = { Uint8: 1, Int16: 2, Int32: 4, Float32: 4, Float64: 8, BigInt64: 8 };
+const EXTENDER = 4; // bytes behind a header, before extensions or voxels
 const MILLIMETRES = { 0: 1, 1: 1000, 2: 1, 3: 0.001 }; // a unit: unknown, metre, mm, micrometre
 const LARGEST_MM = 100; // of a voxel in another unit: beyond, the unit rather than the scan is odd
 const ROUNDING = 1e-3; // by which the square of a quaternion may be above 1
+const OWN_ZEROS = 8; // bytes at the end of a gzip member, its checksum and length, that may be 0
 
 export function isNifti(bytes) {
-  return bytes.length > 348 && String.fromCharCode(...bytes.subarray(344, 347)) === 'n+1';
+  return Object.entries(VERSIONS).some(([size, { magic: [at, text] }]) =>
+    bytes.length > size && String.fromCharCode(...bytes.subarray(at, at + 3)) === text);
 }
 
+// What a gzip file holds, or the bytes of another file. Browsers refuse whatever lies behind the
+// first member, so each is tried up to where the next may begin; its checksum says if that is right.
 export async function unzipped(bytes) {
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
-  try {
-    return new Uint8Array(await new Response(stream).arrayBuffer());
-  } catch {
-    throw new Error('the gzip file is damaged or cut off');
+  const [file, parts] = [new Blob([bytes]), []];
+  for (let start = 0; bytes.subarray(start).some(Boolean);) {
+    const found = await memberAt(start, bytes, file);
+    parts.push(found.content);
+    start = found.end;
   }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+async function memberAt(start, bytes, file) {
+  for (const end of possibleEnds(start, bytes)) {
+    const stream = file.slice(start, end).stream().pipeThrough(new DecompressionStream('gzip'));
+    try {
+      return { end, content: await new Response(stream).arrayBuffer() };
+    } catch {
+      // It does not end there.
+    }
+  }
+  throw new Error('the gzip file is damaged or cut off, or has more behind its end; try gunzip ' +
+    'and give what it writes');
+}
+
+function* possibleEnds(start, bytes) {
+  yield bytes.length;
+  for (let at = start; (at = bytes.indexOf(0x1f, at + 1)) > 0;) {
+    if (bytes[at + 1] === 0x8b && bytes[at + 2] === 8) yield at;
+  }
+  const last = bytes.findLastIndex(Boolean) + 1;
+  for (let end = last; end < Math.min(bytes.length, last + OWN_ZEROS + 1); end++) yield end;
 }
 
 // Voxels are intensities with slope and intercept applied, x fastest; affine is [3][4], from
 // (x, y, z, 1) to RAS millimetres. What the header says is checked as in nifti.py of an export.
 export function readNifti(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const little = view.getInt32(0, true) === 348;
-  require(little || view.getInt32(0) === 348, 'sizeof_hdr', view.getInt32(0, true));
-  const short = (at) => view.getInt16(at, little);
-  const float = (at) => view.getFloat32(at, little);
-  const sizes = [1, 2, 3, 4, 5, 6, 7].map((axis) => (axis <= short(40) ? short(40 + 2 * axis) : 1));
+  const little = view.getInt32(0, true) in VERSIONS;
+  const header = view.getInt32(0, little);
+  require(header in VERSIONS, 'sizeof_hdr', header);
+  const field = (name, number = 0) => {
+    const [at, type] = VERSIONS[header][name];
+    return Number(view[`get${type}`](at + number * WIDTHS[type], little));
+  };
+  const axes = field('dim');
+  const sizes = [1, 2, 3, 4, 5, 6, 7].map((axis) => (axis <= axes ? field('dim', axis) : 1));
   const [shape, more] = [sizes.slice(0, 3), sizes.slice(3)];
-  if (short(40) < 1 || short(40) > 7 || sizes.some((size) => size < 1)) {
+  if (axes < 1 || axes > 7 || sizes.some((size) => size < 1)) {
     throw new Error(`the header says ${sizes} voxels`);
   }
   if (more.some((size) => size > 1)) {
     throw new Error(`it has several channels or times (${sizes}); expected one volume`);
   }
-  const type = short(70);
+  const type = field('datatype');
   if (COLOUR.includes(type)) throw new Error('it is a colour image; expected intensities');
   if (!(type in TYPES)) throw new Error(`its datatype ${type} is not read here`);
   const [width, get] = TYPES[type];
   const count = shape[0] * shape[1] * shape[2];
-  const start = float(108) === 0 ? LEAST : float(108); // 0 says nothing
-  require(start >= LEAST && Number.isInteger(start), 'vox_offset', start);
+  const least = header + EXTENDER;
+  const start = field('vox_offset') === 0 ? least : field('vox_offset'); // 0 says nothing
+  require(start >= least && Number.isInteger(start), 'vox_offset', start);
   if (start + count * width > bytes.length) throw new Error('the file is cut off');
   if (start + count * width < bytes.length) throw new Error('it has more voxels than it says');
-  const [slope, intercept] = [float(112), float(116)];
+  const [slope, intercept] = [field('scl_slope'), field('scl_inter')];
   const scaled = slope !== 0 && !Number.isNaN(slope); // the ways to say that there is no scaling
   require(!scaled || Number.isFinite(slope), 'scl_slope', slope);
   require(!scaled || Number.isFinite(intercept), 'scl_inter', intercept);
   const [times, plus] = scaled ? [slope, intercept] : [1, 0];
   const voxels = new Float32Array(count);
   for (let i = 0; i < count; i++) voxels[i] = view[get](start + i * width, little) * times + plus;
-  return { voxels, shape, affine: inMillimetres(affineOf(short, float, shape), bytes[123] & 7) };
+  return { voxels, shape, affine: inMillimetres(affineOf(field, shape), field('xyzt_units') & 7) };
 }
 
 function require(valid, name, value) {
@@ -75,21 +123,21 @@ function inMillimetres(affine, unit) {
 }
 
 // The sform, else the qform, else the sizes of voxels with x to the left.
-function affineOf(short, float, shape) {
-  for (const [at, name] of [[252, 'qform_code'], [254, 'sform_code']]) {
-    require(short(at) >= 0 && short(at) <= 5, name, short(at));
+function affineOf(field, shape) {
+  for (const name of ['qform_code', 'sform_code']) {
+    require(field(name) >= 0 && field(name) <= 5, name, field(name));
   }
-  const numbers = (places, name) => {
-    const found = places.map(float);
+  const numbers = (name, places) => {
+    const found = places.map((number) => field(name, number));
     require(found.every(Number.isFinite), name, found);
     return found;
   };
-  if (short(254)) {
-    return [280, 296, 312].map((row) => numbers([0, 4, 8, 12].map((at) => row + at), 'srow'));
+  if (field('sform_code')) {
+    return [0, 4, 8].map((row) => numbers('srow', [0, 1, 2, 3].map((column) => row + column)));
   }
-  const size = numbers([80, 84, 88], 'pixdim');
+  const size = numbers('pixdim', [1, 2, 3]);
   require(Math.min(...size) > 0, 'pixdim', size);
-  if (!short(252)) {
+  if (!field('qform_code')) {
     const signed = [-size[0], size[1], size[2]];
     return signed.map((one, row) => {
       const line = [0, 0, 0, (-one * (shape[row] - 1)) / 2];
@@ -97,8 +145,8 @@ function affineOf(short, float, shape) {
       return line;
     });
   }
-  require([-1, 0, 1].includes(float(76)), 'pixdim[0]', float(76));
-  const stored = numbers([256, 260, 264], 'quatern');
+  require([-1, 0, 1].includes(field('pixdim')), 'pixdim[0]', field('pixdim'));
+  const stored = numbers('quatern', [0, 1, 2]);
   const square = stored.reduce((sum, one) => sum + one * one, 0);
   require(square <= 1 + ROUNDING, 'quatern', stored);
   const [b, c, d] = stored.map((one) => one / Math.max(1, Math.sqrt(square)));
@@ -108,7 +156,7 @@ function affineOf(short, float, shape) {
     [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
     [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
   ];
-  if (float(76) < 0) size[2] = -size[2];
-  const origin = numbers([268, 272, 276], 'qoffset');
+  if (field('pixdim') < 0) size[2] = -size[2];
+  const origin = numbers('qoffset', [0, 1, 2]);
   return rotation.map((row, i) => [...row.map((one, axis) => one * size[axis]), origin[i]]);
 }

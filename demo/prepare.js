@@ -21,7 +21,11 @@ export function toUnitRange(voxels, settings) {
 function extremes(voxels) {
   let [least, most] = [Infinity, -Infinity];
   for (const one of voxels) {
-    if (!Number.isFinite(one)) throw new Error('it has voxels that are not finite');
+    if (Number.isNaN(one)) {
+      throw new Error('it has voxels that are NaN; segment.py of the export takes these as the ' +
+        'lowest value, by --nan_is_lowest, or export it again');
+    }
+    if (!Number.isFinite(one)) throw new Error('it has infinite voxels; export it again');
     if (one < least) least = one;
     if (one > most) most = one;
   }

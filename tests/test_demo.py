@@ -36,6 +36,10 @@ SITES = {
 }
 MASKS = {  # files whose masks are compared, and on which site
   'LIP.nii.gz': 'neighbours',
+  'members.nii.gz': 'neighbours',
+  'padded.nii.gz': 'neighbours',
+  'second.nii': 'neighbours',
+  'second_big.nii.gz': 'neighbours',
   'big_endian.nii': 'window',
   'explicit.dcm': 'neighbours',
   'implicit.dcm': 'neighbours',
@@ -46,9 +50,13 @@ REFUSED = {
   'channels.nii': 'several channels or times',
   'colour.nii': 'colour image',
   'constant.nii': 'all voxels have one value',
-  'not_finite.nii': 'voxels that are not finite',
+  'not_a_number.nii': 'voxels that are NaN; segment.py of the export takes these as the lowest',
+  'infinite.nii': 'it has infinite voxels; export it again',
   'cut.nii': 'the file is cut off',
   'cut.nii.gz': 'damaged or cut off',
+  'behind.nii.gz': 'has more behind its end; try gunzip and give what it writes',
+  'second_begins.nii': 'vox_offset 352',
+  'second_cut.nii': 'the file is cut off',
   'compressed.dcm': f'compressed or big endian (transfer syntax {JPEG})',
   'colour.dcm': 'colour image',
   'frames.dcm': 'it has 2 frames',
@@ -166,7 +174,8 @@ def write_scans(folder):
     'channels': np.stack([voxels, voxels], axis=-1),
     'colour': np.zeros(voxels.shape, [('R', 'u1'), ('G', 'u1'), ('B', 'u1')]),
     'constant': np.full_like(voxels, 3),
-    'not_finite': np.where(voxels > 500, np.nan, voxels).astype(np.float32),
+    'not_a_number': np.where(voxels > 500, np.nan, voxels).astype(np.float32),
+    'infinite': np.where(voxels > 500, 1e39, voxels),  # in float32
   }.items():
     nibabel.save(nibabel.Nifti1Image(content, affine), folder / f'{name}.nii')
   header = nibabel.Nifti1Header(endianness='>')
@@ -176,12 +185,26 @@ def write_scans(folder):
   turned.set_qform(affine, 1)
   turned.header['sform_code'] = 0
   nibabel.save(turned, folder / 'big_endian.nii')
+  for name, order in (('second.nii', '<'), ('second_big.nii.gz', '>')):
+    header = nibabel.Nifti2Header(endianness=order)
+    header.set_data_dtype(np.int16)
+    scan = nibabel.Nifti2Image(voxels, affine, header)
+    scan.header.extensions.append(nibabel.nifti1.Nifti1Extension('comment', b'x' * 50))
+    nibabel.save(scan, folder / name)
+  packed = (folder / 'LIP.nii.gz').read_bytes()
+  stored_bytes, second = gzip.decompress(packed), (folder / 'second.nii').read_bytes()
+  members = [stored_bytes[:400], stored_bytes[400:900], b'', stored_bytes[900:]]
   whole = (folder / 'constant.nii').read_bytes()
   plane = (made.image[4] * 1000).astype(np.int16)
   for name, content in {
     'notes.txt': b'notes ' * 100,
     'cut.nii': whole[:-9],
     'cut.nii.gz': gzip.compress(whole)[:-9],
+    'behind.nii.gz': packed + b'more',
+    'members.nii.gz': b''.join(map(gzip.compress, members)) + bytes(3),
+    'padded.nii.gz': packed + bytes(512),
+    'second_begins.nii': altered(second, 168, 'q', 352),
+    'second_cut.nii': second[:-9],
     'explicit.dcm': dicom(plane),
     'implicit.dcm': dicom(plane[:, ::-1], syntax=IMPLICIT, directions='0\\1\\0\\-1\\0\\0'),
     'compressed.dcm': dicom(plane, syntax=JPEG),
@@ -284,6 +307,13 @@ def test_a_volume_has_the_mask_of_predict(session, exports, scans, tmp_path):
   require_the_same(mask, np.asanyarray(wanted.dataobj), wanted.affine, 'SPL')
   saw = what_it_saw(session, 'LIP.nii.gz')
   assert f'median of {len(mask)}' in saw['time'] and 'of liver the largest' in saw['status'].lower()
+
+
+@pytest.mark.parametrize(
+  'file', ['members.nii.gz', 'padded.nii.gz', 'second.nii', 'second_big.nii.gz']
+)
+def test_however_a_scan_is_packed_its_mask_is_the_same(session, file):
+  np.testing.assert_array_equal(mask_of(session, file), mask_of(session, 'LIP.nii.gz'))
 
 
 def test_another_preparation_and_byte_order_give_the_mask_of_the_script(session, exports, scans):

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import re
+import shutil
 from typing import Any
 
 import jax
@@ -307,6 +308,19 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
   assert export.main(flags) == 2
   assert text in only_error(capsys)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('more', [[], ['--int8']])
+def test_a_run_whose_slices_are_gone_says_what_does_without_them(
+  trained, tmp_path, capsys, monkeypatch, more
+):
+  monkeypatch.setattr(export, '_require_packages', lambda format_: None)
+  shutil.copytree(trained, tmp_path / 'run' / 'model')
+  (tmp_path / 'run' / 'config.json').write_text('{}')
+  assert export.main([f'--model={tmp_path / "run"}', f'--output={tmp_path / "out"}', *more]) == 2
+  line = only_error(capsys)
+  assert 'data.json: there is no such file' in line
+  assert line.endswith('--int8 needs the run' if more else 'on scans, by --scans=SCANS')
 
 
 def test_a_run_with_several_folds_is_not_one_network(trained, tmp_path, capsys, monkeypatch):

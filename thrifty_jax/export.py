@@ -108,7 +108,7 @@ def _open_run(folder: Path, values: Any) -> 'RunData':
     return export_slices.open_run(folder)
   except InputError as error:
     needed = (
-      '--int8 needs them' if values.int8 else 'or check the export on scans, by --scans=SCANS'
+      '--int8 needs the run' if values.int8 else 'or check the export on scans, by --scans=SCANS'
     )
     raise InputError(f'{str(error).rstrip(".")}; {needed}') from error
 

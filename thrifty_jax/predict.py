@@ -150,10 +150,7 @@ def _load(values: Any) -> 'Segmenter':
   except InputError as error:
     text = str(error).replace('config.device is', '--device is').replace('--config.', '--')
     raise InputError(text) from error
-  folders = [command_line.expand_home(name) for name in values.model.split(',') if name]
-  if Path(values.model).exists():  # one folder with a comma in its name
-    folders = [values.model]
-  budget = values.memory_budget_mb
+  folders, budget = command_line.split_paths(values.model), values.memory_budget_mb
   return load_model(
     folders, flips=values.flips, batch_size=values.batch_size, memory_budget_mb=budget
   )
@@ -173,6 +170,8 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any, unused: Sequ
     some = ', '.join(unused[:5]) + ', ...' * (len(unused) > 5)
     say('not used', f'{len(unused)} files or folders there: {some}')
   say('output', values.output)
+  if values.nan_is_lowest:
+    say('NaN', 'is the lowest value of its scan, by --nan_is_lowest')
   if values.flips:
     allowed = [' and '.join(member.spec.flips) or 'none' for member in members]
     say('flips', ', '.join(dict.fromkeys(allowed)) + ': those that the training saw')

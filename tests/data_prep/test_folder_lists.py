@@ -93,6 +93,65 @@ def test_a_list_that_cannot_be_followed_is_refused_in_one_line(raw, dataset, mes
   assert '\n' not in str(caught.value)
 
 
+def pair(name, **changes):
+  """A case in the list of the Decathlon, or of nnU-Net v1 if the files have numbered channels."""
+  return {'image': f'./imagesTr/{name}.nii.gz', 'label': f'./labelsTr/{name}.nii.gz'} | changes
+
+
+def test_only_what_the_decathlon_lists_is_a_scan(tmp_path):
+  raw = tmp_path / 'raw'
+  phantom_folders.write_decathlon(raw, patients=3, seed=0)
+  every = folder.find_cases(raw)
+  describe(raw, training=[pair(name) for name in NAMES])
+  assert folder.find_cases(raw) == every
+  (raw / 'labelsTr' / 'scan_003.nii.gz').unlink()  # neither is listed now
+  describe(raw, training=[pair(name) for name in NAMES[2:0:-1]])
+  cases = folder.find_cases(raw)
+  assert cases == every[1:3]
+  assert folder.find_unused(raw, cases) == [
+    *(f'imagesTr/scan_{number}.nii.gz' for number in ('000', '003')),
+    'labelsTr/scan_000.nii.gz',
+  ]
+
+
+@pytest.mark.parametrize('channels', [('T1',), ('T1', 'T2')])
+def test_cases_that_nnunet_1_lists_are_files_for_each_channel(tmp_path, channels):
+  raw = tmp_path / 'raw'
+  phantom_folders.write_nnunet(raw, patients=3, seed=0, channels=channels)
+  every = folder.find_cases(raw)
+  describe(raw, training=[pair(name) for name in NAMES[:3]], numTraining=3)
+  assert folder.find_cases(raw) == every[:3]
+  for path in (raw / 'imagesTr').glob(f'scan_001_{len(channels) - 1:04d}*'):
+    path.unlink()
+  missing = 'scan_001.nii.gz' if len(channels) == 1 else 'scan_001_0001.nii.gz'
+  with pytest.raises(data_sets.Unpaired, match=f'{missing}: is missing, but dataset.json') as error:
+    folder.find_cases(raw)
+  assert [case.case for case in error.value.cases] == ['scan_000', 'scan_002']
+
+
+@pytest.mark.parametrize(
+  ('training', 'message'),
+  [
+    ([], r'training is \[\]; expected cases, as in'),
+    ({}, r'training is {}; expected cases'),
+    (4, 'training is 4; expected cases'),
+    (['imagesTr/a.nii.gz'], "training has 'imagesTr/a.nii.gz'; expected a case as in"),
+    ([{'image': 'imagesTr/a.nii.gz'}], "training has {'image': 'imagesTr/a.nii.gz'}"),
+    ([pair('a', image=3)], "training has {'image': 3"),
+    ([pair('a', image=[])], r"training has {'image': \[\]"),
+    ([pair('scan_000', label='dataset.json', image='dataset.json')], 'dataset.json: is no volume'),
+    ([pair('scan_000'), pair('scan_000')], "training has 'scan_000' twice"),
+    ([pair('a')], 'a.nii.gz: is missing, but dataset.json lists it as of a; add it'),
+    ([pair('scan_000', label='./labelsTr/b.nii.gz')], 'b.nii.gz: is missing, but dataset.json'),
+  ],
+)
+def test_a_list_of_the_decathlon_that_cannot_be_followed_is_refused(raw, training, message):
+  describe(raw, training=training)
+  with pytest.raises(InputError, match=message) as caught:
+    folder.find_cases(raw)
+  assert '\n' not in str(caught.value)
+
+
 @pytest.mark.parametrize('ending', ['.NII.GZ', '.nii.GZ', '.NII.gz', '.nii.gz'])
 def test_endings_may_be_in_upper_case(raw, ending):
   for path in [*raw.glob('*Tr/scan_001*')]:

@@ -1,11 +1,14 @@
 """The figures of a scan, against the slow obvious way."""
 
+import base64
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 import phantom_chaos
 import pytest
+from PIL import Image
 
 from data_prep import chaos, phantom, promise12, survey
 from thrifty_jax import config as configs
@@ -89,3 +92,15 @@ def test_the_study_of_dicom_files_is_compared_and_never_shown(tmp_path, data):
   studies = [scan.study_digest for scan in scans]
   assert studies[0] == studies[2] != studies[1] and all(studies)
   assert '1.2.826' not in ''.join(studies)
+
+
+@pytest.mark.parametrize('brightest', [1e-7, 1.0, 900.0])
+def test_a_scan_that_is_mostly_masked_out_is_not_drawn_dark(volume, data, brightest):
+  image = np.zeros((7, 80, 90, 2), np.float32)
+  image[3, 40:46, 40:46, 0] = brightest  # 36 voxels of 50,400
+  label = np.zeros(image.shape[:3], np.uint8)
+  label[3, :4, :4] = 1
+  scan = survey.measure(dataclasses.replace(volume, image=image, label=label), SOURCE, data)
+  with Image.open(io.BytesIO(base64.b64decode(scan.picture.partition(',')[2]))) as picture:
+    shown = np.asarray(picture.convert('L'))
+  assert shown[len(shown) // 3 : 2 * len(shown) // 3].max() > 200

@@ -205,7 +205,8 @@ def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
   settings, network = script.load(plain[1])
   for voxels, text in (
     (np.ones((4, 5, 6, 2)), 'channels'),
-    (np.ones((4, 5, 6)), 'single value'),
+    (np.ones((4, 5, 6)), 'voxels of a channel are the same'),
+    (np.linspace(1e9, 1e9 + 1, 120).reshape(4, 5, 6), 'are the same'),  # in float32
     (np.full((4, 5, 6), np.nan), 'non-finite'),
   ):
     with pytest.raises(SystemExit, match=text):
@@ -289,4 +290,73 @@ def test_voxels_that_are_no_numbers_are_refused(plain, tmp_path, monkeypatch, ca
 
 
 def test_the_script_is_short():
-  assert len(Path(segment_onnx.__file__).read_text(encoding='utf-8').splitlines()) <= 240
+  assert len(Path(segment_onnx.__file__).read_text(encoding='utf-8').splitlines()) <= 255
+
+
+def altered_voxels(scan, place, *, at, value, dtype=np.float32):
+  """Writes a copy of a scan with one value in the voxels `at`."""
+  voxels = np.asarray(load(scan).dataobj, dtype)
+  voxels[at] = value
+  nibabel.save(nibabel.Nifti1Image(voxels, load(scan).affine), place)
+  return place
+
+
+NOT_FINITE = {  # voxels, value, type of the file, and whether --nan_is_lowest helps
+  'NaN outside the head': (np.s_[:5], np.nan, np.float32, True),
+  'NaN in one voxel': (np.s_[3, 4, 5], np.nan, np.float64, True),
+  'infinite': (np.s_[:5], np.inf, np.float32, False),
+  'infinite below': (np.s_[2, 2], -np.inf, np.float64, False),
+  'beyond float32': (np.s_[2, 2], 1e39, np.float64, False),
+}
+
+
+@pytest.mark.parametrize('name', NOT_FINITE)
+def test_voxels_without_a_value_are_treated_as_by_predict(
+  plain, tmp_path, monkeypatch, capsys, name
+):
+  (trained, folder), (at, value, dtype, mended) = plain, NOT_FINITE[name]
+  made = write_scan(tmp_path / 'made.nii.gz', number=1)
+  scan = altered_voxels(made, tmp_path / 'a.nii.gz', at=at, value=value, dtype=dtype)
+  script = script_in(folder)
+
+  def run(which, mask, *options, scan=scan):
+    """Returns the exit status and the last line that was printed."""
+    mask = tmp_path / mask
+    if which == 'predict':
+      command = [f'--model={trained}', f'--input={scan}', f'--output={mask}', *options]
+      status = predict.main(command)
+    else:
+      monkeypatch.setattr(sys, 'argv', ['segment.py', str(scan), str(mask), *options])
+      try:
+        status = script.main() or 0
+      except SystemExit as stopped:
+        status = stopped.code
+    assert mask.exists() == (status == 0)
+    out, err = capsys.readouterr()
+    told = 'NaN       is the lowest value' in out or 'voxels are NaN and taken as' in err
+    assert told == (status == 0 and bool(options)) or status == 2
+    return status, err.strip().rpartition('\n')[2]
+
+  for which in ('predict', 'script'):
+    status, line = run(which, 'none.nii.gz')
+    assert status == 2 and f'{"a" if which == "predict" else scan}: ' in line
+    assert 'NaN or infinite; ' in line and ('--nan_is_lowest' in line) == mended
+    status, line = run(which, f'{which}.nii.gz', '--nan_is_lowest')
+    assert (status, 'NaN or infinite; export it' in line) == ((0, False) if mended else (2, True))
+  if not mended:
+    return
+  lowest = np.nanmin(np.asarray(load(scan).dataobj))
+  filled = altered_voxels(scan, tmp_path / 'b.nii.gz', at=at, value=lowest, dtype=dtype)
+  run('predict', 'wanted.nii.gz', scan=filled)
+  wanted, theirs, ours = (
+    np.asarray(load(tmp_path / f'{mask}.nii.gz').dataobj)
+    for mask in ('wanted', 'predict', 'script')
+  )
+  np.testing.assert_array_equal(theirs, wanted)
+  np.testing.assert_array_equal(ours, wanted)
+
+
+def test_nan_of_each_channel_is_its_own_lowest_value():
+  voxels = np.array([[np.nan, 10], [1, np.nan], [2, 20]]).reshape(1, 1, 3, 2)
+  filled = segment_onnx.fill(voxels).reshape(3, 2)
+  np.testing.assert_array_equal(filled, [[1, 10], [1, 10], [2, 20]])

@@ -65,3 +65,14 @@ def test_a_picture_is_as_bright_whatever_the_unit_of_the_intensities(scale):
     for factor in (1.0, scale)
   ]
   assert len(drawn[0]) > 1000 and abs(len(drawn[0]) - len(drawn[1])) < 100
+
+
+@pytest.mark.parametrize('brightest', [1e-7, 0.3, 900.0])
+def test_a_scan_that_is_mostly_masked_out_is_not_drawn_dark(brightest):
+  image = np.zeros((3, 40, 40))
+  image[1, 20, 20:24] = brightest  # four voxels of 4,800
+  content = sheets.draw_sheet(
+    image, np.zeros(image.shape, np.uint8), spacing_mm=(3, 1, 1), classes=('background', 'liver')
+  )
+  with Image.open(io.BytesIO(content)) as picture:
+    assert np.asarray(picture.convert('L'))[100:140, 340:370].max() > 200  # of the second slice

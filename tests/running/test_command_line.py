@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import command_line
 from thrifty_jax.running.command_line import Number
@@ -79,6 +80,21 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, text, expected):
   assert command_line.parse(arguments).workdir == Path(expected.format(home=tmp_path))
 
 
+def test_a_tilde_is_the_home_folder_in_every_field_and_for_the_config(tmp_path, monkeypatch):
+  root = Path(__file__).resolve().parents[2]
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(root)
+  (tmp_path / 'own.py').write_text((root / 'configs' / 'brain.py').read_text('utf-8'), 'utf-8')
+  (tmp_path / 'genotype.json').write_text('{}')
+  fields = ('genotype', 'front.costs', 'data.raw_dir')
+  found = command_line.parse(
+    ['--config=~/own.py', *(f'--config.{name}=~/genotype.json' for name in fields)]
+  )
+  assert found.config_file == f'{tmp_path}/own.py' and found.workdir == Path('runs', 'own')
+  for name in fields:
+    assert configs.flatten(found.config)[name] == f'{tmp_path}/genotype.json'
+
+
 @pytest.mark.parametrize(
   ('model', 'expected'),
   [
@@ -87,6 +103,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, text, expected):
     ('{place}/one,{place}/two', ['{place}/one', '{place}/two']),
     ('~/one,~/two', ['{place}/one', '{place}/two']),
     ('{place}/one,', ['{place}/one']),
+    ('{place}/one, ~/two', ['{place}/one', '{place}/two']),
   ],
 )
 def test_a_model_may_have_a_comma_in_its_path(tmp_path, monkeypatch, model, expected):
@@ -99,8 +116,12 @@ def test_a_model_may_have_a_comma_in_its_path(tmp_path, monkeypatch, model, expe
   monkeypatch.setattr(device, 'prepare', lambda config: None)
   monkeypatch.setattr(predict, 'load_model', lambda folders, **more: loaded.extend(folders))
   values = types.SimpleNamespace(
-    model=command_line.expand_home(model.format(place=tmp_path)),
+    model=read(f'--scan={model.format(place=tmp_path)}').scan,
     **{'device': 'cpu', 'flips': False, 'batch_size': 1, 'memory_budget_mb': None},
   )
   predict._load(values)
   assert loaded == [path.format(place=tmp_path) for path in expected]
+  from thrifty_jax.cost import __main__ as cost
+
+  found = cost.read([f'--models={model.format(place=tmp_path)}'])
+  assert cost.split(found, 'models') == loaded

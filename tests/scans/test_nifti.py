@@ -179,6 +179,31 @@ def test_a_mask_has_the_unit_and_the_place_of_its_scan(tmp_path, units):
   np.testing.assert_allclose(read(mask)[1], AFFINE, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ('sides', 'wanted'),
+  [
+    ((0, 0, 0), (2, 3, 4)),
+    ((2, 0, 4), (2, 3, 4)),
+    ((-2, 3, 4), (2, 3, 4)),
+    ((np.nan, 3, 4), (2, 3, 4)),
+    ((2, 3, np.inf), (2, 3, 4)),
+    ((2.5, 3, 4), (2.5, 3, 4)),  # they may be those of the other form
+  ],
+)
+def test_distances_that_a_matrix_replaces_are_no_matter_and_no_log_line(
+  tmp_path, caplog, sides, wanted
+):
+  caplog.set_level(0, 'nibabel.global')
+  path = written(tmp_path, content(pixdim=(1, *sides, 0, 0, 0, 0)))
+  volume, grid = sources.read(sources.find(path, channels=1)[0])
+  data = masks.to_bytes((STORED.transpose() > 0).astype(np.uint8), grid, ending='.nii')
+  mask = written(tmp_path, data, 'm.nii')
+  assert caplog.messages == []
+  np.testing.assert_array_equal(volume.affine[:, [2, 1, 0, 3]], AFFINE)
+  np.testing.assert_array_equal(load(mask).affine, AFFINE)
+  np.testing.assert_array_equal(load(mask).header['pixdim'][1:4], wanted)
+
+
 REFUSED = {
   'voxels in the header': ({'vox_offset': 100}, 'vox_offset 100; expected >= 352'),
   'voxels in the extension flag': ({'vox_offset': 348}, 'vox_offset 348; expected >= 352'),

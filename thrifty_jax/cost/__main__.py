@@ -109,8 +109,8 @@ def read(arguments: Sequence[str]) -> Any:
 
 
 def split(values: Any, name: str) -> list[str]:
-  """Returns the names in an option's list."""
-  return [part.strip() for part in values[name].value.split(',') if part.strip()]
+  """Returns the paths, or other names, in an option's list."""
+  return command_line.split_paths(values[name].value)
 
 
 def find_genotypes(values: Any) -> list[str]:

@@ -35,8 +35,7 @@ def open_run(model_folder: Path) -> RunData:
   path = model_folder.resolve().parent / 'config.json'
   if not path.is_file():
     raise InputError(
-      f'{model_folder}: is not in the folder of a run, so its training slices are not known; give '
-      'scans to check the export on by --scans=SCANS (--int8 needs the run)'
+      f'{model_folder}: is not in the folder of a run, so its training slices are not known'
     )
   config = configs.default()
   try:

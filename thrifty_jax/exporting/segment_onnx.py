@@ -53,12 +53,20 @@ def segment(voxels, affine, settings, network):
   volume = voxels[..., None] if voxels.ndim == 3 else voxels
   if volume.shape[3:] != (settings['modalities'],):
     raise SystemExit(f'the scan has {volume.shape[3:]} channels, not {settings["modalities"]}')
-  if not np.isfinite(volume).all() or (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
-    raise SystemExit('the scan has non-finite voxels, or a channel with a single value')
+  with np.errstate(over='ignore'):  # infinite then, and refused
+    volume = volume.astype(np.float32)
+  if not np.isfinite(volume).all():
+    remedy = 'add --nan_is_lowest to take NaN as the lowest value, or '
+    raise SystemExit(
+      'the scan has non-finite voxels, NaN or infinite; '
+      f'{"" if np.isinf(volume).any() else remedy}export it again'
+    )
+  if (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
+    raise SystemExit('all voxels of a channel are the same; expected an image')
   stored = orientations.io_orientation(affine)
   sliced = orientations.axcodes2ornt(SLICE_AXES[settings['slice_axis']])
   volume = orientations.apply_orientation(volume, orientations.ornt_transform(stored, sliced))
-  image = prepare(np.ascontiguousarray(volume, np.float32), settings)
+  image = prepare(np.ascontiguousarray(volume), settings)
   order = np.argsort(orientations.ornt_transform(stored, sliced)[:, 0])
   spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)[order]
   for line in unlike(image, volume.shape[:3], spacing, settings):
@@ -67,6 +75,15 @@ def segment(voxels, affine, settings, network):
   for name in settings['largest_component']:
     keep_largest(mask, settings['classes'].index(name))
   return orientations.apply_orientation(mask, orientations.ornt_transform(sliced, stored))
+
+
+def fill(voxels):
+  """Takes the lowest value of its channel for NaN; infinite voxels stay, and are refused."""
+  missing = np.isnan(voxels)
+  lowest = np.where(missing, np.inf, voxels).min((0, 1, 2), keepdims=True)
+  if missing.any():
+    print(f'{missing.sum():,} voxels are NaN and taken as the lowest value', file=sys.stderr)
+  return np.where(missing, lowest, voxels)
 
 
 def prepare(volume, settings):
@@ -207,6 +224,7 @@ def main():
   parser.add_argument('mask', type=Path, help='NIfTI file to write, .nii or .nii.gz')
   parser.add_argument('--model', default='model.onnx', help='or model_int8.onnx')
   parser.add_argument('--threads', type=int, default=0, help='default: as many as there are cores')
+  parser.add_argument('--nan_is_lowest', action='store_true', help='NaN is the lowest value')
   parser.add_argument('--overwrite', action='store_true', help='replace a mask that is there')
   asked = parser.parse_args()
   if asked.mask.exists() and not asked.overwrite:
@@ -224,7 +242,12 @@ def main():
     if not same or not np.allclose(one.affine, first.affine, atol=0.01):
       parser.error('the channels do not lie on one grid')
   voxels = np.stack([scan.voxels for scan in scans], axis=-1) if others else first.voxels
-  write(asked.mask, segment(voxels, first.affine, settings, network), first.header)
+  voxels = fill(voxels) if asked.nan_is_lowest else voxels
+  try:
+    mask = segment(voxels, first.affine, settings, network)
+  except SystemExit as refused:
+    parser.error(f'{asked.scan[0]}: {refused}')
+  write(asked.mask, mask, first.header)
   print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
 
 

@@ -25,16 +25,18 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
     )
   if not image.size:
     raise InputError(f'the scan is empty, it has {image.shape[:3]} voxels (D, H, W)')
+  # The same order as for training: axial when they are read, then along the slices; in float32, in
+  # which what is finite and not constant in the file may be neither.
+  volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
+  image = volume.image
   if not np.isfinite(image).all():
-    remedy = 'add --nan_is_lowest to take NaN as the lowest value, or '
+    remedy = 'thrifty_jax.predict takes NaN as the lowest value by --nan_is_lowest; else '
     raise InputError(
       'the scan has non-finite voxels, NaN or infinite; '
       f'{"" if np.isinf(image).any() else remedy}export it again'
     )
   if (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
     raise InputError('all voxels of a channel are the same; expected an image')
-  # The same order as for training: axial when they are read, then along the slices.
-  volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
   return volumes.along(volume, spec.image.slice_axis)
 
 

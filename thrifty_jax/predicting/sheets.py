@@ -31,6 +31,8 @@ def draw_sheet(
   """
   chosen = overlays.choose_slices(mask, mask)
   low, high = np.percentile(image, (0.5, 99.5))
+  if low == high:  # nearly all voxels are equal
+    low, high = image.min(), image.max()
   sides = np.multiply(mask.shape[1:], spacing_mm[1:])
   height, width = np.maximum(np.round(_TILE * sides / sides.max()).astype(int), 1)
   columns = min(_COLUMNS, len(chosen))

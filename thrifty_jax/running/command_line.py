@@ -52,6 +52,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   The first of `stages` is the default. The config of the command is valid and locked, with fields
   left to the data not yet filled in. A wrong option is an InputError.
   """
+  argv = _in_home(argv)
   named = _config_named(argv)
   config_file = Path(named.split(':', 1)[0])
   if not config_file.is_file():
@@ -73,7 +74,7 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   if stage not in stages:
     near = _nearest(stage, stages)
     raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
-  workdir = Path(expand_home(values.workdir) or Path('runs', config_file.stem))
+  workdir = Path(values.workdir or Path('runs', config_file.stem))
   return Command(values.config, named, workdir, stage, _folds(values.folds, values.config))
 
 
@@ -124,19 +125,28 @@ def read(
       flags.DEFINE_string(name, '', name, flag_values=values)
     else:
       flags.DEFINE_boolean(name, False, name, flag_values=values)
-  _parse(values, argv)
-  for name in values:
-    if isinstance(text := values[name].value, str):
-      values[name].value = expand_home(text)
+  _parse(values, _in_home(argv))
   for name, example in required.items():
     if not values[name].value:
       raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
   return values
 
 
-def expand_home(path: str) -> str:
-  """Returns a path whose ~ at the start is the home folder: shells leave it in --name=~/path."""
-  return os.path.expanduser(path)  # unlike Path.expanduser no error where there is no home
+def split_paths(text: str) -> list[str]:
+  """Returns the paths in a list with commas; a path that exists may have commas in its name."""
+  if text and Path(text).exists():
+    return [text]
+  # Unlike that of Path, this expanduser does without a home.
+  return [os.path.expanduser(part.strip()) for part in text.split(',') if part.strip()]
+
+
+def _in_home(argv: Sequence[str]) -> list[str]:
+  """Returns the arguments with the home folder for a ~ that begins a value: shells leave it."""
+
+  def expanded(found: re.Match[str]) -> str:
+    return (found[1] or '') + os.path.expanduser(found[2])
+
+  return [re.sub(r'(?s)^(--?[^=~]*=)?(~.*)', expanded, argument) for argument in argv]
 
 
 def exit_status(work: Callable[[], int | None]) -> int:

@@ -1,11 +1,13 @@
 """The file that describes a folder of scans: dataset.json of the Decathlon and of nnU-Net.
 
-The Medical Segmentation Decathlon writes `modality` {"0": "CT"} and `labels` {"1": "liver"};
-nnU-Net v2 writes `channel_names` {"0": "CT"}, `labels` {"liver": 1} and `file_ending`, and, where
-files lie elsewhere, `dataset` {"CASE": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}.
+The Medical Segmentation Decathlon writes `modality` {"0": "CT"}, `labels` {"1": "liver"} and, as
+nnU-Net v1, `training` [{"image": "a.nii.gz", "label": "b.nii.gz"}]; nnU-Net v2 writes
+`channel_names` {"0": "CT"}, `labels` {"liver": 1} and `file_ending`, and, where files lie
+elsewhere, `dataset` {"CASE": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}.
 """
 
 import dataclasses
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,25 +66,49 @@ def read(folder: Path) -> Description:
     channels=_channels(entries, path),
     endings=(ending,) if ending else ENDINGS,
     scans=scans,
-    listed=_listed(entries['dataset'], path) if 'dataset' in entries else None,
+    listed=_listed(entries, path),
   )
 
 
-def _listed(dataset: Any, path: Path) -> dict[str, tuple[tuple[Path, ...], Path]]:
-  """Returns the files of the cases in `dataset`, whose paths may be relative to the folder."""
-  example = '{"CASE": {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}}'
-  if not isinstance(dataset, dict) or not dataset:
-    raise InputError(f'{path}: dataset is {dataset!r:.80}; expected cases, as in {example}.')
+def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, ...], Path]] | None:
+  """Returns the files of the cases in `dataset`, else in `training`; None if there is neither.
+
+  Their paths may be relative to the folder. Cases in `training` have the names of their masks.
+  """
+  if 'dataset' in entries:
+    title, kind, image = 'dataset', dict, 'images'
+    example = '{"CASE": {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}}'
+  elif 'training' in entries:
+    title, kind, image = 'training', list, 'image'
+    example = '[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]'
+  else:
+    return None
+  cases = entries[title]
+  if not isinstance(cases, kind) or not cases:
+    raise InputError(
+      f'{path}: {title} is {cases!r:.80}; expected cases, as in {example}. Correct or remove it.'
+    )
   found = {}
-  for name, entry in dataset.items():
-    images, label = map(entry.get, ('images', 'label')) if isinstance(entry, dict) else (None, None)
-    are_paths = isinstance(images, list) and all(isinstance(image, str) for image in images)
+  for name, entry in cases.items() if isinstance(cases, dict) else [('', one) for one in cases]:
+    images, label = map(entry.get, (image, 'label')) if isinstance(entry, dict) else (None, None)
+    if title == 'training':
+      images, name = [images] if isinstance(images, str) else images, _stem(label)
+    are_paths = isinstance(images, list) and all(isinstance(one, str) and one for one in images)
     if not (are_paths and images and isinstance(label, str) and label and _is_name(name)):
-      raise InputError(
-        f'{path}: dataset has {name!r:.60}: {entry!r:.80}; expected a case as in {example}.'
-      )
-    found[name] = (tuple(path.parent / image for image in images), path.parent / label)
+      named = f'{name!r:.60}: {entry!r:.80}' if title == 'dataset' else f'{entry!r:.80}'
+      raise InputError(f'{path}: {title} has {named}; expected a case as in {example}.')
+    name = unicodedata.normalize('NFC', name)
+    if name in found:
+      raise InputError(f'{path}: {title} has {name!r:.60} twice; expected each case once.')
+    found[name] = (tuple(path.parent / one for one in images), path.parent / label)
   return found
+
+
+def _stem(label: Any) -> str:
+  """Returns the name of a file without its ending; '' if it is no text."""
+  name = Path(label).name if isinstance(label, str) else ''
+  ending = next((one for one in ENDINGS if name.lower().endswith(one)), '')
+  return name.removesuffix(name[len(name) - len(ending) :])
 
 
 def _is_name(name: str) -> bool:

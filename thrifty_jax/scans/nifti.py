@@ -88,6 +88,10 @@ def image_like(voxels: np.ndarray, header: Any) -> Any:
   for field in _GEOMETRY:
     own[field] = header[field]
   own['pixdim'][4:] = 1  # axes that it does not have
+  sides = own['pixdim'][1:4]
+  if not (np.isfinite(sides) & (sides > 0)).all():
+    # Beside a matrix they decide nothing; nibabel would invent others, and say so in its log.
+    own['pixdim'][1:4] = np.linalg.norm(header.get_best_affine()[:3, :3], axis=0)
   return kind(voxels, None, header=own)
 
 

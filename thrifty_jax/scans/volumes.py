@@ -195,7 +195,8 @@ def along(volume: Volume, slice_axis: str) -> Volume:
   )
 
   def turned(voxels: np.ndarray, dtype: type) -> np.ndarray:
-    return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn), dtype)
+    with np.errstate(over='ignore'):  # infinite then, which is refused where it matters
+      return np.ascontiguousarray(nibabel.apply_orientation(voxels, turn), dtype)
 
   return dataclasses.replace(
     volume,
