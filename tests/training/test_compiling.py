@@ -363,12 +363,13 @@ def test_with_several_devices_nothing_is_kept(config, monkeypatch):
   assert compiling.place(config) is None
 
 
-def test_the_place_depends_neither_on_where_data_lies_nor_on_seed_fold_and_number_of_seeds(config):
+def test_the_place_depends_neither_on_where_data_lies_nor_on_seed_fold_and_schedule(config):
   place = compiling.place(config)
   config.seed, config.data.data_dir, config.data.raw_dir = 7, '/elsewhere', '/scans'
   config.data.fold, config.data.folds, config.search.seeds = 3, 10, 4
+  config.retrain.epochs, config.retrain.warmup_epochs, config.retrain.minutes = 3, 1, 5.0
   assert compiling.place(config) == place
-  config.retrain.epochs += 1
+  config.retrain.batch_size += 1
   assert compiling.place(config) != place
 
 

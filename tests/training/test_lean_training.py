@@ -159,7 +159,7 @@ def test_a_genotype_of_cells_is_none_of_a_lean_network(tmp_path):
   config.model.name = 'lean'
   spec = make_spec(config, {'mean': np.zeros(1), 'std': np.ones(1)})
   with pytest.raises(InputError, match='describes cells, .* add the variant thrifty'):
-    build.build(spec, None)
+    build.build(spec, genotype.Genotype(down=(), up=()))
 
 
 DEVICES = """
