@@ -45,7 +45,7 @@ BASELINES = (
   'unet_plus_plus_deep',
 )
 DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # data sets that data.download can fetch
-# Where the time of a network is measured, and in which numbers; each ends with all of the others.
+# Where the time of a network is measured, and in which numbers.
 COST_RUNTIMES = ('installed', 'onnxruntime', 'openvino', 'jax', 'all')
 COST_PRECISIONS = ('float32', 'int8', 'all')
 SLICE_AXES = ('axial', 'coronal', 'sagittal')

@@ -249,6 +249,15 @@ def test_a_budget_that_nothing_meets_is_refused_with_the_nearest(
   assert not stands.trained
 
 
+def test_known_forms_far_below_a_budget_race_if_few_are_near(config, stands, tmp_path):
+  config.front.update({'rungs': 1, 'entrants': 40})
+  found = run(config, tmp_path, budgets=(6.0,), families=('lean',))
+  (group,) = found.groups
+  known = [name for name in found.entrants if found.entrants[name].source == 'known']
+  low = [name for name in known if found.ms()[name] <= 3.6]
+  assert low and {*low} <= {*group.names} and group.limits == (0.0, 6.0)
+
+
 def test_a_budget_that_everything_meets_takes_what_there_is(config, stands, tmp_path):
   config.front.rungs = 1
   found = run(config, tmp_path, budgets=(1e6,))

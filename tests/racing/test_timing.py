@@ -260,6 +260,15 @@ def test_what_is_installed_on_the_other_machine_counts(elsewhere, config):
   assert {found.watch.best(name).runtime for name in found.entrants} == {'openvino'}
 
 
+@pytest.mark.parametrize('timed', ['onnxruntime', 'openvino'])
+def test_a_race_goes_on_in_what_was_installed_when_it_began(config, monkeypatch, tmp_path, timed):
+  monkeypatch.setattr(timing.runtimes, 'require_installed', lambda ways: None)
+  config.cost.update({'runtime': 'installed', 'precision': 'float32'})
+  write(tmp_path / timing.FILE, [make_cost('a', KNOWN[0].genotype, runtime=timed)])
+  watch = Stopwatch(config, tmp_path)
+  assert [way.runtime for way in watch.ways] == [watch.best('a').runtime] == [timed]
+
+
 @pytest.mark.parametrize(
   ('changes', 'text'),
   [

@@ -300,7 +300,9 @@ def test_an_entry_with_two_values_is_refused(tmp_path):
     volumes.read_metaimage(path)
 
 
-@pytest.mark.parametrize(('old', 'new'), [(b' = ', b' : '), (b' = ', b'='), (b'\n', b'\r\n')])
+@pytest.mark.parametrize(
+  ('old', 'new'), [(b' = ', b' : '), (b' = ', b'='), (b'\n', b'\r\n'), (b'DimSize', b'\n  DimSize')]
+)
 def test_entries_are_seen_however_they_are_written(tmp_path, old, new):
   """ITK takes a colon too."""
   path = by_hand(tmp_path)

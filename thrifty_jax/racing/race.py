@@ -25,7 +25,7 @@ from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.timing import Stopwatch
 from thrifty_jax.training import trainings
 
-ROUNDS = 2  # of draws and times until each group is full, near its budget and then below
+ROUNDS = 3  # of draws and times until each group is full, near its budget and then below
 DRAWS = 24  # networks drawn for each group in a round
 TWICE = 2  # networks timed for each that is missing, as estimates are off
 SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
@@ -145,17 +145,19 @@ class Race:
     unets = [*filter(self._fits, entrants.list_unets())]
     given = entrants.list_given(self._config)
     pool = entrants.draw(self._generator, [one.genotype for one in known])
-    drawn, pools = filter(self._fits, pool), {}
+    drawn = filter(self._fits, pool)
     if self.watch.given:
       self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
     else:
       self._add([*known[:ANCHORS], *unets[:ANCHORS], *given])
-      pools = {'lean': itertools.chain(known, drawn), 'unet': iter(unets)}
-    self._draw(pools, DRAWS * len(budgets))
-    for group in self.groups:
-      if len(group.names) < group.size:
-        group.limits = group.floor, group.budget
-    self._draw(pools, DRAWS * len(budgets))
+    for near in (True, False):
+      for group in self.groups:
+        if not near and len(group.names) < group.size:
+          group.limits = group.floor, group.budget
+      pools = (
+        {} if self.watch.given else {'lean': itertools.chain(known, drawn), 'unet': iter(unets)}
+      )
+      self._draw(pools, DRAWS * len(budgets))
     self.groups = [group for group in self.groups if group.names]
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
@@ -201,7 +203,7 @@ class Race:
     found = []
     missing = [TWICE * (group.size - len(group.names)) for group in groups]
     for one in drawn:
-      if not self.watch.allows(self.watch.count(one)):
+      if one.name in self.entrants or not self.watch.allows(self.watch.count(one)):
         continue
       estimate = self._estimate(one)
       for place, group in enumerate(groups):

@@ -172,11 +172,17 @@ class Stopwatch:
     """Reads times, which must be of one machine, and of the size, threads and ways asked for."""
     path, threads = self._path, self.config.cost.threads
     kept = records.read(path, tuple[Cost, ...])
+    if self.config.cost.runtime == runtimes.INSTALLED:
+      # What was installed counts, when the race began or on the other machine.
+      timed = {(cost.runtime, cost.precision) for cost in kept}
+      both = [
+        way
+        for runtime in ('onnxruntime', 'openvino')
+        for way in runtimes.choose(runtime, self.config.cost.precision)
+      ]
+      found = tuple(way for way in both if (way.runtime, way.precision) in timed)
+      self.ways = found or self.ways
     ways = sorted((way.runtime, way.precision) for way in self.ways)
-    if self.given and self.config.cost.runtime == runtimes.INSTALLED:
-      # What is installed on the other machine counts.
-      there = {('openvino', way.precision) for way in self.ways} | {*ways}
-      ways = sorted(there & {(cost.runtime, cost.precision) for cost in kept}) or ways
     for cost in kept:
       if (cost.size, cost.threads) != (self.size, threads):
         raise InputError(

@@ -148,7 +148,7 @@ def _voxel_files(path: Path, entries: Mapping[str, str], end: int) -> list[Path]
       raise header_error(path, 'HeaderSize', entries['HeaderSize'], '0, as the voxels follow it')
     return [path]
   names = [place]
-  if place.upper().startswith('LIST') or '%' in place:
+  if place.startswith('LIST') or '%' in place:
     pattern = _PATTERN.fullmatch(place)
     if pattern:
       first, last, step = map(int, pattern.groups()[1:])
@@ -191,7 +191,7 @@ def _read_entries(path: Path) -> tuple[Mapping[str, str], int]:
   if not last:
     return {}, 0
   entries: dict[str, str] = {}
-  for line in split_lines(start[: last.end()]):
+  for line in filter(None, map(str.strip, split_lines(start[: last.end()]))):
     if not (entry := _ENTRY.fullmatch(line)):
       raise header_error(path, 'a line', line, 'NAME = VALUE')
     name, value = entry[1], entry[2].strip()

@@ -57,9 +57,9 @@ class Progress(autosave.Progress):
 
     Args:
       minutes: Time of the whole training.
-      seconds: Those of each epoch so far; the first compiles the step too.
+      seconds: Those of each epoch so far.
     """
-    pace = float(np.mean(seconds[1:][-PACE:] or seconds))
+    pace = float(np.mean(seconds[-PACE:]))
     more = round((60 * minutes - sum(seconds)) / pace)
     self.planned = (hosts.share_first(self.epoch + max(1, more)),)
 

@@ -1,5 +1,6 @@
 """Trains a network from scratch: the searched one, one of a genotype file, or a baseline."""
 
+import time
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -52,7 +53,9 @@ def retrain(
   program = program or train_step.compile_step(config, epochs, net, state, facts)
   step = program
   if not progress.is_finished(settings):
+    waited = time.monotonic()
     compiling.wait([program])
+    progress.began += time.monotonic() - waited  # an epoch takes what it trains
   if config.debug:
     step = not_finite.watch(step, train_step.find_source(train_data, net, spec), stage='retrain')
 
