@@ -70,7 +70,7 @@ def find_misplaced(measured: Sequence[np.ndarray]) -> dict[int, int]:
   """Returns which of the N scans have a mask unlike the others', and the turn that explains it.
 
   Args:
-    measured: Of each scan what `measure` found.
+    measured: Findings of `measure`, an array for each scan.
 
   Returns:
     Index of a turn in TURNS by index of a scan; 0 where none would make the mask fit.

@@ -13,9 +13,10 @@ from thrifty_jax.cost.costs import Candidate, Cost
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import NotFinite
 from thrifty_jax.networks import genotype
+from thrifty_jax.networks.layers import Counts
 from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.racing import jobs, race, timing
-from thrifty_jax.racing.timing import Counts, Stopwatch
+from thrifty_jax.racing.timing import Stopwatch
 from thrifty_jax.run_files import PatientScore, Retrained
 from thrifty_jax.training import trainings
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,13 @@ class Layer:
   output: tuple[int, ...] = ()  # shape of the output for one slice, [H, W, C]
   parameters: int = 0
   macs: int = 0  # multiplications when one slice is predicted
+
+
+class Counts(NamedTuple):
+  """Size of a network: its parameters, and the multiplications when one slice is predicted."""
+
+  parameters: int
+  macs: int
 
 
 def layers(net: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
@@ -71,7 +78,13 @@ def macs(net: nn.Module, image_shape: Sequence[int]) -> int:
   sums of edges do not count. A transposed convolution multiplies every weight once for each pixel
   of its input. Sides are padded to those that the network takes.
   """
-  return sum(layer.macs for layer in layers(net, image_shape) if len(layer.path) == 1)
+  return count(net, image_shape).macs
+
+
+def count(net: nn.Module, image_shape: Sequence[int]) -> Counts:
+  """Returns parameters and multiplications, see `macs`, of a network for a slice [H, W, C]."""
+  whole = [layer for layer in layers(net, image_shape) if len(layer.path) == 1]
+  return Counts(sum(layer.parameters for layer in whole), sum(layer.macs for layer in whole))
 
 
 def activation_bytes(net: nn.Module, image_shape: Sequence[int]) -> int | None:

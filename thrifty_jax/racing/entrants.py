@@ -26,7 +26,7 @@ class Entrant:
 
   Attributes:
     name: Name of its files.
-    source: Where it comes from, one of SOURCES.
+    source: Origin, one of SOURCES.
     genotype: Its shape or cells.
     channels: Channels of a network of cells at full size; 0 for a shape.
     parent: Name of the network that it was mutated from, else ''.

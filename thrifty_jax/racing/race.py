@@ -79,7 +79,7 @@ class Race:
   Attributes:
     entrants: All networks that were timed, by name.
     watch: Their times.
-    standings: How far each came that was trained, by name.
+    standings: Standing of each network that was trained, by name.
     groups: The groups with those that reached the last rung.
   """
 

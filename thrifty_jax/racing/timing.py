@@ -8,9 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -27,13 +25,6 @@ from thrifty_jax.racing.entrants import Entrant
 FILE = 'costs.json'
 REPEATS = 15  # timed runs of each network
 AT_ONCE = 12  # networks that take turns
-
-
-class Counts(NamedTuple):
-  """What is known of a network without timing it: parameters, and multiplications for a slice."""
-
-  parameters: int
-  macs: int
 
 
 @dataclasses.dataclass
@@ -55,7 +46,7 @@ class Stopwatch:
     self.given = bool(self.config.front.costs)
     self._path = Path(self.config.front.costs) if self.given else self.folder / FILE
     self._costs: dict[str, list[Cost]] = {}
-    self._counts: dict[str, Counts] = {}
+    self._counts: dict[str, layers.Counts] = {}
     if self._path.exists():
       self._read()
     if not self.given:
@@ -133,13 +124,13 @@ class Stopwatch:
       logbook.say('not timed', f'{len(pool) - len(found)} of {len(pool)}, which take no part')
     return found
 
-  def allows(self, found: Cost | Counts) -> bool:
+  def allows(self, found: Cost | layers.Counts) -> bool:
     """Returns whether a network is within the limits of parameters and multiplications."""
     search = self.config.search
     limits = (found.macs, search.max_macs), (found.parameters, search.max_parameters)
     return all(value <= most for value, most in limits if most)
 
-  def count(self, entrant: Entrant) -> Counts:
+  def count(self, entrant: Entrant) -> layers.Counts:
     """Counts parameters, and multiplications for a slice of the timed size."""
     if entrant.name not in self._counts:
       config = self._configure(entrant)
@@ -150,9 +141,7 @@ class Stopwatch:
       spec = make_spec(config, statistics)
       network = build.build(spec, entrant.genotype)
       image = (self.size, self.size, spec.image_channels)
-      shapes = build.trace_shapes(network, jax.ShapeDtypeStruct((1, *image), np.float32))
-      parameters = sum(math.prod(shape) for shape, _ in shapes.values())
-      self._counts[entrant.name] = Counts(parameters, layers.macs(network, image))
+      self._counts[entrant.name] = layers.count(network, image)
     return self._counts[entrant.name]
 
   def estimate(self, entrant: Entrant, timed: Iterable[str]) -> float:

@@ -33,7 +33,7 @@ _ALLOWED = {
 _SCALING = {'ElementToIntensityFunctionSlope': 1.0, 'ElementToIntensityFunctionOffset': 0.0}
 _ROUNDING = 1e-2  # of the products of axes, which some programs write with three digits
 _HEADER_BYTES = 65536  # no header is longer
-_MOST_AXES = 7  # as many as NIfTI has; MetaIO has no place for more than 10
+_MOST_AXES = 7  # as many as NIfTI has; MetaIO has no place for more than 10, teem for 16
 _LONGEST_NAME = 100  # characters of an entry's name; MetaIO has place for 255
 _ENTRY = re.compile(rf'([^\s=:][^=:]{{0,{_LONGEST_NAME}}}?)\s*[=:](.*)')
 _PATTERN = re.compile(r'([^%]*%0?[1-9]?d[^%]*?)\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,9})')
@@ -47,17 +47,12 @@ def require_valid(path: Path) -> None:
   entries, _ = _read_entries(path)
   if not entries:
     raise ValueError('it has no header of a MetaImage')  # which the caller reports
-  axes = entries.get('NDims', '')
-  if not is_count(axes, _MOST_AXES):
-    raise header_error(path, 'NDims', axes, f'the number of axes, 1 to {_MOST_AXES}')
-  sizes = entries.get('DimSize', '').split()
-  if len(sizes) != int(axes) or not all(map(is_count, sizes)):
-    raise header_error(path, 'DimSize', entries.get('DimSize', ''), f'{axes} numbers above 0')
+  axes = require_sizes(path, entries, 'NDims', 'DimSize')
   if not _expected_bytes(entries):
     kinds = ', '.join(f'MET_{kind}' for kind in _BYTES)
     raise header_error(path, 'ElementType', entries.get('ElementType', ''), f'one of {kinds}')
   for name, power in _NUMBERS.items():
-    values, count = read_numbers(entries.get(name, '')), int(axes) ** power
+    values, count = read_numbers(entries.get(name, '')), axes**power
     if name in entries and not (len(values) == count and np.isfinite(values).all()):
       raise header_error(path, name, entries[name], f'{count} numbers')
   distances = [name for name in ('ElementSpacing', 'ElementSize') if name in entries]
@@ -68,7 +63,7 @@ def require_valid(path: Path) -> None:
       raise header_error(path, name, entries[name], 'distances above 0')
   for name in ('TransformMatrix', 'Rotation', 'Orientation'):
     if name in entries:
-      turn = np.reshape(read_numbers(entries[name]), (int(axes), -1))
+      turn = np.reshape(read_numbers(entries[name]), (axes, -1))
       with np.errstate(over='ignore', invalid='ignore'):
         off = np.abs(turn @ turn.T - np.eye(len(turn))).max()
       if not off <= _ROUNDING:  # nor is it where numbers are too large to multiply
@@ -99,6 +94,23 @@ def read_numbers(text: str) -> list[float]:
     return [float(word) for word in text.split()] or [math.nan]
   except ValueError:
     return [math.nan]
+
+
+def require_sizes(path: Path, entries: Mapping[str, str], axes: str, sizes: str) -> int:
+  """Returns the number of axes; refuses too many of them, or other than a size for each.
+
+  Args:
+    path: File, for messages.
+    entries: Entries of its header by name.
+    axes: Name of the entry with the number of axes.
+    sizes: Name of the entry with their sizes in voxels.
+  """
+  number, each = entries.get(axes, ''), entries.get(sizes, '').split()
+  if not is_count(number, _MOST_AXES):
+    raise header_error(path, axes, number, f'the number of axes, 1 to {_MOST_AXES}')
+  if len(each) != int(number) or not all(map(is_count, each)):
+    raise header_error(path, sizes, entries.get(sizes, ''), f'{number} numbers above 0')
+  return int(number)
 
 
 def is_count(word: str, most: int = 2**31 - 1) -> bool:

@@ -153,7 +153,7 @@ def _check(header: Any, least: int) -> None:
   """Refuses what is not valid and drops trailing axes of length 1.
 
   Args:
-    header: Of nibabel, as stored.
+    header: Header of nibabel, as stored.
     least: First byte where voxels can begin.
   """
   _check_size(header)

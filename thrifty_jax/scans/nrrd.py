@@ -18,13 +18,12 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans.metaimage import (
   header_error,
   inflated_bytes,
-  is_count,
   read_numbers,
+  require_sizes,
   split_lines,
 )
 
 _HEADER_BYTES = 65536  # no header is longer
-_MOST_AXES = 7  # as many as NIfTI has; teem has place for 16
 _LONGEST_LINE = 500  # characters of a field; teem ends the process at some thousand
 _ENCODINGS = ('raw', 'gzip', 'gz')
 _SPACES = (  # that ITK tells apart
@@ -69,12 +68,7 @@ def require_valid(path: Path) -> None:
 
 def _require_form(path: Path, fields: Mapping[str, str]) -> None:
   """Refuses what says nothing, or nothing that is read, of how many voxels there are and where."""
-  axes = fields.get('dimension', '')
-  if not is_count(axes, _MOST_AXES):
-    raise header_error(path, 'dimension', axes, f'the number of axes, 1 to {_MOST_AXES}')
-  sizes = fields.get('sizes', '').split()
-  if len(sizes) != int(axes) or not all(map(is_count, sizes)):
-    raise header_error(path, 'sizes', fields.get('sizes', ''), f'{axes} numbers above 0')
+  require_sizes(path, fields, 'dimension', 'sizes')
   if not _value_bytes(fields.get('type', '')):
     raise header_error(path, 'type', fields.get('type', ''), 'one of numbers, such as short')
   if fields.get('encoding', '').lower() not in _ENCODINGS:
