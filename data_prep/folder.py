@@ -169,6 +169,8 @@ def resolve(
   data.image_size = data.image_size or fingerprint.image_size(
     grids, axis=data.slice_axis, largest=data.max_image_size
   )
+  data.reduction = max(data.reduction, 0.0)
+  data.unit = 'mm' if data.unit == 'auto' else data.unit
   if data.intensity == 'auto':
     tomography = all(name.strip().upper() == 'CT' for name in described.channels)
     data.intensity = 'window' if data.window or tomography else 'percentiles'

@@ -16,6 +16,7 @@ from thrifty_jax.allowed import (
   PATIENTS,
   PERCENTILES,
   RATES,
+  REDUCTION,
   RISING,
   RISING_LIST,
   SHARE,
@@ -123,6 +124,15 @@ _SLICES = {
   'slice_axis': Setting('axial', one_of(*SLICE_AXES), 'Plane of the slices.', open_value='auto'),
   'image_size': Setting(256, COUNT, 'Pixels on each side of a slice.', open_value=0),
   'max_image_size': Setting(256, COUNT, 'Largest image_size that the data may choose.', ()),
+  'reduction': Setting(
+    0.0,
+    REDUCTION,
+    'Factor that slices are reduced by and cut into windows; 0 draws them whole to image_size.',
+    open_value=-1.0,
+  ),
+  'unit': Setting(
+    'mm', one_of('mm', 'pixels'), 'Unit of distances in the scores.', open_value='auto'
+  ),
   'intensity': Setting(
     'percentiles',
     one_of('percentiles', 'window'),

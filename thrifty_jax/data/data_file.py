@@ -16,7 +16,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, records
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans.preprocessing import slice_settings
+from thrifty_jax.scans.preprocessing import UNRECORDED, slice_settings
 
 FILE = 'data.json'
 _METADATA = 'metadata.json'  # written by TFDS beside the slices
@@ -106,7 +106,7 @@ def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
   """Fills in, in place, what the config leaves open with the values of the preparation."""
   if not (left := configs.left_to_data(config)):
     return
-  found = {'window': configs.default().data.window, **record.settings}
+  found = {'window': configs.default().data.window, **UNRECORDED, **record.settings}
   for name in left:
     field = name.removeprefix('data.')
     try:
@@ -126,13 +126,13 @@ def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[
   """
   data, asked = config.data, config.copy_and_resolve_references()
   fill_in(asked, record, workdir)
+  settings = UNRECORDED | record.settings
   pairs = {
-    name: (record.settings.get(name), now) for name, now in slice_settings(asked.data).items()
+    name: (settings.get(name), now)
+    for name, now in (UNRECORDED | slice_settings(asked.data)).items()
   }
   if configs.left_to_data(config):
     pairs |= {name: (record.choices.get(name), now) for name, now in _choices(data).items()}
-  filled = record.settings.get('nan_is_lowest', False)
-  pairs['nan_is_lowest'] = filled, data.nan_is_lowest
   pairs['exclude'] = record.choices.get('exclude', []), list(data.exclude)
   if data.raw_dir:
     pairs['raw_dir'] = record.raw_dir, data.raw_dir

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from thrifty_jax import records
-from thrifty_jax.allowed import ABOVE_0, SHARE, one_of, within
+from thrifty_jax.allowed import ABOVE_0, REDUCTION, SHARE, one_of, within
 from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
@@ -23,6 +23,8 @@ class ImageSettings:
 
   slice_axis: Annotated[str, one_of(*SLICE_AXES)]
   image_size: Annotated[int, within(1, 1 << 14)]  # side S of a square slice, in pixels
+  # 0: a slice is drawn whole to that side; from 1: it is reduced so often and cut into windows
+  reduction: Annotated[float, REDUCTION] = 0.0
   # What becomes 0 and 1, ascending: percentiles of the scan or intensities as the scanner stores
   # them; the other is None.
   intensity: Annotated[str, one_of('percentiles', 'window')]
@@ -45,6 +47,7 @@ def image_settings(data: ConfigDict) -> ImageSettings:
   return ImageSettings(
     slice_axis=data.slice_axis,
     image_size=data.image_size,
+    reduction=float(data.reduction),
     intensity=data.intensity,
     **{data.intensity: (low, high)},
     clahe_clip_limit=float(data.clahe_clip_limit),
@@ -54,12 +57,18 @@ def image_settings(data: ConfigDict) -> ImageSettings:
   )
 
 
+# Values at which slices do not record a setting, as those prepared before it was there lack it.
+UNRECORDED = {'reduction': 0.0, 'unit': 'mm', 'nan_is_lowest': False}
+
+
 def slice_settings(data: ConfigDict) -> dict[str, Any]:
   """Returns what prepared slices depend on besides the scans, as JSON values; no fold is in it."""
-  return {
+  found = {
     'name': data.name,
     **records.to_json(image_settings(data)),
     'classes': list(data.classes),
     'modalities': data.modalities,
-    **({'nan_is_lowest': True} if data.nan_is_lowest else {}),  # as slices before 1.3 lack it
+    'unit': data.unit,
+    'nan_is_lowest': data.nan_is_lowest,
   }
+  return {name: value for name, value in found.items() if value != UNRECORDED.get(name)}
