@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import metaimage, nifti, nrrd
+from thrifty_jax.scans import metaimage, nifti, nrrd, pictures
 
 # Directions of the axes D, H, W of a volume for each slice axis: S head, I feet, P back, L left.
 # Every volume is read as axial: that is the order in which a scanner writes axial slices (and
@@ -36,6 +36,7 @@ class Case:
   # the other.
   image: tuple[Path, ...]
   label: tuple[Path, ...] = ()  # files of the truth; none for a scan without truth
+  legend: pictures.Legend | None = None  # of a truth that is a picture; None if it is a volume
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
