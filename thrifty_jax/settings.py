@@ -123,6 +123,9 @@ _SLICES = {
   'slice_axis': Setting('axial', one_of(*SLICE_AXES), 'Plane of the slices.', open_value='auto'),
   'image_size': Setting(256, COUNT, 'Pixels on each side of a slice.', open_value=0),
   'max_image_size': Setting(256, COUNT, 'Largest image_size that the data may choose.', ()),
+  'unit': Setting(
+    'mm', one_of('mm', 'pixels'), 'Unit of distances in the scores.', open_value='auto'
+  ),
   'intensity': Setting(
     'percentiles',
     one_of('percentiles', 'window'),
@@ -310,7 +313,9 @@ _EVALUATE = {
   'list_suspects': Setting(
     True, SWITCH, 'Lists masks for training and validation that disagree with the network.'
   ),
-  'nsd_tolerance_mm': Setting(2.0, FROM_0, 'Distance that a surface may be off for NSD, mm.'),
+  'nsd_tolerance_mm': Setting(
+    2.0, FROM_0, 'Distance that a surface may be off for NSD, in data.unit.'
+  ),
   'flips': Setting(False, SWITCH, 'Averages over the flips that the augmentation has.'),
   'threshold_floor': Setting(
     False, SWITCH, 'Scores thresholds on intensity, strong for some tissues.'

@@ -69,7 +69,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     predictions=folder / 'predictions',
     bar=logbook.progress(len(scored), f'evaluate {split}'),
   )
-  rows = list(summaries.make_rows(counts, classes, floor_counts))
+  rows = list(summaries.make_rows(counts, classes, floor_counts, unit=config.data.unit))
   summaries.write_rows(folder / 'scores.csv', rows)
   known: list[Agreement] = []
   for name in ('train', 'validation') if by_protocol and config.evaluate.list_suspects else ():
@@ -86,6 +86,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     protocol=config.evaluate.protocol,
     split=split,
     nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    unit=config.data.unit,
     held_out=split == 'test' and config.evaluate.protocol == 'volume',
     data=config.data.name,
     note=prepared.note,
