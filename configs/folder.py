@@ -40,7 +40,6 @@ def get_config(variants: str = '') -> ConfigDict:
   config = defaults.default()
 
   config.data.name = 'folder'
-  config.data.context = 1
   defaults.leave_to_data(config)
   defaults.set_model(config, 'lean')
   return defaults.apply_variants(config, variants, small=_small)

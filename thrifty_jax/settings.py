@@ -10,10 +10,12 @@ from thrifty_jax.allowed import (
   ABOVE_0,
   ADDRESS,
   BELOW_1,
+  COLOURS,
   COUNT,
   FACTORS,
   FROM_0,
   PATIENTS,
+  PATTERN,
   PERCENTILES,
   RATES,
   RISING,
@@ -104,6 +106,11 @@ _RUN = {
 }
 _PLACES = {
   'raw_dir': Setting('', TEXT, "Folder of scans; '' is DATA_DIR/downloads/manual/NAME.", own=True),
+  'images': Setting('', TEXT, 'Folder of images, in place of raw_dir.', own=True),
+  'masks': Setting('', TEXT, 'Folder of their masks; the names of the files pair them.', own=True),
+  'pattern': Setting(
+    '', PATTERN, "Name of an image that has one channel of several; '' if it has all."
+  ),
   'data_dir': Setting(
     '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),
@@ -119,7 +126,12 @@ _SLICES = {
     open_value=(),
   ),
   'modalities': Setting(1, COUNT, 'Channels of a scan.', open_value=0),
-  'context': Setting(0, FROM_0, 'Neighbouring slices on each side, given as further channels.'),
+  'colours': Setting(
+    (), COLOURS, 'Colour of each class in masks that are pictures; () where they hold numbers.'
+  ),
+  'context': Setting(
+    0, FROM_0, 'Neighbouring slices on each side, given as further channels.', open_value=-1
+  ),
   'slice_axis': Setting('axial', one_of(*SLICE_AXES), 'Plane of the slices.', open_value='auto'),
   'image_size': Setting(256, COUNT, 'Pixels on each side of a slice.', open_value=0),
   'max_image_size': Setting(256, COUNT, 'Largest image_size that the data may choose.', ()),

@@ -54,12 +54,19 @@ def image_settings(data: ConfigDict) -> ImageSettings:
   )
 
 
+# Values at which slices do not record a setting, as those prepared before it was there lack it.
+UNRECORDED = {'colours': [], 'unit': 'mm', 'nan_is_lowest': False}
+
+
 def slice_settings(data: ConfigDict) -> dict[str, Any]:
   """Returns what prepared slices depend on besides the scans, as JSON values; no fold is in it."""
-  return {
+  found = {
     'name': data.name,
     **records.to_json(image_settings(data)),
     'classes': list(data.classes),
     'modalities': data.modalities,
-    **({'nan_is_lowest': True} if data.nan_is_lowest else {}),  # as slices before 1.3 lack it
+    'colours': list(data.colours),
+    'unit': data.unit,
+    'nan_is_lowest': data.nan_is_lowest,
   }
+  return {name: value for name, value in found.items() if value != UNRECORDED.get(name)}

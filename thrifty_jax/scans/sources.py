@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, dicom_file, nifti, volumes
+from thrifty_jax.scans import dicom, dicom_file, nifti, pictures, volumes
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
@@ -99,6 +99,8 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
+  if pictures.is_picture(path) and not path.is_dir():
+    return pictures.read(path), pictures.AFFINE
   if path.is_dir() or _without_ending(path) is None:
     series = dicom.read_series(slices_of(path) if path.is_dir() else [path])
     return series.voxels, series.affine

@@ -109,6 +109,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   """Reads numbers of voxels (D, H, W) and affine, as stored, of a file other than DICOM."""
+  if pictures.is_picture(path):
+    height, width, _ = pictures.read_size(path)
+    return (1, height, width), pictures.AFFINE
   with report_unreadable(path):
     if is_nifti(path):
       found = nifti.read_header(path)
@@ -124,6 +127,16 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
     raise InputError(f'{path}: has {shape} voxels (D, H, W); expected a volume. Convert the file.')
   require_affine(path, affine)
   return shape, affine
+
+
+def count_channels(path: Path) -> int:
+  """Returns the number of channels in a file other than DICOM, from its header."""
+  if pictures.is_picture(path):
+    return pictures.read_size(path)[2]
+  if not is_nifti(path):
+    return 1  # others are refused when they are read
+  with report_unreadable(path):
+    return int(([*nifti.read_header(path).header.get_data_shape(), 1, 1])[3])
 
 
 def itk_header(path: Path) -> Any:
