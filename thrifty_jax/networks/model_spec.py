@@ -55,12 +55,18 @@ class ModelSpec:
   flips: tuple[Annotated[str, one_of(*FLIPS)], ...]  # flips that training saw
   largest_component: tuple[str, ...]  # classes of which the largest piece alone is kept
   training_scans: Mapping[str, tuple[Shade, Shade]] | None  # range of each measure, see likeness.py
+  unit: Annotated[str, one_of('mm', 'pixels')] = 'mm'  # of lengths; pixels of pictures, not volumes
   splits_sha256: Sha256 | None = None  # digest of who trained, validated and tests, see split_file
 
   @property
   def image_channels(self) -> int:
     """Channels of what the network sees, C."""
     return self.modalities * (2 * self.context + 1)
+
+  @property
+  def of_pictures(self) -> bool:
+    """Whether its scans are pictures, not volumes."""
+    return self.unit == 'pixels'
 
   @property
   def largest(self) -> tuple[int, ...]:
@@ -111,6 +117,7 @@ def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
     flips=tuple(flip for flip in FLIPS if config.augment[f'flip_{flip}']),
     largest_component=(),
     training_scans=None,
+    unit=data.unit,
   )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, dicom_file, nifti, volumes
+from thrifty_jax.scans import dicom, dicom_file, nifti, pictures, volumes
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
@@ -42,7 +42,7 @@ class Grid:
   series: Path | None = None  # folder of a DICOM series
 
 
-def find(place: Path, *, channels: int) -> list[Source]:
+def find(place: Path, *, channels: int, of_pictures: bool = False) -> list[Source]:
   """Finds one or more scans at a path, sorted by name, of which no two have one name.
 
   Args:
@@ -52,12 +52,21 @@ def find(place: Path, *, channels: int) -> list[Source]:
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
       scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
       of the names if all have it.
+    of_pictures: Whether pictures are searched instead, a file or a folder of them; what is neither
+      a picture nor wanted is left out in the same way. A picture in colours has all channels.
   """
+  endings = pictures.ENDINGS if of_pictures else ENDINGS
   if place.is_file():
-    return [_of_file(place, channels)]
+    return [_of_file(place, channels, endings)]
   if not place.is_dir():
     raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
-  found = _volumes_in(place)
+  found = _files_in(place, endings)
+  if of_pictures:
+    if not found:
+      raise InputError(
+        f'{place}: holds no picture ({", ".join(endings)}), on which the model was trained.'
+      )
+    return _grouped(found, channels)
   if any(map(_is_slice, place.iterdir())):
     if found:
       raise InputError(
@@ -99,6 +108,8 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
+  if pictures.is_picture(path) and not path.is_dir():
+    return pictures.read(path), pictures.AFFINE
   if path.is_dir() or _without_ending(path) is None:
     series = dicom.read_series(slices_of(path) if path.is_dir() else [path])
     return series.voxels, series.affine
@@ -106,6 +117,8 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grid_of(path: Path, affine: np.ndarray) -> Grid:
+  if pictures.is_picture(path) and not path.is_dir():
+    return Grid(affine)
   if path.is_dir() or _without_ending(path) is None:
     return Grid(affine, series=path if path.is_dir() else None)
   if volumes.is_nifti(path):
@@ -114,9 +127,18 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
   return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
 
 
-def _of_file(path: Path, channels: int) -> Source:
+def _of_file(path: Path, channels: int, endings: Sequence[str]) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
-  name = _without_ending(path)
+  name = _without_ending(path, endings)
+  if name is None and endings is pictures.ENDINGS:
+    raise InputError(
+      f'{path}: is no picture ({", ".join(endings)}), but the model was trained on pictures.'
+    )
+  if name is None and pictures.is_picture(path):
+    raise InputError(
+      f'{path}: is a picture, but the model was trained on volumes ({", ".join(endings)}, or the '
+      'folder of a DICOM series); name one of these.'
+    )
   if name is None and _is_dicom(path) and dicom_file.has_frames(path):
     return Source(path.stem, (path,))
   if name is None:
@@ -124,9 +146,11 @@ def _of_file(path: Path, channels: int) -> Source:
       f'{path}: is no volume ({", ".join(ENDINGS)}); name one, or the folder of a DICOM series.'
     )
   parts = _CHANNEL.fullmatch(name)
-  if channels == 1 or not parts or _has_four_axes(path):
+  if channels == 1 or not parts or _has_all_channels(path):
     return Source(name, (path,))
-  beside = {n: p for n, p in _volumes_in(path.parent).items() if n.startswith(f'{parts[1]}_')}
+  beside = {
+    n: p for n, p in _files_in(path.parent, endings).items() if n.startswith(f'{parts[1]}_')
+  }
   return next(one for one in _grouped(beside, channels) if path in one.channels)
 
 
@@ -139,7 +163,7 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
   sources, groups = {}, {}
   for name, path in found.items():
     parts = _CHANNEL.fullmatch(name)
-    if parts and not _has_four_axes(path):
+    if parts and not _has_all_channels(path):
       groups.setdefault(parts[1], {})[parts[2]] = path
     else:
       sources[name] = Source(name, (path,))
@@ -159,11 +183,11 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
   return [sources[name] for name in sorted(sources)]
 
 
-def _volumes_in(folder: Path) -> dict[str, Path]:
-  """Returns the volumes of a folder by name without ending."""
+def _files_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+  """Returns the files of a folder that have one of the endings, by name without it."""
   found: dict[str, Path] = {}
   for path in sorted(folder.iterdir()):
-    name = _without_ending(path)
+    name = _without_ending(path, endings)
     if name and path.is_file() and not path.name.startswith('.'):
       _add(found, name, path)
   return found
@@ -178,15 +202,17 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
   found[name] = path
 
 
-def _without_ending(path: Path) -> str | None:
-  """Returns a file's name without its ending, or None if it is no volume."""
-  ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+def _without_ending(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
+  """Returns a file's name without its ending, or None if it has none of them."""
+  ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
   return path.name[: -len(ending)] if ending else None
 
 
-def _has_four_axes(path: Path) -> bool:
-  """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
+def _has_all_channels(path: Path) -> bool:
+  """Returns whether a file is NIfTI of four axes or a picture in colours; False if unreadable."""
   try:
+    if pictures.is_picture(path):
+      return pictures.read_size(path)[2] > 1
     with volumes.report_unreadable(path):
       return volumes.is_nifti(path) and len(nifti.read_header(path).header.get_data_shape()) == 4
   except InputError:
