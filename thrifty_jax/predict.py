@@ -118,13 +118,15 @@ def run(arguments: Sequence[str]) -> int:
   if values.dicom_seg:
     dicom_seg.require_packages()
   segmenter = _load(values)
-  found = sources.find(place, channels=segmenter.channels, of_pictures=segmenter.of_pictures)
+  found = sources.find(place, channels=segmenter.channels)
+  sources.require_kind(found, of_pictures=segmenter.of_pictures)
   plan = outputs.plan(
     found,
     place,
     output,
     format_=values.format,
     classes=len(segmenter.classes),
+    colours=segmenter.colours,
     probabilities=values.probabilities,
     overlays=values.overlays,
     segmentations=values.dicom_seg,

@@ -18,6 +18,7 @@ from thrifty_jax.settings import MODELS, NORMS
 # Limits of what a network is built of, so that a damaged description does not ask for all memory.
 Channels = Annotated[int, within(1, 4096)]
 ClassName = Annotated[str, Allowed('a printable name', str.isprintable)]
+Colour = Annotated[str, Allowed('a colour as #rrggbb', re.compile('#[0-9a-f]{6}').fullmatch)]
 Shade = Annotated[float, within(-1e9, 1e9)]  # float32 holds it
 Deviation = Annotated[float, within(1e-9, 1e9)]
 Sha256 = Annotated[str, Allowed('64 hexadecimal digits', re.compile('[0-9a-f]{64}').fullmatch)]
@@ -56,6 +57,7 @@ class ModelSpec:
   largest_component: tuple[str, ...]  # classes of which the largest piece alone is kept
   training_scans: Mapping[str, tuple[Shade, Shade]] | None  # range of each measure, see likeness.py
   unit: Annotated[str, one_of('mm', 'pixels')] = 'mm'  # of lengths; pixels of pictures, not volumes
+  colours: tuple[Colour, ...] = ()  # of the classes in masks that are pictures; () is not known
   splits_sha256: Sha256 | None = None  # digest of who trained, validated and tests, see split_file
 
   @property
@@ -88,6 +90,7 @@ def find_faults(spec: ModelSpec) -> list[str]:
     'mean': len(spec.mean) == spec.modalities,
     'std': len(spec.std) == spec.modalities,
     'background': len(spec.background) == channels,
+    'colours': len(spec.colours) in (0, len(spec.classes)),
     'largest_component': {*spec.largest_component} <= {*spec.classes[1:]},
     'training_scans': scans is None
     or {*likeness.NEEDED} <= scans.keys()
@@ -118,6 +121,7 @@ def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
     largest_component=(),
     training_scans=None,
     unit=data.unit,
+    colours=tuple(colour.lower() for colour in data.get('colours', ())),
   )
 
 

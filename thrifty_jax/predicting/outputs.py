@@ -43,6 +43,7 @@ class Plan:
   scans: tuple[tuple[Source, Outputs], ...]
   about: Path  # JSON file that describes the numbers in the masks
   statistics: Path | None = None  # table of the figures of all masks
+  colours: tuple[str, ...] = ()  # of the classes in a PNG; () are those of overlays
 
   @property
   def paths(self) -> list[Path]:
@@ -84,6 +85,7 @@ def plan(
   *,
   format_: str | None = None,
   classes: int,
+  colours: tuple[str, ...] = (),
   probabilities: bool = False,
   overlays: bool = False,
   segmentations: bool = False,
@@ -98,6 +100,7 @@ def plan(
     format_: Format from masks.FORMATS; None uses that of the output's ending, else NIfTI, and for
       pictures PNG.
     classes: Number of classes K.
+    colours: Colour of each class in masks that are PNG; () are those of overlays.
     probabilities: Whether a file is written for each foreground class.
     overlays: Whether the classes are drawn over the scans.
     segmentations: Whether DICOM SEGs are written, for which the scans must be DICOM series.
@@ -137,6 +140,7 @@ def plan(
     tuple(found),
     folder / (f'{named}.json' if named else 'classes.json'),
     folder / (f'{named}_statistics.csv' if named else 'statistics.csv') if statistics else None,
+    colours,
   )
   paths, inputs = set(), {path.resolve() for source in sources for path in source.channels}
   for path in whole.paths:
@@ -197,7 +201,7 @@ def write(
       )
     except InputError as error:  # of tags, which the other files do not repeat
       problem = error
-  contents[outputs.mask] = _to_bytes(outputs.mask, turned, grid)
+  contents[outputs.mask] = _to_bytes(outputs.mask, turned, grid, whole.colours)
   for path, content in contents.items():
     with _report_unwritable(path):
       files.write_bytes(path, content)
@@ -213,9 +217,9 @@ def write_statistics(path: Path | None, rows: Sequence[Mapping[str, str]]) -> No
     summaries.write_rows(path, rows)
 
 
-def _to_bytes(path: Path, voxels: np.ndarray, grid: Grid) -> bytes:
+def _to_bytes(path: Path, voxels: np.ndarray, grid: Grid, colours: Sequence[str] = ()) -> bytes:
   """Returns the content of a mask or of probabilities in the format of the path."""
-  return masks.to_bytes(voxels, grid, ending=masks.ending(path) or '')
+  return masks.to_bytes(voxels, grid, ending=masks.ending(path) or '', colours=colours)
 
 
 def _draw(found: Segmentation, classes: Sequence[str]) -> bytes:

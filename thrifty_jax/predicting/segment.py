@@ -60,6 +60,11 @@ class Segmenter:
     return self.members[0].spec.classes
 
   @property
+  def colours(self) -> tuple[str, ...]:
+    """Colours of the classes in masks that are pictures, '#rrggbb'; () if they have none."""
+    return self.members[0].spec.colours
+
+  @property
   def channels(self) -> int:
     """Number of image channels M that a scan must have."""
     return self.members[0].spec.modalities

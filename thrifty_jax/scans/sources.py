@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, dicom_file, nifti, pictures, volumes
+from thrifty_jax.scans import dicom, dicom_file, nifti, pictures, unreadable, volumes
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
@@ -40,33 +40,26 @@ class Grid:
   # Spacing, direction and origin that SimpleITK read from another file.
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
   series: Path | None = None  # folder of a DICOM series
+  picture: Path | None = None  # file of a picture, whose affine is none of a patient
 
 
-def find(place: Path, *, channels: int, of_pictures: bool = False) -> list[Source]:
+def find(place: Path, *, channels: int) -> list[Source]:
   """Finds one or more scans at a path, sorted by name, of which no two have one name.
 
   Args:
     place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
       Hidden files, DICOM objects without an image of a scan and other formats are left out (see
       `find_unused`), further folders are not searched. Enhanced DICOM may be a file by itself.
+      Pictures are scans where there is no volume and no series; beside these they are previews.
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
-      scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
-      of the names if all have it.
-    of_pictures: Whether pictures are searched instead, a file or a folder of them; what is neither
-      a picture nor wanted is left out in the same way. A picture in colours has all channels.
+      scan; a NIfTI file with four axes or a picture in colours is a scan by itself. With one, the
+      ending _0000 is left out of the names if all have it.
   """
-  endings = pictures.ENDINGS if of_pictures else ENDINGS
   if place.is_file():
-    return [_of_file(place, channels, endings)]
+    return [_of_file(place, channels)]
   if not place.is_dir():
     raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
-  found = _files_in(place, endings)
-  if of_pictures:
-    if not found:
-      raise InputError(
-        f'{place}: holds no picture ({", ".join(endings)}), on which the model was trained.'
-      )
-    return _grouped(found, channels)
+  found = _files_in(place, ENDINGS)
   if any(map(_is_slice, place.iterdir())):
     if found:
       raise InputError(
@@ -77,12 +70,25 @@ def find(place: Path, *, channels: int, of_pictures: bool = False) -> list[Sourc
   for folder in sorted(path for path in place.iterdir() if path.is_dir()):
     if not folder.name.startswith('.') and any(map(_is_slice, folder.iterdir())):
       _add(found, folder.name, folder)
+  found = found or _files_in(place, pictures.ENDINGS)
   if not found:
     raise InputError(
-      f'{place}: holds no scan; expected volumes ({", ".join(ENDINGS)}), the slices of a DICOM '
-      'series, or folders with one series each.'
+      f'{place}: holds no scan; expected volumes ({", ".join(ENDINGS)}), pictures '
+      f'({", ".join(pictures.ENDINGS)}), the slices of a DICOM series, or folders with one series '
+      'each.'
     )
   return _grouped(found, channels)
+
+
+def require_kind(found: Sequence[Source], *, of_pictures: bool) -> None:
+  """Refuses pictures for a model of volumes, whose lengths are in mm, and the other way round."""
+  for path in (source.channels[0] for source in found):
+    if (path.is_file() and pictures.is_picture(path)) != of_pictures:
+      kinds = ('a volume', 'pictures') if of_pictures else ('a picture', 'volumes')
+      raise InputError(
+        f'{path}: is {kinds[0]}, but the model was trained on {kinds[1]}; name {kinds[1]}, or '
+        'another model.'
+      )
 
 
 def read(source: Source) -> tuple[Volume, Grid]:
@@ -108,49 +114,41 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
-  if pictures.is_picture(path) and not path.is_dir():
-    return pictures.read(path), pictures.AFFINE
   if path.is_dir() or _without_ending(path) is None:
     series = dicom.read_series(slices_of(path) if path.is_dir() else [path])
     return series.voxels, series.affine
+  if pictures.is_picture(path):
+    return pictures.read(path), pictures.AFFINE
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _grid_of(path: Path, affine: np.ndarray) -> Grid:
-  if pictures.is_picture(path) and not path.is_dir():
-    return Grid(affine)
   if path.is_dir() or _without_ending(path) is None:
     return Grid(affine, series=path if path.is_dir() else None)
+  if pictures.is_picture(path):
+    return Grid(affine, picture=path)
   if volumes.is_nifti(path):
     return Grid(affine, nifti=nifti.read_header(path).header)
   header = volumes.itk_header(path)
   return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
 
 
-def _of_file(path: Path, channels: int, endings: Sequence[str]) -> Source:
+def _of_file(path: Path, channels: int) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
-  name = _without_ending(path, endings)
-  if name is None and endings is pictures.ENDINGS:
-    raise InputError(
-      f'{path}: is no picture ({", ".join(endings)}), but the model was trained on pictures.'
-    )
-  if name is None and pictures.is_picture(path):
-    raise InputError(
-      f'{path}: is a picture, but the model was trained on volumes ({", ".join(endings)}, or the '
-      'folder of a DICOM series); name one of these.'
-    )
+  name = _without_ending(path)
   if name is None and _is_dicom(path) and dicom_file.has_frames(path):
     return Source(path.stem, (path,))
   if name is None:
     raise InputError(
-      f'{path}: is no volume ({", ".join(ENDINGS)}); name one, or the folder of a DICOM series.'
+      f'{path}: is no volume ({", ".join(ENDINGS)}) and no picture '
+      f'({", ".join(pictures.ENDINGS)}); name one, or the folder of a DICOM series.'
     )
   parts = _CHANNEL.fullmatch(name)
-  if channels == 1 or not parts or _has_all_channels(path):
+  if channels == 1 or not parts or _has_channels(path):
     return Source(name, (path,))
-  beside = {
-    n: p for n, p in _files_in(path.parent, endings).items() if n.startswith(f'{parts[1]}_')
-  }
+  endings = pictures.ENDINGS if pictures.is_picture(path) else ENDINGS
+  files = _files_in(path.parent, endings)
+  beside = {name: file for name, file in files.items() if name.startswith(f'{parts[1]}_')}
   return next(one for one in _grouped(beside, channels) if path in one.channels)
 
 
@@ -163,7 +161,7 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
   sources, groups = {}, {}
   for name, path in found.items():
     parts = _CHANNEL.fullmatch(name)
-    if parts and not _has_all_channels(path):
+    if parts and not _has_channels(path):
       groups.setdefault(parts[1], {})[parts[2]] = path
     else:
       sources[name] = Source(name, (path,))
@@ -184,10 +182,10 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
 
 
 def _files_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-  """Returns the files of a folder that have one of the endings, by name without it."""
+  """Returns the files of a folder with one of the endings, by name without it."""
   found: dict[str, Path] = {}
   for path in sorted(folder.iterdir()):
-    name = _without_ending(path, endings)
+    name = _without_ending(path) if path.name.lower().endswith(tuple(endings)) else None
     if name and path.is_file() and not path.name.startswith('.'):
       _add(found, name, path)
   return found
@@ -202,18 +200,19 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
   found[name] = path
 
 
-def _without_ending(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
-  """Returns a file's name without its ending, or None if it has none of them."""
+def _without_ending(path: Path) -> str | None:
+  """Returns a file's name without its ending, or None if it is no volume and no picture."""
+  endings = (*ENDINGS, *pictures.ENDINGS)
   ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
   return path.name[: -len(ending)] if ending else None
 
 
-def _has_all_channels(path: Path) -> bool:
-  """Returns whether a file is NIfTI of four axes or a picture in colours; False if unreadable."""
+def _has_channels(path: Path) -> bool:
+  """Returns whether one file has several channels, in NIfTI or a picture; not if unreadable."""
   try:
     if pictures.is_picture(path):
       return pictures.read_size(path)[2] > 1
-    with volumes.report_unreadable(path):
+    with unreadable.report_unreadable(path):
       return volumes.is_nifti(path) and len(nifti.read_header(path).header.get_data_shape()) == 4
   except InputError:
     return False
