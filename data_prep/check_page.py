@@ -62,6 +62,9 @@ def write(checked: Checked, workdir: Path) -> Path:
     'classes': data.classes[1:],
     'plain': format_figure,
     'slice_axis': data.slice_axis,
+    'of_pictures': data.unit == 'pixels',
+    'figures': [*_figures(None, data.unit)][:-1],
+    'size_unit': _size_unit(data.unit),
     'rows': rows,
     'pictures': [row for row in rows if row['scan']],
     'percentiles': _percentiles(checked),
@@ -91,25 +94,35 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
         'case': case.case,
         'patient': case.patient,
         'split': part_of.get(case.patient, '-'),
-        **_figures(scans.get(case.case)),
+        **_figures(scans.get(case.case), checked.config.data.unit),
       },
     }
     for case in checked.cases
   ]
 
 
-def _figures(scan: Scan | None) -> dict[str, str]:
-  """Returns the figures of a scan as text, dashes where it could not be measured."""
+def _size_unit(unit: str) -> str:
+  """Returns the unit of the sizes of classes; `unit` is that of lengths."""
+  return 'pixels' if unit == 'pixels' else 'ml'
+
+
+def _figures(scan: Scan | None, unit: str) -> dict[str, str]:
+  """Returns the figures of a scan as text, the sizes last, dashes where it was not measured."""
+  of_pictures = unit == 'pixels'
+  names = ('H x W',) if of_pictures else ('D x H x W', 'spacing mm', 'axes')
   if scan is None:
-    return dict.fromkeys(('D x H x W', 'spacing mm', 'axes', 'intensity', 'ml'), '-')
+    return dict.fromkeys((*names, 'intensity', _size_unit(unit)), '-')
+  grid = (
+    'x'.join(map(str, scan.shape[1:] if of_pictures else scan.shape)),
+    ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
+    scan.orientation or '-',
+  )
   return {
-    'D x H x W': 'x'.join(map(str, scan.shape)),
-    'spacing mm': ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
-    'axes': scan.orientation or '-',
+    **dict(zip(names, grid, strict=False)),
     'intensity': ' '.join(
       f'{format_figure(low)}..{format_figure(high)}' for low, _, high in scan.intensity
     ),
-    'ml': ' '.join(map(format_figure, scan.volume_ml)),
+    _size_unit(unit): ' '.join(map(format_figure, scan.class_size)),
   }
 
 
@@ -133,7 +146,8 @@ def _listed(checked: Checked) -> list[str]:
   ]
   if 'intensity' in widths:
     lines.append(f'intensity: {_percentiles(checked)}')
-  lines.append(_paragraph(f'ml: {", ".join(checked.config.data.classes[1:])}'))
+  data = checked.config.data
+  lines.append(_paragraph(f'{_size_unit(data.unit)}: {", ".join(data.classes[1:])}'))
   if left_out:
     lines.append(f'too wide for this table, see {PAGE}: {", ".join(left_out)}')
   return lines

@@ -79,10 +79,11 @@ def check(
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
-  found += findings.find(measured, config.data.classes, slice_axis=config.data.slice_axis)
-  total_ml = np.sum([scan.volume_ml for scan in measured], axis=0)
-  if not any(finding.is_error for finding in found) and not np.all(total_ml):
-    absent = ', '.join(np.array(config.data.classes[1:])[total_ml == 0])
+  kind = {'slice_axis': config.data.slice_axis, 'unit': config.data.unit}
+  found += findings.find(measured, config.data.classes, **kind)
+  total = np.sum([scan.class_size for scan in measured], axis=0)
+  if not any(finding.is_error for finding in found) and not np.all(total):
+    absent = ', '.join(np.array(config.data.classes[1:])[total == 0])
     text = (
       f'{data_sets.raw_dir(config)}: no scan has a voxel of {absent}; expected every class of '
       'data.classes somewhere. Correct the list or the masks.'

@@ -41,7 +41,7 @@ def checked(count, *, found=(), name='case{:03d}', channels=1, classes=('backgro
     spacing_mm=(10.25, 10.5, 10.5),
     orientation='LPS',
     intensity=np.tile([[-1024.0, 0, 12345.6]], (channels, 1)),
-    volume_ml=np.full(len(classes) - 1, 12345.6),
+    class_size=np.full(len(classes) - 1, 12345.6),
     image_digest='',
     label_digest='',
     study_digest='',

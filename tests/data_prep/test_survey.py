@@ -41,7 +41,7 @@ def test_figures_are_those_of_the_voxels(volume, data):
   assert scan.shape == (7, 8, 9) and scan.spacing_mm == (3.0, 0.5, 0.25)
   voxel_ml = 3.0 * 0.5 * 0.25 / 1000
   counts = [sum(value == k for value in volume.label.flat) for k in (1, 2, 3)]
-  np.testing.assert_allclose(scan.volume_ml, np.multiply(counts, voxel_ml))
+  np.testing.assert_allclose(scan.class_size, np.multiply(counts, voxel_ml))
   for m in range(2):
     np.testing.assert_allclose(
       scan.intensity[m],
@@ -55,7 +55,7 @@ def test_figures_are_those_of_the_voxels(volume, data):
 def test_an_empty_mask_has_no_digest_and_the_middle_slice_is_shown(volume, data):
   empty = dataclasses.replace(volume, label=np.zeros_like(volume.label))
   scan = survey.measure(empty, SOURCE, data)
-  assert scan.label_digest == '' and not scan.volume_ml.any() and scan.pictured == 4
+  assert scan.label_digest == '' and not scan.class_size.any() and scan.pictured == 4
 
 
 def test_a_slice_that_shows_nothing_but_has_a_mask_is_named(volume, data):

@@ -80,6 +80,17 @@ def find(place: Path, *, channels: int) -> list[Source]:
   return _grouped(found, channels)
 
 
+def require_kind(found: Sequence[Source], *, of_pictures: bool) -> None:
+  """Refuses pictures for a model of volumes, whose lengths are in mm, and the other way round."""
+  for path in (source.channels[0] for source in found):
+    if (path.is_file() and pictures.is_picture(path)) != of_pictures:
+      kinds = ('a volume', 'pictures') if of_pictures else ('a picture', 'volumes')
+      raise InputError(
+        f'{path}: is {kinds[0]}, but the model was trained on {kinds[1]}; name {kinds[1]}, or '
+        'another model.'
+      )
+
+
 def read(source: Source) -> tuple[Volume, Grid]:
   """Reads a scan, its axes as stored, and its grid."""
   if source.problem:

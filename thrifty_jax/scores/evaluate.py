@@ -66,6 +66,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     fitted,
     largest=loaded.spec.largest,
     nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    unit=config.data.unit,
     predictions=folder / 'predictions',
     bar=logbook.progress(len(scored), f'evaluate {split}'),
   )
@@ -136,6 +137,7 @@ def _score_cases(
   *,
   largest: Sequence[int],
   nsd_tolerance_mm: float,
+  unit: str,
   predictions: Path,
   bar: Any,
 ) -> tuple[list[scoring.CaseCounts], dict[str, list[scoring.CaseCounts]]]:
@@ -155,7 +157,8 @@ def _score_cases(
         floor_counts[name].append(found.score(scores=floor.scores(found.image)))
       shown = components.keep_largest(slices.largest_class(found.scores), largest)
       path = predictions / f'{found.case.case}.npz'
-      overlays.write(path, found.image[..., 0], found.label, shown)
+      seen = overlays.pick_channels(found.image, unit=unit)
+      overlays.write(path, seen, found.label, shown)
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
   return counts, floor_counts
