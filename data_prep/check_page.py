@@ -30,6 +30,7 @@ class Checked:
   split: Mapping[str, Sequence[str]]  # patients of train, validation, test; {} if there is no split
   scans: Sequence[Scan]  # those that can be trained on
   findings: Sequence[Finding]
+  told: Sequence[tuple[str, str]] = ()  # titles and texts about what the data set is, for a person
   having: str = ''  # how many patients of each part of the split have each class
 
   def select(self, *, errors: bool) -> list[Finding]:
@@ -58,6 +59,8 @@ def write(checked: Checked, workdir: Path) -> Path:
   page = {
     'data': data.name,
     'raw_dir': data_sets.raw_dir(checked.config).name,
+    'told': [(title, text) for title, text in checked.told if title not in ('classes', 'split')],
+    'named': _names_masks(checked),
     'note': data_sets.find_module(checked.config).ABOUT.note,
     'classes': data.classes[1:],
     'plain': format_figure,
@@ -92,6 +95,7 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
       'scan': scans.get(case.case),
       'cells': {
         'case': case.case,
+        **({'mask': case.label[0].name} if _names_masks(checked) else {}),
         'patient': case.patient,
         'split': part_of.get(case.patient, '-'),
         **_figures(scans.get(case.case), checked.config.data.unit),
@@ -99,6 +103,12 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
     }
     for case in checked.cases
   ]
+
+
+def _names_masks(checked: Checked) -> bool:
+  """Returns whether masks have other names than their scans, by which two folders pair them."""
+  pairs = [(case.label[0].name, f'{case.case}.') for case in checked.cases if case.label]
+  return bool(checked.config.data.images) and not all(mask.startswith(own) for mask, own in pairs)
 
 
 def _size_unit(unit: str) -> str:
@@ -131,7 +141,7 @@ def _listed(checked: Checked) -> list[str]:
   rows = [{' ': row['mark'], **row['cells']} for row in _rows(checked)]
   several = any(row['patient'] != row['case'] for row in rows)
   for row in rows:
-    row.update({name: _shortened(row[name]) for name in ('case', 'patient')})
+    row.update({n: _shortened(row[n]) for n in ('case', 'mask', 'patient') if n in row})
   widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in rows[0]}
   if not several:
     del widths['patient']

@@ -135,7 +135,12 @@ _SLICES = {
   'slice_axis': Setting('axial', one_of(*SLICE_AXES), 'Plane of the slices.', open_value='auto'),
   'image_size': Setting(256, COUNT, 'Pixels on each side of a slice.', open_value=0),
   'max_image_size': Setting(256, COUNT, 'Largest image_size that the data may choose.', ()),
-  'unit': Setting('mm', one_of('mm', 'pixels'), 'Unit of distances; pixels of pictures.'),
+  'unit': Setting(
+    'mm',
+    one_of('mm', 'pixels'),
+    'Unit of distances; pixels of pictures.',
+    open_value='auto',
+  ),
   'intensity': Setting(
     'percentiles',
     one_of('percentiles', 'window'),
