@@ -5,8 +5,8 @@ for all of them; what it leaves over has no partner:
 
   equal    a and a
   added    a and a_mask: one name is the other with the same text before or behind it
-  framed   21_training and 21_manual1: in each folder all names begin and end alike
-  number   7-left and img_07: one number alone differs from name to name
+  framed   img_07 and 7_manual: in each folder all names begin and end alike
+  number   a-07-left and b-7-right: one number alone differs in all names
 
 Texts are compared in whole words and numbers: 1 is no part of 12.
 """
@@ -92,10 +92,8 @@ def _pair_framed(images: Sequence[str], masks: Sequence[str]) -> Pairing | None:
   for names in (images, masks):
     split = [_split(name) for name in names]
     before, behind = _count_common(split)
-    middles = (tokens[before : len(tokens) - behind] for tokens in split)
-    keys.append(
-      {name: ''.join(one).strip(_SEPARATORS) for name, one in zip(names, middles, strict=True)}
-    )
+    middles = [tokens[before : len(tokens) - behind] for tokens in split]
+    keys.append({name: _key(middle) for name, middle in zip(names, middles, strict=True)})
     first = split[0]
     shown.append(_show((first[:before], first[len(first) - behind :])))
   return Pairing(_match(*keys), f'by names, {shown[0]} with {shown[1]}')
@@ -110,6 +108,12 @@ def _pair_numbers(images: Sequence[str], masks: Sequence[str]) -> Pairing | None
 def _split(name: str) -> Tokens:
   """Returns words, numbers and single other signs of a name."""
   return tuple(_TOKEN.findall(name))
+
+
+def _key(tokens: Tokens) -> str:
+  """Returns tokens as one text without signs around them, 07 as 7."""
+  texts = [str(int(token)) if token.isdecimal() else token for token in tokens]
+  return ''.join(texts).strip(_SEPARATORS)
 
 
 def _show(affix: Affix) -> str:

@@ -8,7 +8,7 @@ order of their names. Only data.classes names the classes.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,6 +129,7 @@ def _group(
   return files, channels, problems
 
 
-def _in_order(names: Iterable[str]) -> tuple[str, ...]:
-  """Returns names sorted, numbers by their value."""
-  return tuple(sorted(names, key=lambda name: (name.isdecimal() and int(name), name)))
+def _in_order(names: Collection[str]) -> tuple[str, ...]:
+  """Returns names sorted, numbers first and by their value."""
+  words = sorted(name for name in names if not name.isdecimal())
+  return (*sorted({*names} - {*words}, key=int), *words)
