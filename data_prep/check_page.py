@@ -58,7 +58,7 @@ def write(checked: Checked, workdir: Path) -> Path:
   patients = {case.patient for case in checked.cases}
   page = {
     'data': data.name,
-    'raw_dir': data_sets.raw_dir(checked.config).name,
+    'raw_dir': '/'.join(data_sets.raw_dir(checked.config).parts[-2 if data.images else -1 :]),
     'told': [(title, text) for title, text in checked.told if title not in ('classes', 'split')],
     'named': _names_masks(checked),
     'note': data_sets.find_module(checked.config).ABOUT.note,

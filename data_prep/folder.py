@@ -1,4 +1,4 @@
-"""Any folder of scans in the layout of the Medical Segmentation Decathlon or of nnU-Net.
+"""Your own scans: a folder in the layout of the Decathlon or of nnU-Net, or two folders.
 
     dataset.json              names of classes and channels, see dataset_json.py
     imagesTr/CASE.nii.gz      Decathlon: one file a scan, channels on the fourth axis
@@ -7,12 +7,16 @@
     patients.csv              optional: case,patient; keeps the scans of a patient together
     splits_final.json         nnU-Net's folds: refused, unless the config has patients of its own
 
+Instead, data.images and data.masks may name two folders (two_folders.py). Either holds volumes, or
+pictures (scans/pictures.py) where there is no volume.
+
 Without patients.csv each scan is a patient of its own. Where dataset.json lists cases with the
 paths of their files (`training`, `dataset`), these are the scans. Hidden files, and images of
 imagesTs, which have no masks, are ignored; whatever else is not used is counted.
 
 Values that the config leaves open are filled in here: classes and channels from dataset.json, slice
-axis and image size from the headers of all scans (fingerprint.py). CT in every channel gets a
+axis and image size from the headers of all scans (fingerprint.py); pictures have no neighbouring
+slices and no millimetres. CT in every channel gets a
 window, learned from the foreground of the training patients of the fold, so that two folds share
 slices only if their windows are equal; set data.window to use one for all. Anything else gets the
 percentiles of each scan, and nothing is learned.
