@@ -135,9 +135,10 @@ def test_compressions_of_a_tiff_change_no_value(tmp_path, compression, pixels):
   check(path, pixels * np.uint8(255) if pixels.dtype == bool else pixels)
 
 
-def test_a_palette_of_a_tiff_is_read(tmp_path):
+@pytest.mark.parametrize('unit', [257, 1], ids=['16 bits', '8 bits, against the standard'])
+def test_a_palette_of_a_tiff_is_read(tmp_path, unit):
   table = np.zeros((3, 256), np.uint16)
-  table[:, :3] = COLOURS.T.astype(np.uint16) * 257
+  table[:, :3] = COLOURS.T.astype(np.uint16) * unit
   path = write_tiff(tmp_path, INDICES, photometric='palette', colormap=table)
   check(path, COLOURS[INDICES])
 
@@ -259,7 +260,15 @@ def tiff_larger(place):
   return path
 
 
+def without_palette(place):
+  path = write_tiff(place, GREY, photometric='minisblack')
+  with tifffile.TiffFile(path, mode='r+') as file:
+    file.pages.first.tags['PhotometricInterpretation'].overwrite(3)
+  return path
+
+
 REFUSED = {
+  'indices without a palette': (without_palette, 'no palette for its indices'),
   'an alpha that varies': (lambda p: put(p, png(with_alpha(254), bits=8, kind=6)), 'transparent'),
   'a constant alpha that is not opaque': (
     lambda p: put(p, png(np.dstack([GREY, np.zeros_like(GREY)]), bits=8, kind=4)),
@@ -349,7 +358,7 @@ REFUSED = {
   'JPEG in TIFF': (lambda p: save(p, GREY, 'a.tif', compression='jpeg'), 'compression JPEG'),
   'fax in TIFF': (
     lambda p: save(p, GREY > 99, 'a.tif', compression='group4'),
-    'compression CCITTFAX4',
+    'compression CCITT',
   ),
   'a TIFF to be turned': (
     tiff(GREY, extratags=[(274, 'H', 1, 6, True)]),

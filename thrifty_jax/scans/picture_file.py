@@ -112,9 +112,8 @@ def _has_key(pixels: np.ndarray, key: Any, header: Header) -> bool:
 
 def _pixels(source: Image.Image) -> np.ndarray:
   """Returns the pixels of a picture that Pillow has opened, [H, W, ...]."""
-  with source:
-    is_photograph = source.format in ('JPEG', 'MPO')
-    pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
+  is_photograph = source.format in ('JPEG', 'MPO')
+  pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
   if pixels.dtype == bool:
     return pixels * np.uint8(255)
   # 16 bits are in the order of the file, and before Pillow 11 they are 32 bits.
@@ -126,7 +125,8 @@ def _tiff_pixels(page: tifffile.TiffPage) -> np.ndarray:
   if _is_for_tifffile(page):
     pixels = page.asarray(maxworkers=1)
     return np.moveaxis(pixels, 0, -1) if page.axes == 'SYX' else pixels
-  return _pixels(Image.open(page.parent.filehandle.path, formats=('TIFF',)))
+  with Image.open(page.parent.filehandle.path, formats=('TIFF',)) as picture:
+    return _pixels(picture)
 
 
 def _is_for_tifffile(page: tifffile.TiffPage) -> bool:
@@ -249,10 +249,17 @@ def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
       'numbers of 1 to 16 bits without sign, or float32. Convert it.'
     )
   _require_readable(path, page)
-  palette = None
-  if page.photometric == _PALETTE:
-    palette = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+  palette = _tiff_palette(path, page) if page.photometric == _PALETTE else None
   return Header('TIFF', page.imagelength, page.imagewidth, bands, bits, palette)
+
+
+def _tiff_palette(path: Path, page: tifffile.TiffPage) -> np.ndarray:
+  """Returns the colour of each index, [N, 3], uint8."""
+  colours = page.colormap
+  if colours is None or colours.shape != (3, 1 << page.bitspersample) or page.bitspersample > 8:
+    raise InputError(f'{path}: has no palette for its indices; expected one. Export it again.')
+  # 16 bits by the standard, but some programs write 8, as libtiff also finds.
+  return (colours.T >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
 
 
 def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
