@@ -8,6 +8,8 @@ Source: PNG, third edition (W3C, 2025); TIFF 6.0 (Adobe, 1992); Exif 2.32 (CIPA,
 """
 
 import contextlib
+import math
+import re
 import struct
 import threading
 from collections.abc import Generator
@@ -31,6 +33,7 @@ _PNG_HEAD = 26  # bytes, of which the last two are the bits of a sample and the 
 _PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples of a pixel by kind of colour
 _LYING = range(5, 9)  # EXIF's orientations in which rows are columns
 _TURNED = range(2, 9)
+_XMP_TURN = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's PhotometricInterpretation, as what follows
 _TIFF_COLOURS = {1: 'grey', 2: 'RGB', 3: 'palette'}
 # TIFF's compressions: none and Deflate, which tifffile reads by itself; LZW and PackBits, of which
@@ -76,7 +79,9 @@ def read(path: Path) -> Picture:
     is_tiff = isinstance(source, tifffile.TiffPage)
     with _report_damage(path):
       pixels = _tiff_pixels(source) if is_tiff else _pixels(source)
-    pixels = pixels.reshape(header.height, header.width, header.bands)
+      pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+      if pixels.shape != (header.height, header.width, header.bands):
+        raise ValueError(f'its pixels are {pixels.shape}, but its header says otherwise')
     key = None if is_tiff else source.info.get('transparency')
     if header.format == 'PNG':
       _require_upright(path, source.getexif().get(ExifTags.Base.Orientation))
@@ -229,8 +234,10 @@ def _count_tiff(tiff: tifffile.TiffFile) -> int:
 
 def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
   """Returns the checked header of a TIFF."""
-  orientation = page.tags.get('Orientation')
-  _require_upright(path, None if orientation is None else orientation.value)
+  _require_upright(path, page.tags.valueof('Orientation'))
+  # Pillow turns by this too.
+  if in_words := _XMP_TURN.search(bytes(page.tags.valueof('XMP') or b'')):
+    _require_upright(path, int(in_words[1]))
   if page.photometric == _WHITE_IS_ZERO:
     raise InputError(
       f'{path}: 0 is white in it (PhotometricInterpretation), which programs read in two ways; '
@@ -275,7 +282,9 @@ def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
       f'{name}; expected none, Deflate, LZW (8 bits, or grey) or PackBits. Save it without '
       'compression.'
     )
-  if not all(page.databytecounts) or not all(page.dataoffsets):
+  parts = math.prod(page.chunked)
+  found = page.databytecounts, page.dataoffsets
+  if any(len(numbers) != parts or not all(numbers) for numbers in found):
     raise InputError(f'{path}: lacks a part of its pixels; expected all. Copy it again.')
 
 
