@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from plain_png import chunk, palette, png
 
 from thrifty_jax.errors import InputError
@@ -135,9 +135,10 @@ def test_compressions_of_a_tiff_change_no_value(tmp_path, compression, pixels):
   check(path, pixels * np.uint8(255) if pixels.dtype == bool else pixels)
 
 
-def test_a_palette_of_a_tiff_is_read(tmp_path):
+@pytest.mark.parametrize('unit', [257, 1], ids=['16 bits', '8 bits, against the standard'])
+def test_a_palette_of_a_tiff_is_read(tmp_path, unit):
   table = np.zeros((3, 256), np.uint16)
-  table[:, :3] = COLOURS.T.astype(np.uint16) * 257
+  table[:, :3] = COLOURS.T.astype(np.uint16) * unit
   path = write_tiff(tmp_path, INDICES, photometric='palette', colormap=table)
   check(path, COLOURS[INDICES])
 
@@ -259,7 +260,23 @@ def tiff_larger(place):
   return path
 
 
+def turned_by_xmp(place):
+  """A TIFF in LZW, which Pillow would turn: 5 x 7 numbers in another order."""
+  tags = TiffImagePlugin.ImageFileDirectory_v2()
+  tags[700] = b'<rdf:Description tiff:Orientation="6"/>'
+  tags.tagtype[700] = 1
+  return save(place, GREY, 'a.tif', compression='tiff_lzw', tiffinfo=tags)
+
+
+def without_palette(place):
+  path = write_tiff(place, GREY, photometric='minisblack')
+  with tifffile.TiffFile(path, mode='r+') as file:
+    file.pages.first.tags['PhotometricInterpretation'].overwrite(3)
+  return path
+
+
 REFUSED = {
+  'indices without a palette': (without_palette, 'no palette for its indices'),
   'an alpha that varies': (lambda p: put(p, png(with_alpha(254), bits=8, kind=6)), 'transparent'),
   'a constant alpha that is not opaque': (
     lambda p: put(p, png(np.dstack([GREY, np.zeros_like(GREY)]), bits=8, kind=4)),
@@ -349,12 +366,13 @@ REFUSED = {
   'JPEG in TIFF': (lambda p: save(p, GREY, 'a.tif', compression='jpeg'), 'compression JPEG'),
   'fax in TIFF': (
     lambda p: save(p, GREY > 99, 'a.tif', compression='group4'),
-    'compression CCITTFAX4',
+    'compression CCITT',
   ),
   'a TIFF to be turned': (
     tiff(GREY, extratags=[(274, 'H', 1, 6, True)]),
     'Orientation 6',
   ),
+  'a TIFF to be turned by its XMP': (turned_by_xmp, 'Orientation 6'),
   'a PNG to be turned': (oriented('a.png'), 'Orientation 6'),
   'a PNG to be turned by what is behind its pixels': (
     lambda p: put(p, png(GREY, bits=8, kind=0, after=chunk(b'eXIf', turned_exif()))),
@@ -428,6 +446,15 @@ def test_a_tiff_that_lacks_a_strip_is_refused(tmp_path, compression):
     file.pages.first.tags['StripByteCounts'].overwrite(0)
   with pytest.raises(InputError, match='lacks a part of its pixels'):
     pictures.read(path)
+
+
+def test_a_tiff_with_fewer_strips_than_its_height_takes_is_refused(tmp_path, capfd):
+  path = write_tiff(tmp_path, DEEP[:4], photometric='minisblack', rowsperstrip=2)
+  with tifffile.TiffFile(path, mode='r+') as file:
+    file.pages.first.tags['ImageLength'].overwrite(8)
+  with pytest.raises(InputError, match='lacks a part of its pixels'):
+    pictures.read(path)
+  assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize('read', [pictures.read, pictures.read_size])

@@ -8,6 +8,8 @@ Source: PNG, third edition (W3C, 2025); TIFF 6.0 (Adobe, 1992); Exif 2.32 (CIPA,
 """
 
 import contextlib
+import math
+import re
 import struct
 import threading
 from collections.abc import Generator
@@ -31,6 +33,7 @@ _PNG_HEAD = 26  # bytes, of which the last two are the bits of a sample and the 
 _PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples of a pixel by kind of colour
 _LYING = range(5, 9)  # EXIF's orientations in which rows are columns
 _TURNED = range(2, 9)
+_XMP_TURN = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's PhotometricInterpretation, as what follows
 _TIFF_COLOURS = {1: 'grey', 2: 'RGB', 3: 'palette'}
 # TIFF's compressions: none and Deflate, which tifffile reads by itself; LZW and PackBits, of which
@@ -76,7 +79,9 @@ def read(path: Path) -> Picture:
     is_tiff = isinstance(source, tifffile.TiffPage)
     with _report_damage(path):
       pixels = _tiff_pixels(source) if is_tiff else _pixels(source)
-    pixels = pixels.reshape(header.height, header.width, header.bands)
+      pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+      if pixels.shape != (header.height, header.width, header.bands):
+        raise ValueError(f'its pixels are {pixels.shape}, but its header says otherwise')
     key = None if is_tiff else source.info.get('transparency')
     if header.format == 'PNG':
       _require_upright(path, source.getexif().get(ExifTags.Base.Orientation))
@@ -112,9 +117,8 @@ def _has_key(pixels: np.ndarray, key: Any, header: Header) -> bool:
 
 def _pixels(source: Image.Image) -> np.ndarray:
   """Returns the pixels of a picture that Pillow has opened, [H, W, ...]."""
-  with source:
-    is_photograph = source.format in ('JPEG', 'MPO')
-    pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
+  is_photograph = source.format in ('JPEG', 'MPO')
+  pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
   if pixels.dtype == bool:
     return pixels * np.uint8(255)
   # 16 bits are in the order of the file, and before Pillow 11 they are 32 bits.
@@ -126,7 +130,8 @@ def _tiff_pixels(page: tifffile.TiffPage) -> np.ndarray:
   if _is_for_tifffile(page):
     pixels = page.asarray(maxworkers=1)
     return np.moveaxis(pixels, 0, -1) if page.axes == 'SYX' else pixels
-  return _pixels(Image.open(page.parent.filehandle.path, formats=('TIFF',)))
+  with Image.open(page.parent.filehandle.path, formats=('TIFF',)) as picture:
+    return _pixels(picture)
 
 
 def _is_for_tifffile(page: tifffile.TiffPage) -> bool:
@@ -229,8 +234,10 @@ def _count_tiff(tiff: tifffile.TiffFile) -> int:
 
 def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
   """Returns the checked header of a TIFF."""
-  orientation = page.tags.get('Orientation')
-  _require_upright(path, None if orientation is None else orientation.value)
+  _require_upright(path, page.tags.valueof('Orientation'))
+  # Pillow turns by this too.
+  if in_words := _XMP_TURN.search(bytes(page.tags.valueof('XMP') or b'')):
+    _require_upright(path, int(in_words[1]))
   if page.photometric == _WHITE_IS_ZERO:
     raise InputError(
       f'{path}: 0 is white in it (PhotometricInterpretation), which programs read in two ways; '
@@ -249,10 +256,17 @@ def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
       'numbers of 1 to 16 bits without sign, or float32. Convert it.'
     )
   _require_readable(path, page)
-  palette = None
-  if page.photometric == _PALETTE:
-    palette = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+  palette = _tiff_palette(path, page) if page.photometric == _PALETTE else None
   return Header('TIFF', page.imagelength, page.imagewidth, bands, bits, palette)
+
+
+def _tiff_palette(path: Path, page: tifffile.TiffPage) -> np.ndarray:
+  """Returns the colour of each index, [N, 3], uint8."""
+  colours = page.colormap
+  if colours is None or colours.shape != (3, 1 << page.bitspersample) or page.bitspersample > 8:
+    raise InputError(f'{path}: has no palette for its indices; expected one. Export it again.')
+  # 16 bits by the standard, but some programs write 8, as libtiff also finds.
+  return (colours.T >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
 
 
 def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
@@ -268,7 +282,9 @@ def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
       f'{name}; expected none, Deflate, LZW (8 bits, or grey) or PackBits. Save it without '
       'compression.'
     )
-  if not all(page.databytecounts) or not all(page.dataoffsets):
+  parts = math.prod(page.chunked)
+  found = page.databytecounts, page.dataoffsets
+  if any(len(numbers) != parts or not all(numbers) for numbers in found):
     raise InputError(f'{path}: lacks a part of its pixels; expected all. Copy it again.')
 
 
