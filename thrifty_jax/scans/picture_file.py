@@ -41,7 +41,7 @@ _ERRORS = (  # of Pillow and tifffile at damaged files, beside those that all re
   *(SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
   *(struct.error, tifffile.TiffFileError, Image.DecompressionBombError),
 )
-_OPENING = threading.Lock()
+_READING = threading.Lock()
 
 
 class Header(NamedTuple):
@@ -78,7 +78,7 @@ def read(path: Path) -> Picture:
       pixels = _tiff_pixels(source) if is_tiff else _pixels(source)
     pixels = pixels.reshape(header.height, header.width, header.bands)
     key = None if is_tiff else source.info.get('transparency')
-    if header.format == 'PNG':  # where EXIF may stand behind the pixels
+    if header.format == 'PNG':
       _require_upright(path, source.getexif().get(ExifTags.Base.Orientation))
   if header.palette is not None and pixels.max() >= len(header.palette):
     raise InputError(
@@ -112,9 +112,8 @@ def _has_key(pixels: np.ndarray, key: Any, header: Header) -> bool:
 
 def _pixels(source: Image.Image) -> np.ndarray:
   """Returns the pixels of a picture that Pillow has opened, [H, W, ...]."""
-  with source:
-    is_photograph = source.format in ('JPEG', 'MPO')
-    pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
+  is_photograph = source.format in ('JPEG', 'MPO')
+  pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
   if pixels.dtype == bool:
     return pixels * np.uint8(255)
   # 16 bits are in the order of the file, and before Pillow 11 they are 32 bits.
@@ -126,24 +125,13 @@ def _tiff_pixels(page: tifffile.TiffPage) -> np.ndarray:
   if _is_for_tifffile(page):
     pixels = page.asarray(maxworkers=1)
     return np.moveaxis(pixels, 0, -1) if page.axes == 'SYX' else pixels
-  return _pixels(_open(Path(page.parent.filehandle.path), 'TIFF'))
+  with Image.open(page.parent.filehandle.path, formats=('TIFF',)) as picture:
+    return _pixels(picture)
 
 
 def _is_for_tifffile(page: tifffile.TiffPage) -> bool:
   whole = page.bitspersample >= 8 and page.photometric != _PALETTE
   return page.compression in _BY_TIFFFILE and whole
-
-
-def _open(path: Path, *formats: str) -> Image.Image:
-  """Opens a picture by Pillow, whose own bound of size gives way to that of this module."""
-  with _OPENING:
-    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-      picture = Image.open(path, formats=formats)
-      getattr(picture, 'n_frames', 1)  # counted here, as it may look at sizes
-      return picture
-    finally:
-      Image.MAX_IMAGE_PIXELS = kept
 
 
 @contextlib.contextmanager
@@ -156,13 +144,24 @@ def _opened(path: Path) -> Generator[tuple[Any, Header]]:
       if head[:4] in _TIFF_STARTS:
         tiff = stack.enter_context(tifffile.TiffFile(path))
         _require_one(path, _count_tiff(tiff))
-        source: Any = tiff.pages[0]
+        source: Any = tiff.pages.first
         header = _tiff_header(path, source)
       else:
-        source = stack.enter_context(_open(path, *_FORMATS))
+        source = stack.enter_context(Image.open(path, formats=_FORMATS))
         header = _header(path, source, head)
       _require_possible(path, header)
     yield source, header
+
+
+@contextlib.contextmanager
+def _lift_bound() -> Generator[None]:
+  """Lifts Pillow's own bound of size, which is below that of this module, for one reader alone."""
+  with _READING:
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+      yield
+    finally:
+      Image.MAX_IMAGE_PIXELS = kept
 
 
 @contextlib.contextmanager
@@ -170,6 +169,7 @@ def _report_damage(path: Path) -> Generator[None]:
   """Refuses a file that the body cannot read, without messages of libraries."""
   with (
     unreadable.report_unreadable(path),
+    _lift_bound(),
     unreadable.quiet(),
     unreadable.silence_libraries(),
   ):
@@ -185,8 +185,8 @@ def _header(path: Path, picture: Any, head: bytes) -> Header:
   """Returns the checked header of a picture that Pillow has opened."""
   name = 'JPEG' if picture.format == 'MPO' else str(picture.format)  # a photograph and a preview
   width, height = picture.size
-  # The method of PNG itself reads all pixels before.
-  turned = Image.Image.getexif(picture).get(ExifTags.Base.Orientation)
+  # A PNG may say it behind its pixels, where `read` looks.
+  turned = None if name == 'PNG' else picture.getexif().get(ExifTags.Base.Orientation)
   if name == 'JPEG':
     height, width = (width, height) if turned in _LYING else (height, width)
   else:
@@ -249,10 +249,17 @@ def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
       'numbers of 1 to 16 bits without sign, or float32. Convert it.'
     )
   _require_readable(path, page)
-  palette = None
-  if page.photometric == _PALETTE:
-    palette = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+  palette = _tiff_palette(path, page) if page.photometric == _PALETTE else None
   return Header('TIFF', page.imagelength, page.imagewidth, bands, bits, palette)
+
+
+def _tiff_palette(path: Path, page: tifffile.TiffPage) -> np.ndarray:
+  """Returns the colour of each index, [N, 3], uint8."""
+  colours = page.colormap
+  if colours is None or colours.shape != (3, 1 << page.bitspersample) or page.bitspersample > 8:
+    raise InputError(f'{path}: has no palette for its indices; expected one. Export it again.')
+  # 16 bits by the standard, but some programs write 8, as libtiff also finds.
+  return (colours.T >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
 
 
 def _require_readable(path: Path, page: tifffile.TiffPage) -> None:

@@ -69,7 +69,7 @@ def read_mask(path: Path, legend: Legend) -> np.ndarray:
   picture = picture_file.read(path)
   if legend.colours:
     return _by_colour(path, picture, legend)[None]
-  numbers = _numbers(path, picture, legend)
+  numbers = _numbers(path, picture)
   seen = _seen(numbers)
   if legend.classes == 2 and set(seen) <= {0, 255}:
     return (numbers == 255).astype(np.uint8)[None]
@@ -94,11 +94,10 @@ def _by_colour(path: Path, picture: Picture, legend: Legend) -> np.ndarray:
       f'{path}: has values of {picture.header.bits} bits; expected 8 for the colours in '
       '--config.data.colours. Convert the mask.'
     )
-  codes = _codes(pixels)
   classes = np.full(1 << 24, -1, np.int16)
   classes[[int(colour[1:], 16) for colour in legend.colours]] = range(len(legend.colours))
-  found = classes[codes]
-  strange = codes[found < 0]
+  found = np.stack([classes[_codes(row)] for row in pixels])  # by rows, as indices take 8 bytes
+  strange = _codes(pixels[found < 0])
   if strange.size:
     raise InputError(
       f'{path}: {strange.size} pixels have colours without a class ({_listed(strange)}); expected '
@@ -108,11 +107,11 @@ def _by_colour(path: Path, picture: Picture, legend: Legend) -> np.ndarray:
   return found.astype(np.uint8)
 
 
-def _numbers(path: Path, picture: Picture, legend: Legend) -> np.ndarray:
+def _numbers(path: Path, picture: Picture) -> np.ndarray:
   """Returns the numbers that a mask without colours holds, [H, W], whole."""
   header, pixels = picture
   if header.palette is not None:
-    return _indices_or_levels(path, picture, legend)
+    return _indices_or_levels(path, pixels[..., 0], header.palette)
   number = pixels[..., 0]
   if any((number != pixels[..., band]).any() for band in range(1, pixels.shape[-1])):
     codes = _codes(pixels) if pixels.dtype == np.uint8 else None
@@ -132,15 +131,14 @@ def _numbers(path: Path, picture: Picture, legend: Legend) -> np.ndarray:
   return number.astype(np.uint8) if number.dtype == np.float32 else number
 
 
-def _indices_or_levels(path: Path, picture: Picture, legend: Legend) -> np.ndarray:
+def _indices_or_levels(path: Path, indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
   """Returns the levels of a grey palette, the indices of a coloured one, [H, W]."""
-  palette, indices = picture.header.palette, picture.pixels[..., 0]
-  assert palette is not None
   if _is_grey(palette):
-    return _coloured(picture)[..., 0]
+    return palette[indices, 0]
   used = _seen(indices)
-  levels = [int(palette[index, 0]) for index in used]
-  if _is_grey(palette[used]) and set(levels) <= {0, 255} and used != [lv // 255 for lv in levels]:
+  levels = palette[used, 0].tolist()
+  black_and_white = _is_grey(palette[used]) and set(levels) <= {0, 255}
+  if black_and_white and used != [level // 255 for level in levels]:
     raise InputError(
       f'{path}: is black and white, but its palette has other colours and the indices {used}; '
       'expected class numbers that cannot be misread. Save the mask as grey, or name its colours: '
@@ -170,11 +168,9 @@ def _is_grey(colours: np.ndarray) -> bool:
 
 
 def _codes(pixels: np.ndarray) -> np.ndarray:
-  """Returns colours of 8 bits, [H, W, 1 or 3], as numbers 0xrrggbb, [H, W]."""
-  red, green, blue = (pixels[..., band].astype(np.uint32) for band in (0, -2, -1))
-  if pixels.shape[-1] == 1:
-    green = blue = red
-  return red << 16 | green << 8 | blue
+  """Returns colours of 8 bits, [..., 1 or 3], as numbers 0xrrggbb, [...]."""
+  colours = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).astype(np.uint32)
+  return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
 
 
 def _listed(codes: np.ndarray) -> str:
@@ -186,8 +182,11 @@ def _listed(codes: np.ndarray) -> str:
 
 
 def _seen(numbers: np.ndarray) -> list[int]:
-  """Returns the numbers that an array of 8 or 16 bits holds, sorted."""
-  return np.flatnonzero(np.bincount(numbers.ravel())).tolist()
+  """Returns the numbers of 8 or 16 bits that an array, [H, W], holds, sorted."""
+  seen = np.zeros(1 << 16, bool)
+  for row in numbers:
+    seen[row] = True
+  return np.flatnonzero(seen).tolist()
 
 
 def _blurs(picture: Picture) -> str:
