@@ -292,7 +292,7 @@ NOT_OF_THE_PAPER = {
   *('data.folds', 'data.fold', 'data.test_patients', 'model.name', 'search.seeds'),
   *('evaluate.batch_size', 'evaluate.threshold_floor', 'evaluate.nsd_tolerance_mm'),
   *('seed', 'precision', 'search.max_ms', 'search.max_macs', 'retrain.minutes'),
-  *('data.exclude', 'data.nan_is_lowest', 'evaluate.list_suspects'),
+  *('data.exclude', 'data.nan_is_lowest', 'data.unit', 'evaluate.list_suspects'),
   *(field for field, row in SETTINGS.items() if field.startswith('front.') and row.stages),
 }
 # Limits and steps that are not read where another field is off.
