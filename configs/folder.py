@@ -8,7 +8,8 @@ FOLDER contains dataset.json, imagesTr, labelsTr and, if a patient has several s
 each FOLDER. Run --stage=check first and read its findings. In place of FOLDER, two folders whose
 files are paired by their names, with patients.csv beside IMAGES or in it:
 
-  --config.data.images=IMAGES --config.data.masks=MASKS --config.data.classes="('background','liver')"
+  --config.data.images=IMAGES --config.data.masks=MASKS
+  --config.data.classes="('background','liver')"
 
 Scans are volumes or pictures; docs/data.md says how masks of pictures are read.
 

@@ -125,3 +125,12 @@ def test_outliers_need_a_distance_and_enough_values():
   assert findings.find_outliers(values, least=0.1).tolist() == [False] * 5 + [True]
   assert not findings.find_outliers(values, least=0.3).any()
   assert not findings.find_outliers(np.array([1.0, 1, 1, 9]), least=0.1).any()
+
+
+def test_sizes_of_classes_in_pictures_are_areas(scans):
+  changed = [
+    dataclasses.replace(scan, shape=(1, 256, 256), spacing_mm=(1.0, 1.0, 1.0)) for scan in scans
+  ]
+  changed[2] = dataclasses.replace(changed[2], class_size=np.array([200.0, 15.0]))
+  (finding,) = findings.find(changed, CLASSES, unit='pixels')
+  assert finding.text.startswith('c02: area of liver 200 pixels; the median is')
