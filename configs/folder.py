@@ -1,15 +1,22 @@
-"""Your own scans: any folder in the layout of the Medical Segmentation Decathlon or of nnU-Net v2.
+"""Your own scans: a folder as of the Medical Segmentation Decathlon or nnU-Net v2, or two folders.
 
   python -m thrifty_jax.main --config=configs/folder.py --config.data.raw_dir=FOLDER --workdir=RUN
   python -m thrifty_jax.main --config=configs/folder.py:small --config.data.raw_dir=FOLDER
 
 FOLDER contains dataset.json, imagesTr, labelsTr and, if a patient has several scans, patients.csv
 (case,patient). RUN, the folder of results, is runs/folder without --workdir: use another one for
-each FOLDER. Run --stage=check first and read its findings.
+each FOLDER. Run --stage=check first and read its findings. In place of FOLDER, two folders whose
+files are paired by their names, with patients.csv beside IMAGES or in it:
+
+  --config.data.images=IMAGES --config.data.masks=MASKS
+  --config.data.classes="('background','liver')"
+
+Scans are volumes or pictures; docs/data.md says how masks of pictures are read.
 
 Values left open here are filled in from the folder, shown at the start and recorded in
 config.json; a value that you set takes precedence:
-  data.classes, data.modalities     from dataset.json
+  data.classes, data.modalities     from dataset.json; of two folders the classes must be set
+  data.context, data.unit           1 and mm; of pictures 0 and pixels
   data.slice_axis                   the axis of thick slices; axial where voxels are nearly cubes
   data.image_size                   the median longer side of a slice, up to a multiple of 32, at
                                     most data.max_image_size
@@ -17,8 +24,8 @@ config.json; a value that you set takes precedence:
                                     folds may differ in it; else the percentiles of each scan
 
 No flips: how an anatomy may be mirrored is unknown. If left and right look alike and have one
-class, set augment.flip_left_right and evaluate.flips. The network also sees the slices above and
-below; data.context=0 takes them away, which cost 0.8 points on the hippocampus.
+class, set augment.flip_left_right and evaluate.flips. Of volumes the network also sees the slices
+above and below; data.context=0 takes them away, which cost 0.8 points on the hippocampus.
 
 Measured: Task04_Hippocampus of the Decathlon (221 scans of 145 patients), variant small with
 search.max_ms=5 and cost.size=256, fold 0, seed 0: an hour on two CPU cores, 425,043 parameters,
@@ -40,7 +47,6 @@ def get_config(variants: str = '') -> ConfigDict:
   config = defaults.default()
 
   config.data.name = 'folder'
-  config.data.context = 1
   defaults.leave_to_data(config)
   defaults.set_model(config, 'lean')
   return defaults.apply_variants(config, variants, small=_small)

@@ -30,6 +30,7 @@ class Checked:
   split: Mapping[str, Sequence[str]]  # patients of train, validation, test; {} if there is no split
   scans: Sequence[Scan]  # those that can be trained on
   findings: Sequence[Finding]
+  told: Sequence[tuple[str, str]] = ()  # titles and texts about what the data set is, for a person
   having: str = ''  # how many patients of each part of the split have each class
 
   def select(self, *, errors: bool) -> list[Finding]:
@@ -57,11 +58,16 @@ def write(checked: Checked, workdir: Path) -> Path:
   patients = {case.patient for case in checked.cases}
   page = {
     'data': data.name,
-    'raw_dir': data_sets.raw_dir(checked.config).name,
+    'raw_dir': '/'.join(data_sets.raw_dir(checked.config).parts[-2 if data.images else -1 :]),
+    'told': [(title, text) for title, text in checked.told if title not in ('classes', 'split')],
+    'named': _names_masks(checked),
     'note': data_sets.find_module(checked.config).ABOUT.note,
     'classes': data.classes[1:],
     'plain': format_figure,
     'slice_axis': data.slice_axis,
+    'of_pictures': data.unit == 'pixels',
+    'figures': [*_figures(None, data.unit)][:-1],
+    'size_unit': _size_unit(data.unit),
     'rows': rows,
     'pictures': [row for row in rows if row['scan']],
     'percentiles': _percentiles(checked),
@@ -89,27 +95,44 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
       'scan': scans.get(case.case),
       'cells': {
         'case': case.case,
+        **({'mask': case.label[0].name} if _names_masks(checked) else {}),
         'patient': case.patient,
         'split': part_of.get(case.patient, '-'),
-        **_figures(scans.get(case.case)),
+        **_figures(scans.get(case.case), checked.config.data.unit),
       },
     }
     for case in checked.cases
   ]
 
 
-def _figures(scan: Scan | None) -> dict[str, str]:
-  """Returns the figures of a scan as text, dashes where it could not be measured."""
+def _names_masks(checked: Checked) -> bool:
+  """Returns whether masks have other names than their scans, by which two folders pair them."""
+  pairs = [(case.label[0].name, f'{case.case}.') for case in checked.cases if case.label]
+  return bool(checked.config.data.images) and not all(mask.startswith(own) for mask, own in pairs)
+
+
+def _size_unit(unit: str) -> str:
+  """Returns the unit of the sizes of classes; `unit` is that of lengths."""
+  return 'pixels' if unit == 'pixels' else 'ml'
+
+
+def _figures(scan: Scan | None, unit: str) -> dict[str, str]:
+  """Returns the figures of a scan as text, the sizes last, dashes where it was not measured."""
+  of_pictures = unit == 'pixels'
+  names = ('H x W',) if of_pictures else ('D x H x W', 'spacing mm', 'axes')
   if scan is None:
-    return dict.fromkeys(('D x H x W', 'spacing mm', 'axes', 'intensity', 'ml'), '-')
+    return dict.fromkeys((*names, 'intensity', _size_unit(unit)), '-')
+  grid = (
+    'x'.join(map(str, scan.shape[1:] if of_pictures else scan.shape)),
+    ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
+    scan.orientation or '-',
+  )
   return {
-    'D x H x W': 'x'.join(map(str, scan.shape)),
-    'spacing mm': ' '.join(f'{step:.2f}' for step in scan.spacing_mm),
-    'axes': scan.orientation or '-',
+    **dict(zip(names, grid, strict=False)),
     'intensity': ' '.join(
       f'{format_figure(low)}..{format_figure(high)}' for low, _, high in scan.intensity
     ),
-    'ml': ' '.join(map(format_figure, scan.volume_ml)),
+    _size_unit(unit): ' '.join(map(format_figure, scan.class_size)),
   }
 
 
@@ -118,7 +141,7 @@ def _listed(checked: Checked) -> list[str]:
   rows = [{' ': row['mark'], **row['cells']} for row in _rows(checked)]
   several = any(row['patient'] != row['case'] for row in rows)
   for row in rows:
-    row.update({name: _shortened(row[name]) for name in ('case', 'patient')})
+    row.update({n: _shortened(row[n]) for n in ('case', 'mask', 'patient') if n in row})
   widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in rows[0]}
   if not several:
     del widths['patient']
@@ -133,7 +156,8 @@ def _listed(checked: Checked) -> list[str]:
   ]
   if 'intensity' in widths:
     lines.append(f'intensity: {_percentiles(checked)}')
-  lines.append(_paragraph(f'ml: {", ".join(checked.config.data.classes[1:])}'))
+  data = checked.config.data
+  lines.append(_paragraph(f'{_size_unit(data.unit)}: {", ".join(data.classes[1:])}'))
   if left_out:
     lines.append(f'too wide for this table, see {PAGE}: {", ".join(left_out)}')
   return lines

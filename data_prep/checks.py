@@ -60,13 +60,18 @@ def find_problems(
 
 
 def check(
-  config: ConfigDict, scans: Scans, split: Mapping[str, Sequence[str]], workdir: Path
+  config: ConfigDict,
+  scans: Scans,
+  split: Mapping[str, Sequence[str]],
+  workdir: Path,
+  told: Sequence[tuple[str, str]] = (),
 ) -> None:
   """Reads every scan once, in several processes, and shows their figures and what is wrong.
 
   The split has names of patients under train, validation and test, or is {} where they cannot be
-  split. The workdir receives check.html and nothing else. An InputError about unusable scans and
-  missing counterparts is raised once everything is read and shown.
+  split; `told` is what `data_sets.resolve` returned. The workdir receives check.html and nothing
+  else. An InputError about unusable scans and missing counterparts is raised once everything is
+  read and shown.
   """
   cases = scans.cases
   found = [Finding(text, is_error=True) for text in scans.unpaired]
@@ -79,10 +84,11 @@ def check(
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
-  found += findings.find(measured, config.data.classes, slice_axis=config.data.slice_axis)
-  total_ml = np.sum([scan.volume_ml for scan in measured], axis=0)
-  if not any(finding.is_error for finding in found) and not np.all(total_ml):
-    absent = ', '.join(np.array(config.data.classes[1:])[total_ml == 0])
+  kind = {'slice_axis': config.data.slice_axis, 'unit': config.data.unit}
+  found += findings.find(measured, config.data.classes, **kind)
+  total = np.sum([scan.class_size for scan in measured], axis=0)
+  if not any(finding.is_error for finding in found) and not np.all(total):
+    absent = ', '.join(np.array(config.data.classes[1:])[total == 0])
     text = (
       f'{data_sets.raw_dir(config)}: no scan has a voxel of {absent}; expected every class of '
       'data.classes somewhere. Correct the list or the masks.'
@@ -94,7 +100,7 @@ def check(
     absent := presence.describe_absent(having, split)
   ):
     found.append(Finding(absent))
-  checked = Checked(config, cases, split, measured, found, presence.describe(having, split))
+  checked = Checked(config, cases, split, measured, found, told, presence.describe(having, split))
   print(check_page.format_table(checked))
   print(f'pictures: {check_page.write(checked, workdir)}')
   if errors := checked.select(errors=True):

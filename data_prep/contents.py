@@ -36,12 +36,12 @@ class Contents:
 
     What it cannot find, None, is tried again the next time, and has none here.
     """
-    names = [_name(_files_of(case)) for case in cases]
+    names = [_name_classes(case) for case in cases]
     unknown = [case for case, name in zip(cases, names, strict=True) if name not in self._classes]
     if unknown:
       for case, found in zip(unknown, read(unknown), strict=True):
         if found is not None:
-          self._classes[_name(_files_of(case))] = found
+          self._classes[_name_classes(case)] = found
     return [self._classes.get(name, []) for name in names]
 
   def keep(self) -> None:
@@ -67,6 +67,13 @@ def _name(paths: Sequence[Sequence[Path]]) -> str:
   # A program can set back only the first of the two times.
   known_by = operator.attrgetter('st_size', 'st_mtime_ns', 'st_ctime_ns')
   return _digest([[[str(path), *known_by(path.stat())] for path in part] for part in paths])
+
+
+def _name_classes(case: Case) -> str:
+  """Returns what the classes in a mask are known by: its files, and the meaning of its colours."""
+  name = _name(_files_of(case))
+  legend = case.legend
+  return _digest([name, legend.colours, legend.classes]) if legend else name
 
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:

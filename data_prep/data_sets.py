@@ -20,9 +20,10 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case, Volume
 
 # Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
-# decides what the config leaves open also has resolve(config, scans, training), and one whose masks
-# can be read alone read_classes(case); folder also has find_unused and require_split. Where files
-# lack their counterpart, find_cases raises Unpaired.
+# decides what the config leaves open also has resolve(config, scans, training), and its find_cases
+# takes section `data` of the config too; one whose masks can be read alone has read_classes(case);
+# folder also has find_unused and require_split. Where files lack their counterpart, find_cases
+# raises Unpaired.
 _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 
 
@@ -108,8 +109,13 @@ def find_module(config: ConfigDict) -> ModuleType:
 def data_dir(config: ConfigDict) -> Path:
   """Returns TFDS's folder: the config's, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
   if folder := config.data.data_dir or os.environ.get('TFDS_DATA_DIR'):
-    return Path(os.path.expanduser(folder)).absolute()
+    return expand(folder)
   return files.in_home('tensorflow_datasets')
+
+
+def expand(folder: str) -> Path:
+  """Returns the path of a folder that the config names; ~ is the home folder."""
+  return Path(os.path.expanduser(folder)).absolute()
 
 
 def raw_folder(name: str) -> str:
@@ -118,9 +124,9 @@ def raw_folder(name: str) -> str:
 
 
 def raw_dir(config: ConfigDict) -> Path:
-  """Returns the raw folder: the config's, else TFDS's folder for manual downloads."""
-  if config.data.raw_dir:
-    return Path(os.path.expanduser(config.data.raw_dir)).absolute()
+  """Returns the raw folder: the config's, or of its images; else TFDS's for manual downloads."""
+  if named := config.data.images or config.data.raw_dir:
+    return expand(named)
   return data_dir(config) / 'downloads' / 'manual' / raw_folder(config.data.name)
 
 
@@ -142,7 +148,8 @@ def find(config: ConfigDict) -> Scans:
 
     download.provide(raw_folder(config.data.name), folder)
   try:
-    found = data_set.find_cases(folder)
+    settled = (config.data,) if hasattr(data_set, 'resolve') else ()
+    found = data_set.find_cases(folder, *settled)
   except Unpaired as error:
     found, unpaired = error.cases, error.problems
   cases = tuple(sorted(found, key=lambda case: case.case))
@@ -156,7 +163,9 @@ def find(config: ConfigDict) -> Scans:
     raise InputError(
       f'{folder}: more than one scan is called {", ".join(twice)}; rename or remove one.'
     )
-  unused = data_set.find_unused(folder, cases) if hasattr(data_set, 'find_unused') else []
+  unused = (
+    data_set.find_unused(folder, cases, config.data) if hasattr(data_set, 'find_unused') else []
+  )
   if unknown := sorted({*config.data.exclude} - {*names}):
     raise InputError(
       f'config.data.exclude names {list_some(unknown)}; expected names among '

@@ -33,16 +33,19 @@ class Finding:
 
 
 def find(
-  scans: Sequence[Scan], classes: Sequence[str], *, slice_axis: str = 'axial'
+  scans: Sequence[Scan], classes: Sequence[str], *, slice_axis: str = 'axial', unit: str = 'mm'
 ) -> list[Finding]:
-  """Returns what is odd about scans of these classes, each by itself and beside the others."""
+  """Returns what is odd about scans of these classes, each by itself and beside the others.
+
+  `unit` is that of lengths, pixels for pictures.
+  """
   if not scans:
     return []
   return [
     *_twins(scans),
     *_oddities(scans, classes),
     *_misplaced(scans, slice_axis),
-    *_outliers(scans, classes),
+    *_outliers(scans, classes, unit),
   ]
 
 
@@ -126,11 +129,11 @@ def _rules(
   text = 'thick slices lie along another axis than data.slice_axis'
   thick = largest > _THICK * second and scan.spacing_mm[0] < largest
   yield text, thick, f'{text} ({spacing} mm)'
-  empty = not scan.volume_ml.any()
+  empty = not scan.class_size.any()
   yield 'the mask is empty', empty, 'the mask is empty'
-  for name, volume_ml in zip(classes[1:], scan.volume_ml, strict=True):
+  for name, size in zip(classes[1:], scan.class_size, strict=True):
     text = f'no voxel of {name}'
-    yield text, not empty and not volume_ml, text
+    yield text, not empty and not size, text
 
 
 def _misplaced(scans: Sequence[Scan], slice_axis: str) -> Iterator[Finding]:
@@ -145,20 +148,20 @@ def _misplaced(scans: Sequence[Scan], slice_axis: str) -> Iterator[Finding]:
   yield from _warnings(scans, texts, 'masks lie on something else than those of the others')
 
 
-def _outliers(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
+def _outliers(scans: Sequence[Scan], classes: Sequence[str], unit: str) -> Iterator[Finding]:
   """Yields scans that are far from the median of the set."""
-  for name, unit, values, scaled, least in _quantities(scans, classes):
+  for name, suffix, values, scaled, least in _quantities(scans, classes, unit):
     flagged = np.flatnonzero(find_outliers(scaled, least=least)).tolist()
     if flagged:
       there = values[np.isfinite(scaled)]
       median = f'the median is {format_figure(np.median(there))}'
-      texts = {scans[i]: f'{name} {format_figure(values[i])}{unit}; {median}' for i in flagged}
-      span = f'{format_figure(there.min())} to {format_figure(there.max())}{unit}'
+      texts = {scans[i]: f'{name} {format_figure(values[i])}{suffix}; {median}' for i in flagged}
+      span = f'{format_figure(there.min())} to {format_figure(there.max())}{suffix}'
       yield from _warnings(scans, texts, f'{name} differs much: {span}, {median}')
 
 
 def _quantities(
-  scans: Sequence[Scan], classes: Sequence[str]
+  scans: Sequence[Scan], classes: Sequence[str], unit: str
 ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, float]]:
   """Yields name, unit, values [N], these on a comparable scale [N], an outlier's least distance."""
 
@@ -179,8 +182,9 @@ def _quantities(
   spread = channels[..., 2] - channels[..., 0]
   for name, values in zip(names, spread, strict=True):
     yield by_factor(f'range of intensities{name}', '', values, 'intensity')
-  for name, volume_ml in zip(classes[1:], np.transpose([s.volume_ml for s in scans]), strict=True):
-    yield by_factor(f'volume of {name}', ' ml', volume_ml, 'volume')
+  what, of = ('area', ' pixels') if unit == 'pixels' else ('volume', ' ml')
+  for name, size in zip(classes[1:], np.transpose([s.class_size for s in scans]), strict=True):
+    yield by_factor(f'{what} of {name}', of, size, 'volume')
   for name, dark, ranges in zip(names, channels[..., 0], spread, strict=True):
     yield f'darkest intensity{name}', '', dark, dark / np.median(ranges), _OFFSET
 

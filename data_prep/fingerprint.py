@@ -4,10 +4,12 @@ The first two follow from the headers of all labelled scans, and are the same fo
 window depends on intensities, so it is learned from the training patients of the fold alone.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -57,6 +59,24 @@ def read_grids(cases: Sequence[Case]) -> Grids:
   if not shapes:
     raise errors[0]
   return Grids(np.asarray(shapes), np.asarray(spacings_mm))
+
+
+def count_channels(cases: Sequence[Case]) -> int:
+  """Returns the number of channels in the first file of each scan, which must be one number.
+
+  Unreadable files are left out here, as by `read_grids`; 0 if all are.
+  """
+  first: dict[int, Path] = {}
+  for case in cases:
+    with contextlib.suppress(InputError):
+      first.setdefault(volumes.count_channels(case.image[0]), case.image[0])
+  if len(first) > 1:
+    (count, one), (other, differs) = list(first.items())[:2]
+    raise InputError(
+      f'{differs}: has {other} channels, but {one.name} has {count}; expected one number. Convert '
+      'the scans to grey or to colours, or move some away.'
+    )
+  return next(iter(first), 0)
 
 
 def slice_axis(grids: Grids) -> str:

@@ -1,7 +1,8 @@
 """Generated scans in the layouts of the Decathlon and of nnU-Net, with the traps of real folders.
 
 Two classes of foreground, a first patient with two scans, files in every orientation, thick slices
-along any axis, a hidden file beside the scans, and a test image without a mask.
+along any axis, a hidden file beside the scans, and a test image without a mask. Their middle slices
+are also pictures in colours, in a folder of images and one of masks.
 """
 
 import dataclasses
@@ -14,12 +15,14 @@ import nibabel
 import numpy as np
 import SimpleITK
 from nibabel.affines import from_matvec
+from PIL import Image, ImageColor
 
 from data_prep import phantom
 from data_prep.phantom import Scan
 from thrifty_jax.scans import volumes
 
 CLASSES = ('background', 'left part', 'right part')
+COLOURS = ('#000000', '#ff0000', '#0000ff')  # of the classes in masks that are pictures
 
 _STORED = (*phantom.ORIENTATIONS, 'LIP', 'RSA')  # the last two: sagittal slices one after the other
 _RAS = {'S': (0, 0, 1), 'I': (0, 0, -1), 'P': (0, -1, 0), 'L': (-1, 0, 0)}
@@ -34,6 +37,31 @@ def make_scan(*, number: int, seed: int, slice_axis: str = 'axial') -> Scan:
   label = scan.label.copy()
   label[..., label.shape[-1] // 2 :] *= 2
   return dataclasses.replace(scan, label=label, affine=affine)
+
+
+def make_picture(*, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the middle slice of a scan in colours, [H, W, 3] uint8, and its mask, [H, W] uint8."""
+  scan = make_scan(number=number, seed=seed)
+  bright = np.clip(scan.image[len(scan.image) // 2], 0, 1)
+  colours = np.stack([bright, 0.7 * bright, 1 - bright], axis=-1)
+  return np.round(255 * colours).astype(np.uint8), scan.label[len(scan.label) // 2]
+
+
+def write_pictures(folder: Path, *, patients: int, seed: int, ending: str = '.png') -> None:
+  """Writes images/00_photo.png and masks/00_drawn.png, in COLOURS, and so on; see `_write`."""
+  palette = np.array([ImageColor.getrgb(colour) for colour in COLOURS], np.uint8)
+  with phantom.whole_folder(folder) as unfinished:
+    images, masks = unfinished / 'images', unfinished / 'masks'
+    images.mkdir()
+    masks.mkdir()
+    lines = ['case,patient']
+    for number in range(patients + 1):
+      image, label = make_picture(number=number, seed=seed)
+      Image.fromarray(image).save(images / f'{number:02d}_photo{ending}')
+      Image.fromarray(palette[label]).save(masks / f'{number:02d}_drawn{ending}')
+      lines.append(f'{number:02d}_photo,p{max(number, 1)}')
+    (images / 'Thumbs.db').write_bytes(b'\xd0\xcf\x11\xe0')  # as Windows leaves it there
+    (unfinished / 'patients.csv').write_text('\n'.join(lines) + '\n')
 
 
 def write_decathlon(folder: Path, *, patients: int, seed: int, slice_axis: str = 'axial') -> None:

@@ -24,7 +24,7 @@ class Scan:
   spacing_mm: tuple[float, float, float]
   orientation: str  # directions of the file's axes, fastest first, such as LPS; '' if unknown
   intensity: np.ndarray  # PERCENTILES of each channel, [M, 3]
-  volume_ml: np.ndarray  # of each foreground class, [K - 1]
+  class_size: np.ndarray  # of each foreground class, in ml, or pixels of a picture, [K - 1]
   image_digest: str  # of the voxels, independent of how the file stores them
   label_digest: str  # of the mask in the same way; '' for an empty one
   study_digest: str  # equal for DICOM files of one visit; '' if unknown
@@ -44,6 +44,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
   labelled = np.flatnonzero(label.any(axis=(1, 2)))
   flat = (image.min(axis=(1, 2)) == image.max(axis=(1, 2))).all(axis=-1)
   middle = int(labelled[len(labelled) // 2]) if labelled.size else len(label) // 2
+  shown = overlays.pick_channels(image[middle], unit=data.unit)
   limits = data.window if data.intensity == 'window' else (intensity[0, 0], intensity[0, 2])
   if limits[0] == limits[1]:  # nearly all voxels are equal
     limits = image[..., 0].min(), image[..., 0].max()
@@ -54,14 +55,17 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     spacing_mm=volume.spacing_mm,
     orientation=volume.orientation,
     intensity=intensity,
-    volume_ml=counts[1:] * np.prod(volume.spacing_mm) / 1000,
+    class_size=counts[1:] * (1 if data.unit == 'pixels' else np.prod(volume.spacing_mm) / 1000),
     image_digest=_digest(image),
     label_digest=_digest(label) if labelled.size else '',
     study_digest=_study_digest(source),
     disordered=tuple(d + 1 for d in slice_order.find_out_of_order(image[..., 0])),
     blank=tuple(int(d) + 1 for d in labelled if flat[d]),
     picture=overlays.outline_slice(
-      image[middle, ..., 0], label[middle], limits=limits, spacing_mm=volume.spacing_mm[1:]
+      shown,
+      label[middle],
+      limits=overlays.colour_limits(shown) if shown.ndim == 3 else limits,
+      spacing_mm=volume.spacing_mm[1:],
     ),
     pictured=middle + 1,
     placement=placement.measure(

@@ -1,5 +1,6 @@
 """The command that segments scans: what it writes, what it refuses, what never leaves a scan."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -19,7 +20,9 @@ from PIL import Image
 from data_prep import phantom, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax import device, files, model_folder, predict
+from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import outputs, segment
+from thrifty_jax.scans import pictures
 
 PROJECT = Path(__file__).resolve().parents[1]
 JAX_FLAGS = (
@@ -176,6 +179,114 @@ def test_probabilities_and_overlays_lie_beside_the_masks(trained, folder, tmp_pa
     assert min(picture.size) > 200 and not picture.info
 
 
+def write_picture(path, *, side=40, grey=False):
+  """A picture with a bright disc; in colours red has it, and blue a ramp."""
+  rows, columns = np.indices((side, side + 8))
+  disc = np.where((rows - 18) ** 2 + (columns - 20) ** 2 < 90, 220, 30)
+  pixels = disc if grey else np.stack([disc, 3 * rows, 4 * columns], axis=-1)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pixels.astype(np.uint8)).save(path)
+  return path
+
+
+@pytest.fixture(scope='module')
+def of_pictures(tmp_path_factory, random_model, config):
+  """A model of pictures in colours."""
+  config = config.copy_and_resolve_references()
+  config.data.update({'modalities': 3, 'unit': 'pixels'})
+  ranges = RANGES | {'field_of_view_mm': [40, 60]}
+  place = tmp_path_factory.mktemp('pictures') / 'model'
+  return random_model(place, config, training_scans=ranges)
+
+
+def test_a_folder_of_pictures_becomes_masks_overlays_and_probabilities_of_their_size(
+  of_pictures, tmp_path, capsys
+):
+  place = write_picture(tmp_path / 'scans' / 'a.png').parent
+  write_picture(place / 'b.JPG', side=48)
+  more = ('--probabilities', '--overlays', '--statistics')
+  assert command(of_pictures, place, tmp_path / 'masks', *more) == 0
+  assert 'unlike' not in capsys.readouterr().out
+  beside = ['_overlay.png', '_probability_1.tif', '_probability_2.tif']
+  assert names(tmp_path / 'masks') == sorted(
+    [f'{name}{end}' for name in 'ab' for end in ('.png', *beside)]
+    + ['classes.json', 'statistics.csv']
+  )
+  segmenter = predict.load_model(of_pictures)
+  for name, scan in (('a', 'a.png'), ('b', 'b.JPG')):
+    with Image.open(place / scan) as picture:
+      pixels = np.asarray(picture)
+    expected = segmenter.segment_picture(pixels)
+    mask = pictures.read_mask(tmp_path / 'masks' / f'{name}.png', pictures.Legend(classes=3))[0]
+    np.testing.assert_array_equal(mask, expected)
+    with Image.open(tmp_path / 'masks' / f'{name}.png') as written:
+      assert written.mode == 'P'
+      np.testing.assert_array_equal(np.asarray(written), expected)  # indices are class numbers
+    shares = [
+      np.asarray(Image.open(tmp_path / 'masks' / f'{name}_probability_{k}.tif')) for k in (1, 2)
+    ]
+    assert shares[0].dtype == np.float32 and shares[0].shape == expected.shape
+    every = np.stack([1 - shares[0] - shares[1], *shares])
+    clear = np.diff(np.sort(every, axis=0)[1:], axis=0)[0] > 1e-3
+    np.testing.assert_array_equal(every.argmax(0)[clear], expected[clear])
+    with Image.open(tmp_path / 'masks' / f'{name}_overlay.png') as drawn:
+      assert drawn.size == (pixels.shape[1], pixels.shape[0]) and drawn.mode == 'RGB'
+  with (tmp_path / 'masks' / 'statistics.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert [(row['scan'], row['class']) for row in rows] == [
+    (name, of_class) for name in 'ab' for of_class in ('liver', 'left kidney')
+  ]
+  assert int(rows[2]['pixels']) == (expected == 1).sum()
+
+
+@pytest.mark.parametrize('output', ['m.png', 'm.tif', 'm.TIFF'])
+def test_a_picture_becomes_one_file_of_the_format_that_its_name_says(of_pictures, tmp_path, output):
+  place = write_picture(tmp_path / 'a.png')
+  assert command(of_pictures, place, tmp_path / 'new' / output) == 0
+  (written,) = [path for path in (tmp_path / 'new').iterdir() if path.suffix != '.json']
+  with Image.open(place) as picture, Image.open(written) as mask:
+    assert mask.size == picture.size and np.asarray(mask).dtype == np.uint8
+    assert np.asarray(mask).max() <= 2
+
+
+UNFIT = {
+  'a picture for a model of volumes': ('model', 'a.png', 'm.png', '', 'is a picture, but the'),
+  'a volume for a model of pictures': ('pictures', 'a.nii.gz', 'm.nii', '', 'is a volume, but the'),
+  'a mask of a volume': ('pictures', 'a.png', 'm.nii.gz', '', 'is a picture, whose mask'),
+  'a format of volumes': ('pictures', 'a.png', 'm', '--format=nrrd', '--format=nrrd: '),
+  'a mask of a picture': ('model', 'a.nii.gz', 'm.png', '', 'is a volume, whose mask'),
+  'a mask that blurs': ('pictures', 'a.png', 'm.jpg', '', 'or a file ending in .nii.gz'),
+  'a grey one': ('pictures', 'grey.png', 'm.png', '', 'the picture has 1 channel(s)'),
+  'a picture over itself': ('pictures', 'a.png', 'a.png', '', 'is a scan of the input'),
+}
+
+
+@pytest.mark.parametrize('name', UNFIT)
+def test_what_does_not_fit_a_model_of_pictures_is_one_line_and_nothing_written(
+  name, trained, of_pictures, tmp_path, monkeypatch, capfd
+):
+  model, place, output, option, message = UNFIT[name]
+  monkeypatch.chdir(tmp_path)
+  write_picture(Path('a.png'))
+  write_picture(Path('grey.png'), grey=True)
+  write_scan(Path('a.nii.gz'))
+  before = sorted(tmp_path.rglob('*'))
+  chosen = {'model': trained, 'pictures': of_pictures}[model]
+  assert command(chosen, place, output, *filter(None, [option])) == 2
+  lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith('predict: ')]
+  assert len(lines) == 1 and message in lines[0], lines
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_arrays_and_kinds_of_models_are_not_mixed_up(trained, of_pictures):
+  with pytest.raises(InputError, match='use segment_picture'):
+    predict.load_model(of_pictures).segment(np.ones((2, 3, 4)), (1, 1, 1))
+  with pytest.raises(InputError, match='trained on volumes'):
+    predict.load_model(trained).segment_picture(np.ones((3, 4)))
+  with pytest.raises(InputError, match=r'\[H, W\] or \[H, W, 3\]'):
+    predict.load_model(of_pictures).segment_picture(np.ones(4))
+
+
 def test_channels_in_files_and_on_the_last_axis_give_the_same_mask(two_channels, tmp_path):
   phantom_folders.write_nnunet(tmp_path / 'nnunet', patients=2, seed=0)
   images = tmp_path / 'nnunet' / 'imagesTr'
@@ -253,7 +364,7 @@ def write_series(folder):
   return folder
 
 
-@pytest.mark.parametrize('format_', predict.FORMATS)
+@pytest.mark.parametrize('format_', predict.FORMATS[:3])  # those of volumes
 def test_no_name_of_a_dicom_series_leaves_it(trained, tmp_path, capfd, format_):
   series = write_series(tmp_path / 'study' / 'case7')
   assert b'Doe^Jane' in (series / '000.dcm').read_bytes()

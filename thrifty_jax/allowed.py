@@ -1,5 +1,6 @@
 """Allowed values: a test and its description for errors and the page of settings."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ class Allowed(NamedTuple):
 
   expected: str  # the values in words, printed after `expected` in an error
   holds: Callable[[Any], Any]  # test of a value; TypeError for another type or number of values
+
+
+_PATTERN = r'[^{}]*({case}[^{}]+{channel}|{channel}[^{}]+{case})[^{}]*'
 
 
 def one_of(*choices: str) -> Allowed:
@@ -67,6 +71,18 @@ RISING_LIST = numbers(
 PERCENTILES = numbers('two rising ones within 0 and 100', lambda a, b: 0 <= a < b <= 100)
 RATES = numbers(
   'different ones above 0', lambda *rates: 0 < len({*rates}) == len(rates) and min(rates) > 0
+)
+COLOURS = Allowed(
+  "(), or different colours, as in ('#000000','#ff0000')",
+  lambda value: (
+    isinstance(value, tuple)
+    and all(re.fullmatch(r'#[0-9a-fA-F]{6}', colour) for colour in value)
+    and len({colour.lower() for colour in value}) == len(value)
+  ),
+)
+PATTERN = Allowed(
+  "'', or a name as '{case}_{channel}', with a text between the two",
+  lambda value: not value or re.fullmatch(_PATTERN, value) is not None,
 )
 PATIENTS = names("different names, as in ('a', 'b')")
 ADDRESS = Allowed("HOST:PORT, or ''", _is_address)

@@ -160,6 +160,7 @@ def _validate_data(config: ConfigDict) -> None:
     raise InputError(
       f'config.data: {min(both)} is a validation and a test patient; leave it out of one list'
     )
+  _validate_places(config)
   only = f'False: only {", ".join(DOWNLOADS)} can be downloaded, and this is {data.name!r}'
   _require(config, 'data.download', lambda on: not on or data.name in DOWNLOADS, only)
   each = f'() or {data.modalities}, one for each modality'
@@ -168,6 +169,24 @@ def _validate_data(config: ConfigDict) -> None:
   _require(config, 'data.std', lambda std: len(std) == len(data.mean), alike)
   only = f'True with the protocol {protocol!r}: only pooled_2d does without test patients'
   _require(config, 'data.hold_out_test', lambda on: on or protocol == 'pooled_2d', only)
+
+
+def _validate_places(config: ConfigDict) -> None:
+  """Refuses places of scans, and ways to read them, that contradict one another."""
+  data = config.data
+  if data.images or data.masks:
+    for name, other in (('images', 'masks'), ('masks', 'images')):
+      both = f'a folder, as data.{other} is {data[other]!r}'
+      _require(config, f'data.{name}', lambda folder: folder != '', both)
+    alone = "'', or no data.images and data.masks: the scans of the run lie in one or the other"
+    _require(config, 'data.raw_dir', lambda folder: folder == '', alone)
+    own = f"'' for the data set {data.name!r}; add --config=configs/folder.py"
+    _require(config, 'data.images', lambda _: data.name == 'folder', own)
+  only = "'' without data.images"
+  _require(config, 'data.pattern', lambda pattern: not pattern or data.images, only)
+  if data.classes:
+    each = f'() or {len(data.classes)} colours, one for each of data.classes'
+    _require(config, 'data.colours', lambda found: len(found) in (0, len(data.classes)), each)
 
 
 def _validate_model(config: ConfigDict) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
   from thrifty_jax.predicting.outputs import Plan
   from thrifty_jax.predicting.segment import Segmenter
 
-FORMATS = ('nifti', 'metaimage', 'nrrd')
+FORMATS = ('nifti', 'metaimage', 'nrrd', 'png', 'tiff')
 USAGE = f"""\
 usage: python -m thrifty_jax.predict --model=FOLDER --input=SCANS --output=MASKS [options]
 
@@ -35,12 +35,17 @@ DICOM SEG, if asked for.
                            models are averaged, as are several that are listed
   --input=SCANS            a NIfTI, MetaImage, NRRD or enhanced DICOM file; a folder with the slices
                            of one DICOM series; or a folder of such. Several channels: files
-                           CASE_0000, CASE_0001, ... or one NIfTI file with them on the last axis
-  --output=MASKS           for one scan a file (.nii.gz .nii .mha .nrrd), else a folder, which gets
-                           a mask CASE.nii.gz for each scan, and classes.json
-  --format=FORMAT          {', '.join(FORMATS)} (default: nifti, or as the output ends)
-  --probabilities          also CASE_probability_1, ... for each class, float32 from 0 to 1
-  --overlays               also CASE_overlay.png: slices with the classes outlined
+                           CASE_0000, CASE_0001, ... or one NIfTI file with them on the last axis.
+                           For a model of pictures: a PNG, TIFF, JPEG, BMP or GIF file, or a folder
+  --output=MASKS           for one scan a file (.nii.gz .nii .mha .nrrd; .png .tif for a picture),
+                           else a folder, which gets a mask CASE.nii.gz or CASE.png for each scan,
+                           and classes.json
+  --format=FORMAT          {', '.join(FORMATS)}; the last two for pictures
+                           (default: nifti, for pictures png, or as the output ends)
+  --probabilities          also CASE_probability_1, ... for each class, float32 from 0 to 1; of
+                           pictures as TIFF
+  --overlays               also CASE_overlay.png: slices, or the picture, with classes outlined
+  --statistics             also statistics.csv: size, mean intensity and place of each class
   --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
                            names its patient and study; needs requirements-dicom.txt
   --flips                  average over the flips that the model saw in training: slower
@@ -114,15 +119,18 @@ def run(arguments: Sequence[str]) -> int:
     dicom_seg.require_packages()
   segmenter = _load(values)
   found = sources.find(place, channels=segmenter.channels)
+  sources.require_kind(found, of_pictures=segmenter.of_pictures)
   plan = outputs.plan(
     found,
     place,
     output,
     format_=values.format,
     classes=len(segmenter.classes),
+    colours=segmenter.colours,
     probabilities=values.probabilities,
     overlays=values.overlays,
     segmentations=values.dicom_seg,
+    statistics=values.statistics,
   )
   about = {
     'note': thrifty_jax.RESEARCH_USE,
@@ -181,12 +189,13 @@ def _segment_all(
   segmenter: 'Segmenter', plan: 'Plan', about: dict[str, Any], *, nan_is_lowest: bool
 ) -> int:
   """Segments the scans in turn, prints what went wrong and returns the exit status."""
-  from thrifty_jax.predicting import outputs
+  from thrifty_jax.predicting import measurements, outputs
   from thrifty_jax.scans import missing, sources
 
   began, done, faults = time.monotonic(), 0, 0
   failed: list[str] = []
   unlike: list[str] = []
+  rows: list[dict[str, str]] = []
   say('batch', f'{segmenter.fitting_batch} slices')
   with logbook.progress(len(plan.scans), 'predict') as bar:
     for source, paths in plan.scans:
@@ -196,10 +205,16 @@ def _segment_all(
         found = segmenter.find(volume, probabilities=bool(paths.probabilities))
         outputs.write(found, grid, paths, plan, about)
         done += 1
+        if plan.statistics:
+          mask = found.turned(found.mask, grid.affine)
+          rows += measurements.measure(
+            volume, mask, classes=segmenter.classes, of_pictures=segmenter.of_pictures
+          )
         unlike += [f'{source.name}: {line}' for line in found.unlike]
       except InputError as error:
         failed.append(f'{source.name}: {" ".join(str(error).split())}')
       except KeyboardInterrupt as error:
+        outputs.write_statistics(plan.statistics, rows)
         print(f'stopped; {done} of {len(plan.scans)} scans are done', file=sys.stderr)
         return stopping.status(error)
       except Exception as error:
@@ -207,6 +222,7 @@ def _segment_all(
         failed.append(f'{source.name}: {type(error).__name__}, a fault, see above')
         faults += 1
       bar.update(1)
+  outputs.write_statistics(plan.statistics, rows)
   for line in unlike:
     say('unlike', line)
   if unlike:

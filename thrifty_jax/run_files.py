@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from thrifty_jax.allowed import Allowed, within
+from thrifty_jax.allowed import Allowed, one_of, within
 from thrifty_jax.records import Inline
 
 
@@ -25,6 +25,7 @@ Epoch = Annotated[int, within(1, 10_000_000)]
 Side = Annotated[int, within(1, 1 << 20)]
 Image = tuple[Side, Side, Side]  # height, width and channels of a slice
 Inside = Annotated[str, Allowed('a path that leads to nowhere outside of the run', _is_inside)]
+Unit = Annotated[str, one_of('mm', 'pixels')]
 Name = Annotated[str, Allowed('a name that a file can have', _is_name)]
 
 
@@ -158,6 +159,7 @@ class Evaluated:
   # theirs has seen, else among those for training and validation.
   agreements: tuple[Agreement, ...] = ()
   suspects: tuple[Agreement, ...] = ()
+  unit: Unit = 'mm'  # of all distances, those whose names end in _mm too
 
 
 @dataclass(frozen=True)
@@ -317,3 +319,4 @@ class Compared:
   patients: Count  # of all folds
   reference: str  # name of the rival that the others are held to
   rivals: tuple[Rival, ...]  # the reference first
+  unit: Unit = 'mm'  # as of Evaluated

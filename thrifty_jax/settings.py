@@ -10,10 +10,12 @@ from thrifty_jax.allowed import (
   ABOVE_0,
   ADDRESS,
   BELOW_1,
+  COLOURS,
   COUNT,
   FACTORS,
   FROM_0,
   PATIENTS,
+  PATTERN,
   PERCENTILES,
   RATES,
   REDUCTION,
@@ -105,6 +107,11 @@ _RUN = {
 }
 _PLACES = {
   'raw_dir': Setting('', TEXT, "Folder of scans; '' is DATA_DIR/downloads/manual/NAME.", own=True),
+  'images': Setting('', TEXT, 'Folder of images, in place of raw_dir.', own=True),
+  'masks': Setting('', TEXT, 'Folder of their masks; the names of the files pair them.', own=True),
+  'pattern': Setting(
+    '', PATTERN, "Name of an image that has one channel of several; '' if it has all."
+  ),
   'data_dir': Setting(
     '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),
@@ -120,7 +127,12 @@ _SLICES = {
     open_value=(),
   ),
   'modalities': Setting(1, COUNT, 'Channels of a scan.', open_value=0),
-  'context': Setting(0, FROM_0, 'Neighbouring slices on each side, given as further channels.'),
+  'colours': Setting(
+    (), COLOURS, 'Colour of each class in masks that are pictures; () where they hold numbers.'
+  ),
+  'context': Setting(
+    0, FROM_0, 'Neighbouring slices on each side, given as further channels.', open_value=-1
+  ),
   'slice_axis': Setting('axial', one_of(*SLICE_AXES), 'Plane of the slices.', open_value='auto'),
   'image_size': Setting(256, COUNT, 'Pixels on each side of a slice.', open_value=0),
   'max_image_size': Setting(256, COUNT, 'Largest image_size that the data may choose.', ()),
@@ -131,7 +143,10 @@ _SLICES = {
     open_value=-1.0,
   ),
   'unit': Setting(
-    'mm', one_of('mm', 'pixels'), 'Unit of distances in the scores.', open_value='auto'
+    'mm',
+    one_of('mm', 'pixels'),
+    'Unit of distances; pixels of pictures.',
+    open_value='auto',
   ),
   'intensity': Setting(
     'percentiles',
@@ -320,7 +335,9 @@ _EVALUATE = {
   'list_suspects': Setting(
     True, SWITCH, 'Lists masks for training and validation that disagree with the network.'
   ),
-  'nsd_tolerance_mm': Setting(2.0, FROM_0, 'Distance that a surface may be off for NSD, mm.'),
+  'nsd_tolerance_mm': Setting(
+    2.0, FROM_0, 'Distance that a surface may be off for NSD, in data.unit.'
+  ),
   'flips': Setting(False, SWITCH, 'Averages over the flips that the augmentation has.'),
   'threshold_floor': Setting(
     False, SWITCH, 'Scores thresholds on intensity, strong for some tissues.'

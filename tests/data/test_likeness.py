@@ -86,3 +86,15 @@ def test_ranges_are_those_of_the_named_patients_alone(tmp_path, phantom_config):
   assert found['pixel_spacing_mm'] == pytest.approx([min(spacings), max(spacings)])
   medians = [np.median(prepared.read(case)['image'].astype(np.float32)) for case in chosen]
   assert found['intensity_0_p50'] == pytest.approx([min(medians), max(medians)])
+
+
+def test_pictures_are_compared_by_their_sides_in_pixels():
+  training = likeness.merge([scan(shape=(1, 565, 584), spacing_mm=(1, 1, 1))])
+  assert unlike_picture((1, 600, 500), training) == []
+  (line,) = unlike_picture((1, 2000, 1500), training)
+  assert line == '2000 pixels on the longer side, in training 584 to 584'
+
+
+def unlike_picture(shape, training):
+  measures = scan(shape=shape, spacing_mm=(1, 1, 1))
+  return likeness.find_unlike(measures, training, slice_axis='axial', unit='pixels')

@@ -41,7 +41,7 @@ def checked(count, *, found=(), name='case{:03d}', channels=1, classes=('backgro
     spacing_mm=(10.25, 10.5, 10.5),
     orientation='LPS',
     intensity=np.tile([[-1024.0, 0, 12345.6]], (channels, 1)),
-    volume_ml=np.full(len(classes) - 1, 12345.6),
+    class_size=np.full(len(classes) - 1, 12345.6),
     image_digest='',
     label_digest='',
     study_digest='',
@@ -110,3 +110,16 @@ def test_a_thumbnail_shows_the_slice_and_the_border_of_its_mask():
   grey = pixels[20, :, 0]
   assert (np.diff(grey) >= 0).all() and grey[0] == 0 and grey[-1] == 255
   assert (pixels[20] == grey[:, None]).all()
+
+
+def test_a_table_of_pictures_has_no_millimetres_and_no_slices(tmp_path):
+  found = checked(3)
+  found.config.data.unit = 'pixels'
+  text = check_page.format_table(found)
+  assert 'H x W' in text and '512x512' in text and 'pixels: organ' in text
+  page = check_page.write(found, tmp_path).read_text(encoding='utf-8')
+  assert '<th>organ, pixels</th>' in page and '<th>H × W</th>' in page
+  for content in (text, page):
+    assert 'H x W' not in content.replace('  H x W', '') and ' ml' not in content
+    assert 'spacing mm' not in content and 'spacing, mm' not in content
+  assert 'middle one of the' not in page and '<br>slice' not in page

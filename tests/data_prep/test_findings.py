@@ -21,7 +21,7 @@ def made(number):
     spacing_mm=(3.0, 0.8, 0.8),
     orientation='LPS',
     intensity=np.array([[random.uniform(0, 10), 200, random.uniform(900, 1100)]]),
-    volume_ml=np.array([random.uniform(1200, 1800), random.uniform(10, 20)]),
+    class_size=np.array([random.uniform(1200, 1800), random.uniform(10, 20)]),
     image_digest=f'i{number}',
     label_digest=f'l{number}',
     study_digest='',
@@ -58,10 +58,10 @@ def test_scans_that_are_alike_are_not_spoken_of(scans):
     ({'shape': (90, 256, 256)}, 'number of slices 90; the median is 31'),
     ({'shape': (30, 512, 256)}, 'height of a slice 512 pixels; the median is 256'),
     ({'intensity': np.array([[0, 100, 60_000]])}, 'range of intensities 60000; the median is'),
-    ({'volume_ml': np.array([200.0, 15.0])}, 'volume of liver 200 ml; the median is'),
-    ({'volume_ml': np.array([1500.0, 200.0])}, 'volume of tumour 200 ml; the median is'),
-    ({'volume_ml': np.array([1500.0, 0.0])}, 'no voxel of tumour'),
-    ({'volume_ml': np.array([0.0, 0.0])}, 'the mask is empty'),
+    ({'class_size': np.array([200.0, 15.0])}, 'volume of liver 200 ml; the median is'),
+    ({'class_size': np.array([1500.0, 200.0])}, 'volume of tumour 200 ml; the median is'),
+    ({'class_size': np.array([1500.0, 0.0])}, 'no voxel of tumour'),
+    ({'class_size': np.array([0.0, 0.0])}, 'the mask is empty'),
     ({'disordered': (4, 9)}, 'slice 4, 9 of 30 looks less like the slice before'),
     ({'blank': (4,)}, 'slice 4 shows nothing, but has a mask'),
     ({'label_digest': 'l3'}, 'its mask is, voxel for voxel, that of c03, another patient'),
@@ -100,9 +100,9 @@ def test_one_visit_of_two_patients_is_warned_of(scans):
 
 
 def test_what_many_scans_share_is_told_once(scans):
-  several = found(scans, 1, 2, 3, 4, volume_ml=np.array([1500.0, 0.0]))
+  several = found(scans, 1, 2, 3, 4, class_size=np.array([1500.0, 0.0]))
   assert [finding.case for finding in several] == ['c01', 'c02', 'c03', 'c04']
-  (finding,) = found(scans, 1, 2, 3, 4, 5, 6, volume_ml=np.array([1500.0, 0.0]))
+  (finding,) = found(scans, 1, 2, 3, 4, 5, 6, class_size=np.array([1500.0, 0.0]))
   text = '6 of 40 scans: no voxel of tumour (c01, c02, c03, c04, c05, ...)'
   assert (finding.case, finding.text) == ('', text)
 
@@ -125,3 +125,12 @@ def test_outliers_need_a_distance_and_enough_values():
   assert findings.find_outliers(values, least=0.1).tolist() == [False] * 5 + [True]
   assert not findings.find_outliers(values, least=0.3).any()
   assert not findings.find_outliers(np.array([1.0, 1, 1, 9]), least=0.1).any()
+
+
+def test_sizes_of_classes_in_pictures_are_areas(scans):
+  changed = [
+    dataclasses.replace(scan, shape=(1, 256, 256), spacing_mm=(1.0, 1.0, 1.0)) for scan in scans
+  ]
+  changed[2] = dataclasses.replace(changed[2], class_size=np.array([200.0, 15.0]))
+  (finding,) = findings.find(changed, CLASSES, unit='pixels')
+  assert finding.text.startswith('c02: area of liver 200 pixels; the median is')

@@ -106,7 +106,7 @@ def test_the_check_names_the_scan(tmp_path):
   scans = [
     Scan(
       case=f'c{n}', patient=f'p{n}', shape=SHAPE, spacing_mm=(3.0, 1.0, 1.0), orientation='LPS',
-      intensity=np.array([[0.0, 0.3, 1.0]]), volume_ml=np.ones(1), image_digest=f'i{n}',
+      intensity=np.array([[0.0, 0.3, 1.0]]), class_size=np.ones(1), image_digest=f'i{n}',
       label_digest=f'l{n}', study_digest='', disordered=(), blank=(), picture='', pictured=1,
       placement=placement.measure(made(n)[0], made(n)[1][:, ::-1] if n == 2 else made(n)[1], 2),
     )

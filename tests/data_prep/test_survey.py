@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_prep import chaos, phantom, promise12, survey
 from thrifty_jax import config as configs
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import pictures, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 SOURCE = Case(case='a', patient='p', image=(Path('scan.nii.gz'),), label=(Path('mask.nii.gz'),))
@@ -41,7 +41,7 @@ def test_figures_are_those_of_the_voxels(volume, data):
   assert scan.shape == (7, 8, 9) and scan.spacing_mm == (3.0, 0.5, 0.25)
   voxel_ml = 3.0 * 0.5 * 0.25 / 1000
   counts = [sum(value == k for value in volume.label.flat) for k in (1, 2, 3)]
-  np.testing.assert_allclose(scan.volume_ml, np.multiply(counts, voxel_ml))
+  np.testing.assert_allclose(scan.class_size, np.multiply(counts, voxel_ml))
   for m in range(2):
     np.testing.assert_allclose(
       scan.intensity[m],
@@ -55,7 +55,7 @@ def test_figures_are_those_of_the_voxels(volume, data):
 def test_an_empty_mask_has_no_digest_and_the_middle_slice_is_shown(volume, data):
   empty = dataclasses.replace(volume, label=np.zeros_like(volume.label))
   scan = survey.measure(empty, SOURCE, data)
-  assert scan.label_digest == '' and not scan.volume_ml.any() and scan.pictured == 4
+  assert scan.label_digest == '' and not scan.class_size.any() and scan.pictured == 4
 
 
 def test_a_slice_that_shows_nothing_but_has_a_mask_is_named(volume, data):
@@ -104,3 +104,22 @@ def test_a_scan_that_is_mostly_masked_out_is_not_drawn_dark(volume, data, bright
   with Image.open(io.BytesIO(base64.b64decode(scan.picture.partition(',')[2]))) as picture:
     shown = np.asarray(picture.convert('L'))
   assert shown[len(shown) // 3 : 2 * len(shown) // 3].max() > 200
+
+
+def test_a_picture_in_colours_is_shown_in_them_and_measured_in_pixels(data):
+  label = np.zeros((1, 40, 60), np.uint8)
+  label[0, 10:20, 10:30] = 1
+  image = np.full((1, 40, 60, 3), (200, 100, 20), np.float32)
+  image[0, 0, 0] = 255
+  flat = Volume(image, label, pictures.AFFINE, 'a', 'p')
+  data.unit = 'pixels'
+  scan = survey.measure(flat, SOURCE, data)
+  assert scan.class_size.tolist() == [200, 0, 0]
+  content = base64.b64decode(scan.picture.split(',')[1])
+  with Image.open(io.BytesIO(content)) as picture:
+    shown = np.asarray(picture.convert('RGB')).astype(int)
+  assert np.abs(shown[90, 150] - (200, 100, 20)).max() < 8
+  data.unit = 'mm'  # three channels of MR are no colours
+  content = base64.b64decode(survey.measure(flat, SOURCE, data).picture.split(',')[1])
+  with Image.open(io.BytesIO(content)) as picture:
+    assert len({*np.asarray(picture.convert('RGB'))[90, 150].tolist()}) == 1

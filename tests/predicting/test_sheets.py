@@ -76,3 +76,28 @@ def test_a_scan_that_is_mostly_masked_out_is_not_drawn_dark(brightest):
   )
   with Image.open(io.BytesIO(content)) as picture:
     assert np.asarray(picture.convert('L'))[100:140, 340:370].max() > 200  # of the second slice
+
+
+def test_a_picture_is_drawn_in_its_size_and_colours_with_a_rimmed_line():
+  image = np.full((60, 90, 3), (200.0, 120.0, 40.0))
+  mask = np.zeros((60, 90), np.uint8)
+  mask[20:40, 30:60] = 2
+  with Image.open(io.BytesIO(sheets.draw_picture(image, mask))) as picture:
+    drawn = np.asarray(picture)
+  line = [int(overlays.CLASS_COLOURS[1][i : i + 2], 16) for i in (1, 3, 5)]
+  assert drawn.shape == (60, 90, 3) and drawn[0, 0].tolist() == [200, 120, 40]
+  assert drawn[20, 45].tolist() == drawn[39, 45].tolist() == line
+  assert drawn[19, 45].tolist() == drawn[21, 45].tolist() == [0, 0, 0]  # the rim on both sides
+  assert drawn[30, 45].tolist() == [200, 120, 40]
+
+
+def test_lines_on_a_large_picture_are_thicker():
+  counts = []
+  for side in (400, 1600):
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 4 : side // 2, side // 4 : side // 2] = 1
+    content = sheets.draw_picture(np.zeros((side, side)), mask)
+    with Image.open(io.BytesIO(content)) as picture:
+      row = np.asarray(picture)[side // 3]
+    counts.append(int((row[:, 1] > 100).sum()))
+  assert counts == [2, 6]

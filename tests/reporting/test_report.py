@@ -1,12 +1,15 @@
 """The report, from files alone."""
 
+import base64
 import html.parser
+import io
 import json
 import re
 
 import fabricated
 import numpy as np
 import pytest
+from PIL import Image
 
 from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
@@ -315,3 +318,33 @@ def test_long_curves_are_thinned_and_keep_their_last_value():
   x, y = plots._thinned(curve)
   assert len(x) == plots.POINTS
   assert (x[0], y[0], x[-1], y[-1]) == (1, 0, 4999, 4998)
+
+
+def test_slices_in_colours_are_kept_and_borders_have_a_rim(tmp_path):
+  image = np.full((1, 20, 30, 3), (0.8, 0.4, 0.1), np.float16)
+  label = np.zeros((1, 20, 30), np.uint8)
+  label[0, 5:10, 5:10] = 1
+  overlays.write(tmp_path / 'case.npz', image, label, label)
+  frames = overlays.frames(tmp_path / 'case.npz')
+  shown, truth = (
+    np.asarray(Image.open(io.BytesIO(base64.b64decode(uri[0].split(',')[1]))).convert('RGBA'))
+    for uri in (frames['image'], frames['truth'])
+  )
+  assert shown.shape == (20, 30, 4) and shown[0, 0].tolist() == [204, 102, 25, 255]
+  assert truth[4, 6].tolist() == [0, 0, 0, overlays.FILL] and truth[0, 0, 3] == 0
+  overlays.write(tmp_path / 'grey.npz', image[..., 0], label, label)
+  assert overlays.frames(tmp_path / 'grey.npz')['total'] == 1
+  overlays.write(tmp_path / 'two.npz', image[..., :2], label, label)
+  with pytest.raises(InputError, match='different shapes'):
+    overlays.frames(tmp_path / 'two.npz')
+
+
+def test_colours_are_those_of_pictures_alone():
+  image = np.zeros((1, 4, 5, 3))
+  assert overlays.pick_channels(image, unit='pixels').shape == (1, 4, 5, 3)
+  assert overlays.pick_channels(image, unit='mm').shape == (1, 4, 5)
+  assert overlays.pick_channels(image[..., :2], unit='pixels').shape == (1, 4, 5)
+  for most, white in ((0.7, 1), (90, 255), (255, 255)):
+    assert overlays.colour_limits(np.array([0, most])) == (0, white)
+  deep = np.append(np.linspace(0, 4000, 1000), 65535)
+  assert overlays.colour_limits(deep)[1] == pytest.approx(4000, rel=0.01)

@@ -33,7 +33,7 @@ def looks(monkeypatch):
   found = []
 
   def noted(function):
-    return lambda place: (found.append(place), function(place))[1]
+    return lambda place, *data: (found.append(place), function(place, *data))[1]
 
   for module in (phantom, folder):
     for name in ('find_cases', 'read_case'):

@@ -78,7 +78,7 @@ BAD = {
     DECATHLON | {'modality': {'0': 'a', '2': 'b'}},
     'has the numbers 0, 2',
   ),
-  'pictures': (NNUNET | {'file_ending': '.png'}, "file_ending is '.png'"),
+  'no scans': (NNUNET | {'file_ending': '.mp4'}, "file_ending is '.mp4'"),
   'an ending in a list': (NNUNET | {'file_ending': ['.nii']}, 'file_ending is'),
   'a number in words': (NNUNET | {'numTraining': 'many'}, "numTraining is 'many'"),
 }

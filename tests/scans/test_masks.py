@@ -7,10 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from PIL import Image
 
 from data_prep import phantom
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import masks, sources, volumes
+from thrifty_jax.scans import masks, pictures, sources, volumes
 
 SECRET = 'Doe^Jane'
 
@@ -122,3 +123,35 @@ def test_slices_that_lean_are_kept_in_nifti_and_refused_elsewhere(tmp_path):
   for ending in ('.mha', '.nrrd'):
     with pytest.raises(InputError, match='sheared.*--format=nifti'):
       masks.to_bytes(random_mask((3, 4, 5)), sources.Grid(affine), ending=ending)
+
+
+@pytest.mark.parametrize(
+  'colours', [(), ('#000000', '#ff0000', '#ffffff'), ('#101010', '#808080', '#ffffff')]
+)
+def test_the_mask_of_a_picture_is_read_back_by_number_or_by_colour(tmp_path, colours):
+  mask, grid = random_mask((1, 30, 40)), sources.Grid(pictures.AFFINE)
+  for ending in masks.PICTURES:
+    path = tmp_path / f'mask{ending}'
+    path.write_bytes(masks.to_bytes(mask, grid, ending=ending, colours=colours))
+    legend = pictures.Legend(colours if ending == '.png' else (), classes=3)
+    np.testing.assert_array_equal(pictures.read_mask(path, legend), mask)
+    with Image.open(path) as picture:
+      np.testing.assert_array_equal(np.asarray(picture), mask[0])  # indices are class numbers
+      assert picture.mode == ('P' if ending == '.png' else 'L')
+
+
+def test_every_class_of_a_picture_has_a_colour_of_its_own(tmp_path):
+  mask = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+  path = tmp_path / 'mask.png'
+  path.write_bytes(masks.to_bytes(mask, sources.Grid(pictures.AFFINE), ending='.png'))
+  with Image.open(path) as picture:
+    assert len(np.unique(np.asarray(picture.convert('RGB')).reshape(-1, 3), axis=0)) > 250
+    assert picture.info['Description'] == 'Research use only, not a medical device.'
+  np.testing.assert_array_equal(pictures.read_mask(path, pictures.Legend()), mask)
+
+
+def test_probabilities_of_a_picture_are_float32(tmp_path):
+  share = np.random.default_rng(0).random((1, 5, 6)).astype(np.float32)
+  path = tmp_path / 'share.tif'
+  path.write_bytes(masks.to_bytes(share, sources.Grid(pictures.AFFINE), ending='.tif'))
+  np.testing.assert_array_equal(pictures.read(path), share)

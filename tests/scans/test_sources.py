@@ -9,10 +9,11 @@ import numpy as np
 import phantom_chaos
 import pydicom
 import pytest
+from PIL import Image
 
 from data_prep import phantom
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import sources, volumes
+from thrifty_jax.scans import pictures, sources, volumes
 
 
 def write(path, *shape, affine=None):
@@ -328,3 +329,81 @@ def test_a_nested_series_is_named(series, tmp_path):
   scans = sources.find(tmp_path, channels=1)
   assert [one.name for one in scans] == ['one']
   assert sources.find_unused(tmp_path, scans) == ['one/nested', 'one/report.pdf']
+
+
+def draw(path, *, colours=False):
+  """A picture of 3 x 4 pixels."""
+  pixels = np.arange(36 if colours else 12, dtype=np.uint8)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pixels.reshape((3, 4, 3) if colours else (3, 4))).save(path)
+  return pixels.reshape(1, 3, 4, -1)
+
+
+def test_each_picture_of_a_folder_is_a_scan_of_one_slice(tmp_path):
+  expected = draw(tmp_path / 'a.PNG'), draw(tmp_path / 'b.tif', colours=True)
+  draw(tmp_path / '.hidden.png')
+  draw(tmp_path / 'deeper' / 'c.png')
+  (tmp_path / 'notes.txt').write_text('no picture')
+  scans = sources.find(tmp_path, channels=1)
+  assert [one.name for one in scans] == ['a', 'b']
+  assert sources.find_unused(tmp_path, scans) == ['deeper', 'notes.txt']
+  for source, pixels in zip(scans, expected, strict=True):
+    volume, grid = sources.read(source)
+    np.testing.assert_array_equal(volume.image, pixels)
+    assert volume.spacing_mm == (1, 1, 1)
+    np.testing.assert_array_equal(grid.affine, pictures.AFFINE)
+    assert grid.picture == source.channels[0]
+    assert (grid.nifti, grid.itk, grid.series) == (None, None, None)
+
+
+def test_a_volume_is_no_picture(tmp_path):
+  write(tmp_path / 'a.nii.gz', 2, 3, 4)
+  assert sources.read(sources.find(tmp_path, channels=1)[0])[1].picture is None
+
+
+def test_channels_of_a_picture_in_files_are_one_scan(tmp_path):
+  pixels = draw(tmp_path / 'a_0000.png')
+  draw(tmp_path / 'a_0001.png')
+  draw(tmp_path / 'ab_0001.png')
+  for place in (tmp_path / 'a_0001.png', tmp_path):
+    source = sources.find(place, channels=2)[0]
+    assert source.name == 'a' and len(source.channels) == 2
+    np.testing.assert_array_equal(
+      sources.read(source)[0].image, np.concatenate([pixels] * 2, axis=-1)
+    )
+  Image.fromarray(np.zeros((4, 3), np.uint8)).save(tmp_path / 'a_0001.png')
+  with pytest.raises(InputError, match='expected one grid'):
+    sources.read(sources.find(tmp_path / 'a_0001.png', channels=2)[0])
+
+
+def test_a_picture_in_colours_is_a_scan_by_itself_whatever_its_name(tmp_path):
+  draw(tmp_path / 'retina_0001.png', colours=True)
+  for place in (tmp_path / 'retina_0001.png', tmp_path):
+    (source,) = sources.find(place, channels=3)
+    assert source.name == 'retina_0001' and not source.problem
+    assert sources.read(source)[0].image.shape == (1, 3, 4, 3)
+
+
+def test_pictures_beside_volumes_or_a_series_are_previews(series, tmp_path):
+  place = tmp_path / 'volumes'
+  write(place / 'a.nii.gz', 2, 3, 4)
+  draw(place / 'a.png')
+  draw(place / 'b.jpg')
+  scans = sources.find(place, channels=1)
+  assert [one.channels[0].name for one in scans] == ['a.nii.gz']
+  assert sources.find_unused(place, scans) == ['a.png', 'b.jpg']
+  folder = shutil.copytree(series[0], tmp_path / 'series' / 'one')
+  draw(folder / 'preview.png')
+  draw(tmp_path / 'series' / 'preview.png')
+  for place, unused in ((folder, []), (folder.parent, ['preview.png'])):
+    scans = sources.find(place, channels=1)
+    assert [one.name for one in scans] == ['one']
+    unused = sorted([*unused, 'preview.png' if place == folder else 'one/preview.png'])
+    assert sorted(sources.find_unused(place, scans)) == unused
+
+
+def test_one_name_in_two_formats_of_pictures_is_refused(tmp_path):
+  draw(tmp_path / 'a.png')
+  draw(tmp_path / 'a.jpg')
+  with pytest.raises(InputError, match='differs from it in its ending alone'):
+    sources.find(tmp_path, channels=1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from thrifty_jax.scores import metrics, surface
 
@@ -48,9 +49,10 @@ def test_different_shapes_are_refused():
 
 
 def slow_surface(mask):
-  """Voxels with a neighbour outside, looked up one by one, [n, 3]."""
+  """Voxels with a neighbour outside, looked up one by one, [n, 3]; none across an axis of 1."""
   filled = set(map(tuple, np.argwhere(mask)))
   steps = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
+  steps = [step for step in steps if mask.shape[np.flatnonzero(step)[0]] > 1]
   outside = [
     voxel for voxel in filled if any(tuple(np.add(voxel, step)) not in filled for step in steps)
   ]
@@ -72,7 +74,8 @@ def slow_scores(prediction, truth, spacing_mm, tolerance_mm):
   if sizes == (0, 0):
     distances = dict.fromkeys((*metrics.DISTANCES, 'nsd', 'ravd_percent'), np.nan)
   elif missed or invented:
-    diagonal = sum((n * step) ** 2 for n, step in zip(truth.shape, spacing_mm, strict=True)) ** 0.5
+    sides = [(n, n * step) for n, step in zip(truth.shape, spacing_mm, strict=True)]
+    diagonal = sum(side**2 for n, side in sides if n > 1) ** 0.5
     distances = dict.fromkeys(('hd95_mm', 'max_distance_mm', 'assd_mm'), diagonal)
     distances |= {'nsd': 0, 'ravd_percent': -100 if missed else np.inf}
   else:
@@ -129,6 +132,39 @@ def test_all_scores_equal_those_of_loops_over_voxels_and_pairs(seed):
     assert found._asdict() == pytest.approx(
       slow_scores(prediction, truth, spacing, tolerance), abs=1e-9, nan_ok=True
     )
+
+
+@pytest.mark.parametrize('flat', [0, 1, 2])
+def test_the_scores_of_a_picture_are_those_of_its_outlines_in_the_plane(flat):
+  prediction, truth, spacing = blobs(3, shape=(1, 30, 25))
+  prediction, truth = prediction[0], truth[0]
+  cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
+  rims = [mask & ~ndimage.binary_erosion(mask, cross) for mask in (prediction, truth)]
+  assert all(
+    0 < rim.sum() < mask.sum() for rim, mask in zip(rims, (prediction, truth), strict=True)
+  )
+  points = [np.argwhere(rim) * spacing[1:] for rim in rims]
+  pairs = cdist(*points)
+  forth, back = pairs.min(axis=1), pairs.min(axis=0)
+  both, tolerance = np.concatenate([forth, back]), float(np.median(pairs.min(axis=1)))
+  sides = np.insert(spacing[1:], flat, 7.0)
+  found = metrics.score_volume(
+    np.expand_dims(prediction, flat), np.expand_dims(truth, flat),
+    spacing_mm=sides.tolist(), nsd_tolerance_mm=tolerance,
+  )  # fmt: skip
+  assert found.hd95_mm == pytest.approx(max(np.percentile(one, 95) for one in (forth, back)))
+  assert found.max_distance_mm == pytest.approx(both.max())
+  assert found.assd_mm == pytest.approx(both.mean())
+  assert found.nsd == pytest.approx(np.mean(both <= tolerance + 1e-4))
+
+
+def test_a_missed_class_of_a_picture_is_the_diagonal_of_its_plane_away():
+  truth = box((1, 30, 40), (0, 1), (3, 9), (2, 5))
+  found = metrics.score_volume(np.zeros_like(truth), truth, spacing_mm=(1, 1, 1))
+  assert found.missed and found.hd95_mm == 50
+  voxel = np.ones((1, 1, 1), bool)
+  found = metrics.score_volume(voxel, voxel, spacing_mm=(1, 1, 1))
+  assert (found.dsc, found.max_distance_mm, found.nsd) == (1, 0, 1)
 
 
 def test_a_missed_organ_is_as_far_off_as_the_volume_is_wide():

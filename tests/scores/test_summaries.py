@@ -218,3 +218,16 @@ def test_scans_with_nothing_to_find_are_counted(cases):
   assert classes['white'].scored == 3 and classes['grey'].scored == 4
   before, _ = summaries.summarise(cases, NAMES, Figures)
   assert before.rightly_empty == 0 and before.invented == mean.invented
+
+
+def test_distances_in_pixels_have_columns_of_that_name_and_are_read_back(cases, tmp_path):
+  rows = [list(summaries.make_rows(cases, NAMES, {}, unit=unit)) for unit in ('mm', 'pixels')]
+  assert 'hd95_pixels' in rows[1][0] and not any('_mm' in name for name in rows[1][0])
+  arrays = []
+  for unit, table in zip(('mm', 'pixels'), rows, strict=True):
+    summaries.write_rows(tmp_path / f'{unit}.csv', table)
+    read = summaries.read_rows(tmp_path / f'{unit}.csv', ('patient', f'assd_{unit}'))
+    arrays.append(summaries.to_arrays(read, unit=unit)[1])
+  assert [*arrays[0]] == [*arrays[1]] == [*summaries.METRICS]
+  for name in summaries.METRICS:
+    np.testing.assert_array_equal(arrays[0][name], arrays[1][name])

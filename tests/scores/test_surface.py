@@ -21,6 +21,17 @@ def test_voxels_at_the_border_of_the_volume_are_on_the_surface():
   assert found.sum() == 3 * 4 * 5 - 1 * 2 * 3
 
 
+def test_there_is_no_surface_across_an_axis_of_length_one():
+  filled = np.ones((1, 5, 6), bool)
+  forth, back = surface.distances_mm(filled, filled, spacing_mm=(1, 1, 1))
+  assert len(forth) == len(back) == 5 * 6 - 3 * 4
+  line, _ = surface.distances_mm(filled[:, :1], filled[:, :1], spacing_mm=(1, 1, 1))
+  assert len(line) == 2
+  flat = np.zeros((3, 5, 6), bool)
+  flat[1] = True  # a flat mask in a volume has a surface on both sides
+  assert len(surface.distances_mm(flat, flat, spacing_mm=(1, 1, 1))[0]) == 5 * 6
+
+
 def test_each_mask_has_its_own_list_in_the_order_of_its_voxels():
   point, line = np.zeros((2, 1, 4, 6), bool)
   point[0, 0, 1] = line[0, 3, :4] = True

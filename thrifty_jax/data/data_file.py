@@ -8,12 +8,13 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import files, records
+from thrifty_jax.allowed import FROM_0
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.preprocessing import UNRECORDED, slice_settings
@@ -32,6 +33,10 @@ class Record:
   raw_dir: str  # raw folder, as the config named it
   settings: dict  # all that the slices depend on, with a digest of the raw scans' contents
   choices: dict  # fields that, with the scans, decide what a config leaves open
+  images: str = ''  # folders of images and masks in place of a raw folder, and the pattern of names
+  masks: str = ''
+  pattern: str = ''
+  context: Annotated[int, FROM_0] = 1  # on which no slice depends, but what is trained on them
 
 
 def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
@@ -44,6 +49,10 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
     raw_dir=data.raw_dir,
     settings=read_metadata(folder)['settings'],
     choices=_choices(data),
+    images=data.images,
+    masks=data.masks,
+    pattern=data.pattern,
+    context=data.context,
   )
   records.write(workdir / FILE, record)
 
@@ -106,7 +115,13 @@ def fill_in(config: ConfigDict, record: Record, workdir: Path) -> None:
   """Fills in, in place, what the config leaves open with the values of the preparation."""
   if not (left := configs.left_to_data(config)):
     return
-  found = {'window': configs.default().data.window, **UNRECORDED, **record.settings}
+  window = configs.default().data.window
+  found: dict[str, Any] = {
+    **UNRECORDED,
+    'window': window,
+    'context': record.context,
+    **record.settings,
+  }
   for name in left:
     field = name.removeprefix('data.')
     try:
@@ -134,8 +149,9 @@ def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[
   if configs.left_to_data(config):
     pairs |= {name: (record.choices.get(name), now) for name, now in _choices(data).items()}
   pairs['exclude'] = record.choices.get('exclude', []), list(data.exclude)
-  if data.raw_dir:
-    pairs['raw_dir'] = record.raw_dir, data.raw_dir
+  for name in ('raw_dir', 'images', 'masks', 'pattern'):
+    if data[name]:
+      pairs[name] = getattr(record, name), data[name]
   return [f'{name} {old!r:.80} -> {new!r:.80}' for name, (old, new) in pairs.items() if old != new]
 
 

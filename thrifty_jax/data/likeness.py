@@ -20,6 +20,10 @@ _LIMITS = {
   'pixel_spacing_mm': (1.5, 'pixels of {:.3g} mm', '{:.3g} to {:.3g} mm'),
   'field_of_view_mm': (1.25, 'a field of view of {:.0f} mm', '{:.0f} to {:.0f} mm'),
 }
+# A picture has one slice and no millimetres; a pixel has the side 1.
+_PICTURE_LIMITS = {
+  'field_of_view_mm': (2.0, '{:.0f} pixels on the longer side', '{:.0f} to {:.0f}'),
+}
 _THICK = 1.5  # ratio of a slice's thickness to its pixels from which it counts as thick
 _PERCENTILES = (5, 50, 95)
 _SHADE = 0.15  # the same for intensities in [0, 1]: what augmentation adds or takes away
@@ -68,11 +72,15 @@ def merge(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:
 
 
 def find_unlike(
-  scan: Mapping[str, Sequence[float]], training: Mapping[str, Sequence[float]], *, slice_axis: str
+  scan: Mapping[str, Sequence[float]],
+  training: Mapping[str, Sequence[float]],
+  *,
+  slice_axis: str,
+  unit: str = 'mm',
 ) -> list[str]:
   """Returns a line for each measure of a scan that lies outside the range of the training scans.
 
-  `slice_axis` is the axis that the model's slices lie across.
+  `slice_axis` is the axis that the model's slices lie across, `unit` pixels for pictures.
   """
   lines = []
   trained_on_thick = training['slice_spacing_mm'][0] >= _THICK * training['pixel_spacing_mm'][1]
@@ -80,7 +88,8 @@ def find_unlike(
     lines.append(
       f'it was taken in thick slices that are not {slice_axis}, as those in training were'
     )
-  for name, (factor, text, span) in _LIMITS.items():
+  limits = _PICTURE_LIMITS if unit == 'pixels' else _LIMITS
+  for name, (factor, text, span) in limits.items():
     least, most = training[name]
     for value in dict.fromkeys(scan[name]):
       if not least / factor <= value <= most * factor:

@@ -60,7 +60,9 @@ def read_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
   if not place.exists():
     raise InputError(f'--scans={place}: there is no such file or folder')
   found = []
-  for source in choose_spread(sources.find(place, channels=spec.modalities), SCANS):
+  scans = sources.find(place, channels=spec.modalities)
+  sources.require_kind(scans, of_pictures=spec.of_pictures)
+  for source in choose_spread(scans, SCANS):
     volume, _ = sources.read(source)
     try:
       volume = preparation.turn(volume, spec)

@@ -18,6 +18,7 @@ from thrifty_jax.settings import MODELS, NORMS
 # Limits of what a network is built of, so that a damaged description does not ask for all memory.
 Channels = Annotated[int, within(1, 4096)]
 ClassName = Annotated[str, Allowed('a printable name', str.isprintable)]
+Colour = Annotated[str, Allowed('a colour as #rrggbb', re.compile('#[0-9a-f]{6}').fullmatch)]
 Shade = Annotated[float, within(-1e9, 1e9)]  # float32 holds it
 Deviation = Annotated[float, within(1e-9, 1e9)]
 Sha256 = Annotated[str, Allowed('64 hexadecimal digits', re.compile('[0-9a-f]{64}').fullmatch)]
@@ -55,12 +56,19 @@ class ModelSpec:
   flips: tuple[Annotated[str, one_of(*FLIPS)], ...]  # flips that training saw
   largest_component: tuple[str, ...]  # classes of which the largest piece alone is kept
   training_scans: Mapping[str, tuple[Shade, Shade]] | None  # range of each measure, see likeness.py
+  unit: Annotated[str, one_of('mm', 'pixels')] = 'mm'  # of lengths; pixels of pictures, not volumes
+  colours: tuple[Colour, ...] = ()  # of the classes in masks that are pictures; () is not known
   splits_sha256: Sha256 | None = None  # digest of who trained, validated and tests, see split_file
 
   @property
   def image_channels(self) -> int:
     """Channels of what the network sees, C."""
     return self.modalities * (2 * self.context + 1)
+
+  @property
+  def of_pictures(self) -> bool:
+    """Whether its scans are pictures, not volumes."""
+    return self.unit == 'pixels'
 
   @property
   def largest(self) -> tuple[int, ...]:
@@ -82,6 +90,7 @@ def find_faults(spec: ModelSpec) -> list[str]:
     'mean': len(spec.mean) == spec.modalities,
     'std': len(spec.std) == spec.modalities,
     'background': len(spec.background) == channels,
+    'colours': len(spec.colours) in (0, len(spec.classes)),
     'largest_component': {*spec.largest_component} <= {*spec.classes[1:]},
     'training_scans': scans is None
     or {*likeness.NEEDED} <= scans.keys()
@@ -111,6 +120,8 @@ def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
     flips=tuple(flip for flip in FLIPS if config.augment[f'flip_{flip}']),
     largest_component=(),
     training_scans=None,
+    unit=data.unit,
+    colours=tuple(colour.lower() for colour in data.get('colours', ())),
   )
 
 

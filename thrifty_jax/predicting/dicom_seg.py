@@ -14,7 +14,7 @@ import numpy as np
 
 import thrifty_jax
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom_file, sources
+from thrifty_jax.scans import sources, unreadable
 
 ENDING = '_seg.dcm'
 # Required in every slice, and equal in all of them; SOPInstanceUID is required too.
@@ -67,7 +67,7 @@ def to_bytes(
   spacing = highdicom.PixelMeasuresSequence(  # as thick as apart, since a mask has no gaps
     pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
   )
-  with dicom_file.quiet():
+  with unreadable.quiet():
     slices: list[Any] = []
     try:
       slices, ordered = _in_order(series, affine, mask)

@@ -1,8 +1,9 @@
 """Plans and checks the files of a prediction before any work, and writes them atomically."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
-from thrifty_jax.scans import masks
+from thrifty_jax.scans import masks, overlays, pictures
 from thrifty_jax.scans.sources import Grid, Source
+from thrifty_jax.scores import summaries
 
-# Endings of volumes in formats that are not written, for which no folder may be created.
-_OTHERS = ('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz')
+# Endings of formats that are not written, for which no folder may be created.
+_OTHERS = (
+  *('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz'),
+  *('.jpg', '.jpeg', '.bmp', '.gif'),
+)
 _DECIMALS = 4  # of probabilities; more are noise that would make the files 20 times as large
 
 
@@ -36,14 +41,15 @@ class Plan:
   """The files of all scans."""
 
   scans: tuple[tuple[Source, Outputs], ...]
-  ending: str  # of masks and probabilities
   about: Path  # JSON file that describes the numbers in the masks
+  statistics: Path | None = None  # table of the figures of all masks
+  colours: tuple[str, ...] = ()  # of the classes in a PNG; () are those of overlays
 
   @property
   def paths(self) -> list[Path]:
     """Paths of all files but `about`."""
     found = [(one.mask, *one.probabilities, one.overlay, one.segmentation) for _, one in self.scans]
-    return [path for paths in found for path in paths if path]
+    return [path for paths in (*found, (self.statistics,)) for path in paths if path]
 
 
 def require_place(output: Path, format_: str | None) -> None:
@@ -51,7 +57,8 @@ def require_place(output: Path, format_: str | None) -> None:
   found = masks.ending(output)
   if found is None and output.suffix.lower() in _OTHERS:
     raise InputError(
-      f'--output={output}: expected a folder, or a file ending in {", ".join(masks.ENDINGS)}'
+      f'--output={output}: expected a folder, or a file ending in '
+      f'{", ".join((*masks.ENDINGS, *masks.PICTURES))}'
     )
   if found and format_ and not found.startswith(masks.FORMATS[format_].removesuffix('.gz')):
     raise InputError(
@@ -78,23 +85,30 @@ def plan(
   *,
   format_: str | None = None,
   classes: int,
+  colours: tuple[str, ...] = (),
   probabilities: bool = False,
   overlays: bool = False,
   segmentations: bool = False,
+  statistics: bool = False,
 ) -> Plan:
-  """Plans the files to write: masks and, if wanted, probabilities, pictures and DICOM SEGs.
+  """Plans the files to write: masks and, if wanted, probabilities, overlays and DICOM SEGs.
 
   Args:
-    sources: Scans found in `place`.
+    sources: Scans found in `place`, all volumes or all pictures.
     place: Input given by the user.
     output: Output folder, or for a single scan a file.
-    format_: Format from masks.FORMATS; None uses that of the output's ending, else NIfTI.
+    format_: Format from masks.FORMATS; None uses that of the output's ending, else NIfTI, and for
+      pictures PNG.
     classes: Number of classes K.
+    colours: Colour of each class in masks that are PNG; () are those of overlays.
     probabilities: Whether a file is written for each foreground class.
-    overlays: Whether pictures are written.
+    overlays: Whether the classes are drawn over the scans.
     segmentations: Whether DICOM SEGs are written, for which the scans must be DICOM series.
+    statistics: Whether a table of the figures of all masks is written.
   """
   ending = masks.ending(output)
+  of_pictures = pictures.is_picture(sources[0].channels[0]) and sources[0].channels[0].is_file()
+  _require_fitting(sources[0].channels[0], output, format_, of_pictures=of_pictures)
   if ending and place.is_dir() and sources[0].channels != (place,):
     raise InputError(
       f'--output={output}: {place} is a folder of scans; name a folder for the masks'
@@ -109,19 +123,25 @@ def plan(
       '--dicom_seg'
     )
   folder, named = (output.parent, output.name[: -len(ending)]) if ending else (output, '')
-  ending = ending or masks.FORMATS[format_ or 'nifti']
+  ending = ending or masks.FORMATS[format_ or ('png' if of_pictures else 'nifti')]
+  of_shares = '.tif' if ending == '.png' else ending  # PNG has no float32
   found = []
   for source in sources:
     stem = folder / (named or source.name)
     numbers = range(1, classes) if probabilities else ()
     outputs = Outputs(
       mask=Path(f'{stem}{ending}'),
-      probabilities=tuple(Path(f'{stem}_probability_{number}{ending}') for number in numbers),
+      probabilities=tuple(Path(f'{stem}_probability_{number}{of_shares}') for number in numbers),
       overlay=Path(f'{stem}_overlay.png') if overlays else None,
       segmentation=Path(f'{stem}{dicom_seg.ENDING}') if segmentations else None,
     )
     found.append((source, outputs))
-  whole = Plan(tuple(found), ending, folder / (f'{named}.json' if named else 'classes.json'))
+  whole = Plan(
+    tuple(found),
+    folder / (f'{named}.json' if named else 'classes.json'),
+    folder / (f'{named}_statistics.csv' if named else 'statistics.csv') if statistics else None,
+    colours,
+  )
   paths, inputs = set(), {path.resolve() for source in sources for path in source.channels}
   for path in whole.paths:
     if path in paths:
@@ -130,6 +150,19 @@ def plan(
       raise InputError(f'{path}: is a scan of the input; name another output')
     paths.add(path)
   return whole
+
+
+def _require_fitting(scan: Path, output: Path, format_: str | None, *, of_pictures: bool) -> None:
+  """Refuses the format of a volume for the mask of a picture, and the other way round."""
+  ending = masks.FORMATS[format_] if format_ else masks.ending(output)
+  fitting = masks.PICTURES if of_pictures else masks.ENDINGS
+  if ending and ending not in fitting:
+    option = f'--format={format_}' if format_ else f'--output={output}'
+    kind = 'picture' if of_pictures else 'volume'
+    raise InputError(
+      f'{option}: {scan} is a {kind}, whose mask is a file ending in {", ".join(fitting)}; name '
+      'one of these, or a folder'
+    )
 
 
 def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
@@ -156,14 +189,9 @@ def write(
   shares = () if found.probabilities is None else found.probabilities
   for path, share in zip(outputs.probabilities, shares, strict=True):
     turned = found.turned(np.round(share, _DECIMALS), grid.affine)
-    contents[path] = masks.to_bytes(turned, grid, ending=whole.ending)
+    contents[path] = _to_bytes(path, turned, grid)
   if outputs.overlay:
-    contents[outputs.overlay] = sheets.draw_sheet(
-      found.volume.image[..., 0],
-      found.mask,
-      spacing_mm=found.volume.spacing_mm,
-      classes=list(about['classes'].values()),
-    )
+    contents[outputs.overlay] = _draw(found, list(about['classes'].values()))
   turned = found.turned(found.mask, grid.affine)
   problem = None
   if outputs.segmentation and grid.series:
@@ -173,11 +201,39 @@ def write(
       )
     except InputError as error:  # of tags, which the other files do not repeat
       problem = error
-  contents[outputs.mask] = masks.to_bytes(turned, grid, ending=whole.ending)
+  contents[outputs.mask] = _to_bytes(outputs.mask, turned, grid, whole.colours)
   for path, content in contents.items():
-    try:
+    with _report_unwritable(path):
       files.write_bytes(path, content)
-    except OSError as error:
-      raise InputError(f'{path}: cannot be written: {error.strerror}') from error
   if problem:
     raise InputError(f'{outputs.mask} is written, but no DICOM SEG: {problem}') from problem
+
+
+def write_statistics(path: Path | None, rows: Sequence[Mapping[str, str]]) -> None:
+  """Writes the table of the figures of all masks, rows of `measure`, if it is wanted."""
+  if not path or not rows:
+    return
+  with _report_unwritable(path):
+    summaries.write_rows(path, rows)
+
+
+def _to_bytes(path: Path, voxels: np.ndarray, grid: Grid, colours: Sequence[str] = ()) -> bytes:
+  """Returns the content of a mask or of probabilities in the format of the path."""
+  return masks.to_bytes(voxels, grid, ending=masks.ending(path) or '', colours=colours)
+
+
+def _draw(found: Segmentation, classes: Sequence[str]) -> bytes:
+  """Draws the classes over a picture in its own size, or over slices of a volume."""
+  image = overlays.pick_channels(found.volume.image, unit=found.unit)
+  if found.unit == 'pixels':
+    return sheets.draw_picture(image[0], found.mask[0])
+  return sheets.draw_sheet(image, found.mask, spacing_mm=found.volume.spacing_mm, classes=classes)
+
+
+@contextlib.contextmanager
+def _report_unwritable(path: Path) -> Generator[None]:
+  """Makes an InputError of a file that cannot be written."""
+  try:
+    yield
+  except OSError as error:
+    raise InputError(f'{path}: cannot be written: {error.strerror}') from error

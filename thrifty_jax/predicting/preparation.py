@@ -18,6 +18,11 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
       non-finite or constant.
   """
   image = volume.image
+  if image.shape[-1] != spec.modalities and spec.of_pictures:
+    raise InputError(
+      f'the picture has {image.shape[-1]} channel(s), but the model was trained on '
+      f'{spec.modalities}; a picture in grey has 1, one in colours 3: convert it'
+    )
   if image.shape[-1] != spec.modalities:
     raise InputError(
       f'the scan has {image.shape[-1]} channel(s), but the model was trained on {spec.modalities}; '

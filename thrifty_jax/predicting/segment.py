@@ -19,7 +19,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build, inference
 from thrifty_jax.predicting import BATCH_SIZE, preparation
-from thrifty_jax.scans import slices, volumes
+from thrifty_jax.scans import pictures, slices, volumes
 from thrifty_jax.scans.volumes import Volume
 from thrifty_jax.scores import components
 
@@ -37,6 +37,7 @@ class Segmentation:
   volume: Volume  # with image [D, H, W, M]
   mask: np.ndarray  # class of each voxel, [D, H, W], uint8
   probabilities: np.ndarray | None  # of foreground classes, [K - 1, D, H, W], float32, if requested
+  unit: str  # of lengths: mm, or pixels of a picture
   unlike: tuple[str, ...]  # descriptions of how the scan differs from those of the training
 
   def turned(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -48,7 +49,7 @@ class Segmentation:
 class Segmenter:
   """One network, or several whose probabilities are averaged."""
 
-  members: tuple[LoadedModel, ...]  # which agree on classes, channels and slice axis
+  members: tuple[LoadedModel, ...]  # which agree on classes, channels, slice axis and unit
   batch_size: int = BATCH_SIZE  # slices
   budget_bytes: int | None = None  # for activations; the batch shrinks to fit. None is no limit
   flips: bool = False  # whether to average logits over the flips that training saw
@@ -59,9 +60,19 @@ class Segmenter:
     return self.members[0].spec.classes
 
   @property
+  def colours(self) -> tuple[str, ...]:
+    """Colours of the classes in masks that are pictures, '#rrggbb'; () if they have none."""
+    return self.members[0].spec.colours
+
+  @property
   def channels(self) -> int:
     """Number of image channels M that a scan must have."""
     return self.members[0].spec.modalities
+
+  @property
+  def of_pictures(self) -> bool:
+    """Whether the scans are pictures, not volumes."""
+    return self.members[0].spec.of_pictures
 
   @property
   def largest_component(self) -> tuple[str, ...]:
@@ -93,16 +104,47 @@ class Segmenter:
       UserWarning: Difference between the scan and those of the training, a warning each.
     """
     image = np.asarray(volume)
+    if self.of_pictures:
+      raise InputError('the model was trained on pictures; use segment_picture(picture)')
     if image.ndim not in (3, 4) or image.dtype.kind not in 'buif':
       raise InputError(
         f'the scan is an array {image.shape} of {image.dtype}; expected real numbers, [D, H, W] or '
         '[D, H, W, M] with the channels last'
       )
     image = image[..., None] if image.ndim == 3 else image
-    affine = _affine(spacing_mm, axes)
+    return self._segment(image, _affine(spacing_mm, axes))
+
+  def segment_picture(self, picture: np.ndarray) -> np.ndarray:
+    """Segments a picture that is an array.
+
+    Args:
+      picture: Pixels as stored, finite, of any real type; [H, W] in grey or [H, W, 3] in colours.
+
+    Returns:
+      Class of each pixel, [H, W], uint8; `classes` has the names.
+
+    Raises:
+      InputError: If the array cannot be that of a picture for this model.
+
+    Warns:
+      UserWarning: Difference between the picture and those of the training, a warning each.
+    """
+    image = np.asarray(picture)
+    if not self.of_pictures:
+      raise InputError('the model was trained on volumes; use segment(volume, spacing_mm)')
+    if image.ndim not in (2, 3) or image.dtype.kind not in 'buif':
+      raise InputError(
+        f'the picture is an array {image.shape} of {image.dtype}; expected real numbers, [H, W] or '
+        '[H, W, 3] with the colours last'
+      )
+    image = image[..., None] if image.ndim == 2 else image
+    return self._segment(image[None], pictures.AFFINE)[0]
+
+  def _segment(self, image: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Segments an array [D, H, W, M] and warns where it is unlike the training."""
     found = self.find(Volume(image, None, affine, 'the scan', 'the scan'))
     for line in found.unlike:
-      warnings.warn(f'the scan is unlike those of the training: {line}', stacklevel=2)
+      warnings.warn(f'the scan is unlike those of the training: {line}', stacklevel=3)
     return found.turned(found.mask, affine)
 
   def find(self, volume: Volume, *, probabilities: bool = False) -> Segmentation:
@@ -126,9 +168,9 @@ class Segmenter:
     )
     mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
     training = [spec.training_scans for spec in specs if spec.training_scans]
-    axis, known = specs[0].image.slice_axis, likeness.merge(training) if training else None
-    unlike = likeness.find_unlike(measures, known, slice_axis=axis) if known else []
-    return Segmentation(volume, mask, shares, tuple(unlike))
+    kind = {'slice_axis': specs[0].image.slice_axis, 'unit': specs[0].unit}
+    unlike = likeness.find_unlike(measures, likeness.merge(training), **kind) if training else []
+    return Segmentation(volume, mask, shares, specs[0].unit, tuple(unlike))
 
   @functools.cached_property
   def fitting_batch(self) -> int:
@@ -187,8 +229,8 @@ def load_model(
   members = tuple(model_folder.load(found) for found in folders)
   specs = [records.to_json(member.spec) for member in members]
   for place, spec in zip(folders, specs, strict=True):
-    for name in ('classes', 'modalities', 'slice_axis'):
-      value, expected = spec[name], specs[0][name]
+    for name in ('classes', 'modalities', 'slice_axis', 'unit'):
+      value, expected = spec.get(name), specs[0].get(name)
       if value != expected:
         raise InputError(
           f'{place}: its "{name}" is {value!r}, that of {folders[0]} is {expected!r}; models that '

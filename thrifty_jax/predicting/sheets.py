@@ -1,4 +1,4 @@
-"""Draws a segmentation as one picture: slices side by side with the classes outlined."""
+"""Draws a segmentation: slices side by side, or a picture in its own size, the classes outlined."""
 
 import io
 import itertools
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
+from scipy import ndimage
 
 from thrifty_jax import RESEARCH_USE
 from thrifty_jax.scans import overlays
@@ -13,6 +14,7 @@ from thrifty_jax.scans import overlays
 _COLUMNS = 5
 _TILE = 224  # pixels of the longer side of a slice
 _GAP, _FOOT = 4, 36
+_LINE = 800  # pixels of the longer side of a picture from which on its lines are twice as thick
 _GROUND, _TEXT = '#101418', '#e8ecf0'
 
 
@@ -30,9 +32,7 @@ def draw_sheet(
     classes: Names of the classes, background first.
   """
   chosen = overlays.choose_slices(mask, mask)
-  low, high = np.percentile(image, (0.5, 99.5))
-  if low == high:  # nearly all voxels are equal
-    low, high = image.min(), image.max()
+  low, high = _limits(image)
   sides = np.multiply(mask.shape[1:], spacing_mm[1:])
   height, width = np.maximum(np.round(_TILE * sides / sides.max()).astype(int), 1)
   columns = min(_COLUMNS, len(chosen))
@@ -43,8 +43,7 @@ def draw_sheet(
   for place, d in enumerate(chosen):
     row, column = divmod(place, columns)
     corner = (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP))
-    grey = np.clip((image[d] - low) / ((high - low) or 1), 0, 1) * 255
-    sheet.paste(_tile(grey.astype(np.uint8), mask[d], (int(width), int(height))), corner)
+    sheet.paste(_tile(_to_bytes(image[d], low, high), mask[d], (int(width), int(height))), corner)
     draw.text((corner[0] + 3, corner[1] + 1), str(d + 1), fill=_TEXT)
   left, top = float(_GAP), sheet.height - _FOOT + 2
   for name, colour in zip(classes[1:], itertools.cycle(overlays.CLASS_COLOURS), strict=False):
@@ -54,6 +53,41 @@ def draw_sheet(
   content = io.BytesIO()
   sheet.save(content, format='PNG', optimize=True)
   return content.getvalue()
+
+
+def draw_picture(image: np.ndarray, mask: np.ndarray) -> bytes:
+  """Draws a picture in its own size as the content of a PNG file.
+
+  Every class is outlined by a line with a dark rim, which is visible on any colour.
+
+  Args:
+    image: Pixels, [H, W] in grey or [H, W, 3] in colours.
+    mask: Class of each pixel, [H, W], uint8.
+  """
+  low, high = _limits(image) if image.ndim == 2 else overlays.colour_limits(image)
+  shades = _to_bytes(image, low, high)
+  pixels = np.array(Image.fromarray(shades).convert('RGB'))
+  border = overlays.outline(mask).astype(int) - len(overlays.CLASS_COLOURS)
+  thick = 1 + max(mask.shape) // _LINE
+  lines = ndimage.maximum_filter(np.maximum(border, 0), thick)
+  rim = ndimage.maximum_filter(lines, 1 + 2 * thick)
+  pixels[rim > 0] = ImageColor.getrgb(overlays.RIM_COLOUR)
+  for number, colour in enumerate(overlays.CLASS_COLOURS, start=1):
+    pixels[lines == number] = ImageColor.getrgb(colour)
+  content = io.BytesIO()
+  Image.fromarray(pixels).save(content, format='PNG')
+  return content.getvalue()
+
+
+def _limits(image: np.ndarray) -> tuple[float, float]:
+  """Returns the intensities of a channel that are drawn black and white."""
+  low, high = np.percentile(image, (0.5, 99.5))
+  return (low, high) if low < high else (image.min(), image.max())  # where nearly all are equal
+
+
+def _to_bytes(image: np.ndarray, low: float, high: float) -> np.ndarray:
+  """Returns intensities from low to high as 0 to 255, uint8."""
+  return (np.clip((image - low) / ((high - low) or 1), 0, 1) * 255).astype(np.uint8)
 
 
 def _tile(grey: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> Image.Image:

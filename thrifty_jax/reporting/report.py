@@ -71,7 +71,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'retrained': retrained,
     'retrained_fields': records.to_json(retrained) if retrained else {},
     'parameters': scored.parameters if scored else None,
-    'metrics': tables.LABELS,
+    'metrics': tables.label_metrics(evaluated.unit) if evaluated else {},
     'flagged': tables.describe_flags(evaluated) if evaluated else '',
     'unscored': tables.describe_unscored(evaluated) if evaluated else '',
     'suspects': [agreement.describe(one) for one in evaluated.suspects] if evaluated else [],

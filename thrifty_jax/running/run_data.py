@@ -24,7 +24,12 @@ if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
 _LOOK = ('all', stages.COMPARE.name, stages.FRONT.name, stages.CHECK.name, stages.PREPARE.name)
-_DESCRIBED = {'data.classes', 'data.modalities', 'data.image_size'}  # read by a network
+_DESCRIBED = {
+  'data.classes',
+  'data.modalities',
+  'data.context',
+  'data.image_size',
+}  # read by a network
 
 
 def fill_in(commands: Sequence[Command]) -> list[Command]:

@@ -20,7 +20,8 @@ def run(stage: Stage, command: Command) -> None:
   with memory.explain_exhaustion(config, stage.name):
     match stage.name:
       case 'check':
-        checks.check(config, scans, run_data.split_of(config, scans), workdir)
+        split = run_data.split_of(config, scans)
+        checks.check(config, scans, split, workdir, command.found)
       case 'prepare':
         data_file.write(workdir, prepare.prepare(config, scans), config.data)
       case 'search' if configs.searches_cells(config):

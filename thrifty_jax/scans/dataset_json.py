@@ -14,10 +14,12 @@ from typing import Any
 
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import pictures
 
 _MOST_CLASSES = 256  # masks are uint8
 _LONGEST = 100  # characters of a name, which is printed
-ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
+ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')  # of volumes
+_ALL_ENDINGS = (*ENDINGS, *pictures.ENDINGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Description:
   name: str  # '' if the file has none
   classes: tuple[str, ...]  # in the order of their numbers in the masks, background first
   channels: tuple[str, ...]
-  endings: tuple[str, ...]  # of the names of scans and masks
+  endings: tuple[str, ...]  # that the names of scans and masks may have
   scans: int | None  # number of scans with a mask, if the file states it
   # Images, one a channel, and mask of each case, in place of what lies in the folders; None if the
   # file lists none.
@@ -44,16 +46,18 @@ def read(folder: Path) -> Description:
   if not path.is_file():
     raise InputError(
       f'{folder}: no dataset.json there; expected the folder of a data set in the layout of the '
-      'Medical Segmentation Decathlon or of nnU-Net v2. Name it by --config.data.raw_dir=FOLDER.'
+      'Medical Segmentation Decathlon or of nnU-Net v2. Name it by --config.data.raw_dir=FOLDER; '
+      'where there is none, name folders of images and masks by --config.data.images=FOLDER and '
+      '--config.data.masks=FOLDER.'
     )
   entries = files.read_json(path)
   if not isinstance(entries, dict):
     raise InputError(f'{path}: expected a JSON object with labels and channels. Correct the file.')
   ending, scans = entries.get('file_ending'), entries.get('numTraining')
-  if ending not in (None, *ENDINGS):
+  if ending not in (None, *_ALL_ENDINGS):
     raise InputError(
-      f'{path}: file_ending is {ending!r:.40}; expected one of {", ".join(ENDINGS)}. Convert the '
-      'scans to volumes in one of these formats.'
+      f'{path}: file_ending is {ending!r:.40}; expected one of {", ".join(_ALL_ENDINGS)}. Convert '
+      'the scans to one of these formats.'
     )
   if scans is not None and (type(scans) is not int or scans < 1):
     raise InputError(
@@ -64,7 +68,7 @@ def read(folder: Path) -> Description:
     name=''.join(c for c in ' '.join(name.split()) if c.isprintable())[:_LONGEST],
     classes=_classes(entries.get('labels'), path),
     channels=_channels(entries, path),
-    endings=(ending,) if ending else ENDINGS,
+    endings=(ending,) if ending else _ALL_ENDINGS,
     scans=scans,
     listed=_listed(entries, path),
   )
@@ -107,7 +111,7 @@ def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, 
 def _stem(label: Any) -> str:
   """Returns the name of a file without its ending; '' if it is no text."""
   name = Path(label).name if isinstance(label, str) else ''
-  ending = next((one for one in ENDINGS if name.lower().endswith(one)), '')
+  ending = next((one for one in _ALL_ENDINGS if name.lower().endswith(one)), '')
   return name.removesuffix(name[len(name) - len(ending) :])
 
 

@@ -8,9 +8,7 @@ Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (functional groups), C.11.1
 
 import contextlib
 import dataclasses
-import logging
 import struct
-import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom_pixels, volumes
+from thrifty_jax.scans import dicom_pixels, unreadable
 
 # Tags of a frame, and the sequence in a functional group that has them.
 _MACROS = {
@@ -94,24 +92,11 @@ def read_study(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Generator[None]:
-  """Silences warnings of pydicom and highdicom about odd tags, as they quote the values."""
-  before = logging.root.manager.disable
-  logging.disable(logging.CRITICAL)
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      yield
-  finally:
-    logging.disable(before)
-
-
-@contextlib.contextmanager
 def _unreadable(path: Path) -> Generator[None]:
   """Refuses a file that pydicom cannot read."""
   from pydicom import errors  # here, as everywhere: most scans are none
 
-  with volumes.report_unreadable(path), quiet():
+  with unreadable.report_unreadable(path), unreadable.quiet():
     try:
       yield
     except RecursionError as error:  # the interpreter's own bound, long before its stack ends

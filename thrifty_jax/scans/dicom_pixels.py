@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import unreadable
 
 GRAYS = ('MONOCHROME1', 'MONOCHROME2')  # white is the lowest or the highest stored value
 _PIXELS = (
@@ -111,7 +111,7 @@ def _decoded(path: Path, dataset: Any, syntax: Any, shape: tuple[int, ...]) -> n
   with tempfile.TemporaryDirectory() as folder:
     place = Path(folder, 'pixels.dcm')
     pydicom.dcmwrite(place, bare)
-    with volumes.silence_itk():
+    with unreadable.silence_libraries():
       image = SimpleITK.ReadImage(str(place), imageIO='GDCMImageIO')
   pixels = SimpleITK.GetArrayFromImage(image)
   if pixels.shape != shape:

@@ -1,41 +1,65 @@
 """Writes masks, and other volumes made from a scan, on exactly the grid of that scan.
 
+The mask of a picture is a picture: a PNG whose palette shows the classes in colours, and whose
+indices are the classes, as in Pascal VOC; or a TIFF of these numbers.
+
 Such a file has the voxels and the geometry, and nothing else of the scan's header, as its text
 fields and extensions may name a patient.
 """
 
 import gzip
+import io
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from PIL import Image, ImageColor, PngImagePlugin
 
 from thrifty_jax import RESEARCH_USE
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import nifti
+from thrifty_jax.scans import nifti, overlays
 from thrifty_jax.scans.sources import Grid
 
-FORMATS = {'nifti': '.nii.gz', 'metaimage': '.mha', 'nrrd': '.nrrd'}
+FORMATS = {'nifti': '.nii.gz', 'metaimage': '.mha', 'nrrd': '.nrrd', 'png': '.png', 'tiff': '.tif'}
 ENDINGS = ('.nii.gz', '.nii', '.mha', '.nrrd')
+PICTURES = ('.png', '.tif', '.tiff')
 _SCANNER = 1  # NIfTI's code of the scanner's own coordinates
 _SHEAR = 1e-4  # cosine between axes above which they are not orthogonal; float32 rounding is below
 
 
 def ending(path: Path) -> str | None:
-  """Returns the one of ENDINGS that a file's name has, or None."""
-  return next((one for one in ENDINGS if path.name.lower().endswith(one)), None)
+  """Returns the one of ENDINGS or PICTURES that a file's name has, or None."""
+  return next((one for one in (*ENDINGS, *PICTURES) if path.name.lower().endswith(one)), None)
 
 
-def to_bytes(voxels: np.ndarray, grid: Grid, *, ending: str) -> bytes:
-  """Returns the content of a file with one of ENDINGS, always the same for one mask and grid.
+def to_bytes(voxels: np.ndarray, grid: Grid, *, ending: str, colours: Sequence[str] = ()) -> bytes:
+  """Returns the content of a file of one ending, always the same for one mask and grid.
 
-  The voxels, [D, H, W], uint8 or float32, are in the order of the scan's file.
+  The voxels, [D, H, W], uint8 or float32, are in the order of the scan's file. `colours` are those
+  of the classes in a PNG, as '#rrggbb', background first; those of overlays if there are none.
   """
+  if ending in PICTURES:
+    return _picture_bytes(voxels[0], ending, colours)
   if ending not in ('.nii', '.nii.gz'):
     return _itk_bytes(voxels, grid, ending)
   content = _nifti(voxels, grid).to_bytes()
   return gzip.compress(content, compresslevel=6, mtime=0) if ending == '.nii.gz' else content
+
+
+def _picture_bytes(pixels: np.ndarray, ending: str, colours: Sequence[str]) -> bytes:
+  """Returns the content of a PNG of classes, or of a TIFF of classes or of float32."""
+  picture, content = Image.fromarray(pixels), io.BytesIO()
+  if ending != '.png':
+    picture.save(content, format='TIFF', compression='tiff_deflate', description=RESEARCH_USE)
+    return content.getvalue()
+  shown = colours or ('#000000', *map(overlays.class_colour, range(1, 256)))
+  picture.putpalette([part for colour in shown for part in ImageColor.getrgb(colour)])
+  text = PngImagePlugin.PngInfo()
+  text.add_text('Description', RESEARCH_USE)
+  picture.save(content, format='PNG', bits=8, pnginfo=text)
+  return content.getvalue()
 
 
 def _nifti(voxels: np.ndarray, grid: Grid) -> nibabel.Nifti1Image:

@@ -1,6 +1,7 @@
 """Slices of a case as small PNG pictures: the image, and transparent masks to overlay."""
 
 import base64
+import colorsys
 import io
 import math
 import zipfile
@@ -17,6 +18,8 @@ from thrifty_jax.errors import InputError
 
 SLICES = 20  # at most, per case: the page stays small
 CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
+RIM = 2 * len(CLASS_COLOURS) + 1  # number of the dark line around the classes, see `outline`
+RIM_COLOUR = '#000000'
 DIFFERENCES = {'missed': '#4cb4ff', 'invented': '#ff5a5f', 'wrong class': '#ffd23f'}
 MOST_VOXELS = 1 << 29  # per case; twice those of a thousand slices of 512 x 512
 _UNREADABLE = (  # by zipfile, zlib and numpy; RuntimeError for an encrypted file
@@ -25,6 +28,8 @@ _UNREADABLE = (  # by zipfile, zlib and numpy; RuntimeError for an encrypted fil
 )
 FILL, EDGE = 92, 235  # opacity, of 255
 THUMBNAIL, GREYS = 160, 32  # pixels on the longer side, levels: 200 of them stay below 3 MB
+_THUMBNAIL_COLOURS = 64  # of a picture in colours, chosen for it
+_GOLDEN = 0.618034  # of a turn: hues so far apart never come close to each other soon
 
 
 def frames(path: Path) -> dict[str, Any]:
@@ -38,6 +43,8 @@ def frames(path: Path) -> dict[str, Any]:
   image, truth, prediction = _arrays(path)
   chosen = choose_slices(truth, prediction)
   classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in CLASS_COLOURS]
+  classes.append((RIM_COLOUR, FILL))
+  rim = image.ndim == 4
   differences = [(colour, 215) for colour in DIFFERENCES.values()]
   pairs = [(prediction[i], truth[i]) for i in chosen]
   return {
@@ -45,14 +52,17 @@ def frames(path: Path) -> dict[str, Any]:
     'slices': [int(i) + 1 for i in chosen],
     'start': int(np.argmax([(true > 0).sum() for _, true in pairs])),
     'image': [_data_uri(Image.fromarray(image[i])) for i in chosen],
-    'truth': [_overlay(outline(true), classes) for _, true in pairs],
-    'prediction': [_overlay(outline(predicted), classes) for predicted, _ in pairs],
+    'truth': [_overlay(outline(true, rim=rim), classes) for _, true in pairs],
+    'prediction': [_overlay(outline(predicted, rim=rim), classes) for predicted, _ in pairs],
     'difference': [_overlay(draw_difference(*pair), differences) for pair in pairs],
   }
 
 
 def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-  """Writes the .npz that `frames` reads: slices of a channel in [0, 1] and classes, [D, S, S]."""
+  """Writes the .npz that `frames` reads: slices as of `pick_channels` and classes, [D, H, W].
+
+  The slices, [D, H, W] or [D, H, W, 3], are in [0, 1].
+  """
   image = np.round(255 * np.clip(image.astype(np.float32), 0, 1)).astype(np.uint8)
   masks = {'truth': truth.astype(np.uint8), 'prediction': prediction.astype(np.uint8)}
   content = io.BytesIO()
@@ -61,12 +71,13 @@ def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarr
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
-  """Reads image, truth and prediction, all of one shape [D, S, S], uint8."""
+  """Reads image, [D, H, W] or [D, H, W, 3], truth and prediction, [D, H, W], uint8."""
   files.require_file(path)
   try:
     with zipfile.ZipFile(path) as archive:
       found = [_array(archive, f'{name}.npy') for name in ('image', 'truth', 'prediction')]
-    if len({array.shape for array in found}) > 1:
+    image, truth, prediction = found
+    if image.shape[3:] not in ((), (3,)) or not image.shape[:3] == truth.shape == prediction.shape:
       raise ValueError('image, truth and prediction have different shapes')
   except _UNREADABLE as error:
     reason = ' '.join(str(error).split())
@@ -83,7 +94,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
       raise ValueError(f'{name} has another version')
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     count = math.prod(shape)
-    if dtype != np.uint8 or len(shape) != 3 or min(shape) < 1 or count > MOST_VOXELS:
+    if dtype != np.uint8 or len(shape) not in (3, 4) or min(shape) < 1 or count > MOST_VOXELS:
       raise ValueError(f'{name} is {shape} of {dtype}, expected slices of bytes')
     data = np.frombuffer(file.read(count), np.uint8)
   return data.reshape(shape, order='F' if by_columns else 'C')  # an error if it ends early
@@ -98,6 +109,34 @@ def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
   return np.round(np.linspace(first, last, count)).astype(int)
 
 
+def class_colour(number: int) -> str:
+  """Returns the colour of a class, from 1; where CLASS_COLOURS end, there are hues without end."""
+  if number <= len(CLASS_COLOURS):
+    return CLASS_COLOURS[number - 1]
+  parts = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.7, 0.95)
+  return '#' + ''.join(f'{round(255 * part):02x}' for part in parts)
+
+
+def pick_channels(image: np.ndarray, *, unit: str) -> np.ndarray:
+  """Returns what is shown of the channels of a scan, [..., M]; `unit` is that of its lengths.
+
+  They are the colours, [..., 3], of a picture that has them, else the first channel, [...]. The
+  three channels of a volume are no colours.
+  """
+  return image if unit == 'pixels' and image.shape[-1] == 3 else image[..., 0]
+
+
+def colour_limits(image: np.ndarray) -> tuple[float, float]:
+  """Returns which values of a picture in colours, [..., 3], are shown as black and as white.
+
+  They are the same for all colours, so that hues stay. White is the largest value that the pixels
+  may have, up to 255; beyond, where it cannot be told, it is their 99.5th percentile.
+  """
+  most = float(image.max())
+  white = next((white for white in (1.0, 255.0) if most <= white), 0.0)
+  return 0.0, white or float(np.percentile(image, 99.5)) or most
+
+
 def outline_slice(
   image: np.ndarray,
   label: np.ndarray,
@@ -105,22 +144,45 @@ def outline_slice(
   limits: Sequence[float],
   spacing_mm: Sequence[float],
 ) -> str:
-  """Draws a thumbnail of a slice, [H, W], with the borders of its mask, a PNG as data URI.
+  """Draws a thumbnail of a slice with the borders of its mask, a PNG as data URI.
 
-  The limits become black and white. Pixels of `spacing_mm` (height, width) become square.
+  The slice is [H, W], or [H, W, 3] in colours. The limits become black and white. Pixels of
+  `spacing_mm` (height, width) become square.
   """
-  height, width = np.multiply(image.shape, spacing_mm)
+  height, width = np.multiply(label.shape, spacing_mm)
   scale = THUMBNAIL / max(height, width)
   size = max(1, round(width * scale)), max(1, round(height * scale))
   low, high = limits
-  bright = np.clip((image - low) / ((high - low) or 1), 0, 1) * (GREYS - 1)
-  resized = Image.fromarray(bright.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-  grey = np.round(np.asarray(resized)).astype(np.uint8)
-  mask = outline(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)))
+  bright = np.clip((image - low) / ((high - low) or 1), 0, 1)
+  draw, coloured = (_draw_colours, True) if image.ndim == 3 else (_draw_greys, False)
+  shades, palette = draw(bright, size)
+  enlarged = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+  mask = outline(enlarged, rim=coloured)
   border = mask.astype(int) - len(CLASS_COLOURS)  # number of its colour where above 0
-  indices = np.where(border > 0, GREYS + border - 1, grey).astype(np.uint8)
-  greys = [3 * (255 * level // (GREYS - 1),) for level in range(GREYS)]
-  return _data_uri(_palette_image(indices, [*greys, *map(ImageColor.getrgb, CLASS_COLOURS)]))
+  indices = np.where(border > 0, len(palette) + border - 1, shades).astype(np.uint8)
+  lines = map(ImageColor.getrgb, (*CLASS_COLOURS, RIM_COLOUR) if coloured else CLASS_COLOURS)
+  return _data_uri(_palette_image(indices, [*palette, *lines]))
+
+
+def _draw_greys(
+  bright: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+  """Returns a slice in [0, 1], [H, W], resized to (width, height), as indices, and a palette."""
+  scaled = Image.fromarray((bright * (GREYS - 1)).astype(np.float32))
+  grey = np.round(np.asarray(scaled.resize(size, Image.Resampling.BILINEAR))).astype(np.uint8)
+  return grey, [3 * (255 * level // (GREYS - 1),) for level in range(GREYS)]
+
+
+def _draw_colours(
+  bright: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+  """Returns what `_draw_greys` does of a slice in colours, [H, W, 3]."""
+  scaled = Image.fromarray(np.round(255 * bright).astype(np.uint8))
+  few = scaled.resize(size, Image.Resampling.BILINEAR).quantize(
+    _THUMBNAIL_COLOURS, dither=Image.Dither.NONE
+  )
+  flat = few.getpalette() or []
+  return np.asarray(few), [*zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
 
 
 def draw_difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -132,17 +194,19 @@ def draw_difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
   return found
 
 
-def outline(label: np.ndarray) -> np.ndarray:
+def outline(label: np.ndarray, *, rim: bool = False) -> np.ndarray:
   """Returns the label with separate colours for pixels at a border of their class, [S, S], uint8.
 
   Class k is k inside and k + len(CLASS_COLOURS) at the border; colours repeat for further classes.
+  With a rim the background is RIM beside a class, which keeps borders visible on any colour.
   """
   colours = len(CLASS_COLOURS)
   padded = np.pad(label, 1, mode='edge')
   neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
   border = np.any([other != label for other in neighbours], axis=0)
   colour = (label.astype(int) - 1) % colours + 1
-  return np.where(label == 0, 0, colour + colours * border).astype(np.uint8)
+  beside = RIM * border if rim else 0
+  return np.where(label == 0, beside, colour + colours * border).astype(np.uint8)
 
 
 def _overlay(indices: np.ndarray, colours: list[tuple[str, int]]) -> str:

@@ -58,7 +58,7 @@ def image_settings(data: ConfigDict) -> ImageSettings:
 
 
 # Values at which slices do not record a setting, as those prepared before it was there lack it.
-UNRECORDED = {'reduction': 0.0, 'unit': 'mm', 'nan_is_lowest': False}
+UNRECORDED = {'reduction': 0.0, 'colours': [], 'unit': 'mm', 'nan_is_lowest': False}
 
 
 def slice_settings(data: ConfigDict) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def slice_settings(data: ConfigDict) -> dict[str, Any]:
     **records.to_json(image_settings(data)),
     'classes': list(data.classes),
     'modalities': data.modalities,
+    'colours': list(data.colours),
     'unit': data.unit,
     'nan_is_lowest': data.nan_is_lowest,
   }

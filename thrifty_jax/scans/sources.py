@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, dicom_file, nifti, volumes
+from thrifty_jax.scans import dicom, dicom_file, nifti, pictures, unreadable, volumes
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
@@ -40,6 +40,7 @@ class Grid:
   # Spacing, direction and origin that SimpleITK read from another file.
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
   series: Path | None = None  # folder of a DICOM series
+  picture: Path | None = None  # file of a picture, whose affine is none of a patient
 
 
 def find(place: Path, *, channels: int) -> list[Source]:
@@ -49,15 +50,16 @@ def find(place: Path, *, channels: int) -> list[Source]:
     place: File; folder with the slices of a DICOM series; or folder of files and of such folders.
       Hidden files, DICOM objects without an image of a scan and other formats are left out (see
       `find_unused`), further folders are not searched. Enhanced DICOM may be a file by itself.
+      Pictures are scans where there is no volume and no series; beside these they are previews.
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
-      scan; a NIfTI file with four axes is a scan by itself. With one, the ending _0000 is left out
-      of the names if all have it.
+      scan; a NIfTI file with four axes or a picture in colours is a scan by itself. With one, the
+      ending _0000 is left out of the names if all have it.
   """
   if place.is_file():
     return [_of_file(place, channels)]
   if not place.is_dir():
     raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
-  found = _volumes_in(place)
+  found = _files_in(place, ENDINGS)
   if any(map(_is_slice, place.iterdir())):
     if found:
       raise InputError(
@@ -68,12 +70,25 @@ def find(place: Path, *, channels: int) -> list[Source]:
   for folder in sorted(path for path in place.iterdir() if path.is_dir()):
     if not folder.name.startswith('.') and any(map(_is_slice, folder.iterdir())):
       _add(found, folder.name, folder)
+  found = found or _files_in(place, pictures.ENDINGS)
   if not found:
     raise InputError(
-      f'{place}: holds no scan; expected volumes ({", ".join(ENDINGS)}), the slices of a DICOM '
-      'series, or folders with one series each.'
+      f'{place}: holds no scan; expected volumes ({", ".join(ENDINGS)}), pictures '
+      f'({", ".join(pictures.ENDINGS)}), the slices of a DICOM series, or folders with one series '
+      'each.'
     )
   return _grouped(found, channels)
+
+
+def require_kind(found: Sequence[Source], *, of_pictures: bool) -> None:
+  """Refuses pictures for a model of volumes, whose lengths are in mm, and the other way round."""
+  for path in (source.channels[0] for source in found):
+    if (path.is_file() and pictures.is_picture(path)) != of_pictures:
+      kinds = ('a volume', 'pictures') if of_pictures else ('a picture', 'volumes')
+      raise InputError(
+        f'{path}: is {kinds[0]}, but the model was trained on {kinds[1]}; name {kinds[1]}, or '
+        'another model.'
+      )
 
 
 def read(source: Source) -> tuple[Volume, Grid]:
@@ -102,12 +117,16 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   if path.is_dir() or _without_ending(path) is None:
     series = dicom.read_series(slices_of(path) if path.is_dir() else [path])
     return series.voxels, series.affine
+  if pictures.is_picture(path):
+    return pictures.read(path), pictures.AFFINE
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
 def _grid_of(path: Path, affine: np.ndarray) -> Grid:
   if path.is_dir() or _without_ending(path) is None:
     return Grid(affine, series=path if path.is_dir() else None)
+  if pictures.is_picture(path):
+    return Grid(affine, picture=path)
   if volumes.is_nifti(path):
     return Grid(affine, nifti=nifti.read_header(path).header)
   header = volumes.itk_header(path)
@@ -121,12 +140,15 @@ def _of_file(path: Path, channels: int) -> Source:
     return Source(path.stem, (path,))
   if name is None:
     raise InputError(
-      f'{path}: is no volume ({", ".join(ENDINGS)}); name one, or the folder of a DICOM series.'
+      f'{path}: is no volume ({", ".join(ENDINGS)}) and no picture '
+      f'({", ".join(pictures.ENDINGS)}); name one, or the folder of a DICOM series.'
     )
   parts = _CHANNEL.fullmatch(name)
-  if channels == 1 or not parts or _has_four_axes(path):
+  if channels == 1 or not parts or _has_channels(path):
     return Source(name, (path,))
-  beside = {n: p for n, p in _volumes_in(path.parent).items() if n.startswith(f'{parts[1]}_')}
+  endings = pictures.ENDINGS if pictures.is_picture(path) else ENDINGS
+  files = _files_in(path.parent, endings)
+  beside = {name: file for name, file in files.items() if name.startswith(f'{parts[1]}_')}
   return next(one for one in _grouped(beside, channels) if path in one.channels)
 
 
@@ -139,7 +161,7 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
   sources, groups = {}, {}
   for name, path in found.items():
     parts = _CHANNEL.fullmatch(name)
-    if parts and not _has_four_axes(path):
+    if parts and not _has_channels(path):
       groups.setdefault(parts[1], {})[parts[2]] = path
     else:
       sources[name] = Source(name, (path,))
@@ -159,11 +181,11 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
   return [sources[name] for name in sorted(sources)]
 
 
-def _volumes_in(folder: Path) -> dict[str, Path]:
-  """Returns the volumes of a folder by name without ending."""
+def _files_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+  """Returns the files of a folder with one of the endings, by name without it."""
   found: dict[str, Path] = {}
   for path in sorted(folder.iterdir()):
-    name = _without_ending(path)
+    name = _without_ending(path) if path.name.lower().endswith(tuple(endings)) else None
     if name and path.is_file() and not path.name.startswith('.'):
       _add(found, name, path)
   return found
@@ -179,15 +201,18 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
 
 
 def _without_ending(path: Path) -> str | None:
-  """Returns a file's name without its ending, or None if it is no volume."""
-  ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+  """Returns a file's name without its ending, or None if it is no volume and no picture."""
+  endings = (*ENDINGS, *pictures.ENDINGS)
+  ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
   return path.name[: -len(ending)] if ending else None
 
 
-def _has_four_axes(path: Path) -> bool:
-  """Returns whether a file is NIfTI with channels on a fourth axis; False if it is unreadable."""
+def _has_channels(path: Path) -> bool:
+  """Returns whether one file has several channels, in NIfTI or a picture; not if unreadable."""
   try:
-    with volumes.report_unreadable(path):
+    if pictures.is_picture(path):
+      return pictures.read_size(path)[2] > 1
+    with unreadable.report_unreadable(path):
       return volumes.is_nifti(path) and len(nifti.read_header(path).header.get_data_shape()) == 4
   except InputError:
     return False

@@ -1,11 +1,7 @@
 """Volumes of scans, read from their file formats, and their orientation."""
 
-import contextlib
 import dataclasses
-import os
-import sys
-import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +9,14 @@ import nibabel
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import metaimage, nifti, nrrd
+from thrifty_jax.scans import metaimage, nifti, nrrd, pictures
+from thrifty_jax.scans.unreadable import report_unreadable, silence_libraries
 
 # Directions of the axes D, H, W of a volume for each slice axis: S head, I feet, P back, L left.
 # Every volume is read as axial: that is the order in which a scanner writes axial slices (and
 # SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
 _ROUNDING = 1e-3  # of a class number, as 255 x float32(1 / 255) is 1.0000000591
-_READ_ERRORS = (  # of gzip, nibabel and SimpleITK
-  *(OSError, EOFError, ValueError, OverflowError, RuntimeError, zlib.error),
-  nibabel.spatialimages.HeaderDataError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +29,7 @@ class Case:
   # the other.
   image: tuple[Path, ...]
   label: tuple[Path, ...] = ()  # files of the truth; none for a scan without truth
+  legend: pictures.Legend | None = None  # of a truth that is a picture; None if it is a volume
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +65,7 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
     _require_valid(path)
     if path.suffix.lower() in ('.mhd', '.mha'):
       metaimage.require_whole(path)
-    with silence_itk():
+    with silence_libraries():
       image = SimpleITK.ReadImage(str(path))
   voxels = SimpleITK.GetArrayFromImage(image)
   # A trailing axis of length 1 is none.
@@ -108,6 +102,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   """Reads numbers of voxels (D, H, W) and affine, as stored, of a file other than DICOM."""
+  if pictures.is_picture(path):
+    return (1, *pictures.read_size(path)[:2]), pictures.AFFINE
   with report_unreadable(path):
     if is_nifti(path):
       found = nifti.read_header(path)
@@ -125,13 +121,23 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   return shape, affine
 
 
+def count_channels(path: Path) -> int:
+  """Returns the number of channels in a file other than DICOM, from its header."""
+  if pictures.is_picture(path):
+    return pictures.read_size(path)[2]
+  if not is_nifti(path):
+    return 1  # others are refused when they are read
+  with report_unreadable(path):
+    return int(([*nifti.read_header(path).header.get_data_shape(), 1, 1])[3])
+
+
 def itk_header(path: Path) -> Any:
   """Returns SimpleITK's reader of a file, which has read the header alone."""
   import SimpleITK
 
   reader = SimpleITK.ImageFileReader()
   reader.SetFileName(str(path))
-  with silence_itk():
+  with silence_libraries():
     reader.ReadImageInformation()
   return reader
 
@@ -300,41 +306,3 @@ def require_affine(path: Path, affine: np.ndarray) -> None:
       f'{path}: its header gives no valid spacing and direction of the axes; expected three axes '
       'of a length above 0. Export it again.'
     )
-
-
-@contextlib.contextmanager
-def silence_itk() -> Generator[None]:
-  """Suppresses ITK's own messages on stderr: the exception contains them."""
-  sys.stderr.flush()
-  kept = os.dup(2)
-  try:
-    with open(os.devnull, 'w') as nothing:
-      os.dup2(nothing.fileno(), 2)
-    yield
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)
-
-
-@contextlib.contextmanager
-def report_unreadable(path: Path) -> Generator[None]:
-  """Refuses a missing file, and one that the body cannot read."""
-  if not path.is_file():
-    what = 'is no regular file' if path.exists() else 'no such file'  # a pipe may never end
-    raise InputError(
-      f'{path}: {what}; expected a scan or a mask there. Restore it or correct the folder.'
-    )
-  try:
-    yield
-  except nifti.HeaderError as error:
-    raise InputError(f'{path}: {error}') from error
-  except MemoryError as error:
-    raise InputError(
-      f'{path}: takes more memory than there is; expected a scan that fits. Resample it, or use '
-      'another machine.'
-    ) from error
-  except _READ_ERRORS as error:
-    reason = ' '.join(str(error).split())[-160:]
-    raise InputError(
-      f'{path}: cannot be read ({reason}); expected an intact file. Copy or download it again.'
-    ) from error

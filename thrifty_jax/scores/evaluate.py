@@ -68,10 +68,11 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     fitted,
     largest=loaded.spec.largest,
     nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    unit=config.data.unit,
     predictions=folder / 'predictions',
     bar=logbook.progress(len(scored), f'evaluate {split}'),
   )
-  rows = list(summaries.make_rows(counts, classes, floor_counts))
+  rows = list(summaries.make_rows(counts, classes, floor_counts, unit=config.data.unit))
   summaries.write_rows(folder / 'scores.csv', rows)
   known: list[Agreement] = []
   for name in ('train', 'validation') if by_protocol and config.evaluate.list_suspects else ():
@@ -88,6 +89,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     protocol=config.evaluate.protocol,
     split=split,
     nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
+    unit=config.data.unit,
     held_out=split == 'test' and config.evaluate.protocol == 'volume',
     data=config.data.name,
     note=prepared.note,
@@ -137,6 +139,7 @@ def _score_cases(
   *,
   largest: Sequence[int],
   nsd_tolerance_mm: float,
+  unit: str,
   predictions: Path,
   bar: Any,
 ) -> tuple[list[scoring.CaseCounts], dict[str, list[scoring.CaseCounts]]]:
@@ -157,7 +160,7 @@ def _score_cases(
       image, label, shown = found.joined()
       shown = components.keep_largest(shown, largest)
       path = predictions / f'{found.case.case}.npz'
-      overlays.write(path, image[..., 0], label, shown)
+      overlays.write(path, overlays.pick_channels(image, unit=unit), label, shown)
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
   return counts, floor_counts

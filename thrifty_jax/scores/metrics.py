@@ -82,8 +82,10 @@ class VolumeScores(NamedTuple):
   """All scores of one class of one volume; NaN, but for the last three, if both masks are empty.
 
   The surface of a mask is its voxels with one of their 6 neighbours outside of it; outside the
-  volume is background. The directed distances of a mask go from each of its surface voxels to the
-  nearest surface voxel of the other mask, from centre to centre; there are two such lists.
+  volume is background, but across an axis of length 1 there are no neighbours, so that the surface
+  of a mask in a picture, [1, H, W], is its outline. The directed distances of a mask go from each
+  of its surface voxels to the nearest surface voxel of the other mask, from centre to centre, in
+  the unit of the spacing; there are two such lists.
 
   Attributes:
     dsc: Dice similarity coefficient, in [0, 1].
@@ -99,7 +101,7 @@ class VolumeScores(NamedTuple):
       surfaces between voxels and weights them by area, so all its distances differ slightly.
     ravd_percent: Relative volume difference, signed, in percent of the truth.
     missed: Whether there is a truth and no prediction: DSC and NSD are 0, RAVD is -100, and each
-      distance is the diagonal of the volume.
+      distance is the diagonal of the volume, of a picture that of its plane.
     invented: Whether there is a prediction and no truth: the same, but RAVD is infinite.
     rightly_empty: Whether there is neither: nothing to score.
 
@@ -130,7 +132,8 @@ def score_volume(
   Args:
     prediction: Whether a voxel is predicted to be of the class, [D, H, W], bool.
     truth: Whether it is, [D, H, W], bool.
-    spacing_mm: Distances between voxels along D, H and W, in this order.
+    spacing_mm: Distances between voxels along D, H and W, in this order; 1, where pixels are the
+      unit of all distances.
     nsd_tolerance_mm: Largest distance of surfaces that NSD counts as agreement.
 
   Raises:
@@ -154,7 +157,8 @@ def score_volume(
     nsd = float(np.mean(both <= nsd_tolerance_mm + ROUNDING_MM))
   else:
     # The diagonal of whole voxels is longer than any distance between their centres.
-    diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)))
+    axes = [*surface.extended_axes(truth.shape)]
+    diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing_mm)[axes]))
     hd95 = most = mean = diagonal if predicted or true else np.nan
     nsd = 0.0 if predicted or true else np.nan
   return VolumeScores(

@@ -37,14 +37,16 @@ def read_scored(folder: Path) -> Scored:
     raise InputError(
       f'{folder / "summary.json"}: has the scores of several folds; expected those of one'
     )
-  rows = summaries.read_rows(folder / 'scores.csv', ('patient', 'class', *summaries.METRICS))
+  columns = [summaries.column_of(metric, summary.unit) for metric in summaries.METRICS]
+  rows = summaries.read_rows(folder / 'scores.csv', ('patient', 'class', *columns))
   return Scored(summary.fold, summary, [{'fold': str(summary.fold), **row} for row in rows])
 
 
 def join(scored: Sequence[Scored]) -> Joined:
   """Joins the folds of one network; the patients are sorted by name."""
-  patients, scores = summaries.to_arrays([row for one in scored for row in one.rows])
   summed = [one.summary for one in scored]
+  rows = [row for one in scored for row in one.rows]
+  patients, scores = summaries.to_arrays(rows, unit=summed[0].unit)
   figures = summaries.summarise_scores(scores, _pool(summed), [*summed[0].classes], Figures)
   return Joined(patients, scores, *figures)
 

@@ -57,6 +57,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     split=first.split,
     held_out=first.held_out,
     nsd_tolerance_mm=first.nsd_tolerance_mm,
+    unit=first.unit,
     folds=tuple(one.fold for one in scored[0]),
     patients=len(joined[0].patients),
     reference=names[0],

@@ -15,9 +15,14 @@ from thrifty_jax.scores import metrics, scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # metrics averaged over the scans of a patient
 _COUNTED = ('missed', 'invented', 'rightly_empty')
-METRICS = ('dsc', *_AVERAGED, 'ravd_percent', 'missed', 'invented')  # columns of scores.csv
+METRICS = ('dsc', *_AVERAGED, 'ravd_percent', 'missed', 'invented')  # in scores.csv
 _MOST_ROWS = 50_000  # of a table, patients times classes
 F = TypeVar('F', Figures, Overlap)
+
+
+def column_of(metric: str, unit: str) -> str:
+  """Returns the column of a metric in scores.csv, such as hd95_mm or hd95_pixels."""
+  return metric.replace('_mm', f'_{unit}')
 
 
 def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, np.ndarray]]:
@@ -107,11 +112,13 @@ def make_rows(
   cases: Sequence[scoring.CaseCounts],
   classes: Sequence[str],
   floors: Mapping[str, Sequence[scoring.CaseCounts]],
+  *,
+  unit: str = 'mm',
 ) -> Iterator[dict[str, Any]]:
   """Yields a row of scores.csv per patient and class, with the floors' DSC of the same patient.
 
-  An infinite RAVD is `inf`, which CSV readers parse as a number. Where there is no score the cell
-  is empty, which they take as missing.
+  `unit` is that of distances. An infinite RAVD is `inf`, which CSV readers parse as a number. Where
+  there is no score the cell is empty, which they take as missing.
   """
   floor_scores = {name: score_patients(counts) for name, counts in floors.items()}
   counts = scoring.by_patient(cases)
@@ -121,7 +128,7 @@ def make_rows(
       both, predicted, true = (int(value) for value in counts[patient][index])
       row = {'patient': patient, 'cases': ' '.join(of_patient), 'class': name}
       for metric, values in scores.items():
-        row[metric] = _cell(values[index], digits=0 if metric in _COUNTED else 6)
+        row[column_of(metric, unit)] = _cell(values[index], digits=0 if metric in _COUNTED else 6)
       row |= {'truth_voxels': true, 'predicted_voxels': predicted, 'common_voxels': both}
       for floor, found in floor_scores.items():
         row[f'{floor}_dsc'] = _cell(found[patient]['dsc'][index])
@@ -187,21 +194,22 @@ def read_rows(
 
 
 def to_arrays(
-  rows: Sequence[Mapping[str, str]], columns: Sequence[str] = METRICS
+  rows: Sequence[Mapping[str, str]], names: Sequence[str] = METRICS, *, unit: str = 'mm'
 ) -> tuple[list[str], dict[str, np.ndarray]]:
   """Converts rows of scores.csv of one network back to arrays.
 
   Returns:
-    Sorted names of the patients; column -> score of every patient and class, [patients, K - 1], NaN
+    Sorted names of the patients; metric -> score of every patient and class, [patients, K - 1], NaN
     where there is none; the classes are in the order of the file, the same for all patients.
   """
   of_patient: dict[str, list[Mapping[str, str]]] = {}
   for row in rows:
     of_patient.setdefault(row['patient'], []).append(row)
   patients = sorted(of_patient)
+  columns = {name: column_of(name, unit) for name in names}
   return patients, {
-    column: np.array(
-      [[float(row[column] or 'nan') for row in of_patient[name]] for name in patients]
+    name: np.array(
+      [[float(row[column] or 'nan') for row in of_patient[patient]] for patient in patients]
     )
-    for column in columns
+    for name, column in columns.items()
   }

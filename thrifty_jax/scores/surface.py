@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks, in millimetres."""
+"""Distances between the surfaces of two masks, in the unit of their spacing."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,19 @@ import numpy as np
 from scipy import ndimage
 
 
-def surface_voxels(mask: np.ndarray) -> np.ndarray:
-  """Voxels of a mask, [D, H, W] bool, with one of their 6 neighbours outside of it.
+def extended_axes(shape: Sequence[int]) -> tuple[int, ...]:
+  """Axes along which a volume has several voxels; of a single voxel the first one.
 
-  Outside the volume is background, so that only an empty mask has an empty surface.
+  Across an axis of length 1 there are no neighbours, hence no surface: the surface of a mask in a
+  picture, [1, H, W], is its outline.
+  """
+  return tuple(axis for axis, length in enumerate(shape) if length > 1) or (0,)
+
+
+def surface_voxels(mask: np.ndarray) -> np.ndarray:
+  """Voxels of a mask, bool, with a neighbour along one of its axes outside of it.
+
+  Outside the array is background, so that only an empty mask has an empty surface.
   """
   return mask & ~ndimage.binary_erosion(mask)
 
@@ -22,7 +31,7 @@ def distances_mm(
   Args:
     first: Non-empty mask, [D, H, W], bool.
     second: Non-empty mask of the same shape.
-    spacing_mm: Distances between voxels along D, H and W.
+    spacing_mm: Distances between voxels along D, H and W; in pixels, where these are the unit.
 
   Returns:
     Distances from first to second, [voxels on first's surface], and from second to first, [voxels
@@ -30,10 +39,12 @@ def distances_mm(
   """
   if not (first.any() and second.any()):
     raise ValueError('a mask is empty; distances need a surface on both sides')
+  axes = extended_axes(first.shape)
+  first, second = (mask.squeeze(tuple({0, 1, 2} - {*axes})) for mask in (first, second))
   # Both masks lie within the box, so cropping to it moves no surface.
   (box,) = ndimage.find_objects((first | second).view(np.uint8))
   first, second = surface_voxels(first[box]), surface_voxels(second[box])
-  spacing = np.asarray(spacing_mm, np.float64)
+  spacing = np.asarray(spacing_mm, np.float64)[[*axes]]
   return _to_nearest(first, second, spacing), _to_nearest(second, first, spacing)
 
 
@@ -44,5 +55,5 @@ def _to_nearest(start: np.ndarray, target: np.ndarray, spacing: np.ndarray) -> n
   nearest = ndimage.distance_transform_edt(
     ~target, sampling=spacing, return_distances=False, return_indices=True
   )
-  steps = np.asarray(nearest)[:, start] - np.stack(np.nonzero(start))  # [3, voxels]
+  steps = np.asarray(nearest)[:, start] - np.stack(np.nonzero(start))  # [axes, voxels]
   return np.linalg.norm(steps * spacing[:, None], axis=0)

@@ -1,20 +1,26 @@
-"""Formats scores in percent and millimetres for the console and the report."""
+"""Formats scores in percent and millimetres, or pixels, for the console and the report."""
 
 from collections.abc import Sequence
 
 from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap
 from thrifty_jax.scores import agreement
 
-# As in the field's papers: scores from 0 to 1 in files are percentages here.
-LABELS = {
-  'dsc': 'DSC, %',
-  'hd95_mm': 'HD95, mm',
-  'assd_mm': 'ASSD, mm',
-  'max_distance_mm': 'maximum, mm',
-  'nsd': 'NSD, %',
-  'ravd_percent': 'RAVD, %',
-}
 _FRACTIONS = ('dsc', 'nsd')
+
+
+def label_metrics(unit: str) -> dict[str, str]:
+  """Returns the name of each metric with its unit; `unit` is that of distances.
+
+  As in the field's papers, scores from 0 to 1 in files are percentages here.
+  """
+  return {
+    'dsc': 'DSC, %',
+    'hd95_mm': f'HD95, {unit}',
+    'assd_mm': f'ASSD, {unit}',
+    'max_distance_mm': f'maximum, {unit}',
+    'nsd': 'NSD, %',
+    'ravd_percent': 'RAVD, %',
+  }
 
 
 def format_number(value: float | None, metric: str = 'dsc') -> str:
@@ -90,7 +96,8 @@ def count_patients(summary: Evaluated) -> str:
 
 def format_comparison(summary: Compared) -> str:
   """Formats the table of a comparison, a line per network."""
-  names = ('', 'parameters', 'GMAC', LABELS['dsc'], 'difference', 'p', LABELS['hd95_mm'])
+  labels = label_metrics(summary.unit)
+  names = ('', 'parameters', 'GMAC', labels['dsc'], 'difference', 'p', labels['hd95_mm'])
   lines = [[*names, 'pooled 2D', 'rate', 'training']]
   for rival in summary.rivals:
     lines.append(
@@ -136,8 +143,9 @@ def _overlap(summary: Evaluated) -> list[list[str]]:
 
 def _distances(summary: Evaluated) -> list[list[str]]:
   """Cells with the model's HD95, ASSD and NSD."""
-  near = f'NSD at {summary.nsd_tolerance_mm:g} mm, %'
-  lines = [[summary.model, LABELS['hd95_mm'], LABELS['assd_mm'], near]]
+  labels = label_metrics(summary.unit)
+  near = f'NSD at {summary.nsd_tolerance_mm:g} {summary.unit}, %'
+  lines = [[summary.model, labels['hd95_mm'], labels['assd_mm'], near]]
   for name, own in _results(summary):
     lines.append([name, *(format_spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
   return lines

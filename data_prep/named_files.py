@@ -1,0 +1,70 @@
+"""Scans, masks and patients of a folder, by the names of their files."""
+
+import csv
+import io
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dataset_json, pictures
+
+ENDINGS = (*dataset_json.ENDINGS, *pictures.ENDINGS)
+
+
+def find(folder: Path, *, endings: Sequence[str], option: str) -> dict[str, Path]:
+  """Returns the volumes of a folder, else its pictures, by name without ending.
+
+  Hidden files, and those with other endings, are left out. `option` names the folder.
+  """
+  if folder.exists() and not folder.is_dir():
+    raise InputError(f'{folder}: is no folder; expected one of scans or masks. Correct {option}.')
+  for kind in (dataset_json.ENDINGS, pictures.ENDINGS):
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob('[!.]*')):
+      ending = ending_of(path, [one for one in endings if one in kind])
+      if ending is None or not path.is_file():
+        continue
+      # A composed and a decomposed spelling, as of macOS, are one name.
+      first = found.setdefault(unicodedata.normalize('NFC', path.name[: -len(ending)]), path)
+      if first != path:
+        raise InputError(
+          f'{path}: {first.name} has the same name but for its ending; expected each scan once. '
+          'Move one away.'
+        )
+    if found:
+      return found
+  raise InputError(
+    f'{folder}: no volume or picture there ({", ".join(endings)}); expected one or more for each '
+    f'scan. Copy them there or correct {option}.'
+  )
+
+
+def ending_of(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
+  """Returns which of the endings a file has, in lower or upper case; None if none."""
+  return next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+
+
+def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
+  """Returns the patient of each case, from patients.csv; without it each case is a patient."""
+  if not path.exists():
+    return {name: name for name in names}
+  patients: dict[str, str] = {}
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as file:
+      text = unicodedata.normalize('NFC', file.read())
+      rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(row)]
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise InputError(f'{path}: cannot be read ({error}); expected text, case,patient.') from error
+  if not rows or rows[0] != ['case', 'patient']:
+    raise InputError(f'{path}: expected a first line "case,patient", then one for each scan.')
+  for row in rows[1:]:
+    if len(row) != 2 or not all(row):
+      raise InputError(
+        f'{path}: has the line {",".join(row)!r:.80}; expected a case and a patient.'
+      )
+    if patients.setdefault(row[0], row[1]) != row[1]:
+      raise InputError(f'{path}: gives {row[0]} to two patients; expected one. Correct the file.')
+  if unknown := [name for name in names if name not in patients]:
+    raise InputError(f'{path}: does not say whose scan {unknown[0]} is. Add a line for it.')
+  return patients

@@ -1,0 +1,115 @@
+"""Scans of a folder with a dataset.json: those it lists, else those in imagesTr and labelsTr."""
+
+import re
+from pathlib import Path
+
+from data_prep import named_files
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import pictures
+from thrifty_jax.scans.dataset_json import Description
+
+_CHANNEL = re.compile(r'(.+)_(\d{4})')
+
+Files = dict[str, tuple[tuple[Path, ...], Path]]  # images, one a channel, and mask of each scan
+
+
+def find(raw_dir: Path, described: Description) -> tuple[Files, list[str]]:
+  """Returns images and mask of each scan, and a line for each file that lacks its counterpart."""
+  if described.listed is None:
+    return _find_laid_out(raw_dir, described)
+  return _find_listed(raw_dir, described)
+
+
+def _find_laid_out(raw_dir: Path, described: Description) -> tuple[Files, list[str]]:
+  """Returns image and mask of each scan in imagesTr and labelsTr, and problems."""
+  images, labels = (
+    named_files.find(raw_dir / name, endings=described.endings, option='--config.data.raw_dir')
+    for name in ('imagesTr', 'labelsTr')
+  )
+  scans, incomplete = {name: (path,) for name, path in images.items()}, {}
+  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
+  if not images.keys() & labels.keys():
+    scans, incomplete = _channels_of(images, described)
+  alone = [
+    f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
+    'scan to imagesTs.'
+    if name in scans
+    else f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move '
+    'the mask away.'
+    for name in sorted((scans.keys() ^ labels.keys()) - incomplete.keys())
+  ]
+  alone = [*incomplete.values(), *alone]
+  if not alone and described.scans not in (None, len(scans)):
+    raise InputError(
+      f'{raw_dir / "dataset.json"}: numTraining is {described.scans}, but imagesTr has '
+      f'{len(scans)} scans; add the missing ones or correct the number.'
+    )
+  return {name: (scans[name], labels[name]) for name in scans.keys() & labels.keys()}, alone
+
+
+def _find_listed(raw_dir: Path, described: Description) -> tuple[Files, list[str]]:
+  """Returns image and mask of each scan that dataset.json lists, and problems."""
+  listed, path = described.listed or {}, raw_dir / 'dataset.json'
+  listed = {
+    name: (_present(images, len(described.channels)), label)
+    for name, (images, label) in listed.items()
+  }
+  alone: dict[str, str] = {}
+  for name, (images, label) in listed.items():
+    if len(images) not in (1, len(described.channels)):
+      alone[name] = (
+        f'{path}: lists {len(images)} images of {name}; expected {len(described.channels)} '
+        f'({", ".join(described.channels)}), or one with all of them. Correct the file.'
+      )
+    elif absent := [file for file in (*images, label) if not file.is_file()]:
+      alone[name] = f'{absent[0]}: is missing, but dataset.json lists it as of {name}; add it.'
+    elif strange := [f for f in (*images, label) if not named_files.ending_of(f)]:
+      alone[name] = (
+        f'{strange[0]}: is no volume or picture ({", ".join(named_files.ENDINGS)}), but '
+        f'dataset.json lists it as of {name}. Convert it, or correct the list.'
+      )
+  return {name: listed[name] for name in listed.keys() - alone.keys()}, [*alone.values()]
+
+
+def _present(images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
+  """Returns the images of a list, or the files CASE_0000, ... that nnU-Net v1 lists as CASE."""
+  first = images[0]
+  ending = named_files.ending_of(first)
+  if len(images) > 1 or first.is_file() or not ending:
+    return images
+  stem = first.name[: -len(ending)]
+  numbered = [
+    first.with_name(f'{stem}_{number:04d}{first.name[len(stem) :]}') for number in range(channels)
+  ]
+  return tuple(numbered) if any(path.is_file() for path in numbered) else images
+
+
+def _channels_of(
+  images: dict[str, Path], described: Description
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
+  """Returns the files CASE_0000, CASE_0001, ... by case, and problems by case or file name."""
+  scans: dict[str, dict[str, Path]] = {}
+  problems: dict[str, str] = {}
+  for name, path in images.items():
+    if parts := _CHANNEL.fullmatch(name):
+      scans.setdefault(parts[1], {})[parts[2]] = path
+    else:
+      problems[name] = (
+        f'{path}: no mask in labelsTr has this name, nor does it end in the number of a channel; '
+        'expected a mask of the same name (Decathlon) or CASE_0000 beside a mask CASE (nnU-Net). '
+        'Rename it or move it away.'
+      )
+  expected = [f'{number:04d}' for number in range(len(described.channels))]
+  whole: dict[str, tuple[Path, ...]] = {}
+  for name, found in scans.items():
+    # nnU-Net stores a picture in colours in one file, and names its three channels.
+    is_one = [*found] == expected[:1] and pictures.is_picture(found['0000'])
+    if sorted(found) == expected or (is_one and len(expected) == 3):
+      whole[name] = tuple(found[number] for number in sorted(found))
+    else:
+      problems[name] = (
+        f'{found[min(found)]}: {name} has the channels {", ".join(sorted(found))}; expected '
+        f'{", ".join(expected)} ({", ".join(described.channels)}), as in dataset.json. Add or '
+        'remove files.'
+      )
+  return whole, problems

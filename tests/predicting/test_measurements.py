@@ -1,0 +1,55 @@
+"""The figures of masks, by hand."""
+
+import numpy as np
+import pytest
+
+from thrifty_jax.predicting import measurements
+from thrifty_jax.scans import pictures
+from thrifty_jax.scans.volumes import Volume
+
+CLASSES = ('background', 'liver', 'spleen', 'absent')
+
+
+def test_figures_of_a_volume_are_those_counted_by_hand():
+  mask = np.zeros((3, 4, 5), np.uint8)
+  mask[1, 2, 1:4] = 1  # three voxels in a row
+  mask[0, 0, 0] = mask[2, 3, 4] = 2  # two corners
+  image = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+  affine = np.diag((3.0, 0.5, 2.0, 1.0))
+  affine[0, 1] = 0.4  # sheared: the volume of a voxel is still 3 mm3
+  volume = Volume(image[..., None], None, affine, 'a', 'a')
+  liver, spleen, absent = measurements.measure(volume, mask, classes=CLASSES, of_pictures=False)
+  assert liver == {
+    'scan': 'a', 'number': '1', 'class': 'liver', 'voxels': '3', 'volume_ml': '0.009',
+    'mean_intensity': '32',  # of 31, 32 and 33
+    'x_first': '1', 'x_last': '3', 'y_first': '2', 'y_last': '2', 'z_first': '1', 'z_last': '1',
+  }  # fmt: skip
+  assert (spleen['voxels'], spleen['volume_ml'], spleen['mean_intensity']) == ('2', '0.006', '29.5')
+  assert [spleen[f'{axis}_last'] for axis in 'xyz'] == ['4', '3', '2']
+  assert absent['voxels'] == absent['volume_ml'] == '0'
+  assert all(absent[name] == '' for name in absent if 'first' in name or 'mean' in name)
+  assert [*liver] == [*spleen] == [*absent]
+
+
+def test_figures_of_a_picture_are_in_pixels_and_of_each_colour():
+  mask = np.zeros((1, 6, 7), np.uint8)
+  mask[0, 2:4, 3:6] = 1
+  image = np.zeros((1, 6, 7, 3), np.uint8)
+  image[..., 0] = 250
+  image[0, 2, 3:6, 2] = 60
+  volume = Volume(image, None, pictures.AFFINE, 'p', 'p')
+  (row, *_) = measurements.measure(volume, mask, classes=CLASSES, of_pictures=True)
+  assert row == {
+    'scan': 'p', 'number': '1', 'class': 'liver', 'pixels': '6', 'mean_intensity_0': '250',
+    'mean_intensity_1': '0', 'mean_intensity_2': '30',
+    'x_first': '3', 'x_last': '5', 'y_first': '2', 'y_last': '3',
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.int16, np.float32])
+def test_means_of_large_classes_do_not_overflow(kind):
+  image = np.full((4, 200, 200, 1), 100, kind)
+  mask = np.ones(image.shape[:3], np.uint8)
+  volume = Volume(image, None, np.eye(4), 'a', 'a')
+  (row,) = measurements.measure(volume, mask, classes=CLASSES[:2], of_pictures=False)
+  assert row['mean_intensity'] == '100' and row['volume_ml'] == '160'

@@ -1,0 +1,321 @@
+"""Pixels of PNG, TIFF, JPEG, BMP and GIF files as they are stored, and the header that says how.
+
+A gamma and a profile of colours are passed over. A JPEG is turned as its EXIF says, as all programs
+show it. What programs do not read alike is refused: transparency, several frames, white as the
+lowest value, another format turned by a tag, colours other than grey and RGB.
+
+Source: PNG, third edition (W3C, 2025); TIFF 6.0 (Adobe, 1992); Exif 2.32 (CIPA, 2019).
+"""
+
+import contextlib
+import math
+import re
+import struct
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+from PIL import ExifTags, Image, ImageOps
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import unreadable
+
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF')  # of Pillow; TIFF goes its own way
+_TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+_MOST_PIXELS = 1 << 31
+# Bytes of pixels for which any number of bytes in a file is enough, and as how many one in a file
+# may be read: LZW, which packs closest, has 12 bits for up to 4096.
+_SURELY, _MOST_PACKED = 1 << 27, 4096
+_PNG_HEAD = 26  # bytes, of which the last two are the bits of a sample and the kind of colour
+_PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples of a pixel by kind of colour
+_LYING = range(5, 9)  # EXIF's orientations in which rows are columns
+_TURNED = range(2, 9)
+_XMP_TURN = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's PhotometricInterpretation, as what follows
+_TIFF_COLOURS = {1: 'grey', 2: 'RGB', 3: 'palette'}
+# TIFF's compressions: none and Deflate, which tifffile reads by itself; LZW and PackBits, of which
+# Pillow notices where they break off.
+_BY_TIFFFILE, _BY_PILLOW = (1, 8, 32946), (5, 32773)
+_TIFF_KINDS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (3, 32))  # SampleFormat and bits
+_ERRORS = (  # of Pillow and tifffile at damaged files, beside those that all readers have
+  *(SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
+  *(struct.error, tifffile.TiffFileError, Image.DecompressionBombError),
+)
+_READING = threading.Lock()
+
+
+class Header(NamedTuple):
+  """What the head of a file says of its picture."""
+
+  format: str  # by its content: PNG, TIFF, JPEG, BMP or GIF
+  height: int  # after turning, as the width
+  width: int
+  bands: int  # samples of a pixel, an alpha among them
+  bits: int  # of a sample or an index
+  palette: np.ndarray | None = None  # colour of each index, [N, 3], uint8
+
+
+class Picture(NamedTuple):
+  """Pixels of a picture."""
+
+  header: Header
+  # Without alpha, [H, W, 1 or 3], uint8, uint16 or float32: indices if there is a palette; grey of
+  # fewer than 8 bits is spread over 0 to 255, as PNG has it.
+  pixels: np.ndarray
+
+
+def read_header(path: Path) -> Header:
+  """Reads and checks the header alone."""
+  with _opened(path) as (_, header):
+    return header
+
+
+def read(path: Path) -> Picture:
+  """Reads a picture; refuses one of which transparency hides something."""
+  with _opened(path) as (source, header):
+    is_tiff = isinstance(source, tifffile.TiffPage)
+    with _report_damage(path):
+      pixels = _tiff_pixels(source) if is_tiff else _pixels(source)
+      pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+      if pixels.shape != (header.height, header.width, header.bands):
+        raise ValueError(f'its pixels are {pixels.shape}, but its header says otherwise')
+    key = None if is_tiff else source.info.get('transparency')
+    if header.format == 'PNG':
+      _require_upright(path, source.getexif().get(ExifTags.Base.Orientation))
+  if header.palette is not None and pixels.max() >= len(header.palette):
+    raise InputError(
+      f'{path}: has the index {pixels.max()} in a palette of {len(header.palette)} colours; '
+      'expected a colour for each. Export it again.'
+    )
+  hidden = _has_key(pixels, key, header)
+  if header.bands in (2, 4):
+    hidden = hidden or bool((pixels[..., -1] != np.iinfo(pixels.dtype).max).any())
+    pixels = pixels[..., :-1]
+  if hidden:
+    raise InputError(
+      f'{path}: has transparent pixels, whose colours are not seen; expected a picture that is '
+      'opaque. Export it without transparency.'
+    )
+  return Picture(header, pixels)
+
+
+def _has_key(pixels: np.ndarray, key: Any, header: Header) -> bool:
+  """Returns whether a pixel has the colour or index that stands for transparency."""
+  if key is None:
+    return False
+  if isinstance(key, bytes):  # the alpha of each index
+    alphas = np.full(256, 255, np.uint8)
+    alphas[: len(key)] = bytearray(key[:256])
+    return bool((alphas[pixels] < 255).any())
+  if header.palette is None and header.bits in (2, 4):  # Pillow spreads the pixels, not the key
+    key *= 255 // (2**header.bits - 1)
+  return bool((pixels == np.array(key)).all(axis=-1).any())
+
+
+def _pixels(source: Image.Image) -> np.ndarray:
+  """Returns the pixels of a picture that Pillow has opened, [H, W, ...]."""
+  is_photograph = source.format in ('JPEG', 'MPO')
+  pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
+  if pixels.dtype == bool:
+    return pixels * np.uint8(255)
+  # 16 bits are in the order of the file, and before Pillow 11 they are 32 bits.
+  return pixels.astype(np.uint16) if pixels.dtype.kind in 'iu' and pixels.itemsize > 1 else pixels
+
+
+def _tiff_pixels(page: tifffile.TiffPage) -> np.ndarray:
+  """Returns the pixels of a TIFF, [H, W, ...]."""
+  if _is_for_tifffile(page):
+    pixels = page.asarray(maxworkers=1)
+    return np.moveaxis(pixels, 0, -1) if page.axes == 'SYX' else pixels
+  with Image.open(page.parent.filehandle.path, formats=('TIFF',)) as picture:
+    return _pixels(picture)
+
+
+def _is_for_tifffile(page: tifffile.TiffPage) -> bool:
+  whole = page.bitspersample >= 8 and page.photometric != _PALETTE
+  return page.compression in _BY_TIFFFILE and whole
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[tuple[Any, Header]]:
+  """Opens a picture and checks its header: yields Pillow's image or tifffile's page, and it."""
+  with contextlib.ExitStack() as stack:
+    with _report_damage(path):
+      with path.open('rb') as file:
+        head = file.read(_PNG_HEAD)
+      if head[:4] in _TIFF_STARTS:
+        tiff = stack.enter_context(tifffile.TiffFile(path))
+        _require_one(path, _count_tiff(tiff))
+        source: Any = tiff.pages.first
+        header = _tiff_header(path, source)
+      else:
+        source = stack.enter_context(Image.open(path, formats=_FORMATS))
+        header = _header(path, source, head)
+      _require_possible(path, header)
+    yield source, header
+
+
+@contextlib.contextmanager
+def _lift_bound() -> Generator[None]:
+  """Lifts Pillow's own bound of size, which is below that of this module, for one reader alone."""
+  with _READING:
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+      yield
+    finally:
+      Image.MAX_IMAGE_PIXELS = kept
+
+
+@contextlib.contextmanager
+def _report_damage(path: Path) -> Generator[None]:
+  """Refuses a file that the body cannot read, without messages of libraries."""
+  with (
+    unreadable.report_unreadable(path),
+    _lift_bound(),
+    unreadable.quiet(),
+    unreadable.silence_libraries(),
+  ):
+    try:
+      yield
+    except Image.UnidentifiedImageError as error:
+      raise ValueError('it is no PNG, TIFF, JPEG, BMP or GIF') from error
+    except _ERRORS as error:
+      raise ValueError(f'{type(error).__name__}: {error}') from error
+
+
+def _header(path: Path, picture: Any, head: bytes) -> Header:
+  """Returns the checked header of a picture that Pillow has opened."""
+  name = 'JPEG' if picture.format == 'MPO' else str(picture.format)  # a photograph and a preview
+  width, height = picture.size
+  # A PNG may say it behind its pixels, where `read` looks.
+  turned = None if name == 'PNG' else picture.getexif().get(ExifTags.Base.Orientation)
+  if name == 'JPEG':
+    height, width = (width, height) if turned in _LYING else (height, width)
+  else:
+    _require_one(path, getattr(picture, 'n_frames', 1))
+    _require_upright(path, turned)
+    if tuple(picture.tile[0][1]) != (0, 0, width, height):
+      raise InputError(
+        f'{path}: its frame covers only a part of the picture; expected all. Export it again.'
+      )
+  if picture.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I', 'I;16', 'I;16B'):
+    raise _wrong_colours(path, picture.mode)
+  bits = {'1': 1}.get(picture.mode, 8)
+  bands = len(picture.getbands())
+  if name == 'PNG':
+    bits, kind = head[-2:]
+    bands = _PNG_BANDS[kind]
+    if bits == 16 and bands > 1:  # Pillow leaves out the lower 8
+      raise InputError(
+        f'{path}: is a PNG of {bands} channels with 16 bits; expected 8 bits, or one channel. Save '
+        'it as TIFF.'
+      )
+  return Header(name, height, width, bands, bits, _palette(picture))
+
+
+def _palette(picture: Image.Image) -> np.ndarray | None:
+  """Returns the colour of each index, [N, 3], uint8; None without a palette."""
+  if picture.mode != 'P' or picture.palette is None:
+    return None
+  probe = Image.frombytes('P', (256, 1), bytes(range(256)))
+  probe.palette = picture.palette.copy()
+  entry = 4 if 'X' in (picture.palette.rawmode or '') else 3
+  return np.asarray(probe.convert('RGB'))[0, : len(picture.palette.palette) // entry]
+
+
+def _count_tiff(tiff: tifffile.TiffFile) -> int:
+  """Returns the number of pages; ImageJ may describe many and list one."""
+  described = (tiff.imagej_metadata or {}).get('images', 1)
+  return max(len(tiff.pages), described if isinstance(described, int) else 1)
+
+
+def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
+  """Returns the checked header of a TIFF."""
+  _require_upright(path, page.tags.valueof('Orientation'))
+  # Pillow turns by this too.
+  if in_words := _XMP_TURN.search(bytes(page.tags.valueof('XMP') or b'')):
+    _require_upright(path, int(in_words[1]))
+  if page.photometric == _WHITE_IS_ZERO:
+    raise InputError(
+      f'{path}: 0 is white in it (PhotometricInterpretation), which programs read in two ways; '
+      'expected 0 as black. Invert its values and save it as BlackIsZero.'
+    )
+  bands, alphas = page.samplesperpixel, tuple(page.extrasamples)
+  colours = 3 if page.photometric == 2 else 1
+  if page.photometric not in _TIFF_COLOURS or page.imagedepth != 1:
+    raise _wrong_colours(path, str(getattr(page.photometric, 'name', page.photometric)))
+  if bands - len(alphas) != colours or alphas not in ((), (1,), (2,)):
+    raise _wrong_colours(path, f'{bands} samples')
+  bits = page.bitspersample
+  if (page.sampleformat, bits) not in _TIFF_KINDS or page.fillorder != 1:
+    raise InputError(
+      f'{path}: has samples of {bits} bits, SampleFormat {page.sampleformat}; expected whole '
+      'numbers of 1 to 16 bits without sign, or float32. Convert it.'
+    )
+  _require_readable(path, page)
+  palette = _tiff_palette(path, page) if page.photometric == _PALETTE else None
+  return Header('TIFF', page.imagelength, page.imagewidth, bands, bits, palette)
+
+
+def _tiff_palette(path: Path, page: tifffile.TiffPage) -> np.ndarray:
+  """Returns the colour of each index, [N, 3], uint8."""
+  colours = page.colormap
+  if colours is None or colours.shape != (3, 1 << page.bitspersample) or page.bitspersample > 8:
+    raise InputError(f'{path}: has no palette for its indices; expected one. Export it again.')
+  # 16 bits by the standard, but some programs write 8, as libtiff also finds.
+  return (colours.T >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
+
+
+def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
+  """Refuses a TIFF that neither reader decodes with all bits and with a notice of damage."""
+  # Pillow reads only 8 bits of several samples.
+  by_pillow = page.bitspersample == 8 or page.samplesperpixel == 1
+  if not _is_for_tifffile(page) and not (
+    page.compression in (*_BY_TIFFFILE, *_BY_PILLOW) and by_pillow and page.planarconfig == 1
+  ):
+    name = getattr(page.compression, 'name', page.compression)
+    raise InputError(
+      f'{path}: has {page.samplesperpixel} samples of {page.bitspersample} bits in the compression '
+      f'{name}; expected none, Deflate, LZW (8 bits, or grey) or PackBits. Save it without '
+      'compression.'
+    )
+  parts = math.prod(page.chunked)
+  found = page.databytecounts, page.dataoffsets
+  if any(len(numbers) != parts or not all(numbers) for numbers in found):
+    raise InputError(f'{path}: lacks a part of its pixels; expected all. Copy it again.')
+
+
+def _require_one(path: Path, frames: int) -> None:
+  if frames != 1:
+    raise InputError(
+      f'{path}: has {frames} frames or pages; expected one picture. Save each as a file of its own.'
+    )
+
+
+def _require_upright(path: Path, orientation: Any) -> None:
+  if orientation in _TURNED:
+    raise InputError(
+      f'{path}: a tag says that it is to be turned (Orientation {orientation}), which few programs '
+      'do; expected pixels as they are seen. Turn it and save it again.'
+    )
+
+
+def _wrong_colours(path: Path, found: str) -> InputError:
+  return InputError(
+    f'{path}: has the colours {found}; expected grey or RGB. Convert it to one of these.'
+  )
+
+
+def _require_possible(path: Path, header: Header) -> None:
+  """Refuses a size that is none, or larger than the file can hold, before memory is taken."""
+  pixels = header.height * header.width
+  size = pixels * header.bands * max(header.bits, 8) // 8
+  most = max(_SURELY, path.stat().st_size * _MOST_PACKED)
+  if not 0 < pixels <= _MOST_PIXELS or size > most:
+    raise InputError(
+      f'{path}: its header says {header.height} x {header.width} pixels; expected some, at most '
+      f'{_MOST_PIXELS}, and no more than a file of its size can hold. Copy it again.'
+    )

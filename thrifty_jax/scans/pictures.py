@@ -1,0 +1,193 @@
+"""Pictures in two dimensions as scans of one slice, and as masks of such scans."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import picture_file
+from thrifty_jax.scans.picture_file import Header, Picture
+
+ENDINGS = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp', '.gif')
+# Of (d, h, w, 1) to RAS: rows go to the back and columns to the left, as in an axial slice.
+AFFINE = np.array(((0, 0, -1, 0), (0, -1, 0, 0), (1, 0, 0, 0), (0, 0, 0, 1)), np.float64)
+_COLOUR = re.compile('#[0-9a-f]{6}')
+_SHOWN = 6  # colours or numbers that a message lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Legend:
+  """Meaning of the pixels of masks that are pictures."""
+
+  colours: tuple[str, ...] = ()  # '#rrggbb' of each class in order; () where masks hold numbers
+  classes: int = 0  # number of classes, background among them; 0 if it is not known
+
+  def __post_init__(self):
+    colours = [colour.lower() for colour in self.colours]
+    wrong = [colour for colour in colours if not _COLOUR.fullmatch(colour)]
+    if wrong or len(set(colours)) < len(colours):
+      raise InputError(
+        f'data.colours is {self.colours!r:.200}; expected colours as #rrggbb, each once. Correct '
+        'the setting.'
+      )
+    if self.classes and colours and len(colours) != self.classes:
+      raise InputError(
+        f'data.colours has {len(colours)} colours; expected one for each of the {self.classes} '
+        'classes, the background first. Correct the setting.'
+      )
+
+
+def is_picture(path: Path) -> bool:
+  """Returns whether a file is a picture, by its name."""
+  return path.name.lower().endswith(ENDINGS)
+
+
+def read_size(path: Path) -> tuple[int, int, int]:
+  """Reads height, width and number of channels, 1 or 3, from the header alone."""
+  header = picture_file.read_header(path)
+  return header.height, header.width, _channels(header)
+
+
+def read(path: Path) -> np.ndarray:
+  """Reads a picture as stored, [1, H, W] or [1, H, W, 3], uint8, uint16 or float32.
+
+  A palette is replaced by its colours, or by its levels if all of them are grey.
+  """
+  pixels = _coloured(picture_file.read(path))
+  return pixels[None] if pixels.shape[-1] == 3 else pixels[None, ..., 0]
+
+
+def read_mask(path: Path, legend: Legend) -> np.ndarray:
+  """Reads the class of each pixel, [1, H, W], uint8.
+
+  With colours each pixel has exactly one of them. Without, grey levels and indices of a palette
+  are class numbers: levels where the whole palette is grey, as 0 may be white there. Of exactly two
+  classes, 0 and 255 are 0 and 1.
+  """
+  picture = picture_file.read(path)
+  if legend.colours:
+    return _by_colour(path, picture, legend)[None]
+  numbers = _numbers(path, picture)
+  seen = _seen(numbers)
+  if legend.classes == 2 and set(seen) <= {0, 255}:
+    return (numbers == 255).astype(np.uint8)[None]
+  blurred = picture.header.format == 'JPEG' and not set(seen) <= {0, 255}
+  if blurred or seen[-1] >= (legend.classes or 256):
+    expected = f'0 to {legend.classes - 1}' if legend.classes else 'up to 255'
+    expected += ', or 0 and 255' if legend.classes == 2 else ''
+    listed = ', '.join(map(str, seen[:_SHOWN])) + (', ...' if len(seen) > _SHOWN else '')
+    raise InputError(
+      f'{path}: the mask holds {len(seen)} values ({listed}); expected class numbers, {expected}'
+      f'{_blurs(picture)}. Replace the mask, or name the colour of each class in '
+      '--config.data.colours.'
+    )
+  return numbers.astype(np.uint8)[None]
+
+
+def _by_colour(path: Path, picture: Picture, legend: Legend) -> np.ndarray:
+  """Returns the class of each pixel, [H, W], by its colour; refuses one that has no class."""
+  pixels = _coloured(picture)
+  if pixels.dtype != np.uint8:
+    raise InputError(
+      f'{path}: has values of {picture.header.bits} bits; expected 8 for the colours in '
+      '--config.data.colours. Convert the mask.'
+    )
+  classes = np.full(1 << 24, -1, np.int16)
+  classes[[int(colour[1:], 16) for colour in legend.colours]] = range(len(legend.colours))
+  found = np.stack([classes[_codes(row)] for row in pixels])  # by rows, as indices take 8 bytes
+  strange = _codes(pixels[found < 0])
+  if strange.size:
+    raise InputError(
+      f'{path}: {strange.size} pixels have colours without a class ({_listed(strange)}); expected '
+      f'one of {", ".join(legend.colours)}{_blurs(picture)}. Correct the mask or '
+      '--config.data.colours.'
+    )
+  return found.astype(np.uint8)
+
+
+def _numbers(path: Path, picture: Picture) -> np.ndarray:
+  """Returns the numbers that a mask without colours holds, [H, W], whole."""
+  header, pixels = picture
+  if header.palette is not None:
+    return _indices_or_levels(path, pixels[..., 0], header.palette)
+  number = pixels[..., 0]
+  if any((number != pixels[..., band]).any() for band in range(1, pixels.shape[-1])):
+    codes = _codes(pixels) if pixels.dtype == np.uint8 else None
+    listed = '' if codes is None else f' ({_listed(codes)})'
+    raise InputError(
+      f'{path}: the mask has colours{listed}; expected class numbers in grey or in a palette. Name '
+      'the colour of each class, the background first: --config.data.colours='
+      "\"('#000000','#ff0000')\"."
+    )
+  if header.bits < 8:
+    return number // (255 // (2**header.bits - 1))
+  if number.dtype == np.float32 and not (number == np.clip(np.rint(number), 0, 255)).all():
+    raise InputError(
+      f'{path}: the mask holds values that are not all whole numbers from 0 to 255; expected class '
+      'numbers. Replace the mask.'
+    )
+  return number.astype(np.uint8) if number.dtype == np.float32 else number
+
+
+def _indices_or_levels(path: Path, indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
+  """Returns the levels of a grey palette, the indices of a coloured one, [H, W]."""
+  if _is_grey(palette):
+    return palette[indices, 0]
+  used = _seen(indices)
+  levels = palette[used, 0].tolist()
+  black_and_white = _is_grey(palette[used]) and set(levels) <= {0, 255}
+  if black_and_white and used != [level // 255 for level in levels]:
+    raise InputError(
+      f'{path}: is black and white, but its palette has other colours and the indices {used}; '
+      'expected class numbers that cannot be misread. Save the mask as grey, or name its colours: '
+      "--config.data.colours=\"('#000000','#ffffff')\"."
+    )
+  return indices
+
+
+def _coloured(picture: Picture) -> np.ndarray:
+  """Returns pixels as they are seen, [H, W, 1 or 3]: a palette is replaced by its colours."""
+  palette = picture.header.palette
+  if palette is None:
+    return picture.pixels
+  return palette[:, : _channels(picture.header)][picture.pixels[..., 0]]
+
+
+def _channels(header: Header) -> int:
+  """Returns the number of channels that a picture has as a scan."""
+  if header.palette is not None:
+    return 1 if _is_grey(header.palette) else 3
+  return 1 if header.bands < 3 else 3
+
+
+def _is_grey(colours: np.ndarray) -> bool:
+  """Returns whether all colours, [N, 3], are grey."""
+  return bool((colours == colours[:, :1]).all())
+
+
+def _codes(pixels: np.ndarray) -> np.ndarray:
+  """Returns colours of 8 bits, [..., 1 or 3], as numbers 0xrrggbb, [...]."""
+  colours = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)).astype(np.uint32)
+  return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+
+
+def _listed(codes: np.ndarray) -> str:
+  """Returns the most frequent colours as text."""
+  found, counts = np.unique(codes, return_counts=True)
+  most = np.argsort(-counts, kind='stable')[:_SHOWN]
+  text = ', '.join(f'#{found[index]:06x}: {counts[index]} pixels' for index in most)
+  return text + (f', and {len(found) - _SHOWN} more' if len(found) > _SHOWN else '')
+
+
+def _seen(numbers: np.ndarray) -> list[int]:
+  """Returns the numbers of 8 or 16 bits that an array, [H, W], holds, sorted."""
+  seen = np.zeros(1 << 16, bool)
+  for row in numbers:
+    seen[row] = True
+  return np.flatnonzero(seen).tolist()
+
+
+def _blurs(picture: Picture) -> str:
+  return '; JPEG blurs the borders of classes' if picture.header.format == 'JPEG' else ''
