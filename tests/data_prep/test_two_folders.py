@@ -146,6 +146,10 @@ def test_a_pattern_joins_the_files_of_each_channel(tmp_path, pattern, name):
   scans = data_sets.find(config)
   assert [case.case for case in scans.cases] == ['b_1']
   assert len(scans.unpaired) == 1 and 'the channel 10 of a is missing' in scans.unpaired[0]
+  (tmp_path / 'images' / name.format('b_1', 'dapi')).unlink()
+  refuse(
+    config, 'images: no scan there is complete. The first problem: .* is missing, which others'
+  )
 
 
 def test_a_file_for_each_channel_is_grey(tmp_path):
