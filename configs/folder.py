@@ -48,6 +48,7 @@ def get_config(variants: str = '') -> ConfigDict:
 
   config.data.name = 'folder'
   defaults.leave_to_data(config)
+  config.retrain.least_steps = 50  # else the epochs of ten scans or pictures are a step or two each
   defaults.set_model(config, 'lean')
   return defaults.apply_variants(config, variants, small=_small)
 

@@ -4,7 +4,7 @@ A `ShardBasedBuilder` writes a shard a case while it reads, and holds what is be
 The generator-based one collects up to 1 GB, and above it loses the order and needs TensorFlow.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ VERSION = tfds.core.Version('1.3.0')
 
 
 # The metadata of a case, but for its first slice, and features of its D slices, [D, ...] each.
-SlicedCase = tuple[dict[str, Any], dict[str, np.ndarray]]
+SlicedCase = tuple[dict[str, Any], dict[str, Sequence[np.ndarray] | np.ndarray]]
 
 
 class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -33,7 +33,7 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   Features of the one split, 'slices': `image` [S, S, M] float16 in [0, 1]; `label` [S, S] uint8;
     `native_label` [H, W] uint8, the truth of the slice on its native grid; `case`; `slice`, the
-    index along D.
+    index along D. Of a slice in windows each has a part of the rows of `native_label`.
   Metadata: settings, classes, note, padding, and under `cases` for each case: case, patient,
     first_slice (index in the split), slices, native_shape [D, H, W], spacing_mm [3], affine [4, 4],
     with D the axis of the slices, and classes, the foreground classes in the mask.
@@ -119,4 +119,5 @@ def slice_case(
     'affine': volume.affine.tolist(),
     'classes': classes_in(volume.truth),
   }
-  return record, {'image': image, 'label': label, 'native_label': volume.truth}
+  rows = volume.truth.reshape(-1, volume.truth.shape[2])
+  return record, {'image': image, 'label': label, 'native_label': np.array_split(rows, len(image))}

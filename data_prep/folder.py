@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import data_sets, fingerprint, named_files, one_folder, two_folders
+from data_prep import data_sets, drawing, fingerprint, named_files, one_folder, two_folders
 from thrifty_jax import config as configs
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
@@ -143,6 +143,15 @@ def resolve(
   data.image_size = data.image_size or fingerprint.image_size(
     grids, axis=data.slice_axis, largest=data.max_image_size
   )
+  if data.reduction < 0:
+    used = [case for case in scans.cases if case.patient in training] or scans.cases
+    data.reduction = (
+      drawing.choose_reduction(
+        used, lambda case: _read_mask(case)[0][0], image_size=data.image_size
+      )
+      if flat
+      else 0.0
+    )
   if data.intensity == 'auto':
     tomography = all(name.strip().upper() == 'CT' for name in described.channels)
     data.intensity = 'window' if data.window or tomography else 'percentiles'
@@ -279,7 +288,15 @@ def _found(
     ('scans', shape),
     ('channels', ', '.join(described.channels)),
     ('classes', ', '.join(data.classes)),
-    ('slices', f'{data.slice_axis}, {data.image_size} x {data.image_size} pixels'),
+    ('slices', f'{data.slice_axis}, {_describe_drawing(data)}'),
     ('intensity', intensity),
     ('from data', f'{", ".join(left)}; what is set in config.data wins'),
   )
+
+
+def _describe_drawing(data: ConfigDict) -> str:
+  size = f'{data.image_size} x {data.image_size} pixels'
+  if not data.reduction:
+    return size
+  reduced = f', reduced by {data.reduction:g}' if data.reduction > 1 else ''
+  return f'windows of {size}, which overlap by half{reduced}'

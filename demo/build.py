@@ -27,7 +27,7 @@ LICENCES = ('LICENSE', 'ThirdPartyNotices.txt')  # the npm package comes without
 PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js')
 ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js', 'likeness.js')
 # Steps that prepare.js lacks, so a network trained with them would get other images.
-UNBUILT = {'modalities': 1, 'clahe_clip_limit': 0, 'curvature_flow_iterations': 0}
+UNBUILT = {'modalities': 1, 'reduction': 0, 'clahe_clip_limit': 0, 'curvature_flow_iterations': 0}
 USAGE = f"""\
 usage: python -m demo.build --export=FOLDER --output=FOLDER [--runtime=FILE]
 

@@ -62,11 +62,13 @@ def test_a_folder_s_settings_are_left_to_the_data_until_they_are_set():
   config = _get('folder', 'small')
   assert configs.left_to_data(config) == [
     *('data.classes', 'data.modalities', 'data.context', 'data.slice_axis', 'data.image_size'),
+    'data.reduction',
     *('data.unit', 'data.intensity', 'data.window'),
   ]
   config.data.update({'classes': ('background', 'liver'), 'image_size': 64, 'window': (0.0, 1.0)})
   assert configs.left_to_data(config) == [
-    *('data.modalities', 'data.context', 'data.slice_axis', 'data.unit', 'data.intensity'),
+    *('data.modalities', 'data.context', 'data.slice_axis', 'data.reduction', 'data.unit'),
+    'data.intensity',
   ]
   for path in FILES:
     assert path.stem == 'folder' or configs.left_to_data(_get(path.stem)) == []
@@ -293,8 +295,15 @@ NOT_OF_THE_PAPER = {
   *('data.name', 'data.classes', 'data.modalities', 'data.slice_axis'),
   *('data.folds', 'data.fold', 'data.test_patients', 'model.name', 'search.seeds'),
   *('evaluate.batch_size', 'evaluate.threshold_floor', 'evaluate.nsd_tolerance_mm'),
-  *('seed', 'precision', 'search.max_ms', 'search.max_macs', 'retrain.minutes'),
-  *('data.exclude', 'data.nan_is_lowest', 'data.colours', 'data.unit'),
+  *(
+    'seed',
+    'precision',
+    'search.max_ms',
+    'search.max_macs',
+    'retrain.minutes',
+    'retrain.least_steps',
+  ),
+  *('data.exclude', 'data.nan_is_lowest', 'data.colours', 'data.reduction', 'data.unit'),
   'evaluate.list_suspects',
   *(field for field, row in SETTINGS.items() if field.startswith('front.') and row.stages),
 }

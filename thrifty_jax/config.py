@@ -154,6 +154,8 @@ def _validate_data(config: ConfigDict) -> None:
   _require(config, 'data.fold', lambda value: value < data.folds, f'from 0 to {data.folds - 1}')
   side = 2**config.model.depth
   _require(config, 'data.image_size', lambda value: value >= side, f'{side} or more at this depth')
+  whole = '0 where data.reduction cuts slices into windows, which have no neighbouring slices'
+  _require(config, 'data.context', lambda value: value == 0 or data.reduction <= 0, whole)
   if both := {*data.validation_patients} & {*data.test_patients}:
     raise InputError(
       f'config.data: {min(both)} is a validation and a test patient; leave it out of one list'

@@ -18,6 +18,7 @@ from thrifty_jax.allowed import (
   PATTERN,
   PERCENTILES,
   RATES,
+  REDUCTION,
   RISING,
   RISING_LIST,
   SHARE,
@@ -135,6 +136,12 @@ _SLICES = {
   'slice_axis': Setting('axial', one_of(*SLICE_AXES), 'Plane of the slices.', open_value='auto'),
   'image_size': Setting(256, COUNT, 'Pixels on each side of a slice.', open_value=0),
   'max_image_size': Setting(256, COUNT, 'Largest image_size that the data may choose.', ()),
+  'reduction': Setting(
+    0.0,
+    REDUCTION,
+    'Factor that slices are reduced by and cut into windows; 0 draws them whole to image_size.',
+    open_value=-1.0,
+  ),
   'unit': Setting(
     'mm',
     one_of('mm', 'pixels'),
@@ -298,6 +305,9 @@ _FRONT = {
 }
 _RETRAIN = {
   'epochs': Setting(200, COUNT, 'Epochs at most.', may_grow=True, untraced=True),
+  'least_steps': Setting(
+    0, FROM_0, 'Steps of an epoch at least: few slices are passed more than once.', untraced=True
+  ),
   'minutes': Setting(
     0.0, FROM_0, 'Minutes of training, instead of epochs; 0 trains epochs.', untraced=True
   ),

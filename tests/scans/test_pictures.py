@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin
 from plain_png import chunk, palette, png
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import pictures, volumes
+from thrifty_jax.scans import picture_file, pictures, volumes
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), np.uint8)
@@ -31,6 +31,12 @@ def save(folder, pixels, name, **options):
   image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
   image.save(path, **options)
   return path
+
+
+def indexed(indices, colours):
+  image = Image.fromarray(indices)
+  image.putpalette(colours.tobytes())
+  return image
 
 
 def write_tiff(folder, pixels, **options):
@@ -152,9 +158,7 @@ def test_an_opaque_alpha_of_a_tiff_is_left_out(tmp_path):
 @pytest.mark.parametrize('ending', ['bmp', 'gif'])
 def test_bmp_and_gif_have_the_values_of_their_pixels(tmp_path, ending):
   check(save(tmp_path, GREY, f'grey.{ending}'), GREY)
-  indexed = Image.fromarray(INDICES)
-  indexed.putpalette(COLOURS.tobytes())
-  check(save(tmp_path, indexed, f'indexed.{ending}'), COLOURS[INDICES])
+  check(save(tmp_path, indexed(INDICES, COLOURS), f'indexed.{ending}'), COLOURS[INDICES])
 
 
 def test_a_bmp_has_colours_and_its_two_levels(tmp_path):
@@ -189,6 +193,30 @@ def test_a_jpeg_is_turned_as_its_exif_says(tmp_path, orientation):
   exif = Image.Exif()
   exif[274] = orientation
   check(save(tmp_path, blocks, 'a.jpg', quality=100, exif=exif), UPRIGHT[orientation](blocks))
+
+
+def test_of_a_photograph_with_a_preview_the_photograph_is_read(tmp_path):
+  exif = Image.Exif()
+  exif[274] = 6
+  preview = Image.fromarray(np.zeros((3, 2), np.uint8))
+  path = save(
+    tmp_path,
+    np.full((8, 16), 99, np.uint8),
+    'a.mpo',
+    save_all=True,
+    append_images=[preview],
+    exif=exif,
+  )
+  check(put(tmp_path, path.read_bytes(), 'a.jpg'), np.full((16, 8), 99, np.uint8))
+
+
+def test_more_pixels_than_the_bound_are_refused_however_large_the_file_is(tmp_path, monkeypatch):
+  monkeypatch.setattr(picture_file, '_MOST_PACKED', 1 << 60)
+  path = put(tmp_path, png(GREY, bits=8, kind=0, size=(1 << 16, (1 << 15) + 1)))
+  with pytest.raises(InputError, match='32769 x 65536 pixels; expected some, at most 2147483648'):
+    pictures.read_size(path)
+  path = put(tmp_path, png(GREY, bits=8, kind=0, size=(1 << 16, 1 << 15)))
+  assert pictures.read_size(path) == (1 << 15, 1 << 16, 1)
 
 
 def test_a_mask_that_fits_a_photograph_only_before_turning_is_refused(tmp_path):
@@ -268,15 +296,45 @@ def turned_by_xmp(place):
   return save(place, GREY, 'a.tif', compression='tiff_lzw', tiffinfo=tags)
 
 
-def without_palette(place):
-  path = write_tiff(place, GREY, photometric='minisblack')
-  with tifffile.TiffFile(path, mode='r+') as file:
-    file.pages.first.tags['PhotometricInterpretation'].overwrite(3)
-  return path
+def changed(pixels, name, value, **options):
+  """Writes a TIFF of which one number of the header is another afterwards."""
+
+  def write(place):
+    path = write_tiff(place, pixels, **options)
+    with tifffile.TiffFile(path, mode='r+') as file:
+      file.pages.first.tags[name].overwrite(value)
+    return path
+
+  return write
 
 
 REFUSED = {
-  'indices without a palette': (without_palette, 'no palette for its indices'),
+  'indices without a palette': (
+    changed(GREY, 'PhotometricInterpretation', 3, photometric='minisblack'),
+    'no palette for its indices',
+  ),
+  'colours of 16 bits in LZW, of which Pillow reads 8': (
+    changed(DEEP_COLOUR, 'Compression', 5, photometric='rgb'),
+    '3 samples of 16 bits in the compression LZW',
+  ),
+  'planes in LZW': (
+    changed(
+      np.moveaxis(COLOUR, -1, 0), 'Compression', 5, photometric='rgb', planarconfig='separate'
+    ),
+    '3 samples of 8 bits in the compression LZW',
+  ),
+  'bits in the other order': (
+    lambda p: save(p, GREY, 'a.tif', tiffinfo={266: 2}),
+    'samples of 8 bits, SampleFormat 1',
+  ),
+  'a volume in a page': (
+    tiff(np.stack([GREY, GREY]), photometric='minisblack', volumetric=True, tile=(2, 16, 16)),
+    'the colours MINISBLACK',
+  ),
+  'an index of a BMP without a colour': (
+    lambda p: save(p, indexed(FEW, COLOURS), 'a.bmp'),
+    'the index 3 in a palette of 3',
+  ),
   'an alpha that varies': (lambda p: put(p, png(with_alpha(254), bits=8, kind=6)), 'transparent'),
   'a constant alpha that is not opaque': (
     lambda p: put(p, png(np.dstack([GREY, np.zeros_like(GREY)]), bits=8, kind=4)),

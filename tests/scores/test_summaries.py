@@ -48,7 +48,9 @@ def measured(case, patient, seed, *, prediction=(1, 1), truth=(1, 1)):
 @pytest.fixture
 def cases(monkeypatch):
   """Three patients: one with two scans; b's white is missed, c's white is invented."""
-  monkeypatch.setattr(slices, 'native_classes', lambda scores, size: (scores[0].argmax(-1), None))
+  monkeypatch.setattr(
+    slices, 'native_classes', lambda scores, *_, **__: (scores[0].argmax(-1), None)
+  )
   return (
     measured('a1', 'a', 1),
     measured('a2', 'a', 2),

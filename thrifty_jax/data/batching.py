@@ -58,6 +58,9 @@ class Prepared:
   note: str = ''  # warning that applies to the data and to everything made from it
   # Intensity from which on voxels were outside the scan, and the value that replaced them.
   padding: tuple[float, float] | None = None
+  reduction: float = (
+    0.0  # by which slices were reduced before they were cut into windows; 0 is none
+  )
   citation: str = ''
 
   def remembering(self, budget_bytes: int) -> 'Prepared':
@@ -97,7 +100,8 @@ class Prepared:
 
   def label_volume(self, case: PreparedCase) -> np.ndarray:
     """Reads the true mask of a case on its native grid, [D, H, W], uint8."""
-    return np.stack([self._record(row)['native_label'] for row in case.rows])
+    rows = [self._record(row)['native_label'] for row in case.rows]
+    return np.concatenate(rows).reshape(case.native_shape)
 
   def _record(self, row: int) -> dict[str, np.ndarray]:
     """Reads a record, whose checksum ArrayRecord verifies."""

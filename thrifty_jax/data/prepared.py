@@ -50,5 +50,6 @@ def open_folder(folder: Path) -> Prepared:
     classes=tuple(metadata['classes']),
     note=metadata['note'],
     padding=tuple(metadata['padding']) if metadata['padding'] else None,
+    reduction=float(metadata['settings'].get('reduction', 0)),
     citation=builder.info.citation or '',
   )

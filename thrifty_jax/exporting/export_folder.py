@@ -23,7 +23,7 @@ VERSION = 1
 # Fields of a model's description that define a slice's preparation and the meaning of the logits.
 _FIELDS = (
   *('classes', 'largest_component', 'modalities', 'context', 'slice_axis', 'padding', 'intensity'),
-  *('percentiles', 'window', 'clahe_clip_limit', 'image_size', 'resize', 'unit'),
+  *('percentiles', 'window', 'clahe_clip_limit', 'image_size', 'reduction', 'resize', 'unit'),
   *('curvature_flow_iterations', 'curvature_flow_time_step', 'training_scans'),
 )
 _SCRIPT = """\

@@ -161,7 +161,10 @@ class Segmenter:
       scores.append(predict(image))
       measures = measures or likeness.measure(image, volume.image.shape[:3], volume.spacing_mm)
     mask, shares = slices.native_classes(
-      scores, volume.image.shape[1:3], probabilities=probabilities
+      scores,
+      volume.image.shape[1:3],
+      reductions=[spec.image.reduction for spec in specs],
+      probabilities=probabilities,
     )
     mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
     training = [spec.training_scans for spec in specs if spec.training_scans]

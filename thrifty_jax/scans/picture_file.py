@@ -83,17 +83,18 @@ def read(path: Path) -> Picture:
       if pixels.shape != (header.height, header.width, header.bands):
         raise ValueError(f'its pixels are {pixels.shape}, but its header says otherwise')
     key = None if is_tiff else source.info.get('transparency')
-    if header.format == 'PNG':
+    if header.format == 'PNG':  # only here, as EXIF may stand behind the pixels
       _require_upright(path, source.getexif().get(ExifTags.Base.Orientation))
   if header.palette is not None and pixels.max() >= len(header.palette):
     raise InputError(
       f'{path}: has the index {pixels.max()} in a palette of {len(header.palette)} colours; '
       'expected a colour for each. Export it again.'
     )
-  hidden = _has_key(pixels, key, header)
   if header.bands in (2, 4):
-    hidden = hidden or bool((pixels[..., -1] != np.iinfo(pixels.dtype).max).any())
-    pixels = pixels[..., :-1]
+    alpha, pixels = pixels[..., -1], pixels[..., :-1]
+    hidden = bool((alpha != np.iinfo(alpha.dtype).max).any())
+  else:
+    hidden = _has_key(pixels, key, header)
   if hidden:
     raise InputError(
       f'{path}: has transparent pixels, whose colours are not seen; expected a picture that is '
@@ -190,13 +191,11 @@ def _header(path: Path, picture: Any, head: bytes) -> Header:
   """Returns the checked header of a picture that Pillow has opened."""
   name = 'JPEG' if picture.format == 'MPO' else str(picture.format)  # a photograph and a preview
   width, height = picture.size
-  # A PNG may say it behind its pixels, where `read` looks.
-  turned = None if name == 'PNG' else picture.getexif().get(ExifTags.Base.Orientation)
   if name == 'JPEG':
-    height, width = (width, height) if turned in _LYING else (height, width)
+    lies = picture.getexif().get(ExifTags.Base.Orientation) in _LYING
+    height, width = (width, height) if lies else (height, width)
   else:
     _require_one(path, getattr(picture, 'n_frames', 1))
-    _require_upright(path, turned)
     if tuple(picture.tile[0][1]) != (0, 0, width, height):
       raise InputError(
         f'{path}: its frame covers only a part of the picture; expected all. Export it again.'

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from thrifty_jax import records
-from thrifty_jax.allowed import ABOVE_0, SHARE, one_of, within
+from thrifty_jax.allowed import ABOVE_0, REDUCTION, SHARE, one_of, within
 from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
@@ -23,6 +23,8 @@ class ImageSettings:
 
   slice_axis: Annotated[str, one_of(*SLICE_AXES)]
   image_size: Annotated[int, within(1, 1 << 14)]  # side S of a square slice, in pixels
+  # 0: a slice is drawn whole to that side; from 1: it is reduced so often and cut into windows
+  reduction: Annotated[float, REDUCTION] = 0.0
   # What becomes 0 and 1, ascending: percentiles of the scan or intensities as the scanner stores
   # them; the other is None.
   intensity: Annotated[str, one_of('percentiles', 'window')]
@@ -45,6 +47,7 @@ def image_settings(data: ConfigDict) -> ImageSettings:
   return ImageSettings(
     slice_axis=data.slice_axis,
     image_size=data.image_size,
+    reduction=float(data.reduction),
     intensity=data.intensity,
     **{data.intensity: (low, high)},
     clahe_clip_limit=float(data.clahe_clip_limit),
@@ -55,7 +58,7 @@ def image_settings(data: ConfigDict) -> ImageSettings:
 
 
 # Values at which slices do not record a setting, as those prepared before it was there lack it.
-UNRECORDED = {'colours': [], 'unit': 'mm', 'nan_is_lowest': False}
+UNRECORDED = {'reduction': 0.0, 'colours': [], 'unit': 'mm', 'nan_is_lowest': False}
 
 
 def slice_settings(data: ConfigDict) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Conversion between a volume on its native grid and the square slices of networks."""
+"""Conversion between a volume on its native grid and the square slices of networks.
+
+A slice is drawn whole to S x S pixels; or, where `ImageSettings.reduction` is set, it is reduced by
+that factor and cut into T windows of S x S pixels, which then count as slices: D is D T below.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -7,6 +11,7 @@ import numpy as np
 from scipy import sparse, special
 from skimage import exposure, transform
 
+from thrifty_jax.scans import windows
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
 
@@ -20,7 +25,8 @@ def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.n
   A pixel of the truth is the class with the largest share of it. The nearest voxel alone would
   shift the truth by up to half a voxel against the image at the common factor 2.
   """
-  return image_to_slices(volume, settings), _label_to_square(volume.truth, settings.image_size)
+  label = np.concatenate([_draw_label(plane, settings) for plane in volume.truth])
+  return image_to_slices(volume, settings), label
 
 
 def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
@@ -30,32 +36,54 @@ def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
   is equalised (optional), padded with 0 to a square around it, resized, linearly with anti-aliasing
   or to the nearest voxel, and smoothed (optional).
   """
-  depth, _, _, modalities = volume.image.shape
-  image = np.empty((depth, settings.image_size, settings.image_size, modalities), np.float16)
-  for m in range(modalities):
-    for d, plane in enumerate(_unit_range(volume.image[..., m], settings)):
-      image[d, ..., m] = np.clip(_to_square(plane, settings), 0.0, 1.0)
-  return image
+  channels = []
+  for m in range(volume.image.shape[-1]):
+    planes = _unit_range(volume.image[..., m], settings)
+    drawn = [_draw_image(plane, settings) for plane in planes]
+    channels.append(np.concatenate(drawn).clip(0.0, 1.0).astype(np.float16))
+  return np.stack(channels, axis=-1)
 
 
-def to_native(scores: np.ndarray, native_size: tuple[int, int]) -> np.ndarray:
+def to_native(
+  scores: np.ndarray, native_size: tuple[int, int], *, reduction: float = 0.0
+) -> np.ndarray:
   """Returns scores of square slices, [D, S, S, K], on the native grid, [D, H, W, K], float32.
 
   It is the inverse of `to_slices` for the truth, and linear: classes could not be interpolated, so
-  use `largest_class` afterwards.
+  use `largest_class` afterwards. The reduction is that of the settings.
   """
   height, width = native_size
-  side = max(height, width)
-  top, left = (side - height) // 2, (side - width) // 2
-  native = np.empty((scores.shape[0], height, width, scores.shape[-1]), np.float32)
-  for d, k in np.ndindex(scores.shape[0], scores.shape[-1]):
-    square = _resize(scores[d, ..., k].astype(np.float32), side)
-    native[d, ..., k] = square[top : top + height, left : left + width]
+  frame, (top, left) = _frame(native_size, reduction)
+  planes = join(scores, native_size, reduction=reduction)
+  native = np.empty((len(planes), height, width, scores.shape[-1]), np.float32)
+  for d, k in np.ndindex(len(native), scores.shape[-1]):
+    plane = _resize(planes[d, ..., k], frame)
+    native[d, ..., k] = plane[top : top + height, left : left + width]
   return native
 
 
+def join(parts: np.ndarray, native_size: tuple[int, int], *, reduction: float) -> np.ndarray:
+  """Returns the reduced slices that windows were cut from, [D T, S, S, K] to [D, H', W', K].
+
+  They are float32; slices that are drawn whole are returned as they are.
+  """
+  if not reduction:
+    return parts
+  count = count_windows(native_size, parts.shape[1], reduction)
+  size = windows.reduced(native_size, reduction)
+  joined = np.empty((len(parts) // count, *size, parts.shape[-1]), np.float32)
+  for d, k in np.ndindex(len(joined), parts.shape[-1]):
+    own = parts[d * count : (d + 1) * count, ..., k]
+    joined[d, ..., k] = windows.join(own.astype(np.float32), size)
+  return joined
+
+
 def native_classes(
-  scores: Sequence[np.ndarray], native_size: tuple[int, int], *, probabilities: bool = False
+  scores: Sequence[np.ndarray],
+  native_size: tuple[int, int],
+  *,
+  reductions: Sequence[float] = (0.0,),
+  probabilities: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Returns the classes of the voxels of the native grid, computed a few slices at a time.
 
@@ -64,17 +92,25 @@ def native_classes(
       with the largest score is chosen; of several networks, whose scores have to be logits, the
       one with the largest mean probability.
     native_size: Height H and width W of the native slices.
+    reductions: Reduction by the settings of each network.
     probabilities: Whether probabilities are returned as well.
 
   Returns:
     Class, [D, H, W], uint8, and foreground probabilities, [K - 1, D, H, W], float32, or None.
   """
-  depth, classes = len(scores[0]), scores[0].shape[-1]
+  counts = [
+    count_windows(native_size, one.shape[1], reduction)
+    for one, reduction in zip(scores, reductions, strict=True)
+  ]
+  depth, classes = len(scores[0]) // counts[0], scores[0].shape[-1]
   mask = np.empty((depth, *native_size), np.uint8)
   shares = np.empty((classes - 1, *mask.shape), np.float32) if probabilities else None
   for first in range(0, depth, _NATIVE_CHUNK):
     part = slice(first, first + _NATIVE_CHUNK)
-    native = [to_native(one[part], native_size) for one in scores]
+    native = [
+      to_native(one[first * n : (first + _NATIVE_CHUNK) * n], native_size, reduction=r)
+      for one, n, r in zip(scores, counts, reductions, strict=True)
+    ]
     if len(native) == 1 and shares is None:
       mask[part] = largest_class(native[0])
       continue
@@ -83,6 +119,11 @@ def native_classes(
     if shares is not None:
       shares[:, part] = np.moveaxis(mean[..., 1:], -1, 0)
   return mask, shares
+
+
+def count_windows(native_size: tuple[int, int], side: int, reduction: float) -> int:
+  """Returns the number T of squares that a native slice becomes; 1 without a reduction."""
+  return windows.count(windows.reduced(native_size, reduction), side) if reduction else 1
 
 
 def largest_class(scores: np.ndarray) -> np.ndarray:
@@ -104,8 +145,8 @@ def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
   return np.clip(unit, 0.0, 1.0, out=unit)
 
 
-def _to_square(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
-  """Equalises, pads with 0, resizes and smooths a slice in [0, 1], [H, W] to [S, S], float32."""
+def _draw_image(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
+  """Equalises, resizes and smooths a slice in [0, 1], [H, W] to [T, S, S], float32."""
   plane = plane.astype(np.float32)
   limit, iterations = settings.clahe_clip_limit, settings.curvature_flow_iterations
   if (
@@ -113,7 +154,7 @@ def _to_square(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
   ):  # CLAHE, which first maps the darkest and brightest to 0, 1
     plane = exposure.equalize_adapthist(plane, clip_limit=limit).astype(np.float32)
   order = {'nearest': 0, 'linear': 1}[settings.resize]
-  plane = _resize(_pad(plane[None])[0], settings.image_size, order=order)
+  plane = _resize(_pad(plane, settings.reduction), _drawn_size(plane, settings), order=order)
   if iterations:
     import SimpleITK  # here: most data sets do not need ITK
 
@@ -125,45 +166,67 @@ def _to_square(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
         numberOfIterations=iterations,
       )
     )
-  return plane
+  return windows.cut(plane, settings.image_size)
 
 
-def _label_to_square(label: np.ndarray, size: int) -> np.ndarray:
-  """Returns the class with the largest share of each pixel, [D, H, W] to [D, S, S], uint8."""
-  padded = _pad(label)
-  if padded.shape[1] == size:
-    return padded
-  result = np.zeros((len(padded), size, size), np.uint8)
-  for d in np.flatnonzero(padded.any(axis=(1, 2))):  # most slices of most scans show no organ
-    largest = np.zeros((size, size), np.float32)
-    for k in np.flatnonzero(np.bincount(padded[d].reshape(-1))):
-      share = _resize(padded[d] == k, size)
-      # Equal halves, which every second size has, go to the lower class.
-      larger = share > largest + _EQUAL
-      largest[larger], result[d][larger] = share[larger], k
+def _draw_label(label: np.ndarray, settings: ImageSettings) -> np.ndarray:
+  """Returns the class with the largest share of each pixel, [H, W] to [T, S, S], uint8."""
+  size = _drawn_size(label, settings)
+  return windows.cut(draw_label(_pad(label, settings.reduction), size), settings.image_size)
+
+
+def draw_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Returns the class with the largest share of each pixel of another size, [H, W], uint8."""
+  if label.shape == size:
+    return label
+  result = np.zeros(size, np.uint8)
+  if not label.any():  # most slices of most scans show no organ
+    return result
+  largest = np.zeros(size, np.float32)
+  for k in np.flatnonzero(np.bincount(label.reshape(-1))):
+    share = _resize(label == k, size)
+    # Equal halves, which every second size has, go to the lower class.
+    larger = share > largest + _EQUAL
+    largest[larger], result[larger] = share[larger], k
   return result
 
 
-def _pad(planes: np.ndarray) -> np.ndarray:
-  """Pads [D, H, W] to [D, N, N] with N = max(H, W), the slice in the middle."""
-  height, width = planes.shape[1:]
-  if height == width:
-    return planes
-  side = max(height, width)
-  top, left = (side - height) // 2, (side - width) // 2
-  return np.pad(planes, ((0, 0), (top, side - height - top), (left, side - width - left)))
+def _drawn_size(plane: np.ndarray, settings: ImageSettings) -> tuple[int, int]:
+  """Returns height and width to which a native slice is resized."""
+  if settings.reduction:
+    return windows.reduced(plane.shape, settings.reduction)
+  return settings.image_size, settings.image_size
 
 
-def _resize(plane: np.ndarray, size: int, *, order: int = 1) -> np.ndarray:
-  """Resizes a square plane, float32, with the corners (not centres) of both grids aligned.
+def _frame(size: tuple[int, int], reduction: float) -> tuple[tuple[int, int], tuple[int, int]]:
+  """Returns the size of what is resized, a square around a whole slice, and the slice's corner."""
+  side = max(size)
+  if reduction:
+    return size, (0, 0)
+  return (side, side), ((side - size[0]) // 2, (side - size[1]) // 2)
+
+
+def _pad(plane: np.ndarray, reduction: float) -> np.ndarray:
+  """Pads a slice that is drawn whole with 0 to a square, the slice in the middle."""
+  frame, corner = _frame(plane.shape, reduction)
+  if frame == plane.shape:
+    return plane
+  margins = [
+    (at, all_ - at - own) for all_, at, own in zip(frame, corner, plane.shape, strict=True)
+  ]
+  return np.pad(plane, margins)
+
+
+def _resize(plane: np.ndarray, size: tuple[int, int], *, order: int = 1) -> np.ndarray:
+  """Resizes a plane, float32, with the corners (not centres) of both grids aligned.
 
   Order 1 is linear and blurs first if the plane is reduced; 0 takes the nearest pixel.
   """
   plane = plane.astype(np.float32, copy=False)
-  if len(plane) == size:
+  if plane.shape == size:
     return plane
-  weights = _weights(len(plane), size, order)
-  return np.ascontiguousarray((weights @ (weights @ plane).T).T)
+  down, right = (_weights(old, new, order) for old, new in zip(plane.shape, size, strict=True))
+  return np.ascontiguousarray((right @ (down @ plane).T).T)
 
 
 @functools.lru_cache(maxsize=64)

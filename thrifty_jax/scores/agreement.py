@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from thrifty_jax.run_files import Agreement
-from thrifty_jax.scans import slices, turns
+from thrifty_jax.scans import turns
 from thrifty_jax.scores import metrics
 from thrifty_jax.scores.cases import PredictedCase
 
@@ -28,17 +28,17 @@ def measure(
   """
   found = []
   for one in predicted:
-    shown = slices.largest_class(one.scores)
+    _, label, shown = one.joined()
 
     def dsc(label: np.ndarray, shown: np.ndarray = shown) -> float:
       counts = metrics.overlap_counts(shown, label, classes=classes)
       return float(metrics.mean_of_scored(metrics.dsc(counts)))
 
-    own, best, way = dsc(one.label), 0.0, ''
+    own, best, way = dsc(label), 0.0, ''
     if np.isnan(own):
       continue
     if own < _POOR:
-      tried = [dsc(turns.turn(one.label, index)) for index in range(1, len(turns.TURNS))]
+      tried = [dsc(turns.turn(label, index)) for index in range(1, len(turns.TURNS))]
       best = max(tried)
       way = turns.describe(1 + tried.index(best), slice_axis)
     found.append(Agreement(one.case.case, one.case.patient, split, own, way, best))

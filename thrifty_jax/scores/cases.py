@@ -9,6 +9,7 @@ import numpy as np
 
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.networks.inference import Predict
+from thrifty_jax.scans import slices
 from thrifty_jax.scores import scoring
 from thrifty_jax.scores.scoring import CaseCounts
 
@@ -24,6 +25,21 @@ class PredictedCase(NamedTuple):
   label: np.ndarray  # truth of the slices, [D, S, S], uint8
   truth: np.ndarray  # truth on the native grid, [D, H, W], uint8
   scores: np.ndarray  # of the classes of the slices, [D, S, S, K], float32; the largest wins
+  reduction: float = 0.0  # of slices that were cut into windows; 0 where they are drawn whole
+
+  def joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns image [D, H, W, M], truth and predicted classes [D, H, W] of whole slices.
+
+    They have network resolution: windows are joined, whole slices are as they are.
+    """
+    if not self.reduction:
+      return self.image, self.label, slices.largest_class(self.scores)
+    size, reduction = self.case.native_shape[1:], self.reduction
+    image, label, scores = (
+      slices.join(parts, size, reduction=reduction)
+      for parts in (self.image, self.label[..., None], self.scores)
+    )
+    return image, np.rint(label[..., 0]).astype(np.uint8), slices.largest_class(scores)
 
   def score(self, *, scores: np.ndarray | None = None, **settings: Any) -> CaseCounts:
     """Scores the case, or other class scores of it, with the settings of scoring.score_case."""
@@ -33,6 +49,7 @@ class PredictedCase(NamedTuple):
       scores=self.scores if scores is None else scores,
       label=self.label,
       truth=self.truth,
+      reduction=self.reduction,
       **settings,
     )
 
@@ -44,7 +61,8 @@ def predict_cases(
   for case in cases:
     arrays = prepared.read(case)
     scores = predict(arrays['image'])
-    yield PredictedCase(case, **arrays, truth=prepared.label_volume(case), scores=scores)
+    truth = prepared.label_volume(case)
+    yield PredictedCase(case, **arrays, truth=truth, scores=scores, reduction=prepared.reduction)
 
 
 def validation_dsc(

@@ -12,7 +12,7 @@ from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap
-from thrifty_jax.scans import overlays, slices
+from thrifty_jax.scans import overlays
 from thrifty_jax.scores import agreement, cases, components, floors, scoring, summaries, tables
 
 Fitted = floors.MeanMask | floors.IntensityThresholds
@@ -56,8 +56,10 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   classes = tuple(config.data.classes)
   flips = loaded.spec.flips if config.evaluate.flips else ()
   training = TrainingCases(prepared, patients['train'])
-  fitted: dict[str, Fitted] = {'mean_mask': floors.fit_mean_mask(training, classes=len(classes))}
-  if config.evaluate.threshold_floor:
+  fitted: dict[str, Fitted] = {}
+  if not prepared.reduction:  # a window has no place of its own
+    fitted['mean_mask'] = floors.fit_mean_mask(training, classes=len(classes))
+  if config.evaluate.threshold_floor or prepared.reduction:
     fitted['intensity_thresholds'] = floors.fit_thresholds(training, classes=len(classes))
   predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
   agreements: list[Agreement] = []
@@ -155,10 +157,10 @@ def _score_cases(
       )
       for name, floor in fitted.items():
         floor_counts[name].append(found.score(scores=floor.scores(found.image)))
-      shown = components.keep_largest(slices.largest_class(found.scores), largest)
+      image, label, shown = found.joined()
+      shown = components.keep_largest(shown, largest)
       path = predictions / f'{found.case.case}.npz'
-      seen = overlays.pick_channels(found.image, unit=unit)
-      overlays.write(path, seen, found.label, shown)
+      overlays.write(path, overlays.pick_channels(image, unit=unit), label, shown)
       bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
       bar.update(1)
   return counts, floor_counts

@@ -27,6 +27,7 @@ def score_case(
   scores: np.ndarray,
   label: np.ndarray,
   truth: np.ndarray,
+  reduction: float = 0.0,
   largest: Sequence[int] = (),
   spacing_mm: Sequence[float] | None = None,
   nsd_tolerance_mm: float = 2.0,
@@ -39,13 +40,14 @@ def score_case(
     scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
     label: Truth at network resolution, [D, S, S].
     truth: Truth on the native grid, [D, H, W].
+    reduction: Reduction of slices that were cut into windows; 0 where they are drawn whole.
     largest: Numbers of the classes of which only the largest component counts on the native grid.
     spacing_mm: Distances between the voxels of the native grid along D, H and W; None omits surface
       distances, which training does not use.
     nsd_tolerance_mm: Tolerance, see metrics.score_volume.
   """
   classes = scores.shape[-1]
-  native, _ = slices.native_classes([scores], truth.shape[1:])
+  native, _ = slices.native_classes([scores], truth.shape[1:], reductions=[reduction])
   native = components.keep_largest(native, largest)
   volumes = [
     metrics.score_volume(
