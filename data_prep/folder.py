@@ -47,13 +47,15 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   if data and data.images:
     paired = two_folders.find(data)
     found, problems, classes = paired.files, paired.problems, data.classes
-    if not classes:
-      asked = two_folders.ask_classes(data, [label for _, label in found.values()])
-      raise InputError(f'{data_sets.expand(data.masks)}: {asked}.')
   else:
     described = dataset_json.read(raw_dir)
     found, problems = one_folder.find(raw_dir, described)
     classes = data.classes if data and data.classes else described.classes
+  if not found:
+    raise InputError(f'{raw_dir}: no scan there is complete. The first problem: {problems[0]}')
+  if data and not classes:
+    asked = two_folders.ask_classes(data, [label for _, label in found.values()])
+    raise InputError(f'{data_sets.expand(data.masks)}: {asked}.')
   legend = pictures.Legend(data.colours if data else (), len(classes))
   volume = next((label for _, label in found.values() if not pictures.is_picture(label)), None)
   if volume and legend.colours:
