@@ -19,6 +19,7 @@ percentiles of each scan, and nothing is learned.
 """
 
 import csv
+import dataclasses
 import io
 import re
 import unicodedata
@@ -30,12 +31,21 @@ from ml_collections import ConfigDict
 
 from data_prep import data_sets, fingerprint
 from thrifty_jax import config as configs
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, sources, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+  """Contents of the file of a learned window."""
+
+  window: tuple[float, float]
+  training_patients: tuple[str, ...]
+
 
 ABOUT = data_sets.About('Slices of a folder of scans.')
 
@@ -270,9 +280,8 @@ def _learned(
   if not path.exists():
     window = fingerprint.foreground_window(cases, read_case, processes=config.data.workers)
     with files.report_unwritable(path.parent, '--config.data.data_dir'):
-      files.write_json(path, {'window': window, 'training_patients': sorted(training)})
-  low, high = files.read_json(path)['window']
-  return low, high
+      records.write(path, _Window(window, tuple(sorted(training))))
+  return records.read(path, _Window).window
 
 
 def _found(
