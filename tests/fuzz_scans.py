@@ -7,7 +7,7 @@ Every case follows from the seed and its number: a small file of one format in w
 things are changed. It is read as predict reads it. What passes must have the voxels and
 the place in space that a reader of another origin finds: nibabel for NIfTI, SimpleITK for DICOM,
 and for MetaImage and NRRD, which SimpleITK reads here, the few lines below. A case also fails by a
-crash, a traceback, after 10 seconds, by voxels from outside of its folder, and by more than 256 MiB
+crash, a traceback, over 10 seconds, by voxels from outside of its folder, and by more than 256 MiB
 of memory. Whatever fails is printed with the files that repeat it. The last line is JSON with the
 counts; the exit status is 1 if anything failed. `--case` reads one case in the process itself.
 """
@@ -21,6 +21,7 @@ import gzip
 import io
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -44,7 +45,8 @@ from pydicom import uid
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom_file, sources, volumes
 
-SECONDS = 10  # for a case
+SECONDS = 10  # for a case to be read here
+PATIENCE = 120  # seconds, for a case with the other reader, which may wait for what is not there
 MOST_BYTES = 256 << 20  # of memory that a case may take
 SECRET = 24242  # value of every voxel outside of the folder
 VOXELS = np.random.default_rng(0).integers(0, 3000, (3, 4, 5)).astype(np.int16)  # [D, H, W]
@@ -396,6 +398,7 @@ def run_case(seed: int, number: int, place: Path) -> str:
   for file, content in files.items():
     (folder / file).write_bytes(content)
   where = folder if name.startswith('dicom') else folder / next(iter(files))
+  began = time.monotonic()
   try:
     with bounded_memory():
       (source,) = sources.find(where, channels=1)
@@ -404,6 +407,8 @@ def run_case(seed: int, number: int, place: Path) -> str:
   except InputError as error:
     assert '\n' not in str(error) and len(str(error)) < 1000, error
     return 'refused'
+  finally:
+    assert time.monotonic() - began < SECONDS, f'took {time.monotonic() - began:.0f} s'
   image = volume.image[..., 0]
   assert size in (None, image.shape), (size, image.shape)
   assert SECRET not in image
@@ -412,10 +417,13 @@ def run_case(seed: int, number: int, place: Path) -> str:
       expected, affine = FORMATS[name][2](where)
   except Exception:
     return 'read here alone'
-  expected = expected.reshape(image.shape).astype(np.float32)
-  np.testing.assert_array_equal(image.astype(np.float32), expected)
+  with np.errstate(over='ignore'):
+    expected = expected.reshape(image.shape).astype(np.float32)
+    np.testing.assert_array_equal(image.astype(np.float32), expected)
   if affine is not None:
-    np.testing.assert_allclose(volume.affine, affine, rtol=1e-4, atol=1e-3)
+    # SimpleITK steps along the normal where the slices of a series lie a little sideways.
+    nearly = 0.06 if where.is_dir() else 1e-3
+    np.testing.assert_allclose(volume.affine, affine, rtol=1e-4, atol=nearly)
   return 'read'
 
 
@@ -437,11 +445,14 @@ def run_cases(seed: int, first: int, *, seconds: float, count: int = 1 << 60) ->
 
 def _run_child(seed: int, first: int, seconds: float) -> None:
   """Runs cases and prints a line of JSON for each event."""
-  for event in run_cases(seed, first, seconds=seconds):
-    if isinstance(event, int):
-      faulthandler.dump_traceback_later(SECONDS, exit=True)
-    print(json.dumps(event), flush=True)
-  faulthandler.cancel_dump_traceback_later()
+  with os.fdopen(os.dup(2), 'w') as errors:  # as readers are silenced
+    faulthandler.enable(errors)
+    for event in run_cases(seed, first, seconds=seconds):
+      if isinstance(event, int):
+        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=errors)
+      print(json.dumps(event), flush=True)
+    faulthandler.cancel_dump_traceback_later()
+    faulthandler.disable()
 
 
 def _print_failure(seed: int, number: int, reason: str) -> None:

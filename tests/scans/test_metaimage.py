@@ -189,6 +189,12 @@ REFUSED = {
   'a slope that is none': ({'ElementToIntensityFunctionSlope': 'x'}, "FunctionSlope 'x'"),
   'no number of axes': ({'NDims': None}, "NDims ''; expected the number"),
   'no byte order': ({'BinaryDataByteOrderMSB': 'big'}, "MSB 'big'; expected true or t"),
+  'axes that are not quite at right angles': (
+    {'TransformMatrix': '0 1 0 -1 0 0 0.05 0 1'}, 'axes of length 1 at right angles',
+  ),
+  'axes that no number multiplies': (
+    {'TransformMatrix': '1e200 1e200 0 1e200 -1e200 0 0 0 1'}, 'axes of length 1 at right angles',
+  ),
   'digits that ITK takes for 0': ({'Offset': '٣ 6 7'}, "Offset '٣ 6 7'; expected 3 numbers"),
   'an underscore': ({'ElementSpacing': '1_0 2 2.5'}, "ElementSpacing '1_0 2 2.5'"),
   'sizes with another blank': ({'DimSize': '7 6\u00a05'}, 'DimSize .*; expected 3 numbers above 0'),
@@ -222,6 +228,7 @@ HOSTILE = {
   'a number of a million digits': ({'ElementDataFile': '%999999d.raw 1 5 1'}, 'one file, or 5'),
   'a pattern without numbers': ({'ElementDataFile': '%d.raw'}, 'expected one file, or 5'),
   'a step of 0': ({'ElementDataFile': '%d.raw 1 4 0'}, 'expected one file, or 5'),
+  'more files than slices': ({'ElementDataFile': '%d.raw 1 9 1'}, 'expected one file, or 5'),
   'too few of a list': ({'ElementDataFile': 'LIST'}, 'expected one file, or 5'),
   'a list of parts': ({'ElementDataFile': 'LIST 2D'}, 'expected one file, or 5'),
   'a file elsewhere': ({'ElementDataFile': '../other.raw'}, 'expected a file beside the header'),
