@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 
@@ -26,6 +27,24 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, mon
     files.write_text(path, 'new')
   assert path.read_text() == 'old'
   assert [each.name for each in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
+  left, writing, others = 'a.json', 'b.json', ('.c.tmp', '.d.json.0123456.tmp', 'e.01234567.tmp')
+  with monkeypatch.context() as patch:
+    patch.setattr(files.os, 'replace', lambda *paths: os._exit(9))
+    for name in (left, writing):
+      if not (child := os.fork()):
+        files.write_text(tmp_path / 'deep' / name, 'whole')
+      assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+  for name in others:
+    (tmp_path / 'deep' / name).write_text('of another program')
+  for path in (tmp_path / 'deep').iterdir():
+    if writing not in path.name:
+      os.utime(path, (0, time.time() - 3600))
+  files.sweep(tmp_path.rglob('.*'))
+  still = sorted(path.name for path in (tmp_path / 'deep').iterdir())
+  assert still[0].startswith(f'.{writing}.') and still[1:] == sorted(others)
 
 
 def test_what_is_not_json_is_not_written(tmp_path):
