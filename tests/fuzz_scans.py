@@ -1,7 +1,7 @@
 """Scans with damaged or hostile headers: each is read as another reader does, or refused in a line.
 
-  python tests/fuzz_scans.py --seconds=600 --seed=1
-  python tests/fuzz_scans.py --seed=1 --case=4711
+  PYTHONPATH=. python tests/fuzz_scans.py --seconds=600 --seed=1
+  PYTHONPATH=. python tests/fuzz_scans.py --seed=1 --case=4711
 
 Every case follows from the seed and its number: a small file of one format in which one to three
 things are changed. It is read as predict reads it. What passes must have the voxels and

@@ -1,7 +1,7 @@
 """Every stage killed at system calls that change files and started again, against one in one piece.
 
-  python tests/kill_matrix.py --seconds=600 --seed=0
-  python tests/kill_matrix.py --stages=prepare,export --kills=20
+  PYTHONPATH=. python tests/kill_matrix.py --seconds=600 --seed=0
+  PYTHONPATH=. python tests/kill_matrix.py --stages=prepare,export --kills=20
 
 It needs strace. A stage of a small run on made-up scans is first done twice without interruption:
 what differs between the two, as times do, is no result. Then, again and again, its folders are put
