@@ -58,7 +58,10 @@ RACING = (
   *('--config.front.steps=1', '--config.front.folds=1', '--config.front.workers=1'),
   *('--config.cost.spread=1e9', '--config.retrain.warmup_epochs=0'),
 )
-LEFT = re.compile(r'\..*\.[0-9a-f]{8}\.tmp|\.lock|not_finite\.json|damaged_\d+')
+# Names of what a killed process may leave: unfinished files and folders, which count for nothing.
+LEFT = re.compile(
+  r'\..*\.[0-9a-f]{8}\.tmp|\.lock|\.raw\..*|incomplete\..*|damaged_\d+|\..*unfinished'
+)
 
 
 class Matrix:
@@ -160,12 +163,12 @@ class Matrix:
     found = contents(self.now)
     if stage in MEASURED:
       return []
-    told = [
-      f'{", ".join(hows)}: {name} differs'
+    names = [
+      name
       for name in sorted(found.keys() | expected.keys())
       if name not in volatile and found.get(name) != expected.get(name)
     ]
-    return told if told else [] if hows else ['no kill']
+    return [f'{", ".join(hows)}: {len(names)} differ, as {names[:3]}'] if names else []
 
 
 def contents(folder: Path) -> dict[str, Any]:

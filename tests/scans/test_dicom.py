@@ -234,7 +234,7 @@ UNREADABLE = {
   )},
   **{f'directions {value}': (text(*DIRECTIONS, value), 'ImageOrientationPatient') for value in (
     '', '0\\0\\0\\0\\0\\0', '1\\0\\0', '1\\0\\0\\1\\0\\0', '1,0\\0\\0\\0\\1\\0',
-    '2\\0\\0\\0\\2\\0', '1\\0\\0\\0\\0.5\\0', 'axial',
+    '2\\0\\0\\0\\2\\0', '1\\0\\0\\0\\0.5\\0', '1\\0\\0\\0\\0.97\\0', 'axial',
   )},
   **{f'position {value}': (text(*POSITION, value), 'ImagePositionPatient') for value in (
     '', '1\\2', '1,5\\2\\3', 'nan\\0\\0', '0\\0\\0\\0', 'here',
@@ -263,6 +263,10 @@ UNREADABLE = {
   'a row less': (number(0x28, 0x10, 5), 'pixels are 84 bytes; expected 70'),
   'a row more': (number(0x28, 0x10, 7), 'pixels are 84 bytes; expected 98'),
   'wider pixels': (number(0x28, 0x100, 32), 'pixels are 84 bytes; expected 168'),
+  'two bytes more': (
+    {(0x7FE0, 0x10): element(0x7FE0, 0x10, 'OW', STORED[1].tobytes() + bytes(2))},
+    'pixels are 86 bytes; expected 84',
+  ),
   'no rows of pixels': (number(0x28, 0x10, 0), 'Rows is 0'),
   'a kind of two lines': (text(0x28, 4, 'RGB\n(0028,0010)', kind='CS'), 'is no slice but a colour'),
   'a class of two lines': (text(8, 0x16, 'Text\nSR', kind='UI'), 'is no slice but a Text SR'),
@@ -422,6 +426,12 @@ def test_compressed_pixels_that_cannot_become_so_many_are_not_unpacked(tmp_path)
       InputError, match=r'1\.dcm: its pixels are \d+ compressed bytes; expected 288'
     ):
       dicom_file.read_planes(files[1])
+
+
+def test_a_segmentation_beside_slices_is_no_slice(tmp_path):
+  uid = element(8, 0x16, 'UI', '1.2.840.10008.5.1.4.1.1.66.4')
+  files = series_of(tmp_path, instead={(8, 0x16): uid})
+  assert [dicom_file.holds_image(path) for path in files] == [True, False, True, True]
 
 
 def test_pieces_of_compressed_pixels_must_be_whole(tmp_path):
