@@ -36,7 +36,8 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
     index along D. Of a slice in windows each has a part of the rows of `native_label`.
   Metadata: settings, classes, note, padding, and under `cases` for each case: case, patient,
     first_slice (index in the split), slices, native_shape [D, H, W], spacing_mm [3], affine [4, 4],
-    with D the axis of the slices, and classes, the foreground classes in the mask.
+    with D the axis of the slices, and classes, the foreground classes in the mask; of windows also
+    marked, which of them have foreground.
   """
 
   VERSION = VERSION
@@ -119,5 +120,7 @@ def slice_case(
     'affine': volume.affine.tolist(),
     'classes': classes_in(volume.truth),
   }
+  if settings.get('reduction'):
+    record['marked'] = np.flatnonzero(label.any(axis=(1, 2))).tolist()
   rows = volume.truth.reshape(-1, volume.truth.shape[2])
   return record, {'image': image, 'label': label, 'native_label': np.array_split(rows, len(image))}

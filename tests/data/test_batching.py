@@ -293,3 +293,15 @@ def test_the_budget_is_kept_to_the_byte(prepared):
   needed = examples_of(prepared, ['Case00']).bytes
   assert examples_of(prepared, ['Case00'], budget_bytes=needed).resident is not None
   assert examples_of(prepared, ['Case00'], budget_bytes=needed - 1).resident is None
+
+
+@pytest.mark.parametrize(
+  ('marked', 'times'), [((0,), 5), ((0, 1), 2), ((3, 4, 5, 6), 1), (range(10), 1), ((), 1)]
+)
+def test_windows_with_foreground_are_a_third_of_those_drawn(prepared, marked, times):
+  case = dataclasses.replace(prepared.cases[0], first_slice=4, slices=10, marked=tuple(marked))
+  drawn = batching.Examples(prepared, (case,)).drawn
+  counts = np.bincount(drawn, minlength=10)
+  assert [*counts] == [times if index in marked else 1 for index in range(10)]
+  share = counts[[*marked]].sum() / len(drawn) if marked else 1
+  assert share >= batching.MARKED

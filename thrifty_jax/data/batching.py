@@ -7,6 +7,7 @@ on the device, as compact as on disk; a larger one is read ahead by a thread, wi
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from thrifty_jax.errors import InputError
 
 # A channel that varies less is constant except for float16 rounding, which must not be enlarged.
 SMALLEST_STD = 1e-3
+MARKED = 1 / 3  # least share of windows with foreground among those that are drawn
 
 Batch = dict[str, jax.Array]
 Statistics = dict[str, np.ndarray]
@@ -39,6 +41,7 @@ class PreparedCase:
   spacing_mm: tuple[float, float, float]  # D, H, W
   affine: tuple[tuple[float, ...], ...]  # 4 x 4, voxel index to mm
   classes: tuple[int, ...] = ()  # foreground classes in its mask; unknown of slices before 1.3
+  marked: tuple[int, ...] = ()  # windows with foreground, counted from 0; not known of whole slices
 
   @property
   def rows(self) -> range:
@@ -157,6 +160,17 @@ class Examples:
       return None
     return meshes.place(self.read(np.arange(len(self))), meshes.whole(self.mesh))
 
+  @functools.cached_property
+  def drawn(self) -> np.ndarray:
+    """Examples of a pass, in which windows with foreground are repeated until they are a third."""
+    every = np.arange(len(self))
+    rows = [case.first_slice + np.asarray(case.marked, int) for case in self.cases]
+    marked = np.flatnonzero(np.isin(self._rows, np.concatenate(rows)))
+    if not marked.size:
+      return every
+    more = math.ceil((len(every) - len(marked)) * MARKED / (1 - MARKED) / len(marked)) - 1
+    return np.concatenate([every, *[marked] * more])
+
   def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Reads examples to the host: image [n, S, S, M] float16, label [n, S, S] uint8."""
     return self.prepared.read_rows(self._rows[indices])
@@ -245,8 +259,9 @@ def batches(
   Yields:
     'image' [B, S, S, C] float32, normalised; 'label' [B, S, S] int32.
   """
-  plan = order(len(examples), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)[first:]
-  places = [examples.neighbours(indices, context=context) for indices in plan]
+  drawn = examples.drawn
+  plan = order(len(drawn), batch_size=batch_size, seed=seed, epoch=epoch, steps=steps)[first:]
+  places = [examples.neighbours(drawn[indices], context=context) for indices in plan]
   split = meshes.split(examples.mesh)
   if (stored := examples.resident) is not None:
     for place in places:

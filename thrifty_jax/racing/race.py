@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import logbook
 from thrifty_jax.data import batching, splits
+from thrifty_jax.data.batching import Examples
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
@@ -339,7 +340,7 @@ def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
   """Returns the epochs nearest to so many steps, 1 to those of a full training."""
   prepared = open_slices(workdir, config)
   split = splits.assign(config, prepared.patients)
-  slices = sum(case.slices for case in prepared.cases_of(split['train']))
+  slices = len(Examples(prepared, prepared.cases_of(split['train'])).drawn)
   retrain = config.retrain
   each = max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)
   epochs = round(steps / each)

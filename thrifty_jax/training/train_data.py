@@ -85,7 +85,7 @@ class TrainData:
     An epoch has so many steps; 0 is one pass over the slices, or at least `least_steps`.
     """
     examples = self.examples(patients)
-    steps = steps or max(batching.steps_per_epoch(len(examples), batch_size), least_steps)
+    steps = steps or max(batching.steps_per_epoch(len(examples.drawn), batch_size), least_steps)
     return Epochs(self, examples, batch_size, seed, steps)
 
   def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
@@ -153,10 +153,11 @@ class Epochs:
   def slices_of(self, step: int) -> list[str]:
     """Returns names such as 'Case12 slice 4' (from 0) of the slices in a step, counted from 1."""
     epoch, index = divmod(step - 1, self.steps)
+    drawn = self.examples.drawn
     order = batching.order(
-      len(self.examples), batch_size=self.batch_size, seed=self.seed, epoch=epoch, steps=self.steps
+      len(drawn), batch_size=self.batch_size, seed=self.seed, epoch=epoch, steps=self.steps
     )
-    return [self.examples.name(int(example)) for example in order[index]]
+    return [self.examples.name(int(example)) for example in drawn[order[index]]]
 
 
 def open_stage(
