@@ -84,6 +84,11 @@ def run(arguments: Sequence[str]) -> None:
     )
   member = model_folder.load(folders[0])
   spec = member.spec
+  if spec.image.reduction or spec.of_pictures:
+    raise InputError(
+      f'--model={values.model}: sees {"pictures" if spec.of_pictures else "slices in windows"}, '
+      'which no export does; predict by python -m thrifty_jax.predict'
+    )
   data = _open_run(folders[0], values) if values.int8 or not values.scans else None
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{spec.network.name}, {member.parameters:,} parameters')
