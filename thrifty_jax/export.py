@@ -31,7 +31,7 @@ nothing is written.
   --output=FOLDER      gets
       model.onnx           (or model.stablehlo) from slices in [0, 1] to logits, any number of them
       preprocessing.json   what the network expects, and the classes in the order of its outputs
-      segment.py           (onnx) from NIfTI scans to masks without JAX
+      segment.py           (onnx) from NIfTI scans or pictures to masks without JAX
       README.md            what these are, what was checked; and card.md, the model's own card
   --format=FORMAT      {', '.join(FORMATS)} (default: onnx)
   --scans=SCANS        what to check on, as the input of thrifty_jax.predict; without it prepared
@@ -84,11 +84,6 @@ def run(arguments: Sequence[str]) -> None:
     )
   member = model_folder.load(folders[0])
   spec = member.spec
-  if spec.image.reduction or spec.of_pictures:
-    raise InputError(
-      f'--model={values.model}: sees {"pictures" if spec.of_pictures else "slices in windows"}, '
-      'which no export does; predict by python -m thrifty_jax.predict'
-    )
   data = _open_run(folders[0], values) if values.int8 or not values.scans else None
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{spec.network.name}, {member.parameters:,} parameters')
