@@ -431,6 +431,22 @@ def test_the_mask_of_a_picture_is_the_file_that_predict_writes(
     assert mask.size == shape[::-1] and len(np.unique(np.asarray(mask))) > 1
 
 
+def test_pictures_in_grey_are_channels_of_one_scan(of_pictures, tmp_path, monkeypatch, capsys):
+  trained, folder = of_pictures
+  ours, theirs = tmp_path / 'ours.png', tmp_path / 'theirs.png'
+  with Image.open(write_picture(tmp_path / 'a.png')) as picture:
+    scans = [tmp_path / f'a_{k:04d}.png' for k in range(3)]
+    for band, path in zip(picture.split(), scans, strict=True):
+      band.save(path)
+  assert run_main(folder, monkeypatch, *scans, ours) == 0
+  assert predict.main([f'--model={trained}', f'--input={scans[0]}', f'--output={theirs}']) == 0
+  assert ours.read_bytes() == theirs.read_bytes()
+  write_picture(scans[2], mode='L', shape=(41, 50))
+  assert run_main(folder, monkeypatch, *scans, tmp_path / 'none.png') == 2
+  assert 'do not lie on one grid' in capsys.readouterr().err
+  assert not (tmp_path / 'none.png').exists()
+
+
 UNFIT = {  # which export, scan, mask, and the last words of the error
   'a picture for a network of volumes': ('plain', 'a.png', 'm.nii', 'header of a NIfTI file'),
   'a volume for a network of pictures': ('pictures', 'a.nii.gz', 'm.png', 'is no picture (.png'),
@@ -467,12 +483,22 @@ def test_what_does_not_fit_the_network_is_one_line(
   assert not mask.exists()
 
 
+def test_a_mask_never_replaces_its_scan(of_pictures, tmp_path, monkeypatch, capsys):
+  scan = write_picture(tmp_path / 'a.png')
+  before = scan.read_bytes()
+  same = tmp_path / '..' / tmp_path.name / 'a.png'
+  assert run_main(of_pictures[1], monkeypatch, scan, same, '--overwrite') == 2
+  assert 'is a scan; name another' in capsys.readouterr().err and scan.read_bytes() == before
+
+
 def test_a_package_that_is_missing_is_one_line(of_pictures, tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, 'pictures', None)
   scan = write_picture(tmp_path / 'a.png')
   assert run_main(of_pictures[1], monkeypatch, scan, tmp_path / 'm.png') == 2
   assert 'install the packages that README.md names' in capsys.readouterr().err.splitlines()[-1]
-  assert 'onnxruntime pillow tifffile\n' in (of_pictures[1] / 'README.md').read_text('utf-8')
+  page = (of_pictures[1] / 'README.md').read_text('utf-8')
+  for text in ('onnxruntime pillow tifffile\n', 'segment.py PICTURE', 'over 1.3', 'every 8 pixels'):
+    assert text in page
 
 
 def test_an_export_imports_nothing_of_this_program(of_pictures):

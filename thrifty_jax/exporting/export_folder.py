@@ -52,6 +52,10 @@ _OF_PICTURES = {
   'more': ' pillow tifffile',
   'example': 'PICTURE.png MASK.png',
 }
+_WINDOWED = (
+  'average them where windows overlap, with weights 1, 2, ... from the border of a window to its '
+  'middle, along rows times along columns; '
+)
 _CALL = """\
 ## In Python
 
@@ -145,7 +149,7 @@ def describe(
       'name': LOGITS,
       'type': 'float32',
       'shape': ['slices', len(spec.classes), *sides_],
-      'values': f'logits; {"join" if spec.image.reduction else "resize"} them back to the slice '
+      'values': f'logits; {_WINDOWED if spec.image.reduction else ""}resize them back to the slice '
       'first, then take the class with the largest',
     },
     **{name: described[name] for name in _FIELDS if name in described},
@@ -197,9 +201,7 @@ def _steps(spec: ModelSpec) -> list[str]:
     steps.append(
       f'pad each slice with 0, itself in the middle, to at least {size} x {size}, and cut it into '
       f'windows of that size, row by row, which begin every {max(size // 2, 1)} pixels, the last '
-      'so that it reaches the end; each counts as a slice. Logits are averaged where windows '
-      'overlap, with weights 1, 2, ... from the border of a window to its middle, along rows times '
-      'along columns, and then resized to the slice'
+      'so that it reaches the end; each counts as a slice'
     )
   steps.append('clip to 0 and 1, round to float16, back to float32')
   if spec.context:

@@ -188,8 +188,7 @@ def read(path, settings):
 
   if not pictures.is_picture(path):
     raise InputError(f'{path}: is no picture ({", ".join(pictures.ENDINGS)}), as the model sees')
-  voxels = np.moveaxis(pictures.read(path), (0, 1, 2), (2, 1, 0))
-  return nifti.Nifti(None, pictures.AFFINE[:, [2, 1, 0, 3]], voxels)
+  return nifti.Nifti(None, pictures.AFFINE[:, [2, 1, 0, 3]], pictures.read(path).swapaxes(0, 2))
 
 
 def of_pictures(settings):
@@ -223,6 +222,8 @@ def main():
   parser.add_argument('--nan_is_lowest', action='store_true', help='NaN is the lowest value')
   parser.add_argument('--overwrite', action='store_true', help='replace a mask that is there')
   asked = parser.parse_args()
+  if asked.mask.resolve() in [path.resolve() for path in asked.scan]:
+    parser.error(f'{asked.mask} is a scan; name another')
   if asked.mask.exists() and not asked.overwrite:
     parser.error(f'{asked.mask} exists; add --overwrite or name another')
   settings, network = load(Path(__file__).parent, asked.model, asked.threads)
