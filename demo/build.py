@@ -26,8 +26,15 @@ RUNTIME = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-thre
 LICENCES = ('LICENSE', 'ThirdPartyNotices.txt')  # the npm package comes without them
 PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js')
 ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js', 'likeness.js')
-# Steps that prepare.js lacks, so a network trained with them would get other images.
-UNBUILT = {'modalities': 1, 'reduction': 0, 'clahe_clip_limit': 0, 'curvature_flow_iterations': 0}
+# What prepare.js lacks, so a network trained with it would get other images: fields and the values
+# that it can do, which hold where an export lacks the field.
+UNBUILT = {
+  'modalities': 1,
+  'reduction': 0,
+  'unit': 'mm',
+  'clahe_clip_limit': 0,
+  'curvature_flow_iterations': 0,
+}
 USAGE = f"""\
 usage: python -m demo.build --export=FOLDER --output=FOLDER [--runtime=FILE]
 
@@ -79,8 +86,8 @@ def network_files(folder: Path) -> dict[str, bytes]:
   if 'model.onnx' not in about['files']:
     raise InputError(f'--export={folder}: has no model.onnx; export with --format=onnx')
   for name, done in UNBUILT.items():
-    if about[name] != done:
-      raise InputError(f'--export={folder}: {name} is {about[name]}; the page can do only {done}')
+    if (value := about.get(name, done)) != done:
+      raise InputError(f'--export={folder}: {name} is {value}; the page can do only {done}')
   found = {}
   for name in ('preprocessing.json', 'model.onnx', 'card.md'):
     files.require_file(folder / name)

@@ -1,4 +1,4 @@
-// How a scan is unlike those of the training, as segment.py has it.
+// How a scan is unlike those of the training, as likeness.py has it.
 
 const LIKE = {
   slices: 2, slice_spacing_mm: 1.5, pixel_spacing_mm: 1.5, field_of_view_mm: 1.25,

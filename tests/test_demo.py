@@ -371,7 +371,8 @@ def an_export(folder, **changes):
   (folder / 'model.onnx').write_bytes(b'network')
   (folder / 'card.md').write_text('# Made up')
   about = {'format': 'thrifty_jax.export', 'files': {'model.onnx': {'sha256': 'of another file'}}}
-  files.write_json(folder / 'preprocessing.json', about | build.UNBUILT | changes)
+  steps = {name: done for name, done in build.UNBUILT.items() if name not in ('reduction', 'unit')}
+  files.write_json(folder / 'preprocessing.json', about | steps | changes)
   return folder
 
 
@@ -379,6 +380,8 @@ def an_export(folder, **changes):
   ('changes', 'text'),
   [
     ({'modalities': 2}, 'modalities is 2'),
+    ({'reduction': 1.5}, 'reduction is 1.5'),
+    ({'unit': 'pixels'}, 'unit is pixels'),
     ({'clahe_clip_limit': 0.05}, 'clahe_clip_limit is 0.05'),
     ({'curvature_flow_iterations': 2}, 'curvature_flow_iterations is 2'),
     ({'files': {'model.stablehlo': {}}}, 'has no model.onnx'),
@@ -387,6 +390,7 @@ def an_export(folder, **changes):
   ],
 )
 def test_an_export_that_the_page_cannot_run_is_refused(tmp_path, capsys, changes, text):
+  """The last one lacks `reduction` and `unit`, as all do where these have their defaults."""
   folder = an_export(tmp_path / 'exported', **changes)
   assert build.main([f'--export={folder}', f'--output={tmp_path / "site"}']) == 2
   assert text in only_error(capsys)

@@ -31,7 +31,7 @@ nothing is written.
   --output=FOLDER      gets
       model.onnx           (or model.stablehlo) from slices in [0, 1] to logits, any number of them
       preprocessing.json   what the network expects, and the classes in the order of its outputs
-      segment.py           (onnx) from NIfTI scans to masks without JAX
+      segment.py           (onnx) from NIfTI scans or pictures to masks without JAX
       README.md            what these are, what was checked; and card.md, the model's own card
   --format=FORMAT      {', '.join(FORMATS)} (default: onnx)
   --scans=SCANS        what to check on, as the input of thrifty_jax.predict; without it prepared

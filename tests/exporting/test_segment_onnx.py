@@ -1,5 +1,6 @@
 """The script of an export: the masks of thrifty_jax.predict, without JAX."""
 
+import ast
 import gzip
 import importlib.util
 import os
@@ -14,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from PIL import Image
 
 from data_prep import phantom
 from thrifty_jax import config as configs
@@ -122,6 +124,7 @@ SETTINGS = {
     {'clahe_clip_limit': 0.05, 'curvature_flow_iterations': 2, 'resize': 'nearest'},
     {},
   ),
+  'windows': ({'reduction': 1.3, 'curvature_flow_iterations': 2}, {}),
   'the other axis': ({'slice_axis': 'sagittal'}, {'largest_component': ['liver', 'left kidney']}),
 }
 
@@ -360,3 +363,160 @@ def test_nan_of_each_channel_is_its_own_lowest_value():
   voxels = np.array([[np.nan, 10], [1, np.nan], [2, 20]]).reshape(1, 1, 3, 2)
   filled = segment_onnx.fill(voxels).reshape(3, 2)
   np.testing.assert_array_equal(filled, [[1, 10], [1, 10], [2, 20]])
+
+
+COLOURS = ('#000000', '#20c040', '#ff8000')
+
+
+def write_picture(path, *, mode='RGB', shape=(41, 54)):
+  """A picture with a bright disc in red, and ramps."""
+  rows, columns = np.indices(shape)
+  disc = np.where((rows - 18) ** 2 + (columns - 20) ** 2 < 90, 220, 30)
+  pixels = np.stack([disc, 5 * rows, 4 * columns], axis=-1).astype(np.uint8)
+  Image.fromarray(pixels).convert(mode).save(path)
+  return path
+
+
+@pytest.fixture(scope='module')
+def of_pictures(tmp_path_factory, random_model):
+  """A model of pictures in windows and its export; nobody may change them."""
+  folder = tmp_path_factory.mktemp('pictures')
+  config = config_of(modalities=3, unit='pixels', reduction=1.3, colours=COLOURS)
+  ranges = {name: [1, 1] for name in ('slices', 'slice_spacing_mm', 'pixel_spacing_mm')}
+  ranges['field_of_view_mm'] = [50, 60]
+  trained = random_model(folder / 'model', config, training_scans=ranges)
+  scans = write_picture(folder / 'check.png')
+  command = [f'--model={trained}', f'--output={folder / "exported"}', f'--scans={scans}']
+  assert export.main(command) == 0
+  return trained, folder / 'exported'
+
+
+def run_main(folder, monkeypatch, *arguments):
+  """Runs the script of an export in this process; returns its exit status."""
+  monkeypatch.syspath_prepend(folder)
+  monkeypatch.setattr(sys, 'argv', ['segment.py', *map(str, arguments)])
+  try:
+    return script_in(folder).main() or 0
+  except SystemExit as stopped:
+    return stopped.code
+
+
+PICTURES = {  # file: mode and shape
+  'a.png': ('RGB', (41, 54)),
+  'alpha.png': ('RGBA', (41, 54)),
+  'palette.png': ('P', (41, 54)),
+  'a.tif': ('RGB', (41, 54)),
+  'a.JPG': ('RGB', (54, 41)),
+  'a.bmp': ('RGB', (54, 15)),  # narrower than a window
+  'a.gif': ('P', (41, 54)),
+  'large.png': ('RGB', (41, 130)),  # unlike the training
+}
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_the_mask_of_a_picture_is_the_file_that_predict_writes(
+  of_pictures, tmp_path, monkeypatch, capsys, name
+):
+  (trained, folder), (mode, shape) = of_pictures, PICTURES[name]
+  scan = write_picture(tmp_path / name, mode=mode, shape=shape)
+  ours, theirs = tmp_path / 'ours.png', tmp_path / 'theirs.png'
+  assert run_main(folder, monkeypatch, scan, ours) == 0
+  lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('unlike')]
+  assert [line.rpartition(': ')[2] for line in lines] == (
+    ['130 pixels on the longer side, in training 50 to 60'] if name == 'large.png' else []
+  )
+  assert predict.main([f'--model={trained}', f'--input={scan}', f'--output={theirs}']) == 0
+  assert ours.read_bytes() == theirs.read_bytes()
+  with Image.open(ours) as mask:
+    assert mask.size == shape[::-1] and len(np.unique(np.asarray(mask))) > 1
+
+
+def test_pictures_in_grey_are_channels_of_one_scan(of_pictures, tmp_path, monkeypatch, capsys):
+  trained, folder = of_pictures
+  ours, theirs = tmp_path / 'ours.png', tmp_path / 'theirs.png'
+  with Image.open(write_picture(tmp_path / 'a.png')) as picture:
+    scans = [tmp_path / f'a_{k:04d}.png' for k in range(3)]
+    for band, path in zip(picture.split(), scans, strict=True):
+      band.save(path)
+  assert run_main(folder, monkeypatch, *scans, ours) == 0
+  assert predict.main([f'--model={trained}', f'--input={scans[0]}', f'--output={theirs}']) == 0
+  assert ours.read_bytes() == theirs.read_bytes()
+  write_picture(scans[2], mode='L', shape=(41, 50))
+  assert run_main(folder, monkeypatch, *scans, tmp_path / 'none.png') == 2
+  assert 'do not lie on one grid' in capsys.readouterr().err
+  assert not (tmp_path / 'none.png').exists()
+
+
+UNFIT = {  # which export, scan, mask, and the last words of the error
+  'a picture for a network of volumes': ('plain', 'a.png', 'm.nii', 'header of a NIfTI file'),
+  'a volume for a network of pictures': ('pictures', 'a.nii.gz', 'm.png', 'is no picture (.png'),
+  'a picture in grey': ('pictures', 'grey.png', 'm.png', 'channels, not 3'),
+  'a picture that is transparent': ('pictures', 'clear.png', 'm.png', 'has transparent pixels'),
+  'a picture that is cut off': ('pictures', 'cut.png', 'm.png', 'cannot be read'),
+  'none': ('pictures', 'none.png', 'm.png', 'no such file'),
+  'a mask that blurs': ('pictures', 'a.png', 'm.jpg', 'expected a mask ending in .png'),
+  'a mask of a picture as a volume': ('pictures', 'a.png', 'm.nii', 'ending in .png'),
+  'a mask of a volume as a picture': ('plain', 'a.nii.gz', 'm.png', 'ending in .nii or .nii.gz'),
+}
+
+
+@pytest.mark.parametrize('name', UNFIT)
+def test_what_does_not_fit_the_network_is_one_line(
+  plain, of_pictures, tmp_path, monkeypatch, capsys, name
+):
+  which, scan, mask, text = UNFIT[name]
+  scan, mask = tmp_path / scan, tmp_path / mask
+  if scan.name == 'a.nii.gz':
+    write_scan(scan)
+  elif scan.name != 'none.png':
+    write_picture(scan, mode='L' if scan.name == 'grey.png' else 'RGB')
+  if scan.name == 'clear.png':
+    with Image.open(scan) as picture:
+      picture.putalpha(99)
+      picture.save(scan)
+  if scan.name == 'cut.png':
+    scan.write_bytes(scan.read_bytes()[:-60])
+  folder = (plain if which == 'plain' else of_pictures)[1]
+  assert run_main(folder, monkeypatch, scan, mask) == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert 'error: ' in last and tmp_path.name in last and text in last
+  assert not mask.exists()
+
+
+def test_a_mask_never_replaces_its_scan(of_pictures, tmp_path, monkeypatch, capsys):
+  scan = write_picture(tmp_path / 'a.png')
+  before = scan.read_bytes()
+  same = tmp_path / '..' / tmp_path.name / 'a.png'
+  assert run_main(of_pictures[1], monkeypatch, scan, same, '--overwrite') == 2
+  assert 'is a scan; name another' in capsys.readouterr().err and scan.read_bytes() == before
+
+
+def test_a_package_that_is_missing_is_one_line(of_pictures, tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, 'pictures', None)
+  scan = write_picture(tmp_path / 'a.png')
+  assert run_main(of_pictures[1], monkeypatch, scan, tmp_path / 'm.png') == 2
+  assert 'install the packages that README.md names' in capsys.readouterr().err.splitlines()[-1]
+  page = (of_pictures[1] / 'README.md').read_text('utf-8')
+  for text in ('onnxruntime pillow tifffile\n', 'segment.py PICTURE', 'over 1.3', 'every 8 pixels'):
+    assert text in page
+
+
+def test_an_export_imports_nothing_of_this_program(of_pictures):
+  """But for what only types are taken from."""
+  beside = {path.stem for path in of_pictures[1].glob('*.py')}
+  assert {'pictures', 'picture_file', 'segment'} <= beside
+  installed = {'nibabel', 'numpy', 'onnxruntime', 'PIL', 'scipy', 'tifffile'}
+  optional = {'skimage', 'SimpleITK'}
+  for name in sorted(beside):
+    tree = ast.parse((of_pictures[1] / f'{name}.py').read_text('utf-8'))
+    typed = {
+      one
+      for node in ast.walk(tree)
+      if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
+      for one in ast.walk(node)
+    }
+    for node in set(ast.walk(tree)) - typed:
+      names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+      names += [node.module] if isinstance(node, ast.ImportFrom) else []
+      roots = {str(one).partition('.')[0] for one in names}
+      assert roots <= beside | installed | optional | set(sys.stdlib_module_names), name

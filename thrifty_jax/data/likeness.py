@@ -6,10 +6,12 @@ the native grid. Ranges say nothing of single patients.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thrifty_jax.data import batching
+if TYPE_CHECKING:  # exports have a copy of this module, and nothing that it would import
+  from thrifty_jax.data import batching
 
 # The factor by which a value may lie outside the range of the training scans, and how it and the
 # range are printed. Augmentation enlarges and shrinks by about a quarter; spacing and number of
@@ -54,7 +56,7 @@ def measure(
   return found
 
 
-def measure_training(prepared: batching.Prepared, patients: Iterable[str]) -> Ranges:
+def measure_training(prepared: 'batching.Prepared', patients: Iterable[str]) -> Ranges:
   """Returns the ranges over the scans of these patients; one scan is in memory at a time."""
   return merge(
     [

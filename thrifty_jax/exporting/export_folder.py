@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import thrifty_jax
-from thrifty_jax import files, records
+from thrifty_jax import errors, files, records
+from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import segment_onnx
 from thrifty_jax.exporting.export_check import LOGIT_LIMIT, PIXEL_LIMIT
@@ -16,7 +19,8 @@ from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.predicting import outputs
-from thrifty_jax.scans import nifti
+from thrifty_jax.scans import nifti, overlays, picture_file, pictures, unreadable, windows
+from thrifty_jax.scores import components
 
 FORMAT = 'thrifty_jax.export'
 VERSION = 1
@@ -26,14 +30,32 @@ _FIELDS = (
   *('percentiles', 'window', 'clahe_clip_limit', 'image_size', 'reduction', 'resize', 'unit'),
   *('curvature_flow_iterations', 'curvature_flow_time_step', 'training_scans'),
 )
+# Modules that lie beside the script of an export, further ones for pictures, and how they import
+# each other there.
+_BESIDE = (components, errors, likeness, nifti, unreadable, windows)
+_BESIDE_OF_PICTURES = (picture_file, pictures)
+_IMPORTS = (
+  (re.compile(r'from thrifty_jax\.(?:data|scans|scores) import '), 'import '),
+  (re.compile(r'from thrifty_jax(?:\.scans)?\.(?=\w+ import )'), 'from '),
+)
 _SCRIPT = """\
-## Masks of NIfTI scans
+## Masks of {what}
 
-    pip install numpy scipy nibabel onnxruntime
-    python segment.py SCAN.nii.gz MASK.nii.gz
+    pip install numpy scipy nibabel onnxruntime{more}
+    python segment.py {example}
 
 The masks are those of `python -m thrifty_jax.predict` without `--flips`. `--help` has the rest.
 """
+_OF_VOLUMES = {'what': 'NIfTI scans', 'more': '', 'example': 'SCAN.nii.gz MASK.nii.gz'}
+_OF_PICTURES = {
+  'what': 'pictures in PNG, TIFF, JPEG, BMP and GIF',
+  'more': ' pillow tifffile',
+  'example': 'PICTURE.png MASK.png',
+}
+_WINDOWED = (
+  'average them where windows overlap, with weights 1, 2, ... from the border of a window to its '
+  'middle, along rows times along columns; '
+)
 _CALL = """\
 ## In Python
 
@@ -77,15 +99,23 @@ def make_contents(
     'preprocessing.json': json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n',
     'README.md': _page(about).encode(),
     'card.md': card,
-    **(_scripts() if 'model.onnx' in networks else {}),
+    **(_scripts(member.spec) if 'model.onnx' in networks else {}),
   }
 
 
-def _scripts() -> dict[str, bytes]:
-  """Returns the script that makes masks, and the module that it reads scans by, on their own."""
-  text = Path(segment_onnx.__file__).read_text('utf-8')
-  alone = text.replace('from thrifty_jax.scans import nifti', 'import nifti  # beside this script')
-  return {'segment.py': alone.encode(), 'nifti.py': Path(nifti.__file__).read_bytes()}
+def _scripts(spec: ModelSpec) -> dict[str, bytes]:
+  """Returns the script that makes masks, and the modules that it needs, on their own."""
+  beside = (*_BESIDE, *(_BESIDE_OF_PICTURES if spec.of_pictures else ()))
+  modules = {f'{module.__name__.rpartition(".")[2]}.py': module for module in beside}
+  return {name: _alone(module) for name, module in {**modules, 'segment.py': segment_onnx}.items()}
+
+
+def _alone(module: ModuleType) -> bytes:
+  """Returns the text of a module that imports others of this program as they lie beside it."""
+  text = Path(str(module.__file__)).read_text('utf-8')
+  for pattern, replacement in _IMPORTS:
+    text = pattern.sub(replacement, text)
+  return text.encode()
 
 
 def describe(
@@ -119,9 +149,11 @@ def describe(
       'name': LOGITS,
       'type': 'float32',
       'shape': ['slices', len(spec.classes), *sides_],
-      'values': 'logits; resize them back to the slice first, then take the class with the largest',
+      'values': f'logits; {_WINDOWED if spec.image.reduction else ""}resize them back to the slice '
+      'first, then take the class with the largest',
     },
     **{name: described[name] for name in _FIELDS if name in described},
+    **({'colours': _colours(spec)} if spec.of_pictures else {}),
     'weights_sha256': member.sha256,
     'thrifty_jax': thrifty_jax.__version__,
     'files': {
@@ -131,13 +163,21 @@ def describe(
   }
 
 
+def _colours(spec: ModelSpec) -> list[str]:
+  """Returns the colour of each class in masks, as predict has it."""
+  numbers = range(1, len(spec.classes))
+  return list(spec.colours) or ['#000000', *map(overlays.class_colour, numbers)]
+
+
 def _steps(spec: ModelSpec) -> list[str]:
   """Describes the preparation of a slice step by step."""
   settings, axes = spec.image, segment_onnx.SLICE_AXES[spec.image.slice_axis]
-  steps = [
-    f'turn the scan so that its axes (slice, row, column) point to {", ".join(axes)}: '
-    'S head, I feet, A front, P back, L left, R right',
-  ]
+  steps = ['take a picture as one slice, its colours red, green and blue as channels']
+  if not spec.of_pictures:
+    steps = [
+      f'turn the scan so that its axes (slice, row, column) point to {", ".join(axes)}: '
+      'S head, I feet, A front, P back, L left, R right',
+    ]
   if spec.padding:
     steps.append('replace values of {} and above by {}'.format(*spec.padding))
   limit = 'percentile {:g} of the scan' if settings.intensity == 'percentiles' else '{:g}'
@@ -145,15 +185,23 @@ def _steps(spec: ModelSpec) -> list[str]:
   steps.append(f'map {low} and {high} to 0 and 1, clip')
   if settings.clahe_clip_limit:
     steps.append(f'scikit-image equalize_adapthist, clip_limit {settings.clahe_clip_limit:g}')
-  size = settings.image_size
+  size, reduction = settings.image_size, settings.reduction
+  square = f'pad each slice with 0 to a square, itself in the middle, resize it to {size} x {size}'
+  smaller = f'resize each slice to its height and width over {reduction:g}, halves rounded up'
   steps.append(
-    f'pad each slice with 0 to a square, itself in the middle, and resize it to {size} x {size}, '
-    f'{settings.resize}, as scikit-image resize does with anti_aliasing where it gets smaller'
+    f'{smaller if reduction else square}, {settings.resize}, as scikit-image resize does with '
+    'anti_aliasing where it gets smaller'
   )
   if settings.curvature_flow_iterations:
     steps.append(
       f'SimpleITK CurvatureFlow, {settings.curvature_flow_iterations} iterations, time step '
       f'{settings.curvature_flow_time_step:g}'
+    )
+  if reduction:
+    steps.append(
+      f'pad each slice with 0, itself in the middle, to at least {size} x {size}, and cut it into '
+      f'windows of that size, row by row, which begin every {max(size // 2, 1)} pixels, the last '
+      'so that it reaches the end; each counts as a slice'
     )
   steps.append('clip to 0 and 1, round to float16, back to float32')
   if spec.context:
@@ -177,6 +225,7 @@ def _page(about: Mapping[str, Any]) -> str:
       )
     lines.append(line)
   steps = '\n'.join(f'{number}. {step}' for number, step in enumerate(about['input']['steps'], 1))
+  script = _SCRIPT.format(**(_OF_PICTURES if about.get('unit') == 'pixels' else _OF_VOLUMES))
   return f"""\
 # {', '.join(about['classes'][1:])}: an exported network
 
@@ -187,7 +236,7 @@ def _page(about: Mapping[str, Any]) -> str:
 In float32 at most {LOGIT_LIMIT:g} and at least {100 * PIXEL_LIMIT:g} % were required. `card.md` has
 how the model was trained and who may use it.
 
-{_SCRIPT if 'model.onnx' in about['files'] else _CALL}
+{script if 'model.onnx' in about['files'] else _CALL}
 ## What the network expects
 
 `{about['input']['name']}`, float32, {shape}, {about['input']['values']}:

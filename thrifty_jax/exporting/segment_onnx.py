@@ -1,12 +1,13 @@
-"""Segments NIfTI scans with the exported network beside it. Research use only, no medical device.
+"""Segments scans with the exported network beside it. Research use only, no medical device.
 
     pip install numpy scipy nibabel onnxruntime
     python segment.py SCAN.nii.gz MASK.nii.gz
     python segment.py SCAN_0000.nii.gz SCAN_0001.nii.gz MASK.nii.gz   (several channels, in order)
+    python segment.py PICTURE.tif MASK.png   (a network of pictures; pip install pillow tifffile)
 
 The mask lies on the grid of the scan; preprocessing.json has the names of its numbers, and all that
 this script knows of the network. Of the scan's header, which nifti.py checks, only geometry reaches
-the mask.
+the mask. The mask of a picture is a PNG whose palette has a colour for each class.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import functools
 import json
 import os
 import sys
-import zlib
 from pathlib import Path
 
 import nibabel
@@ -22,7 +22,10 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage, sparse
 
-from thrifty_jax.scans import nifti
+from thrifty_jax.data import likeness
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import nifti, unreadable, windows
+from thrifty_jax.scores import components
 
 # Where axes D, H, W of the slices point to: S head, I feet, P back, L the patient's left.
 SLICE_AXES = {'axial': 'SPL', 'coronal': 'PIL', 'sagittal': 'LIP'}
@@ -45,7 +48,7 @@ def segment(voxels, affine, settings, network):
 
   Args:
     voxels: Intensities as the scanner stores them, [X, Y, Z] or [X, Y, Z, M].
-    affine: Map from (x, y, z, 1) to RAS millimetres, [4, 4].
+    affine: Map from (x, y, z, 1) to RAS millimetres, [4, 4]; of a picture that of `read`.
     settings, network: Results of `load`.
   """
   if voxels.dtype.kind not in 'buif':
@@ -69,11 +72,14 @@ def segment(voxels, affine, settings, network):
   image = prepare(np.ascontiguousarray(volume), settings)
   order = np.argsort(orientations.ornt_transform(stored, sliced)[:, 0])
   spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)[order]
-  for line in unlike(image, volume.shape[:3], spacing, settings):
-    print(f'unlike the scans of the training, check the mask: {line}', file=sys.stderr)
+  if training := settings['training_scans']:
+    measures = likeness.measure(image, volume.shape[:3], spacing)
+    kind = {'slice_axis': settings['slice_axis'], 'unit': settings.get('unit', 'mm')}
+    for line in likeness.find_unlike(measures, training, **kind):
+      print(f'unlike the scans of the training, check the mask: {line}', file=sys.stderr)
   mask = classes(image, volume.shape[1:3], settings, network)
-  for name in settings['largest_component']:
-    keep_largest(mask, settings['classes'].index(name))
+  largest = [settings['classes'].index(name) for name in settings['largest_component']]
+  mask = components.keep_largest(mask, largest)
   return orientations.apply_orientation(mask, orientations.ornt_transform(sliced, stored))
 
 
@@ -87,12 +93,11 @@ def fill(voxels):
 
 
 def prepare(volume, settings):
-  """Slices [D, S, S, M], float16 in [0, 1], of a scan [D, H, W, M], float32."""
+  """Slices [D, S, S, M], float16 in [0, 1], of a scan [D, H, W, M]; D T of them in windows."""
   if settings['padding']:
     first, value = settings['padding']
     volume = np.where(volume >= first, np.float32(value), volume)
-  size = settings['image_size']
-  image = np.empty((len(volume), size, size, volume.shape[3]), np.float16)
+  channels = []
   for m in range(volume.shape[3]):
     channel = volume[..., m]
     if settings['intensity'] == 'percentiles':
@@ -102,94 +107,66 @@ def prepare(volume, settings):
     else:
       low, high = settings['window']
     channel = np.clip((channel - np.float32(low)) / np.float32(high - low), 0, 1)
-    for d, plane in enumerate(channel):
-      image[d, ..., m] = np.clip(to_square(plane, settings), 0, 1)
-  return image
+    drawn = np.concatenate([to_squares(plane, settings) for plane in channel])
+    channels.append(np.clip(drawn, 0, 1).astype(np.float16))
+  return np.stack(channels, axis=-1)
 
 
-# By what factor a length may lie outside the range of the training scans, and an intensity by how
-# much; how many times thicker than its pixels are wide a thick slice is.
-LIKE = {'slices': 2, 'slice_spacing_mm': 1.5, 'pixel_spacing_mm': 1.5, 'field_of_view_mm': 1.25}
-SHADE, THICK = 0.15, 1.5
-
-
-def unlike(image, shape, spacing, settings):
-  """A line for each measure of a scan outside the range of the training scans, as predict has it.
-
-  Args:
-    image: Result of `prepare`.
-    shape, spacing: Voxels, and millimetres between them, along D, H and W.
-    settings: A result of `load`.
-  """
-  known, lines = settings['training_scans'] or {}, []
-  values = {
-    'slices': [shape[0]],
-    'slice_spacing_mm': [spacing[0]],
-    'pixel_spacing_mm': [*spacing[1:]],
-    'field_of_view_mm': [max(np.multiply(shape, spacing)[1:])],
-  }
-  are_thick = known and known['slice_spacing_mm'][0] >= THICK * known['pixel_spacing_mm'][1]
-  if are_thick and max(spacing[1:]) >= THICK * spacing[0]:
-    lines.append(f'thick slices that are not {settings["slice_axis"]}')
-  for name, factor in LIKE.items() if known else ():
-    least, most = known[name]
-    found = [value for value in values[name] if not least / factor <= value <= most * factor]
-    lines += [f'{name} {value:.4g}, in training {least:.4g} to {most:.4g}' for value in found[:1]]
-  for name in [name for name in known if name.startswith('intensity')]:
-    _, channel, percentile = name.split('_')
-    shade = np.percentile(image[..., int(channel)].astype(np.float32), int(percentile[1:]))
-    least, most = known[name]
-    if not least - SHADE <= shade <= most + SHADE:
-      lines.append(f'{name} {shade:.2f} of the range, in training {least:.2f} to {most:.2f}')
-  return lines
-
-
-def to_square(plane, settings):
-  """Resizes a slice [H, W] to the network's input, [S, S]."""
+def to_squares(plane, settings):
+  """Resizes a slice [H, W] to the network's input, [T, S, S]: whole, or reduced and cut."""
   limit, iterations = settings['clahe_clip_limit'], settings['curvature_flow_iterations']
   if limit and plane.min() != plane.max():
     from skimage import exposure  # pip install scikit-image
 
     plane = exposure.equalize_adapthist(plane, clip_limit=limit).astype(np.float32)
-  side = max(plane.shape)
-  top, left = ((side - length) // 2 for length in plane.shape)
-  square = np.zeros((side, side), np.float32)
-  square[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
-  square = resize(square, settings['image_size'], order=int(settings['resize'] == 'linear'))
+  frame, (top, left), size = sizes(plane.shape, settings)
+  framed = np.zeros(frame, np.float32)
+  framed[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
+  drawn = resize(framed, size, order=int(settings['resize'] == 'linear'))
   if iterations:
     import SimpleITK  # pip install SimpleITK
 
     flow = SimpleITK.CurvatureFlow(
-      SimpleITK.GetImageFromArray(square),
+      SimpleITK.GetImageFromArray(drawn),
       timeStep=settings['curvature_flow_time_step'],
       numberOfIterations=iterations,
     )
-    square = SimpleITK.GetArrayFromImage(flow)
-  return square
+    drawn = SimpleITK.GetArrayFromImage(flow)
+  return windows.cut(drawn, settings['image_size'])
+
+
+def sizes(native, settings):
+  """Size of what is resized, a square around a whole slice; the slice's corner in it; new size."""
+  if reduction := settings.get('reduction'):
+    return native, (0, 0), windows.reduced(native, reduction)
+  side, small = max(native), settings['image_size']
+  return (side, side), [(side - length) // 2 for length in native], (small, small)
 
 
 def classes(image, native_size, settings, network):
-  """Class of each voxel [D, H, W] from slices [D, S, S, M]."""
+  """Class of each voxel [D, H, W] from slices [D, S, S, M], D T of them in windows."""
   context = settings['context']
   rows = np.arange(len(image))[:, None] + np.arange(-context, context + 1)
   stacked = np.moveaxis(image[np.clip(rows, 0, len(image) - 1)], -1, 2)  # with their neighbours
   inputs = stacked.reshape(len(image), -1, *image.shape[1:3]).astype(np.float32)  # [D, C, S, S]
-  mask = np.empty((len(image), *native_size), np.uint8)
-  side = max(native_size)
-  top, left = ((side - length) // 2 for length in native_size)
-  for d in range(len(image)):  # one by one, so that activations stay in the caches: half the time
-    logits = network(inputs[d : d + 1])[0]
-    native = np.stack([resize(one, side) for one in logits])
+  frame, (top, left), size = sizes(native_size, settings)
+  count = windows.count(size, image.shape[1])
+  mask = np.empty((len(image) // count, *native_size), np.uint8)
+  for d in range(len(mask)):
+    own = range(d * count, (d + 1) * count)
+    # One by one, so that activations stay in the caches: half the time.
+    logits = np.concatenate([network(inputs[t : t + 1]) for t in own])  # [T, K, S, S]
+    native = np.stack([resize(windows.join(one, size), frame) for one in np.moveaxis(logits, 1, 0)])
     mask[d] = native.argmax(0)[top : top + native_size[0], left : left + native_size[1]]
   return mask
 
 
 def resize(plane, size, order=1):
-  """Resizes a square: linearly, with blur first if it shrinks (order 1), or to the nearest (0)."""
-  if len(plane) == size:
+  """Resizes a plane: linearly, with blur first if it shrinks (order 1), or to the nearest (0)."""
+  if plane.shape == size:
     return plane
-  each = weights(len(plane), size, order)
-  return np.ascontiguousarray((each @ (each @ plane).T).T)
+  down, right = (weights(old, new, order) for old, new in zip(plane.shape, size, strict=True))
+  return np.ascontiguousarray((right @ (down @ plane).T).T)
 
 
 @functools.lru_cache(maxsize=64)
@@ -202,40 +179,63 @@ def weights(old, new, order):
   return sparse.csr_array(np.asarray(rows, np.float32))
 
 
-def keep_largest(mask, number):
-  """Turns all but the largest component of a class into background, in place."""
-  pieces, count = ndimage.label(mask == number)
-  if count > 1:
-    mask[(pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)] = 0
+def read(path, settings):
+  """Reads a scan: header (None of a picture), affine and voxels, [X, Y, Z] or [X, Y, Z, M]."""
+  if not of_pictures(settings):
+    with unreadable.report_unreadable(path):
+      return nifti.read(path)
+  from thrifty_jax.scans import pictures  # pip install pillow tifffile
+
+  if not pictures.is_picture(path):
+    raise InputError(f'{path}: is no picture ({", ".join(pictures.ENDINGS)}), as the model sees')
+  return nifti.Nifti(None, pictures.AFFINE[:, [2, 1, 0, 3]], pictures.read(path).swapaxes(0, 2))
 
 
-def write(path, mask, scan_header):
-  """Writes a mask [X, Y, Z] as NIfTI with only the geometry of its scan's header."""
-  image = nifti.image_like(mask, scan_header)
-  image.header['descrip'] = b'Research use only, not a medical device.'
+def of_pictures(settings):
+  """Whether the network was trained on pictures, not on volumes."""
+  return settings.get('unit', 'mm') == 'pixels'
+
+
+def write(path, mask, scan_header, settings):
+  """Writes a mask [X, Y, Z]: as NIfTI with only the geometry of its scan's header, or as PNG."""
   unfinished = path.with_name(f'.unfinished_{os.getpid()}_{path.name}')
-  nibabel.save(image, unfinished)
+  if of_pictures(settings):
+    from PIL import Image, ImageColor, PngImagePlugin
+
+    picture, text = Image.fromarray(mask[..., 0].T), PngImagePlugin.PngInfo()
+    picture.putpalette([one for colour in settings['colours'] for one in ImageColor.getrgb(colour)])
+    text.add_text('Description', settings['note'])
+    picture.save(unfinished, format='PNG', bits=8, pnginfo=text)
+  else:
+    image = nifti.image_like(mask, scan_header)
+    image.header['descrip'] = settings['note'].encode()
+    nibabel.save(image, unfinished)
   unfinished.replace(path)
 
 
 def main():
   parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
-  parser.add_argument('scan', nargs='+', type=Path, help='NIfTI files, one a channel')
-  parser.add_argument('mask', type=Path, help='NIfTI file to write, .nii or .nii.gz')
+  parser.add_argument('scan', nargs='+', type=Path, help='NIfTI files, or pictures, one a channel')
+  parser.add_argument('mask', type=Path, help='to write: .nii or .nii.gz; .png of a picture')
   parser.add_argument('--model', default='model.onnx', help='or model_int8.onnx')
   parser.add_argument('--threads', type=int, default=0, help='default: as many as there are cores')
   parser.add_argument('--nan_is_lowest', action='store_true', help='NaN is the lowest value')
   parser.add_argument('--overwrite', action='store_true', help='replace a mask that is there')
   asked = parser.parse_args()
+  if asked.mask.resolve() in [path.resolve() for path in asked.scan]:
+    parser.error(f'{asked.mask} is a scan; name another')
   if asked.mask.exists() and not asked.overwrite:
     parser.error(f'{asked.mask} exists; add --overwrite or name another')
   settings, network = load(Path(__file__).parent, asked.model, asked.threads)
-  scans = []
-  for path in asked.scan:
-    try:
-      scans.append(nifti.read(path))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-      parser.error(f'{path}: {error}')
+  endings = ('.png',) if of_pictures(settings) else ('.nii', '.nii.gz')
+  if not asked.mask.name.lower().endswith(endings):
+    parser.error(f'{asked.mask}: expected a mask ending in {" or ".join(endings)}')
+  try:
+    scans = [read(path, settings) for path in asked.scan]
+  except InputError as error:
+    parser.error(str(error))
+  except ModuleNotFoundError as error:
+    parser.error(f'{error}; install the packages that README.md names')
   first, *others = scans
   for one in others:
     same = one.voxels.shape == first.voxels.shape
@@ -247,7 +247,7 @@ def main():
     mask = segment(voxels, first.affine, settings, network)
   except SystemExit as refused:
     parser.error(f'{asked.scan[0]}: {refused}')
-  write(asked.mask, mask, first.header)
+  write(asked.mask, mask, first.header, settings)
   print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
 
 
