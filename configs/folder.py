@@ -20,6 +20,8 @@ config.json; a value that you set takes precedence:
   data.slice_axis                   the axis of thick slices; axial where voxels are nearly cubes
   data.image_size                   the median longer side of a slice, up to a multiple of 32, at
                                     most data.max_image_size
+  data.reduction                    0, which draws slices whole; pictures whose masks would lose
+                                    by that are cut into windows of image_size
   data.intensity, data.window       CT: a window learned from the training patients' foreground, so
                                     folds may differ in it; else the percentiles of each scan
 
@@ -48,6 +50,7 @@ def get_config(variants: str = '') -> ConfigDict:
 
   config.data.name = 'folder'
   defaults.leave_to_data(config)
+  config.retrain.least_steps = 50  # else the epochs of ten scans or pictures are a step or two each
   defaults.set_model(config, 'lean')
   return defaults.apply_variants(config, variants, small=_small)
 

@@ -1,15 +1,25 @@
 """What raw scans hold: digests, and classes; files that did not change are not read again."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thrifty_jax import files
+from thrifty_jax import files, logbook, records
+from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+  """Contents of the file, each by the name of the files that it belongs to, see _name."""
+
+  hashes: Mapping[str, str]
+  classes: Mapping[str, tuple[int, ...]]
 
 
 class Contents:
@@ -20,10 +30,13 @@ class Contents:
 
   def __init__(self, path: Path):
     self.path = path
-    before = files.read_json(path) if path.exists() else {}
-    self._before: dict[str, str] = before.get('hashes', {})
-    self._now: dict[str, str] = {}
-    self._classes: dict[str, list[int]] = before.get('classes', {})
+    self._before, self._now = _Kept({}, {}), dict[str, str]()
+    if path.exists():
+      try:
+        self._before = records.read(path, _Kept)
+      except InputError as error:  # it only saves time
+        logbook.say('contents', f'{error}; all scans are read anew')
+    self._classes = {name: [*found] for name, found in self._before.classes.items()}
 
   def digest(self, cases: Sequence[Case]) -> str:
     """Returns 16 hexadecimal digits, equal for the same scans under the same names."""
@@ -45,15 +58,15 @@ class Contents:
     return [self._classes.get(name, []) for name in names]
 
   def keep(self) -> None:
-    """Writes the file, with the hashes that were used."""
+    """Writes the file, of the scans whose hashes were used: those that changed leave nothing."""
+    classes = {name: found for name, found in self._classes.items() if name in self._now}
     with contextlib.suppress(OSError):  # they only save time; a shared folder may be read-only
-      kept = {'hashes': self._now or self._before, 'classes': self._classes}
-      files.write_json(self.path, kept)
+      files.write_json(self.path, {'hashes': self._now, 'classes': classes})
 
   def _hash(self, case: Case) -> str:
     paths = _files_of(case)
     if (name := _name(paths)) not in self._now:
-      known = self._before.get(name)
+      known = self._before.hashes.get(name)
       self._now[name] = known or _digest([[_hash_of(path) for path in part] for part in paths])
     return self._now[name]
 

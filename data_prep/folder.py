@@ -22,6 +22,7 @@ slices only if their windows are equal; set data.window to use one for all. Anyt
 percentiles of each scan, and nothing is learned.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,10 +31,19 @@ from ml_collections import ConfigDict
 
 from data_prep import data_sets, drawing, fingerprint, named_files, one_folder, two_folders
 from thrifty_jax import config as configs
-from thrifty_jax import files
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, pictures, sources, volumes
 from thrifty_jax.scans.volumes import Case, Volume
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+  """Contents of the file of a learned window."""
+
+  window: tuple[float, float]
+  training_patients: tuple[str, ...]
+
 
 ABOUT = data_sets.About('Slices of a folder of scans.')
 
@@ -47,13 +57,15 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   if data and data.images:
     paired = two_folders.find(data)
     found, problems, classes = paired.files, paired.problems, data.classes
-    if not classes:
-      asked = two_folders.ask_classes(data, [label for _, label in found.values()])
-      raise InputError(f'{data_sets.expand(data.masks)}: {asked}.')
   else:
     described = dataset_json.read(raw_dir)
     found, problems = one_folder.find(raw_dir, described)
     classes = data.classes if data and data.classes else described.classes
+  if not found:
+    raise InputError(f'{raw_dir}: no scan there is complete. The first problem: {problems[0]}')
+  if data and not classes:
+    asked = two_folders.ask_classes(data, [label for _, label in found.values()])
+    raise InputError(f'{data_sets.expand(data.masks)}: {asked}.')
   legend = pictures.Legend(data.colours if data else (), len(classes))
   volume = next((label for _, label in found.values() if not pictures.is_picture(label)), None)
   if volume and legend.colours:
@@ -248,9 +260,8 @@ def _learned(
   if not path.exists():
     window = fingerprint.foreground_window(cases, read_case, processes=config.data.workers)
     with files.report_unwritable(path.parent, '--config.data.data_dir'):
-      files.write_json(path, {'window': window, 'training_patients': sorted(training)})
-  low, high = files.read_json(path)['window']
-  return low, high
+      records.write(path, _Window(window, tuple(sorted(training))))
+  return records.read(path, _Window).window
 
 
 def _found(

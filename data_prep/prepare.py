@@ -110,6 +110,7 @@ def _quiet_tfds() -> Generator[None]:
 
 def _sweep(folder: Path) -> None:
   """Removes the remains of a killed process; after an exception TFDS cleans up itself."""
+  files.sweep(folder.parent.parent.glob('.*'))
   for leftover in folder.parent.glob('incomplete.*'):
     if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
       shutil.rmtree(leftover, ignore_errors=True)

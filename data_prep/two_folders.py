@@ -42,8 +42,13 @@ def find(data: ConfigDict) -> Paired:
   endings = named_files.ENDINGS
   images = named_files.find(there, endings=endings, option='--config.data.images')
   masks = named_files.find(masks_there, endings=endings, option='--config.data.masks')
-  scans, channels, problems = _group(images, data.pattern, there)
   is_one = there.resolve() == masks_there.resolve()
+  if is_one and data.pattern:
+    raise InputError(
+      f'{there}: is named for images and masks, but by data.pattern each channel has a file; '
+      'expected the masks in a folder of their own. Move them.'
+    )
+  scans, channels, problems = _group(images, data.pattern, there)
   try:
     pairing = pairs.pair_within([*scans]) if is_one else pairs.pair([*scans], [*masks])
   except pairs.AmbiguousError as error:
@@ -65,17 +70,23 @@ def find(data: ConfigDict) -> Paired:
 
 def ask_classes(data: ConfigDict, masks: Sequence[Path]) -> str:
   """Returns the words by which an error asks for data.classes: what the first masks hold."""
-  count, held, option = len(data.colours), 'data.colours is set', ''
-  if not count:
-    values = sorted({int(n) for path in masks[:_LOOKED_AT] for n in np.unique(_read_mask(path))})
-    held = f'the first masks hold {data_sets.list_some(values)}'
-    if len(values) > _MOST_VALUES:
-      return f'data.classes is not set, and {held}: {len(values)} values, too many for classes'
-    count = len(values)
-    if values not in ([*range(count)], [0, 255]):
-      colours = ','.join(f"'#{value:02x}{value:02x}{value:02x}'" for value in values)
+  values, held, option = [*range(len(data.colours))], 'data.colours is set', ''
+  if not data.colours:
+    values = sorted(
+      {n for path in masks[:_LOOKED_AT] for n in np.unique(_read_mask(path)).tolist()}
+    )
+    held = f'the first masks hold {data_sets.list_some([f"{n:g}" for n in values])}'
+    if len(values) > _MOST_VALUES or max(values) > 255:
+      return (
+        f'data.classes is not set, and {held}, {len(values)} values; expected few class numbers, '
+        'from 0 to 255'
+      )
+    if not pictures.is_picture(masks[0]):
+      values = [*range(int(max(values)) + 1)]  # a number that is absent has a name too
+    elif values not in ([*range(len(values))], [0, 255]):
+      colours = ','.join(f"'#{n:02x}{n:02x}{n:02x}'" for n in values)
       option = f' --config.data.colours="({colours})"'
-  names = ','.join(["'background'", *(f"'class {n}'" for n in range(1, max(count, 2)))])
+  names = ','.join(["'background'", *(f"'class {n}'" for n in range(1, max(len(values), 2)))])
   return (
     f'data.classes is not set, and {held}; name the class of each, the background first, as in '
     f'--config.data.classes="({names})"{option}'
@@ -85,7 +96,7 @@ def ask_classes(data: ConfigDict, masks: Sequence[Path]) -> str:
 def _read_mask(path: Path) -> np.ndarray:
   if pictures.is_picture(path):
     return pictures.read_mask(path, pictures.Legend())
-  return sources.read_voxels(path)[0]
+  return np.nan_to_num(sources.read_voxels(path)[0])
 
 
 def _lonely(path: Path, partner: str, folder: Path, rule: str) -> str:

@@ -676,7 +676,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'another ending': (
     'nnunet',
     describe(file_ending='.nrrd'),
-    ('imagesTr: no volume there (.nrrd)', 'correct'),
+    ('imagesTr: no volume or picture there (.nrrd)', 'correct'),
   ),
   'patients without a title': (
     'decathlon',
@@ -709,7 +709,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
     ('patients.csv: cannot be read', 'expected text'),
   ),
   # Folders: files and pairs
-  'no scans': ('decathlon', remove('imagesTr'), ('imagesTr: no volume there', 'Copy')),
+  'no scans': ('decathlon', remove('imagesTr'), ('imagesTr: no volume or picture there', 'Copy')),
   'no masks in a folder': ('decathlon', remove('labelsTr'), ('labelsTr: no volume', 'Copy')),
   'a missing mask': ('decathlon', remove(LABEL), (f'{IMAGE}: its mask scan_003 is', 'add it')),
   'a missing scan': ('decathlon', remove(IMAGE), (f'{LABEL}: its scan scan_003 is', 'add it')),

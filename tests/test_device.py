@@ -78,6 +78,15 @@ def test_compiled_programs_are_kept_in_the_folder_that_the_config_names(tmp_path
   assert any((tmp_path / 'xla').iterdir())
 
 
+def test_programs_whose_use_is_longest_ago_make_room(monkeypatch, tmp_path):
+  monkeypatch.setattr(device, '_MOST_BYTES', 250)
+  for age, name in enumerate(('new-cache', 'next-cache', 'old-cache', 'oldest-cache', 'other')):
+    (tmp_path / name).write_bytes(bytes(100))
+    os.utime(tmp_path / name, (1e9 - age, 1e9 + age))
+  device._bound_cache(tmp_path)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['new-cache', 'next-cache', 'other']
+
+
 def test_the_cache_follows_the_users_cache_folder_and_can_be_off(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   assert device.cache_folder('auto') == tmp_path / 'thrifty_jax' / 'xla'

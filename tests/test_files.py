@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 
@@ -28,13 +29,29 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, mon
   assert [each.name for each in tmp_path.iterdir()] == ['a.txt']
 
 
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
+  left, writing, others = 'a.json', 'b.json', ('.c.tmp', '.d.json.0123456.tmp', 'e.01234567.tmp')
+  with monkeypatch.context() as patch:
+    patch.setattr(files.os, 'replace', lambda *paths: None)  # the process ends before it
+    for name in (left, writing):
+      files.write_text(tmp_path / 'deep' / name, 'whole')
+  for name in others:
+    (tmp_path / 'deep' / name).write_text('of another program')
+  for path in (tmp_path / 'deep').iterdir():
+    if writing not in path.name:
+      os.utime(path, (0, time.time() - 3600))
+  files.sweep(tmp_path.rglob('.*'))
+  still = sorted(path.name for path in (tmp_path / 'deep').iterdir())
+  assert still[0].startswith(f'.{writing}.') and still[1:] == sorted(others)
+
+
 def test_what_is_not_json_is_not_written(tmp_path):
   with pytest.raises(ValueError):
     files.write_json(tmp_path / 'a.json', {'loss': float('nan')})
   assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('content', [None, b'{"a": ', b'\xff\xfe'])
+@pytest.mark.parametrize('content', [None, b'{"a": ', b'\xff\xfe', b'{"a": 1, "a": 2}'])
 def test_a_missing_or_broken_file_is_named(tmp_path, content):
   path = tmp_path / 'a.json'
   if content is not None:
@@ -66,6 +83,12 @@ def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(
     with pytest.raises(type(fault)) as caught, files.report_unwritable(tmp_path, '--workdir'):
       raise fault
     assert caught.value is fault
+
+
+def test_whole_numbers_fit_64_bits():
+  assert files.parse_json('9' * 18) == 10**18 - 1
+  with pytest.raises(ValueError, match='over 18 digits'):
+    files.parse_json('9' * 19)
 
 
 @pytest.fixture

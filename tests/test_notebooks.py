@@ -257,7 +257,10 @@ def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(chaos_done, tmp_
     NEW_SCANS=str(folder / 'imagesTr' / 'scan_0_0000.nii.gz'),
     CONFIG='configs/folder.py:thrifty',
     RUN=str(workdir),
-    SETTINGS=[*found(chaos_done), f'--config.data.data_dir={tmp_path}/tfds'],
+    SETTINGS=[
+      *found(chaos_done),
+      *('--config.retrain.least_steps=0', f'--config.data.data_dir={tmp_path}/tfds'),
+    ],
   )
   assert (ran.status, ran.stopped_at) == (0, ''), ran.out
   assert 'scan_5' in ran.shown['check'] and 'liver' in ran.shown['report']

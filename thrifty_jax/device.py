@@ -1,5 +1,6 @@
 """Preparation of the device before JAX starts it."""
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
@@ -22,6 +23,7 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'  # the bits of a GPU; others 
 # 0.11.2), and took a third longer to compile in a network that ran no faster with them.
 _CUBLAS = '--xla_gpu_enable_triton_gemm=false'
 TRACED = 'traced'  # folder of traced programs within that of compiled ones
+_MOST_BYTES = 4 << 30  # of compiled programs; those of a search and its training have some 20 MB
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -169,9 +171,24 @@ def _use_compilation_cache(setting: str) -> None:
       f'config.compilation_cache is {setting!r}, a folder that cannot be created: '
       f'{error.strerror}; name another folder'
     ) from error
+  _bound_cache(folder)
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def _bound_cache(folder: Path) -> None:
+  """Removes the programs whose last use is longest ago, as far as they are too many.
+
+  JAX's own bound writes two files for each program, and fails on folders that lack one of them.
+  """
+  with contextlib.suppress(OSError):  # another process removes them too, or may alone
+    programs = [(path, path.stat()) for path in folder.glob('*-cache')]
+    total = 0
+    for path, status in sorted(programs, key=lambda one: one[1].st_atime, reverse=True):
+      total += status.st_size
+      if total > _MOST_BYTES:
+        path.unlink()
 
 
 def _has_cuda_plugin() -> bool:

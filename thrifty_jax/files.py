@@ -7,10 +7,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import sys
+import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from thrifty_jax.errors import InputError
 MOST_JSON_BYTES = 16 << 20
 _DEEPEST = 50  # levels of nested lists and objects; ours have 5
 _DIGITS = 18  # of a whole number, so that it fits 64 bits
+
+_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{8}\.tmp')  # names of files that are being written
+# No file takes this long to be written: an older one was left by a process that was killed.
+_STALE_SECONDS = 600
 
 # Errors that the user can remedy by making space or naming another folder; some systems lack some.
 _FULL_OR_FORBIDDEN = ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM')
@@ -45,6 +51,18 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     temporary.unlink(missing_ok=True)
     raise
   return path
+
+
+def sweep(paths: Iterable[Path]) -> None:
+  """Removes those files that `write_bytes` left unfinished, as it was killed.
+
+  One that a process may still be writing stays.
+  """
+  for path in paths:
+    if _TEMPORARY.fullmatch(path.name):
+      with contextlib.suppress(OSError):  # another process removes it too, or may alone
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+          path.unlink()
 
 
 def in_home(*parts: str) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import say
 
@@ -29,6 +30,7 @@ _OWNER = re.compile(rb'process \d{1,20} \(--stage=\w{1,20}\), since [\d-]{10} [\
 def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
   """Keeps other processes out of the folders of runs while the body runs.
 
+  What killed processes left unfinished in them is removed (`files.sweep`).
   Missing folders are created, and removed again if they are empty at the end. If the file system
   has no locks, a line is printed and the body runs. If another process holds one of them, or the
   lock file cannot be written, it is an InputError; `stage` is shown to a process that is kept out.
@@ -38,6 +40,8 @@ def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
     if not all(locked):
       folder = folders[locked.index(False)]
       say(f'{folder}: this folder cannot be locked here; make sure that no other process uses it')
+    for folder in folders:
+      files.sweep(folder.rglob('.*'))
     yield
 
 

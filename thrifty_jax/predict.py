@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
 from thrifty_jax import config as configs
-from thrifty_jax import logbook, stopping
+from thrifty_jax import files, logbook, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import say
 from thrifty_jax.predicting import BATCH_SIZE
@@ -143,6 +143,7 @@ def run(arguments: Sequence[str]) -> int:
   }
   if not values.overwrite:
     outputs.refuse_existing(plan, about)
+  files.sweep(plan.about.parent.glob('.*'))
   _say_what_runs(segmenter, len(found), values, sources.find_unused(place, found))
   return _segment_all(segmenter, plan, about, nan_is_lowest=values.nan_is_lowest)
 

@@ -305,6 +305,9 @@ _FRONT = {
 }
 _RETRAIN = {
   'epochs': Setting(200, COUNT, 'Epochs at most.', may_grow=True, untraced=True),
+  'least_steps': Setting(
+    0, FROM_0, 'Steps of an epoch at least: few slices are passed more than once.', untraced=True
+  ),
   'minutes': Setting(
     0.0, FROM_0, 'Minutes of training, instead of epochs; 0 trains epochs.', untraced=True
   ),

@@ -75,6 +75,25 @@ def test_metadata_that_were_changed_are_refused_whatever_was_changed(folder):
       prepared.open_folder(folder)
 
 
+@pytest.mark.parametrize(
+  ('old', 'new', 'name'),
+  [
+    ('"float16"', '"int16"', 'image'),
+    ('"float16"', '"bfloat16"', 'image'),
+    ('"uint8"', '"int8"', 'label'),
+    ('"16"', '"61"', 'image'),
+    ('"native_label"', '"native"', 'native_label'),
+  ],
+)
+def test_features_of_other_numbers_are_refused(folder, old, new, name):
+  path = folder / 'features.json'
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new, 1))
+  with pytest.raises(InputError, match=rf'features\.json: does not describe {name} .*remove'):
+    prepared.open_folder(folder)
+
+
 def test_a_wrong_bit_of_a_slice_is_noticed_wherever_it_is(folder):
   path = sorted(folder.glob('*array_record*'))[0]
   content = path.read_bytes()

@@ -99,3 +99,27 @@ def test_a_pipe_beside_a_scan_is_left_to_the_check(tmp_path):
 def test_hashes_that_cannot_be_kept_are_no_error(raw, tmp_path):
   (tmp_path / 'file').write_text('')
   assert digest(raw, tmp_path / 'file' / 'kept.json', keep=True) == digest(raw)
+
+
+@pytest.mark.parametrize(
+  'content', [b'{', b'[]', b'{"hashes": 3}', b'{"hashes": {"a": 1}, "classes": {}}', b'\xff']
+)
+def test_a_damaged_file_of_hashes_is_made_anew_with_a_line(raw, tmp_path, capsys, content):
+  kept = tmp_path / 'kept.json'
+  kept.write_bytes(content)
+  assert digest(raw, kept, keep=True) == digest(raw)
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 1 and str(kept) in lines[0] and 'read anew' in lines[0]
+  assert digest(raw, kept) == digest(raw) and capsys.readouterr().out == ''
+
+
+def test_what_is_kept_does_not_grow_with_every_correction(raw, tmp_path):
+  cases, sizes = phantom.find_cases(raw), []
+  for _ in range(3):
+    os.utime(mask(raw))
+    scans = Contents(tmp_path / 'kept.json')
+    scans.classes_of(cases, lambda unknown: [[1] for _ in unknown])
+    scans.digest(cases)
+    scans.keep()
+    sizes.append((tmp_path / 'kept.json').stat().st_size)
+  assert len({*sizes}) == 1

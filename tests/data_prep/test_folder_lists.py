@@ -83,6 +83,9 @@ def test_listed_files_may_lie_anywhere_under_any_name(raw, tmp_path):
     ({'../a': entry('scan_000')}, "dataset has '../a'"),
     ({'a': entry('a')}, 'scan.*a_0000.nii.gz: is missing, but dataset.json lists it'),
     ({'a': entry('scan_000', label='dataset.json')}, 'is no volume'),
+    ({'a': entry('scan_000', images=['/etc/passwd'])}, '/etc/passwd: is no volume'),
+    ({'a': entry('scan_000', images=['/dev/zero'])}, '/dev/zero: is missing'),
+    ({'a': entry('scan_000', label='../x.nii.gz\0')}, 'is missing, but dataset.json lists it'),
     ({'a': entry('scan_000', images=['imagesTr/scan_000_0000.nii.gz'] * 3)}, 'lists 3 images of a'),
   ],
 )

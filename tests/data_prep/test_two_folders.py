@@ -146,6 +146,10 @@ def test_a_pattern_joins_the_files_of_each_channel(tmp_path, pattern, name):
   scans = data_sets.find(config)
   assert [case.case for case in scans.cases] == ['b_1']
   assert len(scans.unpaired) == 1 and 'the channel 10 of a is missing' in scans.unpaired[0]
+  (tmp_path / 'images' / name.format('b_1', 'dapi')).unlink()
+  refuse(
+    config, 'images: no scan there is complete. The first problem: .* is missing, which others'
+  )
 
 
 def test_a_file_for_each_channel_is_grey(tmp_path):
@@ -262,7 +266,7 @@ def test_names_that_do_not_pair_are_one_line(tmp_path, masks, message):
       """classes="('background','class 1','class 2')" """
       """--config.data.colours="('#000000','#808080','#ffffff')".""",
     ),
-    ([*range(0, 250, 7)], '36 values, too many for classes.'),
+    ([*range(0, 250, 7)], '36 values; expected few class numbers, from 0 to 255.'),
   ],
 )
 def test_classes_that_nobody_names_are_asked_for_with_what_the_masks_hold(tmp_path, values, option):
@@ -270,6 +274,19 @@ def test_classes_that_nobody_names_are_asked_for_with_what_the_masks_hold(tmp_pa
   write(tmp_path / 'masks' / 'a.png', [values])
   text = refuse(configure(tmp_path, tmp_path, classes=(), colours=()), 'data.classes is not set')
   assert text.endswith(option) and ', '.join(map(str, values[:5])) in text
+
+
+def test_classes_of_volumes_are_asked_for_by_their_numbers(tmp_path):
+  raw = tmp_path / 'raw'
+  phantom_folders.write_decathlon(raw, patients=2, seed=0)
+  places = {'images': str(raw / 'imagesTr'), 'masks': str(raw / 'labelsTr')}
+  config = configure(raw, tmp_path, classes=(), colours=(), **places)
+  refuse(config, r'hold 0, 1, 2; name .*classes="\(\'background\',\'class 1\',\'class 2\'\)"\.$')
+
+
+def test_a_pattern_in_one_folder_is_refused(there, tmp_path):
+  config = configure(there, tmp_path, masks=str(there / 'images'), pattern='{case}_{channel}')
+  refuse(config, 'images: is named for images and masks, but by data.pattern')
 
 
 def test_colours_without_classes_are_asked_for_too(there, tmp_path):

@@ -220,3 +220,12 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
   (tmp_path / 'run' / lock.FILE).symlink_to(target)
   assert 'cannot be written' in refused(tmp_path / 'run')
   assert target.read_text() == 'mine'
+
+
+def test_whoever_holds_a_folder_removes_what_killed_processes_left(tmp_path):
+  left = tmp_path / 'search' / '.halves.json.0123abcd.tmp'
+  left.parent.mkdir()
+  left.write_text('')
+  os.utime(left, (0, 0))
+  with lock.hold(tmp_path):
+    assert not left.exists()

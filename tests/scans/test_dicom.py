@@ -2,6 +2,8 @@
 
 import io
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -232,16 +234,16 @@ UNREADABLE = {
   )},
   **{f'directions {value}': (text(*DIRECTIONS, value), 'ImageOrientationPatient') for value in (
     '', '0\\0\\0\\0\\0\\0', '1\\0\\0', '1\\0\\0\\1\\0\\0', '1,0\\0\\0\\0\\1\\0',
-    '2\\0\\0\\0\\2\\0', '1\\0\\0\\0\\0.5\\0', 'axial',
+    '2\\0\\0\\0\\2\\0', '1\\0\\0\\0\\0.5\\0', '1\\0\\0\\0\\0.97\\0', 'axial',
   )},
   **{f'position {value}': (text(*POSITION, value), 'ImagePositionPatient') for value in (
     '', '1\\2', '1,5\\2\\3', 'nan\\0\\0', '0\\0\\0\\0', 'here',
   )},
   **{f'slope {value}': (text(*SLOPE, value), 'RescaleSlope') for value in (
-    '', '0', '0.0', '-0', '1,5', 'inf', '1\\2', 'one',
+    '', '0', '0.0', '-0', '1,5', 'inf', '1\\2', 'one', '1_0', '1 0',
   )},
   **{f'intercept {value}': (text(*INTERCEPT, value), 'RescaleIntercept') for value in (
-    '', '-1024,0', 'nan', '0\\0', 'HU',
+    '', '-1024,0', 'nan', '0\\0', 'HU', '\0\000024.0',
   )},
   'no slope': ({SLOPE: b''}, 'has no RescaleSlope, but RescaleIntercept'),
   'no intercept': ({INTERCEPT: b''}, 'has no RescaleIntercept, but RescaleSlope'),
@@ -261,7 +263,17 @@ UNREADABLE = {
   'a row less': (number(0x28, 0x10, 5), 'pixels are 84 bytes; expected 70'),
   'a row more': (number(0x28, 0x10, 7), 'pixels are 84 bytes; expected 98'),
   'wider pixels': (number(0x28, 0x100, 32), 'pixels are 84 bytes; expected 168'),
+  'two bytes more': (
+    {(0x7FE0, 0x10): element(0x7FE0, 0x10, 'OW', STORED[1].tobytes() + bytes(2))},
+    'pixels are 86 bytes; expected 84',
+  ),
   'no rows of pixels': (number(0x28, 0x10, 0), 'Rows is 0'),
+  'a kind of two lines': (text(0x28, 4, 'RGB\n(0028,0010)', kind='CS'), 'is no slice but a colour'),
+  'a class of two lines': (text(8, 0x16, 'Text\nSR', kind='UI'), 'is no slice but a Text SR'),
+  'a position twice': (
+    {(0x18, 0x50): text(*POSITION, '0\\0\\0')[POSITION]},
+    'it has the tag .0020,0032. twice',
+  ),
   'no kind of gray': ({(0x28, 4): b''}, 'PhotometricInterpretation is None'),
   'no pixels': ({(0x7FE0, 0x10): b''}, 'has no pixels'),
   'a table for a slope': (
@@ -414,6 +426,59 @@ def test_compressed_pixels_that_cannot_become_so_many_are_not_unpacked(tmp_path)
       InputError, match=r'1\.dcm: its pixels are \d+ compressed bytes; expected 288'
     ):
       dicom_file.read_planes(files[1])
+
+
+def test_a_segmentation_beside_slices_is_no_slice(tmp_path):
+  uid = element(8, 0x16, 'UI', '1.2.840.10008.5.1.4.1.1.66.4')
+  files = series_of(tmp_path, instead={(8, 0x16): uid})
+  assert [dicom_file.holds_image(path) for path in files] == [True, False, True, True]
+
+
+def test_pieces_of_compressed_pixels_must_be_whole(tmp_path):
+  """GDCM would take as many bytes as the next eight of them say."""
+  planes = np.kron(STORED, np.ones((1, 6, 6), np.uint16))
+  data = []
+  for plane in planes:
+    content = io.BytesIO()
+    PIL.Image.fromarray(plane).save(content, 'JPEG2000', irreversible=False, no_jp2=True)
+    data.append(content.getvalue() + bytes(len(content.getvalue()) % 2))
+  files = series_of(tmp_path, stored=planes, syntax='1.2.840.10008.1.2.4.90', data=data)
+  whole, pixels = files[0].read_bytes(), data[0]
+  with pytest.raises(InputError, match='its stored bits are not the lowest'):
+    dicom.read_series(
+      series_of(
+        tmp_path,
+        instead=number(0x28, 0x101, 12) | number(0x28, 0x102, 13),
+        stored=planes,
+        syntax='1.2.840.10008.1.2.4.90',
+        data=data,
+        all=True,
+      )
+    )
+  for damaged in (pixels + pixels[40:104], pixels[:-2]):
+    files[0].write_bytes(whole.replace(pixels, damaged))
+    with pytest.raises(
+      InputError, match=r'0\.dcm: cannot be read \(its compressed pixels are cut off'
+    ):
+      dicom.read_series(files)
+
+
+def test_an_object_that_inflates_to_more_than_any_has_is_not_inflated(tmp_path, monkeypatch):
+  monkeypatch.setattr(dicom_file, '_MOST_INFLATED', 4 << 20)
+  (path, *_) = series_of(tmp_path, syntax=DeflatedExplicitVRLittleEndian)
+  content = path.read_bytes()
+  meta = content[: 144 + int.from_bytes(content[140:144], 'little')]
+  packer = zlib.compressobj(9, wbits=-15)
+  bomb = b''.join(packer.compress(bytes(1 << 20)) for _ in range(20)) + packer.flush()
+  path.write_bytes(meta + bomb)
+  tracemalloc.start()
+  for read in (dicom_file.read_planes, dicom_file.read_study):
+    with pytest.raises(InputError, match='it inflates to over 4 MiB'):
+      read(path)
+  assert dicom_file.holds_image(path)  # so that it is refused, not passed over
+  taken = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert taken < 4 << 20
 
 
 @pytest.mark.parametrize('depth', [50, 500, 50000])

@@ -124,7 +124,8 @@ def by_hand(folder, **changes):
   entries = {name: value for name, value in (HEADER | changes).items() if value is not None}
   place = entries.pop('ElementDataFile')
   lines = [f'{name} = {value}\n' for name, value in [*entries.items(), ('ElementDataFile', place)]]
-  voxels = VOXELS.astype('>i2' if entries.get('BinaryDataByteOrderMSB') == '1' else '<i2')
+  is_big = 'True' in (entries.get('ElementByteOrderMSB'), entries.get('BinaryDataByteOrderMSB'))
+  voxels = VOXELS.astype('>i2' if is_big else '<i2')
   (folder / 'scan.mha').write_bytes(''.join(lines).encode() + voxels.tobytes())
   return folder / 'scan.mha'
 
@@ -144,7 +145,10 @@ READ = {
   'a slope of 1': {'ElementToIntensityFunctionSlope': '1.000'},
   'an intercept of 0': {'ElementToIntensityFunctionOffset': '0'},
   'millimetres': {'DistanceUnits': 'mm'},
-  'the other byte order': {'BinaryDataByteOrderMSB': '1'},
+  'the other byte order': {'BinaryDataByteOrderMSB': 'True'},
+  'the other byte order by its other name': {
+    'BinaryDataByteOrderMSB': None, 'ElementByteOrderMSB': 'True',
+  },
   'three digits': {'TransformMatrix': '0 1 0 -1 0 0.004 0.004 0 1'},
 }  # fmt: skip
 
@@ -185,6 +189,16 @@ REFUSED = {
   'a slope that is none': ({'ElementToIntensityFunctionSlope': 'x'}, "FunctionSlope 'x'"),
   'no number of axes': ({'NDims': None}, "NDims ''; expected the number"),
   'no byte order': ({'BinaryDataByteOrderMSB': 'big'}, "MSB 'big'; expected true or t"),
+  'axes that are not quite at right angles': (
+    {'TransformMatrix': '0 1 0 -1 0 0 0.05 0 1'}, 'axes of length 1 at right angles',
+  ),
+  'axes that no number multiplies': (
+    {'TransformMatrix': '1e200 1e200 0 1e200 -1e200 0 0 0 1'}, 'axes of length 1 at right angles',
+  ),
+  'digits that ITK takes for 0': ({'Offset': '٣ 6 7'}, "Offset '٣ 6 7'; expected 3 numbers"),
+  'an underscore': ({'ElementSpacing': '1_0 2 2.5'}, "ElementSpacing '1_0 2 2.5'"),
+  'sizes with another blank': ({'DimSize': '7 6\u00a05'}, 'DimSize .*; expected 3 numbers above 0'),
+  'two byte orders': ({'ElementByteOrderMSB': 'True'}, 'ElementByteOrderMSB .different.'),
   'axes without a number': ({'NDims': 'three'}, "NDims 'three'"),
   'two frames': (
     {'NDims': '4', 'DimSize': '7 6 5 2', 'ElementSpacing': '1 1 1 1', 'Offset': '0 0 0 0',
@@ -214,6 +228,7 @@ HOSTILE = {
   'a number of a million digits': ({'ElementDataFile': '%999999d.raw 1 5 1'}, 'one file, or 5'),
   'a pattern without numbers': ({'ElementDataFile': '%d.raw'}, 'expected one file, or 5'),
   'a step of 0': ({'ElementDataFile': '%d.raw 1 4 0'}, 'expected one file, or 5'),
+  'more files than slices': ({'ElementDataFile': '%d.raw 1 9 1'}, 'expected one file, or 5'),
   'too few of a list': ({'ElementDataFile': 'LIST'}, 'expected one file, or 5'),
   'a list of parts': ({'ElementDataFile': 'LIST 2D'}, 'expected one file, or 5'),
   'a file elsewhere': ({'ElementDataFile': '../other.raw'}, 'expected a file beside the header'),

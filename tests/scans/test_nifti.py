@@ -86,6 +86,7 @@ READ = {
   'a falling slope': ({'slope': -2}, STORED * -2.0),
   'an intercept without a slope is none': ({'inter': 5}, STORED),
   'a slope that is none': ({'slope': np.nan, 'inter': 5}, STORED),
+  'neither a slope nor an intercept': ({'slope': np.nan, 'inter': np.nan}, STORED),
   'one more axis': ({'dim': (4, 4, 5, 6, 1, 0, 0, 0)}, STORED),
   'two more axes': ({'dim': (5, 4, 5, 6, 1, 1, 0, 0)}, STORED),
   'four more axes': ({'dim': (7, 4, 5, 6, 1, 1, 1, 1)}, STORED),
@@ -226,6 +227,7 @@ REFUSED = {
   'an intercept that is none': ({'slope': 1, 'inter': np.nan}, 'scl_inter nan'),
   'an intercept without end': ({'slope': 2, 'inter': -np.inf}, 'scl_inter -inf'),
   'no such sform': ({'sform': 100}, 'sform_code 100; expected 0 to 5'),
+  'the sform behind the last': ({'sform': 6}, 'sform_code 6; expected 0 to 5'),
   'no such qform': ({'qform': -1}, 'qform_code -1'),
   'a matrix of nothing': ({'srow': [np.nan] * 12}, 'srow_x nan'),
   'no distance': ({**BY_QFORM, 'pixdim': (1, 2, 0, 4, 1, 1, 1, 1)}, 'pixdim 1 2 0 4'),
@@ -275,6 +277,31 @@ def test_a_header_of_more_voxels_than_a_file_can_hold_is_refused(tmp_path, name,
     InputError, match=r'bytes; expected 70362301923326, for 32767 x 32767 x 32767'
   ):
     reader(path)
+
+
+@pytest.mark.parametrize('reader', [volumes.read_nifti, volumes.read_header])
+def test_what_packed_bytes_can_become_is_the_bound_of_voxels(tmp_path, reader):
+  path = tmp_path / 'a.nii.gz'
+  for sides, message in (
+    (64, 'are 240 bytes'),
+    (80, 'are at most '),
+  ):  # of 2 x 64^3, 2 x 80^3 bytes
+    data = bytearray(content())
+    data[40:56] = struct.pack('<8h', 3, sides, sides, sides, 1, 1, 1, 1)
+    path.write_bytes(gzip.compress(data, 0))
+    if reader is volumes.read_header and sides == 64:
+      assert reader(path)[0] == (64, 64, 64)
+    else:
+      with pytest.raises(InputError, match=message):
+        reader(path)
+
+
+def test_damage_behind_a_piece_that_ends_with_the_voxels_is_noticed(tmp_path, monkeypatch):
+  monkeypatch.setattr(nifti, '_PIECE_BYTES', 52)  # 540, then one piece to byte 592
+  data = bytearray(gzip.compress(content()))
+  data[-5] ^= 1  # of the checksum
+  with pytest.raises(InputError, match='CRC check failed'):
+    read(written(tmp_path, bytes(data), 'a.nii.gz'))
 
 
 def test_a_few_bytes_that_unpack_to_many_are_read_a_piece_further(tmp_path, monkeypatch):

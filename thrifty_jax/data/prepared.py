@@ -1,7 +1,10 @@
 """Opens prepared slices, which are read on demand."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import records
@@ -42,6 +45,7 @@ def open_folder(folder: Path) -> Prepared:
       f'{folder}: {what}, but metadata.json lists {counted} slices; copy the folder again, or '
       'delete it and prepare the data again'
     )
+  _require_features(folder, builder.info.features, metadata['settings'])
   return Prepared(
     folder=folder,
     cases=cases,
@@ -53,3 +57,24 @@ def open_folder(folder: Path) -> Prepared:
     reduction=float(metadata['settings'].get('reduction', 0)),
     citation=builder.info.citation or '',
   )
+
+
+def _require_features(folder: Path, features: Any, settings: Mapping[str, Any]) -> None:
+  """Refuses features.json where it describes other slices than metadata.json, which has a digest.
+
+  By another type of number the same bytes would be other intensities.
+  """
+  size = settings['image_size']
+  expected = {
+    'image': ((size, size, settings['modalities']), 'float16'),
+    'label': ((size, size), 'uint8'),
+    'native_label': ((None, None), 'uint8'),
+  }
+  described = dict(features.items()) if hasattr(features, 'items') else {}
+  for name, form in expected.items():
+    found = described.get(name)
+    if found is None or (found.shape, np.dtype(found.np_dtype).name) != form:
+      raise InputError(
+        f'{folder / "features.json"}: does not describe {name} as metadata.json does; '
+        f'{data_file.remedy(folder)}'
+      )

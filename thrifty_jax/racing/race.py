@@ -340,7 +340,9 @@ def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
   prepared = open_slices(workdir, config)
   split = splits.assign(config, prepared.patients)
   slices = sum(case.slices for case in prepared.cases_of(split['train']))
-  epochs = round(steps / batching.steps_per_epoch(slices, config.retrain.batch_size))
+  retrain = config.retrain
+  each = max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)
+  epochs = round(steps / each)
   return min(max(1, epochs), config.retrain.epochs)
 
 

@@ -8,8 +8,10 @@ Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (functional groups), C.11.1
 
 import contextlib
 import dataclasses
+import io
 import struct
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom_pixels, unreadable
+from thrifty_jax.scans.metaimage import read_numbers
 
 # Tags of a frame, and the sequence in a functional group that has them.
 _MACROS = {
@@ -30,6 +33,9 @@ _GEOMETRY = ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
 _SCALING = ('RescaleSlope', 'RescaleIntercept')
 _LOCALIZERS = ('LOCALIZER', 'SCOUT')
 _ERRORS = (AttributeError, LookupError, TypeError, struct.error)  # of pydicom about damaged files
+_PIXELS = 0x7FE00010
+_MOST_INFLATED = 1 << 28  # bytes of an object that is deflated as a whole, which few are
+_PIECE_BYTES = 1 << 20
 _ROUNDING = 0.01  # of directions: some programs write three digits
 
 
@@ -65,7 +71,7 @@ def holds_image(path: Path) -> bool:
   """
   try:
     with _unreadable(path):
-      header = _read(path, stop_before_pixels=True, specific_tags=['SOPClassUID', 'Rows'])
+      header = _read(path, only=['SOPClassUID', 'Rows'])
       name = _class_of(header)
   except InputError:
     return True
@@ -78,7 +84,7 @@ def has_frames(path: Path) -> bool:
   """Returns whether a file is DICOM with several frames; False if it is unreadable."""
   try:
     with _unreadable(path):
-      header = _read(path, stop_before_pixels=True, specific_tags=['NumberOfFrames'])
+      header = _read(path, only=['NumberOfFrames'])
       return dicom_pixels.count_frames(header) > 1
   except InputError:
     return False
@@ -87,7 +93,7 @@ def has_frames(path: Path) -> bool:
 def read_study(path: Path) -> str:
   """Returns the StudyInstanceUID of a slice, equal for one visit of one patient; '' if unknown."""
   with _unreadable(path):
-    header = _read(path, stop_before_pixels=True, specific_tags=['StudyInstanceUID'])
+    header = _read(path, only=['StudyInstanceUID'])
     return str(header.get('StudyInstanceUID') or '').strip()
 
 
@@ -105,10 +111,39 @@ def _unreadable(path: Path) -> Generator[None]:
       raise ValueError(f'{type(error).__name__} in pydicom') from error
 
 
-def _read(path: Path, **settings: Any) -> Any:
-  import pydicom
+class _File(io.BufferedReader):
+  """A file that must not become too large: pydicom reads all that is left only to inflate it."""
 
-  return pydicom.dcmread(path, force=True, **settings)
+  def read(self, size: int | None = -1, /) -> bytes:
+    content = super().read(size)
+    if size == -1:
+      unpacked, stream, packed = 0, zlib.decompressobj(wbits=-zlib.MAX_WBITS), content
+      while packed and unpacked <= _MOST_INFLATED:
+        unpacked += len(stream.decompress(packed, _PIECE_BYTES))
+        packed = stream.unconsumed_tail
+      if unpacked > _MOST_INFLATED:
+        raise ValueError(f'it inflates to over {_MOST_INFLATED >> 20} MiB')
+    return content
+
+
+def _read(path: Path, *, only: Sequence[str] = ()) -> Any:
+  """Reads a file, or some of its tags except pixels; refuses a tag that is there twice.
+
+  Of two pydicom takes the last, other readers the first.
+  """
+  from pydicom import filereader, tag
+
+  seen: set[int] = set()
+  wanted: list[Any] | None = [tag.Tag(keyword) for keyword in only] or None
+
+  def ends(number: Any, kind: str | None, length: int) -> bool:
+    if number in seen and len(seen) > 1:  # pydicom asks for the first one two times
+      raise ValueError(f'it has the tag {number} twice')
+    seen.add(number)
+    return bool(only) and number == _PIXELS
+
+  with _File(io.FileIO(path)) as file:
+    return filereader.read_partial(file, ends, specific_tags=wanted, force=True)
 
 
 def _class_of(dataset: Any) -> str:
@@ -117,7 +152,7 @@ def _class_of(dataset: Any) -> str:
 
   meta = getattr(dataset, 'file_meta', {})
   found = dataset.get('SOPClassUID') or meta.get('MediaStorageSOPClassUID')
-  return UID(str(found)).name if found else ''
+  return ' '.join(UID(str(found)).name.split())[:100] if found else ''
 
 
 def _plane(path: Path, dataset: Any, frame: int, stored: np.ndarray) -> Plane:
@@ -176,11 +211,9 @@ def _holder(dataset: Any, frame: int, keyword: str) -> Any:
 
 def _numbers(path: Path, holders: Any, keyword: str, count: int) -> np.ndarray:
   """Returns the numbers of a tag, which must be finite and as many as `count`."""
-  try:
-    found = np.array([float(word) for word in _text(holders[keyword], keyword).split('\\')])
-  except ValueError:
-    found = np.full(1, np.nan)
-  if found.shape != (count,) or not np.isfinite(found).all():
+  words = _text(holders[keyword], keyword).split('\\')
+  found = np.concatenate([read_numbers(word) for word in words])
+  if not len(words) == len(found) == count or not np.isfinite(found).all():
     raise _tag_error(path, holders, keyword, f'{count} number{"s" if count > 1 else ""}')
   return found
 
@@ -188,7 +221,9 @@ def _numbers(path: Path, holders: Any, keyword: str, count: int) -> np.ndarray:
 def _text(dataset: Any, keyword: str) -> str:
   """Returns a tag as it is written, which pydicom may not be able to convert."""
   value = dataset.get_item(keyword).value
-  return value.decode('latin-1').strip(' \0') if isinstance(value, bytes) else str(value or '')
+  if isinstance(value, bytes):
+    return value.decode('latin-1').rstrip(' \0').lstrip()
+  return str(value or '')
 
 
 def _tag_error(path: Path, holders: Any, keyword: str, expected: str) -> InputError:
@@ -203,13 +238,13 @@ def _require_slices(path: Path, dataset: Any) -> None:
   what = _class_of(dataset)
   if 'Rows' not in dataset and not what:
     raise ValueError('no DICOM')  # which `_unreadable` reports
-  kind = str(dataset.get('PhotometricInterpretation') or '')
+  kind = ' '.join(str(dataset.get('PhotometricInterpretation') or '').split())
   if what and 'Image' not in what and not what[0].isdigit():  # a private one has a number alone
     name = what
   elif any(one in _LOCALIZERS for one in dataset.get('ImageType') or ()):
     name = f'localizer ({what})'
   elif dataset.get('SamplesPerPixel', 1) != 1 or kind not in ('', *dicom_pixels.GRAYS):
-    name = f'colour image ({what}, {kind})'
+    name = f'colour image ({what}, {kind:.40})'
   else:
     name = ''
   if name:

@@ -23,11 +23,12 @@ _NUMBERS = {
   **dict.fromkeys(('ElementSpacing', 'ElementSize', 'Offset', 'Origin', 'Position'), 1),
   **dict.fromkeys(('TransformMatrix', 'Rotation', 'Orientation'), 2),
 }
+_BYTE_ORDER = ('BinaryDataByteOrderMSB', 'ElementByteOrderMSB')
 # Values, in small letters, of entries that are only read where they have one of these.
 _ALLOWED = {
   'BinaryData': _TRUE,  # voxels as text are read nowhere
   'CompressedData': (*_TRUE, *_FALSE),
-  **dict.fromkeys(('BinaryDataByteOrderMSB', 'ElementByteOrderMSB'), (*_TRUE, *_FALSE)),
+  **dict.fromkeys(_BYTE_ORDER, (*_TRUE, *_FALSE)),
   'DistanceUnits': ('mm', '?', ''),
 }
 _SCALING = {'ElementToIntensityFunctionSlope': 1.0, 'ElementToIntensityFunctionOffset': 0.0}
@@ -36,7 +37,7 @@ _HEADER_BYTES = 65536  # no header is longer
 _MOST_AXES = 7  # as many as NIfTI has; MetaIO has no place for more than 10, teem for 16
 _LONGEST_NAME = 100  # characters of an entry's name; MetaIO has place for 255
 _ENTRY = re.compile(rf'([^\s=:][^=:]{{0,{_LONGEST_NAME}}}?)\s*[=:](.*)')
-_PATTERN = re.compile(r'([^%]*%0?[1-9]?d[^%]*?)\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,9})')
+_PATTERN = re.compile(r'([^%]*%0?[1-9]?d[^%]*?)\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,9})', re.ASCII)
 _CHUNK_BYTES = 1 << 20
 # A long has 4 bytes on every system.
 _BYTES = {'CHAR': 1, 'SHORT': 2, 'INT': 4, 'LONG': 4, 'LONG_LONG': 8, 'FLOAT': 4, 'DOUBLE': 8}
@@ -75,6 +76,9 @@ def require_valid(path: Path) -> None:
   for name, wanted in _SCALING.items():
     if read_numbers(entries.get(name, str(wanted))) != [wanted]:
       raise header_error(path, name, entries[name], f'{wanted:g}, as no reader applies another')
+  orders = {entries[name].lower() in _TRUE for name in _BYTE_ORDER if name in entries}
+  if len(orders) > 1:
+    raise header_error(path, ' and '.join(_BYTE_ORDER), 'different', 'one of them')
   for name, allowed in _ALLOWED.items():
     if name in entries and entries[name].lower() not in allowed:
       raise header_error(path, name, entries[name], ' or '.join(allowed))
@@ -89,7 +93,12 @@ def header_error(path: Path, name: str, value: str, expected: str) -> InputError
 
 
 def read_numbers(text: str) -> list[float]:
-  """Returns the numbers of a text, [NaN] if it holds anything else."""
+  """Returns the numbers of a text, [NaN] if it holds anything else.
+
+  Python alone takes underscores, and digits and blanks of other scripts.
+  """
+  if not text.isascii() or '_' in text:
+    return [math.nan]
   try:
     return [float(word) for word in text.split()] or [math.nan]
   except ValueError:
@@ -105,11 +114,12 @@ def require_sizes(path: Path, entries: Mapping[str, str], axes: str, sizes: str)
     axes: Name of the entry with the number of axes.
     sizes: Name of the entry with their sizes in voxels.
   """
-  number, each = entries.get(axes, ''), entries.get(sizes, '').split()
+  number, told = entries.get(axes, ''), entries.get(sizes, '')
+  each = told.split() if told.isascii() else []
   if not is_count(number, _MOST_AXES):
     raise header_error(path, axes, number, f'the number of axes, 1 to {_MOST_AXES}')
   if len(each) != int(number) or not all(map(is_count, each)):
-    raise header_error(path, sizes, entries.get(sizes, ''), f'{number} numbers above 0')
+    raise header_error(path, sizes, told, f'{number} numbers above 0')
   return int(number)
 
 

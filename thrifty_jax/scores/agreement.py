@@ -38,9 +38,11 @@ def measure(
     if np.isnan(own):
       continue
     if own < _POOR:
-      tried = [dsc(turns.turn(label, index)) for index in range(1, len(turns.TURNS))]
-      best = max(tried)
-      way = turns.describe(1 + tried.index(best), slice_axis)
+      turned = {index: turns.turn(label, index) for index in range(1, len(turns.TURNS))}
+      # A quarter turn of a picture that is no square has another size.
+      tried = {index: dsc(one) for index, one in turned.items() if one.shape == label.shape}
+      best = max(tried.values())
+      way = turns.describe(max(tried, key=tried.__getitem__), slice_axis)
     found.append(Agreement(one.case.case, one.case.patient, split, own, way, best))
   return found
 

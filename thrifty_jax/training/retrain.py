@@ -38,7 +38,9 @@ def retrain(
   genotype_file = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
   patients, batch_size = train_data.patients['train'], settings.batch_size
-  epochs = train_data.epochs(patients, batch_size=batch_size, seed=config.seed)
+  epochs = train_data.epochs(
+    patients, batch_size=batch_size, seed=config.seed, least_steps=settings.least_steps
+  )
 
   # Start.
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)

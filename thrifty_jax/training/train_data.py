@@ -72,11 +72,20 @@ class TrainData:
     return self.prepared.remembering(self.config.data.device_budget_bytes)
 
   def epochs(
-    self, patients: tuple[str, ...], *, batch_size: int, seed: int, steps: int = 0
+    self,
+    patients: tuple[str, ...],
+    *,
+    batch_size: int,
+    seed: int,
+    steps: int = 0,
+    least_steps: int = 0,
   ) -> 'Epochs':
-    """Returns the epochs of a training on these patients; 0 steps are one pass over the slices."""
+    """Returns the epochs of a training on these patients.
+
+    An epoch has so many steps; 0 is one pass over the slices, or at least `least_steps`.
+    """
     examples = self.examples(patients)
-    steps = steps or batching.steps_per_epoch(len(examples), batch_size)
+    steps = steps or max(batching.steps_per_epoch(len(examples), batch_size), least_steps)
     return Epochs(self, examples, batch_size, seed, steps)
 
   def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
