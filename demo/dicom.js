@@ -34,7 +34,9 @@ export function isDicom(bytes) {
 
 export function readDicom(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const found = { start: null, frames: '1', channels: 1, shared: [], each: [] };
+  const found = {
+    seen: new Set(), start: null, frames: '1', channels: 1, shared: [], each: [],
+  };
   for (let at = 132; at < bytes.length && found.start === null; ) {
     const meta = view.getUint16(at, true) === 2; // that group is always explicit
     if (!meta) requireNative(found.syntax);
@@ -58,6 +60,8 @@ function requireNative(syntax) {
 // Notes what an element says and gives where the next one begins.
 function readElement(view, at, explicit, found) {
   const { tag, kind, start, length } = headerAt(view, at, explicit);
+  if (found.seen?.has(tag)) throw new Error(`it has the tag ${tag} twice`); // readers take either
+  found.seen?.add(tag);
   if (tag === TABLE) found.table = true;
   const isMacro = found.isGroup && MACROS.includes(tag);
   if (tag === PIXELS) Object.assign(found, { start, length });
