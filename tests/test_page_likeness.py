@@ -1,6 +1,7 @@
 """The page finds scans unlike those of the training as the script of an export does, in Node."""
 
 import json
+from typing import Any
 
 import numpy as np
 import page_modules
@@ -19,7 +20,7 @@ def made(seed, *, low=0.0, high=1.0):
 KNOWN = json.loads(
   json.dumps(likeness.merge([likeness.measure(made(seed), SHAPE, SPACING) for seed in range(3)]))
 )
-SCANS = {
+SCANS: dict[str, dict[str, Any]] = {
   'one of them': {},
   'of other slices': {'shape': (30, 40, 32)},
   'of few slices': {'shape': (5, 40, 32)},
@@ -45,7 +46,7 @@ def by_page():
   inputs = []
   for known in (KNOWN, None):
     for changes in SCANS.values():
-      scan = {'image': made(5), 'shape': SHAPE, 'spacing': SPACING} | changes
+      scan: dict[str, Any] = {'image': made(5), 'shape': SHAPE, 'spacing': SPACING} | changes
       squares = scan['image'].reshape(len(scan['image']), -1).astype(float).tolist()
       settings = {'training_scans': known, 'slice_axis': 'axial'}
       inputs.append([squares, scan['shape'], scan['spacing'], settings])
