@@ -5,7 +5,7 @@
     imagesTr/CASE_0000.nii.gz nnU-Net: one file a channel
     labelsTr/CASE.nii.gz      the masks
     patients.csv              optional: case,patient; keeps the scans of a patient together
-    splits_final.json         nnU-Net's folds (or .pkl): refused, unless the config has patients of its own
+    splits_final.*            nnU-Net's folds: refused, unless the config has patients of its own
 
 Instead, data.images and data.masks may name two folders (two_folders.py). Either holds volumes, or
 pictures (scans/pictures.py) where there is no volume.
