@@ -106,7 +106,8 @@ def check(
   if errors := checked.select(errors=True):
     count = len(cases) + len(scans.unpaired)
     wrong = {finding.case for finding in errors if finding.case}
-    without = f' {data_sets.name_exclusion([*wrong])}' if wrong else ''
+    some = 0 < len(wrong) < len(cases)
+    without = f' {data_sets.name_exclusion([*wrong])}' if some else ''
     if len(errors) == 1:
       raise InputError(f'1 error in {count} scans: {errors[0].text}{without}')
     raise InputError(

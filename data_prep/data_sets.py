@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -157,7 +158,8 @@ def find(config: ConfigDict) -> Scans:
   for name in names:
     if not name.isprintable():  # nor can logs, pages and slices hold it
       raise InputError(
-        f'{folder}: has the scan {name!r:.80}, whose name is no text in UTF-8; rename its files.'
+        f'{folder}: has the scan {name!r:.80}, whose name is no text in UTF-8, or cannot be shown; '
+        'rename its files.'
       )
   if twice := sorted({name for name in names if names.count(name) > 1}):
     raise InputError(
@@ -221,5 +223,8 @@ def resolve(
 
 def name_exclusion(names: Sequence[str]) -> str:
   """Returns the words by which an error says how to go on without some scans."""
-  listed = ', '.join(f"'{name}'" for name in sorted(names)[:5]) + ', ...' * (len(names) > 5)
-  return f'To go on without: --config.data.exclude="({listed},)".'
+  listed = ', '.join(map(repr, sorted(names)[:5])) + ', ...' * (len(names) > 5)
+  value = f'({listed},)'
+  # A shell would take the first of these for something else within double quotes.
+  quoted = shlex.quote(value) if {*'"$`\\!'} & {*value} else f'"{value}"'
+  return f'To go on without: --config.data.exclude={quoted}.'

@@ -5,7 +5,7 @@
     imagesTr/CASE_0000.nii.gz nnU-Net: one file a channel
     labelsTr/CASE.nii.gz      the masks
     patients.csv              optional: case,patient; keeps the scans of a patient together
-    splits_final.json         nnU-Net's folds: refused, unless the config has patients of its own
+    splits_final.*            nnU-Net's folds: refused, unless the config has patients of its own
 
 Instead, data.images and data.masks may name two folders (two_folders.py). Either holds volumes, or
 pictures (scans/pictures.py) where there is no volume.
@@ -23,7 +23,7 @@ percentiles of each scan, and nothing is learned.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ class _Window:
 
 
 ABOUT = data_sets.About('Slices of a folder of scans.')
+_LAYOUT = ('imagesTr', 'labelsTr', 'imagesTs', 'labelsTs')
 
 
 def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
@@ -87,10 +88,11 @@ def find_unused(raw_dir: Path, cases: Sequence[Case], data: ConfigDict | None = 
   """Returns the names of what lies with scans and masks, not hidden, but belongs to no case."""
   used = {path.resolve() for case in cases for path in (*case.image, *case.label)}
   used.add(_patients_file(raw_dir, data).resolve())
-  folders = [raw_dir / name for name in ('imagesTr', 'labelsTr')]
+  folders, unused = [raw_dir / name for name in _LAYOUT[:2]], list[str]()
   if data and data.images:
     folders = [data_sets.expand(folder) for folder in dict.fromkeys((data.images, data.masks))]
-  unused = []
+  else:
+    unused += [path.name for path in sorted(raw_dir.glob('[!.]*')) if _is_astray(path, used)]
   for folder in folders:
     for path in sorted(folder.glob('[!.]*')):
       header = path.with_suffix('.mhd').resolve() if path.suffix in ('.raw', '.zraw') else None
@@ -99,11 +101,20 @@ def find_unused(raw_dir: Path, cases: Sequence[Case], data: ConfigDict | None = 
   return unused
 
 
+def _is_astray(path: Path, used: Collection[Path]) -> bool:
+  """Returns whether something in the raw folder itself looks like scans, but has none of `used`."""
+  there = path.resolve()
+  if path.is_dir():
+    return path.name not in _LAYOUT and not any(there in one.parents for one in used)
+  return named_files.ending_of(path) is not None and there not in used
+
+
 def require_split(config: ConfigDict) -> None:
   """Refuses nnU-Net's splits beside the scans, unless the config names who validates and tests."""
-  data, path = config.data, data_sets.raw_dir(config) / 'splits_final.json'
+  data, folder = config.data, data_sets.raw_dir(config)
+  path = next(folder.glob('splits_final.*'), None)  # .json, of nnU-Net v1 .pkl
   lists = [data.validation_patients, *([data.test_patients] if data.hold_out_test else [])]
-  if path.exists() and not all(lists):
+  if path and not all(lists):
     raise InputError(
       f'{path}: its folds have no test patients, so they are not used, and other patients would '
       'train here than there. Name who validates and tests by --config.data.validation_patients '

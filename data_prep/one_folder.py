@@ -8,7 +8,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans import pictures
 from thrifty_jax.scans.dataset_json import Description
 
-_CHANNEL = re.compile(r'(.+)_(\d{4})')
+_CHANNEL = re.compile(r'(.+)_(\d{4})', re.DOTALL)
 
 Files = dict[str, tuple[tuple[Path, ...], Path]]  # images, one a channel, and mask of each scan
 

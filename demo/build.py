@@ -86,7 +86,7 @@ def network_files(folder: Path) -> dict[str, bytes]:
   if 'model.onnx' not in about['files']:
     raise InputError(f'--export={folder}: has no model.onnx; export with --format=onnx')
   for name, done in UNBUILT.items():
-    if (value := about.get(name, done)) != done:
+    if (value := about.get(name, done)) != done:  # what has its usual value may be left out
       raise InputError(f'--export={folder}: {name} is {value}; the page can do only {done}')
   found = {}
   for name in ('preprocessing.json', 'model.onnx', 'card.md'):

@@ -1,5 +1,6 @@
-// One uncompressed DICOM slice as a scan: {voxels, shape [columns, rows, 1], affine}.
-// Only the tags below are read; names and dates of the file are passed over.
+// An uncompressed DICOM file as a scan, {voxels, shape [columns, rows, slices], affine}: one slice,
+// or the frames of an enhanced object. Only the tags below are read; names and dates of the file
+// are passed over. What is refused is what dicom_file.py and dicom.py of the program refuse.
 
 const NATIVE = { '1.2.840.10008.1.2': false, '1.2.840.10008.1.2.1': true }; // is the VR written?
 const LONG = ['OB', 'OD', 'OF', 'OL', 'OV', 'OW', 'SQ', 'SV', 'UC', 'UN', 'UR', 'UT', 'UV'];
@@ -10,6 +11,13 @@ const DOSE = '1.2.840.10008.5.1.4.1.1.481.2'; // an RT Dose Storage object
 const LOCALIZER = /LOCALIZER|SCOUT/;
 const NUMBER = /^ *[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)? *$/i;
 const ROUNDING = 0.01; // of directions: some programs write three digits
+const SAME = 1e-3; // by which directions and distances of frames may differ
+const SAME_PLACE_MM = 0.01;
+const UNEVEN = 0.25; // share of a step: positions are rounded, and some tables move unevenly
+const SHEAR = 0.02; // sideways share of a step
+// Functional groups: sequences of what all frames share and of what each has, and those in them.
+const GROUPS = { '5200,9229': 'shared', '5200,9230': 'each' };
+const MACROS = ['0020,9113', '0020,9116', '0028,9110', '0028,9145'];
 const TEXTS = {
   '0002,0010': 'syntax', '0008,0008': 'type', '0008,0016': 'object', '0020,0032': 'position', '0020,0037': 'directions',
   '0028,0004': 'kind', '0028,0008': 'frames', '0028,0030': 'spacing',
@@ -26,15 +34,21 @@ export function isDicom(bytes) {
 
 export function readDicom(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const found = { start: null, frames: '1', channels: 1 };
+  const found = {
+    seen: new Set(), start: null, frames: '1', channels: 1, shared: [], each: [],
+  };
   for (let at = 132; at < bytes.length && found.start === null; ) {
     const meta = view.getUint16(at, true) === 2; // that group is always explicit
     if (!meta) requireNative(found.syntax);
     at = readElement(view, at, meta || NATIVE[found.syntax], found);
   }
   requirePlain(found);
-  const shape = [found.columns, found.rows, 1];
-  return { voxels: voxelsOf(view, found), shape, affine: affineOf(found) };
+  const { order, step } = stacked(planesOf(found));
+  const size = found.rows * found.columns;
+  const voxels = new Float32Array(size * order.length);
+  order.forEach((plane, d) => voxels.set(voxelsOf(view, plane), d * size));
+  const shape = [found.columns, found.rows, order.length];
+  return { voxels, shape, affine: affineOf(order[0], step) };
 }
 
 function requireNative(syntax) {
@@ -46,10 +60,19 @@ function requireNative(syntax) {
 // Notes what an element says and gives where the next one begins.
 function readElement(view, at, explicit, found) {
   const { tag, kind, start, length } = headerAt(view, at, explicit);
+  if (found.seen?.has(tag)) throw new Error(`it has the tag ${tag} twice`); // readers take either
+  found.seen?.add(tag);
   if (tag === TABLE) found.table = true;
+  const isMacro = found.isGroup && MACROS.includes(tag);
   if (tag === PIXELS) Object.assign(found, { start, length });
-  else if (length === UNDEFINED) return skipItems(view, start, explicit && kind !== 'UN');
-  else if (tag in TEXTS) found[TEXTS[tag]] = textAt(view, start, length);
+  else if (tag in GROUPS || isMacro || length === UNDEFINED) {
+    const inside = explicit && kind !== 'UN';
+    const about = tag in GROUPS ? { isGroup: true } : {};
+    const { items, end } = readItems(view, start, length, inside, about);
+    if (tag in GROUPS) found[GROUPS[tag]] = items;
+    if (isMacro) Object.assign(found, items[0]);
+    return end;
+  } else if (tag in TEXTS) found[TEXTS[tag]] = textAt(view, start, length);
   else if (tag in NUMBERS) found[NUMBERS[tag]] = view.getUint16(start, true);
   return start + length;
 }
@@ -66,13 +89,23 @@ function headerAt(view, at, explicit) {
     : { tag, kind, start: at + 8, length: view.getUint16(at + 6, true) };
 }
 
-// Passes over what has no length: a sequence of items, or an item of elements.
-function skipItems(view, at, explicit) {
-  for (;;) {
-    const { tag, start, length } = headerAt(view, at, explicit);
-    if (tag === 'fffe,e0dd' || tag === 'fffe,e00d') return start;
-    at = length === UNDEFINED ? skipItems(view, start, explicit) : start + length;
+// Reads the items of a sequence, each with or without a length; gives them and where it ends.
+function readItems(view, start, length, explicit, about) {
+  const items = [];
+  const last = length === UNDEFINED ? Infinity : start + length;
+  for (let at = start; at < last; ) {
+    const head = headerAt(view, at, explicit);
+    at = head.start;
+    if (head.tag === 'fffe,e0dd') return { items, end: at };
+    const end = head.length === UNDEFINED ? Infinity : at + head.length;
+    const item = { ...about };
+    while (at < end && headerAt(view, at, explicit).tag !== 'fffe,e00d') {
+      at = readElement(view, at, explicit, item);
+    }
+    items.push(item);
+    if (end === Infinity) at += 8; // the mark of its end
   }
+  return { items, end: last };
 }
 
 function textAt(view, start, length) {
@@ -80,15 +113,16 @@ function textAt(view, start, length) {
   return String.fromCharCode(...bytes).replace(/[\0 ]+$/, '');
 }
 
-function requirePlain({ start, frames, channels, kind, rows, columns, ...rest }) {
+function requirePlain({ start, frames, channels, kind, rows, columns, each, ...rest }) {
   const { allocated, stored, highBit, signed } = rest;
-  const size = (rows * columns * allocated) / 8;
+  const size = (rows * columns * Number(frames) * allocated) / 8;
   const problems = [
     [start === null || !rows || !columns, 'it has no pixels'],
     [channels > 1, 'it is a colour image; expected intensities'],
     [rest.object === DOSE, 'it is a dose; expected intensities'],
     [LOCALIZER.test(rest.type), 'it is a localizer; expected a slice of a scan'],
-    [Number(frames) !== 1, `it has ${frames} frames; expected a single slice`],
+    [Number(frames) !== Math.max(1, each.length), `it has ${frames} frames, of which `
+      + `${each.length} say where they lie; expected all, or a single slice`],
     [!GRAYS.includes(kind), `its pixels are ${kind}; expected ${GRAYS.join(' or ')}`],
     [rest.table, 'its intensities are those of a table; expected a slope and an intercept'],
     [![8, 16, 32].includes(allocated), `it has ${allocated} bits a pixel; expected 8, 16 or 32`],
@@ -97,11 +131,21 @@ function requirePlain({ start, frames, channels, kind, rows, columns, ...rest })
     [![0, 1].includes(signed), `its PixelRepresentation is ${signed}; expected 0 or 1`],
     [size > rest.length, 'its pixels are cut off'],
     [size + (size % 2) < rest.length, 'it has more pixels than it says'],
-    [!['position', 'directions', 'spacing'].every((name) => name in rest),
-      'it does not say where the slice lies'],
   ];
   const problem = problems.find(([is]) => is);
   if (problem) throw new Error(problem[1]);
+}
+
+// What the file says of each frame: of it alone, else of all, else of the file, as of a slice.
+function planesOf({ shared, each, ...found }) {
+  const bytes = (found.rows * found.columns * found.allocated) / 8;
+  return Array.from({ length: Number(found.frames) }, (_, k) => {
+    const plane = { ...found, ...shared[0], ...each[k], start: found.start + k * bytes };
+    if (!['position', 'directions', 'spacing'].every((name) => name in plane)) {
+      throw new Error('it does not say where the slice lies');
+    }
+    return { ...plane, ...placeOf(plane) };
+  });
 }
 
 function voxelsOf(view, { start, rows, columns, allocated, stored, highBit, signed, ...rest }) {
@@ -122,24 +166,61 @@ function voxelsOf(view, { start, rows, columns, allocated, stored, highBit, sign
 // As many numbers as expected in a text, or an error that quotes it.
 function numbers(found, name, count) {
   const words = found[name].split('\\');
-  if (words.length !== count || !words.every((word) => NUMBER.test(word))) {
+  const values = words.map(Number);
+  if (words.length !== count || !words.every((word) => NUMBER.test(word)) || !values.every(isFinite)) {
     throw new Error(`its ${name} is '${found[name].slice(0, 60)}'; expected ${count} numbers`);
   }
-  return words.map(Number);
+  return values;
 }
 
-// DICOM points to the left and back, an affine to the right and front.
-function affineOf(found) {
-  const [down, across] = numbers(found, 'spacing', 2); // between rows, between columns
-  if (!(down > 0 && across > 0)) throw new Error(`its spacing is '${found.spacing}'`);
+const dot = (a, b) => a.reduce((sum, one, i) => sum + one * b[i], 0);
+
+// Where a plane lies, LPS mm: its first pixel, the directions of rows, columns and their normal.
+function placeOf(found) {
+  const distances = numbers(found, 'spacing', 2); // between rows, between columns
+  if (!(Math.min(...distances) > 0)) {
+    throw new Error(`its spacing is '${found.spacing}'; expected two distances above 0`);
+  }
   const [origin, six] = [numbers(found, 'position', 3), numbers(found, 'directions', 6)];
   const [u, v] = [six.slice(0, 3), six.slice(3)];
-  const dot = (a, b) => a.reduce((sum, one, i) => sum + one * b[i], 0);
   const off = [dot(u, u) - 1, dot(v, v) - 1, dot(u, v)].map(Math.abs);
   if (!(Math.max(...off) <= ROUNDING)) {
     throw new Error(`its directions are '${found.directions}'; expected two at right angles`);
   }
   const normal = [[1, 2], [2, 0], [0, 1]].map(([i, j]) => u[i] * v[j] - u[j] * v[i]);
-  const rows = [0, 1, 2].map((i) => [u[i] * across, v[i] * down, normal[i], origin[i]]);
+  return { origin, distances, six, u, v, normal };
+}
+
+// Planes in order along their normal, and the vector from each to the next, if it is one.
+function stacked(planes) {
+  const [{ normal, six, distances, ...first }] = planes;
+  if (planes.length === 1) return { order: planes, step: normal };
+  const isLike = (a, b) => a.every((one, i) => Math.abs(one - b[i]) <= SAME);
+  if (!planes.every((one) => isLike(one.six, six) && isLike(one.distances, distances)
+    && 'slope' in one === 'slope' in first)) {
+    throw new Error('its frames differ in direction, spacing or scaling; expected those of one series');
+  }
+  const order = [...planes].sort((a, b) => dot(a.origin, normal) - dot(b.origin, normal));
+  const from = (a, b) => b.origin.map((one, i) => one - a.origin[i]);
+  const gaps = order.slice(1).map((plane, d) => dot(from(order[d], plane), normal));
+  const step = from(order[0], order.at(-1)).map((one) => one / gaps.length);
+  const along = dot(step, normal);
+  const least = Math.min(...gaps);
+  if (!(least >= SAME_PLACE_MM)) throw new Error('two of its frames lie at one place; expected one series');
+  const usual = [...gaps].sort((a, b) => a - b)[Math.floor((gaps.length - 1) / 2)];
+  const off = (plane, d) => Math.hypot(...from(order[0], plane).map((one, i) => one - d * step[i]));
+  if (gaps.some((gap) => Math.abs(gap - usual) > UNEVEN * usual)
+    || order.some((plane, d) => off(plane, d) > UNEVEN * along)) {
+    throw new Error('its frames do not lie in even steps on one line; expected all of one series');
+  }
+  if (Math.hypot(...step.map((one, i) => one - along * normal[i])) > SHEAR * along) {
+    throw new Error('its frames lie askew, as from a tilted gantry; expected a series at right angles');
+  }
+  return { order, step };
+}
+
+// DICOM points to the left and back, an affine to the right and front.
+function affineOf({ u, v, distances: [down, across], origin }, step) {
+  const rows = [0, 1, 2].map((i) => [u[i] * across, v[i] * down, step[i], origin[i]]);
   return rows.map((row, i) => (i < 2 ? row.map((one) => -one) : row));
 }

@@ -26,7 +26,6 @@ const VERSIONS = {
 const WIDTHS = { Uint8: 1, Int16: 2, Int32: 4, Float32: 4, Float64: 8, BigInt64: 8 };
 const EXTENDER = 4; // bytes behind a header, before extensions or voxels
 const MILLIMETRES = { 0: 1, 1: 1000, 2: 1, 3: 0.001 }; // a unit: unknown, metre, mm, micrometre
-const LARGEST_MM = 100; // of a voxel in another unit: beyond, the unit rather than the scan is odd
 const ROUNDING = 1e-3; // by which the square of a quaternion may be above 1
 const OWN_ZEROS = 8; // bytes at the end of a gzip member, its checksum and length, that may be 0
 
@@ -116,10 +115,7 @@ function require(valid, name, value) {
 
 function inMillimetres(affine, unit) {
   require(unit in MILLIMETRES, 'xyzt_units', unit);
-  const found = affine.map((row) => row.map((one) => one * MILLIMETRES[unit]));
-  const sides = [0, 1, 2].map((axis) => Math.hypot(...found.map((row) => row[axis])));
-  require(MILLIMETRES[unit] === 1 || Math.max(...sides) <= LARGEST_MM, 'xyzt_units', unit);
-  return found;
+  return affine.map((row) => row.map((one) => one * MILLIMETRES[unit]));
 }
 
 // The sform, else the qform, else the sizes of voxels with x to the left.

@@ -4,6 +4,7 @@
 const SLICE_AXES = { axial: 'SPL', coronal: 'PIL', sagittal: 'LIP' };
 const WORLD = { R: [0, 1], L: [0, -1], A: [1, 1], P: [1, -1], S: [2, 1], I: [2, -1] };
 const MOST_SHEAR = 0.02; // cosine between two axes: 1.1 degrees
+const POSSIBLE_MM = [1e-4, 100]; // sides of a voxel: beyond, the unit rather than the scan is odd
 
 // Gives {voxels [D, H, W], shape, spacing in mm along each}.
 export function turned({ voxels, shape, affine }, sliceAxis) {
@@ -34,6 +35,11 @@ export function turned({ voxels, shape, affine }, sliceAxis) {
 function orientationOf(affine) {
   const columns = [0, 1, 2].map((axis) => affine.map((row) => row[axis]));
   const spacing = columns.map((column) => Math.hypot(...column));
+  const [least, most] = POSSIBLE_MM;
+  if (!spacing.every((side) => least <= side && side <= most)) {
+    throw new Error(`its header gives voxels of ${spacing.map((side) => side.toPrecision(4)).join(' x ')} `
+      + `mm; expected sides from ${least} to ${most} mm. Correct the spacing, or its unit`);
+  }
   const units = columns.map((column, axis) => column.map((one) => one / spacing[axis]));
   const cosine = (a, b) => Math.abs(units[a].reduce((sum, one, i) => sum + one * units[b][i], 0));
   const shear = Math.max(cosine(0, 1), cosine(0, 2), cosine(1, 2));

@@ -832,7 +832,7 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a channel of several': (
     'nnunet',
     change_nifti(CHANNEL, lambda voxels: np.stack([voxels, voxels], axis=-1)),
-    (f'{CHANNEL}: has (', 'Resample'),
+    (f'{CHANNEL}: has 4 axes', 'Convert'),
   ),
   'a channel elsewhere': (
     'nnunet',

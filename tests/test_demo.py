@@ -26,12 +26,21 @@ JAX_FLAGS = (
   'jax_compilation_cache_dir',
 )
 EXPLICIT, IMPLICIT, JPEG = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2', '1.2.840.10008.1.2.4.70'
+BRAINS = {  # what a network of the brain in MR knows of the scans of its training
+  'slices': [150, 180],
+  'slice_spacing_mm': [1.0, 1.2],
+  'pixel_spacing_mm': [0.9, 1.1],
+  'field_of_view_mm': [220, 260],
+  'intensity_0_p5': [0.0, 0.01],
+  'intensity_0_p50': [0.05, 0.1],
+  'intensity_0_p95': [0.5, 0.6],
+}
 # By site: changes of the config, changes of the model's description.
 SITES = {
   'neighbours': ({'context': 1}, {'largest_component': ['liver']}),
   'window': (
     {'intensity': 'window', 'window': (-100.0, 700.0), 'slice_axis': 'coronal'},
-    {'padding': [800, -100], 'resize': 'nearest'},
+    {'padding': [800, -100], 'resize': 'nearest', 'training_scans': BRAINS},
   ),
 }
 MASKS = {  # files whose masks are compared, and on which site
@@ -59,13 +68,13 @@ REFUSED = {
   'second_cut.nii': 'the file is cut off',
   'compressed.dcm': f'compressed or big endian (transfer syntax {JPEG})',
   'colour.dcm': 'colour image',
-  'frames.dcm': 'it has 2 frames',
+  'frames.dcm': 'it has 2 frames, of which 0 say where they lie',
   'cut.dcm': 'cut off',
   'begins.nii': 'vox_offset 100',
   'longer.nii': 'it has more voxels than it says',
   'slope.nii': 'scl_slope Infinity',
   'form.nii': 'sform_code 100',
-  'unit.nii': 'xyzt_units 1',
+  'unit.nii': 'its header gives voxels of',
   'complex.nii': 'its datatype 32 is not read here',
   'spacing.dcm': "its spacing is '1,5\\1,25'; expected 2 numbers",
   'directions.dcm': "its directions are '0\\0\\0\\0\\0\\0'; expected two at right angles",
@@ -323,6 +332,18 @@ def test_another_preparation_and_byte_order_give_the_mask_of_the_script(session,
   require_the_same(mask_of(session, 'big_endian.nii'), wanted, scan.affine, 'PIL')
 
 
+def test_a_scan_unlike_those_of_the_training_is_told(session, exports, scans, capsys):
+  settings, network = segment_onnx.load(exports / 'window' / 'exported')
+  scan: Any = nibabel.load(scans / 'big_endian.nii')
+  segment_onnx.segment(scan.get_fdata(), scan.affine, settings, network)
+  theirs = capsys.readouterr().err.splitlines()
+  _, told = what_it_saw(session, 'big_endian.nii')['status'].split(
+    'This scan is unlike those of the training, check its mask: '
+  )
+  assert len(told.split('; ')) == len(theirs) > 2
+  assert 'unlike' not in what_it_saw(session, 'LIP.nii.gz')['status']
+
+
 @pytest.mark.parametrize('file', ['explicit.dcm', 'implicit.dcm'])
 def test_a_dicom_slice_has_the_mask_of_what_another_reader_sees(session, exports, scans, file):
   settings, network = segment_onnx.load(exports / 'neighbours' / 'exported')
@@ -395,6 +416,12 @@ def test_an_export_that_the_page_cannot_run_is_refused(tmp_path, capsys, changes
   assert build.main([f'--export={folder}', f'--output={tmp_path / "site"}']) == 2
   assert text in only_error(capsys)
   assert not (tmp_path / 'site').exists()
+
+
+@pytest.mark.parametrize('site', SITES)
+def test_what_an_export_leaves_out_has_its_usual_value(exports, site):
+  found = build.network_files(exports / site / 'exported')
+  assert set(found) == {'preprocessing.json', 'model.onnx', 'card.md'}
 
 
 def test_a_runtime_with_another_content_is_refused(tmp_path, capsys, monkeypatch):

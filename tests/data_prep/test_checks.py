@@ -1,6 +1,7 @@
 """What cannot be trained on is told before anything is computed."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import recorded
 from data_prep import checks, data_sets, phantom
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line
 from thrifty_jax.scans.volumes import Case, Volume
 
 SOURCE = Case(case='a', patient='a', image=(Path('scan.mhd'),), label=(Path('mask.mhd'),))
@@ -192,3 +194,13 @@ def test_an_unknown_data_set_is_refused(config, tmp_path):
   config.data.name = 'chaso'
   with pytest.raises(InputError, match="data.name is 'chaso'; expected one of brain, chaos"):
     recorded.check(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  'names', [['a'], ['b', 'a'], ["it's"], ['a"b'], ['$HOME', '`x`'], ['a\\b!']], ids=str
+)
+def test_the_way_to_go_on_without_scans_can_be_pasted(names):
+  told = data_sets.name_exclusion(names)
+  (word,) = shlex.split(told.removeprefix('To go on without: ').removesuffix('.'))
+  command = command_line.parse(['--config=configs/folder.py', word])
+  assert sorted(command.config.data.exclude) == sorted(names)

@@ -167,17 +167,30 @@ def test_endings_may_be_in_upper_case(raw, ending):
 
 @pytest.mark.parametrize(
   'stray', ['imagesTr/IM0001', 'imagesTr/a.dcm', 'labelsTr/notes.txt', 'labelsTr/deep/x.nii.gz',
-            'imagesTr/loose.raw', 'imagesTr/a.nii.gz.part'],
+            'imagesTr/loose.raw', 'imagesTr/a.nii.gz.part', 'deeper/x.nii.gz', 'x.nii.gz'],
 )  # fmt: skip
 def test_what_is_not_used_is_counted_and_named(raw, config, stray):
   (raw / stray).parent.mkdir(exist_ok=True)
   (raw / stray).write_bytes(b'x')
   (raw / 'imagesTr' / '.DS_Store').write_bytes(b'x')
   scans = data_sets.find(config)
-  expected = 'labelsTr/deep' if 'deep' in stray else stray
+  expected = stray.removesuffix('/x.nii.gz')
   assert scans.unused == (expected,)
   described = dict(data_sets.resolve(config, scans, ()))
   assert described['not used'] == f'1 files or folders: {expected}'
+
+
+def test_folders_of_the_layout_and_of_listed_scans_are_used(raw):
+  for name in ('imagesTs', 'labelsTs'):
+    (raw / name).mkdir(exist_ok=True)
+  for name in ('README.md', 'LICENSE', 'dataset.json.bak'):
+    (raw / name).write_text('x')
+  shutil.copytree(raw / 'imagesTr', raw / 'scans' / 'deep')
+  listed = {name: {'images': [f'scans/deep/{name}_0000.nii.gz'],
+                   'label': f'labelsTr/{name}.nii.gz'} for name in NAMES}  # fmt: skip
+  shutil.rmtree(raw / 'imagesTr')
+  describe(raw, dataset=listed)
+  assert folder.find_unused(raw, folder.find_cases(raw)) == []
 
 
 def test_voxels_beside_a_header_are_used(tmp_path):
@@ -212,15 +225,16 @@ def test_a_scan_that_is_not_there_cannot_be_left_out(config):
     ({'validation_patients': ('scan_000',), 'hold_out_test': False}, False),
   ],
 )
-def test_splits_of_nnunet_are_not_passed_over(raw, config, lists, refused):
+@pytest.mark.parametrize('name', ['splits_final.json', 'splits_final.pkl'])
+def test_splits_of_nnunet_are_not_passed_over(raw, config, name, lists, refused):
   config.data.update(lists)
   scans = data_sets.find(config)
   data_sets.resolve(config, scans, ())
-  (raw / 'splits_final.json').write_text(json.dumps([{'train': NAMES[:3], 'val': NAMES[3:]}]))
+  (raw / name).write_text(json.dumps([{'train': NAMES[:3], 'val': NAMES[3:]}]))
   if not refused:
     data_sets.resolve(config, scans, ())
     return
-  with pytest.raises(InputError, match='splits_final.json: .*data.validation_patients'):
+  with pytest.raises(InputError, match=f'{name}: .*data.validation_patients'):
     data_sets.resolve(config, scans, ())
 
 
@@ -241,14 +255,25 @@ def test_a_composed_and_a_decomposed_spelling_are_one_name(raw, name, decomposed
 
 
 @pytest.mark.parametrize(
-  'name', [b'M\xfcller', b'\xff', b'a\xc3', b'caf\xe9', b'\xe9\xe9'], ids=str
+  'name',
+  [
+    b'M\xfcller',
+    b'\xff',
+    b'a\xc3',
+    b'caf\xe9',
+    b'\xe9\xe9',
+    b'a\nb',
+    b'a\x1b[31m',
+    b'a\xe2\x80\x8b',
+  ],
+  ids=str,
 )
 def test_a_name_that_no_page_can_hold_is_refused_in_one_line(raw, config, name):
   for folder_, end in (('imagesTr', b'_0000.nii.gz'), ('labelsTr', b'.nii.gz')):
     path = next((raw / folder_).glob('scan_000*'))
     path.rename(os.fsdecode(os.fsencode(path.parent) + b'/' + name + end))
   with pytest.raises(
-    InputError, match='whose name is no text in UTF-8; rename its files'
+    InputError, match='whose name is no text in UTF-8, or cannot be shown; rename its files'
   ) as refused:
     data_sets.find(config)
   str(refused.value).encode()

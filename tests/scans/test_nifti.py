@@ -239,7 +239,19 @@ REFUSED = {
   'a quaternion of nothing': ({**BY_QFORM, 'quaternion': (0, np.nan, 0)}, 'quatern_b 0'),
   'an origin that is none': ({**BY_QFORM, 'qoffset': (0, np.inf, 0)}, 'qoffset_y inf'),
   'no such unit': ({'units': 5}, 'xyzt_units 5; expected 1 m, 2 mm or 3 micrometres'),
-  'millimetres called metres': ({'units': 1}, 'by which voxels would be 2000 x 3000 x 4000 mm'),
+  'millimetres called metres': ({'units': 1}, 'voxels of 2000 x 3000 x 4000 mm'),
+  'micrometres called nothing': (
+    {'units': 0, 'srow': (2000, 0, 0, -7, 0, 3000, 0, 8, 0, 0, 4000, 9)}, 'voxels of 2000 x 3000'
+  ),
+  'voxels smaller than a wave of light': (
+    {'srow': (2e-20, 0, 0, -7, 0, 3, 0, 8, 0, 0, 4, 9)}, 'voxels of 2e-20 x 3 x 4 mm; expected'
+  ),
+  'voxels without end': (
+    {'srow': (3e38, 3e38, 0, 0, 0, 3, 0, 8, 0, 0, 4, 9)}, 'voxels of 3e.38 x|no valid spacing'
+  ),
+  'two axes that are nearly one': (
+    {'srow': (2, 2, 0, -7, 0, 0.01, 0, 8, 0, 0, 4, 9)}, 'axes of a length above 0, in three direc'
+  ),
 }  # fmt: skip
 
 

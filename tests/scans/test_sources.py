@@ -1,6 +1,7 @@
 """Scans found in files and folders of any format, and read with their geometry."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,29 @@ def test_a_dicom_series_is_read_in_the_order_of_positions_and_named_by_its_folde
     np.testing.assert_array_equal(grid.affine, volume.affine)
 
 
+@pytest.mark.parametrize('name', ['IM0001', '1.2.840.1', 'a.dcm'])
+@pytest.mark.parametrize('implicit', [False, True])
+def test_a_slice_without_preamble_and_ending_is_one_of_its_series(series, tmp_path, name, implicit):
+  place = shutil.copytree(series[0], tmp_path / 'series')
+  path = sorted(place.glob('*.dcm'))[-1]
+  slice_, wanted = pydicom.dcmread(path), sources.read_voxels(place)[0]
+  path.unlink()
+  meta = slice_.file_meta
+  slice_.file_meta = pydicom.dataset.FileMetaDataset()
+  slice_.preamble = None
+  with (place / name).open('wb') as file:
+    pydicom.dcmwrite(file, slice_, implicit_vr=implicit, little_endian=True)
+  assert meta and b'DICM' not in (place / name).read_bytes()
+  np.testing.assert_array_equal(sources.read_voxels(place)[0], wanted)
+
+
+def test_voxels_that_begin_as_dicom_does_are_no_slice(tmp_path):
+  image = phantom.itk_image(np.ones((2, 3, 4), np.int16), np.eye(4), 'LPS')
+  phantom_chaos.SimpleITK.WriteImage(image, str(tmp_path / 'a.mhd'))
+  (tmp_path / 'a.raw').write_bytes(b'\x08\0\x05\0CS\n\0' + bytes(40))
+  assert found(tmp_path) == {'a': ('a.mhd',)}
+
+
 def test_folders_of_series_lie_beside_files(series, tmp_path):
   for name, folder in zip(('one', 'two'), series, strict=True):
     shutil.copytree(folder, tmp_path / name)
@@ -247,6 +271,11 @@ def same_name(place):
   write(place / 'a.nii.gz', 2, 3, 4)
 
 
+def one_name_spelled_twice(place):
+  for form in ('NFC', 'NFD'):
+    write(place / f'{unicodedata.normalize(form, "é")}.nii.gz', 2, 3, 4)
+
+
 def dicom_and_files(place):
   write(place / 'a.nii.gz', 2, 3, 4)
   (place / 'slice.dcm').write_bytes(b'')
@@ -259,7 +288,8 @@ def no_scans(place):
 
 REFUSED = {
   'no such file or folder; expected': missing,
-  'differs from it in its ending alone': same_name,
+  'has the same name but for its ending': same_name,
+  'nii.gz has the same name': one_name_spelled_twice,
   'holds DICOM slices and a.nii.gz': dicom_and_files,
   'holds no scan; expected volumes': no_scans,
 }
@@ -405,5 +435,5 @@ def test_pictures_beside_volumes_or_a_series_are_previews(series, tmp_path):
 def test_one_name_in_two_formats_of_pictures_is_refused(tmp_path):
   draw(tmp_path / 'a.png')
   draw(tmp_path / 'a.jpg')
-  with pytest.raises(InputError, match='differs from it in its ending alone'):
+  with pytest.raises(InputError, match='has the same name but for its ending'):
     sources.find(tmp_path, channels=1)

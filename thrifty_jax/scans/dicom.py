@@ -107,7 +107,7 @@ def _require_even(files: Sequence[Path], gaps: np.ndarray) -> None:
       f'{first}: lies where {second.name} does, and {len(double)} of {len(files)} slices lie like '
       f'that; expected every slice once. {remedy}'
     )
-  usual = float(np.median(gaps))
+  usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # of two the smaller: slices go missing
   k = int(np.abs(gaps - usual).argmax())
   if abs(gaps[k] - usual) <= _UNEVEN * usual:
     return

@@ -57,7 +57,10 @@ def require_valid(path: Path, dataset: Any) -> None:
 
 def count_frames(dataset: Any) -> int:
   """Returns the number of frames of an object."""
-  return int(dataset.get('NumberOfFrames') or 1)
+  try:
+    return int(dataset.get('NumberOfFrames') or 1)
+  except (TypeError, ValueError) as error:
+    raise ValueError('its NumberOfFrames is no number') from error  # which the caller reports
 
 
 def read_stored(path: Path, dataset: Any) -> np.ndarray:

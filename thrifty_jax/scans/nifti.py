@@ -29,7 +29,8 @@ _GEOMETRY = (  # fields of a header that define the position of voxels and the u
 )
 _CODES = range(6)  # of qform and sform
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # a unit: unknown, metre, mm, micrometre
-_LARGEST_MM = 100.0  # of a voxel in another unit: beyond, the unit rather than the scan is odd
+_POSSIBLE_MM = (1e-4, 100.0)  # sides of a voxel: beyond, the unit rather than the scan is odd
+_FLAT = 0.1  # volume that three axes of length 1 span: less, and two of them are nearly one
 _ROUNDING = 1e-3  # by which the square of a quaternion may be above 1
 
 
@@ -101,6 +102,24 @@ def affine_of(header: Any) -> np.ndarray:
   return np.diag((unit, unit, unit, 1.0)) @ header.get_best_affine()
 
 
+def require_possible(affine: np.ndarray) -> None:
+  """Refuses, by a HeaderError, an affine [4, 4] that no scan in millimetres can have."""
+  with np.errstate(all='ignore'):  # infinite or NaN then
+    sides_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(affine[:3, :3] / sides_mm))
+  if not (np.isfinite(affine).all() and volume >= _FLAT):
+    raise HeaderError(
+      'its header gives no valid spacing and direction of the axes; expected three axes of a '
+      'length above 0, in three directions. Export it again.'
+    )
+  least, most = _POSSIBLE_MM
+  if sides_mm.min() < least or sides_mm.max() > most:
+    raise HeaderError(
+      f'its header gives voxels of {" x ".join(f"{side:g}" for side in sides_mm)} mm; expected '
+      f'sides from {least:g} to {most:g} mm. Correct the spacing or its unit (xyzt_units in NIfTI).'
+    )
+
+
 def _opened(path: Path) -> BinaryIO:
   """Opens a file, decompressed if its first bytes are gzip's."""
   with path.open('rb') as file:
@@ -170,18 +189,7 @@ def _check(header: Any, least: int) -> None:
     _check_distances(header)
   unit = int(header['xyzt_units']) & 7
   _require(unit in _MILLIMETRES, header, 'xyzt_units', '1 m, 2 mm or 3 micrometres')
-  affine = affine_of(header)
-  if not np.linalg.det(affine[:3, :3]):
-    raise HeaderError(
-      'its header gives no valid spacing and direction of the axes; expected three axes of a '
-      'length above 0. Export it again.'
-    )
-  sides_mm = np.linalg.norm(affine[:3, :3], axis=0)
-  if _MILLIMETRES[unit] != 1 and sides_mm.max() > _LARGEST_MM:
-    raise HeaderError(
-      f'its header has the unit {unit} (1 m, 3 micrometres), by which voxels would be '
-      f'{" x ".join(f"{side:g}" for side in sides_mm)} mm; expected a scan. Correct xyzt_units.'
-    )
+  require_possible(affine_of(header))
 
 
 def _check_size(header: Any) -> None:

@@ -6,6 +6,7 @@ into a DICOM SEG, for which its slices are read again; its scan is named after i
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from thrifty_jax.scans import dicom, dicom_file, nifti, pictures, unreadable, vo
 from thrifty_jax.scans.dataset_json import ENDINGS
 from thrifty_jax.scans.volumes import Volume
 
-_CHANNEL = re.compile(r'(.+)_(\d{4})')  # nnU-Net's names: CASE_0000, CASE_0001
+_CHANNEL = re.compile(r'(.+)_(\d{4})', re.DOTALL)  # nnU-Net's names: CASE_0000, CASE_0001
 _DICOM_ENDINGS = ('.dcm', '.ima')
 _DICOM_HEAD = 132  # bytes, the last four of which say that it is DICOM
+# How one begins that lacks this head: a tag of the first groups, then its type or a short length.
+_DICOM_BARE = re.compile(rb'[\x02\x08]\0.\0([A-Z]{2}|..\0\0)', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,9 +195,11 @@ def _files_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 
 
 def _add(found: dict[str, Path], name: str, path: Path) -> None:
+  # A composed and a decomposed spelling, as of macOS, are one name.
+  name = unicodedata.normalize('NFC', name)
   if name in found:
     raise InputError(
-      f'{path}: {found[name].name} differs from it in its ending alone; expected each scan once. '
+      f'{path}: {found[name].name} has the same name but for its ending; expected each scan once. '
       'Move one away.'
     )
   found[name] = path
@@ -219,14 +224,17 @@ def _has_channels(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-  """Returns whether a file is DICOM, by its ending or magic number."""
+  """Returns whether a file is DICOM, by its ending or how it begins."""
   if path.name.startswith('.') or not path.is_file():
     return False
   named = path.suffix.lower() in _DICOM_ENDINGS
   if named or _without_ending(path) is not None:
     return named
   with path.open('rb') as file:
-    return file.read(_DICOM_HEAD)[128:] == b'DICM'
+    head = file.read(_DICOM_HEAD)
+  # Any voxels may begin like that, but these have a name with an ending.
+  may_be_bare = not path.suffix or path.suffix[1:].isdigit()
+  return head[128:] == b'DICM' or (may_be_bare and _DICOM_BARE.match(head) is not None)
 
 
 def _is_slice(path: Path) -> bool:

@@ -263,10 +263,15 @@ def require_grid(
   The shapes (D, H, W) must be equal, and no corner by the affines of (d, h, w) to millimetres,
   [4, 4], may lie more than half a voxel away.
   """
-  if shape != scan_shape or len(shape) != 3:
+  if len(shape) != 3:
     raise InputError(
-      f'{path}: has {shape} voxels (D, H, W), but {scan.name} has {scan_shape}; expected one grid '
-      'of three axes. Resample one to the other or replace the file.'
+      f'{path}: has {len(shape)} axes, {" x ".join(map(str, shape))}; expected three, and one '
+      'number for each voxel: of masks its class. Convert the file.'
+    )
+  if shape != scan_shape:
+    raise InputError(
+      f'{path}: has {shape} voxels (D, H, W), but {scan.name} has {scan_shape}; expected one grid. '
+      'Resample one to the other or replace the file.'
     )
   corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
   off = np.linalg.norm((affine - scan_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
@@ -300,9 +305,8 @@ def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
 
 
 def require_affine(path: Path, affine: np.ndarray) -> None:
-  """Refuses a non-finite or singular affine, which allows no reorientation or measurement."""
-  if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
-    raise InputError(
-      f'{path}: its header gives no valid spacing and direction of the axes; expected three axes '
-      'of a length above 0. Export it again.'
-    )
+  """Refuses an affine that no scan can have, by which nothing can be turned or measured."""
+  try:
+    nifti.require_possible(affine)
+  except nifti.HeaderError as error:
+    raise InputError(f'{path}: {error}') from error

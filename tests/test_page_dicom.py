@@ -1,0 +1,134 @@
+"""The page's reader of DICOM finds the same voxels at the same places as the program's, in Node."""
+
+import base64
+import struct
+
+import enhanced_dicom
+import numpy as np
+import page_modules
+import pydicom
+import pytest
+from pydicom import Sequence
+from pydicom.data import get_testdata_file
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
+
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dicom, volumes
+
+STORED = np.random.default_rng(0).integers(0, 4000, (4, 6, 7)).astype(np.uint16)
+SHARED = ('PlaneOrientationSequence', 'PixelMeasuresSequence', 'PixelValueTransformationSequence')
+READ = {
+  'in order': {},
+  'interleaved': {'frames': (0, 2, 1, 3), 'slopes': (1, 2, 0.5, 3)},
+  'what all share apart, backwards': {'shared': SHARED, 'frames': (3, 2, 1, 0)},
+  'no rescaling': {'rescale': False},
+  'types are not written': {'syntax': ImplicitVRLittleEndian, 'shared': SHARED[1:]},
+  'without lengths': {'has_lengths': False, 'shared': SHARED[:2]},
+  'neither types nor lengths': {'has_lengths': False, 'syntax': ImplicitVRLittleEndian},
+}
+REFUSED = {
+  'a group less': {},
+  'no place': {'drop': ('PlanePositionSequence',)},
+  'no distances': {'drop': ('PixelMeasuresSequence',)},
+  'twice at one place': {'frames': (0, 1, 2, 2)},
+  'a frame less': {'frames': (0, 1, 3)},
+  'a slope of 0': {'slopes': (1, 0)},
+  'to the side': {},
+  'another direction': {},
+  'a scaling that not all have': {},
+  'a tag twice': {},
+}
+
+
+def change(path, name):
+  """Writes a file of REFUSED again with what no argument of the writer makes."""
+  dataset = pydicom.dcmread(path)
+  groups = dataset.PerFrameFunctionalGroupsSequence
+  if name == 'a group less':
+    del groups[2]
+  for d, group in enumerate(groups):
+    if name == 'to the side':
+      group.PlanePositionSequence[0].ImagePositionPatient = [-20.5, 11.25 + d, 300 + 2.5 * d]
+  if name == 'another direction':
+    groups[1].PlaneOrientationSequence[0].ImageOrientationPatient = [0, 1, 0, -1, 0, 0]
+  if name == 'a scaling that not all have':
+    groups[1].PixelValueTransformationSequence = Sequence()
+  dataset.save_as(path)
+  if name == 'a tag twice':
+    rows = struct.pack('<HH', 0x28, 0x10) + b'US' + struct.pack('<HH', 2, 6)
+    content = path.read_bytes()
+    assert content.count(rows) == 1
+    path.write_bytes(content.replace(rows, rows * 2))
+
+
+def convert(path):
+  """An enhanced CT by highdicom from slices that were one each, and its voxels by highdicom."""
+  highdicom = pytest.importorskip('highdicom')
+  from highdicom.legacy import LegacyConvertedEnhancedCTImage
+
+  slices = []
+  for k in (2, 0, 3, 1):
+    one = pydicom.dcmread(str(get_testdata_file('CT_small.dcm')))
+    one.ImagePositionPatient = [-158.1358, -179.0358, -75.7 + 5 * k]
+    one.SOPInstanceUID, one.InstanceNumber = generate_uid(), k + 1
+    one.PixelData = np.roll(one.pixel_array, 9 * k, axis=0).tobytes()
+    slices.append(one)
+  made = LegacyConvertedEnhancedCTImage(slices, generate_uid(), 2, generate_uid(), 1)
+  made.save_as(path)
+  volume = highdicom.imread(path).get_volume()
+  return volume.array, np.diag((-1.0, -1.0, 1.0, 1.0)) @ volume.affine
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('enhanced')
+  for name, settings in (READ | REFUSED).items():
+    path = enhanced_dicom.write(folder / f'{name}.dcm', STORED, **settings)
+    if name in REFUSED and not settings:
+      change(path, name)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def by_page(files):
+  """What the page reads of all files, by their names."""
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  convert(files / 'highdicom.dcm')
+  paths = sorted(files.iterdir())
+  found = page_modules.call(
+    'dicom.js',
+    '(({ voxels, ...more }) => ({ voxels: [...voxels], ...more }))('
+    "functions.readDicom(new Uint8Array(Buffer.from(input, 'base64'))))",
+    [base64.b64encode(path.read_bytes()).decode() for path in paths],
+  )
+  return {path.stem: one for path, one in zip(paths, found, strict=True)}
+
+
+def array_of(one):
+  """Voxels [D, H, W] and the affine of (w, h, d) to RAS millimetres."""
+  assert 'error' not in one, one
+  return np.reshape(one['voxels'], one['shape'][::-1]), np.array([*one['affine'], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize('name', READ)
+def test_frames_are_slices_as_the_program_has_them(files, by_page, name):
+  wanted = dicom.read_series([files / f'{name}.dcm'])
+  voxels, affine = array_of(by_page[name])
+  np.testing.assert_array_equal(voxels, wanted.voxels)
+  np.testing.assert_allclose(affine, wanted.affine[:, [2, 1, 0, 3]], atol=1e-5)
+
+
+def test_what_highdicom_writes_is_what_highdicom_reads(files, by_page):
+  path = files / 'highdicom.dcm'
+  wanted, lies = convert(path)
+  voxels, affine = array_of(by_page['highdicom'])
+  there = volumes.on_grid(path, wanted, lies, path, voxels.shape, affine[:, [2, 1, 0, 3]])
+  np.testing.assert_array_equal(voxels, there)
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_both_refuse_what_is_no_series(files, by_page, name):
+  with pytest.raises(InputError):
+    dicom.read_series([files / f'{name}.dcm'])
+  assert by_page[name].get('error', '').startswith(('it', 'its', 'two'))
