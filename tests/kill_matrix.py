@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     *('thrifty_jax.predict', '--model=run', '--input=raw/TestData', '--output=masks'),
     *('--overlays', '--probabilities', '--overwrite', '--device=cpu'),
   ),
-  'front': ('thrifty_jax.main', f'--config={RACE}', '--workdir=raced', '--stage=search'),
+  'front': ('thrifty_jax.main', f'--config={RACE}', '--workdir=raced', '--stage=front'),
 }
 AGAIN = {'export': ('--overwrite',)}  # options that a second call needs
 MEASURED = ('front',)
