@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     *('thrifty_jax.predict', '--model=run', '--input=raw/TestData', '--output=masks'),
     *('--overlays', '--probabilities', '--overwrite', '--device=cpu'),
   ),
-  'front': ('thrifty_jax.main', f'--config={RACE}', '--workdir=raced', '--stage=search'),
+  'front': ('thrifty_jax.main', f'--config={RACE}', '--workdir=raced', '--stage=front'),
 }
 AGAIN = {'export': ('--overwrite',)}  # options that a second call needs
 MEASURED = ('front',)
@@ -69,6 +69,7 @@ class Matrix:
 
   def __init__(self, place: Path, seed: int):
     self.place, self.now, self.chance = place, place / 'now', random.Random(seed)
+    self.kills: collections.Counter[str] = collections.Counter()
     self.now.mkdir()
     self.environment = os.environ | {
       'PYTHONPATH': str(interrupted.PROJECT),
@@ -155,6 +156,7 @@ class Matrix:
     hows = []
     for _ in range(self.chance.choice((1, 1, 2))):
       how, status = self.kill(stage, most, seconds)
+      self.kills[stage] += status < 0  # else it ended before
       hows.append(f'{how} (status {status})')
     try:
       self.finish(stage)
@@ -240,7 +242,8 @@ def main() -> int:
     matrix.put_back('after')
   if not different:
     shutil.rmtree(place)
-  print(json.dumps({'seed': options.seed, 'trials': trials, 'differences': different}))
+  told = {'trials': trials, 'kills': matrix.kills, 'differences': different}
+  print(json.dumps({'seed': options.seed, **told}))
   return 1 if different else 0
 
 

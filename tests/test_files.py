@@ -85,6 +85,15 @@ def test_a_full_disk_is_bad_input_with_the_folder_and_other_faults_come_through(
     assert caught.value is fault
 
 
+@pytest.mark.parametrize(
+  ('mode', 'found'), [(0o700, False), (0o755, False), (0o720, True), (0o702, True)]
+)
+def test_a_folder_of_the_group_or_of_all_may_hold_files_of_others(tmp_path, mode, found):
+  tmp_path.chmod(mode)
+  assert files.others_can_write(tmp_path) == found
+  assert not files.others_can_write(tmp_path / 'absent')
+
+
 def test_whole_numbers_fit_64_bits():
   assert files.parse_json('9' * 18) == 10**18 - 1
   with pytest.raises(ValueError, match='over 18 digits'):

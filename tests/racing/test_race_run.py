@@ -5,9 +5,11 @@ import json
 
 import pytest
 
-from thrifty_jax import main
+from thrifty_jax import config as configs
+from thrifty_jax import main, stages
 from thrifty_jax.networks import genotype
 from thrifty_jax.racing import entrants
+from thrifty_jax.running import readiness
 
 NEEDED = ('onnx', 'onnxruntime')
 pytestmark = pytest.mark.skipif(
@@ -56,3 +58,8 @@ def test_a_run_races_trains_scores_and_reports(run, tmp_path, capsys):
   assert 'rung 1' in out and 'test DSC' not in out.partition('retrain:')[0]
   assert run(budget) == 0
   assert 'search: done' in capsys.readouterr().out
+
+
+def test_a_front_alone_can_be_reported_on(tmp_path):
+  (tmp_path / 'front').mkdir()
+  readiness.require(stages.REPORT, configs.default(), tmp_path)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -327,6 +328,16 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
   with pytest.raises(InputError, match='checkpoints: the folder is gone'):
     checkpoints.save(2, _state(2))
   assert not (tmp_path / 'run').exists()
+
+
+def test_after_a_write_that_failed_the_others_of_tensorstore_say_nothing(tmp_path, monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, 'unraisablehook', lambda one: told.append(str(one.exc_value)))
+  before, checkpoints = sys.unraisablehook, Checkpoints(tmp_path)
+  for text in ('Event loop is closed', 'a fault'):
+    sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
+  checkpoints.close()
+  assert told == ['a fault'] and sys.unraisablehook is before
 
 
 OTHER_DEVICES = """

@@ -32,7 +32,9 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     genotypes.require_trainable(config, workdir)
   if stage is stages.EVALUATE and not (workdir / 'model').is_dir():
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
-  if stage is stages.REPORT and not any((workdir / name).exists() for name in ALL):
+  if stage is stages.REPORT and not any(
+    (workdir / name).exists() for name in (*ALL, stages.FRONT.name)
+  ):
     raise InputError(f'{workdir}: there is no run to report on; expected the folder of a run')
   if stage is stages.DESCRIBE and configs.has_genotype(config):
     path = stages.find_genotype(config, workdir)

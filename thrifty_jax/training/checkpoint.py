@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Checkpoints:
     self._folder = Path(folder).absolute()
     # Orbax logs warnings about what is normal here, and tracebacks of errors that it raises anyway.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
+    self._hook, sys.unraisablehook = sys.unraisablehook, _without_later_failures(sys.unraisablehook)
     self._folder.mkdir(parents=True, exist_ok=True)
     self._empty()
     for path in self._folder.glob('*'):  # before Orbax reads them, which fails on some damage
@@ -104,7 +105,10 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until everything is written."""
-    self._wait()
+    try:
+      self._wait()
+    finally:
+      sys.unraisablehook = self._hook
     self._background.shutdown()
     self._manager.close()
 
@@ -143,6 +147,19 @@ class Checkpoints:
     for before in self._folder.glob(f'{_DAMAGED}*'):
       shutil.rmtree(before)
     (self._folder / str(step)).rename(self._folder / f'{_DAMAGED}{step}')
+
+
+def _without_later_failures(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  """Returns a sys.unraisablehook that passes over the writes that fail after a first one.
+
+  That one is raised, and closes the loop to which TensorStore's threads report the others.
+  """
+
+  def report(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
+
+  return report
 
 
 def _describe_damage(folder: Path) -> str:
