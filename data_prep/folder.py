@@ -159,8 +159,13 @@ def resolve(
       f'config.data.slice_axis is {data.slice_axis!r} and data.context {data.context}; expected '
       "'axial' and 0, as pictures have no other planes and no neighbouring slices"
     )
-  if data.unit == 'auto':
-    data.unit = 'pixels' if flat else 'mm'
+  unit = 'pixels' if flat else 'mm'
+  if data.unit not in ('auto', unit):
+    raise InputError(
+      f'config.data.unit is {data.unit!r}; expected {unit!r}, as distances in '
+      f'{"pictures" if flat else "volumes"} are in that unit. Leave it out.'
+    )
+  data.unit = unit
   data.image_size = data.image_size or fingerprint.image_size(
     grids, axis=data.slice_axis, largest=data.max_image_size
   )

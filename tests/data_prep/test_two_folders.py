@@ -403,3 +403,9 @@ def test_pictures_have_the_orientation_that_slices_have(config):
   turned = volumes.along(volume, 'axial')
   np.testing.assert_array_equal(turned.image, volume.image)
   assert volume.orientation == 'LPS'
+
+
+def test_distances_of_pictures_are_in_pixels_whatever_is_asked_for(there, tmp_path):
+  config = configure(there, tmp_path, unit='mm')
+  with pytest.raises(InputError, match="unit is 'mm'; expected 'pixels'"):
+    data_sets.resolve(config, data_sets.find(config), ())
