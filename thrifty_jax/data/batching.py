@@ -61,9 +61,7 @@ class Prepared:
   note: str = ''  # warning that applies to the data and to everything made from it
   # Intensity from which on voxels were outside the scan, and the value that replaced them.
   padding: tuple[float, float] | None = None
-  reduction: float = (
-    0.0  # by which slices were reduced before they were cut into windows; 0 is none
-  )
+  reduction: float = 0.0  # of slices that were cut into windows; 0 where they are drawn whole
   citation: str = ''
 
   def remembering(self, budget_bytes: int) -> 'Prepared':

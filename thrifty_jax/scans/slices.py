@@ -39,8 +39,9 @@ def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
   channels = []
   for m in range(volume.image.shape[-1]):
     planes = _unit_range(volume.image[..., m], settings)
-    drawn = [_draw_image(plane, settings) for plane in planes]
-    channels.append(np.concatenate(drawn).clip(0.0, 1.0).astype(np.float16))
+    # Slice by slice, so that no copy of the scan in float32 is kept.
+    drawn = [np.float16(_draw_image(plane, settings).clip(0.0, 1.0)) for plane in planes]
+    channels.append(np.concatenate(drawn))
   return np.stack(channels, axis=-1)
 
 
