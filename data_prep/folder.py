@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import data_sets, drawing, fingerprint, named_files, one_folder, two_folders
+from data_prep import data_sets, fingerprint, named_files, one_folder, reduction, two_folders
 from thrifty_jax import config as configs
 from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
@@ -172,7 +172,7 @@ def resolve(
   if data.reduction < 0:
     used = [case for case in scans.cases if case.patient in training] or scans.cases
     data.reduction = (
-      drawing.choose_reduction(
+      reduction.choose_reduction(
         used, lambda case: _read_mask(case)[0][0], image_size=data.image_size
       )
       if flat

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import drawing
+from data_prep import reduction
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
@@ -26,7 +26,7 @@ def lines(side, width):
 
 
 def choose(mask, image_size=64, cases=CASES):
-  return drawing.choose_reduction(cases, lambda case: mask, image_size=image_size)
+  return reduction.choose_reduction(cases, lambda case: mask, image_size=image_size)
 
 
 def test_pictures_that_fit_and_large_things_are_drawn_whole():
@@ -38,7 +38,7 @@ def test_fine_things_are_seen_in_windows_as_they_are_and_broader_ones_reduced():
   assert choose(lines(512, 1)) == 1
   broad = choose(lines(512, 12))
   assert 1 < broad < 8
-  assert drawing.measure_kept([lines(512, 12)], broad) >= drawing.KEPT
+  assert reduction.measure_kept([lines(512, 12)], broad) >= reduction.KEPT
 
 
 def test_the_class_that_loses_most_decides():
@@ -48,11 +48,11 @@ def test_the_class_that_loses_most_decides():
 
 
 def test_what_is_kept_is_the_dsc_of_a_mask_with_itself():
-  assert drawing.measure_kept([disc(64)], 1) == 1
+  assert reduction.measure_kept([disc(64)], 1) == 1
   label = np.zeros((8, 8), np.uint8)
   label[:, 3] = 1  # a half of every pixel of 2 x 2 at the most, so it is lost
-  assert drawing.measure_kept([label], 2) == 0
-  assert drawing.measure_kept([np.zeros((8, 8), np.uint8)], 2) == 1
+  assert reduction.measure_kept([label], 2) == 0
+  assert reduction.measure_kept([np.zeros((8, 8), np.uint8)], 2) == 1
 
 
 def test_no_more_than_twenty_masks_are_read_and_unreadable_ones_are_left_to_the_check():
@@ -64,7 +64,7 @@ def test_no_more_than_twenty_masks_are_read_and_unreadable_ones_are_left_to_the_
       raise InputError('damaged')
     return lines(512, 1)
 
-  assert drawing.choose_reduction(CASES, read_mask, image_size=64) == 1
+  assert reduction.choose_reduction(CASES, read_mask, image_size=64) == 1
   assert len(read) == len({*read}) == 20
   with pytest.raises(ZeroDivisionError):  # a fault is none of the masks'
-    drawing.choose_reduction(CASES, lambda case: 1 / 0, image_size=64)  # type: ignore
+    reduction.choose_reduction(CASES, lambda case: 1 / 0, image_size=64)  # type: ignore
