@@ -26,7 +26,8 @@ config.json; a value that you set takes precedence:
                                     folds may differ in it; else the percentiles of each scan
 
 No flips: how an anatomy may be mirrored is unknown. If left and right look alike and have one
-class, set augment.flip_left_right and evaluate.flips. Of volumes the network also sees the slices
+class, set augment.flip_left_right and evaluate.flips. If up and down mean nothing, as in most
+microscopy, add the variant unoriented. Of volumes the network also sees the slices
 above and below; data.context=0 takes them away, which cost 0.8 points on the hippocampus.
 
 Measured: Task04_Hippocampus of the Decathlon (221 scans of 145 patients), variant small with
@@ -37,6 +38,7 @@ Variants, which compose (`:small,unet`), applied from left to right:
   small                  at most 128 x 128, a narrow supernet and few epochs.
   unet, unet_plus_plus   a baseline instead of the search.
   thrifty                the paper's search of cells instead of the race of lean networks.
+  unoriented             all flips and quarter turns, each as often as another.
 """
 
 from ml_collections import ConfigDict
@@ -52,7 +54,7 @@ def get_config(variants: str = '') -> ConfigDict:
   defaults.leave_to_data(config)
   config.retrain.least_steps = 50  # else the epochs of ten scans or pictures are a step or two each
   defaults.set_model(config, 'lean')
-  return defaults.apply_variants(config, variants, small=_small)
+  return defaults.apply_variants(config, variants, small=_small, unoriented=_unoriented)
 
 
 def _small(config: ConfigDict) -> None:
@@ -70,3 +72,9 @@ def _small(config: ConfigDict) -> None:
   retrain.epochs = 40
   retrain.batch_size = 16
   retrain.validate_every = 4
+
+
+def _unoriented(config: ConfigDict) -> None:
+  """Sets the three flips whose combinations are the eight turns and mirrors of a square."""
+  for name in ('flip_left_right', 'flip_up_down', 'flip_diagonal'):
+    config.augment[name] = True

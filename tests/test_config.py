@@ -142,6 +142,12 @@ BAD = [
   ('augment.translate', (-0.1, 0.1)),
   ('augment.scale', (0.0, 1.0)),
   ('augment.elastic_probability', 1.5),
+  ('augment.blur_sigma', (0.0, 1.0)),
+  ('augment.coarse_scale', (0.5, 1.1)),
+  ('augment.hue_degrees', 181.0),
+  ('augment.hue_degrees', 10.0),  # of scans in grey
+  ('augment.saturation', 0.2),
+  ('augment.gamma_inverted', -0.1),
   ('model.name', 'unett'),
   ('model.depth', 7),
   ('model.edges_per_node', 1),
@@ -249,6 +255,18 @@ def test_a_number_that_is_not_finite_is_refused(value):
     configs.validate(config)
 
 
+def test_hues_are_those_of_pictures_in_colour_or_are_left_to_the_data():
+  config = configs.default()
+  config.augment.saturation, config.augment.hue_degrees = 0.3, 20.0
+  for modalities, unit in ((3, 'pixels'), (0, 'auto'), (0, 'pixels'), (3, 'auto')):
+    config.data.update(modalities=modalities, unit=unit)
+    configs.validate(config)
+  for modalities, unit in ((1, 'pixels'), (3, 'mm'), (0, 'mm')):
+    config.data.update(modalities=modalities, unit=unit)
+    with pytest.raises(InputError, match='augment.saturation is 0.3; expected 0 but for pictures'):
+      configs.validate(config)
+
+
 def test_augmentation_can_be_turned_off():
   config = configs.default()
   config.augment.scale = config.augment.gamma = (1.0, 1.0)
@@ -305,6 +323,7 @@ NOT_OF_THE_PAPER = {
   ),
   *('data.exclude', 'data.nan_is_lowest', 'data.colours', 'data.reduction', 'data.unit'),
   'evaluate.list_suspects',
+  *('augment.blur_sigma', 'augment.coarse_scale'),  # read with a probability above 0
   *(field for field, row in SETTINGS.items() if field.startswith('front.') and row.stages),
 }
 # Limits and steps that are not read where another field is off.

@@ -20,8 +20,14 @@ RECIPE = {
   'augment.elastic_alpha': 384.0,  # code: 1.5 sides of 256 pixels
   'augment.elastic_sigma': 17.9,  # code: 0.07 sides
   'augment.rotate_degrees': 0.0,  # ours: off, like all of the augmentation below
+  'augment.flip_diagonal': False,
   'augment.scale': (1.0, 1.0),
+  'augment.blur_probability': 0.0,
+  'augment.coarse_probability': 0.0,
+  'augment.saturation': 0.0,
+  'augment.hue_degrees': 0.0,
   'augment.gamma': (1.0, 1.0),
+  'augment.gamma_inverted': 0.0,
   'augment.gain': 0.0,
   'augment.bias_field': 0.0,
   'augment.offset': 0.0,

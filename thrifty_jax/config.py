@@ -167,6 +167,10 @@ def _validate_data(config: ConfigDict) -> None:
   _require(config, 'data.mean', lambda mean: len(mean) in (0, data.modalities), each)
   alike = f'as many as config.data.mean, which is {data.mean}'
   _require(config, 'data.std', lambda std: len(std) == len(data.mean), alike)
+  coloured = data.unit != 'mm' and data.modalities in (0, 3)  # or these are left to the data
+  only = '0 but for pictures in colour, whose data.unit is pixels and data.modalities are 3'
+  for name in ('saturation', 'hue_degrees'):
+    _require(config, f'augment.{name}', lambda most: most == 0 or coloured, only)
   only = f'True with the protocol {protocol!r}: only pooled_2d does without test patients'
   _require(config, 'data.hold_out_test', lambda on: on or protocol == 'pooled_2d', only)
 

@@ -192,6 +192,9 @@ _MEMORY = {
 _AUGMENT = {
   'flip_left_right': Setting(False, SWITCH, 'Mirrors left and right; where anatomy allows.', ALL),
   'flip_up_down': Setting(False, SWITCH, 'Mirrors up and down, likewise.', ALL),
+  'flip_diagonal': Setting(
+    False, SWITCH, 'Mirrors along a diagonal; with both others these are quarter turns too.', ALL
+  ),
   'crop_area': Setting(
     (1.0, 1.0),
     numbers('two factors above 0 and at most 1, rising', lambda a, b: 0 < a <= b <= 1),
@@ -212,7 +215,24 @@ _AUGMENT = {
     350.0, FROM_0, 'Factor of smoothed noise in +-1 that shifts pixels; 350 is about 3 of 256.'
   ),
   'elastic_sigma': Setting(20.0, ABOVE_0, 'Smoothing of that noise, in pixels of a slice of 256.'),
+  'blur_probability': Setting(0.0, SHARE, 'Share of slices that are blurred.'),
+  'blur_sigma': Setting(
+    (0.5, 1.0),
+    numbers('two widths from 0.1 to 10, rising', lambda a, b: 0.1 <= a <= b <= 10),
+    'Deviation of that Gaussian, in pixels, uniform.',
+  ),
+  'coarse_probability': Setting(0.0, SHARE, 'Share of slices that lose resolution.'),
+  'coarse_scale': Setting(
+    (0.5, 1.0),
+    numbers('two factors above 0 and at most 1, rising', lambda a, b: 0 < a <= b <= 1),
+    'Share of their pixels that a side keeps, uniform.',
+  ),
+  'saturation': Setting(0.0, SHARE, 'Largest change of saturation, either way; of colours only.'),
+  'hue_degrees': Setting(0.0, within(0, 180), 'Largest turn of the hue, likewise.'),
   'gamma': Setting((0.7, 1.45), FACTORS, 'Exponent of intensities in [0, 1], log-uniform.'),
+  'gamma_inverted': Setting(
+    0.0, SHARE, 'Share of slices whose gamma acts on the distance from 1 instead.'
+  ),
   'gain': Setting(0.15, FROM_0, 'Largest change of contrast to either side, uniform.'),
   'bias_field': Setting(
     0.0, FROM_0, 'Log deviation of a gain that changes across a slice, as of MR coils.'

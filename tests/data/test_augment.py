@@ -9,17 +9,22 @@ import pytest
 import scipy.ndimage
 
 from thrifty_jax import config
-from thrifty_jax.data import augment
+from thrifty_jax.data import augment, chance
 
 ZERO = {
   'flip_left_right': False,
   'flip_up_down': False,
+  'flip_diagonal': False,
   'crop_area': (1.0, 1.0),
   'crop_aspect': (1.0, 1.0),
   'rotate_degrees': 0.0,
   'scale': (1.0, 1.0),
   'translate': (0.0, 0.0),
   'elastic_probability': 0.0,
+  'blur_probability': 0.0,
+  'coarse_probability': 0.0,
+  'saturation': 0.0,
+  'hue_degrees': 0.0,
   'gamma': (1.0, 1.0),
   'gain': 0.0,
   'bias_field': 0.0,
@@ -97,6 +102,20 @@ def test_flips_are_exact_and_as_often_as_not(name, axis):
     if not turned:
       np.testing.assert_array_equal(new_image[example], image[example])
   assert 16 < flipped < 48
+
+
+def test_three_flips_are_all_eight_turns_and_mirrors_exact_and_as_often_as_one_another():
+  image, label = smooth_batch(batch=128, height=17, width=17)
+  settings = settings_with(flip_left_right=True, flip_up_down=True, flip_diagonal=True)
+  found = augmented(jax.random.key(1), image, label, settings=settings)
+  seen = np.zeros(8, int)
+  for before, mask, after, new_mask in zip(*map(np.asarray, (image, label, *found)), strict=True):
+    for form in range(8):
+      step = -1 if form > 3 else 1
+      if np.array_equal(np.rot90(before[:, ::step], form), after):
+        np.testing.assert_array_equal(np.rot90(mask[:, ::step], form), new_mask)
+        seen[form] += 1
+  assert seen.sum() == 128 and seen.min() > 6
 
 
 def test_nothing_is_flipped_where_flips_are_not_allowed():
@@ -185,7 +204,7 @@ def box(where):
 def test_a_crop_is_the_first_of_its_draws_that_fits():
   area, aspect = (0.45, 1.0), (0.5, 2.0)
   found, key = crops(area=area, aspect=aspect, batch=300)
-  draws = np.asarray(augment._uniform(key, (300, 2 * augment.CROP_TRIES + 2)), np.float64)
+  draws = np.asarray(chance.uniform(key, (300, 2 * augment.CROP_TRIES + 2)), np.float64)
   whole = 0
   for example, drawn in enumerate(draws):
     height = width = 1.0
@@ -341,6 +360,8 @@ def test_the_key_decides():
     {'translate': (0.1, 0.1)},
     {'crop_area': (0.3, 0.9), 'crop_aspect': (0.5, 2.0)},
     {'elastic_probability': 1.0},
+    {'blur_probability': 1.0, 'blur_sigma': (0.5, 4.0)},
+    {'coarse_probability': 1.0},
     {'gamma': (0.5, 2.0)},
     {'gain': 0.3},
     {'bias_field': 0.3},
@@ -357,6 +378,35 @@ def test_every_example_of_a_batch_has_its_own_draws(changes):
   for one in range(5):
     for other in range(one):
       assert np.abs(found[one] - found[other]).max() > 1e-4
+
+
+def test_a_setting_that_is_off_leaves_no_code():
+  image, label = smooth_batch(channels=3)
+
+  def traced(**changes):
+    run = functools.partial(augment.augment, settings=settings_with(**changes))
+    others = {'mean': jnp.zeros(3), 'std': jnp.ones(3)}
+    return str(jax.make_jaxpr(functools.partial(run, **others))(jax.random.key(0), image, label))
+
+  nothing = traced()
+  unread = {'blur_sigma': (1.0, 3.0), 'coarse_scale': (0.2, 0.4), 'gamma_inverted': 0.5}
+  assert traced(**unread) == nothing
+  for name in ('blur_probability', 'coarse_probability', 'saturation', 'hue_degrees'):
+    assert len(traced(**{name: 0.5})) > len(nothing)
+
+
+def test_later_settings_leave_the_draws_of_the_first_version_as_they_are():
+  """Else a run would not go on with the same bits; the figures are that version's."""
+  image, label = smooth_batch(channels=3)
+  others = {'mean': jnp.zeros(3), 'std': jnp.ones(3)}
+  for probability in (0.0, 1e-9):  # as good as never, but the code is there
+    settings = config.default().augment
+    for name in ('blur_probability', 'coarse_probability', 'gamma_inverted', 'saturation'):
+      settings[name] = probability
+    found, new_label = augmented(jax.random.key(7), image, label, settings=settings, **others)
+    expected = [[0.3568, 0.6011, 0.6977], [0.5847, 0.5805, 0.4697], [0.5368, 0.4190, 0.6130]]
+    np.testing.assert_allclose(found[:, 20, 24], expected, atol=1e-3)
+    np.testing.assert_array_equal(new_label[:, 20, 24], [1, 2, 1])
 
 
 def test_types_and_label_values_are_kept():

@@ -14,6 +14,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import device
 from thrifty_jax.networks import inference
 from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.scans.preprocessing import FLIPS
 
 
 @pytest.fixture
@@ -60,7 +61,10 @@ def test_on_an_accelerator_a_batch_stays_whole(monkeypatch):
   assert inference.run_slice_by_slice(jnp.sin) is jnp.sin
 
 
-@pytest.mark.parametrize('flips', [(), ('left_right',), ('up_down', 'left_right')])
+@pytest.mark.parametrize(
+  'flips',
+  [(), ('left_right',), ('up_down', 'left_right'), ('diagonal',), ('left_right', 'diagonal')],
+)
 def test_averaging_over_flips_equals_a_loop_over_flipped_copies(flips):
   rng = np.random.default_rng(0)
   image = rng.normal(size=(2, 6, 6, 1))
@@ -73,9 +77,10 @@ def test_averaging_over_flips_equals_a_loop_over_flipped_copies(flips):
   for wanted in itertools.product((False, True), repeat=len(flips)):
     copy = image
     chosen = [flip for flip, on in zip(flips, wanted, strict=True) if on]
-    axes = tuple({'up_down': 1, 'left_right': 2}[flip] for flip in chosen)
-    copy = logits(np.flip(copy, axes))
-    expected.append(np.flip(copy, axes))
+    axes = tuple({'up_down': 1, 'left_right': 2}[flip] for flip in chosen if flip != 'diagonal')
+    order = (0, 2, 1, 3) if 'diagonal' in chosen else (0, 1, 2, 3)
+    copy = logits(np.flip(copy, axes).transpose(order))
+    expected.append(np.flip(copy.transpose(order), axes))
   found = inference.average_over_flips(logits, flips)(image)
   np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-12)
 
@@ -86,6 +91,13 @@ def test_averaged_logits_do_not_change_when_the_image_is_mirrored():
   averaged = inference.average_over_flips(lambda x: x * weight, ('left_right',))
   image = rng.normal(size=(1, 4, 4, 1))
   np.testing.assert_allclose(averaged(image[:, :, ::-1])[:, :, ::-1], averaged(image))
+
+
+def test_three_flips_are_all_eight_turns_and_mirrors_of_a_square():
+  weight = np.random.default_rng(2).normal(size=(5, 5, 1))
+  averaged = inference.average_over_flips(lambda x: x * weight, FLIPS)
+  turned = [np.rot90(mirrored, k) for k in range(4) for mirrored in (weight, weight[::-1])]
+  np.testing.assert_allclose(averaged(np.ones((1, 5, 5, 1)))[0], np.mean(turned, axis=0))
 
 
 def a_spec(**changes):

@@ -1,15 +1,16 @@
 """Random augmentation of training slices: one warp for image and mask, then intensities.
 
 Everything runs on the device, inside jit, for a whole batch. A setting with an empty range costs
-nothing: its code is left out when the function is traced.
+nothing: its code is left out when the function is traced. Nor does a setting change the draws of
+another, so that a run goes on with the same bits where a later version knows more settings.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+
+from thrifty_jax.data import chance, tones
 
 # Elastic settings are pixels of a slice of this side, so that they mean the same at every size.
 REFERENCE_SIDE = 256
@@ -41,7 +42,7 @@ def augment(
     Image, [B, H, W, C], and label, [B, H, W], with unchanged types.
 
   Raises:
-    ValueError: If the shapes do not match.
+    ValueError: If the shapes do not match, or colours are mixed of other than three modalities.
   """
   if image.ndim != 4 or label.shape != image.shape[:3]:
     raise ValueError(
@@ -49,7 +50,7 @@ def augment(
     )
   affine_key, elastic_key, tone_key, crop_key = jax.random.split(key, 4)
   new_image = image.astype(jnp.float32)
-  flips = settings.flip_left_right or settings.flip_up_down
+  flips = settings.flip_left_right or settings.flip_up_down or settings.flip_diagonal
   moves = settings.rotate_degrees or any(settings.translate) or tuple(settings.scale) != (1, 1)
   elastic = settings.elastic_probability * settings.elastic_alpha > 0
   crop = tuple(settings.crop_area) != (1, 1)
@@ -63,7 +64,12 @@ def augment(
     if crop:  # last on the way back: a slice is cropped first, then moved and deformed
       where = crop_source(crop_key, where, shape=label.shape, settings=settings)
     new_image, label = warp(new_image, label, where)
-  new_image = _tone(tone_key, new_image, settings=settings, mean=mean, std=std)
+  # The split above has the numbers 0 to 3.
+  if settings.blur_probability:
+    new_image = tones.blur(jax.random.fold_in(key, 4), new_image, settings=settings)
+  if settings.coarse_probability:
+    new_image = tones.coarsen(jax.random.fold_in(key, 5), new_image, settings=settings)
+  new_image = tones.change_tone(tone_key, new_image, settings=settings, mean=mean, std=std)
   return new_image.astype(image.dtype), label
 
 
@@ -75,13 +81,13 @@ def affine_source(
   From pixel coordinates (down, right), [1, H, W, 2], follow those of B = `batch` examples,
   [B, H, W, 2], which may lie outside the slice.
   """
-  draws = _uniform(key, (batch, 6))
+  draws = chance.uniform(key, (batch, 6))
   size = jnp.asarray(where.shape[1:3], jnp.float32)
   centre = (size - 1) / 2
-  angle = _symmetric(draws[:, 0], np.deg2rad(settings.rotate_degrees))
-  shrink = 1 / _log_uniform(draws[:, 1], settings.scale)
+  angle = chance.symmetric(draws[:, 0], np.deg2rad(settings.rotate_degrees))
+  shrink = 1 / chance.log_uniform(draws[:, 1], settings.scale)
   across, down = settings.translate
-  shift = _symmetric(draws[:, 2:4], jnp.asarray([down, across])) * size
+  shift = chance.symmetric(draws[:, 2:4], jnp.asarray([down, across])) * size
   allowed = jnp.asarray([settings.flip_up_down, settings.flip_left_right])
   flip = jnp.where((draws[:, 4:] < 0.5) & allowed, -1.0, 1.0)
   cos, sin = jnp.cos(angle) * shrink, jnp.sin(angle) * shrink
@@ -89,6 +95,9 @@ def affine_source(
   cos, sin = cos[:, None, None], sin[:, None, None]
   # No matrix product, which may be rounded to bfloat16 on an accelerator.
   turned = jnp.stack([cos * down + sin * right, cos * right - sin * down], axis=-1)
+  if settings.flip_diagonal:
+    swapped = chance.uniform(jax.random.fold_in(key, 1), (batch, 1, 1, 1)) < 0.5
+    turned = jnp.where(swapped, turned[..., ::-1], turned)
   return centre + flip[:, None, None] * turned
 
 
@@ -103,10 +112,10 @@ def crop_source(
   slice, [B, H, W, 2], inside the crop where `where` is inside the slice; `shape` is (B, H, W).
   """
   batch, *size = shape
-  draws = _uniform(key, (batch, 2 * CROP_TRIES + 2))
+  draws = chance.uniform(key, (batch, 2 * CROP_TRIES + 2))
   low, high = settings.crop_area
   area = low + (high - low) * draws[:, :CROP_TRIES]
-  aspect = _log_uniform(draws[:, CROP_TRIES:-2], settings.crop_aspect)
+  aspect = chance.log_uniform(draws[:, CROP_TRIES:-2], settings.crop_aspect)
   tried = jnp.sqrt(jnp.stack([area / aspect, area * aspect], axis=-1))  # shares of H and W
   fits = (tried <= 1).all(-1)
   first = jnp.take_along_axis(tried, fits.argmax(1)[:, None, None], axis=1)[:, 0]
@@ -131,10 +140,10 @@ def displacement(key: jax.Array, shape: tuple[int, ...], *, settings: ConfigDict
   pixels = min(height, width) / REFERENCE_SIDE
   sigma = max(settings.elastic_sigma * pixels, 1.0)  # less would be noise from pixel to pixel
   spread = settings.elastic_alpha * pixels * np.sqrt(1 / 3 / (4 * np.pi)) / settings.elastic_sigma
-  down, right = _smoothing(height, sigma), _smoothing(width, sigma)
-  noise = _normal(noise_key, (batch, 2, down.shape[1], right.shape[1]))
+  down, right = chance.smoothing(height, sigma), chance.smoothing(width, sigma)
+  noise = chance.normal(noise_key, (batch, 2, down.shape[1], right.shape[1]))
   field = jnp.einsum('hn,banm,wm->bhwa', down, noise, right)
-  drawn = _uniform(chance_key, (batch,)) < settings.elastic_probability
+  drawn = chance.uniform(chance_key, (batch,)) < settings.elastic_probability
   return field * (spread * drawn)[:, None, None, None]
 
 
@@ -169,79 +178,3 @@ def warp(image: jax.Array, label: jax.Array, where: jax.Array) -> tuple[jax.Arra
   lower = corner(width) * (1 - right) + corner(width + 1) * right
   new_label = take(label.reshape(batch, -1), row(jnp.floor(where + 0.5)))
   return upper * (1 - down) + lower * down, new_label
-
-
-def _tone(
-  key: jax.Array, image: jax.Array, *, settings: ConfigDict, mean: jax.Array, std: jax.Array
-) -> jax.Array:
-  """Applies gamma, gain and bias field to intensities in [0, 1]; offset and noise in deviations.
-
-  Every modality has its own draws; neighbouring slices of one modality share them.
-  """
-  batch, channels = image.shape[0], image.shape[-1]
-  if mean.shape != std.shape or mean.ndim != 1 or channels % mean.size:
-    raise ValueError(f'mean {mean.shape} and std {std.shape} do not fit {channels} channels')
-  slices = channels // mean.size
-  draw_key, noise_key = jax.random.split(key)
-  draws = _uniform(draw_key, (4, batch, 1, 1, mean.size))
-
-  def every_slice(value: jax.Array) -> jax.Array:
-    return jnp.tile(value, slices)
-
-  gamma = tuple(settings.gamma) != (1, 1)
-  if gamma or settings.gain or settings.bias_field:
-    intensity = jnp.maximum(image * every_slice(std) + every_slice(mean), 0)
-    if gamma:
-      intensity = intensity ** every_slice(_log_uniform(draws[0], settings.gamma))
-    gain = 1 + _symmetric(draws[1], settings.gain)
-    if settings.bias_field:
-      shape = (*image.shape[:3], mean.size)
-      gain = gain * jnp.exp(settings.bias_field * _field(jax.random.fold_in(draw_key, 1), shape))
-    image = (intensity * every_slice(gain) - every_slice(mean)) / every_slice(std)
-  if settings.offset:
-    image = image + every_slice(_symmetric(draws[2], settings.offset))
-  if settings.noise:
-    spread = settings.noise * draws[3]
-    image = image + every_slice(spread) * _normal(noise_key, image.shape)
-  return image
-
-
-def _symmetric(draw: jax.Array, limit: float | jax.Array) -> jax.Array:
-  """Maps a draw from [0, 1) to +-limit."""
-  return (2 * draw - 1) * limit
-
-
-def _log_uniform(draw: jax.Array, limits: tuple[float, float]) -> jax.Array:
-  """Maps a draw from [0, 1) to a range of factors, uniform in their logarithm."""
-  low, high = np.log(limits[0]), np.log(limits[1])
-  return jnp.exp(low + (high - low) * draw)
-
-
-def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws from [0, 1) as a flat array: XLA's CPU compiler needs seconds for many odd sides."""
-  return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
-
-
-def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws from the normal distribution, also as a flat array."""
-  return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
-
-
-def _field(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws normal fields of unit variance that vary over half a slice, [B, H, W, M]."""
-  batch, height, width, modalities = shape
-  down, across = (_smoothing(side, side / 2) for side in (height, width))
-  noise = _normal(key, (batch, down.shape[1], across.shape[1], modalities))
-  return jnp.einsum('hp,wq,bpqm->bhwm', down, across, noise, precision='highest')
-
-
-def _smoothing(side: int, sigma: float) -> np.ndarray:
-  """Returns Gaussian weights from noise points half a sigma apart to pixels, [side, points].
-
-  The points reach three sigma beyond the slice, and every row has length 1, so that unit noise
-  gives unit variance everywhere, borders included.
-  """
-  points = np.arange(-3 * sigma, side - 1 + 3.5 * sigma, sigma / 2)
-  distance = np.arange(side)[:, None] - points[None]
-  weights = np.exp(-(distance**2) / (2 * sigma**2))
-  return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)

@@ -21,7 +21,12 @@ from thrifty_jax.networks.model_spec import ModelSpec
 
 # Maps the slices of a scan, [D, S, S, M] float16 in [0, 1], to class scores [D, S, S, K] float32.
 Predict = Callable[[np.ndarray], np.ndarray]
-FLIP_AXES = {'up_down': 1, 'left_right': 2}  # axes of [B, H, W, C]
+# A flip of [B, S, S, C] is its own inverse. The diagonal swaps rows and columns.
+FLIP = {
+  'up_down': lambda image: image[:, ::-1],
+  'left_right': lambda image: image[:, :, ::-1],
+  'diagonal': lambda image: image.swapaxes(1, 2),
+}
 
 
 def predict_with(
@@ -38,7 +43,7 @@ def predict_with(
     logits: Compiled network, normalised images [B, S, S, C] to [B, S, S, K], for any B.
     spec: Description of the network.
     batch_size: Slices in a batch; the last batch is filled, so that only one size is compiled.
-    flips: Flips over which logits are averaged, names in FLIP_AXES.
+    flips: Flips over which logits are averaged, names in FLIP.
     mesh: Devices that share a batch, which is enlarged to a multiple of their number; None is the
       default device.
   """
@@ -89,22 +94,26 @@ def neighbours(slices: int, *, context: int) -> np.ndarray:
 def average_over_flips(logits: Callable[[Any], Any], flips: Sequence[str]) -> Callable[[Any], Any]:
   """Returns a network [B, S, S, C] to [B, S, S, K] averaged over all combinations of flips.
 
-  The flips are names in FLIP_AXES; without any, the network itself is returned.
+  The flips are names in FLIP; without any, the network itself is returned.
   """
   if not flips:
     return logits
-  axes = [FLIP_AXES[flip] for flip in flips]
-  sizes = range(len(axes) + 1)  # none of the flips is a combination, too
-  combinations = [chosen for size in sizes for chosen in itertools.combinations(axes, size)]
+  sizes = range(len(flips) + 1)  # none of the flips is a combination, too
+  combinations = [chosen for size in sizes for chosen in itertools.combinations(flips, size)]
 
   def averaged(image: Any) -> Any:
     total = 0
     for chosen in combinations:
-      flip = tuple(slice(None, None, -1 if axis in chosen else 1) for axis in range(4))
-      total = total + logits(image[flip])[flip]
+      found = logits(_flip(image, chosen))
+      total = total + _flip(found, chosen[::-1])
     return total / len(combinations)
 
   return averaged
+
+
+def _flip(image: Any, flips: Sequence[str]) -> Any:
+  """Returns the image flipped by one after the other; in the reverse order, that is undone."""
+  return functools.reduce(lambda found, flip: FLIP[flip](found), flips, image)
 
 
 def split_batch(batch_size: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from thrifty_jax.allowed import ABOVE_0, REDUCTION, SHARE, one_of, within
 from thrifty_jax.settings import SLICE_AXES
 
 RESIZING = ('linear', 'nearest')
-FLIPS = ('up_down', 'left_right')  # fields augment.flip_... of the config
+FLIPS = ('up_down', 'left_right', 'diagonal')  # fields augment.flip_... of the config
 Limit = Annotated[float, within(-1e9, 1e9)]  # what scanners store, or a percentile
 
 
