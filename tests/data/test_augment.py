@@ -360,8 +360,6 @@ def test_the_key_decides():
     {'translate': (0.1, 0.1)},
     {'crop_area': (0.3, 0.9), 'crop_aspect': (0.5, 2.0)},
     {'elastic_probability': 1.0},
-    {'blur_probability': 1.0, 'blur_sigma': (0.5, 4.0)},
-    {'coarse_probability': 1.0},
     {'gamma': (0.5, 2.0)},
     {'gain': 0.3},
     {'bias_field': 0.3},
@@ -397,16 +395,22 @@ def test_a_setting_that_is_off_leaves_no_code():
 
 def test_later_settings_leave_the_draws_of_the_first_version_as_they_are():
   """Else a run would not go on with the same bits; the figures are that version's."""
-  image, label = smooth_batch(channels=3)
-  others = {'mean': jnp.zeros(3), 'std': jnp.ones(3)}
-  for probability in (0.0, 1e-9):  # as good as never, but the code is there
-    settings = config.default().augment
-    for name in ('blur_probability', 'coarse_probability', 'gamma_inverted', 'saturation'):
-      settings[name] = probability
-    found, new_label = augmented(jax.random.key(7), image, label, settings=settings, **others)
-    expected = [[0.3568, 0.6011, 0.6977], [0.5847, 0.5805, 0.4697], [0.5368, 0.4190, 0.6130]]
-    np.testing.assert_allclose(found[:, 20, 24], expected, atol=1e-3)
-    np.testing.assert_array_equal(new_label[:, 20, 24], [1, 2, 1])
+  image, label = jnp.full((3, 4, 4, 1), 0.5), jnp.zeros((3, 4, 4), int)
+  first = {'gamma': (0.7, 1.45), 'gain': 0.15, 'bias_field': 0.1, 'offset': 0.15, 'noise': 0.1}
+  for on in (0.0, 1e-9):  # as good as never, but the code is there
+    later = {'blur_probability': on, 'coarse_probability': on, 'gamma_inverted': on}
+    found, _ = augmented(jax.random.key(7), image, label, settings=settings_with(**first, **later))
+    np.testing.assert_allclose(found[:, 1, 2, 0], [0.53318, 0.66203, 0.52380], atol=2e-4)
+  moved = {'rotate_degrees': 15.0, 'translate': (0.1, 0.1)}
+  flipped = {'flip_left_right': True, 'flip_up_down': True}
+  corners = np.asarray([[-0.4385, 2.2648], [35.0254, 3.5131], [44.7679, 2.6872]])
+  for diagonal in (False, True):
+    settings = settings_with(**moved, **flipped, flip_diagonal=diagonal)
+    where = augment.affine_source(jax.random.key(7), grid(), batch=3, settings=settings)
+    found = np.asarray(where)[:, 0, 0] - (19.5, 23.5)  # from the middle, where a diagonal swaps
+    for corner, expected in zip(found, corners - (19.5, 23.5), strict=True):
+      either = (expected, expected[::-1]) if diagonal else (expected,)
+      assert min(np.abs(corner - one).max() for one in either) < 2e-3
 
 
 def test_types_and_label_values_are_kept():
