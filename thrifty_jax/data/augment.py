@@ -95,10 +95,11 @@ def affine_source(
   cos, sin = cos[:, None, None], sin[:, None, None]
   # No matrix product, which may be rounded to bfloat16 on an accelerator.
   turned = jnp.stack([cos * down + sin * right, cos * right - sin * down], axis=-1)
+  flipped = flip[:, None, None] * turned
   if settings.flip_diagonal:
     swapped = chance.uniform(jax.random.fold_in(key, 1), (batch, 1, 1, 1)) < 0.5
-    turned = jnp.where(swapped, turned[..., ::-1], turned)
-  return centre + flip[:, None, None] * turned
+    flipped = jnp.where(swapped, flipped[..., ::-1], flipped)
+  return centre + flipped
 
 
 def crop_source(
