@@ -406,8 +406,11 @@ def test_later_settings_leave_the_draws_of_the_first_version_as_they_are():
   corners = np.asarray([[-0.4385, 2.2648], [35.0254, 3.5131], [44.7679, 2.6872]])
   for diagonal in (False, True):
     settings = settings_with(**moved, **flipped, flip_diagonal=diagonal)
-    where = augment.affine_source(jax.random.key(7), grid(), batch=3, settings=settings)
-    found = np.asarray(where)[:, 0, 0] - (19.5, 23.5)  # from the middle, where a diagonal swaps
+    source = functools.partial(augment.affine_source, batch=3, settings=settings)
+    found = np.asarray(jax.jit(source)(jax.random.key(7), grid()))[:, 0, 0] - (
+      19.5,
+      23.5,
+    )  # from the middle, where a diagonal swaps
     for corner, expected in zip(found, corners - (19.5, 23.5), strict=True):
       either = (expected, expected[::-1]) if diagonal else (expected,)
       assert min(np.abs(corner - one).max() for one in either) < 2e-3
