@@ -21,7 +21,9 @@ from thrifty_jax.settings import DEVICES
 
 if TYPE_CHECKING:
   from thrifty_jax.predicting.outputs import Plan
-  from thrifty_jax.predicting.segment import Segmenter
+  from thrifty_jax.predicting.segment import Segmentation, Segmenter
+  from thrifty_jax.scans.bands import Picture
+  from thrifty_jax.scans.sources import Grid, Source
 
 FORMATS = ('nifti', 'metaimage', 'nrrd', 'png', 'tiff')
 USAGE = f"""\
@@ -191,7 +193,6 @@ def _segment_all(
 ) -> int:
   """Segments the scans in turn, prints what went wrong and returns the exit status."""
   from thrifty_jax.predicting import measurements, outputs
-  from thrifty_jax.scans import missing, sources
 
   began, done, faults = time.monotonic(), 0, 0
   failed: list[str] = []
@@ -201,15 +202,16 @@ def _segment_all(
   with logbook.progress(len(plan.scans), 'predict') as bar:
     for source, paths in plan.scans:
       try:
-        volume, grid = sources.read(source)
-        volume = missing.fill(volume) if nan_is_lowest else volume
-        found = segmenter.find(volume, probabilities=bool(paths.probabilities))
+        image, grid, found = _segment(
+          segmenter, source, probabilities=bool(paths.probabilities), nan_is_lowest=nan_is_lowest
+        )
         outputs.write(found, grid, paths, plan, about)
         done += 1
         if plan.statistics:
           mask = found.turned(found.mask, grid.affine)
+          mask = mask[0] if segmenter.of_pictures else mask
           rows += measurements.measure(
-            volume, mask, classes=segmenter.classes, of_pictures=segmenter.of_pictures
+            image, mask, scan=source.name, classes=segmenter.classes, affine=grid.affine
           )
         unlike += [f'{source.name}: {line}' for line in found.unlike]
       except InputError as error:
@@ -232,6 +234,21 @@ def _segment_all(
   for line in failed:
     print(f'error: {line}', file=sys.stderr)
   return 1 if faults else 2 if failed else 0
+
+
+def _segment(
+  segmenter: 'Segmenter', source: 'Source', *, probabilities: bool, nan_is_lowest: bool
+) -> tuple['Picture', 'Grid', 'Segmentation']:
+  """Segments a scan; returns its image as stored, [D, H, W, M] or [H, W, M], and its grid too."""
+  from thrifty_jax.scans import missing, sources
+
+  if segmenter.of_pictures and not nan_is_lowest:
+    picture, grid = sources.open_picture(source)
+    return picture, grid, segmenter.find_picture(picture, probabilities=probabilities)
+  volume, grid = sources.read(source)
+  volume = missing.fill(volume) if nan_is_lowest else volume
+  image = volume.image[0] if segmenter.of_pictures else volume.image
+  return image, grid, segmenter.find(volume, probabilities=probabilities)
 
 
 if __name__ == '__main__':

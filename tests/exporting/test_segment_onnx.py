@@ -21,7 +21,7 @@ from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import export, predict
 from thrifty_jax.exporting import segment_onnx
-from thrifty_jax.scans import slices
+from thrifty_jax.scans import resizing
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -141,7 +141,7 @@ def test_the_masks_are_those_of_predict_whatever_the_preparation(random_model, t
 @pytest.mark.parametrize('order', [0, 1])
 @pytest.mark.parametrize(('old', 'new'), [(97, 64), (64, 97), (33, 16), (7, 64), (512, 256)])
 def test_its_resizing_is_that_of_the_training(old, new, order):
-  ours, theirs = slices._weights(old, new, order), segment_onnx.weights(old, new, order)
+  ours, theirs = resizing.weights(old, new, order), segment_onnx.weights(old, new, order)
   np.testing.assert_allclose(theirs.toarray(), ours.toarray(), atol=1e-7)
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from thrifty_jax.predicting import measurements
 from thrifty_jax.scans import pictures
-from thrifty_jax.scans.volumes import Volume
 
 CLASSES = ('background', 'liver', 'spleen', 'absent')
 
@@ -17,8 +16,9 @@ def test_figures_of_a_volume_are_those_counted_by_hand():
   image = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
   affine = np.diag((3.0, 0.5, 2.0, 1.0))
   affine[0, 1] = 0.4  # sheared: the volume of a voxel is still 3 mm3
-  volume = Volume(image[..., None], None, affine, 'a', 'a')
-  liver, spleen, absent = measurements.measure(volume, mask, classes=CLASSES, of_pictures=False)
+  liver, spleen, absent = measurements.measure(
+    image[..., None], mask, scan='a', classes=CLASSES, affine=affine
+  )
   assert liver == {
     'scan': 'a', 'number': '1', 'class': 'liver', 'voxels': '3', 'volume_ml': '0.009',
     'mean_intensity': '32',  # of 31, 32 and 33
@@ -32,13 +32,12 @@ def test_figures_of_a_volume_are_those_counted_by_hand():
 
 
 def test_figures_of_a_picture_are_in_pixels_and_of_each_colour():
-  mask = np.zeros((1, 6, 7), np.uint8)
-  mask[0, 2:4, 3:6] = 1
-  image = np.zeros((1, 6, 7, 3), np.uint8)
+  mask = np.zeros((6, 7), np.uint8)
+  mask[2:4, 3:6] = 1
+  image = np.zeros((6, 7, 3), np.uint8)
   image[..., 0] = 250
-  image[0, 2, 3:6, 2] = 60
-  volume = Volume(image, None, pictures.AFFINE, 'p', 'p')
-  (row, *_) = measurements.measure(volume, mask, classes=CLASSES, of_pictures=True)
+  image[2, 3:6, 2] = 60
+  (row, *_) = measurements.measure(image, mask, scan='p', classes=CLASSES, affine=pictures.AFFINE)
   assert row == {
     'scan': 'p', 'number': '1', 'class': 'liver', 'pixels': '6', 'mean_intensity_0': '250',
     'mean_intensity_1': '0', 'mean_intensity_2': '30',
@@ -50,6 +49,5 @@ def test_figures_of_a_picture_are_in_pixels_and_of_each_colour():
 def test_means_of_large_classes_do_not_overflow(kind):
   image = np.full((4, 200, 200, 1), 100, kind)
   mask = np.ones(image.shape[:3], np.uint8)
-  volume = Volume(image, None, np.eye(4), 'a', 'a')
-  (row,) = measurements.measure(volume, mask, classes=CLASSES[:2], of_pictures=False)
+  (row,) = measurements.measure(image, mask, scan='a', classes=CLASSES[:2], affine=np.eye(4))
   assert row['mean_intensity'] == '100' and row['volume_ml'] == '160'

@@ -96,7 +96,7 @@ def test_lines_on_a_large_picture_are_thicker():
   for side in (400, 1600):
     mask = np.zeros((side, side), np.uint8)
     mask[side // 4 : side // 2, side // 4 : side // 2] = 1
-    content = sheets.draw_picture(np.zeros((side, side)), mask)
+    content = sheets.draw_picture(np.zeros((side, side, 1)), mask)
     with Image.open(io.BytesIO(content)) as picture:
       row = np.asarray(picture)[side // 3]
     counts.append(int((row[:, 1] > 100).sum()))

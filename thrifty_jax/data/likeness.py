@@ -27,7 +27,7 @@ _PICTURE_LIMITS = {
   'field_of_view_mm': (2.0, '{:.0f} pixels on the longer side', '{:.0f} to {:.0f}'),
 }
 _THICK = 1.5  # ratio of a slice's thickness to its pixels from which it counts as thick
-_PERCENTILES = (5, 50, 95)
+PERCENTILES = (5, 50, 95)
 _SHADE = 0.15  # the same for intensities in [0, 1]: what augmentation adds or takes away
 
 Measures = dict[str, list[float]]  # one or two values of each
@@ -43,6 +43,15 @@ def measure(
   The slices, [D, S, S, M], float16 in [0, 1], are those before normalisation; shape and spacing are
   those of the native voxels along D (across slices), H and W.
   """
+  channels = np.moveaxis(image, -1, 0)
+  shades = [np.percentile(channel.astype(np.float32), PERCENTILES) for channel in channels]
+  return describe(shades, native_shape, spacing_mm)
+
+
+def describe(
+  shades: Sequence[np.ndarray], native_shape: Sequence[int], spacing_mm: Sequence[float]
+) -> Measures:
+  """Returns what `measure` does, given the PERCENTILES of each channel of the slices."""
   sides = np.multiply(native_shape, spacing_mm)[1:]
   found = {
     'slices': [float(native_shape[0])],
@@ -50,9 +59,8 @@ def measure(
     'pixel_spacing_mm': [float(side) for side in spacing_mm[1:]],
     'field_of_view_mm': [float(sides.max())],
   }
-  for m in range(image.shape[-1]):
-    shades = np.percentile(image[..., m].astype(np.float32), _PERCENTILES)
-    found |= {f'intensity_{m}_p{p}': [float(s)] for p, s in zip(_PERCENTILES, shades, strict=True)}
+  for m, values in enumerate(shades):
+    found |= {f'intensity_{m}_p{p}': [float(s)] for p, s in zip(PERCENTILES, values, strict=True)}
   return found
 
 

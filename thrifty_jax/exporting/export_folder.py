@@ -19,7 +19,15 @@ from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.predicting import outputs
-from thrifty_jax.scans import nifti, overlays, picture_file, pictures, unreadable, windows
+from thrifty_jax.scans import (
+  nifti,
+  overlays,
+  picture_file,
+  pictures,
+  tiff_rows,
+  unreadable,
+  windows,
+)
 from thrifty_jax.scores import components
 
 FORMAT = 'thrifty_jax.export'
@@ -33,7 +41,7 @@ _FIELDS = (
 # Modules that lie beside the script of an export, further ones for pictures, and how they import
 # each other there.
 _BESIDE = (components, errors, likeness, nifti, unreadable, windows)
-_BESIDE_OF_PICTURES = (picture_file, pictures)
+_BESIDE_OF_PICTURES = (picture_file, pictures, tiff_rows)
 _IMPORTS = (
   (re.compile(r'from thrifty_jax\.(?:data|scans|scores) import '), 'import '),
   (re.compile(r'from thrifty_jax(?:\.scans)?\.(?=\w+ import )'), 'from '),

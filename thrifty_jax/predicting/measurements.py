@@ -3,19 +3,27 @@
 import numpy as np
 from scipy import ndimage
 
-from thrifty_jax.scans.volumes import Volume
+from thrifty_jax.scans import bands
+from thrifty_jax.scans.bands import Picture
 
 
 def measure(
-  volume: Volume, mask: np.ndarray, *, classes: tuple[str, ...], of_pictures: bool
+  image: Picture,
+  mask: np.ndarray,
+  *,
+  scan: str,
+  classes: tuple[str, ...],
+  affine: np.ndarray,
 ) -> list[dict[str, str]]:
   """Measures each foreground class of a mask on the grid of its scan's file.
 
   Args:
-    volume: Scan with axes as in its file, image [D, H, W, M].
-    mask: Class of each voxel, [D, H, W], uint8.
+    image: Intensities with axes as in the file, [D, H, W, M], or [H, W, M] of a picture.
+    mask: Class of each voxel, [D, H, W] or [H, W], uint8.
+    scan: Name of the scan.
     classes: Names of the classes, background first.
-    of_pictures: Whether the scan is a picture: its figures are in pixels, x and y.
+    affine: Affine of voxel indices to millimetres, [4, 4]; of a picture, whose figures are in
+      pixels, x and y, it is not used.
 
   Returns:
     A row for each class: name of the scan, number and name of the class; the number of voxels and
@@ -23,27 +31,43 @@ def measure(
     and the last voxel of the box around the class, from 0, along the axes of the file, x the
     fastest. What a class without voxels does not have is empty.
   """
-  voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
-  axes = ('x', 'y') if of_pictures else ('x', 'y', 'z')
-  numbers = range(1, len(classes))
-  counts = np.bincount(mask.reshape(-1), minlength=len(classes))
+  voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+  counts, means = _count_and_average(image, mask, len(classes))
   boxes = ndimage.find_objects(mask, max_label=len(classes) - 1)
-  channels = [volume.image[..., m] for m in range(volume.image.shape[-1])]
   rows = []
-  for number, box in zip(numbers, boxes, strict=True):
+  for number, box in enumerate(boxes, start=1):
     count = int(counts[number])
-    row = {'scan': volume.case, 'number': str(number), 'class': classes[number]}
-    if of_pictures:
+    row = {'scan': scan, 'number': str(number), 'class': classes[number]}
+    if mask.ndim == 2:
       row['pixels'] = str(count)
     else:
       row |= {'voxels': str(count), 'volume_ml': f'{count * voxel_ml:.6g}'}
-    for m, channel in enumerate(channels):
-      name = f'mean_intensity_{m}' if len(channels) > 1 else 'mean_intensity'
-      inside = channel[box][mask[box] == number] if box else ()
-      row[name] = f'{np.mean(inside, dtype=np.float64):.6g}' if count else ''
-    for axis, part in zip(axes, reversed(box or 3 * (None,)), strict=False):
+    for m, mean in enumerate(means[number]):
+      name = f'mean_intensity_{m}' if means.shape[1] > 1 else 'mean_intensity'
+      row[name] = f'{mean:.6g}' if count else ''
+    for axis, part in zip('xyz', reversed(box or mask.ndim * (None,)), strict=False):
       row[f'{axis}_first'], row[f'{axis}_last'] = (
         (str(part.start), str(part.stop - 1)) if part else ('', '')
       )
     rows.append(row)
   return rows
+
+
+def _count_and_average(
+  image: Picture, mask: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the number of voxels of each class, [K], and their mean intensities, [K, M].
+
+  Slices, or rows of a picture, are read a few at a time.
+  """
+  counts = np.zeros(classes, np.int64)
+  sums = np.zeros((classes, image.shape[-1]))
+  for part in bands.split(len(mask), mask[0].size):
+    numbers = mask[part]
+    found = np.bincount(numbers.ravel(), minlength=classes)
+    counts += found
+    if found[1:].any():
+      band = image[part]
+      for number in np.flatnonzero(found[1:]) + 1:
+        sums[number] += band[numbers == number].sum(axis=0, dtype=np.float64)
+  return counts, sums / np.maximum(counts, 1)[:, None]

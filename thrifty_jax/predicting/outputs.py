@@ -14,7 +14,7 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
-from thrifty_jax.scans import masks, overlays, pictures
+from thrifty_jax.scans import masks, pictures
 from thrifty_jax.scans.sources import Grid, Source
 from thrifty_jax.scores import summaries
 
@@ -224,10 +224,11 @@ def _to_bytes(path: Path, voxels: np.ndarray, grid: Grid, colours: Sequence[str]
 
 def _draw(found: Segmentation, classes: Sequence[str]) -> bytes:
   """Draws the classes over a picture in its own size, or over slices of a volume."""
-  image = overlays.pick_channels(found.volume.image, unit=found.unit)
   if found.unit == 'pixels':
-    return sheets.draw_picture(image[0], found.mask[0])
-  return sheets.draw_sheet(image, found.mask, spacing_mm=found.volume.spacing_mm, classes=classes)
+    return sheets.draw_picture(found.image, found.mask[0])
+  volume: Any = found.image
+  spacing_mm = np.linalg.norm(found.affine[:3, :3], axis=0)
+  return sheets.draw_sheet(volume[..., 0], found.mask, spacing_mm=spacing_mm, classes=classes)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,9 @@ import numpy as np
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks.model_spec import ModelSpec
-from thrifty_jax.scans import slices, volumes
+from thrifty_jax.scans import bands, slices, volumes
+from thrifty_jax.scans.bands import Picture
+from thrifty_jax.scans.levels import Levels
 from thrifty_jax.scans.volumes import Volume
 
 
@@ -18,31 +20,51 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
       non-finite or constant.
   """
   image = volume.image
-  if image.shape[-1] != spec.modalities and spec.of_pictures:
-    raise InputError(
-      f'the picture has {image.shape[-1]} channel(s), but the model was trained on '
-      f'{spec.modalities}; a picture in grey has 1, one in colours 3: convert it'
-    )
-  if image.shape[-1] != spec.modalities:
-    raise InputError(
-      f'the scan has {image.shape[-1]} channel(s), but the model was trained on {spec.modalities}; '
-      'give all of them, in files CASE_0000, CASE_0001, ... or on the fourth axis'
-    )
+  _require_channels(image.shape[-1], spec)
   if not image.size:
     raise InputError(f'the scan is empty, it has {image.shape[:3]} voxels (D, H, W)')
   # The same order as for training: axial when they are read, then along the slices; in float32, in
   # which what is finite and not constant in the file may be neither.
   volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
   image = volume.image
-  if not np.isfinite(image).all():
+  _require_image(image, image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2)))
+  return volumes.along(volume, spec.image.slice_axis)
+
+
+def survey(picture: Picture, spec: ModelSpec) -> list[Levels]:
+  """Returns the levels of a picture's channels; refuses what `turn` refuses."""
+  _require_channels(picture.shape[-1], spec)
+  if not all(picture.shape):
+    raise InputError(f'the picture is empty, it has {picture.shape[:2]} pixels (H, W)')
+  found = bands.find_levels(picture)
+  for values, _ in found:
+    _require_image(values, len(values) == 1)
+  return found
+
+
+def _require_channels(count: int, spec: ModelSpec) -> None:
+  if count != spec.modalities and spec.of_pictures:
+    raise InputError(
+      f'the picture has {count} channel(s), but the model was trained on {spec.modalities}; a '
+      'picture in grey has 1, one in colours 3: convert it'
+    )
+  if count != spec.modalities:
+    raise InputError(
+      f'the scan has {count} channel(s), but the model was trained on {spec.modalities}; give all '
+      'of them, in files CASE_0000, CASE_0001, ... or on the fourth axis'
+    )
+
+
+def _require_image(values: np.ndarray, constant: np.ndarray | bool) -> None:
+  """Refuses values of which some are non-finite, and channels that are constant."""
+  if not np.isfinite(values).all():
     remedy = 'thrifty_jax.predict takes NaN as the lowest value by --nan_is_lowest; else '
     raise InputError(
       'the scan has non-finite voxels, NaN or infinite; '
-      f'{"" if np.isinf(image).any() else remedy}export it again'
+      f'{"" if np.isinf(values).any() else remedy}export it again'
     )
-  if (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
+  if np.any(constant):
     raise InputError('all voxels of a channel are the same; expected an image')
-  return volumes.along(volume, spec.image.slice_axis)
 
 
 def prepare(volume: Volume, spec: ModelSpec) -> np.ndarray:

@@ -18,8 +18,9 @@ from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build, inference
-from thrifty_jax.predicting import BATCH_SIZE, preparation
+from thrifty_jax.predicting import BATCH_SIZE, by_rows, preparation
 from thrifty_jax.scans import pictures, slices, volumes
+from thrifty_jax.scans.bands import Picture
 from thrifty_jax.scans.volumes import Volume
 from thrifty_jax.scores import components
 
@@ -34,7 +35,8 @@ class Segmentation:
   Probabilities are from before `mask` was reduced to the largest component of some classes.
   """
 
-  volume: Volume  # with image [D, H, W, M]
+  image: Picture  # [D, H, W, M] of a volume, [H, W, M] of a picture
+  affine: np.ndarray  # of voxel indices to millimetres in the RAS world, [4, 4]
   mask: np.ndarray  # class of each voxel, [D, H, W], uint8
   probabilities: np.ndarray | None  # of foreground classes, [K - 1, D, H, W], float32, if requested
   unit: str  # of lengths: mm, or pixels of a picture
@@ -42,7 +44,7 @@ class Segmentation:
 
   def turned(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Turns voxels of this grid, [D, H, W], to the orientation of the file's affine."""
-    return volumes.turn_like(voxels, self.volume.affine, affine)
+    return volumes.turn_like(voxels, self.affine, affine)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +75,11 @@ class Segmenter:
   def of_pictures(self) -> bool:
     """Whether the scans are pictures, not volumes."""
     return self.members[0].spec.of_pictures
+
+  @property
+  def by_rows(self) -> bool:
+    """Whether pictures are segmented by bands of rows, so that they may be of any size."""
+    return all(by_rows.suits(member.spec) for member in self.members)
 
   @property
   def largest_component(self) -> tuple[str, ...]:
@@ -112,7 +119,8 @@ class Segmenter:
         '[D, H, W, M] with the channels last'
       )
     image = image[..., None] if image.ndim == 3 else image
-    return self._segment(image, _affine(spacing_mm, axes))
+    affine = _affine(spacing_mm, axes)
+    return _mask_of(self.find(Volume(image, None, affine, 'the scan', 'the scan')), affine)
 
   def segment_picture(self, picture: np.ndarray) -> np.ndarray:
     """Segments a picture that is an array.
@@ -137,15 +145,8 @@ class Segmenter:
         f'the picture is an array {image.shape} of {image.dtype}; expected real numbers, [H, W] or '
         '[H, W, 3] with the colours last'
       )
-    image = image[..., None] if image.ndim == 2 else image
-    return self._segment(image[None], pictures.AFFINE)[0]
-
-  def _segment(self, image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Segments an array [D, H, W, M] and warns where it is unlike the training."""
-    found = self.find(Volume(image, None, affine, 'the scan', 'the scan'))
-    for line in found.unlike:
-      warnings.warn(f'the scan is unlike those of the training: {line}', stacklevel=3)
-    return found.turned(found.mask, affine)
+    found = self.find_picture(image[..., None] if image.ndim == 2 else image)
+    return _mask_of(found, pictures.AFFINE)[0]
 
   def find(self, volume: Volume, *, probabilities: bool = False) -> Segmentation:
     """Segments a scan with axes in any orientation; a truth is ignored.
@@ -166,11 +167,44 @@ class Segmenter:
       reductions=[spec.image.reduction for spec in specs],
       probabilities=probabilities,
     )
+    image = volume.image[0] if self.of_pictures else volume.image
+    return self._finish(image, volume.affine, mask, shares, measures)
+
+  def find_picture(self, picture: Picture, *, probabilities: bool = False) -> Segmentation:
+    """Segments a picture, [H, W, M], as `find` segments a volume.
+
+    If the models allow it (`by_rows`) only some of its rows are in memory at a time, besides the
+    mask and, if they are wanted, the probabilities.
+    """
+    if not self.by_rows:
+      image = picture[: picture.shape[0]]
+      whole = Volume(image[None], None, pictures.AFFINE, 'the picture', 'the picture')
+      return self.find(whole, probabilities=probabilities)
+    specs = [member.spec for member in self.members]
+    mask, shares, measures = by_rows.segment(
+      picture,
+      list(zip(specs, self._predictions, strict=True)),
+      batch_size=self.fitting_batch,
+      probabilities=probabilities,
+    )
+    shares = None if shares is None else shares[:, None]
+    return self._finish(picture, pictures.AFFINE, mask[None], shares, measures)
+
+  def _finish(
+    self,
+    image: Picture,
+    affine: np.ndarray,
+    mask: np.ndarray,
+    shares: np.ndarray | None,
+    measures: likeness.Measures,
+  ) -> Segmentation:
+    """Removes small pieces from a mask, and describes how the scan differs from the training."""
+    specs = [member.spec for member in self.members]
     mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
     training = [spec.training_scans for spec in specs if spec.training_scans]
     kind = {'slice_axis': specs[0].image.slice_axis, 'unit': specs[0].unit}
     unlike = likeness.find_unlike(measures, likeness.merge(training), **kind) if training else []
-    return Segmentation(volume, mask, shares, specs[0].unit, tuple(unlike))
+    return Segmentation(image, affine, mask, shares, specs[0].unit, tuple(unlike))
 
   @functools.cached_property
   def fitting_batch(self) -> int:
@@ -251,6 +285,13 @@ def find_models(folder: Path) -> list[Path]:
     f'{folder}: there is no model; expected a model folder, a run with model/, or one with '
     'fold_0/model and so on. Train one with python -m thrifty_jax.main'
   )
+
+
+def _mask_of(found: Segmentation, affine: np.ndarray) -> np.ndarray:
+  """Returns the mask as the array was, and warns where the scan is unlike the training."""
+  for line in found.unlike:
+    warnings.warn(f'the scan is unlike those of the training: {line}', stacklevel=3)
+  return found.turned(found.mask, affine)
 
 
 def _affine(spacing_mm: Sequence[float], axes: str) -> np.ndarray:

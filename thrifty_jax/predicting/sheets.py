@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,14 @@ from PIL import Image, ImageColor, ImageDraw
 from scipy import ndimage
 
 from thrifty_jax import RESEARCH_USE
-from thrifty_jax.scans import overlays
+from thrifty_jax.scans import bands, overlays
+from thrifty_jax.scans.bands import Picture
 
 _COLUMNS = 5
 _TILE = 224  # pixels of the longer side of a slice
 _GAP, _FOOT = 4, 36
 _LINE = 800  # pixels of the longer side of a picture from which on its lines are twice as thick
+_MOST_PIXELS = 1 << 24  # of a picture that is drawn in its size
 _GROUND, _TEXT = '#101418', '#e8ecf0'
 
 
@@ -55,19 +58,23 @@ def draw_sheet(
   return content.getvalue()
 
 
-def draw_picture(image: np.ndarray, mask: np.ndarray) -> bytes:
+def draw_picture(picture: Picture, mask: np.ndarray) -> bytes:
   """Draws a picture in its own size as the content of a PNG file.
 
-  Every class is outlined by a line with a dark rim, which is visible on any colour.
+  Every class is outlined by a line with a dark rim, which is visible on any colour. Of a picture
+  beyond 16 million pixels only every second row and column is drawn, or every third, and so on.
 
   Args:
-    image: Pixels, [H, W] in grey or [H, W, 3] in colours.
+    picture: Pixels, [H, W, M]; three channels are colours, else the first is drawn.
     mask: Class of each pixel, [H, W], uint8.
   """
+  step = math.ceil(math.sqrt(mask.size / _MOST_PIXELS))
+  mask = mask[::step, ::step]
+  image = overlays.pick_channels(bands.thin(picture, step), unit='pixels')
   low, high = _limits(image) if image.ndim == 2 else overlays.colour_limits(image)
-  shades = _to_bytes(image, low, high)
+  shades = np.concatenate([_to_bytes(image[rows], low, high) for rows in bands.split(*mask.shape)])
   pixels = np.array(Image.fromarray(shades).convert('RGB'))
-  border = overlays.outline(mask).astype(int) - len(overlays.CLASS_COLOURS)
+  border = overlays.outline(mask).astype(np.int8) - np.int8(len(overlays.CLASS_COLOURS))
   thick = 1 + max(mask.shape) // _LINE
   lines = ndimage.maximum_filter(np.maximum(border, 0), thick)
   rim = ndimage.maximum_filter(lines, 1 + 2 * thick)

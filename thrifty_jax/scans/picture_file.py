@@ -22,6 +22,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import unreadable
+from thrifty_jax.scans.tiff_rows import TiffRows
 
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF')  # of Pillow; TIFF goes its own way
 _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
@@ -73,34 +74,55 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def read(path: Path) -> Picture:
-  """Reads a picture; refuses one of which transparency hides something."""
-  with _opened(path) as (source, header):
-    is_tiff = isinstance(source, tifffile.TiffPage)
-    with _report_damage(path):
-      pixels = _tiff_pixels(source) if is_tiff else _pixels(source)
-      pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-      if pixels.shape != (header.height, header.width, header.bands):
-        raise ValueError(f'its pixels are {pixels.shape}, but its header says otherwise')
-    key = None if is_tiff else source.info.get('transparency')
+class Rows:
+  """Pixels of a file, of which a band of rows is read at a time.
+
+  Only those rows are in memory if the file is a TIFF that tifffile decodes; Pillow decodes others
+  whole, and their pixels stay as it holds them.
+  """
+
+  def __init__(self, path: Path):
+    with _opened(path) as (source, header), _report_damage(path):
+      self._source = _rows(path, source)
+    self.path, self.header = path, header
+    is_tiff = header.format == 'TIFF'
+    self._key = None if is_tiff else source.info.get('transparency')
     if header.format == 'PNG':  # only here, as EXIF may stand behind the pixels
       _require_upright(path, source.getexif().get(ExifTags.Base.Orientation))
-  if header.palette is not None and pixels.max() >= len(header.palette):
-    raise InputError(
-      f'{path}: has the index {pixels.max()} in a palette of {len(header.palette)} colours; '
-      'expected a colour for each. Export it again.'
-    )
-  if header.bands in (2, 4):
-    alpha, pixels = pixels[..., -1], pixels[..., :-1]
-    hidden = bool((alpha != np.iinfo(alpha.dtype).max).any())
-  else:
-    hidden = _has_key(pixels, key, header)
-  if hidden:
-    raise InputError(
-      f'{path}: has transparent pixels, whose colours are not seen; expected a picture that is '
-      'opaque. Export it without transparency.'
-    )
-  return Picture(header, pixels)
+
+  def read(self, first: int, last: int) -> np.ndarray:
+    """Reads the rows from `first` until before `last`, as `Picture` has them, [N, W, 1 or 3].
+
+    They are refused if transparency hides something in them.
+    """
+    path, header = self.path, self.header
+    with _report_damage(path):
+      pixels = self._source.read(first, last)
+      pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+      if pixels.shape != (last - first, header.width, header.bands):
+        raise ValueError(f'its pixels are {pixels.shape}, but its header says otherwise')
+    if header.palette is not None and pixels.max() >= len(header.palette):
+      raise InputError(
+        f'{path}: has the index {pixels.max()} in a palette of {len(header.palette)} colours; '
+        'expected a colour for each. Export it again.'
+      )
+    if header.bands in (2, 4):
+      alpha, pixels = pixels[..., -1], pixels[..., :-1]
+      hidden = bool((alpha != np.iinfo(alpha.dtype).max).any())
+    else:
+      hidden = _has_key(pixels, self._key, header)
+    if hidden:
+      raise InputError(
+        f'{path}: has transparent pixels, whose colours are not seen; expected a picture that is '
+        'opaque. Export it without transparency.'
+      )
+    return pixels
+
+
+def read(path: Path) -> Picture:
+  """Reads a picture; refuses one of which transparency hides something."""
+  rows = Rows(path)
+  return Picture(rows.header, rows.read(0, rows.header.height))
 
 
 def _has_key(pixels: np.ndarray, key: Any, header: Header) -> bool:
@@ -116,23 +138,32 @@ def _has_key(pixels: np.ndarray, key: Any, header: Header) -> bool:
   return bool((pixels == np.array(key)).all(axis=-1).any())
 
 
-def _pixels(source: Image.Image) -> np.ndarray:
-  """Returns the pixels of a picture that Pillow has opened, [H, W, ...]."""
-  is_photograph = source.format in ('JPEG', 'MPO')
-  pixels = np.asarray(ImageOps.exif_transpose(source) if is_photograph else source)
-  if pixels.dtype == bool:
-    return pixels * np.uint8(255)
-  # 16 bits are in the order of the file, and before Pillow 11 they are 32 bits.
-  return pixels.astype(np.uint16) if pixels.dtype.kind in 'iu' and pixels.itemsize > 1 else pixels
+def _rows(path: Path, source: Any) -> 'TiffRows | _PillowRows':
+  """Returns the rows of a picture that `_opened` yields, which Pillow decodes at once."""
+  if not isinstance(source, tifffile.TiffPage):
+    return _PillowRows(source)
+  if _is_for_tifffile(source):
+    return TiffRows(path, source)
+  with Image.open(path, formats=('TIFF',)) as picture:
+    return _PillowRows(picture)
 
 
-def _tiff_pixels(page: tifffile.TiffPage) -> np.ndarray:
-  """Returns the pixels of a TIFF, [H, W, ...]."""
-  if _is_for_tifffile(page):
-    pixels = page.asarray(maxworkers=1)
-    return np.moveaxis(pixels, 0, -1) if page.axes == 'SYX' else pixels
-  with Image.open(page.parent.filehandle.path, formats=('TIFF',)) as picture:
-    return _pixels(picture)
+class _PillowRows:
+  """Rows of a picture that Pillow holds, without an array of the whole."""
+
+  def __init__(self, picture: Image.Image):
+    picture.load()
+    if picture.format in ('JPEG', 'MPO'):  # photographs
+      ImageOps.exif_transpose(picture, in_place=True)
+    self._picture = picture
+
+  def read(self, first: int, last: int) -> np.ndarray:
+    """Returns the rows from `first` until before `last`, [N, W, ...]."""
+    pixels = np.asarray(self._picture.crop((0, first, self._picture.width, last)))
+    if pixels.dtype == bool:
+      return pixels * np.uint8(255)
+    # 16 bits are in the order of the file, and before Pillow 11 they are 32 bits.
+    return pixels.astype(np.uint16) if pixels.dtype.kind in 'iu' and pixels.itemsize > 1 else pixels
 
 
 def _is_for_tifffile(page: tifffile.TiffPage) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,33 @@ def read(path: Path) -> np.ndarray:
 
   A palette is replaced by its colours, or by its levels if all of them are grey.
   """
-  pixels = _coloured(picture_file.read(path))
+  pixels = _coloured(*picture_file.read(path))
   return pixels[None] if pixels.shape[-1] == 3 else pixels[None, ..., 0]
+
+
+class Rows:
+  """A picture in one file, or in one for each channel, of which rows are read when asked for.
+
+  `rows[first:last]` are pixels as `read` has them, [N, W, M]; `shape` is (H, W, M).
+  """
+
+  def __init__(self, paths: Sequence[Path]):
+    self._files = [picture_file.Rows(path) for path in paths]
+    first, *others = [(one.header.height, one.header.width) for one in self._files]
+    bands = [_channels(one.header) for one in self._files]
+    for path, size, count in zip(paths[1:], others, bands[1:], strict=True):
+      if size != first or count != bands[0] or count > 1:
+        raise InputError(
+          f'{path}: has {size[0]} x {size[1]} pixels in {count} channel(s), but {paths[0].name} '
+          f'{first[0]} x {first[1]} in {bands[0]}; expected one size, and one channel in each '
+          'file. Replace one of them.'
+        )
+    self.shape = (*first, sum(bands))
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    first, last, _ = rows.indices(self.shape[0])
+    found = [_coloured(one.header, one.read(first, last)) for one in self._files]
+    return np.concatenate(found, axis=-1) if len(found) > 1 else found[0]
 
 
 def read_mask(path: Path, legend: Legend) -> np.ndarray:
@@ -88,7 +114,7 @@ def read_mask(path: Path, legend: Legend) -> np.ndarray:
 
 def _by_colour(path: Path, picture: Picture, legend: Legend) -> np.ndarray:
   """Returns the class of each pixel, [H, W], by its colour; refuses one that has no class."""
-  pixels = _coloured(picture)
+  pixels = _coloured(*picture)
   if pixels.dtype != np.uint8:
     raise InputError(
       f'{path}: has values of {picture.header.bits} bits; expected 8 for the colours in '
@@ -147,12 +173,11 @@ def _indices_or_levels(path: Path, indices: np.ndarray, palette: np.ndarray) -> 
   return indices
 
 
-def _coloured(picture: Picture) -> np.ndarray:
+def _coloured(header: Header, pixels: np.ndarray) -> np.ndarray:
   """Returns pixels as they are seen, [H, W, 1 or 3]: a palette is replaced by its colours."""
-  palette = picture.header.palette
-  if palette is None:
-    return picture.pixels
-  return palette[:, : _channels(picture.header)][picture.pixels[..., 0]]
+  if header.palette is None:
+    return pixels
+  return header.palette[:, : _channels(header)][pixels[..., 0]]
 
 
 def _channels(header: Header) -> int:

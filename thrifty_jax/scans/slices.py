@@ -4,15 +4,15 @@ A slice is drawn whole to S x S pixels; or, where `ImageSettings.reduction` is s
 that factor and cut into T windows of S x S pixels, which then count as slices: D is D T below.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse, special
-from skimage import exposure, transform
+from scipy import special
+from skimage import exposure
 
 from thrifty_jax.scans import windows
 from thrifty_jax.scans.preprocessing import ImageSettings
+from thrifty_jax.scans.resizing import ORDERS, resize
 from thrifty_jax.scans.volumes import Volume
 
 _NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
@@ -58,7 +58,7 @@ def to_native(
   planes = join(scores, native_size, reduction=reduction)
   native = np.empty((len(planes), height, width, scores.shape[-1]), np.float32)
   for d, k in np.ndindex(len(native), scores.shape[-1]):
-    plane = _resize(planes[d, ..., k], frame)
+    plane = resize(planes[d, ..., k], frame)
     native[d, ..., k] = plane[top : top + height, left : left + width]
   return native
 
@@ -73,9 +73,8 @@ def join(parts: np.ndarray, native_size: tuple[int, int], *, reduction: float) -
   count = count_windows(native_size, parts.shape[1], reduction)
   size = windows.reduced(native_size, reduction)
   joined = np.empty((len(parts) // count, *size, parts.shape[-1]), np.float32)
-  for d, k in np.ndindex(len(joined), parts.shape[-1]):
-    own = parts[d * count : (d + 1) * count, ..., k]
-    joined[d, ..., k] = windows.join(own.astype(np.float32), size)
+  for d, own in enumerate(np.split(parts, len(joined))):
+    joined[d] = windows.join(own.astype(np.float32, copy=False), size)
   return joined
 
 
@@ -112,14 +111,24 @@ def native_classes(
       to_native(one[first * n : (first + _NATIVE_CHUNK) * n], native_size, reduction=r)
       for one, n, r in zip(scores, counts, reductions, strict=True)
     ]
-    if len(native) == 1 and shares is None:
-      mask[part] = largest_class(native[0])
-      continue
-    mean = np.stack([special.softmax(one, axis=-1) for one in native]).mean(axis=0)
-    mask[part] = largest_class(native[0] if len(native) == 1 else mean)
+    mask[part], found = choose_classes(native, probabilities=probabilities)
     if shares is not None:
-      shares[:, part] = np.moveaxis(mean[..., 1:], -1, 0)
+      shares[:, part] = found
   return mask, shares
+
+
+def choose_classes(
+  native: Sequence[np.ndarray], *, probabilities: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Returns classes, [...] uint8, and foreground probabilities, [K - 1, ...], or None.
+
+  Scores of one or more networks, [..., K], are combined as `native_classes` says.
+  """
+  if len(native) == 1 and not probabilities:
+    return largest_class(native[0]), None
+  mean = np.stack([special.softmax(one, axis=-1) for one in native]).mean(axis=0)
+  mask = largest_class(native[0] if len(native) == 1 else mean)
+  return mask, np.moveaxis(mean[..., 1:], -1, 0)
 
 
 def count_windows(native_size: tuple[int, int], side: int, reduction: float) -> int:
@@ -141,6 +150,11 @@ def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
     low, high = np.percentile(image, (low, high))
     if low == high:  # nearly all voxels are equal, as in a scan that is mostly masked out
       low, high = image.min(), image.max()
+  return clip_to_unit(image, low, high)
+
+
+def clip_to_unit(image: np.ndarray, low: float, high: float) -> np.ndarray:
+  """Maps low to 0 and high to 1 and clips values outside, float32."""
   unit = image - np.float32(low)
   unit /= np.float32(high - low)
   return np.clip(unit, 0.0, 1.0, out=unit)
@@ -154,8 +168,8 @@ def _draw_image(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
     limit and plane.min() < plane.max()
   ):  # CLAHE, which first maps the darkest and brightest to 0, 1
     plane = exposure.equalize_adapthist(plane, clip_limit=limit).astype(np.float32)
-  order = {'nearest': 0, 'linear': 1}[settings.resize]
-  plane = _resize(_pad(plane, settings.reduction), _drawn_size(plane, settings), order=order)
+  order, size = ORDERS[settings.resize], _drawn_size(plane, settings)
+  plane = resize(_pad(plane, settings.reduction), size, order=order)
   if iterations:
     import SimpleITK  # here: most data sets do not need ITK
 
@@ -185,7 +199,7 @@ def draw_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return result
   largest = np.zeros(size, np.float32)
   for k in np.flatnonzero(np.bincount(label.reshape(-1))):
-    share = _resize(label == k, size)
+    share = resize(label == k, size)
     # Equal halves, which every second size has, go to the lower class.
     larger = share > largest + _EQUAL
     largest[larger], result[larger] = share[larger], k
@@ -216,27 +230,3 @@ def _pad(plane: np.ndarray, reduction: float) -> np.ndarray:
     (at, all_ - at - own) for all_, at, own in zip(frame, corner, plane.shape, strict=True)
   ]
   return np.pad(plane, margins)
-
-
-def _resize(plane: np.ndarray, size: tuple[int, int], *, order: int = 1) -> np.ndarray:
-  """Resizes a plane, float32, with the corners (not centres) of both grids aligned.
-
-  Order 1 is linear and blurs first if the plane is reduced; 0 takes the nearest pixel.
-  """
-  plane = plane.astype(np.float32, copy=False)
-  if plane.shape == size:
-    return plane
-  down, right = (_weights(old, new, order) for old, new in zip(plane.shape, size, strict=True))
-  return np.ascontiguousarray((right @ (down @ plane).T).T)
-
-
-@functools.lru_cache(maxsize=64)
-def _weights(old: int, new: int, order: int) -> sparse.csr_array:
-  """Returns the weight of each old pixel of a row in each new one, [new, old], float32.
-
-  scikit-image resizes the unit vectors once, and a product with the sparse result resizes any
-  plane: 7 to 14 times faster than resizing each, and equal up to the last bits of float32.
-  """
-  blur = order > 0 and new < old
-  resized = transform.resize(np.eye(old), (new, old), order=order, mode='edge', anti_aliasing=blur)
-  return sparse.csr_array(resized.astype(np.float32))

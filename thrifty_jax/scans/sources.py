@@ -105,6 +105,13 @@ def read(source: Source) -> tuple[Volume, Grid]:
   return volume, _grid_of(source.channels[0], affine)
 
 
+def open_picture(source: Source) -> tuple[pictures.Rows, Grid]:
+  """Opens a picture, of which rows are read when they are needed, and returns its grid too."""
+  if source.problem:
+    raise InputError(source.problem)
+  return pictures.Rows(source.channels), Grid(pictures.AFFINE, picture=source.channels[0])
+
+
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
   (first, affine), *others = map(read_voxels, paths)

@@ -4,6 +4,8 @@ Neighbouring windows overlap by half, so that what lies at the border of one lie
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +29,20 @@ def count(size: tuple[int, int], side: int) -> int:
 
 def cut(plane: np.ndarray, side: int) -> np.ndarray:
   """Returns the windows of a plane, [H, W] to [T, S, S], row by row; it is padded with 0 to S."""
-  plane = _framed(plane, side)
-  corners = itertools.product(*(starts(length, side) for length in plane.shape))
-  return np.stack([plane[top : top + side, left : left + side] for top, left in corners])
+  return np.stack([*each(plane, side)])
+
+
+def each(plane: Any, side: int) -> Iterator[np.ndarray]:
+  """Yields the windows of a plane as `cut` returns them, [H, W, ...] to [S, S, ...] each.
+
+  Any `plane` that has a shape and returns rows by `plane[first:last]` will do: only those of the
+  windows side by side are asked for at a time.
+  """
+  height, width = plane.shape[:2]
+  for top in starts(height, side):
+    band = _framed(plane[top : min(top + side, height)], side)
+    for left in starts(width, side):
+      yield band[:, left : left + side]
 
 
 def join(parts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -38,32 +51,53 @@ def join(parts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   It undoes `cut`. Where windows overlap the values are averaged, with weights that fall linearly
   from the middle of a window to its border.
   """
-  side = parts.shape[1]
+  return np.concatenate([*blend(parts, size)])
+
+
+def blend(parts: Iterable[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
+  """Yields the plane that `join` returns, [N, W, ...] at a time, once no more windows reach there.
+
+  The values in the windows, [S, S, ...] each, are taken one after the other.
+  """
+  parts = iter(parts)
+  first = next(parts)
+  side, more = len(first), (1,) * (first.ndim - 2)
   height, width = (max(length, side) for length in size)
-  if len(parts) == 1:
-    total = parts[0]
-  else:
-    ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).astype(np.float32)
-    weight = np.outer(ramp, ramp)
-    total, weights = np.zeros((2, height, width), np.float32)
-    corners = itertools.product(starts(height, side), starts(width, side))
-    for part, (top, left) in zip(parts, corners, strict=True):
-      here = slice(top, top + side), slice(left, left + side)
-      total[here] += weight * part
-      weights[here] += weight
-    total /= weights
-  top, left = _margin(size[0], side), _margin(size[1], side)
-  return total[top : top + size[0], left : left + size[1]]
+  above, before = _margin(size[0], side), _margin(size[1], side)
+  inside = slice(above, above + size[0]), slice(before, before + size[1])
+  if height == width == side:
+    yield first[inside]
+    return
+  parts = itertools.chain([first], parts)
+  ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).astype(np.float32)
+  weight = np.outer(ramp, ramp).reshape(side, side, *more)
+  downs, acrosses = _sum_at(ramp, height), _sum_at(ramp, width)
+  total = np.zeros((side, width, *first.shape[2:]), np.float32)
+  for top, below in itertools.pairwise([*starts(height, side), height]):
+    for left in starts(width, side):
+      total[:, left : left + side] += weight * next(parts)
+    done = below - top
+    weights = np.outer(downs[top:below], acrosses).reshape(done, width, *more)
+    yield (total[:done] / weights)[inside]
+    total = np.concatenate([total[done:], np.zeros_like(total[:done])])
+
+
+def _sum_at(ramp: np.ndarray, length: int) -> np.ndarray:
+  """Returns the sum of the ramps of all windows along an axis, [length]."""
+  total = np.zeros(length, np.float32)
+  for start in starts(length, len(ramp)):
+    total[start : start + len(ramp)] += ramp
+  return total
 
 
 def _framed(plane: np.ndarray, side: int) -> np.ndarray:
-  """Pads a plane with 0 to at least a window, the plane in the middle."""
-  if min(plane.shape) >= side:
+  """Pads a plane, [H, W, ...], with 0 to at least a window, the plane in the middle."""
+  if min(plane.shape[:2]) >= side:
     return plane
-  margins = []
-  for length in plane.shape:
+  margins = [(0, 0)] * plane.ndim
+  for axis, length in enumerate(plane.shape[:2]):
     before = _margin(length, side)
-    margins.append((before, max(side - length, 0) - before))
+    margins[axis] = before, max(side - length, 0) - before
   return np.pad(plane, margins)
 
 
