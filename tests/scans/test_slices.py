@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage import exposure, transform
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import resizing, slices
+from thrifty_jax.scans import slices
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
 
@@ -203,18 +203,6 @@ def test_slices_of_a_scan_without_truth_are_images_only():
   assert slices.image_to_slices(volume, settings(8)).shape == (1, 8, 8, 1)
   with pytest.raises(InputError, match='a: the scan has no truth'):
     slices.to_slices(volume, settings(8))
-
-
-@pytest.mark.parametrize('sizes', [(48, 32), (32, 48), (50, 25), (41, 40), (9, 64)])
-@pytest.mark.parametrize('order', [0, 1])
-def test_resizing_is_that_of_scikit_image(sizes, order):
-  old, new = sizes
-  plane = np.random.default_rng(0).random((old, old), np.float32)
-  blur = order > 0 and new < old
-  expected = transform.resize(plane, (new, new), order=order, mode='edge', anti_aliasing=blur)
-  found = resizing.resize(plane, (new, new), order=order)
-  assert found.dtype == np.float32
-  np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('native', [(40, 40), (30, 44)])

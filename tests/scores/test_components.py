@@ -1,7 +1,10 @@
 """Largest connected components against a slow flood fill."""
 
 import numpy as np
+import pytest
+from scipy import ndimage
 
+from thrifty_jax.scores import components
 from thrifty_jax.scores.components import keep_largest
 
 
@@ -47,3 +50,19 @@ def test_an_absent_class_and_no_class_change_nothing():
   prediction[1, 1, 1] = 2
   assert np.array_equal(keep_largest(prediction, [1]), prediction)
   assert np.array_equal(keep_largest(prediction, []), prediction)
+
+
+@pytest.mark.parametrize('shape', [(1, 20, 17), (6, 5, 7), (1, 1, 9), (1, 9, 1), (9, 1, 1)])
+@pytest.mark.parametrize('voxels', [1, 20, 60])
+def test_pieces_over_several_bands_are_those_of_the_whole(shape, voxels, monkeypatch):
+  monkeypatch.setattr(components, '_BAND_VOXELS', voxels)
+  rng = np.random.default_rng(0)
+  for _ in range(10):
+    prediction = rng.choice(3, size=shape, p=[0.45, 0.4, 0.15]).astype(np.uint8)
+    expected = prediction.copy()
+    for index in (1, 2):
+      pieces, count = ndimage.label(prediction == index)
+      if count:
+        largest = np.bincount(pieces.ravel())[1:].argmax() + 1  # the first of equals
+        expected[(pieces > 0) & (pieces != largest)] = 0
+    np.testing.assert_array_equal(keep_largest(prediction, [1, 2]), expected)
