@@ -37,7 +37,7 @@ def test_windows_and_the_way_back_are_those_of_the_whole_to_the_last_bit(
     whole = Volume(picture[None].astype(np.float32), None, np.eye(4), 'a', 'a')
     expected = slices.image_to_slices(whole, settings)
     reduced = bands.Reduced(picture, settings, bands.find_levels(picture))
-    found = np.stack([*windows.each(reduced, 16)])
+    found = np.stack([*windows.iterate(reduced, 16)])
     assert found.dtype == expected.dtype == np.float16
     np.testing.assert_array_equal(found, expected)
     scores = rng.normal(size=(len(found), 16, 16, 2)).astype(np.float32)

@@ -14,7 +14,7 @@ def test_percentiles_are_those_of_numpy_to_the_last_bit(count, kind):
   for top in (1, 5, np.iinfo(kind).max):
     values = rng.integers(0, top, count, kind, endpoint=True)
     counts = np.bincount(values, minlength=1 << 16)
-    found = levels.of_counts(counts, np.arange(1 << 16))
+    found = levels.make_levels(counts, np.arange(1 << 16))
     np.testing.assert_array_equal(found.counts, counts[counts > 0])
     np.testing.assert_array_equal(
       found.percentiles(shares), np.percentile(values.astype(np.float32), shares)

@@ -56,9 +56,9 @@ def segment(
   scores = []
   for number, (spec, predict) in enumerate(networks):
     reduced = bands.Reduced(picture, spec.image, found)
-    parts = windows.each(reduced, spec.image.image_size)
-    parts = _counted(parts, shades) if number == 0 else parts
-    joined = windows.blend(_predicted(parts, predict, batch_size), reduced.shape[:2])
+    parts = windows.iterate(reduced, spec.image.image_size)
+    parts = _count_shades(parts, shades) if number == 0 else parts
+    joined = windows.blend(_predict(parts, predict, batch_size), reduced.shape[:2])
     scores.append(bands.enlarge(joined, reduced.shape[:2], native_size))
   mask = np.empty(native_size, np.uint8)
   shares = np.empty((classes - 1, *native_size), np.float32) if probabilities else None
@@ -67,7 +67,7 @@ def segment(
     if shares is not None:
       shares[:, rows] = share
   percentiles = [
-    levels.of_counts(counts, _SHADES).percentiles(likeness.PERCENTILES) for counts in shades
+    levels.make_levels(counts, _SHADES).percentiles(likeness.PERCENTILES) for counts in shades
   ]
   return mask, shares, likeness.describe(percentiles, (1, *native_size), (1.0, 1.0, 1.0))
 
@@ -83,7 +83,7 @@ def _require_memory(native_size: tuple[int, int], classes: int) -> None:
     )
 
 
-def _predicted(
+def _predict(
   parts: Iterable[np.ndarray], predict: Predict, batch_size: int
 ) -> Iterator[np.ndarray]:
   """Yields the scores of each window, [S, S, K]."""
@@ -92,7 +92,7 @@ def _predicted(
     yield from predict(np.stack(batch))
 
 
-def _counted(parts: Iterable[np.ndarray], shades: np.ndarray) -> Iterator[np.ndarray]:
+def _count_shades(parts: Iterable[np.ndarray], shades: np.ndarray) -> Iterator[np.ndarray]:
   """Yields windows, [S, S, M] float16 in [0, 1], and counts their values in each channel."""
   for part in parts:
     for m, counts in enumerate(shades):

@@ -120,7 +120,7 @@ class Segmenter:
       )
     image = image[..., None] if image.ndim == 3 else image
     affine = _affine(spacing_mm, axes)
-    return _mask_of(self.find(Volume(image, None, affine, 'the scan', 'the scan')), affine)
+    return _take_mask(self.find(Volume(image, None, affine, 'the scan', 'the scan')), affine)
 
   def segment_picture(self, picture: np.ndarray) -> np.ndarray:
     """Segments a picture that is an array.
@@ -146,7 +146,7 @@ class Segmenter:
         '[H, W, 3] with the colours last'
       )
     found = self.find_picture(image[..., None] if image.ndim == 2 else image)
-    return _mask_of(found, pictures.AFFINE)[0]
+    return _take_mask(found, pictures.AFFINE)[0]
 
   def find(self, volume: Volume, *, probabilities: bool = False) -> Segmentation:
     """Segments a scan with axes in any orientation; a truth is ignored.
@@ -287,7 +287,7 @@ def find_models(folder: Path) -> list[Path]:
   )
 
 
-def _mask_of(found: Segmentation, affine: np.ndarray) -> np.ndarray:
+def _take_mask(found: Segmentation, affine: np.ndarray) -> np.ndarray:
   """Returns the mask as the array was, and warns where the scan is unlike the training."""
   for line in found.unlike:
     warnings.warn(f'the scan is unlike those of the training: {line}', stacklevel=3)

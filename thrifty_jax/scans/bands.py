@@ -41,7 +41,7 @@ def find_levels(picture: Picture) -> list[Levels]:
       return [Levels(*np.unique(whole[..., m], return_counts=True)) for m in range(channels)]
     for m, count in enumerate(counts):
       count += np.bincount(band[..., m].ravel(), minlength=len(count))
-  return [levels.of_counts(count, np.arange(len(count))) for count in counts]
+  return [levels.make_levels(count, np.arange(len(count))) for count in counts]
 
 
 def thin(picture: Picture, step: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class Reduced:
     self.shape = (*windows.reduced((height, width), settings.reduction), channels)
     self._down = weights(height, self.shape[0], order)
     self._right = weights(width, self.shape[1], order)
-    self._limits = [_limits(one, settings) for one in levels]
+    self._limits = [_find_limits(one, settings) for one in levels]
 
   def __getitem__(self, rows: slice) -> np.ndarray:
     first, last, _ = rows.indices(self.shape[0])
@@ -72,7 +72,7 @@ class Reduced:
     step = max(1, int(_BAND_PIXELS / native[1] * self.shape[0] / native[0]))
     for start in range(first, last, step):
       end = min(start + step, last)
-      down, span = _part(self._down, slice(start, end))
+      down, span = _cut_weights(self._down, slice(start, end))
       band = self._picture[span]
       for m, (low, high) in enumerate(self._limits):
         plane = clip_to_unit(band[..., m].astype(np.float32), low, high)
@@ -82,7 +82,7 @@ class Reduced:
     return found
 
 
-def _limits(levels: Levels, settings: ImageSettings) -> tuple[float, float]:
+def _find_limits(levels: Levels, settings: ImageSettings) -> tuple[float, float]:
   """Returns the values of a channel that become 0 and 1."""
   low, high = settings.limits
   if settings.intensity == 'percentiles':
@@ -106,7 +106,7 @@ def enlarge(
   bands = iter(bands)
   kept, start = next(bands), 0  # rows from `start`, of which none is needed any more before it
   for rows in split(*native_size):
-    part, span = _part(down, rows)
+    part, span = _cut_weights(down, rows)
     while start + len(kept) < span.stop:
       done = max(span.start - start, 0)
       kept, start = np.concatenate([kept[done:], next(bands)]), start + min(done, len(kept))
@@ -120,7 +120,7 @@ def enlarge(
     yield native
 
 
-def _part(down: sparse.csr_array, rows: slice) -> tuple[sparse.csr_array, slice]:
+def _cut_weights(down: sparse.csr_array, rows: slice) -> tuple[sparse.csr_array, slice]:
   """Returns the weights of some rows, and the span of the rows that they are of."""
   part: Any = down[rows]
   span = slice(int(part.indices.min()), int(part.indices.max()) + 1)

@@ -23,7 +23,7 @@ class Levels(NamedTuple):
     return np.where(part < 0.5, low + step * part, high - step * (1 - part))
 
 
-def of_counts(counts: np.ndarray, values: np.ndarray) -> Levels:
+def make_levels(counts: np.ndarray, values: np.ndarray) -> Levels:
   """Returns levels, given how often each of some ascending values may occur, [N] both."""
   seen = np.flatnonzero(counts)
   return Levels(values[seen].astype(np.float32), counts[seen])

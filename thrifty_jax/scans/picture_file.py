@@ -83,7 +83,7 @@ class Rows:
 
   def __init__(self, path: Path):
     with _opened(path) as (source, header), _report_damage(path):
-      self._source = _rows(path, source)
+      self._source = _open_rows(path, source)
     self.path, self.header = path, header
     is_tiff = header.format == 'TIFF'
     self._key = None if is_tiff else source.info.get('transparency')
@@ -138,7 +138,7 @@ def _has_key(pixels: np.ndarray, key: Any, header: Header) -> bool:
   return bool((pixels == np.array(key)).all(axis=-1).any())
 
 
-def _rows(path: Path, source: Any) -> 'TiffRows | _PillowRows':
+def _open_rows(path: Path, source: Any) -> 'TiffRows | _PillowRows':
   """Returns the rows of a picture that `_opened` yields, which Pillow decodes at once."""
   if not isinstance(source, tifffile.TiffPage):
     return _PillowRows(source)

@@ -29,23 +29,23 @@ def weights(old: int, new: int, order: int) -> sparse.csr_array:
   """
   at = (np.arange(new) + 0.5) * (old / new) - 0.5
   if order == 0:
-    found = _taps(np.floor(at + 0.5)[:, None], np.ones((1, 1)), old)
+    found = _place_taps(np.floor(at + 0.5)[:, None], np.ones((1, 1)), old)
   else:
     below = np.floor(at)
     part = at - below
-    found = _taps(below[:, None] + (0, 1), np.stack([1 - part, part], axis=1), old)
+    found = _place_taps(below[:, None] + (0, 1), np.stack([1 - part, part], axis=1), old)
     deviation = (old / new - 1) / 2
     if deviation > 0 and (reach := int(4 * deviation + 0.5)):
       steps = np.arange(-reach, reach + 1)
       kernel = np.exp(-0.5 / deviation**2 * steps**2)
-      found = found @ _taps(np.arange(old)[:, None] + steps, kernel[None] / kernel.sum(), old)
+      found = found @ _place_taps(np.arange(old)[:, None] + steps, kernel[None] / kernel.sum(), old)
   found = sparse.csr_array(found.astype(np.float32))
   found.eliminate_zeros()
   found.sort_indices()
   return found
 
 
-def _taps(columns: np.ndarray, shares: np.ndarray, old: int) -> sparse.csr_array:
+def _place_taps(columns: np.ndarray, shares: np.ndarray, old: int) -> sparse.csr_array:
   """Returns rows of weights, [new, old], given as columns [new, T] and shares [new or 1, T].
 
   A column outside of the pixels is the nearest of them.

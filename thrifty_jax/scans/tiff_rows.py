@@ -17,7 +17,7 @@ class TiffRows:
     self._path, self._size = path, (planes, height, width, samples)
     self._dtype = np.dtype(page.parent.byteorder + page.dtype.char)
     self._offsets, self._counts = tuple(page.dataoffsets), tuple(page.databytecounts)
-    self._is_plain, self._decode = page.is_final, page.decode
+    self._is_plain, self._decode_segment = page.is_final, page.decode
     self._length = min(page.chunks[0], height)  # rows of a strip or a tile
     down = math.ceil(height / self._length)
     self._segments = np.arange(len(self._offsets)).reshape(planes, down, -1)
@@ -32,17 +32,17 @@ class TiffRows:
         for plane, found in enumerate(rows):
           start = (plane * height + first) * width * samples * self._dtype.itemsize
           file.seek(self._offsets[0] + start)
-          found[:] = _whole(np.fromfile(file, self._dtype, found.size), found.shape)
+          found[:] = _require_whole(np.fromfile(file, self._dtype, found.size), found.shape)
       else:
         for row in range(first // self._length, math.ceil(last / self._length)):
           top = row * self._length
           start, end = max(top, first), min(top + self._length, last)
-          rows[:, start - first : end - first] = self._decoded(file, row)[
+          rows[:, start - first : end - first] = self._decode_row(file, row)[
             :, start - top : end - top
           ]
     return np.concatenate(rows, axis=-1) if planes > 1 else rows[0]
 
-  def _decoded(self, file: Any, row: int) -> np.ndarray:
+  def _decode_row(self, file: Any, row: int) -> np.ndarray:
     """Returns the pixels of a row of strips or tiles, [planes, N, W, samples]."""
     if row not in self._kept:
       planes, height, width, samples = self._size
@@ -50,14 +50,16 @@ class TiffRows:
       found = np.empty((planes, length, width, samples), self._dtype.newbyteorder('='))
       for index in self._segments[:, row].ravel():
         file.seek(self._offsets[index])
-        pixels, (plane, _, _, left, _), _ = self._decode(file.read(self._counts[index]), int(index))
+        pixels, (plane, _, _, left, _), _ = self._decode_segment(
+          file.read(self._counts[index]), int(index)
+        )
         right = min(left + pixels.shape[2], width)
         found[plane, :, left:right] = pixels[0, :length, : right - left]
       self._kept = dict([*self._kept.items(), (row, found)][-_KEPT:])
     return self._kept[row]
 
 
-def _whole(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _require_whole(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   """Returns values of a file in a shape, which they do not fill if the file breaks off."""
   if values.size != math.prod(shape):
     raise ValueError('it breaks off')

@@ -29,20 +29,24 @@ def count(size: tuple[int, int], side: int) -> int:
 
 def cut(plane: np.ndarray, side: int) -> np.ndarray:
   """Returns the windows of a plane, [H, W] to [T, S, S], row by row; it is padded with 0 to S."""
-  return np.stack([*each(plane, side)])
+  return np.stack([*iterate(plane, side)])
 
 
-def each(plane: Any, side: int) -> Iterator[np.ndarray]:
+def iterate(plane: Any, side: int) -> Iterator[np.ndarray]:
   """Yields the windows of a plane as `cut` returns them, [H, W, ...] to [S, S, ...] each.
 
-  Any `plane` that has a shape and returns rows by `plane[first:last]` will do: only those of the
-  windows side by side are asked for at a time.
+  Any `plane` that has a shape and returns rows by `plane[first:last]` will do: each row is asked
+  for once, and those of windows side by side are in memory.
   """
   height, width = plane.shape[:2]
-  for top in starts(height, side):
-    band = _framed(plane[top : min(top + side, height)], side)
+  tops = starts(height, side)
+  band = plane[: min(side, height)]
+  for top, below in zip(tops, [*tops[1:], height], strict=True):
+    framed = _framed(band, side)
     for left in starts(width, side):
-      yield band[:, left : left + side]
+      yield framed[:, left : left + side]
+    if below < height:
+      band = np.concatenate([band[below - top :], plane[top + side : below + side]])
 
 
 def join(parts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
