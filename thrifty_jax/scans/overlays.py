@@ -204,9 +204,10 @@ def outline(label: np.ndarray, *, rim: bool = False) -> np.ndarray:
   padded = np.pad(label, 1, mode='edge')
   neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
   border = np.any([other != label for other in neighbours], axis=0)
-  colour = (label.astype(int) - 1) % colours + 1
-  beside = RIM * border if rim else 0
-  return np.where(label == 0, beside, colour + colours * border).astype(np.uint8)
+  # In 16 bits, as pictures are large; a class is at most 255.
+  colour = (label.astype(np.int16) - 1) % colours + 1
+  beside = np.int16(RIM) * border if rim else np.int16(0)
+  return np.where(label == 0, beside, colour + np.int16(colours) * border).astype(np.uint8)
 
 
 def _overlay(indices: np.ndarray, colours: list[tuple[str, int]]) -> str:
