@@ -486,9 +486,11 @@ def test_what_does_not_fit_the_network_is_one_line(
 def test_a_mask_never_replaces_its_scan(of_pictures, tmp_path, monkeypatch, capsys):
   scan = write_picture(tmp_path / 'a.png')
   before = scan.read_bytes()
-  same = tmp_path / '..' / tmp_path.name / 'a.png'
-  assert run_main(of_pictures[1], monkeypatch, scan, same, '--overwrite') == 2
-  assert 'is a scan; name another' in capsys.readouterr().err and scan.read_bytes() == before
+  (tmp_path / 'other name.png').hardlink_to(scan)  # as A.png is where capitals are small letters
+  (tmp_path / 'link.png').symlink_to(scan)
+  for same in ('other name.png', 'link.png', f'../{tmp_path.name}/a.png'):
+    assert run_main(of_pictures[1], monkeypatch, scan, tmp_path / same, '--overwrite') == 2
+    assert 'is a scan; name another' in capsys.readouterr().err and scan.read_bytes() == before
 
 
 def test_a_package_that_is_missing_is_one_line(of_pictures, tmp_path, monkeypatch, capsys):
