@@ -178,6 +178,10 @@ OTHERS = {
   },
   r'colour image \(CT Image Storage, PALETTE COLOR\)': text(0x28, 4, 'PALETTE COLOR', kind='CS'),
   r'localizer \(CT Image Storage\)': text(8, 8, 'ORIGINAL', 'PRIMARY', 'LOCALIZER', kind='CS'),
+  r'localizer \(CT Image Storage\); expected slices of': text(
+    8, 8, 'ORIGINAL', 'LOCALIZER ', 'AXIAL', kind='CS'
+  ),
+  r'localizer \(CT Image Storage\); expected slices of one': text(8, 8, 'LOCALIZER', kind='CS'),
   r'localizer \(MR Image Storage\)': {
     **text(8, 8, 'DERIVED', 'PRIMARY', 'SCOUT', 'M', kind='CS'),
     **text(8, 0x16, '1.2.840.10008.5.1.4.1.1.4', kind='UI'),
