@@ -146,10 +146,10 @@ def plan(
   inputs = {_fold(path.resolve()) for source in sources for path in source.channels}
   paths: dict[str, Path] = {}
   for path in whole.paths:
-    other = paths.setdefault(_fold(path), path)
-    if other is not path:
+    first = paths.setdefault(_fold(path), path)
+    if first is not path:
       raise InputError(
-        f'{path}: would be written for two scans, as {other.name} differs in no more than capital '
+        f'{path}: would be written for two scans, as {first.name} differs in no more than capital '
         'letters; rename one of them'
       )
     if _fold(path.resolve()) in inputs:
