@@ -142,11 +142,20 @@ def us(number, value):
   }
 
 
+WHITE_IS_LOW = handmade.text(0x28, 4, 'MONOCHROME1', kind='CS')
 REPEATED = handmade.element(0x28, 0x1053, 'DS', '2')
 # Elements of a slice by hand that differ; and what follows its pixels.
 SLICES: dict[str, tuple[dict, bytes]] = {
   **{name: (instead, b'') for name, (instead, _) in handmade.UNREADABLE.items()},
   **{name: (instead, b'') for name, instead in (handmade.OTHERS | handmade.SAME).items()},
+  'white is low, bits in the middle': (
+    WHITE_IS_LOW | handmade.number(0x28, 0x101, 12) | handmade.number(0x28, 0x102, 13),
+    b'',
+  ),
+  'white is low, with a sign': (WHITE_IS_LOW | handmade.number(0x28, 0x103, 1), b''),
+  'white is low, falling': (WHITE_IS_LOW | handmade.text(*handmade.SLOPE, '-1'), b''),
+  'white is low, small steps': (WHITE_IS_LOW | handmade.text(*handmade.SLOPE, '.1'), b''),
+  'white is low, no scaling': (WHITE_IS_LOW | {handmade.SLOPE: b'', handmade.INTERCEPT: b''}, b''),
   'rows of no number': (us(0x10, b''), b''),
   'rows of two numbers': (us(0x10, struct.pack('<HH', 6, 6)), b''),
   'bits of no number': (us(0x101, b''), b''),
