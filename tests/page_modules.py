@@ -13,6 +13,23 @@ NODE = shutil.which('node')
 # A module of its own text is one whatever the version of Node takes a .js file for.
 _CALLS = """
 import { readFileSync } from 'node:fs';
+import { gunzipSync, inflateRawSync } from 'node:zlib';
+// As browsers have it: they refuse what lies behind the first member, where Node's own goes on.
+globalThis.DecompressionStream = class extends TransformStream {
+  constructor() {
+    const parts = [];
+    super({
+      transform: (chunk) => { parts.push(chunk); },
+      flush: (controller) => {
+        const bytes = Buffer.concat(parts);
+        const start = bytes[3] & 8 ? bytes.indexOf(0, 10) + 1 : 10; // behind a name
+        const { engine } = inflateRawSync(bytes.subarray(start), { info: true });
+        if (start + engine.bytesWritten + 8 !== bytes.length) throw new Error('more behind it');
+        controller.enqueue(gunzipSync(bytes));
+      },
+    });
+  }
+};
 const { module, call, inputs } = JSON.parse(readFileSync(0, 'utf8'));
 const functions = await import(`data:text/javascript;base64,${module}`);
 const made = new Function('functions', 'input', `return ${call}`);

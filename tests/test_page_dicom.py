@@ -169,6 +169,8 @@ SLICES: dict[str, tuple[dict, bytes]] = {
   'padding behind the pixels': ({}, handmade.element(0xFFFC, 0xFFFC, 'OB', bytes(6))),
   'zeros behind the pixels': ({}, bytes(32)),
   'a class in its head alone': ({(8, 0x16): b''}, b''),
+  'in its head alone a class of no image': ({(8, 0x16): b''}, b''),
+  'four bytes behind the pixels': ({}, bytes(4)),
   'no frames': (handmade.text(0x28, 8, '', kind='IS'), b''),
   'one frame': (handmade.text(0x28, 8, '1', kind='IS'), b''),
   'two numbers of frames': (handmade.text(0x28, 8, '1\\1', kind='IS'), b''),
@@ -189,7 +191,10 @@ def slices(tmp_path_factory):
   files = {}
   for name, (instead, more) in SLICES.items():
     files[name] = handmade.series_of(tmp_path_factory.mktemp('slice'), instead=instead)[1]
-    files[name].write_bytes(files[name].read_bytes() + more)
+    content = files[name].read_bytes() + more
+    if name.startswith('in its head'):  # whose class is that of a CT
+      content = content.replace(b'5.1.4.1.1.2\0', b'5.1.4.1.1.30')
+    files[name].write_bytes(content)
   found = page_modules.read('dicom.js', 'readDicom', [path.read_bytes() for path in files.values()])
   return files, dict(zip(files, found, strict=True))
 

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import io
+from typing import Any
 
 import handmade_nifti as handmade
 import nibabel
@@ -72,7 +73,7 @@ def test_a_file_is_read_or_refused_as_by_predict_and_exports(by_page, tmp_path, 
 @pytest.mark.parametrize('name', [name for name in FILES if name.startswith('nibabel')])
 def test_what_nibabel_writes_nibabel_reads_so(by_page, name):
   kind = VERSIONS[name.split(' version ')[1][0]]
-  image = kind.from_bytes(FILES[name])
+  image: Any = kind.from_bytes(FILES[name])
   saw = by_page[name]
   wanted = np.asanyarray(image.dataobj).transpose()
   np.testing.assert_array_equal(np.reshape(saw['voxels'], saw['shape'][::-1]), wanted)
