@@ -1,5 +1,6 @@
 """The modules of the data sets, and the scans in their raw folders."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -161,9 +162,11 @@ def find(config: ConfigDict) -> Scans:
         f'{folder}: has the scan {name!r:.80}, whose name is no text in UTF-8, or cannot be shown; '
         'rename its files.'
       )
-  if twice := sorted({name for name in names if names.count(name) > 1}):
+  folded = collections.Counter(map(str.casefold, names))
+  if twice := sorted({name for name in names if folded[name.casefold()] > 1}):
     raise InputError(
-      f'{folder}: more than one scan is called {", ".join(twice)}; rename or remove one.'
+      f'{folder}: more than one scan is called {", ".join(twice)}; expected names that differ in '
+      'more than capital letters, as files of some systems must. Rename or remove one.'
     )
   unused = (
     data_set.find_unused(folder, cases, config.data) if hasattr(data_set, 'find_unused') else []

@@ -5,10 +5,15 @@
 const NATIVE = { '1.2.840.10008.1.2': false, '1.2.840.10008.1.2.1': true }; // is the VR written?
 const LONG = ['OB', 'OD', 'OF', 'OL', 'OV', 'OW', 'SQ', 'SV', 'UC', 'UN', 'UR', 'UT', 'UV'];
 const UNDEFINED = 0xffffffff;
+const SHORTEST = 8; // bytes of an element: its tag and its length
 const [PIXELS, TABLE] = ['7fe0,0010', '0028,3000'];
 const GRAYS = ['MONOCHROME1', 'MONOCHROME2']; // which say how values are shown
-const DOSE = '1.2.840.10008.5.1.4.1.1.481.2'; // an RT Dose Storage object
-const LOCALIZER = /LOCALIZER|SCOUT/;
+// Storage classes that are no images: spectra, maps, segmentations, doses, plans and reports, and
+// whatever is no number.
+const NO_IMAGE = new RegExp(String.raw`[^\d.]|^1\.2\.840\.10008\.5\.1\.4\.1\.1\.(4\.2|6\.2|[89]|1[01]|30|`
+  + String.raw`6[678]|77\.1\.5\.[38]|7[89]|8[0128]|9[01]|104|129|131|20[01]|481\.(2[0125]?|[3-9]|1\d)|`
+  + String.raw`501\.[3-6])(\.\d+)*$`);
+const LOCALIZERS = ['LOCALIZER', 'SCOUT'];
 const NUMBER = /^ *[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)? *$/i;
 const ROUNDING = 0.01; // of directions: some programs write three digits
 const SAME = 1e-3; // by which directions and distances of frames may differ
@@ -17,9 +22,13 @@ const UNEVEN = 0.25; // share of a step: positions are rounded, and some tables 
 const SHEAR = 0.02; // sideways share of a step
 // Functional groups: sequences of what all frames share and of what each has, and those in them.
 const GROUPS = { '5200,9229': 'shared', '5200,9230': 'each' };
-const MACROS = ['0020,9113', '0020,9116', '0028,9110', '0028,9145'];
+const MACROS = {
+  '0020,9113': ['position'], '0020,9116': ['directions'], '0028,9110': ['spacing'],
+  '0028,9145': ['slope', 'intercept'],
+};
 const TEXTS = {
-  '0002,0010': 'syntax', '0008,0008': 'type', '0008,0016': 'object', '0020,0032': 'position', '0020,0037': 'directions',
+  '0002,0002': 'stored_as', '0002,0010': 'syntax', '0008,0008': 'type', '0008,0016': 'object',
+  '0020,0032': 'position', '0020,0037': 'directions',
   '0028,0004': 'kind', '0028,0008': 'frames', '0028,0030': 'spacing',
   '0028,1052': 'intercept', '0028,1053': 'slope',
 };
@@ -37,11 +46,12 @@ export function readDicom(bytes) {
   const found = {
     seen: new Set(), start: null, frames: '1', channels: 1, shared: [], each: [],
   };
-  for (let at = 132; at < bytes.length && found.start === null; ) {
+  for (let at = 132; at + SHORTEST <= bytes.length; ) {
     const meta = view.getUint16(at, true) === 2; // that group is always explicit
     if (!meta) requireNative(found.syntax);
     at = readElement(view, at, meta || NATIVE[found.syntax], found);
   }
+  found.frames ||= '1'; // an empty text says nothing
   requirePlain(found);
   const { order, step } = stacked(planesOf(found));
   const size = found.rows * found.columns;
@@ -63,17 +73,22 @@ function readElement(view, at, explicit, found) {
   if (found.seen?.has(tag)) throw new Error(`it has the tag ${tag} twice`); // readers take either
   found.seen?.add(tag);
   if (tag === TABLE) found.table = true;
-  const isMacro = found.isGroup && MACROS.includes(tag);
+  const isMacro = found.frame && tag in MACROS;
   if (tag === PIXELS) Object.assign(found, { start, length });
   else if (tag in GROUPS || isMacro || length === UNDEFINED) {
     const inside = explicit && kind !== 'UN';
-    const about = tag in GROUPS ? { isGroup: true } : {};
-    const { items, end } = readItems(view, start, length, inside, about);
-    if (tag in GROUPS) found[GROUPS[tag]] = items;
-    if (isMacro) Object.assign(found, items[0]);
+    const make = () => (tag in GROUPS ? { frame: {} } : {}); // what a group says of its frame
+    const { items, end } = readItems(view, start, length, inside, make);
+    if (tag in GROUPS) found[GROUPS[tag]] = items.map(({ frame }) => frame);
+    for (const name of isMacro && items.length ? MACROS[tag] : []) {
+      if (name in items[0]) found.frame[name] = items[0][name];
+    }
     return end;
   } else if (tag in TEXTS) found[TEXTS[tag]] = textAt(view, start, length);
-  else if (tag in NUMBERS) found[NUMBERS[tag]] = view.getUint16(start, true);
+  else if (tag in NUMBERS) {
+    if (length !== 2) throw new Error(`its tag ${tag} has ${length} bytes; expected one number`);
+    found[NUMBERS[tag]] = view.getUint16(start, true);
+  }
   return start + length;
 }
 
@@ -90,7 +105,7 @@ function headerAt(view, at, explicit) {
 }
 
 // Reads the items of a sequence, each with or without a length; gives them and where it ends.
-function readItems(view, start, length, explicit, about) {
+function readItems(view, start, length, explicit, make) {
   const items = [];
   const last = length === UNDEFINED ? Infinity : start + length;
   for (let at = start; at < last; ) {
@@ -98,7 +113,7 @@ function readItems(view, start, length, explicit, about) {
     at = head.start;
     if (head.tag === 'fffe,e0dd') return { items, end: at };
     const end = head.length === UNDEFINED ? Infinity : at + head.length;
-    const item = { ...about };
+    const item = make();
     while (at < end && headerAt(view, at, explicit).tag !== 'fffe,e00d') {
       at = readElement(view, at, explicit, item);
     }
@@ -115,12 +130,15 @@ function textAt(view, start, length) {
 
 function requirePlain({ start, frames, channels, kind, rows, columns, each, ...rest }) {
   const { allocated, stored, highBit, signed } = rest;
+  const object = rest.object || rest.stored_as || '';
   const size = (rows * columns * Number(frames) * allocated) / 8;
   const problems = [
     [start === null || !rows || !columns, 'it has no pixels'],
-    [channels > 1, 'it is a colour image; expected intensities'],
-    [rest.object === DOSE, 'it is a dose; expected intensities'],
-    [LOCALIZER.test(rest.type), 'it is a localizer; expected a slice of a scan'],
+    [channels !== 1, 'it is a colour image; expected intensities'],
+    [NO_IMAGE.test(object), `it is no image but an object of class ${object.slice(0, 60)}, such as a `
+      + 'dose, a segmentation or a report; expected intensities'],
+    [(rest.type ?? '').split('\\').some((one) => LOCALIZERS.includes(one.trim())),
+      'it is a localizer; expected a slice of a scan'],
     [Number(frames) !== Math.max(1, each.length), `it has ${frames} frames, of which `
       + `${each.length} say where they lie; expected all, or a single slice`],
     [!GRAYS.includes(kind), `its pixels are ${kind}; expected ${GRAYS.join(' or ')}`],
@@ -174,6 +192,7 @@ function numbers(found, name, count) {
 }
 
 const dot = (a, b) => a.reduce((sum, one, i) => sum + one * b[i], 0);
+const unit = (a) => a.map((one) => one / Math.hypot(...a));
 
 // Where a plane lies, LPS mm: its first pixel, the directions of rows, columns and their normal.
 function placeOf(found) {
@@ -187,8 +206,10 @@ function placeOf(found) {
   if (!(Math.max(...off) <= ROUNDING)) {
     throw new Error(`its directions are '${found.directions}'; expected two at right angles`);
   }
-  const normal = [[1, 2], [2, 0], [0, 1]].map(([i, j]) => u[i] * v[j] - u[j] * v[i]);
-  return { origin, distances, six, u, v, normal };
+  const row = unit(u);
+  const column = unit(v.map((one, i) => one - dot(v, row) * row[i]));
+  const normal = [[1, 2], [2, 0], [0, 1]].map(([i, j]) => row[i] * column[j] - row[j] * column[i]);
+  return { origin, distances, six: [...row, ...column], u: row, v: column, normal };
 }
 
 // Planes in order along their normal, and the vector from each to the next, if it is one.

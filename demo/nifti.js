@@ -6,18 +6,19 @@ const TYPES = {
   4: [2, 'getInt16'], 512: [2, 'getUint16'],
   8: [4, 'getInt32'], 768: [4, 'getUint32'],
   16: [4, 'getFloat32'], 64: [8, 'getFloat64'],
+  1024: [8, 'getBigInt64'], 1280: [8, 'getBigUint64'],
 };
 const COLOUR = [128, 2304];
 // By the first number of a file, the size of its header: where its fields lie, and their types.
 const VERSIONS = {
   348: {
-    magic: [344, 'n+1'], dim: [40, 'Int16'], datatype: [70, 'Int16'], pixdim: [76, 'Float32'],
+    magic: [344, 'n+1\0'], dim: [40, 'Int16'], datatype: [70, 'Int16'], pixdim: [76, 'Float32'],
     vox_offset: [108, 'Float32'], scl_slope: [112, 'Float32'], scl_inter: [116, 'Float32'],
     xyzt_units: [123, 'Uint8'], qform_code: [252, 'Int16'], sform_code: [254, 'Int16'],
     quatern: [256, 'Float32'], qoffset: [268, 'Float32'], srow: [280, 'Float32'],
   },
   540: {
-    magic: [4, 'n+2'], dim: [16, 'BigInt64'], datatype: [12, 'Int16'], pixdim: [104, 'Float64'],
+    magic: [4, 'n+2\0'], dim: [16, 'BigInt64'], datatype: [12, 'Int16'], pixdim: [104, 'Float64'],
     vox_offset: [168, 'BigInt64'], scl_slope: [176, 'Float64'], scl_inter: [184, 'Float64'],
     xyzt_units: [500, 'Int32'], qform_code: [344, 'Int32'], sform_code: [348, 'Int32'],
     quatern: [352, 'Float64'], qoffset: [376, 'Float64'], srow: [400, 'Float64'],
@@ -31,7 +32,7 @@ const OWN_ZEROS = 8; // bytes at the end of a gzip member, its checksum and leng
 
 export function isNifti(bytes) {
   return Object.entries(VERSIONS).some(([size, { magic: [at, text] }]) =>
-    bytes.length > size && String.fromCharCode(...bytes.subarray(at, at + 3)) === text);
+    bytes.length > size && String.fromCharCode(...bytes.subarray(at, at + 4)) === text);
 }
 
 // What a gzip file holds, or the bytes of another file. Browsers refuse whatever lies behind the
@@ -83,8 +84,8 @@ export function readNifti(bytes) {
   const axes = field('dim');
   const sizes = [1, 2, 3, 4, 5, 6, 7].map((axis) => (axis <= axes ? field('dim', axis) : 1));
   const [shape, more] = [sizes.slice(0, 3), sizes.slice(3)];
-  if (axes < 1 || axes > 7 || sizes.some((size) => size < 1)) {
-    throw new Error(`the header says ${sizes} voxels`);
+  if (axes < 3 || axes > 7 || sizes.some((size) => size < 1)) {
+    throw new Error(`the header says ${axes} axes of ${sizes} voxels; expected a volume`);
   }
   if (more.some((size) => size > 1)) {
     throw new Error(`it has several channels or times (${sizes}); expected one volume`);
@@ -105,7 +106,7 @@ export function readNifti(bytes) {
   require(!scaled || Number.isFinite(intercept), 'scl_inter', intercept);
   const [times, plus] = scaled ? [slope, intercept] : [1, 0];
   const voxels = new Float32Array(count);
-  for (let i = 0; i < count; i++) voxels[i] = view[get](start + i * width, little) * times + plus;
+  for (let i = 0; i < count; i++) voxels[i] = Number(view[get](start + i * width, little)) * times + plus;
   return { voxels, shape, affine: inMillimetres(affineOf(field, shape), field('xyzt_units') & 7) };
 }
 

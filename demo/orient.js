@@ -43,7 +43,10 @@ function orientationOf(affine) {
   const units = columns.map((column, axis) => column.map((one) => one / spacing[axis]));
   const cosine = (a, b) => Math.abs(units[a].reduce((sum, one, i) => sum + one * units[b][i], 0));
   const shear = Math.max(cosine(0, 1), cosine(0, 2), cosine(1, 2));
-  if (!(shear <= MOST_SHEAR)) throw new Error('its axes are not at right angles');
+  if (!(shear <= MOST_SHEAR)) {
+    const degrees = (Math.asin(Math.min(shear, 1)) * 180) / Math.PI;
+    throw new Error(`its axes are not at right angles, but lean by ${degrees.toFixed(1)} degrees; resample it`);
+  }
   const strength = units.map((unit) => Math.max(...unit.map(Math.abs)));
   const axes = [];
   const free = [0, 1, 2];

@@ -175,3 +175,16 @@ def test_classes_that_are_none_are_refused_in_one_line(config, tmp_path, classes
   write(tmp_path, split | {'made_by': {'folds': 3, 'fold': 1, 'classes': classes}})
   with pytest.raises(InputError, match=r'made_by.classes is .*; expected a list of numbers'):
     split_file.honour(config, tmp_path)
+
+
+@pytest.mark.parametrize('mark', ['', '\ufeff'])
+@pytest.mark.parametrize('end', ['', '\n', '\r\n\r\n'])
+@pytest.mark.parametrize('indent', [None, 2])
+def test_a_byte_order_mark_and_blank_lines_are_no_content(config, tmp_path, mark, end, indent):
+  """As editors of Windows leave them."""
+  text = mark + json.dumps(MINE, indent=indent).replace('\n', end or '\n') + end
+  (tmp_path / 'splits.json').write_bytes(text.encode())
+  split_file.honour(config, tmp_path)
+  assert splits.assign(config, PATIENTS) == {
+    part: tuple(sorted(names)) for part, names in MINE.items()
+  }

@@ -184,9 +184,23 @@ def test_the_stage_stops_at_a_class_without_a_name(config, tmp_path):
     recorded.check(config, tmp_path)
 
 
-def test_two_scans_of_one_name_are_refused(config, tmp_path, monkeypatch):
-  monkeypatch.setattr(phantom, 'find_cases', lambda raw_dir: [SOURCE, SOURCE])
-  with pytest.raises(InputError, match='more than one scan is called a;'):
+@pytest.mark.parametrize(
+  ('names', 'told'),
+  [
+    (('a', 'a'), 'a'),
+    (('Case1', 'b', 'case1'), 'Case1, case1'),
+    (('liver_A', 'liver_a'), 'liver_A, liver_a'),
+    (('Ärzte', 'ärzte'), 'Ärzte, ärzte'),
+    (('A', 'a', 'B', 'b', 'c'), 'A, B, a, b'),
+  ],
+)
+def test_scans_whose_files_may_have_one_name_are_refused(
+  config, tmp_path, monkeypatch, names, told
+):
+  """File systems of macOS and Windows take capitals for small letters."""
+  cases = [dataclasses.replace(SOURCE, case=name) for name in names]
+  monkeypatch.setattr(phantom, 'find_cases', lambda raw_dir: cases)
+  with pytest.raises(InputError, match=f'more than one scan is called {told}; expected names'):
     recorded.check(config, tmp_path)
 
 

@@ -216,6 +216,56 @@ def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
       script.segment(voxels, np.eye(4), settings, network)
 
 
+TRAINING_SCANS = {
+  'slices': [20, 30],
+  'slice_spacing_mm': [3, 3],
+  'pixel_spacing_mm': [0.5, 0.5],
+  'field_of_view_mm': [8, 10],
+  'intensity_0_p50': [0.3, 0.6],
+}
+UNLIKE = {  # shape (D, H, W), spacing, range of intensities, and the line; none if it is like them
+  'like them': ((20, 16, 18), (3, 0.5, 0.5), (0, 1), ''),
+  'nearly like them': ((16, 16, 16), (3.5, 0.5, 0.5), (0.1, 0.9), ''),
+  'few slices': ((5, 16, 16), (3, 0.5, 0.5), (0, 1), '5 slices, in training 20 to 30'),
+  'many slices': ((70, 16, 16), (3, 0.5, 0.5), (0, 1), '70 slices, in training 20 to 30'),
+  'far slices': ((20, 16, 16), (7, 0.5, 0.5), (0, 1), 'slices 7 mm apart, in training 3 to 3'),
+  'large pixels': ((20, 9, 9), (3, 1, 1), (0, 1), 'pixels of 1 mm, in training 0.5 to 0.5'),
+  'a part': ((20, 6, 6), (3, 0.5, 0.5), (0, 1), 'a field of view of 3 mm, in training 8 to 10'),
+  'bright': ((20, 16, 16), (3, 0.5, 0.5), (0.9, 1), 'channel 0: 50 % of its intensities lie bel'),
+  'dark': ((20, 16, 16), (3, 0.5, 0.5), (0, 0.1), 'channel 0: 50 % of its intensities lie bel'),
+  'thick along another axis': (
+    (20, 16, 20), (0.5, 3, 0.5), (0, 1), 'it was taken in thick slices that are not axial'
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('orientation', ['SPL', 'LIP'])
+@pytest.mark.parametrize('name', UNLIKE)
+def test_a_scan_unlike_those_of_the_training_is_told(capsys, name, orientation):
+  """However its file lies; by a network that finds nothing."""
+  shape, spacing, (low, high), text = UNLIKE[name]
+  settings = {
+    **{'modalities': 1, 'slice_axis': 'axial', 'padding': None, 'context': 0, 'image_size': 16},
+    **{'intensity': 'window', 'window': (0, 1), 'resize': 'linear', 'clahe_clip_limit': 0},
+    **{'curvature_flow_iterations': 0, 'largest_component': [], 'training_scans': TRAINING_SCANS},
+  }
+  stored = np.random.default_rng(0).uniform(low, high, shape)
+  lies = np.diag((*spacing, 1.0))[[2, 1, 0, 3]] * [[-1], [-1], [1], [1]]  # axes to head, back, left
+  voxels, affine = phantom.turn(stored, lies, orientation)
+  segment_onnx.segment(
+    voxels.transpose(),
+    affine[:, [2, 1, 0, 3]],
+    settings,
+    lambda image: np.concatenate([1 + 0 * image, 0 * image], axis=1),
+  )
+  lines = capsys.readouterr().err.splitlines()
+  assert all(
+    line.startswith('unlike the scans of the training, check the mask: ') for line in lines
+  )
+  assert bool(lines) == bool(text)
+  assert not text or text in lines[0]
+
+
 def raw(scan):
   return gzip.decompress(scan.read_bytes())
 
@@ -486,9 +536,11 @@ def test_what_does_not_fit_the_network_is_one_line(
 def test_a_mask_never_replaces_its_scan(of_pictures, tmp_path, monkeypatch, capsys):
   scan = write_picture(tmp_path / 'a.png')
   before = scan.read_bytes()
-  same = tmp_path / '..' / tmp_path.name / 'a.png'
-  assert run_main(of_pictures[1], monkeypatch, scan, same, '--overwrite') == 2
-  assert 'is a scan; name another' in capsys.readouterr().err and scan.read_bytes() == before
+  (tmp_path / 'other name.png').hardlink_to(scan)  # as A.png is where capitals are small letters
+  (tmp_path / 'link.png').symlink_to(scan)
+  for same in ('other name.png', 'link.png', f'../{tmp_path.name}/a.png'):
+    assert run_main(of_pictures[1], monkeypatch, scan, tmp_path / same, '--overwrite') == 2
+    assert 'is a scan; name another' in capsys.readouterr().err and scan.read_bytes() == before
 
 
 def test_a_package_that_is_missing_is_one_line(of_pictures, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """The reader of options that all commands share."""
 
+import io
+import sys
 import types
 from pathlib import Path
 
@@ -125,3 +127,30 @@ def test_a_model_may_have_a_comma_in_its_path(tmp_path, monkeypatch, model, expe
 
   found = cost.read([f'--models={model.format(place=tmp_path)}'])
   assert cost.split(found, 'models') == loaded
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'cp1252', 'cp437', 'utf-8', 'utf-16'])
+@pytest.mark.parametrize('name', ['Müller', '肝臓', 'M\udcfcller', 'e\u0301', '🫀_0000'])
+def test_a_name_that_the_terminal_cannot_show_is_no_fault(monkeypatch, encoding, name):
+  streams = {
+    one: io.TextIOWrapper(io.BytesIO(), encoding, newline='\n') for one in ('stdout', 'stderr')
+  }
+  for one, stream in streams.items():
+    monkeypatch.setattr(sys, one, stream)
+
+  def work():
+    print(f'scan      {name}')
+    raise InputError(f'{name}.nii.gz: no such file; expected a scan.')
+
+  assert command_line.exit_status(work) == 2
+  for stream in streams.values():
+    stream.flush()
+  out, err = (stream.detach().getvalue().decode(encoding) for stream in streams.values())
+  assert out.startswith('scan      ') and out.count('\n') == 1
+  assert err.startswith('error: ') and err.endswith('expected a scan.\n') and err.count('\n') == 1
+  try:
+    name.encode(encoding)
+  except UnicodeEncodeError:
+    assert '\\' in out and '\\' in err
+  else:
+    assert name in out and name in err

@@ -112,7 +112,16 @@ def test_labels_without_a_background_get_the_remedy_that_helps(tmp_path, labels)
 
 
 @pytest.mark.parametrize('mark', [b'', b'\xef\xbb\xbf'])
-def test_a_byte_order_mark_is_no_content(tmp_path, mark):
-  content = {'labels': {'background': 0, 'liver': 1}, 'channel_names': {'0': 'CT'}}
-  (tmp_path / 'dataset.json').write_bytes(mark + json.dumps(content).encode())
-  assert dataset_json.read(tmp_path).classes == ('background', 'liver')
+@pytest.mark.parametrize('content', [DECATHLON, NNUNET, DECATHLON | {'description': 'Ü\n肝'}])
+@pytest.mark.parametrize('end', [b'', b'\r\n'])
+def test_a_byte_order_mark_and_blank_lines_are_no_content(tmp_path, mark, content, end):
+  found = read(tmp_path, mark + json.dumps(content, ensure_ascii=False).encode() + end)
+  assert found.classes == ('background', 'liver', 'tumour')
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-32', 'latin-1'])
+def test_another_encoding_is_one_line(tmp_path, encoding):
+  text = json.dumps(DECATHLON | {'description': 'Ü'}, ensure_ascii=False)
+  with pytest.raises(InputError, match=r'dataset\.json is not valid JSON') as caught:
+    read(tmp_path, text.encode(encoding))
+  assert '\n' not in str(caught.value)

@@ -222,7 +222,7 @@ def main():
   parser.add_argument('--nan_is_lowest', action='store_true', help='NaN is the lowest value')
   parser.add_argument('--overwrite', action='store_true', help='replace a mask that is there')
   asked = parser.parse_args()
-  if asked.mask.resolve() in [path.resolve() for path in asked.scan]:
+  if asked.mask.exists() and any(map(asked.mask.samefile, filter(Path.exists, asked.scan))):
     parser.error(f'{asked.mask} is a scan; name another')
   if asked.mask.exists() and not asked.overwrite:
     parser.error(f'{asked.mask} exists; add --overwrite or name another')

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import unicodedata
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,14 +143,23 @@ def plan(
     folder / (f'{named}_statistics.csv' if named else 'statistics.csv') if statistics else None,
     colours,
   )
-  paths, inputs = set(), {path.resolve() for source in sources for path in source.channels}
+  inputs = {_fold(path.resolve()) for source in sources for path in source.channels}
+  paths: dict[str, Path] = {}
   for path in whole.paths:
-    if path in paths:
-      raise InputError(f'{path}: would be written for two scans; rename one of them')
-    if path.resolve() in inputs:
+    first = paths.setdefault(_fold(path), path)
+    if first is not path:
+      raise InputError(
+        f'{path}: would be written for two scans, as {first.name} differs in no more than capital '
+        'letters; rename one of them'
+      )
+    if _fold(path.resolve()) in inputs:
       raise InputError(f'{path}: is a scan of the input; name another output')
-    paths.add(path)
   return whole
+
+
+def _fold(path: Path) -> str:
+  """Returns what is equal for two names of one file on file systems of macOS or Windows."""
+  return unicodedata.normalize('NFC', str(path)).casefold()
 
 
 def _require_fitting(scan: Path, output: Path, format_: str | None, *, of_pictures: bool) -> None:

@@ -226,6 +226,12 @@ def _text(dataset: Any, keyword: str) -> str:
   return str(value or '')
 
 
+def _words(dataset: Any, keyword: str) -> list[str]:
+  """Returns the values of a tag of texts, of which pydicom has one as a text, several in a list."""
+  values = dataset.get(keyword) or ()
+  return [values] if isinstance(values, str) else list(map(str, values))
+
+
 def _tag_error(path: Path, holders: Any, keyword: str, expected: str) -> InputError:
   text = _text(holders[keyword], keyword)
   return InputError(
@@ -241,7 +247,7 @@ def _require_slices(path: Path, dataset: Any) -> None:
   kind = ' '.join(str(dataset.get('PhotometricInterpretation') or '').split())
   if what and 'Image' not in what and not what[0].isdigit():  # a private one has a number alone
     name = what
-  elif any(one in _LOCALIZERS for one in dataset.get('ImageType') or ()):
+  elif any(one.strip() in _LOCALIZERS for one in _words(dataset, 'ImageType')):
     name = f'localizer ({what})'
   elif dataset.get('SamplesPerPixel', 1) != 1 or kind not in ('', *dicom_pixels.GRAYS):
     name = f'colour image ({what}, {kind:.40})'

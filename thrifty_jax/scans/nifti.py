@@ -30,7 +30,7 @@ _GEOMETRY = (  # fields of a header that define the position of voxels and the u
 _CODES = range(6)  # of qform and sform
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # a unit: unknown, metre, mm, micrometre
 _POSSIBLE_MM = (1e-4, 100.0)  # sides of a voxel: beyond, the unit rather than the scan is odd
-_FLAT = 0.1  # volume that three axes of length 1 span: less, and two of them are nearly one
+_SHEAR = 0.02  # cosine between two axes: 1.1 degrees, as of slices in DICOM
 _ROUNDING = 1e-3  # by which the square of a quaternion may be above 1
 
 
@@ -106,17 +106,23 @@ def require_possible(affine: np.ndarray) -> None:
   """Refuses, by a HeaderError, an affine [4, 4] that no scan in millimetres can have."""
   with np.errstate(all='ignore'):  # infinite or NaN then
     sides_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    volume = abs(np.linalg.det(affine[:3, :3] / sides_mm))
-  if not (np.isfinite(affine).all() and volume >= _FLAT):
+    axes = affine[:3, :3] / sides_mm
+    cosine = np.abs(axes.T @ axes - np.eye(3)).max()
+  if not (np.isfinite(affine).all() and np.isfinite(cosine)):
     raise HeaderError(
       'its header gives no valid spacing and direction of the axes; expected three axes of a '
-      'length above 0, in three directions. Export it again.'
+      'length above 0. Export it again.'
     )
   least, most = _POSSIBLE_MM
   if sides_mm.min() < least or sides_mm.max() > most:
     raise HeaderError(
       f'its header gives voxels of {" x ".join(f"{side:g}" for side in sides_mm)} mm; expected '
       f'sides from {least:g} to {most:g} mm. Correct the spacing or its unit (xyzt_units in NIfTI).'
+    )
+  if cosine > _SHEAR:  # a network would see its slices distorted, or shifted against one another
+    raise HeaderError(
+      f'its axes are not at right angles, but lean by {np.degrees(np.arcsin(min(cosine, 1))):.1f} '
+      'degrees; expected at most 1.1, or slices are not what they seem. Resample it.'
     )
 
 
