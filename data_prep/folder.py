@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import data_sets, fingerprint, named_files, one_folder, reduction, two_folders
+from data_prep import data_sets, fingerprint, one_folder, reduction, two_folders
 from thrifty_jax import config as configs
 from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dataset_json, pictures, sources, volumes
+from thrifty_jax.scans import dataset_json, named_files, pictures, sources, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 

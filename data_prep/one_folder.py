@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-from data_prep import named_files
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import pictures
+from thrifty_jax.scans import named_files, pictures
 from thrifty_jax.scans.dataset_json import Description
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})', re.DOTALL)

@@ -2,7 +2,7 @@
 
     --config.data.images=IMAGES/21_training.tif   --config.data.masks=MASKS/21_manual1.gif
 
-Names pair the files by the rules of pairs.py, and a scan has the name of its image. With
+Names pair the files by the rules of scans/pairs.py, and a scan has the name of its image. With
 data.pattern, as '{case}_{channel}', an image has one channel, and a scan those of one case in the
 order of their names. Only data.classes names the classes.
 """
@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import data_sets, named_files, pairs
+from data_prep import data_sets
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import pictures, sources
+from thrifty_jax.scans import named_files, pairs, pictures, sources
 
 _LOOKED_AT = 5  # masks, for the values that an error lists
 _MOST_VALUES = 20  # of masks: more are no classes

@@ -5,13 +5,16 @@ contradicts, even where it was trained on it. At network resolution.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thrifty_jax.run_files import Agreement
 from thrifty_jax.scans import turns
 from thrifty_jax.scores import metrics
-from thrifty_jax.scores.cases import PredictedCase
+
+if TYPE_CHECKING:
+  from thrifty_jax.scores.cases import PredictedCase  # imports JAX, which tables do without
 
 _POOR = 0.7  # DSC from which on no other way of lying is tried: a mask that lies wrong has less
 _BETTER = 0.1  # by how much a turned mask must agree better, and an outlier worse than the median
@@ -20,7 +23,7 @@ _MOST = 10  # cases that are listed
 
 
 def measure(
-  predicted: Iterable[PredictedCase], split: str, *, classes: int, slice_axis: str
+  predicted: 'Iterable[PredictedCase]', split: str, *, classes: int, slice_axis: str
 ) -> list[Agreement]:
   """Measures how well each mask, and the best turn of it, agrees with the network.
 

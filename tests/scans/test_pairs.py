@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep import pairs
+from thrifty_jax.scans import pairs
 
 # Names of images and of masks, which pair in this order, and the rule.
 PAIRED = {
