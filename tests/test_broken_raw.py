@@ -626,12 +626,12 @@ BROKEN: dict[str, tuple[str, Break, tuple[str, ...]]] = {
   'a negative class': (
     'promise12',
     change_voxels('Case01_segmentation.mhd', lambda voxels: -voxels),
-    ('Case01_segmentation.mhd: the truth holds values from -1', 'Replace'),
+    ('Case01_segmentation.mhd: the mask holds values from -1', 'Replace'),
   ),
   'half a class': (
     'promise12',
     change_voxels('Case01_segmentation.mhd', with_voxel(0.5)),
-    ('Case01_segmentation.mhd: the truth holds values', 'Replace'),
+    ('Case01_segmentation.mhd: the mask holds values', 'Replace'),
   ),
   'a scan that is not finite': (
     'promise12',

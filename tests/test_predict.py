@@ -540,7 +540,7 @@ def both_channels(place):
 
 def closed(place):
   Path('closed').mkdir()
-  place['patch'].setattr(outputs.os, 'access', lambda path, mode: Path(path).name != 'closed')
+  place['patch'].setattr(files.os, 'access', lambda path, mode: Path(path).name != 'closed')
 
 
 def nothing(place):

@@ -147,6 +147,13 @@ def _not_writable(error: Exception, folder: Path) -> str:
   return ''
 
 
+def require_writable(output: Path, folder: Path) -> None:
+  """Refuses an --output in a folder that, or the next one above that exists, is read-only."""
+  there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+  if not os.access(there, os.W_OK):
+    raise InputError(f'--output={output}: {there} cannot be written; name another folder')
+
+
 def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> None:
   """Refuses anything but a file, or one of more bytes, before it is read (InputError).
 

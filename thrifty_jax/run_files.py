@@ -163,6 +163,32 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class MaskPair:
+  """A mask of any program and its truth."""
+
+  case: str  # name of the truth's file without its ending
+  patient: str
+  mask: str  # names of the files
+  truth: str
+
+
+@dataclass(frozen=True)
+class ScoredMasks:
+  """summary.json of thrifty_jax.evaluate: the scores of a folder of masks."""
+
+  masks: str  # the folders, by their last two names
+  truths: str
+  paired: str  # the rule by which their files were
+  nsd_tolerance_mm: float
+  unit: Unit  # as of Evaluated
+  patients: Count  # that were scored
+  cases: tuple[MaskPair, ...]
+  missing: tuple[str, ...]  # truths without a mask, which nothing below counts
+  mean: Annotated[Figures, Inline()]
+  classes: Mapping[str, Figures]  # each foreground class
+
+
+@dataclass(frozen=True)
 class PatientScore:
   """The mean volume DSC of a patient over the classes, in [0, 1]."""
 

@@ -288,7 +288,7 @@ def test_a_mask_with_values_that_are_no_classes_is_refused(tmp_path, value):
   made = scan()
   label = made.label.astype(np.float64)
   label[0, 0, 0] = value
-  with pytest.raises(InputError, match=r'mask\.mhd: the truth holds values'):
+  with pytest.raises(InputError, match=r'mask\.mhd: the mask holds values'):
     volumes.make_volume(
       case_of(tmp_path / 'scan.mhd', tmp_path / 'mask.mhd'),
       image=made.image,

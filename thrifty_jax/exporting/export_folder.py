@@ -18,7 +18,6 @@ from thrifty_jax.exporting.export_check import LOGIT_LIMIT, PIXEL_LIMIT
 from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import ModelSpec
-from thrifty_jax.predicting import outputs
 from thrifty_jax.scans import (
   nifti,
   overlays,
@@ -85,7 +84,7 @@ def require_place(output: Path, *, overwrite: bool) -> None:
       raise InputError(f'--output={output} exists and is no export; name a new folder')
     if not overwrite:
       raise InputError(f'--output={output} exists; add --overwrite, or name another')
-  outputs.require_writable(output, output.absolute().parent)
+  files.require_writable(output, output.absolute().parent)
 
 
 def make_contents(

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import unicodedata
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,14 +68,7 @@ def require_place(output: Path, format_: str | None) -> None:
   if output.is_dir() if found else output.is_file():
     kind = 'a folder' if found else 'a file'
     raise InputError(f'--output={output} is {kind} already; name another')
-  require_writable(output, output)
-
-
-def require_writable(output: Path, folder: Path) -> None:
-  """Refuses an output in a folder that, or the next one above that exists, is read-only."""
-  there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-  if not os.access(there, os.W_OK):
-    raise InputError(f'--output={output}: {there} cannot be written; name another folder')
+  files.require_writable(output, output)
 
 
 def plan(

@@ -23,7 +23,7 @@ def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
   rows = summaries.read_rows(path, columns, scores=scores) if path.exists() else []
   return {
     'rows': rows,
-    'dots': _plot(rows) if rows else '',
+    'dots': plot(rows) if rows else '',
     'viewers': draw_patients(run, evaluated, rows) if evaluated else [],
     'floors': FLOORS,
     'differences': overlays.DIFFERENCES,
@@ -31,9 +31,9 @@ def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
   }
 
 
-def _plot(rows: Rows) -> Markup:
-  """Plots the score of every patient, class by class, the floors below the model."""
-  columns = {'dsc': 'this network'} | {f'{floor}_dsc': name for floor, name in FLOORS.items()}
+def plot(rows: Rows, *, name: str = 'this network') -> Markup:
+  """Plots the score of every patient, class by class, the floors below what has the name."""
+  columns = {'dsc': name} | {f'{floor}_dsc': name for floor, name in FLOORS.items()}
   shown = [name for name in columns if name in rows[0]]
   scores = [(row['class'], columns[name], row[name]) for row in rows for name in shown]
   return plots.draw_dots(_grouped(scores), name='patients')
@@ -54,8 +54,11 @@ def _grouped(scores: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, list
   return groups
 
 
-def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
-  """Pictures the best, the median and the worst patient with a score whose slices exist."""
+def choose(rows: Rows) -> list[tuple[str, str, float]]:
+  """Chooses the best, the median and the worst patient: which, name, and mean DSC.
+
+  Patients without a score are left out.
+  """
   of_patient: dict[str, list[float]] = {}
   for row in rows:
     if row['dsc']:
@@ -65,9 +68,13 @@ def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str,
   places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1}
   if len(ranked) < 3:
     places = [{}, {'only': 0}, {'best': 0, 'worst': 1}][len(ranked)]
+  return [(which, ranked[place], means[ranked[place]]) for which, place in places.items()]
+
+
+def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
+  """Pictures the best, the median and the worst patient with a score whose slices exist."""
   found = []
-  for which, place in places.items():
-    patient = ranked[place]
+  for which, patient, dsc in choose(rows):
     case = next((case for case in evaluated.cases if case.patient == patient), None)
     if case is None:
       raise InputError(
@@ -76,6 +83,6 @@ def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str,
       )
     path = run / case.run / 'evaluate' / 'predictions' / f'{case.case}.npz'
     if path.exists():
-      title = {'which': which, 'patient': patient, 'case': case.case, 'dsc': means[patient]}
-      found.append(title | {'frames': overlays.frames(path)})
+      title = {'which': which, 'patient': patient, 'case': case.case, 'dsc': dsc}
+      found.append(title | {'aspect': 1, 'frames': overlays.frames(path)})
   return found

@@ -71,6 +71,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'retrained': retrained,
     'retrained_fields': records.to_json(retrained) if retrained else {},
     'parameters': scored.parameters if scored else None,
+    'place': 'evaluate/',
     'metrics': tables.label_metrics(evaluated.unit) if evaluated else {},
     'flagged': tables.describe_flags(evaluated) if evaluated else '',
     'unscored': tables.describe_unscored(evaluated) if evaluated else '',

@@ -1,6 +1,7 @@
 """Command lines: options are read as --help lists them; a mistake is reported in one line."""
 
 import argparse
+import ast
 import dataclasses
 import difflib
 import io
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from thrifty_jax import config as configs
 from thrifty_jax import stopping
+from thrifty_jax.allowed import Allowed
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import space
 from thrifty_jax.settings import SETTINGS
@@ -130,6 +132,19 @@ def read(
     if not values[name].value:
       raise InputError(f'--{name} is missing, for example --{name}={example}; --help says more')
   return values
+
+
+def parse_texts(name: str, text: str, allowed: Allowed) -> tuple[str, ...]:
+  """Returns the texts of an option that is written as --classes="('a','b')"; () without it."""
+  if not text:
+    return ()
+  try:
+    found = ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    found = None
+  if not isinstance(found, tuple) or not allowed.holds(found):
+    raise InputError(f'--{name}={text:.200}: expected {allowed.expected}')
+  return found
 
 
 def split_paths(text: str) -> list[str]:

@@ -74,6 +74,17 @@ def read(folder: Path) -> Description:
   )
 
 
+def read_classes(path: Path) -> tuple[str, ...]:
+  """Reads the names of the classes alone, background first, as `read` does.
+
+  The file is a dataset.json, or the classes.json that lies beside predicted masks and has `classes`
+  {"1": "liver"} in place of `labels`.
+  """
+  entries = files.read_json(path)
+  title = 'labels' if path.name == 'dataset.json' else 'classes'
+  return _classes(entries.get(title) if isinstance(entries, dict) else None, path, title)
+
+
 def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, ...], Path]] | None:
   """Returns the files of the cases in `dataset`, else in `training`; None if there is neither.
 
@@ -121,36 +132,36 @@ def _is_name(name: str) -> bool:
   )
 
 
-def _classes(labels: Any, path: Path) -> tuple[str, ...]:
+def _classes(labels: Any, path: Path, title: str = 'labels') -> tuple[str, ...]:
   """Returns the names of the classes, background first."""
   if not isinstance(labels, dict) or not labels:
     raise InputError(
-      f'{path}: labels is {labels!r:.80}; expected the classes, as in {{"background": 0, '
+      f'{path}: {title} is {labels!r:.80}; expected the classes, as in {{"background": 0, '
       '"liver": 1}. Add them.'
     )
   if 'ignore' in labels:
     raise InputError(
-      f'{path}: labels has a class "ignore", which is not built: every voxel counts. Give those '
+      f'{path}: {title} has a class "ignore", which is not built: every voxel counts. Give those '
       'voxels a class in the masks and remove the entry.'
     )
   if len(labels) > _MOST_CLASSES:
     raise InputError(
-      f'{path}: labels has {len(labels)} classes; expected at most {_MOST_CLASSES}. Correct it.'
+      f'{path}: {title} has {len(labels)} classes; expected at most {_MOST_CLASSES}. Correct it.'
     )
-  pairs = [_number_and_name(key, value, path) for key, value in labels.items()]
-  names = _in_order([(str(number), name) for number, name in pairs], 'labels', path)
+  pairs = [_number_and_name(key, value, path, title) for key, value in labels.items()]
+  names = _in_order([(str(number), name) for number, name in pairs], title, path)
   if not all(names) or len(set(names)) < len(names):
     raise InputError(
-      f'{path}: labels has the names {[*names]!r:.200}; expected different ones. Correct the file.'
+      f'{path}: {title} has the names {[*names]!r:.200}; expected different ones. Correct the file.'
     )
   return names
 
 
-def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
+def _number_and_name(key: str, value: Any, path: Path, title: str) -> tuple[int, str]:
   """Parses an entry of labels, "1": "liver" (Decathlon) or "liver": 1 (nnU-Net v2)."""
   if isinstance(value, list):
     raise InputError(
-      f'{path}: labels has the region {key!r:.60} of several classes, {value!r:.60}; regions may '
+      f'{path}: {title} has the region {key!r:.60} of several classes, {value!r:.60}; regions may '
       'overlap and are not built. Write masks with one class a voxel and name each.'
     )
   if type(value) is int:
@@ -158,7 +169,7 @@ def _number_and_name(key: str, value: Any, path: Path) -> tuple[int, str]:
   if isinstance(value, str) and key.isdecimal() and len(key) <= len(str(_MOST_CLASSES)):
     return int(key), value
   raise InputError(
-    f'{path}: labels has {key!r:.60}: {value!r:.60}; expected "NAME": NUMBER or "NUMBER": "NAME". '
+    f'{path}: {title} has {key!r:.60}: {value!r:.60}; expected "NAME": NUMBER or "NUMBER": "NAME". '
     'Correct the file.'
   )
 
@@ -178,15 +189,17 @@ def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
 def _in_order(pairs: list[tuple[str, str]], title: str, path: Path) -> tuple[str, ...]:
   """Returns the names of numbered pairs; refuses gaps, and names that a terminal cannot show."""
   numbers = sorted(number for number, _ in pairs)
-  if title == 'labels' and numbers == sorted(str(place + 1) for place in range(len(pairs))):
+  if title in ('labels', 'classes') and numbers == sorted(
+    str(place + 1) for place in range(len(pairs))
+  ):
     raise InputError(
-      f'{path}: labels has the numbers {", ".join(numbers):.80}, without the background; expected '
+      f'{path}: {title} has the numbers {", ".join(numbers):.80}, without the background; expected '
       '0 too. Add "background": 0; the masks may stay as they are.'
     )
   if numbers != sorted(map(str, range(len(pairs)))):
     raise InputError(
       f'{path}: {title} has the numbers {", ".join(numbers):.80}; expected 0 to {len(pairs) - 1}, '
-      'each once. Renumber the entries, and with labels the masks, in which 0 is the background.'
+      'each once. Renumber the entries, and with classes the masks, in which 0 is the background.'
     )
   names = [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))]
   for name in names:

@@ -33,14 +33,23 @@ _GOLDEN = 0.618034  # of a turn: hues so far apart never come close to each othe
 
 
 def frames(path: Path) -> dict[str, Any]:
-  """Draws the pictures of a case, whose file `write` wrote.
+  """Draws the pictures of a case, whose file `write` wrote; see `draw_frames`."""
+  return draw_frames(*_arrays(path))
+
+
+def draw_frames(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
+  """Draws the pictures of a case.
+
+  Args:
+    image: Slices, [D, H, W] or in colours [D, H, W, 3], uint8.
+    truth: Class of each pixel, [D, H, W], uint8.
+    prediction: Predicted class of each pixel, likewise.
 
   Returns:
     Dictionary with 'slices' (their numbers in the scan, from 1, of 'total'), 'start' (the one to
     show first) and a PNG as data URI for each slice under 'image', 'truth', 'prediction' and
     'difference'.
   """
-  image, truth, prediction = _arrays(path)
   chosen = choose_slices(truth, prediction)
   classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in CLASS_COLOURS]
   classes.append((RIM_COLOUR, FILL))

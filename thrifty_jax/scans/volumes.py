@@ -184,7 +184,7 @@ def make_volume(
   if label is not None:
     label_affine = affine if label_affine is None else label_affine
     label = on_grid(case.label[0], label, label_affine, case.image[0], image.shape[:3], affine)
-    label = _whole_numbers(label, case.label[0])
+    label = whole_numbers(label, case.label[0])
   directions = ''.join(str(code) for code in nibabel.aff2axcodes(affine))[::-1]
   volume = Volume(image, label, affine, case.case, case.patient, orientation=directions)
   return along(volume, 'axial')
@@ -292,13 +292,13 @@ def affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
   return np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
 
 
-def _whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
-  """Returns the truth as uint8; refuses values that are none but for the rounding of a scaling."""
+def whole_numbers(label: np.ndarray, path: Path) -> np.ndarray:
+  """Returns a mask as uint8; refuses values that are none but for the rounding of a scaling."""
   with np.errstate(invalid='ignore'):
     whole = np.rint(label).astype(np.uint8)
   if not np.allclose(whole, label, rtol=0, atol=_ROUNDING):
     raise InputError(
-      f'{path}: the truth holds values from {label.min()} to {label.max()} that are not all whole '
+      f'{path}: the mask holds values from {label.min()} to {label.max()} that are not all whole '
       'numbers from 0 to 255; expected class numbers. Replace the file.'
     )
   return whole

@@ -1,7 +1,7 @@
 """Pure functions from class scores of slices to scores of patients."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class CaseCounts:
   case: str
   patient: str
   native: np.ndarray  # on the native grid
-  network: np.ndarray  # over its slices at network resolution
+  network: np.ndarray  # over its slices at network resolution; zeros where there is no network
   volumes: tuple[metrics.VolumeScores, ...] = ()  # of each class, if distances were requested
 
 
@@ -48,21 +48,42 @@ def score_case(
   """
   classes = scores.shape[-1]
   native, _ = slices.native_classes([scores], truth.shape[1:], reductions=[reduction])
-  native = components.keep_largest(native, largest)
+  found = score_mask(
+    case,
+    patient,
+    prediction=components.keep_largest(native, largest),
+    truth=truth,
+    classes=classes,
+    spacing_mm=spacing_mm,
+    nsd_tolerance_mm=nsd_tolerance_mm,
+  )
+  network = metrics.overlap_counts(slices.largest_class(scores), label, classes=classes)
+  return replace(found, network=network)
+
+
+def score_mask(
+  case: str,
+  patient: str,
+  *,
+  prediction: np.ndarray,
+  truth: np.ndarray,
+  classes: int,
+  spacing_mm: Sequence[float] | None,
+  nsd_tolerance_mm: float,
+) -> CaseCounts:
+  """Counts of one case on the native grid and, given a spacing, the scores of each class.
+
+  Prediction and truth are the class of each voxel, [D, H, W]; the rest is as of `score_case`.
+  """
   volumes = [
     metrics.score_volume(
-      native == k, truth == k, spacing_mm=spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
+      prediction == k, truth == k, spacing_mm=spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
     )
     for k in range(1, classes)
     if spacing_mm is not None
   ]
-  return CaseCounts(
-    case=case,
-    patient=patient,
-    native=metrics.overlap_counts(native, truth, classes=classes),
-    network=metrics.overlap_counts(slices.largest_class(scores), label, classes=classes),
-    volumes=tuple(volumes),
-  )
+  native = metrics.overlap_counts(prediction, truth, classes=classes)
+  return CaseCounts(case, patient, native, np.zeros_like(native), tuple(volumes))
 
 
 def by_patient(cases: Iterable[CaseCounts]) -> dict[str, np.ndarray]:

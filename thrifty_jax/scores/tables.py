@@ -1,8 +1,8 @@
 """Formats scores in percent and millimetres, or pixels, for the console and the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap, ScoredMasks
 from thrifty_jax.scores import agreement
 
 _FRACTIONS = ('dsc', 'nsd')
@@ -48,7 +48,7 @@ def format_interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
   )
 
 
-def describe_flags(summary: Evaluated) -> str:
+def describe_flags(summary: Evaluated | ScoredMasks) -> str:
   """Describes the missed and invented classes; '' if there are none."""
   return '; '.join(
     f'{name} was {flag} in {count} scan{"s" * (count != 1)}'
@@ -58,7 +58,7 @@ def describe_flags(summary: Evaluated) -> str:
   )
 
 
-def describe_unscored(summary: Evaluated) -> str:
+def describe_unscored(summary: Evaluated | ScoredMasks) -> str:
   """Describes how many patients have a score of a class where not all have; '' if all have."""
   return '; '.join(
     f'{name} is scored in {figures.scored} of {summary.patients} patients'
@@ -77,15 +77,50 @@ def format_evaluation(summary: Evaluated) -> str:
   notes = ['(floors were fitted on the training slices)']
   if pieces := summary.largest_component:
     notes.append(f'(only the largest piece of {", ".join(pieces)} counts: on validation it helped)')
-  if words := describe_flags(summary):
-    notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
-  if words := describe_unscored(summary):
-    notes.append(f'({words}: the means are over the others)')
+  notes += _describe_exceptions(summary)
   notes += [summary.note] if summary.note else []
   if summary.suspects:
     notes.append('masks to look at, which disagree most with the network:')
     notes += [f'  {agreement.describe(one)}' for one in summary.suspects]
-  lines = [*align(_overlap(summary)), '', *align(_distances(summary)), *notes]
+  floors = summary.floors.values()
+  pooled = [format_number(one.mean.pooled_2d_dsc) for one in (summary, *floors)]
+  overlap = [
+    *_overlap(summary, summary.model, summary.floors),
+    ['pooled 2D', pooled[0], '', *pooled[1:]],
+  ]
+  return _below(title, overlap, _distances(summary, summary.model), notes)
+
+
+def format_masks(summary: ScoredMasks) -> str:
+  """Formats the tables of masks that any program made: DSC, then distances."""
+  title = f'{describe_patients(summary)}, grid of the truths, mean ± deviation'
+  notes = _describe_exceptions(summary)
+  if count := len(summary.missing):
+    notes.append(f'(not counted: {count} truth{"s have" if count > 1 else " has"} no mask)')
+  return _below(title, _overlap(summary, 'masks'), _distances(summary, 'masks'), notes)
+
+
+def describe_patients(summary: ScoredMasks) -> str:
+  """Describes the number of patients and, where it differs, of cases: `8 patients, 9 cases`."""
+  text, cases = f'{summary.patients} patient{"s" * (summary.patients != 1)}', len(summary.cases)
+  return text if cases == summary.patients else f'{text}, {cases} cases'
+
+
+def _describe_exceptions(summary: Evaluated | ScoredMasks) -> list[str]:
+  """Describes in lines what was missed or invented, and what has no score."""
+  notes = []
+  if words := describe_flags(summary):
+    notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
+  if words := describe_unscored(summary):
+    notes.append(f'({words}: the means are over the others)')
+  return notes
+
+
+def _below(
+  title: str, overlap: list[list[str]], distances: list[list[str]], notes: Sequence[str]
+) -> str:
+  """Joins a title, two tables of cells and notes."""
+  lines = [*align(overlap), '', *align(distances), *notes]
   return '\n'.join([title, *(f'  {line}' if line else '' for line in lines)])
 
 
@@ -123,35 +158,29 @@ def format_comparison(summary: Compared) -> str:
   return '\n  '.join([title, *align(lines), note])
 
 
-def _overlap(summary: Evaluated) -> list[list[str]]:
-  """Cells with the model's DSC, its interval and the floors' DSC; then the pooled DSC."""
-  names = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}
-  floors = summary.floors
-  lines = [['DSC, %', summary.model, '95% interval', *(names.get(name, name) for name in floors)]]
-  for (name, own), *beside in zip(_results(summary), *map(_results, floors.values()), strict=True):
-    lines.append(
-      [
-        name,
-        format_spread(own),
-        format_interval(own) or '–',
-        *(format_spread(one) for _, one in beside),
-      ]
-    )
-  pooled = [format_number(one.mean.pooled_2d_dsc) for one in (summary, *floors.values())]
-  return [*lines, ['pooled 2D', pooled[0], '', *pooled[1:]]]
-
-
-def _distances(summary: Evaluated) -> list[list[str]]:
-  """Cells with the model's HD95, ASSD and NSD."""
-  labels = label_metrics(summary.unit)
-  near = f'NSD at {summary.nsd_tolerance_mm:g} {summary.unit}, %'
-  lines = [[summary.model, labels['hd95_mm'], labels['assd_mm'], near]]
-  for name, own in _results(summary):
-    lines.append([name, *(format_spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
+def _overlap(
+  summary: Evaluated | ScoredMasks, name: str, floors: Mapping[str, Floor] | None = None
+) -> list[list[str]]:
+  """Cells with the DSC of what has a name, its interval and the floors' DSC."""
+  names, floors = {'mean_mask': 'mean mask', 'intensity_thresholds': 'thresholds'}, floors or {}
+  lines = [['DSC, %', name, '95% interval', *(names.get(one, one) for one in floors)]]
+  for (of, own), *beside in zip(_results(summary), *map(_results, floors.values()), strict=True):
+    others = (format_spread(one) for _, one in beside)
+    lines.append([of, format_spread(own), format_interval(own) or '–', *others])
   return lines
 
 
-def _results(summary: Evaluated | Floor) -> list[tuple[str, Figures | Overlap]]:
+def _distances(summary: Evaluated | ScoredMasks, name: str) -> list[list[str]]:
+  """Cells with the HD95, ASSD and NSD of what has a name."""
+  labels = label_metrics(summary.unit)
+  near = f'NSD at {summary.nsd_tolerance_mm:g} {summary.unit}, %'
+  lines = [[name, labels['hd95_mm'], labels['assd_mm'], near]]
+  for of, own in _results(summary):
+    lines.append([of, *(format_spread(own, metric) for metric in ('hd95_mm', 'assd_mm', 'nsd'))])
+  return lines
+
+
+def _results(summary: Evaluated | ScoredMasks | Floor) -> list[tuple[str, Figures | Overlap]]:
   """Figures of the classes and, if there are several, their mean."""
   classes: list[tuple[str, Figures | Overlap]] = [*summary.classes.items()]
   return [*classes, ('mean', summary.mean)] if len(classes) > 1 else classes

@@ -1,0 +1,66 @@
+"""The page about a folder of masks: what a run's page shows of its scores, without a network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from thrifty_jax import pages
+from thrifty_jax.reporting import patients
+from thrifty_jax.run_files import ScoredMasks
+from thrifty_jax.scans import overlays, volumes
+from thrifty_jax.scores import mask_pairs, tables
+from thrifty_jax.scores.mask_pairs import Found, Meaning
+
+_LARGEST = 768  # pixels on the longer side of a slice on the page
+
+
+def render(
+  summary: ScoredMasks, rows: Sequence[Mapping[str, Any]], found: Found, meaning: Meaning
+) -> str:
+  """Returns the page; the best, the median and the worst patient are read again for pictures."""
+  content = {
+    'evaluated': summary,
+    'model': 'masks',
+    'of': tables.describe_patients(summary),
+    'place': '',
+    'metrics': tables.label_metrics(summary.unit),
+    'flagged': tables.describe_flags(summary),
+    'unscored': tables.describe_unscored(summary),
+    'unused': [path.name for path in found.unused],
+    'rows': rows,
+    'dots': patients.plot(rows, name='these masks'),
+    'viewers': [_draw(*chosen, found, meaning) for chosen in patients.choose(rows)],
+    'differences': overlays.DIFFERENCES,
+    'class_colours': overlays.CLASS_COLOURS,
+    'colours': {},
+    'dark_colours': {},
+  }
+  return pages.render(
+    'masks.html.j2',
+    content,
+    percent=tables.format_number,
+    spread=tables.format_spread,
+    interval=tables.format_interval,
+  )
+
+
+def _draw(which: str, patient: str, dsc: float, found: Found, meaning: Meaning) -> dict[str, Any]:
+  """Pictures the first case of a patient in slices across its thickest axis, without its scan."""
+  pair = next(pair for pair in found.pairs if pair.patient == patient)
+  volume = mask_pairs.read(pair, meaning)
+  steps = np.round(np.divide(volume.spacing_mm, min(volume.spacing_mm)), 1)  # 0.01 is no thickness
+  volume = volumes.along(volume, [*volumes.SLICE_AXES][int(steps.argmax())])
+  _, height, width = np.multiply(volume.truth.shape, volume.spacing_mm)
+  every = -(-max(volume.truth.shape[1:]) // _LARGEST)
+  truth, mask = (
+    array[:, ::every, ::every].astype(np.uint8) for array in (volume.truth, volume.image[..., 0])
+  )
+  return {
+    'which': which,
+    'patient': patient,
+    'case': pair.case,
+    'dsc': dsc,
+    'aspect': f'{width / height:.4f}',
+    'frames': overlays.draw_frames(np.zeros_like(truth), truth, mask),
+  }

@@ -1,0 +1,266 @@
+"""Masks of any program and their truths: which belong together, and what their numbers mean.
+
+Names pair the files by the rules of scans/pairs.py, as images and masks for training; a case has
+the name of its truth. Beside a mask X, X_overlay and X_probability_1, which predict writes too, are
+no masks.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from thrifty_jax import logbook
+from thrifty_jax.errors import InputError
+from thrifty_jax.scans import dataset_json, named_files, pairs, pictures, sources, volumes
+from thrifty_jax.scans.volumes import Volume
+
+_MOST_VALUES = 20  # of masks whose classes have no names: more are no classes
+_LISTED = 5  # files that a message names
+_ADDED = re.compile(r'(.+)_(overlay|probability_\d+)', re.DOTALL)  # by predict, beside a mask
+
+
+class Pair(NamedTuple):
+  """A mask and its truth."""
+
+  case: str
+  patient: str
+  mask: Path
+  truth: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What belongs together in two folders, of which nothing is read yet."""
+
+  pairs: tuple[Pair, ...]  # sorted by case
+  rule: str  # by which they were paired
+  missing: tuple[Path, ...]  # truths without a mask
+  unused: tuple[Path, ...]  # masks without a truth
+
+  @property
+  def of_pictures(self) -> bool:
+    """Whether the masks are pictures, not volumes."""
+    return pictures.is_picture(self.pairs[0].mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+  """Meaning of the numbers and colours in masks and truths."""
+
+  classes: tuple[str, ...]  # names, background first
+  masks: pictures.Legend  # of those that are pictures
+  truths: pictures.Legend
+
+
+def find(masks: Path, truths: Path, *, patients: Path | None = None) -> Found:
+  """Pairs the masks and truths of two folders; `patients` is a CSV file with case,patient.
+
+  An InputError says that nothing pairs, or that something does in two ways.
+  """
+  if masks.resolve() == truths.resolve():
+    raise InputError(
+      f'--masks={masks}: is the folder of the truths too; expected another. Name it.'
+    )
+  for option, folder in (('--masks', masks), ('--truths', truths)):
+    if not folder.is_dir():
+      raise InputError(f'{option}={folder}: there is no such folder')
+  if patients and not patients.is_file():
+    raise InputError(f'--patients={patients}: there is no such file')
+  found = named_files.find(masks, endings=named_files.ENDINGS, option='--masks')
+  found = {name: path for name, path in found.items() if not _is_added(name, found)}
+  true = named_files.find(truths, endings=named_files.ENDINGS, option='--truths')
+  _require_one_kind(found, true)
+  try:
+    pairing = pairs.pair([*true], [*found])
+  except pairs.AmbiguousError as error:
+    raise InputError(
+      f'{masks}: masks pair with truths in more than one way: {error}; expected equal names, or '
+      'the same text added to all. Rename or move files.'
+    ) from error
+  if not pairing.masks:
+    first, other = next(iter(found.values())), next(iter(true.values()))
+    raise InputError(
+      f'{masks}: no mask pairs with a truth in {truths}: {first.name} and {other.name}; expected '
+      'equal names, or the same text added to all. Rename files or correct the folders.'
+    )
+  of_case = {name: name for name in pairing.masks}
+  if patients:
+    of_case = named_files.read_patients(patients, [*pairing.masks])
+  taken = {*pairing.masks.values()}
+  return Found(
+    tuple(
+      Pair(name, of_case[name], found[mask], true[name]) for name, mask in pairing.masks.items()
+    ),
+    pairing.rule,
+    tuple(path for name, path in true.items() if name not in pairing.masks),
+    tuple(path for name, path in found.items() if name not in taken),
+  )
+
+
+def require_complete(found: Found, masks: Path) -> None:
+  """Refuses truths without a mask, as the scores of the others say nothing of them."""
+  if found.missing:
+    raise InputError(
+      f'{masks}: {len(found.missing)} of {len(found.pairs) + len(found.missing)} truths have no '
+      f'mask there ({list_names(found.missing)}); files are paired {found.rule}. Add the masks, or '
+      'score the others alone by --allow_missing.'
+    )
+
+
+def list_names(paths: Sequence[Path]) -> str:
+  """Returns the names of the first files, with dots where there are more."""
+  return ', '.join(path.name for path in paths[:_LISTED]) + ', ...' * (len(paths) > _LISTED)
+
+
+def find_meaning(
+  found: Found,
+  *,
+  classes: Sequence[str] = (),
+  colours: Sequence[str] = (),
+  masks_hold_numbers: bool = False,
+) -> Meaning:
+  """Returns what masks and truths mean: their classes as given, or as a file beside them says.
+
+  Such files are the classes.json of predict and the dataset.json of the Decathlon and of nnU-Net;
+  without one the classes are class_1, class_2, ... as the files have them, all of which are read.
+
+  Args:
+    found: Masks and truths.
+    classes: Names of the classes, background first; () where they are to be found.
+    colours: Colour of each class in pictures; () where these hold numbers.
+    masks_hold_numbers: Whether only the truths have these colours.
+  """
+  if colours and not found.of_pictures:
+    raise InputError(
+      f'--colours is given, but {found.pairs[0].truth} is a volume, which holds class numbers; '
+      'leave out --colours'
+    )
+  names = tuple(classes) or _read_classes(found)
+  if not names:
+    count = len(colours) or _count_classes(found)
+    names = ('background', *(f'class_{number}' for number in range(1, count)))
+  try:
+    truths = pictures.Legend(tuple(colours), len(names))
+  except InputError as error:
+    raise _in_words_of_options(error) from error
+  masks = pictures.Legend((), len(names)) if masks_hold_numbers else truths
+  return Meaning(names, masks, truths)
+
+
+def read(pair: Pair, meaning: Meaning) -> Volume:
+  """Reads a truth, as the label of a volume, and its mask, as the image, [D, H, W, 1], float32.
+
+  Both lie on the grid of the truth and have no numbers but those of classes; else InputError.
+  """
+  if pictures.is_picture(pair.truth):
+    _require_size(pair)
+    truth = _read_picture(pair.truth, meaning.truths)
+    mask, affine = _read_picture(pair.mask, meaning.masks), pictures.AFFINE
+  else:
+    truth, affine = sources.read_voxels(pair.truth)
+    volumes.require_grid(pair.truth, truth.shape, affine, pair.truth, truth.shape[:3], affine)
+    mask, own = sources.read_voxels(pair.mask)
+    mask = volumes.on_grid(pair.mask, mask, own, pair.truth, truth.shape, affine)
+    truth = volumes.whole_numbers(truth, pair.truth)
+    mask = volumes.whole_numbers(mask, pair.mask)
+  for path, voxels in ((pair.truth, truth), (pair.mask, mask)):
+    if voxels.max() >= len(meaning.classes):
+      raise InputError(
+        f'{path}: holds class {voxels.max()}; expected 0 to {len(meaning.classes) - 1}: '
+        f'{", ".join(meaning.classes)}. Name all classes by --classes, or replace the file.'
+      )
+  volume = Volume(mask[..., None], truth, affine, pair.case, pair.patient)
+  return volumes.along(volume, 'axial')
+
+
+def _is_added(name: str, found: dict[str, Path]) -> bool:
+  parts = _ADDED.fullmatch(name)
+  return parts is not None and parts[1] in found
+
+
+def _require_one_kind(masks: dict[str, Path], truths: dict[str, Path]) -> None:
+  """Refuses pictures as masks of volumes, and the other way round."""
+  mask, truth = next(iter(masks.values())), next(iter(truths.values()))
+  if pictures.is_picture(mask) != pictures.is_picture(truth):
+    kinds = ('a picture', 'a volume') if pictures.is_picture(mask) else ('a volume', 'a picture')
+    raise InputError(
+      f'{mask}: is {kinds[0]}, but the truth {truth.name} is {kinds[1]}; expected files of one '
+      'kind. Convert one of both.'
+    )
+
+
+def _read_classes(found: Found) -> tuple[str, ...]:
+  """Returns the classes by the files beside masks and truths, which must agree; () without any."""
+  masks, truths = found.pairs[0].mask.parent, found.pairs[0].truth.parent
+  places = [masks / 'classes.json', truths / 'classes.json', masks / 'dataset.json']
+  # The truths of a data set lie in its labelsTr.
+  places += [truths / 'dataset.json', truths.resolve().parent / 'dataset.json']
+  there = [path for path in places if path.is_file()]
+  try:
+    read = [dataset_json.read_classes(path) for path in there]
+  except InputError as error:
+    raise InputError(f'{error} Or name the classes by --classes.') from error
+  for path, classes in zip(there, read, strict=True):
+    if classes != read[0]:
+      raise InputError(
+        f'{path}: the classes are {", ".join(classes)}, but in {there[0]} {", ".join(read[0])}; '
+        'expected one meaning of the numbers. Name the classes by --classes.'
+      )
+  return read[0] if read else ()
+
+
+def _count_classes(found: Found) -> int:
+  """Returns the number of classes that all files hold, background included."""
+  seen = np.zeros(256, bool)
+  paths = [path for pair in found.pairs for path in (pair.mask, pair.truth)]
+  with logbook.progress(len(paths), 'find classes') as bar:
+    for path in paths:
+      if found.of_pictures:
+        voxels = _read_picture(path, pictures.Legend())
+      else:
+        voxels = volumes.whole_numbers(sources.read_voxels(path)[0], path)
+      for plane in voxels:
+        seen[plane] = True
+      bar.update(1)
+  values = np.flatnonzero(seen).tolist()
+  if found.of_pictures and {*values} <= {0, 1, 255}:  # black and white
+    return 2
+  if not 1 < len(values) <= _MOST_VALUES:
+    held = f'{len(values)} different values' if len(values) > 1 else f'nothing but {values[0]}'
+    raise InputError(
+      f'{found.pairs[0].truth.parent}: masks and truths hold {held}, and no classes are named; '
+      'expected few class numbers, 0 for the background. Name the classes by '
+      "--classes=\"('background','liver')\"."
+    )
+  return values[-1] + 1
+
+
+def _require_size(pair: Pair) -> None:
+  """Refuses pictures of two sizes."""
+  (height, width, _), found = pictures.read_size(pair.truth), pictures.read_size(pair.mask)
+  if found[:2] != (height, width):
+    raise InputError(
+      f'{pair.mask}: has {found[0]} x {found[1]} pixels (height x width), but its truth '
+      f'{pair.truth.name} has {height} x {width}; expected one size. Resize one or replace the '
+      'file.'
+    )
+
+
+def _read_picture(path: Path, legend: pictures.Legend) -> np.ndarray:
+  """Reads the class of each pixel, [1, H, W]."""
+  try:
+    return pictures.read_mask(path, legend)
+  except InputError as error:
+    raise _in_words_of_options(error) from error
+
+
+def _in_words_of_options(error: InputError) -> InputError:
+  """Returns an error about a legend that names the option in place of the setting."""
+  text = (
+    str(error).replace('--config.data.colours', '--colours').replace('data.colours', '--colours')
+  )
+  return InputError(text.replace('the setting', 'the option'))
