@@ -1,15 +1,19 @@
 """Evaluation on the slices of a phantom, with stand-ins for the network."""
 
 import csv
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import pytest
 from recorded import prepare_for
 
 from data_prep import phantom
 from thrifty_jax import config as configs
+from thrifty_jax import evaluate as command_of_folders
 from thrifty_jax import files, records
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import open_slices
@@ -17,9 +21,9 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.reporting import report
-from thrifty_jax.run_files import Evaluated
+from thrifty_jax.run_files import Evaluated, ScoredMasks
 from thrifty_jax.scans import slices
-from thrifty_jax.scores import cases, evaluate, metrics, tables
+from thrifty_jax.scores import cases, evaluate, metrics, summaries, tables
 
 
 @pytest.fixture(scope='module')
@@ -143,6 +147,40 @@ def test_distances_are_in_millimetres_of_the_raw_scans(settings, prepared, tmp_p
   for name in (*metrics.DISTANCES, 'nsd', 'ravd_percent'):
     values = [float(row[name]) for row in rows.values()]
     assert getattr(summary.mean, name).mean == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_a_folder_of_the_same_masks_has_the_same_scores(settings, prepared, tmp_path, monkeypatch):
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.6 - image, image], -1))
+  summary = evaluate.evaluate(settings, tmp_path)
+  masks, truths = tmp_path / 'masks', tmp_path / 'truths'
+  masks.mkdir()
+  truths.mkdir()
+  raw = {case.case: case for case in phantom.find_cases(Path(settings.data.raw_dir))}
+  for one in summary.cases:  # as another program would write them, from the scan alone
+    volume = phantom.read_case(raw[one.case])
+    (case,) = prepared.cases_of([one.patient])
+    image = prepared.read(case)['image'].astype(np.float32)
+    scores = np.concatenate([np.float32(0.6) - image, image], -1)
+    native = slices.native_classes([scores], volume.truth.shape[1:])[0]
+    stored = nibabel.Nifti1Image(native.astype(np.uint8).T, volume.affine[:, [2, 1, 0, 3]])
+    nibabel.save(stored, masks / f'{one.case}.nii')
+    for path in raw[one.case].label[0].parent.glob(f'{raw[one.case].label[0].stem}.*'):
+      shutil.copy(path, truths)  # its axes are in another order than those of the mask
+  command = [f'--masks={masks}', f'--truths={truths}', f'--output={tmp_path / "scores"}']
+  assert command_of_folders.main([*command, "--classes=('background','organ')"]) == 0
+  found, expected = (
+    summaries.read_rows(tmp_path / place / 'scores.csv', ('patient', 'class', 'dsc'))
+    for place in ('scores', 'evaluate')
+  )
+  own = {'patient', 'cases', 'mean_mask_dsc'}
+  assert [*found[0], 'mean_mask_dsc'] == [*expected[0]] and len(found) == summary.patients > 1
+  for row, of_run in zip(found, expected, strict=True):
+    assert row['patient'].startswith(of_run['patient'])
+    assert {name: row[name] for name in row.keys() - own} == {
+      name: of_run[name] for name in of_run.keys() - own
+    }
+  scored = records.read(tmp_path / 'scores' / 'summary.json', ScoredMasks)
+  assert replace(scored.mean, pooled_2d_dsc=0) == replace(summary.mean, pooled_2d_dsc=0)
 
 
 def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeypatch):

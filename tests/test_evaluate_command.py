@@ -1,0 +1,207 @@
+"""The command that scores a folder of masks: its files, its table, and what it refuses."""
+
+import csv
+import html.parser
+import json
+import re
+
+import nibabel
+import numpy as np
+import pytest
+from scipy.spatial import distance
+
+from thrifty_jax import evaluate, records
+from thrifty_jax.run_files import ScoredMasks
+
+AFFINE = np.diag((1.5, 1.0, 2.0, 1.0))
+CLASSES = "--classes=('background','liver','spleen','nobody')"
+
+
+def save(path, voxels):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  nibabel.save(nibabel.Nifti1Image(voxels.astype(np.uint8), AFFINE), path)
+
+
+def make_truth(number):
+  """A liver and, but for the last, a spleen, [W, H, D]."""
+  truth = np.zeros((12, 11, 10), np.uint8)
+  truth[2:6, 2 : 6 + number, 2:7] = 1
+  if number < 2:
+    truth[8:11, 3:7, 3:6] = 2
+  return truth
+
+
+@pytest.fixture
+def place(tmp_path):
+  """Three cases: nearly right, with a spleen missed, with a spleen invented."""
+  masks = [np.roll(make_truth(number), 1, axis=number) for number in range(3)]
+  masks[1][masks[1] == 2] = 0
+  masks[2][8:11, 3:7, 3:6] = 2
+  for number, mask in enumerate(masks):
+    save(tmp_path / 'truths' / f'case{number}.nii.gz', make_truth(number))
+    save(tmp_path / 'masks' / f'case{number}_pred.nii.gz', mask)
+  return tmp_path
+
+
+def run(place, *options):
+  folders = [f'--{name}={place / name}' for name in ('masks', 'truths')]
+  return evaluate.main([*folders, f'--output={place / "scores"}', *options])
+
+
+def rows_of(place):
+  with (place / 'scores' / 'scores.csv').open() as file:
+    return {(row['patient'], row['class']): row for row in csv.DictReader(file)}
+
+
+def read_both(place, number):
+  return [
+    np.asarray(nibabel.load(place / name).dataobj)
+    for name in (f'masks/case{number}_pred.nii.gz', f'truths/case{number}.nii.gz')
+  ]
+
+
+def slow_surface(mask):
+  """Places in mm of the voxels of a mask with a neighbour outside of it."""
+  places = {tuple(place) for place in np.argwhere(mask)}
+  steps = (*np.eye(3, dtype=int), *-np.eye(3, dtype=int))
+  rim = [one for one in places if any(tuple(np.add(one, step)) not in places for step in steps)]
+  return np.array(rim) * (1.5, 1.0, 2.0)
+
+
+def test_the_scores_are_those_of_a_slow_computation(place):
+  assert run(place, CLASSES, '--nsd_tolerance=1.2') == 0
+  rows = rows_of(place)
+  assert len(rows) == 9
+  for number in range(3):
+    mask, truth = read_both(place, number)
+    for k, name in enumerate(('liver', 'spleen', 'nobody'), start=1):
+      row, p, t = rows[f'case{number}', name], mask == k, truth == k
+      if not (p | t).any():
+        assert row['dsc'] == row['hd95_mm'] == row['nsd'] == '' and row['rightly_empty'] == '1'
+        continue
+      assert float(row['dsc']) == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()), abs=1e-6)
+      assert [int(row[f'{one}_voxels']) for one in ('predicted', 'truth')] == [p.sum(), t.sum()]
+      assert [row['missed'], row['invented']] == [f'{not p.any():d}', f'{not t.any():d}']
+      if p.any() and t.any():
+        between = distance.cdist(slow_surface(p), slow_surface(t))
+        forth, back = between.min(1), between.min(0)
+        both = np.concatenate([forth, back])
+        expected = max(np.percentile(forth, 95), np.percentile(back, 95))
+        assert float(row['hd95_mm']) == pytest.approx(expected, abs=1e-6)
+        assert float(row['assd_mm']) == pytest.approx(both.mean(), abs=1e-6)
+        assert float(row['nsd']) == pytest.approx((both <= 1.2).mean(), abs=1e-6)
+
+
+def test_the_summary_and_the_table_have_dashes_where_nobody_has_a_class(place, capsys):
+  assert run(place, CLASSES) == 0
+  found = records.read(place / 'scores' / 'summary.json', ScoredMasks)
+  assert found.patients == 3 and found.unit == 'mm' and found.nsd_tolerance_mm == 2
+  assert found.paired == 'by names, * with *_pred' and not found.missing
+  assert found.cases[0].mask == 'case0_pred.nii.gz' and found.cases[0].truth == 'case0.nii.gz'
+  assert found.classes['nobody'].dsc is None and found.classes['nobody'].scored == 0
+  assert (found.mean.missed, found.mean.invented) == (1, 1)
+  dsc = [float(row['dsc']) for (_, name), row in rows_of(place).items() if name == 'liver']
+  assert found.classes['liver'].dsc_mean == pytest.approx(np.mean(dsc), abs=1e-6)
+  assert found.mean.pooled_2d_dsc is None
+  out, error = capsys.readouterr()
+  lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
+  assert f'{100 * np.mean(dsc):.2f} ± ' in out and 'evaluate: 3 of 3' in error
+  assert re.search(r'nobody +– +– +–', lines['nobody'])
+  assert 'spleen was missed in 1 scan; spleen was invented in 1 scan' in out
+
+
+def test_the_page_has_the_scores_the_dots_and_the_worst_case_and_needs_no_other_file(place):
+  assert run(place, CLASSES) == 0
+  page = (place / 'scores' / 'report.html').read_text(encoding='utf-8')
+  addresses: list[str] = []
+
+  class Reader(html.parser.HTMLParser):
+    def handle_starttag(self, tag, attrs):
+      addresses.extend(value or '' for name, value in attrs if name in ('src', 'href'))
+
+  Reader().feed(page)
+  assert addresses and all(address.startswith(('data:', '#')) for address in addresses)
+  for text in ('Best: case0', 'Worst: case2', 'these masks', 'nobody', 'by names, * with *_pred'):
+    assert text in page
+  assert 'not a medical device' in page and str(place) not in page
+  frames = [json.loads(text) for text in re.findall(r'id="frames-\d">(.*?)</script>', page)]
+  assert len(frames) == 3 and frames[0]['total'] == 10
+
+
+def test_scans_of_one_patient_are_scored_as_one(place):
+  (place / 'p.csv').write_text('case,patient\ncase0,one\ncase1,one\ncase2,two\n')
+  assert run(place, CLASSES, f'--patients={place / "p.csv"}') == 0
+  row = rows_of(place)['one', 'liver']
+  assert row['cases'] == 'case0 case1'
+  (p, t), (q, u) = (read_both(place, number) for number in (0, 1))
+  common = ((p == 1) & (t == 1)).sum() + ((q == 1) & (u == 1)).sum()
+  size = sum((one == 1).sum() for one in (p, t, q, u))
+  assert float(row['dsc']) == pytest.approx(2 * common / size, abs=1e-6)
+
+
+def test_a_missing_mask_is_an_error_unless_it_is_allowed_and_then_it_is_named(place, capsys):
+  save(place / 'truths' / 'case3.nii.gz', make_truth(0))
+  assert run(place, CLASSES) == 2
+  assert '1 of 4 truths have no mask there (case3.nii.gz)' in capsys.readouterr().err
+  assert not (place / 'scores').exists()
+  assert run(place, CLASSES, '--allow_missing') == 0
+  out = capsys.readouterr().out
+  assert 'no mask   1, not scored: case3.nii.gz' in out and '1 truth has no mask' in out
+  found = records.read(place / 'scores' / 'summary.json', ScoredMasks)
+  assert found.missing == ('case3.nii.gz',) and found.patients == 3
+  page = (place / 'scores' / 'report.html').read_text(encoding='utf-8')
+  assert '1 truth has no mask and is not counted: case3.nii.gz' in page
+
+
+def test_all_that_cannot_be_scored_is_named_and_nothing_is_written(place, capsys):
+  save(place / 'masks' / 'case0_pred.nii.gz', make_truth(0)[:5])
+  save(place / 'masks' / 'case2_pred.nii.gz', 7 * make_truth(2))
+  assert run(place, CLASSES) == 2
+  errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+  assert len(errors) == 2 and 'case0_pred.nii.gz: has' in errors[0]
+  assert 'case2_pred.nii.gz: holds class 7; expected 0 to 3' in errors[1]
+  assert not (place / 'scores').exists()
+
+
+def test_scores_that_are_there_stay_unless_they_may_be_replaced(place, capsys):
+  assert run(place, CLASSES) == 0
+  before = {path: path.read_bytes() for path in (place / 'scores').iterdir()}
+  save(place / 'masks' / 'case1_pred.nii.gz', make_truth(1))
+  assert run(place, CLASSES) == 2
+  assert 'has scores.csv, summary.json, report.html already' in capsys.readouterr().err
+  assert before == {path: path.read_bytes() for path in (place / 'scores').iterdir()}
+  assert run(place, CLASSES, '--overwrite') == 0
+  assert all(path.read_bytes() != content for path, content in before.items())
+
+
+BAD_OPTIONS = {
+  '--classes=liver': r"--classes=liver: expected two or more different names, as in \('backg",
+  "--classes=('background',)": 'expected two or more different names',
+  "--classes=('a','a')": 'expected two or more different names',
+  '--colours=red': '--colours=red: expected',
+  '--masks_hold_numbers': '--masks_hold_numbers is for truths in --colours',
+  '--nsd_tolerance=-1': 'nsd_tolerance',
+  '--nsd_tolerance=nan': '--nsd_tolerance=nan: expected a number from 0',
+  '--output=truths/case0.nii.gz': 'case0.nii.gz: is no folder; name another',
+  '--masks=': '--masks is missing, for example',
+  '--patients=none.csv': '--patients=none.csv: there is no such file',
+}
+
+
+@pytest.mark.parametrize(('option', 'message'), BAD_OPTIONS.items())
+def test_a_mistake_in_the_command_is_one_line_before_any_work(
+  place, monkeypatch, capsys, option, message
+):
+  monkeypatch.chdir(place)
+  assert run(place, option) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1 and re.search(message, error)
+  assert not (place / 'scores').exists()
+
+
+def test_help_lists_the_options(capsys):
+  assert evaluate.main(['--help']) == 0
+  text = capsys.readouterr().out
+  for part in ('usage: python -m thrifty_jax.evaluate', '--allow_missing', 'Exit status'):
+    assert part in text
+  assert max(map(len, text.splitlines())) <= 100
