@@ -55,7 +55,7 @@ def rows_of(place):
 
 def read_both(place, number):
   return [
-    np.asarray(nibabel.load(place / name).dataobj)
+    np.asarray(nibabel.Nifti1Image.from_filename(place / name).dataobj)
     for name in (f'masks/case{number}_pred.nii.gz', f'truths/case{number}.nii.gz')
   ]
 

@@ -45,20 +45,20 @@ def read_all(masks, truths, **options):
   return meaning, [mask_pairs.read(pair, meaning) for pair in found.pairs]
 
 
-def refuse(masks, truths, message, **options):
+def refuse(folders, message, **options):
   with pytest.raises(InputError, match=message) as caught:
-    read_all(masks, truths, **options)
+    read_all(*folders, **options)
   assert '\n' not in str(caught.value)
 
 
 def test_a_mask_whose_axes_are_in_another_order_lies_on_its_truth(folders):
   masks, truths = folders
   _, (expected, _) = read_all(masks, truths, classes=CLASSES)
-  turned = nibabel.as_closest_canonical(nibabel.load(masks / 'a.nii.gz')).as_reoriented(
-    np.array([[2, -1], [0, 1], [1, -1]])
-  )
+  turned = nibabel.as_closest_canonical(
+    nibabel.Nifti1Image.from_filename(masks / 'a.nii.gz')
+  ).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
   nibabel.save(turned, masks / 'a.nii.gz')
-  assert nibabel.load(masks / 'a.nii.gz').shape == (5, 6, 4)
+  assert nibabel.Nifti1Image.from_filename(masks / 'a.nii.gz').shape == (5, 6, 4)
   _, (found, _) = read_all(masks, truths, classes=CLASSES)
   np.testing.assert_array_equal(found.image, expected.image)
   np.testing.assert_array_equal(found.truth, expected.truth)
@@ -119,7 +119,7 @@ def test_two_files_that_name_the_classes_differently_are_refused_but_not_where_t
   (tmp_path / 'masks' / 'classes.json').write_text(json.dumps(NAMED['masks/classes.json']))
   swapped = {'labels': {'background': 0, 'tumour': 1, 'liver': 2}}
   (tmp_path / 'set' / 'dataset.json').write_text(json.dumps(swapped))
-  refuse(*folders, r'dataset\.json: the classes are background, tumour, liver, but in .*classes')
+  refuse(folders, r'dataset\.json: the classes are background, tumour, liver, but in .*classes')
   assert read_all(*folders, classes=CLASSES)[0].classes == CLASSES
 
 
@@ -194,13 +194,13 @@ BAD_VOLUMES = {
 @pytest.mark.parametrize(('content', 'message'), BAD_VOLUMES.values(), ids=BAD_VOLUMES)
 def test_a_mask_that_does_not_fit_its_truth_is_refused(folders, content, message):
   corrupt(*folders, *content)
-  refuse(*folders, message, classes=CLASSES)
+  refuse(folders, message, classes=CLASSES)
 
 
 def test_a_file_that_is_cut_off_is_refused(folders):
   path = folders[0] / 'b.nii.gz'
   path.write_bytes(path.read_bytes()[:60])
-  refuse(*folders, r'masks/b\.nii\.gz: cannot be read', classes=CLASSES)
+  refuse(folders, r'masks/b\.nii\.gz: cannot be read', classes=CLASSES)
 
 
 def empty(masks, truths):
@@ -252,15 +252,15 @@ BAD_FOLDERS = {
 @pytest.mark.parametrize(('spoil', 'message'), BAD_FOLDERS.items())
 def test_folders_that_cannot_be_scored_are_refused(folders, spoil, message):
   spoil(*folders)
-  refuse(*folders, message)
+  refuse(folders, message)
 
 
 def test_options_that_do_not_fit_the_files_are_refused(folders):
   masks, truths = folders
-  refuse(masks, masks, 'is the folder of the truths too')
-  refuse(masks / 'none', truths, '--masks=.*none: there is no such folder')
-  refuse(masks, truths / 'none', '--truths=.*none: there is no such folder')
-  refuse(masks, truths, 'leave out --colours', colours=('#000000', '#ff0000'))
+  refuse((masks, masks), 'is the folder of the truths too')
+  refuse((masks / 'none', truths), '--masks=.*none: there is no such folder')
+  refuse((masks, truths / 'none'), '--truths=.*none: there is no such folder')
+  refuse((masks, truths), 'leave out --colours', colours=('#000000', '#ff0000'))
 
 
 BAD_PICTURES = {
@@ -275,7 +275,7 @@ def test_a_picture_that_does_not_fit_its_truth_is_refused(tmp_path, pixels, mess
   masks, truths = tmp_path / 'masks', tmp_path / 'truths'
   save(truths / 'a.png', volume()[0])
   save(masks / 'a.png', pixels)
-  refuse(masks, truths, message, classes=CLASSES)
+  refuse((masks, truths), message, classes=CLASSES)
   with pytest.raises(InputError) as caught:
     read_all(masks, truths, classes=CLASSES)
   assert not re.search(r'config|setting', str(caught.value))
@@ -285,7 +285,7 @@ def test_as_many_colours_as_classes_are_expected(tmp_path):
   for name in ('masks', 'truths'):
     save(tmp_path / name / 'a.png', volume()[0])
   refuse(
-    tmp_path / 'masks', tmp_path / 'truths', '^--colours has 2 colours.*3 classes.*the option',
+    (tmp_path / 'masks', tmp_path / 'truths'), '^--colours has 2 colours.*3 classes.*the option',
     classes=CLASSES, colours=('#000000', '#ff0000'),
   )  # fmt: skip
 
