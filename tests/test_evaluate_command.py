@@ -205,3 +205,42 @@ def test_help_lists_the_options(capsys):
   for part in ('usage: python -m thrifty_jax.evaluate', '--allow_missing', 'Exit status'):
     assert part in text
   assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.fixture
+def rivals(tmp_path):
+  """Six cases, of which the masks miss more and more, and other masks that are right."""
+  for number in range(6):
+    truth = np.zeros((10, 10, 4), np.uint8)
+    truth[2:8, 1:9] = 1
+    mask = truth.copy()
+    mask[2 : 3 + number % 5, 1 : 2 + number] = 0
+    save(tmp_path / 'truths' / f'case{number}.nii.gz', truth)
+    save(tmp_path / 'masks' / f'case{number}.nii.gz', mask)
+    save(tmp_path / 'right' / f'case{number}_seg.nii.gz', truth)
+  return tmp_path
+
+
+def test_other_masks_are_scored_too_and_both_are_compared_by_patient(rivals, capsys):
+  assert run(rivals, f'--against={rivals / "right"}') == 0
+  found = records.read(rivals / 'scores' / 'summary.json', ScoredMasks)
+  dsc = [float(row['dsc']) for row in rows_of(rivals).values()]
+  assert found.against and found.against.difference == pytest.approx(np.mean(dsc) - 1, abs=1e-6)
+  assert found.against.p_value == pytest.approx(2 / 64)
+  assert found.against.classes['class_1'].dsc_mean == 1
+  text = (rivals / 'scores' / 'scores_against.csv').read_text()
+  assert text.count(',1.000000,') == 2 * 6  # DSC and NSD
+  assert f'difference {100 * (np.mean(dsc) - 1):.2f}, p = 0.031 by' in capsys.readouterr().out
+  page = (rivals / 'scores' / 'report.html').read_text(encoding='utf-8')
+  assert '>these masks<' in page and '>other masks<' in page and 'p = 0.031' in page
+  assert run(rivals, '--overwrite') == 0
+  assert not (rivals / 'scores' / 'scores_against.csv').exists()  # it was of another comparison
+
+
+def test_other_masks_must_be_of_the_same_truths(rivals, capsys):
+  (rivals / 'right' / 'case3_seg.nii.gz').unlink()
+  assert run(rivals, f'--against={rivals / "right"}', '--allow_missing') == 2
+  error = capsys.readouterr().err
+  assert re.search(r'right: has no mask for case3, but .*masks has; expected masks for the', error)
+  assert run(rivals, f'--against={rivals / "none"}') == 2
+  assert '--against=' in capsys.readouterr().err

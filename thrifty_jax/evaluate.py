@@ -16,7 +16,8 @@ from thrifty_jax.running import command_line
 if TYPE_CHECKING:
   from thrifty_jax.scores.mask_pairs import Found, Meaning
 
-OUTPUTS = ('scores.csv', 'summary.json', 'report.html')
+SCORES, AGAINST = 'scores.csv', 'scores_against.csv'
+OUTPUTS = (SCORES, AGAINST, 'summary.json', 'report.html')
 TOLERANCE = 2.0  # as config.evaluate.nsd_tolerance_mm
 CLASSES = allowed.names("two or more different names, as in ('background','liver')", least=2)
 USAGE = f"""\
@@ -42,6 +43,8 @@ the grid of the truth, as the stage evaluate of a run has them.
   --patients=FILE.csv  lines "case,patient" after such a first line, where a patient has several
                        truths; a case has the name of its truth without the ending
   --nsd_tolerance=2    in mm, of pictures in pixels (default: {TOLERANCE:g})
+  --against=FOLDER     other masks for the same truths: the difference in DSC, p of the paired
+                       Wilcoxon test, and their own scores in scores_against.csv
   --allow_missing      score the others where truths have no mask; else that is an error
   --overwrite          replace outputs that exist; else they stop the command before any work
 
@@ -66,23 +69,20 @@ def run(arguments: Sequence[str]) -> int:
     required={'masks': 'masks', 'truths': 'labelsTr', 'output': 'scores'},
     nsd_tolerance=command_line.Number(float, TOLERANCE, least=0),
   )
-  output, truths = Path(values.output), Path(values.truths)
+  output = Path(values.output)
   classes = command_line.parse_texts('classes', values.classes, CLASSES)
   colours = command_line.parse_texts('colours', values.colours, allowed.COLOURS)
   _require_usable(values, output)
   # The readers of scans take a second to import, so mistakes in the command are reported first.
   from thrifty_jax.scores import mask_pairs
 
-  patients = Path(values.patients) if values.patients else None
-  found = mask_pairs.find(Path(values.masks), truths, patients=patients)
-  if not values.allow_missing:
-    mask_pairs.require_complete(found, Path(values.masks))
-  _say_what_is_scored(values, found)
+  sets = [_find(values, name) for name in ('masks', 'against') if values[name].value]
+  mask_pairs.require_same(sets)
   meaning = mask_pairs.find_meaning(
-    found, classes=classes, colours=colours, masks_hold_numbers=values.masks_hold_numbers
+    sets, classes=classes, colours=colours, masks_hold_numbers=values.masks_hold_numbers
   )
   say('classes', ', '.join(meaning.classes))
-  return _score(found, meaning, output, nsd_tolerance=values.nsd_tolerance)
+  return _score(sets, meaning, output, nsd_tolerance=values.nsd_tolerance)
 
 
 def _require_usable(values: Any, output: Path) -> None:
@@ -101,38 +101,51 @@ def _require_usable(values: Any, output: Path) -> None:
     )
 
 
-def _say_what_is_scored(values: Any, found: 'Found') -> None:
+def _find(values: Any, option: str) -> 'Found':
+  """Pairs the masks of an option with the truths, and prints what is left over."""
   from thrifty_jax.scores import mask_pairs
 
-  say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
-  say('masks', f'{len(found.pairs)} in {values.masks}')
-  say('truths', f'{values.truths}, paired {found.rule}')
+  masks, truths = Path(values[option].value), Path(values.truths)
+  patients = Path(values.patients) if values.patients else None
+  found = mask_pairs.find(masks, truths, patients=patients, option=f'--{option}')
+  if not values.allow_missing:
+    mask_pairs.require_complete(found, masks)
+  say(option, f'{len(found.pairs)} in {masks}, paired {found.rule} with those in {truths}')
   for title, paths in (('no mask', found.missing), ('no truth', found.unused)):
     if paths:
       say(title, f'{len(paths)}, not scored: {mask_pairs.list_names(paths)}')
+  return found
 
 
-def _score(found: 'Found', meaning: 'Meaning', output: Path, *, nsd_tolerance: float) -> int:
+def _score(
+  sets: Sequence['Found'], meaning: 'Meaning', output: Path, *, nsd_tolerance: float
+) -> int:
   """Scores the masks, prints the table and writes the files; returns the exit status."""
   from thrifty_jax import records
   from thrifty_jax.reporting import mask_page
   from thrifty_jax.scores import mask_scores, summaries, tables
 
   began = time.monotonic()
-  counts, problems = mask_scores.score(found, meaning, nsd_tolerance=nsd_tolerance)
-  if problems:
-    for line in problems:
+  scored = [mask_scores.score(one, meaning, nsd_tolerance=nsd_tolerance) for one in sets]
+  if problems := [line for _, lines in scored for line in lines]:
+    for line in dict.fromkeys(problems):  # both sets have the same truths
       print(f'error: {line}', file=sys.stderr)
     return 2
-  summary, rows = mask_scores.summarise(found, meaning, counts, nsd_tolerance=nsd_tolerance)
-  page = mask_page.render(summary, rows, found, meaning)
+  found, counts = sets[0], [of for of, _ in scored]
+  summary = mask_scores.summarise(sets, meaning, counts, nsd_tolerance=nsd_tolerance)
+  rows, *others = (mask_scores.make_rows(found, meaning, of) for of in counts)
+  page = mask_page.render(summary, rows, found, meaning, others=others)
   with files.report_unwritable(output.absolute(), '--output'):
-    summaries.write_rows(output / 'scores.csv', rows)
+    for name, table in zip((SCORES, AGAINST), (rows, *others), strict=False):
+      summaries.write_rows(output / name, table)
+    if not others:
+      (output / AGAINST).unlink(missing_ok=True)  # of masks that these were held to before
     records.write(output / 'summary.json', summary)
     files.write_text(output / 'report.html', page)
   print(f'\n{tables.format_masks(summary)}\n', flush=True)
-  say('done', f'{len(counts)} masks in {logbook.format_duration(time.monotonic() - began)}')
-  say('written', ', '.join(str(output / name) for name in OUTPUTS))
+  taken = logbook.format_duration(time.monotonic() - began)
+  say('done', f'{sum(map(len, counts))} masks in {taken}')
+  say('written', str(output / 'report.html'))
   return 0
 
 

@@ -173,6 +173,17 @@ class MaskPair:
 
 
 @dataclass(frozen=True)
+class Against:
+  """Other masks for the same truths, to which masks are held."""
+
+  masks: str  # as of ScoredMasks
+  mean: Annotated[Figures, Inline()]
+  classes: Mapping[str, Figures]
+  difference: float | None  # of the mean DSC to theirs; None where no patient has both
+  p_value: float | None  # of the paired Wilcoxon test; None also for few patients
+
+
+@dataclass(frozen=True)
 class ScoredMasks:
   """summary.json of thrifty_jax.evaluate: the scores of a folder of masks."""
 
@@ -186,6 +197,7 @@ class ScoredMasks:
   missing: tuple[str, ...]  # truths without a mask, which nothing below counts
   mean: Annotated[Figures, Inline()]
   classes: Mapping[str, Figures]  # each foreground class
+  against: Against | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def folders(tmp_path):
 def read_all(masks, truths, **options):
   found = mask_pairs.find(masks, truths)
   mask_pairs.require_complete(found, masks)
-  meaning = mask_pairs.find_meaning(found, **options)
+  meaning = mask_pairs.find_meaning([found], **options)
   return meaning, [mask_pairs.read(pair, meaning) for pair in found.pairs]
 
 
@@ -158,7 +158,7 @@ def test_colours_mean_classes_in_the_truths_and_in_the_masks_unless_these_hold_n
   np.testing.assert_array_equal(found.truth[0], label)
   np.testing.assert_array_equal(found.image[0, ..., 0], label)
   if masks_hold_numbers:
-    refuse(tmp_path / 'masks', tmp_path / 'truths', '--colours', colours=options['colours'])
+    refuse((tmp_path / 'masks', tmp_path / 'truths'), '--colours', colours=options['colours'])
 
 
 SHIFTED = AFFINE + np.array([[0, 0, 0, 9], [0] * 4, [0] * 4, [0] * 4])

@@ -123,3 +123,11 @@ def test_what_is_no_list_of_finite_scores_is_refused(values):
 def test_different_patients_are_no_pairs():
   with pytest.raises(ValueError, match='same patients'):
     statistics.paired_wilcoxon(np.zeros(6), np.zeros(7))
+
+
+def test_models_are_compared_on_the_patients_with_a_score_by_both():
+  first = np.array([0.9, 0.8, np.nan, 0.7])
+  second = np.array([0.8, np.nan, 0.5, 0.7])
+  difference, p = statistics.compare_paired(first, second)
+  assert difference == pytest.approx(0.05) and p is None
+  assert statistics.compare_paired(first[1:3], second[1:3]) == (None, None)

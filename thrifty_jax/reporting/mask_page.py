@@ -16,9 +16,20 @@ _LARGEST = 768  # pixels on the longer side of a slice on the page
 
 
 def render(
-  summary: ScoredMasks, rows: Sequence[Mapping[str, Any]], found: Found, meaning: Meaning
+  summary: ScoredMasks,
+  rows: Sequence[Mapping[str, Any]],
+  found: Found,
+  meaning: Meaning,
+  *,
+  others: Sequence[Sequence[Mapping[str, Any]]] = (),
 ) -> str:
-  """Returns the page; the best, the median and the worst patient are read again for pictures."""
+  """Returns the page; the best, the median and the worst patient are read again for pictures.
+
+  `rows` are those of scores.csv; `others` has those of the other masks, if there are any.
+  """
+  labels = ('these masks', 'other masks')
+  named = zip(labels, (rows, *others), strict=False)
+  dots = [{**row, 'rival': label} for label, of in named for row in of]
   content = {
     'evaluated': summary,
     'model': 'masks',
@@ -29,7 +40,8 @@ def render(
     'unscored': tables.describe_unscored(summary),
     'unused': [path.name for path in found.unused],
     'rows': rows,
-    'dots': patients.plot(rows, name='these masks'),
+    'dots': patients.plot_rivals(dots, {label: label for label in labels}),
+    'against': tables.describe_difference(summary.against) if summary.against else '',
     'viewers': [_draw(*chosen, found, meaning) for chosen in patients.choose(rows)],
     'differences': overlays.DIFFERENCES,
     'class_colours': overlays.CLASS_COLOURS,

@@ -23,7 +23,7 @@ def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
   rows = summaries.read_rows(path, columns, scores=scores) if path.exists() else []
   return {
     'rows': rows,
-    'dots': plot(rows) if rows else '',
+    'dots': _plot(rows) if rows else '',
     'viewers': draw_patients(run, evaluated, rows) if evaluated else [],
     'floors': FLOORS,
     'differences': overlays.DIFFERENCES,
@@ -31,9 +31,9 @@ def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
   }
 
 
-def plot(rows: Rows, *, name: str = 'this network') -> Markup:
-  """Plots the score of every patient, class by class, the floors below what has the name."""
-  columns = {'dsc': name} | {f'{floor}_dsc': name for floor, name in FLOORS.items()}
+def _plot(rows: Rows) -> Markup:
+  """Plots the score of every patient, class by class, the floors below the model."""
+  columns = {'dsc': 'this network'} | {f'{floor}_dsc': name for floor, name in FLOORS.items()}
   shown = [name for name in columns if name in rows[0]]
   scores = [(row['class'], columns[name], row[name]) for row in rows for name in shown]
   return plots.draw_dots(_grouped(scores), name='patients')

@@ -56,21 +56,24 @@ class Meaning:
   truths: pictures.Legend
 
 
-def find(masks: Path, truths: Path, *, patients: Path | None = None) -> Found:
+def find(
+  masks: Path, truths: Path, *, patients: Path | None = None, option: str = '--masks'
+) -> Found:
   """Pairs the masks and truths of two folders; `patients` is a CSV file with case,patient.
 
-  An InputError says that nothing pairs, or that something does in two ways.
+  `option` named the masks. An InputError says that nothing pairs, or that something does in two
+  ways.
   """
   if masks.resolve() == truths.resolve():
     raise InputError(
-      f'--masks={masks}: is the folder of the truths too; expected another. Name it.'
+      f'{option}={masks}: is the folder of the truths too; expected another. Name it.'
     )
-  for option, folder in (('--masks', masks), ('--truths', truths)):
+  for name, folder in ((option, masks), ('--truths', truths)):
     if not folder.is_dir():
-      raise InputError(f'{option}={folder}: there is no such folder')
+      raise InputError(f'{name}={folder}: there is no such folder')
   if patients and not patients.is_file():
     raise InputError(f'--patients={patients}: there is no such file')
-  found = named_files.find(masks, endings=named_files.ENDINGS, option='--masks')
+  found = named_files.find(masks, endings=named_files.ENDINGS, option=option)
   found = {name: path for name, path in found.items() if not _is_added(name, found)}
   true = named_files.find(truths, endings=named_files.ENDINGS, option='--truths')
   _require_one_kind(found, true)
@@ -111,13 +114,26 @@ def require_complete(found: Found, masks: Path) -> None:
     )
 
 
+def require_same(sets: Sequence[Found]) -> None:
+  """Refuses sets of masks that are not for the same truths."""
+  first, cases = sets[0].pairs[0].mask.parent, {pair.case for pair in sets[0].pairs}
+  for other in sets[1:]:
+    folder, others = other.pairs[0].mask.parent, {pair.case for pair in other.pairs}
+    for case in sorted(cases ^ others):
+      here, there = (first, folder) if case in cases else (folder, first)
+      raise InputError(
+        f'{there}: has no mask for {case}, but {here} has; expected masks for the same truths. Add '
+        'it, or move the other away.'
+      )
+
+
 def list_names(paths: Sequence[Path]) -> str:
   """Returns the names of the first files, with dots where there are more."""
   return ', '.join(path.name for path in paths[:_LISTED]) + ', ...' * (len(paths) > _LISTED)
 
 
 def find_meaning(
-  found: Found,
+  sets: Sequence[Found],
   *,
   classes: Sequence[str] = (),
   colours: Sequence[str] = (),
@@ -129,19 +145,19 @@ def find_meaning(
   without one the classes are class_1, class_2, ... as the files have them, all of which are read.
 
   Args:
-    found: Masks and truths.
+    sets: Masks and truths, of one kind; several sets of masks for the same truths.
     classes: Names of the classes, background first; () where they are to be found.
     colours: Colour of each class in pictures; () where these hold numbers.
     masks_hold_numbers: Whether only the truths have these colours.
   """
-  if colours and not found.of_pictures:
+  if colours and not sets[0].of_pictures:
     raise InputError(
-      f'--colours is given, but {found.pairs[0].truth} is a volume, which holds class numbers; '
+      f'--colours is given, but {sets[0].pairs[0].truth} is a volume, which holds class numbers; '
       'leave out --colours'
     )
-  names = tuple(classes) or _read_classes(found)
+  names = tuple(classes) or _read_classes(sets)
   if not names:
-    count = len(colours) or _count_classes(found)
+    count = len(colours) or _count_classes(sets)
     names = ('background', *(f'class_{number}' for number in range(1, count)))
   try:
     truths = pictures.Legend(tuple(colours), len(names))
@@ -193,12 +209,12 @@ def _require_one_kind(masks: dict[str, Path], truths: dict[str, Path]) -> None:
     )
 
 
-def _read_classes(found: Found) -> tuple[str, ...]:
+def _read_classes(sets: Sequence[Found]) -> tuple[str, ...]:
   """Returns the classes by the files beside masks and truths, which must agree; () without any."""
-  masks, truths = found.pairs[0].mask.parent, found.pairs[0].truth.parent
-  places = [masks / 'classes.json', truths / 'classes.json', masks / 'dataset.json']
-  # The truths of a data set lie in its labelsTr.
-  places += [truths / 'dataset.json', truths.resolve().parent / 'dataset.json']
+  truths = sets[0].pairs[0].truth.parent
+  folders = [*(found.pairs[0].mask.parent for found in sets), truths]
+  places = [folder / name for folder in folders for name in ('classes.json', 'dataset.json')]
+  places.append(truths.resolve().parent / 'dataset.json')  # as the truths lie in labelsTr
   there = [path for path in places if path.is_file()]
   try:
     read = [dataset_json.read_classes(path) for path in there]
@@ -213,13 +229,14 @@ def _read_classes(found: Found) -> tuple[str, ...]:
   return read[0] if read else ()
 
 
-def _count_classes(found: Found) -> int:
+def _count_classes(sets: Sequence[Found]) -> int:
   """Returns the number of classes that all files hold, background included."""
   seen = np.zeros(256, bool)
-  paths = [path for pair in found.pairs for path in (pair.mask, pair.truth)]
+  pairs = [pair for found in sets for pair in found.pairs]
+  paths = list(dict.fromkeys(path for pair in pairs for path in (pair.mask, pair.truth)))
   with logbook.progress(len(paths), 'find classes') as bar:
     for path in paths:
-      if found.of_pictures:
+      if pictures.is_picture(path):
         voxels = _read_picture(path, pictures.Legend())
       else:
         voxels = volumes.whole_numbers(sources.read_voxels(path)[0], path)
@@ -227,12 +244,12 @@ def _count_classes(found: Found) -> int:
         seen[plane] = True
       bar.update(1)
   values = np.flatnonzero(seen).tolist()
-  if found.of_pictures and {*values} <= {0, 1, 255}:  # black and white
+  if sets[0].of_pictures and {*values} <= {0, 1, 255}:  # black and white
     return 2
   if not 1 < len(values) <= _MOST_VALUES:
     held = f'{len(values)} different values' if len(values) > 1 else f'nothing but {values[0]}'
     raise InputError(
-      f'{found.pairs[0].truth.parent}: masks and truths hold {held}, and no classes are named; '
+      f'{pairs[0].truth.parent}: masks and truths hold {held}, and no classes are named; '
       'expected few class numbers, 0 for the background. Name the classes by '
       "--classes=\"('background','liver')\"."
     )

@@ -1,6 +1,6 @@
 """Scores of masks that any program made, by the code that scores a run (evaluate.py)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from thrifty_jax import logbook
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Figures, MaskPair, ScoredMasks
+from thrifty_jax.run_files import Against, Figures, MaskPair, ScoredMasks
 from thrifty_jax.scans.volumes import Volume
-from thrifty_jax.scores import mask_pairs, scoring, summaries
+from thrifty_jax.scores import mask_pairs, metrics, scoring, statistics, summaries
 from thrifty_jax.scores.mask_pairs import Found, Meaning
 from thrifty_jax.scores.scoring import CaseCounts
 
@@ -45,25 +45,45 @@ def score(
 
 
 def summarise(
-  found: Found, meaning: Meaning, counts: Sequence[CaseCounts], *, nsd_tolerance: float
-) -> tuple[ScoredMasks, list[Mapping[str, Any]]]:
-  """Returns summary.json and the rows of scores.csv, whose columns are those of a run."""
-  unit = 'pixels' if found.of_pictures else 'mm'
-  mean, classes = summaries.summarise(counts, meaning.classes, Figures)
-  first = found.pairs[0]
-  summary = ScoredMasks(
+  sets: Sequence[Found],
+  meaning: Meaning,
+  counts: Sequence[Sequence[CaseCounts]],
+  *,
+  nsd_tolerance: float,
+) -> ScoredMasks:
+  """Returns the content of summary.json: of the first masks, beside the others if there are any."""
+  found, first = sets[0], sets[0].pairs[0]
+  figures = [summaries.summarise(of, meaning.classes, Figures) for of in counts]
+  against = None
+  if len(sets) > 1:
+    difference, p_value = statistics.compare_paired(*map(_patients_dsc, counts))
+    masks = _shorten(sets[1].pairs[0].mask.parent)
+    against = Against(masks, *figures[1], difference, p_value)
+  mean, classes = figures[0]
+  return ScoredMasks(
     masks=_shorten(first.mask.parent),
     truths=_shorten(first.truth.parent),
     paired=found.rule,
     nsd_tolerance_mm=nsd_tolerance,
-    unit=unit,
+    unit=_unit(found),
     patients=len({pair.patient for pair in found.pairs}),
     cases=tuple(MaskPair(p.case, p.patient, p.mask.name, p.truth.name) for p in found.pairs),
     missing=tuple(path.name for path in found.missing),
     mean=mean,
     classes=classes,
+    against=against,
   )
-  return summary, list(summaries.make_rows(counts, meaning.classes, {}, unit=unit))
+
+
+def make_rows(found: Found, meaning: Meaning, counts: Sequence[CaseCounts]) -> list[dict[str, Any]]:
+  """Returns the rows of scores.csv, whose columns are those of a run."""
+  return list(summaries.make_rows(counts, meaning.classes, {}, unit=_unit(found)))
+
+
+def _patients_dsc(counts: Sequence[CaseCounts]) -> np.ndarray:
+  """Returns the mean DSC of each patient over the classes, [patients]; NaN where there is none."""
+  scores = summaries.score_patients(counts).values()
+  return np.array([metrics.mean_of_scored(one['dsc']) for one in scores])
 
 
 def _score_volume(volume: Volume, meaning: Meaning, nsd_tolerance: float) -> CaseCounts:
@@ -77,6 +97,10 @@ def _score_volume(volume: Volume, meaning: Meaning, nsd_tolerance: float) -> Cas
     spacing_mm=volume.spacing_mm,
     nsd_tolerance_mm=nsd_tolerance,
   )
+
+
+def _unit(found: Found) -> str:
+  return 'pixels' if found.of_pictures else 'mm'
 
 
 def _shorten(folder: Path) -> str:

@@ -76,10 +76,9 @@ def _rival(
   """A rival over all folds, beside the reference; None if it is the reference itself."""
   difference = p_value = None
   if reference is not None:
-    own, other = (metrics.mean_of_scored(one.scores['dsc'], axis=1) for one in (joined, reference))
-    if (both := np.isfinite(own) & np.isfinite(other)).any():
-      difference = float((own - other)[both].mean())
-      p_value = statistics.paired_wilcoxon(own[both], other[both])
+    difference, p_value = statistics.compare_paired(
+      *(metrics.mean_of_scored(one.scores['dsc'], axis=1) for one in (joined, reference))
+    )
   means = {  # parameters differ if each fold has its own search
     name: float(np.mean([getattr(result, name) for result in results]))
     for name in ('parameters', 'macs', 'validation_dsc', 'epochs', 'steps', 'seconds')

@@ -72,6 +72,18 @@ def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float | None:
   return float(stats.wilcoxon(differences).pvalue)
 
 
+def compare_paired(first: np.ndarray, second: np.ndarray) -> tuple[float | None, float | None]:
+  """Mean difference of two models on the patients with a score by both, and p of the paired test.
+
+  Both have the scores of the same patients, [patients], in the same order; NaN is no score. Both
+  results are None where no patient has two scores, and p also for few patients.
+  """
+  both = np.isfinite(first) & np.isfinite(second)
+  if not both.any():
+    return None, None
+  return float((first - second)[both].mean()), paired_wilcoxon(first[both], second[both])
+
+
 def _finite(values: np.ndarray) -> np.ndarray:
   """Values as float64, [n]; refuses empty, non-finite or misshapen ones."""
   values = np.asarray(values, np.float64)

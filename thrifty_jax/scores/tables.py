@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from thrifty_jax.run_files import Compared, Evaluated, Figures, Floor, Overlap, ScoredMasks
+from thrifty_jax.run_files import Against, Compared, Evaluated, Figures, Floor, Overlap, ScoredMasks
 from thrifty_jax.scores import agreement
 
 _FRACTIONS = ('dsc', 'nsd')
@@ -97,7 +97,20 @@ def format_masks(summary: ScoredMasks) -> str:
   notes = _describe_exceptions(summary)
   if count := len(summary.missing):
     notes.append(f'(not counted: {count} truth{"s have" if count > 1 else " has"} no mask)')
+  if summary.against:
+    notes.append(f'(against {summary.against.masks}: {describe_difference(summary.against)})')
   return _below(title, _overlap(summary, 'masks'), _distances(summary, 'masks'), notes)
+
+
+def describe_difference(against: Against) -> str:
+  """Describes other masks and how much the masks are ahead of them."""
+  text = f'mean DSC {format_spread(against.mean)} %'
+  if against.difference is None:
+    return text
+  text += f'; difference {100 * against.difference:+.2f}, '
+  if against.p_value is None:
+    return text + 'no test on so few patients'
+  return text + f'p = {against.p_value:.3f} by the paired Wilcoxon test over patients'
 
 
 def describe_patients(summary: ScoredMasks) -> str:
