@@ -27,6 +27,8 @@ COMMANDS, ROOT = 0, len(LAYERS)
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 DATA_PREP = 'data_prep'  # imports scans, the last line and itself; is imported by the first two
 LOOPS = ('thrifty_jax.searching.search', 'thrifty_jax.training.retrain')
+EVALUATE = 'thrifty_jax.evaluate'
+IMPORTS = (ast.Import, ast.ImportFrom)
 MOST = 12  # modules that a loop imports
 
 
@@ -119,6 +121,21 @@ def test_imports_make_no_circle(imports):
 @pytest.mark.parametrize('loop', LOOPS)
 def test_a_loop_imports_few_modules(loop, imports):
   assert len(imports[loop]) <= MOST, sorted(imports[loop])
+
+
+def test_scoring_a_folder_of_masks_needs_no_jax(imports):
+  modules, reached, packages = sources(), set(), set()
+  waiting = {EVALUATE, *imports[EVALUATE]}  # which it imports in functions, once it is used
+  while waiting:
+    module = waiting.pop()
+    reached.add(module)
+    # What stands in a function, or under TYPE_CHECKING, is not imported at the start.
+    top = [node for node in ast.parse(modules[module]).body if isinstance(node, IMPORTS)]
+    text = '\n'.join(map(ast.unparse, top))
+    packages |= {line.split()[1].split('.')[0] for line in text.splitlines()}
+    waiting |= imports_of({**modules, module: text})[module] - reached
+  assert {'thrifty_jax.scores.metrics', 'thrifty_jax.reporting.plots'} <= reached
+  assert 'numpy' in packages and not packages & {'jax', 'flax', 'optax'}
 
 
 def test_every_line_has_modules(imports):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
-from thrifty_jax import allowed, files, logbook
+from thrifty_jax import allowed, files, logbook, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import say
 from thrifty_jax.running import command_line
@@ -76,13 +76,18 @@ def run(arguments: Sequence[str]) -> int:
   # The readers of scans take a second to import, so mistakes in the command are reported first.
   from thrifty_jax.scores import mask_pairs
 
+  say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   sets = [_find(values, name) for name in ('masks', 'against') if values[name].value]
   mask_pairs.require_same(sets)
   meaning = mask_pairs.find_meaning(
     sets, classes=classes, colours=colours, masks_hold_numbers=values.masks_hold_numbers
   )
   say('classes', ', '.join(meaning.classes))
-  return _score(sets, meaning, output, nsd_tolerance=values.nsd_tolerance)
+  try:
+    return _score(sets, meaning, output, nsd_tolerance=values.nsd_tolerance)
+  except KeyboardInterrupt as error:
+    print('stopped; no scores are written', file=sys.stderr)
+    return stopping.status(error)
 
 
 def _require_usable(values: Any, output: Path) -> None:

@@ -110,7 +110,8 @@ def describe_difference(against: Against) -> str:
   text += f'; difference {100 * against.difference:+.2f}, '
   if against.p_value is None:
     return text + 'no test on so few patients'
-  return text + f'p = {against.p_value:.3f} by the paired Wilcoxon test over patients'
+  p_value = f'= {against.p_value:.3f}' if against.p_value >= 0.0005 else '< 0.001'
+  return text + f'p {p_value} by the paired Wilcoxon test over patients'
 
 
 def describe_patients(summary: ScoredMasks) -> str:
