@@ -128,6 +128,16 @@ def test_the_page_has_the_scores_the_dots_and_the_worst_case_and_needs_no_other_
   assert len(frames) == 3 and frames[0]['total'] == 10
 
 
+def test_where_nobody_has_any_class_there_is_nothing_to_score(tmp_path, capsys):
+  for name in ('masks', 'truths'):
+    save(tmp_path / name / 'a.nii.gz', np.zeros((3, 4, 5)))
+  assert run(tmp_path, CLASSES) == 0
+  assert re.search(r'mean +– +–\n', capsys.readouterr().out)
+  page = (tmp_path / 'scores' / 'report.html').read_text(encoding='utf-8')
+  assert 'there is nothing to score' in page and 'Best' not in page
+  assert {row['dsc'] for row in rows_of(tmp_path).values()} == {''}
+
+
 def test_scans_of_one_patient_are_scored_as_one(place):
   (place / 'p.csv').write_text('case,patient\ncase0,one\ncase1,one\ncase2,two\n')
   assert run(place, CLASSES, f'--patients={place / "p.csv"}') == 0

@@ -229,6 +229,10 @@ def of_regions(masks, truths):
   (truths / 'dataset.json').write_text('{"labels": {"background": 0, "whole": [1, 2]}}')
 
 
+def of_nothing(masks, truths):
+  (masks / 'classes.json').write_text('{"classes": {"0": "background"}}')
+
+
 def many(masks, truths):
   save(masks / 'a.nii.gz', np.arange(120, dtype=np.uint8).reshape(4, 5, 6))
 
@@ -244,6 +248,7 @@ BAD_FOLDERS = {
   ambiguous: r'masks: masks pair with truths in more than one way: ',
   picture: r'masks/a\.png: is a picture, but the truth a\.nii\.gz is a volume',
   of_regions: r"dataset\.json: labels has the region 'whole'.*Or name the classes by --classes",
+  of_nothing: r'classes\.json: names one class, background; expected the background and a',
   many: r'masks and truths hold 120 different values, and no classes are named',
   nothing: r'masks and truths hold nothing but 0, and no classes are named',
 }

@@ -226,6 +226,11 @@ def _read_classes(sets: Sequence[Found]) -> tuple[str, ...]:
         f'{path}: the classes are {", ".join(classes)}, but in {there[0]} {", ".join(read[0])}; '
         'expected one meaning of the numbers. Name the classes by --classes.'
       )
+    if len(classes) < 2:
+      raise InputError(
+        f'{path}: names one class, {classes[0]}; expected the background and a class more. Name '
+        'the classes by --classes.'
+      )
   return read[0] if read else ()
 
 
