@@ -24,21 +24,22 @@ ARCHIVE = f'{PACKAGE}-{VERSION}.tgz'
 SHA512 = 'ogDLsqIozHZwifPuN37OproAo0byX6t43/bP8GzeZWBWD6MOGExswFAx3up4NS/vvWBOg2u2PXomDt3rMmdQSg=='
 RUNTIME = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')
 LICENCES = ('LICENSE', 'ThirdPartyNotices.txt')  # the npm package comes without them
-PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js')
-ARITHMETIC = ('nifti.js', 'dicom.js', 'orient.js', 'prepare.js', 'likeness.js')
+PAGE = ('index.html', 'style.css', 'demo.js', 'worker.js', 'view.js', 'shades.js')
+READERS = (
+  *('nifti.js', 'dicom.js', 'orient.js'),
+  *('picture.js', 'png.js', 'tiff.js', 'jpeg.js', 'bmp.js', 'gif.js'),
+  *('packed.js', 'tags.js', 'crc.js', 'mask_png.js'),
+)
+ARITHMETIC = ('prepare.js', 'windows.js', 'likeness.js')
+SCRIPTS = PAGE + READERS + ARITHMETIC
 # What prepare.js lacks, so a network trained with it would get other images: fields and the values
-# that it can do, which hold where an export lacks the field.
-UNBUILT = {
-  'modalities': 1,
-  'reduction': 0,
-  'unit': 'mm',
-  'clahe_clip_limit': 0,
-  'curvature_flow_iterations': 0,
-}
+# that it can do, the first of which holds where an export lacks the field.
+UNBUILT = {'modalities': (1,), 'clahe_clip_limit': (0,), 'curvature_flow_iterations': (0,)}
+CHANNELS_OF_PICTURES = (1, 3)  # grey, or red, green and blue
 USAGE = f"""\
 usage: python -m demo.build --export=FOLDER --output=FOLDER [--runtime=FILE]
 
-Writes a folder for any web server, with a page that segments scans in the browser.
+Writes a folder for any web server, with a page that segments scans or pictures in the browser.
 
   --export=FOLDER   what `python -m thrifty_jax.export` wrote, with model.onnx
   --output=FOLDER   a new folder
@@ -65,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
   if output.exists():
     raise InputError(f'--output={output} exists; name a new folder')
   contents = network_files(Path(values.export))
-  contents |= {name: Path(__file__).with_name(name).read_bytes() for name in PAGE + ARITHMETIC}
+  contents |= {name: Path(__file__).with_name(name).read_bytes() for name in SCRIPTS}
   contents |= licence_files()
   contents |= runtime_files(Path(values.runtime) if values.runtime else fetched())
   from thrifty_jax.exporting import export_folder  # imports JAX
@@ -85,9 +86,13 @@ def network_files(folder: Path) -> dict[str, bytes]:
     raise InputError(f'--export={folder}: expected a folder of python -m thrifty_jax.export')
   if 'model.onnx' not in about['files']:
     raise InputError(f'--export={folder}: has no model.onnx; export with --format=onnx')
-  for name, done in UNBUILT.items():
-    if (value := about.get(name, done)) != done:  # what has its usual value may be left out
-      raise InputError(f'--export={folder}: {name} is {value}; the page can do only {done}')
+  of_pictures = about.get('unit') == 'pixels'
+  done = UNBUILT | ({'modalities': CHANNELS_OF_PICTURES} if of_pictures else {})
+  for name, values in done.items():
+    value = about.get(name, values[0])  # what has its usual value may be left out
+    if value not in values:
+      can = ' or '.join(map(str, values))
+      raise InputError(f'--export={folder}: {name} is {value}; the page can do only {can}')
   found = {}
   for name in ('preprocessing.json', 'model.onnx', 'card.md'):
     files.require_file(folder / name)

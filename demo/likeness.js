@@ -3,11 +3,14 @@
 const LIKE = {
   slices: 2, slice_spacing_mm: 1.5, pixel_spacing_mm: 1.5, field_of_view_mm: 1.25,
 };
+const PICTURE_LIKE = { field_of_view_mm: 2 }; // in pixels: a picture knows no millimetres
+const PICTURE_WORDS = { field_of_view_mm: 'pixels on the longer side' };
 const [SHADE, THICK] = [0.15, 1.5];
 
 // A line for each measure outside the range of the training scans. Of the scan: squares as the
-// network sees them, shape and spacing along D, H and W. A single slice has no number of slices.
-export function unlike(squares, shape, spacing, settings) {
+// network sees them, a list for each channel; shape and spacing along D, H and W. A single slice
+// has no number of slices.
+export function unlike(channels, shape, spacing, settings) {
   const known = settings.training_scans;
   if (!known) return [];
   const [across, ...inside] = spacing;
@@ -23,23 +26,25 @@ export function unlike(squares, shape, spacing, settings) {
   if (trainedOnThick && Math.max(...inside) >= THICK * across) {
     lines.push(`thick slices that are not ${settings.slice_axis}`);
   }
-  for (const [name, found] of Object.entries(values)) {
+  const [like, words] = settings.unit === 'pixels' ? [PICTURE_LIKE, PICTURE_WORDS] : [LIKE, {}];
+  const told = (name, value, least, most) => {
+    const [own, from, to] = [value, least, most].map((one) => Number(one.toPrecision(4)));
+    return `${words[name] ?? name.replaceAll('_', ' ')} ${own}, in training ${from} to ${to}`;
+  };
+  for (const [name, found] of Object.entries(values).filter(([one]) => one in like)) {
     const [least, most] = known[name];
-    const odd = found.find((one) => !(least / LIKE[name] <= one && one <= most * LIKE[name]));
+    const odd = found.find((one) => !(least / like[name] <= one && one <= most * like[name]));
     if (odd !== undefined) lines.push(told(name, odd, least, most));
   }
-  const sorted = joined(squares).sort();
-  for (const name of Object.keys(known).filter((one) => one.startsWith('intensity_0'))) {
-    const shade = percentile(sorted, Number(name.split('_p')[1]));
-    const [least, most] = known[name];
-    if (!(least - SHADE <= shade && shade <= most + SHADE)) lines.push(told(name, shade, least, most));
-  }
+  channels.forEach((squares, m) => {
+    const sorted = joined(squares).sort();
+    for (const name of Object.keys(known).filter((one) => one.startsWith(`intensity_${m}_`))) {
+      const shade = percentile(sorted, Number(name.split('_p')[1]));
+      const [least, most] = known[name];
+      if (!(least - SHADE <= shade && shade <= most + SHADE)) lines.push(told(name, shade, least, most));
+    }
+  });
   return lines;
-}
-
-function told(name, value, least, most) {
-  const [own, from, to] = [value, least, most].map((one) => Number(one.toPrecision(4)));
-  return `${name.replaceAll('_', ' ')} ${own}, in training ${from} to ${to}`;
 }
 
 function joined(squares) {
@@ -48,7 +53,7 @@ function joined(squares) {
   return all;
 }
 
-function percentile(sorted, percent) {
+export function percentile(sorted, percent) {
   const place = (percent / 100) * (sorted.length - 1);
   const [a, b] = [sorted[Math.floor(place)], sorted[Math.ceil(place)]];
   return a + (b - a) * (place - Math.floor(place));

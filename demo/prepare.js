@@ -1,12 +1,15 @@
 // From a scan to the network's input and from its logits to classes: the arithmetic of segment.py.
-// Axes: D slices, H W pixels, S the side of a prepared slice, K classes. All arrays are flat.
+// Axes: D slices, H W pixels, S the side of a prepared slice, T windows of it, K classes. All arrays
+// are flat.
+
+import { corners, cut, join, reduced } from './windows.js';
 
 const { fround } = Math;
 
-// Maps intensities to [0, 1] in place.
+// Maps intensities of a channel to [0, 1] in place.
 export function toUnitRange(voxels, settings) {
   const [least, most] = extremes(voxels);
-  if (least === most) throw new Error('all voxels have one value');
+  if (least === most) throw new Error('all values of a channel are the same; expected an image');
   if (settings.padding) {
     const [from, value] = settings.padding;
     for (let i = 0; i < voxels.length; i++) if (voxels[i] >= from) voxels[i] = value;
@@ -22,10 +25,10 @@ function extremes(voxels) {
   let [least, most] = [Infinity, -Infinity];
   for (const one of voxels) {
     if (Number.isNaN(one)) {
-      throw new Error('it has voxels that are NaN; segment.py of the export takes these as the ' +
+      throw new Error('it has values that are NaN; segment.py of the export takes these as the ' +
         'lowest value, by --nan_is_lowest, or export it again');
     }
-    if (!Number.isFinite(one)) throw new Error('it has infinite voxels; export it again');
+    if (!Number.isFinite(one)) throw new Error('it has infinite values; export it again');
     if (one < least) least = one;
     if (one > most) most = one;
   }
@@ -43,16 +46,29 @@ function limits(voxels, settings) {
   return found[0] < found[1] ? found : [sorted[0], sorted.at(-1)];
 }
 
-// A slice [H, W] as the network sees it, [S, S]: in the middle of a square, resized, in float16.
-export function toSquare(plane, [h, w], settings) {
-  const side = Math.max(h, w);
-  const [top, left] = [Math.floor((side - h) / 2), Math.floor((side - w) / 2)];
-  const square = new Float32Array(side * side);
+// How many windows a slice [H, W] is cut into; 1 where it is seen whole.
+export function countWindows(native, settings) {
+  return corners(sizesOf(native, settings).size, settings.image_size).length;
+}
+
+// A slice [H, W] as the network sees it, T of [S, S]: resized, cut and in float16.
+export function toSquares(plane, [h, w], settings) {
+  const { frame, corner: [top, left], size } = sizesOf([h, w], settings);
+  const framed = new Float32Array(frame[0] * frame[1]);
   for (let y = 0; y < h; y++) {
-    square.set(plane.subarray(y * w, (y + 1) * w), (top + y) * side + left);
+    framed.set(plane.subarray(y * w, (y + 1) * w), (top + y) * frame[1] + left);
   }
-  const small = resize(square, side, settings.image_size, settings.resize === 'linear');
-  return small.map((one) => toHalf(Math.min(1, Math.max(0, one))));
+  const drawn = resize(framed, frame, size, settings.resize === 'linear');
+  return cut(drawn, size, settings.image_size).map((square) =>
+    square.map((one) => toHalf(Math.min(1, Math.max(0, one)))));
+}
+
+// What is resized, a square around a slice that is seen whole; the slice's corner in it; new size.
+function sizesOf([h, w], { image_size: side, reduction }) {
+  if (reduction) return { frame: [h, w], corner: [0, 0], size: reduced([h, w], reduction) };
+  const most = Math.max(h, w);
+  const corner = [h, w].map((length) => Math.floor((most - length) / 2));
+  return { frame: [most, most], corner, size: [side, side] };
 }
 
 // A number in [0, 1] rounded to 11 bits, ties to even, as in float16.
@@ -62,29 +78,29 @@ function toHalf(value) {
   return value && (steps + even - even) * ulp;
 }
 
-// A flat [K, S, S] of logits as the class of each pixel, [H, W].
-export function classesOf(logits, count, [h, w], size) {
-  const side = Math.max(h, w);
-  const [top, left] = [Math.floor((side - h) / 2), Math.floor((side - w) / 2)];
-  const planes = Array.from({ length: count }, (_, k) =>
-    resize(logits.subarray(k * size * size, (k + 1) * size * size), size, side, true));
-  const mask = new Uint8Array(h * w);
-  for (let y = 0; y < h; y++) {
-    for (let x = 0; x < w; x++) {
-      const at = (top + y) * side + left + x;
-      let best = 0;
-      for (let k = 1; k < count; k++) if (planes[k][at] > planes[best][at]) best = k;
-      mask[y * w + x] = best;
+// Logits of the windows of a slice, T of [K, S, S], as the class of each pixel, [H, W].
+export function classesOf(parts, [h, w], settings) {
+  const { frame, corner: [top, left], size } = sizesOf([h, w], settings);
+  const [side, mask] = [settings.image_size, new Uint8Array(h * w)];
+  const most = new Float32Array(h * w).fill(-Infinity);
+  for (let k = 0; k < settings.classes.length; k++) {
+    const own = parts.map((part) => part.subarray(k * side * side, (k + 1) * side * side));
+    const plane = resize(join(own, size, side), size, frame, true);
+    for (let y = 0, i = 0; y < h; y++) {
+      for (let x = 0; x < w; x++, i++) {
+        const value = plane[(top + y) * frame[1] + left + x];
+        if (value > most[i]) [most[i], mask[i]] = [value, k];
+      }
     }
   }
   return mask;
 }
 
-// A square with another side: linear, blurred first where it gets smaller, or nearest.
-export function resize(square, old, size, linear) {
-  if (old === size) return square;
-  const rows = weights(old, size, linear);
-  return alongColumns(alongColumns(square, old, rows), old, rows);
+// A plane with another height and width: linear, blurred first where it gets smaller, or nearest.
+export function resize(plane, old, size, linear) {
+  if (old.join() === size.join()) return plane;
+  const [down, right] = [0, 1].map((axis) => weights(old[axis], size[axis], linear));
+  return alongColumns(alongColumns(plane, old[0], down), old[1], right);
 }
 
 // Resizes columns and transposes: [old, n] to [n, new]; twice is both axes, the right way round.
@@ -111,17 +127,16 @@ function weights(old, size, linear) {
     const radius = (blur.length - 1) / 2;
     known.set(key, Array.from({ length: size }, (_, y) => {
       const place = Math.min(old - 1, Math.max(0, ((y + 0.5) * old) / size - 0.5));
-      const parts = new Float64Array(old);
-      const add = (at, share) => blur.forEach((one, i) => {
-        parts[Math.min(old - 1, Math.max(0, at + i - radius))] += one * share;
-      });
       const at = linear ? Math.floor(place) : Math.floor(place + 0.5);
       const share = linear ? place - at : 0;
+      const [first, last] = [Math.max(0, at - radius), Math.min(old - 1, at + radius + (share > 0))];
+      const parts = new Float64Array(last - first + 1);
+      const add = (middle, part) => blur.forEach((one, i) => {
+        parts[Math.min(last, Math.max(first, middle + i - radius)) - first] += one * part;
+      });
       add(at, 1 - share);
       if (share) add(at + 1, share);
-      const first = parts.findIndex((one) => one);
-      const last = parts.findLastIndex((one) => one);
-      return { first, values: Float32Array.from(parts.subarray(first, last + 1)) };
+      return { first, values: Float32Array.from(parts) };
     }));
   }
   return known.get(key);

@@ -1,8 +1,11 @@
-// A slice in grey with its classes in colour above it, and the names of these colours.
+// A slice with its classes in colour above it, and the names of these colours.
 
-// Of a class from 1 on, [r, g, b]: hues that stay apart however many classes there are.
+const LINE = 800; // pixels of the longer side of a picture from which on its lines are twice as thick
+
+// Of a class from 1 on, [r, g, b]: hues that stay apart however many classes there are. The first is
+// turquoise, which shows on tissue too.
 function colour(number) {
-  const hue = (number * 137.5 - 120) / 60; // degrees of the golden angle
+  const hue = (number * 137.5 + 32.5) / 60; // degrees of the golden angle
   const channel = (n) => {
     const k = (((n + hue) % 6) + 6) % 6;
     return Math.round(255 * (1 - 0.8 * Math.max(0, Math.min(k, 4 - k, 1))));
@@ -19,21 +22,44 @@ export function legend(list, names) {
   }));
 }
 
-// Gives the function that shows slice d of a scan {shape, spacing, gray, mask}.
+// Gives the function that shows slice d of a scan {shape, spacing, shades, mask}; shades are one
+// channel of grey, or three of red, green and blue, whose classes are outlined too.
 export function viewer(picture) {
-  const [image, overlay] = picture.querySelectorAll('canvas');
-  return ({ shape: [, h, w], spacing, gray, mask }, d) => {
+  const [image, overlay, lines] = picture.querySelectorAll('canvas');
+  const paints = Array.from({ length: 256 }, (_, k) => (k ? [...colour(k), 255] : [0, 0, 0, 0]));
+  return ({ shape: [, h, w], spacing, shades, mask, outlined }, d) => {
     picture.style.setProperty('--ratio', (w * spacing[2]) / (h * spacing[1]));
     const part = (voxels) => voxels.subarray(d * h * w, (d + 1) * h * w);
-    paint(image, [h, w], part(gray), (one) => [one, one, one, 255]);
-    paint(overlay, [h, w], part(mask), (one) => (one ? [...colour(one), 255] : [0, 0, 0, 0]));
+    const [red, green, blue] = [0, 1, 2].map((m) => part(shades[m] ?? shades[0]));
+    const classes = part(mask);
+    paint(image, [h, w], (i) => [red[i], green[i], blue[i], 255]);
+    paint(overlay, [h, w], (i) => paints[classes[i]]);
+    if (!outlined) return;
+    const edge = edges(classes, [h, w]);
+    paint(lines, [h, w], (i) => paints[edge[i]]);
   };
 }
 
-function paint(canvas, [h, w], values, toPixel) {
+// Classes [H, W] at the border of their class, 0 inside it.
+function edges(mask, [h, w]) {
+  const thick = 1 + Math.floor(Math.max(h, w) / LINE);
+  const found = new Uint8Array(mask.length);
+  for (let y = 0, i = 0; y < h; y++) {
+    for (let x = 0; x < w; x++, i++) {
+      for (let far = 1; far <= thick && !found[i]; far++) {
+        const beside = [
+          [x >= far, i - far], [x + far < w, i + far], [y >= far, i - far * w], [y + far < h, i + far * w],
+        ];
+        if (beside.some(([inside, at]) => inside && mask[at] !== mask[i])) found[i] = mask[i];
+      }
+    }
+  }
+  return found;
+}
+
+function paint(canvas, [h, w], pixel) {
   Object.assign(canvas, { width: w, height: h });
   const found = new ImageData(w, h);
-  const pixels = Array.from({ length: 256 }, (_, value) => toPixel(value));
-  values.forEach((value, i) => found.data.set(pixels[value], 4 * i));
+  for (let i = 0; i < h * w; i++) found.data.set(pixel(i), 4 * i);
   canvas.getContext('2d').putImageData(found, 0, 0);
 }

@@ -4,19 +4,21 @@ import base64
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 DEMO = Path(__file__).resolve().parents[1] / 'demo'
 NODE = shutil.which('node')
-# A module of its own text is one whatever the version of Node takes a .js file for.
 _CALLS = """
 import { readFileSync } from 'node:fs';
 import { gunzipSync, inflateRawSync } from 'node:zlib';
 // As browsers have it: they refuse what lies behind the first member, where Node's own goes on.
+const Own = DecompressionStream;
 globalThis.DecompressionStream = class extends TransformStream {
-  constructor() {
+  constructor(format) {
+    if (format !== 'gzip') return new Own(format);
     const parts = [];
     super({
       transform: (chunk) => { parts.push(chunk); },
@@ -31,13 +33,13 @@ globalThis.DecompressionStream = class extends TransformStream {
   }
 };
 const { module, call, inputs } = JSON.parse(readFileSync(0, 'utf8'));
-const functions = await import(`data:text/javascript;base64,${module}`);
+const functions = await import(module);
 const made = new Function('functions', 'input', `return ${call}`);
 const found = inputs.map(async (input) => {
   try {
     return await made(functions, input);
   } catch (error) {
-    return { error: error.message };
+    return { error: error.message || error.name };
   }
 });
 console.log(JSON.stringify(await Promise.all(found)));
@@ -50,10 +52,14 @@ def call(module: str, expression: str, inputs: Sequence[Any]) -> list[Any]:
   A promise is waited for. Where one throws, the value is {'error': its message}.
   """
   assert NODE
-  content = base64.b64encode((DEMO / module).read_bytes()).decode()
-  asked = json.dumps({'module': content, 'call': expression, 'inputs': inputs})
-  command = [NODE, '--input-type=module', '--eval', _CALLS]
-  ended = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=60)
+  with tempfile.TemporaryDirectory() as folder:
+    for path in DEMO.glob('*.js'):
+      shutil.copy(path, folder)
+    # Without it a version of Node may take a .js file for something else than a module.
+    Path(folder, 'package.json').write_text('{"type": "module"}')
+    asked = json.dumps({'module': f'{folder}/{module}', 'call': expression, 'inputs': inputs})
+    command = [NODE, '--input-type=module', '--eval', _CALLS]
+    ended = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=60)
   assert ended.returncode == 0, ended.stderr
   return json.loads(ended.stdout)
 

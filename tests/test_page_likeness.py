@@ -38,6 +38,15 @@ SCANS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+UNLIKE = """functions.unlike(
+  input[0].map((channel) => channel.map((one) => Float32Array.from(one))), ...input.slice(1))"""
+
+
+def squares_of(image):
+  """Slices of each channel, as the page has them."""
+  return [image[..., m].reshape(len(image), -1).tolist() for m in range(image.shape[-1])]
+
+
 @pytest.fixture(scope='module')
 def by_page():
   """Lines of the page about all scans, by a network that knows its scans and one that does not."""
@@ -47,11 +56,9 @@ def by_page():
   for known in (KNOWN, None):
     for changes in SCANS.values():
       scan: dict[str, Any] = {'image': made(5), 'shape': SHAPE, 'spacing': SPACING} | changes
-      squares = scan['image'].reshape(len(scan['image']), -1).astype(float).tolist()
       settings = {'training_scans': known, 'slice_axis': 'axial'}
-      inputs.append([squares, scan['shape'], scan['spacing'], settings])
-  expression = 'functions.unlike(input[0].map((one) => Float32Array.from(one)), ...input.slice(1))'
-  return page_modules.call('likeness.js', expression, inputs)
+      inputs.append([squares_of(scan['image']), scan['shape'], scan['spacing'], settings])
+  return page_modules.call('likeness.js', UNLIKE, inputs)
 
 
 # The page's words for a measure, and how predict's line about it begins, with the value.
@@ -89,3 +96,26 @@ def test_the_page_names_what_predict_names(by_page, name):
 
 def test_a_network_that_knows_nothing_of_its_scans_says_nothing(by_page):
   assert by_page[len(SCANS) :] == [[]] * len(SCANS)
+
+
+def test_of_a_picture_only_its_pixels_and_the_shades_of_its_colours_are_compared():
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  shape, spacing = (1, 60, 40), (1.0, 1.0, 1.0)
+  image = np.concatenate([made(seed)[:4] for seed in range(3)], axis=-1)  # four windows
+  known = likeness.merge([likeness.measure(image, (1, 40, 30), spacing)])
+  settings = {'training_scans': json.loads(json.dumps(known)), 'slice_axis': 'axial'}
+  settings['unit'] = 'pixels'
+  blue = image.copy()
+  blue[..., 2] = blue[..., 2] * 0.5
+  inputs = [
+    [squares_of(one), size, spacing, settings]
+    for one, size in ((image, shape), (image, (1, 70, 81)), (blue, (1, 10, 19)))
+  ]
+  alike, large, small = page_modules.call('likeness.js', UNLIKE, inputs)
+  assert alike == []
+  assert large == ['pixels on the longer side 81, in training 40 to 40']
+  assert small[0].startswith('pixels on the longer side 19,')
+  theirs = likeness.measure(blue, (1, 10, 19), spacing)
+  found = likeness.find_unlike(theirs, known, slice_axis='axial', unit='pixels')
+  assert len(small) == len(found) and small[1].startswith('intensity 2 p50')
