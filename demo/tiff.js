@@ -41,7 +41,8 @@ function requireKnown({ bands, bits, packing, predicted }, colours, tags) {
   if (![1, RGB, PALETTE].includes(colours) || own !== (colours === RGB ? 3 : 1) || alphas.length > 1
     || ![undefined, 1, 2].includes(alphas[0]) || (tags[32997]?.[0] ?? 1) !== 1 // ImageDepth
     || (alphas.length && colours === PALETTE)) {
-    throw new Error(`it has the colours ${colours} and ${bands} samples; expected grey or RGB`);
+    throw new Error(`it has ${bands} samples of PhotometricInterpretation ${colours}; expected ` +
+      'grey or RGB. Convert it');
   }
   const formats = [...new Set(tags[339] ?? [1])];
   const kinds = formats.flatMap((format) => [...new Set(tags[258] ?? [1])].map((one) => `${format} ${one}`));

@@ -1,0 +1,128 @@
+"""The page prepares slices, cuts windows and finds classes as the program does, in Node."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import page_modules
+import pytest
+
+from thrifty_jax.scans import pictures, slices, volumes, windows
+from thrifty_jax.scans.preprocessing import ImageSettings
+
+SIDE, CLASSES = 16, 3
+PLAIN = ImageSettings(
+  slice_axis='axial',
+  image_size=SIDE,
+  intensity='percentiles',
+  percentiles=(0.5, 99.5),
+  clahe_clip_limit=0.0,
+  resize='linear',
+  curvature_flow_iterations=0,
+  curvature_flow_time_step=0.125,
+)
+SETTINGS = {
+  'whole': {},
+  'windows': {'reduction': 1.0},
+  'windows of a smaller picture': {'reduction': 1.7},
+  'windows of the nearest pixels': {'reduction': 2.5, 'resize': 'nearest'},
+  'a window of values': {
+    'reduction': 1.0, 'intensity': 'window', 'window': (20.0, 200.0), 'percentiles': None,
+  },
+}  # fmt: skip
+# More than a window along both axes, along one, along none; ends that windows do not divide.
+SIZES = ((50, 37), (11, 43), (43, 11), (9, 14), (16, 24))
+CASES = [(name, size) for name in SETTINGS for size in SIZES]
+PREPARE = """input.channels.map((channel) => {
+  const values = Float32Array.from(channel);
+  functions.toUnitRange(values, input.settings);
+  return functions.toSquares(values, input.size, input.settings).map((square) => [...square]);
+})"""
+CLASSIFY = """[...functions.classesOf(
+  input.logits.map((one) => Float32Array.from(one)), input.size, input.settings)]"""
+
+
+def made(size, seed=0):
+  """A picture in colours whose channels differ in their range, [H, W, 3]."""
+  values = np.random.default_rng(seed).gamma(2.0, (20, 30, 9), (*size, 3))
+  return values.clip(0, 255).astype(np.uint8)
+
+
+def called(expression, inputs):
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  found = page_modules.call('prepare.js', expression, inputs)
+  return dict(zip(CASES, found, strict=True))
+
+
+def given(name):
+  settings = dataclasses.replace(PLAIN, **SETTINGS[name])
+  return settings, dataclasses.asdict(settings) | {'padding': None, 'classes': ['x'] * CLASSES}
+
+
+@pytest.fixture(scope='module')
+def prepared():
+  inputs = []
+  for name, size in CASES:
+    channels = np.moveaxis(made(size), -1, 0).reshape(3, -1).tolist()
+    inputs.append({'channels': channels, 'size': size, 'settings': given(name)[1]})
+  return called(PREPARE, inputs)
+
+
+def logits_of(name, size):
+  """Scores in windows, [T, S, S, K]."""
+  count = slices.count_windows(size, SIDE, given(name)[0].reduction)
+  values = np.random.default_rng(1).normal(size=(count, SIDE, SIDE, CLASSES))
+  return values.astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def classified():
+  inputs = []
+  for name, size in CASES:
+    logits = np.moveaxis(logits_of(name, size), -1, 1)
+    inputs.append({'logits': logits.reshape(len(logits), -1).tolist(), 'size': size})
+    inputs[-1]['settings'] = given(name)[1]
+  return called(CLASSIFY, inputs)
+
+
+@pytest.mark.parametrize(('name', 'size'), CASES)
+def test_the_network_sees_what_the_program_prepares(prepared, name, size):
+  case = volumes.Case('a', 'a', (Path('a.png'),))
+  picture = made(size)[None]
+  volume = volumes.make_volume(case, image=picture, affine=pictures.AFFINE)
+  wanted = slices.image_to_slices(volume, given(name)[0])  # [T, S, S, 3]
+  found = np.reshape(prepared[name, size], (3, -1, SIDE, SIDE))
+  wanted = np.moveaxis(wanted, -1, 0).astype(np.float64)
+  assert found.shape == wanted.shape
+  # A last bit of float32 may round to the next number of float16.
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
+  assert (found == wanted).mean() > 0.999
+
+
+@pytest.mark.parametrize(('name', 'size'), CASES)
+def test_logits_become_the_classes_of_the_program(classified, name, size):
+  reduction = given(name)[0].reduction
+  wanted, _ = slices.native_classes([logits_of(name, size)], size, reductions=[reduction])
+  found = np.reshape(classified[name, size], size)
+  np.testing.assert_array_equal(found, wanted[0])
+  assert len(np.unique(found)) == CLASSES
+
+
+def test_windows_are_cut_and_joined_bit_for_bit():
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  call = """(([plane, size, side]) => {
+    const parts = functions.cut(Float32Array.from(plane), size, side);
+    const scaled = parts.map((part, t) => part.map((one) => one * (t + 1) / 7));
+    return { parts: parts.map((one) => [...one]), plane: [...functions.join(scaled, size, side)] };
+  })(input)"""
+  planes = {(size, side): made(size)[..., 0] / np.float32(9) for size in SIZES for side in (5, 16)}
+  inputs = [[plane.ravel().tolist(), *key] for key, plane in planes.items()]
+  found = page_modules.call('windows.js', call, inputs)
+  for one, ((size, side), plane) in zip(found, planes.items(), strict=True):
+    parts = windows.cut(plane, side)
+    np.testing.assert_array_equal(np.reshape(one['parts'], parts.shape), parts)
+    scales = np.arange(1, len(parts) + 1)[:, None, None] / 7
+    scaled = (parts.astype(np.float64) * scales).astype(np.float32)
+    np.testing.assert_array_equal(np.float32(one['plane']), windows.join(scaled, size).ravel())
