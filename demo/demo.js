@@ -10,7 +10,8 @@ const DIRECTIONS = {
 // What the page says of a network of pictures instead of what index.html has.
 const OF_PICTURES = {
   ask: 'Choose a picture or drop it on this page: PNG, TIFF, JPEG, BMP or GIF',
-  sent: 'Nothing leaves this machine: the network runs in this browser, and the picture is sent nowhere.',
+  sent: 'Nothing leaves this machine: the network runs in this browser, and the picture is sent ' +
+    'nowhere.',
 };
 const at = (id) => document.getElementById(id);
 const show = viewer(at('picture'));
@@ -58,7 +59,8 @@ const receive = {
   error: ({ text }) => tell('error', text),
   scan(found) {
     const { shape, shades } = found;
-    scan = { ...scan, ...found, mask: new Uint8Array(shades[0].length), times: [], outlined: ofPictures };
+    const mask = new Uint8Array(shades[0].length);
+    scan = { ...scan, ...found, mask, times: [], outlined: ofPictures };
     at('slice').max = shape[0] - 1;
     at('slice').value = Math.floor(shape[0] / 2);
     at('slice').disabled = shape[0] === 1;
@@ -69,7 +71,8 @@ const receive = {
   slice({ d, mask, milliseconds }) {
     scan.mask.set(mask, d * mask.length);
     scan.times[d] = milliseconds;
-    if (!ofPictures) tell('working', `${Object.keys(scan.times).length} of ${scan.shape[0]} slices ...`);
+    const count = Object.keys(scan.times).length;
+    if (!ofPictures) tell('working', `${count} of ${scan.shape[0]} slices ...`);
     if (d === Number(at('slice').value)) draw();
   },
   window({ done, windows }) {
@@ -80,8 +83,9 @@ const receive = {
     if (saved) offer(saved);
     const kept = settings.largest_component;
     const pieces = kept.length ? ` Of ${kept.join(', ')} the largest piece is kept.` : '';
+    const what = ofPictures ? 'picture' : 'scan';
     const check = odd.length
-      ? ` This ${ofPictures ? 'picture' : 'scan'} is unlike those of the training, check its mask: ${odd.join('; ')}.` : '';
+      ? ` This ${what} is unlike those of the training, check its mask: ${odd.join('; ')}.` : '';
     tell('done', `Done.${pieces}${check}`);
     draw();
   },

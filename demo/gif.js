@@ -10,7 +10,8 @@ export function readGif(bytes) {
   const short = (at) => view.getUint16(at, true);
   const [w, h] = [short(6), short(8)];
   requireSize([h, w], 1, 8, bytes);
-  const tableAt = (flags, at) => bytes.subarray(at, flags & 128 ? at + 3 * 2 ** ((flags & 7) + 1) : at);
+  const tableAt = (flags, at) =>
+    bytes.subarray(at, at + (flags & 128 ? 3 * 2 ** ((flags & 7) + 1) : 0));
   const shared = tableAt(bytes[10], 13);
   let [at, clear] = [13 + shared.length, undefined];
   const frames = [];
@@ -20,11 +21,12 @@ export function readGif(bytes) {
       at = blocks(view, at + 2).end;
     } else if (kind === IMAGE) {
       const flags = bytes[at + 9];
-      const table = tableAt(flags, at + 10);
-      const lzwAt = at + 10 + table.length;
-      const { parts, end } = blocks(view, lzwAt + 1);
+      const own = tableAt(flags, at + 10);
+      const start = at + 10 + own.length;
+      const { parts, end } = blocks(view, start + 1);
       const place = [1, 3, 5, 7].map((offset) => short(at + offset));
-      frames.push({ flags, parts, place, minimum: view.getUint8(lzwAt), table: table.length ? table : shared });
+      const table = own.length ? own : shared;
+      frames.push({ flags, parts, place, table, minimum: view.getUint8(start) });
       at = end;
     } else {
       throw new Error('it is a damaged GIF; copy it again');
@@ -32,10 +34,13 @@ export function readGif(bytes) {
   }
   if (frames.length !== 1) throw new Error(`it has ${frames.length} frames; expected one picture`);
   const [{ flags, parts, place, minimum, table }] = frames;
-  if (place.join() !== [0, 0, w, h].join()) throw new Error('its frame covers only a part of the picture');
+  if (place.join() !== [0, 0, w, h].join()) {
+    throw new Error('its frame covers only a part of the picture; export it again');
+  }
   if (!table.length || minimum < 1 || minimum > 8) throw new Error('it is a GIF without a palette');
   const found = lzw(joined(parts), minimum, h * w, false);
-  return { size: [h, w], bands: 1, bits: 8, samples: flags & 64 ? inOrder(found, h, w) : found, palette: table, clear };
+  const samples = flags & 64 ? inOrder(found, h, w) : found;
+  return { size: [h, w], bands: 1, bits: 8, samples, palette: table, clear };
 }
 
 // Pieces of up to 255 bytes, each behind its length, up to one without any.

@@ -5,7 +5,6 @@ import { requireSize } from './packed.js';
 import { orientationOf } from './tags.js';
 
 const [START, END, SCAN, JFIF, ADOBE, EXIF] = [0xd8, 0xd9, 0xda, 0xe0, 0xee, 0xe1];
-const COLOURS = { 1: 'grey', 3: 'RGB' };
 const [EXIF_NAME, XMP_NAME] = ['Exif\0\0', 'http://ns.adobe.com/xap/1.0/\0'];
 // A JPEG of 16 x 24 pixels in colours at half the resolution, and the checksum of its pixels
 // as libjpeg-turbo, with which the program reads, decodes it.
@@ -46,8 +45,11 @@ export function readParts(bytes) {
     at = next;
   }
   if (!size) throw new Error('it is a JPEG without a picture');
-  if (!(bands in COLOURS)) throw new Error(`it is a JPEG of ${bands} colours (CMYK has 4); expected grey or RGB. Convert it`);
-  return { size, bands, orientation: orientationOf(exif, xmp), bare: new Blob(parts) };
+  if (bands !== 1 && bands !== 3) {
+    throw new Error(`it is a JPEG of ${bands} colours (CMYK has 4); expected grey or RGB. Convert it`);
+  }
+  const bare = new Blob(parts, { type: 'image/jpeg' });
+  return { size, bands, orientation: orientationOf(exif, xmp), bare };
 }
 
 function begins(content, name) {
@@ -71,7 +73,8 @@ function endOfScan(bytes, start) {
 // Browsers may decode in other ways, or change what a page reads so that it cannot be recognised.
 async function requireExact() {
   const bytes = Uint8Array.from(atob(PROBE), (letter) => letter.charCodeAt(0));
-  if (checksum(await decoded(new Blob([bytes]), PROBE_SIZE, 3)) === PROBE_SUM) return;
+  const probe = new Blob([bytes], { type: 'image/jpeg' });
+  if (checksum(await decoded(probe, PROBE_SIZE, 3)) === PROBE_SUM) return;
   throw new Error('this browser gives JPEG other values than those of the training; save it as ' +
     'PNG, or take another browser');
 }
@@ -86,14 +89,16 @@ async function decoded(file, [h, w], bands) {
   } catch {
     throw new Error('this browser cannot decode it; save it as PNG');
   }
-  return Uint8Array.from({ length: h * w * bands }, (_, i) => pixels[Math.floor(i / bands) * 4 + (i % bands)]);
+  const samples = new Uint8Array(h * w * bands);
+  for (let i = 0; i < samples.length; i++) samples[i] = pixels[Math.floor(i / bands) * 4 + (i % bands)];
+  return samples;
 }
 
 // Pixels as they are seen, by EXIF 2.32, table of tag 274: above 4 rows are columns.
 export function upright(samples, [h, w], bands, orientation) {
   const lies = orientation > 4 && orientation <= 8;
   const size = lies ? [w, h] : [h, w];
-  const [mirrored, headOver] = [[2, 3, 6, 7], [3, 4, 7, 8]].map((them) => them.includes(orientation));
+  const [mirrored, headOver] = [[2, 3, 6, 7], [3, 4, 7, 8]].map((all) => all.includes(orientation));
   const found = new Uint8Array(samples.length);
   let at = 0;
   for (let y = 0; y < size[0]; y++) {

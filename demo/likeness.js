@@ -41,7 +41,8 @@ export function unlike(channels, shape, spacing, settings) {
     for (const name of Object.keys(known).filter((one) => one.startsWith(`intensity_${m}_`))) {
       const shade = percentile(sorted, Number(name.split('_p')[1]));
       const [least, most] = known[name];
-      if (!(least - SHADE <= shade && shade <= most + SHADE)) lines.push(told(name, shade, least, most));
+      const isAlike = least - SHADE <= shade && shade <= most + SHADE;
+      if (!isAlike) lines.push(told(name, shade, least, most));
     }
   });
   return lines;

@@ -51,12 +51,12 @@ function ofBytes(bytes, bits, little) {
   const [Samples, get] = bits === 16 ? [Uint16Array, 'getUint16'] : [Uint32Array, 'getUint32'];
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const found = new Samples(bytes.length / Samples.BYTES_PER_ELEMENT);
-  for (let i = 0; i < found.length; i++) found[i] = view[get](i * Samples.BYTES_PER_ELEMENT, little);
+  for (let i = 0; i < found.length; i++) found[i] = view[get]((i * bits) / 8, little);
   return found;
 }
 
-// `count` bytes of LZW from codes of `minimum` + 1 bits on. TIFF has the highest bit first and takes
-// longer codes one code early; GIF has neither.
+// `count` bytes of LZW, from codes of `minimum` + 1 bits on. TIFF has the highest bit first and takes
+// longer codes one code early; GIF does neither.
 export function lzw(bytes, minimum, count, isTiff) {
   const [clear, end] = [2 ** minimum, 2 ** minimum + 1];
   // A string of the table is what was written before: where it starts, and its length.
@@ -72,23 +72,27 @@ export function lzw(bytes, minimum, count, isTiff) {
     const code = isTiff ? held >> bits : held & (2 ** width - 1);
     held = isTiff ? held & (2 ** bits - 1) : held >> width;
     if (code === clear) {
-      [width, next, previous] = [minimum + 1, end + 1, 0];
+      width = minimum + 1;
+      next = end + 1;
+      previous = 0;
       continue;
     }
     if (previous && next < 2 ** LZW_BITS) {
-      [starts[next], lengths[next]] = [done - previous, previous + 1];
+      starts[next] = done - previous;
+      lengths[next] = previous + 1;
       next++;
     }
     if (code === end || code >= next) throw new Error(DAMAGED);
     if (next + (isTiff ? 1 : 0) >= 2 ** width && width < LZW_BITS) width++;
     previous = code < clear ? 1 : lengths[code];
-    for (let i = 0; i < previous; i++) found[done + i] = code < clear ? code : found[starts[code] + i];
+    if (code < clear) found[done] = code;
+    else for (let i = 0; i < previous; i++) found[done + i] = found[starts[code] + i];
     done += previous;
   }
   return found;
 }
 
-// `count` bytes of PackBits: a number below 128 of bytes as they are, or how often the next is there.
+// `count` bytes of PackBits: how many bytes follow as they are, or how often the next is there.
 export function packBits(bytes, count) {
   const found = new Uint8Array(count);
   let [at, done] = [0, 0];

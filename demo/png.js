@@ -1,4 +1,4 @@
-// A PNG: {size [H, W], bands, bits, samples, palette, clear}, as stored; and its parts for a writer.
+// A PNG: {size [H, W], bands, bits, samples, palette, clear}, as stored.
 
 import { checksum } from './crc.js';
 import { firstOf, inflated, requireSize, unpacked } from './packed.js';
@@ -22,7 +22,7 @@ export async function readPng(bytes) {
   const view = new DataView(head.buffer, head.byteOffset);
   const [w, h, bits, kind] = [view.getUint32(0), view.getUint32(4), head[8], head[9]];
   const bands = BANDS[kind];
-  if (!BITS[kind]?.includes(bits)) throw new Error(`it has ${bits} bits of kind ${kind}, not known to PNG`);
+  if (!BITS[kind]?.includes(bits)) throw new Error(`it is a PNG of kind ${kind} with ${bits} bits`);
   if (bits === 16 && bands > 1) {
     throw new Error(`it is a PNG of ${bands} channels with 16 bits; expected 8 bits, or one ` +
       'channel. Save it as TIFF');
@@ -122,5 +122,6 @@ function guess(filter, a, b, c) {
 function clearOf(content, kind) {
   if (!content || !(kind in { 0: 1, 2: 1, 3: 1 })) return undefined;
   if (kind === PALETTE) return { indices: [...content.keys()].filter((i) => content[i] < 255) };
-  return { colour: Array.from({ length: BANDS[kind] }, (_, i) => (content[2 * i] << 8) | content[2 * i + 1]) };
+  const numbers = Array.from({ length: BANDS[kind] }, (_, i) => 256 * content[2 * i] + content[2 * i + 1]);
+  return { colour: numbers };
 }

@@ -1,6 +1,6 @@
 // From a scan to the network's input and from its logits to classes: the arithmetic of segment.py.
-// Axes: D slices, H W pixels, S the side of a prepared slice, T windows of it, K classes. All arrays
-// are flat.
+// Axes: D slices, H W pixels, S the side of a prepared slice or of each of its T windows, K classes.
+// All arrays are flat.
 
 import { corners, cut, join, reduced } from './windows.js';
 
@@ -59,8 +59,8 @@ export function toSquares(plane, [h, w], settings) {
     framed.set(plane.subarray(y * w, (y + 1) * w), (top + y) * frame[1] + left);
   }
   const drawn = resize(framed, frame, size, settings.resize === 'linear');
-  return cut(drawn, size, settings.image_size).map((square) =>
-    square.map((one) => toHalf(Math.min(1, Math.max(0, one)))));
+  const clipped = drawn.map((one) => toHalf(Math.min(1, Math.max(0, one))));
+  return cut(clipped, size, settings.image_size);
 }
 
 // What is resized, a square around a slice that is seen whole; the slice's corner in it; new size.

@@ -26,7 +26,8 @@ export function readTags(bytes) {
     const number = long(at + 4);
     const place = number * size > width ? long(at + 4 + width) : at + 4 + width;
     if (place + number * size > bytes.length) throw new RangeError();
-    tags[short(at)] = Array.from({ length: number }, (_, i) => Number(view[get](place + i * size, little)));
+    const value = (_, i) => Number(view[get](place + i * size, little));
+    tags[short(at)] = Array.from({ length: number }, value);
   }
   return { tags, little, next: long(first + count * length) };
 }

@@ -44,9 +44,8 @@ function requireKnown({ bands, bits, packing, predicted }, colours, tags) {
     throw new Error(`it has ${bands} samples of PhotometricInterpretation ${colours}; expected ` +
       'grey or RGB. Convert it');
   }
-  const formats = [...new Set(tags[339] ?? [1])];
-  const kinds = formats.flatMap((format) => [...new Set(tags[258] ?? [1])].map((one) => `${format} ${one}`));
-  if (kinds.length > 1 || !KINDS.includes(kinds[0]) || (tags[266]?.[0] ?? 1) !== 1
+  const [formats, widths] = [tags[339] ?? [1], tags[258] ?? [1]].map((all) => [...new Set(all)]);
+  if (!KINDS.includes(`${formats} ${widths}`) || (tags[266]?.[0] ?? 1) !== 1
     || (alphas.length && bits === 32)) {
     throw new Error(`it has samples of ${bits} bits, SampleFormat ${formats}; expected whole ` +
       'numbers of 1 to 16 bits without sign, or float32. Convert it');
@@ -111,5 +110,6 @@ function paletteOf(table, bits) {
   const count = 2 ** bits;
   if (table?.length !== 3 * count || bits > 8) throw new Error('it has no palette for its indices');
   const shift = table.some((one) => one > 255) ? 8 : 0;
-  return Uint8Array.from({ length: 3 * count }, (_, i) => table[(i % 3) * count + Math.floor(i / 3)] >> shift);
+  const value = (_, i) => table[(i % 3) * count + Math.floor(i / 3)] >> shift;
+  return Uint8Array.from({ length: 3 * count }, value);
 }

@@ -1,9 +1,9 @@
 // A slice with its classes in colour above it, and the names of these colours.
 
-const LINE = 800; // pixels of the longer side of a picture from which on its lines are twice as thick
+const LINE = 800; // pixels of the longer side from which on outlines are twice as thick
 
-// Of a class from 1 on, [r, g, b]: hues that stay apart however many classes there are. The first is
-// turquoise, which shows on tissue too.
+// Of a class from 1 on, [r, g, b]: hues that stay apart however many classes there are. The first
+// is turquoise, which shows on tissue too.
 function colour(number) {
   const hue = (number * 137.5 + 32.5) / 60; // degrees of the golden angle
   const channel = (n) => {
@@ -48,7 +48,8 @@ function edges(mask, [h, w]) {
     for (let x = 0; x < w; x++, i++) {
       for (let far = 1; far <= thick && !found[i]; far++) {
         const beside = [
-          [x >= far, i - far], [x + far < w, i + far], [y >= far, i - far * w], [y + far < h, i + far * w],
+          [x >= far, i - far], [x + far < w, i + far],
+          [y >= far, i - far * w], [y + far < h, i + far * w],
         ];
         if (beside.some(([inside, at]) => inside && mask[at] !== mask[i])) found[i] = mask[i];
       }

@@ -51,7 +51,8 @@ async function openVolume(file, { slice_axis: axis }) {
 async function segment({ channels, shape, spacing, shades }, settings, network) {
   const [depth, ...native] = shape;
   const [count, voxels] = [countWindows(native, settings), native[0] * native[1]];
-  postMessage({ kind: 'scan', shape, spacing, shades, windows: count, threads: ort.env.wasm.numThreads });
+  const threads = ort.env.wasm.numThreads;
+  postMessage({ kind: 'scan', shape, spacing, shades, windows: count, threads });
   const squares = channels.map(() => []); // of each channel, T for a slice
   const square = (m, place) => {
     const d = Math.floor(place / count);

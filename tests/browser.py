@@ -31,17 +31,25 @@ async function reached(...states) {
   const there = () => states.includes(page().body?.dataset.state);
   while (!there()) await new Promise((on) => setTimeout(on, 20));
 }
+function pixels(number) {  // red, green, blue and alpha of one of the canvases
+  const canvas = page().querySelectorAll('canvas')[number];
+  const context = canvas.getContext('2d');
+  return [canvas.width, context.getImageData(0, 0, canvas.width, canvas.height).data];
+}
 function classes() {  // of the slice that is shown, by the colours of the legend
   const swatches = [...page().querySelectorAll('#classes span')];
   const colours = swatches.map((one) => getComputedStyle(one).backgroundColor);
-  const canvas = page().querySelectorAll('canvas')[1];
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  const [width, data] = pixels(1);
   const found = [];
   for (let i = 0; i < data.length; i += 4) {
     const colour = `rgb(${data[i]}, ${data[i + 1]}, ${data[i + 2]})`;
     found.push(data[i + 3] ? colours.indexOf(colour) + 1 || 255 : 0);
   }
-  return { width: canvas.width, found };
+  return { width, found };
+}
+async function contentOf(address) {  // in base64
+  const content = await (await fetch(address)).arrayBuffer();
+  return btoa(String.fromCharCode(...new Uint8Array(content)));
 }
 async function result({ site, file }) {
   frame.src = `${site}/index.html`;
@@ -68,6 +76,9 @@ async function result({ site, file }) {
     }
     slider.value = shown;
     slider.dispatchEvent(new Event('input'));
+    saw.shown = [...pixels(0)[1]];
+    const link = page().getElementById('save');
+    saw.saved = link.hidden ? null : { name: link.download, content: await contentOf(link.href) };
   }
   return saw;
 }

@@ -1,6 +1,8 @@
 """The page in a browser gives the masks of the program, says what it cannot read, sends nothing."""
 
+import base64
 import gzip
+import io
 import shutil
 import struct
 from pathlib import Path
@@ -13,12 +15,14 @@ import numpy as np
 import pytest
 import SimpleITK
 from nibabel import orientations
+from PIL import Image, ImageCms
 
 from data_prep import phantom
 from demo import build
 from thrifty_jax import config as configs
 from thrifty_jax import export, files, model_folder, predict
 from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
+from thrifty_jax.scans import pictures
 
 JAX_FLAGS = (
   'jax_disable_most_optimizations',
@@ -42,6 +46,10 @@ SITES = {
     {'intensity': 'window', 'window': (-100.0, 700.0), 'slice_axis': 'coronal'},
     {'padding': [800, -100], 'resize': 'nearest', 'training_scans': BRAINS},
   ),
+  'pictures': (
+    {'modalities': 3, 'reduction': 1.5, 'unit': 'pixels'},
+    {'largest_component': ['liver'], 'colours': ['#ffffff', '#102030', '#000000']},
+  ),
 }
 MASKS = {  # files whose masks are compared, and on which site
   'LIP.nii.gz': 'neighbours',
@@ -53,14 +61,17 @@ MASKS = {  # files whose masks are compared, and on which site
   'explicit.dcm': 'neighbours',
   'implicit.dcm': 'neighbours',
   'inverse.dcm': 'neighbours',
+  'colours.tif': 'pictures',
+  'turned.jpg': 'pictures',
+  'halved.jpg': 'pictures',
 }
 REFUSED = {
   'notes.txt': 'neither a NIfTI file (.nii, .nii.gz) nor a DICOM slice',
   'channels.nii': 'several channels or times',
   'colour.nii': 'colour image',
-  'constant.nii': 'all voxels have one value',
-  'not_a_number.nii': 'voxels that are NaN; segment.py of the export takes these as the lowest',
-  'infinite.nii': 'it has infinite voxels; export it again',
+  'constant.nii': 'all values of a channel are the same',
+  'not_a_number.nii': 'values that are NaN; segment.py of the export takes these as the lowest',
+  'infinite.nii': 'it has infinite values; export it again',
   'cut.nii': 'the file is cut off',
   'cut.nii.gz': 'damaged or cut off',
   'behind.nii.gz': 'has more behind its end; try gunzip and give what it writes',
@@ -82,6 +93,11 @@ REFUSED = {
   'flat.dcm': 'its slope is 0',
   'longer.dcm': 'it has more pixels than it says',
   'coronal.dcm': "the slice is not axial, but the network's slices are",
+  'picture.png': 'a picture, but this network sees volumes; neither a NIfTI file',
+}
+REFUSED_AS_PICTURES = {
+  'LIP.nii.gz': 'no PNG, TIFF, JPEG, BMP or GIF, the pictures that this network sees',
+  'grey.png': 'the picture has 1 channel(s), but the network was trained on 3',
 }
 
 
@@ -237,10 +253,26 @@ def write_scans(folder):
     (folder / name).write_bytes(content)
 
 
+def write_pictures(folder):
+  """Every picture of MASKS and those that are refused: blots of colours, 40 x 50."""
+  rng = np.random.default_rng(3)
+  blots = np.kron(rng.integers(0, 256, (8, 10, 3)), np.ones((5, 5, 1)))
+  pixels = (0.7 * blots + rng.uniform(0, 70, (40, 50, 3))).astype(np.uint8)
+  picture, exif = Image.fromarray(pixels), Image.Exif()
+  exif[274] = 6
+  picture.save(folder / 'colours.tif', compression='tiff_lzw')
+  picture.save(folder / 'picture.png')
+  picture.save(folder / 'turned.jpg', quality=95, subsampling=0, exif=exif)
+  profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('LAB')).tobytes()
+  picture.save(folder / 'halved.jpg', quality=80, progressive=True, icc_profile=profile)
+  picture.convert('L').save(folder / 'grey.png')
+
+
 @pytest.fixture(scope='module')
 def scans(tmp_path_factory):
   folder = tmp_path_factory.mktemp('scans')
   write_scans(folder)
+  write_pictures(folder)
   return folder
 
 
@@ -258,14 +290,15 @@ def exports(tmp_path_factory, random_model, scans):
     config.data.update(changes)
     (folder / name).mkdir()
     random_model(folder / name / 'model', config, **described)
-  first, second = (folder / name for name in SITES)
+  first, *others = (folder / name for name in SITES)
   command = [f'--model={first / "model"}', f'--output={first / "exported"}']
   assert export.main([*command, f'--scans={scans / "LIP.nii.gz"}']) == 0
-  member = model_folder.load(second / 'model')  # without the check, which takes seconds to compile
-  networks = {'model.onnx': onnx_network.to_onnx(member).SerializeToString()}
   unchecked = {'model.onnx': {'slices': 0, 'equal_pixels': 1.0, 'largest_difference': 0.0}}
-  contents = export_folder.make_contents(member, networks, unchecked, card=b'# Made up', sides=16)
-  export_folder.write(second / 'exported', contents)
+  for other in others:  # without the check, which takes seconds to compile
+    member = model_folder.load(other / 'model')
+    networks = {'model.onnx': onnx_network.to_onnx(member).SerializeToString()}
+    contents = export_folder.make_contents(member, networks, unchecked, card=b'# Made up', sides=16)
+    export_folder.write(other / 'exported', contents)
   return folder
 
 
@@ -282,13 +315,17 @@ def session(tmp_path_factory, exports, scans):
   for name in SITES:
     command = [f'--export={exports / name / "exported"}', f'--output={root / name}']
     assert build.main([*command, f'--runtime={archive}']) == 0
-  jobs = MASKS | dict.fromkeys(REFUSED, 'neighbours')
-  return browser.visit(root, [{'site': site, 'file': file} for file, site in jobs.items()])
+  jobs = [*MASKS.items(), *((file, 'neighbours') for file in REFUSED)]
+  jobs += [(file, 'pictures') for file in REFUSED_AS_PICTURES]
+  return browser.visit(root, [{'site': site, 'file': file} for file, site in jobs])
 
 
-def what_it_saw(session, file):
+def what_it_saw(session, file, site=''):
+  """Of a site, or of the only one that took the file first."""
   return next(
-    saw for job, saw in zip(session.jobs, session.saw, strict=True) if job['file'] == file
+    saw
+    for job, saw in zip(session.jobs, session.saw, strict=True)
+    if job['file'] == file and site in job['site']
   )
 
 
@@ -362,6 +399,56 @@ def test_white_may_be_low(session):
   np.testing.assert_array_equal(mask, mask_of(session, 'explicit.dcm'))
 
 
+# --- pictures
+
+PICTURES = [file for file, site in MASKS.items() if site == 'pictures']
+
+
+def test_the_mask_of_a_picture_is_that_of_predict_and_is_saved(session, exports, scans, tmp_path):
+  trained, place = exports / 'pictures' / 'model', tmp_path / 'mask.png'
+  picture = scans / 'colours.tif'
+  assert predict.main([f'--model={trained}', f'--input={picture}', f'--output={place}']) == 0
+  wanted = np.asarray(Image.open(place))
+  (mask,) = mask_of(session, 'colours.tif')
+  assert len(np.unique(wanted)) > 1 and mask.shape == wanted.shape
+  assert (mask == wanted).mean() >= 0.9999
+  saved = what_it_saw(session, 'colours.tif')['saved']
+  assert saved['name'] == 'colours_mask.png'
+  with (
+    Image.open(io.BytesIO(base64.b64decode(saved['content']))) as found,
+    Image.open(place) as own,
+  ):
+    np.testing.assert_array_equal(np.asarray(found), mask)
+    np.testing.assert_array_equal(found.convert('RGB'), own.convert('RGB'))
+    assert found.info == own.info
+
+
+@pytest.mark.parametrize('file', PICTURES)
+def test_a_picture_is_shown_as_it_is_read_and_has_the_mask_of_the_script(
+  session, exports, scans, file
+):
+  """However a JPEG is turned, its colours halved or its profile: the values are the program's."""
+  settings, network = segment_onnx.load(exports / 'pictures' / 'exported')
+  read = segment_onnx.read(scans / file, settings)
+  wanted = segment_onnx.segment(read.voxels, read.affine, settings, network)[..., 0].T
+  (mask,) = mask_of(session, file)
+  saw = what_it_saw(session, file)
+  pixels = np.reshape(saw['shown'], (*mask.shape, 4))
+  np.testing.assert_array_equal(pixels[..., :3], pictures.read(scans / file)[0])
+  assert (mask == wanted).mean() >= 0.9999
+  assert 'for this picture in ' in saw['time'] and 'windows' in saw['time']
+
+
+@pytest.mark.parametrize('file', REFUSED_AS_PICTURES)
+def test_what_is_no_picture_of_the_network_is_one_line(session, file):
+  saw = what_it_saw(session, file, 'pictures')
+  assert saw['state'] == 'error'
+  assert saw['status'].startswith(f'{file}: ') and REFUSED_AS_PICTURES[file] in saw['status']
+
+
+# --- refusals
+
+
 @pytest.mark.parametrize('file', REFUSED)
 def test_what_cannot_be_read_is_one_line(session, file):
   saw = what_it_saw(session, file)
@@ -372,7 +459,7 @@ def test_what_cannot_be_read_is_one_line(session, file):
 def test_nothing_is_sent(session):
   own = {'/harness.html', '/jobs', '/favicon.ico', *(f'/{job["file"]}' for job in session.jobs)}
   wanted = {path for method, path in session.requests if method == 'GET'} - own
-  sites = [f'/{site}/{name}' for site in SITES for name in (*build.PAGE, *build.ARITHMETIC)]
+  sites = [f'/{site}/{name}' for site in SITES for name in build.SCRIPTS]
   more = ('preprocessing.json', 'model.onnx', *(f'onnxruntime/{name}' for name in build.RUNTIME))
   assert wanted == {*sites, *(f'/{site}/{name}' for site in SITES for name in more)}
   assert [path for method, path in session.requests if method != 'GET'] == ['/saw']
@@ -392,7 +479,7 @@ def an_export(folder, **changes):
   (folder / 'model.onnx').write_bytes(b'network')
   (folder / 'card.md').write_text('# Made up')
   about = {'format': 'thrifty_jax.export', 'files': {'model.onnx': {'sha256': 'of another file'}}}
-  steps = {name: done for name, done in build.UNBUILT.items() if name not in ('reduction', 'unit')}
+  steps = {name: values[0] for name, values in build.UNBUILT.items()}
   files.write_json(folder / 'preprocessing.json', about | steps | changes)
   return folder
 
@@ -400,9 +487,8 @@ def an_export(folder, **changes):
 @pytest.mark.parametrize(
   ('changes', 'text'),
   [
-    ({'modalities': 2}, 'modalities is 2'),
-    ({'reduction': 1.5}, 'reduction is 1.5'),
-    ({'unit': 'pixels'}, 'unit is pixels'),
+    ({'modalities': 3}, 'modalities is 3; the page can do only 1'),
+    ({'modalities': 2, 'unit': 'pixels'}, 'modalities is 2; the page can do only 1 or 3'),
     ({'clahe_clip_limit': 0.05}, 'clahe_clip_limit is 0.05'),
     ({'curvature_flow_iterations': 2}, 'curvature_flow_iterations is 2'),
     ({'files': {'model.stablehlo': {}}}, 'has no model.onnx'),
@@ -411,7 +497,6 @@ def an_export(folder, **changes):
   ],
 )
 def test_an_export_that_the_page_cannot_run_is_refused(tmp_path, capsys, changes, text):
-  """The last one lacks `reduction` and `unit`, as all do where these have their defaults."""
   folder = an_export(tmp_path / 'exported', **changes)
   assert build.main([f'--export={folder}', f'--output={tmp_path / "site"}']) == 2
   assert text in only_error(capsys)

@@ -210,6 +210,5 @@ def test_the_saved_mask_is_the_one_that_predict_writes(tmp_path):
   theirs = tmp_path / 'theirs.png'
   theirs.write_bytes(masks.to_bytes(mask[None], grid, ending='.png', colours=colours))
   with Image.open(path) as mine, Image.open(theirs) as other:
-    assert mine.getpalette('RGB')[:9] == other.getpalette('RGB')[:9]
-    assert mine.text == {'Description': note} and set(other.text) == {'Description'}
-    np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
+    np.testing.assert_array_equal(mine.convert('RGB'), other.convert('RGB'))
+    assert mine.mode == other.mode == 'P' and mine.info == {'Description': note}

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import page_modules
@@ -21,7 +22,7 @@ PLAIN = ImageSettings(
   curvature_flow_iterations=0,
   curvature_flow_time_step=0.125,
 )
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
   'whole': {},
   'windows': {'reduction': 1.0},
   'windows of a smaller picture': {'reduction': 1.7},
@@ -81,8 +82,8 @@ def classified():
   inputs = []
   for name, size in CASES:
     logits = np.moveaxis(logits_of(name, size), -1, 1)
-    inputs.append({'logits': logits.reshape(len(logits), -1).tolist(), 'size': size})
-    inputs[-1]['settings'] = given(name)[1]
+    flat = logits.reshape(len(logits), -1).tolist()
+    inputs.append({'logits': flat, 'size': size, 'settings': given(name)[1]})
   return called(CLASSIFY, inputs)
 
 
