@@ -85,6 +85,7 @@ export function lzw(bytes, minimum, count, isTiff) {
     if (code === end || code >= next) throw new Error(DAMAGED);
     if (next + (isTiff ? 1 : 0) >= 2 ** width && width < LZW_BITS) width++;
     previous = code < clear ? 1 : lengths[code];
+    if (done + previous > count) throw new Error(DAMAGED);
     if (code < clear) found[done] = code;
     else for (let i = 0; i < previous; i++) found[done + i] = found[starts[code] + i];
     done += previous;

@@ -22,7 +22,10 @@ export async function readPng(bytes) {
   const view = new DataView(head.buffer, head.byteOffset);
   const [w, h, bits, kind] = [view.getUint32(0), view.getUint32(4), head[8], head[9]];
   const bands = BANDS[kind];
-  if (!BITS[kind]?.includes(bits)) throw new Error(`it is a PNG of kind ${kind} with ${bits} bits`);
+  const ways = [...head.subarray(10)]; // to pack, to filter, to interlace
+  if (!BITS[kind]?.includes(bits) || ways[0] || ways[1] || ways[2] > 1) {
+    throw new Error(`it is a PNG of kind ${kind}, ${bits} bits and ways ${ways}, which are none`);
+  }
   if (bits === 16 && bands > 1) {
     throw new Error(`it is a PNG of ${bands} channels with 16 bits; expected 8 bits, or one ` +
       'channel. Save it as TIFF');
@@ -34,7 +37,7 @@ export async function readPng(bytes) {
   const raw = await inflated(chunks.IDAT);
   const samples = new (bits === 16 ? Uint16Array : Uint8Array)(h * w * bands);
   let at = 0;
-  for (const [left, top, right, down] of head[12] ? ADAM7 : [[0, 0, 1, 1]]) {
+  for (const [left, top, right, down] of ways[2] ? ADAM7 : [[0, 0, 1, 1]]) {
     const [rows, columns] = [Math.ceil((h - top) / down), Math.ceil((w - left) / right)];
     if (rows <= 0 || columns <= 0) continue;
     const stride = Math.ceil((columns * bands * bits) / 8);

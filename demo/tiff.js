@@ -19,7 +19,7 @@ export async function readTiff(bytes) {
   requireUpright(orientationOf(undefined, tags[XMP]));
   const layout = {
     w: one(256, 0), h: one(257, 0), bands: one(277, 1), bits: one(258, 1), little,
-    packing: one(259, NONE), predicted: one(317, 1) === 2, apart: one(284, 1) === SEPARATE,
+    packing: one(259, NONE), predicted: one(317, 1) === 2, planes: one(284, 1),
   };
   const { w, h, bands, bits } = layout;
   const colours = one(262);
@@ -31,7 +31,7 @@ export async function readTiff(bytes) {
   return { size: [h, w], bands, bits, samples, palette };
 }
 
-function requireKnown({ bands, bits, packing, predicted }, colours, tags) {
+function requireKnown({ bands, bits, packing, predicted, planes }, colours, tags) {
   const alphas = tags[338] ?? [];
   if (colours === 0) {
     throw new Error('0 is white in it, which programs read in two ways; invert its values and ' +
@@ -51,7 +51,8 @@ function requireKnown({ bands, bits, packing, predicted }, colours, tags) {
       'numbers of 1 to 16 bits without sign, or float32. Convert it');
   }
   const differences = tags[317]?.[0] ?? 1;
-  if (![NONE, LZW, PACK_BITS, ...DEFLATE].includes(packing) || differences > 2
+  if (![NONE, LZW, PACK_BITS, ...DEFLATE].includes(packing) || ![1, SEPARATE].includes(planes)
+    || ![1, 2].includes(differences)
     || (predicted && ![8, 16].includes(bits))) {
     throw new Error(`its compression ${packing} with Predictor ${differences} is not read here; ` +
       'save it without compression');
@@ -60,7 +61,8 @@ function requireKnown({ bands, bits, packing, predicted }, colours, tags) {
 
 // All samples, of strips or tiles.
 async function readParts(bytes, layout, tags) {
-  const { w, h, bands, bits, apart } = layout;
+  const { w, h, bands, bits } = layout;
+  const apart = bands > 1 && layout.planes === SEPARATE;
   const tiled = tags[322] !== undefined;
   const across = tiled ? tags[322][0] : w;
   const down = tiled ? tags[323][0] : Math.min(tags[278]?.[0] ?? h, h);
