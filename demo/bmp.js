@@ -6,7 +6,8 @@ const [HEADS, BITS] = [[40, 52, 56, 108, 124], [1, 4, 8, 24, 32]];
 
 export function readBmp(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const [start, head, w, height] = [10, 14, 18, 22].map((at) => view.getInt32(at, true));
+  const [start, head] = [10, 14].map((at) => view.getUint32(at, true));
+  const [w, height] = [18, 22].map((at) => view.getInt32(at, true));
   const [bits, compression] = [view.getUint16(28, true), view.getUint32(30, true)];
   if (!HEADS.includes(head) || !BITS.includes(bits) || compression) {
     throw new Error(`it is a BMP of ${bits} bits, header ${head}, compression ${compression}, ` +

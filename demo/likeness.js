@@ -48,7 +48,7 @@ export function unlike(channels, shape, spacing, settings) {
   return lines;
 }
 
-function joined(squares) {
+export function joined(squares) {
   const all = new Float32Array(squares.length * squares[0].length);
   squares.forEach((square, d) => all.set(square, d * square.length));
   return all;

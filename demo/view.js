@@ -41,7 +41,7 @@ export function viewer(picture) {
 }
 
 // Classes [H, W] at the border of their class, 0 inside it.
-function edges(mask, [h, w]) {
+export function edges(mask, [h, w]) {
   const thick = 1 + Math.floor(Math.max(h, w) / LINE);
   const found = new Uint8Array(mask.length);
   for (let y = 0, i = 0; y < h; y++) {

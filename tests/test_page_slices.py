@@ -8,7 +8,7 @@ import numpy as np
 import page_modules
 import pytest
 
-from thrifty_jax.scans import pictures, slices, volumes, windows
+from thrifty_jax.scans import overlays, pictures, slices, volumes, windows
 from thrifty_jax.scans.preprocessing import ImageSettings
 
 SIDE, CLASSES = 16, 3
@@ -127,3 +127,29 @@ def test_windows_are_cut_and_joined_bit_for_bit():
     scales = np.arange(1, len(parts) + 1)[:, None, None] / 7
     scaled = (parts.astype(np.float64) * scales).astype(np.float32)
     np.testing.assert_array_equal(np.float32(one['plane']), windows.join(scaled, size).ravel())
+
+
+# --- what is shown
+
+
+@pytest.mark.parametrize('most', [1, 255, 60000])
+def test_colours_are_shown_between_the_limits_of_overlays(most):
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  picture = np.random.default_rng(2).uniform(0, most, (20, 30, 3)).astype(np.float32)
+  call = 'functions.coloursOf(input.map((one) => Float32Array.from(one))).map((one) => [...one])'
+  (found,) = page_modules.call('shades.js', call, [picture.reshape(-1, 3).T.tolist()])
+  low, high = overlays.colour_limits(picture)
+  wanted = 255 * ((picture - low) / (high - low)).clip(0, 1)
+  np.testing.assert_allclose(np.transpose(found).reshape(picture.shape), wanted, atol=0.51)
+
+
+def test_outlines_are_the_pixels_of_a_class_beside_another():
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  mask = np.random.default_rng(3).integers(0, 2, (6, 9)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
+  mask[10:15, 20:30] = 2
+  call = '[...functions.edges(Uint8Array.from(input[0]), input[1])]'
+  (found,) = page_modules.call('view.js', call, [[mask.ravel().tolist(), mask.shape]])
+  drawn = overlays.outline(mask).astype(int) - len(overlays.CLASS_COLOURS)
+  np.testing.assert_array_equal(np.reshape(found, mask.shape), np.maximum(drawn, 0))
