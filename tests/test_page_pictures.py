@@ -171,6 +171,20 @@ def test_what_a_browser_decodes_has_the_pixels_and_nothing_that_turns_or_colours
       np.testing.assert_array_equal(np.asarray(picture), np.asarray(whole))
 
 
+def test_a_browser_that_gives_pages_other_pixels_reads_no_jpeg(tmp_path):
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  call = """(globalThis.createImageBitmap = async () => null,
+    globalThis.OffscreenCanvas = class {
+      getContext = () => ({ drawImage: () => null, getImageData: (left, top, w, h) =>
+        ({ data: new Uint8ClampedArray(4 * w * h).fill(255) }) });
+    },
+    functions.readJpeg(Uint8Array.from(atob(input), (one) => one.charCodeAt(0))))"""
+  content = save(tmp_path, NOISE[:20, :30], 'a.jpg').read_bytes()
+  (found,) = page_modules.call('jpeg.js', call, [base64.b64encode(content).decode()])
+  assert 'this browser gives JPEG other values than those of the training' in found['error']
+
+
 def test_a_jpeg_without_its_end_is_refused(tmp_path):
   if not page_modules.NODE:
     pytest.skip('there is no Node')
