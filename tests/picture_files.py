@@ -180,7 +180,21 @@ def changed(pixels, name, value, **options):
   return write
 
 
+def few_greys(place):
+  """A BMP of 8 bits whose palette is black and white, of which Pillow makes pixels of 1 bit."""
+  rows = np.pad(GREY & 1, ((0, 0), (0, 1)))[::-1]
+  colours = b'\0\0\0\0\xff\xff\xff\0'
+  size = struct.pack('<IiiHHIIiiII', 40, 7, 5, 1, 8, 0, rows.size, 0, 0, 2, 2)
+  head = struct.pack('<2sIII', b'BM', 14 + 40 + len(colours) + rows.size, 0, 62)
+  return put(place, head + size + colours + rows.tobytes(), 'a.bmp')
+
+
 REFUSED = {
+  'a BMP of 8 bits with two greys': (few_greys, 'a BMP of 8 bits with a palette of few greys'),
+  'floating-point grey with transparency': (
+    tiff(np.dstack([REAL, REAL]), photometric='minisblack', extrasamples=['unassalpha']),
+    'float32 with transparency',
+  ),
   'indices without a palette': (
     changed(GREY, 'PhotometricInterpretation', 3, photometric='minisblack'),
     'no palette for its indices',

@@ -30,7 +30,9 @@ _MOST_PIXELS = 1 << 31
 # Bytes of pixels for which any number of bytes in a file is enough, and as how many one in a file
 # may be read: LZW, which packs closest, has 12 bits for up to 4096.
 _SURELY, _MOST_PACKED = 1 << 27, 4096
-_PNG_HEAD = 26  # bytes, of which the last two are the bits of a sample and the kind of colour
+_HEAD = 30  # bytes of a file that hold what Pillow does not tell
+_PNG_KIND = slice(24, 26)  # of these: bits of a sample and the kind of colour
+_BMP_BITS = slice(28, 30)  # bits of a pixel; of the header of OS/2, of 12 bytes, in 24 and 25
 _PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples of a pixel by kind of colour
 _LYING = range(5, 9)  # EXIF's orientations in which rows are columns
 _TURNED = range(2, 9)
@@ -177,7 +179,7 @@ def _opened(path: Path) -> Generator[tuple[Any, Header]]:
   with contextlib.ExitStack() as stack:
     with _report_damage(path):
       with path.open('rb') as file:
-        head = file.read(_PNG_HEAD)
+        head = file.read(_HEAD)
       if head[:4] in _TIFF_STARTS:
         tiff = stack.enter_context(tifffile.TiffFile(path))
         _require_one(path, _count_tiff(tiff))
@@ -236,14 +238,26 @@ def _header(path: Path, picture: Any, head: bytes) -> Header:
   bits = {'1': 1}.get(picture.mode, 8)
   bands = len(picture.getbands())
   if name == 'PNG':
-    bits, kind = head[-2:]
+    bits, kind = head[_PNG_KIND]
     bands = _PNG_BANDS[kind]
     if bits == 16 and bands > 1:  # Pillow leaves out the lower 8
       raise InputError(
         f'{path}: is a PNG of {bands} channels with 16 bits; expected 8 bits, or one channel. Save '
         'it as TIFF.'
       )
+  if name == 'BMP':
+    _require_own_bits(path, picture.mode, head)
   return Header(name, height, width, bands, bits, _palette(picture))
+
+
+def _require_own_bits(path: Path, mode: str, head: bytes) -> None:
+  """Refuses a BMP whose palette is grey and short, as Pillow reads its pixels as fewer bits."""
+  stored = int.from_bytes(head[_PNG_KIND if head[14] == 12 else _BMP_BITS], 'little')
+  if mode in ('1', 'L') and stored != {'1': 1, 'L': 8}[mode]:
+    raise InputError(
+      f'{path}: is a BMP of {stored} bits with a palette of few greys; expected 8 bits with 256, '
+      'or 1 bit. Save it as PNG.'
+    )
 
 
 def _palette(picture: Image.Image) -> np.ndarray | None:
@@ -285,6 +299,8 @@ def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
       f'{path}: has samples of {bits} bits, SampleFormat {page.sampleformat}; expected whole '
       'numbers of 1 to 16 bits without sign, or float32. Convert it.'
     )
+  if alphas and page.sampleformat == 3:
+    raise _wrong_colours(path, 'grey as float32 with transparency')
   _require_readable(path, page)
   palette = _tiff_palette(path, page) if page.photometric == _PALETTE else None
   return Header('TIFF', page.imagelength, page.imagewidth, bands, bits, palette)
