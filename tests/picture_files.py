@@ -190,7 +190,6 @@ def few_greys(place):
 
 
 REFUSED = {
-  'a BMP of 8 bits with two greys': (few_greys, 'a BMP of 8 bits with a palette of few greys'),
   'floating-point grey with transparency': (
     tiff(np.dstack([REAL, REAL]), photometric='minisblack', extrasamples=['unassalpha']),
     'float32 with transparency',

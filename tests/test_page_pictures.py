@@ -99,6 +99,12 @@ def test_what_the_program_refuses_is_one_line(files, by_page, name):
   assert ONLY_HERE.get(name, line) in line
 
 
+def test_a_bmp_whose_pixels_pillow_takes_for_bits_is_read(tmp_path):
+  (found,) = read_by_page([picture_files.few_greys(tmp_path).read_bytes()])
+  expected = (GREY & 1) * np.uint8(255)
+  np.testing.assert_array_equal(np.reshape(found['channels'], GREY.shape), expected)
+
+
 PIECES = {
   'PNG': (GREY, 'a.png', {}),
   'GIF': (GREY, 'a.gif', {}),

@@ -17,6 +17,7 @@ from picture_files import (
   REFUSED,
   TIFFS,
   UPRIGHT,
+  few_greys,
   indexed,
   put,
   save,
@@ -87,6 +88,11 @@ def test_bmp_and_gif_have_the_values_of_their_pixels(tmp_path, ending):
 def test_a_bmp_has_colours_and_its_two_levels(tmp_path):
   check(save(tmp_path, COLOUR, 'a.bmp'), COLOUR)
   check(save(tmp_path, GREY > 99, 'b.bmp'), (GREY > 99) * np.uint8(255))
+
+
+def test_a_bmp_whose_pixels_pillow_takes_for_bits_is_refused(tmp_path):
+  with pytest.raises(InputError, match='a BMP of 8 bits with a palette of few greys'):
+    pictures.read(few_greys(tmp_path))
 
 
 @pytest.mark.parametrize('pixels', [GREY, COLOUR])
