@@ -12,7 +12,7 @@ from data_prep.check_page import Checked
 from data_prep.data_sets import Scans
 from data_prep.findings import Finding
 from data_prep.survey import Scan
-from thrifty_jax import presence
+from thrifty_jax import presence, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import missing, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -73,11 +73,13 @@ def check(
   else. An InputError about unusable scans and missing counterparts is raised once everything is
   read and shown.
   """
-  cases = scans.cases
+  cases, names = scans.cases, words.choose(config.data.unit)
   found = [Finding(text, is_error=True) for text in scans.unpaired]
   if scans.unused:
     some = data_sets.list_some(scans.unused)
-    found.append(Finding(f'{len(scans.unused)} files or folders there belong to no scan: {some}'))
+    found.append(
+      Finding(f'{len(scans.unused)} files or folders there belong to no {names.scan}: {some}')
+    )
   measured: list[Scan] = []
   with workers.map_cases(config.data.workers, f'check {config.data.name}') as cases_map:
     looked = cases_map(functools.partial(_look_at, config), cases)
@@ -90,8 +92,8 @@ def check(
   if not any(finding.is_error for finding in found) and not np.all(total):
     absent = ', '.join(np.array(config.data.classes[1:])[total == 0])
     text = (
-      f'{data_sets.raw_dir(config)}: no scan has a voxel of {absent}; expected every class of '
-      'data.classes somewhere. Correct the list or the masks.'
+      f'{data_sets.raw_dir(config)}: no {names.scan} has a {names.element} of {absent}; expected '
+      'every class of data.classes somewhere. Correct the list or the masks.'
     )
     found.append(Finding(text, is_error=True))
   classes_of = scans.classes_of_patients(config) if split else {}
@@ -109,10 +111,10 @@ def check(
     some = 0 < len(wrong) < len(cases)
     without = f' {data_sets.name_exclusion([*wrong])}' if some else ''
     if len(errors) == 1:
-      raise InputError(f'1 error in {count} scans: {errors[0].text}{without}')
+      raise InputError(f'1 error in {count} {names.scan}s: {errors[0].text}{without}')
     raise InputError(
-      f'{len(errors)} errors in {count} scans, all listed above; correct or remove what they '
-      f'name. The first: {errors[0].text}{without}'
+      f'{len(errors)} errors in {count} {names.scan}s, all listed above; correct or remove what '
+      f'they name. The first: {errors[0].text}{without}'
     )
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')

@@ -8,7 +8,9 @@ import numpy as np
 from data_prep import placement
 from data_prep.data_sets import list_some
 from data_prep.survey import Scan
+from thrifty_jax import words
 from thrifty_jax.scans import turns
+from thrifty_jax.words import Words
 
 # Modified z-score above which a value counts as an outlier (Iglewicz and Hoaglin, 1993); 0.6745 of
 # a standard deviation is the median absolute deviation of a normal distribution.
@@ -41,10 +43,11 @@ def find(
   """
   if not scans:
     return []
+  names = words.choose(unit)
   return [
-    *_twins(scans),
-    *_oddities(scans, classes),
-    *_misplaced(scans, slice_axis),
+    *_twins(scans, names),
+    *_oddities(scans, classes, names),
+    *_misplaced(scans, slice_axis, names),
     *_outliers(scans, classes, unit),
   ]
 
@@ -68,10 +71,12 @@ def format_figure(value: float) -> str:
   return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
 
 
-def _twins(scans: Sequence[Scan]) -> Iterator[Finding]:
+def _twins(scans: Sequence[Scan], names: Words) -> Iterator[Finding]:
   """Yields scans with the same voxels under two names."""
   for scan, twin in _firsts(scans, 'image_digest').items():
-    text = f'{scan.case}: every voxel is that of {twin.case}: one scan under two names'
+    text = (
+      f'{scan.case}: every {names.element} is that of {twin.case}: one {names.scan} under two names'
+    )
     if scan.patient == twin.patient:
       yield Finding(text, scan.case)
     else:
@@ -86,24 +91,26 @@ def _firsts(scans: Sequence[Scan], digest: str) -> dict[Scan, Scan]:
   return {scan: twin for scan, twin in twins.items() if twin is not scan}
 
 
-def _oddities(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
+def _oddities(scans: Sequence[Scan], classes: Sequence[str], names: Words) -> Iterator[Finding]:
   """Yields what is odd about single scans, and about two of different patients, rule by rule."""
   images, masks, visits = (_firsts(scans, f'{name}_digest') for name in ('image', 'label', 'study'))
   masks = {scan: first for scan, first in masks.items() if scan not in images}
-  rules = [_rules(scan, classes, masks.get(scan, scan), visits.get(scan, scan)) for scan in scans]
+  rules = [
+    _rules(scan, classes, names, masks.get(scan, scan), visits.get(scan, scan)) for scan in scans
+  ]
   for rule in zip(*rules, strict=True):
     texts = {scan: text for scan, (_, odd, text) in zip(scans, rule, strict=True) if odd}
-    yield from _warnings(scans, texts, rule[0][0])
+    yield from _warnings(scans, texts, rule[0][0], names)
 
 
 def _rules(
-  scan: Scan, classes: Sequence[str], mask: Scan, visit: Scan
+  scan: Scan, classes: Sequence[str], names: Words, mask: Scan, visit: Scan
 ) -> Iterator[tuple[str, bool, str]]:
   """Yields for each rule a text about many scans, whether this one is odd, and a text about it."""
   yield (
-    'masks are, voxel for voxel, those of other patients',
+    f'masks are, {names.element} for {names.element}, those of other patients',
     mask.patient != scan.patient,
-    f'its mask is, voxel for voxel, that of {mask.case}, another patient',
+    f'its mask is, {names.element} for {names.element}, that of {mask.case}, another patient',
   )
   yield (
     'files name the same visit as those of other patients, who may be one',
@@ -132,11 +139,11 @@ def _rules(
   empty = not scan.class_size.any()
   yield 'the mask is empty', empty, 'the mask is empty'
   for name, size in zip(classes[1:], scan.class_size, strict=True):
-    text = f'no voxel of {name}'
+    text = f'no {names.element} of {name}'
     yield text, not empty and not size, text
 
 
-def _misplaced(scans: Sequence[Scan], slice_axis: str) -> Iterator[Finding]:
+def _misplaced(scans: Sequence[Scan], slice_axis: str, names: Words) -> Iterator[Finding]:
   """Yields scans whose masks lie on something else than those of the others."""
   measured = [(scan, scan.placement) for scan in scans if scan.placement is not None]
   texts = {}
@@ -145,11 +152,12 @@ def _misplaced(scans: Sequence[Scan], slice_axis: str) -> Iterator[Finding]:
     if turn:
       text += f'; {turns.describe(turn, slice_axis)} it would lie on the same'
     texts[measured[n][0]] = f'{text}: look at its picture'
-  yield from _warnings(scans, texts, 'masks lie on something else than those of the others')
+  yield from _warnings(scans, texts, 'masks lie on something else than those of the others', names)
 
 
 def _outliers(scans: Sequence[Scan], classes: Sequence[str], unit: str) -> Iterator[Finding]:
   """Yields scans that are far from the median of the set."""
+  names = words.choose(unit)
   for name, suffix, values, scaled, least in _quantities(scans, classes, unit):
     flagged = np.flatnonzero(find_outliers(scaled, least=least)).tolist()
     if flagged:
@@ -157,7 +165,7 @@ def _outliers(scans: Sequence[Scan], classes: Sequence[str], unit: str) -> Itera
       median = f'the median is {format_figure(np.median(there))}'
       texts = {scans[i]: f'{name} {format_figure(values[i])}{suffix}; {median}' for i in flagged}
       span = f'{format_figure(there.min())} to {format_figure(there.max())}{suffix}'
-      yield from _warnings(scans, texts, f'{name} differs much: {span}, {median}')
+      yield from _warnings(scans, texts, f'{name} differs much: {span}, {median}', names)
 
 
 def _quantities(
@@ -174,25 +182,28 @@ def _quantities(
   yield by_factor('pixel spacing', ' mm', np.sqrt(spacing[:, 1] * spacing[:, 2]), 'spacing')
   slices, height, width = np.transpose([scan.shape for scan in scans])
   yield by_factor('number of slices', '', slices, 'shape')
-  yield by_factor('height of a slice', ' pixels', height, 'shape')
+  part = words.choose(unit).part
+  yield by_factor(f'height of a {part}', ' pixels', height, 'shape')
   if (height != width).any():
-    yield by_factor('width of a slice', ' pixels', width, 'shape')
+    yield by_factor(f'width of a {part}', ' pixels', width, 'shape')
   channels = np.stack([scan.intensity for scan in scans], axis=1)  # [M, N, 3]
   names = [f' of channel {m + 1}' if len(channels) > 1 else '' for m in range(len(channels))]
   spread = channels[..., 2] - channels[..., 0]
   for name, values in zip(names, spread, strict=True):
     yield by_factor(f'range of intensities{name}', '', values, 'intensity')
-  what, of = ('area', ' pixels') if unit == 'pixels' else ('volume', ' ml')
+  what, of = words.choose(unit).size, ' pixels' if unit == 'pixels' else ' ml'
   for name, size in zip(classes[1:], np.transpose([s.class_size for s in scans]), strict=True):
     yield by_factor(f'{what} of {name}', of, size, 'volume')
   for name, dark, ranges in zip(names, channels[..., 0], spread, strict=True):
     yield f'darkest intensity{name}', '', dark, dark / np.median(ranges), _OFFSET
 
 
-def _warnings(scans: Sequence[Scan], texts: Mapping[Scan, str], together: str) -> Iterator[Finding]:
+def _warnings(
+  scans: Sequence[Scan], texts: Mapping[Scan, str], together: str, names: Words
+) -> Iterator[Finding]:
   """Yields a warning for each scan with a text, or one for all of them if there are many."""
   if len(texts) <= max(_FEW, _COMMON * len(scans)):
     yield from (Finding(f'{scan.case}: {text}', scan.case) for scan, text in texts.items())
   else:
-    names = list_some([scan.case for scan in texts])
-    yield Finding(f'{len(texts)} of {len(scans)} scans: {together} ({names})')
+    some = list_some([scan.case for scan in texts])
+    yield Finding(f'{len(texts)} of {len(scans)} {names.scan}s: {together} ({some})')

@@ -63,6 +63,11 @@ def test_masks_of_the_test_pictures_have_the_scores_of_the_evaluation(done, caps
 def test_the_pages_show_pictures_and_name_pixels(done):
   page = (done / 'run' / 'report.html').read_text(encoding='utf-8')
   assert 'pixels' in page and ' mm' not in page.replace('mm/', '')
+  card = (done / 'run' / 'model' / 'card.md').read_text(encoding='utf-8')
+  drawing = 'pictures in windows of 32 x 32 pixels, which overlap by half'
+  assert drawing in card and drawing.replace(' x ', ' × ') in page
+  for text in (page, card):
+    assert 'volume DSC' not in text and 'axial slices' not in text
 
 
 def test_a_volume_is_no_scan_for_a_model_of_pictures(done, tmp_path, capsys):

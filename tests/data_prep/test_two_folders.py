@@ -84,9 +84,10 @@ def test_what_is_left_open_follows_from_the_pictures(config):
   data = config.data
   assert (data.modalities, data.context, data.slice_axis, data.unit) == (3, 0, 'axial', 'pixels')
   assert data.intensity == 'percentiles' and configs.left_to_data(config) == []
-  assert told['folder'] == 'set/images: 4 scans of 3 patients, as in patients.csv'
+  assert told['folder'] == 'set/images: 4 pictures of 3 patients, as in patients.csv'
   assert told['masks'] == 'by names, *_photo with *_drawn'
-  assert told['channels'] == 'red, green, blue' and told['scans'].startswith('42 x 44 pixels')
+  assert told['channels'] == 'red, green, blue' and told['pictures'].startswith('42 x 44 pixels')
+  assert told['drawing'] == 'pictures drawn whole to 64 x 64 pixels'
   assert told['not used'] == '1 files or folders: images/Thumbs.db'
 
 

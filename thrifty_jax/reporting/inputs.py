@@ -32,6 +32,9 @@ class DataSet:
   classes: tuple[str, ...]
   image_size: Side
   intensity: str
+  slice_axis: str = 'axial'
+  unit: str = 'mm'
+  reduction: float = 0.0
 
 
 @dataclass(frozen=True)

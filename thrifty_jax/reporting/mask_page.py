@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import pages
+from thrifty_jax import pages, words
 from thrifty_jax.reporting import patients
 from thrifty_jax.run_files import ScoredMasks
 from thrifty_jax.scans import overlays, volumes
@@ -35,6 +35,7 @@ def render(
     'model': 'masks',
     'of': tables.describe_patients(summary),
     'place': '',
+    'words': words.choose(summary.unit),
     'metrics': tables.label_metrics(summary.unit),
     'flagged': tables.describe_flags(summary),
     'unscored': tables.describe_unscored(summary),
