@@ -14,7 +14,7 @@ from data_prep.findings import Finding
 from data_prep.survey import Scan
 from thrifty_jax import presence, words
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import missing, volumes
+from thrifty_jax.scans import missing, pictures, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 
@@ -29,8 +29,8 @@ def find_problems(
 ) -> list[str]:
   """Returns the reasons why a scan cannot be trained on, besides those of `volumes.make_volume`.
 
-  It has another number of channels, is constant or non-finite, or its truth has a class that has no
-  name. Each reason is a line that names a file of `source`.
+  It has another number of channels, is a constant volume or non-finite, or its truth has a class
+  that has no name. Each reason is a line that names a file of `source`.
   """
   image, truth, found = volume.image, volume.truth, []
   if image.shape[-1] != modalities:
@@ -45,11 +45,13 @@ def find_problems(
       f'{source.image[0]}: {bad} voxels of the scan are NaN or infinite; expected finite '
       f'intensities. {remedy if outside else "Export it again."}'
     )
-  elif (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
-    found.append(
-      f'{source.image[0]}: every voxel of the scan is {image.flat[0]:g}; expected an image. Export '
-      'it again.'
-    )
+  elif not pictures.is_picture(source.image[0]):  # of which one may be empty: it is a warning
+    for channel in np.flatnonzero(image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2)))[:1]:
+      found.append(
+        f'{source.image[0]}: every voxel of the scan is {image[0, 0, 0, channel]:g}'
+        f'{f" in channel {channel + 1}" if modalities > 1 else ""}; expected an image. Export it '
+        'again.'
+      )
   if unknown := np.unique(truth[truth >= len(classes)]).tolist():
     found.append(
       f'{source.label[0]}: the truth holds class {data_sets.list_some(unknown)}, but data.classes '

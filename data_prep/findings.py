@@ -22,6 +22,7 @@ _OFFSET = 0.5  # the same for the darkest voxels, in ranges of the intensities
 # An oddity of more scans than this is a property of the set, reported in one line.
 _COMMON, _FEW = 0.1, 3  # a share of the scans, and how many are never too many
 _POSSIBLE_MM = (0.05, 15.0)  # spacing; beyond, the unit is most often not the millimetre
+_COARSE = 0.9  # DSC of masks with themselves, drawn small, below which that is reported
 _THICK = 1.5  # times: a side of the voxel this much longer than the others is the thick one
 
 
@@ -48,6 +49,8 @@ def find(
     *_twins(scans, names),
     *_oddities(scans, classes, names),
     *_misplaced(scans, slice_axis, names),
+    *_constant(scans, names),
+    *_coarse(scans, classes),
     *_outliers(scans, classes, unit),
   ]
 
@@ -155,6 +158,37 @@ def _misplaced(scans: Sequence[Scan], slice_axis: str, names: Words) -> Iterator
   yield from _warnings(scans, texts, 'masks lie on something else than those of the others', names)
 
 
+def _constant(scans: Sequence[Scan], names: Words) -> Iterator[Finding]:
+  """Yields channels that have one value in a scan, and as errors those that have it in all."""
+  everywhere = set.intersection(*({*scan.constant} for scan in scans))
+  for number in sorted(everywhere):
+    yield Finding(
+      f'channel {number + 1} is the same in every {names.element} of every {names.scan}; expected '
+      f'one that shows something. Save the {names.scan}s without it, or in grey.',
+      is_error=True,
+    )
+  texts = {}
+  for scan in scans:
+    if some := [str(number + 1) for number in scan.constant if number not in everywhere]:
+      one = f'channel {", ".join(some)} is' if len(some) < len(scan.intensity) else 'it is'
+      texts[scan] = f'{one} the same in every {names.element}, and shows nothing'
+  yield from _warnings(scans, texts, 'a channel shows nothing', names)
+
+
+def _coarse(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
+  """Yields classes of which little is left as the network sees them, as errors if nothing is."""
+  for number, name in enumerate(classes[1:]):
+    kept = np.array([scan.kept[number] for scan in scans if scan.kept is not None])
+    kept = kept[np.isfinite(kept)]
+    if kept.size and (most := float(kept.mean())) < _COARSE:
+      left = f'a DSC of {most:.2f} with itself, the most that a network can reach'
+      yield Finding(
+        f'drawn by data.image_size and data.reduction, {name} keeps {left if most else "no pixel"}'
+        '. Lower data.reduction, or raise data.image_size.',
+        is_error=not most,
+      )
+
+
 def _outliers(scans: Sequence[Scan], classes: Sequence[str], unit: str) -> Iterator[Finding]:
   """Yields scans that are far from the median of the set."""
   names = words.choose(unit)
@@ -195,7 +229,7 @@ def _quantities(
   for name, size in zip(classes[1:], np.transpose([s.class_size for s in scans]), strict=True):
     yield by_factor(f'{what} of {name}', of, size, 'volume')
   for name, dark, ranges in zip(names, channels[..., 0], spread, strict=True):
-    yield f'darkest intensity{name}', '', dark, dark / np.median(ranges), _OFFSET
+    yield f'darkest intensity{name}', '', dark, dark / (np.median(ranges) or np.inf), _OFFSET
 
 
 def _warnings(
