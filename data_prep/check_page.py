@@ -77,7 +77,7 @@ def write(checked: Checked, workdir: Path) -> Path:
     'errors': [finding.text for finding in checked.select(errors=True)],
     'warnings': [finding.text for finding in checked.select(errors=False)],
     'patients': len(patients),
-    'class_colours': overlays.CLASS_COLOURS,
+    'class_colours': overlays.line_colours(data.colours),
     'colours': {},
     'dark_colours': {},
   }

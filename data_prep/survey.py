@@ -70,6 +70,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
       label[middle],
       limits=overlays.colour_limits(shown) if shown.ndim == 3 else limits,
       spacing_mm=volume.spacing_mm[1:],
+      colours=overlays.line_colours(data.colours),
     ),
     pictured=middle + 1,
     placement=placement.measure(

@@ -66,6 +66,8 @@ def test_the_pages_show_pictures_and_name_pixels(done):
   card = (done / 'run' / 'model' / 'card.md').read_text(encoding='utf-8')
   drawing = 'pictures in windows of 32 x 32 pixels, which overlap by half'
   assert drawing in card and drawing.replace(' x ', ' × ') in page
+  for colour in phantom_folders.COLOURS[1:]:  # of the masks, in the page's legend
+    assert f'<i style="background: {colour}"></i>' in page
   for text in (page, card):
     assert 'volume DSC' not in text and 'axial slices' not in text
 

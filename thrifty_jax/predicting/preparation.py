@@ -46,7 +46,8 @@ def _require_channels(count: int, spec: ModelSpec) -> None:
   if count != spec.modalities and spec.of_pictures:
     raise InputError(
       f'the picture has {count} channel(s), but the model was trained on {spec.modalities}; a '
-      'picture in grey has 1, one in colours 3: convert it'
+      'picture in grey has 1, one in colours 3: convert it, or name grey ones of one scan '
+      'CASE_0000, CASE_0001, ... in the order of the channels of the training'
     )
   if count != spec.modalities:
     raise InputError(

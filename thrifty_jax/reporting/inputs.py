@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from thrifty_jax import files, logbook, records
-from thrifty_jax.allowed import within
+from thrifty_jax.allowed import COLOURS, within
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import space
 from thrifty_jax.run_files import Compared, Epoch, Evaluated, Side
@@ -35,6 +35,7 @@ class DataSet:
   slice_axis: str = 'axial'
   unit: str = 'mm'
   reduction: float = 0.0
+  colours: Annotated[tuple[str, ...], COLOURS] = ()
 
 
 @dataclass(frozen=True)

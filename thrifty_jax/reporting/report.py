@@ -8,6 +8,7 @@ from thrifty_jax import files, logbook, pages, presence, records, words
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients
 from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
+from thrifty_jax.scans import overlays
 from thrifty_jax.scores import agreement, tables
 
 MODELS = {
@@ -88,7 +89,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'paper': PAPER,
     'fronts': fronts.gather(workdir),
     **_compare(workdir),
-    **patients.gather(run, evaluated),
+    **patients.gather(run, evaluated, overlays.line_colours(drawn.colours if drawn else ())),
     'retrain_plots': histories.plot_retraining(
       inputs.read_lines(run / 'retrain', inputs.RetrainLine),
       retrained.best_epoch if retrained else None,

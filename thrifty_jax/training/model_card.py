@@ -11,6 +11,9 @@ def write(config: ConfigDict, spec: ModelSpec, summary: Retrained, *, citation: 
   """Returns the text of the model card."""
   data = config.data
   source = citation or 'as its owner asks'
+  names = f"""
+Each channel has a file, in the order of its names by `{data.pattern}`: CASE_0000, CASE_0001, ...
+"""
   scan = words.choose(data.unit).scan
   return f"""\
 # {summary.model} for {', '.join(data.classes[1:])}
@@ -25,7 +28,7 @@ def write(config: ConfigDict, spec: ModelSpec, summary: Retrained, *, citation: 
 - Scores of patients that it never saw: `scores.json`, once they were scored
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input={scan.upper()}S --output=MASKS`.
-
+{names if data.pattern else ''}
 `preprocessing.json` says what the network expects: sizes, intensity limits, mean and deviation,
 the classes in the order of its outputs, and between which limits the training {scan}s lay.
 {scan.capitalize()}s outside of them it has never seen. `checksums.json` has the SHA-256 of the
