@@ -88,7 +88,7 @@ def check(
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
-  kind = {'slice_axis': config.data.slice_axis, 'unit': config.data.unit}
+  kind = {name: config.data[name] for name in ('slice_axis', 'unit', 'intensity')}
   found += findings.find(measured, config.data.classes, **kind)
   total = np.sum([scan.class_size for scan in measured], axis=0)
   if not any(finding.is_error for finding in found) and not np.all(total):

@@ -22,6 +22,7 @@ _OFFSET = 0.5  # the same for the darkest voxels, in ranges of the intensities
 # An oddity of more scans than this is a property of the set, reported in one line.
 _COMMON, _FEW = 0.1, 3  # a share of the scans, and how many are never too many
 _POSSIBLE_MM = (0.05, 15.0)  # spacing; beyond, the unit is most often not the millimetre
+_AIR = -500.0  # HU: below lies what surrounds a patient in CT; no MR has such values
 _COARSE = 0.9  # DSC of masks with themselves, drawn small, below which that is reported
 _THICK = 1.5  # times: a side of the voxel this much longer than the others is the thick one
 
@@ -36,11 +37,16 @@ class Finding:
 
 
 def find(
-  scans: Sequence[Scan], classes: Sequence[str], *, slice_axis: str = 'axial', unit: str = 'mm'
+  scans: Sequence[Scan],
+  classes: Sequence[str],
+  *,
+  slice_axis: str = 'axial',
+  unit: str = 'mm',
+  intensity: str = 'window',
 ) -> list[Finding]:
   """Returns what is odd about scans of these classes, each by itself and beside the others.
 
-  `unit` is that of lengths, pixels for pictures.
+  `unit` is that of lengths, pixels for pictures; `intensity` is data.intensity.
   """
   if not scans:
     return []
@@ -51,6 +57,7 @@ def find(
     *_misplaced(scans, slice_axis, names),
     *_constant(scans, names),
     *_coarse(scans, classes),
+    *(_hounsfield(scans) if (unit, intensity) == ('mm', 'percentiles') else ()),
     *_outliers(scans, classes, unit),
   ]
 
@@ -187,6 +194,19 @@ def _coarse(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
         '. Lower data.reduction, or raise data.image_size.',
         is_error=not most,
       )
+
+
+def _hounsfield(scans: Sequence[Scan]) -> Iterator[Finding]:
+  """Yields a warning if every channel of most scans looks like CT."""
+  darkest = np.array([scan.intensity[:, 0].max() for scan in scans])
+  count = int((darkest < _AIR).sum())
+  if 2 * count > len(scans):
+    yield Finding(
+      f'intensities of {count} of {len(scans)} scans reach down to '
+      f'{format_figure(np.median(darkest))}, as Hounsfield units of CT do, but each scan gets its '
+      'own percentiles. If it is CT, set --config.data.intensity=window: one window for all, '
+      'learned from the training patients.'
+    )
 
 
 def _outliers(scans: Sequence[Scan], classes: Sequence[str], unit: str) -> Iterator[Finding]:

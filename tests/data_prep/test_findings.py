@@ -158,3 +158,12 @@ def test_classes_of_which_little_is_left_are_reported_by_how_much(scans, left, t
   of = [one for one in findings.find(drawn, CLASSES) if 'data.reduction' in one.text]
   assert [one.is_error for one in of] == ([is_error] if text else [])
   assert all('tumour keeps' in one.text and text in one.text for one in of)
+
+
+def test_what_looks_like_hounsfield_units_without_a_window_is_told_once(scans):
+  ct = [dataclasses.replace(scan, intensity=scan.intensity - 1024) for scan in scans]
+  (one,) = findings.find(ct, CLASSES, intensity='percentiles')
+  assert 'Hounsfield' in one.text and '--config.data.intensity=window' in one.text
+  assert not one.is_error and not findings.find(ct, CLASSES, intensity='window')
+  assert not findings.find(scans, CLASSES, intensity='percentiles')
+  assert not findings.find(ct[:20] + scans[20:], CLASSES, intensity='percentiles', unit='pixels')
