@@ -260,7 +260,11 @@ def test_names_that_do_not_pair_are_one_line(tmp_path, masks, message):
 @pytest.mark.parametrize(
   ('values', 'option'),
   [
-    ([0, 255], """classes="('background','class 1')"."""),
+    (
+      [0, 255],
+      """classes="('background','class 1')" """
+      """(black is the background, unless --config.data.colours="('#ffffff','#000000')").""",
+    ),
     ([0, 1, 2], """classes="('background','class 1','class 2')"."""),
     (
       [0, 128, 255],
