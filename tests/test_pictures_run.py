@@ -134,7 +134,9 @@ def test_masks_of_the_test_scans_have_the_scores_of_the_evaluation(run, kind):
   summary = json.loads((done.place / 'run' / 'evaluate' / 'summary.json').read_text())
   unit, element = ('mm', 'voxels') if kind == 'volumes' else ('pixels', 'pixels')
   assert summary.get('unit', 'mm') == unit
-  assert ('mean_mask' in summary['floors']) == (kind != 'colours')  # not of windows
+  assert ('mean_mask' in summary['floors']) == (
+    kind == 'volumes'
+  )  # else windows, by choice or need
   with (done.place / 'run' / 'evaluate' / 'scores.csv').open(newline='') as file:
     rows = [row for row in csv.DictReader(file)]
   counts = collections.defaultdict(lambda: np.zeros(3, int))
