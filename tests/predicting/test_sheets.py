@@ -106,7 +106,7 @@ def test_classes_have_the_colours_of_the_masks_where_these_are_seen():
   assert overlays.line_colours(()) == overlays.CLASS_COLOURS
   mask = np.zeros((20, 90), np.uint8)
   mask[5:15, 10:30], mask[5:15, 50:80] = 1, 6
-  content = sheets.draw_picture(np.zeros((20, 90)), mask, colours=overlays.line_colours(legend))
+  content = sheets.draw_picture(np.zeros((20, 90, 1)), mask, colours=overlays.line_colours(legend))
   with Image.open(io.BytesIO(content)) as picture:
     drawn = np.asarray(picture)
   assert drawn[5, 20].tolist() == [255, 0, 0] and drawn[5, 60].tolist() == [9, 255, 0]
