@@ -14,7 +14,7 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
-from thrifty_jax.scans import masks, pictures
+from thrifty_jax.scans import masks, overlays, pictures
 from thrifty_jax.scans.sources import Grid, Source
 from thrifty_jax.scores import summaries
 
