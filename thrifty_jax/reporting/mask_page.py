@@ -45,7 +45,7 @@ def render(
     'against': tables.describe_difference(summary.against) if summary.against else '',
     'viewers': [_draw(*chosen, found, meaning) for chosen in patients.choose(rows)],
     'differences': overlays.DIFFERENCES,
-    'class_colours': overlays.CLASS_COLOURS,
+    'class_colours': overlays.line_colours(meaning.truths.colours),
     'colours': {},
     'dark_colours': {},
   }
@@ -75,5 +75,7 @@ def _draw(which: str, patient: str, dsc: float, found: Found, meaning: Meaning) 
     'case': pair.case,
     'dsc': dsc,
     'aspect': f'{width / height:.4f}',
-    'frames': overlays.draw_frames(np.zeros_like(truth), truth, mask),
+    'frames': overlays.draw_frames(
+      np.zeros_like(truth), truth, mask, overlays.line_colours(meaning.truths.colours)
+    ),
   }
