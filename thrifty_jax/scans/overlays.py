@@ -35,7 +35,8 @@ _GOLDEN = 0.618034  # of a turn: hues so far apart never come close to each othe
 
 def frames(path: Path, colours: Sequence[str] = CLASS_COLOURS) -> dict[str, Any]:
   """Draws the pictures of a case, whose file `write` wrote; see `draw_frames`."""
-  return draw_frames(*_arrays(path), colours)
+  image, truth, prediction = _arrays(path)
+  return draw_frames(image, truth, prediction, colours)
 
 
 def draw_frames(
