@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from data_prep import data_sets
 from data_prep.findings import Finding, format_figure
 from data_prep.survey import Scan
-from thrifty_jax import files, pages
+from thrifty_jax import files, pages, words
 from thrifty_jax.scans import overlays
 from thrifty_jax.scans.volumes import Case
 
@@ -65,7 +65,7 @@ def write(checked: Checked, workdir: Path) -> Path:
     'classes': data.classes[1:],
     'plain': format_figure,
     'slice_axis': data.slice_axis,
-    'of_pictures': data.unit == 'pixels',
+    'words': words.choose(data.unit),
     'figures': [*_figures(None, data.unit)][:-1],
     'size_unit': _size_unit(data.unit),
     'rows': rows,
@@ -77,7 +77,7 @@ def write(checked: Checked, workdir: Path) -> Path:
     'errors': [finding.text for finding in checked.select(errors=True)],
     'warnings': [finding.text for finding in checked.select(errors=False)],
     'patients': len(patients),
-    'class_colours': overlays.CLASS_COLOURS,
+    'class_colours': overlays.line_colours(data.colours),
     'colours': {},
     'dark_colours': {},
   }

@@ -12,9 +12,9 @@ from data_prep.check_page import Checked
 from data_prep.data_sets import Scans
 from data_prep.findings import Finding
 from data_prep.survey import Scan
-from thrifty_jax import presence
+from thrifty_jax import presence, words
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import missing, volumes
+from thrifty_jax.scans import missing, pictures, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 
@@ -29,8 +29,8 @@ def find_problems(
 ) -> list[str]:
   """Returns the reasons why a scan cannot be trained on, besides those of `volumes.make_volume`.
 
-  It has another number of channels, is constant or non-finite, or its truth has a class that has no
-  name. Each reason is a line that names a file of `source`.
+  It has another number of channels, is a constant volume or non-finite, or its truth has a class
+  that has no name. Each reason is a line that names a file of `source`.
   """
   image, truth, found = volume.image, volume.truth, []
   if image.shape[-1] != modalities:
@@ -45,11 +45,13 @@ def find_problems(
       f'{source.image[0]}: {bad} voxels of the scan are NaN or infinite; expected finite '
       f'intensities. {remedy if outside else "Export it again."}'
     )
-  elif (image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2))).any():
-    found.append(
-      f'{source.image[0]}: every voxel of the scan is {image.flat[0]:g}; expected an image. Export '
-      'it again.'
-    )
+  elif not pictures.is_picture(source.image[0]):  # of which one may be empty: it is a warning
+    for channel in np.flatnonzero(image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2)))[:1]:
+      found.append(
+        f'{source.image[0]}: every voxel of the scan is {image[0, 0, 0, channel]:g}'
+        f'{f" in channel {channel + 1}" if modalities > 1 else ""}; expected an image. Export it '
+        'again.'
+      )
   if unknown := np.unique(truth[truth >= len(classes)]).tolist():
     found.append(
       f'{source.label[0]}: the truth holds class {data_sets.list_some(unknown)}, but data.classes '
@@ -73,25 +75,27 @@ def check(
   else. An InputError about unusable scans and missing counterparts is raised once everything is
   read and shown.
   """
-  cases = scans.cases
+  cases, names = scans.cases, words.choose(config.data.unit)
   found = [Finding(text, is_error=True) for text in scans.unpaired]
   if scans.unused:
     some = data_sets.list_some(scans.unused)
-    found.append(Finding(f'{len(scans.unused)} files or folders there belong to no scan: {some}'))
+    found.append(
+      Finding(f'{len(scans.unused)} files or folders there belong to no {names.scan}: {some}')
+    )
   measured: list[Scan] = []
   with workers.map_cases(config.data.workers, f'check {config.data.name}') as cases_map:
     looked = cases_map(functools.partial(_look_at, config), cases)
     for case, (scan, problems) in zip(cases, looked, strict=True):
       measured += [scan] if scan else []
       found += [Finding(text, case.case, is_error=True) for text in problems]
-  kind = {'slice_axis': config.data.slice_axis, 'unit': config.data.unit}
+  kind = {name: config.data[name] for name in ('slice_axis', 'unit', 'intensity')}
   found += findings.find(measured, config.data.classes, **kind)
   total = np.sum([scan.class_size for scan in measured], axis=0)
   if not any(finding.is_error for finding in found) and not np.all(total):
     absent = ', '.join(np.array(config.data.classes[1:])[total == 0])
     text = (
-      f'{data_sets.raw_dir(config)}: no scan has a voxel of {absent}; expected every class of '
-      'data.classes somewhere. Correct the list or the masks.'
+      f'{data_sets.raw_dir(config)}: no {names.scan} has a {names.element} of {absent}; expected '
+      'every class of data.classes somewhere. Correct the list or the masks.'
     )
     found.append(Finding(text, is_error=True))
   classes_of = scans.classes_of_patients(config) if split else {}
@@ -109,10 +113,10 @@ def check(
     some = 0 < len(wrong) < len(cases)
     without = f' {data_sets.name_exclusion([*wrong])}' if some else ''
     if len(errors) == 1:
-      raise InputError(f'1 error in {count} scans: {errors[0].text}{without}')
+      raise InputError(f'1 error in {count} {names.scan}s: {errors[0].text}{without}')
     raise InputError(
-      f'{len(errors)} errors in {count} scans, all listed above; correct or remove what they '
-      f'name. The first: {errors[0].text}{without}'
+      f'{len(errors)} errors in {count} {names.scan}s, all listed above; correct or remove what '
+      f'they name. The first: {errors[0].text}{without}'
     )
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from data_prep import data_sets, fingerprint, one_folder, reduction, two_folders
 from thrifty_jax import config as configs
-from thrifty_jax import files, records
+from thrifty_jax import files, records, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, named_files, pictures, sources, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -292,14 +292,15 @@ def _found(
   patients = len({case.patient for case in cases})
   raw_dir = data_sets.raw_dir(config)
   grouped = _patients_file(raw_dir, data).exists()
-  whose = 'as in patients.csv' if grouped else 'each scan its own: there is no patients.csv'
+  scan = words.choose(data.unit).scan
+  whose = 'as in patients.csv' if grouped else f'each {scan} its own: there is no patients.csv'
   median = np.median(grids.shape, axis=0)
   size = ' x '.join(f'{side:g}' for side in median)
   spacing = ' x '.join(f'{step:.2f}' for step in np.median(grids.spacing_mm, axis=0))
   shape = f'{size} voxels of {spacing} mm (head-feet x back-front x left-right, medians)'
   if _are_pictures(cases):
     shape = f'{median[1]:g} x {median[2]:g} pixels (height x width, medians)'
-  intensity = f'percentiles {data.percentiles[0]:g} to {data.percentiles[1]:g} of each scan'
+  intensity = f'percentiles {data.percentiles[0]:g} to {data.percentiles[1]:g} of each {scan}'
   if data.intensity == 'window':
     intensity = f'window {data.window[0]:g} to {data.window[1]:g}'
     intensity += ', from the foreground of the training patients' * ('window' in left)
@@ -308,20 +309,12 @@ def _found(
     whose += '; those that dataset.json lists'
   paired = (('masks', two_folders.find(data).rule),) if data.images else ()
   return (
-    ('folder', f'{name}: {len(cases)} scans of {patients} patients, {whose}'),
+    ('folder', f'{name}: {len(cases)} {scan}s of {patients} patients, {whose}'),
     *paired,
-    ('scans', shape),
+    (f'{scan}s', shape),
     ('channels', ', '.join(described.channels)),
     ('classes', ', '.join(data.classes)),
-    ('slices', f'{data.slice_axis}, {_describe_drawing(data)}'),
+    ('drawing', words.describe_drawing(data)),
     ('intensity', intensity),
     ('from data', f'{", ".join(left)}; what is set in config.data wins'),
   )
-
-
-def _describe_drawing(data: ConfigDict) -> str:
-  size = f'{data.image_size} x {data.image_size} pixels'
-  if not data.reduction:
-    return size
-  reduced = f', reduced by {data.reduction:g}' if data.reduction > 1 else ''
-  return f'windows of {size}, which overlap by half{reduced}'

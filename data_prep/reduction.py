@@ -43,6 +43,12 @@ def measure_kept(masks: Sequence[np.ndarray], reduction: float) -> float:
 
   It is the mean over the masks that have a class, of the class that loses most; 1 without any.
   """
+  scores = measure_kept_by_class(masks, reduction)
+  return min((float(np.mean(own)) for own in scores.values()), default=1.0)
+
+
+def measure_kept_by_class(masks: Sequence[np.ndarray], reduction: float) -> dict[int, list[float]]:
+  """Returns for each class the DSC of `measure_kept` in the masks, [H, W], that have it."""
   scores: dict[int, list[float]] = {}
   for mask in masks:
     small = slices.draw_label(mask, windows.reduced(mask.shape, reduction))
@@ -50,4 +56,4 @@ def measure_kept(masks: Sequence[np.ndarray], reduction: float) -> float:
     for k in np.unique(mask[mask > 0]):
       size = (back == k).sum() + (mask == k).sum()
       scores.setdefault(int(k), []).append(2 * ((back == k) & (mask == k)).sum() / size)
-  return min((float(np.mean(own)) for own in scores.values()), default=1.0)
+  return scores

@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import placement, slice_order
+from data_prep import placement, reduction, slice_order
 from thrifty_jax.scans import dicom_file, overlays
 from thrifty_jax.scans.volumes import Case, Volume
 
@@ -25,7 +25,7 @@ class Scan:
   orientation: str  # directions of the file's axes, fastest first, such as LPS; '' if unknown
   intensity: np.ndarray  # PERCENTILES of each channel, [M, 3]
   class_size: np.ndarray  # of each foreground class, in ml, or pixels of a picture, [K - 1]
-  image_digest: str  # of the voxels, independent of how the file stores them
+  image_digest: str  # of the voxels, independent of how the file stores them; '' if all are equal
   label_digest: str  # of the mask in the same way; '' for an empty one
   study_digest: str  # equal for DICOM files of one visit; '' if unknown
   disordered: tuple[int, ...]  # numbers, from 1, of slices that do not follow those before them
@@ -33,6 +33,10 @@ class Scan:
   picture: str  # the slice, its mask outlined, as a PNG in a data URI
   pictured: int  # number of that slice, from 1
   placement: np.ndarray | None = None  # what lies under the mask, see placement.measure
+  constant: tuple[int, ...] = ()  # numbers, from 0, of the channels that have one value
+  # DSC of each foreground class of the mask, as the network sees it, with the mask itself, [K - 1];
+  # NaN where there is none. None where it is not measured.
+  kept: np.ndarray | None = None
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
@@ -56,7 +60,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     orientation=volume.orientation,
     intensity=intensity,
     class_size=counts[1:] * (1 if data.unit == 'pixels' else np.prod(volume.spacing_mm) / 1000),
-    image_digest=_digest(image),
+    image_digest=_digest(image) if image.min() < image.max() else '',
     label_digest=_digest(label) if labelled.size else '',
     study_digest=_study_digest(source),
     disordered=tuple(d + 1 for d in slice_order.find_out_of_order(image[..., 0])),
@@ -66,6 +70,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
       label[middle],
       limits=overlays.colour_limits(shown) if shown.ndim == 3 else limits,
       spacing_mm=volume.spacing_mm[1:],
+      colours=overlays.line_colours(data.colours),
     ),
     pictured=middle + 1,
     placement=placement.measure(
@@ -73,7 +78,18 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
       label,
       len(data.classes),
     ),
+    constant=tuple(np.flatnonzero(voxels.min(axis=0) == voxels.max(axis=0)).tolist()),
+    kept=_measure_kept(label, data),
   )
+
+
+def _measure_kept(label: np.ndarray, data: ConfigDict) -> np.ndarray | None:
+  """Returns `Scan.kept` of what is cut into windows, and of pictures."""
+  if not data.reduction and data.unit != 'pixels':
+    return None
+  factor = data.reduction or max(1.0, max(label.shape[1:]) / data.image_size)
+  found = reduction.measure_kept_by_class([plane for plane in label if plane.any()], factor)
+  return np.array([np.mean(found.get(k, np.nan)) for k in range(1, len(data.classes))])
 
 
 def _digest(voxels: np.ndarray) -> str:

@@ -83,7 +83,11 @@ def ask_classes(data: ConfigDict, masks: Sequence[Path]) -> str:
       )
     if not pictures.is_picture(masks[0]):
       values = [*range(int(max(values)) + 1)]  # a number that is absent has a name too
-    elif values not in ([*range(len(values))], [0, 255]):
+    elif values == [0, 255]:
+      option = (
+        """ (black is the background, unless --config.data.colours="('#ffffff','#000000')")"""
+      )
+    elif values != [*range(len(values))]:
       colours = ','.join(f"'#{n:02x}{n:02x}{n:02x}'" for n in values)
       option = f' --config.data.colours="({colours})"'
   names = ','.join(["'background'", *(f"'class {n}'" for n in range(1, max(len(values), 2)))])

@@ -182,7 +182,7 @@ def test_what_is_left_open_comes_from_the_folder(raw, layout, axis):
   assert settings.intensity == 'percentiles'
   name = {'decathlon': 'Made-up', 'nnunet': f'nnunet_{axis}'}[layout]  # the file's, or the folder's
   assert found['folder'] == f'{name}: 7 scans of 6 patients, as in patients.csv'
-  assert found['channels'] == 'T1, T2' and found['slices'] == f'{axis}, 64 x 64 pixels'
+  assert found['channels'] == 'T1, T2' and found['drawing'] == f'{axis} slices of 64 x 64 pixels'
   assert 'slice_axis' in found['from data']
 
 
@@ -361,7 +361,7 @@ def test_a_folder_is_checked_and_prepared(raw, layout, axis, tmp_path, capsys):
   there = raw(layout, axis)
   assert run(there, tmp_path, '--stage=check') == 0
   lines = capsys.readouterr().out.splitlines()
-  assert any(line.split() == ['slices', f'{axis},', '64', 'x', '64', 'pixels'] for line in lines)
+  assert f'  drawing   {axis} slices of 64 x 64 pixels' in lines
   assert [line for line in lines if line.strip().startswith('scan_001 ')][0].split()[1:3] == [
     'p1',
     'test',

@@ -346,9 +346,9 @@ def quick_pictures(monkeypatch):
       assert of_group and all(values and 0 <= min(values) <= 100 for values in of_group.values())
     return '<svg/>'
 
-  frames = functools.cache(lambda path, changed: overlays.frames(path))
+  frames = functools.cache(lambda path, changed, colours: overlays.frames(path, colours))
   by_time = types.SimpleNamespace(**vars(overlays))
-  by_time.frames = lambda path: frames(path, path.stat().st_mtime_ns)
+  by_time.frames = lambda path, colours: frames(path, path.stat().st_mtime_ns, colours)
   monkeypatch.setattr(patients, 'overlays', by_time)
   monkeypatch.setattr(plots, 'draw_curves', curves)
   monkeypatch.setattr(plots, 'draw_dots', dots)

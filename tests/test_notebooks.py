@@ -278,6 +278,20 @@ def test_without_scans_of_your_own_a_folder_is_made_up(tmp_path):
   assert len(list((folder / 'imagesTs').iterdir())) == 2  # a scan with two channels
 
 
+def test_two_folders_take_the_place_of_the_folder():
+  ran, notebook = [], json.loads((PROJECT / 'notebooks/bring_your_own_data.ipynb').read_text())
+  sources = {cell['id']: ''.join(cell['source']) for cell in notebook['cells']}
+  names = {'run': lambda *arguments: ran.append(arguments), 'show': str}
+  exec(sources['parameters'], names)
+  exec(sources['check'], names)
+  names |= {'IMAGES': 'a', 'MASKS': 'b', 'CLASSES': ('no', 'yes')}
+  exec(sources['check'], names)
+  folder, two = ([one for one in call if '.data.' in one] for call in ran)
+  assert folder == ['--config.data.raw_dir=data/made_up']
+  classes = "--config.data.classes=('no', 'yes')"
+  assert two == ['--config.data.images=a', '--config.data.masks=b', classes]
+
+
 def test_a_command_that_fails_stops_the_notebook_after_its_last_words(capsys):
   with pytest.raises(RuntimeError, match='thrifty_jax.main ended with status 2'):
     cells.run('thrifty_jax.main', '--config=configs/nothing.py')

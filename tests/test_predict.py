@@ -199,6 +199,16 @@ def of_pictures(tmp_path_factory, random_model, config):
   return random_model(place, config, training_scans=ranges)
 
 
+def test_a_channel_of_a_picture_alone_is_told_which_names_are_expected(
+  of_pictures, tmp_path, capsys
+):
+  path = tmp_path / 'scans' / 'a_dapi.png'
+  path.parent.mkdir()
+  Image.fromarray(np.eye(9, dtype=np.uint8)).save(path)
+  assert command(of_pictures, path.parent, tmp_path / 'masks') == 2
+  assert 'CASE_0000, CASE_0001, ... in the order of the channels' in capsys.readouterr().err
+
+
 def test_a_folder_of_pictures_becomes_masks_overlays_and_probabilities_of_their_size(
   of_pictures, tmp_path, capsys
 ):

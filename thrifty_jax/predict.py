@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, stopping
+from thrifty_jax import files, logbook, stopping, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import say
 from thrifty_jax.predicting import BATCH_SIZE
@@ -176,7 +176,8 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any, unused: Sequ
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{several}{network}; {", ".join(segmenter.classes[1:])}')
   say('device', device.describe())
-  say('input', f'{count} scan{"s" if count > 1 else ""} in {values.input}')
+  scan = words.choose(first.spec.unit).scan
+  say('input', f'{count} {scan}{"s" if count > 1 else ""} in {values.input}')
   if unused:
     some = ', '.join(unused[:5]) + ', ...' * (len(unused) > 5)
     say('not used', f'{len(unused)} files or folders there: {some}')
@@ -198,6 +199,7 @@ def _segment_all(
   failed: list[str] = []
   unlike: list[str] = []
   rows: list[dict[str, str]] = []
+  scan = words.choose(segmenter.members[0].spec.unit).scan
   say('batch', f'{segmenter.fitting_batch} slices')
   with logbook.progress(len(plan.scans), 'predict') as bar:
     for source, paths in plan.scans:
@@ -229,7 +231,7 @@ def _segment_all(
   for line in unlike:
     say('unlike', line)
   if unlike:
-    say('', 'scans that are unlike those of the training may be segmented badly: check these masks')
+    say('', f'{scan}s unlike those of the training may be segmented badly: check these masks')
   say('done', f'{done} of {len(plan.scans)} in {logbook.format_duration(time.monotonic() - began)}')
   for line in failed:
     print(f'error: {line}', file=sys.stderr)

@@ -123,3 +123,4 @@ def test_a_table_of_pictures_has_no_millimetres_and_no_slices(tmp_path):
     assert 'H x W' not in content.replace('  H x W', '') and ' ml' not in content
     assert 'spacing mm' not in content and 'spacing, mm' not in content
   assert 'middle one of the' not in page and '<br>slice' not in page
+  assert '<h2>Pictures</h2>' in page and 'All 3 pictures can be' in page

@@ -134,3 +134,36 @@ def test_sizes_of_classes_in_pictures_are_areas(scans):
   changed[2] = dataclasses.replace(changed[2], class_size=np.array([200.0, 15.0]))
   (finding,) = findings.find(changed, CLASSES, unit='pixels')
   assert finding.text.startswith('c02: area of liver 200 pixels; the median is')
+
+
+def test_a_channel_that_shows_nothing_is_a_warning_and_everywhere_an_error(scans):
+  (one,) = found(scans, 3, constant=(0,))
+  assert not one.is_error and one.case == 'c03' and 'the same in every voxel' in one.text
+  everywhere = [dataclasses.replace(scan, constant=(0,)) for scan in scans]
+  (one,) = findings.find(everywhere, CLASSES)
+  assert one.is_error and one.text.startswith('channel 1 is the same in every voxel of every scan')
+
+
+@pytest.mark.parametrize(
+  ('left', 'text', 'is_error'),
+  [
+    (0.95, '', False),
+    (0.5, 'a DSC of 0.50 with itself, the most', False),
+    (0.0, 'no pixel. Lower', True),
+  ],
+)
+def test_classes_of_which_little_is_left_are_reported_by_how_much(scans, left, text, is_error):
+  drawn = [dataclasses.replace(scan, kept=np.array([1, left])) for scan in scans]
+  drawn[0] = dataclasses.replace(scans[0], kept=np.array([1, np.nan]))
+  of = [one for one in findings.find(drawn, CLASSES) if 'data.reduction' in one.text]
+  assert [one.is_error for one in of] == ([is_error] if text else [])
+  assert all('tumour keeps' in one.text and text in one.text for one in of)
+
+
+def test_what_looks_like_hounsfield_units_without_a_window_is_told_once(scans):
+  ct = [dataclasses.replace(scan, intensity=scan.intensity - 1024) for scan in scans]
+  (one,) = findings.find(ct, CLASSES, intensity='percentiles')
+  assert 'Hounsfield' in one.text and '--config.data.intensity=window' in one.text
+  assert not one.is_error and not findings.find(ct, CLASSES, intensity='window')
+  assert not findings.find(scans, CLASSES, intensity='percentiles')
+  assert not findings.find(ct[:20] + scans[20:], CLASSES, intensity='percentiles', unit='pixels')

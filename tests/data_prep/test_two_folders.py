@@ -12,7 +12,7 @@ from data_prep import check_page, checks, data_sets, folder, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import pictures, preprocessing, volumes
+from thrifty_jax.scans import pictures, preprocessing, slices, volumes
 
 PATIENTS = 3  # and four pictures
 CLASSES, COLOURS = phantom_folders.CLASSES, phantom_folders.COLOURS
@@ -84,9 +84,10 @@ def test_what_is_left_open_follows_from_the_pictures(config):
   data = config.data
   assert (data.modalities, data.context, data.slice_axis, data.unit) == (3, 0, 'axial', 'pixels')
   assert data.intensity == 'percentiles' and configs.left_to_data(config) == []
-  assert told['folder'] == 'set/images: 4 scans of 3 patients, as in patients.csv'
+  assert told['folder'] == 'set/images: 4 pictures of 3 patients, as in patients.csv'
   assert told['masks'] == 'by names, *_photo with *_drawn'
-  assert told['channels'] == 'red, green, blue' and told['scans'].startswith('42 x 44 pixels')
+  assert told['channels'] == 'red, green, blue' and told['pictures'].startswith('42 x 44 pixels')
+  assert told['drawing'] == 'pictures drawn whole to 64 x 64 pixels'
   assert told['not used'] == '1 files or folders: images/Thumbs.db'
 
 
@@ -259,7 +260,11 @@ def test_names_that_do_not_pair_are_one_line(tmp_path, masks, message):
 @pytest.mark.parametrize(
   ('values', 'option'),
   [
-    ([0, 255], """classes="('background','class 1')"."""),
+    (
+      [0, 255],
+      """classes="('background','class 1')" """
+      """(black is the background, unless --config.data.colours="('#ffffff','#000000')").""",
+    ),
     ([0, 1, 2], """classes="('background','class 1','class 2')"."""),
     (
       [0, 128, 255],
@@ -409,3 +414,39 @@ def test_distances_of_pictures_are_in_pixels_whatever_is_asked_for(there, tmp_pa
   config = configure(there, tmp_path, unit='mm')
   with pytest.raises(InputError, match="unit is 'mm'; expected 'pixels'"):
     data_sets.resolve(config, data_sets.find(config), ())
+
+
+# --- what shows nothing
+
+
+def check(config, place):
+  scans = data_sets.find(config)
+  told = data_sets.resolve(config, scans, ())
+  checks.check(config, scans, {}, place, told)
+
+
+def test_a_reduction_that_leaves_nothing_is_refused(there, tmp_path):
+  config = configure(there, tmp_path, reduction=1000.0, workers=1)
+  with pytest.raises(InputError, match='left part keeps no pixel. Lower data.reduction'):
+    check(config, tmp_path)
+
+
+def test_a_picture_without_blue_is_trained_on_with_a_warning(there, tmp_path, capsys):
+  paths = sorted((there / 'images').glob('*.png'))
+  for path, weights in ((paths[1], (1, 1, 0)), (paths[2], (0, 0, 0))):
+    write(path, np.asarray(Image.open(path)) * np.array(weights, np.uint8))
+  config = configure(there, tmp_path, workers=1)
+  check(config, tmp_path)
+  text = ' '.join(capsys.readouterr().out.split())
+  assert '01_photo: channel 3 is the same in every pixel, and shows nothing' in text
+  assert '02_photo: it is the same in every pixel, and shows nothing' in text
+  case = found(config)[1]
+  image, _ = slices.to_slices(folder.read_case(case), preprocessing.image_settings(config.data))
+  assert np.isfinite(image).all() and not image[..., 2].any() and image[..., 1].any()
+
+
+def test_pictures_that_all_lack_blue_are_refused(there, tmp_path):
+  for path in (there / 'images').glob('*.png'):
+    write(path, np.asarray(Image.open(path)) * np.array((1, 1, 0), np.uint8))
+  with pytest.raises(InputError, match='channel 3 is the same in every pixel of every picture'):
+    check(configure(there, tmp_path, workers=1), tmp_path)

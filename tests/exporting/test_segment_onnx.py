@@ -423,6 +423,8 @@ def write_picture(path, *, mode='RGB', shape=(41, 54)):
   rows, columns = np.indices(shape)
   disc = np.where((rows - 18) ** 2 + (columns - 20) ** 2 < 90, 220, 30)
   pixels = np.stack([disc, 5 * rows, 4 * columns], axis=-1).astype(np.uint8)
+  if path.stem == 'without_blue':
+    pixels[..., 2] = 0
   Image.fromarray(pixels).convert(mode).save(path)
   return path
 
@@ -460,6 +462,7 @@ PICTURES = {  # file: mode and shape
   'a.bmp': ('RGB', (54, 15)),  # narrower than a window
   'a.gif': ('P', (41, 54)),
   'large.png': ('RGB', (41, 130)),  # unlike the training
+  'without_blue.png': ('RGB', (41, 54)),
 }
 
 

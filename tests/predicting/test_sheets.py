@@ -91,6 +91,29 @@ def test_a_picture_is_drawn_in_its_size_and_colours_with_a_rimmed_line():
   assert drawn[30, 45].tolist() == [200, 120, 40]
 
 
+def test_classes_have_the_colours_of_the_masks_where_these_are_seen():
+  legend = (
+    '#000000',
+    '#ff0000',
+    '#101010',
+    '#FFFFFF',
+    '#808080',
+    *(f'#{k:02x}ff00' for k in (1, 9)),
+  )
+  red, dark, light, grey, *others = overlays.line_colours(legend)
+  assert red == '#ff0000' and tuple(others) == legend[5:]
+  assert (dark, light, grey) == overlays.CLASS_COLOURS[1:4]
+  assert overlays.line_colours(()) == overlays.CLASS_COLOURS
+  mask = np.zeros((20, 90), np.uint8)
+  mask[5:15, 10:30], mask[5:15, 50:80] = 1, 6
+  content = sheets.draw_picture(np.zeros((20, 90, 1)), mask, colours=overlays.line_colours(legend))
+  with Image.open(io.BytesIO(content)) as picture:
+    drawn = np.asarray(picture)
+  assert drawn[5, 20].tolist() == [255, 0, 0] and drawn[5, 60].tolist() == [9, 255, 0]
+  many = [f'#{k:02x}ff00' for k in range(200)]
+  assert overlays.line_colours(many) == overlays.CLASS_COLOURS
+
+
 def test_lines_on_a_large_picture_are_thicker():
   counts = []
   for side in (400, 1600):

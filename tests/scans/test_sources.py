@@ -79,6 +79,15 @@ def test_channels_on_the_fourth_axis_are_a_scan_by_themselves_whatever_its_name(
   assert volume.image.shape == (4, 3, 2, 2)
 
 
+def test_pictures_in_colours_lose_the_number_that_nnunet_gives_them(tmp_path):
+  for name in 'pq':
+    draw(tmp_path / f'{name}_0000.png', colours=True)
+  assert found(tmp_path, 3) == {'p': ('p_0000.png',), 'q': ('q_0000.png',)}
+  assert sources.find(tmp_path / 'q_0000.png', channels=3)[0].name == 'q'
+  draw(tmp_path / 'r.png', colours=True)  # then the number may be one of the pictures
+  assert [*found(tmp_path, 3)] == ['p_0000', 'q_0000', 'r']
+
+
 def test_one_file_of_several_channels_brings_the_others(tmp_path):
   for name in ('a_0000', 'a_0001', 'ab_0000', 'c'):
     write(tmp_path / f'{name}.nii.gz', 2, 3, 4)

@@ -223,6 +223,8 @@ def test_scans_with_nothing_to_find_are_counted(cases):
 def test_distances_in_pixels_have_columns_of_that_name_and_are_read_back(cases, tmp_path):
   rows = [list(summaries.make_rows(cases, NAMES, {}, unit=unit)) for unit in ('mm', 'pixels')]
   assert 'hd95_pixels' in rows[1][0] and not any('_mm' in name for name in rows[1][0])
+  assert 'truth_voxels' in rows[0][0] and 'truth_pixels' in rows[1][0]
+  assert not any('voxels' in name for name in rows[1][0])
   arrays = []
   for unit, table in zip(('mm', 'pixels'), rows, strict=True):
     summaries.write_rows(tmp_path / f'{unit}.csv', table)

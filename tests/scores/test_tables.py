@@ -88,5 +88,5 @@ def test_a_single_class_needs_no_mean_and_a_single_patient_no_interval():
 def test_distances_in_pixels_are_called_so():
   text = tables.format_evaluation(replace(SUMMARY, unit='pixels'))
   assert 'HD95, pixels' in text and 'NSD at 2 pixels, %' in text
-  assert ' mm' not in text
+  assert ' mm' not in text and 'scan' not in text and 'training pictures' in text
   assert 'HD95, mm' in tables.format_evaluation(SUMMARY)

@@ -64,7 +64,7 @@ def segment(voxels, affine, settings, network):
       'the scan has non-finite voxels, NaN or infinite; '
       f'{"" if np.isinf(volume).any() else remedy}export it again'
     )
-  if (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
+  if not of_pictures(settings) and (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
     raise SystemExit('all voxels of a channel are the same; expected an image')
   stored = orientations.io_orientation(affine)
   sliced = orientations.axcodes2ornt(SLICE_AXES[settings['slice_axis']])
@@ -106,7 +106,10 @@ def prepare(volume, settings):
         low, high = channel.min(), channel.max()
     else:
       low, high = settings['window']
-    channel = np.clip((channel - np.float32(low)) / np.float32(high - low), 0, 1)
+    if low == high:
+      channel = np.zeros(channel.shape, np.float32)
+    else:
+      channel = np.clip((channel - np.float32(low)) / np.float32(high - low), 0, 1)
     drawn = np.concatenate([to_squares(plane, settings) for plane in channel])
     channels.append(np.clip(drawn, 0, 1).astype(np.float16))
   return np.stack(channels, axis=-1)

@@ -14,7 +14,7 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
-from thrifty_jax.scans import masks, pictures
+from thrifty_jax.scans import masks, overlays, pictures
 from thrifty_jax.scans.sources import Grid, Source
 from thrifty_jax.scores import summaries
 
@@ -193,7 +193,8 @@ def write(
     turned = found.turned(np.round(share, _DECIMALS), grid.affine)
     contents[path] = _to_bytes(path, turned, grid)
   if outputs.overlay:
-    contents[outputs.overlay] = _draw(found, list(about['classes'].values()))
+    classes = list(about['classes'].values())
+    contents[outputs.overlay] = _draw(found, classes, overlays.line_colours(whole.colours))
   turned = found.turned(found.mask, grid.affine)
   problem = None
   if outputs.segmentation and grid.series:
@@ -224,10 +225,10 @@ def _to_bytes(path: Path, voxels: np.ndarray, grid: Grid, colours: Sequence[str]
   return masks.to_bytes(voxels, grid, ending=masks.ending(path) or '', colours=colours)
 
 
-def _draw(found: Segmentation, classes: Sequence[str]) -> bytes:
+def _draw(found: Segmentation, classes: Sequence[str], colours: Sequence[str]) -> bytes:
   """Draws the classes over a picture in its own size, or over slices of a volume."""
   if found.unit == 'pixels':
-    return sheets.draw_picture(found.image, found.mask[0])
+    return sheets.draw_picture(found.image, found.mask[0], colours=colours)
   volume: Any = found.image
   spacing_mm = np.linalg.norm(found.affine[:3, :3], axis=0)
   return sheets.draw_sheet(volume[..., 0], found.mask, spacing_mm=spacing_mm, classes=classes)

@@ -17,7 +17,7 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
 
   Raises:
     InputError: If the scan is empty, has another number of channels, or has a channel that is
-      non-finite or constant.
+      non-finite, or of a volume constant.
   """
   image = volume.image
   _require_channels(image.shape[-1], spec)
@@ -27,7 +27,7 @@ def turn(volume: Volume, spec: ModelSpec) -> Volume:
   # which what is finite and not constant in the file may be neither.
   volume = volumes.along(dataclasses.replace(volume, label=None), 'axial')
   image = volume.image
-  _require_image(image, image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2)))
+  _require_image(image, image.min(axis=(0, 1, 2)) == image.max(axis=(0, 1, 2)), spec)
   return volumes.along(volume, spec.image.slice_axis)
 
 
@@ -38,7 +38,7 @@ def survey(picture: Picture, spec: ModelSpec) -> list[Levels]:
     raise InputError(f'the picture is empty, it has {picture.shape[:2]} pixels (H, W)')
   found = bands.find_levels(picture)
   for values, _ in found:
-    _require_image(values, len(values) == 1)
+    _require_image(values, len(values) == 1, spec)
   return found
 
 
@@ -46,7 +46,8 @@ def _require_channels(count: int, spec: ModelSpec) -> None:
   if count != spec.modalities and spec.of_pictures:
     raise InputError(
       f'the picture has {count} channel(s), but the model was trained on {spec.modalities}; a '
-      'picture in grey has 1, one in colours 3: convert it'
+      'picture in grey has 1, one in colours 3: convert it, or name grey ones of one scan '
+      'CASE_0000, CASE_0001, ... in the order of the channels of the training'
     )
   if count != spec.modalities:
     raise InputError(
@@ -55,15 +56,15 @@ def _require_channels(count: int, spec: ModelSpec) -> None:
     )
 
 
-def _require_image(values: np.ndarray, constant: np.ndarray | bool) -> None:
-  """Refuses values of which some are non-finite, and channels that are constant."""
+def _require_image(values: np.ndarray, constant: np.ndarray | bool, spec: ModelSpec) -> None:
+  """Refuses values of which some are non-finite, and channels of volumes that are constant."""
   if not np.isfinite(values).all():
     remedy = 'thrifty_jax.predict takes NaN as the lowest value by --nan_is_lowest; else '
     raise InputError(
       'the scan has non-finite voxels, NaN or infinite; '
       f'{"" if np.isinf(values).any() else remedy}export it again'
     )
-  if np.any(constant):
+  if not spec.of_pictures and np.any(constant):
     raise InputError('all voxels of a channel are the same; expected an image')
 
 

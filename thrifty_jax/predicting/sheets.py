@@ -58,7 +58,9 @@ def draw_sheet(
   return content.getvalue()
 
 
-def draw_picture(picture: Picture, mask: np.ndarray) -> bytes:
+def draw_picture(
+  picture: Picture, mask: np.ndarray, *, colours: Sequence[str] = overlays.CLASS_COLOURS
+) -> bytes:
   """Draws a picture in its own size as the content of a PNG file.
 
   Every class is outlined by a line with a dark rim, which is visible on any colour. Of a picture
@@ -67,6 +69,7 @@ def draw_picture(picture: Picture, mask: np.ndarray) -> bytes:
   Args:
     picture: Pixels, [H, W, M]; three channels are colours, else the first is drawn.
     mask: Class of each pixel, [H, W], uint8.
+    colours: Colours of the classes, see `overlays.line_colours`.
   """
   step = math.ceil(math.sqrt(mask.size / _MOST_PIXELS))
   mask = mask[::step, ::step]
@@ -74,12 +77,12 @@ def draw_picture(picture: Picture, mask: np.ndarray) -> bytes:
   low, high = _limits(image) if image.ndim == 2 else overlays.colour_limits(image)
   shades = np.concatenate([_to_bytes(image[rows], low, high) for rows in bands.split(*mask.shape)])
   pixels = np.array(Image.fromarray(shades).convert('RGB'))
-  border = overlays.outline(mask).astype(np.int8) - np.int8(len(overlays.CLASS_COLOURS))
+  border = overlays.outline(mask, colours=len(colours)).astype(np.int16) - np.int16(len(colours))
   thick = 1 + max(mask.shape) // _LINE
   lines = ndimage.maximum_filter(np.maximum(border, 0), thick)
   rim = ndimage.maximum_filter(lines, 1 + 2 * thick)
   pixels[rim > 0] = ImageColor.getrgb(overlays.RIM_COLOUR)
-  for number, colour in enumerate(overlays.CLASS_COLOURS, start=1):
+  for number, colour in enumerate(colours, start=1):
     pixels[lines == number] = ImageColor.getrgb(colour)
   content = io.BytesIO()
   Image.fromarray(pixels).save(content, format='PNG')

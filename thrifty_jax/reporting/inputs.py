@@ -1,19 +1,21 @@
 """Reads and validates the files of a run for the report; they may be damaged or untrusted."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from thrifty_jax import files, logbook, records
-from thrifty_jax.allowed import within
+from thrifty_jax.allowed import Allowed, within
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import space
 from thrifty_jax.run_files import Compared, Epoch, Evaluated, Side
 from thrifty_jax.scores import summaries
 
 T = TypeVar('T')
+Colour = Annotated[str, Allowed('a colour as #rrggbb', re.compile('#[0-9a-fA-F]{6}').fullmatch)]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class DataSet:
   classes: tuple[str, ...]
   image_size: Side
   intensity: str
+  slice_axis: str = 'axial'
+  unit: str = 'mm'
+  reduction: float = 0.0
+  colours: tuple[Colour, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import pages
+from thrifty_jax import pages, words
 from thrifty_jax.reporting import patients
 from thrifty_jax.run_files import ScoredMasks
 from thrifty_jax.scans import overlays, volumes
@@ -35,6 +35,7 @@ def render(
     'model': 'masks',
     'of': tables.describe_patients(summary),
     'place': '',
+    'words': words.choose(summary.unit),
     'metrics': tables.label_metrics(summary.unit),
     'flagged': tables.describe_flags(summary),
     'unscored': tables.describe_unscored(summary),
@@ -44,7 +45,7 @@ def render(
     'against': tables.describe_difference(summary.against) if summary.against else '',
     'viewers': [_draw(*chosen, found, meaning) for chosen in patients.choose(rows)],
     'differences': overlays.DIFFERENCES,
-    'class_colours': overlays.CLASS_COLOURS,
+    'class_colours': overlays.line_colours(meaning.truths.colours),
     'colours': {},
     'dark_colours': {},
   }
@@ -74,5 +75,7 @@ def _draw(which: str, patient: str, dsc: float, found: Found, meaning: Meaning) 
     'case': pair.case,
     'dsc': dsc,
     'aspect': f'{width / height:.4f}',
-    'frames': overlays.draw_frames(np.zeros_like(truth), truth, mask),
+    'frames': overlays.draw_frames(
+      np.zeros_like(truth), truth, mask, overlays.line_colours(meaning.truths.colours)
+    ),
   }

@@ -16,18 +16,18 @@ FLOORS = {'mean_mask': 'mean training mask', 'intensity_thresholds': 'intensity 
 Rows = Sequence[Mapping[str, str]]
 
 
-def gather(run: Path, evaluated: Evaluated | None) -> dict[str, Any]:
-  """Gathers what the page shows of individual patients."""
+def gather(run: Path, evaluated: Evaluated | None, colours: Sequence[str]) -> dict[str, Any]:
+  """Gathers what the page shows of individual patients, classes in `overlays.line_colours`."""
   path, scores = run / 'evaluate' / 'scores.csv', ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
   columns = ('patient', 'class', 'dsc')
   rows = summaries.read_rows(path, columns, scores=scores) if path.exists() else []
   return {
     'rows': rows,
     'dots': _plot(rows) if rows else '',
-    'viewers': draw_patients(run, evaluated, rows) if evaluated else [],
+    'viewers': draw_patients(run, evaluated, rows, colours) if evaluated else [],
     'floors': FLOORS,
     'differences': overlays.DIFFERENCES,
-    'class_colours': overlays.CLASS_COLOURS,
+    'class_colours': colours,
   }
 
 
@@ -71,7 +71,9 @@ def choose(rows: Rows) -> list[tuple[str, str, float]]:
   return [(which, ranked[place], means[ranked[place]]) for which, place in places.items()]
 
 
-def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str, Any]]:
+def draw_patients(
+  run: Path, evaluated: Evaluated, rows: Rows, colours: Sequence[str] = overlays.CLASS_COLOURS
+) -> list[dict[str, Any]]:
   """Pictures the best, the median and the worst patient with a score whose slices exist."""
   found = []
   for which, patient, dsc in choose(rows):
@@ -84,5 +86,5 @@ def draw_patients(run: Path, evaluated: Evaluated, rows: Rows) -> list[dict[str,
     path = run / case.run / 'evaluate' / 'predictions' / f'{case.case}.npz'
     if path.exists():
       title = {'which': which, 'patient': patient, 'case': case.case, 'dsc': dsc}
-      found.append(title | {'aspect': 1, 'frames': overlays.frames(path)})
+      found.append(title | {'aspect': 1, 'frames': overlays.frames(path, colours)})
   return found

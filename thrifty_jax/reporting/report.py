@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, pages, presence, records
+from thrifty_jax import files, logbook, pages, presence, records, words
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients
 from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
+from thrifty_jax.scans import overlays
 from thrifty_jax.scores import agreement, tables
 
 MODELS = {
@@ -56,6 +57,8 @@ def gather(workdir: Path) -> dict[str, Any]:
   scored = evaluated or retrained
   model = scored.model if scored and scored.model else settings.model.name
   data = evaluated.data if evaluated else ''
+  drawn = settings.data
+  unit = evaluated.unit if evaluated else drawn.unit if drawn else 'mm'
   return {
     'data': data or (settings.data.name if settings.data else ''),
     'model': MODELS.get(model, model),
@@ -63,6 +66,8 @@ def gather(workdir: Path) -> dict[str, Any]:
     'raced': model == 'lean' and not settings.genotype,
     'given': Path(settings.genotype).name,
     'settings': settings,
+    'words': words.choose(unit, drawn.reduction if drawn else 0.0),
+    'drawing': words.describe_drawing(drawn) if drawn else '',
     'fields': configs.flatten(config),
     'earlier_environments': len(told.earlier),
     'environment': configs.flatten(environment),
@@ -84,7 +89,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'paper': PAPER,
     'fronts': fronts.gather(workdir),
     **_compare(workdir),
-    **patients.gather(run, evaluated),
+    **patients.gather(run, evaluated, overlays.line_colours(drawn.colours if drawn else ())),
     'retrain_plots': histories.plot_retraining(
       inputs.read_lines(run / 'retrain', inputs.RetrainLine),
       retrained.best_epoch if retrained else None,

@@ -18,8 +18,9 @@ from thrifty_jax.errors import InputError
 
 SLICES = 20  # at most, per case: the page stays small
 CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
-RIM = 2 * len(CLASS_COLOURS) + 1  # number of the dark line around the classes, see `outline`
-RIM_COLOUR = '#000000'
+RIM_COLOUR = '#000000'  # of the dark line around the classes, see `outline`
+_MOST_COLOURS = 127  # of classes: two numbers each, and one for the rim, are bytes
+_LEAST_VALUE, _LEAST_SATURATION = 0.4, 0.3  # of a colour that is seen on grey: no black, no white
 DIFFERENCES = {'missed': '#4cb4ff', 'invented': '#ff5a5f', 'wrong class': '#ffd23f'}
 MOST_VOXELS = 1 << 29  # per case; twice those of a thousand slices of 512 x 512
 _UNREADABLE = (  # by zipfile, zlib and numpy; RuntimeError for an encrypted file
@@ -32,18 +33,25 @@ _THUMBNAIL_COLOURS = 64  # of a picture in colours, chosen for it
 _GOLDEN = 0.618034  # of a turn: hues so far apart never come close to each other soon
 
 
-def frames(path: Path) -> dict[str, Any]:
+def frames(path: Path, colours: Sequence[str] = CLASS_COLOURS) -> dict[str, Any]:
   """Draws the pictures of a case, whose file `write` wrote; see `draw_frames`."""
-  return draw_frames(*_arrays(path))
+  image, truth, prediction = _arrays(path)
+  return draw_frames(image, truth, prediction, colours)
 
 
-def draw_frames(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
+def draw_frames(
+  image: np.ndarray,
+  truth: np.ndarray,
+  prediction: np.ndarray,
+  colours: Sequence[str] = CLASS_COLOURS,
+) -> dict[str, Any]:
   """Draws the pictures of a case.
 
   Args:
     image: Slices, [D, H, W] or in colours [D, H, W, 3], uint8.
     truth: Class of each pixel, [D, H, W], uint8.
     prediction: Predicted class of each pixel, likewise.
+    colours: Colours of the classes, see `line_colours`.
 
   Returns:
     Dictionary with 'slices' (their numbers in the scan, from 1, of 'total'), 'start' (the one to
@@ -51,9 +59,9 @@ def draw_frames(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) ->
     'difference'.
   """
   chosen = choose_slices(truth, prediction)
-  classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in CLASS_COLOURS]
+  classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in colours]
   classes.append((RIM_COLOUR, FILL))
-  rim = image.ndim == 4
+  drawn = {'colours': len(colours), 'rim': image.ndim == 4}
   differences = [(colour, 215) for colour in DIFFERENCES.values()]
   pairs = [(prediction[i], truth[i]) for i in chosen]
   return {
@@ -61,8 +69,8 @@ def draw_frames(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) ->
     'slices': [int(i) + 1 for i in chosen],
     'start': int(np.argmax([(true > 0).sum() for _, true in pairs])),
     'image': [_data_uri(Image.fromarray(image[i])) for i in chosen],
-    'truth': [_overlay(outline(true, rim=rim), classes) for _, true in pairs],
-    'prediction': [_overlay(outline(predicted, rim=rim), classes) for predicted, _ in pairs],
+    'truth': [_overlay(outline(true, **drawn), classes) for _, true in pairs],
+    'prediction': [_overlay(outline(predicted, **drawn), classes) for predicted, _ in pairs],
     'difference': [_overlay(draw_difference(*pair), differences) for pair in pairs],
   }
 
@@ -126,6 +134,23 @@ def class_colour(number: int) -> str:
   return '#' + ''.join(f'{round(255 * part):02x}' for part in parts)
 
 
+def line_colours(legend: Sequence[str]) -> tuple[str, ...]:
+  """Returns the colours in which classes are drawn over scans, from class 1 on; they repeat.
+
+  They are those of the legend, '#rrggbb' of every class, background first, where these can be seen
+  on any grey, and else the usual ones.
+  """
+  if not 1 < len(legend) <= _MOST_COLOURS:
+    return CLASS_COLOURS
+  found = []
+  for number, colour in enumerate(legend[1:], start=1):
+    red, green, blue = ImageColor.getrgb(colour)[:3]
+    _, saturation, value = colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)
+    seen = saturation >= _LEAST_SATURATION and value >= _LEAST_VALUE
+    found.append(colour if seen else class_colour(number))
+  return tuple(found)
+
+
 def pick_channels(image: np.ndarray, *, unit: str) -> np.ndarray:
   """Returns what is shown of the channels of a scan, [..., M]; `unit` is that of its lengths.
 
@@ -152,11 +177,12 @@ def outline_slice(
   *,
   limits: Sequence[float],
   spacing_mm: Sequence[float],
+  colours: Sequence[str] = CLASS_COLOURS,
 ) -> str:
   """Draws a thumbnail of a slice with the borders of its mask, a PNG as data URI.
 
   The slice is [H, W], or [H, W, 3] in colours. The limits become black and white. Pixels of
-  `spacing_mm` (height, width) become square.
+  `spacing_mm` (height, width) become square. `colours` are those of `line_colours`.
   """
   height, width = np.multiply(label.shape, spacing_mm)
   scale = THUMBNAIL / max(height, width)
@@ -166,10 +192,10 @@ def outline_slice(
   draw, coloured = (_draw_colours, True) if image.ndim == 3 else (_draw_greys, False)
   shades, palette = draw(bright, size)
   enlarged = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-  mask = outline(enlarged, rim=coloured)
-  border = mask.astype(int) - len(CLASS_COLOURS)  # number of its colour where above 0
+  mask = outline(enlarged, colours=len(colours), rim=coloured)
+  border = mask.astype(int) - len(colours)  # number of its colour where above 0
   indices = np.where(border > 0, len(palette) + border - 1, shades).astype(np.uint8)
-  lines = map(ImageColor.getrgb, (*CLASS_COLOURS, RIM_COLOUR) if coloured else CLASS_COLOURS)
+  lines = map(ImageColor.getrgb, (*colours, RIM_COLOUR) if coloured else colours)
   return _data_uri(_palette_image(indices, [*palette, *lines]))
 
 
@@ -203,19 +229,20 @@ def draw_difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
   return found
 
 
-def outline(label: np.ndarray, *, rim: bool = False) -> np.ndarray:
+def outline(
+  label: np.ndarray, *, colours: int = len(CLASS_COLOURS), rim: bool = False
+) -> np.ndarray:
   """Returns the label with separate colours for pixels at a border of their class, [S, S], uint8.
 
-  Class k is k inside and k + len(CLASS_COLOURS) at the border; colours repeat for further classes.
-  With a rim the background is RIM beside a class, which keeps borders visible on any colour.
+  Class k is k inside and k + colours at the border; colours repeat for further classes. With a rim
+  the background is 2 colours + 1 beside a class, which keeps borders visible on any colour.
   """
-  colours = len(CLASS_COLOURS)
   padded = np.pad(label, 1, mode='edge')
   neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
   border = np.any([other != label for other in neighbours], axis=0)
   # In 16 bits, as pictures are large; a class is at most 255.
   colour = (label.astype(np.int16) - 1) % colours + 1
-  beside = np.int16(RIM) * border if rim else np.int16(0)
+  beside = np.int16(2 * colours + 1) * border if rim else np.int16(0)
   return np.where(label == 0, beside, colour + np.int16(colours) * border).astype(np.uint8)
 
 

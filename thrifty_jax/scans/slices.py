@@ -154,7 +154,9 @@ def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
 
 
 def clip_to_unit(image: np.ndarray, low: float, high: float) -> np.ndarray:
-  """Maps low to 0 and high to 1 and clips values outside, float32."""
+  """Maps low to 0 and high to 1 and clips values outside, float32; 0 if both are equal."""
+  if low == high:
+    return np.zeros(image.shape, np.float32)
   unit = image - np.float32(low)
   unit /= np.float32(high - low)
   return np.clip(unit, 0.0, 1.0, out=unit)

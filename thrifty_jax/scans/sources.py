@@ -55,8 +55,8 @@ def find(place: Path, *, channels: int) -> list[Source]:
       `find_unused`), further folders are not searched. Enhanced DICOM may be a file by itself.
       Pictures are scans where there is no volume and no series; beside these they are previews.
     channels: Number of channels of a scan. With more than one, CASE_0000, CASE_0001, ... are one
-      scan; a NIfTI file with four axes or a picture in colours is a scan by itself. With one, the
-      ending _0000 is left out of the names if all have it.
+      scan; a NIfTI file with four axes or a picture in colours is a scan by itself. The ending
+      _0000 is left out of the names of scans in one file if all have it.
   """
   if place.is_file():
     return [_of_file(place, channels)]
@@ -155,7 +155,7 @@ def _of_file(path: Path, channels: int) -> Source:
     )
   parts = _CHANNEL.fullmatch(name)
   if channels == 1 or not parts or _has_channels(path):
-    return Source(name, (path,))
+    return _grouped({name: path}, channels)[0]
   endings = pictures.ENDINGS if pictures.is_picture(path) else ENDINGS
   files = _files_in(path.parent, endings)
   beside = {name: file for name, file in files.items() if name.startswith(f'{parts[1]}_')}
@@ -164,17 +164,16 @@ def _of_file(path: Path, channels: int) -> Source:
 
 def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
   """Returns the scans, sorted by name, from files by name."""
-  if channels == 1:
-    whole = all(name.endswith('_0000') for name in found)
-    names = {name.removesuffix('_0000') if whole else name: path for name, path in found.items()}
-    return [Source(name, (names[name],)) for name in sorted(names)]
-  sources, groups = {}, {}
+  whole, groups = {}, {}
   for name, path in found.items():
     parts = _CHANNEL.fullmatch(name)
-    if parts and not _has_channels(path):
-      groups.setdefault(parts[1], {})[parts[2]] = path
+    if channels == 1 or not parts or _has_channels(path):
+      whole[name] = path
     else:
-      sources[name] = Source(name, (path,))
+      groups.setdefault(parts[1], {})[parts[2]] = path
+  numbered = all(_CHANNEL.fullmatch(name) and name.endswith('_0000') for name in whole)
+  names = {name: name.removesuffix('_0000') if numbered else name for name in whole}
+  sources = {own: Source(own, (whole[name],)) for name, own in names.items()}
   expected = ', '.join(f'{number:04d}' for number in range(channels))
   for name, group in groups.items():
     if name in sources:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from thrifty_jax import files
+from thrifty_jax import files, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Figures, Floor, Overlap, Spread
 from thrifty_jax.scores import metrics, scoring, statistics
@@ -22,6 +22,7 @@ F = TypeVar('F', Figures, Overlap)
 
 def column_of(metric: str, unit: str) -> str:
   """Returns the column of a metric in scores.csv, such as hd95_mm or hd95_pixels."""
+  metric = metric.replace('voxels', f'{words.choose(unit).element}s')
   return metric.replace('_mm', f'_{unit}')
 
 
@@ -129,7 +130,8 @@ def make_rows(
       row = {'patient': patient, 'cases': ' '.join(of_patient), 'class': name}
       for metric, values in scores.items():
         row[column_of(metric, unit)] = _cell(values[index], digits=0 if metric in _COUNTED else 6)
-      row |= {'truth_voxels': true, 'predicted_voxels': predicted, 'common_voxels': both}
+      sizes = {'truth_voxels': true, 'predicted_voxels': predicted, 'common_voxels': both}
+      row |= {column_of(name, unit): size for name, size in sizes.items()}
       for floor, found in floor_scores.items():
         row[f'{floor}_dsc'] = _cell(found[patient]['dsc'][index])
       yield row

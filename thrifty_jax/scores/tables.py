@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from thrifty_jax import words
 from thrifty_jax.run_files import Against, Compared, Evaluated, Figures, Floor, Overlap, ScoredMasks
 from thrifty_jax.scores import agreement
 
@@ -50,8 +51,9 @@ def format_interval(figures: Figures | Overlap, metric: str = 'dsc') -> str:
 
 def describe_flags(summary: Evaluated | ScoredMasks) -> str:
   """Describes the missed and invented classes; '' if there are none."""
+  scan = words.choose(summary.unit).scan
   return '; '.join(
-    f'{name} was {flag} in {count} scan{"s" * (count != 1)}'
+    f'{name} was {flag} in {count} {scan}{"s" * (count != 1)}'
     for flag in ('missed', 'invented')
     for name, figures in summary.classes.items()
     if (count := getattr(figures, flag))
@@ -60,9 +62,10 @@ def describe_flags(summary: Evaluated | ScoredMasks) -> str:
 
 def describe_unscored(summary: Evaluated | ScoredMasks) -> str:
   """Describes how many patients have a score of a class where not all have; '' if all have."""
+  scan = words.choose(summary.unit).scan
   return '; '.join(
     f'{name} is scored in {figures.scored} of {summary.patients} patients'
-    f' and rightly empty in {figures.rightly_empty} scan{"s" * (figures.rightly_empty != 1)}'
+    f' and rightly empty in {figures.rightly_empty} {scan}{"s" * (figures.rightly_empty != 1)}'
     for name, figures in summary.classes.items()
     if figures.scored is not None and figures.scored < summary.patients
   )
@@ -74,7 +77,7 @@ def format_evaluation(summary: Evaluated) -> str:
     f'{count_patients(summary)}, native grid, mean ± deviation; protocol {summary.protocol}'
     f'{"" if summary.held_out else ", not held out"}'
   )
-  notes = ['(floors were fitted on the training slices)']
+  notes = [f'(floors were fitted on the training {words.choose(summary.unit).part}s)']
   if pieces := summary.largest_component:
     notes.append(f'(only the largest piece of {", ".join(pieces)} counts: on validation it helped)')
   notes += _describe_exceptions(summary)
@@ -123,10 +126,11 @@ def describe_patients(summary: ScoredMasks) -> str:
 def _describe_exceptions(summary: Evaluated | ScoredMasks) -> list[str]:
   """Describes in lines what was missed or invented, and what has no score."""
   notes = []
-  if words := describe_flags(summary):
-    notes.append(f'({words}: DSC 0, distances the diagonal of the scan)')
-  if words := describe_unscored(summary):
-    notes.append(f'({words}: the means are over the others)')
+  if text := describe_flags(summary):
+    scan = words.choose(summary.unit).scan
+    notes.append(f'({text}: DSC 0, distances the diagonal of the {scan})')
+  if text := describe_unscored(summary):
+    notes.append(f'({text}: the means are over the others)')
   return notes
 
 

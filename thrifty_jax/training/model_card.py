@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import RESEARCH_USE
+from thrifty_jax import RESEARCH_USE, words
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import Retrained
 
@@ -11,25 +11,28 @@ def write(config: ConfigDict, spec: ModelSpec, summary: Retrained, *, citation: 
   """Returns the text of the model card."""
   data = config.data
   source = citation or 'as its owner asks'
+  names = f"""
+Each channel has a file, in the order of its names by `{data.pattern}`: CASE_0000, CASE_0001, ...
+"""
+  scan = words.choose(data.unit).scan
   return f"""\
 # {summary.model} for {', '.join(data.classes[1:])}
 
 {RESEARCH_USE}
 
-- Data: {data.name}, fold {data.fold} of {data.folds}, {data.slice_axis} slices of \
-{data.image_size} x {data.image_size} pixels
+- Data: {data.name}, fold {data.fold} of {data.folds}, {words.describe_drawing(data)}
 - Parameters: {summary.parameters:,}
 - Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
 {100 * summary.validation_dsc:.2f} %
 - Patients: SHA-256 {spec.splits_sha256} of who trained, validated and tests
 - Scores of patients that it never saw: `scores.json`, once they were scored
 
-Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.
-
+Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input={scan.upper()}S --output=MASKS`.
+{names if data.pattern else ''}
 `preprocessing.json` says what the network expects: sizes, intensity limits, mean and deviation,
-the classes in the order of its outputs, and between which limits the training scans lay. Scans
-outside of them it has never seen. `checksums.json` has the SHA-256 of the other files; a folder in
-which one differs is refused.
+the classes in the order of its outputs, and between which limits the training {scan}s lay.
+{scan.capitalize()}s outside of them it has never seen. `checksums.json` has the SHA-256 of the
+other files; a folder in which one differs is refused.
 
 Licence: the program is under the Apache License 2.0. The weights were learned from the data, whose
 terms decide what may be done with them: read those before you pass this folder on.

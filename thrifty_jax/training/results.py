@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, logbook, model_folder, records
+from thrifty_jax import device, logbook, model_folder, records, words
 from thrifty_jax.data import likeness, mesh, split_file
 from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
@@ -27,8 +27,8 @@ WithParams = Callable[[build.Params], inference.Predict]
 
 PACE = 20  # epochs that tell how long one takes
 SELECTION = {
-  'volume': 'mean volume DSC of the validation patients on the native grid',
-  'pooled_2d': 'pooled 2D DSC of the validation slices',
+  'volume': 'mean {0.dsc} of the validation patients on the native grid',
+  'pooled_2d': 'pooled 2D DSC of the validation {0.part}s',
 }
 
 
@@ -163,6 +163,7 @@ def save(
     training_scans=likeness.measure_training(train_data.prepared, train_data.patients['train']),
     splits_sha256=split_file.digest(train_data.patients),
   )
+  named = words.choose(config.data.unit, config.data.reduction)
   summary = Retrained(
     model=config.model.name,
     parameters=build.count(best.params),
@@ -176,7 +177,7 @@ def save(
     best_epoch=int(best.epoch),
     validation_dsc=float(best.dsc),
     largest_component=tuple(spec.largest_component),
-    selection=SELECTION[config.evaluate.protocol],
+    selection=SELECTION[config.evaluate.protocol].format(named),
     seconds=seconds,
     patients=tuple(PatientScore(*score) for score in scores.items()),
   )

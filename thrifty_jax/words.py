@@ -1,0 +1,35 @@
+"""What scans, their parts and their sizes are called: those of volumes, or those of pictures."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+  """Names of what a data set consists of, in the singular."""
+
+  scan: str = 'scan'
+  part: str = 'slice'  # what a network sees at once
+  element: str = 'voxel'
+  size: str = 'volume'  # of a class
+  dsc: str = 'volume DSC'  # of a patient
+
+
+def choose(unit: str, reduction: float = 0.0) -> Words:
+  """Returns the names for scans whose lengths are in `unit`, pixels of pictures."""
+  cut = {'part': 'window'} if reduction else {}
+  if unit != 'pixels':
+    return Words(**cut)
+  pictured = {'scan': 'picture', 'part': 'picture', 'element': 'pixel', 'size': 'area'}
+  return Words(**{**pictured, 'dsc': 'DSC', **cut})
+
+
+def describe_drawing(data: Any) -> str:
+  """Describes what a network sees of scans, by the section `data` of a config."""
+  of_pictures = data.unit == 'pixels'
+  whole = 'pictures' if of_pictures else f'{data.slice_axis} slices'
+  size = f'{data.image_size} x {data.image_size} pixels'
+  if not data.reduction:
+    return f'{whole} {"drawn whole to" if of_pictures else "of"} {size}'
+  reduced = f', reduced by {data.reduction:g},' if data.reduction > 1 else ''
+  return f'{whole}{reduced} in windows of {size}, which overlap by half'
