@@ -101,7 +101,7 @@ def environment() -> dict[str, Any]:
   """Returns versions and device. Starts JAX: to be called after all contenders have ended."""
   from thrifty_jax import logbook
 
-  found = logbook.describe_environment([])
+  found = logbook.describe_environment('')
   return {
     'python': found['python'],
     **{name: found['packages'][name] for name in PACKAGES},

@@ -155,5 +155,5 @@ def test_help_is_shown_without_starting_jax():
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=PROJECT)
   assert done.returncode == 0, done.stderr
-  for text in ('usage: python -m thrifty_jax.draw', '--genotype', '--depth', 'Exit status'):
+  for text in ('or: python -m thrifty_jax.draw', '--genotype', '--depth', 'Exit status'):
     assert text in done.stdout

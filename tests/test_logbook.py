@@ -145,8 +145,8 @@ def test_durations_are_written_for_people(seconds, text):
 
 
 def test_the_environment_says_what_is_needed_to_repeat_the_run():
-  found = logbook.describe_environment(['--config=configs/a b.py'], seed=3)
+  found = logbook.describe_environment('the command', seed=3)
   json.dumps(found, allow_nan=False)
-  assert found['command'] == "python -m thrifty_jax.main '--config=configs/a b.py'"
+  assert found['command'] == 'the command'
   assert found['seed'] == 3
   assert found['packages']['jax'] and found['devices'] and found['cores'] >= 1

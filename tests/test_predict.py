@@ -663,7 +663,7 @@ assert not heavy, heavy
 def test_help_and_mistakes_come_without_jax_and_work_without_what_only_training_needs():
   done = subprocess.run([sys.executable, '-c', _LEAN], capture_output=True, text=True, cwd=PROJECT)
   assert done.returncode == 0, done.stderr
-  for text in ('usage: python -m thrifty_jax.predict', *(f'--{name}' for name in GOOD)):
+  for text in ('or: python -m thrifty_jax.predict', *(f'--{name}' for name in GOOD)):
     assert text in done.stdout
   for text in ('--flips', '--overlays', '--probabilities', 'Exit status', 'Research use only'):
     assert text in done.stdout

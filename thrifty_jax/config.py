@@ -11,6 +11,10 @@ from ml_collections import ConfigDict
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import DOWNLOADS, MODELS, SETTINGS
 
+_INSIDE = Path(__file__).with_name('configs')
+# The files of the data sets: inside the package where it is installed, else beside it.
+FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / 'configs'
+NAMES = tuple(sorted(path.stem for path in FOLDER.glob('*.py')))  # which --config takes
 _RATES = {name: 8e-3 if name == 'lean' else 2e-3 for name in MODELS}  # learning rates
 _ALONE = 'nothing without --config.distributed=True'
 _TOGETHER = 'several processes (config.distributed) train with all they have'

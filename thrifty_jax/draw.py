@@ -13,7 +13,8 @@ from thrifty_jax.running import command_line
 
 DEPTH, DEEPEST = 5, 12  # default number of levels; most that can be drawn
 USAGE = f"""\
-usage: python -m thrifty_jax.draw --genotype=FILE --output=FILE.svg [--depth=LEVELS]
+usage: thrifty-jax draw --genotype=FILE --output=FILE.svg [--depth=LEVELS]
+   or: python -m thrifty_jax.draw, the same
 
 Draws the structure of a searched network: the down cell and the up cell with their operations and,
 where the file has them, the scores of these choices; and the grid of cells that makes the network.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 FORMATS = ('onnx', 'stablehlo')
 NEEDS = {'onnx': ('onnx', 'onnxruntime'), 'stablehlo': ()}  # packages
 USAGE = f"""\
-usage: python -m thrifty_jax.export --model=FOLDER --output=FOLDER [options]
+usage: thrifty-jax export --model=FOLDER --output=FOLDER [options]
+   or: python -m thrifty_jax.export, the same
 
 Writes the network of a trained model for programs without JAX, after it gave the same as the model
 on real slices: no logit further away than 1e-4, and 99.99 % of the pixels in the same class. Else

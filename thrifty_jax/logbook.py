@@ -6,10 +6,9 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def format_duration(seconds: float) -> str:
   return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {rest:02d} s'
 
 
-def describe_environment(arguments: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
+def describe_environment(command: str, *, seed: int = 0) -> dict[str, Any]:
   """Describes machine, software and command for environment.json, without any person's name."""
   import jax  # here, as showing progress does not need JAX
 
@@ -150,7 +149,7 @@ def describe_environment(arguments: Sequence[str], *, seed: int = 0) -> dict[str
   return {
     'thrifty_jax': thrifty_jax.__version__,
     'commit': _commit(),
-    'command': shlex.join(['python', '-m', 'thrifty_jax.main', *arguments]),
+    'command': command,
     'seed': seed,
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'python': platform.python_version(),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 FORMATS = ('nifti', 'metaimage', 'nrrd', 'png', 'tiff')
 USAGE = f"""\
-usage: python -m thrifty_jax.predict --model=FOLDER --input=SCANS --output=MASKS [options]
+usage: thrifty-jax predict --model=FOLDER --input=SCANS --output=MASKS [options]
+   or: python -m thrifty_jax.predict, the same
 
 Segments scans with a trained model. A mask lies on exactly the grid of its scan. Nothing but voxels
 and geometry is taken from a scan: no name, date or number of its header reaches an output but a

@@ -14,7 +14,8 @@ from thrifty_jax.settings import COST_PRECISIONS, COST_RUNTIMES
 
 LARGEST = 4096  # side of a slice in pixels
 USAGE = f"""\
-usage: python -m thrifty_jax.cost --models=FOLDER[,...] | --genotypes=FILE[,...] [options]
+usage: thrifty-jax cost --models=FOLDER[,...] | --genotypes=FILE[,...] [options]
+   or: python -m thrifty_jax.cost, the same
 
 Measures the milliseconds that networks take for a slice on this machine's processor. All networks
 and runtimes take turns, A B C A B C, so that other programs slow them alike; the time of each is

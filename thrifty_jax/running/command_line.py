@@ -49,18 +49,16 @@ class Number(NamedTuple):
 
 
 def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
-  """Reads `--config=FILE[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=] [--stage=] [--folds=]`.
+  """Reads `--config=NAME[:VARIANTS] [--config.FIELD=VALUE ...] [--workdir=] [--stage=] [--folds=]`.
 
-  The first of `stages` is the default. The config of the command is valid and locked, with fields
-  left to the data not yet filled in. A wrong option is an InputError.
+  The name is that of a file, or of one of configs.NAMES. The first of `stages` is the default. The
+  config of the command is valid and locked, with fields left to the data not yet filled in. A wrong
+  option is an InputError.
   """
-  argv = _in_home(argv)
-  named = _config_named(argv)
-  config_file = Path(named.split(':', 1)[0])
-  if not config_file.is_file():
-    nearby = sorted(str(path) for path in Path('configs').glob('*.py'))
-    there = f'; there are {", ".join(nearby)}' if nearby else '; run it from the project folder'
-    raise InputError(f'--config: there is no file {config_file}{there}')
+  named, argv = _config_named(_in_home(argv))
+  name, colon, variants = named.partition(':')
+  config_file = _find_config(name)
+  argv = [f'--config={config_file}{colon}{variants}', *argv]
   # absl's parser stops at the first error with its own message, so the fields are checked first.
   for argument in argv:
     if field := re.match(r'--?(?:no)?config\.([^=]*)', argument):
@@ -70,14 +68,23 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   for name, default in (('workdir', ''), ('folds', ''), ('stage', stages[0])):
     flags.DEFINE_string(name, default, name, flag_values=values)
   _parse(values, argv)
-  configs.validate(values.config)
-  space.require_choice(values.config.search.operations)
-  stage = values.stage
-  if stage not in stages:
-    near = _nearest(stage, stages)
-    raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
   workdir = Path(values.workdir or Path('runs', config_file.stem))
-  return Command(values.config, named, workdir, stage, _folds(values.folds, values.config))
+  return check(values.config, named, workdir, stage=values.stage, stages=stages, folds=values.folds)
+
+
+def check(
+  config: ConfigDict, named: str, workdir: Path, *, stage: str, stages: Sequence[str], folds: str
+) -> Command:
+  """Returns the command of a config, a stage that is one of `stages`, and folds as on the line.
+
+  What is wrong with one of them is an InputError.
+  """
+  configs.validate(config)
+  space.require_choice(config.search.operations)
+  if stage not in stages:
+    near = nearest(stage, stages)
+    raise InputError(f'--stage={stage}: the stages are {", ".join(stages)}{near}')
+  return Command(config, named, workdir, stage, _folds(folds, config))
 
 
 def start(
@@ -209,14 +216,25 @@ def _folds(text: str, config: ConfigDict) -> tuple[int, ...]:
   return tuple(everyone[name] for name in names)
 
 
-def _config_named(argv: Sequence[str]) -> str:
-  """Value of --config."""
+def _config_named(argv: Sequence[str]) -> tuple[str, list[str]]:
+  """Value of --config, and the other arguments."""
   parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   parser.add_argument('--config', '-config', nargs='?')
-  named = parser.parse_known_args(argv)[0].config
-  if not named:
-    raise InputError('--config is missing, for example --config=configs/brain.py; --help says more')
-  return named
+  found, others = parser.parse_known_args(argv)
+  if not found.config:
+    raise InputError('--config is missing, for example --config=brain; --help says more')
+  return found.config, others
+
+
+def _find_config(name: str) -> Path:
+  """Returns the file of a config: one of configs.NAMES means that which comes with the program."""
+  path = configs.FOLDER / f'{name}.py' if name in configs.NAMES else Path(name)
+  if not path.is_file():
+    raise InputError(
+      f'--config: there is no file {path}; expected one, or a name: {", ".join(configs.NAMES)}'
+      f'{nearest(path.stem, configs.NAMES)}'
+    )
+  return path
 
 
 def _check_field(field: str) -> None:
@@ -224,10 +242,10 @@ def _check_field(field: str) -> None:
   if any(name.startswith(field + '.') for name in SETTINGS):
     raise InputError(f'--config.{field} is a group; set one of its fields, --config.{field}.NAME')
   if field not in SETTINGS:
-    raise InputError(f'--config.{field}: there is no such field{_nearest(field, [*SETTINGS])}')
+    raise InputError(f'--config.{field}: there is no such field{nearest(field, [*SETTINGS])}')
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
   """Returns `; did you mean X?`, or '' if no name is similar."""
   in_other_groups = [other for other in names if other.split('.')[-1] == name.split('.')[-1]]
   near = difflib.get_close_matches(name, names, n=1) or in_other_groups

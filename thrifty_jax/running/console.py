@@ -1,6 +1,6 @@
 """Output on the console before, between and after the stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -46,11 +46,11 @@ def _describe_model(config: ConfigDict) -> str:
   return f'thrifty, {size}; searched with {config.search.channels} channels'
 
 
-def record(command: Command, arguments: Sequence[str]) -> None:
+def record(command: Command, typed: str) -> None:
   """Writes the config into the workdir, and the environment with earlier ones that differ."""
   config, path = command.config, command.workdir / 'environment.json'
   files.write_json(command.workdir / 'config.json', stages.to_json(config))
-  environment = logbook.describe_environment(arguments, seed=config.seed)
+  environment = logbook.describe_environment(typed, seed=config.seed)
   environment['precision'] = device.precision(config.precision)
   before, _ = inputs.read_with_content(path, inputs.Environment)
   earlier = before.pop('earlier', [])
