@@ -20,6 +20,7 @@ from nibabel.affines import from_matvec
 from scipy import ndimage
 
 from data_prep.data_sets import About
+from thrifty_jax import extras
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -103,5 +104,5 @@ def _package_folder() -> Path:
       return folder
   raise InputError(
     'nilearn: the package with the ICBM152 brain is not installed; expected its three maps. Run '
-    'pip install --no-deps -r requirements-demo.txt; --config=configs/phantom.py runs without it.'
+    f'{extras.how_to_install("demo")}; --config=phantom runs without it.'
   )

@@ -84,7 +84,7 @@ def remedy(name: str, where: str) -> str:
     f'Read the terms at {archive.terms}, then --config.data.download=True fetches and unpacks '
     f'{archive.name} ({archive.size / 1e6:.0f} MB) where {archive.folder} is missing; or download '
     f'it from {archive.record} and unpack it so that {where}, or set --config.data.raw_dir. '
-    '--config=configs/brain.py runs without a download.'
+    '--config=brain runs without a download.'
   )
 
 

@@ -10,7 +10,7 @@ PACKAGES = ('thrifty_jax', 'data_prep')
 # From the top: a module imports what stands in its own line or below. A folder, or a file in
 # thrifty_jax itself; files that are not named are the last line.
 LAYERS = (
-  ('main', 'predict', 'evaluate', 'export', 'draw'),
+  ('main', 'predict', 'evaluate', 'export', 'draw', 'library'),
   ('running',),
   ('racing',),
   ('searching',),

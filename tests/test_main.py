@@ -358,7 +358,8 @@ def test_a_fault_is_status_1_with_its_traceback(ran, tmp_path, capsys, monkeypat
 BAD_COMMANDS = [
   ([], '--config is missing'),
   (['--config'], '--config is missing'),
-  (['--config=configs/nothing.py'], 'no file configs/nothing.py; there are configs/brain.py'),
+  (['--config=configs/nothing.py'], 'no file configs/nothing.py; expected one, or a name: brain, '),
+  (['--config=phantm:unet'], 'did you mean phantom?'),
   ([CONFIG + ':smal'], "unknown config variant 'smal'"),
   ([CONFIG, '--config.search.epoch=3'], 'did you mean search.epochs?'),
   ([CONFIG, '--config.epochs=3'], 'no such field; did you mean'),

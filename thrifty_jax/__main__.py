@@ -32,7 +32,7 @@ thrifty-jax COMMAND --help lists the options of a command, thrifty-jax --version
 """
 # The shell takes what follows a = for a word of its own, and completes files there.
 _COMPLETION = """\
-[ -n "$ZSH_VERSION" ] && autoload -Uz bashcompinit && bashcompinit
+[ -n "${{ZSH_VERSION-}}" ] && autoload -Uz bashcompinit && bashcompinit
 _thrifty_jax() {{
   local words="{names}"
   [ "$COMP_CWORD" -gt 1 ] && case "${{COMP_WORDS[1]}}" in

@@ -188,7 +188,7 @@ def _validate_places(config: ConfigDict) -> None:
       _require(config, f'data.{name}', lambda folder: folder != '', both)
     alone = "'', or no data.images and data.masks: the scans of the run lie in one or the other"
     _require(config, 'data.raw_dir', lambda folder: folder == '', alone)
-    own = f"'' for the data set {data.name!r}; add --config=configs/folder.py"
+    own = f"'' for the data set {data.name!r}; add --config=folder"
     _require(config, 'data.images', lambda _: data.name == 'folder', own)
   only = "'' without data.images"
   _require(config, 'data.pattern', lambda pattern: not pattern or data.images, only)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
+from thrifty_jax import extras
 from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import say
 from thrifty_jax.running import command_line
@@ -43,7 +44,7 @@ nothing is written.
   --dynamic_sides      (onnx) images of any height and width; slower
   --overwrite          replace an export that is there
 
-It needs the packages of requirements-export.txt; nothing of a scan but voxels is read into it.
+It needs the packages of thrifty_jax[export]; nothing of a scan but voxels is read into it.
 
 Exit status: 0 done, 2 bad input or usage, or an export that is not what the model is, 1 a fault.
 {thrifty_jax.RESEARCH_USE}
@@ -155,7 +156,7 @@ def _require_packages(format_: str) -> None:
   if missing:
     raise InputError(
       f'--format={format_} needs {" and ".join(missing)}, not installed here: '
-      'pip install -r requirements-export.txt'
+      f'{extras.how_to_install("export")}'
     )
 
 

@@ -49,6 +49,9 @@ class LoadedModel:
   params: build.Params
   sha256: str  # of the weights file, which identifies the model
 
+  def __repr__(self) -> str:
+    return f'{self.spec.network.name}, {self.parameters:,} parameters'
+
   @functools.cached_property
   def module(self) -> nn.Module:
     """Linen module of the network."""

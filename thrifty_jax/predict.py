@@ -21,9 +21,7 @@ from thrifty_jax.settings import DEVICES
 
 if TYPE_CHECKING:
   from thrifty_jax.predicting.outputs import Plan
-  from thrifty_jax.predicting.segment import Segmentation, Segmenter
-  from thrifty_jax.scans.bands import Picture
-  from thrifty_jax.scans.sources import Grid, Source
+  from thrifty_jax.predicting.segment import Segmenter
 
 FORMATS = ('nifti', 'metaimage', 'nrrd', 'png', 'tiff')
 USAGE = f"""\
@@ -50,7 +48,7 @@ DICOM SEG, if asked for.
   --overlays               also CASE_overlay.png: slices, or the picture, with classes outlined
   --statistics             also statistics.csv: size, mean intensity and place of each class
   --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
-                           names its patient and study; needs requirements-dicom.txt
+                           names its patient and study; needs thrifty_jax[dicom]
   --flips                  average over the flips that the model saw in training: slower
   --nan_is_lowest          take NaN, as SPM writes it outside the head, as the lowest value
   --overwrite              replace outputs that exist; else they stop the command before any work
@@ -205,8 +203,8 @@ def _segment_all(
   with logbook.progress(len(plan.scans), 'predict') as bar:
     for source, paths in plan.scans:
       try:
-        image, grid, found = _segment(
-          segmenter, source, probabilities=bool(paths.probabilities), nan_is_lowest=nan_is_lowest
+        image, grid, found = segmenter.find_source(
+          source, probabilities=bool(paths.probabilities), nan_is_lowest=nan_is_lowest
         )
         outputs.write(found, grid, paths, plan, about)
         done += 1
@@ -237,21 +235,6 @@ def _segment_all(
   for line in failed:
     print(f'error: {line}', file=sys.stderr)
   return 1 if faults else 2 if failed else 0
-
-
-def _segment(
-  segmenter: 'Segmenter', source: 'Source', *, probabilities: bool, nan_is_lowest: bool
-) -> tuple['Picture', 'Grid', 'Segmentation']:
-  """Segments a scan; returns its image as stored, [D, H, W, M] or [H, W, M], and its grid too."""
-  from thrifty_jax.scans import missing, sources
-
-  if segmenter.of_pictures and not nan_is_lowest:
-    picture, grid = sources.open_picture(source)
-    return picture, grid, segmenter.find_picture(picture, probabilities=probabilities)
-  volume, grid = sources.read(source)
-  volume = missing.fill(volume) if nan_is_lowest else volume
-  image = volume.image[0] if segmenter.of_pictures else volume.image
-  return image, grid, segmenter.find(volume, probabilities=probabilities)
 
 
 if __name__ == '__main__':

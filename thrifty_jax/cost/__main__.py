@@ -36,7 +36,7 @@ the median, its spread the interquartile range over the median. Images are made 
   --spread=0.25        largest spread; a larger one is an error: the machine is too busy
   --output=costs.json  file that gets the figures as a list; one that is there is replaced
 
-ONNX Runtime needs the packages of requirements-export.txt, OpenVINO also requirements-openvino.txt.
+ONNX Runtime needs the packages of thrifty_jax[export], OpenVINO those of thrifty_jax[openvino].
 
 Exit status: 0 done, 2 bad input or usage, or a machine too busy to time, 1 a fault.
 {thrifty_jax.RESEARCH_USE}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thrifty_jax import extras
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import onnx_network, quantise
 from thrifty_jax.exporting.onnx_graph import tool
@@ -19,8 +20,8 @@ from thrifty_jax.networks import build
 from thrifty_jax.settings import COST_PRECISIONS
 
 ALL, INSTALLED = 'all', 'installed'
-_EXPORT, _OPENVINO = 'requirements-export.txt', 'requirements-openvino.txt'
-# Packages of a runtime, in the precisions that it has, and where they are listed.
+_EXPORT, _OPENVINO = 'export', 'openvino'
+# Packages of a runtime, each with the extra that has it, and the runtime's precisions.
 _NEEDS = {
   'onnxruntime': ((('onnx', _EXPORT), ('onnxruntime', _EXPORT)), ('float32', 'int8')),
   # onnxruntime quantises for OpenVINO too.
@@ -41,7 +42,7 @@ class Way:
 
   @property
   def missing(self) -> list[tuple[str, str]]:
-    """Packages that it needs and that are not installed, each with the file that lists it."""
+    """Packages that it needs and that are not installed, each with the extra that has it."""
     needed, _ = _NEEDS[self.runtime]
     return [row for row in needed if importlib.util.find_spec(row[0]) is None]
 
@@ -86,10 +87,10 @@ def require_installed(ways: Sequence[Way]) -> None:
   """Refuses ways whose packages are not installed."""
   for way in ways:
     if way.missing:
-      names, places = zip(*way.missing, strict=True)
+      names, needed = zip(*way.missing, strict=True)
       raise InputError(
-        f'the runtime {way.runtime} needs {" and ".join(names)}, not installed here: pip install '
-        f'{" ".join(f"-r {place}" for place in dict.fromkeys(places))}'
+        f'the runtime {way.runtime} needs {" and ".join(names)}, not installed here: '
+        f'{extras.how_to_install(*dict.fromkeys(needed))}'
       )
 
 

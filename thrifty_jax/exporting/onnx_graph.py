@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thrifty_jax import RESEARCH_USE
+from thrifty_jax import RESEARCH_USE, extras
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import norm
 
@@ -86,8 +86,7 @@ def tool(name: str) -> Any:
     return importlib.import_module(name)
   except ModuleNotFoundError as error:
     raise InputError(
-      f'{error.name} is not installed, and the export needs it; pip install -r '
-      'requirements-export.txt'
+      f'{error.name} is not installed, and the export needs it; {extras.how_to_install("export")}'
     ) from error
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import thrifty_jax
+from thrifty_jax import extras
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import sources, unreadable
 
@@ -40,7 +41,7 @@ def require_packages() -> None:
   """Refuses to start if the packages that write DICOM are not installed."""
   if importlib.util.find_spec('highdicom') is None:  # which needs pydicom
     raise InputError(
-      '--dicom_seg needs highdicom, which is not installed: pip install -r requirements-dicom.txt'
+      '--dicom_seg needs highdicom, which is not installed: ' + extras.how_to_install('dicom')
     )
 
 

@@ -19,8 +19,10 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build, inference
 from thrifty_jax.predicting import BATCH_SIZE, by_rows, preparation
-from thrifty_jax.scans import pictures, slices, volumes
+from thrifty_jax.predicting.file_mask import FileMask
+from thrifty_jax.scans import missing, pictures, slices, sources, volumes
 from thrifty_jax.scans.bands import Picture
+from thrifty_jax.scans.sources import Grid, Source
 from thrifty_jax.scans.volumes import Volume
 from thrifty_jax.scores import components
 
@@ -55,6 +57,9 @@ class Segmenter:
   batch_size: int = BATCH_SIZE  # slices
   budget_bytes: int | None = None  # for activations; the batch shrinks to fit. None is no limit
   flips: bool = False  # whether to average logits over the flips that training saw
+
+  def __repr__(self) -> str:
+    return f'Segmenter({", ".join(map(repr, self.members))}: {", ".join(self.classes)})'
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -147,6 +152,54 @@ class Segmenter:
       )
     found = self.find_picture(image[..., None] if image.ndim == 2 else image)
     return _take_mask(found, pictures.AFFINE)[0]
+
+  def segment_file(self, path: Path | str, *, nan_is_lowest: bool = False) -> FileMask:
+    """Segments a scan in a file, or in a folder with the slices of one DICOM series.
+
+    Args:
+      path: NIfTI, MetaImage, NRRD or enhanced DICOM file; folder of a series; for a model of
+        pictures a PNG, TIFF, JPEG, BMP or GIF file. Of several channels in files CASE_0000,
+        CASE_0001, ... it is any of these.
+      nan_is_lowest: Whether NaN, as outside the head, is the lowest value; else it is refused.
+
+    Returns:
+      The mask on the grid of the file; its `save` writes it.
+
+    Raises:
+      InputError: If there is not exactly one scan, or it cannot be used with this model.
+
+    Warns:
+      UserWarning: Difference between the scan and those of the training, a warning each.
+    """
+    place = Path(path).expanduser()
+    scans = sources.find(place, channels=self.channels)
+    if len(scans) > 1:
+      raise InputError(f'{place}: holds {len(scans)} scans, {scans[0].name} among them; name one')
+    sources.require_kind(scans, of_pictures=self.of_pictures)
+    try:
+      _, grid, found = self.find_source(scans[0], nan_is_lowest=nan_is_lowest)
+    except InputError as error:
+      if str(place) in str(error):
+        raise
+      raise InputError(f'{place}: {error}') from error
+    mask = _take_mask(found, grid.affine, scans[0].name)
+    mask = mask[0] if self.of_pictures else mask
+    return FileMask(mask, self.classes, found.unlike, scans[0], grid, self.colours)
+
+  def find_source(
+    self, source: Source, *, probabilities: bool = False, nan_is_lowest: bool = False
+  ) -> tuple[Picture, Grid, Segmentation]:
+    """Segments a scan in files; returns its image as stored, [D, H, W, M] or [H, W, M], and grid.
+
+    InputError is raised if it cannot be read or used with these models.
+    """
+    if self.of_pictures and not nan_is_lowest:
+      picture, grid = sources.open_picture(source)
+      return picture, grid, self.find_picture(picture, probabilities=probabilities)
+    volume, grid = sources.read(source)
+    volume = missing.fill(volume) if nan_is_lowest else volume
+    image = volume.image[0] if self.of_pictures else volume.image
+    return image, grid, self.find(volume, probabilities=probabilities)
 
   def find(self, volume: Volume, *, probabilities: bool = False) -> Segmentation:
     """Segments a scan with axes in any orientation; a truth is ignored.
@@ -287,10 +340,10 @@ def find_models(folder: Path) -> list[Path]:
   )
 
 
-def _take_mask(found: Segmentation, affine: np.ndarray) -> np.ndarray:
-  """Returns the mask as the array was, and warns where the scan is unlike the training."""
+def _take_mask(found: Segmentation, affine: np.ndarray, scan: str = 'the scan') -> np.ndarray:
+  """Returns the mask as the scan was, and warns where it is unlike those of the training."""
   for line in found.unlike:
-    warnings.warn(f'the scan is unlike those of the training: {line}', stacklevel=3)
+    warnings.warn(f'{scan} is unlike those of the training: {line}', stacklevel=3)
   return found.turned(found.mask, affine)
 
 

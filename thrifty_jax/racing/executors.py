@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, stopping
+from thrifty_jax import device, extras, stopping
 from thrifty_jax.errors import InputError
 
 _TICK = 0.2  # seconds between two looks at whether to stop
@@ -119,8 +119,8 @@ def _start_dask(address: str) -> Generator[Executor]:
     from distributed import Client
   except ImportError as error:
     raise InputError(
-      'config.front.cluster needs the package distributed, not installed here: pip install -r '
-      'requirements-cluster.txt'
+      'config.front.cluster needs the package distributed, not installed here: '
+      f'{extras.how_to_install("cluster")}'
     ) from error
   try:
     client = Client(address, timeout=_PATIENCE)

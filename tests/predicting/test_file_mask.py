@@ -1,0 +1,109 @@
+"""A scan in a file gets, in Python, the mask that the command writes, on the grid of the file."""
+
+import warnings
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from PIL import Image
+
+import thrifty_jax as tj
+from data_prep import phantom
+from thrifty_jax import config as configs
+from thrifty_jax import predict
+
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+RANGES = {'slices': [50, 60], 'slice_spacing_mm': [1, 9], 'pixel_spacing_mm': [0.1, 9]}
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory, random_model):
+  """Folders of a model of volumes and of one of pictures in grey, by their unit."""
+  found = {}
+  for unit in ('mm', 'pixels'):
+    config = configs.default()
+    config.data.update({'classes': ('background', 'liver'), 'image_size': 16, 'unit': unit})
+    config.model.update({'channels': 4, 'depth': 2})
+    more = {'training_scans': RANGES | {'field_of_view_mm': [1, 900]}} if unit == 'mm' else {}
+    found[unit] = random_model(tmp_path_factory.mktemp(unit) / 'model', config, **more)
+  return found
+
+
+@pytest.fixture
+def scan(tmp_path):
+  """A scan, stored feet first and from the back."""
+  made = phantom.make_scan(patient=0, seed=0)
+  image = phantom.itk_image((made.image * 1000).astype(np.int16), made.affine, 'IAR')
+  SimpleITK.WriteImage(image, str(tmp_path / 'scan.nii.gz'))
+  return tmp_path / 'scan.nii.gz'
+
+
+def test_a_file_gets_the_mask_that_the_command_writes(models, scan, tmp_path):
+  folder = models['mm']
+  written = tmp_path / 'by_command.nii.gz'
+  options = [f'--model={folder}', f'--input={scan}', f'--output={written}', '--device=cpu']
+  assert predict.main(options) == 0
+  with pytest.warns(UserWarning, match='scan is unlike those of the training: .*slices'):
+    found = tj.load_model(folder).segment_file(scan)
+  assert len({*np.unique(found.mask)}) == 2
+  saved = found.save(tmp_path / 'saved.nii.gz')
+  assert saved.read_bytes() == written.read_bytes()
+  stored: Any = nibabel.load(scan)
+  assert found.mask.shape == stored.shape[::-1]
+  written_again: Any = nibabel.load(saved)
+  np.testing.assert_array_equal(found.mask.T, written_again.get_fdata())
+  assert found.classes == ('background', 'liver')
+  (line,) = found.warnings
+  assert 'slices' in line and '\n' not in repr(found) and len(repr(found)) < 400
+
+
+def test_a_picture_gets_a_mask_of_its_size(models, tmp_path):
+  rows, columns = np.indices((24, 30))
+  picture = np.where((rows - 9) ** 2 + (columns - 9) ** 2 < 60, 200, 20).astype(np.uint8)
+  Image.fromarray(picture).save(tmp_path / 'picture.png')
+  model = tj.load_model(models['pixels'])
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', UserWarning)
+    found = model.segment_file(str(tmp_path / 'picture.png'))
+    expected = model.segment_picture(picture)
+  np.testing.assert_array_equal(found.mask, expected)
+  with Image.open(found.save(tmp_path / 'mask.png')) as saved:
+    np.testing.assert_array_equal(np.asarray(saved), expected)
+  with pytest.raises(tj.InputError, match='mask of a picture is a file ending in .png'):
+    found.save(tmp_path / 'mask.nii.gz')
+  with pytest.raises(tj.InputError, match='is the scan itself'):
+    found.save(tmp_path / 'picture.png')
+  with pytest.raises(tj.InputError, match='mask.png: cannot be written: '):
+    found.save(tmp_path / 'picture.png' / 'mask.png')
+
+
+def test_what_is_not_one_scan_for_the_model_is_refused(models, scan, tmp_path):
+  model = tj.load_model(models['mm'])
+  (tmp_path / 'other.nii.gz').write_bytes(scan.read_bytes())
+  with pytest.raises(tj.InputError, match='holds 2 scans, other among them; name one'):
+    model.segment_file(tmp_path)
+  with pytest.raises(tj.InputError, match='no such file or folder'):
+    model.segment_file(tmp_path / 'nowhere.nii.gz')
+  with pytest.raises(tj.InputError, match='is a volume, but the model was trained on pictures'):
+    tj.load_model(models['pixels']).segment_file(scan)
+
+
+def test_nan_is_refused_unless_it_is_the_lowest_value(models, scan, tmp_path):
+  stored: Any = nibabel.load(scan)
+  voxels = stored.get_fdata().astype(np.float32)
+  voxels[:2] = np.nan
+  nibabel.save(nibabel.Nifti1Image(voxels, stored.affine), tmp_path / 'nan.nii.gz')
+  model = tj.load_model(models['mm'])
+  with pytest.raises(tj.InputError, match='nan.nii.gz'):
+    model.segment_file(tmp_path / 'nan.nii.gz')
+  with pytest.warns(UserWarning, match='unlike'):
+    found = model.segment_file(tmp_path / 'nan.nii.gz', nan_is_lowest=True)
+  assert found.mask.shape == voxels.shape[::-1]
+
+
+def test_a_model_is_shown_in_one_line(models):
+  text = repr(tj.load_model([models['mm'], models['mm']]))
+  assert text.count('parameters') == 2 and 'background, liver' in text
+  assert '\n' not in text and len(text) < 200

@@ -1,0 +1,179 @@
+"""What `import thrifty_jax as tj` offers in Python: train, load, segment, score.
+
+`python -m thrifty_jax.library > docs/api.md` writes the page of it.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+import thrifty_jax
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+from thrifty_jax.running import command_line, sequence
+from thrifty_jax.scores.metrics import VolumeScores, overlap_counts, score_volume
+from thrifty_jax.settings import SETTINGS
+
+
+def load_config(name: str) -> ConfigDict:
+  """Returns the settings of a run, to be changed: `config.search.epochs = 30`.
+
+  Args:
+    name: What the command line takes as --config: 'brain', 'folder:small', 'configs/own.py:unet'.
+
+  Returns:
+    The settings; docs/settings.md has them all. A name that is none of them cannot be set.
+
+  Raises:
+    InputError: If there is no such config or variant.
+  """
+  return command_line.parse([f'--config={name}']).config
+
+
+def run(
+  config: ConfigDict | str, workdir: Path | str, *, stage: str = 'all', folds: str = ''
+) -> Path:
+  """Runs what `thrifty-jax run` runs: from scans to a trained network and its report.
+
+  The same call goes on where an earlier one was interrupted. It prints its progress.
+
+  Args:
+    config: Settings by load_config, which are not changed; or the name of a config.
+    workdir: Folder of the run.
+    stage: Stage to run; 'all' are those that are not done yet.
+    folds: Folds to run, 'all' or as '0,2'; '' is the one in the config.
+
+  Returns:
+    The folder of the run, which has report.html, and which load_model takes.
+
+  Raises:
+    InputError: If a setting, the scans or the folder cannot be used.
+  """
+  named = config if isinstance(config, str) else 'made in Python'
+  config = load_config(config) if isinstance(config, str) else config
+  if not isinstance(config, ConfigDict) or {*configs.flatten(config)} != {*SETTINGS}:
+    raise InputError('config: expected settings by load_config, or the name of a config')
+  config = config.copy_and_resolve_references()
+  folder = Path(workdir).expanduser()
+  command = command_line.check(
+    config, named, folder, stage=stage, stages=sequence.NAMES, folds=folds
+  )
+  if config.distributed:
+    raise InputError('config.distributed is True; several processes take the command thrifty-jax')
+  options = f', stage={stage!r}' * (stage != 'all') + f', folds={folds!r}' * bool(folds)
+  sequence.run(command, f'thrifty_jax.run({named!r}, {str(workdir)!r}{options})')
+  return folder
+
+
+def score(
+  mask: np.ndarray,
+  truth: np.ndarray,
+  spacing_mm: Sequence[float],
+  *,
+  classes: Sequence[str],
+  nsd_tolerance_mm: float = 2.0,
+) -> dict[str, VolumeScores]:
+  """Scores a mask against the truth, as a run's evaluation does: each class by itself.
+
+  Args:
+    mask: Predicted class of each voxel, integers, [D, H, W]; of a picture [H, W].
+    truth: True class of each voxel, on the same grid.
+    spacing_mm: Distances of neighbouring voxels along each axis, in millimetres; (1, 1) for a
+      picture, whose distances are in pixels.
+    classes: Names of the classes in the order of their numbers, background first.
+    nsd_tolerance_mm: Largest distance of surfaces that NSD counts as agreement.
+
+  Returns:
+    Scores of each class but the background, by its name: DSC, HD95 and the others of
+    docs/scores.md. A score that does not exist is NaN.
+
+  Raises:
+    InputError: If the arrays are not masks of these classes on one grid.
+  """
+  arrays = [np.asarray(mask), np.asarray(truth)]
+  for name, array in zip(('mask', 'truth'), arrays, strict=True):
+    if array.ndim not in (2, 3) or array.dtype.kind not in 'bui':
+      raise InputError(
+        f'{name} is an array {array.shape} of {array.dtype}; expected integers, [D, H, W] or [H, W]'
+      )
+  if np.shape(spacing_mm) != (arrays[0].ndim,):
+    raise InputError(f'spacing_mm is {spacing_mm!r}; expected a distance for each axis of the mask')
+  if isinstance(classes, str) or len(classes) < 2 or len({*classes}) < len(classes):
+    raise InputError(f'classes is {classes!r}; expected different names, background first')
+  spacing = (*[1.0] * (3 - len(spacing_mm)), *spacing_mm)
+  names = dict(enumerate(classes))
+  try:
+    overlap_counts(*arrays, classes=len(names))  # refuses other shapes and classes
+    shape = (-1, *arrays[0].shape[-2:])
+    predicted, true = (array.reshape(shape) for array in arrays)
+    return {
+      names[k]: score_volume(
+        predicted == k, true == k, spacing_mm=spacing, nsd_tolerance_mm=nsd_tolerance_mm
+      )
+      for k in range(1, len(names))
+    }
+  except ValueError as error:
+    raise InputError(str(error)) from error
+
+
+_INTRODUCTION = """\
+# In Python
+
+What `import thrifty_jax as tj` offers, as `python -m thrifty_jax.library` prints it from the
+docstrings. Whatever you give that cannot be used is a `tj.InputError`, whose text is one line: what
+is wrong, where, and what to do.
+
+    import thrifty_jax as tj
+
+    config = tj.load_config('folder:small')
+    config.data.raw_dir = 'scans'
+    run = tj.run(config, 'runs/mine')
+
+    model = tj.load_model(run)
+    found = model.segment_file('new.nii.gz')
+    found.save('new_mask.nii.gz')
+    tj.score(found.mask, truth, spacing_mm=(3, 1, 1), classes=found.classes)
+"""
+
+
+def write_page() -> str:
+  """Returns the text of docs/api.md."""
+  from thrifty_jax.predicting.file_mask import FileMask
+  from thrifty_jax.predicting.segment import Segmenter
+
+  made: list[tuple[str, Callable[..., Any]]] = [
+    *((f'tj.{name}', getattr(thrifty_jax, name)) for name in thrifty_jax.API),
+    ('Segmenter.segment', Segmenter.segment),
+    ('Segmenter.segment_picture', Segmenter.segment_picture),
+    ('Segmenter.segment_file', Segmenter.segment_file),
+    ('FileMask', FileMask),
+    ('FileMask.save', FileMask.save),
+    ('VolumeScores', VolumeScores),
+  ]
+  return '\n'.join([_INTRODUCTION, *(_describe(name, each) for name, each in made)])
+
+
+def _describe(name: str, each: Callable[..., Any]) -> str:
+  """Returns the section of a function, or of a class, whose fields its docstring has."""
+  lines = [f'## {name}\n']
+  if not inspect.isclass(each):
+    given = list(inspect.signature(each).parameters.values())
+    given = [one.replace(annotation=one.empty) for one in given if one.name != 'self']
+    lines.append(f'    {name}{inspect.Signature(given)}\n')
+  for line in inspect.cleandoc(each.__doc__ or '').splitlines():
+    if re.fullmatch(r'[A-Z]\w+:', line):
+      lines.append(f'**{line[:-1]}**\n')
+    elif entry := re.fullmatch(r'  (\w+): (.*)', line):
+      lines.append(f'- `{entry[1]}`: {entry[2]}')
+    else:
+      lines.append(line if line.startswith('    ') else line.strip())
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  print(write_page(), end='')
