@@ -108,7 +108,7 @@ def test_what_is_no_command_is_one_line_and_status_2(arguments, message, capsys)
 def test_the_shell_completes_the_options_that_the_help_lists(capsys):
   assert command.main(['completion']) == 0
   text = capsys.readouterr().out
-  assert 'words="run predict export' in text
+  assert 'words="run predict evaluate' in text
   assert '    draw) words="--genotype= --output= --depth= --help" ;;' in text
   assert '--overlays --statistics' in text  # switches take no =
 

@@ -14,6 +14,7 @@ from thrifty_jax.running import command_line
 COMMANDS = {
   'run': ('thrifty_jax.main', 'from scans with masks to a trained network and a report'),
   'predict': ('thrifty_jax.predict', 'masks of scans by a trained network'),
+  'evaluate': ('thrifty_jax.evaluate', 'scores of masks, of any program, by truths'),
   'export': ('thrifty_jax.export', 'a trained network for programs without JAX'),
   'draw': ('thrifty_jax.draw', 'a searched network as a picture'),
   'cost': ('thrifty_jax.cost.__main__', 'milliseconds of networks on this processor'),

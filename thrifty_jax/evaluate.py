@@ -21,7 +21,8 @@ OUTPUTS = (SCORES, AGAINST, 'summary.json', 'report.html')
 TOLERANCE = 2.0  # as config.evaluate.nsd_tolerance_mm
 CLASSES = allowed.names("two or more different names, as in ('background','liver')", least=2)
 USAGE = f"""\
-usage: python -m thrifty_jax.evaluate --masks=FOLDER --truths=FOLDER --output=FOLDER [options]
+usage: thrifty-jax evaluate --masks=FOLDER --truths=FOLDER --output=FOLDER [options]
+   or: python -m thrifty_jax.evaluate, the same
 
 Scores masks, of any program, by truths: the scores of docs/scores.md for each patient and class, on
 the grid of the truth, as the stage evaluate of a run has them.

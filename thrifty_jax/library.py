@@ -40,7 +40,8 @@ def run(
 ) -> Path:
   """Runs what `thrifty-jax run` runs: from scans to a trained network and its report.
 
-  The same call goes on where an earlier one was interrupted. It prints its progress.
+  The same call goes on where an earlier one was interrupted. It prints its progress. In a script it
+  stands below `if __name__ == '__main__':`, as a race starts processes that import the script.
 
   Args:
     config: Settings by load_config, which are not changed; or the name of a config.
