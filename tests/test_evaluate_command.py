@@ -212,7 +212,7 @@ def test_a_mistake_in_the_command_is_one_line_before_any_work(
 def test_help_lists_the_options(capsys):
   assert evaluate.main(['--help']) == 0
   text = capsys.readouterr().out
-  for part in ('usage: python -m thrifty_jax.evaluate', '--allow_missing', 'Exit status'):
+  for part in ('or: python -m thrifty_jax.evaluate', '--allow_missing', 'Exit status'):
     assert part in text
   assert max(map(len, text.splitlines())) <= 100
 
