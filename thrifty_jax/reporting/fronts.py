@@ -16,25 +16,29 @@ TITLES = {'search': 'The race', 'front': 'The front'}  # folder -> heading
 KINDS = {'unet': 'narrow U-Net', 'genotype': 'given genotype'}  # source -> kind; else lean
 
 
-def gather(workdir: Path) -> list[dict[str, Any]]:
-  """Gathers the content of the section for each front.json of a run; [] if there is none."""
+def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
+  """Gathers the content of the section for each front.json of a run; [] if there is none.
+
+  `part` is the word for what a network sees at once.
+  """
   found = []
   for folder, title in TITLES.items():
     raced = inputs.read_optional(workdir / folder / 'front.json', tuple[Raced, ...])
     if raced:
-      found.append({'title': title, **_describe(raced, workdir, name=folder)})
+      found.append({'title': title, **_describe(raced, workdir, part, name=folder)})
   return found
 
 
-def _describe(raced: Sequence[Raced], workdir: Path, *, name: str) -> dict[str, Any]:
+def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) -> dict[str, Any]:
   last = max(one.rung for one in raced)
   finalists = [one for one in raced if one.rung == last]
   chosen = [one for one in raced if one.chosen]
   return {
-    'sentence': write_sentence(chosen),
+    'sentence': write_sentence(chosen, part),
     'picture': plots.draw_front(
       [_mark(one, one.rung == last) for one in raced],
       budgets=sorted({budget for one in raced for budget in one.budgets_ms}),
+      part=part,
       name=f'front-{name}',
     ),
     'finalists': finalists,
@@ -50,7 +54,7 @@ def _describe(raced: Sequence[Raced], workdir: Path, *, name: str) -> dict[str, 
   }
 
 
-def write_sentence(chosen: Sequence[Raced]) -> str:
+def write_sentence(chosen: Sequence[Raced], part: str = 'slice') -> str:
   """Says which network to take, and what the next faster and the next better one cost.
 
   `chosen` are the networks for the budgets, the fastest first.
@@ -59,7 +63,7 @@ def write_sentence(chosen: Sequence[Raced]) -> str:
   if taken is None:
     return 'No network reached the end of the race.'
   text = (
-    f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a slice and '
+    f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a {part} and '
     f'{_percent(taken)} % DSC on the validation patients'
   )
   others = []

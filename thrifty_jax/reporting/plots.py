@@ -186,7 +186,7 @@ class Mark:
 KINDS = {'lean network': ACCENT, 'narrow U-Net': SECOND, 'given genotype': MUTED}
 
 
-def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], name: str) -> Markup:
+def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], part: str, name: str) -> Markup:
   """Draws scores in percent against milliseconds, which have a logarithmic axis, as SVG."""
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(6.2, 3.4), layout='constrained')
@@ -211,7 +211,7 @@ def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], name: str) ->
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FormatStrFormatter('%g'))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel('ms a slice')
+    axes.set_xlabel(f'ms a {part}')
     axes.set_title('DSC, %', color=INK)
     axes.legend(loc='lower right', labelcolor=MUTED)
     return _svg(figure, name)

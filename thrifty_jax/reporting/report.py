@@ -59,6 +59,7 @@ def gather(workdir: Path) -> dict[str, Any]:
   data = evaluated.data if evaluated else ''
   drawn = settings.data
   unit = evaluated.unit if evaluated else drawn.unit if drawn else 'mm'
+  named = words.choose(unit, drawn.reduction if drawn else 0.0)
   return {
     'data': data or (settings.data.name if settings.data else ''),
     'model': MODELS.get(model, model),
@@ -66,7 +67,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'raced': model == 'lean' and not settings.genotype,
     'given': Path(settings.genotype).name,
     'settings': settings,
-    'words': words.choose(unit, drawn.reduction if drawn else 0.0),
+    'words': named,
     'drawing': words.describe_drawing(drawn) if drawn else '',
     'fields': configs.flatten(config),
     'earlier_environments': len(told.earlier),
@@ -87,7 +88,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     else '',
     'best_floor': _best_floor(evaluated),
     'paper': PAPER,
-    'fronts': fronts.gather(workdir),
+    'fronts': fronts.gather(workdir, named.part),
     **_compare(workdir),
     **patients.gather(run, evaluated, overlays.line_colours(drawn.colours if drawn else ())),
     'retrain_plots': histories.plot_retraining(
