@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import copy
 import functools
 import hashlib
 import io
@@ -15,7 +14,7 @@ import shutil
 import signal
 import tracemalloc
 import types
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import fabricated
 import jax
 import numpy as np
 import pytest
+from fuzzing import damage
 
 from thrifty_jax import files, logbook, model_folder, predict, records, stages
 from thrifty_jax.data import data_file, likeness, split_file
@@ -53,79 +53,13 @@ FILES_OF_A_MODEL = (
   *('weights.safetensors', 'preprocessing.json', 'genotype.json', 'card.md'),
   model_folder.CHECKSUMS,
 )
-# JSON as text: some of it is what json.dumps refuses to write.
-HOSTILE = (
-  *('null', 'true', 'false', '-1', '0', '1', '2', '3', '-0.0', '0.5', '1e-320', '1e308', '-1e308'),
-  *('1e999', 'NaN', 'Infinity', '-Infinity', '9' * 18, '9' * 30, '9' * 5000, '1000000000'),
-  *('""', '"0"', '"1"', '"x"', '"none"', '"\\u0000"', '"\\ud800"', '"\\u001b[2J"', '"\\n"'),
-  *('"../../../../etc/passwd"', '"/dev/zero"', '"' + 'x' * 5000 + '"', '"\u0663"'),
-  *('[]', '{}', '[[]]', '[null]', '{"": {}}', '[0, 1]', '[1, 0]', '["a", "a"]', '[true]'),
-  '[' * 40 + ']' * 40,
-  '{"a":' * 45 + '0' + '}' * 45,
-  '[' * 900 + ']' * 900,
-  '[' * 100_000 + ']' * 100_000,
-)
-MARK = '\x02mark\x03'
 
 
-def damaged_bytes(random_: random.Random, data: bytes) -> bytes:
-  """One to three of: bits flipped, a piece cut off, cut out, put elsewhere, or replaced."""
-  for _ in range(random_.randint(1, 3)):
-    a, b = sorted(random_.randrange(len(data) + 1) for _ in range(2))
-    b = min(b, a + random_.choice((1, 4, 64, 1 << 20)))
-    kind = random_.randrange(6)
-    if kind == 0 and data:
-      flipped = bytearray(data)
-      for _ in range(random_.randint(1, 8)):
-        flipped[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
-      data = bytes(flipped)
-    elif kind == 1:
-      data = data[:b]
-    elif kind == 2:
-      data = data[:a] + data[b:]
-    elif kind == 3:
-      place = random_.randrange(len(data) + 1)
-      data = data[:place] + data[a:b] + data[place:]
-    elif kind == 4:
-      data = data[:a] + random_.randbytes(b - a) + data[b:]
-    else:
-      data = data[:a] + random_.choice(HOSTILE[:-2]).encode() + data[b:]
+def damaged_bytes(chance: random.Random, data: bytes) -> bytes:
+  """Damages data in one to three places."""
+  for _ in range(chance.randint(1, 3)):
+    data = damage.change_bytes(chance, data)
   return data
-
-
-def damaged_json(random_: random.Random, value: Any) -> bytes:
-  """Valid JSON in which one to three values are replaced, removed, renamed, repeated or swapped."""
-  value, inserted = copy.deepcopy({'': value}), []
-  for _ in range(random_.randint(1, 3)):
-    places = list(_places(value))
-    place, name = random_.choice(places)
-    kind = random_.randrange(8)
-    if kind == 0 and place is not value:
-      del place[name]
-    elif kind == 1 and isinstance(place, dict) and place is not value:
-      place[random_.choice(('', '0', '9' * 5000, 'x', 'skipped', '\ud800'))] = place.pop(name)
-    elif kind == 2 and isinstance(place, list):
-      place += copy.deepcopy(place) * random_.choice((1, 1, 50))
-    elif kind == 3:
-      other, other_name = random_.choice(places)
-      place[name], other[other_name] = copy.deepcopy((other[other_name], place[name]))
-    else:
-      place[name] = f'{MARK}{len(inserted)}'
-      inserted.append(random_.choice(HOSTILE))
-  text = json.dumps(value.get(''))
-  for index, hostile in enumerate(inserted):
-    text = text.replace(json.dumps(f'{MARK}{index}'), hostile)
-  if random_.random() < 0.05 and text.startswith('{"'):  # a name that is there twice
-    text = '{' + text[1 : text.index(':')] + ': 0, ' + text[1:]
-  return text.encode('utf-8', errors='surrogatepass')
-
-
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-  """Every value in lists and objects: what holds it, and under which name."""
-  for name in list(value) if isinstance(value, dict) else range(len(value)):
-    yield value, name
-    if isinstance(value[name], dict | list):
-      yield from _places(value[name])
 
 
 def outcome(read: Callable[[], Any]) -> Any:
@@ -158,7 +92,7 @@ def fuzz(path: Path, valid: bytes, read: Callable[[], Any], *, times: int, seed:
   random_, loaded = random.Random(seed), 0
   for index in range(times):
     if index % 3:
-      path.write_bytes(damaged_json(random_, json.loads(valid)))
+      path.write_bytes(damage.change_json(random_, json.loads(valid)))
     else:
       path.write_bytes(damaged_bytes(random_, valid))
     loaded += outcome(read) is not None
@@ -304,7 +238,7 @@ def test_damaged_weights_that_were_signed_anew_have_the_shapes_of_the_network_or
     elif index % 3 == 1:
       damaged = valid[: 8 + size] + damaged_bytes(random_, tensors)
     else:
-      text = damaged_json(random_, header)
+      text = damage.change_json(random_, header)
       damaged = len(text).to_bytes(8, 'little') + text + tensors
     path.write_bytes(damaged)
     model_folder.sign(folder)
@@ -373,11 +307,11 @@ def test_a_damaged_file_of_a_run_is_reported_on_or_refused(
     if index % 3 == 0 or path.suffix in ('.csv', '.npz'):
       damaged = damaged_bytes(random_, valid)
     elif path.suffix == '.json':
-      damaged = damaged_json(random_, json.loads(valid))
+      damaged = damage.change_json(random_, json.loads(valid))
     else:
       lines = valid.splitlines(keepends=True)
       place = random_.randrange(len(lines))
-      lines[place] = damaged_json(random_, json.loads(lines[place])) + b'\n'
+      lines[place] = damage.change_json(random_, json.loads(lines[place])) + b'\n'
       damaged = b''.join(lines)
     path.write_bytes(damaged)
     loaded += outcome(lambda: report.report(workdir)) is not None

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 
 import fuzz_scans
 import pytest
@@ -13,13 +12,13 @@ from thrifty_jax.scans import sources
 
 @pytest.mark.parametrize('name', fuzz_scans.FORMATS)
 def test_what_is_damaged_is_whole_before(tmp_path, monkeypatch, name):
-  files, *_ = fuzz_scans.FORMATS[name]
+  files = fuzz_scans.FORMATS[name].make()
   monkeypatch.setattr(fuzz_scans, 'make_case', lambda seed, number: (name, files))
-  assert fuzz_scans.run_case(0, 0, tmp_path) == 'read'
+  assert fuzz_scans.run_case(0, 0, tmp_path) == ('read here alone' if name == 'gif' else 'read')
 
 
 def test_a_damaged_scan_is_read_as_another_reader_does_or_refused_in_a_line():
-  events = list(fuzz_scans.run_cases(0, 0, seconds=math.inf, count=150))
+  events = list(fuzz_scans.run_cases(0, range(150)))
   counts = collections.Counter(map(str, events[1::2]))
   assert {*counts} == {'read', 'refused', 'read here alone'}, counts
   assert counts['read'] > 20
@@ -49,7 +48,7 @@ FAULTS = {
 
 @pytest.mark.parametrize('fault', FAULTS)
 def test_each_fault_is_found(tmp_path, monkeypatch, fault):
-  files, *_ = fuzz_scans.FORMATS['mha']
+  files = fuzz_scans.FORMATS['mha'].make()
   monkeypatch.setattr(fuzz_scans, 'make_case', lambda seed, number: ('mha', files))
   read = sources.read
 

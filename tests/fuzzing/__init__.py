@@ -1,0 +1,1 @@
+"""What fuzz_scans.py damages and how, one family of files a module."""
