@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from data_prep import data_sets, fingerprint, one_folder, reduction, two_folders
 from thrifty_jax import config as configs
-from thrifty_jax import files, records, words
+from thrifty_jax import files, logbook, records, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, named_files, pictures, sources, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -43,6 +43,7 @@ class _Window:
 
   window: tuple[float, float]
   training_patients: tuple[str, ...]
+  sha256: str  # of both
 
 
 ABOUT = data_sets.About('Slices of a folder of scans.')
@@ -273,11 +274,24 @@ def _learned(
   legend = ''.join(config.data.colours).replace('#', '_')  # on which the foreground depends
   name = f'window_{fingerprint.RULE}_{scans.contents.digest(cases)}{legend}.json'
   path = data_sets.data_dir(config) / config.data.name / name
-  if not path.exists():
-    window = fingerprint.foreground_window(cases, read_case, processes=config.data.workers)
-    with files.report_unwritable(path.parent, '--config.data.data_dir'):
-      records.write(path, _Window(window, tuple(sorted(training))))
-  return records.read(path, _Window).window
+  if path.exists():
+    try:
+      return _read_window(path)
+    except InputError as error:  # it only saves time
+      logbook.say('window', f'{error}; it is learned anew')
+  window = fingerprint.foreground_window(cases, read_case, processes=config.data.workers)
+  patients = tuple(sorted(training))
+  with files.report_unwritable(path.parent, '--config.data.data_dir'):
+    records.write(path, _Window(window, patients, files.digest_json([window, patients])))
+  return window
+
+
+def _read_window(path: Path) -> tuple[float, float]:
+  """Reads a learned window, which must be as it was written."""
+  kept = records.read(path, _Window)
+  if kept.sha256 != files.digest_json([kept.window, kept.training_patients]):
+    raise InputError(f'{path}: its checksum is another, so it was changed')
+  return kept.window
 
 
 def _found(

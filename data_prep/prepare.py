@@ -7,12 +7,14 @@ import io
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
+from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from data_prep import builder, data_sets, workers
@@ -35,10 +37,10 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
   if scans.unpaired:
     raise InputError(scans.unpaired[0])
   name, folder = config.data.name, prepared_dir(config, scans)
+  _sweep(folder)
   if folder.exists():
     print(f'{name}: {len(scans.cases)} cases are prepared already in {folder}')
   else:
-    _sweep(folder)
     start = time.monotonic()
     with files.report_unwritable(data_sets.data_dir(config), '--config.data.data_dir'):
       count = _write(config, scans, folder)
@@ -69,7 +71,7 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
   with workers.map_cases(config.data.workers, f'prepare {config.data.name}') as cases_map:
     slices.sliced = cases_map(work, scans.cases)
     try:
-      with _quiet_tfds():
+      with _mark(folder), _quiet_tfds():
         slices.download_and_prepare(file_format='array_record')
     except OSError:
       if not folder.exists():  # else another process finished the same work first
@@ -108,9 +110,56 @@ def _quiet_tfds() -> Generator[None]:
     logging.set_verbosity(verbosity)
 
 
+@contextlib.contextmanager
+def _mark(folder: Path) -> Generator[None]:
+  """Keeps a locked file beside the unfinished folder that the body writes, see _sweep.
+
+  The lock is of the operating system and ends with this process, however that ends.
+  """
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  mark = folder.parent / f'.{uuid.uuid4().hex[:8]}.preparing'
+  lock = FileLock(mark)
+  try:
+    lock.acquire(blocking=False)
+  except OSError:  # a file system without locks, where the mark alone counts
+    mark.touch()
+  try:
+    yield
+  finally:
+    with contextlib.suppress(OSError):  # Windows keeps open files
+      mark.unlink()
+    lock.release()
+
+
 def _sweep(folder: Path) -> None:
-  """Removes the remains of a killed process; after an exception TFDS cleans up itself."""
+  """Removes the remains of killed processes; after an exception TFDS cleans up itself.
+
+  Two processes may prepare the same slices. What is there is listed before it is asked who is at
+  work, as each marks itself before it writes.
+  """
   files.sweep(folder.parent.parent.glob('.*'))
-  for leftover in folder.parent.glob('incomplete.*'):
-    if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+  leftovers = [*folder.parent.glob('incomplete.*')]
+  at_work = [mark for mark in folder.parent.glob('.*.preparing') if _is_held(mark)]
+  for leftover in leftovers:
+    if not at_work or _is_stale(leftover):
       shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_held(mark: Path) -> bool:
+  """Returns whether the process of a mark may be at work; if not, the mark is removed."""
+  if not _is_stale(mark):
+    try:
+      with FileLock(mark, blocking=False):
+        mark.unlink(missing_ok=True)  # while it is locked, as nobody else has it then
+      return False
+    except (OSError, Timeout):  # Timeout: it is locked; else there are no locks
+      return True
+  mark.unlink(missing_ok=True)
+  return False
+
+
+def _is_stale(path: Path) -> bool:
+  try:
+    return time.time() - path.stat().st_mtime > _STALE_SECONDS
+  except OSError:  # another process removed it
+    return False

@@ -8,8 +8,8 @@ what differs between the two, as times do, is no result. Then, again and again, 
 back as they were before, and it is killed as one of its threads makes the n-th such call (rename,
 unlink, mkdir, fsync and others, n at random), or after a random time. The same command then
 has to end by itself with the same files, bit for bit; of checkpoints the last one's arrays count. A
-race measures milliseconds: of it only the names of files and its end are compared. The last line is
-JSON with the kills of each stage; the exit status is 1 if anything differs.
+race has the times of two networks beforehand, and is killed more often, as it takes long. The last
+line is JSON with the kills of each stage; the exit status is 1 if anything differs.
 """
 
 import argparse
@@ -47,8 +47,8 @@ STAGES: dict[str, tuple[str, ...]] = {
   ),
   'front': ('thrifty_jax.main', f'--config={RACE}', '--workdir=raced', '--stage=front'),
 }
+KILLS = {'front': (4, 6)}  # in a trial, else 1 or 2
 AGAIN = {'export': ('--overwrite',)}  # options that a second call needs
-MEASURED = ('front',)
 SETTINGS = (
   *(*interrupted.SETTINGS, '--config.data.raw_dir=raw', '--config.data.data_dir=tfds'),
   *('--config.search.epochs=3', '--config.retrain.epochs=3', '--config.save_seconds=0.1'),
@@ -56,8 +56,13 @@ SETTINGS = (
 RACING = (
   *('--config.front.budgets_ms=(1000.0,)', '--config.front.entrants=2', '--config.front.rungs=1'),
   *('--config.front.steps=1', '--config.front.folds=1', '--config.front.workers=1'),
-  *('--config.cost.spread=1e9', '--config.cost.runtime=onnxruntime', '--config.cost.size=16'),
+  *('--config.front.costs=costs.json', '--config.cost.size=16', '--config.cost.precision=int8'),
   *('--config.retrain.warmup_epochs=0', '--config.retrain.epochs=1'),
+)
+RACING_NETWORKS = ('cone_8', 'cone_16')
+TIME = (  # the networks of the race, once: whoever takes part would follow from the times
+  *('thrifty_jax.cost', '--genotypes=raced/front/genotypes', '--size=16', '--precision=int8'),
+  *('--runtime=onnxruntime', '--threads=1', '--spread=1e9', '--output=costs.json'),
 )
 # Names of what a killed process may leave: unfinished files and folders, which count for nothing.
 LEFT = re.compile(
@@ -79,8 +84,17 @@ class Matrix:
     }
     (self.now / 'configs').symlink_to(interrupted.PROJECT / 'configs')
 
+  def time_networks(self) -> None:
+    """Times the networks of the race, which names them itself, and forgets the race."""
+    self.run('front')  # refused, as they have no times yet
+    for path in (self.now / 'raced' / 'front' / 'genotypes').iterdir():
+      if path.stem not in RACING_NETWORKS:
+        path.unlink()
+    self.finish('time')
+    shutil.rmtree(self.now / 'raced')
+
   def command(self, stage: str) -> list[str]:
-    module, *arguments = STAGES[stage]
+    module, *arguments = TIME if stage == 'time' else STAGES[stage]
     command = [sys.executable, '-m', module, *arguments]
     if module == 'thrifty_jax.main':
       command += [*SETTINGS, *(RACING if RACE in arguments[0] else ())]
@@ -145,7 +159,7 @@ class Matrix:
     if self.chance.random() < 0.25:
       after = self.chance.uniform(0, seconds)
       return f'after {after:.2f} s', self.run(stage, seconds=after)
-    number = self.chance.randint(1, most)
+    number = self.chance.randint(1, max(1, most))
     inject = f'inject={",".join(CALLS)}:signal=KILL:when={number}'
     tracer = ('strace', '-f', '--seccomp-bpf', '-o', '/dev/null', '-e', inject)
     return f'at call {number}', self.run(stage, tracer=tracer)
@@ -155,17 +169,16 @@ class Matrix:
     most, seconds, expected, volatile = measured
     self.put_back('before')
     hows = []
-    for _ in range(self.chance.choice((1, 1, 2))):
-      how, status = self.kill(stage, most, seconds)
-      self.kills[stage] += status < 0  # else it ended before
+    kills = self.chance.choice(KILLS.get(stage, (1, 1, 2)))
+    for _ in range(kills):
+      how, status = self.kill(stage, most // kills, seconds / kills)
+      self.kills[stage] += status < 0  # else it ended before, or a process of it was killed
       hows.append(f'{how} (status {status})')
     try:
       self.finish(stage)
     except RuntimeError as error:
       return [f'{", ".join(hows)}: {error}']
     found = contents(self.now)
-    if stage in MEASURED:
-      return []
     names = [
       name
       for name in sorted(found.keys() | expected.keys())
@@ -231,6 +244,8 @@ def main() -> int:
       if stage != 'front' and {*chosen} - {'front'}:  # a race prepares for itself
         matrix.finish(stage)
       continue
+    if stage == 'front':
+      matrix.time_networks()
     measured = matrix.measure(stage)
     print(f'{stage}: {measured[0]} calls, {measured[1]:.1f} s, volatile {sorted(measured[3])[:8]}')
     ends = time.monotonic() + options.seconds / len(chosen)

@@ -232,7 +232,7 @@ def shift(there, patients, by):
         SimpleITK.WriteImage(SimpleITK.Cast(image, SimpleITK.sitkInt16) + by, str(path))
 
 
-def test_the_window_of_ct_is_learned_from_the_training_patients_alone(raw, tmp_path):
+def test_the_window_of_ct_is_learned_from_the_training_patients_alone(raw, tmp_path, capsys):
   there = copy(raw('nnunet', channels=('CT',)), tmp_path)
 
   def window(fold):
@@ -250,6 +250,11 @@ def test_the_window_of_ct_is_learned_from_the_training_patients_alone(raw, tmp_p
     assert ((before[0] <= values) & (values < before[1])).mean() > 0.95
   shift(there, parts['test'] + parts['validation'], 700)
   assert window(0) == before
+  (kept,) = (tmp_path / 'tfds' / 'folder').glob('window_*.json')
+  for damaged in ('', '{}', kept.read_text().replace(f'{before[1]:g}', '31', 1)):
+    kept.write_text(damaged)
+    assert window(0) == before
+    assert f'{kept}' in capsys.readouterr().out
   shift(there, parts['train'], 700)
   assert window(0) == (before[0] + 700, before[1] + 700)
 

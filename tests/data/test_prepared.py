@@ -55,6 +55,24 @@ def test_metadata_of_fewer_slices_are_refused(folder):
     prepared.open_folder(folder)
 
 
+@pytest.mark.parametrize(
+  ('old', 'new'),
+  [
+    ('"8",', '"9",'),
+    ('"8",\n        "10"', '"10",\n        "8"'),  # all together as many as before
+    ('"{DATASET}-', '"../other/{DATASET}-'),
+  ],
+)
+def test_slices_that_are_divided_otherwise_or_lie_elsewhere_are_refused(folder, old, new):
+  shutil.copytree(folder, folder.parent / 'other')
+  path = folder / 'dataset_info.json'
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new, 1))
+  with pytest.raises(InputError, match=r'(holds|lacks) .*copy the folder again'):
+    prepared.open_folder(folder)
+
+
 @pytest.mark.parametrize('name', ['dataset_info.json', 'features.json', 'metadata.json'])
 @pytest.mark.parametrize('content', [b'', b'{', b'\xff', b'[' * 100_000])
 def test_damaged_descriptions_are_one_line_that_names_the_file(folder, name, content):

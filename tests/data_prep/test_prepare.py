@@ -176,14 +176,20 @@ prepare.prepare(config)
   leftover = next(folder.parent.glob('incomplete.*'))
   assert prepare.prepare(config) == folder
   assert len(tfds.builder_from_directory(str(folder)).info.metadata['cases']) == PATIENTS
-  assert leftover.exists()  # it could be another process at work
+  assert not leftover.exists() and [*folder.parent.iterdir()] == [folder]
 
-  config.data.image_size = 16  # a folder of its own, with a leftover that is old
-  stale = prepare.prepared_dir(config).parent / 'incomplete.ABCDEF_1.0.0'
-  stale.mkdir(parents=True)
-  os.utime(stale, (0, 0))
-  prepare.prepare(config)
-  assert not stale.exists()
+
+def test_what_another_process_is_writing_is_left_alone_unless_it_is_a_day_old(config):
+  folder = prepare.prepare(config)
+  writing, old = (folder.parent / f'incomplete.{name}_1.3.0' for name in ('ABCDEF', 'GHIJKL'))
+  writing.mkdir()
+  old.mkdir()
+  os.utime(old, (0, 0))
+  with prepare._mark(folder):
+    prepare.prepare(config)
+    assert writing.exists() and not old.exists()
+  assert prepare.prepare(config) == folder
+  assert [*folder.parent.iterdir()] == [folder]
 
 
 BESIDE = """

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plain_png
 import SimpleITK
+from PIL import Image
 from pydicom import uid
 
 from data_prep import folder
@@ -83,13 +84,29 @@ def _scan(
   )
 
 
-def _picture(content: bytes, ending: str, change: Any, reader: str, channels: int = 1) -> Format:
+def _by_itk(name: str) -> Callable[[Path], np.ndarray]:
+  return lambda path: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO=name))
+
+
+def _by_pillow(path: Path) -> np.ndarray:
+  """Pixels by Pillow, of TIFF files that tifffile reads here; SimpleITK may never end."""
+  with Image.open(path) as picture:
+    return np.asarray(picture)
+
+
+def _picture(
+  content: bytes, ending: str, change: Any, reader: Callable[[Path], np.ndarray], channels: int = 1
+) -> Format:
   def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels by SimpleITK, without alpha, and grey as one channel."""
-    pixels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO=reader))
+    """Pixels without alpha."""
+    pixels = reader(path)
     return pixels[..., :channels] if pixels.ndim > 2 else pixels, pictures.AFFINE
 
   return _scan({f'scan.{ending}': content}, change, read, channels=channels)
+
+
+def _by_none(path: Path) -> np.ndarray:
+  raise ValueError(f'no other reader is known for {path}')
 
 
 def read_masked(where: Path) -> Volume:
@@ -155,21 +172,23 @@ def _pictures() -> dict[str, Format]:
   tiles = write(COLOUR, tile=(16, 16))
   lzw = saved(GREY, 'TIFF', compression='tiff_lzw')
   return {
-    'png': _picture(grey, 'png', png, 'PNGImageIO'),
-    'png, 16 bits': _picture(deep, 'png', png, 'PNGImageIO'),
-    'png, colours': _picture(colour, 'png', png, 'PNGImageIO', 3),
-    'png, alpha': _picture(alpha, 'png', png, 'PNGImageIO', 3),
-    'png, palette': _picture(indices, 'png', png, 'PNGImageIO', 3),
-    'tiff': _picture(write(REAL), 'tif', tiff, 'TIFFImageIO'),
-    'tiff, deflate': _picture(deflated, 'tif', tiff, 'TIFFImageIO'),
-    'tiff, tiles': _picture(tiles, 'tif', tiff, 'TIFFImageIO', 3),
-    'tiff, lzw': _picture(lzw, 'tif', tiff, 'TIFFImageIO'),
-    'tiff, big': _picture(write(DEEP, bigtiff=True), 'tif', tiff, 'TIFFImageIO'),
-    'jpeg': _picture(saved(GREY, 'JPEG'), 'jpg', head, 'JPEGImageIO'),
-    'jpeg, colours': _picture(saved(COLOUR, 'JPEG', subsampling=0), 'jpg', head, 'JPEGImageIO', 3),
-    'bmp': _picture(saved(GREY, 'BMP'), 'bmp', head, 'BMPImageIO'),
-    'bmp, colours': _picture(saved(COLOUR, 'BMP'), 'bmp', head, 'BMPImageIO', 3),
-    'gif': _picture(saved(GREY, 'GIF'), 'gif', head, 'none'),
+    'png': _picture(grey, 'png', png, _by_itk('PNGImageIO')),
+    'png, 16 bits': _picture(deep, 'png', png, _by_itk('PNGImageIO')),
+    'png, colours': _picture(colour, 'png', png, _by_itk('PNGImageIO'), 3),
+    'png, alpha': _picture(alpha, 'png', png, _by_itk('PNGImageIO'), 3),
+    'png, palette': _picture(indices, 'png', png, _by_itk('PNGImageIO'), 3),
+    'tiff': _picture(write(REAL), 'tif', tiff, _by_pillow),
+    'tiff, deflate': _picture(deflated, 'tif', tiff, _by_pillow),
+    'tiff, tiles': _picture(tiles, 'tif', tiff, _by_pillow, 3),
+    'tiff, lzw': _picture(lzw, 'tif', tiff, _by_none),
+    'tiff, big': _picture(write(DEEP, bigtiff=True), 'tif', tiff, _by_pillow),
+    'jpeg': _picture(saved(GREY, 'JPEG'), 'jpg', head, _by_itk('JPEGImageIO')),
+    'jpeg, colours': _picture(
+      saved(COLOUR, 'JPEG', subsampling=0), 'jpg', head, _by_itk('JPEGImageIO'), 3
+    ),
+    'bmp': _picture(saved(GREY, 'BMP'), 'bmp', head, _by_none),
+    'bmp, colours': _picture(saved(COLOUR, 'BMP'), 'bmp', head, _by_itk('BMPImageIO'), 3),
+    'gif': _picture(saved(GREY, 'GIF'), 'gif', head, _by_none),
     'mask, png': _mask(plain_png.png(picture_files.CLASSES, bits=8, kind=0), 'png', png),
     'mask, png, palette': _mask(indices, 'png', png),
     'mask, tiff': _mask(write(picture_files.CLASSES), 'tif', tiff),

@@ -30,7 +30,7 @@ def open_folder(folder: Path) -> Prepared:
   try:
     builder = tfds.builder_from_directory(str(folder))
     split = builder.info.splits['slices']
-    missing = [path for path in map(Path, split.filepaths) if not path.is_file()]
+    missing = [path for path in map(Path, split.filepaths) if not _is_in(folder, path)]
   except Exception as error:  # TFDS raises several unrelated types for an absent or damaged folder.
     raise InputError(
       f'{folder}: holds no prepared data set ({type(error).__name__}); run --stage=prepare first, '
@@ -38,12 +38,12 @@ def open_folder(folder: Path) -> Prepared:
     ) from error
   metadata = data_file.read_metadata(folder)
   cases = records.parse(metadata['cases'], tuple[PreparedCase, ...], folder / 'metadata.json')
-  counted = sum(case.slices for case in cases)
-  if missing or split.num_examples != counted:
+  counted = [case.slices for case in cases]  # a file of slices for each
+  if missing or split.shard_lengths != counted:
     what = f'lacks {missing[0].name}' if missing else f'holds {split.num_examples} slices'
     raise InputError(
-      f'{folder}: {what}, but metadata.json lists {counted} slices; copy the folder again, or '
-      'delete it and prepare the data again'
+      f'{folder}: {what}, but metadata.json lists {sum(counted)} slices in {len(counted)} files; '
+      'copy the folder again, or delete it and prepare the data again'
     )
   _require_features(folder, builder.info.features, metadata['settings'])
   return Prepared(
@@ -57,6 +57,11 @@ def open_folder(folder: Path) -> Prepared:
     reduction=float(metadata['settings'].get('reduction', 0)),
     citation=builder.info.citation or '',
   )
+
+
+def _is_in(folder: Path, path: Path) -> bool:
+  """Returns whether a file is there, in this folder and no other."""
+  return path.is_file() and path.parent.resolve() == folder.resolve()
 
 
 def _require_features(folder: Path, features: Any, settings: Mapping[str, Any]) -> None:
