@@ -84,14 +84,18 @@ def _scan(
   )
 
 
-def _by_itk(name: str) -> Callable[[Path], np.ndarray]:
-  return lambda path: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO=name))
+def _by_itk(path: Path) -> np.ndarray:
+  """Pixels of a PNG by SimpleITK."""
+  return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO='PNGImageIO'))
 
 
 def _by_pillow(path: Path) -> np.ndarray:
   """Pixels by Pillow, of TIFF files that tifffile reads here; SimpleITK may never end."""
   with Image.open(path) as picture:
-    return np.asarray(picture)
+    pixels = np.asarray(picture)
+  if pixels.dtype == np.int32:
+    raise ValueError('Pillow has passed over SampleFormat')
+  return pixels * np.uint8(255) if pixels.dtype == bool else pixels
 
 
 def _picture(
@@ -106,7 +110,8 @@ def _picture(
 
 
 def _by_none(path: Path) -> np.ndarray:
-  raise ValueError(f'no other reader is known for {path}')
+  """Nothing: of JPEG, BMP and GIF, which have no checksums, readers make different things."""
+  raise ValueError(f'no other reader for {path}')
 
 
 def read_masked(where: Path) -> Volume:
@@ -172,22 +177,20 @@ def _pictures() -> dict[str, Format]:
   tiles = write(COLOUR, tile=(16, 16))
   lzw = saved(GREY, 'TIFF', compression='tiff_lzw')
   return {
-    'png': _picture(grey, 'png', png, _by_itk('PNGImageIO')),
-    'png, 16 bits': _picture(deep, 'png', png, _by_itk('PNGImageIO')),
-    'png, colours': _picture(colour, 'png', png, _by_itk('PNGImageIO'), 3),
-    'png, alpha': _picture(alpha, 'png', png, _by_itk('PNGImageIO'), 3),
-    'png, palette': _picture(indices, 'png', png, _by_itk('PNGImageIO'), 3),
+    'png': _picture(grey, 'png', png, _by_itk),
+    'png, 16 bits': _picture(deep, 'png', png, _by_itk),
+    'png, colours': _picture(colour, 'png', png, _by_itk, 3),
+    'png, alpha': _picture(alpha, 'png', png, _by_itk, 3),
+    'png, palette': _picture(indices, 'png', png, _by_itk, 3),
     'tiff': _picture(write(REAL), 'tif', tiff, _by_pillow),
     'tiff, deflate': _picture(deflated, 'tif', tiff, _by_pillow),
     'tiff, tiles': _picture(tiles, 'tif', tiff, _by_pillow, 3),
     'tiff, lzw': _picture(lzw, 'tif', tiff, _by_none),
     'tiff, big': _picture(write(DEEP, bigtiff=True), 'tif', tiff, _by_pillow),
-    'jpeg': _picture(saved(GREY, 'JPEG'), 'jpg', head, _by_itk('JPEGImageIO')),
-    'jpeg, colours': _picture(
-      saved(COLOUR, 'JPEG', subsampling=0), 'jpg', head, _by_itk('JPEGImageIO'), 3
-    ),
+    'jpeg': _picture(saved(GREY, 'JPEG'), 'jpg', head, _by_none),
+    'jpeg, colours': _picture(saved(COLOUR, 'JPEG', subsampling=0), 'jpg', head, _by_none, 3),
     'bmp': _picture(saved(GREY, 'BMP'), 'bmp', head, _by_none),
-    'bmp, colours': _picture(saved(COLOUR, 'BMP'), 'bmp', head, _by_itk('BMPImageIO'), 3),
+    'bmp, colours': _picture(saved(COLOUR, 'BMP'), 'bmp', head, _by_none, 3),
     'gif': _picture(saved(GREY, 'GIF'), 'gif', head, _by_none),
     'mask, png': _mask(plain_png.png(picture_files.CLASSES, bits=8, kind=0), 'png', png),
     'mask, png, palette': _mask(indices, 'png', png),

@@ -102,6 +102,11 @@ class Prepared:
   def label_volume(self, case: PreparedCase) -> np.ndarray:
     """Reads the true mask of a case on its native grid, [D, H, W], uint8."""
     rows = [self._record(row)['native_label'] for row in case.rows]
+    if sum(part.size for part in rows) != math.prod(case.native_shape):
+      raise InputError(
+        f'{self.folder}: the mask of {case.case} is no {case.native_shape}; copy the folder again, '
+        'or remove it and prepare again'
+      )
     return np.concatenate(rows).reshape(case.native_shape)
 
   def _record(self, row: int) -> dict[str, np.ndarray]:

@@ -39,6 +39,14 @@ class Record:
   context: Annotated[int, FROM_0] = 1  # on which no slice depends, but what is trained on them
 
 
+@dataclasses.dataclass(frozen=True)
+class _Case:
+  """What is read here of a case in the metadata of slices."""
+
+  patient: str
+  classes: tuple[int, ...] = ()  # foreground classes in its mask
+
+
 def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
   """Writes the data.json of a run whose slices, prepared by the section `data`, are in `folder`."""
   folder = folder.resolve()
@@ -92,8 +100,9 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[
       metadata = read_metadata(place)
       if metadata['settings'] == record.settings:
         patients: dict[str, set[int]] = {}
-        for case in metadata['cases']:
-          patients.setdefault(case['patient'], set()).update(case.get('classes', ()))
+        cases = records.parse(metadata['cases'], tuple[_Case, ...], place / _METADATA)
+        for case in cases:
+          patients.setdefault(case.patient, set()).update(case.classes)
         return place.resolve(), patients
   raise InputError(
     f"{workdir / FILE}: its slices are no longer in {record.folder}, nor in TFDS's folder; put "

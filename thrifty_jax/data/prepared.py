@@ -1,6 +1,6 @@
 """Opens prepared slices, which are read on demand."""
 
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,26 @@ from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import InputError
 
 _DESCRIPTIONS = ('dataset_info.json', 'features.json', 'metadata.json')  # by TFDS
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+  """What is read of the settings of slices."""
+
+  image_size: int
+  modalities: int
+  reduction: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Metadata:
+  """What is read of metadata.json."""
+
+  cases: tuple[PreparedCase, ...]
+  classes: tuple[str, ...]
+  note: str
+  padding: tuple[float, float] | None
+  settings: _Settings
 
 
 def open_slices(workdir: Path, config: ConfigDict) -> Prepared:
@@ -36,25 +56,29 @@ def open_folder(folder: Path) -> Prepared:
       f'{folder}: holds no prepared data set ({type(error).__name__}); run --stage=prepare first, '
       'or remove the folder if there is one, and prepare again'
     ) from error
-  metadata = data_file.read_metadata(folder)
-  cases = records.parse(metadata['cases'], tuple[PreparedCase, ...], folder / 'metadata.json')
-  counted = [case.slices for case in cases]  # a file of slices for each
+  metadata = records.parse(
+    data_file.read_metadata(folder),
+    _Metadata,
+    folder / 'metadata.json',
+    remedy=data_file.remedy(folder),
+  )
+  counted = [case.slices for case in metadata.cases]  # a file of slices for each
   if missing or split.shard_lengths != counted:
     what = f'lacks {missing[0].name}' if missing else f'holds {split.num_examples} slices'
     raise InputError(
       f'{folder}: {what}, but metadata.json lists {sum(counted)} slices in {len(counted)} files; '
       'copy the folder again, or delete it and prepare the data again'
     )
-  _require_features(folder, builder.info.features, metadata['settings'])
+  _require_features(folder, builder.info.features, metadata.settings)
   return Prepared(
     folder=folder,
-    cases=cases,
+    cases=metadata.cases,
     slices=builder.as_data_source(split='slices'),
     slice_shape=builder.info.features['image'].shape,
-    classes=tuple(metadata['classes']),
-    note=metadata['note'],
-    padding=tuple(metadata['padding']) if metadata['padding'] else None,
-    reduction=float(metadata['settings'].get('reduction', 0)),
+    classes=metadata.classes,
+    note=metadata.note,
+    padding=metadata.padding,
+    reduction=float(metadata.settings.reduction),
     citation=builder.info.citation or '',
   )
 
@@ -64,14 +88,14 @@ def _is_in(folder: Path, path: Path) -> bool:
   return path.is_file() and path.parent.resolve() == folder.resolve()
 
 
-def _require_features(folder: Path, features: Any, settings: Mapping[str, Any]) -> None:
+def _require_features(folder: Path, features: Any, settings: _Settings) -> None:
   """Refuses features.json where it describes other slices than metadata.json, which has a digest.
 
   By another type of number the same bytes would be other intensities.
   """
-  size = settings['image_size']
+  size = settings.image_size
   expected = {
-    'image': ((size, size, settings['modalities']), 'float16'),
+    'image': ((size, size, settings.modalities), 'float16'),
     'label': ((size, size), 'uint8'),
     'native_label': ((None, None), 'uint8'),
   }
