@@ -29,6 +29,17 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, mon
   assert [each.name for each in tmp_path.iterdir()] == ['a.txt']
 
 
+def test_a_file_has_its_name_only_once_its_bytes_are_on_the_disk(tmp_path, monkeypatch):
+  calls = []
+  for name in ('fsync', 'replace'):
+    real = getattr(os, name)
+    monkeypatch.setattr(
+      os, name, lambda *given, name=name, real=real: (calls.append(name), real(*given))
+    )
+  files.write_text(tmp_path / 'a.txt', 'whole')
+  assert calls == ['fsync', 'replace'] and (tmp_path / 'a.txt').read_text() == 'whole'
+
+
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
   left, writing, others = 'a.json', 'b.json', ('.c.tmp', '.d.json.0123456.tmp', 'e.01234567.tmp')
   with monkeypatch.context() as patch:

@@ -262,13 +262,32 @@ def as_big_endian(dataset):
 
 def test_compressed_pixels_that_cannot_become_so_many_are_not_unpacked(tmp_path):
   data = struct.pack('<I', 1) + struct.pack('<15I', 64, *[0] * 14) + b'\x81\0' * 4
-  sizes = number(0x28, 0x10, 38000) | number(0x28, 0x11, 38000)
-  for syntax in ('1.2.840.10008.1.2.5', '1.2.840.10008.1.2.4.90'):
+  cases = ('1.2.840.10008.1.2.5', 200), ('1.2.840.10008.1.2.5', 38000)
+  for syntax, side in (*cases, ('1.2.840.10008.1.2.4.90', 38000)):
+    sizes = number(0x28, 0x10, side) | number(0x28, 0x11, side)
     files = series_of(tmp_path, syntax=syntax, data=[data] * 4, instead=sizes)
     with pytest.raises(
-      InputError, match=r'1\.dcm: its pixels are \d+ compressed bytes; expected 288'
+      InputError, match=rf'1\.dcm: its pixels are \d+ compressed bytes; expected {2 * side**2},'
     ):
       dicom_file.read_planes(files[1])
+
+
+def test_pixels_of_another_shape_than_their_tags_say_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(SimpleITK, 'GetArrayFromImage', lambda image: np.zeros((1, 2, 3), np.int16))
+  planes = np.random.default_rng(2).integers(0, 4000, (3, 48, 64)).astype(np.uint16)
+  (path, *_) = series_of(tmp_path, stored=planes)
+  dataset = dcmread(path)
+  dataset.compress(RLELossless)
+  dataset.save_as(path)
+  with pytest.raises(InputError, match=r'its pixels are 1 x 2 x 3; expected .*48 x 64\. Replace'):
+    dicom_file.read_planes(path)
+
+
+def test_directions_that_were_rounded_are_at_right_angles_afterwards(tmp_path):
+  rounded = element(0x20, 0x37, 'DS', 1, 0, 0, 0.009, 1, 0)
+  files = series_of(tmp_path, instead={(0x20, 0x37): rounded})
+  (plane,) = dicom_file.read_planes(files[1])
+  np.testing.assert_allclose(plane.directions.T @ plane.directions, np.eye(3), atol=1e-12)
 
 
 def test_a_segmentation_beside_slices_is_no_slice(tmp_path):

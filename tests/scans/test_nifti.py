@@ -69,6 +69,14 @@ def test_a_mask_has_the_unit_and_the_place_of_its_scan(tmp_path, units):
   np.testing.assert_allclose(read(mask)[1], AFFINE, atol=1e-4)
 
 
+def test_a_mask_has_nothing_of_the_axes_that_only_its_scan_has():
+  header = nibabel.Nifti1Header()
+  header.set_data_shape((2, 3, 4, 5))
+  header['pixdim'][1:] = (1, 2, 3, 2.5, 7, 8, 9)  # 2.5 s between times
+  found = nifti.image_like(np.zeros((2, 3, 4), np.uint8), header).header
+  np.testing.assert_array_equal(found['pixdim'][1:], (1, 2, 3, 1, 1, 1, 1))
+
+
 @pytest.mark.parametrize(
   ('sides', 'wanted'),
   [

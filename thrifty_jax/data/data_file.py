@@ -20,6 +20,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans.preprocessing import UNRECORDED, slice_settings
 
 FILE = 'data.json'
+_LONGEST = 300  # characters of a path in a message
 _METADATA = 'metadata.json'  # written by TFDS beside the slices
 
 
@@ -104,11 +105,17 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[
         for case in cases:
           patients.setdefault(case.patient, set()).update(case.classes)
         return place.resolve(), patients
+  folder, name = _shown(record.folder), _shown(record.name)
   raise InputError(
-    f"{workdir / FILE}: its slices are no longer in {record.folder}, nor in TFDS's folder; put "
-    f'the folder {record.name} into that of --config.data.data_dir or $TFDS_DATA_DIR, or prepare '
-    'the scans again by --stage=prepare'
+    f"{workdir / FILE}: its slices are no longer in {folder}, nor in TFDS's folder; put the folder "
+    f'{name} into that of --config.data.data_dir or $TFDS_DATA_DIR, or prepare the scans again by '
+    '--stage=prepare'
   )
+
+
+def _shown(path: str) -> str:
+  """Returns a path of a file that may be damaged, as a part of a line."""
+  return path if path.isprintable() and len(path) < _LONGEST else f'{path!r:.{_LONGEST}}'
 
 
 def _places(workdir: Path, record: Record, config: ConfigDict) -> Iterator[Path]:
