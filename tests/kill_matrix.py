@@ -205,7 +205,10 @@ def contents(folder: Path) -> dict[str, Any]:
       found[name] = path.read_bytes()
   for place in folder.rglob('checkpoints'):
     if any(path.name.isdigit() for path in place.iterdir()):
-      state = interrupted.last_state(place)
+      try:
+        state = interrupted.last_state(place)
+      except FileNotFoundError as error:  # there is a part of one
+        state = {str(error): np.zeros(0)}
       found |= {f'{place.relative_to(folder)} {n}': a.tobytes() for n, a in state.items()}
   for place in folder.glob('tfds/*/*/[0-9]*'):
     for number, slice_ in enumerate(prepared.open_folder(place).slices):

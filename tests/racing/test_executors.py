@@ -121,11 +121,14 @@ def test_one_training_at_a_time_needs_no_process(config, tmp_path):
   assert {*read(tmp_path / 'a', 'process')} == {os.getpid()}
 
 
-def test_what_is_done_starts_nothing(config, monkeypatch):
+def test_what_is_done_starts_nothing_and_keeps_no_states(config, monkeypatch, tmp_path):
   monkeypatch.setattr(jobs, '_is_done', lambda job: True)
   monkeypatch.setattr(executors, 'start', None)
-  stands: Any = [Stand('a'), Stand('b')]
+  stands: Any = [Stand(str(tmp_path / name)) for name in 'ab']
+  left = tmp_path / 'b' / 'retrain' / 'checkpoints'
+  (left / '7').mkdir(parents=True)
   jobs.run_all(config, stands, 'rung 1')
+  assert not left.exists()
 
 
 @pytest.mark.parametrize(('listed', 'visible'), [('', ['0', '1', '2']), ('5,7', ['5', '7', '5'])])

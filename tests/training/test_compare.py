@@ -157,6 +157,10 @@ def test_what_is_trained_is_not_trained_again_and_more_can_be_added(config, work
 def test_checkpoints_of_a_finished_training_are_not_kept(config, workdir, trained):
   compare.compare(config, workdir)
   assert not list((workdir / 'compare').rglob('checkpoints'))
+  (place, *_) = (path.parent for path in (workdir / 'compare').rglob('retrain'))
+  (place / 'retrain' / 'checkpoints' / '7').mkdir(parents=True)  # it was killed while it removed it
+  compare.compare(config, workdir)
+  assert not list((workdir / 'compare').rglob('checkpoints'))
 
 
 def test_a_rate_that_diverges_is_noted_and_not_tried_again(config, workdir, trained):

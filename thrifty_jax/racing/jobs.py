@@ -65,6 +65,9 @@ def run_all(config: ConfigDict, jobs: Sequence[Job], title: str) -> None:
     Stopped: If a signal asks to stop; the trainings under way have saved their states.
   """
   new = [job for job in jobs if not _is_done(job)]
+  for job in jobs:
+    if job not in new:
+      trainings.drop_states(Path(job.place))
   if not new:
     return
   count = min(executors.count_slots(config), len(new))

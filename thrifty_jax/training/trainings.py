@@ -24,6 +24,7 @@ def train(settings: ConfigDict, workdir: Path, place: Path) -> None:
   genotypes.require_trainable(settings, place)
   data_file.pass_on(workdir, place, settings)
   if is_done(settings, place):
+    drop_states(place)
     return
   logbook.say('training', str(place))
   (place / DIVERGED).unlink(missing_ok=True)  # with other settings
@@ -33,8 +34,15 @@ def train(settings: ConfigDict, workdir: Path, place: Path) -> None:
   except NotFinite as error:
     logbook.say('diverged', str(error))
     files.write_text(place / DIVERGED, f'{error}\n')
-  # The states of dozens of trainings, with both moments of the optimiser, would fill a disk.
-  shutil.rmtree(place / 'retrain' / 'checkpoints')
+  drop_states(place)
+
+
+def drop_states(place: Path) -> None:
+  """Removes the states of a training that is done, or what a killed process has left of them.
+
+  Those of dozens of trainings, with both moments of the optimiser, would fill a disk.
+  """
+  shutil.rmtree(place / 'retrain' / 'checkpoints', ignore_errors=True)
 
 
 def is_done(settings: ConfigDict, place: Path) -> bool:
