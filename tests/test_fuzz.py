@@ -200,7 +200,7 @@ def load(folder):
   return loaded
 
 
-@pytest.mark.parametrize(('name', 'times'), [('preprocessing.json', 250), ('genotype.json', 80)])
+@pytest.mark.parametrize(('name', 'times'), [('preprocessing.json', 250), ('genotype.json', 160)])
 def test_a_damaged_model_that_was_signed_anew_is_loaded_or_refused(folder, name, times):
   def read():
     model_folder.sign(folder)

@@ -45,8 +45,8 @@ def change_bytes(chance: random.Random, data: bytes) -> bytes:
 def change_numbers(chance: random.Random, data: bytes, *, head: int = 64) -> bytes:
   """Puts a number of 1 to 4 bytes, in either order, somewhere into the head of a file."""
   at, size = chance.randrange(max(1, min(head, len(data)))), chance.choice((1, 2, 4))
-  order = chance.choice(('little', 'big'))
-  value = (chance.choice(NUMBERS) % (1 << 8 * size)).to_bytes(size, order)
+  value = (chance.choice(NUMBERS) % (1 << 8 * size)).to_bytes(size, 'little')
+  value = value[:: chance.choice((1, -1))]
   return data[:at] + value + data[at + size :]
 
 

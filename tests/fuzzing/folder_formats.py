@@ -81,7 +81,7 @@ def check_model(place: Path, model: Any) -> bool:
   """Looks whether a model has the weights of its network, all of them finite."""
   (loaded,) = model.members
   expected = build.find_shapes(loaded.module, loaded.spec.image_channels)
-  found = traverse_util.flatten_dict(loaded.params, sep='/')
+  found: dict[str, Any] = traverse_util.flatten_dict(loaded.params, sep='/')
   assert {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in found.items()} == {
     name: (list(sizes), dtype) for name, (sizes, dtype) in expected.items()
   }

@@ -39,7 +39,7 @@ def tiff(pixels: np.ndarray, **options: Any) -> bytes:
   """The content of a TIFF as tifffile writes it."""
   content = io.BytesIO()
   kind = 'rgb' if pixels.ndim == 3 else 'minisblack'
-  tifffile.imwrite(content, pixels, **{'photometric': kind} | options)
+  tifffile.imwrite(content, pixels, photometric=kind, **options)
   return content.getvalue()
 
 
