@@ -79,6 +79,16 @@ def test_slices_of_other_scans_in_their_place_are_not_taken(config, tmp_path):
     find(tmp_path / 'run', config)
 
 
+@pytest.mark.parametrize('name', ['x' * 5000, 'a\nb', 'a\0b'])
+def test_a_folder_that_no_folder_can_be_named_is_one_line(config, tmp_path, name):
+  path = tmp_path / 'run' / data_file.FILE
+  fields = ('folder', 'from_run', 'name')
+  path.write_text(json.dumps(json.loads(path.read_text()) | dict.fromkeys(fields, name)))
+  with pytest.raises(InputError, match='its slices are no longer in') as caught:
+    find(tmp_path / 'run', config)
+  assert '\n' not in str(caught.value) and len(str(caught.value)) < 1500
+
+
 def test_slices_that_are_gone_are_one_line_that_says_what_to_do(config, tmp_path):
   shutil.rmtree(tmp_path / 'tfds')
   with pytest.raises(

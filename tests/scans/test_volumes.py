@@ -193,6 +193,8 @@ def test_a_mask_that_lies_elsewhere_is_refused_and_one_half_a_voxel_away_is_not(
     )
 
   assert read(0.4 * pixel_mm).truth.any()
+  with pytest.raises(InputError, match='away from scan'):
+    read(0.6 * pixel_mm)
   with pytest.raises(InputError, match=r'mask\.mhd: lies up to 5\.00 mm away from scan\.mhd'):
     read(5)
 

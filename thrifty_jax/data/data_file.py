@@ -97,7 +97,7 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[
   name in TFDS's folder; only slices of the same scans and settings are accepted.
   """
   for place in _places(workdir, record, config):
-    if (place / _METADATA).is_file():
+    if _has_metadata(place):
       metadata = read_metadata(place)
       if metadata['settings'] == record.settings:
         patients: dict[str, set[int]] = {}
@@ -111,6 +111,14 @@ def find(workdir: Path, record: Record, config: ConfigDict) -> tuple[Path, dict[
     f'{name} into that of --config.data.data_dir or $TFDS_DATA_DIR, or prepare the scans again by '
     '--stage=prepare'
   )
+
+
+def _has_metadata(place: Path) -> bool:
+  """Returns whether slices may lie in a folder, which a damaged file may have named."""
+  try:
+    return (place / _METADATA).is_file()
+  except (OSError, ValueError):  # of a name that is too long, or has a NUL
+    return False
 
 
 def _shown(path: str) -> str:
