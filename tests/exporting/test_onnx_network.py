@@ -226,3 +226,13 @@ def test_the_graph_has_plain_operations_of_an_opset_that_browsers_know():
   assert {node.domain for node in made.graph.node} == {''}
   assert made.doc_string == 'Research use only, not a medical device.'
   assert made.graph.input[0].type.tensor_type.shape.dim[0].dim_param == 'slices'
+
+
+def test_a_folded_norm_is_the_norm_after_its_convolution():
+  values = {'scale': 2.0, 'variance': 1e-4, 'mean': 0.3, 'bias': -1.0}
+  parameters = {name: np.full(1, value) for name, value in values.items()}
+  for own in (None, np.full(1, 0.7)):
+    kernel, bias = onnx_graph.fold(np.full(1, 3.0), parameters, bias=own)
+    before = 3.0 * 5.0 + (0 if own is None else 0.7)
+    expected = 2.0 * (before - 0.3) / np.sqrt(1e-4 + norm.EPSILON) - 1.0
+    np.testing.assert_allclose(kernel * 5.0 + bias, expected)

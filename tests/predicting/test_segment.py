@@ -243,6 +243,23 @@ def test_several_models_are_averaged_by_probability(evaluated, folds):
   assert (single.mask != found.mask).any()
 
 
+def test_half_of_the_models_decide_and_the_scans_of_all_are_alike(evaluated, folds, monkeypatch):
+  config, _, scored = evaluated('axial')
+  segmenter = segment.load_model([folds / 'fold_0', folds / 'fold_1'], batch_size=4)
+  assert segmenter.largest_component == ('foreground',)  # one of two keeps one piece
+  members = [
+    dataclasses.replace(one, spec=dataclasses.replace(one.spec, training_scans=ranges))
+    for one, ranges in zip(segmenter.members, ({'slices': (1, 2)}, {'slices': (3, 4)}), strict=True)
+  ]
+  ranges = []
+  monkeypatch.setattr(
+    segment.likeness, 'find_unlike', lambda scan, training, **more: ranges.append(training) or []
+  )
+  volume, _ = sources.read(source_of(config, next(iter(scored)))[0])
+  dataclasses.replace(segmenter, members=tuple(members)).find(volume)
+  assert ranges == [{'slices': (1, 4)}]
+
+
 def test_models_in_a_list_are_the_same_as_in_the_folder_of_their_run(folds):
   listed = [folds / f'fold_{fold}' / 'model' for fold in range(3)]
   sums = [member.sha256 for member in segment.load_model(folds).members]
