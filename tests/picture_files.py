@@ -160,6 +160,14 @@ def tiff_larger(place):
   return path
 
 
+def strips_and_tiles(place):
+  """A TIFF whose RowsPerStrip, tag 278, has become TileOffsets, 324."""
+  content = write_tiff(place, GREY, photometric='minisblack').read_bytes()
+  tag = struct.pack('<HHI', 278, 4, 1)
+  assert content.count(tag) == 1
+  return put(place, content.replace(tag, struct.pack('<HHI', 324, 4, 1)), 'b.tif')
+
+
 def turned_by_xmp(place):
   """A TIFF in LZW, which Pillow would turn: 5 x 7 numbers in another order."""
   tags = TiffImagePlugin.ImageFileDirectory_v2()
@@ -321,6 +329,28 @@ REFUSED = {
     lambda p: put(p, png(GREY, bits=8, kind=0, after=chunk(b'eXIf', turned_exif()))),
     'Orientation 6',
   ),
+  'a PNG with two heads': (
+    lambda p: put(
+      p,
+      png(
+        GREY, bits=8, kind=0, before=chunk(b'IHDR', struct.pack('>IIBBBBB', 7, 5, 4, 0, 0, 0, 0))
+      ),
+    ),
+    'cannot be read .its head is not the first of its chunks alone',
+  ),
+  'a PNG with EXIF that is none': (
+    lambda p: put(p, png(GREY, bits=8, kind=0, after=chunk(b'eXIf', b'garbage!'))),
+    'cannot be read',
+  ),
+  'a TIFF of channels that lie in no known order': (
+    changed(COLOUR, 'PlanarConfiguration', 7, photometric='rgb', tile=(16, 16)),
+    'PlanarConfiguration of 7; expected 1 or 2',
+  ),
+  'a tile that is too short': (
+    changed(COLOUR, 'TileByteCounts', 700, photometric='rgb', tile=(16, 16)),
+    'lacks a part of its pixels',
+  ),
+  'strips that are tiles too': (strips_and_tiles, 'or has them twice'),
   'another format': (lambda p: save(p, GREY, 'a.png', format='PPM'), 'is no PNG, TIFF'),
   'nothing': (lambda p: put(p, b''), 'is no PNG, TIFF'),
   'no pixels': (
@@ -330,6 +360,10 @@ REFUSED = {
   'more pixels than are read': (
     lambda p: put(p, png(GREY, bits=8, kind=0, size=(65536, 65536))),
     '65536 x 65536 pixels; expected some, at most 2147483648',
+  ),
+  'more pixels than a small PNG can hold': (
+    lambda p: put(p, png(GREY, bits=8, kind=0, size=(7, 1 << 24))),
+    'no more than a file of its size can hold',
   ),
   'more pixels than the file can hold': (
     lambda p: put(p, png(GREY, bits=8, kind=0, size=(20000, 20000))),

@@ -9,6 +9,7 @@ Source: PNG, third edition (W3C, 2025); TIFF 6.0 (Adobe, 1992); Exif 2.32 (CIPA,
 
 import contextlib
 import math
+import os
 import re
 import struct
 import threading
@@ -28,8 +29,9 @@ _FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF')  # of Pillow; TIFF goes its own way
 _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _MOST_PIXELS = 1 << 31
 # Bytes of pixels for which any number of bytes in a file is enough, and as how many one in a file
-# may be read: LZW, which packs closest, has 12 bits for up to 4096.
-_SURELY, _MOST_PACKED = 1 << 27, 4096
+# may be read: LZW, which packs closest, has 12 bits for up to 4096; Deflate, as in PNG, has 1032.
+_SURELY, _MOST_PACKED, _MOST_DEFLATED = 1 << 27, 4096, 1032
+_PNG_START = b'\x89PNG\r\n\x1a\n'
 _HEAD = 30  # bytes of a file that hold what Pillow does not tell
 _PNG_KIND = slice(24, 26)  # of these: bits of a sample and the kind of colour
 _BMP_BITS = slice(28, 30)  # bits of a pixel; of the header of OS/2, of 12 bytes, in 24 and 25
@@ -37,6 +39,7 @@ _PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples of a pixel by kind of col
 _LYING = range(5, 9)  # EXIF's orientations in which rows are columns
 _TURNED = range(2, 9)
 _XMP_TURN = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_PLANAR = (1, 2)  # TIFF's PlanarConfiguration: by pixels, by channels
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # TIFF's PhotometricInterpretation, as what follows
 _TIFF_COLOURS = {1: 'grey', 2: 'RGB', 3: 'palette'}
 # TIFF's compressions: none and Deflate, which tifffile reads by itself; LZW and PackBits, of which
@@ -90,7 +93,9 @@ class Rows:
     is_tiff = header.format == 'TIFF'
     self._key = None if is_tiff else source.info.get('transparency')
     if header.format == 'PNG':  # only here, as EXIF may stand behind the pixels
-      _require_upright(path, source.getexif().get(ExifTags.Base.Orientation))
+      with _report_damage(path):
+        orientation = source.getexif().get(ExifTags.Base.Orientation)
+      _require_upright(path, orientation)
 
   def read(self, first: int, last: int) -> np.ndarray:
     """Reads the rows from `first` until before `last`, as `Picture` has them, [N, W, 1 or 3].
@@ -238,6 +243,7 @@ def _header(path: Path, picture: Any, head: bytes) -> Header:
   bits = {'1': 1}.get(picture.mode, 8)
   bands = len(picture.getbands())
   if name == 'PNG':
+    _require_one_head(path)
     bits, kind = head[_PNG_KIND]
     bands = _PNG_BANDS[kind]
     if bits == 16 and bands > 1:  # Pillow leaves out the lower 8
@@ -258,6 +264,19 @@ def _require_own_bits(path: Path, mode: str, head: bytes) -> None:
       f'{path}: is a BMP of {stored} bits with a palette of few greys; expected 8 bits with 256, '
       'or 1 bit. Save it as PNG.'
     )
+
+
+def _require_one_head(path: Path) -> None:
+  """Refuses a PNG whose first chunk alone is no head: Pillow takes the last one (ValueError)."""
+  names: list[bytes] = []
+  with path.open('rb') as file:
+    file.seek(len(_PNG_START))
+    while not names or names[-1] != b'IDAT':
+      length, name = struct.unpack('>I4s', file.read(8))
+      names.append(name)
+      file.seek(length + 4, os.SEEK_CUR)
+  if names[0] != b'IHDR' or names.count(b'IHDR') > 1:
+    raise ValueError('its head is not the first of its chunks alone')
 
 
 def _palette(picture: Image.Image) -> np.ndarray | None:
@@ -293,6 +312,10 @@ def _tiff_header(path: Path, page: tifffile.TiffPage) -> Header:
     raise _wrong_colours(path, str(getattr(page.photometric, 'name', page.photometric)))
   if bands - len(alphas) != colours or alphas not in ((), (1,), (2,)):
     raise _wrong_colours(path, f'{bands} samples')
+  if page.planarconfig not in _PLANAR:
+    raise InputError(
+      f'{path}: has a PlanarConfiguration of {page.planarconfig}; expected 1 or 2. Export it again.'
+    )
   bits = page.bitspersample
   if (page.sampleformat, bits) not in _TIFF_KINDS or page.fillorder != 1:
     raise InputError(
@@ -330,8 +353,14 @@ def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
     )
   parts = math.prod(page.chunked)
   found = page.databytecounts, page.dataoffsets
-  if any(len(numbers) != parts or not all(numbers) for numbers in found):
-    raise InputError(f'{path}: lacks a part of its pixels; expected all. Copy it again.')
+  lacking = any(len(numbers) != parts or not all(numbers) for numbers in found)
+  if page.compression == 1:  # strips end with the picture, tiles go beyond it
+    whole = parts * math.prod(page.chunks) if page.is_tiled else page.size
+    lacking |= sum(page.databytecounts) * 8 < whole * page.bitspersample
+  if lacking or all(tag in page.tags for tag in ('StripOffsets', 'TileOffsets')):
+    raise InputError(
+      f'{path}: lacks a part of its pixels, or has them twice; expected all, once. Copy it again.'
+    )
 
 
 def _require_one(path: Path, frames: int) -> None:
@@ -360,6 +389,8 @@ def _require_possible(path: Path, header: Header) -> None:
   pixels = header.height * header.width
   size = pixels * header.bands * max(header.bits, 8) // 8
   most = max(_SURELY, path.stat().st_size * _MOST_PACKED)
+  if header.format == 'PNG':
+    size, most = pixels * header.bands * header.bits // 8, path.stat().st_size * _MOST_DEFLATED
   if not 0 < pixels <= _MOST_PIXELS or size > most:
     raise InputError(
       f'{path}: its header says {header.height} x {header.width} pixels; expected some, at most '
