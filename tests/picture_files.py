@@ -350,6 +350,10 @@ REFUSED = {
     changed(COLOUR, 'TileByteCounts', 700, photometric='rgb', tile=(16, 16)),
     'lacks a part of its pixels',
   ),
+  'differences of neighbours without compression': (
+    changed(DEEP, 'Compression', 1, photometric='minisblack', compression='zlib', predictor=True),
+    'a Predictor of 2 without compression',
+  ),
   'strips that are tiles too': (strips_and_tiles, 'or has them twice'),
   'another format': (lambda p: save(p, GREY, 'a.png', format='PPM'), 'is no PNG, TIFF'),
   'nothing': (lambda p: put(p, b''), 'is no PNG, TIFF'),

@@ -351,6 +351,11 @@ def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
       f'{name}; expected none, Deflate, LZW (8 bits, or grey) or PackBits. Save it without '
       'compression.'
     )
+  if page.compression == 1 and page.predictor != 1:
+    raise InputError(
+      f'{path}: has a Predictor of {page.predictor} without compression, which is read in two '
+      'ways; expected none. Export it again.'
+    )
   parts = math.prod(page.chunked)
   found = page.databytecounts, page.dataoffsets
   lacking = any(len(numbers) != parts or not all(numbers) for numbers in found)
