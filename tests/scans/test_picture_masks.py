@@ -119,12 +119,30 @@ def test_a_coloured_palette_means_its_indices_where_only_greys_are_used(tmp_path
   check(path, Legend(classes=21), BINARY * np.uint8(7))
 
 
-@pytest.mark.parametrize('ending', ['png', 'bmp', 'gif', 'tif'])
-def test_a_grey_palette_means_its_levels_where_0_may_be_white(tmp_path, ending):
-  path = save(tmp_path, indexed(1 - BINARY, [(255, 255, 255), (0, 0, 0)]), f'mask.{ending}')
+@pytest.mark.parametrize('ending', ['png', 'gif', 'tif'])
+def test_a_grey_palette_in_the_order_of_its_greys_means_these(tmp_path, ending):
+  path = save(tmp_path, indexed(BINARY, [(0, 0, 0), (255, 255, 255)]), f'mask.{ending}')
   check(path, Legend(classes=2), BINARY)
-  path = save(tmp_path, indexed(CLASSES, [(2, 2, 2), (0, 0, 0), (1, 1, 1)]), f'mask.{ending}')
-  check(path, Legend(classes=3), (CLASSES + 2) % 3)
+  path = save(tmp_path, indexed(CLASSES, [(0, 0, 0), (1, 1, 1), (4, 4, 4)]), f'mask.{ending}')
+  check(path, Legend(classes=5), CLASSES + 2 * (CLASSES == 2).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+  'classes, greys',
+  [
+    (1 - BINARY, (255, 0)),  # as predict writes it of white and black
+    (0 * BINARY, (255, 0)),
+    (1 + 0 * BINARY, (255, 0)),
+    (CLASSES, (2, 0, 1)),
+    (CLASSES, (0, 2, 1)),
+    (CLASSES, (0, 0, 1)),
+  ],
+)
+def test_a_grey_palette_in_another_order_is_refused(tmp_path, classes, greys):
+  path = save(tmp_path, indexed(classes.astype(np.uint8), [(grey,) * 3 for grey in greys]))
+  refuse(path, Legend(classes=3), 'a palette in which the indices', "('#000000','#ffffff')")
+  named = Legend(tuple(f'#{grey:02x}{grey:02x}{grey:02x}' for grey in sorted({*greys})))
+  check(path, named, np.searchsorted(sorted({*greys}), np.array(greys)[classes]).astype(np.uint8))
 
 
 def test_black_and_white_against_the_order_of_a_coloured_palette_is_refused(tmp_path):

@@ -158,19 +158,25 @@ def _numbers(path: Path, picture: Picture) -> np.ndarray:
 
 
 def _indices_or_levels(path: Path, indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
-  """Returns the levels of a grey palette, the indices of a coloured one, [H, W]."""
-  if _is_grey(palette):
-    return palette[indices, 0]
+  """Returns the levels of a grey palette, the indices of a coloured one, [H, W].
+
+  Greys that mean other classes as levels than as indices are refused: programs read them in two
+  ways.
+  """
   used = _seen(indices)
   levels = palette[used, 0].tolist()
-  black_and_white = _is_grey(palette[used]) and set(levels) <= {0, 255}
-  if black_and_white and used != [level // 255 for level in levels]:
+  if _is_grey(palette):
+    agree = levels == sorted(set(levels)) and (0 in used) == (0 in levels)
+  else:
+    black_and_white = _is_grey(palette[used]) and set(levels) <= {0, 255}
+    agree = not black_and_white or used == [level // 255 for level in levels]
+  if not agree:
     raise InputError(
-      f'{path}: is black and white, but its palette has other colours and the indices {used}; '
-      'expected class numbers that cannot be misread. Save the mask as grey, or name its colours: '
-      "--config.data.colours=\"('#000000','#ffffff')\"."
+      f'{path}: has a palette in which the indices {used} are the greys {levels}, so that class '
+      'numbers may be misread; expected 0 as black and greys that rise. Save the mask as grey, or '
+      "name its colours: --config.data.colours=\"('#000000','#ffffff')\"."
     )
-  return indices
+  return palette[indices, 0] if _is_grey(palette) else indices
 
 
 def _coloured(header: Header, pixels: np.ndarray) -> np.ndarray:
