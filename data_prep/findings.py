@@ -134,8 +134,11 @@ def _rules(
     f'slice {list_some(scan.disordered)} of {scan.shape[0]} looks less like the slice before than '
     'later slices do: out of order, or damaged',
   )
-  text = f'slice {list_some(scan.blank)} shows nothing, but has a mask'
-  yield 'slices with a mask show nothing', bool(scan.blank), text
+  if names.scan == 'picture':
+    plane, text = 'picture', 'shows nothing, but has a mask'
+  else:
+    plane, text = 'slice', f'slice {list_some(scan.blank)} shows nothing, but has a mask'
+  yield f'{plane}s with a mask show nothing', bool(scan.blank), text
   spacing = ' x '.join(format_figure(side) for side in scan.spacing_mm)
   (low, high), (least, second, largest) = _POSSIBLE_MM, sorted(scan.spacing_mm)
   yield (

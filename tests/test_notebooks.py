@@ -266,7 +266,7 @@ def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(chaos_done, tmp_
   assert 'scan_5' in ran.shown['check'] and 'liver' in ran.shown['report']
   assert 'data:image/png;base64,' in ran.shown['predict']
   masks = {path.name for path in (workdir / 'masks').iterdir()}
-  assert {'classes.json', 'scan_0_0000.nii.gz', 'scan_0_0000_overlay.png'} == masks
+  assert {'classes.json', 'scan_0.nii.gz', 'scan_0_overlay.png'} == masks
   assert (workdir / 'onnx' / 'model.onnx').is_file() == exports
 
 

@@ -57,7 +57,7 @@ class Stage:
 
 
 CHECK = Stage('check', 'reads every scan once and says what is wrong with it')
-PREPARE = Stage('prepare', 'cuts the scans into slices, ready for the device')
+PREPARE = Stage('prepare', 'draws what a network sees of the scans, ready for the device')
 SEARCH = Stage(
   'search',
   'finds the architecture; test patients are never seen',

@@ -125,6 +125,15 @@ def test_what_needs_all_rows_at_once_does_not_suit():
     assert not by_rows.suits(dataclasses.replace(spec, **changed))
 
 
+def test_a_picture_of_one_value_is_segmented_as_the_whole():
+  networks = [(make_spec(3, 2.0), make_network(0, 3))]
+  picture = np.random.default_rng(0).integers(0, 250, (40, 30, 3), np.uint8)
+  for channels in ((1,), (0, 1, 2)):
+    picture[..., channels] = 7
+    mask, *_ = by_rows.segment(picture, networks, batch_size=3)
+    np.testing.assert_array_equal(mask, segment_whole(picture, networks)[0])
+
+
 def test_what_is_no_image_is_refused_as_of_the_whole():
   spec, network = make_spec(1, 1.0), make_network(0, 1)
   picture = np.random.default_rng(0).random((20, 20, 1), np.float32)
@@ -133,7 +142,6 @@ def test_what_is_no_image_is_refused_as_of_the_whole():
   for values, message in (
     (bad, 'non-finite voxels, NaN or infinite; thrifty_jax.predict takes NaN'),
     (np.where(np.isnan(bad), np.inf, bad), 'non-finite voxels, NaN or infinite; export it'),
-    (np.ones_like(picture), 'all voxels of a channel are the same'),
     (picture[:0], 'empty'),
     (np.concatenate([picture] * 3, axis=-1), 'has 3 channel'),
   ):

@@ -166,6 +166,11 @@ def test_colours_without_a_legend_are_listed_with_the_option(tmp_path):
   )
 
 
+def test_an_image_in_place_of_a_mask_is_called_one(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+  refuse(save(tmp_path, Image.fromarray(pixels)), Legend(classes=2), 'Are the images and the masks')
+
+
 @pytest.mark.parametrize('ending', ['png', 'bmp', 'tif', 'gif'])
 def test_colours_are_classes_by_the_legend(tmp_path, ending):
   path = save(tmp_path, indexed(CLASSES, RED), f'mask.{ending}')

@@ -227,6 +227,8 @@ def main():
   asked = parser.parse_args()
   if asked.mask.exists() and any(map(asked.mask.samefile, filter(Path.exists, asked.scan))):
     parser.error(f'{asked.mask} is a scan; name another')
+  if not asked.mask.parent.is_dir():
+    parser.error(f'{asked.mask.parent} is no folder; make it, or name another')
   if asked.mask.exists() and not asked.overwrite:
     parser.error(f'{asked.mask} exists; add --overwrite or name another')
   settings, network = load(Path(__file__).parent, asked.model, asked.threads)

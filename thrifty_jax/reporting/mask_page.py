@@ -74,8 +74,8 @@ def _draw(which: str, patient: str, dsc: float, found: Found, meaning: Meaning) 
     'patient': patient,
     'case': pair.case,
     'dsc': dsc,
-    'aspect': f'{width / height:.4f}',
     'frames': overlays.draw_frames(
       np.zeros_like(truth), truth, mask, overlays.line_colours(meaning.truths.colours)
-    ),
+    )
+    | {'aspect': round(width / height, 4)},  # of the slice in millimetres, not of its pixels
   }

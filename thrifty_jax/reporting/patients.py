@@ -86,5 +86,5 @@ def draw_patients(
     path = run / case.run / 'evaluate' / 'predictions' / f'{case.case}.npz'
     if path.exists():
       title = {'which': which, 'patient': patient, 'case': case.case, 'dsc': dsc}
-      found.append(title | {'aspect': 1, 'frames': overlays.frames(path, colours)})
+      found.append(title | {'frames': overlays.frames(path, colours)})
   return found

@@ -55,8 +55,8 @@ def draw_frames(
 
   Returns:
     Dictionary with 'slices' (their numbers in the scan, from 1, of 'total'), 'start' (the one to
-    show first) and a PNG as data URI for each slice under 'image', 'truth', 'prediction' and
-    'difference'.
+    show first), 'aspect' (width over height) and a PNG as data URI for each slice under 'image',
+    'truth', 'prediction' and 'difference'.
   """
   chosen = choose_slices(truth, prediction)
   classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in colours]
@@ -68,6 +68,7 @@ def draw_frames(
     'total': len(image),
     'slices': [int(i) + 1 for i in chosen],
     'start': int(np.argmax([(true > 0).sum() for _, true in pairs])),
+    'aspect': round(truth.shape[2] / truth.shape[1], 4),
     'image': [_data_uri(Image.fromarray(image[i])) for i in chosen],
     'truth': [_overlay(outline(true, **drawn), classes) for _, true in pairs],
     'prediction': [_overlay(outline(predicted, **drawn), classes) for predicted, _ in pairs],

@@ -16,6 +16,7 @@ ENDINGS = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp', '.gif')
 AFFINE = np.array(((0, 0, -1, 0), (0, -1, 0, 0), (1, 0, 0, 0), (0, 0, 0, 1)), np.float64)
 _COLOUR = re.compile('#[0-9a-f]{6}')
 _SHOWN = 6  # colours or numbers that a message lists
+_MOST_COLOURS = 64  # of a mask, with blurred borders among them; images have more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +90,8 @@ def read_mask(path: Path, legend: Legend) -> np.ndarray:
   """Reads the class of each pixel, [1, H, W], uint8.
 
   With colours each pixel has exactly one of them. Without, grey levels and indices of a palette
-  are class numbers: levels where the whole palette is grey, as 0 may be white there. Of exactly two
-  classes, 0 and 255 are 0 and 1.
+  are class numbers: levels where the whole palette is grey. Of exactly two classes, 0 and 255 are
+  0 and 1.
   """
   picture = picture_file.read(path)
   if legend.colours:
@@ -142,6 +143,11 @@ def _numbers(path: Path, picture: Picture) -> np.ndarray:
   if any((number != pixels[..., band]).any() for band in range(1, pixels.shape[-1])):
     codes = _codes(pixels) if pixels.dtype == np.uint8 else None
     listed = '' if codes is None else f' ({_listed(codes)})'
+    if codes is not None and len(np.unique(codes)) > _MOST_COLOURS:
+      raise InputError(
+        f'{path}: the mask has colours{listed}, as an image has; expected a few, or class numbers '
+        'in grey or in a palette. Are the images and the masks swapped?'
+      )
     raise InputError(
       f'{path}: the mask has colours{listed}; expected class numbers in grey or in a palette. Name '
       'the colour of each class, the background first: --config.data.colours='
