@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import onnx_graph, quantise
 from thrifty_jax.exporting.export_slices import RunData
 from thrifty_jax.exporting.onnx_network import FLOAT, IMAGE, LOGITS
@@ -66,6 +67,19 @@ def test_activations_are_scaled_by_all_the_slices_that_are_given(content):
   arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
   (scale,) = (arrays[node.input[1]] for node in graph.node if node.input[0] == IMAGE)
   assert scale == pytest.approx(1 / 255)
+
+
+def test_a_full_disk_of_temporary_files_is_one_line_before_any_work(content, tmp_path, monkeypatch):
+  """As onnxruntime writes a part of the network there, and goes on with it."""
+  monkeypatch.setattr(quantise.tempfile, 'tempdir', str(tmp_path))
+  for missing in (1, 0):
+    usage = SimpleNamespace(free=3 * len(content) - missing)
+    monkeypatch.setattr(quantise.shutil, 'disk_usage', lambda place, usage=usage: usage)
+    if missing:
+      with pytest.raises(InputError, match=rf'^{tmp_path}: has 0.0 MiB left.* in TMPDIR$'):
+        quantise.quantise(content, [], whole=True)
+  quantise.quantise(content, [np.zeros((1, 1, 8, 8), np.float32)], whole=True)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('norm', ['batch', 'group'])
