@@ -1,8 +1,10 @@
 """The command that scores a folder of masks: its files, its table, and what it refuses."""
 
 import csv
+import errno
 import html.parser
 import json
+import os
 import re
 
 import nibabel
@@ -126,6 +128,25 @@ def test_the_page_has_the_scores_the_dots_and_the_worst_case_and_needs_no_other_
   assert 'not a medical device' in page and str(place) not in page
   frames = [json.loads(text) for text in re.findall(r'id="frames-\d">(.*?)</script>', page)]
   assert len(frames) == 3 and frames[0]['total'] == 10
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_scores_that_were_there(place, capsys, monkeypatch):
+  assert run(place, CLASSES) == 0
+  before = {path.name: path.read_bytes() for path in (place / 'scores').iterdir()}
+  save(place / 'masks' / 'case0_pred.nii.gz', make_truth(1))
+  capsys.readouterr()
+  room, synchronise = iter(range(2)), os.fsync  # for two files of three
+
+  def fill_up(descriptor):
+    if next(room, None) is None:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    synchronise(descriptor)
+
+  monkeypatch.setattr(os, 'fsync', fill_up)
+  assert run(place, CLASSES, '--overwrite') == 2
+  errors = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
+  assert len(errors) == 1 and 'scores: cannot be written (no space left on device)' in errors[0]
+  assert {path.name: path.read_bytes() for path in (place / 'scores').iterdir()} == before
 
 
 def test_where_nobody_has_any_class_there_is_nothing_to_score(tmp_path, capsys):

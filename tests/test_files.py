@@ -29,6 +29,23 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, mon
   assert [each.name for each in tmp_path.iterdir()] == ['a.txt']
 
 
+def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatch):
+  names = ('a.txt', 'b.txt')
+  files.write_all({tmp_path / name: 'old' for name in names})
+  room, synchronise = [1], os.fsync
+
+  def fill_up(descriptor):
+    if not room:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    synchronise(descriptor), room.pop()
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'fsync', fill_up)
+    with pytest.raises(OSError, match='No space'):
+      files.write_all({tmp_path / name: 'new' for name in names})
+  assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, 'old')
+
+
 def test_a_file_has_its_name_only_once_its_bytes_are_on_the_disk(tmp_path, monkeypatch):
   calls = []
   for name in ('fsync', 'replace'):

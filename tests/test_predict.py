@@ -21,7 +21,7 @@ from data_prep import phantom, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax import device, files, model_folder, predict
 from thrifty_jax.errors import InputError
-from thrifty_jax.predicting import outputs, segment
+from thrifty_jax.predicting import segment
 from thrifty_jax.scans import pictures
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -451,19 +451,42 @@ def test_a_fault_in_one_scan_is_status_1_and_does_not_stop_the_others(
   assert 'error: c: ' in error
 
 
+def fill_up(monkeypatch, name):
+  """Lets a disk be full when a file of this name is written."""
+  opened = Path.open
+
+  def full(path, *mode, **more):
+    if path.name.startswith(f'.{name}.') and path.suffix == '.tmp':
+      raise OSError(28, 'No space left on device')
+    return opened(path, *mode, **more)
+
+  monkeypatch.setattr(Path, 'open', full)
+
+
 def test_a_disk_that_is_full_leaves_no_part_of_a_file(
   trained, folder, tmp_path, capsys, monkeypatch
 ):
-  def full(path, data):
-    if path.name.startswith('b'):
-      raise OSError(28, 'No space left on device')
-    return write_bytes(path, data)
-
-  write_bytes = files.write_bytes
-  monkeypatch.setattr(outputs.files, 'write_bytes', full)
-  assert command(trained, folder, tmp_path / 'masks') == 2
-  assert names(tmp_path / 'masks') == ['a.nii.gz', 'c.nii.gz', 'classes.json']
+  fill_up(monkeypatch, 'b.nii.gz')
+  assert command(trained, folder, tmp_path / 'masks', '--probabilities') == 2
+  expected = [
+    f'{case}{end}.nii.gz' for case in 'ac' for end in ('', '_probability_1', '_probability_2')
+  ]
+  assert names(tmp_path / 'masks') == [*expected, 'classes.json']
   assert 'b.nii.gz: cannot be written: No space left' in capsys.readouterr().err
+
+
+def test_figures_that_no_disk_holds_leave_the_masks_and_the_other_lines(
+  trained, folder, tmp_path, capsys, monkeypatch
+):
+  fill_up(monkeypatch, 'statistics.csv')
+  (folder / 'c.nrrd').write_bytes(b'NRRD0004\n')
+  assert command(trained, folder, tmp_path / 'masks', '--statistics') == 2
+  assert names(tmp_path / 'masks') == ['a.nii.gz', 'b.nii.gz', 'classes.json']
+  captured = capsys.readouterr()
+  errors = [line for line in captured.err.splitlines() if line.startswith('error: ')]
+  assert errors[0].startswith('error: c: ') and len(errors) == 2
+  assert 'statistics.csv: cannot be written: No space left' in errors[1]
+  assert 'done      2 of 3' in captured.out
 
 
 def test_ctrl_c_says_how_far_it_came(trained, folder, tmp_path, capsys, monkeypatch):

@@ -142,12 +142,16 @@ def _score(
   rows, *others = (mask_scores.make_rows(found, meaning, of) for of in counts)
   page = mask_page.render(summary, rows, found, meaning, others=others)
   with files.report_unwritable(output.absolute(), '--output'):
-    for name, table in zip((SCORES, AGAINST), (rows, *others), strict=False):
-      summaries.write_rows(output / name, table)
+    tables_ = zip((SCORES, AGAINST), (rows, *others), strict=False)
+    files.write_all(
+      {
+        **{output / name: summaries.format_rows(table) for name, table in tables_},
+        output / 'summary.json': files.format_json(records.to_json(summary)),
+        output / 'report.html': page,
+      }
+    )
     if not others:
       (output / AGAINST).unlink(missing_ok=True)  # of masks that these were held to before
-    records.write(output / 'summary.json', summary)
-    files.write_text(output / 'report.html', page)
   print(f'\n{tables.format_masks(summary)}\n', flush=True)
   taken = logbook.format_duration(time.monotonic() - began)
   say('done', f'{sum(map(len, counts))} masks in {taken}')

@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,32 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 
   Missing parent folders are created. Returns the path.
   """
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # The temporary file is in the same folder, as a rename is atomic only within a file system.
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp')
+  write_all({Path(path): data})
+  return Path(path)
+
+
+def write_all(contents: Mapping[Path, bytes | str]) -> None:
+  """Writes files that belong together, all or, where one of them has no space, none.
+
+  Each is written as by `write_bytes`, a text as by `write_text`.
+  """
+  # A temporary file is in the folder of its own, as a rename is atomic only within a file system.
+  temporary = {
+    path: path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp') for path in contents
+  }
   try:
-    with temporary.open('xb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    for path, data in contents.items():
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with temporary[path].open('xb') as file:
+        file.write(data.encode('utf-8', 'backslashreplace') if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    for path, written in temporary.items():
+      os.replace(written, path)
   except BaseException:
-    temporary.unlink(missing_ok=True)
+    for written in temporary.values():
+      written.unlink(missing_ok=True)
     raise
-  return path
 
 
 def sweep(paths: Iterable[Path]) -> None:
@@ -101,13 +113,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
   What UTF-8 cannot hold, as a byte of another encoding in a file's name, is escaped.
   """
-  return write_bytes(path, text.encode('utf-8', 'backslashreplace'))
+  write_all({Path(path): text})
+  return Path(path)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
   """Writes indented JSON, whole or not at all; refuses NaN and infinity (ValueError)."""
-  text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-  return write_text(path, text + '\n')
+  return write_text(path, format_json(value))
+
+
+def format_json(value: Any) -> str:
+  """Returns the text that `write_json` writes."""
+  return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + '\n'
 
 
 @contextlib.contextmanager

@@ -218,15 +218,18 @@ def _segment_all(
       except InputError as error:
         failed.append(f'{source.name}: {" ".join(str(error).split())}')
       except KeyboardInterrupt as error:
-        outputs.write_statistics(plan.statistics, rows)
         print(f'stopped; {done} of {len(plan.scans)} scans are done', file=sys.stderr)
+        outputs.write_statistics(plan.statistics, rows)
         return stopping.status(error)
       except Exception as error:
         traceback.print_exc()
         failed.append(f'{source.name}: {type(error).__name__}, a fault, see above')
         faults += 1
       bar.update(1)
-  outputs.write_statistics(plan.statistics, rows)
+  try:
+    outputs.write_statistics(plan.statistics, rows)
+  except InputError as error:  # what else went wrong is told too
+    failed.append(str(error))
   for line in unlike:
     say('unlike', line)
   if unlike:

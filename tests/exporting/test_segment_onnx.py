@@ -243,31 +243,55 @@ UNLIKE = {  # shape (D, H, W), spacing, range of intensities, and the line; none
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('orientation', ['SPL', 'LIP'])
-@pytest.mark.parametrize('name', UNLIKE)
-def test_a_scan_unlike_those_of_the_training_is_told(capsys, name, orientation):
-  """However its file lies; by a network that finds nothing."""
-  shape, spacing, (low, high), text = UNLIKE[name]
+def lines_about(capsys, shape, spacing, *, orientation='SPL', intensities=(0, 1), **changes):
+  """What is printed of a scan [D, H, W] of axial slices, by a network that finds nothing."""
   settings = {
     **{'modalities': 1, 'slice_axis': 'axial', 'padding': None, 'context': 0, 'image_size': 16},
     **{'intensity': 'window', 'window': (0, 1), 'resize': 'linear', 'clahe_clip_limit': 0},
     **{'curvature_flow_iterations': 0, 'largest_component': [], 'training_scans': TRAINING_SCANS},
   }
+  low, high = intensities
   stored = np.random.default_rng(0).uniform(low, high, shape)
   lies = np.diag((*spacing, 1.0))[[2, 1, 0, 3]] * [[-1], [-1], [1], [1]]  # axes to head, back, left
   voxels, affine = phantom.turn(stored, lies, orientation)
   segment_onnx.segment(
     voxels.transpose(),
     affine[:, [2, 1, 0, 3]],
-    settings,
+    settings | changes,
     lambda image: np.concatenate([1 + 0 * image, 0 * image], axis=1),
   )
-  lines = capsys.readouterr().err.splitlines()
+  return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize('orientation', ['SPL', 'LIP'])
+@pytest.mark.parametrize('name', UNLIKE)
+def test_a_scan_unlike_those_of_the_training_is_told(capsys, name, orientation):
+  """However its file lies."""
+  shape, spacing, intensities, text = UNLIKE[name]
+  lines = lines_about(capsys, shape, spacing, orientation=orientation, intensities=intensities)
   assert all(
     line.startswith('unlike the scans of the training, check the mask: ') for line in lines
   )
   assert bool(lines) == bool(text)
   assert not text or text in lines[0]
+
+
+@pytest.mark.parametrize(
+  ('axis', 'spacing', 'told'),
+  [
+    ('axial', (3, 0.5, 0.5), False),
+    ('axial', (0.5, 0.75, 0.5), True),
+    ('coronal', (3, 0.5, 0.5), True),
+    ('coronal', (0.5, 3, 0.5), False),
+    ('sagittal', (0.5, 3, 0.5), True),
+    ('sagittal', (0.5, 0.5, 3), False),
+  ],
+)
+def test_thick_slices_should_lie_as_those_of_the_training_did(capsys, axis, spacing, told):
+  lines = lines_about(capsys, (20, 18, 16), spacing, slice_axis=axis)
+  text = f'it was taken in thick slices that are not {axis}, as those in training were'
+  assert any(text in line for line in lines) == told
+  assert any('thick' in line for line in lines) == told
 
 
 def raw(scan):

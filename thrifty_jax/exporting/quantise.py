@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import shutil
 import tempfile
 import types
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from thrifty_jax import logbook
+from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_slices, onnx_network
 from thrifty_jax.exporting.export_check import Network, make_onnx_runner, predict_with
 from thrifty_jax.exporting.export_slices import RunData
@@ -21,6 +23,7 @@ from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.scores import cases
 
 SLICES = 64  # number of slices to calibrate on
+COPIES = 3  # of the network in temporary files; two and a bit were measured
 
 
 def quantise(content: bytes, inputs: Iterable[np.ndarray], *, whole: bool) -> bytes:
@@ -35,6 +38,9 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray], *, whole: bool) -> by
     whole: Whether all layers are quantised, so that values stay in 8 bits from one to the next, a
       fifth faster. Else only convolutions are, but none whose name begins with
       onnx_network.FLOAT: norms that are computed from the image need float32.
+
+  Raises:
+    InputError: If the disk of temporary files has no space for COPIES of the network.
   """
   onnx, quantization = tool('onnx'), tool('onnxruntime.quantization')
   feeds = ({IMAGE: one} for one in inputs)
@@ -44,6 +50,7 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray], *, whole: bool) -> by
     'op_types_to_quantize': ['Conv'],
     'nodes_to_quantize': [name for name in names if name.startswith(CONVOLUTION)],
   }
+  _require_space(COPIES * len(content))
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
     # onnxruntime's advice on preparing the model does not apply to this one.
     stack.callback(logging.root.setLevel, logging.root.level)
@@ -61,6 +68,16 @@ def quantise(content: bytes, inputs: Iterable[np.ndarray], *, whole: bool) -> by
       weight_type=quantization.QuantType.QInt8,
     )
     return after.read_bytes()
+
+
+def _require_space(needed_bytes: int) -> None:
+  """Refuses a disk of temporary files that is too full, as onnxruntime would not notice it."""
+  place = tempfile.gettempdir()
+  if (free := shutil.disk_usage(place).free) < needed_bytes:
+    raise InputError(
+      f'{place}: has {free / 2**20:.1f} MiB left, and int8 needs {needed_bytes / 2**20:.1f} MiB '
+      'for temporary files; make space there, or name another folder in TMPDIR'
+    )
 
 
 @dataclasses.dataclass(frozen=True)

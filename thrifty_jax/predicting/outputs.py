@@ -182,10 +182,10 @@ def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
 def write(
   found: Segmentation, grid: Grid, outputs: Outputs, whole: Plan, about: Mapping[str, Any]
 ) -> None:
-  """Writes the files of one scan, its mask last, and `whole.about`, with the names of the classes.
+  """Writes the files of one scan, all or none, and `whole.about`, with the names of the classes.
 
-  A file that cannot be written is an InputError, and so is a series whose tags allow no DICOM SEG,
-  for which the others are written.
+  The mask comes last. What cannot be written is an InputError, and so is a series whose tags allow
+  no DICOM SEG, for which the others are written.
   """
   contents = {whole.about: json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n'}
   shares = () if found.probabilities is None else found.probabilities
@@ -205,9 +205,8 @@ def write(
     except InputError as error:  # of tags, which the other files do not repeat
       problem = error
   contents[outputs.mask] = _to_bytes(outputs.mask, turned, grid, whole.colours)
-  for path, content in contents.items():
-    with _report_unwritable(path):
-      files.write_bytes(path, content)
+  with _report_unwritable(outputs.mask):
+    files.write_all(contents)
   if problem:
     raise InputError(f'{outputs.mask} is written, but no DICOM SEG: {problem}') from problem
 

@@ -143,11 +143,16 @@ def _cell(value: float, *, digits: int = 6) -> str:
 
 def write_rows(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
   """Writes rows as CSV atomically, with the first row's keys as header."""
+  files.write_text(path, format_rows(table))
+
+
+def format_rows(table: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the text that `write_rows` writes."""
   text = io.StringIO()
   writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator='\n')
   writer.writeheader()
   writer.writerows(table)
-  files.write_text(path, text.getvalue())
+  return text.getvalue()
 
 
 def read_rows(
