@@ -268,6 +268,48 @@ def test_options_that_do_not_fit_the_files_are_refused(folders):
   refuse((masks, truths), 'leave out --colours', colours=('#000000', '#ff0000'))
 
 
+def write_pairs(folder, ending, mask, truth):
+  """Two pairs of files, in which a voxel each has one of the numbers."""
+  for name, numbers in (('masks', mask), ('truths', truth)):
+    voxels = np.resize(np.array(numbers, np.uint8), (4, 5))
+    for case in 'ab':
+      path = folder / name / f'{case}{ending}'
+      save(path, voxels if ending == '.png' else voxels[..., None])
+  return folder / 'masks', folder / 'truths'
+
+
+OTHER_NUMBERS = {  # of masks and truths, what is nowhere, and the folders that hold more than it
+  '.nii.gz 0,255 0,1': (2, ('masks',), True),
+  '.nii.gz 0,1 0,255': (2, ('truths',), True),
+  '.nii.gz 0,255 0,255': (1, ('masks', 'truths'), True),
+  '.nii.gz 0,1,2 0,5,10': (3, ('truths',), False),
+  '.nii.gz 1,2 1,2': (0, ('masks', 'truths'), False),
+  '.png 0,128 0,1': (2, ('masks',), False),
+  '.png 0,255 0,1,2': (3, ('masks',), True),
+}
+
+
+@pytest.mark.parametrize(('case', 'expected'), OTHER_NUMBERS.items(), ids=OTHER_NUMBERS)
+def test_numbers_with_a_gap_are_no_unnamed_classes(tmp_path, case, expected):
+  ending, *numbers = case.split()
+  gap, places, white = expected
+  folders = write_pairs(tmp_path, ending, *([*map(int, text.split(','))] for text in numbers))
+  named = '; '.join(f'a{ending}, b{ending} in {tmp_path / place}' for place in places)
+  with pytest.raises(InputError) as caught:
+    read_all(*folders)
+  text = str(caught.value)
+  assert f'but no {gap},' in text and text.endswith(f'above {gap} are in {named}')
+  assert 'by --classes' in text and ('255 must be 1' in text) == white
+
+
+def test_named_classes_may_have_a_gap_and_black_and_white_needs_no_names(tmp_path):
+  folders = write_pairs(tmp_path / 'gap', '.nii.gz', (0, 1, 3), (0, 3))
+  assert read_all(*folders, classes=('background', 'a', 'b', 'c'))[1][0].label.max() == 3
+  folders = write_pairs(tmp_path / 'white', '.png', (0, 255), (0, 1))
+  meaning, read = read_all(*folders)
+  assert len(meaning.classes) == 2 and (read[0].image[..., 0] == read[0].label).all()
+
+
 BAD_PICTURES = {
   'another size': (volume()[0][:3], r'masks/a\.png: has 3 x 6 pixels .* truth a\.png has 5 x 6'),
   'another class': (volume(most=3)[0], r'masks/a\.png: the mask holds 4 values .*in --colours'),

@@ -7,7 +7,7 @@ no masks.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -236,29 +236,50 @@ def _read_classes(sets: Sequence[Found]) -> tuple[str, ...]:
 
 def _count_classes(sets: Sequence[Found]) -> int:
   """Returns the number of classes that all files hold, background included."""
-  seen = np.zeros(256, bool)
-  pairs = [pair for found in sets for pair in found.pairs]
-  paths = list(dict.fromkeys(path for pair in pairs for path in (pair.mask, pair.truth)))
+  held: dict[Path, set[int]] = {}  # numbers in each file
+  paths = dict.fromkeys(path for found in sets for one in found.pairs for path in one[2:])
   with logbook.progress(len(paths), 'find classes') as bar:
     for path in paths:
       if pictures.is_picture(path):
         voxels = _read_picture(path, pictures.Legend())
       else:
         voxels = volumes.whole_numbers(sources.read_voxels(path)[0], path)
+      seen = np.zeros(256, bool)
       for plane in voxels:
         seen[plane] = True
+      held[path] = {*np.flatnonzero(seen).tolist()}
       bar.update(1)
-  values = np.flatnonzero(seen).tolist()
-  if sets[0].of_pictures and {*values} <= {0, 1, 255}:  # black and white
+  values = set().union(*held.values())
+  if sets[0].of_pictures and values <= {0, 1, 255}:  # black and white
     return 2
   if not 1 < len(values) <= _MOST_VALUES:
-    held = f'{len(values)} different values' if len(values) > 1 else f'nothing but {values[0]}'
+    found = f'{len(values)} different values' if len(values) > 1 else f'nothing but {min(values)}'
     raise InputError(
-      f'{pairs[0].truth.parent}: masks and truths hold {held}, and no classes are named; '
+      f'{sets[0].pairs[0].truth.parent}: masks and truths hold {found}, and no classes are named; '
       'expected few class numbers, 0 for the background. Name the classes by '
       "--classes=\"('background','liver')\"."
     )
-  return values[-1] + 1
+  _require_no_gap(held, values)
+  return len(values)
+
+
+def _require_no_gap(held: Mapping[Path, set[int]], values: set[int]) -> None:
+  """Refuses unnamed classes of which a number is nowhere: masks may count otherwise than truths."""
+  gap = min({*range(257)} - values)
+  if not (beyond := [path for path in held if max(held[path]) > gap]):
+    return
+  places, remedies = [], []
+  for folder in dict.fromkeys(path.parent for path in held):
+    numbers = set().union(*(held[path] for path in held if path.parent == folder))
+    if names := [path.name for path in beyond if path.parent == folder]:
+      places.append(f'{", ".join(names)} in {folder}')
+    if numbers <= {0, 255}:  # the white of a mask of one class
+      remedies.append(f'In {folder} 255 must be 1. ')
+  raise InputError(
+    f'masks and truths hold {", ".join(map(str, sorted(values)))}, but no {gap}, and no classes '
+    f'are named; expected 0, 1, 2, ... with one meaning in both. {"".join(remedies)}Renumber the '
+    f'files, or name every class by --classes: numbers above {gap} are in {"; ".join(places)}'
+  )
 
 
 def _require_size(pair: Pair) -> None:
