@@ -75,13 +75,15 @@ def test_a_run_takes_the_name_of_a_config(commands):
     ({'distributed': True}, {}, 'distributed'),
     ({}, {'stage': 'serach'}, 'did you mean search?'),
     ({}, {'folds': '9'}, '--folds=9: expected'),
+    ({}, {'folds': 0}, 'folds is 0; expected'),
+    ({}, {'workdir': ''}, "workdir is ''; expected"),
   ],
 )
 def test_a_run_that_cannot_be_is_refused(commands, changes, options, message):
   config = tj.load_config('phantom')
   config.update_from_flattened_dict(changes)
   with pytest.raises(tj.InputError, match=message):
-    tj.run(config, 'there', **options)
+    tj.run(config, **{'workdir': 'there', **options})
   assert commands == []
 
 
@@ -127,8 +129,10 @@ MASK = np.zeros((2, 3, 4), int)
     (MASK + 3, (1, 1, 1), CLASSES, 'class 3 is not one of 3'),
     (MASK - 1, (1, 1, 1), CLASSES, 'class -1 is not one of 3'),
     (MASK, (1, 1), CLASSES, r'spacing_mm is \(1, 1\)'),
+    (MASK, ('a', 'b', 'c'), CLASSES, 'expected 3 distances above 0'),
+    (MASK, (1, [1, 2], 1), CLASSES, 'expected 3 distances above 0'),
     (MASK, 1.0, CLASSES, 'spacing_mm is 1.0'),
-    (MASK, (1, 0, 1), CLASSES, 'expected three numbers above 0'),
+    (MASK, (1, 0, 1), CLASSES, 'expected 3 distances above 0'),
     (MASK, (1, 1, 1), ('background', 'organ', 'organ'), 'different names'),
     (MASK, (1, 1, 1), 'organ', "classes is 'organ'"),
     (MASK, (1, 1, 1), ('background',), 'background first'),
@@ -137,3 +141,24 @@ MASK = np.zeros((2, 3, 4), int)
 def test_what_are_no_masks_of_these_classes_is_refused(mask, spacing, classes, message):
   with pytest.raises(tj.InputError, match=message):
     tj.score(mask, MASK, spacing, classes=classes)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    *({'batch_size': size} for size in (0, -3, 2.5, np.nan)),
+    *({'memory_budget_mb': most} for most in (0, -1, np.nan, np.inf)),
+  ],
+)
+def test_a_model_is_not_loaded_with_numbers_that_cannot_be(options):
+  ((name, value),) = options.items()
+  with pytest.raises(tj.InputError, match=f'^{name} is {value}; expected'):
+    tj.load_model('nowhere', **options)
+
+
+def test_a_model_is_named_and_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  with pytest.raises(tj.InputError, match=f'^{tmp_path}/mine: there is no model'):
+    tj.load_model('~/mine')
+  with pytest.raises(tj.InputError, match='no model is named'):
+    tj.load_model([])

@@ -1,8 +1,11 @@
 """Allowed values: a test and its description for errors and the page of settings."""
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from thrifty_jax.errors import InputError
 
 
 class Allowed(NamedTuple):
@@ -43,6 +46,18 @@ def names(expected: str, *, least: int = 0, known: tuple[str, ...] = ()) -> Allo
     return texts and len({*value}) == len(value) >= least and (not known or {*value} <= {*known})
 
   return Allowed(expected, holds)
+
+
+def require_spacing(spacing_mm: Sequence[float], axes: int) -> None:
+  """Refuses a spacing, as Python gives it, that is not a distance above 0 for each axis."""
+  try:
+    fine = len(spacing_mm) == axes and all(0 < step < math.inf for step in spacing_mm)
+  except (TypeError, ValueError):  # a number, texts, or lists in lists
+    fine = False
+  if not fine:
+    raise InputError(
+      f'spacing_mm is {spacing_mm!r}; expected {axes} distances above 0, one an axis'
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import thrifty_jax
+from thrifty_jax import allowed
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import command_line, sequence
@@ -60,6 +61,10 @@ def run(
   if not isinstance(config, ConfigDict) or {*configs.flatten(config)} != {*SETTINGS}:
     raise InputError('config: expected settings by load_config, or the name of a config')
   config = config.copy_and_resolve_references()
+  if not isinstance(folds, str):
+    raise InputError(f"folds is {folds!r}; expected 'all', or a text as '0,2'")
+  if workdir == '':
+    raise InputError("workdir is ''; expected the folder of the run")
   folder = Path(workdir).expanduser()
   command = command_line.check(
     config, named, folder, stage=stage, stages=sequence.NAMES, folds=folds
@@ -102,8 +107,7 @@ def score(
       raise InputError(
         f'{name} is an array {array.shape} of {array.dtype}; expected integers, [D, H, W] or [H, W]'
       )
-  if np.shape(spacing_mm) != (arrays[0].ndim,):
-    raise InputError(f'spacing_mm is {spacing_mm!r}; expected a distance for each axis of the mask')
+  allowed.require_spacing(spacing_mm, arrays[0].ndim)
   if isinstance(classes, str) or len(classes) < 2 or len({*classes}) < len(classes):
     raise InputError(f'classes is {classes!r}; expected different names, background first')
   spacing = (*[1.0] * (3 - len(spacing_mm)), *spacing_mm)
@@ -126,8 +130,8 @@ _INTRODUCTION = """\
 # In Python
 
 What `import thrifty_jax as tj` offers, as `python -m thrifty_jax.library` prints it from the
-docstrings. Whatever you give that cannot be used is a `tj.InputError`, whose text is one line: what
-is wrong, where, and what to do.
+docstrings. A value that cannot be used is a `tj.InputError`, whose text is one line: what is wrong,
+where, and what to do. An argument of another type than is written here may be a `TypeError`.
 
     import thrifty_jax as tj
 

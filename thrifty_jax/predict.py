@@ -3,6 +3,7 @@
 In Python: `mask = load_model(DIR).segment(volume, spacing_mm)`.
 """
 
+import math
 import sys
 import time
 import traceback
@@ -90,12 +91,17 @@ def load_model(
     A Segmenter; its `segment` describes the arrays and their orientation.
 
   Raises:
-    InputError: If there is no model, a file was altered, or the models cannot be combined.
+    InputError: If there is no model, a file was altered, the models cannot be combined, or a number
+      cannot be used.
   """
   from thrifty_jax.predicting import segment
 
+  if batch_size < 1 or batch_size % 1:
+    raise InputError(f'batch_size is {batch_size!r}; expected a whole number from 1')
+  if memory_budget_mb is not None and not 0 < memory_budget_mb < math.inf:
+    raise InputError(f'memory_budget_mb is {memory_budget_mb!r}; expected MiB above 0, or None')
   budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
-  return segment.load_model(folder, flips=flips, batch_size=batch_size, budget_bytes=budget)
+  return segment.load_model(folder, flips=flips, batch_size=int(batch_size), budget_bytes=budget)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -140,7 +140,7 @@ def test_what_is_no_image_is_refused_as_of_the_whole():
   bad = picture.copy()
   bad[3, 3] = np.nan
   for values, message in (
-    (bad, 'non-finite voxels, NaN or infinite; thrifty_jax.predict takes NaN'),
+    (bad, 'non-finite voxels, NaN or infinite; --nan_is_lowest of thrifty_jax.predict, or'),
     (np.where(np.isnan(bad), np.inf, bad), 'non-finite voxels, NaN or infinite; export it'),
     (picture[:0], 'empty'),
     (np.concatenate([picture] * 3, axis=-1), 'has 3 channel'),

@@ -107,3 +107,12 @@ def test_a_model_is_shown_in_one_line(models):
   text = repr(tj.load_model([models['mm'], models['mm']]))
   assert text.count('parameters') == 2 and 'background, liver' in text
   assert '\n' not in text and len(text) < 200
+
+
+def test_each_scan_of_a_loop_has_its_warning(models, scan):
+  model = tj.load_model(models['mm'])
+  with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter('default')  # as Python comes: once for each text and place
+    for _ in range(2):
+      model.segment_file(scan)
+  assert [one.filename for one in seen if 'unlike' in str(one.message)] == [__file__] * 2

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import phantom_chaos
@@ -348,12 +349,14 @@ def test_an_array_gets_the_mask_of_its_scan_whichever_way_round_it_is_given(eval
     np.testing.assert_array_equal(volumes.along(read, 'sagittal').label, expected)
 
 
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
   'two axes': ((np.zeros((4, 4)), (1, 1, 1)), {}, r'an array \(4, 4\)'),
   'words': ((np.full((2, 2, 2), 'a'), (1, 1, 1)), {}, 'expected real numbers'),
   'complex numbers': ((np.zeros((2, 2, 2), complex), (1, 1, 1)), {}, 'expected real numbers'),
-  'two spacings': ((np.zeros((2, 2, 2)), (1, 1)), {}, 'expected three distances'),
-  'no spacing': ((np.zeros((2, 2, 2)), (1, 1, 0)), {}, 'expected three distances'),
+  'two spacings': ((np.zeros((2, 2, 2)), (1, 1)), {}, 'expected 3 distances'),
+  'no spacing': ((np.zeros((2, 2, 2)), (1, 1, 0)), {}, 'expected 3 distances'),
+  'spacings that are texts': ((np.zeros((2, 2, 2)), 'abc'), {}, "spacing_mm is 'abc'; expected 3"),
+  'spacings in spacings': ((np.zeros((2, 2, 2)), (1, [1, 1], 1)), {}, 'expected 3 distances'),
   'unknown axes': ((np.zeros((2, 2, 2)), (1, 1, 1)), {'axes': 'XYZ'}, 'expected three letters'),
   'an axis twice': ((np.zeros((2, 2, 2)), (1, 1, 1)), {'axes': 'SIL'}, 'expected three letters'),
   'too many channels': ((np.zeros((2, 2, 2, 2)), (1, 1, 1)), {}, r'has 2 channel\(s\)'),

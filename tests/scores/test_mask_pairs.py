@@ -304,7 +304,7 @@ def test_numbers_with_a_gap_are_no_unnamed_classes(tmp_path, case, expected):
 
 def test_named_classes_may_have_a_gap_and_black_and_white_needs_no_names(tmp_path):
   folders = write_pairs(tmp_path / 'gap', '.nii.gz', (0, 1, 3), (0, 3))
-  assert read_all(*folders, classes=('background', 'a', 'b', 'c'))[1][0].label.max() == 3
+  assert read_all(*folders, classes=('background', 'a', 'b', 'c'))[1][0].image.max() == 3
   folders = write_pairs(tmp_path / 'white', '.png', (0, 255), (0, 1))
   meaning, read = read_all(*folders)
   assert len(meaning.classes) == 2 and (read[0].image[..., 0] == read[0].label).all()

@@ -59,7 +59,8 @@ def _require_channels(count: int, spec: ModelSpec) -> None:
 def _require_image(values: np.ndarray, constant: np.ndarray | bool, spec: ModelSpec) -> None:
   """Refuses values of which some are non-finite, and channels of volumes that are constant."""
   if not np.isfinite(values).all():
-    remedy = 'thrifty_jax.predict takes NaN as the lowest value by --nan_is_lowest; else '
+    lowest = '--nan_is_lowest of thrifty_jax.predict, or nan_is_lowest=True of segment_file,'
+    remedy = f'{lowest} takes NaN as the lowest value; else '
     raise InputError(
       'the scan has non-finite voxels, NaN or infinite; '
       f'{"" if np.isinf(values).any() else remedy}export it again'

@@ -5,6 +5,8 @@ For the same scan, model and batch size, evaluation finds the same class in ever
 
 import dataclasses
 import functools
+import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import model_folder, records
+from thrifty_jax import allowed, model_folder, records
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
@@ -312,7 +314,9 @@ def load_model(
     InputError: If there is no model, a file was altered, or the models cannot be combined.
   """
   several = [folder] if isinstance(folder, Path | str) else folder
-  folders = [found for one in several for found in find_models(Path(one))]
+  folders = [found for one in several for found in find_models(Path(os.path.expanduser(one)))]
+  if not folders:
+    raise InputError('no model is named; expected the folder of a model or of a run')
   members = tuple(model_folder.load(found) for found in folders)
   specs = [records.to_json(member.spec) for member in members]
   for place, spec in zip(folders, specs, strict=True):
@@ -342,8 +346,16 @@ def find_models(folder: Path) -> list[Path]:
 
 def _take_mask(found: Segmentation, affine: np.ndarray, scan: str = 'the scan') -> np.ndarray:
   """Returns the mask as the scan was, and warns where it is unlike those of the training."""
+  caller = sys._getframe(2)  # of the method that segments
   for line in found.unlike:
-    warnings.warn(f'{scan} is unlike those of the training: {line}', stacklevel=3)
+    # Unlike `warn` this shows the same text again: it may be of the next scan in a loop.
+    warnings.warn_explicit(
+      f'{scan} is unlike those of the training: {line}',
+      UserWarning,
+      caller.f_code.co_filename,
+      caller.f_lineno,
+      module=caller.f_globals.get('__name__'),
+    )
   return found.turned(found.mask, affine)
 
 
@@ -353,11 +365,9 @@ def _affine(spacing_mm: Sequence[float], axes: str) -> np.ndarray:
     raise InputError(
       f'axes is {axes!r}; expected three letters, one of S I, one of A P and one of L R, as in SPL'
     )
-  spacing = np.asarray(spacing_mm, float)
-  if spacing.shape != (3,) or not np.isfinite(spacing).all() or not (spacing > 0).all():
-    raise InputError(f'spacing_mm is {spacing_mm!r}; expected three distances above 0, D, H and W')
+  allowed.require_spacing(spacing_mm, 3)
   affine = np.diag((0.0, 0.0, 0.0, 1.0))
   for column, letter in enumerate(axes):
     world, sign = _WORLD[letter]
-    affine[world, column] = sign * spacing[column]
+    affine[world, column] = sign * spacing_mm[column]
   return affine
