@@ -214,9 +214,26 @@ BAD_OPTIONS = {
   '--nsd_tolerance=-1': 'nsd_tolerance',
   '--nsd_tolerance=nan': '--nsd_tolerance=nan: expected a number from 0',
   '--output=truths/case0.nii.gz': 'case0.nii.gz: is no folder; name another',
+  '--output=/proc/x': '/proc/x: /.* cannot be written',
   '--masks=': '--masks is missing, for example',
   '--patients=none.csv': '--patients=none.csv: there is no such file',
 }
+
+
+@pytest.mark.parametrize('name', evaluate.OUTPUTS)
+def test_a_folder_in_place_of_an_output_is_one_line_before_any_work(place, capsys, name):
+  (place / 'scores' / name).mkdir(parents=True)
+  assert run(place, CLASSES, '--overwrite') == 2
+  out, error = capsys.readouterr()
+  assert out == '' and error.count('\n') == 1 and f'{name} there is a folder; move it' in error
+  assert [path.name for path in (place / 'scores').iterdir()] == [name]
+
+
+def test_one_mask_is_one(tmp_path, capsys):
+  for name in ('masks', 'truths'):
+    save(tmp_path / name / 'a.nii.gz', make_truth(0))
+  assert run(tmp_path) == 0
+  assert re.search(r'done +1 mask in', capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(('option', 'message'), BAD_OPTIONS.items())

@@ -95,7 +95,8 @@ def test_the_version_is_that_of_the_package(capsys):
   [
     (['rum'], 'did you mean run?'),
     (['--config=brain'], "'--config=brain' is no command"),
-    (['--version', 'now'], "'--version' is no command"),
+    (['--version', 'now'], '--version takes no options'),
+    (['completion', 'zsh'], 'completion takes no options'),
     (['draw', '--genotyp=x'], "Unknown command line flag 'genotyp'"),
   ],
 )

@@ -66,6 +66,8 @@ def _answer(arguments: Sequence[str]) -> None:
       print(thrifty_jax.__version__)
     case ['completion']:
       print(complete(), end='')
+    case ['--version' | 'completion' as name, *_]:
+      raise InputError(f'{name} takes no options')
     case [name, *_]:
       names = [*COMMANDS, 'completion']
       near = command_line.nearest(name, names)

@@ -100,6 +100,9 @@ def _require_usable(values: Any, output: Path) -> None:
   if output.exists() and not output.is_dir():
     raise InputError(f'--output={output}: is no folder; name another')
   files.require_writable(output, output)
+  for name in OUTPUTS:
+    if (output / name).is_dir():
+      raise InputError(f'--output={output}: {name} there is a folder; move it, or name another')
   there = [name for name in OUTPUTS if (output / name).exists()]
   if there and not values.overwrite:
     raise InputError(
@@ -154,7 +157,8 @@ def _score(
       (output / AGAINST).unlink(missing_ok=True)  # of masks that these were held to before
   print(f'\n{tables.format_masks(summary)}\n', flush=True)
   taken = logbook.format_duration(time.monotonic() - began)
-  say('done', f'{sum(map(len, counts))} masks in {taken}')
+  total = sum(map(len, counts))
+  say('done', f'{total} {"mask" if total == 1 else "masks"} in {taken}')
   say('written', str(output / 'report.html'))
   return 0
 

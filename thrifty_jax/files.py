@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Generator, Iterable, Mapping
@@ -167,8 +168,12 @@ def _not_writable(error: Exception, folder: Path) -> str:
 def require_writable(output: Path, folder: Path) -> None:
   """Refuses an --output in a folder that, or the next one above that exists, is read-only."""
   there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-  if not os.access(there, os.W_OK):
-    raise InputError(f'--output={output}: {there} cannot be written; name another folder')
+  try:
+    tempfile.TemporaryFile(dir=there).close()  # os.access knows no file systems without new files
+  except OSError as error:
+    raise InputError(
+      f'--output={output}: {there} cannot be written ({error.strerror}); name another folder'
+    ) from error
 
 
 def require_file(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> None:

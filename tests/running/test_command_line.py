@@ -154,3 +154,35 @@ def test_a_name_that_the_terminal_cannot_show_is_no_fault(monkeypatch, encoding,
     assert '\\' in out and '\\' in err
   else:
     assert name in out and name in err
+
+
+NO_CONFIGS = {  # name and content of a file, and what is said of it
+  'config.json': ('{"seed": null}', 'expected a file .py with a function get_config'),
+  'broken.py': ('x = 1\ndef get_config(:\n', 'cannot be read as Python: line 2: invalid syntax'),
+  'nul.py': ('x = 1\0', 'cannot be read as Python: .*null byte'),
+  'bytes.py': (b"x = '\xff'", 'cannot be read as Python: '),
+  'none.py': ('x = 1', 'expected a file .py with a function get_config'),
+  'three.py': (
+    'get_config = lambda variants="": 3',
+    'get_config returned 3; expected the settings',
+  ),
+  'key.py': ('def get_config(of=""):\n  return {}["x"]', "line 2: KeyError: 'x'"),
+  'misspelled.py': (
+    'from thrifty_jax import config\ndef get_config():\n  config.default().serch.epochs = 3',
+    'line 3: AttributeError: .*Did you mean "search"',
+  ),
+  'part.py': (
+    'from thrifty_jax import config\nget_config = lambda: config.default().search',
+    'get_config returned .*; expected the settings',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', NO_CONFIGS)
+def test_what_is_no_config_is_refused_in_one_line_that_names_the_file(tmp_path, name):
+  content, message = NO_CONFIGS[name]
+  (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(InputError, match=message) as refused:
+    command_line.parse([f'--config={tmp_path / name}', '--config.seed=1'])
+  assert str(refused.value).startswith(f'--config={tmp_path / name}: ')
+  assert '\n' not in str(refused.value)

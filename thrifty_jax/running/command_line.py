@@ -58,13 +58,13 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   named, argv = _config_named(_in_home(argv))
   name, colon, variants = named.partition(':')
   config_file = _find_config(name)
-  argv = [f'--config={config_file}{colon}{variants}', *argv]
   # absl's parser stops at the first error with its own message, so the fields are checked first.
   for argument in argv:
     if field := re.match(r'--?(?:no)?config\.([^=]*)', argument):
       _check_field(field[1])
   values = flags.FlagValues()  # local, so that this can be called repeatedly
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['', *argv])
+  config = _make_config(config_file, variants if colon else None)
+  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['', *argv])
   for name, default in (('workdir', ''), ('folds', ''), ('stage', stages[0])):
     flags.DEFINE_string(name, default, name, flag_values=values)
   _parse(values, argv)
@@ -235,6 +235,43 @@ def _find_config(name: str) -> Path:
       f'{nearest(path.stem, configs.NAMES)}'
     )
   return path
+
+
+def _make_config(path: Path, variants: str | None) -> ConfigDict:
+  """Returns what get_config of a config file makes of the variants, or without any if None.
+
+  An InputError says why it is no such file, or in which of its lines get_config went wrong.
+  """
+  try:
+    is_code = path.suffix == '.py'
+    code = compile(path.read_bytes(), path, 'exec', dont_inherit=True) if is_code else None
+  except (SyntaxError, ValueError) as error:  # ValueError: it holds a NUL
+    line = f'line {error.lineno}: {error.msg}' if isinstance(error, SyntaxError) else error
+    raise InputError(f'--config={path}: cannot be read as Python: {line}') from error
+  found = {'__name__': 'config', '__file__': str(path)}
+  if code:
+    exec(code, found)
+  get_config = found.get('get_config')
+  if not callable(get_config):
+    raise InputError(
+      f'--config={path}: expected a file .py with a function get_config, as in configs/, or a '
+      f'name: {", ".join(configs.NAMES)}'
+    )
+  try:
+    config = get_config() if variants is None else get_config(variants)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:  # a misspelled setting is one
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f'line {frame.lineno}: ' for frame in frames if frame.filename == str(path)]
+    raise InputError(
+      f'--config={path}: {"".join(lines[-1:])}{type(error).__name__}: {_one_line(str(error))}'
+    ) from error
+  if not isinstance(config, ConfigDict) or {*configs.flatten(config)} != {*SETTINGS}:
+    returned = ' '.join(repr(config).split())
+    raise InputError(
+      f'--config={path}: get_config returned {returned:.40}; expected the settings that '
+      'thrifty_jax.config.default() returns, changed'
+    )
+  return config
 
 
 def _check_field(field: str) -> None:

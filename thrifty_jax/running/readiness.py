@@ -10,6 +10,8 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.settings import ALL
 from thrifty_jax.stages import Stage
 
+_EXAMPLE = Path(stages.__file__).with_name('genotypes') / 'thrifty_0.61m.json'
+
 
 def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
   """Refuses to start a stage without the results of the earlier stages.
@@ -41,5 +43,5 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     if not path.is_file():
       raise InputError(
         f'{path}: there is no genotype to describe; name one, for example '
-        '--config.genotype=thrifty_jax/genotypes/thrifty_0.61m.json'
+        f'--config.genotype={_EXAMPLE}'
       )
