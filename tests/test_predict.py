@@ -1,6 +1,7 @@
 """The command that segments scans: what it writes, what it refuses, what never leaves a scan."""
 
 import csv
+import errno
 import gzip
 import json
 import shutil
@@ -573,7 +574,12 @@ def both_channels(place):
 
 def closed(place):
   Path('closed').mkdir()
-  place['patch'].setattr(files.os, 'access', lambda path, mode: Path(path).name != 'closed')
+
+  def refuse(dir):
+    assert dir.name == 'closed'
+    raise PermissionError(errno.EACCES, 'Permission denied')
+
+  place['patch'].setattr(files.tempfile, 'TemporaryFile', refuse)
 
 
 def nothing(place):
