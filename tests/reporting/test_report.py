@@ -91,10 +91,15 @@ def test_a_summary_of_another_form_is_one_line_with_the_place(tmp_path, name, va
     report.report(tmp_path)
 
 
-def test_the_papers_table_stands_beside_and_says_what_it_is(whole):
+def test_the_papers_table_stands_beside_scores_of_its_data_and_says_what_it_is(whole, tmp_path):
+  assert 'Beside the paper' not in whole
+  fabricated.fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  files.write_json(path, files.read_json(path) | {'data': 'promise12'})
+  page = report.report(tmp_path).read_text(encoding='utf-8')
   for text in ('7.76M', '96.12', '82.85', '9.04M', '95.89', '85.56', '0.61M', '96.21', '87.69'):
-    assert text in whole
-  assert 'pooled over all validation slices' in whole and 'the split was by slice' in whole
+    assert text in page
+  assert 'pooled over all validation slices' in page and 'the split was by slice' in page
 
 
 def test_the_page_needs_nothing_but_itself(whole):
