@@ -17,7 +17,10 @@ const PROFILE = 'Raw profile type exif\0'; // as ImageMagick keeps EXIF
 
 export async function readPng(bytes) {
   const chunks = readChunks(bytes);
-  const [head] = chunks.IHDR ?? [];
+  const [head, another] = chunks.IHDR ?? [];
+  if (another || Object.keys(chunks)[0] !== 'IHDR') {
+    throw new Error('its head is not the first of its chunks alone; copy it again');
+  }
   if (head?.length !== 13 || !chunks.IDAT) throw new Error('it is a PNG without header or pixels');
   const view = new DataView(head.buffer, head.byteOffset);
   const [w, h, bits, kind] = [view.getUint32(0), view.getUint32(4), head[8], head[9]];

@@ -51,6 +51,10 @@ function requireKnown({ bands, bits, packing, predicted, planes }, colours, tags
       'numbers of 1 to 16 bits without sign, or float32. Convert it');
   }
   const differences = tags[317]?.[0] ?? 1;
+  if (differences !== 1 && packing === NONE) {
+    throw new Error(`it has a Predictor of ${differences} without compression, which is read in ` +
+      'two ways; save it without');
+  }
   if (![NONE, LZW, PACK_BITS, ...DEFLATE].includes(packing) || ![1, SEPARATE].includes(planes)
     || ![1, 2].includes(differences)
     || (predicted && ![8, 16].includes(bits))) {
@@ -69,8 +73,9 @@ async function readParts(bytes, layout, tags) {
   const [offsets, counts] = tiled ? [tags[324], tags[325]] : [tags[273], tags[279]];
   const [columns, rows, each] = [Math.ceil(w / across), Math.ceil(h / down), apart ? 1 : bands];
   const number = columns * rows * (apart ? bands : 1);
-  if ([offsets, counts].some((one) => one?.length !== number || !one.every(Boolean))) {
-    throw new Error('it lacks a part of its pixels; copy it again');
+  if ((tags[273] && tags[324])
+    || [offsets, counts].some((one) => one?.length !== number || !one.every(Boolean))) {
+    throw new Error('it lacks a part of its pixels, or has them twice; copy it again');
   }
   const Samples = bits <= 8 ? Uint8Array : bits === 16 ? Uint16Array : Uint32Array;
   const samples = new Samples(h * w * bands);

@@ -98,7 +98,7 @@ def test_without_the_data_it_is_said_what_to_download_and_what_runs_without(tmp_
   with pytest.raises(InputError) as caught:
     chaos.find_cases(tmp_path / 'nothing')
   message = str(caught.value)
-  for part in ('nothing/Train_Sets/CT', '3431873', 'CHAOS_Train_Sets.zip', 'configs/brain.py'):
+  for part in ('nothing/Train_Sets/CT', '3431873', 'CHAOS_Train_Sets.zip', '--config=brain'):
     assert part in message
   assert '\n' not in message
 

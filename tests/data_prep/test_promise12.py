@@ -29,7 +29,7 @@ def test_without_the_data_it_is_said_what_to_download_and_what_runs_without(tmp_
   with pytest.raises(InputError) as caught:
     promise12.find_cases(tmp_path / 'nothing')
   message = str(caught.value)
-  for part in ('nothing/TrainingData', '8026660', 'training_data.zip', 'configs/brain.py'):
+  for part in ('nothing/TrainingData', '8026660', 'training_data.zip', '--config=brain'):
     assert part in message
   assert '\n' not in message
 

@@ -7,6 +7,7 @@ import difflib
 import io
 import os
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -244,14 +245,12 @@ def _make_config(path: Path, variants: str | None) -> ConfigDict:
   """
   try:
     is_code = path.suffix == '.py'
-    code = compile(path.read_bytes(), path, 'exec', dont_inherit=True) if is_code else None
+    if is_code:
+      ast.parse(path.read_bytes(), path)
   except (SyntaxError, ValueError) as error:  # ValueError: it holds a NUL
     line = f'line {error.lineno}: {error.msg}' if isinstance(error, SyntaxError) else error
     raise InputError(f'--config={path}: cannot be read as Python: {line}') from error
-  found = {'__name__': 'config', '__file__': str(path)}
-  if code:
-    exec(code, found)
-  get_config = found.get('get_config')
+  get_config = runpy.run_path(str(path), run_name='config').get('get_config') if is_code else None
   if not callable(get_config):
     raise InputError(
       f'--config={path}: expected a file .py with a function get_config, as in configs/, or a '
