@@ -25,13 +25,21 @@ from thrifty_jax.networks import build, genotype  # noqa: E402
 from thrifty_jax.networks.model_spec import ModelSpec, make_spec  # noqa: E402
 from thrifty_jax.training import train_data  # noqa: E402
 
+# Of JAX; the commands change the last two.
+_FLAGS = (
+  'jax_disable_most_optimizations',
+  'jax_enable_compilation_cache',
+  'jax_compilation_cache_dir',
+)
+
 
 def _quick_compilation():
-  """Half the time to compile; what is tested does not depend on it."""
-  before = jax.config.values['jax_disable_most_optimizations']
+  """Half the time to compile, on which nothing depends; then JAX as before, whatever ran."""
+  before = {name: jax.config.values[name] for name in _FLAGS}
   jax.config.update('jax_disable_most_optimizations', True)
   yield
-  jax.config.update('jax_disable_most_optimizations', before)
+  for name, value in before.items():
+    jax.config.update(name, value)
 
 
 quick_compilation = pytest.fixture(_quick_compilation)

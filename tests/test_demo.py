@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import browser
-import jax
 import nibabel
 import numpy as np
 import pytest
@@ -24,11 +23,7 @@ from thrifty_jax import export, files, model_folder, predict
 from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
 from thrifty_jax.scans import pictures
 
-JAX_FLAGS = (
-  'jax_disable_most_optimizations',
-  'jax_enable_compilation_cache',
-  'jax_compilation_cache_dir',
-)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 EXPLICIT, IMPLICIT, JPEG = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2', '1.2.840.10008.1.2.4.70'
 BRAINS = {  # what a network of the brain in MR knows of the scans of its training
   'slices': [150, 180],
@@ -99,16 +94,6 @@ REFUSED_AS_PICTURES = {
   'LIP.nii.gz': 'no PNG, TIFF, JPEG, BMP or GIF, the pictures that this network sees',
   'grey.png': 'the picture has 1 channel(s), but the network was trained on 3',
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; and JAX afterwards as before, whatever the commands set."""
-  before = {name: jax.config.values[name] for name in JAX_FLAGS}
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 def element(group, number, kind, value, *, implicit):

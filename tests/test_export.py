@@ -22,21 +22,7 @@ from thrifty_jax import export, files, model_folder, stages
 from thrifty_jax.data import batching
 from thrifty_jax.exporting import export_folder, export_slices
 
-JAX_FLAGS = (
-  'jax_disable_most_optimizations',
-  'jax_enable_compilation_cache',
-  'jax_compilation_cache_dir',
-)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
-  before = {name: jax.config.values[name] for name in JAX_FLAGS}
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
 @pytest.fixture(scope='module')

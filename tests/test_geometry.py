@@ -6,6 +6,7 @@ of the original by its position in the patient.
 
 import dataclasses
 
+import image_settings
 import nibabel
 import numpy as np
 import phantom_chaos
@@ -14,22 +15,12 @@ import SimpleITK
 
 from data_prep import chaos, chaos_t1, phantom, promise12
 from thrifty_jax.scans import masks, slices, sources, volumes
-from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case
 
 # Axial, upside down, mirrored, coronal and sagittal slices one after the other, transposed.
 ORIENTATIONS = ('SPL', 'IPL', 'SAR', 'IAR', 'PIL', 'LIP', 'RSA', 'SLP')
 TILTS = (0.0, 13.0, -31.0)  # degrees
-SETTINGS = ImageSettings(
-  slice_axis='axial',
-  image_size=1,
-  intensity='percentiles',
-  percentiles=(0.0, 100.0),
-  clahe_clip_limit=0.0,
-  resize='linear',
-  curvature_flow_iterations=0,
-  curvature_flow_time_step=0.125,
-)
+SETTINGS = image_settings.make(image_size=1, percentiles=(0.0, 100.0))
 
 
 def itk_of(label, affine):

@@ -4,24 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import image_settings
 import numpy as np
 import page_modules
 import pytest
 
 from thrifty_jax.scans import overlays, pictures, slices, volumes, windows
-from thrifty_jax.scans.preprocessing import ImageSettings
 
 SIDE, CLASSES = 16, 3
-PLAIN = ImageSettings(
-  slice_axis='axial',
-  image_size=SIDE,
-  intensity='percentiles',
-  percentiles=(0.5, 99.5),
-  clahe_clip_limit=0.0,
-  resize='linear',
-  curvature_flow_iterations=0,
-  curvature_flow_time_step=0.125,
-)
+PLAIN = image_settings.make(image_size=SIDE)
 SETTINGS: dict[str, Any] = {
   'whole': {},
   'windows': {'reduction': 1.0},

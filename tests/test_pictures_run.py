@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import nibabel
 import numpy as np
 import pytest
@@ -22,11 +21,7 @@ from thrifty_jax import export, main, predict
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 
-JAX_FLAGS = (
-  'jax_disable_most_optimizations',
-  'jax_enable_compilation_cache',
-  'jax_compilation_cache_dir',
-)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 PATIENTS = 5  # and six scans
 SHAPE = LeanShape((Level(8, 1, 1, 'plain'),) * 3, 1, 'nearest', 'add', 'batch')
 load: Any = nibabel.load  # its type does not say that it loads images
@@ -85,16 +80,6 @@ def write_volumes(raw):
 
 
 KINDS = {'colours': write_colours, 'deep grey': write_deep_grey, 'volumes': write_volumes}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
-  before = {name: jax.config.values[name] for name in JAX_FLAGS}
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import SimpleITK
@@ -34,23 +33,14 @@ TINY = (
   '--config.retrain.batch_size=4',
 )
 UNET_PARAMETERS = 7_759_554  # two classes, no norm
-JAX_FLAGS = (
-  'jax_disable_most_optimizations',
-  'jax_enable_compilation_cache',
-  'jax_compilation_cache_dir',
-)
 
 
 @pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
-  before = {name: jax.config.values[name] for name in JAX_FLAGS}
-  jax.config.update('jax_disable_most_optimizations', True)
+def in_project(quick_compilation_of_module):
+  """The commands run where the project lies."""
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(PROJECT)
     yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import nibabel
 import numpy as np
 import pydicom
@@ -26,27 +25,13 @@ from thrifty_jax.predicting import segment
 from thrifty_jax.scans import pictures
 
 PROJECT = Path(__file__).resolve().parents[1]
-JAX_FLAGS = (
-  'jax_disable_most_optimizations',
-  'jax_enable_compilation_cache',
-  'jax_compilation_cache_dir',
-)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 RANGES = {
   'slices': [2, 60],
   'slice_spacing_mm': [1, 9],
   'pixel_spacing_mm': [0.1, 9],
   'field_of_view_mm': [1, 900],
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
-  before = {name: jax.config.values[name] for name in JAX_FLAGS}
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -22,27 +21,13 @@ from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 
 PROJECT = Path(__file__).parents[2]
-JAX_FLAGS = (
-  'jax_disable_most_optimizations',
-  'jax_enable_compilation_cache',
-  'jax_compilation_cache_dir',
-)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 TINY = {
   'plain': LeanShape((Level(8, 1, 1, 'plain'),) * 3, 1, 'nearest', 'add', 'batch'),
   'axial': LeanShape((Level(8, 1, 1, 'axial'),) * 3, 2, 'transposed', 'concat', 'batch'),
 }
 # Whether a machine is busy is not what these tests are about.
 QUICK = ('--size=16', '--repeats=2', '--spread=1000')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Half the time to compile; and JAX afterwards as before, whatever the command set."""
-  before = {name: jax.config.values[name] for name in JAX_FLAGS}
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module')

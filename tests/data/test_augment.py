@@ -403,15 +403,13 @@ def test_later_settings_leave_the_draws_of_the_first_version_as_they_are():
   np.testing.assert_allclose(found[:, 1, 2, 0], [0.53318, 0.66203, 0.52380], atol=2e-4)
   moved = {'rotate_degrees': 15.0, 'translate': (0.1, 0.1)}
   flipped = {'flip_left_right': True, 'flip_up_down': True}
-  corners = np.asarray([[-0.4385, 2.2648], [35.0254, 3.5131], [44.7679, 2.6872]])
+  middle = (19.5, 23.5)  # where a diagonal swaps
+  corners = np.asarray([[-0.4385, 2.2648], [35.0254, 3.5131], [44.7679, 2.6872]]) - middle
   for diagonal in (False, True):
     settings = settings_with(**moved, **flipped, flip_diagonal=diagonal)
     source = functools.partial(augment.affine_source, batch=3, settings=settings)
-    found = np.asarray(jax.jit(source)(jax.random.key(7), grid()))[:, 0, 0] - (
-      19.5,
-      23.5,
-    )  # from the middle, where a diagonal swaps
-    for corner, expected in zip(found, corners - (19.5, 23.5), strict=True):
+    found = np.asarray(jax.jit(source)(jax.random.key(7), grid()))[:, 0, 0] - middle
+    for corner, expected in zip(found, corners, strict=True):
       either = (expected, expected[::-1]) if diagonal else (expected,)
       assert min(np.abs(corner - one).max() for one in either) < 2e-3
 

@@ -2,24 +2,14 @@
 
 import dataclasses
 
+import image_settings
 import numpy as np
 import pytest
 
 from thrifty_jax.scans import bands, slices, windows
-from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
 
-SETTINGS = ImageSettings(
-  slice_axis='axial',
-  image_size=16,
-  reduction=1.0,
-  intensity='percentiles',
-  percentiles=(0.5, 99.5),
-  clahe_clip_limit=0.0,
-  resize='linear',
-  curvature_flow_iterations=0,
-  curvature_flow_time_step=0.125,
-)
+SETTINGS = image_settings.make(reduction=1.0)
 SIZES = [(16, 16), (61, 47), (5, 40), (40, 5), (9, 8), (1, 33)]
 
 

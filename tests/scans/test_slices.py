@@ -1,7 +1,6 @@
 """Slices on the network's grid, and scores back on the native one."""
 
-from typing import Any
-
+import image_settings
 import numpy as np
 import pytest
 import SimpleITK
@@ -10,7 +9,6 @@ from skimage import exposure, transform
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
-from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
 
 SIZES = [(40, 48), (48, 40), (33, 64), (64, 64), (57, 41)]
@@ -22,21 +20,12 @@ def volume_of(image, label=None):
   return Volume(image=image, label=label, affine=np.eye(4), case='a', patient='a')
 
 
-PLAIN: dict[str, Any] = {
-  'slice_axis': 'axial',
-  'clahe_clip_limit': 0.0,
-  'resize': 'linear',
-  'curvature_flow_iterations': 0,
-  'curvature_flow_time_step': 0.125,
-}
-
-
 def settings(size, low=0.0, high=1.0, **changes):
-  return ImageSettings(image_size=size, intensity='window', window=(low, high), **PLAIN | changes)
+  return image_settings.make_window(low, high, image_size=size, **changes)
 
 
 def by_percentiles(size, low, high):
-  return ImageSettings(image_size=size, intensity='percentiles', percentiles=(low, high), **PLAIN)
+  return image_settings.make(image_size=size, percentiles=(low, high))
 
 
 def disc(height, width, *, top, left, radius):

@@ -2,25 +2,15 @@
 
 import dataclasses
 
+import image_settings
 import numpy as np
 import pytest
 
 from thrifty_jax.scans import slices, windows
-from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Volume
 
 SIZES = [(8, 8), (8, 9), (21, 30), (64, 17), (5, 8), (3, 40), (4, 5)]
-SETTINGS = ImageSettings(
-  slice_axis='axial',
-  image_size=16,
-  reduction=1.0,
-  intensity='window',
-  window=(0.0, 1.0),
-  clahe_clip_limit=0.0,
-  resize='linear',
-  curvature_flow_iterations=0,
-  curvature_flow_time_step=0.125,
-)
+SETTINGS = image_settings.make_window(0.0, 1.0, reduction=1.0)
 
 
 @pytest.mark.parametrize('side', [8, 5])
