@@ -333,6 +333,12 @@ def test_a_full_disk_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, 
   assert error.endswith('--workdir\n') and len(error.splitlines()) == 1
 
 
+def test_a_workdir_below_a_file_is_refused_before_anything_is_read(tmp_path, capsys):
+  (tmp_path / 'file').touch()
+  assert main.main(['--config=phantom', f'--workdir={tmp_path}/file/run']) == 2
+  assert f'{tmp_path}/file is no folder; name another' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('writer', ['running.console.record', 'data.split_file.write'])
 def test_a_full_disk_before_a_stage_is_one_line_too(ran, tmp_path, capsys, monkeypatch, writer):
   def fill_up(*arguments):

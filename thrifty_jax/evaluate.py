@@ -99,7 +99,7 @@ def _require_usable(values: Any, output: Path) -> None:
     raise InputError('--masks_hold_numbers is for truths in --colours; leave it out, or name these')
   if output.exists() and not output.is_dir():
     raise InputError(f'--output={output}: is no folder; name another')
-  files.require_writable(output, output)
+  files.require_writable(f'--output={output}', output)
   for name in OUTPUTS:
     if (output / name).is_dir():
       raise InputError(f'--output={output}: {name} there is a folder; move it, or name another')

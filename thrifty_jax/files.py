@@ -165,14 +165,17 @@ def _not_writable(error: Exception, folder: Path) -> str:
   return ''
 
 
-def require_writable(output: Path, folder: Path) -> None:
-  """Refuses an --output in a folder that, or the next one above that exists, is read-only."""
+def require_writable(option: str, folder: Path) -> None:
+  """Refuses a place for outputs if its folder, or the next one above that exists, is read-only.
+
+  `option` is what named the place, as --output=masks.
+  """
   there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
   try:
     tempfile.TemporaryFile(dir=there).close()  # os.access knows no file systems without new files
   except OSError as error:
     raise InputError(
-      f'--output={output}: {there} cannot be written ({error.strerror}); name another folder'
+      f'{option}: {there} cannot be written ({error.strerror}); name another folder'
     ) from error
 
 

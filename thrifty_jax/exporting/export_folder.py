@@ -84,7 +84,7 @@ def require_place(output: Path, *, overwrite: bool) -> None:
       raise InputError(f'--output={output} exists and is no export; name a new folder')
     if not overwrite:
       raise InputError(f'--output={output} exists; add --overwrite, or name another')
-  files.require_writable(output, output.absolute().parent)
+  files.require_writable(f'--output={output}', output.absolute().parent)
 
 
 def make_contents(

@@ -68,7 +68,7 @@ def require_place(output: Path, format_: str | None) -> None:
   if output.is_dir() if found else output.is_file():
     kind = 'a folder' if found else 'a file'
     raise InputError(f'--output={output} is {kind} already; name another')
-  files.require_writable(output, output)
+  files.require_writable(f'--output={output}', output)
 
 
 def plan(

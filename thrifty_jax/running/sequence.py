@@ -1,7 +1,6 @@
 """Runs the stages of a command that are not done yet, in their order."""
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 
@@ -129,10 +128,9 @@ def _describe(command: Command) -> None:
 def _require_writable(workdir: Path) -> None:
   """Refuses a workdir that cannot be created or written, before anything is read."""
   there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-  if not there.is_dir() or not os.access(there, os.W_OK):
-    raise InputError(
-      f'--workdir={workdir}: {there} is not a folder that can be written; use another'
-    )
+  if not there.is_dir():
+    raise InputError(f'--workdir={workdir}: {there} is no folder; name another')
+  files.require_writable(f'--workdir={workdir}', workdir)
 
 
 def _chosen(command: Command) -> list[Stage]:
