@@ -205,7 +205,12 @@ def test_a_workdir_that_is_a_file_and_a_config_that_holds_no_settings_are_refuse
 ):
   (tmp_path / 'file').write_text('')
   (tmp_path / 'config.json').write_text('[]')
-  for workdir, text in ((tmp_path / 'file', 'not a folder'), (tmp_path, 'holds no settings')):
+  below = tmp_path / 'file' / 'run'
+  for workdir, text in (
+    (tmp_path / 'file', 'file is no folder'),
+    (below, 'file is no folder; name another'),
+    (tmp_path, 'holds no settings'),
+  ):
     assert _main(workdir) == 2
     assert text in capsys.readouterr().err
   assert ran == []
@@ -331,12 +336,6 @@ def test_a_full_disk_in_a_stage_is_one_line_and_status_2(ran, tmp_path, capsys, 
   error = capsys.readouterr().err
   assert error.startswith(f'error: {tmp_path}/run: cannot be written (no space left on device)')
   assert error.endswith('--workdir\n') and len(error.splitlines()) == 1
-
-
-def test_a_workdir_below_a_file_is_refused_before_anything_is_read(tmp_path, capsys):
-  (tmp_path / 'file').touch()
-  assert main.main(['--config=phantom', f'--workdir={tmp_path}/file/run']) == 2
-  assert f'{tmp_path}/file is no folder; name another' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('writer', ['running.console.record', 'data.split_file.write'])
