@@ -6,15 +6,19 @@ import { corners, cut, join, reduced } from './windows.js';
 
 const { fround } = Math;
 
-// Maps intensities of a channel to [0, 1] in place.
+// Maps intensities of a channel to [0, 1] in place; a channel of one value, which a picture may
+// have, to 0 where percentiles make the range.
 export function toUnitRange(voxels, settings) {
   const [least, most] = extremes(voxels);
-  if (least === most) throw new Error('all values of a channel are the same; expected an image');
+  if (least === most && settings.unit !== 'pixels') {
+    throw new Error('all values of a channel are the same; expected an image');
+  }
   if (settings.padding) {
     const [from, value] = settings.padding;
     for (let i = 0; i < voxels.length; i++) if (voxels[i] >= from) voxels[i] = value;
   }
   const [low, high] = limits(voxels, settings);
+  if (low === high) return void voxels.fill(0);
   const [offset, range] = [fround(low), fround(high - low)];
   for (let i = 0; i < voxels.length; i++) {
     voxels[i] = Math.min(1, Math.max(0, fround(fround(voxels[i] - offset) / range)));

@@ -23,7 +23,8 @@ SETTINGS: dict[str, Any] = {
   },
 }  # fmt: skip
 # More than a window along both axes, along one, along none; ends that windows do not divide.
-SIZES = ((50, 37), (11, 43), (43, 11), (9, 14), (16, 24))
+EMPTY = (9, 14)
+SIZES = ((50, 37), (11, 43), (43, 11), EMPTY, (16, 24))
 CASES = [(name, size) for name in SETTINGS for size in SIZES]
 PREPARE = """input.channels.map((channel) => {
   const values = Float32Array.from(channel);
@@ -37,6 +38,8 @@ CLASSIFY = """[...functions.classesOf(
 def made(size, seed=0):
   """A picture in colours whose channels differ in their range, [H, W, 3]."""
   values = np.random.default_rng(seed).gamma(2.0, (20, 30, 9), (*size, 3))
+  if size == EMPTY:
+    values[..., 2] = 77  # one value in all of a channel, as a stain that took nowhere
   return values.clip(0, 255).astype(np.uint8)
 
 
@@ -49,7 +52,8 @@ def called(expression, inputs):
 
 def given(name):
   settings = dataclasses.replace(PLAIN, **SETTINGS[name])
-  return settings, dataclasses.asdict(settings) | {'padding': None, 'classes': ['x'] * CLASSES}
+  of_page = {'padding': None, 'classes': ['x'] * CLASSES, 'unit': 'pixels'}
+  return settings, dataclasses.asdict(settings) | of_page
 
 
 @pytest.fixture(scope='module')
