@@ -6,8 +6,12 @@ around the brain (143 x 180): with image_size 192 nothing is resampled, and 192 
 times. Grey matter is 2 to 4 voxels thick, so the truth itself, resized to S pixels and back, scores
 a DSC of 0.938 at S = 96, 0.957 at 128, 0.978 at 160 and 1 at 192, for grey as for white.
 
+In the template intensity alone tells tissue. In a scanner it does not: the coil receives more from
+near, contrast depends on the protocol, and there is noise. These three are simulated anew for each
+block, see `simulate`.
+
 The percentiles of a block depend on how much skull-free air it shows: use `intensity = 'window'`
-with (0, 255), the range of the stored T1, so that all blocks have one scale.
+with (0, 255), so that all blocks have one scale.
 """
 
 import dataclasses
@@ -26,13 +30,17 @@ from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 _DEMONSTRATION = (
-  'Demonstration only: blocks of slices of one averaged brain take the place of patients. '
-  'It shows that the program works and proves nothing about a network.'
+  'Demonstration only: blocks of slices of one averaged brain take the place of patients; coil, '
+  'contrast and noise of a scanner are simulated. It shows that the program works and proves '
+  'nothing about a network.'
 )
 
 _BLOCK = 8  # slices
 _GAP = 2  # slices left out between blocks
 _SIDE = 192  # voxels of 1 mm
+_COIL = 1.5  # how many times as bright the brightest place of a slice is as the darkest
+_GAMMA = 1.3  # the contrast's exponent lies between 1 / _GAMMA and _GAMMA
+_NOISE = 0.03  # deviation of each of the two parts of the signal; 1 is the white of the template
 _T1, _GREY, _WHITE = (
   f'mni_icbm152_{map_}_tal_nlin_sym_09a_converted.nii.gz' for map_ in ('t1', 'gm', 'wm')
 )
@@ -55,21 +63,39 @@ def find_cases(raw_dir: Path) -> list[Case]:
 
 
 def read_case(case: Case) -> Volume:
-  """Cuts a block out of the brain, [8, 192, 192]."""
+  """Cuts a block out of the brain, [8, 192, 192], as a scanner of its own would show it."""
   brain = _brain(*case.image, *case.label)
-  first = _starts(brain)[int(case.case.removeprefix('block'))]
+  index = int(case.case.removeprefix('block'))
+  first = _starts(brain)[index]
   _, *shown = ndimage.find_objects((brain.truth > 0).astype(int))[0]
   corner = (first, *((side.start + side.stop) // 2 - _SIDE // 2 for side in shown))
   box = tuple(slice(at, at + size) for at, size in zip(corner, (_BLOCK, _SIDE, _SIDE), strict=True))
   affine = brain.affine @ from_matvec(np.eye(3), corner)
   return dataclasses.replace(
     brain,
-    image=brain.image[box],
+    image=simulate(brain.image[box], np.random.default_rng(index)),
     label=brain.truth[box],
     affine=affine,
     case=case.case,
     patient=case.patient,
   )
+
+
+def simulate(block: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+  """Shows a block of the template, [D, H, W, 1] in [0, 255], by a coil, a contrast and with noise.
+
+  The coil's field is the exponential of a polynomial of the second degree along H and W, the same
+  in all slices, and varies by the factor _COIL. The contrast is a power of the intensity. The noise
+  is that of a magnitude: of two normal parts (Gudbjartsson and Patz 1995, doi
+  10.1002/mrm.1910340618). The field is at most 1, so that only noise exceeds the template's white.
+  """
+  h, w = np.meshgrid(*(np.linspace(-1, 1, side) for side in block.shape[1:3]), indexing='ij')
+  field = np.tensordot(generator.normal(size=5), [h, w, h * h, w * w, h * w], axes=1)
+  field = np.log(_COIL) * ((field - field.min()) / np.ptp(field) - 1)  # at most 0
+  exponent = np.exp(generator.uniform(-1, 1) * np.log(_GAMMA))
+  signal = (block / 255) ** exponent * np.exp(field)[..., None]
+  real, imaginary = generator.normal(scale=_NOISE, size=(2, *block.shape))
+  return (255 * np.hypot(signal + real, imaginary)).clip(0, 255).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=1)

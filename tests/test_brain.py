@@ -45,7 +45,8 @@ def test_blocks_are_apart_and_named_in_order():
 
 
 @installed
-def test_every_voxel_is_that_of_the_stored_maps():
+def test_every_voxel_is_that_of_the_stored_maps(monkeypatch):
+  monkeypatch.setattr(brain, 'simulate', lambda block, generator: block)
   t1, grey, white = maps()
   image = nibabel.Nifti1Image.from_filename(brain.find_cases(NOWHERE)[0].image[0])
   to_world = np.asarray(image.affine)
@@ -59,6 +60,32 @@ def test_every_voxel_is_that_of_the_stored_maps():
       g, v = int(grey[x, y, z]), int(white[x, y, z])
       expected = 0 if g + v < 127.5 else 1 if g >= v else 2
       assert volume.truth[d, h, w] == expected
+
+
+def test_the_simulated_coil_contrast_and_noise_are_what_is_stated(monkeypatch):
+  def shown(value, seed):
+    return brain.simulate(np.full((3, 40, 30, 1), value), np.random.default_rng(seed))
+
+  noise = shown(0.0, 0).ravel() / 255  # of a magnitude without a signal: Rayleigh's distribution
+  np.testing.assert_allclose(np.mean(noise**2), 2 * brain._NOISE**2, rtol=0.05)
+  monkeypatch.setattr(brain, '_NOISE', 0.0)
+  exponents = []
+  for seed in range(40):
+    white, grey = shown(255.0, seed), shown(102.0, seed)
+    np.testing.assert_allclose(white.max(), 255, rtol=1e-6)
+    np.testing.assert_allclose(white.max() / white.min(), brain._COIL, rtol=1e-5)
+    np.testing.assert_array_equal(white, np.broadcast_to(white[:1], white.shape))
+    assert np.ptp(grey / white) < 1e-5  # contrast knows no place
+    exponents.append(np.log((grey / white).mean()) / np.log(0.4))
+  assert 1 / brain._GAMMA <= min(exponents) < 0.85 and 1.15 < max(exponents) <= brain._GAMMA
+
+
+@installed
+def test_a_block_is_the_same_whenever_it_is_read_and_another_one_is_lit_otherwise():
+  first, second = brain.find_cases(NOWHERE)[4:6]
+  once, again = (brain.read_case(first).image for _ in range(2))
+  np.testing.assert_array_equal(once, again)
+  assert np.abs(once - brain.read_case(second).image).mean() > 5
 
 
 @installed
