@@ -214,6 +214,8 @@ def _validate_model(config: ConfigDict) -> None:
   only = 'float32 or all with the runtime jax'
   cannot = config.cost.runtime == 'jax'
   _require(config, 'cost.precision', lambda kind: not (cannot and kind == 'int8'), only)
+  unknown = '0 with front.cluster, whose pace is unknown; set front.steps'
+  _require(config, 'front.minutes', lambda time: not (time and config.front.cluster), unknown)
   needed = 'False, or the package that it needs: pip install tensorboardX'
   found = importlib.util.find_spec('tensorboardX')
   _require(config, 'tensorboard', lambda on: not on or found, needed)

@@ -307,6 +307,9 @@ _FRONT = {
   'steps': Setting(
     600, COUNT, 'Steps of the first rung, in whole epochs; a rung trains anew, twice as long.'
   ),
+  'minutes': Setting(
+    0.0, FROM_0, 'Minutes of a race, about, which choose its steps; 0 takes front.steps.'
+  ),
   'folds': Setting(2, COUNT, 'Divisions of all but the test patients; each network trains on all.'),
   'genotypes': Setting(
     (), names("different files, as in ('a.json', 'b.json')"), 'Genotypes that race too.'

@@ -30,8 +30,8 @@ def run(tmp_path, monkeypatch):
     'augment.elastic_probability': 0.0, 'augment.rotate_degrees': 0.0,
     'augment.translate': (0.0, 0.0), 'augment.scale': (1.0, 1.0), 'augment.gamma': (1.0, 1.0),
     'augment.flip_left_right': False, 'cost.spread': 1e9, 'cost.precision': 'int8',
-    'front.entrants': 2, 'front.rungs': 1, 'front.steps': 1, 'front.folds': 1, 'front.workers': 1,
-    'retrain.epochs': 1, 'retrain.warmup_epochs': 0,
+    'front.entrants': 2, 'front.rungs': 1, 'front.minutes': 60, 'front.folds': 1,
+    'front.workers': 1, 'retrain.epochs': 1, 'retrain.warmup_epochs': 0,
   }  # fmt: skip
 
   def command(*arguments):
@@ -55,6 +55,8 @@ def test_a_run_races_trains_scores_and_reports(run, tmp_path, capsys):
   page = (workdir / 'report.html').read_text(encoding='utf-8')
   assert 'The race' in page and f'Take {best["name"]}' in page
   out = capsys.readouterr().out
+  told = json.loads((workdir / 'search' / 'pace.json').read_text())
+  assert told['trainings'] == [3] and told['epoch_seconds'] > 0 and told['steps'] > 1
   assert 'rung 1' in out and 'test DSC' not in out.partition('retrain:')[0]
   assert run(budget) == 0
   assert 'search: done' in capsys.readouterr().out

@@ -6,8 +6,10 @@ run again from the start with the same random numbers, and finds everything done
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,7 +21,7 @@ from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.racing import choice, entrants, jobs, timing
+from thrifty_jax.racing import choice, entrants, executors, jobs, pace, timing
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.entrants import Entrant
 from thrifty_jax.racing.jobs import Job
@@ -98,14 +100,16 @@ class Race:
     Raises:
       InputError: If no network is within the budgets and limits; the nearest is named.
     """
+    began = time.monotonic()
     self._fill(budgets, families)
     front = self._config.front
     folds = list_folds(self._config, self._workdir)
+    steps = self._find_steps(folds, began) if front.minutes else front.steps
     for rung in range(1, front.rungs + 1):
       if rung > 1:
         self._go_on(rung)
       racing = [name for group in self.groups for name in group.names]
-      epochs = count_epochs(self._config, self._workdir, front.steps * 2 ** (rung - 1))
+      epochs = count_epochs(self._config, self._workdir, steps * 2 ** (rung - 1))
       self._train(racing, rung, epochs, folds)
       if not any(self.standings[name].scores for name in racing):
         raise InputError(
@@ -282,6 +286,35 @@ class Race:
           return [one.name]
     return []
 
+  def _find_steps(self, folds: Sequence[dict], began: float) -> int:
+    """Returns the steps of the first rung, from trainings of networks of middling size."""
+    front = self._config.front
+    sizes = [
+      (len(group.names), group.family == 'lean' and not self.watch.given) for group in self.groups
+    ]
+    names = {name: self.watch.best(name).macs for group in self.groups for name in group.names}
+    middle = float(np.mean([*names.values()]))
+    ranked = sorted(names, key=lambda name: abs(names[name] - middle))
+    trial = [
+      self._job(name, self._folder / pace.FOLDER / name, pace.EPOCHS, folds[0])
+      for name in ranked[: executors.count_slots(self._config)]
+    ]
+    return pace.find_steps(
+      self._config,
+      self._folder,
+      trial,
+      trainings=pace.count_trainings(sizes, rungs=front.rungs, folds=len(folds)),
+      epoch_steps=count_epoch_steps(self._config, self._workdir),
+      began=began,
+    )
+
+  def _job(self, name: str, place: Path, epochs: int, fold: Mapping[str, Any]) -> Job:
+    """Returns the training of a network on a fold, in a folder."""
+    settings = entrants.configure(self._config, self.entrants[name], self.path(name))
+    settings.data.update(fold)
+    _set_epochs(settings, epochs)
+    return Job.make(settings, self._workdir, place)
+
   def _train(self, racing: Sequence[str], rung: int, epochs: int, folds: Sequence[dict]) -> None:
     """Trains every network of a rung on every fold, and reads their scores."""
     places: dict[str, list[Path]] = {name: [] for name in racing}
@@ -290,10 +323,7 @@ class Race:
     for number, fold in enumerate(folds):
       for name in racing:
         place = self._folder / name / f'rung_{rung}' / f'fold_{number}'
-        settings = entrants.configure(self._config, self.entrants[name], self.path(name))
-        settings.data.update(fold)
-        _set_epochs(settings, epochs)
-        found.append(Job.make(settings, self._workdir, place))
+        found.append(self._job(name, place, epochs, fold))
         places[name].append(place)
     jobs.run_all(self._config, found, f'rung {rung}')
     for name, of_folds in places.items():
@@ -338,13 +368,17 @@ def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, .
 
 def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
   """Returns the epochs nearest to so many steps, 1 to those of a full training."""
+  epochs = round(steps / count_epoch_steps(config, workdir))
+  return min(max(1, epochs), config.retrain.epochs)
+
+
+def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:
+  """Returns the steps of an epoch."""
   prepared = open_slices(workdir, config)
   split = splits.assign(config, prepared.patients)
   slices = len(Examples(prepared, prepared.cases_of(split['train'])).drawn)
   retrain = config.retrain
-  each = max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)
-  epochs = round(steps / each)
-  return min(max(1, epochs), config.retrain.epochs)
+  return max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)
 
 
 def _set_epochs(settings: ConfigDict, epochs: int) -> None:

@@ -1,0 +1,89 @@
+"""The pace of a race: its steps fit into its minutes, and are the same after a stop."""
+
+import time
+
+import fake_race
+import pytest
+
+from thrifty_jax import config as configs
+from thrifty_jax.errors import InputError
+from thrifty_jax.racing import pace
+from thrifty_jax.racing.race import Race
+
+
+@pytest.mark.parametrize(
+  ('groups', 'expected'),
+  [
+    ([(8, True)], [16, 12, 8]),  # 8, 4 and 2 mutations, 3 and 1
+    ([(4, False)], [8, 4, 2]),
+    ([(8, True), (4, False)], [24, 16, 10]),
+    ([(1, True)], [2, 2, 2]),
+  ],
+)
+def test_the_trainings_of_each_rung_are_counted(groups, expected):
+  assert pace.count_trainings(groups, rungs=3, folds=2) == expected
+
+
+@pytest.fixture
+def config():
+  config = fake_race.make_config()
+  config.front.update({'minutes': 10.0, 'workers': 2})
+  return config
+
+
+@pytest.fixture
+def paced(monkeypatch):
+  """Trainings of which an epoch takes 3 s, and all besides 5 s; the list has each measurement."""
+  measured = []
+
+  def measure(config, trial):
+    measured.append(trial)
+    return 3.0, 5.0
+
+  monkeypatch.setattr(pace, 'measure', measure)
+  return measured
+
+
+def find(config, folder, trainings=(12, 8)):
+  return pace.find_steps(
+    config, folder, [], trainings=trainings, epoch_steps=9, began=time.monotonic() - 60
+  )
+
+
+def test_the_steps_fill_the_minutes_and_are_kept(config, paced, tmp_path):
+  # Of 10 minutes one is over: 1080 s of two processes, less 20 x 5, are 11 epochs of 28 x 3 s.
+  assert find(config, tmp_path) == 11 * 9
+  config.front.minutes = 99.0
+  assert find(config, tmp_path) == 11 * 9
+  assert len(paced) == 1
+
+
+def test_minutes_that_are_too_few_are_refused_with_what_is_needed(config, paced, tmp_path):
+  config.front.minutes = 2.0
+  with pytest.raises(InputError, match='20 trainings, of one epoch .*, take about 3 minutes here'):
+    find(config, tmp_path)
+  assert not [*tmp_path.iterdir()]
+  config.front.minutes = 3.0
+  assert find(config, tmp_path) == 9
+
+
+def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, tmp_path):
+  stands = fake_race.Stands(monkeypatch)
+  found = Race(config, tmp_path, tmp_path / 'search')
+  monkeypatch.setattr(pace.executors, 'count_slots', lambda config: 1)
+  found.run((20.0,), ('lean', 'unet'))
+  trainings = [name for name, _ in stands.trained]
+  counted = [sum(f'rung_{rung}' in name for name in trainings) for rung in (1, 2)]
+  (trial,) = paced
+  assert counted == pace.count_trainings([(6, True), (3, False)], rungs=2, folds=1)
+  epochs = [settings.retrain.epochs for _, settings in stands.trained]
+  whole = 3 * sum(epochs) + 5 * len(epochs)
+  assert 10 * 60 - 3 * (counted[0] + 2 * counted[1]) - 5 < whole <= 10 * 60
+  assert [job.config['retrain']['epochs'] for job in trial] == [pace.EPOCHS]
+
+
+def test_the_pace_of_a_cluster_is_not_known(config):
+  config.data.name = 'phantom'
+  config.front.cluster = 'host:8786'
+  with pytest.raises(InputError, match='front.minutes is 10.0; expected 0 with front.cluster'):
+    configs.validate(config)

@@ -1,0 +1,122 @@
+"""How many steps of the first rung fit into the minutes of a race.
+
+A training on each core, all at a time, tells what an epoch takes and what a training takes besides.
+What they told is kept in the race's folder, so that a race that was stopped goes on with as many
+steps.
+"""
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook, records
+from thrifty_jax.errors import InputError
+from thrifty_jax.logbook import Logbook
+from thrifty_jax.racing import executors, jobs
+from thrifty_jax.racing.jobs import Job
+
+FILE = 'pace.json'
+FOLDER = 'pace'  # of the trainings that tell
+EPOCHS = 2  # of these: the last one ends with a validation, the first one does not
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+  """pace.json: what trainings of a race take.
+
+  Attributes:
+    steps: Steps of the first rung.
+    epoch_seconds: Seconds of an epoch of one training, beside others.
+    other_seconds: Seconds that a training takes besides: to start, compile and validate.
+    trainings: How many the rungs have.
+  """
+
+  steps: int
+  epoch_seconds: float
+  other_seconds: float
+  trainings: tuple[int, ...]
+
+
+def count_trainings(groups: Iterable[tuple[int, bool]], *, rungs: int, folds: int) -> list[int]:
+  """Returns how many trainings each rung has, of groups given as (networks, has mutations)."""
+  counts = [0] * rungs
+  for size, has_mutations in groups:
+    for rung in range(rungs):
+      counts[rung] += size * folds
+      kept = math.ceil(size / 2)
+      size = kept + kept // 2 if has_mutations else kept
+  return counts
+
+
+def find_steps(
+  config: ConfigDict,
+  folder: Path,
+  trial: Sequence[Job],
+  *,
+  trainings: Sequence[int],
+  epoch_steps: int,
+  began: float,
+) -> int:
+  """Returns the steps of the first rung with which a race takes config.front.minutes.
+
+  Args:
+    config: Settings of the run.
+    folder: Folder of the race.
+    trial: Trainings of EPOCHS epochs, as many as run at a time, none of them done.
+    trainings: How many each rung has; each takes twice as many steps as in the rung before.
+    epoch_steps: Steps of an epoch.
+    began: When the race began, by time.monotonic().
+
+  Raises:
+    InputError: If not even one epoch in the first rung fits; the time that it needs is named.
+  """
+  path = folder / FILE
+  if path.exists():
+    return records.read(path, Pace).steps
+  epoch, other = measure(config, trial)
+  at_a_time = executors.count_slots(config)
+  units = sum(
+    count * 2**rung for rung, count in enumerate(trainings)
+  )  # epochs for one in the first
+  spent = time.monotonic() - began
+  needed = (spent + (units * epoch + sum(trainings) * other) / at_a_time) / 60
+  left = (60 * config.front.minutes - spent) * at_a_time - sum(trainings) * other
+  epochs = math.floor(left / (units * epoch))
+  if epochs < 1:
+    raise InputError(
+      f'config.front.minutes is {config.front.minutes:g}, and {sum(trainings)} trainings, of one '
+      f'epoch in the first rung, take about {math.ceil(needed)} minutes here; allow as much, or '
+      'lower front.entrants, front.rungs or front.folds'
+    )
+  found = Pace(epochs * epoch_steps, epoch, other, tuple(trainings))
+  records.write(path, found)
+  logbook.say(
+    'pace',
+    f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides; epochs of the first '
+    f'rung: {epochs}',
+  )
+  return found.steps
+
+
+def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:
+  """Returns the seconds of an epoch, and those that a training takes besides, of trainings."""
+  for job in trial:
+    shutil.rmtree(job.place, ignore_errors=True)  # stopped before it told anything
+  began = time.monotonic()
+  jobs.run_all(config, trial, 'pace')
+  took = time.monotonic() - began
+  firsts = [Logbook(Path(job.place) / 'retrain').entries()[:1] for job in trial]
+  seconds = [line['seconds'] for lines in firsts for line in lines]
+  if not seconds:
+    raise InputError(
+      f'{trial[0].place}: the training that tells the pace diverged in its first epoch; lower '
+      f'retrain.learning_rate, which is {config.retrain.learning_rate:g}'
+    )
+  epoch = float(np.mean(seconds))
+  return epoch, max(0.0, took - EPOCHS * epoch)
