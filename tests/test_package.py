@@ -1,4 +1,4 @@
-"""The package: what a wheel of it contains, the extras, the one command, configs by name."""
+"""The package: what a wheel and an image contain, the extras, the one command, configs by name."""
 
 import importlib
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import thrifty_jax
 from thrifty_jax import __main__ as command
@@ -20,6 +21,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 ABOUT = tomllib.loads((PROJECT / 'pyproject.toml').read_text(encoding='utf-8'))
 TOOL = ABOUT['tool']['setuptools']
 EXTRAS = TOOL['dynamic']['optional-dependencies']
+WORDS = ('COPY', 'ENTRYPOINT', 'FROM', 'USER')  # of the Dockerfile
 
 
 def test_a_wheel_has_every_file_of_the_package():
@@ -62,6 +64,23 @@ def test_what_is_missing_is_installed_from_a_checkouts_files_or_by_the_name_of_t
   monkeypatch.setattr(extras, '__file__', str(tmp_path / 'thrifty_jax' / 'extras.py'))
   named = 'pip install "thrifty_jax[export,openvino]"'
   assert extras.how_to_install('export', 'openvino') == named
+
+
+def test_the_image_is_made_of_files_that_there_are_and_starts_the_script():
+  lines = (PROJECT / 'Dockerfile').read_text('utf-8').replace('\\\n', ' ').splitlines()
+  of = {word: [line.split()[1:] for line in lines if line.startswith(f'{word} ')] for word in WORDS}
+  ignored = (PROJECT / '.dockerignore').read_text('utf-8').splitlines()
+  copied = {source for *sources, _ in of['COPY'] for source in sources}
+  assert copied == {line[1:] for line in ignored if line.startswith('!')} and '*' in ignored
+  assert all([*PROJECT.glob(source)] for source in copied)
+  packed = {name.split('.')[0] for name in TOOL['packages']} | {*TOOL['package-dir'].values()}
+  assert packed | {*ABOUT['project']['license-files'], ABOUT['project']['readme']} <= copied
+  extras = re.findall(r'EXTRAS="([^"]+)"', '\n'.join(lines))
+  assert len(extras) == 2 and {name for names in extras for name in names.split()} <= {*EXTRAS}
+  version = SpecifierSet(ABOUT['project']['requires-python'])
+  assert all(image.split(':')[1].removesuffix('-slim') in version for image, *_ in of['FROM'])
+  (script,) = ABOUT['project']['scripts']
+  assert of['ENTRYPOINT'] == [[f'["{script}"]']] and of['USER'] == [['1000']]
 
 
 def test_the_script_starts_the_commands():
