@@ -363,6 +363,7 @@ def test_a_fault_is_status_1_with_its_traceback(ran, tmp_path, capsys, monkeypat
 BAD_COMMANDS = [
   ([], '--config is missing'),
   (['--config'], '--config is missing'),
+  (['--confg=brain'], '--config is missing, for example --config=brain; --confg is no option;'),
   (['--config=configs/nothing.py'], 'no file configs/nothing.py; expected one, or a name: brain, '),
   (['--config=phantm:unet'], 'did you mean phantom?'),
   ([CONFIG + ':smal'], "unknown config variant 'smal'"),

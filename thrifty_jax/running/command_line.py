@@ -223,7 +223,10 @@ def _config_named(argv: Sequence[str]) -> tuple[str, list[str]]:
   parser.add_argument('--config', '-config', nargs='?')
   found, others = parser.parse_known_args(argv)
   if not found.config:
-    raise InputError('--config is missing, for example --config=brain; --help says more')
+    typed = [text.partition('=')[0] for text in others if text.startswith('-')]
+    near = [name for name in typed if difflib.get_close_matches(name, ['--config'], cutoff=0.8)]
+    instead = f'; {near[0]} is no option' if near else ''
+    raise InputError(f'--config is missing, for example --config=brain{instead}; --help says more')
   return found.config, others
 
 
