@@ -51,20 +51,24 @@ def find(config, folder, trainings=(12, 8)):
 
 
 def test_the_steps_fill_the_minutes_and_are_kept(config, paced, tmp_path):
-  # Of 10 minutes one is over: 1080 s of two processes, less 20 x 5, are 11 epochs of 28 x 3 s.
-  assert find(config, tmp_path) == 11 * 9
+  # Of 10 minutes one is over: 1080 s of two processes, less 20 x 5, are 326 epochs.
+  steps = find(config, tmp_path)
+  assert 12 * round(steps / 9) + 8 * round(2 * steps / 9) <= 326
+  assert 12 * round((steps + 1) / 9) + 8 * round(2 * (steps + 1) / 9) > 326
   config.front.minutes = 99.0
-  assert find(config, tmp_path) == 11 * 9
+  assert find(config, tmp_path) == steps
   assert len(paced) == 1
 
 
 def test_minutes_that_are_too_few_are_refused_with_what_is_needed(config, paced, tmp_path):
   config.front.minutes = 2.0
-  with pytest.raises(InputError, match='20 trainings, of one epoch .*, take about 3 minutes here'):
+  with pytest.raises(
+    InputError, match='20 trainings, of one epoch each, take about 3 minutes here'
+  ):
     find(config, tmp_path)
   assert not [*tmp_path.iterdir()]
   config.front.minutes = 3.0
-  assert find(config, tmp_path) == 9
+  assert find(config, tmp_path) > 0
 
 
 def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, tmp_path):
@@ -78,7 +82,7 @@ def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, 
   assert counted == pace.count_trainings([(6, True), (3, False)], rungs=2, folds=1)
   epochs = [settings.retrain.epochs for _, settings in stands.trained]
   whole = 3 * sum(epochs) + 5 * len(epochs)
-  assert 10 * 60 - 3 * (counted[0] + 2 * counted[1]) - 5 < whole <= 10 * 60
+  assert 10 * 60 - 3 * counted[0] - 5 < whole <= 10 * 60
   assert [job.config['retrain']['epochs'] for job in trial] == [pace.EPOCHS]
 
 

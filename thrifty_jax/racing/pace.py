@@ -23,6 +23,7 @@ from thrifty_jax.racing.jobs import Job
 
 FILE = 'pace.json'
 FOLDER = 'pace'  # of the trainings that tell
+_MOST = 100_000  # steps of the first rung, to end the search for them
 EPOCHS = 2  # of these: the last one ends with a validation, the first one does not
 
 
@@ -81,27 +82,38 @@ def find_steps(
     return records.read(path, Pace).steps
   epoch, other = measure(config, trial)
   at_a_time = executors.count_slots(config)
-  units = sum(
-    count * 2**rung for rung, count in enumerate(trainings)
-  )  # epochs for one in the first
   spent = time.monotonic() - began
-  needed = (spent + (units * epoch + sum(trainings) * other) / at_a_time) / 60
-  left = (60 * config.front.minutes - spent) * at_a_time - sum(trainings) * other
-  epochs = math.floor(left / (units * epoch))
-  if epochs < 1:
-    raise InputError(
-      f'config.front.minutes is {config.front.minutes:g}, and {sum(trainings)} trainings, of one '
-      f'epoch in the first rung, take about {math.ceil(needed)} minutes here; allow as much, or '
-      'lower front.entrants, front.rungs or front.folds'
+
+  def minutes(steps: float) -> float:
+    """Returns what a race takes with so many steps in its first rung."""
+    epochs = sum(
+      count * round_epochs(steps * 2**rung / epoch_steps) for rung, count in enumerate(trainings)
     )
-  found = Pace(epochs * epoch_steps, epoch, other, tuple(trainings))
+    return (spent + (epochs * epoch + sum(trainings) * other) / at_a_time) / 60
+
+  limit = config.front.minutes
+  if minutes(0) > limit:
+    raise InputError(
+      f'config.front.minutes is {limit:g}, and {sum(trainings)} trainings, of one epoch each, take '
+      f'about {math.ceil(minutes(0))} minutes here; allow as much, or lower front.entrants, '
+      'front.rungs or front.folds'
+    )
+  steps = 0
+  while steps < _MOST and minutes(steps + 1) <= limit:
+    steps += 1
+  found = Pace(steps, epoch, other, tuple(trainings))
   records.write(path, found)
   logbook.say(
     'pace',
-    f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides; epochs of the first '
-    f'rung: {epochs}',
+    f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides: {steps} steps, about, in '
+    'the first rung',
   )
-  return found.steps
+  return steps
+
+
+def round_epochs(epochs: float) -> int:
+  """Returns the nearest whole number of epochs, at least one."""
+  return max(1, round(epochs))
 
 
 def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:

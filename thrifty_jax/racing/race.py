@@ -368,8 +368,8 @@ def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, .
 
 def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
   """Returns the epochs nearest to so many steps, 1 to those of a full training."""
-  epochs = round(steps / count_epoch_steps(config, workdir))
-  return min(max(1, epochs), config.retrain.epochs)
+  epochs = pace.round_epochs(steps / count_epoch_steps(config, workdir))
+  return min(epochs, config.retrain.epochs)
 
 
 def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:
