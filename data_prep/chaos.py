@@ -38,7 +38,8 @@ ABOUT = data_sets.About(
 
 def find_cases(raw_dir: Path) -> list[Case]:
   """Returns the labelled scans below Train_Sets; each is a patient of its own."""
-  return data_sets.find_cases(find_patients(raw_dir, 'CT'), _find_case)
+  patients = {f'ct{int(path.name):02d}': path for path in find_patients(raw_dir, 'CT')}
+  return data_sets.find_cases(patients, _find_case)
 
 
 def find_patients(raw_dir: Path, kind: str) -> list[Path]:
@@ -109,13 +110,12 @@ def require_liver(case: Case, hounsfield: np.ndarray, masks: np.ndarray, order: 
     )
 
 
-def _find_case(folder: Path) -> Case:
+def _find_case(name: str, folder: Path) -> Case:
   slices = folder / 'DICOM_anon'
   # Names like i0000,0000b count from 0, as masks do; names like IMG-0004-00001 count from 1.
   from_zero = any(path.name.startswith('i') for path in slice_masks.find_files(slices, '.dcm'))
   ahead = (0,) if from_zero else (0, 1)
   image, label = slice_masks.find_pairs(slices, folder / 'Ground', ahead=ahead)
-  name = f'ct{int(folder.name):02d}'
   return Case(case=name, patient=name, image=image, label=label)
 
 

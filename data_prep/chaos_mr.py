@@ -13,6 +13,7 @@ Source: the challenge's page on its data, and its notes in the archive.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Ca
   Channels are folders within DICOM_anon, '' for itself. Masks are named after slices of the first.
   """
   patients = chaos.find_patients(raw_dir, 'MR')
-  return data_sets.find_cases(patients, lambda folder: _find_case(folder / sequence, channels))
+  return data_sets.find_cases(
+    {f'mr{int(path.name):02d}': path / sequence for path in patients},
+    functools.partial(_find_case, channels=channels),
+  )
 
 
 def read_case(case: Case) -> Volume:
@@ -59,7 +63,7 @@ def read_case(case: Case) -> Volume:
   return volume
 
 
-def _find_case(folder: Path, channels: Sequence[str]) -> Case:
+def _find_case(name: str, folder: Path, channels: Sequence[str]) -> Case:
   places = [folder / 'DICOM_anon' / channel for channel in channels]
   if not places[0].is_dir() and slice_masks.find_files(folder / 'DICOM_anon', '.dcm'):
     raise InputError(
@@ -76,7 +80,6 @@ def _find_case(folder: Path, channels: Sequence[str]) -> Case:
         'Unpack CHAOS_Train_Sets.zip again.'
       )
     image += other
-  name = f'mr{int(folder.parent.name):02d}'
   return Case(case=name, patient=name, image=image, label=label)
 
 

@@ -76,7 +76,7 @@ def check(
   read and shown.
   """
   cases, names = scans.cases, words.choose(config.data.unit)
-  found = [Finding(text, is_error=True) for text in scans.unpaired]
+  found = [Finding(one.text, one.case, is_error=True) for one in scans.unpaired]
   if scans.unused:
     some = data_sets.list_some(scans.unused)
     found.append(
@@ -110,7 +110,7 @@ def check(
   if errors := checked.select(errors=True):
     count = len(cases) + len(scans.unpaired)
     wrong = {finding.case for finding in errors if finding.case}
-    some = 0 < len(wrong) < len(cases)
+    some = 0 < len(wrong) < count
     without = f' {data_sets.name_exclusion([*wrong])}' if some else ''
     if len(errors) == 1:
       raise InputError(f'1 error in {count} {names.scan}s: {errors[0].text}{without}')

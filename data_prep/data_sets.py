@@ -7,9 +7,10 @@ import hashlib
 import importlib
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -41,12 +42,19 @@ class About:
   padding: tuple[float, float] | None = None
 
 
+class Problem(NamedTuple):
+  """A file that lacks its counterpart."""
+
+  case: str  # name by which data.exclude leaves it out
+  text: str  # line that says what is missing, where, and what to do
+
+
 @dataclasses.dataclass(frozen=True)
 class Scans:
   """Contents of a raw folder; no scan is read yet."""
 
   cases: tuple[Case, ...]  # those that have a mask, sorted by name
-  unpaired: tuple[str, ...]  # a line for each file that lacks its counterpart
+  unpaired: tuple[Problem, ...]
   contents: Contents
   unused: tuple[str, ...] = ()  # names of files and folders there that belong to no scan
 
@@ -70,21 +78,24 @@ class Scans:
 
 
 class Unpaired(InputError):
-  """Scans without a mask or masks without a scan, a line for each, beside the cases with both."""
+  """Scans without a mask or masks without a scan, beside the cases with both."""
 
-  def __init__(self, problems: Sequence[str], cases: Sequence[Case]):
-    super().__init__(problems[0])
+  def __init__(self, problems: Sequence[Problem], cases: Sequence[Case]):
+    super().__init__(problems[0].text)
     self.problems, self.cases = tuple(problems), tuple(cases)
 
 
-def find_cases(folders: Sequence[Path], find_case: Callable[[Path], Case]) -> list[Case]:
-  """Returns the scan of each folder, or raises Unpaired if `find_case` refuses some of them."""
+def find_cases(folders: Mapping[str, Path], find_case: Callable[[str, Path], Case]) -> list[Case]:
+  """Returns the scan of each folder, or raises Unpaired if `find_case` refuses some of them.
+
+  The folders are those of the cases, by their names.
+  """
   problems, cases = [], []
-  for folder in folders:
+  for name, folder in folders.items():
     try:
-      cases.append(find_case(folder))
+      cases.append(find_case(name, folder))
     except InputError as error:
-      problems.append(str(error))
+      problems.append(Problem(name, str(error)))
   if problems:
     raise Unpaired(problems, cases)
   return cases
@@ -171,12 +182,16 @@ def find(config: ConfigDict) -> Scans:
   unused = (
     data_set.find_unused(folder, cases, config.data) if hasattr(data_set, 'find_unused') else []
   )
+  names += [problem.case for problem in unpaired]
   if unknown := sorted({*config.data.exclude} - {*names}):
     raise InputError(
       f'config.data.exclude names {list_some(unknown)}; expected names among '
-      f'{list_some(names)}. Correct the list.'
+      f'{list_some(sorted(names))}. Correct the list.'
     )
-  cases = tuple(case for case in cases if case.case not in config.data.exclude)
+  cases, unpaired = (
+    tuple(one for one in found if one.case not in config.data.exclude)
+    for found in (cases, unpaired)
+  )
   place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
   contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
   return Scans(cases, unpaired, contents, tuple(unused))

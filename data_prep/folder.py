@@ -64,7 +64,7 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
     found, problems = one_folder.find(raw_dir, described)
     classes = data.classes if data and data.classes else described.classes
   if not found:
-    raise InputError(f'{raw_dir}: no scan there is complete. The first problem: {problems[0]}')
+    raise InputError(f'{raw_dir}: no scan there is complete. The first problem: {problems[0].text}')
   if data and not classes:
     asked = two_folders.ask_classes(data, [label for _, label in found.values()])
     raise InputError(f'{data_sets.expand(data.masks)}: {asked}.')

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from data_prep.data_sets import Problem
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import named_files, pictures
 from thrifty_jax.scans.dataset_json import Description
@@ -12,14 +13,14 @@ _CHANNEL = re.compile(r'(.+)_(\d{4})', re.DOTALL)
 Files = dict[str, tuple[tuple[Path, ...], Path]]  # images, one a channel, and mask of each scan
 
 
-def find(raw_dir: Path, described: Description) -> tuple[Files, list[str]]:
-  """Returns images and mask of each scan, and a line for each file that lacks its counterpart."""
+def find(raw_dir: Path, described: Description) -> tuple[Files, list[Problem]]:
+  """Returns images and mask of each scan, and the files that lack their counterpart."""
   if described.listed is None:
     return _find_laid_out(raw_dir, described)
   return _find_listed(raw_dir, described)
 
 
-def _find_laid_out(raw_dir: Path, described: Description) -> tuple[Files, list[str]]:
+def _find_laid_out(raw_dir: Path, described: Description) -> tuple[Files, list[Problem]]:
   """Returns image and mask of each scan in imagesTr and labelsTr, and problems."""
   images, labels = (
     named_files.find(raw_dir / name, endings=described.endings, option='--config.data.raw_dir')
@@ -29,24 +30,25 @@ def _find_laid_out(raw_dir: Path, described: Description) -> tuple[Files, list[s
   # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
   if not images.keys() & labels.keys():
     scans, incomplete = _channels_of(images, described)
-  alone = [
-    f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
-    'scan to imagesTs.'
-    if name in scans
-    else f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move '
-    'the mask away.'
-    for name in sorted((scans.keys() ^ labels.keys()) - incomplete.keys())
-  ]
-  alone = [*incomplete.values(), *alone]
+  alone = dict(incomplete)
+  for name in sorted((scans.keys() ^ labels.keys()) - incomplete.keys()):
+    alone[name] = (
+      f'{scans[name][0]}: its mask {name} is missing in {raw_dir / "labelsTr"}; add it or move the '
+      'scan to imagesTs.'
+      if name in scans
+      else f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTr"}; add it or move '
+      'the mask away.'
+    )
   if not alone and described.scans not in (None, len(scans)):
     raise InputError(
       f'{raw_dir / "dataset.json"}: numTraining is {described.scans}, but imagesTr has '
       f'{len(scans)} scans; add the missing ones or correct the number.'
     )
-  return {name: (scans[name], labels[name]) for name in scans.keys() & labels.keys()}, alone
+  paired = {name: (scans[name], labels[name]) for name in scans.keys() & labels.keys()}
+  return paired, _list(alone)
 
 
-def _find_listed(raw_dir: Path, described: Description) -> tuple[Files, list[str]]:
+def _find_listed(raw_dir: Path, described: Description) -> tuple[Files, list[Problem]]:
   """Returns image and mask of each scan that dataset.json lists, and problems."""
   listed, path = described.listed or {}, raw_dir / 'dataset.json'
   listed = {
@@ -67,7 +69,11 @@ def _find_listed(raw_dir: Path, described: Description) -> tuple[Files, list[str
         f'{strange[0]}: is no volume or picture ({", ".join(named_files.ENDINGS)}), but '
         f'dataset.json lists it as of {name}. Convert it, or correct the list.'
       )
-  return {name: listed[name] for name in listed.keys() - alone.keys()}, [*alone.values()]
+  return {name: listed[name] for name in listed.keys() - alone.keys()}, _list(alone)
+
+
+def _list(problems: dict[str, str]) -> list[Problem]:
+  return [Problem(name, text) for name, text in problems.items()]
 
 
 def _present(images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:

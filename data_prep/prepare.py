@@ -35,7 +35,7 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
   """
   scans = scans or data_sets.find(config)
   if scans.unpaired:
-    raise InputError(scans.unpaired[0])
+    raise InputError(scans.unpaired[0].text)
   name, folder = config.data.name, prepared_dir(config, scans)
   _sweep(folder)
   if folder.exists():

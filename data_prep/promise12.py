@@ -31,9 +31,12 @@ def find_cases(raw_dir: Path) -> list[Case]:
       f'{place}: no PROMISE12 scan (CaseNN.mhd) there. {download.remedy("promise12", where)}'
     )
   alone = [
-    f'{scans[name]}: its mask {name}{MASK}.mhd is missing; add it or move the scan away.'
-    if name in scans
-    else f'{masks[name]}: its scan {name}.mhd is missing; add it or move the mask away.'
+    data_sets.Problem(
+      name,
+      f'{scans[name]}: its mask {name}{MASK}.mhd is missing; add it or move the scan away.'
+      if name in scans
+      else f'{masks[name]}: its scan {name}.mhd is missing; add it or move the mask away.',
+    )
     for name in sorted(scans.keys() ^ masks.keys())
   ]
   pairs = sorted(scans.keys() & masks.keys())

@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import data_sets
+from data_prep.data_sets import Problem
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import named_files, pairs, pictures, sources
 
@@ -32,7 +33,7 @@ class Paired(NamedTuple):
 
   files: dict[str, tuple[tuple[Path, ...], Path]]  # images, one a channel, and mask of each scan
   channels: tuple[str, ...]  # their names; () if each image has all
-  problems: list[str]  # a line for each file without a partner
+  problems: list[Problem]  # files without a partner
   rule: str  # by which they were paired
 
 
@@ -59,13 +60,14 @@ def find(data: ConfigDict) -> Paired:
   for name in sorted(scans.keys() - pairing.masks.keys() - problems.keys()):
     if not (is_one and name in pairing.masks.values()):
       problems[name] = _lonely(scans[name][0], 'mask', masks_there, pairing.rule)
+  alone = [Problem(name, text) for name, text in problems.items()]
   for name in sorted(masks.keys() - {*pairing.masks.values()}):
     if not is_one:
-      problems[f'{name}, a mask'] = _lonely(masks[name], 'image', there, pairing.rule)
+      alone.append(Problem(name, _lonely(masks[name], 'image', there, pairing.rule)))
   files = {
     name: (scans[name], masks[mask]) for name, mask in pairing.masks.items() if name not in problems
   }
-  return Paired(files, channels, [*problems.values()], pairing.rule)
+  return Paired(files, channels, alone, pairing.rule)
 
 
 def ask_classes(data: ConfigDict, masks: Sequence[Path]) -> str:

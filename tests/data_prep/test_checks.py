@@ -146,14 +146,17 @@ def test_one_scan_under_two_names_is_an_error(config, tmp_path):
 def test_files_without_their_partner_are_listed_and_the_others_read(config, tmp_path, monkeypatch):
   cases = phantom.find_cases(Path(config.data.raw_dir))
   lines = ['lost.mhd: its mask is missing; add it.', 'other.mhd: its scan is missing; add it.']
+  problems = [data_sets.Problem(line.split('.')[0], line) for line in lines]
 
   def find_cases(raw_dir):
-    raise data_sets.Unpaired(lines, cases[::-1])
+    raise data_sets.Unpaired(problems, cases[::-1])
 
   monkeypatch.setattr(phantom, 'find_cases', find_cases)
   with pytest.raises(InputError, match='2 errors in 8 scans') as caught:
     recorded.check(config, tmp_path / 'run')
-  assert str(caught.value).endswith(lines[0])
+  assert f"{lines[0]} To go on without: --config.data.exclude=\"('lost', 'other',)\"." in str(
+    caught.value
+  )
   page = (tmp_path / 'run' / 'check.html').read_text(encoding='utf-8')
   assert lines[1] in page and page.count('<figure>') == 6
 

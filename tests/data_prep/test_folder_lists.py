@@ -207,6 +207,19 @@ def test_a_scan_can_be_left_out(raw, config, exclude):
   assert all(name in told['left out'] for name in exclude)
 
 
+@pytest.mark.parametrize('lost', ['imagesTr/scan_001_0000.nii.gz', 'labelsTr/scan_001.nii.gz'])
+@pytest.mark.parametrize('listed', [False, True])
+def test_a_scan_whose_mask_or_image_is_missing_can_be_left_out(raw, config, lost, listed):
+  if listed:
+    describe(raw, dataset={name: entry(name) for name in NAMES})
+  (raw / lost).unlink()
+  assert [one.case for one in data_sets.find(config).unpaired] == ['scan_001']
+  config.data.exclude = ('scan_001',)
+  scans = data_sets.find(config)
+  assert not scans.unpaired
+  assert [case.case for case in scans.cases] == ['scan_000', 'scan_002', 'scan_003']
+
+
 def test_a_scan_that_is_not_there_cannot_be_left_out(config):
   config.data.exclude = ('scan_000', 'scan_999')
   with pytest.raises(

@@ -124,7 +124,7 @@ def test_images_and_masks_may_lie_in_one_folder(there, tmp_path):
   write(there / '07_notes.png', np.zeros((4, 4)))
   scans = data_sets.find(config)
   assert scans.cases == cases and len(scans.unpaired) == 1
-  assert '07_notes.png: its mask is missing' in scans.unpaired[0]
+  assert '07_notes.png: its mask is missing' in scans.unpaired[0].text
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_pattern_joins_the_files_of_each_channel(tmp_path, pattern, name):
   lost.unlink()
   scans = data_sets.find(config)
   assert [case.case for case in scans.cases] == ['b_1']
-  assert len(scans.unpaired) == 1 and 'the channel 10 of a is missing' in scans.unpaired[0]
+  assert len(scans.unpaired) == 1 and 'the channel 10 of a is missing' in scans.unpaired[0].text
   (tmp_path / 'images' / name.format('b_1', 'dapi')).unlink()
   refuse(
     config, 'images: no scan there is complete. The first problem: .* is missing, which others'
@@ -234,9 +234,11 @@ def test_what_has_no_partner_is_named_line_by_line(config, there):
   (there / 'images' / '02_photo.png').unlink()
   scans = data_sets.find(config)
   assert [case.case for case in scans.cases] == ['01_photo', '03_photo']
-  image, mask = scans.unpaired
+  image, mask = [one.text for one in scans.unpaired]
   assert image.startswith(f'{there}/images/00_photo.png: its mask is missing in {there}/masks;')
   assert mask.startswith(f'{there}/masks/02_drawn.png: its image is missing in {there}/images;')
+  config.data.exclude = ('00_photo', '02_drawn')
+  assert not data_sets.find(config).unpaired and len(found(config)) == 2
 
 
 @pytest.mark.parametrize(
