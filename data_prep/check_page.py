@@ -106,9 +106,11 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
 
 
 def _names_masks(checked: Checked) -> bool:
-  """Returns whether masks have other names than their scans, by which two folders pair them."""
+  """Returns whether masks have other names than their scans, as in two folders and in BIDS."""
   pairs = [(case.label[0].name, f'{case.case}.') for case in checked.cases if case.label]
-  return bool(checked.config.data.images) and not all(mask.startswith(own) for mask, own in pairs)
+  return checked.config.data.name == 'folder' and not all(
+    mask.startswith(own) for mask, own in pairs
+  )
 
 
 def _size_unit(unit: str) -> str:

@@ -40,7 +40,9 @@ class Contents:
 
   def digest(self, cases: Sequence[Case]) -> str:
     """Returns 16 hexadecimal digits, equal for the same scans under the same names."""
-    return _digest([[case.case, case.patient, self._hash(case)] for case in cases])[:16]
+    return _digest(
+      [[case.case, case.patient, self._hash(case), *_list_values(case)] for case in cases]
+    )[:16]
 
   def classes_of(
     self, cases: Sequence[Case], read: Callable[[Sequence[Case]], Iterable[list[int] | None]]
@@ -86,7 +88,14 @@ def _name_classes(case: Case) -> str:
   """Returns what the classes in a mask are known by: its files, and the meaning of its colours."""
   name = _name(_files_of(case))
   legend = case.legend
+  if case.values:
+    return _digest([name, case.values])
   return _digest([name, legend.colours, legend.classes]) if legend else name
+
+
+def _list_values(case: Case) -> list[tuple[int, ...]]:
+  """Returns the numbers of the classes in a mask, unless they are 0, 1, 2, ..."""
+  return [case.values] if case.values != tuple(range(len(case.values))) else []
 
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:

@@ -188,10 +188,8 @@ def find(config: ConfigDict) -> Scans:
       f'config.data.exclude names {list_some(unknown)}; expected names among '
       f'{list_some(sorted(names))}. Correct the list.'
     )
-  cases, unpaired = (
-    tuple(one for one in found if one.case not in config.data.exclude)
-    for found in (cases, unpaired)
-  )
+  cases = tuple(case for case in cases if case.case not in config.data.exclude)
+  unpaired = tuple(problem for problem in unpaired if problem.case not in config.data.exclude)
   place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
   contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
   return Scans(cases, unpaired, contents, tuple(unused))

@@ -1,4 +1,4 @@
-"""Your own scans: a folder in the layout of the Decathlon or of nnU-Net, or two folders.
+"""Your own scans: a folder in the layout of the Decathlon, nnU-Net or BIDS, or two folders.
 
     dataset.json              names of classes and channels, see dataset_json.py
     imagesTr/CASE.nii.gz      Decathlon: one file a scan, channels on the fourth axis
@@ -8,7 +8,7 @@
     splits_final.*            nnU-Net's folds: refused, unless the config has patients of its own
 
 Instead, data.images and data.masks may name two folders (two_folders.py). Either holds volumes, or
-pictures (scans/pictures.py) where there is no volume.
+pictures (scans/pictures.py) where there is no volume. bids.py has the layout of BIDS.
 
 Without patients.csv each scan is a patient of its own. Where dataset.json lists cases with the
 paths of their files (`training`, `dataset`), these are the scans. Hidden files, and images of
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import data_sets, fingerprint, one_folder, reduction, two_folders
+from data_prep import bids, bids_masks, data_sets, fingerprint, one_folder, reduction, two_folders
 from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, records, words
 from thrifty_jax.errors import InputError
@@ -56,6 +56,8 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   They lie in the folder, or in the two folders that the section `data` of the config names, whose
   classes and colours say what the pixels of pictures mean.
   """
+  if _is_bids(raw_dir, data):
+    return _find_bids(raw_dir, data)
   if data and data.images:
     paired = two_folders.find(data)
     found, problems, classes = paired.files, paired.problems, data.classes
@@ -85,8 +87,32 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   return cases
 
 
+def _is_bids(raw_dir: Path, data: ConfigDict | None) -> bool:
+  return not (data and data.images) and bids.is_one(raw_dir)
+
+
+def _find_bids(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
+  """Returns the scans of a folder in BIDS; see `find_cases`."""
+  found = _read_bids(raw_dir, data)
+  if not found.cases:
+    raise InputError(f'{raw_dir}: no scan is complete. The first problem: {found.problems[0].text}')
+  if data and not found.classes:
+    asked = two_folders.ask_classes(data, [case.label[0] for case in found.cases])
+    raise InputError(f'{raw_dir / "derivatives"}: {asked}.')
+  if found.problems:
+    raise data_sets.Unpaired(found.problems, found.cases)
+  return found.cases
+
+
+def _read_bids(raw_dir: Path, data: ConfigDict | None) -> bids.Found:
+  names = ('classes', 'suffixes', 'derivative') if data else ()
+  return bids.find(raw_dir, **{name: data[name] for name in names} if data else {})
+
+
 def find_unused(raw_dir: Path, cases: Sequence[Case], data: ConfigDict | None = None) -> list[str]:
   """Returns the names of what lies with scans and masks, not hidden, but belongs to no case."""
+  if _is_bids(raw_dir, data):
+    return bids.find_unused(raw_dir, cases)
   used = {path.resolve() for case in cases for path in (*case.image, *case.label)}
   used.add(_patients_file(raw_dir, data).resolve())
   folders, unused = [raw_dir / name for name in _LAYOUT[:2]], list[str]()
@@ -192,6 +218,9 @@ def resolve(
 def _describe(config: ConfigDict, cases: Sequence[Case]) -> dataset_json.Description:
   """Returns the dataset.json of the raw folder, or what two folders have in its place."""
   data, folder = config.data, data_sets.raw_dir(config)
+  if _is_bids(folder, data):
+    found = _read_bids(folder, data)
+    return dataset_json.Description(bids.read_name(folder), found.classes, found.channels, (), None)
   if not data.images:
     return dataset_json.read(folder)
   channels = two_folders.find(data).channels
@@ -222,7 +251,9 @@ def _are_pictures(cases: Sequence[Case]) -> bool:
 
 
 def _read_mask(case: Case) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the mask of a scan, its classes by the legend if it is a picture, and its affine."""
+  """Reads the mask of a scan, its classes by legend or values if it has them, and its affine."""
+  if case.values:
+    return bids_masks.read(case)
   if case.legend:
     return pictures.read_mask(case.label[0], case.legend), pictures.AFFINE
   return sources.read_voxels(case.label[0])
@@ -305,9 +336,12 @@ def _found(
   data = config.data
   patients = len({case.patient for case in cases})
   raw_dir = data_sets.raw_dir(config)
-  grouped = _patients_file(raw_dir, data).exists()
   scan = words.choose(data.unit).scan
-  whose = 'as in patients.csv' if grouped else f'each {scan} its own: there is no patients.csv'
+  whose = f'each {scan} its own: there is no patients.csv'
+  if _is_bids(raw_dir, data):
+    whose = 'each subject one'
+  elif _patients_file(raw_dir, data).exists():
+    whose = 'as in patients.csv'
   median = np.median(grids.shape, axis=0)
   size = ' x '.join(f'{side:g}' for side in median)
   spacing = ' x '.join(f'{step:.2f}' for step in np.median(grids.spacing_mm, axis=0))
@@ -322,6 +356,8 @@ def _found(
   if described.listed is not None:
     whose += '; those that dataset.json lists'
   paired = (('masks', two_folders.find(data).rule),) if data.images else ()
+  if _is_bids(raw_dir, data):
+    paired = (('masks', _read_bids(raw_dir, data).kind),)
   return (
     ('folder', f'{name}: {len(cases)} {scan}s of {patients} patients, {whose}'),
     *paired,

@@ -190,6 +190,10 @@ def _validate_places(config: ConfigDict) -> None:
     _require(config, 'data.raw_dir', lambda folder: folder == '', alone)
     own = f"'' for the data set {data.name!r}; add --config=folder"
     _require(config, 'data.images', lambda _: data.name == 'folder', own)
+  for name in ('derivative', 'suffixes'):
+    only = f'{type(data[name])()!r} but for a folder in BIDS, named by data.raw_dir'
+    of_folder = data.name == 'folder' and not data.images
+    _require(config, f'data.{name}', lambda value, ok=of_folder: not value or ok, only)
   only = "'' without data.images"
   _require(config, 'data.pattern', lambda pattern: not pattern or data.images, only)
   if data.classes:

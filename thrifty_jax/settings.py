@@ -112,6 +112,14 @@ _PLACES = {
   'pattern': Setting(
     '', PATTERN, "Name of an image that has one channel of several; '' if it has all."
   ),
+  'derivative': Setting(
+    '', TEXT, "Masks of a BIDS folder, as PIPELINE or PIPELINE/desc-X_dseg; '' is the only kind."
+  ),
+  'suffixes': Setting(
+    (),
+    names("different suffixes, as in ('T1w', 'FLAIR')"),
+    'Images of a BIDS folder that are channels; () are those of all sessions.',
+  ),
   'data_dir': Setting(
     '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),

@@ -37,6 +37,8 @@ class Record:
   images: str = ''  # folders of images and masks in place of a raw folder, and the pattern of names
   masks: str = ''
   pattern: str = ''
+  derivative: str = ''  # which masks and images of a folder in BIDS are used
+  suffixes: tuple[str, ...] = ()
   context: Annotated[int, FROM_0] = 1  # on which no slice depends, but what is trained on them
 
 
@@ -61,6 +63,8 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
     images=data.images,
     masks=data.masks,
     pattern=data.pattern,
+    derivative=data.derivative,
+    suffixes=tuple(data.suffixes),
     context=data.context,
   )
   records.write(workdir / FILE, record)
@@ -173,7 +177,7 @@ def find_differences(config: ConfigDict, record: Record, workdir: Path) -> list[
   if configs.left_to_data(config):
     pairs |= {name: (record.choices.get(name), now) for name, now in _choices(data).items()}
   pairs['exclude'] = record.choices.get('exclude', []), list(data.exclude)
-  for name in ('raw_dir', 'images', 'masks', 'pattern'):
+  for name in ('raw_dir', 'images', 'masks', 'pattern', 'derivative', 'suffixes'):
     if data[name]:
       pairs[name] = getattr(record, name), data[name]
   return [f'{name} {old!r:.80} -> {new!r:.80}' for name, (old, new) in pairs.items() if old != new]

@@ -30,6 +30,9 @@ class Case:
   image: tuple[Path, ...]
   label: tuple[Path, ...] = ()  # files of the truth; none for a scan without truth
   legend: pictures.Legend | None = None  # of a truth that is a picture; None if it is a volume
+  # Number of each class in a file of the truth, of which there may be one a class; () where one
+  # file has 0, 1, 2, ...
+  values: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
