@@ -75,7 +75,7 @@ def check(
   else. An InputError about unusable scans and missing counterparts is raised once everything is
   read and shown.
   """
-  cases, names = scans.cases, words.choose(config.data.unit)
+  cases, names = (*scans.cases, *scans.external), words.choose(config.data.unit)
   found = [Finding(one.text, one.case, is_error=True) for one in scans.unpaired]
   if scans.unused:
     some = data_sets.list_some(scans.unused)
@@ -90,7 +90,8 @@ def check(
       found += [Finding(text, case.case, is_error=True) for text in problems]
   kind = {name: config.data[name] for name in ('slice_axis', 'unit', 'intensity')}
   found += findings.find(measured, config.data.classes, **kind)
-  total = np.sum([scan.class_size for scan in measured], axis=0)
+  apart = {case.case for case in scans.external}  # nothing is learned of them
+  total = np.sum([scan.class_size for scan in measured if scan.case not in apart], axis=0)
   if not any(finding.is_error for finding in found) and not np.all(total):
     absent = ', '.join(np.array(config.data.classes[1:])[total == 0])
     text = (
@@ -104,6 +105,8 @@ def check(
     absent := presence.describe_absent(having, split)
   ):
     found.append(Finding(absent))
+  if split and apart:
+    split = {**split, 'external': sorted({case.patient for case in scans.external})}
   checked = Checked(config, cases, split, measured, found, told, presence.describe(having, split))
   print(check_page.format_table(checked))
   print(f'pictures: {check_page.write(checked, workdir)}')

@@ -25,8 +25,8 @@ from thrifty_jax.scans.volumes import Case, Volume
 # Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
 # decides what the config leaves open also has resolve(config, scans, training), and its find_cases
 # takes section `data` of the config too; one whose masks can be read alone has read_classes(case);
-# folder also has find_unused and require_split. Where files lack their counterpart, find_cases
-# raises Unpaired.
+# folder also has find_unused, find_external and require_split. Where files lack their counterpart,
+# find_cases raises Unpaired.
 _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 
 
@@ -57,6 +57,7 @@ class Scans:
   unpaired: tuple[Problem, ...]
   contents: Contents
   unused: tuple[str, ...] = ()  # names of files and folders there that belong to no scan
+  external: tuple[Case, ...] = ()  # scans of other patients, which the final model is scored on
 
   @property
   def patients(self) -> list[str]:
@@ -165,8 +166,32 @@ def find(config: ConfigDict) -> Scans:
     found = data_set.find_cases(folder, *settled)
   except Unpaired as error:
     found, unpaired = error.cases, error.problems
-  cases = tuple(sorted(found, key=lambda case: case.case))
-  names = [case.case for case in cases]
+  cases, external = tuple(sorted(found, key=lambda case: case.case)), ()
+  if hasattr(data_set, 'find_external'):
+    external, alone = data_set.find_external(folder, config.data)
+    unpaired = (*unpaired, *alone)
+  unused = (
+    data_set.find_unused(folder, cases, config.data) if hasattr(data_set, 'find_unused') else []
+  )
+  names = [case.case for case in (*cases, *external)]
+  known, exclude = sorted({*names, *(problem.case for problem in unpaired)}), config.data.exclude
+  if unknown := sorted({*exclude} - {*known}):
+    raise InputError(
+      f'config.data.exclude names {list_some(unknown)}; expected names among '
+      f'{list_some(known)}. Correct the list.'
+    )
+  cases = tuple(case for case in cases if case.case not in exclude)
+  external = tuple(case for case in external if case.case not in exclude)
+  unpaired = tuple(problem for problem in unpaired if problem.case not in exclude)
+  _require_other_patients(external, cases)
+  _require_names(folder, names)
+  place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
+  contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
+  return Scans(cases, unpaired, contents, tuple(unused), external)
+
+
+def _require_names(folder: Path, names: Sequence[str]) -> None:
+  """Refuses names of scans that cannot be shown, or do not differ enough for files."""
   for name in names:
     if not name.isprintable():  # nor can logs, pages and slices hold it
       raise InputError(
@@ -179,20 +204,18 @@ def find(config: ConfigDict) -> Scans:
       f'{folder}: more than one scan is called {", ".join(twice)}; expected names that differ in '
       'more than capital letters, as files of some systems must. Rename or remove one.'
     )
-  unused = (
-    data_set.find_unused(folder, cases, config.data) if hasattr(data_set, 'find_unused') else []
-  )
-  names += [problem.case for problem in unpaired]
-  if unknown := sorted({*config.data.exclude} - {*names}):
-    raise InputError(
-      f'config.data.exclude names {list_some(unknown)}; expected names among '
-      f'{list_some(sorted(names))}. Correct the list.'
-    )
-  cases = tuple(case for case in cases if case.case not in config.data.exclude)
-  unpaired = tuple(problem for problem in unpaired if problem.case not in config.data.exclude)
-  place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
-  contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
-  return Scans(cases, unpaired, contents, tuple(unused))
+
+
+def _require_other_patients(external: Sequence[Case], cases: Sequence[Case]) -> None:
+  """Refuses an external test set with scans of patients who take part in the run."""
+  known = {case.patient: case for case in cases}
+  for case in external:
+    if other := known.get(case.patient):
+      raise InputError(
+        f'{case.image[0]}: is a scan of the patient {case.patient}, as {other.image[0]} is; '
+        'expected other patients in an external test set. Move its mask in labelsTs away, or name '
+        'patients in patients.csv.'
+      )
 
 
 def _read_classes(config: ConfigDict, cases: Sequence[Case]) -> Iterator[list[int] | None]:
@@ -229,6 +252,10 @@ def resolve(
     told += (('not used', f'{len(scans.unused)} files or folders: {list_some(scans.unused)}'),)
   if config.data.nan_is_lowest:
     told += (('NaN', 'is the lowest value of its scan, by data.nan_is_lowest'),)
+  if scans.external:
+    patients = len({case.patient for case in scans.external})
+    text = f'{len(scans.external)} scans of {patients} patients in imagesTs, with masks in labelsTs'
+    told += (('external', f'{text}: scored once, by the final model'),)
   if config.data.exclude:
     told += (('left out', f'{list_some(config.data.exclude)}, by data.exclude'),)
   if configs.left_to_data(config):

@@ -11,8 +11,9 @@ Instead, data.images and data.masks may name two folders (two_folders.py). Eithe
 pictures (scans/pictures.py) where there is no volume. bids.py has the layout of BIDS.
 
 Without patients.csv each scan is a patient of its own. Where dataset.json lists cases with the
-paths of their files (`training`, `dataset`), these are the scans. Hidden files, and images of
-imagesTs, which have no masks, are ignored; whatever else is not used is counted.
+paths of their files (`training`, `dataset`), these are the scans. Scans of imagesTs with a mask in
+labelsTs are the external test set, which the final model is scored on. Hidden files, and images of
+imagesTs without a mask, are ignored; whatever else is not used is counted.
 
 Values that the config leaves open are filled in here: classes and channels from dataset.json, slice
 axis and image size from the headers of all scans (fingerprint.py); pictures have no neighbouring
@@ -77,14 +78,31 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
       f'{volume}: is a volume, which holds class numbers, but data.colours is set; expected masks '
       'that are pictures. Leave out --config.data.colours.'
     )
-  patients = named_files.read_patients(_patients_file(raw_dir, data), sorted(found))
-  cases = [
-    Case(name, patients[name], image, (label,), legend if pictures.is_picture(label) else None)
-    for name, (image, label) in sorted(found.items())
-  ]
+  cases = _make_cases(found, _patients_file(raw_dir, data), legend)
   if problems:
     raise data_sets.Unpaired(problems, cases)
   return cases
+
+
+def find_external(raw_dir: Path, data: ConfigDict) -> tuple[list[Case], list[data_sets.Problem]]:
+  """Returns the scans of the external test set, [] if there is none, and masks without an image."""
+  if data.images or not (raw_dir / 'dataset.json').is_file():
+    return [], []
+  described = dataset_json.read(raw_dir)
+  found, problems = one_folder.find_external(raw_dir, described)
+  legend = pictures.Legend(data.colours, len(data.classes or described.classes))
+  return _make_cases(found, _patients_file(raw_dir, data), legend), problems
+
+
+def _make_cases(
+  found: one_folder.Files, patients_file: Path, legend: pictures.Legend
+) -> list[Case]:
+  """Returns the scans of image and mask by name, sorted; those that are pictures have a legend."""
+  patients = named_files.read_patients(patients_file, sorted(found))
+  return [
+    Case(name, patients[name], image, (label,), legend if pictures.is_picture(label) else None)
+    for name, (image, label) in sorted(found.items())
+  ]
 
 
 def _is_bids(raw_dir: Path, data: ConfigDict | None) -> bool:

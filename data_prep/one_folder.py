@@ -1,4 +1,7 @@
-"""Scans of a folder with a dataset.json: those it lists, else those in imagesTr and labelsTr."""
+"""Scans of a folder with a dataset.json: those it lists, else those in imagesTr and labelsTr.
+
+Those in imagesTs with masks in labelsTs are the external test set, of which nothing is learned.
+"""
 
 import re
 from pathlib import Path
@@ -22,14 +25,7 @@ def find(raw_dir: Path, described: Description) -> tuple[Files, list[Problem]]:
 
 def _find_laid_out(raw_dir: Path, described: Description) -> tuple[Files, list[Problem]]:
   """Returns image and mask of each scan in imagesTr and labelsTr, and problems."""
-  images, labels = (
-    named_files.find(raw_dir / name, endings=described.endings, option='--config.data.raw_dir')
-    for name in ('imagesTr', 'labelsTr')
-  )
-  scans, incomplete = {name: (path,) for name, path in images.items()}, {}
-  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
-  if not images.keys() & labels.keys():
-    scans, incomplete = _channels_of(images, described)
+  scans, labels, incomplete = _find_files(raw_dir, 'Tr', described)
   alone = dict(incomplete)
   for name in sorted((scans.keys() ^ labels.keys()) - incomplete.keys()):
     alone[name] = (
@@ -46,6 +42,39 @@ def _find_laid_out(raw_dir: Path, described: Description) -> tuple[Files, list[P
     )
   paired = {name: (scans[name], labels[name]) for name in scans.keys() & labels.keys()}
   return paired, _list(alone)
+
+
+def find_external(raw_dir: Path, described: Description) -> tuple[Files, list[Problem]]:
+  """Returns image and mask of each scan in imagesTs and labelsTs, and the masks without an image.
+
+  Images without a mask are only to be predicted; without any mask there is no such test set.
+  """
+  masks = (raw_dir / 'labelsTs').glob('[!.]*')
+  if not any(named_files.ending_of(path, described.endings) for path in masks):
+    return {}, []
+  scans, labels, incomplete = _find_files(raw_dir, 'Ts', described)
+  alone = {
+    name: f'{labels[name]}: its scan {name} is missing in {raw_dir / "imagesTs"}; add it or move '
+    'the mask away.'
+    for name in labels.keys() - scans.keys()
+  }
+  alone |= {name: text for name, text in incomplete.items() if name in labels}
+  return {name: (scans[name], labels[name]) for name in scans.keys() & labels.keys()}, _list(alone)
+
+
+def _find_files(
+  raw_dir: Path, part: str, described: Description
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path], dict[str, str]]:
+  """Returns the images of each scan, the masks, and problems by scan or file name, of Tr or Ts."""
+  images, labels = (
+    named_files.find(raw_dir / name, endings=described.endings, option='--config.data.raw_dir')
+    for name in (f'images{part}', f'labels{part}')
+  )
+  # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
+  if images.keys() & labels.keys():
+    return {name: (path,) for name, path in images.items()}, labels, {}
+  scans, incomplete = _channels_of(images, described)
+  return scans, labels, incomplete
 
 
 def _find_listed(raw_dir: Path, described: Description) -> tuple[Files, list[Problem]]:
@@ -100,7 +129,7 @@ def _channels_of(
       scans.setdefault(parts[1], {})[parts[2]] = path
     else:
       problems[name] = (
-        f'{path}: no mask in labelsTr has this name, nor does it end in the number of a channel; '
+        f'{path}: no mask has this name, nor does it end in the number of a channel; '
         'expected a mask of the same name (Decathlon) or CASE_0000 beside a mask CASE (nnU-Net). '
         'Rename it or move it away.'
       )

@@ -20,6 +20,7 @@ def _is_name(value: str) -> bool:
   return _is_inside(value) and len(PurePosixPath(value).parts) <= 1
 
 
+EXTERNAL = 'evaluate/external'  # folder in that of a run, of the external test set
 Count = Annotated[int, within(0, 10**12)]
 Epoch = Annotated[int, within(1, 10_000_000)]
 Side = Annotated[int, within(1, 1 << 20)]
@@ -185,7 +186,7 @@ class Against:
 
 @dataclass(frozen=True)
 class ScoredMasks:
-  """summary.json of thrifty_jax.evaluate: the scores of a folder of masks."""
+  """summary.json of thrifty_jax.evaluate, and of an external test set: scores of masks."""
 
   masks: str  # the folders, by their last two names
   truths: str

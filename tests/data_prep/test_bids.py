@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -85,7 +86,7 @@ def mask_of(there, scan):
 
 def change(path, function):
   """Writes a NIfTI file anew with other voxels."""
-  image = nibabel.load(path)
+  image: Any = nibabel.load(path)
   voxels = function(np.asarray(image.dataobj))
   nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
 
@@ -240,9 +241,10 @@ def test_a_changed_choice_of_masks_or_channels_is_seen_after_preparing(made, tmp
 
 def copy_masks(there, name):
   """Masks of another kind beside the others."""
+  pipeline, _, kind = name.rpartition('/')
   for scan in SCANS:
-    pipeline, _, kind = name.rpartition('/')
-    place(there / 'derivatives' / pipeline, *f'{scan}_{kind}'.rsplit('_', 1), mask_of(there, scan))
+    own, _, suffix = f'{scan}_{kind}'.rpartition('_')
+    place(there / 'derivatives' / pipeline, own, suffix, mask_of(there, scan))
 
 
 @pytest.mark.parametrize('kind', ['manual/desc-expert_dseg', 'auto/dseg'])

@@ -39,6 +39,7 @@ class Record:
   pattern: str = ''
   derivative: str = ''  # which masks and images of a folder in BIDS are used
   suffixes: tuple[str, ...] = ()
+  external: Annotated[int, FROM_0] = 0  # scans of the external test set, which has no slices
   context: Annotated[int, FROM_0] = 1  # on which no slice depends, but what is trained on them
 
 
@@ -50,8 +51,11 @@ class _Case:
   classes: tuple[int, ...] = ()  # foreground classes in its mask
 
 
-def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
-  """Writes the data.json of a run whose slices, prepared by the section `data`, are in `folder`."""
+def write(workdir: Path, folder: Path, data: ConfigDict, *, external: int = 0) -> None:
+  """Writes the data.json of a run whose slices, prepared by the section `data`, are in `folder`.
+
+  `external` is the number of scans in the external test set beside the raw scans.
+  """
   folder = folder.resolve()
   record = Record(
     folder=str(folder),
@@ -65,6 +69,7 @@ def write(workdir: Path, folder: Path, data: ConfigDict) -> None:
     pattern=data.pattern,
     derivative=data.derivative,
     suffixes=tuple(data.suffixes),
+    external=external,
     context=data.context,
   )
   records.write(workdir / FILE, record)

@@ -7,7 +7,15 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, pages, presence, records, words
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients
-from thrifty_jax.run_files import Evaluated, Resources, Result, Retrained, Seeds
+from thrifty_jax.run_files import (
+  EXTERNAL,
+  Evaluated,
+  Resources,
+  Result,
+  Retrained,
+  ScoredMasks,
+  Seeds,
+)
 from thrifty_jax.scans import overlays
 from thrifty_jax.scores import agreement, tables
 
@@ -91,6 +99,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'paper': PAPER if data.startswith(_OF_PAPER) else (),
     'fronts': fronts.gather(workdir, named.part),
     **_compare(workdir),
+    **_external(workdir),
     **patients.gather(run, evaluated, overlays.line_colours(drawn.colours if drawn else ())),
     'retrain_plots': histories.plot_retraining(
       inputs.read_lines(run / 'retrain', inputs.RetrainLine),
@@ -108,6 +117,22 @@ def gather(workdir: Path) -> dict[str, Any]:
     'colours': architecture.COLOURS,
     'dark_colours': architecture.DARK_COLOURS,
     **architecture.draw(workdir, settings.model.depth),
+  }
+
+
+def _external(workdir: Path) -> dict[str, Any]:
+  """Content of the page about the external test set, with the names of that about the scores."""
+  found = inputs.read_optional(workdir / EXTERNAL / 'summary.json', ScoredMasks)
+  if found is None:
+    return {'external': None}
+  return {
+    'external': {
+      'evaluated': found,
+      'of': tables.describe_patients(found),
+      'place': f'{EXTERNAL}/',
+      'flagged': tables.describe_flags(found),
+      'unscored': tables.describe_unscored(found),
+    }
   }
 
 

@@ -36,6 +36,7 @@ class Command:
   workdir: Path
   stage: str
   folds: tuple[int, ...] = ()  # empty: the fold in the config
+  is_fold: bool = False  # whether it is one of several folds, which end in one result
   found: tuple[tuple[str, str], ...] = ()  # titles and texts of what the data filled in
   scans: Any = None  # data_sets.Scans if raw scans are needed; None if recorded slices suffice
 

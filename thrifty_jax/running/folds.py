@@ -38,7 +38,7 @@ def make_commands(command: Command) -> list[Command]:
     config = command.config.copy_and_resolve_references()
     config.data.fold = fold
     folder = workdir / f'fold_{fold}'
-    runs.append(dataclasses.replace(command, config=config, workdir=folder, folds=()))
+    runs.append(dataclasses.replace(command, config=config, workdir=folder, folds=(), is_fold=True))
   return runs
 
 

@@ -82,6 +82,8 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
     _run_stages(each, typed)
   if command.folds:
     folds.sum_up(command, runs)
+    if command.stage in ('all', stages.EVALUATE.name):
+      verbs.score_external(runs[0], command.workdir)
     console.record(whole, typed)
     verbs.run(stages.REPORT, whole)
     console.end(whole, {})

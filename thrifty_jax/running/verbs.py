@@ -1,17 +1,33 @@
 """Runs each stage; importing this module takes seconds, as the stages import JAX."""
 
+from pathlib import Path
+
 from data_prep import checks, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.cost import configured
 from thrifty_jax.data import data_file
 from thrifty_jax.racing import front
 from thrifty_jax.reporting import describe, report
-from thrifty_jax.running import run_data
+from thrifty_jax.running import external, run_data
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.scores import evaluate
 from thrifty_jax.searching import search
 from thrifty_jax.stages import Stage
 from thrifty_jax.training import compare, memory, retrain
+
+
+def score_external(command: Command, workdir: Path) -> None:
+  """Scores the external test set, if there is one, by the models of all folds in a workdir.
+
+  `command` is that of a fold.
+  """
+  with memory.explain_exhaustion(command.config, 'evaluate'):
+    _show(external.score(command.config, workdir, command.workdir))
+
+
+def _show(table: str) -> None:
+  if table:
+    print(f'\n{table}', flush=True)
 
 
 def run(stage: Stage, command: Command) -> None:
@@ -23,7 +39,8 @@ def run(stage: Stage, command: Command) -> None:
         split = run_data.split_of(config, scans)
         checks.check(config, scans, split, workdir, command.found)
       case 'prepare':
-        data_file.write(workdir, prepare.prepare(config, scans), config.data)
+        folder = prepare.prepare(config, scans)
+        data_file.write(workdir, folder, config.data, external=len(scans.external))
       case 'search' if configs.searches_cells(config):
         search.search(config, workdir)
       case 'search':
@@ -31,7 +48,10 @@ def run(stage: Stage, command: Command) -> None:
       case 'retrain':
         retrain.retrain(config, workdir)
       case 'evaluate':
+        # Before the others, with whose scores the stage is done.
+        table = '' if command.is_fold else external.score(config, workdir, workdir)
         evaluate.evaluate(config, workdir)
+        _show(table)
       case 'report':
         report.report(workdir)
       case 'describe':

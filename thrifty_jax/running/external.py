@@ -1,0 +1,102 @@
+"""The external test set: scans in imagesTs with masks in labelsTs, scored by the final model.
+
+No stage learns of it or chooses by it. The masks are those that predict writes, and their scores
+those of thrifty_jax.evaluate.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook, records
+from thrifty_jax.data import data_file
+from thrifty_jax.errors import InputError
+from thrifty_jax.predicting import segment
+from thrifty_jax.predicting.file_mask import FileMask
+from thrifty_jax.predicting.segment import Segmenter
+from thrifty_jax.run_files import EXTERNAL
+from thrifty_jax.scans import masks
+from thrifty_jax.scans.sources import Source
+from thrifty_jax.scans.volumes import Case
+from thrifty_jax.scores import mask_pairs, mask_scores, summaries, tables
+from thrifty_jax.scores.mask_pairs import Found, Pair
+
+_LABELS = 'labelsTs'
+
+
+def score(config: ConfigDict, workdir: Path, place: Path) -> str:
+  """Predicts and scores the external test set; returns the table, '' where there is nothing to do.
+
+  Writes masks/CASE.nii.gz, scores.csv and at last summary.json to <workdir>/evaluate/external.
+  Nothing is done twice for one model.
+
+  Args:
+    config: Settings of the run.
+    workdir: Folder of the run, or of the runs of several folds, whose models are averaged.
+    place: Folder of a run whose data.json says where the scans lie.
+  """
+  folder = workdir / EXTERNAL
+  if _is_done(workdir) or not (cases := _find(config, place)):
+    return ''
+  segmenter = segment.load_model(
+    workdir, flips=config.evaluate.flips, batch_size=config.evaluate.batch_size
+  )
+  ending = masks.FORMATS['png' if segmenter.of_pictures else 'nifti']
+  pairs = [
+    Pair(case.case, case.patient, folder / 'masks' / f'{case.case}{ending}', case.label[0])
+    for case in cases
+  ]
+  with logbook.progress(len(cases), 'evaluate external') as bar:
+    for case, pair in zip(cases, pairs, strict=True):
+      _predict(segmenter, case, nan_is_lowest=config.data.nan_is_lowest).save(pair.mask)
+      bar.update(1)
+  found = Found(tuple(pairs), 'by equal names', (), ())
+  meaning = mask_pairs.find_meaning(
+    [found], classes=config.data.classes, colours=config.data.colours
+  )
+  tolerance = config.evaluate.nsd_tolerance_mm
+  counts, problems = mask_scores.score(found, meaning, nsd_tolerance=tolerance)
+  if problems:
+    raise InputError(problems[0])
+  summary = mask_scores.summarise([found], meaning, [counts], nsd_tolerance=tolerance)
+  summaries.write_rows(folder / 'scores.csv', mask_scores.make_rows(found, meaning, counts))
+  records.write(folder / 'summary.json', summary)
+  count = len(segmenter.members)
+  averaged = f' by {count} models, averaged' if count > 1 else ''
+  return f'external test set{averaged}: {tables.format_masks(summary)}'
+
+
+def _is_done(workdir: Path) -> bool:
+  """Returns whether the set is scored for the models that are there now."""
+  path = workdir / EXTERNAL / 'summary.json'
+  weights = [one / 'weights.safetensors' for one in segment.find_models(workdir)]
+  return path.exists() and all(
+    path.stat().st_mtime_ns >= one.stat().st_mtime_ns for one in weights if one.exists()
+  )
+
+
+def _find(config: ConfigDict, place: Path) -> Sequence[Case]:
+  """Returns the scans of the set, [] if the run has none; prints where they are gone."""
+  from data_prep import data_sets
+
+  record, config = data_file.require(place), config.copy_and_resolve_references()
+  config.data.raw_dir = config.data.raw_dir or record.raw_dir
+  labels = data_sets.raw_dir(config) / _LABELS
+  if not labels.is_dir():
+    if record.external:
+      logbook.say('external', f'not scored: {labels} is not there, which had the masks of the set')
+    return []
+  scans = data_sets.find(config)
+  if scans.unpaired:
+    raise InputError(scans.unpaired[0].text)
+  return scans.external
+
+
+def _predict(segmenter: Segmenter, case: Case, *, nan_is_lowest: bool) -> FileMask:
+  """Segments a scan, on the grid of its first file."""
+  source = Source(case.case, case.image)
+  _, grid, found = segmenter.find_source(source, nan_is_lowest=nan_is_lowest)
+  mask = found.turned(found.mask, grid.affine)
+  mask = mask[0] if segmenter.of_pictures else mask
+  return FileMask(mask, segmenter.classes, found.unlike, source, grid, segmenter.colours)
