@@ -56,12 +56,15 @@ def test_only_what_the_dataset_lists_is_a_scan(raw):
   ]  # fmt: skip
 
 
-def test_listed_files_may_lie_anywhere_under_any_name(raw, tmp_path):
+def test_listed_files_may_lie_anywhere_under_any_name(raw, tmp_path, monkeypatch):
+  monkeypatch.setenv('nnUNet_raw', str(tmp_path))
   elsewhere = tmp_path / 'archive'
   elsewhere.mkdir()
   image = shutil.move(raw / 'imagesTr' / 'scan_000_0000.nii.gz', elsewhere / 'a.nii.gz')
   label = shutil.move(raw / 'labelsTr' / 'scan_000.nii.gz', raw / 'b.nii.gz')
-  describe(raw, dataset={'first': entry('', images=[str(image)], label='./b.nii.gz')})
+  describe(
+    raw, dataset={'first': entry('', images=['$nnUNet_raw/archive/a.nii.gz'], label='./b.nii.gz')}
+  )
   (case,) = folder.find_cases(raw)
   assert (case.case, case.image, case.label[0].resolve()) == (
     'first',

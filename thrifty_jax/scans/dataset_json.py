@@ -7,6 +7,7 @@ elsewhere, `dataset` {"CASE": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}.
 """
 
 import dataclasses
+import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, ...], Path]] | None:
   """Returns the files of the cases in `dataset`, else in `training`; None if there is neither.
 
-  Their paths may be relative to the folder. Cases in `training` have the names of their masks.
+  Their paths may be relative to the folder, and name variables of the environment. Cases in `training` have the names of their masks.
   """
   if 'dataset' in entries:
     title, kind, image = 'dataset', dict, 'images'
@@ -115,7 +116,8 @@ def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, 
     name = unicodedata.normalize('NFC', name)
     if name in found:
       raise InputError(f'{path}: {title} has {name!r:.60} twice; expected each case once.')
-    found[name] = (tuple(path.parent / one for one in images), path.parent / label)
+    *images, label = (path.parent / os.path.expandvars(one) for one in (*images, label))
+    found[name] = (tuple(images), label)
   return found
 
 
