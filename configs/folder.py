@@ -1,11 +1,12 @@
-"""Your own scans: a folder as of the Medical Segmentation Decathlon or nnU-Net v2, or two folders.
+"""Your own scans: a folder as of the Decathlon, nnU-Net v2 or BIDS, or two folders.
 
   python -m thrifty_jax.main --config=configs/folder.py --config.data.raw_dir=FOLDER --workdir=RUN
   python -m thrifty_jax.main --config=configs/folder.py:small --config.data.raw_dir=FOLDER
 
 FOLDER contains dataset.json, imagesTr, labelsTr and, if a patient has several scans, patients.csv
 (case,patient). RUN, the folder of results, is runs/folder without --workdir: use another one for
-each FOLDER. Run --stage=check first and read its findings. In place of FOLDER, two folders whose
+each FOLDER. Run --stage=check first and read its findings. FOLDER may be in BIDS instead, see
+docs/data.md. In place of FOLDER, two folders whose
 files are paired by their names, with patients.csv beside IMAGES or in it:
 
   --config.data.images=IMAGES --config.data.masks=MASKS
@@ -15,7 +16,8 @@ Scans are volumes or pictures; docs/data.md says how masks of pictures are read.
 
 Values left open here are filled in from the folder, shown at the start and recorded in
 config.json; a value that you set takes precedence:
-  data.classes, data.modalities     from dataset.json; of two folders the classes must be set
+  data.classes, data.modalities     from dataset.json, or names of BIDS; of two folders the classes
+                                    must be set
   data.context, data.unit           1 and mm; of pictures 0 and pixels
   data.slice_axis                   the axis of thick slices; axial where voxels are nearly cubes
   data.image_size                   the median longer side of a slice, up to a multiple of 32, at

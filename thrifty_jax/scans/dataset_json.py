@@ -89,7 +89,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
 def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, ...], Path]] | None:
   """Returns the files of the cases in `dataset`, else in `training`; None if there is neither.
 
-  Their paths may be relative to the folder, and name variables of the environment. Cases in `training` have the names of their masks.
+  Their paths may be relative to the folder and name variables of the environment. Cases in
+  `training` have the names of their masks.
   """
   if 'dataset' in entries:
     title, kind, image = 'dataset', dict, 'images'
