@@ -14,7 +14,7 @@ types" of the derivatives.
 """
 
 import collections
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from thrifty_jax.scans.volumes import Case
 _NO_IMAGES = ('defacemask', 'dseg', 'mask', 'probseg')
 _WAYS = ('acq', 'ce', 'rec')  # entities in which the channels of a scan may differ
 _LONGEST = 100  # characters of a name
+_Sessions = Mapping[tuple[str, str], Sequence[File]]  # images of each session of a subject
 
 
 class Found(NamedTuple):
@@ -79,15 +80,18 @@ def find(
     )
   kind, masks = _choose(folder, derivative, {image.suffix for image in images})
   meaning = bids_masks.find_meaning(folder / 'derivatives' / kind.split('/')[0], masks, classes)
-  of_scan: dict[str, list[File]] = collections.defaultdict(list)
+  of_scan, sessions = collections.defaultdict(list), collections.defaultdict(list)
   for mask in masks:
     of_scan[mask.scan].append(mask)
-  channels = tuple(suffixes) or _find_channels([own[0] for own in of_scan.values()], images)
+  for one in images:
+    sessions[one.session].append(one)
+  channels = tuple(suffixes) or _find_channels([own[0] for own in of_scan.values()], sessions)
   cases: list[Case] = []
   problems: list[Problem] = []
   for scan, own in of_scan.items():
     try:
-      image, label = _find_images(own[0], channels, images), bids_masks.order(own, meaning.labels)
+      image = _find_images(own[0], channels, sessions[own[0].session])
+      label = bids_masks.order(own, meaning.labels)
       _require_files((*image, *label))
       cases.append(Case(scan, own[0].entities['sub'], image, label, values=meaning.values))
     except InputError as error:
@@ -153,14 +157,14 @@ def _choose(folder: Path, derivative: str, suffixes: Collection[str]) -> tuple[s
   )
 
 
-def _find_channels(masks: Sequence[File], images: Sequence[File]) -> tuple[str, ...]:
+def _find_channels(masks: Sequence[File], sessions: _Sessions) -> tuple[str, ...]:
   """Returns the suffixes of the images of scans with masks, which must be the same for all."""
-  suffixes = sorted({image.suffix for image in images})
-  found = {
-    mask.scan: own
-    for mask in masks
-    if (own := tuple(suffix for suffix in suffixes if _list_fitting(mask, suffix, images)))
-  }
+  found: dict[str, tuple[str, ...]] = {}
+  for mask in masks:
+    images = sessions.get(mask.session, ())
+    suffixes = sorted({image.suffix for image in images})
+    if own := [suffix for suffix in suffixes if _list_fitting(mask, suffix, images)]:
+      found[mask.scan] = tuple(own)
   if not found:
     raise InputError(
       f'{masks[0].path}: its image {masks[0].scan} is missing, and so are those of all masks of '
@@ -170,7 +174,7 @@ def _find_channels(masks: Sequence[File], images: Sequence[File]) -> tuple[str, 
   if other := next((scan for scan in others if found[scan] != found[first]), ''):
     common = set(found[first]).intersection(*found.values())
     raise InputError(
-      f'{images[0].path.parents[1]}: {first} has the images {", ".join(found[first])}, but {other} '
+      f'{masks[0].path.parents[1]}: {first} has the images {", ".join(found[first])}, but {other} '
       f'has {", ".join(found[other])}; expected the same channels in all. '
       f'{_ask_for_suffixes(sorted(common) or found[first])}.'
     )
@@ -183,22 +187,16 @@ def _ask_for_suffixes(suffixes: Sequence[str]) -> str:
 
 
 def _list_fitting(mask: File, suffix: str, images: Sequence[File]) -> list[File]:
-  """Returns the images of a suffix that a mask may be of: only those with its entities, if any.
+  """Returns the images of a suffix, of its session, that a mask may be of.
 
-  Where none fits, the image of another channel may differ in how it was acquired.
+  These are only those with its entities, if any. Where none fits, the image of another channel may
+  differ in how it was acquired.
   """
-  own = mask.source
-  session = [
-    image
-    for image in images
-    if image.suffix == suffix
-    and image.entities['sub'] == own['sub']
-    and image.entities.get('ses') == own.get('ses')
-  ]
+  session = [image for image in images if image.suffix == suffix]
   for different in ((), _WAYS):
     found = [image for image in session if _fits(mask, image, different)]
     if found:
-      return [image for image in found if dict(image.entities) == own] or found
+      return [image for image in found if image.entities == mask.source] or found
   return []
 
 
@@ -229,7 +227,9 @@ def _find_images(mask: File, channels: Sequence[str], images: Sequence[File]) ->
 
 def _require_one_grid(cases: Sequence[Case]) -> None:
   """Refuses channels on several grids, by their headers; the check reports unreadable ones."""
-  for case in cases if len(cases[0].image) > 1 else ():
+  for case in cases:
+    if len(case.image) == 1:
+      return
     try:
       (shape, affine), *others = map(volumes.read_header, case.image)
     except InputError:

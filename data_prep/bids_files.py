@@ -28,6 +28,11 @@ class File(NamedTuple):
     return {key: value for key, value in self.entities.items() if key not in _OF_MASKS}
 
   @property
+  def session(self) -> tuple[str, str]:
+    """The subject and its session, '' without sessions."""
+    return self.entities['sub'], self.entities.get('ses', '')
+
+  @property
   def scan(self) -> str:
     """The name of the scan, such as sub-01_ses-1."""
     return _join(self.source)

@@ -296,10 +296,13 @@ def move_mask(there):
   path.rename(path.with_name(path.name.replace('sub-01', 'sub-02')))
 
 
-def break_link(there):
-  for path in there.glob('sub-04/ses-1/anat/*_T1w.nii.gz'):
-    path.unlink()
-    path.symlink_to('../../.git/annex/objects/nothing')
+def break_links(pattern):
+  def apply(there):
+    for path in [*there.glob(pattern)]:
+      path.unlink()
+      path.symlink_to('../../.git/annex/objects/nothing')
+
+  return apply
 
 
 @pytest.mark.parametrize(
@@ -312,7 +315,8 @@ def break_link(there):
     (rename_masks('probseg'), 'holds probabilities, not classes'),
     (rename_masks('space-MNI152_dseg'), 'is a mask in the space MNI152, but'),
     (move_mask, 'lies in sub-01, but its name says sub-02'),
-    (break_link, 'is a link to a file that is not there; .*datalad get'),
+    (break_links('sub-04/ses-1/anat/*_T1w*'), 'is a link to a file that is not there; .*datalad'),
+    (break_links('sub-*/*/*/*'), 'no scan is complete. The first problem: .*T1w|FLAIR.* is a link'),
     (shift_channel, 'T1w.nii.gz: is on another grid than .*FLAIR.nii.gz; .*data.suffixes'),
     (shift_mask, 'dseg.nii.gz: has .* voxels .* but .*FLAIR.nii.gz has'),
     (remove('derivatives/manual/dseg.tsv'), 'data.classes is not set, and the first masks hold 0'),

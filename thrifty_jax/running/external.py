@@ -85,7 +85,8 @@ def _find(config: ConfigDict, place: Path) -> Sequence[Case]:
   labels = data_sets.raw_dir(config) / _LABELS
   if not labels.is_dir():
     if record.external:
-      logbook.say('external', f'not scored: {labels} is not there, which had the masks of the set')
+      remedy = f'to score it put it back, remove {place / "evaluate"} and run --stage=evaluate'
+      logbook.say('external', f'not scored: {labels} is not there; {remedy}')
     return []
   scans = data_sets.find(config)
   if scans.unpaired:
