@@ -38,7 +38,7 @@ ABOUT = data_sets.About(
 
 def find_cases(raw_dir: Path) -> list[Case]:
   """Returns the labelled scans below Train_Sets; each is a patient of its own."""
-  patients = {f'ct{int(path.name):02d}': path for path in find_patients(raw_dir, 'CT')}
+  patients = [(f'ct{int(path.name):02d}', path) for path in find_patients(raw_dir, 'CT')]
   return data_sets.find_cases(patients, _find_case)
 
 

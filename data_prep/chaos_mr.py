@@ -42,7 +42,7 @@ def find_cases(raw_dir: Path, sequence: str, channels: Sequence[str]) -> list[Ca
   """
   patients = chaos.find_patients(raw_dir, 'MR')
   return data_sets.find_cases(
-    {f'mr{int(path.name):02d}': path / sequence for path in patients},
+    [(f'mr{int(path.name):02d}', path / sequence) for path in patients],
     functools.partial(_find_case, channels=channels),
   )
 

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -86,13 +86,15 @@ class Unpaired(InputError):
     self.problems, self.cases = tuple(problems), tuple(cases)
 
 
-def find_cases(folders: Mapping[str, Path], find_case: Callable[[str, Path], Case]) -> list[Case]:
+def find_cases(
+  folders: Sequence[tuple[str, Path]], find_case: Callable[[str, Path], Case]
+) -> list[Case]:
   """Returns the scan of each folder, or raises Unpaired if `find_case` refuses some of them.
 
-  The folders are those of the cases, by their names.
+  The folders are those of the cases, behind their names.
   """
   problems, cases = [], []
-  for name, folder in folders.items():
+  for name, folder in folders:
     try:
       cases.append(find_case(name, folder))
     except InputError as error:

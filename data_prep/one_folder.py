@@ -73,7 +73,7 @@ def _find_files(
   # Scans of the Decathlon have the names of their masks; channels of nnU-Net never do.
   if images.keys() & labels.keys():
     return {name: (path,) for name, path in images.items()}, labels, {}
-  scans, incomplete = _channels_of(images, described)
+  scans, incomplete = _channels_of(images, described, f'labels{part}')
   return scans, labels, incomplete
 
 
@@ -119,9 +119,12 @@ def _present(images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
 
 
 def _channels_of(
-  images: dict[str, Path], described: Description
+  images: dict[str, Path], described: Description, masks: str
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
-  """Returns the files CASE_0000, CASE_0001, ... by case, and problems by case or file name."""
+  """Returns the files CASE_0000, CASE_0001, ... by case, and problems by case or file name.
+
+  `masks` is the name of the folder with the masks.
+  """
   scans: dict[str, dict[str, Path]] = {}
   problems: dict[str, str] = {}
   for name, path in images.items():
@@ -129,7 +132,7 @@ def _channels_of(
       scans.setdefault(parts[1], {})[parts[2]] = path
     else:
       problems[name] = (
-        f'{path}: no mask has this name, nor does it end in the number of a channel; '
+        f'{path}: no mask in {masks} has this name, nor does it end in the number of a channel; '
         'expected a mask of the same name (Decathlon) or CASE_0000 beside a mask CASE (nnU-Net). '
         'Rename it or move it away.'
       )
