@@ -146,7 +146,7 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
 def _of_file(path: Path, channels: int) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
   name = _without_ending(path)
-  if name is None and _is_dicom(path) and dicom_file.has_frames(path):
+  if name is None and is_dicom(path) and dicom_file.has_frames(path):
     return Source(path.stem, (path,))
   if name is None:
     raise InputError(
@@ -229,7 +229,7 @@ def _has_channels(path: Path) -> bool:
     return False
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
   """Returns whether a file is DICOM, by its ending or how it begins."""
   if path.name.startswith('.') or not path.is_file():
     return False
@@ -245,7 +245,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _is_slice(path: Path) -> bool:
   """Returns whether a file is a slice of a series, or should be one: masks and reports are none."""
-  return _is_dicom(path) and dicom_file.holds_image(path)
+  return is_dicom(path) and dicom_file.holds_image(path)
 
 
 def slices_of(folder: Path) -> list[Path]:

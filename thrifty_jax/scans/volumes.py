@@ -30,6 +30,8 @@ class Case:
   image: tuple[Path, ...]
   label: tuple[Path, ...] = ()  # files of the truth; none for a scan without truth
   legend: pictures.Legend | None = None  # of a truth that is a picture; None if it is a volume
+  # Names of the foreground classes in a DICOM truth; () of any other truth, which holds numbers.
+  segments: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
