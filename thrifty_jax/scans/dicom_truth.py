@@ -145,8 +145,8 @@ def _find_slice(
   if off > _OFF or not 0 <= d < shape[0]:
     raise InputError(
       f'{path}: has a frame that lies on no slice of its series '
-      f'({_describe_off(index[0, 0], off, shape)}); expected the grid of the series. Resample it to '
-      'the series, or export it for the right one.'
+      f'({_describe_off(index[0, 0], off, shape)}); expected the grid of the series. Resample it '
+      'to the series, or export it for the right one.'
     )
   return d
 
@@ -191,8 +191,8 @@ def _read_contour(
   count = int(contour.get('NumberOfContourPoints') or len(values) // 3)
   if len(values) != 3 * count or not np.isfinite(values).all():
     raise InputError(
-      f'{what} has {len(values)} coordinates that are not three numbers for each of {count} points; '
-      'expected these. Export it again.'
+      f'{what} has {len(values)} coordinates that are not three numbers for each of {count} '
+      'points; expected these. Export it again.'
     )
   index = _to_index(values.reshape(-1, 3), affine)
   d = int(np.rint(np.clip(index[0, 0], -1, shape[0])))

@@ -1,7 +1,7 @@
 """Finds and reads scans in files of any format, one file or DICOM folder a channel.
 
-Only voxels and their geometry are read. The tags of a DICOM series do not leave this module, except
-into a DICOM SEG, for which its slices are read again; its scan is named after its folder.
+Only voxels and their geometry are read. The tags of a DICOM series do not leave this module; for a
+DICOM SEG or RTSTRUCT its slices are read again. Its scan is named after its folder.
 """
 
 import dataclasses
