@@ -4,6 +4,8 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
 
+from data_prep import phantom_folders
+
 CT = '1.2.840.10008.5.1.4.1.1.2'
 RTSTRUCT = '1.2.840.10008.5.1.4.1.1.481.3'
 ROOT = '1.2.826.0.1.77'
@@ -168,3 +170,22 @@ def change(path, alter):
   made = pydicom.dcmread(path)
   alter(made)
   made.save_as(path)
+
+
+def write_studies(folder, *, patients, classes):
+  """Studies of phantoms, every second with a SEG, else an RTSTRUCT; the first patient has two.
+
+  Returns voxels, label and affine by the name that each series gets.
+  """
+  made = {}
+  for number in range(patients + 1):
+    scan = phantom_folders.make_scan(number=number, seed=0)
+    voxels = (np.clip(scan.image, 0, None) * 1000).astype(int) - 1000
+    patient = max(number, 1)
+    place = folder / f'study {number}' / ('a/b/c' if number % 3 else 'x')
+    headers = write_series(place / 'ct', voxels, scan.affine, number=10 + number, patient=patient)
+    write = write_rtstruct if number % 2 else write_seg
+    write(place / 'truth' / 'mask.dcm', headers, scan.label, classes)
+    name = f'p001_{number + 1}' if number < 2 else f'p{number:03d}'
+    made[name] = voxels, scan.label, scan.affine
+  return made
