@@ -43,7 +43,7 @@ def to_bytes(
     InputError: If the slices do not name their study, series and frame of reference, or a tag to be
       copied violates the standard.
   """
-  found, content = None, io.BytesIO()
+  content = io.BytesIO()
   with unreadable.quiet():
     try:
       found = dicom_series.read_slices(

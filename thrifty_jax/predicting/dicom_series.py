@@ -22,6 +22,7 @@ MAY_BE_EMPTY = (
 )
 SERIES = 1000  # added to the number of the scan's series, for that of its masks
 LONGEST = 64  # letters of a DICOM text of type LO
+_SEXES = ('', 'M', 'F', 'O')
 _FRAMES = 'PerFrameFunctionalGroupsSequence'
 _OFF = 0.3  # of a step: largest offset of a slice from its place; dicom.py allows a quarter
 
@@ -94,4 +95,6 @@ def find_invalid(header: Any, names: Collection[str]) -> list[str]:
       validate_value(element.VR, element.value, RAISE)
     except ValueError:
       found.append(name)
+  if 'PatientSex' in names and (header.get('PatientSex') or '') not in _SEXES:
+    found.append('PatientSex')
   return found
