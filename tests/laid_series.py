@@ -1,7 +1,6 @@
 """A DICOM series in any lay, and those to which no other object can belong."""
 
 import warnings
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -69,11 +68,13 @@ def write_series(folder, *, lay='axial', voxels=None, files=None, **changes):
     'FrameOfReferenceUID': '1.2.826.0.1.77.3',
   }
   for d in range(len(voxels)):
-    one: Any = pydicom.Dataset()
+    one = pydicom.Dataset()
     one.file_meta = pydicom.dataset.FileMetaDataset()
     one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.MRImageStorage
-    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f'1.2.826.0.1.77.4.{d + 1}'
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = pydicom.uid.UID(
+      f'1.2.826.0.1.77.4.{d + 1}'
+    )
     one.SpecificCharacterSet = 'ISO_IR 100'
     one.Modality, one.SeriesNumber, one.InstanceNumber = 'MR', 7, d + 1
     one.ImagePositionPatient = [
