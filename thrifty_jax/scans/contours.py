@@ -80,7 +80,10 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
   They do not cross. A hole is joined to what lies around it by a line that is passed both ways, as
   DICOM has it, so that readers that unite contours find it too.
   """
-  padded = np.pad(mask, 1)
+  if not mask.any():
+    return []
+  (top, bottom), (left, right) = (np.flatnonzero(mask.any(axis=k))[[0, -1]] for k in (1, 0))
+  padded = np.pad(mask[top : bottom + 1, left : right + 1], 1)  # the rest would only take time
   found = [line[:-1] for line in measure.find_contours(padded.astype(float), _LEVEL)]
   outer, holes = list[np.ndarray](), list[np.ndarray]()
   for line in found:
@@ -93,7 +96,7 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
     k, at = _find_point(outer, np.array([row, outside + _LEVEL]))
     there_and_back = np.concatenate([hole[start:], hole[: start + 1]])
     outer[k] = np.concatenate([outer[k][: at + 1], there_and_back, outer[k][at:]])
-  return [line - 1 for line in outer]
+  return [line + (top - 1, left - 1) for line in outer]
 
 
 def _area(line: np.ndarray) -> float:
