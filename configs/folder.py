@@ -12,7 +12,8 @@ files are paired by their names, with patients.csv beside IMAGES or in it:
   --config.data.images=IMAGES --config.data.masks=MASKS
   --config.data.classes="('background','liver')"
 
-Scans are volumes or pictures; docs/data.md says how masks of pictures are read.
+Scans are volumes or pictures; docs/data.md says how masks of pictures are read. FOLDER may also
+hold DICOM studies with DICOM SEG or RTSTRUCT, whose names data.classes chooses.
 
 Values left open here are filled in from the folder, shown at the start and recorded in
 config.json; a value that you set takes precedence:

@@ -48,7 +48,7 @@ def is_one(folder: Path) -> bool:
   """Returns whether a folder is in BIDS, and has no dataset.json as other layouts."""
   if (folder / 'dataset.json').exists():
     return False
-  return (folder / 'dataset_description.json').is_file() or any(folder.glob('sub-*/'))
+  return (folder / 'dataset_description.json').is_file() or bids_files.has_subjects(folder)
 
 
 def read_name(folder: Path) -> str:

@@ -45,6 +45,11 @@ class File(NamedTuple):
     return '_'.join(filter(None, (_join(own), self.suffix)))
 
 
+def has_subjects(root: Path) -> bool:
+  """Returns whether a folder has places of subjects for anatomical images."""
+  return any(path.is_dir() for pattern in _FOLDERS for path in root.glob(pattern))
+
+
 def list_paths(root: Path) -> Iterator[Path]:
   """Yields the NIfTI files of all subjects, not hidden ones, sorted; links may lead nowhere."""
   for pattern in _FOLDERS:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep import data_sets
+from data_prep import data_sets, dicom_folder
 from data_prep.findings import Finding, format_figure
 from data_prep.survey import Scan
 from thrifty_jax import files, pages, words
@@ -18,6 +18,7 @@ from thrifty_jax.scans.volumes import Case
 PAGE = 'check.html'
 _COLUMNS = 100  # width of the console
 _LEFT_OUT = ('axes', 'intensity', 'patient')  # columns dropped, in this order, from a wider table
+_FILES = ('series', 'mask')  # columns that name files
 _LONGEST = 24  # characters of a name in the console's table
 
 
@@ -60,7 +61,7 @@ def write(checked: Checked, workdir: Path) -> Path:
     'data': data.name,
     'raw_dir': '/'.join(data_sets.raw_dir(checked.config).parts[-2 if data.images else -1 :]),
     'told': [(title, text) for title, text in checked.told if title not in ('classes', 'split')],
-    'named': _names_masks(checked),
+    'named': [title for title in _FILES if title in (rows[0]['cells'] if rows else ())],
     'note': data_sets.find_module(checked.config).ABOUT.note,
     'classes': data.classes[1:],
     'plain': format_figure,
@@ -86,7 +87,7 @@ def write(checked: Checked, workdir: Path) -> Path:
 
 def _rows(checked: Checked) -> list[dict[str, Any]]:
   """Returns a row for each case: its cells, its mark and its figures (None where it has none)."""
-  scans = {scan.case: scan for scan in checked.scans}
+  scans, named = {scan.case: scan for scan in checked.scans}, _name_files(checked)
   part_of = {name: part for part, names in checked.split.items() for name in names}
   wrong, odd = ({f.case for f in checked.select(errors=errors)} for errors in (True, False))
   return [
@@ -95,7 +96,7 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
       'scan': scans.get(case.case),
       'cells': {
         'case': case.case,
-        **({'mask': case.label[0].name} if _names_masks(checked) else {}),
+        **named.get(case.case, {}),
         'patient': case.patient,
         'split': part_of.get(case.patient, '-'),
         **_figures(scans.get(case.case), checked.config.data.unit),
@@ -105,12 +106,18 @@ def _rows(checked: Checked) -> list[dict[str, Any]]:
   ]
 
 
-def _names_masks(checked: Checked) -> bool:
-  """Returns whether masks have other names than their scans, as in two folders and in BIDS."""
-  pairs = [(case.label[0].name, f'{case.case}.') for case in checked.cases if case.label]
-  return checked.config.data.name == 'folder' and not all(
-    mask.startswith(own) for mask, own in pairs
-  )
+def _name_files(checked: Checked) -> dict[str, dict[str, str]]:
+  """Returns the files of each case, by _FILES; {} where the names of cases say which they are."""
+  cases, place = [case for case in checked.cases if case.label], data_sets.raw_dir(checked.config)
+  if cases and cases[0].segments:
+    return {
+      case.case: dict(zip(_FILES, dicom_folder.name_files(case, place), strict=True))
+      for case in cases
+    }
+  alike = all(case.label[0].name.startswith(f'{case.case}.') for case in cases)
+  if checked.config.data.name != 'folder' or alike:
+    return {}
+  return {case.case: {'mask': case.label[0].name} for case in cases}
 
 
 def _size_unit(unit: str) -> str:
@@ -143,7 +150,7 @@ def _listed(checked: Checked) -> list[str]:
   rows = [{' ': row['mark'], **row['cells']} for row in _rows(checked)]
   several = any(row['patient'] != row['case'] for row in rows)
   for row in rows:
-    row.update({n: _shortened(row[n]) for n in ('case', 'mask', 'patient') if n in row})
+    row.update({n: _shortened(row[n]) for n in ('case', *_FILES, 'patient') if n in row})
   widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in rows[0]}
   if not several:
     del widths['patient']

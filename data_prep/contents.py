@@ -85,11 +85,11 @@ def _name(paths: Sequence[Sequence[Path]]) -> str:
 
 
 def _name_classes(case: Case) -> str:
-  """Returns what the classes in a mask are known by: its files, and the meaning of its colours."""
+  """Returns what the classes in a mask are known by: its files, and its colours or names."""
   name = _name(_files_of(case))
   legend = case.legend
-  if case.values:
-    return _digest([name, case.values])
+  if meaning := case.values or case.segments:
+    return _digest([name, meaning])
   return _digest([name, legend.colours, legend.classes]) if legend else name
 
 

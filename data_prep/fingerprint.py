@@ -16,7 +16,7 @@ import numpy as np
 
 from data_prep import workers
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
 
 # Ratio of a voxel's longest side to the others from which slices count as thick: CT of 0.7 mm in
@@ -48,7 +48,9 @@ def read_grids(cases: Sequence[Case]) -> Grids:
   shapes, spacings_mm, errors = [], [], []
   for case in cases:
     try:
-      shape, affine = volumes.read_header(case.image[0])
+      shape, affine = (
+        dicom.read_grid(case.image) if case.segments else volumes.read_header(case.image[0])
+      )
     except InputError as error:
       errors.append(error)
       continue

@@ -1,4 +1,4 @@
-"""Your own scans: a folder in the layout of the Decathlon, nnU-Net or BIDS, or two folders.
+"""Your own scans: a folder as of the Decathlon, nnU-Net or BIDS, two folders, or DICOM.
 
     dataset.json              names of classes and channels, see dataset_json.py
     imagesTr/CASE.nii.gz      Decathlon: one file a scan, channels on the fourth axis
@@ -8,7 +8,8 @@
     splits_final.*            nnU-Net's folds: refused, unless the config has patients of its own
 
 Instead, data.images and data.masks may name two folders (two_folders.py). Either holds volumes, or
-pictures (scans/pictures.py) where there is no volume. bids.py has the layout of BIDS.
+pictures (scans/pictures.py) where there is no volume. A folder without a dataset.json may be in
+BIDS (bids.py), or hold DICOM studies with their truth (dicom_folder.py).
 
 Without patients.csv each scan is a patient of its own. Where dataset.json lists cases with the
 paths of their files (`training`, `dataset`), these are the scans. Scans of imagesTs with a mask in
@@ -30,11 +31,28 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import bids, bids_masks, data_sets, fingerprint, one_folder, reduction, two_folders
+from data_prep import (
+  bids,
+  bids_masks,
+  data_sets,
+  dicom_folder,
+  fingerprint,
+  one_folder,
+  reduction,
+  two_folders,
+)
 from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, records, words
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dataset_json, named_files, pictures, sources, volumes
+from thrifty_jax.scans import (
+  dataset_json,
+  dicom,
+  dicom_truth,
+  named_files,
+  pictures,
+  sources,
+  volumes,
+)
 from thrifty_jax.scans.volumes import Case, Volume
 
 
@@ -62,6 +80,8 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   if data and data.images:
     paired = two_folders.find(data)
     found, problems, classes = paired.files, paired.problems, data.classes
+  elif not (raw_dir / 'dataset.json').exists() and dicom_folder.holds_dicom(raw_dir):
+    return _find_studies(raw_dir, data)
   else:
     described = dataset_json.read(raw_dir)
     found, problems = one_folder.find(raw_dir, described)
@@ -127,10 +147,29 @@ def _read_bids(raw_dir: Path, data: ConfigDict | None) -> bids.Found:
   return bids.find(raw_dir, **{name: data[name] for name in names} if data else {})
 
 
+def _find_studies(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
+  """Returns the series of a folder of DICOM studies that have a truth."""
+  if data and data.colours:
+    raise InputError(
+      f'{raw_dir}: is a folder of DICOM, but data.colours is set; expected masks that are '
+      'pictures. Leave out --config.data.colours.'
+    )
+  cases, problems = dicom_folder.find(raw_dir, data.classes if data else ())
+  if not cases:
+    raise InputError(
+      f'{raw_dir}: no series there has a truth. The first problem: {problems[0].text}'
+    )
+  if problems:
+    raise data_sets.Unpaired(problems, cases)
+  return cases
+
+
 def find_unused(raw_dir: Path, cases: Sequence[Case], data: ConfigDict | None = None) -> list[str]:
   """Returns the names of what lies with scans and masks, not hidden, but belongs to no case."""
   if _is_bids(raw_dir, data):
     return bids.find_unused(raw_dir, cases)
+  if _are_studies(cases):
+    return dicom_folder.find_unused(raw_dir, cases)
   used = {path.resolve() for case in cases for path in (*case.image, *case.label)}
   used.add(_patients_file(raw_dir, data).resolve())
   folders, unused = [raw_dir / name for name in _LAYOUT[:2]], list[str]()
@@ -170,7 +209,11 @@ def require_split(config: ConfigDict) -> None:
 def read_case(case: Case) -> Volume:
   """Reads the channels of a scan and its mask, which must lie on one grid."""
   _require_alike(case)
-  image, affine = sources.read_channels(case.image)
+  if case.segments:
+    series = dicom.read_series(case.image)
+    image, affine = series.voxels, series.affine
+  else:
+    image, affine = sources.read_channels(case.image)
   label, label_affine = _read_mask(case)
   return volumes.make_volume(
     case, image=image, affine=affine, label=label, label_affine=label_affine
@@ -239,16 +282,21 @@ def _describe(config: ConfigDict, cases: Sequence[Case]) -> dataset_json.Descrip
   if _is_bids(folder, data):
     found = _read_bids(folder, data)
     return dataset_json.Description(bids.read_name(folder), found.classes, found.channels, (), None)
-  if not data.images:
+  if not data.images and not _are_studies(cases):
     return dataset_json.read(folder)
-  channels = two_folders.find(data).channels
+  classes, name = data.classes, f'{folder.parent.name}/{folder.name}'
+  if _are_studies(cases):
+    channels: tuple[str, ...] = (dicom_folder.name_modality(cases),)
+    classes, name = ('background', *cases[0].segments), folder.name
+  else:
+    channels = two_folders.find(data).channels
   if not channels:
     count = fingerprint.count_channels(cases)
     names = {1: ('grey',), 3: ('red', 'green', 'blue')} if _are_pictures(cases) else {}
     channels = names.get(count) or tuple(f'channel {number + 1}' for number in range(count))
   return dataset_json.Description(
-    name=f'{folder.parent.name}/{folder.name}',
-    classes=data.classes,
+    name=name,
+    classes=classes,
     channels=channels,
     endings=(),
     scans=None,
@@ -268,10 +316,18 @@ def _are_pictures(cases: Sequence[Case]) -> bool:
   return True in first
 
 
+def _are_studies(cases: Sequence[Case]) -> bool:
+  """Returns whether the scans are DICOM studies, with their truth."""
+  return bool(cases and cases[0].segments)
+
+
 def _read_mask(case: Case) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the mask of a scan, its classes by legend or values if it has them, and its affine."""
+  """Reads the mask of a scan, its classes by what says their meaning, and its affine."""
   if case.values:
     return bids_masks.read(case)
+  if case.segments:
+    shape, affine = dicom.read_grid(case.image)
+    return dicom_truth.read_mask(case.label[0], case.segments, shape, affine), affine
   if case.legend:
     return pictures.read_mask(case.label[0], case.legend), pictures.AFFINE
   return sources.read_voxels(case.label[0])
@@ -355,11 +411,13 @@ def _found(
   patients = len({case.patient for case in cases})
   raw_dir = data_sets.raw_dir(config)
   scan = words.choose(data.unit).scan
-  whose = f'each {scan} its own: there is no patients.csv'
+  grouped = _patients_file(raw_dir, data).exists()
+  whose = 'as in patients.csv' if grouped else f'each {scan} its own: there is no patients.csv'
+  paired = (('masks', two_folders.find(data).rule),) if data.images else ()
   if _is_bids(raw_dir, data):
-    whose = 'each subject one'
-  elif _patients_file(raw_dir, data).exists():
-    whose = 'as in patients.csv'
+    whose, paired = 'each subject one', (('masks', _read_bids(raw_dir, data).kind),)
+  if _are_studies(cases):
+    whose, paired = 'numbered by PatientID', dicom_folder.describe(cases)
   median = np.median(grids.shape, axis=0)
   size = ' x '.join(f'{side:g}' for side in median)
   spacing = ' x '.join(f'{step:.2f}' for step in np.median(grids.spacing_mm, axis=0))
@@ -373,9 +431,6 @@ def _found(
   name = described.name or raw_dir.name
   if described.listed is not None:
     whose += '; those that dataset.json lists'
-  paired = (('masks', two_folders.find(data).rule),) if data.images else ()
-  if _is_bids(raw_dir, data):
-    paired = (('masks', _read_bids(raw_dir, data).kind),)
   return (
     ('folder', f'{name}: {len(cases)} {scan}s of {patients} patients, {whose}'),
     *paired,

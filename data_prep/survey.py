@@ -100,5 +100,6 @@ def _digest(voxels: np.ndarray) -> str:
 
 def _study_digest(source: Case) -> str:
   """Returns the digest of the first file's DICOM study; the identifier itself is not kept."""
-  study = dicom_file.read_study(source.image[0]) if source.image[0].suffix.lower() == '.dcm' else ''
+  is_dicom = source.segments or source.image[0].suffix.lower() == '.dcm'
+  study = dicom_file.read_study(source.image[0]) if is_dicom else ''
   return hashlib.blake2b(study.encode()).hexdigest() if study else ''

@@ -9,10 +9,12 @@ import importlib
 import os.path
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from demo import build
 from thrifty_jax import __main__ as command
@@ -42,7 +44,7 @@ class _Parsed(Exception):
 
 def code_lines(text):
   """Lines of code blocks, with a line that is continued as one."""
-  lines = text.replace('\\\n', ' ').splitlines()
+  lines = re.sub(r' *\\\n *', ' ', text).splitlines()
   return [line.strip() for line in lines if line.startswith('    ')]
 
 
@@ -53,11 +55,15 @@ def inline_code(text):
 
 
 def find_commands():
-  """Commands of the project in code blocks, as their module and arguments, once each."""
+  """Commands in code blocks and in the configs, as their module and arguments, once each."""
   found = {}
-  for name, text in TEXTS.items():
+  configs = [
+    (path.name, ast.parse(path.read_text('utf-8'))) for path in sorted(PROJECT.glob('configs/*.py'))
+  ]
+  about = {name: textwrap.indent(ast.get_docstring(tree) or '', '  ') for name, tree in configs}
+  for name, text in {**TEXTS, **about}.items():
     for line in code_lines(text):
-      for part in re.split(r'&&|[;>|]', line):
+      for part in re.split(r'&&|[;>|]|  +', line):
         if said := re.search(r'python3? -m ([\w.]+)(.*)|(?<!\w)(thrifty-jax)( [a-z].*)', part):
           module, arguments = said[1] or 'thrifty_jax', shlex.split(said[2] or said[4] or '')
           if module.split('.')[0] in ('thrifty_jax', 'demo', 'benchmarks'):
@@ -178,3 +184,19 @@ def test_the_projects_address_is_that_of_pyproject_wherever_it_stands():
     if path.is_file():
       for found in re.findall(r'https://[\w./-]*/thrifty_jax\b', path.read_text('utf-8')):
         assert found == address, path
+
+
+@pytest.mark.parametrize('path', sorted(PROJECT.glob('.github/ISSUE_TEMPLATE/*.yml')), ids=str)
+def test_a_form_is_one_that_github_shows(path):
+  form = yaml.safe_load(path.read_text('utf-8'))
+  if path.name == 'config.yml':
+    assert form == {'blank_issues_enabled': False}
+    return
+  assert (
+    form['name'] and form['description'] and {*form} <= {'name', 'description', 'labels', 'body'}
+  )
+  asked = [part for part in form['body'] if part['type'] != 'markdown']
+  assert asked and {part['type'] for part in asked} <= {'textarea', 'input', 'dropdown'}
+  assert len({part['id'] for part in asked}) == len(asked)
+  assert all(part['attributes']['label'] for part in asked)
+  assert all('options' in part['attributes'] for part in asked if part['type'] == 'dropdown')

@@ -31,7 +31,7 @@ usage: thrifty-jax predict --model=FOLDER --input=SCANS --output=MASKS [options]
 
 Segments scans with a trained model. A mask lies on exactly the grid of its scan. Nothing but voxels
 and geometry is taken from a scan: no name, date or number of its header reaches an output but a
-DICOM SEG, if asked for.
+DICOM SEG or RTSTRUCT, if asked for.
 
   --model=FOLDER[,FOLDER]  a model folder; a run (its model/); or a run with several folds, whose
                            models are averaged, as are several that are listed
@@ -50,6 +50,8 @@ DICOM SEG, if asked for.
   --statistics             also statistics.csv: size, mean intensity and place of each class
   --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
                            names its patient and study; needs thrifty_jax[dicom]
+  --rtstruct               also CASE_rtstruct.dcm: an RT Structure Set, the contours of the classes,
+                           which belongs to the series and names its patient and study
   --flips                  average over the flips that the model saw in training: slower
   --nan_is_lowest          take NaN, as SPM writes it outside the head, as the lowest value
   --overwrite              replace outputs that exist; else they stop the command before any work
@@ -137,6 +139,7 @@ def run(arguments: Sequence[str]) -> int:
     probabilities=values.probabilities,
     overlays=values.overlays,
     segmentations=values.dicom_seg,
+    structures=values.rtstruct,
     statistics=values.statistics,
   )
   about = {

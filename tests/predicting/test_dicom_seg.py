@@ -14,106 +14,17 @@ import jax
 import nibabel
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
+from laid_series import ABOUT, BAD, CLASSES, LAYS, NAMES, OTHERS, SECRETS, to_enhanced, write_series
 
 from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import predict
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_seg
-from thrifty_jax.scans import masks, sources
+from thrifty_jax.scans import dicom, dicom_truth, masks, sources
 
 highdicom: Any = pytest.importorskip('highdicom')
 pydicom: Any = pytest.importorskip('pydicom')
-
-CLASSES = ('background', 'liver', 'grey matter', 'опухоль, Wucherung')
-ABOUT = {
-  'classes': {str(number): name for number, name in enumerate(CLASSES)},
-  'models': [{'weights_sha256': 'ab' * 32}],
-  'flips': False,
-}
-# Directions of rows and columns, degrees about the first axis, and steps of the slices: -1 is a
-# series whose first file is the last along the normal.
-LAYS = {
-  'axial': ((1, 0, 0), (0, 1, 0), 0, 1),
-  'axial, from head to feet': ((1, 0, 0), (0, 1, 0), 0, -1),
-  'oblique': ((1, 0, 0), (0, 1, 0), 25, 1),
-  'oblique, reversed': ((1, 0, 0), (0, 1, 0), -17, -1),
-  'coronal, oblique': ((1, 0, 0), (0, 0, -1), -11, 1),
-  'sagittal, reversed': ((0, 1, 0), (0, 0, -1), 0, -1),
-  'feet first, face down': ((-1, 0, 0), (0, -1, 0), 0, 1),
-}
-NAMES = {
-  'PatientName': 'Müller^Jürgen',
-  'PatientID': 'ID-4711',
-  'PatientBirthDate': '19610203',
-  'PatientSex': 'M',
-  'AccessionNumber': 'ACC-0815',
-  'StudyID': 'ST-99',
-  'StudyDate': '20190817',
-  'StudyTime': '091011',
-  'ReferringPhysicianName': 'Referring^Physician',
-}
-# These belong to the images alone.
-OTHERS = {
-  'InstitutionName': 'Hospital of Anytown',
-  'SeriesDescription': 'Series of Jane',
-  'ImageComments': 'Comment on Jane',
-  'OperatorsName': 'Operating^Olga',
-}
-SECRETS = (
-  'ller',
-  'rgen',
-  '4711',
-  '19610203',
-  '0815',
-  'Physician',
-  'Anytown',
-  'Jane',
-  'Olga',
-  '.77.',
-)
-
-
-def write_series(folder, *, lay='axial', voxels=None, files=None, **changes):
-  """A series in the order of the files; returns the headers by slice along the files' order."""
-  folder.mkdir(parents=True)
-  voxels = np.random.default_rng(0).integers(0, 900, (5, 9, 7)) if voxels is None else voxels
-  *axes, degrees, step = LAYS[lay]
-  turn = Rotation.from_euler('x', degrees, degrees=True).as_matrix()
-  row, column = (turn @ axis for axis in axes)
-  uids = {
-    'StudyInstanceUID': '1.2.826.0.1.77.1',
-    'SeriesInstanceUID': '1.2.826.0.1.77.2',
-    'FrameOfReferenceUID': '1.2.826.0.1.77.3',
-  }
-  for d in range(len(voxels)):
-    one = pydicom.Dataset()
-    one.file_meta = pydicom.dataset.FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.MRImageStorage
-    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f'1.2.826.0.1.77.4.{d + 1}'
-    one.SpecificCharacterSet = 'ISO_IR 100'
-    one.Modality, one.SeriesNumber, one.InstanceNumber = 'MR', 7, d + 1
-    one.ImagePositionPatient = [
-      f'{x:.9g}' for x in (-20.5, 11.25, 300) + step * 2.25 * d * np.cross(row, column)
-    ]
-    one.ImageOrientationPatient = [f'{x:.12f}' for x in (*row, *column)]
-    one.PixelSpacing, one.SliceThickness = [0.75, 1.5], 9.0  # which is not the step
-    one.Rows, one.Columns = voxels.shape[1:]
-    one.SamplesPerPixel, one.PhotometricInterpretation = 1, 'MONOCHROME2'
-    one.BitsAllocated = one.BitsStored = 16
-    one.HighBit, one.PixelRepresentation = 15, 0
-    one.PixelData = voxels[d].astype('<u2').tobytes()
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # pydicom's, of tags that are meant to be wrong
-      for name, value in ({**uids, **NAMES, **OTHERS} | changes).items():
-        if value is None:
-          one.pop(name, None)
-        else:
-          setattr(one, name, value(d) if callable(value) else value)
-      one.save_as(folder / f'{(d * 3) % len(voxels)}.dcm', enforce_file_format=True)
-  return folder
 
 
 def written(series, mask=None):
@@ -222,21 +133,6 @@ def test_a_mask_without_any_class_and_a_series_without_a_patient_make_one_too(tm
   assert not seg.PatientName and 'PatientName' in seg and len(seg.SegmentSequence) == 3
 
 
-def to_enhanced(series, place):
-  """The series as one object of all frames, which highdicom writes; not in the order of places."""
-  headers = [pydicom.dcmread(path) for path in sorted(series.iterdir())]
-  made = highdicom.legacy.LegacyConvertedEnhancedMRImage(
-    headers,
-    series_instance_uid='1.2.826.0.1.77.8',
-    series_number=7,
-    sop_instance_uid='1.2.826.0.1.77.9',
-    instance_number=1,
-  )
-  place.mkdir()
-  made.save_as(place / 'all.dcm')
-  return place
-
-
 @pytest.mark.parametrize('lay', LAYS)
 def test_of_an_enhanced_series_too_it_is_the_nifti_mask_voxel_for_voxel(tmp_path, lay):
   plain = write_series(tmp_path / 'series', lay=lay, ImageType=['ORIGINAL', 'PRIMARY', 'OTHER'])
@@ -252,15 +148,6 @@ def test_of_an_enhanced_series_too_it_is_the_nifti_mask_voxel_for_voxel(tmp_path
   found = voxel_by_voxel(seg, nifti)
   np.testing.assert_array_equal(found, np.asarray(nifti.dataobj))
   assert (found > 0).sum() == (mask > 0).sum() > 50
-
-
-BAD = {
-  'no frame of reference': ({'FrameOfReferenceUID': None}, 'has no FrameOfReferenceUID'),
-  'no instance': ({'SOPInstanceUID': ''}, 'has no SOPInstanceUID'),
-  'two series': ({'SeriesInstanceUID': lambda d: f'1.2.{d // 3}'}, 'has another SeriesInstanceUID'),
-  'an instance twice': ({'SOPInstanceUID': '1.2.3'}, 'two slices have one SOPInstanceUID'),
-  'no sex of DICOM': ({'PatientSex': 'JANE'}, 'is not as DICOM has it (ValueError in highdicom)'),
-}
 
 
 @pytest.mark.parametrize('name', BAD)
@@ -356,13 +243,15 @@ def test_names_stand_in_the_segmentation_and_nowhere_else(trained, tmp_path, cap
   output = tmp_path / 'masks'
   place = study(tmp_path / 'study')
   capfd.readouterr()
-  assert command(trained, place, output, '--overlays', '--probabilities') == 2
+  assert command(trained, place, output, '--overlays', '--probabilities', '--rtstruct') == 2
   written = sorted(path.name for path in output.iterdir())
   shares = [f'{scan}_probability_{number}.nii.gz' for scan in ('one', 'two') for number in (1, 2)]
   others = [f'{scan}{end}' for scan in ('one', 'two') for end in ('.nii.gz', '_overlay.png')]
-  assert written == sorted(['classes.json', 'one_seg.dcm', *others, *shares])
+  both = ['one_seg.dcm', 'one_rtstruct.dcm']
+  assert written == sorted(['classes.json', *both, *others, *shares])
   out, err = capfd.readouterr()
   assert 'error: two: ' in err and 'Traceback' not in err
+  assert 'but no DICOM SEG and no RTSTRUCT: ' in err
   texts = [out.replace(str(tmp_path), ''), err.replace(str(tmp_path), ''), *written]
   for path in output.iterdir():
     content = path.read_bytes()
@@ -380,6 +269,9 @@ def test_names_stand_in_the_segmentation_and_nowhere_else(trained, tmp_path, cap
   found = voxel_by_voxel(seg, nifti)
   np.testing.assert_array_equal(found, np.asarray(nifti.dataobj))
   assert {*np.unique(found)} == {0, 1, 2}
+  grid = dicom.read_grid(sources.slices_of(place / 'one'))
+  filled = dicom_truth.read_mask(output / 'one_rtstruct.dcm', CLASSES[1:3], *grid)
+  np.testing.assert_array_equal(filled, found.T)
   assert command(trained, place / 'one', output) == 2  # the files are there
   assert 'exist already' in capfd.readouterr().err
 
@@ -391,6 +283,9 @@ def test_it_is_refused_for_a_scan_that_is_no_dicom_and_where_highdicom_is_missin
   before = sorted(tmp_path.rglob('*'))
   assert command(trained, tmp_path / 'a.nii.gz', tmp_path / 'm.nii.gz') == 2
   assert 'a.nii.gz: is no DICOM series' in capfd.readouterr().err
+  arguments = [f'--input={tmp_path / "a.nii.gz"}', f'--output={tmp_path / "m.nii.gz"}']
+  assert predict.main([f'--model={trained}', *arguments, '--rtstruct']) == 2
+  assert 'to which an RTSTRUCT could belong; leave out --rtstruct' in capfd.readouterr().err
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   assert command(trained, tmp_path / 'a.nii.gz', tmp_path / 'm.nii.gz') == 2
   error = capfd.readouterr().err

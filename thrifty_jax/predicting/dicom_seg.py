@@ -6,7 +6,7 @@ archives and viewers need them. No value of a tag is ever printed.
 
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,20 @@ import numpy as np
 import thrifty_jax
 from thrifty_jax import extras
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import sources, unreadable
+from thrifty_jax.predicting import dicom_series
+from thrifty_jax.scans import unreadable
 
 ENDING = '_seg.dcm'
-# Required in every slice, and equal in all of them; SOPInstanceUID is required too.
-_IDS = ('SOPClassUID', 'StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')
-# Required but possibly empty, by the standard's modules for the patient and the study.
-_MAY_BE_EMPTY = (
-  *('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex', 'StudyDate', 'StudyTime'),
-  *('ReferringPhysicianName', 'StudyID', 'AccessionNumber'),
-)
-_FRAMES = 'PerFrameFunctionalGroupsSequence'
 # Whose values a DICOM SEG repeats.
-_COPIED = {*_IDS, *_MAY_BE_EMPTY, 'PatientAge', 'PatientSize', 'PatientWeight', 'StudyDescription'}
-_OFF = 0.3  # of a step: largest offset of a slice from its place; dicom.py allows a quarter
+_COPIED = (
+  *dicom_series.IDS,
+  *dicom_series.MAY_BE_EMPTY,
+  *('PatientAge', 'PatientSize', 'PatientWeight', 'StudyDescription'),
+)
 # Values of DICOM's context group 7150, the categories of segments, with the context groups of their
 # types; a class gets the code that has its name.
 _TYPES = {'AnatomicalStructure': 7192, 'Tissue': 7191, 'MorphologicallyAbnormalStructure': 7194}
 _SCHEME = '99THRIFTY_JAX'  # names of private schemes begin with 99
-_SERIES = 1000  # added to the number of the scan's series
-_LONGEST = 64  # letters of a DICOM text of type LO
 
 
 def require_packages() -> None:
@@ -71,7 +65,12 @@ def to_bytes(
   with unreadable.quiet():
     slices: list[Any] = []
     try:
-      slices, ordered = _in_order(series, affine, mask)
+      found = dicom_series.read_slices(
+        series, affine, len(mask), kind='DICOM SEG', option='--dicom_seg'
+      )
+      # Of an enhanced object with all frames the mask is put in the order of its frames.
+      slices = found.headers if found.has_frames else [found.headers[i] for i in found.order]
+      ordered = mask[np.argsort(found.order)] if found.has_frames else mask
       made = highdicom.seg.Segmentation(
         source_images=slices,
         pixel_array=ordered,
@@ -79,7 +78,7 @@ def to_bytes(
         segment_descriptions=segments,
         pixel_measures=spacing,
         series_instance_uid=highdicom.UID(),
-        series_number=_SERIES + max(0, int(slices[0].get('SeriesNumber') or 0)),
+        series_number=dicom_series.SERIES + max(0, int(slices[0].get('SeriesNumber') or 0)),
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer='thrifty_jax',
@@ -95,73 +94,13 @@ def to_bytes(
       content = io.BytesIO()
       made.save_as(content)
     except (AttributeError, LookupError, ValueError) as error:
+      invalid = ', '.join(dicom_series.find_invalid(slices[0], _COPIED) if slices else ())
       raise InputError(  # the error itself may quote a name
-        f'{series}: {_invalid_tags(slices) or "a tag of the patient, study or series"} is not as '
+        f'{series}: {invalid or "a tag of the patient, study or series"} is not as '
         f'DICOM has it ({type(error).__name__} in highdicom), so a DICOM SEG cannot repeat it; '
         'correct the series, or leave out --dicom_seg'
       ) from error
   return content.getvalue()
-
-
-def _invalid_tags(slices: Sequence[Any]) -> str:
-  """Names, without their values, the tags of the first slice that violate the standard."""
-  from pydicom.config import RAISE
-  from pydicom.valuerep import validate_value
-
-  found = []
-  for name in sorted(_COPIED & {*(slices[0].dir() if slices else ())}):
-    element = slices[0][name]
-    try:
-      validate_value(element.VR, element.value, RAISE)
-    except ValueError:
-      found.append(name)
-  return ', '.join(found)
-
-
-def _in_order(series: Path, affine: np.ndarray, mask: np.ndarray) -> tuple[list[Any], np.ndarray]:
-  """Headers of the slices by their positions as in the mask, and the mask.
-
-  Of an enhanced object with all frames it is one header, and the mask in the order of its frames.
-  """
-  import pydicom
-
-  paths = sources.slices_of(series)
-  headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
-  for path, header in zip(paths, headers, strict=True):
-    for name in (*_IDS, 'SOPInstanceUID'):
-      if not header.get(name):
-        raise InputError(
-          f'{path}: has no {name}, to which a DICOM SEG would refer; restore the original series, '
-          'or leave out --dicom_seg'
-        )
-      if name in _IDS and header[name].value != headers[0][name].value:
-        raise InputError(
-          f'{path}: has another {name} than other slices of its folder; a DICOM SEG belongs to one '
-          'series. Restore the original one, or leave out --dicom_seg'
-        )
-    for name in _MAY_BE_EMPTY:
-      if name not in header:
-        setattr(header, name, None)
-  if len({header.SOPInstanceUID for header in headers}) < len(headers):
-    raise InputError(
-      f'{series}: two slices have one SOPInstanceUID, so a DICOM SEG cannot refer to them; restore '
-      'the original series, or leave out --dicom_seg'
-    )
-  frames = [frame for header in headers for frame in header.get(_FRAMES) or ()]
-  if frames and len(headers) > 1:
-    raise InputError(
-      f'{series}: has frames in {len(headers)} files, but a DICOM SEG can refer to one of them; '
-      'leave out --dicom_seg'
-    )
-  places = [frame.PlanePositionSequence[0] for frame in frames] or headers
-  positions = np.array([place.ImagePositionPatient for place in places], float) * (-1, -1, 1)
-  numbers = np.linalg.solve(affine, np.c_[positions, np.ones(len(positions))].T)[0]
-  order = np.argsort(numbers)
-  if len(order) != len(mask) or np.abs(numbers[order] - np.arange(len(mask))).max() > _OFF:
-    raise InputError(f'{series}: its slices changed while they were read; start again')
-  if frames:
-    return headers, mask[np.argsort(order)]
-  return [headers[i] for i in order], mask
 
 
 def _segments(about: Mapping[str, Any]) -> list[Any]:
@@ -181,7 +120,7 @@ def _segments(about: Mapping[str, Any]) -> list[Any]:
   )
   found = []
   for number, name in list(about['classes'].items())[1:]:
-    text = name.replace('\\', '/')[:_LONGEST]  # a backslash would separate two values
+    text = name.replace('\\', '/')[: dicom_series.LONGEST]  # a backslash would separate two values
     category, kind = _codes(number, text)
     found.append(
       highdicom.seg.SegmentDescription(

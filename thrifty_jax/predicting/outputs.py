@@ -12,7 +12,7 @@ import numpy as np
 
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.predicting import dicom_seg, sheets
+from thrifty_jax.predicting import dicom_rtstruct, dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
 from thrifty_jax.scans import masks, overlays, pictures
 from thrifty_jax.scans.sources import Grid, Source
@@ -34,6 +34,7 @@ class Outputs:
   probabilities: tuple[Path, ...]  # of the foreground classes
   overlay: Path | None
   segmentation: Path | None  # in DICOM
+  structures: Path | None  # in DICOM
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Plan:
   @property
   def paths(self) -> list[Path]:
     """Paths of all files but `about`."""
-    found = [(one.mask, *one.probabilities, one.overlay, one.segmentation) for _, one in self.scans]
+    found = [
+      (one.mask, *one.probabilities, one.overlay, one.segmentation, one.structures)
+      for _, one in self.scans
+    ]
     return [path for paths in (*found, (self.statistics,)) for path in paths if path]
 
 
@@ -82,6 +86,7 @@ def plan(
   probabilities: bool = False,
   overlays: bool = False,
   segmentations: bool = False,
+  structures: bool = False,
   statistics: bool = False,
 ) -> Plan:
   """Plans the files to write: masks and, if wanted, probabilities, overlays and DICOM SEGs.
@@ -97,6 +102,7 @@ def plan(
     probabilities: Whether a file is written for each foreground class.
     overlays: Whether the classes are drawn over the scans.
     segmentations: Whether DICOM SEGs are written, for which the scans must be DICOM series.
+    structures: Whether RTSTRUCTs are written, likewise.
     statistics: Whether a table of the figures of all masks is written.
   """
   ending = masks.ending(output)
@@ -110,11 +116,15 @@ def plan(
     raise InputError(
       f'--output={output}: is the input too, where masks would be taken for scans; name another'
     )
-  if segmentations and (other := [one for one in sources if not one.channels[0].is_dir()]):
-    raise InputError(
-      f'{other[0].channels[0]}: is no DICOM series, to which a DICOM SEG could belong; leave out '
-      '--dicom_seg'
-    )
+  for is_wanted, kind, option in (
+    (segmentations, 'a DICOM SEG', '--dicom_seg'),
+    (structures, 'an RTSTRUCT', '--rtstruct'),
+  ):
+    if is_wanted and (other := [one for one in sources if not one.channels[0].is_dir()]):
+      raise InputError(
+        f'{other[0].channels[0]}: is no DICOM series, to which {kind} could belong; leave out '
+        f'{option}'
+      )
   folder, named = (output.parent, output.name[: -len(ending)]) if ending else (output, '')
   ending = ending or masks.FORMATS[format_ or ('png' if of_pictures else 'nifti')]
   of_shares = '.tif' if ending == '.png' else ending  # PNG has no float32
@@ -127,6 +137,7 @@ def plan(
       probabilities=tuple(Path(f'{stem}_probability_{number}{of_shares}') for number in numbers),
       overlay=Path(f'{stem}_overlay.png') if overlays else None,
       segmentation=Path(f'{stem}{dicom_seg.ENDING}') if segmentations else None,
+      structures=Path(f'{stem}{dicom_rtstruct.ENDING}') if structures else None,
     )
     found.append((source, outputs))
   whole = Plan(
@@ -185,7 +196,7 @@ def write(
   """Writes the files of one scan, all or none, and `whole.about`, with the names of the classes.
 
   The mask comes last. What cannot be written is an InputError, and so is a series whose tags allow
-  no DICOM SEG, for which the others are written.
+  no DICOM SEG or RTSTRUCT, for which the others are written.
   """
   contents = {whole.about: json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n'}
   shares = () if found.probabilities is None else found.probabilities
@@ -196,19 +207,22 @@ def write(
     classes = list(about['classes'].values())
     contents[outputs.overlay] = _draw(found, classes, overlays.line_colours(whole.colours))
   turned = found.turned(found.mask, grid.affine)
-  problem = None
-  if outputs.segmentation and grid.series:
-    try:
-      contents[outputs.segmentation] = dicom_seg.to_bytes(
-        turned, affine=grid.affine, series=grid.series, about=about
-      )
-    except InputError as error:  # of tags, which the other files do not repeat
-      problem = error
+  problems: dict[str, InputError] = {}
+  for path, kind, to_bytes in (
+    (outputs.segmentation, 'DICOM SEG', dicom_seg.to_bytes),
+    (outputs.structures, 'RTSTRUCT', dicom_rtstruct.to_bytes),
+  ):
+    if path and grid.series:
+      try:
+        contents[path] = to_bytes(turned, affine=grid.affine, series=grid.series, about=about)
+      except InputError as error:  # of tags, which the other files do not repeat
+        problems[kind] = error
   contents[outputs.mask] = _to_bytes(outputs.mask, turned, grid, whole.colours)
   with _report_unwritable(outputs.mask):
     files.write_all(contents)
-  if problem:
-    raise InputError(f'{outputs.mask} is written, but no DICOM SEG: {problem}') from problem
+  if problems:
+    first = next(iter(problems.values()))
+    raise InputError(f'{outputs.mask} is written, but no {" and no ".join(problems)}: {first}')
 
 
 def write_statistics(path: Path | None, rows: Sequence[Mapping[str, str]]) -> None:

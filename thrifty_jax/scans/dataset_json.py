@@ -47,7 +47,8 @@ def read(folder: Path) -> Description:
   if not path.is_file():
     raise InputError(
       f'{folder}: no dataset.json there; expected the folder of a data set in the layout of the '
-      'Medical Segmentation Decathlon or of nnU-Net v2. Name it by --config.data.raw_dir=FOLDER; '
+      'Medical Segmentation Decathlon or of nnU-Net v2, or DICOM. Name it by '
+      '--config.data.raw_dir=FOLDER; '
       'where there is none, name folders of images and masks by --config.data.images=FOLDER and '
       '--config.data.masks=FOLDER.'
     )

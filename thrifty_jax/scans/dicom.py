@@ -13,7 +13,7 @@ import numpy as np
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom_file, volumes
-from thrifty_jax.scans.dicom_file import Plane
+from thrifty_jax.scans.dicom_file import Lay, Plane
 
 _SAME_PLACE_MM = 0.01
 _UNEVEN = 0.25  # share of a step: positions are rounded, and some tables move unevenly
@@ -46,17 +46,34 @@ def read_series(files: Sequence[Path]) -> Series:
     )
   for plane in planes:
     _require_alike(plane, planes[0])
-  row, column, normal = planes[0].directions.T
-  positions = np.array([plane.position for plane in planes])
-  order = np.argsort(positions @ normal, kind='stable')
-  step = _step([planes[i].path for i in order], positions[order], normal)
-  down, across = planes[0].spacing
-  axes = np.stack([step, column * down, row * across], axis=1)
-  return Series(
-    voxels=np.stack([planes[i].pixels for i in order]),
-    affine=volumes.affine_from_lps(axes, positions[order[0]].tolist()),
-    order=order,
+  order, affine = _arrange(
+    [plane.path for plane in planes], np.array([plane.position for plane in planes]), planes[0]
   )
+  return Series(voxels=np.stack([planes[i].pixels for i in order]), affine=affine, order=order)
+
+
+def read_grid(files: Sequence[Path]) -> tuple[tuple[int, int, int], np.ndarray]:
+  """Reads numbers of voxels (D, H, W) and affine of a series, as `read_series`, without pixels.
+
+  Whether the slices are alike in all else is left to `read_series`.
+  """
+  found = [(path, *dicom_file.read_lays(path)) for path in files]
+  lays = [(path, lay) for path, _, several in found for lay in several]
+  positions = np.array([lay.position for _, lay in lays])
+  _, affine = _arrange([path for path, _ in lays], positions, lays[0][1])
+  return (len(lays), *found[0][1]), affine
+
+
+def _arrange(
+  paths: Sequence[Path], positions: np.ndarray, first: Plane | Lay
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the order of slices along their normal, [D], and the affine of the series, [4, 4]."""
+  row, column, normal = first.directions.T
+  order = np.argsort(positions @ normal, kind='stable')
+  step = _step([paths[i] for i in order], positions[order], normal)
+  down, across = first.spacing
+  axes = np.stack([step, column * down, row * across], axis=1)
+  return order, volumes.affine_from_lps(axes, positions[order[0]].tolist())
 
 
 def _require_alike(plane: Plane, first: Plane) -> None:

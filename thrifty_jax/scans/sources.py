@@ -1,7 +1,7 @@
 """Finds and reads scans in files of any format, one file or DICOM folder a channel.
 
-Only voxels and their geometry are read. The tags of a DICOM series do not leave this module, except
-into a DICOM SEG, for which its slices are read again; its scan is named after its folder.
+Only voxels and their geometry are read. The tags of a DICOM series do not leave this module; for a
+DICOM SEG or RTSTRUCT its slices are read again. Its scan is named after its folder.
 """
 
 import dataclasses
@@ -146,7 +146,7 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
 def _of_file(path: Path, channels: int) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
   name = _without_ending(path)
-  if name is None and _is_dicom(path) and dicom_file.has_frames(path):
+  if name is None and is_dicom(path) and dicom_file.has_frames(path):
     return Source(path.stem, (path,))
   if name is None:
     raise InputError(
@@ -229,7 +229,7 @@ def _has_channels(path: Path) -> bool:
     return False
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
   """Returns whether a file is DICOM, by its ending or how it begins."""
   if path.name.startswith('.') or not path.is_file():
     return False
@@ -245,7 +245,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _is_slice(path: Path) -> bool:
   """Returns whether a file is a slice of a series, or should be one: masks and reports are none."""
-  return _is_dicom(path) and dicom_file.holds_image(path)
+  return is_dicom(path) and dicom_file.holds_image(path)
 
 
 def slices_of(folder: Path) -> list[Path]:

@@ -33,6 +33,8 @@ class Case:
   # Number of each class in a file of the truth, of which there may be one a class; () where one
   # file has 0, 1, 2, ...
   values: tuple[int, ...] = ()
+  # Names of the foreground classes in a DICOM truth; () of any other truth, which holds numbers.
+  segments: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
