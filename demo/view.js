@@ -2,13 +2,20 @@
 
 const LINE = 800; // pixels of the longer side from which on outlines are twice as thick
 
-// Of a class from 1 on, [r, g, b]: hues that stay apart however many classes there are. The first
-// is turquoise, which shows on tissue too.
+// Those of the report, in scans/overlays.py.
+const COLOURS = [
+  '#29c7ac', '#ff9f43', '#c48bfc', '#fcfc8b', '#d40000', '#2699bf', '#bf26bf', '#b0d474',
+  '#6e6316', '#8bfcfc', '#fc32b1', '#488265', '#9e00fc', '#fcca32', '#96871e', '#d75de8',
+];
+
+// Of a class from 1 on, [r, g, b]; behind COLOURS there are hues without end.
 function colour(number) {
-  const hue = (number * 137.5 + 32.5) / 60; // degrees of the golden angle
+  const known = COLOURS[number - 1];
+  if (known) return [1, 3, 5].map((at) => parseInt(known.slice(at, at + 2), 16));
+  const hue = number * 0.618034 * 6; // turns by the golden angle
   const channel = (n) => {
-    const k = (((n + hue) % 6) + 6) % 6;
-    return Math.round(255 * (1 - 0.8 * Math.max(0, Math.min(k, 4 - k, 1))));
+    const k = (n + hue) % 6;
+    return Math.round(255 * 0.95 * (1 - 0.7 * Math.max(0, Math.min(k, 4 - k, 1))));
   };
   return [5, 3, 1].map(channel);
 }

@@ -27,15 +27,17 @@ class Colour(NamedTuple):
   dark: str  # on a dark background
 
 
-CONV = Colour('conv', '#3f7fbf', '#62a5e6')
-DIL_CONV = Colour('dil-conv', '#2f9a80', '#4cc2a4')
-SEP_CONV = Colour('sep-conv', '#cf7d2c', '#eb9d4d')
-SE_CONV = Colour('se-conv', '#9566bd', '#b98ae0')
-AVG_POOL = Colour('avg-pool', '#7d8a35', '#a9b85c')
-MAX_POOL = Colour('max-pool', '#b0577a', '#d97a9e')
-IDENTITY = Colour('identity', '#7d8a35', '#a9b85c')
+# As far apart as nine can be, for readers without red or green cones too (simulated after Machado
+# et al., 2009), in lightness where hues come close.
+CONV = Colour('conv', '#2a468c', '#73c1e5')
+DIL_CONV = Colour('dil-conv', '#267f6f', '#7fffe8')
+SEP_CONV = Colour('sep-conv', '#e57045', '#99701f')
+SE_CONV = Colour('se-conv', '#b700ff', '#e659ff')
+AVG_POOL = Colour('avg-pool', '#736200', '#e3f29d')
+MAX_POOL = Colour('max-pool', '#8c006e', '#e52e68')
+IDENTITY = Colour('identity', '#0099f2', '#31838c')
 NONE = Colour('none', '#888888', '#9a9a9a')
-SE = Colour('se', '#c25450', '#e67a76')
+SE = Colour('se', '#bf394d', '#f2b89d')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,17 @@ def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
   return found
 
 
+def advise(workdir: Path, part: str) -> str:
+  """Says which network to take by the last race of a run; '' if there was none, or no winner."""
+  advice = ''
+  for folder in TITLES:
+    raced = inputs.read_optional(workdir / folder / 'front.json', tuple[Raced, ...]) or ()
+    chosen = [one for one in raced if one.chosen]
+    if any(one.knee for one in chosen):
+      advice = write_sentence(chosen, part)
+  return advice
+
+
 def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) -> dict[str, Any]:
   last = max(one.rung for one in raced)
   finalists = [one for one in raced if one.rung == last]

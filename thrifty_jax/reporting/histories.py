@@ -9,6 +9,8 @@ from thrifty_jax.networks import space
 from thrifty_jax.reporting import plots
 from thrifty_jax.reporting.inputs import RetrainLine, SearchLine
 
+_EDGES = (plots.ACCENT, plots.SECOND, plots.INK, plots.MUTED)  # colours, then the same dashed
+
 
 def plot_retraining(lines: Sequence[RetrainLine], best_epoch: int | None) -> list[Markup]:
   """Plots loss and DSC over the epochs of the retraining; marks best_epoch if it is known."""
@@ -58,13 +60,12 @@ def plot_weights(lines: Sequence[SearchLine], chosen: Sequence[str]) -> dict[str
 def _plot_cell(
   kind: space.CellKind, lines: Sequence[SearchLine], chosen: Sequence[str]
 ) -> dict[str, Any]:
-  """Plots of a cell's edges, and the names of the operations shown, by kind."""
+  """Plots of a cell's operations, edge by edge, and of its edges, and the operations shown."""
   epochs = [line.epoch for line in lines]
   alphas = [getattr(line, f'{kind}_alphas') for line in lines]  # [epochs][E][N]
-  betas = [getattr(line, f'{kind}_betas') for line in lines]  # [epochs][E]
-  highest = max(max(max(map(max, edges)) for edges in alphas), max(map(max, betas)))
+  highest = max(max(map(max, edges)) for edges in alphas)
   pictures, legend = [], {}
-  count = len(betas[0])
+  count = len(alphas[0])
   for index, (node, source) in enumerate(space.edges_of(count)[:count]):
     names = space.candidates(space.resample_of(kind, source), chosen)
     curves = []
@@ -72,19 +73,44 @@ def _plot_cell(
       short = name.removeprefix(f'{kind}_').removesuffix('_3x3')
       legend.setdefault(space.operation(name).colour.name, {})[short] = None
       own = [edges[index][place] for edges in alphas]
-      curves.append(plots.Curve(name, epochs, own, plots.operation_colour(name)))
-    own = [edges[index] for edges in betas]
-    curves.append(plots.Curve('edge', epochs, own, plots.INK, dashed=True))
+      curves.append(plots.Curve(short, epochs, own, plots.operation_colour(name)))
     picture = plots.draw_curves(
       curves,
       name=f'{kind}-edge{index}',
       y_label=f'{space.state_name(source)} → node{node + 1}',
-      y_limits=(0, 1.05 * highest),
+      y_limits=(0, 1.1 * highest),
       legend=False,
+      leader=True,
       size=(2.7, 1.75),
     )
     pictures.append(picture)
-  return {'plots': pictures, 'legend': legend}
+  return {'plots': pictures, 'legend': legend, 'edges': _plot_edges(kind, lines)}
+
+
+def _plot_edges(kind: space.CellKind, lines: Sequence[SearchLine]) -> list[Markup]:
+  """Plots the weights of the edges into each node of a cell, which sum to 1 at a node."""
+  betas = [getattr(line, f'{kind}_betas') for line in lines]  # [epochs][E]
+  of_node: dict[int, list[plots.Curve]] = {}
+  count = len(betas[0])
+  for index, (node, source) in enumerate(space.edges_of(count)[:count]):
+    own = [edges[index] for edges in betas]
+    curves = of_node.setdefault(node, [])
+    colour = _EDGES[len(curves) % len(_EDGES)]
+    curves.append(
+      plots.Curve(
+        f'from {space.state_name(source)}',
+        [line.epoch for line in lines],
+        own,
+        colour,
+        dashed=len(curves) >= len(_EDGES),
+      )
+    )
+  return [
+    plots.draw_curves(
+      curves, name=f'{kind}-into{node}', y_label=f'into node{node + 1}', y_limits=(0, 1)
+    )
+    for node, curves in of_node.items()
+  ]
 
 
 def _curve(

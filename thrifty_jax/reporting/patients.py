@@ -18,9 +18,7 @@ Rows = Sequence[Mapping[str, str]]
 
 def gather(run: Path, evaluated: Evaluated | None, colours: Sequence[str]) -> dict[str, Any]:
   """Gathers what the page shows of individual patients, classes in `overlays.line_colours`."""
-  path, scores = run / 'evaluate' / 'scores.csv', ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
-  columns = ('patient', 'class', 'dsc')
-  rows = summaries.read_rows(path, columns, scores=scores) if path.exists() else []
+  rows = read_scores(run)
   return {
     'rows': rows,
     'dots': _plot(rows) if rows else '',
@@ -29,6 +27,13 @@ def gather(run: Path, evaluated: Evaluated | None, colours: Sequence[str]) -> di
     'differences': overlays.DIFFERENCES,
     'class_colours': colours,
   }
+
+
+def read_scores(run: Path) -> list[dict[str, str]]:
+  """Reads the lines of evaluate/scores.csv; none if it is missing."""
+  path, scores = run / 'evaluate' / 'scores.csv', ('dsc', *(f'{floor}_dsc' for floor in FLOORS))
+  columns = ('patient', 'class', 'dsc')
+  return summaries.read_rows(path, columns, scores=scores) if path.exists() else []
 
 
 def _plot(rows: Rows) -> Markup:

@@ -85,6 +85,7 @@ def draw_curves(
   mark: tuple[float, str] | None = None,
   size: tuple[float, float] = (4.3, 2.5),
   legend: bool = True,
+  leader: bool = False,
 ) -> Markup:
   """Draws lines over epochs as an SVG element; those without values are left out.
 
@@ -96,6 +97,7 @@ def draw_curves(
     mark: Position and text of a vertical line.
     size: Width and height in inches.
     legend: Whether the picture names the lines.
+    leader: Whether it names the line that ends highest, at its end.
   """
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout='constrained')
@@ -113,6 +115,15 @@ def draw_curves(
       axes.annotate(
         mark[1], (mark[0], 1), xycoords=('data', 'axes fraction'), xytext=(3, -8),
         textcoords='offset points', color=MUTED, fontsize=7.5,
+      )  # fmt: skip
+    ends = [
+      (y[-1], x[-1], line) for line in lines for x, y in (_thinned(line),) if leader and len(x)
+    ]
+    if ends:
+      last, at, line = max(ends, key=lambda end: end[0])
+      axes.annotate(
+        line.name, (at, last), xytext=(0, 3), textcoords='offset points', ha='right', fontsize=7.5,
+        color=INK,
       )  # fmt: skip
     axes.set_xlabel('epoch')
     axes.set_title(y_label, color=INK)
@@ -135,10 +146,12 @@ def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str)
     if values
   ]
   with matplotlib.rc_context(STYLE):
-    figure = Figure(figsize=(4.6, 0.55 + 0.46 * len(rows)), layout='constrained')
+    figure = Figure(figsize=(4.6, 0.55 + 0.52 * len(rows)), layout='constrained')
     axes = figure.add_subplot()
-    lowest = min((min(values) for _, _, values in rows), default=100)
-    axes.set_xlim(max(0, 10 * np.floor((lowest - 3) / 10)), 101)
+    lowest = min((min(values) for _, _, values in rows), default=0)
+    margin = max(100 - lowest, 2) / 40  # half a dot, which would be cut at the ends
+    axes.set_xlim(lowest - margin, 100 + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     for y, (group, row, values) in enumerate(rows):
       first = row == next(iter(groups[group]))
       # The vertical spread is not random, so that the page is reproducible.
@@ -153,8 +166,8 @@ def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str)
       text = ''.join(filter(str.isprintable, text))[:LONGEST].replace('$', r'\$')
       # The name is above its dots, not beside them, so that it is legible on a phone.
       place, colour = axes.get_yaxis_transform(), INK if first else MUTED
-      axes.text(0, y - 0.36, text, transform=place, color=colour)
-    axes.set_ylim(len(rows) - 0.5, -0.85)
+      axes.text(0, y - 0.34, text, transform=place, color=colour)
+    axes.set_ylim(len(rows) - 0.65, -0.8)
     axes.set_yticks([])
     axes.spines['left'].set_visible(False)
     axes.set_xlabel('DSC of a patient, %')
@@ -189,7 +202,7 @@ KINDS = {'lean network': ACCENT, 'narrow U-Net': SECOND, 'given genotype': MUTED
 def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], part: str, name: str) -> Markup:
   """Draws scores in percent against milliseconds, which have a logarithmic axis, as SVG."""
   with matplotlib.rc_context(STYLE):
-    figure = Figure(figsize=(6.2, 3.4), layout='constrained')
+    figure = Figure(figsize=(4.8, 3.1), layout='constrained')
     axes = figure.add_subplot()
     axes.set_xscale('log')
     for budget in budgets:
@@ -213,7 +226,7 @@ def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], part: str, na
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f'ms a {part}')
     axes.set_title('DSC, %', color=INK)
-    axes.legend(loc='lower right', labelcolor=MUTED)
+    axes.legend(loc='best', labelcolor=MUTED)
     return _svg(figure, name)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, pages, presence, records, words
 from thrifty_jax.networks import genotype
-from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients
+from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients, verdict
 from thrifty_jax.run_files import (
   EXTERNAL,
   Evaluated,
@@ -53,6 +53,20 @@ def report(workdir: Path | str) -> Path:
   return files.write_text(workdir / 'report.html', page)
 
 
+def judge(workdir: Path) -> tuple[verdict.Sentence, ...]:
+  """Judges the run in a folder by its files; () while it has no scores."""
+  run = _trained_run(workdir)
+  evaluated = inputs.read_evaluated(run)
+  named = words.choose(evaluated.unit) if evaluated else words.Words()
+  return verdict.judge(
+    evaluated,
+    inputs.read_optional(run / 'retrain' / 'summary.json', Retrained),
+    patients.read_scores(run),
+    floor=_best_floor(evaluated),
+    advice=fronts.advise(workdir, named.part),
+  )
+
+
 def gather(workdir: Path) -> dict[str, Any]:
   """Gathers the content of the page; a value whose file is missing is None or empty."""
   run = _trained_run(workdir)
@@ -82,6 +96,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'earlier_environments': len(told.earlier),
     'environment': configs.flatten(environment),
     'evaluated': evaluated,
+    'verdict': judge(workdir),
     'of': tables.count_patients(evaluated) if evaluated else '',
     'retrained': retrained,
     'retrained_fields': records.to_json(retrained) if retrained else {},

@@ -1,6 +1,7 @@
 """Output on the console before, between and after the stages."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -84,11 +85,21 @@ def show_data(
 
 
 def end(command: Command, seconds: Mapping[str, float]) -> None:
-  """Prints the duration of each stage and the place of the results."""
+  """Prints the duration of each stage, the verdict and the place of the results."""
   if seconds:
     times = ', '.join(f'{name} {logbook.format_duration(time)}' for name, time in seconds.items())
     total = logbook.format_duration(sum(seconds.values()))
     say(f'\ndone in {total}' + (f': {times}' if len(seconds) > 1 else ''))
+  if not seconds or {'evaluate', 'compare', 'front', 'report'} & seconds.keys():
+    _show_verdict(command.workdir)
   for title, name in RESULTS.items():
     if (path := command.workdir / name).exists():
       say(title, str(path))
+
+
+def _show_verdict(workdir: Path) -> None:
+  """Prints the sentences at the top of the report."""
+  from thrifty_jax.reporting import report  # its plots take a second to import
+
+  for number, sentence in enumerate(report.judge(workdir)):
+    say('' if number else 'verdict', f'{sentence.mark}: {sentence.text}')

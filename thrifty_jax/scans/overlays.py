@@ -17,7 +17,10 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
 SLICES = 20  # at most, per case: the page stays small
-CLASS_COLOURS = ('#29c7ac', '#ff9f43', '#b07cff', '#5aa9ff', '#f368a6', '#c7d36f')
+CLASS_COLOURS = (  # demo/view.js has the same
+  *('#29c7ac', '#ff9f43', '#c48bfc', '#fcfc8b', '#d40000', '#2699bf', '#bf26bf', '#b0d474'),
+  *('#6e6316', '#8bfcfc', '#fc32b1', '#488265', '#9e00fc', '#fcca32', '#96871e', '#d75de8'),
+)
 RIM_COLOUR = '#000000'  # of the dark line around the classes, see `outline`
 _MOST_COLOURS = 127  # of classes: two numbers each, and one for the rim, are bytes
 _LEAST_VALUE, _LEAST_SATURATION = 0.4, 0.3  # of a colour that is seen on grey: no black, no white
