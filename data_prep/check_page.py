@@ -58,8 +58,7 @@ def write(checked: Checked, workdir: Path) -> Path:
   data, rows = checked.config.data, _rows(checked)
   patients = {case.patient for case in checked.cases}
   page = {
-    'data': data.name,
-    'raw_dir': '/'.join(data_sets.raw_dir(checked.config).parts[-2 if data.images else -1 :]),
+    'data': data_sets.find_title(checked.config),
     'told': [(title, text) for title, text in checked.told if title not in ('classes', 'split')],
     'named': [title for title in _FILES if title in (rows[0]['cells'] if rows else ())],
     'note': data_sets.find_module(checked.config).ABOUT.note,

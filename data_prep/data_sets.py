@@ -25,8 +25,8 @@ from thrifty_jax.scans.volumes import Case, Volume
 # Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
 # decides what the config leaves open also has resolve(config, scans, training), and its find_cases
 # takes section `data` of the config too; one whose masks can be read alone has read_classes(case);
-# folder also has find_unused, find_external and require_split. Where files lack their counterpart,
-# find_cases raises Unpaired.
+# folder also has find_title, find_unused, find_external and require_split. Where files lack their
+# counterpart, find_cases raises Unpaired.
 _MODULES = ('brain', 'chaos', 'chaos_t1', 'chaos_t2', 'folder', 'phantom', 'promise12')
 
 
@@ -264,6 +264,12 @@ def resolve(
     told = (*data_set.resolve(config, scans, training), *told)
     configs.validate(config)  # fields that depend on the new values
   return told
+
+
+def find_title(config: ConfigDict) -> str:
+  """Returns what people call the data set: its own name, no path."""
+  data_set = find_module(config)
+  return data_set.find_title(config) if hasattr(data_set, 'find_title') else config.data.name
 
 
 def name_exclusion(names: Sequence[str]) -> str:

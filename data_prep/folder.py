@@ -193,6 +193,13 @@ def _is_astray(path: Path, used: Collection[Path]) -> bool:
   return named_files.ending_of(path) is not None and there not in used
 
 
+def find_title(config: ConfigDict) -> str:
+  """Returns the name in dataset.json, else that of the folder."""
+  folder = data_sets.raw_dir(config)
+  described = not config.data.images and (folder / 'dataset.json').is_file()
+  return (dataset_json.read(folder).name if described else '') or words.name_folder(folder)
+
+
 def require_split(config: ConfigDict) -> None:
   """Refuses nnU-Net's splits beside the scans, unless the config names who validates and tests."""
   data, folder = config.data, data_sets.raw_dir(config)

@@ -1,7 +1,22 @@
 """What scans, their parts and their sizes are called: those of volumes, or those of pictures."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
+
+# Folders that say nothing of a data set.
+_PARTS = (
+  'data',
+  'image',
+  'images',
+  'imagestr',
+  'img',
+  'pictures',
+  'raw',
+  'scans',
+  'train',
+  'training',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +37,12 @@ def choose(unit: str, reduction: float = 0.0) -> Words:
     return Words(**cut)
   pictured = {'scan': 'picture', 'part': 'picture', 'element': 'pixel', 'size': 'area'}
   return Words(**{**pictured, 'dsc': 'DSC', **cut})
+
+
+def name_folder(path: Path) -> str:
+  """Returns the name of the folder that a data set is called by, as X of X/training/images."""
+  named = [part for part in path.parts[1:] if part.lower() not in _PARTS]
+  return named[-1] if named else path.name
 
 
 def describe_drawing(data: Any) -> str:

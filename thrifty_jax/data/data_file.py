@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, records
+from thrifty_jax import files, records, words
 from thrifty_jax.allowed import FROM_0
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
@@ -40,6 +40,7 @@ class Record:
   derivative: str = ''  # which masks and images of a folder in BIDS are used
   suffixes: tuple[str, ...] = ()
   external: Annotated[int, FROM_0] = 0  # scans of the external test set, which has no slices
+  title: str = ''  # what people call the data set
   context: Annotated[int, FROM_0] = 1  # on which no slice depends, but what is trained on them
 
 
@@ -51,10 +52,13 @@ class _Case:
   classes: tuple[int, ...] = ()  # foreground classes in its mask
 
 
-def write(workdir: Path, folder: Path, data: ConfigDict, *, external: int = 0) -> None:
+def write(
+  workdir: Path, folder: Path, data: ConfigDict, *, title: str = '', external: int = 0
+) -> None:
   """Writes the data.json of a run whose slices, prepared by the section `data`, are in `folder`.
 
-  `external` is the number of scans in the external test set beside the raw scans.
+  `title` is what people call the data set, `external` the number of scans in the external test set
+  beside the raw scans.
   """
   folder = folder.resolve()
   record = Record(
@@ -71,14 +75,16 @@ def write(workdir: Path, folder: Path, data: ConfigDict, *, external: int = 0) -
     suffixes=tuple(data.suffixes),
     external=external,
     context=data.context,
+    title=title,
   )
   records.write(workdir / FILE, record)
 
 
 def pass_on(workdir: Path, place: Path, config: ConfigDict) -> None:
   """Writes the data.json of a run's training that has a folder of its own, `place`."""
-  folder, _ = find(workdir, require(workdir), config)
-  write(place, folder, config.data)
+  record = require(workdir)
+  folder, _ = find(workdir, record, config)
+  write(place, folder, config.data, title=record.title)
 
 
 def read(workdir: Path) -> Record | None:
@@ -87,6 +93,18 @@ def read(workdir: Path) -> Record | None:
   if not path.exists():
     return None
   return records.parse(files.read_json(path), Record, path, remedy=remedy)
+
+
+def read_title(workdir: Path, name: str) -> str:
+  """Returns what people call the data set of a run, whose `data.name` is given.
+
+  A data.json of an older version has no title; the name of the raw folder then does.
+  """
+  record = read(workdir)
+  if record is None:
+    return name
+  raw = words.name_folder(Path(record.images or record.raw_dir)) if name == 'folder' else ''
+  return record.title or raw or name
 
 
 def require(workdir: Path) -> Record:

@@ -5,6 +5,7 @@ from typing import Any
 
 from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, pages, presence, records, words
+from thrifty_jax.data import data_file
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients, verdict
 from thrifty_jax.run_files import (
@@ -84,7 +85,7 @@ def gather(workdir: Path) -> dict[str, Any]:
   unit = evaluated.unit if evaluated else drawn.unit if drawn else 'mm'
   named = words.choose(unit, drawn.reduction if drawn else 0.0)
   return {
-    'data': data,
+    'data': _title(workdir, data),
     'model': MODELS.get(model, model),
     'searched': model in ('thrifty', '') and not settings.genotype,
     'raced': model == 'lean' and not settings.genotype,
@@ -149,6 +150,12 @@ def _external(workdir: Path) -> dict[str, Any]:
       'unscored': tables.describe_unscored(found),
     }
   }
+
+
+def _title(workdir: Path, name: str) -> str:
+  """Returns what people call the data set; the folds of a run know it."""
+  place = next((fold for fold in sorted(workdir.glob('fold_*')) if fold.is_dir()), workdir)
+  return data_file.read_title(place, name)
 
 
 def _best_floor(evaluated: Evaluated | None) -> str:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 import thrifty_jax
 from thrifty_jax import device, files, logbook, presence, stages
-from thrifty_jax.data import splits
+from thrifty_jax.data import data_file, splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.logbook import say
 from thrifty_jax.reporting import inputs
@@ -76,7 +76,8 @@ def show_data(
     slices = sum(case.slices for case in prepared.cases if case.patient in patients)
     counts.append(f'{name} {len(patients)} patients, {slices} slices')
   size = config.data.image_size
-  say('data', f'{config.data.name} at {size} x {size}: ' + '; '.join(counts))
+  title = data_file.read_title(command.workdir, config.data.name)
+  say('data', f'{title} at {size} x {size}: ' + '; '.join(counts))
   if line := presence.describe_absent(presence.count(split, having, config.data.classes), split):
     say('classes', line)
   if prepared.note:

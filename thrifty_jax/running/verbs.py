@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_prep import checks, prepare
+from data_prep import checks, data_sets, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.cost import configured
 from thrifty_jax.data import data_file
@@ -39,8 +39,9 @@ def run(stage: Stage, command: Command) -> None:
         split = run_data.split_of(config, scans)
         checks.check(config, scans, split, workdir, command.found)
       case 'prepare':
-        folder = prepare.prepare(config, scans)
-        data_file.write(workdir, folder, config.data, external=len(scans.external))
+        folder, title = prepare.prepare(config, scans), data_sets.find_title(config)
+        external = len(scans.external)
+        data_file.write(workdir, folder, config.data, title=title, external=external)
       case 'search' if configs.searches_cells(config):
         search.search(config, workdir)
       case 'search':

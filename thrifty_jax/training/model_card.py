@@ -7,8 +7,10 @@ from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import Retrained
 
 
-def write(config: ConfigDict, spec: ModelSpec, summary: Retrained, *, citation: str) -> str:
-  """Returns the text of the model card."""
+def write(
+  config: ConfigDict, spec: ModelSpec, summary: Retrained, *, title: str, citation: str
+) -> str:
+  """Returns the text of the model card; `title` is what people call the data set."""
   data = config.data
   source = citation or 'as its owner asks'
   names = f"""
@@ -20,7 +22,7 @@ Each channel has a file, in the order of its names by `{data.pattern}`: CASE_000
 
 {RESEARCH_USE}
 
-- Data: {data.name}, fold {data.fold} of {data.folds}, {words.describe_drawing(data)}
+- Data: {title}, fold {data.fold} of {data.folds}, {words.describe_drawing(data)}
 - Parameters: {summary.parameters:,}
 - Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
 {100 * summary.validation_dsc:.2f} %

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import device, logbook, model_folder, records, words
-from thrifty_jax.data import likeness, mesh, split_file
+from thrifty_jax.data import data_file, likeness, mesh, split_file
 from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import PatientScore, Retrained
@@ -181,7 +181,8 @@ def save(
     seconds=seconds,
     patients=tuple(PatientScore(*score) for score in scores.items()),
   )
-  card = model_card.write(config, spec, summary, citation=train_data.prepared.citation)
+  title, citation = data_file.read_title(workdir, config.data.name), train_data.prepared.citation
+  card = model_card.write(config, spec, summary, title=title, citation=citation)
   model_folder.save(
     workdir / 'model', best.params, spec=spec, genotype_file=genotype_file, card=card
   )
