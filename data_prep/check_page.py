@@ -12,7 +12,7 @@ from data_prep import data_sets, dicom_folder
 from data_prep.findings import Finding, format_figure
 from data_prep.survey import Scan
 from thrifty_jax import files, pages, words
-from thrifty_jax.scans import overlays
+from thrifty_jax.scans import overlays, volumes
 from thrifty_jax.scans.volumes import Case
 
 PAGE = 'check.html'
@@ -65,6 +65,7 @@ def write(checked: Checked, workdir: Path) -> Path:
     'classes': data.classes[1:],
     'plain': format_figure,
     'slice_axis': data.slice_axis,
+    'sides': volumes.list_sides(data.slice_axis) if data.unit == 'mm' else (),
     'words': words.choose(data.unit),
     'figures': [*_figures(None, data.unit)][:-1],
     'size_unit': _size_unit(data.unit),

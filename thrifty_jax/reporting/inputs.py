@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from thrifty_jax import files, logbook, records
-from thrifty_jax.allowed import Allowed, within
+from thrifty_jax.allowed import Allowed, one_of, within
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import space
 from thrifty_jax.run_files import Compared, Epoch, Evaluated, Side
+from thrifty_jax.scans import volumes
 from thrifty_jax.scores import summaries
 
 T = TypeVar('T')
@@ -34,7 +35,7 @@ class DataSet:
   classes: tuple[str, ...]
   image_size: Side
   intensity: str
-  slice_axis: str = 'axial'
+  slice_axis: Annotated[str, one_of(*volumes.SLICE_AXES)] = 'axial'
   unit: str = 'mm'
   reduction: float = 0.0
   colours: tuple[Colour, ...] = ()

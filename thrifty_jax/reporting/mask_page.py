@@ -43,7 +43,7 @@ def render(
     'rows': rows,
     'dots': patients.plot_rivals(dots, {label: label for label in labels}),
     'against': tables.describe_difference(summary.against) if summary.against else '',
-    'viewers': [_draw(*chosen, found, meaning) for chosen in patients.choose(rows)],
+    'viewers': [_draw(*chosen, found, meaning, summary.unit) for chosen in patients.choose(rows)],
     'differences': overlays.DIFFERENCES,
     'class_colours': overlays.line_colours(meaning.truths.colours),
     'colours': {},
@@ -58,12 +58,15 @@ def render(
   )
 
 
-def _draw(which: str, patient: str, dsc: float, found: Found, meaning: Meaning) -> dict[str, Any]:
+def _draw(
+  which: str, patient: str, dsc: float, found: Found, meaning: Meaning, unit: str
+) -> dict[str, Any]:
   """Pictures the first case of a patient in slices across its thickest axis, without its scan."""
   pair = next(pair for pair in found.pairs if pair.patient == patient)
   volume = mask_pairs.read(pair, meaning)
   steps = np.round(np.divide(volume.spacing_mm, min(volume.spacing_mm)), 1)  # 0.01 is no thickness
-  volume = volumes.along(volume, [*volumes.SLICE_AXES][int(steps.argmax())])
+  axis = [*volumes.SLICE_AXES][int(steps.argmax())]
+  volume = volumes.along(volume, axis)
   _, height, width = np.multiply(volume.truth.shape, volume.spacing_mm)
   every = -(-max(volume.truth.shape[1:]) // _LARGEST)
   truth, mask = (
@@ -74,6 +77,7 @@ def _draw(which: str, patient: str, dsc: float, found: Found, meaning: Meaning) 
     'patient': patient,
     'case': pair.case,
     'dsc': dsc,
+    'sides': volumes.list_sides(axis) if unit == 'mm' else (),
     'frames': overlays.draw_frames(
       np.zeros_like(truth), truth, mask, overlays.line_colours(meaning.truths.colours)
     )

@@ -17,7 +17,7 @@ from thrifty_jax.run_files import (
   ScoredMasks,
   Seeds,
 )
-from thrifty_jax.scans import overlays
+from thrifty_jax.scans import overlays, volumes
 from thrifty_jax.scores import agreement, tables
 
 MODELS = {
@@ -85,6 +85,7 @@ def gather(workdir: Path) -> dict[str, Any]:
   unit = evaluated.unit if evaluated else drawn.unit if drawn else 'mm'
   named = words.choose(unit, drawn.reduction if drawn else 0.0)
   return {
+    'sides': volumes.list_sides(drawn.slice_axis) if drawn and unit == 'mm' else (),
     'data': _title(workdir, data),
     'model': MODELS.get(model, model),
     'searched': model in ('thrifty', '') and not settings.genotype,

@@ -16,6 +16,7 @@ from thrifty_jax.scans.unreadable import report_unreadable, silence_libraries
 # Every volume is read as axial: that is the order in which a scanner writes axial slices (and
 # SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
+_OPPOSITE = dict(zip('RLAPSI', 'LRPAIS', strict=True))
 _ROUNDING = 1e-3  # of a class number, as 255 x float32(1 / 255) is 1.0000000591
 
 
@@ -215,6 +216,15 @@ def along(volume: Volume, slice_axis: str) -> Volume:
     label=None if volume.label is None else turned(volume.label, np.uint8),
     affine=volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.image.shape[:3]),
   )
+
+
+def list_sides(slice_axis: str) -> tuple[str, str, str, str]:
+  """Returns the patient's side at the upper, right, lower and left border of a slice.
+
+  A letter each, of R right, L left, A front, P back, S head and I feet.
+  """
+  _, down, right = SLICE_AXES[slice_axis]
+  return _OPPOSITE[down], right, down, _OPPOSITE[right]
 
 
 def turn_like(voxels: np.ndarray, affine: np.ndarray, like: np.ndarray) -> np.ndarray:
