@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from data_prep import data_sets, dicom_folder
 from data_prep.findings import Finding, format_figure
 from data_prep.survey import Scan
-from thrifty_jax import files, pages, words
+from thrifty_jax import files, logbook, pages, words
 from thrifty_jax.scans import overlays, volumes
 from thrifty_jax.scans.volumes import Case
 
@@ -48,7 +48,13 @@ def format_table(checked: Checked) -> str:
   counts = []
   for title, errors in (('error', True), ('warning', False)):
     found = checked.select(errors=errors)
-    lines += [_paragraph(f'{title:<8} {finding.text}') for finding in found]
+    texts = [finding.text for finding in found]
+    if not errors:  # of which an error that ends the run says that all are listed
+      whole = [finding.text for finding in found if not finding.case]
+      of_case = [(one.case, one.text.removeprefix(f'{one.case}: ')) for one in found if one.case]
+      scan = words.choose(checked.config.data.unit).scan
+      texts = whole + logbook.fold(of_case, unit=scan, where=PAGE)
+    lines += [_paragraph(f'{title:<8} {text}') for text in texts]
     counts.append(f'{len(found)} {title}{"s" * (len(found) != 1)}')
   return '\n'.join([*lines, f'{", ".join(counts)}.'])
 

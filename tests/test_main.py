@@ -54,6 +54,7 @@ def ran(monkeypatch, slices) -> list[str]:
     calls.append('prepare')
     return slices
 
+  monkeypatch.setattr('thrifty_jax.reporting.report.judge', lambda workdir: ())
   stage('data_prep.checks', 'check')
   monkeypatch.setattr(prepare, 'prepare', find_slices)
   monkeypatch.setattr(prepare, 'prepared_dir', lambda config, scans: Path('nowhere'))

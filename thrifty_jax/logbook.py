@@ -1,14 +1,18 @@
 """Records of a run: metrics per epoch, progress, and its environment."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,9 @@ from thrifty_jax.errors import InputError
 
 _MOST_BYTES = 256 << 20  # of all lines; an epoch of a search takes some 2 KB
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
+_STILL_SECONDS = 30  # between lines of what goes on, where there is no terminal
+_NUMBERS = re.compile(r'-?\d+(?:\.\d+)?')
+_FEW_ALIKE = 3  # lines that differ in numbers alone are printed
 _READERS = ('array_record', 'numpy', 'nibabel', 'SimpleITK')
 
 
@@ -104,6 +111,9 @@ class _Lines(tqdm):
       self._next = (int(10 * self.n / self.total) + 1) / 10
       print(msg or str(self), file=self.fp, flush=True)
 
+  def clear(self, nolock: bool = False) -> None:
+    """Does nothing: a line in a file stays."""
+
   def close(self) -> None:
     """Closes the bar without tqdm's empty line."""
     self.disable = True
@@ -127,8 +137,60 @@ def progress(total: int, description: str, *, unit: str = '') -> tqdm:
 
 
 def say(title: str, text: str = '') -> None:
-  """Prints a title in a column of fixed width, then the text."""
-  print(f'  {title:<9} {text}' if text else title, flush=True)
+  """Prints a title in a column of fixed width, then the text; above a bar, if there is one."""
+  with tqdm.external_write_mode(file=sys.stdout):
+    print(f'  {title:<9} {text}' if text else title, flush=True)
+
+
+@contextlib.contextmanager
+def waiting(title: str, text: str, *, done: str) -> Generator[None]:
+  """Prints what the body waits for, that it still does, and with `done` how long that took.
+
+  On a terminal the seconds run; elsewhere there is a line every 30 s.
+  """
+  say(title, text)
+  began, over = time.monotonic(), threading.Event()
+  ticking = threading.Thread(target=_tick, args=(title, began, over), daemon=True)
+  ticking.start()
+  try:
+    yield
+  finally:
+    over.set()
+    ticking.join()
+  say(done, f'in {format_duration(time.monotonic() - began)}')
+
+
+def _tick(title: str, began: float, over: threading.Event) -> None:
+  """Shows the seconds since `began` until it is over."""
+  on_terminal = sys.stderr.isatty()
+  while not over.wait(1 if on_terminal else _STILL_SECONDS):
+    passed = format_duration(time.monotonic() - began)
+    if on_terminal:
+      print(f'\r  {title:<9} {passed}\x1b[K', end='', file=sys.stderr, flush=True)
+    else:
+      say(title, f'still, for {passed}')
+  if on_terminal:
+    print('\r\x1b[K', end='', file=sys.stderr, flush=True)
+
+
+def fold(found: Sequence[tuple[str, str]], *, unit: str, where: str = '') -> list[str]:
+  """Returns a line for each (name, text); for many that differ in numbers alone, one for all.
+
+  `unit` is what the names are of, in the singular, and `where` says where all texts are listed; if
+  nowhere, the line has all names.
+  """
+  kinds: dict[str, list[tuple[str, str]]] = {}
+  for name, text in found:
+    kinds.setdefault(_NUMBERS.sub('#', text.replace(name, '')), []).append((name, text))
+  lines = []
+  for alike in kinds.values():
+    if len(alike) <= _FEW_ALIKE:
+      lines += [f'{name}: {text}' for name, text in alike]
+    else:
+      name, text = alike[0]
+      listed = f'all in {where}' if where else ', '.join(name for name, _ in alike)
+      lines.append(f'{len(alike)} {unit}s, {listed}; the first, {name}: {text}')
+  return lines
 
 
 def format_duration(seconds: float) -> str:

@@ -1,7 +1,9 @@
 """From raw scans to a report: `python -m thrifty_jax.main --config=configs/brain.py`."""
 
 import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from thrifty_jax import config as configs
 from thrifty_jax import stages, stopping
@@ -55,7 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str]) -> int | None:
   """Parses the command and runs its stages."""
   command = command_line.parse(arguments, stages=sequence.NAMES)
-  return sequence.run(command, shlex.join(['python', '-m', 'thrifty_jax.main', *arguments]))
+  return sequence.run(command, f'{_program()} {shlex.join(arguments)}')
+
+
+def _program() -> str:
+  """Returns how this command was called, as a person types it."""
+  called = Path(sys.argv[0])
+  if called.stem == 'thrifty-jax':
+    return 'thrifty-jax run'
+  if called.parts[-2:] == ('thrifty_jax', '__main__.py'):
+    return 'python -m thrifty_jax run'
+  return 'python -m thrifty_jax.main'
 
 
 if __name__ == '__main__':

@@ -205,7 +205,7 @@ def _segment_all(
 
   began, done, faults = time.monotonic(), 0, 0
   failed: list[str] = []
-  unlike: list[str] = []
+  unlike: list[tuple[str, str]] = []
   rows: list[dict[str, str]] = []
   scan = words.choose(segmenter.members[0].spec.unit).scan
   say('batch', f'{segmenter.fitting_batch} slices')
@@ -223,7 +223,7 @@ def _segment_all(
           rows += measurements.measure(
             image, mask, scan=source.name, classes=segmenter.classes, affine=grid.affine
           )
-        unlike += [f'{source.name}: {line}' for line in found.unlike]
+        unlike += [(source.name, line) for line in found.unlike]
       except InputError as error:
         failed.append(f'{source.name}: {" ".join(str(error).split())}')
       except KeyboardInterrupt as error:
@@ -239,7 +239,7 @@ def _segment_all(
     outputs.write_statistics(plan.statistics, rows)
   except InputError as error:  # what else went wrong is told too
     failed.append(str(error))
-  for line in unlike:
+  for line in logbook.fold(unlike, unit=scan):
     say('unlike', line)
   if unlike:
     say('', f'{scan}s unlike those of the training may be segmented badly: check these masks')

@@ -16,7 +16,7 @@ from thrifty_jax.scans.unreadable import report_unreadable, silence_libraries
 # Every volume is read as axial: that is the order in which a scanner writes axial slices (and
 # SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
-_OPPOSITE = dict(zip('RLAPSI', 'LRPAIS', strict=True))
+_OPPOSITE = {'R': 'L', 'L': 'R', 'A': 'P', 'P': 'A', 'S': 'I', 'I': 'S'}
 _ROUNDING = 1e-3  # of a class number, as 255 x float32(1 / 255) is 1.0000000591
 
 

@@ -161,7 +161,7 @@ def _score_cases(
       shown = components.keep_largest(shown, largest)
       path = predictions / f'{found.case.case}.npz'
       overlays.write(path, overlays.pick_channels(image, unit=unit), label, shown)
-      bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
+      bar.set_postfix(dsc=f'{100 * scoring.mean_dsc(counts):.1f} %')
       bar.update(1)
   return counts, floor_counts
 

@@ -37,7 +37,7 @@ def score(
         volume = mask_pairs.read(pair, meaning)
         if not problems:
           counts.append(_score_volume(volume, meaning, nsd_tolerance))
-          bar.set_postfix(dsc=f'{scoring.mean_dsc(counts):.3f}')
+          bar.set_postfix(dsc=f'{100 * scoring.mean_dsc(counts):.1f} %')
       except InputError as error:
         problems.append(' '.join(str(error).split()))
       bar.update(1)

@@ -45,7 +45,7 @@ class Progress(autosave.Progress):
     if not self.for_architecture.steps:
       return {}
     loss, dsc = self.for_weights.mean('weight_loss'), self.for_architecture.dsc()
-    return {'loss': f'{loss:.3f}', 'dsc': f'{dsc:.3f}'}
+    return {'loss': f'{loss:.3f}', 'dsc': f'{100 * dsc:.1f} %'}
 
   def arrays(self) -> dict[str, Any]:
     """Returns the arrays of the progress, a pytree."""
@@ -109,6 +109,34 @@ def end_epoch(
     }
   )
   progress.end_epoch()
+
+
+def foretell(
+  config: ConfigDict, progress: Progress, halves: Halves, *, seconds: float, warm_up: bool
+) -> None:
+  """Prints when the searches will be done, by the seconds of the steps of the last epoch.
+
+  An epoch of both half steps takes twice as long as one that trains only the weights, if both are
+  of the first order; else the first epoch of both tells.
+  """
+  settings = config.search
+  if progress.is_finished(settings) or (warm_up and settings.order != 'first'):
+    return
+  weights, both = (seconds, 2 * seconds) if warm_up else (seconds / 2, seconds)
+
+  def take(done: int) -> float:
+    """Returns the seconds of a search from so many epochs on."""
+    left = range(done, settings.epochs)
+    return sum(weights if epoch < settings.warmup_epochs else both for epoch in left)
+
+  others = config.seed + settings.seeds - 1 - halves.epochs[0].seed  # that are not begun
+  minutes, epochs = config.retrain.minutes, config.retrain.epochs
+  training = f'{minutes:g} min' if minutes else f'{epochs} epochs'
+  progress.foretell(
+    'the search',
+    take(progress.epoch) + others * take(0),
+    then=f'a training of {training} may follow, and tells its own time',
+  )
 
 
 def derive(architecture: Architecture, config: ConfigDict) -> Genotype:
@@ -180,11 +208,11 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Genotype:
   """
   best = max(searches, key=lambda one: one.figures.architecture_dsc)
   if len(searches) > 1:
-    logbook.say('seed', 'DSC on the architecture half   parameters   epochs')
+    logbook.say('seed', 'DSC on the architecture half, %   parameters   epochs')
     for one in searches:
       seed, dsc, count, epochs = dataclasses.astuple(one.figures)
       picked = '   picked' if one is best else ''
-      logbook.say(str(seed), f'{dsc:>28.4f}   {count:>10,}   {epochs:>6}{picked}')
+      logbook.say(str(seed), f'{100 * dsc:>31.2f}   {count:>10,}   {epochs:>6}{picked}')
     table = Seeds(best.figures.seed, tuple(one.figures for one in searches))
     records.write(folder / 'seeds.json', table)
     for name in ('metrics.jsonl', 'genotype.json'):  # the latter marks the stage as done

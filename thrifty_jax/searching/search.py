@@ -1,5 +1,6 @@
 """The search stage: trains the supernet and derives a genotype from it."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _train(
 
   with autosave.looping(steps=settings.epochs * halves.steps, slices_of=halves.slices_of) as bar:
     while not progress.is_finished(settings):
-      warm_up = progress.epoch < settings.warmup_epochs
+      warm_up, began, waited = progress.epoch < settings.warmup_epochs, time.monotonic(), 0.0
       probed = max(0, halves.steps - PROBED_BATCHES) if warm_up else 0
       done = progress.epoch * halves.steps  # not from the state, which is still being computed
       first = progress.step - done
@@ -79,7 +80,7 @@ def _train(
       for index, (weight_batch, architecture_batch) in enumerate(batches, start=first):
         if index >= probed:
           with autosave.interruptible():
-            programs[1].wait()
+            waited += compiling.wait_within(programs[1], 'the step of the architecture')
           moved, metrics = architecture_step(
             progress.state, facts, weight_batch, architecture_batch
           )
@@ -91,6 +92,9 @@ def _train(
         bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
         autosave.offer()
+      trained = time.monotonic() - began - waited
       results.end_epoch(config, progress, autosave.log, warm_up=warm_up)
+      if not first:
+        results.foretell(config, progress, halves, seconds=trained, warm_up=warm_up)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
   return autosave.log

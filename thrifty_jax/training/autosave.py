@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ class Progress:
   began: float = dataclasses.field(default_factory=time.monotonic)
   planned: tuple[int, ...] = ()  # epochs, by each call; more of them stretch the schedules
   timed: bool = False  # whether time decides how many epochs are planned
+  foretold: bool = False  # whether this process has printed when the loop will be done
 
   @property
   def epochs(self) -> int:
@@ -45,6 +47,16 @@ class Progress:
   def step(self) -> int:
     """Number of completed steps."""
     return int(self.state.step)
+
+  def foretell(self, what: str, seconds: float, *, then: str) -> None:
+    """Prints, once in a process, when `what` will be done, by an estimate of the seconds left."""
+    if self.foretold:
+      return
+    self.foretold = True
+    at = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
+    day = '' if at.date() == datetime.date.today() else f' on {at:%d %B}'
+    left = logbook.format_duration(seconds)
+    logbook.say('estimate', f'{what} is done in about {left}, at {at:%H:%M}{day}; {then}')
 
   def arrays(self) -> Any:
     """Returns the arrays of the progress, a pytree."""

@@ -137,13 +137,23 @@ def wait(programs: Sequence[Program]) -> None:
   It waits for all on a GPU, where XLA measures kernels while it compiles and concurrent steps would
   be slower, and with several processes, as CPU devices wait for each other for at most 30 s.
   """
-  began = time.monotonic()
-  logbook.say('compiling', 'the step: up to minutes, or seconds if it was compiled before')
   needs_all = hosts.several() or jax.default_backend() == 'gpu'
-  for program in programs if needs_all else programs[:1]:
+  text = 'the step: up to minutes, or seconds if it was compiled before'
+  with logbook.waiting('compiling', text, done='compiled'):
+    for program in programs if needs_all else programs[:1]:
+      program.wait()
+    hosts.meet('compiled')
+
+
+def wait_within(program: Program, name: str) -> float:
+  """Waits for a program in a loop, says so if it is not compiled yet, and returns the seconds."""
+  if program.begin().done():
     program.wait()
-  hosts.meet('compiled')
-  logbook.say('compiled', f'in {logbook.format_duration(time.monotonic() - began)}')
+    return 0.0
+  began = time.monotonic()
+  with logbook.waiting('compiling', name, done='compiled'):
+    program.wait()
+  return time.monotonic() - began
 
 
 def compile_step(

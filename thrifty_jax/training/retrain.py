@@ -75,11 +75,12 @@ def retrain(
         bar.set_postfix(progress.shown(), refresh=False)  # drawn by update(), a few times a second
         bar.update(1)
         autosave.offer()
-      dsc = None
+      dsc, trained = None, time.monotonic() - progress.began
       if progress.is_validated(settings):
         with autosave.interruptible():
           dsc = results.validate(config, train_data, predict(progress.state.average))
       results.end_epoch(config, progress, autosave.log, facts, dsc=dsc)
+      results.foretell(config, progress, train_data, seconds=trained)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
 
   # Leave.
