@@ -4,6 +4,9 @@ import io
 import json
 import struct
 import sys
+import time
+import types
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +153,46 @@ def test_the_environment_says_what_is_needed_to_repeat_the_run():
   assert found['command'] == 'the command'
   assert found['seed'] == 3
   assert found['packages']['jax'] and found['devices'] and found['cores'] >= 1
+
+
+def test_what_is_waited_for_goes_on_in_lines_of_a_log_and_in_seconds_on_a_terminal(
+  monkeypatch, capsys
+):
+  for stream, step, shown in ((io.StringIO(), 30, 0), (_Terminal(), 1, 3)):
+    ticks: list[float] = []
+    over: Any = types.SimpleNamespace(
+      wait=lambda seconds, ticks=ticks: ticks.append(seconds) or len(ticks) > 3
+    )
+    monkeypatch.setattr(sys, 'stderr', stream)
+    logbook._tick('compiling', time.monotonic(), over)
+    assert ticks == [step] * 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ['  compiling still, for 0 s'] * (3 - shown)
+    assert stream.getvalue().count('compiling 0 s') == shown
+
+
+def test_a_wait_has_a_line_before_and_after(capsys):
+  with logbook.waiting('compiling', 'the step', done='compiled'):
+    assert capsys.readouterr().out == '  compiling the step\n'
+  assert capsys.readouterr().out == '  compiled  in 0 s\n'
+
+
+def test_many_lines_that_differ_in_numbers_alone_become_one():
+  found = [(f'case{i:02}', f'height {i}.5 pixels of case{i:02}; the median is 9') for i in range(5)]
+  other = ('case7', 'it shows nothing')
+  folded = logbook.fold([*found, other], unit='scan', where='check.html')
+  assert folded == [
+    '5 scans, all in check.html; the first, case00: height 0.5 pixels of case00; the median is 9',
+    'case7: it shows nothing',
+  ]
+  (named,) = logbook.fold(found, unit='scan')
+  assert named.startswith('5 scans, case00, case01, case02, case03, case04; the first, case00: ')
+  assert logbook.fold(found[:3], unit='scan') == [f'{name}: {text}' for name, text in found[:3]]
+
+
+def test_a_line_beside_a_bar_of_a_log_leaves_no_other_trace(monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'stderr', io.StringIO())
+  with logbook.progress(100, 'search') as bar:
+    bar.update(5)
+    logbook.say('estimate', 'soon')
+  assert sys.stderr.getvalue() == '' and capsys.readouterr().out == '  estimate  soon\n'

@@ -94,6 +94,22 @@ def test_all_stages_run_in_order_and_leave_what_the_run_was(ran, tmp_path, capsy
   assert out.rstrip().endswith('report.html')
 
 
+@pytest.mark.parametrize(
+  ('program', 'typed'),
+  [
+    ('/usr/bin/thrifty-jax', 'thrifty-jax run'),
+    ('/a/thrifty_jax/__main__.py', 'python -m thrifty_jax run'),
+    ('/a/thrifty_jax/main.py', 'python -m thrifty_jax.main'),
+    ('/a/pytest/__main__.py', 'python -m thrifty_jax.main'),
+  ],
+)
+def test_the_command_is_recorded_as_it_was_typed(ran, workdir, monkeypatch, program, typed):
+  monkeypatch.setattr(sys, 'argv', [program])
+  _main(workdir, '--stage=search')
+  command = json.loads((workdir / 'environment.json').read_text())['command']
+  assert command == f'{typed} {CONFIG} --workdir={workdir} --stage=search'
+
+
 def test_what_is_done_is_skipped_with_a_line_and_the_report_made_again(ran, tmp_path, capsys):
   _main(tmp_path)
   ran.clear()

@@ -124,3 +124,23 @@ def test_a_table_of_pictures_has_no_millimetres_and_no_slices(tmp_path):
     assert 'spacing mm' not in content and 'spacing, mm' not in content
   assert 'middle one of the' not in page and '<br>slice' not in page
   assert '<h2>Pictures</h2>' in page and 'All 3 pictures can be' in page
+
+
+def test_warnings_of_one_kind_are_one_line_on_the_console_and_all_on_the_page(tmp_path):
+  found = [Finding(f'case{i:03d}: width {i} pixels', f'case{i:03d}') for i in range(1, 7)]
+  of_all = checked(8, found=[*found, Finding('the whole set is odd')])
+  text = ' '.join(check_page.format_table(of_all).split())
+  assert 'warning 6 scans, all in check.html; the first, case001: width 1 pixels' in text
+  assert 'case002: width' not in text and 'warning the whole set is odd' in text
+  assert '0 errors, 7 warnings.' in text
+  page = check_page.write(of_all, tmp_path).read_text(encoding='utf-8')
+  assert all(one.text in page for one in found)
+
+
+def test_pictures_of_scans_have_the_sides_of_the_patient_and_others_none(tmp_path):
+  of_scans = checked(3)
+  page = check_page.write(of_scans, tmp_path).read_text(encoding='utf-8')
+  marked = ('top">A', 'right">L', 'bottom">P', 'left">R')
+  assert all(page.count(f'class="side {side}</b>') == 2 for side in marked)
+  of_scans.config.data.unit = 'pixels'
+  assert 'class="side' not in check_page.write(of_scans, tmp_path).read_text(encoding='utf-8')

@@ -1,5 +1,6 @@
 """The picture of the cells of a genotype."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -146,3 +147,11 @@ def test_an_operation_that_is_not_in_the_table_cannot_be_drawn():
 def test_texts_are_escaped():
   texts, _ = parts(svg.note('<b>&"').inline())
   assert texts == ['<b>&"']
+
+
+def test_no_two_operations_have_colours_that_are_close():
+  for colours in (drawing.variables(), drawing.variables(dark=True)):
+    values = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours.values()]
+    assert len(values) == 9
+    apart = [np.abs(np.subtract(a, b)).max() for a, b in itertools.combinations(values, 2)]
+    assert min(apart) >= 40

@@ -353,3 +353,70 @@ def test_colours_are_those_of_pictures_alone():
     assert overlays.colour_limits(np.array([0, most])) == (0, white)
   deep = np.append(np.linspace(0, 4000, 1000), 65535)
   assert overlays.colour_limits(deep)[1] == pytest.approx(4000, rel=0.01)
+
+
+def test_the_verdict_is_at_the_top_in_words(whole):
+  top = whole[: whole.index('<h2>')]
+  assert '<li class="good"><b>✓ Good</b> The mean DSC is 93.1 %' in top
+  assert '<li class="look"><b>! Look</b> 5 test patients cannot separate' in top
+
+
+@pytest.mark.parametrize(
+  ('record', 'title'),
+  [
+    ({'title': 'Hippo & co'}, 'Hippo &amp; co'),
+    ({'raw_dir': '/home/someone/Task04_Hippocampus'}, 'Task04_Hippocampus'),
+    ({'images': '/home/someone/DRIVE/training/images'}, 'DRIVE'),
+    ({}, 'folder'),
+  ],
+)
+def test_the_data_set_has_its_own_name_and_no_path(tmp_path, record, title):
+  fabricated.fabricate(tmp_path)
+  for name in ('config.json', 'evaluate/summary.json'):
+    text = (tmp_path / name).read_text(encoding='utf-8')
+    files.write_text(tmp_path / name, text.replace('"brain"', '"folder"'))
+  there = {'folder': '', 'from_run': '', 'name': '', 'raw_dir': '', 'settings': {}, 'choices': {}}
+  files.write_json(tmp_path / 'data.json', there | record)
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  assert f'<h1>Thrifty network on {title}</h1>' in page and f'<dd>{title}: grey' in page
+  assert 'someone' not in page
+
+
+def test_viewers_name_the_scan_and_the_sides_of_the_patient(whole, tmp_path):
+  assert '<h3>Best: scan p1 ·' in whole
+  marks = ('top">A', 'right">L', 'bottom">P', 'left">R')
+  assert all(whole.count(f'class="side {mark}</b>') == 9 for mark in marks)
+  fabricated.fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  files.write_json(path, files.read_json(path) | {'unit': 'pixels'})
+  assert 'class="side' not in report.report(tmp_path).read_text(encoding='utf-8')
+
+
+def test_weights_of_edges_have_plots_of_their_own(whole):
+  for kind in CELL_KINDS:
+    assert whole.count(f'id="{kind}-into0-axes_1"') == whole.count(f'id="{kind}-into1-axes_1"') == 1
+  assert 'from in0' in whole and 'from node1' in whole
+
+
+def test_many_classes_are_rows_of_the_table(tmp_path):
+  fabricated.fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  summary = files.read_json(path)
+  classes, floors = summary['classes'], summary['floors']
+  for of_part in (classes, *(floor['classes'] for floor in floors.values())):
+    of_part |= {f'class{i}': of_part['grey'] for i in range(13)}
+  files.write_json(path, summary)
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  (head,) = re.findall('<thead><tr><th>Thrifty network</th>.*?</tr>', page)
+  assert 'HD95' in head and 'class3' not in head
+  assert (
+    len(set(re.findall('<i style="background: (#[0-9a-f]{6})"></i>(?:class|grey|white)', page)))
+    == 15
+  )
+
+
+def test_the_dots_use_the_width_from_the_worst_to_100():
+  for worst, ticks in ((96.4, 5), (12.0, 5)):
+    drawn = plots.draw_dots({'grey': {'this network': [worst, 99.0]}}, name='dots')
+    shown = [float(t) for t in re.findall(r'>([\d.]+)</text>', drawn)]
+    assert len(shown) >= ticks - 1 and max(shown) == 100 and min(shown) >= worst - 3

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import image_settings
 import nibabel
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from data_prep import phantom
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import slices, volumes
 from thrifty_jax.scans.volumes import Case
 
 ORIENTATIONS = ('SPL', 'IAR', 'SLP', 'PLS', 'RIA')
@@ -305,3 +306,27 @@ def test_a_two_dimensional_picture_is_no_scan(tmp_path):
     volumes.read_metaimage(tmp_path / 'flat.mhd')
   with pytest.raises(InputError, match=r'flat\.mhd: has \(0, 4, 4\) voxels'):
     volumes.read_header(tmp_path / 'flat.mhd')
+
+
+TOWARDS = {'R': (0, 1), 'L': (0, -1), 'A': (1, 1), 'P': (1, -1), 'S': (2, 1), 'I': (2, -1)}
+
+
+@pytest.mark.parametrize('axis', [*volumes.SLICE_AXES])
+@pytest.mark.parametrize('orientation', ['RAS', 'LPI', 'PSR', 'IRA'])
+def test_the_letters_at_the_borders_of_a_slice_are_sides_of_the_patient(
+  tmp_path, orientation, axis
+):
+  borders = [(0, -1), (1, 1), (0, 1), (1, -1)]  # upper, right, lower, left: axis and way
+  for letter, (border, way) in zip(volumes.list_sides(axis), borders, strict=True):
+    along, sign = TOWARDS[letter]  # in the world of NIfTI
+    voxels = np.zeros((16, 16, 16), np.float32)
+    voxels[(slice(None),) * along + (slice(-4, None) if sign > 0 else slice(4),)] = 1
+    image = nibabel.Nifti1Image(voxels, np.eye(4))
+    turn = nibabel.orientations.axcodes2ornt(orientation)
+    nibabel.save(image.as_reoriented(turn), tmp_path / 'scan.nii')
+    voxels, affine = volumes.read_nifti(tmp_path / 'scan.nii')
+    volume = volumes.make_volume(case_of(tmp_path / 'scan.nii'), image=voxels, affine=affine)
+    settings = image_settings.make_window(0, 1, slice_axis=axis)
+    drawn = slices.image_to_slices(volumes.along(volume, axis), settings)[..., 0]
+    profile = drawn.mean(axis=0).mean(axis=1 - border)
+    assert profile[::way][-4:].min() == 1 and profile[::way][:-4].max() == 0, letter

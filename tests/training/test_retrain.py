@@ -536,3 +536,31 @@ def test_a_missing_genotype_is_bad_input_and_leaves_no_model(config, tmp_path):
   with pytest.raises(InputError, match='genotype.json'):
     retrain.retrain(config, tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['data.json']
+
+
+def test_a_bar_has_percent_and_the_best_only_once_there_is_one(config, epochs, net):
+  state, best, _ = train_step.start(config, epochs, net)
+  progress = results.Progress(state, best)
+  assert progress.shown() == {}
+  progress.figures = types.SimpleNamespace(steps=2, mean={'dice': 0.7034, 'loss': 0.25}.get)
+  assert progress.shown() == {'dsc': '70.3 %', 'loss': '0.250'}
+  progress.best = best._replace(epoch=4, dsc=0.655)
+  assert progress.shown()['best'] == '65.5 %'
+
+
+def test_the_end_is_foretold_once_with_validations_and_scores(config, opened, capsys):
+  config = config.copy_and_resolve_references()
+  config.retrain.update({'epochs': 9, 'validate_every': 4})
+  progress = results.Progress(None, types.SimpleNamespace(epoch=0), epoch=1, planned=(9,))
+  for _ in range(2):
+    results.foretell(config, progress, opened, seconds=60)
+  counts = {
+    name: sum(case.slices for case in opened.prepared.cases_of(names))
+    for name, names in opened.patients.items()
+  }
+  share = 30 / counts['train']
+  whole = logbook.format_duration(8 * 60 + 2 * counts['validation'] * share)
+  scores = logbook.format_duration(sum(counts.values()) * share)
+  told = capsys.readouterr().out.strip().splitlines()
+  assert len(told) == 1 and f'the training is done in about {whole}, at ' in told[0]
+  assert told[0].endswith(f'its scores take about {scores} more')
