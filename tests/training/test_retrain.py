@@ -542,7 +542,8 @@ def test_a_bar_has_percent_and_the_best_only_once_there_is_one(config, epochs, n
   state, best, _ = train_step.start(config, epochs, net)
   progress = results.Progress(state, best)
   assert progress.shown() == {}
-  progress.figures = types.SimpleNamespace(steps=2, mean={'dice': 0.7034, 'loss': 0.25}.get)
+  figures: Any = types.SimpleNamespace(steps=2, mean={'dice': 0.7034, 'loss': 0.25}.get)
+  progress.figures = figures
   assert progress.shown() == {'dsc': '70.3 %', 'loss': '0.250'}
   progress.best = best._replace(epoch=4, dsc=0.655)
   assert progress.shown()['best'] == '65.5 %'
@@ -551,7 +552,8 @@ def test_a_bar_has_percent_and_the_best_only_once_there_is_one(config, epochs, n
 def test_the_end_is_foretold_once_with_validations_and_scores(config, opened, capsys):
   config = config.copy_and_resolve_references()
   config.retrain.update({'epochs': 9, 'validate_every': 4})
-  progress = results.Progress(None, types.SimpleNamespace(epoch=0), epoch=1, planned=(9,))
+  nothing: Any = None
+  progress = results.Progress(nothing, nothing, epoch=1, planned=(9,))
   for _ in range(2):
     results.foretell(config, progress, opened, seconds=60)
   counts = {
