@@ -191,8 +191,9 @@ def test_many_lines_that_differ_in_numbers_alone_become_one():
 
 
 def test_a_line_beside_a_bar_of_a_log_leaves_no_other_trace(monkeypatch, capsys):
-  monkeypatch.setattr(sys, 'stderr', io.StringIO())
+  stream = io.StringIO()
+  monkeypatch.setattr(sys, 'stderr', stream)
   with logbook.progress(100, 'search') as bar:
     bar.update(5)
     logbook.say('estimate', 'soon')
-  assert sys.stderr.getvalue() == '' and capsys.readouterr().out == '  estimate  soon\n'
+  assert stream.getvalue() == '' and capsys.readouterr().out == '  estimate  soon\n'

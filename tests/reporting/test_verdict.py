@@ -38,7 +38,7 @@ def rows(*scores: float) -> list[dict[str, str]]:
 
 
 def test_a_good_run_has_its_figures_and_nothing_to_look_at(run):
-  (only,) = verdict.judge(*run, rows(0.9, 0.8), floor=FLOOR)
+  (only,) = verdict.judge(*run, rows=rows(0.9, 0.8), floor=FLOOR)
   assert only.good and only.mark == 'good'
   for figure in ('90.0 % (95% interval 88.0 to 91.0)', '20 test patients', '45.0 points', '45.0 %'):
     assert figure in only.text
@@ -78,7 +78,7 @@ def test_what_is_to_be_looked_at_is_told_with_its_figure(run, scores, training, 
 def test_patients_near_zero_are_named_once_each(run):
   low = [*rows(0.9, 0.05, 0.0), {'patient': 'p2', 'class': 'white', 'dsc': '0.01'}]
   low.append({'patient': 'p3', 'class': 'white', 'dsc': ''})  # has no score
-  _, look = verdict.judge(*run, low, floor=FLOOR)
+  _, look = verdict.judge(*run, rows=low, floor=FLOOR)
   assert look.text.startswith('2 of 20 patients have a DSC below 10 % in grey, white (p1, p2)')
 
 
