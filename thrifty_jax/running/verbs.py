@@ -40,8 +40,7 @@ def run(stage: Stage, command: Command) -> None:
         checks.check(config, scans, split, workdir, command.found)
       case 'prepare':
         folder, title = prepare.prepare(config, scans), data_sets.find_title(config)
-        external = len(scans.external)
-        data_file.write(workdir, folder, config.data, title=title, external=external)
+        data_file.write(workdir, folder, config.data, title=title, external=len(scans.external))
       case 'search' if configs.searches_cells(config):
         search.search(config, workdir)
       case 'search':
