@@ -147,6 +147,7 @@ def _validate_processes(config: ConfigDict) -> None:
     return
   for name in ('debug', 'devices'):
     _require(config, name, lambda value: not value, f'{type(config[name])()}: {_TOGETHER}')
+  _require(config, 'retrain.start_from', lambda path: not path, f"'': {_TOGETHER}, drawn anew")
   count = config.num_processes
   if count:
     _require(config, 'process_id', lambda value: value < count, f'from 0 to {count - 1}')
@@ -213,6 +214,9 @@ def _validate_model(config: ConfigDict) -> None:
     _require(config, f'search.{field}', lambda most: not most or name == 'lean', raced)
   there = "a file that exists, or ''"
   _require(config, 'genotype', lambda path: not path or Path(path).is_file(), there)
+  only = '0 without retrain.start_from, and with cells, whose levels share what they learn'
+  may = config.retrain.start_from and name != 'thrifty'
+  _require(config, 'retrain.freeze_levels', lambda count: not count or may, only)
   own = "'none' with the model 'lean': the genotype has the norm of a lean network"
   _require(config, 'model.norm', lambda norm: norm == 'none' or name != 'lean', own)
   only = 'float32 or all with the runtime jax'

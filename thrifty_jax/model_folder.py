@@ -117,11 +117,31 @@ def sign(folder: Path, *, without: Sequence[str] = ()) -> None:
   files.write_json(folder / CHECKSUMS, {'format': FORMAT, 'version': VERSION, 'sha256': sums})
 
 
+@dataclasses.dataclass(frozen=True)
+class DescribedModel:
+  """What a model folder says of its network, without the weights."""
+
+  spec: ModelSpec
+  genotype: genotype.Genotype | lean_space.LeanShape | None  # None for a baseline
+  sha256: str  # of the weights file, which identifies the model
+
+
 def load(folder: Path | str) -> LoadedModel:
   """Reads a model folder.
 
   It is an InputError if the folder or one of its files is missing, was altered after it was saved,
   or has an unsupported version.
+  """
+  folder, found = Path(folder), describe(folder)
+  shapes = build.find_shapes(build.build(found.spec, found.genotype), found.spec.image_channels)
+  params = _load_weights(folder / 'weights.safetensors', shapes)
+  return LoadedModel(found.spec, found.genotype, params, found.sha256)
+
+
+def describe(folder: Path | str) -> DescribedModel:
+  """Reads a model folder without its weights, whose file is checked; see `load`.
+
+  It uses no device.
   """
   folder = Path(folder)
   if not folder.is_dir():
@@ -133,8 +153,18 @@ def load(folder: Path | str) -> LoadedModel:
   if spec.network.name in ('thrifty', 'lean'):
     found = genotype.load_any(folder / 'genotype.json')
     genotype.require_depth(found, spec.network.depth, place=str(folder / 'genotype.json'))
-  shapes = build.find_shapes(build.build(spec, found), spec.image_channels)
-  return LoadedModel(spec, found, _load_weights(folder / 'weights.safetensors', shapes), sha256)
+  return DescribedModel(spec, found, sha256)
+
+
+def copy(folder: Path, place: Path) -> None:
+  """Copies a model folder, whole or not at all; `place` must not exist."""
+  unfinished = place.with_name(f'.{place.name}.unfinished')
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  for name in (*_SIGNED, CHECKSUMS):
+    if (folder / name).is_file():
+      shutil.copyfile(folder / name, unfinished / name)
+  unfinished.rename(place)
 
 
 def _require_version(path: Path) -> None:

@@ -210,6 +210,22 @@ class PatientScore:
 
 
 @dataclass(frozen=True)
+class Started:
+  """retrain/start.json: the model that a training started from, and what it took of it."""
+
+  model: str  # its folder, as retrain.start_from named it
+  weights_sha256: str
+  classes: tuple[str, ...]  # of the model
+  whole: Count  # tensors that were taken as they are
+  partly: tuple[str, ...]  # names of those of which the channels or classes of both were
+  anew: tuple[str, ...]  # names of those that were drawn
+  frozen: tuple[str, ...]  # names of the modules that training left as they were
+  otherwise: tuple[str, ...]  # what differs from the data that the model learned, in words
+  patients_known: bool  # whether it is recorded who trained and validated the model
+  shared: tuple[str, ...]  # test patients with the names of those
+
+
+@dataclass(frozen=True)
 class Retrained:
   """retrain/summary.json: what a training came to."""
 
@@ -228,6 +244,7 @@ class Retrained:
   selection: str  # what chose the epoch, in words
   seconds: float  # of all epochs
   patients: tuple[PatientScore, ...] = ()  # of the validation
+  started: Started | None = None  # None if all weights were drawn
 
 
 @dataclass(frozen=True)

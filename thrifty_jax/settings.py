@@ -356,6 +356,15 @@ _RETRAIN = {
   'ema_decay': Setting(0.99, BELOW_1, 'Decay of the average over steps that is scored; 0 is off.'),
   'patience': Setting(0, FROM_0, 'Epochs without a better validation DSC to stop; 0 is never.'),
   'validate_every': Setting(2, COUNT, 'Epochs from one validation to the next.'),
+  'start_from': Setting(
+    '', TEXT, "Model, or run, whose weights the training starts from; '' draws them.", untraced=True
+  ),
+  'start_rate': Setting(
+    0.3, ABOVE_0, 'Factor of the learning rate where it starts from a model.', untraced=True
+  ),
+  'freeze_levels': Setting(
+    0, FROM_0, "Levels of the encoder that keep that model's weights and statistics."
+  ),
 }
 _EVALUATE = {
   # It selects the best epoch.

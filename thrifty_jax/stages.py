@@ -66,7 +66,7 @@ SEARCH = Stage(
 )
 RETRAIN = Stage(
   'retrain',
-  'trains the found network, or a baseline, from scratch',
+  'trains the found network, or a baseline, from scratch or from a model',
   leaves=('retrain/summary.json', 'model'),
   planned=('planned_epochs',),
 )

@@ -45,11 +45,17 @@ class UNetPlusPlus(nn.Module):
   norm: str = 'none'  # norm of the blocks, 'none' as in the papers, 'group' or 'batch'
   widths: tuple[int, ...] = widths_of(WIDTH)  # channels of every level
   remat: bool = False  # whether the derivative recomputes blocks from their inputs
+  frozen: int = 0  # levels of the encoder, from the highest, that training leaves as they are
 
   @property
   def depth(self) -> int:
     """Levels below the full size."""
     return len(self.widths) - 1
+
+  @property
+  def encoder(self) -> tuple[str, ...]:
+    """Names of the modules of the encoder's levels, from the highest."""
+    return tuple(f'block_{level}_0' for level in range(len(self.widths)))
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -60,7 +66,8 @@ class UNetPlusPlus(nn.Module):
     rows, x = [], image  # the outputs of every level, from left to right
     for level, channels in enumerate(self.widths):
       x = spatial.max_pool_2x2(x) if level else x
-      x = block(channels, self.norm, name=f'block_{level}_0')(x)
+      norm = ops.freeze_norm(self.norm) if level < self.frozen else self.norm
+      x = block(channels, norm, name=self.encoder[level])(x)
       rows.append([x])
     for column in range(1, levels):
       for level in range(levels - column) if self.nested else (levels - 1 - column,):

@@ -28,6 +28,7 @@ class BatchNorm(nn.Module):
   """Normalises every channel of x [B, H, W, C], then scale, bias and, if asked, relu."""
 
   relu: bool = False
+  frozen: bool = False  # whether it uses its running statistics in training too, and keeps them
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -36,7 +37,7 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean = self.param('mean', nn.initializers.zeros, shape)
     variance = self.param('variance', nn.initializers.ones, shape)
-    if self.is_mutable_collection(COLLECTION):
+    if self.is_mutable_collection(COLLECTION) and not self.frozen:
       found = lax.stop_gradient(at_least_float32(x))
       axes = tuple(range(x.ndim - 1))
       self.put_variable(COLLECTION, 'mean', found.mean(axes))

@@ -64,6 +64,19 @@ def build(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> nn.Module:
   )
 
 
+def freeze(net: nn.Module, levels: int) -> tuple[nn.Module, tuple[str, ...]]:
+  """Returns a network whose first levels training leaves as they are, and their modules' names.
+
+  More levels than the network has, and those of cells, are a ValueError.
+  """
+  if not levels:
+    return net, ()
+  encoder = getattr(net, 'encoder', ())
+  if levels > len(encoder):
+    raise ValueError(f'{levels} levels of {len(encoder)} cannot be frozen')
+  return net.copy(frozen=levels), encoder[:levels]
+
+
 def trace_shapes(net: nn.Module, *inputs: Any) -> Shapes:
   """Returns the shapes and types of a network's parameters by their names.
 

@@ -21,16 +21,23 @@ class LeanNetwork(nn.Module):
     shape: Shape of the network.
     classes: Number of classes, K, background included.
     remat: Whether levels keep only their inputs for the derivative, which recomputes the rest.
+    frozen: Levels of the encoder, from the highest, that training leaves as they are.
   """
 
   shape: LeanShape
   classes: int
   remat: bool = False
+  frozen: int = 0
 
   @property
   def depth(self) -> int:
     """Number of times that the image's sides must be divisible by 2."""
     return self.shape.halvings
+
+  @property
+  def encoder(self) -> tuple[str, ...]:
+    """Names of the modules of the encoder's levels, from the highest."""
+    return tuple(f'encoder_{number}' for number in range(len(self.shape.levels)))
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -39,7 +46,8 @@ class LeanNetwork(nn.Module):
     x, skips = spatial.to_channels(image, shape.stem), []
     for number, level in enumerate(shape.levels):
       x = spatial.max_pool_2x2(x) if number else x
-      x = stage(level, level.encoder, shape.norm, name=f'encoder_{number}')(x)
+      norm = ops.freeze_norm(shape.norm) if number < self.frozen else shape.norm
+      x = stage(level, level.encoder, norm, name=self.encoder[number])(x)
       skips.append(x)
     for number, level in reversed([*enumerate(shape.levels[:-1])]):
       x = upsampling(level.width, shape.up, f'up_{number}')(x)

@@ -38,10 +38,18 @@ class ConvNorm(nn.Module):
 
 
 def make_norm(norm: str, *, relu: bool, name: str) -> nn.Module:
-  """Returns a norm with scale and bias: 'batch', 'group', or for 'none' the bias alone."""
-  if norm == 'batch':
-    return BatchNorm(relu=relu, name=name)
+  """Returns a norm with scale and bias: 'batch', 'group', or for 'none' the bias alone.
+
+  'frozen' is a batch norm that training leaves as it is.
+  """
+  if norm in ('batch', 'frozen'):
+    return BatchNorm(relu=relu, frozen=norm == 'frozen', name=name)
   return Norm(relu=relu, name=name) if norm == 'group' else Bias(relu=relu, name=name)
+
+
+def freeze_norm(norm: str) -> str:
+  """Returns the norm of `make_norm` that is like this one but that training leaves as it is."""
+  return 'frozen' if norm == 'batch' else norm
 
 
 class Bias(nn.Module):

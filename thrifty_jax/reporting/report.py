@@ -7,7 +7,16 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, logbook, pages, presence, records, words
 from thrifty_jax.data import data_file
 from thrifty_jax.networks import genotype
-from thrifty_jax.reporting import architecture, fronts, health, histories, inputs, patients, verdict
+from thrifty_jax.reporting import (
+  architecture,
+  fronts,
+  health,
+  histories,
+  inputs,
+  patients,
+  start,
+  verdict,
+)
 from thrifty_jax.run_files import (
   EXTERNAL,
   Evaluated,
@@ -102,6 +111,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'of': tables.count_patients(evaluated) if evaluated else '',
     'retrained': retrained,
     'retrained_fields': records.to_json(retrained) if retrained else {},
+    'started': start.tell(retrained.started) if retrained and retrained.started else (),
     'parameters': scored.parameters if scored else None,
     'place': 'evaluate/',
     'metrics': tables.label_metrics(evaluated.unit) if evaluated else {},

@@ -52,6 +52,7 @@ def fill_in(commands: Sequence[Command]) -> list[Command]:
 
 def fill_in_network(command: Command) -> None:
   """Fills in, in place, the fields of a network that the config leaves to the prepared data."""
+  _start(command.config, command.workdir)
   if not _DESCRIBED.isdisjoint(configs.left_to_data(command.config)):
     data_file.fill_in(command.config, data_file.require(command.workdir), command.workdir)
 
@@ -85,6 +86,7 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
   found = ()
   if split_file.honour(config, workdir):
     found = (('split', f'as in {workdir / split_file.FILE}, not by folds and lists'),)
+  found += _start(config, workdir)
   command = dataclasses.replace(command, config=config, found=found)
   record, filled = data_file.read(workdir), config.copy_and_resolve_references()
   if record:
@@ -108,6 +110,15 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
   split_file.require_patients(workdir, patients)
   split_file.require_split(workdir, _split(filled, patients))
   return dataclasses.replace(command, config=filled)
+
+
+def _start(config: ConfigDict, workdir: Path) -> tuple[tuple[str, str], ...]:
+  """Fills in, in place, what the model of retrain.start_from decides, see start_model.fill_in."""
+  if not config.retrain.start_from:
+    return ()
+  from thrifty_jax.training import start_model  # imports JAX, which takes a second or two
+
+  return start_model.fill_in(config, workdir)
 
 
 def _recorded_patients(config: ConfigDict, workdir: Path) -> dict[str, set[int]]:

@@ -57,6 +57,13 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
       'the baselines itself, leave the variant out'
     )
+  if (
+    command.stage in (stages.COMPARE.name, stages.FRONT.name) and command.config.retrain.start_from
+  ):
+    raise InputError(
+      f'--stage={command.stage}: its networks are trained from scratch; leave out '
+      '--config.retrain.start_from'
+    )
   runs = run_data.fill_in(each_fold)
   # JAX takes a second or two to import, so mistakes in the command are reported first.
   from thrifty_jax import device

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import RESEARCH_USE, words
 from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.reporting import start
 from thrifty_jax.run_files import Retrained
 
 
@@ -27,7 +28,7 @@ Each channel has a file, in the order of its names by `{data.pattern}`: CASE_000
 - Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
 {100 * summary.validation_dsc:.2f} %
 - Patients: SHA-256 {spec.splits_sha256} of who trained, validated and tests
-- Scores of patients that it never saw: `scores.json`, once they were scored
+{_tell_start(summary)}- Scores of patients that it never saw: `scores.json`, once they were scored
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input={scan.upper()}S --output=MASKS`.
 {names if data.pattern else ''}
@@ -42,3 +43,12 @@ terms decide what may be done with them: read those before you pass this folder 
 Cite the method: Chen, Zhang, Zheng and Pan, Thrifty Neural Architecture Search for Medical Image
 Segmentation (Student Abstract), AAAI 2022. Cite the data: {source}.
 """
+
+
+def _tell_start(summary: Retrained) -> str:
+  """Returns the lines on the model that the training started from; '' if it drew all weights."""
+  if summary.started is None:
+    return ''
+  lines = [f'Started from the weights with SHA-256 {summary.started.weights_sha256}']
+  lines += [f'{title}: {text}' for title, text in start.tell(summary.started)]
+  return ''.join(f'- {line[0].upper()}{line[1:]}\n' for line in lines)

@@ -1,4 +1,4 @@
-"""Trains a network from scratch: the searched one, one of a genotype file, or a baseline."""
+"""Trains a network: the searched one, one of a genotype file, a baseline, or a model further."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import stages
 from thrifty_jax.data import mesh
 from thrifty_jax.run_files import Retrained
-from thrifty_jax.training import compiling, not_finite, resources, results, train_step
+from thrifty_jax.training import compiling, not_finite, resources, results, start_model, train_step
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.results import Progress
@@ -37,6 +37,7 @@ def retrain(
   folder = workdir / 'retrain'
   genotype_file = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
+  train_data = start_model.begin(config, workdir, train_data)
   patients, batch_size = train_data.patients['train'], settings.batch_size
   epochs = train_data.epochs(
     patients, batch_size=batch_size, seed=config.seed, least_steps=settings.least_steps
@@ -44,7 +45,8 @@ def retrain(
 
   # Start.
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
-  state, best, facts = train_step.start(config, epochs, net)
+  take_over = start_model.make_take_over(config, folder, net, spec)
+  state, best, facts = train_step.start(config, epochs, net, take_over=take_over)
   predict = results.make_predict(config, train_data, net, spec)
   timed = settings.minutes > 0
   planned = FIRST_PLAN if timed else settings.epochs

@@ -43,7 +43,8 @@ class Facts(NamedTuple):
 def make_schedule(settings: ConfigDict, epochs: int) -> Schedule:
   """Returns the schedule of so many epochs, of which at most a quarter rise if time decides."""
   warmup = min(settings.warmup_epochs, epochs / 4) if settings.minutes else settings.warmup_epochs
-  return Schedule(*map(np.float32, (settings.learning_rate, warmup, epochs)))
+  peak = settings.learning_rate * (settings.start_rate if settings.start_from else 1)
+  return Schedule(*map(np.float32, (peak, warmup, epochs)))
 
 
 def seed_bits(seed: int) -> np.uint32:

@@ -1,7 +1,7 @@
 """The training step: its state, its optimiser, and the compiled step, a pure function."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,12 +59,23 @@ def build_network(
   return build.build(spec, found), spec
 
 
-def start(config: ConfigDict, epochs: Epochs, net: nn.Module) -> tuple[TrainState, Best, Facts]:
-  """Returns the first state, its weights as the best so far, on the host, and the facts."""
+def start(
+  config: ConfigDict,
+  epochs: Epochs,
+  net: nn.Module,
+  *,
+  take_over: Callable[[build.Params], build.Params] | None = None,
+) -> tuple[TrainState, Best, Facts]:
+  """Returns the first state, its weights as the best so far, on the host, and the facts.
+
+  `take_over` replaces drawn weights by those of a model.
+  """
   image = epochs.train_data.image_shape(epochs.batch_size)
   find_shapes = compiling.make_shapes_finder(config, net, image)
   transformation, _ = optimizer(config.retrain, epochs.facts)
-  state, best = init_state(net, transformation, image, seed=config.seed, find_shapes=find_shapes)
+  state, best = init_state(
+    net, transformation, image, seed=config.seed, find_shapes=find_shapes, take_over=take_over
+  )
   logbook.say('network', f'{build.count(best.params):,} parameters; {epochs.steps} steps an epoch')
   whole = mesh.whole(epochs.train_data.mesh)
   return mesh.place(state, whole), best, mesh.place(epochs.facts, whole)
@@ -77,9 +88,11 @@ def init_state(
   *,
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
+  take_over: Callable[[build.Params], build.Params] | None = None,
 ) -> tuple[TrainState, Best]:
   """Returns the state before the first step for batches like `image`, and the best weights."""
   params = build.initialise(find_shapes(net, image), seed=seed)
+  params = take_over(params) if take_over else params
   average = jax.tree.map(jnp.copy, params)  # a copy, as a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
   return state, Best(jax.tree.map(np.asarray, params), 0, -1.0)
@@ -127,6 +140,7 @@ def make_train_step(
   seed: jax.Array | int,
   background: Any,
   parts: int = 1,
+  frozen: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the training step, a pure function (state, batch) -> (state, metrics).
 
@@ -138,12 +152,18 @@ def make_train_step(
     seed: Seed that, with the number of the step, determines its random numbers.
     background: Normalised value of the padding, [C].
     parts: Number of microbatches in a batch, see microbatches.py.
+    frozen: Names of the network's modules whose weights and statistics stay as they are.
   """
+
+  def keep_frozen(params: build.Params, old: build.Params) -> build.Params:
+    return {**params, **{name: old[name] for name in frozen}}
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     batch = augment(step_key(seed, state), batch)
 
     def loss(params: build.Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+      params = keep_frozen(params, jax.lax.stop_gradient(params))
+
       def sums(part: Batch) -> tuple[Sums, Any]:
         logits, statistics = build.apply_training(net, params, part['image'], background=background)
         return loss_sums(logits, part['label']), statistics
@@ -156,10 +176,12 @@ def make_train_step(
     updates, transformed = transformation.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     params = batch_norm.follow(params, statistics, old=state.params)
+    params = keep_frozen(params, state.params)  # weight decay and rounding would move them
     # Early steps weigh more, or the average would lag behind because of the random initial weights.
     decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
     decay = decay if average_decay else 0.0
     average = optax.incremental_update(params, state.average, 1 - decay)
+    average = keep_frozen(average, state.average)
     state = TrainState(state.step + 1, params, average, transformed)
     metrics = {'loss': value, 'dice': dice.mean(), 'gradient': optax.tree.norm(gradient)}
     return state, metrics
@@ -176,15 +198,18 @@ def compile_step(
     memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
   )
 
+  trained, frozen = build.freeze(net.copy(remat=settings.remat), settings.freeze_levels)
+
   def train_step(state: TrainState, facts: Facts, batch: Batch) -> tuple[TrainState, Metrics]:
     step = make_train_step(
-      net.copy(remat=settings.remat),
+      trained,
       optimizer(settings, facts)[0],
       augment=functools.partial(train_data.augment, statistics=facts.statistics),
       average_decay=settings.ema_decay,
       seed=facts.seed,
       background=background(facts.statistics, context=config.data.context),
       parts=settings.microbatches,
+      frozen=frozen,
     )
     return step(state, batch)
 

@@ -1,0 +1,36 @@
+"""What a training took of the model that it started from, in words."""
+
+from collections.abc import Sequence
+
+from thrifty_jax.run_files import Started
+
+
+def tell(started: Started) -> list[tuple[str, str]]:
+  """Returns titles and texts, for a person, of what a training takes from its model."""
+  lines = [('weights', f'of {started.model}: {started.whole} tensors as they are')]
+  if started.partly:
+    lines.append(('in part', f'{", ".join(started.partly)}: the channels and classes of both'))
+  if started.anew:
+    lines.append(('drawn anew', ', '.join(started.anew)))
+  if started.frozen:
+    lines.append(('frozen', ', '.join(started.frozen)))
+  if started.otherwise:
+    lines.append(('otherwise', f'than the model learned it: {", ".join(started.otherwise)}'))
+  return [*lines, ('its patients', judge_patients(started))]
+
+
+def judge_patients(started: Started) -> str:
+  """Returns a sentence on whether the model may have learned from patients who test here."""
+  if started.shared:
+    return (
+      f'WARNING: it has learned from patients with the names of {list_some(started.shared)}, who '
+      'test here; if these are the same persons, the scores are too good'
+    )
+  if started.patients_known:
+    return 'none of those it has learned from has the name of one who tests here'
+  return 'are not recorded beside it: make sure that none of them tests here'
+
+
+def list_some(names: Sequence[str], most: int = 8) -> str:
+  """Returns the first names of a list."""
+  return ', '.join(names[:most]) + (', ...' if len(names) > most else '')

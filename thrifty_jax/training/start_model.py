@@ -1,0 +1,286 @@
+"""The model that a training starts from: what is taken from it, what is kept, what is refused.
+
+The genotype and the treatment of images are the model's, as in nnU-Net the plans of a pretrained
+network are (documentation/pretraining_and_finetuning.md of MIC-DKFZ/nnUNet). The model is copied
+into the run before the first step, so that a run that was stopped goes on from the same weights.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import files, logbook, model_folder, records, stages
+from thrifty_jax.data import data_file, split_file, splits
+from thrifty_jax.errors import InputError
+from thrifty_jax.model_folder import DescribedModel
+from thrifty_jax.networks import baselines, build, genotype, transfer
+from thrifty_jax.networks.lean_space import LeanShape
+from thrifty_jax.networks.model_spec import ModelSpec, NetworkSpec, make_spec
+from thrifty_jax.predicting import segment
+from thrifty_jax.reporting import start
+from thrifty_jax.run_files import Started
+from thrifty_jax.scans.preprocessing import image_settings
+from thrifty_jax.training.train_data import TrainData
+
+COPY, RECORD = 'start', 'start.json'  # names in the folder retrain/ of a run
+# Fields of the images that become the model's where the config leaves them to the data; of the
+# others, which must be the same, the network would see intensities that mean something else.
+_GEOMETRY = ('slice_axis', 'image_size', 'reduction')
+_INTENSITIES = (
+  *('intensity', 'percentiles', 'window', 'clahe_clip_limit', 'resize'),
+  *('curvature_flow_iterations', 'curvature_flow_time_step'),
+)
+
+
+# --- before the training
+
+
+def fill_in(config: ConfigDict, workdir: Path) -> tuple[tuple[str, str], ...]:
+  """Fills in, in place, what the model to start from decides; returns titles and texts.
+
+  That is the genotype, and how images are treated where the config leaves it to the data.
+
+  Raises:
+    InputError: If there is no model, it is damaged, another one than the training began from, or
+      contradicts the config.
+  """
+  if not config.retrain.start_from:
+    return ()
+  folder = _find(config, workdir)
+  found = model_folder.describe(folder)
+  _require_same_network(config, found)
+  if found.genotype is not None:
+    if config.genotype and genotype.load_any(config.genotype) != found.genotype:
+      raise InputError(
+        f'config.genotype is {config.genotype!r}, but {config.retrain.start_from} is a network of '
+        "another genotype; expected '', which takes that of the model"
+      )
+    config.genotype = config.genotype or str(folder / 'genotype.json')
+  kept = {name: getattr(found.spec.image, name) for name in (*_GEOMETRY, 'intensity', 'window')}
+  kept = {f'data.{name}': value for name, value in kept.items() if value is not None}
+  kept['data.context'] = found.spec.context
+  left = [name for name in configs.left_to_data(config) if name in kept]
+  config.update_from_flattened_dict({name: kept[name] for name in left})
+  _require_same_intensities(config, found.spec)
+  lines = [('start', f'{config.retrain.start_from}, for {", ".join(found.spec.classes[1:])}')]
+  if left:
+    listed = ', '.join(f'{name}={kept[name]!r}' for name in left)
+    lines.append(('as there', f'{listed}; set a field to have it otherwise'))
+  return tuple(lines)
+
+
+def require_strangers(config: ConfigDict, workdir: Path) -> None:
+  """Refuses test patients from whom the model to start from has learned, in the same data."""
+  record = data_file.read(workdir)
+  if not config.retrain.start_from or record is None or (workdir / 'retrain' / RECORD).exists():
+    return
+  place = _find(config, workdir)
+  shared = _shared_patients(place, model_folder.describe(place).spec, _split(config, workdir))
+  theirs = data_file.read(place.resolve().parent) if shared else None
+  scans = record.settings.get('raw_files')
+  if theirs and scans and theirs.settings.get('raw_files') == scans:
+    raise InputError(
+      f'{place} was trained on these scans, and with {start.list_some(shared)}, who would be test '
+      'patients here; expected the same fold and lists of patients, or the splits.json of '
+      f'{place.parent} in {workdir}'
+    )
+
+
+def _find(config: ConfigDict, workdir: Path) -> Path:
+  """Returns the folder of the model: where it is, or if that is gone its copy in the run.
+
+  A model with other weights than those that the training began from is an InputError.
+  """
+  copy, given = workdir / 'retrain' / COPY, Path(os.path.expanduser(config.retrain.start_from))
+  if copy.is_dir() and (stages.RETRAIN.is_done(workdir) or not given.exists()):
+    return copy
+  found = segment.find_models(given)
+  if len(found) > 1:
+    raise InputError(
+      f'config.retrain.start_from is {str(given)!r}, which has {len(found)} models; expected one, '
+      f'as {found[0]}'
+    )
+  if copy.is_dir() and model_folder.describe(found[0]).sha256 != model_folder.describe(copy).sha256:
+    raise InputError(
+      f'{found[0]}: has other weights than those that the training in {workdir} began from; put '
+      f'them back, use another --workdir, or remove {workdir / "retrain"}'
+    )
+  return found[0]
+
+
+def _require_same_network(config: ConfigDict, found: DescribedModel) -> None:
+  """Refuses a model of another kind or size, and more frozen levels than it has."""
+  place, theirs = config.retrain.start_from, found.spec.network
+  if theirs.name != config.model.name:
+    raise InputError(
+      f'config.model.name is {config.model.name!r}, but {place} is a network {theirs.name!r}; add '
+      f'the variant {theirs.name} to --config'
+    )
+  ours = NetworkSpec(**{one.name: config.model[one.name] for one in dataclasses.fields(theirs)})
+  specs = [dataclasses.replace(found.spec, network=sizes) for sizes in (ours, theirs)]
+  mine, its = (build.build(spec, found.genotype) for spec in specs)
+  if mine != its:
+    names = [one.name for one in dataclasses.fields(theirs)]
+    options = [
+      f'--config.model.{name}={getattr(theirs, name)}'
+      for name in names
+      if getattr(ours, name) != getattr(theirs, name)
+    ]
+    raise InputError(f'{place} is a network of other sizes than config.model; {" ".join(options)}')
+  shape, frozen = found.genotype, config.retrain.freeze_levels
+  levels = len(shape.levels) if isinstance(shape, LeanShape) else baselines.LEVELS
+  if frozen > levels:
+    raise InputError(
+      f'config.retrain.freeze_levels is {frozen}; expected at most {levels}, the levels of {place}'
+    )
+
+
+def _require_same_intensities(config: ConfigDict, spec: ModelSpec) -> None:
+  """Refuses a config by which intensities become others than those that the model learned."""
+  ours = image_settings(config.data)
+  options = [
+    f'--config.data.{name}={str(value).replace(" ", "")!r}'
+    for name in _INTENSITIES
+    if (value := getattr(spec.image, name)) != getattr(ours, name) and value is not None
+  ]
+  if options:
+    raise InputError(
+      f'{config.retrain.start_from} has learned from intensities that were treated otherwise; '
+      f'expected the same: {" ".join(options)}'
+    )
+
+
+# --- at its beginning
+
+
+def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> TrainData:
+  """Copies the model to start from into the run and records, once, what is taken from it.
+
+  Returns:
+    The data, normalised by the model's mean and deviation if it has as many channels.
+
+  Raises:
+    InputError: If a level that is to be frozen is not the model's.
+  """
+  folder = workdir / 'retrain'
+  if not config.retrain.start_from:
+    return train_data
+  place = _find(config, workdir)
+  if not (folder / COPY).is_dir():
+    model_folder.copy(place, folder / COPY)
+  spec = model_folder.describe(folder / COPY).spec
+  if spec.modalities == config.data.modalities and not config.data.mean:
+    train_data = dataclasses.replace(train_data, statistics=spec.statistics)
+  if not (folder / RECORD).exists():
+    records.write(folder / RECORD, _describe(config, place, train_data))
+  started = read(folder)
+  for title, text in start.tell(started) if started else ():
+    logbook.say(title, text)
+  return train_data
+
+
+def read(folder: Path) -> Started | None:
+  """Reads what the training in a folder retrain/ started from; None if from drawn weights."""
+  path = folder / RECORD
+  return records.read(path, Started) if path.exists() else None
+
+
+def make_take_over(
+  config: ConfigDict, folder: Path, net: Any, spec: ModelSpec
+) -> Callable[[build.Params], build.Params] | None:
+  """Returns the function that puts the weights of the model in place of drawn ones, if any."""
+  if not config.retrain.start_from:
+    return None
+  return functools.partial(take_over, folder, net, spec)
+
+
+def take_over(folder: Path, net: Any, spec: ModelSpec, params: build.Params) -> build.Params:
+  """Returns drawn parameters with those of the model in their place, as far as these fit.
+
+  Args:
+    folder: Folder retrain/ of a run, which has a copy of the model.
+    net: Network that is trained.
+    spec: Its description.
+    params: Drawn parameters.
+  """
+  model = model_folder.load(folder / COPY)
+  theirs: dict[str, Any] = traverse_util.flatten_dict(model.params, sep='/')
+  ours: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
+  for name, slot in transfer.plan(net, spec, model.module, model.spec).items():
+    ours[name] = jax.device_put(transfer.fill(ours[name], theirs[name], slot))
+  return traverse_util.unflatten_dict(ours, sep='/')
+
+
+# --- what is told of it
+
+
+def _describe(config: ConfigDict, place: Path, train_data: TrainData) -> Started:
+  """Describes what a training will take from the model in a folder."""
+  found, settings = model_folder.describe(place), config.retrain
+  spec = make_spec(config, train_data.statistics)
+  net, its = build.build(spec, found.genotype), build.build(found.spec, found.genotype)
+  taken, ours = (
+    transfer.plan(net, spec, its, found.spec),
+    build.find_shapes(net, spec.image_channels),
+  )
+  whole = {name for name, slot in taken.items() if slot is None}
+  _, frozen = build.freeze(net, settings.freeze_levels)
+  if loose := [name for name in ours if name.split('/')[0] in frozen and name not in whole]:
+    raise InputError(
+      f'config.retrain.freeze_levels is {settings.freeze_levels}, but {loose[0]} cannot be taken '
+      f'from {settings.start_from}, whose scans have other channels; expected 0, or the same '
+      'data.modalities and data.context'
+    )
+  return Started(
+    model=settings.start_from,
+    weights_sha256=found.sha256,
+    classes=found.spec.classes,
+    whole=len(whole),
+    partly=tuple(name for name in taken if name not in whole),
+    anew=tuple(name for name in ours if name not in taken),
+    frozen=frozen,
+    otherwise=tuple(_list_differences(found.spec, spec)),
+    patients_known=_patients(place, found.spec) is not None,
+    shared=_shared_patients(place, found.spec, train_data.patients),
+  )
+
+
+def _list_differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[str]:
+  """Yields what is otherwise than the model learned it, such as `image_size 128 -> 64`."""
+  pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in ('modalities', 'context')]
+  pairs += [(n, getattr(theirs.image, n), getattr(ours.image, n)) for n in _GEOMETRY]
+  yield from (f'{name} {old} -> {new}' for name, old, new in pairs if old != new)
+
+
+def _shared_patients(
+  place: Path, spec: ModelSpec, split: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+  """Returns the test patients with the names of those who trained or validated a model."""
+  known = _patients(place, spec) or {}
+  learned = {*known.get('train', ()), *known.get('validation', ())}
+  return tuple(name for name in split['test'] if name in learned)
+
+
+def _patients(place: Path, spec: ModelSpec) -> Mapping[str, Sequence[str]] | None:
+  """Returns the patients of a model whose run still lies around it; None if they are not known."""
+  path = place.resolve().parent / split_file.FILE
+  if not path.is_file():
+    return None
+  content = files.read_json(path)
+  named = split_file.read(
+    path, hold_out_test=isinstance(content, dict) and bool(content.get('test'))
+  )
+  return named if split_file.digest(named) == spec.splits_sha256 else None
+
+
+def _split(config: ConfigDict, workdir: Path) -> dict[str, tuple[str, ...]]:
+  """Returns the split of a run whose slices are prepared."""
+  return splits.assign(config, data_file.find(workdir, data_file.require(workdir), config)[1])
