@@ -1,10 +1,13 @@
 """Figures of a mask, a row for each class: size, mean intensity and where it lies."""
 
+import nibabel
 import numpy as np
 from scipy import ndimage
 
 from thrifty_jax.scans import bands
 from thrifty_jax.scans.bands import Picture
+
+_ANATOMICAL = ('left_right', 'back_front', 'foot_head')  # axes of the RAS world
 
 
 def measure(
@@ -22,17 +25,18 @@ def measure(
     mask: Class of each voxel, [D, H, W] or [H, W], uint8.
     scan: Name of the scan.
     classes: Names of the classes, background first.
-    affine: Affine of voxel indices to millimetres, [4, 4]; of a picture, whose figures are in
-      pixels, x and y, it is not used.
+    affine: Affine of voxel indices (d, h, w, 1) to RAS millimetres, [4, 4]; of a picture, whose
+      figures are in pixels, x and y, it is not used.
 
   Returns:
     A row for each class: name of the scan, number and name of the class; the number of voxels and
-    their volume in ml, or of pixels; the mean intensity as stored, of each channel; and the first
-    and the last voxel of the box around the class, from 0, along the axes of the file, x the
-    fastest. What a class without voxels does not have is empty.
+    their volume in ml, or of pixels; the mean intensity as stored and its standard deviation, of
+    each channel; the first and the last voxel of the box around the class, from 0, along the axes
+    of the file, x the fastest; and the sides of that box in mm, each under the anatomical axis that
+    is nearest to it, or in pixels. What a class without voxels does not have is empty.
   """
   voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-  counts, means = _count_and_average(image, mask, len(classes))
+  counts, sums, squares = _count_and_sum(image, mask, len(classes))
   boxes = ndimage.find_objects(mask, max_label=len(classes) - 1)
   rows = []
   for number, box in enumerate(boxes, start=1):
@@ -42,26 +46,45 @@ def measure(
       row['pixels'] = str(count)
     else:
       row |= {'voxels': str(count), 'volume_ml': f'{count * voxel_ml:.6g}'}
-    for m, mean in enumerate(means[number]):
-      name = f'mean_intensity_{m}' if means.shape[1] > 1 else 'mean_intensity'
-      row[name] = f'{mean:.6g}' if count else ''
+    means = sums[number] / max(count, 1)
+    deviations = np.sqrt(np.maximum(squares[number] / max(count, 1) - means**2, 0))
+    for m, mean in enumerate(means):
+      channel = f'_{m}' if len(means) > 1 else ''
+      row[f'mean_intensity{channel}'] = f'{mean:.6g}' if count else ''
+      row[f'std_intensity{channel}'] = f'{deviations[m]:.6g}' if count else ''
     for axis, part in zip('xyz', reversed(box or mask.ndim * (None,)), strict=False):
       row[f'{axis}_first'], row[f'{axis}_last'] = (
         (str(part.start), str(part.stop - 1)) if part else ('', '')
       )
-    rows.append(row)
+    rows.append(row | _measure_box(box, mask.ndim, affine))
   return rows
 
 
-def _count_and_average(
+def _measure_box(box: tuple[slice, ...] | None, axes: int, affine: np.ndarray) -> dict[str, str]:
+  """Returns the sides of a box by their columns, empty without a box."""
+  sides = [part.stop - part.start for part in box] if box else None
+  if axes == 2:
+    return {
+      f'extent_{axis}_pixels': str(sides[place]) if sides else ''
+      for axis, place in (('x', 1), ('y', 0))
+    }
+  spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+  nearest = [*nibabel.io_orientation(affine)[:, 0]]
+  return {
+    f'extent_{name}_mm': f'{sides[place] * spacing_mm[place]:.6g}' if sides else ''
+    for name, place in ((name, nearest.index(axis)) for axis, name in enumerate(_ANATOMICAL))
+  }
+
+
+def _count_and_sum(
   image: Picture, mask: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the number of voxels of each class, [K], and their mean intensities, [K, M].
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the voxels of each class, [K], and sums of intensities and of squares, [K, M].
 
   Slices, or rows of a picture, are read a few at a time.
   """
   counts = np.zeros(classes, np.int64)
-  sums = np.zeros((classes, image.shape[-1]))
+  sums, squares = np.zeros((2, classes, image.shape[-1]))
   for part in bands.split(len(mask), mask[0].size):
     numbers = mask[part]
     found = np.bincount(numbers.ravel(), minlength=classes)
@@ -69,5 +92,7 @@ def _count_and_average(
     if found[1:].any():
       band = image[part]
       for number in np.flatnonzero(found[1:]) + 1:
-        sums[number] += band[numbers == number].sum(axis=0, dtype=np.float64)
-  return counts, sums / np.maximum(counts, 1)[:, None]
+        values = band[numbers == number].astype(np.float64)
+        sums[number] += values.sum(axis=0)
+        squares[number] += (values**2).sum(axis=0)
+  return counts, sums, squares
