@@ -1,6 +1,6 @@
 """What a network takes of another with the same genotype: the same function where both agree."""
 
-import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +43,7 @@ def make(name, *, classes=OLD, modalities=1, context=0, seed=0):
   spec = make_spec(config, {'mean': np.zeros(modalities), 'std': np.ones(modalities)})
   net = build.build(spec, found)
   params = build.initialise(build.find_shapes(net, spec.image_channels), seed=seed)
-  flat = traverse_util.flatten_dict(params, sep='/')
+  flat: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
   generator = np.random.default_rng(seed)
   moved = {key: leaf + generator.uniform(0.1, 0.2, leaf.shape) for key, leaf in flat.items()}
   return net, spec, {key: jnp.asarray(leaf, jnp.float32) for key, leaf in moved.items()}
@@ -111,7 +111,7 @@ def test_levels_beyond_the_encoder_cannot_be_frozen():
   net, spec, _ = make('plain')
   frozen, names = build.freeze(net, 2)
   assert names == ('encoder_0', 'encoder_1')
-  assert frozen == dataclasses.replace(net, frozen=2) and build.freeze(net, 0) == (net, ())
+  assert frozen == net.copy(frozen=2) and build.freeze(net, 0) == (net, ())
   assert build.find_shapes(frozen, spec.image_channels) == build.find_shapes(net, 1)
   with pytest.raises(ValueError, match='4 levels of 3'):
     build.freeze(net, 4)

@@ -57,11 +57,10 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
       'the baselines itself, leave the variant out'
     )
-  if (
-    command.stage in (stages.COMPARE.name, stages.FRONT.name) and command.config.retrain.start_from
-  ):
+  alone = (stages.SEARCH.name, stages.COMPARE.name, stages.FRONT.name)
+  if command.stage in alone and command.config.retrain.start_from:
     raise InputError(
-      f'--stage={command.stage}: its networks are trained from scratch; leave out '
+      f'--stage={command.stage}: does not start from a model, whose genotype is settled; leave out '
       '--config.retrain.start_from'
     )
   runs = run_data.fill_in(each_fold)

@@ -174,15 +174,16 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> TrainData
   if not config.retrain.start_from:
     return train_data
   place = _find(config, workdir)
-  if not (folder / COPY).is_dir():
-    model_folder.copy(place, folder / COPY)
-  spec = model_folder.describe(folder / COPY).spec
+  spec = model_folder.describe(place).spec
   if spec.modalities == config.data.modalities and not config.data.mean:
     train_data = dataclasses.replace(train_data, statistics=spec.statistics)
-  if not (folder / RECORD).exists():
-    records.write(folder / RECORD, _describe(config, place, train_data))
   started = read(folder)
-  for title, text in start.tell(started) if started else ():
+  if started is None:
+    started = _describe(config, place, train_data)
+    if not (folder / COPY).is_dir():
+      model_folder.copy(place, folder / COPY)
+    records.write(folder / RECORD, started)
+  for title, text in start.tell(started):
     logbook.say(title, text)
   return train_data
 
