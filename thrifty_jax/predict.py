@@ -47,7 +47,7 @@ DICOM SEG or RTSTRUCT, if asked for.
   --probabilities          also CASE_probability_1, ... for each class, float32 from 0 to 1; of
                            pictures as TIFF
   --overlays               also CASE_overlay.png: slices, or the picture, with classes outlined
-  --statistics             also statistics.csv: size, mean intensity and place of each class
+  --statistics             also statistics.csv: size, intensities, place and extent of each class
   --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
                            names its patient and study; needs thrifty_jax[dicom]
   --rtstruct               also CASE_rtstruct.dcm: an RT Structure Set, the contours of the classes,
