@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep import checks
-from data_prep.data_sets import About, classes_in, name_exclusion
-from thrifty_jax import files, records
+from data_prep.data_sets import About, labels_in, name_exclusion
+from thrifty_jax import files, labels, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import missing, slices, volumes
 from thrifty_jax.scans.preprocessing import ImageSettings
@@ -37,7 +37,8 @@ class Slices(tfds.core.ShardBasedBuilder, skip_registration=True):
   Metadata: settings, classes, note, padding, and under `cases` for each case: case, patient,
     first_slice (index in the split), slices, native_shape [D, H, W], spacing_mm [3], affine [4, 4],
     with D the axis of the slices, and classes, the foreground classes in the mask; of windows also
-    marked, which of them have foreground.
+    marked, which of them have foreground; where masks have an ignored label also unlabelled, the
+    slices or windows without any other.
   """
 
   VERSION = VERSION
@@ -118,9 +119,11 @@ def slice_case(
     'native_shape': list(volume.truth.shape),
     'spacing_mm': list(volume.spacing_mm),
     'affine': volume.affine.tolist(),
-    'classes': classes_in(volume.truth),
+    'classes': labels.to_classes(labels_in(volume.truth), case.regions),
   }
   if settings.get('reduction'):
-    record['marked'] = np.flatnonzero(label.any(axis=(1, 2))).tolist()
+    record['marked'] = np.flatnonzero(labels.foreground(label).any(axis=(1, 2))).tolist()
+  if settings.get('ignore'):
+    record['unlabelled'] = np.flatnonzero((label == labels.IGNORED).all(axis=(1, 2))).tolist()
   rows = volume.truth.reshape(-1, volume.truth.shape[2])
   return record, {'image': image, 'label': label, 'native_label': np.array_split(rows, len(image))}

@@ -12,7 +12,7 @@ from data_prep.check_page import Checked
 from data_prep.data_sets import Scans
 from data_prep.findings import Finding
 from data_prep.survey import Scan
-from thrifty_jax import presence, words
+from thrifty_jax import labels, presence, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import missing, pictures, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -29,8 +29,8 @@ def find_problems(
 ) -> list[str]:
   """Returns the reasons why a scan cannot be trained on, besides those of `volumes.make_volume`.
 
-  It has another number of channels, is a constant volume or non-finite, or its truth has a class
-  that has no name. Each reason is a line that names a file of `source`.
+  It has another number of channels, is a constant volume or non-finite, or its truth has a label
+  that has no name, or none at all. Each reason is a line that names a file of `source`.
   """
   image, truth, found = volume.image, volume.truth, []
   if image.shape[-1] != modalities:
@@ -52,11 +52,20 @@ def find_problems(
         f'{f" in channel {channel + 1}" if modalities > 1 else ""}; expected an image. Export it '
         'again.'
       )
-  if unknown := np.unique(truth[truth >= len(classes)]).tolist():
+  known, regions = labels.count(len(classes), source.regions), source.regions
+  strange = (truth >= known) & ((truth != labels.IGNORED) | (not source.ignore))
+  if unknown := np.unique(truth[strange]).tolist():
+    named = 'data.classes names' if not regions else 'data.regions have'
     found.append(
-      f'{source.label[0]}: the truth holds class {data_sets.list_some(unknown)}, but data.classes '
-      f'names {len(classes)} classes ({", ".join(classes)}), 0 to {len(classes) - 1}; correct the '
-      'mask or name the class.'
+      f'{source.label[0]}: the truth holds class {data_sets.list_some(unknown)}, but {named} '
+      f'{known} {"labels" if regions else "classes"} ({labels.describe(classes, regions)}), 0 to '
+      f'{known - 1}; correct the mask or name the class.'
+    )
+  elif (truth == labels.IGNORED).all():
+    found.append(
+      f'{source.label[0]}: every {"pixel" if len(truth) == 1 else "voxel"} of the truth has the '
+      f'ignored label {source.ignore}; expected some with a class, or the background. Label some, '
+      'or leave the scan out.'
     )
   return found
 

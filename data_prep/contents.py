@@ -85,12 +85,15 @@ def _name(paths: Sequence[Sequence[Path]]) -> str:
 
 
 def _name_classes(case: Case) -> str:
-  """Returns what the classes in a mask are known by: its files, and its colours or names."""
+  """Returns what the labels in a mask are known by: files, colours or names, ignored label."""
   name = _name(_files_of(case))
   legend = case.legend
   if meaning := case.values or case.segments:
     return _digest([name, meaning])
-  return _digest([name, legend.colours, legend.classes]) if legend else name
+  if not legend and not case.ignore:
+    return name
+  colours = [legend.colours, legend.classes] if legend else []
+  return _digest([name, *colours, *([case.ignore] if case.ignore else [])])
 
 
 def _list_values(case: Case) -> list[tuple[int, ...]]:

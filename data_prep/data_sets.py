@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from data_prep import workers
 from data_prep.contents import Contents
 from thrifty_jax import config as configs
-from thrifty_jax import files
+from thrifty_jax import files, labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case, Volume
 
@@ -68,8 +68,8 @@ class Scans:
     """Returns the foreground classes that each patient has; what is unreadable has none here."""
     read = functools.partial(_read_classes, config)
     found: dict[str, set[int]] = {}
-    for case, classes in zip(self.cases, self.contents.classes_of(self.cases, read), strict=True):
-      found.setdefault(case.patient, set()).update(classes)
+    for case, there in zip(self.cases, self.contents.classes_of(self.cases, read), strict=True):
+      found.setdefault(case.patient, set()).update(labels.to_classes(there, case.regions))
     return found
 
   @functools.cached_property
@@ -104,9 +104,10 @@ def find_cases(
   return cases
 
 
-def classes_in(label: np.ndarray) -> list[int]:
-  """Returns the foreground classes in a mask, integers from 0 of any shape."""
-  return [int(k) for k in np.flatnonzero(np.bincount(label.reshape(-1))) if k]
+def labels_in(label: np.ndarray) -> list[int]:
+  """Returns the foreground labels in a mask, integers from 0 of any shape."""
+  there = np.flatnonzero(np.bincount(label.reshape(-1)))
+  return there[labels.foreground(there)].tolist()
 
 
 def list_some(values: Sequence[object]) -> str:
@@ -230,7 +231,7 @@ def _read_classes(config: ConfigDict, cases: Sequence[Case]) -> Iterator[list[in
 
 
 def _read_whole(read_case: Callable[[Case], Volume], case: Case) -> list[int]:
-  return classes_in(read_case(case).truth)
+  return labels_in(read_case(case).truth)
 
 
 def _try(read: Callable[[Case], list[int]], case: Case) -> list[int] | None:

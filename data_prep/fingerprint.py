@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 
 from data_prep import workers
+from thrifty_jax import labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import SLICE_AXES, Case, Volume
@@ -128,7 +129,7 @@ def _foreground_quantiles(read_case: Callable[[Case], Volume], case: Case) -> np
     volume = read_case(case)
   except InputError:  # the check reports it
     return np.zeros(0)
-  values = volume.image[volume.truth > 0]
+  values = volume.image[labels.foreground(volume.truth)]
   values = values[np.isfinite(values)]
   places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
   return np.quantile(values, places) if values.size else values

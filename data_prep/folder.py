@@ -42,7 +42,7 @@ from data_prep import (
   two_folders,
 )
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, records, words
+from thrifty_jax import files, labels, logbook, records, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import (
   dataset_json,
@@ -80,25 +80,26 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   if data and data.images:
     paired = two_folders.find(data)
     found, problems, classes = paired.files, paired.problems, data.classes
+    regions, ignore = data.regions, data.ignore
   elif not (raw_dir / 'dataset.json').exists() and dicom_folder.holds_dicom(raw_dir):
     return _find_studies(raw_dir, data)
   else:
     described = dataset_json.read(raw_dir)
     found, problems = one_folder.find(raw_dir, described)
-    classes = data.classes if data and data.classes else described.classes
+    classes, regions, ignore = _choose_labels(data, described)
   if not found:
     raise InputError(f'{raw_dir}: no scan there is complete. The first problem: {problems[0].text}')
   if data and not classes:
     asked = two_folders.ask_classes(data, [label for _, label in found.values()])
     raise InputError(f'{data_sets.expand(data.masks)}: {asked}.')
-  legend = pictures.Legend(data.colours if data else (), len(classes))
+  legend, regions = _read_legend(raw_dir, data, classes, regions, ignore)
   volume = next((label for _, label in found.values() if not pictures.is_picture(label)), None)
   if volume and legend.colours:
     raise InputError(
       f'{volume}: is a volume, which holds class numbers, but data.colours is set; expected masks '
       'that are pictures. Leave out --config.data.colours.'
     )
-  cases = _make_cases(found, _patients_file(raw_dir, data), legend)
+  cases = _make_cases(found, _patients_file(raw_dir, data), legend, regions)
   if problems:
     raise data_sets.Unpaired(problems, cases)
   return cases
@@ -110,17 +111,39 @@ def find_external(raw_dir: Path, data: ConfigDict) -> tuple[list[Case], list[dat
     return [], []
   described = dataset_json.read(raw_dir)
   found, problems = one_folder.find_external(raw_dir, described)
-  legend = pictures.Legend(data.colours, len(data.classes or described.classes))
-  return _make_cases(found, _patients_file(raw_dir, data), legend), problems
+  legend, regions = _read_legend(raw_dir, data, *_choose_labels(data, described))
+  return _make_cases(found, _patients_file(raw_dir, data), legend, regions), problems
+
+
+def _read_legend(
+  raw_dir: Path, data: ConfigDict | None, classes: Sequence[str], regions: str, ignore: int
+) -> tuple[pictures.Legend, labels.Regions]:
+  """Returns the meaning of the pixels of pictures, and the regions, which must fit the classes."""
+  parsed = labels.parse(regions.removeprefix('auto'))
+  if parsed and (fault := labels.find_fault(classes, parsed)):
+    raise InputError(
+      f'{raw_dir}: the classes are {", ".join(classes)} and their labels {regions}: {fault}. Set '
+      'data.classes and data.regions, or neither.'
+    )
+  count = labels.count(len(classes), parsed)
+  return pictures.Legend(data.colours if data else (), count, max(ignore, 0)), parsed
 
 
 def _make_cases(
-  found: one_folder.Files, patients_file: Path, legend: pictures.Legend
+  found: one_folder.Files, patients_file: Path, legend: pictures.Legend, regions: labels.Regions
 ) -> list[Case]:
   """Returns the scans of image and mask by name, sorted; those that are pictures have a legend."""
   patients = named_files.read_patients(patients_file, sorted(found))
   return [
-    Case(name, patients[name], image, (label,), legend if pictures.is_picture(label) else None)
+    Case(
+      name,
+      patients[name],
+      image,
+      (label,),
+      legend if pictures.is_picture(label) else None,
+      ignore=legend.ignore,
+      regions=regions,
+    )
     for name, (image, label) in sorted(found.items())
   ]
 
@@ -131,6 +154,7 @@ def _is_bids(raw_dir: Path, data: ConfigDict | None) -> bool:
 
 def _find_bids(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
   """Returns the scans of a folder in BIDS; see `find_cases`."""
+  _require_plain(raw_dir, data, 'in BIDS, whose masks have the classes that dseg.tsv names')
   found = _read_bids(raw_dir, data)
   if not found.cases:
     raise InputError(f'{raw_dir}: no scan is complete. The first problem: {found.problems[0].text}')
@@ -147,6 +171,15 @@ def _read_bids(raw_dir: Path, data: ConfigDict | None) -> bids.Found:
   return bids.find(raw_dir, **{name: data[name] for name in names} if data else {})
 
 
+def _require_plain(raw_dir: Path, data: ConfigDict | None, what: str) -> None:
+  """Refuses regions and an ignored label of a folder whose masks have a meaning of their own."""
+  if data and (data.regions.removeprefix('auto') or data.ignore > 0):
+    raise InputError(
+      f'{raw_dir}: is a folder {what}, but data.regions or data.ignore is set; expected masks that '
+      'hold numbers. Leave them out.'
+    )
+
+
 def _find_studies(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
   """Returns the series of a folder of DICOM studies that have a truth."""
   if data and data.colours:
@@ -154,6 +187,7 @@ def _find_studies(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
       f'{raw_dir}: is a folder of DICOM, but data.colours is set; expected masks that are '
       'pictures. Leave out --config.data.colours.'
     )
+  _require_plain(raw_dir, data, 'of DICOM, whose segments and structures are classes by their names')
   cases, problems = dicom_folder.find(raw_dir, data.classes if data else ())
   if not cases:
     raise InputError(
@@ -230,7 +264,7 @@ def read_case(case: Case) -> Volume:
 def read_classes(case: Case) -> list[int]:
   """Reads which foreground classes the mask of a scan has, without the scan."""
   label, _ = _read_mask(case)
-  return [int(value) for value in np.unique(np.rint(label)) if value > 0]
+  return [int(value) for value in np.unique(np.rint(label)) if labels.foreground(value)]
 
 
 def resolve(
@@ -242,7 +276,7 @@ def resolve(
   # The check reports unusable files, all of them; here they are only left out.
   grids = fingerprint.read_grids(scans.cases)
   described = _describe(config, scans.cases)
-  data.classes = data.classes or described.classes
+  data.classes, data.regions, data.ignore = _choose_labels(data, described)
   data.modalities = data.modalities or len(described.channels)
   flat = _are_pictures(scans.cases)
   if data.slice_axis == 'auto':
@@ -304,6 +338,8 @@ def _describe(config: ConfigDict, cases: Sequence[Case]) -> dataset_json.Descrip
   return dataset_json.Description(
     name=name,
     classes=classes,
+    regions=labels.parse(data.regions.removeprefix('auto')),
+    ignore=max(data.ignore, 0),
     channels=channels,
     endings=(),
     scans=None,
@@ -330,14 +366,36 @@ def _are_studies(cases: Sequence[Case]) -> bool:
 
 def _read_mask(case: Case) -> tuple[np.ndarray, np.ndarray]:
   """Reads the mask of a scan, its classes by what says their meaning, and its affine."""
+  path = case.label[0]
   if case.values:
     return bids_masks.read(case)
   if case.segments:
     shape, affine = dicom.read_grid(case.image)
-    return dicom_truth.read_mask(case.label[0], case.segments, shape, affine), affine
+    return dicom_truth.read_mask(path, case.segments, shape, affine), affine
   if case.legend:
-    return pictures.read_mask(case.label[0], case.legend), pictures.AFFINE
-  return sources.read_voxels(case.label[0])
+    label, affine = pictures.read_mask(path, case.legend), pictures.AFFINE
+  else:
+    label, affine = sources.read_voxels(path)
+  if case.ignore:
+    try:
+      label = labels.mark_ignored(volumes.whole_numbers(label, path), case.ignore)
+    except ValueError as error:
+      raise InputError(f'{path}: the mask {error}. Renumber it.') from error
+  return label, affine
+
+
+def _choose_labels(
+  data: ConfigDict | None, described: dataset_json.Description
+) -> tuple[tuple[str, ...], str, int]:
+  """Returns classes, regions and the ignored label: each as the config says, else as described."""
+  regions, ignore = labels.format_text(described.regions), described.ignore
+  if data is None:
+    return described.classes, regions, ignore
+  return (
+    data.classes or described.classes,
+    regions if data.regions == 'auto' else data.regions,
+    ignore if data.ignore < 0 else data.ignore,
+  )
 
 
 def _require_alike(case: Case) -> None:
@@ -384,6 +442,7 @@ def _learned(
   """Returns the window of the training foreground, kept in a file so that scans are read once."""
   cases = [case for case in scans.cases if case.patient in training]
   legend = ''.join(config.data.colours).replace('#', '_')  # on which the foreground depends
+  legend += f'_{config.data.ignore}_ignored' * (config.data.ignore > 0)
   name = f'window_{fingerprint.RULE}_{scans.contents.digest(cases)}{legend}.json'
   path = data_sets.data_dir(config) / config.data.name / name
   if path.exists():
@@ -443,7 +502,8 @@ def _found(
     *paired,
     (f'{scan}s', shape),
     ('channels', ', '.join(described.channels)),
-    ('classes', ', '.join(data.classes)),
+    ('classes', labels.describe(data.classes, labels.parse(data.regions))),
+    *([('ignored', f'label {data.ignore} of the masks')] if data.ignore else []),
     ('drawing', words.describe_drawing(data)),
     ('intensity', intensity),
     ('from data', f'{", ".join(left)}; what is set in config.data wins'),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices, windows
 from thrifty_jax.scans.volumes import Case
@@ -47,13 +48,17 @@ def measure_kept(masks: Sequence[np.ndarray], reduction: float) -> float:
   return min((float(np.mean(own)) for own in scores.values()), default=1.0)
 
 
-def measure_kept_by_class(masks: Sequence[np.ndarray], reduction: float) -> dict[int, list[float]]:
+def measure_kept_by_class(
+  masks: Sequence[np.ndarray], reduction: float, regions: labels.Regions = ()
+) -> dict[int, list[float]]:
   """Returns for each class the DSC of `measure_kept` in the masks, [H, W], that have it."""
   scores: dict[int, list[float]] = {}
   for mask in masks:
     small = slices.draw_label(mask, windows.reduced(mask.shape, reduction))
     back = slices.draw_label(small, mask.shape)
-    for k in np.unique(mask[mask > 0]):
-      size = (back == k).sum() + (mask == k).sum()
-      scores.setdefault(int(k), []).append(2 * ((back == k) & (mask == k)).sum() / size)
+    back, mask = labels.leave_out_ignored(back, mask)
+    for k in labels.to_classes(np.unique(mask[mask > 0]).tolist(), regions):
+      after, before = (labels.belongs(one, k, regions) for one in (back, mask))
+      size = after.sum() + before.sum()
+      scores.setdefault(k, []).append(2 * (after & before).sum() / size)
   return scores

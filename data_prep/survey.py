@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep import placement, reduction, slice_order
+from thrifty_jax import labels
 from thrifty_jax.scans import dicom_file, overlays
 from thrifty_jax.scans.volumes import Case, Volume
 
@@ -41,10 +42,13 @@ class Scan:
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
   """Returns the figures of a scan without problems, whose slices lie along data.slice_axis."""
-  image, label = volume.image, volume.truth
+  regions, image = labels.parse(data.regions), volume.image
+  label = labels.leave_out_ignored(volume.truth, volume.truth)[0]
   voxels = image.reshape(-1, image.shape[-1])
   intensity = np.percentile(voxels[:: 1 + len(voxels) // _SAMPLES], PERCENTILES, axis=0).T
-  counts = np.bincount(label.reshape(-1), minlength=len(data.classes))
+  counts = np.array(
+    [np.count_nonzero(labels.belongs(label, k, regions)) for k in range(1, len(data.classes))]
+  )
   labelled = np.flatnonzero(label.any(axis=(1, 2)))
   flat = (image.min(axis=(1, 2)) == image.max(axis=(1, 2))).all(axis=-1)
   middle = int(labelled[len(labelled) // 2]) if labelled.size else len(label) // 2
@@ -59,7 +63,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     spacing_mm=volume.spacing_mm,
     orientation=volume.orientation,
     intensity=intensity,
-    class_size=counts[1:] * (1 if data.unit == 'pixels' else np.prod(volume.spacing_mm) / 1000),
+    class_size=counts * (1 if data.unit == 'pixels' else np.prod(volume.spacing_mm) / 1000),
     image_digest=_digest(image) if image.min() < image.max() else '',
     label_digest=_digest(label) if labelled.size else '',
     study_digest=_study_digest(source),
@@ -67,7 +71,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     blank=tuple(int(d) + 1 for d in labelled if flat[d]),
     picture=overlays.outline_slice(
       shown,
-      label[middle],
+      labels.innermost(label[middle], regions),
       limits=overlays.colour_limits(shown) if shown.ndim == 3 else limits,
       spacing_mm=volume.spacing_mm[1:],
       colours=overlays.line_colours(data.colours),
@@ -75,20 +79,25 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     pictured=middle + 1,
     placement=placement.measure(
       np.clip((image[..., 0] - limits[0]) / max(limits[1] - limits[0], np.finfo(float).tiny), 0, 1),
-      label,
+      labels.innermost(label, regions),
       len(data.classes),
-    ),
+    )
+    if label is volume.truth  # else a class may end where nobody labelled
+    else None,
     constant=tuple(np.flatnonzero(voxels.min(axis=0) == voxels.max(axis=0)).tolist()),
-    kept=_measure_kept(label, data),
+    kept=_measure_kept(volume.truth, data, regions),
   )
 
 
-def _measure_kept(label: np.ndarray, data: ConfigDict) -> np.ndarray | None:
-  """Returns `Scan.kept` of what is cut into windows, and of pictures."""
-  if not data.reduction and data.unit != 'pixels':
+def _measure_kept(
+  label: np.ndarray, data: ConfigDict, regions: labels.Regions
+) -> np.ndarray | None:
+  """Returns `Scan.kept` of what is cut into windows, of pictures, and of sparse labels."""
+  if not data.reduction and data.unit != 'pixels' and not data.ignore:
     return None
   factor = data.reduction or max(1.0, max(label.shape[1:]) / data.image_size)
-  found = reduction.measure_kept_by_class([plane for plane in label if plane.any()], factor)
+  masks = [plane for plane in label if plane.any()]
+  found = reduction.measure_kept_by_class(masks, factor, regions)
   return np.array([np.mean(found.get(k, np.nan)) for k in range(1, len(data.classes))])
 
 

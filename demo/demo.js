@@ -1,5 +1,6 @@
 // The page: a file in, what the worker finds out of it on the screen.
 
+import { innermost } from './prepare.js';
 import { legend, viewer } from './view.js';
 
 const DIRECTIONS = {
@@ -60,7 +61,7 @@ const receive = {
   scan(found) {
     const { shape, shades } = found;
     const mask = new Uint8Array(shades[0].length);
-    scan = { ...scan, ...found, mask, times: [], outlined: ofPictures };
+    scan = { ...scan, ...found, mask, times: [], outlined: ofPictures, classes: innermost(settings) };
     at('slice').max = shape[0] - 1;
     at('slice').value = Math.floor(shape[0] / 2);
     at('slice').disabled = shape[0] === 1;

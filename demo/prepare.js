@@ -82,18 +82,22 @@ function toHalf(value) {
   return value && (steps + even - even) * ulp;
 }
 
-// Logits of the windows of a slice, T of [K, S, S], as the class of each pixel, [H, W].
+// Logits of the windows of a slice, T of [K, S, S], as the label of each pixel, [H, W]: the class
+// with the largest, or of each region whose logit is above that of class 0 its first label.
 export function classesOf(parts, [h, w], settings) {
   const { frame, corner: [top, left], size } = sizesOf([h, w], settings);
   const [side, mask] = [settings.image_size, new Uint8Array(h * w)];
   const most = new Float32Array(h * w).fill(-Infinity);
+  const regions = settings.regions ?? [];
   for (let k = 0; k < settings.classes.length; k++) {
     const own = parts.map((part) => part.subarray(k * side * side, (k + 1) * side * side));
     const plane = resize(join(own, size, side), size, frame, true);
     for (let y = 0, i = 0; y < h; y++) {
       for (let x = 0; x < w; x++, i++) {
         const value = plane[(top + y) * frame[1] + left + x];
-        if (value > most[i]) [most[i], mask[i]] = [value, k];
+        if (!(value > most[i])) continue;
+        mask[i] = k && regions.length ? regions[k - 1][0] : k;
+        if (!k || !regions.length) most[i] = value;
       }
     }
   }
@@ -154,12 +158,33 @@ function gaussian(sigma) {
   return bell.map((one) => one / sum);
 }
 
-// Turns all but the largest piece of a class into background, in place; pieces touch by faces.
-export function keepLargest(mask, [depth, h, w], number) {
+// The smallest class of each label, by which it is drawn.
+export function innermost({ regions = [] }) {
+  const found = Uint8Array.from({ length: 256 }, (_, label) => label);
+  const sizes = regions.map((labels, index) => [labels.length, index]);
+  for (const [, index] of sizes.sort(([a], [b]) => b - a)) {
+    for (const label of regions[index]) found[label] = index + 1;
+  }
+  return found;
+}
+
+// The labels of a class, and the one that its voxels get where they are no more of it: that of the
+// next region around it, else the background.
+function meaningOf(number, { regions = [] }) {
+  if (!regions.length) return [[number], 0];
+  const own = regions[number - 1];
+  const outer = regions.filter((one) => one.length > own.length && own.every((l) => one.includes(l)));
+  return [own, outer.length ? outer.sort((a, b) => a.length - b.length)[0][0] : 0];
+}
+
+// Turns all but the largest piece of a class into what is around, in place; pieces touch by faces.
+export function keepLargest(mask, [depth, h, w], number, settings) {
+  const [labels, around] = meaningOf(number, settings);
+  const own = mask.map((label) => labels.includes(label));
   const piece = new Uint32Array(mask.length);
   let [pieces, largest, most] = [0, 0, 0];
   for (let seed = 0; seed < mask.length; seed++) {
-    if (mask[seed] !== number || piece[seed]) continue;
+    if (!own[seed] || piece[seed]) continue;
     piece[seed] = ++pieces;
     const members = [seed];
     for (let i = 0; i < members.length; i++) {
@@ -170,12 +195,12 @@ export function keepLargest(mask, [depth, h, w], number) {
         [z > 0, at - w * h], [z < depth - 1, at + w * h],
       ];
       for (const [inside, next] of beside) {
-        if (!inside || mask[next] !== number || piece[next]) continue;
+        if (!inside || !own[next] || piece[next]) continue;
         piece[next] = pieces;
         members.push(next);
       }
     }
     if (members.length > most) [largest, most] = [pieces, members.length];
   }
-  for (let i = 0; i < mask.length; i++) if (piece[i] && piece[i] !== largest) mask[i] = 0;
+  for (let i = 0; i < mask.length; i++) if (piece[i] && piece[i] !== largest) mask[i] = around;
 }

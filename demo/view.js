@@ -29,16 +29,17 @@ export function legend(list, names) {
   }));
 }
 
-// Gives the function that shows slice d of a scan {shape, spacing, shades, mask}; shades are one
-// channel of grey, or three of red, green and blue, whose classes are outlined too.
+// Gives the function that shows slice d of a scan {shape, spacing, shades, mask, classes}; shades
+// are one channel of grey, or three of red, green and blue, whose classes are outlined too; classes
+// has the class by which a label of the mask is drawn.
 export function viewer(picture) {
   const [image, overlay, lines] = picture.querySelectorAll('canvas');
   const paints = Array.from({ length: 256 }, (_, k) => (k ? [...colour(k), 255] : [0, 0, 0, 0]));
-  return ({ shape: [, h, w], spacing, shades, mask, outlined }, d) => {
+  return ({ shape: [, h, w], spacing, shades, mask, classes: drawn, outlined }, d) => {
     picture.style.setProperty('--ratio', (w * spacing[2]) / (h * spacing[1]));
     const part = (voxels) => voxels.subarray(d * h * w, (d + 1) * h * w);
     const [red, green, blue] = [0, 1, 2].map((m) => part(shades[m] ?? shades[0]));
-    const classes = part(mask);
+    const classes = part(mask).map((label) => drawn[label]);
     paint(image, [h, w], (i) => [red[i], green[i], blue[i], 255]);
     paint(overlay, [h, w], (i) => paints[classes[i]]);
     if (!outlined) return;

@@ -78,7 +78,7 @@ async function segment({ channels, shape, spacing, shades }, settings, network) 
     postMessage({ kind: 'slice', d, mask: classes, milliseconds: performance.now() - start });
   }
   for (const name of settings.largest_component) {
-    keepLargest(mask, shape, settings.classes.indexOf(name));
+    keepLargest(mask, shape, settings.classes.indexOf(name), settings);
   }
   const saved = settings.colours && await writeMask(mask, native, settings.colours, settings.note);
   postMessage({ kind: 'done', mask, odd: unlike(squares, shape, spacing, settings), saved });

@@ -61,14 +61,14 @@ def test_variants_compose(name, variants):
 def test_a_folder_s_settings_are_left_to_the_data_until_they_are_set():
   config = _get('folder', 'small')
   assert configs.left_to_data(config) == [
-    *('data.classes', 'data.modalities', 'data.context', 'data.slice_axis', 'data.image_size'),
-    'data.reduction',
+    *('data.classes', 'data.regions', 'data.ignore', 'data.modalities', 'data.context'),
+    *('data.slice_axis', 'data.image_size', 'data.reduction'),
     *('data.unit', 'data.intensity', 'data.window'),
   ]
   config.data.update({'classes': ('background', 'liver'), 'image_size': 64, 'window': (0.0, 1.0)})
   assert configs.left_to_data(config) == [
-    *('data.modalities', 'data.context', 'data.slice_axis', 'data.reduction', 'data.unit'),
-    'data.intensity',
+    *('data.regions', 'data.ignore', 'data.modalities', 'data.context', 'data.slice_axis'),
+    *('data.reduction', 'data.unit', 'data.intensity'),
   ]
   for path in FILES:
     assert path.stem == 'folder' or configs.left_to_data(_get(path.stem)) == []
@@ -325,6 +325,7 @@ NOT_OF_THE_PAPER = {
     'retrain.freeze_levels',
   ),
   *('data.exclude', 'data.nan_is_lowest', 'data.colours', 'data.reduction', 'data.unit'),
+  *('data.regions', 'data.ignore'),
   'evaluate.list_suspects',
   *('augment.blur_sigma', 'augment.coarse_scale'),  # read with a probability above 0
   *(field for field, row in SETTINGS.items() if field.startswith('front.') and row.stages),

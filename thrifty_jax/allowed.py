@@ -95,6 +95,10 @@ COLOURS = Allowed(
     and len({colour.lower() for colour in value}) == len(value)
   ),
 )
+REGIONS = Allowed(
+  "'', or labels by commas and classes by spaces, as in '1,2,3 2,3 3'",
+  lambda value: re.fullmatch(r'(\d{1,3}(,\d{1,3})*( \d{1,3}(,\d{1,3})*)*)?', value) is not None,
+)
 PATTERN = Allowed(
   "'', or a name as '{case}_{channel}', with a text between the two",
   lambda value: not value or re.fullmatch(_PATTERN, value) is not None,

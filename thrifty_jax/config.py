@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from thrifty_jax import labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import DOWNLOADS, MODELS, SETTINGS
 
@@ -198,8 +199,28 @@ def _validate_places(config: ConfigDict) -> None:
   only = "'' without data.images"
   _require(config, 'data.pattern', lambda pattern: not pattern or data.images, only)
   if data.classes:
-    each = f'() or {len(data.classes)} colours, one for each of data.classes'
-    _require(config, 'data.colours', lambda found: len(found) in (0, len(data.classes)), each)
+    _validate_labels(config)
+
+
+def _validate_labels(config: ConfigDict) -> None:
+  """Refuses regions that fit neither the classes nor one another, and other ignored labels."""
+  data = config.data
+  is_open = SETTINGS['data.regions'].is_open(data.regions)
+  regions = () if is_open else labels.parse(data.regions)
+  fault = labels.find_fault(data.classes, regions) if regions else ''
+  own = f'regions of {", ".join(data.classes[1:])}, nested or apart, the outer ones first: {fault}'
+  _require(config, 'data.regions', lambda _: not fault, own)
+  count = labels.count(len(data.classes), regions)
+  highest = f'0, or a label above the others, {count} or more'
+  _require(config, 'data.ignore', lambda value: value == 0 or value >= count, highest)
+  count += data.ignore > 0
+  each = f'() or {count} colours, one for each label'
+  _require(config, 'data.colours', lambda found: len(found) in (0, count), each)
+  if data.colours:
+    none = "'' with data.colours: masks with regions hold numbers"
+    _require(config, 'data.regions', lambda text: not text, none)
+    last = f'0 or {count - 1}, as the last of data.colours is that of ignored pixels'
+    _require(config, 'data.ignore', lambda value: value in (0, count - 1), last)
 
 
 def _validate_model(config: ConfigDict) -> None:

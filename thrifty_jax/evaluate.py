@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
-from thrifty_jax import allowed, files, logbook, stopping
+from thrifty_jax import allowed, files, labels, logbook, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import say
 from thrifty_jax.running import command_line
@@ -41,6 +41,11 @@ the grid of the truth, as the stage evaluate of a run has them.
                        colours of the classes in pictures (default: they hold class numbers; of two
                        classes 0 and 255 do as well)
   --masks_hold_numbers only the truths have these colours
+  --regions="1,2,3 2,3 3"
+                       labels of each of --classes but the background, where it has several, the
+                       outer regions first (default: as those files say)
+  --ignore=N           label of the truths, above the others, of voxels that do not count (default:
+                       as dataset.json says, else none)
   --patients=FILE.csv  lines "case,patient" after such a first line, where a patient has several
                        truths; a case has the name of its truth without the ending
   --nsd_tolerance=2    in mm, of pictures in pixels (default: {TOLERANCE:g})
@@ -69,10 +74,12 @@ def run(arguments: Sequence[str]) -> int:
     USAGE,
     required={'masks': 'masks', 'truths': 'labelsTr', 'output': 'scores'},
     nsd_tolerance=command_line.Number(float, TOLERANCE, least=0),
+    ignore=command_line.Number(int, 0, least=0),
   )
   output = Path(values.output)
   classes = command_line.parse_texts('classes', values.classes, CLASSES)
   colours = command_line.parse_texts('colours', values.colours, allowed.COLOURS)
+  regions = _parse_regions(values.regions, classes, colours)
   _require_usable(values, output)
   # The readers of scans take a second to import, so mistakes in the command are reported first.
   from thrifty_jax.scores import mask_pairs
@@ -81,9 +88,16 @@ def run(arguments: Sequence[str]) -> int:
   sets = [_find(values, name) for name in ('masks', 'against') if values[name].value]
   mask_pairs.require_same(sets)
   meaning = mask_pairs.find_meaning(
-    sets, classes=classes, colours=colours, masks_hold_numbers=values.masks_hold_numbers
+    sets,
+    classes=classes,
+    colours=colours,
+    masks_hold_numbers=values.masks_hold_numbers,
+    regions=regions,
+    ignore=values.ignore,
   )
-  say('classes', ', '.join(meaning.classes))
+  say('classes', labels.describe(meaning.classes, meaning.regions))
+  if meaning.ignore:
+    say('ignored', f'label {meaning.ignore} of the truths')
   try:
     return _score(sets, meaning, output, nsd_tolerance=values.nsd_tolerance)
   except KeyboardInterrupt as error:
@@ -91,8 +105,25 @@ def run(arguments: Sequence[str]) -> int:
     return stopping.status(error)
 
 
+def _parse_regions(text: str, classes: Sequence[str], colours: Sequence[str]) -> labels.Regions:
+  """Parses --regions, which must fit the classes."""
+  if not text:
+    return ()
+  if not allowed.REGIONS.holds(text) or not classes or colours:
+    raise InputError(
+      f'--regions={text}: expected labels of each of --classes but the background, as in '
+      '"1,2,3 2,3 3", and no --colours'
+    )
+  regions = labels.parse(text)
+  if fault := labels.find_fault(classes, regions):
+    raise InputError(f'--regions={text}: {fault}; expected regions nested or apart, outer first')
+  return regions
+
+
 def _require_usable(values: Any, output: Path) -> None:
   """Refuses options that do not fit together, and an output that cannot be written."""
+  if values.ignore > labels.IGNORED:
+    raise InputError(f'--ignore={values.ignore}: expected a label, at most {labels.IGNORED}')
   if not math.isfinite(values.nsd_tolerance):
     raise InputError(f'--nsd_tolerance={values.nsd_tolerance}: expected a number from 0')
   if values.masks_hold_numbers and not values.colours:

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import thrifty_jax
-from thrifty_jax import allowed
+from thrifty_jax import allowed, labels
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import command_line, sequence
@@ -82,16 +82,21 @@ def score(
   spacing_mm: Sequence[float],
   *,
   classes: Sequence[str],
+  regions: Sequence[Sequence[int]] = (),
+  ignore: int = 0,
   nsd_tolerance_mm: float = 2.0,
 ) -> dict[str, VolumeScores]:
   """Scores a mask against the truth, as a run's evaluation does: each class by itself.
 
   Args:
-    mask: Predicted class of each voxel, integers, [D, H, W]; of a picture [H, W].
-    truth: True class of each voxel, on the same grid.
+    mask: Predicted label of each voxel, integers, [D, H, W]; of a picture [H, W].
+    truth: True label of each voxel, on the same grid.
     spacing_mm: Distances of neighbouring voxels along each axis, in millimetres; (1, 1) for a
       picture, whose distances are in pixels.
     classes: Names of the classes in the order of their numbers, background first.
+    regions: Labels of each class but the background, outer regions first, as in ((1, 2), (2,)); ()
+      where each class is one label.
+    ignore: Label of the truth, above the others, of voxels that count nowhere; 0 is none.
     nsd_tolerance_mm: Largest distance of surfaces that NSD counts as agreement.
 
   Returns:
@@ -111,16 +116,29 @@ def score(
   if isinstance(classes, str) or len(classes) < 2 or len({*classes}) < len(classes):
     raise InputError(f'classes is {classes!r}; expected different names, background first')
   spacing = (*[1.0] * (3 - len(spacing_mm)), *spacing_mm)
-  names = dict(enumerate(classes))
+  meaning = tuple(map(tuple, regions))
+  if meaning and (fault := labels.find_fault(classes, meaning)):
+    raise InputError(f'regions is {regions!r:.100}: {fault}')
+  if ignore and not labels.count(len(classes), meaning) <= ignore <= labels.IGNORED:
+    raise InputError(f'ignore is {ignore!r}; expected a label above those of the classes, or 0')
   try:
-    overlap_counts(*arrays, classes=len(names))  # refuses other shapes and classes
+    if arrays[0].shape == arrays[1].shape and ignore:
+      ignored = arrays[1] == ignore
+      arrays = [np.where(ignored, 0, array) for array in arrays]
+    if arrays[1].size and arrays[1].max() >= labels.IGNORED:
+      raise ValueError(f'class {arrays[1].max()} is not one of {len(classes)}')
+    # Refuses other shapes and labels.
+    overlap_counts(*arrays, classes=len(classes), regions=meaning)
     shape = (-1, *arrays[0].shape[-2:])
     predicted, true = (array.reshape(shape) for array in arrays)
     return {
-      names[k]: score_volume(
-        predicted == k, true == k, spacing_mm=spacing, nsd_tolerance_mm=nsd_tolerance_mm
+      name: score_volume(
+        labels.belongs(predicted, k, meaning),
+        labels.belongs(true, k, meaning),
+        spacing_mm=spacing,
+        nsd_tolerance_mm=nsd_tolerance_mm,
       )
-      for k in range(1, len(names))
+      for k, name in enumerate(classes[1:], start=1)
     }
   except ValueError as error:
     raise InputError(str(error)) from error

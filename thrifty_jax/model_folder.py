@@ -21,9 +21,9 @@ from thrifty_jax.networks import baselines, build, genotype, inference, lean_spa
 from thrifty_jax.networks.model_spec import ModelSpec, find_faults
 
 FORMAT = 'thrifty_jax.model'
-# 5 lacked the unit, which was mm; 4 lacked a baseline's width, which was 32; 3 lacked scores.json
-# and the splits.
-VERSION = 6
+# 6 had no regions; 5 lacked the unit, which was mm; 4 lacked a baseline's width, which was 32; 3
+# lacked scores.json and the splits.
+VERSION = 7
 OLDEST = 3  # 2 lacked checksums and the description of the training scans
 CHECKSUMS = 'checksums.json'
 SCORES = 'scores.json'

@@ -145,6 +145,7 @@ def run(arguments: Sequence[str]) -> int:
   about = {
     'note': thrifty_jax.RESEARCH_USE,
     'classes': {str(number): name for number, name in enumerate(segmenter.classes)},
+    **({'regions': [*map(list, segmenter.regions)]} if segmenter.regions else {}),
     'models': [{'weights_sha256': member.sha256} for member in segmenter.members],
     'flips': segmenter.flips,
     'largest_component': list(segmenter.largest_component),
@@ -221,7 +222,12 @@ def _segment_all(
           mask = found.turned(found.mask, grid.affine)
           mask = mask[0] if segmenter.of_pictures else mask
           rows += measurements.measure(
-            image, mask, scan=source.name, classes=segmenter.classes, affine=grid.affine
+            image,
+            mask,
+            scan=source.name,
+            classes=segmenter.classes,
+            affine=grid.affine,
+            regions=segmenter.regions,
           )
         unlike += [(source.name, line) for line in found.unlike]
       except InputError as error:

@@ -19,6 +19,7 @@ from thrifty_jax.allowed import (
   PERCENTILES,
   RATES,
   REDUCTION,
+  REGIONS,
   RISING,
   RISING_LIST,
   SHARE,
@@ -133,6 +134,18 @@ _SLICES = {
     names("different names, the background and a class more, as in ('a', 'b')", least=2),
     'Classes, in the order of their numbers in a mask.',
     open_value=(),
+  ),
+  'regions': Setting(
+    '',
+    REGIONS,
+    "Labels of each class but the background, first the one that is written; '' is one a class.",
+    open_value='auto',
+  ),
+  'ignore': Setting(
+    0,
+    within(0, 255),
+    'Highest label in a mask, of voxels without a class; 0 is none.',
+    open_value=-1,
   ),
   'modalities': Setting(1, COUNT, 'Channels of a scan.', open_value=0),
   'colours': Setting(

@@ -46,12 +46,49 @@ def test_ten_and_more_channels_and_classes_are_in_the_order_of_numbers_not_of_te
   assert found.classes == found.channels == tuple(f'n{number}' for number in range(12))
 
 
+def test_regions_and_the_ignored_label_are_read_as_nnunet_documents_them(tmp_path):
+  brats = regions(order=[1, 2, 3], whole=[1, 2, 3], core=[3, 2], enhancing=3, ignore=4)
+  found = read(tmp_path, brats)
+  assert found.classes == ('background', 'whole', 'core', 'enhancing')
+  assert (found.regions, found.ignore) == (((1, 2, 3), (2, 3), (3,)), 4)
+  assert dataset_json.read_labels(tmp_path / 'dataset.json') == (*found_labels(found),)
+  parts = read(tmp_path, regions(order=[2, 1, 2], whole=[1, 2], inner=[1], outer=[2]))
+  assert parts.regions == (
+    (2, 1),
+    (1,),
+    (2,),
+  )  # a whole that its parts fill has no label of its own
+  alone = read(tmp_path, labels(background=0, liver=[1], ignore=2))
+  assert found_labels(alone) == (('background', 'liver'), (), 2)  # as one number in a list is one
+  old = read(tmp_path, DECATHLON | {'labels': {'0': 'none', '1': 'liver', '2': 'ignore'}})
+  assert found_labels(old) == (('none', 'liver'), (), 2)
+
+
+def found_labels(found):
+  return found.classes, found.regions, found.ignore
+
+
+def test_the_file_beside_predicted_masks_has_their_regions(tmp_path):
+  path = tmp_path / 'classes.json'
+  classes = {'0': 'background', '1': 'whole', '2': 'core'}
+  path.write_text(json.dumps({'classes': classes, 'regions': [[1, 2], [2]]}))
+  assert dataset_json.read_labels(path) == (('background', 'whole', 'core'), ((1, 2), (2,)), 0)
+  path.write_text(json.dumps({'classes': classes, 'regions': [[2], [1, 2]]}))
+  with pytest.raises(InputError, match='core would be written over whole'):
+    dataset_json.read_labels(path)
+
+
 def test_two_channels_may_have_one_name(tmp_path):
   assert read(tmp_path, DECATHLON | {'modality': {'0': 'MR', '1': 'MR'}}).channels == ('MR', 'MR')
 
 
 def labels(**entries):
   return NNUNET | {'labels': entries}
+
+
+def regions(order, **entries):
+  found = labels(background=0, **entries)
+  return found if order is None else found | {'regions_class_order': order}
 
 
 BAD = {
@@ -61,8 +98,40 @@ BAD = {
   'a list': ([], 'expected a JSON object'),
   'no labels': ({'channel_names': {'0': 'CT'}}, 'labels is None'),
   'labels in a list': (NNUNET | {'labels': ['liver']}, "labels is ['liver']"),
-  'a region': (labels(background=0, whole=[1, 2], core=2), "region 'whole' of several classes"),
-  'an ignored class': (labels(background=0, liver=1, ignore=2), 'a class "ignore"'),
+  'an ignored label in between': (labels(background=0, ignore=1, liver=2), 'the numbers 0, 2'),
+  'an ignored label far above': (labels(background=0, liver=1, ignore=3), 'above the others, 2'),
+  'an ignored label in capitals': (labels(background=0, liver=1, Ignore=2), "the name 'Ignore'"),
+  'an ignored label in a list': (labels(background=0, liver=1, ignore=[2]), 'expected one label'),
+  'an ignored label that is text': (labels(background=0, ignore='2'), "'ignore': '2'"),
+  'an ignored label in a region': (regions(order=[1, 2], whole=[1, 2], core=2, ignore=2), '3'),
+  'no order': (regions(order=None, whole=[1, 2], core=2), 'regions_class_order is None'),
+  'a short order': (regions(order=[1], whole=[1, 2], core=2), 'a label for each of the 2 regions'),
+  'an order of text': (regions(order=['1', '2'], whole=[1, 2], core=2), 'regions_class_order is'),
+  'an order with another label': (
+    regions(order=[1, 1], whole=[1, 2], core=2),
+    'regions_class_order has 1 for core, whose labels are 2',
+  ),
+  'an inner region first': (
+    regions(order=[2, 1], core=2, whole=[1, 2]),
+    'whole would be written over core, which lies in it; name whole first',
+  ),
+  'an outer region by the label of an inner one': (
+    regions(order=[2, 2], whole=[1, 2], core=2),
+    'whole would be written as label 2, which is that of a region in it; expected 1',
+  ),
+  'regions that overlap': (
+    regions(order=[1, 3], left=[1, 2], right=[2, 3]),
+    'left and right overlap, but neither lies in the other',
+  ),
+  'a label in no region': (regions(order=[1, 4], a=[1, 2], b=4), 'label 3 is in no region'),
+  'two equal regions': (regions(order=[1, 2], a=[1, 2], b=[2, 1]), 'a and b have the same labels'),
+  'a region with a label twice': (regions(order=[1], a=[1, 1, 2]), 'a has the labels [1, 1, 2]'),
+  'a region with the background': (regions(order=[1], a=[0, 1]), 'a has the labels [1, 0]'),
+  'an empty region': (regions(order=[1], a=[], b=[1, 2]), "'a': []"),
+  'regions without background': (
+    NNUNET | {'labels': {'a': [1, 2]}, 'regions_class_order': [1]},
+    'no "background": 0',
+  ),
   'a gap': (labels(background=0, liver=1, spleen=3), 'has the numbers 0, 1, 3'),
   'no background': (labels(liver=1, spleen=2), 'has the numbers 1, 2'),
   'a number twice': (labels(background=0, liver=1, spleen=1), 'has the numbers 0, 1, 1'),

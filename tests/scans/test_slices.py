@@ -7,6 +7,7 @@ import SimpleITK
 from scipy import ndimage
 from skimage import exposure, transform
 
+from thrifty_jax import labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import slices
 from thrifty_jax.scans.volumes import Volume
@@ -242,7 +243,7 @@ def test_more_slices_than_a_chunk_come_back_in_order():
 @pytest.mark.parametrize('classes', [2, 3])
 def test_of_classes_with_the_same_score_the_first_wins(classes):
   scores = np.random.default_rng(0).integers(0, 3, (4, 5, classes)).astype(np.float32)
-  found = slices.largest_class(scores)
+  found = labels.choose(scores)
   assert found.dtype == np.uint8
   for place in np.ndindex(found.shape):
     assert found[place] == list(scores[place]).index(max(scores[place]))

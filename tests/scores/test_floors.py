@@ -77,7 +77,7 @@ def test_intensity_thresholds_find_the_best_bands_there_are(classes, monkeypatch
     for order in itertools.permutations(range(classes))
   ]
   assert floor.training_dsc == pytest.approx(max(every))
-  assert score(floor.thresholds, floor.band_classes) == pytest.approx(max(every))
+  assert score(floor.thresholds, floor.band_labels) == pytest.approx(max(every))
 
 
 def test_intensity_thresholds_recover_reversed_classes():
@@ -85,7 +85,7 @@ def test_intensity_thresholds_recover_reversed_classes():
   image = (0.9 - 0.4 * label[..., None]).astype(np.float16)  # the background is the brightest
   case = floors.TrainingCase('p', image, label)
   floor = floors.fit_thresholds([case], classes=3)
-  assert floor.band_classes == (2, 1, 0)
+  assert floor.band_labels == (2, 1, 0)
   assert floor.training_dsc == 1.0
   np.testing.assert_array_equal(floor.scores(image).argmax(-1), label)
 

@@ -247,7 +247,7 @@ BAD_FOLDERS = {
   strange: r'masks: no mask pairs with a truth in .*labelsTr: x\.nii\.gz and a\.nii\.gz',
   ambiguous: r'masks: masks pair with truths in more than one way: ',
   picture: r'masks/a\.png: is a picture, but the truth a\.nii\.gz is a volume',
-  of_regions: r"dataset\.json: labels has the region 'whole'.*Or name the classes by --classes",
+  of_regions: r'dataset\.json: regions_class_order is None.*Or name the classes by --classes',
   of_nothing: r'classes\.json: names one class, background; expected the background and a',
   many: r'masks and truths hold 120 different values, and no classes are named',
   nothing: r'masks and truths hold nothing but 0, and no classes are named',

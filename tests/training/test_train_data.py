@@ -12,8 +12,9 @@ from recorded import open_data
 
 from data_prep import phantom
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks.losses import overlap
 from thrifty_jax.training import train_data
-from thrifty_jax.training.train_data import Figures, overlap
+from thrifty_jax.training.train_data import Figures
 
 
 @pytest.fixture(scope='module')

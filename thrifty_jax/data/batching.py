@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from thrifty_jax.data import mesh as meshes
 from thrifty_jax.data.read_ahead import read_ahead
 from thrifty_jax.errors import InputError
+from thrifty_jax.labels import Regions
 
 # A channel that varies less is constant except for float16 rounding, which must not be enlarged.
 SMALLEST_STD = 1e-3
@@ -42,6 +43,7 @@ class PreparedCase:
   affine: tuple[tuple[float, ...], ...]  # 4 x 4, voxel index to mm
   classes: tuple[int, ...] = ()  # foreground classes in its mask; unknown of slices before 1.3
   marked: tuple[int, ...] = ()  # windows with foreground, counted from 0; not known of whole slices
+  unlabelled: tuple[int, ...] = ()  # slices or windows in which every pixel is ignored
 
   @property
   def rows(self) -> range:
@@ -63,6 +65,7 @@ class Prepared:
   padding: tuple[float, float] | None = None
   reduction: float = 0.0  # of slices that were cut into windows; 0 where they are drawn whole
   citation: str = ''
+  regions: Regions = ()  # labels of each class, see labels.py
 
   def remembering(self, budget_bytes: int) -> 'Prepared':
     """Returns the same data set, which keeps records in memory up to the budget."""
@@ -165,14 +168,26 @@ class Examples:
 
   @functools.cached_property
   def drawn(self) -> np.ndarray:
-    """Examples of a pass, in which windows with foreground are repeated until they are a third."""
-    every = np.arange(len(self))
-    rows = [case.first_slice + np.asarray(case.marked, int) for case in self.cases]
-    marked = np.flatnonzero(np.isin(self._rows, np.concatenate(rows)))
+    """Examples of a pass, in which windows with foreground are repeated until they are a third.
+
+    Those without any label are left out.
+    """
+    every = np.setdiff1d(np.arange(len(self)), self._find('unlabelled'))
+    if not every.size:
+      raise InputError(
+        f'{self.prepared.folder}: no slice of {self.cases[0].case} and the others keeps a label as '
+        'it is drawn; raise data.image_size, or label more'
+      )
+    marked = self._find('marked')
     if not marked.size:
       return every
     more = math.ceil((len(every) - len(marked)) * MARKED / (1 - MARKED) / len(marked)) - 1
     return np.concatenate([every, *[marked] * more])
+
+  def _find(self, field: str) -> np.ndarray:
+    """Returns the examples that a field of their cases lists."""
+    rows = [case.first_slice + np.asarray(getattr(case, field), int) for case in self.cases]
+    return np.flatnonzero(np.isin(self._rows, np.concatenate(rows)))
 
   def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Reads examples to the host: image [n, S, S, M] float16, label [n, S, S] uint8."""

@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import records
+from thrifty_jax import labels, records
+from thrifty_jax.allowed import REGIONS
 from thrifty_jax.data import data_file
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import InputError
@@ -22,6 +23,7 @@ class _Settings:
   image_size: int
   modalities: int
   reduction: float = 0.0
+  regions: Annotated[str, REGIONS] = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ def open_folder(folder: Path) -> Prepared:
     padding=metadata.padding,
     reduction=float(metadata.settings.reduction),
     citation=builder.info.citation or '',
+    regions=labels.parse(metadata.settings.regions),
   )
 
 

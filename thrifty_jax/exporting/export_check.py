@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting.onnx_graph import tool
 from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
@@ -78,7 +79,8 @@ def compare(member: LoadedModel, network: Network, images: Sequence[np.ndarray])
   for image in images:
     ours, theirs = predict(image), exported(image)
     differences.append(np.abs(ours - theirs).max())
-    equal.append(ours.argmax(-1) == theirs.argmax(-1))
+    regions = member.spec.regions
+    equal.append(labels.choose(ours, regions) == labels.choose(theirs, regions))
   same = np.concatenate(equal)  # np.max keeps a NaN, which Python's max would drop
   return Agreement(len(same), float(np.max(differences)), float(same.mean()))
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import thrifty_jax
-from thrifty_jax import errors, files, records
+from thrifty_jax import errors, files, labels, records
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import segment_onnx
@@ -33,16 +33,25 @@ FORMAT = 'thrifty_jax.export'
 VERSION = 1
 # Fields of a model's description that define a slice's preparation and the meaning of the logits.
 _FIELDS = (
-  *('classes', 'largest_component', 'modalities', 'context', 'slice_axis', 'padding', 'intensity'),
+  *(
+    'classes',
+    'regions',
+    'largest_component',
+    'modalities',
+    'context',
+    'slice_axis',
+    'padding',
+    'intensity',
+  ),
   *('percentiles', 'window', 'clahe_clip_limit', 'image_size', 'reduction', 'resize', 'unit'),
   *('curvature_flow_iterations', 'curvature_flow_time_step', 'training_scans'),
 )
 # Modules that lie beside the script of an export, further ones for pictures, and how they import
 # each other there.
-_BESIDE = (components, errors, likeness, nifti, unreadable, windows)
+_BESIDE = (components, errors, labels, likeness, nifti, unreadable, windows)
 _BESIDE_OF_PICTURES = (picture_file, pictures, tiff_rows)
 _IMPORTS = (
-  (re.compile(r'from thrifty_jax\.(?:data|scans|scores) import '), 'import '),
+  (re.compile(r'from thrifty_jax(?:\.(?:data|scans|scores))? import '), 'import '),
   (re.compile(r'from thrifty_jax(?:\.scans)?\.(?=\w+ import )'), 'from '),
 )
 _SCRIPT = """\
@@ -63,6 +72,11 @@ _WINDOWED = (
   'average them where windows overlap, with weights 1, 2, ... from the border of a window to its '
   'middle, along rows times along columns; '
 )
+_CHOICE = {  # by whether classes are regions
+  False: 'take the class with the largest',
+  True: 'write the first label of each of `regions`, one after the other, where the logit of its '
+  'class, from 1, is larger than that of class 0',
+}
 _CALL = """\
 ## In Python
 
@@ -157,7 +171,7 @@ def describe(
       'type': 'float32',
       'shape': ['slices', len(spec.classes), *sides_],
       'values': f'logits; {_WINDOWED if spec.image.reduction else ""}resize them back to the slice '
-      'first, then take the class with the largest',
+      f'first, then {_CHOICE[bool(spec.regions)]}',
     },
     **{name: described[name] for name in _FIELDS if name in described},
     **({'colours': _colours(spec)} if spec.of_pictures else {}),
@@ -171,8 +185,8 @@ def describe(
 
 
 def _colours(spec: ModelSpec) -> list[str]:
-  """Returns the colour of each class in masks, as predict has it."""
-  numbers = range(1, len(spec.classes))
+  """Returns the colour of each label in masks, as predict has it."""
+  numbers = range(1, labels.count(len(spec.classes), spec.regions))
   return list(spec.colours) or ['#000000', *map(overlays.class_colour, numbers)]
 
 

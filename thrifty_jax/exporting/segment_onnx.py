@@ -22,6 +22,7 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage, sparse
 
+from thrifty_jax import labels
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import nifti, unreadable, windows
@@ -79,7 +80,7 @@ def segment(voxels, affine, settings, network):
       print(f'unlike the scans of the training, check the mask: {line}', file=sys.stderr)
   mask = classes(image, volume.shape[1:3], settings, network)
   largest = [settings['classes'].index(name) for name in settings['largest_component']]
-  mask = components.keep_largest(mask, largest)
+  mask = components.keep_largest(mask, largest, settings.get('regions', ()))
   return orientations.apply_orientation(mask, orientations.ornt_transform(sliced, stored))
 
 
@@ -129,11 +130,8 @@ def to_squares(plane, settings):
   if iterations:
     import SimpleITK  # pip install SimpleITK
 
-    flow = SimpleITK.CurvatureFlow(
-      SimpleITK.GetImageFromArray(drawn),
-      timeStep=settings['curvature_flow_time_step'],
-      numberOfIterations=iterations,
-    )
+    image, step = SimpleITK.GetImageFromArray(drawn), settings['curvature_flow_time_step']
+    flow = SimpleITK.CurvatureFlow(image, timeStep=step, numberOfIterations=iterations)
     drawn = SimpleITK.GetArrayFromImage(flow)
   return windows.cut(drawn, settings['image_size'])
 
@@ -147,7 +145,7 @@ def sizes(native, settings):
 
 
 def classes(image, native_size, settings, network):
-  """Class of each voxel [D, H, W] from slices [D, S, S, M], D T of them in windows."""
+  """Label of each voxel [D, H, W] from slices [D, S, S, M], D T of them in windows."""
   context = settings['context']
   rows = np.arange(len(image))[:, None] + np.arange(-context, context + 1)
   stacked = np.moveaxis(image[np.clip(rows, 0, len(image) - 1)], -1, 2)  # with their neighbours
@@ -160,7 +158,8 @@ def classes(image, native_size, settings, network):
     # One by one, so that activations stay in the caches: half the time.
     logits = np.concatenate([network(inputs[t : t + 1]) for t in own])  # [T, K, S, S]
     native = np.stack([resize(windows.join(one, size), frame) for one in np.moveaxis(logits, 1, 0)])
-    mask[d] = native.argmax(0)[top : top + native_size[0], left : left + native_size[1]]
+    inside = native[:, top : top + native_size[0], left : left + native_size[1]]
+    mask[d] = labels.choose(np.moveaxis(inside, 0, -1), settings.get('regions', ()))
   return mask
 
 

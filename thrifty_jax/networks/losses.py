@@ -1,16 +1,40 @@
 """The segmentation loss: cross-entropy and soft Dice.
 
+Classes that are labels are exclusive, and their probabilities the softmax of the logits. Regions
+overlap: the probability of each is the sigmoid of its logit less that of the background, which for
+a single class is the same. Pixels without a label have no part in any sum.
+
 Both are functions of sums over pixels, and the sums of parts of a batch add up to those of the
 batch, so that a batch that does not fit in memory still has its exact loss, see microbatches.py.
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
+
+from thrifty_jax import labels
 
 SMOOTH = 1e-5  # added to numerator and denominator of soft Dice, in pixels
+
+
+class Target(NamedTuple):
+  """Meaning of the numbers in a label, static under jit."""
+
+  regions: labels.Regions = ()  # of each class from 1 on; () where class k is label k
+  ignores: bool = False  # whether pixels may be labels.IGNORED
+
+
+LABELS = Target()  # each class is a label, and every pixel has one
+
+
+def make_target(config: ConfigDict) -> Target:
+  """Returns the meaning of the masks of a run."""
+  return Target(labels.parse(config.data.regions), config.data.ignore > 0)
 
 
 class Sums(NamedTuple):
@@ -19,40 +43,77 @@ class Sums(NamedTuple):
   cross_entropy: jax.Array  # sum of the cross-entropy, [], or [S] for S supervised outputs
   overlap: jax.Array  # sum of probability times truth for every class, [K] or [S, K]
   total: jax.Array  # sum of probability plus truth for every class, [K] or [S, K]
-  pixels: jax.Array  # number of pixels, []
+  pixels: jax.Array  # number of pixels with a label, []
 
 
-def loss_sums(logits: jax.Array, label: jax.Array) -> Sums:
+def loss_sums(logits: jax.Array, label: jax.Array, target: Target = LABELS) -> Sums:
   """Returns the sums that determine the loss, see segmentation_loss for the arguments."""
   if label.shape != logits.shape[-4:-1]:
     raise ValueError(
       f'the label {label.shape} must have the shape of logits {logits.shape} without K'
     )
-  # The gradient with integer labels would be a scatter, which is slow to compile and run on a CPU.
-  truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-  probability, space = jax.nn.softmax(logits), (-4, -3, -2)
+  space = (-4, -3, -2)
+  if target.regions:
+    above = logits - logits[..., :1]
+    truth = members(label, target.regions).astype(logits.dtype)
+    probability = jax.nn.sigmoid(above)
+    cross_entropy = optax.sigmoid_binary_cross_entropy(above, truth)[..., 1:].mean(-1)
+  else:
+    # With integer labels the gradient would be a scatter, slow to compile and run on a CPU.
+    truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+    probability = jax.nn.softmax(logits)
+    cross_entropy = optax.softmax_cross_entropy(logits, truth)
+  pixels = jnp.asarray(label.size, logits.dtype)
+  if target.ignores:
+    known = (label != labels.IGNORED).astype(logits.dtype)
+    cross_entropy, pixels = cross_entropy * known, known.sum()
+    probability, truth = probability * known[..., None], truth * known[..., None]
   return Sums(
-    optax.softmax_cross_entropy(logits, truth).sum((-3, -2, -1)),
+    cross_entropy.sum((-3, -2, -1)),
     (probability * truth).sum(space),
     probability.sum(space) + truth.sum(space),
-    jnp.asarray(label.size, logits.dtype),
+    pixels,
   )
+
+
+def members(label: jax.Array, regions: labels.Regions) -> jax.Array:
+  """Returns whether each pixel lies in each region, [B, H, W] to [B, H, W, K]; in class 0 none."""
+  none = jnp.zeros(label.shape, bool)
+  of_class = ((label == number for number in one) for one in regions)
+  return jnp.stack([none, *(functools.reduce(operator.or_, one) for one in of_class)], axis=-1)
+
+
+def overlap(logits: jax.Array, label: jax.Array, target: Target = LABELS) -> jax.Array:
+  """Returns common, predicted and true pixels of each foreground class, [K - 1, 3], float32."""
+  if target.regions:
+    predicted, true = logits > logits[..., :1], members(label, target.regions)
+    predicted, true = predicted[..., 1:], true[..., 1:]
+  else:
+    classes = jnp.arange(1, logits.shape[-1])
+    predicted, true = logits.argmax(-1)[..., None] == classes, label[..., None] == classes
+  if target.ignores:
+    predicted &= (label != labels.IGNORED)[..., None]
+  counts = [part.sum((0, 1, 2)) for part in (predicted & true, predicted, true)]
+  return jnp.stack(counts, axis=-1).astype(jnp.float32)
 
 
 def loss_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
   """Returns the loss, [], and the soft Dice of the last output, [K - 1]; see segmentation_loss."""
   dice = ((2 * sums.overlap + SMOOTH) / (sums.total + SMOOTH))[..., 1:]
-  loss = sums.cross_entropy / sums.pixels + 1 - dice.mean(-1)
+  loss = sums.cross_entropy / jnp.maximum(sums.pixels, 1) + 1 - dice.mean(-1)
   return loss.mean(), dice[-1] if dice.ndim == 2 else dice
 
 
-def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+def segmentation_loss(
+  logits: jax.Array, label: jax.Array, target: Target = LABELS
+) -> tuple[jax.Array, jax.Array]:
   """Returns mean cross-entropy + 1 - mean soft Dice of the foreground classes.
 
   Args:
     logits: Class scores before softmax, [B, H, W, K] float32; [S, B, H, W, K] for S outputs, whose
       losses are averaged.
-    label: Class of each pixel, [B, H, W], integers in [0, K).
+    label: Label of each pixel, [B, H, W], integers in [0, K), or as `target` says.
+    target: What the numbers in the label mean. The cross-entropy of regions is the mean of theirs.
 
   Returns:
     The loss, [], and the soft Dice of the last output, [K - 1].
@@ -63,4 +124,4 @@ def segmentation_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, j
   Source: Thrifty NAS (AAAI 2022), section Dataset: a combination of cross-entropy and Dice. Soft
   Dice is pooled over the batch, as V-Net (Milletari et al., 2016), section 3, without the squares.
   """
-  return loss_of(loss_sums(logits, label))
+  return loss_of(loss_sums(logits, label, target))

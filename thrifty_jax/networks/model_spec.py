@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from thrifty_jax import labels
 from thrifty_jax.allowed import Allowed, one_of, within
 from thrifty_jax.data import likeness
 from thrifty_jax.data.batching import Statistics
@@ -22,7 +23,7 @@ Colour = Annotated[str, Allowed('a colour as #rrggbb', re.compile('#[0-9a-f]{6}'
 Shade = Annotated[float, within(-1e9, 1e9)]  # float32 holds it
 Deviation = Annotated[float, within(1e-9, 1e9)]
 Sha256 = Annotated[str, Allowed('64 hexadecimal digits', re.compile('[0-9a-f]{64}').fullmatch)]
-_MOST_CLASSES = 256  # masks are of bytes
+_MOST_CLASSES = 255  # masks are of bytes, and 255 is no label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class ModelSpec:
   training_scans: Mapping[str, tuple[Shade, Shade]] | None  # range of each measure, see likeness.py
   unit: Annotated[str, one_of('mm', 'pixels')] = 'mm'  # of lengths; pixels of pictures, not volumes
   colours: tuple[Colour, ...] = ()  # of the classes in masks that are pictures; () is not known
+  regions: labels.Regions = ()  # labels of each class from 1 on, see labels.py; () is one each
   splits_sha256: Sha256 | None = None  # digest of who trained, validated and tests, see split_file
 
   @property
@@ -86,6 +88,7 @@ def find_faults(spec: ModelSpec) -> list[str]:
   limits, scans, channels = spec.image.limits, spec.training_scans, spec.image_channels
   fits = {
     'classes': 1 < len(spec.classes) <= _MOST_CLASSES,
+    'regions': not spec.regions or not labels.find_fault(spec.classes, spec.regions),
     spec.image.intensity: limits is not None and limits[0] < limits[1],
     'mean': len(spec.mean) == spec.modalities,
     'std': len(spec.std) == spec.modalities,
@@ -121,7 +124,8 @@ def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
     largest_component=(),
     training_scans=None,
     unit=data.unit,
-    colours=tuple(colour.lower() for colour in data.get('colours', ())),
+    colours=tuple(colour.lower() for colour in data.get('colours', ())[: len(data.classes)]),
+    regions=labels.parse(data.regions),
   )
 
 

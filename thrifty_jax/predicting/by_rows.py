@@ -44,12 +44,12 @@ def segment(
     probabilities: Whether probabilities are returned as well.
 
   Returns:
-    Class of each pixel, [H, W], uint8; foreground probabilities, [K - 1, H, W], float32, or None;
+    Label of each pixel, [H, W], uint8; foreground probabilities, [K - 1, H, W], float32, or None;
     and the measures of the picture as the first network sees it.
   """
   found = preparation.survey(picture, networks[0][0])
   native_size = picture.shape[:2]
-  classes = len(networks[0][0].classes)
+  classes, regions = len(networks[0][0].classes), networks[0][0].regions
   if probabilities:
     _require_memory(native_size, classes)
   shades = np.zeros((picture.shape[2], len(_SHADES)), np.int64)
@@ -63,7 +63,7 @@ def segment(
   mask = np.empty(native_size, np.uint8)
   shares = np.empty((classes - 1, *native_size), np.float32) if probabilities else None
   for rows, *native in zip(bands.split(*native_size), *scores, strict=True):
-    mask[rows], share = slices.choose_classes(native, probabilities=probabilities)
+    mask[rows], share = slices.choose_classes(native, probabilities=probabilities, regions=regions)
     if shares is not None:
       shares[:, rows] = share
   percentiles = [

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import thrifty_jax
-from thrifty_jax import extras
+from thrifty_jax import extras, labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_series
 from thrifty_jax.scans import unreadable
@@ -45,10 +45,11 @@ def to_bytes(
   """Content of a DICOM Segmentation with a binary segment for each foreground class.
 
   Args:
-    mask: Class of each voxel, [D, H, W], uint8, with slices and axes as read from the series.
+    mask: Label of each voxel, [D, H, W], uint8, with slices and axes as read from the series.
     affine: Map from (d, h, w) to RAS millimetres, [4, 4].
     series: Folder with the slices.
-    about: Description of the masks: 'classes' by number, 'models' and 'flips'.
+    about: Description of the masks: 'classes' by number, 'models' and 'flips', and 'regions', each
+      of which is a segment with all of its labels.
 
   Raises:
     InputError: If the slices do not name their study, series and frame of reference, or a tag to be
@@ -57,7 +58,7 @@ def to_bytes(
   import highdicom
   from pydicom.uid import ExplicitVRLittleEndian
 
-  segments = _segments(about)
+  segments, regions = _segments(about), about.get('regions', ())
   step, down, across = np.linalg.norm(affine[:3, :3], axis=0).tolist()
   spacing = highdicom.PixelMeasuresSequence(  # as thick as apart, since a mask has no gaps
     pixel_spacing=(down, across), slice_thickness=step, spacing_between_slices=step
@@ -73,7 +74,7 @@ def to_bytes(
       ordered = mask[np.argsort(found.order)] if found.has_frames else mask
       made = highdicom.seg.Segmentation(
         source_images=slices,
-        pixel_array=ordered,
+        pixel_array=ordered if not regions else _segments_of(ordered, regions),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         pixel_measures=spacing,
@@ -101,6 +102,12 @@ def to_bytes(
         'correct the series, or leave out --dicom_seg'
       ) from error
   return content.getvalue()
+
+
+def _segments_of(mask: np.ndarray, regions: labels.Regions) -> np.ndarray:
+  """Returns which voxels lie in each region, [D, H, W, K - 1], uint8: segments may overlap."""
+  of_class = [labels.belongs(mask, k, regions) for k in range(1, len(regions) + 1)]
+  return np.stack(of_class, axis=-1).astype(np.uint8)
 
 
 def _segments(about: Mapping[str, Any]) -> list[Any]:

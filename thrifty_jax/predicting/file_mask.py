@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thrifty_jax import files
+from thrifty_jax import files, labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import masks
 from thrifty_jax.scans.sources import Grid, Source
@@ -16,13 +16,14 @@ class FileMask:
   """Mask of a scan in a file, as `Segmenter.segment_file` returns it.
 
   Attributes:
-    mask: Class of each voxel, uint8; [D, H, W] in the order of SimpleITK.GetArrayFromImage, which
+    mask: Label of each voxel, uint8; [D, H, W] in the order of SimpleITK.GetArrayFromImage, which
       is the transpose of nibabel's array; of a picture [H, W].
     classes: Names of the classes in the order of their numbers, background first.
     warnings: Differences between the scan and those of the training, a line each.
     source: Files of the scan.
     grid: Geometry of these files; `grid.affine` maps (d, h, w, 1) to RAS millimetres.
     colours: Colour of each class in a PNG, '#rrggbb'; () are those of overlays.
+    regions: Where classes are regions, the labels in the mask of each from the first class on.
   """
 
   mask: np.ndarray = dataclasses.field(repr=False)
@@ -31,6 +32,7 @@ class FileMask:
   source: Source = dataclasses.field(repr=False)
   grid: Grid = dataclasses.field(repr=False)
   colours: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+  regions: labels.Regions = ()
 
   def save(self, path: Path | str) -> Path:
     """Writes the mask with the geometry of the scan; a file that is there is replaced.

@@ -1,9 +1,12 @@
 """Figures of a mask, a row for each class: size, mean intensity and where it lies."""
 
+from collections.abc import Sequence
+
 import nibabel
 import numpy as np
 from scipy import ndimage
 
+from thrifty_jax import labels
 from thrifty_jax.scans import bands
 from thrifty_jax.scans.bands import Picture
 
@@ -17,16 +20,18 @@ def measure(
   scan: str,
   classes: tuple[str, ...],
   affine: np.ndarray,
+  regions: labels.Regions = (),
 ) -> list[dict[str, str]]:
   """Measures each foreground class of a mask on the grid of its scan's file.
 
   Args:
     image: Intensities with axes as in the file, [D, H, W, M], or [H, W, M] of a picture.
-    mask: Class of each voxel, [D, H, W] or [H, W], uint8.
+    mask: Label of each voxel, [D, H, W] or [H, W], uint8.
     scan: Name of the scan.
     classes: Names of the classes, background first.
     affine: Affine of voxel indices (d, h, w, 1) to RAS millimetres, [4, 4]; of a picture, whose
       figures are in pixels, x and y, it is not used.
+    regions: Regions that the classes are, see labels.py.
 
   Returns:
     A row for each class: name of the scan, number and name of the class; the number of voxels and
@@ -36,18 +41,19 @@ def measure(
     is nearest to it, or in pixels. What a class without voxels does not have is empty.
   """
   voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-  counts, sums, squares = _count_and_sum(image, mask, len(classes))
-  boxes = ndimage.find_objects(mask, max_label=len(classes) - 1)
+  counts, sums, squares = _count_and_sum(image, mask, labels.count(len(classes), regions))
+  boxes = ndimage.find_objects(mask, max_label=len(counts) - 1)
   rows = []
-  for number, box in enumerate(boxes, start=1):
-    count = int(counts[number])
+  for number in range(1, len(classes)):
+    own = [*(regions[number - 1] if regions else (number,))]
+    count, box = int(counts[own].sum()), _span([boxes[label - 1] for label in own])
+    means = sums[own].sum(axis=0) / max(count, 1)
     row = {'scan': scan, 'number': str(number), 'class': classes[number]}
     if mask.ndim == 2:
       row['pixels'] = str(count)
     else:
       row |= {'voxels': str(count), 'volume_ml': f'{count * voxel_ml:.6g}'}
-    means = sums[number] / max(count, 1)
-    deviations = np.sqrt(np.maximum(squares[number] / max(count, 1) - means**2, 0))
+    deviations = np.sqrt(np.maximum(squares[own].sum(axis=0) / max(count, 1) - means**2, 0))
     for m, mean in enumerate(means):
       channel = f'_{m}' if len(means) > 1 else ''
       row[f'mean_intensity{channel}'] = f'{mean:.6g}' if count else ''
@@ -58,6 +64,13 @@ def measure(
       )
     rows.append(row | _measure_box(box, mask.ndim, affine))
   return rows
+
+
+def _span(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...] | None:
+  """Returns the box around some boxes, where there are any; else None."""
+  axes = zip(*(box for box in boxes if box), strict=True)
+  sides = [(min(one.start for one in axis), max(one.stop for one in axis)) for axis in axes]
+  return tuple(slice(*side) for side in sides) or None
 
 
 def _measure_box(box: tuple[slice, ...] | None, axes: int, affine: np.ndarray) -> dict[str, str]:
@@ -79,7 +92,7 @@ def _measure_box(box: tuple[slice, ...] | None, axes: int, affine: np.ndarray) -
 def _count_and_sum(
   image: Picture, mask: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the voxels of each class, [K], and sums of intensities and of squares, [K, M].
+  """Returns the voxels of each label, [L], and sums of intensities and of squares, [L, M].
 
   Slices, or rows of a picture, are read a few at a time.
   """

@@ -4,13 +4,13 @@ import contextlib
 import json
 import unicodedata
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thrifty_jax import files
+from thrifty_jax import files, labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_rtstruct, dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
@@ -205,7 +205,8 @@ def write(
     contents[path] = _to_bytes(path, turned, grid)
   if outputs.overlay:
     classes = list(about['classes'].values())
-    contents[outputs.overlay] = _draw(found, classes, overlays.line_colours(whole.colours))
+    drawn = replace(found, mask=labels.innermost(found.mask, about.get('regions', ())))
+    contents[outputs.overlay] = _draw(drawn, classes, overlays.line_colours(whole.colours))
   turned = found.turned(found.mask, grid.affine)
   problems: dict[str, InputError] = {}
   for path, kind, to_bytes in (

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import allowed, model_folder, records
+from thrifty_jax import allowed, labels, model_folder, records
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
@@ -41,7 +41,7 @@ class Segmentation:
 
   image: Picture  # [D, H, W, M] of a volume, [H, W, M] of a picture
   affine: np.ndarray  # of voxel indices to millimetres in the RAS world, [4, 4]
-  mask: np.ndarray  # class of each voxel, [D, H, W], uint8
+  mask: np.ndarray  # label of each voxel, [D, H, W], uint8
   probabilities: np.ndarray | None  # of foreground classes, [K - 1, D, H, W], float32, if requested
   unit: str  # of lengths: mm, or pixels of a picture
   unlike: tuple[str, ...]  # descriptions of how the scan differs from those of the training
@@ -67,6 +67,11 @@ class Segmenter:
   def classes(self) -> tuple[str, ...]:
     """Names of the classes in the order of their numbers, background first."""
     return self.members[0].spec.classes
+
+  @property
+  def regions(self) -> labels.Regions:
+    """Labels of each class from 1 on, the written one first, if classes are regions; else ()."""
+    return self.members[0].spec.regions
 
   @property
   def colours(self) -> tuple[str, ...]:
@@ -186,7 +191,8 @@ class Segmenter:
       raise InputError(f'{place}: {error}') from error
     mask = _take_mask(found, grid.affine, scans[0].name)
     mask = mask[0] if self.of_pictures else mask
-    return FileMask(mask, self.classes, found.unlike, scans[0], grid, self.colours)
+    about = self.classes, found.unlike, scans[0], grid, self.colours, self.regions
+    return FileMask(mask, *about)
 
   def find_source(
     self, source: Source, *, probabilities: bool = False, nan_is_lowest: bool = False
@@ -221,6 +227,7 @@ class Segmenter:
       volume.image.shape[1:3],
       reductions=[spec.image.reduction for spec in specs],
       probabilities=probabilities,
+      regions=self.regions,
     )
     image = volume.image[0] if self.of_pictures else volume.image
     return self._finish(image, volume.affine, mask, shares, measures)
@@ -255,7 +262,8 @@ class Segmenter:
   ) -> Segmentation:
     """Removes small pieces from a mask, and describes how the scan differs from the training."""
     specs = [member.spec for member in self.members]
-    mask = components.keep_largest(mask, [self.classes.index(n) for n in self.largest_component])
+    numbers = [self.classes.index(name) for name in self.largest_component]
+    mask = components.keep_largest(mask, numbers, self.regions)
     training = [spec.training_scans for spec in specs if spec.training_scans]
     kind = {'slice_axis': specs[0].image.slice_axis, 'unit': specs[0].unit}
     unlike = likeness.find_unlike(measures, likeness.merge(training), **kind) if training else []
@@ -320,7 +328,7 @@ def load_model(
   members = tuple(model_folder.load(found) for found in folders)
   specs = [records.to_json(member.spec) for member in members]
   for place, spec in zip(folders, specs, strict=True):
-    for name in ('classes', 'modalities', 'slice_axis', 'unit'):
+    for name in ('classes', 'regions', 'modalities', 'slice_axis', 'unit'):
       value, expected = spec.get(name), specs[0].get(name)
       if value != expected:
         raise InputError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thrifty_jax import pages, words
+from thrifty_jax import labels, pages, words
 from thrifty_jax.reporting import patients
 from thrifty_jax.run_files import ScoredMasks
 from thrifty_jax.scans import overlays, volumes
@@ -27,8 +27,8 @@ def render(
 
   `rows` are those of scores.csv; `others` has those of the other masks, if there are any.
   """
-  labels = ('these masks', 'other masks')
-  named = zip(labels, (rows, *others), strict=False)
+  names = ('these masks', 'other masks')
+  named = zip(names, (rows, *others), strict=False)
   dots = [{**row, 'rival': label} for label, of in named for row in of]
   content = {
     'evaluated': summary,
@@ -41,7 +41,7 @@ def render(
     'unscored': tables.describe_unscored(summary),
     'unused': [path.name for path in found.unused],
     'rows': rows,
-    'dots': patients.plot_rivals(dots, {label: label for label in labels}),
+    'dots': patients.plot_rivals(dots, {name: name for name in names}),
     'against': tables.describe_difference(summary.against) if summary.against else '',
     'viewers': [_draw(*chosen, found, meaning, summary.unit) for chosen in patients.choose(rows)],
     'differences': overlays.DIFFERENCES,
@@ -70,7 +70,8 @@ def _draw(
   _, height, width = np.multiply(volume.truth.shape, volume.spacing_mm)
   every = -(-max(volume.truth.shape[1:]) // _LARGEST)
   truth, mask = (
-    array[:, ::every, ::every].astype(np.uint8) for array in (volume.truth, volume.image[..., 0])
+    labels.innermost(array[:, ::every, ::every].astype(np.uint8), meaning.regions)
+    for array in (volume.truth, volume.image[..., 0])
   )
   return {
     'which': which,

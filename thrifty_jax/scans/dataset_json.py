@@ -4,6 +4,9 @@ The Medical Segmentation Decathlon writes `modality` {"0": "CT"}, `labels` {"1":
 nnU-Net v1, `training` [{"image": "a.nii.gz", "label": "b.nii.gz"}]; nnU-Net v2 writes
 `channel_names` {"0": "CT"}, `labels` {"liver": 1} and `file_ending`, and, where files lie
 elsewhere, `dataset` {"CASE": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}.
+
+A region is "tumour": [1, 2] among the `labels`, and `regions_class_order` [1, 2] has the label by
+which each region is written into a mask; "ignore" is the highest label, of voxels without a class.
 """
 
 import dataclasses
@@ -11,16 +14,25 @@ import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from thrifty_jax import files
+from thrifty_jax import files, records
+from thrifty_jax import labels as meanings
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import pictures
 
-_MOST_CLASSES = 256  # masks are uint8
+_MOST_CLASSES = 255  # masks are uint8, and 255 is a voxel without a label
 _LONGEST = 100  # characters of a name, which is printed
 ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')  # of volumes
 _ALL_ENDINGS = (*ENDINGS, *pictures.ENDINGS)
+
+
+class Labels(NamedTuple):
+  """Meaning of the numbers in masks, see labels.py."""
+
+  classes: tuple[str, ...]  # names, background first; in the order of their numbers, or of regions
+  regions: meanings.Regions = ()
+  ignore: int = 0  # the label of voxels without a class; 0 is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +40,21 @@ class Description:
   """Contents of a dataset.json."""
 
   name: str  # '' if the file has none
-  classes: tuple[str, ...]  # in the order of their numbers in the masks, background first
+  classes: tuple[str, ...]  # background first, in the order of their numbers or of the regions
   channels: tuple[str, ...]
   endings: tuple[str, ...]  # that the names of scans and masks may have
   scans: int | None  # number of scans with a mask, if the file states it
   # Images, one a channel, and mask of each case, in place of what lies in the folders; None if the
   # file lists none.
   listed: Mapping[str, tuple[tuple[Path, ...], Path]] | None = None
+  regions: meanings.Regions = ()  # labels of each class, see labels.py
+  ignore: int = 0  # label of voxels without a class; 0 is none
 
 
 def read(folder: Path) -> Description:
   """Reads the dataset.json of a folder.
 
-  It must not describe masks that a network with one class a pixel cannot learn: regions, an ignored
-  class, gaps in the numbers.
+  It must not describe masks that cannot be learned: gaps in the numbers, regions that overlap.
   """
   path = folder / 'dataset.json'
   if not path.is_file():
@@ -68,7 +81,7 @@ def read(folder: Path) -> Description:
   name = str(entries.get('name') or entries.get('dataset_name') or '')
   return Description(
     name=''.join(c for c in ' '.join(name.split()) if c.isprintable())[:_LONGEST],
-    classes=_classes(entries.get('labels'), path),
+    **_labels(entries, 'labels', path)._asdict(),
     channels=_channels(entries, path),
     endings=(ending,) if ending else _ALL_ENDINGS,
     scans=scans,
@@ -76,15 +89,22 @@ def read(folder: Path) -> Description:
   )
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-  """Reads the names of the classes alone, background first, as `read` does.
+def read_labels(path: Path) -> Labels:
+  """Reads the meaning of the numbers in masks alone, as `read` does.
 
   The file is a dataset.json, or the classes.json that lies beside predicted masks and has `classes`
-  {"1": "liver"} in place of `labels`.
+  {"1": "liver"} in place of `labels`, and `regions` [[1, 2], [2]] of these classes.
   """
   entries = files.read_json(path)
-  title = 'labels' if path.name == 'dataset.json' else 'classes'
-  return _classes(entries.get(title) if isinstance(entries, dict) else None, path, title)
+  entries = entries if isinstance(entries, dict) else {}
+  if path.name == 'dataset.json':
+    return _labels(entries, 'labels', path)
+  found = _labels(entries, 'classes', path)
+  if not entries.get('regions'):
+    return found
+  regions = records.parse(entries['regions'], meanings.Regions, f'{path}: regions')
+  _require_regions(found.classes, regions, path)
+  return found._replace(regions=regions)
 
 
 def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, ...], Path]] | None:
@@ -136,46 +156,103 @@ def _is_name(name: str) -> bool:
   )
 
 
-def _classes(labels: Any, path: Path, title: str = 'labels') -> tuple[str, ...]:
-  """Returns the names of the classes, background first."""
+def _labels(entries: dict[str, Any], title: str, path: Path) -> Labels:
+  """Returns the meaning of the numbers in masks by `labels`, or `classes`, of a file."""
+  labels = entries.get(title)
   if not isinstance(labels, dict) or not labels:
     raise InputError(
       f'{path}: {title} is {labels!r:.80}; expected the classes, as in {{"background": 0, '
       '"liver": 1}. Add them.'
     )
-  if 'ignore' in labels:
-    raise InputError(
-      f'{path}: {title} has a class "ignore", which is not built: every voxel counts. Give those '
-      'voxels a class in the masks and remove the entry.'
-    )
   if len(labels) > _MOST_CLASSES:
     raise InputError(
       f'{path}: {title} has {len(labels)} classes; expected at most {_MOST_CLASSES}. Correct it.'
     )
-  pairs = [_number_and_name(key, value, path, title) for key, value in labels.items()]
-  names = _in_order([(str(number), name) for number, name in pairs], title, path)
+  pairs = [_name_and_numbers(key, value, path, title) for key, value in labels.items()]
+  names = [name for name, _ in pairs]
   if not all(names) or len(set(names)) < len(names):
     raise InputError(
-      f'{path}: {title} has the names {[*names]!r:.200}; expected different ones. Correct the file.'
+      f'{path}: {title} has the names {names!r:.200}; expected different ones. Correct the file.'
     )
-  return names
+  ignored = [numbers for name, numbers in pairs if _is_ignored(name, path, title)]
+  kept = [pair for pair in pairs if pair[0] != 'ignore']
+  if any(len(numbers) > 1 for _, numbers in kept):
+    classes, regions = _regions(kept, entries.get('regions_class_order'), path, title)
+  else:
+    given = [(str(number), name) for name, numbers in kept for number in numbers]
+    classes, regions = _in_order(given, title, path), ()
+  ignore, highest = 0, meanings.count(len(classes), regions)
+  for numbers in ignored:
+    if numbers != [highest] or isinstance(labels.get('ignore'), list) or highest > _MOST_CLASSES:
+      raise InputError(
+        f'{path}: {title} has "ignore": {", ".join(map(str, numbers))}; expected one label above '
+        f'the others, {highest}. Renumber it, in the masks too.'
+      )
+    ignore = highest
+  return Labels(classes, regions, ignore)
 
 
-def _number_and_name(key: str, value: Any, path: Path, title: str) -> tuple[int, str]:
-  """Parses an entry of labels, "1": "liver" (Decathlon) or "liver": 1 (nnU-Net v2)."""
-  if isinstance(value, list):
-    raise InputError(
-      f'{path}: {title} has the region {key!r:.60} of several classes, {value!r:.60}; regions may '
-      'overlap and are not built. Write masks with one class a voxel and name each.'
-    )
+def _name_and_numbers(key: str, value: Any, path: Path, title: str) -> tuple[str, list[int]]:
+  """Parses "1": "liver" (Decathlon), "liver": 1 (nnU-Net v2) or a region, "tumour": [1, 2]."""
   if type(value) is int:
-    return value, key
+    return key, [value]
+  if isinstance(value, list) and value and all(type(number) is int for number in value):
+    return key, value
   if isinstance(value, str) and key.isdecimal() and len(key) <= len(str(_MOST_CLASSES)):
-    return int(key), value
+    return value, [int(key)]
   raise InputError(
-    f'{path}: {title} has {key!r:.60}: {value!r:.60}; expected "NAME": NUMBER or "NUMBER": "NAME". '
-    'Correct the file.'
+    f'{path}: {title} has {key!r:.60}: {value!r:.60}; expected "NAME": NUMBER, "NUMBER": "NAME" or '
+    '"NAME": [NUMBER, NUMBER]. Correct the file.'
   )
+
+
+def _is_ignored(name: str, path: Path, title: str) -> bool:
+  """Returns whether a name is that of the ignored label, which nnU-Net knows in small letters."""
+  if name.strip().casefold() == 'ignore' and name != 'ignore':
+    raise InputError(
+      f'{path}: {title} has the name {name!r}, which nnU-Net takes for a class; expected "ignore" '
+      'for the label of voxels that do not count, or the name of a class. Rename it.'
+    )
+  return name == 'ignore'
+
+
+def _regions(
+  pairs: list[tuple[str, list[int]]], order: Any, path: Path, title: str
+) -> tuple[tuple[str, ...], meanings.Regions]:
+  """Returns the names of the background and the regions, and their labels, the written first."""
+  (background, *more), kept = (
+    [name for name, numbers in pairs if numbers == [0]] or [''],
+    [pair for pair in pairs if pair[1] != [0]],
+  )
+  if not background or more:
+    raise InputError(f'{path}: {title} has regions, but no "background": 0. Add it.')
+  names = (background, *(name for name, _ in kept))
+  for name in names:
+    _require_printable(name, title, path)
+  are_numbers = isinstance(order, list) and all(type(number) is int for number in order)
+  if not are_numbers or len(order) != len(kept):
+    raise InputError(
+      f'{path}: regions_class_order is {order!r:.80}; expected a label for each of the {len(kept)} '
+      f'regions ({", ".join(names[1:])}), by which it is written into a mask. Correct the file.'
+    )
+  for (name, numbers), written in zip(kept, order, strict=True):
+    if written not in numbers:
+      raise InputError(
+        f'{path}: regions_class_order has {written} for {name}, whose labels are '
+        f'{", ".join(map(str, numbers))}; expected one of these. Correct the file.'
+      )
+    numbers.insert(0, numbers.pop(numbers.index(written)))
+  regions = tuple(tuple(numbers) for _, numbers in kept)
+  _require_regions(names, regions, path)
+  return names, regions
+
+
+def _require_regions(names: tuple[str, ...], regions: meanings.Regions, path: Path) -> None:
+  if fault := meanings.find_fault(names, regions):
+    raise InputError(
+      f'{path}: {fault}. Expected regions that are nested or apart, the outer ones first. Correct '
+      'the file.'
+    )
 
 
 def _channels(entries: dict[str, Any], path: Path) -> tuple[str, ...]:
@@ -207,9 +284,14 @@ def _in_order(pairs: list[tuple[str, str]], title: str, path: Path) -> tuple[str
     )
   names = [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))]
   for name in names:
-    if len(name) > _LONGEST or not name.isprintable():
-      raise InputError(
-        f'{path}: {title} has the name {name!r:.60}; expected at most {_LONGEST} letters without '
-        'line breaks and the like. Correct the file.'
-      )
+    _require_printable(name, title, path)
   return tuple(names)
+
+
+def _require_printable(name: str, title: str, path: Path) -> None:
+  """Refuses a name that a terminal cannot show."""
+  if len(name) > _LONGEST or not name.isprintable():
+    raise InputError(
+      f'{path}: {title} has the name {name!r:.60}; expected at most {_LONGEST} letters without '
+      'line breaks and the like. Correct the file.'
+    )

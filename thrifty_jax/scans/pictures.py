@@ -25,6 +25,7 @@ class Legend:
 
   colours: tuple[str, ...] = ()  # '#rrggbb' of each class in order; () where masks hold numbers
   classes: int = 0  # number of classes, background among them; 0 if it is not known
+  ignore: int = 0  # number of pixels without a class, above those of the classes; 0 is none
 
   def __post_init__(self):
     colours = [colour.lower() for colour in self.colours]
@@ -34,10 +35,12 @@ class Legend:
         f'data.colours is {self.colours!r:.200}; expected colours as #rrggbb, each once. Correct '
         'the setting.'
       )
-    if self.classes and colours and len(colours) != self.classes:
+    count = self.classes + (self.ignore > 0)
+    if self.classes and colours and len(colours) != count:
       raise InputError(
         f'data.colours has {len(colours)} colours; expected one for each of the {self.classes} '
-        'classes, the background first. Correct the setting.'
+        f'classes, the background first{", and of ignored pixels" * (count > self.classes)}. '
+        'Correct the setting.'
       )
 
 
@@ -97,13 +100,14 @@ def read_mask(path: Path, legend: Legend) -> np.ndarray:
   if legend.colours:
     return _by_colour(path, picture, legend)[None]
   numbers = _numbers(path, picture)
-  seen = _seen(numbers)
-  if legend.classes == 2 and set(seen) <= {0, 255}:
+  seen = [number for number in _seen(numbers) if not legend.ignore or number != legend.ignore]
+  if legend.classes == 2 and not legend.ignore and set(seen) <= {0, 255}:
     return (numbers == 255).astype(np.uint8)[None]
   blurred = picture.header.format == 'JPEG' and not set(seen) <= {0, 255}
-  if blurred or seen[-1] >= (legend.classes or 256):
+  if blurred or max(seen, default=0) >= (legend.classes or 256):
     expected = f'0 to {legend.classes - 1}' if legend.classes else 'up to 255'
-    expected += ', or 0 and 255' if legend.classes == 2 else ''
+    expected += ', or 0 and 255' if legend.classes == 2 and not legend.ignore else ''
+    expected += f', or {legend.ignore}' if legend.ignore else ''
     listed = ', '.join(map(str, seen[:_SHOWN])) + (', ...' if len(seen) > _SHOWN else '')
     raise InputError(
       f'{path}: the mask holds {len(seen)} values ({listed}); expected class numbers, {expected}'

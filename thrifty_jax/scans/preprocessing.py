@@ -58,7 +58,14 @@ def image_settings(data: ConfigDict) -> ImageSettings:
 
 
 # Values at which slices do not record a setting, as those prepared before it was there lack it.
-UNRECORDED = {'reduction': 0.0, 'colours': [], 'unit': 'mm', 'nan_is_lowest': False}
+UNRECORDED = {
+  'reduction': 0.0,
+  'regions': '',
+  'ignore': 0,
+  'colours': [],
+  'unit': 'mm',
+  'nan_is_lowest': False,
+}
 
 
 def slice_settings(data: ConfigDict) -> dict[str, Any]:
@@ -67,6 +74,8 @@ def slice_settings(data: ConfigDict) -> dict[str, Any]:
     'name': data.name,
     **records.to_json(image_settings(data)),
     'classes': list(data.classes),
+    'regions': data.regions,
+    'ignore': data.ignore,
     'modalities': data.modalities,
     'colours': list(data.colours),
     'unit': data.unit,

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 from skimage import exposure
 
+from thrifty_jax import labels
 from thrifty_jax.scans import windows
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.resizing import ORDERS, resize
@@ -22,8 +23,8 @@ _EQUAL = 1e-6  # smaller differences between shares of a pixel are rounding
 def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
   """Returns `image_to_slices` of a scan and the slices of its truth, [D, S, S], uint8.
 
-  A pixel of the truth is the class with the largest share of it. The nearest voxel alone would
-  shift the truth by up to half a voxel against the image at the common factor 2.
+  A pixel of the truth is the label with the largest share of it, IGNORED among them. The nearest
+  voxel alone would shift the truth by up to half a voxel against the image at the common factor 2.
   """
   label = np.concatenate([_draw_label(plane, settings) for plane in volume.truth])
   return image_to_slices(volume, settings), label
@@ -51,7 +52,7 @@ def to_native(
   """Returns scores of square slices, [D, S, S, K], on the native grid, [D, H, W, K], float32.
 
   It is the inverse of `to_slices` for the truth, and linear: classes could not be interpolated, so
-  use `largest_class` afterwards. The reduction is that of the settings.
+  use `labels.choose` afterwards. The reduction is that of the settings.
   """
   height, width = native_size
   frame, (top, left) = _frame(native_size, reduction)
@@ -84,19 +85,21 @@ def native_classes(
   *,
   reductions: Sequence[float] = (0.0,),
   probabilities: bool = False,
+  regions: labels.Regions = (),
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns the classes of the voxels of the native grid, computed a few slices at a time.
+  """Returns the labels of the voxels of the native grid, computed a few slices at a time.
 
   Args:
-    scores: Class scores, [D, S, S, K] float32, of one or more networks; S may differ. The class
-      with the largest score is chosen; of several networks, whose scores have to be logits, the
-      one with the largest mean probability.
+    scores: Class scores, [D, S, S, K] float32, of one or more networks; S may differ. They decide
+      as `labels.choose` says; of several networks, whose scores have to be logits, the mean
+      probabilities.
     native_size: Height H and width W of the native slices.
     reductions: Reduction by the settings of each network.
     probabilities: Whether probabilities are returned as well.
+    regions: Regions that the classes are, see labels.py.
 
   Returns:
-    Class, [D, H, W], uint8, and foreground probabilities, [K - 1, D, H, W], float32, or None.
+    Label, [D, H, W], uint8, and foreground probabilities, [K - 1, D, H, W], float32, or None.
   """
   counts = [
     count_windows(native_size, one.shape[1], reduction)
@@ -111,23 +114,23 @@ def native_classes(
       to_native(one[first * n : (first + _NATIVE_CHUNK) * n], native_size, reduction=r)
       for one, n, r in zip(scores, counts, reductions, strict=True)
     ]
-    mask[part], found = choose_classes(native, probabilities=probabilities)
+    mask[part], found = choose_classes(native, probabilities=probabilities, regions=regions)
     if shares is not None:
       shares[:, part] = found
   return mask, shares
 
 
 def choose_classes(
-  native: Sequence[np.ndarray], *, probabilities: bool
+  native: Sequence[np.ndarray], *, probabilities: bool, regions: labels.Regions = ()
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns classes, [...] uint8, and foreground probabilities, [K - 1, ...], or None.
+  """Returns labels, [...] uint8, and foreground probabilities, [K - 1, ...], or None.
 
   Scores of one or more networks, [..., K], are combined as `native_classes` says.
   """
   if len(native) == 1 and not probabilities:
-    return largest_class(native[0]), None
-  mean = np.stack([special.softmax(one, axis=-1) for one in native]).mean(axis=0)
-  mask = largest_class(native[0] if len(native) == 1 else mean)
+    return labels.choose(native[0], regions), None
+  mean = np.stack([_probabilities(one, regions) for one in native]).mean(axis=0)
+  mask = labels.choose(native[0] if len(native) == 1 else mean, regions)
   return mask, np.moveaxis(mean[..., 1:], -1, 0)
 
 
@@ -136,11 +139,11 @@ def count_windows(native_size: tuple[int, int], side: int, reduction: float) -> 
   return windows.count(windows.reduced(native_size, reduction), side) if reduction else 1
 
 
-def largest_class(scores: np.ndarray) -> np.ndarray:
-  """Returns the class with the largest score, the first of equals, [..., K] to [...], uint8."""
-  if scores.shape[-1] == 2:  # argmax takes ten times as long
-    return (scores[..., 1] > scores[..., 0]).astype(np.uint8)
-  return scores.argmax(-1).astype(np.uint8)
+def _probabilities(logits: np.ndarray, regions: labels.Regions) -> np.ndarray:
+  """Returns the probability of each class, [..., K]; beside regions that of class 0 is a half."""
+  if regions:
+    return special.expit(logits - logits[..., :1])
+  return special.softmax(logits, axis=-1)
 
 
 def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
@@ -189,7 +192,10 @@ def _draw_image(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
 def _draw_label(label: np.ndarray, settings: ImageSettings) -> np.ndarray:
   """Returns the class with the largest share of each pixel, [H, W] to [T, S, S], uint8."""
   size = _drawn_size(label, settings)
-  return windows.cut(draw_label(_pad(label, settings.reduction), size), settings.image_size)
+  padded = _pad(label, settings.reduction)
+  if (label == labels.IGNORED).all():  # nor is what lies around it worth to be drawn
+    padded = np.full_like(padded, labels.IGNORED)
+  return windows.cut(draw_label(padded, size), settings.image_size)
 
 
 def draw_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import metaimage, nifti, nrrd, pictures
 from thrifty_jax.scans.unreadable import report_unreadable, silence_libraries
@@ -36,6 +37,8 @@ class Case:
   values: tuple[int, ...] = ()
   # Names of the foreground classes in a DICOM truth; () of any other truth, which holds numbers.
   segments: tuple[str, ...] = ()
+  ignore: int = 0  # label in the truth of voxels without a class; 0 is none
+  regions: labels.Regions = ()  # that the classes are
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class Volume:
   """One scan in memory, on its native grid, with axes as in SLICE_AXES; it is read as axial."""
 
   image: np.ndarray  # intensities as stored, [D, H, W, M], float32
-  label: np.ndarray | None  # class of each voxel, [D, H, W], uint8
+  label: np.ndarray | None  # of each voxel, [D, H, W], uint8; labels.IGNORED where it has none
   affine: np.ndarray  # of voxel indices (d, h, w, 1) to millimetres in the RAS world, [4, 4]
   case: str
   patient: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.run_files import Agreement
 from thrifty_jax.scans import turns
 from thrifty_jax.scores import metrics
@@ -33,8 +34,10 @@ def measure(
   for one in predicted:
     _, label, shown = one.joined()
 
-    def dsc(label: np.ndarray, shown: np.ndarray = shown) -> float:
-      counts = metrics.overlap_counts(shown, label, classes=classes)
+    def dsc(
+      label: np.ndarray, shown: np.ndarray = shown, regions: labels.Regions = one.regions
+    ) -> float:
+      counts = metrics.overlap_counts(shown, label, classes=classes, regions=regions)
       return float(metrics.mean_of_scored(metrics.dsc(counts)))
 
     own, best, way = dsc(label), 0.0, ''

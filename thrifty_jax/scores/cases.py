@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.networks.inference import Predict
 from thrifty_jax.scans import slices
@@ -24,22 +25,24 @@ class PredictedCase(NamedTuple):
   image: np.ndarray  # slices at network resolution, [D, S, S, M], float16 in [0, 1]
   label: np.ndarray  # truth of the slices, [D, S, S], uint8
   truth: np.ndarray  # truth on the native grid, [D, H, W], uint8
-  scores: np.ndarray  # of the classes of the slices, [D, S, S, K], float32; the largest wins
+  scores: np.ndarray  # of the classes of the slices, [D, S, S, K], float32, see labels.choose
   reduction: float = 0.0  # of slices that were cut into windows; 0 where they are drawn whole
+  regions: labels.Regions = ()  # that the classes are
 
   def joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns image [D, H, W, M], truth and predicted classes [D, H, W] of whole slices.
+    """Returns image [D, H, W, M], truth and predicted labels [D, H, W] of whole slices.
 
     They have network resolution: windows are joined, whole slices are as they are.
     """
     if not self.reduction:
-      return self.image, self.label, slices.largest_class(self.scores)
+      return self.image, self.label, labels.choose(self.scores, self.regions)
     size, reduction = self.case.native_shape[1:], self.reduction
     image, label, scores = (
       slices.join(parts, size, reduction=reduction)
       for parts in (self.image, self.label[..., None], self.scores)
     )
-    return image, np.rint(label[..., 0]).astype(np.uint8), slices.largest_class(scores)
+    chosen = labels.choose(scores, self.regions)
+    return image, np.rint(label[..., 0]).astype(np.uint8), chosen
 
   def score(self, *, scores: np.ndarray | None = None, **settings: Any) -> CaseCounts:
     """Scores the case, or other class scores of it, with the settings of scoring.score_case."""
@@ -50,6 +53,7 @@ class PredictedCase(NamedTuple):
       label=self.label,
       truth=self.truth,
       reduction=self.reduction,
+      regions=self.regions,
       **settings,
     )
 
@@ -62,7 +66,8 @@ def predict_cases(
     arrays = prepared.read(case)
     scores = predict(arrays['image'])
     truth = prepared.label_volume(case)
-    yield PredictedCase(case, **arrays, truth=truth, scores=scores, reduction=prepared.reduction)
+    how = prepared.reduction, prepared.regions
+    yield PredictedCase(case, arrays['image'], arrays['label'], truth, scores, *how)
 
 
 def validation_dsc(

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model_folder, presence, records
+from thrifty_jax import labels, logbook, model_folder, presence, records
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
@@ -57,10 +58,11 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   flips = loaded.spec.flips if config.evaluate.flips else ()
   training = TrainingCases(prepared, patients['train'])
   fitted: dict[str, Fitted] = {}
+  meaning: dict[str, Any] = {'classes': len(classes), 'regions': prepared.regions}
   if not prepared.reduction:  # a window has no place of its own
-    fitted['mean_mask'] = floors.fit_mean_mask(training, classes=len(classes))
+    fitted['mean_mask'] = floors.fit_mean_mask(training, **meaning)
   if config.evaluate.threshold_floor or prepared.reduction:
-    fitted['intensity_thresholds'] = floors.fit_thresholds(training, classes=len(classes))
+    fitted['intensity_thresholds'] = floors.fit_thresholds(training, **meaning)
   predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
   agreements: list[Agreement] = []
   counts, floor_counts = _score_cases(
@@ -158,7 +160,9 @@ def _score_cases(
       for name, floor in fitted.items():
         floor_counts[name].append(found.score(scores=floor.scores(found.image)))
       image, label, shown = found.joined()
-      shown = components.keep_largest(shown, largest)
+      shown = components.keep_largest(shown, largest, found.regions)
+      pair = labels.leave_out_ignored(shown, label)
+      shown, label = (labels.innermost(one, found.regions) for one in pair)
       path = predictions / f'{found.case.case}.npz'
       overlays.write(path, overlays.pick_channels(image, unit=unit), label, shown)
       bar.set_postfix(dsc=f'{100 * scoring.mean_dsc(counts):.1f} %')
@@ -188,5 +192,5 @@ def _describe_floor(
   )
   if isinstance(floor, floors.MeanMask):
     return dataclasses.replace(scored, threshold=floor.threshold)
-  bands = tuple(classes[k] for k in floor.band_classes)
+  bands = tuple(classes[k] for k in labels.innermost(np.array(floor.band_labels), floor.regions))
   return dataclasses.replace(scored, thresholds=floor.thresholds, bands=bands)

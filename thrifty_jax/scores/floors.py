@@ -5,11 +5,12 @@ Both are fitted on training slices only. Their class scores are scored as a netw
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.scores import metrics
 
 DEPTH_BINS = 8  # parts of a scan along its slices, each with its own mean mask
@@ -20,7 +21,10 @@ COMBINATIONS = 20_000  # most combinations of thresholds to try; more classes co
 
 @dataclass(frozen=True)
 class TrainingCase:
-  """One training case at network resolution: image [D, S, S, M] in [0, 1], label [D, S, S]."""
+  """One training case at network resolution: image [D, S, S, M] in [0, 1], label [D, S, S].
+
+  Pixels whose label is IGNORED take no part in a fit.
+  """
 
   patient: str
   image: np.ndarray
@@ -36,7 +40,7 @@ class MeanMask:
   training_dsc: float  # mean over training patients and classes
 
   def scores(self, image: np.ndarray) -> np.ndarray:
-    """Class scores of image [D, S, S, M]: [D, S, S, K], float32; the largest wins."""
+    """Class scores of image [D, S, S, M]: [D, S, S, K], float32, see labels.choose."""
     frequency = self.frequency[_depth_bins(len(image))]
     background = np.full_like(frequency[..., :1], self.threshold)
     return np.concatenate([background, frequency], axis=-1)
@@ -44,31 +48,37 @@ class MeanMask:
 
 @dataclass(frozen=True)
 class IntensityThresholds:
-  """Intensity bands of the image's first modality, one per class."""
+  """Intensity bands of the image's first modality, one per label."""
 
-  thresholds: tuple[float, ...]  # ascending intensities in [0, 1], K - 1 of them
-  band_classes: tuple[int, ...]  # class of each of the K bands, darkest first
+  thresholds: tuple[float, ...]  # ascending intensities in [0, 1], one less than labels
+  band_labels: tuple[int, ...]  # label of each band, darkest first
   training_dsc: float  # mean over training patients and classes
+  regions: labels.Regions = ()  # that the classes are
 
   def scores(self, image: np.ndarray) -> np.ndarray:
-    """Class scores of image [D, S, S, M]: [D, S, S, K], float32, 1 for the band's class."""
+    """Class scores of image [D, S, S, M]: [D, S, S, K], float32, 1 for classes of the band."""
     band = np.searchsorted(self.thresholds, image[..., 0].astype(np.float32), side='right')
-    classes = len(self.band_classes)
-    return np.eye(classes, dtype=np.float32)[np.asarray(self.band_classes)[band]]
+    return _scores_of_labels(len(self.band_labels), self.regions)[
+      np.asarray(self.band_labels)[band]
+    ]
 
 
-def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask:
+def fit_mean_mask(
+  training: Iterable[TrainingCase], *, classes: int, regions: labels.Regions = ()
+) -> MeanMask:
   """Fits the mean of the training masks by relative depth, and its best threshold.
 
   The threshold has the highest mean DSC over training patients. The cases are read twice, so they
   are no generator; the number of classes includes the background, here and below.
   """
   total, slices = np.zeros((), np.float32), np.zeros(DEPTH_BINS)
+  ignored = np.zeros((), np.float32)
   for case in training:
     bins = _depth_bins(len(case.label))
-    found = np.zeros((DEPTH_BINS, *case.label.shape[1:], classes - 1), np.float32)
-    np.add.at(found, bins, case.label[..., None] == np.arange(1, classes))
-    total = total + found
+    found = np.zeros((DEPTH_BINS, *case.label.shape[1:], classes), np.float32)
+    of_class = [labels.belongs(case.label, k, regions) for k in range(1, classes)]
+    np.add.at(found, bins, np.stack([case.label == labels.IGNORED, *of_class], axis=-1))
+    ignored, total = ignored + found[..., :1], total + found[..., 1:]
     np.add.at(slices, bins, 1)
   if not slices.any():
     raise ValueError('there is no training case to fit a mean mask to')
@@ -76,15 +86,15 @@ def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask
   filled = np.flatnonzero(slices)
   nearest = filled[np.abs(np.arange(DEPTH_BINS)[:, None] - filled).argmin(1)]
   # [DEPTH_BINS, S, S, K - 1]
-  frequency = total[nearest] / slices[nearest, None, None, None].astype(np.float32)
+  labelled = slices[nearest, None, None, None].astype(np.float32) - ignored[nearest]
+  frequency = total[nearest] / np.maximum(labelled, 1)
 
   counts: dict[str, np.ndarray] = {}
   for case in training:
     here = frequency[_depth_bins(len(case.label))]  # [D, S, S, K - 1]
-    highest, likeliest = here.max(-1).astype(np.float64), here.argmax(-1).astype(np.uint8) + 1
     tried = [
-      metrics.overlap_counts(np.where(highest >= least, likeliest, 0), case.label, classes=classes)
-      for least in MASK_THRESHOLDS
+      metrics.overlap_counts(mask, case.label, classes=classes, regions=regions)
+      for mask in _cut(here, regions)
     ]
     counts[case.patient] = counts.get(case.patient, 0) + np.stack(tried)
   scores = metrics.dsc(np.stack(list(counts.values())))  # [patients, thresholds, K - 1]
@@ -93,30 +103,58 @@ def fit_mean_mask(training: Iterable[TrainingCase], *, classes: int) -> MeanMask
   return MeanMask(frequency, float(MASK_THRESHOLDS[best]), float(means[best]))
 
 
-def fit_thresholds(training: Iterable[TrainingCase], *, classes: int) -> IntensityThresholds:
-  """Fits the intensity thresholds and the order of the classes to the training slices.
+def _cut(frequency: np.ndarray, regions: labels.Regions) -> Iterator[np.ndarray]:
+  """Yields the labels of frequencies of the classes, [..., K - 1], for each threshold."""
+  highest, likeliest = (
+    frequency.max(-1).astype(np.float64),
+    frequency.argmax(-1).astype(np.uint8) + 1,
+  )
+  for least in MASK_THRESHOLDS:
+    if regions:
+      background = np.full_like(frequency[..., :1], least)
+      yield labels.choose(np.concatenate([background, frequency], axis=-1), regions)
+    else:
+      yield np.where(highest >= least, likeliest, 0)
+
+
+def fit_thresholds(
+  training: Iterable[TrainingCase], *, classes: int, regions: labels.Regions = ()
+) -> IntensityThresholds:
+  """Fits the intensity thresholds and the order of the labels to the training slices.
 
   Of a grid of quantiles of the training intensities above 0, every combination, with every
-  assignment of the K bands to the K classes, is tried; that with the highest mean DSC over training
-  patients and foreground classes is returned.
+  assignment of the bands to the labels, one each, is tried; that with the highest mean DSC over
+  training patients and foreground classes is returned.
   """
-  counts: dict[str, np.ndarray] = {}  # pixels of each level and class by patient
+  count = labels.count(classes, regions)
+  of_classes = _scores_of_labels(count, regions)[:, 1:] > 0  # which labels each class has
+  counts: dict[str, np.ndarray] = {}  # pixels of each level and label by patient
   for case in training:
     intensity = case.image[..., 0].astype(np.float32)
     level = np.clip((intensity * INTENSITY_LEVELS).astype(int), 0, INTENSITY_LEVELS - 1)
-    of_patient = counts.setdefault(case.patient, np.zeros((INTENSITY_LEVELS, classes), np.int64))
-    np.add.at(of_patient, (level, case.label), 1)
+    of_patient = counts.setdefault(case.patient, np.zeros((INTENSITY_LEVELS, count), np.int64))
+    known = case.label != labels.IGNORED
+    np.add.at(of_patient, (level[known], case.label[known]), 1)
   histograms = np.stack(list(counts.values()))
-  grid = _quantile_grid(histograms.sum((0, 2)), classes)
-  # below[p, g, k]: number of pixels of patient p and class k darker than the grid's level g.
+  grid = _quantile_grid(histograms.sum((0, 2)), count)
+  # below[p, g, l]: number of pixels of patient p and label l darker than the grid's level g.
   below = np.pad(np.cumsum(histograms, axis=1), ((0, 0), (1, 0), (0, 0)))
-  combinations = np.asarray(list(itertools.combinations(grid, classes - 1)))
+  combinations = np.asarray(list(itertools.combinations(grid, count - 1)))
   edges = np.pad(combinations, ((0, 0), (1, 1)), constant_values=((0, 0), (0, INTENSITY_LEVELS)))
-  orders = list(itertools.permutations(range(classes)))
-  scores = np.stack([_dsc_of_bands(below, edges, order) for order in orders])
+  orders = list(itertools.permutations(range(count)))
+  scores = np.stack([_dsc_of_bands(below, edges, order, of_classes) for order in orders])
   order, place = np.unravel_index(scores.argmax(), scores.shape)
   thresholds = tuple(float(level) / INTENSITY_LEVELS for level in combinations[place])
-  return IntensityThresholds(thresholds, orders[order], float(scores.max()))
+  return IntensityThresholds(thresholds, orders[order], float(scores.max()), regions)
+
+
+def _scores_of_labels(count: int, regions: labels.Regions) -> np.ndarray:
+  """Returns the scores of the classes for each label, [labels, K], float32, see labels.choose."""
+  if not regions:
+    return np.eye(count, dtype=np.float32)
+  numbers = np.arange(count)
+  of_class = [labels.belongs(numbers, k, regions) for k in range(1, len(regions) + 1)]
+  return np.stack([np.full(count, 0.5), *of_class], axis=-1).astype(np.float32)
 
 
 def _depth_bins(slices: int) -> np.ndarray:
@@ -124,20 +162,24 @@ def _depth_bins(slices: int) -> np.ndarray:
   return ((np.arange(slices) + 0.5) * DEPTH_BINS / slices).astype(int)
 
 
-def _dsc_of_bands(below: np.ndarray, edges: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+def _dsc_of_bands(
+  below: np.ndarray, edges: np.ndarray, order: tuple[int, ...], of_classes: np.ndarray
+) -> np.ndarray:
   """Mean DSC over patients and foreground classes of every choice of bands, [choices].
 
-  `below` are the pixels darker than each level, [patients, INTENSITY_LEVELS + 1, K]; `edges` the
-  levels between which the bands lie, [choices, K + 1]; `order` the class of each band.
+  `below` are the pixels darker than each level, [patients, INTENSITY_LEVELS + 1, labels]; `edges`
+  the levels between which the bands lie, [choices, labels + 1]; `order` the label of each band;
+  `of_classes` says which labels each foreground class has, [labels, K - 1].
   """
   total, scored = np.zeros(len(edges)), np.zeros(len(edges))
   for patient in below:
     scores = []
-    for band, k in enumerate(order):
-      if k:
-        inside = patient[edges[:, band + 1]] - patient[edges[:, band]]
-        truth = np.broadcast_to(patient[-1, k], total.shape)
-        scores.append(metrics.dsc(np.stack([inside[:, k], inside.sum(-1), truth], axis=-1)))
+    for own in of_classes.T:
+      bands = [band for band, label in enumerate(order) if own[label]]
+      inside = np.sum([patient[edges[:, b + 1]] - patient[edges[:, b]] for b in bands], axis=0)
+      truth = np.broadcast_to(patient[-1, own].sum(), total.shape)
+      counts = [inside[:, own].sum(-1), inside.sum(-1), truth]
+      scores.append(metrics.dsc(np.stack(counts, axis=-1)))
     means = metrics.mean_of_scored(np.stack(scores), axis=0)
     total += np.nan_to_num(means)
     scored += ~np.isnan(means)

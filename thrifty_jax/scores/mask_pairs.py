@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thrifty_jax import logbook
+from thrifty_jax import labels, logbook
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, named_files, pairs, pictures, sources, volumes
 from thrifty_jax.scans.volumes import Volume
@@ -54,6 +54,8 @@ class Meaning:
   classes: tuple[str, ...]  # names, background first
   masks: pictures.Legend  # of those that are pictures
   truths: pictures.Legend
+  regions: labels.Regions = ()  # that the classes are
+  ignore: int = 0  # label in truths of voxels that do not count; 0 is none
 
 
 def find(
@@ -138,6 +140,8 @@ def find_meaning(
   classes: Sequence[str] = (),
   colours: Sequence[str] = (),
   masks_hold_numbers: bool = False,
+  regions: labels.Regions = (),
+  ignore: int = 0,
 ) -> Meaning:
   """Returns what masks and truths mean: their classes as given, or as a file beside them says.
 
@@ -149,28 +153,41 @@ def find_meaning(
     classes: Names of the classes, background first; () where they are to be found.
     colours: Colour of each class in pictures; () where these hold numbers.
     masks_hold_numbers: Whether only the truths have these colours.
+    regions: Regions that the named classes are.
+    ignore: Label of voxels of truths that do not count; 0 where it is to be found.
   """
   if colours and not sets[0].of_pictures:
     raise InputError(
       f'--colours is given, but {sets[0].pairs[0].truth} is a volume, which holds class numbers; '
       'leave out --colours'
     )
-  names = tuple(classes) or _read_classes(sets)
+  if classes:
+    names = tuple(classes)
+  else:
+    names, regions, found = _read_labels(sets)
+    ignore = ignore or found
   if not names:
-    count = len(colours) or _count_classes(sets)
+    count = len(colours) - (ignore > 0) if colours else _count_classes(sets, ignore)
     names = ('background', *(f'class_{number}' for number in range(1, count)))
+  count = labels.count(len(names), regions)
+  if 0 < ignore < count:
+    raise InputError(
+      f'--ignore={ignore}: is the label of a class ({labels.describe(names, regions)}); expected '
+      f'{count} or more'
+    )
   try:
-    truths = pictures.Legend(tuple(colours), len(names))
+    truths = pictures.Legend(tuple(colours), count, ignore)
   except InputError as error:
     raise _in_words_of_options(error) from error
-  masks = pictures.Legend((), len(names)) if masks_hold_numbers else truths
-  return Meaning(names, masks, truths)
+  masks = pictures.Legend((), count, ignore) if masks_hold_numbers else truths
+  return Meaning(names, masks, truths, regions, ignore)
 
 
 def read(pair: Pair, meaning: Meaning) -> Volume:
   """Reads a truth, as the label of a volume, and its mask, as the image, [D, H, W, 1], float32.
 
-  Both lie on the grid of the truth and have no numbers but those of classes; else InputError.
+  Both lie on the grid of the truth and have no numbers but those of classes; else InputError. Where
+  the truth is ignored it is labels.IGNORED, and the mask 0.
   """
   if pictures.is_picture(pair.truth):
     _require_size(pair)
@@ -183,12 +200,22 @@ def read(pair: Pair, meaning: Meaning) -> Volume:
     mask = volumes.on_grid(pair.mask, mask, own, pair.truth, truth.shape, affine)
     truth = volumes.whole_numbers(truth, pair.truth)
     mask = volumes.whole_numbers(mask, pair.mask)
+  ignored = (truth == meaning.ignore) & (meaning.ignore > 0)
+  truth, mask = np.where(ignored, 0, truth), np.where(ignored, 0, mask)
+  count = labels.count(len(meaning.classes), meaning.regions)
   for path, voxels in ((pair.truth, truth), (pair.mask, mask)):
-    if voxels.max() >= len(meaning.classes):
+    if voxels.max() >= count:
       raise InputError(
-        f'{path}: holds class {voxels.max()}; expected 0 to {len(meaning.classes) - 1}: '
-        f'{", ".join(meaning.classes)}. Name all classes by --classes, or replace the file.'
+        f'{path}: holds class {voxels.max()}; expected 0 to {count - 1}: '
+        f'{labels.describe(meaning.classes, meaning.regions)}. Name all classes by --classes, or '
+        'replace the file.'
       )
+  if ignored.all():
+    raise InputError(
+      f'{pair.truth}: every voxel has the ignored label {meaning.ignore}; expected some that '
+      'count. Replace the file, or move it away.'
+    )
+  truth[ignored] = labels.IGNORED
   volume = Volume(mask[..., None], truth, affine, pair.case, pair.patient)
   return volumes.along(volume, 'axial')
 
@@ -209,32 +236,38 @@ def _require_one_kind(masks: dict[str, Path], truths: dict[str, Path]) -> None:
     )
 
 
-def _read_classes(sets: Sequence[Found]) -> tuple[str, ...]:
-  """Returns the classes by the files beside masks and truths, which must agree; () without any."""
+def _read_labels(sets: Sequence[Found]) -> dataset_json.Labels:
+  """Returns the labels by the files beside masks and truths, which must agree on their classes.
+
+  Without any file there are no classes.
+  """
   truths = sets[0].pairs[0].truth.parent
   folders = [*(found.pairs[0].mask.parent for found in sets), truths]
   places = [folder / name for folder in folders for name in ('classes.json', 'dataset.json')]
   places.append(truths.resolve().parent / 'dataset.json')  # as the truths lie in labelsTr
   there = [path for path in places if path.is_file()]
   try:
-    read = [dataset_json.read_classes(path) for path in there]
+    read = [dataset_json.read_labels(path) for path in there]
   except InputError as error:
     raise InputError(f'{error} Or name the classes by --classes.') from error
-  for path, classes in zip(there, read, strict=True):
-    if classes != read[0]:
+  for path, found in zip(there, read, strict=True):
+    if found[:2] != read[0][:2]:
+      own, other = (labels.describe(*one[:2]) for one in (found, read[0]))
       raise InputError(
-        f'{path}: the classes are {", ".join(classes)}, but in {there[0]} {", ".join(read[0])}; '
-        'expected one meaning of the numbers. Name the classes by --classes.'
+        f'{path}: the classes are {own}, but in {there[0]} {other}; expected one meaning of the '
+        'numbers. Name the classes by --classes.'
       )
-    if len(classes) < 2:
+    if len(found.classes) < 2:
       raise InputError(
-        f'{path}: names one class, {classes[0]}; expected the background and a class more. Name '
-        'the classes by --classes.'
+        f'{path}: names one class, {found.classes[0]}; expected the background and a class more. '
+        'Name the classes by --classes.'
       )
-  return read[0] if read else ()
+  if not read:
+    return dataset_json.Labels(())
+  return read[0]._replace(ignore=max(one.ignore for one in read))  # that of masks names none
 
 
-def _count_classes(sets: Sequence[Found]) -> int:
+def _count_classes(sets: Sequence[Found], ignore: int) -> int:
   """Returns the number of classes that all files hold, background included."""
   held: dict[Path, set[int]] = {}  # numbers in each file
   paths = dict.fromkeys(path for found in sets for one in found.pairs for path in one[2:])
@@ -249,6 +282,8 @@ def _count_classes(sets: Sequence[Found]) -> int:
         seen[plane] = True
       held[path] = {*np.flatnonzero(seen).tolist()}
       bar.update(1)
+  if ignore:
+    held = {path: numbers - {ignore} for path, numbers in held.items()}
   values = set().union(*held.values())
   if sets[0].of_pictures and values <= {0, 1, 255}:  # black and white
     return 2

@@ -94,6 +94,7 @@ def _score_volume(volume: Volume, meaning: Meaning, nsd_tolerance: float) -> Cas
     prediction=volume.image[..., 0].astype(np.uint8),
     truth=volume.truth,
     classes=len(meaning.classes),
+    regions=meaning.regions,
     spacing_mm=volume.spacing_mm,
     nsd_tolerance_mm=nsd_tolerance,
   )

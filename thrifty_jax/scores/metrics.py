@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.scores import surface
 
 DISTANCES = ('hd95_mm', 'max_distance_mm', 'assd_mm')
@@ -18,32 +19,38 @@ ROUNDING_MM = 1e-4
 INTERSECTION, PREDICTED, TRUTH = 0, 1, 2
 
 
-def overlap_counts(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -> np.ndarray:
+def overlap_counts(
+  prediction: np.ndarray, truth: np.ndarray, *, classes: int, regions: labels.Regions = ()
+) -> np.ndarray:
   """Number of voxels of each foreground class in both masks, in the prediction and in the truth.
 
   Counts are additive: the sum over a patient's scans is the count of the patient, and the sum over
   all slices gives the pooled score.
 
   Args:
-    prediction: Predicted class of each voxel, integers in [0, classes), any shape.
-    truth: True class of each voxel, with the same range and shape.
+    prediction: Predicted label of each voxel, integers in [0, classes), any shape.
+    truth: True label of each voxel, with the same range and shape, or labels.IGNORED, which counts
+      nowhere.
     classes: K, including the background.
+    regions: Regions that the classes are, whose labels may be others.
 
   Returns:
     [K - 1, 3], int64: columns INTERSECTION, PREDICTED, TRUTH.
 
   Raises:
-    ValueError: If the shapes differ, or a value is not a class.
+    ValueError: If the shapes differ, or a value is not a label.
   """
   if prediction.shape != truth.shape:
     raise ValueError(f'prediction {prediction.shape} and truth {truth.shape} differ in shape')
+  known = labels.count(classes, regions)
+  prediction, truth = labels.leave_out_ignored(prediction, truth)
   for label in (prediction, truth):
-    if label.size and not 0 <= label.min() <= label.max() < classes:
+    if label.size and not 0 <= label.min() <= label.max() < known:
       wrong = label.min() if label.min() < 0 else label.max()
-      raise ValueError(f'class {wrong} is not one of {classes}, which are 0 to {classes - 1}')
+      raise ValueError(f'class {wrong} is not one of {known}, which are 0 to {known - 1}')
   counts = np.zeros((classes - 1, 3), np.int64)
   for k in range(1, classes):  # count_nonzero takes a tenth of the time of np.bincount
-    predicted, true = prediction == k, truth == k
+    predicted, true = (labels.belongs(each, k, regions) for each in (prediction, truth))
     counts[k - 1] = [np.count_nonzero(each) for each in (predicted & true, predicted, true)]
   return counts
 

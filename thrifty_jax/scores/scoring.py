@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from thrifty_jax import labels
 from thrifty_jax.scans import slices
 from thrifty_jax.scores import components, metrics
 
@@ -28,6 +29,7 @@ def score_case(
   label: np.ndarray,
   truth: np.ndarray,
   reduction: float = 0.0,
+  regions: labels.Regions = (),
   largest: Sequence[int] = (),
   spacing_mm: Sequence[float] | None = None,
   nsd_tolerance_mm: float = 2.0,
@@ -37,27 +39,32 @@ def score_case(
   Args:
     case: Name of the case.
     patient: Name of its patient.
-    scores: Class scores at network resolution, [D, S, S, K], float32; the largest wins.
+    scores: Class scores at network resolution, [D, S, S, K], float32, see labels.choose.
     label: Truth at network resolution, [D, S, S].
     truth: Truth on the native grid, [D, H, W].
     reduction: Reduction of slices that were cut into windows; 0 where they are drawn whole.
+    regions: Regions that the classes are, see labels.py.
     largest: Numbers of the classes of which only the largest component counts on the native grid.
     spacing_mm: Distances between the voxels of the native grid along D, H and W; None omits surface
       distances, which training does not use.
     nsd_tolerance_mm: Tolerance, see metrics.score_volume.
   """
   classes = scores.shape[-1]
-  native, _ = slices.native_classes([scores], truth.shape[1:], reductions=[reduction])
+  native, _ = slices.native_classes(
+    [scores], truth.shape[1:], reductions=[reduction], regions=regions
+  )
   found = score_mask(
     case,
     patient,
-    prediction=components.keep_largest(native, largest),
+    prediction=components.keep_largest(native, largest, regions),
     truth=truth,
     classes=classes,
+    regions=regions,
     spacing_mm=spacing_mm,
     nsd_tolerance_mm=nsd_tolerance_mm,
   )
-  network = metrics.overlap_counts(slices.largest_class(scores), label, classes=classes)
+  chosen = labels.choose(scores, regions)
+  network = metrics.overlap_counts(chosen, label, classes=classes, regions=regions)
   return replace(found, network=network)
 
 
@@ -70,19 +77,25 @@ def score_mask(
   classes: int,
   spacing_mm: Sequence[float] | None,
   nsd_tolerance_mm: float,
+  regions: labels.Regions = (),
 ) -> CaseCounts:
   """Counts of one case on the native grid and, given a spacing, the scores of each class.
 
-  Prediction and truth are the class of each voxel, [D, H, W]; the rest is as of `score_case`.
+  Prediction and truth are the label of each voxel, [D, H, W]; where the truth is ignored both count
+  as background. The rest is as of `score_case`.
   """
+  prediction, truth = labels.leave_out_ignored(prediction, truth)
   volumes = [
     metrics.score_volume(
-      prediction == k, truth == k, spacing_mm=spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm
+      labels.belongs(prediction, k, regions),
+      labels.belongs(truth, k, regions),
+      spacing_mm=spacing_mm,
+      nsd_tolerance_mm=nsd_tolerance_mm,
     )
     for k in range(1, classes)
     if spacing_mm is not None
   ]
-  native = metrics.overlap_counts(prediction, truth, classes=classes)
+  native = metrics.overlap_counts(prediction, truth, classes=classes, regions=regions)
   return CaseCounts(case, patient, native, np.zeros_like(native), tuple(volumes))
 
 

@@ -16,9 +16,8 @@ from thrifty_jax.data.batching import Batch
 from thrifty_jax.networks import build
 from thrifty_jax.networks.architecture import Architecture
 from thrifty_jax.networks.grid import Supernet, init_architecture
-from thrifty_jax.networks.losses import Sums, loss_of, loss_sums
+from thrifty_jax.networks.losses import LABELS, Sums, Target, loss_of, loss_sums, overlap
 from thrifty_jax.training import microbatches
-from thrifty_jax.training.train_data import overlap
 
 
 class SearchState(NamedTuple):
@@ -110,6 +109,7 @@ def make_half_steps(
   parts: int = 1,
   random_sampling: bool = False,
   penalty: Callable[[Architecture], jax.Array] | None = None,
+  target: Target = LABELS,
 ) -> tuple[HalfStep, HalfStep]:
   """Returns the two halves of the bilevel step, pure functions of a seed, the state and batches.
 
@@ -124,6 +124,7 @@ def make_half_steps(
     parts: Number of microbatches in a batch, see microbatches.py.
     random_sampling: Whether each step draws the sampled channels at random.
     penalty: Term added to the architecture's loss; the metric `architecture_loss` omits it.
+    target: Meaning of the labels.
 
   Returns:
     The step of the weights, (seed, state, weight_batch) -> (state, metrics), which counts it, and
@@ -144,7 +145,8 @@ def make_half_steps(
     def sums(part: Batch) -> tuple[Sums, jax.Array]:
       inputs = part['image'], architecture, sample_key
       logits = build.apply(learners.net, params, *inputs, background=learners.background)
-      return loss_sums(logits, part['label']), overlap(logits, part['label'])
+      label = part['label']
+      return loss_sums(logits, label, target), overlap(logits, label, target)
 
     found, counts = microbatches.total(sums, augment(augment_key, batch), parts=parts)
     return loss_of(found)[0], counts

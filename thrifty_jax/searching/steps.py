@@ -12,7 +12,7 @@ from thrifty_jax.data import mesh, splits
 from thrifty_jax.data.batching import Batch
 from thrifty_jax.networks import build
 from thrifty_jax.networks.grid import Supernet
-from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax.networks.losses import make_target, segmentation_loss
 from thrifty_jax.networks.model_spec import background
 from thrifty_jax.searching import bilevel, budget
 from thrifty_jax.searching.bilevel import Learners, Metrics, SearchState
@@ -121,6 +121,7 @@ def compile_steps(
       parts=config.search.microbatches,
       random_sampling=config.search.sampling == 'random',
       penalty=budget.penalty_of(config),
+      target=make_target(config),
     )[half]
     return step(facts.seed, state, *batches)
 
@@ -155,7 +156,7 @@ def watch(config: ConfigDict, halves: Halves, programs: Sequence[Program]) -> li
       jax.jit(halves.train_data.augment)(augment_key, batches[-1]),
       state.architecture,
       sample_key if config.search.sampling == 'random' else None,
-      loss=segmentation_loss,
+      loss=functools.partial(segmentation_loss, target=make_target(config)),
     )
 
   return [

@@ -239,17 +239,9 @@ class Figures:
     return self.sums[name] / self.steps if name in self.sums else math.nan
 
   def dsc(self) -> Any:
-    """Returns the DSC of all pixels so far, averaged over foreground classes, by `overlap`."""
+    """Returns the DSC of all pixels so far by `losses.overlap`, mean over foreground classes."""
     if 'overlap' not in self.sums:
       return math.nan
     both, predicted, true = np.moveaxis(self.sums['overlap'], -1, 0)
     total = predicted + true
     return np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0).mean(-1)
-
-
-def overlap(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """Returns the common, predicted and true pixels of each foreground class, [K - 1, 3], float32."""
-  classes = jnp.arange(1, logits.shape[-1])
-  predicted, true = logits.argmax(-1)[..., None] == classes, label[..., None] == classes
-  counts = [part.sum((0, 1, 2)) for part in (predicted & true, predicted, true)]
-  return jnp.stack(counts, axis=-1).astype(np.float32)

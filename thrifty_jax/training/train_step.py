@@ -16,7 +16,15 @@ from thrifty_jax import files, logbook
 from thrifty_jax.data import mesh
 from thrifty_jax.data.batching import Batch
 from thrifty_jax.networks import batch_norm, build, genotype
-from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
+from thrifty_jax.networks.losses import (
+  LABELS,
+  Sums,
+  Target,
+  loss_of,
+  loss_sums,
+  make_target,
+  segmentation_loss,
+)
 from thrifty_jax.networks.model_spec import ModelSpec, background, make_spec
 from thrifty_jax.training import compiling, memory, microbatches, not_finite
 from thrifty_jax.training.compiling import Program
@@ -141,6 +149,7 @@ def make_train_step(
   background: Any,
   parts: int = 1,
   frozen: Sequence[str] = (),
+  target: Target = LABELS,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the training step, a pure function (state, batch) -> (state, metrics).
 
@@ -153,6 +162,7 @@ def make_train_step(
     background: Normalised value of the padding, [C].
     parts: Number of microbatches in a batch, see microbatches.py.
     frozen: Names of the network's modules whose weights and statistics stay as they are.
+    target: Meaning of the labels.
   """
 
   def keep_frozen(params: build.Params, old: build.Params) -> build.Params:
@@ -166,7 +176,7 @@ def make_train_step(
 
       def sums(part: Batch) -> tuple[Sums, Any]:
         logits, statistics = build.apply_training(net, params, part['image'], background=background)
-        return loss_sums(logits, part['label']), statistics
+        return loss_sums(logits, part['label'], target), statistics
 
       total, statistics = microbatches.total(sums, batch, parts=parts)
       value, dice = loss_of(total)
@@ -210,6 +220,7 @@ def compile_step(
       background=background(facts.statistics, context=config.data.context),
       parts=settings.microbatches,
       frozen=frozen,
+      target=make_target(config),
     )
     return step(state, batch)
 
@@ -229,6 +240,7 @@ def find_source(
   def source(state: TrainState, facts: Facts, batch: Batch) -> str:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
     network = functools.partial(build.apply, net, background=spec.background)
-    return not_finite.first_source(network, state.params, batch, loss=segmentation_loss)
+    loss = functools.partial(segmentation_loss, target=make_target(train_data.config))
+    return not_finite.first_source(network, state.params, batch, loss=loss)
 
   return source
