@@ -350,3 +350,47 @@ def test_the_variant_paper_is_what_the_authors_have_field_by_field(name, variant
   shaping = {field for field in fields if {*ALL} & {*SETTINGS[field].stages}}
   assert shaping - expected.keys() == NOT_OF_THE_PAPER | UNREAD[name]
   assert config.data.test_patients == () and config.model.name == 'thrifty'
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'regions': '2 1,2'}, 'core would be written over whole, which lies in it; name core first'),
+    ({'regions': '1,2'}, 'there are 1 regions for 2 classes'),
+    ({'regions': '1,2 2,1'}, 'whole and core have the same labels'),
+    ({'regions': '1,2 4'}, 'label 3 is in no region'),
+    ({'regions': '2,1 2'}, 'whole would be written as label 2'),
+    ({'regions': '1,2;2'}, 'labels by commas'),
+    ({'regions': '0,1 2'}, 'whole has the labels'),
+    ({'ignore': 2}, 'expected 0, or a label above the others, 3 or more'),
+    ({'regions': '1,2,3 2', 'ignore': 3}, 'a label above the others, 4 or more'),
+    ({'ignore': 256}, 'from 0 to 255'),
+    ({'colours': ('#000000', '#ff0000', '#00ff00', '#0000ff')}, 'or 3 colours'),
+    ({'colours': ('#000000', '#ff0000', '#00ff00'), 'ignore': 3}, 'or 4 colours'),
+    ({'regions': '1,2 2', 'colours': ('#000000', '#ff0000', '#00ff00')}, 'with data.colours'),
+  ],
+)
+def test_regions_and_an_ignored_label_that_cannot_be_are_refused_in_a_line(changes, message):
+  config = configs.default()
+  config.data.classes = ('background', 'whole', 'core')
+  config.data.update(changes)
+  with pytest.raises(InputError) as refused:
+    configs.validate(config)
+  assert message in str(refused.value) and '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'regions': '1,2 2', 'ignore': 3},
+    {'regions': '1,3,2 2', 'ignore': 255},
+    {'regions': '1 2'},
+    {'ignore': 255},
+    {'ignore': 3, 'colours': ('#000000', '#ff0000', '#00ff00', '#0000ff')},
+  ],
+)
+def test_regions_and_an_ignored_label_above_the_others_are_accepted(changes):
+  config = configs.default()
+  config.data.classes = ('background', 'whole', 'core')
+  config.data.update(changes)
+  assert configs.validate(config) is None

@@ -292,3 +292,62 @@ def test_other_masks_must_be_of_the_same_truths(rivals, capsys):
   assert re.search(r'right: has no mask for case3, but .*masks has; expected masks for the', error)
   assert run(rivals, f'--against={rivals / "none"}') == 2
   assert '--against=' in capsys.readouterr().err
+
+
+def test_regions_are_scored_over_their_labels_and_ignored_voxels_nowhere(place, capsys):
+  for number in range(3):
+    truth = make_truth(number)
+    truth[:, 4] = 7
+    save(place / 'truths' / f'case{number}.nii.gz', truth)
+  classes = ["--classes=('background','abdomen','spleen')", '--regions=1,2 2', '--ignore=7']
+  assert run(place, *classes) == 0
+  out = capsys.readouterr().out
+  assert 'background, abdomen (1, 2), spleen (2)' in out and 'label 7 of the truths' in out
+  rows = rows_of(place)
+  for number in range(3):
+    mask, truth = read_both(place, number)
+    mask = np.where(truth == 7, 0, mask)
+    for name, own in (('abdomen', (1, 2)), ('spleen', (2,))):
+      p, t, row = np.isin(mask, own), np.isin(truth, own), rows[f'case{number}', name]
+      assert [int(row[f'{one}_voxels']) for one in ('predicted', 'truth')] == [p.sum(), t.sum()]
+      assert float(row['dsc']) == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()), abs=1e-6)
+
+
+def test_regions_and_the_ignored_label_are_those_of_dataset_json(place, capsys):
+  described = {
+    'channel_names': {'0': 'CT'},
+    'labels': {'background': 0, 'abdomen': [1, 2], 'spleen': 2, 'ignore': 3},
+    'regions_class_order': [1, 2],
+    'file_ending': '.nii.gz',
+  }
+  (place / 'dataset.json').write_text(json.dumps(described))
+  truths = place / 'labelsTr'
+  (place / 'truths').rename(truths)
+  command = [f'--masks={place / "masks"}', f'--truths={truths}', f'--output={place / "scores"}']
+  assert evaluate.main(command) == 0
+  out = capsys.readouterr().out
+  assert 'abdomen (1, 2), spleen (2)' in out and 'label 3 of the truths' in out
+  assert {name for _, name in rows_of(place)} == {'abdomen', 'spleen'}
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (['--ignore=2'], '--ignore=2: is the label of a class'),
+    (['--ignore=256'], '--ignore=256: expected a label, at most 255'),
+    (['--ignore=-1'], '--ignore=-1'),
+    (['--regions=1,2'], '1 regions for 3 classes'),
+    (['--regions=1,2 2 3 4'], '4 regions for 3 classes'),
+    (['--regions=2 1,2 3'], 'spleen would be written over liver'),
+    (['--regions=1;2'], 'expected labels of each of --classes'),
+  ],
+)
+def test_regions_and_ignored_labels_that_cannot_be_are_refused(place, capsys, options, message):
+  assert run(place, CLASSES, *options) == 2
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert message in line and not (place / 'scores').exists()
+
+
+def test_regions_without_classes_are_refused(place, capsys):
+  assert run(place, '--regions=1,2 2') == 2
+  assert 'expected labels of each of --classes' in capsys.readouterr().err

@@ -162,3 +162,24 @@ def test_a_model_is_named_and_may_lie_in_the_home_folder(tmp_path, monkeypatch):
     tj.load_model('~/mine')
   with pytest.raises(tj.InputError, match='no model is named'):
     tj.load_model([])
+
+
+def test_regions_are_scored_over_their_labels_and_an_ignored_label_nowhere():
+  random = np.random.default_rng(0)
+  mask, truth = (random.integers(0, 4, (4, 6, 7)) for _ in range(2))
+  ignored = random.random(truth.shape) < 0.3
+  truth[ignored] = 4
+  regions = [[1, 2, 3], [2, 3], [3]]
+  names = ('background', 'whole', 'core', 'inner')
+  found = tj.score(mask, truth, (1, 1, 1), classes=names, regions=regions, ignore=4)
+  for name, own in zip(names[1:], regions, strict=True):
+    p, t = np.isin(mask, own) & ~ignored, np.isin(truth, own)
+    assert found[name] == score_volume(p, t, spacing_mm=(1, 1, 1), nsd_tolerance_mm=2)
+  for changes, message in (
+    ({'ignore': 3}, 'ignore is 3'),
+    ({'ignore': 0}, 'class 4 is not one of 4'),
+    ({'regions': [[3], [2, 3], [1]]}, 'core would be written over whole'),
+  ):
+    settings = {'regions': regions, 'ignore': 4} | changes
+    with pytest.raises(tj.InputError, match=message):
+      tj.score(mask, truth, (1, 1, 1), classes=names, **settings)

@@ -9,7 +9,9 @@ import numpy as np
 import page_modules
 import pytest
 
+from thrifty_jax import labels
 from thrifty_jax.scans import overlays, pictures, slices, volumes, windows
+from thrifty_jax.scores import components
 
 SIDE, CLASSES = 16, 3
 PLAIN = image_settings.make(image_size=SIDE)
@@ -148,3 +150,49 @@ def test_outlines_are_the_pixels_of_a_class_beside_another():
   (found,) = page_modules.call('view.js', call, [[mask.ravel().tolist(), mask.shape]])
   drawn = overlays.outline(mask).astype(int) - len(overlays.CLASS_COLOURS)
   np.testing.assert_array_equal(np.reshape(found, mask.shape), np.maximum(drawn, 0))
+
+
+# --- regions
+
+REGIONS = ((1, 2), (2,))  # of CLASSES
+
+
+def test_logits_become_the_regions_of_the_program():
+  inputs, wanted = [], []
+  for name, size in CASES:
+    logits = logits_of(name, size)
+    found, _ = slices.native_classes(
+      [logits], size, reductions=[given(name)[0].reduction], regions=REGIONS
+    )
+    wanted.append(found[0])
+    flat = np.moveaxis(logits, -1, 1).reshape(len(logits), -1).tolist()
+    settings = given(name)[1] | {'regions': REGIONS}
+    inputs.append({'logits': flat, 'size': size, 'settings': settings})
+  found = called(CLASSIFY, inputs)
+  for key, expected in zip(CASES, wanted, strict=True):
+    np.testing.assert_array_equal(np.reshape(found[key], key[1]), expected)
+    assert {*np.unique(expected)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize('regions', [(), ((1, 2, 3), (2, 3), (3,)), ((2, 1), (1,), (2,), (3,))])
+def test_pieces_and_drawn_classes_of_regions_are_those_of_the_program(regions):
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  call = """(([mask, shape, number, settings]) => {
+    const kept = Uint8Array.from(mask);
+    functions.keepLargest(kept, shape, number, settings);
+    return [[...kept], [...functions.innermost(settings)]];
+  })(input)"""
+  random = np.random.default_rng(5)
+  mask = random.choice(4, size=(3, 9, 8), p=[0.55, 0.15, 0.15, 0.15]).astype(np.uint8)
+  numbers = range(1, 1 + (len(regions) or 3))
+  settings = {'regions': regions} if regions else {}
+  inputs = [[mask.ravel().tolist(), mask.shape, number, settings] for number in numbers]
+  for number, (kept, drawn) in zip(
+    numbers, page_modules.call('prepare.js', call, inputs), strict=True
+  ):
+    expected = components.keep_largest(mask, [number], regions)
+    np.testing.assert_array_equal(np.reshape(kept, mask.shape), expected)
+    np.testing.assert_array_equal(
+      np.array(drawn)[:4], labels.innermost(np.arange(4, dtype=np.uint8), regions)
+    )

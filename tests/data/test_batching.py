@@ -12,6 +12,7 @@ from data_prep import prepare
 from thrifty_jax import config
 from thrifty_jax.data import batching
 from thrifty_jax.data import prepared as prepared_
+from thrifty_jax.errors import InputError
 
 STATISTICS = {'mean': np.asarray([0.2], np.float32), 'std': np.asarray([0.3], np.float32)}
 
@@ -305,3 +306,14 @@ def test_windows_with_foreground_are_a_third_of_those_drawn(prepared, marked, ti
   assert [*counts] == [times if index in marked else 1 for index in range(10)]
   share = counts[[*marked]].sum() / len(drawn) if marked else 1
   assert share >= batching.MARKED
+
+
+def test_slices_without_a_label_are_not_drawn(prepared):
+  first, case, *_ = prepared.cases
+  case = dataclasses.replace(case, unlabelled=(0, 3))
+  drawn = batching.Examples(prepared, (first, case)).drawn
+  every = range(first.slices + case.slices)
+  assert sorted(drawn) == sorted({*every} - {first.slices, first.slices + 3})
+  empty = dataclasses.replace(case, unlabelled=tuple(range(case.slices)))
+  with pytest.raises(InputError, match=f'no slice of {case.case} .* keeps a label'):
+    batching.Examples(prepared, (empty,)).drawn  # noqa: B018

@@ -221,3 +221,20 @@ def test_the_way_to_go_on_without_scans_can_be_pasted(names):
   (word,) = shlex.split(told.removeprefix('To go on without: ').removesuffix('.'))
   command = command_line.parse(['--config=configs/folder.py', word])
   assert sorted(command.config.data.exclude) == sorted(names)
+
+
+def test_labels_of_regions_are_known_and_a_mask_without_any_label_is_named():
+  source = dataclasses.replace(SOURCE, ignore=4, regions=((1, 2, 3), (2, 3)))
+  names = ('background', 'whole', 'core')
+
+  def problems(label):
+    volume = dataclasses.replace(good(), label=np.asarray(label, np.uint8))
+    return checks.find_problems(volume, classes=names, modalities=1, source=source)
+
+  label = np.arange(24).reshape(2, 3, 4) % 4
+  label[0, 0] = 255
+  assert problems(label) == []
+  (line,) = problems(label.clip(max=4) + (label == 3))
+  assert 'mask.mhd: the truth holds class 4' in line and 'whole (1, 2, 3), core (2, 3)' in line
+  (line,) = problems(np.full((2, 3, 4), 255))
+  assert line.startswith('mask.mhd: every voxel of the truth has the ignored label 4')

@@ -125,6 +125,7 @@ SETTINGS = {
     {},
   ),
   'windows': ({'reduction': 1.3, 'curvature_flow_iterations': 2}, {}),
+  'regions': ({'regions': '1,2,3 2'}, {'largest_component': ['left kidney']}),
   'the other axis': ({'slice_axis': 'sagittal'}, {'largest_component': ['liver', 'left kidney']}),
 }
 

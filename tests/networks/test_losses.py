@@ -1,13 +1,17 @@
 """The loss against numpy, written the slow way in double precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thrifty_jax.networks.losses import segmentation_loss
+from thrifty_jax import labels
+from thrifty_jax.networks.losses import Target, loss_of, loss_sums, overlap, segmentation_loss
 
 SMOOTH = 1e-5
+REGIONS = ((1, 2, 3), (2, 3), (3,))
 
 
 def some_logits(seed, *, shape=(2, 5, 4), classes=3, scale=3.0):
@@ -37,6 +41,22 @@ def slow_dice(logits, label):
 def slow_loss(logits, label):
   surprise = [-np.log(probability_of(logits[p])[label[p]]) for p in np.ndindex(label.shape)]
   return np.mean(surprise) + 1 - slow_dice(logits, label).mean()
+
+
+def slow_loss_of_regions(logits, label):
+  """Loss and Dice of regions, a pixel and a region at a time, without those that are ignored."""
+  entropy, dice = [], []
+  for k, own in enumerate(REGIONS, start=1):
+    both = predicted = true = 0.0
+    for place in np.ndindex(label.shape):
+      if label[place] == 255:
+        continue
+      p = 1 / (1 + np.exp(float(logits[place][0]) - float(logits[place][k])))
+      t = float(label[place] in own)
+      entropy.append(-np.log(p if t else 1 - p))
+      both, predicted, true = both + p * t, predicted + p, true + t
+    dice.append((2 * both + SMOOTH) / (predicted + true + SMOOTH))
+  return np.mean(entropy) + 1 - np.mean(dice), np.array(dice)
 
 
 RUNS = {
@@ -116,3 +136,85 @@ def test_a_label_of_another_shape_is_refused_with_both_shapes(shape):
   with pytest.raises(ValueError, match='must have the shape of logits') as caught:
     segmentation_loss(jnp.asarray(logits), jnp.zeros(shape, jnp.int32))
   assert str(shape) in str(caught.value) and '(2, 5, 4, 3)' in str(caught.value)
+
+
+# --- regions, and pixels without a label
+
+
+def some_regions(seed, *, ignored=True):
+  logits, label = some_logits(seed, classes=4)
+  label[np.random.default_rng(seed).random(label.shape) < 0.3 * ignored] = labels.IGNORED
+  return logits, label
+
+
+@pytest.mark.parametrize('ignored', [False, True])
+def test_the_loss_of_regions_is_that_of_each_by_itself(run, ignored):
+  logits, label = some_regions(10, ignored=ignored)
+  loss, dice = run(functools.partial(segmentation_loss, target=Target(REGIONS, ignored)))(
+    jnp.asarray(logits), jnp.asarray(label)
+  )
+  expected, of_each = slow_loss_of_regions(logits, label)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(dice, of_each, rtol=1e-5)
+
+
+def test_a_single_region_of_one_label_has_the_loss_of_a_class():
+  logits, label = map(jnp.asarray, some_logits(11, classes=2))
+  found, expected = (segmentation_loss(logits, label, Target(own)) for own in (((1,),), ()))
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+  np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize('regions', [(), REGIONS])
+def test_what_is_ignored_changes_neither_loss_nor_gradient_nor_counts(run, regions):
+  logits, label = some_regions(12)
+  other = logits.copy()
+  other[label == labels.IGNORED] = np.random.default_rng(3).normal(0, 30, 4)
+  target = Target(regions, ignores=True)
+
+  def measure(logits, label):
+    gradient = jax.grad(lambda one: segmentation_loss(one, label, target)[0])(logits)
+    return gradient, segmentation_loss(logits, label, target), overlap(logits, label, target)
+
+  one, two = (run(measure)(jnp.asarray(each), jnp.asarray(label)) for each in (logits, other))
+  jax.tree.map(np.testing.assert_array_equal, one, two)
+  ignored = label == labels.IGNORED
+  assert (np.asarray(one[0])[ignored] == 0).all() and (np.asarray(one[0])[~ignored] != 0).any()
+
+
+@pytest.mark.parametrize('regions', [(), REGIONS])
+def test_without_any_ignored_pixel_the_loss_is_that_of_all(regions):
+  logits, label = map(jnp.asarray, some_regions(13, ignored=False))
+  found, expected = (
+    segmentation_loss(logits, label, Target(regions, ignores=ignores)) for ignores in (True, False)
+  )
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+  np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+
+
+def test_a_batch_in_which_all_is_ignored_has_no_gradient():
+  logits, label = some_regions(14)
+  label[:] = labels.IGNORED
+  (loss, _), gradient = jax.value_and_grad(segmentation_loss, has_aux=True)(
+    jnp.asarray(logits), jnp.asarray(label), Target((), ignores=True)
+  )
+  assert np.isfinite(loss) and not np.asarray(gradient).any()
+
+
+def test_sums_of_parts_of_which_one_is_ignored_add_up():
+  logits, label = some_regions(15)
+  label[0] = labels.IGNORED
+  target = Target(REGIONS, ignores=True)
+  parts = [loss_sums(jnp.asarray(logits[at]), jnp.asarray(label[at]), target) for at in ([0], [1])]
+  added = jax.tree.map(jnp.add, *parts)
+  expected = segmentation_loss(jnp.asarray(logits), jnp.asarray(label), target)
+  np.testing.assert_allclose(loss_of(added)[0], expected[0], rtol=1e-6)
+
+
+def test_regions_are_counted_by_the_labels_that_belong_to_them():
+  logits, label = some_regions(16)
+  found = overlap(jnp.asarray(logits), jnp.asarray(label), Target(REGIONS, ignores=True))
+  for k, own in enumerate(REGIONS, start=1):
+    p = (logits[..., k] > logits[..., 0]) & (label != labels.IGNORED)
+    t = np.isin(label, own)
+    assert found[k - 1].tolist() == [(p & t).sum(), p.sum(), t.sum()]

@@ -85,3 +85,23 @@ def test_figures_read_by_bands_are_those_of_the_whole_along_the_axes_of_the_pati
     },
   }
   assert {name: float(row[name]) for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_figures_of_a_region_are_those_of_all_its_labels():
+  mask = np.zeros((3, 4, 5), np.uint8)
+  mask[1, 2, 1:4] = (1, 2, 2)
+  mask[0, 0, 0] = 3
+  image = np.arange(60, dtype=np.float32).reshape(3, 4, 5, 1)
+  names, regions = ('background', 'whole', 'core', 'absent'), ((1, 2, 3), (2, 3), (4,))
+  whole, core, absent = measurements.measure(
+    image, mask, scan='a', classes=names, affine=np.eye(4), regions=regions
+  )
+  for row, own in ((whole, (1, 2, 3)), (core, (2, 3))):
+    places = np.argwhere(np.isin(mask, own))
+    assert row['voxels'] == str(len(places))
+    assert float(row['mean_intensity']) == pytest.approx(image[np.isin(mask, own)].mean(), rel=1e-5)
+    values = image[np.isin(mask, own)].astype(float)
+    assert float(row['std_intensity']) == pytest.approx(values.std(), rel=1e-5)
+    for axis, column in zip('zyx', places.T, strict=True):
+      assert (row[f'{axis}_first'], row[f'{axis}_last']) == (f'{min(column)}', f'{max(column)}')
+  assert absent['voxels'] == '0' and absent['x_first'] == absent['mean_intensity'] == ''

@@ -247,3 +247,24 @@ def test_of_classes_with_the_same_score_the_first_wins(classes):
   assert found.dtype == np.uint8
   for place in np.ndindex(found.shape):
     assert found[place] == list(scores[place]).index(max(scores[place]))
+
+
+# --- pixels without a label
+
+
+@pytest.mark.parametrize('size', [8, 12, 32])
+def test_a_pixel_of_which_most_is_ignored_is_ignored_and_no_other(size):
+  label = np.zeros((2, 24, 24), np.uint8)
+  label[0, :, :9], label[0, :, 9:15] = labels.IGNORED, 1
+  label[1] = labels.IGNORED
+  _, found = slices.to_slices(volume_of(np.zeros(label.shape), label), settings(size))
+  shares = [slices.resize((label[0] == k).astype(np.float32), (size, size)) for k in (0, 1, 255)]
+  expected = np.array([0, 1, 255])[np.argmax(np.round(shares, 5), axis=0)]
+  np.testing.assert_array_equal(found[0], expected)
+  assert (found[1] == labels.IGNORED).all() and {*np.unique(found[0])} == {0, 1, 255}
+
+
+def test_what_lies_around_a_slice_without_a_label_has_none_either():
+  label = np.full((1, 10, 24), labels.IGNORED, np.uint8)
+  _, found = slices.to_slices(volume_of(np.zeros(label.shape), label), settings(16))
+  assert (found == labels.IGNORED).all()

@@ -66,3 +66,19 @@ def test_pieces_over_several_bands_are_those_of_the_whole(shape, voxels, monkeyp
         largest = np.bincount(pieces.ravel())[1:].argmax() + 1  # the first of equals
         expected[(pieces > 0) & (pieces != largest)] = 0
     np.testing.assert_array_equal(keep_largest(prediction, [1, 2]), expected)
+
+
+def test_small_pieces_of_a_region_become_what_is_around_them():
+  regions = ((1, 2, 3), (2, 3), (3,))
+  rng = np.random.default_rng(1)
+  for _ in range(10):
+    prediction = rng.choice(4, size=(5, 6, 7), p=[0.55, 0.15, 0.15, 0.15]).astype(np.uint8)
+    for number, (own, around) in enumerate(zip(regions, (0, 1, 2), strict=True), start=1):
+      pieces = flood_fill_pieces(np.isin(prediction, own))
+      kept = keep_largest(prediction, [number], regions)
+      (piece,) = flood_fill_pieces(np.isin(kept, own))
+      assert len(piece) == max(map(len, pieces))
+      small = [voxel for one in pieces if one != piece for voxel in one]
+      expected = prediction.copy()
+      expected[tuple(np.transpose(small))] = around
+      np.testing.assert_array_equal(kept, expected)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from thrifty_jax import labels
 from thrifty_jax.scores import floors, metrics
 
 
@@ -93,3 +94,62 @@ def test_intensity_thresholds_recover_reversed_classes():
 def test_no_training_case_is_refused():
   with pytest.raises(ValueError, match='no training case'):
     floors.fit_mean_mask([], classes=2)
+
+
+# --- regions, and pixels without a label
+
+REGIONS = ((1, 2), (2,))
+
+
+def fits(training, **meaning):
+  return floors.fit_mean_mask(training, **meaning), floors.fit_thresholds(training, **meaning)
+
+
+@pytest.mark.parametrize('regions', [(), REGIONS])
+def test_no_floor_depends_on_pixels_that_are_ignored(regions):
+  training, other = cases(classes=3), cases(classes=3)
+  for one, two in zip(training, other, strict=True):
+    ignored = np.random.default_rng(1).random(one.label.shape) < 0.2
+    two.image[ignored] = 0.37
+    for case in (one, two):
+      case.label[ignored] = labels.IGNORED
+  (mask, bands), (same_mask, same_bands) = (
+    fits(each, classes=3, regions=regions) for each in (training, other)
+  )
+  np.testing.assert_array_equal(mask.frequency, same_mask.frequency)
+  assert mask.threshold == same_mask.threshold and bands == same_bands
+  assert mask.training_dsc == same_mask.training_dsc
+
+
+def test_the_mean_mask_is_the_mean_over_slices_with_a_label_there():
+  label = np.random.default_rng(0).integers(0, 3, (8, 16, 5, 5)).astype(np.uint8)
+  label[np.random.default_rng(1).random(label.shape) < 0.3] = labels.IGNORED
+  training = [floors.TrainingCase(f'p{i}', each[..., None], each) for i, each in enumerate(label)]
+  floor = floors.fit_mean_mask(training, classes=3, regions=REGIONS)
+  here = label[:, 2:4]  # 16 slices in 8 parts: of the second part
+  for k, own in enumerate(REGIONS):
+    expected = np.isin(here, own).sum((0, 1)) / np.maximum((here != labels.IGNORED).sum((0, 1)), 1)
+    np.testing.assert_allclose(floor.frequency[1, ..., k], expected, atol=1e-6)
+
+
+def test_floors_of_regions_are_the_best_of_all_tried(monkeypatch):
+  training = cases(2, classes=3)
+  monkeypatch.setattr(floors, 'COMBINATIONS', 60)
+  mask, bands = fits(training, classes=3, regions=REGIONS)
+
+  def score(floor):
+    counts: dict[str, np.ndarray] = {}
+    for case in training:
+      found = labels.choose(floor.scores(case.image), REGIONS)
+      pairs = [(np.isin(found, own), np.isin(case.label, own)) for own in REGIONS]
+      count = np.array([[(p & t).sum(), p.sum(), t.sum()] for p, t in pairs])
+      counts[case.patient] = counts.get(case.patient, 0) + count
+    return np.mean([metrics.dsc(count) for count in counts.values()])
+
+  assert score(bands) == pytest.approx(bands.training_dsc)
+  for order in itertools.permutations(range(3)):
+    tried = floors.IntensityThresholds(bands.thresholds, order, 0.0, REGIONS)
+    assert score(tried) <= bands.training_dsc + 1e-9
+  assert score(mask) == pytest.approx(mask.training_dsc)
+  for threshold in floors.MASK_THRESHOLDS:
+    assert score(floors.MeanMask(mask.frequency, threshold, 0.0)) <= mask.training_dsc + 1e-9

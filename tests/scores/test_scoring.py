@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from thrifty_jax import labels
 from thrifty_jax.scores import metrics, scoring
 
 
@@ -75,3 +76,56 @@ def test_two_cases_of_a_patient_are_scored_as_one():
   pooled = scoring.by_patient(CASES)
   assert list(pooled) == ['a', 'b']
   assert pooled['a'].tolist() == [[3, 5, 6], [0, 2, 0]]
+
+
+# --- regions, and voxels without a label
+
+REGIONS = ((1, 2, 3), (2, 3), (3,))
+MOST = {'classes': 4, 'regions': REGIONS, 'spacing_mm': (3.0, 1.0, 2.0), 'nsd_tolerance_mm': 1.5}
+
+
+def some_masks(seed):
+  random = np.random.default_rng(seed)
+  return [random.integers(0, 4, (4, 7, 6)).astype(np.uint8) for _ in range(2)]
+
+
+def test_the_scores_of_a_region_are_those_of_the_mask_of_all_its_labels():
+  prediction, truth = some_masks(0)
+  found = scoring.score_mask('c', 'p', prediction=prediction, truth=truth, **MOST)
+  for k, own in enumerate(REGIONS):
+    p, t = np.isin(prediction, own), np.isin(truth, own)
+    expected = metrics.score_volume(p, t, spacing_mm=(3.0, 1.0, 2.0), nsd_tolerance_mm=1.5)
+    assert found.volumes[k] == expected
+    assert found.native[k].tolist() == [(p & t).sum(), p.sum(), t.sum()]
+
+
+@pytest.mark.parametrize('regions', [(), REGIONS])
+def test_no_score_depends_on_what_is_predicted_where_the_truth_is_ignored(regions):
+  prediction, truth = some_masks(1)
+  ignored = np.random.default_rng(2).random(truth.shape) < 0.3
+  other = np.where(ignored, some_masks(3)[0], prediction).astype(np.uint8)
+  left_out = [np.where(ignored, 0, mask).astype(np.uint8) for mask in (prediction, truth)]
+  truth[ignored] = labels.IGNORED
+  settings = MOST | {'regions': regions}
+  found, same, expected = (
+    scoring.score_mask('c', 'p', prediction=p, truth=t, **settings)
+    for p, t in ((prediction, truth), (other, truth), left_out)
+  )
+  assert found.volumes == same.volumes == expected.volumes
+  assert found.native.tolist() == same.native.tolist() == expected.native.tolist()
+
+
+def test_scores_of_slices_write_regions_and_leave_out_what_is_ignored():
+  _, truth = some_masks(4)
+  scores = np.random.default_rng(5).standard_normal((*truth.shape, 4)).astype(np.float32)
+  scores, truth = scores[:, :6], truth[:, :6]
+  truth[:, 2] = labels.IGNORED
+  found = scoring.score_case('c', 'p', scores=scores, label=truth, truth=truth, regions=REGIONS)
+  mask = np.zeros(truth.shape, int)
+  for k in (1, 2, 3):
+    mask[scores[..., k] > scores[..., 0]] = k
+  known = truth != labels.IGNORED
+  for k, own in enumerate(REGIONS):
+    p, t = np.isin(mask, own) & known, np.isin(truth, own)
+    expected = [(p & t).sum(), p.sum(), t.sum()]
+    assert found.native[k].tolist() == found.network[k].tolist() == expected

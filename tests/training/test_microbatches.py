@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from thrifty_jax import config as configs
+from thrifty_jax import labels
 from thrifty_jax.networks import baselines, build, genotype, grid
-from thrifty_jax.networks.losses import Sums, loss_of, loss_sums, segmentation_loss
+from thrifty_jax.networks.losses import LABELS, Sums, Target, loss_of, loss_sums, segmentation_loss
 from thrifty_jax.searching import bilevel
 from thrifty_jax.training import microbatches, train_step
 from thrifty_jax.training.train_data import seed_bits
@@ -126,7 +127,7 @@ def test_a_step_of_retraining_in_parts_is_that_of_the_whole_batch():
 
 
 @functools.cache
-def searched(parts):
+def searched(parts, target=LABELS, spoil=None):
   """Both half steps in second order: the states after them and their metrics."""
   settings = configs.default().search
   settings.weight_learning_rate = 0.3  # large, so that the step ahead matters
@@ -148,9 +149,11 @@ def searched(parts):
     learners.for_architecture.init(architecture),
   )
   weight_step, architecture_step = bilevel.make_half_steps(
-    learners, augment=noisy, random_sampling=True, parts=parts
+    learners, augment=noisy, random_sampling=True, parts=parts, target=target
   )
   seed, batches = seed_bits(0), (some_batch(3), some_batch(4))
+  if spoil:
+    batches = [spoil(batch) for batch in batches]
   return (
     jax.jit(weight_step)(seed, state, batches[0]),
     jax.jit(architecture_step)(seed, state, *batches),
@@ -163,6 +166,23 @@ def test_both_half_steps_in_parts_are_those_of_the_whole_batch_in_second_order_t
     assert_same(metrics, known)
   counts = known['overlap']
   assert counts.shape == (2, 3) and counts[:, 2].sum() == (some_batch(4)['label'] > 0).sum()
+
+
+def without_some_labels(batch):
+  """One slice without any label, and a part of another."""
+  label = batch['label'].at[1].set(labels.IGNORED).at[2, :5].set(labels.IGNORED)
+  return {**batch, 'label': label}
+
+
+@pytest.mark.parametrize('regions', [(), ((1, 2), (2,))])
+def test_half_steps_with_regions_and_ignored_pixels_too(regions):
+  target = Target(regions, ignores=True)
+  (whole, _), (parts, _) = (
+    [state for state, _ in searched(count, target, without_some_labels)] for count in (1, 2)
+  )
+  assert_same((parts.params, parts.architecture), (whole.params, whole.architecture))
+  plain = searched(1)[0][0]
+  assert not np.allclose(whole.params['classes']['kernel'], plain.params['classes']['kernel'])
 
 
 # Cells or blocks: 2 down, 3 up and the head for 2 outputs; 1, 1 and the head; a triangle of 6.
