@@ -471,3 +471,50 @@ def test_real_folders_are_understood(tmp_path):
   )
   assert (settings.classes[1:], settings.image_size) == (('liver',), 256)
   assert '8 scans of 4 patients' in found['folder']
+
+
+# --- regions and ignored labels
+
+OF_REGIONS = {
+  'labels': {'background': 0, 'whole': [1, 2], 'right': 2},
+  'regions_class_order': [1, 2],
+}
+CHANGED_LABELS = {
+  'classes without regions': ({}, ['regions=1,2'], 'there are 1 regions for 2 classes'),
+  'regions without classes': (
+    OF_REGIONS,
+    ["classes=('background','organ')"],
+    'there are 2 regions for 1 classes',
+  ),
+  'the label of a class': (OF_REGIONS, ['ignore=2'], 'a label above the others, 3 or more'),
+  'an ignored label of a folder': (
+    {'labels': {'background': 0, 'left': 1, 'ignore': 3}},
+    [],
+    'above the others, 2',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', CHANGED_LABELS)
+def test_labels_that_do_not_fit_together_are_refused_before_anything_is_read(raw, tmp_path, name):
+  changes, options, message = CHANGED_LABELS[name]
+  there = copy(raw('nnunet'), tmp_path)
+  described = json.loads((there / 'dataset.json').read_text())
+  (there / 'dataset.json').write_text(json.dumps(described | changes))
+  with pytest.raises(InputError, match=message) as refused:
+    parse(there, *(f'--config.data.{option}' for option in options))
+  assert '\n' not in str(refused.value)
+
+
+def test_what_the_settings_say_of_regions_takes_precedence(raw, tmp_path):
+  there = copy(raw('nnunet'), tmp_path)
+  described = json.loads((there / 'dataset.json').read_text())
+  (there / 'dataset.json').write_text(json.dumps(described | OF_REGIONS))
+  data, found = parse(there)
+  assert (data.classes, data.regions) == (('background', 'whole', 'right'), '1,2 2')
+  assert data.ignore == 0 and found['classes'] == 'background, whole (1, 2), right (2)'
+  names = "--config.data.classes=('background','organ')"
+  data, _ = parse(there, names, '--config.data.regions=1,2')
+  assert (data.classes, data.regions) == (('background', 'organ'), '1,2')
+  data, _ = parse(there, names.replace("'organ'", "'a','b'"), '--config.data.regions=')
+  assert (data.classes, data.regions) == (('background', 'a', 'b'), '')

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,6 @@ def test_regions_are_scored_over_their_labels_and_an_ignored_label_nowhere():
     ({'ignore': 0}, 'class 4 is not one of 4'),
     ({'regions': [[3], [2, 3], [1]]}, 'core would be written over whole'),
   ):
-    settings = {'regions': regions, 'ignore': 4} | changes
+    settings: Any = {'regions': regions, 'ignore': 4} | changes
     with pytest.raises(tj.InputError, match=message):
       tj.score(mask, truth, (1, 1, 1), classes=names, **settings)

@@ -7,6 +7,7 @@ import functools
 import json
 import runpy
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Run:
   place: Path
   images: Path
   truths: Path
-  sets: dict[str, tuple[int, ...]]
+  sets: Mapping[str, tuple[int, ...]]
   ignore: int
   unit: str
 

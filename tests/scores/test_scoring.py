@@ -1,5 +1,7 @@
 """Scores per patient from class scores of slices, without a model."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -81,7 +83,12 @@ def test_two_cases_of_a_patient_are_scored_as_one():
 # --- regions, and voxels without a label
 
 REGIONS = ((1, 2, 3), (2, 3), (3,))
-MOST = {'classes': 4, 'regions': REGIONS, 'spacing_mm': (3.0, 1.0, 2.0), 'nsd_tolerance_mm': 1.5}
+MOST: dict[str, Any] = {
+  'classes': 4,
+  'regions': REGIONS,
+  'spacing_mm': (3.0, 1.0, 2.0),
+  'nsd_tolerance_mm': 1.5,
+}
 
 
 def some_masks(seed):
