@@ -266,6 +266,14 @@ def test_a_folder_without_any_series_or_truth_is_one_line(there, tmp_path):
     folder.find_cases(there)
 
 
+@pytest.mark.parametrize('changes', [{'regions': '1,2 2'}, {'ignore': 3}])
+def test_regions_and_an_ignored_label_are_refused(made, tmp_path, changes):
+  config = configure(made[0], tmp_path, classes=CLASSES, **changes)
+  with pytest.raises(InputError, match='data.regions or data.ignore is set') as refused:
+    data_sets.find(config)
+  assert '\n' not in str(refused.value)
+
+
 def test_colours_are_refused(made, tmp_path):
   config = configure(made[0], tmp_path, classes=CLASSES, colours=('#000000', '#111111', '#222222'))
   with pytest.raises(InputError, match='is a folder of DICOM, but data.colours is set'):

@@ -32,12 +32,12 @@ def make_mask():
   return mask
 
 
-def write(series, path, mask=None):
+def write(series, path, mask=None, about=ABOUT):
   """The mask, what was written of it, and the grid of the series."""
   mask = make_mask() if mask is None else mask
   (source,) = sources.find(series, channels=1)
   _, grid = sources.read(source)
-  content = dicom_rtstruct.to_bytes(mask, affine=grid.affine, series=series, about=ABOUT)
+  content = dicom_rtstruct.to_bytes(mask, affine=grid.affine, series=series, about=about)
   path.write_bytes(content)
   return mask, pydicom.dcmread(path), dicom.read_grid(sources.slices_of(series))
 
@@ -99,6 +99,16 @@ def test_a_class_without_a_voxel_is_a_structure_without_contours(tmp_path):
   assert not any('ContourSequence' in one for one in made.ROIContourSequence)
   found = dicom_truth.read_mask(tmp_path / 'rt.dcm', CLASSES[1:], *grid)
   np.testing.assert_array_equal(found, mask)
+
+
+def test_regions_are_structures_of_all_their_labels(tmp_path):
+  regions = [[1, 2, 3], [2, 3], [3]]
+  series, path = write_series(tmp_path / 'series'), tmp_path / 'rt.dcm'
+  mask, made, grid = write(series, path, about=ABOUT | {'regions': regions})
+  assert [one.ROIName for one in made.StructureSetROISequence] == list(CLASSES[1:])
+  for name, own in zip(CLASSES[1:], regions, strict=True):
+    found = dicom_truth.read_mask(path, [name], *grid)  # one by one, as they overlap
+    np.testing.assert_array_equal(found, np.isin(mask, own))
 
 
 @pytest.mark.parametrize('name', BAD)

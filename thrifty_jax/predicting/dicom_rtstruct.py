@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ImageColor
 
 import thrifty_jax
+from thrifty_jax import labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_series
 from thrifty_jax.predicting.dicom_series import Slices
@@ -34,10 +35,11 @@ def to_bytes(
   """Content of an RTSTRUCT with a structure for each foreground class.
 
   Args:
-    mask: Class of each voxel, [D, H, W], uint8, with slices and axes as read from the series.
+    mask: Label of each voxel, [D, H, W], uint8, with slices and axes as read from the series.
     affine: Map from (d, h, w) to RAS millimetres, [4, 4].
     series: Folder with the slices.
-    about: Description of the masks: 'classes' by number.
+    about: Description of the masks: 'classes' by number, and 'regions', each of which is a
+      structure with all of its labels.
 
   Raises:
     InputError: If the slices do not name their study, series and frame of reference, or a tag to be
@@ -53,7 +55,8 @@ def to_bytes(
       if not invalid:
         made = _describe(found)
         for number, name in list(about['classes'].items())[1:]:
-          _add_structure(made, found, int(number), name, mask == int(number), affine)
+          inside = labels.belongs(mask, int(number), about.get('regions', ()))
+          _add_structure(made, found, int(number), name, inside, affine)
         made.save_as(content, enforce_file_format=True)
         return content.getvalue()
       reason = ', '.join(invalid)
