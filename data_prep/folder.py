@@ -187,7 +187,9 @@ def _find_studies(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
       f'{raw_dir}: is a folder of DICOM, but data.colours is set; expected masks that are '
       'pictures. Leave out --config.data.colours.'
     )
-  _require_plain(raw_dir, data, 'of DICOM, whose segments and structures are classes by their names')
+  _require_plain(
+    raw_dir, data, 'of DICOM, whose segments and structures are classes by their names'
+  )
   cases, problems = dicom_folder.find(raw_dir, data.classes if data else ())
   if not cases:
     raise InputError(

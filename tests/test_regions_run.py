@@ -14,9 +14,10 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
-from data_prep import phantom_folders
+from data_prep import phantom, phantom_folders
 from thrifty_jax import evaluate, export, main, predict
 from thrifty_jax.data import prepared
 from thrifty_jax.networks import genotype
@@ -69,6 +70,12 @@ def write_volumes(raw):
     cut = mask.shape[0] // 3
     mask[:cut] = mask[:, :, : mask.shape[2] // 4] = 3  # a side, and the end along another axis
     nibabel.save(nibabel.Nifti1Image(mask, file.affine), path)
+  tested = phantom_folders.make_scan(number=PATIENTS + 1, seed=0)
+  mask = tested.label.copy()
+  mask[:3] = 3
+  (raw / 'labelsTs').mkdir()
+  path = raw / 'labelsTs' / f'scan_{PATIENTS + 1:03d}.nii.gz'
+  SimpleITK.WriteImage(phantom.itk_image(mask, tested.affine, 'LPS'), str(path))
   sets = {'whole': (1, 2), 'right part': (2,)}
   return Run(raw.parent, raw / 'imagesTr', raw / 'labelsTr', sets, 3, 'voxels'), [
     *(f'--config.data.raw_dir={raw}', '--config.data.image_size=32'),
@@ -149,6 +156,20 @@ def test_scores_are_counted_over_the_labels_of_a_class_where_there_is_a_label(ru
     both, predicted, true = counts[key]
     assert float(row['dsc']) == pytest.approx(2 * both / (true + predicted), abs=1e-6)
   assert np.mean([float(row['dsc']) for row in rows.values()]) > 0.1  # so that it is a comparison
+
+
+def test_the_external_test_set_is_scored_in_the_same_way(run):
+  done = run('volumes')
+  folder = done.place / 'run' / 'evaluate' / 'external'
+  (mask,), (truth,) = (folder / 'masks').iterdir(), (done.place / 'raw' / 'labelsTs').iterdir()
+  found, true = (
+    np.asarray(nibabel.as_closest_canonical(load(path)).dataobj) for path in (mask, truth)
+  )
+  assert found.shape == true.shape and (true == 3).any()
+  for (_, name), row in rows_of(folder).items():
+    p, t = (np.isin(one, done.sets[name]) & (true != 3) for one in (found, true))
+    assert [int(row[f'{one}_voxels']) for one in ('predicted', 'truth')] == [p.sum(), t.sum()]
+    assert float(row['dsc']) == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()), abs=1e-6)
 
 
 def test_a_mask_has_each_region_that_is_more_likely_than_not_the_inner_over_the_outer(run):

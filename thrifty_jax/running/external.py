@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, records
+from thrifty_jax import labels, logbook, records
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import segment
@@ -53,7 +53,11 @@ def score(config: ConfigDict, workdir: Path, place: Path) -> str:
       bar.update(1)
   found = Found(tuple(pairs), 'by equal names', (), ())
   meaning = mask_pairs.find_meaning(
-    [found], classes=config.data.classes, colours=config.data.colours
+    [found],
+    classes=config.data.classes,
+    colours=config.data.colours,
+    regions=labels.parse(config.data.regions),
+    ignore=config.data.ignore,
   )
   tolerance = config.evaluate.nsd_tolerance_mm
   counts, problems = mask_scores.score(found, meaning, nsd_tolerance=tolerance)
@@ -82,11 +86,11 @@ def _find(config: ConfigDict, place: Path) -> Sequence[Case]:
 
   record, config = data_file.require(place), config.copy_and_resolve_references()
   config.data.raw_dir = config.data.raw_dir or record.raw_dir
-  labels = data_sets.raw_dir(config) / _LABELS
-  if not labels.is_dir():
+  truths = data_sets.raw_dir(config) / _LABELS
+  if not truths.is_dir():
     if record.external:
       remedy = f'to score it put it back, remove {place / "evaluate"} and run --stage=evaluate'
-      logbook.say('external', f'not scored: {labels} is not there; {remedy}')
+      logbook.say('external', f'not scored: {truths} is not there; {remedy}')
     return []
   scans = data_sets.find(config)
   if scans.unpaired:
