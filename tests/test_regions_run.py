@@ -76,6 +76,8 @@ def write_volumes(raw):
   (raw / 'labelsTs').mkdir()
   path = raw / 'labelsTs' / f'scan_{PATIENTS + 1:03d}.nii.gz'
   SimpleITK.WriteImage(phantom.itk_image(mask, tested.affine, 'LPS'), str(path))
+  with (raw / 'patients.csv').open('a') as file:
+    file.write(f'scan_{PATIENTS + 1:03d},tested\n')
   sets = {'whole': (1, 2), 'right part': (2,)}
   return Run(raw.parent, raw / 'imagesTr', raw / 'labelsTr', sets, 3, 'voxels'), [
     *(f'--config.data.raw_dir={raw}', '--config.data.image_size=32'),
