@@ -1,5 +1,6 @@
 """What a network takes of another with the same genotype: the same function where both agree."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -115,3 +116,13 @@ def test_levels_beyond_the_encoder_cannot_be_frozen():
   assert build.find_shapes(frozen, spec.image_channels) == build.find_shapes(net, 1)
   with pytest.raises(ValueError, match='4 levels of 3'):
     build.freeze(net, 4)
+
+
+def test_regions_take_no_scores_of_classes_with_their_names():
+  old, new = make('plain'), make('plain', seed=1)
+  regions = dataclasses.replace(new[1], regions=((1, 2), (2,)))
+  planned, _ = taken((new[0], regions, new[2]), old)
+  both, _ = taken((new[0], regions, new[2]), (old[0], regions, old[2]))
+  head = {*both} - {*planned}
+  assert {*both} == {*new[2]}
+  assert head and all(name.startswith('classes') for name in head)

@@ -69,7 +69,9 @@ def _channel_pairs(spec: ModelSpec, other: ModelSpec) -> list[tuple[int, int]]:
 
 
 def _class_pairs(spec: ModelSpec, other: ModelSpec) -> list[tuple[int, int]]:
-  """Returns the numbers of classes of the same name in two networks."""
+  """Returns the numbers of classes of the same name in two networks, or regions in both."""
+  if bool(spec.regions) != bool(other.regions):  # what their scores say differs
+    return []
   common = [name for name in spec.classes if name in other.classes]
   if not {*spec.classes[1:]} & {*other.classes[1:]}:
     return []
