@@ -11,6 +11,8 @@ import scipy.ndimage
 from thrifty_jax import config
 from thrifty_jax.data import augment, chance
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 ZERO = {
   'flip_left_right': False,
   'flip_up_down': False,

@@ -15,6 +15,8 @@ from thrifty_jax import config as configs
 from thrifty_jax.networks import build, genotype, grid
 from thrifty_jax.networks.model_spec import background, make_spec
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 FOUND = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),
   up=(((0, 'conv_3x3'), (1, 'up_se_conv_3x3')),),
@@ -144,9 +146,7 @@ def test_sides_are_filled_with_the_background():
 
 
 @pytest.mark.parametrize('name', ['derived', 'supernet', 'unet'])
-def test_logits_have_the_size_of_the_image_and_are_those_of_the_image_filled_up(
-  name, quick_compilation
-):
+def test_logits_have_the_size_of_the_image_and_are_those_of_the_image_filled_up(name):
   net, _, *more = networks()[name]
   image = np.random.default_rng(0).normal(size=(2, 13, 18, 1)).astype(np.float32)
   params = build.initialise(build.trace_shapes(net, image, *more), seed=0)
@@ -160,7 +160,7 @@ def test_logits_have_the_size_of_the_image_and_are_those_of_the_image_filled_up(
 
 
 @pytest.mark.parametrize('remat', [False, True])
-def test_the_background_may_be_an_argument_of_what_is_traced(remat, quick_compilation):
+def test_the_background_may_be_an_argument_of_what_is_traced(remat):
   net = grid.DerivedNetwork(FOUND, classes=2, channels=4, depth=2, remat=remat)
   image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 6, 6)), jnp.float32)
   params = build.initialise(build.trace_shapes(net, image), seed=0)
@@ -175,7 +175,7 @@ def test_the_background_may_be_an_argument_of_what_is_traced(remat, quick_compil
   )
 
 
-def test_models_of_one_architecture_share_a_program(quick_compilation):
+def test_models_of_one_architecture_share_a_program():
   nets: list[Any] = [grid.DerivedNetwork(FOUND, classes=2, depth=2) for _ in range(2)]
   image, predict = jnp.ones((1, 6, 6, 1)), build.predict_logits(nets[0])
   for seed, net in enumerate(nets):

@@ -28,6 +28,8 @@ from thrifty_jax.networks.space import (
   targets_of,
 )
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 COSTS = {'identity': 0, 'pool': 0, 'se': 162, 'se_conv_3x3': 9442, 'sep_conv_3x3': 1376}
 DENSE = 9280  # conv and dil_conv
 
@@ -149,7 +151,7 @@ def test_logits_have_the_size_of_the_image_everywhere_in_the_space(nodes, depth)
     assert jax.eval_shape(derived.init_with_output, key, image)[0].shape == expected
 
 
-def test_the_largest_network_of_the_space_runs(quick_compilation):
+def test_the_largest_network_of_the_space_runs():
   found = derived_from(some_architecture(4), nodes=4, edges_per_node=3)
   net = grid.DerivedNetwork(found, 3, channels=4, depth=6)
   image = np.random.default_rng(0).normal(size=(2, 65, 20, 1)).astype(np.float32)

@@ -16,6 +16,8 @@ from thrifty_jax.networks import inference
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.scans.preprocessing import FLIPS
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 
 @pytest.fixture
 def two_cores(monkeypatch):

@@ -11,6 +11,8 @@ from thrifty_jax.networks import mixed_op, ops, space
 from thrifty_jax.networks.mixed_edges import MixedEdges
 from thrifty_jax.networks.mixed_op import MixedOperation, mix_edges
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 EDGES, CELLS, SAMPLE = 2, 3, 4
 
 

@@ -11,6 +11,8 @@ from thrifty_jax.networks import norm, ops, space, spatial
 from thrifty_jax.networks.mixed_edges import MixedEdges
 from thrifty_jax.networks.mixed_op import mix_edges
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 RNG = np.random.default_rng(0)
 C = 32  # two groups in the norms, two hidden features in the gates
 KINDS = sorted(row.name for row in space.OPERATIONS)
