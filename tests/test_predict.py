@@ -145,10 +145,12 @@ def test_the_format_of_a_folder_of_masks_is_the_one_asked_for(
 
 def test_probabilities_and_overlays_lie_beside_the_masks(trained, folder, tmp_path):
   place = folder / 'c.nrrd'
-  assert command(trained, place, tmp_path / 'masks', '--probabilities', '--overlays') == 0
+  assert (
+    command(trained, place, tmp_path / 'masks', '--probabilities', '--overlays', '--preview') == 0
+  )
   assert names(tmp_path / 'masks') == [
-    *('c.nii.gz', 'c_overlay.png', 'c_probability_1.nii.gz', 'c_probability_2.nii.gz'),
-    'classes.json',
+    *('c.nii.gz', 'c_overlay.png', 'c_preview.png', 'c_probability_1.nii.gz'),
+    *('c_probability_2.nii.gz', 'classes.json'),
   ]
   mask = load(tmp_path / 'masks' / 'c.nii.gz')
   shares = [load(tmp_path / 'masks' / f'c_probability_{k}.nii.gz') for k in (1, 2)]
@@ -163,6 +165,9 @@ def test_probabilities_and_overlays_lie_beside_the_masks(trained, folder, tmp_pa
   assert clear.mean() > 0.9
   with Image.open(tmp_path / 'masks' / 'c_overlay.png') as picture:
     assert min(picture.size) > 200 and not picture.info
+    whole = picture.size
+  with Image.open(tmp_path / 'masks' / 'c_preview.png') as picture:
+    assert picture.width > 4 * 200 and picture.height < whole[1]  # one row
 
 
 def write_picture(path, *, side=40, grey=False):

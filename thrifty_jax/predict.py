@@ -47,6 +47,7 @@ DICOM SEG or RTSTRUCT, if asked for.
   --probabilities          also CASE_probability_1, ... for each class, float32 from 0 to 1; of
                            pictures as TIFF
   --overlays               also CASE_overlay.png: slices, or the picture, with classes outlined
+  --preview                also CASE_preview.png: five slices, or a small picture, likewise
   --statistics             also statistics.csv: size, intensities, place and extent of each class
   --dicom_seg              also CASE_seg.dcm: a DICOM Segmentation that belongs to the series, and
                            names its patient and study; needs thrifty_jax[dicom]
@@ -138,6 +139,7 @@ def run(arguments: Sequence[str]) -> int:
     colours=segmenter.colours,
     probabilities=values.probabilities,
     overlays=values.overlays,
+    previews=values.preview,
     segmentations=values.dicom_seg,
     structures=values.rtstruct,
     statistics=values.statistics,

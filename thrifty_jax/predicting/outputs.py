@@ -23,6 +23,7 @@ _OTHERS = (
   *('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz'),
   *('.jpg', '.jpeg', '.bmp', '.gif'),
 )
+_PREVIEW = {'slices': 5, 'pixels': 1 << 18}  # what is drawn at most
 _DECIMALS = 4  # of probabilities; more are noise that would make the files 20 times as large
 
 
@@ -33,6 +34,7 @@ class Outputs:
   mask: Path
   probabilities: tuple[Path, ...]  # of the foreground classes
   overlay: Path | None
+  preview: Path | None
   segmentation: Path | None  # in DICOM
   structures: Path | None  # in DICOM
 
@@ -50,7 +52,7 @@ class Plan:
   def paths(self) -> list[Path]:
     """Paths of all files but `about`."""
     found = [
-      (one.mask, *one.probabilities, one.overlay, one.segmentation, one.structures)
+      (one.mask, *one.probabilities, one.overlay, one.preview, one.segmentation, one.structures)
       for _, one in self.scans
     ]
     return [path for paths in (*found, (self.statistics,)) for path in paths if path]
@@ -85,6 +87,7 @@ def plan(
   colours: tuple[str, ...] = (),
   probabilities: bool = False,
   overlays: bool = False,
+  previews: bool = False,
   segmentations: bool = False,
   structures: bool = False,
   statistics: bool = False,
@@ -101,6 +104,7 @@ def plan(
     colours: Colour of each class in masks that are PNG; () are those of overlays.
     probabilities: Whether a file is written for each foreground class.
     overlays: Whether the classes are drawn over the scans.
+    previews: Whether they are drawn over a few slices, or a small picture, too.
     segmentations: Whether DICOM SEGs are written, for which the scans must be DICOM series.
     structures: Whether RTSTRUCTs are written, likewise.
     statistics: Whether a table of the figures of all masks is written.
@@ -136,6 +140,7 @@ def plan(
       mask=Path(f'{stem}{ending}'),
       probabilities=tuple(Path(f'{stem}_probability_{number}{of_shares}') for number in numbers),
       overlay=Path(f'{stem}_overlay.png') if overlays else None,
+      preview=Path(f'{stem}_preview.png') if previews else None,
       segmentation=Path(f'{stem}{dicom_seg.ENDING}') if segmentations else None,
       structures=Path(f'{stem}{dicom_rtstruct.ENDING}') if structures else None,
     )
@@ -203,10 +208,13 @@ def write(
   for path, share in zip(outputs.probabilities, shares, strict=True):
     turned = found.turned(np.round(share, _DECIMALS), grid.affine)
     contents[path] = _to_bytes(path, turned, grid)
-  if outputs.overlay:
+  if outputs.overlay or outputs.preview:
     classes = list(about['classes'].values())
     drawn = replace(found, mask=labels.innermost(found.mask, about.get('regions', ())))
-    contents[outputs.overlay] = _draw(drawn, classes, overlays.line_colours(whole.colours))
+    colours = overlays.line_colours(whole.colours)
+    for path, limits in ((outputs.overlay, {}), (outputs.preview, _PREVIEW)):
+      if path:
+        contents[path] = _draw(drawn, classes, colours, **limits)
   turned = found.turned(found.mask, grid.affine)
   problems: dict[str, InputError] = {}
   for path, kind, to_bytes in (
@@ -239,13 +247,22 @@ def _to_bytes(path: Path, voxels: np.ndarray, grid: Grid, colours: Sequence[str]
   return masks.to_bytes(voxels, grid, ending=masks.ending(path) or '', colours=colours)
 
 
-def _draw(found: Segmentation, classes: Sequence[str], colours: Sequence[str]) -> bytes:
-  """Draws the classes over a picture in its own size, or over slices of a volume."""
+def _draw(
+  found: Segmentation,
+  classes: Sequence[str],
+  colours: Sequence[str],
+  *,
+  slices: int = overlays.SLICES,
+  pixels: int = 1 << 24,
+) -> bytes:
+  """Draws the classes over a picture of so many pixels at most, or so many slices of a volume."""
   if found.unit == 'pixels':
-    return sheets.draw_picture(found.image, found.mask[0], colours=colours)
+    return sheets.draw_picture(found.image, found.mask[0], colours=colours, most_pixels=pixels)
   volume: Any = found.image
   spacing_mm = np.linalg.norm(found.affine[:3, :3], axis=0)
-  return sheets.draw_sheet(volume[..., 0], found.mask, spacing_mm=spacing_mm, classes=classes)
+  return sheets.draw_sheet(
+    volume[..., 0], found.mask, spacing_mm=spacing_mm, classes=classes, most=slices
+  )
 
 
 @contextlib.contextmanager

@@ -17,14 +17,18 @@ _COLUMNS = 5
 _TILE = 224  # pixels of the longer side of a slice
 _GAP, _FOOT = 4, 36
 _LINE = 800  # pixels of the longer side of a picture from which on its lines are twice as thick
-_MOST_PIXELS = 1 << 24  # of a picture that is drawn in its size
 _GROUND, _TEXT = '#101418', '#e8ecf0'
 
 
 def draw_sheet(
-  image: np.ndarray, mask: np.ndarray, *, spacing_mm: Sequence[float], classes: Sequence[str]
+  image: np.ndarray,
+  mask: np.ndarray,
+  *,
+  spacing_mm: Sequence[float],
+  classes: Sequence[str],
+  most: int = overlays.SLICES,
 ) -> bytes:
-  """Draws at most 20 slices, evenly spaced over those with any class, as the content of a PNG file.
+  """Draws slices, evenly spaced over those with any class, as the content of a PNG file.
 
   Each has its number, from 1 along D; the colours of the classes are below.
 
@@ -33,8 +37,9 @@ def draw_sheet(
     mask: Class of each voxel, [D, H, W], uint8.
     spacing_mm: Distances between voxels along D, H and W; pixels are shown in true proportion.
     classes: Names of the classes, background first.
+    most: Slices at most.
   """
-  chosen = overlays.choose_slices(mask, mask)
+  chosen = overlays.choose_slices(mask, mask, most)
   low, high = _limits(image)
   sides = np.multiply(mask.shape[1:], spacing_mm[1:])
   height, width = np.maximum(np.round(_TILE * sides / sides.max()).astype(int), 1)
@@ -59,19 +64,23 @@ def draw_sheet(
 
 
 def draw_picture(
-  picture: Picture, mask: np.ndarray, *, colours: Sequence[str] = overlays.CLASS_COLOURS
+  picture: Picture,
+  mask: np.ndarray,
+  *,
+  colours: Sequence[str] = overlays.CLASS_COLOURS,
+  most_pixels: int = 1 << 24,
 ) -> bytes:
   """Draws a picture in its own size as the content of a PNG file.
 
   Every class is outlined by a line with a dark rim, which is visible on any colour. Of a picture
-  beyond 16 million pixels only every second row and column is drawn, or every third, and so on.
+  beyond `most_pixels` only every second row and column is drawn, or every third, and so on.
 
   Args:
     picture: Pixels, [H, W, M]; three channels are colours, else the first is drawn.
     mask: Class of each pixel, [H, W], uint8.
     colours: Colours of the classes, see `overlays.line_colours`.
   """
-  step = math.ceil(math.sqrt(mask.size / _MOST_PIXELS))
+  step = math.ceil(math.sqrt(mask.size / most_pixels))
   mask = mask[::step, ::step]
   image = overlays.pick_channels(bands.thin(picture, step), unit='pixels')
   low, high = _limits(image) if image.ndim == 2 else overlays.colour_limits(image)

@@ -121,12 +121,12 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
   return data.reshape(shape, order='F' if by_columns else 'C')  # an error if it ends early
 
 
-def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-  """Chooses at most SLICES slices, evenly over those with foreground and one more on each side."""
+def choose_slices(truth: np.ndarray, prediction: np.ndarray, most: int = SLICES) -> np.ndarray:
+  """Chooses at most so many slices, evenly over those with foreground and one on each side."""
   shown = np.flatnonzero(((truth > 0) | (prediction > 0)).any(axis=(1, 2)))
   first, last = (shown[0] - 1, shown[-1] + 1) if shown.size else (0, len(truth) - 1)
   first, last = max(first, 0), min(last, len(truth) - 1)
-  count = min(SLICES, last - first + 1)
+  count = min(most, last - first + 1)
   return np.round(np.linspace(first, last, count)).astype(int)
 
 
