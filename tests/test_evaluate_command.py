@@ -123,7 +123,13 @@ def test_the_page_has_the_scores_the_dots_and_the_worst_case_and_needs_no_other_
 
   Reader().feed(page)
   assert addresses and all(address.startswith(('data:', '#')) for address in addresses)
-  for text in ('Best: case0', 'Worst: case2', 'these masks', 'nobody', 'by names, * with *_pred'):
+  for text in (
+    'Best: scan case0',
+    'Worst: scan case2',
+    'these masks',
+    'nobody',
+    'by names, * with *_pred',
+  ):
     assert text in page
   assert 'not a medical device' in page and str(place) not in page
   frames = [json.loads(text) for text in re.findall(r'id="frames-\d">(.*?)</script>', page)]

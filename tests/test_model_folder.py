@@ -116,7 +116,7 @@ def test_the_folder_holds_what_another_program_needs(saved):
   assert spec['classes'] == ['background', 'liver', 'kidney']
 
 
-def test_preprocessing_json_is_that_of_version_6_to_the_byte(tmp_path, trained):
+def test_preprocessing_json_is_that_of_version_7_to_the_byte(tmp_path, trained):
   scans = {'slices': (3.0, 9.0), 'slice_spacing_mm': (2.0, 4.0)}
   spec = dataclasses.replace(
     trained[0],
@@ -129,7 +129,7 @@ def test_preprocessing_json_is_that_of_version_6_to_the_byte(tmp_path, trained):
   save(tmp_path / 'model', (spec, *trained[1:]))
   found = (tmp_path / 'model' / 'preprocessing.json').read_text(encoding='utf-8')
   assert json.dumps(json.loads(found)) == (
-    '{"format": "thrifty_jax.model", "version": 6, "name": "thrifty", "channels": 4, "depth": 2, '
+    '{"format": "thrifty_jax.model", "version": 7, "name": "thrifty", "channels": 4, "depth": 2, '
     '"width": 32, "deep_supervision": false, "norm": "none", "classes": ["background", "liver", '
     '"kidney"], "modalities": 1, "context": 0, "slice_axis": "axial", "image_size": 16, '
     '"intensity": "percentiles", "percentiles": [0.5, 99.5], "clahe_clip_limit": 0.0, "resize": '

@@ -141,7 +141,7 @@ def test_the_best_one_on_the_architecture_half_is_the_result(config, programs, b
   assert found == genotype.load(both / 'genotype.json')
   told = [line.split() for line in capsys.readouterr().out.splitlines()]
   (picked,) = [line for line in told if line[-1:] == ['picked']]
-  assert picked == [str(best), f'{max(scores):.4f}', *picked[2:]]
+  assert picked == [str(best), f'{100 * max(scores):.2f}', *picked[2:]]
 
 
 class Signalled:

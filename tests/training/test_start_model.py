@@ -127,15 +127,15 @@ def test_what_fits_is_the_models_before_the_first_step_and_frozen_levels_at_the_
 def test_the_run_its_report_and_its_card_say_what_was_taken(place, done):
   workdir, first = done
   sha256 = model_folder.describe(place / 'old' / 'model').sha256
-  started = json.loads((workdir / 'retrain' / 'summary.json').read_text())['started']
+  started = json.loads((workdir / 'retrain' / 'summary.json').read_text('utf-8'))['started']
   assert started['weights_sha256'] == sha256 and started['frozen'] == ['encoder_0']
   assert started['anew'] == [name for name in first if name.startswith('classes')]
   assert started['whole'] == len(first) - len(started['anew']) and started['partly'] == []
   for name in ('model/card.md', 'report.html'):
-    text = (workdir / name).read_text()
+    text = (workdir / name).read_text('utf-8')
     assert 'classes/kernel' in text and 'encoder_0' in text and str(place / 'old') in text
-  assert sha256 in (workdir / 'model' / 'card.md').read_text()
-  assert json.loads((workdir / 'evaluate' / 'summary.json').read_text())['held_out']
+  assert sha256 in (workdir / 'model' / 'card.md').read_text('utf-8')
+  assert json.loads((workdir / 'evaluate' / 'summary.json').read_text('utf-8'))['held_out']
 
 
 def test_the_new_model_predicts_and_is_exported(place, done, tmp_path):
@@ -244,9 +244,9 @@ def test_patients_of_the_model_who_would_test_are_refused_or_warned_of(
   assert len(error) == 1 and 'was trained on these scans, and with' in error[0]
   other = place / 'elsewhere'
   shutil.copytree(done[0], other)
-  record = json.loads((other / data_file.FILE).read_text())
+  record = json.loads((other / data_file.FILE).read_text('utf-8'))
   record['settings']['raw_files'] = '0' * 64
   (other / data_file.FILE).write_text(json.dumps(record))
   assert command(place, tmp_path, *more, start='elsewhere') == 0
   assert 'WARNING: it has learned from patients' in capfd.readouterr().out
-  assert 'WARNING' in (tmp_path / 'model' / 'card.md').read_text()
+  assert 'WARNING' in (tmp_path / 'model' / 'card.md').read_text('utf-8')
