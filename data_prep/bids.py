@@ -208,11 +208,16 @@ def _fits(mask: File, image: File, different: Collection[str] = ()) -> bool:
   )
 
 
+def _is_of(mask: File, image: File) -> bool:
+  """Returns whether an image has every entity that a mask has of its image, such as the run."""
+  return mask.source.items() <= image.entities.items()
+
+
 def _find_images(mask: File, channels: Sequence[str], images: Sequence[File]) -> tuple[Path, ...]:
   """Returns the image of each channel of the scan that a mask is of."""
   fitting = {suffix: _list_fitting(mask, suffix, images) for suffix in channels}
   for suffix, found in fitting.items():
-    if not found or not any(_fits(mask, image) for own in fitting.values() for image in own):
+    if not found or not any(_is_of(mask, image) for own in fitting.values() for image in own):
       raise InputError(
         f'{mask.path}: its image {mask.scan}_{suffix} is missing; add it or move the mask away.'
       )

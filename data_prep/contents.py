@@ -41,7 +41,7 @@ class Contents:
   def digest(self, cases: Sequence[Case]) -> str:
     """Returns 16 hexadecimal digits, equal for the same scans under the same names."""
     return _digest(
-      [[case.case, case.patient, self._hash(case), *_list_values(case)] for case in cases]
+      [[case.case, case.patient, self._hash(case), *_list_meaning(case)] for case in cases]
     )[:16]
 
   def classes_of(
@@ -96,9 +96,10 @@ def _name_classes(case: Case) -> str:
   return _digest([name, *colours, *([case.ignore] if case.ignore else [])])
 
 
-def _list_values(case: Case) -> list[tuple[int, ...]]:
-  """Returns the numbers of the classes in a mask, unless they are 0, 1, 2, ..."""
-  return [case.values] if case.values != tuple(range(len(case.values))) else []
+def _list_meaning(case: Case) -> list[Sequence[int] | Sequence[str]]:
+  """Returns what the classes in a mask are known by: numbers other than 0, 1, 2, ..., or names."""
+  numbers = [case.values] if case.values != tuple(range(len(case.values))) else []
+  return [*numbers, *([case.segments] if case.segments else [])]
 
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:

@@ -393,6 +393,11 @@ def _choose_labels(
   regions, ignore = labels.format_text(described.regions), described.ignore
   if data is None:
     return described.classes, regions, ignore
+  if data.classes != described.classes and {*data.classes} == {*described.classes}:
+    raise InputError(
+      f'config.data.classes is {data.classes}, but dataset.json has the same names in the order '
+      f'{described.classes}; expected that, as masks have their numbers. Leave the option out.'
+    )
   return (
     data.classes or described.classes,
     regions if data.regions == 'auto' else data.regions,

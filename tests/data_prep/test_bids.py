@@ -225,6 +225,14 @@ def test_runs_are_scans_and_the_mask_names_its_image(there, config):
   assert [one.case for one in scans.unpaired] == [f'{SCANS[2]}_acq-t1w_run-1']
 
 
+@pytest.mark.parametrize('number', [1, 2])
+def test_a_mask_of_a_run_is_not_that_of_an_image_without_runs(there, config, number):
+  mask = mask_of(there, SCANS[2])
+  mask.rename(mask.with_name(f'{SCANS[2]}_run-{number}_dseg.nii.gz'))
+  (alone, *_) = data_sets.find(config).unpaired
+  assert f'its image {SCANS[2]}_run-{number}_FLAIR is missing' in alone.text
+
+
 def test_a_changed_choice_of_masks_or_channels_is_seen_after_preparing(made, tmp_path):
   config = configure(made, tmp_path, classes=CLASSES)
   asked = config.copy_and_resolve_references()

@@ -1,5 +1,6 @@
 """What scans hold decides which data set they are; unchanged files are read once."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -61,6 +62,8 @@ def test_a_byte_a_name_and_a_patient_count(raw):
   scans = Contents(Path('none.json'))
   renamed = [scans.digest([case.__class__('x', case.patient, case.image)]) for case in cases[:1]]
   other = [scans.digest([case.__class__('x', 'y', case.image)]) for case in cases[:1]]
+  masks = [dataclasses.replace(cases[0], segments=names) for names in (('a', 'b'), ('b', 'a'))]
+  assert len({scans.digest([one]) for one in (cases[0], *masks)}) == 3
   alone = [scans.digest(cases[:1]), scans.digest(cases[:2])]
   assert len({before, changed, *renamed, *other, *alone}) == 6 and digest(raw) == before
 

@@ -293,3 +293,14 @@ def test_a_name_that_no_page_can_hold_is_refused_in_one_line(raw, config, name):
   ) as refused:
     data_sets.find(config)
   str(refused.value).encode()
+
+
+def test_the_classes_of_dataset_json_in_another_order_are_refused(raw):
+  described = json.loads((raw / 'dataset.json').read_text())
+  names = tuple(sorted(described['labels'], key=lambda name: int(described['labels'][name])))
+  data = configs.default().data
+  data.classes = (names[0], *names[:0:-1])
+  with pytest.raises(InputError, match='dataset.json has the same names in the order .*; expected'):
+    folder.find_cases(raw, data)
+  data.classes = names
+  assert folder.find_cases(raw, data)

@@ -238,6 +238,10 @@ def test_a_second_call_scores_nothing_again_and_says_where_masks_are_gone(
   summary = done / EXTERNAL / 'summary.json'
   before = summary.stat().st_mtime_ns
   assert run(made, done) == 0 and summary.stat().st_mtime_ns == before
+  assert 'have changed since' not in capsys.readouterr().out
+  os.utime(next((made / 'labelsTs').iterdir()))
+  assert run(made, done) == 0
+  assert 'files of the external test set have changed since: to' in capsys.readouterr().out
   copied = shutil.copytree(done, tmp_path / 'copied')
   shutil.rmtree(copied / 'evaluate')
   capsys.readouterr()

@@ -101,6 +101,21 @@ def test_contours_with_holes_and_of_several_pieces_on_a_slice(tmp_path):
   assert not found[1:].any() and ring.any()
 
 
+def test_contours_on_every_second_slice_are_refused(tmp_path):
+  voxels = np.zeros((8, 20, 20), np.int16)
+  affine = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1.0]])
+  headers = write_series(tmp_path / 's', voxels, affine, number=1, patient=1)
+  path, label = tmp_path / 'rt.dcm', np.zeros(voxels.shape, np.uint8)
+  label[::2, 5:12, 6:9] = 1
+  write_rtstruct(path, headers, label, ['a'])
+  with pytest.raises(InputError, match='a has contours on no two slices that are neighbours; exp'):
+    dicom_truth.read_mask(path, ['a'], voxels.shape, affine)
+  label[3] = label[2]
+  write_rtstruct(path, headers, label, ['a'])
+  found = dicom_truth.read_mask(path, ['a'], voxels.shape, affine)
+  np.testing.assert_array_equal(found, label)
+
+
 def set_kind(kind):
   def alter(made):
     made.ROIContourSequence[0].ContourSequence[1].ContourGeometricType = kind

@@ -27,7 +27,10 @@ def judge_patients(started: Started) -> str:
       'test here; if these are the same persons, the scores are too good'
     )
   if started.patients_known:
-    return 'none of those it has learned from has the name of one who tests here'
+    return (
+      'none of those it has learned from has the name of one who tests here; numbers, as of DICOM '
+      'studies, are no names'
+    )
   return 'are not recorded beside it: make sure that none of them tests here'
 
 

@@ -37,7 +37,8 @@ def score(config: ConfigDict, workdir: Path, place: Path) -> str:
     place: Folder of a run whose data.json says where the scans lie.
   """
   folder = workdir / EXTERNAL
-  if _is_done(workdir) or not (cases := _find(config, place)):
+  cases = _find(config, workdir, place)
+  if not cases or _is_done(workdir, cases):
     return ''
   segmenter = segment.load_model(
     workdir, flips=config.evaluate.flips, batch_size=config.evaluate.batch_size
@@ -71,16 +72,33 @@ def score(config: ConfigDict, workdir: Path, place: Path) -> str:
   return f'external test set{averaged}: {tables.format_masks(summary)}'
 
 
-def _is_done(workdir: Path) -> bool:
-  """Returns whether the set is scored for the models that are there now."""
+def tell_changes(config: ConfigDict, workdir: Path) -> str:
+  """Returns what to do if files of the set have changed since they were scored, else ''."""
+  from data_prep import data_sets
+
+  path, config = workdir / EXTERNAL / 'summary.json', config.copy_and_resolve_references()
+  if not path.exists():
+    return ''
+  config.data.raw_dir = config.data.raw_dir or data_file.require(workdir).raw_dir
+  scored, raw_dir = path.stat().st_mtime_ns, data_sets.raw_dir(config)
+  files = [file for name in ('imagesTs', _LABELS) for file in (raw_dir / name).glob('*')]
+  if all(file.stat().st_mtime_ns <= scored for file in files if file.is_file()):
+    return ''
+  remedy = f'to score them anew remove {workdir / "evaluate"} and run --stage=evaluate'
+  return f'; files of the external test set have changed since: {remedy}'
+
+
+def _is_done(workdir: Path, cases: Sequence[Case]) -> bool:
+  """Returns whether the set is scored for the models and the files that are there now."""
   path = workdir / EXTERNAL / 'summary.json'
   weights = [one / 'weights.safetensors' for one in segment.find_models(workdir)]
+  files = [path for case in cases for path in (*case.image, *case.label)]
   return path.exists() and all(
-    path.stat().st_mtime_ns >= one.stat().st_mtime_ns for one in weights if one.exists()
+    path.stat().st_mtime_ns >= one.stat().st_mtime_ns for one in (*weights, *files) if one.exists()
   )
 
 
-def _find(config: ConfigDict, place: Path) -> Sequence[Case]:
+def _find(config: ConfigDict, workdir: Path, place: Path) -> Sequence[Case]:
   """Returns the scans of the set, [] if the run has none; prints where they are gone."""
   from data_prep import data_sets
 
@@ -88,7 +106,7 @@ def _find(config: ConfigDict, place: Path) -> Sequence[Case]:
   config.data.raw_dir = config.data.raw_dir or record.raw_dir
   truths = data_sets.raw_dir(config) / _LABELS
   if not truths.is_dir():
-    if record.external:
+    if record.external and not _is_done(workdir, ()):
       remedy = f'to score it put it back, remove {place / "evaluate"} and run --stage=evaluate'
       logbook.say('external', f'not scored: {truths} is not there; {remedy}')
     return []

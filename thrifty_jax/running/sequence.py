@@ -152,6 +152,8 @@ def _chosen(command: Command) -> list[Stage]:
 
 def _why_not(stage: Stage, command: Command) -> str:
   """Reason why a stage need not run; '' if it must run."""
+  from thrifty_jax.running import external
+
   config, workdir = command.config, command.workdir
   if stage is stages.SEARCH and not configs.has_genotype(config):
     return f'not needed: {config.model.name} is a baseline'
@@ -161,7 +163,8 @@ def _why_not(stage: Stage, command: Command) -> str:
     return ''
   if stage.is_done(workdir, config):
     readiness.require(stage, config, workdir)
-    return f'done: {workdir / stage.leaves[0]}'
+    done = f'done: {workdir / stage.leaves[0]}'
+    return done + (external.tell_changes(config, workdir) if stage is stages.EVALUATE else '')
   if stage is stages.CHECK and command.stage != 'check' and run_data.is_prepared(command):
     return 'done: these scans are prepared already'
   if stage is stages.PREPARE and command.scans is None:

@@ -169,6 +169,12 @@ def _read_structures(
       what = f'{path}: contour {number} of {names[roi]}'
       d, points = _read_contour(what, contour, shape, affine)
       by_slice.setdefault(d, []).append(points)
+    steps = np.diff(sorted(by_slice))
+    if len(steps) >= 3 and steps.min() > 1:
+      raise InputError(
+        f'{path}: {names[roi]} has contours on no two slices that are neighbours; expected them on '
+        'each that it reaches, as one without is background. Interpolate them, and export again.'
+      )
     for d, found in by_slice.items():
       yield classes[roi], d, contours.fill(found, shape[1:])
 

@@ -71,6 +71,13 @@ def fill_in(config: ConfigDict, workdir: Path) -> tuple[tuple[str, str], ...]:
   config.update_from_flattened_dict({name: kept[name] for name in left})
   _require_same_intensities(config, found.spec)
   lines = [('start', f'{config.retrain.start_from}, for {", ".join(found.spec.classes[1:])}')]
+  if found.spec.image.window:
+    low, high = found.spec.image.window
+    lines.append(
+      ('units', f'the model sees intensities from {low:g} to {high:g}, as Hounsfield units of CT: '
+       'start from it with scans in the same unit alone')
+    )  # fmt: skip
+  lines.append(('channels', 'are known by their order, as a model does not keep their names'))
   if left:
     listed = ', '.join(f'{name}={kept[name]!r}' for name in left)
     lines.append(('as there', f'{listed}; set a field to have it otherwise'))
