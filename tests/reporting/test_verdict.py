@@ -49,7 +49,7 @@ def test_a_good_run_has_its_figures_and_nothing_to_look_at(run):
 @pytest.mark.parametrize(
   ('scores', 'training', 'told'),
   [
-    ({'floor_dsc': 0.95}, {}, ['no better than a floor', '95.0 %', 'Do not use']),
+    ({'floor_dsc': 0.95}, {}, ['no better than the best floor', '95.0 %', 'Do not use']),
     ({'held_out': False}, {}, ['which chose the network: expect less']),
     ({'patients': 4}, {}, ['4 test patients cannot separate', '3.0 points wide', '--folds=all']),
     ({'patients': 1}, {}, ['1 test patient cannot']),

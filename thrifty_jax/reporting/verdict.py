@@ -84,12 +84,14 @@ def _reached(evaluated: Evaluated, floor: str) -> Iterator[Sentence]:
     yield Sentence(evaluated.held_out, f'{reached}{unseen}.')
     return
   gain = 100 * (mean - evaluated.floor_dsc)
-  beside = f'the {floor} has {_percent(evaluated.floor_dsc)} %'
+  beside = f'{floor}, with {_percent(evaluated.floor_dsc)} %'
   if gain <= 0:
-    yield Sentence(False, f'{reached}, no better than a floor: {beside}. Do not use this network.')
+    yield Sentence(
+      False, f'{reached}, no better than the best floor, {beside}. Do not use this network.'
+    )
   else:
     good = evaluated.held_out
-    yield Sentence(good, f'{reached}{unseen}, {gain:.1f} points above a floor: {beside}.')
+    yield Sentence(good, f'{reached}{unseen}, {gain:.1f} points above the best floor, {beside}.')
 
 
 def _missing(evaluated: Evaluated) -> Iterator[str]:
