@@ -130,7 +130,7 @@ def test_the_shell_completes_the_options_that_the_help_lists(capsys):
   text = capsys.readouterr().out
   assert 'words="run predict evaluate' in text
   assert '    draw) words="--genotype= --output= --depth= --help" ;;' in text
-  assert '--overlays --statistics' in text  # switches take no =
+  assert '--overlays --preview --statistics' in text  # switches take no =
 
 
 @pytest.mark.parametrize('name', configs.NAMES)
