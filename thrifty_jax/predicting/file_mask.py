@@ -23,7 +23,7 @@ class FileMask:
     source: Files of the scan.
     grid: Geometry of these files; `grid.affine` maps (d, h, w, 1) to RAS millimetres.
     colours: Colour of each class in a PNG, '#rrggbb'; () are those of overlays.
-    regions: Where classes are regions, the labels in the mask of each from the first class on.
+    regions: Labels in the mask of each class from the first on, where classes are regions.
   """
 
   mask: np.ndarray = dataclasses.field(repr=False)

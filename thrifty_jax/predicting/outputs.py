@@ -253,7 +253,7 @@ def _draw(
   colours: Sequence[str],
   *,
   slices: int = overlays.SLICES,
-  pixels: int = 1 << 24,
+  pixels: int = sheets.MOST_PIXELS,
 ) -> bytes:
   """Draws the classes over a picture of so many pixels at most, or so many slices of a volume."""
   if found.unit == 'pixels':

@@ -17,6 +17,7 @@ _COLUMNS = 5
 _TILE = 224  # pixels of the longer side of a slice
 _GAP, _FOOT = 4, 36
 _LINE = 800  # pixels of the longer side of a picture from which on its lines are twice as thick
+MOST_PIXELS = 1 << 24  # of a picture that is drawn in its size
 _GROUND, _TEXT = '#101418', '#e8ecf0'
 
 
@@ -68,7 +69,7 @@ def draw_picture(
   mask: np.ndarray,
   *,
   colours: Sequence[str] = overlays.CLASS_COLOURS,
-  most_pixels: int = 1 << 24,
+  most_pixels: int = MOST_PIXELS,
 ) -> bytes:
   """Draws a picture in its own size as the content of a PNG file.
 

@@ -35,7 +35,7 @@ class Pace:
     steps: Steps of the first rung.
     epoch_seconds: Seconds of an epoch of one training, beside others.
     other_seconds: Seconds that a training takes besides: to start, compile and validate.
-    trainings: How many the rungs have.
+    trainings: Number of trainings in each rung.
   """
 
   steps: int
@@ -70,7 +70,7 @@ def find_steps(
     config: Settings of the run.
     folder: Folder of the race.
     trial: Trainings of EPOCHS epochs, as many as run at a time, none of them done.
-    trainings: How many each rung has; each takes twice as many steps as in the rung before.
+    trainings: Number of trainings in each rung, each of twice as many steps as in the one before.
     epoch_steps: Steps of an epoch.
     began: When the race began, by time.monotonic().
 

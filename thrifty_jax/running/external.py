@@ -38,7 +38,7 @@ def score(config: ConfigDict, workdir: Path, place: Path) -> str:
   """
   folder = workdir / EXTERNAL
   cases = _find(config, workdir, place)
-  if not cases or _is_done(workdir, cases):
+  if not cases or _is_done(workdir, [path for one in cases for path in (*one.image, *one.label)]):
     return ''
   segmenter = segment.load_model(
     workdir, flips=config.evaluate.flips, batch_size=config.evaluate.batch_size
@@ -76,23 +76,21 @@ def tell_changes(config: ConfigDict, workdir: Path) -> str:
   """Returns what to do if files of the set have changed since they were scored, else ''."""
   from data_prep import data_sets
 
-  path, config = workdir / EXTERNAL / 'summary.json', config.copy_and_resolve_references()
-  if not path.exists():
+  if not (workdir / EXTERNAL / 'summary.json').exists():
     return ''
+  config = config.copy_and_resolve_references()
   config.data.raw_dir = config.data.raw_dir or data_file.require(workdir).raw_dir
-  scored, raw_dir = path.stat().st_mtime_ns, data_sets.raw_dir(config)
-  files = [file for name in ('imagesTs', _LABELS) for file in (raw_dir / name).glob('*')]
-  if all(file.stat().st_mtime_ns <= scored for file in files if file.is_file()):
+  folders = [data_sets.raw_dir(config) / name for name in ('imagesTs', _LABELS)]
+  if _is_done(workdir, [path for folder in folders for path in folder.glob('*')]):
     return ''
   remedy = f'to score them anew remove {workdir / "evaluate"} and run --stage=evaluate'
   return f'; files of the external test set have changed since: {remedy}'
 
 
-def _is_done(workdir: Path, cases: Sequence[Case]) -> bool:
-  """Returns whether the set is scored for the models and the files that are there now."""
+def _is_done(workdir: Path, files: Sequence[Path]) -> bool:
+  """Returns whether the set is scored for the models that are there now, and for these files."""
   path = workdir / EXTERNAL / 'summary.json'
   weights = [one / 'weights.safetensors' for one in segment.find_models(workdir)]
-  files = [path for case in cases for path in (*case.image, *case.label)]
   return path.exists() and all(
     path.stat().st_mtime_ns >= one.stat().st_mtime_ns for one in (*weights, *files) if one.exists()
   )
