@@ -181,7 +181,7 @@ prepare.prepare(config)
 
 def test_what_another_process_is_writing_is_left_alone_unless_it_is_a_day_old(config):
   folder = prepare.prepare(config)
-  writing, old = (folder.parent / f'incomplete.{name}_1.3.0' for name in ('ABCDEF', 'GHIJKL'))
+  writing, old = (folder.parent / f'incomplete.{name}_1.4.0' for name in ('ABCDEF', 'GHIJKL'))
   writing.mkdir()
   old.mkdir()
   os.utime(old, (0, 0))
