@@ -29,10 +29,11 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     if not config.front.costs:
       runtimes.require_installed(runtimes.choose(config.cost.runtime, config.cost.precision))
   if stage is stages.RETRAIN:
-    from thrifty_jax.training import genotypes, start_model
+    from thrifty_jax.training import genotypes, start_model, teacher
 
     genotypes.require_trainable(config, workdir)
     start_model.require_strangers(config, workdir)
+    teacher.require_sound(config, workdir)
   if stage is stages.EVALUATE and not (workdir / 'model').is_dir():
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
   if stage is stages.REPORT and not any(

@@ -9,7 +9,16 @@ from thrifty_jax import config as configs
 from thrifty_jax import stages
 from thrifty_jax.data import mesh
 from thrifty_jax.run_files import Retrained
-from thrifty_jax.training import compiling, not_finite, resources, results, start_model, train_step
+from thrifty_jax.training import (
+  compiling,
+  not_finite,
+  resources,
+  results,
+  start_model,
+  teacher,
+  train_step,
+  unlabelled,
+)
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.results import Progress
@@ -38,15 +47,20 @@ def retrain(
   genotype_file = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
   train_data = start_model.begin(config, workdir, train_data)
-  patients, batch_size = train_data.patients['train'], settings.batch_size
+  train_data, more = unlabelled.add(config, workdir, train_data)
+  lessons, weights = teacher.begin(config, workdir, train_data, unlabelled=len(more))
   epochs = train_data.epochs(
-    patients, batch_size=batch_size, seed=config.seed, least_steps=settings.least_steps
+    (*train_data.patients['train'], *more),
+    batch_size=settings.batch_size,
+    seed=config.seed,
+    least_steps=settings.least_steps,
   )
 
   # Start.
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
   take_over = start_model.make_take_over(config, folder, net, spec)
   state, best, facts = train_step.start(config, epochs, net, take_over=take_over)
+  facts = facts._replace(teachers=weights)
   predict = results.make_predict(config, train_data, net, spec)
   timed = settings.minutes > 0
   planned = FIRST_PLAN if timed else settings.epochs
@@ -54,7 +68,7 @@ def retrain(
   autosave = Autosave(config, folder, 'retrain', progress)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
-  program = program or train_step.compile_step(config, epochs, net, state, facts)
+  program = program or train_step.compile_step(config, epochs, net, state, facts, teacher=lessons)
   step = program
   if not progress.is_finished(settings):
     waited = time.monotonic()

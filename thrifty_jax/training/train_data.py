@@ -38,6 +38,7 @@ class Facts(NamedTuple):
   statistics: batching.Statistics  # mean and standard deviation for normalisation, [M] each
   epoch_steps: Any  # number of steps in an epoch, int32 []
   schedule: Schedule  # of a retraining
+  teachers: Any = ()  # weights and statistics of the models that teach, see teacher.Weights
 
 
 def make_schedule(settings: ConfigDict, epochs: int) -> Schedule:
