@@ -220,6 +220,12 @@ def test_a_teacher_or_scans_that_do_not_fit_are_one_line(place, done, arguments,
   assert not (workdir / 'model').exists()
 
 
+@pytest.mark.parametrize('stage', ['front', 'compare'])
+def test_networks_that_are_compared_have_one_teacher_that_is_there(place, stage, capfd):
+  assert command(place, 'compared', f'--stage={stage}', '--config.retrain.teacher=unet') == 2
+  assert 'all networks have the same teacher' in capfd.readouterr().err
+
+
 def test_another_teacher_in_mid_training_is_refused(place, done, tmp_path):
   config = configs.from_json(json.loads((done / 'config.json').read_text('utf-8')))
   data = open_train_data(config, done)
