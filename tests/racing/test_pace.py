@@ -74,7 +74,7 @@ def test_minutes_that_are_far_too_few_are_refused_with_what_is_needed(config, pa
 def test_a_race_that_takes_somewhat_longer_goes_on_and_says_so(config, paced, tmp_path, capfd):
   config.front.minutes = 2.0
   assert find(config, tmp_path) == 0  # an epoch
-  assert '2 minutes do not suffice: about 3 it will be' in capfd.readouterr().out
+  assert '2 minutes are too few: it will take about 3' in capfd.readouterr().out
 
 
 def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, tmp_path):

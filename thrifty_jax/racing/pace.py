@@ -112,7 +112,7 @@ def find_steps(
   )
   if minutes(0) > limit:
     logbook.say(
-      'pace', f'{limit:g} minutes do not suffice: about {math.ceil(minutes(0))} it will be'
+      'pace', f'{limit:g} minutes are too few: it will take about {math.ceil(minutes(0))}'
     )
   return steps
 
