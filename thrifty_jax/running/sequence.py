@@ -66,7 +66,7 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
     )
   if command.stage in alone[1:] and command.config.retrain.teacher in TEACHERS:
     raise InputError(
-      f'--stage={command.stage}: all networks have the same teacher; expected a model that is there '
+      f'--stage={command.stage}: all networks have one teacher; expected a model that is there '
       f'as --config.retrain.teacher, not {command.config.retrain.teacher!r}'
     )
   runs = run_data.fill_in(each_fold)
