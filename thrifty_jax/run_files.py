@@ -234,6 +234,7 @@ class Taught:
   share: float  # of their probabilities in what was learned
   patients_known: bool  # whether it is recorded who trained and validated each
   unlabelled: Count = 0  # scans without masks that it learned from too
+  shared: tuple[str, ...] = ()  # who validates or tests with the name of one whom a model knows
 
 
 @dataclass(frozen=True)

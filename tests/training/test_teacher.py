@@ -193,6 +193,29 @@ def test_a_baseline_is_trained_first_and_only_once(place, monkeypatch, capfd):
 # --- what is refused
 
 
+def test_names_that_a_teacher_of_other_scans_knows_are_a_warning(place, done, tmp_path, capfd):
+  other = place / 'elsewhere'
+  shutil.copytree(place / 'teacher_1', other)
+  record = json.loads((other / data_file.FILE).read_text('utf-8'))
+  record['settings']['raw_files'] = '0' * 64
+  (other / data_file.FILE).write_text(json.dumps(record))
+  more = ('--stage=retrain', '--config.data.fold=1', taught_by(place, 'elsewhere'))
+  assert command(place, 'warned', '--stage=prepare') == 0
+  assert command(place, 'warned', *more) == 0
+  assert 'WARNING: the models have learned from patients' in capfd.readouterr().out
+  assert 'WARNING' in (place / 'warned' / 'model' / 'card.md').read_text('utf-8')
+
+
+def test_scans_of_the_external_test_set_are_refused(place, done, tmp_path):
+  config = configs.from_json(json.loads((done / 'config.json').read_text('utf-8')))
+  shutil.copytree(unmasked(place), tmp_path / 'raw' / 'imagesTs')
+  (tmp_path / 'raw' / 'labelsTs').mkdir()
+  config.data.unlabelled = str(tmp_path / 'raw' / 'imagesTs')
+  with pytest.raises(InputError, match='is a scan of the external test set'):
+    unlabelled.add(config, tmp_path, open_train_data(config, done))
+  assert not (tmp_path / 'retrain' / 'unlabelled' / 'scans.json').exists()
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [

@@ -11,4 +11,15 @@ def tell(taught: Taught) -> str:
   said = f'from masks and, to {100 * taught.share:g} %, the probabilities of {models}'
   if taught.unlabelled:
     said += f', which alone tell what is in {taught.unlabelled} scans without masks'
-  return said if taught.patients_known else f'{said}; the patients of these {start.UNKNOWN}'
+  return '; '.join(filter(None, (said, warn(taught))))
+
+
+def warn(taught: Taught) -> str:
+  """Returns a warning of patients from whom the models may have learned; '' if there is none."""
+  if taught.shared:
+    return (
+      'WARNING: the models have learned from patients with the names of '
+      f'{start.list_some(taught.shared)}, who validate or test here; if these are the same persons, '
+      'the scores are too good'
+    )
+  return '' if taught.patients_known else f'the patients of the models {start.UNKNOWN}'

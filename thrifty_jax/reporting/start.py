@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from thrifty_jax.run_files import Started
 
-UNKNOWN = 'are not recorded beside it: make sure that none of them validates or tests here'
+UNKNOWN = 'are not recorded: make sure that none of them validates or tests here'
 
 
 def tell(started: Started) -> list[tuple[str, str]]:

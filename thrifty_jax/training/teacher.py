@@ -10,7 +10,7 @@ and probabilities are mixed before the loss, without a temperature.
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from thrifty_jax.networks import build, losses
 from thrifty_jax.networks.losses import Lesson
 from thrifty_jax.networks.model_spec import background, make_spec
 from thrifty_jax.predicting import segment
-from thrifty_jax.reporting import start
+from thrifty_jax.reporting import lessons, start
 from thrifty_jax.run_files import Taught
 from thrifty_jax.settings import TEACHERS
 from thrifty_jax.training import start_model
@@ -129,25 +129,26 @@ def _require_alike(config: ConfigDict, place: Path, found: DescribedModel) -> No
 
 def _require_strangers(config: ConfigDict, workdir: Path, place: Path) -> None:
   """Refuses a model that has learned, in the same scans, from patients who validate or test."""
-  record, known = data_file.read(workdir), start_model.find_patients(place)
-  if record is None or known is None:
+  record, theirs = data_file.read(workdir), data_file.read(place.resolve().parent)
+  if record is None or theirs is None:
     return
-  theirs, scans = data_file.read(place.resolve().parent), record.settings.get('raw_files')
-  if not theirs or not scans or theirs.settings.get('raw_files') != scans:
-    return
-  split = start_model.find_split(config, workdir)
-  learned = {*known.get('train', ())}
-  chosen = {*known.get('validation', ())}
-  shared = {
-    'test': (learned | chosen) & {*split['test']},
-    'validate': learned & {*split['validation']},
-  }
-  for does, names in shared.items():
-    if names:
-      raise InputError(
-        f'{place} has learned from {start.list_some(sorted(names))}, who {does} here; expected a '
-        'teacher with the same fold and lists of patients'
-      )
+  shared = _find_shared(start_model.find_split(config, workdir), place)
+  scans = record.settings.get('raw_files')
+  if shared and scans and theirs.settings.get('raw_files') == scans:
+    raise InputError(
+      f'{place} has learned from {start.list_some(shared)}, who validate or test here; expected a '
+      'teacher with the same fold and lists of patients'
+    )
+
+
+def _find_shared(split: Mapping[str, Sequence[str]], place: Path) -> list[str]:
+  """Returns who validates or tests with the name of a patient from whom a model has learned.
+
+  Who validates may have validated the model.
+  """
+  known = start_model.find_patients(place) or {}
+  learned, chosen = ({*known.get(name, ())} for name in ('train', 'validation'))
+  return sorted((learned & {*split['validation']}) | ((learned | chosen) & {*split['test']}))
 
 
 # --- at its beginning
@@ -169,18 +170,20 @@ def begin(
   models = [model_folder.load(place) for place in places]
   known = [start_model.find_patients(place) is not None for place in places]
   named = config.retrain.teacher in TEACHERS
+  shared = {name for place in places for name in _find_shared(train_data.patients, place)}
   taught = Taught(
     models=tuple(map(str, places)),
     weights_sha256=tuple(model.sha256 for model in models),
     share=config.retrain.teacher_share,
     patients_known=named or all(known),
     unlabelled=unlabelled,
+    shared=tuple(sorted(shared)),
   )
   _record(workdir / 'retrain' / RECORD, taught)
   for model, place in zip(models, places, strict=True):
     logbook.say('teacher', f'{model}, {place}')
-  if not taught.patients_known:
-    logbook.say('its patients', start.UNKNOWN)
+  if warning := lessons.warn(taught):
+    logbook.say('patients', warning)
   whole = mesh.whole(train_data.mesh)
   weights = tuple(
     mesh.place(Weights(jax.tree.map(np.asarray, model.params), model.spec.statistics), whole)

@@ -64,6 +64,7 @@ def _prepare(config: ConfigDict, folder: Path, train_data: TrainData) -> None:
   spec = dataclasses.replace(spec, padding=train_data.prepared.padding)
   scans = sources.find(place, channels=spec.modalities)
   sources.require_kind(scans, of_pictures=spec.of_pictures)
+  _require_no_test_set(scans)
   splits = {name: split for split, names in train_data.patients.items() for name in names}
   known = _Known(train_data.prepared)
   kept: list[Kept] = []
@@ -97,6 +98,16 @@ def _prepare(config: ConfigDict, folder: Path, train_data: TrainData) -> None:
       f'--config.data.unlabelled={place}: all of its scans have masks in this run; expected others'
     )
   files.write_json(folder / RECORD, [records.to_json(one) for one in kept])
+
+
+def _require_no_test_set(scans: Sequence[Source]) -> None:
+  """Refuses scans of imagesTs that have masks in labelsTs beside it."""
+  for path in (one.channels[0].resolve() for one in scans):
+    if path.parent.name == 'imagesTs' and path.parent.with_name('labelsTs').is_dir():
+      raise InputError(
+        f'{path}: is a scan of the external test set, whose masks lie in {path.parent.parent}; '
+        'expected scans on which nothing is scored'
+      )
 
 
 def _slices_of(scan: Source, spec: ModelSpec, *, nan_is_lowest: bool) -> np.ndarray:
