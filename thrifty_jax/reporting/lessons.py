@@ -19,7 +19,7 @@ def warn(taught: Taught) -> str:
   if taught.shared:
     return (
       'WARNING: the models have learned from patients with the names of '
-      f'{start.list_some(taught.shared)}, who validate or test here; if these are the same persons, '
-      'the scores are too good'
+      f'{start.list_some(taught.shared)}, who validate or test here; if they are the same, the '
+      'scores are too good'
     )
   return '' if taught.patients_known else f'the patients of the models {start.UNKNOWN}'
