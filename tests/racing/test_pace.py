@@ -61,7 +61,7 @@ def test_the_steps_fill_the_minutes_and_are_kept(config, paced, tmp_path):
 
 
 def test_minutes_that_are_far_too_few_are_refused_with_what_is_needed(config, paced, tmp_path):
-  config.front.minutes = 1.2
+  config.front.minutes = 1.0
   with pytest.raises(
     InputError, match='20 trainings, of one epoch each, take about 3 minutes here'
   ):

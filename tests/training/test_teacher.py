@@ -21,7 +21,11 @@ from thrifty_jax.training.train_data import open_train_data
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHAPE = LeanShape(
-  (Level(4, 1, 1, 'plain'), Level(8, 1, 0, 'plain')), stem=1, up='nearest', skip='add', norm='batch'
+  (Level(4, 1, 1, 'plain'), Level(8, 1, 1, 'plain'), Level(8, 1, 0, 'plain')),
+  stem=1,
+  up='nearest',
+  skip='add',
+  norm='batch',
 )
 TINY = (
   *('--config.data.folds=3', '--config.data.image_size=16'),
@@ -220,13 +224,13 @@ def test_scans_of_the_external_test_set_are_refused(place, done, tmp_path):
   ('arguments', 'message'),
   [
     (('--config.retrain.teacher={0}/teacher_1,{0}/teacher_1/model',), 'twice'),
-    (('--config.retrain.teacher={0}/none',), 'none'),
+    (('--config.retrain.teacher={0}/nowhere',), 'nowhere'),
     (('{1}', '--config.data.classes=("background","liver")'), 'its "classes" is'),
     (('{1}', '--config.data.percentiles=(1.0,99.0)'), 'its "percentiles" is'),
     (('{1}', '--config.data.fold=1'), 'has learned from'),
     (('{1}', '--config.retrain.teacher_share=1.5'), 'teacher_share is 1.5'),
     (('--config.data.unlabelled={0}/unlabelled',), 'unlabelled is'),
-    (('{1}', '--config.data.unlabelled={0}/none'), 'none: no such file or folder'),
+    (('{1}', '--config.data.unlabelled={0}/nowhere'), 'nowhere: no such file or folder'),
     (('{1}', '--config.data.unlabelled={0}/raw/TrainingData'), 'patient of this run; remove it'),
   ],
 )
