@@ -261,9 +261,10 @@ def soft_truth(label, taught, share):
 @pytest.mark.parametrize('share', [0.3, 1.0])
 def test_the_loss_of_a_lesson_is_that_of_the_mixture(share, ignores):
   logits, label = some_regions(20, ignored=ignores)
-  taught = np.asarray(jax.nn.softmax(some_logits(21, classes=4)[0]))
-  sums = loss_sums(*map(jnp.asarray, (logits, label)), Target((), ignores), Lesson(taught, share))
-  expected = slow_taught_loss(logits, soft_truth(label, taught, share))
+  taught = jax.nn.softmax(some_logits(21, classes=4)[0])
+  target, lesson = Target((), ignores), Lesson(taught, share)
+  sums = loss_sums(jnp.asarray(logits), jnp.asarray(label), target, lesson)
+  expected = slow_taught_loss(logits, soft_truth(label, np.asarray(taught), share))
   np.testing.assert_allclose(loss_of(sums)[0], expected, rtol=1e-5)
 
 

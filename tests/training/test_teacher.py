@@ -130,10 +130,11 @@ def test_the_teacher_says_the_mean_of_what_its_models_predict(place, done):
   image = slices.read(slices.cases[0])['image'][:3]
   models = [model_folder.load(place / f'teacher_{seed}' / 'model') for seed in (1, 2)]
   shares = [jax.nn.softmax(model.predict_with(batch_size=3)(image)) for model in models]
-  own = {'mean': np.float32([0.9]), 'std': np.float32([0.2])}
+  own = {'mean': np.array([0.9], np.float32), 'std': np.array([0.2], np.float32)}
   seen = batching.normalise(image[:, None], **own)
-  lessons, weights = teacher.begin(config, done, data, unlabelled=1)
-  found = lessons.teach(weights, seen, own, regions=False)
+  lessons = teacher.begin(config, done, data)
+  assert lessons.teacher
+  found = lessons.teacher.teach(lessons.weights, seen, own, regions=False)
   np.testing.assert_allclose(found.probability, np.mean(shares, axis=0), atol=2e-6)
   assert found.share == 0.5
 
@@ -257,7 +258,7 @@ def test_another_teacher_in_mid_training_is_refused(place, done, tmp_path):
   data = open_train_data(config, done)
   config.retrain.teacher = str(place / 'teacher_2')
   with pytest.raises(InputError, match='began with another teacher'):
-    teacher.begin(config, done, data, unlabelled=1)
+    teacher.begin(config, done, data)
 
 
 def test_slices_without_masks_that_were_damaged_are_refused(place, done, tmp_path):

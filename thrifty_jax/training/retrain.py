@@ -17,7 +17,6 @@ from thrifty_jax.training import (
   start_model,
   teacher,
   train_step,
-  unlabelled,
 )
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
@@ -47,10 +46,10 @@ def retrain(
   genotype_file = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
   train_data = start_model.begin(config, workdir, train_data)
-  train_data, more = unlabelled.add(config, workdir, train_data)
-  lessons, weights = teacher.begin(config, workdir, train_data, unlabelled=len(more))
+  lessons = teacher.begin(config, workdir, train_data)
+  train_data = lessons.train_data
   epochs = train_data.epochs(
-    (*train_data.patients['train'], *more),
+    (*train_data.patients['train'], *lessons.unlabelled),
     batch_size=settings.batch_size,
     seed=config.seed,
     least_steps=settings.least_steps,
@@ -60,7 +59,7 @@ def retrain(
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
   take_over = start_model.make_take_over(config, folder, net, spec)
   state, best, facts = train_step.start(config, epochs, net, take_over=take_over)
-  facts = facts._replace(teachers=weights)
+  facts = facts._replace(teachers=lessons.weights)
   predict = results.make_predict(config, train_data, net, spec)
   timed = settings.minutes > 0
   planned = FIRST_PLAN if timed else settings.epochs
@@ -68,7 +67,9 @@ def retrain(
   autosave = Autosave(config, folder, 'retrain', progress)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
-  program = program or train_step.compile_step(config, epochs, net, state, facts, teacher=lessons)
+  program = program or train_step.compile_step(
+    config, epochs, net, state, facts, teacher=lessons.teacher
+  )
   step = program
   if not progress.is_finished(settings):
     waited = time.monotonic()

@@ -32,7 +32,7 @@ from thrifty_jax.predicting import segment
 from thrifty_jax.reporting import lessons, start
 from thrifty_jax.run_files import Taught
 from thrifty_jax.settings import TEACHERS
-from thrifty_jax.training import start_model
+from thrifty_jax.training import start_model, unlabelled
 from thrifty_jax.training.train_data import TrainData
 
 FOLDER, RECORD = 'teacher', 'teacher.json'  # in the folder of a run, and in its folder retrain/
@@ -83,6 +83,15 @@ class Teacher:
     seen = (image * (std / its_std) + (mean - its_mean) / its_std).astype(image.dtype)
     shade = background(weights.statistics, context=self.context)
     return build.take_last(build.apply(net, weights.params, seen, background=shade))
+
+
+class Lessons(NamedTuple):
+  """What a training learns of beside the masks."""
+
+  teacher: Teacher | None
+  weights: tuple[Weights, ...]  # of its networks
+  train_data: TrainData  # with the scans without masks
+  unlabelled: tuple[str, ...]  # what stands for the patients of these
 
 
 # --- before the training
@@ -154,18 +163,15 @@ def _find_shared(split: Mapping[str, Sequence[str]], place: Path) -> list[str]:
 # --- at its beginning
 
 
-def begin(
-  config: ConfigDict, workdir: Path, train_data: TrainData, *, unlabelled: int
-) -> tuple[Teacher | None, tuple[Weights, ...]]:
-  """Loads the teacher, if there is one, with its weights, and records it, once.
-
-  `unlabelled` is the number of scans without masks.
+def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
+  """Loads the teacher, if there is one, and the scans without masks, and records them, once.
 
   Raises:
-    InputError: If the training in the folder began with other models.
+    InputError: If the training in the folder began with other models, or see `unlabelled.add`.
   """
   if not config.retrain.teacher:
-    return None, ()
+    return Lessons(None, (), train_data, ())
+  train_data, more = unlabelled.add(config, workdir, train_data)
   places = _find(config, workdir)
   models = [model_folder.load(place) for place in places]
   known = [start_model.find_patients(place) is not None for place in places]
@@ -176,7 +182,7 @@ def begin(
     weights_sha256=tuple(model.sha256 for model in models),
     share=config.retrain.teacher_share,
     patients_known=named or all(known),
-    unlabelled=unlabelled,
+    unlabelled=len(more),
     shared=tuple(sorted(shared)),
   )
   _record(workdir / 'retrain' / RECORD, taught)
@@ -190,7 +196,8 @@ def begin(
     for model in models
   )
   modules = tuple(model.module for model in models)
-  return Teacher(modules, config.data.context, config.retrain.teacher_share), weights
+  teacher = Teacher(modules, config.data.context, config.retrain.teacher_share)
+  return Lessons(teacher, weights, train_data, more)
 
 
 def _record(path: Path, taught: Taught) -> None:
