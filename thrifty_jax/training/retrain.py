@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import stages
-from thrifty_jax.data import mesh
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import (
   compiling,
@@ -21,7 +20,7 @@ from thrifty_jax.training import (
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.results import Progress
-from thrifty_jax.training.train_data import make_schedule, open_stage
+from thrifty_jax.training.train_data import open_stage
 
 # Epochs that a training for a time plans before its first one is over, when the rate still rises.
 FIRST_PLAN = 100
@@ -82,8 +81,7 @@ def retrain(
   with autosave.looping(steps=progress.epochs * epochs.steps, slices_of=epochs.slices_of) as bar:
     while not progress.is_finished(settings):
       bar.total = progress.epochs * epochs.steps
-      schedule = make_schedule(settings, progress.epochs)
-      facts = facts._replace(schedule=mesh.place(schedule, mesh.whole(train_data.mesh)))
+      facts = epochs.plan(facts, progress.epochs)
       done = progress.step
       batches = epochs.batches(progress.epoch, first=done - progress.epoch * epochs.steps)
       for number, batch in enumerate(batches, start=done + 1):

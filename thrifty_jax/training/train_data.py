@@ -137,6 +137,11 @@ class Epochs:
     schedule = make_schedule(settings, settings.epochs)
     return Facts(seed_bits(self.seed), statistics, np.int32(self.steps), schedule)
 
+  def plan(self, facts: Facts, epochs: int) -> Facts:
+    """Returns the facts with the schedule of so many epochs, on the devices."""
+    schedule = make_schedule(self.train_data.config.retrain, epochs)
+    return facts._replace(schedule=meshes.place(schedule, meshes.whole(self.train_data.mesh)))
+
   def batches(self, epoch: int, *, first: int = 0) -> Any:
     """Returns the shuffled batches of an epoch from step `first`, see batching.batches."""
     data = self.train_data.config.data
