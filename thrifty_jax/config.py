@@ -148,7 +148,8 @@ def _validate_processes(config: ConfigDict) -> None:
     return
   for name in ('debug', 'devices'):
     _require(config, name, lambda value: not value, f'{type(config[name])()}: {_TOGETHER}')
-  _require(config, 'retrain.start_from', lambda path: not path, f"'': {_TOGETHER}, drawn anew")
+  for name in ('retrain.start_from', 'retrain.teacher'):
+    _require(config, name, lambda path: not path, f"'': {_TOGETHER}, by the masks, drawn anew")
   count = config.num_processes
   if count:
     _require(config, 'process_id', lambda value: value < count, f'from 0 to {count - 1}')
@@ -238,6 +239,8 @@ def _validate_model(config: ConfigDict) -> None:
   only = '0 without retrain.start_from, and with cells, whose levels share what they learn'
   may = config.retrain.start_from and name != 'thrifty'
   _require(config, 'retrain.freeze_levels', lambda count: not count or may, only)
+  alone = "'' without retrain.teacher, which tells what is in scans without masks"
+  _require(config, 'data.unlabelled', lambda path: not path or config.retrain.teacher, alone)
   own = "'none' with the model 'lean': the genotype has the norm of a lean network"
   _require(config, 'model.norm', lambda norm: norm == 'none' or name != 'lean', own)
   only = 'float32 or all with the runtime jax'

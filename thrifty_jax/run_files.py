@@ -226,6 +226,18 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Taught:
+  """retrain/teacher.json: the models that a training learned from beside the masks."""
+
+  models: tuple[str, ...]  # their folders
+  weights_sha256: tuple[str, ...]  # of each
+  share: float  # of their probabilities in what was learned
+  patients_known: bool  # whether it is recorded who trained and validated each
+  unlabelled: Count = 0  # scans without masks that it learned from too
+  shared: tuple[str, ...] = ()  # who validates or tests with the name of one whom a model knows
+
+
+@dataclass(frozen=True)
 class Retrained:
   """retrain/summary.json: what a training came to."""
 
@@ -245,6 +257,7 @@ class Retrained:
   seconds: float  # of all epochs
   patients: tuple[PatientScore, ...] = ()  # of the validation
   started: Started | None = None  # None if all weights were drawn
+  taught: Taught | None = None  # None if it learned from the masks alone
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from thrifty_jax.allowed import (
 
 DEVICES = ('auto', 'cpu', 'gpu', 'tpu')
 MODELS = ('thrifty', 'lean', 'unet', 'unet_plus_plus')
+TEACHERS = ('unet', 'unet_plus_plus')  # kinds of network that a retraining can train as its teacher
 NORMS = ('none', 'group', 'batch')
 # Rivals in a comparison: the paper's models as published and with the norms of the cells, and
 # U-Nets narrow enough to have no more parameters than the searched network.
@@ -120,6 +121,13 @@ _PLACES = {
     (),
     names("different suffixes, as in ('T1w', 'FLAIR')"),
     'Images of a BIDS folder that are channels; () are those of all sessions.',
+  ),
+  'unlabelled': Setting(
+    '',
+    TEXT,
+    'Folder of scans without masks, of which retrain.teacher tells what is in them.',
+    ('retrain',),
+    own=True,
   ),
   'data_dir': Setting(
     '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
@@ -369,6 +377,15 @@ _RETRAIN = {
   'ema_decay': Setting(0.99, BELOW_1, 'Decay of the average over steps that is scored; 0 is off.'),
   'patience': Setting(0, FROM_0, 'Epochs without a better validation DSC to stop; 0 is never.'),
   'validate_every': Setting(2, COUNT, 'Epochs from one validation to the next.'),
+  'teacher': Setting(
+    '',
+    TEXT,
+    'Models or runs, by commas, from whose probabilities it learns too; unet or unet_plus_plus is '
+    'trained first.',
+  ),
+  'teacher_share': Setting(
+    0.5, SHARE, 'Share of these probabilities in what is learned; masks have the rest.'
+  ),
   'start_from': Setting(
     '', TEXT, "Model, or run, whose weights the training starts from; '' draws them.", untraced=True
   ),

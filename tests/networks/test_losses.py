@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from thrifty_jax import labels
-from thrifty_jax.networks.losses import Target, loss_of, loss_sums, overlap, segmentation_loss
+from thrifty_jax.networks.losses import (
+  Lesson,
+  Target,
+  loss_of,
+  loss_sums,
+  members,
+  overlap,
+  probabilities,
+  segmentation_loss,
+)
 
 SMOOTH = 1e-5
 REGIONS = ((1, 2, 3), (2, 3), (3,))
@@ -218,3 +227,69 @@ def test_regions_are_counted_by_the_labels_that_belong_to_them():
     p = (logits[..., k] > logits[..., 0]) & (label != labels.IGNORED)
     t = np.isin(label, own)
     assert found[k - 1].tolist() == [(p & t).sum(), p.sum(), t.sum()]
+
+
+# --- a teacher
+
+
+def slow_taught_loss(logits, truth):
+  """The loss of a soft truth, [B, H, W, K], a pixel and a class at a time."""
+  surprise, dice = [], []
+  probability = np.stack([probability_of(logits[p]) for p in np.ndindex(logits.shape[:3])])
+  true = truth.reshape(probability.shape)
+  for p, t in zip(probability, true, strict=True):
+    surprise.append(-sum(t[k] * np.log(p[k]) for k in range(len(p))))
+  for k in range(1, probability.shape[-1]):
+    both = sum(p * t for p, t in zip(probability[:, k], true[:, k], strict=True))
+    total = probability[:, k].sum() + true[:, k].sum()
+    dice.append((2 * both + SMOOTH) / (total + SMOOTH))
+  return np.mean(surprise) + 1 - np.mean(dice)
+
+
+def soft_truth(label, taught, share):
+  """The mixture of label and lesson; of a pixel without a label the lesson alone."""
+  truth = np.empty(taught.shape)
+  for place in np.ndindex(label.shape):
+    one = np.eye(taught.shape[-1])
+    known = label[place] != labels.IGNORED
+    mixed = (1 - share) * one[label[place] % len(one)] + share * taught[place]
+    truth[place] = mixed if known else taught[place]
+  return truth
+
+
+@pytest.mark.parametrize('ignores', [False, True])
+@pytest.mark.parametrize('share', [0.3, 1.0])
+def test_the_loss_of_a_lesson_is_that_of_the_mixture(share, ignores):
+  logits, label = some_regions(20, ignored=ignores)
+  taught = jax.nn.softmax(some_logits(21, classes=4)[0])
+  target, lesson = Target((), ignores), Lesson(taught, share)
+  sums = loss_sums(jnp.asarray(logits), jnp.asarray(label), target, lesson)
+  expected = slow_taught_loss(logits, soft_truth(label, np.asarray(taught), share))
+  np.testing.assert_allclose(loss_of(sums)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('regions', [(), REGIONS])
+def test_a_lesson_that_repeats_the_label_changes_nothing(regions):
+  logits, label = map(jnp.asarray, some_regions(22, ignored=False))
+  taught = members(label, regions) if regions else jax.nn.one_hot(label, 4)
+  target = Target(regions)
+  found = loss_of(loss_sums(logits, label, target, Lesson(taught.astype(jnp.float32), 0.7)))
+  expected = segmentation_loss(logits, label, target)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize('regions', [(), REGIONS])
+def test_a_network_that_says_what_its_teacher_says_of_unlabelled_pixels_has_no_gradient(regions):
+  """That of the cross-entropy: the soft Dice of a soft truth still asks for certainty."""
+  logits, label = some_logits(23, classes=4)
+  label[:] = labels.IGNORED
+  target, regional = Target(regions, ignores=True), bool(regions)
+
+  def entropy(logits, taught):
+    return loss_sums(logits, jnp.asarray(label), target, Lesson(taught, 0.5)).cross_entropy
+
+  same = probabilities(jnp.asarray(logits), regions=regional)
+  other = probabilities(jnp.asarray(some_logits(24, classes=4)[0]), regions=regional)
+  at_rest, drawn = (jax.grad(entropy)(jnp.asarray(logits), each) for each in (same, other))
+  np.testing.assert_allclose(at_rest, 0, atol=1e-5)
+  assert np.abs(drawn).max() > 0.1

@@ -60,8 +60,8 @@ def test_the_steps_fill_the_minutes_and_are_kept(config, paced, tmp_path):
   assert len(paced) == 1
 
 
-def test_minutes_that_are_too_few_are_refused_with_what_is_needed(config, paced, tmp_path):
-  config.front.minutes = 2.0
+def test_minutes_that_are_far_too_few_are_refused_with_what_is_needed(config, paced, tmp_path):
+  config.front.minutes = 1.0
   with pytest.raises(
     InputError, match='20 trainings, of one epoch each, take about 3 minutes here'
   ):
@@ -69,6 +69,12 @@ def test_minutes_that_are_too_few_are_refused_with_what_is_needed(config, paced,
   assert not [*tmp_path.iterdir()]
   config.front.minutes = 3.0
   assert find(config, tmp_path) > 0
+
+
+def test_a_race_that_takes_somewhat_longer_goes_on_and_says_so(config, paced, tmp_path, capfd):
+  config.front.minutes = 2.0
+  assert find(config, tmp_path) == 0  # an epoch
+  assert '2 minutes are too few: it will take about 3' in capfd.readouterr().out
 
 
 def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, tmp_path):

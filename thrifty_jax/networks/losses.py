@@ -29,12 +29,20 @@ class Target(NamedTuple):
   ignores: bool = False  # whether pixels may be labels.IGNORED
 
 
+class Lesson(NamedTuple):
+  """What a teacher says of the pixels of a batch, see training/teacher.py."""
+
+  probability: jax.Array  # of each class, [B, H, W, K]
+  share: float  # of it in what is learned of a pixel with a label, static under jit
+
+
 LABELS = Target()  # each class is a label, and every pixel has one
 
 
 def make_target(config: ConfigDict) -> Target:
   """Returns the meaning of the masks of a run."""
-  return Target(labels.parse(config.data.regions), config.data.ignore > 0)
+  ignores = config.data.ignore > 0 or config.data.unlabelled != ''
+  return Target(labels.parse(config.data.regions), ignores)
 
 
 class Sums(NamedTuple):
@@ -46,26 +54,42 @@ class Sums(NamedTuple):
   pixels: jax.Array  # number of pixels with a label, []
 
 
-def loss_sums(logits: jax.Array, label: jax.Array, target: Target = LABELS) -> Sums:
-  """Returns the sums that determine the loss, see segmentation_loss for the arguments."""
+def probabilities(logits: jax.Array, *, regions: bool) -> jax.Array:
+  """Returns the probability of each class, [..., K]; of regions that of class 0 means nothing."""
+  return jax.nn.sigmoid(logits - logits[..., :1]) if regions else jax.nn.softmax(logits)
+
+
+def loss_sums(
+  logits: jax.Array, label: jax.Array, target: Target = LABELS, lesson: Lesson | None = None
+) -> Sums:
+  """Returns the sums that determine the loss, see segmentation_loss for the first arguments.
+
+  With a lesson the truth is a mixture of label and lesson, and the lesson alone of a pixel without
+  a label, which then counts as any other.
+  """
   if label.shape != logits.shape[-4:-1]:
     raise ValueError(
       f'the label {label.shape} must have the shape of logits {logits.shape} without K'
     )
   space = (-4, -3, -2)
+  probability = probabilities(logits, regions=bool(target.regions))
+  # With integer labels the gradient would be a scatter, slow to compile and run on a CPU.
+  if target.regions:
+    truth = members(label, target.regions).astype(logits.dtype)
+  else:
+    truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+  known = (label != labels.IGNORED).astype(logits.dtype) if target.ignores else None
+  if lesson is not None:
+    taught = lesson.probability.astype(logits.dtype)
+    share = lesson.share if known is None else 1 - (1 - lesson.share) * known[..., None]
+    truth, known = truth + share * (taught - truth), None
   if target.regions:
     above = logits - logits[..., :1]
-    truth = members(label, target.regions).astype(logits.dtype)
-    probability = jax.nn.sigmoid(above)
     cross_entropy = optax.sigmoid_binary_cross_entropy(above, truth)[..., 1:].mean(-1)
   else:
-    # With integer labels the gradient would be a scatter, slow to compile and run on a CPU.
-    truth = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-    probability = jax.nn.softmax(logits)
     cross_entropy = optax.softmax_cross_entropy(logits, truth)
   pixels = jnp.asarray(label.size, logits.dtype)
-  if target.ignores:
-    known = (label != labels.IGNORED).astype(logits.dtype)
+  if known is not None:
     cross_entropy, pixels = cross_entropy * known, known.sum()
     probability, truth = probability * known[..., None], truth * known[..., None]
   return Sums(

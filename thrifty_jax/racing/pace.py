@@ -23,6 +23,7 @@ from thrifty_jax.racing.jobs import Job
 
 FILE = 'pace.json'
 FOLDER = 'pace'  # of the trainings that tell
+MOST_LONGER = 2.0  # factor of the minutes within which the shortest race goes on
 _MOST = 100_000  # steps of the first rung, to end the search for them
 EPOCHS = 2  # of these: the last one ends with a validation, the first one does not
 
@@ -75,7 +76,8 @@ def find_steps(
     began: When the race began, by time.monotonic().
 
   Raises:
-    InputError: If not even one epoch in the first rung fits; the time that it needs is named.
+    InputError: If one epoch in the first rung takes MOST_LONGER times the minutes; the time that it
+      needs is named. Up to there the race takes that epoch, and a line says how long it will be.
   """
   path = folder / FILE
   if path.exists():
@@ -92,7 +94,7 @@ def find_steps(
     return (spent + (epochs * epoch + sum(trainings) * other) / at_a_time) / 60
 
   limit = config.front.minutes
-  if minutes(0) > limit:
+  if minutes(0) > MOST_LONGER * limit:
     raise InputError(
       f'config.front.minutes is {limit:g}, and {sum(trainings)} trainings, of one epoch each, take '
       f'about {math.ceil(minutes(0))} minutes here; allow as much, or lower front.entrants, '
@@ -108,6 +110,10 @@ def find_steps(
     f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides: {steps} steps, about, in '
     'the first rung',
   )
+  if minutes(0) > limit:
+    logbook.say(
+      'pace', f'{limit:g} minutes are too few: it will take about {math.ceil(minutes(0))}'
+    )
   return steps
 
 

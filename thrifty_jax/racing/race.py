@@ -388,6 +388,7 @@ def _set_epochs(settings: ConfigDict, epochs: int) -> None:
   retrain.epochs = retrain.validate_every = epochs
   retrain.minutes = 0.0
   retrain.patience = 0
+  retrain.teacher = settings.data.unlabelled = ''  # it knows patients who validate in other folds
 
 
 def _read_scores(places: Iterable[Path]) -> Scores:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from thrifty_jax.run_files import Started
 
+UNKNOWN = 'are not recorded: make sure that none of them validates or tests here'
+
 
 def tell(started: Started) -> list[tuple[str, str]]:
   """Returns titles and texts, for a person, of what a training takes from its model."""
@@ -31,7 +33,7 @@ def judge_patients(started: Started) -> str:
       'none of those it has learned from has the name of one who tests here; numbers, as of DICOM '
       'studies, are no names'
     )
-  return 'are not recorded beside it: make sure that none of them tests here'
+  return UNKNOWN
 
 
 def list_some(names: Sequence[str], most: int = 8) -> str:

@@ -33,6 +33,10 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
 
     genotypes.require_trainable(config, workdir)
     start_model.require_strangers(config, workdir)
+  if config.retrain.teacher and stage in (stages.SEARCH, stages.FRONT, stages.RETRAIN):
+    from thrifty_jax.training import teacher
+
+    teacher.require_sound(config, workdir)
   if stage is stages.EVALUATE and not (workdir / 'model').is_dir():
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')
   if stage is stages.REPORT and not any(

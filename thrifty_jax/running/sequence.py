@@ -10,6 +10,7 @@ from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import folds, readiness, run_data
 from thrifty_jax.running.command_line import Command
+from thrifty_jax.settings import TEACHERS
 from thrifty_jax.stages import Stage
 
 # What --stage may be; the first is the default.
@@ -62,6 +63,11 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
     raise InputError(
       f'--stage={command.stage}: does not start from a model, whose genotype is settled; leave out '
       '--config.retrain.start_from'
+    )
+  if command.stage in alone[1:] and command.config.retrain.teacher in TEACHERS:
+    raise InputError(
+      f'--stage={command.stage}: all networks have one teacher; expected a model that is there '
+      f'as --config.retrain.teacher, not {command.config.retrain.teacher!r}'
     )
   runs = run_data.fill_in(each_fold)
   # JAX takes a second or two to import, so mistakes in the command are reported first.

@@ -13,7 +13,7 @@ from thrifty_jax.running.command_line import Command
 from thrifty_jax.scores import evaluate
 from thrifty_jax.searching import search
 from thrifty_jax.stages import Stage
-from thrifty_jax.training import compare, memory, retrain
+from thrifty_jax.training import compare, memory, named_teacher, retrain
 
 
 def score_external(command: Command, workdir: Path) -> None:
@@ -46,6 +46,7 @@ def run(stage: Stage, command: Command) -> None:
       case 'search':
         front.search(config, workdir)
       case 'retrain':
+        named_teacher.train(config, workdir)
         retrain.retrain(config, workdir)
       case 'evaluate':
         # Before the others, with whose scores the stage is done.

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import RESEARCH_USE, words
 from thrifty_jax.networks.model_spec import ModelSpec
-from thrifty_jax.reporting import start
+from thrifty_jax.reporting import lessons, start
 from thrifty_jax.run_files import Retrained
 
 
@@ -28,7 +28,8 @@ Each channel has a file, in the order of its names by `{data.pattern}`: CASE_000
 - Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
 {100 * summary.validation_dsc:.2f} %
 - Patients: SHA-256 {spec.splits_sha256} of who trained, validated and tests
-{_tell_start(summary)}- Scores of patients that it never saw: `scores.json`, once they were scored
+{_tell_start(summary)}{_tell_teacher(summary)}\
+- Scores of patients that it never saw: `scores.json`, once they were scored
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input={scan.upper()}S --output=MASKS`.
 {names if data.pattern else ''}
@@ -52,3 +53,11 @@ def _tell_start(summary: Retrained) -> str:
   lines = [f'Started from the weights with SHA-256 {summary.started.weights_sha256}']
   lines += [f'{title}: {text}' for title, text in start.tell(summary.started)]
   return ''.join(f'- {line[0].upper()}{line[1:]}\n' for line in lines)
+
+
+def _tell_teacher(summary: Retrained) -> str:
+  """Returns the line on the models that it learned from beside the masks; '' if on none."""
+  if summary.taught is None:
+    return ''
+  weights = ', '.join(summary.taught.weights_sha256)
+  return f'- Learned {lessons.tell(summary.taught)}\n- Weights of these: SHA-256 {weights}\n'

@@ -18,7 +18,7 @@ from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import PatientScore, Retrained
 from thrifty_jax.scores import cases
-from thrifty_jax.training import autosave, hosts, model_card, resources, start_model
+from thrifty_jax.training import autosave, hosts, model_card, resources, start_model, teacher
 from thrifty_jax.training.train_data import Facts, Figures, TrainData
 from thrifty_jax.training.train_step import Best, TrainState, optimizer
 
@@ -220,6 +220,7 @@ def save(
     seconds=seconds,
     patients=tuple(PatientScore(*score) for score in scores.items()),
     started=start_model.read(workdir / 'retrain') if config.retrain.start_from else None,
+    taught=teacher.read(workdir / 'retrain') if config.retrain.teacher else None,
   )
   title, citation = data_file.read_title(workdir, config.data.name), train_data.prepared.citation
   card = model_card.write(config, spec, summary, title=title, citation=citation)

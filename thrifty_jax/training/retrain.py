@@ -7,13 +7,20 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import stages
-from thrifty_jax.data import mesh
 from thrifty_jax.run_files import Retrained
-from thrifty_jax.training import compiling, not_finite, resources, results, start_model, train_step
+from thrifty_jax.training import (
+  compiling,
+  not_finite,
+  resources,
+  results,
+  start_model,
+  teacher,
+  train_step,
+)
 from thrifty_jax.training.autosave import Autosave
 from thrifty_jax.training.compiling import Program
 from thrifty_jax.training.results import Progress
-from thrifty_jax.training.train_data import make_schedule, open_stage
+from thrifty_jax.training.train_data import open_stage
 
 # Epochs that a training for a time plans before its first one is over, when the rate still rises.
 FIRST_PLAN = 100
@@ -38,15 +45,20 @@ def retrain(
   genotype_file = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
   train_data = open_stage(config, workdir, 'retrain', genotype_file=genotype_file)
   train_data = start_model.begin(config, workdir, train_data)
-  patients, batch_size = train_data.patients['train'], settings.batch_size
+  lessons = teacher.begin(config, workdir, train_data)
+  train_data = lessons.train_data
   epochs = train_data.epochs(
-    patients, batch_size=batch_size, seed=config.seed, least_steps=settings.least_steps
+    (*train_data.patients['train'], *lessons.unlabelled),
+    batch_size=settings.batch_size,
+    seed=config.seed,
+    least_steps=settings.least_steps,
   )
 
   # Start.
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
   take_over = start_model.make_take_over(config, folder, net, spec)
   state, best, facts = train_step.start(config, epochs, net, take_over=take_over)
+  facts = facts._replace(teachers=lessons.weights)
   predict = results.make_predict(config, train_data, net, spec)
   timed = settings.minutes > 0
   planned = FIRST_PLAN if timed else settings.epochs
@@ -54,7 +66,9 @@ def retrain(
   autosave = Autosave(config, folder, 'retrain', progress)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
-  program = program or train_step.compile_step(config, epochs, net, state, facts)
+  program = program or train_step.compile_step(
+    config, epochs, net, state, facts, teacher=lessons.teacher
+  )
   step = program
   if not progress.is_finished(settings):
     waited = time.monotonic()
@@ -67,8 +81,7 @@ def retrain(
   with autosave.looping(steps=progress.epochs * epochs.steps, slices_of=epochs.slices_of) as bar:
     while not progress.is_finished(settings):
       bar.total = progress.epochs * epochs.steps
-      schedule = make_schedule(settings, progress.epochs)
-      facts = facts._replace(schedule=mesh.place(schedule, mesh.whole(train_data.mesh)))
+      facts = epochs.plan(facts, progress.epochs)
       done = progress.step
       batches = epochs.batches(progress.epoch, first=done - progress.epoch * epochs.steps)
       for number, batch in enumerate(batches, start=done + 1):

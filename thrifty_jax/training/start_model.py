@@ -90,7 +90,7 @@ def require_strangers(config: ConfigDict, workdir: Path) -> None:
   if not config.retrain.start_from or record is None or (workdir / 'retrain' / RECORD).exists():
     return
   place = _find(config, workdir)
-  shared = _shared_patients(place, model_folder.describe(place).spec, _split(config, workdir))
+  shared = _shared_patients(place, find_split(config, workdir))
   theirs = data_file.read(place.resolve().parent) if shared else None
   scans = record.settings.get('raw_files')
   if theirs and scans and theirs.settings.get('raw_files') == scans:
@@ -256,8 +256,8 @@ def _describe(config: ConfigDict, place: Path, train_data: TrainData) -> Started
     anew=tuple(name for name in ours if name not in taken),
     frozen=frozen,
     otherwise=tuple(_list_differences(found.spec, spec)),
-    patients_known=_patients(place, found.spec) is not None,
-    shared=_shared_patients(place, found.spec, train_data.patients),
+    patients_known=find_patients(place) is not None,
+    shared=_shared_patients(place, train_data.patients),
   )
 
 
@@ -268,16 +268,14 @@ def _list_differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[str]:
   yield from (f'{name} {old} -> {new}' for name, old, new in pairs if old != new)
 
 
-def _shared_patients(
-  place: Path, spec: ModelSpec, split: Mapping[str, Sequence[str]]
-) -> tuple[str, ...]:
+def _shared_patients(place: Path, split: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
   """Returns the test patients with the names of those who trained or validated a model."""
-  known = _patients(place, spec) or {}
+  known = find_patients(place) or {}
   learned = {*known.get('train', ()), *known.get('validation', ())}
   return tuple(name for name in split['test'] if name in learned)
 
 
-def _patients(place: Path, spec: ModelSpec) -> Mapping[str, Sequence[str]] | None:
+def find_patients(place: Path) -> Mapping[str, Sequence[str]] | None:
   """Returns the patients of a model whose run still lies around it; None if they are not known."""
   path = place.resolve().parent / split_file.FILE
   if not path.is_file():
@@ -286,9 +284,11 @@ def _patients(place: Path, spec: ModelSpec) -> Mapping[str, Sequence[str]] | Non
   named = split_file.read(
     path, hold_out_test=isinstance(content, dict) and bool(content.get('test'))
   )
-  return named if split_file.digest(named) == spec.splits_sha256 else None
+  return (
+    named if split_file.digest(named) == model_folder.describe(place).spec.splits_sha256 else None
+  )
 
 
-def _split(config: ConfigDict, workdir: Path) -> dict[str, tuple[str, ...]]:
+def find_split(config: ConfigDict, workdir: Path) -> dict[str, tuple[str, ...]]:
   """Returns the split of a run whose slices are prepared."""
   return splits.assign(config, data_file.find(workdir, data_file.require(workdir), config)[1])

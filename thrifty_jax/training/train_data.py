@@ -38,6 +38,7 @@ class Facts(NamedTuple):
   statistics: batching.Statistics  # mean and standard deviation for normalisation, [M] each
   epoch_steps: Any  # number of steps in an epoch, int32 []
   schedule: Schedule  # of a retraining
+  teachers: Any = ()  # weights and statistics of the models that teach, see teacher.Weights
 
 
 def make_schedule(settings: ConfigDict, epochs: int) -> Schedule:
@@ -135,6 +136,11 @@ class Epochs:
     settings, statistics = self.train_data.config.retrain, self.train_data.statistics
     schedule = make_schedule(settings, settings.epochs)
     return Facts(seed_bits(self.seed), statistics, np.int32(self.steps), schedule)
+
+  def plan(self, facts: Facts, epochs: int) -> Facts:
+    """Returns the facts with the schedule of so many epochs, on the devices."""
+    schedule = make_schedule(self.train_data.config.retrain, epochs)
+    return facts._replace(schedule=meshes.place(schedule, meshes.whole(self.train_data.mesh)))
 
   def batches(self, epoch: int, *, first: int = 0) -> Any:
     """Returns the shuffled batches of an epoch from step `first`, see batching.batches."""

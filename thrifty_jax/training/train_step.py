@@ -18,6 +18,7 @@ from thrifty_jax.data.batching import Batch
 from thrifty_jax.networks import batch_norm, build, genotype
 from thrifty_jax.networks.losses import (
   LABELS,
+  Lesson,
   Sums,
   Target,
   loss_of,
@@ -28,6 +29,7 @@ from thrifty_jax.networks.losses import (
 from thrifty_jax.networks.model_spec import ModelSpec, background, make_spec
 from thrifty_jax.training import compiling, memory, microbatches, not_finite
 from thrifty_jax.training.compiling import Program
+from thrifty_jax.training.teacher import Teacher, bind
 from thrifty_jax.training.train_data import Epochs, Facts, TrainData
 
 
@@ -150,6 +152,7 @@ def make_train_step(
   parts: int = 1,
   frozen: Sequence[str] = (),
   target: Target = LABELS,
+  teach: Callable[[jax.Array], Lesson] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the training step, a pure function (state, batch) -> (state, metrics).
 
@@ -163,6 +166,7 @@ def make_train_step(
     parts: Number of microbatches in a batch, see microbatches.py.
     frozen: Names of the network's modules whose weights and statistics stay as they are.
     target: Meaning of the labels.
+    teach: Function from images, [B, S, S, C], to what a teacher says of them; None without one.
   """
 
   def keep_frozen(params: build.Params, old: build.Params) -> build.Params:
@@ -176,7 +180,8 @@ def make_train_step(
 
       def sums(part: Batch) -> tuple[Sums, Any]:
         logits, statistics = build.apply_training(net, params, part['image'], background=background)
-        return loss_sums(logits, part['label'], target), statistics
+        lesson = teach(part['image']) if teach else None
+        return loss_sums(logits, part['label'], target, lesson), statistics
 
       total, statistics = microbatches.total(sums, batch, parts=parts)
       value, dice = loss_of(total)
@@ -200,7 +205,13 @@ def make_train_step(
 
 
 def compile_step(
-  config: ConfigDict, epochs: Epochs, net: nn.Module, state: TrainState, facts: Facts
+  config: ConfigDict,
+  epochs: Epochs,
+  net: nn.Module,
+  state: TrainState,
+  facts: Facts,
+  *,
+  teacher: Teacher | None = None,
 ) -> Program:
   """Returns the step as a program, (state, facts, batch) -> (state, metrics), for any facts."""
   settings, train_data = config.retrain, epochs.train_data
@@ -208,6 +219,7 @@ def compile_step(
     memory.require_fit, config=config, stage='retrain', examples=[epochs.examples]
   )
 
+  target = make_target(config)
   trained, frozen = build.freeze(net.copy(remat=settings.remat), settings.freeze_levels)
 
   def train_step(state: TrainState, facts: Facts, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -220,7 +232,8 @@ def compile_step(
       background=background(facts.statistics, context=config.data.context),
       parts=settings.microbatches,
       frozen=frozen,
-      target=make_target(config),
+      target=target,
+      teach=bind(teacher, facts, regions=bool(target.regions)),
     )
     return step(state, batch)
 
