@@ -74,8 +74,8 @@ def write_sentence(chosen: Sequence[Raced], part: str = 'slice') -> str:
   if taken is None:
     return 'No network reached the end of the race.'
   text = (
-    f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a {part} and '
-    f'{_percent(taken)} % DSC on the validation patients'
+    f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a {part} of '
+    f'{taken.size} x {taken.size} pixels and {_percent(taken)} % DSC on the validation patients'
   )
   others = []
   faster = [one for one in chosen if one.ms < taken.ms]

@@ -68,7 +68,9 @@ def judge(workdir: Path) -> tuple[verdict.Sentence, ...]:
   """Judges the run in a folder by its files; () while it has no scores."""
   run = _trained_run(workdir)
   evaluated = inputs.read_evaluated(run)
-  named = words.choose(evaluated.unit) if evaluated else words.Words()
+  _, settings = inputs.read_with_content(workdir / 'config.json', inputs.Settings)
+  reduction = settings.data.reduction if settings.data else 0.0
+  named = words.choose(evaluated.unit, reduction) if evaluated else words.Words()
   return verdict.judge(
     evaluated,
     inputs.read_optional(run / 'retrain' / 'summary.json', Retrained),
