@@ -6,8 +6,8 @@ import { corners, cut, join, reduced } from './windows.js';
 
 const { fround } = Math;
 
-// Maps intensities of a channel to [0, 1] in place; a channel of one value, which a picture may
-// have, to 0 where percentiles make the range.
+// Maps intensities of a channel to [0, 1] in place and gives the values that become these limits; a
+// channel of one value, which a picture may have, becomes 0 where percentiles make the range.
 export function toUnitRange(voxels, settings) {
   const [least, most] = extremes(voxels);
   if (least === most && settings.unit !== 'pixels') {
@@ -18,11 +18,15 @@ export function toUnitRange(voxels, settings) {
     for (let i = 0; i < voxels.length; i++) if (voxels[i] >= from) voxels[i] = value;
   }
   const [low, high] = limits(voxels, settings);
-  if (low === high) return void voxels.fill(0);
+  if (low === high) {
+    voxels.fill(0);
+    return [low, high];
+  }
   const [offset, range] = [fround(low), fround(high - low)];
   for (let i = 0; i < voxels.length; i++) {
     voxels[i] = Math.min(1, Math.max(0, fround(fround(voxels[i] - offset) / range)));
   }
+  return [low, high];
 }
 
 function extremes(voxels) {

@@ -1,0 +1,15 @@
+// How long the network took, in words.
+
+// Of the milliseconds of each slice, the first of which warms it up; of a picture there is one.
+export function timeOf(times, { windows, threads, ofPictures }) {
+  const sorted = [...times].sort((a, b) => a - b);
+  const middle = durationOf(sorted[Math.floor(sorted.length / 2)]);
+  const what = ofPictures ? 'picture' : 'slice';
+  const part = windows > 1 ? `${what} in ${windows} windows` : what;
+  const told = sorted.length > 1 ? `${middle} a ${part}` : `${middle} for this ${part}`;
+  return `${told} on this computer, ${threads} ${threads === 1 ? 'thread' : 'threads'}`;
+}
+
+function durationOf(milliseconds) {
+  return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
+}
