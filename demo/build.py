@@ -22,9 +22,9 @@ PAGE = (
   *('view.js', 'shades.js', 'greys.js', 'time.js'),
 )
 FORMATS = (
-  *('nifti.js', 'dicom.js', 'dicom_file.js', 'dicom_pixels.js', 'gdcm.js', 'orient.js'),
+  *('nifti.js', 'dicom.js', 'dicom_file.js', 'dicom_pixels.js', 'dicom_pieces.js', 'gdcm.js'),
   *('picture.js', 'png.js', 'tiff.js', 'jpeg.js', 'bmp.js', 'gif.js'),
-  *('packed.js', 'tags.js', 'crc.js', 'mask_png.js', 'mask_nifti.js'),
+  *('orient.js', 'packed.js', 'tags.js', 'crc.js', 'mask_png.js', 'mask_nifti.js'),
 )
 ARITHMETIC = ('prepare.js', 'windows.js', 'likeness.js')
 SCRIPTS = PAGE + FORMATS + ARITHMETIC

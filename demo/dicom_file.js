@@ -2,6 +2,7 @@
 // are read; names and dates of the file are passed over. What is refused is what dicom_file.py of
 // the program refuses.
 
+import { DAMAGED } from './dicom_pieces.js';
 import { COMPRESSED, readStored } from './dicom_pixels.js';
 
 const NATIVE = { '1.2.840.10008.1.2': false, '1.2.840.10008.1.2.1': true }; // is the VR written?
@@ -167,7 +168,7 @@ function endOfPieces(view, start) {
   for (let at = start; ;) {
     const { tag, start: from, length } = headerAt(view, at, true);
     if (tag === 'fffe,e0dd') return at;
-    if (tag !== 'fffe,e000') throw new Error('its compressed pixels are cut off or damaged');
+    if (tag !== 'fffe,e000') throw new Error(DAMAGED);
     at = from + length;
   }
 }

@@ -1,5 +1,6 @@
 // Pixels of a DICOM file as they are stored, whole numbers, as dicom_pixels.py of the program has them.
 
+import { DAMAGED, requirePieces } from './dicom_pieces.js';
 import { decompressed } from './gdcm.js';
 
 // JPEG of 8 and of 12 bits, twice without loss, JPEG-LS and JPEG 2000 without and with loss, RLE.
@@ -11,7 +12,6 @@ export const COMPRESSED = [
 // and bytes of pixels for which any number of compressed ones is enough.
 const [OF_RLE, OF_OTHERS, SURELY] = [64, 1032, 2 ** 27];
 const SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7.3'; // a class of objects that have pixels alone
-const DAMAGED = 'its compressed pixels are cut off or damaged; replace it by the original file';
 
 // Of all frames, one after the other, from the tags of a file.
 export async function readStored(bytes, tags) {
@@ -43,7 +43,9 @@ async function compressed(bytes, tags, count) {
     throw new Error(`its pixels are ${length} compressed bytes; expected ${(count * allocated) / 8}, `
       + `for ${tags.frames} x ${tags.rows} x ${tags.columns} of ${allocated} bits`);
   }
-  const file = await withPixelsAlone(tags, bytes.subarray(start, start + length));
+  const content = bytes.subarray(start, start + length);
+  requirePieces(content, [tags.rows, tags.columns], syntax === RLE ? allocated / 8 : 0);
+  const file = await withPixelsAlone(tags, content);
   const { size, components, samples } = await decompressed(file);
   const wanted = [tags.columns, tags.rows, Number(tags.frames)];
   if (components !== 1 || String(size) !== String(wanted) || samples.length !== count) {

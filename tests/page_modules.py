@@ -39,14 +39,15 @@ globalThis.DecompressionStream = class extends TransformStream {
 const { module, call, inputs } = JSON.parse(readFileSync(0, 'utf8'));
 const functions = await import(module);
 const made = new Function('functions', 'input', `return ${call}`);
-const found = inputs.map(async (input) => {
+const found = [];
+for (const input of inputs) {
   try {
-    return await made(functions, input);
+    found.push(await made(functions, input));
   } catch (error) {
-    return { error: error.message || error.name };
+    found.push({ error: error.message || error.name });
   }
-});
-console.log(JSON.stringify(await Promise.all(found))); // behind what a library may have printed
+}
+console.log(JSON.stringify(found)); // behind what a library may have printed
 process.exitCode = 0; // GDCM sets another one where it refuses
 """
 
