@@ -18,8 +18,10 @@ const OF_PICTURES = {
   sent: 'Nothing leaves this machine: the network runs in this browser, and the picture is sent ' +
     'nowhere.',
 };
+const NOTCH = 60; // pixels of scrolling for a slice
 const at = (id) => document.getElementById(id);
-let [worker, scan, settings, ofPictures, show, grey, turn] = [null, null, null, false, null, null, 0];
+let [worker, scan, settings, ofPictures, show, grey] = [null, null, null, false, null, null];
+let [turn, scrolled] = [0, 0];
 
 async function start() {
   const read = async (name) => (await fetch(name)).json();
@@ -118,7 +120,9 @@ const receive = {
     const check = odd.length
       ? ` This ${what} is unlike those of the training, check its mask: ${odd.join('; ')}.` : '';
     const others = leftOut.length ? ` Left out, as they hold no slice: ${leftOut.join(', ')}.` : '';
-    tell('done', `Done.${pieces}${check}${others}`);
+    const unsaved = saved || ofPictures ? ''
+      : ' Its mask cannot be saved: a single slice of DICOM does not say how thick it is.';
+    tell('done', `Done.${pieces}${check}${others}${unsaved}`);
     draw();
   },
 };
@@ -139,10 +143,14 @@ function draw() {
   at('number').textContent = `${d + 1} of ${scan.shape[0]}`;
 }
 
+// A wheel gives lines or a notch of pixels at a time, a trackpad few pixels.
 function turnSlices(event) {
-  if (ofPictures) return;
+  if (at('slice').disabled) return;
   event.preventDefault();
-  at('slice').value = Number(at('slice').value) + Math.sign(event.deltaY);
+  scrolled += event.deltaMode ? Math.sign(event.deltaY) * NOTCH : event.deltaY;
+  const by = Math.trunc(scrolled / NOTCH);
+  scrolled -= by * NOTCH;
+  at('slice').value = Number(at('slice').value) + by;
   draw();
 }
 

@@ -60,7 +60,8 @@ async function give({ file, files, folder, drop, sample }) {
     const name = path.split('/').at(-1);
     made.push(new File([await (await fetch(path)).blob()], name));
     // As the browser has it of a folder that was chosen.
-    if (folder) Object.defineProperty(made.at(-1), 'webkitRelativePath', { value: `${folder}/${name}` });
+    const value = folder ? `${folder}/${name}` : '';
+    Object.defineProperty(made.at(-1), 'webkitRelativePath', { value });
     given.items.add(made.at(-1));
   }
   if (drop) {

@@ -3,12 +3,14 @@
 import io
 import struct
 
+import enhanced_dicom
 import handmade_dicom as handmade
 import numpy as np
 import PIL.Image
 import pydicom
 import pytest
 import SimpleITK
+from pydicom import encaps
 from pydicom.data import get_testdata_file
 from pydicom.uid import RLELossless
 
@@ -82,6 +84,33 @@ def by_run_lengths(folder, plane):
   return path
 
 
+def in_two_pieces(folder):
+  """A slice whose stream goes on in another piece."""
+  data = by_pillow(PLANES[0], 'JPEG2000', irreversible=False, no_jp2=True)
+  path = write(folder, '90', data)
+  item = struct.Struct('<HHI')
+  half = len(data) // 4 * 2
+  parts = [item.pack(0xFFFE, 0xE000, len(one)) + one for one in (data[:half], data[half:])]
+  whole = item.pack(0xFFFE, 0xE000, len(data)) + data
+  path.write_bytes(path.read_bytes().replace(whole, b''.join(parts)))
+  return path
+
+
+def of_frames(folder, syntax):
+  """An enhanced object whose frames are compressed one by one."""
+  dataset = pydicom.dcmread(enhanced_dicom.write(folder / 'a.dcm', PLANES, slopes=(1, 0.5)))
+  if syntax == 'RLE':
+    dataset.compress(RLELossless)
+  else:
+    options = {'irreversible': False, 'no_jp2': True}
+    frames = [by_pillow(plane, 'JPEG2000', **options) for plane in PLANES]
+    dataset.PixelData = encaps.encapsulate(frames)
+    dataset['PixelData'].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEG + syntax
+  dataset.save_as(folder / 'a.dcm')
+  return folder / 'a.dcm'
+
+
 LOW = (PLANES[0] // 16).astype(np.uint8)
 SMOOTH = np.add.outer(np.arange(48) ** 2 // 9, np.arange(56)).astype(np.uint8)
 MADE = {
@@ -108,6 +137,9 @@ MADE = {
     pieces(pytest.importorskip('jpeg_ls').encode(np.ascontiguousarray(PLANES[0])).tobytes()),
   ),
   'RLE': lambda folder: by_run_lengths(folder, PLANES[0]),
+  'RLE of several frames': lambda folder: of_frames(folder, 'RLE'),
+  'JPEG 2000 in two pieces': lambda folder: in_two_pieces(folder),
+  'JPEG 2000 of several frames': lambda folder: of_frames(folder, '90'),
   'JPEG without loss, of GDCM': lambda folder: by_simpleitk(folder, 'JPEG'),
   'JPEG 2000, of GDCM': lambda folder: by_simpleitk(folder, 'JPEG2000'),
 }

@@ -424,7 +424,8 @@ def test_compressed_slices_of_a_folder_have_the_mask_of_plain_ones(session):
 
 def test_a_single_slice_of_dicom_saves_no_mask(session):
   """It does not say how thick it is."""
-  assert what_it_saw(session, 'explicit.dcm')['saved'] is None
+  saw = what_it_saw(session, 'explicit.dcm')
+  assert saw['saved'] is None and 'does not say how thick it is' in saw['status']
 
 
 def test_a_window_of_greys_changes_what_is_seen_and_not_the_mask(session):
