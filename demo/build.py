@@ -22,9 +22,9 @@ PAGE = (
   *('view.js', 'shades.js', 'greys.js', 'time.js'),
 )
 FORMATS = (
-  *('nifti.js', 'dicom.js', 'dicom_file.js', 'dicom_pixels.js', 'dicom_pieces.js', 'gdcm.js'),
+  *('nifti.js', 'dicom.js', 'dicom_file.js', 'dicom_tags.js', 'dicom_pixels.js', 'dicom_pieces.js'),
   *('picture.js', 'png.js', 'tiff.js', 'jpeg.js', 'bmp.js', 'gif.js'),
-  *('orient.js', 'packed.js', 'tags.js', 'crc.js', 'mask_png.js', 'mask_nifti.js'),
+  *('gdcm.js', 'orient.js', 'packed.js', 'tags.js', 'crc.js', 'mask_png.js', 'mask_nifti.js'),
 )
 ARITHMETIC = ('prepare.js', 'windows.js', 'likeness.js')
 SCRIPTS = PAGE + FORMATS + ARITHMETIC
@@ -76,12 +76,8 @@ def run(arguments: Sequence[str]) -> None:
     sample.require_readable(place, contents)
   contents |= {f'sample/{path.name}': path.read_bytes() for path in tried}
   about = json.loads(contents['preprocessing.json'])
-  page = {
-    'colours': class_colours(about),
-    'sample': {'name': place.resolve().name, 'files': [path.name for path in tried]}
-    if place
-    else None,
-  }
+  shown = {'name': place.resolve().name, 'files': [path.name for path in tried]} if place else None
+  page = {'colours': class_colours(about), 'sample': shown}
   contents['page.json'] = files.format_json(page).encode()
   from thrifty_jax.exporting import export_folder  # imports JAX
 

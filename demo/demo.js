@@ -35,8 +35,8 @@ async function start() {
   for (const id of ['directions', 'slices', 'folders']) at(id).hidden = ofPictures;
   legend(at('classes'), settings.classes, page.colours);
   show = viewer(at('picture'), page.colours);
-  const parts = { box: 'greys', centre: 'centre', width: 'width', reset: 'reset', picture: 'picture' };
-  grey = greys(Object.fromEntries(Object.entries(parts).map(([name, id]) => [name, at(id)])), draw);
+  const parts = ['greys', 'centre', 'width', 'reset', 'picture'];
+  grey = greys(Object.fromEntries(parts.map((id) => [id, at(id)])), draw);
   at('sample').hidden = !page.sample;
   at('sample').addEventListener('click', () => trySample(page.sample));
   for (const id of ['file', 'folder']) at(id).addEventListener('change', () => open(chosen(at(id))));

@@ -19,7 +19,8 @@ export async function readSeries(files) {
   const size = first.voxels.length;
   const voxels = new Float32Array(size * order.length);
   order.forEach((plane, d) => voxels.set(plane.voxels, d * size));
-  return { voxels, shape: [...first.size, order.length], affine: affineOf(first, order[0].origin, step) };
+  const affine = affineOf(first, order[0].origin, step);
+  return { voxels, shape: [...first.size, order.length], affine };
 }
 
 function refuse({ name }, text) {

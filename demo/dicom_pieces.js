@@ -1,4 +1,4 @@
-// The pieces of compressed pixels in DICOM, checked as dicom_pieces.py of the program does, before GDCM
+// The pieces of compressed pixels in DICOM, checked as by dicom_pieces.py of the program, before GDCM
 // takes what they say of themselves as it is.
 
 const ITEM = 0xe000fffe; // tag of a piece
@@ -26,7 +26,8 @@ function split(content) {
   const pieces = [];
   for (let at = 0; at < content.length;) {
     const length = at + 8 > content.length ? Infinity : view.getUint32(at + 4, true);
-    if (at + 8 + length > content.length || view.getUint32(at, true) !== ITEM) throw new Error(DAMAGED);
+    const isWhole = at + 8 + length <= content.length && view.getUint32(at, true) === ITEM;
+    if (!isWhole) throw new Error(DAMAGED);
     pieces.push(new DataView(view.buffer, view.byteOffset + at + 8, length));
     at += 8 + length;
   }
@@ -44,8 +45,8 @@ function sizeOf(stream) {
   if (short(0) !== JPEG) return null;
   for (let at = 2; at + 10 <= stream.byteLength && stream.getUint8(at) === 0xff;) {
     const marker = stream.getUint8(at + 1);
-    const isSize = marker === 0xf7 || (marker >= 0xc0 && marker <= 0xcf && !NO_FRAMES.includes(marker));
-    if (isSize) return [short(at + 5), short(at + 7), stream.getUint8(at + 9)];
+    const isOf = marker === 0xf7 || (marker >= 0xc0 && marker <= 0xcf); // JPEG-LS, JPEG
+    if (isOf && !NO_FRAMES.includes(marker)) return [short(at + 5), short(at + 7), stream.getUint8(at + 9)];
     at += marker === 0xff ? 1 : 2 + short(at + 2); // 0xff fills up
   }
   throw new Error(DAMAGED);

@@ -1,4 +1,4 @@
-// Pixels of a DICOM file as they are stored, whole numbers, as dicom_pixels.py of the program has them.
+// Pixels of a DICOM file as they are stored, whole numbers, as dicom_pixels.py has them.
 
 import { DAMAGED, requirePieces } from './dicom_pieces.js';
 import { decompressed } from './gdcm.js';
@@ -16,7 +16,8 @@ const SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7.3'; // a class of objects t
 // Of all frames, one after the other, from the tags of a file.
 export async function readStored(bytes, tags) {
   const count = tags.rows * tags.columns * Number(tags.frames);
-  return COMPRESSED.includes(tags.syntax) ? compressed(bytes, tags, count) : native(bytes, tags, count);
+  const read = COMPRESSED.includes(tags.syntax) ? compressed : native;
+  return read(bytes, tags, count);
 }
 
 function native(bytes, { start, length, allocated, stored, highBit, signed }, count) {
@@ -24,7 +25,8 @@ function native(bytes, { start, length, allocated, stored, highBit, signed }, co
   if (size > length || start + size > bytes.length) throw new Error('its pixels are cut off');
   if (size + (size % 2) < length) throw new Error('it has more pixels than it says');
   const Samples = { 8: Uint8Array, 16: Uint16Array, 32: Uint32Array }[allocated];
-  const samples = new Samples(bytes.slice(start, start + size).buffer); // browsers have the lowest byte first
+  // A copy, which begins where its samples may; machines of browsers have the lowest byte first.
+  const samples = new Samples(bytes.slice(start, start + size).buffer);
   const found = signed ? new Int32Array(count) : new Uint32Array(count);
   const [left, right] = [31 - highBit, 32 - stored]; // what lies beside the stored bits goes
   for (let i = 0; i < count; i++) {
@@ -63,8 +65,8 @@ async function withPixelsAlone({ syntax, frames, rows, columns, ...tags }, piece
     ...new Array(128).fill(0), ...codesOf('DICM'),
     ...element(2, 0, 'UL', [meta.length, 0, 0, 0]), ...meta,
     ...text(8, 0x16, 'UI', SECONDARY_CAPTURE),
-    ...number(2, 1), ...text(0x28, 4, 'CS', 'MONOCHROME2'), ...text(0x28, 8, 'IS', String(Number(frames))),
-    ...number(0x10, rows), ...number(0x11, columns), ...number(0x100, tags.allocated),
+    ...number(2, 1), ...text(0x28, 4, 'CS', 'MONOCHROME2'),
+    ...text(0x28, 8, 'IS', String(Number(frames))), ...number(0x10, rows), ...number(0x11, columns), ...number(0x100, tags.allocated),
     ...number(0x101, tags.stored), ...number(0x102, tags.highBit), ...number(0x103, tags.signed),
     0xe0, 0x7f, 0x10, 0, ...codesOf('OB'), 0, 0, 255, 255, 255, 255,
   ];

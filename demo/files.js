@@ -12,8 +12,8 @@ export function chosen(input) {
 // forgets it with the event.
 export async function dropped({ items }) {
   const held = [...items].map((item) => item.webkitGetAsEntry() ?? item.getAsFile()).filter(Boolean);
-  const found = await Promise.all(held.map((one) => (one.fullPath ? filesOf(one) : [{ file: one, folder: '' }])));
-  return found.flat();
+  const found = held.map((one) => (one.fullPath ? filesOf(one) : [{ file: one, folder: '' }]));
+  return (await Promise.all(found)).flat();
 }
 
 async function filesOf(entry) {
@@ -39,6 +39,7 @@ export function namesOf(given) {
   if (given.length === 1) return { title: name, stem: name.replace(ENDING, '') || name };
   const parts = given.map((one) => one.folder.split('/'));
   const last = parts[0].findLast((part, depth) => parts.every((one) => one[depth] === part));
-  return folder && last ? { title: last, stem: last }
-    : { title: `${given.length} files`, stem: given.map((one) => one.file.name).sort()[0].replace(ENDING, '') };
+  if (folder && last) return { title: last, stem: last };
+  const [first] = given.map((one) => one.file.name).sort();
+  return { title: `${given.length} files`, stem: first.replace(ENDING, '') };
 }

@@ -1,4 +1,4 @@
-// The window of grey shades: two sliders, dragging on the picture, and back to what the network sees.
+// The window of grey shades: two sliders, dragging on the picture, and back to what it was at first.
 
 const DIGITS = 4; // of values that are no whole numbers
 const FINE = 1000; // steps of a slider whose values are none
@@ -6,7 +6,7 @@ const PER_PIXEL = 1 / 300; // of its width, by which dragging changes the window
 
 // Gives {start, window}: a function that begins with a scan {least, most, limits}, and the window
 // {centre, width}. `changed` is called whenever it is another one.
-export function greys({ box, centre, width, reset, picture }, changed) {
+export function greys({ greys: box, centre, width, reset, picture }, changed) {
   let [usual, whole] = [null, false];
   const values = () => ({ centre: Number(centre.value), width: Number(width.value) });
   const show = () => {

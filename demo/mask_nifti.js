@@ -47,7 +47,7 @@ export function headerOf(affine) {
   const sides = columns.map((column) => Math.hypot(...column));
   const units = columns.map((column, axis) => column.map((one) => one / sides[axis]));
   const dot = (a, b) => units[a].reduce((sum, one, i) => sum + one * units[b][i], 0);
-  const leans = Math.max(...[[0, 1], [0, 2], [1, 2]].map(([a, b]) => Math.abs(dot(a, b)))) > MOST_LEANING;
+  const leans = [[0, 1], [0, 2], [1, 2]].some(([a, b]) => Math.abs(dot(a, b)) > MOST_LEANING);
   const { sign, quatern } = quaternOf(units);
   return [348, {
     dim_info: [0], xyzt_units: [MILLIMETRES], pixdim: [sign, ...sides],
@@ -58,7 +58,7 @@ export function headerOf(affine) {
 
 // The quaternion of three axes, columns of length 1; sign is -1 if their third is mirrored.
 function quaternOf([x, y, z]) {
-  const cross = [0, 1, 2].map((i) => x[(i + 1) % 3] * y[(i + 2) % 3] - x[(i + 2) % 3] * y[(i + 1) % 3]);
+  const cross = [[1, 2], [2, 0], [0, 1]].map(([i, j]) => x[i] * y[j] - x[j] * y[i]);
   const sign = cross.reduce((sum, one, i) => sum + one * z[i], 0) < 0 ? -1 : 1;
   const [r, s, t] = [x, y, z.map((one) => one * sign)]; // columns of a rotation
   // Four times the squares of a quaternion's parts, of which the largest is no small number.

@@ -3,7 +3,8 @@
 // a mask to the content of its file, or null where none can be written.
 
 import { readSeries } from './dicom.js';
-import { holdsSlice, isDicom } from './dicom_file.js';
+import { holdsSlice } from './dicom_file.js';
+import { isDicom } from './dicom_tags.js';
 import { headerOf, writeNifti } from './mask_nifti.js';
 import { writeMask } from './mask_png.js';
 import { isNifti, readNifti, unzipped } from './nifti.js';
@@ -18,7 +19,8 @@ export async function openScan(given, settings) {
   const { leftOut = [], ...scan } = seen.length === 1
     ? await openFile(seen[0].file) : await openFolder(seen);
   const { voxels, restored, ...rest } = turned(scan, settings.slice_axis);
-  const write = scan.header && ((mask) => writeNifti(restored(mask), scan.shape, scan.header, settings.note));
+  const { header, shape } = scan;
+  const write = header && ((mask) => writeNifti(restored(mask), shape, header, settings.note));
   return { ...rest, channels: [voxels], leftOut, write };
 }
 
@@ -60,11 +62,13 @@ async function openFolder(given) {
   const volume = leftOut.find((name) => VOLUMES.test(name));
   if (volume || !slices.length) {
     const what = slices.length ? `${slices.length} DICOM slices and ${volume}` : 'no DICOM slice';
-    throw new Error(`${what} in ${given.length} files; expected the slices of one series, or one file`);
+    throw new Error(`${what} in ${given.length} files; expected the slices of one series, or one `
+      + 'file');
   }
   if (folders.size > 1) {
-    throw new Error(`DICOM slices in ${folders.size} folders, ${[...folders].sort().slice(0, 2).join(' and ')} `
-      + 'among them; expected those of one series. Choose one of these folders');
+    const some = [...folders].sort().slice(0, 2).join(' and ');
+    throw new Error(`DICOM slices in ${folders.size} folders, ${some} among them; expected those of `
+      + 'one series. Choose one of these folders');
   }
   return { ...withHeader(await readSeries(slices)), leftOut };
 }

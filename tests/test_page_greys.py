@@ -10,7 +10,7 @@ PAGE = """(async () => {
     setPointerCapture(pointer) { this.held = pointer; },
     hasPointerCapture(pointer) { return this.held === pointer; },
   });
-  const names = ['box', 'centre', 'width', 'reset', 'picture'];
+  const names = ['greys', 'centre', 'width', 'reset', 'picture'];
   const page = Object.fromEntries(names.map((name) => [name, made()]));
   let changes = 0;
   const grey = functions.greys(page, () => changes++);
@@ -23,7 +23,7 @@ PAGE = """(async () => {
   const saw = [{ ...told(), range: [min, max, step, width.min, width.max] }];
   for (const [name, kind, more] of input.events) {
     if (more.value) page[name].value = more.value;
-    if (more.hidden) page.box.hidden = true;
+    if (more.hidden) page.greys.hidden = true;
     send(name, kind, more);
     saw.push(told());
   }
