@@ -46,7 +46,9 @@ function sizeOf(stream) {
   for (let at = 2; at + 10 <= stream.byteLength && stream.getUint8(at) === 0xff;) {
     const marker = stream.getUint8(at + 1);
     const isOf = marker === 0xf7 || (marker >= 0xc0 && marker <= 0xcf); // JPEG-LS, JPEG
-    if (isOf && !NO_FRAMES.includes(marker)) return [short(at + 5), short(at + 7), stream.getUint8(at + 9)];
+    if (isOf && !NO_FRAMES.includes(marker)) {
+      return [short(at + 5), short(at + 7), stream.getUint8(at + 9)];
+    }
     at += marker === 0xff ? 1 : 2 + short(at + 2); // 0xff fills up
   }
   throw new Error(DAMAGED);

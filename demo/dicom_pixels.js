@@ -66,8 +66,9 @@ async function withPixelsAlone({ syntax, frames, rows, columns, ...tags }, piece
     ...element(2, 0, 'UL', [meta.length, 0, 0, 0]), ...meta,
     ...text(8, 0x16, 'UI', SECONDARY_CAPTURE),
     ...number(2, 1), ...text(0x28, 4, 'CS', 'MONOCHROME2'),
-    ...text(0x28, 8, 'IS', String(Number(frames))), ...number(0x10, rows), ...number(0x11, columns), ...number(0x100, tags.allocated),
-    ...number(0x101, tags.stored), ...number(0x102, tags.highBit), ...number(0x103, tags.signed),
+    ...text(0x28, 8, 'IS', String(Number(frames))), ...number(0x10, rows), ...number(0x11, columns),
+    ...number(0x100, tags.allocated), ...number(0x101, tags.stored), ...number(0x102, tags.highBit),
+    ...number(0x103, tags.signed),
     0xe0, 0x7f, 0x10, 0, ...codesOf('OB'), 0, 0, 255, 255, 255, 255,
   ];
   const end = [0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0];
