@@ -267,7 +267,7 @@ def write_series(folder):
       packed = {'syntax': '1.2.840.10008.1.2.4.90', 'data': data} if name == 'packed' else {}
       slice_ = handmade_dicom.slice_bytes(
         plane,
-        position=(-20.5, 11.25, 300 + 3.25 * d),
+        position=(-20.5, 11.25 - 0.199 * 3.25 * d, 300 + 0.98 * 3.25 * d),
         directions=(1, 0, 0, 0, 0.98, 0.199),
         spacing=(1.5, 1.25),
         rescale=(-24, 2),
