@@ -15,10 +15,11 @@ const DIRECTIONS = {
 // What the page says of a network of pictures instead of what index.html has.
 const OF_PICTURES = {
   ask: 'Drop a picture on this page, or choose it: PNG, TIFF, JPEG, BMP or GIF.',
+  choose: 'Choose a picture',
   sent: 'Nothing leaves this machine: the network runs in this browser, and the picture is sent ' +
     'nowhere.',
 };
-const NOTCH = 60; // pixels of scrolling for a slice
+const NOTCH = 100; // pixels of scrolling for a slice
 const at = (id) => document.getElementById(id);
 let [worker, scan, settings, ofPictures, show, grey] = [null, null, null, false, null, null];
 let [turn, scrolled] = [0, 0];
@@ -33,6 +34,7 @@ async function start() {
   at('directions').textContent = `${axis} slices, ${DIRECTIONS[axis]}`;
   if (ofPictures) for (const [id, text] of Object.entries(OF_PICTURES)) at(id).textContent = text;
   for (const id of ['directions', 'slices', 'folders']) at(id).hidden = ofPictures;
+  at('file').multiple = !ofPictures;
   legend(at('classes'), settings.classes, page.colours);
   show = viewer(at('picture'), page.colours);
   const parts = ['greys', 'centre', 'width', 'reset', 'picture'];
@@ -121,7 +123,7 @@ const receive = {
       ? ` This ${what} is unlike those of the training, check its mask: ${odd.join('; ')}.` : '';
     const others = leftOut.length ? ` Left out, as they hold no slice: ${leftOut.join(', ')}.` : '';
     const unsaved = saved || ofPictures ? ''
-      : ' Its mask cannot be saved: a single slice of DICOM does not say how thick it is.';
+      : ' The mask cannot be saved: a single slice of DICOM does not say how thick it is.';
     tell('done', `Done.${pieces}${check}${others}${unsaved}`);
     draw();
   },

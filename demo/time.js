@@ -6,8 +6,9 @@ export function timeOf(times, { windows, threads, ofPictures }) {
   const middle = durationOf(sorted[Math.floor(sorted.length / 2)]);
   const what = ofPictures ? 'picture' : 'slice';
   const part = windows > 1 ? `${what} in ${windows} windows` : what;
-  const told = sorted.length > 1 ? `${middle} a ${part}` : `${middle} for this ${part}`;
-  return `${told} on this computer, ${threads} ${threads === 1 ? 'thread' : 'threads'}`;
+  const told = sorted.length > 1 ? `${middle} a ${part} on this computer`
+    : `${middle} for this ${part} on this computer, warming up included`;
+  return `${told}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`;
 }
 
 function durationOf(milliseconds) {

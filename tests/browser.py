@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,11 +18,14 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+DEMO = Path(__file__).resolve().parents[1] / 'demo'
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
 _ISOLATION = {
   'Cross-Origin-Opener-Policy': 'same-origin',
   'Cross-Origin-Embedder-Policy': 'require-corp',
 }
+# The page's own policy as a header too: what is in the page alone does not bind its worker.
+_POLICY = re.findall('content="(default-src [^"]*)"', (DEMO / 'index.html').read_text('utf-8'))[0]
 _HARNESS = """\
 <!doctype html><iframe style="position:fixed;inset:0;width:100%;height:100%;border:0"></iframe>
 <script type="module">
@@ -139,6 +143,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
   def end_headers(self) -> None:
     for name, value in _ISOLATION.items() if self.session.isolated else ():
       self.send_header(name, value)
+    if not self.path.startswith('/harness'):
+      self.send_header('Content-Security-Policy', _POLICY)
     super().end_headers()
 
   def log_message(self, format: str, *values: Any) -> None:

@@ -60,9 +60,14 @@ def test_a_drop_is_all_files_of_its_folders():
 
 TIMES = {
   ((900, 40.6, 41.2), 1, 2, False): '41 ms a slice on this computer, 2 threads',
-  ((1234,), 1, 1, False): '1.2 s for this slice on this computer, 1 thread',
+  ((1234,), 1, 1, False): '1.2 s for this slice on this computer, warming up included, 1 thread',
   ((2500, 2600), 6, 4, False): '2.6 s a slice in 6 windows on this computer, 4 threads',
-  ((812.4,), 6, 1, True): '812 ms for this picture in 6 windows on this computer, 1 thread',
+  (
+    (812.4,),
+    6,
+    1,
+    True,
+  ): '812 ms for this picture in 6 windows on this computer, warming up included, 1 thread',
 }
 
 
