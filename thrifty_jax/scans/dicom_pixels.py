@@ -107,7 +107,8 @@ def _decoded(path: Path, dataset: Any, syntax: Any, shape: tuple[int, ...]) -> n
   if syntax.is_encapsulated:
     is_rle = syntax == pydicom.uid.RLELossless
     segments = dataset.BitsAllocated // 8 if is_rle else 0
-    dicom_pieces.require_valid(dataset.PixelData, shape[1:], segments=segments)
+    size = dataset.Rows, dataset.Columns
+    dicom_pieces.require_valid(dataset.PixelData, size, segments=segments)
   bare = pydicom.Dataset()
   bare.SOPClassUID = _SECONDARY_CAPTURE
   for keyword in _PIXELS:
