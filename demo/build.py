@@ -26,7 +26,7 @@ FORMATS = (
   *('picture.js', 'png.js', 'tiff.js', 'jpeg.js', 'bmp.js', 'gif.js'),
   *('gdcm.js', 'orient.js', 'packed.js', 'tags.js', 'crc.js', 'mask_png.js', 'mask_nifti.js'),
 )
-ARITHMETIC = ('prepare.js', 'windows.js', 'likeness.js')
+ARITHMETIC = ('prepare.js', 'ranks.js', 'windows.js', 'likeness.js')
 SCRIPTS = PAGE + FORMATS + ARITHMETIC
 # What prepare.js lacks, so a network trained with it would get other images: fields and the values
 # that it can do, the first of which holds where an export lacks the field.

@@ -2,6 +2,7 @@
 // Axes: D slices, H W pixels, S the side of a prepared slice or of each of its T windows, K classes.
 // All arrays are flat.
 
+import { ranksOf } from './ranks.js';
 import { corners, cut, join, reduced } from './windows.js';
 
 const { fround } = Math;
@@ -45,13 +46,13 @@ function extremes(voxels) {
 
 function limits(voxels, settings) {
   if (settings.intensity === 'window') return settings.window;
-  const sorted = voxels.slice().sort();
+  const ranked = ranksOf(voxels);
   const found = settings.percentiles.map((percent) => {
-    const place = (percent / 100) * (sorted.length - 1);
-    const [a, b] = [sorted[Math.floor(place)], sorted[Math.ceil(place)]];
+    const place = (percent / 100) * (voxels.length - 1);
+    const [a, b] = [ranked(Math.floor(place)), ranked(Math.ceil(place))];
     return a + fround(b - a) * (place - Math.floor(place));
   });
-  return found[0] < found[1] ? found : [sorted[0], sorted.at(-1)];
+  return found[0] < found[1] ? found : [ranked(0), ranked(voxels.length - 1)];
 }
 
 // How many windows a slice [H, W] is cut into; 1 where it is seen whole.

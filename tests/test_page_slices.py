@@ -181,6 +181,26 @@ def test_the_values_that_become_black_and_white_are_those_of_the_settings():
   assert found[1] == [20, 200]
 
 
+def test_ranks_are_those_of_sorted_values():
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  random = np.random.default_rng(6)
+  values = {
+    'any': random.normal(0, 1000, 500),
+    'few': random.integers(-3, 3, 500),
+    'near': 1000 + random.normal(0, 1e-3, 500),
+    'small': random.normal(0, 1e-40, 500),
+    'one': np.array([-7.5]),
+  }
+  call = """(() => {
+    const found = functions.ranksOf(Float32Array.from(input));
+    return input.map((_, rank) => found(rank));
+  })()"""
+  inputs = [np.float32(one).tolist() for one in values.values()]
+  for found, one in zip(page_modules.call('ranks.js', call, inputs), inputs, strict=True):
+    np.testing.assert_array_equal(np.float32(found), np.sort(np.float32(one)))
+
+
 def test_outlines_are_the_pixels_of_a_class_beside_another():
   if not page_modules.NODE:
     pytest.skip('there is no Node')
