@@ -1,247 +1,101 @@
-// An uncompressed DICOM file as a scan, {voxels, shape [columns, rows, slices], affine}: one slice,
-// or the frames of an enhanced object. Only the tags below are read; names and dates of the file
-// are passed over. What is refused is what dicom_file.py and dicom.py of the program refuse.
+// The slices of one DICOM series, in any order, as a scan: {voxels, shape [columns, rows, slices],
+// affine}. What is refused is what dicom.py of the program refuses, in its words.
 
-const NATIVE = { '1.2.840.10008.1.2': false, '1.2.840.10008.1.2.1': true }; // is the VR written?
-const LONG = ['OB', 'OD', 'OF', 'OL', 'OV', 'OW', 'SQ', 'SV', 'UC', 'UN', 'UR', 'UT', 'UV'];
-const UNDEFINED = 0xffffffff;
-const SHORTEST = 8; // bytes of an element: its tag and its length
-const [PIXELS, TABLE] = ['7fe0,0010', '0028,3000'];
-const GRAYS = ['MONOCHROME1', 'MONOCHROME2']; // which say how values are shown
-// Storage classes that are no images: spectra, maps, segmentations, doses, plans and reports, and
-// whatever is no number.
-const NO_IMAGE = new RegExp(String.raw`[^\d.]|^1\.2\.840\.10008\.5\.1\.4\.1\.1\.(4\.2|6\.2|[89]|1[01]|30|`
-  + String.raw`6[678]|77\.1\.5\.[38]|7[89]|8[0128]|9[01]|104|129|131|20[01]|481\.(2[0125]?|[3-9]|1\d)|`
-  + String.raw`501\.[3-6])(\.\d+)*$`);
-const LOCALIZERS = ['LOCALIZER', 'SCOUT'];
-const NUMBER = /^ *[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)? *$/i;
-const ROUNDING = 0.01; // of directions: some programs write three digits
-const SAME = 1e-3; // by which directions and distances of frames may differ
+import { dot, readPlanes } from './dicom_file.js';
+
 const SAME_PLACE_MM = 0.01;
 const UNEVEN = 0.25; // share of a step: positions are rounded, and some tables move unevenly
-const SHEAR = 0.02; // sideways share of a step
-// Functional groups: sequences of what all frames share and of what each has, and those in them.
-const GROUPS = { '5200,9229': 'shared', '5200,9230': 'each' };
-const MACROS = {
-  '0020,9113': ['position'], '0020,9116': ['directions'], '0028,9110': ['spacing'],
-  '0028,9145': ['slope', 'intercept'],
-};
-const TEXTS = {
-  '0002,0002': 'stored_as', '0002,0010': 'syntax', '0008,0008': 'type', '0008,0016': 'object',
-  '0020,0032': 'position', '0020,0037': 'directions',
-  '0028,0004': 'kind', '0028,0008': 'frames', '0028,0030': 'spacing',
-  '0028,1052': 'intercept', '0028,1053': 'slope',
-};
-const NUMBERS = {
-  '0028,0002': 'channels', '0028,0010': 'rows', '0028,0011': 'columns', '0028,0100': 'allocated',
-  '0028,0101': 'stored', '0028,0102': 'highBit', '0028,0103': 'signed',
-};
+const SHEAR = 0.02; // sideways share of a step: 1.1 degrees
+const SAME = 1e-3; // by which directions and distances of slices may differ
 
-export function isDicom(bytes) {
-  return String.fromCharCode(...bytes.subarray(128, 132)) === 'DICM';
-}
-
-export function readDicom(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const found = {
-    seen: new Set(), start: null, frames: '1', channels: 1, shared: [], each: [],
-  };
-  for (let at = 132; at + SHORTEST <= bytes.length; ) {
-    const meta = view.getUint16(at, true) === 2; // that group is always explicit
-    if (!meta) requireNative(found.syntax);
-    at = readElement(view, at, meta || NATIVE[found.syntax], found);
-  }
-  found.frames ||= '1'; // an empty text says nothing
-  requirePlain(found);
-  const { order, step } = stacked(planesOf(found));
-  const size = found.rows * found.columns;
+// Files are {name, bytes}. A single slice is a scan too, whose only step is as long as 1 mm.
+export async function readSeries(files) {
+  const planes = [];
+  for (const { name, bytes } of files) planes.push(...await readPlanes(name, bytes));
+  const [first] = planes;
+  for (const plane of planes) requireAlike(plane, first);
+  const order = [...planes].sort((a, b) => dot(a.origin, first.normal) - dot(b.origin, first.normal));
+  const step = order.length > 1 ? stepOf(order, first.normal) : first.normal;
+  const size = first.voxels.length;
   const voxels = new Float32Array(size * order.length);
-  order.forEach((plane, d) => voxels.set(voxelsOf(view, plane), d * size));
-  const shape = [found.columns, found.rows, order.length];
-  return { voxels, shape, affine: affineOf(order[0], step) };
+  order.forEach((plane, d) => voxels.set(plane.voxels, d * size));
+  const affine = affineOf(first, order[0].origin, step);
+  return { voxels, shape: [...first.size, order.length], affine };
 }
 
-function requireNative(syntax) {
-  if (syntax in NATIVE) return;
-  throw new Error(`its pixels are compressed or big endian (transfer syntax ${syntax}); `
-    + 'expected an uncompressed little-endian slice');
+function refuse({ name }, text) {
+  throw Object.assign(new Error(text), { file: name });
 }
 
-// Notes what an element says and gives where the next one begins.
-function readElement(view, at, explicit, found) {
-  const { tag, kind, start, length } = headerAt(view, at, explicit);
-  if (found.seen?.has(tag)) throw new Error(`it has the tag ${tag} twice`); // readers take either
-  found.seen?.add(tag);
-  if (tag === TABLE) found.table = true;
-  const isMacro = found.frame && tag in MACROS;
-  if (tag === PIXELS) Object.assign(found, { start, length });
-  else if (tag in GROUPS || isMacro || length === UNDEFINED) {
-    const inside = explicit && kind !== 'UN';
-    const make = () => (tag in GROUPS ? { frame: {} } : {}); // what a group says of its frame
-    const { items, end } = readItems(view, start, length, inside, make);
-    if (tag in GROUPS) found[GROUPS[tag]] = items.map(({ frame }) => frame);
-    for (const name of isMacro && items.length ? MACROS[tag] : []) {
-      if (name in items[0]) found.frame[name] = items[0][name];
-    }
-    return end;
-  } else if (tag in TEXTS) found[TEXTS[tag]] = textAt(view, start, length);
-  else if (tag in NUMBERS) {
-    if (length !== 2) throw new Error(`its tag ${tag} has ${length} bytes; expected one number`);
-    found[NUMBERS[tag]] = view.getUint16(start, true);
+// Refuses a slice whose pixel grid differs from that of the first: it is of another series.
+function requireAlike(plane, first) {
+  for (const [what, valuesOf, tolerance] of [
+    ['pixels', ({ size }) => size, 0],
+    ['slopes and intercepts', ({ isScaled }) => [Number(isScaled)], 0],
+    ['mm between pixels', ({ distances: [down, across] }) => [across, down], SAME],
+    ['as direction of rows', ({ row }) => row, SAME],
+    ['as direction of columns', ({ column }) => column, SAME],
+  ]) {
+    const [here, there] = [valuesOf(plane), valuesOf(first)];
+    if (here.every((one, i) => Math.abs(one - there[i]) <= tolerance)) continue;
+    refuse(plane, `the slice has ${joined(here)} ${what}, but ${first.name} has ${joined(there)}; `
+      + 'expected slices of one series. Keep only one series in the folder.');
   }
-  return start + length;
 }
 
-function headerAt(view, at, explicit) {
-  const [group, element] = [view.getUint16(at, true), view.getUint16(at + 2, true)];
-  const tag = [group, element].map((one) => one.toString(16).padStart(4, '0')).join();
-  if (!explicit || group === 0xfffe) {
-    return { tag, start: at + 8, length: view.getUint32(at + 4, true) };
-  }
-  const kind = textAt(view, at + 4, 2);
-  return LONG.includes(kind)
-    ? { tag, kind, start: at + 12, length: view.getUint32(at + 8, true) }
-    : { tag, kind, start: at + 8, length: view.getUint16(at + 6, true) };
+function joined(values) {
+  return values.map((one) => Number(one.toPrecision(6))).join(' x ');
 }
 
-// Reads the items of a sequence, each with or without a length; gives them and where it ends.
-function readItems(view, start, length, explicit, make) {
-  const items = [];
-  const last = length === UNDEFINED ? Infinity : start + length;
-  for (let at = start; at < last; ) {
-    const head = headerAt(view, at, explicit);
-    at = head.start;
-    if (head.tag === 'fffe,e0dd') return { items, end: at };
-    const end = head.length === UNDEFINED ? Infinity : at + head.length;
-    const item = make();
-    while (at < end && headerAt(view, at, explicit).tag !== 'fffe,e00d') {
-      at = readElement(view, at, explicit, item);
-    }
-    items.push(item);
-    if (end === Infinity) at += 8; // the mark of its end
-  }
-  return { items, end: last };
-}
-
-function textAt(view, start, length) {
-  const bytes = new Uint8Array(view.buffer, view.byteOffset + start, length);
-  return String.fromCharCode(...bytes).replace(/[\0 ]+$/, '');
-}
-
-function requirePlain({ start, frames, channels, kind, rows, columns, each, ...rest }) {
-  const { allocated, stored, highBit, signed } = rest;
-  const object = rest.object || rest.stored_as || '';
-  const size = (rows * columns * Number(frames) * allocated) / 8;
-  const problems = [
-    [start === null || !rows || !columns, 'it has no pixels'],
-    [channels !== 1, 'it is a colour image; expected intensities'],
-    [NO_IMAGE.test(object), `it is no image but an object of class ${object.slice(0, 60)}, such as a `
-      + 'dose, a segmentation or a report; expected intensities'],
-    [(rest.type ?? '').split('\\').some((one) => LOCALIZERS.includes(one.trim())),
-      'it is a localizer; expected a slice of a scan'],
-    [Number(frames) !== Math.max(1, each.length), `it has ${frames} frames, of which `
-      + `${each.length} say where they lie; expected all, or a single slice`],
-    [!GRAYS.includes(kind), `its pixels are ${kind}; expected ${GRAYS.join(' or ')}`],
-    [rest.table, 'its intensities are those of a table; expected a slope and an intercept'],
-    [![8, 16, 32].includes(allocated), `it has ${allocated} bits a pixel; expected 8, 16 or 32`],
-    [!(stored > 0 && stored <= allocated), `it stores ${stored} of ${allocated} bits`],
-    [!(highBit >= stored - 1 && highBit < allocated), `its high bit is ${highBit} of ${allocated}`],
-    [![0, 1].includes(signed), `its PixelRepresentation is ${signed}; expected 0 or 1`],
-    [size > rest.length, 'its pixels are cut off'],
-    [size + (size % 2) < rest.length, 'it has more pixels than it says'],
-  ];
-  const problem = problems.find(([is]) => is);
-  if (problem) throw new Error(problem[1]);
-}
-
-// What the file says of each frame: of it alone, else of all, else of the file, as of a slice.
-function planesOf({ shared, each, ...found }) {
-  const bytes = (found.rows * found.columns * found.allocated) / 8;
-  return Array.from({ length: Number(found.frames) }, (_, k) => {
-    const plane = { ...found, ...shared[0], ...each[k], start: found.start + k * bytes };
-    if (!['position', 'directions', 'spacing'].every((name) => name in plane)) {
-      throw new Error('it does not say where the slice lies');
-    }
-    return { ...plane, ...placeOf(plane) };
-  });
-}
-
-function voxelsOf(view, { start, rows, columns, allocated, stored, highBit, signed, ...rest }) {
-  const get = { 8: 'getUint8', 16: 'getUint16', 32: 'getUint32' }[allocated];
-  const [left, right] = [31 - highBit, 32 - stored]; // what lies beside the stored bits goes
-  const names = ['slope', 'intercept'];
-  const there = names.filter((name) => name in rest);
-  if (there.length === 1) throw new Error(`it has the ${there[0]} alone; expected slope and intercept`);
-  const scaling = there.length ? names.map((name) => numbers(rest, name, 1)[0]) : [1, 0];
-  const [slope, intercept] = scaling;
-  if (!slope) throw new Error('its slope is 0');
-  return Float32Array.from({ length: rows * columns }, (_, i) => {
-    const bits = view[get](start + (i * allocated) / 8, true) << left;
-    return (signed ? bits >> right : bits >>> right) * slope + intercept;
-  });
-}
-
-// As many numbers as expected in a text, or an error that quotes it.
-function numbers(found, name, count) {
-  const words = found[name].split('\\');
-  const values = words.map(Number);
-  if (words.length !== count || !words.every((word) => NUMBER.test(word)) || !values.every(isFinite)) {
-    throw new Error(`its ${name} is '${found[name].slice(0, 60)}'; expected ${count} numbers`);
-  }
-  return values;
-}
-
-const dot = (a, b) => a.reduce((sum, one, i) => sum + one * b[i], 0);
-const unit = (a) => a.map((one) => one / Math.hypot(...a));
-
-// Where a plane lies, LPS mm: its first pixel, the directions of rows, columns and their normal.
-function placeOf(found) {
-  const distances = numbers(found, 'spacing', 2); // between rows, between columns
-  if (!(Math.min(...distances) > 0)) {
-    throw new Error(`its spacing is '${found.spacing}'; expected two distances above 0`);
-  }
-  const [origin, six] = [numbers(found, 'position', 3), numbers(found, 'directions', 6)];
-  const [u, v] = [six.slice(0, 3), six.slice(3)];
-  const off = [dot(u, u) - 1, dot(v, v) - 1, dot(u, v)].map(Math.abs);
-  if (!(Math.max(...off) <= ROUNDING)) {
-    throw new Error(`its directions are '${found.directions}'; expected two at right angles`);
-  }
-  const row = unit(u);
-  const column = unit(v.map((one, i) => one - dot(v, row) * row[i]));
-  const normal = [[1, 2], [2, 0], [0, 1]].map(([i, j]) => row[i] * column[j] - row[j] * column[i]);
-  return { origin, distances, six: [...row, ...column], u: row, v: column, normal };
-}
-
-// Planes in order along their normal, and the vector from each to the next, if it is one.
-function stacked(planes) {
-  const [{ normal, six, distances, ...first }] = planes;
-  if (planes.length === 1) return { order: planes, step: normal };
-  const isLike = (a, b) => a.every((one, i) => Math.abs(one - b[i]) <= SAME);
-  if (!planes.every((one) => isLike(one.six, six) && isLike(one.distances, distances)
-    && 'slope' in one === 'slope' in first)) {
-    throw new Error('its frames differ in direction, spacing or scaling; expected those of one series');
-  }
-  const order = [...planes].sort((a, b) => dot(a.origin, normal) - dot(b.origin, normal));
+// The vector from each plane to the next, if it is one.
+function stepOf(order, normal) {
+  const heights = order.map(({ origin }) => dot(origin, normal));
+  requireEven(order, heights.slice(1).map((height, d) => height - heights[d]));
   const from = (a, b) => b.origin.map((one, i) => one - a.origin[i]);
-  const gaps = order.slice(1).map((plane, d) => dot(from(order[d], plane), normal));
-  const step = from(order[0], order.at(-1)).map((one) => one / gaps.length);
+  const step = from(order[0], order.at(-1)).map((one) => one / (order.length - 1));
   const along = dot(step, normal);
-  const least = Math.min(...gaps);
-  if (!(least >= SAME_PLACE_MM)) throw new Error('two of its frames lie at one place; expected one series');
-  const usual = [...gaps].sort((a, b) => a - b)[Math.floor((gaps.length - 1) / 2)];
-  const off = (plane, d) => Math.hypot(...from(order[0], plane).map((one, i) => one - d * step[i]));
-  if (gaps.some((gap) => Math.abs(gap - usual) > UNEVEN * usual)
-    || order.some((plane, d) => off(plane, d) > UNEVEN * along)) {
-    throw new Error('its frames do not lie in even steps on one line; expected all of one series');
+  const off = order.map((plane, d) =>
+    Math.hypot(...from(order[0], plane).map((one, i) => one - d * step[i])));
+  const most = Math.max(...off);
+  if (most > UNEVEN * along) {
+    refuse(order[off.indexOf(most)], `lies ${most.toFixed(2)} mm away from even steps of `
+      + `${along.toFixed(2)} mm through the series; expected slices on one line. Restore the `
+      + 'original slices.');
   }
-  if (Math.hypot(...step.map((one, i) => one - along * normal[i])) > SHEAR * along) {
-    throw new Error('its frames lie askew, as from a tilted gantry; expected a series at right angles');
+  const sideways = Math.hypot(...step.map((one, i) => one - along * normal[i]));
+  if (sideways > SHEAR * along) {
+    refuse(order[0], `each next slice lies ${along.toFixed(2)} mm on and ${sideways.toFixed(2)} mm `
+      + 'sideways, as from a tilted gantry; expected slices straight above one another. Resample the '
+      + 'series.');
   }
-  return { order, step };
+  return step;
+}
+
+// Refuses slices at one place, missing slices and uneven steps.
+function requireEven(order, gaps) {
+  const double = gaps.filter((gap) => gap < SAME_PLACE_MM).length;
+  if (double) {
+    const at = gaps.findIndex((gap) => gap < SAME_PLACE_MM);
+    const remedy = double > order.length / 3 ? 'Keep only one series in the folder.'
+      : 'Remove the one that is double, and its mask.';
+    refuse(order[at], `lies where ${order[at + 1].name} does, and ${double} of ${order.length} slices `
+      + `lie like that; expected every slice once. ${remedy}`);
+  }
+  const sorted = [...gaps].sort((a, b) => a - b);
+  const usual = sorted[Math.floor((gaps.length - 1) / 2)]; // of two the smaller: slices go missing
+  const off = gaps.map((gap) => Math.abs(gap - usual));
+  const k = off.indexOf(Math.max(...off));
+  if (off[k] <= UNEVEN * usual) return;
+  const times = gaps[k] / usual;
+  const missing = Math.round(times) - 1;
+  const gone = missing > 0 && Math.abs(times - missing - 1) <= UNEVEN ? `: ${missing} missing` : '';
+  refuse(order[k], `lies ${gaps[k].toFixed(2)} mm from ${order[k + 1].name}, others `
+    + `${usual.toFixed(2)} mm apart${gone}; expected even steps. Restore the original slices of one `
+    + 'series.');
 }
 
 // DICOM points to the left and back, an affine to the right and front.
-function affineOf({ u, v, distances: [down, across], origin }, step) {
-  const rows = [0, 1, 2].map((i) => [u[i] * across, v[i] * down, step[i], origin[i]]);
-  return rows.map((row, i) => (i < 2 ? row.map((one) => -one) : row));
+function affineOf({ row, column, distances: [down, across] }, origin, step) {
+  const rows = [0, 1, 2].map((i) => [row[i] * across, column[i] * down, step[i], origin[i]]);
+  return rows.map((line, i) => (i < 2 ? line.map((one) => -one) : line));
 }

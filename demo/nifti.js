@@ -1,4 +1,5 @@
-// A NIfTI file, .nii or .nii.gz, of version 1 or 2, as a scan: {voxels, shape [X, Y, Z], affine}.
+// A NIfTI file, .nii or .nii.gz, of version 1 or 2, as a scan: {voxels, shape [X, Y, Z], affine,
+// header}; the last is what a mask of the scan repeats.
 
 // Of each datatype number: bytes a voxel, and how a DataView reads one.
 const TYPES = {
@@ -10,22 +11,28 @@ const TYPES = {
 };
 const COLOUR = [128, 2304];
 // By the first number of a file, the size of its header: where its fields lie, and their types.
-const VERSIONS = {
+export const VERSIONS = {
   348: {
     magic: [344, 'n+1\0'], dim: [40, 'Int16'], datatype: [70, 'Int16'], pixdim: [76, 'Float32'],
+    bitpix: [72, 'Int16'], dim_info: [39, 'Uint8'], descrip: [148, ''],
     vox_offset: [108, 'Float32'], scl_slope: [112, 'Float32'], scl_inter: [116, 'Float32'],
     xyzt_units: [123, 'Uint8'], qform_code: [252, 'Int16'], sform_code: [254, 'Int16'],
     quatern: [256, 'Float32'], qoffset: [268, 'Float32'], srow: [280, 'Float32'],
   },
   540: {
     magic: [4, 'n+2\0'], dim: [16, 'BigInt64'], datatype: [12, 'Int16'], pixdim: [104, 'Float64'],
+    bitpix: [14, 'Int16'], dim_info: [524, 'Uint8'], descrip: [240, ''],
     vox_offset: [168, 'BigInt64'], scl_slope: [176, 'Float64'], scl_inter: [184, 'Float64'],
     xyzt_units: [500, 'Int32'], qform_code: [344, 'Int32'], sform_code: [348, 'Int32'],
     quatern: [352, 'Float64'], qoffset: [376, 'Float64'], srow: [400, 'Float64'],
   },
 };
-const WIDTHS = { Uint8: 1, Int16: 2, Int32: 4, Float32: 4, Float64: 8, BigInt64: 8 };
-const EXTENDER = 4; // bytes behind a header, before extensions or voxels
+export const WIDTHS = { Uint8: 1, Int16: 2, Int32: 4, Float32: 4, Float64: 8, BigInt64: 8 };
+export const EXTENDER = 4; // bytes behind a header, before extensions or voxels
+// Fields that say where voxels lie, and how many numbers each has.
+const GEOMETRY = {
+  dim_info: 1, pixdim: 8, xyzt_units: 1, qform_code: 1, sform_code: 1, quatern: 3, qoffset: 3, srow: 12,
+};
 const MILLIMETRES = { 0: 1, 1: 1000, 2: 1, 3: 0.001 }; // a unit: unknown, metre, mm, micrometre
 const ROUNDING = 1e-3; // by which the square of a quaternion may be above 1
 const OWN_ZEROS = 8; // bytes at the end of a gzip member, its checksum and length, that may be 0
@@ -107,7 +114,19 @@ export function readNifti(bytes) {
   const [times, plus] = scaled ? [slope, intercept] : [1, 0];
   const voxels = new Float32Array(count);
   for (let i = 0; i < count; i++) voxels[i] = Number(view[get](start + i * width, little)) * times + plus;
-  return { voxels, shape, affine: inMillimetres(affineOf(field, shape), field('xyzt_units') & 7) };
+  const affine = inMillimetres(affineOf(field, shape), field('xyzt_units') & 7);
+  return { voxels, shape, affine, header: geometryOf(header, field) };
+}
+
+// What a header says of where voxels lie, [version, lists of numbers by field], as it was taken.
+function geometryOf(version, field) {
+  const found = Object.fromEntries(Object.entries(GEOMETRY).map(([name, count]) =>
+    [name, Array.from({ length: count }, (_, number) => field(name, number))]));
+  if (!field('sform_code') && field('qform_code')) {
+    found.pixdim[0] ||= 1; // as the standard has it
+    found.quatern = quaternOf(field);
+  }
+  return [Number(version), found];
 }
 
 function require(valid, name, value) {
@@ -143,10 +162,8 @@ function affineOf(field, shape) {
     });
   }
   require([-1, 0, 1].includes(field('pixdim')), 'pixdim[0]', field('pixdim'));
-  const stored = numbers('quatern', [0, 1, 2]);
-  const square = stored.reduce((sum, one) => sum + one * one, 0);
-  require(square <= 1 + ROUNDING, 'quatern', stored);
-  const [b, c, d] = stored.map((one) => one / Math.max(1, Math.sqrt(square)));
+  numbers('quatern', [0, 1, 2]);
+  const [b, c, d] = quaternOf(field);
   const a = Math.sqrt(Math.max(0, 1 - b * b - c * c - d * d));
   const rotation = [
     [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
@@ -156,4 +173,12 @@ function affineOf(field, shape) {
   if (field('pixdim') < 0) size[2] = -size[2];
   const origin = numbers('qoffset', [0, 1, 2]);
   return rotation.map((row, i) => [...row.map((one, axis) => one * size[axis]), origin[i]]);
+}
+
+// The last three of a quaternion of length 1, which rounding may have made longer.
+function quaternOf(field) {
+  const stored = [0, 1, 2].map((number) => field('quatern', number));
+  const square = stored.reduce((sum, one) => sum + one * one, 0);
+  require(square <= 1 + ROUNDING, 'quatern', stored);
+  return stored.map((one) => one / Math.max(1, Math.sqrt(square)));
 }

@@ -6,7 +6,8 @@ const WORLD = { R: [0, 1], L: [0, -1], A: [1, 1], P: [1, -1], S: [2, 1], I: [2, 
 const MOST_SHEAR = 0.02; // cosine between two axes: 1.1 degrees
 const POSSIBLE_MM = [1e-4, 100]; // sides of a voxel: beyond, the unit rather than the scan is odd
 
-// Gives {voxels [D, H, W], shape, spacing in mm along each}.
+// Gives {voxels [D, H, W], shape, spacing in mm along each, restored}, a function that turns a mask
+// of this shape back to the order of the scan's own voxels.
 export function turned({ voxels, shape, affine }, sliceAxis) {
   const { axes, spacing } = orientationOf(affine);
   const strides = [1, shape[0], shape[0] * shape[1]];
@@ -21,14 +22,22 @@ export function turned({ voxels, shape, affine }, sliceAxis) {
   }
   const [d, h, w] = wanted.map(({ step }) => step);
   const first = [d, h, w].reduce((sum, step, i) => sum - Math.min(0, step) * (size[i] - 1), 0);
-  const found = new Float32Array(voxels.length);
-  let i = 0;
-  for (let z = 0; z < size[0]; z++) {
-    for (let y = 0; y < size[1]; y++) {
-      for (let x = 0; x < size[2]; x++) found[i++] = voxels[first + z * d + y * h + x * w];
+  const along = (place) => { // for the places of both, one after the other
+    let i = 0;
+    for (let z = 0; z < size[0]; z++) {
+      for (let y = 0; y < size[1]; y++) {
+        for (let x = 0; x < size[2]; x++) place(i++, first + z * d + y * h + x * w);
+      }
     }
-  }
-  return { voxels: found, shape: size, spacing: wanted.map(({ axis }) => spacing[axis]) };
+  };
+  const found = new Float32Array(voxels.length);
+  along((to, from) => (found[to] = voxels[from]));
+  const restored = (mask) => {
+    const own = new Uint8Array(mask.length);
+    along((from, to) => (own[to] = mask[from]));
+    return own;
+  };
+  return { voxels: found, shape: size, spacing: wanted.map(({ axis }) => spacing[axis]), restored };
 }
 
 // The world axis that each axis of the scan is nearest to, the strongest first, as in nibabel.

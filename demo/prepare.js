@@ -2,12 +2,13 @@
 // Axes: D slices, H W pixels, S the side of a prepared slice or of each of its T windows, K classes.
 // All arrays are flat.
 
+import { ranksOf } from './ranks.js';
 import { corners, cut, join, reduced } from './windows.js';
 
 const { fround } = Math;
 
-// Maps intensities of a channel to [0, 1] in place; a channel of one value, which a picture may
-// have, to 0 where percentiles make the range.
+// Maps intensities of a channel to [0, 1] in place and gives the values that become these limits; a
+// channel of one value, which a picture may have, becomes 0 where percentiles make the range.
 export function toUnitRange(voxels, settings) {
   const [least, most] = extremes(voxels);
   if (least === most && settings.unit !== 'pixels') {
@@ -18,11 +19,15 @@ export function toUnitRange(voxels, settings) {
     for (let i = 0; i < voxels.length; i++) if (voxels[i] >= from) voxels[i] = value;
   }
   const [low, high] = limits(voxels, settings);
-  if (low === high) return void voxels.fill(0);
+  if (low === high) {
+    voxels.fill(0);
+    return [low, high];
+  }
   const [offset, range] = [fround(low), fround(high - low)];
   for (let i = 0; i < voxels.length; i++) {
     voxels[i] = Math.min(1, Math.max(0, fround(fround(voxels[i] - offset) / range)));
   }
+  return [low, high];
 }
 
 function extremes(voxels) {
@@ -41,13 +46,13 @@ function extremes(voxels) {
 
 function limits(voxels, settings) {
   if (settings.intensity === 'window') return settings.window;
-  const sorted = voxels.slice().sort();
+  const ranked = ranksOf(voxels);
   const found = settings.percentiles.map((percent) => {
-    const place = (percent / 100) * (sorted.length - 1);
-    const [a, b] = [sorted[Math.floor(place)], sorted[Math.ceil(place)]];
+    const place = (percent / 100) * (voxels.length - 1);
+    const [a, b] = [ranked(Math.floor(place)), ranked(Math.ceil(place))];
     return a + fround(b - a) * (place - Math.floor(place));
   });
-  return found[0] < found[1] ? found : [sorted[0], sorted.at(-1)];
+  return found[0] < found[1] ? found : [ranked(0), ranked(voxels.length - 1)];
 }
 
 // How many windows a slice [H, W] is cut into; 1 where it is seen whole.

@@ -2,48 +2,35 @@
 
 const LINE = 800; // pixels of the longer side from which on outlines are twice as thick
 
-// Those of the report, in scans/overlays.py.
-const COLOURS = [
-  '#29c7ac', '#ff9f43', '#c48bfc', '#fcfc8b', '#d40000', '#2699bf', '#bf26bf', '#b0d474',
-  '#6e6316', '#8bfcfc', '#fc32b1', '#488265', '#9e00fc', '#fcca32', '#96871e', '#d75de8',
-];
-
-// Of a class from 1 on, [r, g, b]; behind COLOURS there are hues without end.
-function colour(number) {
-  const known = COLOURS[number - 1];
-  if (known) return [1, 3, 5].map((at) => parseInt(known.slice(at, at + 2), 16));
-  const hue = number * 0.618034 * 6; // turns by the golden angle
-  const channel = (n) => {
-    const k = (n + hue) % 6;
-    return Math.round(255 * 0.95 * (1 - 0.7 * Math.max(0, Math.min(k, 4 - k, 1))));
-  };
-  return [5, 3, 1].map(channel);
-}
-
-export function legend(list, names) {
+export function legend(list, names, colours) {
   list.replaceChildren(...names.slice(1).map((name, index) => {
     const [item, swatch] = [document.createElement('li'), document.createElement('span')];
-    swatch.style.backgroundColor = `rgb(${colour(index + 1)})`;
+    swatch.style.backgroundColor = colours[index];
     item.append(swatch, name);
     return item;
   }));
 }
 
-// Gives the function that shows slice d of a scan {shape, spacing, shades, mask, classes}; shades
-// are one channel of grey, or three of red, green and blue, whose classes are outlined too; classes
-// has the class by which a label of the mask is drawn.
-export function viewer(picture) {
+// Gives the function that shows slice d of a scan {shape, spacing, mask, classes, levels or colours};
+// levels become the shades that it is given, colours are red, green and blue, whose classes are
+// outlined too; classes has the class by which a label of the mask is drawn.
+export function viewer(picture, colours) {
   const [image, overlay, lines] = picture.querySelectorAll('canvas');
-  const paints = Array.from({ length: 256 }, (_, k) => (k ? [...colour(k), 255] : [0, 0, 0, 0]));
-  return ({ shape: [, h, w], spacing, shades, mask, classes: drawn, outlined }, d) => {
+  const paints = [0, ...colours.map((one) =>
+    packed(...[1, 3, 5].map((at) => parseInt(one.slice(at, at + 2), 16))))];
+  return ({ shape: [, h, w], spacing, mask, levels, colours: stored, ...scan }, d, shades) => {
     picture.style.setProperty('--ratio', (w * spacing[2]) / (h * spacing[1]));
     const part = (voxels) => voxels.subarray(d * h * w, (d + 1) * h * w);
-    const [red, green, blue] = [0, 1, 2].map((m) => part(shades[m] ?? shades[0]));
-    const classes = part(mask).map((label) => drawn[label]);
-    paint(image, [h, w], (i) => [red[i], green[i], blue[i], 255]);
+    const classes = part(mask).map((label) => scan.classes[label]);
+    if (stored) {
+      const [red, green, blue] = stored.map(part);
+      paint(image, [h, w], (i) => packed(red[i], green[i], blue[i]));
+    } else {
+      const own = part(levels);
+      paint(image, [h, w], (i) => packed(shades[own[i]], shades[own[i]], shades[own[i]]));
+    }
     paint(overlay, [h, w], (i) => paints[classes[i]]);
-    if (!outlined) return;
-    const edge = edges(classes, [h, w]);
+    const edge = scan.outlined ? edges(classes, [h, w]) : classes.fill(0);
     paint(lines, [h, w], (i) => paints[edge[i]]);
   };
 }
@@ -66,9 +53,15 @@ export function edges(mask, [h, w]) {
   return found;
 }
 
+// An opaque pixel as canvases have it in memory.
+function packed(red, green, blue) {
+  return (255 << 24) | (blue << 16) | (green << 8) | red;
+}
+
 function paint(canvas, [h, w], pixel) {
   Object.assign(canvas, { width: w, height: h });
   const found = new ImageData(w, h);
-  for (let i = 0; i < h * w; i++) found.data.set(pixel(i), 4 * i);
+  const pixels = new Int32Array(found.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = pixel(i);
   canvas.getContext('2d').putImageData(found, 0, 0);
 }

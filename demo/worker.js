@@ -1,58 +1,34 @@
 // Reads a scan and runs the network over its slices, off the page's own thread.
 
 import * as ort from './onnxruntime/ort.wasm.min.mjs';
-import { isDicom, readDicom } from './dicom.js';
 import { unlike } from './likeness.js';
-import { isNifti, readNifti, unzipped } from './nifti.js';
-import { writeMask } from './mask_png.js';
-import { turned } from './orient.js';
-import { isPicture, readPicture } from './picture.js';
+import { openScan } from './open.js';
 import { classesOf, countWindows, keepLargest, toSquares, toUnitRange } from './prepare.js';
-import { coloursOf, shadesOf } from './shades.js';
+import { coloursOf, levelsOf } from './shades.js';
 
 // ONNX Runtime takes one thread, or half the cores up to four where the server isolates the page:
 // only there do browsers let threads share memory.
 
-onmessage = async ({ data: { file, settings } }) => {
+onmessage = async ({ data: { given, title, settings } }) => {
   try {
-    const ofPictures = settings.unit === 'pixels';
-    const scan = ofPictures ? await openPicture(file, settings) : await openVolume(file, settings);
-    const colours = scan.channels.length === 3 ? coloursOf(scan.channels) : null;
-    for (const channel of scan.channels) toUnitRange(channel, settings);
+    const scan = await openScan(given, settings);
+    const { channels } = scan;
+    const shown = channels.length === 3 ? { colours: coloursOf(channels) } : levelsOf(channels[0]);
+    const [limits] = channels.map((channel) => toUnitRange(channel, settings));
     const network = await ort.InferenceSession.create('model.onnx');
-    await segment({ ...scan, shades: colours ?? shadesOf(scan.channels) }, settings, network);
+    await segment(scan, { ...shown, limits }, settings, network);
   } catch (error) {
     // Of reading past the end of a file, and of a scan that memory does not hold.
     const text = error instanceof RangeError ? 'it is cut off or too large' : error.message;
-    postMessage({ kind: 'error', text: `${file.name}: ${text}` });
+    postMessage({ kind: 'error', text: `${error.file ?? title}: ${text}` });
   }
 };
 
-// Both give {channels, M flat [D, H, W], shape, spacing}.
-async function openPicture(file, { modalities }) {
-  const scan = await readPicture(new Uint8Array(await file.arrayBuffer()));
-  const found = scan.channels.length;
-  if (found === modalities) return scan;
-  throw new Error(`the picture has ${found} channel(s), but the network was trained on ` +
-    `${modalities}; a picture in grey has 1, one in colours 3: convert it`);
-}
-
-async function openVolume(file, { slice_axis: axis }) {
-  const bytes = await unzipped(new Uint8Array(await file.arrayBuffer()));
-  const read = isNifti(bytes) ? readNifti : isDicom(bytes) ? readDicom : null;
-  if (read) {
-    const { voxels, ...scan } = turned(read(bytes), axis);
-    return { ...scan, channels: [voxels] };
-  }
-  const what = isPicture(bytes) ? 'a picture, but this network sees volumes; ' : '';
-  throw new Error(`${what}neither a NIfTI file (.nii, .nii.gz) nor a DICOM slice`);
-}
-
-async function segment({ channels, shape, spacing, shades }, settings, network) {
+async function segment({ channels, shape, spacing, leftOut, write }, shown, settings, network) {
   const [depth, ...native] = shape;
   const [count, voxels] = [countWindows(native, settings), native[0] * native[1]];
   const threads = ort.env.wasm.numThreads;
-  postMessage({ kind: 'scan', shape, spacing, shades, windows: count, threads });
+  postMessage({ kind: 'scan', shape, spacing, leftOut, windows: count, threads, ...shown });
   const squares = channels.map(() => []); // of each channel, T for a slice
   const square = (m, place) => {
     const d = Math.floor(place / count);
@@ -80,7 +56,7 @@ async function segment({ channels, shape, spacing, shades }, settings, network) 
   for (const name of settings.largest_component) {
     keepLargest(mask, shape, settings.classes.indexOf(name), settings);
   }
-  const saved = settings.colours && await writeMask(mask, native, settings.colours, settings.note);
+  const saved = write && await write(mask);
   postMessage({ kind: 'done', mask, odd: unlike(squares, shape, spacing, settings), saved });
 }
 

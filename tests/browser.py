@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,11 +18,14 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+DEMO = Path(__file__).resolve().parents[1] / 'demo'
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
 _ISOLATION = {
   'Cross-Origin-Opener-Policy': 'same-origin',
   'Cross-Origin-Embedder-Policy': 'require-corp',
 }
+# The page's own policy as a header too: what is in the page alone does not bind its worker.
+_POLICY = re.findall('content="(default-src [^"]*)"', (DEMO / 'index.html').read_text('utf-8'))[0]
 _HARNESS = """\
 <!doctype html><iframe style="position:fixed;inset:0;width:100%;height:100%;border:0"></iframe>
 <script type="module">
@@ -51,17 +55,49 @@ async function contentOf(address) {  // in base64
   const content = await (await fetch(address)).arrayBuffer();
   return btoa(String.fromCharCode(...new Uint8Array(content)));
 }
-async function result({ site, file }) {
-  frame.src = `${site}/index.html`;
-  await new Promise((on) => frame.addEventListener('load', on, { once: true }));
-  await reached('ready', 'error');
-  const content = await (await fetch(file)).blob();
-  const { File, DataTransfer, Event } = frame.contentWindow;
+async function give({ file, files, folder, drop, sample }) {
+  if (sample) return page().getElementById('sample').click();
+  const { File, DataTransfer, Event, DragEvent } = frame.contentWindow;
   const given = new DataTransfer();
-  given.items.add(new File([content], file));
-  const input = page().getElementById('file');
+  const made = [];
+  for (const path of files ?? [file]) {
+    const name = path.split('/').at(-1);
+    made.push(new File([await (await fetch(path)).blob()], name));
+    // As the browser has it of a folder that was chosen.
+    const value = folder ? `${folder}/${name}` : '';
+    Object.defineProperty(made.at(-1), 'webkitRelativePath', { value });
+    given.items.add(made.at(-1));
+  }
+  if (drop) {
+    const event = new DragEvent('drop', { dataTransfer: given, bubbles: true, cancelable: true });
+    return page().body.dispatchEvent(event);
+  }
+  const input = page().getElementById(folder ? 'folder' : 'file');
   input.files = given.files;
   input.dispatchEvent(new Event('change'));
+}
+function set(id, value) {
+  const slider = page().getElementById(id);
+  slider.value = value;
+  slider.dispatchEvent(new frame.contentWindow.Event('input'));
+}
+function greys() {  // what is shown in another window, and after going back
+  const shown = () => ({ picture: [...pixels(0)[1]], classes: classes().found });
+  const [low, high] = ['centre', 'width'].map((id) => Number(page().getElementById(id).value));
+  const saw = [shown()];
+  set('centre', low + high);
+  set('width', high / 2);
+  saw.push(shown());
+  page().getElementById('reset').click();
+  saw.push(shown());
+  return { window: [low, high], saw };
+}
+async function result(job) {
+  frame.src = `${job.site}/index.html`;
+  await new Promise((on) => frame.addEventListener('load', on, { once: true }));
+  await reached('ready', 'error');
+  page().body.dataset.state = 'asked'; // until the page says another
+  await give(job);
   await reached('done', 'error');
   const text = (id) => page().getElementById(id).textContent;
   const saw = { state: page().body.dataset.state, status: text('status'), time: text('time'),
@@ -70,13 +106,12 @@ async function result({ site, file }) {
     const slider = page().getElementById('slice');
     const shown = slider.value;
     for (let d = 0; d <= Number(slider.max); d++) {
-      slider.value = d;
-      slider.dispatchEvent(new Event('input'));
+      set('slice', d);
       saw.mask.push(classes());
     }
-    slider.value = shown;
-    slider.dispatchEvent(new Event('input'));
+    set('slice', shown);
     saw.shown = [...pixels(0)[1]];
+    if (job.greys) saw.greys = greys();
     const link = page().getElementById('save');
     saw.saved = link.hidden ? null : { name: link.download, content: await contentOf(link.href) };
   }
@@ -93,7 +128,7 @@ await fetch('saw', { method: 'POST', body: JSON.stringify(saw) });
 class Session:
   """What the server was asked, and what the harness saw."""
 
-  jobs: Sequence[dict[str, str]]
+  jobs: Sequence[dict[str, Any]]
   isolated: bool
   requests: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # method, path
   saw: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -108,6 +143,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
   def end_headers(self) -> None:
     for name, value in _ISOLATION.items() if self.session.isolated else ():
       self.send_header(name, value)
+    if not self.path.startswith('/harness'):
+      self.send_header('Content-Security-Policy', _POLICY)
     super().end_headers()
 
   def log_message(self, format: str, *values: Any) -> None:
@@ -150,8 +187,11 @@ def served(folder: Path, session: Session) -> Generator[str]:
       thread.join()
 
 
-def visit(folder: Path, jobs: Sequence[dict[str, str]], *, isolated: bool = False) -> Session:
+def visit(folder: Path, jobs: Sequence[dict[str, Any]], *, isolated: bool = False) -> Session:
   """Opens a site with a file, for each job {site, file}, both paths below the folder.
+
+  A job may have more: files, paths of several; folder, whose they are; drop, to drop them; sample,
+  to click on the site's own; greys, to look at another window of greys too.
 
   Args:
     folder: Holds sites and files.

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import handmade_dicom
 import nibabel
 import numpy as np
+import page_modules
 import pytest
 import SimpleITK
 from nibabel import orientations
@@ -18,13 +20,15 @@ from PIL import Image, ImageCms
 
 from data_prep import phantom
 from demo import build
+from demo.packages import ITK_WASM, ONNX_RUNTIME, PACKAGES
 from thrifty_jax import config as configs
 from thrifty_jax import export, files, model_folder, predict
 from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
-from thrifty_jax.scans import pictures
+from thrifty_jax.scans import overlays, pictures
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
-EXPLICIT, IMPLICIT, JPEG = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2', '1.2.840.10008.1.2.4.70'
+EXPLICIT, IMPLICIT, BIG_ENDIAN = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2', '1.2.840.10008.1.2.2'
+JPEG = '1.2.840.10008.1.2.4.70'
 BRAINS = {  # what a network of the brain in MR knows of the scans of its training
   'slices': [150, 180],
   'slice_spacing_mm': [1.0, 1.2],
@@ -53,6 +57,8 @@ MASKS = {  # files whose masks are compared, and on which site
   'second.nii': 'neighbours',
   'second_big.nii.gz': 'neighbours',
   'big_endian.nii': 'window',
+  'plain': 'neighbours',
+  'packed': 'neighbours',
   'explicit.dcm': 'neighbours',
   'implicit.dcm': 'neighbours',
   'inverse.dcm': 'neighbours',
@@ -60,6 +66,15 @@ MASKS = {  # files whose masks are compared, and on which site
   'turned.jpg': 'pictures',
   'halved.jpg': 'pictures',
 }
+# Files whose masks are compared that are not chosen by a button one at a time.
+GIVEN: dict[str, dict[str, Any]] = {
+  'LIP.nii.gz': {'greys': True},
+  'members.nii.gz': {'drop': True},
+  'big_endian.nii': {'sample': True},
+  'plain': {'sample': True},
+  'packed': {'folder': 'packed', 'files': [f'packed/{d}.dcm' for d in range(7)]},
+}
+SAMPLES = {'window': 'big_endian.nii', 'neighbours': 'plain'}  # of sites
 REFUSED = {
   'notes.txt': 'neither a NIfTI file (.nii, .nii.gz) nor a DICOM slice',
   'channels.nii': 'several channels or times',
@@ -72,7 +87,8 @@ REFUSED = {
   'behind.nii.gz': 'has more behind its end; try gunzip and give what it writes',
   'second_begins.nii': 'vox_offset 352',
   'second_cut.nii': 'the file is cut off',
-  'compressed.dcm': f'compressed or big endian (transfer syntax {JPEG})',
+  'compressed.dcm': 'its compressed pixels are cut off or damaged',
+  'big_endian.dcm': f'its transfer syntax {BIG_ENDIAN} is not read here',
   'colour.dcm': 'colour image',
   'frames.dcm': 'it has 2 frames, of which 0 say where they lie',
   'cut.dcm': 'cut off',
@@ -218,6 +234,7 @@ def write_scans(folder):
     'explicit.dcm': dicom(plane),
     'implicit.dcm': dicom(plane[:, ::-1], syntax=IMPLICIT, directions='0\\1\\0\\-1\\0\\0'),
     'compressed.dcm': dicom(plane, syntax=JPEG),
+    'big_endian.dcm': dicom(plane, syntax=BIG_ENDIAN),
     'colour.dcm': dicom(plane, channels=3),
     'frames.dcm': dicom(plane, frames=2),
     'cut.dcm': dicom(plane)[:-9],
@@ -236,6 +253,28 @@ def write_scans(folder):
     'coronal.dcm': dicom(plane, directions='1\\0\\0\\0\\0\\-1'),
   }.items():
     (folder / name).write_bytes(content)
+
+
+def write_series(folder):
+  """One scan as the slices of a series, plain and in JPEG 2000 without loss, in any order."""
+  made = phantom.make_scan(patient=2, seed=0)
+  for name in ('plain', 'packed'):
+    (folder / name).mkdir()
+    for d, plane in enumerate((made.image * 1000).clip(0).astype(np.uint16)):
+      content = io.BytesIO()
+      Image.fromarray(plane).save(content, 'JPEG2000', irreversible=False, no_jp2=True)
+      data = content.getvalue() + bytes(len(content.getvalue()) % 2)
+      packed = {'syntax': '1.2.840.10008.1.2.4.90', 'data': data} if name == 'packed' else {}
+      slice_ = handmade_dicom.slice_bytes(
+        plane,
+        position=(-20.5, 11.25 - 0.199 * 3.25 * d, 300 + 0.98 * 3.25 * d),
+        directions=(1, 0, 0, 0, 0.98, 0.199),
+        spacing=(1.5, 1.25),
+        rescale=(-24, 2),
+        series=1,
+        **packed,
+      )
+      (folder / name / f'{(d * 3) % 7}.dcm').write_bytes(slice_)
 
 
 def write_pictures(folder):
@@ -257,6 +296,7 @@ def write_pictures(folder):
 def scans(tmp_path_factory):
   folder = tmp_path_factory.mktemp('scans')
   write_scans(folder)
+  write_series(folder)
   write_pictures(folder)
   return folder
 
@@ -288,21 +328,33 @@ def exports(tmp_path_factory, random_model, scans):
 
 
 @pytest.fixture(scope='module')
-def session(tmp_path_factory, exports, scans):
+def archives():
+  """The packages' archives, by option."""
+  found = {p.option: Path('~/.cache/thrifty_jax').expanduser() / p.archive for p in PACKAGES}
+  for archive in found.values():
+    if not archive.exists():
+      pytest.skip(f'{archive} is not there; python -m demo.build fetches it')
+  return found
+
+
+@pytest.fixture(scope='module')
+def session(tmp_path_factory, exports, scans, archives):
   """One visit of a browser with all files."""
   if not browser.CHROMIUM:
     pytest.skip('there is no Chromium')
-  archive = Path('~/.cache/thrifty_jax').expanduser() / build.ARCHIVE
-  if not archive.exists():
-    pytest.skip(f'{archive} is not there; python -m demo.build fetches it')
+  if not page_modules.NODE:
+    pytest.skip('there is no Node, in which samples are looked at')
   root = tmp_path_factory.mktemp('root')
   shutil.copytree(scans, root, dirs_exist_ok=True)
   for name in SITES:
     command = [f'--export={exports / name / "exported"}', f'--output={root / name}']
-    assert build.main([*command, f'--runtime={archive}']) == 0
+    command += [f'--{option}={archive}' for option, archive in archives.items()]
+    command += [f'--sample={scans / SAMPLES[name]}'] if name in SAMPLES else []
+    assert build.main(command) == 0
   jobs = [*MASKS.items(), *((file, 'neighbours') for file in REFUSED)]
   jobs += [(file, 'pictures') for file in REFUSED_AS_PICTURES]
-  return browser.visit(root, [{'site': site, 'file': file} for file, site in jobs])
+  given = [{'site': site, 'file': file, **GIVEN.get(file, {})} for file, site in jobs]
+  return browser.visit(root, given)
 
 
 def what_it_saw(session, file, site=''):
@@ -329,15 +381,61 @@ def require_the_same(mask, wanted, affine, axes):
   assert (mask == wanted).mean() >= 0.9999
 
 
-def test_a_volume_has_the_mask_of_predict(session, exports, scans, tmp_path):
-  trained, scan = exports / 'neighbours' / 'model', scans / 'LIP.nii.gz'
-  place = tmp_path / 'mask.nii.gz'
-  assert predict.main([f'--model={trained}', f'--input={scan}', f'--output={place}']) == 0
-  wanted: Any = nibabel.load(place)
-  mask = mask_of(session, 'LIP.nii.gz')
+VOLUMES = {'LIP': 'LIP.nii.gz', 'second_big': 'second_big.nii.gz', 'plain': 'plain'}
+
+
+@pytest.fixture(scope='module')
+def by_predict(exports, scans, tmp_path_factory):
+  """Masks of some volumes that predict writes, all at once."""
+  place, masks = tmp_path_factory.mktemp('volumes'), tmp_path_factory.mktemp('masks')
+  for file in VOLUMES.values():
+    (place / file).symlink_to(scans / file)
+  model = exports / 'neighbours' / 'model'
+  assert predict.main([f'--model={model}', f'--input={place}', f'--output={masks}']) == 0
+  return masks
+
+
+@pytest.mark.parametrize('name', VOLUMES)
+def test_a_volume_has_and_saves_the_mask_of_predict(session, by_predict, tmp_path, name):
+  wanted: Any = nibabel.load(by_predict / f'{name}.nii.gz')
+  mask = mask_of(session, VOLUMES[name])
   require_the_same(mask, np.asanyarray(wanted.dataobj), wanted.affine, 'SPL')
-  saw = what_it_saw(session, 'LIP.nii.gz')
-  assert f'median of {len(mask)}' in saw['time'] and 'of liver the largest' in saw['status'].lower()
+  saw = what_it_saw(session, VOLUMES[name])
+  assert saw['saved']['name'] == f'{name}_mask.nii.gz'
+  (tmp_path / 'saved.nii.gz').write_bytes(base64.b64decode(saw['saved']['content']))
+  saved: Any = nibabel.load(tmp_path / 'saved.nii.gz')
+  assert type(saved) is type(wanted) and saved.get_data_dtype() == wanted.get_data_dtype()
+  np.testing.assert_allclose(saved.affine, wanted.affine, rtol=1e-6, atol=1e-6)
+  assert (np.asanyarray(saved.dataobj) == np.asanyarray(wanted.dataobj)).mean() >= 0.9999
+  stored = orientations.io_orientation(saved.affine)
+  turn = orientations.ornt_transform(stored, orientations.axcodes2ornt('SPL'))
+  shown = orientations.apply_orientation(np.asanyarray(saved.dataobj), turn)
+  np.testing.assert_array_equal(shown, mask)  # what is saved is what is seen
+  assert ' ms a slice on this computer, ' in saw['time']
+  assert 'of liver the largest' in saw['status'].lower()
+
+
+def test_compressed_slices_of_a_folder_have_the_mask_of_plain_ones(session):
+  np.testing.assert_array_equal(mask_of(session, 'packed'), mask_of(session, 'plain'))
+  found = [what_it_saw(session, name)['saved'] for name in ('packed', 'plain')]
+  assert found[0]['name'] == 'packed_mask.nii.gz'
+  assert found[0]['content'] == found[1]['content']
+
+
+def test_a_single_slice_of_dicom_saves_no_mask(session):
+  """It does not say how thick it is."""
+  saw = what_it_saw(session, 'explicit.dcm')
+  assert saw['saved'] is None and 'does not say how thick it is' in saw['status']
+
+
+def test_a_window_of_greys_changes_what_is_seen_and_not_the_mask(session):
+  found = what_it_saw(session, 'LIP.nii.gz')['greys']
+  usual, other, back = found['saw']
+  assert usual == back and usual['classes'] == other['classes']
+  pixels = [np.reshape(one['picture'], (-1, 4)) for one in (usual, other)]
+  assert (pixels[0] != pixels[1]).any() and len(np.unique(pixels[0])) > 50
+  for one in pixels:
+    assert (one[:, :3] == one[:, :1]).all() and (one[:, 3] == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -442,11 +540,14 @@ def test_what_cannot_be_read_is_one_line(session, file):
 
 
 def test_nothing_is_sent(session):
-  own = {'/harness.html', '/jobs', '/favicon.ico', *(f'/{job["file"]}' for job in session.jobs)}
+  files = [f'/{path}' for job in session.jobs for path in job.get('files', [job['file']])]
+  own = {'/harness.html', '/jobs', '/favicon.ico', *files}
   wanted = {path for method, path in session.requests if method == 'GET'} - own
-  sites = [f'/{site}/{name}' for site in SITES for name in build.SCRIPTS]
-  more = ('preprocessing.json', 'model.onnx', *(f'onnxruntime/{name}' for name in build.RUNTIME))
-  assert wanted == {*sites, *(f'/{site}/{name}' for site in SITES for name in more)}
+  more = ('preprocessing.json', 'page.json', 'model.onnx', *ONNX_RUNTIME.paths)
+  sites = {f'/{site}/{name}' for site in SITES for name in (*build.SCRIPTS, *more)}
+  decoder = {f'/neighbours/{path}' for path in ITK_WASM.paths if 'LICENSE' not in path}
+  samples = {f'/neighbours/sample/{d}.dcm' for d in range(7)} | {'/window/sample/big_endian.nii'}
+  assert wanted == sites | decoder | samples
   assert [path for method, path in session.requests if method != 'GET'] == ['/saw']
 
 
@@ -494,15 +595,37 @@ def test_what_an_export_leaves_out_has_its_usual_value(exports, site):
   assert set(found) == {'preprocessing.json', 'model.onnx', 'card.md'}
 
 
-def test_a_runtime_with_another_content_is_refused(tmp_path, capsys, monkeypatch):
-  archive = tmp_path / build.ARCHIVE
+@pytest.mark.parametrize('package', PACKAGES, ids=lambda one: one.option)
+def test_a_package_with_another_content_is_refused(tmp_path, capsys, monkeypatch, package):
+  archive = tmp_path / package.archive
   archive.write_bytes(b'something else')
+  monkeypatch.setattr(build, 'PACKAGES', (package,))
   monkeypatch.setattr(build, 'network_files', lambda folder: {})
   monkeypatch.setattr(build, 'licence_files', lambda: {})
-  command = ['--export=exported', f'--output={tmp_path / "site"}', f'--runtime={archive}']
+  command = ['--export=exported', f'--output={tmp_path / "site"}', f'--{package.option}={archive}']
   assert build.main(command) == 2
-  assert 'its SHA-512 is not that of onnxruntime-web' in only_error(capsys)
+  assert f'its SHA-512 is not that of {package.name} {package.version}' in only_error(capsys)
   assert not (tmp_path / 'site').exists()
+
+
+def test_the_page_has_of_its_packages_what_it_loads(archives):
+  for package in PACKAGES:
+    found = package.read(archives[package.option])
+    assert tuple(found) == package.paths and all(found.values())
+    binaries = [content for path, content in found.items() if path.endswith('.wasm')]
+    assert [content[:4] for content in binaries] == [b'\0asm']
+
+
+def test_classes_have_the_colours_of_reports():
+  names = ['background', *map(str, range(1, 20))]
+  usual = [overlays.class_colour(number) for number in range(1, 20)]
+  assert build.class_colours({'classes': names}) == usual
+  assert tuple(usual[:16]) == overlays.CLASS_COLOURS
+  legend = ['#000000', '#ff0000', '#101010']
+  drawn = build.class_colours({'classes': names[:3], 'colours': legend})
+  assert drawn == [*overlays.line_colours(legend)] == ['#ff0000', usual[1]]
+  regions = {'classes': names[:3], 'colours': [*legend, '#00ff00'], 'regions': [[1, 3], [3]]}
+  assert build.class_colours(regions) == usual[:2]
 
 
 def test_an_output_that_is_there_is_not_replaced(tmp_path, capsys):
@@ -513,5 +636,5 @@ def test_an_output_that_is_there_is_not_replaced(tmp_path, capsys):
 def test_help_has_every_option(capsys):
   assert build.main(['--help']) == 0
   text = capsys.readouterr().out
-  assert all(f'--{name}' in text for name in ('export', 'output', 'runtime'))
+  assert all(f'--{name}' in text for name in ('export', 'output', 'sample', 'runtime', 'decoder'))
   assert 'not a medical device' in text

@@ -141,6 +141,66 @@ def test_colours_are_shown_between_the_limits_of_overlays(most):
   np.testing.assert_allclose(np.transpose(found).reshape(picture.shape), wanted, atol=0.51)
 
 
+@pytest.mark.parametrize(('centre', 'width'), [(40, 400), (-600, 1500), (0.5, 1), (99, 0.25)])
+def test_a_window_makes_shades_of_what_is_stored(centre, width):
+  """Within a shade where steps of 16 bits are finer than shades."""
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  voxels = np.random.default_rng(4).normal(centre, 2 * width, 4000).astype(np.float32)
+  call = """(([voxels, window]) => {
+    const stored = Float32Array.from(voxels);
+    const found = functions.levelsOf(stored);
+    const shades = functions.shadesOf(found, window);
+    return [[...found.levels].map((level) => shades[level]), [...stored], found.least, found.most];
+  })(input)"""
+  window = {'centre': centre, 'width': width}
+  ((found, kept, least, most),) = page_modules.call('shades.js', call, [[voxels.tolist(), window]])
+  wanted = 255 * ((voxels - (centre - width / 2)) / width).clip(0, 1)
+  np.testing.assert_allclose(found, wanted, atol=0.6)
+  np.testing.assert_array_equal(np.float32(kept), voxels)
+  assert (least, most) == (voxels.min(), voxels.max()) and {0, 255} < {*found}
+
+
+def test_one_value_or_none_has_a_shade():
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  call = """(({ levels, least, most, step }) => [[...levels], least, most, step])(
+    functions.levelsOf(Float32Array.from(input)))"""
+  assert page_modules.call('shades.js', call, [[7, 7]]) == [[[0, 0], 7, 7, 0]]
+
+
+def test_the_values_that_become_black_and_white_are_those_of_the_settings():
+  call = 'functions.toUnitRange(Float32Array.from(input.voxels), input.settings)'
+  voxels = made((40, 30))[..., 0].ravel().tolist()
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  names = ('whole', 'a window of values')
+  inputs = [{'voxels': voxels, 'settings': given(name)[1]} for name in names]
+  found = page_modules.call('prepare.js', call, inputs)
+  np.testing.assert_allclose(found[0], np.percentile(voxels, (0.5, 99.5)), rtol=1e-6)
+  assert found[1] == [20, 200]
+
+
+def test_ranks_are_those_of_sorted_values():
+  if not page_modules.NODE:
+    pytest.skip('there is no Node')
+  random = np.random.default_rng(6)
+  values = {
+    'any': random.normal(0, 1000, 500),
+    'few': random.integers(-3, 3, 500),
+    'near': 1000 + random.normal(0, 1e-3, 500),
+    'small': random.normal(0, 1e-40, 500),
+    'one': np.array([-7.5]),
+  }
+  call = """(() => {
+    const found = functions.ranksOf(Float32Array.from(input));
+    return input.map((_, rank) => found(rank));
+  })()"""
+  inputs = [np.float32(one).tolist() for one in values.values()]
+  for found, one in zip(page_modules.call('ranks.js', call, inputs), inputs, strict=True):
+    np.testing.assert_array_equal(np.float32(found), np.sort(np.float32(one)))
+
+
 def test_outlines_are_the_pixels_of_a_class_beside_another():
   if not page_modules.NODE:
     pytest.skip('there is no Node')

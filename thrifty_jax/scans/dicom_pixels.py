@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import unreadable
+from thrifty_jax.scans import dicom_pieces, unreadable
 
 GRAYS = ('MONOCHROME1', 'MONOCHROME2')  # white is the lowest or the highest stored value
 _PIXELS = (
@@ -23,7 +23,6 @@ _PIXELS = (
 # of which JPEG 2000 knows no bound: an empty slice has a few hundred.
 _RLE, _OTHER = 64, 1032
 _SURELY = 1 << 27  # bytes of pixels, for which any number of compressed ones is enough
-_ITEM = b'\xfe\xff\x00\xe0'  # tag of a piece of compressed pixels
 _SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7.3'  # a class of objects that have pixels alone
 
 
@@ -94,15 +93,6 @@ def _wrong_size(
   )
 
 
-def _require_items(content: bytes) -> None:
-  """Refuses compressed pixels that are not whole pieces, for which GDCM may take gigabytes."""
-  place = 0
-  while content[place : place + 4] == _ITEM:
-    place += 8 + int.from_bytes(content[place + 4 : place + 8], 'little')
-  if place != len(content):
-    raise ValueError('its compressed pixels are cut off or damaged')  # which the caller reports
-
-
 def _decoded(path: Path, dataset: Any, syntax: Any, shape: tuple[int, ...]) -> np.ndarray:
   """Returns pixels that GDCM, within SimpleITK, decompresses from a file of nothing else."""
   import pydicom
@@ -115,7 +105,10 @@ def _decoded(path: Path, dataset: Any, syntax: Any, shape: tuple[int, ...]) -> n
   if expected > most and syntax.is_encapsulated:
     raise _wrong_size(path, dataset, shape, f'{packed} compressed', expected)
   if syntax.is_encapsulated:
-    _require_items(dataset.PixelData)
+    is_rle = syntax == pydicom.uid.RLELossless
+    segments = dataset.BitsAllocated // 8 if is_rle else 0
+    size = dataset.Rows, dataset.Columns
+    dicom_pieces.require_valid(dataset.PixelData, size, segments=segments)
   bare = pydicom.Dataset()
   bare.SOPClassUID = _SECONDARY_CAPTURE
   for keyword in _PIXELS:

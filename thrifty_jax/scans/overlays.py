@@ -17,7 +17,7 @@ from thrifty_jax import files
 from thrifty_jax.errors import InputError
 
 SLICES = 20  # at most, per case: the page stays small
-CLASS_COLOURS = (  # demo/view.js has the same
+CLASS_COLOURS = (
   *('#29c7ac', '#ff9f43', '#c48bfc', '#fcfc8b', '#d40000', '#2699bf', '#bf26bf', '#b0d474'),
   *('#6e6316', '#8bfcfc', '#fc32b1', '#488265', '#9e00fc', '#fcca32', '#96871e', '#d75de8'),
 )
