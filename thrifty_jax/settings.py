@@ -13,10 +13,12 @@ from thrifty_jax.allowed import (
   COLOURS,
   COUNT,
   FACTORS,
+  FILES,
   FROM_0,
   PATIENTS,
   PATTERN,
   PERCENTILES,
+  PLACE,
   RATES,
   REDUCTION,
   REGIONS,
@@ -52,6 +54,12 @@ DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # data sets that dat
 # Where the time of a network is measured, and in which numbers.
 COST_RUNTIMES = ('installed', 'onnxruntime', 'openvino', 'jax', 'all')
 COST_PRECISIONS = ('float32', 'int8', 'all')
+# Programs that a run's progress may be sent to, and the packages of each.
+TRACKERS = {
+  'tensorboard': ('tensorboardX',),
+  'mlflow': ('mlflow', 'sqlalchemy', 'alembic'),
+  'wandb': ('wandb',),
+}
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
 # Stages whose results depend on a setting.
 TRAINING = ('search', 'retrain')
@@ -79,6 +87,11 @@ class Setting:
     """Whether the value leaves the field to the data."""
     return self.open_value is not None and value == self.open_value
 
+  @property
+  def private(self) -> bool:
+    """Whether it may name a patient or a place, which is told to nobody outside of the machine."""
+    return self.allowed in (ADDRESS, FILES, PATIENTS, PLACE)
+
 
 _RUN = {
   'seed': Setting(0, FROM_0, 'Start of all random numbers.', ALL, untraced=True),
@@ -93,12 +106,17 @@ _RUN = {
   ),
   'deterministic': Setting(False, SWITCH, 'Gives the same bits each time on a GPU too; slower.'),
   'compilation_cache': Setting(
-    'auto', TEXT, "Folder of programs; auto is in ~/.cache, '' is none.", untraced=True, own=True
+    'auto', PLACE, "Folder of programs; auto is in ~/.cache, '' is none.", untraced=True, own=True
   ),
   'save_seconds': Setting(60.0, FROM_0, 'Seconds between two checkpoints.', untraced=True),
   'debug': Setting(False, SWITCH, 'Looks at every step and names the first NaN; slow.'),
-  'tensorboard': Setting(False, SWITCH, 'Writes figures for TensorBoard too.', untraced=True),
-  'genotype': Setting('', TEXT, "Genotype file that is retrained; '' is the searched one."),
+  'trackers': Setting(
+    (),
+    names(f'different ones of {", ".join(TRACKERS)}', known=(*TRACKERS,)),
+    'Programs that get the figures too; on this machine, unless their variables say otherwise.',
+    untraced=True,
+  ),
+  'genotype': Setting('', PLACE, "Genotype file that is retrained; '' is the searched one."),
   # The devices of several processes train together; this command starts each process. Unless the
   # last three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
   'distributed': Setting(False, SWITCH, 'Trains with the devices of several processes.'),
@@ -107,9 +125,9 @@ _RUN = {
   'process_id': Setting(-1, at_least(-1), 'Number of this process; -1 is found out.', own=True),
 }
 _PLACES = {
-  'raw_dir': Setting('', TEXT, "Folder of scans; '' is DATA_DIR/downloads/manual/NAME.", own=True),
-  'images': Setting('', TEXT, 'Folder of images, in place of raw_dir.', own=True),
-  'masks': Setting('', TEXT, 'Folder of their masks; the names of the files pair them.', own=True),
+  'raw_dir': Setting('', PLACE, "Folder of scans; '' is DATA_DIR/downloads/manual/NAME.", own=True),
+  'images': Setting('', PLACE, 'Folder of images, in place of raw_dir.', own=True),
+  'masks': Setting('', PLACE, 'Folder of their masks; the names of the files pair them.', own=True),
   'pattern': Setting(
     '', PATTERN, "Name of an image that has one channel of several; '' if it has all."
   ),
@@ -122,7 +140,7 @@ _PLACES = {
     'Images of a BIDS folder that are channels; () are those of all sessions.',
   ),
   'data_dir': Setting(
-    '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
+    '', PLACE, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),
   'download': Setting(False, SWITCH, f'Fetches missing scans of {", ".join(DOWNLOADS)}.'),
   'workers': Setting(0, FROM_0, 'Processes that read scans; 0 is one a core, for large sets.'),
@@ -332,16 +350,16 @@ _FRONT = {
     0.0, FROM_0, 'Minutes of a race, about, which choose its steps; 0 takes front.steps.'
   ),
   'folds': Setting(2, COUNT, 'Divisions of all but the test patients; each network trains on all.'),
-  'genotypes': Setting(
-    (), names("different files, as in ('a.json', 'b.json')"), 'Genotypes that race too.'
-  ),
+  'genotypes': Setting((), FILES, 'Genotypes that race too.'),
   'channels': Setting(
     (8, 16),
     numbers('different whole numbers from 1', lambda *n: 0 < len({*n}) == len(n) and min(n) > 0),
     'Channels of those that are cells.',
   ),
   'seeds': Setting(1, COUNT, 'Full trainings of each network on the front; all are scored.'),
-  'costs': Setting('', TEXT, "File of python -m thrifty_jax.cost; '' is this machine's stopwatch."),
+  'costs': Setting(
+    '', PLACE, "File of python -m thrifty_jax.cost; '' is this machine's stopwatch."
+  ),
   'workers': Setting(
     0, FROM_0, 'Trainings at a time; 0 is one a GPU, without GPUs one a core.', ()
   ),
@@ -370,7 +388,10 @@ _RETRAIN = {
   'patience': Setting(0, FROM_0, 'Epochs without a better validation DSC to stop; 0 is never.'),
   'validate_every': Setting(2, COUNT, 'Epochs from one validation to the next.'),
   'start_from': Setting(
-    '', TEXT, "Model, or run, whose weights the training starts from; '' draws them.", untraced=True
+    '',
+    PLACE,
+    "Model, or run, whose weights the training starts from; '' draws them.",
+    untraced=True,
   ),
   'start_rate': Setting(
     0.3, ABOVE_0, 'Factor of the learning rate where it starts from a model.', untraced=True
@@ -406,9 +427,7 @@ _COMPARE = {
     'Baselines that are trained.',
   ),
   'random_genotypes': Setting(3, FROM_0, 'Random genotypes of about as many parameters.'),
-  'genotypes': Setting(
-    (), names("different files, as in ('a.json', 'b.json')"), 'Files of further genotypes.'
-  ),
+  'genotypes': Setting((), FILES, 'Files of further genotypes.'),
   'learning_rates': Setting(
     (7e-4, 2e-3, 6e-3), RATES, 'Learning rates; validation patients choose each network its own.'
   ),
