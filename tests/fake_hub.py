@@ -114,8 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
     self.hub.repositories[name] = Repository(asked.get('visibility') == 'private')
     return self.answer(200, {'url': f'{self.hub.address}/{name}'})
 
+  def name_of(self, repository):
+    return next(one for one, other in self.hub.repositories.items() if other is repository)
+
   def info(self, data, repository):
-    name = next(one for one, other in self.hub.repositories.items() if other is repository)
+    name = self.name_of(repository)
     return self.answer(200, {'id': name, 'private': repository.private, 'tags': []})
 
   def branch(self, data, repository, branch):
@@ -179,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
           del files[value['path']]
     commit = hashlib.sha1(data).hexdigest()
     repository.commits[commit], repository.branches[revision] = files, commit
-    url = f'{self.hub.address}/commit/{commit}'
+    url = f'{self.hub.address}/{self.name_of(repository)}/commit/{commit}'
     return self.answer(200, {'commitUrl': url, 'commitOid': commit})
 
   def resolve(self, data, repository, revision, path):
