@@ -17,7 +17,8 @@ EXPORT = 'export'  # folder of an exported network in a repository
 README = 'README.md'
 # What an earlier release of the same model may have left; other files of a repository stay.
 OURS = (README, f'{EXPORT}/*', 'genotype.json', 'scores.json')
-_NAME = re.compile(r'hf:/{1,2}([\w.-]+/[\w.-]+?)/?(?:@(.+))?')  # a Path has one / of two
+_REPOSITORY = re.compile(r'[\w.-]+/[\w.-]+')
+_NAME = re.compile(rf'hf:/{{1,2}}({_REPOSITORY.pattern}?)/?(?:@(.+))?')  # a Path has one / of two
 _LOG_IN = 'log in by hf auth login, or set HF_TOKEN to a token of https://huggingface.co/settings'
 
 
@@ -29,6 +30,11 @@ class Place(NamedTuple):
 
   def __str__(self) -> str:
     return f'hf://{self.repository}' + (f'@{self.revision}' if self.revision else '')
+
+
+def is_repository(name: str) -> bool:
+  """Returns whether a name has the form OWNER/NAME."""
+  return _REPOSITORY.fullmatch(name) is not None
 
 
 def is_named(place: Path | str) -> bool:

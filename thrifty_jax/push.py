@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> None:
   values = command_line.read(
     arguments, USAGE, required={'model': 'runs/brain/model', 'to': 'OWNER/NAME'}
   )
-  place = hub.parse(f'hf://{values.to}')._replace(revision=values.revision or None)
-  if '@' in values.to:
+  if not hub.is_repository(values.to):
     raise InputError(f'--to={values.to}: expected OWNER/NAME; a branch is --revision=BRANCH')
+  place = hub.Place(values.to, values.revision or None)
   hub.require_package('thrifty-jax push')
   if not values.dry_run:
     hub.require_token()

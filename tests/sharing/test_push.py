@@ -127,7 +127,9 @@ def refusal(capsys):
 def test_a_model_comes_back_with_the_same_weights(model, server, capsys):
   assert command(model) == 0
   out = capsys.readouterr().out
-  assert f'thrifty-jax predict --model=hf://{NAME} ' in out and f'{server.address}/{NAME}/commit/' in out
+  assert (
+    f'thrifty-jax predict --model=hf://{NAME} ' in out and f'{server.address}/{NAME}/commit/' in out
+  )
   there, back = model_folder.load(model), model_folder.load(hub.fetch(f'hf://{NAME}'))
   assert (back.sha256, back.spec, back.genotype) == (there.sha256, there.spec, there.genotype)
   repository = server.repositories[NAME]
@@ -261,9 +263,9 @@ def test_without_a_token_nothing_is_read_or_sent(server, monkeypatch, capsys):
   [
     (NAME, 'hf_other', 'the token may not do this'),
     ('somebody/else', fake_hub.TOKEN, 'the token may not do this'),
-    ('liver', fake_hub.TOKEN, 'expected hf://OWNER/NAME'),
+    ('liver', fake_hub.TOKEN, '--to=liver: expected OWNER/NAME'),
     (f'{NAME}@v1', fake_hub.TOKEN, 'a branch is --revision=BRANCH'),
-    ('some one/liver', fake_hub.TOKEN, 'expected hf://OWNER/NAME'),
+    ('some one/liver', fake_hub.TOKEN, 'expected OWNER/NAME'),
     ('someone/liver--small', fake_hub.TOKEN, 'is no name of a repository'),
   ],
 )
