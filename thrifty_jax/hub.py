@@ -55,6 +55,7 @@ def require_package(what: str) -> None:
     raise InputError(
       f'{what} needs huggingface_hub, not installed here: {extras.how_to_install("hub")}'
     )
+  os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')  # before the package is imported
 
 
 def fetch(name: Path | str) -> Path:
@@ -76,8 +77,7 @@ def fetch(name: Path | str) -> Path:
     try:
       return _download(place, again=True)
     except InputError as error:
-      text = f'{place}: as the Hub has it this is not a whole model: {error}'
-      raise InputError(text) from error
+      raise InputError(f'{place}: cannot be used as the Hub has it: {error}') from error
 
 
 def require_token() -> None:
@@ -122,7 +122,6 @@ def _is_ours(name: str) -> bool:
 
 
 def _api() -> Any:
-  os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
   from huggingface_hub import HfApi
   from huggingface_hub.utils import disable_progress_bars
 

@@ -344,7 +344,7 @@ def test_what_is_no_model_on_the_hub_is_one_line(name, message, server, tmp_path
 def test_what_is_damaged_on_the_way_is_one_line_and_is_not_kept(name, model, server):
   assert command(model) == 0
   server.damage = lambda path, data: bytes([data[0] ^ 1, *data[1:]]) if path == name else data
-  with pytest.raises(InputError, match='as the Hub has it this is not a whole model: '):
+  with pytest.raises(InputError, match='cannot be used as the Hub has it: '):
     hub.fetch(f'hf://{NAME}')
   server.damage = lambda path, data: data
   back = hub.fetch(f'hf://{NAME}')
