@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     data = self.body()
     for method, pattern, act in _ROUTES:
       if self.command == method and (found := re.fullmatch(pattern, path)):
-        groups = found.groupdict()
+        groups = {key: value for key, value in found.groupdict().items() if value is not None}
         if (name := groups.pop('name', None)) is None:
           return act(self, data, **groups)
         repository = self.hub.repositories.get(name)
@@ -110,14 +110,17 @@ class _Handler(BaseHTTPRequestHandler):
     if asked['organization'] != USER:
       return self.answer(403, {'error': 'You do not have the rights to create a model here'})
     if name in self.hub.repositories:
-      return self.answer(409, {'error': 'You already created this model repo'})
+      there = {'error': 'You already created this model repo'}
+      return self.answer(409, {**there, 'url': f'{self.hub.address}/{name}'})
     self.hub.repositories[name] = Repository(asked.get('visibility') == 'private')
     return self.answer(200, {'url': f'{self.hub.address}/{name}'})
 
   def name_of(self, repository):
     return next(one for one, other in self.hub.repositories.items() if other is repository)
 
-  def info(self, data, repository):
+  def info(self, data, repository, revision='main'):
+    if repository.find(revision) is None:
+      return self.answer(404, {'error': 'Invalid rev id'}, code='RevisionNotFound')
     name = self.name_of(repository)
     return self.answer(200, {'id': name, 'private': repository.private, 'tags': []})
 
@@ -203,7 +206,7 @@ _MODEL = r'/api/models/(?P<name>[^/]+/[^/]+)'
 _ROUTES = (
   ('POST', '/api/repos/create', _Handler.create),
   ('POST', '/api/validate-yaml', _Handler.validate),
-  ('GET', _MODEL, _Handler.info),
+  ('GET', f'{_MODEL}(?:/revision/(?P<revision>.+))?', _Handler.info),
   ('POST', f'{_MODEL}/branch/(?P<branch>.+)', _Handler.branch),
   ('GET', f'{_MODEL}/tree/(?P<revision>.+)', _Handler.tree),
   ('POST', f'{_MODEL}/preupload/(?P<revision>.+)', _Handler.preupload),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import thrifty_jax
 from thrifty_jax import extras, model_folder
 from thrifty_jax.errors import InputError
+from thrifty_jax.logbook import say
 
 EXPORT = 'export'  # folder of an exported network in a repository
 README = 'README.md'
@@ -19,6 +20,7 @@ README = 'README.md'
 OURS = (README, f'{EXPORT}/*', 'genotype.json', 'scores.json')
 _REPOSITORY = re.compile(r'[\w.-]+/[\w.-]+')
 _NAME = re.compile(rf'hf:/{{1,2}}({_REPOSITORY.pattern}?)/?(?:@(.+))?')  # a Path has one / of two
+_PATIENCE = 10.0  # seconds
 _LOG_IN = 'log in by hf auth login, or set HF_TOKEN to a token of https://huggingface.co/settings'
 
 
@@ -77,7 +79,7 @@ def fetch(name: Path | str) -> Path:
     try:
       return _download(place, again=True)
     except InputError as error:
-      raise InputError(f'{place}: cannot be used as the Hub has it: {error}') from error
+      raise InputError(f'{place}: cannot be used: {error}') from error
 
 
 def require_token() -> None:
@@ -135,15 +137,43 @@ def _download(place: Place, *, again: bool = False) -> Path:
 
   InputError is raised if they are damaged.
   """
-  api, repository = _api(), place.repository
-  first = api.hf_hub_download(
-    repository, model_folder.CHECKSUMS, revision=place.revision, force_download=again
-  )
+  api, (repository, revision) = _api(), place
+  away = not _answers(api, place)
+  options = {'force_download': again and not away, 'local_files_only': away}
+  first = api.hf_hub_download(repository, model_folder.CHECKSUMS, revision=revision, **options)
   folder = Path(first).parent
   for name in model_folder.read_checksums(Path(first)):
-    api.hf_hub_download(repository, name, revision=folder.name, force_download=again)
+    api.hf_hub_download(repository, name, revision=folder.name, **options)
   model_folder.describe(folder)
+  if away:
+    say('hub', f'cannot be reached; {place} is as it was fetched before, commit {folder.name:.12}')
   return folder
+
+
+def _answers(api: Any, place: Place) -> bool:
+  """Returns whether the Hub can be reached; asks once, where a download would for half a minute."""
+  from huggingface_hub import errors
+
+  try:
+    api.model_info(place.repository, revision=place.revision, timeout=_PATIENCE)
+  except errors.OfflineModeIsEnabled:
+    return False
+  except errors.HfHubHTTPError as error:
+    if error.response.status_code < 500:
+      raise
+    return False
+  except Exception as error:
+    if not _is_of_network(error):
+      raise
+    return False
+  return True
+
+
+def _is_of_network(error: BaseException) -> bool:
+  """Returns whether a network has failed; which library tells it differs between releases."""
+  kinds = {type(one).__module__.split('.')[0] for one in (error, error.__cause__)}
+  known = not kinds.isdisjoint(('httpx', 'httpx2', 'requests'))
+  return known or isinstance(error, ConnectionError | TimeoutError)
 
 
 @contextlib.contextmanager
@@ -178,10 +208,7 @@ def _explain(place: Place) -> Generator[None]:
     remedy = f'the token may not do this: {_LOG_IN}' if status in (401, 403) else 'try again later'
     raise InputError(f'{place}: the Hub refused ({_first_line(error)}); {remedy}') from error
   except Exception as error:
-    # Which library it uses for HTTP, and so for a network that fails, differs between releases.
-    kinds = {type(one).__module__.split('.')[0] for one in (error, error.__cause__)}
-    of_network = not kinds.isdisjoint(('httpx', 'httpx2', 'requests'))
-    if not of_network and not isinstance(error, ConnectionError | TimeoutError):
+    if not _is_of_network(error):
       raise
     raise InputError(f'{place}: the Hub cannot be reached ({_first_line(error)})') from error
 

@@ -311,10 +311,12 @@ def test_a_network_that_is_away_is_one_line_and_what_was_fetched_before_still_lo
   assert command(model) == 0
   fetched = hub.fetch(f'hf://{NAME}')
   monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
+  capsys.readouterr()
   assert hub.fetch(f'hf://{NAME}') == fetched
+  assert 'cannot be reached; hf://' in capsys.readouterr().out
   with pytest.raises(InputError, match='cannot be reached, and the model was not fetched before'):
     hub.fetch(f'hf://{NAME}-2')
-  capsys.readouterr()
+  assert capsys.readouterr() == ('', '')
   assert command(model) == 2
   assert 'the Hub cannot be reached' in refusal(capsys)
 
@@ -344,7 +346,7 @@ def test_what_is_no_model_on_the_hub_is_one_line(name, message, server, tmp_path
 def test_what_is_damaged_on_the_way_is_one_line_and_is_not_kept(name, model, server):
   assert command(model) == 0
   server.damage = lambda path, data: bytes([data[0] ^ 1, *data[1:]]) if path == name else data
-  with pytest.raises(InputError, match='cannot be used as the Hub has it: '):
+  with pytest.raises(InputError, match='cannot be used: '):
     hub.fetch(f'hf://{NAME}')
   server.damage = lambda path, data: data
   back = hub.fetch(f'hf://{NAME}')
