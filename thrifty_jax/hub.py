@@ -125,9 +125,10 @@ def _is_ours(name: str) -> bool:
 
 def _api() -> Any:
   from huggingface_hub import HfApi
-  from huggingface_hub.utils import disable_progress_bars
+  from huggingface_hub.utils import disable_progress_bars, logging
 
   disable_progress_bars()  # of files of a few MB
+  logging.set_verbosity_error()  # it tells every new attempt
   about = {'library_name': 'thrifty_jax', 'library_version': thrifty_jax.__version__}
   return HfApi(endpoint=os.environ.get('HF_ENDPOINT'), **about)
 
@@ -210,7 +211,10 @@ def _explain(place: Place) -> Generator[None]:
   except Exception as error:
     if not _is_of_network(error):
       raise
-    raise InputError(f'{place}: the Hub cannot be reached ({_first_line(error)})') from error
+    reason = _first_line(error)
+    raise InputError(
+      f'{place}: the connection to the Hub failed ({reason:.200}); look at the network, try again'
+    ) from error
 
 
 def _first_line(error: Exception) -> str:

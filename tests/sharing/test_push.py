@@ -318,7 +318,7 @@ def test_a_network_that_is_away_is_one_line_and_what_was_fetched_before_still_lo
     hub.fetch(f'hf://{NAME}-2')
   assert capsys.readouterr() == ('', '')
   assert command(model) == 2
-  assert 'the Hub cannot be reached' in refusal(capsys)
+  assert 'the connection to the Hub failed' in refusal(capsys)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_what_is_damaged_on_the_way_is_one_line_and_is_not_kept(name, model, ser
 def test_a_download_that_ends_early_is_one_line(model, server):
   assert command(model) == 0
   server.damage = lambda path, data: data[:-1] if path == 'weights.safetensors' else data
-  with pytest.raises(InputError):
+  with pytest.raises(InputError, match='the connection to the Hub failed'):
     hub.fetch(f'hf://{NAME}')
 
 

@@ -1,24 +1,18 @@
 """A run's progress in TensorBoard, MLflow and Weights & Biases, read back by their own readers."""
 
-import json
 import socket
-import subprocess
-import sys
 import time
 import types
 
 import numpy as np
 import pytest
-from recorded import prepare_for
+from tracker_files import READERS, mlflow_run, read_tensorboard, wandb_records
 
-from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import logbook, settings, stopping
+from thrifty_jax import settings
 from thrifty_jax.errors import InputError
-from thrifty_jax.scores import evaluate
 from thrifty_jax.tracking import journal, stores, trackers
 from thrifty_jax.tracking.trackers import Trackers
-from thrifty_jax.training import retrain
 
 EPOCHS = [
   {'epoch': 1, 'step': 4, 'loss': 0.5, 'alphas': [0.5, 0.5], 'architecture_loss': None},
@@ -28,67 +22,6 @@ EPOCHS = [
 LOSSES = [(4, 0.5), (8, 0.25), (12, 0.125)]
 
 
-# --- the readers of each tracker, for its files in a run's folder: (step, value) by name
-
-
-def read_tensorboard(workdir, part='.'):
-  event_pb2 = pytest.importorskip('tensorboardX.proto.event_pb2')
-  found = {}
-  for path in (workdir / 'trackers' / 'tensorboard' / part).glob('events.out.*'):
-    content = path.read_bytes()
-    while content:  # length, its checksum, the event, its checksum
-      length = int.from_bytes(content[:8], 'little')
-      event = event_pb2.Event.FromString(content[12 : 12 + length])
-      for each in event.summary.value:
-        found.setdefault(each.tag, []).append((event.step, each.simple_value or each.image))
-      content = content[16 + length :]
-  return found
-
-
-def mlflow_run(workdir):
-  """The client of a run's own database, and its one run."""
-  client_of = pytest.importorskip('mlflow').MlflowClient
-  pytest.importorskip('sqlalchemy')
-  client = client_of(f'sqlite:///{workdir}/trackers/mlflow.db')
-  experiment = client.get_experiment_by_name('thrifty_jax')
-  assert experiment
-  (run,) = client.search_runs([experiment.experiment_id])
-  return client, run
-
-
-def read_mlflow(workdir):
-  client, run = mlflow_run(workdir)
-  return {
-    name: [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)]
-    for name in run.data.metrics
-  }
-
-
-def wandb_records(workdir):
-  """What the one offline run holds, as its own program prints it."""
-  pytest.importorskip('wandb')
-  (path,) = (workdir / 'trackers' / 'wandb').glob('offline-run-*/run-*.wandb')
-  command = [sys.executable, '-m', 'wandb', 'leet', 'inspect', '--json', str(path)]
-  done = subprocess.run(command, capture_output=True, text=True, check=True)
-  return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def read_wandb(workdir):
-  found = {}
-  for record in wandb_records(workdir):
-    if record['type'] == 'history':
-      item = record['history']['item']
-      for name, value in item.items():
-        stage = name.rpartition('/')[0]
-        if stage and not name.endswith('/step'):
-          steps = [value for key, value in item.items() if key.endswith('/step')]
-          found.setdefault(name, []).append((*steps, value))
-  return found
-
-
-READERS = {'tensorboard': read_tensorboard, 'mlflow': read_mlflow, 'wandb': read_wandb}
-
-
 def config_with(*names):
   config = configs.default()
   config.trackers = names
@@ -96,12 +29,14 @@ def config_with(*names):
   return config
 
 
-@pytest.fixture(autouse=True)
-def at_home(monkeypatch):
+@pytest.fixture(scope='module', autouse=True)
+def at_home():
   """No variable of this machine names a server."""
-  for name in ('MLFLOW_TRACKING_URI', 'MLFLOW_EXPERIMENT_NAME', 'WANDB_MODE', 'WANDB_PROJECT'):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setattr(trackers, 'PATIENCE', 120.0)  # on a busy machine too
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ('MLFLOW_TRACKING_URI', 'MLFLOW_EXPERIMENT_NAME', 'WANDB_MODE', 'WANDB_PROJECT'):
+      patch.delenv(name, raising=False)
+    patch.setattr(trackers, 'PATIENCE', 120.0)  # on a busy machine too
+    yield
 
 
 @pytest.fixture(params=READERS)
@@ -121,6 +56,27 @@ def send(config, workdir, stage, entries):
 # --- what is in each of them
 
 
+NAMES = ('Case17', 'Jane_Doe')
+PLACES = ('/home/someone/scans', '/srv/models/liver', 'node7.example.org:1234')
+
+
+@pytest.fixture(scope='module')
+def everywhere(tmp_path_factory):
+  """The folder of a run that all trackers got, with settings that are nobody's business."""
+  for name in ('tensorboardX', 'mlflow', 'sqlalchemy', 'wandb'):
+    pytest.importorskip(name)
+  config = config_with(*settings.TRACKERS)
+  config.data.update({'exclude': NAMES[:1], 'validation_patients': NAMES[:1]})
+  config.data.update({'test_patients': NAMES[1:], 'raw_dir': PLACES[0], 'masks': PLACES[0]})
+  config.retrain.update({'start_from': PLACES[1], 'learning_rate': 3e-3})
+  config.coordinator_address = PLACES[2]
+  workdir = tmp_path_factory.mktemp('everywhere') / 'liver' / 'fold_2'
+  sent = Trackers(config, workdir, 'evaluate')
+  sent.add_scores({'dsc': 0.5}, {f'worst/{NAMES[1]}': np.zeros((8, 24, 3), np.uint8)})
+  sent.close()
+  return workdir
+
+
 def test_a_run_that_is_stopped_and_goes_on_is_one_run_with_every_epoch_once(kind, tmp_path, capsys):
   config, workdir = config_with(kind), tmp_path / 'liver'
   send(config, workdir, 'search', [{'epoch': 1, 'step': 7, 'weight_loss': 0.75}])
@@ -135,27 +91,22 @@ def test_a_run_that_is_stopped_and_goes_on_is_one_run_with_every_epoch_once(kind
   assert capsys.readouterr().out == ''
 
 
-def test_scores_are_sent_again_only_where_they_differ(kind, tmp_path):
-  config = config_with(kind)
+def test_scores_are_sent_again_only_where_they_differ(tmp_path):
+  config = config_with('tensorboard')
   for dsc in (0.875, 0.875, 0.75):
     sent = Trackers(config, tmp_path, 'evaluate')
-    sent.add_scores({'dsc': dsc, 'Leber (rechts), 1/dsc': dsc}, {})
+    sent.add_scores({'dsc': dsc, 'Leber (rechts) 1/dsc': dsc}, {})
     sent.close()
-  found = READERS[kind](tmp_path)
+  found = read_tensorboard(tmp_path)
   assert found['evaluate/dsc'] == [(0, 0.875), (1, 0.75)]
-  assert found['evaluate/Leber _rechts__ 1/dsc'] == found['evaluate/dsc']
+  assert found['evaluate/Leber_rechts_1/dsc'] == found['evaluate/dsc']
 
 
-def test_the_settings_are_those_of_the_run_and_its_name_is_that_of_its_folder(tmp_path):
-  for name in ('tensorboardX', 'mlflow', 'sqlalchemy', 'wandb'):
-    pytest.importorskip(name)
-  config, workdir = config_with('tensorboard', 'mlflow', 'wandb'), tmp_path / 'liver' / 'fold_2'
-  config.retrain.learning_rate = 3e-3
-  send(config, workdir, 'retrain', EPOCHS)
-  assert 'settings/text_summary' in read_tensorboard(workdir)
-  _, run = mlflow_run(workdir)
+def test_the_settings_are_those_of_the_run_and_its_name_is_that_of_its_folder(everywhere):
+  assert 'settings/text_summary' in read_tensorboard(everywhere)
+  _, run = mlflow_run(everywhere)
   assert run.data.params['retrain.learning_rate'] == '0.003' and run.info.status == 'FINISHED'
-  (of_run,) = (record['run'] for record in wandb_records(workdir) if record['type'] == 'run')
+  (of_run,) = (record['run'] for record in wandb_records(everywhere) if record['type'] == 'run')
   assert of_run['config']['update']['retrain.learning_rate'] == 3e-3
   assert run.info.run_name == of_run['display_name'] == 'liver/fold_2'
   assert run.data.tags['thrifty_jax'] == of_run['run_id']
@@ -211,29 +162,16 @@ def test_a_damaged_journal_is_one_line_that_says_what_to_remove(content, message
 # --- what is not sent
 
 
-NAMES = ('Case17', 'Jane_Doe')
-PLACES = ('/home/someone/scans', '/srv/models/liver', 'node7.example.org:1234')
-
-
-def test_no_name_of_a_patient_and_no_place_of_the_machine_leaves_it(tmp_path):
-  for name in ('mlflow', 'sqlalchemy', 'wandb'):
-    pytest.importorskip(name)
-  config = config_with('tensorboard', 'mlflow', 'wandb')
-  config.data.update({'exclude': NAMES[:1], 'validation_patients': NAMES[:1]})
-  config.data.update({'test_patients': NAMES[1:], 'raw_dir': PLACES[0], 'masks': PLACES[0]})
-  config.retrain.start_from, config.coordinator_address = PLACES[1], PLACES[2]
-  sent = Trackers(config, tmp_path / 'liver', 'evaluate')
-  picture = np.zeros((8, 24, 3), np.uint8)
-  sent.add_scores({'dsc': 0.5}, {f'worst: {NAMES[1]}': picture})
-  sent.close()
-  _, run = mlflow_run(tmp_path / 'liver')
-  for text in (run.data, wandb_records(tmp_path / 'liver'), journal.public_settings(config)):
-    words = (*NAMES, *PLACES, str(tmp_path), socket.gethostname())
+def test_no_name_of_a_patient_and_no_place_of_the_machine_leaves_it(everywhere):
+  _, run = mlflow_run(everywhere)
+  head = (everywhere / 'trackers' / 'journal.jsonl').read_text()
+  words = (*NAMES, *PLACES, str(everywhere.parents[1]), socket.gethostname())
+  for text in (run.data, wandb_records(everywhere), head):
     assert not [word for word in words if word in str(text)]
   assert run.info.user_id == 'unknown'
-  (shown,) = read_tensorboard(tmp_path / 'liver', 'patients').values()  # it stays here
-  assert [(step, image.width, image.height) for step, image in shown] == [(0, 24, 8)]
-  assert not list((tmp_path / 'liver' / 'trackers' / 'wandb').glob('**/*.png'))
+  (shown,) = read_tensorboard(everywhere, 'patients').values()  # it stays here
+  assert [(step, picture.width, picture.height) for step, picture in shown] == [(0, 24, 8)]
+  assert not [*(everywhere / 'trackers' / 'wandb').glob('**/*.png')]
 
 
 def test_every_setting_that_is_a_path_or_a_list_of_patients_is_private():
@@ -323,38 +261,3 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(name, m
 def test_what_is_no_tracker_is_refused():
   with pytest.raises(InputError, match='expected different ones of tensorboard, mlflow, wandb'):
     config_with('tensorbord')
-
-
-# --- a whole run
-
-
-@pytest.mark.usefixtures('quick_compilation')
-def test_a_training_that_is_stopped_and_its_scores_are_one_run(tmp_path, phantom_config, stop_at):
-  pytest.importorskip('tensorboardX')
-  config = phantom_config(tmp_path)
-  config.trackers = ('tensorboard',)
-  config.model.update({'name': 'unet', 'width': 2})
-  config.retrain.update({'epochs': 4, 'warmup_epochs': 1, 'batch_size': 4})
-  config.evaluate.list_suspects = False
-  phantom.write_promise12(tmp_path / 'raw', patients=6, seed=0)
-  workdir = tmp_path / 'run'
-  prepare_for(config, workdir)
-  with stop_at(5), pytest.raises(stopping.Stopped):
-    retrain.retrain(config, workdir)
-  retrain.retrain(config, workdir)
-  summary = evaluate.evaluate(config, workdir)
-  found, entries = read_tensorboard(workdir), logbook.Logbook(workdir / 'retrain').entries()
-  for name in ('epoch', 'loss', 'dsc', 'learning_rate', 'seconds'):
-    expected = [(entry['step'], pytest.approx(entry[name])) for entry in entries]
-    assert found[f'retrain/{name}'] == expected
-  assert found['evaluate/dsc'] == [(0, pytest.approx(summary.mean.dsc_mean))]
-  of_class = config.data.classes[1]
-  assert found[f'evaluate/{of_class}/hd95_mm'] == [
-    (0, pytest.approx(summary.classes[of_class].hd95_mm.mean))
-  ]
-  shown = read_tensorboard(workdir, 'patients')
-  patients = {case.patient for case in summary.cases}
-  assert {title.split(':')[0] for title in shown} == {'best', 'worst'}
-  assert all(any(name in title for name in patients) for title in shown)
-  ((_, image),) = shown[min(shown)]
-  assert image.width == 3 * image.height

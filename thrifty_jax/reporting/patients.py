@@ -92,7 +92,7 @@ def draw_middles(
 ) -> dict[str, np.ndarray]:
   """Returns a picture of the same patients by their titles, see `overlays.draw_largest`."""
   return {
-    f'{title["which"]}: {title["patient"]}, DSC {100 * title["dsc"]:.1f} %': overlays.draw_largest(
+    f'{title["which"]}/{title["patient"]}, DSC {100 * title["dsc"]:.1f}': overlays.draw_largest(
       path, colours
     )
     for title, path in _find(run, evaluated, read_scores(run))

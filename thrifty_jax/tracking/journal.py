@@ -19,7 +19,7 @@ from thrifty_jax.settings import SETTINGS, TRAINING
 FOLDER = 'trackers'  # in that of a run
 _FILE = 'journal.jsonl'
 _MOST_BYTES = 256 << 20
-_NOT_IN_NAMES = re.compile(r'[^\w\-. /]')  # of figures: MLflow takes no more
+_NOT_IN_NAMES = re.compile(r'[^\w\-./]+')  # TensorBoard shows no others
 _REMEDY = 'remove the folder, and the trackers get a new run'
 
 
@@ -45,7 +45,7 @@ class Line:
   @property
   def named(self) -> dict[str, float]:
     """Figures by the names that trackers show."""
-    return {_NOT_IN_NAMES.sub('_', f'{self.stage}/{name}'): v for name, v in self.figures.items()}
+    return {simplify(f'{self.stage}/{name}'): value for name, value in self.figures.items()}
 
 
 class Journal:
@@ -95,6 +95,11 @@ class Journal:
     if not found:
       raise InputError(f'{self._path}: has no line; expected the run in the first one: {_REMEDY}')
     return found[0], found[1:]
+
+
+def simplify(name: str) -> str:
+  """Returns the name of a figure or a picture with characters that every tracker shows."""
+  return _NOT_IN_NAMES.sub('_', name)
 
 
 def public_settings(config: ConfigDict) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from thrifty_jax.tracking.journal import Head, Line
+from thrifty_jax.tracking.journal import Head, Line, simplify
 
 PROJECT = 'thrifty_jax'  # name of the experiment of MLflow and the project of W&B
 _FINISH_SECONDS = 15.0  # that W&B may take to send what is left
@@ -49,7 +49,7 @@ class TensorBoard:
   def show(self, name: str, picture: np.ndarray) -> None:
     if self._pictures is None:
       self._pictures = _write_events(self._folder / 'patients')
-    self._pictures.add_image(name, picture, 0, dataformats='HWC')
+    self._pictures.add_image(simplify(name), picture, 0, dataformats='HWC')
 
   def close(self) -> None:
     for writer in (self._writer, self._pictures):
