@@ -8,6 +8,7 @@ import re
 import threading
 from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -203,7 +204,7 @@ def _digest(content):
 
 
 _MODEL = r'/api/models/(?P<name>[^/]+/[^/]+)'
-_ROUTES = (
+_ROUTES: tuple[tuple[str, str, Any], ...] = (
   ('POST', '/api/repos/create', _Handler.create),
   ('POST', '/api/validate-yaml', _Handler.validate),
   ('GET', f'{_MODEL}(?:/revision/(?P<revision>.+))?', _Handler.info),

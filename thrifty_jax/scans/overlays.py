@@ -264,7 +264,7 @@ def outline(
 
 def _class_layers(
   colours: Sequence[str], *, coloured: bool
-) -> tuple[list[tuple[str, int]], dict[str, int]]:
+) -> tuple[list[tuple[str, int]], dict[str, Any]]:
   """Returns the colours and opacities of masks over a slice, and the options of `outline`."""
   classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in colours]
   return [*classes, (RIM_COLOUR, FILL)], {'colours': len(colours), 'rim': coloured}
