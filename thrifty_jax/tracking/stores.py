@@ -10,7 +10,7 @@ import numpy as np
 from thrifty_jax.tracking.journal import Head, Line, simplify
 
 PROJECT = 'thrifty_jax'  # name of the experiment of MLflow and the project of W&B
-_FINISH_SECONDS = 15.0  # that W&B may take to send what is left
+_WANDB_SECONDS = 15.0  # that W&B may take to reach its server, and to send what is left
 
 
 class Store(Protocol):
@@ -131,7 +131,8 @@ class WandB:
       mode=mode,
       silent=True,
       login_timeout=1,  # asks nobody for a key
-      finish_timeout=_FINISH_SECONDS,
+      init_timeout=_WANDB_SECONDS,
+      finish_timeout=_WANDB_SECONDS,
       console='off',
       disable_code=True,
       disable_git=True,
