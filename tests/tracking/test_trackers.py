@@ -12,6 +12,7 @@ from thrifty_jax import settings
 from thrifty_jax.errors import InputError
 from thrifty_jax.tracking import journal, stores, trackers
 from thrifty_jax.tracking.trackers import Trackers
+from thrifty_jax.training import autosave, hosts
 
 EPOCHS = [
   {'epoch': 1, 'step': 4, 'loss': 0.5, 'alphas': [0.5, 0.5], 'architecture_loss': None},
@@ -157,6 +158,20 @@ def test_a_damaged_journal_is_one_line_that_says_what_to_remove(content, message
   with pytest.raises(InputError, match=message) as refused:
     journal.Journal(config_with(), tmp_path)
   assert 'remove the folder' in str(refused.value) and '\n' not in str(refused.value)
+
+
+def test_only_the_first_of_several_processes_tracks_and_each_seed_has_its_own_names(
+  tmp_path, monkeypatch
+):
+  config, folder = config_with('tensorboard'), tmp_path / 'search' / 'seed_1'
+  for first in (False, True):
+    monkeypatch.setattr(hosts, 'is_first', lambda first=first: first)
+    progress = autosave.Progress(state=types.SimpleNamespace(step=0))
+    saved = autosave.Autosave(config, folder, 'search', progress)
+    with saved.looping(steps=1, slices_of=str):
+      saved.log.append({'epoch': 1, 'step': 4, 'weight_loss': 0.5})
+    assert (tmp_path / 'trackers').exists() == first
+  assert read_tensorboard(tmp_path)['search/seed_1/weight_loss'] == [(4, 0.5)]
 
 
 # --- what is not sent
