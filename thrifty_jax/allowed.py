@@ -70,7 +70,7 @@ def _is_address(value: str) -> bool:
 
 
 TEXT = Allowed('a text', lambda value: isinstance(value, str))
-PLACE = Allowed('a text', lambda value: isinstance(value, str))  # a path, or a word for one
+PUBLIC_TEXT = Allowed('a text', lambda value: isinstance(value, str))  # no path, nobody's name
 SWITCH = Allowed('True or False', lambda value: isinstance(value, bool))
 COUNT = Allowed('a whole number from 1', lambda value: value >= 1)
 FROM_0 = at_least(0)

@@ -18,7 +18,7 @@ from thrifty_jax.allowed import (
   PATIENTS,
   PATTERN,
   PERCENTILES,
-  PLACE,
+  PUBLIC_TEXT,
   RATES,
   REDUCTION,
   REGIONS,
@@ -90,7 +90,7 @@ class Setting:
   @property
   def private(self) -> bool:
     """Whether it may name a patient or a place, which is told to nobody outside of the machine."""
-    return self.allowed in (ADDRESS, FILES, PATIENTS, PLACE)
+    return self.allowed in (ADDRESS, FILES, PATIENTS, TEXT)
 
 
 _RUN = {
@@ -106,7 +106,7 @@ _RUN = {
   ),
   'deterministic': Setting(False, SWITCH, 'Gives the same bits each time on a GPU too; slower.'),
   'compilation_cache': Setting(
-    'auto', PLACE, "Folder of programs; auto is in ~/.cache, '' is none.", untraced=True, own=True
+    'auto', TEXT, "Folder of programs; auto is in ~/.cache, '' is none.", untraced=True, own=True
   ),
   'save_seconds': Setting(60.0, FROM_0, 'Seconds between two checkpoints.', untraced=True),
   'debug': Setting(False, SWITCH, 'Looks at every step and names the first NaN; slow.'),
@@ -116,7 +116,7 @@ _RUN = {
     'Programs that get the figures too; on this machine, unless their variables say otherwise.',
     untraced=True,
   ),
-  'genotype': Setting('', PLACE, "Genotype file that is retrained; '' is the searched one."),
+  'genotype': Setting('', TEXT, "Genotype file that is retrained; '' is the searched one."),
   # The devices of several processes train together; this command starts each process. Unless the
   # last three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
   'distributed': Setting(False, SWITCH, 'Trains with the devices of several processes.'),
@@ -125,14 +125,16 @@ _RUN = {
   'process_id': Setting(-1, at_least(-1), 'Number of this process; -1 is found out.', own=True),
 }
 _PLACES = {
-  'raw_dir': Setting('', PLACE, "Folder of scans; '' is DATA_DIR/downloads/manual/NAME.", own=True),
-  'images': Setting('', PLACE, 'Folder of images, in place of raw_dir.', own=True),
-  'masks': Setting('', PLACE, 'Folder of their masks; the names of the files pair them.', own=True),
+  'raw_dir': Setting('', TEXT, "Folder of scans; '' is DATA_DIR/downloads/manual/NAME.", own=True),
+  'images': Setting('', TEXT, 'Folder of images, in place of raw_dir.', own=True),
+  'masks': Setting('', TEXT, 'Folder of their masks; the names of the files pair them.', own=True),
   'pattern': Setting(
     '', PATTERN, "Name of an image that has one channel of several; '' if it has all."
   ),
   'derivative': Setting(
-    '', TEXT, "Masks of a BIDS folder, as PIPELINE or PIPELINE/desc-X_dseg; '' is the only kind."
+    '',
+    PUBLIC_TEXT,
+    "Masks of a BIDS folder, as PIPELINE or PIPELINE/desc-X_dseg; '' is the only kind.",
   ),
   'suffixes': Setting(
     (),
@@ -140,13 +142,13 @@ _PLACES = {
     'Images of a BIDS folder that are channels; () are those of all sessions.',
   ),
   'data_dir': Setting(
-    '', PLACE, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
+    '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),
   'download': Setting(False, SWITCH, f'Fetches missing scans of {", ".join(DOWNLOADS)}.'),
   'workers': Setting(0, FROM_0, 'Processes that read scans; 0 is one a core, for large sets.'),
 }
 _SLICES = {
-  'name': Setting('', TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
+  'name': Setting('', PUBLIC_TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
   'classes': Setting(
     ('background', 'foreground'),
     names("different names, the background and a class more, as in ('a', 'b')", least=2),
@@ -357,9 +359,7 @@ _FRONT = {
     'Channels of those that are cells.',
   ),
   'seeds': Setting(1, COUNT, 'Full trainings of each network on the front; all are scored.'),
-  'costs': Setting(
-    '', PLACE, "File of python -m thrifty_jax.cost; '' is this machine's stopwatch."
-  ),
+  'costs': Setting('', TEXT, "File of python -m thrifty_jax.cost; '' is this machine's stopwatch."),
   'workers': Setting(
     0, FROM_0, 'Trainings at a time; 0 is one a GPU, without GPUs one a core.', ()
   ),
@@ -389,7 +389,7 @@ _RETRAIN = {
   'validate_every': Setting(2, COUNT, 'Epochs from one validation to the next.'),
   'start_from': Setting(
     '',
-    PLACE,
+    TEXT,
     "Model, or run, whose weights the training starts from; '' draws them.",
     untraced=True,
   ),

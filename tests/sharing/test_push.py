@@ -35,6 +35,8 @@ Research use only, not a medical device.
 - Weights: of {PLACES[0]}: 12 tensors as they are
 - Its patients: WARNING: it has learned from patients with the names of {', '.join(PATIENTS)}, \
 who test here; if these are the same persons, the scores are too good
+- Learned from masks; WARNING: the models have learned from patients with the names of \
+{PATIENTS[0]}, who validate or test here; if they are the same, the scores are too good
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.
 """

@@ -18,7 +18,7 @@ _SCORES = {
 }
 # Cards of before named the model that a training had started from, and patients of both.
 _PLACE_OF_START = re.compile(r'^(- Weights: )of .*: (\d+ tensors as they are)$', re.MULTILINE)
-_SHARED = re.compile(r'(patients with the names of ).*(, who test here;)')
+_SHARED = re.compile(r'(patients with the names of ).*?(, who (?:validate or )?test here)')
 _DATA = re.compile(r'^- Data: (.*), fold \d+ of \d+', re.MULTILINE)
 
 
