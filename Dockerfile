@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:3.13-slim
 # A requirements-NAME.txt each; see "Start" in README.md.
-ARG EXTRAS="dicom export openvino"
+ARG EXTRAS="dicom export hub openvino"
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # The requirements come first, in a layer that a change of the program leaves as it is.
 COPY requirements*.txt /requirements/

@@ -34,7 +34,7 @@ GENOTYPE = 'thrifty_jax/genotypes/thrifty_0.61m.json'
 FILES = ('.csv', '.html', '.json', '.onnx', '.py', '.stablehlo')
 # In inline code: programs whose options are not ours, and options of tests/interrupted.py.
 OTHERS = ('dask ', 'docker ', 'gcloud ', 'mkdocs ', 'mpirun ', 'pip ', 'srun ')
-OTHERS += ('XLA_', '--xla_', '--build-arg', '--gpus')
+OTHERS += ('mlflow ', 'tensorboard ', 'wandb ', 'XLA_', '--xla_', '--build-arg', '--gpus')
 OF_TESTS = {'signal', 'count', 'epochs', 'seconds'}
 
 

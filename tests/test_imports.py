@@ -10,15 +10,15 @@ PACKAGES = ('thrifty_jax', 'data_prep')
 # From the top: a module imports what stands in its own line or below. A folder, or a file in
 # thrifty_jax itself; files that are not named are the last line.
 LAYERS = (
-  ('main', 'predict', 'evaluate', 'export', 'draw', 'library'),
+  ('main', 'predict', 'evaluate', 'export', 'push', 'draw', 'library'),
   ('running',),
   ('racing',),
   ('searching',),
   ('training',),
   ('cost',),
-  ('exporting', 'predicting'),
+  ('exporting', 'predicting', 'sharing'),
   ('reporting', 'drawings', 'scores'),
-  ('model_folder',),
+  ('model_folder', 'hub'),
   ('networks',),
   ('data',),
   ('scans',),

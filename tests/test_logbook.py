@@ -2,7 +2,6 @@
 
 import io
 import json
-import struct
 import sys
 import time
 import types
@@ -58,35 +57,12 @@ def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
   assert [entry['epoch'] for entry in book.entries()] == [1, 2, 3, 4]
 
 
-def events(folder):
-  """(step, name, value) of all events, from the records of TensorBoard's files, in order."""
-  event_pb2 = pytest.importorskip('tensorboardX.proto.event_pb2')
-  found = []
-  for path in sorted(folder.glob('events.out.*')):
-    content = path.read_bytes()
-    while content:  # length, its checksum, the event, its checksum
-      (length,) = struct.unpack('<Q', content[:8])
-      event = event_pb2.Event.FromString(content[12 : 12 + length])
-      found += [(event.step, each.tag, each.simple_value) for each in event.summary.value]
-      content = content[16 + length :]
-  return found
-
-
-def test_tensorboard_has_the_numbers_of_every_line_under_the_stage(tmp_path):
-  book = Logbook(tmp_path / 'retrain', tensorboard=True)
-  book.append({'epoch': 1, 'step': 4, 'loss': 0.5, 'alphas': [0.5, 0.5], 'validation_dsc': None})
-  book.append({'epoch': 2, 'step': 8, 'loss': 0.25})
-  book.close()
-  assert events(tmp_path / 'retrain') == [
-    (4, 'retrain/epoch', 1.0),
-    (4, 'retrain/loss', 0.5),
-    (8, 'retrain/epoch', 2.0),
-    (8, 'retrain/loss', 0.25),
-  ]
-
-
-def test_without_tensorboard_there_are_no_events(tmp_path):
-  Logbook(tmp_path).append({'epoch': 1, 'step': 1, 'loss': 0.5})
+def test_a_follower_gets_the_lines_there_are_and_every_later_one(tmp_path):
+  book, followed = Logbook(tmp_path), []
+  book.append({'epoch': 1, 'step': np.int32(4), 'loss': jnp.float32(0.5)})
+  book.follow(followed.append)
+  book.append({'epoch': 2, 'step': 8, 'loss': None})
+  assert followed == book.entries() and len(followed) == 2
   assert [path.name for path in tmp_path.iterdir()] == ['metrics.jsonl']
 
 

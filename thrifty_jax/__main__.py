@@ -16,6 +16,7 @@ COMMANDS = {
   'predict': ('thrifty_jax.predict', 'masks of scans by a trained network'),
   'evaluate': ('thrifty_jax.evaluate', 'scores of masks, of any program, by truths'),
   'export': ('thrifty_jax.export', 'a trained network for programs without JAX'),
+  'push': ('thrifty_jax.push', 'a trained network on the Hugging Face Hub'),
   'draw': ('thrifty_jax.draw', 'a searched network as a picture'),
   'cost': ('thrifty_jax.cost.__main__', 'milliseconds of networks on this processor'),
 }

@@ -70,6 +70,7 @@ def _is_address(value: str) -> bool:
 
 
 TEXT = Allowed('a text', lambda value: isinstance(value, str))
+PUBLIC_TEXT = Allowed('a text', lambda value: isinstance(value, str))  # no path, nobody's name
 SWITCH = Allowed('True or False', lambda value: isinstance(value, bool))
 COUNT = Allowed('a whole number from 1', lambda value: value >= 1)
 FROM_0 = at_least(0)
@@ -103,5 +104,6 @@ PATTERN = Allowed(
   "'', or a name as '{case}_{channel}', with a text between the two",
   lambda value: not value or re.fullmatch(_PATTERN, value) is not None,
 )
+FILES = names("different files, as in ('a.json', 'b.json')")
 PATIENTS = names("different names, as in ('a', 'b')")
 ADDRESS = Allowed("HOST:PORT, or ''", _is_address)

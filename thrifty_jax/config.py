@@ -8,9 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import labels
+from thrifty_jax import extras, labels
 from thrifty_jax.errors import InputError
-from thrifty_jax.settings import DOWNLOADS, MODELS, SETTINGS
+from thrifty_jax.settings import DOWNLOADS, MODELS, SETTINGS, TRACKERS
 
 _INSIDE = Path(__file__).with_name('configs')
 # The files of the data sets: inside the package where it is installed, else beside it.
@@ -31,10 +31,17 @@ def default() -> ConfigDict:
 
 
 def from_json(content: dict[str, Any]) -> ConfigDict:
-  """Returns the config that a JSON object holds, as stages.to_json writes it."""
+  """Returns the config that a JSON object holds, as stages.to_json writes it.
+
+  A setting that an earlier release had is left out.
+  """
   config = default()
   config.update_from_flattened_dict(
-    {name: tuple(v) if isinstance(v, list) else v for name, v in flatten(content).items()}
+    {
+      name: tuple(value) if isinstance(value, list) else value
+      for name, value in flatten(content).items()
+      if name in SETTINGS
+    }
   )
   return config
 
@@ -248,9 +255,11 @@ def _validate_model(config: ConfigDict) -> None:
   _require(config, 'cost.precision', lambda kind: not (cannot and kind == 'int8'), only)
   unknown = '0 with front.cluster, whose pace is unknown; set front.steps'
   _require(config, 'front.minutes', lambda time: not (time and config.front.cluster), unknown)
-  needed = 'False, or the package that it needs: pip install tensorboardX'
-  found = importlib.util.find_spec('tensorboardX')
-  _require(config, 'tensorboard', lambda on: not on or found, needed)
+  for tracker, packages in TRACKERS.items():
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    named = f'the package{"s" if len(missing) > 1 else ""} {" and ".join(missing)}'
+    needed = f'{named} for {tracker}: {extras.how_to_install("trackers")}'
+    _require(config, 'trackers', lambda on, it=tracker, no=missing: not (no and it in on), needed)
 
 
 def _validate_training(config: ConfigDict, stage: str) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,13 @@ class _Line:
 class Logbook:
   """Lines of `metrics.jsonl` in a stage's folder, a dictionary each.
 
-  The folder is created if it is missing; with `tensorboard` the numbers also go there as events.
+  The folder is created if it is missing.
   """
 
-  def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = False):
+  def __init__(self, folder: str | os.PathLike[str]):
     self.path = Path(folder) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    self._tensorboard = tensorboard
-    self._writer: Any = None
+    self._followers: list[Callable[[Mapping[str, Any]], None]] = []
 
   def append(self, entry: Mapping[str, Any]) -> None:
     """Adds a line and returns once it is on disk; refuses NaN and infinity (ValueError).
@@ -58,8 +57,14 @@ class Logbook:
     line = json.dumps(dict(entry), allow_nan=False, default=lambda value: value.tolist())
     with self.path.open('a', encoding='utf-8') as file:
       file.write(line + '\n')
-    if self._tensorboard:
-      self._write_events(json.loads(line))
+    for follower in self._followers:
+      follower(json.loads(line))
+
+  def follow(self, follower: Callable[[Mapping[str, Any]], None]) -> None:
+    """Calls a function with every line that there is, and with every one that will be added."""
+    for entry in self.entries():
+      follower(entry)
+    self._followers.append(follower)
 
   def entries(self) -> list[dict[str, Any]]:
     """Reads all lines but a last one that a crash cut off; InputError if one is damaged."""
@@ -81,23 +86,6 @@ class Logbook:
     """Removes the lines of later epochs than the restored checkpoint's, which will be repeated."""
     kept = [entry for entry in self.entries() if entry['epoch'] <= epochs]
     files.write_text(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
-
-  def close(self) -> None:
-    """Closes the file for TensorBoard; lines can still be added."""
-    if self._writer is not None:
-      self._writer.close()
-      self._writer = None
-
-  def _write_events(self, entry: Mapping[str, Any]) -> None:
-    """Writes a line's numbers as events; events of a killed run from this step on are purged."""
-    if self._writer is None:
-      from tensorboardX import SummaryWriter
-
-      self._writer = SummaryWriter(str(self.path.parent), purge_step=entry['step'])
-    for name, value in entry.items():
-      if isinstance(value, int | float) and name != 'step':
-        self._writer.add_scalar(f'{self.path.parent.name}/{name}', value, entry['step'])
-    self._writer.flush()
 
 
 class _Lines(tqdm):

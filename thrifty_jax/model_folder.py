@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -87,9 +88,12 @@ def save(
   unfinished.mkdir(parents=True)
   flat = traverse_util.flatten_dict(params, sep='/')
   weights = {name: np.asarray(leaf) for name, leaf in flat.items()}
-  files.write_bytes(unfinished / 'weights.safetensors', safetensors.numpy.save(weights))
-  described = {'format': FORMAT, 'version': VERSION, **records.to_json(spec)}
-  files.write_json(unfinished / 'preprocessing.json', described)
+  about = {'format': FORMAT, 'network': spec.network.name, 'classes': spec.classes}
+  # One text, as safetensors writes several of them in any order.
+  metadata = {'thrifty_jax': json.dumps({**about, 'note': RESEARCH_USE})}
+  content = safetensors.numpy.save(weights, metadata=metadata)
+  files.write_bytes(unfinished / 'weights.safetensors', content)
+  write_spec(unfinished, spec)
   if genotype_file is not None:
     files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
   files.write_text(unfinished / 'card.md', card)
@@ -97,6 +101,12 @@ def save(
   if folder.exists():
     shutil.rmtree(folder)
   unfinished.rename(folder)
+
+
+def write_spec(folder: Path, spec: ModelSpec) -> None:
+  """Writes preprocessing.json into a model folder."""
+  described = {'format': FORMAT, 'version': VERSION, **records.to_json(spec)}
+  files.write_json(folder / 'preprocessing.json', described)
 
 
 def add_scores(folder: Path, scores: Mapping[str, Any]) -> None:
@@ -184,9 +194,8 @@ def _require_version(path: Path) -> None:
     )
 
 
-def _require_unaltered(folder: Path) -> str:
-  """Refuses files other than those saved together; returns the weights' SHA-256."""
-  path = folder / CHECKSUMS
+def read_checksums(path: Path) -> Mapping[str, str]:
+  """Reads the SHA-256 of each file of a model folder from its checksums.json."""
   sums = records.parse(files.read_json(path), _Checksums, path, remedy=_COPY).sha256
   needed = {'weights.safetensors', 'preprocessing.json'}
   for name in sorted((needed - sums.keys()) | (sums.keys() - {*_SIGNED})):
@@ -194,6 +203,12 @@ def _require_unaltered(folder: Path) -> str:
       f'{path}: {name!r:.80} has no SHA-256 or is not a file of a model folder; the folder is '
       f'damaged: {_COPY}'
     )
+  return sums
+
+
+def _require_unaltered(folder: Path) -> str:
+  """Refuses files other than those saved together; returns the weights' SHA-256."""
+  sums = read_checksums(folder / CHECKSUMS)
   for name, digest in sums.items():
     if _digest(folder / name) != digest:
       raise InputError(

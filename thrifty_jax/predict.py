@@ -34,7 +34,9 @@ and geometry is taken from a scan: no name, date or number of its header reaches
 DICOM SEG or RTSTRUCT, if asked for.
 
   --model=FOLDER[,FOLDER]  a model folder; a run (its model/); or a run with several folds, whose
-                           models are averaged, as are several that are listed
+                           models are averaged, as are several that are listed; or
+                           hf://OWNER/NAME[@REVISION], a model of the Hugging Face Hub, which is
+                           fetched once and needs thrifty_jax[hub]
   --input=SCANS            a NIfTI, MetaImage, NRRD or enhanced DICOM file; a folder with the slices
                            of one DICOM series; or a folder of such. Several channels: files
                            CASE_0000, CASE_0001, ... or one NIfTI file with them on the last axis.
@@ -85,7 +87,8 @@ def load_model(
       mask = load_model('runs/brain/model').segment(volume, spacing_mm)
 
   Args:
-    folder: Model folder, folder of a run, or of a run with several folds; or a list of these.
+    folder: Model folder, folder of a run, or of a run with several folds; 'hf://OWNER/NAME', or
+      with '@REVISION', a model of the Hugging Face Hub; or a list of these.
     flips: Whether to average over the flips that the model saw in training.
     batch_size: Number of slices per batch.
     memory_budget_mb: Memory for the network's activations, MiB; the batch shrinks to fit.

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from thrifty_jax.allowed import Allowed, one_of, within
 from thrifty_jax.records import Inline
@@ -161,6 +161,12 @@ class Evaluated:
   agreements: tuple[Agreement, ...] = ()
   suspects: tuple[Agreement, ...] = ()
   unit: Unit = 'mm'  # of all distances, those whose names end in _mm too
+
+
+def without_names(content: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the JSON of Evaluated without names of patients: it goes to others with the model."""
+  names = ('patient_names', 'cases', 'agreements', 'suspects')
+  return {name: value for name, value in content.items() if name not in names}
 
 
 @dataclass(frozen=True)

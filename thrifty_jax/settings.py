@@ -13,10 +13,12 @@ from thrifty_jax.allowed import (
   COLOURS,
   COUNT,
   FACTORS,
+  FILES,
   FROM_0,
   PATIENTS,
   PATTERN,
   PERCENTILES,
+  PUBLIC_TEXT,
   RATES,
   REDUCTION,
   REGIONS,
@@ -53,6 +55,12 @@ DOWNLOADS = ('chaos', 'chaos_t1', 'chaos_t2', 'promise12')  # data sets that dat
 # Where the time of a network is measured, and in which numbers.
 COST_RUNTIMES = ('installed', 'onnxruntime', 'openvino', 'jax', 'all')
 COST_PRECISIONS = ('float32', 'int8', 'all')
+# Programs that a run's progress may be sent to, and the packages of each.
+TRACKERS = {
+  'tensorboard': ('tensorboardX',),
+  'mlflow': ('mlflow', 'sqlalchemy', 'alembic'),
+  'wandb': ('wandb',),
+}
 SLICE_AXES = ('axial', 'coronal', 'sagittal')
 # Stages whose results depend on a setting.
 TRAINING = ('search', 'retrain')
@@ -80,6 +88,11 @@ class Setting:
     """Whether the value leaves the field to the data."""
     return self.open_value is not None and value == self.open_value
 
+  @property
+  def private(self) -> bool:
+    """Whether it may name a patient or a place, which is told to nobody outside of the machine."""
+    return self.allowed in (ADDRESS, FILES, PATIENTS, TEXT)
+
 
 _RUN = {
   'seed': Setting(0, FROM_0, 'Start of all random numbers.', ALL, untraced=True),
@@ -98,7 +111,12 @@ _RUN = {
   ),
   'save_seconds': Setting(60.0, FROM_0, 'Seconds between two checkpoints.', untraced=True),
   'debug': Setting(False, SWITCH, 'Looks at every step and names the first NaN; slow.'),
-  'tensorboard': Setting(False, SWITCH, 'Writes figures for TensorBoard too.', untraced=True),
+  'trackers': Setting(
+    (),
+    names(f'different ones of {", ".join(TRACKERS)}', known=(*TRACKERS,)),
+    'Programs that get the figures too; on this machine, unless their variables say otherwise.',
+    untraced=True,
+  ),
   'genotype': Setting('', TEXT, "Genotype file that is retrained; '' is the searched one."),
   # The devices of several processes train together; this command starts each process. Unless the
   # last three fields are set, JAX gets their values from SLURM, Open MPI, Kubernetes or Cloud TPU.
@@ -115,7 +133,9 @@ _PLACES = {
     '', PATTERN, "Name of an image that has one channel of several; '' if it has all."
   ),
   'derivative': Setting(
-    '', TEXT, "Masks of a BIDS folder, as PIPELINE or PIPELINE/desc-X_dseg; '' is the only kind."
+    '',
+    PUBLIC_TEXT,
+    "Masks of a BIDS folder, as PIPELINE or PIPELINE/desc-X_dseg; '' is the only kind.",
   ),
   'suffixes': Setting(
     (),
@@ -136,7 +156,7 @@ _PLACES = {
   'workers': Setting(0, FROM_0, 'Processes that read scans; 0 is one a core, for large sets.'),
 }
 _SLICES = {
-  'name': Setting('', TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
+  'name': Setting('', PUBLIC_TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
   'classes': Setting(
     ('background', 'foreground'),
     names("different names, the background and a class more, as in ('a', 'b')", least=2),
@@ -340,9 +360,7 @@ _FRONT = {
     0.0, FROM_0, 'Minutes of a race, about, which choose its steps; 0 takes front.steps.'
   ),
   'folds': Setting(2, COUNT, 'Divisions of all but the test patients; each network trains on all.'),
-  'genotypes': Setting(
-    (), names("different files, as in ('a.json', 'b.json')"), 'Genotypes that race too.'
-  ),
+  'genotypes': Setting((), FILES, 'Genotypes that race too.'),
   'channels': Setting(
     (8, 16),
     numbers('different whole numbers from 1', lambda *n: 0 < len({*n}) == len(n) and min(n) > 0),
@@ -387,7 +405,10 @@ _RETRAIN = {
     0.5, SHARE, 'Share of these probabilities in what is learned; masks have the rest.'
   ),
   'start_from': Setting(
-    '', TEXT, "Model, or run, whose weights the training starts from; '' draws them.", untraced=True
+    '',
+    TEXT,
+    "Model, or run, whose weights the training starts from; '' draws them.",
+    untraced=True,
   ),
   'start_rate': Setting(
     0.3, ABOVE_0, 'Factor of the learning rate where it starts from a model.', untraced=True
@@ -423,9 +444,7 @@ _COMPARE = {
     'Baselines that are trained.',
   ),
   'random_genotypes': Setting(3, FROM_0, 'Random genotypes of about as many parameters.'),
-  'genotypes': Setting(
-    (), names("different files, as in ('a.json', 'b.json')"), 'Files of further genotypes.'
-  ),
+  'genotypes': Setting((), FILES, 'Files of further genotypes.'),
   'learning_rates': Setting(
     (7e-4, 2e-3, 6e-3), RATES, 'Learning rates; validation patients choose each network its own.'
   ),

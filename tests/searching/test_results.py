@@ -1,6 +1,5 @@
 """What a search leaves behind, with all operations or with chosen ones."""
 
-import contextlib
 import json
 
 import jax
@@ -33,8 +32,8 @@ def test_what_is_left_behind_has_the_chosen_operations_alone(chosen, limit, tmp_
   for kind in ('down', 'up'):
     counts = [len(space.candidates(kind, source)) for _, source in edges_of(2)]
     assert list(map(len, lists[f'{kind}_alphas'])) == counts
-  with contextlib.closing(logbook.Logbook(tmp_path)) as log:
-    log.append({'epoch': 1, 'step': 3, 'architecture_dsc': 0.5, 'seconds': 2.0})
+  log = logbook.Logbook(tmp_path)
+  log.append({'epoch': 1, 'step': 3, 'architecture_dsc': 0.5, 'seconds': 2.0})
   state = SearchState(jnp.asarray(3), {}, architecture, (), ())
   progress = Progress(state, architecture, epoch=1, planned=(1,))
   saved = results.save(tmp_path, progress, config, log, seed=0)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from recorded import open_data, prepare_for
+from tracker_files import read_tensorboard
 
 from data_prep import phantom
 from thrifty_jax import config as configs
@@ -22,7 +23,7 @@ from thrifty_jax.data import split_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.model_spec import make_spec
-from thrifty_jax.scores import cases
+from thrifty_jax.scores import cases, evaluate
 from thrifty_jax.training import results, retrain, train_step
 from thrifty_jax.training.train_data import Epochs, Facts, make_schedule
 
@@ -566,3 +567,27 @@ def test_the_end_is_foretold_once_with_validations_and_scores(config, opened, ca
   told = capsys.readouterr().out.strip().splitlines()
   assert len(told) == 1 and f'the training is done in about {whole}, at ' in told[0]
   assert told[0].endswith(f'its scores take about {scores} more')
+
+
+def test_a_training_that_is_stopped_and_its_scores_are_one_run_of_a_tracker(
+  config, epochs, program, tmp_path, stop_at
+):
+  config = config.copy_and_resolve_references()
+  config.trackers = ('tensorboard',)
+  with stop_at(epochs.steps + 1), pytest.raises(stopping.Stopped):
+    retrain.retrain(config, tmp_path, program=program)
+  retrain.retrain(config, tmp_path, program=program)
+  summary = evaluate.evaluate(config, tmp_path)
+  found, entries = read_tensorboard(tmp_path), logbook.Logbook(tmp_path / 'retrain').entries()
+  for name in ('epoch', 'loss', 'dsc', 'validation_dsc', 'learning_rate', 'seconds'):
+    expected = [(entry['step'], pytest.approx(entry[name])) for entry in entries]
+    assert found[f'retrain/{name}'] == expected
+  of_class, scores = config.data.classes[1], summary.classes[config.data.classes[1]]
+  assert found['evaluate/dsc'] == [(0, pytest.approx(summary.mean.dsc_mean))]
+  assert found[f'evaluate/{of_class}/missed'] == [(0, scores.missed)]
+  shown = read_tensorboard(tmp_path, 'patients')
+  patients = {case.patient for case in summary.cases}
+  assert {title.split('/')[0] for title in shown} == {'best', 'worst'}
+  assert all(any(name in title for name in patients) for title in shown)
+  ((_, picture),) = shown[min(shown)]
+  assert picture.width == 3 * picture.height

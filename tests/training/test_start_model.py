@@ -133,7 +133,8 @@ def test_the_run_its_report_and_its_card_say_what_was_taken(place, done):
   assert started['whole'] == len(first) - len(started['anew']) and started['partly'] == []
   for name in ('model/card.md', 'report.html'):
     text = (workdir / name).read_text('utf-8')
-    assert 'classes/kernel' in text and 'encoder_0' in text and str(place / 'old') in text
+    assert 'classes/kernel' in text and 'encoder_0' in text
+    assert (str(place / 'old') in text) == (name == 'report.html')  # a card goes to others
   assert sha256 in (workdir / 'model' / 'card.md').read_text('utf-8')
   assert json.loads((workdir / 'evaluate' / 'summary.json').read_text('utf-8'))['held_out']
 
@@ -249,4 +250,7 @@ def test_patients_of_the_model_who_would_test_are_refused_or_warned_of(
   (other / data_file.FILE).write_text(json.dumps(record))
   assert command(place, tmp_path, *more, start='elsewhere') == 0
   assert 'WARNING: it has learned from patients' in capfd.readouterr().out
-  assert 'WARNING' in (tmp_path / 'model' / 'card.md').read_text('utf-8')
+  card = (tmp_path / 'model' / 'card.md').read_text('utf-8')
+  summary = json.loads((tmp_path / 'retrain' / 'summary.json').read_text('utf-8'))
+  assert 'WARNING: it has learned from patients with the names of ' in card
+  assert not [name for name in summary['started']['shared'] if name in card]

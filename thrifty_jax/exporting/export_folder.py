@@ -101,6 +101,32 @@ def require_place(output: Path, *, overwrite: bool) -> None:
   files.require_writable(f'--output={output}', output.absolute().parent)
 
 
+def read(folder: Path) -> dict[str, Any]:
+  """Returns preprocessing.json of an export whose networks are as they were written.
+
+  Anything else is an InputError.
+  """
+  path = folder / 'preprocessing.json'
+  about = files.read_json(path) if path.is_file() else None
+  networks = about.get('files') if isinstance(about, dict) else None
+  if not isinstance(about, dict) or about.get('format') != FORMAT or not isinstance(networks, dict):
+    raise InputError(f'{folder}: is no export; make one by python -m thrifty_jax.export')
+  for name, found in networks.items():
+    network = folder / name
+    files.require_file(network)
+    digest = hashlib.sha256(network.read_bytes()).hexdigest()
+    if Path(name).name != name or not isinstance(found, dict) or found.get('sha256') != digest:
+      raise InputError(f'{network}: is not the file that was exported; export the model again')
+  return about
+
+
+def list_names(about: Mapping[str, Any]) -> list[str]:
+  """Names of the files of an export, by its preprocessing.json."""
+  scripts = [module.__name__.rpartition('.')[2] for module in (*_BESIDE, *_BESIDE_OF_PICTURES)]
+  scripts = [f'{name}.py' for name in ('segment', *scripts)]
+  return [*about['files'], 'preprocessing.json', 'README.md', 'card.md', *scripts]
+
+
 def make_contents(
   member: LoadedModel,
   networks: Mapping[str, bytes],

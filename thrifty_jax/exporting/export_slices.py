@@ -37,9 +37,9 @@ def open_run(model_folder: Path) -> RunData:
     raise InputError(
       f'{model_folder}: is not in the folder of a run, so its training slices are not known'
     )
-  config = configs.default()
+  content = files.read_json(path)
   try:
-    config.update(files.read_json(path))
+    config = configs.from_json(content)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise InputError(f'{path}: is not the config of a run: {error}') from error
   prepared = open_slices(path.parent, config)

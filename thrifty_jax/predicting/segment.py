@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thrifty_jax import allowed, labels, model_folder, records
+from thrifty_jax import allowed, hub, labels, model_folder, records
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import LoadedModel
@@ -322,7 +322,7 @@ def load_model(
     InputError: If there is no model, a file was altered, or the models cannot be combined.
   """
   several = [folder] if isinstance(folder, Path | str) else folder
-  folders = [found for one in several for found in find_models(Path(os.path.expanduser(one)))]
+  folders = [found for one in several for found in find_models(one)]
   if not folders:
     raise InputError('no model is named; expected the folder of a model or of a run')
   members = tuple(model_folder.load(found) for found in folders)
@@ -338,8 +338,14 @@ def load_model(
   return Segmenter(members, batch_size, budget_bytes, flips)
 
 
-def find_models(folder: Path) -> list[Path]:
-  """Finds the model folders of a path: itself, its model/, or those of its folds."""
+def find_models(place: Path | str) -> list[Path]:
+  """Finds the model folders of a path: itself, its model/, or those of its folds.
+
+  Of hf://OWNER/NAME it is the one that hub.fetch returns.
+  """
+  if hub.is_named(place):
+    return [hub.fetch(place)]
+  folder = Path(os.path.expanduser(place))
   if (folder / 'preprocessing.json').exists():
     return [folder]
   if (folder / 'model').is_dir():

@@ -38,6 +38,7 @@ class Job:
     """Makes the job of a training, which may run in another folder of another machine."""
     settings = config.copy_and_resolve_references()
     settings.genotype = str(Path(config.genotype).resolve())
+    settings.trackers = ()  # of hundreds of short trainings
     return cls(stages.to_json(settings), str(workdir.resolve()), str(place.resolve()))
 
 

@@ -1,9 +1,10 @@
 """The patients on a page: dots for all scores, pictures of the best, median and worst."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from thrifty_jax.errors import InputError
@@ -80,7 +81,26 @@ def draw_patients(
   run: Path, evaluated: Evaluated, rows: Rows, colours: Sequence[str] = overlays.CLASS_COLOURS
 ) -> list[dict[str, Any]]:
   """Pictures the best, the median and the worst patient with a score whose slices exist."""
-  found = []
+  return [
+    title | {'frames': overlays.frames(path, colours)}
+    for title, path in _find(run, evaluated, rows)
+  ]
+
+
+def draw_middles(
+  run: Path, evaluated: Evaluated, colours: Sequence[str] = overlays.CLASS_COLOURS
+) -> dict[str, np.ndarray]:
+  """Returns a picture of the same patients by their titles, see `overlays.draw_largest`."""
+  return {
+    f'{title["which"]}/{title["patient"]}, DSC {100 * title["dsc"]:.1f}': overlays.draw_largest(
+      path, colours
+    )
+    for title, path in _find(run, evaluated, read_scores(run))
+  }
+
+
+def _find(run: Path, evaluated: Evaluated, rows: Rows) -> Iterator[tuple[dict[str, Any], Path]]:
+  """Yields what is said of a chosen patient, and the file of the slices."""
   for which, patient, dsc in choose(rows):
     case = next((case for case in evaluated.cases if case.patient == patient), None)
     if case is None:
@@ -90,6 +110,4 @@ def draw_patients(
       )
     path = run / case.run / 'evaluate' / 'predictions' / f'{case.case}.npz'
     if path.exists():
-      title = {'which': which, 'patient': patient, 'case': case.case, 'dsc': dsc}
-      found.append(title | {'frames': overlays.frames(path, colours)})
-  return found
+      yield {'which': which, 'patient': patient, 'case': case.case, 'dsc': dsc}, path

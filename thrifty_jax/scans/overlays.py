@@ -62,9 +62,7 @@ def draw_frames(
     'truth', 'prediction' and 'difference'.
   """
   chosen = choose_slices(truth, prediction)
-  classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in colours]
-  classes.append((RIM_COLOUR, FILL))
-  drawn = {'colours': len(colours), 'rim': image.ndim == 4}
+  classes, drawn = _class_layers(colours, coloured=image.ndim == 4)
   differences = [(colour, 215) for colour in DIFFERENCES.values()]
   pairs = [(prediction[i], truth[i]) for i in chosen]
   return {
@@ -77,6 +75,20 @@ def draw_frames(
     'prediction': [_overlay(outline(predicted, **drawn), classes) for predicted, _ in pairs],
     'difference': [_overlay(draw_difference(*pair), differences) for pair in pairs],
   }
+
+
+def draw_largest(path: Path, colours: Sequence[str] = CLASS_COLOURS) -> np.ndarray:
+  """Draws the slice of a case with most of the truth: as it is, with the truth, the prediction.
+
+  Returns the three side by side, [H, 3 W, 3], uint8; the arguments are those of `frames`.
+  """
+  image, truth, prediction = _arrays(path)
+  chosen = int(np.argmax((truth > 0).sum((1, 2))))
+  plain = Image.fromarray(image[chosen]).convert('RGBA')
+  classes, drawn = _class_layers(colours, coloured=image.ndim == 4)
+  layers = [_layer(outline(one[chosen], **drawn), classes) for one in (truth, prediction)]
+  shown = [plain, *(Image.alpha_composite(plain, layer.convert('RGBA')) for layer in layers)]
+  return np.concatenate([np.asarray(one.convert('RGB')) for one in shown], axis=1)
 
 
 def write(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
@@ -250,11 +262,24 @@ def outline(
   return np.where(label == 0, beside, colour + np.int16(colours) * border).astype(np.uint8)
 
 
+def _class_layers(
+  colours: Sequence[str], *, coloured: bool
+) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+  """Returns the colours and opacities of masks over a slice, and the options of `outline`."""
+  classes = [(colour, alpha) for alpha in (FILL, EDGE) for colour in colours]
+  return [*classes, (RIM_COLOUR, FILL)], {'colours': len(colours), 'rim': coloured}
+
+
 def _overlay(indices: np.ndarray, colours: list[tuple[str, int]]) -> str:
+  """Returns the picture of `_layer` as data URI."""
+  return _data_uri(_layer(indices, colours))
+
+
+def _layer(indices: np.ndarray, colours: list[tuple[str, int]]) -> Image.Image:
   """Draws colour i - 1, with its opacity, where the index is i; 0 is transparent."""
   picture = _palette_image(indices, [(0, 0, 0), *(ImageColor.getrgb(c) for c, _ in colours)])
   picture.info['transparency'] = bytes([0, *(alpha for _, alpha in colours)])
-  return _data_uri(picture)
+  return picture
 
 
 def _palette_image(indices: np.ndarray, colours: Sequence[tuple[int, ...]]) -> Image.Image:

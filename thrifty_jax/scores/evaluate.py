@@ -12,17 +12,12 @@ from thrifty_jax import labels, logbook, model_folder, presence, records
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap
+from thrifty_jax.reporting import tracked
+from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap, without_names
 from thrifty_jax.scans import overlays
 from thrifty_jax.scores import agreement, cases, components, floors, scoring, summaries, tables
 
 Fitted = floors.MeanMask | floors.IntensityThresholds
-_NAMES = (
-  'patient_names',
-  'cases',
-  'agreements',
-  'suspects',
-)  # kept out of a model's scores, as a model may go to others
 
 
 def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = None) -> Evaluated:
@@ -114,10 +109,10 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     floors=scored_floors,
   )
   if by_protocol:
-    content = records.to_json(summary)
-    nameless = {name: value for name, value in content.items() if name not in _NAMES}
-    model_folder.add_scores(workdir / 'model', nameless)
+    model_folder.add_scores(workdir / 'model', without_names(records.to_json(summary)))
   records.write(folder / 'summary.json', summary)
+  if by_protocol and config.trackers:
+    tracked.send_scores(config, workdir, summary)
   print(tables.format_evaluation(summary), flush=True)
   return summary
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from thrifty_jax import files, logbook, stopping
 from thrifty_jax.data import mesh
 from thrifty_jax.errors import NotFinite
+from thrifty_jax.tracking.trackers import Trackers
 from thrifty_jax.training import hosts
 from thrifty_jax.training.checkpoint import Checkpoints
 from thrifty_jax.training.train_data import Figures
@@ -108,7 +109,7 @@ class Autosave:
 
   def __init__(self, config: ConfigDict, folder: Path, stage: str, progress: Progress):
     """Continues from the newest intact state, if any; drops log lines written after it."""
-    self.log = logbook.Logbook(folder, tensorboard=config.tensorboard)
+    self.log = logbook.Logbook(folder)
     self._folder, self._stage, self._progress = folder, stage, progress
     self._seconds, self._saved = config.save_seconds, time.monotonic()
     self._farewell = f'stopped: {stage} is saved; the same command goes on from here'
@@ -127,6 +128,15 @@ class Autosave:
       progress.take_up(mesh.place_like(hosts.share_first_arrays(arrays), like), notes)
       logbook.say('resumed', f'after step {progress.step}, in epoch {progress.epoch + 1}')
     self.log.truncate(progress.epoch)
+    self._trackers = self._track(config) if config.trackers and hosts.is_first() else None
+
+  def _track(self, config: ConfigDict) -> Trackers:
+    """Returns the trackers of the run, which follow the logbook from its first line on."""
+    places = [self._folder, *self._folder.parents]
+    workdir = next(place for place in places if place.name == self._stage).parent
+    trackers = Trackers(config, workdir, self._folder.relative_to(workdir).as_posix())
+    self.log.follow(trackers.add)
+    return trackers
 
   @contextlib.contextmanager
   def looping(self, *, steps: int, slices_of: Callable[[int], Any]) -> Generator[Any]:
@@ -138,9 +148,10 @@ class Autosave:
     self._saved, fault = time.monotonic(), self._folder / 'not_finite.json'
     with contextlib.ExitStack() as running:
       running.enter_context(stopping.defer())
+      if self._trackers:
+        running.callback(self._trackers.close)
       if self._checkpoints:
         running.callback(self._checkpoints.close)  # finishes a save in progress, whatever happens
-      running.callback(self.log.close)
       bar = running.enter_context(logbook.progress(steps, self._stage))
       bar.update(self._progress.step)
       fault.unlink(missing_ok=True)

@@ -175,6 +175,7 @@ def _settings(rival: Rival, config: ConfigDict, *, learning_rate: float, epochs:
   settings.retrain.learning_rate = float(learning_rate)
   settings.retrain.epochs = epochs
   settings.evaluate.list_suspects = False  # the run itself lists them
+  settings.trackers = ()  # they follow the run itself
   return settings
 
 

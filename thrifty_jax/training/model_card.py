@@ -47,11 +47,14 @@ Segmentation (Student Abstract), AAAI 2022. Cite the data: {source}.
 
 
 def _tell_start(summary: Retrained) -> str:
-  """Returns the lines on the model that the training started from; '' if it drew all weights."""
+  """Returns the lines on the model that the training started from; '' if it drew all weights.
+
+  A card goes to others with its model: no patient and no place is named.
+  """
   if summary.started is None:
     return ''
   lines = [f'Started from the weights with SHA-256 {summary.started.weights_sha256}']
-  lines += [f'{title}: {text}' for title, text in start.tell(summary.started)]
+  lines += [f'{title}: {text}' for title, text in start.tell(summary.started, nameless=True)]
   return ''.join(f'- {line[0].upper()}{line[1:]}\n' for line in lines)
 
 

@@ -1,0 +1,1 @@
+"""A run's progress for TensorBoard, MLflow and Weights & Biases, beside its own files."""

@@ -1,0 +1,119 @@
+"""All that the trackers of a run get, in order; each of them can be brought up to date from it."""
+
+import dataclasses
+import json
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import config as configs
+from thrifty_jax import files, records, stages
+from thrifty_jax.errors import InputError
+from thrifty_jax.settings import SETTINGS, TRAINING
+
+FOLDER = 'trackers'  # in that of a run
+_FILE = 'journal.jsonl'
+_MOST_BYTES = 256 << 20
+_NOT_IN_NAMES = re.compile(r'[^\w\-./]+')  # TensorBoard shows no others
+_REMEDY = 'remove the folder, and the trackers get a new run'
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """First line of the journal: the run as trackers know it."""
+
+  id: str  # the same in every tracker
+  name: str
+  settings: dict  # by name, without those that may name a patient or a place
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """Figures of an epoch, or of an evaluation."""
+
+  stage: str  # with the seed of one of several searches, as in search/seed_1
+  step: int
+  time: float  # seconds since 1970
+  figures: Mapping[str, float]
+  number: int  # of the line, from 0
+
+  @property
+  def named(self) -> dict[str, float]:
+    """Figures by the names that trackers show."""
+    return {simplify(f'{self.stage}/{name}'): value for name, value in self.figures.items()}
+
+
+class Journal:
+  """The journal of a run, in <workdir>/trackers/journal.jsonl.
+
+  An epoch that a resumed training repeats stands in it once. A training with other settings is
+  another run: it begins a new journal.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: Path):
+    """Opens the journal of a run, or begins one; InputError if it is damaged."""
+    self.folder = workdir / FOLDER
+    self._path = self.folder / _FILE
+    parts = workdir.absolute().parts
+    name = '/'.join(parts[-2:] if parts[-1].startswith('fold_') else parts[-1:])
+    self.head = Head(uuid.uuid4().hex[:8], name, public_settings(config))
+    self.lines: list[Line] = []
+    if self._path.exists():
+      head, lines = self._read()
+      if not _is_another(head.settings, self.head.settings):
+        self.head, self.lines = head, lines
+    # Also removes what a crash has left of a last line.
+    content = [records.to_json(self.head), *map(records.to_json, self.lines)]
+    files.write_text(self._path, ''.join(json.dumps(entry) + '\n' for entry in content))
+
+  def add(self, stage: str, step: int, figures: Mapping[str, float]) -> Line | None:
+    """Adds a line and returns it; None if the journal has this step already."""
+    if any((line.stage, line.step) == (stage, step) for line in self.lines):
+      return None
+    line = Line(stage, step, time.time(), figures, number=len(self.lines))
+    with self._path.open('a', encoding='utf-8') as file:
+      file.write(json.dumps(records.to_json(line)) + '\n')
+    self.lines.append(line)
+    return line
+
+  def _read(self) -> tuple[Head, list[Line]]:
+    files.require_file(self._path, most_bytes=_MOST_BYTES)
+    *lines, _ = self._path.read_bytes().split(b'\n')
+    found: list[Any] = []
+    for number, line in enumerate(lines):
+      place, form = f'{self._path}, line {number + 1}', Line if number else Head
+      try:
+        value = files.parse_json(line.decode())
+      except ValueError as error:
+        raise InputError(f'{place}: {error}; the file is damaged: {_REMEDY}') from error
+      found.append(records.parse(value, form, place, remedy=_REMEDY))
+    if not found:
+      raise InputError(f'{self._path}: has no line; expected the run in the first one: {_REMEDY}')
+    return found[0], found[1:]
+
+
+def simplify(name: str) -> str:
+  """Returns the name of a figure or a picture with characters that every tracker shows."""
+  return _NOT_IN_NAMES.sub('_', name)
+
+
+def public_settings(config: ConfigDict) -> dict[str, Any]:
+  """Returns the settings, as JSON, but those that may name a patient or a place of the machine."""
+  found = configs.flatten(stages.to_json(config))
+  return {name: value for name, value in found.items() if not SETTINGS[name].private}
+
+
+def _is_another(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+  """Returns whether the settings are those of another training, not of one that is longer."""
+  return any(
+    before[name] != value
+    for name, value in now.items()
+    if name in before
+    and not SETTINGS[name].may_grow
+    and not {*TRAINING}.isdisjoint(SETTINGS[name].stages)
+  )
