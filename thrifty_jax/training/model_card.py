@@ -63,4 +63,4 @@ def _tell_teacher(summary: Retrained) -> str:
   if summary.taught is None:
     return ''
   weights = ', '.join(summary.taught.weights_sha256)
-  return f'- Learned {lessons.tell(summary.taught)}\n- Weights of these: SHA-256 {weights}\n'
+  return f'- Learned {lessons.tell(summary.taught, nameless=True)}\n- Weights of these: SHA-256 {weights}\n'
