@@ -62,5 +62,6 @@ def _tell_teacher(summary: Retrained) -> str:
   """Returns the line on the models that it learned from beside the masks; '' if on none."""
   if summary.taught is None:
     return ''
+  said = lessons.tell(summary.taught, nameless=True)
   weights = ', '.join(summary.taught.weights_sha256)
-  return f'- Learned {lessons.tell(summary.taught, nameless=True)}\n- Weights of these: SHA-256 {weights}\n'
+  return f'- Learned {said}\n- Weights of these: SHA-256 {weights}\n'
