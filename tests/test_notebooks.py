@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import phantom_chaos
@@ -169,7 +170,7 @@ def test_what_is_stored_is_small_and_has_no_folder_of_this_machine(tmp_path, mon
     {'cell_type': 'code', 'id': id_, 'metadata': {}, 'source': source.splitlines(keepends=True)}
     for id_, source in sources.items()
   ]
-  notebook = {'cells': made, 'metadata': {}}
+  notebook: Any = {'cells': made, 'metadata': {}}
   outputs, stopped_at = execute.run_all(made, {})
   assert stopped_at == ''
   execute.store(notebook, outputs)
@@ -218,10 +219,11 @@ def test_without_the_project_the_notebook_stops_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize('way', ['a file beside it', 'a file elsewhere', 'an address'])
 def test_a_zip_file_of_the_project_is_enough(tmp_path, way):
-  for name in ('thrifty_jax/main.py', 'notebooks/cells.py', 'requirements.txt'):
+  for name in ('requirements.txt', 'notebooks/cells.py', 'thrifty_jax/main.py'):
     path = tmp_path / 'made' / 'thrifty_jax-main' / name  # as web pages of repositories name it
     path.parent.mkdir(parents=True)
     shutil.copy(PROJECT / name, path)
+  (path.parents[1] / 'requirements.txt').write_text('numpy')  # which is soon found
   place = tmp_path / 'work'
   place.mkdir()
   beside = way == 'a file beside it'
