@@ -74,14 +74,19 @@ class Ran:
   folder: str
 
 
-def run(name, place, *arguments, **values):
-  """Runs a notebook, in a folder from which it does not see the project but for its address."""
+def run(name, place, *arguments, before='', **values):
+  """Runs a notebook, in a folder from which it does not see the project but for its address.
+
+  `before` is code that its process runs first.
+  """
   result = place / 'result.json'
   values = {'PROJECT': str(PROJECT)} | values
   # A cell may warn of a scan that is unlike those of the training.
   strict = ['-W', 'error', '-W', 'default::UserWarning:__main__']
+  program = str(PROJECT / 'notebooks' / 'execute.py')
+  starts = f'import runpy\nrunpy.run_path({program!r}, run_name="__main__")'
   done = subprocess.run(
-    [sys.executable, *strict, str(PROJECT / 'notebooks' / 'execute.py')]
+    [sys.executable, *strict, *(['-c', f'{before}\n{starts}'] if before else [program])]
     + [str(PROJECT / 'notebooks' / f'{name}.ipynb'), f'--result={result}', f'--values={values}']
     + [*arguments],
     cwd=place,
@@ -217,13 +222,18 @@ def test_without_the_project_the_notebook_stops_with_what_to_do(tmp_path):
   assert 'gone: cannot be cloned: set PROJECT, in the first cell, to the project' in ran.out
 
 
-@pytest.mark.parametrize('way', ['a file beside it', 'a file elsewhere', 'an address'])
-def test_a_zip_file_of_the_project_is_enough(tmp_path, way):
+@pytest.mark.parametrize('way', ['a file beside it', 'a file elsewhere', 'an address', 'it itself'])
+def test_a_zip_file_or_folder_of_the_project_is_enough(tmp_path, way):
   for name in ('requirements.txt', 'notebooks/cells.py', 'thrifty_jax/main.py'):
     path = tmp_path / 'made' / 'thrifty_jax-main' / name  # as web pages of repositories name it
     path.parent.mkdir(parents=True)
     shutil.copy(PROJECT / name, path)
   (path.parents[1] / 'requirements.txt').write_text('numpy')  # which is soon found
+  if way == 'it itself':
+    place = tmp_path / 'made' / 'thrifty_jax-main'
+    ran = run('quickstart', place, '--until=install', PROJECT='', CONFIG='phantom')
+    assert (ran.status, ran.folder) == (0, str(place)), ran.out
+    return
   place = tmp_path / 'work'
   place.mkdir()
   beside = way == 'a file beside it'
@@ -368,7 +378,7 @@ def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(chaos_done, tmp_
   assert 'liver' in ran.shown['report']['text/html']
   assert ran.shown['predict'].keys() == {'image/png'}
   masks = {path.name for path in (workdir / 'masks').iterdir()}
-  assert masks == {'scan_0_0000.nii.gz', 'scan_0_0000_overlay.png'}
+  assert masks == {'scan_0.nii.gz', 'scan_0_overlay.png'}
   assert (workdir / 'onnx' / 'model.onnx').is_file() == exports
 
 
@@ -397,6 +407,17 @@ def test_two_folders_take_the_place_of_the_folder(name):
   assert (two.raw_dir, two.images, two.masks, two.classes) == ('', 'a', 'b', ('no', 'yes'))
 
 
+# A race of one lean network and one U-Net.
+FEW = f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+from thrifty_jax.racing import entrants
+known, unets = entrants.list_known()[:1], entrants.list_unets()[:1]
+entrants.list_known, entrants.list_unets = lambda: known, lambda: unets
+entrants.draw = lambda *_: iter(())
+"""
+
+
 def test_a_budget_leads_from_a_folder_to_the_front_a_choice_an_export_and_a_score(tmp_path):
   pytest.importorskip('onnxruntime')
   workdir, folder = tmp_path / 'run', tmp_path / 'scans'
@@ -404,6 +425,7 @@ def test_a_budget_leads_from_a_folder_to_the_front_a_choice_an_export_and_a_scor
   ran = run(
     'budget',
     tmp_path,
+    before=FEW,
     FOLDER=str(folder),
     RUN=str(workdir),
     SCAN=str(folder / 'imagesTr' / 'scan_004_0000.nii.gz'),
@@ -416,7 +438,8 @@ def test_a_budget_leads_from_a_folder_to_the_front_a_choice_an_export_and_a_scor
       **{name: value for name, value in TINY.items() if name.startswith(('augment.', 'retrain.'))},
       **{'data.data_dir': str(tmp_path / 'tfds'), 'data.image_size': 32, 'data.folds': FOLDS},
       **{'front.entrants': 2, 'front.rungs': 1, 'front.folds': 1, 'front.steps': 1},
-      **{'front.workers': 1, 'cost.spread': 1e9, 'retrain.least_steps': 0},
+      **{'front.workers': 1, 'cost.spread': 1e9, 'cost.precision': 'int8'},
+      'retrain.least_steps': 0,
     },
   )
   assert (ran.status, ran.stopped_at) == (0, ''), ran.out
