@@ -113,10 +113,10 @@ def _code_of(notebook: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _anonymous(text: str) -> str:
-  """Returns a text without the folders of this machine."""
-  for place, name in ((os.getcwd(), '.'), (str(Path.home()), '~'), (sys.prefix, 'PYTHON')):
+  """Returns a text without folders of this machine and times of day."""
+  for place, name in ((os.getcwd(), '.'), (sys.prefix, 'PYTHON'), (str(Path.home()), '~')):
     text = text.replace(place, name)
-  return re.sub(r'[^\n]*\r', '', text)
+  return re.sub(r', at \d\d:\d\d\b', '', text)
 
 
 def _reduce(kind: str, content: str) -> tuple[str, Any]:
