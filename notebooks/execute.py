@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-LARGEST = 150_000  # letters of a stored output
+LARGEST = 150_000  # letters of a stored picture; a page, of which web sites show nothing, has fewer
 _COLOURS = 64  # of a stored picture
 
 
@@ -123,8 +123,8 @@ def _reduce(kind: str, content: str) -> tuple[str, Any]:
   """Returns the MIME type and the content under which an output is stored."""
   if kind == 'image/png':
     content = _reduce_colours(content)
-  if len(content) > LARGEST:
-    page = kind == 'text/html'
+  page = kind == 'text/html'
+  if len(content) > (LARGEST // 3 if page else LARGEST):
     what = 'a page' if page else 'a picture'
     return 'text/plain', [f'({what} of {len(content) / 1e6:.1f} MB: run the cell to see it)']
   return kind, content if kind == 'image/png' else _anonymous(content).splitlines(keepends=True)

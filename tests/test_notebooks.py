@@ -142,7 +142,7 @@ def test_stored_outputs_are_of_these_cells_small_and_name_no_machine(name):
   kinds = {kind for one in outputs for kind in one.get('data', {})}
   assert kinds & {'image/png', 'image/svg+xml'}
   text = json.dumps([one for one in outputs if 'image/png' not in one.get('data', {})])
-  assert len(json.dumps(outputs)) < 300_000
+  assert len(json.dumps(outputs)) < 200_000
   for pattern in MACHINE:
     assert not re.search(pattern, text), pattern
 
