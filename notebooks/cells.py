@@ -16,7 +16,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SHOWN = ('jax', 'jaxlib', 'flax', 'numpy')  # versions that a notebook may come with
-_PICTURES = {'.svg': 'image/svg+xml', '.png': 'image/png'}
+_SVG = 'image/svg+xml'
+_COLOURS = (  # of a report's page in light
+  'background: #fdfdfc; --ink: #1d2126; --muted: #656c75; --line: #dddfe2; --accent: #1f6fb2; '
+  '--second: #b9772a; --font: system-ui, sans-serif'
+)
 
 
 def run(module: str, *arguments: str) -> None:
@@ -98,31 +102,33 @@ def versions() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-  """HTML that a notebook shows if it is the last value of a cell."""
+  """What a notebook shows if it is the last value of a cell, by its MIME type."""
 
-  html: str = dataclasses.field(repr=False)  # megabytes, which should be in a notebook only once
+  content: Mapping[str, str] = dataclasses.field(repr=False)  # megabytes, wanted only once
 
-  def _repr_html_(self) -> str:
-    return self.html
+  def _repr_mimebundle_(self, **_: object) -> Mapping[str, str]:
+    return self.content
 
 
-def show(path: str | os.PathLike[str], *, height: int = 800) -> Shown:
+def show(what: str | os.PathLike[str], *, height: int = 800) -> Shown:
   """Returns a page or picture to show below the cell, embedded in the notebook.
 
   Args:
-    path: File .html, .svg or .png.
+    what: File .html, .svg or .png; or a picture of a report, '<svg ...', in which the colours of
+      the report's page are put.
     height: Height of a page, in pixels.
   """
-  path = Path(path)
+  if str(what).startswith('<svg'):
+    return Shown({_SVG: str(what).replace('<svg', f'<svg style="{_COLOURS}"', 1)})
+  path = Path(what)
   if path.suffix == '.html':
     page = html.escape(path.read_text(encoding='utf-8'))
     # A frame of its own, as the style of the page must not affect the notebook.
-    return Shown(
-      f'<div><iframe srcdoc="{page}" width="100%" height="{height}" frameborder="0"></iframe></div>'
-    )
-  data = base64.b64encode(path.read_bytes()).decode('ascii')
-  picture = f'data:{_PICTURES[path.suffix]};base64,{data}'
-  return Shown(f'<img src="{picture}" style="max-width: 100%; background: white">')
+    frame = f'<iframe srcdoc="{page}" width="100%" height="{height}" frameborder="0"></iframe>'
+    return Shown({'text/html': f'<div>{frame}</div>'})
+  if path.suffix == '.svg':
+    return Shown({_SVG: path.read_text(encoding='utf-8')})
+  return Shown({'image/png': base64.b64encode(path.read_bytes()).decode('ascii')})
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ from thrifty_jax.run_files import (
   Retrained,
   Rival,
   Spread,
+  Timed,
 )
 
 GENOTYPE = genotypes.Genotype(
@@ -173,11 +174,13 @@ def result(name):
   )  # fmt: skip
 
 
-def rival(name, *, label='U-Net', kind='random', dsc=0.9, difference=None):
+def rival(name, *, label='U-Net', kind='random', dsc=0.9, difference=None, ms=None, seeds=()):
+  way = {'runtime': 'onnxruntime', 'precision': 'int8', 'threads': 1, 'size': 96}
+  timed = () if ms is None else (Timed(ms, 0.02, **way, machine='a processor'),)
   return Rival(
     name, label, kind, image=(96, 96, 3), parameters=605280.0, macs=4.57e9, validation_dsc=0.8,
     epochs=9.0, steps=1040.0, seconds=90.0, learning_rates=(0.002,), mean=_figures(dsc), classes={},
-    difference=difference, p_value=None,
+    difference=difference, p_value=None, seeds_dsc=seeds, timed=timed,
   )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from thrifty_jax.cost import machine
 from thrifty_jax.cost.costs import Candidate, Cost
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import NotFinite
+from thrifty_jax.logbook import Logbook
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.layers import Counts
 from thrifty_jax.networks.lean_space import LeanShape
@@ -21,6 +22,7 @@ from thrifty_jax.run_files import PatientScore, Retrained
 from thrifty_jax.training import trainings
 
 PATIENTS = tuple(f'p{number:02d}' for number in range(15))
+EPOCH_SECONDS = 3.0  # as the trainings write them
 TEST = PATIENTS[::5]  # of fold 0 of 5
 
 
@@ -111,6 +113,7 @@ class Stands:
     first = max(number for number, part in enumerate(parts) if part in ('search', 'front'))
     self.trained.append(('/'.join(parts[first + 1 :]), config))
     (folder / 'retrain' / 'checkpoints').mkdir(parents=True)
+    Logbook(folder / 'retrain').append({'epoch': 1, 'step': 9, 'seconds': EPOCH_SECONDS})
     found = genotype.load_any(Path(config.genotype))
     genotype.save(folder / 'retrain' / 'genotype.json', found)
     if self.diverges(found, config.retrain.epochs):

@@ -30,7 +30,7 @@ from thrifty_jax.drawings import drawing, lean_drawing
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, space
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.reporting import patients, plots, report
+from thrifty_jax.reporting import comparison, patients, plots, report
 from thrifty_jax.scans import dataset_json, overlays
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -255,11 +255,11 @@ def run(tmp_path_factory):
   for stage in ('search', 'retrain'):
     path = workdir / stage / 'metrics.jsonl'
     path.write_text(''.join(path.read_text().splitlines(keepends=True)[:3]))
-  rivals = [fabricated.rival(name) for name in ('thrifty', 'unet')]
+  rivals = [fabricated.rival(name, ms=5.0, seeds=(0.8, 0.9)) for name in ('thrifty', 'unet')]
   records.write(workdir / 'compare' / 'summary.json', fabricated.compared(*rivals))
   of_one = {'seed': 0, 'architecture_dsc': 0.8, 'parameters': 90_000, 'epochs': 3}
   files.write_json(workdir / 'search' / 'seeds.json', {'picked': 0, 'searches': [of_one] * 2})
-  rows = ['rival,class,dsc', 'thrifty,grey,0.5', 'unet,grey,0.6']
+  rows = ['rival,patient,class,dsc', 'thrifty,p1,grey,0.5', 'unet,p1,grey,0.6']
   files.write_text(workdir / 'compare' / 'scores.csv', '\n'.join(rows) + '\n')
   return workdir
 
@@ -280,12 +280,18 @@ def quick_pictures(monkeypatch):
       assert of_group and all(values and 0 <= min(values) <= 100 for values in of_group.values())
     return '<svg/>'
 
+  def front(compared, part):
+    for rival in compared.rivals:
+      assert not rival.timed or 0 < rival.ms < math.inf
+    return '<svg/>'
+
   frames = functools.cache(lambda path, changed, colours: overlays.frames(path, colours))
   by_time = types.SimpleNamespace(**vars(overlays))
   by_time.frames = lambda path, colours: frames(path, path.stat().st_mtime_ns, colours)
   monkeypatch.setattr(patients, 'overlays', by_time)
   monkeypatch.setattr(plots, 'draw_curves', curves)
   monkeypatch.setattr(plots, 'draw_dots', dots)
+  monkeypatch.setattr(comparison, 'draw', front)
 
 
 FILES_OF_A_RUN = {

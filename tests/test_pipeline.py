@@ -1,6 +1,7 @@
 """The whole command on made-up scans: what it leaves, what it does again, what it refuses."""
 
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -301,19 +302,28 @@ def test_a_comparison_takes_up_the_run_and_trains_the_others_alike(done, scans, 
     '--config.compare.baselines=()',
     '--config.compare.random_genotypes=1',
     '--config.compare.learning_rates=(2e-3,)',
+    '--config.compare.seeds=2',
   )
   assert command(scans, slices, workdir, *arguments) == 0
   assert (workdir / 'retrain' / 'metrics.jsonl').read_bytes() == before
-  ours, random = json_of(workdir / 'compare' / 'results.json')
-  assert (ours['folder'], random['folder']) == ('.', 'compare/random_1/trials/0.002')
-  assert ours['steps'] == random['steps'] and ours['macs'] > 0
-  summary = json_of(workdir / 'compare' / 'summary.json')
-  scored = [
-    json_of(workdir / each['folder'] / 'evaluate' / 'summary.json') for each in (ours, random)
+  results = json_of(workdir / 'compare' / 'results.json')
+  assert [(one['folder'], one['seed']) for one in results] == [
+    ('.', 0),
+    ('compare/thrifty/run_0.002_seed_1', 1),
+    ('compare/random_1/trials/0.002', 0),
+    ('compare/random_1/run_0.002_seed_1', 1),
   ]
-  for rival, of_rival in zip(summary['rivals'], scored, strict=True):
-    assert rival['dsc_mean'] == pytest.approx(of_rival['dsc_mean'], abs=1e-6)
-    assert of_rival['patient_names'] == scored[0]['patient_names']
+  assert len({one['steps'] for one in results}) == 1 and results[0]['macs'] > 0
+  if importlib.util.find_spec('onnxruntime'):
+    assert all(one['timed']['ms'] > 0 for one in results)
+  summary = json_of(workdir / 'compare' / 'summary.json')
+  for rival, of_rival in zip(summary['rivals'], (results[:2], results[2:]), strict=True):
+    scored = [json_of(workdir / one['folder'] / 'evaluate' / 'summary.json') for one in of_rival]
+    expected = [one['dsc_mean'] for one in scored]
+    assert rival['seeds_dsc'] == pytest.approx(expected, abs=1e-6)
+    assert rival['dsc_mean'] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert scored[0]['patient_names'] == scored[1]['patient_names']
+    assert expected[0] != expected[1]
   assert 'Random 1' in (workdir / 'report.html').read_text(encoding='utf-8')
 
 

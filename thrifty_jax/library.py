@@ -176,6 +176,7 @@ def write_page() -> str:
     ('Segmenter.segment_file', Segmenter.segment_file),
     ('FileMask', FileMask),
     ('FileMask.save', FileMask.save),
+    ('FileMask.draw', FileMask.draw),
     ('VolumeScores', VolumeScores),
   ]
   return '\n'.join([_INTRODUCTION, *(_describe(name, each) for name, each in made)])

@@ -339,8 +339,24 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Timed:
+  """The time of a network for one slice, in the way that serves it best."""
+
+  ms: Annotated[float, within(1e-6, 1e9)]
+  ms_spread: float  # interquartile range over median
+  runtime: str
+  precision: str
+  threads: Count
+  size: Side  # pixels on each side of the timed slice
+  machine: str
+
+
+@dataclass(frozen=True)
 class Result:
-  """A network in compare/results.json: how it was trained; most fields are those of Retrained."""
+  """A scored training in compare/results.json, one for each network and seed.
+
+  Most fields are those of Retrained.
+  """
 
   name: str  # of its folder
   label: str  # in tables
@@ -354,13 +370,18 @@ class Result:
   validation_dsc: float
   seconds: float
   learning_rate: float  # that the validation patients chose
-  trials: tuple[Trial, ...]
-  folder: Inside  # of the training that was scored, from the run's
+  trials: tuple[Trial, ...]  # of the first seed
+  folder: Inside  # of the training, from the run's
+  seed: int | None = None  # None in files of older versions
+  timed: Timed | None = None  # of the network; None in these too, and where no runtime is installed
 
 
 @dataclass(frozen=True)
 class Rival:
-  """A network of a comparison over all folds; numbers of its Results are means over the folds."""
+  """A network of a comparison; numbers of its Results are means over the folds and seeds.
+
+  A patient's score is the mean over the seeds; missed and invented scans are their sums.
+  """
 
   name: str
   label: str
@@ -378,6 +399,13 @@ class Rival:
   # Of the mean DSC to the reference's; None for the reference, and where no patient has both.
   difference: float | None
   p_value: float | None  # of the paired Wilcoxon test; None also for few patients
+  seeds_dsc: tuple[float | None, ...] = ()  # mean DSC of the patients by each of several seeds
+  timed: tuple[Timed, ...] = ()  # in each fold; () where it was not timed
+
+  @property
+  def ms(self) -> float | None:
+    """The mean of its times; None without any."""
+    return sum(one.ms for one in self.timed) / len(self.timed) if self.timed else None
 
 
 @dataclass(frozen=True)

@@ -449,8 +449,11 @@ _COMPARE = {
     (7e-4, 2e-3, 6e-3), RATES, 'Learning rates; validation patients choose each network its own.'
   ),
   'trial_epochs': Setting(0, FROM_0, 'Epochs to try a rate; 0 trains each in full.'),
+  'seeds': Setting(
+    1, COUNT, 'Trainings of each at its rate, with seed, seed + 1, ...; the first chooses the rate.'
+  ),
 }
-# What --stage=describe and a race time, by thrifty_jax.cost.
+# What --stage=describe, a comparison and a race time, by thrifty_jax.cost.
 _COST = {
   'size': Setting(0, FROM_0, 'Pixels on each side of a timed slice; 0 is data.image_size.'),
   'runtime': Setting(

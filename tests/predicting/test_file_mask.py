@@ -44,12 +44,16 @@ def test_a_file_gets_the_mask_that_the_command_writes(models, scan, tmp_path):
   folder = models['mm']
   written = tmp_path / 'by_command.nii.gz'
   options = [f'--model={folder}', f'--input={scan}', f'--output={written}', '--device=cpu']
-  assert predict.main(options) == 0
+  assert predict.main([*options, '--overlays']) == 0
   with pytest.warns(UserWarning, match='scan is unlike those of the training: .*slices'):
     found = tj.load_model(folder).segment_file(scan)
   assert len({*np.unique(found.mask)}) == 2
   saved = found.save(tmp_path / 'saved.nii.gz')
   assert saved.read_bytes() == written.read_bytes()
+  drawn = found.draw(tmp_path / 'drawn.png')
+  assert drawn.read_bytes() == (tmp_path / 'by_command_overlay.png').read_bytes()
+  with Image.open(found.draw(tmp_path / 'few.png', slices=3)) as few:
+    assert few.width == 3 * 228 + 4
   stored: Any = nibabel.load(scan)
   assert found.mask.shape == stored.shape[::-1]
   written_again: Any = nibabel.load(saved)
@@ -73,10 +77,34 @@ def test_a_picture_gets_a_mask_of_its_size(models, tmp_path):
     np.testing.assert_array_equal(np.asarray(saved), expected)
   with pytest.raises(tj.InputError, match='mask of a picture is a file ending in .png'):
     found.save(tmp_path / 'mask.nii.gz')
-  with pytest.raises(tj.InputError, match='is the scan itself'):
-    found.save(tmp_path / 'picture.png')
+  for write in (found.save, found.draw):
+    with pytest.raises(tj.InputError, match='is the scan itself'):
+      write(tmp_path / 'picture.png')
   with pytest.raises(tj.InputError, match='mask.png: cannot be written: '):
     found.save(tmp_path / 'picture.png' / 'mask.png')
+
+
+def test_a_picture_is_drawn_as_the_command_draws_it_and_only_as_long_as_it_is_the_same(
+  models, tmp_path
+):
+  picture = np.random.default_rng(0).integers(0, 255, (24, 30), np.uint8)
+  Image.fromarray(picture).save(tmp_path / 'picture.png')
+  options = [f'--input={tmp_path}/picture.png', f'--output={tmp_path}/by_command.png']
+  assert predict.main([f'--model={models["pixels"]}', *options, '--overlays', '--device=cpu']) == 0
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', UserWarning)
+    found = tj.load_model(models['pixels']).segment_file(tmp_path / 'picture.png')
+  drawn = found.draw(tmp_path / 'drawn.png')
+  assert drawn.read_bytes() == (tmp_path / 'by_command_overlay.png').read_bytes()
+  with pytest.raises(tj.InputError, match='drawn.jpg: the picture of a mask is a file ending in'):
+    found.draw(tmp_path / 'drawn.jpg')
+  with pytest.raises(tj.InputError, match='slices is 0; expected a whole number from 1'):
+    found.draw(drawn, slices=0)
+  Image.fromarray(picture[:20]).save(tmp_path / 'picture.png')
+  before = drawn.read_bytes()
+  with pytest.raises(tj.InputError, match='the file has changed: segment it again'):
+    found.draw(drawn)
+  assert drawn.read_bytes() == before
 
 
 def test_what_is_not_one_scan_for_the_model_is_refused(models, scan, tmp_path):

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from thrifty_jax.predicting import sheets
 from thrifty_jax.scans import overlays
@@ -14,7 +14,7 @@ from thrifty_jax.scans import overlays
 def drawn(mask, spacing_mm=(3, 1, 1)):
   image = np.random.default_rng(0).normal(size=mask.shape)
   content = sheets.draw_sheet(
-    image, mask, spacing_mm=spacing_mm, classes=('background', 'liver', 'spleen')
+    image, mask, spacing_mm=spacing_mm, classes=('background', 'liver', 'spleen'), sides='APLR'
   )
   with Image.open(io.BytesIO(content)) as picture:
     return np.asarray(picture.convert('RGB'))
@@ -44,6 +44,25 @@ def test_pixels_that_are_not_square_are_shown_as_they_lie():
   assert abs(square.shape[0] - flat.shape[0] - 112) <= 1
 
 
+def test_each_slice_has_the_letters_of_its_sides_at_its_borders(monkeypatch):
+  written = []
+
+  class Draw(ImageDraw.ImageDraw):
+    def text(self, xy, text, **more):
+      written.append((text, xy, more['fill']))
+      super().text(xy, text, **more)
+
+  monkeypatch.setattr(sheets.ImageDraw, 'Draw', Draw)
+  drawn(np.zeros((2, 40, 40), np.uint8))
+  letters = [(text, xy) for text, xy, fill in written if text in 'APLR' and fill == sheets._TEXT]
+  assert [text for text, _ in letters] == [*'APLR'] * 2
+  for tile in (0, 1):
+    left, top = 4 + tile * 228, 4
+    upper, right, lower, side = (np.subtract(xy, (left, top)) for _, xy in letters[4 * tile :][:4])
+    assert upper[1] < 10 and lower[1] > 205 and side[0] < 10 and right[0] > 205
+    assert all(100 < x < 124 for x in (upper[0], lower[0], side[1], right[1]))
+
+
 def test_a_long_scan_is_shown_in_twenty_slices():
   mask = np.ones((90, 20, 20), np.uint8)
   assert drawn(mask).shape[0] == drawn(mask[:20]).shape[0]
@@ -56,7 +75,7 @@ def test_a_picture_is_as_bright_whatever_the_unit_of_the_intensities(scale):
   pictures = []
   for factor in (1.0, scale):
     content = sheets.draw_sheet(
-      image * factor, mask, spacing_mm=(3, 1, 1), classes=('background', 'liver')
+      image * factor, mask, spacing_mm=(3, 1, 1), classes=('background', 'liver'), sides='APLR'
     )
     with Image.open(io.BytesIO(content)) as picture:
       pictures.append(np.asarray(picture.convert('L')).astype(int))
@@ -73,7 +92,11 @@ def test_a_scan_that_is_mostly_masked_out_is_not_drawn_dark(brightest):
   image = np.zeros((3, 40, 40))
   image[1, 20, 20:24] = brightest  # four voxels of 4,800
   content = sheets.draw_sheet(
-    image, np.zeros(image.shape, np.uint8), spacing_mm=(3, 1, 1), classes=('background', 'liver')
+    image,
+    np.zeros(image.shape, np.uint8),
+    spacing_mm=(3, 1, 1),
+    classes=('background', 'liver'),
+    sides='APLR',
   )
   with Image.open(io.BytesIO(content)) as picture:
     assert np.asarray(picture.convert('L'))[100:140, 340:370].max() > 200  # of the second slice

@@ -1,13 +1,16 @@
 """The pace of a race: its steps fit into its minutes, and are the same after a stop."""
 
 import time
+import types
 
 import fake_race
 import pytest
 
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
-from thrifty_jax.racing import pace
+from thrifty_jax.logbook import Logbook
+from thrifty_jax.racing import jobs, pace
+from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.race import Race
 
 
@@ -90,6 +93,67 @@ def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, 
   whole = 3 * sum(epochs) + 5 * len(epochs)
   assert 10 * 60 - 3 * counted[0] - 5 < whole <= 10 * 60
   assert [job.config['retrain']['epochs'] for job in trial] == [pace.EPOCHS]
+
+
+# --- without minutes
+
+
+def test_what_is_left_takes_its_epochs_and_what_each_training_takes_besides(tmp_path, capsys):
+  Logbook(tmp_path / 'retrain').append({'epoch': 1, 'step': 9, 'seconds': 3.0})
+  job = Job({'retrain': {'epochs': 2}}, '', str(tmp_path))
+  pace.foretell(job, 11.0, [(3, 2), (5, 4), (0, 200)], at_a_time=2)  # 5 s besides
+  told = capsys.readouterr().out
+  assert f'about {(3 * (6 + 5) + 5 * (12 + 5)) // 2} s more for 8 trainings, 2 at a time' in told
+  assert 'an epoch takes 3.0 s, and a training 5.0 s besides' in told
+  pace.foretell(job, 11.0, [(0, 2)], at_a_time=2)  # none is left
+  pace.foretell(Job(job.config, '', str(tmp_path / 'lost')), 11.0, [(3, 2)], at_a_time=2)
+  assert capsys.readouterr().out == ''
+
+
+def race_through(config, monkeypatch, folder, **more):
+  """What a race prints of its pace, in which an epoch takes 3 s and nothing else time."""
+  stands = fake_race.Stands(monkeypatch)
+  monkeypatch.setattr(jobs, 'time', types.SimpleNamespace(monotonic=lambda: 0.0))
+  printed = []
+  monkeypatch.setattr(pace.logbook, 'say', lambda title, text='': printed.append((title, text)))
+  found = Race(config, folder, folder / 'search')
+  found.run((20.0,), ('lean', 'unet'), **more)
+  told = [text.partition(',')[0] for title, text in printed if title in ('race', 'pace')]
+  return told, found, stands
+
+
+def test_the_first_training_of_each_rung_tells_how_long_the_rest_takes(
+  config, monkeypatch, tmp_path
+):
+  config.front.update({'minutes': 0.0, 'workers': 1})
+  told, found, stands = race_through(config, monkeypatch, tmp_path)
+  # 6 lean networks and 3 U-Nets; then 3, a mutation, and 2, with twice as many epochs.
+  assert told == [
+    '15 trainings; the first one tells how long they take',
+    'about 1 min 00 s more for 14 trainings',
+    'about 30 s more for 5 trainings',
+  ]
+  first = stands.trained[0][0].partition('/')[0]
+  macs = {name: found.watch.best(name).macs for name, one in found.standings.items()
+          if one.rung == 1 or '_2_' not in name[5:]}  # fmt: skip
+  started = [name for name in macs if any(f'{name}/rung_1' in place for place, _ in stands.trained)]
+  middle = sum(macs[name] for name in started) / len(started)
+  assert first == min(started, key=lambda name: abs(macs[name] - middle))
+  again, *_ = race_through(config, monkeypatch, tmp_path)
+  assert again == told[:1]  # all is done
+
+
+def test_full_trainings_that_follow_are_foretold_too(config, monkeypatch, tmp_path):
+  config.front.update({'minutes': 0.0, 'workers': 1})
+  config.retrain.epochs = 20
+  told, *_ = race_through(config, monkeypatch, tmp_path, full=2)
+  assert told[1] == 'about 5 min 00 s more for 18 trainings'  # 60 s, and 4 x 20 epochs
+
+
+def test_a_race_for_minutes_foretells_nothing(config, paced, monkeypatch, tmp_path):
+  config.front.workers = 1
+  told, *_ = race_through(config, monkeypatch, tmp_path)
+  assert [text for text in told if 'more' in text or 'first one' in text] == []
 
 
 def test_the_pace_of_a_cluster_is_not_known(config):

@@ -327,6 +327,8 @@ def test_the_letters_at_the_borders_of_a_slice_are_sides_of_the_patient(
     voxels, affine = volumes.read_nifti(tmp_path / 'scan.nii')
     volume = volumes.make_volume(case_of(tmp_path / 'scan.nii'), image=voxels, affine=affine)
     settings = image_settings.make_window(0, 1, slice_axis=axis)
-    drawn = slices.image_to_slices(volumes.along(volume, axis), settings)[..., 0]
+    turned = volumes.along(volume, axis)
+    assert volumes.find_sides(turned.affine) == volumes.list_sides(axis)
+    drawn = slices.image_to_slices(turned, settings)[..., 0]
     profile = drawn.mean(axis=0).mean(axis=1 - border)
     assert profile[::way][-4:].min() == 1 and profile[::way][:-4].max() == 0, letter

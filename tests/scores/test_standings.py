@@ -1,6 +1,7 @@
 """The standings of a comparison against sums by hand, over one fold and over two."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from scipy import stats
 
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Compared, Evaluated, Figures, Result, Spread
+from thrifty_jax.run_files import Compared, Evaluated, Figures, Result, Spread, Timed
 from thrifty_jax.scores import standings, tables
 
 SCORES = {
@@ -21,11 +22,16 @@ METRICS = ('dsc', 'hd95_mm', 'max_distance_mm', 'assd_mm', 'nsd', 'ravd_percent'
            'invented')  # fmt: skip
 
 
-def write_fold(workdir, fold, scores, *, parameters=1000, rate=0.002):
-  """A fold's comparison as compare.compare leaves it, two classes a patient."""
+def write_fold(workdir, fold, *of_seeds, parameters=1000, rate=0.002, timed=None):
+  """A fold's comparison as compare.compare leaves it, two classes a patient.
+
+  `of_seeds` are the scores of the patients, by network, with each seed.
+  """
   results = []
-  for name, values in scores.items():
-    folder = workdir / 'compare' / name / 'run'
+  trained = [(name, seed) for name in of_seeds[0] for seed in range(len(of_seeds))]
+  for name, seed in trained:
+    values = of_seeds[seed][name]
+    folder = workdir / 'compare' / name / f'run_{seed}'
     (folder / 'evaluate').mkdir(parents=True)
     with (folder / 'evaluate' / 'scores.csv').open('w', newline='') as file:
       writer = csv.writer(file)
@@ -43,9 +49,10 @@ def write_fold(workdir, fold, scores, *, parameters=1000, rate=0.002):
     records.write(folder / 'evaluate' / 'summary.json', summary)
     results.append(
       Result(
-        name, name.title(), 'searched', parameters=parameters, macs=2e9, image=(8, 8, 1), epochs=4,
-        steps=40, best_epoch=3, validation_dsc=0.8, seconds=60.0, learning_rate=rate, trials=(),
-        folder=f'compare/{name}/run',
+        name, name.title(), 'searched', parameters=parameters, macs=2e9, image=(8, 8, 1),
+        epochs=4 + seed, steps=40, best_epoch=3, validation_dsc=0.8, seconds=60.0,
+        learning_rate=rate, trials=(),
+        folder=f'compare/{name}/run_{seed}', seed=seed, timed=timed,
       )
     )  # fmt: skip
   records.write(workdir / 'compare' / 'results.json', results)
@@ -92,6 +99,84 @@ def test_folds_are_one_set_of_patients(tmp_path):
     ('unet', '0'),
     ('unet', '2'),
   }
+
+
+OTHERS = {  # the scores with another seed
+  name: [value - 0.03 * (place % 2) for place, value in enumerate(values)]
+  for name, values in {**SCORES, 'unet': SCORES['unet'][::-1]}.items()
+}
+
+
+def test_of_several_seeds_a_patient_has_the_mean_and_the_means_have_a_deviation(tmp_path):
+  write_fold(tmp_path, 0, SCORES, OTHERS)
+  summary = standings.write(tmp_path, [tmp_path])
+  first, second = summary.rivals
+  of_seeds = [[np.array(scores[name]) for scores in (SCORES, OTHERS)] for name in SCORES]
+  ours, theirs = (np.mean(values, axis=0) for values in of_seeds)
+  for rival, patients, seeds in zip((first, second), (ours, theirs), of_seeds, strict=True):
+    assert rival.mean.dsc and rival.mean.dsc.std == pytest.approx(patients.std(ddof=1))
+    assert rival.mean.dsc_mean == pytest.approx(patients.mean())
+    assert rival.seeds_dsc == pytest.approx([values.mean() for values in seeds])
+  assert second.difference == pytest.approx((theirs - ours).mean())
+  assert second.p_value == pytest.approx(stats.wilcoxon(theirs - ours).pvalue)
+  assert summary.patients == 6 and second.epochs == 4.5
+  assert second.mean.pooled_2d_dsc == pytest.approx((0.91 + OTHERS['unet'][0]) / 2)
+  with (tmp_path / 'compare' / 'scores.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 2 * 2 * 6 * 2 and {row['seed'] for row in rows} == {'0', '1'}
+  assert records.read(tmp_path / 'compare' / 'summary.json', Compared) == summary
+  lines = tables.format_comparison(summary).splitlines()
+  deviation = 100 * np.std([values.mean() for values in of_seeds[1]], ddof=1)
+  assert '2 seeds' in lines[1] and f'{100 * theirs.mean():.2f} ± {deviation:.2f}' in lines[3]
+
+
+def test_several_seeds_of_several_folds_are_one_set_of_patients(tmp_path):
+  folds = [
+    write_fold(tmp_path / 'a', 0, SCORES, OTHERS),
+    write_fold(tmp_path / 'b', 1, OTHERS, OTHERS),
+  ]
+  summary = standings.write(tmp_path, folds)
+  ours = summary.rivals[0]
+  means = [np.mean(scores['thrifty']) for scores in (SCORES, OTHERS)]
+  assert summary.patients == 12 and summary.folds == (0, 1)
+  assert ours.seeds_dsc == pytest.approx([np.mean(means), means[1]])
+  assert ours.mean.dsc_mean == pytest.approx(np.mean([np.mean(means), means[1]]))
+  assert ours.learning_rates == (0.002, 0.002)
+
+
+def test_folds_with_other_numbers_of_seeds_are_refused(tmp_path):
+  folds = [
+    write_fold(tmp_path / 'a', 0, SCORES, OTHERS),
+    write_fold(tmp_path / 'b', 1, SCORES),
+  ]
+  with pytest.raises(InputError, match=r'compares thrifty, unet, but .* thrifty \(2 seeds\), unet'):
+    standings.write(tmp_path, folds)
+
+
+def test_a_missed_organ_counts_with_every_seed_and_an_absent_one_scores_where_it_is(tmp_path):
+  write_fold(tmp_path, 0, {'thrifty': [0.9, 0.8]}, {'thrifty': [0.7, 0.6]})
+  path = tmp_path / 'compare' / 'thrifty' / 'run_1' / 'evaluate' / 'scores.csv'
+  lines = path.read_text().splitlines()
+  lines[1] = 'f0p0,a,,,,,,,1,0'  # no score, and missed
+  path.write_text('\n'.join(lines))
+  (ours,) = standings.write(tmp_path, [tmp_path]).rivals
+  assert ours.classes['a'].dsc_mean == pytest.approx((0.95 + (0.85 + 0.65) / 2) / 2)
+  assert ours.classes['a'].missed == 1 and ours.classes['a'].scored == 2
+
+
+def test_times_are_in_the_table_where_every_fold_has_them(tmp_path):
+  timed = Timed(5.0, 0.1, 'onnxruntime', 'int8', threads=1, size=256, machine='a processor')
+  folds = [
+    write_fold(tmp_path / 'a', 0, SCORES, timed=timed),
+    write_fold(tmp_path / 'b', 1, SCORES, timed=dataclasses.replace(timed, ms=8.0)),
+  ]
+  summary = standings.write(tmp_path / 'all', folds)
+  assert [rival.ms for rival in summary.rivals] == [6.5, 6.5]
+  lines = tables.format_comparison(summary).splitlines()
+  assert lines[1].split()[:3] == ['parameters', 'GMAC', 'ms'] and ' 6.50 ' in lines[2]
+  folds[1] = write_fold(tmp_path / 'c', 1, SCORES)
+  summary = standings.write(tmp_path / 'all', folds)
+  assert summary.rivals[0].ms is None and ' ms ' not in tables.format_comparison(summary)
 
 
 def test_few_patients_have_no_test(tmp_path):

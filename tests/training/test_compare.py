@@ -1,5 +1,6 @@
 """The comparison: who takes part, which learning rate is chosen, what is trained again."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from thrifty_jax import records
 from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.networks import genotype, parameters
 from thrifty_jax.networks.space import space_of
-from thrifty_jax.run_files import Retrained
+from thrifty_jax.run_files import Result, Retrained, Timed
 from thrifty_jax.scores import standings
 from thrifty_jax.training import compare, trainings
 
@@ -43,8 +44,27 @@ def trained_summary(*, validation_dsc, planned_epochs=(20,)):
   )  # fmt: skip
 
 
+TIMED = Timed(5.0, 0.1, 'onnxruntime', 'int8', threads=1, size=256, machine='a processor')
+
+
 @pytest.fixture
-def trained(monkeypatch):
+def timed(monkeypatch):
+  """The stopwatch as a stand-in, by which a later network takes longer; who was timed together."""
+  done = []
+
+  def time_in_turns(networks):
+    done.append([*networks])
+    return {
+      name: dataclasses.replace(TIMED, ms=float(number))
+      for number, name in enumerate(networks, start=1)
+    }
+
+  monkeypatch.setattr(compare.configured, 'time_in_turns', time_in_turns)
+  return done
+
+
+@pytest.fixture
+def trained(monkeypatch, timed):
   """Training and scoring as stand-ins; the trainings that were done, (folder, rate, epochs)."""
   done = []
 
@@ -53,7 +73,7 @@ def trained(monkeypatch):
     (folder / 'retrain' / 'checkpoints').mkdir(parents=True)
     done.append((folder.parts[folder.parts.index('compare') + 1 :], settings.learning_rate,
                  settings.epochs))  # fmt: skip
-    if settings.learning_rate > 1:
+    if settings.learning_rate * (1 + config.seed) > 1:  # a higher seed diverges earlier
       raise NotFinite('the loss is not finite')
     if config.genotype:
       content = compare.Path(config.genotype).read_bytes()
@@ -202,3 +222,99 @@ def test_the_run_of_the_workdir_is_taken_up_where_it_is_the_same_training(
   same = len(planned) == 1  # extended, it had another schedule than the others
   assert rates == (['0.001'] if same else ['0.001', '0.01'])
   assert (results[0].folder == '.') == same and results[0].learning_rate == 0.01
+
+
+# --- seeds
+
+
+def folders(trained):
+  """The trainings by the folders of networks and of theirs."""
+  return ['/'.join(folder) for folder, _, _ in trained]
+
+
+@pytest.mark.parametrize('trial_epochs', [0, 5])
+def test_each_seed_trains_at_the_rate_that_the_first_has_chosen(
+  config, workdir, trained, trial_epochs
+):
+  config.compare.update({'seeds': 3, 'trial_epochs': trial_epochs, 'random_genotypes': 0})
+  results = compare.compare(config, workdir)
+  first = ['run_0.01'] if trial_epochs else []
+  assert [folder for folder in folders(trained) if folder.startswith('thrifty')] == [
+    f'thrifty/{name}'
+    for name in ('trials/0.001', 'trials/0.01', *first, 'run_0.01_seed_1', 'run_0.01_seed_2')
+  ]
+  ours = [result for result in results if result.name == 'thrifty']
+  assert [result.seed for result in ours] == [0, 1, 2]
+  assert {result.learning_rate for result in ours} == {0.01}
+  assert ours[2].folder == 'compare/thrifty/run_0.01_seed_2'
+  assert [result.name for result in results] == [
+    name for name in ('thrifty', 'unet', 'unet_group') for _ in range(3)
+  ]
+  seeds = [json.loads((workdir / one.folder / 'config.json').read_text())['seed'] for one in ours]
+  assert seeds == [0, 1, 2]
+
+
+def test_more_seeds_later_train_what_is_missing_and_nothing_twice(config, workdir, trained):
+  config.compare.random_genotypes = 0
+  before = compare.compare(config, workdir)
+  count = len(trained)
+  config.compare.seeds = 2
+  after = compare.compare(config, workdir)
+  assert folders(trained[count:]) == [
+    'thrifty/run_0.01_seed_1',
+    'unet/run_0.001_seed_1',
+    'unet_group/run_0.001_seed_1',
+  ]
+  assert after[::2] == before
+  config.compare.seeds = 1
+  assert compare.compare(config, workdir) == before
+  assert len(trained) == count + 3
+
+
+def test_a_rate_at_which_a_further_seed_diverges_gives_way_to_the_next(config, workdir, trained):
+  config.compare.update({'learning_rates': (0.2, 0.4), 'baselines': (), 'random_genotypes': 0})
+  config.compare.seeds = 3  # with seed 2 the loss is non-finite at 0.4
+  results = compare.compare(config, workdir)
+  assert [(one.seed, one.learning_rate) for one in results] == [(0, 0.2), (1, 0.2), (2, 0.2)]
+  count = len(trained)
+  compare.compare(config, workdir)
+  assert len(trained) == count == 6
+  config.compare.seeds = 6
+  with pytest.raises(InputError, match=r'rates=\(0.2, 0.4\), with one seed or another; add a low'):
+    compare.compare(config, workdir)
+
+
+# --- times
+
+
+def test_all_networks_are_timed_together_once_and_again_where_one_joins(
+  config, workdir, trained, timed
+):
+  config.compare.random_genotypes = 0
+  results = compare.compare(config, workdir)
+  assert [one.timed and one.timed.ms for one in results] == [1.0, 2.0, 3.0]
+  compare.compare(config, workdir)
+  assert timed == [['thrifty', 'unet', 'unet_group']]
+  config.compare.baselines = ('unet_group', 'unet')
+  compare.compare(config, workdir)
+  assert len(timed) == 1
+  config.compare.random_genotypes = 1
+  compare.compare(config, workdir)
+  assert timed[1:] == [['thrifty', 'random_1', 'unet_group', 'unet']]
+
+
+@pytest.mark.parametrize('changes', [{'size': 128}, {'threads': 2}, {'precision': 'float32'}])
+def test_another_way_to_time_is_measured_anew(config, workdir, trained, timed, changes):
+  compare.compare(config, workdir)
+  config.cost.update(changes)
+  compare.compare(config, workdir)
+  assert len(timed) == 2
+
+
+def test_results_of_an_older_version_have_no_times_and_get_them(config, workdir, trained, timed):
+  compare.compare(config, workdir)
+  path = workdir / 'compare' / 'results.json'
+  old = [dataclasses.replace(one, timed=None, seed=None) for one in records.read(
+    path, tuple[Result, ...])]  # fmt: skip
+  records.write(path, old)
+  assert all(one.timed for one in compare.compare(config, workdir)) and len(timed) == 2

@@ -14,7 +14,7 @@ from thrifty_jax import files, labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import dicom_rtstruct, dicom_seg, sheets
 from thrifty_jax.predicting.segment import Segmentation
-from thrifty_jax.scans import masks, overlays, pictures
+from thrifty_jax.scans import masks, overlays, pictures, volumes
 from thrifty_jax.scans.sources import Grid, Source
 from thrifty_jax.scores import summaries
 
@@ -261,7 +261,12 @@ def _draw(
   volume: Any = found.image
   spacing_mm = np.linalg.norm(found.affine[:3, :3], axis=0)
   return sheets.draw_sheet(
-    volume[..., 0], found.mask, spacing_mm=spacing_mm, classes=classes, most=slices
+    volume[..., 0],
+    found.mask,
+    spacing_mm=spacing_mm,
+    classes=classes,
+    sides=volumes.find_sides(found.affine),
+    most=slices,
   )
 
 

@@ -170,7 +170,7 @@ class Segmenter:
       nan_is_lowest: Whether NaN, as outside the head, is the lowest value; else it is refused.
 
     Returns:
-      The mask on the grid of the file; its `save` writes it.
+      The mask on the grid of the file; its `save` writes it, its `draw` a picture of it.
 
     Raises:
       InputError: If there is not exactly one scan, or it cannot be used with this model.
@@ -192,7 +192,7 @@ class Segmenter:
     mask = _take_mask(found, grid.affine, scans[0].name)
     mask = mask[0] if self.of_pictures else mask
     about = self.classes, found.unlike, scans[0], grid, self.colours, self.regions
-    return FileMask(mask, *about)
+    return FileMask(mask, *about, slice_axis=self.members[0].spec.image.slice_axis)
 
   def find_source(
     self, source: Source, *, probabilities: bool = False, nan_is_lowest: bool = False

@@ -18,6 +18,8 @@ _TILE = 224  # pixels of the longer side of a slice
 _GAP, _FOOT = 4, 36
 _LINE = 800  # pixels of the longer side of a picture from which on its lines are twice as thick
 MOST_PIXELS = 1 << 24  # of a picture that is drawn in its size
+_MARGIN = 3  # pixels between a letter and the border of its slice
+_BORDERS = ((0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5))  # of upper, right, lower and left, (x, y)
 _GROUND, _TEXT = '#101418', '#e8ecf0'
 
 
@@ -27,23 +29,26 @@ def draw_sheet(
   *,
   spacing_mm: Sequence[float],
   classes: Sequence[str],
+  sides: Sequence[str],
   most: int = overlays.SLICES,
 ) -> bytes:
   """Draws slices, evenly spaced over those with any class, as the content of a PNG file.
 
-  Each has its number, from 1 along D; the colours of the classes are below.
+  Each has its number, from 1 along D, and the sides of the patient at its borders; the colours of
+  the classes are below.
 
   Args:
     image: Intensities of a channel, [D, H, W].
     mask: Class of each voxel, [D, H, W], uint8.
     spacing_mm: Distances between voxels along D, H and W; pixels are shown in true proportion.
     classes: Names of the classes, background first.
+    sides: Letters at the upper, right, lower and left border, see `volumes.find_sides`.
     most: Slices at most.
   """
   chosen = overlays.choose_slices(mask, mask, most)
   low, high = _limits(image)
-  sides = np.multiply(mask.shape[1:], spacing_mm[1:])
-  height, width = np.maximum(np.round(_TILE * sides / sides.max()).astype(int), 1)
+  lengths = np.multiply(mask.shape[1:], spacing_mm[1:])
+  height, width = np.maximum(np.round(_TILE * lengths / lengths.max()).astype(int), 1)
   columns = min(_COLUMNS, len(chosen))
   rows = -(-len(chosen) // columns)
   size = columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP + _FOOT
@@ -54,6 +59,12 @@ def draw_sheet(
     corner = (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP))
     sheet.paste(_tile(_to_bytes(image[d], low, high), mask[d], (int(width), int(height))), corner)
     draw.text((corner[0] + 3, corner[1] + 1), str(d + 1), fill=_TEXT)
+    for side, place in zip(sides, _BORDERS, strict=True):
+      box = np.array(draw.textbbox((0, 0), side))
+      free = np.array([width, height]) - (box[2:] - box[:2]) - 2 * _MARGIN
+      at = np.array(corner) + _MARGIN + free * place - box[:2]
+      draw.text((*(at + 1),), side, fill=_GROUND)  # a shadow, as a slice may be bright there
+      draw.text((*at,), side, fill=_TEXT)
   left, top = float(_GAP), sheet.height - _FOOT + 2
   for name, colour in zip(classes[1:], itertools.cycle(overlays.CLASS_COLOURS), strict=False):
     draw.text((left, top), name, fill=colour)

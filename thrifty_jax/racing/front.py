@@ -73,7 +73,8 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   workdir = Path(workdir)
   folder = workdir / 'front'
   race = Race(config, workdir, folder)
-  race.run(tuple(config.front.budgets_ms), FAMILIES)
+  full = 0 if config.retrain.minutes else config.front.seeds
+  race.run(tuple(config.front.budgets_ms), FAMILIES, full=full)
   chosen = _choose(race, config.front.budgets_ms)
   records.write(folder / FILE, _describe(race, chosen, workdir))
   rivals = [_pick_family(race, group.budget, group.family) for group in race.groups]

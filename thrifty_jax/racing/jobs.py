@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,21 @@ def run(job: Job) -> None:
     trainings.train(config, Path(job.workdir), place)
 
 
-def run_all(config: ConfigDict, jobs: Sequence[Job], title: str) -> None:
+def run_all(
+  config: ConfigDict,
+  jobs: Sequence[Job],
+  title: str,
+  *,
+  first_done: Callable[[Job, float, int], None] = lambda job, seconds, left: None,
+) -> None:
   """Runs the jobs that are not done yet, with a progress bar.
+
+  Args:
+    config: Settings of the run.
+    jobs: Trainings, which begin in this order.
+    title: Title of the bar.
+    first_done: Function that is called after the first training, with it, its seconds, and how many
+      of the others are left.
 
   Raises:
     InputError: If a process ended by itself, or a training met bad input.
@@ -72,20 +86,27 @@ def run_all(config: ConfigDict, jobs: Sequence[Job], title: str) -> None:
   if not new:
     return
   count = min(executors.count_slots(config), len(new))
+  began = time.monotonic()
+
+  def done(job: Job, number: int) -> None:
+    bar.update(1)
+    if number == 1:
+      first_done(job, time.monotonic() - began, len(new) - 1)
+
   with logbook.progress(len(new), title) as bar:
     bar.refresh()
     if count == 1 and not config.front.cluster:
-      for job in new:
+      for number, job in enumerate(new, start=1):
         run(job)
-        bar.update(1)
+        done(job, number)
       return
     with stopping.defer(), executors.start(config, count) as executor:
-      _follow({executor.submit(run, job): job for job in new}, bar)
+      _follow({executor.submit(run, job): job for job in new}, done)
 
 
-def _follow(running: dict[Future, Job], bar: Any) -> None:
-  """Waits until all jobs are done."""
-  left = {*running}
+def _follow(running: dict[Future, Job], report: Callable[[Job, int], None]) -> None:
+  """Waits until all jobs are done, and reports each with how many are."""
+  left, count = {*running}, 0
   while left:
     done, left = wait(left, timeout=_TICK, return_when=FIRST_COMPLETED)
     if asked := stopping.requested():
@@ -101,7 +122,8 @@ def _follow(running: dict[Future, Job], bar: Any) -> None:
           'ended from outside, perhaps as memory ran out; the same command goes on, with fewer '
           'trainings at a time, as by --config.front.workers=1, it needs less'
         ) from error
-      bar.update(1)
+      count += 1
+      report(running[future], count)
 
 
 def _is_done(job: Job) -> bool:

@@ -1,8 +1,8 @@
-"""How many steps of the first rung fit into the minutes of a race.
+"""How long a race takes, and how many steps of the first rung fit into its minutes.
 
-A training on each core, all at a time, tells what an epoch takes and what a training takes besides.
-What they told is kept in the race's folder, so that a race that was stopped goes on with as many
-steps.
+For the minutes, a training on each core, all at a time, tells what an epoch takes and what a
+training takes besides. What they told is kept in the race's folder, so that a race that was stopped
+goes on with as many steps. Without minutes, the first training of a rung tells how long all takes.
 """
 
 import dataclasses
@@ -88,10 +88,10 @@ def find_steps(
 
   def minutes(steps: float) -> float:
     """Returns what a race takes with so many steps in its first rung."""
-    epochs = sum(
-      count * round_epochs(steps * 2**rung / epoch_steps) for rung, count in enumerate(trainings)
-    )
-    return (spent + (epochs * epoch + sum(trainings) * other) / at_a_time) / 60
+    plan = [
+      (count, round_epochs(steps * 2**rung / epoch_steps)) for rung, count in enumerate(trainings)
+    ]
+    return (spent + _add_up(plan, epoch, other) / at_a_time) / 60
 
   limit = config.front.minutes
   if minutes(0) > MOST_LONGER * limit:
@@ -117,6 +117,39 @@ def find_steps(
   return steps
 
 
+def _add_up(plan: Iterable[tuple[int, int]], epoch: float, other: float) -> float:
+  """Returns the seconds of trainings one after the other, given as (how many, epochs of each)."""
+  return sum(count * (epochs * epoch + other) for count, epochs in plan)
+
+
+def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_time: int) -> None:
+  """Prints how long the trainings that are left take, unless there are none.
+
+  Args:
+    job: A training of middling size that was done beside others.
+    took: Its seconds.
+    left: Trainings that are left, given as (how many, epochs of each).
+    at_a_time: How many run at a time.
+  """
+  seconds, count = _read_epochs([job]), sum(trainings for trainings, _ in left)
+  if not seconds or not count:  # it diverged in its first epoch, or was the last
+    return
+  epoch = float(np.mean(seconds))
+  other = max(0.0, took - job.config['retrain']['epochs'] * epoch)
+  rest = _add_up(left, epoch, other) / at_a_time
+  logbook.say(
+    'pace',
+    f'about {logbook.format_duration(rest)} more for {count} trainings, {at_a_time} at a time: an '
+    f'epoch takes {epoch:.1f} s, and a training {other:.1f} s besides',
+  )
+
+
+def _read_epochs(jobs: Iterable[Job]) -> list[float]:
+  """Reads the seconds of the first epoch of each training, which has no validation."""
+  firsts = [Logbook(Path(job.place) / 'retrain').entries()[:1] for job in jobs]
+  return [line['seconds'] for lines in firsts for line in lines]
+
+
 def round_epochs(epochs: float) -> int:
   """Returns the nearest whole number of epochs, at least one."""
   return max(1, round(epochs))
@@ -129,9 +162,7 @@ def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:
   began = time.monotonic()
   jobs.run_all(config, trial, 'pace')
   took = time.monotonic() - began
-  firsts = [Logbook(Path(job.place) / 'retrain').entries()[:1] for job in trial]
-  seconds = [line['seconds'] for lines in firsts for line in lines]
-  if not seconds:
+  if not (seconds := _read_epochs(trial)):
     raise InputError(
       f'{trial[0].place}: the training that tells the pace diverged in its first epoch; lower '
       f'retrain.learning_rate, which is {config.retrain.learning_rate:g}'

@@ -93,9 +93,16 @@ class Race:
     self.watch = Stopwatch(config, folder)
     self.standings: dict[str, Standing] = {}
     self.groups: list[Group] = []
+    # The minutes are known already where they are set, and a cluster's pace never is.
+    self._foretells = not config.front.minutes and not config.front.cluster
 
-  def run(self, budgets: Sequence[float], families: Sequence[str]) -> None:
+  def run(self, budgets: Sequence[float], families: Sequence[str], *, full: int = 0) -> None:
     """Fills a group for each budget and family, and races them.
+
+    Args:
+      budgets: Milliseconds, rising.
+      families: Kinds of networks, see Group.
+      full: Full trainings of the best of each group that follow, to foretell how long all takes.
 
     Raises:
       InputError: If no network is within the budgets and limits; the nearest is named.
@@ -105,18 +112,26 @@ class Race:
     front = self._config.front
     folds = list_folds(self._config, self._workdir)
     steps = self._find_steps(folds, began) if front.minutes else front.steps
+    epochs = [
+      count_epochs(self._config, self._workdir, steps * 2**rung) for rung in range(front.rungs)
+    ]
+    if self._foretells:
+      counts = self._count_trainings(front.rungs, len(folds))
+      logbook.say('race', f'{sum(counts)} trainings; the first one tells how long they take')
     for rung in range(1, front.rungs + 1):
       if rung > 1:
         self._go_on(rung)
       racing = [name for group in self.groups for name in group.names]
-      epochs = count_epochs(self._config, self._workdir, steps * 2 ** (rung - 1))
-      self._train(racing, rung, epochs, folds)
+      counts = self._count_trainings(front.rungs - rung + 1, len(folds))
+      later = [*zip(counts[1:], epochs[rung:], strict=True)]
+      later.append((full * len(self.groups), self._config.retrain.epochs))
+      self._train(racing, rung, epochs[rung - 1], folds, later)
       if not any(self.standings[name].scores for name in racing):
         raise InputError(
           f'{self._folder}: the training of every network diverged; lower retrain.learning_rate, '
           f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
         )
-      self._tell(rung, racing, epochs, len(folds))
+      self._tell(rung, racing, epochs[rung - 1], len(folds))
 
   def ms(self) -> dict[str, float]:
     """Returns the milliseconds of every network."""
@@ -289,24 +304,33 @@ class Race:
   def _find_steps(self, folds: Sequence[dict], began: float) -> int:
     """Returns the steps of the first rung, from trainings of networks of middling size."""
     front = self._config.front
-    sizes = [
-      (len(group.names), group.family == 'lean' and not self.watch.given) for group in self.groups
-    ]
-    names = {name: self.watch.best(name).macs for group in self.groups for name in group.names}
-    middle = float(np.mean([*names.values()]))
-    ranked = sorted(names, key=lambda name: abs(names[name] - middle))
+    names = [name for group in self.groups for name in group.names]
     trial = [
       self._job(name, self._folder / pace.FOLDER / name, pace.EPOCHS, folds[0])
-      for name in ranked[: executors.count_slots(self._config)]
+      for name in self._find_middling(names)
     ]
     return pace.find_steps(
       self._config,
       self._folder,
       trial,
-      trainings=pace.count_trainings(sizes, rungs=front.rungs, folds=len(folds)),
+      trainings=self._count_trainings(front.rungs, len(folds)),
       epoch_steps=count_epoch_steps(self._config, self._workdir),
       began=began,
     )
+
+  def _find_middling(self, names: Iterable[str]) -> list[str]:
+    """Returns the networks of middling size that tell the pace, as many as train at a time."""
+    macs = {name: self.watch.best(name).macs for name in names}
+    middle = float(np.mean([*macs.values()]))
+    ranked = sorted(macs, key=lambda name: abs(macs[name] - middle))
+    return ranked[: executors.count_slots(self._config)]
+
+  def _count_trainings(self, rungs: int, folds: int) -> list[int]:
+    """Returns how many trainings each of so many rungs has, from the groups as they are on."""
+    sizes = [
+      (len(group.names), group.family == 'lean' and not self.watch.given) for group in self.groups
+    ]
+    return pace.count_trainings(sizes, rungs=rungs, folds=folds)
 
   def _job(self, name: str, place: Path, epochs: int, fold: Mapping[str, Any]) -> Job:
     """Returns the training of a network on a fold, in a folder."""
@@ -315,17 +339,33 @@ class Race:
     _set_epochs(settings, epochs)
     return Job.make(settings, self._workdir, place)
 
-  def _train(self, racing: Sequence[str], rung: int, epochs: int, folds: Sequence[dict]) -> None:
-    """Trains every network of a rung on every fold, and reads their scores."""
+  def _train(
+    self,
+    racing: Sequence[str],
+    rung: int,
+    epochs: int,
+    folds: Sequence[dict],
+    later: Sequence[tuple[int, int]],
+  ) -> None:
+    """Trains every network of a rung on every fold, and reads their scores.
+
+    `later` are the trainings after the rung, given as (how many, epochs of each).
+    """
     places: dict[str, list[Path]] = {name: [] for name in racing}
     found = []
     # Fold by fold, as the program of a network serves all of its folds once it is compiled.
     for number, fold in enumerate(folds):
-      for name in racing:
+      for name in dict.fromkeys([*self._find_middling(racing), *racing]):
         place = self._folder / name / f'rung_{rung}' / f'fold_{number}'
         found.append(self._job(name, place, epochs, fold))
         places[name].append(place)
-    jobs.run_all(self._config, found, f'rung {rung}')
+
+    def foretell(job: Job, seconds: float, left: int) -> None:
+      if self._foretells:
+        at_a_time = executors.count_slots(self._config)
+        pace.foretell(job, seconds, [(left, epochs), *later], at_a_time=at_a_time)
+
+    jobs.run_all(self._config, found, f'rung {rung}', first_done=foretell)
     for name, of_folds in places.items():
       self.standings[name] = Standing(rung, epochs, _read_scores(of_folds), of_folds[0].parent)
 

@@ -127,7 +127,7 @@ def read_compared(workdir: Path) -> tuple[Compared, list[dict[str, str]]] | None
   found = read_optional(path, Compared)
   if found is None:
     return None
-  rows = summaries.read_rows(table, ('rival', 'class', 'dsc'))
+  rows = summaries.read_rows(table, ('rival', 'patient', 'class', 'dsc'))
   classes = {row['class'] for row in rows}
   expected = sorted((rival.name, name) for rival in found.rivals for name in classes)
   if sorted({(row['rival'], row['class']) for row in rows}) != expected:

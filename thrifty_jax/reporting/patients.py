@@ -46,8 +46,18 @@ def _plot(rows: Rows) -> Markup:
 
 
 def plot_rivals(rows: Rows, labels: Mapping[str, str]) -> Markup:
-  """Plots the score of every patient, class by class, of each rival by its label."""
-  scores = [(row['class'], labels[row['rival']], row['dsc']) for row in rows]
+  """Plots the score of every patient, class by class, of each rival by its label.
+
+  Of several seeds it is their mean.
+  """
+  found: dict[tuple[str, str, str], list[float]] = {}
+  for row in rows:
+    of_patient = found.setdefault((row['class'], row['rival'], row['patient']), [])
+    of_patient += [float(row['dsc'])] if row['dsc'] else []
+  scores = [
+    (name, labels[rival], str(sum(values) / len(values)) if values else '')
+    for (name, rival, _), values in found.items()
+  ]
   return plots.draw_dots(_grouped(scores), name='rivals')
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -130,7 +131,7 @@ def draw_curves(
     axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
     if legend and axes.get_legend_handles_labels()[0]:
       axes.legend(loc='best', labelcolor=MUTED)
-    return _svg(figure, name)
+    return to_svg(figure, name)
 
 
 def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str) -> Markup:
@@ -161,9 +162,7 @@ def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str)
       if interval := statistics.bootstrap_interval(np.asarray(values)):
         axes.plot(interval, [y, y], color=INK, linewidth=1.6, alpha=0.45, zorder=3.5)
       axes.plot([np.mean(values)] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1.6, zorder=4)
-      text = f'{group}: {row}' if len(groups) > 1 else row
-      # matplotlib parses text between dollar signs as a formula.
-      text = ''.join(filter(str.isprintable, text))[:LONGEST].replace('$', r'\$')
+      text = plain(f'{group}: {row}' if len(groups) > 1 else row)
       # The name is above its dots, not beside them, so that it is legible on a phone.
       place, colour = axes.get_yaxis_transform(), INK if first else MUTED
       axes.text(0, y - 0.34, text, transform=place, color=colour)
@@ -171,7 +170,7 @@ def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str)
     axes.set_yticks([])
     axes.spines['left'].set_visible(False)
     axes.set_xlabel('DSC of a patient, %')
-    return _svg(figure, name)
+    return to_svg(figure, name)
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,7 @@ KINDS = {'lean network': ACCENT, 'narrow U-Net': SECOND, 'given genotype': MUTED
 def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], part: str, name: str) -> Markup:
   """Draws scores in percent against milliseconds, which have a logarithmic axis, as SVG."""
   with matplotlib.rc_context(STYLE):
-    figure = Figure(figsize=(4.8, 3.1), layout='constrained')
-    axes = figure.add_subplot()
-    axes.set_xscale('log')
+    figure, axes = start_front(part)
     for budget in budgets:
       axes.axvline(budget, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
     for kind, colour in KINDS.items():
@@ -221,13 +218,26 @@ def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], part: str, na
           axes.scatter(mark.ms, dsc, s=120, facecolors='none', edgecolors=INK, linewidths=1.3)
       if shown:
         axes.scatter([], [], s=26, color=colour, linewidths=0, label=kind)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FormatStrFormatter('%g'))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(f'ms a {part}')
-    axes.set_title('DSC, %', color=INK)
     axes.legend(loc='best', labelcolor=MUTED)
-    return _svg(figure, name)
+    return to_svg(figure, name)
+
+
+def start_front(part: str) -> tuple[Figure, Axes]:
+  """Starts a picture of scores in percent over milliseconds a part, on a logarithmic axis."""
+  figure = Figure(figsize=(4.8, 3.1), layout='constrained')
+  axes = figure.add_subplot()
+  axes.set_xscale('log')
+  axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axes.xaxis.set_major_formatter(FormatStrFormatter('%g'))
+  axes.xaxis.set_minor_locator(NullLocator())
+  axes.set_xlabel(f'ms a {part}')
+  axes.set_title('DSC, %', color=INK)
+  return figure, axes
+
+
+def plain(text: str) -> str:
+  """Returns a text that matplotlib draws as it is: what is between dollar signs is a formula."""
+  return ''.join(filter(str.isprintable, text))[:LONGEST].replace('$', r'\$')
 
 
 def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +249,7 @@ def _thinned(line: Curve) -> tuple[np.ndarray, np.ndarray]:
   return array[:, 0], array[:, 1]
 
 
-def _svg(figure: Figure, name: str) -> Markup:
+def to_svg(figure: Figure, name: str) -> Markup:
   """Converts a figure to an SVG element that can share a page with others."""
   file = io.StringIO()
   figure.savefig(file, format='svg', transparent=True, metadata={'Date': None, 'Creator': None})

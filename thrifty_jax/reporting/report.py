@@ -9,6 +9,7 @@ from thrifty_jax.data import data_file
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import (
   architecture,
+  comparison,
   fronts,
   health,
   histories,
@@ -57,6 +58,7 @@ def report(workdir: Path | str) -> Path:
     percent=tables.format_number,
     spread=tables.format_spread,
     interval=tables.format_interval,
+    seeds=tables.format_seeds,
     count=lambda value: '–' if value is None else f'{value:,}',  # 605,280
     gibibytes=lambda value: '–' if value is None else f'{value / 2**30:.2f} GiB',
     duration=logbook.format_duration,
@@ -129,7 +131,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'best_floor': _best_floor(evaluated),
     'paper': PAPER if data.startswith(_OF_PAPER) else (),
     'fronts': fronts.gather(workdir, named.part),
-    **_compare(workdir),
+    **comparison.gather(workdir, named.part, paper=PAPER),
     **_external(workdir),
     **patients.gather(run, evaluated, overlays.line_colours(drawn.colours if drawn else ())),
     'retrain_plots': histories.plot_retraining(
@@ -187,22 +189,3 @@ def _trained_run(workdir: Path) -> Path:
     return workdir
   first = records.read(results, tuple[Result, ...])[:1]
   return workdir / first[0].folder if first else workdir
-
-
-def _compare(workdir: Path) -> dict[str, Any]:
-  """Content of the page from the results of --stage=compare."""
-  found = inputs.read_compared(workdir)
-  if found is None:
-    return {'compared': None}
-  compared, rows = found
-  random = [
-    rival.mean.dsc.mean for rival in compared.rivals if rival.kind == 'random' and rival.mean.dsc
-  ]
-  return {
-    'compared': compared,
-    'compared_dots': patients.plot_rivals(
-      rows, {rival.name: rival.label for rival in compared.rivals}
-    ),
-    'random_mean': sum(random) / len(random) if random else None,
-    'paper_of': dict(zip(('unet', 'unet_plus_plus', 'thrifty'), PAPER, strict=True)),
-  }

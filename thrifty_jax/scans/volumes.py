@@ -226,7 +226,20 @@ def list_sides(slice_axis: str) -> tuple[str, str, str, str]:
 
   A letter each, of R right, L left, A front, P back, S head and I feet.
   """
-  _, down, right = SLICE_AXES[slice_axis]
+  return _list_sides(*SLICE_AXES[slice_axis][1:])
+
+
+def find_sides(affine: np.ndarray) -> tuple[str, str, str, str]:
+  """Returns what `list_sides` does of the slices of a volume with this affine, [4, 4].
+
+  Where it lies obliquely, the sides are the nearest ones.
+  """
+  _, down, right = map(str, nibabel.aff2axcodes(affine))
+  return _list_sides(down, right)
+
+
+def _list_sides(down: str, right: str) -> tuple[str, str, str, str]:
+  """Returns the sides at the borders of a slice whose rows and columns go to these."""
   return _OPPOSITE[down], right, down, _OPPOSITE[right]
 
 

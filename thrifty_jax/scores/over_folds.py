@@ -10,7 +10,7 @@ import numpy as np
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Evaluated, Figures, Floor, OfFold, Overlap
-from thrifty_jax.scores import agreement, summaries
+from thrifty_jax.scores import agreement, metrics, summaries
 
 
 class Scored(NamedTuple):
@@ -44,11 +44,26 @@ def read_scored(folder: Path) -> Scored:
 
 def join(scored: Sequence[Scored]) -> Joined:
   """Joins the folds of one network; the patients are sorted by name."""
-  summed = [one.summary for one in scored]
-  rows = [row for one in scored for row in one.rows]
-  patients, scores = summaries.to_arrays(rows, unit=summed[0].unit)
+  return join_seeds([scored])
+
+
+def join_seeds(of_seeds: Sequence[Sequence[Scored]]) -> Joined:
+  """Joins the folds of one network that was trained with several seeds, [seeds][folds].
+
+  A patient's score is the mean over the seeds that have one; missed and invented scans are sums.
+  """
+  summed = [one.summary for scored in of_seeds for one in scored]
+  found = [
+    summaries.to_arrays([row for one in scored for row in one.rows], unit=summed[0].unit)
+    for scored in of_seeds
+  ]
+  scores = {}
+  for metric in found[0][1]:
+    values = np.stack([of_seed[metric] for _, of_seed in found])
+    is_count = metric in summaries.COUNTED
+    scores[metric] = values.sum(axis=0) if is_count else metrics.mean_of_scored(values, axis=0)
   figures = summaries.summarise_scores(scores, _pool(summed), [*summed[0].classes], Figures)
-  return Joined(patients, scores, *figures)
+  return Joined(found[0][0], scores, *figures)
 
 
 def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:

@@ -1,8 +1,9 @@
-"""The standings of a comparison: scores of each rival on the same patients, over all folds.
+"""The standings of a comparison: scores of each rival on the same patients, over folds and seeds.
 
 Only the files of the comparison are read, so the standings can be rewritten at any time.
 """
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,31 +26,38 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     InputError: If a file is missing or damaged, or the folds compare different rivals.
   """
   folder = Path(workdir) / 'compare'
-  files = [run / 'compare' / 'results.json' for run in folds]
-  results = [records.read(path, tuple[Result, ...]) for path in files]
-  names = [result.name for result in results[0]]
+  results = [records.read(run / 'compare' / 'results.json', tuple[Result, ...]) for run in folds]
   for run, found in zip(folds, results, strict=True):
-    others = [result.name for result in found]
-    if others != names:
+    if [one.name for one in found] != [one.name for one in results[0]]:
       raise InputError(
-        f'{run}: compares {", ".join(others)}, but {folds[0]} {", ".join(names)}; run '
+        f'{run}: compares {_list_trained(found)}, but {folds[0]} {_list_trained(results[0])}; run '
         '--stage=compare on both with the same settings'
       )
-  scored = [
-    [
-      over_folds.read_scored(run / result.folder / 'evaluate')
-      for run, result in zip(folds, of_folds, strict=True)
+  rivals: dict[str, list[tuple[Result, ...]]] = {}  # by name: of each seed those of the folds
+  for of_folds in zip(*results, strict=True):
+    rivals.setdefault(of_folds[0].name, []).append(of_folds)
+  scored = {
+    name: [
+      [
+        over_folds.read_scored(run / result.folder / 'evaluate')
+        for run, result in zip(folds, of_folds, strict=True)
+      ]
+      for of_folds in of_seeds
     ]
-    for of_folds in zip(*results, strict=True)
-  ]
+    for name, of_seeds in rivals.items()
+  }
   rows = [
-    {'rival': name, **row}
-    for name, of_folds in zip(names, scored, strict=True)
-    for one in of_folds
+    {'rival': name, 'seed': result.seed, **row}
+    for name, of_seeds in rivals.items()
+    for of_folds, found in zip(of_seeds, scored[name], strict=True)
+    for result, one in zip(of_folds, found, strict=True)
     for row in one.rows
   ]
   summaries.write_rows(folder / 'scores.csv', rows)
-  first, joined = scored[0][0].summary, [over_folds.join(of_folds) for of_folds in scored]
+  joined = {name: over_folds.join_seeds(of_seeds) for name, of_seeds in scored.items()}
+  reference, *_ = rivals
+  of_reference = scored[reference][0]
+  first = of_reference[0].summary
   summary = Compared(
     data=first.data,
     note=first.note,
@@ -58,40 +66,53 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     held_out=first.held_out,
     nsd_tolerance_mm=first.nsd_tolerance_mm,
     unit=first.unit,
-    folds=tuple(one.fold for one in scored[0]),
-    patients=len(joined[0].patients),
-    reference=names[0],
+    folds=tuple(one.fold for one in of_reference),
+    patients=len(joined[reference].patients),
+    reference=reference,
     rivals=tuple(
-      _rival([found[place] for found in results], own, joined[0] if place else None)
-      for place, own in enumerate(joined)
+      _rival(of_seeds, scored[name], joined[name], joined[reference] if number else None)
+      for number, (name, of_seeds) in enumerate(rivals.items())
     ),
   )
   records.write(folder / 'summary.json', summary)
   return summary
 
 
+def _list_trained(results: Sequence[Result]) -> str:
+  """Lists the networks of a fold, and how many seeds each has if there are several."""
+  seeds = collections.Counter(result.name for result in results)
+  return ', '.join(name + f' ({count} seeds)' * (count > 1) for name, count in seeds.items())
+
+
 def _rival(
-  results: Sequence[Result], joined: over_folds.Joined, reference: over_folds.Joined | None
+  of_seeds: Sequence[Sequence[Result]],
+  scored: Sequence[Sequence[over_folds.Scored]],
+  joined: over_folds.Joined,
+  reference: over_folds.Joined | None,
 ) -> Rival:
-  """A rival over all folds, beside the reference; None if it is the reference itself."""
+  """A rival, its trainings [seeds][folds], beside the reference; None if it is that itself."""
   difference = p_value = None
   if reference is not None:
     difference, p_value = statistics.compare_paired(
       *(metrics.mean_of_scored(one.scores['dsc'], axis=1) for one in (joined, reference))
     )
+  first, every = of_seeds[0], [result for of_folds in of_seeds for result in of_folds]
   means = {  # parameters differ if each fold has its own search
-    name: float(np.mean([getattr(result, name) for result in results]))
+    name: float(np.mean([getattr(result, name) for result in every]))
     for name in ('parameters', 'macs', 'validation_dsc', 'epochs', 'steps', 'seconds')
   }
+  timed = tuple(result.timed for result in first if result.timed)
   return Rival(
-    name=results[0].name,
-    label=results[0].label,
-    kind=results[0].kind,
-    image=results[0].image,
+    name=first[0].name,
+    label=first[0].label,
+    kind=first[0].kind,
+    image=first[0].image,
     **means,
-    learning_rates=tuple(result.learning_rate for result in results),
+    learning_rates=tuple(result.learning_rate for result in first),
     mean=joined.mean,
     classes=joined.classes,
     difference=difference,
     p_value=p_value,
+    seeds_dsc=tuple(over_folds.join(one).mean.dsc_mean for one in scored if len(scored) > 1),
+    timed=timed if len(timed) == len(first) else (),
   )

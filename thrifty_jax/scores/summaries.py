@@ -14,7 +14,7 @@ from thrifty_jax.run_files import Figures, Floor, Overlap, Spread
 from thrifty_jax.scores import metrics, scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # metrics averaged over the scans of a patient
-_COUNTED = ('missed', 'invented', 'rightly_empty')
+COUNTED = ('missed', 'invented', 'rightly_empty')
 METRICS = ('dsc', *_AVERAGED, 'ravd_percent', 'missed', 'invented')  # in scores.csv
 _MOST_ROWS = 50_000  # of a table, patients times classes
 F = TypeVar('F', Figures, Overlap)
@@ -44,7 +44,7 @@ def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
         scores[name] = of_counts[name](counts)
         continue
       values = np.asarray([[getattr(v, name) for v in volumes] for volumes in scans], np.float64)
-      is_count = name in _COUNTED
+      is_count = name in COUNTED
       scores[name] = values.sum(axis=0) if is_count else metrics.mean_of_scored(values, axis=0)
     found[patient] = scores
   return found
@@ -77,7 +77,7 @@ def summarise_scores(
 
   def figures(of_metric: Mapping[str, np.ndarray], pooled_2d_dsc: np.ndarray) -> F:
     found: dict[str, Any] = {  # sums of the counted metrics, spreads of the others
-      metric: int(values.sum()) if metric in _COUNTED else _spread(values[np.isfinite(values)])
+      metric: int(values.sum()) if metric in COUNTED else _spread(values[np.isfinite(values)])
       for metric, values in of_metric.items()
     }
     pooled_mean = float(metrics.mean_of_scored(pooled_2d_dsc))
@@ -88,7 +88,7 @@ def summarise_scores(
     )
 
   over_classes = {
-    metric: values.sum(axis=1) if metric in _COUNTED else metrics.mean_of_scored(values, axis=1)
+    metric: values.sum(axis=1) if metric in COUNTED else metrics.mean_of_scored(values, axis=1)
     for metric, values in scores.items()
   }
   return figures(over_classes, metrics.mean_of_scored(pooled, axis=1)), {
@@ -129,7 +129,7 @@ def make_rows(
       both, predicted, true = (int(value) for value in counts[patient][index])
       row = {'patient': patient, 'cases': ' '.join(of_patient), 'class': name}
       for metric, values in scores.items():
-        row[column_of(metric, unit)] = _cell(values[index], digits=0 if metric in _COUNTED else 6)
+        row[column_of(metric, unit)] = _cell(values[index], digits=0 if metric in COUNTED else 6)
       sizes = {'truth_voxels': true, 'predicted_voxels': predicted, 'common_voxels': both}
       row |= {column_of(name, unit): size for name, size in sizes.items()}
       for floor, found in floor_scores.items():

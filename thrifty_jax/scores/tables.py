@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from thrifty_jax import words
-from thrifty_jax.run_files import Against, Compared, Evaluated, Figures, Floor, Overlap, ScoredMasks
-from thrifty_jax.scores import agreement
+from thrifty_jax.run_files import (
+  Against,
+  Compared,
+  Evaluated,
+  Figures,
+  Floor,
+  Overlap,
+  Rival,
+  ScoredMasks,
+)
+from thrifty_jax.scores import agreement, statistics
 
 _FRACTIONS = ('dsc', 'nsd')
 
@@ -149,16 +160,26 @@ def count_patients(summary: Evaluated) -> str:
 
 def format_comparison(summary: Compared) -> str:
   """Formats the table of a comparison, a line per network."""
-  labels = label_metrics(summary.unit)
-  names = ('', 'parameters', 'GMAC', labels['dsc'], 'difference', 'p', labels['hd95_mm'])
-  lines = [[*names, 'pooled 2D', 'rate', 'training']]
+  labels, seeds = label_metrics(summary.unit), len(summary.rivals[0].seeds_dsc)
+  timed = any(rival.timed for rival in summary.rivals)
+  head = [
+    '',
+    'parameters',
+    'GMAC',
+    *['ms'] * timed,
+    labels['dsc'],
+    *[f'{seeds} seeds'] * (seeds > 1),
+  ]
+  lines = [[*head, 'difference', 'p', labels['hd95_mm'], 'pooled 2D', 'rate', 'training']]
   for rival in summary.rivals:
     lines.append(
       [
         rival.label,
         f'{rival.parameters:,.0f}',
         f'{rival.macs / 1e9:.2f}',
+        *['–' if rival.ms is None else f'{rival.ms:.2f}'] * timed,
         format_spread(rival.mean),
+        *[format_seeds(rival)] * (seeds > 1),
         '' if rival.difference is None else f'{100 * rival.difference:+.2f}',
         '' if rival.p_value is None else f'{rival.p_value:.3f}',
         format_spread(rival.mean, 'hd95_mm'),
@@ -170,10 +191,21 @@ def format_comparison(summary: Compared) -> str:
   title = (
     f'{summary.patients} {summary.split} patients of fold{"s" * (len(summary.folds) > 1)} '
     f'{", ".join(map(str, summary.folds))}, native grid, mean ± deviation'
-    f'{"" if summary.held_out else ", not held out"}'
+    f'{" over patients" * (seeds > 1)}{"" if summary.held_out else ", not held out"}'
   )
-  note = f'(difference to: {summary.rivals[0].label}; p: paired Wilcoxon test)'
-  return '\n  '.join([title, *align(lines), note])
+  notes = [f'difference to: {summary.rivals[0].label}; p: paired Wilcoxon test']
+  if seeds > 1:
+    notes.append(f'{seeds} seeds: mean and deviation of the mean over patients')
+  return '\n  '.join([title, *align(lines), f'({"; ".join(notes)})'])
+
+
+def format_seeds(rival: Rival) -> str:
+  """Formats mean and deviation over the seeds of the mean DSC, `84.12 ± 0.35`; `–` without one."""
+  found = [dsc for dsc in rival.seeds_dsc if dsc is not None]
+  if not found:
+    return format_number(None)
+  mean, deviation = statistics.mean_and_deviation(np.array(found))
+  return f'{format_number(mean)} ± {format_number(deviation)}'
 
 
 def _overlap(

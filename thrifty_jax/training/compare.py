@@ -1,12 +1,13 @@
 """Comparison of baselines, the searched network and random architectures, trained alike.
 
 Every rival is trained on the same patients, with the same recipe and number of steps, once at each
-of a few learning rates. The validation patients choose the rate, and only that network is scored on
-the test patients. Each training is a run of its own in its own folder.
+of a few learning rates. The validation patients choose the rate, at which it is trained by further
+seeds if they are asked for, and only these networks are scored on the test patients. Each training
+is a run of its own in its own folder.
 """
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import logbook, records, stages
+from thrifty_jax.cost import configured
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, build, genotype, parameters
 from thrifty_jax.networks.space import space_of
-from thrifty_jax.run_files import Result, Retrained, Trial
+from thrifty_jax.run_files import Result, Retrained, Timed, Trial
 from thrifty_jax.scores import evaluate, standings, tables
 from thrifty_jax.training import trainings
 
@@ -50,10 +52,11 @@ class Rival(NamedTuple):
 
 
 def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
-  """Trains every rival that is not trained yet, scores it, and returns the results of all.
+  """Trains every rival that is not trained yet, scores it, and returns a result for each training.
 
-  Writes <workdir>/compare/<rival>/ and, after each rival, updates results.json and the standings
-  (see standings.py). The config's model is the searched one.
+  The networks are timed first, in turns, unless that is done. Writes <workdir>/compare/<rival>/
+  and, after each rival, updates results.json and the standings (see standings.py). The config's
+  model is the searched one.
   """
   if config.retrain.minutes:
     raise InputError(
@@ -62,9 +65,10 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
     )
   workdir = Path(workdir)
   found, results, summary = find_rivals(config, workdir), [], None
+  times = _time(found, config, workdir)
   for place, rival in enumerate(found, start=1):
     logbook.say(f'\n{rival.label}, {place} of {len(found)}')
-    results.append(_train_and_score(rival, config, workdir))
+    results += _train_and_score(rival, config, workdir, times.get(rival.name))
     records.write(workdir / 'compare' / 'results.json', results)
     summary = standings.write(workdir, [workdir])
   if summary:
@@ -128,52 +132,103 @@ def match_width(config: ConfigDict, like: genotype.Genotype, *, norm: str) -> in
   return max(1, bisect.bisect(candidates, parameters.count(like, space), key=count))
 
 
-def _train_and_score(rival: Rival, config: ConfigDict, workdir: Path) -> Result:
+def _time(rivals: Sequence[Rival], config: ConfigDict, workdir: Path) -> dict[str, Timed]:
+  """Times all rivals together, so that a busy machine slows all alike, unless all have a time."""
+  path, kept = workdir / 'compare' / 'results.json', {}
+  if path.exists():
+    results = records.read(path, tuple[Result, ...])
+    kept = {one.name: one.timed for one in results if one.timed}
+  names = [rival.name for rival in rivals]
+  if all(name in kept and configured.is_asked(kept[name], config) for name in names):
+    return kept
+  networks = {}
+  for rival in rivals:
+    found = genotype.load(rival.genotype_file) if rival.genotype_file else None
+    networks[rival.name] = (_settings(rival, config), found)
+  return configured.time_in_turns(networks)
+
+
+def _train_and_score(
+  rival: Rival, config: ConfigDict, workdir: Path, timed: Timed | None
+) -> list[Result]:
   """Chooses the learning rate, trains and scores a rival; finished parts are not repeated."""
-  folder, settings = workdir / 'compare' / rival.name, config.compare
-  epochs = settings.trial_epochs or config.retrain.epochs
-  trials = []
-  for rate in settings.learning_rates:
-    of_rate = _settings(rival, config, learning_rate=rate, epochs=epochs)
-    place = _train(rival, of_rate, workdir, folder / 'trials' / f'{rate:g}')
-    tried = trainings.read(place)
-    score = tried.validation_dsc if tried else None
-    trials.append(Trial(float(rate), score, place.relative_to(workdir).as_posix()))
+  trials = _try_rates(rival, config, workdir)
   fine = [(trial.validation_dsc, trial) for trial in trials if trial.validation_dsc is not None]
   for _, best in sorted(fine, key=lambda scored: -scored[0]):
-    rate, place = best.learning_rate, workdir / best.folder
-    chosen = _settings(rival, config, learning_rate=rate, epochs=config.retrain.epochs)
-    if settings.trial_epochs:
-      place = _train(rival, chosen, workdir, folder / f'run_{rate:g}')
-    if trained := trainings.read(place):  # it may diverge after the few epochs of the trial
-      break
+    if trained := _train_seeds(rival, best, config, workdir):
+      break  # else one diverged, perhaps after the few epochs of the trial
   else:
     raise InputError(
       f'{rival.label}: the loss is non-finite at all of config.compare.learning_rates='
-      f'{tuple(settings.learning_rates)}; add a lower one'
+      f'{tuple(config.compare.learning_rates)}{", with one seed or another" * (len(fine) > 0)}; '
+      'add a lower one'
     )
-  if not stages.is_scored(place):
-    evaluate.evaluate(chosen, place)
-  shared = ('parameters', 'macs', 'image', 'epochs', 'steps', 'best_epoch', 'seconds')
-  return Result(
-    name=rival.name,
-    label=rival.label,
-    kind=rival.kind,
-    learning_rate=best.learning_rate,
-    trials=tuple(trials),
-    folder=place.relative_to(workdir).as_posix(),
-    validation_dsc=trained.validation_dsc,
-    **{name: getattr(trained, name) for name in shared},
-  )
+  results = []
+  for settings, place, summary in trained:
+    if not stages.is_scored(place):
+      evaluate.evaluate(settings, place)
+    shared = ('parameters', 'macs', 'image', 'epochs', 'steps', 'best_epoch', 'seconds')
+    results.append(
+      Result(
+        name=rival.name,
+        label=rival.label,
+        kind=rival.kind,
+        learning_rate=best.learning_rate,
+        trials=tuple(trials),
+        folder=place.relative_to(workdir).as_posix(),
+        validation_dsc=summary.validation_dsc,
+        seed=settings.seed,
+        timed=timed,
+        **{name: getattr(summary, name) for name in shared},
+      )
+    )
+  return results
 
 
-def _settings(rival: Rival, config: ConfigDict, *, learning_rate: float, epochs: int) -> ConfigDict:
-  """Returns the config of one training."""
+def _try_rates(rival: Rival, config: ConfigDict, workdir: Path) -> list[Trial]:
+  """Trains a rival with the first seed at each learning rate."""
+  folder, trials = workdir / 'compare' / rival.name / 'trials', []
+  epochs = config.compare.trial_epochs or config.retrain.epochs
+  for rate in config.compare.learning_rates:
+    settings = _settings(rival, config, learning_rate=rate, epochs=epochs)
+    place = _train(rival, settings, workdir, folder / f'{rate:g}')
+    tried = trainings.read(place)
+    score = tried.validation_dsc if tried else None
+    trials.append(Trial(float(rate), score, place.relative_to(workdir).as_posix()))
+  return trials
+
+
+def _train_seeds(
+  rival: Rival, trial: Trial, config: ConfigDict, workdir: Path
+) -> list[tuple[ConfigDict, Path, Retrained]]:
+  """Trains a rival in full with every seed at the learning rate of a trial.
+
+  Returns:
+    The settings, the folder and the summary of each training; [] if one diverged.
+  """
+  folder, found = workdir / 'compare' / rival.name, []
+  for number in range(config.compare.seeds):
+    settings = _settings(rival, config, learning_rate=trial.learning_rate)
+    settings.seed += number
+    place = workdir / trial.folder
+    if number or config.compare.trial_epochs:
+      name = f'run_{trial.learning_rate:g}' + f'_seed_{settings.seed}' * (number > 0)
+      place = _train(rival, settings, workdir, folder / name)
+    if (summary := trainings.read(place)) is None:
+      return []
+    found.append((settings, place, summary))
+  return found
+
+
+def _settings(
+  rival: Rival, config: ConfigDict, *, learning_rate: float = 0.0, epochs: int = 0
+) -> ConfigDict:
+  """Returns the config of one training; a rate or number of epochs of 0 is that of the run."""
   settings = config.copy_and_resolve_references()
   settings.model.update(dict(rival.model))
   settings.genotype = str(rival.genotype_file) if rival.genotype_file else ''
-  settings.retrain.learning_rate = float(learning_rate)
-  settings.retrain.epochs = epochs
+  settings.retrain.learning_rate = float(learning_rate or config.retrain.learning_rate)
+  settings.retrain.epochs = epochs or config.retrain.epochs
   settings.evaluate.list_suspects = False  # the run itself lists them
   settings.trackers = ()  # they follow the run itself
   return settings
