@@ -113,9 +113,10 @@ def _code_of(notebook: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _anonymous(text: str) -> str:
-  """Returns a text without folders of this machine and times of day."""
+  """Returns a text without folders of this machine, times of day and the progress of commands."""
   for place, name in ((os.getcwd(), '.'), (sys.prefix, 'PYTHON'), (str(Path.home()), '~')):
     text = text.replace(place, name)
+  text = re.sub(r'^.*: \d+ of \d+.* \[\d\d:\d\d.*\n', '', text, flags=re.M)
   return re.sub(r', at \d\d:\d\d\b', '', text)
 
 
