@@ -48,6 +48,9 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
       f'{name}: prepared {count} slices of {len(scans.cases)} cases in '
       f'{time.monotonic() - start:.0f} s in {folder}'
     )
+    # TFDS looks there for the config of tfds.builder(name, data_dir=...): the last one prepared.
+    record = folder.parents[1] / '.config' / 'metadata.json'
+    files.write_json(record, {'default_config_name': folder.parent.name})
   scans.contents.keep()
   return folder
 

@@ -248,6 +248,15 @@ def _content(folder):
   return list(source), dict(builder.info.metadata)
 
 
+def test_tfds_opens_the_slices_by_the_name_of_the_data_set(config):
+  for size in (16, 32):
+    config.data.image_size = size
+    folder = prepare.prepare(config)
+    found = tfds.builder('phantom', data_dir=config.data.data_dir)
+    assert Path(found.data_path) == folder
+    assert found.info.features['image'].shape == (size, size, 1)
+
+
 @pytest.mark.parametrize('workers', [1, 2])
 def test_one_bad_scan_stops_everything_in_one_line(config, workers):
   config.data.workers = workers
