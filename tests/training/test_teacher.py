@@ -84,13 +84,17 @@ def taught_by(place, *names):
 @pytest.fixture(scope='module')
 def done(place):
   """A finished run with both teachers and the scans without masks."""
-  more = (taught_by(place, 'teacher_1', 'teacher_2'), '--config.data.unlabelled=' + unmasked(place))
+  more = (taught_by(place, 'teacher_1', 'teacher_2'), learned_from(place))
   assert command(place, 'pupil', *more) == 0
   return place / 'pupil'
 
 
 def unmasked(place):
   return str(place / 'unlabelled')
+
+
+def learned_from(place):
+  return f'--config.data.unlabelled={unmasked(place)}'
 
 
 def weights_of(folder):
@@ -177,6 +181,19 @@ def test_a_stopped_run_goes_on_with_the_same_bits_though_the_scans_are_gone(plac
   )
   for name, array in expected.items():
     np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_run_that_is_done_needs_its_teacher_no_more(place, done):
+  shutil.copytree(done, place / 'left')
+  shutil.rmtree(place / 'left' / 'evaluate')
+  (place / 'teacher_1').rename(place / 'away')
+  try:
+    assert (
+      command(place, 'left', taught_by(place, 'teacher_1', 'teacher_2'), learned_from(place)) == 0
+    )
+  finally:
+    (place / 'away').rename(place / 'teacher_1')
+  assert (place / 'left' / 'evaluate' / 'summary.json').exists()
 
 
 def test_a_baseline_is_trained_first_and_only_once(place, monkeypatch, capfd):

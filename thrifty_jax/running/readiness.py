@@ -33,7 +33,8 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
 
     genotypes.require_trainable(config, workdir)
     start_model.require_strangers(config, workdir)
-  if config.retrain.teacher and stage in (stages.SEARCH, stages.FRONT, stages.RETRAIN):
+  learns = stage in (stages.SEARCH, stages.RETRAIN) and not stages.RETRAIN.is_done(workdir)
+  if config.retrain.teacher and (learns or stage in (stages.FRONT, stages.COMPARE)):
     from thrifty_jax.training import teacher
 
     teacher.require_sound(config, workdir)
