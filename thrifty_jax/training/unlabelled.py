@@ -89,7 +89,7 @@ def _prepare(config: ConfigDict, folder: Path, train_data: TrainData) -> None:
         path = folder / f'{scan.name}.npy'
         unfinished = path.with_name(f'.{path.name}.unfinished')
         with unfinished.open('wb') as file:
-          np.save(file, image, allow_pickle=False)
+          np.save(file, image)
         unfinished.rename(path)
         kept.append(Kept(scan.name, len(image), _digest(image)))
       bar.update(1)
@@ -163,7 +163,7 @@ def _open(path: Path, one: Kept, slice_shape: tuple[int, int, int]) -> np.ndarra
   """Maps the slices of a scan into memory, unless the file is another than was written."""
   remedy = f'remove {path.parent.parent} to train anew'
   try:
-    image = np.load(path, mmap_mode='r', allow_pickle=False)
+    image = np.load(path, mmap_mode='r')
   except (OSError, ValueError, EOFError) as error:
     raise InputError(f'{path}: cannot be read ({str(error):.100}); {remedy}') from error
   fits = image.shape == (one.slices, *slice_shape) and image.dtype == np.float16
