@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
 _PLACE = tempfile.mkdtemp(prefix='thrifty_jax_tests_')
@@ -14,6 +15,9 @@ atexit.register(shutil.rmtree, _PLACE, ignore_errors=True)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['TFDS_DATA_DIR'] = os.path.join(_PLACE, 'tensorflow_datasets')
 os.environ['XDG_CACHE_HOME'] = os.path.join(_PLACE, 'cache')
+
+# OpenVINO reports to its makers from a fork of whatever process imports it first.
+sys.modules.setdefault('openvino_telemetry', None)  # pyrefly: ignore[no-matching-overload]
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
