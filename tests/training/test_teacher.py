@@ -11,7 +11,7 @@ import pytest
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import main, model_folder
+from thrifty_jax import main, model_folder, predict
 from thrifty_jax.data import batching, data_file, prepared
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, genotype
@@ -153,7 +153,7 @@ def test_scans_without_masks_are_drawn_with_images_as_prediction_has_them(place,
   assert (found['label'] == 255).all() and len(found['image']) == case.slices
   drawn = joined.epochs((*data.patients['train'], *names), batch_size=4, seed=0).examples
   assert len(drawn.drawn) == len(data.examples(data.patients['train'])) + case.slices
-  segmenter = __import__('thrifty_jax').load_model(done)
+  segmenter = predict.load_model(done)
   scan = next((place / 'unlabelled').glob('Case*.mhd'))
   seen = []
   inner = segmenter.members[0].predict_with(batch_size=16)

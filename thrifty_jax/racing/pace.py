@@ -129,7 +129,7 @@ def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_tim
     job: A training of middling size that was done beside others.
     took: Its seconds.
     left: Trainings that are left, given as (how many, epochs of each).
-    at_a_time: How many run at a time.
+    at_a_time: Number of trainings at a time.
   """
   seconds, count = _read_epochs([job]), sum(trainings for trainings, _ in left)
   if not seconds or not count:  # it diverged in its first epoch, or was the last

@@ -125,9 +125,8 @@ def _require_alike(config: ConfigDict, place: Path, found: DescribedModel) -> No
   """Refuses a model that has learned other classes, or from images that are prepared otherwise."""
   ours, theirs = make_spec(config, found.spec.statistics), found.spec
   pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in _ALIKE}
-  images = (dataclasses.asdict(one.image) for one in (theirs, ours))
-  first, second = images
-  pairs |= {name: (value, second[name]) for name, value in first.items()}
+  own_image = dataclasses.asdict(ours.image)
+  pairs |= {name: (its, own_image[name]) for name, its in dataclasses.asdict(theirs.image).items()}
   for name, (its, own) in pairs.items():
     if its != own:
       raise InputError(
