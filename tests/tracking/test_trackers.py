@@ -92,6 +92,7 @@ def test_a_run_that_is_stopped_and_goes_on_is_one_run_with_every_epoch_once(kind
 
 
 def test_scores_are_sent_again_only_where_they_differ(tmp_path):
+  pytest.importorskip('tensorboardX')
   config = config_with('tensorboard')
   for dsc in (0.875, 0.875, 0.75):
     sent = Trackers(config, tmp_path, 'evaluate')
@@ -163,6 +164,7 @@ def test_a_damaged_journal_is_one_line_that_says_what_to_remove(content, message
 def test_only_the_first_of_several_processes_tracks_and_each_seed_has_its_own_names(
   tmp_path, monkeypatch
 ):
+  pytest.importorskip('tensorboardX')
   config, folder = config_with('tensorboard'), tmp_path / 'search' / 'seed_1'
   for first in (False, True):
     monkeypatch.setattr(hosts, 'is_first', lambda first=first: first)
