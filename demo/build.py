@@ -123,7 +123,10 @@ def network_files(folder: Path) -> dict[str, bytes]:
 
 
 def licence_files() -> dict[str, bytes]:
-  """Returns licence and notices of ONNX Runtime, from its Python package."""
+  """Returns licences and notices that the packages of npm come without.
+
+  Those of ONNX Runtime are from its Python package; those of what ITK-Wasm contains lie here.
+  """
   found = importlib.util.find_spec('onnxruntime')
   if found is None or found.origin is None:
     raise InputError(
@@ -131,7 +134,8 @@ def licence_files() -> dict[str, bytes]:
       'pip install -r requirements-export.txt'
     )
   folder = Path(found.origin).parent
-  return {f'onnxruntime/{name}': (folder / name).read_bytes() for name in LICENCES}
+  contents = {f'onnxruntime/{name}': (folder / name).read_bytes() for name in LICENCES}
+  return contents | {'gdcm/NOTICES.txt': Path(__file__).with_name('gdcm_notices.txt').read_bytes()}
 
 
 if __name__ == '__main__':

@@ -616,6 +616,15 @@ def test_the_page_has_of_its_packages_what_it_loads(archives):
     assert [content[:4] for content in binaries] == [b'\0asm']
 
 
+def test_what_is_published_has_the_notices_of_all_that_is_in_it():
+  pytest.importorskip('onnxruntime')
+  found = build.licence_files()
+  assert {path.split('/')[0] for path in found} == {package.folder for package in PACKAGES}
+  notices = found['gdcm/NOTICES.txt'].decode()
+  for holder in ('NumFOCUS', 'Independent JPEG Group', 'CREATIS', 'Benoit Macq', 'Jan de Vaan'):
+    assert holder in notices
+
+
 def test_classes_have_the_colours_of_reports():
   names = ['background', *map(str, range(1, 20))]
   usual = [overlays.class_colour(number) for number in range(1, 20)]
