@@ -82,12 +82,12 @@ def count_channels(cases: Sequence[Case]) -> int:
   return next(iter(first), 0)
 
 
-def slice_axis(grids: Grids) -> str:
-  """Returns the axis of thick slices, one of SLICE_AXES; axial if voxels are nearly cubes."""
+def slice_axis(grids: Grids) -> str | None:
+  """Returns the axis of thick slices, one of SLICE_AXES; None if voxels are nearly cubes."""
   spacing_mm = np.median(grids.spacing_mm, axis=0)
   second, largest = np.sort(spacing_mm)[1:]
   if largest <= _ANISOTROPIC * second:
-    return 'axial'
+    return None
   return tuple(SLICE_AXES)[int(spacing_mm.argmax())]
 
 
