@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from thrifty_jax import stopping
+from thrifty_jax import lock, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.racing import executors
 
@@ -79,6 +79,12 @@ def go_on(job: Stand) -> None:
     _write(job, 'sums', total)
     _write(job, 'process', os.getpid())
     time.sleep(0.2)
+
+
+def go_on_alone(job: Stand) -> None:
+  """Goes on as a training does: as the only one in its folder."""
+  with lock.hold(Path(job.place), wait=True):
+    go_on(job)
 
 
 if __name__ == '__main__':  # a race whose process is killed

@@ -21,22 +21,24 @@ from thrifty_jax.logbook import say
 FILE = '.lock'
 # Errors of file systems without locks: some network mounts, cloud storage mounted as folders.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_TICK = 0.2  # seconds between two looks at whether a folder is free
 _TRIES = 100  # attempts to lock a folder that others create and remove
 # What the holder writes into the file, which is untrusted when it is read.
 _OWNER = re.compile(rb'process \d{1,20} \(--stage=\w{1,20}\), since [\d-]{10} [\d:]{5}')
 
 
 @contextlib.contextmanager
-def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
+def hold(*folders: Path, stage: str = 'all', wait: bool = False) -> Generator[None]:
   """Keeps other processes out of the folders of runs while the body runs.
 
   What killed processes left unfinished in them is removed (`files.sweep`).
   Missing folders are created, and removed again if they are empty at the end. If the file system
-  has no locks, a line is printed and the body runs. If another process holds one of them, or the
-  lock file cannot be written, it is an InputError; `stage` is shown to a process that is kept out.
+  has no locks, a line is printed and the body runs. If another process holds one of them, it is an
+  InputError, or with `wait` the body runs once that has ended; if the lock file cannot be written,
+  it is an InputError. `stage` is shown to a process that is kept out.
   """
   with contextlib.ExitStack() as all_held:
-    locked = [all_held.enter_context(_hold(folder, stage)) for folder in folders]
+    locked = [all_held.enter_context(_hold(folder, stage, wait)) for folder in folders]
     if not all(locked):
       folder = folders[locked.index(False)]
       say(f'{folder}: this folder cannot be locked here; make sure that no other process uses it')
@@ -46,13 +48,13 @@ def hold(*folders: Path, stage: str = 'all') -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _hold(folder: Path, stage: str) -> Generator[bool]:
+def _hold(folder: Path, stage: str, wait: bool) -> Generator[bool]:
   """Holds one folder; yields whether it is really locked."""
   made = [path for path in (folder, *folder.parents) if not path.exists()]
   path = folder / FILE
   lock = FileLock(path, on_acquired=lambda descriptor: _sign(descriptor, path, stage))
   try:
-    yield _acquire(lock, folder)
+    yield _acquire(lock, folder, wait)
   finally:
     if lock.is_locked:  # not in a forked copy of the process
       with contextlib.suppress(OSError):  # Windows keeps open files; the folder may be gone
@@ -63,13 +65,13 @@ def _hold(folder: Path, stage: str) -> Generator[bool]:
         place.rmdir()
 
 
-def _acquire(lock: FileLock, folder: Path) -> bool:
+def _acquire(lock: FileLock, folder: Path, wait: bool) -> bool:
   """Locks the folder and creates it if missing; False if there are no locks."""
   path = folder / FILE
   for again in reversed(range(_TRIES)):
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      lock.acquire(blocking=False)
+      lock.acquire(blocking=wait, poll_interval=_TICK)
       break
     except Timeout as error:
       raise InputError(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import racing_jobs
 from racing_jobs import Stand, read, wait_for
 
 from thrifty_jax import config as configs
-from thrifty_jax import device, stopping
+from thrifty_jax import device, lock, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.racing import executors, jobs
 
@@ -190,6 +191,38 @@ def test_a_cluster_gives_the_same_result_though_a_worker_is_killed(cluster, conf
   assert len({*read(places[0], 'process')}) == 2  # it went on elsewhere
   for place, expected in zip(places, alone, strict=True):
     assert read(place, 'sums') == read(expected, 'sums')
+
+
+def test_a_stopped_race_of_a_cluster_takes_what_its_workers_went_on_with(cluster, config, tmp_path):
+  places = [tmp_path / name for name in ('a', 'bb', 'ccc')]
+
+  def requested():  # while the first two are under way
+    return signal.SIGTERM if all(len(read(place, 'sums')) > 1 for place in places[:2]) else 0
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(stopping, 'requested', requested)
+    patch.setattr(jobs, '_TICK', 0.02)
+    with pytest.raises(stopping.Stopped):
+      run_all(on(cluster, config), racing_jobs.go_on_alone, places)
+  assert not (places[2] / 'sums').exists()
+  run_all(on(cluster, config), racing_jobs.go_on_alone, places)
+  for place in places:
+    racing_jobs.go_on(Stand(str(tmp_path / 'alone' / place.name)))
+    assert read(place, 'sums') == read(tmp_path / 'alone' / place.name, 'sums')
+    assert len({*read(place, 'process')}) == 1  # nothing was begun anew
+
+
+def test_the_job_of_a_race_waits_for_the_process_that_is_in_its_folder(monkeypatch, tmp_path):
+  job, trained = jobs.Job({}, str(tmp_path), str(tmp_path / 'job')), []
+  monkeypatch.setattr(jobs.trainings, 'train', lambda *arguments: trained.append(arguments))
+  with ThreadPoolExecutor(1) as executor:
+    with lock.hold(tmp_path / 'job'):
+      waiting = executor.submit(jobs.run, job)
+      with pytest.raises(TimeoutError):
+        waiting.result(timeout=0.5)
+      assert not trained
+    waiting.result(timeout=60)
+  assert len(trained) == 1
 
 
 def test_bad_input_of_a_job_arrives_from_a_cluster(cluster, config, tmp_path):

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_an_owner_that_cannot_be_read_is_another_process(tmp_path, content):
   with lock.hold(tmp_path):
     (tmp_path / lock.FILE).write_bytes(content.encode(errors='surrogateescape'))
     assert refused(tmp_path).startswith(f'{tmp_path}: another process works in this folder; ')
+
+
+def test_who_waits_gets_the_folder_once_the_other_process_has_ended(tmp_path):
+  with process(HOLD, tmp_path) as holder, ThreadPoolExecutor(1) as executor:
+
+    def work():
+      with lock.hold(tmp_path, wait=True):
+        return (tmp_path / lock.FILE).read_text()
+
+    waiting = executor.submit(work)
+    with pytest.raises(TimeoutError):
+      waiting.result(timeout=1)
+    holder.stdin.close()
+    assert f'process {os.getpid()} ' in waiting.result(timeout=60)
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_process_is_in_nobodys_way(tmp_path):

@@ -44,12 +44,15 @@ class Job:
 
 
 def run(job: Job) -> None:
-  """Trains in the folder of the job, from where it was stopped; what it prints goes to a file."""
+  """Trains in the folder of the job, from where it was stopped; what it prints goes to a file.
+
+  A worker of a cluster may still train there for a race that was stopped: it is waited for.
+  """
   config, place = configs.from_json(job.config), Path(job.place)
   place.mkdir(parents=True, exist_ok=True)
   with (
     stopping.handle(),
-    lock.hold(place),
+    lock.hold(place, wait=True),
     (place / LOG).open('a', encoding='utf-8') as log,
     contextlib.redirect_stdout(log),
     contextlib.redirect_stderr(log),
