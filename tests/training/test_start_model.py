@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 import SimpleITK
+import tiny_lean_runs
 from flax import traverse_util
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import export, main, model_folder, predict
+from thrifty_jax import export, model_folder, predict
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype
@@ -31,16 +32,6 @@ SHAPE = LeanShape(
   norm='batch',
 )
 ORGANS = ('background', 'liver', 'spleen')  # neither is the organ of the phantoms
-TINY = (
-  *('--config.data.folds=3', '--config.data.image_size=16'),
-  # No warp, which takes long to compile.
-  *('--config.augment.elastic_probability=0.0', '--config.augment.rotate_degrees=0.0'),
-  *('--config.augment.scale=(1.0,1.0)', '--config.augment.translate=(0.0,0.0)'),
-  '--config.retrain.epochs=2',
-  *('--config.retrain.validate_every=1', '--config.retrain.batch_size=4'),
-  '--config.retrain.freeze_levels=1',
-)
-
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
@@ -74,18 +65,10 @@ def place(tmp_path_factory):
 
 
 def command(place, workdir, *arguments, start='old', config='configs/phantom.py:lean'):
-  return main.main(
-    [
-      f'--config={config}',
-      f'--config.data.raw_dir={place / "raw"}',
-      f'--config.data.data_dir={place / "slices"}',
-      f'--config.retrain.start_from={place / start}',
-      f'--config.compilation_cache={place / "xla"}',  # the same programs for all
-      f'--workdir={workdir}',
-      *TINY,
-      *arguments,
-    ]
-  )
+  """Runs the command from a model in the folder."""
+  start_from = f'--config.retrain.start_from={place / start}'
+  every = (start_from, '--config.retrain.freeze_levels=1', *arguments)
+  return tiny_lean_runs.command(place, workdir, *every, config=config)
 
 
 @pytest.fixture(scope='module')

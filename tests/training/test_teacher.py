@@ -8,10 +8,11 @@ import interrupted
 import jax
 import numpy as np
 import pytest
+import tiny_lean_runs
 
 from data_prep import phantom
 from thrifty_jax import config as configs
-from thrifty_jax import main, model_folder, predict
+from thrifty_jax import model_folder, predict
 from thrifty_jax.data import batching, data_file, prepared
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, genotype
@@ -27,15 +28,6 @@ SHAPE = LeanShape(
   skip='add',
   norm='batch',
 )
-TINY = (
-  *('--config.data.folds=3', '--config.data.image_size=16'),
-  # No warp, which takes long to compile.
-  *('--config.augment.elastic_probability=0.0', '--config.augment.rotate_degrees=0.0'),
-  *('--config.augment.scale=(1.0,1.0)', '--config.augment.translate=(0.0,0.0)'),
-  *('--config.retrain.epochs=2', '--config.retrain.validate_every=1'),
-  '--config.retrain.batch_size=4',
-)
-
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
@@ -47,19 +39,9 @@ def in_project():
 
 
 def command(place, name, *arguments):
-  """Runs a command on the phantoms of a folder, in <place>/<name>."""
-  return main.main(
-    [
-      '--config=configs/phantom.py:lean',
-      f'--config.data.raw_dir={place / "raw"}',
-      f'--config.data.data_dir={place / "slices"}',
-      f'--config.genotype={place / "genotype.json"}',
-      f'--config.compilation_cache={place / "xla"}',  # the same programs for all
-      f'--workdir={place / name}',
-      *TINY,
-      *arguments,
-    ]
-  )
+  """Runs the command in <place>/<name>."""
+  genotype_file = f'--config.genotype={place / "genotype.json"}'
+  return tiny_lean_runs.command(place, place / name, genotype_file, *arguments)
 
 
 @pytest.fixture(scope='module')
