@@ -20,8 +20,7 @@ config.json; a value that you set takes precedence:
   data.classes, data.modalities     from dataset.json, or names of BIDS; of two folders the classes
                                     must be set
   data.context, data.unit           1 and mm; of pictures 0 and pixels
-  data.slice_axis                   the axis of thick slices; where voxels are nearly cubes that of
-                                    the slices in which training masks look drawn, else axial
+  data.slice_axis                   the axis of thick slices; axial where voxels are nearly cubes
   data.image_size                   the median longer side of a slice, up to a multiple of 32, at
                                     most data.max_image_size
   data.reduction                    0, which draws slices whole; pictures whose masks would lose

@@ -82,13 +82,17 @@ def count_channels(cases: Sequence[Case]) -> int:
   return next(iter(first), 0)
 
 
-def slice_axis(grids: Grids) -> str | None:
-  """Returns the axis of thick slices, one of SLICE_AXES; None if voxels are nearly cubes."""
-  spacing_mm = np.median(grids.spacing_mm, axis=0)
-  second, largest = np.sort(spacing_mm)[1:]
-  if largest <= _ANISOTROPIC * second:
-    return None
-  return tuple(SLICE_AXES)[int(spacing_mm.argmax())]
+def are_cubes(grids: Grids) -> bool:
+  """Returns whether no axis is that of thick slices, as where voxels are nearly cubes."""
+  second, largest = np.sort(np.median(grids.spacing_mm, axis=0))[1:]
+  return bool(largest <= _ANISOTROPIC * second)
+
+
+def slice_axis(grids: Grids) -> str:
+  """Returns the axis of thick slices, one of SLICE_AXES; axial if voxels are nearly cubes."""
+  if are_cubes(grids):
+    return 'axial'
+  return tuple(SLICE_AXES)[int(np.median(grids.spacing_mm, axis=0).argmax())]
 
 
 def image_size(grids: Grids, *, axis: str, largest: int) -> int:

@@ -17,11 +17,11 @@ labelsTs are the external test set, which the final model is scored on. Hidden f
 imagesTs without a mask, are ignored; whatever else is not used is counted.
 
 Values that the config leaves open are filled in here: classes and channels from dataset.json, slice
-axis and image size from the headers of all scans (fingerprint.py), of cubic voxels the axis from
-masks of training patients (drawn_slices.py); pictures have no neighbouring slices and no
-millimetres. CT in every channel gets a window, learned from the foreground of the training patients
-of the fold, so that two folds share slices only if their windows are equal; set data.window to use
-one for all. Anything else gets the percentiles of each scan, and nothing is learned.
+axis and image size from the headers of all scans (fingerprint.py); pictures have no neighbouring
+slices and no millimetres. CT in every channel gets a
+window, learned from the foreground of the training patients of the fold, so that two folds share
+slices only if their windows are equal; set data.window to use one for all. Anything else gets the
+percentiles of each scan, and nothing is learned.
 """
 
 import dataclasses
@@ -36,7 +36,6 @@ from data_prep import (
   bids_masks,
   data_sets,
   dicom_folder,
-  drawn_slices,
   fingerprint,
   one_folder,
   reduction,
@@ -282,15 +281,12 @@ def resolve(
   data.classes, data.regions, data.ignore = _choose_labels(data, described)
   data.modalities = data.modalities or len(described.channels)
   flat = _are_pictures(scans.cases)
-  used = [case for case in scans.cases if case.patient in training] or scans.cases
-  plane: tuple[tuple[str, str], ...] = ()
+  cubes: tuple[tuple[str, str], ...] = ()
   if data.slice_axis == 'auto':
-    thick = 'axial' if flat else fingerprint.slice_axis(grids)
-    drawn = None if thick else drawn_slices.find_axis(used, _read_mask)
-    data.slice_axis = thick or drawn or 'axial'
-    if not thick:
-      looks = 'masks look as if drawn in such slices' if drawn else 'masks do not tell a plane'
-      plane = (('plane', f'{data.slice_axis}: voxels are nearly cubes, and {looks}'),)
+    data.slice_axis = fingerprint.slice_axis(grids)
+    if not flat and fingerprint.are_cubes(grids):
+      others = ' or '.join(f'--config.data.slice_axis={axis}' for axis in ('coronal', 'sagittal'))
+      cubes = (('plane', f'axial, as voxels are nearly cubes; {others} may score higher'),)
   if data.context < 0:
     data.context = 0 if flat else 1
   if flat and (data.slice_axis != 'axial' or data.context):
@@ -309,6 +305,7 @@ def resolve(
     grids, axis=data.slice_axis, largest=data.max_image_size
   )
   if data.reduction < 0:
+    used = [case for case in scans.cases if case.patient in training] or scans.cases
     data.reduction = (
       reduction.choose_reduction(
         used, lambda case: _read_mask(case)[0][0], image_size=data.image_size
@@ -323,7 +320,7 @@ def resolve(
     # Where files lack their counterpart there may be no scan to learn from; training stops anyway.
     learned = data.intensity == 'window' and (training or not scans.unpaired)
     data.window = _learned(config, scans, training) if learned else configs.default().data.window
-  return (*_found(config, described, scans.cases, grids, left), *plane)
+  return (*_found(config, described, scans.cases, grids, left), *cubes)
 
 
 def _describe(config: ConfigDict, cases: Sequence[Case]) -> dataset_json.Description:

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 from recorded import prepare_for
 
-from data_prep import folder, phantom_folders
+from data_prep import fingerprint, folder, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax import main, stages
 from thrifty_jax.data import split_file, splits
@@ -183,7 +183,16 @@ def test_what_is_left_open_comes_from_the_folder(raw, layout, axis):
   name = {'decathlon': 'Made-up', 'nnunet': f'nnunet_{axis}'}[layout]  # the file's, or the folder's
   assert found['folder'] == f'{name}: 7 scans of 6 patients, as in patients.csv'
   assert found['channels'] == 'T1, T2' and found['drawing'] == f'{axis} slices of 64 x 64 pixels'
-  assert 'slice_axis' in found['from data']
+  assert 'slice_axis' in found['from data'] and 'plane' not in found
+
+
+def test_of_cubic_voxels_the_other_planes_are_named_unless_one_is_chosen(raw, monkeypatch):
+  monkeypatch.setattr(fingerprint, 'are_cubes', lambda grids: True)
+  settings, found = parse(raw('decathlon', 'coronal'))
+  assert settings.slice_axis == 'axial' and found['plane'].startswith('axial, as voxels are nearly')
+  assert 'data.slice_axis=coronal or' in found['plane'] and '=sagittal may' in found['plane']
+  _, found = parse(raw('decathlon', 'coronal'), '--config.data.slice_axis=axial')
+  assert 'plane' not in found
 
 
 SET = {
@@ -465,7 +474,7 @@ def test_real_folders_are_understood(tmp_path):
   settings, found = parse(REAL / 'Task04_Hippocampus')
   assert settings.classes == ('background', 'Anterior', 'Posterior')
   assert (settings.modalities, settings.slice_axis, settings.image_size) == (1, 'axial', 64)
-  assert '221 scans of 145 patients' in found['folder']
+  assert '221 scans of 145 patients' in found['folder'] and 'plane' in found
   settings, found = parse(
     REAL / 'Task03_LiverCT8', '--config.data.window=(0.0,255.0)', '--config.data.folds=4'
   )

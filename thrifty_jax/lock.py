@@ -67,17 +67,18 @@ def _hold(folder: Path, stage: str, wait: bool) -> Generator[bool]:
 
 def _acquire(lock: FileLock, folder: Path, wait: bool) -> bool:
   """Locks the folder and creates it if missing; False if there are no locks."""
-  path = folder / FILE
+  path, waiting = folder / FILE, False
   for again in reversed(range(_TRIES)):
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      lock.acquire(blocking=wait, poll_interval=_TICK)
+      lock.acquire(blocking=waiting, poll_interval=_TICK)
       break
     except Timeout as error:
-      raise InputError(
-        f'{folder}: {_describe_owner(path)} works in this folder; wait for it to end, or use '
-        'another --workdir'
-      ) from error
+      where = f'{folder}: {_describe_owner(path)} works in this folder'
+      if not wait:
+        raise InputError(f'{where}; wait for it to end, or use another --workdir') from error
+      say(f'{where}; waiting for it to end')
+      waiting = True
     except OSError as error:
       if error.errno in _NO_LOCKS:
         path.unlink(missing_ok=True)

@@ -19,15 +19,20 @@ def grids(shape=(30, 200, 180), spacing_mm=(3.0, 1.0, 1.0), scans=1):
     ((3, 1, 1), 'axial'),
     ((1, 3, 1), 'coronal'),
     ((1, 1, 3), 'sagittal'),
-    ((1, 1, 1), None),
-    ((1, 1, 1.4), None),  # nearly a cube
-    ((1, 1, 1.5), None),  # the most that is nearly one
+    ((1, 1, 1), 'axial'),
+    ((1, 1, 1.4), 'axial'),  # nearly a cube
+    ((1, 1, 1.5), 'axial'),  # the most that is nearly one
     ((1, 1, 1.6), 'sagittal'),
-    ((0.5, 3, 3), None),  # two thick axes: neither is the axis of slices
+    ((0.5, 3, 3), 'axial'),  # two thick axes: neither is the axis of slices
   ],
 )
-def test_slices_follow_the_axis_of_the_thickest_spacing_if_there_is_one(spacing_mm, axis):
+def test_slices_follow_the_axis_of_the_thickest_spacing_else_they_are_axial(spacing_mm, axis):
   assert fingerprint.slice_axis(grids(spacing_mm=spacing_mm)) == axis
+
+
+def test_voxels_are_cubes_up_to_half_as_long_again_as_wide():
+  assert fingerprint.are_cubes(grids(spacing_mm=(1, 1, 1.5)))
+  assert not fingerprint.are_cubes(grids(spacing_mm=(1, 1, 1.6)))
 
 
 def test_one_odd_scan_does_not_turn_all_the_others():

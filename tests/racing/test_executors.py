@@ -220,7 +220,8 @@ def test_the_job_of_a_race_waits_for_the_process_that_is_in_its_folder(monkeypat
       waiting = executor.submit(jobs.run, job)
       with pytest.raises(TimeoutError):
         waiting.result(timeout=0.5)
-      assert not trained
+      log = (tmp_path / 'job' / jobs.LOG).read_text('utf-8')
+      assert not trained and f'process {os.getpid()} ' in log and 'waiting for it to end' in log
     waiting.result(timeout=60)
   assert len(trained) == 1
 

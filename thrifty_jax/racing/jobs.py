@@ -52,10 +52,10 @@ def run(job: Job) -> None:
   place.mkdir(parents=True, exist_ok=True)
   with (
     stopping.handle(),
-    lock.hold(place, wait=True),
     (place / LOG).open('a', encoding='utf-8') as log,
     contextlib.redirect_stdout(log),
     contextlib.redirect_stderr(log),
+    lock.hold(place, wait=True),
   ):
     executors.refuse_to_begin()
     device.prepare(config)
