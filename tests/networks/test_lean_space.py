@@ -9,10 +9,11 @@ import pytest
 
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
-from thrifty_jax.networks import genotype, lean_space
+from thrifty_jax.networks import build, genotype, lean_space
+from thrifty_jax.networks.lean import LeanNetwork
 from thrifty_jax.networks.lean_space import LEVELS, MULTIPLE, LeanShape
 
-SHIPPED = Path(genotype.__file__).parents[1] / 'genotypes' / 'lean_0.48m.json'
+SHIPPED = Path(genotype.__file__).parents[1] / 'genotypes'
 SHAPES = [lean_space.draw(np.random.default_rng(seed)) for seed in range(200)]
 
 
@@ -26,10 +27,18 @@ def test_draws_reach_every_choice():
   assert all(level.width % MULTIPLE == 0 for shape in SHAPES for level in shape.levels)
 
 
-def test_the_shape_that_comes_with_the_project_is_read():
-  shape = genotype.load_any(SHIPPED)
-  assert isinstance(shape, LeanShape)
-  assert shape.title == 'half 16 32 64 128 concat' and shape.norm == 'batch'
+def test_the_shapes_that_come_with_the_project_are_read():
+  titles = {
+    'lean_0.48m': 'half 16 32 64 128 concat',
+    'lean_0.42m': 'half 24 32 48 72 96 add',
+  }
+  for path in SHIPPED.glob('lean_*.json'):
+    shape, told = genotype.load_any(path), json.loads(path.read_text())['provenance']
+    assert isinstance(shape, LeanShape) and shape.norm == 'batch'
+    assert shape.title.startswith(titles.pop(path.stem))
+    shapes = build.find_shapes(LeanNetwork(shape, classes=2), 1)
+    assert build.count_shapes(shapes) == told['parameters']
+  assert not titles
 
 
 def test_a_seed_draws_one_shape():
