@@ -98,7 +98,7 @@ class Stands:
     monkeypatch.setattr(jobs.device, 'prepare', lambda config: None)
     # What makes a file safe takes most of the time of such a race.
     monkeypatch.setattr(files.os, 'fsync', lambda file: None)
-    monkeypatch.setattr(jobs.lock, 'hold', lambda place: contextlib.nullcontext())
+    monkeypatch.setattr(jobs.lock, 'hold', lambda place, wait: contextlib.nullcontext())
 
   def _measure(self, candidates, ways, *, threads, repeats, most_spread, activations):
     names = [one.name for one in candidates]
