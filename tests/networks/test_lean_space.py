@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -36,8 +37,8 @@ def test_the_shapes_that_come_with_the_project_are_read():
     shape, told = genotype.load_any(path), json.loads(path.read_text())['provenance']
     assert isinstance(shape, LeanShape) and shape.norm == 'batch'
     assert shape.title.startswith(titles.pop(path.stem))
-    shapes = build.find_shapes(LeanNetwork(shape, classes=2), 1)
-    assert build.count_shapes(shapes) == told['parameters']
+    network: nn.Module = LeanNetwork(shape, classes=2)
+    assert build.count_shapes(build.find_shapes(network, 1)) == told['parameters']
   assert not titles
 
 
