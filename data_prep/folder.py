@@ -55,6 +55,11 @@ from thrifty_jax.scans import (
 )
 from thrifty_jax.scans.volumes import Case, Volume
 
+_OTHER_PLANES = (
+  'axial, as voxels are nearly cubes; --config.data.slice_axis=coronal or '
+  '--config.data.slice_axis=sagittal may score higher'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
@@ -281,12 +286,8 @@ def resolve(
   data.classes, data.regions, data.ignore = _choose_labels(data, described)
   data.modalities = data.modalities or len(described.channels)
   flat = _are_pictures(scans.cases)
-  cubes: tuple[tuple[str, str], ...] = ()
   if data.slice_axis == 'auto':
     data.slice_axis = fingerprint.slice_axis(grids)
-    if not flat and fingerprint.are_cubes(grids):
-      others = ' or '.join(f'--config.data.slice_axis={axis}' for axis in ('coronal', 'sagittal'))
-      cubes = (('plane', f'axial, as voxels are nearly cubes; {others} may score higher'),)
   if data.context < 0:
     data.context = 0 if flat else 1
   if flat and (data.slice_axis != 'axial' or data.context):
@@ -320,7 +321,7 @@ def resolve(
     # Where files lack their counterpart there may be no scan to learn from; training stops anyway.
     learned = data.intensity == 'window' and (training or not scans.unpaired)
     data.window = _learned(config, scans, training) if learned else configs.default().data.window
-  return (*_found(config, described, scans.cases, grids, left), *cubes)
+  return _found(config, described, scans.cases, grids, left)
 
 
 def _describe(config: ConfigDict, cases: Sequence[Case]) -> dataset_json.Description:
@@ -506,6 +507,7 @@ def _found(
     intensity = f'window {data.window[0]:g} to {data.window[1]:g}'
     intensity += ', from the foreground of the training patients' * ('window' in left)
   name = described.name or raw_dir.name
+  cubes = not _are_pictures(cases) and fingerprint.are_cubes(grids)
   if described.listed is not None:
     whose += '; those that dataset.json lists'
   return (
@@ -516,6 +518,7 @@ def _found(
     ('classes', labels.describe(data.classes, labels.parse(data.regions))),
     *([('ignored', f'label {data.ignore} of the masks')] if data.ignore else []),
     ('drawing', words.describe_drawing(data)),
+    *([('plane', _OTHER_PLANES)] if 'slice_axis' in left and cubes else []),
     ('intensity', intensity),
     ('from data', f'{", ".join(left)}; what is set in config.data wins'),
   )
