@@ -358,7 +358,7 @@ def test_colours_are_those_of_pictures_alone():
 def test_the_verdict_is_at_the_top_in_words(whole):
   top = whole[: whole.index('<h2>')]
   assert '<li class="good"><b>✓ Good</b> The mean DSC is 93.1 %' in top
-  assert '<li class="look"><b>! Look</b> 5 test patients cannot separate' in top
+  assert '<li class="note"><b>Note</b> 5 test patients cannot separate' in top
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ say where a person should look, and stand here to be read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from thrifty_jax.run_files import Evaluated, Retrained
 from thrifty_jax.scores import tables
@@ -22,13 +22,8 @@ Rows = Sequence[Mapping[str, str]]
 class Sentence(NamedTuple):
   """A sentence of the verdict."""
 
-  good: bool  # whether it is good news; else it asks for a look
+  mark: Literal['good', 'look', 'note']  # good news, what asks for a look, or what is to be known
   text: str
-
-  @property
-  def mark(self) -> str:
-    """Its mark in words, for readers who see no colours."""
-    return 'good' if self.good else 'look'
 
 
 def judge(
@@ -49,24 +44,23 @@ def judge(
     advice: Sentence about the network to take by a race, '' without one.
 
   Returns:
-    What was reached, then what weighs most, MOST sentences at most.
+    What was reached, what asks for a look, the advice, and notes: MOST sentences at most.
   """
   if evaluated is None:
     return ()
   found = [*_reached(evaluated, floor)]
   if evaluated.mean.dsc is None:
     return tuple(found)
-  warnings = [
+  looks = [
     *_missing(evaluated),
     *_near_zero(evaluated, rows),
-    *_few(evaluated),
     *_behind_validation(evaluated, retrained),
     *_uneven(evaluated),
-    *_epochs(retrained),
+    *_first_epoch(retrained),
   ]
-  found += [Sentence(False, text) for text in warnings]
-  if advice and len(found) < MOST:
-    found.append(Sentence(True, advice))
+  found += [Sentence('look', text) for text in looks]
+  found += [Sentence('good', advice)] * bool(advice)
+  found += [Sentence('note', text) for text in (*_few(evaluated), *_last_epoch(retrained))]
   return tuple(found[:MOST])
 
 
@@ -74,24 +68,24 @@ def _reached(evaluated: Evaluated, floor: str) -> Iterator[Sentence]:
   """Yields what was reached, beside the best floor."""
   mean, of = evaluated.mean.dsc_mean, tables.count_patients(evaluated)
   if mean is None:
-    yield Sentence(False, f'No class has a score: neither truths nor masks of {of} have any.')
+    yield Sentence('look', f'No class has a score: neither truths nor masks of {of} have any.')
     return
   ci95 = evaluated.mean.dsc.ci95 if evaluated.mean.dsc else None
   interval = f' (95% interval {" to ".join(map(_percent, ci95))})' if ci95 else ''
   reached = f'The mean DSC is {_percent(mean)} %{interval} on {of}'
   unseen = '' if evaluated.held_out else ', which chose the network: expect less of other patients'
+  mark = 'good' if evaluated.held_out else 'look'
   if evaluated.floor_dsc is None or not floor:
-    yield Sentence(evaluated.held_out, f'{reached}{unseen}.')
+    yield Sentence(mark, f'{reached}{unseen}.')
     return
   gain = 100 * (mean - evaluated.floor_dsc)
   beside = f'{floor}, with {_percent(evaluated.floor_dsc)} %'
   if gain <= 0:
     yield Sentence(
-      False, f'{reached}, no better than the best floor, {beside}. Do not use this network.'
+      'look', f'{reached}, no better than the best floor, {beside}. Do not use this network.'
     )
   else:
-    good = evaluated.held_out
-    yield Sentence(good, f'{reached}{unseen}, {gain:.1f} points above the best floor, {beside}.')
+    yield Sentence(mark, f'{reached}{unseen}, {gain:.1f} points above the best floor, {beside}.')
 
 
 def _missing(evaluated: Evaluated) -> Iterator[str]:
@@ -161,15 +155,22 @@ def _uneven(evaluated: Evaluated) -> Iterator[str]:
     )
 
 
-def _epochs(retrained: Retrained | None) -> Iterator[str]:
-  """Yields whether the best epoch is at an end of the training."""
-  if retrained is None or retrained.epochs < 2:
-    return
-  best = f'Epoch {retrained.best_epoch} of {retrained.epochs} was the best'
-  if retrained.best_epoch == retrained.epochs:
-    yield f'{best}, the last one: a longer training may be better (retrain.epochs).'
-  elif retrained.best_epoch == 1:
-    yield f'{best}, the first one: lower retrain.learning_rate, or look at the masks.'
+def _first_epoch(retrained: Retrained | None) -> Iterator[str]:
+  """Yields whether nothing was gained after the first epoch."""
+  if retrained and retrained.epochs > 1 and retrained.best_epoch == 1:
+    yield (
+      f'Epoch 1 of {retrained.epochs} was the best, the first one: lower retrain.learning_rate, or '
+      'look at the masks.'
+    )
+
+
+def _last_epoch(retrained: Retrained | None) -> Iterator[str]:
+  """Yields whether the last epoch was the best, as is common where the learning rate ends at 0."""
+  if retrained and 1 < retrained.epochs == retrained.best_epoch:
+    yield (
+      f'Epoch {retrained.epochs} of {retrained.epochs} was the best, the last one: a longer '
+      'training may be better (retrain.epochs).'
+    )
 
 
 def _percent(share: float, digits: int = 1) -> str:
