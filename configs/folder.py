@@ -21,7 +21,7 @@ config.json; a value that you set takes precedence:
                                     must be set
   data.context, data.unit           1 and mm; of pictures 0 and pixels
   data.slice_axis                   the axis of thick slices; axial where voxels are nearly cubes,
-                                    where docs/data.md says how to try the others
+                                    where --stage=planes compares it with the others
   data.image_size                   the median longer side of a slice, up to a multiple of 32, at
                                     most data.max_image_size
   data.reduction                    0, which draws slices whole; pictures whose masks would lose

@@ -56,8 +56,8 @@ from thrifty_jax.scans import (
 from thrifty_jax.scans.volumes import Case, Volume
 
 _OTHER_PLANES = (
-  'axial, as voxels are nearly cubes; --config.data.slice_axis=coronal or '
-  '--config.data.slice_axis=sagittal may score higher'
+  'axial, as voxels are nearly cubes; --stage=planes tells whether coronal or sagittal slices '
+  'score higher'
 )
 
 

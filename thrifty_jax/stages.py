@@ -84,7 +84,10 @@ COMPARE = Stage(
 FRONT = Stage(
   'front', 'races lean networks for a ladder of milliseconds, and trains and scores the best'
 )
-NAMED = (DESCRIBE, COMPARE, FRONT)  # run only when named, never by 'all'
+PLANES = Stage(
+  'planes', 'trains shortly on axial, coronal and sagittal slices, and says which score higher'
+)
+NAMED = (DESCRIBE, PLANES, COMPARE, FRONT)  # run only when named, never by 'all'
 
 
 def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:

@@ -336,7 +336,7 @@ class Race:
     """Returns the training of a network on a fold, in a folder."""
     settings = entrants.configure(self._config, self.entrants[name], self.path(name))
     settings.data.update(fold)
-    _set_epochs(settings, epochs)
+    set_epochs(settings, epochs)
     return Job.make(settings, self._workdir, place)
 
   def _train(
@@ -367,7 +367,7 @@ class Race:
 
     jobs.run_all(self._config, found, f'rung {rung}', first_done=foretell)
     for name, of_folds in places.items():
-      self.standings[name] = Standing(rung, epochs, _read_scores(of_folds), of_folds[0].parent)
+      self.standings[name] = Standing(rung, epochs, read_scores(of_folds), of_folds[0].parent)
 
   def _tell(self, rung: int, racing: Sequence[str], epochs: int, folds: int) -> None:
     """Prints a line for a rung."""
@@ -421,8 +421,8 @@ def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:
   return max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)
 
 
-def _set_epochs(settings: ConfigDict, epochs: int) -> None:
-  """Sets a schedule of so many epochs, which is scored at its end alone."""
+def set_epochs(settings: ConfigDict, epochs: int) -> None:
+  """Sets, in place, a schedule of so many epochs, which is scored at its end alone."""
   retrain = settings.retrain
   retrain.warmup_epochs = min(retrain.warmup_epochs, (epochs + 3) // 6)
   retrain.epochs = retrain.validate_every = epochs
@@ -431,7 +431,7 @@ def _set_epochs(settings: ConfigDict, epochs: int) -> None:
   retrain.teacher = settings.data.unlabelled = ''  # it knows patients who validate in other folds
 
 
-def _read_scores(places: Iterable[Path]) -> Scores:
+def read_scores(places: Iterable[Path]) -> Scores:
   """Returns the scores of the patients of all folds; None if a training diverged."""
   scores: dict[str, float] = {}
   for place in places:

@@ -23,7 +23,11 @@ from thrifty_jax.running.command_line import Command
 if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
-_LOOK = ('all', stages.COMPARE.name, stages.FRONT.name, stages.CHECK.name, stages.PREPARE.name)
+_LOOK = (
+  'all',
+  *(stage.name for stage in (stages.COMPARE, stages.FRONT, stages.PLANES)),
+  *(stage.name for stage in (stages.CHECK, stages.PREPARE)),
+)
 _DESCRIBED = {
   'data.classes',
   'data.modalities',

@@ -8,7 +8,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, lock, stages
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import folds, readiness, run_data
+from thrifty_jax.running import folds, planes, readiness, run_data
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.settings import TEACHERS
 from thrifty_jax.stages import Stage
@@ -48,7 +48,34 @@ def _run(command: Command, typed: str) -> None:
     lock.hold(*workdirs, stage=command.stage),
     files.report_unwritable(command.workdir, '--workdir'),
   ):
-    _run_folds(command, each_fold, typed)
+    if command.stage == stages.PLANES.name:
+      _run_planes(command, typed)
+    else:
+      _run_folds(command, each_fold, typed)
+
+
+def _run_planes(command: Command, typed: str) -> None:
+  """Prepares the slices of every plane, and trains on them."""
+  usual, each = planes.make_commands(command)
+  from thrifty_jax import device
+  from thrifty_jax.racing import planes as trained
+  from thrifty_jax.running import console, verbs
+
+  device.prepare(command.config)
+  console.start(dataclasses.replace(each[usual], workdir=command.workdir))
+  began = time.monotonic()
+  for plane, one in each.items():
+    reason = _why_not(stages.PREPARE, one)
+    console.say(f'\n{plane} slices: {reason or stages.PREPARE.does}')
+    if not reason:
+      verbs.run(stages.PREPARE, one)
+    console.show_data(one)
+  folder = command.workdir / planes.FOLDER
+  console.record(dataclasses.replace(each[usual], workdir=folder), typed)
+  console.say(f'\n{stages.PLANES.name}: {stages.PLANES.does}')
+  runs = {plane: (one.config, one.workdir) for plane, one in each.items()}
+  trained.compare(runs, usual, folder)
+  console.end(command, {stages.PLANES.name: time.monotonic() - began})
 
 
 def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:

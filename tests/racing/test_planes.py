@@ -1,0 +1,191 @@
+"""The comparison of planes: which one it advises, on which patients, and a whole run of it."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import tiny_lean_runs
+
+from data_prep import phantom_folders
+from thrifty_jax import config as configs
+from thrifty_jax.data import split_file
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype
+from thrifty_jax.networks.lean_space import LeanShape, Level
+from thrifty_jax.racing import planes
+from thrifty_jax.running import command_line
+from thrifty_jax.running import planes as running
+from thrifty_jax.settings import SLICE_AXES
+
+SHAPE = LeanShape(
+  (Level(4, 1, 1, 'plain'), Level(8, 1, 1, 'plain'), Level(8, 1, 0, 'plain')),
+  stem=2, up='nearest', skip='add', norm='batch',
+)  # fmt: skip
+JUDGES = ('p0', 'p1', 'p2', 'p3')
+
+
+@pytest.fixture
+def compare(monkeypatch, tmp_path):
+  """The function that compares planes by given scores of JUDGES, whose trainings are stand-ins."""
+  monkeypatch.setattr(planes.jobs, 'run_all', lambda config, jobs, title: None)
+  monkeypatch.setattr(planes.race, 'count_epochs', lambda config, place, steps: 8)
+  monkeypatch.setattr(planes.race, 'set_epochs', lambda config, epochs: None)
+  nothing = type('Slices', (), {'cases': ()})
+  monkeypatch.setattr(planes, 'open_slices', lambda place, config: nothing)
+
+  def compare(scores, usual='axial', judges=JUDGES):
+    def read_scores(places):
+      found = scores[places[0].parent.name]
+      return found and dict(zip(judges, found, strict=True))
+
+    monkeypatch.setattr(planes.race, 'read_scores', read_scores)
+    runs = {plane: (configs.default(), tmp_path / plane) for plane in scores}
+    return planes.compare(runs, usual, tmp_path)
+
+  return compare
+
+
+def test_the_best_plane_is_first_with_how_far_the_others_are_behind(compare, tmp_path, capsys):
+  found = compare(
+    {
+      'axial': (0.80, 0.82, 0.84, 0.86),
+      'coronal': (0.85, 0.86, 0.90, 0.91),  # ahead by 5, 4, 6 and 5 points
+      'sagittal': None,
+    }
+  )
+  assert [one.slice_axis for one in found] == ['coronal', 'axial', 'sagittal']
+  axial = found[1]
+  assert axial.validation_dsc == pytest.approx(0.83)
+  assert axial.behind == pytest.approx(0.05)
+  assert axial.behind_error == pytest.approx(math.sqrt(2 / 3) / 100 / 2)
+  assert found[2].validation_dsc is None
+  assert [one['slice_axis'] for one in json.loads((tmp_path / planes.FILE).read_text())] == [
+    one.slice_axis for one in found
+  ]
+  out = capsys.readouterr().out
+  assert 'coronal slices, by --config.data.slice_axis=coronal: 5.00 ± 0.41 points ahead' in out
+  assert 'diverged' in out
+
+
+def test_of_equal_planes_the_usual_one_is_first(compare):
+  same = (0.8, 0.8, 0.8, 0.8)
+  assert compare(dict.fromkeys(SLICE_AXES, same), 'sagittal')[0].slice_axis == 'sagittal'
+
+
+@pytest.mark.parametrize(
+  ('scores', 'judges', 'told'),
+  [
+    (
+      {'coronal': (0.7, 0.8), 'axial': (0.8, 0.9)},
+      2,
+      'axial slices, as a run takes them by itself',
+    ),
+    ({'coronal': (0.9, 0.82), 'axial': (0.8, 0.8)}, 2, 'coronal ones are not clearly better, 6.00'),
+    ({'coronal': (0.9,), 'axial': (0.8,)}, 1, 'coronal ones are not clearly better, 10.00 points'),
+    ({'coronal': (0.9, 0.8), 'axial': None}, 2, 'the training with axial ones diverged'),
+  ],
+)
+def test_another_plane_is_advised_only_if_it_is_clearly_better(
+  compare, capsys, scores, judges, told
+):
+  compare(scores, judges=JUDGES[:judges])
+  assert told in capsys.readouterr().out
+
+
+def test_where_every_training_diverges_there_is_no_advice(compare, tmp_path):
+  with pytest.raises(InputError, match=r'every plane diverged; lower retrain\.learning_rate'):
+    compare(dict.fromkeys(SLICE_AXES))
+  assert not (tmp_path / planes.FILE).exists()
+
+
+# --- by the command
+
+
+@pytest.fixture(scope='module')
+def raw(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('planes') / 'raw'
+  phantom_folders.write_decathlon(folder, patients=6, seed=0, slice_axis='sagittal')
+  return folder
+
+
+def parse(raw, workdir, *arguments, config='folder:small'):
+  return dataclasses.replace(
+    command_line.parse(
+      [
+        f'--config={config}', f'--workdir={workdir}',
+        f'--config.data.raw_dir={raw}', *arguments,
+      ]
+    ),
+    stage='planes',
+  )  # fmt: skip
+
+
+def test_every_plane_has_a_folder_one_lean_network_and_the_split_of_the_run(raw, tmp_path):
+  command = parse(raw, tmp_path)
+  split = {'train': ('p1', 'p4', 'p6'), 'validation': ('p5',), 'test': ('p2', 'p3')}
+  split_file.write(command.config, tmp_path, split, {})
+  usual, each = running.make_commands(command)
+  assert usual == 'sagittal' and tuple(each) == SLICE_AXES
+  for plane, one in each.items():
+    assert one.workdir == tmp_path / 'planes' / plane
+    data = one.config.data
+    assert (data.slice_axis, data.classes) == (plane, phantom_folders.CLASSES)
+    assert (data.validation_patients, data.test_patients) == (('p5',), ('p2', 'p3'))
+    assert (one.config.model.name, Path(one.config.genotype).name) == ('lean', 'lean_0.42m.json')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'config', 'told'),
+  [
+    (['--folds=0,1'], 'folder:small', 'leave out --folds'),
+    ([], 'folder:small,unet', 'leave the variant out'),
+    (['--config.retrain.start_from=MODEL'], 'folder:small', 'does not start from a model'),
+  ],
+)
+def test_what_makes_no_sense_is_refused(raw, tmp_path, arguments, config, told):
+  with pytest.raises(InputError, match=told):
+    running.make_commands(parse(raw, tmp_path, *arguments, config=config))
+
+
+def test_pictures_are_refused(tmp_path):
+  phantom_folders.write_pictures(tmp_path / 'raw', patients=6, seed=0)
+  pictures = (
+    f'--config.data.images={tmp_path / "raw" / "images"}',
+    f'--config.data.masks={tmp_path / "raw" / "masks"}',
+    "--config.data.classes=('background','left','right')",
+  )
+  command = command_line.parse(['--config=folder:small', f'--workdir={tmp_path}', *pictures])
+  with pytest.raises(InputError, match='pictures have no planes'):
+    running.make_commands(command)
+
+
+@pytest.mark.usefixtures('quick_compilation_of_module')
+def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys):
+  genotype.save(tmp_path / 'tiny.json', SHAPE)
+  options = (
+    f'--config.genotype={tmp_path / "tiny.json"}',
+    '--stage=planes', '--config.front.workers=1', '--config.data.image_size=32',
+    '--config.retrain.epochs=1', '--config.retrain.warmup_epochs=0',
+  )  # fmt: skip
+  workdir = tmp_path / 'run'
+  assert tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small') == 0, (
+    capsys.readouterr()
+  )
+  out = capsys.readouterr().out
+  for plane in SLICE_AXES:
+    place = workdir / 'planes' / plane
+    assert f'{plane} slices: ' in out and (place / 'training' / 'model').is_dir()
+    assert not (place / 'training' / 'evaluate').exists()
+  found = json.loads((workdir / 'planes' / planes.FILE).read_text())
+  assert {one['slice_axis'] for one in found} == {*SLICE_AXES}
+  assert {path.name for path in workdir.iterdir()} <= {'planes', '.lock'}
+  logs = [*workdir.glob('planes/*/training/log.txt')]
+  before = [path.read_text() for path in logs]
+  assert tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small') == 0
+  assert [path.read_text() for path in logs] == before
+  assert (
+    out.rpartition('validation DSC')[2].splitlines()[:4]
+    == (capsys.readouterr().out.rpartition('validation DSC')[2].splitlines()[:4])
+  )

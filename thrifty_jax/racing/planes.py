@@ -1,0 +1,131 @@
+"""The stage that tells the planes of slices apart, by a short training in each of them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook, records
+from thrifty_jax.data.prepared import open_slices
+from thrifty_jax.errors import InputError
+from thrifty_jax.racing import choice, jobs, race
+from thrifty_jax.racing.jobs import Job
+from thrifty_jax.scores import tables
+
+FILE = 'planes.json'
+STEPS = 2400  # about, of each training: those of the last rung of a race as it comes
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+  """An entry of planes.json, the best first.
+
+  Attributes:
+    slice_axis: The plane.
+    image_size: Side of its slices, in pixels.
+    slices: How many there are of all patients.
+    epochs: Epochs of the training.
+    validation_dsc: Mean DSC of the validation patients, in [0, 1]; None if the training diverged.
+    behind: By how much that is less than the best, the mean of the paired differences.
+    behind_error: Standard error of that; None for a single patient, who has none.
+  """
+
+  slice_axis: str
+  image_size: int
+  slices: int
+  epochs: int
+  validation_dsc: float | None
+  behind: float | None
+  behind_error: float | None
+
+
+def compare(runs: Mapping[str, tuple[ConfigDict, Path]], usual: str, folder: Path) -> list[Plane]:
+  """Trains the network of the settings on the slices of each plane, and writes planes.json.
+
+  Args:
+    runs: Settings of each plane and the folder whose data.json names its prepared slices.
+    usual: The plane that a run takes by itself.
+    folder: Where the file is written.
+
+  Returns:
+    All planes, the best first. Test patients take no part.
+
+  Raises:
+    InputError: If every training diverged.
+    Stopped: If a signal asks to stop; the trainings under way are saved.
+  """
+  config, _ = runs[usual]
+  found = {plane: _make_job(*run) for plane, run in runs.items()}
+  jobs.run_all(config, [*found.values()], 'planes')
+  scores = {plane: race.read_scores([Path(job.place)]) for plane, job in found.items()}
+  best = max(scores, key=lambda plane: (choice.mean(scores[plane]), plane == usual))
+  if not (top := scores[best]):
+    raise InputError(
+      f'{folder}: the training in every plane diverged; lower retrain.learning_rate, '
+      f'which is {config.retrain.learning_rate:g}, and remove the folder'
+    )
+  ranked = sorted(runs, key=lambda plane: (-choice.mean(scores[plane]), plane != best))
+  planes = []
+  for plane in ranked:
+    (settings, place), own = runs[plane], scores[plane]
+    behind = choice.compare(top, own) if own else None
+    planes.append(
+      Plane(
+        slice_axis=plane,
+        image_size=settings.data.image_size,
+        slices=sum(case.slices for case in open_slices(place, settings).cases),
+        epochs=found[plane].config['retrain']['epochs'],
+        validation_dsc=choice.mean(own) if own else None,
+        behind=behind.mean if behind else None,
+        behind_error=behind.error if behind and len(top) > 1 else None,
+      )
+    )
+  records.write(folder / FILE, planes)
+  print('\n'.join(['', *format_table(planes), '']), flush=True)
+  logbook.say('plane', advise(planes, usual))
+  return planes
+
+
+def format_table(planes: Sequence[Plane]) -> list[str]:
+  """Formats a line for each plane, the best first."""
+  rows = [('slices', 'pixels', 'epochs', 'validation DSC, %', 'behind')]
+  for number, one in enumerate(planes):
+    dsc = 'diverged' if one.validation_dsc is None else f'{100 * one.validation_dsc:.2f}'
+    size = f'{one.image_size} x {one.image_size}'
+    behind = _format(one) if number else ''
+    rows.append((f'{one.slices} {one.slice_axis}', size, str(one.epochs), dsc, behind))
+  return tables.align(rows, left=1)
+
+
+def advise(planes: Sequence[Plane], usual: str) -> str:
+  """Says in a sentence which plane to take; another than the usual one only if clearly better."""
+  best = planes[0]
+  if best.slice_axis == usual:
+    return f'{usual} slices, as a run takes them by itself, have the best score'
+  own = next(one for one in planes if one.slice_axis == usual)
+  option = f'--config.data.slice_axis={best.slice_axis}'
+  if own.behind is None:
+    return f'{best.slice_axis} slices, by {option}: the training with {usual} ones diverged'
+  if own.behind_error is None or own.behind <= 2 * own.behind_error:
+    return (
+      f'{usual} slices, as a run takes them by itself: {best.slice_axis} ones are not clearly '
+      f'better, {_format(own)} points'
+    )
+  return f'{best.slice_axis} slices, by {option}: {_format(own)} points ahead of {usual} ones'
+
+
+def _format(plane: Plane) -> str:
+  """Formats in points of DSC by how much a plane is behind the best."""
+  if plane.behind is None:
+    return '–'
+  error = '' if plane.behind_error is None else f' ± {100 * plane.behind_error:.2f}'
+  return f'{100 * plane.behind:.2f}{error}'
+
+
+def _make_job(config: ConfigDict, place: Path) -> Job:
+  """Returns the training on the slices that a folder names, in a folder within it."""
+  settings = config.copy_and_resolve_references()
+  settings.search.max_ms, settings.search.max_macs = 0.0, 0  # of a race
+  race.set_epochs(settings, race.count_epochs(settings, place, STEPS))
+  return Job.make(settings, place, place / 'training')
