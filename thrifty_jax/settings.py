@@ -338,7 +338,9 @@ _SEARCH = {
     'Candidates, by their names; () takes all.',
   ),
   'cell_path': Setting(False, SWITCH, 'Lets the search leave out up cells inside the grid.'),
-  'max_parameters': Setting(0, FROM_0, 'Most parameters of the found network; 0 is no limit.'),
+  'max_parameters': Setting(
+    0, FROM_0, 'Most parameters of the network; 0 is no limit for cells, 8 million in a race.'
+  ),
   'max_macs': Setting(
     0, FROM_0, 'Most multiplications for a slice of cost.size; of lean networks.'
   ),

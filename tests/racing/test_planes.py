@@ -161,7 +161,7 @@ def test_pictures_are_refused(tmp_path):
     running.make_commands(command)
 
 
-@pytest.mark.usefixtures('quick_compilation_of_module')
+@pytest.mark.usefixtures('quick_compilation')
 def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys):
   genotype.save(tmp_path / 'tiny.json', SHAPE)
   options = (

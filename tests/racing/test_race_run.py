@@ -12,9 +12,12 @@ from thrifty_jax.racing import entrants
 from thrifty_jax.running import readiness
 
 NEEDED = ('onnx', 'onnxruntime')
-pytestmark = pytest.mark.skipif(
-  not all(map(importlib.util.find_spec, NEEDED)), reason='needs requirements-export.txt'
-)
+pytestmark = [
+  pytest.mark.usefixtures('quick_compilation'),
+  pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, NEEDED)), reason='needs requirements-export.txt'
+  ),
+]
 
 
 @pytest.fixture

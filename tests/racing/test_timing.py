@@ -169,6 +169,13 @@ def test_limits_are_inclusive_and_0_is_none(config, stands, tmp_path, limits, al
   assert Stopwatch(config, tmp_path).allows(cost) == allowed
 
 
+def test_networks_larger_than_unet_race_only_if_they_are_asked_for(config, stands, tmp_path):
+  large = make_cost('a', KNOWN[0].genotype, parameters=timing.LARGEST + 1)
+  assert not Stopwatch(config, tmp_path).allows(large)
+  config.search.max_parameters = 2 * timing.LARGEST
+  assert Stopwatch(config, tmp_path).allows(large)
+
+
 def test_a_time_is_within_limits_up_to_the_second():
   cost = make_cost('a', KNOWN[0].genotype, ms=2.0)
   assert timing.within(cost, (1.0, 2.0)) and not timing.within(cost, (2.0, 3.0))

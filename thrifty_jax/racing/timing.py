@@ -25,6 +25,7 @@ from thrifty_jax.racing.entrants import Entrant
 FILE = 'costs.json'
 REPEATS = 15  # timed runs of each network
 AT_ONCE = 12  # networks that take turns
+LARGEST = 8_000_000  # parameters unless limited, about U-Net's; far larger ones take days to train
 
 
 @dataclasses.dataclass
@@ -127,7 +128,7 @@ class Stopwatch:
   def allows(self, found: Cost | layers.Counts) -> bool:
     """Returns whether a network is within the limits of parameters and multiplications."""
     search = self.config.search
-    limits = (found.macs, search.max_macs), (found.parameters, search.max_parameters)
+    limits = (found.macs, search.max_macs), (found.parameters, search.max_parameters or LARGEST)
     return all(value <= most for value, most in limits if most)
 
   def count(self, entrant: Entrant) -> layers.Counts:
