@@ -27,11 +27,25 @@ class Bench:
     return stopwatch.time_in_turns(contenders, clock=lambda: self.now, **settings)
 
 
-def test_contenders_take_turns_and_warm_up_first():
+def test_contenders_take_turns_of_some_runs_and_warm_up_in_each():
   bench = Bench()
   contenders = {name: bench.contender(name, 1.0) for name in 'ABC'}
-  bench.time(contenders, repeats=2, warm_up=1, after_turn=lambda: bench.order.append('|'))
-  assert ''.join(bench.order) == 'ABC|ABC|ABC|'
+  bench.time(contenders, repeats=4, warm_up=1, after_turn=lambda: bench.order.append('|'))
+  assert ''.join(bench.order) == 'AAAABBBBCCCC|AABBCC|'
+
+
+def test_what_runs_before_does_not_count():
+  bench, before = Bench(), []
+
+  def cold(name):
+    def run():
+      bench.now += 1.0 if before[-1:] == [name] else 9.0
+      before.append(name)
+
+    return run
+
+  found = bench.time({'A': cold('A'), 'B': cold('B')}, repeats=9)
+  assert {timing.seconds for timing in found.values()} == {1.0}
 
 
 def test_the_median_is_of_the_timed_runs_alone():
@@ -70,4 +84,4 @@ def test_what_was_disturbed_is_timed_again_and_only_that():
   disturbed = bench.contender('B', 1.0, 9.0, 1.0, 9.0, 2.0, 2.0, 2.0, 2.0)
   found = bench.time({'A': bench.contender('A', 1.0), 'B': disturbed}, repeats=4, warm_up=0)
   assert found == {'A': stopwatch.Timing(1.0, 0.0), 'B': stopwatch.Timing(2.0, 0.0)}
-  assert ''.join(bench.order) == 'ABABABAB' + 'BBBB'
+  assert ''.join(bench.order) == 'AAABBBABBBBB'

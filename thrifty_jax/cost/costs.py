@@ -113,7 +113,7 @@ def measure(
   runtimes.require_installed(ways)
   began: dict[str, tuple[Candidate, Started]] = {}
   inputs: dict[str, np.ndarray] = {}
-  with logbook.progress(len(candidates) + repeats + stopwatch.WARM_UP, 'cost') as bar:
+  with logbook.progress(len(candidates) + stopwatch.count_turns(repeats), 'cost') as bar:
     for candidate in candidates:
       spec = candidate.member.spec
       images = make_images(CALIBRATED, spec.image_channels, spec.image.image_size)
