@@ -182,7 +182,9 @@ class Race:
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
     for group in self.groups:
-      logbook.say(group.family, f'{len(group.names)} networks of {_format_limits(group.limits)} ms')
+      count = len(group.names)
+      networks = f'{count} network{"s" * (count > 1)}'
+      logbook.say(group.family, f'{networks} of {_format_limits(group.limits)} ms')
 
   def _fits(self, entrant: Entrant) -> bool:
     """Returns whether a lean network can halve the slices as often as it does."""
@@ -375,7 +377,8 @@ class Race:
     best, *_ = choice.rank(scores, self.ms())
     logbook.say(
       f'rung {rung}',
-      f'{len(racing)} networks, {epochs} epochs on {folds} folds; best {best}, '
+      f'{len(racing)} networks, {epochs} epoch{"s" * (epochs > 1)} on {folds} '
+      f'fold{"s" * (folds > 1)}; best {best}, '
       f'{self.entrants[best].title}: {100 * choice.mean(scores[best]):.2f} % in '
       f'{self.watch.best(best).ms:.2f} ms',
     )
