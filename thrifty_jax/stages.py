@@ -85,7 +85,7 @@ FRONT = Stage(
   'front', 'races lean networks for a ladder of milliseconds, and trains and scores the best'
 )
 PLANES = Stage(
-  'planes', 'trains shortly on axial, coronal and sagittal slices, and says which score higher'
+  'planes', 'trains briefly on axial, coronal and sagittal slices, and says which score higher'
 )
 NAMED = (DESCRIBE, PLANES, COMPARE, FRONT)  # run only when named, never by 'all'
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import tiny_lean_runs
 
 from data_prep import phantom_folders
 from thrifty_jax import config as configs
-from thrifty_jax.data import split_file
+from thrifty_jax.data import split_file, splits
+from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
@@ -29,20 +31,25 @@ JUDGES = ('p0', 'p1', 'p2', 'p3')
 @pytest.fixture
 def compare(monkeypatch, tmp_path):
   """The function that compares planes by given scores of JUDGES, whose trainings are stand-ins."""
+  genotype.save(tmp_path / 'tiny.json', SHAPE)
+  record = types.SimpleNamespace(settings={'raw_files': 'these'})
+  slices = types.SimpleNamespace(cases=())
   monkeypatch.setattr(planes.jobs, 'run_all', lambda config, jobs, title: None)
-  monkeypatch.setattr(planes.race, 'count_epochs', lambda config, place, steps: 8)
-  monkeypatch.setattr(planes.race, 'set_epochs', lambda config, epochs: None)
-  nothing = type('Slices', (), {'cases': ()})
-  monkeypatch.setattr(planes, 'open_slices', lambda place, config: nothing)
+  monkeypatch.setattr(planes.race, 'count_epoch_steps', lambda config, place: 300)
+  monkeypatch.setattr(planes.data_file, 'require', lambda place: record)
+  monkeypatch.setattr(planes.data_file, 'read', lambda place: None)
+  monkeypatch.setattr(planes, 'open_slices', lambda place, config: slices)
 
-  def compare(scores, usual='axial', judges=JUDGES):
+  def compare(scores, usual='axial', judges=JUDGES, network='tiny.json'):
     def read_scores(places):
       found = scores[places[0].parent.name]
       return found and dict(zip(judges, found, strict=True))
 
     monkeypatch.setattr(planes.race, 'read_scores', read_scores)
-    runs = {plane: (configs.default(), tmp_path / plane) for plane in scores}
-    return planes.compare(runs, usual, tmp_path)
+    config = configs.default()
+    config.genotype = str(tmp_path / network)
+    runs = {plane: (config, tmp_path / 'planes' / plane) for plane in scores}
+    return planes.compare(runs, usual, tmp_path / 'planes')
 
   return compare
 
@@ -61,9 +68,10 @@ def test_the_best_plane_is_first_with_how_far_the_others_are_behind(compare, tmp
   assert axial.behind == pytest.approx(0.05)
   assert axial.behind_error == pytest.approx(math.sqrt(2 / 3) / 100 / 2)
   assert found[2].validation_dsc is None
-  assert [one['slice_axis'] for one in json.loads((tmp_path / planes.FILE).read_text())] == [
-    one.slice_axis for one in found
-  ]
+  assert {one.steps for one in found} == {2400}
+  assert [
+    one['slice_axis'] for one in json.loads((tmp_path / 'planes' / planes.FILE).read_text())
+  ] == [one.slice_axis for one in found]
   out = capsys.readouterr().out
   assert 'coronal slices, by --config.data.slice_axis=coronal: 5.00 ± 0.41 points ahead' in out
   assert 'diverged' in out
@@ -80,10 +88,18 @@ def test_of_equal_planes_the_usual_one_is_first(compare):
     (
       {'coronal': (0.7, 0.8), 'axial': (0.8, 0.9)},
       2,
-      'axial slices, as a run takes them by itself',
+      'axial slices, as this command takes them',
     ),
-    ({'coronal': (0.9, 0.82), 'axial': (0.8, 0.8)}, 2, 'coronal ones are not clearly better, 6.00'),
-    ({'coronal': (0.9,), 'axial': (0.8,)}, 1, 'coronal ones are not clearly better, 10.00 points'),
+    (
+      {'coronal': (0.9, 0.82), 'axial': (0.8, 0.8)},
+      2,
+      'coronal ones are not clearly ahead, by 6.00',
+    ),
+    (
+      {'coronal': (0.9,), 'axial': (0.8,)},
+      1,
+      'coronal ones are not clearly ahead, by 10.00 points',
+    ),
     ({'coronal': (0.9, 0.8), 'axial': None}, 2, 'the training with axial ones diverged'),
   ],
 )
@@ -97,7 +113,25 @@ def test_another_plane_is_advised_only_if_it_is_clearly_better(
 def test_where_every_training_diverges_there_is_no_advice(compare, tmp_path):
   with pytest.raises(InputError, match=r'every plane diverged; lower retrain\.learning_rate'):
     compare(dict.fromkeys(SLICE_AXES))
-  assert not (tmp_path / planes.FILE).exists()
+  assert not (tmp_path / 'planes' / planes.FILE).exists()
+
+
+SAME = dict.fromkeys(SLICE_AXES, (0.8, 0.8, 0.8, 0.8))
+
+
+def test_trainings_of_another_network_are_not_taken_for_those_of_this_one(compare, tmp_path):
+  compare(SAME)
+  genotype.save(tmp_path / 'other.json', dataclasses.replace(SHAPE, skip='concat'))
+  with pytest.raises(InputError, match='compared by another network than .*other.json'):
+    compare(SAME, network='other.json')
+  assert compare(SAME)
+
+
+def test_trainings_on_other_scans_are_not_taken_for_those_on_these(compare, monkeypatch):
+  other = types.SimpleNamespace(settings={'raw_files': 'others'})
+  monkeypatch.setattr(planes.data_file, 'read', lambda place: other)
+  with pytest.raises(InputError, match='trained on other scans .*; remove .*planes'):
+    compare(SAME)
 
 
 # --- by the command
@@ -127,13 +161,27 @@ def test_every_plane_has_a_folder_one_lean_network_and_the_split_of_the_run(raw,
   split = {'train': ('p1', 'p4', 'p6'), 'validation': ('p5',), 'test': ('p2', 'p3')}
   split_file.write(command.config, tmp_path, split, {})
   usual, each = running.make_commands(command)
-  assert usual == 'sagittal' and tuple(each) == SLICE_AXES
+  assert usual.config.data.slice_axis == 'sagittal' and tuple(each) == SLICE_AXES
   for plane, one in each.items():
     assert one.workdir == tmp_path / 'planes' / plane
     data = one.config.data
     assert (data.slice_axis, data.classes) == (plane, phantom_folders.CLASSES)
     assert (data.validation_patients, data.test_patients) == (('p5',), ('p2', 'p3'))
     assert (one.config.model.name, Path(one.config.genotype).name) == ('lean', 'lean_0.42m.json')
+
+
+def test_a_plane_that_is_set_is_what_the_others_are_compared_with(raw, tmp_path):
+  usual, each = running.make_commands(parse(raw, tmp_path, '--config.data.slice_axis=coronal'))
+  assert usual.config.data.slice_axis == 'coronal'
+  assert [one.config.data.slice_axis for one in each.values()] == [*SLICE_AXES]
+
+
+def test_the_settings_of_cells_and_a_teacher_do_not_reach_the_lean_network(raw, tmp_path):
+  options = ('--config.model.norm=batch', '--config.retrain.teacher=MODEL', '--config.data.fold=1')
+  command = parse(raw, tmp_path, *options, config='folder:small,thrifty')
+  for one in running.make_commands(command)[1].values():
+    assert (one.config.model.name, one.config.model.norm) == ('lean', 'none')
+    assert (one.config.retrain.teacher, one.config.data.fold) == ('', 1)
 
 
 @pytest.mark.parametrize(
@@ -174,14 +222,19 @@ def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys)
     capsys.readouterr()
   )
   out = capsys.readouterr().out
+  judges = []
   for plane in SLICE_AXES:
     place = workdir / 'planes' / plane
     assert f'{plane} slices: ' in out and (place / 'training' / 'model').is_dir()
-    assert not (place / 'training' / 'evaluate').exists()
+    trained = json.loads((place / 'training' / 'retrain' / 'summary.json').read_text())
+    judges.append([one['patient'] for one in trained['patients']])
   found = json.loads((workdir / 'planes' / planes.FILE).read_text())
   assert {one['slice_axis'] for one in found} == {*SLICE_AXES}
   assert {path.name for path in workdir.iterdir()} <= {'planes', '.lock'}
-  logs = [*workdir.glob('planes/*/training/log.txt')]
+  config = configs.from_json(json.loads((workdir / 'planes' / 'config.json').read_text()))
+  patients = open_slices(workdir / 'planes' / 'axial', config).classes_of_patients
+  assert judges == [[*splits.assign(config, patients)['validation']]] * 3
+  logs = [workdir / 'planes' / plane / 'training' / 'log.txt' for plane in SLICE_AXES]
   before = [path.read_text() for path in logs]
   assert tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small') == 0
   assert [path.read_text() for path in logs] == before

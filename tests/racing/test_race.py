@@ -1,5 +1,6 @@
 """The race: stopped anywhere it ends alike, tests nobody, and a diverged network has lost."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from fake_race import PATIENTS, TEST, count_macs
 
 from thrifty_jax import stopping
+from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.racing import race
@@ -173,6 +175,21 @@ def test_test_patients_are_in_no_fold_and_all_others_judge_at_most_once(config, 
   folds = race.list_folds(config, tmp_path)
   assert sum(len(fold['validation_patients']) for fold in folds) == len(judges)
   assert folds[0]['validation_patients'] == PATIENTS[1::5]  # those of the run's own split
+
+
+def test_test_patients_are_those_of_the_run_where_not_everyone_has_every_class(
+  config, stands, tmp_path, monkeypatch
+):
+  slices = race.open_slices(tmp_path, config)
+  rare = {PATIENTS[number] for number in (0, 5, 10)}  # which the first fold would have by names
+  cases = [
+    dataclasses.replace(one, classes=(1, 2)[: 1 + (one.patient in rare)]) for one in slices.cases
+  ]
+  slices = dataclasses.replace(slices, cases=tuple(cases))
+  monkeypatch.setattr(race, 'open_slices', lambda workdir, config: slices)
+  tested = splits.assign(config, slices.classes_of_patients)['test']
+  assert {*tested} != {*TEST}
+  assert {fold['test_patients'] for fold in race.list_folds(config, tmp_path)} == {tested}
 
 
 def test_more_folds_than_the_patients_allow_are_refused(config, stands, tmp_path):

@@ -172,6 +172,7 @@ def test_limits_are_inclusive_and_0_is_none(config, stands, tmp_path, limits, al
 def test_networks_larger_than_unet_race_only_if_they_are_asked_for(config, stands, tmp_path):
   large = make_cost('a', KNOWN[0].genotype, parameters=timing.LARGEST + 1)
   assert not Stopwatch(config, tmp_path).allows(large)
+  assert Stopwatch(config, tmp_path).allows(large, given=True)
   config.search.max_parameters = 2 * timing.LARGEST
   assert Stopwatch(config, tmp_path).allows(large)
 

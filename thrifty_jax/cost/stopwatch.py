@@ -11,9 +11,9 @@ import numpy as np
 from thrifty_jax.errors import InputError
 
 REPEATS = 30  # timed runs of each contender
-# Of a turn: the caches are cold after the others. Slices of a scan follow one another, which is 1.4
-# to 1.9 times faster.
-WARM_UP, IN_A_ROW = 2, 3  # untimed runs, and timed ones after them
+# In each turn, untimed runs and timed ones after them. After other contenders the caches are cold,
+# which about doubles the time; but slices of a scan follow one another.
+WARM_UP, IN_A_ROW = 2, 3
 MOST_SPREAD = 0.25  # interquartile range over median, of a machine that is too busy
 ATTEMPTS = 4  # at a contender whose spread is too large, as other programs come and go
 

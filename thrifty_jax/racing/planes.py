@@ -6,14 +6,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, records
+from thrifty_jax import files, logbook, records
+from thrifty_jax.data import data_file
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, jobs, race
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.scores import tables
 
-FILE = 'planes.json'
+FILE, GENOTYPE = 'planes.json', 'genotype.json'
 STEPS = 2400  # about, of each training: those of the last rung of a race as it comes
 
 
@@ -25,7 +27,7 @@ class Plane:
     slice_axis: The plane.
     image_size: Side of its slices, in pixels.
     slices: How many there are of all patients.
-    epochs: Epochs of the training.
+    steps: Steps of the training, as many for each plane.
     validation_dsc: Mean DSC of the validation patients, in [0, 1]; None if the training diverged.
     behind: By how much that is less than the best, the mean of the paired differences.
     behind_error: Standard error of that; None for a single patient, who has none.
@@ -34,7 +36,7 @@ class Plane:
   slice_axis: str
   image_size: int
   slices: int
-  epochs: int
+  steps: int
   validation_dsc: float | None
   behind: float | None
   behind_error: float | None
@@ -45,18 +47,21 @@ def compare(runs: Mapping[str, tuple[ConfigDict, Path]], usual: str, folder: Pat
 
   Args:
     runs: Settings of each plane and the folder whose data.json names its prepared slices.
-    usual: The plane that a run takes by itself.
-    folder: Where the file is written.
+    usual: The plane that the settings of the run give.
+    folder: Where planes.json and the genotype are written.
 
   Returns:
     All planes, the best first. Test patients take no part.
 
   Raises:
-    InputError: If every training diverged.
+    InputError: If every training diverged, or the folder has trainings of another genotype or of
+      other scans.
     Stopped: If a signal asks to stop; the trainings under way are saved.
   """
   config, _ = runs[usual]
-  found = {plane: _make_job(*run) for plane, run in runs.items()}
+  _keep_genotype(Path(config.genotype), folder)
+  steps = max(race.count_epoch_steps(*run) for run in runs.values())
+  found = {plane: _make_job(*run, folder / GENOTYPE, steps) for plane, run in runs.items()}
   jobs.run_all(config, [*found.values()], 'planes')
   scores = {plane: race.read_scores([Path(job.place)]) for plane, job in found.items()}
   best = max(scores, key=lambda plane: (choice.mean(scores[plane]), plane == usual))
@@ -75,7 +80,7 @@ def compare(runs: Mapping[str, tuple[ConfigDict, Path]], usual: str, folder: Pat
         slice_axis=plane,
         image_size=settings.data.image_size,
         slices=sum(case.slices for case in open_slices(place, settings).cases),
-        epochs=found[plane].config['retrain']['epochs'],
+        steps=steps * found[plane].config['retrain']['epochs'],
         validation_dsc=choice.mean(own) if own else None,
         behind=behind.mean if behind else None,
         behind_error=behind.error if behind and len(top) > 1 else None,
@@ -89,12 +94,12 @@ def compare(runs: Mapping[str, tuple[ConfigDict, Path]], usual: str, folder: Pat
 
 def format_table(planes: Sequence[Plane]) -> list[str]:
   """Formats a line for each plane, the best first."""
-  rows = [('slices', 'pixels', 'epochs', 'validation DSC, %', 'behind')]
+  rows = [('slices', 'pixels', 'steps', 'validation DSC, %', 'behind')]
   for number, one in enumerate(planes):
     dsc = 'diverged' if one.validation_dsc is None else f'{100 * one.validation_dsc:.2f}'
     size = f'{one.image_size} x {one.image_size}'
     behind = _format(one) if number else ''
-    rows.append((f'{one.slices} {one.slice_axis}', size, str(one.epochs), dsc, behind))
+    rows.append((f'{one.slices} {one.slice_axis}', size, f'{one.steps:,}', dsc, behind))
   return tables.align(rows, left=1)
 
 
@@ -102,15 +107,15 @@ def advise(planes: Sequence[Plane], usual: str) -> str:
   """Says in a sentence which plane to take; another than the usual one only if clearly better."""
   best = planes[0]
   if best.slice_axis == usual:
-    return f'{usual} slices, as a run takes them by itself, have the best score'
+    return f'{usual} slices, as this command takes them, have the best score'
   own = next(one for one in planes if one.slice_axis == usual)
   option = f'--config.data.slice_axis={best.slice_axis}'
   if own.behind is None:
     return f'{best.slice_axis} slices, by {option}: the training with {usual} ones diverged'
   if own.behind_error is None or own.behind <= 2 * own.behind_error:
     return (
-      f'{usual} slices, as a run takes them by itself: {best.slice_axis} ones are not clearly '
-      f'better, {_format(own)} points'
+      f'{usual} slices, as this command takes them: {best.slice_axis} ones are not clearly ahead, '
+      f'by {_format(own)} points'
     )
   return f'{best.slice_axis} slices, by {option}: {_format(own)} points ahead of {usual} ones'
 
@@ -123,9 +128,30 @@ def _format(plane: Plane) -> str:
   return f'{100 * plane.behind:.2f}{error}'
 
 
-def _make_job(config: ConfigDict, place: Path) -> Job:
+def _keep_genotype(path: Path, folder: Path) -> None:
+  """Copies the genotype to a folder whose trainings have it; another one there is refused."""
+  kept = folder / GENOTYPE
+  if not kept.exists():
+    files.write_text(kept, path.read_text(encoding='utf-8'))
+  elif genotypes.load_any(kept) != genotypes.load_any(path):
+    raise InputError(
+      f'{kept}: the planes were compared by another network than {path}; go back to it, or remove '
+      f'{folder}'
+    )
+
+
+def _make_job(config: ConfigDict, place: Path, genotype: Path, epoch_steps: int) -> Job:
   """Returns the training on the slices that a folder names, in a folder within it."""
+  training = place / 'training'
+  before, now = data_file.read(training), data_file.require(place)
+  if before and before.settings.get('raw_files') != now.settings.get('raw_files'):
+    raise InputError(
+      f'{training}: was trained on other scans than those that are prepared now; remove '
+      f'{place.parent}'
+    )
   settings = config.copy_and_resolve_references()
+  settings.genotype = str(genotype)
+  settings.retrain.least_steps = epoch_steps  # else planes with fewer slices train less
   settings.search.max_ms, settings.search.max_macs = 0.0, 0  # of a race
   race.set_epochs(settings, race.count_epochs(settings, place, STEPS))
-  return Job.make(settings, place, place / 'training')
+  return Job.make(settings, place, training)

@@ -249,7 +249,8 @@ class Race:
         return
       if name not in group.names and _family(one) == group.family:
         cost = self.watch.best(name)
-        if timing.within(cost, group.limits) and self.watch.allows(cost):
+        allowed = self.watch.allows(cost, given=one.source == 'genotype')
+        if timing.within(cost, group.limits) and allowed:
           group.names.append(name)
 
   def _say_nearest(self, budget: float) -> str:
@@ -390,7 +391,7 @@ def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, .
   The first fold validates on the patients of the run's own split, each further one on as many of
   its training patients, in turn.
   """
-  split = splits.assign(config, open_slices(workdir, config).patients)
+  split = splits.assign(config, open_slices(workdir, config).classes_of_patients)
   parts = config.data.folds - 1
   if config.front.folds > parts:
     raise InputError(
@@ -418,7 +419,7 @@ def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
 def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:
   """Returns the steps of an epoch."""
   prepared = open_slices(workdir, config)
-  split = splits.assign(config, prepared.patients)
+  split = splits.assign(config, prepared.classes_of_patients)
   slices = len(Examples(prepared, prepared.cases_of(split['train'])).drawn)
   retrain = config.retrain
   return max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)

@@ -125,10 +125,11 @@ class Stopwatch:
       logbook.say('not timed', f'{len(pool) - len(found)} of {len(pool)}, which take no part')
     return found
 
-  def allows(self, found: Cost | layers.Counts) -> bool:
-    """Returns whether a network is within the limits of parameters and multiplications."""
+  def allows(self, found: Cost | layers.Counts, *, given: bool = False) -> bool:
+    """Returns whether a network, perhaps given, is within the limits of parameters and MACs."""
     search = self.config.search
-    limits = (found.macs, search.max_macs), (found.parameters, search.max_parameters or LARGEST)
+    largest = search.max_parameters or (0 if given else LARGEST)
+    limits = (found.macs, search.max_macs), (found.parameters, largest)
     return all(value <= most for value, most in limits if most)
 
   def count(self, entrant: Entrant) -> layers.Counts:

@@ -17,7 +17,12 @@ PROTOCOLS = {
   'volume': 'volume: split by patient, scored once per test patient on the native grid',
   'pooled_2d': "pooled_2d: the paper's, one Dice over all slices; not held out",
 }
-RESULTS = {'scores': 'evaluate/scores.csv', 'model': 'model', 'report': 'report.html'}
+RESULTS = {
+  'scores': 'evaluate/scores.csv',
+  'model': 'model',
+  'planes': 'planes.json',
+  'report': 'report.html',
+}
 
 
 def start(command: Command) -> None:

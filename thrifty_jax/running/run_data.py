@@ -97,7 +97,7 @@ def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
     data_file.fill_in(filled, record, workdir)
   is_filled = not configs.left_to_data(filled)
   if is_filled:
-    _require_possible(filled, workdir)  # before any scan is looked at
+    _require_possible(command, filled)  # before any scan is looked at
   if command.stage == stages.REPORT.name:
     readiness.require(stages.REPORT, filled, workdir)
     if not is_filled:
@@ -157,7 +157,7 @@ def _look_at(
   if not scans.unpaired:
     split_file.require_split(workdir, split)
   found = data_sets.resolve(config, scans, split.get('train', ()))
-  _require_possible(config, workdir)
+  _require_possible(command, config)
   begun = [stage.name for stage in stages.STAGES if stage.is_begun(workdir)]
   must_agree = record and begun and command.stage != stages.CHECK.name
   if must_agree and record.settings.get('raw_files') != scans.digest:
@@ -168,8 +168,11 @@ def _look_at(
   return dataclasses.replace(command, scans=scans, found=(*found, *command.found))
 
 
-def _require_possible(config: ConfigDict, workdir: Path) -> None:
+def _require_possible(command: Command, config: ConfigDict) -> None:
   """Refuses changed settings and an impossible genotype or limit before hours of work."""
+  workdir = command.workdir
+  if command.stage == stages.PLANES.name:  # trains in folders of its own
+    return
   stages.refuse_changes(config, workdir)
   first = stages.RETRAIN if config.genotype else stages.SEARCH
   readiness.require(first, config, workdir)

@@ -58,24 +58,21 @@ def _run_planes(command: Command, typed: str) -> None:
   """Prepares the slices of every plane, and trains on them."""
   usual, each = planes.make_commands(command)
   from thrifty_jax import device
-  from thrifty_jax.racing import planes as trained
   from thrifty_jax.running import console, verbs
 
   device.prepare(command.config)
-  console.start(dataclasses.replace(each[usual], workdir=command.workdir))
+  console.start(usual)
   began = time.monotonic()
   for plane, one in each.items():
-    reason = _why_not(stages.PREPARE, one)
-    console.say(f'\n{plane} slices: {reason or stages.PREPARE.does}')
-    if not reason:
+    console.say(f'\n{plane} slices: {stages.PREPARE.does if one.scans else "prepared already"}')
+    if one.scans:
       verbs.run(stages.PREPARE, one)
     console.show_data(one)
-  folder = command.workdir / planes.FOLDER
-  console.record(dataclasses.replace(each[usual], workdir=folder), typed)
+  whole = dataclasses.replace(usual, workdir=command.workdir / planes.FOLDER)
+  console.record(whole, typed)
   console.say(f'\n{stages.PLANES.name}: {stages.PLANES.does}')
-  runs = {plane: (one.config, one.workdir) for plane, one in each.items()}
-  trained.compare(runs, usual, folder)
-  console.end(command, {stages.PLANES.name: time.monotonic() - began})
+  verbs.compare_planes(whole, each)
+  console.end(whole, {stages.PLANES.name: time.monotonic() - began})
 
 
 def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:

@@ -1,18 +1,19 @@
 """Runs each stage; importing this module takes seconds, as the stages import JAX."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep import checks, data_sets, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.cost import configured
 from thrifty_jax.data import data_file
-from thrifty_jax.racing import front
+from thrifty_jax.racing import front, planes
 from thrifty_jax.reporting import describe, report
 from thrifty_jax.running import external, run_data
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.scores import evaluate
 from thrifty_jax.searching import search
-from thrifty_jax.stages import Stage
+from thrifty_jax.stages import PLANES, Stage
 from thrifty_jax.training import compare, memory, named_teacher, retrain
 
 
@@ -23,6 +24,13 @@ def score_external(command: Command, workdir: Path) -> None:
   """
   with memory.explain_exhaustion(command.config, 'evaluate'):
     _show(external.score(command.config, workdir, command.workdir))
+
+
+def compare_planes(usual: Command, each: Mapping[str, Command]) -> None:
+  """Trains on the slices of each plane, whose commands are given by its name."""
+  runs = {plane: (command.config, command.workdir) for plane, command in each.items()}
+  with memory.explain_exhaustion(usual.config, PLANES.name):
+    planes.compare(runs, usual.config.data.slice_axis, usual.workdir)
 
 
 def _show(table: str) -> None:
