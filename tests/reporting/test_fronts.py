@@ -94,6 +94,15 @@ def test_test_scores_appear_once_there_are_some_and_both_fronts_are_shown(tmp_pa
   assert 'The race' in page and 'The front' in page and 'narrow U-Net' in page
   for text in ('87.30', '86.70', '86.60', '85.00 to 88.00', 'test DSC'):
     assert text in page
+  assert 'and 87.3 % DSC on the validation patients' in page  # after the full training
+
+
+def test_a_front_alone_is_what_its_page_begins_with(tmp_path):
+  assert 'This run has no scores yet' in page_of(tmp_path)
+  write(tmp_path, [FAST, TAKEN], folder='front')
+  page = page_of(tmp_path)
+  assert f'<p class="lede">{fronts.write_sentence([FAST, TAKEN])}' in page
+  assert page.count('Take taken') == 1 and 'no scores yet' not in page
 
 
 def test_a_genotype_that_is_gone_leaves_its_picture_out(tmp_path):

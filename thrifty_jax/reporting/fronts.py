@@ -99,7 +99,8 @@ def _beside(one: Raced, taken: Raced) -> str:
 
 
 def _dsc(one: Raced) -> float:
-  return one.validation_dsc or 0.0
+  """Returns the validation DSC, after the full trainings if there are any."""
+  return one.full_validation_dsc or one.validation_dsc or 0.0
 
 
 def _percent(one: Raced) -> str:
