@@ -1,10 +1,12 @@
 """The documentation: commands and options in it are the program's, and links lead somewhere.
 
-Nothing is run: a command is parsed as the program parses it, and ended there.
+Nothing is run: a command is parsed as the program parses it, and ended there. Those for a folder of
+scans also look at one, as they do before their first stage.
 """
 
 import argparse
 import ast
+import dataclasses
 import importlib
 import os.path
 import re
@@ -16,10 +18,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_prep import phantom_folders
 from demo import build
 from thrifty_jax import __main__ as command
+from thrifty_jax import config as configs
 from thrifty_jax import stages
-from thrifty_jax.running import command_line, sequence
+from thrifty_jax.running import command_line, folds, run_data, sequence
 from thrifty_jax.settings import SETTINGS
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -57,10 +61,10 @@ def inline_code(text):
 def find_commands():
   """Commands in code blocks and in the configs, as their module and arguments, once each."""
   found = {}
-  configs = [
+  trees = [
     (path.name, ast.parse(path.read_text('utf-8'))) for path in sorted(PROJECT.glob('configs/*.py'))
   ]
-  about = {name: textwrap.indent(ast.get_docstring(tree) or '', '  ') for name, tree in configs}
+  about = {name: textwrap.indent(ast.get_docstring(tree) or '', '  ') for name, tree in trees}
   for name, text in {**TEXTS, **about}.items():
     for line in code_lines(text):
       for part in re.split(r'&&|[;>|]|  +', line):
@@ -88,6 +92,37 @@ def test_a_command_is_one_that_the_program_takes(module, arguments, monkeypatch)
   monkeypatch.setattr(command_line, 'exit_status', lambda work: work())
   with pytest.raises(_Parsed):
     (found.run if hasattr(found, 'USAGE') else found.main)(arguments)
+
+
+def find_runs():
+  """Arguments of the commands that run on a folder of scans and need no model, once each."""
+  found = {}
+  for _, arguments in (
+    one.values for one in find_commands() if one.values[0] == 'thrifty_jax.main'
+  ):
+    text = ' '.join(arguments)
+    of_folder = 'configs/folder.py' in text and 'data.raw_dir=' in text
+    if of_folder and not re.search('start_from|teacher|front.costs|unlabelled', text):
+      found[arguments] = text
+  return [pytest.param(arguments, id=text) for arguments, text in found.items()]
+
+
+@pytest.fixture(scope='module')
+def scans(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('documentation') / 'raw'
+  phantom_folders.write_decathlon(folder, patients=10, seed=0)
+  return folder
+
+
+@pytest.mark.parametrize('arguments', find_runs())
+def test_a_command_for_a_folder_of_scans_can_begin_on_one(arguments, scans, tmp_path, monkeypatch):
+  monkeypatch.chdir(PROJECT)
+  arguments = [each.replace('=FILE', f'={GENOTYPE}') for each in arguments]
+  places = (f'--config.data.raw_dir={scans}', f'--workdir={tmp_path}')
+  parsed = command_line.parse([*arguments, *places], stages=sequence.NAMES)
+  each = folds.make_commands(dataclasses.replace(parsed, stage='prepare'))
+  for one in run_data.fill_in(each):
+    assert one.scans and not configs.left_to_data(one.config)
 
 
 def and_stop(function):
