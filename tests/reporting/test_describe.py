@@ -14,6 +14,7 @@ from thrifty_jax.reporting import describe
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIGS = sorted(path.name for path in (PROJECT / 'configs').glob('*.py'))
 
 
