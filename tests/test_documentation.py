@@ -59,8 +59,8 @@ def inline_code(text):
 
 
 def find_commands():
-  """Commands in code blocks and in the configs, as their module and arguments, once each."""
-  found = {}
+  """Commands in code blocks and in the configs: (module, *arguments) -> a text that has it."""
+  found: dict[tuple[str, ...], str] = {}
   trees = [
     (path.name, ast.parse(path.read_text('utf-8'))) for path in sorted(PROJECT.glob('configs/*.py'))
   ]
@@ -72,10 +72,16 @@ def find_commands():
           module, arguments = said[1] or 'thrifty_jax', shlex.split(said[2] or said[4] or '')
           if module.split('.')[0] in ('thrifty_jax', 'demo', 'benchmarks'):
             found[module, *arguments] = name
-  return [pytest.param(*key[:1], key[1:], id=f'{name}-{key[0]}') for key, name in found.items()]
+  return found
 
 
-@pytest.mark.parametrize(('module', 'arguments'), find_commands())
+@pytest.mark.parametrize(
+  ('module', 'arguments'),
+  [
+    pytest.param(module, arguments, id=f'{name}-{module}')
+    for (module, *arguments), name in find_commands().items()
+  ],
+)
 def test_a_command_is_one_that_the_program_takes(module, arguments, monkeypatch):
   if module == 'thrifty_jax':
     name, *arguments = arguments
@@ -95,16 +101,14 @@ def test_a_command_is_one_that_the_program_takes(module, arguments, monkeypatch)
 
 
 def find_runs():
-  """Arguments of the commands that run on a folder of scans and need no model, once each."""
-  found = {}
-  for _, arguments in (
-    one.values for one in find_commands() if one.values[0] == 'thrifty_jax.main'
-  ):
-    text = ' '.join(arguments)
-    of_folder = 'configs/folder.py' in text and 'data.raw_dir=' in text
-    if of_folder and not re.search('start_from|teacher|front.costs|unlabelled', text):
-      found[arguments] = text
-  return [pytest.param(arguments, id=text) for arguments, text in found.items()]
+  """Arguments of the commands that run on a folder of scans and need no model."""
+  found = {' '.join(arguments): arguments for _, *arguments in find_commands()}
+  return [
+    pytest.param(arguments, id=text)
+    for text, arguments in found.items()
+    if 'configs/folder.py' in text and 'data.raw_dir=' in text
+    if not re.search('start_from|teacher|front.costs|unlabelled', text)
+  ]
 
 
 @pytest.fixture(scope='module')
