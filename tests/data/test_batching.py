@@ -187,7 +187,6 @@ def test_a_case_is_read_whole_and_cases_are_found_by_their_patients(prepared):
   assert prepared.cases_of([case.patient]) == tuple(
     one for one in prepared.cases if one.patient == case.patient
   )
-  assert prepared.patients[1] == case.patient
   found, examples = prepared.read(case), examples_of(prepared, [case.case])
   assert len(found['image']) == case.slices == len(examples)
   for name, expected in examples.read(np.arange(len(examples))).items():

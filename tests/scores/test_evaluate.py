@@ -83,7 +83,7 @@ def oracle(prepared, patients):
 def test_a_network_that_knows_the_truth_scores_nearly_one(
   settings, prepared, tmp_path, monkeypatch
 ):
-  test = splits.assign(settings, prepared.patients)['test']
+  test = splits.assign(settings, prepared.classes_of_patients)['test']
   stand_in(monkeypatch, settings, oracle(prepared, test))
   summary = evaluate.evaluate(settings, tmp_path)
   assert summary.mean.pooled_2d_dsc == 1.0
@@ -96,7 +96,7 @@ def test_a_network_that_knows_the_truth_scores_nearly_one(
 def test_the_scores_go_into_the_model_folder_without_the_names_of_patients(
   settings, prepared, tmp_path, monkeypatch
 ):
-  patients = splits.assign(settings, prepared.patients)
+  patients = splits.assign(settings, prepared.classes_of_patients)
   stand_in(monkeypatch, settings, oracle(prepared, patients['test']))
   summary = evaluate.evaluate(settings, tmp_path)
   scores = files.read_json(tmp_path / 'model' / 'scores.json')
@@ -185,7 +185,7 @@ def test_a_folder_of_the_same_masks_has_the_same_scores(settings, prepared, tmp_
 
 def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeypatch):
   monkeypatch.setattr(metrics, 'score_volume', None)  # would fail if it were called
-  patients = splits.assign(settings, prepared.patients)['validation']
+  patients = splits.assign(settings, prepared.classes_of_patients)['validation']
 
   known = oracle(prepared, patients)
 
@@ -210,7 +210,7 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
   assert list(summary.floors) == ['mean_mask', 'intensity_thresholds']
   with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
     rows = list(csv.DictReader(file))
-  patients = splits.assign(settings, prepared.patients)['test']
+  patients = splits.assign(settings, prepared.classes_of_patients)['test']
   assert tuple(row['patient'] for row in rows) == patients
   assert summary.mean.dsc_mean == pytest.approx(
     np.mean([float(row['dsc']) for row in rows]), abs=1e-5
@@ -228,7 +228,7 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
 
 
 def test_floors_are_fitted_on_training_patients_only(settings, prepared):
-  train = splits.assign(settings, prepared.patients)['train']
+  train = splits.assign(settings, prepared.classes_of_patients)['train']
   training = evaluate.TrainingCases(prepared, train)
   first = [case.patient for case in training]
   assert sorted(set(first)) == sorted(train)
@@ -240,7 +240,7 @@ def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path
   summary = evaluate.evaluate(settings, tmp_path, split='validation')
   assert summary.split == 'validation' and not summary.held_out
   assert not (tmp_path / 'evaluate').exists() and not (tmp_path / 'model').exists()
-  names = splits.assign(settings, prepared.patients)['validation']
+  names = splits.assign(settings, prepared.classes_of_patients)['validation']
   assert {case.patient for case in summary.cases} == set(names)
   # What retraining chooses its checkpoint by is the same figure.
   predict = evaluate.model_folder.load(tmp_path).predict_with(batch_size=4)
@@ -251,7 +251,7 @@ def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_
   settings, prepared, tmp_path, monkeypatch
 ):
   settings = settings.copy_and_resolve_references()
-  held_out = splits.assign(settings, prepared.patients)
+  held_out = splits.assign(settings, prepared.classes_of_patients)
   settings.evaluate.protocol, settings.data.hold_out_test = 'pooled_2d', False
   stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
   summary = evaluate.evaluate(settings, tmp_path)

@@ -72,11 +72,6 @@ class Prepared:
     return dataclasses.replace(self, slices=_Remembered(self.slices, budget_bytes))
 
   @property
-  def patients(self) -> tuple[str, ...]:
-    """Patient of each case."""
-    return tuple(case.patient for case in self.cases)
-
-  @property
   def classes_of_patients(self) -> dict[str, set[int]]:
     """Foreground classes that each patient has."""
     found: dict[str, set[int]] = {}
