@@ -26,10 +26,10 @@ class Plane:
   Attributes:
     slice_axis: The plane.
     image_size: Side of its slices, in pixels.
-    slices: How many there are of all patients.
+    slices: Number of slices of all patients.
     steps: Steps of the training, as many for each plane.
     validation_dsc: Mean DSC of the validation patients, in [0, 1]; None if the training diverged.
-    behind: By how much that is less than the best, the mean of the paired differences.
+    behind: Mean of the paired differences to the best plane, from 0 on.
     behind_error: Standard error of that; None for a single patient, who has none.
   """
 
@@ -48,7 +48,7 @@ def compare(runs: Mapping[str, tuple[ConfigDict, Path]], usual: str, folder: Pat
   Args:
     runs: Settings of each plane and the folder whose data.json names its prepared slices.
     usual: The plane that the settings of the run give.
-    folder: Where planes.json and the genotype are written.
+    folder: Folder for planes.json and a copy of the genotype.
 
   Returns:
     All planes, the best first. Test patients take no part.
@@ -64,13 +64,12 @@ def compare(runs: Mapping[str, tuple[ConfigDict, Path]], usual: str, folder: Pat
   found = {plane: _make_job(*run, folder / GENOTYPE, steps) for plane, run in runs.items()}
   jobs.run_all(config, [*found.values()], 'planes')
   scores = {plane: race.read_scores([Path(job.place)]) for plane, job in found.items()}
-  best = max(scores, key=lambda plane: (choice.mean(scores[plane]), plane == usual))
-  if not (top := scores[best]):
+  ranked = sorted(runs, key=lambda plane: (-choice.mean(scores[plane]), plane != usual))
+  if not (top := scores[ranked[0]]):
     raise InputError(
       f'{folder}: the training in every plane diverged; lower retrain.learning_rate, '
       f'which is {config.retrain.learning_rate:g}, and remove the folder'
     )
-  ranked = sorted(runs, key=lambda plane: (-choice.mean(scores[plane]), plane != best))
   planes = []
   for plane in ranked:
     (settings, place), own = runs[plane], scores[plane]

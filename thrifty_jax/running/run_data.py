@@ -23,11 +23,8 @@ from thrifty_jax.running.command_line import Command
 if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
-_LOOK = (
-  'all',
-  *(stage.name for stage in (stages.COMPARE, stages.FRONT, stages.PLANES)),
-  *(stage.name for stage in (stages.CHECK, stages.PREPARE)),
-)
+_STAGES = (stages.COMPARE, stages.FRONT, stages.PLANES, stages.CHECK, stages.PREPARE)
+_LOOK = ('all', *(stage.name for stage in _STAGES))
 _DESCRIBED = {
   'data.classes',
   'data.modalities',
@@ -170,9 +167,9 @@ def _look_at(
 
 def _require_possible(command: Command, config: ConfigDict) -> None:
   """Refuses changed settings and an impossible genotype or limit before hours of work."""
-  workdir = command.workdir
   if command.stage == stages.PLANES.name:  # trains in folders of its own
     return
+  workdir = command.workdir
   stages.refuse_changes(config, workdir)
   first = stages.RETRAIN if config.genotype else stages.SEARCH
   readiness.require(first, config, workdir)
