@@ -11,6 +11,7 @@ import tiny_lean_runs
 
 from data_prep import phantom_folders
 from thrifty_jax import config as configs
+from thrifty_jax import main
 from thrifty_jax.data import split_file, splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
@@ -144,16 +145,13 @@ def raw(tmp_path_factory):
   return folder
 
 
-def parse(raw, workdir, *arguments, config='folder:small'):
-  return dataclasses.replace(
-    command_line.parse(
-      [
-        f'--config={config}', f'--workdir={workdir}',
-        f'--config.data.raw_dir={raw}', *arguments,
-      ]
-    ),
-    stage='planes',
-  )  # fmt: skip
+def type_in(raw, workdir, *more, config='folder:small'):
+  return [f'--config={config}', f'--workdir={workdir}', f'--config.data.raw_dir={raw}', *more]
+
+
+def parse(raw, workdir, *more, config='folder:small'):
+  typed = type_in(raw, workdir, *more, config=config)
+  return dataclasses.replace(command_line.parse(typed), stage='planes')
 
 
 def test_every_plane_has_a_folder_one_lean_network_and_the_split_of_the_run(raw, tmp_path):
@@ -230,7 +228,7 @@ def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys)
     judges.append([one['patient'] for one in trained['patients']])
   found = json.loads((workdir / 'planes' / planes.FILE).read_text())
   assert {one['slice_axis'] for one in found} == {*SLICE_AXES}
-  assert {path.name for path in workdir.iterdir()} <= {'planes', '.lock'}
+  assert {path.name for path in workdir.iterdir()} <= {'planes', 'check.html', '.lock'}
   config = configs.from_json(json.loads((workdir / 'planes' / 'config.json').read_text()))
   patients = open_slices(workdir / 'planes' / 'axial', config).classes_of_patients
   assert judges == [[*splits.assign(config, patients)['validation']]] * 3
@@ -242,3 +240,21 @@ def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys)
     out.rpartition('validation DSC')[2].splitlines()[:4]
     == (capsys.readouterr().out.rpartition('validation DSC')[2].splitlines()[:4])
   )
+
+
+def test_bad_scans_are_all_named_before_any_slice_is_prepared(tmp_path, capsys):
+  folder, workdir = tmp_path / 'raw', tmp_path / 'run'
+  phantom_folders.write_decathlon(folder, patients=6, seed=0, slice_axis='sagittal')
+  bad = [folder / 'imagesTr' / f'{scan}.nii.gz' for scan in ('scan_002', 'scan_004')]
+  for path in bad:
+    path.write_bytes(path.read_bytes()[:200])
+  assert main.main(type_in(folder, workdir, '--stage=planes')) == 2
+  out = capsys.readouterr().out
+  assert all(path.name in out for path in bad) and 'along another axis' not in out, out
+  assert (workdir / 'check.html').exists() and not (workdir / 'planes').exists()
+
+
+def test_the_folder_of_several_folds_is_compared_in_one_of_them(raw, tmp_path, capsys):
+  (tmp_path / 'fold_0').mkdir()
+  assert main.main(type_in(raw, tmp_path, '--stage=planes', '--folds=all')) == 2
+  assert 'leave out --folds' in capsys.readouterr().err

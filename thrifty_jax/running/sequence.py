@@ -40,7 +40,8 @@ def _run(command: Command, typed: str) -> None:
     _describe(command)
     return
   _require_writable(command.workdir)
-  each_fold = folds.make_commands(command)
+  compares_planes = command.stage == stages.PLANES.name
+  each_fold = [command] if compares_planes else folds.make_commands(command)
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
   if command.stage == stages.REPORT.name:  # also while the run is still going on
     workdirs = {}
@@ -48,14 +49,14 @@ def _run(command: Command, typed: str) -> None:
     lock.hold(*workdirs, stage=command.stage),
     files.report_unwritable(command.workdir, '--workdir'),
   ):
-    if command.stage == stages.PLANES.name:
+    if compares_planes:
       _run_planes(command, typed)
     else:
       _run_folds(command, each_fold, typed)
 
 
 def _run_planes(command: Command, typed: str) -> None:
-  """Prepares the slices of every plane, and trains on them."""
+  """Checks the scans, prepares the slices of every plane, and trains on them."""
   usual, each = planes.make_commands(command)
   from thrifty_jax import device
   from thrifty_jax.running import console, verbs
@@ -63,6 +64,9 @@ def _run_planes(command: Command, typed: str) -> None:
   device.prepare(command.config)
   console.start(usual)
   began = time.monotonic()
+  if unread := [one for one in each.values() if not run_data.is_prepared(one)]:
+    console.say(f'\n{stages.CHECK.name}: {stages.CHECK.does}')
+    verbs.run(stages.CHECK, dataclasses.replace(usual, scans=unread[0].scans))
   for plane, one in each.items():
     console.say(f'\n{plane} slices: {stages.PREPARE.does if one.scans else "prepared already"}')
     if one.scans:
