@@ -30,39 +30,59 @@ def run():
   return export_slices.RunData(Prepared(Path('nowhere'), cases, slices, (2, 2, 1)), PATIENTS)
 
 
-# Number of slices, the training cases they are of, and the slices of each.
-SPREAD = [
-  (64, range(5), range(0, SLICES, 4)),  # 13 of each would do
-  (10, range(5), (0, 20)),
-  (7, range(5), (0, 20)),
-  (3, (0, 2, 4), (0,)),
-  (1, (0,), (0,)),
-]
-
-
-@pytest.mark.parametrize(('count', 'cases', 'slices'), SPREAD)
-def test_calibration_takes_slices_spread_over_the_training_scans_with_their_neighbours(
-  run, count, cases, slices
-):
-  found = list(export_slices.read_training(run, count, context=1))
+def take_slices(found):
+  """The numbers of the given inputs' own slices among all, without their neighbours."""
+  found = [*found]
   assert all(one.dtype == np.float32 and one.shape[1:] == (3, 2, 2) for one in found)
-  wanted = [
-    [[min(max(d + offset, 0), SLICES - 1) + n * SLICES for offset in (-1, 0, 1)] for d in slices]
-    for n in cases
-  ]
-  assert [one[:, :, 0, 0].tolist() for one in found] == wanted
+  return [one[:, 1, 0, 0].astype(int).tolist() for one in found]
+
+
+@pytest.mark.parametrize(
+  ('count', 'cases', 'each'),
+  [(64, range(5), 13), (10, range(5), 2), (7, range(5), 2), (3, (0, 2, 4), 1), (1, (2,), 1)],
+)
+def test_calibration_takes_slices_spread_over_the_training_scans(run, count, cases, each):
+  found = take_slices(export_slices.read_training(run, count, context=1))
+  for case, numbers in zip(cases, found, strict=True):
+    assert len(numbers) == each and {number // SLICES for number in numbers} == {case}
+    apart = SLICES / each
+    assert all(abs(one - apart) < 1 for one in np.diff(numbers))
+    assert numbers[0] % SLICES < apart and numbers[-1] % SLICES >= SLICES - apart - 1
+
+
+def test_calibration_takes_every_part_of_the_scans_even_if_only_one_slice_of_each(run):
+  many = run._replace(patients={'train': tuple(map(str, range(CASES)))})
+  found = take_slices(export_slices.read_training(many, CASES, context=1))
+  heights = sorted(number % SLICES for (number,) in found)
+  assert heights[0] < 6 and heights[-1] >= SLICES - 6 and max(np.diff(heights)) < 8
+
+
+def test_calibration_takes_the_neighbours_of_slices(run):
+  *_, one = export_slices.read_training(run, 64, context=1)
+  for before, own, after in one[:, :, 0, 0].astype(int):
+    first, last = own // SLICES * SLICES, own // SLICES * SLICES + SLICES - 1
+    assert (before, after) == (max(own - 1, first), min(own + 1, last))
+
+
+def test_scans_of_fewer_slices_than_wanted_are_taken_whole(run):
+  alone = run._replace(patients={'train': ('3',)})
+  (found,) = take_slices(export_slices.read_training(alone, 64, context=1))
+  assert found == [*range(3 * SLICES, 4 * SLICES)]
 
 
 def test_an_export_is_checked_on_the_middle_of_validation_scans_spread_over_all(run):
   found = export_slices.read_run(run)
-  assert [one[0, 0, 0, 0] for one in found] == [n * SLICES + 12 for n in (5, 7, 9)]
+  assert [one[0, 0, 0, 0] for one in found] == [n * SLICES + 12 for n in (5, 7, 8, 10)]
   assert all(one.shape == (16, 2, 2, 1) and one.dtype == np.float16 for one in found)
   assert all((np.diff(one[:, 0, 0, 0]) == 1).all() for one in found)
 
 
-def test_a_spread_is_even_begins_with_the_first_and_has_no_more_than_wanted():
+def test_a_spread_has_the_middle_of_each_of_as_many_equal_parts():
   for total in range(1, 30):
     for count in range(1, 35):
       found = export_slices.choose_spread(range(total), count)
-      assert found[0] == 0 and len(found) <= count and len({*np.diff(found)}) <= 1
-      assert len(found) == total or 2 * len(found) > count
+      parts = min(count, total)
+      assert len(found) == parts
+      for part, one in enumerate(found):
+        middle = (part + 0.5) * total / parts
+        assert middle - 1 < one <= middle

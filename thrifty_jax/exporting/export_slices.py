@@ -17,6 +17,7 @@ from thrifty_jax.predicting import preparation
 from thrifty_jax.scans import sources
 
 SCANS, SLICES = 4, 16  # numbers of scans checked, and of slices from the middle of each
+GOLDEN_RATIO = (1 + 5**0.5) / 2  # its multiples, modulo 1, spread evenly however many there are
 
 
 class RunData(NamedTuple):
@@ -73,18 +74,25 @@ def read_scans(place: Path, spec: ModelSpec) -> list[np.ndarray]:
 
 
 def read_training(run: RunData, count: int, *, context: int) -> Iterator[np.ndarray]:
-  """Inputs of the network from some `count` slices of training patients, [d, C, S, S] each."""
+  """Inputs of the network from some `count` slices of training patients, [d, C, S, S] each.
+
+  Those of a scan are evenly spaced, and begin at another height in each scan: an organ may fill any
+  part of the scans, and values that are larger in it must be among them.
+  """
   cases = run.cases('train')
   each = -(-count // len(cases))
-  for case in choose_spread(cases, count):
+  for number, case in enumerate(choose_spread(cases, count)):
     inputs = make_inputs(run.prepared.read(case)['image'], context=context)
-    yield inputs[choose_spread(range(len(inputs)), each)]
+    parts = min(each, len(inputs))
+    heights = (np.arange(parts) + number * GOLDEN_RATIO % 1) / parts
+    yield inputs[(heights * len(inputs)).astype(int)]
 
 
 def choose_spread(items: Iterable[Any], count: int) -> list[Any]:
-  """At most `count` of the items, evenly spaced."""
+  """At most `count` of the items, the middle ones of as many equal parts."""
   everything = list(items)
-  return everything[:: max(1, -(-len(everything) // count))]
+  parts = min(count, len(everything))
+  return [everything[(2 * part + 1) * len(everything) // (2 * parts)] for part in range(parts)]
 
 
 def _middle(image: np.ndarray) -> np.ndarray:
