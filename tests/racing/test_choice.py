@@ -40,12 +40,15 @@ def test_half_is_rounded_up(count, kept):
 @pytest.mark.parametrize(
   ('fast', 'picked'),
   [
-    ((0.80, 0.79), 'fast'),  # behind by 0.00 and 0.03: mean 0.015, standard error 0.015
-    ((0.79, 0.80), 'slow'),  # behind by 0.01 and 0.02: mean 0.015, standard error 0.005
-    ((0.80, 0.82), 'fast'),  # the same
+    ((0.800, 0.817), 'fast'),  # behind by 0.000 and 0.003: mean 0.0015, standard error 0.0015
+    ((0.799, 0.818), 'slow'),  # behind by 0.001 and 0.002: mean 0.0015, standard error 0.0005
+    ((0.800, 0.814), 'slow'),  # behind by 0.000 and 0.006: mean and standard error 0.003
+    ((0.800, 0.822), 'fast'),  # ahead
   ],
 )
-def test_the_fastest_within_a_standard_error_of_the_best_is_picked(fast, picked):
+def test_the_fastest_within_a_standard_error_and_a_fifth_of_a_point_of_the_best_is_picked(
+  fast, picked
+):
   scores = {'slow': scores_of(0.80, 0.82), 'fast': scores_of(*fast)}
   assert choice.pick(scores, MS) == picked
 

@@ -12,6 +12,7 @@ import numpy as np
 
 Scores = Mapping[str, float] | None
 KNEE = 0.005  # DSC below the best at which a faster network is taken
+LEVEL = 0.002  # most DSC below the best of a budget at which a network may be level with it
 
 
 class Difference(NamedTuple):
@@ -48,20 +49,24 @@ def keep_half(ranked: Sequence[str]) -> list[str]:
 
 
 def pick(scores: Mapping[str, Scores], ms: Mapping[str, float]) -> str | None:
-  """Picks the fastest network that is within a standard error of the best; None if all diverged."""
+  """Picks the fastest network that is level with the best; None if all diverged.
+
+  It is behind by at most LEVEL, and by at most the standard error. The error alone would not do: of
+  few patients it is so large that any network is within it.
+  """
   best, *_ = rank(scores, ms)
   top = scores[best]
   if not top:
     return None
 
-  def ties(name: str) -> bool:
+  def is_level(name: str) -> bool:
     own = scores[name]
     if not own:
       return False
     difference = compare(top, own)
-    return difference.mean <= (0 if math.isinf(difference.error) else difference.error)
+    return difference.mean <= (0 if math.isinf(difference.error) else min(difference.error, LEVEL))
 
-  return min(filter(ties, scores), key=lambda name: ms[name])
+  return min(filter(is_level, scores), key=lambda name: ms[name])
 
 
 def pick_within(scores: Mapping[str, Scores], ms: Mapping[str, float], budget: float) -> str | None:
