@@ -114,7 +114,7 @@ def test_scores_are_those_of_each_network_on_the_patients_of_each_split(monkeypa
   )
   run = RunData(prepared, patients)
   found = quantise.quantise_model(member, b'float', run)
-  assert given == {'content': b'float', 'slices': 50, 'whole': norm == 'batch'}
+  assert given == {'content': b'float', 'slices': 64, 'whole': norm == 'batch'}
   assert found.content == b'eight' and found.network(image).max() == 2
   assert found.validation_dsc_float == pytest.approx(0.1 * 2 * 1)
   assert found.validation_dsc == pytest.approx(0.1 * 2 * 2)
