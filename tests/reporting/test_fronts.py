@@ -43,12 +43,21 @@ def test_the_sentence_says_what_the_next_faster_and_the_next_better_one_cost():
     'Take taken, a lean network (half 8 16 add): 4.0 ms a slice of 256 x 256 pixels and 85.2 %'
   )
   assert said.startswith(taken)
-  assert 'the next faster one, fast, takes 1.5 ms and has -5.2 points' in said
-  assert 'the next better one, best, takes 40.0 ms and has +0.4 points' in said
+  assert 'the next faster one, fast, takes 1.5 ms and is 5.2 points worse' in said
+  assert 'the next better one, best, takes 40.0 ms and is 0.4 points better' in said
   assert fronts.write_sentence([TAKEN]).endswith('85.2 % DSC on the validation patients.')
   assert f' ms a window of {TAKEN.size} x {TAKEN.size} pixels and ' in fronts.write_sentence(
     [TAKEN], 'window'
   )
+
+
+def test_a_rival_that_is_better_after_a_full_training_is_told_though_it_was_not_chosen():
+  rival = raced('rival', 4.5, 0.83, source='unet', full=('front/rival',), full_validation_dsc=0.862)
+  said = fronts.write_sentence([FAST, TAKEN, raced('early', 4.2, 0.9), rival])
+  assert said.endswith('the next better one, rival, takes 4.5 ms and is 1.0 points better.')
+  quick = dataclasses.replace(rival, ms=3.0)
+  said = fronts.write_sentence([FAST, quick, TAKEN])
+  assert said.endswith('the next faster one, rival, takes 3.0 ms and is 1.0 points better.')
 
 
 def test_a_narrow_unet_that_wins_is_called_one():

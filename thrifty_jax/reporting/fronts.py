@@ -34,9 +34,8 @@ def advise(workdir: Path, part: str) -> str:
   advice = ''
   for folder in TITLES:
     raced = inputs.read_optional(workdir / folder / 'front.json', tuple[Raced, ...]) or ()
-    chosen = [one for one in raced if one.chosen]
-    if any(one.knee for one in chosen):
-      advice = write_sentence(chosen, part)
+    if any(one.knee for one in raced):
+      advice = write_sentence(raced, part)
   return advice
 
 
@@ -45,7 +44,7 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
   finalists = [one for one in raced if one.rung == last]
   chosen = [one for one in raced if one.chosen]
   return {
-    'sentence': write_sentence(chosen, part),
+    'sentence': write_sentence(raced, part),
     'picture': plots.draw_front(
       [_mark(one, one.rung == last) for one in raced],
       budgets=sorted({budget for one in raced for budget in one.budgets_ms}),
@@ -65,25 +64,23 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
   }
 
 
-def write_sentence(chosen: Sequence[Raced], part: str = 'slice') -> str:
+def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
   """Says which network to take, and what the next faster and the next better one cost.
 
-  `chosen` are the networks for the budgets, the fastest first.
+  `raced` has the fastest first; told of are those chosen for a budget or trained in full.
   """
-  taken = next((one for one in chosen if one.knee), None)
+  taken = next((one for one in raced if one.knee), None)
   if taken is None:
     return 'No network reached the end of the race.'
   text = (
     f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a {part} of '
     f'{taken.size} x {taken.size} pixels and {_percent(taken)} % DSC on the validation patients'
   )
-  others = []
-  faster = [one for one in chosen if one.ms < taken.ms]
-  better = [one for one in chosen if _dsc(one) > _dsc(taken)]
-  if faster:
-    others.append(f'the next faster one, {_beside(faster[-1], taken)}')
-  if better:
-    others.append(f'the next better one, {_beside(better[0], taken)}')
+  rivals = [one for one in raced if one.chosen or one.full]
+  faster = [one for one in rivals if one.ms < taken.ms][-1:]
+  better = [one for one in rivals if _dsc(one) > _dsc(taken) and one not in faster][:1]
+  others = [f'the next faster one, {_beside(one, taken)}' for one in faster]
+  others += [f'the next better one, {_beside(one, taken)}' for one in better]
   text += '; ' + ', and '.join(others) if others else ''
   narrow = taken.source == 'unet'
   return f'{text}.{" A narrow U-Net wins: no other shape that raced is better." if narrow else ""}'
@@ -95,7 +92,9 @@ def kind_of(one: Raced) -> str:
 
 
 def _beside(one: Raced, taken: Raced) -> str:
-  return f'{one.name}, takes {one.ms:.1f} ms and has {100 * (_dsc(one) - _dsc(taken)):+.1f} points'
+  points = 100 * (_dsc(one) - _dsc(taken))
+  told = f'{abs(points):.1f} points {"better" if points > 0 else "worse"}'
+  return f'{one.name}, takes {one.ms:.1f} ms and is {told}'
 
 
 def _dsc(one: Raced) -> float:
