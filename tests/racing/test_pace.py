@@ -135,8 +135,8 @@ def test_the_first_training_of_each_rung_tells_how_long_the_rest_takes(
     'about 30 s more for 5 trainings',
   ]
   first = stands.trained[0][0].partition('/')[0]
-  ms = {place.partition('/')[0]: 0.0 for place, _ in stands.trained if '/rung_1' in place}
-  ms = {name: found.watch.best(name).ms for name in ms}
+  started = {place.partition('/')[0] for place, _ in stands.trained if '/rung_1' in place}
+  ms = {name: found.watch.best(name).ms for name in started}
   middle = math.sqrt(sum(one**2 for one in ms.values()) / len(ms))
   assert first == min(ms, key=lambda name: abs(ms[name] - middle))
   again, *_ = race_through(config, monkeypatch, tmp_path)
