@@ -435,27 +435,30 @@ def test_a_best_epoch_before_the_stop_is_still_known_after_it(
 
 
 @pytest.mark.parametrize('stopped_in', [None, 1, 3])
+@pytest.mark.parametrize('least_epochs', [1, 10**9])  # of the second a step is an epoch
 def test_minutes_plan_the_epochs_that_fit_and_a_stop_changes_nothing(
-  stopped_in, config, epochs, program, tmp_path, monkeypatch, stop_at
+  least_epochs, stopped_in, config, epochs, program, tmp_path, monkeypatch, stop_at
 ):
+  monkeypatch.setattr(results, 'LEAST_EPOCHS', least_epochs)
+  steps = epochs.steps if least_epochs == 1 else 1
   # Every epoch takes a hundred minutes.
   clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 6000)
   monkeypatch.setattr(results, 'time', clock)
   config = config.copy_and_resolve_references()
   config.retrain.update({'minutes': 520, 'epochs': 1, 'validate_every': 3})
   if stopped_in is not None:
-    with stop_at(stopped_in * epochs.steps + 1), pytest.raises(stopping.Stopped):
+    with stop_at(stopped_in * steps + 1), pytest.raises(stopping.Stopped):
       retrain.retrain(config, tmp_path, program=program)
     assert not stages.RETRAIN.is_done(tmp_path, config)
   summary = retrain.retrain(config, tmp_path, program=program)
-  assert (summary.epochs, summary.planned_epochs) == (5, (5,))
+  assert (summary.epochs, summary.planned_epochs, summary.steps) == (5, (5,), 5 * steps)
   found = entries_of(tmp_path)
   assert [entry['epoch'] for entry in found if 'validation_dsc' in entry] == [3, 5]
   rates = [entry['learning_rate'] for entry in found]
-  over = [number - 1 / epochs.steps for number in (1, 2, 3, 4)]  # of the 4 epochs of the fall
+  over = [number - 1 / steps for number in (1, 2, 3, 4)]  # of the 4 epochs of the fall
   expected = [0.005 * (1 + math.cos(math.pi * value / 4)) for value in over]
   assert rates[1:] == pytest.approx(expected, rel=1e-4)
-  assert rates[0] == pytest.approx(0.01 * (1 - 1 / epochs.steps))
+  assert rates[0] == pytest.approx(0.01 * (1 - 1 / steps))
   assert stages.RETRAIN.is_done(tmp_path, config)
 
 
@@ -553,15 +556,15 @@ def test_a_bar_has_percent_and_the_best_only_once_there_is_one(config, epochs, n
 def test_the_end_is_foretold_once_with_validations_and_scores(config, opened, capsys):
   config = config.copy_and_resolve_references()
   config.retrain.update({'epochs': 9, 'validate_every': 4})
-  nothing: Any = None
-  progress = results.Progress(nothing, nothing, epoch=1, planned=(9,))
+  state, nothing = types.SimpleNamespace(step=10), None  # 10 steps an epoch of 4 slices
+  progress = results.Progress(state, nothing, epoch=1, planned=(9,))
   for _ in range(2):
     results.foretell(config, progress, opened, seconds=60)
   counts = {
     name: sum(case.slices for case in opened.prepared.cases_of(names))
     for name, names in opened.patients.items()
   }
-  share = 30 / counts['train']
+  share = 30 / 40
   whole = logbook.format_duration(8 * 60 + 2 * counts['validation'] * share)
   scores = logbook.format_duration(sum(counts.values()) * share)
   told = capsys.readouterr().out.strip().splitlines()

@@ -80,7 +80,7 @@ class Progress:
     """Continues from a checkpoint; prints an extension of its plan."""
     self.set_arrays(arrays)
     for name in self.NOTED:
-      setattr(self, name, notes[name])
+      setattr(self, name, notes.get(name, getattr(self, name)))  # an older version had fewer
     for name, figures in self._figures().items():
       setattr(self, name, Figures(figures.stage, self.epoch, notes[name]))
     self.began = time.monotonic() - notes['seconds']

@@ -5,10 +5,11 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,7 +20,8 @@ from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import PatientScore, Retrained
 from thrifty_jax.scores import cases
 from thrifty_jax.training import autosave, hosts, model_card, resources, start_model, teacher
-from thrifty_jax.training.train_data import Facts, Figures, TrainData
+from thrifty_jax.training.compiling import Program
+from thrifty_jax.training.train_data import Epochs, Facts, Figures, TrainData
 from thrifty_jax.training.train_step import Best, TrainState, optimizer
 
 # Maps parameters to the function that predicts the slices of a case.
@@ -29,6 +31,8 @@ WithParams = Callable[[build.Params], inference.Predict]
 # third by the rule that a gradient costs twice a prediction, measured a half for small networks.
 SHARE_OF_PREDICTION = 0.5
 PACE = 20  # epochs that tell how long one takes
+LEAST_EPOCHS = 10  # of a training for a time, whose epochs may be less than a pass over the slices
+PACED_STEPS = 3  # that tell, before the first epoch, how long a step takes
 SELECTION = {
   'volume': 'mean {0.dsc} of the validation patients on the native grid',
   'pooled_2d': 'pooled 2D DSC of the validation {0.part}s',
@@ -39,9 +43,12 @@ SELECTION = {
 class Progress(autosave.Progress):
   """Progress of a training: that of every loop, and the best epoch so far."""
 
+  NOTED: ClassVar = ('epoch', 'epoch_steps')
+
   state: TrainState
   best: Best
   figures: Figures = dataclasses.field(default_factory=lambda: Figures('retrain', 0))
+  epoch_steps: int = 0  # in an epoch of a training for a time; 0 is a pass over the slices
 
   def is_finished(self, settings: ConfigDict) -> bool:
     """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
@@ -81,6 +88,30 @@ class Progress(autosave.Progress):
   def set_arrays(self, arrays: Any) -> None:
     """Sets the state and the best epoch."""
     self.state, self.best = TrainState(**arrays['state']), Best(**arrays['best'])
+
+
+def pace(
+  config: ConfigDict, epochs: Epochs, progress: Progress, program: Program, facts: Facts
+) -> Epochs:
+  """Returns the epochs of a training for a time, of which at least LEAST_EPOCHS fit into it.
+
+  Where a pass over the slices takes longer, as some steps on a copy of the state tell, an epoch has
+  fewer steps, and passes go on from epoch to epoch. A checkpoint keeps their number.
+  """
+  if not progress.step:
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))  # a step may reuse its state's memory
+    state, batch = copy(progress.state), next(iter(epochs.batches(0)))
+    seconds = []
+    for _ in range(PACED_STEPS):
+      began = time.monotonic()
+      state, _ = jax.block_until_ready(program(state, facts, batch))
+      seconds.append(time.monotonic() - began)
+    fitting = int(60 * config.retrain.minutes / LEAST_EPOCHS / min(seconds))
+    progress.epoch_steps = hosts.share_first(max(1, min(epochs.steps, fitting)))
+    if progress.epoch_steps < epochs.steps:
+      whole = logbook.format_duration(epochs.steps * min(seconds))
+      logbook.say('epochs', f'{progress.epoch_steps} steps each: a pass takes about {whole}')
+  return dataclasses.replace(epochs, steps=progress.epoch_steps or epochs.steps)
 
 
 def make_predict(
@@ -162,7 +193,8 @@ def foretell(
     name: sum(case.slices for case in train_data.prepared.cases_of(names))
     for name, names in train_data.patients.items()
   }
-  per_slice = SHARE_OF_PREDICTION * seconds / counts['train']
+  slices = progress.step // progress.epoch * config.retrain.batch_size  # in an epoch
+  per_slice = SHARE_OF_PREDICTION * seconds / slices
   left = progress.epochs - progress.epoch
   # The epochs that fit into a time were planned with their validations.
   validations = 0 if progress.timed else -(-left // config.retrain.validate_every)

@@ -73,6 +73,8 @@ def retrain(
   if not progress.is_finished(settings):
     waited = time.monotonic()
     compiling.wait([program])
+    if timed:
+      epochs = results.pace(config, epochs, progress, program, facts)
     progress.began += time.monotonic() - waited  # an epoch takes what it trains
   if config.debug:
     step = not_finite.watch(step, train_step.find_source(train_data, net, spec), stage='retrain')

@@ -138,9 +138,10 @@ class Epochs:
     return Facts(seed_bits(self.seed), statistics, np.int32(self.steps), schedule)
 
   def plan(self, facts: Facts, epochs: int) -> Facts:
-    """Returns the facts with the schedule of so many epochs, on the devices."""
+    """Returns the facts with the schedule of so many epochs of these steps, on the devices."""
     schedule = make_schedule(self.train_data.config.retrain, epochs)
-    return facts._replace(schedule=meshes.place(schedule, meshes.whole(self.train_data.mesh)))
+    planned = meshes.place((np.int32(self.steps), schedule), meshes.whole(self.train_data.mesh))
+    return facts._replace(epoch_steps=planned[0], schedule=planned[1])
 
   def batches(self, epoch: int, *, first: int = 0) -> Any:
     """Returns the shuffled batches of an epoch from step `first`, see batching.batches."""
