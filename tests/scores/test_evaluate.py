@@ -222,7 +222,10 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
       clear = np.abs(saved['image'] / 255.0 - 0.15) > 1 / 255
       expected = saved['image'] / 255 > 0.15
       np.testing.assert_array_equal(saved['prediction'][clear], expected[clear])
-  printed = capsys.readouterr().out
+  printed, bars = capsys.readouterr()
+  for split, names in splits.assign(settings, prepared.classes_of_patients).items():
+    count, what = len(prepared.cases_of(names)), 'evaluate' if split == 'test' else 'suspects in'
+    assert f'{what} {split}: {count} of {count}' in bars
   assert f'{100 * summary.mean.dsc_mean:.2f}' in printed and 'thresholds' in printed
   assert summary.mean.hd95_mm and f'{summary.mean.hd95_mm.mean:.2f}' in printed
 

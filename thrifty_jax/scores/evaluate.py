@@ -74,9 +74,10 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   known: list[Agreement] = []
   for name in ('train', 'validation') if by_protocol and config.evaluate.list_suspects else ():
     if name != split:
-      of_name = cases.predict_cases(prepared, prepared.cases_of(patients[name]), predict)
-      for _ in _noting(of_name, known, name, config):
-        pass
+      of_name = prepared.cases_of(patients[name])
+      with logbook.progress(len(of_name), f'suspects in {name}') as bar:
+        for _ in _noting(cases.predict_cases(prepared, of_name, predict), known, name, config):
+          bar.update(1)
   mean, of_classes = summaries.summarise(counts, classes, Figures)
   scored_floors = {
     name: _describe_floor(floor, floor_counts[name], classes) for name, floor in fitted.items()
