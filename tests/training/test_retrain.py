@@ -434,32 +434,47 @@ def test_a_best_epoch_before_the_stop_is_still_known_after_it(
   same_weights(tmp_path, first[1])
 
 
-@pytest.mark.parametrize('stopped_in', [None, 1, 3])
-@pytest.mark.parametrize('least_epochs', [1, 10**9])  # of the second a step is an epoch
+@pytest.mark.parametrize('stopped_in', [None, 0, 1, 3])
+@pytest.mark.parametrize('parts', [1, 2])
 def test_minutes_plan_the_epochs_that_fit_and_a_stop_changes_nothing(
-  least_epochs, stopped_in, config, epochs, program, tmp_path, monkeypatch, stop_at
+  parts, stopped_in, config, epochs, program, tmp_path, monkeypatch, stop_at
 ):
-  monkeypatch.setattr(results, 'LEAST_EPOCHS', least_epochs)
-  steps = epochs.steps if least_epochs == 1 else 1
+  monkeypatch.setattr(results, 'count_parts', lambda *_: parts)
+  steps = -(-epochs.steps // parts)
+  assert steps > 1
   # Every epoch takes a hundred minutes.
   clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 6000)
   monkeypatch.setattr(results, 'time', clock)
   config = config.copy_and_resolve_references()
-  config.retrain.update({'minutes': 520, 'epochs': 1, 'validate_every': 3})
+  config.retrain.update({'minutes': 520, 'epochs': 1, 'validate_every': 3 // parts})
   if stopped_in is not None:
     with stop_at(stopped_in * steps + 1), pytest.raises(stopping.Stopped):
       retrain.retrain(config, tmp_path, program=program)
     assert not stages.RETRAIN.is_done(tmp_path, config)
+    monkeypatch.setattr(results, 'count_parts', None)  # what was planned is known
   summary = retrain.retrain(config, tmp_path, program=program)
   assert (summary.epochs, summary.planned_epochs, summary.steps) == (5, (5,), 5 * steps)
   found = entries_of(tmp_path)
-  assert [entry['epoch'] for entry in found if 'validation_dsc' in entry] == [3, 5]
+  validated = [entry['epoch'] for entry in found if 'validation_dsc' in entry]
+  assert validated == ([3, 5] if parts == 1 else [2, 4, 5])
   rates = [entry['learning_rate'] for entry in found]
   over = [number - 1 / steps for number in (1, 2, 3, 4)]  # of the 4 epochs of the fall
   expected = [0.005 * (1 + math.cos(math.pi * value / 4)) for value in over]
   assert rates[1:] == pytest.approx(expected, rel=1e-4)
   assert rates[0] == pytest.approx(0.01 * (1 - 1 / steps))
   assert stages.RETRAIN.is_done(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+  ('steps', 'seconds', 'minutes', 'parts'),
+  [
+    (414, 0.05, 12, 1),  # a pass of 21 s
+    (414, 0.74, 12, 5),  # of 5 min, and an epoch is a tenth of 12
+    (414, 0.74, 0.01, 414),  # no epoch is less than a step
+  ],
+)
+def test_an_epoch_of_a_training_for_a_time_is_at_most_a_tenth_of_it(steps, seconds, minutes, parts):
+  assert results.count_parts(steps, seconds, minutes) == parts
 
 
 @pytest.mark.parametrize(

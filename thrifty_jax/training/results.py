@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import device, logbook, model_folder, records, words
+from thrifty_jax import device, logbook, model_folder, records, stopping, words
 from thrifty_jax.data import data_file, likeness, mesh, split_file
 from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
@@ -31,7 +32,7 @@ WithParams = Callable[[build.Params], inference.Predict]
 # third by the rule that a gradient costs twice a prediction, measured a half for small networks.
 SHARE_OF_PREDICTION = 0.5
 PACE = 20  # epochs that tell how long one takes
-LEAST_EPOCHS = 10  # of a training for a time, whose epochs may be less than a pass over the slices
+LEAST_EPOCHS = 10  # of a training for a time, about, so that it ends in time
 PACED_STEPS = 3  # that tell, before the first epoch, how long a step takes
 SELECTION = {
   'volume': 'mean {0.dsc} of the validation patients on the native grid',
@@ -43,24 +44,28 @@ SELECTION = {
 class Progress(autosave.Progress):
   """Progress of a training: that of every loop, and the best epoch so far."""
 
-  NOTED: ClassVar = ('epoch', 'epoch_steps')
+  NOTED: ClassVar = ('epoch', 'parts')
 
   state: TrainState
   best: Best
   figures: Figures = dataclasses.field(default_factory=lambda: Figures('retrain', 0))
-  epoch_steps: int = 0  # in an epoch of a training for a time; 0 is a pass over the slices
+  parts: int = 1  # epochs that take the place of one, see `pace`
 
   def is_finished(self, settings: ConfigDict) -> bool:
     """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
     if self.epoch >= self.epochs:
       return True
-    if self.epoch % settings.validate_every:  # this epoch may be the best: not yet known
+    if self.epoch % self._validate_every(settings):  # this epoch may be the best: not yet known
       return False
-    return 0 < settings.patience <= self.epoch - self.best.epoch
+    return 0 < settings.patience * self.parts <= self.epoch - self.best.epoch
 
   def is_validated(self, settings: ConfigDict) -> bool:
     """Returns whether the present epoch ends with a validation; the last one always does."""
-    return not (self.epoch + 1) % settings.validate_every or self.epoch + 1 == self.epochs
+    due = not (self.epoch + 1) % self._validate_every(settings)
+    return due or self.epoch + 1 == self.epochs
+
+  def _validate_every(self, settings: ConfigDict) -> int:
+    return settings.validate_every * self.parts
 
   def replan(self, minutes: float, seconds: Sequence[float]) -> None:
     """Plans the epochs that fit into what is left of the minutes, at least one more.
@@ -93,25 +98,44 @@ class Progress(autosave.Progress):
 def pace(
   config: ConfigDict, epochs: Epochs, progress: Progress, program: Program, facts: Facts
 ) -> Epochs:
-  """Returns the epochs of a training for a time, of which at least LEAST_EPOCHS fit into it.
+  """Returns the epochs of a training for a time, a part of those given where these take long.
 
-  Where a pass over the slices takes longer, as some steps on a copy of the state tell, an epoch has
-  fewer steps, and passes go on from epoch to epoch. A checkpoint keeps their number.
+  Before the first step a few on a copy of the state tell how long they take. A signal to stop waits
+  for them.
   """
   if not progress.step:
-    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))  # a step may reuse its state's memory
-    state, batch = copy(progress.state), next(iter(epochs.batches(0)))
-    seconds = []
+    with logbook.waiting('pace', 'some steps tell how long an epoch takes', done='paced'):
+      seconds = _time_step(epochs, progress.state, program, facts)
+    parts = count_parts(epochs.steps, seconds, config.retrain.minutes)
+    progress.parts = hosts.share_first(parts)
+  steps = -(-epochs.steps // progress.parts)
+  if progress.parts > 1:
+    logbook.say('epochs', f'{steps} steps each: {progress.parts} of them take the place of one')
+  return dataclasses.replace(epochs, steps=steps)
+
+
+def count_parts(steps: int, seconds: float, minutes: float) -> int:
+  """Returns into how many epochs one of these steps is cut, that some LEAST_EPOCHS fit in a time.
+
+  Args:
+    steps: Of an epoch, which is mostly one pass over the slices.
+    seconds: Of a step.
+    minutes: Of the training.
+  """
+  return min(steps, max(1, math.ceil(steps * seconds * LEAST_EPOCHS / (60 * minutes))))
+
+
+def _time_step(epochs: Epochs, state: TrainState, program: Program, facts: Facts) -> float:
+  """Returns the seconds of a step, the least of PACED_STEPS."""
+  copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))  # a step may reuse its state's memory
+  seconds = []
+  with stopping.defer():  # several processes finish a step together
+    state, batch = copy(state), next(iter(epochs.batches(0)))
     for _ in range(PACED_STEPS):
       began = time.monotonic()
       state, _ = jax.block_until_ready(program(state, facts, batch))
       seconds.append(time.monotonic() - began)
-    fitting = int(60 * config.retrain.minutes / LEAST_EPOCHS / min(seconds))
-    progress.epoch_steps = hosts.share_first(max(1, min(epochs.steps, fitting)))
-    if progress.epoch_steps < epochs.steps:
-      whole = logbook.format_duration(epochs.steps * min(seconds))
-      logbook.say('epochs', f'{progress.epoch_steps} steps each: a pass takes about {whole}')
-  return dataclasses.replace(epochs, steps=progress.epoch_steps or epochs.steps)
+  return min(seconds)
 
 
 def make_predict(
