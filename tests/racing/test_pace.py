@@ -49,36 +49,56 @@ def paced(monkeypatch):
 
 
 def find(config, folder, trainings=(12, 8)):
-  return pace.find_steps(
+  return pace.find(
     config, folder, [], trainings=trainings, epoch_steps=9, began=time.monotonic() - 60
   )
 
 
 def test_the_steps_fill_the_minutes_and_are_kept(config, paced, tmp_path):
   # Of 10 minutes one is over: 1080 s of two processes, less 20 x 5, are 326 epochs.
-  steps = find(config, tmp_path)
+  found = find(config, tmp_path)
+  steps = found.steps
   assert 12 * round(steps / 9) + 8 * round(2 * steps / 9) <= 326
   assert 12 * round((steps + 1) / 9) + 8 * round(2 * (steps + 1) / 9) > 326
+  assert found.trainings == (12, 8)
   config.front.minutes = 99.0
-  assert find(config, tmp_path) == steps
+  assert find(config, tmp_path) == found
   assert len(paced) == 1
 
 
+@pytest.mark.parametrize(
+  ('minutes', 'trainings', 'epochs'),
+  [
+    (2.0, (12,), 1),  # 60 s and 48 s; a second rung takes 44 s more
+    (2.2, (12,), 2),  # 66 s
+    (2.6, (12, 8), 1),
+    (3.5, (12, 8), 2),  # 66 s and 68 s
+  ],
+)
+def test_a_rung_trains_twice_as_long_as_the_one_before_or_there_is_none(
+  minutes, trainings, epochs, config, paced, tmp_path, capfd
+):
+  config.front.minutes = minutes
+  found = find(config, tmp_path)
+  assert (found.trainings, pace.round_epochs(found.steps / 9)) == (trainings, epochs)
+  assert ('the first rung of 1, not 2' in capfd.readouterr().out) == (len(trainings) == 1)
+
+
 def test_minutes_that_are_far_too_few_are_refused_with_what_is_needed(config, paced, tmp_path):
-  config.front.minutes = 1.0
+  config.front.minutes = 0.8
   with pytest.raises(
-    InputError, match='20 trainings, of one epoch each, take about 3 minutes here'
+    InputError, match='12 trainings, of one epoch each, take about 2 minutes here'
   ):
     find(config, tmp_path)
   assert not [*tmp_path.iterdir()]
   config.front.minutes = 3.0
-  assert find(config, tmp_path) > 0
+  assert find(config, tmp_path).steps > 0
 
 
 def test_a_race_that_takes_somewhat_longer_goes_on_and_says_so(config, paced, tmp_path, capfd):
-  config.front.minutes = 2.0
-  assert find(config, tmp_path) == 0  # an epoch
-  assert '2 minutes are too few: it will take about 3' in capfd.readouterr().out
+  config.front.minutes = 1.5
+  assert find(config, tmp_path).steps == 9  # an epoch
+  assert '1.5 minutes are too few: it will take about 2' in capfd.readouterr().out
 
 
 def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, tmp_path):

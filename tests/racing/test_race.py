@@ -77,6 +77,15 @@ def test_each_rung_keeps_the_better_half_adds_mutants_of_its_leaders_and_trains_
   assert {*found.finalists()} == {*rungs['rung_3']}
 
 
+def test_a_rung_that_would_train_no_longer_than_the_one_before_is_left_out(
+  config, stands, tmp_path
+):
+  config.front.update({'entrants': 4, 'rungs': 3, 'folds': 1, 'steps': 1})
+  found = run(config, tmp_path, budgets=(20.0,), families=('lean',))
+  assert {folder.split('/')[1] for folder, _ in stands.trained} == {'rung_1'}
+  assert len(found.finalists()) == len(stands.trained) == 4
+
+
 def shape(found, name):
   return found.entrants[name].genotype
 

@@ -1,4 +1,4 @@
-"""How long a race takes, and how many steps of the first rung fit into its minutes.
+"""How long a race takes, and how many rungs, of how many steps, fit into its minutes.
 
 For the minutes, a training on each core, all at a time, tells what an epoch takes and what a
 training takes besides. What they told is kept in the race's folder, so that a race that was stopped
@@ -36,7 +36,7 @@ class Pace:
     steps: Steps of the first rung.
     epoch_seconds: Seconds of an epoch of one training, beside others.
     other_seconds: Seconds that a training takes besides: to start, compile and validate.
-    trainings: Number of trainings in each rung.
+    trainings: Number of trainings in each rung, of which there are fewer where minutes are few.
   """
 
   steps: int
@@ -56,7 +56,7 @@ def count_trainings(groups: Iterable[tuple[int, bool]], *, rungs: int, folds: in
   return counts
 
 
-def find_steps(
+def find(
   config: ConfigDict,
   folder: Path,
   trial: Sequence[Job],
@@ -64,57 +64,60 @@ def find_steps(
   trainings: Sequence[int],
   epoch_steps: int,
   began: float,
-) -> int:
-  """Returns the steps of the first rung with which a race takes config.front.minutes.
+) -> Pace:
+  """Returns the steps and the rungs with which a race takes config.front.minutes.
+
+  Each rung trains at least an epoch, and twice as long as the one before. As many rungs stay as fit
+  so into the minutes, at least one; then steps fill the minutes.
 
   Args:
     config: Settings of the run.
     folder: Folder of the race.
     trial: Trainings of EPOCHS epochs, as many as run at a time, none of them done.
-    trainings: Number of trainings in each rung, each of twice as many steps as in the one before.
+    trainings: Number of trainings in each rung.
     epoch_steps: Steps of an epoch.
     began: When the race began, by time.monotonic().
 
   Raises:
-    InputError: If one epoch in the first rung takes MOST_LONGER times the minutes; the time that it
+    InputError: If one epoch in one rung takes MOST_LONGER times the minutes; the time that it
       needs is named. Up to there the race takes that epoch, and a line says how long it will be.
   """
   path = folder / FILE
   if path.exists():
-    return records.read(path, Pace).steps
+    return records.read(path, Pace)
   epoch, other = measure(config, trial)
   at_a_time = executors.count_slots(config)
   spent = time.monotonic() - began
 
-  def minutes(steps: float) -> float:
-    """Returns what a race takes with so many steps in its first rung."""
+  def minutes(rungs: int, steps: float = epoch_steps) -> float:
+    """Returns what a race of so many rungs takes with so many steps in its first one."""
     plan = [
-      (count, round_epochs(steps * 2**rung / epoch_steps)) for rung, count in enumerate(trainings)
+      (count, round_epochs(steps * 2**rung / epoch_steps))
+      for rung, count in enumerate(trainings[:rungs])
     ]
     return (spent + _add_up(plan, epoch, other) / at_a_time) / 60
 
-  limit = config.front.minutes
-  if minutes(0) > MOST_LONGER * limit:
+  limit, least = config.front.minutes, math.ceil(minutes(1))
+  if minutes(1) > MOST_LONGER * limit:
     raise InputError(
-      f'config.front.minutes is {limit:g}, and {sum(trainings)} trainings, of one epoch each, take '
-      f'about {math.ceil(minutes(0))} minutes here; allow as much, or lower front.entrants, '
-      'front.rungs or front.folds'
+      f'config.front.minutes is {limit:g}, and {trainings[0]} trainings, of one epoch each, take '
+      f'about {least} minutes here; allow as much, or lower front.entrants or front.folds'
     )
-  steps = 0
-  while steps < _MOST and minutes(steps + 1) <= limit:
+  rungs = max([1, *(rungs for rungs in range(1, len(trainings) + 1) if minutes(rungs) <= limit)])
+  steps = epoch_steps
+  while steps < _MOST and minutes(rungs, steps + 1) <= limit:
     steps += 1
-  found = Pace(steps, epoch, other, tuple(trainings))
+  found = Pace(steps, epoch, other, tuple(trainings[:rungs]))
   records.write(path, found)
+  fewer = f' of {rungs}, not {len(trainings)}' if rungs < len(trainings) else ''
   logbook.say(
     'pace',
     f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides: {steps} steps, about, in '
-    'the first rung',
+    f'the first rung{fewer}',
   )
-  if minutes(0) > limit:
-    logbook.say(
-      'pace', f'{limit:g} minutes are too few: it will take about {math.ceil(minutes(0))}'
-    )
-  return steps
+  if least > limit:
+    logbook.say('pace', f'{limit:g} minutes are too few: it will take about {least}')
+  return found
 
 
 def _add_up(plan: Iterable[tuple[int, int]], epoch: float, other: float) -> float:

@@ -111,18 +111,20 @@ class Race:
     self._fill(budgets, families)
     front = self._config.front
     folds = list_folds(self._config, self._workdir)
-    steps = self._find_steps(folds, began) if front.minutes else front.steps
-    epochs = [
-      count_epochs(self._config, self._workdir, steps * 2**rung) for rung in range(front.rungs)
-    ]
+    steps, rungs = front.steps, front.rungs
+    if front.minutes:
+      found = self._find_pace(folds, began)
+      steps, rungs = found.steps, len(found.trainings)
+    lengths = (count_epochs(self._config, self._workdir, steps * 2**rung) for rung in range(rungs))
+    epochs = [*dict.fromkeys(lengths)]  # a rung that trains no longer would tell nothing new
     if self._foretells:
-      counts = self._count_trainings(front.rungs, len(folds))
+      counts = self._count_trainings(len(epochs), len(folds))
       logbook.say('race', f'{sum(counts)} trainings; the first one tells how long they take')
-    for rung in range(1, front.rungs + 1):
+    for rung in range(1, len(epochs) + 1):
       if rung > 1:
         self._go_on(rung)
       racing = [name for group in self.groups for name in group.names]
-      counts = self._count_trainings(front.rungs - rung + 1, len(folds))
+      counts = self._count_trainings(len(epochs) - rung + 1, len(folds))
       later = [*zip(counts[1:], epochs[rung:], strict=True)]
       later.append((full * len(self.groups), self._config.retrain.epochs))
       self._train(racing, rung, epochs[rung - 1], folds, later)
@@ -304,15 +306,15 @@ class Race:
           return [one.name]
     return []
 
-  def _find_steps(self, folds: Sequence[dict], began: float) -> int:
-    """Returns the steps of the first rung, from trainings of networks of middling size."""
+  def _find_pace(self, folds: Sequence[dict], began: float) -> pace.Pace:
+    """Returns the steps and rungs for the minutes, by trainings of networks of middling size."""
     front = self._config.front
     names = [name for group in self.groups for name in group.names]
     trial = [
       self._job(name, self._folder / pace.FOLDER / name, pace.EPOCHS, folds[0])
       for name in self._find_middling(names)
     ]
-    return pace.find_steps(
+    return pace.find(
       self._config,
       self._folder,
       trial,
