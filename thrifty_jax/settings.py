@@ -354,7 +354,9 @@ _FRONT = {
     (2.0, 5.0, 10.0, 20.0, 50.0), RISING_LIST, 'Milliseconds; a network is found for each.'
   ),
   'entrants': Setting(8, at_least(2), 'Networks that start for each budget.'),
-  'rungs': Setting(3, COUNT, 'Rungs; after each the better half goes on, with mutations of it.'),
+  'rungs': Setting(
+    3, COUNT, 'Rungs at most; after each the better half goes on, with mutations of it.'
+  ),
   'steps': Setting(
     600, COUNT, 'Steps of the first rung, in whole epochs; a rung trains anew, twice as long.'
   ),
