@@ -571,7 +571,8 @@ def test_a_bar_has_percent_and_the_best_only_once_there_is_one(config, epochs, n
 def test_the_end_is_foretold_once_with_validations_and_scores(config, opened, capsys):
   config = config.copy_and_resolve_references()
   config.retrain.update({'epochs': 9, 'validate_every': 4})
-  state, nothing = types.SimpleNamespace(step=10), None  # 10 steps an epoch of 4 slices
+  nothing: Any = None
+  state: Any = types.SimpleNamespace(step=10)  # 10 steps an epoch of 4 slices
   progress = results.Progress(state, nothing, epoch=1, planned=(9,))
   for _ in range(2):
     results.foretell(config, progress, opened, seconds=60)
