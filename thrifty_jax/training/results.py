@@ -115,12 +115,12 @@ def pace(
 
 
 def count_parts(steps: int, seconds: float, minutes: float) -> int:
-  """Returns into how many epochs one of these steps is cut, that some LEAST_EPOCHS fit in a time.
+  """Returns into how many one epoch is cut, so that some LEAST_EPOCHS fit into the time.
 
   Args:
-    steps: Of an epoch, which is mostly one pass over the slices.
-    seconds: Of a step.
-    minutes: Of the training.
+    steps: Number in an epoch, which is mostly one pass over the slices.
+    seconds: Time of a step.
+    minutes: Time of the training.
   """
   return min(steps, max(1, math.ceil(steps * seconds * LEAST_EPOCHS / (60 * minutes))))
 
@@ -130,7 +130,7 @@ def _time_step(epochs: Epochs, state: TrainState, program: Program, facts: Facts
   copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))  # a step may reuse its state's memory
   seconds = []
   with stopping.defer():  # several processes finish a step together
-    state, batch = copy(state), next(iter(epochs.batches(0)))
+    state, batch = copy(state), next(epochs.batches(0))
     for _ in range(PACED_STEPS):
       began = time.monotonic()
       state, _ = jax.block_until_ready(program(state, facts, batch))
