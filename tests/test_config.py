@@ -58,6 +58,13 @@ def test_variants_compose(name, variants):
     assert config.retrain.optimizer == 'sgd' and config.evaluate.protocol == 'pooled_2d'
 
 
+@pytest.mark.parametrize('other', ['thrifty', 'unet', 'lean'])
+def test_small_limits_the_multiplications_of_lean_networks_alone(other):
+  limits = [_get('folder', both).search.max_macs for both in (f'small,{other}', f'{other},small')]
+  assert limits == [10**9 if other == 'lean' else 0] * 2
+  configs.validate(_get('folder', f'small,{other}'))
+
+
 def test_a_folder_s_settings_are_left_to_the_data_until_they_are_set():
   config = _get('folder', 'small')
   assert configs.left_to_data(config) == [

@@ -248,9 +248,12 @@ def test_all_diverged_is_one_clear_line(config, stands, tmp_path, rungs):
 # --- limits
 
 
-def test_limits_of_multiplications_and_parameters_hold_for_mutants_too(config, stands, tmp_path):
+def test_limits_of_multiplications_and_parameters_hold_for_mutants_too(
+  config, stands, tmp_path, capfd
+):
   config.search.max_macs = 20_000_000
   found = run(config, tmp_path, budgets=(100.0,))
+  assert 'config.search.max_macs: networks have at most 20,000,000;' in capfd.readouterr().out
   assert all(count_macs(shape(found, name)) <= 20_000_000 for name in found.standings)
   assert any(found.entrants[name].source == 'mutant' for name in found.standings)
 

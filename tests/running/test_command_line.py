@@ -98,6 +98,21 @@ def test_a_tilde_is_the_home_folder_in_every_field_and_for_the_config(tmp_path, 
 
 
 @pytest.mark.parametrize(
+  ('config', 'typed', 'minutes'),
+  [
+    ('folder:small', 'front.steps=9', 'front.minutes'),
+    ('brain', 'retrain.epochs=9', 'retrain.minutes'),
+  ],
+)
+def test_a_number_that_minutes_take_the_place_of_is_refused(config, typed, minutes):
+  arguments = [f'--config={config}', f'--config.{typed}']
+  with pytest.raises(InputError, match=rf'is not read, .*; leave it out, or add .*{minutes}=0$'):
+    command_line.parse([*arguments, f'--config.{minutes}=12'])
+  fields = configs.flatten(command_line.parse([*arguments, f'--config.{minutes}=0']).config)
+  assert fields[typed.removesuffix('=9')] == 9
+
+
+@pytest.mark.parametrize(
   ('model', 'expected'),
   [
     ('{place}/a,b', ['{place}/a,b']),

@@ -183,6 +183,8 @@ class Race:
     self.groups = [group for group in self.groups if group.names]
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
+    for name, most in self._limits().items():
+      logbook.say('limit', f'config.search.{name}: networks have at most {most:,}; 0 lifts it')
     for group in self.groups:
       count = len(group.names)
       networks = f'{count} network{"s" * (count > 1)}'
@@ -255,15 +257,15 @@ class Race:
         if timing.within(cost, group.limits) and allowed:
           group.names.append(name)
 
+  def _limits(self) -> dict[str, int]:
+    """Returns the limits besides the milliseconds that are set, by the names of their settings."""
+    search = self._config.search
+    return {name: search[name] for name in ('max_parameters', 'max_macs') if search[name]}
+
   def _say_nearest(self, budget: float) -> str:
     """Says which limit nothing meets and what the nearest network needs."""
-    search = self._config.search
     found = [self.watch.best(name) for name in self.entrants]
-    limits = {
-      name: most
-      for name, most in (('max_parameters', search.max_parameters), ('max_macs', search.max_macs))
-      if most
-    }
+    limits = self._limits()
     asked = [f'{budget:g} ms', *(f'{name} {most:,}' for name, most in limits.items())]
 
     def excess(cost: timing.Cost) -> float:

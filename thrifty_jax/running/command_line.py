@@ -61,15 +61,16 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
   name, colon, variants = named.partition(':')
   config_file = _find_config(name)
   # absl's parser stops at the first error with its own message, so the fields are checked first.
-  for argument in argv:
-    if field := re.match(r'--?(?:no)?config\.([^=]*)', argument):
-      _check_field(field[1])
+  typed = [found[1] for text in argv if (found := re.match(r'--?(?:no)?config\.([^=]*)', text))]
+  for field in typed:
+    _check_field(field)
   values = flags.FlagValues()  # local, so that this can be called repeatedly
   config = _make_config(config_file, variants if colon else None)
   config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['', *argv])
   for name, default in (('workdir', ''), ('folds', ''), ('stage', stages[0])):
     flags.DEFINE_string(name, default, name, flag_values=values)
   _parse(values, argv)
+  _require_read(typed, values.config)
   workdir = Path(values.workdir or Path('runs', config_file.stem))
   return check(values.config, named, workdir, stage=values.stage, stages=stages, folds=values.folds)
 
@@ -283,6 +284,17 @@ def _check_field(field: str) -> None:
     raise InputError(f'--config.{field} is a group; set one of its fields, --config.{field}.NAME')
   if field not in SETTINGS:
     raise InputError(f'--config.{field}: there is no such field{nearest(field, [*SETTINGS])}')
+
+
+def _require_read(typed: Sequence[str], config: ConfigDict) -> None:
+  """Refuses a number of epochs or steps that minutes, which the config has, take the place of."""
+  for field, timed in (('retrain.epochs', 'retrain.minutes'), ('front.steps', 'front.minutes')):
+    group, _, name = timed.partition('.')
+    if field in typed and (minutes := config[group][name]):
+      raise InputError(
+        f'--config.{field}: is not read, as config.{timed} is {minutes:g}; leave it out, or add '
+        f'--config.{timed}=0'
+      )
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

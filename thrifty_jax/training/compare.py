@@ -61,7 +61,7 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
   if config.retrain.minutes:
     raise InputError(
       f'config.retrain.minutes is {config.retrain.minutes:g}; expected 0, as rivals are compared '
-      'after the same epochs: set retrain.epochs instead'
+      'after the same epochs: add --config.retrain.minutes=0'
     )
   workdir = Path(workdir)
   found, results, summary = find_rivals(config, workdir), [], None
