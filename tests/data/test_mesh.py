@@ -134,10 +134,15 @@ def run_two(place, workdir, *arguments, stop=NEVER):
     for number in range(2)
   ]
   try:
-    said = [process.communicate(timeout=600) for process in processes]
-  finally:
+    for process in processes:
+      process.wait(timeout=600)
+  except subprocess.TimeoutExpired:
+    before = [process.poll() for process in processes]
     for process in processes:
       process.kill()
+    said = [process.communicate() for process in processes]
+    pytest.fail(f'after ten minutes the statuses were {before}; they said {said}')
+  said = [process.communicate() for process in processes]
   return [process.returncode for process in processes], said
 
 

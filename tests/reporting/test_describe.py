@@ -91,6 +91,7 @@ def test_every_config_can_be_described(name, tmp_path, capsys, monkeypatch):
     f'--config=configs/{name}{variant}',
     f'--workdir={tmp_path}/run',
     '--config.data.image_size=32',
+    '--config.cost.precision=float32',
   ]
   given += [] if ':' in name else [f'--config.genotype={SHIPPED}']
   if name == 'folder.py':  # its classes and channels are the folder's
