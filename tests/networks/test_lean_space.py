@@ -65,6 +65,18 @@ def test_a_mutation_changes_one_choice_and_stays_in_the_space(tmp_path):
     assert len(differing) == 1
 
 
+def test_a_mutation_is_another_network():
+  # A convolution on the way up means nothing at the lowest level.
+  shape, generator = lean_space.unet(8, levels=3), np.random.default_rng(0)
+  *upper, lowest = shape.levels
+  twin = dataclasses.replace(
+    shape, levels=(*upper, dataclasses.replace(lowest, decoder=lowest.decoder - 1))
+  )
+  assert shape.effective == twin.effective and shape != twin
+  mutants = [lean_space.mutate(shape, generator) for _ in range(500)]
+  assert twin not in mutants and shape not in mutants
+
+
 def test_mutations_reach_another_shape():
   # From a U-Net to a shape with another stem, upsampling, skip, block and number of levels.
   generator, shape = np.random.default_rng(0), lean_space.unet(8)

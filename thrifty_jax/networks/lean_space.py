@@ -80,6 +80,12 @@ class LeanShape:
     """Short description, such as 'half 16 32 64 128 concat'."""
     return f'{STEMS[self.stem]} {" ".join(str(level.width) for level in self.levels)} {self.skip}'
 
+  @property
+  def effective(self) -> 'LeanShape':
+    """The same network with a choice of no effect left out; equal for equal networks."""
+    *upper, lowest = self.levels
+    return dataclasses.replace(self, levels=(*upper, dataclasses.replace(lowest, decoder=0)))
+
 
 def read(value: Any, path: Path | str) -> LeanShape:
   """Returns the shape that stands in a genotype file.
@@ -150,7 +156,8 @@ def mutate(shape: LeanShape, generator: np.random.Generator) -> LeanShape:
   while True:
     changed = _change(shape, generator)
     widths = [level.width for level in changed.levels]
-    if changed != shape and LEVELS[0] <= len(widths) <= LEVELS[1] and max(widths) <= MOST_CHANNELS:
+    inside = LEVELS[0] <= len(widths) <= LEVELS[1] and max(widths) <= MOST_CHANNELS
+    if inside and changed.effective != shape.effective:
       return changed
 
 

@@ -141,11 +141,11 @@ def draw(
   generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
 ) -> Iterator[Entrant]:
   """Yields shapes drawn at random without end, none of them twice or known."""
-  seen, number = {*known}, 0
+  seen, number = _find_effective(known), 0
   while True:
     shape = lean_space.draw(generator)
-    if shape not in seen:
-      seen.add(shape)
+    if shape.effective not in seen:
+      seen.add(shape.effective)
       number += 1
       yield Entrant(f'drawn_{number}', 'drawn', shape)
 
@@ -155,13 +155,17 @@ def mutate(
 ) -> Iterator[Entrant]:
   """Yields mutations of a lean network without end, none of them twice or known."""
   assert isinstance(parent.genotype, LeanShape)
-  seen, number = {*known}, 0
+  seen, number = _find_effective(known), 0
   while True:
     shape = lean_space.mutate(parent.genotype, generator)
-    if shape not in seen:
-      seen.add(shape)
+    if shape.effective not in seen:
+      seen.add(shape.effective)
       number += 1
       yield Entrant(f'{name}_{number}', 'mutant', shape, parent=parent.name)
+
+
+def _find_effective(known: Iterable[LeanShape | Genotype]) -> set[LeanShape]:
+  return {shape.effective for shape in known if isinstance(shape, LeanShape)}
 
 
 def save(path: Path, entrant: Entrant, config: ConfigDict) -> None:
