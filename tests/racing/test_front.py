@@ -14,7 +14,7 @@ from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.racing import front
-from thrifty_jax.run_files import Raced
+from thrifty_jax.run_files import Raced, Spread
 
 CELLS = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
@@ -33,14 +33,15 @@ def stands(monkeypatch):
     place.joinpath('evaluate').mkdir()
     place.joinpath('evaluate', 'summary.json').write_text('{}')
 
-  def join(scored):
-    found = stands.test_dsc(scored[0])
-    return types.SimpleNamespace(scores={'dsc': np.array([found, found]).T})
+  def join_seeds(scored):
+    found = np.array([stands.test_dsc(place) for (place,) in scored])
+    dsc = None if np.isnan(found).all() else Spread(float(found.mean()), None, None)
+    return types.SimpleNamespace(mean=types.SimpleNamespace(dsc=dsc))
 
   stands.test_dsc = lambda place: np.full(len(TEST), 0.7)
   monkeypatch.setattr(front.evaluate, 'evaluate', evaluate)
   monkeypatch.setattr(front.over_folds, 'read_scored', lambda place: place)
-  monkeypatch.setattr(front.over_folds, 'join', join)
+  monkeypatch.setattr(front.over_folds, 'join_seeds', join_seeds)
   return stands
 
 
@@ -171,6 +172,14 @@ def test_test_scores_choose_nothing(config, stands, tmp_path):
   assert [one.test_dsc for one in first] != [one.test_dsc for one in second]
   picked = [(one.name, one.chosen, one.budgets_ms, one.knee) for one in first]
   assert picked == [(one.name, one.chosen, one.budgets_ms, one.knee) for one in second]
+
+
+def test_test_patients_of_whom_none_has_a_score_stop_nobody(config, stands, tmp_path):
+  config.front.rungs = 1
+  stands.test_dsc = lambda place: np.full(len(TEST), np.nan)
+  found = front.front(config, tmp_path)
+  assert any(one.full for one in found) and all(one.test_dsc is None for one in found)
+  assert found == [*read(tmp_path, 'front')]
 
 
 def test_a_full_training_that_diverges_has_no_test_score_and_stops_nobody(config, stands, tmp_path):

@@ -199,6 +199,23 @@ def test_choosing_a_checkpoint_measures_no_distances(settings, prepared, monkeyp
   assert of_one_piece == ()
 
 
+def test_a_validation_patient_without_a_class_has_no_score(settings, prepared, monkeypatch):
+  patients = splits.assign(settings, prepared.classes_of_patients)['validation']
+  whole = type(prepared).label_volume
+  healthy = patients[0]
+
+  def label_volume(self, case):
+    return whole(self, case) * (case.patient != healthy)
+
+  def nothing(image):
+    return np.eye(2, dtype=np.float32)[np.zeros(image.shape[:3], int)]
+
+  monkeypatch.setattr(type(prepared), 'label_volume', label_volume)
+  scores, _ = cases.judge(prepared, patients, nothing, classes=('background', 'organ'))
+  assert scores == dict.fromkeys(patients[1:], 0.0)
+  assert cases.validation_dsc(prepared, patients, nothing) == 0
+
+
 def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monkeypatch, capsys):
   stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
   settings = settings.copy_and_resolve_references()

@@ -196,13 +196,13 @@ def _read_full(places: Sequence[Path], workdir: Path) -> dict:
   if not places:
     return {}
   summaries = [trainings.read(place) for place in places]
-  scored = [over_folds.read_scored(place / 'evaluate') for place in places]
-  tested = np.mean([over_folds.join([one]).scores['dsc'].mean(axis=1) for one in scored], axis=0)
+  scored = over_folds.join_seeds([[over_folds.read_scored(place / 'evaluate')] for place in places])
+  dsc = scored.mean.dsc
   return {
     'full': tuple(place.relative_to(workdir).as_posix() for place in places),
     'full_validation_dsc': float(np.mean([one.validation_dsc for one in summaries if one])),
-    'test_dsc': float(tested.mean()),
-    'test_ci95': statistics.bootstrap_interval(tested),
+    'test_dsc': dsc.mean if dsc else None,
+    'test_ci95': dsc.ci95 if dsc else None,
   }
 
 

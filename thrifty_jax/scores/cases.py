@@ -99,18 +99,20 @@ def judge(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
   """Returns the volume DSC of each patient, and the classes of which the largest piece counts.
 
-  These are the ones whose DSC is higher if only their largest component is kept. `patients` are
-  those of the validation; `classes` begin with the background.
+  These are the ones whose DSC is higher if only their largest component is kept. A patient of whom
+  neither truth nor prediction shows a class has no score and is left out. `patients` are those of
+  the validation; `classes` begin with the background.
   """
   foreground = range(1, len(classes))
   predicted = predict_cases(prepared, prepared.cases_of(patients), predict)
   counts = _in_threads(lambda case: (case.score(), case.score(largest=foreground)), predicted)
   wholes, largests = zip(*counts, strict=True)
   whole, largest = map(scoring.mean_dsc_of_classes, (wholes, largests))
-  scores = {
+  means = {
     name: scoring.mean_dsc([one for one in wholes if one.patient == name])
     for name in scoring.by_patient(wholes)
   }
+  scores = {name: dsc for name, dsc in means.items() if not np.isnan(dsc)}
   return scores, tuple(classes[k] for k in foreground if largest[k - 1] > whole[k - 1])
 
 
