@@ -334,6 +334,12 @@ def test_regions_and_the_ignored_label_are_those_of_dataset_json(place, capsys):
   out = capsys.readouterr().out
   assert 'abdomen (1, 2), spleen (2)' in out and 'label 3 of the truths' in out
   assert {name for _, name in rows_of(place)} == {'abdomen', 'spleen'}
+  # Names alone would make other classes of the same numbers.
+  classes = "--classes=('background','abdomen','spleen')"
+  assert evaluate.main([*command, classes, '--overwrite']) == 2
+  assert 'has regions, background, abdomen (1, 2), spleen (2)' in capsys.readouterr().err
+  assert evaluate.main([*command, classes, '--regions=1,2 2', '--overwrite']) == 0
+  assert 'label 3 of the truths' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def find_meaning(
       'leave out --colours'
     )
   if classes:
-    names = tuple(classes)
+    names, ignore = tuple(classes), ignore or _find_ignored(sets, regions)
   else:
     names, regions, found = _read_labels(sets)
     ignore = ignore or found
@@ -265,6 +265,25 @@ def _read_labels(sets: Sequence[Found]) -> dataset_json.Labels:
   if not read:
     return dataset_json.Labels(())
   return read[0]._replace(ignore=max(one.ignore for one in read))  # that of masks names none
+
+
+def _find_ignored(sets: Sequence[Found], regions: labels.Regions) -> int:
+  """Returns the ignored label by the files beside masks and truths, whose classes are named anew.
+
+  Raises:
+    InputError: If these files have regions and none are given: other voxels would be scored.
+  """
+  try:
+    found = _read_labels(sets)
+  except InputError:  # to name the classes is the way out
+    return 0
+  if found.regions and not regions:
+    text = labels.describe(found.classes, found.regions)
+    raise InputError(
+      f'--classes: the file beside masks or truths has regions, {text}; give --regions as well, or '
+      'leave out --classes'
+    )
+  return found.ignore
 
 
 def _count_classes(sets: Sequence[Found], ignore: int) -> int:
