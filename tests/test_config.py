@@ -320,6 +320,7 @@ NOT_OF_THE_PAPER = {
   *('data.name', 'data.classes', 'data.modalities', 'data.slice_axis'),
   *('data.folds', 'data.fold', 'data.test_patients', 'model.name', 'search.seeds'),
   *('evaluate.batch_size', 'evaluate.threshold_floor', 'evaluate.nsd_tolerance_mm'),
+  *('cost.size', 'cost.runtime', 'cost.precision', 'cost.threads'),
   *(
     'seed',
     'precision',

@@ -15,7 +15,8 @@ import data_prep
 import thrifty_jax
 from configs.phantom import get_config
 from data_prep import prepare
-from thrifty_jax import device, lock, records
+from thrifty_jax import config as configs
+from thrifty_jax import device, lock, records, stages
 from thrifty_jax import main as main_
 from thrifty_jax.errors import InputError
 from thrifty_jax.scores import over_folds
@@ -280,6 +281,15 @@ def test_the_search_has_read_the_width_of_the_network_only_where_it_has_a_limit(
   settings[-1] = '--config.model.channels=24'
   assert _main(workdir, '--stage=retrain', *settings) == (2 if limit else 0)
   assert ('model.channels 16 -> 24' in capsys.readouterr().err) == bool(limit)
+
+
+def test_a_race_alone_has_read_how_networks_are_timed():
+  for model in ('lean', 'thrifty'):
+    config = configs.default()
+    configs.set_model(config, model)
+    fields = {f'cost.{name}' for name in config.cost}
+    read = {name for name in fields if stages.SEARCH.has_read(name, config)}
+    assert read == (fields - {'cost.spread'} if model == 'lean' else set())
 
 
 def test_a_genotype_that_skips_cells_which_the_depth_does_not_have_is_refused_at_once(

@@ -353,7 +353,9 @@ _FRONT = {
   'budgets_ms': Setting(
     (2.0, 5.0, 10.0, 20.0, 50.0), RISING_LIST, 'Milliseconds; a network is found for each.'
   ),
-  'entrants': Setting(8, at_least(2), 'Networks that start for each budget.'),
+  'entrants': Setting(
+    8, at_least(2), 'Lean networks that start for each budget; of each other kind half as many.'
+  ),
   'rungs': Setting(
     3, COUNT, 'Rungs at most; after each the better half goes on, with mutations of it.'
   ),
@@ -459,14 +461,18 @@ _COMPARE = {
 }
 # What --stage=describe, a comparison and a race time, by thrifty_jax.cost.
 _COST = {
-  'size': Setting(0, FROM_0, 'Pixels on each side of a timed slice; 0 is data.image_size.'),
+  'size': Setting(
+    0,
+    Allowed('0, or 16 or more', lambda size: size == 0 or size >= 16),
+    'Pixels on each side of a timed slice; 0 is data.image_size.',
+  ),
   'runtime': Setting(
     'installed', one_of(*COST_RUNTIMES), 'Programs that run it; installed: ONNX Runtime, OpenVINO.'
   ),
   'precision': Setting('all', one_of(*COST_PRECISIONS), 'Numbers it computes in; JAX has float32.'),
   'threads': Setting(1, COUNT, 'Threads that it runs on.'),
   'spread': Setting(
-    0.25, ABOVE_0, 'Interquartile range of its times over their median that a race accepts.'
+    0.25, ABOVE_0, 'Interquartile range of its times over their median that a race accepts.', ()
   ),
 }
 
@@ -483,7 +489,7 @@ _SECTIONS = (
   ('retrain.', ('retrain',), False, _RETRAIN),
   ('evaluate.', ('evaluate',), False, _EVALUATE),
   ('compare.', ('compare',), False, _COMPARE),
-  ('cost.', (), True, _COST),
+  ('cost.', ('search', 'front'), True, _COST),
   ('front.', ('search', 'front'), True, _FRONT),
 )
 SETTINGS: dict[str, Setting] = {

@@ -16,7 +16,7 @@ from thrifty_jax.settings import SETTINGS
 # Fields that a splits.json fills in, see data/split_file.py.
 _LISTS = ('data.validation_patients', 'data.test_patients')
 # The search reads the fields of cells, or those of the race for a lean network and its limits.
-_CELLS, _RACE = ('search.', 'model.'), ('front.', 'search.max_ms', 'search.max_macs')
+_CELLS, _RACE = ('search.', 'model.'), ('front.', 'cost.', 'search.max_ms', 'search.max_macs')
 _LIMITS = {'search.max_parameters', 'search.max_macs', 'search.max_ms'}
 _SHORT = reprlib.Repr()  # shortens lists of hundreds of patients, but not what people type
 _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 8, 200, 200

@@ -100,8 +100,24 @@ def test_a_given_network_with_the_name_of_another_is_refused(config, tmp_path, n
     genotype.save(tmp_path / folder / f'{name}.json', lean_space.unet(4))
   paths = [str(tmp_path / folder / f'{name}.json') for folder in ('a', 'b')]
   config.front.genotypes = tuple(paths[name == 'cone_8' :])
-  with pytest.raises(InputError, match=f"named '{name}'; rename a file"):
+  with pytest.raises(InputError, match=f"named '{name}', or may be; rename the file"):
     entrants.list_given(config)
+
+
+@pytest.mark.parametrize('name', ['drawn_7', 'cone_16_2_1', 'drawn_7_2_1', 'cone_16_2_1_3_1'])
+def test_a_given_network_with_a_name_that_a_race_gives_is_refused(config, tmp_path, name):
+  genotype.save(tmp_path / f'{name}.json', lean_space.unet(4))
+  config.front.genotypes = (str(tmp_path / f'{name}.json'),)
+  with pytest.raises(InputError, match=f"named '{name}', or may be; rename the file"):
+    entrants.list_given(config)
+
+
+def test_mutations_end_where_a_small_network_has_no_other(monkeypatch):
+  parent = entrants.list_known()[0]
+  mutants = [lean_space.mutate(parent.genotype, np.random.default_rng(seed)) for seed in range(3)]
+  monkeypatch.setattr(entrants.lean_space, 'mutate', lambda shape, generator: mutants[0])
+  found = [*entrants.mutate(parent, 'few', np.random.default_rng(0), [parent.genotype])]
+  assert [one.genotype for one in found] == mutants[:1]
 
 
 def test_the_settings_of_an_entrant_are_those_of_its_network(config, tmp_path):

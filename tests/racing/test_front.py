@@ -34,13 +34,18 @@ def stands(monkeypatch):
     place.joinpath('evaluate', 'summary.json').write_text('{}')
 
   def join_seeds(scored):
-    found = np.array([stands.test_dsc(place) for (place,) in scored])
+    found = np.array([stands.test_dsc(one.place) for (one,) in scored])
     dsc = None if np.isnan(found).all() else Spread(float(found.mean()), None, None)
     return types.SimpleNamespace(mean=types.SimpleNamespace(dsc=dsc))
 
   stands.test_dsc = lambda place: np.full(len(TEST), 0.7)
   monkeypatch.setattr(front.evaluate, 'evaluate', evaluate)
-  monkeypatch.setattr(front.over_folds, 'read_scored', lambda place: place)
+
+  def read_scored(place):
+    return types.SimpleNamespace(place=place, summary=types.SimpleNamespace(split=stands.split))
+
+  stands.split = 'test'
+  monkeypatch.setattr(front.over_folds, 'read_scored', read_scored)
   monkeypatch.setattr(front.over_folds, 'join_seeds', join_seeds)
   return stands
 
@@ -172,6 +177,22 @@ def test_test_scores_choose_nothing(config, stands, tmp_path):
   assert [one.test_dsc for one in first] != [one.test_dsc for one in second]
   picked = [(one.name, one.chosen, one.budgets_ms, one.knee) for one in first]
   assert picked == [(one.name, one.chosen, one.budgets_ms, one.knee) for one in second]
+
+
+def test_scores_of_validation_patients_are_no_test_scores(config, stands, tmp_path):
+  config.front.rungs = 1
+  stands.split = 'validation'
+  found = front.front(config, tmp_path)
+  assert any(one.full for one in found) and all(one.test_dsc is None for one in found)
+
+
+def test_given_networks_are_refused_by_the_search_which_cannot_choose_them(
+  config, stands, tmp_path
+):
+  config.front.genotypes = ('mine.json',)
+  with pytest.raises(InputError, match=r'front.genotypes is .*expected \(\) for the search'):
+    front.search(config, tmp_path)
+  assert not stands.timed
 
 
 def test_test_patients_of_whom_none_has_a_score_stop_nobody(config, stands, tmp_path):

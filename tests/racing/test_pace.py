@@ -1,4 +1,4 @@
-"""The pace of a race: its steps fit into its minutes, and are the same after a stop."""
+"""The pace of a race: its epochs fit into its minutes, and are the same after a stop."""
 
 import math
 import time
@@ -54,34 +54,65 @@ def find(config, folder, trainings=(12, 8)):
   )
 
 
-def test_the_steps_fill_the_minutes_and_are_kept(config, paced, tmp_path):
-  # Of 10 minutes one is over: 1080 s of two processes, less 20 x 5, are 326 epochs.
+def test_the_epochs_fill_the_minutes_and_are_kept(config, paced, tmp_path):
+  # Of 10 minutes one is over: 540 s, less 6 + 4 lots of two trainings and 5 s, are 163 epochs.
   found = find(config, tmp_path)
-  steps = found.steps
-  assert 12 * round(steps / 9) + 8 * round(2 * steps / 9) <= 326
-  assert 12 * round((steps + 1) / 9) + 8 * round(2 * (steps + 1) / 9) > 326
-  assert found.trainings == (12, 8)
-  config.front.minutes = 99.0
+  first, second = found.epochs
+  assert second in (2 * first - 1, 2 * first, 2 * first + 1)
+  assert 163 - 6 - 2 * 4 < 6 * first + 4 * second <= 163
   assert find(config, tmp_path) == found
   assert len(paced) == 1
 
 
 @pytest.mark.parametrize(
-  ('minutes', 'trainings', 'epochs'),
+  ('minutes', 'trainings', 'text'),
   [
-    (2.0, (12,), 1),  # 60 s and 48 s; a second rung takes 44 s more
-    (2.2, (12,), 2),  # 66 s
-    (2.6, (12, 8), 1),
-    (3.5, (12, 8), 2),  # 66 s and 68 s
+    (99.0, (12, 8), 'began for 10 minutes and 12 and 8 .*, and now it would be for 99 minutes'),
+    (10.0, (12,), 'began for 10 minutes and 12 and 8 .*, and now it would be for 10 .* and 12 tr'),
+  ],
+)
+def test_other_minutes_or_rungs_than_a_race_began_with_are_refused(
+  config, paced, tmp_path, minutes, trainings, text
+):
+  find(config, tmp_path)
+  config.front.minutes = minutes
+  with pytest.raises(InputError, match=text):
+    find(config, tmp_path, trainings)
+
+
+def test_no_rung_trains_longer_than_a_full_training(config, paced, tmp_path):
+  config.retrain.epochs = 10
+  config.front.minutes = 60.0
+  assert find(config, tmp_path / 'epochs', (12, 8, 4)).epochs == (2, 5, 10)
+  config.retrain.minutes = 5.0  # its epochs are unknown
+  assert max(find(config, tmp_path / 'minutes', (12, 8, 4)).epochs) > 10
+
+
+def test_a_training_left_over_takes_as_long_as_one_on_every_core(
+  config, paced, tmp_path, monkeypatch
+):
+  config.retrain.minutes = 5.0
+  monkeypatch.setattr(pace.executors, 'count_slots', lambda config: 12)
+  first, second = find(config, tmp_path).epochs
+  assert 540 - 3 * 3 <= 3 * first + 5 + 3 * second + 5 <= 540
+
+
+@pytest.mark.parametrize(
+  ('minutes', 'epochs'),
+  [
+    (2.0, (1,)),  # 60 s and 48 s; a second rung takes 44 s more
+    (2.2, (2,)),  # 66 s
+    (2.6, (1, 2)),
+    (3.5, (2, 5)),  # 66 s and 80 s
   ],
 )
 def test_a_rung_trains_twice_as_long_as_the_one_before_or_there_is_none(
-  minutes, trainings, epochs, config, paced, tmp_path, capfd
+  minutes, epochs, config, paced, tmp_path, capfd
 ):
   config.front.minutes = minutes
   found = find(config, tmp_path)
-  assert (found.trainings, pace.round_epochs(found.steps / 9)) == (trainings, epochs)
-  assert ('the first rung of 1, not 2' in capfd.readouterr().out) == (len(trainings) == 1)
+  assert found.epochs == epochs
+  assert ('1 rung, not 2' in capfd.readouterr().out) == (len(epochs) == 1)
 
 
 def test_minutes_that_are_far_too_few_are_refused_with_what_is_needed(config, paced, tmp_path):
@@ -92,12 +123,12 @@ def test_minutes_that_are_far_too_few_are_refused_with_what_is_needed(config, pa
     find(config, tmp_path)
   assert not [*tmp_path.iterdir()]
   config.front.minutes = 3.0
-  assert find(config, tmp_path).steps > 0
+  assert find(config, tmp_path).epochs
 
 
 def test_a_race_that_takes_somewhat_longer_goes_on_and_says_so(config, paced, tmp_path, capfd):
   config.front.minutes = 1.5
-  assert find(config, tmp_path).steps == 9  # an epoch
+  assert find(config, tmp_path).epochs == (1,)
   assert '1.5 minutes are too few: it will take about 2' in capfd.readouterr().out
 
 
@@ -124,7 +155,7 @@ def test_what_is_left_takes_its_epochs_and_what_each_training_takes_besides(tmp_
   job = Job({'retrain': {'epochs': 2}}, '', str(tmp_path))
   pace.foretell(job, 11.0, [(3, 2), (5, 4), (0, 200)], at_a_time=2)  # 5 s besides
   told = capsys.readouterr().out
-  assert f'about {(3 * (6 + 5) + 5 * (12 + 5)) // 2} s more for 8 trainings, 2 at a time' in told
+  assert 'about 1 min 13 s more for 8 trainings, 2 at a time' in told  # 2 x 11 s and 3 x 17 s
   assert 'an epoch takes 3.0 s, and a training 5.0 s besides' in told
   pace.foretell(job, 11.0, [(0, 2)], at_a_time=2)  # none is left
   pace.foretell(Job(job.config, '', str(tmp_path / 'lost')), 11.0, [(3, 2)], at_a_time=2)

@@ -12,7 +12,7 @@ from thrifty_jax import stopping
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
-from thrifty_jax.racing import race
+from thrifty_jax.racing import entrants, race
 from thrifty_jax.racing.race import Race
 
 BUDGETS = (20.0,)
@@ -160,13 +160,26 @@ def test_a_folder_of_another_draw_is_refused(config, stands, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('steps', 'epochs'), [(1, 1), (9, 1), (13, 1), (14, 2), (90, 10), (999, 20)]
+  ('steps', 'minutes', 'epochs'),
+  [
+    (1, 0, (1,)),
+    (9, 0, (1, 2)),
+    (13, 0, (1, 3)),
+    (14, 0, (2, 3)),
+    (90, 0, (10, 20)),
+    (999, 0, (10, 20)),
+    (999, 5, (111, 222)),
+  ],
 )
-def test_steps_are_whole_epochs_at_most_those_of_a_full_training(
-  config, stands, tmp_path, steps, epochs
+def test_steps_are_whole_epochs_at_most_those_of_a_full_training_if_it_counts_them(
+  config, stands, tmp_path, steps, minutes, epochs
 ):
-  config.retrain.epochs = 20
-  assert race.count_epochs(config, tmp_path, steps) == epochs
+  config.retrain.update({'epochs': 20, 'minutes': float(minutes)})
+  config.front.steps = steps
+  found = run(config, tmp_path)
+  trained = {name.split('/')[1]: one.retrain.epochs for name, one in stands.trained}
+  assert trained == {f'rung_{rung}': count for rung, count in enumerate(epochs, start=1)}
+  assert {one.rung for one in found.standings.values()} == {*range(1, len(epochs) + 1)}
 
 
 # --- patients
@@ -276,6 +289,22 @@ def test_a_budget_that_nothing_meets_is_refused_with_the_nearest(
   nearest = min(timed, key=lambda one: one['ms'])
   assert f'{nearest["title"]}, takes {nearest["ms"]:.2f} ms, 1,000 param' in str(error.value)
   assert not stands.trained
+
+
+def test_a_budget_below_every_network_beside_one_that_is_met_is_told(
+  config, stands, tmp_path, capfd
+):
+  run(config, tmp_path, budgets=(0.001, 20.0))
+  assert '0.001 ms: no network is as fast; the fastest takes' in capfd.readouterr().out
+
+
+def test_a_given_network_races_once_though_it_has_a_known_form(config, stands, tmp_path):
+  (known,) = (one for one in entrants.list_known() if one.name == 'cone_16')
+  genotype.save(tmp_path / 'mine.json', known.genotype)
+  config.front.genotypes = (str(tmp_path / 'mine.json'),)
+  found = run(config, tmp_path, budgets=(20.0,), families=('lean', 'unet', 'genotype'))
+  alike = [name for name in found.standings if shape(found, name) == known.genotype]
+  assert alike == ['mine']
 
 
 def test_known_forms_far_below_a_budget_race_if_few_are_near(config, stands, tmp_path):

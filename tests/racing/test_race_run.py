@@ -59,7 +59,7 @@ def test_a_run_races_trains_scores_and_reports(run, tmp_path, capsys):
   assert 'The race' in page and f'Take {best["name"]}' in page
   out = capsys.readouterr().out
   told = json.loads((workdir / 'search' / 'pace.json').read_text())
-  assert told['trainings'] == [3] and told['epoch_seconds'] > 0 and told['steps'] > 1
+  assert told['trainings'] == [3] and told['epoch_seconds'] > 0 and told['epochs'] == [1]
   assert 'rung 1' in out and 'test DSC' not in out.partition('retrain:')[0]
   assert run(budget) == 0
   assert 'search: done' in capsys.readouterr().out

@@ -105,6 +105,14 @@ def test_a_machine_that_is_too_busy_keeps_what_was_timed(config, stands, tmp_pat
   assert stands.timed == [one.name for one in unets]
 
 
+def test_a_name_with_a_dot_is_found_again(config, stands, tmp_path):
+  given = [Entrant(name, 'genotype', lean_space.unet(4)) for name in ('lean_0.42m', 'lean_0.48m')]
+  Stopwatch(config, tmp_path).time(given)
+  for _ in range(2):
+    Stopwatch(config, tmp_path).time(given)
+  assert stands.timed == ['lean_0.42m', 'lean_0.48m']
+
+
 def test_the_settings_of_the_stopwatch_are_those_of_the_config(
   config, stands, tmp_path, monkeypatch
 ):

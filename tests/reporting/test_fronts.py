@@ -63,6 +63,9 @@ def test_a_rival_that_is_better_after_a_full_training_is_told_though_it_was_not_
 def test_a_narrow_unet_that_wins_is_called_one():
   said = fronts.write_sentence([dataclasses.replace(TAKEN, source='unet')])
   assert 'Take taken, a narrow U-Net' in said and 'A narrow U-Net wins' in said
+  narrow = dataclasses.replace(TAKEN, source='unet')
+  for other in (BEST, raced('level', 9.0, 0.853)):  # it was taken as it is faster
+    assert 'wins' not in fronts.write_sentence([narrow, other])
 
 
 def write(workdir, found, folder='search'):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +87,8 @@ _FORMS = (
 )
 _FIRST = (8, 16, 24, 32, 48, 64)  # widths of their highest levels
 _WIDTHS = (4, 6, 8, 12, 16, 24, 32)  # of U-Nets at full size
+_DRAWN = re.compile(r'drawn_\d+')  # names of those drawn
+_TRIES = 500  # mutations of a network until no other is expected
 
 
 def list_known() -> list[Entrant]:
@@ -115,7 +118,8 @@ def list_given(config: ConfigDict) -> list[Entrant]:
   """Lists the networks of config.front.genotypes; cells once for each number of channels.
 
   Raises:
-    InputError: If a file is no genotype, or its network has the name of another one.
+    InputError: If a file is no genotype, or its network has the name of another one, or such a name
+      as the race gives to those that it draws and mutates.
   """
   found = []
   for path in map(Path, config.front.genotypes):
@@ -130,9 +134,12 @@ def list_given(config: ConfigDict) -> list[Entrant]:
     ]
   names = [one.name for one in [*list_known(), *list_unets(), *found]]
   for name in names:
-    if names.count(name) > 1:
+    ancestor = re.sub(r'(_\d+_\d+)+$', '', name)
+    may_mutate = ancestor != name and (ancestor in names or _DRAWN.fullmatch(ancestor))
+    if names.count(name) > 1 or may_mutate or _DRAWN.fullmatch(name):
       raise InputError(
-        f'config.front.genotypes: two networks of the race are named {name!r}; rename a file'
+        f'config.front.genotypes: another network of the race is named {name!r}, or may be; rename '
+        'the file'
       )
   return found
 
@@ -141,7 +148,7 @@ def draw(
   generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
 ) -> Iterator[Entrant]:
   """Yields shapes drawn at random without end, none of them twice or known."""
-  seen, number = _find_effective(known), 0
+  seen, number = find_effective(known), 0
   while True:
     shape = lean_space.draw(generator)
     if shape.effective not in seen:
@@ -153,10 +160,10 @@ def draw(
 def mutate(
   parent: Entrant, name: str, generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
 ) -> Iterator[Entrant]:
-  """Yields mutations of a lean network without end, none of them twice or known."""
+  """Yields mutations of a lean network, none of them twice or known, until others are rare."""
   assert isinstance(parent.genotype, LeanShape)
-  seen, number = _find_effective(known), 0
-  while True:
+  seen, number = find_effective(known), 0
+  for _ in range(_TRIES):
     shape = lean_space.mutate(parent.genotype, generator)
     if shape.effective not in seen:
       seen.add(shape.effective)
@@ -164,7 +171,8 @@ def mutate(
       yield Entrant(f'{name}_{number}', 'mutant', shape, parent=parent.name)
 
 
-def _find_effective(known: Iterable[LeanShape | Genotype]) -> set[LeanShape]:
+def find_effective(known: Iterable[LeanShape | Genotype]) -> set[LeanShape]:
+  """Returns the shapes among genotypes as they compare, see LeanShape.effective."""
   return {shape.effective for shape in known if isinstance(shape, LeanShape)}
 
 

@@ -43,9 +43,9 @@ def start(config: ConfigDict, count: int) -> Generator[Executor]:
   stop, slots = context.RawValue('b', 0), context.SimpleQueue()
   for slot in range(count):
     slots.put(slot)
-  gpu = jax.default_backend() == 'gpu'
+  gpus = jax.local_device_count() if jax.default_backend() == 'gpu' else 0
   executor = ProcessPoolExecutor(
-    count, mp_context=context, initializer=_begin, initargs=(slots, stop, gpu)
+    count, mp_context=context, initializer=_begin, initargs=(slots, stop, gpus)
   )
   try:
     yield executor
@@ -68,15 +68,15 @@ def count_slots(config: ConfigDict) -> int:
   return 1
 
 
-def _begin(slots: Any, stop: Any, gpu: bool) -> None:
-  """Holds a new process on its core or GPU, before JAX starts, and listens for its end."""
+def _begin(slots: Any, stop: Any, gpus: int) -> None:
+  """Holds a new process on its core, or one of the GPUs, before JAX starts; listens for its end."""
   global _stop
   slot, _stop = slots.get(), stop
   for number in stopping.SIGNALS:  # between jobs; Ctrl-C reaches all processes
     signal.signal(number, signal.SIG_IGN)
-  if gpu:
+  if gpus:
     listed = os.environ.get('CUDA_VISIBLE_DEVICES')
-    names = listed.split(',') if listed else [str(number) for number in range(slot + 1)]
+    names = listed.split(',') if listed else [str(number) for number in range(gpus)]
     os.environ['CUDA_VISIBLE_DEVICES'] = names[slot % len(names)]
     # The first process holds three quarters of the memory of every GPU, as JAX does by default.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')

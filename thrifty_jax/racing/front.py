@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import logbook, model_folder, records, stages
+from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_slices, onnx_network, quantise
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, entrants, jobs
@@ -41,6 +42,11 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
     Stopped: If a signal asks to stop; the trainings under way are saved.
   """
   workdir, limit = Path(workdir), config.search.max_ms
+  if config.front.genotypes:
+    raise InputError(
+      f'config.front.genotypes is {config.front.genotypes}; expected () for the search, which is of '
+      'lean networks and narrow U-Nets: they race in --stage=front'
+    )
   folder = workdir / 'search'
   budgets = (limit,) if limit else tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
@@ -196,8 +202,10 @@ def _read_full(places: Sequence[Path], workdir: Path) -> dict:
   if not places:
     return {}
   summaries = [trainings.read(place) for place in places]
-  scored = over_folds.join_seeds([[over_folds.read_scored(place / 'evaluate')] for place in places])
-  dsc = scored.mean.dsc
+  scored = [[over_folds.read_scored(place / 'evaluate')] for place in places]
+  # With the protocol pooled_2d the patients that were scored have chosen the networks.
+  tested = all(one.summary.split == 'test' for (one,) in scored)
+  dsc = over_folds.join_seeds(scored).mean.dsc if tested else None
   return {
     'full': tuple(place.relative_to(workdir).as_posix() for place in places),
     'full_validation_dsc': float(np.mean([one.validation_dsc for one in summaries if one])),

@@ -1,8 +1,8 @@
-"""How long a race takes, and how many rungs, of how many steps, fit into its minutes.
+"""How long a race takes, and how many rungs, of how many epochs, fit into its minutes.
 
 For the minutes, a training on each core, all at a time, tells what an epoch takes and what a
 training takes besides. What they told is kept in the race's folder, so that a race that was stopped
-goes on with as many steps. Without minutes, the first training of a rung tells how long all takes.
+goes on with as many epochs. Without minutes, the first training of a rung tells how long all takes.
 """
 
 import dataclasses
@@ -33,16 +33,28 @@ class Pace:
   """pace.json: what trainings of a race take.
 
   Attributes:
-    steps: Steps of the first rung.
+    epochs: Epochs of each rung, of which there are fewer than asked for where minutes are few.
     epoch_seconds: Seconds of an epoch of one training, beside others.
     other_seconds: Seconds that a training takes besides: to start, compile and validate.
-    trainings: Number of trainings in each rung, of which there are fewer where minutes are few.
+    minutes: Minutes that were asked for.
+    trainings: Number of trainings in each rung that was asked for.
   """
 
-  steps: int
+  epochs: tuple[int, ...]
   epoch_seconds: float
   other_seconds: float
+  minutes: float
   trainings: tuple[int, ...]
+
+
+def plan_epochs(first: float, *, rungs: int, most: float) -> tuple[int, ...]:
+  """Returns the epochs of each rung, which trains twice as long as the one before.
+
+  `first` are those of the first rung, fewer if the last one would have more than `most`. Of rungs
+  that would train alike there is one.
+  """
+  first = min(first, most / 2 ** (rungs - 1))
+  return tuple(dict.fromkeys(max(1, round(first * 2**rung)) for rung in range(rungs)))
 
 
 def count_trainings(groups: Iterable[tuple[int, bool]], *, rungs: int, folds: int) -> list[int]:
@@ -65,10 +77,10 @@ def find(
   epoch_steps: int,
   began: float,
 ) -> Pace:
-  """Returns the steps and the rungs with which a race takes config.front.minutes.
+  """Returns the rungs and their epochs with which a race takes config.front.minutes.
 
   Each rung trains at least an epoch, and twice as long as the one before. As many rungs stay as fit
-  so into the minutes, at least one; then steps fill the minutes.
+  so into the minutes, at least one; then longer trainings fill the minutes.
 
   Args:
     config: Settings of the run.
@@ -80,49 +92,76 @@ def find(
 
   Raises:
     InputError: If one epoch in one rung takes MOST_LONGER times the minutes; the time that it
-      needs is named. Up to there the race takes that epoch, and a line says how long it will be.
+      needs is named. Up to there the race takes that epoch, and a line says how long it will be. Or
+      if a race for other minutes or trainings began in the folder.
   """
-  path = folder / FILE
+  path, limit = folder / FILE, config.front.minutes
   if path.exists():
-    return records.read(path, Pace)
+    return _read(path, limit, trainings)
   epoch, other = measure(config, trial)
   at_a_time = executors.count_slots(config)
-  spent = time.monotonic() - began
+  spent, most = time.monotonic() - began, longest(config)
 
-  def minutes(rungs: int, steps: float = epoch_steps) -> float:
-    """Returns what a race of so many rungs takes with so many steps in its first one."""
-    plan = [
-      (count, round_epochs(steps * 2**rung / epoch_steps))
-      for rung, count in enumerate(trainings[:rungs])
-    ]
-    return (spent + _add_up(plan, epoch, other) / at_a_time) / 60
+  def minutes(epochs: Sequence[int]) -> float:
+    """Returns what a race takes whose rungs have so many epochs."""
+    left = zip(trainings, epochs, strict=False)
+    return (spent + _add_up(left, epoch, other, at_a_time)) / 60
 
-  limit, least = config.front.minutes, math.ceil(minutes(1))
-  if minutes(1) > MOST_LONGER * limit:
+  least = math.ceil(minutes([1]))
+  if minutes([1]) > MOST_LONGER * limit:
     raise InputError(
       f'config.front.minutes is {limit:g}, and {trainings[0]} trainings, of one epoch each, take '
       f'about {least} minutes here; allow as much, or lower front.entrants or front.folds'
     )
-  rungs = max([1, *(rungs for rungs in range(1, len(trainings) + 1) if minutes(rungs) <= limit)])
-  steps = epoch_steps
-  while steps < _MOST and minutes(rungs, steps + 1) <= limit:
+  shortest = (plan_epochs(1, rungs=rungs + 1, most=most) for rungs in range(len(trainings)))
+  rungs = max(len(plan) for plan in shortest if len(plan) == 1 or minutes(plan) <= limit)
+  epochs, steps = plan_epochs(1, rungs=rungs, most=most), epoch_steps
+  while steps <= most * epoch_steps and steps < _MOST:
     steps += 1
-  found = Pace(steps, epoch, other, tuple(trainings[:rungs]))
+    longer = plan_epochs(steps / epoch_steps, rungs=rungs, most=most)
+    if minutes(longer) > limit:
+      break
+    epochs = longer
+  found = Pace(epochs, epoch, other, limit, tuple(trainings))
   records.write(path, found)
-  fewer = f' of {rungs}, not {len(trainings)}' if rungs < len(trainings) else ''
+  fewer = f', not {len(trainings)}' if len(epochs) < len(trainings) else ''
+  rungs_text = f'{len(epochs)} rung{"s" * (len(epochs) > 1)}{fewer}'
   logbook.say(
     'pace',
-    f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides: {steps} steps, about, in '
-    f'the first rung{fewer}',
+    f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides: {rungs_text}, of '
+    f'{" and ".join(map(str, epochs))} epochs',
   )
   if least > limit:
     logbook.say('pace', f'{limit:g} minutes are too few: it will take about {least}')
   return found
 
 
-def _add_up(plan: Iterable[tuple[int, int]], epoch: float, other: float) -> float:
-  """Returns the seconds of trainings one after the other, given as (how many, epochs of each)."""
-  return sum(count * (epochs * epoch + other) for count, epochs in plan)
+def longest(config: ConfigDict) -> float:
+  """Returns the most epochs of a training in a race: those of a full one, if it counts them."""
+  return math.inf if config.retrain.minutes else config.retrain.epochs
+
+
+def _read(path: Path, minutes: float, trainings: Sequence[int]) -> Pace:
+  """Reads the pace of a race that began, which must be this one."""
+  found = records.read(path, Pace)
+  if (found.minutes, found.trainings) != (minutes, tuple(trainings)):
+    before, now = (
+      f'{count:g} minutes and {" and ".join(map(str, each))} trainings in its rungs'
+      for count, each in ((found.minutes, found.trainings), (minutes, trainings))
+    )
+    raise InputError(
+      f'{path}: this race began for {before}, and now it would be for {now}; go back to those '
+      'settings of config.front, or use another --workdir'
+    )
+  return found
+
+
+def _add_up(plan: Iterable[tuple[int, int]], epoch: float, other: float, at_a_time: int) -> float:
+  """Returns the seconds of trainings, given as (how many, epochs of each), some at a time.
+
+  One lot waits for the other, so that a single training takes as long as one on every core.
+  """
+  return sum(math.ceil(count / at_a_time) * (epochs * epoch + other) for count, epochs in plan)
 
 
 def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_time: int) -> None:
@@ -139,7 +178,7 @@ def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_tim
     return
   epoch = float(np.mean(seconds))
   other = max(0.0, took - job.config['retrain']['epochs'] * epoch)
-  rest = _add_up(left, epoch, other) / at_a_time
+  rest = _add_up(left, epoch, other, at_a_time)
   logbook.say(
     'pace',
     f'about {logbook.format_duration(rest)} more for {count} trainings, {at_a_time} at a time: an '
@@ -151,11 +190,6 @@ def _read_epochs(jobs: Iterable[Job]) -> list[float]:
   """Reads the seconds of the first epoch of each training, which has no validation."""
   firsts = [Logbook(Path(job.place) / 'retrain').entries()[:1] for job in jobs]
   return [line['seconds'] for lines in firsts for line in lines]
-
-
-def round_epochs(epochs: float) -> int:
-  """Returns the nearest whole number of epochs, at least one."""
-  return max(1, round(epochs))
 
 
 def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from thrifty_jax.data import data_file
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.racing import choice, jobs, race
+from thrifty_jax.racing import choice, jobs, pace, race
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.scores import tables
 
@@ -152,5 +152,7 @@ def _make_job(config: ConfigDict, place: Path, genotype: Path, epoch_steps: int)
   settings.genotype = str(genotype)
   settings.retrain.least_steps = epoch_steps  # else planes with fewer slices train less
   settings.search.max_ms, settings.search.max_macs = 0.0, 0  # of a race
-  race.set_epochs(settings, race.count_epochs(settings, place, STEPS))
+  passes = STEPS / race.count_epoch_steps(settings, place)
+  (epochs,) = pace.plan_epochs(passes, rungs=1, most=pace.longest(settings))
+  race.set_epochs(settings, epochs)
   return Job.make(settings, place, training)

@@ -109,14 +109,8 @@ class Race:
     """
     began = time.monotonic()
     self._fill(budgets, families)
-    front = self._config.front
     folds = list_folds(self._config, self._workdir)
-    steps, rungs = front.steps, front.rungs
-    if front.minutes:
-      found = self._find_pace(folds, began)
-      steps, rungs = found.steps, len(found.trainings)
-    lengths = (count_epochs(self._config, self._workdir, steps * 2**rung) for rung in range(rungs))
-    epochs = [*dict.fromkeys(lengths)]  # a rung that trains no longer would tell nothing new
+    epochs = self._plan_epochs(folds, began)
     if self._foretells:
       counts = self._count_trainings(len(epochs), len(folds))
       logbook.say('race', f'{sum(counts)} trainings; the first one tells how long they take')
@@ -163,10 +157,13 @@ class Race:
       for floor, budget in zip(floors, budgets, strict=True)
       for family in families
     ]
-    known = [*filter(self._fits, entrants.list_known())]
-    unets = [*filter(self._fits, entrants.list_unets())]
     given = entrants.list_given(self._config)
-    pool = entrants.draw(self._generator, [one.genotype for one in known])
+    twins = entrants.find_effective(one.genotype for one in given)
+    known, unets = (
+      [one for one in listed if self._fits(one) and one.genotype.effective not in twins]
+      for listed in (entrants.list_known(), entrants.list_unets())
+    )
+    pool = entrants.draw(self._generator, [one.genotype for one in [*known, *unets, *given]])
     drawn = filter(self._fits, pool)
     if self.watch.given:
       self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
@@ -183,6 +180,12 @@ class Race:
     self.groups = [group for group in self.groups if group.names]
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
+    least = min(self.ms().values())
+    for budget in budgets:
+      if budget < least:
+        logbook.say(
+          'budget', f'{budget:g} ms: no network is as fast; the fastest takes {least:.2f}'
+        )
     for name, most in self._limits().items():
       logbook.say('limit', f'config.search.{name}: networks have at most {most:,}; 0 lifts it')
     for group in self.groups:
@@ -308,22 +311,30 @@ class Race:
           return [one.name]
     return []
 
-  def _find_pace(self, folds: Sequence[dict], began: float) -> pace.Pace:
-    """Returns the steps and rungs for the minutes, by trainings of networks of middling size."""
+  def _plan_epochs(self, folds: Sequence[dict], began: float) -> tuple[int, ...]:
+    """Returns the epochs of each rung: for the steps, or for the minutes if they are set.
+
+    How much fits into the minutes is told by trainings of networks of middling size.
+    """
     front = self._config.front
+    epoch_steps = count_epoch_steps(self._config, self._workdir)
+    if not front.minutes:
+      most = pace.longest(self._config)
+      return pace.plan_epochs(front.steps / epoch_steps, rungs=front.rungs, most=most)
     names = [name for group in self.groups for name in group.names]
     trial = [
       self._job(name, self._folder / pace.FOLDER / name, pace.EPOCHS, folds[0])
       for name in self._find_middling(names)
     ]
-    return pace.find(
+    found = pace.find(
       self._config,
       self._folder,
       trial,
       trainings=self._count_trainings(front.rungs, len(folds)),
-      epoch_steps=count_epoch_steps(self._config, self._workdir),
+      epoch_steps=epoch_steps,
       began=began,
     )
+    return found.epochs
 
   def _find_middling(self, names: Iterable[str]) -> list[str]:
     """Returns the networks whose trainings tell the pace, as many as train at a time.
@@ -416,12 +427,6 @@ def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, .
   return [
     {'validation_patients': tuple(names), 'test_patients': split['test']} for names in validated
   ]
-
-
-def count_epochs(config: ConfigDict, workdir: Path, steps: int) -> int:
-  """Returns the epochs nearest to so many steps, 1 to those of a full training."""
-  epochs = pace.round_epochs(steps / count_epoch_steps(config, workdir))
-  return min(epochs, config.retrain.epochs)
 
 
 def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:

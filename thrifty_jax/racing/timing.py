@@ -187,7 +187,7 @@ class Stopwatch:
           'than 0: time it again'
         )
       # The other machine may have written a path of Windows, whose class reads both kinds.
-      name = PureWindowsPath(cost.name).stem
+      name = PureWindowsPath(cost.name).name.removesuffix('.json')
       if (cost.runtime, cost.precision) in ways:
         self._costs.setdefault(name, []).append(cost)
       else:

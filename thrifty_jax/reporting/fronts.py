@@ -82,7 +82,10 @@ def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
   others = [f'the next faster one, {_beside(one, taken)}' for one in faster]
   others += [f'the next better one, {_beside(one, taken)}' for one in better]
   text += '; ' + ', and '.join(others) if others else ''
-  narrow = taken.source == 'unet'
+  peers = [one for one in raced if one.rung == taken.rung]
+  beaten = any(_dsc(one) > _dsc(taken) for one in rivals)
+  beaten |= any((one.validation_dsc or 0) > (taken.validation_dsc or 0) for one in peers)
+  narrow = taken.source == 'unet' and not beaten
   return f'{text}.{" A narrow U-Net wins: no other shape that raced is better." if narrow else ""}'
 
 
