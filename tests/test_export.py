@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ from recorded import prepare_for
 from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import export, files, model_folder, stages
-from thrifty_jax.data import batching
+from thrifty_jax.data import batching, split_file
+from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_folder, export_slices
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
@@ -213,7 +215,6 @@ def test_a_network_that_gives_something_else_is_not_written(
 
 
 def test_not_a_number_does_not_agree():
-  from thrifty_jax.errors import InputError
   from thrifty_jax.exporting import export_check
 
   for difference, pixels in ((float('nan'), 1.0), (1e-5, 0.9998), (2e-4, 1.0)):
@@ -242,6 +243,11 @@ def a_folder_of_something_else(place):
   (place / 'mine.txt').write_text('mine')
 
 
+def a_link(place):
+  an_export(place.with_name('elsewhere'))
+  place.symlink_to(place.with_name('elsewhere'))
+
+
 def an_export(place):
   place.mkdir()
   files.write_json(place / 'preprocessing.json', {'format': export_folder.FORMAT})
@@ -253,6 +259,7 @@ def an_export(place):
     (a_file, ['--overwrite'], 'is no export'),
     (a_folder_of_something_else, ['--overwrite'], 'is no export'),
     (an_export, [], 'add --overwrite'),
+    (a_link, ['--overwrite'], 'is a link, or has no name of its own'),
   ],
 )
 def test_what_is_there_is_not_replaced(trained, tmp_path, capsys, monkeypatch, make, flags, text):
@@ -270,6 +277,65 @@ def test_an_export_is_replaced_when_that_is_asked_for(tmp_path):
   export_folder.require_place(tmp_path / 'there', overwrite=True)
   export_folder.write(tmp_path / 'there', {'new': b'new'})
   assert names(tmp_path / 'there') == ['new'] and names(tmp_path) == ['there']
+
+
+@pytest.mark.parametrize('place', ['.', 'sub/..'])
+def test_an_empty_folder_without_a_name_is_refused_before_any_work(
+  trained, tmp_path, capsys, monkeypatch, place
+):
+  monkeypatch.setattr(export, '_require_packages', lambda format_: None)
+  monkeypatch.chdir(tmp_path)
+  assert command(trained, place) == 2
+  assert f'--output={place} is a link, or has no name of its own' in only_error(capsys)
+
+
+def test_an_export_that_is_replaced_is_there_until_the_new_one_is(tmp_path, monkeypatch):
+  an_export(tmp_path / 'there')
+  (tmp_path / 'there' / 'old').write_text('old')
+
+  def killed(self, target):
+    rename(self, target)
+    raise KeyboardInterrupt
+
+  rename = Path.rename
+  monkeypatch.setattr(Path, 'rename', killed)
+  with pytest.raises(KeyboardInterrupt):
+    export_folder.write(tmp_path / 'there', {'new': b'new'})
+  assert (tmp_path / '.there.replaced' / 'old').read_text() == 'old'
+  assert names(tmp_path / '.there.unfinished') == ['new']
+  monkeypatch.undo()
+  export_folder.write(tmp_path / 'there', {'new': b'new'})
+  assert names(tmp_path) == ['there'] and names(tmp_path / 'there') == ['new']
+
+
+def test_an_error_without_a_reason_of_the_system_is_told(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError('a reason')
+
+  monkeypatch.setattr(files, 'write_bytes', fail)
+  with pytest.raises(InputError, match='cannot be written: a reason'):
+    export_folder.write(tmp_path / 'there', {'new': b'new'})
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('more', [[], ['--int8']])
+def test_a_model_in_the_run_of_other_patients_is_refused(
+  workdir, random_model, tmp_path, capsys, monkeypatch, more
+):
+  monkeypatch.setattr(export, '_require_packages', lambda format_: None)
+  for name in ('config.json', 'data.json'):
+    shutil.copy(workdir / name, tmp_path / name)
+  config = configs.from_json(files.read_json(workdir / 'config.json'))
+  random_model(tmp_path / 'model', config, splits_sha256='0a' * 32)
+  assert command(tmp_path, tmp_path / 'out', *more) == 2
+  line = only_error(capsys)
+  assert 'with other patients than the run around it' in line
+  assert line.endswith('--int8 needs the run' if more else 'on scans, by --scans=SCANS')
+  patients = export_slices.open_run(tmp_path / 'model').patients
+  found = dataclasses.replace(
+    model_folder.load(tmp_path / 'model').spec, splits_sha256=split_file.digest(patients)
+  )
+  assert export._open_run(tmp_path / 'model', None, found).patients == patients
 
 
 @pytest.mark.parametrize(

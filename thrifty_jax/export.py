@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
   from thrifty_jax.exporting.export_slices import RunData
   from thrifty_jax.model_folder import LoadedModel
+  from thrifty_jax.networks.model_spec import ModelSpec
 
 FORMATS = ('onnx', 'stablehlo')
 NEEDS = {'onnx': ('onnx', 'onnxruntime'), 'stablehlo': ()}  # packages
@@ -25,9 +26,9 @@ USAGE = f"""\
 usage: thrifty-jax export --model=FOLDER --output=FOLDER [options]
    or: python -m thrifty_jax.export, the same
 
-Writes the network of a trained model for programs without JAX, after it gave the same as the model
-on real slices: no logit further away than 1e-4, and 99.99 % of the pixels in the same class. Else
-nothing is written.
+Writes the network of a trained model for other programs, as ONNX without JAX, after it gave the
+same as the model on real slices: no logit further away than 1e-4, and 99.99 % of the pixels in the
+same class. Else nothing is written.
 
   --model=FOLDER       a model folder, or a run (its model/)
   --output=FOLDER      gets
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
     )
   member = model_folder.load(folders[0])
   spec = member.spec
-  data = _open_run(folders[0], values) if values.int8 or not values.scans else None
+  data = _open_run(folders[0], values, spec) if values.int8 or not values.scans else None
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{spec.network.name}, {member.parameters:,} parameters')
   if data is None or values.scans:
@@ -102,12 +103,23 @@ def run(arguments: Sequence[str]) -> None:
   say('written', f'{output}: {", ".join(sorted(contents))}')
 
 
-def _open_run(folder: Path, values: Any) -> 'RunData':
-  """Opens the slices of the run that a model lies in; says what does without them."""
+def _open_run(folder: Path, values: Any, spec: 'ModelSpec') -> 'RunData':
+  """Opens the slices of the run that a model lies in; says what does without them.
+
+  A run with other patients for training, validation or test than the model's is an InputError:
+  calibration would see patients who test the model.
+  """
+  from thrifty_jax.data import split_file
   from thrifty_jax.exporting import export_slices
 
   try:
-    return export_slices.open_run(folder)
+    found = export_slices.open_run(folder)
+    if spec.splits_sha256 not in (None, split_file.digest(found.patients)):
+      raise InputError(
+        f'{folder}: was trained, validated or tested with other patients than the run around it; '
+        'expected the run that made the model'
+      )
+    return found
   except InputError as error:
     needed = (
       '--int8 needs the run' if values.int8 else 'or check the export on scans, by --scans=SCANS'

@@ -4,6 +4,7 @@ import ast
 import gzip
 import importlib.util
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -217,7 +218,7 @@ def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
     (np.linspace(1e9, 1e9 + 1, 120).reshape(4, 5, 6), 'are the same'),  # in float32
     (np.full((4, 5, 6), np.nan), 'non-finite'),
   ):
-    with pytest.raises(SystemExit, match=text):
+    with pytest.raises(script.InputError, match=text):
       script.segment(voxels, np.eye(4), settings, network)
 
 
@@ -367,7 +368,7 @@ def test_voxels_that_are_no_numbers_are_refused(plain, tmp_path, monkeypatch, ca
     script.main()
   assert stopped.value.code == 2 and 'expected one number for each' in capsys.readouterr().err
   settings, network = script.load(plain[1])
-  with pytest.raises(SystemExit, match='not one number for each'):
+  with pytest.raises(script.InputError, match='not one number for each'):
     script.segment(np.zeros((9, 8, 7), voxels), np.eye(4), settings, network)
 
 
@@ -583,6 +584,81 @@ def test_a_package_that_is_missing_is_one_line(of_pictures, tmp_path, monkeypatc
   page = (of_pictures[1] / 'README.md').read_text('utf-8')
   for text in ('onnxruntime pillow tifffile\n', 'segment.py PICTURE', 'over 1.3', 'every 8 pixels'):
     assert text in page
+
+
+def test_a_package_that_only_some_networks_need_is_named_too(
+  random_model, tmp_path, monkeypatch, capsys
+):
+  filters = {'clahe_clip_limit': 0.05, 'curvature_flow_iterations': 2}
+  _, folder = exported(random_model, tmp_path, config_of(**filters))
+  assert 'onnxruntime scikit-image SimpleITK\n' in (folder / 'README.md').read_text('utf-8')
+  for package in ('skimage', 'SimpleITK'):
+    with monkeypatch.context() as patch:
+      patch.setitem(sys.modules, package, None)
+      assert run_main(folder, patch, tmp_path / 'check.nii.gz', tmp_path / 'm.nii') == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert package in last and last.endswith('install the packages that README.md names')
+  assert not (tmp_path / 'm.nii').exists()
+
+
+UNREADABLE = {  # file of the export: its content, or None if it is gone, and the last line
+  'model.onnx': (None, 'model.onnx: cannot be read'),
+  'preprocessing.json': (b'{"format": ', 'preprocessing.json: cannot be read'),
+  'model_int8.onnx': (b'no network', 'model_int8.onnx: cannot be read'),
+}
+
+
+@pytest.mark.parametrize('name', UNREADABLE)
+def test_an_export_that_cannot_be_read_is_one_line(plain, tmp_path, monkeypatch, capsys, name):
+  folder, (content, text) = tmp_path / 'exported', UNREADABLE[name]
+  shutil.copytree(plain[1], folder)
+  (folder / name).unlink(missing_ok=True)
+  if content:
+    (folder / name).write_bytes(content)
+  model = name if name.endswith('.onnx') else 'model.onnx'
+  scan, mask = write_scan(tmp_path / 'a.nii.gz'), tmp_path / 'm.nii'
+  assert run_main(folder, monkeypatch, scan, mask, f'--model={model}') == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert 'segment.py: error: ' in last and text in last and 'copy the whole export again' in last
+
+
+def test_onnxruntime_that_is_missing_is_one_line(plain, tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+  scan = write_scan(tmp_path / 'a.nii.gz')
+  assert run_main(plain[1], monkeypatch, scan, tmp_path / 'm.nii') == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert 'onnxruntime' in last and 'install the packages that README.md names' in last
+
+
+@pytest.mark.parametrize('kind', ['plain', 'of_pictures'])
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
+def test_a_mask_that_cannot_be_written_leaves_nothing(
+  request, tmp_path, monkeypatch, capsys, kind, error
+):
+  """And an older mask as it is."""
+  folder = request.getfixturevalue(kind)[1]
+
+  def fail(mask, place, **_):
+    place.write_bytes(b'half')
+    raise error
+
+  monkeypatch.setattr(nibabel, 'save', fail)
+  if kind == 'plain':
+    scan, mask = tmp_path / 'a.nii.gz', tmp_path / 'm.nii'
+    shutil.copy(folder.parent / 'check.nii.gz', scan)
+  else:
+    scan, mask = write_picture(tmp_path / 'a.png'), tmp_path / 'm.png'
+    monkeypatch.setattr(Image.Image, 'save', fail)
+  mask.write_bytes(b'old')
+  if isinstance(error, KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):
+      run_main(folder, monkeypatch, scan, mask, '--overwrite')
+  else:
+    assert run_main(folder, monkeypatch, scan, mask, '--overwrite') == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f'{mask}: cannot be written (No space left on device)' in last
+  assert {path.name for path in tmp_path.iterdir()} == {scan.name, mask.name}
+  assert mask.read_bytes() == b'old'
 
 
 def test_an_export_imports_nothing_of_this_program(of_pictures):

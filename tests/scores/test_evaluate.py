@@ -284,6 +284,22 @@ def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_
     evaluate.evaluate(settings, tmp_path, split='test')
 
 
+@pytest.mark.parametrize('listed', [True, False])
+def test_scored_validation_cases_are_looked_at_too(settings, tmp_path, monkeypatch, listed):
+  settings = settings.copy_and_resolve_references()
+  settings.evaluate.protocol, settings.evaluate.list_suspects = 'pooled_2d', listed
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  looked_at = []
+  monkeypatch.setattr(
+    evaluate.agreement, 'find_suspects', lambda measured: looked_at.extend(measured) or ()
+  )
+  summary = evaluate.evaluate(settings, tmp_path)
+  names = summary.patient_names
+  expected = {*names['train'], *names['validation']} if listed else set()
+  assert {one.patient for one in looked_at} == expected
+  assert len(looked_at) == len(expected) and summary.split == 'validation'
+
+
 def test_only_flips_that_training_saw_are_averaged(settings, tmp_path, monkeypatch):
   settings = settings.copy_and_resolve_references()
   settings.augment.flip_left_right = True

@@ -203,6 +203,12 @@ def test_a_file_that_is_cut_off_is_refused(folders):
   refuse(folders, r'masks/b\.nii\.gz: cannot be read', classes=CLASSES)
 
 
+def test_every_file_that_cannot_be_read_is_named_though_classes_have_no_names(folders):
+  for path in (folders[0] / 'a.nii.gz', folders[1] / 'b.nii.gz'):
+    path.write_bytes(path.read_bytes()[:60])
+  refuse(folders, r'masks/a\.nii\.gz: cannot be read.*labelsTr/b\.nii\.gz: cannot be read')
+
+
 def empty(masks, truths):
   for path in masks.iterdir():
     path.unlink()

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def write_fold(workdir, fold, scored):
   )  # fmt: skip
   records.write(folder / 'summary.json', summary)
   return folder.parent
+
+
+def healthy(name):
+  """A case in which neither truth nor prediction has the class b."""
+  (case,) = cases(name, 2)
+  counts = np.where([[True], [False]], case.native, 0)
+  values = dict.fromkeys((*metrics.DISTANCES, 'dsc', 'nsd', 'ravd_percent'), np.nan)
+  empty = metrics.VolumeScores(**values, missed=False, invented=False, rightly_empty=True)
+  return CaseCounts(name, name, counts, counts, (case.volumes[0], empty))
 
 
 @pytest.fixture
@@ -120,3 +130,77 @@ def test_folds_of_an_older_version_do_not_know_who_has_a_class(tmp_path, folds, 
   path = folds[unknown] / 'evaluate' / 'summary.json'
   records.write(path, dataclasses.replace(records.read(path, Evaluated), having={}))
   assert over_folds.write(tmp_path, folds).having == {}
+
+
+def test_scans_with_nothing_to_find_are_counted_over_folds_and_over_seeds(tmp_path):
+  folds = [
+    write_fold(tmp_path, fold, [*cases(names, fold), *map(healthy, well)])
+    for fold, (names, well) in enumerate((('xy', 'z'), ('a', 'bc')))
+  ]
+  summary = over_folds.write(tmp_path, folds)
+  found = summary.classes['b']
+  assert (found.scored, found.rightly_empty, summary.mean.rightly_empty) == (3, 3, 3)
+  assert summary.classes['a'].rightly_empty == 0
+  scored = [over_folds.read_scored(run / 'evaluate') for run in folds]
+  assert over_folds.join_seeds([scored, scored]).classes['b'].rightly_empty == 6
+
+
+def alter(path, change):
+  """Rewrites scores.csv with other rows."""
+  with path.open() as file:
+    rows = list(csv.DictReader(file))
+  summaries.write_rows(path, change(rows))
+
+
+def without(column):
+  return lambda rows: [{k: v for k, v in row.items() if k != column} for row in rows]
+
+
+def test_a_table_of_an_older_version_counts_no_scans_with_nothing_to_find(tmp_path, folds):
+  alter(folds[1] / 'evaluate' / 'scores.csv', without('rightly_empty'))
+  assert over_folds.write(tmp_path, folds).mean.rightly_empty == 0
+
+
+DAMAGED = {  # what is done to the rows of x, y, z, two classes each, and the error
+  'a word': (
+    lambda rows: [{**rows[0], 'hd95_mm': 'x1'}, *rows[1:]],
+    "line 2 has 'x1' under hd95_mm; expected a number, or nothing where there is none",
+  ),
+  'no count': (
+    lambda rows: [rows[0], {**rows[1], 'missed': ''}, *rows[2:]],
+    "line 3 has '' under missed; expected a number of scans",
+  ),
+  'a floor that is none': (
+    lambda rows: [{**rows[0], 'mean_mask_dsc': '7'}, *rows[1:]],
+    "line 2 has '7' under 'mean_mask_dsc'",
+  ),
+  'no floor': (without('mean_mask_dsc'), 'has the columns'),
+  'a row is gone': (lambda rows: rows[:-1], 'the classes a of patient z; expected a, b, in this'),
+  'another order': (
+    lambda rows: [*rows[:2], rows[3], rows[2], *rows[4:]],
+    'the classes b, a of patient y; expected a, b, in this',
+  ),
+  'a row twice': (lambda rows: [*rows, rows[0]], 'the classes a, b, a of patient x'),
+  'a patient is gone': (lambda rows: rows[2:], 'has 2 patients; expected 3'),
+}
+
+
+@pytest.mark.parametrize('name', DAMAGED)
+def test_a_damaged_table_is_one_line(tmp_path, folds, name):
+  change, message = DAMAGED[name]
+  path = folds[0] / 'evaluate' / 'scores.csv'
+  alter(path, change)
+  with pytest.raises(InputError, match=re.escape(message)) as caught:
+    over_folds.write(tmp_path, folds)
+  assert str(caught.value).startswith(f'{path}: ') and '\n' not in str(caught.value)
+
+
+def test_infinite_and_negative_differences_of_volumes_are_no_damage(tmp_path, folds):
+  def change(rows):
+    return [
+      {**row, 'ravd_percent': text} for row, text in zip(rows, ['inf', '-3.5'] * 3, strict=True)
+    ]
+
+  alter(folds[0] / 'evaluate' / 'scores.csv', change)
+  summary = over_folds.write(tmp_path, folds)
+  assert summary.classes['a'].ravd_percent and summary.patients == 5

@@ -42,8 +42,8 @@ def write_fold(workdir, fold, *of_seeds, parameters=1000, rate=0.002, timed=None
     figures = Figures(*[Spread(0.5, None, None)] * 6, missed=0, invented=0, pooled_2d_dsc=values[0])
     summary = Evaluated(
       protocol='volume', split='test', nsd_tolerance_mm=2.0, held_out=True, data='d', note='',
-      folds=3, fold=fold, model='thrifty', flips=(), patients=1, patient_names={}, slices={},
-      cases=(), parameters=1, largest_component=(), mean=figures,
+      folds=3, fold=fold, model='thrifty', flips=(), patients=len(values), patient_names={},
+      slices={}, cases=(), parameters=1, largest_component=(), mean=figures,
       classes={'a': figures, 'b': figures}, floor_dsc=0.5, floors={},
     )  # fmt: skip
     records.write(folder / 'evaluate' / 'summary.json', summary)

@@ -15,6 +15,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import hub, model_folder, predict, push
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_folder
+from thrifty_jax.sharing import hub_card
 
 hf = pytest.importorskip('huggingface_hub')
 constants = pytest.importorskip('huggingface_hub.constants')
@@ -226,6 +227,17 @@ def test_the_page_has_what_the_hub_reads(model, exported, server):
   assert (one.dataset_name, one.dataset_split) == ('CT of the abdomen', 'test')
   assert f'--model=hf://{NAME} ' in text and 'THIS_FOLDER' not in text
   assert 'Research use only' in text and '- `export/model.onnx`' in text
+
+
+@pytest.mark.parametrize(
+  ('name', 'needed'), [('model.onnx', 'JAX'), ('model.stablehlo', 'thrifty_jax')]
+)
+def test_the_page_says_what_an_export_runs_without(model, name, needed):
+  place = hub.parse(f'hf://{NAME}')
+  text = hub_card.write(
+    model_folder.describe(model), None, CARD, place=place, licence='', names=[f'export/{name}']
+  )
+  assert f'`export/` runs without {needed}: its README.md says how.' in text
 
 
 def test_without_a_licence_and_scores_the_page_says_that_the_terms_of_the_data_decide(

@@ -57,15 +57,14 @@ _IMPORTS = (
 _SCRIPT = """\
 ## Masks of {what}
 
-    pip install numpy scipy nibabel onnxruntime{more}
+    pip install {packages}
     python segment.py {example}
 
 The masks are those of `python -m thrifty_jax.predict` without `--flips`. `--help` has the rest.
 """
-_OF_VOLUMES = {'what': 'NIfTI scans', 'more': '', 'example': 'SCAN.nii.gz MASK.nii.gz'}
+_OF_VOLUMES = {'what': 'NIfTI scans', 'example': 'SCAN.nii.gz MASK.nii.gz'}
 _OF_PICTURES = {
   'what': 'pictures in PNG, TIFF, JPEG, BMP and GIF',
-  'more': ' pillow tifffile',
   'example': 'PICTURE.png MASK.png',
 }
 _WINDOWED = (
@@ -90,6 +89,10 @@ says.
 
 def require_place(output: Path, *, overwrite: bool) -> None:
   """Refuses an output that cannot be written, is something else than an export, or may not go."""
+  if output.is_symlink() or output.name in ('', '..'):
+    raise InputError(
+      f'--output={output} is a link, or has no name of its own; expected the name of a folder'
+    )
   empty = output.is_dir() and not any(output.iterdir())
   if output.exists() and not empty:
     settings = output / 'preprocessing.json'
@@ -256,6 +259,14 @@ def _steps(spec: ModelSpec) -> list[str]:
   return steps
 
 
+def _list_packages(about: Mapping[str, Any]) -> list[str]:
+  """Lists the packages that the script needs for the network of a preprocessing.json."""
+  packages = ['numpy', 'scipy', 'nibabel', 'onnxruntime']
+  packages += ['pillow', 'tifffile'] if segment_onnx.of_pictures(about) else []
+  packages += ['scikit-image'] if about['clahe_clip_limit'] else []
+  return packages + (['SimpleITK'] if about['curvature_flow_iterations'] else [])
+
+
 def _page(about: Mapping[str, Any]) -> str:
   """Text of README.md."""
   shape = ' x '.join(map(str, about['input']['shape']))
@@ -272,7 +283,8 @@ def _page(about: Mapping[str, Any]) -> str:
       )
     lines.append(line)
   steps = '\n'.join(f'{number}. {step}' for number, step in enumerate(about['input']['steps'], 1))
-  script = _SCRIPT.format(**(_OF_PICTURES if about.get('unit') == 'pixels' else _OF_VOLUMES))
+  kind = _OF_PICTURES if segment_onnx.of_pictures(about) else _OF_VOLUMES
+  script = _SCRIPT.format(packages=' '.join(_list_packages(about)), **kind)
   return f"""\
 # {', '.join(about['classes'][1:])}: an exported network
 
@@ -296,16 +308,23 @@ It gives `{about['output']['name']}`, {about['output']['values']}.
 
 
 def write(output: Path, contents: Mapping[str, bytes]) -> None:
-  """Writes the folder atomically: it is renamed once it is complete."""
-  unfinished = output.with_name(f'.{output.name}.unfinished')
+  """Writes the folder atomically: it is renamed once it is complete.
+
+  An older folder is renamed to .NAME.replaced before that, and removed afterwards.
+  """
+  unfinished, replaced = (
+    output.with_name(f'.{output.name}.{state}') for state in ('unfinished', 'replaced')
+  )
   try:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for name, content in contents.items():
       files.write_bytes(unfinished / name, content)
     if output.exists():
-      shutil.rmtree(output)
+      shutil.rmtree(replaced, ignore_errors=True)
+      output.rename(replaced)
     unfinished.rename(output)
+    shutil.rmtree(replaced, ignore_errors=True)
   except OSError as error:
     shutil.rmtree(unfinished, ignore_errors=True)
-    raise InputError(f'--output={output}: cannot be written: {error.strerror}') from error
+    raise InputError(f'--output={output}: cannot be written: {error.strerror or error}') from error

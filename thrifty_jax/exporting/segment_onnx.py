@@ -1,9 +1,9 @@
 """Segments scans with the exported network beside it. Research use only, no medical device.
 
-    pip install numpy scipy nibabel onnxruntime
+    pip install numpy scipy nibabel onnxruntime     (and what README.md names)
     python segment.py SCAN.nii.gz MASK.nii.gz
     python segment.py SCAN_0000.nii.gz SCAN_0001.nii.gz MASK.nii.gz   (several channels, in order)
-    python segment.py PICTURE.tif MASK.png   (a network of pictures; pip install pillow tifffile)
+    python segment.py PICTURE.tif MASK.png   (a network of pictures)
 
 The mask lies on the grid of the scan; preprocessing.json has the names of its numbers, and all that
 this script knows of the network. Of the scan's header, which nifti.py checks, only geometry reaches
@@ -36,37 +36,36 @@ def load(folder, model='model.onnx', threads=0):
   """Reads preprocessing.json and the network, a function of image [N, C, S, S] to [N, K, S, S]."""
   import onnxruntime  # here: preparing does without it # pyrefly: ignore[missing-import]
 
-  settings = json.loads(Path(folder, 'preprocessing.json').read_text('utf-8'))
-  options = onnxruntime.SessionOptions()
+  options, path = onnxruntime.SessionOptions(), Path(folder, 'preprocessing.json')
   options.intra_op_num_threads = threads  # 0 uses all cores
-  device = ['CPUExecutionProvider']
-  session = onnxruntime.InferenceSession(str(Path(folder, model)), options, providers=device)
+  try:
+    settings, path = json.loads(path.read_text('utf-8')), Path(folder, model)
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+  except Exception as error:  # those of onnxruntime have no other type in common
+    raise InputError(f'{path}: cannot be read ({error}); copy the whole export again') from error
   return settings, lambda image: session.run(['logits'], {'image': image})[0]
 
 
-def segment(voxels, affine, settings, network):
+def segment(voxels, affine, settings, network, name='the scan'):
   """Mask of a scan: class of each voxel, [X, Y, Z], uint8.
 
   Args:
     voxels: Intensities as the scanner stores them, [X, Y, Z] or [X, Y, Z, M].
     affine: Map from (x, y, z, 1) to RAS millimetres, [4, 4]; of a picture that of `read`.
-    settings, network: Results of `load`.
+    settings, network, name: Results of `load`, and what messages call the scan.
   """
   if voxels.dtype.kind not in 'buif':
-    raise SystemExit(f'the scan has voxels of {voxels.dtype}, not one number for each')
+    raise InputError(f'{name}: has voxels of {voxels.dtype}, not one number for each')
   volume = voxels[..., None] if voxels.ndim == 3 else voxels
   if volume.shape[3:] != (settings['modalities'],):
-    raise SystemExit(f'the scan has {volume.shape[3:]} channels, not {settings["modalities"]}')
+    raise InputError(f'{name}: has {volume.shape[3:]} channels, not {settings["modalities"]}')
   with np.errstate(over='ignore'):  # infinite then, and refused
     volume = volume.astype(np.float32)
   if not np.isfinite(volume).all():
-    remedy = 'add --nan_is_lowest to take NaN as the lowest value, or '
-    raise SystemExit(
-      'the scan has non-finite voxels, NaN or infinite; '
-      f'{"" if np.isinf(volume).any() else remedy}export it again'
-    )
+    remedy = '' if np.isinf(volume).any() else 'take NaN as the lowest by --nan_is_lowest, or '
+    raise InputError(f'{name}: has non-finite voxels, NaN or infinite; {remedy}export it again')
   if not of_pictures(settings) and (volume.min((0, 1, 2)) == volume.max((0, 1, 2))).any():
-    raise SystemExit('all voxels of a channel are the same; expected an image')
+    raise InputError(f'{name}: all voxels of a channel are the same; expected an image')
   stored = orientations.io_orientation(affine)
   sliced = orientations.axcodes2ornt(SLICE_AXES[settings['slice_axis']])
   volume = orientations.apply_orientation(volume, orientations.ornt_transform(stored, sliced))
@@ -99,8 +98,7 @@ def prepare(volume, settings):
     first, value = settings['padding']
     volume = np.where(volume >= first, np.float32(value), volume)
   channels = []
-  for m in range(volume.shape[3]):
-    channel = volume[..., m]
+  for channel in np.moveaxis(volume, -1, 0):
     if settings['intensity'] == 'percentiles':
       low, high = np.percentile(channel, settings['percentiles'])
       if low == high:
@@ -201,18 +199,45 @@ def of_pictures(settings):
 def write(path, mask, scan_header, settings):
   """Writes a mask [X, Y, Z]: as NIfTI with only the geometry of its scan's header, or as PNG."""
   unfinished = path.with_name(f'.unfinished_{os.getpid()}_{path.name}')
-  if of_pictures(settings):
-    from PIL import Image, ImageColor, PngImagePlugin
+  try:
+    if of_pictures(settings):
+      from PIL import Image, ImageColor, PngImagePlugin
 
-    picture, text = Image.fromarray(mask[..., 0].T), PngImagePlugin.PngInfo()
-    picture.putpalette([one for colour in settings['colours'] for one in ImageColor.getrgb(colour)])
-    text.add_text('Description', settings['note'])
-    picture.save(unfinished, format='PNG', bits=8, pnginfo=text)
-  else:
-    image = nifti.image_like(mask, scan_header)
-    image.header['descrip'] = settings['note'].encode()
-    nibabel.save(image, unfinished)
-  unfinished.replace(path)
+      picture, text = Image.fromarray(mask[..., 0].T), PngImagePlugin.PngInfo()
+      picture.putpalette([n for one in settings['colours'] for n in ImageColor.getrgb(one)])
+      text.add_text('Description', settings['note'])
+      picture.save(unfinished, format='PNG', bits=8, pnginfo=text)
+    else:
+      image = nifti.image_like(mask, scan_header)
+      image.header['descrip'] = settings['note'].encode()
+      nibabel.save(image, unfinished)
+    unfinished.replace(path)
+  except OSError as error:
+    raise InputError(f'{path}: cannot be written ({error.strerror or error})') from error
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def run(asked):
+  """Writes the mask that a command asks for."""
+  if asked.mask.exists() and any(map(asked.mask.samefile, filter(Path.exists, asked.scan))):
+    raise InputError(f'{asked.mask} is a scan; name another')
+  if not asked.mask.parent.is_dir():
+    raise InputError(f'{asked.mask.parent} is no folder; make it, or name another')
+  if asked.mask.exists() and not asked.overwrite:
+    raise InputError(f'{asked.mask} exists; add --overwrite or name another')
+  settings, network = load(Path(__file__).parent, asked.model, asked.threads)
+  endings = ('.png',) if of_pictures(settings) else ('.nii', '.nii.gz')
+  if not asked.mask.name.lower().endswith(endings):
+    raise InputError(f'{asked.mask}: expected a mask ending in {" or ".join(endings)}')
+  headers, affines, voxels = zip(*(read(path, settings) for path in asked.scan), strict=True)
+  if len({one.shape for one in voxels}) > 1 or not np.allclose(affines, affines[:1], atol=0.01):
+    raise InputError('the channels do not lie on one grid')
+  voxels = np.stack(voxels, axis=-1) if len(voxels) > 1 else voxels[0]
+  voxels = fill(voxels) if asked.nan_is_lowest else voxels
+  mask = segment(voxels, affines[0], settings, network, asked.scan[0])
+  write(asked.mask, mask, headers[0], settings)
+  print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
 
 
 def main():
@@ -223,36 +248,12 @@ def main():
   parser.add_argument('--threads', type=int, default=0, help='default: as many as there are cores')
   parser.add_argument('--nan_is_lowest', action='store_true', help='NaN is the lowest value')
   parser.add_argument('--overwrite', action='store_true', help='replace a mask that is there')
-  asked = parser.parse_args()
-  if asked.mask.exists() and any(map(asked.mask.samefile, filter(Path.exists, asked.scan))):
-    parser.error(f'{asked.mask} is a scan; name another')
-  if not asked.mask.parent.is_dir():
-    parser.error(f'{asked.mask.parent} is no folder; make it, or name another')
-  if asked.mask.exists() and not asked.overwrite:
-    parser.error(f'{asked.mask} exists; add --overwrite or name another')
-  settings, network = load(Path(__file__).parent, asked.model, asked.threads)
-  endings = ('.png',) if of_pictures(settings) else ('.nii', '.nii.gz')
-  if not asked.mask.name.lower().endswith(endings):
-    parser.error(f'{asked.mask}: expected a mask ending in {" or ".join(endings)}')
   try:
-    scans = [read(path, settings) for path in asked.scan]
-  except InputError as error:
-    parser.error(str(error))
-  except ModuleNotFoundError as error:
+    run(parser.parse_args())
+  except ImportError as error:
     parser.error(f'{error}; install the packages that README.md names')
-  first, *others = scans
-  for one in others:
-    same = one.voxels.shape == first.voxels.shape
-    if not same or not np.allclose(one.affine, first.affine, atol=0.01):
-      parser.error('the channels do not lie on one grid')
-  voxels = np.stack([scan.voxels for scan in scans], axis=-1) if others else first.voxels
-  voxels = fill(voxels) if asked.nan_is_lowest else voxels
-  try:
-    mask = segment(voxels, first.affine, settings, network)
-  except SystemExit as refused:
-    parser.error(f'{asked.scan[0]}: {refused}')
-  write(asked.mask, mask, first.header, settings)
-  print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
+  except InputError as error:
+    parser.error(' '.join(str(error).split()))
 
 
 if __name__ == '__main__':

@@ -71,8 +71,9 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   )
   rows = list(summaries.make_rows(counts, classes, floor_counts, unit=config.data.unit))
   summaries.write_rows(folder / 'scores.csv', rows)
-  known: list[Agreement] = []
-  for name in ('train', 'validation') if by_protocol and config.evaluate.list_suspects else ():
+  lists_suspects = by_protocol and config.evaluate.list_suspects
+  known = [*agreements] if lists_suspects and split != 'test' else []
+  for name in ('train', 'validation') if lists_suspects else ():
     if name != split:
       of_name = prepared.cases_of(patients[name])
       with logbook.progress(len(of_name), f'suspects in {name}') as bar:

@@ -289,18 +289,17 @@ def _find_ignored(sets: Sequence[Found], regions: labels.Regions) -> int:
 def _count_classes(sets: Sequence[Found], ignore: int) -> int:
   """Returns the number of classes that all files hold, background included."""
   held: dict[Path, set[int]] = {}  # numbers in each file
+  problems: list[str] = []
   paths = dict.fromkeys(path for found in sets for one in found.pairs for path in one[2:])
   with logbook.progress(len(paths), 'find classes') as bar:
     for path in paths:
-      if pictures.is_picture(path):
-        voxels = _read_picture(path, pictures.Legend())
-      else:
-        voxels = volumes.whole_numbers(sources.read_voxels(path)[0], path)
-      seen = np.zeros(256, bool)
-      for plane in voxels:
-        seen[plane] = True
-      held[path] = {*np.flatnonzero(seen).tolist()}
+      try:
+        held[path] = _find_numbers(path)
+      except InputError as error:
+        problems.append(str(error).rstrip('.'))
       bar.update(1)
+  if problems:
+    raise InputError('. '.join(problems))
   if ignore:
     held = {path: numbers - {ignore} for path, numbers in held.items()}
   values = set().union(*held.values())
@@ -315,6 +314,18 @@ def _count_classes(sets: Sequence[Found], ignore: int) -> int:
     )
   _require_no_gap(held, values)
   return len(values)
+
+
+def _find_numbers(path: Path) -> set[int]:
+  """Returns the numbers that a mask or a truth holds."""
+  if pictures.is_picture(path):
+    voxels = _read_picture(path, pictures.Legend())
+  else:
+    voxels = volumes.whole_numbers(sources.read_voxels(path)[0], path)
+  seen = np.zeros(256, bool)
+  for plane in voxels:
+    seen[plane] = True
+  return {*np.flatnonzero(seen).tolist()}
 
 
 def _require_no_gap(held: Mapping[Path, set[int]], values: set[int]) -> None:

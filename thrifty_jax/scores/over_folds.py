@@ -12,6 +12,8 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Evaluated, Figures, Floor, OfFold, Overlap
 from thrifty_jax.scores import agreement, metrics, summaries
 
+_REMEDY = 'Put the file back, or run --stage=evaluate again.'
+
 
 class Scored(NamedTuple):
   """Evaluation of one fold: its number, its summary.json, and its scores.csv with the fold."""
@@ -37,9 +39,60 @@ def read_scored(folder: Path) -> Scored:
     raise InputError(
       f'{folder / "summary.json"}: has the scores of several folds; expected those of one'
     )
-  columns = [summaries.column_of(metric, summary.unit) for metric in summaries.METRICS]
-  rows = summaries.read_rows(folder / 'scores.csv', ('patient', 'class', *columns))
+  path, floors = folder / 'scores.csv', [f'{name}_dsc' for name in summary.floors]
+  columns = {summaries.column_of(metric, summary.unit): metric for metric in summaries.METRICS}
+  required = [column for column in columns if column != 'rightly_empty']  # older files lack it
+  rows = summaries.read_rows(
+    path, ('patient', 'class', *required, *floors), scores=('dsc', *floors)
+  )
+  for row in rows:
+    row.setdefault('rightly_empty', '0')
+  _require_numbers(path, rows, columns)
+  _require_classes(path, rows, summary)
   return Scored(summary.fold, summary, [{'fold': str(summary.fold), **row} for row in rows])
+
+
+def _require_numbers(
+  path: Path, rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]
+) -> None:
+  """Refuses scores that are neither numbers nor empty, and counts that are no numbers.
+
+  `columns` maps columns to their metrics.
+  """
+  for number, row in enumerate(rows, start=2):
+    for column, metric in columns.items():
+      text, counted = row[column], metric in summaries.COUNTED
+      if not (text.isdecimal() if counted else _is_score(text)):
+        expected = 'a number of scans' if counted else 'a number, or nothing where there is none'
+        raise InputError(
+          f'{path}: line {number} has {text!r:.60} under {column}; expected {expected}. {_REMEDY}'
+        )
+
+
+def _is_score(text: str) -> bool:
+  """Returns whether a cell is a number, which may be infinite, or empty."""
+  try:
+    return not text or not np.isnan(float(text))
+  except ValueError:
+    return False
+
+
+def _require_classes(path: Path, rows: Sequence[Mapping[str, str]], summary: Evaluated) -> None:
+  """Refuses rows that are not those of all patients, each with all classes in their order."""
+  found: dict[str, list[str]] = {}
+  for row in rows:
+    found.setdefault(row['patient'], []).append(row['class'])
+  for patient, classes in found.items():
+    if classes != [*summary.classes]:
+      raise InputError(
+        f'{path}: has the classes {", ".join(classes)} of patient {patient}; expected '
+        f'{", ".join(summary.classes)}, in this order. {_REMEDY}'
+      )
+  if len(found) != summary.patients:
+    raise InputError(
+      f'{path}: has {len(found)} patients; expected {summary.patients}, as summary.json beside it '
+      f'has. {_REMEDY}'
+    )
 
 
 def join(scored: Sequence[Scored]) -> Joined:
@@ -50,7 +103,7 @@ def join(scored: Sequence[Scored]) -> Joined:
 def join_seeds(of_seeds: Sequence[Sequence[Scored]]) -> Joined:
   """Joins the folds of one network that was trained with several seeds, [seeds][folds].
 
-  A patient's score is the mean over the seeds that have one; missed and invented scans are sums.
+  A patient's score is the mean over the seeds that have one; counts of scans are sums.
   """
   summed = [one.summary for scored in of_seeds for one in scored]
   found = [

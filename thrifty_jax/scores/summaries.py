@@ -15,7 +15,7 @@ from thrifty_jax.scores import metrics, scoring, statistics
 
 _AVERAGED = (*metrics.DISTANCES, 'nsd')  # metrics averaged over the scans of a patient
 COUNTED = ('missed', 'invented', 'rightly_empty')
-METRICS = ('dsc', *_AVERAGED, 'ravd_percent', 'missed', 'invented')  # in scores.csv
+METRICS = ('dsc', *_AVERAGED, 'ravd_percent', *COUNTED)  # in scores.csv
 _MOST_ROWS = 50_000  # of a table, patients times classes
 F = TypeVar('F', Figures, Overlap)
 
@@ -35,7 +35,7 @@ def score_patients(cases: Sequence[scoring.CaseCounts]) -> dict[str, dict[str, n
   where it holds for all scans. If a case has no distances, DSC is the only metric.
   """
   of_counts = {'dsc': metrics.dsc, 'ravd_percent': metrics.ravd_percent}
-  names = (*METRICS, 'rightly_empty') if all(case.volumes for case in cases) else ('dsc',)
+  names = METRICS if all(case.volumes for case in cases) else ('dsc',)
   found = {}
   for patient, counts in scoring.by_patient(cases).items():
     scans, scores = [case.volumes for case in cases if case.patient == patient], {}

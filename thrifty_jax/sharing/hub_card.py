@@ -1,7 +1,7 @@
 """The page of a model on the Hub: its card, with what the Hub's filters and tables read."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def write(
   *,
   place: hub.Place,
   licence: str,
-  names: Iterable[str],
+  names: Collection[str],
 ) -> str:
   """Returns the text of README.md.
 
@@ -49,7 +49,7 @@ def write(
     card: Text of its own card.
     place: Repository that the page is for.
     licence: Name of a licence as the Hub knows it, '' if the data's terms decide.
-    names: Names of the other files.
+    names: Names of the other files, those of an export too.
   """
   from huggingface_hub import ModelCardData
 
@@ -68,7 +68,8 @@ def write(
   )
   scan = words.choose(spec.unit).scan
   files = '\n'.join(f'- `{name}`' for name in names)
-  exported = f'`{hub.EXPORT}/` runs without JAX: its README.md says how.\n\n'
+  needed = 'JAX' if f'{hub.EXPORT}/model.onnx' in names else 'thrifty_jax'
+  exported = f'`{hub.EXPORT}/` runs without {needed}: its README.md says how.\n\n'
   return f"""\
 ---
 {about.to_yaml()}
