@@ -190,7 +190,7 @@ def test_given_networks_are_refused_by_the_search_which_cannot_choose_them(
   config, stands, tmp_path
 ):
   config.front.genotypes = ('mine.json',)
-  with pytest.raises(InputError, match=r'front.genotypes is .*expected \(\) for the search'):
+  with pytest.raises(InputError, match=r'front.genotypes is .*expected \(\) for the search,'):
     front.search(config, tmp_path)
   assert not stands.timed
 

@@ -148,7 +148,7 @@ def draw(
   generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
 ) -> Iterator[Entrant]:
   """Yields shapes drawn at random without end, none of them twice or known."""
-  seen, number = find_effective(known), 0
+  seen, number = _find_effective(known), 0
   while True:
     shape = lean_space.draw(generator)
     if shape.effective not in seen:
@@ -162,7 +162,7 @@ def mutate(
 ) -> Iterator[Entrant]:
   """Yields mutations of a lean network, none of them twice or known, until others are rare."""
   assert isinstance(parent.genotype, LeanShape)
-  seen, number = find_effective(known), 0
+  seen, number = _find_effective(known), 0
   for _ in range(_TRIES):
     shape = lean_space.mutate(parent.genotype, generator)
     if shape.effective not in seen:
@@ -171,8 +171,13 @@ def mutate(
       yield Entrant(f'{name}_{number}', 'mutant', shape, parent=parent.name)
 
 
-def find_effective(known: Iterable[LeanShape | Genotype]) -> set[LeanShape]:
-  """Returns the shapes among genotypes as they compare, see LeanShape.effective."""
+def leave_out(found: Iterable[Entrant], others: Iterable[Entrant]) -> list[Entrant]:
+  """Returns those of the networks that are none of the others, by another name."""
+  twins = _find_effective(one.genotype for one in others)
+  return [one for one in found if not _find_effective([one.genotype]) & twins]
+
+
+def _find_effective(known: Iterable[LeanShape | Genotype]) -> set[LeanShape]:
   return {shape.effective for shape in known if isinstance(shape, LeanShape)}
 
 

@@ -44,8 +44,8 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   workdir, limit = Path(workdir), config.search.max_ms
   if config.front.genotypes:
     raise InputError(
-      f'config.front.genotypes is {config.front.genotypes}; expected () for the search, which is of '
-      'lean networks and narrow U-Nets: they race in --stage=front'
+      f'config.front.genotypes is {config.front.genotypes}; expected () for the search, of lean '
+      'networks and narrow U-Nets: given ones race in --stage=front'
     )
   folder = workdir / 'search'
   budgets = (limit,) if limit else tuple(config.front.budgets_ms)

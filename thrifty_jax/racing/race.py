@@ -158,9 +158,8 @@ class Race:
       for family in families
     ]
     given = entrants.list_given(self._config)
-    twins = entrants.find_effective(one.genotype for one in given)
     known, unets = (
-      [one for one in listed if self._fits(one) and one.genotype.effective not in twins]
+      [*filter(self._fits, entrants.leave_out(listed, given))]
       for listed in (entrants.list_known(), entrants.list_unets())
     )
     pool = entrants.draw(self._generator, [one.genotype for one in [*known, *unets, *given]])
