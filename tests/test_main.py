@@ -205,6 +205,19 @@ def test_a_comparison_needs_a_search_and_no_training_before(ran, tmp_path):
   assert ran == ['check', 'prepare', 'search', 'compare', 'report']
 
 
+def test_a_comparison_scores_a_run_that_is_trained_as_its_own_stage_does(ran, tmp_path):
+  _main(tmp_path)
+  (tmp_path / 'evaluate' / 'summary.json').unlink()
+  ran.clear()
+  assert _main(tmp_path, '--stage=compare') == 0
+  assert ran == ['evaluate', 'compare', 'report']
+
+
+def test_a_comparison_after_a_time_is_refused_before_the_search(ran, tmp_path, capsys):
+  assert _main(tmp_path, '--stage=compare', '--config.retrain.minutes=5') == 2
+  assert 'retrain.minutes is 5; expected 0' in capsys.readouterr().err and ran == []
+
+
 def test_a_comparison_of_a_baseline_is_refused(ran, tmp_path, capsys):
   assert main_.main([CONFIG + ':unet', f'--workdir={tmp_path}', '--stage=compare']) == 2
   assert 'leave the variant out' in capsys.readouterr().err and ran == []

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 
 import pytest
 
@@ -55,6 +56,15 @@ def test_names_written_by_hand_win_over_folds_and_lists_and_stay_as_they_are(con
 def test_without_a_file_the_folds_count(config, tmp_path):
   before = config.to_dict()
   assert split_file.honour(config, tmp_path) is False and config.to_dict() == before
+
+
+def test_an_accent_that_is_a_character_of_its_own_is_the_same_name(config, tmp_path):
+  """As macOS writes it."""
+  content = {'train': ['a'], 'validation': ['b'], 'test': [unicodedata.normalize('NFD', 'Jürgen')]}
+  assert len(content['test'][0]) == 7
+  write(tmp_path, content)
+  assert split_file.honour(config, tmp_path) and config.data.test_patients == ('Jürgen',)
+  split_file.require_patients(tmp_path, ['a', 'b', 'Jürgen'])
 
 
 def test_every_fold_leaves_one_patient_out_where_folds_are_patients(config, tmp_path):

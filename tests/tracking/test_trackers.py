@@ -1,7 +1,9 @@
 """A run's progress in TensorBoard, MLflow and Weights & Biases, read back by their own readers."""
 
+import shutil
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +127,40 @@ def test_another_training_in_the_folder_is_another_run_and_a_longer_one_is_not(t
   config.retrain.learning_rate *= 2
   other = journal.Journal(config, tmp_path)
   assert other.head.id != first.head.id and other.lines == []
+
+
+def other_genotype(config, folder):
+  content = (folder / 'genotype.json').read_text()
+  (folder / 'other.json').write_text(content.replace('"down_conv_3x3"', '"down_avg_pool"', 1))
+  config.genotype = str(folder / 'other.json')
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    other_genotype,
+    lambda config, _: config.data.update({'validation_patients': NAMES[:1]}),
+    lambda config, _: config.retrain.update({'start_from': PLACES[1]}),
+    lambda config, _: config.retrain.update({'teacher': PLACES[1]}),
+  ],
+)
+def test_another_genotype_split_or_model_is_another_run_and_stays_private(change, tmp_path):
+  example = Path(journal.__file__).parents[1] / 'genotypes' / 'thrifty_0.61m.json'
+  for name in ('genotype.json', 'copy.json'):
+    shutil.copyfile(example, tmp_path / name)
+  config = config_with()
+  config.genotype = str(tmp_path / 'genotype.json')
+  first = journal.Journal(config, tmp_path)
+  first.add('retrain', 4, {'loss': 0.5})
+  config.genotype, config.data.raw_dir = str(tmp_path / 'copy.json'), PLACES[0]
+  assert journal.Journal(config, tmp_path).lines == first.lines  # the same, elsewhere
+  path = tmp_path / 'trackers' / 'journal.jsonl'
+  path.write_text(path.read_text().replace(first.head.private, ''))  # as an older version has it
+  assert journal.Journal(config, tmp_path).head == first.head
+  change(config, tmp_path)
+  other = journal.Journal(config, tmp_path)
+  assert other.head.id != first.head.id and other.lines == []
+  assert not [word for word in (*NAMES, *PLACES, str(tmp_path)) if word in path.read_text()]
 
 
 def test_a_line_that_a_crash_cut_off_is_written_again(tmp_path):

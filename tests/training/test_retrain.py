@@ -442,7 +442,8 @@ def test_minutes_plan_the_epochs_that_fit_and_a_stop_changes_nothing(
   monkeypatch.setattr(results, 'count_parts', lambda *_: parts)
   steps = -(-epochs.steps // parts)
   assert steps > 1
-  # Every epoch takes a hundred minutes.
+  monkeypatch.setattr(results, 'SHARE_OF_PREDICTION', 0)
+  # Every epoch takes a hundred minutes, with or without a validation.
   clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 6000)
   monkeypatch.setattr(results, 'time', clock)
   config = config.copy_and_resolve_references()
@@ -471,6 +472,7 @@ def test_minutes_plan_the_epochs_that_fit_and_a_stop_changes_nothing(
     (414, 0.05, 12, 1),  # a pass of 21 s
     (414, 0.74, 12, 5),  # of 5 min, and an epoch is a tenth of 12
     (414, 0.74, 0.01, 414),  # no epoch is less than a step
+    (11, 1, 0.2, 6),  # one of two steps, as ten make no pass of whole steps
   ],
 )
 def test_an_epoch_of_a_training_for_a_time_is_at_most_a_tenth_of_it(steps, seconds, minutes, parts):
@@ -478,21 +480,64 @@ def test_an_epoch_of_a_training_for_a_time_is_at_most_a_tenth_of_it(steps, secon
 
 
 @pytest.mark.parametrize(
-  ('minutes', 'seconds', 'planned'),
+  ('minutes', 'seconds', 'validation', 'planned'),
   [
-    (10, [120], 5),  # four more of two minutes
-    (10, [180, 60], 5),  # three more of two minutes
-    (30, [90] + [30] * 20, 58),  # the last twenty tell: 37 more
-    (10, [60, 60, 60, 600], 5),  # none fits, one goes on
+    (10, [120], 0, 5),  # four more of two minutes
+    (10, [180, 60], 0, 5),  # three more of two minutes
+    (30, [90] + [30] * 20, 0, 58),  # the last twenty tell: 37 more
+    (10, [60, 60, 60, 600], 0, 5),  # none fits, one goes on
+    (10, [60], 300, 5),  # four more minutes, and five for the only validation
   ],
 )
 def test_epochs_are_planned_by_what_the_last_ones_took(
-  minutes, seconds, planned, config, epochs, net
+  minutes, seconds, validation, planned, config, epochs, net
 ):
   state, best, _ = train_step.start(config, epochs, net)
   progress = results.Progress(state, best, planned=(100,), timed=True, epoch=len(seconds))
-  progress.replan(minutes, seconds)
+  progress.replan(minutes, seconds, validation=validation)
   assert progress.epochs == planned
+
+
+@pytest.mark.parametrize('stopped_in', [None, 1])
+def test_the_only_validation_of_a_training_for_a_time_is_planned(
+  stopped_in, config, opened, epochs, program, tmp_path, monkeypatch, stop_at
+):
+  monkeypatch.setattr(results, 'count_parts', lambda *_: 2)
+  steps = -(-epochs.steps // 2)
+  # Every epoch takes a hundred minutes, and a validation twice as long.
+  clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 6000)
+  monkeypatch.setattr(results, 'time', clock)
+  slices = sum(case.slices for case in opened.prepared.cases_of(opened.patients['validation']))
+  monkeypatch.setattr(results, 'SHARE_OF_PREDICTION', 2 * steps * 4 / slices)
+  config = config.copy_and_resolve_references()
+  config.retrain.update({'minutes': 520, 'epochs': 1, 'validate_every': 50})
+  if stopped_in is not None:
+    with stop_at(stopped_in * steps + 1), pytest.raises(stopping.Stopped):
+      retrain.retrain(config, tmp_path, program=program)
+  assert retrain.retrain(config, tmp_path, program=program).epochs == 3
+  assert ['validation_dsc' in entry for entry in entries_of(tmp_path)] == [False, False, True]
+
+
+def test_the_compilation_of_the_prediction_is_left_out_of_the_epoch(
+  config, opened, net, monkeypatch
+):
+  apply = build.apply
+
+  def slow(*arguments, **more):  # it is called to be compiled, and then no more
+    time.sleep(0.5)
+    return apply(*arguments, **more)
+
+  monkeypatch.setattr(build, 'apply', slow)
+  nothing: Any = None
+  progress = results.Progress(nothing, nothing)
+  spec, began = make_spec(config, opened.statistics), progress.began
+  params = build.initialise(build.find_shapes(net, spec.image_channels), seed=0)
+  predict = results.make_predict(config, opened, net, spec, progress)(params)
+  image = opened.prepared.read(opened.prepared.cases[0])['image']
+  predict(image)
+  waited = progress.began - began
+  predict(image)
+  assert waited >= 0.5 and progress.began == began + waited
 
 
 @pytest.mark.parametrize('debug', [False, True])
@@ -586,6 +631,25 @@ def test_the_end_is_foretold_once_with_validations_and_scores(config, opened, ca
   told = capsys.readouterr().out.strip().splitlines()
   assert len(told) == 1 and f'the training is done in about {whole}, at ' in told[0]
   assert told[0].endswith(f'its scores take about {scores} more')
+
+
+@pytest.mark.parametrize(('best', 'validations'), [(0, 1), (1, 2)])
+def test_the_end_of_a_training_for_a_time_is_foretold_with_its_validations(
+  best, validations, config, opened, capsys
+):
+  """With the only one that was planned, or with all that the pace of the epochs already has."""
+  config = config.copy_and_resolve_references()
+  config.retrain.validate_every = 2
+  nothing: Any = None
+  state: Any = types.SimpleNamespace(step=10)
+  progress = results.Progress(
+    state, train_step.Best(nothing, best, 0.5), epoch=1, planned=(9,), parts=2, timed=True
+  )
+  results.foretell(config, progress, opened, seconds=60)
+  names = opened.patients['validation']
+  slices = sum(case.slices for case in opened.prepared.cases_of(names))
+  whole = logbook.format_duration(8 * 60 + validations * slices * 30 / 40)
+  assert f'the training is done in about {whole}, at ' in capsys.readouterr().out
 
 
 def test_a_training_that_is_stopped_and_its_scores_are_one_run_of_a_tracker(

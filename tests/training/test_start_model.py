@@ -21,7 +21,7 @@ from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.training import start_model, train_step
-from thrifty_jax.training.train_data import make_schedule
+from thrifty_jax.training.train_data import make_schedule, open_train_data
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHAPE = LeanShape(
@@ -237,3 +237,47 @@ def test_patients_of_the_model_who_would_test_are_refused_or_warned_of(
   summary = json.loads((tmp_path / 'retrain' / 'summary.json').read_text('utf-8'))
   assert 'WARNING: it has learned from patients with the names of ' in card
   assert not [name for name in summary['started']['shared'] if name in card]
+
+
+@pytest.mark.parametrize(
+  ('train', 'validation', 'shared'),
+  [
+    ('a', 'b', []),  # the same split
+    ('b', 'a', ['b']),  # who validates has trained the model
+    ('c', 'b', ['c']),
+    ('a', 'c', ['c']),
+  ],
+)
+def test_who_validates_may_have_validated_the_model_and_nothing_else(
+  train, validation, shared, tmp_path, monkeypatch
+):
+  known = {'train': (train,), 'validation': (validation,), 'test': ()}
+  monkeypatch.setattr(start_model, 'find_patients', lambda _: known)
+  split = {'train': ('a',), 'validation': ('b',), 'test': ('c',)}
+  assert start_model.find_shared(split, tmp_path) == shared
+
+
+def test_until_a_state_is_saved_the_patients_are_looked_at_and_the_model_is_taken_anew(
+  place, done, tmp_path
+):
+  config = configs.from_json(json.loads((done[0] / 'config.json').read_text('utf-8')))
+  shutil.copyfile(done[0] / data_file.FILE, tmp_path / data_file.FILE)
+  data = open_train_data(config, tmp_path)
+  for name in ('old', 'new'):
+    config.retrain.start_from = str(place / name)
+    start_model.require_strangers(config, tmp_path)
+    start_model.begin(config, tmp_path, data)
+    started, model = start_model.read(tmp_path / 'retrain'), place / name / 'model'
+    assert started and started.model == str(place / name)
+    copied = model_folder.describe(tmp_path / 'retrain' / 'start')
+    assert copied.sha256 == started.weights_sha256 == model_folder.describe(model).sha256
+  trained = data.patients['train'][0]
+  config.data.test_patients = data.patients['test']
+  config.data.validation_patients = (trained,)
+  with pytest.raises(InputError, match=f'with {trained}, who would validate or test here'):
+    start_model.require_strangers(config, tmp_path)
+  (tmp_path / 'retrain' / 'checkpoints' / '1').mkdir(parents=True)
+  start_model.require_strangers(config, tmp_path)
+  config.retrain.start_from = str(place / 'old')
+  with pytest.raises(InputError, match='has other weights than those'):
+    start_model.begin(config, tmp_path, data)

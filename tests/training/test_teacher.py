@@ -17,7 +17,7 @@ from thrifty_jax.data import batching, data_file, prepared
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
-from thrifty_jax.training import named_teacher, teacher, unlabelled
+from thrifty_jax.training import named_teacher, teacher, trainings, unlabelled
 from thrifty_jax.training.train_data import open_train_data
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -194,6 +194,41 @@ def test_a_baseline_is_trained_first_and_only_once(place, monkeypatch, capfd):
   assert before == after
 
 
+@pytest.fixture
+def named(tmp_path, monkeypatch):
+  """The settings of a run with a named teacher, and those that the teacher is trained with."""
+  config, trained = configs.default(), []
+  configs.set_model(config, 'lean')
+  config.retrain.update({'teacher': 'unet', 'epochs': 60})
+  monkeypatch.setattr(trainings.retrain, 'retrain', lambda settings, _: trained.append(settings))
+  monkeypatch.setattr(trainings.data_file, 'pass_on', lambda *_: None)
+  monkeypatch.setattr(trainings, 'read', lambda _: True)
+  return config, trained
+
+
+def test_what_is_meant_for_the_pupil_is_not_for_its_named_teacher(named, tmp_path):
+  config, trained = named
+  config.retrain.update({'start_from': 'old', 'freeze_levels': 1, 'teacher_share': 0.1})
+  named_teacher.train(config, tmp_path)
+  settings = trained[0].retrain
+  assert (settings.start_from, settings.freeze_levels, settings.teacher) == ('', 0, '')
+  assert settings.epochs == 60 and settings.teacher_share == configs.default().retrain.teacher_share
+
+
+def test_a_named_teacher_that_is_done_serves_a_longer_run_and_another_share(named, tmp_path):
+  config, trained = named
+  named_teacher.train(config, tmp_path)
+  for name in ('retrain/summary.json', 'model/weights.safetensors'):
+    (tmp_path / 'teacher' / name).parent.mkdir()
+    (tmp_path / 'teacher' / name).write_text('{}')
+  config.retrain.update({'epochs': 80, 'teacher_share': 0.1})
+  named_teacher.train(config, tmp_path)
+  assert len(trained) == 1
+  config.seed = 5
+  with pytest.raises(InputError, match='seed 0 -> 5'):
+    named_teacher.train(config, tmp_path)
+
+
 # --- what is refused
 
 
@@ -264,6 +299,7 @@ def test_slices_without_masks_that_were_damaged_are_refused(place, done, tmp_pat
   config = configs.from_json(json.loads((done / 'config.json').read_text('utf-8')))
   data = open_train_data(config, done)
   shutil.copytree(done / 'retrain' / 'unlabelled', tmp_path / 'retrain' / 'unlabelled')
+  (tmp_path / 'retrain' / 'checkpoints' / '1').mkdir(parents=True)
   path = next((tmp_path / 'retrain' / 'unlabelled').glob('*.npy'))
   for damage in (lambda content: content[:-9], lambda content: content[:-1] + b'\x55'):
     content = path.read_bytes()
@@ -271,6 +307,27 @@ def test_slices_without_masks_that_were_damaged_are_refused(place, done, tmp_pat
     with pytest.raises(InputError, match='train anew'):
       unlabelled.add(config, tmp_path, data)
     path.write_bytes(content)
+
+
+def test_before_a_state_is_saved_the_teacher_and_the_scans_may_change_and_are_looked_at_anew(
+  place, done, tmp_path
+):
+  config = configs.from_json(json.loads((done / 'config.json').read_text('utf-8')))
+  data, record = open_train_data(config, done), tmp_path / 'retrain' / 'teacher.json'
+  models = [place / f'teacher_{seed}' for seed in (1, 2)]
+  for model in models:
+    config.retrain.teacher = str(model)
+    teacher.begin(config, tmp_path, data)
+    assert json.loads(record.read_text('utf-8'))['models'] == [str(model / 'model')]
+  before = config.data.unlabelled
+  config.data.unlabelled = str(place / 'raw' / 'TrainingData')
+  with pytest.raises(InputError, match='patient of this run; remove it'):
+    unlabelled.add(config, tmp_path, data)
+  config.data.unlabelled = before
+  unlabelled.add(config, tmp_path, data)
+  (tmp_path / 'retrain' / 'checkpoints' / '1').mkdir(parents=True)
+  config.data.unlabelled = 'gone'
+  assert unlabelled.add(config, tmp_path, data)[1] == ('unlabelled Case06',)
 
 
 def test_a_scan_that_has_a_mask_is_left_out_or_refused(place, done, tmp_path, capfd):

@@ -54,7 +54,8 @@ def require_patients(workdir: Path, patients: Iterable[str]) -> None:
   path, everyone = workdir / FILE, set(patients)
   if not path.exists():
     return
-  listed = {name for part in PARTS for name in files.read_json(path)[part]}
+  written = files.read_json(path)
+  listed = {name for part in PARTS for name in _normalise(written[part])}
   if unknown := sorted(listed - everyone):
     raise InputError(
       f'{path}: there is no scan of {_listed(unknown)}; expected names among '
@@ -114,10 +115,7 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
     raise InputError(
       f'{path}: has the entry {surplus[0]!r:.80}; expected {", ".join(PARTS)}. Remove it.'
     )
-  named = {
-    part: tuple(sorted(unicodedata.normalize('NFC', name) for name in written[part]))
-    for part in PARTS
-  }
+  named = {part: tuple(sorted(_normalise(written[part]))) for part in PARTS}
   for name, count in Counter(sum(named.values(), ())).items():
     if not name.isprintable():
       raise InputError(f'{path}: has the patient {name!r:.80}; expected a name. Correct the file.')
@@ -145,6 +143,11 @@ def digest(split: Mapping[str, Sequence[str]]) -> str:
   named = {part: sorted(split[part]) for part in PARTS}
   text = json.dumps(named, ensure_ascii=False, separators=(',', ':'))
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _normalise(names: Iterable[str]) -> list[str]:
+  """Returns names as those of scans are spelled: macOS writes an accent as a character."""
+  return [unicodedata.normalize('NFC', name) for name in names]
 
 
 def _classes_of_patients(path: Path) -> dict[str, list[int]]:

@@ -86,6 +86,11 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
       f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
       'the baselines itself, leave the variant out'
     )
+  if command.stage == stages.COMPARE.name and command.config.retrain.minutes:
+    raise InputError(
+      f'config.retrain.minutes is {command.config.retrain.minutes:g}; expected 0, as rivals are '
+      'compared after the same epochs: add --config.retrain.minutes=0'
+    )
   alone = (stages.SEARCH.name, stages.COMPARE.name, stages.FRONT.name)
   if command.stage in alone and command.config.retrain.start_from:
     raise InputError(
@@ -178,7 +183,10 @@ def _require_writable(workdir: Path) -> None:
 def _chosen(command: Command) -> list[Stage]:
   """Stages that --stage selects, in order."""
   if command.stage == stages.COMPARE.name:
-    return [stages.CHECK, stages.PREPARE, stages.SEARCH, stages.COMPARE, stages.REPORT]
+    # A run that is trained may be a rival: it is scored as always, not as the short trainings are.
+    is_trained = stages.RETRAIN.is_done(command.workdir, command.config)
+    own = [stages.EVALUATE] if is_trained else []
+    return [stages.CHECK, stages.PREPARE, stages.SEARCH, *own, stages.COMPARE, stages.REPORT]
   if command.stage == stages.FRONT.name:
     return [stages.CHECK, stages.PREPARE, stages.FRONT, stages.REPORT]
   return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]

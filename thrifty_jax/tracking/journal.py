@@ -1,6 +1,7 @@
 """All that the trackers of a run get, in order; each of them can be brought up to date from it."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import time
@@ -30,6 +31,7 @@ class Head:
   id: str  # the same in every tracker
   name: str
   settings: dict  # by name, without those that may name a patient or a place
+  private: str = ''  # SHA-256 of the others, which no tracker gets; '' in files of older versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +63,12 @@ class Journal:
     self._path = self.folder / _FILE
     parts = workdir.absolute().parts
     name = '/'.join(parts[-2:] if parts[-1].startswith('fold_') else parts[-1:])
-    self.head = Head(uuid.uuid4().hex[:8], name, public_settings(config))
+    self.head = Head(uuid.uuid4().hex[:8], name, public_settings(config), _digest_private(config))
     self.lines: list[Line] = []
     if self._path.exists():
       head, lines = self._read()
-      if not _is_another(head.settings, self.head.settings):
-        self.head, self.lines = head, lines
+      if not _is_another(head, self.head):
+        self.head, self.lines = dataclasses.replace(head, private=self.head.private), lines
     # Also removes what a crash has left of a last line.
     content = [records.to_json(self.head), *map(records.to_json, self.lines)]
     files.write_text(self._path, ''.join(json.dumps(entry) + '\n' for entry in content))
@@ -108,12 +110,31 @@ def public_settings(config: ConfigDict) -> dict[str, Any]:
   return {name: value for name, value in found.items() if not SETTINGS[name].private}
 
 
-def _is_another(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-  """Returns whether the settings are those of another training, not of one that is longer."""
-  return any(
-    before[name] != value
-    for name, value in now.items()
-    if name in before
-    and not SETTINGS[name].may_grow
-    and not {*TRAINING}.isdisjoint(SETTINGS[name].stages)
+def _digest_private(config: ConfigDict) -> str:
+  """Returns the SHA-256 of the genotype that the config names and of private settings.
+
+  Of these it has the ones by which another network is trained, where they are not empty.
+  """
+  found = configs.flatten(stages.to_json(config))
+  texts = {
+    name: value
+    for name, value in found.items()
+    if value and SETTINGS[name].private and _is_of_training(name)
+  }
+  path, shape = Path(config.genotype), {}
+  if config.genotype and path.exists():  # its content, as it may be read from a copy later
+    shape = {**files.read_json(path), 'provenance': None}
+  return hashlib.sha256(json.dumps([texts, shape], sort_keys=True).encode()).hexdigest()
+
+
+def _is_of_training(name: str) -> bool:
+  return not {*TRAINING}.isdisjoint(SETTINGS[name].stages)
+
+
+def _is_another(before: Head, now: Head) -> bool:
+  """Returns whether a head is that of another training, not of one that is longer."""
+  return bool(before.private and before.private != now.private) or any(
+    before.settings[name] != value
+    for name, value in now.settings.items()
+    if name in before.settings and not SETTINGS[name].may_grow and _is_of_training(name)
   )

@@ -49,6 +49,15 @@ class Progress:
     """Number of completed steps."""
     return int(self.state.step)
 
+  @contextlib.contextmanager
+  def leaving_out(self) -> Generator[None]:
+    """Leaves the time of the body, which waits for a compiler, out of that of the epoch."""
+    began = time.monotonic()
+    try:
+      yield
+    finally:
+      self.began += time.monotonic() - began
+
   def foretell(self, what: str, seconds: float, *, then: str) -> None:
     """Prints, once in a process, when `what` will be done, by an estimate of the seconds left."""
     if self.foretold:

@@ -58,11 +58,6 @@ def compare(config: ConfigDict, workdir: Path | str) -> list[Result]:
   and, after each rival, updates results.json and the standings (see standings.py). The config's
   model is the searched one.
   """
-  if config.retrain.minutes:
-    raise InputError(
-      f'config.retrain.minutes is {config.retrain.minutes:g}; expected 0, as rivals are compared '
-      'after the same epochs: add --config.retrain.minutes=0'
-    )
   workdir = Path(workdir)
   found, results, summary = find_rivals(config, workdir), [], None
   times = _time(found, config, workdir)

@@ -5,12 +5,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import logbook
+from thrifty_jax import files, logbook, stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines
-from thrifty_jax.settings import TEACHERS
+from thrifty_jax.settings import SETTINGS, TEACHERS
 from thrifty_jax.training import trainings
 from thrifty_jax.training.teacher import FOLDER
+
+_SHARE = SETTINGS['retrain.teacher_share'].default
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -28,6 +30,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
   logbook.say('teacher', f'a {name} is trained first')
   settings = config.copy_and_resolve_references()
   settings.retrain.teacher = settings.data.unlabelled = settings.genotype = ''
+  # Nor are these meant for it; a run that is made longer keeps a teacher that is done.
+  settings.retrain.update({'start_from': '', 'freeze_levels': 0, 'teacher_share': _SHARE})
+  if stages.RETRAIN.is_done(place):
+    written = configs.from_json(files.read_json(place / 'config.json'))
+    settings.retrain.epochs = written.retrain.epochs
   configs.set_model(settings, name)
   settings.model.update({'deep_supervision': False, 'width': baselines.WIDTH, 'norm': 'group'})
   trainings.train(settings, workdir, place)

@@ -55,27 +55,29 @@ class Progress(autosave.Progress):
     """Returns whether all epochs are done, or the best one was `patience` epochs ago."""
     if self.epoch >= self.epochs:
       return True
-    if self.epoch % self._validate_every(settings):  # this epoch may be the best: not yet known
+    if self.epoch % self.validate_every(settings):  # this epoch may be the best: not yet known
       return False
     return 0 < settings.patience * self.parts <= self.epoch - self.best.epoch
 
   def is_validated(self, settings: ConfigDict) -> bool:
     """Returns whether the present epoch ends with a validation; the last one always does."""
-    due = not (self.epoch + 1) % self._validate_every(settings)
+    due = not (self.epoch + 1) % self.validate_every(settings)
     return due or self.epoch + 1 == self.epochs
 
-  def _validate_every(self, settings: ConfigDict) -> int:
+  def validate_every(self, settings: ConfigDict) -> int:
+    """Returns the number of epochs from one validation to the next."""
     return settings.validate_every * self.parts
 
-  def replan(self, minutes: float, seconds: Sequence[float]) -> None:
+  def replan(self, minutes: float, seconds: Sequence[float], *, validation: float) -> None:
     """Plans the epochs that fit into what is left of the minutes, at least one more.
 
     Args:
       minutes: Time of the whole training.
       seconds: Those of each epoch so far.
+      validation: Seconds of the last validation, 0 if those of the epochs tell what one takes.
     """
     pace = float(np.mean(seconds[-PACE:]))
-    more = round((60 * minutes - sum(seconds)) / pace)
+    more = round((60 * minutes - sum(seconds) - validation) / pace)
     self.planned = (hosts.share_first(self.epoch + max(1, more)),)
 
   def shown(self) -> dict[str, str]:
@@ -122,7 +124,8 @@ def count_parts(steps: int, seconds: float, minutes: float) -> int:
     seconds: Time of a step.
     minutes: Time of the training.
   """
-  return min(steps, max(1, math.ceil(steps * seconds * LEAST_EPOCHS / (60 * minutes))))
+  parts = min(steps, max(1, math.ceil(steps * seconds * LEAST_EPOCHS / (60 * minutes))))
+  return -(-steps // -(-steps // parts))  # an epoch has whole steps, so that fewer make up a pass
 
 
 def _time_step(epochs: Epochs, state: TrainState, program: Program, facts: Facts) -> float:
@@ -139,9 +142,12 @@ def _time_step(epochs: Epochs, state: TrainState, program: Program, facts: Facts
 
 
 def make_predict(
-  config: ConfigDict, train_data: TrainData, net: nn.Module, spec: ModelSpec
+  config: ConfigDict, train_data: TrainData, net: nn.Module, spec: ModelSpec, progress: Progress
 ) -> WithParams:
-  """Returns the function from parameters to one that predicts the slices of a case."""
+  """Returns the function from parameters to one that predicts the slices of a case.
+
+  The time of its compilation is left out of the progress.
+  """
   whole = mesh.whole(train_data.mesh)  # so that every process has the whole output
   background = np.asarray(spec.background, np.float32)
 
@@ -156,7 +162,8 @@ def make_predict(
     if begun:
       return compiled(params, image)
     begun = True
-    with logbook.waiting('compiling', 'the prediction, to validate with it', done='compiled'):
+    waiting = logbook.waiting('compiling', 'the prediction, to validate with it', done='compiled')
+    with progress.leaving_out(), waiting:
       return jax.block_until_ready(compiled(params, image))
 
   def with_params(params: build.Params) -> inference.Predict:
@@ -174,7 +181,13 @@ def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predi
 
 
 def end_epoch(
-  config: ConfigDict, progress: Progress, log: logbook.Logbook, facts: Facts, *, dsc: float | None
+  config: ConfigDict,
+  progress: Progress,
+  train_data: TrainData,
+  log: logbook.Logbook,
+  facts: Facts,
+  *,
+  dsc: float | None,
 ) -> None:
   """Keeps the weights if they are the best, writes the figures of the epoch, and counts it.
 
@@ -201,7 +214,12 @@ def end_epoch(
   )
   progress.end_epoch()
   if progress.timed and not progress.is_finished(config.retrain):
-    progress.replan(config.retrain.minutes, [line['seconds'] for line in log.entries()])
+    seconds = [line['seconds'] for line in log.entries()]
+    unseen = 0.0  # of the last validation, while there was none
+    if not progress.best.epoch:
+      slices = _count_slices(train_data)['validation']
+      unseen = slices * _foretell_slice(config, progress, seconds[-1])
+    progress.replan(config.retrain.minutes, seconds, validation=unseen)
 
 
 def foretell(
@@ -213,21 +231,31 @@ def foretell(
   """
   if progress.is_finished(config.retrain):
     return
-  counts = {
-    name: sum(case.slices for case in train_data.prepared.cases_of(names))
-    for name, names in train_data.patients.items()
-  }
-  slices = progress.step // progress.epoch * config.retrain.batch_size  # in an epoch
-  per_slice = SHARE_OF_PREDICTION * seconds / slices
+  counts, per_slice = _count_slices(train_data), _foretell_slice(config, progress, seconds)
   left = progress.epochs - progress.epoch
-  # The epochs that fit into a time were planned with their validations.
-  validations = 0 if progress.timed else -(-left // config.retrain.validate_every)
+  validations = -(-left // progress.validate_every(config.retrain))
+  if progress.timed and not progress.best.epoch:
+    validations = 1  # with more of them fewer epochs will fit into the time
   scored = sum(counts.values()) if config.evaluate.list_suspects else counts.get('test', 0)
   progress.foretell(
     'the training',
     left * seconds + validations * counts['validation'] * per_slice,
     then=f'its scores take about {logbook.format_duration(scored * per_slice)} more',
   )
+
+
+def _count_slices(train_data: TrainData) -> dict[str, int]:
+  """Returns the number of slices of each split."""
+  return {
+    name: sum(case.slices for case in train_data.prepared.cases_of(names))
+    for name, names in train_data.patients.items()
+  }
+
+
+def _foretell_slice(config: ConfigDict, progress: Progress, seconds: float) -> float:
+  """Returns the seconds that the prediction of a slice will take, by those of an epoch's steps."""
+  slices = progress.step // progress.epoch * config.retrain.batch_size
+  return SHARE_OF_PREDICTION * seconds / slices
 
 
 def save(

@@ -59,10 +59,10 @@ def retrain(
   take_over = start_model.make_take_over(config, folder, net, spec)
   state, best, facts = train_step.start(config, epochs, net, take_over=take_over)
   facts = facts._replace(teachers=lessons.weights)
-  predict = results.make_predict(config, train_data, net, spec)
   timed = settings.minutes > 0
   planned = FIRST_PLAN if timed else settings.epochs
   progress = Progress(state, best, planned=(planned,), timed=timed)
+  predict = results.make_predict(config, train_data, net, spec, progress)
   autosave = Autosave(config, folder, 'retrain', progress)
 
   # Compile before the loop, so that a signal to stop need not wait for it.
@@ -71,11 +71,10 @@ def retrain(
   )
   step = program
   if not progress.is_finished(settings):
-    waited = time.monotonic()
-    compiling.wait([program])
-    if timed:
-      epochs = results.pace(config, epochs, progress, program, facts)
-    progress.began += time.monotonic() - waited  # an epoch takes what it trains
+    with progress.leaving_out():
+      compiling.wait([program])
+      if timed:
+        epochs = results.pace(config, epochs, progress, program, facts)
   if config.debug:
     step = not_finite.watch(step, train_step.find_source(train_data, net, spec), stage='retrain')
 
@@ -96,7 +95,7 @@ def retrain(
       if progress.is_validated(settings):
         with autosave.interruptible():
           dsc = results.validate(config, train_data, predict(progress.state.average))
-      results.end_epoch(config, progress, autosave.log, facts, dsc=dsc)
+      results.end_epoch(config, progress, train_data, autosave.log, facts, dsc=dsc)
       results.foretell(config, progress, train_data, seconds=trained)
       autosave.offer(epoch_ended=True, finished=progress.is_finished(settings))
 

@@ -8,6 +8,7 @@ into the run before the first step, so that a run that was stopped goes on from 
 import dataclasses
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,18 +86,14 @@ def fill_in(config: ConfigDict, workdir: Path) -> tuple[tuple[str, str], ...]:
 
 
 def require_strangers(config: ConfigDict, workdir: Path) -> None:
-  """Refuses test patients from whom the model to start from has learned, in the same data."""
-  record = data_file.read(workdir)
-  if not config.retrain.start_from or record is None or (workdir / 'retrain' / RECORD).exists():
+  """Refuses a split whose validation or test the model to start from spoils, in the same scans."""
+  if not config.retrain.start_from or stages.RETRAIN.is_begun(workdir):
     return
   place = _find(config, workdir)
-  shared = _shared_patients(place, find_split(config, workdir))
-  theirs = data_file.read(place.resolve().parent) if shared else None
-  scans = record.settings.get('raw_files')
-  if theirs and scans and theirs.settings.get('raw_files') == scans:
+  if shared := find_shared_in_scans(config, workdir, place):
     raise InputError(
-      f'{place} was trained on these scans, and with {start.list_some(shared)}, who would be test '
-      'patients here; expected the same fold and lists of patients, or the splits.json of '
+      f'{place} was trained on these scans, and with {start.list_some(shared)}, who would validate '
+      'or test here; expected the same fold and lists of patients, or the splits.json of '
       f'{place.parent} in {workdir}'
     )
 
@@ -104,10 +101,11 @@ def require_strangers(config: ConfigDict, workdir: Path) -> None:
 def _find(config: ConfigDict, workdir: Path) -> Path:
   """Returns the folder of the model: where it is, or if that is gone its copy in the run.
 
-  A model with other weights than those that the training began from is an InputError.
+  Once the training has begun, a model with other weights than its copy is an InputError.
   """
   copy, given = workdir / 'retrain' / COPY, Path(os.path.expanduser(config.retrain.start_from))
-  if copy.is_dir() and (stages.RETRAIN.is_done(workdir) or not given.exists()):
+  copied = copy.is_dir() and stages.RETRAIN.is_begun(workdir)
+  if copied and (stages.RETRAIN.is_done(workdir) or not given.exists()):
     return copy
   found = segment.find_models(given)
   if len(found) > 1:
@@ -115,7 +113,7 @@ def _find(config: ConfigDict, workdir: Path) -> Path:
       f'config.retrain.start_from is {str(given)!r}, which has {len(found)} models; expected one, '
       f'as {found[0]}'
     )
-  if copy.is_dir() and model_folder.describe(found[0]).sha256 != model_folder.describe(copy).sha256:
+  if copied and model_folder.describe(found[0]).sha256 != model_folder.describe(copy).sha256:
     raise InputError(
       f'{found[0]}: has other weights than those that the training in {workdir} began from; put '
       f'them back, use another --workdir, or remove {workdir / "retrain"}'
@@ -169,7 +167,9 @@ def _require_same_intensities(config: ConfigDict, spec: ModelSpec) -> None:
 
 
 def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> TrainData:
-  """Copies the model to start from into the run and records, once, what is taken from it.
+  """Copies the model to start from into the run and records what is taken from it.
+
+  That is done anew until the training has a state from which it would go on.
 
   Returns:
     The data, normalised by the model's mean and deviation if it has as many channels.
@@ -184,10 +184,11 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> TrainData
   spec = model_folder.describe(place).spec
   if spec.modalities == config.data.modalities and not config.data.mean:
     train_data = dataclasses.replace(train_data, statistics=spec.statistics)
-  started = read(folder)
+  started = read(folder) if stages.RETRAIN.is_begun(workdir) else None
   if started is None:
     started = _describe(config, place, train_data)
-    if not (folder / COPY).is_dir():
+    if place.resolve() != (folder / COPY).resolve():
+      shutil.rmtree(folder / COPY, ignore_errors=True)
       model_folder.copy(place, folder / COPY)
     records.write(folder / RECORD, started)
   for title, text in start.tell(started):
@@ -234,6 +235,7 @@ def _describe(config: ConfigDict, place: Path, train_data: TrainData) -> Started
   """Describes what a training will take from the model in a folder."""
   found, settings = model_folder.describe(place), config.retrain
   spec = make_spec(config, train_data.statistics)
+  shared = find_shared(train_data.patients, place)
   net, its = build.build(spec, found.genotype), build.build(found.spec, found.genotype)
   taken, ours = (
     transfer.plan(net, spec, its, found.spec),
@@ -257,7 +259,7 @@ def _describe(config: ConfigDict, place: Path, train_data: TrainData) -> Started
     frozen=frozen,
     otherwise=tuple(_list_differences(found.spec, spec)),
     patients_known=find_patients(place) is not None,
-    shared=_shared_patients(place, train_data.patients),
+    shared=tuple(name for name in shared if name in train_data.patients['test']),
   )
 
 
@@ -268,11 +270,23 @@ def _list_differences(theirs: ModelSpec, ours: ModelSpec) -> Iterator[str]:
   yield from (f'{name} {old} -> {new}' for name, old, new in pairs if old != new)
 
 
-def _shared_patients(place: Path, split: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-  """Returns the test patients with the names of those who trained or validated a model."""
+def find_shared(split: Mapping[str, Sequence[str]], place: Path) -> list[str]:
+  """Returns who validates or tests with the name of a patient from whom a model has learned.
+
+  Who validates may have validated the model: that is so wherever both have the same split.
+  """
   known = find_patients(place) or {}
-  learned = {*known.get('train', ()), *known.get('validation', ())}
-  return tuple(name for name in split['test'] if name in learned)
+  learned, chosen = ({*known.get(name, ())} for name in ('train', 'validation'))
+  return sorted((learned & {*split['validation']}) | ((learned | chosen) & {*split['test']}))
+
+
+def find_shared_in_scans(config: ConfigDict, workdir: Path, place: Path) -> list[str]:
+  """Returns what `find_shared` does of a run, [] if the model has learned from other scans."""
+  record, theirs = data_file.read(workdir), data_file.read(place.resolve().parent)
+  scans = record and record.settings.get('raw_files')
+  if not scans or theirs is None or theirs.settings.get('raw_files') != scans:
+    return []
+  return find_shared(find_split(config, workdir), place)
 
 
 def find_patients(place: Path) -> Mapping[str, Sequence[str]] | None:

@@ -10,7 +10,7 @@ and probabilities are mixed before the loss, without a temperature.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model_folder, records
-from thrifty_jax.data import data_file, mesh
+from thrifty_jax import logbook, model_folder, records, stages
+from thrifty_jax.data import mesh
 from thrifty_jax.data.batching import Statistics
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import DescribedModel
@@ -137,33 +137,18 @@ def _require_alike(config: ConfigDict, place: Path, found: DescribedModel) -> No
 
 def _require_strangers(config: ConfigDict, workdir: Path, place: Path) -> None:
   """Refuses a model that has learned, in the same scans, from patients who validate or test."""
-  record, theirs = data_file.read(workdir), data_file.read(place.resolve().parent)
-  if record is None or theirs is None:
-    return
-  shared = _find_shared(start_model.find_split(config, workdir), place)
-  scans = record.settings.get('raw_files')
-  if shared and scans and theirs.settings.get('raw_files') == scans:
+  if shared := start_model.find_shared_in_scans(config, workdir, place):
     raise InputError(
       f'{place} has learned from {start.list_some(shared)}, who validate or test here; expected a '
       'teacher with the same fold and lists of patients'
     )
 
 
-def _find_shared(split: Mapping[str, Sequence[str]], place: Path) -> list[str]:
-  """Returns who validates or tests with the name of a patient from whom a model has learned.
-
-  Who validates may have validated the model.
-  """
-  known = start_model.find_patients(place) or {}
-  learned, chosen = ({*known.get(name, ())} for name in ('train', 'validation'))
-  return sorted((learned & {*split['validation']}) | ((learned | chosen) & {*split['test']}))
-
-
 # --- at its beginning
 
 
 def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
-  """Loads the teacher, if there is one, and the scans without masks, and records them, once.
+  """Loads the teacher, if there is one, and the scans without masks, and records them.
 
   Raises:
     InputError: If the training in the folder began with other models, or see `unlabelled.add`.
@@ -175,7 +160,9 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
   models = [model_folder.load(place) for place in places]
   known = [start_model.find_patients(place) is not None for place in places]
   named = config.retrain.teacher in TEACHERS
-  shared = {name for place in places for name in _find_shared(train_data.patients, place)}
+  shared = {
+    name for place in places for name in start_model.find_shared(train_data.patients, place)
+  }
   taught = Taught(
     models=tuple(map(str, places)),
     weights_sha256=tuple(model.sha256 for model in models),
@@ -184,7 +171,7 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
     unlabelled=len(more),
     shared=tuple(sorted(shared)),
   )
-  _record(workdir / 'retrain' / RECORD, taught)
+  _record(workdir, taught)
   for model, place in zip(models, places, strict=True):
     logbook.say('teacher', f'{model}, {place}')
   if warning := lessons.warn(taught):
@@ -199,9 +186,10 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
   return Lessons(teacher, weights, train_data, more)
 
 
-def _record(path: Path, taught: Taught) -> None:
-  """Writes what teaches, or refuses another teacher than that of the training so far."""
-  if path.exists():
+def _record(workdir: Path, taught: Taught) -> None:
+  """Writes what teaches, or refuses another teacher than that of a training that has begun."""
+  path = workdir / 'retrain' / RECORD
+  if path.exists() and stages.RETRAIN.is_begun(workdir):
     before = records.read(path, Taught)
     if before.weights_sha256 != taught.weights_sha256:
       raise InputError(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import files, labels, logbook, records
+from thrifty_jax import files, labels, logbook, records, stages
 from thrifty_jax.data.batching import Prepared, PreparedCase
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks.model_spec import ModelSpec, make_spec
@@ -37,8 +38,8 @@ def add(
 ) -> tuple[TrainData, tuple[str, ...]]:
   """Returns the data with the scans of config.data.unlabelled in them, and the names of these.
 
-  The names stand for patients, whose masks have no label anywhere. The scans are prepared once,
-  into the folder of the run, and read from there.
+  The names stand for patients, whose masks have no label anywhere. The scans are prepared into
+  the folder of the run, and once the training has begun they are read from there.
 
   Raises:
     InputError: If there is no scan or one cannot be used, or one validates or tests in this run.
@@ -46,7 +47,7 @@ def add(
   if not config.data.unlabelled:
     return train_data, ()
   folder = workdir / 'retrain' / FOLDER
-  if not (folder / RECORD).exists():
+  if not (stages.RETRAIN.is_begun(workdir) and (folder / RECORD).exists()):
     _prepare(config, folder, train_data)
   kept = records.read(folder / RECORD, tuple[Kept, ...])
   logbook.say(
@@ -68,7 +69,8 @@ def _prepare(config: ConfigDict, folder: Path, train_data: TrainData) -> None:
   splits = {name: split for split, names in train_data.patients.items() for name in names}
   known = _Known(train_data.prepared)
   kept: list[Kept] = []
-  folder.mkdir(parents=True, exist_ok=True)
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
   with logbook.progress(len(scans), 'prepare unlabelled') as bar:
     for scan in scans:
       try:
