@@ -11,6 +11,7 @@ from typing import Any
 
 from thrifty_jax import files, logbook, records
 from thrifty_jax.errors import InputError
+from thrifty_jax.scans import metaimage, unreadable
 from thrifty_jax.scans.volumes import Case
 
 
@@ -103,11 +104,18 @@ def _list_meaning(case: Case) -> list[Sequence[int] | Sequence[str]]:
 
 
 def _with_voxels(paths: Sequence[Path]) -> list[Path]:
-  """Returns the files of a scan and those of voxels beside a header: Case01.mhd, Case01.raw."""
+  """Returns the files of a scan and those of voxels that a header names: Case01.mhd, Case01.raw.
+
+  Of a header that is not valid there is only itself; the check reports it.
+  """
   found: list[Path] = []
   for path in paths:
-    beside = path.parent.glob(f'{path.name.split(".")[0]}.*')
-    found += sorted(beside) if path.suffix == '.mhd' else [path]
+    found.append(path)
+    if path.suffix.lower() in ('.mhd', '.mha'):
+      with contextlib.suppress(InputError), unreadable.report_unreadable(path):
+        metaimage.require_valid(path)
+        voxels = metaimage.find_voxels(path)
+        found += [one for one in voxels if one != path and one.exists()]
   return found
 
 

@@ -164,11 +164,14 @@ def name_files(case: Case, folder: Path) -> tuple[str, str]:
 def _walk(folder: Path, seen: Collection[Path] = ()) -> Iterator[Path]:
   """Yields the files in a folder and below it, without hidden ones; links are followed."""
   seen = {*seen, folder.resolve()}
-  for path in sorted(folder.glob('[!.]*')):
-    if not path.is_dir():
-      yield path
-    elif path.resolve() not in seen:
-      yield from _walk(path, seen)
+  with sources.report_closed():
+    for path in sorted(folder.iterdir()):  # `glob` passes over a folder that must not be listed
+      if path.name.startswith('.'):
+        continue
+      if not path.is_dir():
+        yield path
+      elif path.resolve() not in seen:
+        yield from _walk(path, seen)
 
 
 def _match(path: Path, header: Header, series: Mapping[str, _Series], folder: Path) -> _Series:

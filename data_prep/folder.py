@@ -82,6 +82,11 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   """
   if _is_bids(raw_dir, data):
     return _find_bids(raw_dir, data)
+  if data and (data.suffixes or data.derivative):
+    raise InputError(
+      f'{raw_dir}: is no folder in BIDS, but data.suffixes or data.derivative is set; expected '
+      'images and masks of BIDS, among which they choose. Leave them out.'
+    )
   if data and data.images:
     paired = two_folders.find(data)
     found, problems, classes = paired.files, paired.problems, data.classes

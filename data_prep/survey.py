@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from data_prep import placement, reduction, slice_order
 from thrifty_jax import labels
-from thrifty_jax.scans import dicom_file, overlays
+from thrifty_jax.scans import dicom_file, overlays, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 PERCENTILES = (0.5, 50, 99.5)
@@ -38,6 +38,7 @@ class Scan:
   # DSC of each foreground class of the mask, as the network sees it, with the mask itself, [K - 1];
   # NaN where there is none. None where it is not measured.
   kept: np.ndarray | None = None
+  unsure: str = ''  # how the axes are taken if the file does not say where they point
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
@@ -86,6 +87,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     else None,
     constant=tuple(np.flatnonzero(voxels.min(axis=0) == voxels.max(axis=0)).tolist()),
     kept=_measure_kept(volume.truth, data, regions),
+    unsure=volumes.find_unsure(source.image[0]),
   )
 
 

@@ -527,3 +527,10 @@ def test_what_the_settings_say_of_regions_takes_precedence(raw, tmp_path):
   assert (data.classes, data.regions) == (('background', 'organ'), '1,2')
   data, _ = parse(there, names.replace("'organ'", "'a','b'"), '--config.data.regions=')
   assert (data.classes, data.regions) == (('background', 'a', 'b'), '')
+
+
+@pytest.mark.parametrize('option', ["suffixes=('T1w',)", 'derivative=PIPE/dseg'])
+def test_what_chooses_among_files_of_bids_is_refused_elsewhere(raw, tmp_path, option):
+  with pytest.raises(InputError, match='is no folder in BIDS, but data.suffixes or') as refused:
+    parse(copy(raw('nnunet'), tmp_path), f'--config.data.{option}')
+  assert '\n' not in str(refused.value)

@@ -38,8 +38,9 @@ DICOM SEG or RTSTRUCT, if asked for.
                            hf://OWNER/NAME[@REVISION], a model of the Hugging Face Hub, which is
                            fetched once and needs thrifty_jax[hub]
   --input=SCANS            a NIfTI, MetaImage, NRRD or enhanced DICOM file; a folder with the slices
-                           of one DICOM series; or a folder of such. Several channels: files
-                           CASE_0000, CASE_0001, ... or one NIfTI file with them on the last axis.
+                           or frames of one DICOM series; or a folder of files other than DICOM, and
+                           of such folders. Several channels: files CASE_0000, CASE_0001, ... or one
+                           NIfTI file with them on the last axis.
                            For a model of pictures: a PNG, TIFF, JPEG, BMP or GIF file, or a folder
   --output=MASKS           for one scan a file (.nii.gz .nii .mha .nrrd; .png .tif for a picture),
                            else a folder, which gets a mask CASE.nii.gz or CASE.png for each scan,
@@ -63,7 +64,7 @@ DICOM SEG or RTSTRUCT, if asked for.
   --device=DEVICE          auto (default), cpu, gpu, tpu
 
 A scan that cannot be segmented does not stop the others; a line for each stands at the end, as for
-scans that are unlike those of the training.
+scans that are unlike those of the training, or whose header does not say where its axes point.
 
 Exit status: 0 all done, 2 bad input or usage, also of single scans, 1 a fault.
 {thrifty_jax.RESEARCH_USE}
@@ -212,6 +213,7 @@ def _segment_all(
   began, done, faults = time.monotonic(), 0, 0
   failed: list[str] = []
   unlike: list[tuple[str, str]] = []
+  unsure: list[tuple[str, str]] = []
   rows: list[dict[str, str]] = []
   scan = words.choose(segmenter.members[0].spec.unit).scan
   say('batch', f'{segmenter.fitting_batch} slices')
@@ -221,7 +223,8 @@ def _segment_all(
         image, grid, found = segmenter.find_source(
           source, probabilities=bool(paths.probabilities), nan_is_lowest=nan_is_lowest
         )
-        outputs.write(found, grid, paths, plan, about)
+        if problem := outputs.write(found, grid, paths, plan, about):
+          failed.append(f'{source.name}: {problem}')
         done += 1
         if plan.statistics:
           mask = found.turned(found.mask, grid.affine)
@@ -235,6 +238,7 @@ def _segment_all(
             regions=segmenter.regions,
           )
         unlike += [(source.name, line) for line in found.unlike]
+        unsure += [(source.name, grid.unsure)] if grid.unsure else []
       except InputError as error:
         failed.append(f'{source.name}: {" ".join(str(error).split())}')
       except KeyboardInterrupt as error:
@@ -250,6 +254,8 @@ def _segment_all(
     outputs.write_statistics(plan.statistics, rows)
   except InputError as error:  # what else went wrong is told too
     failed.append(str(error))
+  for line in logbook.fold(unsure, unit=scan):
+    say('unsure', line)
   for line in logbook.fold(unlike, unit=scan):
     say('unlike', line)
   if unlike:

@@ -126,3 +126,35 @@ def test_what_is_kept_does_not_grow_with_every_correction(raw, tmp_path):
     scans.keep()
     sizes.append((tmp_path / 'kept.json').stat().st_size)
   assert len({*sizes}) == 1
+
+
+NAMED = {  # header, what it says of the voxels, and the file of the last of them
+  'in a folder below': ('a.mhd', 'voxels/a_data.raw', 'voxels/a_data.raw'),
+  'of another name': ('a.mhd', 'other.raw', 'other.raw'),
+  'letters that stand for others in patterns': ('a[1].mhd', 'a[1].raw', 'a[1].raw'),
+  'a list': ('a.mhd', 'LIST\none.raw\ntwo.raw', 'two.raw'),
+  'a pattern': ('a.mhd', 'slice%02d.raw 7 8 1', 'slice08.raw'),
+  'behind a header that is an .mha': ('a.mha', 'other.raw', 'other.raw'),
+}
+
+
+@pytest.mark.parametrize('name', NAMED)
+def test_voxels_count_wherever_a_metaimage_has_them(tmp_path, name):
+  header, place, last = NAMED[name]
+  several = place.startswith('LIST') or '%' in place
+  (tmp_path / last).parent.mkdir(exist_ok=True)
+  for voxels in ('one.raw', 'slice07.raw', last):
+    (tmp_path / voxels).write_bytes(bytes(12 if several else 24))
+  text = 'ObjectType = Image\nNDims = 3\nDimSize = 4 3 2\nElementType = MET_UCHAR\n'
+  text += f'ElementSpacing = 1 1 1\nElementDataFile = {place}\n'
+  (tmp_path / header).write_text(text)
+  assert not volumes.read_metaimage(tmp_path / header)[0].any()
+  cases = [volumes.Case('a', 'a', (tmp_path / header,))]
+  found = [Contents(tmp_path / 'none.json').digest(cases)]
+  (tmp_path / last).write_bytes(bytes([1] * (12 if several else 24)))
+  found.append(Contents(tmp_path / 'none.json').digest(cases))
+  (tmp_path / last).unlink()  # left to the check
+  found.append(Contents(tmp_path / 'none.json').digest(cases))
+  (tmp_path / header).write_text('no header')
+  found.append(Contents(tmp_path / 'none.json').digest(cases))
+  assert len({*found}) == 4

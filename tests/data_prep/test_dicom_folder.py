@@ -280,6 +280,13 @@ def test_colours_are_refused(made, tmp_path):
     data_sets.find(config)
 
 
+@pytest.mark.parametrize('changes', [{'suffixes': ('T1w',)}, {'derivative': 'PIPE/dseg'}])
+def test_what_chooses_among_files_of_bids_is_refused(made, tmp_path, changes):
+  config = configure(made[0], tmp_path, classes=CLASSES, **changes)
+  with pytest.raises(InputError, match='is no folder in BIDS, but data.suffixes or'):
+    data_sets.find(config)
+
+
 # --- what lies beside them
 
 

@@ -167,3 +167,10 @@ def test_what_looks_like_hounsfield_units_without_a_window_is_told_once(scans):
   assert not one.is_error and not findings.find(ct, CLASSES, intensity='window')
   assert not findings.find(scans, CLASSES, intensity='percentiles')
   assert not findings.find(ct[:20] + scans[20:], CLASSES, intensity='percentiles', unit='pixels')
+
+
+def test_a_header_that_does_not_say_where_its_axes_point_is_warned_of(scans):
+  (one,) = found(scans, 7, unsure='its header does not say where')
+  assert one.text == 'c07: its header does not say where' and not one.is_error
+  (one,) = found(scans, *range(9), unsure='its header does not say where')
+  assert one.text.startswith('9 of 40 scans: headers do not say where their axes point (c00')

@@ -5,6 +5,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+import handmade_nifti
 import numpy as np
 import phantom_chaos
 import pytest
@@ -15,7 +16,7 @@ from thrifty_jax import config as configs
 from thrifty_jax.scans import pictures, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
-SOURCE = Case(case='a', patient='p', image=(Path('scan.nii.gz'),), label=(Path('mask.nii.gz'),))
+SOURCE = Case(case='a', patient='p', image=(Path('scan'),), label=(Path('mask.nii.gz'),))
 
 
 @pytest.fixture
@@ -123,3 +124,11 @@ def test_a_picture_in_colours_is_shown_in_them_and_measured_in_pixels(data):
   content = base64.b64decode(survey.measure(flat, SOURCE, data).picture.split(',')[1])
   with Image.open(io.BytesIO(content)) as picture:
     assert len({*np.asarray(picture.convert('RGB'))[90, 150].tolist()}) == 1
+
+
+def test_a_file_that_does_not_say_where_its_axes_point_is_noted(volume, data, tmp_path):
+  path = tmp_path / 'a.nii'
+  path.write_bytes(handmade_nifti.content(**handmade_nifti.NO_FORM))
+  case = dataclasses.replace(SOURCE, image=(path,))
+  assert 'L, A, S' in survey.measure(volume, case, data).unsure
+  assert survey.measure(volume, SOURCE, data).unsure == ''

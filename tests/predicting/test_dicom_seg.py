@@ -7,6 +7,7 @@ has a part in reading scans or in writing NIfTI.
 import gzip
 import importlib.util
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -20,7 +21,7 @@ from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import predict
 from thrifty_jax.errors import InputError
-from thrifty_jax.predicting import dicom_seg
+from thrifty_jax.predicting import dicom_rtstruct, dicom_seg
 from thrifty_jax.scans import dicom, dicom_truth, masks, sources
 
 highdicom: Any = pytest.importorskip('highdicom')
@@ -163,6 +164,41 @@ def test_a_series_to_which_it_cannot_belong_is_told_without_its_names(tmp_path, 
   assert not any(secret in said.replace(str(tmp_path), '') for secret in (*SECRETS, 'JANE'))
 
 
+SEVERAL = {  # tags with the byte of a backslash, some in a letter, and the character set
+  'a letter of GB18030': ('PatientName', b'\x81\\\x82\\^X', 'GB18030'),
+  'two names': ('PatientName', b'Jane\\Doe ', 'ISO_IR 100'),
+  'two numbers': ('SeriesNumber', b'3\\4 ', 'ISO_IR 100'),
+  'two ids': ('PatientID', b'Jane\\4', 'ISO_IR 100'),
+}
+
+
+def write_several(folder, name):
+  """A series of which one tag has several values."""
+  keyword, value, characters = SEVERAL[name]
+  write_series(folder)
+  for path in folder.iterdir():
+    one = pydicom.dcmread(path)
+    one.SpecificCharacterSet = characters
+    one.pop(keyword)
+    tag, kind = pydicom.tag.Tag(keyword), pydicom.datadict.dictionary_VR(keyword)
+    value += b' ' * (len(value) % 2)
+    one[tag] = pydicom.dataelem.RawDataElement(tag, kind, len(value), value, 0, False, True)
+    one.save_as(path)
+  return folder
+
+
+@pytest.mark.parametrize(
+  ('made', 'option'), [(dicom_seg, '--dicom_seg'), (dicom_rtstruct, '--rtstruct')]
+)
+@pytest.mark.parametrize('name', SEVERAL)
+def test_a_tag_of_several_values_is_refused_by_its_name(tmp_path, name, made, option):
+  series = write_several(tmp_path / 'series', name)
+  volume, grid = sources.read(sources.find(series, channels=1)[0])
+  mask = np.ones(volume.image.shape[:3], np.uint8)
+  with pytest.raises(InputError, match=f'its {SEVERAL[name][0]} has the byte of a .* {option}'):
+    made.to_bytes(mask, affine=grid.affine, series=series, about=ABOUT)
+
+
 @pytest.mark.parametrize(
   ('name', 'value'),
   [
@@ -190,6 +226,17 @@ def test_odd_tags_are_repeated_and_what_libraries_say_of_them_is_kept_away(tmp_p
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     assert {name: str(seg[name].value) for name in odd} == odd
+
+
+def test_a_value_of_a_type_that_highdicom_does_not_take_is_told_without_it(tmp_path, monkeypatch):
+  def refuse(**settings):
+    raise TypeError('Jane')
+
+  series = write_series(tmp_path / 'series')
+  monkeypatch.setattr(highdicom.seg, 'Segmentation', refuse)
+  with pytest.raises(InputError, match=r'TypeError in highdicom.*--dicom_seg') as refused:
+    written(series)
+  assert 'Jane' not in str(refused.value)
 
 
 def test_slices_of_another_place_than_the_mask_are_refused(tmp_path):
@@ -222,7 +269,10 @@ def trained(tmp_path_factory, random_model):
   config.data.classes = CLASSES[:3]
   config.data.image_size = 16
   config.model.update({'channels': 4, 'depth': 2})
-  yield random_model(tmp_path_factory.mktemp('trained') / 'model', config)
+  ranges = {'slices': [50, 60], 'slice_spacing_mm': [1, 9], 'pixel_spacing_mm': [0.1, 9]}
+  ranges['field_of_view_mm'] = [1, 900]
+  place = tmp_path_factory.mktemp('trained') / 'model'
+  yield random_model(place, config, training_scans=ranges)
   for name, value in before.items():
     jax.config.update(name, value)
 
@@ -245,15 +295,20 @@ def test_names_stand_in_the_segmentation_and_nowhere_else(trained, tmp_path, cap
   output = tmp_path / 'masks'
   place = study(tmp_path / 'study')
   capfd.readouterr()
-  assert command(trained, place, output, '--overlays', '--probabilities', '--rtstruct') == 2
+  more = ('--overlays', '--probabilities', '--rtstruct', '--statistics')
+  assert command(trained, place, output, *more) == 2
   written = sorted(path.name for path in output.iterdir())
   shares = [f'{scan}_probability_{number}.nii.gz' for scan in ('one', 'two') for number in (1, 2)]
   others = [f'{scan}{end}' for scan in ('one', 'two') for end in ('.nii.gz', '_overlay.png')]
   both = ['one_seg.dcm', 'one_rtstruct.dcm']
-  assert written == sorted(['classes.json', *both, *others, *shares])
+  assert written == sorted(['classes.json', 'statistics.csv', *both, *others, *shares])
   out, err = capfd.readouterr()
   assert 'error: two: ' in err and 'Traceback' not in err
   assert 'but no DICOM SEG and no RTSTRUCT: ' in err
+  # All else there is of the scan whose tags cannot be repeated.
+  rows = (output / 'statistics.csv').read_text().splitlines()[1:]
+  assert [row.split(',')[0] for row in rows] == ['one', 'one', 'two', 'two']
+  assert 'done      2 of 2' in out and re.search('unlike +two: ', out)
   texts = [out.replace(str(tmp_path), ''), err.replace(str(tmp_path), ''), *written]
   for path in output.iterdir():
     content = path.read_bytes()

@@ -144,3 +144,18 @@ def test_each_scan_of_a_loop_has_its_warning(models, scan):
     for _ in range(2):
       model.segment_file(scan)
   assert [one.filename for one in seen if 'unlike' in str(one.message)] == [__file__] * 2
+
+
+def test_how_axes_are_taken_that_a_header_does_not_tell_is_a_warning(models, tmp_path, capsys):
+  made: Any = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(9, 9, 8)), None)
+  made.header.set_zooms((3, 3, 3))
+  nibabel.save(made, tmp_path / 'scan.nii')
+  line = 'its header does not say where its axes point; x, y, z are taken to point to L, A, S'
+  with pytest.warns(UserWarning) as seen:
+    found = tj.load_model(models['mm']).segment_file(tmp_path / 'scan.nii')
+  assert str(seen[0].message).startswith(f'scan: {line}') and found.warnings[0].startswith(line)
+  assert [one.filename for one in seen] == [__file__] * len(seen)
+  places = [f'--input={tmp_path / "scan.nii"}', f'--output={tmp_path / "m.nii"}']
+  assert predict.main([f'--model={models["mm"]}', *places]) == 0
+  (told,) = [text for text in capsys.readouterr().out.splitlines() if line in text]
+  assert told.split() == f'unsure scan: {line}: check that they do'.split()

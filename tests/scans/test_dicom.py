@@ -439,3 +439,42 @@ def test_frames_in_several_files_are_one_series(tmp_path):
 def test_frames_without_a_place_or_twice_are_refused(tmp_path, settings, message):
   with pytest.raises(InputError, match=rf'all\.dcm.*({message})'):
     dicom.read_series([enhanced_dicom.write(tmp_path / 'all.dcm', STORED, **settings)])
+
+
+def placed(folder, series, places):
+  """Slices of these ids, 2.5 mm x place along their normal, under names in their order."""
+  folder.mkdir()
+  for d, (one, place) in enumerate(zip(series, places, strict=True)):
+    content = slice_bytes(
+      STORED[0] + d,
+      position=(-20.5, 11.25, 300 + 2.5 * place),
+      directions=(1, 0, 0, 0, 1, 0),
+      spacing=(3.5, 3.0),
+      rescale=(-1024, 1),
+      series=one,
+    )
+    (folder / f'{d}.dcm').write_bytes(content)
+  return slices_of(folder)
+
+
+def test_two_series_that_lie_between_one_another_are_refused(tmp_path):
+  """Half a step beside one another their slices are evenly spaced, but of two scans."""
+  mixed = placed(tmp_path / 'mixed', [1, 1, 1, 2, 2, 2], [0, 1, 2, 0.47, 1.47, 2.47])
+  with pytest.raises(InputError, match=r'3\.dcm: is of another series .* than 0\.dcm, and slices'):
+    dicom.read_series(mixed)
+  for name, series in (('two blocks', [1, 1, 1, 2, 2, 2]), ('an id each', [1, 2, 3, 4, 5, 6])):
+    files = placed(tmp_path / name, series, range(6))
+    assert len(dicom.read_series(files).voxels) == 6
+
+
+def test_enhanced_objects_of_two_series_that_lie_between_one_another_are_refused(tmp_path):
+  files = [
+    enhanced_dicom.write(tmp_path / 'a.dcm', STORED, frames=(3, 1)),
+    enhanced_dicom.write(tmp_path / 'b.dcm', STORED, frames=(0, 2)),
+  ]
+  for d, path in enumerate(files):
+    dataset = dcmread(path)
+    dataset.SeriesInstanceUID = f'1.2.3.{d}'
+    dataset.save_as(path)
+  with pytest.raises(InputError, match=r'a\.dcm, frame 2: is of another series'):
+    dicom.read_series(files)

@@ -107,6 +107,20 @@ def test_a_file_of_a_channel_axis_gives_a_mask_of_three_axes(tmp_path):
   assert SimpleITK.ReadImage(str(path)).GetSize() == (4, 5, 6)
 
 
+@pytest.mark.parametrize('source', ['.mha', '.nrrd'])
+@pytest.mark.parametrize('ending', masks.ENDINGS)
+def test_a_fourth_axis_of_length_1_is_none_of_the_mask(tmp_path, source, ending):
+  made = phantom.make_scan(patient=0, seed=0)
+  image = phantom.itk_image(made.image, made.affine, 'IAR')
+  SimpleITK.WriteImage(SimpleITK.JoinSeries([image]), str(tmp_path / f'scan{source}'))
+  mask, path = write_back(tmp_path, *scan_of(tmp_path / f'scan{source}'), ending)
+  found = SimpleITK.ReadImage(str(path))
+  np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(found), mask)
+  for name in ('Spacing', 'Direction', 'Origin'):
+    ours, theirs = getattr(found, f'Get{name}')(), getattr(image, f'Get{name}')()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 def test_the_same_mask_is_the_same_file(tmp_path):
   grid = sources.Grid(np.diag((3.0, 1.0, 1.0, 1.0)))
   for ending in masks.ENDINGS:

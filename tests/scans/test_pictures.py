@@ -1,6 +1,8 @@
 """Pictures of every kind against their values and other readers; what is refused, and how."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -63,6 +65,49 @@ def test_a_tiff_of_separate_planes_is_put_together(tmp_path, pixels):
 def test_compressions_of_a_tiff_change_no_value(tmp_path, compression, pixels):
   path = save(tmp_path, pixels, 'a.tif', compression=compression)
   check(path, pixels * np.uint8(255) if pixels.dtype == bool else pixels)
+
+
+def floats(pixels, *, order='<', predictor=3, compression=8):
+  """A TIFF of float32 in one strip, as no library wrote it: Deflate, or PackBits (32773).
+
+  Predictor 3 has the bytes of a row by their rank, the highest first, and of each its difference
+  from the byte before it. Source: Adobe Photoshop TIFF technical note 3.
+  """
+  rows = pixels.astype(f'{order}f4').view(np.uint8)
+  if predictor == 3:
+    ranked = pixels.astype('>f4').view(np.uint8).reshape(*pixels.shape, 4).transpose(0, 2, 1)
+    rows = np.diff(ranked.reshape(len(pixels), -1), axis=1, prepend=np.uint8(0))
+  content = zlib.compress(rows.tobytes())
+  if compression != 8:
+    content = b''.join(bytes([len(one) - 1]) + one for one in map(np.ndarray.tobytes, rows))
+  height, width = pixels.shape
+  tags = {256: width, 257: height, 258: 32, 259: compression, 262: 1, 273: 8, 277: 1}
+  tags |= {278: height, 279: len(content), 317: predictor, 339: 3}
+  start = b'II*\0' if order == '<' else b'MM\0*'
+  head = start + struct.pack(f'{order}I', 8 + len(content)) + content
+  entries = [struct.pack(f'{order}HHII', tag, 4, 1, value) for tag, value in tags.items()]
+  return head + struct.pack(f'{order}H', len(tags)) + b''.join(entries) + bytes(4)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {'predictor': 1},
+    {'predictor': 1, 'order': '>'},
+    {'predictor': 1, 'compression': 32773},
+  ],
+  ids=str,
+)
+def test_floating_point_numbers_are_read_whatever_goes_before_their_compression(tmp_path, options):
+  check(put(tmp_path, floats(REAL, **options), 'a.tif'), REAL)
+
+
+@pytest.mark.parametrize('options', [{}, {'predictor': 1, 'compression': 32773}], ids=str)
+def test_floating_point_numbers_that_pillow_reads_in_another_order_are_refused(tmp_path, options):
+  path = put(tmp_path, floats(REAL, order='>', **options), 'a.tif')
+  with pytest.raises(InputError, match=r'a\.tif: has float32 in big-endian order'):
+    pictures.read(path)
 
 
 @pytest.mark.parametrize('unit', [257, 1], ids=['16 bits', '8 bits, against the standard'])

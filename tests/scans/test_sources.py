@@ -1,5 +1,6 @@
 """Scans found in files and folders of any format, and read with their geometry."""
 
+import errno
 import shutil
 import unicodedata
 from pathlib import Path
@@ -12,7 +13,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from data_prep import phantom
+from data_prep import dicom_folder, phantom
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import pictures, sources, volumes
 
@@ -446,3 +447,30 @@ def test_one_name_in_two_formats_of_pictures_is_refused(tmp_path):
   draw(tmp_path / 'a.jpg')
   with pytest.raises(InputError, match='has the same name but for its ending'):
     sources.find(tmp_path, channels=1)
+
+
+CLOSED = {  # what must not be read, and whether it is a folder
+  'a file without an ending': ('notes', False),
+  'a folder': ('lost+found', True),
+}
+
+
+@pytest.mark.parametrize('name', CLOSED)
+def test_what_must_not_be_read_is_one_line_and_not_passed_over(tmp_path, monkeypatch, name):
+  closed, is_folder = CLOSED[name]
+  path = write(tmp_path / 'a.nii.gz', 2, 3, 4).with_name(closed)
+  path.mkdir() if is_folder else path.write_text('')
+  method = 'iterdir' if is_folder else 'open'
+  usual = getattr(Path, method)
+
+  def refuse(one, *arguments):
+    if one.name == closed:
+      raise PermissionError(errno.EACCES, 'Permission denied', str(one))
+    return usual(one, *arguments)
+
+  monkeypatch.setattr(Path, method, refuse)
+  calls: list[Any] = [dicom_folder.holds_dicom, lambda place: sources.find(place, channels=1)]
+  for call in [*calls, *([] if is_folder else [sources.slices_of])]:
+    with pytest.raises(InputError, match=r'must not be read \(Permission denied\)') as refused:
+      call(tmp_path)
+    assert str(refused.value).startswith(f'{path}: ') and '\n' not in str(refused.value)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import handmade_nifti
 import image_settings
 import nibabel
 import numpy as np
@@ -332,3 +333,33 @@ def test_the_letters_at_the_borders_of_a_slice_are_sides_of_the_patient(
     drawn = slices.image_to_slices(turned, settings)[..., 0]
     profile = drawn.mean(axis=0).mean(axis=1 - border)
     assert profile[::way][-4:].min() == 1 and profile[::way][:-4].max() == 0, letter
+
+
+def without_form(path):
+  path.write_bytes(handmade_nifti.content(**handmade_nifti.NO_FORM))
+
+
+def without_matrix(path):
+  SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((2, 3, 4), np.uint8)), str(path))
+  lines = path.read_bytes().split(b'\n')
+  path.write_bytes(b'\n'.join(line for line in lines if not line.startswith(b'TransformMatrix')))
+
+
+def without_directions(path):
+  fields = ('type: uchar', 'dimension: 3', 'sizes: 4 3 2', 'spacings: 1 2 3', 'encoding: raw')
+  path.write_bytes('\n'.join(['NRRD0004', *fields, '', '']).encode() + bytes(24))
+
+
+UNSURE = {'a.nii': without_form, 'a.mha': without_matrix, 'a.nrrd': without_directions}
+
+
+@pytest.mark.parametrize('name', UNSURE)
+def test_a_header_that_does_not_say_where_its_axes_point_is_told_as_it_is_taken(tmp_path, name):
+  path = tmp_path / name
+  UNSURE[name](path)
+  _, affine = volumes.read_nifti(path) if name == 'a.nii' else volumes.read_metaimage(path)
+  taken = ', '.join(map(str, nibabel.aff2axcodes(affine[:, [2, 1, 0, 3]])))
+  assert f'x, y, z are taken to point to {taken}: check' in volumes.find_unsure(path)
+  image = phantom.itk_image(np.ones((2, 3, 4), np.int16), np.eye(4), 'SPL')
+  SimpleITK.WriteImage(image, str(path))
+  assert volumes.find_unsure(path) == ''

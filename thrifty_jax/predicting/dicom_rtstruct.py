@@ -49,7 +49,7 @@ def to_bytes(
   with unreadable.quiet():
     try:
       found = dicom_series.read_slices(
-        series, affine, len(mask), kind='RTSTRUCT', option='--rtstruct'
+        series, affine, len(mask), _COPIED, kind='RTSTRUCT', option='--rtstruct'
       )
       invalid = dicom_series.find_invalid(found.headers[0], _CHECKED)
       if not invalid:

@@ -67,7 +67,7 @@ def to_bytes(
     slices: list[Any] = []
     try:
       found = dicom_series.read_slices(
-        series, affine, len(mask), kind='DICOM SEG', option='--dicom_seg'
+        series, affine, len(mask), _COPIED, kind='DICOM SEG', option='--dicom_seg'
       )
       # Of an enhanced object with all frames the mask is put in the order of its frames.
       slices = found.headers if found.has_frames else [found.headers[i] for i in found.order]
@@ -94,7 +94,7 @@ def to_bytes(
       )
       content = io.BytesIO()
       made.save_as(content)
-    except (AttributeError, LookupError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
       invalid = ', '.join(dicom_series.find_invalid(slices[0], _COPIED) if slices else ())
       raise InputError(  # the error itself may quote a name
         f'{series}: {invalid or "a tag of the patient, study or series"} is not as '

@@ -37,11 +37,19 @@ class Slices:
   positions: np.ndarray  # of the first pixel of each slice, LPS millimetres, [D, 3]
 
 
-def read_slices(series: Path, affine: np.ndarray, depth: int, *, kind: str, option: str) -> Slices:
+def read_slices(
+  series: Path,
+  affine: np.ndarray,
+  depth: int,
+  copied: Collection[str],
+  *,
+  kind: str,
+  option: str,
+) -> Slices:
   """Reads the headers of a series, in a folder, for a mask of `depth` slices.
 
-  `affine` maps (d, h, w) of the mask to RAS millimetres, [4, 4]; `kind` and `option` say in errors
-  what is to be written, and what asked for it.
+  `affine` maps (d, h, w) of the mask to RAS millimetres, [4, 4]; `copied` are the tags that the
+  mask repeats; `kind` and `option` say in errors what is to be written, and what asked for it.
   """
   import pydicom
 
@@ -62,6 +70,12 @@ def read_slices(series: Path, affine: np.ndarray, depth: int, *, kind: str, opti
     for name in MAY_BE_EMPTY:
       if name not in header:
         setattr(header, name, None)
+    for name in (*copied, 'SeriesNumber'):
+      if name in header and header[name].VM > 1:
+        raise InputError(  # a name in GB18030 or Shift-JIS may have the byte in a letter
+          f'{path}: its {name} has the byte of a backslash, which separates two values, so no '
+          f'{kind} can repeat it; correct the series, or leave out {option}'
+        )
   if len({header.SOPInstanceUID for header in headers}) < len(headers):
     raise InputError(
       f'{series}: two slices have one SOPInstanceUID, so a {kind} cannot refer to them; restore '

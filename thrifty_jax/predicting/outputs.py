@@ -197,11 +197,14 @@ def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
 
 def write(
   found: Segmentation, grid: Grid, outputs: Outputs, whole: Plan, about: Mapping[str, Any]
-) -> None:
+) -> str:
   """Writes the files of one scan, all or none, and `whole.about`, with the names of the classes.
 
-  The mask comes last. What cannot be written is an InputError, and so is a series whose tags allow
-  no DICOM SEG or RTSTRUCT, for which the others are written.
+  The mask comes last. What cannot be written is an InputError.
+
+  Returns:
+    Why there is no DICOM SEG or RTSTRUCT, whose tags the other files do not repeat; '' if all is
+    written.
   """
   contents = {whole.about: json.dumps(about, indent=2, ensure_ascii=False).encode() + b'\n'}
   shares = () if found.probabilities is None else found.probabilities
@@ -224,14 +227,15 @@ def write(
     if path and grid.series:
       try:
         contents[path] = to_bytes(turned, affine=grid.affine, series=grid.series, about=about)
-      except InputError as error:  # of tags, which the other files do not repeat
+      except InputError as error:
         problems[kind] = error
   contents[outputs.mask] = _to_bytes(outputs.mask, turned, grid, whole.colours)
   with _report_unwritable(outputs.mask):
     files.write_all(contents)
-  if problems:
-    first = next(iter(problems.values()))
-    raise InputError(f'{outputs.mask} is written, but no {" and no ".join(problems)}: {first}')
+  if not problems:
+    return ''
+  first = next(iter(problems.values()))
+  return f'{outputs.mask} is written, but no {" and no ".join(problems)}: {first}'
 
 
 def write_statistics(path: Path | None, rows: Sequence[Mapping[str, str]]) -> None:

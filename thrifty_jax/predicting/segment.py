@@ -176,7 +176,8 @@ class Segmenter:
       InputError: If there is not exactly one scan, or it cannot be used with this model.
 
     Warns:
-      UserWarning: Difference between the scan and those of the training, a warning each.
+      UserWarning: Difference between the scan and those of the training, a warning each; and a
+        header that does not say where the axes point.
     """
     place = Path(path).expanduser()
     scans = sources.find(place, channels=self.channels)
@@ -189,9 +190,10 @@ class Segmenter:
       if str(place) in str(error):
         raise
       raise InputError(f'{place}: {error}') from error
-    mask = _take_mask(found, grid.affine, scans[0].name)
+    mask = _take_mask(found, grid.affine, scans[0].name, grid.unsure)
     mask = mask[0] if self.of_pictures else mask
-    about = self.classes, found.unlike, scans[0], grid, self.colours, self.regions
+    lines = (*([grid.unsure] if grid.unsure else ()), *found.unlike)
+    about = self.classes, lines, scans[0], grid, self.colours, self.regions
     return FileMask(mask, *about, slice_axis=self.members[0].spec.image.slice_axis)
 
   def find_source(
@@ -358,13 +360,19 @@ def find_models(place: Path | str) -> list[Path]:
   )
 
 
-def _take_mask(found: Segmentation, affine: np.ndarray, scan: str = 'the scan') -> np.ndarray:
-  """Returns the mask as the scan was, and warns where it is unlike those of the training."""
+def _take_mask(
+  found: Segmentation, affine: np.ndarray, scan: str = 'the scan', unsure: str = ''
+) -> np.ndarray:
+  """Returns the mask as the scan was, and warns where it is unlike those of the training.
+
+  `unsure` is that of its `Grid`, of which it warns too.
+  """
   caller = sys._getframe(2)  # of the method that segments
-  for line in found.unlike:
+  lines = [f'{scan}: {unsure}'] if unsure else []
+  for line in (*lines, *(f'{scan} is unlike those of the training: {one}' for one in found.unlike)):
     # Unlike `warn` this shows the same text again: it may be of the next scan in a loop.
     warnings.warn_explicit(
-      f'{scan} is unlike those of the training: {line}',
+      line,
       UserWarning,
       caller.f_code.co_filename,
       caller.f_lineno,

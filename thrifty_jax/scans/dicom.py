@@ -1,7 +1,8 @@
 """Reads a DICOM series as one volume, its slices in spatial order.
 
 SliceThickness is not the distance of slices, names follow any order, and after anonymisation a
-series may have several ids, or two one: only where the slices lie decides.
+series may have several ids, or two one: only where the slices lie decides. Only slices of two ids
+that alternate are refused, as two series may lie half a step beside one another.
 """
 
 import dataclasses
@@ -36,7 +37,8 @@ def read_series(files: Sequence[Path]) -> Series:
 
   Raises:
     InputError: If a slice is unreadable, lacks a geometry or has another one than the first, two
-      lie at one place, one is missing, or the slices are not evenly spaced along their normal.
+      lie at one place, one is missing, the slices are not evenly spaced along their normal, or
+      those of two series lie between one another.
   """
   planes = [plane for path in files for plane in dicom_file.read_planes(path)]
   if len(planes) < 2:
@@ -49,6 +51,7 @@ def read_series(files: Sequence[Path]) -> Series:
   order, affine = _arrange(
     [plane.path for plane in planes], np.array([plane.position for plane in planes]), planes[0]
   )
+  _require_unmixed([planes[i] for i in order])
   return Series(voxels=np.stack([planes[i].pixels for i in order]), affine=affine, order=order)
 
 
@@ -90,6 +93,17 @@ def _require_alike(plane: Plane, first: Plane) -> None:
         f'{plane.path}: the slice has {_join(here)} {what}, but {first.path.name} has '
         f'{_join(there)}; expected slices of one series. Keep only one series in the folder.'
       )
+
+
+def _require_unmixed(planes: Sequence[Plane]) -> None:
+  """Refuses slices, in their order, of several series that are not one block each."""
+  changes = [k for k in range(1, len(planes)) if planes[k].series != planes[k - 1].series]
+  if len(changes) >= len({plane.series for plane in planes}):
+    raise InputError(
+      f'{planes[changes[0]].path}: is of another series (SeriesInstanceUID) than '
+      f'{planes[changes[0] - 1].path.name}, and slices of both lie between one another; expected '
+      'slices of one series. Keep only one series in the folder.'
+    )
 
 
 def _step(files: Sequence[Path], positions: np.ndarray, normal: np.ndarray) -> np.ndarray:

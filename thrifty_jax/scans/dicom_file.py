@@ -56,6 +56,7 @@ class Plane:
   path: Path  # of its file, with the number of the frame where there are several
   pixels: np.ndarray  # [H, W]
   is_scaled: bool  # whether it says by which slope and intercept its pixels are scaled
+  series: str  # SeriesInstanceUID, '' if there is none
   position: np.ndarray  # of the first pixel, LPS millimetres, [3]
   directions: np.ndarray  # of a row, of a column and their normal, as columns, [3, 3]
   spacing: np.ndarray  # between rows and between columns, mm, [2]
@@ -257,7 +258,8 @@ def _plane(path: Path, dataset: Any, frame: int, stored: np.ndarray) -> Plane:
   slope, intercept = _scaling(path, holders)
   scaled = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
   is_scaled = _SCALING[0] in holders[_SCALING[0]]
-  return Plane(path, scaled.astype(np.float32), is_scaled, *lay)
+  series = _uid(dataset, 'SeriesInstanceUID')
+  return Plane(path, scaled.astype(np.float32), is_scaled, series, *lay)
 
 
 def read_lay(path: Path, dataset: Any, frame: int) -> Lay:

@@ -18,10 +18,11 @@ import numpy as np
 from thrifty_jax.errors import InputError
 
 _TRUE, _FALSE = ('true', 't', '1'), ('false', 'f', '0')
+_TURNS = ('TransformMatrix', 'Rotation', 'Orientation')
 # Entries of numbers, as many as axes to this power.
 _NUMBERS = {
   **dict.fromkeys(('ElementSpacing', 'ElementSize', 'Offset', 'Origin', 'Position'), 1),
-  **dict.fromkeys(('TransformMatrix', 'Rotation', 'Orientation'), 2),
+  **dict.fromkeys(_TURNS, 2),
 }
 _BYTE_ORDER = ('BinaryDataByteOrderMSB', 'ElementByteOrderMSB')
 # Values, in small letters, of entries that are only read where they have one of these.
@@ -62,14 +63,14 @@ def require_valid(path: Path) -> None:
   for name in distances:
     if min(read_numbers(entries[name])) <= 0:
       raise header_error(path, name, entries[name], 'distances above 0')
-  for name in ('TransformMatrix', 'Rotation', 'Orientation'):
+  for name in _TURNS:
     if name in entries:
       turn = np.reshape(read_numbers(entries[name]), (axes, -1))
       with np.errstate(over='ignore', invalid='ignore'):
         off = np.abs(turn @ turn.T - np.eye(len(turn))).max()
       if not off <= _ROUNDING:  # nor is it where numbers are too large to multiply
         raise header_error(path, name, entries[name], 'axes of length 1 at right angles')
-  for names in (('Offset', 'Origin', 'Position'), ('TransformMatrix', 'Rotation', 'Orientation')):
+  for names in (('Offset', 'Origin', 'Position'), _TURNS):
     told = {name: read_numbers(entries[name]) for name in names if name in entries}
     if any(values != next(iter(told.values())) for values in told.values()):
       raise header_error(path, ' and '.join(told), 'different', 'one of them')
@@ -82,6 +83,12 @@ def require_valid(path: Path) -> None:
   for name, allowed in _ALLOWED.items():
     if name in entries and entries[name].lower() not in allowed:
       raise header_error(path, name, entries[name], ' or '.join(allowed))
+
+
+def has_directions(path: Path) -> bool:
+  """Returns whether a header says where its axes point; ITK's reader takes x, y, z as L, P, S."""
+  entries, _ = _read_entries(path)
+  return any(name in entries for name in _TURNS)
 
 
 def header_error(path: Path, name: str, value: str, expected: str) -> InputError:
@@ -131,7 +138,7 @@ def is_count(word: str, most: int = 2**31 - 1) -> bool:
 def require_whole(path: Path) -> None:
   """Refuses a valid file whose voxels are missing, damaged, or not as many as its header states."""
   entries, end = _read_entries(path)
-  files = _voxel_files(path, entries, end)
+  files = find_voxels(path)
   expected, parts = _expected_bytes(entries), len(files)
   is_packed = entries.get('CompressedData', '').lower() in _TRUE
   if is_packed and parts > 1:
@@ -158,12 +165,13 @@ def require_whole(path: Path) -> None:
       )
 
 
-def _voxel_files(path: Path, entries: Mapping[str, str], end: int) -> list[Path]:
-  """Returns the file of the voxels, or one for each step along the last axis.
+def find_voxels(path: Path) -> list[Path]:
+  """Returns the file of the voxels, or one for each step along the last axis, of a valid header.
 
   They lie beside the header or below it. Their names are listed behind it, or follow from a
   pattern and three numbers: the first, the last and the step.
   """
+  entries, end = _read_entries(path)
   place, count = entries['ElementDataFile'], int(entries['DimSize'].split()[-1])
   if place.lower() == 'local':
     if entries.get('HeaderSize', '0') != '0':

@@ -46,9 +46,7 @@ def require_valid(path: Path) -> None:
 
   Files of one or two dimensions are left to ITK's reader, but for the number of voxels.
   """
-  with path.open('rb') as file:
-    start = file.read(_HEADER_BYTES)
-  fields, end = _fields_of(path, start)
+  fields, end = _read_fields(path)
   if not fields:
     raise ValueError('it has no header of an NRRD')  # which the caller reports
   _require_form(path, fields)
@@ -64,6 +62,11 @@ def require_valid(path: Path) -> None:
       f'{path}: its voxels are {found} bytes; expected {expected}, for {fields["sizes"]} of '
       f'{fields["type"]}. Copy or download it again.'
     )
+
+
+def has_directions(path: Path) -> bool:
+  """Returns whether a header says where its axes point; ITK's reader takes x, y, z as L, P, S."""
+  return 'space directions' in _read_fields(path)[0]
 
 
 def _require_form(path: Path, fields: Mapping[str, str]) -> None:
@@ -125,8 +128,10 @@ def _integer_bytes(kind: str) -> int:
   return _BYTES.get(plain, 0)
 
 
-def _fields_of(path: Path, start: bytes) -> tuple[dict[str, str], int]:
+def _read_fields(path: Path) -> tuple[dict[str, str], int]:
   """Returns a header's fields by name and its length in bytes; no fields if it is no header."""
+  with path.open('rb') as file:
+    start = file.read(_HEADER_BYTES)
   blank = re.search(rb'\r?\n\r?\n', start)
   if not start.startswith(b'NRRD') or not blank:
     return {}, 0

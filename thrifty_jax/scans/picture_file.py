@@ -45,6 +45,7 @@ _TIFF_COLOURS = {1: 'grey', 2: 'RGB', 3: 'palette'}
 # TIFF's compressions: none and Deflate, which tifffile reads by itself; LZW and PackBits, of which
 # Pillow notices where they break off.
 _BY_TIFFFILE, _BY_PILLOW = (1, 8, 32946), (5, 32773)
+_OF_FLOATS = 3  # TIFF's Predictor, as GDAL writes it, which Pillow alone undoes
 _TIFF_KINDS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (3, 32))  # SampleFormat and bits
 _ERRORS = (  # of Pillow and tifffile at damaged files, beside those that all readers have
   *(SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
@@ -175,7 +176,7 @@ class _PillowRows:
 
 def _is_for_tifffile(page: tifffile.TiffPage) -> bool:
   whole = page.bitspersample >= 8 and page.photometric != _PALETTE
-  return page.compression in _BY_TIFFFILE and whole
+  return page.compression in _BY_TIFFFILE and whole and page.predictor != _OF_FLOATS
 
 
 @contextlib.contextmanager
@@ -349,6 +350,13 @@ def _require_readable(path: Path, page: tifffile.TiffPage) -> None:
     raise InputError(
       f'{path}: has {page.samplesperpixel} samples of {page.bitspersample} bits in the compression '
       f'{name}; expected none, Deflate, LZW (8 bits, or grey) or PackBits. Save it without '
+      'compression.'
+    )
+  # Of these libtiff returns the order of the machine, which Pillow takes for that of the file.
+  if not _is_for_tifffile(page) and page.sampleformat == 3 and page.parent.byteorder == '>':
+    raise InputError(
+      f'{path}: has float32 in big-endian order, in LZW, in PackBits or with a Predictor of '
+      f'{_OF_FLOATS}, which is read in two ways; expected none of these. Save it without '
       'compression.'
     )
   if page.compression == 1 and page.predictor != 1:

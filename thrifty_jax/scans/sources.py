@@ -4,10 +4,11 @@ Only voxels and their geometry are read. The tags of a DICOM series do not leave
 DICOM SEG or RTSTRUCT its slices are read again. Its scan is named after its folder.
 """
 
+import contextlib
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,22 @@ class Grid:
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
   series: Path | None = None  # folder of a DICOM series
   picture: Path | None = None  # file of a picture, whose affine is none of a patient
+  unsure: str = ''  # what `volumes.find_unsure` returns of the file
 
 
+@contextlib.contextmanager
+def report_closed() -> Generator[None]:
+  """Refuses a file or folder that must not be opened, as it could belong to a scan."""
+  try:
+    yield
+  except PermissionError as error:
+    raise InputError(
+      f'{error.filename}: must not be read ({error.strerror}), but may belong to a scan; expected '
+      'the right to read it. Give it to this user, or move the file or folder away.'
+    ) from error
+
+
+@report_closed()
 def find(place: Path, *, channels: int) -> list[Source]:
   """Finds one or more scans at a path, sorted by name, of which no two have one name.
 
@@ -137,10 +152,13 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
     return Grid(affine, series=path if path.is_dir() else None)
   if pictures.is_picture(path):
     return Grid(affine, picture=path)
+  unsure = volumes.find_unsure(path)
   if volumes.is_nifti(path):
-    return Grid(affine, nifti=nifti.read_header(path).header)
+    return Grid(affine, nifti=nifti.read_header(path).header, unsure=unsure)
   header = volumes.itk_header(path)
-  return Grid(affine, itk=(header.GetSpacing(), header.GetDirection(), header.GetOrigin()))
+  geometry = header.GetSpacing(), header.GetDirection(), header.GetOrigin()
+  # A mask has no further axis of length 1.
+  return Grid(affine, itk=geometry if len(geometry[0]) == 3 else None, unsure=unsure)
 
 
 def _of_file(path: Path, channels: int) -> Source:
@@ -229,6 +247,7 @@ def _has_channels(path: Path) -> bool:
     return False
 
 
+@report_closed()
 def is_dicom(path: Path) -> bool:
   """Returns whether a file is DICOM, by its ending or how it begins."""
   if path.name.startswith('.') or not path.is_file():
@@ -248,11 +267,13 @@ def _is_slice(path: Path) -> bool:
   return is_dicom(path) and dicom_file.holds_image(path)
 
 
+@report_closed()
 def slices_of(folder: Path) -> list[Path]:
   """Returns the files of a folder's series, in any order."""
   return sorted(path for path in folder.iterdir() if _is_slice(path))
 
 
+@report_closed()
 def find_unused(place: Path, found: Sequence[Source]) -> list[str]:
   """Returns the names of what lies in a folder, not hidden, but belongs to none of its scans."""
   used = {path for source in found for path in source.channels}

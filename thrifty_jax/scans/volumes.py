@@ -130,6 +130,28 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
   return shape, affine
 
 
+def find_unsure(path: Path) -> str:
+  """Returns how the axes of a volume are taken, if its header does not say it; '' if it does.
+
+  Sources: nibabel's affine of a NIfTI file without qform and sform; ITK's identity direction.
+  """
+  ending, taken = path.suffix.lower(), 'L, P, S'
+  if not is_nifti(path) and ending not in ('.mhd', '.mha', '.nrrd'):
+    return ''  # DICOM always says it, and a picture never
+  with report_unreadable(path):
+    if is_nifti(path):
+      header, taken = nifti.read_header(path).header, 'L, A, S'
+      is_told = header['qform_code'] or header['sform_code']
+    else:
+      is_told = (nrrd if ending == '.nrrd' else metaimage).has_directions(path)
+  if is_told:
+    return ''
+  return (
+    'its header does not say where its axes point; x, y, z are taken to point to '
+    f'{taken}: check that they do'
+  )
+
+
 def count_channels(path: Path) -> int:
   """Returns the number of channels in a file other than DICOM, from its header."""
   if pictures.is_picture(path):
