@@ -43,12 +43,15 @@ class Job:
     return cls(stages.to_json(settings), str(workdir.resolve()), str(place.resolve()))
 
 
-def run(job: Job) -> None:
+def run(job: Job) -> float:
   """Trains in the folder of the job, from where it was stopped; what it prints goes to a file.
 
   A worker of a cluster may still train there for a race that was stopped: it is waited for.
+
+  Returns:
+    The seconds that it took, without the start of the process.
   """
-  config, place = configs.from_json(job.config), Path(job.place)
+  config, place, began = configs.from_json(job.config), Path(job.place), time.monotonic()
   place.mkdir(parents=True, exist_ok=True)
   with (
     stopping.handle(),
@@ -60,6 +63,7 @@ def run(job: Job) -> None:
     executors.refuse_to_begin()
     device.prepare(config)
     trainings.train(config, Path(job.workdir), place)
+  return time.monotonic() - began
 
 
 def run_all(
@@ -68,8 +72,8 @@ def run_all(
   title: str,
   *,
   first_done: Callable[[Job, float, int], None] = lambda job, seconds, left: None,
-) -> None:
-  """Runs the jobs that are not done yet, with a progress bar.
+) -> dict[str, float]:
+  """Runs the jobs that are not done yet, with a progress bar; returns their seconds, by place.
 
   Args:
     config: Settings of the run.
@@ -86,37 +90,38 @@ def run_all(
   for job in jobs:
     if job not in new:
       trainings.drop_states(Path(job.place))
+  took: dict[str, float] = {}
   if not new:
-    return
+    return took
   count = min(executors.count_slots(config), len(new))
-  began = time.monotonic()
 
-  def done(job: Job, number: int) -> None:
+  def done(job: Job, seconds: float) -> None:
+    took[job.place] = seconds
     bar.update(1)
-    if number == 1:
-      first_done(job, time.monotonic() - began, len(new) - 1)
+    if len(took) == 1:
+      first_done(job, seconds, len(new) - 1)
 
   with logbook.progress(len(new), title) as bar:
     bar.refresh()
     if count == 1 and not config.front.cluster:
-      for number, job in enumerate(new, start=1):
-        run(job)
-        done(job, number)
-      return
+      for job in new:
+        done(job, run(job))
+      return took
     with stopping.defer(), executors.start(config, count) as executor:
       _follow({executor.submit(run, job): job for job in new}, done)
+  return took
 
 
-def _follow(running: dict[Future, Job], report: Callable[[Job, int], None]) -> None:
-  """Waits until all jobs are done, and reports each with how many are."""
-  left, count = {*running}, 0
+def _follow(running: dict[Future, Job], report: Callable[[Job, float], None]) -> None:
+  """Waits until all jobs are done, and reports each with its seconds."""
+  left = {*running}
   while left:
     done, left = wait(left, timeout=_TICK, return_when=FIRST_COMPLETED)
     if asked := stopping.requested():
       raise stopping.Stopped(asked)
     for future in done:
       try:
-        future.result()
+        seconds = future.result()
       except Exception as error:
         if not executors.is_lost(error):
           raise
@@ -125,8 +130,7 @@ def _follow(running: dict[Future, Job], report: Callable[[Job, int], None]) -> N
           'ended from outside, perhaps as memory ran out; the same command goes on, with fewer '
           'trainings at a time, as by --config.front.workers=1, it needs less'
         ) from error
-      count += 1
-      report(running[future], count)
+      report(running[future], seconds)
 
 
 def _is_done(job: Job) -> bool:

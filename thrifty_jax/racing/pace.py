@@ -196,13 +196,12 @@ def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:
   """Returns the seconds of an epoch, and those that a training takes besides, of trainings."""
   for job in trial:
     shutil.rmtree(job.place, ignore_errors=True)  # stopped before it told anything
-  began = time.monotonic()
-  jobs.run_all(config, trial, 'pace')
-  took = time.monotonic() - began
-  if not (seconds := _read_epochs(trial)):
+  took = jobs.run_all(config, trial, 'pace')
+  told = [(took[job.place], epoch) for job in trial for epoch in _read_epochs([job])]
+  if not told:
     raise InputError(
       f'{trial[0].place}: the training that tells the pace diverged in its first epoch; lower '
       f'retrain.learning_rate, which is {config.retrain.learning_rate:g}'
     )
-  epoch = float(np.mean(seconds))
-  return epoch, max(0.0, took - EPOCHS * epoch)
+  whole, epoch = map(float, np.mean(told, axis=0))
+  return epoch, max(0.0, whole - EPOCHS * epoch)
