@@ -40,8 +40,8 @@ same class. Else nothing is written.
   --scans=SCANS        what to check on, as the input of thrifty_jax.predict; without it prepared
                        slices of the run's validation patients
   --int8               also model_int8.onnx, its convolutions in 8 bits: calibrated on slices of the
-                       run's training patients, its DSC of the validation and test patients beside
-                       that of the float network
+                       run's training patients, its DSC of the validation patients beside that of
+                       the float network, and that of the test patients
   --dynamic_sides      (onnx) images of any height and width; slower
   --overwrite          replace an export that is there
 

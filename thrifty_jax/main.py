@@ -28,7 +28,9 @@ it never saw, and writes a report. The same command goes on where it stopped.
                                for example brain  promise12:small,unet  configs/promise12.py:unet
       small                    sizes for a laptop's CPU
       paper                    the authors' settings (chaos and promise12)
-      lean                     race lean networks for a budget of milliseconds instead
+      lean                     race lean networks for a budget of milliseconds (folder does)
+      thrifty                  search cells as the paper does (the others do)
+      unoriented               of folder: all flips and quarter turns
       unet, unet_plus_plus     train a baseline instead; nothing is searched
   --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
                                all fields: docs/settings.md, or python -m thrifty_jax.settings

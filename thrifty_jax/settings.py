@@ -153,7 +153,7 @@ _PLACES = {
     '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),
   'download': Setting(False, SWITCH, f'Fetches missing scans of {", ".join(DOWNLOADS)}.'),
-  'workers': Setting(0, FROM_0, 'Processes that read scans; 0 is one a core, for large sets.'),
+  'workers': Setting(0, FROM_0, 'Processes that read scans; 0 is one a core, at most 8, for large sets.'),
 }
 _SLICES = {
   'name': Setting('', PUBLIC_TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
@@ -365,7 +365,9 @@ _FRONT = {
   'minutes': Setting(
     0.0, FROM_0, 'Minutes of a race, about, which choose its steps; 0 takes front.steps.'
   ),
-  'folds': Setting(2, COUNT, 'Divisions of all but the test patients; each network trains on all.'),
+  'folds': Setting(
+    2, COUNT, 'Divisions of all but the test patients, on each of which every network trains once.'
+  ),
   'genotypes': Setting((), FILES, 'Genotypes that race too.'),
   'channels': Setting(
     (8, 16),
@@ -510,8 +512,8 @@ any of them: `--config.search.epochs=30`, `--config.data.window="(-100.0,200.0)"
 `--config.model.deep_supervision=True`. A value that is not as expected is refused before anything
 runs, and so are values that do not fit one another, as a warm-up longer than the training.
 
-The results of the stages depend on the field: once one of them is done, the run's folder takes no
-other value. Where it may grow, a stage that is done goes on for the epochs that are left."""
+The results of the stages depend on the field: once search, retrain or evaluate has begun, the run's
+folder takes no other value. Where it may grow, a stage that is done goes on for the epochs that are left."""
 
 
 def write_page() -> str:

@@ -83,8 +83,8 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
   """Runs the stages of every fold, or of a single run."""
   if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
     raise InputError(
-      f'--stage=compare: config.model.name is {command.config.model.name!r}; the comparison trains '
-      'the baselines itself, leave the variant out'
+      f'--stage=compare: config.model.name is {command.config.model.name!r}; expected thrifty, as '
+      'the comparison trains baselines itself: leave the variant out, or with folder add thrifty'
     )
   if command.stage == stages.COMPARE.name and command.config.retrain.minutes:
     raise InputError(

@@ -15,7 +15,7 @@ from thrifty_jax.tracking.journal import Head, Journal, Line
 from thrifty_jax.tracking.stores import STORES
 
 PATIENCE = 20.0  # seconds that the end of a stage waits for trackers
-_LATER = 'the run goes on without it; the next stage, or call of the command, sends what is missing'
+_LATER = 'the run goes on without it; the next stage that trains or scores sends what is missing'
 
 
 class Trackers:
