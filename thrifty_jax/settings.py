@@ -153,7 +153,9 @@ _PLACES = {
     '', TEXT, "Folder of slices; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.", own=True
   ),
   'download': Setting(False, SWITCH, f'Fetches missing scans of {", ".join(DOWNLOADS)}.'),
-  'workers': Setting(0, FROM_0, 'Processes that read scans; 0 is one a core, at most 8, for large sets.'),
+  'workers': Setting(
+    0, FROM_0, 'Processes that read scans; 0 is one a core, at most 8, for large sets.'
+  ),
 }
 _SLICES = {
   'name': Setting('', PUBLIC_TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
@@ -513,7 +515,7 @@ any of them: `--config.search.epochs=30`, `--config.data.window="(-100.0,200.0)"
 runs, and so are values that do not fit one another, as a warm-up longer than the training.
 
 The results of the stages depend on the field: once search, retrain or evaluate has begun, the run's
-folder takes no other value. Where it may grow, a stage that is done goes on for the epochs that are left."""
+folder takes no other value. Where it may grow, a stage that is done goes on for the epochs left."""
 
 
 def write_page() -> str:
