@@ -41,7 +41,8 @@ and deliberately differs in this:
   border                 image and mask repeat the slice's border beyond it: one warp, one
                          resampling, instead of one a step.
   norms                  GroupNorm everywhere, where their residual block has BatchNorm: no batch
-                         statistics to carry, and as many parameters.
+                         statistics to carry, and as many parameters. In the search those of the
+                         stem and of in0's 1x1 convolution have a scale and a bias too.
 """
 
 from ml_collections import ConfigDict

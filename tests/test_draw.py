@@ -85,6 +85,8 @@ def test_depth_is_the_one_asked_for_else_the_one_in_the_file(tmp_path):
   path.write_text(content(provenance={'depth': 3}))
   assert 'up_2_0' in draw.draw(path) and 'up_3_0' not in draw.draw(path)
   assert 'up_3_0' in draw.draw(path, depth=4)
+  path.write_text(content(provenance={'made_for': {'channels': 8, 'depth': 3}}))  # by a race
+  assert 'up_2_0' in draw.draw(path) and 'up_3_0' not in draw.draw(path)
 
 
 def test_scores_are_explained_where_they_are(tmp_path):

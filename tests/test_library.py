@@ -165,6 +165,15 @@ def test_a_model_is_named_and_may_lie_in_the_home_folder(tmp_path, monkeypatch):
     tj.load_model([])
 
 
+def test_masks_of_true_and_false_are_those_of_1_and_0():
+  mask, truth = np.zeros((2, 4, 4, 4), bool)
+  mask[1:3], truth[2:] = True, True
+  names, regions = ('background', 'organ'), [[1]]
+  for more in ({}, {'regions': regions}):
+    found = tj.score(mask, truth, (1, 1, 1), classes=names, **more)
+    assert found['organ'].dsc == 0.5
+
+
 def test_regions_are_scored_over_their_labels_and_an_ignored_label_nowhere():
   random = np.random.default_rng(0)
   mask, truth = (random.integers(0, 4, (4, 6, 7)) for _ in range(2))

@@ -84,9 +84,11 @@ def draw(path: Path, *, depth: int | None = None) -> str:
 
 
 def _depth(path: Path) -> int:
-  """Depth in the file's provenance, else the default."""
+  """Depth in the file's provenance, of a race in what it is made for, else the default."""
   provenance = files.read_json(path).get('provenance')
-  depth = provenance.get('depth', DEPTH) if isinstance(provenance, dict) else DEPTH
+  told = provenance if isinstance(provenance, dict) else {}
+  made_for = told.get('made_for')
+  depth = told.get('depth', made_for.get('depth', DEPTH) if isinstance(made_for, dict) else DEPTH)
   if not isinstance(depth, int) or not 2 <= depth <= DEEPEST:
     raise InputError(
       f'{path}: its depth is {depth!r:.40}, expected a whole number from 2 to {DEEPEST}; '

@@ -107,6 +107,7 @@ def score(
     InputError: If the arrays are not masks of these classes on one grid.
   """
   arrays = [np.asarray(mask), np.asarray(truth)]
+  arrays = [array.astype(np.uint8) if array.dtype == bool else array for array in arrays]
   for name, array in zip(('mask', 'truth'), arrays, strict=True):
     if array.ndim not in (2, 3) or array.dtype.kind not in 'bui':
       raise InputError(

@@ -148,6 +148,7 @@ def test_the_best_of_each_budget_and_family_are_trained_in_full_and_scored_once(
     genotype.save(tmp_path / f'{name}.json', CELLS if name == 'cells' else lean_space.unet(4))
   config.front.genotypes = tuple(str(tmp_path / f'{name}.json') for name in ('mine', 'cells'))
   config.front.update({'seeds': 2, 'rungs': 1, 'channels': (8,)})
+  config.evaluate.flips = True
   found = front.front(config, tmp_path)
   assert found == [*read(tmp_path, 'front')]
   full = full_trainings(stands)
@@ -161,6 +162,7 @@ def test_the_best_of_each_budget_and_family_are_trained_in_full_and_scored_once(
   whole = configs.default().retrain
   assert {settings.retrain.epochs for _, settings in full} == {whole.epochs}
   assert {settings.data.test_patients for _, settings in full} == {()}  # the run's own split
+  assert {settings.evaluate.flips for _, settings in full} == {False}  # as of the milliseconds
   scored = [one for one in found if one.test_dsc is not None]
   assert {one.name for one in scored} == names
   assert all(one.test_dsc == pytest.approx(0.7) for one in scored)

@@ -162,6 +162,14 @@ def test_each_stage_shows_without_the_others(tmp_path, stage):
   Page(text)
 
 
+def test_a_search_that_is_not_done_has_its_curves_and_no_genotype(tmp_path):
+  fabricated.fabricate(tmp_path, stages=('start', 'search'))
+  (tmp_path / 'search' / 'genotype.json').unlink()
+  text = report.report(tmp_path).read_text(encoding='utf-8')
+  assert 'search/genotype.json' in text
+  Page(text)
+
+
 def test_a_damaged_file_is_refused(tmp_path):
   files.write_text(tmp_path / 'retrain' / 'summary.json', '{"model":')
   with pytest.raises(InputError, match='summary.json'):

@@ -214,6 +214,8 @@ def test_a_validation_patient_without_a_class_has_no_score(settings, prepared, m
   scores, _ = cases.judge(prepared, patients, nothing, classes=('background', 'organ'))
   assert scores == dict.fromkeys(patients[1:], 0.0)
   assert cases.validation_dsc(prepared, patients, nothing) == 0
+  alone = cases.validation_dsc(prepared, [healthy], nothing)
+  assert np.isnan(alone)
 
 
 def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monkeypatch, capsys):

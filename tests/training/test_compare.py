@@ -102,6 +102,20 @@ def test_the_searched_network_leads_then_random_ones_then_the_baselines(config, 
   assert names == ['thrifty', 'random_1', 'random_2', 'unet', 'unet_group']
 
 
+def test_a_genotype_that_was_given_is_not_called_searched(config, workdir):
+  config.genotype = str(EXAMPLE)
+  first, *_ = compare.find_rivals(config, workdir)
+  assert (first.name, first.label, first.kind) == ('thrifty', 'Given', 'given')
+
+
+def test_networks_with_one_label_are_refused(config, workdir, tmp_path):
+  path = tmp_path / 'U-Net.json'
+  path.write_bytes(EXAMPLE.read_bytes())
+  config.compare.genotypes = (str(path),)
+  with pytest.raises(InputError, match="two networks of the comparison are named 'U-Net'"):
+    compare.find_rivals(config, workdir)
+
+
 def test_random_genotypes_differ_match_in_parameters_and_stay(config, workdir):
   searched = genotype.load(EXAMPLE)
   first = drawn_at_random(config, workdir)

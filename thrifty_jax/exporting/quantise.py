@@ -109,20 +109,22 @@ def quantise_model(member: LoadedModel, content: bytes, run: RunData) -> Quantis
   spec = member.spec
   training = export_slices.read_training(run, SLICES, context=spec.context)
   eight = quantise(content, training, whole=onnx_network.folds(member))
-  network = make_onnx_runner(eight)
+  network, tested = make_onnx_runner(eight), np.nan
+  if run.cases('test'):
+    tested = measure_dsc(run, network, spec, title='test int8', split='test')
   return Quantised(
     eight,
     network,
-    measure_dsc(run, make_onnx_runner(content), spec, title='score float32'),
-    measure_dsc(run, network, spec, title='score int8'),
-    measure_dsc(run, network, spec, title='test int8', split='test') if run.cases('test') else None,
+    float(np.nan_to_num(measure_dsc(run, make_onnx_runner(content), spec, title='score float32'))),
+    float(np.nan_to_num(measure_dsc(run, network, spec, title='score int8'))),
+    None if np.isnan(tested) else tested,
   )
 
 
 def measure_dsc(
   run: RunData, network: Network, spec: ModelSpec, *, title: str, split: str = 'validation'
 ) -> float:
-  """Volume DSC of a split's patients on the native grid, mean over patients and classes."""
+  """Volume DSC of a split's patients on the native grid, mean over patients and classes, or NaN."""
   predict = predict_with(network, context=spec.context)
   with logbook.progress(len(run.cases(split)), title) as bar:
 

@@ -118,6 +118,7 @@ def _train_in_full(
       settings = entrants.configure(config, race.entrants[name], race.path(name))
       settings.seed = config.seed + number
       settings.evaluate.list_suspects = False  # the run itself lists them
+      settings.evaluate.flips = False  # their milliseconds are those of one pass
       settings.trackers = ()  # as of all trainings of a race
       place = race.path(name).parents[1] / name / 'full' / f'seed_{settings.seed}'
       places.setdefault(name, []).append(place)

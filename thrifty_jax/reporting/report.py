@@ -58,6 +58,7 @@ def report(workdir: Path | str) -> Path:
     percent=tables.format_number,
     spread=tables.format_spread,
     interval=tables.format_interval,
+    p_value=tables.format_p,
     seeds=tables.format_seeds,
     count=lambda value: '–' if value is None else f'{value:,}',  # 605,280
     gibibytes=lambda value: '–' if value is None else f'{value / 2**30:.2f} GiB',
@@ -129,7 +130,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     if evaluated
     else '',
     'best_floor': _best_floor(evaluated),
-    'paper': PAPER if data.startswith(_OF_PAPER) else (),
+    'paper': PAPER if data in _OF_PAPER else (),
     'fronts': fronts.gather(workdir, named.part),
     **comparison.gather(workdir, named.part, paper=PAPER),
     **_external(workdir),
@@ -141,7 +142,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     'search_plots': histories.plot_search(search_lines),
     'seeds': inputs.read_optional(workdir / 'search' / 'seeds.json', Seeds),
     'alpha_plots': histories.plot_weights(search_lines, settings.search.operations),
-    'health': health.judge(search_lines, genotype.load(searched) if search_lines else None),
+    'health': health.judge(search_lines, genotype.load(searched) if searched.exists() else None),
     'resources': {
       stage: used
       for stage, folder in (('search', workdir), ('retrain', run))

@@ -169,7 +169,7 @@ def _last_epoch(retrained: Retrained | None) -> Iterator[str]:
   if retrained and 1 < retrained.epochs == retrained.best_epoch:
     yield (
       f'Epoch {retrained.epochs} of {retrained.epochs} was the best, the last one: a longer '
-      'training may be better (retrain.epochs).'
+      'training may be better (retrain.epochs or retrain.minutes).'
     )
 
 

@@ -78,7 +78,7 @@ def validation_dsc(
   protocol: str = 'volume',
   largest: Sequence[int] = (),
 ) -> float:
-  """DSC by which a checkpoint is chosen; 0 where no class has a score.
+  """DSC by which a checkpoint is chosen; NaN where no class has a score.
 
   Args:
     prepared: Data set.
@@ -90,8 +90,7 @@ def validation_dsc(
   """
   predicted = predict_cases(prepared, prepared.cases_of(patients), predict)
   counts = list(_in_threads(lambda case: case.score(largest=largest), predicted))
-  dsc = scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
-  return float(np.nan_to_num(dsc))  # comparisons with NaN would choose no checkpoint at all
+  return scoring.pooled_dsc(counts) if protocol == 'pooled_2d' else scoring.mean_dsc(counts)
 
 
 def judge(

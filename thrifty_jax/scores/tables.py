@@ -124,8 +124,16 @@ def describe_difference(against: Against) -> str:
   text += f'; difference {100 * against.difference:+.2f}, '
   if against.p_value is None:
     return text + 'no test on so few patients'
-  p_value = f'= {against.p_value:.3f}' if against.p_value >= 0.0005 else '< 0.001'
+  p_value = format_p(against.p_value)
+  p_value = p_value if p_value.startswith('<') else f'= {p_value}'
   return text + f'p {p_value} by the paired Wilcoxon test over patients'
+
+
+def format_p(value: float | None) -> str:
+  """Formats the p of a test, a dash without one."""
+  if value is None:
+    return '–'
+  return f'{value:.3f}' if value >= 0.0005 else '< 0.001'
 
 
 def describe_patients(summary: ScoredMasks) -> str:
@@ -181,7 +189,7 @@ def format_comparison(summary: Compared) -> str:
         format_spread(rival.mean),
         *[format_seeds(rival)] * (seeds > 1),
         '' if rival.difference is None else f'{100 * rival.difference:+.2f}',
-        '' if rival.p_value is None else f'{rival.p_value:.3f}',
+        '' if rival.p_value is None else format_p(rival.p_value),
         format_spread(rival.mean, 'hd95_mm'),
         format_number(rival.mean.pooled_2d_dsc),
         ' '.join(f'{rate:g}' for rate in dict.fromkeys(rival.learning_rates)),

@@ -75,7 +75,8 @@ def find_rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
   """Returns the rivals; the first is the searched one, whose size determines others."""
   thrifty, searched_file = {'name': 'thrifty'}, stages.find_genotype(config, workdir)
   searched = genotype.load(searched_file)
-  found = [Rival('thrifty', 'Searched', 'searched', thrifty, searched_file)]
+  first = ('Given', 'given') if config.genotype else ('Searched', 'searched')
+  found = [Rival('thrifty', *first, thrifty, searched_file)]
   for path in map(Path, config.compare.genotypes):
     genotype.load(path)  # a mistake is reported before hours of training
     found.append(Rival(path.stem, path.stem, 'given', thrifty, path))
@@ -83,7 +84,8 @@ def find_rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
     path = workdir / 'compare' / f'random_{number}' / 'genotype.json'
     if not path.exists():
       drawn = match_genotype(config, searched, number=number)
-      genotype.save(path, drawn, provenance={'drawn': 'at random', 'seed': config.seed})
+      told = {'drawn': 'at random', 'seed': config.seed, 'depth': config.model.depth}
+      genotype.save(path, drawn, provenance=told)
     found.append(Rival(path.parent.name, f'Random {number}', 'random', thrifty, path))
   for name in config.compare.baselines:
     label, changes = BASELINES[name]
@@ -92,7 +94,8 @@ def find_rivals(config: ConfigDict, workdir: Path) -> list[Rival]:
       settings['width'] = match_width(config, searched, norm=settings['norm'])
     found.append(Rival(name, label, 'baseline', settings))
   names = [rival.name for rival in found]
-  if twice := [name for name in names if names.count(name) > 1]:
+  labels = [rival.label for rival in found]  # by which the report groups scores
+  if twice := [name for each in (names, labels) for name in each if each.count(name) > 1]:
     raise InputError(
       f'config.compare.genotypes: two networks of the comparison are named {twice[0]!r}; rename a '
       'genotype file'
@@ -231,7 +234,7 @@ def _settings(
 
 def _train(rival: Rival, settings: ConfigDict, workdir: Path, place: Path) -> Path:
   """Trains in a folder and returns it, or the run's folder if that has the same training."""
-  if rival.kind == 'searched' and _is_trained(settings, workdir):
+  if rival.name == 'thrifty' and _is_trained(settings, workdir):
     return workdir
   trainings.train(settings, workdir, place)
   return place

@@ -177,6 +177,7 @@ def validate(config: ConfigDict, train_data: TrainData, predict: inference.Predi
   """Returns the DSC of the validation patients, in [0, 1], equal in every process."""
   patients, protocol = train_data.patients['validation'], config.evaluate.protocol
   dsc = cases.validation_dsc(train_data.validation, patients, predict, protocol=protocol)
+  dsc = float(np.nan_to_num(dsc))  # comparisons with NaN would choose no checkpoint at all
   return hosts.share_first(dsc)  # it determines the best epoch and when to stop
 
 
