@@ -4,6 +4,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from thrifty_jax import config as configs
@@ -15,6 +16,19 @@ from thrifty_jax.searching.bilevel import SearchState
 from thrifty_jax.searching.results import Progress
 
 FEW = ('sep_conv_3x3', 'none', 'identity', 'down_conv_3x3', 'up_conv_3x3', 'up_sep_conv_3x3')
+
+
+def test_weights_are_computed_of_copies_on_the_host(monkeypatch):
+  config, seen = configs.default(), []
+  whole = results.architecture_weights
+
+  def watched(architecture, *, nodes):
+    seen.extend(jax.tree.leaves(architecture))
+    return whole(architecture, nodes=nodes)
+
+  monkeypatch.setattr(results, 'architecture_weights', watched)
+  results.derive(grid.init_architecture(jax.random.key(0), nodes=2, gated=()), config)
+  assert seen and all(isinstance(leaf, np.ndarray) for leaf in seen)
 
 
 @pytest.mark.parametrize('limit', [0, 170_000])

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook, records
+from thrifty_jax.data import mesh
 from thrifty_jax.networks import build, genotype, parameters
 from thrifty_jax.networks.architecture import Architecture, ArchitectureWeights
 from thrifty_jax.networks.genotype import Genotype
@@ -222,5 +223,11 @@ def keep_best(folder: Path, searches: Sequence[Searched]) -> Genotype:
 
 
 def _weights(architecture: Architecture, config: ConfigDict) -> ArchitectureWeights:
-  """Returns the softmax weights as numpy arrays."""
-  return jax.device_get(architecture_weights(architecture, nodes=config.model.nodes))
+  """Returns the softmax weights as numpy arrays.
+
+  They are computed of copies on the host. Of arrays on several devices every small operation is
+  one of all of them: while a sum over processes is under way on a CPU, dozens of these take the
+  threads that it needs, and all processes stand still.
+  """
+  variables = mesh.fetch(architecture)
+  return jax.device_get(architecture_weights(variables, nodes=config.model.nodes))
