@@ -142,7 +142,9 @@ def gather(workdir: Path) -> dict[str, Any]:
     'search_plots': histories.plot_search(search_lines),
     'seeds': inputs.read_optional(workdir / 'search' / 'seeds.json', Seeds),
     'alpha_plots': histories.plot_weights(search_lines, settings.search.operations),
-    'health': health.judge(search_lines, genotype.load(searched) if searched.exists() else None),
+    'health': health.judge(
+      search_lines, genotype.load(searched) if search_lines and searched.exists() else None
+    ),
     'resources': {
       stage: used
       for stage, folder in (('search', workdir), ('retrain', run))
