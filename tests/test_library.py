@@ -168,9 +168,9 @@ def test_a_model_is_named_and_may_lie_in_the_home_folder(tmp_path, monkeypatch):
 def test_masks_of_true_and_false_are_those_of_1_and_0():
   mask, truth = np.zeros((2, 4, 4, 4), bool)
   mask[1:3], truth[2:] = True, True
-  names, regions = ('background', 'organ'), [[1]]
-  for more in ({}, {'regions': regions}):
-    found = tj.score(mask, truth, (1, 1, 1), classes=names, **more)
+  names = ('background', 'organ')
+  for regions in ([], [[1]]):
+    found = tj.score(mask, truth, (1, 1, 1), classes=names, regions=regions)
     assert found['organ'].dsc == 0.5
 
 
