@@ -171,6 +171,23 @@ def test_the_best_of_each_budget_and_family_are_trained_in_full_and_scored_once(
   assert (len(stands.trained), len(stands.scored)) == (count, len(full))  # nothing twice
 
 
+def test_the_full_trainings_choose_for_each_budget(config, stands, tmp_path, monkeypatch):
+  config.front.rungs = 1
+  usual = fake_race.score
+
+  def score(found, epochs):  # of full trainings the one of a faster network is better
+    return usual(found, epochs) if epochs < 9 else 0.9 - usual(found, epochs) / 2
+
+  monkeypatch.setattr(fake_race, 'score', score)
+  found = front.front(config, tmp_path)
+  full = {one.name: one for one in found if one.full}
+  for budget in config.front.budgets_ms:
+    (taken,) = (one for one in found if budget in one.budgets_ms)
+    rivals = [one for one in full.values() if one.ms <= budget]
+    assert taken.full_validation_dsc == max(one.full_validation_dsc or 0 for one in rivals)
+  assert sum(one.knee for one in found) == 1 and all(one.full for one in found if one.chosen)
+
+
 def test_test_scores_choose_nothing(config, stands, tmp_path):
   config.front.rungs = 1
   first = front.front(config, tmp_path / 'a')

@@ -14,7 +14,7 @@ from thrifty_jax.exporting import export_slices, onnx_network, quantise
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, entrants, jobs
 from thrifty_jax.racing.jobs import Job
-from thrifty_jax.racing.race import Race
+from thrifty_jax.racing.race import Race, read_scores
 from thrifty_jax.run_files import Raced
 from thrifty_jax.scores import evaluate, over_folds, statistics, tables
 from thrifty_jax.training import trainings
@@ -51,7 +51,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   budgets = (limit,) if limit else tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
   race.run(budgets, FAMILIES[:2])
-  chosen = _choose(race, budgets)
+  chosen = _choose(race.finalists(), race.ms(), budgets)
   found = _describe(race, chosen, workdir)
   records.write(folder / FILE, found)
   print('\n'.join(['', *format_table(found), '']), flush=True)
@@ -74,27 +74,32 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
 def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   """Races all networks, trains the best of each budget and family in full, and scores these.
 
-  Writes front/front.json, in which the test patients count for nothing but the last scores.
+  Of those trained in full the validation patients choose for each budget. Writes front/front.json,
+  in which the test patients count for nothing but the last scores.
   """
   workdir = Path(workdir)
   folder = workdir / 'front'
   race = Race(config, workdir, folder)
   full = 0 if config.retrain.minutes else config.front.seeds
   race.run(tuple(config.front.budgets_ms), FAMILIES, full=full)
-  chosen = _choose(race, config.front.budgets_ms)
+  ms = race.ms()
+  chosen = _choose(race.finalists(), ms, config.front.budgets_ms)
   records.write(folder / FILE, _describe(race, chosen, workdir))
   rivals = [_pick_family(race, group.budget, group.family) for group in race.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
   full = _train_in_full(config, workdir, race, names)
+  if scores := _read_validation(full):
+    chosen = _choose(scores, ms, config.front.budgets_ms)
   found = _describe(race, chosen, workdir, full=full)
   records.write(folder / FILE, found)
   print('\n'.join(['', *format_table(found), '']), flush=True)
   return found
 
 
-def _choose(race: Race, budgets: Sequence[float]) -> dict[float, str]:
+def _choose(
+  scores: Mapping[str, choice.Scores], ms: Mapping[str, float], budgets: Sequence[float]
+) -> dict[float, str]:
   """Returns the network for each budget that has one."""
-  scores, ms = race.finalists(), race.ms()
   found = {budget: choice.pick_within(scores, ms, budget) for budget in budgets}
   return {budget: name for budget, name in found.items() if name}
 
@@ -131,6 +136,17 @@ def _train_in_full(
   return {name: [one for one in of_name if trainings.read(one)] for name, of_name in places.items()}
 
 
+def _read_validation(full: Mapping[str, Sequence[Path]]) -> dict[str, choice.Scores]:
+  """Reads the DSC of the validation patients, the mean over the seeds, of those trained in full."""
+  found: dict[str, choice.Scores] = {}
+  for name, places in full.items():
+    of_seeds = [scores for place in places if (scores := read_scores([place]))]
+    if of_seeds:
+      both = set.intersection(*map(set, of_seeds))
+      found[name] = {one: float(np.mean([each[one] for each in of_seeds])) for one in both}
+  return found
+
+
 def _score_in_8_bits(places: Sequence[Path]) -> dict[str, Any]:
   """Quantises full trainings of a network, once each, and returns their fields of `Raced`."""
   found = []
@@ -158,7 +174,8 @@ def _describe(
   full: Mapping[str, Sequence[Path]] | None = None,
 ) -> list[Raced]:
   """Returns what front.json says of every network that raced, the fastest first."""
-  ms, scores = race.ms(), race.finalists()
+  ms, finalists = race.ms(), race.finalists()
+  scores = _read_validation(full or {}) or finalists
   knee = choice.find_knee({*chosen.values()}, scores, ms) if chosen else ''
   found = []
   for name, standing in race.standings.items():
