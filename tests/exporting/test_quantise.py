@@ -123,3 +123,17 @@ def test_scores_are_those_of_each_network_on_the_patients_of_each_split(monkeypa
   assert str(found) == f'{said}; test DSC 20.00 %'
   without = quantise.quantise_model(member, b'float', RunData(prepared, {**patients, 'test': ()}))
   assert without.test_dsc is None and str(without) == said
+
+
+def test_patients_without_a_score_have_none(monkeypatch):
+  scores = {'score float32': 0.9, 'score int8': np.nan, 'test int8': np.nan}
+  monkeypatch.setattr(quantise, 'measure_dsc', lambda *run, title, split='': scores[title])
+  monkeypatch.setattr(quantise, 'quantise', lambda content, training, whole: content)
+  monkeypatch.setattr(quantise, 'make_onnx_runner', lambda content: None)
+  monkeypatch.setattr(quantise.export_slices, 'read_training', lambda *run, context: ())
+  monkeypatch.setattr(quantise.onnx_network, 'folds', lambda member: True)
+  member: Any = SimpleNamespace(spec=SimpleNamespace(context=0))
+  run: Any = SimpleNamespace(cases=lambda split: ['one'])
+  found = quantise.quantise_model(member, b'', run)
+  assert (found.validation_dsc_float, found.validation_dsc, found.test_dsc) == (0.9, 0.0, None)
+  assert 'test DSC' not in str(found)

@@ -89,7 +89,7 @@ class Quantised:
     network: What it computes.
     validation_dsc_float, validation_dsc: Mean volume DSC of the validation patients in [0, 1], of
       the float network and of this one.
-    test_dsc: The same of the test patients by this one; None if there are none.
+    test_dsc: The same of the test patients by this one; None if there are none, or no score.
   """
 
   content: bytes
@@ -110,15 +110,14 @@ def quantise_model(member: LoadedModel, content: bytes, run: RunData) -> Quantis
   training = export_slices.read_training(run, SLICES, context=spec.context)
   eight = quantise(content, training, whole=onnx_network.folds(member))
   network, tested = make_onnx_runner(eight), np.nan
+  validated = [
+    measure_dsc(run, one, spec, title=title)
+    for one, title in ((make_onnx_runner(content), 'score float32'), (network, 'score int8'))
+  ]
   if run.cases('test'):
     tested = measure_dsc(run, network, spec, title='test int8', split='test')
-  return Quantised(
-    eight,
-    network,
-    float(np.nan_to_num(measure_dsc(run, make_onnx_runner(content), spec, title='score float32'))),
-    float(np.nan_to_num(measure_dsc(run, network, spec, title='score int8'))),
-    None if np.isnan(tested) else tested,
-  )
+  before, after = map(float, np.nan_to_num(validated))
+  return Quantised(eight, network, before, after, None if np.isnan(tested) else tested)
 
 
 def measure_dsc(

@@ -51,8 +51,9 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   budgets = (limit,) if limit else tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
   race.run(budgets, FAMILIES[:2])
-  chosen = _choose(race.finalists(), race.ms(), budgets)
-  found = _describe(race, chosen, workdir)
+  scores = race.finalists()
+  chosen = _choose(scores, race.ms(), budgets)
+  found = _describe(race, chosen, scores, workdir)
   records.write(folder / FILE, found)
   print('\n'.join(['', *format_table(found), '']), flush=True)
   best = next(one for one in found if one.knee)
@@ -82,15 +83,15 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   race = Race(config, workdir, folder)
   full = 0 if config.retrain.minutes else config.front.seeds
   race.run(tuple(config.front.budgets_ms), FAMILIES, full=full)
-  ms = race.ms()
-  chosen = _choose(race.finalists(), ms, config.front.budgets_ms)
-  records.write(folder / FILE, _describe(race, chosen, workdir))
+  ms, scores = race.ms(), race.finalists()
+  chosen = _choose(scores, ms, config.front.budgets_ms)
+  records.write(folder / FILE, _describe(race, chosen, scores, workdir))
   rivals = [_pick_family(race, group.budget, group.family) for group in race.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
   full = _train_in_full(config, workdir, race, names)
-  if scores := _read_validation(full):
-    chosen = _choose(scores, ms, config.front.budgets_ms)
-  found = _describe(race, chosen, workdir, full=full)
+  scores = _read_validation(full) or scores  # these if every full training diverged
+  chosen = _choose(scores, ms, config.front.budgets_ms)
+  found = _describe(race, chosen, scores, workdir, full=full)
   records.write(folder / FILE, found)
   print('\n'.join(['', *format_table(found), '']), flush=True)
   return found
@@ -169,14 +170,16 @@ def _score_in_8_bits(places: Sequence[Path]) -> dict[str, Any]:
 def _describe(
   race: Race,
   chosen: Mapping[float, str],
+  scores: Mapping[str, choice.Scores],
   workdir: Path,
   *,
   full: Mapping[str, Sequence[Path]] | None = None,
 ) -> list[Raced]:
-  """Returns what front.json says of every network that raced, the fastest first."""
-  ms, finalists = race.ms(), race.finalists()
-  scores = _read_validation(full or {}) or finalists
-  knee = choice.find_knee({*chosen.values()}, scores, ms) if chosen else ''
+  """Returns what front.json says of every network that raced, the fastest first.
+
+  `scores` are those by which the networks were chosen.
+  """
+  knee = choice.find_knee({*chosen.values()}, scores, race.ms()) if chosen else ''
   found = []
   for name, standing in race.standings.items():
     cost, own = race.watch.best(name), standing.scores
