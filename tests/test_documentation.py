@@ -89,6 +89,8 @@ def test_a_command_is_one_that_the_program_takes(module, arguments, monkeypatch)
   if module == 'thrifty_jax.main':
     monkeypatch.chdir(PROJECT)
     arguments = [each.replace('=FILE', f'={GENOTYPE}') for each in arguments]
+    # Whether the packages of trackers are installed is no matter of the documentation.
+    monkeypatch.setattr(command_line.configs, 'TRACKERS', {})
     command_line.parse(arguments, stages=sequence.NAMES)
     return
   for owner, name in ((command_line, 'read'), (argparse.ArgumentParser, 'parse_args')):
