@@ -22,11 +22,12 @@ import numpy as np
 
 from data_prep import bids_files, bids_masks
 from data_prep.bids_files import File
-from data_prep.data_sets import Problem, list_some
+from data_prep.data_sets import Problem
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import volumes
 from thrifty_jax.scans.volumes import Case
+from thrifty_jax.words import list_some
 
 _NO_IMAGES = ('defacemask', 'dseg', 'mask', 'probseg')
 _WAYS = ('acq', 'ce', 'rec')  # entities in which the channels of a scan may differ

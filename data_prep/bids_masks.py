@@ -15,12 +15,12 @@ import numpy as np
 
 from data_prep import bids_files
 from data_prep.bids_files import File
-from data_prep.data_sets import list_some
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import sources, volumes
 from thrifty_jax.scans.volumes import Case
+from thrifty_jax.words import list_some
 
-_MOST_CLASSES = 256  # masks are uint8
+_MOST_CLASSES = 255  # masks are uint8, and 255 is a voxel without a label
 _LONGEST, _DIGITS = 100, 5  # characters of a name and of a number
 _ROUNDING = 1e-3  # of a class number, as scaling leaves it
 
@@ -146,6 +146,11 @@ def _require_known(classes: Sequence[str], known: Sequence[str], where: str) -> 
     raise InputError(
       f'{where}{", ".join(known):.200}, but data.classes has {unknown[0]!r:.60}; expected names '
       'among these behind the background. Correct either.'
+    )
+  if classes[0] in known and classes[0] != 'background':
+    raise InputError(
+      f'{where}{", ".join(known):.200}, but data.classes begins with {classes[0]!r:.60}, where the '
+      "background stands; expected a name that no mask has. Put 'background' before it."
     )
   if not 1 < len(classes) <= _MOST_CLASSES:
     raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import data_sets, download, slice_masks
+from thrifty_jax import words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -63,7 +64,7 @@ def read_case(case: Case) -> Volume:
     values = np.unique(mask[mask > 0]).tolist()
     if len(values) > 1:
       raise InputError(
-        f'{path}: the mask has the grey values {data_sets.list_some(values)}; expected the liver '
+        f'{path}: the mask has the grey values {words.list_some(values)}; expected the liver '
         'in one, on 0. Replace it by the original file.'
       )
   require_liver(case, hounsfield, masks, series.order)

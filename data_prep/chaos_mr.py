@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import chaos, data_sets, slice_masks
+from thrifty_jax import words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -90,7 +91,7 @@ def _classes(path: Path, grey: np.ndarray) -> np.ndarray:
     known[low : high + 1] = number
   classes = known[grey]
   if (classes == 255).any():
-    listed = data_sets.list_some(np.unique(grey[classes == 255]).tolist())
+    listed = words.list_some(np.unique(grey[classes == 255]).tolist())
     raise InputError(
       f'{path}: the mask has the grey values {listed}; expected 63 in the liver, 126 and 189 in '
       'the kidneys, 252 in the spleen. Replace it by the file of Zenodo record 3431873: older '

@@ -57,7 +57,7 @@ def find_problems(
   if unknown := np.unique(truth[strange]).tolist():
     named = 'data.classes names' if not regions else 'data.regions have'
     found.append(
-      f'{source.label[0]}: the truth holds class {data_sets.list_some(unknown)}, but {named} '
+      f'{source.label[0]}: the truth holds class {words.list_some(unknown)}, but {named} '
       f'{known} {"labels" if regions else "classes"} ({labels.describe(classes, regions)}), 0 to '
       f'{known - 1}; correct the mask or name the class.'
     )
@@ -87,7 +87,7 @@ def check(
   cases, names = (*scans.cases, *scans.external), words.choose(config.data.unit)
   found = [Finding(one.text, one.case, is_error=True) for one in scans.unpaired]
   if scans.unused:
-    some = data_sets.list_some(scans.unused)
+    some = words.list_some(scans.unused)
     found.append(
       Finding(f'{len(scans.unused)} files or folders there belong to no {names.scan}: {some}')
     )
@@ -130,6 +130,7 @@ def check(
       f'{len(errors)} errors in {count} {names.scan}s, all listed above; correct or remove what '
       f'they name. The first: {errors[0].text}{without}'
     )
+  scans.contents.checked = scans.digest_with_external
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')
 

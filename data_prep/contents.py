@@ -21,12 +21,14 @@ class _Kept:
 
   hashes: Mapping[str, str]
   classes: Mapping[str, tuple[int, ...]]
+  checked: str = ''  # see Contents
 
 
 class Contents:
   """Hashes and classes of scans; those of unchanged files are taken from a file, if there is one.
 
-  The hashes do not depend on the times and places of the files.
+  The hashes do not depend on the times and places of the files. `checked` is the digest of the last
+  scans in which a check found no error, with those of an external test set.
   """
 
   def __init__(self, path: Path):
@@ -38,6 +40,7 @@ class Contents:
       except InputError as error:  # it only saves time
         logbook.say('contents', f'{error}; all scans are read anew')
     self._classes = {name: [*found] for name, found in self._before.classes.items()}
+    self.checked = self._before.checked
 
   def digest(self, cases: Sequence[Case]) -> str:
     """Returns 16 hexadecimal digits, equal for the same scans under the same names."""
@@ -64,7 +67,8 @@ class Contents:
     """Writes the file, of the scans whose hashes were used: those that changed leave nothing."""
     classes = {name: found for name, found in self._classes.items() if name in self._now}
     with contextlib.suppress(OSError):  # they only save time; a shared folder may be read-only
-      files.write_json(self.path, {'hashes': self._now, 'classes': classes})
+      kept = {'hashes': self._now, 'classes': classes, 'checked': self.checked}
+      files.write_json(self.path, kept)
 
   def _hash(self, case: Case) -> str:
     paths = _files_of(case)

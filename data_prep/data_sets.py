@@ -21,6 +21,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, labels
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case, Volume
+from thrifty_jax.words import list_some
 
 # Modules of this package. Each has find_cases(raw_dir), read_case(case) and ABOUT; one whose data
 # decides what the config leaves open also has resolve(config, scans, training), and its find_cases
@@ -77,6 +78,11 @@ class Scans:
     """A digest that is equal for the same scans, wherever they lie."""
     return self.contents.digest(self.cases)
 
+  @functools.cached_property
+  def digest_with_external(self) -> str:
+    """A digest as `digest`, with the scans of the external test set."""
+    return self.contents.digest((*self.cases, *self.external))
+
 
 class Unpaired(InputError):
   """Scans without a mask or masks without a scan, beside the cases with both."""
@@ -108,11 +114,6 @@ def labels_in(label: np.ndarray) -> list[int]:
   """Returns the foreground labels in a mask, integers from 0 of any shape."""
   there = np.flatnonzero(np.bincount(label.reshape(-1)))
   return there[labels.foreground(there)].tolist()
-
-
-def list_some(values: Sequence[object]) -> str:
-  """Returns the first five values in a line, with dots where there are more."""
-  return ', '.join(map(str, values[:5])) + (', ...' if len(values) > 5 else '')
 
 
 def find_module(config: ConfigDict) -> ModuleType:
@@ -275,8 +276,7 @@ def find_title(config: ConfigDict) -> str:
 
 def name_exclusion(names: Sequence[str]) -> str:
   """Returns the words by which an error says how to go on without some scans."""
-  listed = ', '.join(map(repr, sorted(names)[:5])) + ', ...' * (len(names) > 5)
-  value = f'({listed},)'
+  value = f'({list_some([*map(repr, sorted(names))])},)'
   # A shell would take the first of these for something else within double quotes.
   quoted = shlex.quote(value) if {*'"$`\\!'} & {*value} else f'"{value}"'
   return f'To go on without: --config.data.exclude={quoted}.'

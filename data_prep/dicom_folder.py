@@ -12,11 +12,12 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from data_prep.data_sets import Problem, list_some
+from data_prep.data_sets import Problem
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom_file, dicom_truth, sources
 from thrifty_jax.scans.dicom_file import Header
 from thrifty_jax.scans.volumes import Case
+from thrifty_jax.words import list_some
 
 _LONGEST = 100  # characters of a name of a class, which is printed
 
@@ -91,6 +92,7 @@ def find(folder: Path, classes: Sequence[str]) -> tuple[list[Case], list[Problem
       whole[name] = patient, one
   names = {path: dicom_truth.read_names(path) for _, one in whole.values() for path in one.truths}
   wanted = tuple(classes[1:]) or _find_common(names, folder)
+  _require_background(names, classes)
   if len({*map(dicom_truth.simplify, wanted)}) < len(wanted):
     raise InputError(
       f'config.data.classes is {tuple(classes)}; expected names that differ in more than capital '
@@ -206,10 +208,13 @@ def _match(path: Path, header: Header, series: Mapping[str, _Series], folder: Pa
 
 
 def _name(series: Collection[_Series]) -> list[tuple[str, str, _Series]]:
-  """Returns the names of scan and patient of each series, numbers by the order of PatientID."""
+  """Returns the names of scan and patient of each series, numbers by the order of PatientID.
+
+  Capital letters do not tell patients apart.
+  """
   of_patient: dict[str, list[_Series]] = {}
   for one in series:
-    of_patient.setdefault(min(one.patients), []).append(one)
+    of_patient.setdefault(min(one.patients).casefold(), []).append(one)
   width = max(3, len(str(len(of_patient))))
   found = []
   for number, (_, several) in enumerate(sorted(of_patient.items()), 1):
@@ -267,6 +272,17 @@ def _find_common(names: Mapping[Path, Sequence[str]], folder: Path) -> tuple[str
       """first, as in --config.data.classes="('background','liver')"."""
     )
   return tuple(common[key] for key in found)
+
+
+def _require_background(names: Mapping[Path, Sequence[str]], classes: Sequence[str]) -> None:
+  """Refuses classes of which the first, the background, is drawn in a truth."""
+  first = dicom_truth.simplify(classes[0]) if classes else ''
+  for path, there in names.items():
+    if first not in ('', 'background') and first in map(dicom_truth.simplify, there):
+      raise InputError(
+        f'{path}: holds {classes[0]}, the first of config.data.classes {tuple(classes)}, which is '
+        "the background; expected one that is not drawn. Put 'background' before it."
+      )
 
 
 def _find_wrong_names(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data_prep import placement
-from data_prep.data_sets import list_some
 from data_prep.survey import Scan
 from thrifty_jax import words
 from thrifty_jax.scans import turns
-from thrifty_jax.words import Words
+from thrifty_jax.words import Words, list_some
 
 # Modified z-score above which a value counts as an outlier (Iglewicz and Hoaglin, 1993); 0.6745 of
 # a standard deviation is the median absolute deviation of a normal distribution.
@@ -155,6 +154,9 @@ def _rules(
   for name, size in zip(classes[1:], scan.class_size, strict=True):
     text = f'no {names.element} of {name}'
     yield text, not empty and not size, text
+  for number, name in enumerate(classes[1:]):
+    text = f'{name} has no contour on a slice between others that have one'
+    yield text, any(scan.gaps[number : number + 1]), text
 
 
 def _misplaced(scans: Sequence[Scan], slice_axis: str, names: Words) -> Iterator[Finding]:

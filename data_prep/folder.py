@@ -24,6 +24,7 @@ slices only if their windows are equal; set data.window to use one for all. Anyt
 percentiles of each scan, and nothing is learned.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -49,8 +50,10 @@ from thrifty_jax.scans import (
   dicom,
   dicom_truth,
   named_files,
+  nrrd,
   pictures,
   sources,
+  unreadable,
   volumes,
 )
 from thrifty_jax.scans.volumes import Case, Volume
@@ -110,6 +113,7 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
       'that are pictures. Leave out --config.data.colours.'
     )
   cases = _make_cases(found, _patients_file(raw_dir, data), legend, regions)
+  problems += _find_renamed(cases, () if regions else classes, data.exclude if data else ())
   if problems:
     raise data_sets.Unpaired(problems, cases)
   return cases
@@ -121,8 +125,10 @@ def find_external(raw_dir: Path, data: ConfigDict) -> tuple[list[Case], list[dat
     return [], []
   described = dataset_json.read(raw_dir)
   found, problems = one_folder.find_external(raw_dir, described)
-  legend, regions = _read_legend(raw_dir, data, *_choose_labels(data, described))
-  return _make_cases(found, _patients_file(raw_dir, data), legend, regions), problems
+  classes, text, ignore = _choose_labels(data, described)
+  legend, regions = _read_legend(raw_dir, data, classes, text, ignore)
+  cases = _make_cases(found, _patients_file(raw_dir, data), legend, regions)
+  return cases, problems + _find_renamed(cases, () if regions else classes, data.exclude)
 
 
 def _read_legend(
@@ -156,6 +162,32 @@ def _make_cases(
     )
     for name, (image, label) in sorted(found.items())
   ]
+
+
+def _find_renamed(
+  cases: Sequence[Case], classes: Sequence[str], exclude: Sequence[str]
+) -> list[data_sets.Problem]:
+  """Returns the masks of 3D Slicer whose names of numbers contradict classes or earlier masks."""
+  numbers = {dicom_truth.simplify(name): number for number, name in enumerate(classes)}
+  first: dict[int, tuple[str, str]] = {}
+  problems = []
+  for case in cases:
+    (path,) = case.label
+    if path.suffix.lower() != '.nrrd' or case.case in exclude:
+      continue
+    with contextlib.suppress(InputError), unreadable.report_unreadable(path):  # the check's matter
+      for number, name in nrrd.read_segments(path).items():
+        other, place = first.setdefault(number, (name, path.name))
+        known = numbers.get(dicom_truth.simplify(name), number)
+        if name != other:
+          what = f'{place} {other!r:.60}; expected one meaning of a number in all masks'
+        elif known != number:
+          what = f'that is {known} of data.classes; expected their order'
+        else:
+          continue
+        text = f'{path}: names {number} {name!r:.60}, but {what}. Renumber or rename its segments.'
+        problems.append(data_sets.Problem(case.case, text))
+  return problems
 
 
 def _is_bids(raw_dir: Path, data: ConfigDict | None) -> bool:

@@ -4,12 +4,7 @@ A body with an organ, and two blobs as bright elsewhere, so that brightness alon
 it. Patients differ in size, spacing, orientation, brightness and noise. A seed gives one set.
 """
 
-import contextlib
 import dataclasses
-import os
-import shutil
-import tempfile
-from collections.abc import Generator
 from pathlib import Path
 
 import nibabel
@@ -21,6 +16,7 @@ from scipy.spatial import transform
 
 from data_prep import promise12
 from data_prep.data_sets import About
+from thrifty_jax import files
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans.volumes import Case
 
@@ -119,7 +115,7 @@ def write_promise12(folder: Path, *, patients: int, seed: int) -> None:
   Voxels are in .zraw files, those of every sixth case in .raw files. TestData has a scan without a
   mask. The folder appears complete or not at all.
   """
-  with whole_folder(folder) as unfinished:
+  with files.whole_folder(folder) as unfinished:
     for patient in range(patients + 1):
       tested = patient == patients
       place = unfinished / ('TestData' if tested else 'TrainingData')
@@ -143,16 +139,3 @@ def coordinates(shape: tuple[int, ...]) -> np.ndarray:
 def ellipsoid(grid: np.ndarray, middle: np.ndarray, radii: np.ndarray) -> np.ndarray:
   """Returns a mask, True inside, [D, H, W]; grid [D, H, W, 3] in the unit of middle and radii."""
   return (((grid - middle) / radii) ** 2).sum(axis=-1) < 1
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Generator[Path]:
-  """Yields a folder to write to that is renamed when everything is written."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
-  try:
-    yield unfinished
-    unfinished.chmod(0o755)
-    os.replace(unfinished, folder)
-  finally:
-    shutil.rmtree(unfinished, ignore_errors=True)

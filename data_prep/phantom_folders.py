@@ -19,6 +19,7 @@ from PIL import Image, ImageColor
 
 from data_prep import phantom
 from data_prep.phantom import Scan
+from thrifty_jax import files
 from thrifty_jax.scans import volumes
 
 CLASSES = ('background', 'left part', 'right part')
@@ -50,7 +51,7 @@ def make_picture(*, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def write_pictures(folder: Path, *, patients: int, seed: int, ending: str = '.png') -> None:
   """Writes images/00_photo.png and masks/00_drawn.png, in COLOURS, and so on; see `_write`."""
   palette = np.array([ImageColor.getrgb(colour) for colour in COLOURS], np.uint8)
-  with phantom.whole_folder(folder) as unfinished:
+  with files.whole_folder(folder) as unfinished:
     images, masks = unfinished / 'images', unfinished / 'masks'
     images.mkdir()
     masks.mkdir()
@@ -124,7 +125,7 @@ def _write(
   differ by dataset.json, by the files of a scan and their voxels, and by how one is saved.
   """
   ending = description.get('file_ending', '.nii.gz')
-  with phantom.whole_folder(folder) as unfinished:
+  with files.whole_folder(folder) as unfinished:
     images, labels, test = (unfinished / name for name in ('imagesTr', 'labelsTr', 'imagesTs'))
     for made in (images, labels, test):
       made.mkdir()

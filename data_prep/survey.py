@@ -38,6 +38,8 @@ class Scan:
   # DSC of each foreground class of the mask, as the network sees it, with the mask itself, [K - 1];
   # NaN where there is none. None where it is not measured.
   kept: np.ndarray | None = None
+  # Whether each foreground class lacks a slice between others of contours, [K - 1]; () of others.
+  gaps: tuple[bool, ...] = ()
   unsure: str = ''  # how the axes are taken if the file does not say where they point
 
 
@@ -87,8 +89,17 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     else None,
     constant=tuple(np.flatnonzero(voxels.min(axis=0) == voxels.max(axis=0)).tolist()),
     kept=_measure_kept(volume.truth, data, regions),
+    gaps=_find_gaps(label, source),
     unsure=volumes.find_unsure(source.image[0]),
   )
+
+
+def _find_gaps(label: np.ndarray, source: Case) -> tuple[bool, ...]:
+  """Returns `Scan.gaps` of a mask, [D, H, W]."""
+  if not source.segments or dicom_file.read_header(source.label[0]).kind != dicom_file.CONTOURS:
+    return ()
+  drawn = [(label == k).any(axis=(1, 2)) for k in range(1, len(source.segments) + 1)]
+  return tuple(bool((np.diff(np.flatnonzero(one)) > 1).any()) for one in drawn)
 
 
 def _measure_kept(

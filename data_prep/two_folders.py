@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from data_prep import data_sets
 from data_prep.data_sets import Problem
+from thrifty_jax import words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import named_files, pairs, pictures, sources
 
@@ -77,7 +78,7 @@ def ask_classes(data: ConfigDict, masks: Sequence[Path]) -> str:
     values = sorted(
       {n for path in masks[:_LOOKED_AT] for n in np.unique(_read_mask(path)).tolist()}
     )
-    held = f'the first masks hold {data_sets.list_some([f"{n:g}" for n in values])}'
+    held = f'the first masks hold {words.list_some([f"{n:g}" for n in values])}'
     if len(values) > _MOST_VALUES or max(values) > 255:
       return (
         f'data.classes is not set, and {held}, {len(values)} values; expected few class numbers, '

@@ -484,7 +484,8 @@ def test_figures_that_no_disk_holds_leave_the_masks_and_the_other_lines(
   assert 'done      2 of 3' in captured.out
 
 
-def test_ctrl_c_says_how_far_it_came(trained, folder, tmp_path, capsys, monkeypatch):
+def interrupt(monkeypatch):
+  """Lets Ctrl-C be pressed in the scan b."""
   find = segment.Segmenter.find
 
   def interrupted(self, volume, **more):
@@ -493,9 +494,33 @@ def test_ctrl_c_says_how_far_it_came(trained, folder, tmp_path, capsys, monkeypa
     return find(self, volume, **more)
 
   monkeypatch.setattr(segment.Segmenter, 'find', interrupted)
-  assert command(trained, folder, tmp_path / 'masks') == 130
-  assert 'stopped; 1 of 3 scans are done' in capsys.readouterr().err
-  assert names(tmp_path / 'masks') == ['a.nii.gz', 'classes.json']
+
+
+def test_ctrl_c_says_how_far_it_came_and_what_was_odd(
+  trained, folder, tmp_path, capsys, monkeypatch
+):
+  interrupt(monkeypatch)
+  scan = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(8, 9, 150)), None)
+  nibabel.save(scan, folder / 'a.nii.gz')
+  (folder / 'aa.nii').symlink_to('none')
+  assert command(trained, folder, tmp_path / 'masks', '--statistics') == 130
+  captured = capsys.readouterr()
+  assert 'stopped; 1 of 4 scans are done' in captured.err
+  assert 'error: aa: ' in captured.err
+  assert 'unsure    a: its header does not say' in captured.out
+  assert 'unlike    a: ' in captured.out
+  assert names(tmp_path / 'masks') == ['a.nii.gz', 'classes.json', 'statistics.csv']
+
+
+def test_ctrl_c_and_figures_that_no_disk_holds_are_both_told(
+  trained, folder, tmp_path, capsys, monkeypatch
+):
+  fill_up(monkeypatch, 'statistics.csv')
+  interrupt(monkeypatch)
+  assert command(trained, folder, tmp_path / 'masks', '--statistics') == 130
+  error = capsys.readouterr().err
+  assert 'statistics.csv: cannot be written: No space left' in error
+  assert 'stopped; 1 of 3 scans are done' in error and 'Traceback' not in error
 
 
 def test_outputs_that_exist_stop_the_command_before_any_work(
@@ -517,6 +542,16 @@ def test_outputs_that_exist_stop_the_command_before_any_work(
   write_scan(tmp_path / 'more' / 'd.nii.gz', number=3)
   assert command(trained, tmp_path / 'more', masks) == 0
   assert 'd.nii.gz' in names(masks)
+
+
+def test_a_scan_that_fails_keeps_no_mask_of_another_model(
+  trained, random_model, config, folder, tmp_path
+):
+  assert command(trained, folder, tmp_path / 'masks') == 0
+  other = random_model(tmp_path / 'other', config, seed=1)
+  (folder / 'b.mha').write_bytes(b'')
+  assert command(other, folder, tmp_path / 'masks', '--overwrite') == 2
+  assert names(tmp_path / 'masks') == ['a.nii.gz', 'c.nii.gz', 'classes.json']
 
 
 def test_a_scan_unlike_the_training_is_told_and_segmented_all_the_same(
@@ -624,7 +659,7 @@ BAD = {
   ),
   'a file as a folder': (nothing, {'output': '{model}/card.md'}, 'is a file already'),
   'a folder as a file': (lambda place: Path('m.nii.gz').mkdir(), {}, 'is a folder already'),
-  'masks among the scans': (nothing, {'input': '{scans}', 'output': '{scans}'}, 'is the input too'),
+  'masks among the scans': (nothing, {'input': '{scans}', 'output': '{scans}'}, 'lies in a folder'),
   'a mask over its scan': (nothing, {'output': '{scans}/a.nii.gz'}, 'is a scan of the input'),
   'a folder that cannot be written': (closed, {'output': 'closed/m'}, 'closed cannot be written'),
 }

@@ -158,7 +158,9 @@ def run(arguments: Sequence[str]) -> int:
     'thrifty_jax': thrifty_jax.__version__,
     **({'nan_is_lowest': True} if values.nan_is_lowest else {}),
   }
-  if not values.overwrite:
+  if values.overwrite:
+    outputs.remove_other(plan, about)
+  else:
     outputs.refuse_existing(plan, about)
   files.sweep(plan.about.parent.glob('.*'))
   _say_what_runs(segmenter, len(found), values, sources.find_unused(place, found))
@@ -194,8 +196,7 @@ def _say_what_runs(segmenter: 'Segmenter', count: int, values: Any, unused: Sequ
   scan = words.choose(first.spec.unit).scan
   say('input', f'{count} {scan}{"s" if count > 1 else ""} in {values.input}')
   if unused:
-    some = ', '.join(unused[:5]) + ', ...' * (len(unused) > 5)
-    say('not used', f'{len(unused)} files or folders there: {some}')
+    say('not used', f'{len(unused)} files or folders there: {words.list_some(unused)}')
   say('output', values.output)
   if values.nan_is_lowest:
     say('NaN', 'is the lowest value of its scan, by --nan_is_lowest')
@@ -211,6 +212,7 @@ def _segment_all(
   from thrifty_jax.predicting import measurements, outputs
 
   began, done, faults = time.monotonic(), 0, 0
+  stopped: KeyboardInterrupt | None = None
   failed: list[str] = []
   unlike: list[tuple[str, str]] = []
   unsure: list[tuple[str, str]] = []
@@ -223,6 +225,8 @@ def _segment_all(
         image, grid, found = segmenter.find_source(
           source, probabilities=bool(paths.probabilities), nan_is_lowest=nan_is_lowest
         )
+        unlike += [(source.name, line) for line in found.unlike]
+        unsure += [(source.name, grid.unsure)] if grid.unsure else []
         if problem := outputs.write(found, grid, paths, plan, about):
           failed.append(f'{source.name}: {problem}')
         done += 1
@@ -237,14 +241,11 @@ def _segment_all(
             affine=grid.affine,
             regions=segmenter.regions,
           )
-        unlike += [(source.name, line) for line in found.unlike]
-        unsure += [(source.name, grid.unsure)] if grid.unsure else []
       except InputError as error:
         failed.append(f'{source.name}: {" ".join(str(error).split())}')
       except KeyboardInterrupt as error:
-        print(f'stopped; {done} of {len(plan.scans)} scans are done', file=sys.stderr)
-        outputs.write_statistics(plan.statistics, rows)
-        return stopping.status(error)
+        stopped = error
+        break
       except Exception as error:
         traceback.print_exc()
         failed.append(f'{source.name}: {type(error).__name__}, a fault, see above')
@@ -263,6 +264,9 @@ def _segment_all(
   say('done', f'{done} of {len(plan.scans)} in {logbook.format_duration(time.monotonic() - began)}')
   for line in failed:
     print(f'error: {line}', file=sys.stderr)
+  if stopped:
+    print(f'stopped; {done} of {len(plan.scans)} scans are done', file=sys.stderr)
+    return stopping.status(stopped)
   return 1 if faults else 2 if failed else 0
 
 

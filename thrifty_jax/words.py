@@ -1,6 +1,7 @@
 """What scans, their parts and their sizes are called: those of volumes, or those of pictures."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def choose(unit: str, reduction: float = 0.0) -> Words:
     return Words(**cut)
   pictured = {'scan': 'picture', 'part': 'picture', 'element': 'pixel', 'size': 'area'}
   return Words(**{**pictured, 'dsc': 'DSC', **cut})
+
+
+def list_some(values: Sequence[object], most: int = 5) -> str:
+  """Returns the first values in a line, with dots where there are more."""
+  return ', '.join(map(str, values[:most])) + ', ...' * (len(values) > most)
 
 
 def name_folder(path: Path) -> str:

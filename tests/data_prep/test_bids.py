@@ -188,6 +188,8 @@ def test_masks_of_one_class_each_become_one(labelled, made, config, tmp_path):
     np.testing.assert_array_equal(folder.read_case(case).truth, np.array([0, 2, 1])[truth])
   data_sets.resolve(config, data_sets.find(config), ())
   assert config.data.classes == ('background', 'left', 'right')
+  config.data.classes = ('left', 'right')
+  refuse(config, "label-left, right, but data.classes begins with 'left', where the background")
   config.data.classes = ('nothing', 'right')
   (first, *_) = data_sets.find(config).cases
   assert folder.read_classes(first) == [1] and len(first.label) == 1
@@ -330,6 +332,7 @@ def break_links(pattern):
     (remove('derivatives/manual/dseg.tsv'), 'data.classes is not set, and the first masks hold 0'),
     (lambda there: write_table(there, {1: 'a'}), 'dseg.nii.gz: holds 2; expected 0, 1, the num'),
     (lambda there: write_table(there, {1: 'a', 2: 'a'}), 'dseg.tsv has a name twice'),
+    (lambda there: write_table(there, {n: f'a{n}' for n in range(256)}), '255 classes; .* to 254'),
     (lambda there: write_table(there, {'one': 'a'}), "has a row with the index 'one'"),
     (lambda there: write_table(there, {}), 'dseg.tsv: has no row'),
     (lambda there: write_table(there, {1: 'b', 2: 'c'}, 'sub-01_dseg.tsv'), 'dseg.tsv: names 1'),

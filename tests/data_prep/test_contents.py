@@ -104,6 +104,16 @@ def test_hashes_that_cannot_be_kept_are_no_error(raw, tmp_path):
   assert digest(raw, tmp_path / 'file' / 'kept.json', keep=True) == digest(raw)
 
 
+def test_which_scans_are_checked_is_kept(raw, tmp_path):
+  kept = tmp_path / 'kept.json'
+  digest(raw, kept, keep=True)
+  scans = Contents(kept)
+  assert scans.checked == ''
+  scans.checked = 'all'
+  scans.keep()
+  assert Contents(kept).checked == 'all'
+
+
 @pytest.mark.parametrize(
   'content', [b'{', b'[]', b'{"hashes": 3}', b'{"hashes": {"a": 1}, "classes": {}}', b'\xff']
 )

@@ -176,6 +176,29 @@ def test_classes_that_differ_in_capital_letters_alone_are_refused(made, tmp_path
     data_sets.find(config)
 
 
+def test_a_patient_may_be_spelled_in_other_letters(there):
+  for path in there.rglob('study 0/**/ct/*.dcm'):
+    change(path, lambda one: setattr(one, 'PatientID', one.PatientID.upper()))
+  cases = folder.find_cases(there)
+  assert [case.patient for case in cases] == ['p001', 'p001', 'p002', 'p003']
+
+
+def test_classes_without_the_background_are_refused(there, tmp_path):
+  first, second = CLASSES[1:]
+  config = configure(there, tmp_path, classes=(first.upper(), second))
+  message = f'mask.dcm: holds {first.upper()}, the first of config.data.classes .*, which is the'
+  with pytest.raises(InputError, match=message):
+    data_sets.find(config)
+
+  def name_background(one):
+    for structure in one.StructureSetROISequence[:1]:
+      structure.ROIName = 'Background'
+
+  change(truth_of(there, 1), name_background)  # as some programs draw it
+  config = configure(there, tmp_path, classes=('background', second))
+  assert len(data_sets.find(config).cases) == 4
+
+
 def name_both_alike(one):
   for structure in one.StructureSetROISequence:
     structure.ROIName = 'left part'

@@ -63,6 +63,7 @@ def test_scans_that_are_alike_are_not_spoken_of(scans):
     ({'class_size': np.array([1500.0, 0.0])}, 'no voxel of tumour'),
     ({'class_size': np.array([0.0, 0.0])}, 'the mask is empty'),
     ({'disordered': (4, 9)}, 'slice 4, 9 of 30 looks less like the slice before'),
+    ({'gaps': (False, True)}, 'tumour has no contour on a slice between others that have one'),
     ({'blank': (4,)}, 'slice 4 shows nothing, but has a mask'),
     ({'label_digest': 'l3'}, 'its mask is, voxel for voxel, that of c03, another patient'),
   ],

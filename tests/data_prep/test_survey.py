@@ -9,6 +9,7 @@ import handmade_nifti
 import numpy as np
 import phantom_chaos
 import pytest
+from dicom_studies import write_rtstruct, write_series
 from PIL import Image
 
 from data_prep import chaos, phantom, promise12, survey
@@ -93,6 +94,20 @@ def test_the_study_of_dicom_files_is_compared_and_never_shown(tmp_path, data):
   studies = [scan.study_digest for scan in scans]
   assert studies[0] == studies[2] != studies[1] and all(studies)
   assert '1.2.826' not in ''.join(studies)
+
+
+def test_a_slice_without_a_contour_between_others_is_noted(volume, data, tmp_path):
+  label = np.zeros_like(volume.label)
+  label[1:4, 1:4, 1:4], label[[1, 3], 5:7, 1:4] = 1, 2
+  headers = write_series(tmp_path / 'ct', label.astype(int), volume.affine, number=1, patient=1)
+  path = tmp_path / 'rt.dcm'
+  write_rtstruct(path, headers, label, ['big', 'small'])
+  case = dataclasses.replace(
+    SOURCE, image=(*(tmp_path / 'ct').iterdir(),), label=(path,), segments=('big', 'small')
+  )
+  drawn = dataclasses.replace(volume, label=label)
+  assert survey.measure(drawn, case, data).gaps == (False, True)
+  assert survey.measure(drawn, SOURCE, data).gaps == ()
 
 
 @pytest.mark.parametrize('brightest', [1e-7, 1.0, 900.0])

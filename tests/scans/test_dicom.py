@@ -251,6 +251,31 @@ def test_whatever_the_transfer_syntax_pixels_are_the_stored_ones(tmp_path, synta
   np.testing.assert_array_equal(dicom.read_series(files).voxels, values.astype(float) * 2 - 24)
 
 
+def test_big_endian_pixels_that_no_syntax_tells_are_refused(tmp_path):
+  files = series_of(tmp_path)
+  for path, plane in zip(files, STORED, strict=True):
+    dataset = dcmread(path)
+    dataset.PixelData = plane.byteswap().tobytes()
+    made = Dataset({one.tag: one for one in as_big_endian(dataset)})
+    made.save_as(path, implicit_vr=False, little_endian=False)
+  with pytest.raises(InputError, match=r'0\.dcm: .*its pixels are in big-endian order'):
+    dicom.read_series(files)
+
+
+@pytest.mark.parametrize('times', [0.5, 2])
+def test_big_endian_pixels_are_as_many_as_their_tags_say(tmp_path, times):
+  """GDCM would fill a slice that is too short with what lies in memory."""
+  (path, *_) = series_of(tmp_path)
+  dataset = as_big_endian(dcmread(path))
+  dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+  expected = len(dataset.PixelData)
+  dataset.PixelData = (2 * dataset.PixelData)[: int(times * expected)]
+  dataset.save_as(path)
+  found = rf'0\.dcm: its pixels are {len(dataset.PixelData)} bytes; expected {expected}, for'
+  with pytest.raises(InputError, match=found):
+    dicom_file.read_planes(path)
+
+
 def as_big_endian(dataset):
   """A copy that pydicom writes in another byte order; the pixels are in it already."""
   made = Dataset()

@@ -219,6 +219,19 @@ def test_what_cannot_be_put_on_the_slices_is_refused_in_one_line(made, tmp_path,
     assert dicom_truth.read_mask(path, ASKED[1:], *grid).any()
 
 
+def test_segments_in_big_endian_order_are_refused(made, tmp_path):
+  place, _, _, grid = made
+  whole, path = pydicom.dcmread(place / 'SEG.dcm'), tmp_path / 'seg.dcm'
+  whole.walk(lambda *_: None)  # reads what is packed in sequences
+  swapped = pydicom.Dataset({one.tag: one for one in whole})
+  swapped.file_meta, swapped.preamble = whole.file_meta, bytes(128)
+  swapped.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+  swapped.save_as(path)
+  assert {*dicom_truth.read_names(path)} == {*dicom_truth.read_names(place / 'SEG.dcm')}
+  with pytest.raises(InputError, match=r'seg\.dcm: .*its pixels are in big-endian order'):
+    dicom_truth.read_mask(path, ASKED, *grid)
+
+
 @pytest.mark.parametrize('kind', WRITERS)
 def test_two_classes_in_one_voxel_are_refused_and_one_alone_is_read(tmp_path, kind):
   headers, label, grid = make(tmp_path)

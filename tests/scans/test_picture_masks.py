@@ -72,6 +72,15 @@ def test_0_and_255_of_more_or_unknown_classes_are_no_0_and_1(tmp_path):
   refuse(path, Legend(classes=3), '2 values (0, 255)', 'class numbers, 0 to 2.')
 
 
+def test_the_void_of_pascal_voc_is_no_foreground(tmp_path):
+  colours = [(0, 0, 0), (128, 0, 0), *((0, n, n) for n in range(2, 255)), (224, 224, 192)]
+  path = save(tmp_path, indexed(BINARY * np.uint8(255), colours))
+  refuse(path, Legend(classes=2), '2 values (0, 255)', '0 to 1, or 255 with --config.data.ignore')
+  check(path, Legend(classes=2, ignore=255), BINARY * np.uint8(255))
+  greys = [(n, n, n) for n in range(256)]
+  check(save(tmp_path, indexed(BINARY * np.uint8(255), greys)), Legend(classes=2), BINARY)
+
+
 def test_a_number_without_a_class_is_refused(tmp_path):
   refuse(save(tmp_path, CLASSES), Legend(classes=2), '3 values (0, 1, 2)', '0 to 1, or 0 and 255')
   many = np.arange(12, dtype=np.uint8).reshape(3, 4)

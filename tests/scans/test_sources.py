@@ -121,6 +121,21 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     sources.read(second)
 
 
+@pytest.mark.parametrize('unsure', [0, 1])
+def test_a_channel_that_may_be_a_mirror_image_of_the_other_is_refused(tmp_path, unsure):
+  affine = np.diag((1.0, 1, 1, 1))
+  affine[:3, 3] = -0.5, -1, -1.5  # the middle is the origin, as of a file without a form
+  sure, other = (write(tmp_path / f'a_000{k}.nii', 2, 3, 4, affine=affine) for k in (0, 1))
+  sure, other = (sure, other) if unsure else (other, sure)
+  nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.int16), None), other)
+  (source,) = sources.find(tmp_path, channels=2)
+  message = rf'{other.name}: its header does not say where .* that of {sure.name} does; expected'
+  with pytest.raises(InputError, match=message):
+    sources.read(source)
+  shutil.copy(other, sure)
+  assert 'taken to point to L, A, S' in sources.read(source)[1].unsure
+
+
 @pytest.mark.parametrize('orientation', ['IAR', 'SLP', 'PLS', 'RIA', 'LPS'])
 def test_a_channel_stored_in_another_order_of_axes_is_turned_as_the_first(tmp_path, orientation):
   made = phantom.make_scan(patient=0, seed=0)
@@ -447,6 +462,30 @@ def test_one_name_in_two_formats_of_pictures_is_refused(tmp_path):
   draw(tmp_path / 'a.jpg')
   with pytest.raises(InputError, match='has the same name but for its ending'):
     sources.find(tmp_path, channels=1)
+
+
+@pytest.mark.parametrize('name', ['b.nii.gz', 'b.mha', 'b.nrrd', 'b.PNG'])
+def test_a_link_to_a_file_that_was_not_fetched_is_a_scan_that_is_refused(tmp_path, name):
+  draw(tmp_path / 'a.png') if name == 'b.PNG' else write(tmp_path / 'a.nii', 2, 3, 4)
+  (tmp_path / name).symlink_to('annex/none')
+  first, second = sources.find(tmp_path, channels=1)
+  sources.require_kind([first, second], of_pictures=name == 'b.PNG')
+  assert sources.find_unused(tmp_path, [first, second]) == []
+  sources.read(first)
+  with pytest.raises(InputError, match=f'{name}: no such file; expected a scan'):
+    sources.read(second)
+
+
+@pytest.mark.parametrize('name', ['9.dcm', '9.IMA', 'IM0009', '1.2.840.9'])
+def test_a_link_to_a_slice_that_was_not_fetched_does_not_shorten_its_series(series, tmp_path, name):
+  place = shutil.copytree(series[0], tmp_path / 'scan')
+  sorted(place.glob('*.dcm'))[-1].unlink()
+  (place / name).symlink_to('annex/none')
+  (place / 'notes.txt').symlink_to('annex/none')
+  (source,) = found = sources.find(place, channels=1)
+  assert sources.find_unused(place, found) == ['notes.txt']
+  with pytest.raises(InputError, match=f'{name}: no such file'):
+    sources.read(source)
 
 
 CLOSED = {  # what must not be read, and whether it is a folder

@@ -23,6 +23,7 @@ _OTHERS = (
   *('.mhd', '.nhdr', '.hdr', '.img', '.gz', '.dcm', '.ima', '.npy', '.npz', '.mgz'),
   *('.jpg', '.jpeg', '.bmp', '.gif'),
 )
+_ABOUT = 'classes.json'
 _PREVIEW = {'slices': 5, 'pixels': 1 << 18}  # what is drawn at most
 _DECIMALS = 4  # of probabilities; more are noise that would make the files 20 times as large
 
@@ -110,15 +111,20 @@ def plan(
     statistics: Whether a table of the figures of all masks is written.
   """
   ending = masks.ending(output)
-  of_pictures = pictures.is_picture(sources[0].channels[0]) and sources[0].channels[0].is_file()
+  of_pictures = pictures.is_picture(sources[0].channels[0]) and not sources[0].channels[0].is_dir()
   _require_fitting(sources[0].channels[0], output, format_, of_pictures=of_pictures)
   if ending and place.is_dir() and sources[0].channels != (place,):
     raise InputError(
       f'--output={output}: {place} is a folder of scans; name a folder for the masks'
     )
-  if not ending and output.resolve() == place.resolve():
+  folder, named = (output.parent, output.name[: -len(ending)]) if ending else (output, '')
+  channels = [path for source in sources for path in source.channels]
+  # A file that is named by the user may lie beside its scan in a file, not within a series.
+  searched = [place, *(path if ending or path.is_dir() else path.parent for path in channels)]
+  if folder.resolve() in {path.resolve() for path in searched}:
     raise InputError(
-      f'--output={output}: is the input too, where masks would be taken for scans; name another'
+      f'--output={output}: lies in a folder of the input, where masks would be taken for scans; '
+      'name another'
     )
   for is_wanted, kind, option in (
     (segmentations, 'a DICOM SEG', '--dicom_seg'),
@@ -129,7 +135,6 @@ def plan(
         f'{other[0].channels[0]}: is no DICOM series, to which {kind} could belong; leave out '
         f'{option}'
       )
-  folder, named = (output.parent, output.name[: -len(ending)]) if ending else (output, '')
   ending = ending or masks.FORMATS[format_ or ('png' if of_pictures else 'nifti')]
   of_shares = '.tif' if ending == '.png' else ending  # PNG has no float32
   found = []
@@ -147,11 +152,11 @@ def plan(
     found.append((source, outputs))
   whole = Plan(
     tuple(found),
-    folder / (f'{named}.json' if named else 'classes.json'),
+    folder / (f'{named}.json' if named else _ABOUT),
     folder / (f'{named}_statistics.csv' if named else 'statistics.csv') if statistics else None,
     colours,
   )
-  inputs = {_fold(path.resolve()) for source in sources for path in source.channels}
+  inputs = {_fold(path.resolve()) for path in channels}
   paths: dict[str, Path] = {}
   for path in whole.paths:
     first = paths.setdefault(_fold(path), path)
@@ -193,6 +198,27 @@ def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
       f'{len(there)} of the files to be written exist already, for example {there[0]}; add '
       '--overwrite, or name another --output'
     )
+
+
+def remove_other(whole: Plan, about: Mapping[str, Any]) -> None:
+  """Removes what is to be overwritten if `whole.about` is of another model.
+
+  So no mask of that model stays for a scan that fails. If masks of other scans would stay, nothing
+  is removed and it is refused.
+  """
+  if not whole.about.exists() or files.read_json(whole.about) == about:
+    return
+  folder, planned = whole.about.parent, {_fold(path) for path in whole.paths}
+  there = [path for path in sorted(folder.glob('[!.]*')) if masks.ending(path)]
+  others = [path for path in there if _fold(path) not in planned]
+  if others and whole.about.name == _ABOUT:
+    raise InputError(
+      f'--output={folder}: holds {len(others)} masks or pictures of another model that would not '
+      f'be replaced, for example {others[0].name}; name another folder, or move them away'
+    )
+  for path in (*whole.paths, whole.about):
+    with _report_unwritable(path):
+      path.unlink(missing_ok=True)
 
 
 def write(

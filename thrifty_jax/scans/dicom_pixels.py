@@ -62,6 +62,13 @@ def count_frames(dataset: Any) -> int:
     raise ValueError('its NumberOfFrames is no number') from error  # which the caller reports
 
 
+def require_little_endian(dataset: Any) -> None:
+  """Refuses pixels in the order of bytes that is not read here."""
+  _, is_little_endian = dataset.original_encoding
+  if not is_little_endian:
+    raise ValueError('its pixels are in big-endian order')  # which the caller reports
+
+
 def read_stored(path: Path, dataset: Any) -> np.ndarray:
   """Returns the stored values of all frames, [N, H, W], integers."""
   from pydicom import uid
@@ -70,13 +77,16 @@ def read_stored(path: Path, dataset: Any) -> np.ndarray:
   if syntax and not syntax.is_transfer_syntax:  # of one maker, who may swap bytes
     raise ValueError(f'its transfer syntax {syntax} is not of DICOM')
   shape = (count_frames(dataset), dataset.Rows, dataset.Columns)
-  if syntax and (syntax.is_encapsulated or syntax == uid.ExplicitVRBigEndian):
+  if syntax and syntax.is_encapsulated:
     return _decoded(path, dataset, syntax, shape)
   count, allocated = int(np.prod(shape)), dataset.BitsAllocated
   content = dataset.PixelData
   expected = count * allocated // 8
   if len(content) not in (expected, expected + expected % 2):
     raise _wrong_size(path, dataset, shape, f'{len(content)}', expected)
+  if syntax == uid.ExplicitVRBigEndian:
+    return _decoded(path, dataset, syntax, shape)
+  require_little_endian(dataset)
   bits = np.frombuffer(content, f'<u{allocated // 8}', count).reshape(shape)
   # What lies beside the stored bits goes: above them by the first shift, below by the second.
   aligned = bits << (allocated - 1 - dataset.HighBit)

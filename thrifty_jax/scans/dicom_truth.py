@@ -106,6 +106,7 @@ def _read_segments(
       f'{path}: has {rows} x {columns} pixels (rows x columns), but the slices of its series have '
       f'{shape[1]} x {shape[2]}; expected one grid. Resample it to the series.'
     )
+  dicom_pixels.require_little_endian(dataset)
   frames, size = dicom_pixels.count_frames(dataset), rows * columns
   content = dataset.PixelData
   expected = -(-frames * size // 8)

@@ -58,6 +58,7 @@ def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
     raise InputError(f'{path}: cannot be read ({error}); expected text, case,patient.') from error
   if not rows or rows[0] != ['case', 'patient']:
     raise InputError(f'{path}: expected a first line "case,patient", then one for each scan.')
+  spellings: dict[str, str] = {}
   for row in rows[1:]:
     if len(row) != 2 or not all(row):
       raise InputError(
@@ -65,6 +66,11 @@ def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
       )
     if patients.setdefault(row[0], row[1]) != row[1]:
       raise InputError(f'{path}: gives {row[0]} to two patients; expected one. Correct the file.')
+    if (first := spellings.setdefault(row[1].casefold(), row[1])) != row[1]:
+      raise InputError(
+        f'{path}: has the patients {first} and {row[1]}, who differ in capital letters alone; '
+        'expected one spelling of each. Correct the file.'
+      )
   if unknown := [name for name in names if name not in patients]:
     raise InputError(f'{path}: does not say whose scan {unknown[0]} is. Add a line for it.')
   return patients

@@ -32,6 +32,10 @@ _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # a unit: unknown, metre, 
 _POSSIBLE_MM = (1e-4, 100.0)  # sides of a voxel: beyond, the unit rather than the scan is odd
 _SHEAR = 0.02  # cosine between two axes: 1.1 degrees, as of slices in DICOM
 _ROUNDING = 1e-3  # by which the square of a quaternion may be above 1
+UNSURE = (  # of a header, with the directions that axes have without one
+  'its header does not say where its axes point; x, y, z are taken to point to {}: check that they '
+  'do'
+)
 
 
 class HeaderError(ValueError):
@@ -102,6 +106,14 @@ def affine_of(header: Any) -> np.ndarray:
   return np.diag((unit, unit, unit, 1.0)) @ header.get_best_affine()
 
 
+def find_unsure(header: Any) -> str:
+  """Returns how the axes are taken, if a header does not say where they point; '' if it does.
+
+  Source: nibabel's affine of a file without qform and sform.
+  """
+  return '' if header['qform_code'] or header['sform_code'] else UNSURE.format('L, A, S')
+
+
 def require_possible(affine: np.ndarray) -> None:
   """Refuses, by a HeaderError, an affine [4, 4] that no scan in millimetres can have."""
   with np.errstate(all='ignore'):  # infinite or NaN then
@@ -123,6 +135,34 @@ def require_possible(affine: np.ndarray) -> None:
     raise HeaderError(
       f'its axes are not at right angles, but lean by {np.degrees(np.arcsin(min(cosine, 1))):.1f} '
       'degrees; expected at most 1.1, or slices are not what they seem. Resample it.'
+    )
+
+
+def require_grid(
+  shape: tuple[int, ...],
+  affine: np.ndarray,
+  scan: str,
+  scan_shape: tuple[int, ...],
+  scan_affine: np.ndarray,
+) -> None:
+  """Refuses, by a HeaderError, voxels that do not lie where those of a scan of this name do.
+
+  The shapes must be equal, and no corner of the first three axes may lie more than half a voxel
+  away by the affines of voxel indices to millimetres, [4, 4].
+  """
+  if shape != scan_shape:
+    raise HeaderError(
+      f'has {shape} voxels along its axes, but {scan} has {scan_shape}; expected one grid. '
+      'Resample one to the other or replace the file.'
+    )
+  corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape[:3])[:, None] - 1)
+  off = np.linalg.norm((affine - scan_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
+  voxel = np.linalg.norm(scan_affine[:3, :3], axis=0).min()
+  if not off.max() <= voxel / 2:
+    raise HeaderError(
+      f'lies up to {off.max():.3g} mm away from {scan}, whose voxels are {voxel:.3g} mm; expected '
+      'one origin, spacing and direction. Where the voxels do match, copy the header of the scan; '
+      'else resample the file.'
     )
 
 

@@ -69,6 +69,18 @@ def has_directions(path: Path) -> bool:
   return 'space directions' in _read_fields(path)[0]
 
 
+def read_segments(path: Path) -> dict[int, str]:
+  """Returns the names that 3D Slicer wrote into a mask for its numbers; {} in other masks."""
+  lines, _ = _read_lines(path)
+  pairs = re.findall(r'^Segment(\d+)_(Name|LabelValue):=(.*)$', '\n'.join(lines), re.MULTILINE)
+  found = {(segment, key): value.strip() for segment, key, value in pairs}
+  return {
+    int(number): found[segment, 'Name']
+    for (segment, key), number in found.items()
+    if key == 'LabelValue' and re.fullmatch(r'[0-9]{1,5}', number) and (segment, 'Name') in found
+  }
+
+
 def _require_form(path: Path, fields: Mapping[str, str]) -> None:
   """Refuses what says nothing, or nothing that is read, of how many voxels there are and where."""
   require_sizes(path, fields, 'dimension', 'sizes')
@@ -128,15 +140,21 @@ def _integer_bytes(kind: str) -> int:
   return _BYTES.get(plain, 0)
 
 
-def _read_fields(path: Path) -> tuple[dict[str, str], int]:
-  """Returns a header's fields by name and its length in bytes; no fields if it is no header."""
+def _read_lines(path: Path) -> tuple[list[str], int]:
+  """Returns the lines of a header and its length in bytes; no line if it is no header."""
   with path.open('rb') as file:
     start = file.read(_HEADER_BYTES)
   blank = re.search(rb'\r?\n\r?\n', start)
   if not start.startswith(b'NRRD') or not blank:
-    return {}, 0
+    return [], 0
+  return split_lines(start[: blank.start()])[1:], blank.end()
+
+
+def _read_fields(path: Path) -> tuple[dict[str, str], int]:
+  """Returns a header's fields by name and its length in bytes; no fields if it is no header."""
   fields: dict[str, str] = {}
-  for line in split_lines(start[: blank.start()])[1:]:
+  lines, end = _read_lines(path)
+  for line in lines:
     name, colon, value = line.partition(': ')
     if line.startswith('#') or ':=' in (name if colon else line):
       continue  # a comment, or a key with a value, which is of programs
@@ -146,4 +164,4 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     name = _WITHOUT_BLANK.get(name, name)
     if fields.setdefault(name, value.strip()) != value.strip():
       raise header_error(path, name, f'{fields[name]}, then {value.strip()}', 'one value')
-  return fields, blank.end()
+  return fields, end

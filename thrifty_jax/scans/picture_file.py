@@ -8,14 +8,15 @@ Source: PNG, third edition (W3C, 2025); TIFF 6.0 (Adobe, 1992); Exif 2.32 (CIPA,
 """
 
 import contextlib
+import itertools
 import math
-import os
 import re
 import struct
 import threading
+import zlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
@@ -31,11 +32,21 @@ _MOST_PIXELS = 1 << 31
 # Bytes of pixels for which any number of bytes in a file is enough, and as how many one in a file
 # may be read: LZW, which packs closest, has 12 bits for up to 4096; Deflate, as in PNG, has 1032.
 _SURELY, _MOST_PACKED, _MOST_DEFLATED = 1 << 27, 4096, 1032
+_PIECE_BYTES = 1 << 20
 _PNG_START = b'\x89PNG\r\n\x1a\n'
 _HEAD = 30  # bytes of a file that hold what Pillow does not tell
 _PNG_KIND = slice(24, 26)  # of these: bits of a sample and the kind of colour
+_PNG_INTERLACED = 28  # 0 or 1
 _BMP_BITS = slice(28, 30)  # bits of a pixel; of the header of OS/2, of 12 bytes, in 24 and 25
 _PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples of a pixel by kind of colour
+# First row and column of each pass over a PNG, whole or interlaced, and the steps to the next ones.
+_PNG_PASSES = (
+  ((0, 0, 1, 1),),
+  (
+    *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)),
+    (1, 0, 2, 1),
+  ),
+)
 _LYING = range(5, 9)  # EXIF's orientations in which rows are columns
 _TURNED = range(2, 9)
 _XMP_TURN = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
@@ -89,6 +100,8 @@ class Rows:
 
   def __init__(self, path: Path):
     with _opened(path) as (source, header), _report_damage(path):
+      if header.format == 'PNG':
+        _require_all_rows(path, header)
       self._source = _open_rows(path, source)
     self.path, self.header = path, header
     is_tiff = header.format == 'TIFF'
@@ -269,15 +282,38 @@ def _require_own_bits(path: Path, mode: str, head: bytes) -> None:
 
 def _require_one_head(path: Path) -> None:
   """Refuses a PNG whose first chunk alone is no head: Pillow takes the last one (ValueError)."""
-  names: list[bytes] = []
   with path.open('rb') as file:
-    file.seek(len(_PNG_START))
-    while not names or names[-1] != b'IDAT':
-      length, name = struct.unpack('>I4s', file.read(8))
-      names.append(name)
-      file.seek(length + 4, os.SEEK_CUR)
-  if names[0] != b'IHDR' or names.count(b'IHDR') > 1:
+    names = (name for name, _ in _png_chunks(file))
+    before = [*itertools.takewhile(lambda name: name != b'IDAT', names)]
+  if before[:1] != [b'IHDR'] or before.count(b'IHDR') > 1:
     raise ValueError('its head is not the first of its chunks alone')
+
+
+def _require_all_rows(path: Path, header: Header) -> None:
+  """Refuses a PNG with fewer rows than its head says, which Pillow makes black (ValueError)."""
+  found, expected, stream = 0, 0, zlib.decompressobj()
+  with path.open('rb') as file:
+    for y, x, down, right in _PNG_PASSES[file.read(_HEAD)[_PNG_INTERLACED]]:
+      rows, columns = len(range(y, header.height, down)), len(range(x, header.width, right))
+      row_bytes = 1 + math.ceil(columns * header.bands * header.bits / 8)  # the first is its filter
+      expected += rows * row_bytes if columns else 0
+    for name, length in _png_chunks(file):
+      for start in range(0, length if name == b'IDAT' else 0, _PIECE_BYTES):
+        packed = file.read(min(_PIECE_BYTES, length - start))
+        while packed and found < expected:
+          found += len(stream.decompress(packed, _PIECE_BYTES))
+          packed = stream.unconsumed_tail
+  if found < expected:
+    raise ValueError(f'its rows are {found} bytes; expected {expected}')
+
+
+def _png_chunks(file: BinaryIO) -> Generator[tuple[bytes, int]]:
+  """Yields name and length of each chunk of a PNG, whose content is what the file reads next."""
+  place = file.seek(len(_PNG_START))
+  while len(head := file.read(8)) == 8:
+    length, name = struct.unpack('>I4s', head)
+    yield name, length
+    place = file.seek(place + 8 + length + 4)
 
 
 def _palette(picture: Image.Image) -> np.ndarray | None:

@@ -94,20 +94,23 @@ def read_mask(path: Path, legend: Legend) -> np.ndarray:
 
   With colours each pixel has exactly one of them. Without, grey levels and indices of a palette
   are class numbers: levels where the whole palette is grey. Of exactly two classes, 0 and 255 are
-  0 and 1.
+  0 and 1, but as indices of colours.
   """
   picture = picture_file.read(path)
   if legend.colours:
     return _by_colour(path, picture, legend)[None]
   numbers = _numbers(path, picture)
   seen = [number for number in _seen(numbers) if not legend.ignore or number != legend.ignore]
-  if legend.classes == 2 and not legend.ignore and set(seen) <= {0, 255}:
+  palette = picture.header.palette
+  is_index = palette is not None and not _is_grey(palette)
+  if legend.classes == 2 and not legend.ignore and not is_index and set(seen) <= {0, 255}:
     return (numbers == 255).astype(np.uint8)[None]
   blurred = picture.header.format == 'JPEG' and not set(seen) <= {0, 255}
   if blurred or max(seen, default=0) >= (legend.classes or 256):
     expected = f'0 to {legend.classes - 1}' if legend.classes else 'up to 255'
-    expected += ', or 0 and 255' if legend.classes == 2 and not legend.ignore else ''
+    expected += ', or 0 and 255' if legend.classes == 2 and not (legend.ignore or is_index) else ''
     expected += f', or {legend.ignore}' if legend.ignore else ''
+    expected += ', or 255 with --config.data.ignore=255' if is_index and 255 in seen else ''
     listed = ', '.join(map(str, seen[:_SHOWN])) + (', ...' if len(seen) > _SHOWN else '')
     raise InputError(
       f'{path}: the mask holds {len(seen)} values ({listed}); expected class numbers, {expected}'

@@ -101,7 +101,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
 def require_kind(found: Sequence[Source], *, of_pictures: bool) -> None:
   """Refuses pictures for a model of volumes, whose lengths are in mm, and the other way round."""
   for path in (source.channels[0] for source in found):
-    if (path.is_file() and pictures.is_picture(path)) != of_pictures:
+    if (not path.is_dir() and pictures.is_picture(path)) != of_pictures:
       kinds = ('a volume', 'pictures') if of_pictures else ('a picture', 'volumes')
       raise InputError(
         f'{path}: is {kinds[0]}, but the model was trained on {kinds[1]}; name {kinds[1]}, or '
@@ -130,11 +130,24 @@ def open_picture(source: Source) -> tuple[pictures.Rows, Grid]:
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
   (first, affine), *others = map(read_voxels, paths)
+  if others:
+    _require_equally_sure(paths)
   turned = [
     volumes.on_grid(path, channel, other, paths[0], first.shape, affine)
     for path, (channel, other) in zip(paths[1:], others, strict=True)
   ]
   return np.stack([first, *turned], axis=-1) if others else first, affine
+
+
+def _require_equally_sure(paths: Sequence[Path]) -> None:
+  """Refuses channels of which only some say where their axes point: others may be mirrored."""
+  unsure = {bool(volumes.find_unsure(path)): path for path in paths}
+  if len(unsure) > 1:
+    raise InputError(
+      f'{unsure[True]}: its header does not say where its axes point, but that of '
+      f'{unsure[False].name} does; expected it of all channels or none, as one may be a mirror '
+      'image of the other. Export it again, or copy the header of the other if their voxels match.'
+    )
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +226,7 @@ def _files_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
   found: dict[str, Path] = {}
   for path in sorted(folder.iterdir()):
     name = _without_ending(path) if path.name.lower().endswith(tuple(endings)) else None
-    if name and path.is_file() and not path.name.startswith('.'):
+    if name and not path.is_dir() and not path.name.startswith('.'):
       _add(found, name, path)
   return found
 
@@ -250,15 +263,17 @@ def _has_channels(path: Path) -> bool:
 @report_closed()
 def is_dicom(path: Path) -> bool:
   """Returns whether a file is DICOM, by its ending or how it begins."""
-  if path.name.startswith('.') or not path.is_file():
+  if path.name.startswith('.') or path.is_dir():
     return False
   named = path.suffix.lower() in _DICOM_ENDINGS
   if named or _without_ending(path) is not None:
     return named
+  # Any voxels may begin as a bare one does, but these have a name with an ending.
+  may_be_bare = not path.suffix or path.suffix[1:].isdigit()
+  if not path.is_file():  # a link to a file that was not fetched may be a slice
+    return may_be_bare and not path.exists()
   with path.open('rb') as file:
     head = file.read(_DICOM_HEAD)
-  # Any voxels may begin like that, but these have a name with an ending.
-  may_be_bare = not path.suffix or path.suffix[1:].isdigit()
   return head[128:] == b'DICM' or (may_be_bare and _DICOM_BARE.match(head) is not None)
 
 

@@ -133,23 +133,16 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
 def find_unsure(path: Path) -> str:
   """Returns how the axes of a volume are taken, if its header does not say it; '' if it does.
 
-  Sources: nibabel's affine of a NIfTI file without qform and sform; ITK's identity direction.
+  Source: ITK's identity direction; of NIfTI see `nifti.find_unsure`.
   """
-  ending, taken = path.suffix.lower(), 'L, P, S'
+  ending = path.suffix.lower()
   if not is_nifti(path) and ending not in ('.mhd', '.mha', '.nrrd'):
     return ''  # DICOM always says it, and a picture never
   with report_unreadable(path):
     if is_nifti(path):
-      header, taken = nifti.read_header(path).header, 'L, A, S'
-      is_told = header['qform_code'] or header['sform_code']
-    else:
-      is_told = (nrrd if ending == '.nrrd' else metaimage).has_directions(path)
-  if is_told:
-    return ''
-  return (
-    'its header does not say where its axes point; x, y, z are taken to point to '
-    f'{taken}: check that they do'
-  )
+      return nifti.find_unsure(nifti.read_header(path).header)
+    is_told = (nrrd if ending == '.nrrd' else metaimage).has_directions(path)
+  return '' if is_told else nifti.UNSURE.format('L, P, S')
 
 
 def count_channels(path: Path) -> int:
@@ -313,28 +306,17 @@ def require_grid(
 ) -> None:
   """Refuses a channel or a mask whose voxels do not lie where those of its scan do.
 
-  The shapes (D, H, W) must be equal, and no corner by the affines of (d, h, w) to millimetres,
-  [4, 4], may lie more than half a voxel away.
+  It must have three axes, D, H, W, and lie as `nifti.require_grid` says.
   """
   if len(shape) != 3:
     raise InputError(
       f'{path}: has {len(shape)} axes, {" x ".join(map(str, shape))}; expected three, and one '
       'number for each voxel: of masks its class. Convert the file.'
     )
-  if shape != scan_shape:
-    raise InputError(
-      f'{path}: has {shape} voxels (D, H, W), but {scan.name} has {scan_shape}; expected one grid. '
-      'Resample one to the other or replace the file.'
-    )
-  corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
-  off = np.linalg.norm((affine - scan_affine)[:3] @ np.vstack([corners, np.ones(8)]), axis=0)
-  voxel = np.linalg.norm(scan_affine[:3, :3], axis=0).min()
-  if not off.max() <= voxel / 2:
-    raise InputError(
-      f'{path}: lies up to {off.max():.2f} mm away from {scan.name}, whose voxels are '
-      f'{voxel:.2f} mm; expected one origin, spacing and direction. Where the voxels do match, '
-      'copy the header of the scan; else resample the file.'
-    )
+  try:
+    nifti.require_grid(shape, affine, scan.name, scan_shape, scan_affine)
+  except nifti.HeaderError as error:
+    raise InputError(f'{path}: {error}') from error
 
 
 def affine_from_lps(axes: np.ndarray, origin: Sequence[float]) -> np.ndarray:
