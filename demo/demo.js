@@ -25,7 +25,7 @@ let [worker, scan, settings, ofPictures, show, grey] = [null, null, null, false,
 let [turn, scrolled] = [0, 0];
 
 async function start() {
-  const read = async (name) => (await fetch(name)).json();
+  const read = async (name) => (await fetch(name, { cache: 'no-cache' })).json();
   const [about, page] = await Promise.all(['preprocessing.json', 'page.json'].map(read));
   settings = about;
   ofPictures = settings.unit === 'pixels';
@@ -113,7 +113,7 @@ const receive = {
   window({ done, windows }) {
     if (ofPictures) tell('working', `${done} of ${windows} windows ...`);
   },
-  done({ mask, odd, saved }) {
+  done({ mask, odd, unsure, saved }) {
     scan.mask = mask;
     if (saved) offer(saved);
     const [kept, { leftOut }] = [settings.largest_component, scan];
@@ -121,10 +121,11 @@ const receive = {
     const what = ofPictures ? 'picture' : 'scan';
     const check = odd.length
       ? ` This ${what} is unlike those of the training, check its mask: ${odd.join('; ')}.` : '';
+    const axes = unsure ? ` ${scan.title}: ${unsure}.` : '';
     const others = leftOut.length ? ` Left out, as they hold no slice: ${leftOut.join(', ')}.` : '';
     const unsaved = saved || ofPictures ? ''
       : ' The mask cannot be saved: a single slice of DICOM does not say how thick it is.';
-    tell('done', `Done.${pieces}${check}${others}${unsaved}`);
+    tell('done', `Done.${pieces}${check}${axes}${others}${unsaved}`);
     draw();
   },
 };

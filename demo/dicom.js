@@ -16,6 +16,7 @@ export async function readSeries(files) {
   for (const plane of planes) requireAlike(plane, first);
   const order = [...planes].sort((a, b) => dot(a.origin, first.normal) - dot(b.origin, first.normal));
   const step = order.length > 1 ? stepOf(order, first.normal) : first.normal;
+  requireUnmixed(order);
   const size = first.voxels.length;
   const voxels = new Float32Array(size * order.length);
   order.forEach((plane, d) => voxels.set(plane.voxels, d * size));
@@ -41,6 +42,17 @@ function requireAlike(plane, first) {
     refuse(plane, `the slice has ${joined(here)} ${what}, but ${first.name} has ${joined(there)}; `
       + 'expected slices of one series. Keep only one series in the folder.');
   }
+}
+
+// Refuses slices, in their order, of several series that are not one block each.
+function requireUnmixed(order) {
+  const changes = order.flatMap(({ series }, d) =>
+    (d && series !== order[d - 1].series ? [d] : []));
+  if (changes.length < new Set(order.map(({ series }) => series)).size) return;
+  const [d] = changes;
+  refuse(order[d], `is of another series (SeriesInstanceUID) than ${order[d - 1].name}, and slices `
+    + 'of both lie between one another; expected slices of one series. Keep only one series in the '
+    + 'folder.');
 }
 
 function joined(values) {

@@ -36,8 +36,8 @@ export function holdsSlice(name, bytes) {
   }
 }
 
-// The slices of a file, {name, size [columns, rows], voxels with slope and intercept applied,
-// isScaled, and what placeOf says}. An error has the name of the file.
+// The slices of a file, {name, series, its id or '', size [columns, rows], voxels with slope and
+// intercept applied, isScaled, and what placeOf says}. An error has the name of the file.
 export async function readPlanes(name, bytes) {
   try {
     if (!isDicom(bytes)) throw new Error('it has no head of a DICOM file; export it again');
@@ -48,6 +48,7 @@ export async function readPlanes(name, bytes) {
     return places.map((place, k) => ({
       ...place,
       name: places.length > 1 ? `${name}, frame ${k + 1}` : name,
+      series: found.series ?? '',
       size: [found.columns, found.rows],
       voxels: scaled(stored.subarray(k * size, (k + 1) * size), place),
     }));

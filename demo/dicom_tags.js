@@ -17,7 +17,7 @@ const MACROS = {
 };
 const TEXTS = {
   '0002,0002': 'stored_as', '0002,0010': 'syntax', '0008,0008': 'type', '0008,0016': 'object',
-  '0020,0032': 'position', '0020,0037': 'directions',
+  '0020,000e': 'series', '0020,0032': 'position', '0020,0037': 'directions',
   '0028,0004': 'kind', '0028,0008': 'frames', '0028,0030': 'spacing',
   '0028,1052': 'intercept', '0028,1053': 'slope',
 };

@@ -1,5 +1,5 @@
 // A NIfTI file, .nii or .nii.gz, of version 1 or 2, as a scan: {voxels, shape [X, Y, Z], affine,
-// header}; the last is what a mask of the scan repeats.
+// unsure, header}; the last is what a mask of the scan repeats.
 
 // Of each datatype number: bytes a voxel, and how a DataView reads one.
 const TYPES = {
@@ -115,7 +115,14 @@ export function readNifti(bytes) {
   const voxels = new Float32Array(count);
   for (let i = 0; i < count; i++) voxels[i] = Number(view[get](start + i * width, little)) * times + plus;
   const affine = inMillimetres(affineOf(field, shape), field('xyzt_units') & 7);
-  return { voxels, shape, affine, header: geometryOf(header, field) };
+  return { voxels, shape, affine, unsure: unsureOf(field), header: geometryOf(header, field) };
+}
+
+// How the axes are taken, if the header does not say where they point; '' if it does.
+function unsureOf(field) {
+  return field('qform_code') || field('sform_code') ? ''
+    : 'its header does not say where its axes point; x, y, z are taken to point to L, A, S: check '
+      + 'that they do';
 }
 
 // What a header says of where voxels lie, [version, lists of numbers by field], as it was taken.

@@ -1,6 +1,7 @@
 // What the user gave, files {file, folder} in an order that says nothing, as one scan: {channels, M
-// flat [D, H, W], shape, spacing, leftOut, names of files without a slice, write}, a function from
-// a mask to the content of its file, or null where none can be written.
+// flat [D, H, W], shape, spacing, leftOut, names of files without a slice, unsure, how axes are
+// taken where a header does not say it, write}, a function from a mask to the content of its file,
+// or null where none can be written.
 
 import { readSeries } from './dicom.js';
 import { holdsSlice } from './dicom_file.js';
@@ -16,12 +17,12 @@ const VOLUMES = /\.(nii|nii\.gz|mha|mhd|nrrd)$/i;
 export async function openScan(given, settings) {
   if (settings.unit === 'pixels') return openPicture(given, settings);
   const seen = given.filter(({ file: { name } }) => !name.startsWith('.'));
-  const { leftOut = [], ...scan } = seen.length === 1
+  const { leftOut = [], unsure = '', ...scan } = seen.length === 1
     ? await openFile(seen[0].file) : await openFolder(seen);
   const { voxels, restored, ...rest } = turned(scan, settings.slice_axis);
   const { header, shape } = scan;
   const write = header && ((mask) => writeNifti(restored(mask), shape, header, settings.note));
-  return { ...rest, channels: [voxels], leftOut, write };
+  return { ...rest, channels: [voxels], leftOut, unsure, write };
 }
 
 async function openPicture(given, settings) {
@@ -30,7 +31,7 @@ async function openPicture(given, settings) {
   requireChannels(scan.channels.length, settings);
   const { colours, note } = settings;
   const write = colours ? (mask) => writeMask(mask, scan.shape.slice(1), colours, note) : null;
-  return { ...scan, leftOut: [], write };
+  return { ...scan, leftOut: [], unsure: '', write };
 }
 
 export function requireChannels(found, { modalities }) {

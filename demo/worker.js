@@ -15,7 +15,9 @@ onmessage = async ({ data: { given, title, settings } }) => {
     const { channels } = scan;
     const shown = channels.length === 3 ? { colours: coloursOf(channels) } : levelsOf(channels[0]);
     const [limits] = channels.map((channel) => toUnitRange(channel, settings));
-    const network = await ort.InferenceSession.create('model.onnx');
+    // Of the settings, not one that the browser kept of an earlier page.
+    const { sha256 } = settings.files['model.onnx'];
+    const network = await ort.InferenceSession.create(`model.onnx?${sha256}`);
     await segment(scan, { ...shown, limits }, settings, network);
   } catch (error) {
     // Of reading past the end of a file, and of a scan that memory does not hold.
@@ -24,7 +26,8 @@ onmessage = async ({ data: { given, title, settings } }) => {
   }
 };
 
-async function segment({ channels, shape, spacing, leftOut, write }, shown, settings, network) {
+async function segment(scan, shown, settings, network) {
+  const { channels, shape, spacing, leftOut, unsure, write } = scan;
   const [depth, ...native] = shape;
   const [count, voxels] = [countWindows(native, settings), native[0] * native[1]];
   const threads = ort.env.wasm.numThreads;
@@ -57,7 +60,8 @@ async function segment({ channels, shape, spacing, leftOut, write }, shown, sett
     keepLargest(mask, shape, settings.classes.indexOf(name), settings);
   }
   const saved = write && await write(mask);
-  postMessage({ kind: 'done', mask, odd: unlike(squares, shape, spacing, settings), saved });
+  const odd = unlike(squares, shape, spacing, settings);
+  postMessage({ kind: 'done', mask, odd, unsure, saved });
 }
 
 // A square with its neighbours, the channels of each together, [1, C, S, S].

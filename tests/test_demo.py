@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import io
 import shutil
 import struct
@@ -24,7 +25,7 @@ from demo.packages import ITK_WASM, ONNX_RUNTIME, PACKAGES
 from thrifty_jax import config as configs
 from thrifty_jax import export, files, model_folder, predict
 from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
-from thrifty_jax.scans import overlays, pictures
+from thrifty_jax.scans import overlays, pictures, volumes
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 EXPLICIT, IMPLICIT, BIG_ENDIAN = '1.2.840.10008.1.2.1', '1.2.840.10008.1.2', '1.2.840.10008.1.2.2'
@@ -57,6 +58,7 @@ MASKS = {  # files whose masks are compared, and on which site
   'second.nii': 'neighbours',
   'second_big.nii.gz': 'neighbours',
   'big_endian.nii': 'window',
+  'nowhere.nii': 'window',
   'plain': 'neighbours',
   'packed': 'neighbours',
   'explicit.dcm': 'neighbours',
@@ -211,6 +213,8 @@ def write_scans(folder):
   turned.set_qform(affine, 1)
   turned.header['sform_code'] = 0
   nibabel.save(turned, folder / 'big_endian.nii')
+  unsure = altered((folder / 'big_endian.nii').read_bytes(), 252, 'h', 0)  # no qform either
+  (folder / 'nowhere.nii').write_bytes(unsure)
   for name, order in (('second.nii', '<'), ('second_big.nii.gz', '>')):
     header = nibabel.Nifti2Header(endianness=order)
     header.set_data_dtype(np.int16)
@@ -464,6 +468,13 @@ def test_a_scan_unlike_those_of_the_training_is_told(session, exports, scans, ca
   assert 'unlike' not in what_it_saw(session, 'LIP.nii.gz')['status']
 
 
+def test_a_header_that_does_not_say_where_its_axes_point_is_told(session, scans):
+  told = f'nowhere.nii: {volumes.find_unsure(scans / "nowhere.nii")}.'
+  assert 'taken to point to L, A, S' in told
+  assert told in what_it_saw(session, 'nowhere.nii')['status']
+  assert 'axes point' not in what_it_saw(session, 'big_endian.nii')['status']
+
+
 @pytest.mark.parametrize('file', ['explicit.dcm', 'implicit.dcm'])
 def test_a_dicom_slice_has_the_mask_of_what_another_reader_sees(session, exports, scans, file):
   settings, network = segment_onnx.load(exports / 'neighbours' / 'exported')
@@ -539,12 +550,15 @@ def test_what_cannot_be_read_is_one_line(session, file):
   assert saw['status'].startswith(f'{file}: ') and REFUSED[file] in saw['status']
 
 
-def test_nothing_is_sent(session):
+def test_nothing_is_sent_and_the_network_is_asked_for_by_its_content(session, exports):
   files = [f'/{path}' for job in session.jobs for path in job.get('files', [job['file']])]
   own = {'/harness.html', '/jobs', '/favicon.ico', *files}
   wanted = {path for method, path in session.requests if method == 'GET'} - own
-  more = ('preprocessing.json', 'page.json', 'model.onnx', *ONNX_RUNTIME.paths)
+  more = ('preprocessing.json', 'page.json', *ONNX_RUNTIME.paths)
   sites = {f'/{site}/{name}' for site in SITES for name in (*build.SCRIPTS, *more)}
+  networks = {site: (exports / site / 'exported' / 'model.onnx').read_bytes() for site in SITES}
+  for site, content in networks.items():
+    sites.add(f'/{site}/model.onnx?{hashlib.sha256(content).hexdigest()}')
   decoder = {f'/neighbours/{path}' for path in ITK_WASM.paths if 'LICENSE' not in path}
   samples = {f'/neighbours/sample/{d}.dcm' for d in range(7)} | {'/window/sample/big_endian.nii'}
   assert wanted == sites | decoder | samples

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import re
 import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -83,8 +82,8 @@ def test_an_export_is_a_folder_that_says_what_it_is(trained, scan, tmp_path, cap
   onnx_or_skip()
   output = tmp_path / 'new' / 'exported'
   assert command(trained, output, f'--scans={scan}') == 0
-  beside = ['components.py', 'errors.py', 'labels.py', 'likeness.py', 'nifti.py', 'unreadable.py']
-  beside.append('windows.py')
+  beside = ['components.py', 'errors.py', 'labels.py', 'likeness.py', 'nifti.py', 'resizing.py']
+  beside += ['unreadable.py', 'windows.py']
   more = ['README.md', 'card.md', 'model.onnx', 'preprocessing.json', 'segment.py']
   assert names(output) == sorted(beside + more) and names(tmp_path / 'new') == ['exported']
   printed = capsys.readouterr().out
@@ -250,7 +249,18 @@ def a_link(place):
 
 def an_export(place):
   place.mkdir()
-  files.write_json(place / 'preprocessing.json', {'format': export_folder.FORMAT})
+  about = {'format': export_folder.FORMAT, 'files': {'model.onnx': {}}}
+  files.write_json(place / 'preprocessing.json', about)
+
+
+def an_export_with_a_mask(place):
+  an_export(place)
+  (place / 'MASK.nii.gz').write_bytes(b'mine')
+
+
+def an_export_without_networks(place):
+  place.mkdir()
+  files.write_json(place / 'preprocessing.json', {'format': export_folder.FORMAT, 'files': 1})
 
 
 @pytest.mark.parametrize(
@@ -259,6 +269,8 @@ def an_export(place):
     (a_file, ['--overwrite'], 'is no export'),
     (a_folder_of_something_else, ['--overwrite'], 'is no export'),
     (an_export, [], 'add --overwrite'),
+    (an_export_with_a_mask, ['--overwrite'], 'holds MASK.nii.gz, which is no file of an export; m'),
+    (an_export_without_networks, ['--overwrite'], 'is no export'),
     (a_link, ['--overwrite'], 'is a link, or has no name of its own'),
   ],
 )
@@ -273,7 +285,9 @@ def test_what_is_there_is_not_replaced(trained, tmp_path, capsys, monkeypatch, m
 
 def test_an_export_is_replaced_when_that_is_asked_for(tmp_path):
   an_export(tmp_path / 'there')
-  (tmp_path / 'there' / 'old').write_text('old')
+  for name in ('model.onnx', 'README.md', 'older_module.py'):
+    (tmp_path / 'there' / name).write_text('old')
+  (tmp_path / 'there' / '__pycache__').mkdir()
   export_folder.require_place(tmp_path / 'there', overwrite=True)
   export_folder.write(tmp_path / 'there', {'new': b'new'})
   assert names(tmp_path / 'there') == ['new'] and names(tmp_path) == ['there']
@@ -287,25 +301,6 @@ def test_an_empty_folder_without_a_name_is_refused_before_any_work(
   monkeypatch.chdir(tmp_path)
   assert command(trained, place) == 2
   assert f'--output={place} is a link, or has no name of its own' in only_error(capsys)
-
-
-def test_an_export_that_is_replaced_is_there_until_the_new_one_is(tmp_path, monkeypatch):
-  an_export(tmp_path / 'there')
-  (tmp_path / 'there' / 'old').write_text('old')
-
-  def killed(self, target):
-    rename(self, target)
-    raise KeyboardInterrupt
-
-  rename = Path.rename
-  monkeypatch.setattr(Path, 'rename', killed)
-  with pytest.raises(KeyboardInterrupt):
-    export_folder.write(tmp_path / 'there', {'new': b'new'})
-  assert (tmp_path / '.there.replaced' / 'old').read_text() == 'old'
-  assert names(tmp_path / '.there.unfinished') == ['new']
-  monkeypatch.undo()
-  export_folder.write(tmp_path / 'there', {'new': b'new'})
-  assert names(tmp_path) == ['there'] and names(tmp_path / 'there') == ['new']
 
 
 def test_an_error_without_a_reason_of_the_system_is_told(tmp_path, monkeypatch):
@@ -393,6 +388,50 @@ def test_help_has_every_option(capsys):
   for name in ('model', 'output', 'format', 'scans', 'int8', 'dynamic_sides', 'overwrite'):
     assert f'--{name}' in text
   assert 'not a medical device' in text
+
+
+# By name: the reduction, what else changes in a description, and what the steps to a mask say.
+MASKS: dict[str, tuple[float, dict[str, Any], list[str]]] = {
+  'plain': (0, {}, ['square around the slice', 'largest logit', 'turn the mask']),
+  'windows': (1.5, {}, ['average each class where windows', 'largest logit', 'turn the mask']),
+  'the largest piece': (
+    0,
+    {'largest_component': ('liver',)},
+    ['square', 'largest logit', 'of liver keep .* connected by faces .* becomes 0$', 'turn'],
+  ),
+  'a region': (
+    0,
+    {'largest_component': ('liver',), 'regions': ((1,),)},
+    ['square', 'each of `regions`', 'becomes the first label of the smallest region', 'turn'],
+  ),
+  'pictures': (0, {'unit': 'pixels'}, ['square around the slice', 'largest logit']),
+}
+
+
+@pytest.mark.parametrize('name', MASKS)
+def test_an_export_says_how_the_mask_is_made(trained, name):
+  member, (reduction, changes, texts) = model_folder.load(trained), MASKS[name]
+  image = dataclasses.replace(member.spec.image, reduction=reduction)
+  spec = dataclasses.replace(member.spec, image=image, **changes)
+  about = export_folder.describe(
+    dataclasses.replace(member, spec=spec), {'m': b''}, {'m': {}}, sides=None
+  )
+  steps = about['output']['steps']
+  assert len(steps) == len(texts) and all(map(re.search, texts, steps))
+  assert any(
+    'percentile 99.5 of each channel of the scan' in one for one in about['input']['steps']
+  )
+
+
+def test_a_score_that_is_none_is_left_out_of_the_page(trained):
+  member = model_folder.load(trained)
+  checked = {'slices': 4, 'equal_pixels': 1.0, 'largest_difference': 0.0}
+  for score, is_there in ((None, False), (0.5, True)):
+    results = {'m': checked | {'validation_dsc': score, 'validation_dsc_float': 0.6}}
+    page = export_folder.make_contents(member, {'m': b''}, results, card=b'', sides=None)[
+      'README.md'
+    ]
+    assert (b'DSC of the validation patients' in page) == is_there
 
 
 def test_the_settings_are_json_that_any_program_reads(trained):

@@ -60,7 +60,7 @@ def test_a_file_is_read_or_refused_as_by_predict_and_exports(by_page, tmp_path, 
   path.write_bytes(FILES[name])
   saw = by_page[name]
   try:
-    volume, _ = sources.read(sources.find(path, channels=1)[0])
+    volume, grid = sources.read(sources.find(path, channels=1)[0])
   except InputError:
     assert name.startswith('refused') and 'error' in saw
     return
@@ -68,6 +68,7 @@ def test_a_file_is_read_or_refused_as_by_predict_and_exports(by_page, tmp_path, 
   voxels = np.reshape(saw['voxels'], saw['shape'][::-1])
   np.testing.assert_array_equal(voxels, volume.image[..., 0])
   np.testing.assert_allclose(saw['affine'], volume.affine[:3, [2, 1, 0, 3]], atol=1e-3)
+  assert saw['unsure'] == grid.unsure and bool(saw['unsure']) == ('without a form' in name)
 
 
 @pytest.mark.parametrize('name', [name for name in FILES if name.startswith('nibabel')])

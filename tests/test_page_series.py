@@ -12,7 +12,16 @@ import pytest
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dicom, dicom_file
 
+
+def of_series(*ids):
+  """Elements of slices of these series, by slice."""
+  return {d: handmade.text(0x20, 0xE, f'1.2.3.{one}', kind='UI') for d, one in enumerate(ids)}
+
+
+IDS = {'two blocks of ids': of_series(1, 1, 2, 2), 'an id for each slice': of_series(1, 2, 3, 4)}
 REFUSED = {
+  'two series that alternate': of_series(1, 2, 1, 2),
+  'a slice of another series': of_series(1, 2, 1, 1),
   'twice at one place': {1: handmade.text(*handmade.POSITION, -20.5, 11.25, 300)},
   'two series': {
     d: handmade.text(*handmade.POSITION, -20.5, 11.25, 300 + 2.5 * (d // 2)) for d in range(4)
@@ -37,11 +46,11 @@ REFUSED = {
 }
 
 
-def changed(folder, name):
-  """Files of a series of four, some of which have other elements."""
+def changed(folder, elements):
+  """Files of a series of four, some of which have other elements, by slice."""
   files = handmade.series_of(folder)
   settings = {'directions': (1, 0, 0, 0, 1, 0), 'spacing': (3.5, 3.0), 'rescale': (-1024, 1)}
-  for d, instead in REFUSED[name].items():
+  for d, instead in elements.items():
     content = handmade.slice_bytes(
       handmade.STORED[d],
       position=(-20.5, 11.25, 300 + 2.5 * d),
@@ -59,9 +68,9 @@ def files(tmp_path_factory):
   folder, found = tmp_path_factory.mktemp('series'), {}
   for lay in laid_series.LAYS:
     found[lay] = sorted(laid_series.write_series(folder / lay, lay=lay).iterdir())
-  for name in REFUSED:
+  for name, elements in {**IDS, **REFUSED}.items():
     (folder / name).mkdir()
-    found[name] = changed(folder / name, name)
+    found[name] = changed(folder / name, elements)
   return found
 
 
@@ -73,7 +82,7 @@ def by_page(files):
   return dict(zip(files, page_modules.series(contents), strict=True))
 
 
-@pytest.mark.parametrize('lay', laid_series.LAYS)
+@pytest.mark.parametrize('lay', [*laid_series.LAYS, *IDS])
 def test_a_series_has_the_voxels_and_places_of_the_program(files, by_page, lay):
   wanted, saw = dicom.read_series(files[lay]), by_page[lay]
   assert 'error' not in saw, saw

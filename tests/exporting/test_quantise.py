@@ -126,7 +126,7 @@ def test_scores_are_those_of_each_network_on_the_patients_of_each_split(monkeypa
 
 
 def test_patients_without_a_score_have_none(monkeypatch):
-  scores = {'score float32': 0.9, 'score int8': np.nan, 'test int8': np.nan}
+  scores = {'score float32': 0.9, 'score int8': np.nan, 'test int8': 0.8}
   monkeypatch.setattr(quantise, 'measure_dsc', lambda *run, title, split='': scores[title])
   monkeypatch.setattr(quantise, 'quantise', lambda content, training, whole: content)
   monkeypatch.setattr(quantise, 'make_onnx_runner', lambda content: None)
@@ -135,5 +135,8 @@ def test_patients_without_a_score_have_none(monkeypatch):
   member: Any = SimpleNamespace(spec=SimpleNamespace(context=0))
   run: Any = SimpleNamespace(cases=lambda split: ['one'])
   found = quantise.quantise_model(member, b'', run)
-  assert (found.validation_dsc_float, found.validation_dsc, found.test_dsc) == (0.9, 0.0, None)
-  assert 'test DSC' not in str(found)
+  assert (found.validation_dsc_float, found.validation_dsc, found.test_dsc) == (0.9, None, 0.8)
+  assert str(found) == 'test DSC 80.00 %'
+  scores['test int8'] = np.nan
+  found = quantise.quantise_model(member, b'', run)
+  assert found.test_dsc is None and str(found) == 'no validation or test patient has a score'

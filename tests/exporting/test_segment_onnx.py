@@ -1,6 +1,7 @@
 """The script of an export: the masks of thrifty_jax.predict, without JAX."""
 
 import ast
+import contextlib
 import gzip
 import importlib.util
 import os
@@ -22,7 +23,7 @@ from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import export, predict
 from thrifty_jax.exporting import segment_onnx
-from thrifty_jax.scans import resizing
+from thrifty_jax.scans import nifti, sources
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -140,13 +141,6 @@ def test_the_masks_are_those_of_predict_whatever_the_preparation(random_model, t
   require_the_masks_of_predict(trained, folder, place)
 
 
-@pytest.mark.parametrize('order', [0, 1])
-@pytest.mark.parametrize(('old', 'new'), [(97, 64), (64, 97), (33, 16), (7, 64), (512, 256)])
-def test_its_resizing_is_that_of_the_training(old, new, order):
-  ours, theirs = resizing.weights(old, new, order), segment_onnx.weights(old, new, order)
-  np.testing.assert_allclose(theirs.toarray(), ours.toarray(), atol=1e-7)
-
-
 def run_script(folder, *arguments, place):
   """The script in a process in which JAX cannot be imported."""
   (place / 'blocked').mkdir(exist_ok=True)
@@ -201,12 +195,79 @@ def test_channels_in_files_of_their_own_give_the_mask_of_one_file_and_must_share
   monkeypatch.setattr(sys, 'argv', ['segment.py', *paths, str(tmp_path / 'n.nii.gz')])
   with pytest.raises(SystemExit) as stopped:
     script.main()
-  assert stopped.value.code == 2 and 'one grid' in capsys.readouterr().err
+  assert stopped.value.code == 2 and f'{paths[1]}: lies up to ' in capsys.readouterr().err
   assert not (tmp_path / 'n.nii.gz').exists()
   monkeypatch.setattr(sys, 'argv', ['segment.py', *paths, str(tmp_path / 'nowhere' / 'n.nii.gz')])
   with pytest.raises(SystemExit):
     script.main()
   assert 'nowhere is no folder; make it, or name another' in capsys.readouterr().err
+
+
+GRIDS = {  # of two channels: voxel sizes, and what is changed; the error, '' if they are one scan
+  'mirrored in micrometres': (0.004, {(0, 0): -0.004}, r'lies up to 0.024 mm .* are 0.004 mm'),
+  'off by two voxels': (0.004, {(0, 3): 0.008}, r'lies up to 0.008 mm away from a_0000'),
+  'off at the end alone': (0.5, {(0, 0): 0.6}, r'lies up to 0.3 mm away'),
+  'rounded': (0.4, {(0, 3): 0.02}, ''),
+}
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_channels_are_on_one_grid_by_the_rule_of_predict(tmp_path, name):
+  side, changes, text = GRIDS[name]
+  affine = np.diag((side, side, side, 1))
+  paths = [tmp_path / f'a_{number:04d}.nii' for number in range(2)]
+  for path in paths:
+    voxels = np.arange(64, dtype=np.int16).reshape(4, 4, 4)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+    for place, value in changes.items():
+      affine[place] = value
+  if text:
+    with pytest.raises(segment_onnx.InputError, match=f'a_0001.nii: {text}'):
+      segment_onnx.read_channels(paths, {})
+    return
+  _, found, voxels = segment_onnx.read_channels(paths, {})
+  wanted, theirs = sources.read_channels(paths)
+  np.testing.assert_array_equal(voxels, wanted.swapaxes(0, 2))
+  np.testing.assert_array_equal(found[:, [2, 1, 0, 3]], theirs)
+
+
+@pytest.mark.parametrize(
+  ('names', 'is_scan'),
+  [
+    (['a_0000.nii.gz', 'a_0001.nii'], True),
+    (['a.b_0000.nii.gz', 'a.b_0001.nii.gz'], True),
+    (['t1.nii.gz', 't2.nii.gz'], True),
+    (['a_0001.nii.gz'], True),
+    (['a_0001.nii.gz', 'a_0000.nii.gz'], False),
+    (['a_0000.nii.gz', 'b_0001.nii.gz'], False),
+    (['a_0000.NII.GZ', 'a_0002.nii.gz'], False),
+  ],
+)
+def test_channels_that_are_numbered_are_those_of_one_case_in_order(
+  tmp_path, monkeypatch, names, is_scan
+):
+  channel = nifti.Nifti(None, np.eye(4), np.zeros((4, 5, 6)))
+  monkeypatch.setattr(segment_onnx, 'read', lambda path, _: channel)
+  monkeypatch.setattr(segment_onnx.unreadable, 'report_unreadable', contextlib.nullcontext)
+  paths = [tmp_path / name for name in names]
+  if is_scan:
+    assert segment_onnx.read_channels(paths, {})[2].shape[3:] == ((2,) if paths[1:] else ())
+    return
+  with pytest.raises(segment_onnx.InputError, match=r'channels are .*; expected a_0000, a_0001$'):
+    segment_onnx.read_channels(paths, {})
+
+
+def test_a_header_that_does_not_say_where_its_axes_point_is_told(
+  plain, tmp_path, monkeypatch, capsys
+):
+  scan = write_scan(tmp_path / 'a.nii.gz')
+  content = bytearray(raw(scan))
+  struct.pack_into('<2h', content, 252, 0, 0)  # qform_code and sform_code
+  (tmp_path / 'b.nii').write_bytes(content)
+  for path, told in ((scan, False), (tmp_path / 'b.nii', True)):
+    assert run_main(plain[1], monkeypatch, path, tmp_path / f'{path.stem}_mask.nii') == 0
+    line = f'{path}: its header does not say where its axes point; x, y, z are taken to point to L'
+    assert (line in capsys.readouterr().err) == told
 
 
 def test_a_scan_that_no_mask_can_be_made_of_is_refused(plain):
@@ -526,7 +587,7 @@ def test_pictures_in_grey_are_channels_of_one_scan(of_pictures, tmp_path, monkey
   assert ours.read_bytes() == theirs.read_bytes()
   write_picture(scans[2], mode='L', shape=(41, 50))
   assert run_main(folder, monkeypatch, *scans, tmp_path / 'none.png') == 2
-  assert 'do not lie on one grid' in capsys.readouterr().err
+  assert 'a_0002.png: has (50, 41, 1) voxels along its axes' in capsys.readouterr().err
   assert not (tmp_path / 'none.png').exists()
 
 
@@ -601,17 +662,21 @@ def test_a_package_that_only_some_networks_need_is_named_too(
   assert not (tmp_path / 'm.nii').exists()
 
 
-UNREADABLE = {  # file of the export: its content, or None if it is gone, and the last line
-  'model.onnx': (None, 'model.onnx: cannot be read'),
-  'preprocessing.json': (b'{"format": ', 'preprocessing.json: cannot be read'),
-  'model_int8.onnx': (b'no network', 'model_int8.onnx: cannot be read'),
+AGAIN = '; copy the whole export again'
+UNREADABLE = {  # file of the export: its content, or None if it is gone, and words of the last line
+  'model.onnx': (None, 'model.onnx: cannot be read', AGAIN),
+  'preprocessing.json': (b'{"format": ', 'preprocessing.json: cannot be read', AGAIN),
+  'preprocessing.json ': (b'{}', "cannot be read ('files')", AGAIN),
+  'model.onnx ': (b'another', 'is not the network that preprocessing.json describes', AGAIN),
+  'model_int8.onnx': (b'no network', 'model_int8.onnx: is not of this export', 'has model.onnx'),
 }
 
 
 @pytest.mark.parametrize('name', UNREADABLE)
 def test_an_export_that_cannot_be_read_is_one_line(plain, tmp_path, monkeypatch, capsys, name):
-  folder, (content, text) = tmp_path / 'exported', UNREADABLE[name]
+  folder, (content, text, ends) = tmp_path / 'exported', UNREADABLE[name]
   shutil.copytree(plain[1], folder)
+  name = name.strip()
   (folder / name).unlink(missing_ok=True)
   if content:
     (folder / name).write_bytes(content)
@@ -619,7 +684,7 @@ def test_an_export_that_cannot_be_read_is_one_line(plain, tmp_path, monkeypatch,
   scan, mask = write_scan(tmp_path / 'a.nii.gz'), tmp_path / 'm.nii'
   assert run_main(folder, monkeypatch, scan, mask, f'--model={model}') == 2
   last = capsys.readouterr().err.splitlines()[-1]
-  assert 'segment.py: error: ' in last and text in last and 'copy the whole export again' in last
+  assert 'segment.py: error: ' in last and text in last and last.endswith(ends)
 
 
 def test_onnxruntime_that_is_missing_is_one_line(plain, tmp_path, monkeypatch, capsys):

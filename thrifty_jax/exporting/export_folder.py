@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +22,7 @@ from thrifty_jax.scans import (
   overlays,
   picture_file,
   pictures,
+  resizing,
   tiff_rows,
   unreadable,
   windows,
@@ -48,7 +48,7 @@ _FIELDS = (
 )
 # Modules that lie beside the script of an export, further ones for pictures, and how they import
 # each other there.
-_BESIDE = (components, errors, labels, likeness, nifti, unreadable, windows)
+_BESIDE = (components, errors, labels, likeness, nifti, resizing, unreadable, windows)
 _BESIDE_OF_PICTURES = (picture_file, pictures, tiff_rows)
 _IMPORTS = (
   (re.compile(r'from thrifty_jax(?:\.(?:data|scans|scores))? import '), 'import '),
@@ -67,14 +67,22 @@ _OF_PICTURES = {
   'what': 'pictures in PNG, TIFF, JPEG, BMP and GIF',
   'example': 'PICTURE.png MASK.png',
 }
-_WINDOWED = (
-  'average them where windows overlap, with weights 1, 2, ... from the border of a window to its '
-  'middle, along rows times along columns; '
-)
+_RESIZED = 'as scikit-image resize does with anti_aliasing where it gets smaller'
+_BACK = {  # by whether slices are cut into windows
+  False: f'resize each class linearly to the square around the slice, {_RESIZED}, and cut the '
+  'slice out of it',
+  True: 'average each class where windows overlap, with weights 1, 2, ... from the border of a '
+  'window to its middle, along rows times along columns, cut off what was padded, and resize it '
+  f'linearly to the slice, {_RESIZED}',
+}
 _CHOICE = {  # by whether classes are regions
-  False: 'take the class with the largest',
+  False: 'take the class with the largest logit, the first of equals',
   True: 'write the first label of each of `regions`, one after the other, where the logit of its '
   'class, from 1, is larger than that of class 0',
+}
+_AROUND = {  # likewise
+  False: '0',
+  True: 'the first label of the smallest region around it, 0 where there is none',
 }
 _CALL = """\
 ## In Python
@@ -96,11 +104,19 @@ def require_place(output: Path, *, overwrite: bool) -> None:
   empty = output.is_dir() and not any(output.iterdir())
   if output.exists() and not empty:
     settings = output / 'preprocessing.json'
-    about = files.read_json(settings) if settings.is_file() else None
-    if not isinstance(about, dict) or about.get('format') != FORMAT:
+    about: Any = files.read_json(settings) if settings.is_file() else None
+    is_export = isinstance(about, dict) and about.get('format') == FORMAT
+    if not is_export or not isinstance(about.get('files'), dict):
       raise InputError(f'--output={output} exists and is no export; name a new folder')
     if not overwrite:
       raise InputError(f'--output={output} exists; add --overwrite, or name another')
+    # Exports of earlier releases may have other modules.
+    own = {*list_names(about), '__pycache__', *(path.name for path in output.glob('*.py'))}
+    if others := {path.name for path in output.iterdir()} - own:
+      raise InputError(
+        f'--output={output} holds {min(others)}, which is no file of an export; move it away, or '
+        'name a new folder'
+      )
   files.require_writable(f'--output={output}', output.absolute().parent)
 
 
@@ -199,8 +215,8 @@ def describe(
       'name': LOGITS,
       'type': 'float32',
       'shape': ['slices', len(spec.classes), *sides_],
-      'values': f'logits; {_WINDOWED if spec.image.reduction else ""}resize them back to the slice '
-      f'first, then {_CHOICE[bool(spec.regions)]}',
+      'values': 'logits, of which the steps make the mask',
+      'steps': _mask_steps(spec),
     },
     **{name: described[name] for name in _FIELDS if name in described},
     **({'colours': _colours(spec)} if spec.of_pictures else {}),
@@ -230,18 +246,19 @@ def _steps(spec: ModelSpec) -> list[str]:
     ]
   if spec.padding:
     steps.append('replace values of {} and above by {}'.format(*spec.padding))
-  limit = 'percentile {:g} of the scan' if settings.intensity == 'percentiles' else '{:g}'
-  low, high = map(limit.format, settings.limits)
-  steps.append(f'map {low} and {high} to 0 and 1, clip')
+  limits = '{:g} and {:g}'.format(*settings.limits)
+  if settings.intensity == 'percentiles':
+    limits = (
+      'percentile {:g} and percentile {:g} of each channel of the scan, or where both are equal '
+      'its least and largest value,'.format(*settings.limits)
+    )
+  steps.append(f'map {limits} to 0 and 1, clip')
   if settings.clahe_clip_limit:
     steps.append(f'scikit-image equalize_adapthist, clip_limit {settings.clahe_clip_limit:g}')
   size, reduction = settings.image_size, settings.reduction
   square = f'pad each slice with 0 to a square, itself in the middle, resize it to {size} x {size}'
   smaller = f'resize each slice to its height and width over {reduction:g}, halves rounded up'
-  steps.append(
-    f'{smaller if reduction else square}, {settings.resize}, as scikit-image resize does with '
-    'anti_aliasing where it gets smaller'
-  )
+  steps.append(f'{smaller if reduction else square}, {settings.resize}, {_RESIZED}')
   if settings.curvature_flow_iterations:
     steps.append(
       f'SimpleITK CurvatureFlow, {settings.curvature_flow_iterations} iterations, time step '
@@ -257,6 +274,19 @@ def _steps(spec: ModelSpec) -> list[str]:
   if spec.context:
     steps.append('stack each slice with its neighbours; the outermost slices are their own')
   return steps
+
+
+def _mask_steps(spec: ModelSpec) -> list[str]:
+  """Describes step by step how logits become the mask."""
+  has_regions = bool(spec.regions)
+  steps = [_BACK[bool(spec.image.reduction)], _CHOICE[has_regions]]
+  if spec.largest_component:
+    steps.append(
+      f'of {", then of ".join(spec.largest_component)} keep the largest piece in the whole scan, '
+      'connected by faces of voxels, the first of equals; each voxel of its others becomes '
+      f'{_AROUND[has_regions]}'
+    )
+  return steps if spec.of_pictures else [*steps, 'turn the mask back to the axes of the scan']
 
 
 def _list_packages(about: Mapping[str, Any]) -> list[str]:
@@ -277,12 +307,15 @@ def _page(about: Mapping[str, Any]) -> str:
       'in the same class as by the model, logits differ by at most '
       f'{found["largest_difference"]:.1e}'
     )
-    if 'validation_dsc' in found:
+    if None not in (found.get('validation_dsc'), found.get('validation_dsc_float')):
       line += '; DSC of the validation patients {:.2f} %, in float32 {:.2f} %'.format(
         100 * found['validation_dsc'], 100 * found['validation_dsc_float']
       )
     lines.append(line)
-  steps = '\n'.join(f'{number}. {step}' for number, step in enumerate(about['input']['steps'], 1))
+  steps, mask_steps = (
+    '\n'.join(f'{number}. {step}' for number, step in enumerate(about[name]['steps'], 1))
+    for name in ('input', 'output')
+  )
   kind = _OF_PICTURES if segment_onnx.of_pictures(about) else _OF_VOLUMES
   script = _SCRIPT.format(packages=' '.join(_list_packages(about)), **kind)
   return f"""\
@@ -302,29 +335,19 @@ how the model was trained and who may use it.
 
 {steps}
 
-It gives `{about['output']['name']}`, {about['output']['values']}.
+It gives `{about['output']['name']}`, {about['output']['values']}:
+
+{mask_steps}
+
 `preprocessing.json` has the same for programs.
 """
 
 
 def write(output: Path, contents: Mapping[str, bytes]) -> None:
-  """Writes the folder atomically: it is renamed once it is complete.
-
-  An older folder is renamed to .NAME.replaced before that, and removed afterwards.
-  """
-  unfinished, replaced = (
-    output.with_name(f'.{output.name}.{state}') for state in ('unfinished', 'replaced')
-  )
+  """Writes the folder, whole or not at all; an older one is replaced."""
   try:
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    for name, content in contents.items():
-      files.write_bytes(unfinished / name, content)
-    if output.exists():
-      shutil.rmtree(replaced, ignore_errors=True)
-      output.rename(replaced)
-    unfinished.rename(output)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with files.whole_folder(output) as unfinished:
+      for name, content in contents.items():
+        files.write_bytes(unfinished / name, content)
   except OSError as error:
-    shutil.rmtree(unfinished, ignore_errors=True)
     raise InputError(f'--output={output}: cannot be written: {error.strerror or error}') from error

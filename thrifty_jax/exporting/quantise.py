@@ -88,20 +88,24 @@ class Quantised:
     content: Content of the ONNX file.
     network: What it computes.
     validation_dsc_float, validation_dsc: Mean volume DSC of the validation patients in [0, 1], of
-      the float network and of this one.
+      the float network and of this one; None if there is no score.
     test_dsc: The same of the test patients by this one; None if there are none, or no score.
   """
 
   content: bytes
   network: Network
-  validation_dsc_float: float
-  validation_dsc: float
+  validation_dsc_float: float | None
+  validation_dsc: float | None
   test_dsc: float | None
 
   def __str__(self) -> str:
-    before, after = 100 * self.validation_dsc_float, 100 * self.validation_dsc
-    test = '' if self.test_dsc is None else f'; test DSC {100 * self.test_dsc:.2f} %'
-    return f'validation DSC {after:.2f} %, in float32 {before:.2f} %: {after - before:+.2f}{test}'
+    before, after, parts = self.validation_dsc_float, self.validation_dsc, []
+    if before is not None and after is not None:
+      change = f'{100 * (after - before):+.2f}'
+      parts.append(f'validation DSC {100 * after:.2f} %, in float32 {100 * before:.2f} %: {change}')
+    if self.test_dsc is not None:
+      parts.append(f'test DSC {100 * self.test_dsc:.2f} %')
+    return '; '.join(parts) or 'no validation or test patient has a score'
 
 
 def quantise_model(member: LoadedModel, content: bytes, run: RunData) -> Quantised:
@@ -116,8 +120,8 @@ def quantise_model(member: LoadedModel, content: bytes, run: RunData) -> Quantis
   ]
   if run.cases('test'):
     tested = measure_dsc(run, network, spec, title='test int8', split='test')
-  before, after = map(float, np.nan_to_num(validated))
-  return Quantised(eight, network, before, after, None if np.isnan(tested) else tested)
+  scores = [None if np.isnan(score) else float(score) for score in (*validated, tested)]
+  return Quantised(eight, network, *scores)
 
 
 def measure_dsc(

@@ -11,21 +11,21 @@ the mask. The mask of a picture is a PNG whose palette has a colour for each cla
 """
 
 import argparse
-import functools
+import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from nibabel import orientations
-from scipy import ndimage, sparse
 
 from thrifty_jax import labels
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import nifti, unreadable, windows
+from thrifty_jax.scans import nifti, resizing, unreadable, windows
 from thrifty_jax.scores import components
 
 # Where axes D, H, W of the slices point to: S head, I feet, P back, L the patient's left.
@@ -40,9 +40,15 @@ def load(folder, model='model.onnx', threads=0):
   options.intra_op_num_threads = threads  # 0 uses all cores
   try:
     settings, path = json.loads(path.read_text('utf-8')), Path(folder, model)
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    if known := settings['files'].get(model):
+      content = path.read_bytes()
+      if hashlib.sha256(content).hexdigest() != known['sha256']:
+        raise ValueError('it is not the network that preprocessing.json describes')
+      session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
   except Exception as error:  # those of onnxruntime have no other type in common
     raise InputError(f'{path}: cannot be read ({error}); copy the whole export again') from error
+  if not known:
+    raise InputError(f'{path}: is not of this export, which has {", ".join(settings["files"])}')
   return settings, lambda image: session.run(['logits'], {'image': image})[0]
 
 
@@ -105,10 +111,7 @@ def prepare(volume, settings):
         low, high = channel.min(), channel.max()
     else:
       low, high = settings['window']
-    if low == high:
-      channel = np.zeros(channel.shape, np.float32)
-    else:
-      channel = np.clip((channel - np.float32(low)) / np.float32(high - low), 0, 1)
+    channel = np.clip((channel - np.float32(low)) / np.float32(high - low or 1), 0, 1)
     drawn = np.concatenate([to_squares(plane, settings) for plane in channel])
     channels.append(np.clip(drawn, 0, 1).astype(np.float16))
   return np.stack(channels, axis=-1)
@@ -124,7 +127,7 @@ def to_squares(plane, settings):
   frame, (top, left), size = sizes(plane.shape, settings)
   framed = np.zeros(frame, np.float32)
   framed[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
-  drawn = resize(framed, size, order=int(settings['resize'] == 'linear'))
+  drawn = resizing.resize(framed, size, order=resizing.ORDERS[settings['resize']])
   if iterations:
     import SimpleITK  # pip install SimpleITK
 
@@ -155,40 +158,40 @@ def classes(image, native_size, settings, network):
     own = range(d * count, (d + 1) * count)
     # One by one, so that activations stay in the caches: half the time.
     logits = np.concatenate([network(inputs[t : t + 1]) for t in own])  # [T, K, S, S]
-    native = np.stack([resize(windows.join(one, size), frame) for one in np.moveaxis(logits, 1, 0)])
+    joined = (windows.join(one, size) for one in np.moveaxis(logits, 1, 0))
+    native = np.stack([resizing.resize(plane, frame) for plane in joined])
     inside = native[:, top : top + native_size[0], left : left + native_size[1]]
     mask[d] = labels.choose(np.moveaxis(inside, 0, -1), settings.get('regions', ()))
   return mask
-
-
-def resize(plane, size, order=1):
-  """Resizes a plane: linearly, with blur first if it shrinks (order 1), or to the nearest (0)."""
-  if plane.shape == size:
-    return plane
-  down, right = (weights(old, new, order) for old, new in zip(plane.shape, size, strict=True))
-  return np.ascontiguousarray((right @ (down @ plane).T).T)
-
-
-@functools.lru_cache(maxsize=64)
-def weights(old, new, order):
-  """Weights of a row's old pixels in each new one, [new, old], as in skimage.transform.resize."""
-  unit = np.eye(old)
-  if order and new < old:
-    unit = ndimage.gaussian_filter(unit, ((old / new - 1) / 2, 0), mode='nearest')
-  rows = ndimage.zoom(unit, (new / old, 1), order=order, mode='nearest', grid_mode=True)
-  return sparse.csr_array(np.asarray(rows, np.float32))
 
 
 def read(path, settings):
   """Reads a scan: header (None of a picture), affine and voxels, [X, Y, Z] or [X, Y, Z, M]."""
   if not of_pictures(settings):
     with unreadable.report_unreadable(path):
-      return nifti.read(path)
+      found = nifti.read(path)
+    if unsure := nifti.find_unsure(found.header):
+      print(f'{path}: {unsure}', file=sys.stderr)
+    return found
   from thrifty_jax.scans import pictures  # pip install pillow tifffile
 
   if not pictures.is_picture(path):
     raise InputError(f'{path}: is no picture ({", ".join(pictures.ENDINGS)}), as the model sees')
   return nifti.Nifti(None, pictures.AFFINE[:, [2, 1, 0, 3]], pictures.read(path).swapaxes(0, 2))
+
+
+def read_channels(paths, settings):
+  """Reads a scan as `read`, from one file or a file for each channel, all on one grid."""
+  names = [re.sub(r'(?i)(\.nii)?\.\w+$', '', path.name) for path in paths]
+  expected = [f'{names[0][:-5]}_{number:04d}' for number in range(len(names))]
+  if paths[1:] and names != expected and all(re.search(r'._\d{4}$', name) for name in names):
+    raise InputError(f'the channels are {", ".join(names)}; expected {", ".join(expected)}')
+  found = [read(path, settings) for path in paths]
+  header, affine, voxels = found[0]
+  for path, one in zip(paths[1:], found[1:], strict=True):
+    with unreadable.report_unreadable(path):
+      nifti.require_grid(one.voxels.shape, one.affine, paths[0].name, voxels.shape, affine)
+  return header, affine, np.stack([one.voxels for one in found], axis=-1) if paths[1:] else voxels
 
 
 def of_pictures(settings):
@@ -230,13 +233,10 @@ def run(asked):
   endings = ('.png',) if of_pictures(settings) else ('.nii', '.nii.gz')
   if not asked.mask.name.lower().endswith(endings):
     raise InputError(f'{asked.mask}: expected a mask ending in {" or ".join(endings)}')
-  headers, affines, voxels = zip(*(read(path, settings) for path in asked.scan), strict=True)
-  if len({one.shape for one in voxels}) > 1 or not np.allclose(affines, affines[:1], atol=0.01):
-    raise InputError('the channels do not lie on one grid')
-  voxels = np.stack(voxels, axis=-1) if len(voxels) > 1 else voxels[0]
+  header, affine, voxels = read_channels(asked.scan, settings)
   voxels = fill(voxels) if asked.nan_is_lowest else voxels
-  mask = segment(voxels, affines[0], settings, network, asked.scan[0])
-  write(asked.mask, mask, headers[0], settings)
+  mask = segment(voxels, affine, settings, network, asked.scan[0])
+  write(asked.mask, mask, header, settings)
   print(f'{asked.mask}: research use only, not a medical device', file=sys.stderr)
 
 
