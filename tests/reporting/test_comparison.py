@@ -83,6 +83,17 @@ def test_the_page_has_the_picture_and_the_milliseconds(tmp_path):
   assert 'seeds' not in page
 
 
+def test_of_several_folds_the_page_is_of_the_comparison_and_leads_to_them(tmp_path):
+  page_of(tmp_path, rivals())
+  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert 'networks were compared on the same 5 test patients' in page
+  assert 'Not there' not in page and 'no scores yet' not in page
+  for text in ('fold_0/report.html', 'fold_&lt;n&gt;/compare/results.json'):
+    assert text in page
+  records.write(tmp_path / 'compare' / 'results.json', [])  # of a single run
+  assert 'fold_' not in report.report(tmp_path).read_text(encoding='utf-8')
+
+
 def test_several_seeds_have_a_column_and_a_patient_one_dot(tmp_path, monkeypatch):
   groups = []
   monkeypatch.setattr(plots, 'draw_dots', lambda found, *, name: groups.append(found) or '')

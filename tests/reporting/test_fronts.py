@@ -4,13 +4,14 @@ import dataclasses
 import json
 from typing import Any
 
+import fabricated
 import pytest
 
-from thrifty_jax import records
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.racing import entrants
-from thrifty_jax.reporting import fronts, report
+from thrifty_jax.reporting import fronts, plots, report
 from thrifty_jax.run_files import Raced
 
 
@@ -115,6 +116,46 @@ def test_a_front_alone_is_what_its_page_begins_with(tmp_path):
   page = page_of(tmp_path)
   assert f'<p class="lede">{fronts.write_sentence([FAST, TAKEN])}' in page
   assert page.count('Take taken') == 1 and 'no scores yet' not in page
+
+
+def test_a_front_of_a_config_of_cells_is_a_race_and_misses_no_other_stage(tmp_path):
+  fabricated.fabricate(tmp_path, stages=('start',))
+  write(tmp_path, [FAST, TAKEN], folder='front')
+  page = page_of(tmp_path)
+  assert '<h1>Lean network on brain</h1>' in page and 'Which network segments' in page
+  assert 'found by a search' not in page and '<h2>Search</h2>' not in page
+  assert 'Not there' not in page
+
+
+def test_budgets_are_those_of_the_config_and_named_where_they_have_no_network(
+  tmp_path, monkeypatch
+):
+  drawn = []
+  monkeypatch.setattr(plots, 'draw_front', lambda *_, budgets, **__: drawn.append(budgets) or '')
+  settings = {'search': {'max_ms': 5.0}, 'front': {'budgets_ms': [1.0, 2.0, 5.0, 1.5]}}
+  files.write_json(tmp_path / 'config.json', settings)
+  write(tmp_path, [TAKEN])
+  write(tmp_path, [FAST, TAKEN], folder='front')
+  assert page_of(tmp_path).count('; for 1, 1.5 ms there is no network') == 1
+  assert drawn == [[5.0], [1.0, 1.5, 2.0, 5.0]]
+
+
+def test_a_front_says_that_full_trainings_choose_and_on_whom(tmp_path):
+  fabricated.fabricate(tmp_path, stages=('start',))
+  full = dataclasses.replace(TAKEN, full=('front/taken/full/seed_0',), full_validation_dsc=0.873)
+  write(tmp_path, [FAST, full], folder='front')
+  page = page_of(tmp_path)  # also where it is not scored
+  assert 'trained in full</th>' in page and '87.30' in page and 'Diamonds' not in page
+  fabricated.fabricate(tmp_path / full.full[0], stages=('evaluate',))
+  write(tmp_path, [FAST, dataclasses.replace(full, test_dsc=0.867)], folder='front')
+  page = page_of(tmp_path)
+  assert 'chooses for each budget, on 1 patients (fold 0 of 5)' in page
+  assert 'test DSC of full trainings, on 5 patients, who chose nothing' in page
+
+
+def test_networks_that_score_the_same_are_as_good():
+  level = dataclasses.replace(FAST, validation_dsc=0.8524)
+  assert fronts.write_sentence([level, TAKEN]).endswith('fast, takes 1.5 ms and is as good.')
 
 
 def test_a_genotype_that_is_gone_leaves_its_picture_out(tmp_path):

@@ -16,7 +16,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks.space import CELL_KINDS
 from thrifty_jax.reporting import patients as page_patients
 from thrifty_jax.reporting import plots, report
-from thrifty_jax.run_files import Evaluated
+from thrifty_jax.run_files import EXTERNAL, Evaluated
 from thrifty_jax.scans import overlays
 
 
@@ -240,6 +240,22 @@ def test_a_comparison_has_its_table_instead_of_the_papers_alone(tmp_path):
   assert not Page(text).open
 
 
+def test_scores_of_earlier_weights_are_left_out_with_a_line(tmp_path, capsys):
+  fabricated.fabricate(tmp_path)
+  path, external = (tmp_path / name / 'summary.json' for name in ('evaluate', EXTERNAL))
+  checksums = {'sha256': {'weights.safetensors': 'now'}}
+  files.write_json(tmp_path / 'model' / 'checksums.json', checksums)
+  summary = files.read_json(path)
+  for weights, shown in (('now', True), ('before', False)):
+    files.write_json(path, summary | {'weights_sha256': [weights]})
+    if not shown:  # nor is the rest of these read
+      files.write_json(external, {'weights_sha256': [weights]})
+    page = report.report(tmp_path).read_text(encoding='utf-8')
+    found = ('93.12' in page, 'All 10 scores' in page, bool(report.judge(tmp_path)))
+    assert found == (shown,) * 3
+    assert ('trained anew since; run --stage=evaluate' in capsys.readouterr().out) != shown
+
+
 def test_several_folds_lead_to_their_own_reports(tmp_path):
   fabricated.fabricate(tmp_path)
   path = tmp_path / 'evaluate' / 'summary.json'
@@ -249,6 +265,50 @@ def test_several_folds_lead_to_their_own_reports(tmp_path):
   text = report.report(tmp_path).read_text(encoding='utf-8')
   assert 'folds 0, 2 of 5' in text and '<h2>Search</h2>' not in text
   assert {'fold_0/report.html', 'fold_2/report.html'} <= set(Page(text).addresses)
+
+
+def test_folds_say_in_how_many_the_largest_piece_counts_and_whether_there_was_a_search(tmp_path):
+  fabricated.fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  of_fold = {'dsc_mean': 0.91, 'pooled_2d_dsc': 0.9, 'parameters': 600000}
+  folds = [of_fold | {'fold': k, 'largest_component': ['grey'] * (k > 0)} for k in range(3)]
+  change = {'fold': [0, 1, 2], 'of_folds': folds, 'largest_component': ['grey']}
+  files.write_json(path, files.read_json(path) | change)
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  assert 'Of grey in 2 of 3 folds only the largest connected piece' in page
+  assert 'Each fold has its own search, training and report' in page and 'Architectures,' in page
+  config = files.read_json(tmp_path / 'config.json')
+  files.write_json(tmp_path / 'config.json', config | {'genotype': 'x.json'})
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  assert 'Each fold has its own training and report' in page
+  assert '<h2>Trainings</h2>' in page and 'searches' not in page
+
+
+def test_lists_of_patients_are_no_fold(tmp_path):
+  fabricated.fabricate(tmp_path)
+  config = files.read_json(tmp_path / 'config.json')
+  for lists, told in (
+    ((), 'fold 0 of 5.'),
+    (('test',), 'test patients by lists, the others by fold 0 of 5.'),
+    (('validation', 'test'), 'validation and test patients by lists.'),
+  ):
+    data = config['data'] | {f'{name}_patients': ['p1'] for name in lists}
+    files.write_json(tmp_path / 'config.json', config | {'data': data})
+    page = report.report(tmp_path).read_text(encoding='utf-8')
+    assert f'<code>volume</code>, {told}' in page and ('--folds=all' in page) != bool(lists)
+
+
+def test_where_nothing_can_be_scored_a_dash_is_no_percentage(tmp_path):
+  fabricated.fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  summary = files.read_json(path)
+  nothing = {name: None for name in summary if name.startswith('dsc_')}
+  one = summary['classes']['grey'] | nothing | {'scored': 0}
+  files.write_json(path, summary | nothing | {'classes': dict.fromkeys(summary['classes'], one)})
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  assert '<b>–</b><span>volume DSC' in page and '– %' not in page
+  assert 'over those of 5 test patients who have a score' in page
+  assert 'gets no score: grey is scored in 0 of 5 patients' in page
 
 
 def test_time_memory_device_and_multiplications_are_told(whole):

@@ -81,6 +81,13 @@ def test_what_is_to_be_looked_at_is_told_with_its_figure(run, mark, scores, trai
     assert text in found.text
 
 
+def test_folds_are_advised_only_where_no_list_makes_the_split(run):
+  few = dataclasses.replace(run[0], patients=4)
+  for listed in (False, True):
+    note = verdict.judge(few, run[1], floor=FLOOR, listed=listed)[-1]
+    assert note.text.startswith('4 test patients cannot') and ('--folds' in note.text) != listed
+
+
 def test_patients_near_zero_are_named_once_each(run):
   low = [*rows(0.9, 0.05, 0.0), {'patient': 'p2', 'class': 'white', 'dsc': '0.01'}]
   low.append({'patient': 'p3', 'class': 'white', 'dsc': ''})  # has no score

@@ -57,7 +57,7 @@ def stand_in(monkeypatch, settings, logits):
   values = np.zeros(settings.data.modalities)
   spec = make_spec(settings, {'mean': values, 'std': values + 1})
   params = {'kernel': np.zeros((3, 4)), 'bias': np.zeros(4)}
-  loaded = LoadedModel(spec, None, params, '')
+  loaded = LoadedModel(spec, None, params, 'digest')
   vars(loaded)['logits'] = logits
   monkeypatch.setattr(evaluate.model_folder, 'load', lambda folder: loaded)
 
@@ -224,7 +224,7 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
   settings.evaluate.threshold_floor = True
   summary = evaluate.evaluate(settings, tmp_path)
   assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
-  assert summary.parameters == 16
+  assert summary.parameters == 16 and summary.weights_sha256 == ('digest',)
   assert summary.split == 'test' and summary.held_out
   assert list(summary.floors) == ['mean_mask', 'intensity_thresholds']
   with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
@@ -257,11 +257,14 @@ def test_floors_are_fitted_on_training_patients_only(settings, prepared):
   assert first == [case.patient for case in training]  # it can be read again
 
 
-def test_another_split_leaves_the_test_scores_alone(settings, prepared, tmp_path, monkeypatch):
+def test_the_papers_protocol_scores_those_who_chose_the_checkpoint(
+  settings, prepared, tmp_path, monkeypatch
+):
+  settings = settings.copy_and_resolve_references()
+  settings.evaluate.protocol = 'pooled_2d'
   stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
-  summary = evaluate.evaluate(settings, tmp_path, split='validation')
+  summary = evaluate.evaluate(settings, tmp_path)
   assert summary.split == 'validation' and not summary.held_out
-  assert not (tmp_path / 'evaluate').exists() and not (tmp_path / 'model').exists()
   names = splits.assign(settings, prepared.classes_of_patients)['validation']
   assert {case.patient for case in summary.cases} == set(names)
   # What retraining chooses its checkpoint by is the same figure.
@@ -282,8 +285,6 @@ def test_without_test_patients_the_validation_patients_are_scored_and_nobody_as_
   assert [*summary.patient_names['train']] == sorted(held_out['train'] + held_out['test'])
   assert ', not held out' in tables.format_evaluation(summary)
   assert 'not held out' in report.report(tmp_path).read_text(encoding='utf-8')
-  with pytest.raises(InputError, match='there are no test patients, as config.data.hold_out_test'):
-    evaluate.evaluate(settings, tmp_path, split='test')
 
 
 @pytest.mark.parametrize('listed', [True, False])
@@ -300,6 +301,7 @@ def test_scored_validation_cases_are_looked_at_too(settings, tmp_path, monkeypat
   expected = {*names['train'], *names['validation']} if listed else set()
   assert {one.patient for one in looked_at} == expected
   assert len(looked_at) == len(expected) and summary.split == 'validation'
+  assert len(summary.agreements) == (len(names['validation']) if listed else 0)
 
 
 def test_only_flips_that_training_saw_are_averaged(settings, tmp_path, monkeypatch):

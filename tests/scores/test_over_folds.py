@@ -10,7 +10,7 @@ import pytest
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap
-from thrifty_jax.scores import metrics, over_folds, summaries
+from thrifty_jax.scores import metrics, over_folds, summaries, tables
 from thrifty_jax.scores.scoring import CaseCounts
 
 CLASSES = ('background', 'a', 'b')
@@ -48,6 +48,7 @@ def write_fold(workdir, fold, scored):
     cases=tuple(Case(name, name) for name in names), parameters=1000 + 100 * fold,
     largest_component=('b',) * (fold == 1), mean=mean, classes=classes, floor_dsc=0.5,
     floors={'mean_mask': floor},
+    weights_sha256=(f'weights of fold {fold}',),
     having={
       'train': {'a': 9, 'b': 9}, 'validation': {'a': 3, 'b': 0},
       'test': {'a': len(names), 'b': fold},
@@ -97,10 +98,16 @@ def test_the_summary_tells_folds_apart_where_they_differ(tmp_path, folds):
   assert summary.parameters == 1050 and summary.largest_component == ('b',)
   assert summary.patients == 5 and summary.patient_names == {'test': (*'abxyz',)}
   assert summary.slices == {'test': 14}
+  assert summary.weights_sha256 == ('weights of fold 0', 'weights of fold 1')
   assert summary.cases[3] == Case('a', 'a', run='fold_1')
   pooled = [one.pooled_2d_dsc for one in summary.of_folds]
   assert summary.mean.pooled_2d_dsc == pytest.approx(np.mean(np.asarray(pooled, float)))
   assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
+
+
+def test_the_largest_piece_counts_in_so_many_folds(tmp_path, folds):
+  text = tables.format_evaluation(over_folds.write(tmp_path, folds))
+  assert '(only the largest piece of b in 1 of 2 folds counts: ' in text
 
 
 def test_scores_of_several_folds_are_no_fold(tmp_path, folds):
@@ -193,6 +200,8 @@ def test_a_damaged_table_is_one_line(tmp_path, folds, name):
   with pytest.raises(InputError, match=re.escape(message)) as caught:
     over_folds.write(tmp_path, folds)
   assert str(caught.value).startswith(f'{path}: ') and '\n' not in str(caught.value)
+  if 'columns' not in message and 'mean_mask' not in message:
+    assert str(caught.value).endswith('remove its folder and run --stage=evaluate.')
 
 
 def test_infinite_and_negative_differences_of_volumes_are_no_damage(tmp_path, folds):

@@ -33,6 +33,11 @@ def test_perfect_scores_give_full_marks_on_both_grids():
   assert metrics.dsc(found.network).tolist() == [1, 1]
 
 
+def test_a_progress_bar_has_a_dash_where_nothing_can_be_scored():
+  assert scoring.format_dsc(CASES) == f'{100 * scoring.mean_dsc(CASES):.1f} %'
+  assert scoring.format_dsc([counts('e', 'e', [(0, 0, 0), (0, 0, 0)])]) == '–'
+
+
 @pytest.mark.parametrize('axis', [0, 1, 2])
 def test_distances_are_those_of_the_native_grid_axis_by_axis(axis):
   truth = np.zeros((12, 12, 12), np.uint8)

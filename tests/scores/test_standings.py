@@ -79,6 +79,21 @@ def test_a_rival_has_the_mean_of_its_patients_and_a_paired_test_against_the_firs
   assert records.read(tmp_path / 'compare' / 'summary.json', Compared) == summary
 
 
+def test_a_network_that_was_trained_anew_since_is_not_compared_with_the_others(tmp_path):
+  folds = [write_fold(tmp_path / name, fold, SCORES) for fold, name in enumerate('ab')]
+  path = folds[1] / 'compare' / 'results.json'
+  first, *others = records.read(path, tuple[Result, ...])
+  compared = dataclasses.replace(first, weights_sha256=('one',))
+  records.write(path, [compared, *others])
+  scores = folds[1] / first.folder / 'evaluate' / 'summary.json'
+  summary = records.read(scores, Evaluated)
+  records.write(scores, dataclasses.replace(summary, weights_sha256=('one',)))
+  standings.write(tmp_path, folds)
+  records.write(scores, dataclasses.replace(summary, weights_sha256=('longer',)))
+  with pytest.raises(InputError, match='thrifty/run_0: Thrifty was trained anew since it was comp'):
+    standings.write(tmp_path, folds)
+
+
 def test_folds_are_one_set_of_patients(tmp_path):
   folds = [
     write_fold(tmp_path / 'a', 0, SCORES, parameters=1000, rate=0.002),
@@ -162,6 +177,19 @@ def test_a_missed_organ_counts_with_every_seed_and_an_absent_one_scores_where_it
   (ours,) = standings.write(tmp_path, [tmp_path]).rivals
   assert ours.classes['a'].dsc_mean == pytest.approx((0.95 + (0.85 + 0.65) / 2) / 2)
   assert ours.classes['a'].missed == 1 and ours.classes['a'].scored == 2
+
+
+def test_a_seed_that_invents_an_organ_counts_against_one_that_leaves_it_empty(tmp_path):
+  scores = {'thrifty': [0.9, 0.8], 'unet': [0.9, 0.8]}
+  write_fold(tmp_path, 0, scores, scores)
+  for path in tmp_path.glob('compare/*/*/evaluate/scores.csv'):
+    cells = '0,9,9,9,0,inf,0,1' if 'unet/run_1' in path.as_posix() else ',,,,,,0,0'
+    lines = path.read_text().splitlines()
+    lines[1] = f'f0p0,a,{cells}'
+    path.write_text('\n'.join(lines))
+  summary = standings.write(tmp_path, [tmp_path])
+  assert summary.rivals[1].difference == pytest.approx(-(1 - 1 / 2) / 2 / 2)
+  assert tables.INVENTED in tables.format_comparison(summary)
 
 
 def test_times_are_in_the_table_where_every_fold_has_them(tmp_path):

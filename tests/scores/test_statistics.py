@@ -125,9 +125,28 @@ def test_different_patients_are_no_pairs():
     statistics.paired_wilcoxon(np.zeros(6), np.zeros(7))
 
 
-def test_models_are_compared_on_the_patients_with_a_score_by_both():
-  first = np.array([0.9, 0.8, np.nan, 0.7])
-  second = np.array([0.8, np.nan, 0.5, 0.7])
-  difference, p = statistics.compare_paired(first, second)
+NONE = np.nan
+
+
+def test_patients_of_whom_no_model_has_a_score_are_left_out_of_a_comparison():
+  first, second = np.array([[[0.9], [NONE], [0.7]], [[0.8], [NONE], [0.7]]])
+  difference, p = statistics.compare_paired(first[None], second[None])
   assert difference == pytest.approx(0.05) and p is None
-  assert statistics.compare_paired(first[1:3], second[1:3]) == (None, None)
+  assert statistics.compare_paired(first[None, 1:2], second[None, 1:2]) == (None, None)
+
+
+def test_a_model_that_invents_an_organ_does_not_win_by_it():
+  rightly_empty = np.array([0.82] * 6 + [NONE] * 2)
+  invented = np.array([1.0] * 6 + [0.0] * 2)
+  difference, p = statistics.compare_paired(rightly_empty[None, :, None], invented[None, :, None])
+  assert difference == pytest.approx((6 * -0.18 + 2 * 1) / 8)
+  assert p == pytest.approx(stats.wilcoxon([-0.18] * 6 + [1] * 2).pvalue)
+
+
+def test_models_are_compared_on_the_same_classes_of_a_patient_and_with_every_seed():
+  first, second = np.array([[[0.8, NONE, NONE]], [[0.9, 0.0, NONE]]])
+  difference, _ = statistics.compare_paired(first[None], second[None])
+  assert difference == pytest.approx((0.8 + 1) / 2 - 0.9 / 2)
+  seeds = np.stack([first, second])  # of which the second invents the organ
+  difference, _ = statistics.compare_paired(seeds, np.stack([first, first]))
+  assert difference == pytest.approx(((0.9 - 0.8) / 2 - 1 / 2) / 2)

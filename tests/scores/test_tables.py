@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from thrifty_jax.run_files import Evaluated, Figures, Floor, Overlap, Spread
+from thrifty_jax.run_files import Case, Evaluated, Figures, Floor, Overlap, Spread
 from thrifty_jax.scores import tables
 
 
@@ -54,6 +54,27 @@ def test_missed_and_invented_are_told_in_words():
   words = tables.describe_flags(SUMMARY)
   assert words == 'grey was missed in 2 scans; white was invented in 1 scan'
   assert tables.describe_flags(replace(SUMMARY, classes={'grey': figures(0.8)})) == ''
+
+
+@pytest.mark.parametrize(('cases', 'several'), [(4, False), (5, True)])
+def test_what_is_missed_in_one_of_several_scans_of_a_patient_costs_no_whole_score(cases, several):
+  text = tables.format_evaluation(
+    replace(SUMMARY, cases=tuple(Case(str(i), str(i % 4)) for i in range(cases)))
+  )
+  assert 'in 1 scan: DSC 0, distances the diagonal of the scan' in text
+  rule = '; of a patient with several scans voxels are summed and distances averaged)'
+  assert (rule in text) == several
+
+
+def test_the_means_are_over_others_only_if_there_are_some():
+  nothing = replace(figures(0.8), dsc=None, scored=0, rightly_empty=1)
+  alone = replace(SUMMARY, patients=1, mean=nothing, classes={'grey': nothing}, floors={})
+  text = tables.format_evaluation(alone)
+  assert '(grey is scored in 0 of 1 patient and rightly empty in 1 scan)' in text
+  text = tables.format_evaluation(
+    replace(SUMMARY, classes={**SUMMARY.classes, 'grey': nothing}, floors={})
+  )
+  assert 'grey is scored in 0 of 4 patients' in text and ': the means are over the others)' in text
 
 
 def test_the_console_has_every_class_in_both_tables_and_lines_up():

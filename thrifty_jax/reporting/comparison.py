@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from matplotlib.transforms import Bbox
 
 from thrifty_jax.reporting import inputs, patients, plots
 from thrifty_jax.run_files import Compared, Spread
+from thrifty_jax.scores import tables
 
 # Kind of a rival -> its words and colour.
 KINDS = {
@@ -55,8 +57,11 @@ def gather(workdir: Path, part: str, *, paper: Sequence[Mapping[str, str]]) -> d
     return {'compared': None}
   compared, rows = found
   random = [
-    rival.mean.dsc.mean for rival in compared.rivals if rival.kind == 'random' and rival.mean.dsc
+    (rival.mean.dsc.mean, rival.difference)
+    for rival in compared.rivals
+    if rival.kind == 'random' and rival.mean.dsc and rival.difference is not None
   ]
+  mean, difference = np.mean(random, axis=0) if random else (None, None)
   times = [one for rival in compared.rivals for one in rival.timed]
   return {
     'compared': compared,
@@ -65,7 +70,9 @@ def gather(workdir: Path, part: str, *, paper: Sequence[Mapping[str, str]]) -> d
     ),
     'compared_front': draw(compared, part) if times else '',
     'compared_times': times,
-    'random_mean': sum(random) / len(random) if random else None,
+    'compared_invented': tables.INVENTED if any(r.mean.invented for r in compared.rivals) else '',
+    'random_mean': mean,
+    'random_gain': None if difference is None else -difference,
     'paper_of': dict(zip(_OF_PAPER, paper, strict=True)),
   }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from thrifty_jax import records
 from thrifty_jax.drawings import drawing, lean_drawing
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
@@ -21,11 +22,15 @@ def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
 
   `part` is the word for what a network sees at once.
   """
+  _, settings = inputs.read_with_content(workdir / 'config.json', inputs.Settings)
+  limit, ladder = settings.search.max_ms, settings.front.budgets_ms
+  budgets = {'search': (limit,) if limit else ladder, 'front': ladder}
   found = []
   for folder, title in TITLES.items():
-    raced = inputs.read_optional(workdir / folder / 'front.json', tuple[Raced, ...])
+    raced = records.read_optional(workdir / folder / 'front.json', tuple[Raced, ...])
     if raced:
-      found.append({'title': title, **_describe(raced, workdir, part, name=folder)})
+      described = _describe(raced, workdir, budgets[folder], part, name=folder)
+      found.append({'title': title, **described})
   return found
 
 
@@ -33,26 +38,33 @@ def advise(workdir: Path, part: str) -> str:
   """Says which network to take by the last race of a run; '' if there was none, or no winner."""
   advice = ''
   for folder in TITLES:
-    raced = inputs.read_optional(workdir / folder / 'front.json', tuple[Raced, ...]) or ()
+    raced = records.read_optional(workdir / folder / 'front.json', tuple[Raced, ...]) or ()
     if any(one.knee for one in raced):
       advice = write_sentence(raced, part)
   return advice
 
 
-def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) -> dict[str, Any]:
+def _describe(
+  raced: Sequence[Raced], workdir: Path, budgets: Sequence[float], part: str, *, name: str
+) -> dict[str, Any]:
   last = max(one.rung for one in raced)
   finalists = [one for one in raced if one.rung == last]
   chosen = [one for one in raced if one.chosen]
+  met = {budget for one in raced for budget in one.budgets_ms}
+  full = [place for one in raced for place in one.full]
   return {
     'sentence': write_sentence(raced, part),
     'picture': plots.draw_front(
       [_mark(one, one.rung == last) for one in raced],
-      budgets=sorted({budget for one in raced for budget in one.budgets_ms}),
+      budgets=sorted({*budgets, *met}),
       part=part,
       name=f'front-{name}',
     ),
     'finalists': finalists,
     'others': [one for one in raced if one.rung < last],
+    'unmet': [f'{budget:g}' for budget in budgets if budget not in met],
+    'full': bool(full),
+    'evaluated': inputs.read_evaluated(workdir / full[0]) if full else None,
     'scored': any(one.test_dsc is not None for one in raced),
     # A single one is drawn as the run's own architecture.
     'drawn': [(one, _draw(workdir / one.genotype)) for one in chosen] if len(chosen) > 1 else [],
@@ -95,8 +107,8 @@ def kind_of(one: Raced) -> str:
 
 
 def _beside(one: Raced, taken: Raced) -> str:
-  points = 100 * (_dsc(one) - _dsc(taken))
-  told = f'{abs(points):.1f} points {"better" if points > 0 else "worse"}'
+  points = round(100 * (_dsc(one) - _dsc(taken)), 1)
+  told = f'{abs(points)} points {"better" if points > 0 else "worse"}' if points else 'as good'
   return f'{one.name}, takes {one.ms:.1f} ms and is {told}'
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from thrifty_jax import files, logbook, records
+from thrifty_jax import files, logbook, records, weights
 from thrifty_jax.allowed import Allowed, one_of, within
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import space
@@ -39,6 +39,11 @@ class DataSet:
   unit: str = 'mm'
   reduction: float = 0.0
   colours: tuple[Colour, ...] = ()
+  folds: int = 5
+  fold: int = 0
+  validation_patients: tuple[str, ...] = ()  # empty where the fold chooses them, as below
+  test_patients: tuple[str, ...] = ()
+  hold_out_test: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ class Search:
   """The part of config.json about the search."""
 
   operations: tuple[str, ...] = ()  # empty for all
+  max_ms: float = 0.0  # 0 for the budgets of the front
+
+
+@dataclass(frozen=True)
+class Front:
+  """The part of config.json about the front."""
+
+  budgets_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Settings:
   model: Network = Network()
   data: DataSet | None = None
   search: Search = Search()
+  front: Front = Front()
   genotype: str = ''
 
 
@@ -91,11 +105,6 @@ class SearchLine:
   up_betas: tuple[float, ...]
 
 
-def read_optional(path: Path, form: type[T]) -> T | None:
-  """Reads a JSON file; None if it is missing."""
-  return records.read(path, form) if path.exists() else None
-
-
 def read_with_content(path: Path, form: type[T]) -> tuple[dict[str, Any], T]:
   """Reads the whole content of a JSON file, {} if it is missing, and its validated part."""
   content = files.read_json(path) if path.exists() else {}
@@ -103,10 +112,13 @@ def read_with_content(path: Path, form: type[T]) -> tuple[dict[str, Any], T]:
 
 
 def read_evaluated(run: Path) -> Evaluated | None:
-  """Reads evaluate/summary.json and checks that its parts fit together; None if it is missing."""
+  """Reads evaluate/summary.json and checks that its parts fit together.
+
+  None if it is missing, or of other weights than the run has now.
+  """
   path = run / 'evaluate' / 'summary.json'
-  found = read_optional(path, Evaluated)
-  if found is None:
+  found = records.read_optional(path, Evaluated)
+  if found is None or weights.has_old_scores(run):
     return None
   lacking = {*found.patient_names} - {*found.slices}
   if found.having:
@@ -124,7 +136,7 @@ def read_evaluated(run: Path) -> Evaluated | None:
 def read_compared(workdir: Path) -> tuple[Compared, list[dict[str, str]]] | None:
   """Reads compare/summary.json and the rows of compare/scores.csv; None if they are missing."""
   path, table = workdir / 'compare' / 'summary.json', workdir / 'compare' / 'scores.csv'
-  found = read_optional(path, Compared)
+  found = records.read_optional(path, Compared)
   if found is None:
     return None
   rows = summaries.read_rows(table, ('rival', 'patient', 'class', 'dsc'))

@@ -19,7 +19,7 @@ Rows = Sequence[Mapping[str, str]]
 
 def gather(run: Path, evaluated: Evaluated | None, colours: Sequence[str]) -> dict[str, Any]:
   """Gathers what the page shows of individual patients, classes in `overlays.line_colours`."""
-  rows = read_scores(run)
+  rows = read_scores(run) if evaluated else []
   return {
     'rows': rows,
     'dots': _plot(rows) if rows else '',

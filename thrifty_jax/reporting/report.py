@@ -4,23 +4,23 @@ from pathlib import Path
 from typing import Any
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, pages, presence, records, words
-from thrifty_jax.data import data_file
+from thrifty_jax import files, logbook, pages, presence, records, weights, words
+from thrifty_jax.data import data_file, splits
 from thrifty_jax.networks import genotype
 from thrifty_jax.reporting import (
-  architecture,
   comparison,
   fronts,
   health,
   histories,
   inputs,
-  lessons,
+  origins,
   patients,
-  start,
+  structure,
   verdict,
 )
 from thrifty_jax.run_files import (
   EXTERNAL,
+  Compared,
   Evaluated,
   Resources,
   Result,
@@ -37,6 +37,7 @@ MODELS = {
   'unet': 'U-Net',
   'unet_plus_plus': 'UNet++',
 }
+COMPARED = 'compare/results.json'  # of a single run; each of several folds has its own
 # Table 1 of Thrifty NAS (AAAI 2022): architecture, parameters, DSC in percent, on two data sets.
 _OF_PAPER = ('chaos', 'promise12')
 PAPER = (
@@ -52,6 +53,8 @@ def report(workdir: Path | str) -> Path:
   The page names stages whose files are missing; a damaged file raises InputError.
   """
   workdir = Path(workdir)
+  if weights.has_old_scores(_trained_run(workdir)):
+    logbook.say('scores', 'are left out: the network was trained anew since; run --stage=evaluate')
   page = pages.render(
     'page.html.j2',
     gather(workdir),
@@ -76,10 +79,11 @@ def judge(workdir: Path) -> tuple[verdict.Sentence, ...]:
   named = words.choose(evaluated.unit, reduction) if evaluated else words.Words()
   return verdict.judge(
     evaluated,
-    inputs.read_optional(run / 'retrain' / 'summary.json', Retrained),
-    patients.read_scores(run),
+    records.read_optional(run / 'retrain' / 'summary.json', Retrained),
+    patients.read_scores(run) if evaluated else [],
     floor=_best_floor(evaluated),
     advice=fronts.advise(workdir, named.part),
+    listed=bool(settings.data and settings.data.validation_patients + settings.data.test_patients),
   )
 
 
@@ -87,7 +91,7 @@ def gather(workdir: Path) -> dict[str, Any]:
   """Gathers the content of the page; a value whose file is missing is None or empty."""
   run = _trained_run(workdir)
   evaluated = inputs.read_evaluated(run)
-  retrained = inputs.read_optional(run / 'retrain' / 'summary.json', Retrained)
+  retrained = records.read_optional(run / 'retrain' / 'summary.json', Retrained)
   config, settings = inputs.read_with_content(workdir / 'config.json', inputs.Settings)
   environment, told = inputs.read_with_content(workdir / 'environment.json', inputs.Environment)
   environment.pop('earlier', None)
@@ -99,12 +103,19 @@ def gather(workdir: Path) -> dict[str, Any]:
   data = (evaluated.data if evaluated else '') or (drawn.name if drawn else '')
   unit = evaluated.unit if evaluated else drawn.unit if drawn else 'mm'
   named = words.choose(unit, drawn.reduction if drawn else 0.0)
+  raced = fronts.gather(workdir, named.part)
+  # Configs of cells, or with a genotype, race too.
+  is_front = bool(raced) and not (scored or search_lines)
+  model = 'lean' if is_front else model
+  compared = comparison.gather(workdir, named.part, paper=PAPER)
   return {
     'sides': volumes.list_sides(drawn.slice_axis) if drawn and unit == 'mm' else (),
     'data': _title(workdir, data),
     'model': MODELS.get(model, model),
     'searched': model in ('thrifty', '') and not settings.genotype,
-    'raced': model == 'lean' and not settings.genotype,
+    'raced': is_front or (model == 'lean' and not settings.genotype),
+    'split': splits.describe(drawn) if drawn else '',
+    'folds': _list_folds(workdir, evaluated, compared['compared']),
     'given': Path(settings.genotype).name,
     'settings': settings,
     'words': named,
@@ -117,13 +128,13 @@ def gather(workdir: Path) -> dict[str, Any]:
     'of': tables.count_patients(evaluated) if evaluated else '',
     'retrained': retrained,
     'retrained_fields': records.to_json(retrained) if retrained else {},
-    'lessons': lessons.tell(retrained.taught) if retrained and retrained.taught else '',
-    'started': start.tell(retrained.started) if retrained and retrained.started else (),
+    'lessons': origins.tell_teacher(retrained.taught) if retrained and retrained.taught else '',
+    'started': origins.tell_start(retrained.started) if retrained and retrained.started else (),
     'parameters': scored.parameters if scored else None,
     'place': 'evaluate/',
     'metrics': tables.label_metrics(evaluated.unit) if evaluated else {},
-    'flagged': tables.describe_flags(evaluated) if evaluated else '',
-    'unscored': tables.describe_unscored(evaluated) if evaluated else '',
+    'largest': tables.describe_largest(evaluated) if evaluated else '',
+    **(tables.describe_exceptions(evaluated) if evaluated else {}),
     'suspects': [agreement.describe(one) for one in evaluated.suspects] if evaluated else [],
     'having': presence.describe(evaluated.having, evaluated.patient_names) if evaluated else '',
     'lacking': presence.describe_absent(evaluated.having, evaluated.patient_names)
@@ -131,8 +142,8 @@ def gather(workdir: Path) -> dict[str, Any]:
     else '',
     'best_floor': _best_floor(evaluated),
     'paper': PAPER if data in _OF_PAPER else (),
-    'fronts': fronts.gather(workdir, named.part),
-    **comparison.gather(workdir, named.part, paper=PAPER),
+    'fronts': raced,
+    **compared,
     **_external(workdir),
     **patients.gather(run, evaluated, overlays.line_colours(drawn.colours if drawn else ())),
     'retrain_plots': histories.plot_retraining(
@@ -140,7 +151,7 @@ def gather(workdir: Path) -> dict[str, Any]:
       retrained.best_epoch if retrained else None,
     ),
     'search_plots': histories.plot_search(search_lines),
-    'seeds': inputs.read_optional(workdir / 'search' / 'seeds.json', Seeds),
+    'seeds': records.read_optional(workdir / 'search' / 'seeds.json', Seeds),
     'alpha_plots': histories.plot_weights(search_lines, settings.search.operations),
     'health': health.judge(
       search_lines, genotype.load(searched) if search_lines and searched.exists() else None
@@ -148,28 +159,37 @@ def gather(workdir: Path) -> dict[str, Any]:
     'resources': {
       stage: used
       for stage, folder in (('search', workdir), ('retrain', run))
-      if (used := inputs.read_optional(folder / stage / 'resources.json', Resources))
+      if (used := records.read_optional(folder / stage / 'resources.json', Resources))
     },
-    'colours': architecture.COLOURS,
-    'dark_colours': architecture.DARK_COLOURS,
-    **architecture.draw(workdir, settings.model.depth),
+    'colours': structure.COLOURS,
+    'dark_colours': structure.DARK_COLOURS,
+    **structure.draw(workdir, settings.model.depth),
   }
 
 
 def _external(workdir: Path) -> dict[str, Any]:
   """Content of the page about the external test set, with the names of that about the scores."""
-  found = inputs.read_optional(workdir / EXTERNAL / 'summary.json', ScoredMasks)
-  if found is None:
+  path = f'{EXTERNAL}/summary.json'
+  if weights.has_old_scores(workdir, path) or not (workdir / path).exists():
     return {'external': None}
+  found = records.read(workdir / path, ScoredMasks)
   return {
     'external': {
       'evaluated': found,
       'of': tables.describe_patients(found),
       'place': f'{EXTERNAL}/',
-      'flagged': tables.describe_flags(found),
-      'unscored': tables.describe_unscored(found),
+      **tables.describe_exceptions(found),
     }
   }
+
+
+def _list_folds(
+  workdir: Path, evaluated: Evaluated | None, compared: Compared | None
+) -> tuple[int, ...]:
+  """Returns the folds whose runs lie in folders of their own; () for a single run."""
+  if evaluated:
+    return tuple(one.fold for one in evaluated.of_folds)
+  return compared.folds if compared and not (workdir / COMPARED).exists() else ()
 
 
 def _title(workdir: Path, name: str) -> str:
@@ -187,7 +207,7 @@ def _best_floor(evaluated: Evaluated | None) -> str:
 
 def _trained_run(workdir: Path) -> Path:
   """Folder where the network was trained; if there is only a comparison, the searched rival's."""
-  results = workdir / 'compare' / 'results.json'
+  results = workdir / COMPARED
   if (workdir / 'retrain').exists() or not results.exists():
     return workdir
   first = records.read(results, tuple[Result, ...])[:1]

@@ -7,6 +7,7 @@ say where a person should look, and stand here to be read.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from thrifty_jax import words
 from thrifty_jax.run_files import Evaluated, Retrained
 from thrifty_jax.scores import tables
 
@@ -33,6 +34,7 @@ def judge(
   *,
   floor: str = '',
   advice: str = '',
+  listed: bool = False,
 ) -> tuple[Sentence, ...]:
   """Judges a run by its files; () without scores.
 
@@ -42,6 +44,7 @@ def judge(
     rows: Lines of evaluate/scores.csv.
     floor: Name of the best floor, '' without one.
     advice: Sentence about the network to take by a race, '' without one.
+    listed: Whether lists of patients make the split, which then has no folds.
 
   Returns:
     What was reached, what asks for a look, the advice, and notes: MOST sentences at most.
@@ -60,7 +63,7 @@ def judge(
   ]
   found += [Sentence('look', text) for text in looks]
   found += [Sentence('good', advice)] * bool(advice)
-  found += [Sentence('note', text) for text in (*_few(evaluated), *_last_epoch(retrained))]
+  found += [Sentence('note', text) for text in (*_few(evaluated, listed), *_last_epoch(retrained))]
   return tuple(found[:MOST])
 
 
@@ -103,7 +106,7 @@ def _near_zero(evaluated: Evaluated, rows: Rows) -> Iterator[str]:
   if not low:
     return
   names = list(dict.fromkeys(row['patient'] for row in low))
-  some = ', '.join(names[:3]) + ', ...' * (len(names) > 3)
+  some = words.list_some(names, 3)
   classes = ', '.join(dict.fromkeys(row['class'] for row in low))
   yield (
     f'{len(names)} of {evaluated.patients} patients {"has" if len(names) == 1 else "have"} a DSC '
@@ -111,7 +114,7 @@ def _near_zero(evaluated: Evaluated, rows: Rows) -> Iterator[str]:
   )
 
 
-def _few(evaluated: Evaluated) -> Iterator[str]:
+def _few(evaluated: Evaluated, listed: bool) -> Iterator[str]:
   """Yields how few patients were scored."""
   count = evaluated.patients
   if count >= FEW_PATIENTS:
@@ -123,7 +126,8 @@ def _few(evaluated: Evaluated) -> Iterator[str]:
     wide = f'has an interval {width:.1f} points wide, which is still too narrow for so few'
   yield (
     f'{count} {evaluated.split} patient{"s" * (count != 1)} cannot separate similar networks: '
-    f'the mean {wide}.{"" if evaluated.of_folds else " --folds=all scores every patient."}'
+    f'the mean {wide}.'
+    f'{"" if evaluated.of_folds or listed else " --folds=all scores every patient."}'
   )
 
 

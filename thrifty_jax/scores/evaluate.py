@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from thrifty_jax import labels, logbook, model_folder, presence, records
 from thrifty_jax.data import splits
 from thrifty_jax.data.prepared import Prepared, open_slices
-from thrifty_jax.errors import InputError
 from thrifty_jax.reporting import tracked
 from thrifty_jax.run_files import Agreement, Case, Evaluated, Figures, Floor, Overlap, without_names
 from thrifty_jax.scans import overlays
@@ -20,35 +19,30 @@ from thrifty_jax.scores import agreement, cases, components, floors, scoring, su
 Fitted = floors.MeanMask | floors.IntensityThresholds
 
 
-def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = None) -> Evaluated:
+def evaluate(config: ConfigDict, workdir: Path | str) -> Evaluated:
   """Scores the model folder of a run, prints the table and writes the report's files.
 
-  Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the summary last,
-  and model/scores.json without patients' names; if a split is named, evaluate_<split>/ only.
+  The test patients are scored, or for pooled_2d the validation patients, which are not held out, as
+  in the paper. Writes <workdir>/evaluate/{scores.csv, predictions/<case>.npz, summary.json}, the
+  summary last, and model/scores.json without patients' names.
 
   Args:
     config: Settings of the run.
     workdir: Folder of the run, which contains model/.
-    split: Name of the split to score: train, validation or test; None is the protocol's own: test,
-      or for pooled_2d validation, which is not held out, as in the paper.
 
   Returns:
     The summary, as written.
 
   Raises:
-    InputError: If the model, the prepared data or a patient is missing, or the split is empty.
+    InputError: If the model, the prepared data or a patient is missing.
   """
   workdir = Path(workdir)
-  folder, by_protocol = workdir / (f'evaluate_{split}' if split else 'evaluate'), not split
-  split = split or ('validation' if config.evaluate.protocol == 'pooled_2d' else 'test')
+  folder = workdir / 'evaluate'
+  split = 'validation' if config.evaluate.protocol == 'pooled_2d' else 'test'
   loaded = model_folder.load(workdir / 'model')
   prepared = open_slices(workdir, config)
   patients = splits.assign(config, prepared.classes_of_patients)
   scored = prepared.cases_of(patients[split])
-  if not scored:
-    raise InputError(
-      f'there are no {split} patients, as config.data.hold_out_test is False; score another split'
-    )
   classes = tuple(config.data.classes)
   flips = loaded.spec.flips if config.evaluate.flips else ()
   training = TrainingCases(prepared, patients['train'])
@@ -59,9 +53,11 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   if config.evaluate.threshold_floor or prepared.reduction:
     fitted['intensity_thresholds'] = floors.fit_thresholds(training, **meaning)
   predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
+  lists_suspects = config.evaluate.list_suspects
   agreements: list[Agreement] = []
+  predicted = cases.predict_cases(prepared, scored, predict)
   counts, floor_counts = _score_cases(
-    _noting(cases.predict_cases(prepared, scored, predict), agreements, split, config),
+    _noting(predicted, agreements, split, config) if lists_suspects else predicted,
     fitted,
     largest=loaded.spec.largest,
     nsd_tolerance_mm=config.evaluate.nsd_tolerance_mm,
@@ -71,8 +67,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
   )
   rows = list(summaries.make_rows(counts, classes, floor_counts, unit=config.data.unit))
   summaries.write_rows(folder / 'scores.csv', rows)
-  lists_suspects = by_protocol and config.evaluate.list_suspects
-  known = [*agreements] if lists_suspects and split != 'test' else []
+  known = [*agreements] if split != 'test' else []
   for name in ('train', 'validation') if lists_suspects else ():
     if name != split:
       of_name = prepared.cases_of(patients[name])
@@ -102,6 +97,7 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     slices={name: sum(one.slices for one in found) for name, found in of_split.items()},
     cases=tuple(Case(one.case, one.patient) for one in scored),
     parameters=loaded.parameters,
+    weights_sha256=(loaded.sha256,),
     largest_component=tuple(loaded.spec.largest_component),
     agreements=tuple(agreements),
     suspects=agreement.find_suspects(known),
@@ -110,10 +106,9 @@ def evaluate(config: ConfigDict, workdir: Path | str, *, split: str | None = Non
     floor_dsc=summaries.best_dsc(scored_floors.values()),
     floors=scored_floors,
   )
-  if by_protocol:
-    model_folder.add_scores(workdir / 'model', without_names(records.to_json(summary)))
+  model_folder.add_scores(workdir / 'model', without_names(records.to_json(summary)))
   records.write(folder / 'summary.json', summary)
-  if by_protocol and config.trackers:
+  if config.trackers:
     tracked.send_scores(config, workdir, summary)
   print(tables.format_evaluation(summary), flush=True)
   return summary
@@ -162,7 +157,7 @@ def _score_cases(
       shown, label = (labels.innermost(one, found.regions) for one in pair)
       path = predictions / f'{found.case.case}.npz'
       overlays.write(path, overlays.pick_channels(image, unit=unit), label, shown)
-      bar.set_postfix(dsc=f'{100 * scoring.mean_dsc(counts):.1f} %')
+      bar.set_postfix(dsc=scoring.format_dsc(counts))
       bar.update(1)
   return counts, floor_counts
 

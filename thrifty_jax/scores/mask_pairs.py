@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thrifty_jax import labels, logbook
+from thrifty_jax import labels, logbook, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import dataset_json, named_files, pairs, pictures, sources, volumes
 from thrifty_jax.scans.volumes import Volume
 
 _MOST_VALUES = 20  # of masks whose classes have no names: more are no classes
-_LISTED = 5  # files that a message names
 _ADDED = re.compile(r'(.+)_(overlay|probability_\d+)', re.DOTALL)  # by predict, beside a mask
 
 
@@ -111,8 +110,8 @@ def require_complete(found: Found, masks: Path) -> None:
   if found.missing:
     raise InputError(
       f'{masks}: {len(found.missing)} of {len(found.pairs) + len(found.missing)} truths have no '
-      f'mask there ({list_names(found.missing)}); files are paired {found.rule}. Add the masks, or '
-      'score the others alone by --allow_missing.'
+      f'mask there ({words.list_some([path.name for path in found.missing])}); files are paired '
+      f'{found.rule}. Add the masks, or score the others alone by --allow_missing.'
     )
 
 
@@ -127,11 +126,6 @@ def require_same(sets: Sequence[Found]) -> None:
         f'{there}: has no mask for {case}, but {here} has; expected masks for the same truths. Add '
         'it, or move the other away.'
       )
-
-
-def list_names(paths: Sequence[Path]) -> str:
-  """Returns the names of the first files, with dots where there are more."""
-  return ', '.join(path.name for path in paths[:_LISTED]) + ', ...' * (len(paths) > _LISTED)
 
 
 def find_meaning(

@@ -37,7 +37,7 @@ def score(
         volume = mask_pairs.read(pair, meaning)
         if not problems:
           counts.append(_score_volume(volume, meaning, nsd_tolerance))
-          bar.set_postfix(dsc=f'{100 * scoring.mean_dsc(counts):.1f} %')
+          bar.set_postfix(dsc=scoring.format_dsc(counts))
       except InputError as error:
         problems.append(' '.join(str(error).split()))
       bar.update(1)
@@ -81,9 +81,8 @@ def make_rows(found: Found, meaning: Meaning, counts: Sequence[CaseCounts]) -> l
 
 
 def _patients_dsc(counts: Sequence[CaseCounts]) -> np.ndarray:
-  """Returns the mean DSC of each patient over the classes, [patients]; NaN where there is none."""
-  scores = summaries.score_patients(counts).values()
-  return np.array([metrics.mean_of_scored(one['dsc']) for one in scores])
+  """Returns the DSC of each patient and class, [1, patients, K - 1]; NaN where there is none."""
+  return metrics.dsc(np.stack([*scoring.by_patient(counts).values()]))[None]
 
 
 def _score_volume(volume: Volume, meaning: Meaning, nsd_tolerance: float) -> CaseCounts:

@@ -12,7 +12,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Evaluated, Figures, Floor, OfFold, Overlap
 from thrifty_jax.scores import agreement, metrics, summaries
 
-_REMEDY = 'Put the file back, or run --stage=evaluate again.'
+_REMEDY = 'Put the file back, or remove its folder and run --stage=evaluate.'
 
 
 class Scored(NamedTuple):
@@ -24,10 +24,10 @@ class Scored(NamedTuple):
 
 
 class Joined(NamedTuple):
-  """Scores of one network over all folds: metric -> [patients, K - 1], and their figures."""
+  """Scores of one network over all folds, and their figures."""
 
   patients: list[str]
-  scores: dict[str, np.ndarray]
+  dsc: np.ndarray  # with each seed, [S, patients, K - 1]; NaN is none
   mean: Figures
   classes: dict[str, Figures]
 
@@ -116,7 +116,7 @@ def join_seeds(of_seeds: Sequence[Sequence[Scored]]) -> Joined:
     is_count = metric in summaries.COUNTED
     scores[metric] = values.sum(axis=0) if is_count else metrics.mean_of_scored(values, axis=0)
   figures = summaries.summarise_scores(scores, _pool(summed), [*summed[0].classes], Figures)
-  return Joined(found[0][0], scores, *figures)
+  return Joined(found[0][0], np.stack([of_seed['dsc'] for _, of_seed in found]), *figures)
 
 
 def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
@@ -161,6 +161,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
     suspects=agreement.find_suspects([case for one in found for case in one.agreements]),
     parameters=round(np.mean([one.parameters for one in found])),
     largest_component=tuple(sorted({name for one in found for name in one.largest_component})),
+    weights_sha256=tuple(weights for one in found for weights in one.weights_sha256),
     mean=joined.mean,
     classes=joined.classes,
     floors=floors,

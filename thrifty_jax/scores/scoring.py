@@ -116,6 +116,12 @@ def mean_dsc(cases: Iterable[CaseCounts]) -> float:
   return float(metrics.mean_of_scored(metrics.mean_of_scored(scores, axis=1)))
 
 
+def format_dsc(cases: Iterable[CaseCounts]) -> str:
+  """Formats `mean_dsc` for a progress bar, `82.5 %`; `–` without a score."""
+  dsc = mean_dsc(cases)
+  return '–' if np.isnan(dsc) else f'{100 * dsc:.1f} %'
+
+
 def mean_dsc_of_classes(cases: Iterable[CaseCounts]) -> np.ndarray:
   """Volume DSC of each foreground class, mean over patients, [K - 1]; NaN where nobody has one."""
   scores = metrics.dsc(np.stack(list(by_patient(cases).values())))

@@ -12,7 +12,7 @@ import numpy as np
 from thrifty_jax import records
 from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import Compared, Result, Rival
-from thrifty_jax.scores import metrics, over_folds, statistics, summaries
+from thrifty_jax.scores import over_folds, statistics, summaries
 
 
 def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
@@ -23,7 +23,8 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     folds: Folders of the runs with its results, one per fold; for a single fold the workdir.
 
   Raises:
-    InputError: If a file is missing or damaged, or the folds compare different rivals.
+    InputError: If a file is missing or damaged, the folds compare different rivals, or a network
+      was trained anew since.
   """
   folder = Path(workdir) / 'compare'
   results = [records.read(run / 'compare' / 'results.json', tuple[Result, ...]) for run in folds]
@@ -38,10 +39,7 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     rivals.setdefault(of_folds[0].name, []).append(of_folds)
   scored = {
     name: [
-      [
-        over_folds.read_scored(run / result.folder / 'evaluate')
-        for run, result in zip(folds, of_folds, strict=True)
-      ]
+      [_read_scored(run, result) for run, result in zip(folds, of_folds, strict=True)]
       for of_folds in of_seeds
     ]
     for name, of_seeds in rivals.items()
@@ -78,6 +76,17 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
   return summary
 
 
+def _read_scored(run: Path, result: Result) -> over_folds.Scored:
+  """Reads the scores of a training, which must be those of the weights that were compared."""
+  scored = over_folds.read_scored(run / result.folder / 'evaluate')
+  if result.weights_sha256 and result.weights_sha256 != scored.summary.weights_sha256:
+    raise InputError(
+      f'{run / result.folder}: {result.label} was trained anew since it was compared, perhaps for '
+      f'more epochs; run --stage=compare for {run}, with the settings of the comparison'
+    )
+  return scored
+
+
 def _list_trained(results: Sequence[Result]) -> str:
   """Lists the networks of a fold, and how many seeds each has if there are several."""
   seeds = collections.Counter(result.name for result in results)
@@ -93,9 +102,7 @@ def _rival(
   """A rival, its trainings [seeds][folds], beside the reference; None if it is that itself."""
   difference = p_value = None
   if reference is not None:
-    difference, p_value = statistics.compare_paired(
-      *(metrics.mean_of_scored(one.scores['dsc'], axis=1) for one in (joined, reference))
-    )
+    difference, p_value = statistics.compare_paired(joined.dsc, reference.dsc)
   first, every = of_seeds[0], [result for of_folds in of_seeds for result in of_folds]
   means = {  # parameters differ if each fold has its own search
     name: float(np.mean([getattr(result, name) for result in every]))

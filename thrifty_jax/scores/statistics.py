@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from thrifty_jax.scores import metrics
+
 RESAMPLES = 10_000  # draws of the bootstrap
 SEED = 0  # of the draws, so that the same scores have the same interval
 DRAWN = 1 << 20  # resampled patients in memory at once
@@ -73,15 +75,30 @@ def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def compare_paired(first: np.ndarray, second: np.ndarray) -> tuple[float | None, float | None]:
-  """Mean difference of two models on the patients with a score by both, and p of the paired test.
+  """Mean difference of two models over the patients, and p of the paired test.
 
-  Both have the scores of the same patients, [patients], in the same order; NaN is no score. Both
-  results are None where no patient has two scores, and p also for few patients.
+  A patient's score is the mean over the classes. A class that a patient lacks has no score where a
+  model rightly finds nothing; if the other model, or another seed, invents it, that counts as 1,
+  the Dice of two empty masks. Left out, it would take what was invented out of the difference.
+
+  Args:
+    first: DSC with each seed of each patient and class, [S, patients, K - 1]; NaN is no score.
+    second: Those of the other model for the same patients, in the same order.
+
+  Returns:
+    The difference and p, None where no patient has a score; p also for few patients.
   """
-  both = np.isfinite(first) & np.isfinite(second)
-  if not both.any():
+  nothing = np.isnan(first).all(axis=0) & np.isnan(second).all(axis=0)
+  one, other = (
+    metrics.mean_of_scored(
+      np.where(nothing, np.nan, np.nan_to_num(scores, nan=1.0)).mean(axis=0), axis=1
+    )
+    for scores in (first, second)
+  )
+  scored = np.isfinite(one)
+  if not scored.any():
     return None, None
-  return float((first - second)[both].mean()), paired_wilcoxon(first[both], second[both])
+  return float((one - other)[scored].mean()), paired_wilcoxon(one[scored], other[scored])
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ import numpy as np
 
 from thrifty_jax import words
 from thrifty_jax.run_files import (
-  Against,
   Compared,
   Evaluated,
   Figures,
@@ -18,6 +17,8 @@ from thrifty_jax.run_files import (
 from thrifty_jax.scores import agreement, statistics
 
 _FRACTIONS = ('dsc', 'nsd')
+# How a difference treats patients of whom only one of two has a score, see compare_paired.
+INVENTED = 'in a difference, a class rightly left empty counts 1 where the other invents it'
 
 
 def label_metrics(unit: str) -> dict[str, str]:
@@ -73,12 +74,42 @@ def describe_flags(summary: Evaluated | ScoredMasks) -> str:
 
 def describe_unscored(summary: Evaluated | ScoredMasks) -> str:
   """Describes how many patients have a score of a class where not all have; '' if all have."""
-  scan = words.choose(summary.unit).scan
+  scan, patients = words.choose(summary.unit).scan, _count_patients(summary.patients)
   return '; '.join(
-    f'{name} is scored in {figures.scored} of {summary.patients} patients'
+    f'{name} is scored in {figures.scored} of {patients}'
     f' and rightly empty in {figures.rightly_empty} {scan}{"s" * (figures.rightly_empty != 1)}'
     for name, figures in summary.classes.items()
     if figures.scored is not None and figures.scored < summary.patients
+  )
+
+
+def describe_several(summary: Evaluated | ScoredMasks) -> str:
+  """Describes how the scans of a patient combine; '' where each patient has one."""
+  of = words.choose(summary.unit)
+  return (
+    f'of a patient with several {of.scan}s {of.element}s are summed and distances averaged'
+    if len(summary.cases) > summary.patients
+    else ''
+  )
+
+
+def describe_exceptions(summary: Evaluated | ScoredMasks) -> dict[str, str]:
+  """Describes what a page says below the scores, '' where there is nothing to say."""
+  return {
+    'flagged': describe_flags(summary),
+    'several': describe_several(summary),
+    'unscored': describe_unscored(summary),
+  }
+
+
+def describe_largest(summary: Evaluated) -> str:
+  """Lists the classes of which only the largest piece counts, and in how many of several folds."""
+  folds = summary.of_folds
+  counts = {
+    name: sum(name in one.largest_component for one in folds) for name in summary.largest_component
+  }
+  return ', '.join(
+    name + f' in {count} of {len(folds)} folds' * bool(folds) for name, count in counts.items()
   )
 
 
@@ -89,9 +120,9 @@ def format_evaluation(summary: Evaluated) -> str:
     f'{"" if summary.held_out else ", not held out"}'
   )
   notes = [f'(floors were fitted on the training {words.choose(summary.unit).part}s)']
-  if pieces := summary.largest_component:
-    notes.append(f'(only the largest piece of {", ".join(pieces)} counts: on validation it helped)')
-  notes += _describe_exceptions(summary)
+  if pieces := describe_largest(summary):
+    notes.append(f'(only the largest piece of {pieces} counts: on validation it helped)')
+  notes += _list_exceptions(summary)
   notes += [summary.note] if summary.note else []
   if summary.suspects:
     notes.append('masks to look at, which disagree most with the network:')
@@ -108,25 +139,30 @@ def format_evaluation(summary: Evaluated) -> str:
 def format_masks(summary: ScoredMasks) -> str:
   """Formats the tables of masks that any program made: DSC, then distances."""
   title = f'{describe_patients(summary)}, grid of the truths, mean ± deviation'
-  notes = _describe_exceptions(summary)
+  notes = _list_exceptions(summary)
   if count := len(summary.missing):
     notes.append(f'(not counted: {count} truth{"s have" if count > 1 else " has"} no mask)')
   if summary.against:
-    notes.append(f'(against {summary.against.masks}: {describe_difference(summary.against)})')
+    notes.append(f'(against {summary.against.masks}: {describe_difference(summary)})')
   return _below(title, _overlap(summary, 'masks'), _distances(summary, 'masks'), notes)
 
 
-def describe_difference(against: Against) -> str:
-  """Describes other masks and how much the masks are ahead of them."""
+def describe_difference(summary: ScoredMasks) -> str:
+  """Describes the other masks and how much the masks are ahead of them; '' if there are none."""
+  against = summary.against
+  if against is None:
+    return ''
   text = f'mean DSC {format_spread(against.mean)} %'
   if against.difference is None:
     return text
   text += f'; difference {100 * against.difference:+.2f}, '
   if against.p_value is None:
-    return text + 'no test on so few patients'
-  p_value = format_p(against.p_value)
-  p_value = p_value if p_value.startswith('<') else f'= {p_value}'
-  return text + f'p {p_value} by the paired Wilcoxon test over patients'
+    text += 'no test on so few patients'
+  else:
+    p_value = format_p(against.p_value)
+    p_value = p_value if p_value.startswith('<') else f'= {p_value}'
+    text += f'p {p_value} by the paired Wilcoxon test over patients'
+  return text + f'; {INVENTED}' * bool(summary.mean.invented or against.mean.invented)
 
 
 def format_p(value: float | None) -> str:
@@ -138,18 +174,18 @@ def format_p(value: float | None) -> str:
 
 def describe_patients(summary: ScoredMasks) -> str:
   """Describes the number of patients and, where it differs, of cases: `8 patients, 9 cases`."""
-  text, cases = f'{summary.patients} patient{"s" * (summary.patients != 1)}', len(summary.cases)
+  text, cases = _count_patients(summary.patients), len(summary.cases)
   return text if cases == summary.patients else f'{text}, {cases} cases'
 
 
-def _describe_exceptions(summary: Evaluated | ScoredMasks) -> list[str]:
+def _list_exceptions(summary: Evaluated | ScoredMasks) -> list[str]:
   """Describes in lines what was missed or invented, and what has no score."""
   notes = []
   if text := describe_flags(summary):
-    scan = words.choose(summary.unit).scan
-    notes.append(f'({text}: DSC 0, distances the diagonal of the {scan})')
+    rule = f'DSC 0, distances the diagonal of the {words.choose(summary.unit).scan}'
+    notes.append(f'({text}: {"; ".join(filter(None, (rule, describe_several(summary))))})')
   if text := describe_unscored(summary):
-    notes.append(f'({text}: the means are over the others)')
+    notes.append(f'({text}{": the means are over the others" * bool(summary.mean.dsc)})')
   return notes
 
 
@@ -163,7 +199,11 @@ def _below(
 
 def count_patients(summary: Evaluated) -> str:
   """Describes the number of patients and their split, `8 test patients`."""
-  return f'{summary.patients} {summary.split} patient{"s" * (summary.patients != 1)}'
+  return _count_patients(summary.patients, f'{summary.split} patient')
+
+
+def _count_patients(count: int, named: str = 'patient') -> str:
+  return f'{count} {named}{"s" * (count != 1)}'
 
 
 def format_comparison(summary: Compared) -> str:
@@ -204,6 +244,8 @@ def format_comparison(summary: Compared) -> str:
   notes = [f'difference to: {summary.rivals[0].label}; p: paired Wilcoxon test']
   if seeds > 1:
     notes.append(f'{seeds} seeds: mean and deviation of the mean over patients')
+  if any(rival.mean.invented for rival in summary.rivals):
+    notes.append(INVENTED)
   return '\n  '.join([title, *align(lines), f'({"; ".join(notes)})'])
 
 
