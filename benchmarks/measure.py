@@ -99,9 +99,9 @@ def medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def environment() -> dict[str, Any]:
   """Returns versions and device. Starts JAX: to be called after all contenders have ended."""
-  from thrifty_jax import logbook
+  from thrifty_jax.running import environment
 
-  found = logbook.describe_environment('')
+  found = environment.describe('')
   return {
     'python': found['python'],
     **{name: found['packages'][name] for name in PACKAGES},

@@ -99,7 +99,7 @@ def test_scores_are_explained_where_they_are(tmp_path):
 def test_a_skipped_cell_that_the_depth_does_not_have_is_refused(tmp_path, capsys, monkeypatch):
   found = genotype.load(SHIPPED)
   skipping = Genotype(found.down, found.up, skipped=((2, 1),))
-  monkeypatch.setattr(genotype, 'load', lambda path: skipping)
+  monkeypatch.setattr(genotype, 'load_any', lambda path: skipping)
   command = [f'--genotype={SHIPPED}', f'--output={tmp_path}/genotype.svg']
   assert draw.main([*command, '--depth=4']) == 2
   error = capsys.readouterr().err

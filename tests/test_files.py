@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,48 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypa
   files.sweep(tmp_path.rglob('.*'))
   still = sorted(path.name for path in (tmp_path / 'deep').iterdir())
   assert still[0].startswith(f'.{writing}.') and still[1:] == sorted(others)
+
+
+def names(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def replace(place, name='new'):
+  with files.whole_folder(place) as unfinished:
+    (unfinished / name).touch()
+    assert place.name not in names(place.parent) or names(place) == ['old']
+
+
+def test_a_folder_has_its_name_only_once_it_is_whole_and_a_failure_changes_nothing(tmp_path):
+  replace(tmp_path / 'deep' / 'there', 'old')
+  replace(tmp_path / 'deep' / 'there')
+  with pytest.raises(KeyboardInterrupt), files.whole_folder(tmp_path / 'deep' / 'there'):
+    raise KeyboardInterrupt
+  assert names(tmp_path / 'deep') == ['there'] and names(tmp_path / 'deep' / 'there') == ['new']
+
+
+@pytest.mark.parametrize('renames', [0, 1])
+def test_a_process_that_is_killed_leaves_the_folder_that_was_there(tmp_path, monkeypatch, renames):
+  place, left, rename = tmp_path / 'there', [None] * renames, Path.rename
+  replace(place, 'old')
+
+  def killed(self, target):
+    if not left:
+      raise KeyboardInterrupt
+    left.pop()
+    return rename(self, target)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(Path, 'rename', killed)
+    replace(place)
+  assert names(tmp_path / '.there.replaced' if renames else place) == ['old']
+  with pytest.raises(OSError, match='no space'), files.whole_folder(place):
+    raise OSError('no space')
+  assert names(place) == ['old']
+  for path in tmp_path.glob('.*'):  # what it had written, and later nobody is writing
+    os.utime(path, (0, time.time() - 3600))
+  replace(place)
+  assert names(tmp_path) == ['there'] and names(place) == ['new']
 
 
 def test_what_is_not_json_is_not_written(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,16 @@ def test_a_failure_while_saving_leaves_the_model_that_was_there(folder, trained,
     patch.setattr(files, 'write_text', lambda *_: (_ for _ in ()).throw(OSError('no space')))
     save(folder, trained)
   assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_process_killed_while_a_model_is_replaced_leaves_it_there(folder, trained, monkeypatch):
+  def killed(self, target):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(Path, 'rename', killed)
+    save(folder, trained)
+  assert model_folder.load(folder).genotype == FOUND
 
 
 def rewrite(path, change):

@@ -85,9 +85,8 @@ def draw(path: Path, *, depth: int | None = None) -> str:
 
 def _depth(path: Path) -> int:
   """Depth in the file's provenance, of a race in what it is made for, else the default."""
-  provenance = files.read_json(path).get('provenance')
-  told = provenance if isinstance(provenance, dict) else {}
-  made_for = told.get('made_for')
+  told = genotype.read_provenance(path)
+  made_for = told.get(genotype.MADE_FOR)
   depth = told.get('depth', made_for.get('depth', DEPTH) if isinstance(made_for, dict) else DEPTH)
   if not isinstance(depth, int) or not 2 <= depth <= DEEPEST:
     raise InputError(

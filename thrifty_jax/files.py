@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -24,7 +25,7 @@ MOST_JSON_BYTES = 16 << 20
 _DEEPEST = 50  # levels of nested lists and objects; ours have 5
 _DIGITS = 18  # of a whole number, so that it fits 64 bits
 
-_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{8}\.tmp')  # names of files that are being written
+_TEMPORARY = re.compile(r'\..+\.[0-9a-f]{8}\.tmp')  # names of what is being written
 # No file takes this long to be written: an older one was left by a process that was killed.
 _STALE_SECONDS = 600
 
@@ -48,9 +49,7 @@ def write_all(contents: Mapping[Path, bytes | str]) -> None:
   Each is written as by `write_bytes`, a text as by `write_text`.
   """
   # A temporary file is in the folder of its own, as a rename is atomic only within a file system.
-  temporary = {
-    path: path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp') for path in contents
-  }
+  temporary = {path: _name_temporary(path) for path in contents}
   try:
     for path, data in contents.items():
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,16 +65,44 @@ def write_all(contents: Mapping[Path, bytes | str]) -> None:
     raise
 
 
+@contextlib.contextmanager
+def whole_folder(place: Path) -> Generator[Path]:
+  """Yields an empty folder that replaces the one at `place` once the body has filled it.
+
+  If the body fails, nothing changes. A process that is killed leaves the old folder or the new one;
+  between the two renames the old one is .NAME.replaced, from where the next call takes it back.
+  """
+  unfinished, replaced = _name_temporary(place), place.with_name(f'.{place.name}.replaced')
+  if replaced.exists() and not place.exists():
+    replaced.rename(place)
+  unfinished.mkdir(parents=True)
+  sweep(path for path in place.parent.iterdir() if path.name.startswith(f'.{place.name}.'))
+  try:
+    yield unfinished
+  except BaseException:
+    shutil.rmtree(unfinished, ignore_errors=True)
+    raise
+  if place.exists():
+    shutil.rmtree(replaced, ignore_errors=True)
+    place.rename(replaced)
+  unfinished.rename(place)
+  shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _name_temporary(path: Path) -> Path:
+  return path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp')
+
+
 def sweep(paths: Iterable[Path]) -> None:
-  """Removes those files that `write_bytes` left unfinished, as it was killed.
+  """Removes those files and folders that a killed process left unfinished here.
 
   One that a process may still be writing stays.
   """
-  for path in paths:
+  for path in [*paths]:
     if _TEMPORARY.fullmatch(path.name):
       with contextlib.suppress(OSError):  # another process removes it too, or may alone
         if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-          path.unlink()
+          shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def in_home(*parts: str) -> Path:

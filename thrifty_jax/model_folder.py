@@ -78,29 +78,24 @@ class LoadedModel:
 def save(
   folder: Path, params: build.Params, *, spec: ModelSpec, genotype_file: Path | None, card: str
 ) -> None:
-  """Writes the model folder atomically: it is renamed once it is complete.
+  """Writes the model folder, whole or not at all; an older one is replaced.
 
   It gets weights.safetensors, preprocessing.json, card.md (the description for a person),
   genotype.json with its provenance (not of a baseline), and checksums.json with their SHA-256.
   """
-  unfinished = folder.with_name(f'.{folder.name}.unfinished')
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir(parents=True)
   flat = traverse_util.flatten_dict(params, sep='/')
   weights = {name: np.asarray(leaf) for name, leaf in flat.items()}
   about = {'format': FORMAT, 'network': spec.network.name, 'classes': spec.classes}
   # One text, as safetensors writes several of them in any order.
   metadata = {'thrifty_jax': json.dumps({**about, 'note': RESEARCH_USE})}
   content = safetensors.numpy.save(weights, metadata=metadata)
-  files.write_bytes(unfinished / 'weights.safetensors', content)
-  write_spec(unfinished, spec)
-  if genotype_file is not None:
-    files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
-  files.write_text(unfinished / 'card.md', card)
-  sign(unfinished)
-  if folder.exists():
-    shutil.rmtree(folder)
-  unfinished.rename(folder)
+  with files.whole_folder(folder) as unfinished:
+    files.write_bytes(unfinished / 'weights.safetensors', content)
+    write_spec(unfinished, spec)
+    if genotype_file is not None:
+      files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
+    files.write_text(unfinished / 'card.md', card)
+    sign(unfinished)
 
 
 def write_spec(folder: Path, spec: ModelSpec) -> None:
@@ -167,14 +162,11 @@ def describe(folder: Path | str) -> DescribedModel:
 
 
 def copy(folder: Path, place: Path) -> None:
-  """Copies a model folder, whole or not at all; `place` must not exist."""
-  unfinished = place.with_name(f'.{place.name}.unfinished')
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir(parents=True)
-  for name in (*_SIGNED, CHECKSUMS):
-    if (folder / name).is_file():
-      shutil.copyfile(folder / name, unfinished / name)
-  unfinished.rename(place)
+  """Copies a model folder, whole or not at all; an older one at `place` is replaced."""
+  with files.whole_folder(place) as unfinished:
+    for name in (*_SIGNED, CHECKSUMS):
+      if (folder / name).is_file():
+        shutil.copyfile(folder / name, unfinished / name)
 
 
 def _require_version(path: Path) -> None:

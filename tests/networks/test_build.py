@@ -183,3 +183,10 @@ def test_models_of_one_architecture_share_a_program():
     logits = build.predict_logits(net)(params, image, np.full(1, -seed, np.float32))
     assert logits.shape == (1, 6, 6, 2)
   assert predict._cache_size() == 1
+
+
+def test_predictions_are_in_full_float32_however_jax_was_started():
+  net, image = networks()['unet']
+  params = build.initialise(build.trace_shapes(net, image), seed=0)
+  text = build.predict_logits(net).lower(params, image, np.zeros(1)).as_text()
+  assert text.count('stablehlo.convolution(') == text.count('HIGHEST, ') > 0

@@ -8,7 +8,7 @@ import pytest
 
 from thrifty_jax import config as configs
 from thrifty_jax.cost import candidates
-from thrifty_jax.cost.candidates import MADE_FOR, MadeFor
+from thrifty_jax.cost.candidates import MadeFor
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.racing import entrants
@@ -146,7 +146,7 @@ def test_a_file_says_where_a_network_came_from_and_what_it_is_made_for(config, t
   provenance = genotype.read_provenance(path)
   assert provenance == {
     'source': 'genotype',
-    MADE_FOR: {'modalities': 6, 'classes': 3, 'channels': 8, 'depth': 4},
+    genotype.MADE_FOR: {'modalities': 6, 'classes': 3, 'channels': 8, 'depth': 4},
   }
   # Another machine times the very network that is trained here.
   (found,) = candidates.load([], [str(path)], size=32)
@@ -159,6 +159,6 @@ def test_a_file_says_where_a_network_came_from_and_what_it_is_made_for(config, t
 
 def test_a_file_that_is_made_for_nonsense_is_one_clear_line(config, tmp_path):
   path = tmp_path / 'a.json'
-  genotype.save(path, lean_space.unet(4), provenance={MADE_FOR: {'classes': 0}})
+  genotype.save(path, lean_space.unet(4), provenance={genotype.MADE_FOR: {'classes': 0}})
   with pytest.raises(InputError, match='a.json: classes is 0, expected a whole number from 2'):
     candidates.load([], [str(path)], size=32)

@@ -10,7 +10,7 @@ import pytest
 from fake_race import TEST
 
 from thrifty_jax import config as configs
-from thrifty_jax import records
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.racing import front
@@ -220,6 +220,24 @@ def test_test_patients_of_whom_none_has_a_score_stop_nobody(config, stands, tmp_
   found = front.front(config, tmp_path)
   assert any(one.full for one in found) and all(one.test_dsc is None for one in found)
   assert found == [*read(tmp_path, 'front')]
+
+
+def test_scores_in_8_bits_are_those_of_the_weights(monkeypatch, tmp_path):
+  models = []
+  monkeypatch.setattr(front.model_folder, 'load', models.append)
+  content = types.SimpleNamespace(SerializeToString=lambda: b'')
+  monkeypatch.setattr(front.onnx_network, 'to_onnx', lambda member: content)
+  monkeypatch.setattr(front.export_slices, 'open_run', lambda folder: None)
+  quantised = types.SimpleNamespace(validation_dsc=0.7, test_dsc=0.6)
+  monkeypatch.setattr(front.quantise, 'quantise_model', lambda *_: quantised)
+  expected = {'int8_validation_dsc': 0.7, 'int8_test_dsc': 0.6}
+  for count, weights in ((1, 'one'), (1, 'one'), (2, 'other')):
+    checksums = {'sha256': {'weights.safetensors': weights}}
+    files.write_json(tmp_path / 'model' / 'checksums.json', checksums)
+    assert front._score_in_8_bits([tmp_path]) == pytest.approx(expected)
+    assert len(models) == count
+  records.write(tmp_path / front.EIGHT_BITS, front.InEightBits(0.1, 0.1))  # of an older version
+  assert front._score_in_8_bits([tmp_path]) == pytest.approx(expected)
 
 
 def test_a_full_training_that_diverges_has_no_test_score_and_stops_nobody(config, stands, tmp_path):

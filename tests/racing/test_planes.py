@@ -18,8 +18,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.racing import planes
-from thrifty_jax.running import command_line
-from thrifty_jax.running import planes as running
+from thrifty_jax.running import command_line, plane_commands
 from thrifty_jax.settings import SLICE_AXES
 
 SHAPE = LeanShape(
@@ -33,12 +32,9 @@ JUDGES = ('p0', 'p1', 'p2', 'p3')
 def compare(monkeypatch, tmp_path):
   """The function that compares planes by given scores of JUDGES, whose trainings are stand-ins."""
   genotype.save(tmp_path / 'tiny.json', SHAPE)
-  record = types.SimpleNamespace(settings={'raw_files': 'these'})
   slices = types.SimpleNamespace(cases=())
   monkeypatch.setattr(planes.jobs, 'run_all', lambda config, jobs, title: None)
-  monkeypatch.setattr(planes.race, 'count_epoch_steps', lambda config, place: 300)
-  monkeypatch.setattr(planes.data_file, 'require', lambda place: record)
-  monkeypatch.setattr(planes.data_file, 'read', lambda place: None)
+  monkeypatch.setattr(planes.short_trainings, 'count_epoch_steps', lambda config, place: 300)
   monkeypatch.setattr(planes, 'open_slices', lambda place, config: slices)
 
   def compare(scores, usual='axial', judges=JUDGES, network='tiny.json'):
@@ -46,7 +42,7 @@ def compare(monkeypatch, tmp_path):
       found = scores[places[0].parent.name]
       return found and dict(zip(judges, found, strict=True))
 
-    monkeypatch.setattr(planes.race, 'read_scores', read_scores)
+    monkeypatch.setattr(planes.short_trainings, 'read_scores', read_scores)
     config = configs.default()
     config.genotype = str(tmp_path / network)
     runs = {plane: (config, tmp_path / 'planes' / plane) for plane in scores}
@@ -128,13 +124,6 @@ def test_trainings_of_another_network_are_not_taken_for_those_of_this_one(compar
   assert compare(SAME)
 
 
-def test_trainings_on_other_scans_are_not_taken_for_those_on_these(compare, monkeypatch):
-  other = types.SimpleNamespace(settings={'raw_files': 'others'})
-  monkeypatch.setattr(planes.data_file, 'read', lambda place: other)
-  with pytest.raises(InputError, match='trained on other scans .*; remove .*planes'):
-    compare(SAME)
-
-
 # --- by the command
 
 
@@ -158,7 +147,7 @@ def test_every_plane_has_a_folder_one_lean_network_and_the_split_of_the_run(raw,
   command = parse(raw, tmp_path)
   split = {'train': ('p1', 'p4', 'p6'), 'validation': ('p5',), 'test': ('p2', 'p3')}
   split_file.write(command.config, tmp_path, split, {})
-  usual, each = running.make_commands(command)
+  usual, each = plane_commands.make_commands(command)
   assert usual.config.data.slice_axis == 'sagittal' and tuple(each) == SLICE_AXES
   for plane, one in each.items():
     assert one.workdir == tmp_path / 'planes' / plane
@@ -169,7 +158,8 @@ def test_every_plane_has_a_folder_one_lean_network_and_the_split_of_the_run(raw,
 
 
 def test_a_plane_that_is_set_is_what_the_others_are_compared_with(raw, tmp_path):
-  usual, each = running.make_commands(parse(raw, tmp_path, '--config.data.slice_axis=coronal'))
+  command = parse(raw, tmp_path, '--config.data.slice_axis=coronal')
+  usual, each = plane_commands.make_commands(command)
   assert usual.config.data.slice_axis == 'coronal'
   assert [one.config.data.slice_axis for one in each.values()] == [*SLICE_AXES]
 
@@ -177,7 +167,7 @@ def test_a_plane_that_is_set_is_what_the_others_are_compared_with(raw, tmp_path)
 def test_the_settings_of_cells_and_a_teacher_do_not_reach_the_lean_network(raw, tmp_path):
   options = ('--config.model.norm=batch', '--config.retrain.teacher=MODEL', '--config.data.fold=1')
   command = parse(raw, tmp_path, *options, config='folder:small,thrifty')
-  for one in running.make_commands(command)[1].values():
+  for one in plane_commands.make_commands(command)[1].values():
     assert (one.config.model.name, one.config.model.norm) == ('lean', 'none')
     assert (one.config.retrain.teacher, one.config.data.fold) == ('', 1)
 
@@ -192,7 +182,7 @@ def test_the_settings_of_cells_and_a_teacher_do_not_reach_the_lean_network(raw, 
 )
 def test_what_makes_no_sense_is_refused(raw, tmp_path, arguments, config, told):
   with pytest.raises(InputError, match=told):
-    running.make_commands(parse(raw, tmp_path, *arguments, config=config))
+    plane_commands.make_commands(parse(raw, tmp_path, *arguments, config=config))
 
 
 def test_pictures_are_refused(tmp_path):
@@ -204,7 +194,7 @@ def test_pictures_are_refused(tmp_path):
   )
   command = command_line.parse(['--config=folder:small', f'--workdir={tmp_path}', *pictures])
   with pytest.raises(InputError, match='pictures have no planes'):
-    running.make_commands(command)
+    plane_commands.make_commands(command)
 
 
 @pytest.mark.usefixtures('quick_compilation')

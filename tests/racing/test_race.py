@@ -12,7 +12,7 @@ from thrifty_jax import stopping
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
-from thrifty_jax.racing import entrants, race
+from thrifty_jax.racing import entrants, short_trainings
 from thrifty_jax.racing.race import Race
 
 BUDGETS = (20.0,)
@@ -194,7 +194,7 @@ def test_test_patients_are_in_no_fold_and_all_others_judge_at_most_once(config, 
   judges = next(iter(found.finalists().values()))
   assert judges
   assert {*judges} == {*PATIENTS} - {*TEST}
-  folds = race.list_folds(config, tmp_path)
+  folds = short_trainings.list_folds(config, tmp_path)
   assert sum(len(fold['validation_patients']) for fold in folds) == len(judges)
   assert folds[0]['validation_patients'] == PATIENTS[1::5]  # those of the run's own split
 
@@ -202,26 +202,27 @@ def test_test_patients_are_in_no_fold_and_all_others_judge_at_most_once(config, 
 def test_test_patients_are_those_of_the_run_where_not_everyone_has_every_class(
   config, stands, tmp_path, monkeypatch
 ):
-  slices = race.open_slices(tmp_path, config)
+  slices = short_trainings.open_slices(tmp_path, config)
   rare = {PATIENTS[number] for number in (0, 5, 10)}  # which the first fold would have by names
   cases = [
     dataclasses.replace(one, classes=(1, 2)[: 1 + (one.patient in rare)]) for one in slices.cases
   ]
   slices = dataclasses.replace(slices, cases=tuple(cases))
-  monkeypatch.setattr(race, 'open_slices', lambda workdir, config: slices)
+  monkeypatch.setattr(short_trainings, 'open_slices', lambda workdir, config: slices)
   tested = splits.assign(config, slices.classes_of_patients)['test']
   assert {*tested} != {*TEST}
-  assert {fold['test_patients'] for fold in race.list_folds(config, tmp_path)} == {tested}
+  folds = short_trainings.list_folds(config, tmp_path)
+  assert {fold['test_patients'] for fold in folds} == {tested}
 
 
 def test_more_folds_than_the_patients_allow_are_refused(config, stands, tmp_path):
   config.front.folds = 5
   with pytest.raises(InputError, match='config.front.folds is 5; expected at most 4'):
-    race.list_folds(config, tmp_path)
+    short_trainings.list_folds(config, tmp_path)
   config.front.folds = 4
   config.data.test_patients, config.data.validation_patients = PATIENTS[2:], PATIENTS[:1]
   with pytest.raises(InputError, match='1 patients train'):
-    race.list_folds(config, tmp_path)
+    short_trainings.list_folds(config, tmp_path)
 
 
 # --- trainings that diverge

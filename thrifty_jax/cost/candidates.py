@@ -20,8 +20,6 @@ from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import make_spec
 from thrifty_jax.predicting import segment
 
-MADE_FOR = 'made_for'  # name of `MadeFor` in the provenance of a genotype
-
 
 @dataclasses.dataclass(frozen=True)
 class MadeFor:
@@ -78,7 +76,7 @@ def _load_genotype(name: str, cells: Sequence[tuple[int, str]]) -> list[Candidat
   found = genotype.load_any(name)
   config = configs.default()
   config.model.name = 'lean' if isinstance(found, LeanShape) else 'thrifty'
-  value = genotype.read_provenance(name).get(MADE_FOR, {})
+  value = genotype.read_provenance(name).get(genotype.MADE_FOR, {})
   made_for = records.parse(value, MadeFor, name, remedy='correct it, or use another genotype')
   config.data.modalities = made_for.modalities
   config.data.classes = tuple(map(str, range(made_for.classes)))

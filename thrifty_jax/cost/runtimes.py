@@ -13,7 +13,7 @@ import numpy as np
 
 from thrifty_jax import extras
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting import onnx_network, quantise
+from thrifty_jax.exporting import export_check, onnx_network, quantise
 from thrifty_jax.exporting.onnx_graph import tool
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build
@@ -120,20 +120,12 @@ def start(
       started.append(Started(way, _run_jax(member), None))
       continue
     content = contents[way.precision]
-    make = _run_onnxruntime if way.runtime == 'onnxruntime' else _run_openvino
-    started.append(Started(way, make(content, images[:1].shape, threads), len(content)))
+    if way.runtime == 'onnxruntime':
+      run = export_check.make_onnx_runner(content, threads=threads)
+    else:
+      run = _run_openvino(content, images[:1].shape, threads)
+    started.append(Started(way, run, len(content)))
   return started
-
-
-def _run_onnxruntime(content: bytes, shape: Sequence[int], threads: int) -> Any:
-  onnxruntime = tool('onnxruntime')
-  options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = options.inter_op_num_threads = threads
-  options.log_severity_level = 3  # only errors
-  # Else its threads keep the cores busy for a while after a run, and slow who runs next.
-  options.add_session_config_entry('session.force_spinning_stop', '1')
-  session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-  return lambda image: session.run([onnx_network.LOGITS], {onnx_network.IMAGE: image})[0]
 
 
 @functools.cache

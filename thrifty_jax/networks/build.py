@@ -203,10 +203,12 @@ def take_last(logits: jax.Array) -> jax.Array:
 def predict_logits(net: nn.Module) -> Any:
   """Returns the compiled function (params, image, background) -> logits [B, H, W, K], see `apply`.
 
-  It is compiled once for all models of one architecture.
+  It is compiled once for all models of one architecture, and computes in full float32 on every
+  device, however JAX was started.
   """
 
   def predict(params: Params, image: jax.Array, background: Any) -> jax.Array:
-    return take_last(apply(net, params, image, background=background))
+    with jax.default_matmul_precision('highest'):
+      return take_last(apply(net, params, image, background=background))
 
   return jax.jit(predict)

@@ -28,6 +28,7 @@ from thrifty_jax.networks.space import (
 
 FORMAT = 'thrifty_jax.genotype'
 VERSION = 2  # 1 had no space: its cells are those of thrifty
+MADE_FOR = 'made_for'  # name of candidates.MadeFor in the provenance
 
 # Kept edges as (source, operation); source 0 is in0, 1 is in1, 2 is the first node.
 Node = tuple[tuple[int, str], ...]
@@ -177,7 +178,10 @@ def save(
 
 def read(path: Path | str) -> GenotypeFile:
   """Reads a genotype file of cells; raises an InputError if it has another form."""
-  content = _read_content(path)
+  return _parse(_read_content(path), path)
+
+
+def _parse(content: dict[str, Any], path: Path | str) -> GenotypeFile:
   if content.get('space') == 'lean':
     raise InputError(f'{path} describes a lean network; expected the cells of a thrifty one')
   cells = [content[kind] for kind in CELL_KINDS if isinstance(content.get(kind), list)]
@@ -215,7 +219,7 @@ def load_any(path: Path | str) -> Genotype | LeanShape:
   content = _read_content(path)
   if content.get('space') == 'lean':
     return lean_space.read(content.get('shape'), path)
-  return load(path)
+  return _convert(_parse(content, path), path)
 
 
 def load(path: Path | str) -> Genotype:
@@ -226,7 +230,10 @@ def load(path: Path | str) -> Genotype:
       operation or a cell that is impossible. require_depth checks that the grid is deep enough for
       the skipped cells.
   """
-  found = read(path)
+  return _convert(read(path), path)
+
+
+def _convert(found: GenotypeFile, path: Path | str) -> Genotype:
   if not 1 <= len(found.down) == len(found.up) <= 16:
     raise InputError(
       f'{path}: down cells have {len(found.down)} nodes and up cells {len(found.up)}; expected '

@@ -1,5 +1,7 @@
 """Lean networks: one encoder and one decoder of any shape of the space `lean`."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -165,13 +167,11 @@ def bilinear_up(x: jax.Array) -> jax.Array:
   """Doubles the sides of x [B, H, W, C] by linear interpolation between pixel centres."""
 
   def along(x: jax.Array, axis: int) -> jax.Array:
-    # An output pixel is 3/4 of its own input pixel and 1/4 of the neighbour on its side.
-    size = x.shape[axis]
-    edge = [(0, 0)] * x.ndim
-    edge[axis] = (1, 1)
-    padded = jnp.pad(x, edge, mode='edge')
-    before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
-    after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+    # An output pixel is 3/4 of its own input pixel and 1/4 of the neighbour on its side. These are
+    # not made by jnp.pad, whose derivative has devices exchange the batch.
+    size, part = x.shape[axis], functools.partial(jax.lax.slice_in_dim, x, axis=axis)
+    before = jnp.concatenate([part(0, 1), part(0, size - 1)], axis)
+    after = jnp.concatenate([part(1, size), part(size - 1, size)], axis)
     both = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
     return both.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
 

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax.cost.candidates import MADE_FOR, MadeFor
+from thrifty_jax.cost.candidates import MadeFor
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks import lean_space
@@ -184,7 +184,7 @@ def _find_effective(known: Iterable[LeanShape | Genotype]) -> set[LeanShape]:
 def save(path: Path, entrant: Entrant, config: ConfigDict) -> None:
   """Writes the genotype file of a network with where it comes from and what it is made for."""
   made_for = MadeFor.of_config(configure(config, entrant, path))
-  provenance = {'source': entrant.source, 'parent': entrant.parent, MADE_FOR: made_for}
+  provenance = {'source': entrant.source, 'parent': entrant.parent, genotypes.MADE_FOR: made_for}
   told = {name: value for name, value in provenance.items() if value}
   genotypes.save(path, entrant.genotype, provenance=told)
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model_folder, records, stages
+from thrifty_jax import logbook, model_folder, records, stages, weights
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_slices, onnx_network, quantise
 from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.racing import choice, entrants, jobs
+from thrifty_jax.racing import choice, entrants, jobs, short_trainings
 from thrifty_jax.racing.jobs import Job
-from thrifty_jax.racing.race import Race, read_scores
+from thrifty_jax.racing.race import Race
 from thrifty_jax.run_files import Raced
 from thrifty_jax.scores import evaluate, over_folds, statistics, tables
 from thrifty_jax.training import trainings
@@ -28,8 +28,9 @@ FAMILIES = ('lean', 'unet', 'genotype')
 class InEightBits:
   """int8.json: scores of a full training in 8 bits, see quantise.Quantised."""
 
-  validation_dsc: float
+  validation_dsc: float | None
   test_dsc: float | None
+  weights_sha256: tuple[str, ...] = ()  # of the training; () in files of older versions
 
 
 def search(config: ConfigDict, workdir: Path | str) -> Raced:
@@ -81,8 +82,8 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   workdir = Path(workdir)
   folder = workdir / 'front'
   race = Race(config, workdir, folder)
-  full = 0 if config.retrain.minutes else config.front.seeds
-  race.run(tuple(config.front.budgets_ms), FAMILIES, full=full)
+  seeds = 0 if config.retrain.minutes else config.front.seeds
+  race.run(tuple(config.front.budgets_ms), FAMILIES, full=seeds)
   ms, scores = race.ms(), race.finalists()
   chosen = _choose(scores, ms, config.front.budgets_ms)
   records.write(folder / FILE, _describe(race, chosen, scores, workdir))
@@ -91,7 +92,13 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   full = _train_in_full(config, workdir, race, names)
   scores = _read_validation(full) or scores  # these if every full training diverged
   chosen = _choose(scores, ms, config.front.budgets_ms)
-  found = _describe(race, chosen, scores, workdir, full=full)
+  more = {
+    name: _read_full(places, workdir)
+    | (_score_in_8_bits(places) if race.watch.best(name).precision == 'int8' else {})
+    for name, places in full.items()
+    if places
+  }
+  found = _describe(race, chosen, scores, workdir, more=more)
   records.write(folder / FILE, found)
   print('\n'.join(['', *format_table(found), '']), flush=True)
   return found
@@ -126,7 +133,7 @@ def _train_in_full(
       settings.evaluate.list_suspects = False  # the run itself lists them
       settings.evaluate.flips = False  # their milliseconds are those of one pass
       settings.trackers = ()  # as of all trainings of a race
-      place = race.path(name).parents[1] / name / 'full' / f'seed_{settings.seed}'
+      place = race.folder / name / 'full' / f'seed_{settings.seed}'
       places.setdefault(name, []).append(place)
       found.append((settings, place))
   jobs.run_all(config, [Job.make(one, workdir, place) for one, place in found], 'full')
@@ -141,7 +148,7 @@ def _read_validation(full: Mapping[str, Sequence[Path]]) -> dict[str, choice.Sco
   """Reads the DSC of the validation patients, the mean over the seeds, of those trained in full."""
   found: dict[str, choice.Scores] = {}
   for name, places in full.items():
-    of_seeds = [scores for place in places if (scores := read_scores([place]))]
+    of_seeds = [scores for place in places if (scores := short_trainings.read_scores([place]))]
     if of_seeds:
       both = set.intersection(*map(set, of_seeds))
       found[name] = {one: float(np.mean([each[one] for each in of_seeds])) for one in both}
@@ -152,14 +159,16 @@ def _score_in_8_bits(places: Sequence[Path]) -> dict[str, Any]:
   """Quantises full trainings of a network, once each, and returns their fields of `Raced`."""
   found = []
   for place in places:
-    path = place / EIGHT_BITS
-    if not path.exists():
+    path, now = place / EIGHT_BITS, weights.read(place)
+    one = records.read_optional(path, InEightBits)
+    if one is None or one.weights_sha256 != now:
       member = model_folder.load(place / 'model')
       content = onnx_network.to_onnx(member).SerializeToString()
       quantised = quantise.quantise_model(member, content, export_slices.open_run(place / 'model'))
       logbook.say('int8', f'{place}: {quantised}')
-      records.write(path, InEightBits(quantised.validation_dsc, quantised.test_dsc))
-    found.append(records.read(path, InEightBits))
+      one = InEightBits(quantised.validation_dsc, quantised.test_dsc, now)
+      records.write(path, one)
+    found.append(one)
   return {
     f'int8_{name}': float(np.mean([getattr(one, name) for one in found]))
     for name in ('validation_dsc', 'test_dsc')
@@ -173,19 +182,18 @@ def _describe(
   scores: Mapping[str, choice.Scores],
   workdir: Path,
   *,
-  full: Mapping[str, Sequence[Path]] | None = None,
+  more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Raced]:
   """Returns what front.json says of every network that raced, the fastest first.
 
-  `scores` are those by which the networks were chosen.
+  `scores` are those by which the networks were chosen, and `more` has further fields of `Raced` of
+  those trained in full.
   """
   knee = choice.find_knee({*chosen.values()}, scores, race.ms()) if chosen else ''
   found = []
   for name, standing in race.standings.items():
     cost, own = race.watch.best(name), standing.scores
     values = np.array([*own.values()]) if own else None
-    places = [*(full or {}).get(name, ())]
-    in_8_bits = _score_in_8_bits(places) if places and cost.precision == 'int8' else {}
     found.append(
       Raced(
         name=name,
@@ -211,8 +219,7 @@ def _describe(
         knee=name == knee,
         genotype=race.path(name).relative_to(workdir).as_posix(),
         folder=standing.folder.relative_to(workdir).as_posix(),
-        **_read_full(places, workdir),
-        **in_8_bits,
+        **(more or {}).get(name, {}),
       )
     )
   return sorted(found, key=lambda one: one.ms)
@@ -220,8 +227,6 @@ def _describe(
 
 def _read_full(places: Sequence[Path], workdir: Path) -> dict:
   """Returns the fields of `Raced` about full trainings."""
-  if not places:
-    return {}
   summaries = [trainings.read(place) for place in places]
   scored = [[over_folds.read_scored(place / 'evaluate')] for place in places]
   # With the protocol pooled_2d the patients that were scored have chosen the networks.

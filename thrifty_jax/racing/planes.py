@@ -7,11 +7,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook, records
-from thrifty_jax.data import data_file
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.racing import choice, jobs, pace, race
+from thrifty_jax.racing import choice, jobs, pace, short_trainings
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.scores import tables
 
@@ -54,16 +53,15 @@ def compare(runs: Mapping[str, tuple[ConfigDict, Path]], usual: str, folder: Pat
     All planes, the best first. Test patients take no part.
 
   Raises:
-    InputError: If every training diverged, or the folder has trainings of another genotype or of
-      other scans.
+    InputError: If every training diverged, or the folder has trainings of another genotype.
     Stopped: If a signal asks to stop; the trainings under way are saved.
   """
   config, _ = runs[usual]
   _keep_genotype(Path(config.genotype), folder)
-  steps = max(race.count_epoch_steps(*run) for run in runs.values())
+  steps = max(short_trainings.count_epoch_steps(*run) for run in runs.values())
   found = {plane: _make_job(*run, folder / GENOTYPE, steps) for plane, run in runs.items()}
   jobs.run_all(config, [*found.values()], 'planes')
-  scores = {plane: race.read_scores([Path(job.place)]) for plane, job in found.items()}
+  scores = {plane: short_trainings.read_scores([Path(job.place)]) for plane, job in found.items()}
   ranked = sorted(runs, key=lambda plane: (-choice.mean(scores[plane]), plane != usual))
   if not (top := scores[ranked[0]]):
     raise InputError(
@@ -141,18 +139,11 @@ def _keep_genotype(path: Path, folder: Path) -> None:
 
 def _make_job(config: ConfigDict, place: Path, genotype: Path, epoch_steps: int) -> Job:
   """Returns the training on the slices that a folder names, in a folder within it."""
-  training = place / 'training'
-  before, now = data_file.read(training), data_file.require(place)
-  if before and before.settings.get('raw_files') != now.settings.get('raw_files'):
-    raise InputError(
-      f'{training}: was trained on other scans than those that are prepared now; remove '
-      f'{place.parent}'
-    )
   settings = config.copy_and_resolve_references()
   settings.genotype = str(genotype)
   settings.retrain.least_steps = epoch_steps  # else planes with fewer slices train less
   settings.search.max_ms, settings.search.max_macs = 0.0, 0  # of a race
-  passes = STEPS / race.count_epoch_steps(settings, place)
+  passes = STEPS / short_trainings.count_epoch_steps(settings, place)
   (epochs,) = pace.plan_epochs(passes, rungs=1, most=pace.longest(settings))
-  race.set_epochs(settings, epochs)
-  return Job.make(settings, place, training)
+  short_trainings.set_epochs(settings, epochs)
+  return Job.make(settings, place, place / 'training')

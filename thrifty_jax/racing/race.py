@@ -15,18 +15,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import logbook
-from thrifty_jax.data import batching, splits
-from thrifty_jax.data.batching import Examples
-from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.racing import choice, entrants, executors, jobs, pace, timing
+from thrifty_jax.racing import choice, entrants, executors, jobs, pace, short_trainings, timing
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.entrants import Entrant
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.timing import Stopwatch
-from thrifty_jax.training import trainings
 
 ROUNDS = 3  # of draws and times until each group is full, near its budget and then below
 DRAWS = 24  # networks drawn for each group in a round
@@ -80,6 +76,7 @@ class Race:
   """A race in a folder.
 
   Attributes:
+    folder: The folder.
     entrants: All networks that were timed, by name.
     watch: Their times.
     standings: Standing of each network that was trained, by name.
@@ -87,7 +84,7 @@ class Race:
   """
 
   def __init__(self, config: ConfigDict, workdir: Path, folder: Path):
-    self._config, self._workdir, self._folder = config, workdir, folder
+    self._config, self._workdir, self.folder = config, workdir, folder
     self._generator = np.random.default_rng((config.seed, 1))
     self.entrants: dict[str, Entrant] = {}
     self.watch = Stopwatch(config, folder)
@@ -109,7 +106,7 @@ class Race:
     """
     began = time.monotonic()
     self._fill(budgets, families)
-    folds = list_folds(self._config, self._workdir)
+    folds = short_trainings.list_folds(self._config, self._workdir)
     epochs = self._plan_epochs(folds, began)
     if self._foretells:
       counts = self._count_trainings(len(epochs), len(folds))
@@ -124,7 +121,7 @@ class Race:
       self._train(racing, rung, epochs[rung - 1], folds, later)
       if not any(self.standings[name].scores for name in racing):
         raise InputError(
-          f'{self._folder}: the training of every network diverged; lower retrain.learning_rate, '
+          f'{self.folder}: the training of every network diverged; lower retrain.learning_rate, '
           f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
         )
       self._tell(rung, racing, epochs[rung - 1], len(folds))
@@ -140,7 +137,7 @@ class Race:
 
   def path(self, name: str) -> Path:
     """Returns the genotype file of a network."""
-    return self._folder / 'genotypes' / f'{name}.json'
+    return self.folder / 'genotypes' / f'{name}.json'
 
   def _fill(self, budgets: Sequence[float], families: Sequence[str]) -> None:
     """Finds the networks of every group, timed and within its limits."""
@@ -188,9 +185,9 @@ class Race:
     for name, most in self._limits().items():
       logbook.say('limit', f'config.search.{name}: networks have at most {most:,}; 0 lifts it')
     for group in self.groups:
-      count = len(group.names)
+      (low, high), count = group.limits, len(group.names)
       networks = f'{count} network{"s" * (count > 1)}'
-      logbook.say(group.family, f'{networks} of {_format_limits(group.limits)} ms')
+      logbook.say(group.family, f'{networks} of {low:g} to {high:g} ms')
 
   def _fits(self, entrant: Entrant) -> bool:
     """Returns whether a lean network can halve the slices as often as it does."""
@@ -219,7 +216,7 @@ class Race:
       elif genotypes.load_any(path) != one.genotype:
         raise InputError(
           f'{path}: is another network than {one.title}, which this race draws; it began by '
-          f'another version of the program: remove {self._folder}'
+          f'another version of the program: remove {self.folder}'
         )
     if self.watch.given:
       new = self.watch.accept_given(new)
@@ -316,18 +313,18 @@ class Race:
     How much fits into the minutes is told by trainings of networks of middling size.
     """
     front = self._config.front
-    epoch_steps = count_epoch_steps(self._config, self._workdir)
+    epoch_steps = short_trainings.count_epoch_steps(self._config, self._workdir)
     if not front.minutes:
       most = pace.longest(self._config)
       return pace.plan_epochs(front.steps / epoch_steps, rungs=front.rungs, most=most)
     names = [name for group in self.groups for name in group.names]
     trial = [
-      self._job(name, self._folder / pace.FOLDER / name, pace.EPOCHS, folds[0])
+      self._job(name, self.folder / pace.FOLDER / name, pace.EPOCHS, folds[0])
       for name in self._find_middling(names)
     ]
     found = pace.find(
       self._config,
-      self._folder,
+      self.folder,
       trial,
       trainings=self._count_trainings(front.rungs, len(folds)),
       epoch_steps=epoch_steps,
@@ -357,7 +354,7 @@ class Race:
     """Returns the training of a network on a fold, in a folder."""
     settings = entrants.configure(self._config, self.entrants[name], self.path(name))
     settings.data.update(fold)
-    set_epochs(settings, epochs)
+    short_trainings.set_epochs(settings, epochs)
     return Job.make(settings, self._workdir, place)
 
   def _train(
@@ -377,7 +374,7 @@ class Race:
     # Fold by fold, as the program of a network serves all of its folds once it is compiled.
     for number, fold in enumerate(folds):
       for name in dict.fromkeys([*self._find_middling(racing), *racing]):
-        place = self._folder / name / f'rung_{rung}' / f'fold_{number}'
+        place = self.folder / name / f'rung_{rung}' / f'fold_{number}'
         found.append(self._job(name, place, epochs, fold))
         places[name].append(place)
 
@@ -388,7 +385,8 @@ class Race:
 
     jobs.run_all(self._config, found, f'rung {rung}', first_done=foretell)
     for name, of_folds in places.items():
-      self.standings[name] = Standing(rung, epochs, read_scores(of_folds), of_folds[0].parent)
+      scores = short_trainings.read_scores(of_folds)
+      self.standings[name] = Standing(rung, epochs, scores, of_folds[0].parent)
 
   def _tell(self, rung: int, racing: Sequence[str], epochs: int, folds: int) -> None:
     """Prints a line for a rung."""
@@ -403,66 +401,6 @@ class Race:
     )
 
 
-def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, ...]]]:
-  """Returns the lists of patients of every fold of a race, none of which has a test patient.
-
-  The first fold validates on the patients of the run's own split, each further one on as many of
-  its training patients, in turn.
-  """
-  split = splits.assign(config, open_slices(workdir, config).classes_of_patients)
-  parts = config.data.folds - 1
-  if config.front.folds > parts:
-    raise InputError(
-      f'config.front.folds is {config.front.folds}; expected at most {parts}, one less than '
-      'data.folds, as test patients take no part'
-    )
-  validated = [split['validation']]
-  validated += [split['train'][first :: parts - 1] for first in range(config.front.folds - 1)]
-  if not all(validated):
-    raise InputError(
-      f'config.front.folds is {config.front.folds}, and {len(split["train"])} patients train; '
-      'lower it, or add scans'
-    )
-  return [
-    {'validation_patients': tuple(names), 'test_patients': split['test']} for names in validated
-  ]
-
-
-def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:
-  """Returns the steps of an epoch."""
-  prepared = open_slices(workdir, config)
-  split = splits.assign(config, prepared.classes_of_patients)
-  slices = len(Examples(prepared, prepared.cases_of(split['train'])).drawn)
-  retrain = config.retrain
-  return max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)
-
-
-def set_epochs(settings: ConfigDict, epochs: int) -> None:
-  """Sets, in place, a schedule of so many epochs, which is scored at its end alone."""
-  retrain = settings.retrain
-  retrain.warmup_epochs = min(retrain.warmup_epochs, (epochs + 3) // 6)
-  retrain.epochs = retrain.validate_every = epochs
-  retrain.minutes = 0.0
-  retrain.patience = 0
-  retrain.teacher = settings.data.unlabelled = ''  # it knows patients who validate in other folds
-
-
-def read_scores(places: Iterable[Path]) -> Scores:
-  """Returns the scores of the patients of all folds; None if a training diverged."""
-  scores: dict[str, float] = {}
-  for place in places:
-    trained = trainings.read(place)
-    if trained is None:
-      return None
-    scores |= {one.patient: one.dsc for one in trained.patients}
-  return scores
-
-
 def _family(entrant: Entrant) -> str:
   """Returns the kind of group that a network races in."""
   return entrant.source if entrant.source in ('unet', 'genotype') else 'lean'
-
-
-def _format_limits(limits: tuple[float, float]) -> str:
-  low, high = limits
-  return f'{low:g} to {high:g}'
