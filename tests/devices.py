@@ -37,7 +37,8 @@ from recorded import prepare_for  # noqa: E402
 from configs.phantom import get_config  # noqa: E402
 from data_prep import phantom  # noqa: E402
 from thrifty_jax import device, main, stopping  # noqa: E402
-from thrifty_jax.networks import genotype  # noqa: E402
+from thrifty_jax.data import mesh  # noqa: E402
+from thrifty_jax.networks import genotype, lean  # noqa: E402
 from thrifty_jax.searching import search, steps  # noqa: E402
 from thrifty_jax.training import retrain, train_data  # noqa: E402
 from thrifty_jax.training.compiling import Program  # noqa: E402
@@ -185,6 +186,13 @@ def is_same_streamed(place: Path) -> bool:
   )
 
 
+def gradient_of_upsampling() -> str:
+  """The program of the gradient through a bilinear upsampling of a batch on all devices."""
+  x = jax.ShapeDtypeStruct((8, 4, 4, 2), np.float32, sharding=mesh.split(mesh.make_full_mesh()))
+  program = jax.jit(jax.grad(lambda x: (lean.bilinear_up(x) ** 2).sum())).lower(x).compile()
+  return program.as_text() or ''
+
+
 def refused(place: Path, *arguments: str) -> list[Any]:
   """The status of a command, and what it says."""
   said = io.StringIO()
@@ -213,10 +221,18 @@ def main_(place: Path) -> None:
   found['exchanges'] = [
     re.findall(EXCHANGE, step.wait().as_text() or '') for step in programs_on(place, 8)
   ]
+  found['upsampling'] = re.findall(EXCHANGE, gradient_of_upsampling())
   found['refused'] = [
     refused(place, '--config.search.batch_size=12'),
     refused(place, '--config.retrain.batch_size=5'),
     refused(place, '--config.devices=9'),
+    # A race trains with the slices a step of a retraining, and not with those of a search.
+    refused(
+      place,
+      '--config.model.name=lean',
+      '--config.search.batch_size=12',
+      '--config.retrain.batch_size=5',
+    ),
   ]
   print(json.dumps(found))
 

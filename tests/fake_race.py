@@ -16,7 +16,7 @@ from thrifty_jax.logbook import Logbook
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.layers import Counts
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.racing import jobs, race, timing
+from thrifty_jax.racing import jobs, short_trainings, timing
 from thrifty_jax.racing.timing import Stopwatch
 from thrifty_jax.run_files import PatientScore, Retrained
 from thrifty_jax.training import trainings
@@ -92,7 +92,7 @@ class Stands:
     )
     cases = tuple(PreparedCase(name, name, 0, 4, (4, 64, 64), (1, 1, 1), ()) for name in PATIENTS)
     slices = Prepared(Path(), cases, (), (64, 64, 1))
-    monkeypatch.setattr(race, 'open_slices', lambda workdir, config: slices)
+    monkeypatch.setattr(short_trainings, 'open_slices', lambda workdir, config: slices)
     monkeypatch.setattr(trainings.retrain, 'retrain', self._retrain)
     monkeypatch.setattr(trainings.data_file, 'pass_on', lambda workdir, place, config: None)
     monkeypatch.setattr(jobs.device, 'prepare', lambda config: None)

@@ -65,9 +65,7 @@ TIME = (  # the networks of the race, once: whoever takes part would follow from
   *('--runtime=onnxruntime', '--threads=1', '--spread=1e9', '--output=costs.json'),
 )
 # Names of what a killed process may leave: unfinished files and folders, which count for nothing.
-LEFT = re.compile(
-  r'\..*\.[0-9a-f]{8}\.tmp|\.lock|\.raw\..*|incomplete\..*|damaged_\d+|\..*unfinished'
-)
+LEFT = re.compile(r'\..*\.([0-9a-f]{8}\.tmp|replaced)|\.lock|incomplete\..*|damaged_\d+')
 
 
 class Matrix:

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from data_prep import phantom
 from data_prep.phantom import Scan
+from thrifty_jax import files
 
 # Of air, fat, gut, gas, liver, right and left kidney, spleen: Hounsfield units; MR has no unit.
 LEVELS = {
@@ -90,7 +91,7 @@ def write(folder: Path, *, patients: int, seed: int) -> None:
     patients: Of CT, 1 and so on, and of MR.
     seed: The same seed writes the same scans.
   """
-  with phantom.whole_folder(folder) as unfinished:
+  with files.whole_folder(folder) as unfinished:
     for patient in range(patients):
       place = unfinished / 'Train_Sets'
       _write_ct(place / 'CT' / str(patient + 1), patient, seed)

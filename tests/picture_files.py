@@ -338,6 +338,14 @@ REFUSED = {
     ),
     'cannot be read .its head is not the first of its chunks alone',
   ),
+  'a PNG of fewer rows than its head says': (
+    lambda p: put(p, png(GREY, bits=8, kind=0, size=(7, 6))),
+    r'cannot be read .its rows are 40 bytes; expected 48\)',
+  ),
+  'an interlaced PNG of fewer rows than its head says': (
+    lambda p: put(p, png(FEW, bits=2, kind=0, size=(7, 6), interlaced=True)),
+    r'cannot be read .its rows are 24 bytes; expected 27\)',
+  ),
   'a PNG with EXIF that is none': (
     lambda p: put(p, png(GREY, bits=8, kind=0, after=chunk(b'eXIf', b'garbage!'))),
     'cannot be read',

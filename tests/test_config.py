@@ -85,6 +85,24 @@ def test_the_names_of_slice_axes_are_those_that_volumes_know():
   assert tuple(volumes.SLICE_AXES) == SLICE_AXES
 
 
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('seed', 10**18),
+    ('search.max_ms', 1e16),
+    ('data.window', (-1e16, 1.0)),
+    ('cost.spread', float('nan')),
+  ],
+)
+def test_a_number_that_the_files_of_a_run_could_not_hold_is_refused(name, value):
+  config = configs.default()
+  config.seed = 10**15
+  configs.validate(config)
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(InputError, match=f'config.{name} is .*; expected finite numbers of at most'):
+    configs.validate(config)
+
+
 def test_variants_are_applied_from_left_to_right():
   def change(value):
     return lambda config: config.update({'seed': value})
@@ -131,6 +149,7 @@ BAD = [
   ('data.classes', ('background',)),
   ('data.classes', ('background', 'liver', 'liver')),
   ('data.classes', ('background', 3)),
+  ('data.classes', tuple(f'class {number}' for number in range(256))),  # 255 is an ignored voxel
   ('data.percentiles', (99.0, 1.0)),
   ('data.percentiles', (1.0, 101.0)),
   ('data.percentiles', (1.0,)),

@@ -41,6 +41,19 @@ def test_a_device_that_is_not_there_is_refused_by_name(name):
     device.prepare(config)
 
 
+def test_devices_that_jax_cannot_start_are_said_in_a_line(monkeypatch):
+  def refuse():
+    raise RuntimeError("Unable to initialize backend 'tpu': no such file\nmore")
+
+  config = configs.default()
+  config.compilation_cache = ''
+  monkeypatch.setattr(jax, 'default_backend', refuse)
+  monkeypatch.setattr(device, 'keep_freed_memory', lambda: None)
+  with pytest.raises(InputError, match="backend 'tpu': no such file\\); free or repair") as caught:
+    device.prepare(config)
+  assert 'more' not in str(caught.value)
+
+
 def test_networks_train_in_bfloat16_where_the_hardware_multiplies_in_it():
   def fake(platform, **more):
     return types.SimpleNamespace(platform=platform, **more)

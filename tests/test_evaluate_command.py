@@ -14,6 +14,7 @@ from scipy.spatial import distance
 
 from thrifty_jax import evaluate, records
 from thrifty_jax.run_files import ScoredMasks
+from thrifty_jax.scores import tables
 
 AFFINE = np.diag((1.5, 1.0, 2.0, 1.0))
 CLASSES = "--classes=('background','liver','spleen','nobody')"
@@ -289,6 +290,22 @@ def test_other_masks_are_scored_too_and_both_are_compared_by_patient(rivals, cap
   assert '>these masks<' in page and '>other masks<' in page and 'p = 0.031' in page
   assert run(rivals, '--overwrite') == 0
   assert not (rivals / 'scores' / 'scores_against.csv').exists()  # it was of another comparison
+
+
+def test_other_masks_that_invent_an_organ_in_the_healthy_do_not_win_by_it(rivals, capsys):
+  for number in (6, 7):
+    for folder, organ, ending in (('truths', 0, ''), ('masks', 0, ''), ('right', 1, '_seg')):
+      voxels = np.zeros((10, 10, 4), np.uint8)
+      voxels[2:8, 1:9] = organ
+      save(rivals / folder / f'case{number}{ending}.nii.gz', voxels)
+  assert run(rivals, f'--against={rivals / "right"}') == 0
+  found = records.read(rivals / 'scores' / 'summary.json', ScoredMasks)
+  dsc = [float(row['dsc']) for row in rows_of(rivals).values() if row['dsc']]
+  assert found.against and found.against.difference == pytest.approx(
+    (sum(dsc) - 6 + 2) / 8, abs=1e-6
+  )
+  page = (rivals / 'scores' / 'report.html').read_text(encoding='utf-8')
+  assert tables.INVENTED in page and tables.INVENTED in capsys.readouterr().out
 
 
 def test_other_masks_must_be_of_the_same_truths(rivals, capsys):

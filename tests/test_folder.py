@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 from recorded import prepare_for
 
-from data_prep import fingerprint, folder, phantom_folders
+from data_prep import data_sets, fingerprint, folder, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax import main, stages
 from thrifty_jax.data import split_file, splits
@@ -111,6 +111,41 @@ def test_other_formats_hold_the_same_scans(raw, ending):
     np.testing.assert_array_equal(read.image, volume.image)
     np.testing.assert_array_equal(read.label, volume.label)
     np.testing.assert_allclose(read.affine, volume.affine, atol=1e-4)
+
+
+def name_segments(path, *names):
+  """Writes the names of the numbers 1, 2, ... into an NRRD file as 3D Slicer does."""
+  header, blank, voxels = path.read_bytes().partition(b'\n\n')
+  for segment, name in enumerate(names):
+    header += f'\nSegment{segment}_LabelValue:={segment + 1}'.encode()
+    header += f'\nSegment{segment}_Name:={name}'.encode()
+  path.write_bytes(header + blank + voxels)
+
+
+def test_segments_of_3d_slicer_mean_one_thing_in_all_masks(raw, tmp_path):
+  there = copy(raw('nnunet', ending='.nrrd'), tmp_path)
+  first, second, *_, last = sorted((there / 'labelsTr').glob('[!.]*'))
+  name_segments(first, 'tumour', 'oedema')
+  name_segments(last, 'tumour', 'oedema')
+  assert len(folder.find_cases(there)) == PATIENTS + 1
+  name_segments(second, 'oedema', 'tumour')
+  with pytest.raises(data_sets.Unpaired) as caught:
+    folder.find_cases(there)
+  assert {one.case for one in caught.value.problems} == {'scan_001'}
+  assert str(caught.value).startswith(f"{second}: names 1 'oedema', but {first.name} 'tumour'; exp")
+  data = configs.default().data
+  data.update({'classes': phantom_folders.CLASSES, 'exclude': ('scan_001',)})
+  assert len(folder.find_cases(there, data)) == PATIENTS + 1
+
+
+def test_segments_of_3d_slicer_have_the_order_of_the_classes(raw, tmp_path):
+  there = copy(raw('nnunet', ending='.nrrd'), tmp_path)
+  path = there / 'labelsTr' / 'scan_002.nrrd'
+  name_segments(path, 'Left  Part')  # capital letters and blanks do not count
+  assert len(folder.find_cases(there)) == PATIENTS + 1
+  name_segments(there / 'labelsTr' / 'scan_004.nrrd', 'Left  Part', 'background')
+  with pytest.raises(data_sets.Unpaired, match="names 2 'background', but that is 0 of data.class"):
+    folder.find_cases(there)
 
 
 def test_nnunet_s_first_layout_is_read_too(raw, tmp_path):
@@ -439,12 +474,13 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize('stage', ['all', 'prepare'])
 @pytest.mark.parametrize('name', WRONG)
-def test_no_run_begins_on_a_folder_that_cannot_be_trained_on(raw, name, tmp_path, capfd):
+def test_no_run_begins_on_a_folder_that_cannot_be_trained_on(raw, name, stage, tmp_path, capfd):
   damage, message = WRONG[name]
   there = copy(raw('decathlon'), tmp_path)
   damage(there)
-  assert run(there, tmp_path) == 2
+  assert run(there, tmp_path, f'--stage={stage}') == 2
   last = capfd.readouterr().err.splitlines()[-1]
   assert last.startswith('error: ') and message in last and len(last) < 600
   left = [path.name for path in (tmp_path / 'run').glob('*')]

@@ -1,7 +1,6 @@
 """What a run writes down can be read back, by programs and by people."""
 
 import io
-import json
 import sys
 import time
 import types
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from thrifty_jax import logbook
+from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import Logbook
 
 
@@ -76,6 +76,15 @@ def test_a_line_cut_off_by_a_crash_is_left_out_and_the_next_one_is_whole(tmp_pat
   assert [entry['step'] for entry in book.entries()] == [1, 2]
 
 
+def test_a_damaged_line_is_named_with_the_folder_to_remove(tmp_path):
+  folder = tmp_path / 'retrain'
+  folder.mkdir()
+  for text in ('{', '{"epoch": 1}', '{"epoch": "1", "step": 2}'):
+    (folder / 'metrics.jsonl').write_text(text + '\n')
+    with pytest.raises(InputError, match=r'jsonl, line 1: .* or remove .*retrain and run'):
+      Logbook(folder).entries()
+
+
 @pytest.mark.parametrize('total', [1, 7, 10, 1000])
 def test_without_a_terminal_progress_is_a_line_per_tenth_and_ends_with_the_last(total, monkeypatch):
   stream = io.StringIO()
@@ -121,14 +130,6 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch):
 )
 def test_durations_are_written_for_people(seconds, text):
   assert logbook.format_duration(seconds) == text
-
-
-def test_the_environment_says_what_is_needed_to_repeat_the_run():
-  found = logbook.describe_environment('the command', seed=3)
-  json.dumps(found, allow_nan=False)
-  assert found['command'] == 'the command'
-  assert found['seed'] == 3
-  assert found['packages']['jax'] and found['devices'] and found['cores'] >= 1
 
 
 def test_what_is_waited_for_goes_on_in_lines_of_a_log_and_in_seconds_on_a_terminal(

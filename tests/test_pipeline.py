@@ -496,7 +496,7 @@ def test_preparing_a_bad_scan_leaves_no_half_data_set(name, scans, tmp_path, cap
   damage(raw)
   assert command(raw, tmp_path / 'slices', tmp_path / 'run', '--stage=prepare', *arguments) == 2
   assert_one_clear_line(capfd.readouterr().err, message)
-  assert not (tmp_path / 'run').exists()
+  assert files_of(tmp_path / 'run') == ['check.html']
   assert not [path for path in (tmp_path / 'slices').rglob('*') if path.is_file()]
 
 

@@ -240,7 +240,7 @@ def test_an_export_in_8_bits_too_has_the_masks_of_predict(run, tmp_path, monkeyp
   command = [f'--model={done.place / "run"}', f'--output={output}', '--int8']
   assert export.main(command) == 0
   described = json.loads((output / 'preprocessing.json').read_text())
-  assert described['regions'] == [[1, 2], [2]] and 'regions' in described['output']['values']
+  assert described['regions'] == [[1, 2], [2]] and 'regions' in str(described['output']['steps'])
   monkeypatch.syspath_prepend(output)
   scan = min(done.images.glob('[!.]*_0000.nii.gz'))
   if len([*done.images.glob(scan.name.replace('_0000', '_*'))]) > 1:

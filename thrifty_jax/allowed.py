@@ -38,12 +38,15 @@ def numbers(expected: str, holds: Callable[..., bool]) -> Allowed:
   return Allowed(expected, lambda value: all(map(_is_number, value)) and holds(*value))
 
 
-def names(expected: str, *, least: int = 0, known: tuple[str, ...] = ()) -> Allowed:
-  """Allows tuples of at least `least` different texts, all in `known` if that is not empty."""
+def names(
+  expected: str, *, least: int = 0, most: float = math.inf, known: tuple[str, ...] = ()
+) -> Allowed:
+  """Allows tuples of `least` to `most` different texts, all in `known` if that is not empty."""
 
   def holds(value: tuple[Any, ...]) -> bool:
     texts = all(isinstance(name, str) and name for name in value)
-    return texts and len({*value}) == len(value) >= least and (not known or {*value} <= {*known})
+    fits = least <= len(value) <= most and (not known or {*value} <= {*known})
+    return texts and fits and len({*value}) == len(value)
 
   return Allowed(expected, holds)
 

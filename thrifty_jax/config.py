@@ -1,7 +1,6 @@
 """The config of a run: built from the table of settings, changed by variants, and checked."""
 
 import importlib.util
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ _INSIDE = Path(__file__).with_name('configs')
 # The files of the data sets: inside the package where it is installed, else beside it.
 FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / 'configs'
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob('*.py')))  # which --config takes
+_LARGEST = 10**15  # of a number, which the files of a run can then hold
 _RATES = {name: 8e-3 if name == 'lean' else 2e-3 for name in MODELS}  # learning rates
 _ALONE = 'nothing without --config.distributed=True'
 _TOGETHER = 'several processes (config.distributed) train with all they have'
@@ -134,7 +134,7 @@ def validate(config: ConfigDict) -> None:
   its value and what is expected.
   """
   for name, setting in SETTINGS.items():
-    _require(config, name, _is_finite, 'finite numbers')
+    _require(config, name, _can_be_kept, 'finite numbers of at most 1e15')
     _require(config, name, setting.allowed.holds, setting.allowed.expected)
   _validate_processes(config)
   _validate_data(config)
@@ -301,6 +301,6 @@ def _require(config: ConfigDict, name: str, holds: Callable[[Any], Any], expecte
     raise InputError(f'config.{name} is {value!r}; expected {expected}')
 
 
-def _is_finite(value: Any) -> bool:
+def _can_be_kept(value: Any) -> bool:
   numbers = value if isinstance(value, tuple) else (value,)
-  return all(math.isfinite(number) for number in numbers if isinstance(number, float))
+  return all(abs(number) <= _LARGEST for number in numbers if isinstance(number, int | float))

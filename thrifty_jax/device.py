@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from thrifty_jax import files, jax_internals
-from thrifty_jax.errors import InputError
+from thrifty_jax.errors import InputError, first_line
 
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'  # the bits of a GPU; others always repeat theirs
 # Makes cuBLAS compute matrix products. XLA's own Triton kernels abort the process in the search
@@ -34,7 +34,9 @@ def prepare(config: ConfigDict) -> None:
 
   float32 products are then computed in full float32 on an accelerator too; JAX's default is
   TensorFloat-32 on a GPU (10 bits) and bfloat16 on a TPU (7 bits). Fast code requests bfloat16.
-  A config.device that this machine does not have is an InputError.
+
+  Raises:
+    InputError: If this machine lacks config.device, or JAX cannot start its devices.
   """
   if config.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
@@ -43,7 +45,13 @@ def prepare(config: ConfigDict) -> None:
   # If an accelerator's plugin is installed, malloc will not hold the large buffers.
   if config.device == 'cpu' or not _has_accelerator_plugin():
     keep_freed_memory()
-  backend = jax.default_backend()
+  try:
+    backend = jax.default_backend()
+  except RuntimeError as error:
+    raise InputError(
+      f'JAX cannot start its devices ({first_line(error)}); free or repair the device, '
+      'correct JAX_PLATFORMS, or add --config.device=cpu'
+    ) from error
   if config.device not in ('auto', backend):
     raise InputError(
       f'config.device is {config.device!r}, but JAX finds only {describe()} here; '

@@ -1,6 +1,11 @@
 """Exceptions for input that cannot be used."""
 
 
+def first_line(error: Exception) -> str:
+  """Returns the first line of an error that says something, or the name of its type."""
+  return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class InputError(Exception):
   """Bad input or usage: one line with the problem, its place, what was expected and the remedy.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import thrifty_jax
-from thrifty_jax import allowed, files, labels, logbook, stopping
+from thrifty_jax import allowed, files, labels, logbook, stopping, words
 from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import say
 from thrifty_jax.running import command_line
@@ -153,7 +153,8 @@ def _find(values: Any, option: str) -> 'Found':
   say(option, f'{len(found.pairs)} in {masks}, paired {found.rule} with those in {truths}')
   for title, paths in (('no mask', found.missing), ('no truth', found.unused)):
     if paths:
-      say(title, f'{len(paths)}, not scored: {mask_pairs.list_names(paths)}')
+      names = words.list_some([path.name for path in paths])
+      say(title, f'{len(paths)}, not scored: {names}')
   return found
 
 

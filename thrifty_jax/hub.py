@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import thrifty_jax
 from thrifty_jax import extras, model_folder
-from thrifty_jax.errors import InputError
+from thrifty_jax.errors import InputError, first_line
 from thrifty_jax.logbook import say
 
 EXPORT = 'export'  # folder of an exported network in a repository
@@ -203,19 +203,15 @@ def _explain(place: Place) -> Generator[None]:
       'those it lists'
     ) from error
   except errors.HFValidationError as error:
-    raise InputError(f'{place}: is no name of a repository: {_first_line(error)}') from error
+    raise InputError(f'{place}: is no name of a repository: {first_line(error)}') from error
   except errors.HfHubHTTPError as error:
     status = error.response.status_code
     remedy = f'the token may not do this: {_LOG_IN}' if status in (401, 403) else 'try again later'
-    raise InputError(f'{place}: the Hub refused ({_first_line(error)}); {remedy}') from error
+    raise InputError(f'{place}: the Hub refused ({first_line(error)}); {remedy}') from error
   except Exception as error:
     if not _is_of_network(error):
       raise
-    reason = _first_line(error)
+    reason = first_line(error)
     raise InputError(
       f'{place}: the connection to the Hub failed ({reason:.200}); look at the network, try again'
     ) from error
-
-
-def _first_line(error: Exception) -> str:
-  return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

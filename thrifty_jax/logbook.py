@@ -1,14 +1,10 @@
-"""Records of a run: metrics per epoch, progress, and its environment."""
+"""What a run tells: metrics per epoch in a file, lines and progress on the console."""
 
 import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -18,16 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-import thrifty_jax
 from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 
 _MOST_BYTES = 256 << 20  # of all lines; an epoch of a search takes some 2 KB
-_LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets')
 _STILL_SECONDS = 30  # between lines of what goes on, where there is no terminal
 _NUMBERS = re.compile(r'-?\d+(?:\.\d+)?')
 _FEW_ALIKE = 3  # lines that differ in numbers alone are printed
-_READERS = ('array_record', 'numpy', 'nibabel', 'SimpleITK')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +65,14 @@ class Logbook:
       return []
     files.require_file(self.path, most_bytes=_MOST_BYTES)
     *lines, _ = self.path.read_bytes().split(b'\n')
-    found = []
+    found, remedy = [], f'put it back, or remove {self.path.parent} and run the stage again'
     for number, line in enumerate(lines, start=1):
       place = f'{self.path}, line {number}'
       try:
         found.append(files.parse_json(line.decode()))
       except ValueError as error:
-        raise InputError(f'{place}: {error}; the file is damaged: {records.REMEDY}') from error
-      records.parse(found[-1], _Line, place)
+        raise InputError(f'{place}: {error}; the file is damaged: {remedy}') from error
+      records.parse(found[-1], _Line, place, remedy=remedy)
     return found
 
   def truncate(self, epochs: int) -> None:
@@ -188,45 +181,3 @@ def format_duration(seconds: float) -> str:
     return f'{rest} s'
   hours, minutes = divmod(minutes, 60)
   return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {rest:02d} s'
-
-
-def describe_environment(command: str, *, seed: int = 0) -> dict[str, Any]:
-  """Describes machine, software and command for environment.json, without any person's name."""
-  import jax  # here, as showing progress does not need JAX
-
-  from thrifty_jax import device
-
-  return {
-    'thrifty_jax': thrifty_jax.__version__,
-    'commit': _commit(),
-    'command': command,
-    'seed': seed,
-    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'python': platform.python_version(),
-    'packages': {name: _version(name) for name in (*_LIBRARIES, *_READERS)},
-    'platform': platform.platform(),
-    'cores': device.cores(),
-    'xla_flags': os.environ.get('XLA_FLAGS', ''),
-    'devices': [f'{each.platform} {each.device_kind}' for each in jax.devices()],
-  }
-
-
-def _version(package: str) -> str | None:
-  """Installed version of a package, or None."""
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return None
-
-
-def _commit() -> str | None:
-  """Git commit of this code, with `-dirty` if files differ; None outside git."""
-  project = Path(__file__).resolve().parents[1]
-  if not (project / '.git').exists():  # installed, perhaps inside another project
-    return None
-  command = ['git', '-C', str(project), 'describe', '--always', '--dirty', '--abbrev=12']
-  try:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-  except (OSError, subprocess.SubprocessError):
-    return None
-  return done.stdout.strip() or None

@@ -64,6 +64,11 @@ def read(path: Path, form: type[T]) -> T:
   return parse(files.read_json(path), form, path)
 
 
+def read_optional(path: Path, form: type[T]) -> T | None:
+  """Reads a JSON file as `read` does; None if it is missing."""
+  return read(path, form) if path.exists() else None
+
+
 def parse(value: Any, form: type[T], path: Path | str, *, remedy: str = REMEDY) -> T:
   """Makes a record of a value that JSON had at `path`, or raises InputError (see read)."""
   try:

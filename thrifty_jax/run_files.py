@@ -161,6 +161,7 @@ class Evaluated:
   agreements: tuple[Agreement, ...] = ()
   suspects: tuple[Agreement, ...] = ()
   unit: Unit = 'mm'  # of all distances, those whose names end in _mm too
+  weights_sha256: tuple[str, ...] = ()  # that were scored, one a fold; () in older versions
 
 
 def without_names(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +187,8 @@ class Against:
   masks: str  # as of ScoredMasks
   mean: Annotated[Figures, Inline()]
   classes: Mapping[str, Figures]
-  difference: float | None  # of the mean DSC to theirs; None where no patient has both
+  # Of the patients' DSC to theirs, see statistics.compare_paired; None where no patient has one.
+  difference: float | None
   p_value: float | None  # of the paired Wilcoxon test; None also for few patients
 
 
@@ -205,6 +207,7 @@ class ScoredMasks:
   mean: Annotated[Figures, Inline()]
   classes: Mapping[str, Figures]  # each foreground class
   against: Against | None = None
+  weights_sha256: tuple[str, ...] = ()  # of the models of a run whose masks they are
 
 
 @dataclass(frozen=True)
@@ -374,6 +377,7 @@ class Result:
   folder: Inside  # of the training, from the run's
   seed: int | None = None  # None in files of older versions
   timed: Timed | None = None  # of the network; None in these too, and where no runtime is installed
+  weights_sha256: tuple[str, ...] = ()  # that were scored; () in these too
 
 
 @dataclass(frozen=True)
@@ -396,7 +400,7 @@ class Rival:
   learning_rates: tuple[float, ...]  # of each fold
   mean: Annotated[Figures, Inline()]
   classes: Mapping[str, Figures]
-  # Of the mean DSC to the reference's; None for the reference, and where no patient has both.
+  # To the reference, as of Against; None for the reference.
   difference: float | None
   p_value: float | None  # of the paired Wilcoxon test; None also for few patients
   seeds_dsc: tuple[float | None, ...] = ()  # mean DSC of the patients by each of several seeds

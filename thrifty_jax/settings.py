@@ -161,7 +161,7 @@ _SLICES = {
   'name': Setting('', PUBLIC_TEXT, 'Data set; which there are is in data_prep/data_sets.py.'),
   'classes': Setting(
     ('background', 'foreground'),
-    names("different names, the background and a class more, as in ('a', 'b')", least=2),
+    names("2 to 255 different names, the background first, as in ('a', 'b')", least=2, most=255),
     'Classes, in the order of their numbers in a mask.',
     open_value=(),
   ),

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import files
+from thrifty_jax import files, weights
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import SETTINGS
 
@@ -18,6 +18,10 @@ _LISTS = ('data.validation_patients', 'data.test_patients')
 # The search reads the fields of cells, or those of the race for a lean network and its limits.
 _CELLS, _RACE = ('search.', 'model.'), ('front.', 'cost.', 'search.max_ms', 'search.max_macs')
 _LIMITS = {'search.max_parameters', 'search.max_macs', 'search.max_ms'}
+DIVERGED = 'diverged.txt'  # file in the folder of a training whose loss was non-finite
+# Folders of trainings on the slices of a run, and what each of these leaves in its own.
+_TRAININGS = ('search', 'front', 'compare', 'teacher', 'training')
+_TRAINED = ('retrain/summary.json', 'retrain/checkpoints/[0-9]*', DIVERGED)
 _SHORT = reprlib.Repr()  # shortens lists of hundreds of patients, but not what people type
 _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 8, 200, 200
 
@@ -36,10 +40,18 @@ class Stage:
     there = bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
     if not (there and self.planned and config is not None) or config[self.name].get('minutes'):
       return there
+    planned = self.read_planned(workdir)
+    return planned is None or planned >= config[self.name].epochs
+
+  def read_planned(self, workdir: Path) -> int | None:
+    """Reads how many epochs its results were planned for; None if it is not done or tells none."""
+    if not (self.planned and self.is_done(workdir)):
+      return None
     found = files.read_json(workdir / self.leaves[0])
     for key in self.planned:
       found = found.get(key) if isinstance(found, dict) else None
-    return not isinstance(found, list) or found[-1:] >= [config[self.name].epochs]
+    last = found[-1] if isinstance(found, list) and found else None
+    return last if isinstance(last, int) else None
 
   def is_begun(self, workdir: Path) -> bool:
     """Whether it is done or would resume from a checkpoint."""
@@ -49,6 +61,10 @@ class Stage:
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
+    if field == 'retrain.epochs' and config.retrain.minutes:
+      return False  # the time plans them
+    if self.name == 'search' and field == 'model.name':
+      return configs.searches(config)  # cells and lean networks lie in one folder
     if self.name == 'search' and field.startswith(_CELLS if config.model.name == 'lean' else _RACE):
       return field in _LIMITS and config.model.name == 'lean'
     if self.name == 'search' and field == 'model.channels':
@@ -93,18 +109,25 @@ NAMED = (DESCRIBE, PLANES, COMPARE, FRONT)  # run only when named, never by 'all
 def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:
   """Refuses a config that changes settings read by a stage begun or finished in the workdir.
 
-  The InputError names the first such stage, the fields, their old and new values, and the remedy.
-  With `may_grow` a larger number of epochs is accepted.
+  The InputError names the first such stage, the fields, their old and new values, and the remedy;
+  likewise where the config.json of such a stage is gone. With `may_grow` a larger number of epochs
+  is accepted.
   """
+  path = workdir / 'config.json'
   for stage in STAGES:
     changes = find_changes(stage, config, workdir, may_grow=may_grow)
-    if changes and stage.is_begun(workdir):
+    if (changes or not path.exists()) and stage.is_begun(workdir):
       state = 'is done' if stage.is_done(workdir) else 'is half done'
+      remedy = f'use another --workdir, or remove {name_folders(stage, workdir)}'
+      if not changes:
+        raise InputError(
+          f'{path}: there is no such file, but {stage.name} {state} with the settings that it had; '
+          f'put it back, {remedy}'
+        )
       listed = (workdir / 'splits.json').exists() and not changes.keys().isdisjoint(_LISTS)
       raise InputError(
         f'{workdir}: {stage.name} {state} with other settings: {", ".join(changes.values())}'
-        f'{" (splits.json counts)" if listed else ""}; go back to them, use another --workdir, or '
-        f'remove {name_folders(stage, workdir)}'
+        f'{" (splits.json counts)" if listed else ""}; go back to them, {remedy}'
       )
 
 
@@ -114,7 +137,8 @@ def find_changes(
   """Finds the fields that a stage reads and whose values differ from those of a run so far.
 
   Returns text by field name, such as `seed 0 -> 1`. With `may_grow` a larger number of epochs is no
-  change. A config.json that cannot be read is an InputError.
+  change. A stage that is done has the epochs of its results: a run may have been asked for more and
+  have trained none. A config.json that cannot be read is an InputError.
   """
   path = workdir / 'config.json'
   if not path.exists():
@@ -123,6 +147,10 @@ def find_changes(
   if not isinstance(written, dict):
     raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
   before = configs.flatten(written)
+  if stage is SEARCH:  # a baseline may have been trained since
+    before['model.name'] = 'lean' if (workdir / 'search' / 'genotypes').is_dir() else 'thrifty'
+  if planned := stage.read_planned(workdir):
+    before[f'{stage.name}.epochs'] = planned
   return {
     name: f'{name} {_SHORT.repr(before[name])} -> {_SHORT.repr(now)}'
     for name, now in configs.flatten(to_json(config)).items()
@@ -137,11 +165,22 @@ def find_genotype(config: ConfigDict, workdir: Path) -> Path:
 
 
 def is_scored(workdir: Path) -> bool:
-  """Whether evaluation is done for the current model."""
+  """Whether evaluation is done for the current model, by the times of files of older versions."""
   if not (EVALUATE.is_done(workdir) and RETRAIN.is_done(workdir)):
     return False
   scores, trained = (workdir / stage.leaves[0] for stage in (EVALUATE, RETRAIN))
+  if weights.read_scored(scores):
+    return not weights.has_old_scores(workdir)
   return scores.stat().st_mtime_ns >= trained.stat().st_mtime_ns
+
+
+def find_begun(workdir: Path) -> list[str]:
+  """Names the stages and folders of a workdir in which something was trained on its slices."""
+  begun = [stage.name for stage in STAGES if stage.is_begun(workdir)]
+  for name in _TRAININGS:
+    if any(path for trained in _TRAINED for path in (workdir / name).glob(f'**/{trained}')):
+      begun.append(name)
+  return begun
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

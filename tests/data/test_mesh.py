@@ -80,19 +80,27 @@ def test_devices_send_one_another_sums_alone_and_those_together(found):
     assert {*step} == {'all-reduce'} and len(step) <= 3
 
 
+def test_the_gradient_of_an_upsampling_needs_no_other_device(found):
+  assert not found['upsampling']
+
+
 def test_what_devices_cannot_share_is_refused_before_anything_is_written(found):
-  of_search, of_retrain, too_many = found['refused']
+  of_search, of_retrain, too_many, of_race = found['refused']
   shares = 'which 8 devices cannot share evenly; set it to'
   assert of_search == [
     2,
     f'error: config.search.batch_size is 12, {shares} 8 or 16, or use fewer: --config.devices=6\n',
     False,
   ]
-  assert of_retrain == [
-    2,
-    f'error: config.retrain.batch_size is 5, {shares} 8, or use fewer: --config.devices=5\n',
-    False,
-  ]
+  assert (
+    of_retrain
+    == of_race
+    == [
+      2,
+      f'error: config.retrain.batch_size is 5, {shares} 8, or use fewer: --config.devices=5\n',
+      False,
+    ]
+  )
   assert too_many[:2] == [2, 'error: config.devices is 9, but JAX finds only 8 here; 0 takes all\n']
 
 

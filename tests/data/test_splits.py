@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from thrifty_jax import config as configs
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 
@@ -41,6 +42,23 @@ def test_lists_win_over_the_rule():
   assert parts['validation'] == ('Case03',)
   assert parts['test'] == ('Case01', 'Case12')
   assert len(parts['train']) == 10
+
+
+@pytest.mark.parametrize(
+  ('changes', 'told'),
+  [
+    ({}, 'fold 1 of 5'),
+    ({'validation_patients': ('a',)}, 'validation patients by lists, the others by fold 1 of 5'),
+    ({'validation_patients': ('a',), 'hold_out_test': False}, 'validation patients by lists'),
+    ({'validation_patients': ('a',), 'test_patients': ('b',)},
+     'validation and test patients by lists'),
+  ],
+)  # fmt: skip
+def test_a_split_is_described_by_what_decides_it(changes, told):
+  data = configs.default().data
+  data.fold = 1
+  data.update(changes)
+  assert splits.describe(data) == told
 
 
 def test_with_a_list_of_one_side_the_rule_divides_the_rest():

@@ -12,6 +12,7 @@ import pytest
 from data_prep import data_sets, folder, phantom_folders
 from thrifty_jax import config as configs
 from thrifty_jax import evaluate, main, predict, records
+from thrifty_jax.errors import InputError
 from thrifty_jax.run_files import EXTERNAL, ScoredMasks
 from thrifty_jax.running import external
 
@@ -167,6 +168,20 @@ def test_a_set_that_cannot_be_scored_is_refused_before_anything_is_trained(
   assert not (tmp_path / 'run' / 'data.json').exists()
 
 
+def test_a_set_is_checked_once_also_where_the_slices_are_prepared(there, tmp_path, capsys):
+  shutil.move(there / 'labelsTs', there / 'later')
+  assert run(there, tmp_path / 'first', '--stage=prepare') == 0
+  shutil.move(there / 'later', there / 'labelsTs')
+  for name, is_checked in (('second', True), ('third', False)):
+    capsys.readouterr()
+    assert run(there, tmp_path / name, '--stage=prepare') == 0
+    assert ('cases are usable' in capsys.readouterr().out) == is_checked
+  copy_scan(there)
+  assert run(there, tmp_path / 'fourth', '--stage=prepare') == 2
+  assert f'{CASE}: every voxel is that of scan_003' in capsys.readouterr().err
+  assert not (tmp_path / 'fourth' / 'data.json').exists()
+
+
 def test_a_scan_of_the_set_can_be_left_out(there, config):
   config.data.exclude = (CASE,)
   assert not data_sets.find(config).external
@@ -221,6 +236,22 @@ def test_the_scores_are_those_of_predict_and_evaluate(random, made, tmp_path):
   assert rows[0] == rows[1] and len(rows[0]) == 3
 
 
+def test_scans_of_the_run_that_are_moved_into_the_set_are_not_scored(random, there, tmp_path):
+  done = random(tmp_path / 'random')
+  for path in [*there.glob('*Tr/scan_003*')]:
+    path.rename(there / path.parent.name.replace('Tr', 'Ts') / path.name)
+  described = json.loads((there / 'dataset.json').read_text())
+  described['numTraining'] = PATIENTS
+  (there / 'dataset.json').write_text(json.dumps(described))
+  config = settings_of(done)
+  config.data.raw_dir = str(there)
+  (moved, _) = data_sets.find(config).external
+  message = rf'scan_003_0000.nii.gz: is a scan of the patient {moved.patient}, who takes part in'
+  with pytest.raises(InputError, match=message):
+    external.score(config, done, done)
+  assert not (done / EXTERNAL).exists()
+
+
 def test_nobody_of_the_set_took_part_in_the_run(done):
   named = (done / 'splits.json').read_text() + (done / 'evaluate' / 'summary.json').read_text()
   assert PATIENT not in named and CASE not in named
@@ -260,8 +291,10 @@ def test_several_folds_are_averaged_as_predict_does(random, made, tmp_path, caps
   workdir = tmp_path / 'folds'
   for fold in (0, 1):
     random(workdir / f'fold_{fold}', seed=fold)
-  for name in ('config.json', 'splits.json'):
-    (workdir / 'fold_1' / name).unlink()  # they say fold 0
+  (workdir / 'fold_1' / 'splits.json').unlink()  # it has those of fold 0
+  settings = json.loads((workdir / 'fold_1' / 'config.json').read_text())
+  settings['data']['fold'] = 1
+  (workdir / 'fold_1' / 'config.json').write_text(json.dumps(settings))
   shutil.rmtree(workdir / 'fold_1' / 'evaluate')
   recorded = json.loads((workdir / 'fold_1' / 'data.json').read_text())
   recorded['choices']['fold'] = 1  # the slices do not depend on it
@@ -280,6 +313,8 @@ def test_several_folds_are_averaged_as_predict_does(random, made, tmp_path, caps
   before = summary.read_bytes()
   assert run(made, workdir, '--folds=0,1', '--stage=evaluate') == 0
   assert 'external test set by' not in capsys.readouterr().out
-  os.utime(summary, ns=(0, 0))  # older than a model
+  shutil.rmtree(workdir / 'fold_1' / 'model')
+  shutil.copytree(workdir / 'fold_0' / 'model', workdir / 'fold_1' / 'model')
   assert run(made, workdir, '--folds=0,1', '--stage=evaluate') == 0
-  assert summary.read_bytes() == before and summary.stat().st_mtime_ns > 0
+  assert 'external test set by 2 models, averaged' in capsys.readouterr().out
+  assert summary.read_bytes() != before

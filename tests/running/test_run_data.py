@@ -9,6 +9,7 @@ import pytest
 from recorded import prepare_for
 
 from data_prep import folder, phantom, phantom_folders
+from thrifty_jax import stages
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import folds, run_data, verbs
@@ -54,10 +55,16 @@ def prepare(command, **fields):
   return filled
 
 
-def begin(workdir):
+def begin(command):
   """Leaves the result of a search."""
-  (workdir / 'search').mkdir(parents=True)
-  (workdir / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
+  (command.workdir / 'search').mkdir(parents=True)
+  (command.workdir / 'search' / 'genotype.json').write_text(GENOTYPE.read_text())
+  write_config(command)
+
+
+def write_config(command):
+  settings = stages.to_json(command.config)
+  (command.workdir / 'config.json').write_text(json.dumps(settings))
 
 
 def correct_a_mask(raw):
@@ -73,11 +80,11 @@ def correct_a_mask(raw):
 @pytest.mark.parametrize('stage', ['all', 'search', 'retrain', 'evaluate', 'compare', 'report'])
 def test_a_run_whose_slices_are_recorded_looks_at_no_scan(command, looks, stage):
   prepare(command)
-  begin(command.workdir)
+  begin(command)
   shutil.rmtree(command.config.data.raw_dir)
   looks.clear()
   filled = fill_in(command, stage)
-  assert filled.scans is None and run_data.is_prepared(filled) and looks == []
+  assert filled.scans is None and run_data.is_checked(filled) and looks == []
 
 
 @pytest.mark.parametrize('prepared', [False, True])
@@ -91,7 +98,7 @@ def test_check_and_prepare_look_once_whether_slices_are_there_or_not(
   filled = fill_in(command, stage)
   assert looks == [Path(command.config.data.raw_dir)]
   assert filled.scans.patients == [f'Case0{number}' for number in range(6)]
-  assert run_data.is_prepared(filled) == prepared
+  assert run_data.is_checked(filled) == prepared
 
 
 def test_a_new_run_takes_the_slices_of_another_that_has_the_same_scans(command, looks):
@@ -99,7 +106,7 @@ def test_a_new_run_takes_the_slices_of_another_that_has_the_same_scans(command, 
   looks.clear()
   other = dataclasses.replace(command, workdir=command.workdir.with_name('other'))
   filled = fill_in(other)
-  assert len(looks) == 1 and run_data.is_prepared(filled)
+  assert len(looks) == 1 and run_data.is_checked(filled)
   verbs.run(PREPARE, filled)
   assert len(looks) == 1
   records = [json.loads((each.workdir / 'data.json').read_text()) for each in (command, other)]
@@ -132,15 +139,15 @@ def test_a_stage_without_prepared_slices_is_refused_and_looks_at_nothing(command
 def test_other_settings_are_prepared_anew_until_something_is_trained(command):
   prepare(command)
   filled = fill_in(command, **{'data.image_size': 32})
-  assert filled.scans and not run_data.is_prepared(filled)
+  assert filled.scans and not run_data.is_checked(filled)
 
 
 def test_slices_that_are_gone_are_prepared_again_from_the_same_scans_alone(command):
   prepare(command)
-  begin(command.workdir)
+  begin(command)
   shutil.rmtree(command.config.data.data_dir)
   filled = fill_in(command)
-  assert not run_data.is_prepared(filled)
+  assert not run_data.is_checked(filled)
   correct_a_mask(Path(command.config.data.raw_dir))
   with pytest.raises(InputError, match='search began on other scans than lie in .*raw now; put'):
     fill_in(command)
@@ -148,6 +155,33 @@ def test_slices_that_are_gone_are_prepared_again_from_the_same_scans_alone(comma
   shutil.rmtree(command.workdir / 'search')
   verbs.run(PREPARE, fill_in(command))
   assert fill_in(command).scans is None
+
+
+@pytest.mark.parametrize('left', ['retrain/summary.json', 'retrain/checkpoints/3', 'diverged.txt'])
+@pytest.mark.parametrize(
+  'place', ['front/a/fold_0', 'compare/unet', 'teacher', 'search/a', 'training']
+)
+def test_what_is_trained_beside_the_stages_holds_to_its_scans_too(command, place, left):
+  prepare(command)
+  write_config(command)
+  path = command.workdir / place / left
+  path.parent.mkdir(parents=True)
+  path.write_text('{}')
+  fill_in(command, 'prepare')
+  correct_a_mask(Path(command.config.data.raw_dir))
+  with pytest.raises(InputError, match=f'{place.split("/")[0]} began on other scans than lie in'):
+    fill_in(command, 'prepare')
+  path.unlink()
+  assert fill_in(command, 'prepare').scans
+
+
+def test_trainings_whose_scans_are_no_longer_known_are_not_gone_on_with(command):
+  prepare(command)
+  begin(command)
+  (command.workdir / 'data.json').unlink()
+  with pytest.raises(InputError, match=r'data\.json: there is no such file, but search began on'):
+    fill_in(command, 'prepare')
+  assert fill_in(command, 'check').scans
 
 
 def test_where_slices_and_scans_are_gone_both_are_told(command):
@@ -162,12 +196,12 @@ def test_where_slices_and_scans_are_gone_both_are_told(command):
 
 def test_another_raw_folder_is_looked_at_and_may_only_hold_the_same_scans(command, looks):
   prepare(command)
-  begin(command.workdir)
+  begin(command)
   raw = Path(command.config.data.raw_dir)
   shutil.copytree(raw, raw.with_name('copied'))
   looks.clear()
   filled = fill_in(command, **{'data.raw_dir': str(raw.with_name('copied'))})
-  assert looks == [raw.with_name('copied')] and run_data.is_prepared(filled)
+  assert looks == [raw.with_name('copied')] and run_data.is_checked(filled)
   correct_a_mask(raw.with_name('copied'))
   with pytest.raises(InputError, match='search began on other scans than lie in .*copied now'):
     fill_in(command, **{'data.raw_dir': str(raw.with_name('copied'))})

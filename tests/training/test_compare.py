@@ -93,18 +93,18 @@ def trained(monkeypatch, timed):
 
 
 def drawn_at_random(config, workdir):
-  rivals = compare.find_rivals(config, workdir)
+  rivals = compare.find_contenders(config, workdir)
   return [genotype.load(str(rival.genotype_file)) for rival in rivals if rival.kind == 'random']
 
 
 def test_the_searched_network_leads_then_random_ones_then_the_baselines(config, workdir):
-  names = [rival.name for rival in compare.find_rivals(config, workdir)]
+  names = [rival.name for rival in compare.find_contenders(config, workdir)]
   assert names == ['thrifty', 'random_1', 'random_2', 'unet', 'unet_group']
 
 
 def test_a_genotype_that_was_given_is_not_called_searched(config, workdir):
   config.genotype = str(EXAMPLE)
-  first, *_ = compare.find_rivals(config, workdir)
+  first, *_ = compare.find_contenders(config, workdir)
   assert (first.name, first.label, first.kind) == ('thrifty', 'Given', 'given')
 
 
@@ -113,7 +113,7 @@ def test_networks_with_one_label_are_refused(config, workdir, tmp_path):
   path.write_bytes(EXAMPLE.read_bytes())
   config.compare.genotypes = (str(path),)
   with pytest.raises(InputError, match="two networks of the comparison are named 'U-Net'"):
-    compare.find_rivals(config, workdir)
+    compare.find_contenders(config, workdir)
 
 
 def test_random_genotypes_differ_match_in_parameters_and_stay(config, workdir):
@@ -135,22 +135,25 @@ def test_a_matched_unet_is_the_widest_one_no_larger_than_the_searched_network(
   config, workdir, name, norm
 ):
   config.compare.baselines = ('unet', name)
-  unet, matched = compare.find_rivals(config, workdir)[-2:]
+  unet, matched = compare.find_contenders(config, workdir)[-2:]
   # The searched network has 605,280 parameters, U-Net 485,682 with 8 channels and 614,558 with 9.
   assert (unet.model['width'], matched.model['width']) == (32, 8)
   assert (matched.model['name'], matched.model['norm']) == ('unet', norm)
   config.model.channels = 1  # a network that is smaller than any U-Net
-  assert compare.find_rivals(config, workdir)[-1].model['width'] == 1
+  assert compare.find_contenders(config, workdir)[-1].model['width'] == 1
 
 
 def test_given_genotypes_take_part_under_the_names_of_their_files(config, workdir, tmp_path):
   (tmp_path / 'mine.json').write_bytes(EXAMPLE.read_bytes())
   config.compare.genotypes = (str(tmp_path / 'mine.json'),)
-  assert [rival.name for rival in compare.find_rivals(config, workdir)][:2] == ['thrifty', 'mine']
+  assert [rival.name for rival in compare.find_contenders(config, workdir)][:2] == [
+    'thrifty',
+    'mine',
+  ]
   (tmp_path / 'unet.json').write_bytes(EXAMPLE.read_bytes())
   config.compare.genotypes = (str(tmp_path / 'unet.json'),)
   with pytest.raises(InputError, match="two networks of the comparison are named 'unet'"):
-    compare.find_rivals(config, workdir)
+    compare.find_contenders(config, workdir)
 
 
 def test_each_rival_has_the_rate_that_did_best_on_validation_patients(config, workdir, trained):

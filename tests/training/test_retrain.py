@@ -404,6 +404,21 @@ def test_a_line_that_was_written_after_the_last_save_is_written_again(
   assert_same_run(tmp_path, unbroken)
 
 
+def test_a_run_goes_on_neither_without_its_lines_nor_with_fewer_epochs(
+  config, epochs, program, tmp_path, stop_at
+):
+  with stop_at(2 * epochs.steps + 1), pytest.raises(stopping.Stopped):
+    retrain.retrain(config, tmp_path, program=program)
+  shorter = config.copy_and_resolve_references()
+  shorter.retrain.epochs = 3
+  with pytest.raises(InputError, match=r'is half done with 4 epochs; .*retrain.epochs, not 3'):
+    retrain.retrain(shorter, tmp_path, program=program)
+  path = tmp_path / 'retrain' / 'metrics.jsonl'
+  path.write_text(path.read_text().splitlines(keepends=True)[0])
+  with pytest.raises(InputError, match=r'jsonl: has 1 of the 2 epochs that are done; put it back'):
+    retrain.retrain(config, tmp_path, program=program)
+
+
 def test_a_signal_during_validation_ends_it_and_validation_is_done_again(
   config, program, unbroken, tmp_path, monkeypatch
 ):

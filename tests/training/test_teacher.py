@@ -220,12 +220,15 @@ def test_a_named_teacher_that_is_done_serves_a_longer_run_and_another_share(name
   named_teacher.train(config, tmp_path)
   for name in ('retrain/summary.json', 'model/weights.safetensors'):
     (tmp_path / 'teacher' / name).parent.mkdir()
-    (tmp_path / 'teacher' / name).write_text('{}')
+    (tmp_path / 'teacher' / name).write_text('{"planned_epochs": [60]}')
   config.retrain.update({'epochs': 80, 'teacher_share': 0.1})
   named_teacher.train(config, tmp_path)
   assert len(trained) == 1
   config.seed = 5
   with pytest.raises(InputError, match='seed 0 -> 5'):
+    named_teacher.train(config, tmp_path)
+  (tmp_path / 'teacher' / 'config.json').write_text('[]')
+  with pytest.raises(InputError, match='teacher/config.json holds no settings'):
     named_teacher.train(config, tmp_path)
 
 

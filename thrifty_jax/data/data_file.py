@@ -89,7 +89,8 @@ def pass_on(workdir: Path, place: Path, config: ConfigDict) -> None:
 
 def read(workdir: Path) -> Record | None:
   """Reads the data.json of a run, of which there is none if nothing was prepared for it."""
-  path, remedy = workdir / FILE, 'restore it, or remove it and run --stage=prepare again'
+  path = workdir / FILE
+  remedy = 'restore it, or if nothing is trained yet remove it and run --stage=prepare again'
   if not path.exists():
     return None
   return records.parse(files.read_json(path), Record, path, remedy=remedy)

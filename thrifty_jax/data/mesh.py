@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from ml_collections import ConfigDict
 
-from thrifty_jax.errors import InputError
+from thrifty_jax.errors import InputError, first_line
 
 AXIS = 'data'
 
@@ -33,11 +33,11 @@ def start(config: ConfigDict) -> None:
       process_id=None if config.process_id < 0 else config.process_id,
     )
   except (ValueError, RuntimeError, OSError) as error:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
     raise InputError(
-      f'config.distributed is True, but the processes did not come together ({reason:.200}); '
-      'outside of SLURM, Open MPI, Kubernetes and Cloud TPU give each of them '
-      '--config.coordinator_address=HOST:PORT --config.num_processes=N --config.process_id=0...N-1'
+      'config.distributed is True, but the processes did not come together '
+      f'({first_line(error):.200}); outside of SLURM, Open MPI, Kubernetes and Cloud TPU give '
+      'each of them --config.coordinator_address=HOST:PORT --config.num_processes=N '
+      '--config.process_id=0...N-1'
     ) from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import files
+from thrifty_jax import files, words
 from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 
@@ -180,5 +180,5 @@ def _require_same_making(path: Path, config: ConfigDict) -> None:
     )
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-  return ', '.join(f'{name:.60}' for name in names[:most]) + (', ...' if len(names) > most else '')
+def _listed(names: Sequence[str]) -> str:
+  return words.list_some([f'{name:.60}' for name in names], 8)

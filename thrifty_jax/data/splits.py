@@ -29,6 +29,17 @@ def list_fields(data: ConfigDict) -> dict[str, Any]:
   return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
+def describe(data: Any) -> str:
+  """Describes what splits the patients: a fold, lists, or both; `data` is that of a config."""
+  parts = ('validation', 'test') if data.hold_out_test else ('validation',)
+  listed = [part for part in parts if getattr(data, f'{part}_patients')]
+  by_fold = f'fold {data.fold} of {data.folds}'
+  if not listed:
+    return by_fold
+  by_lists = f'{" and ".join(listed)} patients by lists'
+  return by_lists if len(listed) == len(parts) else f'{by_lists}, the others by {by_fold}'
+
+
 def split_patients(
   patients: Patients,
   *,

@@ -11,6 +11,7 @@ from thrifty_jax.data import data_file, splits
 from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.logbook import say
 from thrifty_jax.reporting import inputs
+from thrifty_jax.running import environment
 from thrifty_jax.running.command_line import Command
 
 PROTOCOLS = {
@@ -56,14 +57,14 @@ def record(command: Command, typed: str) -> None:
   """Writes the config into the workdir, and the environment with earlier ones that differ."""
   config, path = command.config, command.workdir / 'environment.json'
   files.write_json(command.workdir / 'config.json', stages.to_json(config))
-  environment = logbook.describe_environment(typed, seed=config.seed)
-  environment['precision'] = device.precision(config.precision)
+  now = environment.describe(typed, seed=config.seed)
+  now['precision'] = device.precision(config.precision)
   before, _ = inputs.read_with_content(path, inputs.Environment)
   earlier = before.pop('earlier', [])
-  compared = {*environment} - {'time', 'command'}
-  if before and any(before.get(name) != environment[name] for name in compared):
+  compared = {*now} - {'time', 'command'}
+  if before and any(before.get(name) != now[name] for name in compared):
     earlier = [*earlier, before]
-  files.write_json(path, {**environment, 'earlier': earlier})
+  files.write_json(path, {**now, 'earlier': earlier})
 
 
 def show_data(

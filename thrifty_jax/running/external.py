@@ -4,12 +4,13 @@ No stage learns of it or chooses by it. The masks are those that predict writes,
 those of thrifty_jax.evaluate.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thrifty_jax import labels, logbook, records
+from thrifty_jax import labels, logbook, records, weights
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.predicting import segment
@@ -40,6 +41,7 @@ def score(config: ConfigDict, workdir: Path, place: Path) -> str:
   cases = _find(config, workdir, place)
   if not cases or _is_done(workdir, [path for one in cases for path in (*one.image, *one.label)]):
     return ''
+  _require_other_patients(cases, config, place)
   segmenter = segment.load_model(
     workdir, flips=config.evaluate.flips, batch_size=config.evaluate.batch_size
   )
@@ -65,6 +67,8 @@ def score(config: ConfigDict, workdir: Path, place: Path) -> str:
   if problems:
     raise InputError(problems[0])
   summary = mask_scores.summarise([found], meaning, [counts], nsd_tolerance=tolerance)
+  of_members = tuple(member.sha256 for member in segmenter.members)
+  summary = dataclasses.replace(summary, weights_sha256=of_members)
   summaries.write_rows(folder / 'scores.csv', mask_scores.make_rows(found, meaning, counts))
   records.write(folder / 'summary.json', summary)
   count = len(segmenter.members)
@@ -89,10 +93,14 @@ def tell_changes(config: ConfigDict, workdir: Path) -> str:
 
 def _is_done(workdir: Path, files: Sequence[Path]) -> bool:
   """Returns whether the set is scored for the models that are there now, and for these files."""
-  path = workdir / EXTERNAL / 'summary.json'
-  weights = [one / 'weights.safetensors' for one in segment.find_models(workdir)]
+  path, models = workdir / EXTERNAL / 'summary.json', segment.find_models(workdir)
+  if scored := weights.read_scored(path):
+    if scored != weights.read(workdir):
+      return False
+  else:  # as in files of older versions
+    files = [*files, *(model / 'weights.safetensors' for model in models)]
   return path.exists() and all(
-    path.stat().st_mtime_ns >= one.stat().st_mtime_ns for one in (*weights, *files) if one.exists()
+    path.stat().st_mtime_ns >= one.stat().st_mtime_ns for one in files if one.exists()
   )
 
 
@@ -112,6 +120,16 @@ def _find(config: ConfigDict, workdir: Path, place: Path) -> Sequence[Case]:
   if scans.unpaired:
     raise InputError(scans.unpaired[0].text)
   return scans.external
+
+
+def _require_other_patients(cases: Sequence[Case], config: ConfigDict, place: Path) -> None:
+  """Refuses scans of patients whose slices the run has, wherever their scans lie by now."""
+  _, known = data_file.find(place, data_file.require(place), config)
+  if case := next((one for one in cases if one.patient in known), None):
+    raise InputError(
+      f'{case.image[0]}: is a scan of the patient {case.patient}, who takes part in the run of '
+      f'{place}; expected other patients in an external test set. Move its mask in {_LABELS} away.'
+    )
 
 
 def _predict(segmenter: Segmenter, case: Case, *, nan_is_lowest: bool) -> FileMask:

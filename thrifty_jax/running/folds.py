@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
-from thrifty_jax import stages
+from thrifty_jax import logbook, stages, weights
 from thrifty_jax.errors import InputError
 from thrifty_jax.running.command_line import Command
 
@@ -45,6 +46,7 @@ def make_commands(command: Command) -> list[Command]:
 def sum_up(command: Command, runs: list[Command]) -> None:
   """Writes the existing scores of all folds as those of one set of patients.
 
+  Scores of weights that a fold no longer has are left out, with a line.
   Only --stage=compare and report sum up a comparison: until it has ended, some folds have fewer
   networks than others, which other stages must not refuse.
   """
@@ -54,5 +56,15 @@ def sum_up(command: Command, runs: list[Command]) -> None:
   if command.stage in (stages.COMPARE.name, stages.REPORT.name):
     found['compare/results.json'] = standings.write
   for name, write in found.items():
-    if there := [run.workdir for run in runs if (run.workdir / name).exists()]:
+    there = [run.workdir for run in runs if (run.workdir / name).exists()]
+    if name.startswith('evaluate'):
+      there = [workdir for workdir in there if not _has_old_scores(workdir)]
+    if there:
       write(command.workdir, there)
+
+
+def _has_old_scores(workdir: Path) -> bool:
+  """Whether a fold was trained anew since it was scored; prints that."""
+  if found := weights.has_old_scores(workdir):
+    logbook.say('scores', f'{workdir}: left out, as trained anew since; run --stage=evaluate')
+  return found

@@ -71,15 +71,17 @@ def split_of(config: ConfigDict, scans: 'Scans') -> dict[str, tuple[str, ...]]:
     return {}
 
 
-def is_prepared(command: Command) -> bool:
-  """Whether the slices of this data and these settings are prepared."""
+def is_checked(command: Command) -> bool:
+  """Whether slices of this data by these settings are prepared, and its external set is checked."""
   if command.scans is None:
     return True
   from data_prep import prepare
 
   # Scans with files that lack a partner are never prepared; the check lists them.
   scans = command.scans
-  return not scans.unpaired and prepare.prepared_dir(command.config, scans).is_dir()
+  if scans.unpaired or not prepare.prepared_dir(command.config, scans).is_dir():
+    return False
+  return not scans.external or scans.contents.checked == scans.digest_with_external
 
 
 def _fill_in(command: Command, look: Callable[[], 'Scans']) -> Command:
@@ -155,14 +157,27 @@ def _look_at(
     split_file.require_split(workdir, split)
   found = data_sets.resolve(config, scans, split.get('train', ()))
   _require_possible(command, config)
-  begun = [stage.name for stage in stages.STAGES if stage.is_begun(workdir)]
-  must_agree = record and begun and command.stage != stages.CHECK.name
-  if must_agree and record.settings.get('raw_files') != scans.digest:
-    raise InputError(
-      f'{workdir}: {begun[0]} began on other scans than lie in {data_sets.raw_dir(config)} now; '
-      'put those back, or use another --workdir'
-    )
+  if command.stage != stages.CHECK.name:
+    _require_same_scans(record, scans, workdir, data_sets.raw_dir(config))
   return dataclasses.replace(command, scans=scans, found=(*found, *command.found))
+
+
+def _require_same_scans(
+  record: Record | None, scans: 'Scans', workdir: Path, raw_dir: Path
+) -> None:
+  """Refuses other scans than those on which anything in the workdir was trained."""
+  if not (begun := stages.find_begun(workdir)):
+    return
+  if record is None:
+    raise InputError(
+      f'{workdir / data_file.FILE}: there is no such file, but {begun[0]} began on the scans that '
+      'it named; put it back, or use another --workdir'
+    )
+  if record.settings.get('raw_files') != scans.digest:
+    raise InputError(
+      f'{workdir}: {begun[0]} began on other scans than lie in {raw_dir} now; put those back, or '
+      'use another --workdir'
+    )
 
 
 def _require_possible(command: Command, config: ConfigDict) -> None:

@@ -8,7 +8,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, lock, stages
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import folds, planes, readiness, run_data
+from thrifty_jax.running import folds, plane_commands, readiness, run_data
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.settings import TEACHERS
 from thrifty_jax.stages import Stage
@@ -57,14 +57,14 @@ def _run(command: Command, typed: str) -> None:
 
 def _run_planes(command: Command, typed: str) -> None:
   """Checks the scans, prepares the slices of every plane, and trains on them."""
-  usual, each = planes.make_commands(command)
+  usual, each = plane_commands.make_commands(command)
   from thrifty_jax import device
   from thrifty_jax.running import console, verbs
 
   device.prepare(command.config)
   console.start(usual)
   began = time.monotonic()
-  if unread := [one for one in each.values() if not run_data.is_prepared(one)]:
+  if unread := [one for one in each.values() if not run_data.is_checked(one)]:
     console.say(f'\n{stages.CHECK.name}: {stages.CHECK.does}')
     verbs.run(stages.CHECK, dataclasses.replace(usual, scans=unread[0].scans))
   for plane, one in each.items():
@@ -72,7 +72,7 @@ def _run_planes(command: Command, typed: str) -> None:
     if one.scans:
       verbs.run(stages.PREPARE, one)
     console.show_data(one)
-  whole = dataclasses.replace(usual, workdir=command.workdir / planes.FOLDER)
+  whole = dataclasses.replace(usual, workdir=command.workdir / plane_commands.FOLDER)
   console.record(whole, typed)
   console.say(f'\n{stages.PLANES.name}: {stages.PLANES.does}')
   verbs.compare_planes(whole, each)
@@ -109,8 +109,8 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
   from thrifty_jax.running import console, verbs
 
   device.prepare(command.config)
-  trained = {stages.SEARCH: 'search', stages.RETRAIN: 'retrain', stages.COMPARE: 'retrain'}
-  trained[stages.FRONT] = 'retrain'
+  trained = dict.fromkeys((stages.RETRAIN, stages.COMPARE, stages.FRONT), 'retrain')
+  trained[stages.SEARCH] = 'search' if configs.searches_cells(command.config) else 'retrain'
   for each in runs:
     for stage in _chosen(each):
       if stage in trained and not _why_not(stage, each):
@@ -189,6 +189,8 @@ def _chosen(command: Command) -> list[Stage]:
     return [stages.CHECK, stages.PREPARE, stages.SEARCH, *own, stages.COMPARE, stages.REPORT]
   if command.stage == stages.FRONT.name:
     return [stages.CHECK, stages.PREPARE, stages.FRONT, stages.REPORT]
+  if command.stage == stages.PREPARE.name:
+    return [stages.CHECK, stages.PREPARE]
   return [stage for stage in stages.STAGES if command.stage in ('all', stage.name)]
 
 
@@ -207,7 +209,7 @@ def _why_not(stage: Stage, command: Command) -> str:
     readiness.require(stage, config, workdir)
     done = f'done: {workdir / stage.leaves[0]}'
     return done + (external.tell_changes(config, workdir) if stage is stages.EVALUATE else '')
-  if stage is stages.CHECK and command.stage != 'check' and run_data.is_prepared(command):
+  if stage is stages.CHECK and command.stage != 'check' and run_data.is_checked(command):
     return 'done: these scans are prepared already'
   if stage is stages.PREPARE and command.scans is None:
     return f'done: {workdir / data_file.FILE}; scans that changed since: --stage=prepare'

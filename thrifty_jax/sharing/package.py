@@ -83,5 +83,7 @@ def _read_scores(model: Path) -> dict[str, Any] | None:
     return None
   found = files.read_json(path)
   if not isinstance(found, dict):
-    raise InputError(f'{path}: expected an object; run --stage=evaluate again')
+    raise InputError(
+      f'{path}: expected an object; remove the folder evaluate/ and run --stage=evaluate'
+    )
   return without_names(found)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import files, logbook, stopping
 from thrifty_jax.data import mesh
-from thrifty_jax.errors import NotFinite
+from thrifty_jax.errors import InputError, NotFinite
 from thrifty_jax.tracking.trackers import Trackers
 from thrifty_jax.training import hosts
 from thrifty_jax.training.checkpoint import Checkpoints
@@ -117,7 +117,10 @@ class Autosave:
   """
 
   def __init__(self, config: ConfigDict, folder: Path, stage: str, progress: Progress):
-    """Continues from the newest intact state, if any; drops log lines written after it."""
+    """Continues from the newest intact state, if any; drops log lines written after it.
+
+    An InputError is raised if lines before it are missing, or fewer epochs are planned than it has.
+    """
     self.log = logbook.Logbook(folder)
     self._folder, self._stage, self._progress = folder, stage, progress
     self._seconds, self._saved = config.save_seconds, time.monotonic()
@@ -134,10 +137,30 @@ class Autosave:
         self._number = self._checkpoints.latest() or 0
       # Notes come first, so that the others learn in time if nothing can be restored.
       notes = hosts.share_first(notes)
+      self._require_plan(notes['planned'][-1])
       progress.take_up(mesh.place_like(hosts.share_first_arrays(arrays), like), notes)
       logbook.say('resumed', f'after step {progress.step}, in epoch {progress.epoch + 1}')
     self.log.truncate(progress.epoch)
+    self._require_lines()
     self._trackers = self._track(config) if config.trackers and hosts.is_first() else None
+
+  def _require_plan(self, before: int) -> None:
+    """Refuses fewer epochs than those of a training that goes on."""
+    now = self._progress.epochs
+    if now < before and not self._progress.timed:
+      raise InputError(
+        f'{self._folder}: is half done with {before} epochs; expected as many or more as '
+        f'--config.{self._stage}.epochs, not {now}'
+      )
+
+  def _require_lines(self) -> None:
+    """Refuses a logbook that lacks epochs of the state, of which the results are made too."""
+    found, done = hosts.share_first(len(self.log.entries())), self._progress.epoch
+    if found < done:
+      raise InputError(
+        f'{self.log.path}: has {found} of the {done} epochs that are done; put it back, or remove '
+        f'{self._folder} and run the stage again'
+      )
 
   def _track(self, config: ConfigDict) -> Trackers:
     """Returns the trackers of the run, which follow the logbook from its first line on."""

@@ -73,13 +73,14 @@ def share_first_arrays(tree: Any) -> Any:
   """Returns the arrays and numbers of the first process in all; shapes must be equal in all."""
   if not several():
     return tree
-  found = multihost_utils.broadcast_one_to_all(tree)
-
-  def like(new: Any, old: Any) -> Any:
-    kind: Any = type(old)  # for numbers; arrays stay as received
-    return kind(new) if np.isscalar(old) else new
-
-  return jax.tree.map(like, found, tree)
+  leaves, structure = jax.tree.flatten(tree)
+  # Numbers go as text: among arrays JAX would round them to float32.
+  numbers = iter(share_first([np.asarray(leaf).item() for leaf in leaves if np.isscalar(leaf)]))
+  arrays = iter(
+    multihost_utils.broadcast_one_to_all([leaf for leaf in leaves if not np.isscalar(leaf)])
+  )
+  found = [next(numbers) if np.isscalar(leaf) else next(arrays) for leaf in leaves]
+  return jax.tree.unflatten(structure, found)
 
 
 def meet(brought: str) -> None:

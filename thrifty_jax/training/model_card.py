@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import RESEARCH_USE, words
 from thrifty_jax.networks.model_spec import ModelSpec
-from thrifty_jax.reporting import lessons, start
+from thrifty_jax.reporting import origins
 from thrifty_jax.run_files import Retrained
 
 
@@ -54,7 +54,8 @@ def _tell_start(summary: Retrained) -> str:
   if summary.started is None:
     return ''
   lines = [f'Started from the weights with SHA-256 {summary.started.weights_sha256}']
-  lines += [f'{title}: {text}' for title, text in start.tell(summary.started, nameless=True)]
+  told = origins.tell_start(summary.started, nameless=True)
+  lines += [f'{title}: {text}' for title, text in told]
   return ''.join(f'- {line[0].upper()}{line[1:]}\n' for line in lines)
 
 
@@ -62,6 +63,6 @@ def _tell_teacher(summary: Retrained) -> str:
   """Returns the line on the models that it learned from beside the masks; '' if on none."""
   if summary.taught is None:
     return ''
-  said = lessons.tell(summary.taught, nameless=True)
+  said = origins.tell_teacher(summary.taught, nameless=True)
   weights = ', '.join(summary.taught.weights_sha256)
   return f'- Learned {said}\n- Weights of these: SHA-256 {weights}\n'

@@ -5,7 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, stages
+from thrifty_jax import logbook, stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines
 from thrifty_jax.settings import SETTINGS, TEACHERS
@@ -32,9 +32,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
   settings.retrain.teacher = settings.data.unlabelled = settings.genotype = ''
   # Nor are these meant for it; a run that is made longer keeps a teacher that is done.
   settings.retrain.update({'start_from': '', 'freeze_levels': 0, 'teacher_share': _SHARE})
-  if stages.RETRAIN.is_done(place):
-    written = configs.from_json(files.read_json(place / 'config.json'))
-    settings.retrain.epochs = written.retrain.epochs
+  settings.retrain.epochs = stages.RETRAIN.read_planned(place) or config.retrain.epochs
   configs.set_model(settings, name)
   settings.model.update({'deep_supervision': False, 'width': baselines.WIDTH, 'norm': 'group'})
   trainings.train(settings, workdir, place)

@@ -198,7 +198,8 @@ def end_epoch(
   """
   progress.figures.flush()
   epoch, figures = progress.epoch + 1, progress.figures
-  _, rate = optimizer(config.retrain, facts)
+  # On the host: small operations on arrays of all devices may wait for one another for ever.
+  _, rate = optimizer(config.retrain, mesh.fetch(facts))
   if dsc is not None and dsc > progress.best.dsc:
     progress.best = Best(jax.device_get(progress.state.average), epoch, dsc)
   log.append(

@@ -8,7 +8,6 @@ into the run before the first step, so that a run that was stopped goes on from 
 import dataclasses
 import functools
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, model_folder, records, stages
+from thrifty_jax import files, logbook, model_folder, records, stages, words
 from thrifty_jax.data import data_file, split_file, splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import DescribedModel
@@ -26,7 +25,7 @@ from thrifty_jax.networks import baselines, build, genotype, transfer
 from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import ModelSpec, NetworkSpec, make_spec
 from thrifty_jax.predicting import segment
-from thrifty_jax.reporting import start
+from thrifty_jax.reporting import origins
 from thrifty_jax.run_files import Started
 from thrifty_jax.scans.preprocessing import image_settings
 from thrifty_jax.training.train_data import TrainData
@@ -92,8 +91,8 @@ def require_strangers(config: ConfigDict, workdir: Path) -> None:
   place = _find(config, workdir)
   if shared := find_shared_in_scans(config, workdir, place):
     raise InputError(
-      f'{place} was trained on these scans, and with {start.list_some(shared)}, who would validate '
-      'or test here; expected the same fold and lists of patients, or the splits.json of '
+      f'{place} was trained on these scans, and with {words.list_some(shared)}, who would '
+      'validate or test here; expected the same fold and lists of patients, or the splits.json of '
       f'{place.parent} in {workdir}'
     )
 
@@ -188,18 +187,16 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> TrainData
   if started is None:
     started = _describe(config, place, train_data)
     if place.resolve() != (folder / COPY).resolve():
-      shutil.rmtree(folder / COPY, ignore_errors=True)
       model_folder.copy(place, folder / COPY)
     records.write(folder / RECORD, started)
-  for title, text in start.tell(started):
+  for title, text in origins.tell_start(started):
     logbook.say(title, text)
   return train_data
 
 
 def read(folder: Path) -> Started | None:
   """Reads what the training in a folder retrain/ started from; None if from drawn weights."""
-  path = folder / RECORD
-  return records.read(path, Started) if path.exists() else None
+  return records.read_optional(folder / RECORD, Started)
 
 
 def make_take_over(

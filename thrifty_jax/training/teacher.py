@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model_folder, records, stages
+from thrifty_jax import logbook, model_folder, records, stages, words
 from thrifty_jax.data import mesh
 from thrifty_jax.data.batching import Statistics
 from thrifty_jax.errors import InputError
@@ -29,7 +29,7 @@ from thrifty_jax.networks import build, losses
 from thrifty_jax.networks.losses import Lesson
 from thrifty_jax.networks.model_spec import background, make_spec
 from thrifty_jax.predicting import segment
-from thrifty_jax.reporting import lessons, start
+from thrifty_jax.reporting import origins
 from thrifty_jax.run_files import Taught
 from thrifty_jax.settings import TEACHERS
 from thrifty_jax.training import start_model, unlabelled
@@ -139,8 +139,8 @@ def _require_strangers(config: ConfigDict, workdir: Path, place: Path) -> None:
   """Refuses a model that has learned, in the same scans, from patients who validate or test."""
   if shared := start_model.find_shared_in_scans(config, workdir, place):
     raise InputError(
-      f'{place} has learned from {start.list_some(shared)}, who validate or test here; expected a '
-      'teacher with the same fold and lists of patients'
+      f'{place} has learned from {words.list_some(shared)}, who validate or test here; expected '
+      'a teacher with the same fold and lists of patients'
     )
 
 
@@ -174,7 +174,7 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
   _record(workdir, taught)
   for model, place in zip(models, places, strict=True):
     logbook.say('teacher', f'{model}, {place}')
-  if warning := lessons.warn(taught):
+  if warning := origins.warn_of_teacher(taught):
     logbook.say('patients', warning)
   whole = mesh.whole(train_data.mesh)
   weights = tuple(
@@ -202,8 +202,7 @@ def _record(workdir: Path, taught: Taught) -> None:
 
 def read(folder: Path) -> Taught | None:
   """Reads what taught the training in a folder retrain/; None if nothing did."""
-  path = folder / RECORD
-  return records.read(path, Taught) if path.exists() else None
+  return records.read_optional(folder / RECORD, Taught)
 
 
 def bind(

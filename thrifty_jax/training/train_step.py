@@ -252,7 +252,10 @@ def find_source(
 
   def source(state: TrainState, facts: Facts, batch: Batch) -> str:
     batch = jax.jit(train_data.augment)(step_key(facts.seed, state), batch)
-    network = functools.partial(build.apply, net, background=spec.background)
+
+    def network(params: build.Params, image: jax.Array) -> jax.Array:
+      return build.apply_training(net, params, image, background=spec.background)[0]
+
     loss = functools.partial(segmentation_loss, target=make_target(train_data.config))
     return not_finite.first_source(network, state.params, batch, loss=loss)
 

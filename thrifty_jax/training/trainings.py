@@ -11,14 +11,12 @@ from thrifty_jax.errors import NotFinite
 from thrifty_jax.run_files import Retrained
 from thrifty_jax.training import genotypes, retrain
 
-DIVERGED = 'diverged.txt'  # file in the folder of a training whose loss was non-finite
-
 
 def train(settings: ConfigDict, workdir: Path, place: Path) -> None:
   """Trains in a folder, on the slices of a run, unless that is done.
 
-  A training that diverges leaves the file DIVERGED instead of a model. An InputError is raised if
-  the folder has a training with other settings.
+  A training that diverges leaves the file stages.DIVERGED instead of a model. An InputError is
+  raised if the folder has a training with other settings.
   """
   stages.refuse_changes(settings, place, may_grow=False)  # all rivals have the same schedule
   genotypes.require_trainable(settings, place)
@@ -27,13 +25,13 @@ def train(settings: ConfigDict, workdir: Path, place: Path) -> None:
     drop_states(place)
     return
   logbook.say('training', str(place))
-  (place / DIVERGED).unlink(missing_ok=True)  # with other settings
+  (place / stages.DIVERGED).unlink(missing_ok=True)  # with other settings
   files.write_json(place / 'config.json', stages.to_json(settings))
   try:
     retrain.retrain(settings, place)
   except NotFinite as error:
     logbook.say('diverged', str(error))
-    files.write_text(place / DIVERGED, f'{error}\n')
+    files.write_text(place / stages.DIVERGED, f'{error}\n')
   drop_states(place)
 
 
@@ -47,12 +45,13 @@ def drop_states(place: Path) -> None:
 
 def is_done(settings: ConfigDict, place: Path) -> bool:
   """Returns whether a folder has this training, to its end or until it diverged."""
-  changed = stages.find_changes(stages.RETRAIN, settings, place)
-  return not changed and (stages.RETRAIN.is_done(place) or (place / DIVERGED).exists())
+  if not (place / 'config.json').exists() or stages.find_changes(stages.RETRAIN, settings, place):
+    return False
+  return stages.RETRAIN.is_done(place) or (place / stages.DIVERGED).exists()
 
 
 def read(place: Path) -> Retrained | None:
   """Reads what the training in a folder came to; None if it diverged."""
-  if (place / DIVERGED).exists():
+  if (place / stages.DIVERGED).exists():
     return None
   return records.read(place / 'retrain' / 'summary.json', Retrained)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -88,11 +89,8 @@ def _prepare(config: ConfigDict, folder: Path, train_data: TrainData) -> None:
       if twin:
         logbook.say('unlabelled', f'{scan.name} is left out: it is {twin.case}, which has a mask')
       else:
-        path = folder / f'{scan.name}.npy'
-        unfinished = path.with_name(f'.{path.name}.unfinished')
-        with unfinished.open('wb') as file:
-          np.save(file, image)
-        unfinished.rename(path)
+        np.save(content := io.BytesIO(), image)  # to a file it would hide that a disk is full
+        files.write_bytes(folder / f'{scan.name}.npy', content.getvalue())
         kept.append(Kept(scan.name, len(image), _digest(image)))
       bar.update(1)
   if not kept:

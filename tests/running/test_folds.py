@@ -1,0 +1,23 @@
+"""What several folds come to as one result."""
+
+from thrifty_jax import config as configs
+from thrifty_jax import files
+from thrifty_jax.running import folds
+from thrifty_jax.running.command_line import Command
+from thrifty_jax.scores import over_folds
+
+
+def test_a_fold_that_was_trained_anew_is_left_out_with_a_line(monkeypatch, tmp_path, capsys):
+  written = []
+  monkeypatch.setattr(over_folds, 'write', lambda workdir, there: written.append(there))
+  command = Command(configs.default(), 'x.py', tmp_path, 'retrain', folds=(0, 1, 2))
+  runs = folds.make_commands(command)
+  for fold, weights in ((0, 'scored'), (1, 'longer')):  # the third is not scored yet
+    place = tmp_path / f'fold_{fold}'
+    files.write_json(place / 'evaluate' / 'summary.json', {'weights_sha256': ['scored']})
+    checksums = {'sha256': {'weights.safetensors': weights}}
+    files.write_json(place / 'model' / 'checksums.json', checksums)
+  folds.sum_up(command, runs)
+  assert written == [[tmp_path / 'fold_0']]
+  line = f'scores    {tmp_path / "fold_1"}: left out, as trained anew since; run'
+  assert line in capsys.readouterr().out
