@@ -314,7 +314,7 @@ def test_the_filled_in_values_are_those_that_are_recorded_and_compared(raw, tmp_
   arguments = ['--config=configs/folder.py', f'--config.data.raw_dir={raw("decathlon")}']
   config = filled_in(arguments).config
   assert configs.left_to_data(config) == []
-  (tmp_path / 'search').mkdir()
+  (tmp_path / 'search' / 'genotypes').mkdir(parents=True)  # of a race
   (tmp_path / 'search' / 'genotype.json').write_text('{}')
   (tmp_path / 'config.json').write_text(json.dumps(stages.to_json(config)))
   stages.refuse_changes(filled_in(arguments).config, tmp_path)

@@ -93,12 +93,12 @@ def tell_changes(config: ConfigDict, workdir: Path) -> str:
 
 def _is_done(workdir: Path, files: Sequence[Path]) -> bool:
   """Returns whether the set is scored for the models that are there now, and for these files."""
-  path, models = workdir / EXTERNAL / 'summary.json', segment.find_models(workdir)
+  path = workdir / EXTERNAL / 'summary.json'
   if scored := weights.read_scored(path):
     if scored != weights.read(workdir):
       return False
   else:  # as in files of older versions
-    files = [*files, *(model / 'weights.safetensors' for model in models)]
+    files = [*files, *(one / 'weights.safetensors' for one in segment.find_models(workdir))]
   return path.exists() and all(
     path.stat().st_mtime_ns >= one.stat().st_mtime_ns for one in files if one.exists()
   )
