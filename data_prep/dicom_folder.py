@@ -210,14 +210,15 @@ def _match(path: Path, header: Header, series: Mapping[str, _Series], folder: Pa
 def _name(series: Collection[_Series]) -> list[tuple[str, str, _Series]]:
   """Returns the names of scan and patient of each series, numbers by the order of PatientID.
 
-  Capital letters do not tell patients apart.
+  Capital letters do not tell patients apart, but count in the order.
   """
   of_patient: dict[str, list[_Series]] = {}
   for one in series:
     of_patient.setdefault(min(one.patients).casefold(), []).append(one)
   width = max(3, len(str(len(of_patient))))
   found = []
-  for number, (_, several) in enumerate(sorted(of_patient.items()), 1):
+  groups = sorted(of_patient.values(), key=lambda group: min(min(one.patients) for one in group))
+  for number, several in enumerate(groups, 1):
     patient = f'p{number:0{width}d}'
     found += [
       (f'{patient}_{k}' if len(several) > 1 else patient, patient, one)

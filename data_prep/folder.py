@@ -179,7 +179,7 @@ def _find_renamed(
       for number, name in nrrd.read_segments(path).items():
         other, place = first.setdefault(number, (name, path.name))
         known = numbers.get(dicom_truth.simplify(name), number)
-        if name != other:
+        if dicom_truth.simplify(name) != dicom_truth.simplify(other):
           what = f'{place} {other!r:.60}; expected one meaning of a number in all masks'
         elif known != number:
           what = f'that is {known} of data.classes; expected their order'

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 
+import nibabel
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -89,16 +90,21 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     else None,
     constant=tuple(np.flatnonzero(voxels.min(axis=0) == voxels.max(axis=0)).tolist()),
     kept=_measure_kept(volume.truth, data, regions),
-    gaps=_find_gaps(label, source),
+    gaps=_find_gaps(volume, label, source, data.slice_axis),
     unsure=volumes.find_unsure(source.image[0]),
   )
 
 
-def _find_gaps(label: np.ndarray, source: Case) -> tuple[bool, ...]:
-  """Returns `Scan.gaps` of a mask, [D, H, W]."""
+def _find_gaps(
+  volume: Volume, label: np.ndarray, source: Case, slice_axis: str
+) -> tuple[bool, ...]:
+  """Returns `Scan.gaps` of the mask of a volume, [D, H, W], by the slices of its series."""
   if not source.segments or dicom_file.read_header(source.label[0]).kind != dicom_file.CONTOURS:
     return ()
-  drawn = [(label == k).any(axis=(1, 2)) for k in range(1, len(source.segments) + 1)]
+  axes = nibabel.orientations.axcodes2ornt(volumes.SLICE_AXES[slice_axis])[:, 0]
+  _, _, across = nibabel.orientations.axcodes2ornt(volume.orientation)[:, 0]
+  slices = np.moveaxis(label, axes.tolist().index(across), 0)
+  drawn = [(slices == k).any(axis=(1, 2)) for k in range(1, len(source.segments) + 1)]
   return tuple(bool((np.diff(np.flatnonzero(one)) > 1).any()) for one in drawn)
 
 

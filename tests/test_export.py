@@ -285,7 +285,8 @@ def test_what_is_there_is_not_replaced(trained, tmp_path, capsys, monkeypatch, m
 
 def test_an_export_is_replaced_when_that_is_asked_for(tmp_path):
   an_export(tmp_path / 'there')
-  for name in ('model.onnx', 'README.md', 'older_module.py'):
+  systems = ('.DS_Store', 'Thumbs.db', 'desktop.ini')
+  for name in ('model.onnx', 'README.md', 'older_module.py', *systems):
     (tmp_path / 'there' / name).write_text('old')
   (tmp_path / 'there' / '__pycache__').mkdir()
   export_folder.require_place(tmp_path / 'there', overwrite=True)

@@ -183,6 +183,13 @@ def test_a_patient_may_be_spelled_in_other_letters(there):
   assert [case.patient for case in cases] == ['p001', 'p001', 'p002', 'p003']
 
 
+def test_patients_are_numbered_in_the_order_of_their_letters_as_written(there):
+  for path in there.rglob('study 2/**/ct/*.dcm'):
+    change(path, lambda one: setattr(one, 'PatientID', one.PatientID.upper()))
+  first, *_ = folder.find_cases(there)
+  assert first.case == 'p001' and there / 'study 2' in first.image[0].parents
+
+
 def test_classes_without_the_background_are_refused(there, tmp_path):
   first, second = CLASSES[1:]
   config = configure(there, tmp_path, classes=(first.upper(), second))

@@ -12,7 +12,7 @@ import pytest
 from dicom_studies import write_rtstruct, write_series
 from PIL import Image
 
-from data_prep import chaos, phantom, promise12, survey
+from data_prep import chaos, folder, phantom, promise12, survey
 from thrifty_jax import config as configs
 from thrifty_jax.scans import pictures, volumes
 from thrifty_jax.scans.volumes import Case, Volume
@@ -96,16 +96,21 @@ def test_the_study_of_dicom_files_is_compared_and_never_shown(tmp_path, data):
   assert '1.2.826' not in ''.join(studies)
 
 
-def test_a_slice_without_a_contour_between_others_is_noted(volume, data, tmp_path):
-  label = np.zeros_like(volume.label)
+@pytest.mark.parametrize('axis', volumes.SLICE_AXES)
+@pytest.mark.parametrize('orientation', ['SPL', 'LIP'])
+def test_a_slice_without_a_contour_between_others_is_noted(data, tmp_path, axis, orientation):
+  """Slices are those of the series, whichever those of the data set are."""
+  label = np.zeros((7, 8, 9), np.uint8)
   label[1:4, 1:4, 1:4], label[[1, 3], 5:7, 1:4] = 1, 2
-  headers = write_series(tmp_path / 'ct', label.astype(int), volume.affine, number=1, patient=1)
+  affine = phantom.turn(label, np.diag([3.0, 0.5, 0.25, 1])[[2, 1, 0, 3]], orientation)[1]
+  headers = write_series(tmp_path / 'ct', label.astype(int), affine, number=1, patient=1)
   path = tmp_path / 'rt.dcm'
   write_rtstruct(path, headers, label, ['big', 'small'])
   case = dataclasses.replace(
     SOURCE, image=(*(tmp_path / 'ct').iterdir(),), label=(path,), segments=('big', 'small')
   )
-  drawn = dataclasses.replace(volume, label=label)
+  data.slice_axis = axis
+  drawn = volumes.along(folder.read_case(case), axis)
   assert survey.measure(drawn, case, data).gaps == (False, True)
   assert survey.measure(drawn, SOURCE, data).gaps == ()
 

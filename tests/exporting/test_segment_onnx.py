@@ -237,6 +237,8 @@ def test_channels_are_on_one_grid_by_the_rule_of_predict(tmp_path, name):
     (['a_0000.nii.gz', 'a_0001.nii'], True),
     (['a.b_0000.nii.gz', 'a.b_0001.nii.gz'], True),
     (['t1.nii.gz', 't2.nii.gz'], True),
+    (['T1_0012.nii.gz', 'FLAIR_0012.nii.gz'], True),
+    (['T1_0000.nii.gz', 'FLAIR.nii.gz'], True),
     (['a_0001.nii.gz'], True),
     (['a_0001.nii.gz', 'a_0000.nii.gz'], False),
     (['a_0000.nii.gz', 'b_0001.nii.gz'], False),
@@ -685,6 +687,12 @@ def test_an_export_that_cannot_be_read_is_one_line(plain, tmp_path, monkeypatch,
   assert run_main(folder, monkeypatch, scan, mask, f'--model={model}') == 2
   last = capsys.readouterr().err.splitlines()[-1]
   assert 'segment.py: error: ' in last and text in last and last.endswith(ends)
+
+
+@pytest.mark.parametrize('place', ['./', '/'])
+def test_a_network_may_be_named_by_its_path(plain, place):
+  model = f'{plain[1]}/model.onnx' if place == '/' else './model.onnx'
+  assert segment_onnx.load(plain[1], model)[0]['files'].keys() == {'model.onnx'}
 
 
 def test_onnxruntime_that_is_missing_is_one_line(plain, tmp_path, monkeypatch, capsys):

@@ -294,8 +294,10 @@ def study(folder):
 def test_names_stand_in_the_segmentation_and_nowhere_else(trained, tmp_path, capfd):
   output = tmp_path / 'masks'
   place = study(tmp_path / 'study')
+  output.mkdir()
+  (output / 'two_seg.dcm').write_bytes(b'of an earlier mask')
   capfd.readouterr()
-  more = ('--overlays', '--probabilities', '--rtstruct', '--statistics')
+  more = ('--overlays', '--probabilities', '--rtstruct', '--statistics', '--overwrite')
   assert command(trained, place, output, *more) == 2
   written = sorted(path.name for path in output.iterdir())
   shares = [f'{scan}_probability_{number}.nii.gz' for scan in ('one', 'two') for number in (1, 2)]

@@ -105,24 +105,48 @@ def test_masks_of_another_model_are_removed_before_they_are_overwritten(tmp_path
   assert len(list_names(tmp_path / 'masks')) == 5
   outputs.remove_other(planned, {'models': 'other'})
   assert list_names(tmp_path / 'masks') == ['.b.nii.gz', 'notes.txt']
+  for path in (planned.paths[0], planned.about):
+    path.write_text('not JSON')
+  outputs.remove_other(planned, {'models': 'one'})
+  assert list_names(tmp_path / 'masks') == ['.b.nii.gz', 'notes.txt']
   put(tmp_path / 'more', 'a.nii.gz')
   outputs.remove_other(plan(tmp_path, 'a', output='more'), {})  # nothing says of which model it is
   assert list_names(tmp_path / 'more') == ['a.nii.gz']
 
 
-def test_masks_of_another_model_that_would_stay_are_refused(tmp_path):
+def test_masks_of_another_release_are_of_the_same_model(tmp_path):
   put(tmp_path / 'masks', 'a.nii.gz', 'b.nii.gz')
   planned = plan(tmp_path, 'a')
-  files.write_json(planned.about, {'models': 'one'})
-  with pytest.raises(InputError, match=r'holds 1 masks or pictures of another model .* b\.nii\.gz'):
-    outputs.remove_other(planned, {'models': 'other'})
+  files.write_json(planned.about, {'models': 'one', 'note': 'old', 'thrifty_jax': '0.1.0'})
+  outputs.remove_other(planned, {'models': 'one', 'note': 'new', 'thrifty_jax': '0.2.0'})
   assert list_names(tmp_path / 'masks') == ['a.nii.gz', 'b.nii.gz', 'classes.json']
 
 
-def test_a_single_file_of_another_model_is_replaced_whatever_lies_beside_it(tmp_path):
+@pytest.mark.parametrize(
+  'other', ['b.nii.gz', 'a_overlay.png', 'a_seg.dcm', 'b_rtstruct.dcm', 'statistics.csv']
+)
+def test_files_of_another_model_that_would_stay_are_refused(tmp_path, other):
+  put(tmp_path / 'masks', 'a.nii.gz', other)
+  planned = plan(tmp_path, 'a')
+  files.write_json(planned.about, {'models': 'one'})
+  message = f'holds 1 files of another model, or made with other options, .* example {other};'
+  with pytest.raises(InputError, match=message):
+    outputs.remove_other(planned, {'models': 'other'})
+  assert list_names(tmp_path / 'masks') == sorted(['a.nii.gz', other, 'classes.json'])
+
+
+def test_a_table_that_is_planned_anew_is_removed(tmp_path):
+  put(tmp_path / 'masks', 'a.nii.gz', 'statistics.csv')
+  planned = plan(tmp_path, 'a', statistics=True)
+  files.write_json(planned.about, {'models': 'one'})
+  outputs.remove_other(planned, {'models': 'other'})
+  assert list_names(tmp_path / 'masks') == []
+
+
+def test_a_single_file_of_another_model_stays_until_it_is_replaced(tmp_path):
   put(tmp_path / 'masks', 'm.nii.gz', 'b.nii.gz')
   scan = tmp_path / 'a.nii.gz'
   planned = outputs.plan([Source('a', (scan,))], scan, tmp_path / 'masks/m.nii.gz', classes=2)
   files.write_json(planned.about, {'models': 'one'})
   outputs.remove_other(planned, {'models': 'other'})
-  assert list_names(tmp_path / 'masks') == ['b.nii.gz']
+  assert list_names(tmp_path / 'masks') == ['b.nii.gz', 'm.json', 'm.nii.gz']

@@ -136,6 +136,20 @@ def test_a_channel_that_may_be_a_mirror_image_of_the_other_is_refused(tmp_path, 
   assert 'taken to point to L, A, S' in sources.read(source)[1].unsure
 
 
+@pytest.mark.parametrize('unsure', [0, 1])
+def test_a_channel_made_of_one_that_says_nothing_of_its_axes_lies_voxel_on_voxel(tmp_path, unsure):
+  paths = [tmp_path / f'a_000{k}.nii' for k in (0, 1)]
+  plain = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), None)
+  plain.header.set_zooms((0.3, 0.7, 1.1))
+  nibabel.save(plain, paths[unsure])
+  loaded: Any = nibabel.load(paths[unsure])
+  made = nibabel.Nifti1Image(2 * np.asarray(loaded.dataobj), loaded.affine)
+  nibabel.save(made, paths[1 - unsure])
+  assert [bool(volumes.find_unsure(path)) for path in paths] == [unsure == 0, unsure == 1]
+  image = sources.read(*sources.find(tmp_path, channels=2))[0].image
+  np.testing.assert_array_equal(image[..., 1 - unsure], 2 * image[..., unsure])
+
+
 @pytest.mark.parametrize('orientation', ['IAR', 'SLP', 'PLS', 'RIA', 'LPS'])
 def test_a_channel_stored_in_another_order_of_axes_is_turned_as_the_first(tmp_path, orientation):
   made = phantom.make_scan(patient=0, seed=0)
@@ -486,6 +500,12 @@ def test_a_link_to_a_slice_that_was_not_fetched_does_not_shorten_its_series(seri
   assert sources.find_unused(place, found) == ['notes.txt']
   with pytest.raises(InputError, match=f'{name}: no such file'):
     sources.read(source)
+
+
+def test_a_link_without_a_number_is_no_slice(tmp_path):
+  write(tmp_path / 'a.nii.gz', 2, 3, 4)
+  (tmp_path / 'README').symlink_to('annex/none')
+  assert found(tmp_path) == {'a': ('a.nii.gz',)} and not dicom_folder.holds_dicom(tmp_path)
 
 
 CLOSED = {  # what must not be read, and whether it is a folder

@@ -84,6 +84,7 @@ _AROUND = {  # likewise
   False: '0',
   True: 'the first label of the smallest region around it, 0 where there is none',
 }
+_OF_SYSTEMS = {'.DS_Store', 'Thumbs.db', 'desktop.ini'}  # what they write into folders they show
 _CALL = """\
 ## In Python
 
@@ -112,7 +113,7 @@ def require_place(output: Path, *, overwrite: bool) -> None:
       raise InputError(f'--output={output} exists; add --overwrite, or name another')
     # Exports of earlier releases may have other modules.
     own = {*list_names(about), '__pycache__', *(path.name for path in output.glob('*.py'))}
-    if others := {path.name for path in output.iterdir()} - own:
+    if others := {path.name for path in output.iterdir()} - own - _OF_SYSTEMS:
       raise InputError(
         f'--output={output} holds {min(others)}, which is no file of an export; move it away, or '
         'name a new folder'

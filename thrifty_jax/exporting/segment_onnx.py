@@ -40,7 +40,7 @@ def load(folder, model='model.onnx', threads=0):
   options.intra_op_num_threads = threads  # 0 uses all cores
   try:
     settings, path = json.loads(path.read_text('utf-8')), Path(folder, model)
-    if known := settings['files'].get(model):
+    if known := settings['files'].get(path.name):
       content = path.read_bytes()
       if hashlib.sha256(content).hexdigest() != known['sha256']:
         raise ValueError('it is not the network that preprocessing.json describes')
@@ -184,14 +184,14 @@ def read_channels(paths, settings):
   """Reads a scan as `read`, from one file or a file for each channel, all on one grid."""
   names = [re.sub(r'(?i)(\.nii)?\.\w+$', '', path.name) for path in paths]
   expected = [f'{names[0][:-5]}_{number:04d}' for number in range(len(names))]
-  if paths[1:] and names != expected and all(re.search(r'._\d{4}$', name) for name in names):
+  ends = [name[-5:] for name in names]  # with no _0000 those of subjects, or years
+  if names != expected and '_0000' in ends and all(re.match(r'_\d{4}', end) for end in ends):
     raise InputError(f'the channels are {", ".join(names)}; expected {", ".join(expected)}')
-  found = [read(path, settings) for path in paths]
-  header, affine, voxels = found[0]
-  for path, one in zip(paths[1:], found[1:], strict=True):
+  (header, affine, voxels), *others = found = [read(path, settings) for path in paths]
+  for path, one in zip(paths[1:], others, strict=True):
     with unreadable.report_unreadable(path):
       nifti.require_grid(one.voxels.shape, one.affine, paths[0].name, voxels.shape, affine)
-  return header, affine, np.stack([one.voxels for one in found], axis=-1) if paths[1:] else voxels
+  return header, affine, np.stack([one.voxels for one in found], axis=-1) if others else voxels
 
 
 def of_pictures(settings):

@@ -24,6 +24,8 @@ _OTHERS = (
   *('.jpg', '.jpeg', '.bmp', '.gif'),
 )
 _ABOUT = 'classes.json'
+_STATISTICS = 'statistics.csv'
+_MADE_BY = dict.fromkeys(('note', 'thrifty_jax'))  # fields of it that say nothing of the masks
 _PREVIEW = {'slices': 5, 'pixels': 1 << 18}  # what is drawn at most
 _DECIMALS = 4  # of probabilities; more are noise that would make the files 20 times as large
 
@@ -153,7 +155,7 @@ def plan(
   whole = Plan(
     tuple(found),
     folder / (f'{named}.json' if named else _ABOUT),
-    folder / (f'{named}_statistics.csv' if named else 'statistics.csv') if statistics else None,
+    folder / (f'{named}_{_STATISTICS}' if named else _STATISTICS) if statistics else None,
     colours,
   )
   inputs = {_fold(path.resolve()) for path in channels}
@@ -201,24 +203,39 @@ def refuse_existing(whole: Plan, about: Mapping[str, Any]) -> None:
 
 
 def remove_other(whole: Plan, about: Mapping[str, Any]) -> None:
-  """Removes what is to be overwritten if `whole.about` is of another model.
+  """Removes what is to be overwritten in a folder whose `whole.about` is of another model.
 
-  So no mask of that model stays for a scan that fails. If masks of other scans would stay, nothing
-  is removed and it is refused.
+  So no mask of that model, or of other options, stays for a scan that fails. If files of other
+  scans, or further ones of these, would stay, nothing is removed and it is refused.
   """
-  if not whole.about.exists() or files.read_json(whole.about) == about:
+  if whole.about.name != _ABOUT or not whole.about.exists() or _is_alike(whole.about, about):
     return
   folder, planned = whole.about.parent, {_fold(path) for path in whole.paths}
-  there = [path for path in sorted(folder.glob('[!.]*')) if masks.ending(path)]
-  others = [path for path in there if _fold(path) not in planned]
-  if others and whole.about.name == _ABOUT:
+  there = [path for path in sorted(folder.glob('[!.]*')) if _is_output(path)]
+  if others := [path for path in there if _fold(path) not in planned]:
     raise InputError(
-      f'--output={folder}: holds {len(others)} masks or pictures of another model that would not '
-      f'be replaced, for example {others[0].name}; name another folder, or move them away'
+      f'--output={folder}: holds {len(others)} files of another model, or made with other options, '
+      f'that would not be replaced, for example {others[0].name}; name another folder, or move '
+      'them away'
     )
   for path in (*whole.paths, whole.about):
     with _report_unwritable(path):
       path.unlink(missing_ok=True)
+
+
+def _is_alike(path: Path, about: Mapping[str, Any]) -> bool:
+  """Returns whether a file describes masks of this model and these options; not if unreadable."""
+  try:
+    found = files.read_json(path)
+  except InputError:
+    return False
+  return isinstance(found, dict) and found | _MADE_BY == {**about, **_MADE_BY}
+
+
+def _is_output(path: Path) -> bool:
+  """Returns whether a file may have been written by a prediction into a folder."""
+  objects = path.name.endswith((dicom_seg.ENDING, dicom_rtstruct.ENDING))
+  return bool(masks.ending(path)) or objects or path.name == _STATISTICS
 
 
 def write(
@@ -226,7 +243,8 @@ def write(
 ) -> str:
   """Writes the files of one scan, all or none, and `whole.about`, with the names of the classes.
 
-  The mask comes last. What cannot be written is an InputError.
+  The mask comes last. What cannot be written is an InputError. A DICOM SEG or RTSTRUCT that cannot
+  be made leaves no earlier one in its place.
 
   Returns:
     Why there is no DICOM SEG or RTSTRUCT, whose tags the other files do not repeat; '' if all is
@@ -245,7 +263,7 @@ def write(
       if path:
         contents[path] = _draw(drawn, classes, colours, **limits)
   turned = found.turned(found.mask, grid.affine)
-  problems: dict[str, InputError] = {}
+  problems: dict[Path, tuple[str, InputError]] = {}
   for path, kind, to_bytes in (
     (outputs.segmentation, 'DICOM SEG', dicom_seg.to_bytes),
     (outputs.structures, 'RTSTRUCT', dicom_rtstruct.to_bytes),
@@ -254,14 +272,16 @@ def write(
       try:
         contents[path] = to_bytes(turned, affine=grid.affine, series=grid.series, about=about)
       except InputError as error:
-        problems[kind] = error
+        problems[path] = kind, error
   contents[outputs.mask] = _to_bytes(outputs.mask, turned, grid, whole.colours)
   with _report_unwritable(outputs.mask):
     files.write_all(contents)
+    for path in problems:
+      path.unlink(missing_ok=True)
   if not problems:
     return ''
-  first = next(iter(problems.values()))
-  return f'{outputs.mask} is written, but no {" and no ".join(problems)}: {first}'
+  kinds, errors = zip(*problems.values(), strict=True)
+  return f'{outputs.mask} is written, but no {" and no ".join(kinds)}: {errors[0]}'
 
 
 def write_statistics(path: Path | None, rows: Sequence[Mapping[str, str]]) -> None:

@@ -70,10 +70,17 @@ def has_directions(path: Path) -> bool:
 
 
 def read_segments(path: Path) -> dict[int, str]:
-  """Returns the names that 3D Slicer wrote into a mask for its numbers; {} in other masks."""
+  """Returns the names that 3D Slicer wrote into a mask for its numbers; {} in other masks.
+
+  Those that it gives by itself, such as Segment_1, say nothing and are left out.
+  """
   lines, _ = _read_lines(path)
   pairs = re.findall(r'^Segment(\d+)_(Name|LabelValue):=(.*)$', '\n'.join(lines), re.MULTILINE)
-  found = {(segment, key): value.strip() for segment, key, value in pairs}
+  found = {
+    (segment, key): value.strip()
+    for segment, key, value in pairs
+    if not re.fullmatch(r'Segment_\d+', value.strip())
+  }
   return {
     int(number): found[segment, 'Name']
     for (segment, key), number in found.items()

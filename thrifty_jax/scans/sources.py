@@ -130,8 +130,7 @@ def open_picture(source: Source) -> tuple[pictures.Rows, Grid]:
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
   (first, affine), *others = map(read_voxels, paths)
-  if others:
-    _require_equally_sure(paths)
+  _require_equally_sure(paths, [affine, *(other for _, other in others)])
   turned = [
     volumes.on_grid(path, channel, other, paths[0], first.shape, affine)
     for path, (channel, other) in zip(paths[1:], others, strict=True)
@@ -139,14 +138,20 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   return np.stack([first, *turned], axis=-1) if others else first, affine
 
 
-def _require_equally_sure(paths: Sequence[Path]) -> None:
-  """Refuses channels of which only some say where their axes point: others may be mirrored."""
+def _require_equally_sure(paths: Sequence[Path], affines: Sequence[np.ndarray]) -> None:
+  """Refuses channels of which only some say where their axes point: others may be mirrored.
+
+  With one affine, [4, 4], as stored, they are made of one another, and lie voxel on voxel.
+  """
+  if np.allclose(affines, affines[0]):
+    return
   unsure = {bool(volumes.find_unsure(path)): path for path in paths}
   if len(unsure) > 1:
     raise InputError(
       f'{unsure[True]}: its header does not say where its axes point, but that of '
-      f'{unsure[False].name} does; expected it of all channels or none, as one may be a mirror '
-      'image of the other. Export it again, or copy the header of the other if their voxels match.'
+      f'{unsure[False].name} does; expected it of all channels or none where they are not stored '
+      'alike, as one may be a mirror image of the other. Export it again, or copy the header of '
+      'the other if their voxels match.'
     )
 
 
@@ -271,7 +276,7 @@ def is_dicom(path: Path) -> bool:
   # Any voxels may begin as a bare one does, but these have a name with an ending.
   may_be_bare = not path.suffix or path.suffix[1:].isdigit()
   if not path.is_file():  # a link to a file that was not fetched may be a slice
-    return may_be_bare and not path.exists()
+    return may_be_bare and any(map(str.isdigit, path.name)) and not path.exists()
   with path.open('rb') as file:
     head = file.read(_DICOM_HEAD)
   return head[128:] == b'DICM' or (may_be_bare and _DICOM_BARE.match(head) is not None)
