@@ -28,6 +28,7 @@ def run(tmp_path, monkeypatch):
   monkeypatch.setattr(entrants, 'list_unets', lambda: unets[:1])
   monkeypatch.setattr(entrants, 'draw', lambda generator, known: iter(()))
   monkeypatch.setattr(entrants, 'mutate', lambda *arguments: iter(()))
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # in the processes of the race too
   settings = {
     'data.raw_dir': tmp_path / 'raw', 'data.data_dir': tmp_path / 'tfds',
     'augment.elastic_probability': 0.0, 'augment.rotate_degrees': 0.0,
