@@ -126,7 +126,7 @@ def test_segments_of_3d_slicer_mean_one_thing_in_all_masks(raw, tmp_path):
   there = copy(raw('nnunet', ending='.nrrd'), tmp_path)
   first, second, *_, last = sorted((there / 'labelsTr').glob('[!.]*'))
   name_segments(first, 'tumour', 'oedema')
-  name_segments(last, 'tumour', 'oedema')
+  name_segments(last, 'Tumour ', 'Segment_2')
   assert len(folder.find_cases(there)) == PATIENTS + 1
   name_segments(second, 'oedema', 'tumour')
   with pytest.raises(data_sets.Unpaired) as caught:
@@ -314,8 +314,8 @@ def test_the_filled_in_values_are_those_that_are_recorded_and_compared(raw, tmp_
   arguments = ['--config=configs/folder.py', f'--config.data.raw_dir={raw("decathlon")}']
   config = filled_in(arguments).config
   assert configs.left_to_data(config) == []
-  (tmp_path / 'search' / 'genotypes').mkdir(parents=True)  # of a race
-  (tmp_path / 'search' / 'genotype.json').write_text('{}')
+  (tmp_path / 'search').mkdir()
+  (tmp_path / 'search' / 'genotype.json').write_text('{"space": "lean"}')
   (tmp_path / 'config.json').write_text(json.dumps(stages.to_json(config)))
   stages.refuse_changes(filled_in(arguments).config, tmp_path)
   config = filled_in([*arguments, '--config.data.slice_axis=sagittal']).config

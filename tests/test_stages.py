@@ -55,11 +55,16 @@ def test_a_training_for_a_time_has_not_read_the_epochs(config, workdir):
   stages.refuse_changes(config, workdir)
 
 
+@pytest.mark.parametrize('state', ['done', 'half done'])
 @pytest.mark.parametrize('before', ['lean', 'thrifty'])
-def test_cells_and_lean_networks_do_not_share_a_search(config, tmp_path, before):
-  place = 'search/genotypes/a.json' if before == 'lean' else 'search/halves.json'
-  files.write_json(tmp_path / place, {})
-  files.write_json(tmp_path / 'search' / 'genotype.json', {})
+def test_cells_and_lean_networks_do_not_share_a_search(config, tmp_path, before, state):
+  if state == 'done':
+    space = {'space': 'lean'} if before == 'lean' else {}  # as of older versions
+    files.write_json(tmp_path / 'search' / 'genotype.json', space)
+  else:
+    (tmp_path / 'search' / 'a' / 'checkpoints' / '7').mkdir(parents=True)
+  if (before == 'lean') == (state == 'half done'):  # neither tells what is done
+    (tmp_path / 'search' / 'genotypes').mkdir()
   other = 'thrifty' if before == 'lean' else 'lean'
   for model in (before, 'unet'):
     configs.set_model(config, model)
@@ -68,8 +73,29 @@ def test_cells_and_lean_networks_do_not_share_a_search(config, tmp_path, before)
     configs.set_model(config, before)
     stages.refuse_changes(config, tmp_path)
     configs.set_model(config, other)
-    with pytest.raises(InputError, match=f"search is done .*: model.name '{before}' -> '{other}'"):
+    message = f"search is {state} .*: model.name '{before}' -> '{other}'"
+    with pytest.raises(InputError, match=message):
       stages.refuse_changes(config, tmp_path)
+
+
+def test_a_race_that_is_half_done_is_gone_on_with_after_a_given_genotype(config, tmp_path):
+  for path in ('genotypes', 'a/checkpoints/7'):
+    (tmp_path / 'search' / path).mkdir(parents=True)
+  config.genotype = 'given.json'
+  files.write_json(tmp_path / 'config.json', stages.to_json(config))
+  config.genotype = ''
+  configs.set_model(config, 'lean')
+  stages.refuse_changes(config, tmp_path)
+
+
+def test_cells_are_searched_where_a_race_was_stopped_before_it_trained(config, tmp_path):
+  (tmp_path / 'search' / 'genotypes').mkdir(parents=True)
+  stages.refuse_changes(config, tmp_path)
+  files.write_json(tmp_path / 'config.json', stages.to_json(config))
+  (tmp_path / 'search' / 'checkpoints' / '7').mkdir(parents=True)
+  stages.refuse_changes(config, tmp_path)
+  files.write_json(tmp_path / 'search' / 'genotype.json', {'space': 'thrifty'})
+  stages.refuse_changes(config, tmp_path)
 
 
 def test_what_is_done_with_settings_that_are_not_known_is_refused(config, workdir):
@@ -78,6 +104,9 @@ def test_what_is_done_with_settings_that_are_not_known_is_refused(config, workdi
     stages.refuse_changes(config, workdir)
   shutil.rmtree(workdir / 'retrain')
   stages.refuse_changes(config, workdir)
+  files.write_json(workdir / 'search' / 'genotype.json', {})
+  with pytest.raises(InputError, match=r'search is done .*remove .*named by --config\.genotype'):
+    stages.refuse_changes(config, workdir)
 
 
 def test_scores_are_those_of_the_weights_whatever_the_times_of_the_files(workdir):
@@ -85,6 +114,8 @@ def test_scores_are_those_of_the_weights_whatever_the_times_of_the_files(workdir
   assert not stages.is_scored(workdir)
   files.write_json(summary, {'weights_sha256': ['one']})
   os.utime(summary, (0, 0))  # as a copy may have it
+  assert not stages.is_scored(workdir)  # longer training may write the same weights anew
+  files.write_json(workdir / 'model' / 'scores.json', {})
   assert stages.is_scored(workdir)
   train(workdir, 'other')
   os.utime(summary)

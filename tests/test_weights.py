@@ -34,6 +34,8 @@ def test_scores_of_folds_are_old_once_one_of_these_has_other_weights(tmp_path):
   for fold, digest in enumerate('abc'):  # the third is not scored yet
     save(tmp_path / f'fold_{fold}', digest)
   assert weights.read(tmp_path) == ('a', 'b', 'c') and not weights.has_old_scores(tmp_path)
+  score(tmp_path, 'a', 'b', 'c', 'd')  # the fourth is not there
+  assert not weights.has_old_scores(tmp_path)
   save(tmp_path / 'fold_1', 'other')
   assert weights.has_old_scores(tmp_path)
 

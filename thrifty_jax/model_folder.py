@@ -20,6 +20,7 @@ from thrifty_jax import RESEARCH_USE, files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, build, genotype, inference, lean_space
 from thrifty_jax.networks.model_spec import ModelSpec, find_faults
+from thrifty_jax.weights import WEIGHTS, Checksums
 
 FORMAT = 'thrifty_jax.model'
 # 6 had no regions; 5 lacked the unit, which was mm; 4 lacked a baseline's width, which was 32; 3
@@ -28,17 +29,10 @@ VERSION = 7
 OLDEST = 3  # 2 lacked checksums and the description of the training scans
 CHECKSUMS = 'checksums.json'
 SCORES = 'scores.json'
-_SIGNED = ('weights.safetensors', 'genotype.json', 'preprocessing.json', 'card.md', SCORES)
+_SIGNED = (WEIGHTS, 'genotype.json', 'preprocessing.json', 'card.md', SCORES)
 _MOST_BYTES = 4 << 30  # of a file; holds a billion parameters
 _COPY = 'copy the whole folder again'
 _COPY_OR_TRAIN = 'copy or train the model again'
-
-
-@dataclasses.dataclass(frozen=True)
-class _Checksums:
-  """What is read of checksums.json."""
-
-  sha256: Mapping[str, str]  # of each file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +84,7 @@ def save(
   metadata = {'thrifty_jax': json.dumps({**about, 'note': RESEARCH_USE})}
   content = safetensors.numpy.save(weights, metadata=metadata)
   with files.whole_folder(folder) as unfinished:
-    files.write_bytes(unfinished / 'weights.safetensors', content)
+    files.write_bytes(unfinished / WEIGHTS, content)
     write_spec(unfinished, spec)
     if genotype_file is not None:
       files.write_bytes(unfinished / 'genotype.json', genotype_file.read_bytes())
@@ -139,7 +133,7 @@ def load(folder: Path | str) -> LoadedModel:
   """
   folder, found = Path(folder), describe(folder)
   shapes = build.find_shapes(build.build(found.spec, found.genotype), found.spec.image_channels)
-  params = _load_weights(folder / 'weights.safetensors', shapes)
+  params = _load_weights(folder / WEIGHTS, shapes)
   return LoadedModel(found.spec, found.genotype, params, found.sha256)
 
 
@@ -188,8 +182,8 @@ def _require_version(path: Path) -> None:
 
 def read_checksums(path: Path) -> Mapping[str, str]:
   """Reads the SHA-256 of each file of a model folder from its checksums.json."""
-  sums = records.parse(files.read_json(path), _Checksums, path, remedy=_COPY).sha256
-  needed = {'weights.safetensors', 'preprocessing.json'}
+  sums = records.parse(files.read_json(path), Checksums, path, remedy=_COPY).sha256
+  needed = {WEIGHTS, 'preprocessing.json'}
   for name in sorted((needed - sums.keys()) | (sums.keys() - {*_SIGNED})):
     raise InputError(
       f'{path}: {name!r:.80} has no SHA-256 or is not a file of a model folder; the folder is '
@@ -207,7 +201,7 @@ def _require_unaltered(folder: Path) -> str:
         f'{folder / name}: is not the file that was saved with this model: its SHA-256 is not '
         f'the one in {CHECKSUMS}; {_COPY}'
       )
-  return sums['weights.safetensors']
+  return sums[WEIGHTS]
 
 
 def _digest(path: Path) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,10 @@ def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) 
       state = 'is done' if stage.is_done(workdir) else 'is half done'
       remedy = f'use another --workdir, or remove {name_folders(stage, workdir)}'
       if not changes:
+        given = '; a genotype that lies elsewhere is named by --config.genotype'
         raise InputError(
           f'{path}: there is no such file, but {stage.name} {state} with the settings that it had; '
-          f'put it back, {remedy}'
+          f'put it back, {remedy}{given * (stage is SEARCH)}'
         )
       listed = (workdir / 'splits.json').exists() and not changes.keys().isdisjoint(_LISTS)
       raise InputError(
@@ -147,8 +149,8 @@ def find_changes(
   if not isinstance(written, dict):
     raise InputError(f'{path} holds no settings; expected a JSON object. Use another --workdir')
   before = configs.flatten(written)
-  if stage is SEARCH:  # a baseline may have been trained since
-    before['model.name'] = 'lean' if (workdir / 'search' / 'genotypes').is_dir() else 'thrifty'
+  if stage is SEARCH:
+    before['model.name'] = _find_kind(before, workdir)
   if planned := stage.read_planned(workdir):
     before[f'{stage.name}.epochs'] = planned
   return {
@@ -157,6 +159,20 @@ def find_changes(
     if stage.has_read(name, config) and name in before and before[name] != now
     if not (may_grow and SETTINGS[name].may_grow and before[name] < now)
   }
+
+
+def _find_kind(before: Mapping[str, Any], workdir: Path) -> str:
+  """Returns whether a search in the workdir is for thrifty or lean networks, by its files.
+
+  The settings `before` tell it unless another network was trained since.
+  """
+  if SEARCH.is_done(workdir):
+    found = files.read_json(workdir / SEARCH.leaves[0])
+    return found.get('space', 'thrifty') if isinstance(found, dict) else 'thrifty'
+  name = before.get('model.name')
+  if name in ('thrifty', 'lean') and not before.get('genotype'):
+    return name
+  return 'lean' if (workdir / 'search' / 'genotypes').is_dir() else 'thrifty'
 
 
 def find_genotype(config: ConfigDict, workdir: Path) -> Path:
@@ -170,14 +186,18 @@ def is_scored(workdir: Path) -> bool:
     return False
   scores, trained = (workdir / stage.leaves[0] for stage in (EVALUATE, RETRAIN))
   if weights.read_scored(scores):
-    return not weights.has_old_scores(workdir)
+    # More epochs without a better one write the same weights, without scores beside them.
+    return (workdir / 'model' / 'scores.json').exists() and not weights.has_old_scores(workdir)
   return scores.stat().st_mtime_ns >= trained.stat().st_mtime_ns
 
 
-def find_begun(workdir: Path) -> list[str]:
-  """Names the stages and folders of a workdir in which something was trained on its slices."""
-  begun = [stage.name for stage in STAGES if stage.is_begun(workdir)]
-  for name in _TRAININGS:
+def find_begun(workdir: Path, *, beside: bool = True) -> list[str]:
+  """Names the stages of a workdir that have trained on its slices.
+
+  Unless `beside` is False, folders of trainings beside these stages are named too.
+  """
+  begun = [stage.name for stage in (SEARCH, RETRAIN) if stage.is_begun(workdir)]
+  for name in _TRAININGS if beside else ():
     if any(path for trained in _TRAINED for path in (workdir / name).glob(f'**/{trained}')):
       begun.append(name)
   return begun

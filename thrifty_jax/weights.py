@@ -9,10 +9,12 @@ from pathlib import Path
 
 from thrifty_jax import records
 
+WEIGHTS = 'weights.safetensors'  # file of a model
+
 
 @dataclass(frozen=True)
-class _Checksums:
-  """The part of a model's checksums.json that tells its weights."""
+class Checksums:
+  """What is read of a model's checksums.json."""
 
   sha256: Mapping[str, str]  # of each file
 
@@ -27,8 +29,8 @@ class _Scores:
 def read(workdir: Path) -> tuple[str, ...]:
   """Reads the weights of a run's model, or of those of its folds; () where there is none."""
   folders = [workdir / 'model', *sorted(workdir.glob('fold_*/model'))]
-  found = [records.read_optional(folder / 'checksums.json', _Checksums) for folder in folders]
-  return tuple(filter(None, (one.sha256.get('weights.safetensors') for one in found if one)))
+  found = [records.read_optional(folder / 'checksums.json', Checksums) for folder in folders]
+  return tuple(filter(None, (one.sha256.get(WEIGHTS) for one in found if one)))
 
 
 def read_scored(summary: Path) -> tuple[str, ...]:
@@ -38,6 +40,9 @@ def read_scored(summary: Path) -> tuple[str, ...]:
 
 
 def has_old_scores(workdir: Path, summary: str = 'evaluate/summary.json') -> bool:
-  """Whether scores are of weights that a run no longer has; False where that is not known."""
-  now = read(workdir)
-  return bool(now) and not {*read_scored(workdir / summary)} <= {*now}
+  """Whether scores are of weights that a run no longer has; False where that is not known.
+
+  Of the folds some may not be there, and some not be scored yet.
+  """
+  now, scored = {*read(workdir)}, {*read_scored(workdir / summary)}
+  return not (now <= scored or scored <= now)

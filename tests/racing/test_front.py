@@ -77,6 +77,7 @@ def test_the_search_leaves_the_genotype_for_the_budget_and_where_it_came_from(
   assert (told['search'], told['max_ms'], told['name']) == ('race', 20.0, best.name)
   assert told['validation_dsc'] == best.validation_dsc
   assert (best.chosen, best.budgets_ms, best.knee) == (True, (20.0,), True)
+  assert files.read_json(path.with_name(front.BUDGETS)) == [20.0]
   lines = capsys.readouterr().out
   assert '20 ms (knee)' in lines and f'found     {best.name}, {best.title}' in lines
 
@@ -151,6 +152,7 @@ def test_the_best_of_each_budget_and_family_are_trained_in_full_and_scored_once(
   config.evaluate.flips = True
   found = front.front(config, tmp_path)
   assert found == [*read(tmp_path, 'front')]
+  assert files.read_json(tmp_path / 'front' / front.BUDGETS) == [10.0, 20.0]
   full = full_trainings(stands)
   names = {name.split('/')[0] for name, _ in full}
   assert {one.name for one in found if one.full} == names
@@ -236,8 +238,8 @@ def test_scores_in_8_bits_are_those_of_the_weights(monkeypatch, tmp_path):
     files.write_json(tmp_path / 'model' / 'checksums.json', checksums)
     assert front._score_in_8_bits([tmp_path]) == pytest.approx(expected)
     assert len(models) == count
-  records.write(tmp_path / front.EIGHT_BITS, front.InEightBits(0.1, 0.1))  # of an older version
-  assert front._score_in_8_bits([tmp_path]) == pytest.approx(expected)
+  records.write(tmp_path / front.EIGHT_BITS, front.InEightBits(0.7, 0.6))  # of an older version
+  assert front._score_in_8_bits([tmp_path]) == pytest.approx(expected) and len(models) == 2
 
 
 def test_a_full_training_that_diverges_has_no_test_score_and_stops_nobody(config, stands, tmp_path):

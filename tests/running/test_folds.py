@@ -1,10 +1,12 @@
 """What several folds come to as one result."""
 
+import pytest
+
 from thrifty_jax import config as configs
 from thrifty_jax import files
 from thrifty_jax.running import folds
 from thrifty_jax.running.command_line import Command
-from thrifty_jax.scores import over_folds
+from thrifty_jax.scores import over_folds, standings
 
 
 def test_a_fold_that_was_trained_anew_is_left_out_with_a_line(monkeypatch, tmp_path, capsys):
@@ -21,3 +23,20 @@ def test_a_fold_that_was_trained_anew_is_left_out_with_a_line(monkeypatch, tmp_p
   assert written == [[tmp_path / 'fold_0']]
   line = f'scores    {tmp_path / "fold_1"}: left out, as trained anew since; run'
   assert line in capsys.readouterr().out
+
+
+def test_a_report_leaves_a_comparison_as_it_is_whose_networks_were_trained_anew(
+  monkeypatch, tmp_path, capsys
+):
+  def write(workdir, there):
+    raise standings.TrainedAnew(f'{there[0]}: was trained anew')
+
+  monkeypatch.setattr(standings, 'write', write)
+  files.write_json(tmp_path / 'fold_0' / 'compare' / 'results.json', [])
+  command = Command(configs.default(), 'x.py', tmp_path, 'report', folds=(0,))
+  folds.sum_up(command, folds.make_commands(command))
+  line = f'not summed up anew: {tmp_path / "fold_0"}: was trained anew'
+  assert line in capsys.readouterr().out
+  command = Command(configs.default(), 'x.py', tmp_path, 'compare', folds=(0,))
+  with pytest.raises(standings.TrainedAnew):
+    folds.sum_up(command, folds.make_commands(command))

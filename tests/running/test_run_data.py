@@ -182,6 +182,22 @@ def test_trainings_whose_scans_are_no_longer_known_are_not_gone_on_with(command)
   with pytest.raises(InputError, match=r'data\.json: there is no such file, but search began on'):
     fill_in(command, 'prepare')
   assert fill_in(command, 'check').scans
+  path = command.workdir / 'front' / 'a' / 'retrain' / 'summary.json'
+  path.parent.mkdir(parents=True)
+  path.write_text('{}')
+  shutil.rmtree(command.workdir / 'search')
+  with pytest.raises(InputError, match=r'data\.json: there is no such file, but front began on'):
+    fill_in(command, 'prepare')
+
+
+@pytest.mark.parametrize('beside', ['evaluate/summary.json', 'teacher/retrain/summary.json'])
+def test_scores_of_folds_and_runs_in_a_new_folder_are_no_training_of_it(command, beside):
+  path = command.workdir / beside
+  path.parent.mkdir(parents=True)
+  path.write_text('{}')
+  if beside.startswith('evaluate'):
+    write_config(command)
+  assert fill_in(command, 'prepare').scans
 
 
 def test_where_slices_and_scans_are_gone_both_are_told(command):

@@ -2,15 +2,18 @@
 
 import csv
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from thrifty_jax import records
+from thrifty_jax import config as configs
+from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
-from thrifty_jax.run_files import Compared, Evaluated, Figures, Result, Spread, Timed
+from thrifty_jax.run_files import Compared, Evaluated, Figures, Result, Spread, Timed, Trial
 from thrifty_jax.scores import standings, tables
+from thrifty_jax.training import compare
 
 SCORES = {
   'thrifty': [0.90, 0.80, 0.70, 0.85, 0.75, 0.95],
@@ -90,8 +93,38 @@ def test_a_network_that_was_trained_anew_since_is_not_compared_with_the_others(t
   records.write(scores, dataclasses.replace(summary, weights_sha256=('one',)))
   standings.write(tmp_path, folds)
   records.write(scores, dataclasses.replace(summary, weights_sha256=('longer',)))
-  with pytest.raises(InputError, match='thrifty/run_0: Thrifty was trained anew since it was comp'):
+  with pytest.raises(standings.TrainedAnew) as caught:
     standings.write(tmp_path, folds)
+  assert 'thrifty/run_0: Thrifty was trained anew since it was compared' in str(caught.value)
+  remedy = f'; remove {folds[1] / "compare"} and run --stage=compare'
+  assert str(caught.value).endswith(remedy)
+
+
+def test_a_run_that_an_older_version_scored_is_compared(tmp_path, monkeypatch):
+  write_fold(tmp_path, 0, SCORES)
+  path = tmp_path / 'compare' / 'results.json'
+  first, *others = records.read(path, tuple[Result, ...])
+  place, config = tmp_path / first.folder, configs.default()
+  files.write_json(place / 'retrain' / 'summary.json', {})
+  os.utime(place / 'retrain' / 'summary.json', (0, 0))
+  files.write_json(place / 'model' / 'checksums.json', {'sha256': {'weights.safetensors': 'one'}})
+  monkeypatch.setattr(compare, '_try_rates', lambda *_: [Trial(0.002, 0.8, first.folder)])
+  monkeypatch.setattr(compare, '_train_seeds', lambda *_: [(config, place, first)])
+  contender = compare.Contender('thrifty', 'Thrifty', 'searched', {})
+  scores = place / 'evaluate' / 'summary.json'
+  summary = dataclasses.replace(records.read(scores, Evaluated), weights_sha256=('one',))
+
+  def score(*_):
+    records.write(scores, summary)
+    files.write_json(place / 'model' / 'scores.json', {})
+
+  monkeypatch.setattr(compare.evaluate, 'evaluate', score)
+  for before in ((), ('one',), ('one',)):  # scored by an older version, then by this one
+    (found,) = compare._train_and_score(contender, config, tmp_path, None)
+    assert found.weights_sha256 == before
+    records.write(path, [found, *others])
+    standings.write(tmp_path, [tmp_path])
+    os.utime(place / 'retrain' / 'summary.json')
 
 
 def test_folds_are_one_set_of_patients(tmp_path):

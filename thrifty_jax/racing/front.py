@@ -20,6 +20,7 @@ from thrifty_jax.scores import evaluate, over_folds, statistics, tables
 from thrifty_jax.training import trainings
 
 FILE = 'front.json'
+BUDGETS = 'budgets.json'  # milliseconds that the networks of front.json raced for
 EIGHT_BITS = 'int8.json'  # file in the folder of a full training
 FAMILIES = ('lean', 'unet', 'genotype')
 
@@ -55,7 +56,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   scores = race.finalists()
   chosen = _choose(scores, race.ms(), budgets)
   found = _describe(race, chosen, scores, workdir)
-  records.write(folder / FILE, found)
+  _write(folder, found, budgets)
   print('\n'.join(['', *format_table(found), '']), flush=True)
   best = next(one for one in found if one.knee)
   provenance = {
@@ -80,18 +81,18 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   in which the test patients count for nothing but the last scores.
   """
   workdir = Path(workdir)
-  folder = workdir / 'front'
+  folder, budgets = workdir / 'front', tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
   seeds = 0 if config.retrain.minutes else config.front.seeds
-  race.run(tuple(config.front.budgets_ms), FAMILIES, full=seeds)
+  race.run(budgets, FAMILIES, full=seeds)
   ms, scores = race.ms(), race.finalists()
-  chosen = _choose(scores, ms, config.front.budgets_ms)
-  records.write(folder / FILE, _describe(race, chosen, scores, workdir))
+  chosen = _choose(scores, ms, budgets)
+  _write(folder, _describe(race, chosen, scores, workdir), budgets)
   rivals = [_pick_family(race, group.budget, group.family) for group in race.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
   full = _train_in_full(config, workdir, race, names)
   scores = _read_validation(full) or scores  # these if every full training diverged
-  chosen = _choose(scores, ms, config.front.budgets_ms)
+  chosen = _choose(scores, ms, budgets)
   more = {
     name: _read_full(places, workdir)
     | (_score_in_8_bits(places) if race.watch.best(name).precision == 'int8' else {})
@@ -99,9 +100,15 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
     if places
   }
   found = _describe(race, chosen, scores, workdir, more=more)
-  records.write(folder / FILE, found)
+  _write(folder, found, budgets)
   print('\n'.join(['', *format_table(found), '']), flush=True)
   return found
+
+
+def _write(folder: Path, found: Sequence[Raced], budgets: Sequence[float]) -> None:
+  """Writes the networks that raced, and the budgets that they raced for."""
+  records.write(folder / BUDGETS, tuple(budgets))
+  records.write(folder / FILE, found)
 
 
 def _choose(
@@ -161,7 +168,7 @@ def _score_in_8_bits(places: Sequence[Path]) -> dict[str, Any]:
   for place in places:
     path, now = place / EIGHT_BITS, weights.read(place)
     one = records.read_optional(path, InEightBits)
-    if one is None or one.weights_sha256 != now:
+    if one is None or one.weights_sha256 not in ((), now):
       member = model_folder.load(place / 'model')
       content = onnx_network.to_onnx(member).SerializeToString()
       quantised = quantise.quantise_model(member, content, export_slices.open_run(place / 'model'))

@@ -22,15 +22,11 @@ def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
 
   `part` is the word for what a network sees at once.
   """
-  _, settings = inputs.read_with_content(workdir / 'config.json', inputs.Settings)
-  limit, ladder = settings.search.max_ms, settings.front.budgets_ms
-  budgets = {'search': (limit,) if limit else ladder, 'front': ladder}
   found = []
   for folder, title in TITLES.items():
     raced = records.read_optional(workdir / folder / 'front.json', tuple[Raced, ...])
     if raced:
-      described = _describe(raced, workdir, budgets[folder], part, name=folder)
-      found.append({'title': title, **described})
+      found.append({'title': title, **_describe(raced, workdir, part, name=folder)})
   return found
 
 
@@ -44,13 +40,13 @@ def advise(workdir: Path, part: str) -> str:
   return advice
 
 
-def _describe(
-  raced: Sequence[Raced], workdir: Path, budgets: Sequence[float], part: str, *, name: str
-) -> dict[str, Any]:
+def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) -> dict[str, Any]:
   last = max(one.rung for one in raced)
   finalists = [one for one in raced if one.rung == last]
   chosen = [one for one in raced if one.chosen]
   met = {budget for one in raced for budget in one.budgets_ms}
+  # Older versions left none; those of config.json may be of a later command.
+  budgets = records.read_optional(workdir / name / 'budgets.json', tuple[float, ...]) or ()
   full = [place for one in raced for place in one.full]
   return {
     'sentence': write_sentence(raced, part),

@@ -51,14 +51,6 @@ class Search:
   """The part of config.json about the search."""
 
   operations: tuple[str, ...] = ()  # empty for all
-  max_ms: float = 0.0  # 0 for the budgets of the front
-
-
-@dataclass(frozen=True)
-class Front:
-  """The part of config.json about the front."""
-
-  budgets_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,6 @@ class Settings:
   model: Network = Network()
   data: DataSet | None = None
   search: Search = Search()
-  front: Front = Front()
   genotype: str = ''
 
 

@@ -46,7 +46,8 @@ def make_commands(command: Command) -> list[Command]:
 def sum_up(command: Command, runs: list[Command]) -> None:
   """Writes the existing scores of all folds as those of one set of patients.
 
-  Scores of weights that a fold no longer has are left out, with a line.
+  Scores of weights that a fold no longer has are left out, with a line, and a report leaves the
+  summary of a comparison as it is where these are among them.
   Only --stage=compare and report sum up a comparison: until it has ended, some folds have fewer
   networks than others, which other stages must not refuse.
   """
@@ -59,8 +60,13 @@ def sum_up(command: Command, runs: list[Command]) -> None:
     there = [run.workdir for run in runs if (run.workdir / name).exists()]
     if name.startswith('evaluate'):
       there = [workdir for workdir in there if not _has_old_scores(workdir)]
-    if there:
-      write(command.workdir, there)
+    try:
+      if there:
+        write(command.workdir, there)
+    except standings.TrainedAnew as error:
+      if command.stage != stages.REPORT.name:
+        raise
+      logbook.say('comparison', f'not summed up anew: {error}')
 
 
 def _has_old_scores(workdir: Path) -> bool:

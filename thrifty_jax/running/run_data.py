@@ -166,7 +166,9 @@ def _require_same_scans(
   record: Record | None, scans: 'Scans', workdir: Path, raw_dir: Path
 ) -> None:
   """Refuses other scans than those on which anything in the workdir was trained."""
-  if not (begun := stages.find_begun(workdir)):
+  # A new run may lie around folders of others, such as that of its teacher.
+  is_new = record is None and not (workdir / 'config.json').exists()
+  if not (begun := stages.find_begun(workdir, beside=not is_new)):
     return
   if record is None:
     raise InputError(

@@ -15,6 +15,10 @@ from thrifty_jax.run_files import Compared, Result, Rival
 from thrifty_jax.scores import over_folds, statistics, summaries
 
 
+class TrainedAnew(InputError):
+  """A network has other scores than those that were compared."""
+
+
 def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
   """Writes <workdir>/compare/scores.csv and summary.json.
 
@@ -23,8 +27,8 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Compared:
     folds: Folders of the runs with its results, one per fold; for a single fold the workdir.
 
   Raises:
-    InputError: If a file is missing or damaged, the folds compare different rivals, or a network
-      was trained anew since.
+    TrainedAnew: If a network was trained anew since.
+    InputError: If a file is missing or damaged, or the folds compare different rivals.
   """
   folder = Path(workdir) / 'compare'
   results = [records.read(run / 'compare' / 'results.json', tuple[Result, ...]) for run in folds]
@@ -80,9 +84,9 @@ def _read_scored(run: Path, result: Result) -> over_folds.Scored:
   """Reads the scores of a training, which must be those of the weights that were compared."""
   scored = over_folds.read_scored(run / result.folder / 'evaluate')
   if result.weights_sha256 and result.weights_sha256 != scored.summary.weights_sha256:
-    raise InputError(
+    raise TrainedAnew(
       f'{run / result.folder}: {result.label} was trained anew since it was compared, perhaps for '
-      f'more epochs; run --stage=compare for {run}, with the settings of the comparison'
+      f'more epochs; remove {run / "compare"} and run --stage=compare'
     )
   return scored
 

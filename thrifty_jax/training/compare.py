@@ -177,7 +177,7 @@ def _train_and_score(
         validation_dsc=summary.validation_dsc,
         seed=settings.seed,
         timed=timed,
-        weights_sha256=weights.read(place),
+        weights_sha256=weights.read_scored(place / stages.EVALUATE.leaves[0]),
         **{name: getattr(summary, name) for name in shared},
       )
     )
