@@ -197,7 +197,7 @@ def _coarse(scans: Sequence[Scan], classes: Sequence[str]) -> Iterator[Finding]:
       left = f'a DSC of {most:.2f} with itself, the most that a network can reach'
       yield Finding(
         f'drawn by data.image_size and data.reduction, {name} keeps {left if most else "no pixel"}'
-        '. Lower data.reduction, or raise data.image_size.',
+        '. Raise data.image_size, or lower data.reduction where it is set.',
         is_error=not most,
       )
 

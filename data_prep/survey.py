@@ -111,10 +111,10 @@ def _find_gaps(
 def _measure_kept(
   label: np.ndarray, data: ConfigDict, regions: labels.Regions
 ) -> np.ndarray | None:
-  """Returns `Scan.kept` of what is cut into windows, of pictures, and of sparse labels."""
-  if not data.reduction and data.unit != 'pixels' and not data.ignore:
-    return None
+  """Returns `Scan.kept` of what is drawn smaller, and of sparse labels."""
   factor = data.reduction or max(1.0, max(label.shape[1:]) / data.image_size)
+  if factor == 1 and not data.ignore:
+    return None
   masks = [plane for plane in label if plane.any()]
   found = reduction.measure_kept_by_class(masks, factor, regions)
   return np.array([np.mean(found.get(k, np.nan)) for k in range(1, len(data.classes))])

@@ -83,7 +83,7 @@ def test_an_export_is_a_folder_that_says_what_it_is(trained, scan, tmp_path, cap
   output = tmp_path / 'new' / 'exported'
   assert command(trained, output, f'--scans={scan}') == 0
   beside = ['components.py', 'errors.py', 'labels.py', 'likeness.py', 'nifti.py', 'resizing.py']
-  beside += ['unreadable.py', 'windows.py']
+  beside += ['runners.py', 'unreadable.py', 'windows.py']
   more = ['README.md', 'card.md', 'model.onnx', 'preprocessing.json', 'segment.py']
   assert names(output) == sorted(beside + more) and names(tmp_path / 'new') == ['exported']
   printed = capsys.readouterr().out

@@ -150,7 +150,7 @@ def test_a_channel_that_shows_nothing_is_a_warning_and_everywhere_an_error(scans
   [
     (0.95, '', False),
     (0.5, 'a DSC of 0.50 with itself, the most', False),
-    (0.0, 'no pixel. Lower', True),
+    (0.0, 'no pixel. Raise', True),
   ],
 )
 def test_classes_of_which_little_is_left_are_reported_by_how_much(scans, left, text, is_error):

@@ -54,6 +54,17 @@ def test_figures_are_those_of_the_voxels(volume, data):
   assert scan.picture.startswith('data:image/png;base64,')
 
 
+def test_what_drawing_slices_smaller_leaves_of_each_class_is_measured(volume, data):
+  label = np.zeros((2, 64, 64), np.uint8)
+  label[:, 8:48, 8:48], label[:, 50:53, 50:53] = 1, 2
+  drawn = dataclasses.replace(volume, label=label, image=np.ones((2, 64, 64, 1), np.float32))
+  data.image_size = 64
+  assert survey.measure(drawn, SOURCE, data).kept is None
+  data.image_size = 16
+  big, small, absent = survey.measure(drawn, SOURCE, data).kept
+  assert big > 0.9 > small and np.isnan(absent)
+
+
 def test_an_empty_mask_has_no_digest_and_the_middle_slice_is_shown(volume, data):
   empty = dataclasses.replace(volume, label=np.zeros_like(volume.label))
   scan = survey.measure(empty, SOURCE, data)

@@ -429,7 +429,7 @@ def check(config, place):
 
 def test_a_reduction_that_leaves_nothing_is_refused(there, tmp_path):
   config = configure(there, tmp_path, reduction=1000.0, workers=1)
-  with pytest.raises(InputError, match='left part keeps no pixel. Lower data.reduction'):
+  with pytest.raises(InputError, match='left part keeps no pixel. Raise data.image_size'):
     check(config, tmp_path)
 
 

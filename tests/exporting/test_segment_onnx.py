@@ -22,7 +22,7 @@ from PIL import Image
 from data_prep import phantom
 from thrifty_jax import config as configs
 from thrifty_jax import export, predict
-from thrifty_jax.exporting import segment_onnx
+from thrifty_jax.exporting import runners, segment_onnx
 from thrifty_jax.scans import nifti, sources
 
 pytest.importorskip('onnx')
@@ -695,12 +695,25 @@ def test_a_network_may_be_named_by_its_path(plain, place):
   assert segment_onnx.load(plain[1], model)[0]['files'].keys() == {'model.onnx'}
 
 
-def test_onnxruntime_that_is_missing_is_one_line(plain, tmp_path, monkeypatch, capsys):
-  monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+def test_a_runtime_that_is_missing_is_one_line(plain, tmp_path, monkeypatch, capsys, runtime):
+  monkeypatch.setitem(sys.modules, runtime, None)
   scan = write_scan(tmp_path / 'a.nii.gz')
-  assert run_main(plain[1], monkeypatch, scan, tmp_path / 'm.nii') == 2
+  command = (f'--runtime={runtime}', scan, tmp_path / 'm.nii')
+  assert run_main(plain[1], monkeypatch, *command) == 2
   last = capsys.readouterr().err.splitlines()[-1]
-  assert 'onnxruntime' in last and 'install the packages that README.md names' in last
+  assert runtime in last and 'install the packages that README.md names' in last
+
+
+def test_openvino_gives_the_masks_of_onnx_runtime(plain, tmp_path):
+  pytest.importorskip('openvino')
+  scan, masks = write_scan(tmp_path / 'a.nii.gz'), []
+  for runtime in runners.RUNTIMES:
+    mask = tmp_path / f'{runtime}.nii'
+    command = [sys.executable, plain[1] / 'segment.py', f'--runtime={runtime}', scan, mask]
+    subprocess.run([*map(str, command)], check=True)
+    masks.append(np.asarray(load(mask).dataobj))
+  assert masks[0].any() and np.mean(masks[0] == masks[1]) > 0.999
 
 
 @pytest.mark.parametrize('kind', ['plain', 'of_pictures'])

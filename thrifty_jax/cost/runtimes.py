@@ -1,9 +1,7 @@
 """Runs a network in the runtimes that its users have: ONNX Runtime, OpenVINO and JAX."""
 
 import dataclasses
-import functools
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +11,7 @@ import numpy as np
 
 from thrifty_jax import extras
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting import export_check, onnx_network, quantise
-from thrifty_jax.exporting.onnx_graph import tool
+from thrifty_jax.exporting import onnx_network, quantise, runners
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build
 from thrifty_jax.settings import COST_PRECISIONS
@@ -120,44 +117,8 @@ def start(
       started.append(Started(way, _run_jax(member), None))
       continue
     content = contents[way.precision]
-    if way.runtime == 'onnxruntime':
-      run = export_check.make_onnx_runner(content, threads=threads)
-    else:
-      run = _run_openvino(content, images[:1].shape, threads)
-    started.append(Started(way, run, len(content)))
+    started.append(Started(way, runners.start(way.runtime, content, threads), len(content)))
   return started
-
-
-@functools.cache
-def _start_openvino() -> Any:
-  """Returns OpenVINO's core, which lives as long as the process.
-
-  After two cores that lived at the same time were gone, the next signal, as Ctrl-C, was a
-  segmentation fault (measured with 2026.4 on Linux).
-  """
-  # Its import reports to its makers, from a forked process and unasked, if it finds this package;
-  # None stands for a package that is not there. Nothing leaves a machine that has scans.
-  blocked: Any = None
-  sys.modules.setdefault('openvino_telemetry', blocked)
-  return tool('openvino').Core()
-
-
-def _run_openvino(content: bytes, shape: Sequence[int], threads: int) -> Any:
-  core = _start_openvino()
-  model = core.read_model(content)
-  model.reshape(list(shape))  # a fixed number of slices takes three quarters of the time
-  settings = {
-    'INFERENCE_NUM_THREADS': threads,
-    'NUM_STREAMS': 1,
-    # Else it computes in bfloat16 on processors with avx512_bf16: 7.0 instead of 12.3 ms, but
-    # logits 1.5 % off.
-    'INFERENCE_PRECISION_HINT': 'f32',
-    # Else its thread stays on one core, also where another program works there: 46 instead of 28 ms
-    # on two cores with a load of 2.4, while ONNX Runtime took 23.
-    'ENABLE_CPU_PINNING': False,
-  }
-  compiled = core.compile_model(model, 'CPU', settings)
-  return lambda image: compiled(image)[0]
 
 
 def _run_jax(member: LoadedModel) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 
 from thrifty_jax import labels
 from thrifty_jax.errors import InputError
+from thrifty_jax.exporting import runners
 from thrifty_jax.exporting.onnx_graph import tool
-from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import inference
 
@@ -38,14 +38,8 @@ class Agreement:
 
 def make_onnx_runner(content: bytes, *, threads: int = 0) -> Network:
   """Returns the function that an ONNX file computes on the CPU; 0 threads use all cores."""
-  onnxruntime = tool('onnxruntime')
-  options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = options.inter_op_num_threads = threads
-  options.log_severity_level = 3  # only errors
-  # Else its threads keep the cores busy for a while after a run, and slow who runs next.
-  options.add_session_config_entry('session.force_spinning_stop', '1')
-  session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-  return lambda image: session.run([LOGITS], {IMAGE: image})[0]
+  tool('onnxruntime')  # says how to install it
+  return runners.start('onnxruntime', content, threads)
 
 
 def predict_with(network: Network, *, context: int) -> inference.Predict:

@@ -12,7 +12,7 @@ import thrifty_jax
 from thrifty_jax import errors, files, labels, records
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting import segment_onnx
+from thrifty_jax.exporting import runners, segment_onnx
 from thrifty_jax.exporting.export_check import LOGIT_LIMIT, PIXEL_LIMIT
 from thrifty_jax.exporting.onnx_network import IMAGE, LOGITS
 from thrifty_jax.model_folder import LoadedModel
@@ -48,10 +48,10 @@ _FIELDS = (
 )
 # Modules that lie beside the script of an export, further ones for pictures, and how they import
 # each other there.
-_BESIDE = (components, errors, labels, likeness, nifti, resizing, unreadable, windows)
+_BESIDE = (components, errors, labels, likeness, nifti, resizing, runners, unreadable, windows)
 _BESIDE_OF_PICTURES = (picture_file, pictures, tiff_rows)
 _IMPORTS = (
-  (re.compile(r'from thrifty_jax(?:\.(?:data|scans|scores))? import '), 'import '),
+  (re.compile(r'from thrifty_jax(?:\.(?:data|exporting|scans|scores))? import '), 'import '),
   (re.compile(r'from thrifty_jax(?:\.scans)?\.(?=\w+ import )'), 'from '),
 )
 _SCRIPT = """\
@@ -60,7 +60,8 @@ _SCRIPT = """\
     pip install {packages}
     python segment.py {example}
 
-The masks are those of `python -m thrifty_jax.predict` without `--flips`. `--help` has the rest.
+The masks are those of `python -m thrifty_jax.predict` without `--flips`. With `--runtime=openvino`,
+after `pip install openvino`, they often come faster. `--help` has the rest.
 """
 _OF_VOLUMES = {'what': 'NIfTI scans', 'example': 'SCAN.nii.gz MASK.nii.gz'}
 _OF_PICTURES = {

@@ -25,6 +25,7 @@ from nibabel import orientations
 from thrifty_jax import labels
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
+from thrifty_jax.exporting import runners
 from thrifty_jax.scans import nifti, resizing, unreadable, windows
 from thrifty_jax.scores import components
 
@@ -32,24 +33,21 @@ from thrifty_jax.scores import components
 SLICE_AXES = {'axial': 'SPL', 'coronal': 'PIL', 'sagittal': 'LIP'}
 
 
-def load(folder, model='model.onnx', threads=0):
-  """Reads preprocessing.json and the network, a function of image [N, C, S, S] to [N, K, S, S]."""
-  import onnxruntime  # here: preparing does without it # pyrefly: ignore[missing-import]
-
-  options, path = onnxruntime.SessionOptions(), Path(folder, 'preprocessing.json')
-  options.intra_op_num_threads = threads  # 0 uses all cores
+def load(folder, model='model.onnx', threads=0, runtime='onnxruntime'):
+  """Reads preprocessing.json and the network, see `runners.start`."""
+  path = Path(folder, 'preprocessing.json')
   try:
     settings, path = json.loads(path.read_text('utf-8')), Path(folder, model)
-    if known := settings['files'].get(path.name):
-      content = path.read_bytes()
-      if hashlib.sha256(content).hexdigest() != known['sha256']:
-        raise ValueError('it is not the network that preprocessing.json describes')
-      session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-  except Exception as error:  # those of onnxruntime have no other type in common
+    if path.name not in (known := settings['files']):
+      raise InputError(f'{path}: is not of this export, which has {", ".join(known)}')
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != known[path.name]['sha256']:
+      raise ValueError('it is not the network that preprocessing.json describes')
+    return settings, runners.start(runtime, content, threads)
+  except (ImportError, InputError):
+    raise
+  except Exception as error:  # those of a runtime have no other type in common
     raise InputError(f'{path}: cannot be read ({error}); copy the whole export again') from error
-  if not known:
-    raise InputError(f'{path}: is not of this export, which has {", ".join(settings["files"])}')
-  return settings, lambda image: session.run(['logits'], {'image': image})[0]
 
 
 def segment(voxels, affine, settings, network, name='the scan'):
@@ -229,7 +227,7 @@ def run(asked):
     raise InputError(f'{asked.mask.parent} is no folder; make it, or name another')
   if asked.mask.exists() and not asked.overwrite:
     raise InputError(f'{asked.mask} exists; add --overwrite or name another')
-  settings, network = load(Path(__file__).parent, asked.model, asked.threads)
+  settings, network = load(Path(__file__).parent, asked.model, asked.threads, asked.runtime)
   endings = ('.png',) if of_pictures(settings) else ('.nii', '.nii.gz')
   if not asked.mask.name.lower().endswith(endings):
     raise InputError(f'{asked.mask}: expected a mask ending in {" or ".join(endings)}')
@@ -245,6 +243,7 @@ def main():
   parser.add_argument('scan', nargs='+', type=Path, help='NIfTI files, or pictures, one a channel')
   parser.add_argument('mask', type=Path, help='to write: .nii or .nii.gz; .png of a picture')
   parser.add_argument('--model', default='model.onnx', help='or model_int8.onnx')
+  parser.add_argument('--runtime', default='onnxruntime', choices=runners.RUNTIMES)
   parser.add_argument('--threads', type=int, default=0, help='default: as many as there are cores')
   parser.add_argument('--nan_is_lowest', action='store_true', help='NaN is the lowest value')
   parser.add_argument('--overwrite', action='store_true', help='replace a mask that is there')
