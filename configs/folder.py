@@ -84,6 +84,7 @@ def _small(config: ConfigDict) -> None:
 
   retrain = config.retrain
   retrain.epochs = 40
+  retrain.most_steps = 500  # of hundreds of scans a pass takes longer than the race may
   retrain.batch_size = 16
   retrain.validate_every = 4
 

@@ -212,6 +212,16 @@ def test_microbatches_of_different_sizes_are_refused_with_the_nearest_that_are_e
   configs.validate(config)
 
 
+def test_an_epoch_cannot_have_fewer_steps_at_most_than_at_least():
+  config = configs.default()
+  config.data.name = 'phantom'
+  config.retrain.update({'least_steps': 50, 'most_steps': 50})
+  configs.validate(config)
+  config.retrain.most_steps = 49
+  with pytest.raises(InputError, match='most_steps is 49; expected 0 or at least .*, 50'):
+    configs.validate(config)
+
+
 def test_one_number_is_no_translation_across_and_down():
   with pytest.raises(TypeError):
     configs.default().augment.translate = 0.1
@@ -347,6 +357,7 @@ NOT_OF_THE_PAPER = {
     'search.max_macs',
     'retrain.minutes',
     'retrain.least_steps',
+    'retrain.most_steps',
     'retrain.start_from',
     'retrain.start_rate',
     'retrain.freeze_levels',

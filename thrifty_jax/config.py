@@ -282,6 +282,9 @@ def _validate_training(config: ConfigDict, stage: str) -> None:
   nearest = f'nearest {"are" if len(near) > 1 else "is"} {" and ".join(map(str, near))}'
   divisor = f'a divisor of {stage}.batch_size, which is {size}: the {nearest}'
   _require(config, f'{stage}.microbatches', lambda value: size % value == 0, divisor)
+  if stage == 'retrain':
+    within = f'0 or at least retrain.least_steps, {section.least_steps}'
+    _require(config, 'retrain.most_steps', lambda v: not v or v >= section.least_steps, within)
   if stage == 'retrain' and config.model.norm == 'batch':
     whole = "1 with model.norm 'batch', whose statistics are of a whole batch; lower the batch_size"
     _require(config, 'retrain.microbatches', lambda value: value == 1, whole)

@@ -388,6 +388,9 @@ _RETRAIN = {
   'least_steps': Setting(
     0, FROM_0, 'Steps of an epoch at least: few slices are passed more than once.', untraced=True
   ),
+  'most_steps': Setting(
+    0, FROM_0, 'Steps of an epoch at most: a pass takes several epochs; 0 is a pass.', untraced=True
+  ),
   'minutes': Setting(
     0.0, FROM_0, 'Minutes of training, instead of epochs; 0 trains epochs.', untraced=True
   ),

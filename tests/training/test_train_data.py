@@ -181,10 +181,11 @@ def test_an_epoch_that_goes_on_gives_the_batches_that_are_left(opened):
   jax.tree.map(np.testing.assert_array_equal, rest, whole[2:])
 
 
-@pytest.mark.parametrize('steps', [0, 7])
-def test_the_slices_of_a_step_are_those_of_its_batch(opened, steps):
-  epochs = opened.epochs(opened.patients['train'], batch_size=3, seed=7, least_steps=steps)
-  assert epochs.facts.epoch_steps == epochs.steps == max(5, steps)
+@pytest.mark.parametrize(('least', 'most', 'steps'), [(0, 0, 5), (7, 0, 7), (0, 2, 2)])
+def test_the_slices_of_a_step_are_those_of_its_batch(opened, least, most, steps):
+  patients = opened.patients['train']
+  epochs = opened.epochs(patients, batch_size=3, seed=7, least_steps=least, most_steps=most)
+  assert epochs.facts.epoch_steps == epochs.steps == steps
   every = {
     epochs.examples.name(index): image
     for index, image in enumerate(epochs.examples.read(np.arange(len(epochs.examples)))['image'])

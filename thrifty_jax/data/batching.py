@@ -224,9 +224,13 @@ def intensity_statistics(examples: Examples) -> Statistics:
   return {'mean': mean.astype(np.float32), 'std': std.astype(np.float32)}
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-  """Returns the full batches in an epoch; a set smaller than a batch gives one, with repeats."""
-  return max(1, count // batch_size)
+def steps_per_epoch(count: int, batch_size: int, *, least: int = 1, most: int = 0) -> int:
+  """Returns the steps of an epoch: the full batches of a pass over `count` examples, within limits.
+
+  A set smaller than a batch gives one, with repeats; `most` of 0 is no limit.
+  """
+  steps = max(1, least, count // batch_size)
+  return min(steps, most) if most else steps
 
 
 def order(count: int, *, batch_size: int, seed: int, epoch: int, steps: int = 0) -> np.ndarray:

@@ -44,7 +44,9 @@ def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:
   split = splits.assign(config, prepared.classes_of_patients)
   slices = len(Examples(prepared, prepared.cases_of(split['train'])).drawn)
   retrain = config.retrain
-  return max(batching.steps_per_epoch(slices, retrain.batch_size), retrain.least_steps)
+  return batching.steps_per_epoch(
+    slices, retrain.batch_size, least=retrain.least_steps, most=retrain.most_steps
+  )
 
 
 def set_epochs(settings: ConfigDict, epochs: int) -> None:

@@ -52,6 +52,7 @@ def retrain(
     batch_size=settings.batch_size,
     seed=config.seed,
     least_steps=settings.least_steps,
+    most_steps=settings.most_steps,
   )
 
   # Start.

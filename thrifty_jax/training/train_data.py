@@ -81,13 +81,17 @@ class TrainData:
     seed: int,
     steps: int = 0,
     least_steps: int = 0,
+    most_steps: int = 0,
   ) -> 'Epochs':
     """Returns the epochs of a training on these patients.
 
-    An epoch has so many steps; 0 is one pass over the slices, or at least `least_steps`.
+    An epoch has so many steps; 0 is one pass over the slices, within the limits, see
+    batching.steps_per_epoch.
     """
     examples = self.examples(patients)
-    steps = steps or max(batching.steps_per_epoch(len(examples.drawn), batch_size), least_steps)
+    steps = steps or batching.steps_per_epoch(
+      len(examples.drawn), batch_size, least=least_steps, most=most_steps
+    )
     return Epochs(self, examples, batch_size, seed, steps)
 
   def image_shape(self, batch_size: int) -> jax.ShapeDtypeStruct:
