@@ -149,7 +149,7 @@ def test_a_front_says_that_full_trainings_choose_and_on_whom(tmp_path):
   fabricated.fabricate(tmp_path / full.full[0], stages=('evaluate',))
   write(tmp_path, [FAST, dataclasses.replace(full, test_dsc=0.867)], folder='front')
   page = page_of(tmp_path)
-  assert 'chooses for each budget, on 1 patients (fold 0 of 5)' in page
+  assert 'chooses for each budget, on 1 patient (fold 0 of 5)' in page
   assert 'test DSC of full trainings, on 5 patients, who chose nothing' in page
 
 
