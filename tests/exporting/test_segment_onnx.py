@@ -752,7 +752,7 @@ def test_an_export_imports_nothing_of_this_program(of_pictures):
   beside = {path.stem for path in of_pictures[1].glob('*.py')}
   assert {'pictures', 'picture_file', 'segment'} <= beside
   installed = {'nibabel', 'numpy', 'onnxruntime', 'PIL', 'scipy', 'tifffile'}
-  optional = {'skimage', 'SimpleITK'}
+  optional = {'openvino', 'skimage', 'SimpleITK'}
   for name in sorted(beside):
     tree = ast.parse((of_pictures[1] / f'{name}.py').read_text('utf-8'))
     typed = {
