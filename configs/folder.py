@@ -42,7 +42,8 @@ race on coronal slices, five folds of 18 minutes each: 89.5 % and 88.0 %.
 
 Variants, which compose (`:small,unet`), applied from left to right:
   small                  at most 128 x 128, a race of half an hour for 5 ms and 10^9
-                         multiplications a slice of 256 x 256, and few epochs.
+                         multiplications a slice of 256 x 256, and few epochs, of at most
+                         500 steps each.
   unet, unet_plus_plus   a baseline instead of the search.
   thrifty                the paper's search of cells instead of the race of lean networks.
   unoriented             all flips and quarter turns, each as often as another.
