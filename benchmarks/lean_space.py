@@ -23,9 +23,9 @@ from benchmarks import measure
 from thrifty_jax import config as configs
 from thrifty_jax import records
 from thrifty_jax.cost import costs, runtimes
-from thrifty_jax.networks import lean_space
+from thrifty_jax.networks import layers, lean_space
 from thrifty_jax.networks.lean_space import BLOCKS, LeanShape
-from thrifty_jax.networks.model_spec import ModelSpec, make_spec
+from thrifty_jax.networks.model_spec import ModelSpec, make_untrained_spec
 from thrifty_jax.running import command_line
 
 
@@ -67,7 +67,8 @@ def _run(asked: argparse.Namespace) -> int:
   while len(drawn) < asked.networks:
     shape = lean_space.draw(generator)
     candidate = costs.Candidate(str(len(drawn)), costs.make_random(spec, shape))
-    if costs.count_macs(candidate.member) > asked.most_macs:
+    image = (asked.size, asked.size, spec.image_channels)
+    if layers.macs(candidate.member.module, image) > asked.most_macs:
       continue
     ways = runtimes.choose(runtimes.ALL, runtimes.ALL)
     found = costs.measure(
@@ -86,7 +87,7 @@ def describe_slices(size: int) -> ModelSpec:
   config = configs.default()
   config.data.update({'classes': ('background', 'organ'), 'image_size': size})
   config.model.name = 'lean'
-  return make_spec(config, {'mean': np.zeros(1), 'std': np.ones(1)})
+  return make_untrained_spec(config)
 
 
 def format_drawn(drawn: Drawn) -> str:

@@ -69,7 +69,7 @@ class Network:
     spec = make_spec(config, {'mean': np.full(1, MEAN), 'std': np.full(1, STD)})
     found = self.genotype()
     shapes = build.find_shapes(build.build(spec, found), spec.image_channels)
-    return LoadedModel(spec, found, build.initialise(shapes, seed=0), '')
+    return LoadedModel(spec, found, '', build.initialise(shapes, seed=0))
 
 
 def of(asked: argparse.Namespace, name: str, size: int, norm: str = 'none') -> Network:

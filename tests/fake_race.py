@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, records, stopping
+from thrifty_jax import records, stopping
 from thrifty_jax.cost import machine
 from thrifty_jax.cost.costs import Candidate, Cost
 from thrifty_jax.data.batching import Prepared, PreparedCase
@@ -85,7 +85,7 @@ class Stands:
     self.diverges = lambda found, epochs: False
     self.stop = lambda count: False
     self.measured = lambda names: None
-    monkeypatch.setattr(timing, 'of_config', lambda config, found: Candidate('', found))
+    monkeypatch.setattr(timing, 'of_config', lambda name, config, found: Candidate(name, found))
     monkeypatch.setattr(timing.costs, 'measure', self._measure)
     monkeypatch.setattr(
       Stopwatch, 'count', lambda watch, one: Counts(1000, count_macs(one.genotype))
@@ -96,8 +96,6 @@ class Stands:
     monkeypatch.setattr(trainings.retrain, 'retrain', self._retrain)
     monkeypatch.setattr(trainings.data_file, 'pass_on', lambda workdir, place, config: None)
     monkeypatch.setattr(jobs.device, 'prepare', lambda config: None)
-    # What makes a file safe takes most of the time of such a race.
-    monkeypatch.setattr(files.os, 'fsync', lambda file: None)
     monkeypatch.setattr(jobs.lock, 'hold', lambda place, wait: contextlib.nullcontext())
 
   def _measure(self, candidates, ways, *, threads, repeats, most_spread, activations):

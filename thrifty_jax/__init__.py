@@ -11,7 +11,7 @@ RESEARCH_USE = 'Research use only, not a medical device.'
 API = {
   'load_config': 'library',
   'run': 'library',
-  'load_model': 'predict',
+  'load_model': 'predicting.segment',
   'score': 'library',
   'InputError': 'errors',
 }

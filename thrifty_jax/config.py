@@ -285,8 +285,10 @@ def _validate_training(config: ConfigDict, stage: str) -> None:
   if stage == 'retrain':
     within = f'0 or at least retrain.least_steps, {section.least_steps}'
     _require(config, 'retrain.most_steps', lambda v: not v or v >= section.least_steps, within)
-  if stage == 'retrain' and config.model.norm == 'batch':
-    whole = "1 with model.norm 'batch', whose statistics are of a whole batch; lower the batch_size"
+  raced = config.model.name == 'lean' and searches(config)  # all that race have batch norms
+  if stage == 'retrain' and (raced or config.model.norm == 'batch'):
+    norms = 'batch norms' if raced else "model.norm 'batch'"
+    whole = f'1 with {norms}, whose statistics are of a whole batch; lower the batch_size'
     _require(config, 'retrain.microbatches', lambda value: value == 1, whole)
 
 

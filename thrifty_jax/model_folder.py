@@ -36,13 +36,19 @@ _COPY_OR_TRAIN = 'copy or train the model again'
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedModel:
-  """A network loaded from its folder."""
+class DescribedModel:
+  """What a model folder says of its network, without the weights."""
 
   spec: ModelSpec
   genotype: genotype.Genotype | lean_space.LeanShape | None  # None for a baseline
-  params: build.Params
   sha256: str  # of the weights file, which identifies the model
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel(DescribedModel):
+  """A network loaded from its folder."""
+
+  params: build.Params
 
   def __repr__(self) -> str:
     return f'{self.spec.network.name}, {self.parameters:,} parameters'
@@ -116,15 +122,6 @@ def sign(folder: Path, *, without: Sequence[str] = ()) -> None:
   files.write_json(folder / CHECKSUMS, {'format': FORMAT, 'version': VERSION, 'sha256': sums})
 
 
-@dataclasses.dataclass(frozen=True)
-class DescribedModel:
-  """What a model folder says of its network, without the weights."""
-
-  spec: ModelSpec
-  genotype: genotype.Genotype | lean_space.LeanShape | None  # None for a baseline
-  sha256: str  # of the weights file, which identifies the model
-
-
 def load(folder: Path | str) -> LoadedModel:
   """Reads a model folder.
 
@@ -134,7 +131,7 @@ def load(folder: Path | str) -> LoadedModel:
   folder, found = Path(folder), describe(folder)
   shapes = build.find_shapes(build.build(found.spec, found.genotype), found.spec.image_channels)
   params = _load_weights(folder / WEIGHTS, shapes)
-  return LoadedModel(found.spec, found.genotype, params, found.sha256)
+  return LoadedModel(found.spec, found.genotype, found.sha256, params)
 
 
 def describe(folder: Path | str) -> DescribedModel:

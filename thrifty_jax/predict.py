@@ -1,9 +1,8 @@
 """Segments scans: `python -m thrifty_jax.predict --model=DIR --input=SCANS --output=MASKS`.
 
-In Python: `mask = load_model(DIR).segment(volume, spacing_mm)`.
+In Python: `mask = thrifty_jax.load_model(DIR).segment(volume, spacing_mm)`.
 """
 
-import math
 import sys
 import time
 import traceback
@@ -76,39 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   return command_line.start(argv, USAGE, run)
 
 
-def load_model(
-  folder: Path | str | Sequence[Path | str],
-  *,
-  flips: bool = False,
-  batch_size: int = BATCH_SIZE,
-  memory_budget_mb: float | None = None,
-) -> 'Segmenter':
-  """Loads a trained model, or several whose probabilities are averaged, to segment arrays.
-
-      mask = load_model('runs/brain/model').segment(volume, spacing_mm)
-
-  Args:
-    folder: Model folder, folder of a run, or of a run with several folds; 'hf://OWNER/NAME', or
-      with '@REVISION', a model of the Hugging Face Hub; or a list of these.
-    flips: Whether to average over the flips that the model saw in training.
-    batch_size: Number of slices per batch.
-    memory_budget_mb: Memory for the network's activations, MiB; the batch shrinks to fit.
-
-  Returns:
-    A Segmenter; its `segment` describes the arrays and their orientation.
-
-  Raises:
-    InputError: If there is no model, a file was altered, the models cannot be combined, or a number
-      cannot be used.
-  """
+def __getattr__(name: str) -> Any:
+  """Returns load_model of `segment`, which release 0.1.0 had here; it imports JAX."""
+  if name != 'load_model':
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   from thrifty_jax.predicting import segment
 
-  if batch_size < 1 or batch_size % 1:
-    raise InputError(f'batch_size is {batch_size!r}; expected a whole number from 1')
-  if memory_budget_mb is not None and not 0 < memory_budget_mb < math.inf:
-    raise InputError(f'memory_budget_mb is {memory_budget_mb!r}; expected MiB above 0, or None')
-  budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
-  return segment.load_model(folder, flips=flips, batch_size=int(batch_size), budget_bytes=budget)
+  return segment.load_model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -170,6 +143,7 @@ def run(arguments: Sequence[str]) -> int:
 def _load(values: Any) -> 'Segmenter':
   """Loads the models on the requested device."""
   from thrifty_jax import device
+  from thrifty_jax.predicting import segment
 
   config = configs.default()
   config.device = values.device
@@ -179,7 +153,7 @@ def _load(values: Any) -> 'Segmenter':
     text = str(error).replace('config.device is', '--device is').replace('--config.', '--')
     raise InputError(text) from error
   folders, budget = command_line.split_paths(values.model), values.memory_budget_mb
-  return load_model(
+  return segment.load_model(
     folders, flips=values.flips, batch_size=values.batch_size, memory_budget_mb=budget
   )
 

@@ -109,7 +109,7 @@ def test_every_way_gives_the_same_logits(tmp_path):
   config = configs.default()
   config.model.name, config.cost.size = 'lean', 16
   config.data.update({'classes': ('background', *'ab'), 'modalities': 2})
-  member = candidates.of_config(config, TINY['plain']).member
+  member = candidates.of_config('lean', config, TINY['plain']).member
   images = costs.make_images(2, 2, 16)
   ways = runtimes.choose('all', 'all')
   started = runtimes.start(member, ways, threads=1, images=images)
@@ -143,8 +143,8 @@ def test_a_baseline_of_a_config_is_a_candidate():
   config = configs.default()
   config.model.update({'name': 'unet', 'width': 4})
   config.data.image_size = 32
-  candidate = candidates.of_config(config, None)
-  assert candidate.name == 'unet' and candidate.member.spec.image.image_size == 32
+  candidate = candidates.of_config('mine', config, None)
+  assert candidate.name == 'mine' and candidate.member.spec.image.image_size == 32
   (found,) = costs.measure(
     [candidate], runtimes.choose('jax', 'all'), repeats=1, most_spread=9, activations=False
   )

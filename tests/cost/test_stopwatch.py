@@ -23,8 +23,10 @@ class Bench:
 
     return run
 
-  def time(self, contenders, **settings):
-    return stopwatch.time_in_turns(contenders, clock=lambda: self.now, **settings)
+  def time(self, contenders, *, most_spread=0.25, **settings):
+    return stopwatch.time_in_turns(
+      contenders, most_spread=most_spread, clock=lambda: self.now, **settings
+    )
 
 
 def test_contenders_take_turns_of_some_runs_and_warm_up_in_each():

@@ -59,7 +59,7 @@ def member(genotype=None, *, size=16, modalities=1, context=0, **network):
   params = jax.tree.map(
     lambda leaf: leaf + generator.normal(0, 0.1, leaf.shape), build.initialise(shapes, seed=1)
   )
-  return LoadedModel(spec, genotype, params, '')
+  return LoadedModel(spec, genotype, '', params)
 
 
 def thrifty(name, *, depth=2, channels=4, **sizes):

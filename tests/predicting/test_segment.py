@@ -311,13 +311,13 @@ def test_the_batch_is_made_smaller_until_it_fits_and_a_budget_for_none_is_refuse
   config, workdir, scored = evaluated('axial')
   whole = segment.load_model(workdir, batch_size=8)
   planned = segment.planned_bytes(whole.members[0], 8)
-  half = segment.load_model(workdir, batch_size=8, budget_bytes=planned // 2)
+  half = segment.load_model(workdir, batch_size=8, memory_budget_mb=planned / 2 / 2**20)
   assert 1 <= half.fitting_batch < 8
   assert segment.planned_bytes(half.members[0], half.fitting_batch) <= planned // 2
   volume, _ = sources.read(source_of(config, next(iter(scored)))[0])
   assert (whole.find(volume).mask == half.find(volume).mask).mean() > 0.999
   with pytest.raises(InputError, match='one slice takes .* MiB of activations'):
-    _ = segment.load_model(workdir, budget_bytes=10).fitting_batch
+    _ = segment.load_model(workdir, memory_budget_mb=1e-5).fitting_batch
 
 
 def test_scans_of_any_length_run_the_same_compiled_program(evaluated):

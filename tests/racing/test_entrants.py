@@ -74,6 +74,15 @@ def test_mutants_know_their_parent_differ_from_all_known_ones_and_repeat():
   assert found[0].name == 'cone_16_2_1'
 
 
+def test_what_is_known_changes_no_name():
+  parent = entrants.list_known()[1]
+  for draw in (entrants.draw, lambda *more: entrants.mutate(parent, 'cone_16_2', *more)):
+    found = take(draw(np.random.default_rng(1), [parent.genotype]), 30)
+    known = shapes([parent, *found[3:12:2]])
+    left = take(draw(np.random.default_rng(1), known), 25)
+    assert left == [one for one in found if one.genotype not in known]
+
+
 def test_a_given_lean_network_takes_part_once_and_cells_for_each_number_of_channels(
   config, tmp_path
 ):
@@ -137,22 +146,26 @@ def test_the_settings_of_an_entrant_are_those_of_its_network(config, tmp_path):
   configs.validate(cells)
 
 
-def test_a_file_says_where_a_network_came_from_and_what_it_is_made_for(config, tmp_path):
+@pytest.mark.parametrize(('norm', 'told'), [('none', {}), ('batch', {'norm': 'batch'})])
+def test_a_file_says_where_a_network_came_from_and_what_it_is_made_for(
+  norm, told, config, tmp_path
+):
   config.data.update({'modalities': 2, 'context': 1, 'classes': ('background', 'a', 'b')})
-  config.model.depth = 4
+  config.model.update({'depth': 4, 'norm': norm})
   path = tmp_path / 'cells_8.json'
   entrants.save(path, Entrant('cells_8', 'genotype', CELLS, 8), config)
   assert genotype.load_any(path) == CELLS
   provenance = genotype.read_provenance(path)
   assert provenance == {
     'source': 'genotype',
-    genotype.MADE_FOR: {'modalities': 6, 'classes': 3, 'channels': 8, 'depth': 4},
+    genotype.MADE_FOR: {'modalities': 6, 'classes': 3, 'channels': 8, 'depth': 4} | told,
   }
   # Another machine times the very network that is trained here.
   (found,) = candidates.load([], [str(path)], size=32)
   settings = entrants.configure(config, Entrant('cells_8', 'genotype', CELLS, 8), path)
-  assert MadeFor.of_config(settings) == MadeFor(6, 3, 8, 4)
-  own = candidates.of_config(settings, CELLS).member
+  assert MadeFor.of_config(settings) == MadeFor(6, 3, 8, 4, **told)
+  own = candidates.of_config('cells_8', settings, CELLS).member
+  assert found.member.module.norm == own.module.norm == told.get('norm', 'group')
   assert found.member.parameters == own.parameters
   assert found.member.spec.image_channels == own.spec.image_channels == 6
 

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import racing_jobs
 from racing_jobs import Stand, read, wait_for
 
 from thrifty_jax import config as configs
-from thrifty_jax import device, lock, stopping
+from thrifty_jax import device, lock, stages, stopping
 from thrifty_jax.errors import InputError
 from thrifty_jax.racing import executors, jobs
 
@@ -148,6 +149,17 @@ def test_each_process_has_a_gpu_of_those_that_the_user_left(monkeypatch, listed,
       slots.close()
       found.append(os.environ['CUDA_VISIBLE_DEVICES'])
   assert found == visible
+
+
+def test_a_process_with_fewer_devices_than_the_run_trains_with_those(config, monkeypatch, tmp_path):
+  config, trained = config.copy_and_resolve_references(), []
+  config.devices = 64
+  job = jobs.Job(stages.to_json(config), str(tmp_path), str(tmp_path / 'job'))
+  monkeypatch.setattr(jobs.trainings, 'train', lambda settings, *more: trained.append(settings))
+  jobs.run(job)
+  (found,) = trained
+  assert found.devices == jax.device_count()
+  assert not stages.RETRAIN.has_read('devices', config)  # so that the training counts as done
 
 
 # --- a Dask cluster

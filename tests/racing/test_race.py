@@ -215,10 +215,11 @@ def test_test_patients_are_those_of_the_run_where_not_everyone_has_every_class(
   assert {fold['test_patients'] for fold in folds} == {tested}
 
 
-def test_more_folds_than_the_patients_allow_are_refused(config, stands, tmp_path):
+def test_more_folds_than_the_patients_allow_are_refused_before_any_time(config, stands, tmp_path):
   config.front.folds = 5
   with pytest.raises(InputError, match='config.front.folds is 5; expected at most 4'):
-    short_trainings.list_folds(config, tmp_path)
+    run(config, tmp_path)
+  assert not stands.timed and not list(tmp_path.iterdir())
   config.front.folds = 4
   config.data.test_patients, config.data.validation_patients = PATIENTS[2:], PATIENTS[:1]
   with pytest.raises(InputError, match='1 patients train'):

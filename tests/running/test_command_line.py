@@ -125,13 +125,14 @@ def test_a_number_that_minutes_take_the_place_of_is_refused(config, typed, minut
 )
 def test_a_model_may_have_a_comma_in_its_path(tmp_path, monkeypatch, model, expected):
   from thrifty_jax import device, predict
+  from thrifty_jax.predicting import segment
 
   for name in ('a,b', 'plain', 'one', 'two'):
     (tmp_path / name).mkdir()
   loaded = []
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setattr(device, 'prepare', lambda config: None)
-  monkeypatch.setattr(predict, 'load_model', lambda folders, **more: loaded.extend(folders))
+  monkeypatch.setattr(segment, 'load_model', lambda folders, **more: loaded.extend(folders))
   values = types.SimpleNamespace(
     model=read(f'--scan={model.format(place=tmp_path)}').scan,
     **{'device': 'cpu', 'flips': False, 'batch_size': 1, 'memory_budget_mb': None},

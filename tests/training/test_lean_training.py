@@ -135,7 +135,12 @@ def test_the_cells_refuse_microbatches_and_a_lean_network_the_setting():
   config.retrain.microbatches = 2
   with pytest.raises(InputError, match=r"microbatches is 2; expected 1 with model.norm 'batch'"):
     configs.validate(config)
-  config.model.name, config.genotype = 'lean', __file__
+  config.model.update({'name': 'lean', 'norm': 'none'})  # which races
+  with pytest.raises(InputError, match='microbatches is 2; expected 1 with batch norms, .* batch'):
+    configs.validate(config)
+  config.genotype = __file__  # whose norm the genotype has
+  configs.validate(config)
+  config.model.norm = 'batch'
   with pytest.raises(InputError, match=r"norm is 'batch'; expected 'none' with the model 'lean'"):
     configs.validate(config)
 

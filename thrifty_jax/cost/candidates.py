@@ -2,22 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import model_folder, records
-from thrifty_jax.allowed import within
+from thrifty_jax.allowed import one_of, within
 from thrifty_jax.cost import costs
 from thrifty_jax.cost.costs import Candidate
-from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.networks.model_spec import make_untrained_spec
 from thrifty_jax.predicting import segment
 
 
@@ -29,19 +26,22 @@ class MadeFor:
     modalities: Channels of a slice, with those of the neighbouring slices.
     classes: Number of classes, with the background.
     channels, depth: Channels at full size, and levels below it, of a network of cells.
+    norm: Norm of a network of cells.
   """
 
   modalities: Annotated[int, within(1, 1024)] = 1
   classes: Annotated[int, within(2, 1024)] = 2
   channels: Annotated[int, within(1, 1024)] = 32
   depth: Annotated[int, within(3, 6)] = 5
+  norm: Annotated[str, one_of('group', 'batch')] = 'group'
 
   @classmethod
   def of_config(cls, config: ConfigDict) -> 'MadeFor':
     """Returns what the networks of a config are made for."""
     data, model = config.data, config.model
     copies = 2 * data.context + 1
-    return cls(copies * data.modalities, len(data.classes), model.channels, model.depth)
+    norm = 'batch' if model.norm == 'batch' else 'group'
+    return cls(copies * data.modalities, len(data.classes), model.channels, model.depth, norm)
 
 
 def load(
@@ -57,19 +57,12 @@ def load(
   its file says otherwise, as those of a race do. Of cells there is one for each of `cells`, which
   are channels and norm.
   """
-  found = [_load_model(name) for name in models]
+  found = [
+    Candidate(name, model_folder.load(segment.find_model(name, 'models'))) for name in models
+  ]
   for name in genotypes:
     found += _load_genotype(name, cells)
   return [costs.resize(candidate, size) for candidate in found]
-
-
-def _load_model(name: str) -> Candidate:
-  folders = segment.find_models(Path(name))
-  if len(folders) > 1:
-    raise InputError(
-      f'--models={name}: has a model for each fold; name one of them, as {folders[0].parent}'
-    )
-  return Candidate(name, model_folder.load(folders[0]))
 
 
 def _load_genotype(name: str, cells: Sequence[tuple[int, str]]) -> list[Candidate]:
@@ -83,25 +76,26 @@ def _load_genotype(name: str, cells: Sequence[tuple[int, str]]) -> list[Candidat
   config.model.update({'channels': made_for.channels, 'depth': made_for.depth})
   genotype.require_depth(found, config.model.depth, place=name)
   if isinstance(found, LeanShape):
-    return [Candidate(name, _random_of(config, found).member)]
+    return [_make(name, config, found)]
   candidates = []
-  for channels, norm in cells or [(made_for.channels, 'group')]:
+  for channels, norm in cells or [(made_for.channels, made_for.norm)]:
     config.model.update({'channels': channels, 'norm': norm})
     title = f'{name} {channels}:{norm}' if len(cells) > 1 else name
-    candidates.append(Candidate(title, _random_of(config, found).member))
+    candidates.append(_make(title, config, found))
   return candidates
 
 
-def of_config(config: ConfigDict, found: Genotype | LeanShape | None) -> Candidate:
+def of_config(name: str, config: ConfigDict, found: Genotype | LeanShape | None) -> Candidate:
   """Returns the configured network with random weights, for slices of config.cost.size.
 
-  `found` is its genotype, None for a baseline.
+  Args:
+    name: Name of the network.
+    config: Settings of the network and its slices.
+    found: Genotype of the network, None for a baseline.
   """
   size = config.cost.size or config.data.image_size
-  return costs.resize(_random_of(config, found), size)
+  return costs.resize(_make(name, config, found), size)
 
 
-def _random_of(config: ConfigDict, found: Genotype | LeanShape | None) -> Candidate:
-  # The time does not depend on the normalisation of the slices.
-  statistics = {'mean': np.zeros(config.data.modalities), 'std': np.ones(config.data.modalities)}
-  return Candidate(config.model.name, costs.make_random(make_spec(config, statistics), found))
+def _make(name: str, config: ConfigDict, found: Genotype | LeanShape | None) -> Candidate:
+  return Candidate(name, costs.make_random(make_untrained_spec(config), found))

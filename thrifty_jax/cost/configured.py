@@ -33,7 +33,7 @@ def measure(
   Returns:
     The costs as JSON has them, the fastest first; and a line for each and for what is not timed.
   """
-  found, absent = _measure([candidates.of_config(config, genotype)], config.cost)
+  found, absent = _measure([candidates.of_config(config.model.name, config, genotype)], config.cost)
   return [records.to_json(cost) for cost in found], [*map(_line, found), *absent]
 
 
@@ -49,10 +49,7 @@ def time_in_turns(
     The times; {} if no runtime is installed.
   """
   found, absent = _measure(
-    [
-      dataclasses.replace(candidates.of_config(config, genotype), name=name)
-      for name, (config, genotype) in networks.items()
-    ],
+    [candidates.of_config(name, config, genotype) for name, (config, genotype) in networks.items()],
     next(iter(networks.values()))[0].cost,
   )
   for line in absent:

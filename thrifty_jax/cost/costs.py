@@ -70,7 +70,7 @@ class Candidate:
 def make_random(spec: ModelSpec, genotype: Genotype | LeanShape | None) -> LoadedModel:
   """Returns a network with random weights, whose cost is that of a trained one."""
   shapes = build.find_shapes(build.build(spec, genotype), spec.image_channels)
-  return LoadedModel(spec, genotype, build.initialise(shapes, seed=0), sha256='')
+  return LoadedModel(spec, genotype, '', build.initialise(shapes, seed=0))
 
 
 def resize(candidate: Candidate, size: int) -> Candidate:
@@ -96,8 +96,8 @@ def measure(
   ways: Sequence[Way],
   *,
   threads: int = 1,
-  repeats: int = stopwatch.REPEATS,
-  most_spread: float = stopwatch.MOST_SPREAD,
+  repeats: int,
+  most_spread: float,
   activations: bool = True,
 ) -> list[Cost]:
   """Measures what networks cost, a slice at a time, and returns the fastest first.
@@ -151,12 +151,6 @@ def _call(one: Started, image: np.ndarray) -> Any:
   return lambda: one.run(image)
 
 
-def count_macs(member: LoadedModel) -> int:
-  """Returns the multiplications of a network to predict a slice."""
-  spec, size = member.spec, member.spec.image.image_size
-  return layers.macs(member.module, (size, size, spec.image_channels))
-
-
 def _describe(member: LoadedModel, *, activations: bool) -> dict[str, Any]:
   """Returns the fields of `Cost` that do not depend on the runtime."""
   spec, genotype = member.spec, member.genotype
@@ -174,7 +168,7 @@ def _describe(member: LoadedModel, *, activations: bool) -> dict[str, Any]:
     'title': title,
     'space': network.name if genotype else 'baseline',
     'parameters': member.parameters,
-    'macs': count_macs(member),
+    'macs': layers.macs(member.module, image),
     'activation_bytes': layers.activation_bytes(member.module, image) if activations else None,
     'size': size,
   }

@@ -10,11 +10,9 @@ import numpy as np
 
 from thrifty_jax.errors import InputError
 
-REPEATS = 30  # timed runs of each contender
 # In each turn, untimed runs and timed ones after them. After other contenders the caches are cold,
 # which about doubles the time; but slices of a scan follow one another.
 WARM_UP, IN_A_ROW = 2, 3
-MOST_SPREAD = 0.25  # interquartile range over median, of a machine that is too busy
 ATTEMPTS = 4  # at a contender whose spread is too large, as other programs come and go
 
 
@@ -34,9 +32,9 @@ class Timing:
 def time_in_turns(
   contenders: Mapping[str, Callable[[], Any]],
   *,
-  repeats: int = REPEATS,
+  repeats: int,
   warm_up: int = WARM_UP,
-  most_spread: float = MOST_SPREAD,
+  most_spread: float,
   clock: Callable[[], float] = time.perf_counter,
   after_turn: Callable[[], Any] = lambda: None,
 ) -> dict[str, Timing]:

@@ -243,7 +243,7 @@ def group_norm(
   """
   source = source or x
   channels = x.channels
-  group = 16 if channels % 16 == 0 else channels
+  group = norm.find_group_size(channels)
   of_group = np.arange(source.channels) % channels // group
   blocks = (of_group[:, None] == np.arange(channels) // group) / np.bincount(of_group)[0]
   blocks = blocks.astype(np.float32)[None, None]

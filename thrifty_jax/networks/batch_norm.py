@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
       self.put_variable(COLLECTION, 'variance', found.var(axes))
       # One example of all rows, a group a channel: the same formula as of group normalisation.
       rows = x.reshape(1, -1, *x.shape[2:])
-      return standardise(rows, shape[0], Affine(scale, bias), relu=self.relu).reshape(x.shape)
+      return standardise(rows, 1, Affine(scale, bias), relu=self.relu).reshape(x.shape)
     factor = scale * lax.rsqrt(variance + EPSILON)
     y = (x * factor + (bias - mean * factor)).astype(x.dtype)
     return nn.relu(y) if self.relu else y

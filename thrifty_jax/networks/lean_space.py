@@ -125,7 +125,7 @@ def unet(
   )
 
 
-def draw(generator: np.random.Generator, *, norm: str = 'batch') -> LeanShape:
+def draw(generator: np.random.Generator) -> LeanShape:
   """Draws a shape: widths grow by a drawn factor a level, blocks are of DRAWN, all else uniform."""
   count = int(generator.integers(LEVELS[0], LEVELS[1], endpoint=True))
   first = MULTIPLE * int(generator.integers(1, 4, endpoint=True))
@@ -147,7 +147,7 @@ def draw(generator: np.random.Generator, *, norm: str = 'batch') -> LeanShape:
     stem=int(generator.choice([*STEMS], p=(0.4, 0.5, 0.1))),
     up=str(generator.choice(UPSAMPLINGS)),
     skip=str(generator.choice(SKIPS)),
-    norm=norm,
+    norm='batch',
   )
 
 

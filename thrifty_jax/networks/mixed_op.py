@@ -154,7 +154,7 @@ def _mix_parts(x: jax.Array, mixer: Mixer) -> list[jax.Array]:
 
   found = {part: features(part) for part in PARTS if part in mixer.mixing and part != 'gate'}
   if found:
-    group, convolutions = 16 if channels % 16 == 0 else channels, len(mixer.kernels)
+    group, convolutions = norm.find_group_size(channels), len(mixer.kernels)
     normed = norm.standardise_parts(tuple(found.values()), None, group, convolutions)
     found = dict(zip(found, normed, strict=True))
   if 'gate' in mixer.mixing:  # the gate is positive: relu(x * gate) = relu(x) * gate

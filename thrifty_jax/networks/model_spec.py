@@ -129,6 +129,15 @@ def make_spec(config: ConfigDict, statistics: Mapping[str, Any]) -> ModelSpec:
   )
 
 
+def make_untrained_spec(config: ConfigDict) -> ModelSpec:
+  """Describes the network that a config asks for, with intensities of mean 0 and deviation 1.
+
+  The statistics of the slices, which are not known, change neither its sizes nor its times.
+  """
+  modalities = config.data.modalities
+  return make_spec(config, {'mean': np.zeros(modalities), 'std': np.ones(modalities)})
+
+
 def background(statistics: Mapping[str, Any], *, context: int) -> Any:
   """Returns the normalised value of intensity 0 for each image channel, [C]."""
   shades = -statistics['mean'] / statistics['std']

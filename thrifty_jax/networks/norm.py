@@ -23,12 +23,17 @@ class Affine(NamedTuple):
   bias: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=('groups', 'relu'))  # one trace for a level's cells
+def find_group_size(channels: int) -> int:
+  """Returns how many channels are normalised together: 16, or all if 16 does not divide them."""
+  return 16 if channels % 16 == 0 else channels
+
+
+@functools.partial(jax.jit, static_argnames=('group', 'relu'))  # one trace for a level's cells
 def standardise(
-  x: jax.Array, groups: int, affine: Affine | None = None, *, relu: bool = False
+  x: jax.Array, group: int, affine: Affine | None = None, *, relu: bool = False
 ) -> jax.Array:
-  """Returns `standardise_parts` of one array; `groups`, their number, divides its channels."""
-  return standardise_parts((x,), affine, x.shape[-1] // groups, int(relu))[0]
+  """Returns `standardise_parts` of one array; `group` channels are normalised together."""
+  return standardise_parts((x,), affine, group, int(relu))[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -129,7 +134,7 @@ def _group_means(sums: jax.Array, parts: Sequence[jax.Array], group: int) -> jax
 
 
 class Norm(nn.Module):
-  """GroupNorm over H, W and groups of 16 channels (one group if 16 does not divide C)."""
+  """GroupNorm over H, W and groups of `find_group_size` channels."""
 
   affine: bool = True  # whether a scale and a bias per channel follow
   relu: bool = False  # whether a relu comes last
@@ -141,5 +146,4 @@ class Norm(nn.Module):
     if self.affine:
       scale = self.param('scale', nn.initializers.ones, (channels,))
       affine = Affine(scale, self.param('bias', nn.initializers.zeros, (channels,)))
-    groups = channels // 16 if channels % 16 == 0 else 1
-    return standardise(x, groups, affine, relu=self.relu)
+    return standardise(x, find_group_size(channels), affine, relu=self.relu)

@@ -5,6 +5,7 @@ For the same scan, model and batch size, evaluation finds the same class in ever
 
 import dataclasses
 import functools
+import math
 import os
 import sys
 import warnings
@@ -316,13 +317,30 @@ def load_model(
   *,
   flips: bool = False,
   batch_size: int = BATCH_SIZE,
-  budget_bytes: int | None = None,
+  memory_budget_mb: float | None = None,
 ) -> Segmenter:
-  """Loads a trained model, or several; see `predict.load_model`, and `Segmenter` for the settings.
+  """Loads a trained model, or several whose probabilities are averaged, to segment arrays.
+
+      mask = load_model('runs/brain/model').segment(volume, spacing_mm)
+
+  Args:
+    folder: Model folder, folder of a run, or of a run with several folds; 'hf://OWNER/NAME', or
+      with '@REVISION', a model of the Hugging Face Hub; or a list of these.
+    flips: Whether to average over the flips that the model saw in training.
+    batch_size: Number of slices per batch.
+    memory_budget_mb: Memory for the network's activations, MiB; the batch shrinks to fit.
+
+  Returns:
+    A Segmenter; its `segment` describes the arrays and their orientation.
 
   Raises:
-    InputError: If there is no model, a file was altered, or the models cannot be combined.
+    InputError: If there is no model, a file was altered, the models cannot be combined, or a number
+      cannot be used.
   """
+  if batch_size < 1 or batch_size % 1:
+    raise InputError(f'batch_size is {batch_size!r}; expected a whole number from 1')
+  if memory_budget_mb is not None and not 0 < memory_budget_mb < math.inf:
+    raise InputError(f'memory_budget_mb is {memory_budget_mb!r}; expected MiB above 0, or None')
   several = [folder] if isinstance(folder, Path | str) else folder
   folders = [found for one in several for found in find_models(one)]
   if not folders:
@@ -337,7 +355,8 @@ def load_model(
           f'{place}: its "{name}" is {value!r}, that of {folders[0]} is {expected!r}; models that '
           'are averaged must agree on it'
         )
-  return Segmenter(members, batch_size, budget_bytes, flips)
+  budget_bytes = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
+  return Segmenter(members, int(batch_size), budget_bytes, flips)
 
 
 def find_models(place: Path | str) -> list[Path]:
@@ -358,6 +377,19 @@ def find_models(place: Path | str) -> list[Path]:
     f'{folder}: there is no model; expected a model folder, a run with model/, or one with '
     'fold_0/model and so on. Train one with python -m thrifty_jax.main'
   )
+
+
+def find_model(place: Path | str, option: str) -> Path:
+  """Finds the one model folder of a path, as find_models; `option` is its name in a command.
+
+  A path with a model for each fold is an InputError.
+  """
+  folders = find_models(place)
+  if len(folders) > 1:
+    raise InputError(
+      f'--{option}={place}: has a model for each fold; name one of them, as {folders[0].parent}'
+    )
+  return folders[0]
 
 
 def _take_mask(

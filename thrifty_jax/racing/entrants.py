@@ -147,27 +147,31 @@ def list_given(config: ConfigDict) -> list[Entrant]:
 def draw(
   generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
 ) -> Iterator[Entrant]:
-  """Yields shapes drawn at random without end, none of them twice or known."""
-  seen, number = _find_effective(known), 0
-  while True:
+  """Yields shapes drawn at random without end, none of them twice or known.
+
+  A name has the place in the sequence, so that it stands for the same shape whatever is known.
+  """
+  seen = _find_effective(known)
+  for number in itertools.count(1):
     shape = lean_space.draw(generator)
     if shape.effective not in seen:
       seen.add(shape.effective)
-      number += 1
       yield Entrant(f'drawn_{number}', 'drawn', shape)
 
 
 def mutate(
   parent: Entrant, name: str, generator: np.random.Generator, known: Iterable[LeanShape | Genotype]
 ) -> Iterator[Entrant]:
-  """Yields mutations of a lean network, none of them twice or known, until others are rare."""
+  """Yields mutations of a lean network, none of them twice or known, until others are rare.
+
+  They are named after their places in the sequence, as those of `draw` are.
+  """
   assert isinstance(parent.genotype, LeanShape)
-  seen, number = _find_effective(known), 0
-  for _ in range(_TRIES):
+  seen = _find_effective(known)
+  for number in range(1, _TRIES + 1):
     shape = lean_space.mutate(parent.genotype, generator)
     if shape.effective not in seen:
       seen.add(shape.effective)
-      number += 1
       yield Entrant(f'{name}_{number}', 'mutant', shape, parent=parent.name)
 
 

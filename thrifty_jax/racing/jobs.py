@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
@@ -62,6 +63,7 @@ def run(job: Job) -> float:
   ):
     executors.refuse_to_begin()
     device.prepare(config)
+    config.devices = min(config.devices, jax.device_count())  # a process of a race has one GPU
     trainings.train(config, Path(job.workdir), place)
   return time.monotonic() - began
 

@@ -173,10 +173,9 @@ def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_tim
     left: Trainings that are left, given as (how many, epochs of each).
     at_a_time: Number of trainings at a time.
   """
-  seconds, count = _read_epochs([job]), sum(trainings for trainings, _ in left)
-  if not seconds or not count:  # it diverged in its first epoch, or was the last
+  epoch, count = _read_epoch(job), sum(trainings for trainings, _ in left)
+  if epoch is None or not count:  # it diverged in its first epoch, or was the last
     return
-  epoch = float(np.mean(seconds))
   other = max(0.0, took - job.config['retrain']['epochs'] * epoch)
   rest = _add_up(left, epoch, other, at_a_time)
   logbook.say(
@@ -186,10 +185,10 @@ def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_tim
   )
 
 
-def _read_epochs(jobs: Iterable[Job]) -> list[float]:
-  """Reads the seconds of the first epoch of each training, which has no validation."""
-  firsts = [Logbook(Path(job.place) / 'retrain').entries()[:1] for job in jobs]
-  return [line['seconds'] for lines in firsts for line in lines]
+def _read_epoch(job: Job) -> float | None:
+  """Reads the seconds of a training's first epoch, which has no validation; None without one."""
+  lines = Logbook(Path(job.place) / 'retrain').entries()
+  return lines[0]['seconds'] if lines else None
 
 
 def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:
@@ -197,7 +196,8 @@ def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:
   for job in trial:
     shutil.rmtree(job.place, ignore_errors=True)  # stopped before it told anything
   took = jobs.run_all(config, trial, 'pace')
-  told = [(took[job.place], epoch) for job in trial for epoch in _read_epochs([job])]
+  epochs = [(job, _read_epoch(job)) for job in trial]
+  told = [(took[job.place], epoch) for job, epoch in epochs if epoch is not None]
   if not told:
     raise InputError(
       f'{trial[0].place}: the training that tells the pace diverged in its first epoch; lower '

@@ -143,7 +143,6 @@ def _make_job(config: ConfigDict, place: Path, genotype: Path, epoch_steps: int)
   settings.genotype = str(genotype)
   settings.retrain.least_steps = epoch_steps  # else planes with fewer slices train less
   settings.search.max_ms, settings.search.max_macs = 0.0, 0  # of a race
-  passes = STEPS / short_trainings.count_epoch_steps(settings, place)
-  (epochs,) = pace.plan_epochs(passes, rungs=1, most=pace.longest(settings))
+  (epochs,) = pace.plan_epochs(STEPS / epoch_steps, rungs=1, most=pace.longest(settings))
   short_trainings.set_epochs(settings, epochs)
   return Job.make(settings, place, place / 'training')

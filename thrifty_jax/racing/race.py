@@ -102,11 +102,12 @@ class Race:
       full: Full trainings of the best of each group that follow, to foretell how long all takes.
 
     Raises:
-      InputError: If no network is within the budgets and limits; the nearest is named.
+      InputError: If there are too few patients for the folds, or no network is within the budgets
+        and limits; the nearest is named.
     """
     began = time.monotonic()
+    folds = short_trainings.list_folds(self._config, self._workdir)  # refused before any time
     self._fill(budgets, families)
-    folds = short_trainings.list_folds(self._config, self._workdir)
     epochs = self._plan_epochs(folds, began)
     if self._foretells:
       counts = self._count_trainings(len(epochs), len(folds))
@@ -128,7 +129,7 @@ class Race:
 
   def ms(self) -> dict[str, float]:
     """Returns the milliseconds of every network."""
-    return {name: self.watch.best(name).ms for name in self.entrants if self.watch.has(name)}
+    return {name: self.watch.best(name).ms for name in self.entrants}
 
   def finalists(self) -> dict[str, Scores]:
     """Returns the scores of those that reached the last rung, whose trainings are alike."""

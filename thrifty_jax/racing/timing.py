@@ -18,7 +18,7 @@ from thrifty_jax.cost.candidates import of_config
 from thrifty_jax.cost.costs import Cost
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, layers
-from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.networks.model_spec import make_untrained_spec
 from thrifty_jax.racing import entrants
 from thrifty_jax.racing.entrants import Entrant
 
@@ -77,10 +77,7 @@ class Stopwatch:
       )
     for first in range(0, len(new), AT_ONCE):
       some = new[first : first + AT_ONCE]
-      candidates = [
-        dataclasses.replace(of_config(self._configure(one), one.genotype), name=one.name)
-        for one in some
-      ]
+      candidates = [of_config(one.name, self._configure(one), one.genotype) for one in some]
       asked = self.config.cost
       measured = costs.measure(
         candidates,
@@ -135,12 +132,7 @@ class Stopwatch:
   def count(self, entrant: Entrant) -> layers.Counts:
     """Counts parameters, and multiplications for a slice of the timed size."""
     if entrant.name not in self._counts:
-      config = self._configure(entrant)
-      statistics = {
-        'mean': np.zeros(config.data.modalities),
-        'std': np.ones(config.data.modalities),
-      }
-      spec = make_spec(config, statistics)
+      spec = make_untrained_spec(self._configure(entrant))
       network = build.build(spec, entrant.genotype)
       image = (self.size, self.size, spec.image_channels)
       self._counts[entrant.name] = layers.count(network, image)

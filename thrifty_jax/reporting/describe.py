@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
@@ -13,7 +12,7 @@ from thrifty_jax import device, stages
 from thrifty_jax.logbook import say
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.layers import Layer, activation_bytes, layers
-from thrifty_jax.networks.model_spec import make_spec
+from thrifty_jax.networks.model_spec import make_untrained_spec
 from thrifty_jax.scores import tables
 
 # Measures the network of a config and its genotype: figures for JSON, and lines for a person.
@@ -27,11 +26,10 @@ def describe(config: ConfigDict, workdir: Path, *, measure: Measure) -> dict[str
   """
   data, name = config.data, config.model.name
   path = stages.find_genotype(config, workdir) if configs.has_genotype(config) else None
-  # Shapes and sizes do not depend on the normalisation of the slices.
-  statistics = {'mean': np.zeros(data.modalities), 'std': np.ones(data.modalities)}
   own = genotype.load_any(path) if path else None
-  net = build.build(make_spec(config, statistics), own)
-  image = (data.image_size, data.image_size, data.modalities * (2 * data.context + 1))
+  spec = make_untrained_spec(config)
+  net = build.build(spec, own)
+  image = (data.image_size, data.image_size, spec.image_channels)
   found = layers(net, image)
   total = [layer for layer in found if len(layer.path) == 1]
   parameters, macs = sum(layer.parameters for layer in total), sum(layer.macs for layer in total)
