@@ -22,6 +22,7 @@ from thrifty_jax.errors import InputError
 
 # Many times the size that a run of thousands of scans writes; parsed, it takes ten times as much.
 MOST_JSON_BYTES = 16 << 20
+_MOST_LINES_BYTES = 256 << 20  # of lines of JSON; an epoch of a search takes some 2 KB
 _DEEPEST = 50  # levels of nested lists and objects; ours have 5
 _DIGITS = 18  # of a whole number, so that it fits 64 bits
 
@@ -241,6 +242,25 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     raise InputError(
       f'{path} is not valid JSON: {error}; correct the file or restore it'
     ) from error
+
+
+def read_json_lines(path: Path, *, remedy: str) -> dict[str, Any]:
+  """Reads lines of JSON, of at most 256 MiB, under the limits of `read_json`, or raises InputError.
+
+  Returns:
+    The value of each line by its place, such as `metrics.jsonl, line 3`, for messages. A last line
+    that a crash cut off is left out.
+  """
+  require_file(path, most_bytes=_MOST_LINES_BYTES)
+  *lines, _ = path.read_bytes().split(b'\n')
+  found = {}
+  for number, line in enumerate(lines, start=1):
+    place = f'{path}, line {number}'
+    try:
+      found[place] = parse_json(line.decode())
+    except ValueError as error:
+      raise InputError(f'{place}: {error}; the file is damaged: {remedy}') from error
+  return found
 
 
 def digest_json(value: Any) -> str:

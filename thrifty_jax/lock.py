@@ -43,7 +43,12 @@ def hold(*folders: Path, stage: str = 'all', wait: bool = False) -> Generator[No
       folder = folders[locked.index(False)]
       say(f'{folder}: this folder cannot be locked here; make sure that no other process uses it')
     for folder in folders:
-      files.sweep(folder.rglob('.*'))
+      files.sweep(
+        Path(place, name)
+        for place, inner, names in os.walk(folder)  # unlike rglob passes over one that vanishes
+        for name in (*inner, *names)
+        if name.startswith('.')
+      )
     yield
 
 

@@ -15,9 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from thrifty_jax import files, records
-from thrifty_jax.errors import InputError
 
-_MOST_BYTES = 256 << 20  # of all lines; an epoch of a search takes some 2 KB
 _STILL_SECONDS = 30  # between lines of what goes on, where there is no terminal
 _NUMBERS = re.compile(r'-?\d+(?:\.\d+)?')
 _FEW_ALIKE = 3  # lines that differ in numbers alone are printed
@@ -63,17 +61,11 @@ class Logbook:
     """Reads all lines but a last one that a crash cut off; InputError if one is damaged."""
     if not self.path.exists():
       return []
-    files.require_file(self.path, most_bytes=_MOST_BYTES)
-    *lines, _ = self.path.read_bytes().split(b'\n')
-    found, remedy = [], f'put it back, or remove {self.path.parent} and run the stage again'
-    for number, line in enumerate(lines, start=1):
-      place = f'{self.path}, line {number}'
-      try:
-        found.append(files.parse_json(line.decode()))
-      except ValueError as error:
-        raise InputError(f'{place}: {error}; the file is damaged: {remedy}') from error
-      records.parse(found[-1], _Line, place, remedy=remedy)
-    return found
+    remedy = f'put it back, or remove {self.path.parent} and run the stage again'
+    found = files.read_json_lines(self.path, remedy=remedy)
+    for place, entry in found.items():
+      records.parse(entry, _Line, place, remedy=remedy)
+    return [*found.values()]
 
   def truncate(self, epochs: int) -> None:
     """Removes the lines of later epochs than the restored checkpoint's, which will be repeated."""

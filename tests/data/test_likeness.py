@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from data_prep import prepare
 from thrifty_jax.data import likeness
-from thrifty_jax.data.prepared import open_folder
 
 
 def scan(*, shape=(20, 100, 80), spacing_mm=(3.0, 0.5, 0.5), shade=0.4, channels=1):
@@ -73,19 +71,6 @@ def test_each_channel_is_compared_with_its_own_range():
   training = likeness.merge([scan(channels=2) | {'intensity_1_p50': [0.9]}])
   (line,) = unlike(scan(channels=2), training)
   assert line.startswith('channel 1: 50 % of its intensities lie below 0.40')
-
-
-def test_ranges_are_those_of_the_named_patients_alone(tmp_path, phantom_config):
-  config = phantom_config(tmp_path)
-  prepared = open_folder(prepare.prepare(config))
-  chosen = prepared.cases[1:3]
-  found = likeness.measure_training(prepared, [case.patient for case in chosen])
-  slices = [case.slices for case in chosen]
-  assert found['slices'] == (min(slices), max(slices))
-  spacings = [side for case in chosen for side in case.spacing_mm[1:]]
-  assert found['pixel_spacing_mm'] == pytest.approx([min(spacings), max(spacings)])
-  medians = [np.median(prepared.read(case)['image'].astype(np.float32)) for case in chosen]
-  assert found['intensity_0_p50'] == pytest.approx([min(medians), max(medians)])
 
 
 def test_pictures_are_compared_by_their_sides_in_pixels():

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_lean_runs import NO_WARP
 
 from data_prep import data_sets, folder, phantom_folders
 from thrifty_jax import config as configs
@@ -24,7 +25,7 @@ TINY = (
   '--config.data.folds=3',
   '--config.data.image_size=16',
   '--config.data.context=0',
-  '--config.augment.elastic_probability=0.0',
+  *NO_WARP,
   '--config.model.width=2',
   '--config.model.depth=3',
   '--config.retrain.epochs=1',
@@ -287,6 +288,25 @@ def test_a_second_call_scores_nothing_again_and_says_where_masks_are_gone(
   assert not (copied / EXTERNAL).exists()
 
 
+def test_a_set_that_came_after_the_scores_is_named_with_what_to_do(done, made, tmp_path, capsys):
+  copied = shutil.copytree(done, tmp_path / 'copied')
+  shutil.rmtree(copied / EXTERNAL)
+  capsys.readouterr()
+  assert run(made, copied) == 0
+  told = (
+    f'; {made / "labelsTs"} is not scored yet: to score it remove {copied / "evaluate"} and run'
+  )
+  assert told in capsys.readouterr().out
+  config = settings_of(copied)
+  config.data.exclude = (CASE,)
+  assert not external.tell_changes(config, copied)
+  shutil.rmtree(copied / 'evaluate')
+  assert run(made, copied, '--stage=evaluate') == 0
+  assert 'external test set: 1 patient' in capsys.readouterr().out
+  assert run(made, copied) == 0
+  assert 'not scored yet' not in capsys.readouterr().out
+
+
 def test_several_folds_are_averaged_as_predict_does(random, made, tmp_path, capsys):
   workdir = tmp_path / 'folds'
   for fold in (0, 1):
@@ -312,7 +332,8 @@ def test_several_folds_are_averaged_as_predict_does(random, made, tmp_path, caps
   summary = workdir / EXTERNAL / 'summary.json'
   before = summary.read_bytes()
   assert run(made, workdir, '--folds=0,1', '--stage=evaluate') == 0
-  assert 'external test set by' not in capsys.readouterr().out
+  told = capsys.readouterr().out
+  assert 'external test set by' not in told and 'not scored yet' not in told
   shutil.rmtree(workdir / 'fold_1' / 'model')
   shutil.copytree(workdir / 'fold_0' / 'model', workdir / 'fold_1' / 'model')
   assert run(made, workdir, '--folds=0,1', '--stage=evaluate') == 0

@@ -1,9 +1,12 @@
 """What several folds come to as one result."""
 
+import dataclasses
+
 import pytest
 
 from thrifty_jax import config as configs
 from thrifty_jax import files
+from thrifty_jax.errors import InputError
 from thrifty_jax.running import folds
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.scores import over_folds, standings
@@ -23,6 +26,14 @@ def test_a_fold_that_was_trained_anew_is_left_out_with_a_line(monkeypatch, tmp_p
   assert written == [[tmp_path / 'fold_0']]
   line = f'scores    {tmp_path / "fold_1"}: left out, as trained anew since; run'
   assert line in capsys.readouterr().out
+
+
+def test_folds_and_a_file_that_makes_one_split_are_refused_together(tmp_path):
+  (tmp_path / 'splits.json').write_text('{}')
+  command = Command(configs.default(), 'x.py', tmp_path, 'all', folds=(0, 1))
+  with pytest.raises(InputError, match=r'splits.json: makes one split; leave out --folds, or move'):
+    folds.make_commands(command)
+  assert folds.make_commands(dataclasses.replace(command, folds=())) != []
 
 
 def test_a_report_leaves_a_comparison_as_it_is_whose_networks_were_trained_anew(

@@ -245,3 +245,17 @@ def test_whoever_holds_a_folder_removes_what_killed_processes_left(tmp_path):
   os.utime(left, (0, 0))
   with lock.hold(tmp_path):
     assert not left.exists()
+
+
+def test_a_folder_that_vanishes_meanwhile_is_passed_over(tmp_path, monkeypatch):
+  (tmp_path / 'search' / 'checkpoints' / '3').mkdir(parents=True)
+  scandir = os.scandir
+
+  def vanished(path):
+    if str(path).endswith('checkpoints'):
+      raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', vanished)
+  with lock.hold(tmp_path):
+    assert (tmp_path / lock.FILE).exists()

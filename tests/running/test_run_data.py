@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from recorded import prepare_for
+from recorded import OPEN, prepare_for
 
 from data_prep import folder, phantom, phantom_folders
 from thrifty_jax import stages
@@ -274,7 +274,7 @@ def test_what_was_left_to_the_data_stays_what_it_was_without_the_scans(open_comm
 
 def test_a_fold_with_other_training_patients_learns_its_own_window_once(open_command, looks):
   raw, first = Path(open_command.config.data.raw_dir), prepare(open_command)
-  cases = folder.find_cases(raw)
+  cases = folder.find_cases(raw, OPEN)
   train = [
     set(splits.split_patients([case.patient for case in cases], folds=3, fold=fold)['train'])
     for fold in (0, 1)

@@ -13,14 +13,18 @@ import safetensors
 import thrifty_jax
 from thrifty_jax import config as configs
 from thrifty_jax import hub, model_folder, predict, push
+from thrifty_jax.data import splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_folder
 from thrifty_jax.sharing import hub_card
 
 hf = pytest.importorskip('huggingface_hub')
 constants = pytest.importorskip('huggingface_hub.constants')
-# Its own, of how it sends a large file.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+pytestmark = [
+  pytest.mark.usefixtures('quick_compilation_of_module'),
+  # Its own, of how it sends a large file.
+  pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning"),
+]
 
 NAME = f'{fake_hub.USER}/liver-small'
 # Patients and places that a model folder must not tell, and where they might hide.
@@ -227,6 +231,19 @@ def test_the_page_has_what_the_hub_reads(model, exported, server):
   assert (one.dataset_name, one.dataset_split) == ('CT of the abdomen', 'test')
   assert f'--model=hf://{NAME} ' in text and 'THIS_FOLDER' not in text
   assert 'Research use only' in text and '- `export/model.onnx`' in text
+
+
+@pytest.mark.parametrize('parts', [(), ('test',), ('validation',), ('validation', 'test')])
+def test_the_page_has_the_title_of_the_data_whatever_splits_the_patients(model, parts):
+  data = configs.default().data
+  data.update({f'{part}_patients': PATIENTS for part in parts})
+  card = CARD.replace('fold 0 of 5', splits.describe(data))
+  place = hub.parse(f'hf://{NAME}')
+  text = hub_card.write(
+    model_folder.describe(model), SCORES, card, place=place, licence='', names=[]
+  )
+  results = hf.ModelCard(text).data.eval_results
+  assert {result.dataset_name for result in results} == {'CT of the abdomen'}
 
 
 @pytest.mark.parametrize(

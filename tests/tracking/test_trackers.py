@@ -163,6 +163,35 @@ def test_another_genotype_split_or_model_is_another_run_and_stays_private(change
   assert not [word for word in (*NAMES, *PLACES, str(tmp_path)) if word in path.read_text()]
 
 
+def test_a_training_that_begins_anew_is_another_run_with_the_lines_of_searches(tmp_path):
+  config = config_with()
+  first = journal.Journal(config, tmp_path, begins='search')
+  for stage, step in (('search', 7), ('retrain', 4), ('evaluate', 0), ('search', 14)):
+    first.add(stage, step, {'dsc': 0.5})
+  again = journal.Journal(config, tmp_path)
+  assert again.head == first.head and again.lines == first.lines
+  anew = journal.Journal(config, tmp_path, begins='retrain')
+  assert anew.head.id != first.head.id
+  assert [(line.stage, line.step) for line in anew.lines] == [('search', 7), ('search', 14)]
+  added = anew.add('retrain', 4, {'dsc': 0.25})
+  assert added and added.number == 2
+  other = journal.Journal(config, tmp_path, begins='search/seed_1')  # the first of its name
+  assert other.head == anew.head and other.lines == anew.lines
+
+
+@pytest.mark.parametrize(('resumed_at', 'loss'), [(0, 0.25), (4, 0.5)])
+def test_figures_of_a_training_that_was_removed_are_not_those_of_the_next(
+  resumed_at, loss, tmp_path
+):
+  pytest.importorskip('tensorboardX')
+  for step, value in ((0, 0.5), (resumed_at, 0.25)):
+    progress = autosave.Progress(state=types.SimpleNamespace(step=step))
+    saved = autosave.Autosave(config_with('tensorboard'), tmp_path / 'retrain', 'retrain', progress)
+    with saved.looping(steps=4, slices_of=str):
+      saved.log.append({'epoch': 1, 'step': 4, 'loss': value})
+  assert read_tensorboard(tmp_path)['retrain/loss'] == [(4, loss)]
+
+
 def test_a_line_that_a_crash_cut_off_is_written_again(tmp_path):
   config = config_with()
   book = journal.Journal(config, tmp_path)

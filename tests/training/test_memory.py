@@ -14,6 +14,7 @@ import pytest
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines
+from thrifty_jax.settings import SETTINGS, TRAINING
 from thrifty_jax.training import memory, train_step
 from thrifty_jax.training.memory import Room
 
@@ -178,23 +179,41 @@ def test_the_devices_of_a_step_are_those_that_it_was_compiled_for():
   assert memory._devices_of(step) == [jax.devices()[0]]
 
 
+ON = ': the same command then goes on; or in another --workdir'
+OF_CELLS = f'set --config.search.microbatches=2{ON} take a smaller config.data.image_size or config'
+FINER = 'set --config.retrain.microbatches=2, or set --config.evaluate.batch_size=8 if it was valid'
+OF_LEAN = f'set --config.evaluate.batch_size=8 if it was validating{ON} set --config.retrain.batch_'
+SMALLER = 'set --config.retrain.batch_size=6, or take a smaller config.data.image_size or network'
+
+
 @pytest.mark.parametrize(
-  'stage,advice',
+  'stage,model,advice',
   [
-    ('search', 'set --config.search.microbatches=2, or take'),
-    ('compare', 'set --config.retrain.microbatches=2, or take'),
-    ('retrain', 'or set --config.evaluate.batch_size=8 if it was validating'),
-    ('evaluate', 'set --config.evaluate.batch_size=8'),
+    ('search', 'thrifty', OF_CELLS),
+    ('search', 'lean', OF_LEAN),
+    ('compare', 'thrifty', FINER),
+    ('retrain', 'unet', FINER),
+    ('front', 'lean', OF_LEAN),
+    ('planes', 'lean', SMALLER),
+    ('evaluate', 'lean', 'set --config.evaluate.batch_size=8'),
   ],
 )
-def test_memory_that_runs_out_is_bad_input_with_advice(stage, advice):
+def test_memory_that_runs_out_is_bad_input_with_advice(stage, model, advice):
+  config = configs.default()
+  config.model.name = model
   with (
     pytest.raises(InputError, match='out of memory') as told,
-    memory.explain_exhaustion(configs.default(), stage),
+    memory.explain_exhaustion(config, stage),
   ):
     jnp.zeros((1 << 46,)).block_until_ready()  # 256 TiB: JAX's own error
   assert str(told.value).startswith(f'{stage}: ') and advice in str(told.value)
   assert '\n' not in str(told.value)
+
+
+def test_a_training_that_has_begun_takes_what_the_same_command_is_to_set():
+  for name in ('search.microbatches', 'search.remat', 'retrain.microbatches', 'retrain.remat'):
+    assert not SETTINGS[name].stages
+  assert not {*TRAINING} & {*SETTINGS['evaluate.batch_size'].stages}
 
 
 def test_other_faults_of_the_runtime_stay_faults():

@@ -5,13 +5,9 @@ of slices as the network sees them, which compare whatever a scanner's unit; len
 the native grid. Ranges say nothing of single patients.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-if TYPE_CHECKING:  # exports have a copy of this module, and nothing that it would import
-  from thrifty_jax.data import batching
 
 # The factor by which a value may lie outside the range of the training scans, and how it and the
 # range are printed. Augmentation enlarges and shrinks by about a quarter; spacing and number of
@@ -62,16 +58,6 @@ def describe(
   for m, values in enumerate(shades):
     found |= {f'intensity_{m}_p{p}': [float(s)] for p, s in zip(PERCENTILES, values, strict=True)}
   return found
-
-
-def measure_training(prepared: 'batching.Prepared', patients: Iterable[str]) -> Ranges:
-  """Returns the ranges over the scans of these patients; one scan is in memory at a time."""
-  return merge(
-    [
-      measure(prepared.read(case)['image'], case.native_shape, case.spacing_mm)
-      for case in prepared.cases_of(patients)
-    ]
-  )
 
 
 def merge(found: Sequence[Mapping[str, Sequence[float]]]) -> Ranges:

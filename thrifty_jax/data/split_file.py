@@ -99,10 +99,10 @@ def write(
   files.write_json(workdir / FILE, {**named, _MADE_BY: made_by})
 
 
-def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]]:
+def read(path: Path, *, hold_out_test: bool | None = True) -> dict[str, tuple[str, ...]]:
   """Returns the sorted names of a splits.json under 'train', 'validation' and 'test'.
 
-  With `hold_out_test` there must be test patients, else there must be none.
+  With `hold_out_test` there must be test patients, with False none, and with None either may be.
   """
   written = files.read_json(path)
   lists = [written.get(part) for part in PARTS] if isinstance(written, dict) else [None]
@@ -127,7 +127,7 @@ def read(path: Path, *, hold_out_test: bool = True) -> dict[str, tuple[str, ...]
   empty = [part for part in PARTS if not named[part] and (part != 'test' or hold_out_test)]
   if empty:
     raise InputError(f'{path}: has no patient in {empty[0]}; expected one or more. Add some.')
-  if named['test'] and not hold_out_test:
+  if named['test'] and hold_out_test is False:
     raise InputError(
       f'{path}: has {_listed(named["test"])} in test, but data.hold_out_test is False; expected '
       'nobody. Move them to train, or set the field to True.'

@@ -5,6 +5,7 @@ those of thrifty_jax.evaluate.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,18 +78,29 @@ def score(config: ConfigDict, workdir: Path, place: Path) -> str:
 
 
 def tell_changes(config: ConfigDict, workdir: Path) -> str:
-  """Returns what to do if files of the set have changed since they were scored, else ''."""
+  """Returns what to do if files of the set came or changed since the run was scored, else ''."""
   from data_prep import data_sets
 
-  if not (workdir / EXTERNAL / 'summary.json').exists():
-    return ''
   config = config.copy_and_resolve_references()
   config.data.raw_dir = config.data.raw_dir or data_file.require(workdir).raw_dir
-  folders = [data_sets.raw_dir(config) / name for name in ('imagesTs', _LABELS)]
-  if _is_done(workdir, [path for folder in folders for path in folder.glob('*')]):
+  images, truths = (data_sets.raw_dir(config) / name for name in ('imagesTs', _LABELS))
+  remedy = f'remove {workdir / "evaluate"} and run --stage=evaluate'
+  if not (workdir / EXTERNAL / 'summary.json').exists():
+    has_come = os.path.isdir(truths) and _has_scans(config)  # False also where it may not look
+    return f'; {truths} is not scored yet: to score it {remedy}' if has_come else ''
+  if _is_done(workdir, [*images.glob('*'), *truths.glob('*')]):
     return ''
-  remedy = f'to score them anew remove {workdir / "evaluate"} and run --stage=evaluate'
-  return f'; files of the external test set have changed since: {remedy}'
+  return f'; files of the external test set have changed since: to score them anew {remedy}'
+
+
+def _has_scans(config: ConfigDict) -> bool:
+  """Returns whether there is a set that could be scored."""
+  from data_prep import data_sets
+
+  try:
+    return bool(data_sets.find(config).external)
+  except InputError:  # that of a run that is done needs no raw scans
+    return False
 
 
 def _is_done(workdir: Path, files: Sequence[Path]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from thrifty_jax import logbook, stages, weights
+from thrifty_jax.data import split_file
 from thrifty_jax.errors import InputError
 from thrifty_jax.running.command_line import Command
 
@@ -29,6 +30,8 @@ def make_commands(command: Command) -> list[Command]:
     raise InputError(
       f'{workdir}: holds {found[0]}/ of a run of one fold; use another --workdir for --folds'
     )
+  if (path := workdir / split_file.FILE).exists():
+    raise InputError(f'{path}: makes one split; leave out --folds, or move the file away')
   data = command.config.data
   if data.validation_patients or data.test_patients:
     raise InputError(

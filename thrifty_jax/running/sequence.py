@@ -81,27 +81,7 @@ def _run_planes(command: Command, typed: str) -> None:
 
 def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
   """Runs the stages of every fold, or of a single run."""
-  if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
-    raise InputError(
-      f'--stage=compare: config.model.name is {command.config.model.name!r}; expected thrifty, as '
-      'the comparison trains baselines itself: leave the variant out, or with folder add thrifty'
-    )
-  if command.stage == stages.COMPARE.name and command.config.retrain.minutes:
-    raise InputError(
-      f'config.retrain.minutes is {command.config.retrain.minutes:g}; expected 0, as rivals are '
-      'compared after the same epochs: add --config.retrain.minutes=0'
-    )
-  alone = (stages.SEARCH.name, stages.COMPARE.name, stages.FRONT.name)
-  if command.stage in alone and command.config.retrain.start_from:
-    raise InputError(
-      f'--stage={command.stage}: does not start from a model, whose genotype is settled; leave out '
-      '--config.retrain.start_from'
-    )
-  if command.stage in alone[1:] and command.config.retrain.teacher in TEACHERS:
-    raise InputError(
-      f'--stage={command.stage}: all networks have one teacher; expected a model that is there '
-      f'as --config.retrain.teacher, not {command.config.retrain.teacher!r}'
-    )
+  _refuse_contradictions(command)
   runs = run_data.fill_in(each_fold)
   # JAX takes a second or two to import, so mistakes in the command are reported first.
   from thrifty_jax import device
@@ -132,6 +112,31 @@ def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:
     console.record(whole, typed)
     verbs.run(stages.REPORT, whole)
     console.end(whole, {})
+
+
+def _refuse_contradictions(command: Command) -> None:
+  """Refuses settings with which the stage of a command does not go."""
+  if command.stage == stages.COMPARE.name and command.config.model.name != 'thrifty':
+    raise InputError(
+      f'--stage=compare: config.model.name is {command.config.model.name!r}; expected thrifty, as '
+      'the comparison trains baselines itself: leave the variant out, or with folder add thrifty'
+    )
+  if command.stage == stages.COMPARE.name and command.config.retrain.minutes:
+    raise InputError(
+      f'config.retrain.minutes is {command.config.retrain.minutes:g}; expected 0, as rivals are '
+      'compared after the same epochs: add --config.retrain.minutes=0'
+    )
+  alone = (stages.SEARCH.name, stages.COMPARE.name, stages.FRONT.name)
+  if command.stage in alone and command.config.retrain.start_from:
+    raise InputError(
+      f'--stage={command.stage}: does not start from a model, whose genotype is settled; leave out '
+      '--config.retrain.start_from'
+    )
+  if command.stage in alone[1:] and command.config.retrain.teacher in TEACHERS:
+    raise InputError(
+      f'--stage={command.stage}: all networks have one teacher; expected a model that is there '
+      f'as --config.retrain.teacher, not {command.config.retrain.teacher!r}'
+    )
 
 
 def _run_stages(command: Command, typed: str) -> None:
@@ -208,7 +213,9 @@ def _why_not(stage: Stage, command: Command) -> str:
   if stage.is_done(workdir, config):
     readiness.require(stage, config, workdir)
     done = f'done: {workdir / stage.leaves[0]}'
-    return done + (external.tell_changes(config, workdir) if stage is stages.EVALUATE else '')
+    if stage is not stages.EVALUATE or command.is_fold:  # the folds are scored together
+      return done
+    return done + external.tell_changes(config, workdir)
   if stage is stages.CHECK and command.stage != 'check' and run_data.is_checked(command):
     return 'done: these scans are prepared already'
   if stage is stages.PREPARE and command.scans is None:

@@ -19,7 +19,8 @@ _SCORES = {
 # Cards of before named the model that a training had started from, and patients of both.
 _PLACE_OF_START = re.compile(r'^(- Weights: )of .*: (\d+ tensors as they are)$', re.MULTILINE)
 _SHARED = re.compile(r'(patients with the names of ).*?(, who (?:validate or )?test here)')
-_DATA = re.compile(r'^- Data: (.*), fold \d+ of \d+', re.MULTILINE)
+# What splits.describe writes stands behind the title of the data.
+_DATA = re.compile(r'^- Data: (.*), (?:fold \d+ of \d+|[a-z ]+ patients by lists)\b', re.MULTILINE)
 
 
 def read(model: Path, place: hub.Place) -> str:

@@ -1,7 +1,6 @@
 """All that the trackers of a run get, in order; each of them can be brought up to date from it."""
 
 import dataclasses
-import hashlib
 import json
 import re
 import time
@@ -19,7 +18,6 @@ from thrifty_jax.settings import SETTINGS, TRAINING
 
 FOLDER = 'trackers'  # in that of a run
 _FILE = 'journal.jsonl'
-_MOST_BYTES = 256 << 20
 _NOT_IN_NAMES = re.compile(r'[^\w\-./]+')  # TensorBoard shows no others
 _REMEDY = 'remove the folder, and the trackers get a new run'
 
@@ -54,11 +52,18 @@ class Journal:
   """The journal of a run, in <workdir>/trackers/journal.jsonl.
 
   An epoch that a resumed training repeats stands in it once. A training with other settings is
-  another run: it begins a new journal.
+  another run: it begins a new journal. So does one that is at its first step again, with the lines
+  of other searches.
   """
 
-  def __init__(self, config: ConfigDict, workdir: Path):
-    """Opens the journal of a run, or begins one; InputError if it is damaged."""
+  def __init__(self, config: ConfigDict, workdir: Path, *, begins: str = ''):
+    """Opens the journal of a run, or begins one; InputError if it is damaged.
+
+    Args:
+      config: Settings of the run.
+      workdir: Folder of the run.
+      begins: Name of the stage, as in its lines, whose training is at its first step; '' if none.
+    """
     self.folder = workdir / FOLDER
     self._path = self.folder / _FILE
     parts = workdir.absolute().parts
@@ -68,7 +73,10 @@ class Journal:
     if self._path.exists():
       head, lines = self._read()
       if not _is_another(head, self.head):
-        self.head, self.lines = dataclasses.replace(head, private=self.head.private), lines
+        if begins in {line.stage for line in lines}:
+          self.lines = _keep_searches(lines, without=begins)
+        else:
+          self.head, self.lines = dataclasses.replace(head, private=self.head.private), lines
     # Also removes what a crash has left of a last line.
     content = [records.to_json(self.head), *map(records.to_json, self.lines)]
     files.write_text(self._path, ''.join(json.dumps(entry) + '\n' for entry in content))
@@ -84,19 +92,13 @@ class Journal:
     return line
 
   def _read(self) -> tuple[Head, list[Line]]:
-    files.require_file(self._path, most_bytes=_MOST_BYTES)
-    *lines, _ = self._path.read_bytes().split(b'\n')
-    found: list[Any] = []
-    for number, line in enumerate(lines):
-      place, form = f'{self._path}, line {number + 1}', Line if number else Head
-      try:
-        value = files.parse_json(line.decode())
-      except ValueError as error:
-        raise InputError(f'{place}: {error}; the file is damaged: {_REMEDY}') from error
-      found.append(records.parse(value, form, place, remedy=_REMEDY))
+    found = [*files.read_json_lines(self._path, remedy=_REMEDY).items()]
     if not found:
       raise InputError(f'{self._path}: has no line; expected the run in the first one: {_REMEDY}')
-    return found[0], found[1:]
+    (place, head), *lines = found
+    return records.parse(head, Head, place, remedy=_REMEDY), [
+      records.parse(line, Line, place, remedy=_REMEDY) for place, line in lines
+    ]
 
 
 def simplify(name: str) -> str:
@@ -124,7 +126,17 @@ def _digest_private(config: ConfigDict) -> str:
   path, shape = Path(config.genotype), {}
   if config.genotype and path.exists():  # its content, as it may be read from a copy later
     shape = {**files.read_json(path), 'provenance': None}
-  return hashlib.sha256(json.dumps([texts, shape], sort_keys=True).encode()).hexdigest()
+  return files.digest_json([texts, shape])
+
+
+def _keep_searches(lines: list[Line], *, without: str) -> list[Line]:
+  """Returns the lines of searches, numbered anew, but those of the one that begins again.
+
+  Other stages are the one that begins, or follow from it.
+  """
+  kept = [line for line in lines if line.stage.startswith(stages.SEARCH.name)]
+  kept = [line for line in kept if line.stage != without]
+  return [dataclasses.replace(line, number=number) for number, line in enumerate(kept)]
 
 
 def _is_of_training(name: str) -> bool:

@@ -21,16 +21,18 @@ _LATER = 'the run goes on without it; the next stage that trains or scores sends
 class Trackers:
   """The trackers of one stage of a run; whatever goes wrong with one of them is a line."""
 
-  def __init__(self, config: ConfigDict, workdir: Path, stage: str):
+  def __init__(self, config: ConfigDict, workdir: Path, stage: str, *, begins: bool = False):
     """Opens them, and sends again what they have missed of earlier stages.
 
     Args:
       config: Settings of the run, whose `trackers` are to be opened.
       workdir: Folder of the run.
       stage: Name of the stage in the figures' names.
+      begins: Whether a training is at its first step. What trackers have of an earlier training of
+        the stage stays theirs, and they get a new run.
     """
     self.stage = stage
-    self._journal = Journal(config, workdir)
+    self._journal = Journal(config, workdir, begins=stage if begins else '')
     self._followers = [
       _Follower(name, self._journal.head, self._journal.folder) for name in config.trackers
     ]

@@ -166,7 +166,8 @@ class Autosave:
     """Returns the trackers of the run, which follow the logbook from its first line on."""
     places = [self._folder, *self._folder.parents]
     workdir = next(place for place in places if place.name == self._stage).parent
-    trackers = Trackers(config, workdir, self._folder.relative_to(workdir).as_posix())
+    name, begins = self._folder.relative_to(workdir).as_posix(), not self._progress.step
+    trackers = Trackers(config, workdir, name, begins=begins)
     self.log.follow(trackers.add)
     return trackers
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import json
 import os
 import threading
 import time
@@ -234,8 +233,7 @@ def place(config: ConfigDict, **origin: Any) -> Path | None:
     'device': (jax.default_backend(), jax.devices()[0].device_kind),
     'settings': {name: str(value) for name, value in sorted(jax.config.values.items())},
   }
-  text = json.dumps(made_from, sort_keys=True, default=str)
-  return folder / device.TRACED / hashlib.sha256(text.encode()).hexdigest()
+  return folder / device.TRACED / files.digest_json(made_from)
 
 
 def make_shapes_finder(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from thrifty_jax import config as configs
 from thrifty_jax import logbook
 from thrifty_jax.data.batching import Examples
 from thrifty_jax.device import give_back_memory
@@ -17,6 +18,7 @@ from thrifty_jax.training.resources import read_kilobytes
 
 _MEMINFO, _STATUS = Path('/proc/meminfo'), Path('/proc/self/status')
 _WIDTH = {'search': 'config.search.channels', 'retrain': 'network'}  # what else to make smaller
+_TRAINING = ('search', 'retrain', 'compare', 'front', 'planes')  # stages that train
 _CGROUPS, _OWN_CGROUP = Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')
 
 
@@ -140,19 +142,23 @@ def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bo
 def _advice(config: ConfigDict, stage: str) -> str:
   """Returns the changes to try if it is only known that memory ran out."""
   smaller = f'set --config.evaluate.batch_size={max(1, config.evaluate.batch_size // 2)}'
-  stage = 'retrain' if stage == 'compare' else stage
-  if stage not in ('search', 'retrain'):
+  if stage not in _TRAINING:
     return smaller
-  settings = config[stage]
-  steps = [f'set --config.{stage}.microbatches={parts}' for parts in _finer(config, stage)[:1]]
-  if _is_whole(config, stage):
-    steps.append(f'set --config.retrain.batch_size={max(1, settings.batch_size // 2)}')
+  section = 'search' if stage == 'search' and configs.searches_cells(config) else 'retrain'
+  settings = config[section]
+  going_on = [f'set --config.{section}.microbatches={n}' for n in _finer(config, section)[:1]]
   if not settings.remat and jax.default_backend() != 'cpu':
-    steps.append(f'set --config.{stage}.remat=True')
-  steps.append(f'take a smaller config.data.image_size or {_WIDTH[stage]}')
-  if stage == 'retrain':
-    steps.append(f'{smaller} if it was validating')
-  return ', or '.join(steps) + '; the same command then goes on from the last checkpoint'
+    going_on.append(f'set --config.{section}.remat=True')
+  if section == 'retrain':
+    going_on.append(f'{smaller} if it was validating')
+  anew = []  # a training that has a checkpoint refuses these, see stages.refuse_changes
+  if _is_whole(config, section):
+    anew.append(f'set --config.retrain.batch_size={max(1, settings.batch_size // 2)}')
+  anew.append(f'take a smaller config.data.image_size or {_WIDTH[section]}')
+  ways = [f'in another --workdir {", or ".join(anew)}']
+  if going_on:
+    ways.insert(0, f'{", or ".join(going_on)}: the same command then goes on')
+  return '; or '.join(ways)
 
 
 def _is_whole(config: ConfigDict, stage: str) -> bool:

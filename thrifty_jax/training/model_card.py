@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from thrifty_jax import RESEARCH_USE, words
+from thrifty_jax.data import splits
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.reporting import origins
 from thrifty_jax.run_files import Retrained
@@ -23,7 +24,7 @@ Each channel has a file, in the order of its names by `{data.pattern}`: CASE_000
 
 {RESEARCH_USE}
 
-- Data: {title}, fold {data.fold} of {data.folds}, {words.describe_drawing(data)}
+- Data: {title}, {splits.describe(data)}, {words.describe_drawing(data)}
 - Parameters: {summary.parameters:,}
 - Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
 {100 * summary.validation_dsc:.2f} %

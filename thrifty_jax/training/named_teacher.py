@@ -27,7 +27,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
   name, place = config.retrain.teacher, workdir / FOLDER
   if name not in TEACHERS:
     return
-  logbook.say('teacher', f'a {name} is trained first')
   settings = config.copy_and_resolve_references()
   settings.retrain.teacher = settings.data.unlabelled = settings.genotype = ''
   # Nor are these meant for it; a run that is made longer keeps a teacher that is done.
@@ -35,6 +34,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
   settings.retrain.epochs = stages.RETRAIN.read_planned(place) or config.retrain.epochs
   configs.set_model(settings, name)
   settings.model.update({'deep_supervision': False, 'width': baselines.WIDTH, 'norm': 'group'})
+  if not trainings.is_done(settings, place):
+    logbook.say('teacher', f'a {name} is trained first')
   trainings.train(settings, workdir, place)
   if trainings.read(place) is None:
     raise InputError(

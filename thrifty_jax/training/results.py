@@ -275,17 +275,21 @@ def save(
   """Writes <workdir>/model, retrain/resources.json and, last, retrain/summary.json, its result."""
   best, slice_shape = progress.best, train_data.image_shape(1).shape[1:]
   judges = train_data.patients['validation']
-  padding, seconds = train_data.prepared.padding, sum(line['seconds'] for line in log.entries())
+  prepared, seconds = train_data.prepared, sum(line['seconds'] for line in log.entries())
   # Placed as in validation, so that prediction uses the same program.
   trained = predict(mesh.place(best.params, mesh.whole(train_data.mesh)))
   scores, largest_component = cases.judge(
     train_data.validation, judges, trained, classes=config.data.classes
   )
+  measured = [
+    likeness.measure(prepared.read(case)['image'], case.native_shape, case.spacing_mm)
+    for case in prepared.cases_of(train_data.patients['train'])
+  ]
   spec = dataclasses.replace(
     spec,
-    padding=tuple(padding) if padding else None,
+    padding=tuple(prepared.padding) if prepared.padding else None,
     largest_component=largest_component,
-    training_scans=likeness.measure_training(train_data.prepared, train_data.patients['train']),
+    training_scans=likeness.merge(measured),
     splits_sha256=split_file.digest(train_data.patients),
   )
   named = words.choose(config.data.unit, config.data.reduction)
@@ -308,7 +312,7 @@ def save(
     started=start_model.read(workdir / 'retrain') if config.retrain.start_from else None,
     taught=teacher.read(workdir / 'retrain') if config.retrain.teacher else None,
   )
-  title, citation = data_file.read_title(workdir, config.data.name), train_data.prepared.citation
+  title, citation = data_file.read_title(workdir, config.data.name), prepared.citation
   card = model_card.write(config, spec, summary, title=title, citation=citation)
   model_folder.save(
     workdir / 'model', best.params, spec=spec, genotype_file=genotype_file, card=card

@@ -1,5 +1,6 @@
 """Trains a network: the searched one, one of a genotype file, a baseline, or a model further."""
 
+import functools
 import time
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def retrain(
 
   # Start.
   net, spec = train_step.build_network(config, train_data, genotype_file, folder)
-  take_over = start_model.make_take_over(config, folder, net, spec)
+  take_over = functools.partial(start_model.take_over, config, folder, net, spec)
   state, best, facts = train_step.start(config, epochs, net, take_over=take_over)
   facts = facts._replace(teachers=lessons.weights)
   timed = settings.minutes > 0

@@ -6,9 +6,8 @@ into the run before the first step, so that a run that was stopped goes on from 
 """
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, logbook, model_folder, records, stages, words
+from thrifty_jax import logbook, model_folder, records, stages, words
 from thrifty_jax.data import data_file, split_file, splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.model_folder import DescribedModel
@@ -199,24 +198,20 @@ def read(folder: Path) -> Started | None:
   return records.read_optional(folder / RECORD, Started)
 
 
-def make_take_over(
-  config: ConfigDict, folder: Path, net: Any, spec: ModelSpec
-) -> Callable[[build.Params], build.Params] | None:
-  """Returns the function that puts the weights of the model in place of drawn ones, if any."""
-  if not config.retrain.start_from:
-    return None
-  return functools.partial(take_over, folder, net, spec)
-
-
-def take_over(folder: Path, net: Any, spec: ModelSpec, params: build.Params) -> build.Params:
-  """Returns drawn parameters with those of the model in their place, as far as these fit.
+def take_over(
+  config: ConfigDict, folder: Path, net: Any, spec: ModelSpec, params: build.Params
+) -> build.Params:
+  """Returns drawn parameters with those of the model, if any, in their place, as far as these fit.
 
   Args:
+    config: Settings of the run.
     folder: Folder retrain/ of a run, which has a copy of the model.
     net: Network that is trained.
     spec: Its description.
     params: Drawn parameters.
   """
+  if not config.retrain.start_from:
+    return params
   model = model_folder.load(folder / COPY)
   theirs: dict[str, Any] = traverse_util.flatten_dict(model.params, sep='/')
   ours: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
@@ -280,10 +275,13 @@ def find_shared(split: Mapping[str, Sequence[str]], place: Path) -> list[str]:
 def find_shared_in_scans(config: ConfigDict, workdir: Path, place: Path) -> list[str]:
   """Returns what `find_shared` does of a run, [] if the model has learned from other scans."""
   record, theirs = data_file.read(workdir), data_file.read(place.resolve().parent)
-  scans = record and record.settings.get('raw_files')
-  if not scans or theirs is None or theirs.settings.get('raw_files') != scans:
+  if record is None or theirs is None:
     return []
-  return find_shared(find_split(config, workdir), place)
+  scans = record.settings.get('raw_files')
+  if not scans or theirs.settings.get('raw_files') != scans:
+    return []
+  _, patients = data_file.find(workdir, record, config)
+  return find_shared(splits.assign(config, patients), place)
 
 
 def find_patients(place: Path) -> Mapping[str, Sequence[str]] | None:
@@ -291,15 +289,6 @@ def find_patients(place: Path) -> Mapping[str, Sequence[str]] | None:
   path = place.resolve().parent / split_file.FILE
   if not path.is_file():
     return None
-  content = files.read_json(path)
-  named = split_file.read(
-    path, hold_out_test=isinstance(content, dict) and bool(content.get('test'))
-  )
-  return (
-    named if split_file.digest(named) == model_folder.describe(place).spec.splits_sha256 else None
-  )
-
-
-def find_split(config: ConfigDict, workdir: Path) -> dict[str, tuple[str, ...]]:
-  """Returns the split of a run whose slices are prepared."""
-  return splits.assign(config, data_file.find(workdir, data_file.require(workdir), config)[1])
+  named = split_file.read(path, hold_out_test=None)
+  is_theirs = split_file.digest(named) == model_folder.describe(place).spec.splits_sha256
+  return named if is_theirs else None

@@ -10,9 +10,8 @@ and probabilities are mixed before the loss, without a temperature.
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -203,12 +202,3 @@ def _record(workdir: Path, taught: Taught) -> None:
 def read(folder: Path) -> Taught | None:
   """Reads what taught the training in a folder retrain/; None if nothing did."""
   return records.read_optional(folder / RECORD, Taught)
-
-
-def bind(
-  teacher: Teacher | None, facts: Any, *, regions: bool
-) -> Callable[[jax.Array], Lesson] | None:
-  """Returns the function from images to what the teacher says of them; None without a teacher."""
-  if teacher is None:
-    return None
-  return lambda image: teacher.teach(facts.teachers, image, facts.statistics, regions=regions)

@@ -29,7 +29,7 @@ from thrifty_jax.networks.losses import (
 from thrifty_jax.networks.model_spec import ModelSpec, background, make_spec
 from thrifty_jax.training import compiling, memory, microbatches, not_finite
 from thrifty_jax.training.compiling import Program
-from thrifty_jax.training.teacher import Teacher, bind
+from thrifty_jax.training.teacher import Teacher
 from thrifty_jax.training.train_data import Epochs, Facts, TrainData
 
 
@@ -223,6 +223,11 @@ def compile_step(
   trained, frozen = build.freeze(net.copy(remat=settings.remat), settings.freeze_levels)
 
   def train_step(state: TrainState, facts: Facts, batch: Batch) -> tuple[TrainState, Metrics]:
+    teach = None
+    if teacher:
+      teach = functools.partial(
+        teacher.teach, facts.teachers, statistics=facts.statistics, regions=bool(target.regions)
+      )
     step = make_train_step(
       trained,
       optimizer(settings, facts)[0],
@@ -233,7 +238,7 @@ def compile_step(
       parts=settings.microbatches,
       frozen=frozen,
       target=target,
-      teach=bind(teacher, facts, regions=bool(target.regions)),
+      teach=teach,
     )
     return step(state, batch)
 

@@ -150,10 +150,8 @@ def _join(prepared: Prepared, folder: Path, kept: Sequence[Kept]) -> Prepared:
     while patient in taken:
       patient += "'"
     size = prepared.slice_shape[0]
-    grid = tuple(tuple(row) for row in np.eye(4).tolist())  # which nothing looks at
-    cases.append(
-      PreparedCase(one.name, patient, first, one.slices, (one.slices, size, size), (1, 1, 1), grid)
-    )
+    shape, affine = (one.slices, size, size), ()  # nothing looks at where they lie
+    cases.append(PreparedCase(one.name, patient, first, one.slices, shape, (1, 1, 1), affine))
     first += one.slices
   slices = _Joined(prepared.slices, arrays)
   return dataclasses.replace(prepared, cases=(*prepared.cases, *cases), slices=slices)
