@@ -1,7 +1,8 @@
 """A straightforward supernet: a module of flax for every candidate of every edge.
 
 It has the mathematics and parameters of network.Supernet with shuffled sampling, made of flax's own
-layers, as the reference for the time of a search step. Nothing of thrifty_jax is used.
+layers, as the reference for the time of a search step. Of thrifty_jax it takes the table of the
+candidates alone.
 """
 
 from typing import Any

@@ -2,6 +2,7 @@
 
 import { DAMAGED, requirePieces } from './dicom_pieces.js';
 import { decompressed } from './gdcm.js';
+import { codesOf } from './tags.js';
 
 // JPEG of 8 and of 12 bits, twice without loss, JPEG-LS and JPEG 2000 without and with loss, RLE.
 const RLE = '1.2.840.10008.1.2.5';
@@ -79,8 +80,4 @@ async function withPixelsAlone({ syntax, frames, rows, columns, ...tags }, piece
 function element(group, tag, kind, value) {
   const padded = value.length % 2 ? [...value, kind === 'UI' ? 0 : 32] : value;
   return [group, 0, tag & 255, tag >> 8, ...codesOf(kind), padded.length, 0, ...padded];
-}
-
-function codesOf(text) {
-  return [...text].map((letter) => letter.charCodeAt(0));
 }

@@ -2,6 +2,7 @@
 // of its header, as masks.py of the program writes it.
 
 import { EXTENDER, VERSIONS, WIDTHS } from './nifti.js';
+import { codesOf } from './tags.js';
 
 const [BYTE, MILLIMETRES, SCANNER] = [2, 2, 1]; // codes of the type, the unit and the coordinates
 const MOST_LEANING = 1e-4; // cosine between axes, which a quaternion cannot say
@@ -75,8 +76,4 @@ function quaternOf([x, y, z]) {
   const parts = products[largest].map((one) => one / (2 * Math.sqrt(squares[largest])));
   const half = parts[0] < 0 ? -1 : 1; // both signs are one rotation; the first part is not written
   return { sign, quatern: parts.slice(1).map((one) => one * half) };
-}
-
-function codesOf(text) {
-  return [...text].map((letter) => letter.charCodeAt(0));
 }

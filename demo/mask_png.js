@@ -2,6 +2,7 @@
 
 import { checksum } from './crc.js';
 import { START } from './png.js';
+import { codesOf } from './tags.js';
 
 const KEYWORD = 'Description\0';
 
@@ -32,8 +33,4 @@ function chunk(name, content) {
   found.set(content, 8);
   view.setUint32(8 + content.length, checksum(found.subarray(4, 8 + content.length)));
   return found;
-}
-
-function codesOf(text) {
-  return [...text].map((letter) => letter.charCodeAt(0));
 }

@@ -48,3 +48,7 @@ export function requireUpright(orientation) {
 export function textOf(bytes) {
   return new TextDecoder('latin1').decode(Uint8Array.from(bytes));
 }
+
+export function codesOf(text) {
+  return [...text].map((letter) => letter.charCodeAt(0));
+}

@@ -578,7 +578,8 @@ def an_export(folder, **changes):
   folder.mkdir()
   (folder / 'model.onnx').write_bytes(b'network')
   (folder / 'card.md').write_text('# Made up')
-  about = {'format': 'thrifty_jax.export', 'files': {'model.onnx': {'sha256': 'of another file'}}}
+  digest = hashlib.sha256(b'network').hexdigest()
+  about = {'format': 'thrifty_jax.export', 'files': {'model.onnx': {'sha256': digest}}}
   steps = {name: values[0] for name, values in build.UNBUILT.items()}
   files.write_json(folder / 'preprocessing.json', about | steps | changes)
   return folder
@@ -591,9 +592,10 @@ def an_export(folder, **changes):
     ({'modalities': 2, 'unit': 'pixels'}, 'modalities is 2; the page can do only 1 or 3'),
     ({'clahe_clip_limit': 0.05}, 'clahe_clip_limit is 0.05'),
     ({'curvature_flow_iterations': 2}, 'curvature_flow_iterations is 2'),
-    ({'files': {'model.stablehlo': {}}}, 'has no model.onnx'),
-    ({'format': 'thrifty_jax.model'}, 'expected a folder of python -m thrifty_jax.export'),
-    ({}, 'model.onnx is not the one that was checked'),
+    ({'files': {}}, 'has no model.onnx'),
+    ({'files': None}, 'is no export; make one by python -m thrifty_jax.export'),
+    ({'format': 'thrifty_jax.model'}, 'is no export; make one by python -m thrifty_jax.export'),
+    ({'files': {'model.onnx': {'sha256': 'of another file'}}}, 'is not the file that was exported'),
   ],
 )
 def test_an_export_that_the_page_cannot_run_is_refused(tmp_path, capsys, changes, text):

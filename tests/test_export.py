@@ -83,7 +83,7 @@ def test_an_export_is_a_folder_that_says_what_it_is(trained, scan, tmp_path, cap
   output = tmp_path / 'new' / 'exported'
   assert command(trained, output, f'--scans={scan}') == 0
   beside = ['components.py', 'errors.py', 'labels.py', 'likeness.py', 'nifti.py', 'resizing.py']
-  beside += ['runners.py', 'unreadable.py', 'windows.py']
+  beside += ['runners.py', 'slices.py', 'unreadable.py', 'windows.py']
   more = ['README.md', 'card.md', 'model.onnx', 'preprocessing.json', 'segment.py']
   assert names(output) == sorted(beside + more) and names(tmp_path / 'new') == ['exported']
   printed = capsys.readouterr().out
@@ -258,6 +258,11 @@ def an_export_with_a_mask(place):
   (place / 'MASK.nii.gz').write_bytes(b'mine')
 
 
+def an_export_with_a_script(place):
+  an_export(place)
+  (place / 'mine.py').write_text('mine')
+
+
 def an_export_without_networks(place):
   place.mkdir()
   files.write_json(place / 'preprocessing.json', {'format': export_folder.FORMAT, 'files': 1})
@@ -270,6 +275,7 @@ def an_export_without_networks(place):
     (a_folder_of_something_else, ['--overwrite'], 'is no export'),
     (an_export, [], 'add --overwrite'),
     (an_export_with_a_mask, ['--overwrite'], 'holds MASK.nii.gz, which is no file of an export; m'),
+    (an_export_with_a_script, ['--overwrite'], 'holds mine.py, which is no file of an export; mo'),
     (an_export_without_networks, ['--overwrite'], 'is no export'),
     (a_link, ['--overwrite'], 'is a link, or has no name of its own'),
   ],
@@ -286,7 +292,7 @@ def test_what_is_there_is_not_replaced(trained, tmp_path, capsys, monkeypatch, m
 def test_an_export_is_replaced_when_that_is_asked_for(tmp_path):
   an_export(tmp_path / 'there')
   systems = ('.DS_Store', 'Thumbs.db', 'desktop.ini')
-  for name in ('model.onnx', 'README.md', 'older_module.py', *systems):
+  for name in ('model.onnx', 'README.md', 'labels.py', *systems):
     (tmp_path / 'there' / name).write_text('old')
   (tmp_path / 'there' / '__pycache__').mkdir()
   export_folder.require_place(tmp_path / 'there', overwrite=True)

@@ -80,14 +80,10 @@ def run(arguments: Sequence[str]) -> None:
   config = configs.default()
   config.device = 'cpu'  # an accelerator rounds more than the check allows
   device.prepare(config)
-  folders = segment.find_models(Path(values.model))
-  if len(folders) > 1:
-    raise InputError(
-      f'--model={values.model}: has a model for each fold; name one of them, as {folders[0].parent}'
-    )
-  member = model_folder.load(folders[0])
+  folder = segment.find_model(values.model, 'model')
+  member = model_folder.load(folder)
   spec = member.spec
-  data = _open_run(folders[0], values, spec) if values.int8 or not values.scans else None
+  data = _open_run(folder, values, spec) if values.int8 or not values.scans else None
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('model', f'{spec.network.name}, {member.parameters:,} parameters')
   if data is None or values.scans:
@@ -97,7 +93,7 @@ def run(arguments: Sequence[str]) -> None:
   networks, results = _networks(values, member, images, data)
   sides = None if values.dynamic_sides else spec.image.image_size
   contents = export_folder.make_contents(
-    member, networks, results, card=(folders[0] / 'card.md').read_bytes(), sides=sides
+    member, networks, results, card=(folder / 'card.md').read_bytes(), sides=sides
   )
   export_folder.write(output, contents)
   say('written', f'{output}: {", ".join(sorted(contents))}')

@@ -54,13 +54,9 @@ def run(arguments: Sequence[str]) -> None:
   from thrifty_jax.predicting import segment
   from thrifty_jax.sharing import package
 
-  folders = segment.find_models(values.model)
-  if len(folders) > 1:
-    raise InputError(
-      f'--model={values.model}: has a model for each fold; name one of them, as {folders[0].parent}'
-    )
+  folder = segment.find_model(values.model, 'model')
   export = Path(values.export) if values.export else None
-  contents = package.collect(folders[0], place=place, export=export, licence=values.license)
+  contents = package.collect(folder, place=place, export=export, licence=values.license)
   say(f'thrifty_jax {thrifty_jax.__version__}  research use only, not a medical device')
   say('to', f'{place}{", private" if values.private else ""}')
   for name, content in contents.items():

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import nibabel
 import numpy as np
 import pytest
@@ -27,16 +26,7 @@ from thrifty_jax.scans import nifti, sources
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-JAX_FLAGS = ('jax_enable_compilation_cache', 'jax_compilation_cache_dir')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def same_jax():
-  """JAX afterwards as before, whatever the commands set."""
-  before = {name: jax.config.values[name] for name in JAX_FLAGS}
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
 
 
 def write_scan(path, *, number=0, orientation='SPL', channels=1):

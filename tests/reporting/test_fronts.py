@@ -11,7 +11,7 @@ from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.racing import entrants, front
-from thrifty_jax.reporting import fronts, plots, report
+from thrifty_jax.reporting import fronts, report
 from thrifty_jax.run_files import Raced
 
 
@@ -129,7 +129,7 @@ def test_a_front_of_a_config_of_cells_is_a_race_and_misses_no_other_stage(tmp_pa
 
 def test_budgets_are_those_of_the_race_and_named_where_they_have_no_network(tmp_path, monkeypatch):
   drawn = []
-  monkeypatch.setattr(plots, 'draw_front', lambda *_, budgets, **__: drawn.append(budgets) or '')
+  monkeypatch.setattr(fronts, 'draw', lambda *_, budgets, **__: drawn.append(budgets) or '')
   settings = {'front': {'budgets_ms': [1.0, 2.0]}}  # of a later command
   files.write_json(tmp_path / 'config.json', settings)
   write(tmp_path, [TAKEN])  # as of older versions

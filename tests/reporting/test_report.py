@@ -483,6 +483,14 @@ def test_many_classes_are_rows_of_the_table(tmp_path):
   )
 
 
+def test_a_run_without_floors_is_beside_none(tmp_path):
+  fabricated.fabricate(tmp_path)
+  path = tmp_path / 'evaluate' / 'summary.json'
+  files.write_json(path, files.read_json(path) | {'floors': {}, 'floor_dsc': None})
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  assert '<h3>DSC</h3>' in page and 'floor' not in page and 'Pooled 2D is' in page
+
+
 def test_the_dots_use_the_width_from_the_worst_to_100():
   for worst, ticks in ((96.4, 5), (12.0, 5)):
     drawn = plots.draw_dots({'grey': {'this network': [worst, 99.0]}}, name='dots')

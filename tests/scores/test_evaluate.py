@@ -57,7 +57,7 @@ def stand_in(monkeypatch, settings, logits):
   values = np.zeros(settings.data.modalities)
   spec = make_spec(settings, {'mean': values, 'std': values + 1})
   params = {'kernel': np.zeros((3, 4)), 'bias': np.zeros(4)}
-  loaded = LoadedModel(spec, None, params, 'digest')
+  loaded = LoadedModel(spec, None, 'digest', params)
   vars(loaded)['logits'] = logits
   monkeypatch.setattr(evaluate.model_folder, 'load', lambda folder: loaded)
 
@@ -247,6 +247,19 @@ def test_the_files_are_what_the_summary_says(settings, prepared, tmp_path, monke
     assert f'{what} {split}: {count} of {count}' in bars
   assert f'{100 * summary.mean.dsc_mean:.2f}' in printed and 'thresholds' in printed
   assert summary.mean.hd95_mm and f'{summary.mean.hd95_mm.mean:.2f}' in printed
+
+
+def test_more_labels_than_thresholds_are_fitted_for_leave_them_out(
+  settings, prepared, tmp_path, monkeypatch, capsys
+):
+  stand_in(monkeypatch, settings, lambda image: jnp.concatenate([0.3 - image, image], -1))
+  settings = settings.copy_and_resolve_references()
+  settings.evaluate.threshold_floor = True
+  monkeypatch.setattr(evaluate.floors, 'MOST_LABELS', 1)
+  summary = evaluate.evaluate(settings, tmp_path)
+  assert records.read(tmp_path / 'evaluate' / 'summary.json', Evaluated) == summary
+  assert [*summary.floors] == ['mean_mask']
+  assert 'floors    without thresholds, which are for 1 labels' in capsys.readouterr().out
 
 
 def test_floors_are_fitted_on_training_patients_only(settings, prepared):

@@ -1,6 +1,7 @@
 """Floors against brute force."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -91,6 +92,22 @@ def test_intensity_thresholds_recover_reversed_classes():
   np.testing.assert_array_equal(floor.scores(image).argmax(-1), label)
 
 
+def test_thresholds_of_as_many_labels_as_there_may_be_are_fitted_at_once():
+  most = floors.MOST_LABELS
+  label = np.tile(np.arange(most, dtype=np.uint8), (2, most, 1))
+  image = (label[..., None] / most + 0.01).astype(np.float32)
+  began = time.process_time()
+  floor = floors.fit_thresholds([floors.TrainingCase('p', image, label)], classes=most)
+  assert time.process_time() - began < 10  # all orders of twice as many quantiles take hours
+  assert floor.band_labels == tuple(range(most)) and floor.training_dsc == 1.0
+
+
+@pytest.mark.parametrize(('count', 'size'), [(2, 256), (3, 200), (floors.MOST_LABELS, 7)])
+def test_thresholds_are_of_as_many_quantiles_as_can_be_tried(count, size):
+  grid = floors._quantile_grid(np.ones(floors.INTENSITY_LEVELS, np.int64), count)
+  assert len(grid) == size
+
+
 def test_no_training_case_is_refused():
   with pytest.raises(ValueError, match='no training case'):
     floors.fit_mean_mask([], classes=2)
@@ -134,7 +151,7 @@ def test_the_mean_mask_is_the_mean_over_slices_with_a_label_there():
 
 def test_floors_of_regions_are_the_best_of_all_tried(monkeypatch):
   training = cases(2, classes=3)
-  monkeypatch.setattr(floors, 'COMBINATIONS', 60)
+  monkeypatch.setattr(floors, 'TRIES', 360)
   mask, bands = fits(training, classes=3, regions=REGIONS)
 
   def score(floor):

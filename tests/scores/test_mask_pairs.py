@@ -65,6 +65,27 @@ def test_a_mask_whose_axes_are_in_another_order_lies_on_its_truth(folders):
   assert found.spacing_mm == (3, 1, 2)
 
 
+@pytest.mark.parametrize('which', [0, 1])
+@pytest.mark.parametrize('name', ['b', 'c'])
+def test_a_link_to_a_file_that_was_not_fetched_is_refused(folders, which, name):
+  path = folders[which] / f'{name}.nii.gz'
+  path.unlink(missing_ok=True)
+  path.symlink_to('annex/none')
+  refuse(folders, f'{path}: is a link to a file that is not there; expected the file. Fetch it')
+
+
+def test_a_mask_that_may_be_a_mirror_image_of_its_truth_is_refused(folders):
+  masks, truths = folders
+  centred = AFFINE.copy()
+  centred[:3, 3] = -3, -2, -7.5  # as of a file without a form
+  save(truths / 'a.nii.gz', volume(), centred)
+  nameless = nibabel.Nifti1Image(volume(), None)
+  nameless.header.set_zooms((2, 1, 3))
+  nibabel.save(nameless, masks / 'a.nii.gz')
+  message = 'masks/a.nii.gz: its header does not say where .*, but that of a.nii.gz does; expected'
+  refuse(folders, message, classes=CLASSES)
+
+
 def test_names_pair_them_and_what_is_left_over_is_named(folders):
   masks, truths = folders
   save(truths / 'c.nii.gz', volume())
@@ -83,7 +104,8 @@ def test_what_predict_writes_beside_a_mask_is_none(tmp_path):
   for number in (21, 22):
     save(truths / f'{number}_manual1.gif', 255 * volume(number, most=1)[0])
     save(masks / f'{number}_training.png', volume(number, most=1)[0])
-    save(masks / f'{number}_training_overlay.png', volume(number)[0])
+    for added in ('overlay', 'preview', 'probability_1'):
+      save(masks / f'{number}_training_{added}.png', volume(number)[0])
   found = mask_pairs.find(masks, truths)
   assert [pair.mask.name for pair in found.pairs] == ['21_training.png', '22_training.png']
   assert not found.unused

@@ -71,6 +71,7 @@ def test_the_means_are_over_others_only_if_there_are_some():
   alone = replace(SUMMARY, patients=1, mean=nothing, classes={'grey': nothing}, floors={})
   text = tables.format_evaluation(alone)
   assert '(grey is scored in 0 of 1 patient and rightly empty in 1 scan)' in text
+  assert 'floors' not in text and 'floors' in tables.format_evaluation(SUMMARY)
   text = tables.format_evaluation(
     replace(SUMMARY, classes={**SUMMARY.classes, 'grey': nothing}, floors={})
   )

@@ -73,19 +73,12 @@ def _place(cell: GridCell) -> Place:
   return Place(LEFT + COLUMN * k, TOP + ROW * (j + 1))
 
 
-def _straight(start: Place, tip: Place) -> str:
-  """Arrow straight down, up or to the right."""
-  down = (tip.y > start.y) - (tip.y < start.y)
-  way = f'V{tip.y:g}' if down else f'H{tip.x:g}'
-  return f'<path d="M{start.x:g} {start.y:g}{way}"/>' + _head(tip, int(not down), down)
-
-
 def _direct(source: GridCell, cell: GridCell) -> str:
   """Arrow straight down, or to the right and behind all cells that are read."""
   start, end = _place(source), _place(cell)
   if start.y == end.y:
-    return _straight(start, Place(end.x - WIDTH / 2, end.y))
-  return _straight(start, Place(end.x, end.y - HEIGHT / 2))
+    return svg.arrow(start, Place(end.x - WIDTH / 2, end.y))
+  return svg.arrow(start, Place(end.x, end.y - HEIGHT / 2))
 
 
 def _past(source: GridCell, cell: GridCell) -> str:
@@ -97,7 +90,7 @@ def _past(source: GridCell, cell: GridCell) -> str:
   return (
     f'<path d="M{x:g} {y0:g}C{lane:g} {y0:g} {lane:g} {y0 + 20:g} {lane:g} {y0 + 40:g}'
     f'V{y1 - 40:g}C{lane:g} {y1 - 20:g} {lane:g} {y1:g} {x:g} {y1:g}"/>'
-  ) + _head(Place(x, y1), 1, 0)
+  ) + svg.arrow_head(Place(x, y1), 1, 0)
 
 
 def _up(source: GridCell, cell: GridCell) -> str:
@@ -105,17 +98,7 @@ def _up(source: GridCell, cell: GridCell) -> str:
   start, end = _place(source), _place(cell)
   tip = Place(end.x, end.y + HEIGHT / 2)
   side = WIDTH / 4  # avoids the arrow from above
-  return svg.curve(Place(start.x + side, start.y - HEIGHT / 2), tip) + _head(tip, 0, -1)
-
-
-def _head(tip: Place, right: int, down: int) -> str:
-  """Head of an arrow that points right, down or up."""
-  x, y = tip.x - 7 * right, tip.y - 7 * down
-  across = f'{4 * down:g} {4 * right:g}'
-  return (
-    f'<path d="M{tip.x:g} {tip.y:g}L{x:g} {y:g}m{across}L{tip.x:g} {tip.y:g}'
-    f'l{-7 * right - 4 * down:g} {-7 * down - 4 * right:g}z" fill="currentColor" stroke="none"/>'
-  )
+  return svg.curve(Place(start.x + side, start.y - HEIGHT / 2), tip) + svg.arrow_head(tip, 0, -1)
 
 
 def _box(cell: GridCell, kind: str, depth: int) -> str:
@@ -136,8 +119,8 @@ def _ends(depth: int) -> list[str]:
   """Arrows and labels of the network's input and output."""
   stem, head = _place((0, -1)).x, _place((depth, -1)).x
   top = TOP - HEIGHT / 2
-  enters = _straight(Place(stem, top - 20), Place(stem, top))
-  leaves = _straight(Place(head, top), Place(head, top - 20))
+  enters = svg.arrow(Place(stem, top - 20), Place(stem, top))
+  leaves = svg.arrow(Place(head, top), Place(head, top - 20))
   words = ((stem, 'image'), (head, 'classes'))
   texts = [svg.text(Place(x, top - 29), word, svg.MUTED) for x, word in words]
   return [svg.lines([enters, leaves]), *texts]

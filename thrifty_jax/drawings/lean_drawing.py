@@ -34,25 +34,25 @@ def draw_shape(shape: LeanShape) -> Picture:
     parts.append(svg.text(Place(0, y), size, svg.MUTED, anchor='start'))
     parts.append(_box(Place(encoder, y), 'down', level, level.encoder))
     if row:
-      arrows.append(_arrow(Place(encoder, y - ROW + HEIGHT / 2), Place(encoder, y - HEIGHT / 2)))
+      arrows.append(svg.arrow(Place(encoder, y - ROW + HEIGHT / 2), Place(encoder, y - HEIGHT / 2)))
     if row == lowest:
       continue
     parts.append(_box(Place(decoder, y), 'up', level, level.decoder))
-    arrows.append(_arrow(Place(encoder + WIDTH / 2, y), Place(decoder - WIDTH / 2, y)))
+    arrows.append(svg.arrow(Place(encoder + WIDTH / 2, y), Place(decoder - WIDTH / 2, y)))
     middle = Place((encoder + decoder) / 2, y - 11)
     parts.append(svg.text(middle, shape.skip, svg.MUTED))
     if row == lowest - 1:
       start = Place(encoder + WIDTH / 2, y + ROW)
       arrows.append(
         f'<path d="M{start.x:g} {start.y:g}H{decoder:g}V{y + HEIGHT / 2:g}"/>'
-        + _head(Place(decoder, y + HEIGHT / 2), up=True)
+        + svg.arrow_head(Place(decoder, y + HEIGHT / 2), 0, -1)
       )
     else:
       below = Place(decoder, y + ROW - HEIGHT / 2)
-      arrows.append(_arrow(below, Place(decoder, y + HEIGHT / 2)))
+      arrows.append(svg.arrow(below, Place(decoder, y + HEIGHT / 2)))
   top = TOP - HEIGHT / 2
-  arrows.append(_arrow(Place(encoder, top - 20), Place(encoder, top)))
-  arrows.append(_arrow(Place(decoder, top), Place(decoder, top - 20)))
+  arrows.append(svg.arrow(Place(encoder, top - 20), Place(encoder, top)))
+  arrows.append(svg.arrow(Place(decoder, top), Place(decoder, top - 20)))
   parts.append(svg.text(Place(encoder, top - 29), 'image', svg.MUTED))
   parts.append(svg.text(Place(decoder, top - 29), 'classes', svg.MUTED))
   after = f'{shape.norm} norm; down by max pool, up by {UPS[shape.up]}'
@@ -66,20 +66,3 @@ def _box(middle: Place, kind: str, level: Level, count: int) -> str:
   words = f'{count} x {BLOCKS[level.block]}' if count else 'no convolution'
   name = svg.text(Place(middle.x, middle.y - 7), f'{level.width} channels', svg.BOLD)
   return frame + name + svg.text(Place(middle.x, middle.y + 8), words, 'font-size="10.5"')
-
-
-def _arrow(start: Place, tip: Place) -> str:
-  """Arrow straight down, up or to the right."""
-  if start.y == tip.y:
-    return f'<path d="M{start.x:g} {start.y:g}H{tip.x:g}"/>' + _head(tip, right=True)
-  return f'<path d="M{start.x:g} {start.y:g}V{tip.y:g}"/>' + _head(tip, up=tip.y < start.y)
-
-
-def _head(tip: Place, *, up: bool = False, right: bool = False) -> str:
-  x, y = tip.x, tip.y
-  if right:
-    points = f'{x:g},{y:g} {x - 7:g},{y - 4:g} {x - 7:g},{y + 4:g}'
-  else:
-    back = y + 7 if up else y - 7
-    points = f'{x:g},{y:g} {x - 4:g},{back:g} {x + 4:g},{back:g}'
-  return f'<polygon points="{points}" fill="currentColor" stroke="none"/>'

@@ -151,6 +151,23 @@ def curve(start: Place, end: Place, *, straight: float = 0.0) -> str:
   )
 
 
+def arrow(start: Place, tip: Place) -> str:
+  """Arrow straight down, up or to the right."""
+  down = (tip.y > start.y) - (tip.y < start.y)
+  way = f'V{tip.y:g}' if down else f'H{tip.x:g}'
+  return f'<path d="M{start.x:g} {start.y:g}{way}"/>' + arrow_head(tip, int(not down), down)
+
+
+def arrow_head(tip: Place, right: int, down: int) -> str:
+  """Head of an arrow that points right (1, 0), down (0, 1) or up (0, -1)."""
+  x, y = tip.x - 7 * right, tip.y - 7 * down
+  across = f'{4 * down:g} {4 * right:g}'
+  return (
+    f'<path d="M{tip.x:g} {tip.y:g}L{x:g} {y:g}m{across}L{tip.x:g} {tip.y:g}'
+    f'l{-7 * right - 4 * down:g} {-7 * down - 4 * right:g}z" fill="currentColor" stroke="none"/>'
+  )
+
+
 def lines(paths: Sequence[str]) -> str:
   """Group of lines with a common opacity, so that crossings are not darker."""
   return f'<g stroke-width="1.4" opacity=".6">{"".join(paths)}</g>'

@@ -23,6 +23,7 @@ from thrifty_jax.scans import (
   picture_file,
   pictures,
   resizing,
+  slices,
   tiff_rows,
   unreadable,
   windows,
@@ -48,7 +49,10 @@ _FIELDS = (
 )
 # Modules that lie beside the script of an export, further ones for pictures, and how they import
 # each other there.
-_BESIDE = (components, errors, labels, likeness, nifti, resizing, runners, unreadable, windows)
+_BESIDE = (
+  *(components, errors, labels, likeness, nifti),
+  *(resizing, runners, slices, unreadable, windows),
+)
 _BESIDE_OF_PICTURES = (picture_file, pictures, tiff_rows)
 _IMPORTS = (
   (re.compile(r'from thrifty_jax(?:\.(?:data|exporting|scans|scores))? import '), 'import '),
@@ -112,8 +116,7 @@ def require_place(output: Path, *, overwrite: bool) -> None:
       raise InputError(f'--output={output} exists and is no export; name a new folder')
     if not overwrite:
       raise InputError(f'--output={output} exists; add --overwrite, or name another')
-    # Exports of earlier releases may have other modules.
-    own = {*list_names(about), '__pycache__', *(path.name for path in output.glob('*.py'))}
+    own = {*list_names(about), '__pycache__'}
     if others := {path.name for path in output.iterdir()} - own - _OF_SYSTEMS:
       raise InputError(
         f'--output={output} holds {min(others)}, which is no file of an export; move it away, or '

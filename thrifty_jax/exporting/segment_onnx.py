@@ -17,16 +17,17 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel import orientations
 
-from thrifty_jax import labels
 from thrifty_jax.data import likeness
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import runners
-from thrifty_jax.scans import nifti, resizing, unreadable, windows
+from thrifty_jax.scans import nifti, slices, unreadable
 from thrifty_jax.scores import components
 
 # Where axes D, H, W of the slices point to: S head, I feet, P back, L the patient's left.
@@ -101,65 +102,26 @@ def prepare(volume, settings):
   if settings['padding']:
     first, value = settings['padding']
     volume = np.where(volume >= first, np.float32(value), volume)
-  channels = []
-  for channel in np.moveaxis(volume, -1, 0):
-    if settings['intensity'] == 'percentiles':
-      low, high = np.percentile(channel, settings['percentiles'])
-      if low == high:
-        low, high = channel.min(), channel.max()
-    else:
-      low, high = settings['window']
-    channel = np.clip((channel - np.float32(low)) / np.float32(high - low or 1), 0, 1)
-    drawn = np.concatenate([to_squares(plane, settings) for plane in channel])
-    channels.append(np.clip(drawn, 0, 1).astype(np.float16))
-  return np.stack(channels, axis=-1)
-
-
-def to_squares(plane, settings):
-  """Resizes a slice [H, W] to the network's input, [T, S, S]: whole, or reduced and cut."""
-  limit, iterations = settings['clahe_clip_limit'], settings['curvature_flow_iterations']
-  if limit and plane.min() != plane.max():
-    from skimage import exposure  # pip install scikit-image
-
-    plane = exposure.equalize_adapthist(plane, clip_limit=limit).astype(np.float32)
-  frame, (top, left), size = sizes(plane.shape, settings)
-  framed = np.zeros(frame, np.float32)
-  framed[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
-  drawn = resizing.resize(framed, size, order=resizing.ORDERS[settings['resize']])
-  if iterations:
-    import SimpleITK  # pip install SimpleITK
-
-    image, step = SimpleITK.GetImageFromArray(drawn), settings['curvature_flow_time_step']
-    flow = SimpleITK.CurvatureFlow(image, timeStep=step, numberOfIterations=iterations)
-    drawn = SimpleITK.GetArrayFromImage(flow)
-  return windows.cut(drawn, settings['image_size'])
-
-
-def sizes(native, settings):
-  """Size of what is resized, a square around a whole slice; the slice's corner in it; new size."""
-  if reduction := settings.get('reduction'):
-    return native, (0, 0), windows.reduced(native, reduction)
-  side, small = max(native), settings['image_size']
-  return (side, side), [(side - length) // 2 for length in native], (small, small)
+  limits = settings[settings['intensity']]
+  scan: Any = SimpleNamespace(image=volume)  # what slices.py uses of a Volume and ImageSettings
+  how: Any = SimpleNamespace(**{'reduction': 0.0, **settings, 'limits': limits})
+  return slices.image_to_slices(scan, how)
 
 
 def classes(image, native_size, settings, network):
   """Label of each voxel [D, H, W] from slices [D, S, S, M], D T of them in windows."""
-  context = settings['context']
+  context, reduction = settings['context'], settings.get('reduction', 0.0)
   rows = np.arange(len(image))[:, None] + np.arange(-context, context + 1)
   stacked = np.moveaxis(image[np.clip(rows, 0, len(image) - 1)], -1, 2)  # with their neighbours
   inputs = stacked.reshape(len(image), -1, *image.shape[1:3]).astype(np.float32)  # [D, C, S, S]
-  frame, (top, left), size = sizes(native_size, settings)
-  count = windows.count(size, image.shape[1])
+  count = slices.count_windows(native_size, image.shape[1], reduction)
+  how = {'reductions': [reduction], 'regions': settings.get('regions', ())}
   mask = np.empty((len(image) // count, *native_size), np.uint8)
   for d in range(len(mask)):
     own = range(d * count, (d + 1) * count)
     # One by one, so that activations stay in the caches: half the time.
     logits = np.concatenate([network(inputs[t : t + 1]) for t in own])  # [T, K, S, S]
-    joined = (windows.join(one, size) for one in np.moveaxis(logits, 1, 0))
-    native = np.stack([resizing.resize(plane, frame) for plane in joined])
-    inside = native[:, top : top + native_size[0], left : left + native_size[1]]
-    mask[d] = labels.choose(np.moveaxis(inside, 0, -1), settings.get('regions', ()))
+    mask[d : d + 1], _ = slices.native_classes([np.moveaxis(logits, 1, 3)], native_size, **how)
   return mask
 
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from thrifty_jax import records
 from thrifty_jax.drawings import drawing, lean_drawing
@@ -15,6 +17,9 @@ from thrifty_jax.run_files import Raced
 
 TITLES = {'search': 'The race', 'front': 'The front'}  # folder -> heading
 KINDS = {'unet': 'narrow U-Net', 'genotype': 'given genotype'}  # source -> kind; else lean
+COLOURS = {
+  'lean network': plots.ACCENT, 'narrow U-Net': plots.SECOND, 'given genotype': plots.MUTED,
+}  # fmt: skip
 
 
 def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
@@ -50,12 +55,7 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
   full = [place for one in raced for place in one.full]
   return {
     'sentence': write_sentence(raced, part),
-    'picture': plots.draw_front(
-      [_mark(one, one.rung == last) for one in raced],
-      budgets=sorted({*budgets, *met}),
-      part=part,
-      name=f'front-{name}',
-    ),
+    'picture': draw(raced, budgets=sorted({*budgets, *met}), part=part, name=f'front-{name}'),
     'finalists': finalists,
     'others': [one for one in raced if one.rung < last],
     'unmet': [f'{budget:g}' for budget in budgets if budget not in met],
@@ -70,6 +70,39 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
     'last': last,
     'epochs': finalists[0].epochs,
   }
+
+
+def draw(raced: Sequence[Raced], *, budgets: Sequence[float], part: str, name: str) -> Markup:
+  """Draws validation and test DSC over milliseconds, and lines at the budgets, as SVG.
+
+  Networks that left the race before the last rung are pale; one that diverged is left out.
+  """
+  last = max(one.rung for one in raced)
+  with matplotlib.rc_context(plots.STYLE):
+    figure, axes = plots.start_front(part)
+    for budget in budgets:
+      axes.axvline(budget, color=plots.MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    for kind, colour in COLOURS.items():
+      shown = [one for one in raced if kind_of(one) == kind and one.validation_dsc is not None]
+      for one in shown:
+        _draw_dot(axes, one, colour, is_finalist=one.rung == last)
+      if shown:
+        axes.scatter([], [], s=26, color=colour, linewidths=0, label=kind)
+    axes.legend(loc='best', labelcolor=plots.MUTED)
+    return plots.to_svg(figure, name)
+
+
+def _draw_dot(axes: Axes, one: Raced, colour: str, *, is_finalist: bool) -> None:
+  """Draws the scores of a network, and a ring around the one to take."""
+  dsc, opacity = 100 * (one.validation_dsc or 0), 1.0 if is_finalist else 0.3
+  axes.scatter(one.ms, dsc, s=26, color=colour, alpha=opacity, linewidths=0, zorder=3)
+  if one.validation_ci95 and is_finalist:
+    ends = [100 * end for end in one.validation_ci95]
+    axes.plot([one.ms] * 2, ends, color=colour, linewidth=1.2, alpha=0.6, zorder=2.5)
+  if one.test_dsc is not None:
+    axes.scatter(one.ms, 100 * one.test_dsc, s=24, marker='D', color=plots.INK, zorder=3.5)
+  if one.knee:
+    axes.scatter(one.ms, dsc, s=120, facecolors='none', edgecolors=plots.INK, linewidths=1.3)
 
 
 def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
@@ -115,12 +148,6 @@ def _dsc(one: Raced) -> float:
 
 def _percent(one: Raced) -> str:
   return f'{100 * _dsc(one):.1f}'
-
-
-def _mark(one: Raced, finalist: bool) -> plots.Mark:
-  return plots.Mark(
-    kind_of(one), one.ms, one.validation_dsc, one.validation_ci95, one.test_dsc, finalist, one.knee
-  )
 
 
 def _draw(path: Path) -> list[Markup]:

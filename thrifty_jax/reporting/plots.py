@@ -173,55 +173,6 @@ def draw_dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, name: str)
     return to_svg(figure, name)
 
 
-@dataclass(frozen=True)
-class Mark:
-  """A network in the picture of a front; scores are in [0, 1].
-
-  Attributes:
-    kind: Its kind in words, one of those in KINDS.
-    ms: Milliseconds for a slice.
-    dsc, interval: Validation score, None for a network that diverged, and the ends of its interval.
-    test: Test score, None where it was not scored.
-    finalist: Whether it reached the last rung.
-    knee: Whether it is the one to take.
-  """
-
-  kind: str
-  ms: float
-  dsc: float | None
-  interval: tuple[float, float] | None
-  test: float | None
-  finalist: bool
-  knee: bool
-
-
-KINDS = {'lean network': ACCENT, 'narrow U-Net': SECOND, 'given genotype': MUTED}
-
-
-def draw_front(marks: Sequence[Mark], *, budgets: Sequence[float], part: str, name: str) -> Markup:
-  """Draws scores in percent against milliseconds, which have a logarithmic axis, as SVG."""
-  with matplotlib.rc_context(STYLE):
-    figure, axes = start_front(part)
-    for budget in budgets:
-      axes.axvline(budget, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    for kind, colour in KINDS.items():
-      shown = [mark for mark in marks if mark.kind == kind and mark.dsc is not None]
-      for mark in shown:
-        dsc, opacity = 100 * (mark.dsc or 0), 1.0 if mark.finalist else 0.3
-        axes.scatter(mark.ms, dsc, s=26, color=colour, alpha=opacity, linewidths=0, zorder=3)
-        if mark.interval and mark.finalist:
-          ends = [100 * end for end in mark.interval]
-          axes.plot([mark.ms] * 2, ends, color=colour, linewidth=1.2, alpha=0.6, zorder=2.5)
-        if mark.test is not None:
-          axes.scatter(mark.ms, 100 * mark.test, s=24, marker='D', color=INK, zorder=3.5)
-        if mark.knee:
-          axes.scatter(mark.ms, dsc, s=120, facecolors='none', edgecolors=INK, linewidths=1.3)
-      if shown:
-        axes.scatter([], [], s=26, color=colour, linewidths=0, label=kind)
-    axes.legend(loc='best', labelcolor=MUTED)
-    return to_svg(figure, name)
-
-
 def start_front(part: str) -> tuple[Figure, Axes]:
   """Starts a picture of scores in percent over milliseconds a part, on a logarithmic axis."""
   figure = Figure(figsize=(4.8, 3.1), layout='constrained')

@@ -2,25 +2,28 @@
 
 A slice is drawn whole to S x S pixels; or, where `ImageSettings.reduction` is set, it is reduced by
 that factor and cut into T windows of S x S pixels, which then count as slices: D is D T below.
+Exports have a copy of this file.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
-from skimage import exposure
 
 from thrifty_jax import labels
 from thrifty_jax.scans import windows
-from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.resizing import ORDERS, resize
-from thrifty_jax.scans.volumes import Volume
+
+if TYPE_CHECKING:  # as exports are without these modules
+  from thrifty_jax.scans.preprocessing import ImageSettings
+  from thrifty_jax.scans.volumes import Volume
 
 _NATIVE_CHUNK = 16  # slices enlarged to the native grid at a time: bounds the memory
 _EQUAL = 1e-6  # smaller differences between shares of a pixel are rounding
 
 
-def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
+def to_slices(volume: 'Volume', settings: 'ImageSettings') -> tuple[np.ndarray, np.ndarray]:
   """Returns `image_to_slices` of a scan and the slices of its truth, [D, S, S], uint8.
 
   A pixel of the truth is the label with the largest share of it, IGNORED among them. The nearest
@@ -30,7 +33,7 @@ def to_slices(volume: Volume, settings: ImageSettings) -> tuple[np.ndarray, np.n
   return image_to_slices(volume, settings), label
 
 
-def image_to_slices(volume: Volume, settings: ImageSettings) -> np.ndarray:
+def image_to_slices(volume: 'Volume', settings: 'ImageSettings') -> np.ndarray:
   """Returns the square slices of a scan, [D, S, S, M], float16 in [0, 1].
 
   Intensities are mapped by the volume's own percentiles or by a fixed window and clipped. A slice
@@ -146,7 +149,7 @@ def _probabilities(logits: np.ndarray, regions: labels.Regions) -> np.ndarray:
   return special.softmax(logits, axis=-1)
 
 
-def _unit_range(image: np.ndarray, settings: ImageSettings) -> np.ndarray:
+def _unit_range(image: np.ndarray, settings: 'ImageSettings') -> np.ndarray:
   """Maps the limits to 0 and 1 and clips values outside, [D, H, W], float32."""
   low, high = settings.limits
   if settings.intensity == 'percentiles':
@@ -165,13 +168,14 @@ def clip_to_unit(image: np.ndarray, low: float, high: float) -> np.ndarray:
   return np.clip(unit, 0.0, 1.0, out=unit)
 
 
-def _draw_image(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
+def _draw_image(plane: np.ndarray, settings: 'ImageSettings') -> np.ndarray:
   """Equalises, resizes and smooths a slice in [0, 1], [H, W] to [T, S, S], float32."""
   plane = plane.astype(np.float32)
   limit, iterations = settings.clahe_clip_limit, settings.curvature_flow_iterations
-  if (
-    limit and plane.min() < plane.max()
-  ):  # CLAHE, which first maps the darkest and brightest to 0, 1
+  if limit and plane.min() < plane.max():
+    from skimage import exposure  # here: most data sets do not need it
+
+    # CLAHE, which first maps the darkest and brightest to 0, 1.
     plane = exposure.equalize_adapthist(plane, clip_limit=limit).astype(np.float32)
   order, size = ORDERS[settings.resize], _drawn_size(plane, settings)
   plane = resize(_pad(plane, settings.reduction), size, order=order)
@@ -189,7 +193,7 @@ def _draw_image(plane: np.ndarray, settings: ImageSettings) -> np.ndarray:
   return windows.cut(plane, settings.image_size)
 
 
-def _draw_label(label: np.ndarray, settings: ImageSettings) -> np.ndarray:
+def _draw_label(label: np.ndarray, settings: 'ImageSettings') -> np.ndarray:
   """Returns the class with the largest share of each pixel, [H, W] to [T, S, S], uint8."""
   size = _drawn_size(label, settings)
   padded = _pad(label, settings.reduction)
@@ -214,7 +218,7 @@ def draw_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return result
 
 
-def _drawn_size(plane: np.ndarray, settings: ImageSettings) -> tuple[int, int]:
+def _drawn_size(plane: np.ndarray, settings: 'ImageSettings') -> tuple[int, int]:
   """Returns height and width to which a native slice is resized."""
   if settings.reduction:
     return windows.reduced(plane.shape, settings.reduction)

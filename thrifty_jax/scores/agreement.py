@@ -4,12 +4,11 @@ A network learns what most masks have in common, so a mask that does not fit its
 contradicts, even where it was trained on it. At network resolution.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thrifty_jax import labels
 from thrifty_jax.run_files import Agreement
 from thrifty_jax.scans import turns
 from thrifty_jax.scores import metrics
@@ -24,33 +23,29 @@ _MOST = 10  # cases that are listed
 
 
 def measure(
-  predicted: 'Iterable[PredictedCase]', split: str, *, classes: int, slice_axis: str
-) -> list[Agreement]:
-  """Measures how well each mask, and the best turn of it, agrees with the network.
+  predicted: 'PredictedCase', split: str, *, classes: int, slice_axis: str
+) -> Agreement | None:
+  """Measures how well a mask, and the best turn of it, agrees with the network.
 
-  Cases without a class in mask and prediction have no agreement and are left out.
+  A case without a class in mask and prediction has no agreement, None.
   """
-  found = []
-  for one in predicted:
-    _, label, shown = one.joined()
+  case, regions = predicted.case, predicted.regions
+  _, label, shown = predicted.joined()
 
-    def dsc(
-      label: np.ndarray, shown: np.ndarray = shown, regions: labels.Regions = one.regions
-    ) -> float:
-      counts = metrics.overlap_counts(shown, label, classes=classes, regions=regions)
-      return float(metrics.mean_of_scored(metrics.dsc(counts)))
+  def dsc(label: np.ndarray) -> float:
+    counts = metrics.overlap_counts(shown, label, classes=classes, regions=regions)
+    return float(metrics.mean_of_scored(metrics.dsc(counts)))
 
-    own, best, way = dsc(label), 0.0, ''
-    if np.isnan(own):
-      continue
-    if own < _POOR:
-      turned = {index: turns.turn(label, index) for index in range(1, len(turns.TURNS))}
-      # A quarter turn of a picture that is no square has another size.
-      tried = {index: dsc(one) for index, one in turned.items() if one.shape == label.shape}
-      best = max(tried.values())
-      way = turns.describe(max(tried, key=tried.__getitem__), slice_axis)
-    found.append(Agreement(one.case.case, one.case.patient, split, own, way, best))
-  return found
+  own, best, way = dsc(label), 0.0, ''
+  if np.isnan(own):
+    return None
+  if own < _POOR:
+    turned = {index: turns.turn(label, index) for index in range(1, len(turns.TURNS))}
+    # A quarter turn of a picture that is no square has another size.
+    tried = {index: dsc(one) for index, one in turned.items() if one.shape == label.shape}
+    best = max(tried.values())
+    way = turns.describe(max(tried, key=tried.__getitem__), slice_axis)
+  return Agreement(case.case, case.patient, split, own, way, best)
 
 
 def find_suspects(measured: Sequence[Agreement]) -> tuple[Agreement, ...]:

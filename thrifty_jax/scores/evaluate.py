@@ -51,7 +51,11 @@ def evaluate(config: ConfigDict, workdir: Path | str) -> Evaluated:
   if not prepared.reduction:  # a window has no place of its own
     fitted['mean_mask'] = floors.fit_mean_mask(training, **meaning)
   if config.evaluate.threshold_floor or prepared.reduction:
-    fitted['intensity_thresholds'] = floors.fit_thresholds(training, **meaning)
+    if labels.count(len(classes), prepared.regions) <= floors.MOST_LABELS:
+      fitted['intensity_thresholds'] = floors.fit_thresholds(training, **meaning)
+    else:
+      most = floors.MOST_LABELS
+      logbook.say('floors', f'without thresholds, which are for {most} labels at most')
   predict = loaded.predict_with(batch_size=config.evaluate.batch_size, flips=flips)
   lists_suspects = config.evaluate.list_suspects
   agreements: list[Agreement] = []
@@ -123,7 +127,8 @@ def _noting(
   """Yields the cases, and appends how well the mask of each agrees with the network."""
   count, axis = len(config.data.classes), config.data.slice_axis
   for one in predicted:
-    noted += agreement.measure([one], split, classes=count, slice_axis=axis)
+    if measured := agreement.measure(one, split, classes=count, slice_axis=axis):
+      noted.append(measured)
     yield one
 
 

@@ -16,7 +16,8 @@ from thrifty_jax.scores import metrics
 DEPTH_BINS = 8  # parts of a scan along its slices, each with its own mean mask
 MASK_THRESHOLDS = np.linspace(0.02, 0.9, 45)  # candidates for the mean mask
 INTENSITY_LEVELS = 1024  # bins of the histograms that intensity thresholds are fitted on
-COMBINATIONS = 20_000  # most combinations of thresholds to try; more classes coarsen the grid
+TRIES = 120_000  # most choices of thresholds and order of labels; more labels coarsen the grid
+MOST_LABELS = 7  # that thresholds are fitted for: more have too many orders
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def fit_thresholds(
 
   Of a grid of quantiles of the training intensities above 0, every combination, with every
   assignment of the bands to the labels, one each, is tried; that with the highest mean DSC over
-  training patients and foreground classes is returned.
+  training patients and foreground classes is returned. There are MOST_LABELS labels at most.
   """
   count = labels.count(classes, regions)
   of_classes = _scores_of_labels(count, regions)[:, 1:] > 0  # which labels each class has
@@ -142,7 +143,7 @@ def fit_thresholds(
   combinations = np.asarray(list(itertools.combinations(grid, count - 1)))
   edges = np.pad(combinations, ((0, 0), (1, 1)), constant_values=((0, 0), (0, INTENSITY_LEVELS)))
   orders = list(itertools.permutations(range(count)))
-  scores = np.stack([_dsc_of_bands(below, edges, order, of_classes) for order in orders])
+  scores = _dsc_of_bands(below, edges, np.asarray(orders), of_classes)
   order, place = np.unravel_index(scores.argmax(), scores.shape)
   thresholds = tuple(float(level) / INTENSITY_LEVELS for level in combinations[place])
   return IntensityThresholds(thresholds, orders[order], float(scores.max()), regions)
@@ -163,22 +164,25 @@ def _depth_bins(slices: int) -> np.ndarray:
 
 
 def _dsc_of_bands(
-  below: np.ndarray, edges: np.ndarray, order: tuple[int, ...], of_classes: np.ndarray
+  below: np.ndarray, edges: np.ndarray, orders: np.ndarray, of_classes: np.ndarray
 ) -> np.ndarray:
-  """Mean DSC over patients and foreground classes of every choice of bands, [choices].
+  """Mean DSC over patients and foreground classes of every choice of bands, [orders, choices].
 
   `below` are the pixels darker than each level, [patients, INTENSITY_LEVELS + 1, labels]; `edges`
-  the levels between which the bands lie, [choices, labels + 1]; `order` the label of each band;
-  `of_classes` says which labels each foreground class has, [labels, K - 1].
+  the levels between which the bands lie, [choices, labels + 1]; `orders` the labels of the bands,
+  [orders, labels]; `of_classes` says which labels each foreground class has, [labels, K - 1].
   """
-  total, scored = np.zeros(len(edges)), np.zeros(len(edges))
+  band_of_label = np.argsort(orders, axis=1)  # [orders, labels]
+  total = np.zeros((len(orders), len(edges)))
+  scored = np.zeros_like(total)
   for patient in below:
+    # Pixels of each label in each band, [labels, choices, labels], the band first.
+    pixels = np.moveaxis(patient[edges[:, 1:]] - patient[edges[:, :-1]], 1, 0)
     scores = []
     for own in of_classes.T:
-      bands = [band for band, label in enumerate(order) if own[label]]
-      inside = np.sum([patient[edges[:, b + 1]] - patient[edges[:, b]] for b in bands], axis=0)
+      inside = pixels[band_of_label[:, own]].sum(1)  # [orders, choices, labels]
       truth = np.broadcast_to(patient[-1, own].sum(), total.shape)
-      counts = [inside[:, own].sum(-1), inside.sum(-1), truth]
+      counts = [inside[..., own].sum(-1), inside.sum(-1), truth]
       scores.append(metrics.dsc(np.stack(counts, axis=-1)))
     means = metrics.mean_of_scored(np.stack(scores), axis=0)
     total += np.nan_to_num(means)
@@ -189,7 +193,8 @@ def _dsc_of_bands(
 def _quantile_grid(histogram: np.ndarray, classes: int) -> np.ndarray:
   """Levels at even quantiles of the intensities above 0, ascending, without duplicates."""
   sizes = range(classes, 257)
-  size = max(size for size in sizes if math.comb(size, classes - 1) <= COMBINATIONS)
+  orders = math.factorial(classes)
+  size = max(size for size in sizes if orders * math.comb(size, classes - 1) <= TRIES)
   foreground = np.cumsum(histogram[1:])
   wanted = np.linspace(0, foreground[-1], size, endpoint=False)
   levels = np.unique(np.searchsorted(foreground, wanted, side='right') + 1)

@@ -1,8 +1,8 @@
 """Masks of any program and their truths: which belong together, and what their numbers mean.
 
 Names pair the files by the rules of scans/pairs.py, as images and masks for training; a case has
-the name of its truth. Beside a mask X, X_overlay and X_probability_1, which predict writes too, are
-no masks.
+the name of its truth. Beside a mask X, X_overlay, X_preview and X_probability_1, which predict
+writes too, are no masks.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from thrifty_jax.scans import dataset_json, named_files, pairs, pictures, source
 from thrifty_jax.scans.volumes import Volume
 
 _MOST_VALUES = 20  # of masks whose classes have no names: more are no classes
-_ADDED = re.compile(r'(.+)_(overlay|probability_\d+)', re.DOTALL)  # by predict, beside a mask
+# What predict writes beside a mask.
+_ADDED = re.compile(r'(.+)_(overlay|preview|probability_\d+)', re.DOTALL)
 
 
 class Pair(NamedTuple):
@@ -77,6 +78,8 @@ def find(
   found = named_files.find(masks, endings=named_files.ENDINGS, option=option)
   found = {name: path for name, path in found.items() if not _is_added(name, found)}
   true = named_files.find(truths, endings=named_files.ENDINGS, option='--truths')
+  if text := named_files.describe_unfetched([*found.values(), *true.values()]):
+    raise InputError(text)
   _require_one_kind(found, true)
   try:
     pairing = pairs.pair([*true], [*found])

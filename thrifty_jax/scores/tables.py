@@ -119,7 +119,9 @@ def format_evaluation(summary: Evaluated) -> str:
     f'{count_patients(summary)}, native grid, mean ± deviation; protocol {summary.protocol}'
     f'{"" if summary.held_out else ", not held out"}'
   )
-  notes = [f'(floors were fitted on the training {words.choose(summary.unit).part}s)']
+  notes = []
+  if summary.floors:
+    notes.append(f'(floors were fitted on the training {words.choose(summary.unit).part}s)')
   if pieces := describe_largest(summary):
     notes.append(f'(only the largest piece of {pieces} counts: on validation it helped)')
   notes += _list_exceptions(summary)
