@@ -25,7 +25,7 @@ from data_prep.bids_files import File
 from data_prep.data_sets import Problem
 from thrifty_jax import files
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import named_files, volumes
 from thrifty_jax.scans.volumes import Case
 from thrifty_jax.words import list_some
 
@@ -93,7 +93,8 @@ def find(
     try:
       image = _find_images(own[0], channels, sessions[own[0].session])
       label = bids_masks.order(own, meaning.labels)
-      _require_files((*image, *label))
+      if text := named_files.describe_unfetched((*image, *label)):
+        raise InputError(text)
       cases.append(Case(scan, own[0].entities['sub'], image, label, values=meaning.values))
     except InputError as error:
       problems.append(Problem(scan, str(error)))
@@ -243,19 +244,11 @@ def _require_one_grid(cases: Sequence[Case]) -> None:
     for path, (other, own) in zip(case.image[1:], others, strict=True):
       try:
         volumes.on_grid(path, np.broadcast_to(0, other), own, case.image[0], shape, affine)
+      except volumes.UnsureError:
+        raise
       except InputError as error:
         suffix = bids_files.parse(case.image[0].name)[1]
         raise InputError(
           f'{path}: is on another grid than {case.image[0].name}; expected channels on one. '
           f'{_ask_for_suffixes([suffix])}, or resample the images.'
         ) from error
-
-
-def _require_files(paths: Sequence[Path]) -> None:
-  """Refuses links that lead nowhere, as in data sets of which only the names were fetched."""
-  for path in paths:
-    if not path.is_file():
-      raise InputError(
-        f'{path}: is a link to a file that is not there; expected the file. Fetch it, as by '
-        'datalad get.'
-      )

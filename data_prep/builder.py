@@ -15,7 +15,7 @@ from data_prep import checks
 from data_prep.data_sets import About, labels_in, name_exclusion
 from thrifty_jax import files, labels, records
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import missing, slices, volumes
+from thrifty_jax.scans import slices
 from thrifty_jax.scans.preprocessing import ImageSettings
 from thrifty_jax.scans.volumes import Case, Volume
 
@@ -104,11 +104,9 @@ def slice_case(
 ) -> SlicedCase:
   """Reads, checks and slices a case; runs in a worker process where there are several."""
   try:
-    volume = volumes.along(read_case(case), settings['slice_axis'])
-    volume = missing.fill(volume) if settings.get('nan_is_lowest') else volume
-    checks.check_volume(
-      volume, classes=settings['classes'], modalities=settings['modalities'], source=case
-    )
+    volume, problems = checks.read(read_case, settings, case)
+    if problems:
+      raise InputError(problems[0])
   except InputError as error:
     raise InputError(f'{error} {name_exclusion([case.case])}') from error
   image, label = slices.to_slices(volume, records.parse(settings, ImageSettings, case.case))

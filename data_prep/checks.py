@@ -1,8 +1,9 @@
 """Requirements on scans that are trained on, and the stage that checks every scan."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,10 +19,17 @@ from thrifty_jax.scans import missing, pictures, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 
-def check_volume(volume: Volume, *, classes: Sequence[str], modalities: int, source: Case) -> None:
-  """Refuses a scan that cannot be trained on: an InputError quotes the first of `problems_of`."""
-  if problems := find_problems(volume, classes=classes, modalities=modalities, source=source):
-    raise InputError(problems[0])
+def read(
+  read_case: Callable[[Case], Volume], settings: Mapping[str, Any], case: Case
+) -> tuple[Volume, list[str]]:
+  """Reads a scan, its slices along slice_axis of the settings, and finds its problems.
+
+  The settings are section `data` of a config or those of slices; nan_is_lowest is among them.
+  """
+  volume = volumes.along(read_case(case), settings['slice_axis'])
+  volume = missing.fill(volume) if settings.get('nan_is_lowest') else volume
+  known = {name: settings[name] for name in ('classes', 'modalities')}
+  return volume, find_problems(volume, **known, source=case)
 
 
 def find_problems(
@@ -130,7 +138,7 @@ def check(
       f'{len(errors)} errors in {count} {names.scan}s, all listed above; correct or remove what '
       f'they name. The first: {errors[0].text}{without}'
     )
-  scans.contents.checked = scans.digest_with_external
+  scans.contents.is_sound = True
   counts = ', '.join(f'{len(patients)} {name}' for name, patients in split.items())
   print(f'{config.data.name}: {len(cases)} cases are usable; patients: {counts}.')
 
@@ -139,9 +147,7 @@ def _look_at(config: ConfigDict, case: Case) -> tuple[Scan | None, list[str]]:
   """Returns the figures of a scan, or None and the problems; runs in a worker process."""
   data = config.data
   try:
-    volume = volumes.along(data_sets.find_module(config).read_case(case), data.slice_axis)
-    volume = missing.fill(volume) if data.nan_is_lowest else volume
-    problems = find_problems(volume, classes=data.classes, modalities=data.modalities, source=case)
+    volume, problems = read(data_sets.find_module(config).read_case, data, case)
   except InputError as error:
     return None, [str(error)]
   return (None, problems) if problems else (survey.measure(volume, case, data), [])

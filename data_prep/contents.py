@@ -14,13 +14,15 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.scans import metaimage, unreadable
 from thrifty_jax.scans.volumes import Case
 
+_DIGITS = 2 * hashlib.sha256().digest_size  # of a `_digest`
+
 
 @dataclasses.dataclass(frozen=True)
 class _Kept:
   """Contents of the file, each by the name of the files that it belongs to, see _name."""
 
   hashes: Mapping[str, str]
-  classes: Mapping[str, tuple[int, ...]]
+  classes: Mapping[str, tuple[int, ...]]  # by that name and the meaning of a mask
   checked: str = ''  # see Contents
 
 
@@ -28,7 +30,8 @@ class Contents:
   """Hashes and classes of scans; those of unchanged files are taken from a file, if there is one.
 
   The hashes do not depend on the times and places of the files. `checked` is the digest of the last
-  scans in which a check found no error, with those of an external test set.
+  scans in which a check found no error, with those of an external test set; `is_sound` is whether
+  one has found none just now.
   """
 
   def __init__(self, path: Path):
@@ -40,7 +43,7 @@ class Contents:
       except InputError as error:  # it only saves time
         logbook.say('contents', f'{error}; all scans are read anew')
     self._classes = {name: [*found] for name, found in self._before.classes.items()}
-    self.checked = self._before.checked
+    self.checked, self.is_sound = self._before.checked, False
 
   def digest(self, cases: Sequence[Case]) -> str:
     """Returns 16 hexadecimal digits, equal for the same scans under the same names."""
@@ -65,7 +68,7 @@ class Contents:
 
   def keep(self) -> None:
     """Writes the file, of the scans whose hashes were used: those that changed leave nothing."""
-    classes = {name: found for name, found in self._classes.items() if name in self._now}
+    classes = {name: own for name, own in self._classes.items() if name[:_DIGITS] in self._now}
     with contextlib.suppress(OSError):  # they only save time; a shared folder may be read-only
       kept = {'hashes': self._now, 'classes': classes, 'checked': self.checked}
       files.write_json(self.path, kept)
@@ -90,15 +93,10 @@ def _name(paths: Sequence[Sequence[Path]]) -> str:
 
 
 def _name_classes(case: Case) -> str:
-  """Returns what the labels in a mask are known by: files, colours or names, ignored label."""
-  name = _name(_files_of(case))
-  legend = case.legend
-  if meaning := case.values or case.segments:
-    return _digest([name, meaning])
-  if not legend and not case.ignore:
-    return name
-  colours = [legend.colours, legend.classes] if legend else []
-  return _digest([name, *colours, *([case.ignore] if case.ignore else [])])
+  """Returns what the labels in a mask are known by: `_name` of the files, then their meaning."""
+  colours = [case.legend.colours, case.legend.classes] if case.legend else []
+  meaning = [colours, case.values, case.segments, case.ignore]
+  return _name(_files_of(case)) + _digest(meaning)
 
 
 def _list_meaning(case: Case) -> list[Sequence[int] | Sequence[str]]:

@@ -77,7 +77,7 @@ ABOUT = data_sets.About('Slices of a folder of scans.')
 _LAYOUT = ('imagesTr', 'labelsTr', 'imagesTs', 'labelsTs')
 
 
-def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
+def find_cases(raw_dir: Path, data: ConfigDict) -> list[Case]:
   """Returns the scans that have a mask, with all their channels.
 
   They lie in the folder, or in the two folders that the section `data` of the config names, whose
@@ -85,12 +85,12 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
   """
   if _is_bids(raw_dir, data):
     return _find_bids(raw_dir, data)
-  if data and (data.suffixes or data.derivative):
+  if data.suffixes or data.derivative:
     raise InputError(
       f'{raw_dir}: is no folder in BIDS, but data.suffixes or data.derivative is set; expected '
       'images and masks of BIDS, among which they choose. Leave them out.'
     )
-  if data and data.images:
+  if data.images:
     paired = two_folders.find(data)
     found, problems, classes = paired.files, paired.problems, data.classes
     regions, ignore = data.regions, data.ignore
@@ -100,9 +100,10 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
     described = dataset_json.read(raw_dir)
     found, problems = one_folder.find(raw_dir, described)
     classes, regions, ignore = _choose_labels(data, described)
+  found, problems = _leave_unfetched(found, problems)
   if not found:
     raise InputError(f'{raw_dir}: no scan there is complete. The first problem: {problems[0].text}')
-  if data and not classes:
+  if not classes:
     asked = two_folders.ask_classes(data, [label for _, label in found.values()])
     raise InputError(f'{data_sets.expand(data.masks)}: {asked}.')
   legend, regions = _read_legend(raw_dir, data, classes, regions, ignore)
@@ -113,7 +114,7 @@ def find_cases(raw_dir: Path, data: ConfigDict | None = None) -> list[Case]:
       'that are pictures. Leave out --config.data.colours.'
     )
   cases = _make_cases(found, _patients_file(raw_dir, data), legend, regions)
-  problems += _find_renamed(cases, () if regions else classes, data.exclude if data else ())
+  problems += _find_renamed(cases, () if regions else classes, data.exclude)
   if problems:
     raise data_sets.Unpaired(problems, cases)
   return cases
@@ -124,15 +125,26 @@ def find_external(raw_dir: Path, data: ConfigDict) -> tuple[list[Case], list[dat
   if data.images or not (raw_dir / 'dataset.json').is_file():
     return [], []
   described = dataset_json.read(raw_dir)
-  found, problems = one_folder.find_external(raw_dir, described)
+  found, problems = _leave_unfetched(*one_folder.find_external(raw_dir, described))
   classes, text, ignore = _choose_labels(data, described)
   legend, regions = _read_legend(raw_dir, data, classes, text, ignore)
   cases = _make_cases(found, _patients_file(raw_dir, data), legend, regions)
   return cases, problems + _find_renamed(cases, () if regions else classes, data.exclude)
 
 
+def _leave_unfetched(
+  found: one_folder.Files, problems: Sequence[data_sets.Problem]
+) -> tuple[one_folder.Files, list[data_sets.Problem]]:
+  """Returns the scans whose files are there, and with the problems those that were not fetched."""
+  words_of = {
+    name: named_files.describe_unfetched((*image, label)) for name, (image, label) in found.items()
+  }
+  absent = [data_sets.Problem(name, text) for name, text in sorted(words_of.items()) if text]
+  return {name: found[name] for name in found if not words_of[name]}, [*problems, *absent]
+
+
 def _read_legend(
-  raw_dir: Path, data: ConfigDict | None, classes: Sequence[str], regions: str, ignore: int
+  raw_dir: Path, data: ConfigDict, classes: Sequence[str], regions: str, ignore: int
 ) -> tuple[pictures.Legend, labels.Regions]:
   """Returns the meaning of the pixels of pictures, and the regions, which must fit the classes."""
   parsed = labels.parse(regions.removeprefix('auto'))
@@ -142,7 +154,7 @@ def _read_legend(
       'data.classes and data.regions, or neither.'
     )
   count = labels.count(len(classes), parsed)
-  return pictures.Legend(data.colours if data else (), count, max(ignore, 0)), parsed
+  return pictures.Legend(data.colours, count, max(ignore, 0)), parsed
 
 
 def _make_cases(
@@ -190,17 +202,17 @@ def _find_renamed(
   return problems
 
 
-def _is_bids(raw_dir: Path, data: ConfigDict | None) -> bool:
-  return not (data and data.images) and bids.is_one(raw_dir)
+def _is_bids(raw_dir: Path, data: ConfigDict) -> bool:
+  return not data.images and bids.is_one(raw_dir)
 
 
-def _find_bids(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
+def _find_bids(raw_dir: Path, data: ConfigDict) -> list[Case]:
   """Returns the scans of a folder in BIDS; see `find_cases`."""
   _require_plain(raw_dir, data, 'in BIDS, whose masks have the classes that dseg.tsv names')
   found = _read_bids(raw_dir, data)
   if not found.cases:
     raise InputError(f'{raw_dir}: no scan is complete. The first problem: {found.problems[0].text}')
-  if data and not found.classes:
+  if not found.classes:
     asked = two_folders.ask_classes(data, [case.label[0] for case in found.cases])
     raise InputError(f'{raw_dir / "derivatives"}: {asked}.')
   if found.problems:
@@ -208,23 +220,24 @@ def _find_bids(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
   return found.cases
 
 
-def _read_bids(raw_dir: Path, data: ConfigDict | None) -> bids.Found:
-  names = ('classes', 'suffixes', 'derivative') if data else ()
-  return bids.find(raw_dir, **{name: data[name] for name in names} if data else {})
+def _read_bids(raw_dir: Path, data: ConfigDict) -> bids.Found:
+  return bids.find(
+    raw_dir, classes=data.classes, suffixes=data.suffixes, derivative=data.derivative
+  )
 
 
-def _require_plain(raw_dir: Path, data: ConfigDict | None, what: str) -> None:
+def _require_plain(raw_dir: Path, data: ConfigDict, what: str) -> None:
   """Refuses regions and an ignored label of a folder whose masks have a meaning of their own."""
-  if data and (data.regions.removeprefix('auto') or data.ignore > 0):
+  if data.regions.removeprefix('auto') or data.ignore > 0:
     raise InputError(
       f'{raw_dir}: is a folder {what}, but data.regions or data.ignore is set; expected masks that '
       'hold numbers. Leave them out.'
     )
 
 
-def _find_studies(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
+def _find_studies(raw_dir: Path, data: ConfigDict) -> list[Case]:
   """Returns the series of a folder of DICOM studies that have a truth."""
-  if data and data.colours:
+  if data.colours:
     raise InputError(
       f'{raw_dir}: is a folder of DICOM, but data.colours is set; expected masks that are '
       'pictures. Leave out --config.data.colours.'
@@ -232,7 +245,7 @@ def _find_studies(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
   _require_plain(
     raw_dir, data, 'of DICOM, whose segments and structures are classes by their names'
   )
-  cases, problems = dicom_folder.find(raw_dir, data.classes if data else ())
+  cases, problems = dicom_folder.find(raw_dir, data.classes)
   if not cases:
     raise InputError(
       f'{raw_dir}: no series there has a truth. The first problem: {problems[0].text}'
@@ -242,7 +255,7 @@ def _find_studies(raw_dir: Path, data: ConfigDict | None) -> list[Case]:
   return cases
 
 
-def find_unused(raw_dir: Path, cases: Sequence[Case], data: ConfigDict | None = None) -> list[str]:
+def find_unused(raw_dir: Path, cases: Sequence[Case], data: ConfigDict) -> list[str]:
   """Returns the names of what lies with scans and masks, not hidden, but belongs to no case."""
   if _is_bids(raw_dir, data):
     return bids.find_unused(raw_dir, cases)
@@ -251,7 +264,7 @@ def find_unused(raw_dir: Path, cases: Sequence[Case], data: ConfigDict | None = 
   used = {path.resolve() for case in cases for path in (*case.image, *case.label)}
   used.add(_patients_file(raw_dir, data).resolve())
   folders, unused = [raw_dir / name for name in _LAYOUT[:2]], list[str]()
-  if data and data.images:
+  if data.images:
     folders = [data_sets.expand(folder) for folder in dict.fromkeys((data.images, data.masks))]
   else:
     unused += [path.name for path in sorted(raw_dir.glob('[!.]*')) if _is_astray(path, used)]
@@ -268,7 +281,7 @@ def _is_astray(path: Path, used: Collection[Path]) -> bool:
   there = path.resolve()
   if path.is_dir():
     return path.name not in _LAYOUT and not any(there in one.parents for one in used)
-  return named_files.ending_of(path) is not None and there not in used
+  return named_files.name_of(path) is not None and there not in used
 
 
 def find_title(config: ConfigDict) -> str:
@@ -317,6 +330,8 @@ def resolve(
   """Fills in what the config leaves open; see the module and `data_sets.resolve`."""
   data = config.data
   left = [name.removeprefix('data.') for name in configs.left_to_data(config)]
+  if not scans.cases:  # data.exclude left out those that are complete
+    raise InputError(scans.unpaired[0].text)
   # The check reports unusable files, all of them; here they are only left out.
   grids = fingerprint.read_grids(scans.cases)
   described = _describe(config, scans.cases)
@@ -429,12 +444,10 @@ def _read_mask(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _choose_labels(
-  data: ConfigDict | None, described: dataset_json.Description
+  data: ConfigDict, described: dataset_json.Description
 ) -> tuple[tuple[str, ...], str, int]:
   """Returns classes, regions and the ignored label: each as the config says, else as described."""
   regions, ignore = labels.format_text(described.regions), described.ignore
-  if data is None:
-    return described.classes, regions, ignore
   if data.classes != described.classes and {*data.classes} == {*described.classes}:
     raise InputError(
       f'config.data.classes is {data.classes}, but dataset.json has the same names in the order '
@@ -474,10 +487,10 @@ def _require_alike(case: Case) -> None:
       )
 
 
-def _patients_file(raw_dir: Path, data: ConfigDict | None) -> Path:
+def _patients_file(raw_dir: Path, data: ConfigDict) -> Path:
   """Returns the path of patients.csv: in the raw folder, or with the images or beside them."""
   within = raw_dir / 'patients.csv'
-  if not (data and data.images):
+  if not data.images:
     return within
   beside = raw_dir.parent / 'patients.csv'
   if within.exists() and beside.exists():

@@ -50,7 +50,7 @@ def find_external(raw_dir: Path, described: Description) -> tuple[Files, list[Pr
   Images without a mask are only to be predicted; without any mask there is no such test set.
   """
   masks = (raw_dir / 'labelsTs').glob('[!.]*')
-  if not any(named_files.ending_of(path, described.endings) for path in masks):
+  if not any(named_files.name_of(path, described.endings) for path in masks):
     return {}, []
   scans, labels, incomplete = _find_files(raw_dir, 'Ts', described)
   alone = {
@@ -93,7 +93,7 @@ def _find_listed(raw_dir: Path, described: Description) -> tuple[Files, list[Pro
       )
     elif absent := [file for file in (*images, label) if not file.is_file()]:
       alone[name] = f'{absent[0]}: is missing, but dataset.json lists it as of {name}; add it.'
-    elif strange := [f for f in (*images, label) if not named_files.ending_of(f)]:
+    elif strange := [f for f in (*images, label) if named_files.name_of(f) is None]:
       alone[name] = (
         f'{strange[0]}: is no volume or picture ({", ".join(named_files.ENDINGS)}), but '
         f'dataset.json lists it as of {name}. Convert it, or correct the list.'
@@ -108,13 +108,11 @@ def _list(problems: dict[str, str]) -> list[Problem]:
 def _present(images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
   """Returns the images of a list, or the files CASE_0000, ... that nnU-Net v1 lists as CASE."""
   first = images[0]
-  ending = named_files.ending_of(first)
-  if len(images) > 1 or first.is_file() or not ending:
+  name = named_files.name_of(first)
+  if len(images) > 1 or first.is_file() or not name:
     return images
-  stem = first.name[: -len(ending)]
-  numbered = [
-    first.with_name(f'{stem}_{number:04d}{first.name[len(stem) :]}') for number in range(channels)
-  ]
+  ending = first.name[len(name) :]
+  numbered = [first.with_name(f'{name}_{number:04d}{ending}') for number in range(channels)]
   return tuple(numbered) if any(path.is_file() for path in numbered) else images
 
 

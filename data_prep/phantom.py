@@ -98,7 +98,7 @@ def turn(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> tuple[np.n
 
 
 def itk_image(voxels: np.ndarray, affine: np.ndarray, orientation: str) -> SimpleITK.Image:
-  """Returns the scan as an image for a file, with its axes as by `turned`."""
+  """Returns the scan as an image for a file, with its axes as by `turn`."""
   stored, affine = turn(voxels, affine, orientation)
   affine = np.diag((-1.0, -1.0, 1.0, 1.0)) @ affine
   spacing = np.linalg.norm(affine[:3, :3], axis=0)

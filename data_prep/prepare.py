@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import hashlib
 import io
-import json
 import shutil
 import time
 import uuid
@@ -51,6 +49,8 @@ def prepare(config: ConfigDict, scans: Scans | None = None) -> Path:
     # TFDS looks there for the config of tfds.builder(name, data_dir=...): the last one prepared.
     record = folder.parents[1] / '.config' / 'metadata.json'
     files.write_json(record, {'default_config_name': folder.parent.name})
+  if scans.contents.is_sound:
+    scans.contents.checked = scans.digest_with_external
   scans.contents.keep()
   return folder
 
@@ -89,7 +89,7 @@ def _write(config: ConfigDict, scans: Scans, folder: Path) -> int:
 def _builder(config: ConfigDict, scans: Scans) -> builder.Slices:
   """Returns the TFDS builder for these settings, which determine the name of its folder."""
   settings = collect_settings(config, scans.digest)
-  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+  digest = files.digest_json(settings)[:10]
   with _quiet_tfds():
     return builder.Slices(
       f'{config.data.image_size}px_{digest}',

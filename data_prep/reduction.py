@@ -44,21 +44,26 @@ def measure_kept(masks: Sequence[np.ndarray], reduction: float) -> float:
 
   It is the mean over the masks that have a class, of the class that loses most; 1 without any.
   """
-  scores = measure_kept_by_class(masks, reduction)
-  return min((float(np.mean(own)) for own in scores.values()), default=1.0)
+  counts = measure_kept_by_class(masks, reduction)
+  means = [np.mean([twice / size for twice, size in own]) for own in counts.values()]
+  return min(map(float, means), default=1.0)
 
 
 def measure_kept_by_class(
   masks: Sequence[np.ndarray], reduction: float, regions: labels.Regions = ()
-) -> dict[int, list[float]]:
-  """Returns for each class the DSC of `measure_kept` in the masks, [H, W], that have it."""
-  scores: dict[int, list[float]] = {}
+) -> dict[int, list[tuple[int, int]]]:
+  """Returns for each class what its DSC is the ratio of, in each of the masks that have it.
+
+  These are twice the pixels that a mask, [H, W], has in common with itself after a reduction, and
+  the pixels of both; sums over slices give the DSC of a volume.
+  """
+  counts: dict[int, list[tuple[int, int]]] = {}
   for mask in masks:
     small = slices.draw_label(mask, windows.reduced(mask.shape, reduction))
     back = slices.draw_label(small, mask.shape)
     back, mask = labels.leave_out_ignored(back, mask)
     for k in labels.to_classes(np.unique(mask[mask > 0]).tolist(), regions):
       after, before = (labels.belongs(one, k, regions) for one in (back, mask))
-      size = after.sum() + before.sum()
-      scores.setdefault(k, []).append(2 * (after & before).sum() / size)
-  return scores
+      twice, size = 2 * int((after & before).sum()), int(after.sum() + before.sum())
+      counts.setdefault(k, []).append((twice, size))
+  return counts

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from data_prep import placement, reduction, slice_order
 from thrifty_jax import labels
-from thrifty_jax.scans import dicom_file, overlays, volumes
+from thrifty_jax.scans import dicom_file, overlays, slices, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 PERCENTILES = (0.5, 50, 99.5)
@@ -82,7 +82,7 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     ),
     pictured=middle + 1,
     placement=placement.measure(
-      np.clip((image[..., 0] - limits[0]) / max(limits[1] - limits[0], np.finfo(float).tiny), 0, 1),
+      slices.clip_to_unit(image[..., 0], *limits),
       labels.innermost(label, regions),
       len(data.classes),
     )
@@ -103,8 +103,8 @@ def _find_gaps(
     return ()
   axes = nibabel.orientations.axcodes2ornt(volumes.SLICE_AXES[slice_axis])[:, 0]
   _, _, across = nibabel.orientations.axcodes2ornt(volume.orientation)[:, 0]
-  slices = np.moveaxis(label, axes.tolist().index(across), 0)
-  drawn = [(slices == k).any(axis=(1, 2)) for k in range(1, len(source.segments) + 1)]
+  planes = np.moveaxis(label, axes.tolist().index(across), 0)
+  drawn = [(planes == k).any(axis=(1, 2)) for k in range(1, len(source.segments) + 1)]
   return tuple(bool((np.diff(np.flatnonzero(one)) > 1).any()) for one in drawn)
 
 
@@ -117,7 +117,10 @@ def _measure_kept(
     return None
   masks = [plane for plane in label if plane.any()]
   found = reduction.measure_kept_by_class(masks, factor, regions)
-  return np.array([np.mean(found.get(k, np.nan)) for k in range(1, len(data.classes))])
+  none = [(np.nan, np.nan)]
+  # Over the slices of a volume, as scores are.
+  sums = [np.sum(found.get(k, none), axis=0) for k in range(1, len(data.classes))]
+  return np.array([twice / size for twice, size in sums])
 
 
 def _digest(voxels: np.ndarray) -> str:

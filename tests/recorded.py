@@ -2,13 +2,23 @@
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from data_prep import checks, data_sets, prepare
+from thrifty_jax import config as configs
 from thrifty_jax.data import data_file
 from thrifty_jax.running import run_data
 from thrifty_jax.training import train_data
 from thrifty_jax.training.train_data import TrainData
+
+
+def _leave_open() -> ConfigDict:
+  config = configs.default()
+  configs.leave_to_data(config)
+  return config.data
+
+
+OPEN = FrozenConfigDict(_leave_open())  # settings by which folder.find_cases asks the data alone
 
 
 def check(config: ConfigDict, workdir: Path) -> None:

@@ -315,9 +315,20 @@ def break_links(pattern):
   return apply
 
 
+def forget_directions(there):
+  """Leaves a channel no word of where its axes point, and mirrors the other."""
+  for suffix, mirrored in (('FLAIR', True), ('T1w', False)):
+    path = next(there.glob(f'{SCANS[0][:6]}/*/anat/{SCANS[0]}_{suffix}.nii.gz'))
+    voxels = np.zeros((4, 5, 6), np.int16)
+    affine = np.diag((1.0, 1, 1, 1))
+    affine[:3, 3] = -1.5, -2, -2.5
+    nibabel.save(nibabel.Nifti1Image(voxels, affine if mirrored else None), path)
+
+
 @pytest.mark.parametrize(
   ('spoil', 'message'),
   [
+    (forget_directions, 'T1w.nii.gz: its header does not say .* that of .*FLAIR.nii.gz does; exp'),
     (remove('derivatives'), r'derivatives: has no mask; expected PIPELINE/sub-\*'),
     (remove('sub-*'), 'is in BIDS, but has no image in'),
     (remove('sub-05'), f'{SCANS[5]}_dseg.nii.gz: its image {SCANS[5]}_FLAIR is missing; add it'),

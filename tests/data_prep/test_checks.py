@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import recorded
 
-from data_prep import checks, data_sets, phantom
+from data_prep import checks, contents, data_sets, phantom
 from thrifty_jax import config as configs
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import command_line
@@ -31,14 +31,13 @@ def image_with(value):
   return image
 
 
-def check(**changes):
+def problems_of(**changes):
   volume = dataclasses.replace(good(), **changes)
-  checks.check_volume(volume, classes=CLASSES, modalities=1, source=SOURCE)
+  return checks.find_problems(volume, classes=CLASSES, modalities=1, source=SOURCE)
 
 
 def test_a_good_scan_passes_and_so_does_one_without_the_organ():
-  check()
-  check(label=np.zeros((2, 3, 4), np.uint8))
+  assert problems_of() == problems_of(label=np.zeros((2, 3, 4), np.uint8)) == []
 
 
 @pytest.mark.parametrize(
@@ -49,13 +48,16 @@ def test_a_good_scan_passes_and_so_does_one_without_the_organ():
     ({'image': np.full((2, 3, 4, 1), 7, np.float32)}, 'scan.mhd: every voxel of the scan is 7'),
     ({'image': np.ones((2, 3, 4, 2), np.float32)}, 'scan.mhd: the scan has 2 channels'),
     ({'label': np.full((2, 3, 4), 2, np.uint8)}, 'mask.mhd: the truth holds class 2'),
-    ({'label': None}, 'a: the scan has no truth'),
   ],
 )
-def test_a_bad_scan_is_refused_in_one_line_that_names_its_file(changes, message):
-  with pytest.raises(InputError, match=message) as caught:
-    check(**changes)
-  assert '\n' not in str(caught.value)
+def test_a_problem_of_a_scan_is_one_line_that_names_its_file(changes, message):
+  line, *_ = problems_of(**changes)
+  assert line.startswith(message) and '\n' not in line
+
+
+def test_a_scan_without_truth_is_refused():
+  with pytest.raises(InputError, match='a: the scan has no truth'):
+    problems_of(label=None)
 
 
 @pytest.fixture
@@ -118,6 +120,13 @@ def test_every_scan_is_read_before_the_stage_stops_and_every_error_is_listed(
     words = ' '.join(text.split())
     assert 'Case01.mhd: cannot' in words and 'Case04.mhd: its voxels' in words
   assert list((tmp_path / 'run').iterdir()) == [tmp_path / 'run' / 'check.html']
+
+
+def test_a_check_reads_no_scan_a_second_time_to_hash_it(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(contents, '_hash_of', None)
+  scans = data_sets.find(config)
+  checks.check(config, scans, {}, tmp_path / 'run')
+  assert scans.contents.is_sound
 
 
 def test_several_processes_find_the_same_and_start_no_jax(config, tmp_path, monkeypatch, capsys):

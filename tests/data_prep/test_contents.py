@@ -4,12 +4,13 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from data_prep import contents, phantom
 from data_prep.contents import Contents
-from thrifty_jax.scans import volumes
+from thrifty_jax.scans import pictures, volumes
 
 
 @pytest.fixture
@@ -136,6 +137,32 @@ def test_what_is_kept_does_not_grow_with_every_correction(raw, tmp_path):
     scans.keep()
     sizes.append((tmp_path / 'kept.json').stat().st_size)
   assert len({*sizes}) == 1
+
+
+MEANINGS: dict[str, dict[str, Any]] = {
+  'a volume': {},
+  'a picture of numbers': {'legend': pictures.Legend((), 2)},
+  'a picture of colours': {'legend': pictures.Legend(('#000000', '#ff0000'), 2)},
+  'DICOM': {'segments': ('liver',)},
+  'BIDS': {'values': (0, 3)},
+  'an ignored label': {'ignore': 3},
+}
+
+
+@pytest.mark.parametrize('name', MEANINGS)
+def test_masks_that_did_not_change_are_not_read_again_for_their_classes(raw, tmp_path, name):
+  cases, unread = phantom.find_cases(raw), cast(Any, None)
+  meant = {
+    kind: [dataclasses.replace(case, **more) for case in cases] for kind, more in MEANINGS.items()
+  }
+  for read in (lambda unknown: [[1] for _ in unknown], unread):
+    scans = Contents(tmp_path / 'kept.json')
+    assert scans.classes_of(meant[name], read) == [[1]] * 3
+    scans.digest(meant[name])
+    scans.keep()
+  for kind in MEANINGS.keys() - {name}:
+    scans = Contents(tmp_path / 'kept.json')
+    assert scans.classes_of(meant[kind], lambda unknown: [[2] for _ in unknown]) == [[2]] * 3
 
 
 NAMED = {  # header, what it says of the voxels, and the file of the last of them

@@ -14,7 +14,7 @@ from dicom_studies import (
   write_series,
   write_studies,
 )
-from recorded import check, prepare_for
+from recorded import OPEN, check, prepare_for
 
 from data_prep import data_sets, dicom_folder, folder, phantom_folders
 from thrifty_jax import config as configs
@@ -62,7 +62,7 @@ def truth_of(there, number):
 
 def test_series_and_masks_read_back_as_they_were_made(made):
   there, expected = made
-  cases = folder.find_cases(there)
+  cases = folder.find_cases(there, OPEN)
   assert [case.case for case in cases] == [*expected]
   assert [case.patient for case in cases] == ['p001', 'p001', 'p002', 'p003']
   for case in cases:
@@ -80,7 +80,7 @@ def test_files_may_lie_anywhere_under_any_name(made, tmp_path):
     name = tmp_path / 'flat' / f'{number * 37 % 101}' / f'IM{number:04d}'
     name.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, name)
-  cases = folder.find_cases(tmp_path / 'flat')
+  cases = folder.find_cases(tmp_path / 'flat', OPEN)
   assert [case.case for case in cases] == [*expected]
   for case in cases:
     volume = folder.read_case(case)
@@ -118,7 +118,7 @@ def test_a_truth_that_names_no_series_is_matched_by_its_frame_of_reference(there
         space.pop('RTReferencedStudySequence')
 
     change(truth_of(there, number), forget)
-  cases = folder.find_cases(there)
+  cases = folder.find_cases(there, OPEN)
   assert [case.label[0] for case in cases[:2]] == [truth_of(there, n) for n in (0, 1)]
 
 
@@ -166,7 +166,7 @@ def rename_all(one):
 def test_names_in_common_are_asked_for(there):
   change(truth_of(there, 2), rename_all)
   with pytest.raises(InputError, match='no name .* is in all 4 truths: .*left part. in 3') as told:
-    folder.find_cases(there)
+    folder.find_cases(there, OPEN)
   assert '--config.data.classes="(' in str(told.value)
 
 
@@ -179,14 +179,14 @@ def test_classes_that_differ_in_capital_letters_alone_are_refused(made, tmp_path
 def test_a_patient_may_be_spelled_in_other_letters(there):
   for path in there.rglob('study 0/**/ct/*.dcm'):
     change(path, lambda one: setattr(one, 'PatientID', one.PatientID.upper()))
-  cases = folder.find_cases(there)
+  cases = folder.find_cases(there, OPEN)
   assert [case.patient for case in cases] == ['p001', 'p001', 'p002', 'p003']
 
 
 def test_patients_are_numbered_in_the_order_of_their_letters_as_written(there):
   for path in there.rglob('study 2/**/ct/*.dcm'):
     change(path, lambda one: setattr(one, 'PatientID', one.PatientID.upper()))
-  first, *_ = folder.find_cases(there)
+  first, *_ = folder.find_cases(there, OPEN)
   assert first.case == 'p001' and there / 'study 2' in first.image[0].parents
 
 
@@ -288,12 +288,12 @@ def test_a_folder_without_any_series_or_truth_is_one_line(there, tmp_path):
   for number in range(PATIENTS + 1):
     truth_of(there, number).unlink()
   with pytest.raises(InputError, match='no series there has a truth. The first problem: .*study 0'):
-    folder.find_cases(there)
+    folder.find_cases(there, OPEN)
   for path in there.rglob('ct/*'):
     path.unlink()
   write_dose(there / 'dose.dcm')
   with pytest.raises(InputError, match='holds DICOM, but no series of images'):
-    folder.find_cases(there)
+    folder.find_cases(there, OPEN)
 
 
 @pytest.mark.parametrize('changes', [{'regions': '1,2 2'}, {'ignore': 3}])
@@ -327,7 +327,7 @@ def write_dose(path):
 
 
 def test_doses_localizers_and_notes_are_named_and_not_used(there, tmp_path):
-  before = folder.find_cases(there)
+  before = folder.find_cases(there, OPEN)
   write_dose(truth_of(there, 0).parent / 'dose.dcm')
   scan = np.zeros((2, 4, 4), int)
   localizer = {'ImageType': ['ORIGINAL', 'PRIMARY', 'LOCALIZER']}

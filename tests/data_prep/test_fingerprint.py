@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from recorded import OPEN
 
 from data_prep import fingerprint, folder, phantom_folders
 from data_prep.fingerprint import Grids
@@ -65,7 +66,7 @@ def test_the_size_is_that_of_the_median_scan():
 @pytest.mark.parametrize('axis', ['axial', 'coronal', 'sagittal'])
 def test_grids_are_those_of_the_scans_whichever_way_their_files_lie(tmp_path, axis):
   phantom_folders.write_decathlon(tmp_path / 'raw', patients=6, seed=0, slice_axis=axis)
-  cases = folder.find_cases(tmp_path / 'raw')
+  cases = folder.find_cases(tmp_path / 'raw', OPEN)
   found = fingerprint.read_grids(cases)
   for case, shape, spacing_mm in zip(cases, found.shape, found.spacing_mm, strict=True):
     volume = folder.read_case(case)
@@ -118,7 +119,7 @@ def test_voxels_that_are_not_finite_are_left_to_the_check():
 
 def test_several_processes_learn_the_same_window(tmp_path):
   phantom_folders.write_nnunet(tmp_path / 'raw', patients=4, seed=0, channels=('CT',))
-  cases = folder.find_cases(tmp_path / 'raw')
+  cases = folder.find_cases(tmp_path / 'raw', OPEN)
   one, two = (
     fingerprint.foreground_window(cases, folder.read_case, processes=count) for count in (1, 2)
   )

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from recorded import OPEN
 
 from data_prep import data_sets, folder, phantom_folders
 from thrifty_jax import config as configs
@@ -47,10 +48,10 @@ def entry(name, **changes):
 
 def test_only_what_the_dataset_lists_is_a_scan(raw):
   describe(raw, dataset={name: entry(name) for name in NAMES[:2]}, numTraining=2)
-  cases = folder.find_cases(raw)
+  cases = folder.find_cases(raw, OPEN)
   assert [case.case for case in cases] == NAMES[:2]
   assert cases[0].image == (raw / 'imagesTr' / 'scan_000_0000.nii.gz',)
-  assert folder.find_unused(raw, cases) == [
+  assert folder.find_unused(raw, cases, OPEN) == [
     'imagesTr/scan_002_0000.nii.gz', 'imagesTr/scan_003_0000.nii.gz',
     'labelsTr/scan_002.nii.gz', 'labelsTr/scan_003.nii.gz',
   ]  # fmt: skip
@@ -65,7 +66,7 @@ def test_listed_files_may_lie_anywhere_under_any_name(raw, tmp_path, monkeypatch
   describe(
     raw, dataset={'first': entry('', images=['$nnUNet_raw/archive/a.nii.gz'], label='./b.nii.gz')}
   )
-  (case,) = folder.find_cases(raw)
+  (case,) = folder.find_cases(raw, OPEN)
   assert (case.case, case.image, case.label[0].resolve()) == (
     'first',
     (image,),
@@ -95,7 +96,7 @@ def test_listed_files_may_lie_anywhere_under_any_name(raw, tmp_path, monkeypatch
 def test_a_list_that_cannot_be_followed_is_refused_in_one_line(raw, dataset, message):
   describe(raw, dataset=dataset)
   with pytest.raises(InputError, match=message.replace('scan.*', '')) as caught:
-    folder.find_cases(raw)
+    folder.find_cases(raw, OPEN)
   assert '\n' not in str(caught.value)
 
 
@@ -107,14 +108,14 @@ def pair(name, **changes):
 def test_only_what_the_decathlon_lists_is_a_scan(tmp_path):
   raw = tmp_path / 'raw'
   phantom_folders.write_decathlon(raw, patients=3, seed=0)
-  every = folder.find_cases(raw)
+  every = folder.find_cases(raw, OPEN)
   describe(raw, training=[pair(name) for name in NAMES])
-  assert folder.find_cases(raw) == every
+  assert folder.find_cases(raw, OPEN) == every
   (raw / 'labelsTr' / 'scan_003.nii.gz').unlink()  # neither is listed now
   describe(raw, training=[pair(name) for name in NAMES[2:0:-1]])
-  cases = folder.find_cases(raw)
+  cases = folder.find_cases(raw, OPEN)
   assert cases == every[1:3]
-  assert folder.find_unused(raw, cases) == [
+  assert folder.find_unused(raw, cases, OPEN) == [
     *(f'imagesTr/scan_{number}.nii.gz' for number in ('000', '003')),
     'labelsTr/scan_000.nii.gz',
   ]
@@ -124,14 +125,14 @@ def test_only_what_the_decathlon_lists_is_a_scan(tmp_path):
 def test_cases_that_nnunet_1_lists_are_files_for_each_channel(tmp_path, channels):
   raw = tmp_path / 'raw'
   phantom_folders.write_nnunet(raw, patients=3, seed=0, channels=channels)
-  every = folder.find_cases(raw)
+  every = folder.find_cases(raw, OPEN)
   describe(raw, training=[pair(name) for name in NAMES[:3]], numTraining=3)
-  assert folder.find_cases(raw) == every[:3]
+  assert folder.find_cases(raw, OPEN) == every[:3]
   for path in (raw / 'imagesTr').glob(f'scan_001_{len(channels) - 1:04d}*'):
     path.unlink()
   missing = 'scan_001.nii.gz' if len(channels) == 1 else 'scan_001_0001.nii.gz'
   with pytest.raises(data_sets.Unpaired, match=f'{missing}: is missing, but dataset.json') as error:
-    folder.find_cases(raw)
+    folder.find_cases(raw, OPEN)
   assert [case.case for case in error.value.cases] == ['scan_000', 'scan_002']
 
 
@@ -154,18 +155,59 @@ def test_cases_that_nnunet_1_lists_are_files_for_each_channel(tmp_path, channels
 def test_a_list_of_the_decathlon_that_cannot_be_followed_is_refused(raw, training, message):
   describe(raw, training=training)
   with pytest.raises(InputError, match=message) as caught:
-    folder.find_cases(raw)
+    folder.find_cases(raw, OPEN)
   assert '\n' not in str(caught.value)
+
+
+def unfetch(*paths):
+  """Makes files what git-annex leaves of those that it did not fetch."""
+  for path in paths:
+    path.unlink()
+    path.symlink_to('../.git/annex/objects/nothing')
+
+
+UNFETCHED = {  # files, and which of them is named
+  'an image': (['imagesTr/scan_001_0000'], 'imagesTr/scan_001_0000'),
+  'a mask': (['labelsTr/scan_001'], 'labelsTr/scan_001'),
+  'both': (['imagesTr/scan_001_0000', 'labelsTr/scan_001'], 'imagesTr/scan_001_0000'),
+  'a mask of the external set': (['labelsTs/scan_004'], 'labelsTs/scan_004'),
+  'all of the external set': (['imagesTs/scan_004_0000', 'labelsTs/scan_004'], 'imagesTs/scan_004'),
+}
+
+
+@pytest.mark.parametrize('name', UNFETCHED)
+@pytest.mark.parametrize('by_folders', [False, True])
+def test_scans_that_were_not_fetched_do_not_vanish(raw, config, name, by_folders):
+  files, named = UNFETCHED[name]
+  part = files[-1].split('/')[0][-2:]
+  (raw / 'labelsTs').mkdir()
+  shutil.copy(raw / 'labelsTr' / 'scan_000.nii.gz', raw / 'labelsTs' / 'scan_004.nii.gz')
+  unfetch(*(raw / f'{file}.nii.gz' for file in files))
+  if by_folders:
+    for path in sorted((raw / f'images{part}').glob('[!.]*')):
+      path.rename(path.with_name(path.name.replace('_0000', '')))
+    named = named.replace('_0000', '')
+    config.data.update({'images': str(raw / f'images{part}'), 'masks': str(raw / f'labels{part}')})
+    config.data.classes = ('background', 'left part', 'right part')
+  if by_folders and part == 'Ts':  # of which it is the only scan
+    with pytest.raises(InputError, match='is complete. The first problem: .* is a link to a file'):
+      data_sets.find(config)
+    return
+  (problem,) = data_sets.find(config).unpaired
+  assert problem.text.startswith(f'{raw / named}')
+  assert '.nii.gz: is a link to a file that is not there; expected' in problem.text
+  config.data.exclude = (problem.case,)
+  assert not data_sets.find(config).unpaired
 
 
 @pytest.mark.parametrize('ending', ['.NII.GZ', '.nii.GZ', '.NII.gz', '.nii.gz'])
 def test_endings_may_be_in_upper_case(raw, ending):
   for path in [*raw.glob('*Tr/scan_001*')]:
     path.rename(path.with_name(path.name.replace('.nii.gz', ending)))
-  cases = folder.find_cases(raw)
+  cases = folder.find_cases(raw, OPEN)
   assert [case.case for case in cases] == NAMES
   assert folder.read_case(cases[1]).truth.any()
-  assert folder.find_unused(raw, cases) == []
+  assert folder.find_unused(raw, cases, OPEN) == []
 
 
 @pytest.mark.parametrize(
@@ -193,12 +235,12 @@ def test_folders_of_the_layout_and_of_listed_scans_are_used(raw):
                    'label': f'labelsTr/{name}.nii.gz'} for name in NAMES}  # fmt: skip
   shutil.rmtree(raw / 'imagesTr')
   describe(raw, dataset=listed)
-  assert folder.find_unused(raw, folder.find_cases(raw)) == []
+  assert folder.find_unused(raw, folder.find_cases(raw, OPEN), OPEN) == []
 
 
 def test_voxels_beside_a_header_are_used(tmp_path):
   phantom_folders.write_nnunet(tmp_path, patients=3, seed=0, ending='.mhd')
-  assert folder.find_unused(tmp_path, folder.find_cases(tmp_path)) == []
+  assert folder.find_unused(tmp_path, folder.find_cases(tmp_path, OPEN), OPEN) == []
 
 
 @pytest.mark.parametrize('exclude', [NAMES[:1], NAMES[1:3], NAMES[3:]])
@@ -267,7 +309,7 @@ def test_a_composed_and_a_decomposed_spelling_are_one_name(raw, name, decomposed
   (raw / 'labelsTr' / 'scan_000.nii.gz').rename(raw / 'labelsTr' / f'{spelled["label"]}.nii.gz')
   lines = [f'{case},p' for case in (spelled['patients.csv'], *NAMES[1:])]
   (raw / 'patients.csv').write_text('\n'.join(['case,patient', *lines]), encoding='utf-8')
-  assert unicodedata.normalize('NFC', name) in [case.case for case in folder.find_cases(raw)]
+  assert unicodedata.normalize('NFC', name) in [case.case for case in folder.find_cases(raw, OPEN)]
 
 
 @pytest.mark.parametrize(
@@ -293,6 +335,16 @@ def test_a_name_that_no_page_can_hold_is_refused_in_one_line(raw, config, name):
   ) as refused:
     data_sets.find(config)
   str(refused.value).encode()
+
+
+def test_a_scan_that_is_incomplete_is_named_where_all_others_are_left_out(raw, config):
+  configs.leave_to_data(config)
+  (raw / 'labelsTr' / 'scan_001.nii.gz').unlink()
+  config.data.exclude = (NAMES[0], *NAMES[2:])
+  scans = data_sets.find(config)
+  assert not scans.cases
+  with pytest.raises(InputError, match='scan_001_0000.nii.gz: its mask scan_001 is missing'):
+    data_sets.resolve(config, scans, ())
 
 
 def test_the_classes_of_dataset_json_in_another_order_are_refused(raw):

@@ -74,7 +74,8 @@ def test_real_scans_are_read_and_usable():
   cases = promise12.find_cases(REAL)
   assert len(cases) == 36
   volume = promise12.read_case(cases[0])
-  checks.check_volume(volume, classes=('background', 'prostate'), modalities=1, source=cases[0])
+  names = ('background', 'prostate')
+  assert not checks.find_problems(volume, classes=names, modalities=1, source=cases[0])
   assert volume.image.shape == (29, 256, 256, 1)
   np.testing.assert_allclose(volume.spacing_mm, (3.6, 1.25, 1.25))
   middle = np.argwhere(volume.truth).mean(axis=0) / volume.truth.shape

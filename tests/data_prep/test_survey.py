@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_prep import chaos, folder, phantom, promise12, survey
 from thrifty_jax import config as configs
-from thrifty_jax.scans import pictures, volumes
+from thrifty_jax.scans import pictures, slices, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
 SOURCE = Case(case='a', patient='p', image=(Path('scan'),), label=(Path('mask.nii.gz'),))
@@ -63,6 +63,19 @@ def test_what_drawing_slices_smaller_leaves_of_each_class_is_measured(volume, da
   data.image_size = 16
   kept = survey.measure(drawn, SOURCE, data).kept
   assert kept is not None and kept[0] > 0.9 > kept[1] and np.isnan(kept[2])
+
+
+def test_what_is_left_of_a_volume_is_the_dsc_of_its_slices_together(data):
+  d, h, w = np.mgrid[-10:11, -32:32, -32:32]
+  label = (d**2 / 104 + h**2 / 400 + w**2 / 196 < 1).astype(np.uint8)  # its outer slices are small
+  data.classes, data.image_size = ('background', 'big'), 16
+  image = np.ones((*label.shape, 1), np.float32)
+  kept = survey.measure(Volume(image, label, np.eye(4), 'a', 'p', 'LPS'), SOURCE, data).kept
+  small = [slices.draw_label(plane, (16, 16)) for plane in label]
+  back = np.stack([slices.draw_label(plane, (64, 64)) for plane in small])
+  dsc = 2 * np.sum(back & label) / (back.sum() + label.sum())
+  apart = [2 * (b & a).sum() / (b.sum() + a.sum()) for b, a in zip(back, label, strict=True)]
+  assert kept == pytest.approx([dsc]) and dsc > np.mean(apart) + 0.03
 
 
 def test_an_empty_mask_has_no_digest_and_the_middle_slice_is_shown(volume, data):

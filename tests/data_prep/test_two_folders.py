@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from recorded import OPEN
 
 from data_prep import check_page, checks, data_sets, folder, phantom_folders
 from thrifty_jax import config as configs
@@ -97,7 +98,7 @@ def test_volumes_in_two_folders_are_those_of_a_decathlon(tmp_path):
   config = configure(raw, tmp_path, colours=())
   config.data.update({'images': str(raw / 'imagesTr'), 'masks': str(raw / 'labelsTr')})
   cases = found(config)
-  assert cases == tuple(folder.find_cases(raw))  # patients.csv lies beside the images
+  assert cases == tuple(folder.find_cases(raw, OPEN))  # patients.csv lies beside the images
   assert all(case.legend is None for case in cases)
   assert dict(data_sets.resolve(config, data_sets.find(config), ()))['masks'] == 'by equal names'
   data = config.data
@@ -191,7 +192,7 @@ def test_pictures_in_the_layout_of_the_decathlon_or_of_nnunet(made, tmp_path, la
       for number in range(3)
     ]
   (raw / 'dataset.json').write_text(json.dumps(described))
-  for number, case in enumerate(folder.find_cases(raw)):
+  for number, case in enumerate(folder.find_cases(raw, OPEN)):
     image, label = phantom_folders.make_picture(number=number, seed=0)
     volume = folder.read_case(case)
     np.testing.assert_array_equal(volume.image, image[None])
@@ -205,10 +206,10 @@ def test_previews_beside_volumes_are_not_used(tmp_path):
   description = json.loads((raw / 'dataset.json').read_text())
   del description['file_ending']
   (raw / 'dataset.json').write_text(json.dumps(description))
-  before = folder.find_cases(raw)
+  before = folder.find_cases(raw, OPEN)
   write(raw / 'imagesTr' / 'scan_000_0000.png', np.zeros((4, 4)))
-  assert folder.find_cases(raw) == before
-  assert folder.find_unused(raw, before) == ['imagesTr/scan_000_0000.png']
+  assert folder.find_cases(raw, OPEN) == before
+  assert folder.find_unused(raw, before, OPEN) == ['imagesTr/scan_000_0000.png']
 
 
 # --- patients
@@ -363,6 +364,7 @@ def test_classes_are_read_anew_where_the_colours_mean_something_else(config):
   assert {*data_sets.find(config).classes_of_patients(config)} == {'p1', 'p2', 'p3'}
   scans = data_sets.find(config)
   before = scans.classes_of_patients(config)
+  assert scans.digest  # else nothing is kept
   scans.contents.keep()
   config.data.update({'colours': (COLOURS[0], '#00ff00', '#ffff00'), 'classes': CLASSES})
   after = data_sets.find(config).classes_of_patients(config)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from data_prep import dicom_folder, phantom
+from data_prep.folder import read_case
 from thrifty_jax.errors import InputError
 from thrifty_jax.scans import pictures, sources, volumes
 
@@ -134,6 +135,31 @@ def test_a_channel_that_may_be_a_mirror_image_of_the_other_is_refused(tmp_path, 
     sources.read(source)
   shutil.copy(other, sure)
   assert 'taken to point to L, A, S' in sources.read(source)[1].unsure
+
+
+@pytest.mark.parametrize('unsure', [0, 1])
+def test_a_mask_that_may_be_a_mirror_image_of_its_scan_is_refused(tmp_path, unsure):
+  affine = np.diag((1.0, 1, 1, 1))
+  affine[:3, 3] = -0.5, -1, -1.5
+  paths = [write(tmp_path / f'{name}.nii', 2, 3, 4, affine=affine) for name in ('scan', 'mask')]
+  case = volumes.Case('a', 'a', (paths[0],), (paths[1],))
+  assert read_case(case).truth.max() == 23
+  nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.int16), None), paths[unsure])
+  message = rf'{paths[unsure].name}: its header does not say where .* that of {paths[1 - unsure]}'
+  with pytest.raises(InputError, match=message.replace(str(tmp_path) + '/', '')):
+    read_case(case)
+  shutil.copy(paths[unsure], paths[1 - unsure])  # then they are stored alike
+  assert read_case(case).truth.max() == 1
+
+
+def test_two_formats_that_say_nothing_of_their_axes_are_refused_where_they_differ(tmp_path):
+  scan, mask = tmp_path / 'scan.nii', tmp_path / 'mask.mha'
+  nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.int16), None), scan)
+  text = 'ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\n'
+  text += 'Offset = -0.5 -1 -1.5\nElementSpacing = 1 1 1\nElementDataFile = LOCAL\n'
+  mask.write_bytes(text.encode() + bytes(24))
+  with pytest.raises(InputError, match=r'mask.mha: its header .*, nor does that of scan.nii; exp'):
+    read_case(volumes.Case('a', 'a', (scan,), (mask,)))
 
 
 @pytest.mark.parametrize('unsure', [0, 1])

@@ -232,7 +232,7 @@ def test_a_mask_stored_in_another_order_of_axes_is_turned_as_its_scan(orientatio
   image, affine = phantom.turn(made.image, made.affine, orientation)
   label, label_affine = phantom.turn(made.label, made.affine, of_mask)
   volume = volumes.make_volume(
-    case_of(Path('scan.nii'), Path('mask.nii')),
+    case_of(Path('scan'), Path('mask')),
     image=image,
     affine=affine,
     label=label,

@@ -280,6 +280,18 @@ def test_a_line_per_epoch_and_a_summary_say_what_the_report_needs(unbroken, conf
     assert text in card
 
 
+def test_the_model_has_the_ranges_of_its_training_scans_alone(unbroken, opened):
+  found, prepared = model_folder.load(unbroken / 'model').spec.training_scans, opened.prepared
+  chosen = [case for case in prepared.cases if case.patient in opened.patients['train']]
+  assert found and len(chosen) < len(prepared.cases)
+  slices = [case.slices for case in chosen]
+  assert found['slices'] == (min(slices), max(slices))
+  spacings = [side for case in chosen for side in case.spacing_mm[1:]]
+  assert found['pixel_spacing_mm'] == pytest.approx([min(spacings), max(spacings)])
+  medians = [np.median(prepared.read(case)['image'].astype(np.float32)) for case in chosen]
+  assert found['intensity_0_p50'] == pytest.approx([min(medians), max(medians)])
+
+
 def test_the_model_that_is_kept_scores_what_the_summary_says(unbroken, config, opened):
   loaded, summary = model_folder.load(unbroken / 'model'), summary_of(unbroken)
   predict = loaded.predict_with(batch_size=16)

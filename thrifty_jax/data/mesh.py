@@ -119,7 +119,7 @@ def fetch(tree: Any) -> Any:
 
 
 def place_like(tree: Any, like: Any) -> Any:
-  """Places a state from `on_host` on the devices again."""
+  """Places a state from `fetch` on the devices again."""
   return jax.tree.map(
     lambda leaf, old: place(leaf, old.sharding) if isinstance(old, jax.Array) else leaf, tree, like
   )

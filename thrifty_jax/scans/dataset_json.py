@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 from thrifty_jax import files, records
 from thrifty_jax import labels as meanings
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import pictures
+from thrifty_jax.scans import named_files
 
 _MOST_CLASSES = 255  # masks are uint8, and 255 is a voxel without a label
 _LONGEST = 100  # characters of a name, which is printed
-ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')  # of volumes
-_ALL_ENDINGS = (*ENDINGS, *pictures.ENDINGS)
 
 
 class Labels(NamedTuple):
@@ -69,10 +67,10 @@ def read(folder: Path) -> Description:
   if not isinstance(entries, dict):
     raise InputError(f'{path}: expected a JSON object with labels and channels. Correct the file.')
   ending, scans = entries.get('file_ending'), entries.get('numTraining')
-  if ending not in (None, *_ALL_ENDINGS):
+  if ending not in (None, *named_files.ENDINGS):
     raise InputError(
-      f'{path}: file_ending is {ending!r:.40}; expected one of {", ".join(_ALL_ENDINGS)}. Convert '
-      'the scans to one of these formats.'
+      f'{path}: file_ending is {ending!r:.40}; expected one of {", ".join(named_files.ENDINGS)}. '
+      'Convert the scans to one of these formats.'
     )
   if scans is not None and (type(scans) is not int or scans < 1):
     raise InputError(
@@ -83,7 +81,7 @@ def read(folder: Path) -> Description:
     name=''.join(c for c in ' '.join(name.split()) if c.isprintable())[:_LONGEST],
     **_labels(entries, 'labels', path)._asdict(),
     channels=_channels(entries, path),
-    endings=(ending,) if ending else _ALL_ENDINGS,
+    endings=(ending,) if ending else named_files.ENDINGS,
     scans=scans,
     listed=_listed(entries, path),
   )
@@ -130,7 +128,7 @@ def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, 
   for name, entry in cases.items() if isinstance(cases, dict) else [('', one) for one in cases]:
     images, label = map(entry.get, (image, 'label')) if isinstance(entry, dict) else (None, None)
     if title == 'training':
-      images, name = [images] if isinstance(images, str) else images, _stem(label)
+      images, name = [images] if isinstance(images, str) else images, _name_case(label)
     are_paths = isinstance(images, list) and all(isinstance(one, str) and one for one in images)
     if not (are_paths and images and isinstance(label, str) and label and _is_name(name)):
       named = f'{name!r:.60}: {entry!r:.80}' if title == 'dataset' else f'{entry!r:.80}'
@@ -143,11 +141,10 @@ def _listed(entries: dict[str, Any], path: Path) -> dict[str, tuple[tuple[Path, 
   return found
 
 
-def _stem(label: Any) -> str:
-  """Returns the name of a file without its ending; '' if it is no text."""
-  name = Path(label).name if isinstance(label, str) else ''
-  ending = next((one for one in _ALL_ENDINGS if name.lower().endswith(one)), '')
-  return name.removesuffix(name[len(name) - len(ending) :])
+def _name_case(label: Any) -> str:
+  """Returns the name of a mask's file without its ending; '' if it is no text."""
+  path = Path(label if isinstance(label, str) else '')
+  return named_files.name_of(path) or path.name
 
 
 def _is_name(name: str) -> bool:

@@ -3,36 +3,26 @@
 import csv
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dataset_json, pictures
+from thrifty_jax.scans import pictures
 
-ENDINGS = (*dataset_json.ENDINGS, *pictures.ENDINGS)
+VOLUMES = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
+ENDINGS = (*VOLUMES, *pictures.ENDINGS)
 
 
 def find(folder: Path, *, endings: Sequence[str], option: str) -> dict[str, Path]:
   """Returns the volumes of a folder, else its pictures, by name without ending.
 
-  Hidden files, and those with other endings, are left out. `option` names the folder.
+  Hidden files, and those with other endings, are left out. Links to files that were not fetched
+  are among them, see `describe_unfetched`. `option` names the folder.
   """
   if folder.exists() and not folder.is_dir():
     raise InputError(f'{folder}: is no folder; expected one of scans or masks. Correct {option}.')
-  for kind in (dataset_json.ENDINGS, pictures.ENDINGS):
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob('[!.]*')):
-      ending = ending_of(path, [one for one in endings if one in kind])
-      if ending is None or not path.is_file():
-        continue
-      # A composed and a decomposed spelling, as of macOS, are one name.
-      first = found.setdefault(unicodedata.normalize('NFC', path.name[: -len(ending)]), path)
-      if first != path:
-        raise InputError(
-          f'{path}: {first.name} has the same name but for its ending; expected each scan once. '
-          'Move one away.'
-        )
-    if found:
+  for kind in (VOLUMES, pictures.ENDINGS):
+    if found := list_files(folder.glob('*'), [one for one in endings if one in kind]):
       return found
   raise InputError(
     f'{folder}: no volume or picture there ({", ".join(endings)}); expected one or more for each '
@@ -40,9 +30,45 @@ def find(folder: Path, *, endings: Sequence[str], option: str) -> dict[str, Path
   )
 
 
-def ending_of(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
-  """Returns which of the endings a file has, in lower or upper case; None if none."""
-  return next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+def list_files(paths: Iterable[Path], endings: Sequence[str]) -> dict[str, Path]:
+  """Returns those of the paths that are files with one of the endings, not hidden, by name.
+
+  Links that lead nowhere are among them.
+  """
+  found: dict[str, Path] = {}
+  for path in sorted(paths):
+    name = name_of(path, endings)
+    if name is not None and not path.name.startswith('.') and not path.is_dir():
+      add(found, name, path)
+  return found
+
+
+def add(found: dict[str, Path], name: str, path: Path) -> None:
+  """Adds a file or folder, in place, under a name that no other may have."""
+  # A composed and a decomposed spelling, as of macOS, are one name.
+  first = found.setdefault(unicodedata.normalize('NFC', name), path)
+  if first != path:
+    raise InputError(
+      f'{path}: {first.name} has the same name but for its ending; expected each scan once. Move '
+      'one away.'
+    )
+
+
+def name_of(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
+  """Returns a file's name without its ending, in lower or upper case; None if it has no such."""
+  ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+  return path.name[: -len(ending)] if ending else None
+
+
+def describe_unfetched(paths: Iterable[Path]) -> str:
+  """Returns the words that refuse links of which only the names were fetched; '' if none is."""
+  for path in paths:
+    if path.is_symlink() and not path.exists():
+      return (
+        f'{path}: is a link to a file that is not there; expected the file. Fetch it, as by '
+        'datalad get, or move the link away.'
+      )
+  return ''
 
 
 def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ DICOM SEG or RTSTRUCT its slices are read again. Its scan is named after its fol
 import contextlib
 import dataclasses
 import re
-import unicodedata
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.errors import InputError
-from thrifty_jax.scans import dicom, dicom_file, nifti, pictures, unreadable, volumes
-from thrifty_jax.scans.dataset_json import ENDINGS
+from thrifty_jax.scans import dicom, dicom_file, named_files, nifti, pictures, unreadable, volumes
 from thrifty_jax.scans.volumes import Volume
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})', re.DOTALL)  # nnU-Net's names: CASE_0000, CASE_0001
@@ -77,7 +75,7 @@ def find(place: Path, *, channels: int) -> list[Source]:
     return [_of_file(place, channels)]
   if not place.is_dir():
     raise InputError(f'{place}: no such file or folder; expected a scan or a folder of scans.')
-  found = _files_in(place, ENDINGS)
+  found = named_files.list_files(place.iterdir(), named_files.VOLUMES)
   if any(map(_is_slice, place.iterdir())):
     if found:
       raise InputError(
@@ -87,13 +85,13 @@ def find(place: Path, *, channels: int) -> list[Source]:
     return [Source(place.resolve().name, (place,))]
   for folder in sorted(path for path in place.iterdir() if path.is_dir()):
     if not folder.name.startswith('.') and any(map(_is_slice, folder.iterdir())):
-      _add(found, folder.name, folder)
-  found = found or _files_in(place, pictures.ENDINGS)
+      named_files.add(found, folder.name, folder)
+  found = found or named_files.list_files(place.iterdir(), pictures.ENDINGS)
   if not found:
     raise InputError(
-      f'{place}: holds no scan; expected volumes ({", ".join(ENDINGS)}), pictures '
-      f'({", ".join(pictures.ENDINGS)}), the slices of a DICOM series, or folders with one series '
-      'each.'
+      f'{place}: holds no scan; expected volumes ({", ".join(named_files.VOLUMES)}), '
+      f'pictures ({", ".join(pictures.ENDINGS)}), the slices of a DICOM series, or folders with '
+      'one series each.'
     )
   return _grouped(found, channels)
 
@@ -130,7 +128,6 @@ def open_picture(source: Source) -> tuple[pictures.Rows, Grid]:
 def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine of one scan from a file for each channel; all must lie on one grid."""
   (first, affine), *others = map(read_voxels, paths)
-  _require_equally_sure(paths, [affine, *(other for _, other in others)])
   turned = [
     volumes.on_grid(path, channel, other, paths[0], first.shape, affine)
     for path, (channel, other) in zip(paths[1:], others, strict=True)
@@ -138,26 +135,9 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
   return np.stack([first, *turned], axis=-1) if others else first, affine
 
 
-def _require_equally_sure(paths: Sequence[Path], affines: Sequence[np.ndarray]) -> None:
-  """Refuses channels of which only some say where their axes point: others may be mirrored.
-
-  With one affine, [4, 4], as stored, they are made of one another, and lie voxel on voxel.
-  """
-  if np.allclose(affines, affines[0]):
-    return
-  unsure = {bool(volumes.find_unsure(path)): path for path in paths}
-  if len(unsure) > 1:
-    raise InputError(
-      f'{unsure[True]}: its header does not say where its axes point, but that of '
-      f'{unsure[False].name} does; expected it of all channels or none where they are not stored '
-      'alike, as one may be a mirror image of the other. Export it again, or copy the header of '
-      'the other if their voxels match.'
-    )
-
-
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads voxels and affine, as `read_nifti`, of a file of any format or a DICOM folder."""
-  if path.is_dir() or _without_ending(path) is None:
+  if path.is_dir() or named_files.name_of(path) is None:
     series = dicom.read_series(slices_of(path) if path.is_dir() else [path])
     return series.voxels, series.affine
   if pictures.is_picture(path):
@@ -166,7 +146,7 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grid_of(path: Path, affine: np.ndarray) -> Grid:
-  if path.is_dir() or _without_ending(path) is None:
+  if path.is_dir() or named_files.name_of(path) is None:
     return Grid(affine, series=path if path.is_dir() else None)
   if pictures.is_picture(path):
     return Grid(affine, picture=path)
@@ -181,19 +161,19 @@ def _grid_of(path: Path, affine: np.ndarray) -> Grid:
 
 def _of_file(path: Path, channels: int) -> Source:
   """Returns the scan of a file; with several channels, the files of the others belong to it."""
-  name = _without_ending(path)
+  name = named_files.name_of(path)
   if name is None and is_dicom(path) and dicom_file.has_frames(path):
     return Source(path.stem, (path,))
   if name is None:
     raise InputError(
-      f'{path}: is no volume ({", ".join(ENDINGS)}) and no picture '
+      f'{path}: is no volume ({", ".join(named_files.VOLUMES)}) and no picture '
       f'({", ".join(pictures.ENDINGS)}); name one, or the folder of a DICOM series.'
     )
   parts = _CHANNEL.fullmatch(name)
   if channels == 1 or not parts or _has_channels(path):
     return _grouped({name: path}, channels)[0]
-  endings = pictures.ENDINGS if pictures.is_picture(path) else ENDINGS
-  files = _files_in(path.parent, endings)
+  endings = pictures.ENDINGS if pictures.is_picture(path) else named_files.VOLUMES
+  files = named_files.list_files(path.parent.iterdir(), endings)
   beside = {name: file for name, file in files.items() if name.startswith(f'{parts[1]}_')}
   return next(one for one in _grouped(beside, channels) if path in one.channels)
 
@@ -226,34 +206,6 @@ def _grouped(found: Mapping[str, Path], channels: int) -> list[Source]:
   return [sources[name] for name in sorted(sources)]
 
 
-def _files_in(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-  """Returns the files of a folder with one of the endings, by name without it."""
-  found: dict[str, Path] = {}
-  for path in sorted(folder.iterdir()):
-    name = _without_ending(path) if path.name.lower().endswith(tuple(endings)) else None
-    if name and not path.is_dir() and not path.name.startswith('.'):
-      _add(found, name, path)
-  return found
-
-
-def _add(found: dict[str, Path], name: str, path: Path) -> None:
-  # A composed and a decomposed spelling, as of macOS, are one name.
-  name = unicodedata.normalize('NFC', name)
-  if name in found:
-    raise InputError(
-      f'{path}: {found[name].name} has the same name but for its ending; expected each scan once. '
-      'Move one away.'
-    )
-  found[name] = path
-
-
-def _without_ending(path: Path) -> str | None:
-  """Returns a file's name without its ending, or None if it is no volume and no picture."""
-  endings = (*ENDINGS, *pictures.ENDINGS)
-  ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
-  return path.name[: -len(ending)] if ending else None
-
-
 def _has_channels(path: Path) -> bool:
   """Returns whether one file has several channels, in NIfTI or a picture; not if unreadable."""
   try:
@@ -271,7 +223,7 @@ def is_dicom(path: Path) -> bool:
   if path.name.startswith('.') or path.is_dir():
     return False
   named = path.suffix.lower() in _DICOM_ENDINGS
-  if named or _without_ending(path) is not None:
+  if named or named_files.name_of(path) is not None:
     return named
   # Any voxels may begin as a bare one does, but these have a name with an ending.
   may_be_bare = not path.suffix or path.suffix[1:].isdigit()

@@ -17,8 +17,13 @@ from thrifty_jax.scans.unreadable import report_unreadable, silence_libraries
 # Every volume is read as axial: that is the order in which a scanner writes axial slices (and
 # SimpleITK's identity direction), so most scans are not reoriented at all.
 SLICE_AXES = {'axial': ('S', 'P', 'L'), 'coronal': ('P', 'I', 'L'), 'sagittal': ('L', 'I', 'P')}
+_UNTURNED = ((0, 1), (1, 1), (2, 1))  # each axis where it was, in the same direction
 _OPPOSITE = {'R': 'L', 'L': 'R', 'A': 'P', 'P': 'A', 'S': 'I', 'I': 'S'}
 _ROUNDING = 1e-3  # of a class number, as 255 x float32(1 / 255) is 1.0000000591
+
+
+class UnsureError(InputError):
+  """A file may be a mirror image of its scan, as a header does not say where its axes point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +289,8 @@ def on_grid(
 ) -> np.ndarray:
   """Returns a channel or a mask, [D, H, W], with its axes in the order and direction of its scan.
 
-  It is refused if its voxels then do not lie where those of the scan do, see `require_grid`.
+  It is refused if its voxels then do not lie where those of the scan do, see `require_grid`, or if
+  it is turned though one of both does not say where its axes point.
   """
   require_affine(scan, scan_affine)
   require_affine(path, affine)
@@ -293,7 +299,22 @@ def on_grid(
     affine = affine @ nibabel.orientations.inv_ornt_aff(turn, voxels.shape)
     voxels = nibabel.apply_orientation(voxels, turn)
   require_grid(path, voxels.shape, affine, scan, scan_shape, scan_affine)
+  if not np.array_equal(turn, _UNTURNED):  # else both are stored alike, voxel on voxel
+    _require_sure(path, scan)
   return voxels
+
+
+def _require_sure(path: Path, scan: Path) -> None:
+  """Refuses a file and its scan if the header of one does not say where its axes point."""
+  unsure = [one for one in (path, scan) if find_unsure(one)]
+  if unsure:
+    other = (scan if unsure[0] == path else path).name
+    both = f'nor does that of {other}' if len(unsure) > 1 else f'but that of {other} does'
+    raise UnsureError(
+      f'{unsure[0]}: its header does not say where its axes point, {both}; expected it of both or '
+      'voxels that are stored alike, as one may be a mirror image of the other. Export it again, '
+      'or copy the header of the other if their voxels match.'
+    )
 
 
 def require_grid(
