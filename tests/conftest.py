@@ -16,6 +16,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['TFDS_DATA_DIR'] = os.path.join(_PLACE, 'tensorflow_datasets')
 os.environ['XDG_CACHE_HOME'] = os.path.join(_PLACE, 'cache')
 
+# No test cuts the power, and to wait for the disk takes most of the time of many small files.
+os.fsync = lambda fd: None
+
 # OpenVINO reports to its makers from a fork of whatever process imports it first.
 sys.modules.setdefault('openvino_telemetry', None)  # pyrefly: ignore[no-matching-overload]
 
@@ -35,6 +38,19 @@ _FLAGS = (
   'jax_enable_compilation_cache',
   'jax_compilation_cache_dir',
 )
+
+# Files of half a minute to two. Begun last, one of them would leave the other cores idle.
+_LONGEST = {
+  *('test_benchmarks', 'test_broken_raw', 'test_describe', 'test_grid', 'test_interrupted'),
+  *('test_lean_training', 'test_mesh', 'test_notebooks', 'test_pictures_run', 'test_pipeline'),
+  *('test_planes', 'test_precision', 'test_race_run', 'test_regions_run', 'test_retrain'),
+  *('test_search', 'test_seeds', 'test_start_model', 'test_teacher'),
+}
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest files first."""
+  items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
 def _quick_compilation():

@@ -28,6 +28,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 PROJECT = Path(__file__).resolve().parents[1]
+if __name__ == '__main__':
+  sys.path.insert(0, str(PROJECT))
+
+from thrifty_jax import main as main_  # noqa: E402
+
 STAGES = ('search', 'retrain')
 SETTINGS = (
   '--config.device=cpu',
@@ -84,10 +89,19 @@ class Runs:
       *(f'--config.{stage}.epochs={epochs}' for stage in STAGES),
     )
 
+  def arguments(self, workdir: Path, stage: str) -> list[str]:
+    """The arguments of the command."""
+    config = f'--config={PROJECT}/configs/phantom.py'
+    return [config, *self.settings, f'--workdir={workdir}', f'--stage={stage}']
+
+  def prepare(self, workdir: Path) -> None:
+    """Prepares the slices of a run in this process."""
+    if main_.main(self.arguments(workdir, 'prepare')) != 0:
+      raise RuntimeError('prepare failed')
+
   def start(self, workdir: Path, stage: str) -> subprocess.Popen:
     """The process of a stage; what it says goes to a file beside the workdir."""
-    command = [sys.executable, '-m', 'thrifty_jax.main', '--config=configs/phantom.py']
-    command += [*self.settings, f'--workdir={workdir}', f'--stage={stage}']
+    command = [sys.executable, '-m', 'thrifty_jax.main', *self.arguments(workdir, stage)]
     with self.log(workdir).open('wb') as log:
       return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=self.environment)
 
@@ -103,7 +117,8 @@ class Runs:
   def in_one_piece(self, stages: Sequence[str]) -> Path:
     """The workdir of a run that nothing interrupted."""
     workdir = self.place / 'unbroken'
-    for stage in ('prepare', *stages):
+    self.prepare(workdir)
+    for stage in stages:
       self.finish(workdir, stage)
     return workdir
 
@@ -218,7 +233,7 @@ def interrupted_runs(
   chance, runs = random.Random(seed), Runs(place, epochs=epochs, quick=quick)
   expected = runs.in_one_piece(stages)
   found = place / 'interrupted'
-  runs.finish(found, 'prepare')
+  runs.prepare(found)
   outcomes = []
   for stage in stages:
     outcome = runs.interrupt(

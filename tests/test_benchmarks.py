@@ -221,7 +221,9 @@ def test_retrain_step_takes_slices_of_the_type_that_it_is_told(monkeypatch):
   retrain_step.start(networks.Network('unet', 16), 1, 'bfloat16', '')
 
 
-def test_drawn_networks_are_timed_in_every_runtime_and_compared_with_their_macs(tmp_path, capsys):
+def test_drawn_networks_are_timed_in_every_runtime_and_compared_with_their_macs(
+  tmp_path, capsys, quick_compilation
+):
   for package in ('onnx', 'onnxruntime', 'openvino'):
     pytest.importorskip(package)
   output = tmp_path / 'drawn.json'

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dicom_studies import SECRET, write_studies
 from recorded import prepare_for
+from tiny_lean_runs import NO_WARP
 
 from data_prep import data_sets, phantom, phantom_folders
 from thrifty_jax import config as configs
@@ -48,6 +49,7 @@ def place(tmp_path_factory):
     f'--config.data.raw_dir={place / "studies"}',
     f'--config.data.data_dir={place / "tfds"}',
     *('--config.data.image_size=32', '--config.compilation_cache=', '--config.data.folds=3'),
+    *NO_WARP,
     *('--config.retrain.epochs=2', '--config.retrain.warmup_epochs=1'),
     *('--config.retrain.least_steps=20', '--config.retrain.validate_every=2'),
     f'--workdir={place / "run"}',
@@ -121,7 +123,7 @@ def test_the_patient_is_named_in_no_file_of_the_run(place):
   files = [path for path in (place / 'run').rglob('*') if path.is_file()]
   files += [path for path in (place / 'tfds').rglob('*') if path.is_file()]
   names = {path.name for path in files}
-  assert {'report.html', 'check.html', 'splits.json', 'model.safetensors'} & names
+  assert {'report.html', 'check.html', 'splits.json', 'weights.safetensors'} <= names
   for path in files:
     content = path.read_bytes()
     for secret in (SECRET, 'Jane', '19610203', '.77.'):

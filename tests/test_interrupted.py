@@ -11,7 +11,9 @@ import pytest
 from thrifty_jax import stopping
 
 
-def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(tmp_path):
+def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(
+  tmp_path, quick_compilation
+):
   (search,) = interrupted.interrupted_runs(
     tmp_path,
     signals=[signal.SIGTERM, signal.SIGKILL],

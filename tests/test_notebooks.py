@@ -101,6 +101,16 @@ def run(name, place, *arguments, before='', **values):
   return Ran(done.returncode, done.stdout, **json_of(result))
 
 
+# The installation without pip, which takes seconds to find all that is required here.
+NO_PIP = f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+from notebooks import cells
+cells.install = lambda *arguments: None
+del sys.path[0]
+"""
+
+
 def json_of(path):
   return json.loads(path.read_text(encoding='utf-8'))
 
@@ -254,10 +264,10 @@ def test_a_zip_file_of_something_else_is_told(tmp_path):
   assert 'thrifty_jax.zip: this is not thrifty_jax' in ran.out
 
 
-def chaos(place, **values):
+def chaos(place, before='', **values):
   """chaos_tpu on made-up scans, which nothing downloads as they are there."""
   folders = {name: str(place / name.lower()) for name in ('RUN', 'SCANS', 'SLICES')}
-  return run('chaos_tpu', place, **folders | values, CHANGES=TINY)
+  return run('chaos_tpu', place, before=before, **folders | values, CHANGES=TINY)
 
 
 @pytest.fixture(scope='module')
@@ -311,17 +321,27 @@ def test_after_a_disconnect_all_cells_again_go_on_to_the_same_model(chaos_done, 
     shutil.rmtree(workdir / name)
   for name in ('retrain/summary.json', 'report.html'):
     (workdir / name).unlink()
-  ran = chaos(tmp_path, DEVICE='cpu', SCANS=str(chaos_done[0] / 'scans'))
+  ran = chaos(tmp_path, NO_PIP, DEVICE='cpu', SCANS=str(chaos_done[0] / 'scans'))
   assert (ran.status, ran.stopped_at) == (0, ''), ran.out
   assert 'search: done' in ran.out and 'retrain: done' not in ran.out
   for name in ('model/weights.safetensors', 'evaluate/scores.csv'):
     assert (workdir / name).read_bytes() == (before / name).read_bytes()
 
 
-def test_chaos_stops_at_once_where_a_tpu_is_expected_and_none_is_there(tmp_path):
-  ran = chaos(tmp_path)
-  assert (ran.status, ran.stopped_at, ran.shown) == (1, 'device', {})
-  assert "InputError: config.device is 'tpu', but JAX finds only" in ran.out
+def test_chaos_stops_at_once_where_a_tpu_is_expected_and_none_is_there(
+  tmp_path, monkeypatch, capsys, quick_compilation
+):
+  monkeypatch.chdir(tmp_path)  # the notebook changes it
+  monkeypatch.setattr(sys, 'path', [*sys.path])
+  monkeypatch.setattr(cells, 'install', lambda *arguments: None)
+  folders = {name: str(tmp_path / name.lower()) for name in ('RUN', 'SCANS', 'SLICES')}
+  values = {'PROJECT': str(PROJECT)} | folders
+  arguments = [str(PROJECT / 'notebooks' / 'chaos_tpu.ipynb'), '--result=result.json']
+  monkeypatch.setattr(sys, 'argv', ['execute.py', *arguments, f'--values={values}'])
+  assert execute.main() == 1
+  ran = json_of(tmp_path / 'result.json')
+  assert (ran['stopped_at'], ran['shown']) == ('device', {})
+  assert "InputError: config.device is 'tpu', but JAX finds only" in capsys.readouterr().err
   assert [path.name for path in tmp_path.iterdir()] == ['result.json']
 
 
@@ -335,6 +355,7 @@ def test_quickstart_goes_from_scans_to_a_mask(chaos_done, tmp_path):
   ran = run(
     'quickstart',
     tmp_path,
+    before=NO_PIP,
     CONFIG='phantom',
     RUN=str(workdir),
     SCAN=str(raw / 'TrainingData' / 'Case00.mhd'),
@@ -384,7 +405,8 @@ def test_your_own_scans_go_from_a_folder_to_masks_and_an_export(chaos_done, tmp_
 
 def test_without_scans_of_your_own_a_folder_is_made_up(tmp_path):
   folder = tmp_path / 'made_up'
-  ran = run('bring_your_own_data', tmp_path, '--until=made-up', FOLDER=str(folder))
+  until = '--until=made-up'
+  ran = run('bring_your_own_data', tmp_path, until, before=NO_PIP, FOLDER=str(folder))
   assert (ran.status, ran.stopped_at) == (0, ''), ran.out
   assert len(list((folder / 'labelsTr').iterdir())) == 9
   assert len(list((folder / 'imagesTs').iterdir())) == 2  # a scan with two channels
@@ -425,7 +447,7 @@ def test_a_budget_leads_from_a_folder_to_the_front_a_choice_an_export_and_a_scor
   ran = run(
     'budget',
     tmp_path,
-    before=FEW,
+    before=NO_PIP + FEW,
     FOLDER=str(folder),
     RUN=str(workdir),
     SCAN=str(folder / 'imagesTr' / 'scan_004_0000.nii.gz'),

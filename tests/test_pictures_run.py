@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tiny_lean_runs import NO_WARP
 
 from data_prep import phantom_folders
 from thrifty_jax import export, main, predict
@@ -70,13 +71,13 @@ def write_deep_grey(raw):
     mask.save(raw / 'masks' / f'p{number}_mask.png')
   lines = [f'p{number},{max(number, 1)}' for number in range(PATIENTS + 1)]
   (raw / 'patients.csv').write_text('\n'.join(['case,patient', *lines]) + '\n')
-  return raw / 'images', raw / 'masks', []
+  return raw / 'images', raw / 'masks', [*NO_WARP]
 
 
 def write_volumes(raw):
   """Volumes of two channels in NIfTI, in any orientation."""
   phantom_folders.write_decathlon(raw, patients=PATIENTS, seed=0)
-  return raw / 'imagesTr', raw / 'labelsTr', []
+  return raw / 'imagesTr', raw / 'labelsTr', [*NO_WARP]
 
 
 KINDS = {'colours': write_colours, 'deep grey': write_deep_grey, 'volumes': write_volumes}

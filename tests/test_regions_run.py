@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from PIL import Image
+from tiny_lean_runs import NO_WARP
 
 from data_prep import phantom, phantom_folders
 from thrifty_jax import evaluate, export, main, predict
@@ -99,6 +100,7 @@ def write_pictures(raw):
     *(f'--config.data.images={raw / "images"}', f'--config.data.masks={raw / "masks"}'),
     *(f'--config.data.classes={phantom_folders.CLASSES!r}', '--config.data.ignore=255'),
     *('--config.data.reduction=1.0', '--config.data.image_size=16', '--config.model.depth=3'),
+    *NO_WARP,
   ]
 
 

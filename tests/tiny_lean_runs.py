@@ -4,11 +4,14 @@ from pathlib import Path
 
 from thrifty_jax import main
 
-_TINY = (
-  *('--config.data.folds=3', '--config.data.image_size=16'),
-  # No warp, which takes long to compile.
+# Augmentation does not warp, which takes long to compile.
+NO_WARP = (
   *('--config.augment.elastic_probability=0.0', '--config.augment.rotate_degrees=0.0'),
   *('--config.augment.scale=(1.0,1.0)', '--config.augment.translate=(0.0,0.0)'),
+)
+_TINY = (
+  *('--config.data.folds=3', '--config.data.image_size=16'),
+  *NO_WARP,
   *('--config.retrain.epochs=2', '--config.retrain.validate_every=1'),
   '--config.retrain.batch_size=4',
 )

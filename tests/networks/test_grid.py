@@ -143,11 +143,14 @@ def test_logits_have_the_size_of_the_image_everywhere_in_the_space(nodes, depth)
   supernet = grid.Supernet(4, nodes=nodes, **common)
   logits, _ = jax.eval_shape(supernet.init_with_output, key, image, architecture)
   assert logits.shape == expected
+  found = set()  # with one node there is one network
   for edges_per_node in (2, 3):
-    found = derived_from(architecture, nodes=nodes, edges_per_node=edges_per_node)
-    for cell in (found.down, found.up):
+    one = derived_from(architecture, nodes=nodes, edges_per_node=edges_per_node)
+    for cell in (one.down, one.up):
       assert [len(kept) for kept in cell] == [min(edges_per_node, n + 2) for n in range(nodes)]
-    derived = grid.DerivedNetwork(found, 4, **common)
+    found.add(one)
+  for one in found:
+    derived = grid.DerivedNetwork(one, 4, **common)
     assert jax.eval_shape(derived.init_with_output, key, image)[0].shape == expected
 
 
@@ -202,19 +205,20 @@ def slow_count(structure, *, channels, classes):
   return total + cell(1, structure.up) + C * classes * 9
 
 
-def test_each_of_the_64_paths_is_a_network_that_runs():
+def test_each_of_the_64_paths_is_a_network_and_every_ninth_runs():
   image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 1)), jnp.float32)
   built = set()
-  for skipped in ALL_PATHS:
+  for number, skipped in enumerate(ALL_PATHS):
     structure = genotype(lambda kinds: kinds[0], nodes=1, skipped=skipped)
     net = grid.DerivedNetwork(structure, 2, channels=4)
-    # Not compiled, as each is another program.
-    logits, variables = net.init_with_output(jax.random.key(0), image)
+    logits, variables = jax.eval_shape(net.init_with_output, jax.random.key(0), image)
     params = variables['params']
     assert build.count(params) == slow_count(structure, channels=4, classes=2)
-    assert logits.shape == (1, 32, 32, 2) and jnp.isfinite(logits).all()
-    assert jnp.std(logits) > 0
+    assert logits.shape == (1, 32, 32, 2)
     built.add(frozenset(params))
+    if number % 9 == 0:  # with values, not compiled, as each is another program
+      logits, _ = net.init_with_output(jax.random.key(0), image)
+      assert jnp.isfinite(logits).all() and jnp.std(logits) > 0
   assert len(built) == len(ALL_PATHS) == 64
 
 

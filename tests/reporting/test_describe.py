@@ -15,6 +15,8 @@ from thrifty_jax.reporting import describe
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = PROJECT / 'thrifty_jax' / 'genotypes' / 'thrifty_0.61m.json'
 pytestmark = pytest.mark.usefixtures('quick_compilation')
+# Parameters of the published baselines for two classes; each further class has 33.
+PUBLISHED = {'brain.py:unet': 7_759_554, 'brain.py:unet_plus_plus': 9_041_634}
 CONFIGS = sorted(path.name for path in (PROJECT / 'configs').glob('*.py'))
 
 
@@ -83,7 +85,7 @@ def test_a_supervised_unet_is_refused(tmp_path, capsys):
   assert 'unet has one output only' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('name', [*CONFIGS, 'brain.py:unet', 'brain.py:unet_plus_plus'])
+@pytest.mark.parametrize('name', [*CONFIGS, *PUBLISHED])
 def test_every_config_can_be_described(name, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(describe, 'activation_bytes', lambda net, image_shape: None)
   variant = ':thrifty' * (name == 'folder.py')  # the genotype is of cells
@@ -105,6 +107,8 @@ def test_every_config_can_be_described(name, tmp_path, capsys, monkeypatch):
   lines = capsys.readouterr().out.splitlines()
   found = json.loads(lines[-1])
   assert found['parameters'] > 0 and found['macs'] > found['parameters']
+  if name in PUBLISHED:
+    assert found['parameters'] == PUBLISHED[name] + 33 * (found['classes'] - 2)
   assert found['activation_bytes'] is None and any('not known on this' in line for line in lines)
 
 

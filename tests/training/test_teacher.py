@@ -55,7 +55,8 @@ def place(tmp_path_factory):
     shutil.copyfile(path, folder / 'unlabelled' / path.name)
   for seed in (1, 2):
     more = (f'--config.seed={seed}', '--config.retrain.learning_rate=0.02')
-    assert command(folder, f'teacher_{seed}', *more) == 0
+    for stage in ('prepare', 'retrain'):
+      assert command(folder, f'teacher_{seed}', *more, f'--stage={stage}') == 0
   return folder
 
 
